@@ -1,0 +1,76 @@
+#!lua flags=allow-oom
+-- claim: promote what is due, then lease up to `count` jobs to a worker, strictly by priority, first in
+-- first out; a job that was released keeps its place before the new ones.
+--
+-- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
+-- KEYS[2]  ready:normal  stream
+-- KEYS[3]  ready:low     stream
+-- KEYS[4]  jobs          hash    the locator: job id -> where it is
+-- KEYS[5]  due           zset    delayed job ids by due time, ms
+-- KEYS[6]  delayed       hash    delayed job id -> JSON list: priority, then names and values
+-- KEYS[7]  dead          stream  dead letters
+-- KEYS[8]  unique:       string  prefix; unique:<key> holds the id of the job that has the key
+-- KEYS[9]  finished:     set     prefix; finished:<minute> holds ids of jobs that ended in that minute
+-- KEYS[10] stats         hash    counters
+--
+-- ARGV[1]  worker        worker id
+-- ARGV[2]  count         int     most jobs to lease; 0 only promotes
+-- ARGV[3]  max_deliveries int    a job handed out more often than this is a dead letter
+-- ARGV[4]  now_ms        int ms; '' = the server's clock
+--
+-- Returns  {now_ms, due_in, jobs}: the clock, ms until the next delayed job (-1: none), and for each job
+--          {stream 1..3, entry, deliveries, {name, value, ...}}
+
+--- @include "include/now"
+--- @include "include/whole"
+--- @include "include/promote"
+--- @include "include/field"
+--- @include "include/free"
+--- @include "include/remember"
+--- @include "include/bury"
+--- @include "include/hand_out"
+
+local streams = {KEYS[1], KEYS[2], KEYS[3]}
+local ready = {high = KEYS[1], normal = KEYS[2], low = KEYS[3]}
+local jobs, due, delayed, dead, unique, finished = KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local stats = KEYS[10]
+local worker, count, max_deliveries = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local now_ms = now(ARGV[4])
+local keys = {jobs = jobs, dead = dead, unique = unique, finished = finished, stats = stats}
+
+promote(ready, jobs, due, delayed, now_ms, 500)
+
+local claimed = {}
+
+local function take_released(number, stream)
+  local waiting = redis.call('XPENDING', stream, 'workers', '-', '+', count - #claimed, 'released')
+  if #waiting == 0 then return end
+  local ids, deliveries = {}, {}
+  for i, pending in ipairs(waiting) do
+    ids[i], deliveries[pending[1]] = pending[1], pending[4] + 1
+  end
+  local found = redis.call('XCLAIM', stream, 'workers', worker, 0, unpack(ids))
+  for _, entry in ipairs(found) do
+    if hand_out(keys, stream, entry[1], deliveries[entry[1]], entry[2], max_deliveries, worker, now_ms) then
+      claimed[#claimed + 1] = {number, entry[1], deliveries[entry[1]], entry[2]}
+    end
+  end
+end
+
+local function take_new(number, stream)
+  local reply = redis.call('XREADGROUP', 'GROUP', 'workers', worker, 'COUNT', count - #claimed, 'STREAMS', stream, '>')
+  if not reply then return end
+  for _, entry in ipairs(reply[1][2]) do
+    claimed[#claimed + 1] = {number, entry[1], 1, entry[2]}
+  end
+end
+
+for number, stream in ipairs(streams) do
+  if count > #claimed then take_released(number, stream) end
+  if count > #claimed then take_new(number, stream) end
+end
+
+local next_due = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')[2]
+local due_in = -1
+if next_due then due_in = math.max(0, tonumber(next_due) - now_ms) end
+return {now_ms, due_in, claimed}

@@ -1,0 +1,27 @@
+#!lua flags=no-writes,allow-oom
+-- counts: how many jobs are in each state at one instant, and the counters. Writes nothing.
+--
+-- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
+-- KEYS[2]  ready:normal  stream
+-- KEYS[3]  ready:low     stream
+-- KEYS[4]  due           zset    delayed job ids by due time, ms
+-- KEYS[5]  dead          stream  dead letters
+-- KEYS[6]  stats         hash    counters
+--
+-- Returns  {{ready high, normal, low}, running, delayed, dead, {counter, value, ...}}
+
+local streams, due, dead, stats = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5], KEYS[6]
+
+local ready, running = {}, 0
+for number, stream in ipairs(streams) do
+  local leased = 0
+  local pending = redis.pcall('XPENDING', stream, 'workers')
+  if not pending.err and pending[1] > 0 then
+    for _, consumer in ipairs(pending[4]) do
+      if consumer[1] ~= 'released' then leased = leased + tonumber(consumer[2]) end
+    end
+  end
+  ready[number] = redis.call('XLEN', stream) - leased
+  running = running + leased
+end
+return {ready, running, redis.call('ZCARD', due), redis.call('XLEN', dead), redis.call('HGETALL', stats)}

@@ -1,0 +1,52 @@
+#!lua flags=allow-oom
+-- fail: settle jobs as dead letters, with what is known of the failure.
+--
+-- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
+-- KEYS[2]  ready:normal  stream
+-- KEYS[3]  ready:low     stream
+-- KEYS[4]  jobs          hash    the locator: job id -> where it is
+-- KEYS[5]  dead          stream  dead letters: the entry's fields, and the notes
+-- KEYS[6]  unique:       string  prefix; unique:<key> holds the id of the job that has the key
+-- KEYS[7]  stats         hash    counters
+--
+-- ARGV[1]  worker        worker id
+-- ARGV[2]  now_ms        int ms; '' = the server's clock
+-- ARGV[3..] for each job: stream 1..3, entry, deliveries, job id, unique key ('' none), reason, error, traceback
+--
+-- Returns  one word for each job:
+--          OK          a dead letter
+--          LEASE_LOST  somebody else holds the job; nothing was written
+
+--- @include "include/now"
+--- @include "include/whole"
+--- @include "include/owns"
+--- @include "include/field"
+--- @include "include/bury"
+--- @include "include/free"
+
+local streams = {KEYS[1], KEYS[2], KEYS[3]}
+local jobs, dead, unique, stats = KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local worker, now_ms = ARGV[1], now(ARGV[2])
+local first_job = 3
+
+local words, failed = {}, 0
+for at = first_job, #ARGV, 8 do
+  local stream, entry, deliveries, job = streams[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  local key, reason, error, traceback = ARGV[at + 4], ARGV[at + 5], ARGV[at + 6], ARGV[at + 7]
+  local hold = owns(stream, jobs, worker, entry, deliveries, job)
+  local found = hold and redis.call('XRANGE', stream, entry, entry)[1]
+  if found then
+    local notes = {'reason', reason, 'error', error, 'failed_at', whole(now_ms), 'worker', worker,
+      'deliveries', deliveries}
+    if traceback ~= '' then notes[#notes + 1], notes[#notes + 2] = 'traceback', traceback end
+    bury(stream, jobs, dead, entry, job, found[2], notes)
+    free(unique, key, job)
+    failed = failed + 1
+    words[#words + 1] = 'OK'
+  else
+    words[#words + 1] = 'LEASE_LOST'
+  end
+end
+
+if failed > 0 then redis.call('HINCRBY', stats, 'dead', failed) end
+return words

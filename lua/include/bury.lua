@@ -1,0 +1,25 @@
+-- bury: move an entry's fields, with the reason and what is known of the failure, to the dead letters.
+-- `notes` is a flat list of fields to add. An entry with more values than unpack takes can only have been
+-- put in by hand; it is kept whole as JSON in one field, `entry`. Needs field beside it.
+local function bury(stream, jobs, dead, entry, job, fields, notes)
+  local kept = {'id', job}
+  local noted = {id = true, error = true, priority = true}
+  for i = 1, #notes, 2 do noted[notes[i]] = true end
+  if #fields > 1000 then
+    kept[3], kept[4] = 'entry', cjson.encode(fields)
+  else
+    if not field(fields, 'queued_at') then
+      kept[3], kept[4] = 'queued_at', string.match(entry, '^%d+')
+    end
+    for i = 1, #fields, 2 do
+      if not noted[fields[i]] then kept[#kept + 1], kept[#kept + 2] = fields[i], fields[i + 1] end
+    end
+  end
+  kept[#kept + 1], kept[#kept + 2] = 'priority', string.match(stream, '}:ready:(.+)$')
+  for i = 1, #notes do kept[#kept + 1] = notes[i] end
+
+  local letter = redis.call('XADD', dead, '*', unpack(kept))
+  redis.call('HSET', jobs, job, 'dead ' .. letter)
+  redis.call('XACK', stream, 'workers', entry)
+  redis.call('XDEL', stream, entry)
+end

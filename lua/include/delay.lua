@@ -1,0 +1,10 @@
+-- delay: let a job wait until `due_at` (ms), packed as promote unpacks it. Returns whether it is now the
+-- earliest; then whoever sleeps until the next due time has to hear of it.
+local function delay(jobs, due, delayed, job, priority, fields, due_at)
+  local first = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')[2]
+  table.insert(fields, 1, priority)
+  redis.call('ZADD', due, string.format('%.0f', due_at), job)
+  redis.call('HSET', delayed, job, cjson.encode(fields))
+  redis.call('HSET', jobs, job, 'delayed')
+  return not first or due_at < tonumber(first)
+end

@@ -1,0 +1,15 @@
+-- with: a copy of an entry's flat list in which the fields of `changes` (flat too) replace their namesakes.
+-- A change to the empty string removes the field. The order of what stays is kept.
+local function with(fields, changes)
+  local changed, copy = {}, {}
+  for i = 1, #changes, 2 do changed[changes[i]] = true end
+  for _, list in ipairs({fields, changes}) do
+    for i = 1, #list, 2 do
+      local replaced = list == fields and changed[list[i]]
+      if not replaced and not (list == changes and list[i + 1] == '') then
+        copy[#copy + 1], copy[#copy + 2] = list[i], list[i + 1]
+      end
+    end
+  end
+  return copy
+end

@@ -1,0 +1,75 @@
+#!lua flags=no-writes,allow-oom
+-- jobs: list jobs of one state: ready and running by priority and age, delayed by due time, dead letters
+-- newest first. Writes nothing.
+--
+-- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
+-- KEYS[2]  ready:normal  stream
+-- KEYS[3]  ready:low     stream
+-- KEYS[4]  jobs          hash    the locator: job id -> where it is
+-- KEYS[5]  due           zset    delayed job ids by due time, ms
+-- KEYS[6]  delayed       hash    delayed job id -> JSON list: priority, then names and values
+-- KEYS[7]  dead          stream  dead letters
+--
+-- ARGV[1]  state         ready, running, delayed or dead
+-- ARGV[2]  limit         int     most jobs to list; at most 500
+--
+-- Returns  a list of {place, entry, due ms, consumer, deliveries, mark, {name, value, ...}}, as find does
+
+--- @include "include/field"
+
+local streams = {KEYS[1], KEYS[2], KEYS[3]}
+local jobs, due, delayed, dead = KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local state, limit = ARGV[1], math.min(tonumber(ARGV[2]), 500)
+
+local rows = {}
+
+local function add(stream, entry, consumer, deliveries)
+  local place = string.match(stream, '}:(.+)$')
+  local job = field(entry[2], 'id') or entry[1]
+  local located = consumer ~= '' and redis.call('HGET', jobs, job) or ''
+  local mark = string.match(located, ' (cancelling)$') or ''
+  rows[#rows + 1] = {place, entry[1], '', consumer, deliveries, mark, entry[2]}
+end
+
+local function add_pending(stream, ...)
+  local pending = redis.pcall('XPENDING', stream, 'workers', '-', '+', 500, ...)
+  if pending.err then return end
+  for _, lease in ipairs(pending) do
+    local running = lease[2] ~= 'released'
+    local found = running == (state == 'running') and redis.call('XRANGE', stream, lease[1], lease[1])[1]
+    if found and #rows < limit then add(stream, found, running and lease[2] or '', lease[4]) end
+  end
+end
+
+-- What the group has not read yet begins after its last delivered id; with no group, at the start.
+local function add_unread(stream)
+  local start = '-'
+  local groups = redis.pcall('XINFO', 'GROUPS', stream)
+  for _, group in ipairs(groups.err and {} or groups) do
+    if field(group, 'name') == 'workers' then start = '(' .. field(group, 'last-delivered-id') end
+  end
+  for _, found in ipairs(redis.call('XRANGE', stream, start, '+', 'COUNT', limit - #rows)) do
+    add(stream, found, '', '')
+  end
+end
+
+if state == 'ready' or state == 'running' then
+  for _, stream in ipairs(streams) do
+    if state == 'running' then add_pending(stream) else add_pending(stream, 'released') end
+    if state == 'ready' and #rows < limit then add_unread(stream) end
+  end
+elseif state == 'delayed' then
+  local ids = redis.call('ZRANGE', due, 0, limit - 1, 'WITHSCORES')
+  for i = 1, #ids, 2 do
+    local packed = redis.call('HGET', delayed, ids[i])
+    if packed then
+      local fields = cjson.decode(packed)
+      rows[#rows + 1] = {'delayed:' .. table.remove(fields, 1), '', ids[i + 1], '', '', '', fields}
+    end
+  end
+elseif state == 'dead' then
+  for _, found in ipairs(redis.call('XREVRANGE', dead, '+', '-', 'COUNT', limit)) do
+    rows[#rows + 1] = {'dead', found[1], '', '', '', '', found[2]}
+  end
+end
+return rows

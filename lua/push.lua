@@ -1,0 +1,89 @@
+#!lua
+-- push: put jobs on the queue, each id once. Refused whole when the server is out of memory.
+--
+-- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
+-- KEYS[2]  ready:normal  stream
+-- KEYS[3]  ready:low     stream
+-- KEYS[4]  jobs          hash    the locator: job id -> where it is
+-- KEYS[5]  due           zset    delayed job ids by due time, ms
+-- KEYS[6]  delayed       hash    delayed job id -> JSON list: priority, then names and values
+-- KEYS[7]  unique:       string  prefix; unique:<key> holds the id of the job that has the key
+-- KEYS[8]  finished:     set     prefix; finished:<minute> holds ids of jobs that ended in that minute
+-- KEYS[9]  stats         hash    counters
+-- KEYS[10] control       channel nudges
+--
+-- ARGV[1]  now_ms        int ms; '' = the server's clock
+-- ARGV[2]  again         '1': ids may have been pushed before, so look among the finished too
+-- ARGV[3..] for each job: id, priority, due ('' now, '+5000' in ms, or a time in ms), unique key ('' none),
+--           unique_for (ms the key is kept; '' until the job ends), expires_in (ms; '' never),
+--           number of field values, then the entry's names and values
+--
+-- Returns  one word for each job:
+--          OK             on the queue
+--          EXISTS         this id is on the queue, or ended lately; nothing was written
+--          DUPLICATE <id> that job holds the unique key; nothing was written
+
+--- @include "include/now"
+--- @include "include/whole"
+--- @include "include/delay"
+
+local ready = {high = KEYS[1], normal = KEYS[2], low = KEYS[3]}
+local jobs, due, delayed, unique, finished = KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local stats, control = KEYS[9], KEYS[10]
+local now_ms, again = now(ARGV[1]), ARGV[2] == '1'
+local first_job = 3
+
+local minute = math.floor(now_ms / 60000)
+
+local function known(job)
+  if redis.call('HEXISTS', jobs, job) == 1 then return true end
+  return again and (redis.call('SISMEMBER', finished .. whole(minute), job) == 1
+    or redis.call('SISMEMBER', finished .. whole(minute - 1), job) == 1)
+end
+
+local function due_time(text)
+  if text == '' then return 0 end
+  if string.sub(text, 1, 1) == '+' then return now_ms + tonumber(string.sub(text, 2)) end
+  return tonumber(text)
+end
+
+local words, pushed, nudge = {}, 0, nil
+local at = first_job
+while at <= #ARGV do
+  local job, priority, due_at = ARGV[at], ARGV[at + 1], due_time(ARGV[at + 2])
+  local key, unique_for, expires_in = ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]
+  local fields = {'id', job}
+  local last = at + 6 + tonumber(ARGV[at + 6])
+  for i = at + 7, last do fields[#fields + 1] = ARGV[i] end
+  at = last + 1
+
+  local holder = key ~= '' and redis.call('GET', unique .. key)
+  if known(job) then
+    words[#words + 1] = 'EXISTS'
+  elseif holder then
+    words[#words + 1] = 'DUPLICATE ' .. holder
+  else
+    if expires_in ~= '' then
+      fields[#fields + 1], fields[#fields + 2] = 'expires_at', whole(now_ms + tonumber(expires_in))
+    end
+    if key ~= '' and unique_for == '' then
+      fields[#fields + 1], fields[#fields + 2] = 'unique', key
+      redis.call('SET', unique .. key, job)
+    elseif key ~= '' then
+      redis.call('SET', unique .. key, job, 'PX', unique_for)
+    end
+    if due_at > now_ms then
+      fields[#fields + 1], fields[#fields + 2] = 'queued_at', whole(now_ms)
+      if delay(jobs, due, delayed, job, priority, fields, due_at) then nudge = due_at end
+    else
+      local entry = redis.call('XADD', ready[priority], '*', unpack(fields))
+      redis.call('HSET', jobs, job, 'ready:' .. priority .. ' ' .. entry)
+    end
+    words[#words + 1] = 'OK'
+    pushed = pushed + 1
+  end
+end
+
+if pushed > 0 then redis.call('HINCRBY', stats, 'pushed', pushed) end
+if nudge then redis.call('PUBLISH', control, 'due ' .. whole(nudge)) end
+return words

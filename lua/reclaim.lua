@@ -1,0 +1,56 @@
+#!lua flags=allow-oom
+-- reclaim: take over jobs whose lease ran out: their worker died or lost touch. Each stream is scanned on
+-- from a cursor (from the start each time, healthy jobs would hide orphans behind them).
+--
+-- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
+-- KEYS[2]  ready:normal  stream
+-- KEYS[3]  ready:low     stream
+-- KEYS[4]  jobs          hash    the locator: job id -> where it is
+-- KEYS[5]  dead          stream  dead letters
+-- KEYS[6]  unique:       string  prefix; unique:<key> holds the id of the job that has the key
+-- KEYS[7]  finished:     set     prefix; finished:<minute> holds ids of jobs that ended in that minute
+-- KEYS[8]  stats         hash    counters
+--
+-- ARGV[1]  worker        worker id
+-- ARGV[2]  count         int     most jobs to take over
+-- ARGV[3]  lease_ms      int ms  a lease not renewed for this long has run out
+-- ARGV[4]  max_deliveries int    a job handed out more often than this is a dead letter
+-- ARGV[5]  cursor        entry id to scan ready:high from; 0-0 at first
+-- ARGV[6]  cursor        the same for ready:normal
+-- ARGV[7]  cursor        the same for ready:low
+-- ARGV[8]  now_ms        int ms; '' = the server's clock
+--
+-- Returns  {cursor, cursor, cursor, jobs}: where to go on, and for each job taken over
+--          {stream 1..3, entry, deliveries, {name, value, ...}}
+
+--- @include "include/now"
+--- @include "include/field"
+--- @include "include/free"
+--- @include "include/remember"
+--- @include "include/bury"
+--- @include "include/hand_out"
+
+local streams = {KEYS[1], KEYS[2], KEYS[3]}
+local jobs, dead, unique, finished, stats = KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local worker, count, lease_ms, max_deliveries = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+local cursors = {ARGV[5], ARGV[6], ARGV[7]}
+local now_ms = now(ARGV[8])
+local keys = {jobs = jobs, dead = dead, unique = unique, finished = finished, stats = stats}
+
+local claimed = {}
+for number, stream in ipairs(streams) do
+  local room = count - #claimed
+  if room > 0 then
+    local scan = redis.call('XAUTOCLAIM', stream, 'workers', worker, lease_ms, cursors[number], 'COUNT', room)
+    cursors[number] = scan[1]
+    for _, entry in ipairs(scan[2]) do
+      local pending = redis.call('XPENDING', stream, 'workers', entry[1], entry[1], 1, worker)[1]
+      if hand_out(keys, stream, entry[1], pending[4], entry[2], max_deliveries, worker, now_ms) then
+        claimed[#claimed + 1] = {number, entry[1], pending[4], entry[2]}
+      end
+    end
+  end
+end
+
+if #claimed > 0 then redis.call('HINCRBY', stats, 'reclaimed', #claimed) end
+return {cursors[1], cursors[2], cursors[3], claimed}

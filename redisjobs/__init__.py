@@ -1,0 +1,78 @@
+"""A distributed job queue for Python on Redis Streams.
+
+::
+
+    queue = JobQueue("redis://127.0.0.1:6379/0", name="emails")
+
+    @queue.register(SendEmail)
+    async def send_email(parameters: SendEmail, context: JobContext) -> None: ...
+
+    async with queue:
+        job_id = await queue.push(SendEmail(to="joe@email.com"))
+"""
+
+__version__ = "0.1.0"
+
+# Queues
+from redisjobs.codec import JobInfo
+from redisjobs.driver import Counts, Word
+
+# Errors
+from redisjobs.errors import (
+    DecodeError,
+    DriverError,
+    EncodeError,
+    Fail,
+    JobTimeout,
+    QueueFull,
+    RedisJobsError,
+    RegistrationError,
+    Retry,
+    ServerNotFound,
+    ServerTooOld,
+    Snooze,
+    Unavailable,
+    UnknownJob,
+)
+
+# Jobs
+from redisjobs.job import JobContext, JobName, Priority, State
+from redisjobs.queue import JobFunction, JobQueue
+from redisjobs.registry import PushOptions
+
+# Retries
+from redisjobs.retry import RetryPolicy, exponential_jitter, no_retry
+
+# Workers
+from redisjobs.worker import Worker
+
+__all__ = [
+    "Counts",
+    "DecodeError",
+    "DriverError",
+    "EncodeError",
+    "Fail",
+    "JobContext",
+    "JobFunction",
+    "JobInfo",
+    "JobName",
+    "JobQueue",
+    "JobTimeout",
+    "Priority",
+    "PushOptions",
+    "QueueFull",
+    "RedisJobsError",
+    "RegistrationError",
+    "Retry",
+    "RetryPolicy",
+    "ServerNotFound",
+    "ServerTooOld",
+    "Snooze",
+    "State",
+    "Unavailable",
+    "UnknownJob",
+    "Word",
+    "Worker",
+    "exponential_jitter",
+    "no_retry",
+]

@@ -1,0 +1,260 @@
+"""The wire format: job ⇄ fields of an entry, parameters ⇄ JSON. Nobody else knows it."""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import orjson
+from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
+
+from redisjobs.driver import Lease, Row
+from redisjobs.errors import DecodeError, EncodeError
+from redisjobs.job import JobName, Priority, State
+
+P = TypeVar("P")
+
+MAX_PARAMETERS = 512 * 1024
+"""Bytes of JSON a job's parameters may have, unless the queue says otherwise."""
+
+_MAX_FIELDS = 64  # an entry of ours has at most a dozen; more is nothing we wrote, nor can Lua unpack any number
+
+
+def new_job_id() -> str:
+    """28 hex characters: the time in ms, so that ids sort by push time, then 64 random bits."""
+    return f"{time.time_ns() // 1_000_000:012x}{os.urandom(8).hex()}"
+
+
+def encode_parameters(name: JobName[P], parameters: P, limit: int = MAX_PARAMETERS) -> bytes:
+    """Parameters as JSON, validated as a worker will validate them, but strictly: no `"5"` for 5.
+
+    Raises:
+        EncodeError: They don't fit their type, or take more than `limit` bytes.
+    """
+    try:
+        # Warnings are off because what they warn of, a value of another type, is refused right below.
+        raw = name.adapter.dump_json(parameters, warnings=False)
+        name.adapter.validate_json(raw, strict=True)
+    except ValidationError as error:
+        raise EncodeError(f"{name.name}: parameters don't fit: {_say(name, error)}") from None
+    except (
+        PydanticSerializationError,
+        UnicodeEncodeError,
+        AttributeError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as error:
+        raise EncodeError(f"{name.name}: parameters can't be written as {_type_name(name)}: {error}") from error
+    if len(raw) > limit:
+        raise EncodeError(
+            f"{name.name}: parameters take {len(raw):,} bytes of JSON, the limit is {limit:,}; keep large data "
+            "elsewhere and push where it is, or raise max_parameters= of the queue"
+        )
+    return raw
+
+
+def decode_parameters(name: JobName[P], raw: bytes) -> P:
+    """Parameters from the JSON of an entry.
+
+    Raises:
+        DecodeError: The bytes are not JSON, or don't validate; with pydantic's text.
+    """
+    try:
+        return name.adapter.validate_json(raw)
+    except ValidationError as error:
+        raise DecodeError(f"{name.name}: {_say(name, error)}") from None
+    except (UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise DecodeError(f"{name.name}: {error}") from error
+
+
+def _say(name: JobName[Any], error: ValidationError) -> str:
+    """Each fault as `Type.field: what is wrong (got str)`."""
+    faults = error.errors(include_url=False, include_context=False)
+    lines = []
+    for fault in faults[:5]:
+        where = ".".join([_type_name(name), *map(str, fault["loc"])])
+        lines.append(f"{where}: {fault['msg']} (got {type(fault['input']).__name__})")
+    if len(faults) > 5:
+        lines.append(f"and {len(faults) - 5} more")
+    return "; ".join(lines)
+
+
+def _type_name(name: JobName[Any]) -> str:
+    return str(getattr(name.parameters, "__name__", name.parameters))
+
+
+def encode_headers(headers: Mapping[str, str]) -> bytes:
+    """Headers as JSON.
+
+    Raises:
+        EncodeError: They are not strings.
+    """
+    if not all(isinstance(text, str) for pair in headers.items() for text in pair):
+        raise EncodeError(f"headers are strings to strings; got {dict(headers)!r}")
+    try:
+        return orjson.dumps(dict(headers))
+    except (TypeError, orjson.JSONEncodeError) as error:
+        raise EncodeError(f"headers can't be written: {error}") from error
+
+
+@dataclass(slots=True)
+class Job:
+    """A claimed job, read from its entry.
+
+    Attributes:
+        name: Which handler it wants.
+        parameters: JSON, not yet validated.
+        attempt: From 1.
+        queued_ms: When it was pushed, by the server's clock.
+        expires_ms: Not to be started after this; None: whenever.
+        unknown_ms: Since when no worker knew its name; None if one did.
+        next_scheduled_ms: The slot after this one, for a job pushed by a schedule.
+        headers: JSON, or None.
+    """
+
+    name: str
+    parameters: bytes
+    attempt: int
+    queued_ms: int
+    expires_ms: int | None
+    unknown_ms: int | None
+    next_scheduled_ms: int | None
+    headers: bytes | None
+
+    def read_headers(self) -> dict[str, str]:
+        """What the producer sent along; empty if it can't be read, for headers are never worth a job."""
+        try:
+            headers = orjson.loads(self.headers or b"{}")
+        except orjson.JSONDecodeError:
+            return {}
+        return {str(k): str(v) for k, v in headers.items()} if isinstance(headers, dict) else {}
+
+
+def decode_job(lease: Lease) -> Job:
+    """Read a claimed job's entry, its parameters aside.
+
+    Raises:
+        DecodeError: It has no name or parameters, or a number that is none.
+    """
+    return _decode(lease.fields, lease.entry)
+
+
+def _decode(fields: Mapping[bytes, bytes], entry: str) -> Job:
+    if len(fields) > _MAX_FIELDS:
+        raise DecodeError(f"the entry has {len(fields)} fields, at most {_MAX_FIELDS} can be a job's")
+    for wanted in (b"name", b"parameters"):
+        if wanted not in fields:
+            there = ", ".join(key.decode("utf-8", "replace") for key in fields) or "none"
+            raise DecodeError(f"the entry has no field '{wanted.decode()}'; its fields: {there}")
+    queued = _number(fields, b"queued_at")
+    return Job(
+        fields[b"name"].decode("utf-8", "replace"),
+        fields[b"parameters"],
+        _number(fields, b"attempt") or 1,
+        # An immediate push does not repeat what its entry id says.
+        queued if queued is not None else int(entry.partition("-")[0] or 0),
+        _number(fields, b"expires_at"),
+        _number(fields, b"unknown_since"),
+        _number(fields, b"next_scheduled_at"),
+        fields.get(b"headers"),
+    )
+
+
+def _number(fields: Mapping[bytes, bytes], key: bytes) -> int | None:
+    text = fields.get(key)
+    if text is None:
+        return None
+    if not text.isdigit() or len(text) > 15:
+        raise DecodeError(f"field '{key.decode()}' is {text[:40]!r}, not a whole number from 0 up")
+    return int(text)
+
+
+def when(ms: int) -> datetime:
+    """A wire time as an aware datetime, in UTC."""
+    return datetime.fromtimestamp(ms / 1000, UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class JobInfo:
+    """A job as an operator sees it.
+
+    Attributes:
+        job_id: Its id.
+        name: Its name; '' if the entry has none.
+        state: Where it is in its life.
+        priority: Of its ready stream.
+        parameters: The JSON text as stored; U+FFFD stands for bytes that are not UTF-8.
+        attempt: Which attempt it is at, from 1.
+        deliveries: How often it was handed out since its last outcome.
+        worker: Who runs it, or who settled it as dead; '' for nobody.
+        queued_at: When it was pushed, by the server's clock; None if the entry does not tell.
+        due_at: When a delayed job may run.
+        failed_at: When it became a dead letter.
+        cancelling: Whether a cancel was asked for while it runs.
+        unique: The unique key it holds; '' for none.
+        headers: What the producer sent along.
+        reason: Why it is dead, in a word or two; '' if it isn't.
+        error: The last failure, in one line; '' for none.
+        traceback: Of the failure that made it a dead letter.
+    """
+
+    job_id: str
+    name: str
+    state: State
+    priority: Priority
+    parameters: str
+    attempt: int = 1
+    deliveries: int = 0
+    worker: str = ""
+    queued_at: datetime | None = None
+    due_at: datetime | None = None
+    failed_at: datetime | None = None
+    cancelling: bool = False
+    unique: str = ""
+    headers: Mapping[str, str] | None = None
+    reason: str = ""
+    error: str = ""
+    traceback: str = ""
+
+
+def job_info(row: Row) -> JobInfo:
+    """A row of the store in an operator's words; never fails, whatever the entry holds."""
+
+    def text(key: bytes) -> str:
+        return row.fields.get(key, b"").decode("utf-8", "replace")
+
+    def time_of(key: bytes) -> datetime | None:
+        try:
+            number = _number(row.fields, key)
+        except DecodeError:
+            return None
+        return when(number) if number else None
+
+    try:
+        job = _decode(row.fields, row.entry)
+    except DecodeError:
+        job = None
+    dead = row.state is State.DEAD
+    return JobInfo(
+        job_id=text(b"id") or row.entry,
+        name=text(b"name"),
+        state=row.state,
+        priority=row.priority,
+        parameters=text(b"parameters"),
+        attempt=job.attempt if job else 1,
+        deliveries=int(text(b"deliveries") or 0) if dead else row.deliveries,
+        worker=text(b"worker") if dead else row.worker,
+        queued_at=when(job.queued_ms) if job and job.queued_ms else time_of(b"queued_at"),
+        due_at=when(row.due_ms) if row.due_ms is not None else None,
+        failed_at=time_of(b"failed_at"),
+        cancelling=row.cancelling,
+        unique=text(b"unique"),
+        headers=(job.read_headers() or None) if job else None,
+        reason=text(b"reason"),
+        error=text(b"error"),
+        traceback=text(b"traceback"),
+    )

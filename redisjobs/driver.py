@@ -1,0 +1,340 @@
+"""The seam between the queue and its store: two small protocols, and the values that cross them.
+
+A `Driver` is a producer's and an operator's side; a `Consumer`, which a driver opens for one worker, is the
+worker's side and owns the leases. The store sees bytes and ids; types are the queue's business.
+
+Every method may raise `DriverError`; `Unavailable`, its subclass, where trying again may help.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from redisjobs.job import Priority, State
+
+
+class Word(StrEnum):
+    """What a script says of one job. A word other than OK means nothing was written, except as noted."""
+
+    OK = "OK"
+    EXISTS = "EXISTS"
+    DUPLICATE = "DUPLICATE"
+    LEASE_LOST = "LEASE_LOST"
+    CANCELLED = "CANCELLED"  # written: the job is gone, as somebody asked
+    CANCELLING = "CANCELLING"  # written: renewed (renew), or noted for the worker (cancel)
+    DEAD = "DEAD"
+    NOT_FOUND = "NOT_FOUND"
+    OVERSIZED = "OVERSIZED"
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job on its way in.
+
+    Attributes:
+        job_id: Made by the producer; pushing it again adds nothing.
+        fields: The entry's names and values after `id`, flat.
+        due: When it may run: '' now, '+5000' that many ms from now, else a time in ms.
+        unique: A key that one job at a time may hold; '' for none.
+        unique_for_ms: How long the key is kept; None: until the job ends.
+        expires_in_ms: A job not started by then is a dead letter; None: never.
+        given_id: The id was given by the caller, so it may have been pushed before.
+    """
+
+    job_id: str
+    fields: Sequence[str | bytes]
+    priority: Priority = Priority.NORMAL
+    due: str = ""
+    unique: str = ""
+    unique_for_ms: int | None = None
+    expires_in_ms: int | None = None
+    given_id: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """What became of one pushed job: OK, EXISTS, or DUPLICATE with the id that holds the unique key."""
+
+    word: Word
+    holder: str = ""
+
+
+@dataclass(slots=True)
+class Lease:
+    """A job in a worker's hands. (stream, entry, deliveries) with the worker's id is the token.
+
+    Attributes:
+        stream: Which ready stream: 1 high, 2 normal, 3 low.
+        entry: Its entry id there.
+        deliveries: How often it was handed out, this time included.
+        job_id: Its id, or the entry id for an entry put in by hand without one.
+        fields: The entry's fields as bytes.
+    """
+
+    stream: int
+    entry: str
+    deliveries: int
+    job_id: str
+    fields: Mapping[bytes, bytes]
+
+    @property
+    def unique(self) -> bytes:
+        """The unique key that ends with the job; b'' for none."""
+        return self.fields.get(b"unique", b"")
+
+    @property
+    def place(self) -> str:
+        """Stream and entry in one word, as `2 1732-0`: what tells one held job from another."""
+        return f"{self.stream} {self.entry}"
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """Done: forget the job. `cancelled` jobs end so too, and are counted apart."""
+
+    cancelled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RetryLater:
+    """Run it again.
+
+    Attributes:
+        due: '+5000' that many ms from now, else a time in ms.
+        changes: Fields to change ('' removes one): `attempt`, `error`, ...
+    """
+
+    due: str
+    changes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Hand it back unrun, its place kept and the delivery refunded."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """Set it aside for a human.
+
+    Attributes:
+        reason: One of a few words: `failed`, `undecodable`, `unknown name`, `expired`, `worker lost`.
+        error: One line.
+        traceback: Text, or ''.
+    """
+
+    reason: str
+    error: str
+    traceback: str = ""
+
+
+Fate = Ack | RetryLater | Release | DeadLetter
+Settlement = tuple[Lease, Fate]
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """The answer to one round trip of a worker.
+
+    Attributes:
+        words: One for each settlement: OK, LEASE_LOST or CANCELLED.
+        leases: The jobs claimed.
+        due_in: Seconds until the next delayed job is due; None if there is none or nothing was asked.
+        server_ms: The server's clock; 0 if nothing was asked.
+    """
+
+    words: Sequence[Word] = ()
+    leases: Sequence[Lease] = ()
+    due_in: float | None = None
+    server_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Nudge:
+    """A hint that something changed; the truth is always in a key.
+
+    Attributes:
+        kind: `due`, `cancel` or `released`; `subscribed` when the listening began: what came before
+            was missed.
+        value: A time in ms, a job id, a number, nothing.
+    """
+
+    kind: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One job as the store knows it.
+
+    Attributes:
+        state: Where it is.
+        priority: Of its ready stream.
+        entry: Its entry id; '' while delayed.
+        due_ms: When a delayed job may run; None otherwise.
+        worker: Who runs it; '' for nobody.
+        deliveries: How often it was handed out.
+        cancelling: Whether a cancel was asked for while it ran.
+        fields: Its fields as bytes.
+    """
+
+    state: State
+    priority: Priority
+    entry: str
+    due_ms: int | None
+    worker: str
+    deliveries: int
+    cancelling: bool
+    fields: Mapping[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many jobs are in each state at one instant, and the counters since the queue began.
+
+    Attributes:
+        ready: By priority.
+        totals: pushed, completed, retried, dead, reclaimed, released, cancelled, requeued, deleted.
+    """
+
+    ready: Mapping[Priority, int]
+    running: int
+    delayed: int
+    dead: int
+    totals: Mapping[str, int]
+
+
+class Driver(Protocol):
+    """A producer's and an operator's side of the store."""
+
+    async def connect(self) -> None:
+        """Reach the store and check that it is new enough; again is free.
+
+        Raises:
+            ServerTooOld: It is not; names the version found and the one needed.
+        """
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+
+    async def push(self, jobs: Sequence[NewJob], *, again: bool) -> list[Pushed]:
+        """Put jobs on the queue, each id once; at most 500 a call.
+
+        Args:
+            jobs: What to push, in order.
+            again: Whether any of these ids may have been pushed before: then those that ended within the
+                last minute count as there too.
+
+        Raises:
+            QueueFull: The server is out of memory; nothing was written.
+        """
+
+    async def cancel(self, job_id: str) -> Word:
+        """Cancel a job: CANCELLED, CANCELLING, DEAD or NOT_FOUND."""
+
+    async def requeue(self, job_id: str) -> Word:
+        """Make a dead letter ready again: OK, NOT_FOUND or OVERSIZED."""
+
+    async def delete(self, job_id: str) -> Word:
+        """Throw a dead letter away: OK or NOT_FOUND."""
+
+    async def find(self, job_id: str) -> Row | None:
+        """Look a job up."""
+
+    async def jobs(self, state: State, limit: int) -> list[Row]:
+        """List up to `limit` (≤ 500) jobs in a state."""
+
+    async def counts(self) -> Counts:
+        """Count the jobs in each state."""
+
+    def consumer(self, worker_id: str, *, lease: float, max_deliveries: int) -> "Consumer":
+        """A worker's side of this store.
+
+        Args:
+            worker_id: New at each start of a worker.
+            lease: Seconds a claimed job stays the worker's without renewal.
+            max_deliveries: A job handed out more often without an outcome is a dead letter.
+        """
+
+
+class SyncDriver(Protocol):
+    """The same for sync code and any number of threads; see `Driver`."""
+
+    def close(self) -> None: ...  # noqa: D102
+
+    def push(self, jobs: Sequence[NewJob], *, again: bool) -> list[Pushed]: ...  # noqa: D102
+
+    def cancel(self, job_id: str) -> Word: ...  # noqa: D102
+
+    def requeue(self, job_id: str) -> Word: ...  # noqa: D102
+
+    def delete(self, job_id: str) -> Word: ...  # noqa: D102
+
+    def find(self, job_id: str) -> Row | None: ...  # noqa: D102
+
+    def jobs(self, state: State, limit: int) -> list[Row]: ...  # noqa: D102
+
+    def counts(self) -> Counts: ...  # noqa: D102
+
+
+class Consumer(Protocol):
+    """One worker's side of the store: its connections and its leases."""
+
+    worker_id: str
+
+    async def open(self) -> list[str]:
+        """Reach the store and join the group.
+
+        Returns:
+            Warnings about how the server is set up, for a human.
+        """
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+
+    async def exchange(self, settlements: Sequence[Settlement], count: int | None) -> Exchange:
+        """Settle some jobs and claim up to `count` others, in one round trip.
+
+        A settlement by a worker that lost the lease is refused with LEASE_LOST: nothing was written. A
+        `count` of 0 only promotes what is due; None claims and promotes nothing.
+        """
+
+    async def wait(self, count: int, timeout: float) -> list[Lease]:
+        """Wait until jobs are there and lease them: up to `count` of each priority, so maybe more in all.
+
+        Cancelling it loses nothing: what was delivered meanwhile is for `release_all` to hand back.
+        """
+
+    async def reclaim(self, count: int) -> list[Lease]:
+        """Take over up to `count` jobs whose lease ran out."""
+
+    async def release_all(self, held: Sequence[Lease]) -> int:
+        """Hand back what this worker holds in the store beyond `held`; how many there were."""
+
+    async def tidy(self) -> None:
+        """Remove what dead workers left behind."""
+
+    async def listen(self, heard: Callable[[Nudge], None]) -> None:
+        """Call `heard` for each nudge, until the connection ends; first with `subscribed`."""
+
+    def heartbeat(self) -> "Heartbeat":
+        """The means to renew leases from a thread of its own."""
+
+
+class Heartbeat(Protocol):
+    """Renews leases; for one thread, with a connection of its own. Nothing here is async."""
+
+    def renew(self, leases: Sequence[Lease], facts: Mapping[str, str]) -> list[Word]:
+        """Start the leases anew and say that the worker is alive.
+
+        Args:
+            leases: What the worker holds.
+            facts: What to tell of the worker: host, pid, ...
+
+        Returns:
+            One word for each lease: OK, CANCELLING (renewed all the same) or LEASE_LOST.
+        """
+
+    def close(self) -> None:
+        """Close the connection."""

@@ -1,0 +1,53 @@
+"""Which driver a queue gets, by its URL or its redis-py client."""
+
+from typing import Any
+
+from redisjobs.driver import Driver, SyncDriver
+
+
+def connect(where: Any, queue: str) -> Driver:
+    """The driver for a queue; nothing is sent yet.
+
+    Args:
+        where: A URL, an existing redis-py client (sync or async), or a driver, which is returned as it is.
+        queue: The queue's name.
+
+    Raises:
+        ValueError: The URL's scheme, or the queue's name, is none we know.
+    """
+    if _is_driver(where):
+        return where  # type: ignore[no-any-return]
+    if where == "memory://":
+        from redisjobs.drivers.memory import MemoryDriver
+
+        return MemoryDriver()
+    _check(where)
+    from redisjobs.drivers.redis import RedisDriver
+
+    return RedisDriver(where, queue)
+
+
+def connect_sync(where: Any, queue: str) -> tuple[Driver, SyncDriver]:
+    """The driver for a queue, and the same queue's driver for sync code; as `connect`."""
+    driver = connect(where, queue)
+    memory: SyncDriver | None = getattr(driver, "memory", None)
+    if memory is not None:
+        return driver, memory
+    from redisjobs.drivers.redis import SyncRedisDriver
+
+    return driver, SyncRedisDriver(where, queue)
+
+
+def _is_driver(where: Any) -> bool:
+    return hasattr(where, "consumer") and hasattr(where, "push")
+
+
+def _check(where: Any) -> None:
+    schemes = ("redis://", "rediss://", "unix://")
+    if isinstance(where, str):
+        if not where.startswith(schemes):
+            raise ValueError(
+                f"{where!r}: a queue is at memory://, {', '.join(schemes)}, or given as a redis-py client"
+            )
+    elif not hasattr(where, "connection_pool"):
+        raise ValueError(f"{where!r} is neither a URL nor a redis-py client")

@@ -1,0 +1,375 @@
+"""Every command of the Redis drivers, without I/O: keys and arguments in, the reply's meaning out.
+
+The async driver, the sync one and the heartbeat thread run these same definitions. A script's keys follow
+from its header, so nobody counts positions here.
+"""
+
+import re
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+
+from redis import exceptions as redis_errors
+
+from redisjobs.driver import (
+    Ack,
+    Counts,
+    DeadLetter,
+    Lease,
+    NewJob,
+    Pushed,
+    Release,
+    RetryLater,
+    Row,
+    Settlement,
+    Word,
+)
+from redisjobs.drivers import lua
+from redisjobs.errors import DriverError, QueueFull, ServerTooOld, Unavailable
+from redisjobs.job import Priority, State
+
+T = TypeVar("T")
+Wire = Sequence[Any]
+
+GROUP = "workers"
+MOST_JOBS = 500
+"""Jobs in one call of a script, so that none holds the server up."""
+_FLOORS = {"redis": (7, 0), "valkey": (8, 0)}
+_PLACES = {f"ready:{priority}": priority for priority in Priority}
+
+
+@dataclass(frozen=True, slots=True)
+class Command(Generic[T]):
+    """One command and what its reply means.
+
+    Attributes:
+        wire: The words to send.
+        parse: Makes a value of the reply.
+        script: The script that EVALSHA runs, in case the server has to be given it.
+    """
+
+    wire: Wire
+    parse: Callable[[Any], T]
+    script: lua.Script | None = None
+
+
+class Commands:
+    """The commands of one queue.
+
+    Args:
+        queue: Its name: the hash tag of its keys.
+        now_ms: The time to say it is; None leaves that to the server. For tests.
+    """
+
+    def __init__(self, queue: str, now_ms: Callable[[], int] | None = None) -> None:
+        if not re.fullmatch(r"[^{}\s\x00-\x1f]{1,200}", queue):
+            raise ValueError(f"{queue!r} can't name a queue: give 1 to 200 characters, no braces or spaces")
+        self.prefix = f"redisjobs:{{{queue}}}:"
+        self._now_ms = now_ms
+
+    @cached_property
+    def streams(self) -> list[str]:
+        """The ready streams, highest priority first."""
+        return [f"{self.prefix}ready:{priority}" for priority in Priority]
+
+    @property
+    def control(self) -> str:
+        """The channel of nudges."""
+        return f"{self.prefix}control"
+
+    @property
+    def _now(self) -> str:
+        return "" if self._now_ms is None else str(self._now_ms())
+
+    def _run(self, name: str, arguments: Wire, parse: Callable[[Any], T]) -> Command[T]:
+        script = lua.script(name)
+        keys = [self.prefix + key for key in script.keys]
+        return Command(["EVALSHA", script.sha, len(keys), *keys, *arguments], parse, script)
+
+    # A producer's
+
+    def push(self, jobs: Sequence[NewJob], *, again: bool) -> Command[list[Pushed]]:
+        arguments: list[Any] = [self._now, "1" if again else ""]
+        for job in jobs:
+            arguments += [job.job_id, job.priority, job.due, job.unique, _text(job.unique_for_ms)]
+            arguments += [_text(job.expires_in_ms), len(job.fields), *job.fields]
+        return self._run("push", arguments, lambda reply: [_pushed(word) for word in reply])
+
+    # An operator's
+
+    def cancel(self, job_id: str) -> Command[Word]:
+        return self._run("cancel", [job_id, self._now], _word)
+
+    def requeue(self, job_id: str) -> Command[Word]:
+        return self._run("requeue", [job_id], _word)
+
+    def delete(self, job_id: str) -> Command[Word]:
+        return self._run("delete", [job_id], _word)
+
+    def find(self, job_id: str) -> Command[Row | None]:
+        return self._run("find", [job_id], lambda reply: _row(reply) if reply else None)
+
+    def jobs(self, state: State, limit: int) -> Command[list[Row]]:
+        return self._run("jobs", [state, limit], lambda reply: [_row(row) for row in reply])
+
+    def counts(self) -> Command[Counts]:
+        return self._run("counts", [], _counts)
+
+    # A worker's
+
+    def settle(
+        self, worker: str, settlements: Sequence[Settlement]
+    ) -> list[tuple[list[int], Command[list[Word]]]]:
+        """One command for each kind of fate, with the positions of the settlements it answers for."""
+        kinds: dict[tuple[str, str, int], tuple[list[int], list[Any]]] = {}
+        for position, (lease, fate) in enumerate(settlements):
+            verb, counter, more = _verb(lease, fate)
+            positions, arguments = kinds.setdefault((verb, counter, position // MOST_JOBS), ([], []))
+            positions.append(position)
+            arguments += [lease.stream, lease.entry, lease.deliveries, lease.job_id, *more]
+        return [
+            (positions, self._run(verb, [worker, *self._preface(verb, counter), *arguments], _words))
+            for (verb, counter, _), (positions, arguments) in kinds.items()
+        ]
+
+    def _preface(self, verb: str, counter: str) -> list[str]:
+        match verb:
+            case "ack":
+                return [counter, self._now]
+            case "release":
+                return []
+            case _:
+                return [self._now]
+
+    def claim(self, worker: str, count: int, max_deliveries: int) -> Command[tuple[int, int, list[Lease]]]:
+        def parse(reply: Any) -> tuple[int, int, list[Lease]]:
+            now_ms, due_in, jobs = reply
+            return now_ms, due_in, [_lease(*job) for job in jobs]
+
+        return self._run("claim", [worker, min(count, MOST_JOBS), max_deliveries, self._now], parse)
+
+    def wait(self, worker: str, count: int, timeout_ms: int) -> Command[list[Lease]]:
+        wire = ["XREADGROUP", "GROUP", GROUP, worker, "COUNT", count, "BLOCK", timeout_ms, "STREAMS"]
+
+        def parse(reply: Any) -> list[Lease]:
+            leases = []
+            for stream, entries in reply or ():
+                number = self.streams.index(stream.decode()) + 1
+                for entry, fields in entries:
+                    leases.append(_lease(number, entry, 1, fields or []))
+            return leases
+
+        return Command([*wire, *self.streams, ">", ">", ">"], parse)
+
+    def reclaim(
+        self, worker: str, count: int, lease_ms: int, max_deliveries: int, cursors: Sequence[str]
+    ) -> Command[tuple[list[str], list[Lease]]]:
+        def parse(reply: Any) -> tuple[list[str], list[Lease]]:
+            *cursors, jobs = reply
+            return [cursor.decode() for cursor in cursors], [_lease(*job) for job in jobs]
+
+        arguments = [worker, min(count, MOST_JOBS), lease_ms, max_deliveries, *cursors, self._now]
+        return self._run("reclaim", arguments, parse)
+
+    def release_all(self, worker: str, held: Sequence[Lease], *, refund: bool) -> Command[int]:
+        return self._run("release_all", [worker, int(refund), *(lease.place for lease in held)], int)
+
+    def renew(
+        self, worker: str, leases: Sequence[Lease], facts: Mapping[str, str], alive_ms: int
+    ) -> Command[list[Word]]:
+        flat = [text for fact in facts.items() for text in fact]
+        tokens = [word for held in leases for word in (held.stream, held.entry, held.deliveries, held.job_id)]
+        return self._run("renew", [worker, alive_ms, len(flat), *flat, *tokens], _words)
+
+    def tidy(self, idle_ms: int, keep_dead_ms: int | None) -> Command[list[int]]:
+        return self._run("tidy", [idle_ms, _text(keep_dead_ms), self._now], list)
+
+    def join(self) -> list[Command[None]]:
+        """Make the group, from the start of each stream: `$` would skip what was pushed before any worker."""
+        return [
+            Command(["XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM"], lambda reply: None)
+            for stream in self.streams
+        ]
+
+    def conversation(self, commands: Sequence[Command[Any]]) -> Generator[list[Wire], list[Any], list[Any]]:
+        """Run commands in one round trip, in a second only for those a server had to be readied for.
+
+        Yields what to send and is sent the replies, errors among them as values. NOSCRIPT and NOGROUP mean
+        that the command did nothing that counts, so it is safe to run it again.
+
+        Returns:
+            Each command's parsed reply.
+
+        Raises:
+            DriverError: The first error reply that has no cure here.
+        """
+        replies = yield [command.wire for command in commands]
+        for _ in range(2):  # a script may be missing, and once it is there, the group
+            healed = [i for i, reply in enumerate(replies) if _cure(reply)]
+            if not healed:
+                break
+            cures = self._cures([(commands[i], replies[i]) for i in healed])
+            again = yield [*cures, *(commands[i].wire for i in healed)]
+            for i, reply in zip(healed, again[len(cures) :], strict=True):
+                replies[i] = reply
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise translate(reply)
+        return [command.parse(reply) for command, reply in zip(commands, replies, strict=True)]
+
+    def _cures(self, failed: Sequence[tuple[Command[Any], Any]]) -> list[Wire]:
+        scripts = {
+            command.script
+            for command, reply in failed
+            if command.script and isinstance(reply, redis_errors.NoScriptError)
+        }
+        cures: list[Wire] = [["SCRIPT", "LOAD", script.source] for script in scripts]
+        if any(not isinstance(reply, redis_errors.NoScriptError) for _, reply in failed):
+            cures += [command.wire for command in self.join()]
+        return cures
+
+
+def _cure(reply: Any) -> bool:
+    return isinstance(reply, redis_errors.NoScriptError) or (
+        isinstance(reply, redis_errors.ResponseError) and "NOGROUP" in str(reply)
+    )
+
+
+def hello() -> Command[str]:
+    """Ask the server what it is; no permission is needed for that.
+
+    Parses to a description such as `Valkey 8.1.1`; raises ServerTooOld for one that lacks what we need.
+    """
+    return Command(["HELLO"], _server)
+
+
+def _server(reply: Any) -> str:
+    flat = [part for pair in reply.items() for part in pair] if isinstance(reply, dict) else reply
+    texts = [part.decode() if isinstance(part, bytes) else str(part) for part in flat]
+    facts = dict(zip(texts[::2], texts[1::2], strict=False))
+    name, version = facts.get("server", "redis"), facts.get("version", "0")
+    floor = _FLOORS.get(name, (7, 0))
+    # Other servers that speak the protocol say what they are compatible with; only a known floor refuses.
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < floor:
+        raise ServerTooOld(
+            f"the server is {name} {version}; redisjobs needs Redis 7.0 or newer, or Valkey 8.0 or newer"
+        )
+    return f"{name.capitalize()} {version}"
+
+
+def memory_policy() -> Command[str]:
+    """What the server does when memory runs out, as `noeviction`; '' if it does not tell."""
+
+    def parse(reply: Any) -> str:
+        found = re.search(r"maxmemory_policy:(\S+)", reply.decode() if isinstance(reply, bytes) else str(reply))
+        return found[1] if found else ""
+
+    return Command(["INFO", "memory"], parse)
+
+
+_NOT_NOW = (
+    "LOADING",
+    "READONLY",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "BUSY",
+    "NOREPLICAS",
+    "MISCONF",
+    "UNKILLABLE",
+)
+
+
+def translate(error: BaseException) -> DriverError:
+    """One of redis-py's errors, or the operating system's, as one of ours."""
+    if isinstance(error, DriverError):
+        return error
+    text = str(error) or type(error).__name__
+    if isinstance(error, redis_errors.AuthenticationError):
+        return DriverError(f"the server refused the credentials: {text}")
+    if isinstance(error, redis_errors.ConnectionError | redis_errors.TimeoutError | OSError | EOFError):
+        # BusyLoadingError is a ConnectionError, and rightly here: a server that loads will answer soon.
+        return Unavailable(text)
+    code = type(error).__name__ + " " + text
+    if isinstance(error, redis_errors.OutOfMemoryError) or "OOM command not allowed" in code or "-OOM" in code:
+        return QueueFull(f"the server is out of memory, nothing was written: {text}")
+    if isinstance(error, redis_errors.ReadOnlyError) or any(word in code for word in _NOT_NOW):
+        return Unavailable(text)
+    if isinstance(error, redis_errors.NoPermissionError) or "NOPERM" in code:
+        return DriverError(f"the server's ACL forbids what this role needs: {text}")
+    return DriverError(f"{type(error).__name__}: {text}")
+
+
+def _text(number: int | None) -> str:
+    return "" if number is None else str(number)
+
+
+def _verb(lease: Lease, fate: Ack | RetryLater | Release | DeadLetter) -> tuple[str, str, list[Any]]:
+    """The script that carries a fate out, what it counts as, and what it takes beyond the token."""
+    match fate:
+        case Ack(cancelled):
+            return "ack", "cancelled" if cancelled else "completed", [lease.unique]
+        case RetryLater(due, changes):
+            flat = [text for change in changes.items() for text in change]
+            return "retry", "", [lease.unique, due, len(flat), *flat]
+        case Release():
+            return "release", "", []
+        case DeadLetter(reason, error, traceback):
+            return "fail", "", [lease.unique, reason, error, traceback]
+
+
+def _word(reply: Any) -> Word:
+    return Word(reply.decode())
+
+
+def _words(reply: Any) -> list[Word]:
+    return [Word(word.decode()) for word in reply]
+
+
+def _pushed(reply: bytes) -> Pushed:
+    word, _, holder = reply.decode("utf-8", "surrogateescape").partition(" ")
+    return Pushed(Word(word), holder)
+
+
+def _pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
+    values = iter(flat)
+    return dict(zip(values, values, strict=True))
+
+
+def _lease(stream: int, entry: bytes, deliveries: int, flat: Sequence[bytes]) -> Lease:
+    fields = _pairs(flat)
+    place = entry.decode()
+    job_id = fields[b"id"].decode("utf-8", "surrogateescape") if b"id" in fields else place
+    return Lease(stream, place, deliveries, job_id, fields)
+
+
+def _row(reply: Any) -> Row:
+    place, entry, due, consumer, deliveries, mark, flat = reply
+    where = place.decode()
+    fields = _pairs(flat)
+    if where == "dead":
+        state, priority = State.DEAD, fields.get(b"priority", b"normal").decode("utf-8", "replace")
+    elif where.startswith("delayed:"):
+        state, priority = State.DELAYED, where.partition(":")[2]
+    else:
+        priority = _PLACES[where]
+        running = consumer not in (b"", b"released")
+        state = State.RUNNING if running else State.READY
+    known = Priority(priority) if priority in list(Priority) else Priority.NORMAL
+    return Row(
+        state=state,
+        priority=known,
+        entry=entry.decode(),
+        due_ms=int(float(due)) if due else None,
+        worker=consumer.decode("utf-8", "replace") if state is State.RUNNING else "",
+        deliveries=int(deliveries) if deliveries not in (b"", "") else 0,
+        cancelling=mark == b"cancelling",
+        fields=fields,
+    )
+
+
+def _counts(reply: Any) -> Counts:
+    ready, running, delayed, dead, totals = reply
+    counted = {name.decode(): int(value) for name, value in _pairs(totals).items()}
+    return Counts(dict(zip(Priority, ready, strict=True)), running, delayed, dead, counted)

@@ -1,0 +1,454 @@
+"""The Redis driver: runs the commands of `commands.py` over connections of its own, async or sync.
+
+redis-py's defaults are dangerous for a queue: its automatic retries store a job twice when a reply is lost, and
+its 5 s read timeout breaks a blocking read. So each connection here is told every timeout, never retries by
+itself, and is dropped whenever a reply may still be under way.
+"""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
+
+import anyio
+import redis
+import redis.asyncio
+import redis.asyncio.retry
+import redis.retry
+from redis.backoff import NoBackoff
+
+from redisjobs.driver import Counts, Exchange, Lease, NewJob, Nudge, Pushed, Row, Settlement, Word
+from redisjobs.drivers.commands import MOST_JOBS, Command, Commands, hello, memory_policy, translate
+from redisjobs.errors import DriverError
+from redisjobs.job import State
+
+T = TypeVar("T")
+Now = Callable[[], int] | None
+
+_ANSWER = 5.0  # seconds a server may take to answer, or to accept a connection
+_BLOCK = 5.0  # seconds a blocking read may last: how late a worker notices what no nudge told it
+_MARGIN = 3.0  # seconds after which a blocking read's connection counts as half-open
+_PING = 10.0  # seconds between signs of life on the connection that only listens
+_MOST_LINKS = 16  # connections that concurrent calls of one process share
+_GONE_MS = 3_600_000  # an unheard-of consumer with nothing pending is removed after this
+_CONNECTIONS = ("Connection", "SSLConnection", "UnixDomainSocketConnection")
+
+
+class Target:
+    """Where the server is: a URL or an existing redis-py client, and how to make connections to it.
+
+    Raises:
+        ValueError: The URL, or the client's kind of connection, is none we can use.
+    """
+
+    def __init__(self, where: Any) -> None:
+        pool = redis.ConnectionPool.from_url(where) if isinstance(where, str) else where.connection_pool
+        self._kind = pool.connection_class.__name__
+        if self._kind not in _CONNECTIONS:
+            raise ValueError(
+                f"{self._kind} is none of the connections redisjobs can make: {', '.join(_CONNECTIONS)}"
+            )
+        kept = dict(pool.connection_kwargs)
+        for theirs in ("retry", "parser_class", "maint_notifications_config", "event_dispatcher"):
+            kept.pop(theirs, None)
+        self._options: dict[str, Any] = kept | {
+            "socket_connect_timeout": _ANSWER,
+            "retry_on_timeout": False,
+            "retry_on_error": [],
+            "health_check_interval": 0,
+            "decode_responses": False,
+            "encoding": "utf-8",
+            "encoding_errors": "surrogateescape",
+            "protocol": 2,
+        }
+        if self._kind != "UnixDomainSocketConnection":
+            self._options["socket_keepalive"] = True
+
+    def connection(self, timeout: float) -> Any:  # redis-py's connections are not fully typed
+        """A new async connection, not yet open, on which a reply may take `timeout` seconds."""
+        kind = getattr(redis.asyncio.connection, self._kind)
+        retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
+        return kind(**self._options, socket_timeout=timeout, retry=retry)
+
+    def sync_connection(self, timeout: float) -> Any:
+        """The same for sync code."""
+        kind = getattr(redis.connection, self._kind)
+        retry = redis.retry.Retry(NoBackoff(), 0)
+        return kind(**self._options, socket_timeout=timeout, retry=retry)
+
+
+def _need_asyncio() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise DriverError("redis-py needs asyncio; on trio only memory:// works") from None
+
+
+class Link:
+    """One async connection, opened when first used and again after a failure. One user at a time."""
+
+    def __init__(self, commands: Commands, target: Target, timeout: float = _ANSWER) -> None:
+        self._commands = commands
+        self._target = target
+        self._timeout = timeout
+        self._connection: Any = None
+
+    async def run(self, *commands: Command[Any]) -> list[Any]:
+        """Run commands in one round trip; what each parses to.
+
+        Raises:
+            DriverError: One of them failed, or no reply came.
+        """
+        talk = self._commands.conversation(commands)
+        wires = next(talk)
+        while True:
+            replies = await self._round_trip(wires)
+            try:
+                wires = talk.send(replies)
+            except StopIteration as done:
+                return list(done.value)
+
+    async def _round_trip(self, wires: Sequence[Sequence[Any]]) -> list[Any]:
+        try:
+            connection = await self.open()
+            await connection.send_packed_command(connection.pack_commands(wires), check_health=False)
+            return [await self.read(connection) for _ in wires]
+        except (redis.RedisError, OSError) as error:
+            await self.aclose()
+            raise translate(error) from error
+        except BaseException:
+            # Cancelled, most likely: the reply may still come, and would answer the next question.
+            await self.aclose()
+            raise
+
+    async def open(self) -> Any:
+        """The connection, opened if it is not."""
+        if self._connection is None:
+            _need_asyncio()
+            connection = self._target.connection(self._timeout)
+            self._connection = connection
+            await connection.connect()
+        return self._connection
+
+    @staticmethod
+    async def read(connection: Any) -> Any:
+        """One reply; an error reply as a value."""
+        try:
+            return await connection.read_response()
+        except redis.ResponseError as error:
+            return error
+
+    async def aclose(self) -> None:
+        """Drop the connection, whatever is under way on it."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with anyio.CancelScope(shield=True), suppress(redis.RedisError, OSError):
+                await connection.disconnect(nowait=True)
+
+
+class SyncLink:
+    """One sync connection, opened when first used and again after a failure. For one thread."""
+
+    def __init__(self, commands: Commands, target: Target) -> None:
+        self._commands = commands
+        self._target = target
+        self._connection: Any = None
+
+    def run(self, *commands: Command[Any]) -> list[Any]:
+        """Run commands in one round trip; what each parses to.
+
+        Raises:
+            DriverError: One of them failed, or no reply came.
+        """
+        talk = self._commands.conversation(commands)
+        wires = next(talk)
+        while True:
+            replies = self._round_trip(wires)
+            try:
+                wires = talk.send(replies)
+            except StopIteration as done:
+                return list(done.value)
+
+    def _round_trip(self, wires: Sequence[Sequence[Any]]) -> list[Any]:
+        try:
+            if self._connection is None:
+                self._connection = self._target.sync_connection(_ANSWER)
+                self._connection.connect()
+            connection = self._connection
+            connection.send_packed_command(connection.pack_commands(wires), check_health=False)
+            return [self._read(connection) for _ in wires]
+        except (redis.RedisError, OSError) as error:
+            self.close()
+            raise translate(error) from error
+        except BaseException:
+            self.close()
+            raise
+
+    @staticmethod
+    def _read(connection: Any) -> Any:
+        try:
+            return connection.read_response()
+        except redis.ResponseError as error:
+            return error
+
+    def close(self) -> None:
+        """Drop the connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(redis.RedisError, OSError):
+                connection.disconnect()
+
+
+class RedisDriver:
+    """A producer's and an operator's side of a queue on Redis; see `Driver`.
+
+    Args:
+        where: A URL, or a redis-py client (sync or async) whose settings are taken over; its own connections
+            are not used.
+        queue: The queue's name.
+        now_ms: The time to say it is, for tests; None leaves that to the server.
+    """
+
+    def __init__(self, where: Any, queue: str, now_ms: Now = None) -> None:
+        self.commands = Commands(queue, now_ms)
+        self.target = Target(where)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._idle: list[Link] = []
+        self._room: anyio.Semaphore
+        self._checked = False
+
+    async def connect(self) -> None:
+        if not self._checked:
+            await self._run(hello())
+            self._checked = True
+
+    async def aclose(self) -> None:
+        while self._idle:
+            await self._idle.pop().aclose()
+
+    async def push(self, jobs: Sequence[NewJob], *, again: bool) -> list[Pushed]:
+        await self.connect()
+        return await self._run(self.commands.push(jobs, again=again))
+
+    async def cancel(self, job_id: str) -> Word:
+        return await self._run(self.commands.cancel(job_id))
+
+    async def requeue(self, job_id: str) -> Word:
+        return await self._run(self.commands.requeue(job_id))
+
+    async def delete(self, job_id: str) -> Word:
+        return await self._run(self.commands.delete(job_id))
+
+    async def find(self, job_id: str) -> Row | None:
+        return await self._run(self.commands.find(job_id))
+
+    async def jobs(self, state: State, limit: int) -> list[Row]:
+        return await self._run(self.commands.jobs(state, limit))
+
+    async def counts(self) -> Counts:
+        return await self._run(self.commands.counts())
+
+    def consumer(self, worker_id: str, *, lease: float, max_deliveries: int) -> "RedisConsumer":
+        return RedisConsumer(self.commands, self.target, worker_id, lease, max_deliveries)
+
+    async def _run(self, command: Command[T]) -> T:
+        async with self._link() as link:
+            (value,) = await link.run(command)
+            return value  # type: ignore[no-any-return]
+
+    @asynccontextmanager
+    async def _link(self) -> AsyncIterator[Link]:
+        _need_asyncio()
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:  # a script may run one loop after another; connections live in one
+            self._loop, self._idle, self._room = loop, [], anyio.Semaphore(_MOST_LINKS)
+        async with self._room:
+            link = self._idle.pop() if self._idle else Link(self.commands, self.target)
+            try:
+                yield link
+            finally:
+                self._idle.append(link)  # after a failure it is closed, and opens again when used
+
+
+class SyncRedisDriver:
+    """The same for sync code and any number of threads; see `Driver`. It opens no event loop."""
+
+    def __init__(self, where: Any, queue: str, now_ms: Now = None) -> None:
+        self.commands = Commands(queue, now_ms)
+        self.target = Target(where)
+        self._idle: list[SyncLink] = []
+        self._room = threading.Semaphore(_MOST_LINKS)
+        self._checked = False
+
+    def connect(self) -> None:
+        if not self._checked:
+            self._run(hello())
+            self._checked = True
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
+    def push(self, jobs: Sequence[NewJob], *, again: bool) -> list[Pushed]:
+        self.connect()
+        return self._run(self.commands.push(jobs, again=again))
+
+    def cancel(self, job_id: str) -> Word:
+        return self._run(self.commands.cancel(job_id))
+
+    def requeue(self, job_id: str) -> Word:
+        return self._run(self.commands.requeue(job_id))
+
+    def delete(self, job_id: str) -> Word:
+        return self._run(self.commands.delete(job_id))
+
+    def find(self, job_id: str) -> Row | None:
+        return self._run(self.commands.find(job_id))
+
+    def jobs(self, state: State, limit: int) -> list[Row]:
+        return self._run(self.commands.jobs(state, limit))
+
+    def counts(self) -> Counts:
+        return self._run(self.commands.counts())
+
+    def _run(self, command: Command[T]) -> T:
+        with self._room:
+            link = self._idle.pop() if self._idle else SyncLink(self.commands, self.target)
+            try:
+                (value,) = link.run(command)
+                return value  # type: ignore[no-any-return]
+            finally:
+                self._idle.append(link)
+
+
+class RedisConsumer:
+    """One worker's side of a queue on Redis; see `Consumer`.
+
+    It keeps three connections, and its heartbeat a fourth: one for settling and claiming, one that only waits
+    in a blocking read, one that only listens. So none ever waits behind another.
+    """
+
+    def __init__(
+        self, commands: Commands, target: Target, worker_id: str, lease: float, max_deliveries: int
+    ) -> None:
+        self.worker_id = worker_id
+        self._commands = commands
+        self._target = target
+        self._lease_ms = int(lease * 1000)
+        self._max_deliveries = max_deliveries
+        self._main = Link(commands, target)
+        self._reader = Link(commands, target, _BLOCK + _MARGIN)
+        self._ear = Link(commands, target, _PING + _MARGIN)
+        self._cursors = ["0-0"] * len(commands.streams)
+
+    async def open(self) -> list[str]:
+        await self._main.run(hello())
+        for command in self._commands.join():
+            try:
+                await self._main.run(command)
+            except DriverError as error:
+                if "BUSYGROUP" not in str(error):  # another worker was first
+                    raise
+        try:
+            (policy,) = await self._main.run(memory_policy())
+        except DriverError as error:
+            return [f"could not read the server's memory policy ({error}): make sure it is noeviction"]
+        if policy in ("", "noeviction"):
+            return []
+        return [
+            f"the server evicts keys when memory runs out (maxmemory-policy {policy}): jobs can vanish; "
+            "set it to noeviction"
+        ]
+
+    async def aclose(self) -> None:
+        for link in (self._main, self._reader, self._ear):
+            await link.aclose()
+
+    async def exchange(self, settlements: Sequence[Settlement], count: int | None) -> Exchange:
+        settles = self._commands.settle(self.worker_id, settlements)
+        commands: list[Command[Any]] = [command for _, command in settles]
+        if count is not None:
+            commands.append(self._commands.claim(self.worker_id, count, self._max_deliveries))
+        replies = await self._main.run(*commands)
+
+        words = [Word.OK] * len(settlements)
+        for (positions, _), answers in zip(settles, replies, strict=False):
+            for position, word in zip(positions, answers, strict=True):
+                words[position] = word
+        if count is None:
+            return Exchange(words)
+        now_ms, due_in, leases = replies[-1]
+        return Exchange(words, leases, due_in / 1000 if due_in >= 0 else None, now_ms)
+
+    async def wait(self, count: int, timeout: float) -> list[Lease]:
+        block = max(1, int(min(timeout, _BLOCK) * 1000))  # 0 would block for ever
+        (leases,) = await self._reader.run(self._commands.wait(self.worker_id, count, block))
+        return leases  # type: ignore[no-any-return]
+
+    async def reclaim(self, count: int) -> list[Lease]:
+        (answer,) = await self._main.run(
+            self._commands.reclaim(self.worker_id, count, self._lease_ms, self._max_deliveries, self._cursors)
+        )
+        self._cursors, leases = answer
+        return leases  # type: ignore[no-any-return]
+
+    async def release_all(self, held: Sequence[Lease]) -> int:
+        total = 0
+        while True:
+            (released,) = await self._main.run(self._commands.release_all(self.worker_id, held, refund=True))
+            total += int(released)
+            if not released:
+                return total
+
+    async def tidy(self) -> None:
+        await self._main.run(self._commands.tidy(_GONE_MS, None))
+
+    async def listen(self, heard: Callable[[Nudge], None]) -> None:
+        try:
+            connection = await self._ear.open()
+            await connection.send_command("SUBSCRIBE", self._commands.control, check_health=False)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._ping, connection)
+                while True:
+                    reply = await connection.read_response()
+                    if reply[0] == b"subscribe":
+                        heard(Nudge("subscribed", ""))
+                    elif reply[0] == b"message":
+                        kind, _, value = reply[2].decode("utf-8", "surrogateescape").partition(" ")
+                        heard(Nudge(kind, value))
+        except* (redis.RedisError, OSError) as errors:
+            raise translate(errors.exceptions[0]) from errors
+        finally:
+            await self._ear.aclose()
+
+    async def _ping(self, connection: Any) -> None:
+        """A connection on which nothing is said can't be told from a dead one."""
+        while True:
+            await anyio.sleep(_PING)
+            await connection.send_command("PING", check_health=False)
+
+    def heartbeat(self) -> "RedisHeartbeat":
+        return RedisHeartbeat(
+            SyncLink(self._commands, self._target), self._commands, self.worker_id, self._lease_ms
+        )
+
+
+class RedisHeartbeat:
+    """Renews leases over a sync connection of its own; see `Heartbeat`."""
+
+    def __init__(self, link: SyncLink, commands: Commands, worker_id: str, lease_ms: int) -> None:
+        self._link = link
+        self._commands = commands
+        self._worker_id = worker_id
+        self._lease_ms = lease_ms
+
+    def renew(self, leases: Sequence[Lease], facts: Mapping[str, str]) -> list[Word]:
+        alive_ms = 2 * self._lease_ms
+        calls = [self._commands.renew(self._worker_id, leases[:MOST_JOBS], facts, alive_ms)]
+        for start in range(MOST_JOBS, len(leases), MOST_JOBS):
+            calls.append(self._commands.renew(self._worker_id, leases[start : start + MOST_JOBS], {}, alive_ms))
+        return [word for words in self._link.run(*calls) for word in words]
+
+    def close(self) -> None:
+        self._link.close()

@@ -1,0 +1,141 @@
+"""Every exception of redisjobs.
+
+::
+
+    RedisJobsError
+    ├── EncodeError        parameters do not fit their declared type, or are too large; nothing was sent
+    ├── DecodeError        an entry's bytes are not a job, or its parameters do not fit the handler
+    ├── RegistrationError  a handler, a name or a type can't be registered as asked
+    ├── UnknownJob         no handler is registered for a name
+    ├── JobTimeout         a handler outran its timeout; the retry policy decides
+    ├── DriverError        the store failed or did not answer
+    │   ├── Unavailable    it did not answer, or not now; trying again may help
+    │   ├── QueueFull      the server is out of memory; nothing was written
+    │   └── ServerTooOld   the server lacks what the scripts need; nothing was written
+    └── ServerNotFound     no local Redis-compatible server could be found or started
+
+    Steering               raised by a handler to choose its job's fate; not errors
+    ├── Retry              run again, one attempt spent
+    ├── Snooze             run again, no attempt spent
+    └── Fail               dead letter, now
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+
+def seconds(duration: float | timedelta, what: str) -> float:
+    """A duration given as seconds or as a timedelta, in seconds.
+
+    Args:
+        duration: The duration.
+        what: What the caller calls it, for the message.
+
+    Raises:
+        ValueError: It is negative, or no number of seconds.
+    """
+    value = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
+    if not 0 <= value < 1e10:
+        raise ValueError(f"{what}={duration!r}: give seconds from 0 up, or a timedelta")
+    return value
+
+
+class RedisJobsError(Exception):
+    """The root of every error this package raises."""
+
+
+class EncodeError(RedisJobsError):
+    """Raised at push when parameters don't fit their declared type or are too large; nothing was sent."""
+
+
+class DecodeError(RedisJobsError):
+    """Raised when an entry's bytes are not a job, or its parameters don't fit the handler's type."""
+
+
+class RegistrationError(RedisJobsError):
+    """Raised when a handler, a name or a parameter type can't be registered as asked."""
+
+
+class UnknownJob(RedisJobsError):
+    """Raised when no handler is registered for a job's name."""
+
+
+class JobTimeout(RedisJobsError):
+    """Raised in a handler's stead when it outran its timeout; the retry policy decides what follows."""
+
+
+class DriverError(RedisJobsError):
+    """Raised when the store failed or did not answer in time.
+
+    The message says what is true afterwards. After a failed push the jobs may or may not be
+    there; pushing the same job ids again is safe.
+
+    Attributes:
+        job_ids: The ids of the jobs of a failed push.
+    """
+
+    def __init__(self, message: str, *, job_ids: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.job_ids = tuple(job_ids)
+
+
+class Unavailable(DriverError):
+    """Raised when the store did not answer, or said "not now"; trying again may help."""
+
+
+class QueueFull(DriverError):
+    """Raised at push when the server is out of memory; nothing was written."""
+
+
+class ServerTooOld(DriverError):
+    """Raised at connect when the server lacks what the scripts need; nothing was written."""
+
+
+class ServerNotFound(RedisJobsError):
+    """Raised when no local Redis-compatible server could be found or started."""
+
+
+class Steering(Exception):
+    """The root of what a handler raises to choose its job's fate."""
+
+
+class Retry(Steering):
+    """Run this job again, one attempt spent; a dead letter once the policy's attempts are used up.
+
+    Args:
+        delay: Seconds or a timedelta from now. Defaults to what the retry policy says.
+        reason: Kept with the job as its last error.
+    """
+
+    def __init__(self, delay: float | timedelta | None = None, *, reason: str = "") -> None:
+        super().__init__(reason or "the handler asked for a retry")
+        self.delay = None if delay is None else seconds(delay, "Retry(delay)")
+
+
+class Snooze(Steering):
+    """Run this job again later, no attempt spent: what it waits for is not there yet.
+
+    Args:
+        for_: Seconds or a timedelta from now.
+        until: An aware datetime. Exactly one of the two is given.
+    """
+
+    def __init__(self, *, for_: float | timedelta | None = None, until: datetime | None = None) -> None:
+        if (for_ is None) == (until is None):
+            raise ValueError("Snooze takes exactly one of for_= and until=")
+        if until is not None and until.tzinfo is None:
+            raise ValueError(f"Snooze(until={until!r}) has no time zone; give an aware datetime")
+        super().__init__(f"snoozed until {until}" if until else f"snoozed for {for_}")
+        self.for_ = None if for_ is None else seconds(for_, "Snooze(for_)")
+        self.until = until
+
+
+class Fail(Steering):
+    """Make this job a dead letter now, whatever its retry policy says.
+
+    Args:
+        reason: Kept as the dead letter's error.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)

@@ -1,0 +1,152 @@
+"""A job's fate is a value: what a run came to, and what follows from it. Pure; the worker carries it out."""
+
+import traceback
+from dataclasses import dataclass
+from datetime import UTC
+
+from redisjobs.driver import Ack, DeadLetter, Fate, Release, RetryLater
+from redisjobs.errors import Fail, Retry, Snooze
+from redisjobs.retry import RetryPolicy
+
+_UNKNOWN_FIRST, _UNKNOWN_LONGEST = 1_000, 60_000  # ms between tries of a job whose name no worker knows
+_ERROR_CHARACTERS, _TRACEBACK_CHARACTERS = 1_000, 16_000
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The handler returned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """The handler raised, or outran its timeout."""
+
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAsked:
+    """Somebody cancelled the job while it ran."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """The worker shuts down, or never had a slot for the job."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseGone:
+    """Another worker holds the job by now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Undecodable:
+    """The entry is not a job that the handler could be given."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """The job was not started in time."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownName:
+    """No handler is registered here for the name.
+
+    Attributes:
+        name: The name.
+        since_ms: Since when no worker knew it; None: this is the first to say so.
+        give_up_ms: After how long it becomes a dead letter.
+    """
+
+    name: str
+    since_ms: int | None
+    give_up_ms: int
+
+
+Outcome = Done | Raised | CancelAsked | Interrupted | LeaseGone | Undecodable | Expired | UnknownName
+
+
+def decide(outcome: Outcome, *, attempt: int, queued_ms: int, now_ms: int, policy: RetryPolicy) -> Fate | None:
+    """What becomes of a job.
+
+    Args:
+        outcome: What its run came to.
+        attempt: Which attempt that was, from 1.
+        queued_ms: When it was pushed.
+        now_ms: The server's clock.
+        policy: When its handler's failures are tried again.
+
+    Returns:
+        How to settle it; None if it is no longer ours to settle.
+    """
+    match outcome:
+        case Done():
+            return Ack()
+        case CancelAsked():
+            return Ack(cancelled=True)
+        case Interrupted():
+            return Release()
+        case LeaseGone():
+            return None
+        case Undecodable(text):
+            return DeadLetter("undecodable", _clip(text))
+        case Expired(text):
+            return DeadLetter("expired", text)
+        case UnknownName():
+            return _park(outcome, now_ms)
+        case Raised(error):
+            return _after(error, attempt, (now_ms - queued_ms) / 1000, policy)
+
+
+def _park(unknown: UnknownName, now_ms: int) -> Fate:
+    """In a rolling deploy another worker will know the name soon; wait longer each time, then give up."""
+    since = now_ms if unknown.since_ms is None else unknown.since_ms
+    waited = now_ms - since
+    if waited >= unknown.give_up_ms:
+        return DeadLetter("unknown name", f"no worker had a handler for '{unknown.name}' in {waited / 1000:.0f} s")
+    # As long again as it has waited already: 1, 1, 2, 4, 8 ... s apart.
+    delay = min(max(waited, _UNKNOWN_FIRST), _UNKNOWN_LONGEST)
+    error = f"no handler registered for '{unknown.name}'"
+    return RetryLater(f"+{delay}", {"unknown_since": str(since), "error": error})
+
+
+def _after(error: BaseException, attempt: int, elapsed: float, policy: RetryPolicy) -> Fate:
+    match error:
+        case Fail():
+            return DeadLetter("failed", _clip(str(error)), _traceback(error))
+        case Snooze(until=None, for_=pause) if pause is not None:
+            return RetryLater(f"+{pause * 1000:.0f}", {"unknown_since": ""})
+        case Snooze(until=until) if until is not None:
+            due = max(0.0, until.astimezone(UTC).timestamp()) * 1000
+            return RetryLater(f"{due:.0f}", {"unknown_since": ""})
+    delay = policy.delay_after(error, attempt, elapsed, asked=isinstance(error, Retry))
+    if delay is None:
+        return DeadLetter("failed", describe(error), _traceback(error))
+    if isinstance(error, Retry) and error.delay is not None:
+        delay = error.delay
+    changes = {"attempt": str(attempt + 1), "error": describe(error), "unknown_since": ""}
+    return RetryLater(f"+{delay * 1000:.0f}", changes)
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one line, as `ValueError: not a number`."""
+    text = " ".join(str(error).split())
+    return _clip(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+
+
+def _traceback(error: BaseException) -> str:
+    return _writable("".join(traceback.format_exception(error))[-_TRACEBACK_CHARACTERS:])
+
+
+def _clip(text: str) -> str:
+    return _writable(text if len(text) <= _ERROR_CHARACTERS else text[: _ERROR_CHARACTERS - 1] + "…")
+
+
+def _writable(text: str) -> str:
+    """Text that UTF-8 can carry: an exception may quote half of a surrogate pair."""
+    return text.encode("utf-8", "replace").decode()

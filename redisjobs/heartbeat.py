@@ -1,0 +1,71 @@
+"""Renews a worker's leases from a thread of its own: a handler that blocks the event loop keeps its job."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from redisjobs import driver
+from redisjobs.driver import Lease, Word
+from redisjobs.errors import DriverError
+
+logger = logging.getLogger("redisjobs.worker")
+
+
+class Heartbeat:
+    """The thread. It renews every third of a lease, and tries again sooner when that fails.
+
+    Args:
+        heart: How to renew.
+        lease: Seconds a lease lasts.
+        held: What the worker holds now; called in the thread.
+        facts: What to tell of the worker; called in the thread.
+        answered: Takes the leases and the words for them; called in the thread.
+    """
+
+    def __init__(
+        self,
+        heart: driver.Heartbeat,
+        lease: float,
+        held: Callable[[], Sequence[Lease]],
+        facts: Callable[[], Mapping[str, str]],
+        answered: Callable[[Sequence[Lease], Sequence[Word]], None],
+    ) -> None:
+        self._heart = heart
+        self._interval = lease / 3
+        self._held = held
+        self._facts = facts
+        self._answered = answered
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="redisjobs heartbeat", daemon=True)
+        self.renewed = time.monotonic()
+        """When leases were last renewed, by this machine's monotonic clock."""
+
+    def start(self) -> None:
+        """Begin; the first renewal is at once."""
+        self._thread.start()
+
+    def stop(self, timeout: float) -> None:
+        """End, waiting up to `timeout` seconds for a renewal that is under way."""
+        self._ended.set()
+        self._thread.join(timeout)
+
+    def _beat(self) -> None:
+        failing = False
+        while not self._ended.is_set():
+            started = time.monotonic()
+            leases = list(self._held())
+            try:
+                words = self._heart.renew(leases, self._facts())
+            except DriverError as error:
+                if not failing:
+                    logger.warning("leases could not be renewed, trying on: %s", error)
+                failing = True
+                self._ended.wait(min(1.0, self._interval / 2))
+                continue
+            if failing:
+                logger.info("leases are renewed again")
+            failing, self.renewed = False, started
+            self._answered(leases, words)
+            self._ended.wait(max(0.0, started + self._interval - time.monotonic()))
+        self._heart.close()

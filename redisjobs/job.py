@@ -1,0 +1,287 @@
+"""What a job is: its parameters, its name, its handler, and what the handler is told of it."""
+
+import inspect
+import logging
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import cached_property
+from typing import Any, Generic, NotRequired, TypeVar, get_origin, get_type_hints, is_typeddict
+
+from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
+
+from redisjobs.errors import EncodeError, RegistrationError
+from redisjobs.retry import RetryPolicy
+
+if sys.version_info >= (3, 12):
+    from typing import TypedDict
+else:
+    from typing_extensions import TypedDict
+
+P = TypeVar("P")
+
+logger = logging.getLogger("redisjobs")
+
+
+class Priority(StrEnum):
+    """Which jobs go first: strictly high before normal before low, first in first out inside."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
+class State(StrEnum):
+    """Where a job is in its life."""
+
+    DELAYED = "delayed"
+    READY = "ready"
+    RUNNING = "running"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True)
+class JobName(Generic[P]):
+    """A job's name with the type of its parameters, so that one type can serve many names.
+
+    Args:
+        name: What goes on the wire: no spaces or control characters.
+        parameters: A dataclass, a pydantic model or a TypedDict.
+    """
+
+    name: str
+    parameters: type[P]
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[^\s\x00-\x1f]{1,200}", self.name):
+            raise RegistrationError(f"{self.name!r} can't name a job: give 1 to 200 characters, no spaces")
+
+    @cached_property
+    def adapter(self) -> TypeAdapter[P]:
+        """How pydantic dumps and validates the parameters.
+
+        Raises:
+            RegistrationError: pydantic has no schema for the type.
+        """
+        return adapter_for(self.parameters)
+
+
+def adapter_for(parameters: Any) -> TypeAdapter[Any]:
+    """Pydantic's adapter for a parameter type.
+
+    Raises:
+        RegistrationError: pydantic has no schema for the type.
+    """
+    try:
+        return TypeAdapter(_readable(parameters))
+    except (PydanticSchemaGenerationError, PydanticUserError, NameError) as error:
+        raise RegistrationError(f"{parameters!r} can't be a job's parameters: {error}") from error
+
+
+def _readable(parameters: Any) -> Any:
+    """A type that pydantic reads: before Python 3.12 it refuses `typing.TypedDict`, for want of a detail."""
+    if sys.version_info >= (3, 12) or not is_typeddict(parameters):
+        return parameters
+    hints = get_type_hints(parameters, include_extras=True)
+    optional = parameters.__optional_keys__
+    keys = {
+        key: NotRequired[hint] if key in optional and get_origin(hint) is not NotRequired else hint
+        for key, hint in hints.items()
+    }
+    return TypedDict(parameters.__name__, keys)  # type: ignore[operator]
+
+
+def name_of(parameters: type[P] | JobName[P]) -> JobName[P]:
+    """The job name of a parameter type that says its own in `job_name`.
+
+    Raises:
+        RegistrationError: It does not say one.
+    """
+    if isinstance(parameters, JobName):
+        return parameters
+    name = getattr(parameters, "job_name", None)
+    if not isinstance(name, str):
+        given = getattr(parameters, "__name__", repr(parameters))
+        raise RegistrationError(
+            f"{given} has no job name: give the class a `job_name: ClassVar[str]`, or use JobName('...', {given})"
+        )
+    return JobName(name, parameters)
+
+
+class JobContext:
+    """What a handler is told of the job it runs.
+
+    Attributes:
+        job_id: The same for all its attempts; what an idempotent handler remembers.
+        job_name: Its name.
+        queue_name: The queue it came from.
+        attempt: Which attempt this is, from 1; failed runs count, lost workers don't.
+        deliveries: How often it was handed out since its last outcome, lost workers included.
+        worker_id: Who runs it.
+    """
+
+    def __init__(
+        self,
+        *,
+        job_id: str,
+        job_name: str,
+        queue_name: str,
+        attempt: int,
+        deliveries: int,
+        queued_ms: int,
+        next_scheduled_ms: int | None,
+        read_headers: Callable[[], Mapping[str, str]],
+        worker_id: str,
+    ) -> None:
+        self.job_id = job_id
+        self.job_name = job_name
+        self.queue_name = queue_name
+        self.attempt = attempt
+        self.deliveries = deliveries
+        self._queued_ms = queued_ms
+        self._next_scheduled_ms = next_scheduled_ms
+        self._read_headers = read_headers
+        self.worker_id = worker_id
+        self.cancelled = False
+        """Whether this run was given up: timed out, cancelled, shut down or its lease lost. An async handler is
+        interrupted then; a sync one runs on in its thread, its outcome ignored, and may look here."""
+
+    # Most handlers look at few of these, so they are made when asked for.
+
+    @cached_property
+    def queued_at(self) -> datetime:
+        """When the job was pushed, by the server's clock."""
+        return datetime.fromtimestamp(self._queued_ms / 1000, UTC)
+
+    @cached_property
+    def next_scheduled_at(self) -> datetime | None:
+        """The slot after this one, for a job that a schedule pushed."""
+        slot = self._next_scheduled_ms
+        return None if slot is None else datetime.fromtimestamp(slot / 1000, UTC)
+
+    @cached_property
+    def headers(self) -> Mapping[str, str]:
+        """What the producer sent along."""
+        return self._read_headers()
+
+    @cached_property
+    def logger(self) -> "logging.LoggerAdapter[logging.Logger]":
+        """A logger whose records carry job_id, job_name, attempt and queue."""
+        fields = {
+            "job_id": self.job_id,
+            "job_name": self.job_name,
+            "attempt": self.attempt,
+            "queue": self.queue_name,
+        }
+        return logging.LoggerAdapter(logging.getLogger("redisjobs.job"), fields)
+
+
+@dataclass(frozen=True)
+class JobDefinition(Generic[P]):
+    """A job name with its handler: what a worker needs to run such jobs.
+
+    Attributes:
+        name: Name and parameter type.
+        call: Takes (parameters, context); what it returns may be awaitable.
+        is_async: Whether `call` is a coroutine function; a sync one runs in a thread.
+        retry: When a failed run is tried again.
+        timeout: Seconds a run may take; None: no limit.
+    """
+
+    name: JobName[P]
+    call: Callable[[P, JobContext], Any]
+    is_async: bool
+    retry: RetryPolicy
+    timeout: float | None = None
+
+
+def handler_call(handler: Callable[..., Any]) -> Callable[[Any, JobContext], Any]:
+    """A handler of (parameters) or (parameters, context), as one that takes both.
+
+    Raises:
+        RegistrationError: It takes something else.
+    """
+    try:
+        wanted = inspect.signature(handler)
+    except (TypeError, ValueError) as error:
+        raise RegistrationError(f"{handler!r} can't be a handler: {error}") from error
+    for count in (2, 1):
+        try:
+            wanted.bind(*[None] * count)
+        except TypeError:
+            continue
+        return handler if count == 2 else lambda parameters, _context: handler(parameters)
+    raise RegistrationError(
+        f"a handler takes (parameters) or (parameters, context); {_called(handler)}{wanted} doesn't"
+    )
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A plain function's parameters as a job's: named, typed, checked.
+
+    Attributes:
+        type: A TypedDict with one key for each argument but the context.
+        function: The function.
+        context: The name of its JobContext argument, or None.
+    """
+
+    function: Callable[..., Any]
+    type: Any
+    context: str | None
+    _signature: inspect.Signature = field(repr=False)
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> "Signature":
+        """Read a function's signature.
+
+        Raises:
+            RegistrationError: It takes *args, **kwargs or positional-only arguments, or names a type that
+                isn't there.
+        """
+        signature = inspect.signature(function)
+        try:
+            hints = get_type_hints(function, include_extras=True)
+        except NameError as error:
+            raise RegistrationError(f"{_called(function)}: can't resolve its annotations: {error}") from error
+        context, keys = None, {}
+        for name, argument in signature.parameters.items():
+            if argument.kind not in (argument.POSITIONAL_OR_KEYWORD, argument.KEYWORD_ONLY):
+                raise RegistrationError(
+                    f"{_called(function)}: {argument} can't be a job's parameter; give each one a name"
+                )
+            if hints.get(name) is JobContext:
+                context = name
+            else:
+                hint = hints.get(name, Any)
+                keys[name] = hint if argument.default is argument.empty else NotRequired[hint]
+        fields: Any = keys
+        return cls(function, TypedDict(_called(function), fields), context, signature)  # type: ignore[operator]
+
+    def arguments(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The arguments of one call by name, without the context.
+
+        Raises:
+            EncodeError: They don't fit the function.
+        """
+        signature = self._signature
+        if self.context is not None:
+            rest = [p for name, p in signature.parameters.items() if name != self.context]
+            signature = signature.replace(parameters=rest)
+        try:
+            return signature.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            raise EncodeError(f"{_called(self.function)}{signature}: {error}") from None
+
+    def call(self, parameters: Mapping[str, Any], context: JobContext) -> Any:
+        """Call the function with its arguments by name."""
+        if self.context is None:
+            return self.function(**parameters)
+        return self.function(**parameters, **{self.context: context})
+
+
+def _called(function: Callable[..., Any]) -> str:
+    return getattr(function, "__name__", repr(function))

@@ -1,0 +1,257 @@
+"""What a queue knows without its store: its handlers by name, and how a push becomes a job on its way in.
+
+Both faces of a queue, async and sync, are built on it.
+"""
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Generic, ParamSpec, Self, TypedDict, TypeVar, Unpack
+
+from redisjobs import codec
+from redisjobs.driver import Driver, NewJob
+from redisjobs.errors import EncodeError, RegistrationError, UnknownJob, seconds
+from redisjobs.job import JobDefinition, JobName, Priority, Signature, handler_call, name_of
+from redisjobs.retry import RetryPolicy, exponential_jitter
+
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+Args = ParamSpec("Args")
+Returned = TypeVar("Returned")
+Duration = float | timedelta
+
+_CALL_JOBS, _CALL_BYTES = 500, 4 * 1024 * 1024  # what one script call of a push_many may carry
+
+
+class PushOptions(TypedDict, total=False):
+    """How a job is pushed; every one may be left out.
+
+    Attributes:
+        delay: Seconds or a timedelta from now, by the server's clock, before it may run.
+        at: The earliest time it may run: an aware datetime. Not with delay.
+        priority: HIGH, NORMAL (the default) or LOW.
+        job_id: Makes the push idempotent: an id that is on the queue, or ended within the last minute, is not
+            added again. Defaults to a new id, which makes the retries of this very call idempotent.
+        unique: A key that one job at a time may hold, from its push until it is done, dead or cancelled; a push
+            while another job holds it adds nothing and returns that job's id.
+        unique_for: Hold the unique key for just this long from the push instead, whatever becomes of the job.
+        headers: Strings to strings that go with the job, such as a trace context.
+        expires_in: A job not started within this time becomes a dead letter, reason `expired`.
+    """
+
+    delay: Duration | None
+    at: datetime | None
+    priority: Priority
+    job_id: str | None
+    unique: str | None
+    unique_for: Duration | None
+    headers: Mapping[str, str] | None
+    expires_in: Duration | None
+
+
+class Registry:
+    """A queue's handlers and defaults.
+
+    Attributes:
+        driver: The store, for whoever runs the handlers.
+
+    Args:
+        name: The queue's name: 1 to 200 characters, no braces, no spaces.
+        retry: The retry policy of handlers that name none. Defaults to `exponential_jitter()`.
+        max_parameters: Bytes of JSON that a job's parameters may have.
+        deadline: Seconds that a call is retried for while the store is away.
+    """
+
+    driver: Driver
+
+    def __init__(self, name: str, *, retry: RetryPolicy | None, max_parameters: int, deadline: Duration) -> None:
+        self.name = name
+        self.retry = retry or exponential_jitter()
+        self.max_parameters = max_parameters
+        self.deadline = seconds(deadline, "deadline")
+        self.definitions: dict[str, JobDefinition[Any]] = {}
+        self._names: dict[Any, JobName[Any]] = {}
+
+    def register(
+        self,
+        parameters: type[Any] | JobName[Any],
+        *,
+        retry: RetryPolicy | None = None,
+        timeout: Duration | None = None,
+    ) -> Callable[[Handler], Handler]:
+        """Register the decorated function as the handler of a job name; it stays as it is.
+
+        Args:
+            parameters: A parameter type that has a `job_name`, or a JobName.
+            retry: When a failed run is tried again. Defaults to the queue's policy.
+            timeout: How long one run may take. Defaults to no limit.
+
+        Raises:
+            RegistrationError: The name has a handler already, or the handler takes something other than
+                (parameters) or (parameters, context).
+        """
+        name = name_of(parameters)
+
+        def decorate(handler: Handler) -> Handler:
+            is_async = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
+                getattr(handler, "__call__", None)  # noqa: B004  (an object may have an async __call__)
+            )
+            self._add(name, handler_call(handler), is_async, retry, timeout)
+            return handler
+
+        return decorate
+
+    def register_function(
+        self,
+        function: Callable[..., Any],
+        *,
+        name: str | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: Duration | None = None,
+    ) -> tuple[JobName[Any], Signature]:
+        """Register a plain function whose signature is the parameters; what `job` of each face does."""
+        signature = Signature.of(function)
+        job_name = JobName(name or function.__name__, signature.type)
+        is_async = inspect.iscoroutinefunction(function)
+        self._add(job_name, signature.call, is_async, retry, timeout)
+        return job_name, signature
+
+    def _add(
+        self,
+        name: JobName[Any],
+        call: Callable[..., Any],
+        is_async: bool,
+        retry: RetryPolicy | None,
+        timeout: Duration | None,
+    ) -> None:
+        if name.name in self.definitions:
+            raise RegistrationError(f"queue '{self.name}' has a handler for '{name.name}' already")
+        _ = name.adapter  # a type that pydantic can't read is an error here and now
+        limit = None if timeout is None else seconds(timeout, "timeout")
+        self.definitions[name.name] = JobDefinition(name, call, is_async, retry or self.retry, limit)
+
+    def definition(self, name: str) -> JobDefinition[Any]:
+        """The definition registered for a name.
+
+        Raises:
+            UnknownJob: There is none; names those there are.
+        """
+        if name not in self.definitions:
+            known = ", ".join(sorted(self.definitions)) or "none"
+            raise UnknownJob(f"queue '{self.name}' has no handler for '{name}'; registered: {known}")
+        return self.definitions[name]
+
+    def prepare(self, parameters: Any, name: JobName[Any] | None = None, **options: Unpack[PushOptions]) -> NewJob:
+        """Encode a job without pushing it; `push_many` takes what this returns beside plain parameters.
+
+        Args:
+            parameters: What the handler gets.
+            name: For parameters whose type has no `job_name` of its own, or serves several names.
+            options: See `PushOptions`.
+
+        Raises:
+            EncodeError: The parameters don't fit their declared type, or are too large.
+            ValueError: An option makes no sense.
+        """
+        if name is None:
+            name = self._name_for(type(parameters))
+        fields: list[str | bytes] = ["name", name.name, "parameters"]
+        fields.append(codec.encode_parameters(name, parameters, self.max_parameters))
+        if not options:
+            return NewJob(codec.new_job_id(), fields)
+
+        headers, unique = options.get("headers"), options.get("unique")
+        unique_for, job_id = options.get("unique_for"), options.get("job_id")
+        if headers:
+            fields += ["headers", codec.encode_headers(headers)]
+        if unique_for is not None and not unique:
+            raise ValueError("unique_for= says how long a unique= key is held; give the key too")
+        if job_id is not None and not (0 < len(job_id) <= 500):
+            raise ValueError(f"job_id={job_id!r}: give 1 to 500 characters")
+        return NewJob(
+            job_id or codec.new_job_id(),
+            fields,
+            Priority(options.get("priority") or Priority.NORMAL),
+            _due(options.get("delay"), options.get("at")),
+            unique or "",
+            _ms(unique_for, "unique_for"),
+            _ms(options.get("expires_in"), "expires_in"),
+            job_id is not None,
+        )
+
+    def _name_for(self, kind: type[Any]) -> JobName[Any]:
+        if kind not in self._names:
+            if issubclass(kind, dict):
+                raise EncodeError("a TypedDict does not know its job name: push(parameters, JobName('...', Its))")
+            self._names[kind] = name_of(kind)
+        return self._names[kind]
+
+    def prepare_many(
+        self, items: Iterable[Any], name: JobName[Any] | None, options: PushOptions
+    ) -> Iterator[list[NewJob]]:
+        """Encode jobs in chunks that one script call takes."""
+        if options.get("job_id"):
+            raise ValueError("job_id= would give all jobs one id; use prepare(..., job_id=...) for each")
+        chunk: list[NewJob] = []
+        size = 0
+        for item in items:
+            job = item if isinstance(item, NewJob) else self.prepare(item, name, **options)
+            chunk.append(job)
+            size += sum(map(len, job.fields))
+            if len(chunk) == _CALL_JOBS or size >= _CALL_BYTES:
+                yield chunk
+                chunk, size = [], 0
+        if chunk:
+            yield chunk
+
+
+class FunctionJob(Generic[Args, Returned]):
+    """A function that is a job as well: call it as ever, or push it with the same arguments.
+
+    Attributes:
+        name: Its job name.
+    """
+
+    def __init__(
+        self, registry: Registry, function: Callable[Args, Returned], name: JobName[Any], signature: Signature
+    ) -> None:
+        functools.update_wrapper(self, function)
+        self.name = name
+        self._registry = registry
+        self._function = function
+        self._signature = signature
+        self._options = PushOptions()
+
+    def __call__(self, *args: Args.args, **kwargs: Args.kwargs) -> Returned:
+        """Call the function itself, here and now."""
+        return self._function(*args, **kwargs)
+
+    def options(self, **options: Unpack[PushOptions]) -> Self:
+        """The same job with push options, as in `resize.options(delay=60).push("a.png", width=64)`."""
+        other = copy.copy(self)
+        other._options = {**self._options, **options}
+        return other
+
+    def prepare(self, *args: Args.args, **kwargs: Args.kwargs) -> NewJob:
+        """Encode a call without pushing it, for `queue.push_many`.
+
+        Raises:
+            EncodeError: The arguments don't fit the function.
+        """
+        return self._registry.prepare(self._signature.arguments(*args, **kwargs), self.name, **self._options)
+
+
+def _ms(duration: Duration | None, what: str) -> int | None:
+    return None if duration is None else int(seconds(duration, what) * 1000)
+
+
+def _due(delay: Duration | None, at: datetime | None) -> str:
+    if delay is not None and at is not None:
+        raise ValueError("give delay= or at=, not both")
+    if at is not None:
+        if at.tzinfo is None:
+            raise ValueError(f"at={at!r} has no time zone; give an aware datetime")
+        return str(max(0, int(at.astimezone(UTC).timestamp() * 1000)))
+    wait = _ms(delay, "delay")
+    return f"+{wait}" if wait else ""

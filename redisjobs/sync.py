@@ -1,0 +1,156 @@
+"""The sync face of a queue, for code without an event loop: the same names, the same meaning, no `await`.
+
+A module can define one of these and serve both sides: web code pushes to it, `redisjobs worker` runs its
+handlers.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar, Unpack, overload
+
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+
+from redisjobs import codec, drivers
+from redisjobs.codec import JobInfo
+from redisjobs.driver import Counts, NewJob, Pushed, Word
+from redisjobs.errors import Unavailable
+from redisjobs.job import JobName, Signature, State
+from redisjobs.queue import gave_up, requeued
+from redisjobs.registry import Args, Duration, FunctionJob, PushOptions, Registry, Returned
+from redisjobs.retry import RetryPolicy
+
+T = TypeVar("T")
+
+
+class JobQueue(Registry):
+    """A queue of jobs for sync code; see `redisjobs.JobQueue`, whose arguments and methods these are.
+
+    It may be shared by threads. Use it as `with queue:`, or call `close` at the end.
+    """
+
+    def __init__(
+        self,
+        where: Any,
+        name: str = "default",
+        *,
+        retry: RetryPolicy | None = None,
+        max_parameters: int = codec.MAX_PARAMETERS,
+        deadline: Duration = 10,
+    ) -> None:
+        super().__init__(name, retry=retry, max_parameters=max_parameters, deadline=deadline)
+        self.driver, self._sync = drivers.connect_sync(where, name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections; the queue can be used again after."""
+        self._sync.close()
+
+    @overload
+    def job(self, function: Callable[Args, Returned], /) -> "JobFunction[Args, Returned]": ...
+
+    @overload
+    def job(
+        self, /, *, name: str | None = None, retry: RetryPolicy | None = None, timeout: Duration | None = None
+    ) -> "JobDecorator": ...
+
+    def job(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+        """Make the decorated function a job; see `redisjobs.JobQueue.job`."""
+
+        def decorate(function: Callable[..., Any]) -> JobFunction[..., Any]:
+            return JobFunction(self, function, *self.register_function(function, **options))
+
+        return decorate if function is None else decorate(function)
+
+    def push(self, parameters: Any, name: JobName[Any] | None = None, **options: Unpack[PushOptions]) -> str:
+        """Put a job on the queue; see `redisjobs.JobQueue.push` for what it returns and raises."""
+        job = self.prepare(parameters, name, **options)
+        (pushed,) = self._push([job])
+        return pushed.holder or job.job_id
+
+    def push_many(
+        self, items: Iterable[Any], name: JobName[Any] | None = None, **options: Unpack[PushOptions]
+    ) -> list[str]:
+        """Put many jobs on the queue; see `redisjobs.JobQueue.push_many`."""
+        ids: list[str] = []
+        for jobs in self.prepare_many(items, name, options):
+            answers = self._push(jobs)
+            ids += [answer.holder or job.job_id for job, answer in zip(jobs, answers, strict=True)]
+        return ids
+
+    def get(self, job_id: str) -> JobInfo | None:
+        """Look a job up; see `redisjobs.JobQueue.get`."""
+        row = self._call(lambda: self._sync.find(job_id))
+        return None if row is None else codec.job_info(row)
+
+    def jobs(self, state: State | str, limit: int = 100) -> list[JobInfo]:
+        """List jobs of one state; see `redisjobs.JobQueue.jobs`."""
+        return [codec.job_info(row) for row in self._call(lambda: self._sync.jobs(State(state), limit))]
+
+    def counts(self) -> Counts:
+        """How many jobs are in each state at one instant."""
+        return self._call(self._sync.counts)
+
+    def cancel(self, job_id: str) -> Word:
+        """Cancel a job; see `redisjobs.JobQueue.cancel` for the words."""
+        return self._call(lambda: self._sync.cancel(job_id))
+
+    def requeue(self, job_id: str) -> bool:
+        """Make a dead letter ready again; see `redisjobs.JobQueue.requeue`."""
+        return requeued(job_id, self._call(lambda: self._sync.requeue(job_id)))
+
+    def delete(self, job_id: str) -> bool:
+        """Throw a dead letter away; whether there was one."""
+        return self._call(lambda: self._sync.delete(job_id)) is Word.OK
+
+    def _push(self, jobs: Sequence[NewJob]) -> list[Pushed]:
+        again = any(job.given_id for job in jobs)
+        first = functools.partial(self._sync.push, jobs, again=again)
+        return self._call(first, functools.partial(self._sync.push, jobs, again=True), jobs)
+
+    def _call(
+        self, call: Callable[[], T], repeat: Callable[[], T] | None = None, jobs: Sequence[NewJob] = ()
+    ) -> T:
+        """Call the store, and again with backoff and jitter while it is away, until the deadline."""
+        try:
+            return call()
+        except Unavailable:
+            retrying = Retrying(
+                retry=retry_if_exception_type(Unavailable),
+                wait=wait_random_exponential(multiplier=0.05, max=1),
+                stop=stop_after_delay(self.deadline),
+                reraise=True,
+            )
+        try:
+            return retrying(repeat or call)
+        except Unavailable as error:
+            raise gave_up(jobs, self.deadline, error) from error
+
+
+class JobDecorator(Protocol):
+    """What `job(...)` returns: makes a function a job."""
+
+    def __call__(self, function: Callable[Args, Returned], /) -> "JobFunction[Args, Returned]":
+        """Make a function a job."""
+
+
+class JobFunction(FunctionJob[Args, Returned]):
+    """A function that is a job of a sync queue as well; see `FunctionJob`."""
+
+    def __init__(
+        self, queue: JobQueue, function: Callable[Args, Returned], name: JobName[Any], signature: Signature
+    ) -> None:
+        super().__init__(queue, function, name, signature)
+        self._queue = queue
+
+    def push(self, *args: Args.args, **kwargs: Args.kwargs) -> str:
+        """Put a call of the function on the queue; see `redisjobs.JobQueue.push`."""
+        parameters = self._signature.arguments(*args, **kwargs)
+        return self._queue.push(parameters, self.name, **self._options)

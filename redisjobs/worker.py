@@ -1,0 +1,105 @@
+"""A worker: what it is told, how it is stopped. What it does is a `Shift`."""
+
+import logging
+import os
+import secrets
+import signal
+import socket
+
+import anyio
+
+from redisjobs.errors import seconds
+from redisjobs.registry import Duration, Registry
+from redisjobs.running import Settings
+from redisjobs.shift import Shift
+
+logger = logging.getLogger("redisjobs.worker")
+
+
+class Worker:
+    """Runs the jobs of a queue.
+
+    Args:
+        queue: The queue with its handlers, async or sync.
+        concurrency: How many jobs run at once.
+        lease: Seconds a job stays this worker's without a sign of life. Renewed every third of it; when a
+            worker dies, its jobs run again elsewhere once it is over. Defaults to 15 s.
+        max_deliveries: A job handed out more often without an outcome is a dead letter, for it may be what
+            kills its workers. Defaults to 3.
+        grace: Seconds that running jobs may finish in after a stop. Then they are cancelled and handed on.
+        unknown_for: Seconds that a job whose name no worker knows is kept, as in a rolling deploy, before it
+            is a dead letter. Defaults to an hour.
+        worker_id: Who this is; must be new at each start. Defaults to host:pid:random.
+    """
+
+    def __init__(
+        self,
+        queue: Registry,
+        *,
+        concurrency: int = 10,
+        lease: Duration = 15,
+        max_deliveries: int = 3,
+        grace: Duration = 25,
+        unknown_for: Duration = 3600,
+        worker_id: str | None = None,
+    ) -> None:
+        if concurrency < 1 or max_deliveries < 1:
+            raise ValueError(f"concurrency={concurrency} and max_deliveries={max_deliveries} must be at least 1")
+        if seconds(lease, "lease") < 0.1:
+            raise ValueError(f"lease={lease!r}: at least 0.1 s, or renewing it can't keep up")
+        self.worker_id = worker_id or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self.settings = Settings(
+            queue=queue,
+            worker_id=self.worker_id,
+            concurrency=concurrency,
+            lease=seconds(lease, "lease"),
+            max_deliveries=max_deliveries,
+            unknown_ms=int(seconds(unknown_for, "unknown_for") * 1000),
+        )
+        self.grace = seconds(grace, "grace")
+        self._shift: Shift | None = None
+
+    async def run(self, *, until_idle: bool = False, handle_signals: bool = False) -> None:
+        """Run jobs until `stop` is called or the task is cancelled.
+
+        Args:
+            until_idle: Return as soon as nothing is ready and nothing runs here; delayed jobs that are not
+                due are left.
+            handle_signals: Let SIGTERM and SIGINT stop the worker, a second one at once. Main thread only.
+
+        Raises:
+            DriverError: The store refuses what a worker needs (too old, no permission); while it is only away
+                the worker waits for it. Whatever this worker held is released.
+        """
+        self._shift = Shift(self.settings, until_idle=until_idle)
+        try:
+            async with anyio.create_task_group() as tasks:
+                if handle_signals:
+                    tasks.start_soon(self._watch_signals)
+                await self._shift.run()
+                tasks.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            # One cause, one error: that tasks were involved is no business of the caller's.
+            if len(group.exceptions) == 1:
+                raise group.exceptions[0] from group.exceptions[0].__cause__
+            raise
+        finally:
+            self._shift = None
+
+    def stop(self) -> None:
+        """Claim no more; let running jobs finish for `grace` seconds, then release them; then `run` returns."""
+        if self._shift is not None:
+            self._shift.stop(self.grace)
+
+    def stop_now(self) -> None:
+        """Cancel and release what runs, at once; then `run` returns."""
+        if self._shift is not None:
+            self._shift.stop(0)
+
+    async def _watch_signals(self) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            stop = self.stop
+            async for number in signals:
+                logger.info("%s: stopping%s", number.name, " at once" if stop == self.stop_now else "")
+                stop()
+                stop = self.stop_now

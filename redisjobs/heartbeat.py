@@ -36,7 +36,9 @@ class Heartbeat:
         self._held = held
         self._facts = facts
         self._answered = answered
-        self._ended = threading.Event()
+        self._failing = False
+        self._ended = False
+        self._stir = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="redisjobs heartbeat", daemon=True)
         self.renewed = time.monotonic()
         """When leases were last renewed, by this machine's monotonic clock."""
@@ -45,27 +47,36 @@ class Heartbeat:
         """Begin; the first renewal is at once."""
         self._thread.start()
 
+    def hurry(self) -> None:
+        """Renew now, to hear now what became of the leases."""
+        self._stir.set()
+
     def stop(self, timeout: float) -> None:
         """End, waiting up to `timeout` seconds for a renewal that is under way."""
-        self._ended.set()
+        self._ended = True
+        self._stir.set()
         self._thread.join(timeout)
 
     def _beat(self) -> None:
-        failing = False
-        while not self._ended.is_set():
-            started = time.monotonic()
-            leases = list(self._held())
-            try:
-                words = self._heart.renew(leases, self._facts())
-            except DriverError as error:
-                if not failing:
-                    logger.warning("leases could not be renewed, trying on: %s", error)
-                failing = True
-                self._ended.wait(min(1.0, self._interval / 2))
-                continue
-            if failing:
-                logger.info("leases are renewed again")
-            failing, self.renewed = False, started
-            self._answered(leases, words)
-            self._ended.wait(max(0.0, started + self._interval - time.monotonic()))
+        while not self._ended:
+            pause = self._renew()
+            self._stir.wait(pause)
+            self._stir.clear()
         self._heart.close()
+
+    def _renew(self) -> float:
+        """Renew once; seconds until the next time."""
+        started = time.monotonic()
+        leases = list(self._held())
+        try:
+            words = self._heart.renew(leases, self._facts())
+        except DriverError as error:
+            if not self._failing:
+                logger.warning("leases could not be renewed, trying on: %s", error)
+            self._failing = True
+            return min(1.0, self._interval / 2)
+        if self._failing:
+            logger.info("leases are renewed again")
+        self._failing, self.renewed = False, started
+        self._answered(leases, words)
+        return max(0.0, started + self._interval - time.monotonic())

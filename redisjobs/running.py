@@ -134,9 +134,11 @@ class Running:
         if definition.is_async:
             await definition.call(parameters, context)
             return
-        result = await anyio.to_thread.run_sync(
-            definition.call, parameters, context, abandon_on_cancel=True, limiter=self._threads
-        )
+
+        def call() -> tuple[Any]:  # boxed, for trio takes a bare coroutine for a mistake
+            return (definition.call(parameters, context),)
+
+        (result,) = await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._threads)
         if inspect.isawaitable(result):  # a plain function that returns a coroutine, as decorators make them
             await result
 

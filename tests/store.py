@@ -2,16 +2,24 @@
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+import anyio
 import redis
 
 from redisjobs.driver import Consumer, Driver
 from redisjobs.drivers.memory import Memory, MemoryDriver
 from redisjobs.drivers.redis import RedisDriver
 from redisjobs.job import Priority
+
+
+async def eventually(condition: Callable[[], object], within: float = 5) -> None:
+    """Wait until a condition holds that nobody signals; TimeoutError if it does not in time."""
+    with anyio.fail_after(within):
+        while not condition():  # noqa: ASYNC110  (what other processes and threads do sets no event here)
+            await anyio.sleep(0.005)
 
 
 class Clock:
@@ -95,7 +103,7 @@ class RedisStore:
     def pending(self, priority: Priority = Priority.NORMAL) -> list[tuple[str, str, int]]:
         """The leases of a ready stream: entry, worker, deliveries."""
         try:
-            rows = self.admin.execute_command("XPENDING", self.stream(priority), "workers", "-", "+", 1000)
+            rows = self.admin.xpending_range(self.stream(priority), "workers", "-", "+", 1000)
         except redis.ResponseError:
             return []
         return [(row["message_id"].decode(), row["consumer"].decode(), row["times_delivered"]) for row in rows]
@@ -103,8 +111,8 @@ class RedisStore:
     def age(self, seconds: float) -> None:
         for priority in Priority:
             for entry, worker, _ in self.pending(priority):
-                idle = ["IDLE", int(seconds * 1000), "JUSTID"]
-                self.admin.execute_command("XCLAIM", self.stream(priority), "workers", worker, 0, entry, *idle)
+                idle = int(seconds * 1000)
+                self.admin.xclaim(self.stream(priority), "workers", worker, 0, [entry], idle=idle, justid=True)
 
     def put(self, fields: Mapping[str, str | bytes], priority: Priority = Priority.NORMAL) -> str:
         entry: bytes = self.admin.xadd(self.stream(priority), dict(fields))

@@ -1,0 +1,167 @@
+"""How a worker with nothing to do hears of work: a blocking read, nudges, and a timer for delayed jobs.
+
+Each has its own task and its own connection, so that none waits behind another, nor behind a settlement.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import anyio
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+
+from redisjobs.driver import Consumer, Lease, Nudge
+from redisjobs.errors import QueueFull, Unavailable
+
+T = TypeVar("T")
+
+NOT_NOW = (Unavailable, QueueFull)
+"""The store is away or full: wait, keep what we hold, try again."""
+
+_WAIT = 5.0  # seconds of one blocking read
+
+
+async def until_there(call: Callable[[], Awaitable[T]], say: Callable[[RetryCallState], None] | None = None) -> T:
+    """Call the store, again with backoff and jitter for as long as it is away; what `call` returned."""
+    retrying = AsyncRetrying(
+        retry=retry_if_exception_type(NOT_NOW),
+        wait=wait_random_exponential(multiplier=0.05, max=1),
+        before_sleep=say,
+        sleep=anyio.sleep,
+    )
+    return await retrying(call)
+
+
+class Lookout:
+    """Waits for work on a worker's behalf.
+
+    Args:
+        consumer: The worker's side of the store.
+        arrived: Takes jobs that the blocking read leased.
+        changed: Called when something below has changed.
+        cancelled: Takes the id of a job that somebody cancelled.
+        listening: Called when listening begins, for what was said before was missed.
+
+    Attributes:
+        promote: A delayed job may be due: somebody has to promote it.
+        unsure: A blocking read broke off; jobs may have been delivered into the reply we did not see.
+    """
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        *,
+        arrived: Callable[[Sequence[Lease]], None],
+        changed: Callable[[], None],
+        cancelled: Callable[[str], None],
+        listening: Callable[[], None],
+    ) -> None:
+        self.promote = False
+        self.unsure = False
+        self._consumer = consumer
+        self._arrived = arrived
+        self._changed = changed
+        self._cancelled = cancelled
+        self._listening = listening
+        self._count = 0  # most jobs of each priority that the blocking read may lease
+        self._read: anyio.CancelScope | None = None
+        self._begun = anyio.Event()
+        self._over = anyio.Event()
+        self._clock = 0.0  # the server's clock less our monotonic one, s
+        self._due_at: float | None = None  # when the next delayed job is, by our monotonic clock
+        self._due_changed = anyio.Event()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the blocking read is under way."""
+        return self._read is not None
+
+    def begin(self, count: int) -> None:
+        """Let the blocking read begin, for up to `count` jobs of each priority."""
+        self._count = count
+        self._read = anyio.CancelScope()
+        self._over = anyio.Event()
+        self._begun.set()
+
+    def interrupt(self) -> None:
+        """Let the blocking read break off, if it is under way."""
+        if self._read is not None:
+            self._read.cancel()
+
+    async def end(self) -> None:
+        """Break the blocking read off and wait until it is over: then no delivery is under way."""
+        if self._read is not None:
+            self._read.cancel()
+            await self._over.wait()
+
+    @property
+    def server_ms(self) -> int:
+        """The server's clock, as well as we know it."""
+        return int((time.monotonic() + self._clock) * 1000)
+
+    def learn(self, server_ms: int, due_in: float | None) -> None:
+        """Take in what a claim told of the server's clock and of the next delayed job, in s."""
+        now = time.monotonic()
+        self._clock = server_ms / 1000 - now
+        self._set_due(None if due_in is None else now + due_in)
+
+    async def watch(self) -> None:
+        """Watch, until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._watch_reads)
+            tasks.start_soon(self._watch_due)
+            tasks.start_soon(until_there, self._listen)
+
+    async def _watch_reads(self) -> None:
+        while True:
+            await self._begun.wait()
+            self._begun = anyio.Event()
+            if self._read is not None:
+                with self._read as scope:
+                    await self._wait()
+                self.unsure = self.unsure or scope.cancelled_caught
+            self._read = None
+            self._over.set()
+            self._changed()
+
+    async def _wait(self) -> None:
+        try:
+            leases = await self._consumer.wait(self._count, _WAIT)
+        except NOT_NOW:
+            self.unsure = True
+        else:
+            self._arrived(leases)
+
+    async def _listen(self) -> None:
+        await self._consumer.listen(self._heard)
+
+    def _heard(self, nudge: Nudge) -> None:
+        match nudge.kind:
+            case "cancel":
+                self._cancelled(nudge.value)
+            case "released":
+                self.interrupt()
+            case "due" if nudge.value.isdigit():
+                due_at = int(nudge.value) / 1000 - self._clock
+                if self._due_at is None or due_at < self._due_at:
+                    self._set_due(due_at)
+            case "subscribed":
+                self.promote = True
+                self._listening()
+                self._changed()
+
+    def _set_due(self, due_at: float | None) -> None:
+        self._due_at = due_at
+        self._due_changed.set()
+
+    async def _watch_due(self) -> None:
+        """A blocking read ends on the server's 100 ms timer, too coarse for jobs that have a time."""
+        while True:
+            self._due_changed = anyio.Event()
+            wait = float("inf") if self._due_at is None else self._due_at - time.monotonic()
+            with anyio.move_on_after(max(0.0, wait)) as until_due:
+                await self._due_changed.wait()
+            if until_due.cancelled_caught:
+                self._due_at = None
+                self.promote = True
+                self._changed()

@@ -1,0 +1,840 @@
+"""A worker in this process: on memory under asyncio and trio, and on a real server."""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
+
+import anyio
+import anyio.lowlevel
+import pytest
+from store import MemoryStore, RedisStore, Store, eventually
+from tenacity import stop_after_attempt, wait_none
+
+from redisjobs import (
+    Fail,
+    JobContext,
+    JobName,
+    JobQueue,
+    Priority,
+    Retry,
+    RetryPolicy,
+    Snooze,
+    State,
+    Word,
+    Worker,
+    no_retry,
+)
+
+pytestmark = pytest.mark.anyio
+
+AT_ONCE = RetryPolicy(wait=wait_none(), stop=stop_after_attempt(3))
+SOON = 3.0  # seconds: less than a blocking read lasts, so what happens within it was not polled for
+
+
+@dataclass
+class Work:
+    job_name: ClassVar[str] = "Work"
+    number: int = 0
+
+
+@pytest.fixture(params=["memory asyncio", "memory trio", "redis asyncio"])
+def setting(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def anyio_backend(setting: str) -> str:
+    return setting.split()[1]
+
+
+@pytest.fixture
+def store(setting: str, queue_name: str, request: pytest.FixtureRequest) -> Store:
+    if setting.startswith("memory"):
+        return MemoryStore(queue_name)
+    store: RedisStore = request.getfixturevalue("redis_store")
+    return store
+
+
+@pytest.fixture
+async def queue(store: Store) -> AsyncIterator[JobQueue]:
+    async with JobQueue(store.driver, store.queue_name) as queue:
+        yield queue
+
+
+@contextlib.asynccontextmanager
+async def working(*workers: Worker) -> AsyncIterator[None]:
+    """The workers at work; at the end they stop at once, and must end soon."""
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            for worker in workers:
+                tasks.start_soon(worker.run)
+            yield
+            for worker in workers:
+                worker.stop_now()
+
+
+async def drain(queue: JobQueue, **options: Any) -> None:
+    """Run what is ready, and return."""
+    with anyio.fail_after(20):
+        await Worker(queue, **options).run(until_idle=True)
+
+
+async def until(queue: JobQueue, state: State, number: int) -> None:
+    """Wait until so many jobs are in a state."""
+    with anyio.fail_after(SOON):
+        while len(await queue.jobs(state)) != number:
+            await anyio.lowlevel.checkpoint()
+
+
+async def until_it_waits(worker: Worker) -> None:
+    """Wait until a worker has found nothing to do, and waits in a blocking read."""
+    await eventually(lambda: worker._shift and worker._shift.lookout.waiting)
+
+
+# Running
+
+
+async def test_a_drain_runs_every_ready_job_once_and_leaves_those_not_due(queue: JobQueue) -> None:
+    ran: list[int] = []
+    queue.register(Work)(lambda work: ran.append(work.number))
+    await queue.push_many([Work(n) for n in range(30)])
+    await queue.push(Work(99), delay=3600)
+
+    await drain(queue)
+
+    counts = await queue.counts()
+    assert sorted(ran) == list(range(30))
+    assert (sum(counts.ready.values()), counts.running, counts.delayed, counts.dead) == (0, 0, 1, 0)
+    assert counts.totals["completed"] == 30
+
+
+async def test_one_slot_runs_strictly_by_priority_and_in_order(queue: JobQueue) -> None:
+    ran: list[int] = []
+    queue.register(Work)(lambda work: ran.append(work.number))
+    for number, priority in enumerate([Priority.LOW, Priority.NORMAL, Priority.HIGH] * 2):
+        await queue.push(Work(number), priority=priority)
+
+    await drain(queue, concurrency=1)
+
+    assert ran == [2, 5, 1, 4, 0, 3]
+
+
+async def test_as_many_jobs_run_at_once_as_there_are_slots(queue: JobQueue) -> None:
+    now, most = 0, 0
+
+    @queue.register(Work)
+    async def work(_: Work) -> None:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await anyio.sleep(0.01)
+        now -= 1
+
+    await queue.push_many([Work(n) for n in range(20)])
+
+    await drain(queue, concurrency=4)
+
+    assert most == 4
+
+
+async def test_sync_handlers_run_in_threads_beside_each_other(queue: JobQueue) -> None:
+    together = threading.Barrier(3, timeout=5)
+    threads = set()
+
+    @queue.register(Work)
+    def work(_: Work) -> None:
+        threads.add(threading.get_ident())
+        together.wait()
+
+    await queue.push_many([Work(n) for n in range(3)])
+
+    await drain(queue, concurrency=3)
+
+    assert len(threads) == 3
+    assert threading.get_ident() not in threads
+
+
+async def test_a_plain_function_that_returns_a_coroutine_is_awaited(queue: JobQueue) -> None:
+    ran: list[int] = []
+
+    async def work(number: int) -> None:
+        ran.append(number)
+
+    queue.register(Work)(lambda parameters: work(parameters.number))
+    await queue.push(Work(7))
+
+    await drain(queue)
+
+    assert ran == [7]
+
+
+async def test_a_handler_is_told_of_its_job(queue: JobQueue) -> None:
+    seen: list[JobContext] = []
+
+    @queue.register(Work)
+    async def work(_: Work, context: JobContext) -> None:
+        seen.append(context)
+        context.logger.info("at work")
+
+    await queue.push(Work(), job_id="the-id", headers={"traceparent": "00-ab"})
+
+    await drain(queue, worker_id="host:1:me")
+
+    (context,) = seen
+    assert (context.job_id, context.job_name, context.queue_name) == ("the-id", "Work", queue.name)
+    assert (context.attempt, context.deliveries, context.worker_id) == (1, 1, "host:1:me")
+    assert abs(context.queued_at - datetime.now(UTC)) < timedelta(minutes=1)
+    assert context.headers == {"traceparent": "00-ab"}
+    assert context.next_scheduled_at is None
+
+
+async def test_a_function_is_a_job_and_can_still_be_called(queue: JobQueue) -> None:
+    ran: list[tuple[str, int, int]] = []
+
+    @queue.job
+    async def resize(path: str, context: JobContext, *, width: int = 640) -> None:
+        ran.append((path, width, context.attempt))
+
+    @queue.job(name="double-it")
+    def double(number: int) -> int:
+        return number * 2
+
+    await resize.push("a.png", width=64)  # type: ignore[call-arg]
+    await resize.options(priority=Priority.HIGH).push("b.png")  # type: ignore[call-arg]
+    await double.push(4)
+    await drain(queue, concurrency=1)
+
+    assert ran == [("b.png", 640, 1), ("a.png", 64, 1)]
+    assert double(21) == 42
+
+
+# Failing
+
+
+async def test_a_failed_job_runs_again_under_its_id_until_its_attempts_are_used_up(queue: JobQueue) -> None:
+    attempts: list[tuple[str, int, int]] = []
+
+    @queue.register(Work, retry=AT_ONCE)
+    async def work(_: Work, context: JobContext) -> None:
+        attempts.append((context.job_id, context.attempt, context.deliveries))
+        raise ValueError(f"no luck in attempt {context.attempt}")
+
+    job_id = await queue.push(Work())
+    await drain(queue)
+
+    info = await queue.get(job_id)
+    assert attempts == [(job_id, 1, 1), (job_id, 2, 1), (job_id, 3, 1)]
+    assert info is not None
+    assert (info.state, info.reason, info.attempt) == (State.DEAD, "failed", 3)
+    assert info.error == "ValueError: no luck in attempt 3"
+    assert "raise ValueError" in info.traceback
+
+
+async def test_a_job_that_waits_for_its_retry_tells_of_its_last_error(queue: JobQueue) -> None:
+    @queue.register(Work)
+    async def work(_: Work) -> None:
+        raise OSError("disk full")
+
+    job_id = await queue.push(Work())
+    await drain(queue)
+
+    info = await queue.get(job_id)
+    assert info is not None
+    assert (info.state, info.attempt, info.error) == (State.DELAYED, 2, "OSError: disk full")
+    assert info.due_at is not None
+    assert timedelta(seconds=0) < info.due_at - datetime.now(UTC) < timedelta(seconds=3.1)  # 2 s, jittered by half
+
+
+async def test_a_handler_steers_by_raising(queue: JobQueue) -> None:
+    raised: dict[int, BaseException] = {
+        1: Retry(delay=50),
+        2: Snooze(for_=timedelta(minutes=2)),
+        3: Snooze(until=datetime.now(UTC) + timedelta(hours=1)),
+        4: Fail("the card is stolen"),
+    }
+
+    @queue.register(Work)
+    async def work(work: Work) -> None:
+        raise raised[work.number]
+
+    ids = await queue.push_many([Work(n) for n in raised])
+    await drain(queue)
+
+    retry, snooze, until, fail = [await queue.get(job_id) for job_id in ids]
+    assert retry is not None
+    assert snooze is not None
+    assert until is not None
+    assert fail is not None
+    assert (retry.state, retry.attempt) == (State.DELAYED, 2)
+    assert (snooze.state, snooze.attempt) == (State.DELAYED, 1)
+    assert (until.state, until.attempt) == (State.DELAYED, 1)
+    assert [info.due_at for info in (retry, snooze, until)] == sorted(
+        info.due_at for info in (retry, snooze, until) if info.due_at
+    )
+    assert (fail.state, fail.reason, fail.error) == (State.DEAD, "failed", "the card is stolen")
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), BaseException("odd"), RecursionError("deep")])
+async def test_nothing_a_handler_raises_ends_the_worker(queue: JobQueue, error: BaseException) -> None:
+    ran: list[int] = []
+
+    @queue.register(Work, retry=no_retry())
+    async def work(work: Work) -> None:
+        if work.number == 0:
+            raise error
+        ran.append(work.number)
+
+    await queue.push_many([Work(0), Work(1)])
+    await drain(queue, concurrency=1)
+
+    assert ran == [1]
+    assert len(await queue.jobs(State.DEAD)) == 1
+
+
+async def test_a_cancellation_out_of_nowhere_is_a_failure_like_any_other(queue: JobQueue) -> None:
+    if queue.name and anyio.get_cancelled_exc_class().__module__.startswith("trio"):
+        return  # trio's can't be made by hand
+
+    @queue.register(Work, retry=no_retry())
+    async def work(_: Work) -> None:
+        raise anyio.get_cancelled_exc_class()()
+
+    await queue.push(Work())
+    await drain(queue)
+
+    (dead,) = await queue.jobs(State.DEAD)
+    assert dead.error == "CancelledError"
+
+
+async def test_a_retry_policy_that_raises_costs_neither_job_nor_worker(queue: JobQueue) -> None:
+    def broken(_: object) -> float:
+        raise ZeroDivisionError("in the policy")
+
+    @queue.register(Work, retry=RetryPolicy(wait=broken))
+    async def work(_: Work) -> None:
+        raise ValueError("in the handler")
+
+    job_id = await queue.push(Work())
+    await drain(queue)
+
+    info = await queue.get(job_id)
+    assert info is not None
+    assert (info.state, info.attempt, info.error) == (State.DELAYED, 2, "ZeroDivisionError: in the policy")
+
+
+async def test_a_job_over_its_timeout_is_cancelled_and_retried(queue: JobQueue) -> None:
+    attempts = 0
+
+    @queue.register(Work, timeout=0.05, retry=AT_ONCE)
+    async def work(_: Work) -> None:
+        nonlocal attempts
+        attempts += 1
+        await anyio.sleep_forever()
+
+    await queue.push(Work())
+    await drain(queue)
+
+    (dead,) = await queue.jobs(State.DEAD)
+    assert attempts == 3
+    assert dead.error == "JobTimeout: the handler was still running after its timeout of 0.05 s"
+
+
+async def test_a_sync_handler_over_its_timeout_is_told_and_its_outcome_ignored(queue: JobQueue) -> None:
+    told = threading.Event()
+
+    @queue.register(Work, timeout=0.05, retry=no_retry())
+    def work(_: Work, context: JobContext) -> None:
+        while not context.cancelled:
+            time.sleep(0.005)
+        told.set()
+
+    await queue.push(Work())
+    await drain(queue)
+
+    (dead,) = await queue.jobs(State.DEAD)
+    assert dead.error.startswith("JobTimeout")
+    assert told.wait(5)
+
+
+# Bad input
+
+
+async def test_entries_that_are_no_jobs_become_dead_letters_and_the_others_run(
+    queue: JobQueue, store: Store
+) -> None:
+    ran: list[int] = []
+    queue.register(Work)(lambda work: ran.append(work.number))
+    bad: list[dict[str, str | bytes]] = [
+        {"name": "Work", "parameters": b"\xff\xfe not json"},
+        {"name": "Work", "parameters": '{"number": "many"}'},
+        {"parameters": "{}"},
+        {"name": "Work"},
+        {"name": "Work", "parameters": "{}", "attempt": "x"},
+    ]
+    entries = [store.put(fields) for fields in bad]
+    await queue.push(Work(5))
+
+    await drain(queue)
+
+    dead = {info.job_id: info for info in await queue.jobs(State.DEAD)}
+    assert ran == [5]
+    assert sorted(dead) == sorted(entries)
+    assert {info.reason for info in dead.values()} == {"undecodable"}
+    assert "Work.number: Input should be a valid integer" in dead[entries[1]].error
+    assert "no field 'name'" in dead[entries[2]].error
+    row = await queue.driver.find(entries[0])
+    assert row is not None
+    assert row.fields[b"parameters"] == b"\xff\xfe not json"
+
+
+async def test_an_entry_put_in_by_hand_runs_under_its_entry_id(queue: JobQueue, store: Store) -> None:
+    ran: list[tuple[str, int]] = []
+
+    @queue.register(Work)
+    async def work(work: Work, context: JobContext) -> None:
+        ran.append((context.job_id, work.number))
+        if context.attempt == 1:
+            raise Retry(delay=0)
+
+    entry = store.put({"name": "Work", "parameters": '{"number": 8}'})
+    await drain(queue)
+
+    assert ran == [(entry, 8), (entry, 8)]
+
+
+async def test_a_job_whose_name_nobody_knows_waits_longer_each_time(queue: JobQueue, store: Store) -> None:
+    job_id = await queue.push(Work(), JobName("NewName", Work))
+    waits = []
+    for _ in range(4):
+        await drain(queue)
+        info = await queue.get(job_id)
+        assert info is not None
+        assert info.due_at is not None
+        assert (info.state, info.attempt) == (State.DELAYED, 1)
+        waits.append(round(info.due_at.timestamp() - store.clock() / 1000))
+        store.clock.set_to = int(info.due_at.timestamp() * 1000) + 1
+
+    assert waits == [1, 1, 2, 4]
+
+
+async def test_a_job_whose_name_nobody_knows_runs_once_a_worker_does(queue: JobQueue, store: Store) -> None:
+    ran: list[int] = []
+    await queue.push(Work(3), JobName("NewName", Work))
+    await drain(queue)
+
+    queue.register(JobName("NewName", Work))(lambda work: ran.append(work.number))
+    store.clock.advance(1.1)
+    await drain(queue)
+
+    assert ran == [3]
+
+
+async def test_a_job_whose_name_nobody_knows_is_a_dead_letter_in_the_end(queue: JobQueue, store: Store) -> None:
+    await queue.push(Work(), JobName("NewName", Work))
+    await drain(queue)
+    store.clock.advance(3601)
+
+    await drain(queue)
+
+    (dead,) = await queue.jobs(State.DEAD)
+    assert (dead.reason, dead.attempt) == ("unknown name", 1)
+    assert "NewName" in dead.error
+
+
+async def test_a_job_not_started_in_time_is_a_dead_letter(queue: JobQueue, store: Store) -> None:
+    ran: list[int] = []
+    queue.register(Work)(lambda work: ran.append(work.number))
+    await queue.push(Work(1), expires_in=10)
+    await queue.push(Work(2), expires_in=1000)
+    store.clock.advance(30)
+
+    await drain(queue)
+
+    (dead,) = await queue.jobs(State.DEAD)
+    assert ran == [2]
+    assert dead.reason == "expired"
+
+
+# Waking
+
+
+async def test_an_idle_worker_wakes_at_once_for_a_push(queue: JobQueue) -> None:
+    ran = anyio.Event()
+
+    @queue.register(Work)
+    async def work(_: Work) -> None:
+        ran.set()
+
+    worker = Worker(queue)
+    async with working(worker):
+        await until_it_waits(worker)
+        await queue.push(Work())
+        with anyio.fail_after(SOON):
+            await ran.wait()
+
+
+async def test_an_idle_worker_wakes_for_a_delayed_job_that_becomes_the_earliest(queue: JobQueue) -> None:
+    ran: list[int] = []
+    both = anyio.Event()
+
+    @queue.register(Work)
+    async def work(work: Work) -> None:
+        ran.append(work.number)
+        if len(ran) == 2:
+            both.set()
+
+    await queue.push(Work(0), delay=3600)
+    worker = Worker(queue)
+    async with working(worker):
+        await until_it_waits(worker)
+        await queue.push(Work(1), delay=0.3)
+        await queue.push(Work(2), delay=0.1)
+        with anyio.fail_after(SOON):
+            await both.wait()
+
+    assert ran == [2, 1]
+
+
+async def test_a_push_of_all_priorities_into_one_idle_slot_loses_and_doubles_nothing(queue: JobQueue) -> None:
+    ran: list[int] = []
+    all_ran = anyio.Event()
+
+    @queue.register(Work)
+    async def work(work: Work) -> None:
+        ran.append(work.number)
+        if len(ran) == 30:
+            all_ran.set()
+
+    jobs = [queue.prepare(Work(n), priority=list(Priority)[n % 3]) for n in range(30)]
+    worker = Worker(queue, concurrency=1)
+    async with working(worker):
+        await until_it_waits(worker)
+        await queue.push_many(jobs)
+        with anyio.fail_after(SOON):
+            await all_ran.wait()
+
+    assert sorted(ran) == list(range(30))
+
+
+# Cancelling
+
+
+async def test_cancelling_a_running_job_cancels_its_handler(queue: JobQueue) -> None:
+    started, cancelled = anyio.Event(), anyio.Event()
+
+    @queue.register(Work)
+    async def work(_: Work) -> None:
+        started.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    job_id = await queue.push(Work())
+    async with working(Worker(queue)):
+        await started.wait()
+        word = await queue.cancel(job_id)
+        with anyio.fail_after(1):
+            await cancelled.wait()
+        await until(queue, State.RUNNING, 0)
+
+    assert word is Word.CANCELLING
+    assert await queue.get(job_id) is None
+    assert (await queue.counts()).totals["cancelled"] == 1
+
+
+async def test_a_cancel_that_no_nudge_told_of_is_learnt_with_the_next_renewal(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("redisjobs.lookout.Lookout._heard", lambda *_: None)
+    started, cancelled = anyio.Event(), anyio.Event()
+
+    @queue.register(Work)
+    async def work(_: Work) -> None:
+        started.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    job_id = await queue.push(Work())
+    async with working(Worker(queue, lease=0.6)):
+        await started.wait()
+        await queue.cancel(job_id)
+        with anyio.fail_after(SOON):
+            await cancelled.wait()
+
+
+async def test_a_cancelled_job_that_fails_meanwhile_is_not_retried(queue: JobQueue) -> None:
+    @queue.register(Work, retry=AT_ONCE)
+    async def work(_: Work, context: JobContext) -> None:
+        await queue.cancel(context.job_id)
+        raise ValueError("fails all the same")
+
+    job_id = await queue.push(Work())
+    await drain(queue)
+
+    assert await queue.get(job_id) is None
+
+
+# Leases
+
+
+async def test_a_worker_that_lost_its_lease_cancels_the_handler_and_settles_nothing(
+    queue: JobQueue, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    started, cancelled = anyio.Event(), anyio.Event()
+
+    @queue.register(Work)
+    async def work(_: Work) -> None:
+        started.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    await queue.push(Work(), job_id="a")
+    other = store.consumer("other")
+    await other.open()
+    async with working(Worker(queue, lease=0.9)):
+        await started.wait()
+        store.age(60)
+        (lease,) = await other.reclaim(1)
+        with anyio.fail_after(SOON):
+            await cancelled.wait()
+    await other.aclose()
+
+    info = await queue.get("a")
+    assert info is not None
+    assert (info.state, info.worker, info.deliveries) == (State.RUNNING, "other", 2)
+    assert lease.deliveries == 2
+    assert "lease was lost" in caplog.text
+    assert "completed" not in (await queue.counts()).totals
+
+
+def other_loop(queue: JobQueue, ended: threading.Event) -> None:
+    """Another worker, in a thread and loop of its own, until told to end."""
+
+    async def run() -> None:
+        worker = Worker(queue, lease=0.5)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            await anyio.to_thread.run_sync(ended.wait, 10)
+            worker.stop()
+
+    anyio.run(run)
+
+
+async def test_a_handler_that_blocks_the_event_loop_keeps_its_job(store: Store, setting: str) -> None:
+    starts: list[str] = []
+    queue, other = JobQueue(store.driver, store.queue_name), None
+    if isinstance(store, RedisStore):
+        other = JobQueue(store.url, store.queue_name)
+
+    async def block(_: Work, context: JobContext) -> None:
+        starts.append(context.worker_id)
+        time.sleep(2)  # noqa: ASYNC251  (what a careless handler does: no renewal could run in this loop)
+
+    for each in filter(None, (queue, other)):
+        each.register(Work)(block)
+    await queue.push(Work())
+    ended = threading.Event()
+    thread = threading.Thread(target=other_loop, args=(other or queue, ended))
+    worker = Worker(queue, lease=0.5, worker_id="blocked")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.run)
+        await until(queue, State.READY, 0)
+        thread.start()
+        await until(queue, State.RUNNING, 0)
+        worker.stop()
+    ended.set()
+    await anyio.to_thread.run_sync(thread.join)
+    await queue.aclose()
+
+    assert len(starts) == 1
+
+
+# Stopping
+
+
+async def test_a_stopped_worker_lets_running_jobs_finish_and_claims_no_more(queue: JobQueue) -> None:
+    started, finish = anyio.Event(), anyio.Event()
+    ran: list[int] = []
+
+    @queue.register(Work)
+    async def work(work: Work) -> None:
+        started.set()
+        await finish.wait()
+        ran.append(work.number)
+
+    worker = Worker(queue, concurrency=1, grace=10)
+    await queue.push_many([Work(1), Work(2)])
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.run)
+        await started.wait()
+        worker.stop()
+        finish.set()
+
+    counts = await queue.counts()
+    assert ran == [1]
+    assert (counts.ready[Priority.NORMAL], counts.running) == (1, 0)
+
+
+async def test_after_the_grace_jobs_are_released_to_others_with_their_attempt_unspent(queue: JobQueue) -> None:
+    started, cancelled = anyio.Event(), anyio.Event()
+
+    @queue.register(Work)
+    async def work(_: Work) -> None:
+        started.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    job_id = await queue.push(Work())
+    worker = Worker(queue, grace=0.05)
+    with anyio.fail_after(SOON):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            await started.wait()
+            worker.stop()
+
+    info = await queue.get(job_id)
+    assert cancelled.is_set()
+    assert info is not None
+    assert (info.state, info.attempt, info.deliveries, info.worker) == (State.READY, 1, 0, "")
+
+
+async def test_a_released_job_wakes_an_idle_worker_at_once(queue: JobQueue) -> None:
+    starts: list[str] = []
+    first, second = anyio.Event(), anyio.Event()
+
+    @queue.register(Work)
+    async def work(_: Work, context: JobContext) -> None:
+        starts.append(context.worker_id)
+        (second if first.is_set() else first).set()
+        await anyio.sleep_forever()
+
+    a, b = Worker(queue, worker_id="a"), Worker(queue, worker_id="b")
+    await queue.push(Work())
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(a.run)
+        await first.wait()
+        tasks.start_soon(b.run)
+        await until_it_waits(b)
+        a.stop_now()
+        with anyio.fail_after(SOON):
+            await second.wait()
+        b.stop_now()
+
+    assert starts == ["a", "b"]
+
+
+async def test_a_second_stop_does_not_wait_for_the_grace(queue: JobQueue) -> None:
+    started = anyio.Event()
+
+    @queue.register(Work)
+    async def work(_: Work) -> None:
+        started.set()
+        await anyio.sleep_forever()
+
+    await queue.push(Work())
+    worker = Worker(queue, grace=3600)
+    with anyio.fail_after(SOON):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            await started.wait()
+            worker.stop()
+            await anyio.wait_all_tasks_blocked()
+            worker.stop_now()
+
+    assert (await queue.counts()).ready[Priority.NORMAL] == 1
+
+
+async def test_cancelling_run_itself_releases_everything(queue: JobQueue) -> None:
+    started = anyio.Event()
+
+    @queue.register(Work)
+    async def work(_: Work) -> None:
+        started.set()
+        await anyio.sleep_forever()
+
+    await queue.push(Work())
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(Worker(queue).run)
+        await started.wait()
+        tasks.cancel_scope.cancel()
+
+    counts = await queue.counts()
+    assert (counts.ready[Priority.NORMAL], counts.running) == (1, 0)
+
+
+async def test_a_handler_that_will_not_be_cancelled_does_not_keep_the_other_jobs(queue: JobQueue) -> None:
+    let_go = anyio.Event()
+    entered = 0
+
+    @queue.register(Work)
+    async def work(work: Work) -> None:
+        nonlocal entered
+        entered += 1
+        with anyio.CancelScope(shield=work.number == 1):
+            await let_go.wait()
+
+    worker = Worker(queue, grace=0)
+    await queue.push_many([Work(1), Work(2)])
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.run)
+        await eventually(lambda: entered == 2)
+        worker.stop()
+        await until(queue, State.READY, 2)
+        let_go.set()
+
+    counts = await queue.counts()
+    assert (counts.ready[Priority.NORMAL], counts.running) == (2, 0)
+
+
+async def test_a_worker_can_run_again_after_it_ended(queue: JobQueue) -> None:
+    ran: list[int] = []
+    queue.register(Work)(lambda work: ran.append(work.number))
+    worker = Worker(queue)
+
+    for number in (1, 2):
+        await queue.push(Work(number))
+        await worker.run(until_idle=True)
+
+    assert ran == [1, 2]
+
+
+# Saying what happens
+
+
+async def test_each_change_of_state_is_one_line_and_failures_have_their_traceback(
+    queue: JobQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "redisjobs")
+
+    @queue.register(Work, retry=RetryPolicy(wait=wait_none(), stop=stop_after_attempt(2)))
+    async def work(work: Work) -> None:
+        if work.number == 0:
+            raise ValueError("no luck")
+
+    bad, good = await queue.push_many([Work(0), Work(1)])
+    await drain(queue, concurrency=1)
+
+    said = {job: [r for r in caplog.records if getattr(r, "job_id", "") == job] for job in (good, bad)}
+    assert [(r.levelname, "done" in r.message) for r in said[good]] == [("INFO", True)]
+    assert [r.levelname for r in said[bad]] == ["WARNING", "ERROR"]
+    assert all(r.exc_info and r.exc_info[0] is ValueError for r in said[bad])
+
+
+def test_a_worker_that_could_not_work_is_refused() -> None:
+    queue = JobQueue("memory://")
+
+    for bad in ({"concurrency": 0}, {"lease": 0.01}, {"max_deliveries": 0}, {"grace": -1}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            Worker(queue, **bad)

@@ -145,10 +145,9 @@ class Lookout:
                 due_at = int(nudge.value) / 1000 - self._clock
                 if self._due_at is None or due_at < self._due_at:
                     self._set_due(due_at)
-            case "subscribed":
-                self.promote = True
+            case "subscribed":  # a claim of its own learns what was said before
+                self.interrupt()
                 self._listening()
-                self._changed()
 
     def _set_due(self, due_at: float | None) -> None:
         self._due_at = due_at

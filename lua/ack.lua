@@ -31,8 +31,8 @@ local first_job = 4
 local words, located, young, uniques = {}, {}, {}, {}
 local settled, total = {{}, {}, {}}, 0
 for at = first_job, #ARGV, 5 do
-  local number, entry, job = tonumber(ARGV[at]), ARGV[at + 1], ARGV[at + 3]
-  local hold = owns(streams[number], jobs, worker, entry, ARGV[at + 2], job)
+  local number, entry = tonumber(ARGV[at]), ARGV[at + 1]
+  local hold, job = owns(streams[number], jobs, worker, entry, ARGV[at + 2], ARGV[at + 3])
   if hold then
     table.insert(settled[number], entry)
     if hold ~= 'stray' then located[#located + 1] = job end

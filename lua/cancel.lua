@@ -25,6 +25,7 @@
 --- @include "include/free"
 --- @include "include/remember"
 --- @include "include/locate"
+--- @include "include/leases"
 --- @include "include/holder"
 
 local ready = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}

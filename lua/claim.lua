@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- claim: promote what is due, then lease up to `count` jobs to a worker, strictly by priority, first in
--- first out; a job that was released keeps its place before the new ones.
+-- first out; a job that was released keeps its place before the new ones. A group that is missing is made.
 --
 -- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
 -- KEYS[2]  ready:normal  stream
@@ -22,8 +22,7 @@
 --          {stream 1..3, entry, deliveries, {name, value, ...}}
 
 --- @include "include/now"
---- @include "include/whole"
---- @include "include/promote"
+--- @include "include/leases"
 --- @include "include/field"
 --- @include "include/free"
 --- @include "include/remember"
@@ -38,13 +37,34 @@ local worker, count, max_deliveries = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[
 local now_ms = now(ARGV[4])
 local keys = {jobs = jobs, dead = dead, unique = unique, finished = finished, stats = stats}
 
-promote(ready, jobs, due, delayed, now_ms, 500)
+-- Earliest first. A delayed job is a JSON list of strings: its priority, then its entry's names and values.
+-- Strings only: that is what cjson keeps to the byte.
+local function promote(limit)
+  for _, job in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now_ms, 'LIMIT', 0, limit)) do
+    local packed = redis.call('HGET', delayed, job)
+    redis.call('ZREM', due, job)
+    redis.call('HDEL', delayed, job)
+    if packed then
+      local fields = cjson.decode(packed)
+      local stream = ready[table.remove(fields, 1)]
+      local entry = redis.call('XADD', stream, '*', unpack(fields))
+      redis.call('HSET', jobs, job, string.match(stream, '}:(.+)$') .. ' ' .. entry)
+    else
+      redis.call('HDEL', jobs, job)
+    end
+  end
+end
 
 local claimed = {}
 
 local function take_released(number, stream)
-  local waiting = redis.call('XPENDING', stream, 'workers', '-', '+', count - #claimed, 'released')
-  if #waiting == 0 then return end
+  local waiting = leases(stream, '-', '+', count - #claimed, 'released')
+  if not waiting then
+    -- From the stream's start: `$` would skip what was pushed before any worker.
+    redis.call('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM')
+    return 0
+  end
+  if #waiting == 0 then return 0 end
   local ids, deliveries = {}, {}
   for i, pending in ipairs(waiting) do
     ids[i], deliveries[pending[1]] = pending[1], pending[4] + 1
@@ -55,6 +75,7 @@ local function take_released(number, stream)
       claimed[#claimed + 1] = {number, entry[1], deliveries[entry[1]], entry[2]}
     end
   end
+  return #waiting
 end
 
 local function take_new(number, stream)
@@ -65,8 +86,14 @@ local function take_new(number, stream)
   end
 end
 
+promote(500)
 for number, stream in ipairs(streams) do
-  if count > #claimed then take_released(number, stream) end
+  -- Again where some of them were not to be handed out, or new jobs would pass those behind.
+  local looked, found = 0, nil
+  while count > #claimed and found ~= 0 and looked < 500 do
+    found = take_released(number, stream)
+    looked = looked + found
+  end
   if count > #claimed then take_new(number, stream) end
 end
 

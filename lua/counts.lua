@@ -10,13 +10,15 @@
 --
 -- Returns  {{ready high, normal, low}, running, delayed, dead, {counter, value, ...}}
 
+--- @include "include/leases"
+
 local streams, due, dead, stats = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5], KEYS[6]
 
 local ready, running = {}, 0
 for number, stream in ipairs(streams) do
   local leased = 0
-  local pending = redis.pcall('XPENDING', stream, 'workers')
-  if not pending.err and pending[1] > 0 then
+  local pending = leases(stream)
+  if pending and pending[1] > 0 then
     for _, consumer in ipairs(pending[4]) do
       if consumer[1] ~= 'released' then leased = leased + tonumber(consumer[2]) end
     end

@@ -31,9 +31,9 @@ local first_job = 3
 
 local words, failed = {}, 0
 for at = first_job, #ARGV, 8 do
-  local stream, entry, deliveries, job = streams[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  local stream, entry, deliveries = streams[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2]
   local key, reason, error, traceback = ARGV[at + 4], ARGV[at + 5], ARGV[at + 6], ARGV[at + 7]
-  local hold = owns(stream, jobs, worker, entry, deliveries, job)
+  local hold, job = owns(stream, jobs, worker, entry, deliveries, ARGV[at + 3])
   local found = hold and redis.call('XRANGE', stream, entry, entry)[1]
   if found then
     local notes = {'reason', reason, 'error', error, 'failed_at', whole(now_ms), 'worker', worker,

@@ -16,6 +16,7 @@
 --          apply; mark is `cancelling` if a cancel was asked for while the job ran
 
 --- @include "include/locate"
+--- @include "include/leases"
 --- @include "include/holder"
 
 local ready = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}

@@ -15,6 +15,7 @@
 --
 -- Returns  a list of {place, entry, due ms, consumer, deliveries, mark, {name, value, ...}}, as find does
 
+--- @include "include/leases"
 --- @include "include/field"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
@@ -26,15 +27,13 @@ local rows = {}
 local function add(stream, entry, consumer, deliveries)
   local place = string.match(stream, '}:(.+)$')
   local job = field(entry[2], 'id') or entry[1]
-  local located = consumer ~= '' and redis.call('HGET', jobs, job) or ''
-  local mark = string.match(located, ' (cancelling)$') or ''
+  local located = deliveries ~= '' and redis.call('HGET', jobs, job)
+  local mark = located == place .. ' ' .. entry[1] .. ' cancelling' and 'cancelling' or ''
   rows[#rows + 1] = {place, entry[1], '', consumer, deliveries, mark, entry[2]}
 end
 
 local function add_pending(stream, ...)
-  local pending = redis.pcall('XPENDING', stream, 'workers', '-', '+', 500, ...)
-  if pending.err then return end
-  for _, lease in ipairs(pending) do
+  for _, lease in ipairs(leases(stream, '-', '+', 500, ...) or {}) do
     local running = lease[2] ~= 'released'
     local found = running == (state == 'running') and redis.call('XRANGE', stream, lease[1], lease[1])[1]
     if found and #rows < limit then add(stream, found, running and lease[2] or '', lease[4]) end

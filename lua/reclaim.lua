@@ -24,6 +24,7 @@
 --          {stream 1..3, entry, deliveries, {name, value, ...}}
 
 --- @include "include/now"
+--- @include "include/leases"
 --- @include "include/field"
 --- @include "include/free"
 --- @include "include/remember"
@@ -40,7 +41,7 @@ local keys = {jobs = jobs, dead = dead, unique = unique, finished = finished, st
 local claimed = {}
 for number, stream in ipairs(streams) do
   local room = count - #claimed
-  if room > 0 then
+  if room > 0 and leases(stream) then
     local scan = redis.call('XAUTOCLAIM', stream, 'workers', worker, lease_ms, cursors[number], 'COUNT', room)
     cursors[number] = scan[1]
     for _, entry in ipairs(scan[2]) do

@@ -14,6 +14,8 @@
 --
 -- Returns  how many were released; at most 500 a stream and call, so call again while there are any
 
+--- @include "include/leases"
+
 local streams, stats, control = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5]
 local worker, refund = ARGV[1], tonumber(ARGV[2])
 local first_held = 3
@@ -26,7 +28,7 @@ for number, stream in ipairs(streams) do
   local from, seen = '-', 0
   -- Pages, for the worker may hold more than one page of jobs that are all in order.
   repeat
-    local page = redis.call('XPENDING', stream, 'workers', from, '+', 100, worker)
+    local page = leases(stream, from, '+', 100, worker) or {}
     for _, pending in ipairs(page) do
       local entry = pending[1]
       from, seen = '(' .. entry, seen + 1

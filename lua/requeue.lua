@@ -24,7 +24,7 @@ local job = ARGV[1]
 local letter = string.match(redis.call('HGET', jobs, job) or '', '^dead (%S+)$')
 local found = letter and redis.call('XRANGE', dead, letter, letter)[1]
 if not found then return 'NOT_FOUND' end
-if field(found[2], 'entry') then return 'OVERSIZED' end
+if field(found[2], 'entry') and not field(found[2], 'queued_at') then return 'OVERSIZED' end -- as bury packs it
 
 local stream = ready[field(found[2], 'priority') or ''] or ready.normal
 local fields = with(found[2], {

@@ -21,6 +21,7 @@
 -- Returns  one word for each job:
 --          OK          delayed, or ready if it was due
 --          CANCELLED   a cancel was asked for while it ran: gone instead
+--          OVERSIZED   put in by hand with more values than a script can add; nothing was written
 --          LEASE_LOST  somebody else holds the job; nothing was written
 
 --- @include "include/now"
@@ -46,8 +47,8 @@ end
 local words, retried, cancelled, nudge = {}, 0, 0, nil
 local at = first_job
 while at <= #ARGV do
-  local stream, entry, job = streams[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 3]
-  local hold = owns(stream, jobs, worker, entry, ARGV[at + 2], job)
+  local stream, entry = streams[tonumber(ARGV[at])], ARGV[at + 1]
+  local hold, job = owns(stream, jobs, worker, entry, ARGV[at + 2], ARGV[at + 3])
   local found = hold and redis.call('XRANGE', stream, entry, entry)[1]
   local key, due_at = ARGV[at + 4], due_time(ARGV[at + 5])
   local changes = {}
@@ -57,6 +58,8 @@ while at <= #ARGV do
 
   if not found then
     words[#words + 1] = 'LEASE_LOST'
+  elseif #found[2] > 1000 and hold ~= 'cancelling' then
+    words[#words + 1] = 'OVERSIZED'
   else
     redis.call('XACK', stream, 'workers', entry)
     redis.call('XDEL', stream, entry)
@@ -67,7 +70,7 @@ while at <= #ARGV do
       cancelled = cancelled + 1
       words[#words + 1] = 'CANCELLED'
     else
-      if not field(found[2], 'id') then table.insert(changes, 1, job) table.insert(changes, 1, 'id') end
+      if field(found[2], 'id') ~= job then table.insert(changes, 1, job) table.insert(changes, 1, 'id') end
       if not field(found[2], 'queued_at') then
         changes[#changes + 1], changes[#changes + 2] = 'queued_at', string.match(entry, '^%d+')
       end

@@ -17,6 +17,7 @@
 
 --- @include "include/now"
 --- @include "include/whole"
+--- @include "include/leases"
 --- @include "include/field"
 
 local streams, jobs, dead, worker_prefix = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5], KEYS[6]
@@ -24,7 +25,7 @@ local idle_ms, keep_dead_ms, now_ms = tonumber(ARGV[1]), ARGV[2], now(ARGV[3])
 
 local consumers = 0
 for _, stream in ipairs(streams) do
-  for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', stream, 'workers')) do
+  for _, consumer in ipairs(leases(stream) and redis.call('XINFO', 'CONSUMERS', stream, 'workers') or {}) do
     local name = field(consumer, 'name')
     local gone = field(consumer, 'pending') == 0 and field(consumer, 'idle') > idle_ms
     if gone and consumers < 500 and redis.call('EXISTS', worker_prefix .. name) == 0 then

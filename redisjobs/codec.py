@@ -1,8 +1,10 @@
 """The wire format: job ⇄ fields of an entry, parameters ⇄ JSON. Nobody else knows it."""
 
+import math
 import os
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -20,6 +22,7 @@ P = TypeVar("P")
 MAX_PARAMETERS = 512 * 1024
 """Bytes of JSON a job's parameters may have, unless the queue says otherwise."""
 
+_LATEST_MS = 253_402_300_799_999  # the end of the year 9999, the last that a datetime knows
 _MAX_FIELDS = 64  # an entry of ours has at most a dozen; more is nothing we wrote, nor can Lua unpack any number
 
 
@@ -32,22 +35,21 @@ def encode_parameters(name: JobName[P], parameters: P, limit: int = MAX_PARAMETE
     """Parameters as JSON, validated as a worker will validate them, but strictly: no `"5"` for 5.
 
     Raises:
-        EncodeError: They don't fit their type, or take more than `limit` bytes.
+        EncodeError: They don't fit their type, JSON can't carry them, or they take more than `limit` bytes.
     """
     try:
-        # Warnings are off because what they warn of, a value of another type, is refused right below.
-        raw = name.adapter.dump_json(parameters, warnings=False)
+        raw = _dump(name, parameters)
+        # What JSON can't say is written as null, or as stars, and would reach the handler so.
+        if b"null" in raw or b"****" in raw:
+            lost = next(_lost(name.adapter.dump_python(parameters, warnings=False), _type_name(name)), "")
+            if lost:
+                raise EncodeError(f"{name.name}: parameters can't be written: {lost}")
         name.adapter.validate_json(raw, strict=True)
+    except EncodeError:
+        raise
     except ValidationError as error:
         raise EncodeError(f"{name.name}: parameters don't fit: {_say(name, error)}") from None
-    except (
-        PydanticSerializationError,
-        UnicodeEncodeError,
-        AttributeError,
-        TypeError,
-        ValueError,
-        RecursionError,
-    ) as error:
+    except Exception as error:  # the type's own validators and serializers may raise anything
         raise EncodeError(f"{name.name}: parameters can't be written as {_type_name(name)}: {error}") from error
     if len(raw) > limit:
         raise EncodeError(
@@ -55,6 +57,58 @@ def encode_parameters(name: JobName[P], parameters: P, limit: int = MAX_PARAMETE
             "elsewhere and push where it is, or raise max_parameters= of the queue"
         )
     return raw
+
+
+def _dump(name: JobName[P], parameters: P) -> bytes:
+    if isinstance(parameters, dict) and (unknown := parameters.keys() - _keys(name, parameters)):
+        # pydantic would leave them out: a misspelt optional key would be lost without a word.
+        raise EncodeError(f"{name.name}: {_type_name(name)} has no key {', '.join(map(repr, sorted(unknown)))}")
+    try:
+        # By alias and for the round trip: as validation wants to read it, computed fields left out.
+        return name.adapter.dump_json(parameters, by_alias=True, round_trip=True, warnings="error")
+    except PydanticSerializationError as error:
+        misfits = [_MISFIT.match(line.strip()) for line in str(error).splitlines()[1:]]
+        if not misfits:
+            raise
+        raw = name.adapter.dump_json(parameters, by_alias=True, round_trip=True, warnings=False)
+        name.adapter.validate_json(raw, strict=True)  # says it better, if it refuses too
+        said = [_say_misfit(name, misfit) for misfit in misfits if misfit and misfit["wanted"] != "generator"]
+        if said:
+            raise EncodeError(f"{name.name}: parameters don't fit: {'; '.join(said)}") from None
+        return raw  # pydantic expects nothing but a generator for an Iterable
+
+
+# pydantic's words for a value that is written, but is not of the declared type: bytes for a str, say.
+_MISFIT = re.compile(
+    r".*?Expected `(?P<wanted>.+?)`(?:.*\[field_name='(?P<field>[^']*)')?.*input_type=(?P<got>\w+)"
+)
+
+
+def _say_misfit(name: JobName[Any], misfit: re.Match[str]) -> str:
+    where = ".".join(filter(None, [_type_name(name), misfit["field"]]))
+    return f"{where}: Input should be {misfit['wanted']} (got {misfit['got']})"
+
+
+def _keys(name: JobName[Any], parameters: Mapping[str, Any]) -> frozenset[str]:
+    """The keys that a TypedDict may have."""
+    kind: Any = name.parameters
+    if not hasattr(kind, "__optional_keys__") or getattr(kind, "__pydantic_config__", {}).get("extra") == "allow":
+        return frozenset(parameters)
+    return frozenset(kind.__required_keys__ | kind.__optional_keys__)
+
+
+def _lost(value: Any, where: str) -> Iterator[str]:
+    """What of a value JSON would not carry, though pydantic writes something in its stead."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield f"{where}: JSON has no number {value}"
+    elif hasattr(value, "get_secret_value"):
+        yield f"{where}: {type(value).__name__} is written as stars; push where the secret is kept, or a str"
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _lost(item, f"{where}.{key}")
+    elif isinstance(value, list | tuple | set | frozenset):
+        for at, item in enumerate(value):
+            yield from _lost(item, f"{where}.{at}")
 
 
 def decode_parameters(name: JobName[P], raw: bytes) -> P:
@@ -67,8 +121,8 @@ def decode_parameters(name: JobName[P], raw: bytes) -> P:
         return name.adapter.validate_json(raw)
     except ValidationError as error:
         raise DecodeError(f"{name.name}: {_say(name, error)}") from None
-    except (UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise DecodeError(f"{name.name}: {error}") from error
+    except Exception as error:  # the type's own validators may raise anything
+        raise DecodeError(f"{name.name}: {type(error).__name__}: {error}") from error
 
 
 def _say(name: JobName[Any], error: ValidationError) -> str:
@@ -93,8 +147,8 @@ def encode_headers(headers: Mapping[str, str]) -> bytes:
     Raises:
         EncodeError: They are not strings.
     """
-    if not all(isinstance(text, str) for pair in headers.items() for text in pair):
-        raise EncodeError(f"headers are strings to strings; got {dict(headers)!r}")
+    if not isinstance(headers, Mapping) or not all(isinstance(s, str) for pair in headers.items() for s in pair):
+        raise EncodeError(f"headers are strings to strings; got {headers!r}")
     try:
         return orjson.dumps(dict(headers))
     except (TypeError, orjson.JSONEncodeError) as error:
@@ -156,7 +210,7 @@ def _decode(fields: Mapping[bytes, bytes], entry: str) -> Job:
         fields[b"parameters"],
         _number(fields, b"attempt") or 1,
         # An immediate push does not repeat what its entry id says.
-        queued if queued is not None else int(entry.partition("-")[0] or 0),
+        queued if queued is not None else min(int(entry.partition("-")[0] or 0), _LATEST_MS),
         _number(fields, b"expires_at"),
         _number(fields, b"unknown_since"),
         _number(fields, b"next_scheduled_at"),
@@ -168,14 +222,14 @@ def _number(fields: Mapping[bytes, bytes], key: bytes) -> int | None:
     text = fields.get(key)
     if text is None:
         return None
-    if not text.isdigit() or len(text) > 15:
-        raise DecodeError(f"field '{key.decode()}' is {text[:40]!r}, not a whole number from 0 up")
+    if not text.isdigit() or len(text) > 15 or int(text) > _LATEST_MS:
+        raise DecodeError(f"field '{key.decode()}' is {text[:40]!r}, not a whole number from 0 to {_LATEST_MS}")
     return int(text)
 
 
 def when(ms: int) -> datetime:
-    """A wire time as an aware datetime, in UTC."""
-    return datetime.fromtimestamp(ms / 1000, UTC)
+    """A wire time as an aware datetime, in UTC; the nearest there is for one that no datetime can be."""
+    return datetime.fromtimestamp(max(0, min(ms, _LATEST_MS)) / 1000, UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,12 +281,14 @@ def job_info(row: Row) -> JobInfo:
     def text(key: bytes) -> str:
         return row.fields.get(key, b"").decode("utf-8", "replace")
 
-    def time_of(key: bytes) -> datetime | None:
+    def number(key: bytes) -> int:
         try:
-            number = _number(row.fields, key)
+            return _number(row.fields, key) or 0
         except DecodeError:
-            return None
-        return when(number) if number else None
+            return 0
+
+    def time_of(key: bytes) -> datetime | None:
+        return when(number(key)) if number(key) else None
 
     try:
         job = _decode(row.fields, row.entry)
@@ -246,7 +302,7 @@ def job_info(row: Row) -> JobInfo:
         priority=row.priority,
         parameters=text(b"parameters"),
         attempt=job.attempt if job else 1,
-        deliveries=int(text(b"deliveries") or 0) if dead else row.deliveries,
+        deliveries=number(b"deliveries") if dead else row.deliveries,
         worker=text(b"worker") if dead else row.worker,
         queued_at=when(job.queued_ms) if job and job.queued_ms else time_of(b"queued_at"),
         due_at=when(row.due_ms) if row.due_ms is not None else None,

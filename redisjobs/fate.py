@@ -2,7 +2,6 @@
 
 import traceback
 from dataclasses import dataclass
-from datetime import UTC
 
 from redisjobs.driver import Ack, DeadLetter, Fate, Release, RetryLater
 from redisjobs.errors import Fail, Retry, Snooze
@@ -122,7 +121,7 @@ def _after(error: BaseException, attempt: int, elapsed: float, policy: RetryPoli
         case Snooze(until=None, for_=pause) if pause is not None:
             return RetryLater(f"+{pause * 1000:.0f}", {"unknown_since": ""})
         case Snooze(until=until) if until is not None:
-            due = max(0.0, until.astimezone(UTC).timestamp()) * 1000
+            due = max(0.0, until.timestamp()) * 1000
             return RetryLater(f"{due:.0f}", {"unknown_since": ""})
     delay = policy.delay_after(error, attempt, elapsed, asked=isinstance(error, Retry))
     if delay is None:

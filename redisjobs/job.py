@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, Generic, NotRequired, TypeVar, get_origin, get_type_hints, is_typeddict
+from types import NoneType
+from typing import Any, Generic, NotRequired, TypeVar, get_args, get_origin, get_type_hints, is_typeddict
 
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
 
@@ -41,6 +42,17 @@ class State(StrEnum):
     READY = "ready"
     RUNNING = "running"
     DEAD = "dead"
+
+
+def checked_queue_name(name: str) -> str:
+    """A queue's name, if it can be one: it stands in braces inside each of the queue's keys.
+
+    Raises:
+        ValueError: It can't.
+    """
+    if not re.fullmatch(r"[^{}\s\x00-\x1f]{1,200}", name):
+        raise ValueError(f"{name!r} can't name a queue: give 1 to 200 characters, no braces or spaces")
+    return name
 
 
 @dataclass(frozen=True)
@@ -76,9 +88,12 @@ def adapter_for(parameters: Any) -> TypeAdapter[Any]:
         RegistrationError: pydantic has no schema for the type.
     """
     try:
-        return TypeAdapter(_readable(parameters))
+        adapter: TypeAdapter[Any] = TypeAdapter(_readable(parameters))
     except (PydanticSchemaGenerationError, PydanticUserError, NameError) as error:
         raise RegistrationError(f"{parameters!r} can't be a job's parameters: {error}") from error
+    if not adapter.pydantic_complete:
+        raise RegistrationError(f"{parameters!r} can't be a job's parameters: it names a type that isn't there")
+    return adapter
 
 
 def _readable(parameters: Any) -> Any:
@@ -208,6 +223,7 @@ def handler_call(handler: Callable[..., Any]) -> Callable[[Any, JobContext], Any
         wanted = inspect.signature(handler)
     except (TypeError, ValueError) as error:
         raise RegistrationError(f"{handler!r} can't be a handler: {error}") from error
+    _refuse_generator(handler)
     for count in (2, 1):
         try:
             wanted.bind(*[None] * count)
@@ -239,21 +255,24 @@ class Signature:
         """Read a function's signature.
 
         Raises:
-            RegistrationError: It takes *args, **kwargs or positional-only arguments, or names a type that
-                isn't there.
+            RegistrationError: It takes *args, **kwargs, positional-only arguments or two contexts, is a
+                generator, or names a type that isn't there.
         """
-        signature = inspect.signature(function)
         try:
+            signature = inspect.signature(function)
             hints = get_type_hints(function, include_extras=True)
-        except NameError as error:
-            raise RegistrationError(f"{_called(function)}: can't resolve its annotations: {error}") from error
+        except (NameError, AttributeError, TypeError, ValueError, SyntaxError) as error:
+            raise RegistrationError(f"{_called(function)}: can't read its signature: {error}") from error
+        _refuse_generator(function)
         context, keys = None, {}
         for name, argument in signature.parameters.items():
             if argument.kind not in (argument.POSITIONAL_OR_KEYWORD, argument.KEYWORD_ONLY):
                 raise RegistrationError(
                     f"{_called(function)}: {argument} can't be a job's parameter; give each one a name"
                 )
-            if hints.get(name) is JobContext:
+            if _is_context(hints.get(name)):
+                if context is not None:
+                    raise RegistrationError(f"{_called(function)}: {context} and {name} both ask for the context")
                 context = name
             else:
                 hint = hints.get(name, Any)
@@ -281,6 +300,18 @@ class Signature:
         if self.context is None:
             return self.function(**parameters)
         return self.function(**parameters, **{self.context: context})
+
+
+def _is_context(hint: Any) -> bool:
+    """Whether an argument asks for the context; with `| None` it can be left out of a plain call."""
+    return hint is JobContext or set(get_args(hint)) == {JobContext, NoneType}
+
+
+def _refuse_generator(function: Callable[..., Any]) -> None:
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise RegistrationError(
+            f"{_called(function)} is a generator: called, it would not run; take out its yield"
+        )
 
 
 def _called(function: Callable[..., Any]) -> str:

@@ -138,8 +138,12 @@ class JobQueue(Registry):
         Args:
             state: delayed, ready, running or dead.
             limit: How many at most; up to 500.
+
+        Raises:
+            ValueError: There is no such state, or the limit is less than 1.
         """
-        rows = await self._call(lambda: self.driver.jobs(State(state), limit))
+        wanted, most = State(state), checked_limit(limit)
+        rows = await self._call(lambda: self.driver.jobs(wanted, most))
         return [codec.job_info(row) for row in rows]
 
     async def counts(self) -> Counts:
@@ -224,6 +228,17 @@ class JobFunction(FunctionJob[Args, Returned]):
         """Put a call of the function on the queue; see `JobQueue.push`."""
         parameters = self._signature.arguments(*args, **kwargs)
         return await self._queue.push(parameters, self.name, **self._options)
+
+
+def checked_limit(limit: int) -> int:
+    """How many jobs one call may list.
+
+    Raises:
+        ValueError: Less than one.
+    """
+    if limit < 1:
+        raise ValueError(f"limit={limit}: list at least one job")
+    return min(limit, 500)
 
 
 def requeued(job_id: str, word: Word) -> bool:

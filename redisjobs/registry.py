@@ -7,13 +7,22 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any, Generic, ParamSpec, Self, TypedDict, TypeVar, Unpack
 
 from redisjobs import codec
 from redisjobs.driver import Driver, NewJob
 from redisjobs.errors import EncodeError, RegistrationError, UnknownJob, seconds
-from redisjobs.job import JobDefinition, JobName, Priority, Signature, handler_call, name_of
+from redisjobs.job import (
+    JobDefinition,
+    JobName,
+    Priority,
+    Signature,
+    checked_queue_name,
+    handler_call,
+    name_of,
+)
 from redisjobs.retry import RetryPolicy, exponential_jitter
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
@@ -21,6 +30,7 @@ Args = ParamSpec("Args")
 Returned = TypeVar("Returned")
 Duration = float | timedelta
 
+_LONGEST_DEADLINE = 60.0  # seconds that the store knows an ended job for: a push repeated later would add it again
 _CALL_JOBS, _CALL_BYTES = 500, 4 * 1024 * 1024  # what one script call of a push_many may carry
 
 
@@ -60,16 +70,24 @@ class Registry:
         name: The queue's name: 1 to 200 characters, no braces, no spaces.
         retry: The retry policy of handlers that name none. Defaults to `exponential_jitter()`.
         max_parameters: Bytes of JSON that a job's parameters may have.
-        deadline: Seconds that a call is retried for while the store is away.
+        deadline: Seconds that a call is retried for while the store is away; up to 60.
+
+    Raises:
+        ValueError: The name or the deadline can't be one.
     """
 
     driver: Driver
 
     def __init__(self, name: str, *, retry: RetryPolicy | None, max_parameters: int, deadline: Duration) -> None:
-        self.name = name
-        self.retry = retry or exponential_jitter()
+        self.name = checked_queue_name(name)
+        self.retry = _policy(retry) or exponential_jitter()
         self.max_parameters = max_parameters
         self.deadline = seconds(deadline, "deadline")
+        if not 0 < self.deadline <= _LONGEST_DEADLINE:
+            raise ValueError(
+                f"deadline={deadline!r}: give more than 0 and up to {_LONGEST_DEADLINE:g} s, for so long a push "
+                "is safe to repeat"
+            )
         self.definitions: dict[str, JobDefinition[Any]] = {}
         self._names: dict[Any, JobName[Any]] = {}
 
@@ -129,7 +147,7 @@ class Registry:
             raise RegistrationError(f"queue '{self.name}' has a handler for '{name.name}' already")
         _ = name.adapter  # a type that pydantic can't read is an error here and now
         limit = None if timeout is None else seconds(timeout, "timeout")
-        self.definitions[name.name] = JobDefinition(name, call, is_async, retry or self.retry, limit)
+        self.definitions[name.name] = JobDefinition(name, call, is_async, _policy(retry) or self.retry, limit)
 
     def definition(self, name: str) -> JobDefinition[Any]:
         """The definition registered for a name.
@@ -153,7 +171,9 @@ class Registry:
         Raises:
             EncodeError: The parameters don't fit their declared type, or are too large.
             ValueError: An option makes no sense.
+            TypeError: There is no such option.
         """
+        _check_names(options)
         if name is None:
             name = self._name_for(type(parameters))
         fields: list[str | bytes] = ["name", name.name, "parameters"]
@@ -161,21 +181,20 @@ class Registry:
         if not options:
             return NewJob(codec.new_job_id(), fields)
 
-        headers, unique = options.get("headers"), options.get("unique")
-        unique_for, job_id = options.get("unique_for"), options.get("job_id")
+        headers, unique = options.get("headers"), _text(options.get("unique"), "unique")
+        job_id = _text(options.get("job_id"), "job_id")
+        unique_for = _ms(options.get("unique_for"), "unique_for")
         if headers:
             fields += ["headers", codec.encode_headers(headers)]
-        if unique_for is not None and not unique:
-            raise ValueError("unique_for= says how long a unique= key is held; give the key too")
-        if job_id is not None and not (0 < len(job_id) <= 500):
-            raise ValueError(f"job_id={job_id!r}: give 1 to 500 characters")
+        if unique_for is not None and not (unique and unique_for):
+            raise ValueError("unique_for= says how long, at least 1 ms, a unique= key is held; give the key too")
         return NewJob(
             job_id or codec.new_job_id(),
             fields,
             Priority(options.get("priority") or Priority.NORMAL),
             _due(options.get("delay"), options.get("at")),
             unique or "",
-            _ms(unique_for, "unique_for"),
+            unique_for,
             _ms(options.get("expires_in"), "expires_in"),
             job_id is not None,
         )
@@ -191,12 +210,15 @@ class Registry:
         self, items: Iterable[Any], name: JobName[Any] | None, options: PushOptions
     ) -> Iterator[list[NewJob]]:
         """Encode jobs in chunks that one script call takes."""
+        _check_names(options)
         if options.get("job_id"):
             raise ValueError("job_id= would give all jobs one id; use prepare(..., job_id=...) for each")
         chunk: list[NewJob] = []
         size = 0
         for item in items:
-            job = item if isinstance(item, NewJob) else self.prepare(item, name, **options)
+            # What the caller holds he may push twice, after a lost reply for one: as with an id of his own.
+            ours = isinstance(item, NewJob)
+            job = replace(item, given_id=True) if ours else self.prepare(item, name, **options)
             chunk.append(job)
             size += sum(map(len, job.fields))
             if len(chunk) == _CALL_JOBS or size >= _CALL_BYTES:
@@ -213,6 +235,8 @@ class FunctionJob(Generic[Args, Returned]):
         name: Its job name.
     """
 
+    __name__: str  # the function's, as its docstring and the rest of its looks
+
     def __init__(
         self, registry: Registry, function: Callable[Args, Returned], name: JobName[Any], signature: Signature
     ) -> None:
@@ -228,7 +252,12 @@ class FunctionJob(Generic[Args, Returned]):
         return self._function(*args, **kwargs)
 
     def options(self, **options: Unpack[PushOptions]) -> Self:
-        """The same job with push options, as in `resize.options(delay=60).push("a.png", width=64)`."""
+        """The same job with push options, as in `resize.options(delay=60).push("a.png", width=64)`.
+
+        Raises:
+            TypeError: There is no such option.
+        """
+        _check_names(options)
         other = copy.copy(self)
         other._options = {**self._options, **options}
         return other
@@ -242,6 +271,25 @@ class FunctionJob(Generic[Args, Returned]):
         return self._registry.prepare(self._signature.arguments(*args, **kwargs), self.name, **self._options)
 
 
+def _check_names(options: PushOptions) -> None:
+    """A misspelt option must not be an option left out: the job would run, but not as asked."""
+    if unknown := options.keys() - PushOptions.__annotations__.keys():
+        known = ", ".join(PushOptions.__annotations__)
+        raise TypeError(f"there is no push option {', '.join(sorted(unknown))}; there are {known}")
+
+
+def _policy(retry: RetryPolicy | None) -> RetryPolicy | None:
+    if retry is None or isinstance(retry, RetryPolicy):
+        return retry
+    raise RegistrationError(f"retry={retry!r}: give a RetryPolicy, such as exponential_jitter(max_attempts=3)")
+
+
+def _text(text: str | None, what: str) -> str | None:
+    if text is None or (isinstance(text, str) and 0 < len(text) <= 500):
+        return text
+    raise ValueError(f"{what}={text!r}: give 1 to 500 characters")
+
+
 def _ms(duration: Duration | None, what: str) -> int | None:
     return None if duration is None else int(seconds(duration, what) * 1000)
 
@@ -252,6 +300,6 @@ def _due(delay: Duration | None, at: datetime | None) -> str:
     if at is not None:
         if at.tzinfo is None:
             raise ValueError(f"at={at!r} has no time zone; give an aware datetime")
-        return str(max(0, int(at.astimezone(UTC).timestamp() * 1000)))
+        return str(max(0, int(at.timestamp() * 1000)))
     wait = _ms(delay, "delay")
     return f"+{wait}" if wait else ""

@@ -17,6 +17,8 @@ Stop = Callable[[RetryCallState], bool]
 Wait = Callable[[RetryCallState], float]
 RetryIf = Callable[[RetryCallState], bool]
 
+_LONGEST = 1e9  # seconds, 31 years: tenacity's own cap, 146 billion years, is no time that a store can keep
+
 
 class wait_jitter(wait_base):
     """Wait min(2^attempt, max_backoff) × (1 + U[min_jitter, max_jitter)) seconds.
@@ -69,7 +71,7 @@ class RetryPolicy:
             return None
         wait = float(self.wait(state))
         state.upcoming_sleep = wait
-        return None if self.stop(state) else max(0.0, wait)
+        return None if self.stop(state) else min(max(0.0, wait), _LONGEST)
 
 
 def _state(error: BaseException, attempt: int, elapsed: float) -> RetryCallState:

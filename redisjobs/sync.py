@@ -4,19 +4,19 @@ A module can define one of these and serve both sides: web code pushes to it, `r
 handlers.
 """
 
-import functools
+import time
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, Unpack, overload
 
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from tenacity import Retrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
 
 from redisjobs import codec, drivers
 from redisjobs.codec import JobInfo
-from redisjobs.driver import Counts, NewJob, Pushed, Word
+from redisjobs.driver import Counts, NewJob, Pushed, SyncDriver, Word
 from redisjobs.errors import Unavailable
 from redisjobs.job import JobName, Signature, State
-from redisjobs.queue import gave_up, requeued
+from redisjobs.queue import checked_limit, gave_up, requeued
 from redisjobs.registry import Args, Duration, FunctionJob, PushOptions, Registry, Returned
 from redisjobs.retry import RetryPolicy
 
@@ -39,7 +39,7 @@ class JobQueue(Registry):
         deadline: Duration = 10,
     ) -> None:
         super().__init__(name, retry=retry, max_parameters=max_parameters, deadline=deadline)
-        self.driver, self._sync = drivers.connect_sync(where, name)
+        self.driver, self._store = drivers.connect_sync(where, name)
 
     def __enter__(self) -> Self:
         return self
@@ -51,7 +51,7 @@ class JobQueue(Registry):
 
     def close(self) -> None:
         """Close the connections; the queue can be used again after."""
-        self._sync.close()
+        self._store(self.deadline).close()
 
     @overload
     def job(self, function: Callable[Args, Returned], /) -> "JobFunction[Args, Returned]": ...
@@ -87,51 +87,62 @@ class JobQueue(Registry):
 
     def get(self, job_id: str) -> JobInfo | None:
         """Look a job up; see `redisjobs.JobQueue.get`."""
-        row = self._call(lambda: self._sync.find(job_id))
+        row = self._call(lambda store: store.find(job_id))
         return None if row is None else codec.job_info(row)
 
     def jobs(self, state: State | str, limit: int = 100) -> list[JobInfo]:
         """List jobs of one state; see `redisjobs.JobQueue.jobs`."""
-        return [codec.job_info(row) for row in self._call(lambda: self._sync.jobs(State(state), limit))]
+        wanted, most = State(state), checked_limit(limit)
+        rows = self._call(lambda store: store.jobs(wanted, most))
+        return [codec.job_info(row) for row in rows]
 
     def counts(self) -> Counts:
         """How many jobs are in each state at one instant."""
-        return self._call(self._sync.counts)
+        return self._call(lambda store: store.counts())
 
     def cancel(self, job_id: str) -> Word:
         """Cancel a job; see `redisjobs.JobQueue.cancel` for the words."""
-        return self._call(lambda: self._sync.cancel(job_id))
+        return self._call(lambda store: store.cancel(job_id))
 
     def requeue(self, job_id: str) -> bool:
         """Make a dead letter ready again; see `redisjobs.JobQueue.requeue`."""
-        return requeued(job_id, self._call(lambda: self._sync.requeue(job_id)))
+        return requeued(job_id, self._call(lambda store: store.requeue(job_id)))
 
     def delete(self, job_id: str) -> bool:
         """Throw a dead letter away; whether there was one."""
-        return self._call(lambda: self._sync.delete(job_id)) is Word.OK
+        return self._call(lambda store: store.delete(job_id)) is Word.OK
 
     def _push(self, jobs: Sequence[NewJob]) -> list[Pushed]:
         again = any(job.given_id for job in jobs)
-        first = functools.partial(self._sync.push, jobs, again=again)
-        return self._call(first, functools.partial(self._sync.push, jobs, again=True), jobs)
+        return self._call(
+            lambda store: store.push(jobs, again=again), lambda store: store.push(jobs, again=True), jobs
+        )
 
     def _call(
-        self, call: Callable[[], T], repeat: Callable[[], T] | None = None, jobs: Sequence[NewJob] = ()
+        self,
+        call: Callable[[SyncDriver], T],
+        repeat: Callable[[SyncDriver], T] | None = None,
+        jobs: Sequence[NewJob] = (),
     ) -> T:
         """Call the store, and again with backoff and jitter while it is away, until the deadline."""
+        started, store = time.monotonic(), self._store(self.deadline)
         try:
-            return call()
-        except Unavailable:
+            return call(store)
+        except Unavailable as error:
+            cause = error
+        left = self.deadline - (time.monotonic() - started)
+        if left > 0:
             retrying = Retrying(
                 retry=retry_if_exception_type(Unavailable),
                 wait=wait_random_exponential(multiplier=0.05, max=1),
-                stop=stop_after_delay(self.deadline),
+                stop=stop_before_delay(left),
                 reraise=True,
             )
-        try:
-            return retrying(repeat or call)
-        except Unavailable as error:
-            raise gave_up(jobs, self.deadline, error) from error
+            try:
+                return retrying(repeat or call, store)
+            except Unavailable as error:
+                cause = error
+        raise gave_up(jobs, self.deadline, cause) from cause
 
 
 class JobDecorator(Protocol):

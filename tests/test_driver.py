@@ -1,30 +1,1130 @@
 """The contract of a driver: each test runs on memory and on every server at hand."""
 
-import pytest
-from store import Store
+import copy
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
 
-from redisjobs.driver import Ack, NewJob, Word
+import anyio
+import pytest
+from store import MemoryStore, RedisStore, Store
+
+from redisjobs.driver import (
+    Ack,
+    Consumer,
+    DeadLetter,
+    Fate,
+    Lease,
+    NewJob,
+    Nudge,
+    Pushed,
+    Release,
+    RetryLater,
+    Row,
+    Word,
+)
+from redisjobs.job import Priority, State
 
 pytestmark = pytest.mark.anyio
 
+Open = Callable[..., Awaitable[Consumer]]
 
-def job(job_id: str, **options: object) -> NewJob:
-    return NewJob(job_id, ["name", "Work", "parameters", "{}"], **options)  # type: ignore[arg-type]
+FAILED = DeadLetter("failed", "ValueError: no", "the traceback")
+AGAIN = RetryLater("+0", {"attempt": "2"})
+LATER = RetryLater("+5000", {"attempt": "2"})
+PRIORITIES = list(Priority)
 
 
-async def test_a_pushed_job_is_claimed_and_settled_once(store: Store) -> None:
-    consumer = store.consumer("w1")
-    await consumer.open()
-    (pushed,) = await store.driver.push([job("a")], again=False)
+@pytest.fixture
+async def worker(store: Store) -> AsyncIterator[Open]:
+    """Opens consumers, and closes every connection at the end."""
+    opened = []
+
+    async def open_one(worker_id: str = "w1", **options: Any) -> Consumer:
+        consumer = store.consumer(worker_id, **options)
+        opened.append(consumer)
+        await consumer.open()
+        return consumer
+
+    yield open_one
+    for consumer in opened:
+        await consumer.aclose()
+    await store.driver.aclose()
+
+
+def job(job_id: str, **options: Any) -> NewJob:
+    return NewJob(job_id, ["name", "Work", "parameters", "{}"], **options)
+
+
+async def push(store: Store, *jobs: NewJob | str, again: bool = False) -> list[Pushed]:
+    return await store.driver.push([job(j) if isinstance(j, str) else j for j in jobs], again=again)
+
+
+async def claim(consumer: Consumer, count: int = 10) -> list[Lease]:
+    return list((await consumer.exchange([], count)).leases)
+
+
+async def claim_one(consumer: Consumer) -> Lease:
+    (lease,) = await claim(consumer)
+    return lease
+
+
+async def settle(consumer: Consumer, lease: Lease, fate: Fate) -> Word:
+    (word,) = (await consumer.exchange([(lease, fate)], None)).words
+    return word
+
+
+def renew(consumer: Consumer, *leases: Lease) -> list[Word]:
+    heart = consumer.heartbeat()
+    words = heart.renew(leases, {})
+    heart.close()
+    return words
+
+
+async def take_over(store: Store, by: Consumer) -> list[Lease]:
+    """Let every lease run out, and reclaim."""
+    store.age(60)
+    return await by.reclaim(10)
+
+
+async def found(store: Store, job_id: str) -> Row:
+    row = await store.driver.find(job_id)
+    assert row is not None
+    return row
+
+
+def ids(leases: list[Lease]) -> list[str]:
+    return [lease.job_id for lease in leases]
+
+
+def texts(fields: Mapping[bytes, bytes]) -> dict[str, str]:
+    return {key.decode(): value.decode() for key, value in fields.items()}
+
+
+def snapshot(store: Store) -> object:
+    """All that is stored for the queue."""
+    if isinstance(store, RedisStore):
+        keys = {key: store.admin.dump(store.prefix + key) for key in list(store.keys())}
+        return keys, [store.pending(priority) for priority in Priority]
+    assert isinstance(store, MemoryStore)
+    unstored = ("lock", "ears", "now_ms")
+    return copy.deepcopy({key: value for key, value in vars(store.memory).items() if key not in unstored})
+
+
+# Push and claim
+
+
+async def test_a_pushed_job_is_claimed_and_settled_once(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    pushed = await push(store, "a")
 
     exchange = await consumer.exchange([], 10)
     (lease,) = exchange.leases
     settled = await consumer.exchange([(lease, Ack())], 10)
 
-    assert pushed.word is Word.OK
-    assert (lease.job_id, lease.deliveries) == ("a", 1)
-    assert settled.words == [Word.OK]
-    assert settled.leases == []
+    assert pushed == [Pushed(Word.OK)]
+    assert (lease.job_id, lease.deliveries, lease.stream) == ("a", 1, 2)
+    assert texts(lease.fields) == {"id": "a", "name": "Work", "parameters": "{}"}
+    assert abs(exchange.server_ms - store.clock()) < 60_000
+    assert (settled.words, settled.leases) == ([Word.OK], [])
     assert await store.driver.find("a") is None
-    await consumer.aclose()
-    await store.driver.aclose()
+
+
+async def test_jobs_go_strictly_by_priority_and_first_in_first_out_inside(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    for number, priority in enumerate(PRIORITIES[::-1] * 3):
+        await push(store, job(f"{priority} {number}", priority=priority))
+
+    one_by_one = [await claim(consumer, 1) for _ in range(4)]
+    the_rest = await claim(consumer)
+
+    order = ["high 2", "high 5", "high 8", "normal 1", "normal 4", "normal 7", "low 0", "low 3", "low 6"]
+    assert [lease.job_id for leases in one_by_one for lease in leases] + ids(the_rest) == order
+    assert [lease.stream for lease in the_rest] == [2, 2, 3, 3, 3]
+
+
+async def test_many_jobs_are_pushed_and_claimed_in_one_exchange_each(store: Store, worker: Open) -> None:
+    consumer = await worker()
+
+    pushed = await push(store, *(f"job {number}" for number in range(300)))
+    leases = await claim(consumer, 299)
+    settled = await consumer.exchange([(lease, Ack()) for lease in leases], 299)
+
+    assert pushed == [Pushed(Word.OK)] * 300
+    assert ids(leases) == [f"job {number}" for number in range(299)]
+    assert settled.words == [Word.OK] * 299
+    assert ids(list(settled.leases)) == ["job 299"]
+
+
+async def test_an_exchange_without_a_count_settles_only(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    await push(store, "a", job("b", due="+1000"))
+    store.clock.advance(2)
+
+    exchange = await consumer.exchange([], None)
+
+    assert (exchange.leases, exchange.due_in, exchange.server_ms) == ((), None, 0)
+    assert (await found(store, "a")).state is State.READY
+    assert (await found(store, "b")).state is State.DELAYED
+
+
+async def test_a_claim_of_none_only_promotes(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    await push(store, "a", job("b", due="+1000"))
+    store.clock.advance(2)
+
+    exchange = await consumer.exchange([], 0)
+
+    assert exchange.leases == []
+    assert (await found(store, "b")).state is State.READY
+    assert ids(await claim(consumer)) == ["a", "b"]
+
+
+# Delayed
+
+
+async def test_a_delayed_job_waits_until_it_is_due(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    store.clock.advance(0)
+    now_ms = store.clock()
+    await push(store, job("relative", due="+1000"), job("absolute", due=str(now_ms + 2000)))
+
+    assert (await consumer.exchange([], 10)).due_in == 1.0
+    store.clock.advance(0.999)
+    assert await claim(consumer) == []
+    store.clock.advance(0.001)
+    exchange = await consumer.exchange([], 10)
+    assert (ids(list(exchange.leases)), exchange.due_in) == (["relative"], 1.0)
+    store.clock.advance(1)
+    exchange = await consumer.exchange([], 10)
+    assert (ids(list(exchange.leases)), exchange.due_in) == (["absolute"], None)
+    assert exchange.server_ms == now_ms + 2000
+    assert exchange.leases[0].fields[b"queued_at"] == b"%d" % now_ms
+
+
+async def test_a_job_due_in_the_past_is_ready_at_once(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    await push(store, job("a", due="1"), job("b", due="+0"))
+    assert ids(await claim(consumer)) == ["a", "b"]
+
+
+async def test_jobs_are_promoted_by_due_time_into_their_priority(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    await push(store, job("third", due="+3000"), job("first", due="+1000"), job("second", due="+2000"))
+    await push(store, job("urgent", due="+4000", priority=Priority.HIGH), job("not yet", due="+9000"))
+    await push(store, "ready before")
+    store.clock.advance(5)
+
+    assert ids(await claim(consumer)) == ["urgent", "ready before", "first", "second", "third"]
+
+
+# Idempotent by id
+
+
+async def delay(store: Store, consumer: Consumer) -> None:
+    store.clock.advance(0)
+    await push(store, job("a", due="+1000"))
+
+
+async def wait_in_line(store: Store, consumer: Consumer) -> None:
+    await push(store, "a")
+
+
+async def run(store: Store, consumer: Consumer) -> None:
+    await push(store, "a")
+    await claim_one(consumer)
+
+
+async def retry(store: Store, consumer: Consumer) -> None:
+    await push(store, "a")
+    assert await settle(consumer, await claim_one(consumer), LATER) is Word.OK
+
+
+async def release(store: Store, consumer: Consumer) -> None:
+    await push(store, "a")
+    assert await settle(consumer, await claim_one(consumer), Release()) is Word.OK
+
+
+async def fail(store: Store, consumer: Consumer) -> None:
+    await push(store, "a")
+    assert await settle(consumer, await claim_one(consumer), FAILED) is Word.OK
+
+
+async def finish(store: Store, consumer: Consumer) -> None:
+    await push(store, "a")
+    assert await settle(consumer, await claim_one(consumer), Ack()) is Word.OK
+
+
+async def cancel(store: Store, consumer: Consumer) -> None:
+    await push(store, "a")
+    assert await store.driver.cancel("a") is Word.CANCELLED
+
+
+async def cancel_running(store: Store, consumer: Consumer) -> None:
+    await run(store, consumer)
+    assert await store.driver.cancel("a") is Word.CANCELLING
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("bring", [delay, wait_in_line, run, retry, release, fail, cancel_running])
+async def test_an_id_that_is_on_the_queue_is_not_pushed_again(
+    store: Store, worker: Open, bring: Any, again: bool
+) -> None:
+    await bring(store, await worker())
+    before = snapshot(store)
+
+    assert await push(store, "a", job("a", due="+1", unique="key"), again=again) == [Pushed(Word.EXISTS)] * 2
+    assert snapshot(store) == before
+
+
+async def test_an_id_given_twice_in_one_push_is_one_job(store: Store, worker: Open) -> None:
+    assert await push(store, "a", "a") == [Pushed(Word.OK), Pushed(Word.EXISTS)]
+    assert ids(await claim(await worker())) == ["a"]
+
+
+@pytest.mark.parametrize("bring", [finish, cancel])
+async def test_an_id_that_ended_lately_is_not_pushed_again_by_a_repeated_push(
+    store: Store, worker: Open, bring: Any
+) -> None:
+    await bring(store, await worker())
+
+    assert await push(store, "a", again=True) == [Pushed(Word.EXISTS)]
+    store.clock.advance(59)
+    assert await push(store, "a", again=True) == [Pushed(Word.EXISTS)]
+    store.clock.advance(62)
+    assert await push(store, "a", again=True) == [Pushed(Word.OK)]
+
+
+async def test_a_push_of_long_ago_can_no_longer_be_repeated_so_its_id_is_not_remembered(
+    store: Store, worker: Open
+) -> None:
+    consumer = await worker()
+    await push(store, "a")
+    store.clock.advance(61)
+    await settle(consumer, await claim_one(consumer), Ack())
+    assert await push(store, "a", again=True) == [Pushed(Word.OK)]
+
+
+async def test_a_first_push_of_an_id_that_ended_is_a_new_job(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    await finish(store, consumer)
+    assert await push(store, "a", again=False) == [Pushed(Word.OK)]
+    assert ids(await claim(consumer)) == ["a"]
+
+
+# Unique
+
+
+@pytest.mark.parametrize("bring", [delay, wait_in_line, run, retry, release, cancel_running])
+async def test_a_unique_key_is_held_as_long_as_its_job_lives(
+    store: Store, worker: Open, bring: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = job
+    monkeypatch.setitem(globals(), "job", lambda job_id, **options: make(job_id, unique="key", **options))
+    await bring(store, await worker())
+
+    assert await push(store, job("b")) == [Pushed(Word.DUPLICATE, "a")]
+    assert await store.driver.find("b") is None
+    assert await push(store, make("b", unique="other"), make("c")) == [Pushed(Word.OK)] * 2
+
+
+@pytest.mark.parametrize("fate", [Ack(), Ack(cancelled=True), FAILED])
+async def test_a_unique_key_is_free_once_its_job_is_settled(store: Store, worker: Open, fate: Fate) -> None:
+    consumer = await worker()
+    await push(store, job("a", unique="key"))
+    assert await settle(consumer, await claim_one(consumer), fate) is Word.OK
+    assert await push(store, job("b", unique="key")) == [Pushed(Word.OK)]
+
+
+@pytest.mark.parametrize("due", ["", "+1000"])
+async def test_a_unique_key_is_free_once_its_job_is_cancelled(store: Store, worker: Open, due: str) -> None:
+    await push(store, job("a", unique="key", due=due))
+    assert await store.driver.cancel("a") is Word.CANCELLED
+    assert await push(store, job("b", unique="key")) == [Pushed(Word.OK)]
+
+
+async def test_a_unique_key_is_free_once_its_job_killed_its_workers(store: Store, worker: Open) -> None:
+    await push(store, job("a", unique="key"))
+    await claim_one(await worker("w1", max_deliveries=1))
+    assert await take_over(store, await worker("w2", max_deliveries=1)) == []
+    assert await push(store, job("b", unique="key")) == [Pushed(Word.OK)]
+
+
+async def test_a_requeued_job_does_not_take_its_unique_key_back(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    await push(store, job("a", unique="key"))
+    await settle(consumer, await claim_one(consumer), FAILED)
+    await push(store, job("b", unique="key"))
+
+    assert await store.driver.requeue("a") is Word.OK
+    leases = await claim(consumer)
+    await consumer.exchange([(lease, Ack()) for lease in leases if lease.job_id == "a"], None)
+
+    assert await push(store, job("c", unique="key")) == [Pushed(Word.DUPLICATE, "b")]
+
+
+async def test_a_unique_key_with_a_time_is_held_for_that_time_even_if_the_job_ends(
+    store: Store, worker: Open
+) -> None:
+    consumer = await worker()
+    await push(store, job("a", unique="key", unique_for_ms=300))
+    await settle(consumer, await claim_one(consumer), Ack())
+    assert await push(store, job("b", unique="key")) == [Pushed(Word.DUPLICATE, "a")]
+
+    with anyio.fail_after(5):  # by the server's own clock, which no test sets
+        while await push(store, job("b", unique="key")) != [Pushed(Word.OK)]:  # noqa: ASYNC110
+            await anyio.sleep(0.02)
+
+
+# Settling
+
+
+async def test_a_job_that_expires_carries_the_time(store: Store, worker: Open) -> None:
+    store.clock.advance(0)
+    await push(store, job("a", expires_in_ms=5000), job("b", expires_in_ms=5000, due="+1"))
+    store.clock.advance(1)
+
+    expires = [lease.fields[b"expires_at"] for lease in await claim(await worker())]
+    assert expires == [b"%d" % (store.clock() + 4000)] * 2
+
+
+async def test_a_retried_job_waits_in_line_again_with_its_fields_changed(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    fields = ["name", "Work", "parameters", "", "headers", "{}", "error", "old"]
+    await push(store, NewJob("a", fields), "b")
+    first, other = await claim(consumer)
+
+    changes = {"attempt": "2", "error": "ValueError: no", "headers": "", "more": "é"}
+    assert await settle(consumer, first, RetryLater("+0", changes)) is Word.OK
+    second = await claim_one(consumer)
+
+    assert (second.job_id, second.deliveries) == ("a", 1)
+    assert second.entry != first.entry
+    queued_at = first.entry.partition("-")[0]
+    kept = {"id": "a", "name": "Work", "parameters": "", "queued_at": queued_at}
+    assert texts(second.fields) == kept | {"attempt": "2", "error": "ValueError: no", "more": "é"}
+    assert await settle(consumer, other, Ack()) is Word.OK
+
+
+async def test_a_retried_job_keeps_its_id_priority_and_time_of_push(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    store.clock.advance(0)
+    await push(store, job("a", priority=Priority.LOW))
+    first = await claim_one(consumer)
+    for fate in (LATER, RetryLater(str(store.clock() + 9000)), AGAIN):
+        lease = first if fate is LATER else await claim_one(consumer)
+        assert await settle(consumer, lease, fate) is Word.OK
+        store.clock.advance(5)
+
+    last = await claim_one(consumer)
+    assert (last.job_id, last.stream) == ("a", 3)
+    assert last.fields[b"queued_at"].decode() == first.entry.partition("-")[0]
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+async def test_a_retry_with_a_delay_waits_until_it_is_due(store: Store, worker: Open, absolute: bool) -> None:
+    consumer = await worker()
+    await push(store, "a")
+    store.clock.advance(0)
+    due_ms = store.clock() + 5000
+    lease = await claim_one(consumer)
+
+    assert await settle(consumer, lease, RetryLater(str(due_ms) if absolute else "+5000")) is Word.OK
+
+    row = await found(store, "a")
+    assert (row.state, row.due_ms, row.deliveries, row.entry) == (State.DELAYED, due_ms, 0, "")
+    assert (await consumer.exchange([], 10)).due_in == 5.0
+    store.clock.advance(5)
+    assert ids(await claim(consumer)) == ["a"]
+
+
+async def test_a_released_job_keeps_its_place_and_its_delivery_is_refunded(store: Store, worker: Open) -> None:
+    one, two = await worker("w1"), await worker("w2")
+    await push(store, "a", "b", "c", job("urgent", priority=Priority.HIGH))
+    urgent, _, b = await claim(one, 3)
+
+    assert await settle(one, b, Release()) is Word.OK
+    await settle(one, urgent, Release())
+
+    assert (await found(store, "b")).state is State.READY
+    assert [(lease.job_id, lease.deliveries) for lease in await claim(two)] == [("urgent", 1), ("b", 1), ("c", 1)]
+
+
+async def test_a_released_job_passes_ahead_of_new_ones_even_behind_a_cancelled_one(
+    store: Store, worker: Open
+) -> None:
+    consumer = await worker()
+    await push(store, "a", "b", "c")
+    a, b = await claim(consumer, 2)
+    await store.driver.cancel("a")
+    await consumer.exchange([(a, Release()), (b, Release())], None)
+
+    assert ids(await claim(consumer, 1)) == ["b"]
+    assert await store.driver.find("a") is None
+
+
+async def test_a_failed_job_is_a_dead_letter_with_its_fields_and_the_notes(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    await push(store, NewJob("a", ["name", "Work", "parameters", '{"n":1}', "attempt", "4"], Priority.HIGH))
+    store.clock.advance(1)
+    lease = await claim_one(consumer)
+
+    assert await settle(consumer, lease, FAILED) is Word.OK
+
+    row = await found(store, "a")
+    kept = {"id": "a", "name": "Work", "parameters": '{"n":1}', "attempt": "4", "priority": "high"}
+    notes = {"reason": "failed", "error": "ValueError: no", "traceback": "the traceback", "worker": "w1"}
+    times = {"queued_at": lease.entry.partition("-")[0], "failed_at": str(store.clock()), "deliveries": "1"}
+    assert texts(row.fields) == kept | notes | times
+    assert (row.state, row.priority) == (State.DEAD, Priority.HIGH)
+    assert await claim(consumer) == []
+
+
+# Lost leases
+
+
+async def taken_over(store: Store, one: Consumer, two: Consumer, lease: Lease) -> Lease:
+    (other,) = await take_over(store, two)
+    assert other.entry == lease.entry
+    return lease
+
+
+async def taken_back(store: Store, one: Consumer, two: Consumer, lease: Lease) -> Lease:
+    """The same worker again, but the earlier delivery: its handler is not the one that counts."""
+    await take_over(store, two)
+    await take_over(store, one)
+    return lease
+
+
+async def miscounted(store: Store, one: Consumer, two: Consumer, lease: Lease) -> Lease:
+    return Lease(lease.stream, lease.entry, 2, lease.job_id, lease.fields)
+
+
+async def another_job(store: Store, one: Consumer, two: Consumer, lease: Lease) -> Lease:
+    """After a failover an entry id may come again for another job."""
+    if isinstance(store, MemoryStore):
+        pytest.skip("memory has no failover")
+    return Lease(lease.stream, lease.entry, 1, "b", lease.fields)
+
+
+async def released(store: Store, one: Consumer, two: Consumer, lease: Lease) -> Lease:
+    assert await settle(one, lease, Release()) is Word.OK
+    return lease
+
+
+async def handed_on(store: Store, one: Consumer, two: Consumer, lease: Lease) -> Lease:
+    """The delivery count is what it was: only the worker differs."""
+    await settle(one, lease, Release())
+    assert (await claim_one(two)).deliveries == lease.deliveries
+    return lease
+
+
+async def settled(store: Store, one: Consumer, two: Consumer, lease: Lease) -> Lease:
+    assert await settle(one, lease, Ack()) is Word.OK
+    return lease
+
+
+async def retried(store: Store, one: Consumer, two: Consumer, lease: Lease) -> Lease:
+    assert await settle(one, lease, AGAIN) is Word.OK
+    return lease
+
+
+@pytest.mark.parametrize("fate", [Ack(), AGAIN, LATER, FAILED, Release(), None])
+@pytest.mark.parametrize(
+    "lose", [taken_over, taken_back, miscounted, another_job, released, handed_on, settled, retried]
+)
+async def test_a_worker_that_lost_its_lease_writes_nothing(
+    store: Store, worker: Open, lose: Any, fate: Fate | None
+) -> None:
+    one, two = await worker("w1"), await worker("w2")
+    await push(store, job("a", unique="key"))
+    lease = await lose(store, one, two, await claim_one(one))
+    before = snapshot(store)
+
+    word = renew(one, lease)[0] if fate is None else await settle(one, lease, fate)
+
+    assert word is Word.LEASE_LOST
+    assert snapshot(store) == before
+
+
+async def test_each_job_of_a_batch_gets_its_own_word(store: Store, worker: Open) -> None:
+    one, two = await worker("w1"), await worker("w2")
+    fates: list[Fate] = [Ack(), FAILED, LATER, AGAIN, Release()]
+    await push(store, *(job(f"{kind} {number}") for number in range(5) for kind in ("lost", "held")))
+    leases = await claim(one)
+    lost, held = leases[::2], leases[1::2]
+    store.age(60)
+    renew(one, *held)
+    theirs = await two.reclaim(10)
+    assert ids(theirs) == ids(lost)
+
+    mixed = [(lease, fates[number // 2]) for number, lease in enumerate(leases)]
+    words = (await one.exchange(mixed, None)).words
+
+    assert words == [Word.LEASE_LOST, Word.OK] * 5
+    assert renew(two, *theirs, *held) == [Word.OK] * 5 + [Word.LEASE_LOST] * 5
+    states = [(await store.driver.find(lease.job_id)) for lease in held]
+    assert [row and row.state for row in states] == [None, State.DEAD, State.DELAYED, State.READY, State.READY]
+
+
+# Reclaim and renew
+
+
+async def test_a_job_whose_worker_died_goes_to_another(store: Store, worker: Open) -> None:
+    one, two = await worker("w1"), await worker("w2")
+    await push(store, "a")
+    first = await claim_one(one)
+
+    assert await two.reclaim(10) == []
+    (second,) = await take_over(store, two)
+
+    assert (second.job_id, second.entry, second.deliveries) == ("a", first.entry, 2)
+    row = await found(store, "a")
+    assert (row.worker, row.deliveries) == ("w2", 2)
+    assert await settle(two, second, Ack()) is Word.OK
+
+
+async def test_a_renewed_lease_does_not_run_out(store: Store, worker: Open) -> None:
+    one, two = await worker("w1"), await worker("w2")
+    await push(store, "a")
+    lease = await claim_one(one)
+    store.age(60)
+
+    assert renew(one, lease) == [Word.OK]
+
+    assert await two.reclaim(10) == []
+    assert await settle(one, lease, Ack()) is Word.OK  # the delivery count is what it was
+
+
+async def test_no_more_are_reclaimed_than_asked_for_and_all_in_the_end(store: Store, worker: Open) -> None:
+    one, two = await worker("w1"), await worker("w2")
+    await push(store, *(job(str(n), priority=PRIORITIES[n % 3]) for n in range(7)))
+    await claim(one)
+    store.age(60)
+
+    taken = [ids(await two.reclaim(3)) for _ in range(3)]
+
+    assert [len(batch) for batch in taken] == [3, 3, 1]
+    assert sorted(job_id for batch in taken for job_id in batch) == [str(n) for n in range(7)]
+
+
+async def test_an_orphan_behind_many_healthy_leases_is_found(store: Store, worker: Open) -> None:
+    healthy, dying, other = await worker("w1"), await worker("w2"), await worker("w3")
+    await push(store, *(str(number) for number in range(30)), "orphan")
+    held = await claim(healthy, 30)
+    await claim_one(dying)
+    store.age(60)
+    renew(healthy, *held)
+
+    looks = [ids(await other.reclaim(1)) for _ in range(6)]
+
+    assert [job_id for look in looks for job_id in look] == ["orphan"]
+
+
+async def test_a_job_that_kills_its_workers_becomes_a_dead_letter(store: Store, worker: Open) -> None:
+    one, two = await worker("w1", max_deliveries=2), await worker("w2", max_deliveries=2)
+    await push(store, "a", job("b", priority=Priority.LOW))
+    await claim(one)
+    assert len(await take_over(store, two)) == 2
+
+    assert await take_over(store, one) == []
+
+    for job_id, priority in (("a", "normal"), ("b", "low")):
+        fields = texts((await found(store, job_id)).fields)
+        assert (fields["reason"], fields["deliveries"], fields["priority"]) == ("worker lost", "2", priority)
+        assert "2 times" in fields["error"]
+    assert (await store.driver.counts()).totals["dead"] == 2
+
+
+# Cancel
+
+
+@pytest.mark.parametrize("bring", [delay, wait_in_line, retry, release])
+async def test_a_job_that_waits_is_cancelled_at_once(store: Store, worker: Open, bring: Any) -> None:
+    consumer = await worker()
+    await bring(store, consumer)
+
+    assert await store.driver.cancel("a") is Word.CANCELLED
+
+    assert await store.driver.find("a") is None
+    store.clock.advance(60)
+    assert await claim(consumer) == []
+    assert await store.driver.cancel("a") is Word.NOT_FOUND
+    assert (await store.driver.counts()).totals["cancelled"] == 1
+
+
+async def test_a_dead_letter_and_a_job_that_ended_are_not_cancelled(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    await fail(store, consumer)
+    before = snapshot(store)
+
+    assert await store.driver.cancel("a") is Word.DEAD
+    assert await store.driver.cancel("unknown") is Word.NOT_FOUND
+    assert await store.driver.cancel("1732438800000-0") is Word.NOT_FOUND
+    assert snapshot(store) == before
+
+
+async def test_a_running_job_is_marked_and_its_worker_told(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    await push(store, "a", "b")
+    leases = await claim(consumer)
+
+    assert await store.driver.cancel("a") is Word.CANCELLING
+    assert await store.driver.cancel("a") is Word.CANCELLING
+
+    assert renew(consumer, *leases) == [Word.CANCELLING, Word.OK]
+    rows = [(await found(store, "a")), *await store.driver.jobs(State.RUNNING, 10)]
+    assert [(row.state, row.cancelling) for row in rows] == [
+        (State.RUNNING, is_it) for is_it in (True, True, False)
+    ]
+    assert await settle(consumer, leases[0], Ack(cancelled=True)) is Word.OK
+    totals = (await store.driver.counts()).totals
+    assert (totals["cancelled"], totals.get("completed")) == (1, None)
+
+
+async def test_a_cancelled_job_is_not_handed_out_again_after_its_worker_died(store: Store, worker: Open) -> None:
+    one, two = await worker("w1"), await worker("w2")
+    await push(store, job("a", unique="key"))
+    await claim_one(one)
+    await store.driver.cancel("a")
+
+    assert await take_over(store, two) == []
+
+    assert await store.driver.find("a") is None
+    assert await push(store, "a", again=True) == [Pushed(Word.EXISTS)]
+    assert await push(store, job("b", unique="key")) == [Pushed(Word.OK)]
+    assert (await store.driver.counts()).totals.get("reclaimed") is None
+
+
+async def test_a_cancelled_job_is_not_handed_out_again_after_a_release(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    await push(store, "a")
+    lease = await claim_one(consumer)
+    await store.driver.cancel("a")
+    await settle(consumer, lease, Release())
+
+    rows = [await found(store, "a"), *await store.driver.jobs(State.READY, 10)]
+    assert [(row.state, row.cancelling) for row in rows] == [(State.READY, True)] * 2
+    assert await claim(consumer) == []
+    assert await store.driver.find("a") is None
+
+
+@pytest.mark.parametrize("fate", [AGAIN, LATER])
+async def test_a_retry_of_a_cancelled_job_ends_it(store: Store, worker: Open, fate: Fate) -> None:
+    consumer = await worker()
+    await push(store, job("a", unique="key"))
+    lease = await claim_one(consumer)
+    await store.driver.cancel("a")
+
+    assert await settle(consumer, lease, fate) is Word.CANCELLED
+
+    assert await store.driver.find("a") is None
+    assert await push(store, job("b", unique="key")) == [Pushed(Word.OK)]
+    assert (await store.driver.counts()).totals == {"pushed": 2, "cancelled": 1}
+
+
+async def test_a_cancelled_job_may_still_succeed_or_fail(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    await push(store, "a", "b")
+    done, failed = await claim(consumer)
+    await store.driver.cancel("a")
+    await store.driver.cancel("b")
+
+    assert (await consumer.exchange([(done, Ack()), (failed, FAILED)], None)).words == [Word.OK] * 2
+
+    row = await found(store, "b")
+    assert (row.state, row.cancelling) == (State.DEAD, False)
+    assert await store.driver.requeue("b") is Word.OK
+    assert ids(await claim(consumer)) == ["b"]
+
+
+# Dead letters
+
+
+async def test_a_requeued_dead_letter_starts_anew_under_its_id(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    fields = ["name", "Work", "parameters", "{}", "headers", '{"k":"v"}', "attempt", "4", "unknown_since", "1"]
+    await push(store, NewJob("a", fields, Priority.HIGH, expires_in_ms=1, unique="key"))
+    lease = await claim_one(consumer)
+    await settle(consumer, lease, FAILED)
+
+    assert await store.driver.requeue("a") is Word.OK
+
+    again = await claim_one(consumer)
+    assert (again.job_id, again.stream, again.deliveries) == ("a", 1, 1)
+    queued_at = lease.entry.partition("-")[0]
+    kept = {"id": "a", "name": "Work", "parameters": "{}", "headers": '{"k":"v"}', "queued_at": queued_at}
+    assert texts(again.fields) == kept
+    assert await store.driver.jobs(State.DEAD, 10) == []
+
+
+@pytest.mark.parametrize("bring", [delay, wait_in_line, run, finish])
+async def test_only_a_dead_letter_is_requeued_or_deleted(store: Store, worker: Open, bring: Any) -> None:
+    await bring(store, await worker())
+    before = snapshot(store)
+    assert await store.driver.requeue("a") is Word.NOT_FOUND
+    assert await store.driver.delete("a") is Word.NOT_FOUND
+    assert snapshot(store) == before
+
+
+async def test_a_deleted_dead_letter_is_gone_and_its_id_free(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    await fail(store, consumer)
+
+    assert await store.driver.delete("a") is Word.OK
+
+    assert await store.driver.find("a") is None
+    assert await store.driver.delete("a") is Word.NOT_FOUND
+    assert await push(store, "a", again=True) == [Pushed(Word.OK)]
+
+
+# Look
+
+
+async def test_every_state_is_found_listed_and_counted(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    store.clock.advance(0)
+    await push(store, "dead", "handed back", "running")
+    dead, handed_back, _ = await claim(consumer)
+    await consumer.exchange([(dead, FAILED), (handed_back, Release())], None)
+    await push(store, "ready", job("delayed", due="+5000", priority=Priority.HIGH))
+
+    listed = {state: await store.driver.jobs(state, 10) for state in State}
+
+    names = {state: [row.fields[b"id"].decode() for row in rows] for state, rows in listed.items()}
+    waiting = {State.READY: ["handed back", "ready"], State.DELAYED: ["delayed"]}
+    assert names == waiting | {State.RUNNING: ["running"], State.DEAD: ["dead"]}
+    every = [row for rows in listed.values() for row in rows]
+    for row in every:
+        assert await store.driver.find(row.fields[b"id"].decode()) == row
+    details = [(row.worker, row.deliveries, row.due_ms) for row in every]
+    assert details == [("", 0, store.clock() + 5000), ("", 0, None), ("", 0, None), ("w1", 1, None), ("", 0, None)]
+    counts = await store.driver.counts()
+    assert (counts.ready, counts.running, counts.delayed, counts.dead) == (
+        {Priority.HIGH: 0, Priority.NORMAL: 2, Priority.LOW: 0}, 1, 1, 1
+    )  # fmt: skip
+    assert counts.totals == {"pushed": 5, "dead": 1, "released": 1}
+
+
+async def test_a_list_is_in_the_order_of_its_state_and_no_longer_than_asked(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    await push(store, job("low", priority=Priority.LOW), "a", "b", job("c", due="+9000"), job("d", due="+5000"))
+    assert [row.fields[b"id"] for row in await store.driver.jobs(State.READY, 9)] == [b"a", b"b", b"low"]
+    assert [row.fields[b"id"] for row in await store.driver.jobs(State.READY, 2)] == [b"a", b"b"]
+    assert [row.fields[b"id"] for row in await store.driver.jobs(State.DELAYED, 9)] == [b"d", b"c"]
+    await consumer.exchange([(lease, FAILED) for lease in await claim(consumer)], None)
+    assert [row.fields[b"id"] for row in await store.driver.jobs(State.DEAD, 2)] == [b"low", b"b"]
+
+
+async def test_a_queue_that_no_worker_has_joined_yet_can_be_looked_at(store: Store, worker: Open) -> None:
+    assert (await store.driver.counts()).totals == {}
+    await push(store, "a")
+    assert (await found(store, "a")).state is State.READY
+    assert len(await store.driver.jobs(State.READY, 10)) == 1
+    assert await store.driver.jobs(State.RUNNING, 10) == []
+    assert (await store.driver.counts()).ready[Priority.NORMAL] == 1
+    assert await store.driver.cancel("a") is Word.CANCELLED
+
+
+# Release all, wait, listen
+
+
+async def test_what_a_worker_holds_without_knowing_is_handed_back_in_its_place(store: Store, worker: Open) -> None:
+    one, two = await worker("w1"), await worker("w2")
+    await push(store, "a", "b", "c", job("d", priority=Priority.LOW), "e")
+    _, known = await claim(one, 2)
+    await claim(one, 2)
+    others = await claim(two)
+
+    assert await one.release_all([known]) == 3
+
+    assert renew(one, known) == [Word.OK]
+    assert renew(two, *others) == [Word.OK] * len(others)
+    assert [(lease.job_id, lease.deliveries) for lease in await claim(two)] == [("a", 1), ("c", 1), ("e", 1)]
+    assert await one.release_all([known]) == 0
+    assert await one.release_all([]) == 1
+
+
+async def test_a_delivery_handed_back_does_not_hide_an_earlier_crash(store: Store, worker: Open) -> None:
+    one, two = await worker("w1"), await worker("w2")
+    await push(store, "a")
+    await claim_one(one)
+    await take_over(store, two)
+
+    await two.release_all([])
+
+    assert (await claim_one(two)).deliveries == 2
+
+
+async def test_more_than_a_page_of_jobs_is_handed_back(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    await push(store, *(str(number) for number in range(250)))
+    held = (await claim(consumer, 250))[:120]
+    assert await consumer.release_all(held) == 130
+    assert ids(await claim(consumer, 200)) == [str(number) for number in range(120, 250)]
+
+
+async def wait_for(consumer: Consumer, do: Callable[[], Awaitable[object]]) -> list[Lease]:
+    """What a wait returns that has begun before something is done."""
+    leases: list[Lease] = []
+
+    async def wait() -> None:
+        leases.extend(await consumer.wait(10, 5))
+
+    with anyio.fail_after(3):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
+            await do()
+    return leases
+
+
+async def test_a_wait_ends_with_a_push(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    leases = await wait_for(consumer, lambda: push(store, "a"))
+    assert [(lease.job_id, lease.deliveries) for lease in leases] == [("a", 1)]
+    assert await settle(consumer, leases[0], Ack()) is Word.OK
+
+
+async def test_a_wait_ends_when_somebody_promotes_a_job(store: Store, worker: Open) -> None:
+    consumer, other = await worker("w1"), await worker("w2")
+    await push(store, job("a", due="+1000", priority=Priority.LOW))
+    store.clock.advance(2)
+    leases = await wait_for(consumer, lambda: other.exchange([], 0))
+    assert [(lease.job_id, lease.stream) for lease in leases] == [("a", 3)]
+
+
+async def test_a_wait_takes_what_is_there_by_priority_up_to_its_count_of_each(store: Store, worker: Open) -> None:
+    await push(store, "a", "b", "c", job("d", priority=Priority.LOW), job("e", priority=Priority.HIGH))
+    assert ids(await (await worker()).wait(2, 5)) == ["e", "a", "b", "d"]
+
+
+async def test_a_wait_for_nothing_ends_after_its_time(store: Store, worker: Open) -> None:
+    with anyio.fail_after(3):
+        assert await (await worker()).wait(10, 0.01) == []
+
+
+async def test_a_cancelled_wait_loses_nothing(store: Store, worker: Open) -> None:
+    consumer, other = await worker("w1"), await worker("w2")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(consumer.wait, 10, 5)
+        await anyio.wait_all_tasks_blocked()
+        tasks.cancel_scope.cancel()
+
+    await push(store, "a")
+    await consumer.release_all([])
+    assert [(lease.job_id, lease.deliveries) for lease in await claim(other)] == [("a", 1)]
+
+
+async def test_nudges_tell_of_an_earlier_due_time_a_cancel_and_a_release(store: Store, worker: Open) -> None:
+    consumer, heard, waiting = await worker(), list[Nudge](), anyio.Event()
+    store.clock.advance(0)
+    now_ms = store.clock()
+
+    async def act() -> None:
+        await push(store, job("a", due="+5000"), job("b", due="+9000"))  # the second is not the earliest
+        await push(store, "c d", "e", "f")
+        first, *others = await claim(consumer)
+        await store.driver.cancel("c d")
+        await settle(consumer, first, Ack(cancelled=True))
+        await store.driver.cancel("b")
+        await consumer.exchange([(lease, Release()) for lease in others], 10)
+        await consumer.exchange([(others[0], RetryLater("+7000")), (others[1], RetryLater("+3000"))], None)
+        await consumer.release_all([])
+        await push(store, "g")
+        await claim_one(consumer)
+        await consumer.release_all([])
+
+    def hear(nudge: Nudge) -> None:
+        heard.append(nudge)
+        if len(heard) == 1:
+            waiting.set()
+        if len(heard) == 6:
+            tasks.cancel_scope.cancel()
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(consumer.listen, hear)
+            await waiting.wait()
+            await act()
+            await anyio.sleep_forever()
+
+    told = [("subscribed", ""), ("due", str(now_ms + 5000)), ("cancel", "c d"), ("released", "2")]
+    told += [("due", str(now_ms + 3000)), ("released", "1")]
+    assert heard == [Nudge(kind, value) for kind, value in told]
+
+
+# Put in by hand
+
+
+async def test_an_entry_put_in_by_hand_is_a_job_by_its_entry_id(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    entry = store.put({"name": "Work", "parameters": "{}"}, Priority.HIGH)
+
+    row = await found(store, entry)
+    lease = await claim_one(consumer)
+    assert await settle(consumer, lease, LATER) is Word.OK
+    store.clock.advance(5)
+    again = await claim_one(consumer)
+    assert await settle(consumer, again, Ack()) is Word.OK
+
+    assert (row.state, row.priority, row.entry) == (State.READY, Priority.HIGH, entry)
+    assert (lease.job_id, lease.stream, lease.deliveries) == (entry, 1, 1)
+    assert (again.job_id, again.fields[b"id"]) == (entry, entry.encode())
+    assert await store.driver.find(entry) is None
+
+
+async def test_an_entry_put_in_by_hand_with_an_id_is_a_job_by_that_id(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    entry = store.put({"id": "mine", "name": "Work", "parameters": "{}"})
+    lease = await claim_one(consumer)
+
+    assert await store.driver.find(entry) is None
+    assert (lease.job_id, lease.entry) == ("mine", entry)
+    assert await settle(consumer, lease, FAILED) is Word.OK
+    assert (await found(store, "mine")).state is State.DEAD
+    assert await store.driver.requeue("mine") is Word.OK
+    assert ids(await claim(consumer)) == ["mine"]
+
+
+async def test_an_entry_put_in_by_hand_without_a_name_becomes_a_dead_letter(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    entry = store.put({"reason": "mine", "error": "mine", "entry": "mine", "parameters": "{}"})
+    lease = await claim_one(consumer)
+
+    assert await settle(consumer, lease, DeadLetter("undecodable", "no name")) is Word.OK
+
+    fields = texts((await found(store, entry)).fields)
+    assert (fields["id"], fields["reason"], fields["error"]) == (entry, "undecodable", "no name")
+    assert await store.driver.requeue(entry) is Word.OK
+    assert texts((await claim_one(consumer)).fields).keys() == {"id", "entry", "parameters", "queued_at"}
+
+
+@pytest.mark.parametrize("end", [wait_in_line, release, run])
+async def test_an_entry_put_in_by_hand_can_be_cancelled(store: Store, worker: Open, end: Any) -> None:
+    consumer = await worker()
+    entry = store.put({"name": "Work", "parameters": "{}"})
+    if end is wait_in_line:
+        assert await store.driver.cancel(entry) is Word.CANCELLED
+    else:
+        lease = await claim_one(consumer)
+        if end is release:
+            await settle(consumer, lease, Release())
+        else:
+            assert await store.driver.cancel(entry) is Word.CANCELLING
+            assert renew(consumer, lease) == [Word.CANCELLING]
+            await settle(consumer, lease, Release())
+        assert await store.driver.cancel(entry) is Word.CANCELLED
+    assert await store.driver.find(entry) is None
+    assert await claim(consumer) == []
+
+
+async def test_an_entry_put_in_by_hand_whose_worker_died_is_taken_over_then_dead(
+    store: Store, worker: Open
+) -> None:
+    one, two = await worker("w1", max_deliveries=2), await worker("w2", max_deliveries=2)
+    entry = store.put({"name": "Work", "parameters": "{}"})
+    await claim_one(one)
+    assert [(lease.job_id, lease.deliveries) for lease in await take_over(store, two)] == [(entry, 2)]
+    assert await take_over(store, one) == []
+    assert (await found(store, entry)).fields[b"reason"] == b"worker lost"
+
+
+@pytest.mark.parametrize("fate", [Ack(), LATER, AGAIN, FAILED, None])
+async def test_an_entry_put_in_by_hand_under_the_id_of_a_job_leaves_that_job_alone(
+    store: Store, worker: Open, fate: Fate | None
+) -> None:
+    one, two = await worker("w1", max_deliveries=1), await worker("w2", max_deliveries=1)
+    await push(store, job("a", due="+60000", unique="key"))
+    entry = store.put({"id": "a", "name": "Other", "parameters": "{}", "unique": "key"})
+    before = await found(store, "a")
+    lease = await claim_one(one)
+
+    if fate is None:
+        assert await take_over(store, two) == []
+    else:
+        assert await settle(one, lease, fate) is Word.OK
+
+    assert await found(store, "a") == before
+    assert await push(store, job("b", unique="key")) == [Pushed(Word.DUPLICATE, "a")]
+    kept = await store.driver.find(entry)  # it goes by its entry id from here on
+    assert (kept and kept.fields[b"id"]) == (None if fate == Ack() else entry.encode())
+
+
+async def test_an_entry_put_in_by_hand_with_ten_thousand_fields_is_kept_as_a_dead_letter(
+    store: Store, worker: Open
+) -> None:
+    consumer = await worker()
+    entry = store.put({f"field-{number}": b"\xff\x00 %d" % number for number in range(10_000)})
+    lease = await claim_one(consumer)
+    assert len(lease.fields) == 10_000
+
+    before = snapshot(store)
+    assert await settle(consumer, lease, AGAIN) is Word.OVERSIZED
+    assert snapshot(store) == before
+    assert await settle(consumer, lease, FAILED) is Word.OK
+
+    row = await found(store, entry)
+    raw = b" ".join(part for pair in row.fields.items() for part in pair)
+    assert all(b"field-%d" % number in raw for number in range(10_000))
+    assert raw.count(b"\xff") == 10_000
+    assert (row.state, row.fields[b"reason"]) == (State.DEAD, b"failed")
+    assert await store.driver.requeue(entry) is Word.OVERSIZED
+    assert await store.driver.delete(entry) is Word.OK
+
+
+# Odd characters
+
+ODD = [
+    "with  spaces ", "ünïcödé 🐇", "quotes'\"\\", "100% %s %1", "line\nbreak\r\n", "nul\0", "{brace}:*?[a-z]",
+    "x" * 500, "1-1", "ready:normal 1-1", "delayed", "dead 1-1 cancelling", "-", "+5000",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD)
+async def test_an_id_may_have_any_characters(store: Store, worker: Open, odd: str) -> None:
+    consumer = await worker()
+    store.clock.advance(0)
+    await push(store, job(odd, due="+1000"))
+    assert (await found(store, odd)).state is State.DELAYED
+    store.clock.advance(1)
+
+    for fate in (AGAIN, LATER, FAILED):
+        lease = await claim_one(consumer)
+        assert (lease.job_id, renew(consumer, lease)) == (odd, [Word.OK])
+        assert await settle(consumer, lease, fate) is Word.OK
+        store.clock.advance(5)
+
+    assert (await found(store, odd)).fields[b"id"] == odd.encode()
+    assert await store.driver.requeue(odd) is Word.OK
+    lease = await claim_one(consumer)
+    assert await store.driver.cancel(odd) is Word.CANCELLING
+    assert renew(consumer, lease) == [Word.CANCELLING]
+    assert await settle(consumer, lease, Ack(cancelled=True)) is Word.OK
+    assert await push(store, odd, again=True) == [Pushed(Word.EXISTS)]
+
+
+@pytest.mark.parametrize("odd", ODD)
+async def test_a_unique_key_and_its_holder_may_have_any_characters(store: Store, worker: Open, odd: str) -> None:
+    consumer = await worker()
+    await push(store, job(odd, unique=odd))
+    assert await push(store, job("b", unique=odd)) == [Pushed(Word.DUPLICATE, odd)]
+    lease = await claim_one(consumer)
+    assert lease.unique == odd.encode()
+    assert await settle(consumer, lease, Ack()) is Word.OK
+    assert await push(store, job("b", unique=odd)) == [Pushed(Word.OK)]
+
+
+async def test_an_id_put_in_by_hand_need_not_be_text(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    store.put({"id": b"\xff\xfe \x80", "name": b"\xff", "parameters": b"\xc3", "unique": b"\xfe"})
+    for fate in (AGAIN, LATER, FAILED):
+        lease = await claim_one(consumer)
+        assert renew(consumer, lease) == [Word.OK]
+        assert await settle(consumer, lease, fate) is Word.OK
+        store.clock.advance(5)
+    odd = lease.job_id
+    assert odd.encode("utf-8", "surrogateescape") == b"\xff\xfe \x80"
+    assert (await found(store, odd)).fields[b"parameters"] == b"\xc3"
+    assert await store.driver.requeue(odd) is Word.OK
+    assert (await claim_one(consumer)).fields[b"name"] == b"\xff"
+    assert await store.driver.cancel(odd) is Word.CANCELLING

@@ -1,4 +1,4 @@
--- delay: let a job wait until `due_at` (ms), packed as promote unpacks it. Returns whether it is now the
+-- delay: let a job wait until `due_at` (ms), packed as claim unpacks it. Returns whether it is now the
 -- earliest; then whoever sleeps until the next due time has to hear of it.
 local function delay(jobs, due, delayed, job, priority, fields, due_at)
   local first = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')[2]

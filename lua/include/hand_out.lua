@@ -4,7 +4,8 @@
 local function hand_out(keys, stream, entry, deliveries, fields, max_deliveries, worker, now_ms)
   local job = field(fields, 'id') or entry
   local here = string.match(stream, '}:(.+)$') .. ' ' .. entry
-  if redis.call('HGET', keys.jobs, job) == here .. ' cancelling' then
+  local located = redis.call('HGET', keys.jobs, job)
+  if located == here .. ' cancelling' then
     redis.call('XACK', stream, 'workers', entry)
     redis.call('XDEL', stream, entry)
     redis.call('HDEL', keys.jobs, job)
@@ -14,6 +15,7 @@ local function hand_out(keys, stream, entry, deliveries, fields, max_deliveries,
     return false
   end
   if deliveries > max_deliveries then
+    if located and located ~= here then job = entry end -- another job has the id of this one, put in by hand
     bury(stream, keys.jobs, keys.dead, entry, job, fields, {
       'reason', 'worker lost',
       'error', 'handed out ' .. (deliveries - 1) .. ' times without an outcome: its workers died or lost it',

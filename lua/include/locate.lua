@@ -6,8 +6,8 @@ local function locate(ready, jobs, job)
   if not string.match(job, '^%d+%-%d+$') then return nil end
   for place, stream in pairs(ready) do
     local found = redis.call('XRANGE', stream, job, job)[1]
-    local own = found and true or false
-    for i = 1, found and #found[2] or 0, 2 do
+    local own = found and found[1] == job -- written as the worker will know it, not `01732-0`
+    for i = 1, own and #found[2] or 0, 2 do
       if found[2][i] == 'id' then own = found[2][i + 1] == job end
     end
     if own then return place, job, '' end

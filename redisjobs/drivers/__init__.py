@@ -1,5 +1,7 @@
 """Which driver a queue gets, by its URL or its redis-py client."""
 
+import re
+from collections.abc import Callable
 from typing import Any
 
 from redisjobs.driver import Driver, SyncDriver
@@ -27,15 +29,21 @@ def connect(where: Any, queue: str) -> Driver:
     return RedisDriver(where, queue)
 
 
-def connect_sync(where: Any, queue: str) -> tuple[Driver, SyncDriver]:
-    """The driver for a queue, and the same queue's driver for sync code; as `connect`."""
+def connect_sync(where: Any, queue: str) -> tuple[Driver, Callable[[float], SyncDriver]]:
+    """The driver for a queue; and what makes the same queue's driver for a call that has so many seconds.
+
+    Raises:
+        ValueError: As `connect`; also for a driver that has no sync side.
+    """
     driver = connect(where, queue)
     memory: SyncDriver | None = getattr(driver, "memory", None)
     if memory is not None:
-        return driver, memory
+        return driver, lambda _seconds: memory
+    if driver is where:
+        raise ValueError(f"{where!r} is a driver for async code; give the sync queue its URL")
     from redisjobs.drivers.redis import SyncRedisDriver
 
-    return driver, SyncRedisDriver(where, queue)
+    return driver, SyncRedisDriver(where, queue).within
 
 
 def _is_driver(where: Any) -> bool:
@@ -46,8 +54,9 @@ def _check(where: Any) -> None:
     schemes = ("redis://", "rediss://", "unix://")
     if isinstance(where, str):
         if not where.startswith(schemes):
+            shown = re.sub("//.*@", "//…@", where)  # a password is nobody's business
             raise ValueError(
-                f"{where!r}: a queue is at memory://, {', '.join(schemes)}, or given as a redis-py client"
+                f"{shown!r}: a queue is at memory://, {', '.join(schemes)}, or given as a redis-py client"
             )
     elif not hasattr(where, "connection_pool"):
         raise ValueError(f"{where!r} is neither a URL nor a redis-py client")

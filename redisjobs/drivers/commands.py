@@ -27,7 +27,7 @@ from redisjobs.driver import (
 )
 from redisjobs.drivers import lua
 from redisjobs.errors import DriverError, QueueFull, ServerTooOld, Unavailable
-from redisjobs.job import Priority, State
+from redisjobs.job import Priority, State, checked_queue_name
 
 T = TypeVar("T")
 Wire = Sequence[Any]
@@ -36,6 +36,7 @@ GROUP = "workers"
 MOST_JOBS = 500
 """Jobs in one call of a script, so that none holds the server up."""
 _FLOORS = {"redis": (7, 0), "valkey": (8, 0)}
+_NEEDED = "redisjobs needs Redis 7.0 or newer, or Valkey 8.0 or newer"
 _PLACES = {f"ready:{priority}": priority for priority in Priority}
 
 
@@ -63,9 +64,7 @@ class Commands:
     """
 
     def __init__(self, queue: str, now_ms: Callable[[], int] | None = None) -> None:
-        if not re.fullmatch(r"[^{}\s\x00-\x1f]{1,200}", queue):
-            raise ValueError(f"{queue!r} can't name a queue: give 1 to 200 characters, no braces or spaces")
-        self.prefix = f"redisjobs:{{{queue}}}:"
+        self.prefix = f"redisjobs:{{{checked_queue_name(queue)}}}:"
         self._now_ms = now_ms
 
     @cached_property
@@ -92,23 +91,23 @@ class Commands:
     def push(self, jobs: Sequence[NewJob], *, again: bool) -> Command[list[Pushed]]:
         arguments: list[Any] = [self._now, "1" if again else ""]
         for job in jobs:
-            arguments += [job.job_id, job.priority, job.due, job.unique, _text(job.unique_for_ms)]
+            arguments += [_raw(job.job_id), job.priority, job.due, job.unique, _text(job.unique_for_ms)]
             arguments += [_text(job.expires_in_ms), len(job.fields), *job.fields]
         return self._run("push", arguments, lambda reply: [_pushed(word) for word in reply])
 
     # An operator's
 
     def cancel(self, job_id: str) -> Command[Word]:
-        return self._run("cancel", [job_id, self._now], _word)
+        return self._run("cancel", [_raw(job_id), self._now], _word)
 
     def requeue(self, job_id: str) -> Command[Word]:
-        return self._run("requeue", [job_id], _word)
+        return self._run("requeue", [_raw(job_id)], _word)
 
     def delete(self, job_id: str) -> Command[Word]:
-        return self._run("delete", [job_id], _word)
+        return self._run("delete", [_raw(job_id)], _word)
 
     def find(self, job_id: str) -> Command[Row | None]:
-        return self._run("find", [job_id], lambda reply: _row(reply) if reply else None)
+        return self._run("find", [_raw(job_id)], lambda reply: _row(reply) if reply else None)
 
     def jobs(self, state: State, limit: int) -> Command[list[Row]]:
         return self._run("jobs", [state, limit], lambda reply: [_row(row) for row in reply])
@@ -127,7 +126,7 @@ class Commands:
             verb, counter, more = _verb(lease, fate)
             positions, arguments = kinds.setdefault((verb, counter, position // MOST_JOBS), ([], []))
             positions.append(position)
-            arguments += [lease.stream, lease.entry, lease.deliveries, lease.job_id, *more]
+            arguments += [lease.stream, lease.entry, lease.deliveries, _raw(lease.job_id), *more]
         return [
             (positions, self._run(verb, [worker, *self._preface(verb, counter), *arguments], _words))
             for (verb, counter, _), (positions, arguments) in kinds.items()
@@ -179,7 +178,9 @@ class Commands:
         self, worker: str, leases: Sequence[Lease], facts: Mapping[str, str], alive_ms: int
     ) -> Command[list[Word]]:
         flat = [text for fact in facts.items() for text in fact]
-        tokens = [word for held in leases for word in (held.stream, held.entry, held.deliveries, held.job_id)]
+        tokens = [
+            word for held in leases for word in (held.stream, held.entry, held.deliveries, _raw(held.job_id))
+        ]
         return self._run("renew", [worker, alive_ms, len(flat), *flat, *tokens], _words)
 
     def tidy(self, idle_ms: int, keep_dead_ms: int | None) -> Command[list[int]]:
@@ -250,11 +251,9 @@ def _server(reply: Any) -> str:
     facts = dict(zip(texts[::2], texts[1::2], strict=False))
     name, version = facts.get("server", "redis"), facts.get("version", "0")
     floor = _FLOORS.get(name, (7, 0))
-    # Other servers that speak the protocol say what they are compatible with; only a known floor refuses.
+    # A server of another name is held to Redis' floor: such servers say which Redis they are like.
     if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < floor:
-        raise ServerTooOld(
-            f"the server is {name} {version}; redisjobs needs Redis 7.0 or newer, or Valkey 8.0 or newer"
-        )
+        raise ServerTooOld(f"the server is {name} {version}; {_NEEDED}")
     return f"{name.capitalize()} {version}"
 
 
@@ -268,17 +267,13 @@ def memory_policy() -> Command[str]:
     return Command(["INFO", "memory"], parse)
 
 
+# Error codes of a server that may well answer later. redis-py takes some codes off and makes a class of them, the
+# newer it is the more.
 _NOT_NOW = (
-    "LOADING",
-    "READONLY",
-    "MASTERDOWN",
-    "CLUSTERDOWN",
-    "TRYAGAIN",
-    "BUSY",
-    "NOREPLICAS",
-    "MISCONF",
-    "UNKILLABLE",
+    *("READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS"),
+    *("BUSY", "UNKILLABLE", "MISCONF", "UNBLOCKED"),
 )
+_NOT_NOW_CLASSES = (redis_errors.ReadOnlyError, redis_errors.ClusterDownError, redis_errors.TryAgainError)
 
 
 def translate(error: BaseException) -> DriverError:
@@ -291,13 +286,14 @@ def translate(error: BaseException) -> DriverError:
     if isinstance(error, redis_errors.ConnectionError | redis_errors.TimeoutError | OSError | EOFError):
         # BusyLoadingError is a ConnectionError, and rightly here: a server that loads will answer soon.
         return Unavailable(text)
-    code = type(error).__name__ + " " + text
-    if isinstance(error, redis_errors.OutOfMemoryError) or "OOM command not allowed" in code or "-OOM" in code:
+    if isinstance(error, redis_errors.OutOfMemoryError):
         return QueueFull(f"the server is out of memory, nothing was written: {text}")
-    if isinstance(error, redis_errors.ReadOnlyError) or any(word in code for word in _NOT_NOW):
-        return Unavailable(text)
-    if isinstance(error, redis_errors.NoPermissionError) or "NOPERM" in code:
+    if isinstance(error, _NOT_NOW_CLASSES) or text.partition(" ")[0] in _NOT_NOW:
+        return Unavailable(f"{type(error).__name__}: {text}")
+    if isinstance(error, redis_errors.NoPermissionError):
         return DriverError(f"the server's ACL forbids what this role needs: {text}")
+    if "unknown command" in text and "HELLO" in text.upper():
+        return ServerTooOld(f"the server does not know HELLO, so it is older than 6.0; {_NEEDED}")
     return DriverError(f"{type(error).__name__}: {text}")
 
 
@@ -317,6 +313,11 @@ def _verb(lease: Lease, fate: Ack | RetryLater | Release | DeadLetter) -> tuple[
             return "release", "", []
         case DeadLetter(reason, error, traceback):
             return "fail", "", [lease.unique, reason, error, traceback]
+
+
+def _raw(job_id: str) -> bytes:
+    """An id as it is in Redis; one put in by hand need not be text, and redis-py would refuse it."""
+    return job_id.encode("utf-8", "surrogateescape")
 
 
 def _word(reply: Any) -> Word:

@@ -4,6 +4,7 @@ Read it beside `lua/`: one method a script. Streams are dicts in the order of th
 list as a dict beside them. Nothing survives the process.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,6 +40,7 @@ _STRIPPED = (  # what a requeued job leaves behind: its failure, its attempts, i
     b"reason error traceback failed_at worker deliveries priority attempt unknown_since expires_at unique"
 ).split()
 _RELEASED = "released"  # who holds what was handed back
+_MOST_FIELDS = 500  # of an entry that a script can move; more can only have been put in by hand
 
 
 @dataclass(slots=True)
@@ -79,7 +81,7 @@ class Memory:
         self.lock = threading.RLock()
         self.streams = [_Stream(priority) for priority in Priority]
         self.located: dict[str, tuple[str, str]] = {}  # job id -> (place, entry)
-        self.cancelling: set[str] = set()
+        self.cancelling: set[tuple[str, str]] = set()  # where a job runs that is to be cancelled
         self.delayed: dict[str, _Delayed] = {}
         self.dead: dict[str, Fields] = {}
         self.uniques: dict[str, tuple[str, int | None]] = {}  # key -> (job id, until ms)
@@ -159,39 +161,43 @@ class Memory:
         if pending is None:
             return Word.LEASE_LOST
         pending.renewed = time.monotonic()
-        return Word.CANCELLING if lease.job_id in self.cancelling else Word.OK
+        return Word.CANCELLING if self._is_cancelling(self.streams[lease.stream - 1], lease.entry) else Word.OK
 
     def settle(self, worker: str, settlements: Sequence[Settlement]) -> list[Word]:
         with self.lock:
-            return [self._settle(worker, lease, fate) for lease, fate in settlements]
+            words = [self._settle(worker, lease, fate) for lease, fate in settlements]
+            released = [word for word, (_, fate) in zip(words, settlements, strict=True) if fate == Release()]
+            self._tell_released(released.count(Word.OK))
+            return words
 
     def _settle(self, worker: str, lease: Lease, fate: Fate) -> Word:
         pending = self._owned(worker, lease)
-        stream = self.streams[lease.stream - 1]
-        fields = stream.entries.get(lease.entry)
-        if pending is None or fields is None:
+        if pending is None:
             return Word.LEASE_LOST
+        stream, entry = self.streams[lease.stream - 1], lease.entry
+        fields, job_id = stream.entries[entry], self._goes_by(stream, entry)
         match fate:
             case Ack(cancelled):
-                self._drop(stream, lease.entry)
-                self._end(lease.job_id, fields)
+                young = int(entry.partition("-")[0]) > self.now_ms() - _REMEMBERED
+                self._drop(stream, entry)
+                self._end(job_id, fields, remember=young)
                 self._count("cancelled" if cancelled else "completed")
-            case RetryLater() if lease.job_id in self.cancelling:
-                self._drop(stream, lease.entry)
-                self._end(lease.job_id, fields)
+            case RetryLater() if self._is_cancelling(stream, entry):
+                self._drop(stream, entry)
+                self._end(job_id, fields)
                 self._count("cancelled")
                 return Word.CANCELLED
+            case RetryLater() if len(fields) > _MOST_FIELDS:
+                return Word.OVERSIZED
             case RetryLater(due, changes):
-                self._drop(stream, lease.entry)
-                self._again(lease, stream, fields, due, changes)
+                self._drop(stream, entry)
+                self._again(job_id, entry, stream, fields, due, changes)
                 self._count("retried")
             case Release():
-                stream.pending[lease.entry] = _Pending(_RELEASED, lease.deliveries - 1, time.monotonic())
-                self._count("released")
-                self._nudge("released", "1")
+                stream.pending[entry] = _Pending(_RELEASED, lease.deliveries - 1, time.monotonic())
             case DeadLetter(reason, error, traceback):
                 notes = {"reason": reason, "error": error, "traceback": traceback, "worker": worker}
-                self._bury(stream, lease.entry, lease.job_id, lease.deliveries, notes)
+                self._bury(stream, entry, lease.deliveries, notes)
         return Word.OK
 
     def release_all(self, worker: str, held: Sequence[Lease]) -> int:
@@ -202,14 +208,12 @@ class Memory:
                     if pending.worker == worker and f"{number} {entry}" not in kept:
                         pending.worker, pending.deliveries = _RELEASED, max(0, pending.deliveries - 1)
                         released += 1
-            if released:
-                self._count("released", released)
-                self._nudge("released", str(released))
+            self._tell_released(released)
             return released
 
     def cancel(self, job_id: str) -> Word:
         with self.lock:
-            place, entry = self.located.get(job_id, ("", ""))
+            place, entry = self._locate(job_id)
             if not place:
                 return Word.NOT_FOUND
             if place == "dead":
@@ -220,7 +224,8 @@ class Memory:
                 stream = self._stream(Priority(place))
                 pending = stream.pending.get(entry)
                 if pending is not None and pending.worker != _RELEASED:
-                    self.cancelling.add(job_id)
+                    self.located[job_id] = (place, entry)
+                    self.cancelling.add((place, entry))
                     self._nudge("cancel", job_id)
                     return Word.CANCELLING
                 fields = stream.entries[entry]
@@ -234,10 +239,12 @@ class Memory:
             place, letter = self.located.get(job_id, ("", ""))
             if place != "dead":
                 return Word.NOT_FOUND
-            fields = self.dead.pop(letter)
-            priority = Priority(fields[b"priority"].decode())
+            fields = self.dead[letter]
             kept = {key: value for key, value in fields.items() if key not in _STRIPPED}
-            self._add(job_id, self._stream(priority), kept)
+            if len(kept) > _MOST_FIELDS:
+                return Word.OVERSIZED
+            del self.dead[letter]
+            self._add(job_id, self._stream(Priority(fields[b"priority"].decode())), kept)
             self._count("requeued")
             return Word.OK
 
@@ -252,7 +259,7 @@ class Memory:
 
     def find(self, job_id: str) -> Row | None:
         with self.lock:
-            place, entry = self.located.get(job_id, ("", ""))
+            place, entry = self._locate(job_id)
             if not place:
                 return None
             if place == "dead":
@@ -265,7 +272,7 @@ class Memory:
         with self.lock:
             rows: Iterator[Row]
             if state is State.DELAYED:
-                rows = map(self._delayed_row, sorted(self.delayed.values(), key=lambda job: job.due_ms))
+                rows = map(self._delayed_row, (job for _, job in self._by_due()))
             elif state is State.DEAD:
                 rows = map(self._dead_row, reversed(list(self.dead)))
             else:
@@ -281,12 +288,10 @@ class Memory:
             return Counts(ready, sum(running.values()), len(self.delayed), len(self.dead), totals)
 
     def put(self, fields: Mapping[str, str | bytes], priority: Priority = Priority.NORMAL) -> str:
-        """XADD by hand: an entry as it stands, without a locator unless it names an id. Its entry id."""
+        """XADD by hand: an entry as it stands, without a locator. Its entry id."""
         with self.lock:
             raw = {_bytes(key): _bytes(value) for key, value in fields.items()}
-            entry = self._new_id()
-            job_id = raw.get(b"id", entry.encode()).decode("utf-8", "surrogateescape")
-            return self._add(job_id, self._stream(priority), raw, entry)
+            return self._append(self._stream(priority), raw)
 
     def age(self, seconds: float) -> None:
         """Let every lease look `seconds` older."""
@@ -306,26 +311,47 @@ class Memory:
         self._last_id = (now_ms, 0) if now_ms > last_ms else (last_ms, sequence + 1)
         return f"{self._last_id[0]}-{self._last_id[1]}"
 
-    def _add(self, job_id: str, stream: _Stream, fields: Fields, entry: str = "") -> str:
-        entry = entry or self._new_id()
+    def _locate(self, job_id: str) -> tuple[str, str]:
+        """Where a job is. One put in by hand has no locator: its id is its entry id."""
+        if job_id in self.located:
+            return self.located[job_id]
+        for stream in self.streams:
+            if job_id in stream.entries and _own_id(stream.entries[job_id], job_id) == job_id:
+                return stream.priority, job_id
+        return "", ""
+
+    def _goes_by(self, stream: _Stream, entry: str) -> str:
+        """The id of an entry's job: its own, or the entry's where another job has that one already."""
+        job_id, here = _own_id(stream.entries[entry], entry), (stream.priority, entry)
+        return job_id if self.located.get(job_id, here) == here else entry
+
+    def _is_cancelling(self, stream: _Stream, entry: str) -> bool:
+        return (stream.priority, entry) in self.cancelling
+
+    def _append(self, stream: _Stream, fields: Fields) -> str:
+        entry = self._new_id()
         stream.entries[entry] = fields
         stream.unread[entry] = None
-        self.located[job_id] = (stream.priority, entry)
         self._nudge("ready", entry)
         return entry
+
+    def _add(self, job_id: str, stream: _Stream, fields: Fields) -> None:
+        self.located[job_id] = (stream.priority, self._append(stream, fields))
 
     def _drop(self, stream: _Stream, entry: str) -> None:
         del stream.entries[entry]
         stream.unread.pop(entry, None)
         stream.pending.pop(entry, None)
+        self.cancelling.discard((stream.priority, entry))
 
-    def _end(self, job_id: str, fields: Fields) -> None:
+    def _end(self, job_id: str, fields: Fields, *, remember: bool = True) -> None:
         """The job is over: forget it, but for its id."""
         self.located.pop(job_id, None)
-        self.cancelling.discard(job_id)
         self._free(job_id, fields)
         now_ms = self.now_ms()
-        self.finished[job_id] = now_ms
+        if remember:
+            self.finished.pop(job_id, None)
+            self.finished[job_id] = now_ms
         while self.finished and next(iter(self.finished.values())) < now_ms - 2 * _REMEMBERED:
             del self.finished[next(iter(self.finished))]
 
@@ -348,10 +374,13 @@ class Memory:
         if first is None or due_ms < first:
             self._nudge("due", str(due_ms))
 
+    def _by_due(self, until_ms: float = math.inf) -> list[tuple[str, _Delayed]]:
+        due = [item for item in self.delayed.items() if item[1].due_ms <= until_ms]
+        return sorted(due, key=lambda item: (item[1].due_ms, _bytes(item[0])))
+
     def _promote(self, now_ms: int) -> None:
-        due = [(job.due_ms, job_id) for job_id, job in self.delayed.items() if job.due_ms <= now_ms]
-        for _, job_id in sorted(due)[:500]:
-            job = self.delayed.pop(job_id)
+        for job_id, job in self._by_due(now_ms)[:500]:
+            del self.delayed[job_id]
             self._add(job_id, self._stream(job.priority), job.fields)
 
     def _read(self, worker: str, number: int, count: int) -> list[Lease]:
@@ -369,7 +398,7 @@ class Memory:
         pending.worker, pending.renewed = worker, time.monotonic()
         pending.deliveries += 1
         lease = self._lease(number, entry)
-        if lease.job_id in self.cancelling:
+        if self._is_cancelling(stream, entry):
             self._drop(stream, entry)
             self._end(lease.job_id, dict(lease.fields))
             self._count("cancelled")
@@ -378,15 +407,14 @@ class Memory:
             times = pending.deliveries - 1
             error = f"handed out {times} times without an outcome: its workers died or lost it"
             notes = {"reason": "worker lost", "error": error, "worker": worker}
-            self._bury(stream, entry, lease.job_id, times, notes)
+            self._bury(stream, entry, times, notes)
             return []
         return [lease]
 
     def _lease(self, number: int, entry: str) -> Lease:
         stream = self.streams[number - 1]
         fields = stream.entries[entry]
-        job_id = fields.get(b"id", entry.encode()).decode("utf-8", "surrogateescape")
-        return Lease(number, entry, stream.pending[entry].deliveries, job_id, fields)
+        return Lease(number, entry, stream.pending[entry].deliveries, _own_id(fields, entry), fields)
 
     def _owned(self, worker: str, lease: Lease) -> _Pending | None:
         pending = self.streams[lease.stream - 1].pending.get(lease.entry)
@@ -394,31 +422,34 @@ class Memory:
             return None
         return pending
 
-    def _again(self, lease: Lease, stream: _Stream, fields: Fields, due: str, changes: Mapping[str, str]) -> None:
+    def _again(
+        self, job_id: str, entry: str, stream: _Stream, fields: Fields, due: str, changes: Mapping[str, str]
+    ) -> None:
         changed = {_bytes(key): _bytes(value) for key, value in changes.items()}
-        changed.setdefault(b"id", _bytes(lease.job_id))
-        changed.setdefault(b"queued_at", fields.get(b"queued_at", lease.entry.partition("-")[0].encode()))
-        merged = {key: value for key, value in (fields | changed).items() if value}
-        due_ms = _due(due, self.now_ms())
-        if due_ms > self.now_ms():
-            self._delay(lease.job_id, stream.priority, merged, due_ms)
+        kept = {key: value for key, value in fields.items() if key not in changed}
+        kept |= {key: value for key, value in changed.items() if value}
+        kept[b"id"] = _bytes(job_id)
+        kept.setdefault(b"queued_at", entry.partition("-")[0].encode())
+        now_ms = self.now_ms()
+        due_ms = _due(due, now_ms)
+        if due_ms > now_ms:
+            self._delay(job_id, stream.priority, kept, due_ms)
         else:
-            self._add(lease.job_id, stream, merged)
+            self._add(job_id, stream, kept)
 
-    def _bury(self, stream: _Stream, entry: str, job_id: str, deliveries: int, notes: Mapping[str, str]) -> None:
-        fields = stream.entries[entry]
+    def _bury(self, stream: _Stream, entry: str, deliveries: int, notes: Mapping[str, str]) -> None:
+        fields, job_id = stream.entries[entry], self._goes_by(stream, entry)
         queued = fields.get(b"queued_at", entry.partition("-")[0].encode())
         noted = {key: value for key, value in notes.items() if value or key != "traceback"}
         more = {"priority": stream.priority, "deliveries": str(deliveries), "failed_at": str(self.now_ms())}
         letter = self._new_id()
         self.dead[letter] = {
-            b"id": _bytes(job_id),
             b"queued_at": queued,
             **fields,
+            b"id": _bytes(job_id),
             **{_bytes(key): _bytes(value) for key, value in (more | noted).items()},
         }
         self.located[job_id] = ("dead", letter)
-        self.cancelling.discard(job_id)
         self._drop(stream, entry)
         self._free(job_id, fields)
         self._count("dead")
@@ -427,6 +458,11 @@ class Memory:
         if number:
             self.totals[counter] = self.totals.get(counter, 0) + number
 
+    def _tell_released(self, number: int) -> None:
+        if number:
+            self._count("released", number)
+            self._nudge("released", str(number))
+
     def _nudge(self, kind: str, value: str) -> None:
         for ear in list(self.ears):
             ear(Nudge(kind, value))
@@ -434,7 +470,6 @@ class Memory:
     def _ready_row(self, stream: _Stream, entry: str) -> Row:
         fields, pending = stream.entries[entry], stream.pending.get(entry)
         running = pending is not None and pending.worker != _RELEASED
-        job_id = fields.get(b"id", entry.encode()).decode("utf-8", "surrogateescape")
         return Row(
             state=State.RUNNING if running else State.READY,
             priority=stream.priority,
@@ -442,7 +477,7 @@ class Memory:
             due_ms=None,
             worker=pending.worker if pending and running else "",
             deliveries=pending.deliveries if pending else 0,
-            cancelling=job_id in self.cancelling,
+            cancelling=self._is_cancelling(stream, entry),
             fields=fields,
         )
 
@@ -557,7 +592,12 @@ class MemoryConsumer:
 
     async def listen(self, heard: Callable[[Nudge], None]) -> None:
         wake = waker()
-        with self._listening(lambda nudge: wake(lambda: heard(nudge))):
+
+        def hear(nudge: Nudge) -> None:
+            if nudge.kind != "ready":  # that one is for `wait` alone
+                wake(lambda: heard(nudge))
+
+        with self._listening(hear):
             heard(Nudge("subscribed", ""))
             await anyio.sleep_forever()
 
@@ -589,6 +629,11 @@ class MemoryHeartbeat:
 
 def _bytes(value: str | bytes) -> bytes:
     return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
+
+
+def _own_id(fields: Fields, entry: str) -> str:
+    """The id an entry says it has; its entry id for one put in by hand without."""
+    return fields.get(b"id", entry.encode()).decode("utf-8", "surrogateescape")
 
 
 def _due(text: str, now_ms: int) -> int:

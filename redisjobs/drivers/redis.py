@@ -6,10 +6,14 @@ itself, and is dropped whenever a reply may still be under way.
 """
 
 import asyncio
+import copy
+import math
+import os
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeVar
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any, Self, TypeVar
 
 import anyio
 import redis
@@ -20,7 +24,7 @@ from redis.backoff import NoBackoff
 
 from redisjobs.driver import Counts, Exchange, Lease, NewJob, Nudge, Pushed, Row, Settlement, Word
 from redisjobs.drivers.commands import MOST_JOBS, Command, Commands, hello, memory_policy, translate
-from redisjobs.errors import DriverError
+from redisjobs.errors import DriverError, QueueFull, Unavailable
 from redisjobs.job import State
 
 T = TypeVar("T")
@@ -33,6 +37,7 @@ _PING = 10.0  # seconds between signs of life on the connection that only listen
 _MOST_LINKS = 16  # connections that concurrent calls of one process share
 _GONE_MS = 3_600_000  # an unheard-of consumer with nothing pending is removed after this
 _CONNECTIONS = ("Connection", "SSLConnection", "UnixDomainSocketConnection")
+_KEPT = ["host", "port", "path", "db", "username", "password", "credential_provider", "client_name"]
 
 
 class Target:
@@ -49,11 +54,10 @@ class Target:
             raise ValueError(
                 f"{self._kind} is none of the connections redisjobs can make: {', '.join(_CONNECTIONS)}"
             )
-        kept = dict(pool.connection_kwargs)
-        for theirs in ("retry", "parser_class", "maint_notifications_config", "event_dispatcher"):
-            kept.pop(theirs, None)
+        # Where the server is and who we are; how to talk to it is ours, and redis-py's sync and async
+        # connections do not take the same options.
+        kept = {key: value for key, value in pool.connection_kwargs.items() if _is_kept(key, value)}
         self._options: dict[str, Any] = kept | {
-            "socket_connect_timeout": _ANSWER,
             "retry_on_timeout": False,
             "retry_on_error": [],
             "health_check_interval": 0,
@@ -64,18 +68,31 @@ class Target:
         }
         if self._kind != "UnixDomainSocketConnection":
             self._options["socket_keepalive"] = True
+        try:
+            if isinstance(where, str):
+                pool.make_connection()
+            self.connection(_ANSWER)
+            self.sync_connection(_ANSWER)
+        except TypeError as error:  # nothing was opened: it's about an option that is none
+            raise ValueError(f"can't connect by these options: {error}") from error
 
     def connection(self, timeout: float) -> Any:  # redis-py's connections are not fully typed
         """A new async connection, not yet open, on which a reply may take `timeout` seconds."""
         kind = getattr(redis.asyncio.connection, self._kind)
         retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
-        return kind(**self._options, socket_timeout=timeout, retry=retry)
+        return kind(**self._options, socket_connect_timeout=_ANSWER, socket_timeout=timeout, retry=retry)
 
     def sync_connection(self, timeout: float) -> Any:
-        """The same for sync code."""
+        """The same for sync code; opening it may take that long as well."""
         kind = getattr(redis.connection, self._kind)
         retry = redis.retry.Retry(NoBackoff(), 0)
-        return kind(**self._options, socket_timeout=timeout, retry=retry)
+        return kind(**self._options, socket_connect_timeout=timeout, socket_timeout=timeout, retry=retry)
+
+
+def _is_kept(option: str, value: Any) -> bool:
+    if option.startswith("ssl_validate_ocsp") and not value:  # off, and only known to sync connections
+        return False
+    return value is not None and (option in _KEPT or option.startswith("ssl_"))
 
 
 def _need_asyncio() -> None:
@@ -155,8 +172,12 @@ class SyncLink:
         self._target = target
         self._connection: Any = None
 
-    def run(self, *commands: Command[Any]) -> list[Any]:
+    def run(self, *commands: Command[Any], until: float = math.inf) -> list[Any]:
         """Run commands in one round trip; what each parses to.
+
+        Args:
+            commands: The commands.
+            until: When to give up, by the monotonic clock.
 
         Raises:
             DriverError: One of them failed, or no reply came.
@@ -164,20 +185,21 @@ class SyncLink:
         talk = self._commands.conversation(commands)
         wires = next(talk)
         while True:
-            replies = self._round_trip(wires)
+            replies = self._round_trip(wires, until)
             try:
                 wires = talk.send(replies)
             except StopIteration as done:
                 return list(done.value)
 
-    def _round_trip(self, wires: Sequence[Sequence[Any]]) -> list[Any]:
+    def _round_trip(self, wires: Sequence[Sequence[Any]], until: float) -> list[Any]:
         try:
             if self._connection is None:
-                self._connection = self._target.sync_connection(_ANSWER)
+                self._connection = self._target.sync_connection(_time_left(until))
                 self._connection.connect()
             connection = self._connection
+            connection._sock.settimeout(_time_left(until))
             connection.send_packed_command(connection.pack_commands(wires), check_health=False)
-            return [self._read(connection) for _ in wires]
+            return [self._read(connection, until) for _ in wires]
         except (redis.RedisError, OSError) as error:
             self.close()
             raise translate(error) from error
@@ -186,7 +208,8 @@ class SyncLink:
             raise
 
     @staticmethod
-    def _read(connection: Any) -> Any:
+    def _read(connection: Any, until: float) -> Any:
+        connection._sock.settimeout(_time_left(until))
         try:
             return connection.read_response()
         except redis.ResponseError as error:
@@ -198,6 +221,27 @@ class SyncLink:
         if connection is not None:
             with suppress(redis.RedisError, OSError):
                 connection.disconnect()
+
+
+def _time_left(until: float) -> float:
+    """Seconds that a server has to answer, in view of the caller's deadline."""
+    left = until - time.monotonic()
+    if left <= 0:
+        raise Unavailable("the deadline is over")
+    return min(left, _ANSWER)
+
+
+class _Links:
+    """Connections that the calls in one event loop share.
+
+    Attributes:
+        idle: Those that nobody uses.
+        room: How many more there may be.
+    """
+
+    def __init__(self) -> None:
+        self.idle: list[Link] = []
+        self.room = anyio.Semaphore(_MOST_LINKS)
 
 
 class RedisDriver:
@@ -213,22 +257,22 @@ class RedisDriver:
     def __init__(self, where: Any, queue: str, now_ms: Now = None) -> None:
         self.commands = Commands(queue, now_ms)
         self.target = Target(where)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._idle: list[Link] = []
-        self._room: anyio.Semaphore
+        # Connections live in one event loop; a program may run one after another, or one in each thread.
+        self._loops: dict[asyncio.AbstractEventLoop, _Links] = {}
         self._checked = False
 
     async def connect(self) -> None:
         if not self._checked:
-            await self._run(hello())
+            async with self._link() as link:
+                await link.run(hello())
             self._checked = True
 
     async def aclose(self) -> None:
-        while self._idle:
-            await self._idle.pop().aclose()
+        idle = self._links().idle
+        while idle:
+            await idle.pop().aclose()
 
     async def push(self, jobs: Sequence[NewJob], *, again: bool) -> list[Pushed]:
-        await self.connect()
         return await self._run(self.commands.push(jobs, again=again))
 
     async def cancel(self, job_id: str) -> Word:
@@ -253,22 +297,53 @@ class RedisDriver:
         return RedisConsumer(self.commands, self.target, worker_id, lease, max_deliveries)
 
     async def _run(self, command: Command[T]) -> T:
+        await self.connect()
         async with self._link() as link:
             (value,) = await link.run(command)
             return value  # type: ignore[no-any-return]
 
-    @asynccontextmanager
-    async def _link(self) -> AsyncIterator[Link]:
+    def _links(self) -> _Links:
         _need_asyncio()
         loop = asyncio.get_running_loop()
-        if loop is not self._loop:  # a script may run one loop after another; connections live in one
-            self._loop, self._idle, self._room = loop, [], anyio.Semaphore(_MOST_LINKS)
-        async with self._room:
-            link = self._idle.pop() if self._idle else Link(self.commands, self.target)
+        if loop not in self._loops:
+            for ended in [other for other in list(self._loops) if other.is_closed()]:
+                self._loops.pop(ended, None)  # another thread may be faster
+        return self._loops.setdefault(loop, _Links())
+
+    @asynccontextmanager
+    async def _link(self) -> AsyncIterator[Link]:
+        links = self._links()
+        async with links.room:
+            link = links.idle.pop() if links.idle else Link(self.commands, self.target)
             try:
                 yield link
             finally:
-                self._idle.append(link)  # after a failure it is closed, and opens again when used
+                links.idle.append(link)  # after a failure it is closed, and opens again when used
+
+
+class _SyncLinks:
+    """Connections that threads share. A forked process starts with none: its parent goes on using them.
+
+    Attributes:
+        idle: Those that nobody uses.
+        room: How many more there may be.
+        checked: Whether the server was seen to be new enough.
+    """
+
+    def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
+        self._pid = os.getpid()
+        self.idle: list[SyncLink] = []
+        self.room = threading.Semaphore(_MOST_LINKS)
+        self.checked = False
+
+    def mine(self) -> Self:
+        """These, if they are this process' own; else emptied."""
+        if self._pid != os.getpid():
+            self._start()
+        return self
 
 
 class SyncRedisDriver:
@@ -277,21 +352,29 @@ class SyncRedisDriver:
     def __init__(self, where: Any, queue: str, now_ms: Now = None) -> None:
         self.commands = Commands(queue, now_ms)
         self.target = Target(where)
-        self._idle: list[SyncLink] = []
-        self._room = threading.Semaphore(_MOST_LINKS)
-        self._checked = False
+        self._links = _SyncLinks()
+        self._until = math.inf
+
+    def within(self, seconds: float) -> Self:
+        """This driver, its connections too, but Unavailable once so many seconds from now have gone by."""
+        other = copy.copy(self)
+        other._until = time.monotonic() + seconds
+        return other
 
     def connect(self) -> None:
-        if not self._checked:
-            self._run(hello())
-            self._checked = True
+        links = self._links.mine()
+        if not links.checked:
+            with self._link() as link:
+                link.run(hello(), until=self._until)
+            links.checked = True
 
     def close(self) -> None:
-        while self._idle:
-            self._idle.pop().close()
+        idle = self._links.mine().idle
+        with suppress(IndexError):  # another thread may be faster
+            while True:
+                idle.pop().close()
 
     def push(self, jobs: Sequence[NewJob], *, again: bool) -> list[Pushed]:
-        self.connect()
         return self._run(self.commands.push(jobs, again=again))
 
     def cancel(self, job_id: str) -> Word:
@@ -313,13 +396,29 @@ class SyncRedisDriver:
         return self._run(self.commands.counts())
 
     def _run(self, command: Command[T]) -> T:
-        with self._room:
-            link = self._idle.pop() if self._idle else SyncLink(self.commands, self.target)
+        self.connect()
+        with self._link() as link:
+            (value,) = link.run(command, until=self._until)
+            return value  # type: ignore[no-any-return]
+
+    @contextmanager
+    def _link(self) -> Iterator[SyncLink]:
+        links = self._links.mine()
+        room, idle = links.room, links.idle
+        wait = None if self._until == math.inf else max(0.0, self._until - time.monotonic())
+        if not room.acquire(timeout=wait):
+            raise Unavailable(f"all {_MOST_LINKS} connections of this process are busy")
+        try:
             try:
-                (value,) = link.run(command)
-                return value  # type: ignore[no-any-return]
+                link = idle.pop()
+            except IndexError:
+                link = SyncLink(self.commands, self.target)
+            try:
+                yield link
             finally:
-                self._idle.append(link)
+                idle.append(link)
+        finally:
+            room.release()
 
 
 class RedisConsumer:
@@ -343,10 +442,19 @@ class RedisConsumer:
         self._cursors = ["0-0"] * len(commands.streams)
 
     async def open(self) -> list[str]:
+        try:
+            return await self._join()
+        except BaseException:
+            await self.aclose()  # a worker that is refused has nothing to close
+            raise
+
+    async def _join(self) -> list[str]:
         await self._main.run(hello())
         for command in self._commands.join():
             try:
                 await self._main.run(command)
+            except QueueFull:
+                pass  # claim makes a group that is missing even then, for what drains a full server must run
             except DriverError as error:
                 if "BUSYGROUP" not in str(error):  # another worker was first
                     raise

@@ -1,0 +1,14 @@
+# signup.py: the producer's side, which needs no handler
+import asyncio
+
+from jobs import SendEmail
+
+from redisjobs import JobQueue
+
+
+async def main() -> None:
+    async with JobQueue("redis://127.0.0.1:6379/0", name="emails") as queue:
+        print(await queue.push(SendEmail(to="joe@email.com", subject="Welcome")))
+
+
+asyncio.run(main())

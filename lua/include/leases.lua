@@ -1,0 +1,8 @@
+-- leases: what XPENDING tells of a stream's leases (the arguments are what follows the group); nil where the
+-- stream has no group: nothing is leased there. Asked so, a script never stops half-way for want of a group.
+local function leases(stream, ...)
+  local pending = redis.pcall('XPENDING', stream, 'workers', ...)
+  if not pending.err then return pending end
+  if string.find(pending.err, 'NOGROUP', 1, true) then return nil end
+  return error(pending)
+end

@@ -1,0 +1,1 @@
+"""The command line. Only in here is the environment read."""

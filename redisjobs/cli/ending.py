@@ -1,0 +1,100 @@
+"""How a worker's process ends: on signals, in time, and whatever its handlers do.
+
+Threads can't be killed and a handler may swallow its cancellation, so a process that was asked to stop can be
+kept alive by what it ran. It must not be: its jobs are released, and another worker may run them already.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from types import FrameType
+from typing import NoReturn
+
+from redisjobs.worker import Worker
+
+logger = logging.getLogger("redisjobs.worker")
+
+_MARGIN = 5.0  # seconds beyond the grace for cancelled handlers to unwind and for the last settlements
+_THREADS = 1.0  # seconds that threads which are about to end anyway are waited for
+_PATIENCE = 1.0  # seconds that a line in the log may take
+
+
+class Ending:
+    """Listens for SIGTERM and SIGINT, and sees to it that the process ends once one came.
+
+    Args:
+        grace: Seconds that running jobs may finish in.
+
+    Attributes:
+        asked: Whether a stop was asked for.
+    """
+
+    def __init__(self, grace: float) -> None:
+        self.asked = False
+        self._grace = grace
+        self._worker: Worker | None = None
+        self._wake: Callable[[Callable[[], object]], None] | None = None
+        # The one way out of a signal handler that can't deadlock: put() may interrupt itself.
+        self._signals: SimpleQueue[int] = SimpleQueue()
+        threading.Thread(target=self._heed, name="redisjobs ending", daemon=True).start()
+        self._listen()
+
+    def attach(self, worker: Worker, wake: Callable[[Callable[[], object]], None]) -> None:
+        """Say what to stop, and how to reach its event loop."""
+        self._worker, self._wake = worker, wake
+        self._listen()  # anew: the user's module may have set handlers of its own
+
+    def _listen(self) -> None:
+        # Not the event loop's own signal handling: a handler that blocks the loop would keep it from hearing.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._heard)
+
+    def _heard(self, number: int, _frame: FrameType | None) -> None:
+        self._signals.put(number)
+
+    def _heed(self) -> NoReturn:
+        """The thread: the first signal stops, the second one stops at once, and then time runs."""
+        end = float("inf")
+        grace = self._grace
+        while time.monotonic() < end:
+            try:
+                number = self._signals.get(timeout=None if end == float("inf") else end - time.monotonic())
+            except (Empty, ValueError):
+                break
+            end = min(end, time.monotonic() + grace + _MARGIN)
+            grace = 0
+            again, self.asked = self.asked, True  # before we look whether there is a worker to stop
+            _say(logging.INFO, f"{signal.Signals(number).name}: stopping" + (" at once" if again else ""))
+            if self._worker is not None and self._wake is not None:
+                self._wake(self._worker.stop_now if again else self._worker.stop)
+        _say(logging.ERROR, "a handler did not end, though it was cancelled: the process ends without it")
+        os._exit(1)
+
+    def leave(self, code: int) -> NoReturn:
+        """Exit, also if threads of sync handlers still run."""
+        end = time.monotonic() + _THREADS
+        others = [t for t in threading.enumerate() if not t.daemon and t is not threading.main_thread()]
+        for thread in others:
+            thread.join(max(0.0, end - time.monotonic()))
+        left = [thread for thread in others if thread.is_alive()]
+        if not left:
+            sys.exit(code)
+        logger.warning("ended while sync handlers still run; their threads end with the process: %d", len(left))
+        logging.shutdown()
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _say(level: int, text: str) -> None:
+    """Log a line, but don't wait for it for long: what the log goes to may be what hangs."""
+    saying = threading.Thread(target=logger.log, args=(level, text), daemon=True)
+    saying.start()
+    saying.join(_PATIENCE)

@@ -1,0 +1,21 @@
+"""How a command ends that did not do what was asked: one line on stderr, and an exit code."""
+
+
+class Fault(Exception):
+    """The root of both; its text is the line.
+
+    Attributes:
+        code: What the process exits with.
+    """
+
+    code = 1
+
+
+class Failure(Fault):
+    """What was typed made sense, but it failed, or there is no such job: exit code 1."""
+
+
+class Mistake(Fault):
+    """What was typed is wrong, or the module it names is: exit code 2."""
+
+    code = 2

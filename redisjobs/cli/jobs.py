@@ -1,0 +1,139 @@
+"""Commands that push jobs, look at them and cancel them."""
+
+import os
+import sys
+from datetime import datetime
+from typing import Annotated, Any
+
+import anyio
+import typer
+
+from redisjobs import codec, sync
+from redisjobs.cli import show
+from redisjobs.cli.fault import Failure, Mistake
+from redisjobs.cli.target import DEFAULT_URL, Json, Moved, QueueName, Target, Url, load, named
+from redisjobs.driver import NewJob, Word
+from redisjobs.drivers.memory import MemoryDriver
+from redisjobs.errors import DecodeError, EncodeError, UnknownJob
+from redisjobs.job import Priority, State
+from redisjobs.queue import JobQueue
+from redisjobs.registry import PushOptions, Registry
+
+JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
+Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=500, help="How many at most.")]
+
+
+def push(
+    target: Target,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The job's name.")],
+    parameters: Annotated[str, typer.Argument(metavar="JSON", help="Its parameters; - reads them from stdin.")],
+    url: Moved = None,
+    delay: Annotated[float | None, typer.Option(help="Seconds from now, before it may run.")] = None,
+    at: Annotated[str | None, typer.Option(help="When it may run, as 2030-01-31T08:00+01:00.")] = None,
+    priority: Annotated[Priority, typer.Option(help="Which jobs go first.")] = Priority.NORMAL,
+    job_id: Annotated[str | None, typer.Option("--id", help="Its id; one that was pushed is not again.")] = None,
+    unique: Annotated[str | None, typer.Option(help="A key that one job at a time may hold.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Push a job whose parameters fit its registered type, and print its id."""
+    queue = load(target, url)
+    if isinstance(queue.driver, MemoryDriver):
+        raise Mistake(f"{target} is at memory://, which would end with this command; give --url")
+    options = PushOptions(delay=delay, at=_time(at), priority=priority, job_id=job_id, unique=unique)
+    pushed = _push(queue, _prepare(queue, name, parameters, options))
+    if as_json:
+        show.document({"job_id": pushed})
+    else:
+        print(pushed)
+
+
+def _prepare(queue: Registry, name: str, text: str, options: PushOptions) -> NewJob:
+    # fsencode gives back the bytes that were typed, also where they are not of the terminal's encoding.
+    raw = sys.stdin.buffer.read() if text == "-" else os.fsencode(text)
+    try:
+        definition = queue.definition(name)
+        return queue.prepare(codec.decode_parameters(definition.name, raw), definition.name, **options)
+    except (UnknownJob, DecodeError, EncodeError, ValueError) as error:
+        raise Mistake(str(error)) from error
+
+
+def _time(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise Mistake(f"--at {text!r} is not an ISO 8601 time, as 2030-01-31T08:00+01:00") from None
+    if at.tzinfo is None:
+        raise Mistake(f"--at {text!r} has no time zone, as 2030-01-31T08:00+01:00, or …Z for UTC")
+    return at
+
+
+def _push(queue: Registry, job: NewJob) -> str:
+    if isinstance(queue, sync.JobQueue):
+        with queue:
+            return queue.push_many([job])[0]
+    if isinstance(queue, JobQueue):
+        return anyio.run(_push_async, queue, job)
+    raise Mistake(f"a {type(queue).__name__} has no push")
+
+
+async def _push_async(queue: JobQueue, job: NewJob) -> str:
+    async with queue:
+        return (await queue.push_many([job]))[0]
+
+
+def stats(queue: QueueName = "default", url: Url = DEFAULT_URL, as_json: Json = False) -> None:
+    """Show how many jobs are in which state, and the queue's counters."""
+    with named(queue, url) as there:
+        counts = there.counts()
+    if as_json:
+        show.document(show.counts_document(queue, counts))
+    else:
+        show.counts_table(queue, counts)
+
+
+def list_jobs(
+    state: Annotated[State, typer.Option(help="Which ones.")],
+    queue: QueueName = "default",
+    url: Url = DEFAULT_URL,
+    limit: Limit = 100,
+    as_json: Json = False,
+) -> None:
+    """List jobs: ready and running by priority and age, delayed by due time, dead newest first."""
+    with named(queue, url) as there:
+        jobs = there.jobs(state, limit)
+    if as_json:
+        show.document([show.job_document(job) for job in jobs])
+    else:
+        show.job_list(jobs, state, queue)
+
+
+def show_job(job_id: JobId, queue: QueueName = "default", url: Url = DEFAULT_URL, as_json: Json = False) -> None:
+    """Show all that is known of one job."""
+    with named(queue, url) as there:
+        job = there.get(job_id)
+    if job is None:
+        raise Failure(f"no job {job_id!r} on queue '{queue}': it ended, or never was")
+    if as_json:
+        show.document(show.job_document(job))
+    else:
+        show.job_page(job)
+
+
+def cancel(job_id: JobId, queue: QueueName = "default", url: Url = DEFAULT_URL, as_json: Json = False) -> None:
+    """Cancel a job: one that waits is gone at once, one that runs has its handler cancelled."""
+    with named(queue, url) as there:
+        word = there.cancel(job_id)
+    fate: dict[Word, Any] = {
+        Word.CANCELLED: "cancelled",
+        Word.CANCELLING: "it runs; its handler is being cancelled, and it won't run again",
+    }
+    if word is Word.DEAD:
+        raise Failure(f"job {job_id!r} is a dead letter, and stays one; `redisjobs dead delete` removes it")
+    if word not in fate:
+        raise Failure(f"no job {job_id!r} on queue '{queue}': it ended, or never was")
+    if as_json:
+        show.document({"job_id": job_id, "result": word.lower()})
+    else:
+        print(fate[word])

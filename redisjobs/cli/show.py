@@ -1,0 +1,120 @@
+"""Printing: tables for people, that stay readable in a pipe, and one JSON document for programs."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from redisjobs.codec import JobInfo
+from redisjobs.driver import Counts
+from redisjobs.job import State
+
+_PIPE_WIDTH = 4000  # columns, where no terminal says how many: nothing is folded then
+_GLANCE = 60  # characters of a long text in a list
+_LONG = ("parameters", "error")
+_COLUMNS = {
+    State.READY: ("job_id", "name", "priority", "attempt", "queued_at", "parameters"),
+    State.RUNNING: ("job_id", "name", "priority", "attempt", "deliveries", "worker", "parameters"),
+    State.DELAYED: ("job_id", "name", "priority", "attempt", "due_at", "error"),
+    State.DEAD: ("job_id", "name", "reason", "attempt", "failed_at", "error"),
+}
+
+
+def document(value: Any) -> None:
+    """Print a value as JSON; times as ISO 8601."""
+    print(json.dumps(value, indent=2, default=_iso))
+
+
+def _iso(value: Any) -> str:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    raise TypeError(f"{value!r} is not for JSON")
+
+
+def job_document(job: JobInfo) -> dict[str, Any]:
+    """A job for JSON. Its parameters are a value, or the stored text if that is not JSON."""
+    document = dataclasses.asdict(job)
+    try:
+        document["parameters"] = json.loads(job.parameters)
+    except (ValueError, RecursionError):
+        document["parameters"] = job.parameters
+    return document
+
+
+def counts_document(queue: str, counts: Counts) -> dict[str, Any]:
+    """The counts of a queue for JSON."""
+    return {"queue": queue, **dataclasses.asdict(counts)}
+
+
+def job_list(jobs: Sequence[JobInfo], state: State, queue: str) -> None:
+    """Print jobs of one state, one a line."""
+    if not jobs:
+        print(f"no {state} jobs on queue '{queue}'")
+        return
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for column in _COLUMNS[state]:
+        # An id is there to be copied: it is folded before it is cut, and folded last of all.
+        least = min(28, max(len(job.job_id) for job in jobs)) if column == "job_id" else None
+        table.add_column(column.replace("_", " "), overflow="fold", min_width=least)
+    for job in jobs:
+        table.add_row(*(_cell(column, getattr(job, column)) for column in _COLUMNS[state]))
+    _print(table)
+
+
+def job_page(job: JobInfo) -> None:
+    """Print all that is known of one job."""
+    table = Table.grid(padding=(0, 2))
+    for column, value in dataclasses.asdict(job).items():
+        if value not in ("", None, False) and column != "traceback":
+            table.add_row(column.replace("_", " "), Text(_text(value), overflow="fold"))
+    _print(table)
+    if job.traceback:
+        print("\n" + "\n".join(map(visible, job.traceback.splitlines())))
+
+
+def counts_table(queue: str, counts: Counts) -> None:
+    """Print how many jobs are in which state, and the counters."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column(Text(f"queue '{queue}'"))
+    table.add_column("jobs", justify="right")
+    states = {f"ready, {priority}": number for priority, number in counts.ready.items()}
+    states |= {"running": counts.running, "delayed": counts.delayed, "dead": counts.dead}
+    _add_numbers(table, states)
+    table.add_section()
+    _add_numbers(table, {f"{name} in all": number for name, number in sorted(counts.totals.items())})
+    _print(table)
+
+
+def _add_numbers(table: Table, numbers: Mapping[str, int]) -> None:
+    for name, number in numbers.items():
+        table.add_row(Text(name), str(number))
+
+
+def _cell(column: str, value: Any) -> Text:
+    text = _text(value)
+    return Text(f"{text[: _GLANCE - 1]}…" if column in _LONG and len(text) > _GLANCE else text)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat(" ", "seconds").replace("+00:00", "Z")
+    if isinstance(value, Mapping):
+        return visible(json.dumps(value))
+    return visible(str(value if value is not None else ""))
+
+
+def visible(text: str) -> str:
+    """Text that can't act on a terminal: what a producer wrote may hold control characters."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def _print(table: Table) -> None:
+    width = None if sys.stdout.isatty() else _PIPE_WIDTH
+    Console(width=width, highlight=False).print(table)

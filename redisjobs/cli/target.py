@@ -1,0 +1,127 @@
+"""What a command acts on: `MODULE:QUEUE`, a queue of the user's code, or `--queue NAME` at a URL."""
+
+import importlib
+import os
+import sys
+import traceback
+from types import TracebackType
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+
+from redisjobs import drivers, sync
+from redisjobs.cli.fault import Mistake
+from redisjobs.registry import Registry
+
+DEFAULT_URL = "redis://127.0.0.1:6379/0"
+_ANSWER = 3.0  # seconds that a command which only looks is patient with a server that is away
+
+Target = Annotated[str, typer.Argument(metavar="MODULE:QUEUE", help="Where the queue is, as in myapp.jobs:queue.")]
+Moved = Annotated[
+    str | None,
+    typer.Option("--url", envvar="REDISJOBS_URL", help="Use this server instead of the one the module names."),
+]
+Url = Annotated[str, typer.Option("--url", envvar="REDISJOBS_URL", help="Where the server is.")]
+QueueName = Annotated[str, typer.Option("--queue", "-q", help="The queue's name.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
+
+
+def named(name: str, url: str) -> sync.JobQueue:
+    """A queue by its name, without handlers.
+
+    Raises:
+        Mistake: The URL or the name is none.
+    """
+    try:
+        return sync.JobQueue(url, name=name, deadline=_ANSWER)
+    except ValueError as error:
+        raise Mistake(str(error)) from error
+
+
+def load(target: str, url: str | None = None) -> Registry:
+    """The queue that a module defines; the current directory comes first where modules are looked for.
+
+    Args:
+        target: `MODULE:QUEUE`, where QUEUE may have dots.
+        url: Where the queue is to be instead of where the module says.
+
+    Raises:
+        Mistake: There is no such module or attribute, it is no queue, or the module raised (its traceback is
+            printed then: that is for the module's author).
+    """
+    module_name, colon, path = target.partition(":")
+    if not (module_name and colon and path):
+        raise Mistake(f"{target!r} is not MODULE:QUEUE, as in myapp.jobs:queue")
+    found: Any = _import(module_name)
+    for attribute in path.split("."):
+        if not hasattr(found, attribute):
+            raise Mistake(_nothing_there(found, attribute, target))
+        found = getattr(found, attribute)
+    if not isinstance(found, Registry):
+        raise Mistake(f"{target} is a {type(found).__qualname__}, not a JobQueue")
+    if url is not None:
+        _move(found, url)
+    return found
+
+
+def _import(name: str) -> Any:
+    here = os.getcwd()
+    if sys.path[:1] != [here]:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        # A module that lacks one of its own imports is there, and broken: that is the case below.
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            raise Mistake(f"there is no module {name!r} in {here} or on sys.path ({error})") from None
+        _broken(name, error)
+    except (TypeError, ValueError) as error:
+        if error.__traceback__ is not None and _own_frames(error.__traceback__) is None:
+            raise Mistake(f"{name!r} can't name a module: {error}") from None
+        _broken(name, error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit too: a module that exits has no queue to give
+        _broken(name, error)
+
+
+def _broken(name: str, error: BaseException) -> None:
+    traceback.print_exception(type(error), error, _own_frames(error.__traceback__))
+    raise Mistake(f"importing {name!r} raised {type(error).__name__}") from None
+
+
+def _own_frames(trace: TracebackType | None) -> TracebackType | None:
+    """The part of a traceback that is in the user's code, not here or in the import machinery."""
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if file not in (__file__, importlib.__file__) and not file.startswith("<frozen importlib"):
+            return trace
+        trace = trace.tb_next
+    return None
+
+
+def _nothing_there(owner: Any, attribute: str, target: str) -> str:
+    queues = ", ".join(sorted(name for name, value in vars(owner).items() if isinstance(value, Registry)))
+    where = getattr(owner, "__file__", None) or type(owner).__name__
+    name = getattr(owner, "__name__", where)
+    return f"{target}: {name} ({where}) has no attribute {attribute!r}; its queues: {queues or 'none'}"
+
+
+def _move(queue: Registry, url: str) -> None:
+    """Let a queue be at another server; nothing is connected yet on either side."""
+    try:
+        if isinstance(queue, sync.JobQueue):
+            queue.driver, queue._store = drivers.connect_sync(url, queue.name)
+        else:
+            queue.driver = drivers.connect(url, queue.name)
+    except ValueError as error:
+        raise Mistake(str(error)) from error
+
+
+def without_password(url: str) -> str:
+    """A URL that can be shown."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}").geturl()

@@ -1,0 +1,587 @@
+"""The command line, as a user runs it: exit codes, what is said and where, and JSON for programs."""
+
+import functools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+import redis
+
+import redisjobs
+from redisjobs import Worker, no_retry, sync
+from redisjobs.cli import app
+from redisjobs.cli.target import without_password
+from redisjobs.job import Priority
+
+PACKAGE = Path(redisjobs.__file__).parent
+
+MODULE = """
+import time
+from dataclasses import dataclass
+from typing import ClassVar
+
+import anyio
+
+from redisjobs import JobQueue, no_retry, sync
+
+print("imported")
+queue = JobQueue("redis://127.0.0.1:1/0", name="{queue}")
+plain = sync.JobQueue("redis://127.0.0.1:1/0", name="{queue}-sync")
+memory = JobQueue("memory://")
+shelf = {{}}
+
+@dataclass
+class Mail:
+    job_name: ClassVar[str] = "Mail"
+    to: str
+    copies: int = 1
+
+@queue.register(Mail)
+async def mail(parameters: Mail) -> None:
+    print(f"mailed {{parameters.to}} x{{parameters.copies}}", flush=True)
+
+@queue.job
+async def rest() -> None:
+    print("resting", flush=True)
+    await anyio.sleep(60)
+
+@queue.job
+async def stubborn() -> None:
+    print("resting", flush=True)
+    while True:
+        try:
+            await anyio.sleep(60)
+        except BaseException:
+            pass
+
+@queue.job
+async def block() -> None:
+    print("resting", flush=True)
+    time.sleep(60)
+
+@queue.job
+def thread() -> None:
+    print("resting", flush=True)
+    time.sleep(60)
+
+@queue.job(retry=no_retry())
+def boom(what: str) -> None:
+    raise ValueError(what)
+
+@plain.job
+def parent() -> None:
+    plain.push_many([child.prepare()])
+
+@plain.job
+def child() -> None:
+    print("born", flush=True)
+"""
+
+
+@dataclass
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, queue_name: str) -> Path:
+    """A directory with a user's module, and some that are broken."""
+    (tmp_path / "shop.py").write_text(MODULE.format(queue=queue_name))
+    (tmp_path / "lacks.py").write_text("import surely_not_there")
+    (tmp_path / "unfinished.py").write_text("def f(")
+    (tmp_path / "leaves.py").write_text("raise SystemExit(0)")
+    (tmp_path / "clash.py").write_text("import redisjobs\nredisjobs.JobQueue('http://x')")
+    return tmp_path
+
+
+@pytest.fixture
+def there(redis_url: str, queue_name: str) -> Iterator[sync.JobQueue]:
+    """The module's queue, seen from outside; its keys go at the end."""
+    with sync.JobQueue(redis_url, name=queue_name) as queue:
+        yield queue
+    with redis.Redis.from_url(redis_url) as admin:
+        for key in admin.scan_iter(match=f"redisjobs:{{{queue_name}*"):
+            admin.delete(key)
+
+
+@pytest.fixture
+def cli(folder: Path, redis_url: str, there: object, monkeypatch: Any, capfd: Any) -> Callable[..., Ended]:
+    """Run a command in this process, which is quicker: all but its process is real."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("REDISJOBS_URL", redis_url)
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def run(*arguments: str) -> Ended:
+        for module in ("shop", "lacks", "unfinished", "leaves", "clash"):
+            sys.modules.pop(module, None)
+        monkeypatch.setattr(sys, "argv", ["redisjobs", *arguments])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as left:
+            app.run()
+        out, err = capfd.readouterr()
+        return Ended(left.value.code or 0 if isinstance(left.value.code, int | None) else 1, out, err)
+
+    return run
+
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(folder: Path, redis_url: str, there: object) -> Iterator[Start]:
+    """Start a command as a process of its own."""
+    environment = {key: value for key, value in os.environ.items() if key != "REDIS_URL"}
+    environment |= {"REDISJOBS_URL": redis_url, "PYTHONPATH": str(PACKAGE.parent)}
+    started: list[subprocess.Popen[str]] = []
+
+    def run(*arguments: str, **changes: str) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            [sys.executable, "-m", "redisjobs", *arguments],
+            cwd=folder,
+            env=environment | changes,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def ended(process: "subprocess.Popen[str]", within: float = 40) -> Ended:
+    out, err = process.communicate(timeout=within)
+    return Ended(process.returncode, out, err)
+
+
+def until(process: "subprocess.Popen[str]", wanted: str) -> str:
+    """Read a process' output up to the line that has `wanted`; that line."""
+    assert process.stdout is not None
+    return next(line for line in process.stdout if wanted in line)
+
+
+def one_line(text: str) -> str:
+    (line,) = text.splitlines()
+    return line
+
+
+# Pushing and looking
+
+
+@pytest.mark.slow
+def test_what_push_puts_on_the_queue_a_worker_runs_and_stats_count(start: Start, queue_name: str) -> None:
+    pushed = ended(start("push", "shop:queue", "Mail", '{"to": "joe"}'))
+    assert (pushed.code, pushed.err) == (0, "")
+
+    ran = ended(start("worker", "shop:queue", "--until-idle"))
+
+    assert ran.code == 0
+    assert "mailed joe x1" in ran.out
+    assert re.search(r"^\d{4}-\d\d-\d\dT[\d:.]+Z INFO +redisjobs\.worker: job \w+ \(Mail.*done$", ran.err, re.M)
+    stats = ended(start("stats", "-q", queue_name, "--json"))
+    assert stats.document["totals"] == {"pushed": 1, "completed": 1}
+
+
+def test_push_prints_the_id_that_the_job_has(cli: Callable[..., Ended], there: sync.JobQueue) -> None:
+    options = ["--id", "mail-1", "--priority", "high", "--unique", "joe", "--delay", "60"]
+
+    pushed = cli("push", "shop:queue", "Mail", '{"to": "joe", "copies": 2}', *options)
+
+    assert pushed.out.splitlines() == ["imported", "mail-1"]
+    job = there.get("mail-1")
+    assert job is not None
+    assert (job.state, job.priority, job.unique) == ("delayed", "high", "joe")
+    assert json.loads(job.parameters) == {"to": "joe", "copies": 2}
+
+
+def test_push_takes_a_time_and_parameters_from_stdin(start: Start, there: sync.JobQueue) -> None:
+    process = start("push", "shop:queue", "Mail", "-", "--at", "2099-01-31T08:00+01:00", "--json")
+    out, _ = process.communicate('{"to": "joe"}', timeout=20)
+
+    job = there.get(json.loads(out.removeprefix("imported\n"))["job_id"])
+
+    assert job is not None
+    assert str(job.due_at) == "2099-01-31 07:00:00+00:00"
+
+
+def test_url_moves_a_sync_queue_whole_so_that_its_handlers_push_there_too(start: Start) -> None:
+    assert ended(start("push", "shop:plain", "parent", "{}")).code == 0
+
+    ran = ended(start("worker", "shop:plain", "--until-idle"))
+
+    assert ran.out.splitlines() == ["imported", "born"]
+
+
+@pytest.fixture
+def full(there: sync.JobQueue, cli: Callable[..., Ended]) -> None:
+    """A job in each state but running, with ids `ready`, `delayed` and `dead`."""
+
+    @there.job(retry=no_retry())
+    async def boom(what: str) -> None:
+        raise ValueError(what)
+
+    there.push_many([boom.options(job_id="dead").prepare("\x1b[31m[bold]no")])
+    anyio.run(functools.partial(Worker(there).run, until_idle=True))
+    cli("push", "shop:queue", "rest", "{}", "--id", "ready")
+    cli("push", "shop:queue", "rest", "{}", "--id", "delayed", "--delay", "60")
+
+
+@pytest.mark.usefixtures("full")
+def test_every_command_that_prints_data_prints_one_json_document(
+    cli: Callable[..., Ended], queue_name: str
+) -> None:
+    def ask(*arguments: str) -> Any:
+        answer = cli(*arguments, "-q", queue_name, "--json")
+        assert (answer.code, answer.err) == (0, "")
+        return answer.document
+
+    assert ask("stats")["ready"] == {"high": 0, "normal": 1, "low": 0}
+    for state in ("ready", "delayed", "dead"):
+        assert [job["job_id"] for job in ask("jobs", "--state", state)] == [state]
+    assert ask("jobs", "--state", "running") == []
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", ask("job", "delayed")["due_at"])
+    assert ask("dead", "list")[0]["parameters"] == {"what": "\x1b[31m[bold]no"}
+    assert "Traceback" in ask("dead", "show", "dead")["traceback"]
+    assert ask("dead", "requeue", "dead") == {"requeued": ["dead"], "not_found": [], "failed": []}
+    assert ask("cancel", "dead") == {"job_id": "dead", "result": "cancelled"}
+    assert ask("dead", "requeue", "--all") == {"requeued": [], "not_found": [], "failed": []}
+
+
+@pytest.mark.usefixtures("full")
+def test_tables_keep_ids_whole_and_control_characters_out(cli: Callable[..., Ended], queue_name: str) -> None:
+    listed = cli("dead", "list", "-q", queue_name)
+    shown = cli("dead", "show", "dead", "-q", queue_name)
+    counted = cli("stats", "-q", queue_name)
+
+    assert re.search(r"^dead +boom +failed +1 +\S+ \S+ +ValueError: \\x1b\[31m\[bold\]no *$", listed.out, re.M)
+    assert re.search(r"^reason +failed *$", shown.out, re.M)
+    assert "ValueError: \\x1b[31m[bold]no" in shown.out.splitlines()[-1]
+    assert re.search(r"^ready, normal +1 *$", counted.out, re.M)
+    assert "\x1b" not in listed.out + shown.out + counted.out
+
+
+def test_a_pipe_gets_one_line_a_job_however_long_its_id(cli: Callable[..., Ended], queue_name: str) -> None:
+    long = "x" * 300
+    cli("push", "shop:queue", "rest", "{}", "--id", long)
+
+    listed = cli("jobs", "--state", "ready", "-q", queue_name)
+
+    assert [line.split()[0] for line in listed.out.splitlines() if "rest" in line] == [long]
+
+
+@pytest.mark.usefixtures("full")
+def test_dead_letters_are_requeued_and_deleted_several_at_once(
+    cli: Callable[..., Ended], there: sync.JobQueue, queue_name: str
+) -> None:
+    some = cli("dead", "requeue", "dead", "nobody", "-q", queue_name)
+
+    assert (some.code, some.out) == (1, "requeued dead\n")
+    assert one_line(some.err) == f"redisjobs: no dead letter on queue '{queue_name}': nobody"
+    none = cli("dead", "delete", "dead", "ready", "-q", queue_name, "--json")
+    assert (none.code, none.document["not_found"]) == (1, ["dead", "ready"])
+    assert there.counts().ready[Priority.NORMAL] == 2
+
+
+@pytest.mark.usefixtures("full")
+def test_requeue_all_takes_every_dead_letter(cli: Callable[..., Ended], queue_name: str) -> None:
+    assert cli("dead", "requeue", "--all", "-q", queue_name).out == "requeued dead\n"
+
+    again = cli("dead", "requeue", "--all", "-q", queue_name)
+
+    assert (again.code, again.out) == (0, f"no dead letters on queue '{queue_name}'\n")
+
+
+# What was typed is wrong: exit 2, and one line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["worker", "shop"], r"'shop' is not MODULE:QUEUE"),
+        (["worker", "shop:"], r"'shop:' is not MODULE:QUEUE"),
+        (["worker", "nowhere:queue"], r"there is no module 'nowhere' in /.* or on sys\.path"),
+        (["worker", "shop.sub:queue"], r"there is no module 'shop.sub' .*'shop' is not a package"),
+        (["worker", ".shop:queue"], r"'.shop' can't name a module"),
+        (
+            ["worker", "shop:line"],
+            r"shop \(/.*shop\.py\) has no attribute 'line'; its queues: memory, plain, queue",
+        ),
+        (["worker", "shop:shelf"], r"shop:shelf is a dict, not a JobQueue"),
+        (["worker", "shop:queue.name"], r"shop:queue.name is a str, not a JobQueue"),
+        (["worker", "shop:queue", "--url", "http://x"], r"'http://x': a queue is at memory://, redis://"),
+        (["push", "shop:queue", "Male", "{}"], r"no handler for 'Male'; registered: Mail, block, boom, rest,"),
+        (["push", "shop:queue", "Mail", '{"to"'], r"Mail: Invalid JSON"),
+        (["push", "shop:queue", "Mail", '{"to": 5}'], r"Mail\.to: Input should be a valid string \(got int\)"),
+        (["push", "shop:queue", "rest", "{}", "--at", "soon"], r"--at 'soon' is not an ISO 8601 time"),
+        (["push", "shop:queue", "rest", "{}", "--at", "2099-01-01"], r"has no time zone"),
+        (["push", "shop:queue", "rest", "{}", "--at", "2099-01-01T00Z", "--delay", "1"], r"not both"),
+        (["push", "shop:queue", "rest", "{}", "--delay", "-1"], r"seconds from 0 up"),
+        (["push", "shop:memory", "rest", "{}", "--url", "memory://"], r"would end with this command; give --url"),
+        (["stats", "-q", "a b"], r"'a b' can't name a queue"),
+        (["stats", "--url", "nowhere"], r"'nowhere': a queue is at"),
+        (["dead", "requeue"], r"name the dead letters to requeue, or say --all"),
+        (["dead", "requeue", "x", "--all"], r"name the dead letters to requeue, or say --all"),
+        (["demo", "nowhere"], r"/.*/nowhere is no directory"),
+    ],
+)
+def test_what_is_typed_wrong_is_told_in_one_line(
+    cli: Callable[..., Ended], arguments: Sequence[str], said: str, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("redisjobs.cli.worker.Ending", lambda grace: None)  # signals stay pytest's
+
+    told = cli(*arguments)
+
+    assert told.code == 2
+    assert re.search(said, one_line(told.err))
+    assert told.out in ("", "imported\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["wrok"],
+        ["worker"],
+        ["worker", "shop:queue", "--concurrency", "0"],
+        ["worker", "shop:queue", "--lease", "0.01"],
+        ["worker", "shop:queue", "--log-level", "loud"],
+        ["jobs"],
+        ["jobs", "--state", "asleep"],
+        ["jobs", "--state", "ready", "--limit", "501"],
+        ["dead", "delete"],
+        ["push", "shop:queue", "rest", "{}", "--priority", "urgent"],
+    ],
+)
+def test_usage_errors_exit_with_2(cli: Callable[..., Ended], arguments: Sequence[str]) -> None:
+    assert cli(*arguments).code == 2
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        ("lacks", "ModuleNotFoundError: No module named 'surely_not_there'"),
+        ("unfinished", "SyntaxError"),
+        ("leaves", "SystemExit: 0"),
+        ("clash", "ValueError: 'http://x': a queue is at"),
+    ],
+)
+def test_an_error_inside_the_users_module_comes_with_its_traceback_and_none_of_our_frames(
+    cli: Callable[..., Ended], module: str, said: str
+) -> None:
+    told = cli("push", f"{module}:queue", "Mail", "{}")
+
+    assert told.code == 2
+    assert said in told.err
+    assert f"{module}.py" in told.err
+    assert "importlib" not in told.err
+    assert "cli/target.py" not in told.err
+    assert told.err.splitlines()[-1].startswith(f"redisjobs: importing '{module}' raised ")
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich"])
+def test_without_the_worker_extra_one_line_says_what_to_install(missing: str) -> None:
+    code = f"import sys; sys.modules['{missing}'] = None; from redisjobs.__main__ import main; main()"
+
+    told = subprocess.run([sys.executable, "-c", code, "stats"], capture_output=True, text=True, timeout=20)
+
+    assert told.returncode == 2
+    assert one_line(told.stderr).endswith(f"needs {missing}; in a checkout of redisjobs: pip install '.[worker]'")
+
+
+# What was typed makes sense, but fails: exit 1, and one line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["job", "nobody"], r"no job 'nobody' on queue '{queue}': it ended, or never was"),
+        (["cancel", "nobody"], r"no job 'nobody' on queue '{queue}'"),
+        (["cancel", "dead"], r"job 'dead' is a dead letter, and stays one"),
+        (["dead", "show", "nobody"], r"no dead letter 'nobody' on queue '{queue}'"),
+        (["dead", "show", "ready"], r"no dead letter 'ready' on queue '{queue}'; it is ready"),
+    ],
+)
+@pytest.mark.usefixtures("full")
+def test_what_is_not_there_is_told_in_one_line(
+    cli: Callable[..., Ended], queue_name: str, arguments: Sequence[str], said: str
+) -> None:
+    for flags in ([], ["--json"]):
+        told = cli(*arguments, "-q", queue_name, *flags)
+
+        assert (told.code, told.out) == (1, "")
+        assert re.search(said.format(queue=queue_name), one_line(told.err))
+
+
+def test_a_server_that_is_away_is_told_in_one_line(cli: Callable[..., Ended], monkeypatch: Any) -> None:
+    monkeypatch.setattr("redisjobs.cli.target._ANSWER", 0.1)
+
+    told = cli("stats", "--url", "redis://:secret@127.0.0.1:1/0")
+
+    assert (told.code, told.out) == (1, "")
+    assert "no answer from the store" in one_line(told.err)
+    assert "secret" not in told.err
+
+
+def test_a_password_is_never_shown() -> None:
+    assert without_password("redis://joe:secret@host:1/0") == "redis://joe:***@host:1/0"
+    assert without_password("redis://host:1/0") == "redis://host:1/0"
+
+
+# How a worker ends
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("job", ["rest", "thread"])
+def test_a_worker_asked_to_stop_releases_what_runs_and_exits_with_0(
+    start: Start, there: sync.JobQueue, cli: Callable[..., Ended], number: signal.Signals, job: str
+) -> None:
+    cli("push", "shop:queue", job, "{}", "--id", "job")
+    worker = start("worker", "shop:queue", "--grace", "0")
+    until(worker, "resting")
+
+    worker.send_signal(number)
+    stopped = ended(worker, within=15)
+
+    assert stopped.code == 0
+    assert f"{number.name}: stopping" in stopped.err
+    found = there.get("job")
+    assert found is not None
+    assert (found.state, found.deliveries) == ("ready", 0)
+
+
+@pytest.mark.slow
+def test_a_second_signal_does_not_wait_for_the_grace(start: Start, cli: Callable[..., Ended]) -> None:
+    cli("push", "shop:queue", "rest", "{}")
+    worker = start("worker", "shop:queue", "--grace", "3600")
+    until(worker, "resting")
+
+    worker.send_signal(signal.SIGTERM)
+    assert worker.stderr is not None
+    assert any("SIGTERM: stopping" in line for line in worker.stderr)
+    worker.send_signal(signal.SIGTERM)
+
+    assert ended(worker, within=20).code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", ["stubborn", "block"])
+def test_a_handler_that_never_ends_can_not_keep_the_process_alive(
+    start: Start, cli: Callable[..., Ended], job: str
+) -> None:
+    cli("push", "shop:queue", job, "{}")
+    worker = start("worker", "shop:queue", "--grace", "0")
+    until(worker, "resting")
+
+    worker.send_signal(signal.SIGTERM)
+    stopped = ended(worker, within=20)
+
+    assert stopped.code == 1
+    assert "a handler did not end, though it was cancelled" in stopped.err.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_stop_while_the_module_is_imported_is_a_stop_too(start: Start, folder: Path) -> None:
+    (folder / "slow.py").write_text(
+        "import time\nprint('importing', flush=True)\ntime.sleep(1)\nfrom shop import queue\n"
+    )
+    worker = start("worker", "slow:queue")
+    until(worker, "importing")
+
+    worker.send_signal(signal.SIGTERM)
+
+    stopped = ended(worker, within=15)
+    assert stopped.code == 0
+    assert "runs queue" not in stopped.err
+
+
+@pytest.mark.slow
+def test_a_fatal_error_is_one_line_and_exits_with_1(start: Start, redis_url: str, queue_name: str) -> None:
+    with redis.Redis.from_url(redis_url) as admin:
+        admin.execute_command(
+            "ACL", "SETUSER", queue_name, "on", ">pw", "~*", "&*", "+@all", "-evalsha", "-xgroup"
+        )
+        url = redis_url.replace("redis://", f"redis://{queue_name}:pw@")
+
+        failed = ended(start("worker", "shop:queue", "--url", url))
+
+        admin.execute_command("ACL", "DELUSER", queue_name)
+    assert failed.code == 1
+    assert "ACL forbids" in one_line(failed.err)
+
+
+# A local server
+
+
+@pytest.mark.slow
+def test_dev_runs_a_server_until_it_is_told_to_end(start: Start) -> None:
+    dev = start("dev")
+    url = until(dev, "export REDISJOBS_URL=").strip().partition("=")[2]
+    with redis.Redis.from_url(url) as client:
+        assert client.ping()
+
+        dev.send_signal(signal.SIGINT)
+
+        assert ended(dev).code == 0
+        with pytest.raises(redis.ConnectionError):
+            client.ping()
+
+
+@pytest.mark.slow
+def test_dev_keeps_its_data_where_it_is_told(start: Start, folder: Path) -> None:
+    for number in (1, 2):
+        dev = start("dev", "--dir", "data")
+        url = until(dev, "export REDISJOBS_URL=").strip().partition("=")[2]
+        with redis.Redis.from_url(url) as client:
+            assert client.incr("runs") == number
+        dev.send_signal(signal.SIGTERM)
+        assert ended(dev).code == 0
+
+
+@pytest.mark.slow
+def test_dev_says_so_when_its_server_ends_by_itself(start: Start) -> None:
+    dev = start("dev")
+    pid = re.search(r"process (\d+)", until(dev, "process "))
+    assert pid is not None
+
+    os.kill(int(pid[1]), signal.SIGKILL)
+
+    stopped = ended(dev, within=20)
+    assert stopped.code == 1
+    assert "the server ended by itself" in one_line(stopped.err)
+
+
+def test_dev_uses_the_server_that_redis_url_names_and_starts_none(
+    cli: Callable[..., Ended], redis_url: str, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    monkeypatch.setattr("redisjobs.server.start", lambda **_: pytest.fail("a server was started"))
+
+    said = cli("dev")
+
+    assert said.code == 0
+    assert said.out.splitlines()[0].startswith("REDIS_URL is set, so nothing was started; it answers at redis://")
+    assert said.out.splitlines()[1] == 'export REDISJOBS_URL="$REDIS_URL"'

@@ -1,0 +1,614 @@
+"""The scripts: their headers tell the truth, and they stand what a server can do to them."""
+
+import re
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+import redis
+from conftest import ENGINES, Servers
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from store import RedisStore
+
+from redisjobs import server
+from redisjobs.driver import Ack, Consumer, DeadLetter, Fate, Lease, NewJob, Pushed, Release, RetryLater, Word
+from redisjobs.drivers import lua
+from redisjobs.drivers.commands import Commands
+from redisjobs.errors import QueueFull
+from redisjobs.job import Priority, State
+
+LUA = Path(__file__).parents[1] / "lua"
+SCRIPTS = sorted(path.stem for path in LUA.glob("*.lua"))
+INCLUDES = sorted(path.stem for path in LUA.glob("include/*.lua"))
+PRODUCERS = {"push"}  # what may be refused when the server is full
+READERS = {"find", "jobs", "counts"}
+FAILED = DeadLetter("failed", "ValueError: no")
+
+
+# The header is the contract
+
+
+def header(name: str) -> str:
+    lines = (LUA / f"{name}.lua").read_text("utf-8").splitlines()
+    end = next(number for number, line in enumerate(lines) if number and not line.startswith("-- "[: len(line)]))
+    return "\n".join(lines[1:end])
+
+
+def without_comments(source: str) -> str:
+    return re.sub(r"--[^\n]*", "", source)
+
+
+@cache
+def body(name: str) -> str:
+    """A script's own code, without its includes."""
+    return without_comments((LUA / f"{name}.lua").read_text("utf-8"))
+
+
+@cache
+def include(name: str) -> str:
+    return without_comments((LUA / "include" / f"{name}.lua").read_text("utf-8"))
+
+
+def included(name: str) -> list[str]:
+    return re.findall(r'^--- @include "include/(\w+)"$', (LUA / f"{name}.lua").read_text("utf-8"), re.MULTILINE)
+
+
+def calls(source: str) -> list[str]:
+    """Each `redis.call(...)` and `redis.pcall(...)`, with its arguments."""
+    found = []
+    for start in re.finditer(r"redis\.p?call\(", source):
+        depth, end = 1, start.end()
+        while depth:
+            depth += {"(": 1, ")": -1}.get(source[end], 0)
+            end += 1
+        found.append(source[start.start() : end])
+    return found
+
+
+def keys(name: str) -> list[tuple[int, str, str]]:
+    return [
+        (int(n), key, kind) for n, key, kind in re.findall(r"^-- KEYS\[(\d+)\] +(\S+) +(\w+)", header(name), re.M)
+    ]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_first_line_says_what_the_script_may_do(name: str) -> None:
+    first = (LUA / f"{name}.lua").read_text("utf-8").splitlines()[0]
+    wanted = {*(["allow-oom"] if name not in PRODUCERS else []), *(["no-writes"] if name in READERS else [])}
+    assert re.fullmatch(r"#!lua( flags=[a-z,-]+)?", first)
+    assert set(re.findall(r"[a-z]+-[a-z]+", first)) == wanted
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_header_begins_with_the_name_and_the_purpose(name: str) -> None:
+    assert re.match(rf"-- {name}: \w[^\n]+", header(name))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_header_names_the_keys_that_the_body_binds(name: str) -> None:
+    numbers = [number for number, _, _ in keys(name)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert sorted(set(map(int, re.findall(r"KEYS\[(\d+)\]", body(name))))) == numbers
+    assert body(name).count("KEYS") == len(re.findall(r"KEYS\[\d+\]", body(name)))
+    assert lua.script(name).keys == tuple(key for _, key, _ in keys(name))
+
+
+def test_a_key_is_of_one_type_in_every_header() -> None:
+    kinds: dict[str, set[str]] = {}
+    for name in SCRIPTS:
+        for _, key, kind in keys(name):
+            kinds.setdefault(key, set()).add(kind)
+    assert {key: len(of) for key, of in kinds.items()} == dict.fromkeys(kinds, 1)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_header_names_the_arguments_that_the_body_reads(name: str) -> None:
+    said = re.findall(r"^-- ARGV\[(\d+)(\.\.)?\]", header(name), re.M)
+    fixed, rest = [int(n) for n, more in said if not more], [int(n) for n, more in said if more]
+
+    assert [int(n) for n, _ in said] == list(range(1, len(said) + 1))
+    assert sorted(set(map(int, re.findall(r"ARGV\[(\d+)\]", body(name))))) == fixed
+    assert list(map(int, re.findall(r"local first_\w+ = (\d+)", body(name)))) == rest
+    assert ("#ARGV" in body(name)) == bool(rest)
+
+
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if "for each job:" in header(name).split("Returns")[0]])
+def test_the_header_names_as_many_values_of_a_job_as_the_body_reads(name: str) -> None:
+    said = header(name).split("Returns")[0].split("for each job:")[1]
+    values = re.sub(r"\([^)]*\)|--", " ", said).split(",")
+    fixed = [value for value in values if value.split()[0] != "then"]
+
+    offsets = [int(n or 0) for n in re.findall(r"ARGV\[at(?: \+ (\d+))?\]", body(name))]
+    assert sorted(set(offsets)) == list(range(len(fixed)))
+    strides = re.findall(r"#ARGV, (\d+) do", body(name))
+    assert not strides or int(strides[0]) == len(fixed)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_header_names_every_word_that_the_body_returns(name: str) -> None:
+    code = body(name)
+    for call in calls(code):
+        code = code.replace(call, "")
+    returned = set(re.findall(r"'([A-Z_]{2,}) ?'", code))
+    answer = header(name).split("\n-- Returns ")[1]
+    said = set(re.findall(r"^(?:-- {10}| )([A-Z_]{2,})\b", answer, re.M))
+
+    assert returned == said
+    assert said <= set(Word)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_includes_what_it_uses_in_an_order_that_works(name: str) -> None:
+    assert set(included(name)) <= set(INCLUDES)
+    spliced = without_comments(lua.script(name).source)
+    for helper in INCLUDES:
+        uses = [match.start() for match in re.finditer(rf"(?<![.:\w]){helper}\(", spliced)]
+        defined = spliced.find(f"local function {helper}(")
+        assert (helper in included(name)) == (defined >= 0)
+        assert not uses or uses[0] == defined + len("local function ")
+        assert (defined >= 0) == (len(uses) > 1), f"{helper} is included for nothing, or missing"
+
+
+def test_an_include_is_born_with_its_second_user() -> None:
+    users = {helper: sum(helper in included(name) for name in SCRIPTS) for helper in INCLUDES}
+    assert {helper: count for helper, count in users.items() if count < 2} == {}
+
+
+@pytest.mark.parametrize("name", INCLUDES)
+def test_an_include_is_one_local_function_that_takes_all_it_uses(name: str) -> None:
+    assert (LUA / "include" / f"{name}.lua").read_text("utf-8").startswith(f"-- {name}: ")
+    assert not re.search(r"\b(KEYS|ARGV)\b", include(name))
+    outermost = [line for line in include(name).splitlines() if re.match(r"\S", line)]
+    assert outermost[0].startswith(f"local function {name}(")
+    assert outermost[1:] == ["end"]
+
+
+@pytest.mark.parametrize("source", [*map(body, SCRIPTS), *map(include, INCLUDES)], ids=[*SCRIPTS, *INCLUDES])
+def test_nothing_global_is_defined(source: str) -> None:
+    declared = set(re.findall(r"\w+", " ".join(re.findall(r"\blocal (?!function)([\w, ]+)", source))))
+    for names in re.findall(r"\bfunction \w*\(([^)]*)\)|\bfor ([\w, ]+) (?:in|=)|\bfor (\w+) =", source):
+        declared |= set(re.findall(r"\w+", " ".join(names)))
+    assigned = re.findall(r"(?:^|\bthen |\bdo )\s*((?:\w+, )*\w+) = ", source, re.M)
+    assert {name for names in assigned for name in names.split(", ")} <= declared
+    assert not re.search(r"^\s*function ", source, re.M)
+
+
+@pytest.mark.parametrize("source", [*map(body, SCRIPTS), *map(include, INCLUDES)], ids=[*SCRIPTS, *INCLUDES])
+def test_no_script_walks_all_keys_or_flushes_them(source: str) -> None:
+    commands = {match[1] for call in calls(source) if (match := re.match(r"redis\.p?call\('(\w+)'", call))}
+    assert len(re.findall(r"redis\.p?call\(", source)) == len(re.findall(r"redis\.p?call\('", source))
+    assert not commands & {"KEYS", "SCAN", "FLUSHALL", "FLUSHDB", "RANDOMKEY", "XTRIM"}
+
+
+# What a server can do
+
+
+@contextmanager
+def queue_on(url: str) -> Iterator[RedisStore]:
+    """A queue of its own, checked and removed at the end."""
+    store = RedisStore(redis.Redis.from_url(url), url, f"test-{uuid.uuid4().hex[:12]}")
+    yield store
+    faults = store.faults()
+    store.end()
+    assert faults == []
+
+
+@pytest.fixture(params=ENGINES)
+def queue(request: pytest.FixtureRequest, servers: Servers) -> Iterator[RedisStore]:
+    """One queue, on each server at hand."""
+    with queue_on(servers.url(request.param)) as store:
+        yield store
+
+
+@pytest.fixture
+async def worker(queue: RedisStore) -> AsyncIterator[Consumer]:
+    consumer = queue.consumer("w1")
+    await consumer.open()
+    yield consumer
+    await consumer.aclose()
+    await queue.driver.aclose()
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def small_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A server of its own, of each kind, with little memory."""
+    with server.start(server.inspect(ENGINES[request.param]), options=["--maxmemory", "24mb"]) as running:
+        yield running.url
+
+
+@pytest.fixture
+async def small(small_url: str) -> AsyncIterator[tuple[RedisStore, Consumer]]:
+    """A queue on it, and a worker that is not open yet."""
+    with queue_on(small_url) as store:
+        consumer = store.consumer("w1")
+        yield store, consumer
+        await consumer.aclose()
+        await store.driver.aclose()
+
+
+@contextmanager
+def full(store: RedisStore) -> Iterator[None]:
+    """The server has no memory left."""
+    store.admin.config_set("maxmemory", 1)
+    try:
+        yield
+    finally:
+        store.admin.config_set("maxmemory", 24 * 1024 * 1024)
+
+
+def job(job_id: str, **options: Any) -> NewJob:
+    return NewJob(job_id, ["name", "Work", "parameters", "{}"], **options)
+
+
+async def push(store: RedisStore, *job_ids: str, **options: Any) -> list[Word]:
+    jobs = [job(job_id, **options) for job_id in job_ids]
+    return [pushed.word for pushed in await store.driver.push(jobs, again=False)]
+
+
+async def claim(consumer: Consumer, count: int = 10) -> list[Lease]:
+    return list((await consumer.exchange([], count)).leases)
+
+
+@pytest.mark.anyio
+async def test_after_a_script_flush_everything_works(queue: RedisStore, worker: Consumer) -> None:
+    def flush() -> None:
+        queue.admin.script_flush()
+
+    flush()
+    assert await push(queue, *"abcde") == [Word.OK] * 5
+    flush()
+    leases = await claim(worker)
+    heart = worker.heartbeat()
+    flush()
+    assert heart.renew(leases, {"host": "here"}) == [Word.OK] * 5
+    heart.close()
+    flush()
+    fates: list[Fate] = [Ack(), RetryLater("+0"), Release(), FAILED, RetryLater("+60000")]
+    exchange = await worker.exchange(list(zip(leases, fates, strict=True)), 10)
+    assert exchange.words == [Word.OK] * 5
+    assert [lease.job_id for lease in exchange.leases] == ["c", "b"]
+    queue.age(60)
+    for call in (worker.reclaim(10), worker.release_all([]), worker.tidy(), queue.driver.counts()):
+        flush()
+        await call
+    for verb, word in ((queue.driver.requeue, Word.OK), (queue.driver.cancel, Word.CANCELLED)):
+        flush()
+        assert await verb("d") is word
+    flush()
+    assert await queue.driver.delete("d") is Word.NOT_FOUND
+    flush()
+    assert await queue.driver.find("d") is None
+    flush()
+    assert [row.fields[b"id"] for row in await queue.driver.jobs(State.READY, 10)] == [b"c", b"b"]
+
+
+@pytest.mark.anyio
+async def test_where_the_group_is_gone_a_claim_makes_it_and_finds_the_jobs_again(
+    queue: RedisStore, worker: Consumer
+) -> None:
+    await push(queue, "a", "b")
+    lost, _ = await claim(worker)
+    queue.admin.xgroup_destroy(queue.stream(), "workers")
+
+    refused = await worker.exchange([(lost, Ack())], None)
+    found = await claim(worker)
+
+    assert refused.words == [Word.LEASE_LOST]
+    assert [(lease.job_id, lease.deliveries) for lease in found] == [("a", 1), ("b", 1)]
+    assert (await worker.exchange([(lease, Ack()) for lease in found], None)).words == [Word.OK] * 2
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("how", ["claim", "wait", "reclaim", "release_all", "tidy"])
+async def test_whatever_a_worker_asks_of_a_server_that_lost_all_it_heals(
+    queue: RedisStore, worker: Consumer, how: str
+) -> None:
+    await push(queue, "a")
+    await claim(worker)
+    queue.admin.delete(*(queue.prefix + key for key in list(queue.keys())))  # as by a restart without a disk
+    queue.admin.script_flush()
+
+    asked: dict[str, Callable[[], Any]] = {
+        "claim": lambda: worker.exchange([], 10),
+        "wait": lambda: worker.wait(10, 0.01),
+        "reclaim": lambda: worker.reclaim(10),
+        "release_all": lambda: worker.release_all([]),
+        "tidy": lambda: worker.tidy(),
+    }
+    await asked[how]()
+
+    await push(queue, "a")
+    assert [lease.job_id for lease in await claim(worker)] == ["a"]
+
+
+@pytest.mark.anyio
+async def test_a_settlement_is_whole_where_one_stream_has_lost_its_group(
+    queue: RedisStore, worker: Consumer
+) -> None:
+    await push(queue, "a", "b", "c", "d", priority=Priority.HIGH)
+    await push(queue, "lost")
+    leases = await claim(worker)
+    queue.admin.xgroup_destroy(queue.stream(), "workers")
+
+    for fate in (Ack(), RetryLater("+60000"), Release(), FAILED):
+        pair = [(leases.pop(0), fate), (leases[-1], fate)]
+        assert (await worker.exchange(pair, None)).words == [Word.OK, Word.LEASE_LOST]
+
+    totals = (await queue.driver.counts()).totals
+    assert totals == {"pushed": 5, "completed": 1, "retried": 1, "released": 1, "dead": 1}
+    assert [lease.job_id for lease in await claim(worker)] == ["c", "lost"]
+
+
+Small = tuple[RedisStore, Consumer]
+
+
+@pytest.mark.anyio
+async def test_a_full_server_refuses_a_push_whole_and_settles_all_the_same(small: Small) -> None:
+    store, worker = small
+    store.clock.advance(0)
+    await worker.open()
+    await push(store, *"abcdef")
+    await push(store, "g", due="+1")
+    leases = await claim(worker)
+    store.clock.advance(1)
+
+    with full(store):
+        with pytest.raises(QueueFull, match="nothing was written"):
+            await push(store, "h", "i")
+        assert await store.driver.cancel("f") is Word.CANCELLING
+        fates: list[Fate] = [Ack(), RetryLater("+0"), RetryLater("+60000"), Release(), FAILED, RetryLater("+0")]
+        words = (await worker.exchange(list(zip(leases, fates, strict=True)), None)).words
+        again = await claim(worker)
+        assert await store.driver.requeue("e") is Word.OK
+        assert await store.driver.find("h") is None
+
+    assert words == [Word.OK] * 5 + [Word.CANCELLED]
+    assert [lease.job_id for lease in again] == ["d", "b", "g"]
+    counts = await store.driver.counts()
+    assert (counts.ready[Priority.NORMAL], counts.running, counts.delayed, counts.dead) == (1, 3, 1, 0)
+
+
+@pytest.mark.anyio
+async def test_on_a_full_server_leases_are_renewed_taken_over_and_handed_back(small: Small) -> None:
+    store, worker = small
+    heart, other = worker.heartbeat(), store.consumer("w2")
+    await worker.open()
+    await push(store, "a", "b")
+    leases = await claim(worker)
+
+    with full(store):
+        renewed = heart.renew(leases, {"host": "here"})
+        store.age(60)
+        reclaimed = await other.reclaim(1)
+        released = [await other.release_all([]), await worker.release_all([])]
+        await worker.tidy()
+
+    heart.close()
+    await other.aclose()
+    assert renewed == [Word.OK] * 2
+    assert [(lease.job_id, lease.deliveries) for lease in reclaimed] == [("a", 2)]
+    assert released == [1, 1]
+
+
+@pytest.mark.anyio
+async def test_a_worker_that_starts_on_a_full_server_drains_it(small: Small) -> None:
+    store, worker = small
+    await push(store, "a", "b")
+
+    with full(store):
+        await worker.open()
+        leases = await claim(worker)
+        settled = await worker.exchange([(lease, Ack()) for lease in leases], None)
+
+    assert settled.words == [Word.OK] * 2
+
+
+@pytest.mark.anyio
+async def test_a_worker_joins_a_full_server_as_others_did_before(small: Small) -> None:
+    store, worker = small
+    await worker.open()
+    await push(store, "a")
+    later = store.consumer("w2")
+
+    with full(store):
+        try:
+            await later.open()
+            leases = await claim(later)
+        finally:
+            await later.aclose()
+
+    assert [lease.job_id for lease in leases] == ["a"]
+
+
+@pytest.mark.anyio
+async def test_a_push_that_has_to_send_the_script_first_is_refused_by_a_full_server_too(small: Small) -> None:
+    store, _ = small
+    store.admin.script_flush()
+    with full(store), pytest.raises(QueueFull):
+        await push(store, "a")
+    assert await push(store, "a") == [Word.OK]
+
+
+@pytest.mark.anyio
+async def test_of_a_field_given_twice_by_hand_the_last_counts_for_scripts_and_worker(
+    queue: RedisStore, worker: Consumer
+) -> None:
+    twice = ["id", "a", "name", "Work", "id", "b", "unique", "one", "unique", "two"]
+    queue.admin.execute_command("XADD", queue.stream(), "*", *twice)
+    queue.admin.set(f"{queue.prefix}unique:two", "b")
+
+    (lease,) = await claim(worker)
+    settled = await worker.exchange([(lease, FAILED)], None)
+
+    assert (lease.job_id, lease.unique, settled.words) == ("b", b"two", [Word.OK])
+    assert queue.located().keys() == {"b"}
+    assert not queue.admin.exists(f"{queue.prefix}unique:two")
+
+
+# What dead workers leave behind
+
+
+@pytest.mark.anyio
+async def test_a_renewal_tells_of_the_worker_for_two_leases(queue: RedisStore, worker: Consumer) -> None:
+    heart = worker.heartbeat()
+    assert heart.renew([], {"host": "here", "pid": "1"}) == []
+    heart.close()
+    assert queue.admin.hgetall(f"{queue.prefix}worker:w1") == {b"host": b"here", b"pid": b"1"}
+    assert 29_000 < queue.admin.pttl(f"{queue.prefix}worker:w1") <= 30_000
+
+
+def tidy(queue: RedisStore, keep_dead_ms: int | None) -> list[int]:
+    """Run the script for whom every consumer was last heard of long ago."""
+    queue.admin.script_load(lua.script("tidy").source)
+    command = Commands(queue.queue_name, queue.clock).tidy(-1, keep_dead_ms)
+    return command.parse(queue.admin.execute_command(*command.wire))
+
+
+@pytest.mark.anyio
+async def test_a_consumer_goes_only_with_nothing_pending_and_its_worker_gone(
+    queue: RedisStore, worker: Consumer
+) -> None:
+    await push(queue, "a", "b", "c")
+    queue.admin.hset(f"{queue.prefix}worker:alive", "host", "here")
+    queue.admin.expire(f"{queue.prefix}worker:alive", 60)
+    for name in ("alive", "gone"):
+        consumer = queue.consumer(name)
+        (lease,) = await claim(consumer, 1)
+        await consumer.exchange([(lease, Ack())], None)
+        await consumer.aclose()
+    (held,) = await claim(worker)
+
+    tidy(queue, None)
+
+    streams = {priority: queue.stream(priority) for priority in (Priority.HIGH, Priority.NORMAL)}
+    left = {p: {row["name"] for row in queue.admin.xinfo_consumers(key, "workers")} for p, key in streams.items()}
+    assert left == {Priority.HIGH: {b"alive"}, Priority.NORMAL: {b"alive", b"w1"}}
+    assert (await worker.exchange([(held, Ack())], None)).words == [Word.OK]
+
+
+@pytest.mark.anyio
+async def test_dead_letters_go_when_they_are_past_their_keeping(queue: RedisStore, worker: Consumer) -> None:
+    await push(queue, "a", "b")
+    await worker.exchange([(lease, FAILED) for lease in await claim(worker)], None)
+    queue.clock.advance(60)
+    assert tidy(queue, 61_000)[1] == 0
+    assert await queue.driver.requeue("b") is Word.OK
+    assert tidy(queue, 59_000)[1] == 1
+    assert queue.located().keys() == {"b"}
+    assert await queue.driver.jobs(State.DEAD, 10) == []
+
+
+# Bytes
+
+
+@pytest.fixture(scope="module")
+def journey(redis_url: str) -> Iterator[Callable[[NewJob], list[Lease]]]:
+    """Takes a job through every place that holds one; its lease at each stop."""
+    with anyio.from_thread.start_blocking_portal() as portal, queue_on(redis_url) as store:
+        worker = store.consumer("w1")
+        portal.call(worker.open)
+
+        async def travel(new: NewJob) -> list[Lease]:
+            assert await store.driver.push([new], again=False) == [Pushed(Word.OK)]
+            stops = []
+            for fate in (RetryLater("+5000"), RetryLater("+0"), Release(), FAILED, Ack()):
+                store.clock.advance(10)
+                (lease,) = await claim(worker)
+                stops.append(lease)
+                assert (await worker.exchange([(lease, fate)], None)).words == [Word.OK]
+                if fate is FAILED:
+                    assert await store.driver.requeue(new.job_id) is Word.OK
+            return stops
+
+        yield lambda new: portal.call(travel, new)
+        portal.call(worker.aclose)
+        portal.call(store.driver.aclose)
+
+
+TELLING = [
+    b"18446744073709551616",
+    b"[]",
+    b'{"a":[],"n":1e400}',
+    b"1.0",
+    b"\x00",
+    b"\xff\xfe",
+    b'\\"/\x7f',
+    b"",
+    b"-",
+]
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    parameters=st.one_of(st.sampled_from(TELLING), st.binary(max_size=2000)),
+    headers=st.one_of(st.binary(max_size=200), st.text(max_size=200)),
+    name=st.text(min_size=1, max_size=50),
+    job_id=st.text(min_size=1, max_size=50),
+)
+def test_what_is_pushed_comes_out_byte_for_byte_wherever_it_has_been(
+    journey: Callable[[NewJob], list[Lease]], parameters: bytes, headers: str | bytes, name: str, job_id: str
+) -> None:
+    fields: list[str | bytes] = ["name", name, "parameters", parameters, "headers", headers]
+
+    stops = journey(NewJob(job_id, fields, due="+1000"))
+
+    raw = [part.encode() if isinstance(part, str) else part for part in fields]
+    wanted = dict(zip(raw[::2], raw[1::2], strict=True))
+    for lease in stops:
+        assert lease.job_id == job_id
+        assert {key: value for key, value in lease.fields.items() if key in wanted} == wanted
+
+
+# Bounds
+
+
+@pytest.mark.anyio
+async def test_no_call_promotes_more_than_five_hundred_and_none_is_forgotten(
+    queue: RedisStore, worker: Consumer
+) -> None:
+    for start in range(0, 1200, 500):
+        await push(queue, *(f"{n:04}" for n in range(start, min(start + 500, 1200))), due="+1000")
+    queue.clock.advance(2)
+
+    waiting, claimed = list[int](), list[str]()
+    while not waiting or waiting[-1]:
+        exchange = await worker.exchange([], 500)
+        claimed += [lease.job_id for lease in exchange.leases]
+        waiting.append((await queue.driver.counts()).delayed)
+        assert exchange.due_in == (0 if waiting[-1] else None)
+
+    assert waiting == [700, 200, 0]
+    assert claimed == [f"{n:04}" for n in range(1200)]
+
+
+@pytest.mark.anyio
+async def test_five_hundred_jobs_are_pushed_in_one_call_and_settled_in_one_exchange(
+    queue: RedisStore, worker: Consumer
+) -> None:
+    assert await push(queue, *map(str, range(500)), unique_for_ms=60_000) == [Word.OK] * 500
+    leases = await claim(worker, 10_000)
+    fates: list[Fate] = [Ack(), RetryLater("+0"), Release(), FAILED, RetryLater("+1")]
+    settlements = [(lease, fates[n % 5]) for n, lease in enumerate(leases)]
+    assert (await worker.exchange(settlements, None)).words == [Word.OK] * 500
+    queue.clock.advance(1)
+    assert len(await claim(worker, 500)) == 300
+
+
+@pytest.mark.anyio
+async def test_more_than_five_hundred_are_settled_and_renewed_in_several_calls(
+    queue: RedisStore, worker: Consumer
+) -> None:
+    for start in range(0, 1100, 500):
+        await push(queue, *map(str, range(start, min(start + 500, 1100))))
+    leases = [lease for _ in range(3) for lease in await claim(worker, 500)]
+    heart = worker.heartbeat()
+    assert heart.renew(leases, {}) == [Word.OK] * 1100
+    heart.close()
+    assert (await worker.exchange([(lease, Ack()) for lease in leases], None)).words == [Word.OK] * 1100
+    assert (await queue.driver.counts()).totals == {"pushed": 1100, "completed": 1100}

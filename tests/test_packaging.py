@@ -1,0 +1,143 @@
+"""What is shipped is whole, and what is committed is fit to be shipped."""
+
+import re
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import redisjobs
+
+
+def run(*words: str | Path, folder: Path) -> str:
+    """What a command prints; it has to succeed."""
+    done = subprocess.run(words, cwd=folder, text=True, capture_output=True, timeout=50)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", folder, folder=project)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def metadata(project: Path) -> dict[str, Any]:
+    return tomllib.loads((project / "pyproject.toml").read_text("utf-8"))
+
+
+def test_the_wheel_holds_every_module_every_script_the_type_marker_and_the_licence(
+    wheel: Path, project: Path
+) -> None:
+    modules = {str(path.relative_to(project)) for path in (project / "redisjobs").rglob("*.py")}
+    scripts = {f"redisjobs/{path.relative_to(project)}" for path in (project / "lua").rglob("*.lua")}
+
+    held = set(zipfile.ZipFile(wheel).namelist())
+
+    assert len(scripts) > 20
+    assert modules | scripts | {"redisjobs/py.typed"} <= held
+    assert [name for name in held if re.fullmatch(r"redisjobs-[\d.]+\.dist-info/licenses/LICENSE", name)]
+    assert not [name for name in held if name.startswith(("tests", "examples")) or "__pycache__" in name]
+
+
+def test_the_version_is_said_in_one_place(wheel: Path, project: Path) -> None:
+    version = redisjobs.__version__
+
+    sources = [*(project / "redisjobs").rglob("*.py"), project / "pyproject.toml"]
+    saying = [path for path in sources if f'"{version}"' in path.read_text("utf-8")]
+
+    assert wheel.name == f"redisjobs-{version}-py3-none-any.whl"
+    assert saying == [project / "redisjobs/__init__.py"]
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_finds_its_scripts_and_its_types(wheel: Path, tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    run(*pip, "--target", tmp_path / "site", wheel, folder=tmp_path)
+    program = f"""
+import sys
+sys.path[:0] = [{str(tmp_path / "site")!r}]
+sys.path.append({sysconfig.get_path("purelib")!r})
+import redisjobs
+from redisjobs.drivers import lua
+print(redisjobs.__file__)
+print(lua.folder())
+for path in lua.folder().iterdir():
+    if path.name.endswith(".lua"):
+        assert lua.script(path.name.removesuffix(".lua")).keys, path
+"""
+
+    # -S: no .pth files, so that an editable install of this checkout is not in the way.
+    module, folder = run(sys.executable, "-I", "-S", "-c", program, folder=tmp_path).split()
+
+    assert Path(module) == tmp_path / "site/redisjobs/__init__.py"
+    assert Path(folder) == tmp_path / "site/redisjobs/lua"
+
+
+def test_every_dependency_names_its_lowest_version_and_why_it_is_there(
+    metadata: dict[str, Any], project: Path
+) -> None:
+    groups = [metadata["project"]["dependencies"], *metadata["project"]["optional-dependencies"].values()]
+    needed = [line for group in groups for line in group if not line.startswith("redisjobs[")]
+    lines = (project / "pyproject.toml").read_text("utf-8").splitlines()
+
+    declared = [line for line in lines if re.match(r'  "[\w-]+(\[\w+\])?>=\d[\d.]*["; ]', line)]
+
+    assert len(declared) == len(needed) > 10
+    # The servers have their reason above them, being too long for a line.
+    assert [line for line in declared if "  # " not in line and "sys_platform ==" not in line] == []
+
+
+def test_ci_pins_every_dependency_to_its_lowest_version(metadata: dict[str, Any], project: Path) -> None:
+    pins = run(sys.executable, ".ci/lowest.py", folder=project).splitlines()
+
+    groups = [metadata["project"]["dependencies"], *metadata["project"]["optional-dependencies"].values()]
+    names = {re.split(r"[\[>=;]", line)[0] for group in groups for line in group} - {"redisjobs"}
+    assert {pin.partition("==")[0] for pin in pins} == names
+    floor = re.search(r"anyio>=([\d.]+)", str(groups))
+    assert floor
+    assert f"anyio=={floor[1]}" in pins
+
+
+def test_the_compose_file_has_a_redis_and_a_valkey_that_lose_nothing(project: Path) -> None:
+    compose = yaml.safe_load((project / "docker-compose.yml").read_text("utf-8"))
+
+    services = compose["services"]
+    assert {service["image"].rpartition("/")[2].partition(":")[0] for service in services.values()} == {
+        "redis",
+        "valkey",
+    }
+    ports = [port for service in services.values() for port in service["ports"]]
+    assert len(set(ports)) == 2
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+    for service in services.values():
+        assert "--appendonly yes" in service["command"]
+        assert "--maxmemory-policy noeviction" in service["command"]
+        assert service["healthcheck"]["test"][0] == "CMD"
+        (volume,) = service["volumes"]
+        assert volume.partition(":")[0] in compose["volumes"]
+        assert volume.endswith(":/data")
+
+
+def test_nothing_committed_names_a_place_on_somebodys_machine_or_a_host(project: Path) -> None:
+    home, url = (
+        re.compile(r"(?<!\w)/(?:home/\w+|Users/\w+|root|work)/"),
+        re.compile(r"https?://(?:\S*@)?([\w.-]+\.[a-z]+)"),
+    )
+    here = {str(project), sys.prefix} - {sys.base_prefix}
+
+    for name in run("git", "ls-files", "--cached", "--others", "--exclude-standard", folder=project).splitlines():
+        if (project / name).is_file():  # it may be about to go
+            text = (project / name).read_text("utf-8", "replace")
+            assert not home.search(text), name
+            assert not [place for place in here if place in text], name
+            assert set(url.findall(text)) <= {"www.apache.org"}, name

@@ -1,0 +1,392 @@
+"""Pushing over a network that breaks: one job of each id in the end, and no call that hangs."""
+
+import inspect
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import anyio
+import anyio.to_thread
+import pytest
+import redis
+from proxy import HOST, Proxy
+
+import redisjobs.sync
+from redisjobs import DriverError, JobContext, JobQueue, QueueFull, Unavailable, Worker, server
+from redisjobs.driver import Ack
+from redisjobs.drivers.redis import SyncRedisDriver
+
+pytestmark = pytest.mark.anyio
+
+SLACK = 2.0  # seconds by which a busy machine may be late
+
+
+@dataclass
+class Add:
+    job_name: ClassVar[str] = "Add"
+    a: int
+
+
+class Bench:
+    """A queue behind a faulty network, of either face, and what really is on the server."""
+
+    def __init__(self, face: str, running: server.Server, proxy: Proxy, name: str) -> None:
+        self.proxy, self.server, self.name = proxy, running, name
+        self.admin = redis.Redis.from_url(running.url)
+        self.face: Any = redisjobs.sync.JobQueue if face == "sync" else JobQueue
+
+    def queue(self, **options: Any) -> Any:
+        """A queue with no connection yet."""
+        return self.face(self.proxy.url, self.name, **options)
+
+    def direct(self) -> JobQueue:
+        """The same queue over a network that works."""
+        return JobQueue(self.server.url, self.name)
+
+    def ids(self) -> Counter[str]:
+        """The ids of all jobs there are."""
+        entries: Any = self.admin.xrange(f"redisjobs:{{{self.name}}}:ready:normal")
+        return Counter(fields[b"id"].decode() for _, fields in entries)
+
+    def cuts(self) -> int:
+        """How many connections were cut, the proxy having had the time to count them."""
+        self.proxy.drop_all()
+        return self.proxy.cuts
+
+    def pushed(self) -> int:
+        """How many jobs were ever added."""
+        return int(self.admin.hget(f"redisjobs:{{{self.name}}}:stats", "pushed") or 0)
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[server.Server]:
+    with server.start() as running:
+        yield running
+
+
+@pytest.fixture(params=["async", "sync"])
+def bench(request: pytest.FixtureRequest, running: server.Server, queue_name: str) -> Iterator[Bench]:
+    with Proxy(HOST, running.port) as proxy:
+        bench = Bench(request.param, running, proxy, queue_name)
+        yield bench
+        bench.admin.close()
+
+
+async def call(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a queue of either face; a sync one in a thread, as the test goes on meanwhile."""
+    if inspect.iscoroutinefunction(method):
+        return await method(*args, **kwargs)
+    return await anyio.to_thread.run_sync(partial(method, *args, **kwargs))
+
+
+async def close(queue: Any) -> None:
+    await call(queue.aclose if isinstance(queue, JobQueue) else queue.close)
+
+
+@contextmanager
+def takes(at_least: float, at_most: float) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    assert at_least <= time.monotonic() - started <= at_most + SLACK
+
+
+# Lost replies
+
+
+async def test_a_connection_cut_at_any_byte_from_its_opening_on_makes_one_job(bench: Bench) -> None:
+    async def push(job_id: str) -> None:
+        bench.admin.script_flush()  # so the reply is NOSCRIPT, and the script is sent too
+        queue = bench.queue(deadline=5)
+        with takes(0, 5):
+            assert await call(queue.push, Add(1), job_id=job_id) == job_id
+        await close(queue)
+
+    await push("uncut")
+    reply = bench.proxy.reply_bytes
+    assert 150 < reply < 1_000
+    for n in range(reply + 1):
+        bench.proxy.cut_after_reply_bytes(n)
+        await push(f"cut-{n}")
+
+    assert bench.cuts() == reply + 1
+    assert bench.ids() == Counter(["uncut", *(f"cut-{n}" for n in range(reply + 1))])
+
+
+async def test_a_connection_in_use_cut_at_any_byte_of_a_pushs_reply_makes_one_job(bench: Bench) -> None:
+    queue = bench.queue(deadline=5)
+    await call(queue.push, Add(1), job_id="first")
+    before = bench.proxy.reply_bytes
+    await call(queue.push, Add(1), job_id="second")
+    reply = bench.proxy.reply_bytes - before
+
+    for n in range(reply + 1):
+        bench.proxy.cut_after_reply_bytes(n, trigger=f"cut-{n}".encode())
+        with takes(0, 5):
+            assert await call(queue.push, Add(1), job_id=f"cut-{n}") == f"cut-{n}"
+
+    assert bench.cuts() == reply + 1 == 13
+    assert bench.ids() == Counter(["first", "second", *(f"cut-{n}" for n in range(reply + 1))])
+    await close(queue)
+
+
+@pytest.mark.parametrize("options", [{}, {"job_id": "mine"}, {"unique": "joe"}])
+async def test_a_job_done_before_its_push_is_repeated_is_not_done_again(bench: Bench, options: Any) -> None:
+    queue, driver = bench.queue(), bench.direct().driver
+    consumer = driver.consumer("w1", lease=15, max_deliveries=3)
+    await consumer.open()
+    await call(queue.counts)  # a connection is there
+    answers: list[str] = []
+
+    async def push() -> None:
+        answers.append(await call(queue.push, Add(1), **options))
+
+    bench.proxy.refuse(True)  # the push can't be repeated until we say so
+    bench.proxy.cut_after_reply_bytes(0, trigger=b"EVALSHA")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(push)
+        leases = await consumer.wait(1, 5)
+        await consumer.exchange([(lease, Ack()) for lease in leases], None)
+        bench.proxy.refuse(False)
+
+    assert answers == [lease.job_id for lease in leases]
+    assert (bench.ids(), bench.pushed(), bench.cuts()) == (Counter(), 1, 1)
+    await consumer.aclose()
+    await close(queue)
+
+
+async def test_a_worker_at_work_meanwhile_runs_each_job_once(bench: Bench) -> None:
+    queue, direct, ran = bench.queue(), bench.direct(), Counter[str]()
+
+    @direct.register(Add)
+    async def add(parameters: Add, context: JobContext) -> None:
+        ran[context.job_id] += 1
+
+    worker = Worker(direct)
+    async with direct, anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.run)
+        await call(queue.push, Add(0), job_id="first")
+        for n in range(13):
+            bench.proxy.cut_after_reply_bytes(n, trigger=f"cut-{n}".encode())
+            await call(queue.push, Add(n), job_id=f"cut-{n}")
+        worker.stop()
+    await Worker(direct).run(until_idle=True)
+
+    assert bench.cuts() == 13
+    assert ran == Counter(["first", *(f"cut-{n}" for n in range(13))])
+    assert bench.pushed() == 14
+    await direct.aclose()
+    await close(queue)
+
+
+# push_many
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, 2_000, 4_005])
+@pytest.mark.parametrize("item", [3, 700, 1_099])
+async def test_a_lost_reply_among_those_of_many_jobs_makes_each_once(bench: Bench, n: int, item: int) -> None:
+    queue = bench.queue()
+    await call(queue.push, Add(0))
+    bench.proxy.cut_after_reply_bytes(min(n, 806 if item == 1_099 else n), trigger=b'{"a":%d}' % item)
+
+    ids = await call(queue.push_many, [Add(number) for number in range(1, 1_101)])
+
+    assert bench.cuts() == 1
+    assert len(ids) == 1_100
+    there = bench.ids()
+    assert set(there.values()) == {1}
+    assert list(there)[1:] == ids
+    await close(queue)
+
+
+async def test_many_jobs_pushed_again_after_a_failure_are_there_once(bench: Bench) -> None:
+    queue = bench.queue(deadline=0.2)
+    jobs = [queue.prepare(Add(number)) for number in range(1_100)]
+    await call(queue.push, Add(0), job_id="first")
+    bench.proxy.refuse(True)
+    bench.proxy.cut_after_reply_bytes(100, trigger=b'{"a":700}')
+
+    with pytest.raises(Unavailable, match=rf"pushing the same job id again is safe \({jobs[500].job_id} and 499"):
+        await call(queue.push_many, jobs)
+    bench.proxy.refuse(False)
+    assert len(bench.ids()) == 1 + 1_000
+    await call(queue.push_many, jobs)
+
+    assert bench.ids() == Counter(["first", *(job.job_id for job in jobs)])
+    await close(queue)
+
+
+# Away
+
+
+def refused(bench: Bench) -> None:
+    bench.proxy.refuse(True)
+
+
+def silent(bench: Bench) -> None:
+    bench.proxy.black_hole(True)
+
+
+@pytest.mark.parametrize("fault", [refused, silent])
+@pytest.mark.parametrize("connected", [False, True])
+async def test_a_store_away_until_the_deadline_is_an_error_that_says_what_is_true(
+    bench: Bench, fault: Callable[[Bench], None], connected: bool
+) -> None:
+    queue = bench.queue(deadline=0.3)
+    if connected:
+        await call(queue.counts)
+        bench.proxy.cut_after_reply_bytes(0)
+    fault(bench)
+
+    with pytest.raises(Unavailable, match=r"no answer from the store in 0\.3 s: ") as caught, takes(0.2, 0.3):
+        await call(queue.push, Add(1))
+
+    (job_id,) = caught.value.job_ids
+    assert isinstance(caught.value, DriverError)
+    assert str(caught.value).endswith(
+        f"The push may or may not be on the queue; pushing the same job id again is safe ({job_id})"
+    )
+    bench.proxy.refuse(False)
+    bench.proxy.black_hole(False)
+    bench.proxy.drop_all()
+    assert await call(queue.push, Add(1), job_id=job_id) == job_id
+    assert bench.ids() == Counter([job_id])
+    await close(queue)
+
+
+CALLS: list[Callable[[Any], Any]] = [
+    lambda queue: queue.push_many([Add(1), Add(2)]),
+    lambda queue: queue.get("a"),
+    lambda queue: queue.jobs("ready"),
+    lambda queue: queue.counts(),
+    lambda queue: queue.cancel("a"),
+    lambda queue: queue.requeue("a"),
+    lambda queue: queue.delete("a"),
+]
+
+
+async def answer(ask: Callable[[Any], Any], queue: Any) -> Any:
+    return await ask(queue) if isinstance(queue, JobQueue) else await anyio.to_thread.run_sync(ask, queue)
+
+
+@pytest.mark.parametrize("connected", [False, True])
+async def test_no_call_hangs_beyond_its_deadline(bench: Bench, connected: bool) -> None:
+    queue = bench.queue(deadline=0.15)
+    if connected:
+        await call(queue.counts)
+    bench.proxy.black_hole(True)
+    for ask in CALLS:
+        with pytest.raises(Unavailable, match=r"no answer from the store in 0\.15 s"), takes(0.1, 0.15):
+            await answer(ask, queue)
+    bench.proxy.black_hole(False)
+    assert (await call(queue.counts)).totals == {}
+    await close(queue)
+
+
+async def test_no_call_hangs_on_a_server_that_is_stopped_while_it_answers(bench: Bench) -> None:
+    queue = bench.queue(deadline=0.3)
+    await call(queue.push_many, [Add(n) for n in range(500)])
+    bench.proxy.delay(0.1)  # the first part of the reply is on its way when all goes dark
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(anyio.to_thread.run_sync, darken_in(0.25, bench))
+        with takes(0, 0.3), suppress(Unavailable):
+            await call(queue.jobs, "ready", 500)
+    bench.proxy.delay(0)
+    bench.proxy.black_hole(False)
+    await close(queue)
+
+
+def darken_in(seconds: float, bench: Bench) -> Callable[[], None]:
+    def darken() -> None:
+        time.sleep(seconds)
+        bench.proxy.black_hole(True)
+
+    return darken
+
+
+@pytest.mark.parametrize("bench", ["sync"], indirect=True)
+def test_a_call_that_waits_for_a_free_connection_does_not_hang_either(bench: Bench) -> None:
+    driver = SyncRedisDriver(bench.proxy.url, bench.name)
+
+    def hold() -> None:
+        with pytest.raises(Unavailable):
+            driver.within(10).counts()
+
+    driver.connect()
+    bench.proxy.black_hole(True)
+    threads = [threading.Thread(target=hold) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    while bench.proxy.connections < 16:
+        time.sleep(0.001)
+    with pytest.raises(Unavailable, match="all 16 connections of this process are busy"), takes(0.1, 0.1):
+        driver.within(0.1).counts()
+
+    bench.proxy.drop_all()
+    for thread in threads:
+        thread.join()
+    driver.close()
+
+
+async def test_a_store_that_comes_back_before_the_deadline_gets_one_job(bench: Bench) -> None:
+    with server.start() as other, Proxy(HOST, other.port) as proxy:
+        queue = bench.face(proxy.url, bench.name)
+        await call(queue.push, Add(1), job_id="before")
+        other.kill()
+        seen = proxy.connections
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(call, queue.push, Add(2), job_id="mine"))
+            while proxy.connections < seen + 2:  # noqa: ASYNC110  (it has tried, and tries again)
+                await anyio.sleep(0.001)
+            await anyio.to_thread.run_sync(other.restart)
+        assert (await call(queue.get, "mine")).name == "Add"
+        assert sum((await call(queue.counts)).ready.values()) == 2
+        await close(queue)
+
+
+async def test_with_no_server_at_all_the_error_says_so() -> None:
+    for queue in (
+        JobQueue(f"redis://{HOST}:1/0", deadline=0.2),
+        redisjobs.sync.JobQueue(f"redis://{HOST}:1/0", deadline=0.2),
+    ):
+        with pytest.raises(Unavailable, match=r"no answer from the store in 0\.2 s: .*[Cc]onnect"):
+            await call(queue.push, Add(1))
+
+
+async def test_a_push_that_was_cancelled_leaves_no_reply_behind_for_the_next_call(running: server.Server) -> None:
+    with Proxy(HOST, running.port) as proxy:
+        async with JobQueue(proxy.url, "cancelled") as queue:
+            await queue.push(Add(1), job_id="a")
+            proxy.delay(0.1)
+            with anyio.move_on_after(0.05) as scope:
+                await queue.push(Add(1), job_id="b")
+            proxy.delay(0)
+            assert scope.cancelled_caught
+            info = await queue.get("a")
+            assert info is not None
+            assert info.job_id == "a"
+
+
+# Full
+
+
+async def test_a_full_server_is_an_error_at_once_and_nothing_is_written(bench: Bench) -> None:
+    queue = bench.queue()
+    await call(queue.push, Add(1), job_id="first")
+    bench.admin.config_set("maxmemory", 1)
+    try:
+        for method, what in ((queue.push, Add(2)), (queue.push_many, [Add(3), Add(4)])):
+            with pytest.raises(QueueFull, match="out of memory, nothing was written") as caught, takes(0, 1):
+                await call(method, what)
+            assert caught.value.job_ids == ()
+        assert (await call(queue.get, "first")).name == "Add"
+        assert bench.ids() == Counter(["first"])
+    finally:
+        bench.admin.config_set("maxmemory", 0)
+    await call(queue.push, Add(5), job_id="second")
+    assert bench.ids() == Counter(["first", "second"])
+    await close(queue)

@@ -1,0 +1,178 @@
+"""Every redis-cli command that is written down works on a live queue, and shows something."""
+
+import functools
+import re
+import shlex
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import PIPE
+from typing import Any, ClassVar
+
+import pytest
+import redis
+from anyio.from_thread import start_blocking_portal
+from store import RedisStore
+
+from redisjobs import Fail, JobContext, JobName, Priority, Worker, server
+from redisjobs import JobQueue as AsyncJobQueue
+from redisjobs.sync import JobQueue
+
+pytestmark = pytest.mark.anyio
+
+_PROJECT = Path(__file__).parents[1]
+_PAGES = ("README.md", "lua/README.md")
+_WORKER = "web-1:4242:9f3c2a1b"
+_SAMPLE_ENTRY, _SAMPLE_MINUTE = "1732438800000-0", "28873980"
+
+
+@dataclass
+class SendEmail:
+    """As in the README."""
+
+    job_name: ClassVar[str] = "SendEmail"
+    to: str
+    subject: str
+
+
+def documented() -> list[str]:
+    """Every redis-cli command of the pages: a line of a block, or code within a line."""
+    text = "".join((_PROJECT / page).read_text("utf-8") for page in _PAGES)
+    found = re.findall(r"^(?:\$ )?(redis-cli .+)$|`(redis-cli [^`]+)`", text, re.MULTILINE)
+    return list(dict.fromkeys(line or code for line, code in found))
+
+
+@dataclass
+class Live:
+    """A server with the queue `emails`, in which there are jobs in every state, and a worker that runs one."""
+
+    url: str
+    samples: dict[str, str]  # what the pages say -> what it is here
+
+    def here(self, command: str) -> str:
+        """A command of the pages, with this queue's ids in place of the samples."""
+        for sample, real in self.samples.items():
+            command = command.replace(sample, real)
+        return command
+
+
+@pytest.fixture(scope="module")
+def live() -> Iterator[Live]:
+    started, ended = threading.Event(), threading.Event()
+    with (
+        server.start() as running,
+        JobQueue(running.url, name="emails") as queue,
+        start_blocking_portal() as portal,
+    ):
+        register(queue, started, ended)
+        put_behind(queue)
+        portal.call(functools.partial(Worker(queue).run, until_idle=True))
+        worker = Worker(queue, concurrency=1, worker_id=_WORKER)
+        queue.push({"long": True}, job_name(queue, "Run"), priority=Priority.HIGH, unique="joe")
+        ran = portal.start_task_soon(worker.run)
+        assert started.wait(30)
+        put_in_line(queue)
+        yield Live(running.url, samples(running.url))
+        ended.set()
+        portal.call(worker.stop)
+        ran.result(30)
+
+
+def register(queue: JobQueue, started: threading.Event, ended: threading.Event) -> None:
+    @queue.job(name="Run")
+    def run(long: bool = False) -> None:
+        if long:
+            started.set()
+            ended.wait(60)
+
+    @queue.job(name="Break")
+    def break_down() -> None:
+        raise Fail("no such mailbox")
+
+
+def job_name(queue: JobQueue, name: str) -> JobName[Any]:
+    return queue.definition(name).name
+
+
+def put_behind(queue: JobQueue) -> None:
+    """Jobs that the first worker finishes: one well, one as a dead letter."""
+    queue.push({}, job_name(queue, "Run"), job_id="invoice-40")
+    queue.push({}, job_name(queue, "Break"), job_id="invoice-41")
+
+
+def put_in_line(queue: JobQueue) -> None:
+    """Jobs that stay where they are put, as the only slot is taken."""
+    run = job_name(queue, "Run")
+    queue.push({}, run, job_id="invoice-42")
+    queue.push({}, run, job_id="invoice-43", delay=3600)
+    queue.push({}, run, job_id="invoice-44", priority=Priority.LOW)
+
+
+def samples(url: str) -> dict[str, str]:
+    """What stands here for the entry and the minute that the pages show."""
+    with redis.Redis.from_url(url, decode_responses=True) as admin:
+        place = str(admin.hget("redisjobs:{emails}:jobs", "invoice-42"))
+        finished, *_ = admin.scan_iter("redisjobs:{emails}:finished:*")
+    return {_SAMPLE_ENTRY: place.split()[1], _SAMPLE_MINUTE: finished.rpartition(":")[2]}
+
+
+def by_redis_cli(url: str, command: str) -> str:
+    """What the real redis-cli prints, as a shell runs the very words of the page."""
+    shell = f'redis-cli() {{ exec redis-cli -e -u {url} "$@"; }}\n{command}'
+    with subprocess.Popen(["bash", "-c", shell], text=True, stdout=PIPE, stderr=PIPE) as process:
+        if "SUBSCRIBE" in command:  # it would go on for ever
+            assert process.stdout
+            line = process.stdout.readline()
+            process.kill()
+            return line
+        shown, complaint = process.communicate(timeout=20)
+    assert process.returncode == 0, complaint or shown
+    return shown
+
+
+def by_the_same_words(url: str, command: str) -> str:
+    """What the server says to the same words; for a machine without redis-cli."""
+    _, *words = shlex.split(command)
+    with redis.Redis.from_url(url, decode_responses=True) as client:
+        if words[:2] == ["--scan", "--pattern"]:
+            return "\n".join(client.scan_iter(words[2]))
+        if words[0] == "SUBSCRIBE":
+            with client.pubsub() as ear:
+                ear.subscribe(words[1])
+                return str(ear.get_message(timeout=10) or "")
+        client.response_callbacks.clear()  # the reply as it is
+        reply: Any = client.execute_command(*words)
+        return str(reply or "")
+
+
+WAYS = [by_the_same_words, by_redis_cli] if shutil.which("redis-cli") else [by_the_same_words]
+
+
+@pytest.mark.parametrize("run", WAYS)
+@pytest.mark.parametrize("command", documented())
+def test_a_documented_command_shows_something(live: Live, run: Callable[[str, str], str], command: str) -> None:
+    shown = run(live.url, live.here(command))
+
+    assert shown.strip() not in ("", "(nil)", "(empty array)", "0")
+
+
+@pytest.mark.parametrize("run", WAYS)
+async def test_a_job_pushed_by_the_documented_words_runs(
+    run: Callable[[str, str], str], redis_store: RedisStore
+) -> None:
+    (command,) = (command for command in documented() if "XADD" in command)
+    seen = []
+
+    async with AsyncJobQueue(redis_store.url, name=redis_store.queue_name) as queue:
+
+        @queue.register(SendEmail)
+        async def send(parameters: SendEmail, context: JobContext) -> None:
+            seen.append((context.job_id, parameters))
+
+        entry = run(redis_store.url, command.replace("{emails}", f"{{{queue.name}}}")).strip()
+        await Worker(queue).run(until_idle=True)
+
+    assert seen == [(entry, SendEmail("joe@email.com", "By hand"))]

@@ -70,9 +70,10 @@ class Heartbeat:
         leases = list(self._held())
         try:
             words = self._heart.renew(leases, self._facts())
-        except DriverError as error:
+        except Exception as error:  # whatever it is: a thread that ended would lose every job
             if not self._failing:
-                logger.warning("leases could not be renewed, trying on: %s", error)
+                known = isinstance(error, DriverError)
+                logger.warning("leases could not be renewed, trying on: %s", error, exc_info=not known)
             self._failing = True
             return min(1.0, self._interval / 2)
         if self._failing:

@@ -54,6 +54,7 @@ class Demos:
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            start_new_session=True,
         )
         self.started.append(process)
         return process
@@ -167,7 +168,10 @@ def test_an_interrupted_demo_leaves_no_process(
     demo = demos.start(folder)
     until(demo, moment)
 
-    demo.send_signal(number)
+    if number is signal.SIGINT:
+        os.killpg(demo.pid, number)  # as a terminal does
+    else:
+        demo.send_signal(number)
 
     _, err = demo.communicate(timeout=20)
     assert (demo.returncode, err) == (130, "redisjobs: interrupted; nothing was left running\n")

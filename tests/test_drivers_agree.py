@@ -377,11 +377,12 @@ def machine(redis_url: str) -> Iterator[type[TwoDrivers]]:
     admin.close()
 
 
+@pytest.mark.timeout(300)  # where they don't, the shortest way there is worth a wait
 def test_memory_and_redis_agree_whatever_is_done_to_them(machine: type[TwoDrivers]) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=60,
+            max_examples=50,
             stateful_step_count=30,
             deadline=None,
             phases=[Phase.generate, Phase.shrink],

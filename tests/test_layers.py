@@ -19,6 +19,7 @@ LAYERS = [
     {"codec", "fate"},
     {"drivers.lua"},
     {"drivers.commands"},
+    {"drivers.link"},
     {"drivers.memory", "drivers.redis"},
     {"drivers"},
     {"registry"},

@@ -12,7 +12,7 @@ from redisjobs import server
 from redisjobs.cli.fault import Failure
 from redisjobs.cli.target import without_password
 from redisjobs.drivers.commands import Command, Commands
-from redisjobs.drivers.redis import SyncLink, Target
+from redisjobs.drivers.link import SyncLink, Target
 from redisjobs.errors import DriverError
 
 

@@ -1,9 +1,4 @@
-"""The Redis driver: runs the commands of `commands.py` over connections of its own, async or sync.
-
-redis-py's defaults are dangerous for a queue: its automatic retries store a job twice when a reply is lost, and
-its 5 s read timeout breaks a blocking read. So each connection here is told every timeout, never retries by
-itself, and is dropped whenever a reply may still be under way.
-"""
+"""The Redis driver: runs the commands of `commands.py` over the connections of `link.py`, async or sync."""
 
 import asyncio
 import copy
@@ -20,215 +15,21 @@ import redis
 import redis.asyncio
 import redis.asyncio.retry
 import redis.retry
-from redis.backoff import NoBackoff
 
 from redisjobs.driver import Counts, Exchange, Lease, NewJob, Nudge, Pushed, Row, Settlement, Word
 from redisjobs.drivers.commands import MOST_JOBS, Command, Commands, hello, memory_policy, translate
+from redisjobs.drivers.link import Link, SyncLink, Target, need_asyncio
 from redisjobs.errors import DriverError, QueueFull, Unavailable
 from redisjobs.job import State
 
 T = TypeVar("T")
 Now = Callable[[], int] | None
 
-_ANSWER = 5.0  # seconds a server may take to answer, or to accept a connection
 _BLOCK = 5.0  # seconds a blocking read may last: how late a worker notices what no nudge told it
 _MARGIN = 3.0  # seconds after which a blocking read's connection counts as half-open
 _PING = 10.0  # seconds between signs of life on the connection that only listens
 _MOST_LINKS = 16  # connections that concurrent calls of one process share
 _GONE_MS = 3_600_000  # an unheard-of consumer with nothing pending is removed after this
-_CONNECTIONS = ("Connection", "SSLConnection", "UnixDomainSocketConnection")
-_KEPT = ["host", "port", "path", "db", "username", "password", "credential_provider", "client_name"]
-
-
-class Target:
-    """Where the server is: a URL or an existing redis-py client, and how to make connections to it.
-
-    Raises:
-        ValueError: The URL, or the client's kind of connection, is none we can use.
-    """
-
-    def __init__(self, where: Any) -> None:
-        pool = redis.ConnectionPool.from_url(where) if isinstance(where, str) else where.connection_pool
-        self._kind = pool.connection_class.__name__
-        if self._kind not in _CONNECTIONS:
-            raise ValueError(
-                f"{self._kind} is none of the connections redisjobs can make: {', '.join(_CONNECTIONS)}"
-            )
-        # Where the server is and who we are; how to talk to it is ours, and redis-py's sync and async
-        # connections do not take the same options.
-        kept = {key: value for key, value in pool.connection_kwargs.items() if _is_kept(key, value)}
-        self._options: dict[str, Any] = kept | {
-            "retry_on_timeout": False,
-            "retry_on_error": [],
-            "health_check_interval": 0,
-            "decode_responses": False,
-            "encoding": "utf-8",
-            "encoding_errors": "surrogateescape",
-            "protocol": 2,
-        }
-        if self._kind != "UnixDomainSocketConnection":
-            self._options["socket_keepalive"] = True
-        try:
-            if isinstance(where, str):
-                pool.make_connection()
-            self.connection(_ANSWER)
-            self.sync_connection(_ANSWER)
-        except TypeError as error:  # nothing was opened: it's about an option that is none
-            raise ValueError(f"can't connect by these options: {error}") from error
-
-    def connection(self, timeout: float) -> Any:  # redis-py's connections are not fully typed
-        """A new async connection, not yet open, on which a reply may take `timeout` seconds."""
-        kind = getattr(redis.asyncio.connection, self._kind)
-        retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
-        return kind(**self._options, socket_connect_timeout=_ANSWER, socket_timeout=timeout, retry=retry)
-
-    def sync_connection(self, timeout: float) -> Any:
-        """The same for sync code; opening it may take that long as well."""
-        kind = getattr(redis.connection, self._kind)
-        retry = redis.retry.Retry(NoBackoff(), 0)
-        return kind(**self._options, socket_connect_timeout=timeout, socket_timeout=timeout, retry=retry)
-
-
-def _is_kept(option: str, value: Any) -> bool:
-    if option.startswith("ssl_validate_ocsp") and not value:  # off, and only known to sync connections
-        return False
-    return value is not None and (option in _KEPT or option.startswith("ssl_"))
-
-
-def _need_asyncio() -> None:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        raise DriverError("redis-py needs asyncio; on trio only memory:// works") from None
-
-
-class Link:
-    """One async connection, opened when first used and again after a failure. One user at a time."""
-
-    def __init__(self, commands: Commands, target: Target, timeout: float = _ANSWER) -> None:
-        self._commands = commands
-        self._target = target
-        self._timeout = timeout
-        self._connection: Any = None
-
-    async def run(self, *commands: Command[Any]) -> list[Any]:
-        """Run commands in one round trip; what each parses to.
-
-        Raises:
-            DriverError: One of them failed, or no reply came.
-        """
-        talk = self._commands.conversation(commands)
-        wires = next(talk)
-        while True:
-            replies = await self._round_trip(wires)
-            try:
-                wires = talk.send(replies)
-            except StopIteration as done:
-                return list(done.value)
-
-    async def _round_trip(self, wires: Sequence[Sequence[Any]]) -> list[Any]:
-        try:
-            connection = await self.open()
-            await connection.send_packed_command(connection.pack_commands(wires), check_health=False)
-            return [await self.read(connection) for _ in wires]
-        except (redis.RedisError, OSError) as error:
-            await self.aclose()
-            raise translate(error) from error
-        except BaseException:
-            # Cancelled, most likely: the reply may still come, and would answer the next question.
-            await self.aclose()
-            raise
-
-    async def open(self) -> Any:
-        """The connection, opened if it is not."""
-        if self._connection is None:
-            _need_asyncio()
-            connection = self._target.connection(self._timeout)
-            self._connection = connection
-            await connection.connect()
-        return self._connection
-
-    @staticmethod
-    async def read(connection: Any) -> Any:
-        """One reply; an error reply as a value."""
-        try:
-            return await connection.read_response()
-        except redis.ResponseError as error:
-            return error
-
-    async def aclose(self) -> None:
-        """Drop the connection, whatever is under way on it."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with anyio.CancelScope(shield=True), suppress(redis.RedisError, OSError):
-                await connection.disconnect(nowait=True)
-
-
-class SyncLink:
-    """One sync connection, opened when first used and again after a failure. For one thread."""
-
-    def __init__(self, commands: Commands, target: Target) -> None:
-        self._commands = commands
-        self._target = target
-        self._connection: Any = None
-
-    def run(self, *commands: Command[Any], until: float = math.inf) -> list[Any]:
-        """Run commands in one round trip; what each parses to.
-
-        Args:
-            commands: The commands.
-            until: When to give up, by the monotonic clock.
-
-        Raises:
-            DriverError: One of them failed, or no reply came.
-        """
-        talk = self._commands.conversation(commands)
-        wires = next(talk)
-        while True:
-            replies = self._round_trip(wires, until)
-            try:
-                wires = talk.send(replies)
-            except StopIteration as done:
-                return list(done.value)
-
-    def _round_trip(self, wires: Sequence[Sequence[Any]], until: float) -> list[Any]:
-        try:
-            if self._connection is None:
-                self._connection = self._target.sync_connection(_time_left(until))
-                self._connection.connect()
-            connection = self._connection
-            connection._sock.settimeout(_time_left(until))
-            connection.send_packed_command(connection.pack_commands(wires), check_health=False)
-            return [self._read(connection, until) for _ in wires]
-        except (redis.RedisError, OSError) as error:
-            self.close()
-            raise translate(error) from error
-        except BaseException:
-            self.close()
-            raise
-
-    @staticmethod
-    def _read(connection: Any, until: float) -> Any:
-        connection._sock.settimeout(_time_left(until))
-        try:
-            return connection.read_response()
-        except redis.ResponseError as error:
-            return error
-
-    def close(self) -> None:
-        """Drop the connection."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with suppress(redis.RedisError, OSError):
-                connection.disconnect()
-
-
-def _time_left(until: float) -> float:
-    """Seconds that a server has to answer, in view of the caller's deadline."""
-    left = until - time.monotonic()
-    if left <= 0:
-        raise Unavailable("the deadline is over")
-    return min(left, _ANSWER)
 
 
 class _Links:
@@ -303,7 +104,7 @@ class RedisDriver:
             return value  # type: ignore[no-any-return]
 
     def _links(self) -> _Links:
-        _need_asyncio()
+        need_asyncio()
         loop = asyncio.get_running_loop()
         if loop not in self._loops:
             for ended in [other for other in list(self._loops) if other.is_closed()]:

@@ -1,0 +1,225 @@
+"""Connections to a server, async and sync: they carry the commands of `commands.py`, and nothing else.
+
+redis-py's defaults are dangerous for a queue: its automatic retries store a job twice when a reply is lost, and
+its 5 s read timeout breaks a blocking read. So each connection here is told every timeout, never retries by
+itself, and is dropped whenever a reply may still be under way.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import anyio
+import redis
+import redis.asyncio
+import redis.asyncio.retry
+import redis.retry
+from redis.backoff import NoBackoff
+
+from redisjobs.drivers.commands import Command, Commands, translate
+from redisjobs.errors import DriverError, Unavailable
+
+ANSWER = 5.0
+"""Seconds a server may take to answer, or to accept a connection."""
+
+_CONNECTIONS = ("Connection", "SSLConnection", "UnixDomainSocketConnection")
+_KEPT = ["host", "port", "path", "db", "username", "password", "credential_provider", "client_name"]
+
+
+class Target:
+    """Where the server is: a URL or an existing redis-py client, and how to make connections to it.
+
+    Raises:
+        ValueError: The URL, or the client's kind of connection, is none we can use.
+    """
+
+    def __init__(self, where: Any) -> None:
+        pool = redis.ConnectionPool.from_url(where) if isinstance(where, str) else where.connection_pool
+        self._kind = pool.connection_class.__name__
+        if self._kind not in _CONNECTIONS:
+            raise ValueError(
+                f"{self._kind} is none of the connections redisjobs can make: {', '.join(_CONNECTIONS)}"
+            )
+        # Where the server is and who we are; how to talk to it is ours, and redis-py's sync and async
+        # connections do not take the same options.
+        kept = {key: value for key, value in pool.connection_kwargs.items() if _is_kept(key, value)}
+        self._options: dict[str, Any] = kept | {
+            "retry_on_timeout": False,
+            "retry_on_error": [],
+            "health_check_interval": 0,
+            "decode_responses": False,
+            "encoding": "utf-8",
+            "encoding_errors": "surrogateescape",
+            "protocol": 2,
+        }
+        if self._kind != "UnixDomainSocketConnection":
+            self._options["socket_keepalive"] = True
+        try:
+            if isinstance(where, str):
+                pool.make_connection()
+            self.connection(ANSWER)
+            self.sync_connection(ANSWER)
+        except TypeError as error:  # nothing was opened: it's about an option that is none
+            raise ValueError(f"can't connect by these options: {error}") from error
+
+    def connection(self, timeout: float) -> Any:  # redis-py's connections are not fully typed
+        """A new async connection, not yet open, on which a reply may take `timeout` seconds."""
+        kind = getattr(redis.asyncio.connection, self._kind)
+        retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
+        return kind(**self._options, socket_connect_timeout=ANSWER, socket_timeout=timeout, retry=retry)
+
+    def sync_connection(self, timeout: float) -> Any:
+        """The same for sync code; opening it may take that long as well."""
+        kind = getattr(redis.connection, self._kind)
+        retry = redis.retry.Retry(NoBackoff(), 0)
+        return kind(**self._options, socket_connect_timeout=timeout, socket_timeout=timeout, retry=retry)
+
+
+def _is_kept(option: str, value: Any) -> bool:
+    if option.startswith("ssl_validate_ocsp") and not value:  # off, and only known to sync connections
+        return False
+    return value is not None and (option in _KEPT or option.startswith("ssl_"))
+
+
+def need_asyncio() -> None:
+    """Refuse any event loop but asyncio's.
+
+    Raises:
+        DriverError: It is trio's.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise DriverError("redis-py needs asyncio; on trio only memory:// works") from None
+
+
+class Link:
+    """One async connection, opened when first used and again after a failure. One user at a time."""
+
+    def __init__(self, commands: Commands, target: Target, timeout: float = ANSWER) -> None:
+        self._commands = commands
+        self._target = target
+        self._timeout = timeout
+        self._connection: Any = None
+
+    async def run(self, *commands: Command[Any]) -> list[Any]:
+        """Run commands in one round trip; what each parses to.
+
+        Raises:
+            DriverError: One of them failed, or no reply came.
+        """
+        talk = self._commands.conversation(commands)
+        wires = next(talk)
+        while True:
+            replies = await self._round_trip(wires)
+            try:
+                wires = talk.send(replies)
+            except StopIteration as done:
+                return list(done.value)
+
+    async def _round_trip(self, wires: Sequence[Sequence[Any]]) -> list[Any]:
+        try:
+            connection = await self.open()
+            await connection.send_packed_command(connection.pack_commands(wires), check_health=False)
+            return [await self.read(connection) for _ in wires]
+        except (redis.RedisError, OSError) as error:
+            await self.aclose()
+            raise translate(error) from error
+        except BaseException:
+            # Cancelled, most likely: the reply may still come, and would answer the next question.
+            await self.aclose()
+            raise
+
+    async def open(self) -> Any:
+        """The connection, opened if it is not."""
+        if self._connection is None:
+            need_asyncio()
+            connection = self._target.connection(self._timeout)
+            self._connection = connection
+            await connection.connect()
+        return self._connection
+
+    @staticmethod
+    async def read(connection: Any) -> Any:
+        """One reply; an error reply as a value."""
+        try:
+            return await connection.read_response()
+        except redis.ResponseError as error:
+            return error
+
+    async def aclose(self) -> None:
+        """Drop the connection, whatever is under way on it."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with anyio.CancelScope(shield=True), suppress(redis.RedisError, OSError):
+                await connection.disconnect(nowait=True)
+
+
+class SyncLink:
+    """One sync connection, opened when first used and again after a failure. For one thread."""
+
+    def __init__(self, commands: Commands, target: Target) -> None:
+        self._commands = commands
+        self._target = target
+        self._connection: Any = None
+
+    def run(self, *commands: Command[Any], until: float = math.inf) -> list[Any]:
+        """Run commands in one round trip; what each parses to.
+
+        Args:
+            commands: The commands.
+            until: When to give up, by the monotonic clock.
+
+        Raises:
+            DriverError: One of them failed, or no reply came.
+        """
+        talk = self._commands.conversation(commands)
+        wires = next(talk)
+        while True:
+            replies = self._round_trip(wires, until)
+            try:
+                wires = talk.send(replies)
+            except StopIteration as done:
+                return list(done.value)
+
+    def _round_trip(self, wires: Sequence[Sequence[Any]], until: float) -> list[Any]:
+        try:
+            if self._connection is None:
+                self._connection = self._target.sync_connection(_time_left(until))
+                self._connection.connect()
+            connection = self._connection
+            connection._sock.settimeout(_time_left(until))
+            connection.send_packed_command(connection.pack_commands(wires), check_health=False)
+            return [self._read(connection, until) for _ in wires]
+        except (redis.RedisError, OSError) as error:
+            self.close()
+            raise translate(error) from error
+        except BaseException:
+            self.close()
+            raise
+
+    @staticmethod
+    def _read(connection: Any, until: float) -> Any:
+        connection._sock.settimeout(_time_left(until))
+        try:
+            return connection.read_response()
+        except redis.ResponseError as error:
+            return error
+
+    def close(self) -> None:
+        """Drop the connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(redis.RedisError, OSError):
+                connection.disconnect()
+
+
+def _time_left(until: float) -> float:
+    """Seconds that a server has to answer, in view of the caller's deadline."""
+    left = until - time.monotonic()
+    if left <= 0:
+        raise Unavailable("the deadline is over")
+    return min(left, ANSWER)

@@ -300,10 +300,11 @@ class Shift:
 
     async def _watch_leases(self) -> None:
         interval = min(_RECLAIM, self.settings.lease / 4)
+        await anyio.sleep(interval * random.random())  # workers that started together look at different times
         while True:
-            await anyio.sleep(interval * random.uniform(0.9, 1.0))
             self.reclaim = True
             self.attention.set()
+            await anyio.sleep(interval)
 
     async def _watch_grace(self) -> None:
         """When the grace is over: cancel what runs, give it a moment to clean up, then let go of it."""

@@ -42,9 +42,9 @@ def demo(
 
     The lease is shorter than a worker's usual 15 s, to see the recovery sooner.
     """
-    end_on_signals()
     try:
         root, paths, skipped = _find(directory)
+        end_on_signals()
         with tempfile.TemporaryDirectory(prefix="redisjobs-demo-") as scratch, place(keep) as there:
             print(f"hashing {len(paths)} files of {root}", "" if directory else "(without site-packages)")
             print(f"two workers, and {there.description}", flush=True)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -16,7 +15,7 @@ from redisjobs.codec import JobInfo
 from redisjobs.driver import Counts
 from redisjobs.job import State
 
-_PIPE_WIDTH = 4000  # columns, where no terminal says how many: nothing is folded then
+_WIDTH = 4000  # columns: nothing is folded or left out; a narrow terminal wraps lines by itself
 _GLANCE = 60  # characters of a long text in a list
 _LONG = ("parameters", "error")
 _COLUMNS = {
@@ -60,9 +59,7 @@ def job_list(jobs: Sequence[JobInfo], state: State, queue: str) -> None:
         return
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for column in _COLUMNS[state]:
-        # An id is there to be copied: it is folded before it is cut, and folded last of all.
-        least = min(28, max(len(job.job_id) for job in jobs)) if column == "job_id" else None
-        table.add_column(column.replace("_", " "), overflow="fold", min_width=least)
+        table.add_column(column.replace("_", " "))
     for job in jobs:
         table.add_row(*(_cell(column, getattr(job, column)) for column in _COLUMNS[state]))
     _print(table)
@@ -70,11 +67,9 @@ def job_list(jobs: Sequence[JobInfo], state: State, queue: str) -> None:
 
 def job_page(job: JobInfo) -> None:
     """Print all that is known of one job."""
-    table = Table.grid(padding=(0, 2))
     for column, value in dataclasses.asdict(job).items():
         if value not in ("", None, False) and column != "traceback":
-            table.add_row(column.replace("_", " "), Text(_text(value), overflow="fold"))
-    _print(table)
+            print(f"{column.replace('_', ' '):<12}{_text(value)}")
     if job.traceback:
         print("\n" + "\n".join(map(visible, job.traceback.splitlines())))
 
@@ -116,5 +111,4 @@ def visible(text: str) -> str:
 
 
 def _print(table: Table) -> None:
-    width = None if sys.stdout.isatty() else _PIPE_WIDTH
-    Console(width=width, highlight=False).print(table)
+    Console(width=_WIDTH, highlight=False).print(table)

@@ -135,6 +135,8 @@ def _after(error: BaseException, attempt: int, elapsed: float, policy: RetryPoli
 def describe(error: BaseException) -> str:
     """An exception in one line, as `ValueError: not a number`."""
     text = " ".join(str(error).split())
+    if not text.isprintable():  # an escape sequence, say: it would act in the terminal that shows it
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return _clip(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 

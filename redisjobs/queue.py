@@ -44,6 +44,10 @@ class JobQueue(Registry):
         super().__init__(name, retry=retry, max_parameters=max_parameters, deadline=deadline)
         self.driver = drivers.connect(where, name)
 
+    def move(self, where: Any) -> None:
+        """Let the queue be somewhere else, before its first call; `where` as for the queue itself."""
+        self.driver = drivers.connect(where, self.name)
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -250,7 +254,8 @@ def requeued(job_id: str, word: Word) -> bool:
 
 def gave_up(jobs: Sequence[NewJob], deadline: float, cause: BaseException | None) -> Unavailable:
     """The error of a call that got no answer until its deadline."""
-    why = f"no answer from the store in {deadline:g} s: {cause or 'it accepted the connection and said nothing'}"
+    said = str(cause or "it accepted the connection and said nothing").rstrip(".")
+    why = f"no answer from the store in {deadline:g} s: {said}"
     if not jobs:
         return Unavailable(why)
     ids = [job.job_id for job in jobs]

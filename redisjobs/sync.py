@@ -41,6 +41,10 @@ class JobQueue(Registry):
         super().__init__(name, retry=retry, max_parameters=max_parameters, deadline=deadline)
         self.driver, self._store = drivers.connect_sync(where, name)
 
+    def move(self, where: Any) -> None:
+        """Let the queue be somewhere else, before its first call; `where` as for the queue itself."""
+        self.driver, self._store = drivers.connect_sync(where, self.name)
+
     def __enter__(self) -> Self:
         return self
 

@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 
 import typer
 
-from redisjobs import drivers, sync
+from redisjobs import sync
 from redisjobs.cli.fault import Mistake
+from redisjobs.queue import JobQueue
 from redisjobs.registry import Registry
 
 DEFAULT_URL = "redis://127.0.0.1:6379/0"
@@ -58,10 +59,13 @@ def load(target: str, url: str | None = None) -> Registry:
         if not hasattr(found, attribute):
             raise Mistake(_nothing_there(found, attribute, target))
         found = getattr(found, attribute)
-    if not isinstance(found, Registry):
+    if not isinstance(found, JobQueue | sync.JobQueue):
         raise Mistake(f"{target} is a {type(found).__qualname__}, not a JobQueue")
     if url is not None:
-        _move(found, url)
+        try:
+            found.move(url)
+        except ValueError as error:
+            raise Mistake(str(error)) from error
     return found
 
 
@@ -106,17 +110,6 @@ def _nothing_there(owner: Any, attribute: str, target: str) -> str:
     where = getattr(owner, "__file__", None) or type(owner).__name__
     name = getattr(owner, "__name__", where)
     return f"{target}: {name} ({where}) has no attribute {attribute!r}; its queues: {queues or 'none'}"
-
-
-def _move(queue: Registry, url: str) -> None:
-    """Let a queue be at another server; nothing is connected yet on either side."""
-    try:
-        if isinstance(queue, sync.JobQueue):
-            queue.driver, queue._store = drivers.connect_sync(url, queue.name)
-        else:
-            queue.driver = drivers.connect(url, queue.name)
-    except ValueError as error:
-        raise Mistake(str(error)) from error
 
 
 def without_password(url: str) -> str:

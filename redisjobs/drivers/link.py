@@ -25,6 +25,7 @@ from redisjobs.errors import DriverError, Unavailable
 ANSWER = 5.0
 """Seconds a server may take to answer, or to accept a connection."""
 
+_GOODBYE = 0.5  # seconds that closing a connection in order may take
 _CONNECTIONS = ("Connection", "SSLConnection", "UnixDomainSocketConnection")
 _KEPT = ["host", "port", "path", "db", "username", "password", "credential_provider", "client_name"]
 
@@ -126,11 +127,11 @@ class Link:
             await connection.send_packed_command(connection.pack_commands(wires), check_health=False)
             return [await self.read(connection) for _ in wires]
         except (redis.RedisError, OSError) as error:
-            await self.aclose()
+            await self._drop()
             raise translate(error) from error
         except BaseException:
             # Cancelled, most likely: the reply may still come, and would answer the next question.
-            await self.aclose()
+            await self._drop()
             raise
 
     async def open(self) -> Any:
@@ -151,7 +152,14 @@ class Link:
             return error
 
     async def aclose(self) -> None:
-        """Drop the connection, whatever is under way on it."""
+        """Close the connection. With TLS that takes a word from the server; it is waited for, but not long."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with anyio.move_on_after(_GOODBYE, shield=True), suppress(redis.RedisError, OSError):
+                await connection.disconnect()
+
+    async def _drop(self) -> None:
+        """Close the connection at once, whatever is under way on it."""
         connection, self._connection = self._connection, None
         if connection is not None:
             with anyio.CancelScope(shield=True), suppress(redis.RedisError, OSError):

@@ -135,8 +135,6 @@ def _after(error: BaseException, attempt: int, elapsed: float, policy: RetryPoli
 def describe(error: BaseException) -> str:
     """An exception in one line, as `ValueError: not a number`."""
     text = " ".join(str(error).split())
-    if not text.isprintable():  # an escape sequence, say: it would act in the terminal that shows it
-        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return _clip(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 
@@ -145,7 +143,10 @@ def _traceback(error: BaseException) -> str:
 
 
 def _clip(text: str) -> str:
-    return _writable(text if len(text) <= _ERROR_CHARACTERS else text[: _ERROR_CHARACTERS - 1] + "…")
+    """One line that any terminal can show: control characters, which would act there, are escaped."""
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= _ERROR_CHARACTERS else text[: _ERROR_CHARACTERS - 1] + "…"
 
 
 def _writable(text: str) -> str:

@@ -77,7 +77,8 @@ class RedisStore:
 
     Attributes:
         admin: A connection that may do everything.
-        url: The restricted user's.
+        user: The name of a user that may do what a queue needs, and only with this queue's keys.
+        url: That user's.
         prefix: Of the queue's keys.
     """
 
@@ -86,11 +87,11 @@ class RedisStore:
         self.queue_name = queue_name
         self.prefix = f"redisjobs:{{{queue_name}}}:"
         self.clock = Clock()
-        self._user, password = f"user-{queue_name}", secrets.token_hex(8)
+        self.user, password = f"user-{queue_name}", secrets.token_hex(8)
         rules = [f"~{self.prefix}*", f"&{self.prefix}*", "+@all", "-@dangerous", "+info"]
-        self.admin.execute_command("ACL", "SETUSER", self._user, "on", f">{password}", *rules)
+        self.admin.execute_command("ACL", "SETUSER", self.user, "on", f">{password}", *rules)
         parts = urlsplit(url)
-        self.url = f"redis://{self._user}:{password}@{parts.hostname}:{parts.port}{parts.path or '/0'}"
+        self.url = f"redis://{self.user}:{password}@{parts.hostname}:{parts.port}{parts.path or '/0'}"
         self.driver: Driver = RedisDriver(self.url, queue_name, self.clock)
 
     def consumer(self, worker_id: str, *, lease: float = 15, max_deliveries: int = 3) -> Consumer:
@@ -165,5 +166,5 @@ class RedisStore:
         """Remove the queue and its user."""
         for key in self.keys():
             self.admin.delete(self.prefix + key)
-        self.admin.execute_command("ACL", "DELUSER", self._user)
+        self.admin.execute_command("ACL", "DELUSER", self.user)
         self.admin.close()

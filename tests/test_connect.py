@@ -15,6 +15,7 @@ from store import RedisStore
 
 import redisjobs.sync
 from redisjobs import DriverError, JobQueue, QueueFull, ServerTooOld, Unavailable, Worker, server
+from redisjobs.driver import Nudge
 from redisjobs.drivers.redis import RedisDriver, SyncRedisDriver
 
 pytestmark = pytest.mark.anyio
@@ -309,3 +310,18 @@ async def test_a_worker_that_may_not_ask_says_so_and_works(redis_store: RedisSto
     assert warning.endswith("make sure it is noeviction")
     assert (await consumer.exchange([], 1)).leases == []
     await consumer.aclose()
+
+
+async def test_listening_on_a_connection_that_ends_says_so_in_one_plain_error(redis_store: RedisStore) -> None:
+    consumer = redis_store.consumer("w")
+    heard: list[Nudge] = []
+
+    def kill(nudge: Nudge) -> None:
+        heard.append(nudge)
+        redis_store.admin.execute_command("CLIENT", "KILL", "USER", redis_store.user)
+
+    with pytest.raises(Unavailable):
+        await consumer.listen(kill)
+    await consumer.aclose()
+
+    assert heard == [Nudge("subscribed", "")]

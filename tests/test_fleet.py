@@ -249,6 +249,25 @@ async def test_a_worker_survives_a_restart_of_its_server(tmp_path: Path, queue_n
             fleet.end()
 
 
+async def test_a_worker_whose_every_connection_is_killed_works_on(fleet: Fleet, redis_store: RedisStore) -> None:
+    fleet.worker("w", lease=2)
+    fleet.push("before", seconds=1)
+    await eventually(lambda: fleet.labels("start") == {"before": 1}, within=20)
+
+    def listeners() -> int:
+        return int(redis_store.admin.pubsub_numsub(f"{redis_store.prefix}control")[0][1])
+
+    await eventually(listeners)
+    for _ in range(3):
+        redis_store.admin.execute_command("CLIENT", "KILL", "USER", redis_store.user)
+    fleet.push("after")
+
+    await eventually(lambda: fleet.labels("end").keys() == {"before", "after"}, within=20)
+    await eventually(listeners)
+    assert fleet.processes[0].poll() is None
+    assert fleet.labels("start") == {"before": 1, "after": 1}
+
+
 @pytest.mark.parametrize("reply_bytes", [0, 1, 20, 150])
 async def test_a_claim_whose_reply_is_lost_loses_no_job(
     tmp_path: Path, redis_store: RedisStore, redis_url: str, reply_bytes: int

@@ -326,8 +326,14 @@ class RedisConsumer:
                     elif reply[0] == b"message":
                         kind, _, value = reply[2].decode("utf-8", "surrogateescape").partition(" ")
                         heard(Nudge(kind, value))
-        except* (redis.RedisError, OSError) as errors:
-            raise translate(errors.exceptions[0]) from errors
+        except (redis.RedisError, OSError) as error:
+            raise translate(error) from error
+        except BaseExceptionGroup as group:
+            # Not `except*`: what is raised there comes out as a group, which nobody takes for Unavailable.
+            failed, other = group.split((redis.RedisError, OSError))
+            if failed is None or other is not None:
+                raise
+            raise translate(failed.exceptions[0]) from group
         finally:
             await self._ear.aclose()
 

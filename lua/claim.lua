@@ -42,9 +42,7 @@ local keys = {jobs = jobs, dead = dead, unique = unique, finished = finished, st
 local function promote(limit)
   for _, job in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now_ms, 'LIMIT', 0, limit)) do
     local packed = redis.call('HGET', delayed, job)
-    redis.call('ZREM', due, job)
-    redis.call('HDEL', delayed, job)
-    if packed then
+    if packed then -- added before it is taken away: should the server refuse the one, it has not done the other
       local fields = cjson.decode(packed)
       local stream = ready[table.remove(fields, 1)]
       local entry = redis.call('XADD', stream, '*', unpack(fields))
@@ -52,6 +50,8 @@ local function promote(limit)
     else
       redis.call('HDEL', jobs, job)
     end
+    redis.call('ZREM', due, job)
+    redis.call('HDEL', delayed, job)
   end
 end
 

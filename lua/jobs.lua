@@ -32,12 +32,21 @@ local function add(stream, entry, consumer, deliveries)
   rows[#rows + 1] = {place, entry[1], '', consumer, deliveries, mark, entry[2]}
 end
 
-local function add_pending(stream, ...)
-  for _, lease in ipairs(leases(stream, '-', '+', 500, ...) or {}) do
+local function add_page(stream, page)
+  for _, lease in ipairs(page) do
     local running = lease[2] ~= 'released'
     local found = running == (state == 'running') and redis.call('XRANGE', stream, lease[1], lease[1])[1]
     if found and #rows < limit then add(stream, found, running and lease[2] or '', lease[4]) end
   end
+end
+
+local function add_pending(stream, ...)
+  local from, pages = '-', 0
+  repeat -- a page may hold nothing but released jobs, of which there can be many
+    local page = leases(stream, from, '+', 500, ...) or {}
+    add_page(stream, page)
+    from, pages = '(' .. (page[#page] or {'0'})[1], pages + 1
+  until #page < 500 or #rows >= limit or pages == 20
 end
 
 -- What the group has not read yet begins after its last delivered id; with no group, at the start.

@@ -40,10 +40,11 @@ local keys = {jobs = jobs, dead = dead, unique = unique, finished = finished, st
 
 local claimed = {}
 for number, stream in ipairs(streams) do
-  local room = count - #claimed
-  if room > 0 and leases(stream) then
+  local looks = leases(stream) and 50 or 0 -- XAUTOCLAIM looks at ten entries for each it may take
+  while count > #claimed and looks > 0 do
+    local room = count - #claimed
     local scan = redis.call('XAUTOCLAIM', stream, 'workers', worker, lease_ms, cursors[number], 'COUNT', room)
-    cursors[number] = scan[1]
+    cursors[number], looks = scan[1], scan[1] == '0-0' and 0 or looks - math.min(room, 50)
     for _, entry in ipairs(scan[2]) do
       local pending = redis.call('XPENDING', stream, 'workers', entry[1], entry[1], 1, worker)[1]
       if hand_out(keys, stream, entry[1], pending[4], entry[2], max_deliveries, worker, now_ms) then

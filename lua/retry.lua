@@ -61,8 +61,6 @@ while at <= #ARGV do
   elseif #found[2] > 1000 and hold ~= 'cancelling' then
     words[#words + 1] = 'OVERSIZED'
   else
-    redis.call('XACK', stream, 'workers', entry)
-    redis.call('XDEL', stream, entry)
     if hold == 'cancelling' then
       redis.call('HDEL', jobs, job)
       free(unique, key, job)
@@ -85,6 +83,9 @@ while at <= #ARGV do
       retried = retried + 1
       words[#words + 1] = 'OK'
     end
+    -- Last: should the server refuse to add the job again, it still has it here.
+    redis.call('XACK', stream, 'workers', entry)
+    redis.call('XDEL', stream, entry)
   end
 end
 

@@ -223,8 +223,8 @@ class Driver(Protocol):
 
         Args:
             jobs: What to push, in order.
-            again: Whether any of these ids may have been pushed before: then those that ended within the
-                last minute count as there too.
+            again: Whether any of these ids may have been pushed before: then those that have ended count as
+                there too, for a minute after their push.
 
         Raises:
             QueueFull: The server is out of memory; nothing was written.

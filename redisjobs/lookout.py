@@ -44,6 +44,7 @@ class Lookout:
 
     Attributes:
         promote: A delayed job may be due: somebody has to promote it.
+        knows_time: Whether the server's clock is known yet.
         unsure: A blocking read broke off; jobs may have been delivered into the reply we did not see.
     """
 
@@ -58,6 +59,7 @@ class Lookout:
     ) -> None:
         self.promote = False
         self.unsure = False
+        self.knows_time = False
         self._consumer = consumer
         self._arrived = arrived
         self._changed = changed
@@ -70,6 +72,7 @@ class Lookout:
         self._clock = 0.0  # the server's clock less our monotonic one, s
         self._due_at: float | None = None  # when the next delayed job is, by our monotonic clock
         self._due_changed = anyio.Event()
+        self._nudged: float | None = None  # the earliest due time heard of since the last answer
 
     @property
     def waiting(self) -> bool:
@@ -102,8 +105,11 @@ class Lookout:
     def learn(self, server_ms: int, due_in: float | None) -> None:
         """Take in what a claim told of the server's clock and of the next delayed job, in s."""
         now = time.monotonic()
-        self._clock = server_ms / 1000 - now
-        self._set_due(None if due_in is None else now + due_in)
+        self._clock, self.knows_time = server_ms / 1000 - now, True
+        # A nudge may have overtaken this answer; one that was in it already costs a look too many.
+        told = [at for at in (self._nudged, None if due_in is None else now + due_in) if at is not None]
+        self._nudged = None
+        self._set_due(min(told, default=None))
 
     async def watch(self) -> None:
         """Watch, until cancelled."""
@@ -143,6 +149,8 @@ class Lookout:
                 self.interrupt()
             case "due" if nudge.value.isdigit():
                 due_at = int(nudge.value) / 1000 - self._clock
+                if self._nudged is None or due_at < self._nudged:
+                    self._nudged = due_at
                 if self._due_at is None or due_at < self._due_at:
                     self._set_due(due_at)
             case "subscribed":  # a claim of its own learns what was said before

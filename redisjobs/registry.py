@@ -41,8 +41,9 @@ class PushOptions(TypedDict, total=False):
         delay: Seconds or a timedelta from now, by the server's clock, before it may run.
         at: The earliest time it may run: an aware datetime. Not with delay.
         priority: HIGH, NORMAL (the default) or LOW.
-        job_id: Makes the push idempotent: an id that is on the queue, or ended within the last minute, is not
-            added again. Defaults to a new id, which makes the retries of this very call idempotent.
+        job_id: Makes the push idempotent: while a job of that id is on the queue, delayed or dead, and in any case
+            for a minute after its push, it is not added again. Defaults to a new id, which makes the retries of
+            this very call idempotent.
         unique: A key that one job at a time may hold, from its push until it is done, dead or cancelled; a push
             while another job holds it adds nothing and returns that job's id.
         unique_for: Hold the unique key for just this long from the push instead, whatever becomes of the job.
@@ -285,9 +286,17 @@ def _policy(retry: RetryPolicy | None) -> RetryPolicy | None:
 
 
 def _text(text: str | None, what: str) -> str | None:
-    if text is None or (isinstance(text, str) and 0 < len(text) <= 500):
+    if text is None or (isinstance(text, str) and 0 < len(text) <= 500 and _is_utf8(text)):
         return text
-    raise ValueError(f"{what}={text!r}: give 1 to 500 characters")
+    raise ValueError(f"{what}={text!r}: give 1 to 500 characters that UTF-8 can carry")
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True
 
 
 def _ms(duration: Duration | None, what: str) -> int | None:

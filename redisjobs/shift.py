@@ -19,7 +19,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 from tenacity import RetryCallState
 
 from redisjobs import __version__
-from redisjobs.driver import Lease, Release, Word
+from redisjobs.driver import DeadLetter, Lease, Release, Word
 from redisjobs.errors import DriverError
 from redisjobs.fate import CancelAsked, Interrupted, LeaseGone
 from redisjobs.heartbeat import Heartbeat
@@ -151,6 +151,9 @@ class Shift:
         now = time.monotonic()
         if self.unsure or self.lookout.unsure:
             await self._recover()
+        elif not self.lookout.knows_time:
+            answer = await self.consumer.exchange([], 0)  # before any job is judged by the server's clock
+            self.lookout.learn(answer.server_ms, answer.due_in)
         elif self.reclaim and self.free and now - self.heartbeat.renewed < self.settings.lease / 2:
             # Not while our own leases may have run out: we would take them over from ourselves.
             await self._reclaim()
@@ -189,7 +192,7 @@ class Shift:
         if asks:
             self.lookout.learn(answer.server_ms, answer.due_in)
             self._dispatch(answer.leases)
-        if count and len(answer.leases) < count and not self.until_idle:
+        if self.free and count and len(answer.leases) < count and not self.until_idle:
             # COUNT goes for each of three streams, so a third of the slots leaves little to hand back.
             self.lookout.begin(max(1, self.free // 3))
         return bool(settling or answer.leases)
@@ -198,7 +201,8 @@ class Shift:
         """Give leased jobs to free slots; what exceeds them goes back."""
         for lease in leases:
             mine = self.leased.get(lease.place)
-            if mine is not None:  # our own, taken over after a stall: the handler still runs
+            if mine is not None and mine.lease.job_id == lease.job_id:
+                # Our own, taken over after a stall: the handler still runs.
                 mine.lease = lease
                 continue
             run = self.leased[lease.place] = Running(lease, self.settings, self.threads)
@@ -282,14 +286,22 @@ class Shift:
                 run.over = True
                 run.decide(outcome, self.lookout.server_ms)
                 if run.fate is None:
-                    self.leased.pop(run.lease.place, None)
+                    self._let_go(run)
                 else:
                     self.outbox.append(run)
             self.attention.set()
 
     def _settled(self, run: Running, word: Word) -> None:
-        self.leased.pop(run.lease.place, None)
+        if word is Word.OVERSIZED:  # nothing was written, and a retry never will be
+            run.fate = DeadLetter("undecodable", "put in by hand with more values than a retry can carry")
+            self.outbox.append(run)
+            return
+        self._let_go(run)
         run.report(word)
+
+    def _let_go(self, run: Running) -> None:
+        if self.leased.get(run.lease.place) is run:  # after a failover another job may be in its place
+            del self.leased[run.lease.place]
 
     # Watching
 

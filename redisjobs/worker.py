@@ -67,6 +67,9 @@ class Worker:
                 due are left.
             handle_signals: Let SIGTERM and SIGINT stop the worker, a second one at once. Main thread only.
 
+        An async handler that swallows its cancellation keeps this from returning, though not from releasing its
+        job; the command line ends such a process by force.
+
         Raises:
             DriverError: The store refuses what a worker needs (too old, no permission); while it is only away
                 the worker waits for it. Whatever this worker held is released.
@@ -80,9 +83,10 @@ class Worker:
                 tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             # One cause, one error: that tasks were involved is no business of the caller's.
-            if len(group.exceptions) == 1:
-                raise group.exceptions[0] from group.exceptions[0].__cause__
-            raise
+            error: BaseException = group
+            while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+                error = error.exceptions[0]
+            raise error from error.__cause__
         finally:
             self._shift = None
 

@@ -347,7 +347,7 @@ async def test_a_job_over_its_timeout_is_cancelled_and_retried(queue: JobQueue) 
 async def test_a_sync_handler_over_its_timeout_is_told_and_its_outcome_ignored(queue: JobQueue) -> None:
     told = threading.Event()
 
-    @queue.register(Work, timeout=0.05, retry=no_retry())
+    @queue.register(Work, timeout=0.5, retry=no_retry())  # time enough for its thread to begin on a busy machine
     def work(_: Work, context: JobContext) -> None:
         while not context.cancelled:
             time.sleep(0.005)

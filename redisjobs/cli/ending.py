@@ -20,7 +20,7 @@ from redisjobs.worker import Worker
 
 logger = logging.getLogger("redisjobs.worker")
 
-_MARGIN = 5.0  # seconds beyond the grace for cancelled handlers to unwind and for the last settlements
+_MARGIN = 12.0  # seconds beyond the grace: a command under way (5), unwinding, the last settlements (5)
 _THREADS = 1.0  # seconds that threads which are about to end anyway are waited for
 _PATIENCE = 1.0  # seconds that a line in the log may take
 
@@ -73,7 +73,7 @@ class Ending:
             _say(logging.INFO, f"{signal.Signals(number).name}: stopping" + (" at once" if again else ""))
             if self._worker is not None and self._wake is not None:
                 self._wake(self._worker.stop_now if again else self._worker.stop)
-        _say(logging.ERROR, "a handler did not end, though it was cancelled: the process ends without it")
+        _say(logging.ERROR, "the process ends by force: a handler did not end, though it was cancelled")
         os._exit(1)
 
     def leave(self, code: int) -> NoReturn:

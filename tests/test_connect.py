@@ -325,3 +325,22 @@ async def test_listening_on_a_connection_that_ends_says_so_in_one_plain_error(re
     await consumer.aclose()
 
     assert heard == [Nudge("subscribed", "")]
+
+
+async def test_a_worker_that_is_forbidden_something_half_way_ends_with_one_plain_error(
+    redis_store: RedisStore,
+) -> None:
+    queue = JobQueue(redis_store.driver, redis_store.queue_name)
+    started = anyio.Event()
+
+    @queue.job
+    async def forbid() -> None:
+        redis_store.admin.execute_command("ACL", "SETUSER", redis_store.user, "-xack")
+        started.set()
+
+    await forbid.push()
+    with anyio.fail_after(20), pytest.raises(DriverError, match="ACL"):
+        await Worker(queue).run()
+    await queue.aclose()
+
+    assert started.is_set()

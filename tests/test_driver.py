@@ -1128,3 +1128,23 @@ async def test_an_id_put_in_by_hand_need_not_be_text(store: Store, worker: Open)
     assert await store.driver.requeue(odd) is Word.OK
     assert (await claim_one(consumer)).fields[b"name"] == b"\xff"
     assert await store.driver.cancel(odd) is Word.CANCELLING
+
+
+async def test_one_look_finds_an_orphan_behind_hundreds_of_healthy_leases(store: Store) -> None:
+    busy, dead, heir = (store.consumer(name) for name in ("busy", "dead", "heir"))
+    for consumer in (busy, dead, heir):
+        await consumer.open()
+    await store.driver.push([job(f"j{n}") for n in range(301)], again=False)
+    healthy = (await busy.exchange([], 300)).leases
+    await dead.exchange([], 1)
+    store.age(60)
+    heart = busy.heartbeat()
+    heart.renew(healthy, {})
+    heart.close()
+
+    (lease,) = await heir.reclaim(1)
+
+    assert lease.job_id == "j300"
+    for consumer in (busy, dead, heir):
+        await consumer.aclose()
+    await store.driver.aclose()

@@ -29,6 +29,8 @@ from redisjobs import (
     Worker,
     no_retry,
 )
+from redisjobs.driver import Nudge
+from redisjobs.shift import Shift
 
 pytestmark = pytest.mark.anyio
 
@@ -657,6 +659,38 @@ async def test_a_handler_that_blocks_the_event_loop_keeps_its_job(store: Store, 
     await queue.aclose()
 
     assert len(starts) == 1
+
+
+async def test_a_job_taken_over_by_a_worker_that_just_started_is_judged_by_the_servers_clock(
+    queue: JobQueue, store: Store
+) -> None:
+    queue.register(Work)(lambda _: None)
+    await queue.push(Work(1), JobName("NewName", Work))
+    await queue.push(Work(2), expires_in=0)  # expired as soon as it is there
+    dead = store.consumer("dead")
+    await dead.open()
+    await dead.exchange([], 2)
+    await dead.aclose()
+    store.age(60)
+    store.clock.advance(1)
+
+    await drain(queue)  # its first look is for leases that ran out
+
+    (parked,) = await queue.jobs(State.DELAYED)
+    (expired,) = await queue.jobs(State.DEAD)
+    assert (parked.name, parked.deliveries) == ("NewName", 0)
+    assert expired.reason == "expired"
+
+
+async def test_a_due_time_heard_of_before_an_older_answer_came_is_kept(queue: JobQueue) -> None:
+    shift = Shift(Worker(queue).settings, until_idle=True)
+    now_ms = 1_000_000
+
+    shift.lookout.learn(now_ms, None)
+    shift.lookout._heard(Nudge("due", str(now_ms + 50)))
+    shift.lookout.learn(now_ms, None)  # "nothing is due", said before the push that the nudge tells of
+
+    assert shift.lookout._due_at is not None
 
 
 # Stopping

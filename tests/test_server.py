@@ -23,10 +23,10 @@ LIMIT = 10.0  # seconds until something that should happen counts as missing
 
 # What a user's program does: it starts a server and works until it is told to end.
 PARENT = """
-import signal, sys
+import os, signal, sys
 from redisjobs import server
 
-signal.signal(signal.SIGINT, lambda *_: print("interrupted", flush=True))
+signal.signal(signal.SIGINT, lambda *_: os.write(1, b"interrupted\\n"))
 with server.start() as running:
     print(running.pid, running.port, flush=True)
     sys.stdin.read()

@@ -29,7 +29,7 @@ from redisjobs import (
     Worker,
     no_retry,
 )
-from redisjobs.driver import Nudge
+from redisjobs.driver import Lease, Nudge
 from redisjobs.shift import Shift
 
 pytestmark = pytest.mark.anyio
@@ -605,8 +605,10 @@ async def test_a_worker_that_lost_its_lease_cancels_the_handler_and_settles_noth
     await other.open()
     async with working(Worker(queue, lease=0.9)):
         await started.wait()
-        store.age(60)
-        (lease,) = await other.reclaim(1)
+        leases: list[Lease] = []
+        while not leases:  # its heartbeat may renew between the two
+            store.age(60)
+            leases = await other.reclaim(1)
         with anyio.fail_after(SOON):
             await cancelled.wait()
     await other.aclose()
@@ -614,7 +616,7 @@ async def test_a_worker_that_lost_its_lease_cancels_the_handler_and_settles_noth
     info = await queue.get("a")
     assert info is not None
     assert (info.state, info.worker, info.deliveries) == (State.RUNNING, "other", 2)
-    assert lease.deliveries == 2
+    assert leases[0].deliveries == 2
     assert "lease was lost" in caplog.text
     assert "completed" not in (await queue.counts()).totals
 

@@ -124,7 +124,7 @@ class Link:
     async def _round_trip(self, wires: Sequence[Sequence[Any]]) -> list[Any]:
         try:
             connection = await self.open()
-            await connection.send_packed_command(connection.pack_commands(wires), check_health=False)
+            await self.send(wires)
             return [await self.read(connection) for _ in wires]
         except (redis.RedisError, OSError) as error:
             await self._drop()
@@ -142,6 +142,19 @@ class Link:
             self._connection = connection
             await connection.connect()
         return self._connection
+
+    async def send(self, wires: Sequence[Sequence[Any]]) -> None:
+        """Send commands over the open connection.
+
+        Not by redis-py's own way, `writelines`: on a connection that was lost, Python 3.12 to 3.13.5 then leaves
+        its descriptor where the next connection, given the same one, waits for ever (CPython gh-136234).
+        """
+        writer = self._connection._writer
+        if writer is None:
+            raise ConnectionError("the connection was closed")
+        with anyio.fail_after(self._timeout):
+            writer.write(b"".join(self._connection.pack_commands(wires)))
+            await writer.drain()
 
     @staticmethod
     async def read(connection: Any) -> Any:

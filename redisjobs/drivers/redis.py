@@ -316,9 +316,9 @@ class RedisConsumer:
     async def listen(self, heard: Callable[[Nudge], None]) -> None:
         try:
             connection = await self._ear.open()
-            await connection.send_command("SUBSCRIBE", self._commands.control, check_health=False)
+            await self._ear.send([["SUBSCRIBE", self._commands.control]])
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._ping, connection)
+                tasks.start_soon(self._ping)
                 while True:
                     reply = await connection.read_response()
                     if reply[0] == b"subscribe":
@@ -337,11 +337,11 @@ class RedisConsumer:
         finally:
             await self._ear.aclose()
 
-    async def _ping(self, connection: Any) -> None:
+    async def _ping(self) -> None:
         """A connection on which nothing is said can't be told from a dead one."""
         while True:
             await anyio.sleep(_PING)
-            await connection.send_command("PING", check_health=False)
+            await self._ear.send([["PING"]])
 
     def heartbeat(self) -> "RedisHeartbeat":
         return RedisHeartbeat(

@@ -18,8 +18,9 @@
 -- ARGV[3]  max_deliveries int    a job handed out more often than this is a dead letter
 -- ARGV[4]  now_ms        int ms; '' = the server's clock
 --
--- Returns  {now_ms, due_in, jobs}: the clock, ms until the next delayed job (-1: none), and for each job
---          {stream 1..3, entry, deliveries, {name, value, ...}}
+-- Returns  {now_ms, due_in, jobs, ended}: the clock, ms until the next delayed job (-1: none), for each job
+--          {stream 1..3, entry, deliveries, {name, value, ...}}, and for each that was ended instead
+--          {id, word}: `CANCELLED`, as was asked while it ran, or `DEAD`, a dead letter, handed out too often
 
 --- @include "include/now"
 --- @include "include/leases"
@@ -35,7 +36,7 @@ local jobs, due, delayed, dead, unique, finished = KEYS[4], KEYS[5], KEYS[6], KE
 local stats = KEYS[10]
 local worker, count, max_deliveries = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local now_ms = now(ARGV[4])
-local keys = {jobs = jobs, dead = dead, unique = unique, finished = finished, stats = stats}
+local keys = {jobs = jobs, dead = dead, unique = unique, finished = finished, stats = stats, ended = {}}
 
 -- Earliest first. A delayed job is a JSON list of strings: its priority, then its entry's names and values.
 -- Strings only: that is what cjson keeps to the byte.
@@ -100,4 +101,4 @@ end
 local next_due = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')[2]
 local due_in = -1
 if next_due then due_in = math.max(0, tonumber(next_due) - now_ms) end
-return {now_ms, due_in, claimed}
+return {now_ms, due_in, claimed, keys.ended}

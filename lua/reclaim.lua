@@ -20,8 +20,9 @@
 -- ARGV[7]  cursor        the same for ready:low
 -- ARGV[8]  now_ms        int ms; '' = the server's clock
 --
--- Returns  {cursor, cursor, cursor, jobs}: where to go on, and for each job taken over
---          {stream 1..3, entry, deliveries, {name, value, ...}}
+-- Returns  {cursor, cursor, cursor, jobs, ended}: where to go on, for each job taken over
+--          {stream 1..3, entry, deliveries, {name, value, ...}}, and for each that was ended instead
+--          {id, word}: `CANCELLED`, as was asked while it ran, or `DEAD`, a dead letter, handed out too often
 
 --- @include "include/now"
 --- @include "include/leases"
@@ -36,7 +37,7 @@ local jobs, dead, unique, finished, stats = KEYS[4], KEYS[5], KEYS[6], KEYS[7], 
 local worker, count, lease_ms, max_deliveries = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local cursors = {ARGV[5], ARGV[6], ARGV[7]}
 local now_ms = now(ARGV[8])
-local keys = {jobs = jobs, dead = dead, unique = unique, finished = finished, stats = stats}
+local keys = {jobs = jobs, dead = dead, unique = unique, finished = finished, stats = stats, ended = {}}
 
 local claimed = {}
 for number, stream in ipairs(streams) do
@@ -55,4 +56,4 @@ for number, stream in ipairs(streams) do
 end
 
 if #claimed > 0 then redis.call('HINCRBY', stats, 'reclaimed', #claimed) end
-return {cursors[1], cursors[2], cursors[3], claimed}
+return {cursors[1], cursors[2], cursors[3], claimed, keys.ended}

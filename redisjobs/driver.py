@@ -279,9 +279,16 @@ class SyncDriver(Protocol):
 
 
 class Consumer(Protocol):
-    """One worker's side of the store: its connections and its leases."""
+    """One worker's side of the store: its connections and its leases.
+
+    Attributes:
+        worker_id: Who the worker is.
+        ended: Ids of jobs that claims and reclaims ended instead of handing them out again, with DEAD (handed out
+            too often) or CANCELLED; for the worker to tell of, and to clear.
+    """
 
     worker_id: str
+    ended: list[tuple[str, Word]]
 
     async def open(self) -> list[str]:
         """Reach the store and join the group.

@@ -191,11 +191,23 @@ class Shift:
             self._settled(run, word)
         if asks:
             self.lookout.learn(answer.server_ms, answer.due_in)
+            self._tell_ended()
             self._dispatch(answer.leases)
         if self.free and count and len(answer.leases) < count and not self.until_idle:
             # COUNT goes for each of three streams, so a third of the slots leaves little to hand back.
             self.lookout.begin(max(1, self.free // 3))
         return bool(settling or answer.leases)
+
+    def _tell_ended(self) -> None:
+        """Say what the store ended when we claimed: nobody ran those jobs, so nobody else would say it."""
+        for job_id, word in self.consumer.ended:
+            if word is Word.DEAD:
+                logger.error(
+                    "job %s: dead letter, worker lost: handed out too often", job_id, extra={"job_id": job_id}
+                )
+            else:
+                logger.info("job %s: cancelled", job_id, extra={"job_id": job_id})
+        self.consumer.ended.clear()
 
     def _dispatch(self, leases: Sequence[Lease]) -> None:
         """Give leased jobs to free slots; what exceeds them goes back."""
@@ -225,6 +237,7 @@ class Shift:
 
     async def _reclaim(self) -> None:
         leases = await self.consumer.reclaim(self.free)
+        self._tell_ended()
         # Where one look found as many as there was room for, there may be more.
         self.reclaim = bool(leases) and len(leases) >= self.free
         for lease in leases:

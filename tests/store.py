@@ -10,7 +10,8 @@ import anyio
 import redis
 
 from redisjobs.driver import Consumer, Driver
-from redisjobs.drivers.memory import Memory, MemoryDriver
+from redisjobs.drivers.in_process import MemoryDriver
+from redisjobs.drivers.memory import Memory
 from redisjobs.drivers.redis import RedisDriver
 from redisjobs.job import Priority
 

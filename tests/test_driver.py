@@ -1148,3 +1148,26 @@ async def test_one_look_finds_an_orphan_behind_hundreds_of_healthy_leases(store:
     for consumer in (busy, dead, heir):
         await consumer.aclose()
     await store.driver.aclose()
+
+
+@pytest.mark.parametrize("way", ["reclaimed", "released"])
+async def test_what_is_ended_instead_of_handed_out_again_is_told(store: Store, way: str) -> None:
+    lost, heir = store.consumer("lost"), store.consumer("heir", max_deliveries=1)
+    for consumer in (lost, heir):
+        await consumer.open()
+    await store.driver.push([job("poison"), job("unwanted")], again=False)
+    leases = (await lost.exchange([], 2)).leases
+    await store.driver.cancel("unwanted")
+    if way == "reclaimed":
+        store.age(60)
+        assert await heir.reclaim(2) == []
+        ended = [("poison", Word.DEAD), ("unwanted", Word.CANCELLED)]
+    else:
+        await lost.release_all([leases[0]])
+        assert (await heir.exchange([], 2)).leases == []
+        ended = [("unwanted", Word.CANCELLED)]
+
+    assert heir.ended == ended
+    for consumer in (lost, heir):
+        await consumer.aclose()
+    await store.driver.aclose()

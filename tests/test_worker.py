@@ -868,6 +868,22 @@ async def test_each_change_of_state_is_one_line_and_failures_have_their_tracebac
     assert all(r.exc_info and r.exc_info[0] is ValueError for r in said[bad])
 
 
+async def test_a_job_that_is_ended_because_it_was_handed_out_too_often_is_a_line_too(
+    queue: JobQueue, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    await queue.push(Work(), job_id="poison")
+    lost = store.consumer("lost")
+    await lost.open()
+    await lost.exchange([], 1)
+    await lost.aclose()
+    store.age(60)
+
+    await drain(queue, max_deliveries=1)
+
+    (line,) = [record for record in caplog.records if getattr(record, "job_id", "") == "poison"]
+    assert (line.levelname, "worker lost" in line.message) == ("ERROR", True)
+
+
 def test_a_worker_that_could_not_work_is_refused() -> None:
     queue = JobQueue("memory://")
 

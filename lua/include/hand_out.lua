@@ -1,6 +1,7 @@
 -- hand_out: may an entry that was delivered before be handed out again? If a cancel was asked for while
 -- it ran, it is forgotten; if it was delivered more than `max_deliveries` times without an outcome, it is a
--- poison job and becomes a dead letter. Only otherwise: true. Needs field, free, remember, bury beside it.
+-- poison job and becomes a dead letter. Only otherwise: true. What is ended so goes to `keys.ended`, for the
+-- worker to tell of. Needs field, free, remember, bury beside it.
 local function hand_out(keys, stream, entry, deliveries, fields, max_deliveries, worker, now_ms)
   local job = field(fields, 'id') or entry
   local here = string.match(stream, '}:(.+)$') .. ' ' .. entry
@@ -12,6 +13,7 @@ local function hand_out(keys, stream, entry, deliveries, fields, max_deliveries,
     free(keys.unique, field(fields, 'unique'), job)
     remember(keys.finished, now_ms, {job})
     redis.call('HINCRBY', keys.stats, 'cancelled', 1)
+    table.insert(keys.ended, {job, 'CANCELLED'})
     return false
   end
   if deliveries > max_deliveries then
@@ -23,6 +25,7 @@ local function hand_out(keys, stream, entry, deliveries, fields, max_deliveries,
     })
     free(keys.unique, field(fields, 'unique'), job)
     redis.call('HINCRBY', keys.stats, 'dead', 1)
+    table.insert(keys.ended, {job, 'DEAD'})
     return false
   end
   return true

@@ -13,7 +13,7 @@ from redisjobs.cli import show
 from redisjobs.cli.fault import Failure, Mistake
 from redisjobs.cli.target import DEFAULT_URL, Json, Moved, QueueName, Target, Url, load, named
 from redisjobs.driver import NewJob, Word
-from redisjobs.drivers.memory import MemoryDriver
+from redisjobs.drivers.in_process import MemoryDriver
 from redisjobs.errors import DecodeError, EncodeError, UnknownJob
 from redisjobs.job import Priority, State
 from redisjobs.queue import JobQueue

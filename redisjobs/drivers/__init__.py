@@ -20,7 +20,7 @@ def connect(where: Any, queue: str) -> Driver:
     if _is_driver(where):
         return where  # type: ignore[no-any-return]
     if where == "memory://":
-        from redisjobs.drivers.memory import MemoryDriver
+        from redisjobs.drivers.in_process import MemoryDriver
 
         return MemoryDriver()
     _check(where)

@@ -31,6 +31,7 @@ from redisjobs.job import Priority, State, checked_queue_name
 
 T = TypeVar("T")
 Wire = Sequence[Any]
+Ended = list[tuple[str, Word]]
 
 GROUP = "workers"
 MOST_JOBS = 500
@@ -141,10 +142,10 @@ class Commands:
             case _:
                 return [self._now]
 
-    def claim(self, worker: str, count: int, max_deliveries: int) -> Command[tuple[int, int, list[Lease]]]:
-        def parse(reply: Any) -> tuple[int, int, list[Lease]]:
-            now_ms, due_in, jobs = reply
-            return now_ms, due_in, [_lease(*job) for job in jobs]
+    def claim(self, worker: str, count: int, max_deliveries: int) -> Command[tuple[int, int, list[Lease], Ended]]:
+        def parse(reply: Any) -> tuple[int, int, list[Lease], Ended]:
+            now_ms, due_in, jobs, ended = reply
+            return now_ms, due_in, [_lease(*job) for job in jobs], _ended(ended)
 
         return self._run("claim", [worker, min(count, MOST_JOBS), max_deliveries, self._now], parse)
 
@@ -163,10 +164,10 @@ class Commands:
 
     def reclaim(
         self, worker: str, count: int, lease_ms: int, max_deliveries: int, cursors: Sequence[str]
-    ) -> Command[tuple[list[str], list[Lease]]]:
-        def parse(reply: Any) -> tuple[list[str], list[Lease]]:
-            *cursors, jobs = reply
-            return [cursor.decode() for cursor in cursors], [_lease(*job) for job in jobs]
+    ) -> Command[tuple[list[str], list[Lease], Ended]]:
+        def parse(reply: Any) -> tuple[list[str], list[Lease], Ended]:
+            *cursors, jobs, ended = reply
+            return [cursor.decode() for cursor in cursors], [_lease(*job) for job in jobs], _ended(ended)
 
         arguments = [worker, min(count, MOST_JOBS), lease_ms, max_deliveries, *cursors, self._now]
         return self._run("reclaim", arguments, parse)
@@ -343,6 +344,10 @@ def _lease(stream: int, entry: bytes, deliveries: int, flat: Sequence[bytes]) ->
     place = entry.decode()
     job_id = fields[b"id"].decode("utf-8", "surrogateescape") if b"id" in fields else place
     return Lease(stream, place, deliveries, job_id, fields)
+
+
+def _ended(reply: Any) -> Ended:
+    return [(job_id.decode("utf-8", "surrogateescape"), _word(word)) for job_id, word in reply]
 
 
 def _row(reply: Any) -> Row:

@@ -8,17 +8,12 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-
-import anyio
-import anyio.lowlevel
 
 from redisjobs.driver import (
     Ack,
     Counts,
     DeadLetter,
-    Exchange,
     Fate,
     Lease,
     NewJob,
@@ -31,9 +26,9 @@ from redisjobs.driver import (
     Word,
 )
 from redisjobs.job import Priority, State
-from redisjobs.waker import waker
 
 Fields = dict[bytes, bytes]
+Ended = list[tuple[str, Word]]
 
 _REMEMBERED = 60_000  # ms that an ended job's id is known for, so that a repeated push adds nothing
 _STRIPPED = (  # what a requeued job leaves behind: its failure, its attempts, its claims on time and uniqueness
@@ -123,7 +118,9 @@ class Memory:
         self._count("pushed")
         return Pushed(Word.OK)
 
-    def claim(self, worker: str, count: int, max_deliveries: int) -> tuple[float | None, list[Lease]]:
+    def claim(
+        self, worker: str, count: int, max_deliveries: int, ended: Ended
+    ) -> tuple[float | None, list[Lease]]:
         with self.lock:
             now_ms = self.now_ms()
             self._promote(now_ms)
@@ -131,7 +128,7 @@ class Memory:
             for number, stream in enumerate(self.streams, 1):
                 for entry in [e for e, p in stream.pending.items() if p.worker == _RELEASED]:
                     if len(claimed) < count:
-                        claimed += self._hand_out(worker, number, entry, max_deliveries)
+                        claimed += self._hand_out(worker, number, entry, max_deliveries, ended)
                 claimed += self._read(worker, number, count - len(claimed))
             due = min((job.due_ms for job in self.delayed.values()), default=None)
             return None if due is None else max(0, due - now_ms) / 1000, claimed
@@ -141,14 +138,14 @@ class Memory:
         with self.lock:
             return [lease for number in (1, 2, 3) for lease in self._read(worker, number, count)]
 
-    def reclaim(self, worker: str, count: int, lease: float, max_deliveries: int) -> list[Lease]:
+    def reclaim(self, worker: str, count: int, lease: float, max_deliveries: int, ended: Ended) -> list[Lease]:
         with self.lock:
             oldest = time.monotonic() - lease
             claimed: list[Lease] = []
             for number, stream in enumerate(self.streams, 1):
                 for entry in [e for e, p in stream.pending.items() if p.renewed <= oldest]:
                     if len(claimed) < count:
-                        claimed += self._hand_out(worker, number, entry, max_deliveries)
+                        claimed += self._hand_out(worker, number, entry, max_deliveries, ended)
             self._count("reclaimed", len(claimed))
             return claimed
 
@@ -391,7 +388,7 @@ class Memory:
             stream.pending[entry] = _Pending(worker, 1, time.monotonic())
         return [self._lease(number, entry) for entry in entries]
 
-    def _hand_out(self, worker: str, number: int, entry: str, max_deliveries: int) -> list[Lease]:
+    def _hand_out(self, worker: str, number: int, entry: str, max_deliveries: int, ended: Ended) -> list[Lease]:
         """Give an entry that was delivered before to a worker, unless it is cancelled or poison."""
         stream = self.streams[number - 1]
         pending = stream.pending[entry]
@@ -402,12 +399,13 @@ class Memory:
             self._drop(stream, entry)
             self._end(lease.job_id, dict(lease.fields))
             self._count("cancelled")
+            ended.append((lease.job_id, Word.CANCELLED))
             return []
         if pending.deliveries > max_deliveries:
             times = pending.deliveries - 1
             error = f"handed out {times} times without an outcome: its workers died or lost it"
             notes = {"reason": "worker lost", "error": error, "worker": worker}
-            self._bury(stream, entry, times, notes)
+            ended.append((self._bury(stream, entry, times, notes), Word.DEAD))
             return []
         return [lease]
 
@@ -437,7 +435,8 @@ class Memory:
         else:
             self._add(job_id, stream, kept)
 
-    def _bury(self, stream: _Stream, entry: str, deliveries: int, notes: Mapping[str, str]) -> None:
+    def _bury(self, stream: _Stream, entry: str, deliveries: int, notes: Mapping[str, str]) -> str:
+        """Make an entry a dead letter; the id it goes by."""
         fields, job_id = stream.entries[entry], self._goes_by(stream, entry)
         queued = fields.get(b"queued_at", entry.partition("-")[0].encode())
         noted = {key: value for key, value in notes.items() if value or key != "traceback"}
@@ -453,6 +452,7 @@ class Memory:
         self._drop(stream, entry)
         self._free(job_id, fields)
         self._count("dead")
+        return job_id
 
     def _count(self, counter: str, number: int = 1) -> None:
         if number:
@@ -487,144 +487,6 @@ class Memory:
     def _dead_row(self, letter: str) -> Row:
         fields = self.dead[letter]
         return Row(State.DEAD, Priority(fields[b"priority"].decode()), letter, None, "", 0, False, fields)
-
-
-class MemoryDriver:
-    """`memory://`: a producer's and an operator's side; see `Driver`.
-
-    Args:
-        memory: The state, if it is shared with another driver.
-        now_ms: What time it is; None for this machine's clock.
-    """
-
-    def __init__(self, memory: Memory | None = None, now_ms: Callable[[], int] | None = None) -> None:
-        self.memory = memory or Memory(now_ms)
-
-    async def connect(self) -> None:
-        await anyio.lowlevel.checkpoint()
-
-    async def aclose(self) -> None:
-        await anyio.lowlevel.checkpoint()
-
-    async def push(self, jobs: Sequence[NewJob], *, again: bool) -> list[Pushed]:
-        await anyio.lowlevel.checkpoint()
-        return self.memory.push(jobs, again=again)
-
-    async def cancel(self, job_id: str) -> Word:
-        await anyio.lowlevel.checkpoint()
-        return self.memory.cancel(job_id)
-
-    async def requeue(self, job_id: str) -> Word:
-        await anyio.lowlevel.checkpoint()
-        return self.memory.requeue(job_id)
-
-    async def delete(self, job_id: str) -> Word:
-        await anyio.lowlevel.checkpoint()
-        return self.memory.delete(job_id)
-
-    async def find(self, job_id: str) -> Row | None:
-        await anyio.lowlevel.checkpoint()
-        return self.memory.find(job_id)
-
-    async def jobs(self, state: State, limit: int) -> list[Row]:
-        await anyio.lowlevel.checkpoint()
-        return self.memory.jobs(state, limit)
-
-    async def counts(self) -> Counts:
-        await anyio.lowlevel.checkpoint()
-        return self.memory.counts()
-
-    def consumer(self, worker_id: str, *, lease: float, max_deliveries: int) -> "MemoryConsumer":
-        return MemoryConsumer(self.memory, worker_id, lease, max_deliveries)
-
-
-class MemoryConsumer:
-    """One worker's side of `memory://`; see `Consumer`."""
-
-    def __init__(self, memory: Memory, worker_id: str, lease: float, max_deliveries: int) -> None:
-        self.worker_id = worker_id
-        self._memory = memory
-        self._lease = lease
-        self._max_deliveries = max_deliveries
-
-    async def open(self) -> list[str]:
-        await anyio.lowlevel.checkpoint()
-        return []
-
-    async def aclose(self) -> None:
-        await anyio.lowlevel.checkpoint()
-
-    async def exchange(self, settlements: Sequence[Settlement], count: int | None) -> Exchange:
-        await anyio.lowlevel.checkpoint()
-        words = self._memory.settle(self.worker_id, settlements)
-        if count is None:
-            return Exchange(words)
-        due_in, leases = self._memory.claim(self.worker_id, count, self._max_deliveries)
-        return Exchange(words, leases, due_in, self._memory.now_ms())
-
-    async def wait(self, count: int, timeout: float) -> list[Lease]:
-        wake = waker()
-        there = anyio.Event()
-
-        def heard(nudge: Nudge) -> None:
-            if nudge.kind == "ready":
-                wake(there.set)
-
-        with self._listening(heard), anyio.move_on_after(timeout):
-            while True:
-                leases = self._memory.read(self.worker_id, count)
-                if leases:
-                    return leases
-                await there.wait()
-                there = anyio.Event()
-        return []
-
-    async def reclaim(self, count: int) -> list[Lease]:
-        await anyio.lowlevel.checkpoint()
-        return self._memory.reclaim(self.worker_id, count, self._lease, self._max_deliveries)
-
-    async def release_all(self, held: Sequence[Lease]) -> int:
-        await anyio.lowlevel.checkpoint()
-        return self._memory.release_all(self.worker_id, held)
-
-    async def tidy(self) -> None:
-        await anyio.lowlevel.checkpoint()
-
-    async def listen(self, heard: Callable[[Nudge], None]) -> None:
-        wake = waker()
-
-        def hear(nudge: Nudge) -> None:
-            if nudge.kind != "ready":  # that one is for `wait` alone
-                wake(lambda: heard(nudge))
-
-        with self._listening(hear):
-            heard(Nudge("subscribed", ""))
-            await anyio.sleep_forever()
-
-    @contextmanager
-    def _listening(self, ear: Callable[[Nudge], None]) -> Iterator[None]:
-        self._memory.ears.append(ear)
-        try:
-            yield
-        finally:
-            self._memory.ears.remove(ear)
-
-    def heartbeat(self) -> "MemoryHeartbeat":
-        return MemoryHeartbeat(self._memory, self.worker_id)
-
-
-class MemoryHeartbeat:
-    """Renews leases in memory; see `Heartbeat`."""
-
-    def __init__(self, memory: Memory, worker_id: str) -> None:
-        self._memory = memory
-        self._worker_id = worker_id
-
-    def renew(self, leases: Sequence[Lease], facts: Mapping[str, str]) -> list[Word]:
-        return self._memory.renew(self._worker_id, leases)
-
-    def close(self) -> None:
-        pass
 
 
 def _bytes(value: str | bytes) -> bytes:

@@ -233,6 +233,7 @@ class RedisConsumer:
         self, commands: Commands, target: Target, worker_id: str, lease: float, max_deliveries: int
     ) -> None:
         self.worker_id = worker_id
+        self.ended: list[tuple[str, Word]] = []
         self._commands = commands
         self._target = target
         self._lease_ms = int(lease * 1000)
@@ -287,7 +288,8 @@ class RedisConsumer:
                 words[position] = word
         if count is None:
             return Exchange(words)
-        now_ms, due_in, leases = replies[-1]
+        now_ms, due_in, leases, ended = replies[-1]
+        self.ended += ended
         return Exchange(words, leases, due_in / 1000 if due_in >= 0 else None, now_ms)
 
     async def wait(self, count: int, timeout: float) -> list[Lease]:
@@ -299,7 +301,8 @@ class RedisConsumer:
         (answer,) = await self._main.run(
             self._commands.reclaim(self.worker_id, count, self._lease_ms, self._max_deliveries, self._cursors)
         )
-        self._cursors, leases = answer
+        self._cursors, leases, ended = answer
+        self.ended += ended
         return leases  # type: ignore[no-any-return]
 
     async def release_all(self, held: Sequence[Lease]) -> int:

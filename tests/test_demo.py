@@ -16,10 +16,10 @@ import pytest
 import redis
 
 import redisjobs
-from redisjobs.cli import journal, report
-from redisjobs.cli.crew import Kill
-from redisjobs.cli.journal import Journal, Line, Verdict, check
-from redisjobs.cli.place import Place
+from redisjobs.cli.demo import journal, report
+from redisjobs.cli.demo.crew import Kill
+from redisjobs.cli.demo.journal import Journal, Line, Verdict, check
+from redisjobs.cli.demo.place import Place
 
 FILES = 1500  # enough for a worker to be caught half-way
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from proxy import Proxy
 from store import RedisStore, eventually
 
 from redisjobs import server
+from redisjobs.cli.torture.proxy import Proxy
 from redisjobs.job import State
 from redisjobs.sync import JobQueue
 

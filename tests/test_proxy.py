@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from proxy import HOST, Proxy
 
 from redisjobs import server
+from redisjobs.cli.torture.proxy import HOST, Proxy
 from redisjobs.server import Server
 
 LIMIT = 10.0  # seconds until something that should happen counts as missing

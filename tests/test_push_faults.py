@@ -14,10 +14,10 @@ import anyio
 import anyio.to_thread
 import pytest
 import redis
-from proxy import HOST, Proxy
 
 import redisjobs.sync
 from redisjobs import DriverError, JobContext, JobQueue, QueueFull, Unavailable, Worker, server
+from redisjobs.cli.torture.proxy import HOST, Proxy
 from redisjobs.driver import Ack
 from redisjobs.drivers.redis import SyncRedisDriver
 

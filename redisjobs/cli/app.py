@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from redisjobs import __version__
-from redisjobs.cli import demo, jobs, letters, local, worker
+from redisjobs.cli import jobs, letters, local, worker
+from redisjobs.cli.demo.command import demo
 from redisjobs.cli.fault import Fault
 from redisjobs.errors import RedisJobsError
 
@@ -40,7 +41,7 @@ def _main(
 
 app.command("worker")(worker.worker)
 app.command("dev")(local.dev)
-app.command("demo")(demo.demo)
+app.command("demo")(demo)
 app.command("push")(jobs.push)
 app.command("stats")(jobs.stats)
 app.command("jobs")(jobs.list_jobs)

@@ -14,13 +14,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from redisjobs import sync
-from redisjobs.cli import journal, report
-from redisjobs.cli.crew import Crew
-from redisjobs.cli.demo_jobs import HashFile
+from redisjobs.cli.demo import journal, report
+from redisjobs.cli.demo.crew import Crew
+from redisjobs.cli.demo.jobs import HashFile
+from redisjobs.cli.demo.journal import Line, Verdict
+from redisjobs.cli.demo.place import Place, place
 from redisjobs.cli.fault import Mistake
-from redisjobs.cli.journal import Line, Verdict
 from redisjobs.cli.local import end_on_signals
-from redisjobs.cli.place import Place, place
 from redisjobs.cli.target import named
 
 _CHUNK = 500  # jobs pushed between two looks

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from redisjobs import sync
-from redisjobs.cli.demo_jobs import JOURNALS, QUEUE
+from redisjobs.cli.demo.jobs import JOURNALS, QUEUE
 from redisjobs.cli.fault import Failure
 from redisjobs.codec import JobInfo
 from redisjobs.job import State
@@ -60,7 +60,7 @@ class Crew:
 
     def hire(self) -> int:
         """Start a worker; its process id."""
-        command = [sys.executable, "-m", "redisjobs", "worker", "redisjobs.cli.demo_jobs:queue"]
+        command = [sys.executable, "-m", "redisjobs", "worker", "redisjobs.cli.demo.jobs:queue"]
         environment = os.environ | {QUEUE: self._queue.name, JOURNALS: str(self._directory)}
         environment |= {"REDISJOBS_URL": self._url}  # not as an argument: it may hold a password
         with open(self._directory / "workers.log", "ab") as log:

@@ -4,9 +4,9 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from redisjobs.cli.crew import Kill
-from redisjobs.cli.journal import Line, Verdict
-from redisjobs.cli.place import Place
+from redisjobs.cli.demo.crew import Kill
+from redisjobs.cli.demo.journal import Line, Verdict
+from redisjobs.cli.demo.place import Place
 from redisjobs.drivers.commands import Commands
 
 _NAMED = 10  # files named where there is something wrong with them

@@ -56,6 +56,7 @@ class Proxy:
 
     @property
     def url(self) -> str:
+        """Where clients find it."""
         return f"redis://{HOST}:{self.port}/0"
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""The demo's jobs: each hashes one file. Its workers import this as `redisjobs.cli.demo_jobs:queue`."""
+"""The demo's jobs: each hashes one file. Its workers import this as `redisjobs.cli.demo.jobs:queue`."""
 
 import functools
 import hashlib
@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import ClassVar
 
-from redisjobs.cli.journal import Journal, Line
+from redisjobs.cli.demo.journal import Journal, Line
 from redisjobs.cli.target import DEFAULT_URL
 from redisjobs.job import JobContext
 from redisjobs.queue import JobQueue

@@ -11,6 +11,8 @@ from redisjobs.errors import DriverError
 
 logger = logging.getLogger("redisjobs.worker")
 
+_LOOK = 1.0  # seconds between looks at the loop
+
 
 class Heartbeat:
     """The thread. It renews every third of a lease, and tries again sooner when that fails.
@@ -21,6 +23,11 @@ class Heartbeat:
         held: What the worker holds now; called in the thread.
         facts: What to tell of the worker; called in the thread.
         answered: Takes the leases and the words for them; called in the thread.
+        look: Called in the thread about once a second, for what else is to be watched from outside of the loop.
+
+    Attributes:
+        renewed: When leases were last renewed, by this machine's monotonic clock.
+        steady_since: Since when no renewal came so late that a lease could have run out.
     """
 
     def __init__(
@@ -30,18 +37,21 @@ class Heartbeat:
         held: Callable[[], Sequence[Lease]],
         facts: Callable[[], Mapping[str, str]],
         answered: Callable[[Sequence[Lease], Sequence[Word]], None],
+        look: Callable[[], None],
     ) -> None:
         self._heart = heart
         self._interval = lease / 3
         self._held = held
         self._facts = facts
         self._answered = answered
+        self._look = look
         self._failing = False
         self._ended = False
         self._stir = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="redisjobs heartbeat", daemon=True)
         self.renewed = time.monotonic()
-        """When leases were last renewed, by this machine's monotonic clock."""
+        # The others may be about to renew after a time when nobody could; we were not there to know.
+        self.steady_since = self.renewed - 2 * self._interval
 
     def start(self) -> None:
         """Begin; the first renewal is at once."""
@@ -59,10 +69,17 @@ class Heartbeat:
 
     def _beat(self) -> None:
         while not self._ended:
-            pause = self._renew()
-            self._stir.wait(pause)
-            self._stir.clear()
+            self._pause(self._renew())
         self._heart.close()
+
+    def _pause(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            stirred = self._stir.wait(min(_LOOK, left))
+            self._look()
+            if stirred:
+                self._stir.clear()
+                return
 
     def _renew(self) -> float:
         """Renew once; seconds until the next time."""
@@ -78,6 +95,8 @@ class Heartbeat:
             return min(1.0, self._interval / 2)
         if self._failing:
             logger.info("leases are renewed again")
+        if started - self.renewed > 2 * self._interval:
+            self.steady_since = started
         self._failing, self.renewed = False, started
         self._answered(leases, words)
         return max(0.0, started + self._interval - time.monotonic())

@@ -70,6 +70,7 @@ class Lookout:
         self._begun = anyio.Event()
         self._over = anyio.Event()
         self._clock = 0.0  # the server's clock less our monotonic one, s
+        self._last = 0, 0.0  # what the last claim told of it, and when that was sent
         self._due_at: float | None = None  # when the next delayed job is, by our monotonic clock
         self._due_changed = anyio.Event()
         self._nudged: float | None = None  # the earliest due time heard of since the last answer
@@ -102,14 +103,27 @@ class Lookout:
         """The server's clock, as well as we know it."""
         return int((time.monotonic() + self._clock) * 1000)
 
-    def learn(self, server_ms: int, due_in: float | None) -> None:
-        """Take in what a claim told of the server's clock and of the next delayed job, in s."""
+    def learn(self, server_ms: int, due_in: float | None, sent_at: float) -> float:
+        """Take in what a claim told of the server's clock and of the next delayed job, in s.
+
+        Args:
+            server_ms: The server's clock.
+            due_in: Seconds until the next delayed job.
+            sent_at: When the claim was sent, by our monotonic clock.
+
+        Returns:
+            Seconds that the server's clock surely ran ahead of ours since the last answer: it was set, or
+            this is another server.
+        """
         now = time.monotonic()
+        last_ms, last_sent = self._last
+        self._last = server_ms, sent_at
         self._clock, self.knows_time = server_ms / 1000 - now, True
         # A nudge may have overtaken this answer; one that was in it already costs a look too many.
         told = [at for at in (self._nudged, None if due_in is None else now + due_in) if at is not None]
         self._nudged = None
         self._set_due(min(told, default=None))
+        return (server_ms - last_ms) / 1000 - (now - last_sent) if last_ms else 0.0
 
     async def watch(self) -> None:
         """Watch, until cancelled."""

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ logger = logging.getLogger("redisjobs.worker")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a worker is told; see `Worker` for the meaning. Seconds, but for `unknown_ms`."""
+    """What a worker is told; see `Worker`. Seconds, but for `unknown_ms`; infinity for no limit."""
 
     queue: Registry
     worker_id: str
@@ -30,6 +31,8 @@ class Settings:
     lease: float
     max_deliveries: int
     unknown_ms: int
+    max_jobs: float = math.inf
+    max_rss: float = math.inf
 
 
 class Running:
@@ -40,6 +43,7 @@ class Running:
         over: Whether it has an outcome, or was let go; it may still have to be settled.
         fate: How to settle it, once that is decided; None also if it is no longer ours.
         resent: Whether its settlement was sent before, and the reply lost.
+        sent_at: When it was last sent, in s since 1970; 0 if never.
     """
 
     __slots__ = (
@@ -56,6 +60,7 @@ class Running:
         "lease",
         "over",
         "resent",
+        "sent_at",
     )
 
     def __init__(self, lease: Lease, settings: Settings, threads: anyio.CapacityLimiter) -> None:
@@ -63,6 +68,7 @@ class Running:
         self.over = False
         self.fate: Fate | None = None
         self.resent = False
+        self.sent_at = 0.0
         self._settings = settings
         self._threads = threads
         self._started = 0.0
@@ -72,6 +78,11 @@ class Running:
         self._context: JobContext | None = None
         self._scope: anyio.CancelScope | None = None
         self._why: Outcome | None = None
+
+    @property
+    def description(self) -> str:
+        """Which job this is, for people."""
+        return f"job {self.lease.job_id} ({self._job.name if self._job else '?'})"
 
     def give_up(self, why: Outcome) -> None:
         """Cancel the handler; `why` is the outcome, unless it is over already."""
@@ -172,26 +183,31 @@ class Running:
             self.fate = decide(outcome, attempt=attempt, queued_ms=queued_ms, now_ms=now_ms, policy=policy)
 
     def report(self, word: Word) -> None:
-        """Log what became of the job, one line a state change; a failure with its traceback."""
+        """Log what became of the job, one line a state change; a failure with its traceback.
+
+        Each record says in its attributes, for whoever collects them, what was settled, how, and by which lease.
+        """
         error = self._outcome.error if isinstance(self._outcome, Raised) else None
         match word, self.fate:
             case Word.LEASE_LOST, _ if self.resent:
-                self._log(logging.WARNING, "was settled twice, as the first reply was lost; or the lease was")
+                self._log(
+                    word, logging.WARNING, "was settled twice, as the first reply was lost; or the lease was"
+                )
             case Word.LEASE_LOST, _:
-                self._log(logging.WARNING, "the lease was lost before it was settled; nothing was written")
+                self._log(word, logging.WARNING, "the lease was lost before it was settled; nothing was written")
             case Word.CANCELLED, _:
-                self._log(logging.INFO, "cancelled")
+                self._log(word, logging.INFO, "cancelled")
             case _, Ack(cancelled):
-                self._log(logging.INFO, "cancelled" if cancelled else "done")
+                self._log(word, logging.INFO, "cancelled" if cancelled else "done")
             case _, RetryLater(due):
                 level = logging.INFO if error is None or isinstance(error, Snooze) else logging.WARNING
-                self._log(level, f"runs again, due {due} ms", error)
+                self._log(word, level, f"runs again, due {due} ms", error)
             case _, DeadLetter(reason, text):
-                self._log(logging.ERROR, f"dead letter, {reason}: {text}", error)
+                self._log(word, logging.ERROR, f"dead letter, {reason}: {text}", error)
             case _, Release():
-                self._log(logging.INFO, "released")
+                self._log(word, logging.INFO, "released")
 
-    def _log(self, level: int, what: str, error: BaseException | None = None) -> None:
+    def _log(self, word: Word, level: int, what: str, error: BaseException | None = None) -> None:
         if not logger.isEnabledFor(level):
             return
         job_id, name = self.lease.job_id, self._job.name if self._job else "?"
@@ -211,5 +227,11 @@ class Running:
                 "job_name": name,
                 "attempt": attempt,
                 "queue": self._settings.queue.name,
+                "worker": self._settings.worker_id,
+                "deliveries": self.lease.deliveries,
+                "word": word.value,
+                "fate": type(self.fate).__name__,
+                "sent_at": self.sent_at,
+                "resent": self.resent,
             },
         )

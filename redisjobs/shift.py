@@ -22,9 +22,12 @@ from redisjobs import __version__
 from redisjobs.driver import DeadLetter, Lease, Release, Word
 from redisjobs.errors import DriverError
 from redisjobs.fate import CancelAsked, Interrupted, LeaseGone
+from redisjobs.health import Health
 from redisjobs.heartbeat import Heartbeat
 from redisjobs.lookout import NOT_NOW, Lookout, until_there
+from redisjobs.rss import rss
 from redisjobs.running import Running, Settings
+from redisjobs.stall import LoopWatch
 from redisjobs.waker import waker
 
 T = TypeVar("T")
@@ -34,6 +37,7 @@ logger = logging.getLogger("redisjobs.worker")
 _RECLAIM = 2.0  # seconds between looks for leases that ran out; less for a short lease
 _TIDY = 60.0  # seconds between looks for what dead workers left behind
 _UNWIND = 0.5  # seconds that cancelled handlers have to clean up before their jobs are handed on
+_STUCK = 3  # leases without a round trip, though leases are renewed: start anew; as many more: give up
 _FAREWELL = 5.0  # seconds for the last settlements; after that the leases run out by themselves
 
 
@@ -50,6 +54,8 @@ class Shift:
         self.leased: dict[str, Running] = {}  # by place: all that run or are still to be settled
         self.outbox: list[Running] = []  # those that have a fate, to be settled
         self.busy = 0  # slots taken
+        self.begun = 0  # jobs given to slots since the start
+        self.refused = 0  # settlements of jobs that we had lost
         self.lookout = Lookout(
             self.consumer,
             arrived=self._dispatch,
@@ -58,9 +64,14 @@ class Shift:
             listening=lambda: self.heartbeat.hurry(),
         )
         self.opening = anyio.CancelScope()
+        self.turn = anyio.CancelScope()
+        self.opened = False
+        self.away = False  # the store is, as far as we know
 
         self.unsure = False  # jobs may have been delivered into a reply that was lost
         self.reclaim = True  # it is time to look for leases that ran out
+        self.stepped_at = float("-inf")  # when the server's clock was seen to be set, by our monotonic clock
+        self.rounds, self.round_at = 0, time.monotonic()  # round trips completed, and the last one
         self.tidy_at = time.monotonic() + _TIDY * random.random()
         self.stopping = False
         self.grace_until = float("inf")  # by our monotonic clock
@@ -78,8 +89,16 @@ class Shift:
         if self.opening.cancel_called:
             await self.consumer.aclose()
             return
+        self.opened = True
+        wake = waker()
+        self.loop = LoopWatch(wake, min(max(1.0, self.settings.lease / 3), 5.0))
         self.heartbeat = Heartbeat(
-            self.consumer.heartbeat(), self.settings.lease, self._held, self._facts, self._renewed(waker())
+            self.consumer.heartbeat(),
+            self.settings.lease,
+            self._held,
+            self._facts,
+            self._renewed(wake),
+            self.loop.look,
         )
         self.heartbeat.start()
         try:
@@ -121,11 +140,24 @@ class Shift:
         logger.info("worker %s runs queue '%s' in %d slots: %s", self.settings.worker_id, queue, slots, names)
 
     def _start(self, tasks: TaskGroup, inbox: MemoryObjectReceiveStream[Running]) -> None:
-        for duty in (self.lookout.watch, self._watch_leases, self._watch_grace):
+        for duty in (self.lookout.watch, self._watch_leases, self._watch_grace, self._watch_progress):
             tasks.start_soon(duty)
         # Slots live as long as the worker: a task a job would cost more than all the rest of it.
         for _ in range(self.settings.concurrency):
             tasks.start_soon(self._slot, inbox)
+
+    @property
+    def health(self) -> Health:
+        """How it goes; for any thread."""
+        silent = time.monotonic() - self.round_at
+        if not self.opened or self.away:
+            return Health(True, False, "the store is away" if self.away else "starting")
+        if silent > _STUCK * self.settings.lease:
+            what = "the event loop is blocked" if self.loop.blocked else "stuck"
+            return Health(False, False, f"{what}: no round trip to the store for {silent:.0f} s")
+        if self.stopping:
+            return Health(True, False, f"stopping, with {len(self.leased)} jobs to go")
+        return Health(True, True, f"{self.busy} of {self.settings.concurrency} slots are busy")
 
     # The conductor
 
@@ -133,8 +165,10 @@ class Shift:
         """Settle and claim until stopped, or until nothing is left to do."""
         while not self._ended():
             self.attention = anyio.Event()
+            worked = True
             try:
-                worked = await self._turn()
+                with anyio.CancelScope() as self.turn:
+                    worked = await self._turn()
             except NOT_NOW as error:
                 await self._wait_out(error)
                 continue
@@ -142,6 +176,10 @@ class Shift:
                 return
             if not worked:
                 await self.attention.wait()
+
+    def _progressed(self) -> None:
+        """Note that a round trip came to its end."""
+        self.rounds, self.round_at = self.rounds + 1, time.monotonic()
 
     def _ended(self) -> bool:
         return self.cut or (self.stopping and not self.leased)
@@ -152,33 +190,57 @@ class Shift:
         if self.unsure or self.lookout.unsure:
             await self._recover()
         elif not self.lookout.knows_time:
-            answer = await self.consumer.exchange([], 0)  # before any job is judged by the server's clock
-            self.lookout.learn(answer.server_ms, answer.due_in)
-        elif self.reclaim and self.free and now - self.heartbeat.renewed < self.settings.lease / 2:
-            # Not while our own leases may have run out: we would take them over from ourselves.
+            await self._glance()  # before any job is judged by the server's clock
+        elif self.reclaim and self.free and self._may_reclaim(now):
             await self._reclaim()
         elif now >= self.tidy_at:
             self.tidy_at = now + _TIDY
             await self._tidy()
         elif self.outbox or self.lookout.promote or (self.free and not self.lookout.waiting):
             return await self._exchange()
+        elif now - self.round_at >= self.settings.lease:
+            await self._glance()  # all slots are busy: to see that we would get through
         else:
             return False
         return True
 
+    def _may_reclaim(self, now: float) -> bool:
+        """Whether leases that seem to have run out surely did.
+
+        Not while our own may have, or we would take jobs over from ourselves. And not within one lease of a time
+        when nobody could renew, the store being away or its clock having been set: all leases seem to have run
+        out then, and whose workers live will renew them.
+        """
+        steady_since = max(self.heartbeat.steady_since, self.stepped_at)
+        lease = self.settings.lease
+        return now - self.heartbeat.renewed < lease / 2 and (self.until_idle or now - steady_since >= lease)
+
     @property
     def free(self) -> int:
         """How many jobs could start now."""
-        return 0 if self.stopping else self.settings.concurrency - self.busy
+        if self.stopping:
+            return 0
+        return int(min(self.settings.concurrency - self.busy, self.settings.max_jobs - self.begun))
+
+    async def _glance(self) -> None:
+        """Promote what is due and hear what time it is."""
+        sent = time.monotonic()
+        answer = await self.consumer.exchange([], 0)
+        self._progressed()
+        self._judge_clock(self.lookout.learn(answer.server_ms, answer.due_in, sent))
 
     async def _exchange(self) -> bool:
         """Settle every outcome there is and fill the free slots, in one round trip; whether that did anything."""
         settling, self.outbox = self.outbox, []
+        sent_at = time.time()
+        for run in settling:
+            run.sent_at = sent_at
         count = self.free if not self.lookout.waiting else 0
         asks = (count or self.lookout.promote) and not self.stopping
         self.lookout.promote = False
         try:
             settlements = [(run.lease, run.fate) for run in settling if run.fate]
+            sent = time.monotonic()
             answer = await self.consumer.exchange(settlements, count if asks else None)
         except BaseException:
             for run in settling:
@@ -187,16 +249,22 @@ class Shift:
             self.unsure = True
             raise
 
+        self._progressed()
         for run, word in zip(settling, answer.words, strict=True):
             self._settled(run, word)
         if asks:
-            self.lookout.learn(answer.server_ms, answer.due_in)
+            self._judge_clock(self.lookout.learn(answer.server_ms, answer.due_in, sent))
             self._tell_ended()
             self._dispatch(answer.leases)
         if self.free and count and len(answer.leases) < count and not self.until_idle:
             # COUNT goes for each of three streams, so a third of the slots leaves little to hand back.
             self.lookout.begin(max(1, self.free // 3))
         return bool(settling or answer.leases)
+
+    def _judge_clock(self, ahead: float) -> None:
+        if ahead > self.settings.lease / 2:
+            logger.warning("the server's clock jumped %.1f s ahead: no job is taken over for one lease", ahead)
+            self.stepped_at = time.monotonic()
 
     def _tell_ended(self) -> None:
         """Say what the store ended when we claimed: nobody ran those jobs, so nobody else would say it."""
@@ -220,11 +288,19 @@ class Shift:
             run = self.leased[lease.place] = Running(lease, self.settings, self.threads)
             if self.free:
                 self.busy += 1
+                self.begun += 1
                 self.slots.send_nowait(run)
             else:
                 run.over, run.fate = True, Release()
                 self.outbox.append(run)
+        if self.begun >= self.settings.max_jobs and not self.stopping:
+            self._recycle(f"{self.begun} jobs were run")
         self.attention.set()
+
+    def _recycle(self, why: str) -> None:
+        """End once all that runs has run, however long it takes."""
+        logger.info("%s: this worker ends when those that run are done", why)
+        self.stop(float("inf"))
 
     async def _recover(self) -> None:
         """Hand back what was delivered into a lost reply: we never saw it, so we can't run it."""
@@ -232,11 +308,13 @@ class Shift:
         await self.lookout.end()
         released = await self.consumer.release_all([run.lease for run in self.leased.values()])
         self.unsure = self.lookout.unsure = False
+        self._progressed()
         if released:
             logger.info("released %d jobs whose delivery was lost on the way", released)
 
     async def _reclaim(self) -> None:
         leases = await self.consumer.reclaim(self.free)
+        self._progressed()
         self._tell_ended()
         # Where one look found as many as there was room for, there may be more.
         self.reclaim = bool(leases) and len(leases) >= self.free
@@ -261,7 +339,9 @@ class Shift:
                 await self._recover()
                 logger.info("the store is back")
 
+        self.away = True
         await until_there(probe)
+        self.away = False
 
     async def _farewell(self) -> None:
         """Settle what has an outcome and release all the rest, also what was delivered and never seen."""
@@ -310,6 +390,7 @@ class Shift:
             self.outbox.append(run)
             return
         self._let_go(run)
+        self.refused += word is Word.LEASE_LOST and not run.resent
         run.report(word)
 
     def _let_go(self, run: Running) -> None:
@@ -329,6 +410,8 @@ class Shift:
         while True:
             self.reclaim = True
             self.attention.set()
+            if not self.stopping and (used := rss()) > self.settings.max_rss:
+                self._recycle(f"{used / 1e6:.0f} MB of memory are in use")
             await anyio.sleep(interval)
 
     async def _watch_grace(self) -> None:
@@ -343,6 +426,27 @@ class Shift:
         self.cut = True
         self.attention.set()
 
+    async def _watch_progress(self) -> None:
+        """A worker that gets nothing through, though its heartbeat does, is stuck: it starts anew, then gives up.
+
+        It counts its own ticks, not the time: a loop that was blocked could get nothing through.
+        """
+        seen, still, lease = -1, 0, self.settings.lease
+        while True:
+            await anyio.sleep(lease / 2)
+            store_is_there = time.monotonic() - self.heartbeat.renewed < lease
+            still = still + 1 if self.rounds == seen and store_is_there else 0
+            seen = self.rounds
+            if still == 2 * _STUCK:
+                logger.error("stuck: nothing got through for %g s; connecting anew", _STUCK * lease)
+                self.unsure = True
+                self.turn.cancel()
+            elif still >= 4 * _STUCK:
+                raise DriverError(
+                    f"stuck: nothing got through for {2 * _STUCK * lease:g} s though the store is there; "
+                    "what is held is released or runs again when its lease is over"
+                )
+
     # The heartbeat's side: called in its thread
 
     def _held(self) -> list[Lease]:
@@ -356,6 +460,7 @@ class Shift:
             "started": self.started.isoformat(timespec="seconds"),
             "concurrency": str(self.settings.concurrency),
             "running": str(self.busy),
+            "refused": str(self.refused),
             "version": __version__,
         }
 

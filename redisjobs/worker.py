@@ -1,6 +1,7 @@
 """A worker: what it is told, how it is stopped. What it does is a `Shift`."""
 
 import logging
+import math
 import os
 import secrets
 import signal
@@ -9,6 +10,7 @@ import socket
 import anyio
 
 from redisjobs.errors import seconds
+from redisjobs.health import Health
 from redisjobs.registry import Duration, Registry
 from redisjobs.running import Settings
 from redisjobs.shift import Shift
@@ -29,6 +31,9 @@ class Worker:
         grace: Seconds that running jobs may finish in after a stop. Then they are cancelled and handed on.
         unknown_for: Seconds that a job whose name no worker knows is kept, as in a rolling deploy, before it
             is a dead letter. Defaults to an hour.
+        max_jobs: After so many jobs `run` returns, once all of them are done. Defaults to no limit.
+        max_rss: Bytes of memory that the process may have in use; with more `run` returns as well, once what
+            runs is done, for whoever started it to start it anew. Defaults to no limit.
         worker_id: Who this is; must be new at each start. Defaults to host:pid:random.
     """
 
@@ -41,10 +46,14 @@ class Worker:
         max_deliveries: int = 3,
         grace: Duration = 25,
         unknown_for: Duration = 3600,
+        max_jobs: int | None = None,
+        max_rss: int | None = None,
         worker_id: str | None = None,
     ) -> None:
         if concurrency < 1 or max_deliveries < 1:
             raise ValueError(f"concurrency={concurrency} and max_deliveries={max_deliveries} must be at least 1")
+        if (max_jobs is not None and max_jobs < 1) or (max_rss is not None and max_rss < 1):
+            raise ValueError(f"max_jobs={max_jobs} and max_rss={max_rss} must be at least 1, or None")
         if seconds(lease, "lease") < 0.1:
             raise ValueError(f"lease={lease!r}: at least 0.1 s, or renewing it can't keep up")
         self.worker_id = worker_id or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
@@ -55,6 +64,8 @@ class Worker:
             lease=seconds(lease, "lease"),
             max_deliveries=max_deliveries,
             unknown_ms=int(seconds(unknown_for, "unknown_for") * 1000),
+            max_jobs=math.inf if max_jobs is None else max_jobs,
+            max_rss=math.inf if max_rss is None else max_rss,
         )
         self.grace = seconds(grace, "grace")
         self._shift: Shift | None = None
@@ -99,6 +110,11 @@ class Worker:
         """Cancel and release what runs, at once; then `run` returns."""
         if self._shift is not None:
             self._shift.stop(0)
+
+    @property
+    def health(self) -> Health:
+        """Whether it works, by what it got done; for any thread."""
+        return Health(True, False, "not running") if self._shift is None else self._shift.health
 
     async def _watch_signals(self) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

@@ -12,7 +12,7 @@ from store import RedisStore
 
 PACKAGE = Path(__file__).parents[1] / "redisjobs"
 LAYERS = [
-    {"errors", "waker"},
+    {"errors", "rss", "waker"},
     {"retry", "server"},
     {"job"},
     {"driver"},
@@ -26,8 +26,9 @@ LAYERS = [
     {"registry"},
     {"queue"},
     {"sync"},
-    {"heartbeat", "lookout"},
+    {"health", "heartbeat", "lookout"},
     {"running"},
+    {"stall"},
     {"shift"},
     {"worker"},
     {"<the package>"},

@@ -688,9 +688,9 @@ async def test_a_due_time_heard_of_before_an_older_answer_came_is_kept(queue: Jo
     shift = Shift(Worker(queue).settings, until_idle=True)
     now_ms = 1_000_000
 
-    shift.lookout.learn(now_ms, None)
+    shift.lookout.learn(now_ms, None, 0.0)
     shift.lookout._heard(Nudge("due", str(now_ms + 50)))
-    shift.lookout.learn(now_ms, None)  # "nothing is due", said before the push that the nudge tells of
+    shift.lookout.learn(now_ms, None, 0.0)  # "nothing is due", said before the push that the nudge tells of
 
     assert shift.lookout._due_at is not None
 

@@ -29,6 +29,7 @@
 --- @include "include/remember"
 --- @include "include/bury"
 --- @include "include/hand_out"
+--- @include "include/suspects"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
 local ready = {high = KEYS[1], normal = KEYS[2], low = KEYS[3]}
@@ -57,26 +58,30 @@ local function promote(limit)
 end
 
 local claimed = {}
+local is_for_others = suspects(streams, worker, max_deliveries, {})
 
-local function take_released(number, stream)
-  local waiting = leases(stream, '-', '+', count - #claimed, 'released')
+local function take_released(number, stream, from)
+  local waiting = leases(stream, from, '+', count - #claimed, 'released')
   if not waiting then
     -- From the stream's start: `$` would skip what was pushed before any worker.
     redis.call('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM')
     return 0
   end
-  if #waiting == 0 then return 0 end
   local ids, deliveries = {}, {}
-  for i, pending in ipairs(waiting) do
-    ids[i], deliveries[pending[1]] = pending[1], pending[4] + 1
+  for _, pending in ipairs(waiting) do
+    if not is_for_others(pending[4] + 1) then
+      ids[#ids + 1], deliveries[pending[1]] = pending[1], pending[4] + 1
+    end
   end
+  local last = waiting[#waiting] and '(' .. waiting[#waiting][1]
+  if #ids == 0 then return #waiting, last end
   local found = redis.call('XCLAIM', stream, 'workers', worker, 0, unpack(ids))
   for _, entry in ipairs(found) do
     if hand_out(keys, stream, entry[1], deliveries[entry[1]], entry[2], max_deliveries, worker, now_ms) then
       claimed[#claimed + 1] = {number, entry[1], deliveries[entry[1]], entry[2]}
     end
   end
-  return #waiting
+  return #waiting, last
 end
 
 local function take_new(number, stream)
@@ -90,9 +95,9 @@ end
 promote(500)
 for number, stream in ipairs(streams) do
   -- Again where some of them were not to be handed out, or new jobs would pass those behind.
-  local looked, found = 0, nil
+  local looked, found, from = 0, nil, '-'
   while count > #claimed and found ~= 0 and looked < 500 do
-    found = take_released(number, stream)
+    found, from = take_released(number, stream, from)
     looked = looked + found
   end
   if count > #claimed then take_new(number, stream) end

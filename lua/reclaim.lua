@@ -10,6 +10,7 @@
 -- KEYS[6]  unique:       string  prefix; unique:<key> holds the id of the job that has the key
 -- KEYS[7]  finished:     set     prefix; finished:<minute> holds ids of jobs that ended in that minute
 -- KEYS[8]  stats         hash    counters
+-- KEYS[9]  control       channel nudges
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  count         int     most jobs to take over
@@ -31,29 +32,38 @@
 --- @include "include/remember"
 --- @include "include/bury"
 --- @include "include/hand_out"
+--- @include "include/suspects"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
 local jobs, dead, unique, finished, stats = KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local control = KEYS[9]
 local worker, count, lease_ms, max_deliveries = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local cursors = {ARGV[5], ARGV[6], ARGV[7]}
 local now_ms = now(ARGV[8])
 local keys = {jobs = jobs, dead = dead, unique = unique, finished = finished, stats = stats, ended = {}}
 
-local claimed = {}
+local claimed, released, batch = {}, 0, {}
+local is_for_others = suspects(streams, worker, max_deliveries, batch)
+
 for number, stream in ipairs(streams) do
   local looks = leases(stream) and 50 or 0 -- XAUTOCLAIM looks at ten entries for each it may take
   while count > #claimed and looks > 0 do
     local room = count - #claimed
     local scan = redis.call('XAUTOCLAIM', stream, 'workers', worker, lease_ms, cursors[number], 'COUNT', room)
     cursors[number], looks = scan[1], scan[1] == '0-0' and 0 or looks - math.min(room, 50)
+    for _, entry in ipairs(scan[2]) do batch[stream .. entry[1]] = true end
     for _, entry in ipairs(scan[2]) do
       local pending = redis.call('XPENDING', stream, 'workers', entry[1], entry[1], 1, worker)[1]
-      if hand_out(keys, stream, entry[1], pending[4], entry[2], max_deliveries, worker, now_ms) then
+      if is_for_others(pending[4]) then
+        redis.call('XCLAIM', stream, 'workers', 'released', 0, entry[1], 'RETRYCOUNT', pending[4] - 1, 'JUSTID')
+        released = released + 1
+      elseif hand_out(keys, stream, entry[1], pending[4], entry[2], max_deliveries, worker, now_ms) then
         claimed[#claimed + 1] = {number, entry[1], pending[4], entry[2]}
       end
     end
   end
 end
 
+if released > 0 then redis.call('PUBLISH', control, 'released ' .. released) end
 if #claimed > 0 then redis.call('HINCRBY', stats, 'reclaimed', #claimed) end
 return {cursors[1], cursors[2], cursors[3], claimed, keys.ended}

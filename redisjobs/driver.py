@@ -319,6 +319,12 @@ class Consumer(Protocol):
     async def release_all(self, held: Sequence[Lease]) -> int:
         """Hand back what this worker holds in the store beyond `held`; how many there were."""
 
+    async def unblock(self) -> bool:
+        """Let `wait` return soon, with whatever it leased; False if only cancelling it helps."""
+
+    async def leave(self) -> None:
+        """Hand back all that this worker holds, and let the store forget it: it ends."""
+
     async def tidy(self) -> None:
         """Remove what dead workers left behind."""
 
@@ -341,6 +347,13 @@ class Heartbeat(Protocol):
 
         Returns:
             One word for each lease: OK, CANCELLING (renewed all the same) or LEASE_LOST.
+        """
+
+    def hand_over(self) -> int:
+        """For a worker that is known to be dead: what it held is for the others at once, each delivery counted.
+
+        Returns:
+            How many jobs there were. The store has forgotten the worker.
         """
 
     def close(self) -> None:

@@ -61,10 +61,14 @@ class Heartbeat:
         """Renew now, to hear now what became of the leases."""
         self._stir.set()
 
-    def stop(self, timeout: float) -> None:
-        """End, waiting up to `timeout` seconds for a renewal that is under way."""
+    def end(self) -> None:
+        """Begin no more renewals."""
         self._ended = True
         self._stir.set()
+
+    def stop(self, timeout: float) -> None:
+        """End, waiting up to `timeout` seconds for a renewal that is under way."""
+        self.end()
         self._thread.join(timeout)
 
     def _beat(self) -> None:

@@ -19,6 +19,7 @@ NOT_NOW = (Unavailable, QueueFull)
 """The store is away or full: wait, keep what we hold, try again."""
 
 _WAIT = 5.0  # seconds of one blocking read
+_UNBLOCKING = (0.02, 0.05, 0.2, 0.5)  # seconds to wait after each try to let it end in order
 
 
 async def until_there(call: Callable[[], Awaitable[T]], say: Callable[[RetryCallState], None] | None = None) -> T:
@@ -45,6 +46,7 @@ class Lookout:
     Attributes:
         promote: A delayed job may be due: somebody has to promote it.
         knows_time: Whether the server's clock is known yet.
+        interrupted: The blocking read is to be ended.
         unsure: A blocking read broke off; jobs may have been delivered into the reply we did not see.
     """
 
@@ -58,7 +60,7 @@ class Lookout:
         listening: Callable[[], None],
     ) -> None:
         self.promote = False
-        self.unsure = False
+        self.unsure = self.interrupted = False
         self.knows_time = False
         self._consumer = consumer
         self._arrived = arrived
@@ -88,12 +90,27 @@ class Lookout:
         self._begun.set()
 
     def interrupt(self) -> None:
-        """Let the blocking read break off, if it is under way."""
+        """Ask for the blocking read to be ended, if it is under way; somebody has to call `end`."""
         if self._read is not None:
-            self._read.cancel()
+            self.interrupted = True
+            self._changed()
 
     async def end(self) -> None:
-        """Break the blocking read off and wait until it is over: then no delivery is under way."""
+        """End the blocking read and wait until it is over: then no delivery is under way.
+
+        In order where the server lets us: a read that is cut off can still be delivered to, until the server
+        sees that the connection is closed. To be called by whoever owns the consumer.
+        """
+        self.interrupted = False
+        try:
+            for pause in _UNBLOCKING:
+                # Again if it was too early: a read that had not arrived could not be ended.
+                if self._read is None or not await self._consumer.unblock():
+                    break
+                with anyio.move_on_after(pause):
+                    await self._over.wait()
+        except NOT_NOW:
+            pass
         if self._read is not None:
             self._read.cancel()
             await self._over.wait()

@@ -34,6 +34,10 @@ class Settings:
     max_jobs: float = math.inf
     max_rss: float = math.inf
 
+    def is_suspect(self, deliveries: int) -> bool:
+        """Whether a job was handed out for the last time: a worker has but one of these at once."""
+        return deliveries >= self.max_deliveries > 1
+
 
 class Running:
     """A leased job, its handler about to run, running or done.

@@ -189,6 +189,8 @@ class Shift:
         now = time.monotonic()
         if self.unsure or self.lookout.unsure:
             await self._recover()
+        elif self.lookout.interrupted:
+            await self.lookout.end()
         elif not self.lookout.knows_time:
             await self._glance()  # before any job is judged by the server's clock
         elif self.reclaim and self.free and self._may_reclaim(now):
@@ -356,7 +358,8 @@ class Shift:
         async def settle() -> None:
             if self.outbox:
                 await self._exchange()
-            await self.consumer.release_all([])
+            self.heartbeat.end()  # or it would tell of a worker that has left
+            await self.consumer.leave()
 
         self.stopping = True
         try:
@@ -390,6 +393,8 @@ class Shift:
             self.outbox.append(run)
             return
         self._let_go(run)
+        if self.settings.is_suspect(run.lease.deliveries):
+            self.lookout.interrupt()  # we may have the next of its kind, and only a claim takes it
         self.refused += word is Word.LEASE_LOST and not run.resent
         run.report(word)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import redis
+from fleet import Fleet
 from store import MemoryStore, RedisStore, Store
 
 from redisjobs import server
@@ -100,6 +101,14 @@ def store(request: pytest.FixtureRequest, queue_name: str) -> Iterator[Store]:
 def redis_store(redis_url: str, queue_name: str) -> Iterator[RedisStore]:
     """One queue's store on the server that a user would get."""
     yield from _redis_store(redis_url, queue_name)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, redis_store: RedisStore) -> Iterator[Fleet]:
+    """Processes on the queue of `redis_store`, all gone at the end."""
+    fleet = Fleet(tmp_path, redis_store.url, redis_store.queue_name)
+    yield fleet
+    fleet.end()
 
 
 @pytest.fixture

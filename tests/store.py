@@ -1,8 +1,11 @@
 """A queue's store as tests need it: its driver, a clock to set, leases to age, and what is wrong in it."""
 
+import re
 import secrets
+import shlex
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -21,6 +24,13 @@ async def eventually(condition: Callable[[], object], within: float = 5) -> None
     with anyio.fail_after(within):
         while not condition():  # noqa: ASYNC110  (what other processes and threads do sets no event here)
             await anyio.sleep(0.005)
+
+
+def documented_rule(role: str, queue_name: str) -> list[str]:
+    """The rule of one role, as docs/security.md gives it to the queue `emails`, for this queue: words of ACL SETUSER."""
+    page = (Path(__file__).parents[1] / "docs" / "security.md").read_text("utf-8").replace("\\\n", " ")
+    (command,) = re.findall(rf"^redis-cli ACL SETUSER {role} reset on \S+ (.+)$", page, re.MULTILINE)
+    return [word.replace("{emails}", f"{{{queue_name}}}") for word in shlex.split(command)]
 
 
 class Clock:
@@ -78,7 +88,7 @@ class RedisStore:
 
     Attributes:
         admin: A connection that may do everything.
-        user: The name of a user that may do what a queue needs, and only with this queue's keys.
+        user: The name of a user that may do what producers, workers and operators of this queue may, no more.
         url: That user's.
         prefix: Of the queue's keys.
     """
@@ -89,7 +99,7 @@ class RedisStore:
         self.prefix = f"redisjobs:{{{queue_name}}}:"
         self.clock = Clock()
         self.user, password = f"user-{queue_name}", secrets.token_hex(8)
-        rules = [f"~{self.prefix}*", f"&{self.prefix}*", "+@all", "-@dangerous", "+info"]
+        rules = [rule for role in ("producer", "worker", "operator") for rule in documented_rule(role, queue_name)]
         self.admin.execute_command("ACL", "SETUSER", self.user, "on", f">{password}", *rules)
         parts = urlsplit(url)
         self.url = f"redis://{self.user}:{password}@{parts.hostname}:{parts.port}{parts.path or '/0'}"

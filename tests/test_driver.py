@@ -622,9 +622,11 @@ async def test_an_orphan_behind_many_healthy_leases_is_found(store: Store, worke
 
 async def test_a_job_that_kills_its_workers_becomes_a_dead_letter(store: Store, worker: Open) -> None:
     one, two = await worker("w1", max_deliveries=2), await worker("w2", max_deliveries=2)
+    three = await worker("w3", max_deliveries=2)
     await push(store, "a", job("b", priority=Priority.LOW))
     await claim(one)
-    assert len(await take_over(store, two)) == 2
+    assert ids(await take_over(store, two)) == ["a"]
+    assert ids(await claim(three)) == ["b"]
 
     assert await take_over(store, one) == []
 
@@ -633,6 +635,34 @@ async def test_a_job_that_kills_its_workers_becomes_a_dead_letter(store: Store, 
         assert (fields["reason"], fields["deliveries"], fields["priority"]) == ("worker lost", "2", priority)
         assert "2 times" in fields["error"]
     assert (await store.driver.counts()).totals["dead"] == 2
+
+
+async def test_a_worker_gets_one_job_at_a_time_that_is_handed_out_for_the_last_time(
+    store: Store, worker: Open
+) -> None:
+    """One of them may kill it; the others would be dead letters then, for nothing."""
+    one, two = await worker("w1", max_deliveries=2), await worker("w2", max_deliveries=2)
+    await push(store, "a", "b", "c", "d", job("new", priority=Priority.LOW))
+    await claim(one, 4)
+
+    taken = await take_over(store, two)
+
+    assert ids(taken) == ["a"]
+    assert ids(await claim(two)) == ["new"]
+    assert await settle(two, taken[0], Ack()) is Word.OK
+    assert ids(await claim(two)) == ["b"]
+    assert ids(await claim(one)) == ["c"]
+    assert (await found(store, "d")).state is State.READY
+
+
+async def test_a_job_that_may_be_handed_out_but_once_is_new_not_suspect(store: Store, worker: Open) -> None:
+    consumer = await worker(max_deliveries=1)
+    await push(store, "a", "b", "c")
+    leases = await claim(consumer)
+    for lease in leases:
+        await settle(consumer, lease, Release())
+
+    assert ids(await claim(consumer)) == ["a", "b", "c"]
 
 
 # Cancel

@@ -1,122 +1,19 @@
 """Producers and workers in processes of their own, over a real server, and what kills them."""
 
-import os
 import shutil
 import signal
 import subprocess
-import sys
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fleet import Fleet
 from store import RedisStore, eventually
 
 from redisjobs import server
 from redisjobs.cli.torture.proxy import Proxy
 from redisjobs.job import State
-from redisjobs.sync import JobQueue
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
-
-APP = """
-import asyncio, os, sys, time
-from dataclasses import dataclass
-from typing import ClassVar
-
-from redisjobs import JobContext, JobQueue
-
-queue = JobQueue(os.environ["REDISJOBS_URL"], os.environ["QUEUE"])
-
-
-@dataclass
-class Work:
-    job_name: ClassVar[str] = "Work"
-    label: str
-    seconds: float = 0.01
-
-
-def note(what: str, context: JobContext, work: Work) -> None:
-    line = f"{what} {work.label} {context.worker_id} {context.attempt} {context.deliveries}\\n"
-    descriptor = os.open("journal", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(descriptor, line.encode())  # one write, one line, whatever happens next
-    os.close(descriptor)
-
-
-@queue.register(Work)
-async def work(work: Work, context: JobContext) -> None:
-    note("start", context, work)
-    if work.label == "killer":
-        os.kill(os.getpid(), 9)
-    await asyncio.sleep(work.seconds)
-    note("end", context, work)
-"""
-
-WORKER = """
-import asyncio, logging, sys
-from app import queue
-from redisjobs import Worker
-logging.basicConfig(level=logging.INFO)
-options = dict(pair.split("=") for pair in sys.argv[1:])
-worker = Worker(queue, concurrency=int(options.pop("concurrency", 4)), worker_id=options.pop("id"),
-                **{key: float(value) for key, value in options.items()})
-asyncio.run(worker.run(handle_signals=True))
-"""
-
-
-class Fleet:
-    """Processes that share a queue and a journal."""
-
-    def __init__(self, folder: Path, url: str, queue_name: str) -> None:
-        self.folder = folder
-        self.queue = JobQueue(url, queue_name)
-        self.env = dict(os.environ, REDISJOBS_URL=url, QUEUE=queue_name, PYTHONPATH=str(Path(__file__).parents[1]))
-        self.processes: list[subprocess.Popen[bytes]] = []
-        (folder / "app.py").write_text(APP)
-
-    def python(self, code: str, *arguments: str) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-c", "import sys; sys.path.insert(0, '')\n" + code, *arguments]
-        with (self.folder / "log").open("ab") as log:
-            process = subprocess.Popen(command, cwd=self.folder, env=self.env, stdout=log, stderr=log)
-        self.processes.append(process)
-        return process
-
-    def worker(self, worker_id: str, **options: float) -> "subprocess.Popen[bytes]":
-        return self.python(WORKER, f"id={worker_id}", *(f"{key}={value}" for key, value in options.items()))
-
-    async def at_work(self, *worker_ids: str) -> None:
-        """Wait until these workers have reached the queue."""
-        log = self.folder / "log"
-        lines = [f"worker {worker_id} runs queue" for worker_id in worker_ids]
-        await eventually(lambda: all(line in log.read_text() for line in lines), within=20)
-
-    def journal(self, what: str) -> list[list[str]]:
-        """The lines that say this of a job: its label, worker, attempt, deliveries."""
-        journal = self.folder / "journal"
-        lines = journal.read_text().splitlines() if journal.exists() else []
-        return [line.split()[1:] for line in lines if line.startswith(what + " ")]
-
-    def labels(self, what: str) -> Counter[str]:
-        return Counter(label for label, *_ in self.journal(what))
-
-    def push(self, *labels: str, seconds: float = 0) -> None:
-        code = "from app import *\nseconds, *labels = sys.argv[1:]\n"
-        code += "asyncio.run(queue.push_many(Work(label, float(seconds)) for label in labels))"
-        assert self.python(code, str(seconds), *labels).wait(20) == 0
-
-    def end(self) -> None:
-        for process in self.processes:
-            process.kill()
-            process.wait()
-        self.queue.close()
-
-
-@pytest.fixture
-def fleet(tmp_path: Path, redis_store: RedisStore) -> Iterator[Fleet]:
-    fleet = Fleet(tmp_path, redis_store.url, redis_store.queue_name)
-    yield fleet
-    fleet.end()
-
 
 async def test_three_ways_to_push_and_two_workers_run_every_job_once(
     fleet: Fleet, redis_store: RedisStore
@@ -124,7 +21,6 @@ async def test_three_ways_to_push_and_two_workers_run_every_job_once(
     sync_code = """
 import os
 from app import Work
-from redisjobs.sync import JobQueue
 with JobQueue(os.environ["REDISJOBS_URL"], os.environ["QUEUE"]) as queue:
     for n in range(20): queue.push(Work(f"sync-{n}"))
 """

@@ -30,7 +30,7 @@ LAYERS = [
     {"running"},
     {"stall"},
     {"shift"},
-    {"worker"},
+    {"supervisor", "worker"},
     {"<the package>"},
     {"cli"},
     {"__main__"},

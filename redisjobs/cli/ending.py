@@ -45,6 +45,10 @@ class Ending:
         threading.Thread(target=self._heed, name="redisjobs ending", daemon=True).start()
         self._listen()
 
+    def stop(self) -> None:
+        """Stop as a first SIGTERM does; for any thread."""
+        self._signals.put(signal.SIGTERM)
+
     def attach(self, worker: Worker, wake: Callable[[Callable[[], object]], None]) -> None:
         """Say what to stop, and how to reach its event loop."""
         self._worker, self._wake = worker, wake

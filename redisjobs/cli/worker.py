@@ -2,6 +2,9 @@
 
 import importlib.util
 import logging
+import os
+import re
+import signal
 import sys
 import time
 from enum import StrEnum
@@ -12,8 +15,11 @@ import typer
 
 from redisjobs.cli.ending import Ending
 from redisjobs.cli.fault import Mistake
+from redisjobs.cli.probes import serve
 from redisjobs.cli.target import Moved, Target, load
 from redisjobs.errors import RedisJobsError
+from redisjobs.registry import Registry
+from redisjobs.supervisor import Line, Supervisor
 from redisjobs.waker import waker
 from redisjobs.worker import Worker
 
@@ -29,9 +35,27 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+_SIZE = re.compile(r"(\d+)\s*([kmg]?)(?:i?b)?", re.IGNORECASE)
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
+
+
+def _size(text: str) -> int:
+    """Bytes, of `400MB`."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or not int(match[1]):
+        raise typer.BadParameter(f"{text!r} is no size, as 400MB is")
+    return int(match[1]) * _UNITS[match[2].lower()]
+
+
 def worker(
     target: Target,
-    concurrency: Annotated[int, typer.Option("--concurrency", "-c", min=1, help="Jobs run at once.")] = 10,
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", "-c", min=1, help="Jobs run at once, in each process.")
+    ] = 10,
+    processes: Annotated[
+        int | None,
+        typer.Option("--processes", "-p", min=1, help="Run so many, and start those anew that end."),
+    ] = None,
     url: Moved = None,
     until_idle: Annotated[bool, typer.Option("--until-idle", help="Exit when nothing is left to run.")] = False,
     lease: Annotated[
@@ -40,20 +64,93 @@ def worker(
     grace: Annotated[
         float, typer.Option(min=0, help="Seconds that running jobs may finish in, after a stop.")
     ] = 25,
+    max_deliveries: Annotated[
+        int, typer.Option(min=1, help="A job handed out more often without an outcome is a dead letter.")
+    ] = 3,
+    unknown_for: Annotated[
+        float, typer.Option(min=0, help="Seconds that a job whose name has no handler anywhere is kept.")
+    ] = 3600,
+    max_jobs: Annotated[
+        int | None, typer.Option(min=1, help="End a process after so many jobs, once they are done.")
+    ] = None,
+    max_rss: Annotated[
+        int | None,
+        typer.Option(parser=_size, metavar="SIZE", help="The same with more memory in use than, say, 400MB."),
+    ] = None,
+    health: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Answer /livez and /readyz there.")
+    ] = None,
     log_level: Annotated[LogLevel, typer.Option(case_sensitive=False, help="How much is logged.")] = LogLevel.INFO,
+    supervised: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run jobs until SIGTERM or Ctrl-C; a second one stops at once.
+
+    With --processes a supervisor starts that many and keeps them running: one that dies is started anew, and its
+    jobs are handed to the others at once.
 
     Exit codes: 0 a stop that was asked for, or a finished drain; 1 it had to end; 2 what was typed is wrong.
     """
     _configure_logging(log_level)
-    ending = Ending(grace)
+    ending = Ending(grace) if processes is None else None
     queue = load(target, url)
     try:
-        worker = Worker(queue, concurrency=concurrency, lease=lease, grace=grace)
+        worker = Worker(
+            queue,
+            concurrency=concurrency,
+            lease=lease,
+            grace=grace,
+            max_deliveries=max_deliveries,
+            unknown_for=unknown_for,
+            max_jobs=max_jobs,
+            max_rss=max_rss,
+        )
     except ValueError as error:
         raise Mistake(str(error)) from error
+    if ending is None:
+        options = {
+            "--concurrency": concurrency,
+            "--lease": lease,
+            "--grace": grace,
+            "--max-deliveries": max_deliveries,
+            "--unknown-for": unknown_for,
+            "--max-jobs": max_jobs,
+            "--max-rss": max_rss,
+            "--log-level": log_level.value,
+        }
+        given = [word for name, value in options.items() if value is not None for word in (name, str(value))]
+        command = [sys.executable, "-m", "redisjobs", "worker", target, *given]
+        if until_idle:
+            command.append("--until-idle")
+        sys.exit(_supervise(queue, command, processes or 1, lease, grace, until_idle, health, url))
+    if health is not None:
+        serve(health, lambda: worker.health)
+    if supervised is not None:
+        Line(supervised, worker.worker_id).follow(lambda: worker.health, ending.stop)
     ending.leave(_run(worker, until_idle, ending))
+
+
+def _supervise(
+    queue: Registry,
+    command: list[str],
+    processes: int,
+    lease: float,
+    grace: float,
+    until_idle: bool,
+    health: str | None,
+    url: str | None,
+) -> int:
+    if sys.platform == "win32":
+        raise Mistake("--processes needs a POSIX system; start several workers instead")
+    if hasattr(queue.driver, "memory"):
+        raise Mistake("memory:// is a queue inside one process, which other processes can't share")
+    if url is not None:
+        os.environ["REDISJOBS_URL"] = url  # not as an argument of theirs: it may hold a password
+    supervisor = Supervisor(queue, command, processes, lease=lease, grace=grace, until_idle=until_idle)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: supervisor.stop())
+    if health is not None:
+        serve(health, lambda: supervisor.health)
+    return supervisor.run()
 
 
 def _configure_logging(level: LogLevel) -> None:

@@ -175,6 +175,9 @@ class Commands:
     def release_all(self, worker: str, held: Sequence[Lease], *, refund: bool) -> Command[int]:
         return self._run("release_all", [worker, int(refund), *(lease.place for lease in held)], int)
 
+    def leave(self, worker: str) -> Command[int]:
+        return self._run("leave", [worker], int)
+
     def renew(
         self, worker: str, leases: Sequence[Lease], facts: Mapping[str, str], alive_ms: int
     ) -> Command[list[Word]]:
@@ -236,6 +239,16 @@ def _cure(reply: Any) -> bool:
     return isinstance(reply, redis_errors.NoScriptError) or (
         isinstance(reply, redis_errors.ResponseError) and "NOGROUP" in str(reply)
     )
+
+
+def client_id() -> Command[int]:
+    """By what number the server knows this connection."""
+    return Command(["CLIENT", "ID"], int)
+
+
+def unblock(client: int) -> Command[int]:
+    """Let the blocking read of another connection end now, as if its time were over; 0 if it does not read."""
+    return Command(["CLIENT", "UNBLOCK", client], int)
 
 
 def hello() -> Command[str]:

@@ -111,6 +111,13 @@ class MemoryConsumer:
         await anyio.lowlevel.checkpoint()
         return self._memory.release_all(self.worker_id, held)
 
+    async def unblock(self) -> bool:
+        await anyio.lowlevel.checkpoint()
+        return False
+
+    async def leave(self) -> None:
+        await self.release_all([])
+
     async def tidy(self) -> None:
         await anyio.lowlevel.checkpoint()
 
@@ -146,6 +153,9 @@ class MemoryHeartbeat:
 
     def renew(self, leases: Sequence[Lease], facts: Mapping[str, str]) -> list[Word]:
         return self._memory.renew(self._worker_id, leases)
+
+    def hand_over(self) -> int:
+        return self._memory.release_all(self._worker_id, [], refund=0)
 
     def close(self) -> None:
         pass

@@ -106,6 +106,11 @@ class Link:
         self._timeout = timeout
         self._connection: Any = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it is open, as far as we know."""
+        return self._connection is not None
+
     async def run(self, *commands: Command[Any]) -> list[Any]:
         """Run commands in one round trip; what each parses to.
 

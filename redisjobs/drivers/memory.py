@@ -7,7 +7,7 @@ list as a dict beside them. Nothing survives the process.
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from redisjobs.driver import (
@@ -127,7 +127,7 @@ class Memory:
             claimed: list[Lease] = []
             for number, stream in enumerate(self.streams, 1):
                 for entry in [e for e, p in stream.pending.items() if p.worker == _RELEASED]:
-                    if len(claimed) < count:
+                    if len(claimed) < count and not self._is_for_others(worker, number, entry, max_deliveries):
                         claimed += self._hand_out(worker, number, entry, max_deliveries, ended)
                 claimed += self._read(worker, number, count - len(claimed))
             due = min((job.due_ms for job in self.delayed.values()), default=None)
@@ -142,10 +142,22 @@ class Memory:
         with self.lock:
             oldest = time.monotonic() - lease
             claimed: list[Lease] = []
+            passed = 0
             for number, stream in enumerate(self.streams, 1):
-                for entry in [e for e, p in stream.pending.items() if p.renewed <= oldest]:
-                    if len(claimed) < count:
+                expired = [e for e, p in stream.pending.items() if p.renewed <= oldest]
+                besides = {(number, entry) for entry in expired}
+                for entry in expired:
+                    if len(claimed) >= count:
+                        break
+                    besides.discard((number, entry))
+                    if self._is_for_others(worker, number, entry, max_deliveries, besides):
+                        stream.pending[entry].worker = _RELEASED
+                        stream.pending[entry].renewed = time.monotonic()
+                        passed += 1
+                    else:
                         claimed += self._hand_out(worker, number, entry, max_deliveries, ended)
+            if passed:
+                self._nudge("released", str(passed))
             self._count("reclaimed", len(claimed))
             return claimed
 
@@ -197,13 +209,13 @@ class Memory:
                 self._bury(stream, entry, lease.deliveries, notes)
         return Word.OK
 
-    def release_all(self, worker: str, held: Sequence[Lease]) -> int:
+    def release_all(self, worker: str, held: Sequence[Lease], refund: int = 1) -> int:
         with self.lock:
             kept, released = {lease.place for lease in held}, 0
             for number, stream in enumerate(self.streams, 1):
                 for entry, pending in stream.pending.items():
                     if pending.worker == worker and f"{number} {entry}" not in kept:
-                        pending.worker, pending.deliveries = _RELEASED, max(0, pending.deliveries - 1)
+                        pending.worker, pending.deliveries = _RELEASED, max(0, pending.deliveries - refund)
                         released += 1
             self._tell_released(released)
             return released
@@ -408,6 +420,26 @@ class Memory:
             ended.append((self._bury(stream, entry, times, notes), Word.DEAD))
             return []
         return [lease]
+
+    def _is_for_others(
+        self,
+        worker: str,
+        number: int,
+        entry: str,
+        max_deliveries: int,
+        besides: Set[tuple[int, str]] = frozenset(),
+    ) -> bool:
+        """Whether a job is handed out for the last time, and this worker has one like it already."""
+        deliveries = self.streams[number - 1].pending[entry].deliveries + 1
+        if max_deliveries == 1 or deliveries != max_deliveries:
+            return False
+        return any(
+            pending.worker == worker
+            and pending.deliveries >= max_deliveries
+            and (at, held) not in {(number, entry), *besides}
+            for at, stream in enumerate(self.streams, 1)
+            for held, pending in stream.pending.items()
+        )
 
     def _lease(self, number: int, entry: str) -> Lease:
         stream = self.streams[number - 1]

@@ -17,7 +17,16 @@ import redis.asyncio.retry
 import redis.retry
 
 from redisjobs.driver import Counts, Exchange, Lease, NewJob, Nudge, Pushed, Row, Settlement, Word
-from redisjobs.drivers.commands import MOST_JOBS, Command, Commands, hello, memory_policy, translate
+from redisjobs.drivers.commands import (
+    MOST_JOBS,
+    Command,
+    Commands,
+    client_id,
+    hello,
+    memory_policy,
+    translate,
+    unblock,
+)
 from redisjobs.drivers.link import Link, SyncLink, Target, need_asyncio
 from redisjobs.errors import DriverError, QueueFull, Unavailable
 from redisjobs.job import State
@@ -241,6 +250,8 @@ class RedisConsumer:
         self._main = Link(commands, target)
         self._reader = Link(commands, target, _BLOCK + _MARGIN)
         self._ear = Link(commands, target, _PING + _MARGIN)
+        self._reader_id: int | None = None  # by which the server knows that connection
+        self._may_unblock = True
         self._cursors = ["0-0"] * len(commands.streams)
 
     async def open(self) -> list[str]:
@@ -294,8 +305,19 @@ class RedisConsumer:
 
     async def wait(self, count: int, timeout: float) -> list[Lease]:
         block = max(1, int(min(timeout, _BLOCK) * 1000))  # 0 would block for ever
+        if not self._reader.is_open:
+            await self._know_reader()
         (leases,) = await self._reader.run(self._commands.wait(self.worker_id, count, block))
         return leases  # type: ignore[no-any-return]
+
+    async def _know_reader(self) -> None:
+        self._reader_id = None
+        try:
+            (self._reader_id,) = await self._reader.run(client_id())
+        except (Unavailable, QueueFull):
+            raise
+        except DriverError:  # the ACL forbids it
+            self._may_unblock = False
 
     async def reclaim(self, count: int) -> list[Lease]:
         (answer,) = await self._main.run(
@@ -312,6 +334,20 @@ class RedisConsumer:
             total += int(released)
             if not released:
                 return total
+
+    async def unblock(self) -> bool:
+        if self._reader_id is not None and self._may_unblock:
+            try:
+                await self._main.run(unblock(self._reader_id))
+            except (Unavailable, QueueFull):
+                raise
+            except DriverError:  # the ACL forbids it: then it has to be done without
+                self._may_unblock = False
+        return self._reader_id is not None and self._may_unblock
+
+    async def leave(self) -> None:
+        await self.release_all([])
+        await self._main.run(self._commands.leave(self.worker_id))
 
     async def tidy(self) -> None:
         await self._main.run(self._commands.tidy(_GONE_MS, None))
@@ -367,6 +403,15 @@ class RedisHeartbeat:
         for start in range(MOST_JOBS, len(leases), MOST_JOBS):
             calls.append(self._commands.renew(self._worker_id, leases[start : start + MOST_JOBS], {}, alive_ms))
         return [word for words in self._link.run(*calls) for word in words]
+
+    def hand_over(self) -> int:
+        total = 0
+        while True:
+            (released,) = self._link.run(self._commands.release_all(self._worker_id, [], refund=False))
+            total += int(released)
+            if not released:
+                self._link.run(self._commands.leave(self._worker_id))
+                return total
 
     def close(self) -> None:
         self._link.close()

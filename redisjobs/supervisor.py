@@ -1,0 +1,302 @@
+"""Keeps worker processes running: starts them anew when they end, and hands a dead one's jobs over at once.
+
+The supervisor runs no jobs and no event loop. It waits for one thing after another in one queue of events: a child
+that ended, a stop. A dead child's jobs need not wait for their lease to run out, for who has seen a process end
+knows that it holds nothing any more.
+"""
+
+import json
+import logging
+import os
+import random
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+
+from redisjobs.errors import DriverError, Unavailable
+from redisjobs.health import Health
+from redisjobs.registry import Registry
+
+logger = logging.getLogger("redisjobs.supervisor")
+
+_HEALTHY = 10.0  # seconds after which a child that dies is started anew at once
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0  # seconds between starts of a child that dies again and again
+_MARGIN = 5.0  # seconds beyond the grace that a child has for its last settlements before it is killed
+_SAY = 1.0  # seconds between a child's words
+_LAST_WORDS = 0.5  # seconds that a dead child's words may take to arrive
+_MISTAKE = 2  # the exit code of a process that was started wrongly: another start would end the same way
+
+
+@dataclass(slots=True)
+class Child:
+    """A worker process.
+
+    Attributes:
+        process: The process.
+        worker_id: As it told us, before it claimed anything; '' until then.
+        health: As it told us last.
+        heard_at: When that was, by the monotonic clock.
+        started_at: When it was started.
+    """
+
+    process: subprocess.Popen[bytes]
+    worker_id: str = ""
+    health: Health = field(default_factory=lambda: Health(True, False, "starting"))
+    heard_at: float = field(default_factory=time.monotonic)
+    started_at: float = field(default_factory=time.monotonic)
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """The place of one child after another.
+
+    Attributes:
+        child: The child that runs; None between two.
+        start_at: When the next one is to be started, by the monotonic clock; None: not at all.
+        deaths: How many died in a row, each soon after its start.
+    """
+
+    child: Child | None = None
+    start_at: float | None = 0.0
+    deaths: int = 0
+
+
+class Supervisor:
+    """Runs `processes` workers until it is stopped, or until each has drained the queue and ended by itself.
+
+    Args:
+        queue: The queue, to hand over what a dead child held.
+        command: Starts a worker that is told by `--supervised FD` where its supervisor listens.
+        processes: How many.
+        lease: Seconds; the children's.
+        grace: Seconds; the children's.
+        until_idle: A child that ends with code 0 has drained the queue; else it wants to be started anew.
+    """
+
+    def __init__(
+        self,
+        queue: Registry,
+        command: Sequence[str],
+        processes: int,
+        *,
+        lease: float,
+        grace: float,
+        until_idle: bool = False,
+    ) -> None:
+        self._queue = queue
+        self._command = command
+        self._lease = lease
+        self._grace = grace
+        self._until_idle = until_idle
+        self._slots = [Slot() for _ in range(processes)]
+        self._events: SimpleQueue[Child | None] = SimpleQueue()  # a child that ended; None: stop
+        self._stops = 0
+        self._kill_at = float("inf")
+        self._code = 0
+        self._handovers: list[threading.Thread] = []
+
+    def stop(self) -> None:
+        """Let all children stop; a second time, at once. Callable from a signal handler."""
+        self._events.put(None)
+
+    @property
+    def health(self) -> Health:
+        """Live if every child is, ready if any is; for any thread."""
+        children = [child for slot in self._slots if (child := slot.child) is not None]
+        silent = 3 * self._lease + 2
+        for child in children:
+            if not child.health.live:
+                return Health(False, False, f"process {child.process.pid}: {child.health.why}")
+            if time.monotonic() - child.heard_at > silent:
+                return Health(False, False, f"process {child.process.pid} says nothing for over {silent:g} s")
+        ready = sum(child.health.ready for child in children)
+        return Health(True, ready > 0, f"{ready} of {len(self._slots)} processes are ready")
+
+    def run(self) -> int:
+        """Supervise.
+
+        Returns:
+            The exit code: 0 after a stop that was asked for, or a finished drain; else a child's.
+        """
+        while any(slot.child is not None or slot.start_at is not None for slot in self._slots):
+            self._start_due()
+            self._kill_late()
+            try:
+                ended = self._events.get(timeout=self._pause())
+            except Empty:
+                continue
+            if ended is None:
+                self._stop()
+            else:
+                self._bury(ended)
+        for thread in self._handovers:
+            thread.join(_MARGIN)
+        return self._code
+
+    def _pause(self) -> float | None:
+        """Seconds until something is to be done; None: until something happens."""
+        times = [slot.start_at for slot in self._slots if slot.start_at is not None] + [self._kill_at]
+        first = min(times)
+        return None if first == float("inf") else max(0.0, first - time.monotonic())
+
+    def _start_due(self) -> None:
+        for slot in self._slots:
+            if slot.start_at is not None and slot.start_at <= time.monotonic():
+                slot.start_at = None
+                slot.child = self._start()
+
+    def _start(self) -> Child:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            child = Child(
+                subprocess.Popen(
+                    [*self._command, "--supervised", str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,  # Ctrl-C is for us to handle
+                )
+            )
+        logger.info("started worker process %d", child.process.pid)
+        listening = threading.Thread(target=_listen, args=(child, ours), daemon=True)
+        listening.start()
+
+        def wait() -> None:
+            child.process.wait()
+            # Not for long: a process that the child left behind may hold the other end.
+            listening.join(_LAST_WORDS)
+            self._events.put(child)
+
+        threading.Thread(target=wait, daemon=True).start()
+        return child
+
+    def _bury(self, child: Child) -> None:
+        """Act on the end of a child."""
+        slot = next(slot for slot in self._slots if slot.child is child)
+        slot.child = None
+        code, pid = child.process.returncode, child.process.pid
+        if code != 0:
+            logger.warning("worker process %d %s", pid, _how(code))
+            if child.worker_id:
+                self._hand_over(child.worker_id)
+        else:
+            logger.info("worker process %d ended", pid)
+        if code == _MISTAKE and not self._stops:
+            self._code = _MISTAKE
+            self._stop()
+        elif self._stops:
+            self._code = self._code or (0 if code in (0, -signal.SIGTERM) else 1)
+        elif code != 0 or not self._until_idle:
+            slot.start_at = time.monotonic() + self._backoff(slot, child)
+
+    def _backoff(self, slot: Slot, child: Child) -> float:
+        """Seconds until the slot's next start."""
+        lived = time.monotonic() - child.started_at >= _HEALTHY
+        slot.deaths = 0 if child.process.returncode == 0 else 1 if lived else slot.deaths + 1
+        if slot.deaths <= 1:
+            return 0.0
+        return min(_FIRST_PAUSE * 2.0 ** (slot.deaths - 2), _LONGEST_PAUSE) * random.uniform(0.5, 1.5)
+
+    def _hand_over(self, worker_id: str) -> None:
+        """Hand over what a dead child held; in a thread, for the store may be away."""
+        heart = self._queue.driver.consumer(worker_id, lease=self._lease, max_deliveries=1).heartbeat()
+        retrying = Retrying(
+            retry=retry_if_exception_type(Unavailable),
+            wait=wait_random_exponential(multiplier=0.05, max=1),
+            stop=stop_after_delay(2 * self._lease),  # by then its leases are over, and others have taken them
+            reraise=True,
+        )
+
+        def hand_over() -> None:
+            try:
+                jobs = retrying(heart.hand_over)
+                logger.log(logging.WARNING if jobs else logging.INFO, "handed %d jobs of it over", jobs)
+            except DriverError as error:
+                logger.warning("its jobs could not be handed over, and run once their leases are over: %s", error)
+            finally:
+                heart.close()
+
+        self._handovers = [thread for thread in self._handovers if thread.is_alive()]
+        self._handovers.append(threading.Thread(target=hand_over, daemon=True))
+        self._handovers[-1].start()
+
+    def _stop(self) -> None:
+        """Pass a stop on; and see to it that it is heeded."""
+        self._stops += 1
+        grace = self._grace if self._stops == 1 else 0.0
+        self._kill_at = min(self._kill_at, time.monotonic() + grace + _MARGIN)
+        for slot in self._slots:
+            slot.start_at = None
+            if slot.child is not None:
+                slot.child.process.send_signal(signal.SIGTERM)
+
+    def _kill_late(self) -> None:
+        """Kill the children that ignored the grace."""
+        if time.monotonic() < self._kill_at:
+            return
+        self._kill_at = float("inf")
+        for slot in self._slots:
+            if slot.child is not None:
+                logger.error("worker process %d ignored the grace and is killed", slot.child.process.pid)
+                slot.child.process.kill()
+
+
+def _listen(child: Child, line: socket.socket) -> None:
+    """Take in what a child says of itself, until its end."""
+    with line, line.makefile("rb") as words:
+        for word in words:
+            said = json.loads(word)
+            child.worker_id = said["worker_id"]
+            child.health = Health(said["live"], said["ready"], said["why"])
+            child.heard_at = time.monotonic()
+
+
+def _how(code: int) -> str:
+    """How a process ended."""
+    if code >= 0:
+        return f"ended with code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
+
+
+class Line:
+    """A child's line to its supervisor: it says how the worker is, and hears when the supervisor is gone.
+
+    Args:
+        descriptor: Its end of the line.
+        worker_id: Who it is; told at once.
+    """
+
+    def __init__(self, descriptor: int, worker_id: str) -> None:
+        os.set_inheritable(descriptor, False)  # what the handlers start has no business with it
+        self._socket = socket.socket(fileno=descriptor)
+        self._worker_id = worker_id
+        self._say(Health(True, False, "starting"))
+
+    def _say(self, health: Health) -> None:
+        said = {"worker_id": self._worker_id, "live": health.live, "ready": health.ready, "why": health.why}
+        self._socket.sendall(json.dumps(said).encode() + b"\n")
+
+    def follow(self, health: Callable[[], Health], orphaned: Callable[[], object]) -> None:
+        """Tell of the worker every second, in a thread; call `orphaned` once nobody listens any more."""
+
+        def follow() -> None:
+            self._socket.settimeout(_SAY)
+            with suppress(OSError):
+                while True:
+                    self._say(health())
+                    with suppress(TimeoutError):
+                        if not self._socket.recv(1):
+                            break
+            orphaned()
+
+        threading.Thread(target=follow, name="redisjobs line", daemon=True).start()

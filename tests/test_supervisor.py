@@ -1,0 +1,197 @@
+"""`redisjobs worker --processes N`: children that die, that grow, that won't end; and the probes."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from fleet import Fleet
+from store import RedisStore, eventually
+
+from redisjobs.job import State
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+
+def children(process: "subprocess.Popen[bytes]") -> list[int]:
+    """The processes that a supervisor runs now."""
+    tasks = Path(f"/proc/{process.pid}/task")
+    return [int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
+
+
+def has_ended(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def ask(port: int, what: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{what}", timeout=5) as reply:
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+    except OSError:
+        return 0, ""
+
+
+async def test_the_jobs_of_a_dead_child_run_elsewhere_at_once_and_it_is_replaced(fleet: Fleet) -> None:
+    supervisor = fleet.command("--processes", "2", "--lease", "60", "--concurrency", "4")
+    fleet.push(*(f"job-{n}" for n in range(8)), seconds=5)
+    await eventually(lambda: len(fleet.journal("start")) == 8, within=20)
+    victim = int(fleet.queue.jobs(State.RUNNING)[0].worker.split(":")[1])
+
+    os.kill(victim, signal.SIGKILL)
+
+    await eventually(lambda: len(fleet.journal("end")) == 8, within=30)
+    assert sorted(fleet.labels("start").values()) == [1] * 4 + [2] * 4
+    assert {int(deliveries) for *_, deliveries in fleet.journal("start")} == {1, 2}
+    assert len(children(supervisor)) == 2
+    assert victim not in children(supervisor)
+
+
+async def test_a_job_that_kills_its_process_each_time_is_a_dead_letter_and_the_others_run(fleet: Fleet) -> None:
+    fleet.command("--processes", "3", "--lease", "60")
+    fleet.push("killer", *(f"job-{n}" for n in range(20)), seconds=0.1)
+
+    await eventually(lambda: fleet.queue.counts().dead == 1, within=30)
+    await eventually(lambda: fleet.queue.counts().totals.get("completed") == 20, within=20)
+    assert fleet.labels("start")["killer"] == 3
+    assert fleet.queue.jobs(State.DEAD)[0].reason == "worker lost"
+
+
+@pytest.mark.parametrize(
+    ("options", "label"), [(("--max-jobs", "5"), "job"), (("--max-rss", "150MB"), "hog")], ids=["jobs", "memory"]
+)
+async def test_a_child_with_its_share_done_ends_its_jobs_and_is_replaced(
+    fleet: Fleet, redis_store: RedisStore, options: tuple[str, str], label: str
+) -> None:
+    fleet.command("--processes", "1", "--concurrency", "2", "--lease", "2", *options)
+
+    fleet.push(*(f"{label}-{n}" for n in range(12)), seconds=0.3)
+
+    await eventually(lambda: len(fleet.journal("end")) == 12, within=40)
+    workers = [worker for _, worker, *_ in fleet.journal("start")]
+    assert len(set(workers)) >= 2
+    assert set(fleet.labels("start").values()) == {1}
+    if label == "job":
+        assert max(workers.count(worker) for worker in workers) <= 5
+    await eventually(lambda: fleet.queue.counts().totals.get("completed") == 12)
+
+
+async def test_a_stop_lets_running_jobs_finish_and_forgets_the_workers(
+    fleet: Fleet, redis_store: RedisStore
+) -> None:
+    supervisor = fleet.command("--processes", "2", "--concurrency", "2")
+    fleet.push("a", "b", "c", seconds=1)
+    await eventually(lambda: len(fleet.journal("start")) == 3, within=20)
+
+    supervisor.terminate()
+
+    assert supervisor.wait(20) == 0
+    assert fleet.labels("end") == {"a": 1, "b": 1, "c": 1}
+    assert not any(key.startswith("worker:") for key in redis_store.keys())
+
+
+@pytest.mark.parametrize("label", ["blocker", "stubborn"])
+async def test_a_child_that_ignores_the_grace_is_killed_and_its_job_handed_over(fleet: Fleet, label: str) -> None:
+    supervisor = fleet.command("--processes", "1", "--lease", "60", "--grace", "0.5")
+    fleet.push(label, seconds=60)
+    await eventually(lambda: fleet.labels("start") == {label: 1}, within=20)
+
+    supervisor.terminate()
+
+    assert supervisor.wait(20) == 1
+    (job,) = fleet.queue.jobs(State.READY)
+    assert job.worker == ""
+
+
+async def test_children_end_when_their_supervisor_was_killed(fleet: Fleet) -> None:
+    supervisor = fleet.command("--processes", "2", "--grace", "0")
+    await eventually(lambda: len(children(supervisor)) == 2, within=20)
+    fleet.push("a", seconds=60)
+    await eventually(lambda: fleet.labels("start") == {"a": 1}, within=20)
+    orphans = children(supervisor)
+
+    supervisor.kill()
+
+    await eventually(lambda: all(map(has_ended, orphans)), within=20)
+    assert [job.attempt for job in fleet.queue.jobs(State.READY)] == [1]
+
+
+async def test_a_child_that_was_started_wrongly_is_not_started_again(fleet: Fleet) -> None:
+    code = fleet.python(
+        "import runpy; sys.argv[1:] = ['worker', 'nowhere:queue', '-p', '2']\n"
+        "runpy.run_module('redisjobs', run_name='__main__')"
+    ).wait(20)
+
+    assert code == 2
+    assert "no module" in (fleet.folder / "log").read_text()
+
+
+async def test_a_drain_ends_when_every_child_has_nothing_left(fleet: Fleet) -> None:
+    fleet.push(*(f"job-{n}" for n in range(30)))
+
+    assert fleet.command("--processes", "2", "--until-idle").wait(30) == 0
+
+    assert len(fleet.labels("end")) == 30
+
+
+def test_a_queue_in_memory_can_not_be_shared_by_processes(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from redisjobs import JobQueue\nqueue = JobQueue('memory://')\n")
+    command = [sys.executable, "-m", "redisjobs", "worker", "mine:queue", "--processes", "2"]
+    env = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[1]))
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=20)
+
+    assert done.returncode == 2
+    assert "other processes can't share" in done.stderr
+
+
+@pytest.mark.parametrize("processes", [(), ("--processes", "2")], ids=["worker", "supervisor"])
+async def test_probes_tell_a_worker_that_works_from_one_that_is_stopping(
+    fleet: Fleet, processes: tuple[str, ...]
+) -> None:
+    port = free_port()
+    worker = fleet.command(*processes, "--health", f"127.0.0.1:{port}", "--lease", "2", "--grace", "30")
+    await eventually(lambda: ask(port, "/readyz")[0] == 200, within=20)
+    assert ask(port, "/livez")[0] == 200
+    assert ask(port, "/")[0] == 404
+    fleet.push("a", seconds=6)
+    await eventually(lambda: fleet.labels("start") == {"a": 1}, within=20)
+
+    worker.terminate()
+
+    await eventually(lambda: ask(port, "/readyz")[0] == 503, within=5)
+    assert ask(port, "/livez")[0] == 200
+
+
+async def test_a_worker_whose_loop_is_blocked_for_three_leases_is_not_live_but_keeps_its_job(fleet: Fleet) -> None:
+    port = free_port()
+    fleet.command("--health", f"127.0.0.1:{port}", "--lease", "1")
+    other = fleet.command("--lease", "1")
+    fleet.push("blocker", seconds=6)
+    await eventually(lambda: fleet.labels("start") == {"blocker": 1}, within=20)
+
+    await eventually(lambda: ask(port, "/livez")[0] == 503 or fleet.labels("end") != {}, within=20)
+
+    if (fleet.labels("end")) == {}:  # else it was the other that got the job
+        assert "blocked" in ask(port, "/livez")[1]
+    await eventually(lambda: fleet.labels("end") == {"blocker": 1}, within=20)
+    await eventually(lambda: ask(port, "/livez")[0] == 200, within=5)
+    assert fleet.labels("start") == {"blocker": 1}
+    assert (fleet.folder / "log").read_text().count("the event loop is blocked for") == 1
+    assert other.poll() is None

@@ -1,9 +1,12 @@
 """Processes that share a queue and a journal, for the tests that kill them."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 from store import eventually
@@ -69,6 +72,21 @@ asyncio.run(worker.run(handle_signals=True))
 """
 
 
+def children(process: "subprocess.Popen[bytes]") -> list[int]:
+    """The processes that a process runs now; on Linux."""
+    tasks = Path(f"/proc/{process.pid}/task")
+    with suppress(FileNotFoundError):
+        return [int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
+    return []
+
+
+def has_ended(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
 class Fleet:
     """Processes that share a queue and a journal."""
 
@@ -117,6 +135,12 @@ class Fleet:
 
     def end(self) -> None:
         for process in self.processes:
+            orphans = children(process)
             process.kill()
             process.wait()
+            for pid in orphans:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                while not has_ended(pid):
+                    time.sleep(0.005)
         self.queue.close()

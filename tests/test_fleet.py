@@ -21,6 +21,7 @@ async def test_three_ways_to_push_and_two_workers_run_every_job_once(
     sync_code = """
 import os
 from app import Work
+from redisjobs.sync import JobQueue
 with JobQueue(os.environ["REDISJOBS_URL"], os.environ["QUEUE"]) as queue:
     for n in range(20): queue.push(Work(f"sync-{n}"))
 """

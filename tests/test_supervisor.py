@@ -1,6 +1,7 @@
 """`redisjobs worker --processes N`: children that die, that grow, that won't end; and the probes."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,25 +11,12 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from fleet import Fleet
+from fleet import Fleet, children, has_ended
 from store import RedisStore, eventually
 
 from redisjobs.job import State
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
-
-
-def children(process: "subprocess.Popen[bytes]") -> list[int]:
-    """The processes that a supervisor runs now."""
-    tasks = Path(f"/proc/{process.pid}/task")
-    return [int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
-
-
-def has_ended(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 def free_port() -> int:
@@ -104,7 +92,7 @@ async def test_a_stop_lets_running_jobs_finish_and_forgets_the_workers(
 
     assert supervisor.wait(20) == 0
     assert fleet.labels("end") == {"a": 1, "b": 1, "c": 1}
-    assert not any(key.startswith("worker:") for key in redis_store.keys())
+    assert not any(map(re.compile("worker:").match, redis_store.keys()))
 
 
 @pytest.mark.parametrize("label", ["blocker", "stubborn"])

@@ -19,11 +19,15 @@
 -- ARGV[5]  cursor        entry id to scan ready:high from; 0-0 at first
 -- ARGV[6]  cursor        the same for ready:normal
 -- ARGV[7]  cursor        the same for ready:low
--- ARGV[8]  now_ms        int ms; '' = the server's clock
+-- ARGV[8]  latest_ms     int ms; '' = any. Should the clock be later than that, it was set, or this is another
+--                        server: all leases may seem to have run out then, and nothing is taken
+-- ARGV[9]  now_ms        int ms; '' = the server's clock
 --
--- Returns  {cursor, cursor, cursor, jobs, ended}: where to go on, for each job taken over
---          {stream 1..3, entry, deliveries, {name, value, ...}}, and for each that was ended instead
---          {id, word}: `CANCELLED`, as was asked while it ran, or `DEAD`, a dead letter, handed out too often
+-- Returns  {cursor, cursor, cursor, jobs, ended, elsewhere}: where to go on, for each job taken over
+--          {stream 1..3, entry, deliveries, {name, value, ...}}, for each that was ended instead
+--          {id, word}: `CANCELLED`, as was asked while it ran, or `DEAD`, a dead letter, handed out too often;
+--          and how many leases others still have. Or one word:
+--          CLOCK_SET   it is later than `latest_ms`; nothing was written
 
 --- @include "include/now"
 --- @include "include/leases"
@@ -39,8 +43,10 @@ local jobs, dead, unique, finished, stats = KEYS[4], KEYS[5], KEYS[6], KEYS[7], 
 local control = KEYS[9]
 local worker, count, lease_ms, max_deliveries = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local cursors = {ARGV[5], ARGV[6], ARGV[7]}
-local now_ms = now(ARGV[8])
+local latest_ms, now_ms = tonumber(ARGV[8]), now(ARGV[9])
 local keys = {jobs = jobs, dead = dead, unique = unique, finished = finished, stats = stats, ended = {}}
+
+if latest_ms and now_ms > latest_ms then return 'CLOCK_SET' end
 
 local claimed, released, batch = {}, 0, {}
 local is_for_others = suspects(streams, worker, max_deliveries, batch)
@@ -66,4 +72,10 @@ end
 
 if released > 0 then redis.call('PUBLISH', control, 'released ' .. released) end
 if #claimed > 0 then redis.call('HINCRBY', stats, 'reclaimed', #claimed) end
-return {cursors[1], cursors[2], cursors[3], claimed, keys.ended}
+local elsewhere = 0
+for _, stream in ipairs(streams) do
+  for _, held in ipairs((leases(stream) or {})[4] or {}) do
+    if held[1] ~= worker and held[1] ~= 'released' then elsewhere = elsewhere + tonumber(held[2]) end
+  end
+end
+return {cursors[1], cursors[2], cursors[3], claimed, keys.ended, elsewhere}

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from redisjobs.errors import DriverError
 from redisjobs.job import Priority, State
 
 
@@ -26,6 +27,11 @@ class Word(StrEnum):
     DEAD = "DEAD"
     NOT_FOUND = "NOT_FOUND"
     OVERSIZED = "OVERSIZED"
+    CLOCK_SET = "CLOCK_SET"  # of a whole call: the server's clock is later than it can be
+
+
+class ClockSet(DriverError):
+    """The server's clock was set, or this is another server: nothing was taken over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,10 +291,12 @@ class Consumer(Protocol):
         worker_id: Who the worker is.
         ended: Ids of jobs that claims and reclaims ended instead of handing them out again, with DEAD (handed out
             too often) or CANCELLED; for the worker to tell of, and to clear.
+        elsewhere: How many leases other workers had when `reclaim` looked last.
     """
 
     worker_id: str
     ended: list[tuple[str, Word]]
+    elsewhere: int
 
     async def open(self) -> list[str]:
         """Reach the store and join the group.
@@ -313,8 +321,12 @@ class Consumer(Protocol):
         Cancelling it loses nothing: what was delivered meanwhile is for `release_all` to hand back.
         """
 
-    async def reclaim(self, count: int) -> list[Lease]:
-        """Take over up to `count` jobs whose lease ran out."""
+    async def reclaim(self, count: int, latest_ms: int | None = None) -> list[Lease]:
+        """Take over up to `count` jobs whose lease ran out.
+
+        Raises:
+            ClockSet: The server's clock is later than `latest_ms`: all leases may only seem to have run out.
+        """
 
     async def release_all(self, held: Sequence[Lease]) -> int:
         """Hand back what this worker holds in the store beyond `held`; how many there were."""

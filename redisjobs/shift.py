@@ -19,7 +19,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 from tenacity import RetryCallState
 
 from redisjobs import __version__
-from redisjobs.driver import DeadLetter, Lease, Release, Word
+from redisjobs.driver import ClockSet, DeadLetter, Lease, Release, Word
 from redisjobs.errors import DriverError
 from redisjobs.fate import CancelAsked, Interrupted, LeaseGone
 from redisjobs.health import Health
@@ -70,8 +70,9 @@ class Shift:
 
         self.unsure = False  # jobs may have been delivered into a reply that was lost
         self.reclaim = True  # it is time to look for leases that ran out
+        self.reclaim_at = 0.0  # when it is next
         self.stepped_at = float("-inf")  # when the server's clock was seen to be set, by our monotonic clock
-        self.rounds, self.round_at = 0, time.monotonic()  # round trips completed, and the last one
+        self.rounds, self.round_at = 0, time.monotonic()  # exchanges completed, and when the last one was
         self.tidy_at = time.monotonic() + _TIDY * random.random()
         self.stopping = False
         self.grace_until = float("inf")  # by our monotonic clock
@@ -154,7 +155,7 @@ class Shift:
             return Health(True, False, "the store is away" if self.away else "starting")
         if silent > _STUCK * self.settings.lease:
             what = "the event loop is blocked" if self.loop.blocked else "stuck"
-            return Health(False, False, f"{what}: no round trip to the store for {silent:.0f} s")
+            return Health(False, False, f"{what}: no exchange with the store for {silent:.0f} s")
         if self.stopping:
             return Health(True, False, f"stopping, with {len(self.leased)} jobs to go")
         return Health(True, True, f"{self.busy} of {self.settings.concurrency} slots are busy")
@@ -178,7 +179,7 @@ class Shift:
                 await self.attention.wait()
 
     def _progressed(self) -> None:
-        """Note that a round trip came to its end."""
+        """Note that an exchange came to its end."""
         self.rounds, self.round_at = self.rounds + 1, time.monotonic()
 
     def _ended(self) -> bool:
@@ -310,14 +311,22 @@ class Shift:
         await self.lookout.end()
         released = await self.consumer.release_all([run.lease for run in self.leased.values()])
         self.unsure = self.lookout.unsure = False
-        self._progressed()
         if released:
             logger.info("released %d jobs whose delivery was lost on the way", released)
 
     async def _reclaim(self) -> None:
-        leases = await self.consumer.reclaim(self.free)
-        self._progressed()
+        """Take over what ran out; see `_may_reclaim` for when not."""
+        try:
+            leases = await self.consumer.reclaim(
+                self.free, self.lookout.server_ms + int(self.settings.lease * 500)
+            )
+        except ClockSet:
+            leases = []
+            await self._glance()  # which judges the clock
         self._tell_ended()
+        # A lease that somebody takes from now on can't run out before one lease from now.
+        pause = self.settings.lease if not self.consumer.elsewhere else min(_RECLAIM, self.settings.lease / 4)
+        self.reclaim_at = time.monotonic() + pause
         # Where one look found as many as there was room for, there may be more.
         self.reclaim = bool(leases) and len(leases) >= self.free
         for lease in leases:
@@ -413,7 +422,7 @@ class Shift:
         interval = min(_RECLAIM, self.settings.lease / 4)
         await anyio.sleep(interval * random.random())  # workers that started together look at different times
         while True:
-            self.reclaim = True
+            self.reclaim = self.reclaim or time.monotonic() >= self.reclaim_at
             self.attention.set()
             if not self.stopping and (used := rss()) > self.settings.max_rss:
                 self._recycle(f"{used / 1e6:.0f} MB of memory are in use")

@@ -10,6 +10,7 @@ from store import MemoryStore, RedisStore, Store
 
 from redisjobs.driver import (
     Ack,
+    ClockSet,
     Consumer,
     DeadLetter,
     Fate,
@@ -635,6 +636,21 @@ async def test_a_job_that_kills_its_workers_becomes_a_dead_letter(store: Store, 
         assert (fields["reason"], fields["deliveries"], fields["priority"]) == ("worker lost", "2", priority)
         assert "2 times" in fields["error"]
     assert (await store.driver.counts()).totals["dead"] == 2
+
+
+async def test_nothing_is_taken_over_when_the_clock_is_later_than_it_can_be(store: Store, worker: Open) -> None:
+    one, two = await worker("w1"), await worker("w2")
+    await push(store, "a", "b")
+    await claim(one)
+    store.age(60)
+    before = snapshot(store)
+
+    with pytest.raises(ClockSet):
+        await two.reclaim(10, store.clock() - 1)
+
+    assert snapshot(store) == before
+    assert ids(await two.reclaim(1, store.clock() + 1000)) == ["a"]
+    assert two.elsewhere == 1
 
 
 async def test_a_worker_gets_one_job_at_a_time_that_is_handed_out_for_the_last_time(

@@ -14,6 +14,7 @@ from redis import exceptions as redis_errors
 
 from redisjobs.driver import (
     Ack,
+    ClockSet,
     Counts,
     DeadLetter,
     Lease,
@@ -163,13 +164,27 @@ class Commands:
         return Command([*wire, *self.streams, ">", ">", ">"], parse)
 
     def reclaim(
-        self, worker: str, count: int, lease_ms: int, max_deliveries: int, cursors: Sequence[str]
-    ) -> Command[tuple[list[str], list[Lease], Ended]]:
-        def parse(reply: Any) -> tuple[list[str], list[Lease], Ended]:
-            *cursors, jobs, ended = reply
-            return [cursor.decode() for cursor in cursors], [_lease(*job) for job in jobs], _ended(ended)
+        self,
+        worker: str,
+        count: int,
+        lease_ms: int,
+        max_deliveries: int,
+        cursors: Sequence[str],
+        latest_ms: int | None,
+    ) -> Command[tuple[list[str], list[Lease], Ended, int]]:
+        def parse(reply: Any) -> tuple[list[str], list[Lease], Ended, int]:
+            if reply == Word.CLOCK_SET.encode():
+                raise ClockSet("the server's clock is later than it can be")
+            *cursors, jobs, ended, elsewhere = reply
+            return (
+                [cursor.decode() for cursor in cursors],
+                [_lease(*job) for job in jobs],
+                _ended(ended),
+                elsewhere,
+            )
 
-        arguments = [worker, min(count, MOST_JOBS), lease_ms, max_deliveries, *cursors, self._now]
+        arguments = [worker, min(count, MOST_JOBS), lease_ms, max_deliveries, *cursors]
+        arguments += [_text(latest_ms), self._now]
         return self._run("reclaim", arguments, parse)
 
     def release_all(self, worker: str, held: Sequence[Lease], *, refund: bool) -> Command[int]:

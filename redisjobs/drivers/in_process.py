@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import anyio
 import anyio.lowlevel
 
-from redisjobs.driver import Counts, Exchange, Lease, NewJob, Nudge, Pushed, Row, Settlement, Word
+from redisjobs.driver import ClockSet, Counts, Exchange, Lease, NewJob, Nudge, Pushed, Row, Settlement, Word
 from redisjobs.drivers.memory import Memory
 from redisjobs.job import State
 from redisjobs.waker import waker
@@ -67,6 +67,7 @@ class MemoryConsumer:
     def __init__(self, memory: Memory, worker_id: str, lease: float, max_deliveries: int) -> None:
         self.worker_id = worker_id
         self.ended: list[tuple[str, Word]] = []
+        self.elsewhere = 0
         self._memory = memory
         self._lease = lease
         self._max_deliveries = max_deliveries
@@ -103,9 +104,13 @@ class MemoryConsumer:
                 there = anyio.Event()
         return []
 
-    async def reclaim(self, count: int) -> list[Lease]:
+    async def reclaim(self, count: int, latest_ms: int | None = None) -> list[Lease]:
         await anyio.lowlevel.checkpoint()
-        return self._memory.reclaim(self.worker_id, count, self._lease, self._max_deliveries, self.ended)
+        if latest_ms is not None and self._memory.now_ms() > latest_ms:
+            raise ClockSet("the clock is later than it can be")
+        leases = self._memory.reclaim(self.worker_id, count, self._lease, self._max_deliveries, self.ended)
+        self.elsewhere = self._memory.held_by_others(self.worker_id)
+        return leases
 
     async def release_all(self, held: Sequence[Lease]) -> int:
         await anyio.lowlevel.checkpoint()

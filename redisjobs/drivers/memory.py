@@ -161,6 +161,11 @@ class Memory:
             self._count("reclaimed", len(claimed))
             return claimed
 
+    def held_by_others(self, worker: str) -> int:
+        with self.lock:
+            holders = [pending.worker for stream in self.streams for pending in stream.pending.values()]
+            return sum(holder not in (worker, _RELEASED) for holder in holders)
+
     def renew(self, worker: str, leases: Sequence[Lease]) -> list[Word]:
         with self.lock:
             return [self._renew(worker, lease) for lease in leases]

@@ -243,6 +243,7 @@ class RedisConsumer:
     ) -> None:
         self.worker_id = worker_id
         self.ended: list[tuple[str, Word]] = []
+        self.elsewhere = 0
         self._commands = commands
         self._target = target
         self._lease_ms = int(lease * 1000)
@@ -319,11 +320,12 @@ class RedisConsumer:
         except DriverError:  # the ACL forbids it
             self._may_unblock = False
 
-    async def reclaim(self, count: int) -> list[Lease]:
-        (answer,) = await self._main.run(
-            self._commands.reclaim(self.worker_id, count, self._lease_ms, self._max_deliveries, self._cursors)
+    async def reclaim(self, count: int, latest_ms: int | None = None) -> list[Lease]:
+        command = self._commands.reclaim(
+            self.worker_id, count, self._lease_ms, self._max_deliveries, self._cursors, latest_ms
         )
-        self._cursors, leases, ended = answer
+        (answer,) = await self._main.run(command)
+        self._cursors, leases, ended, self.elsewhere = answer
         self.ended += ended
         return leases  # type: ignore[no-any-return]
 

@@ -1,0 +1,245 @@
+"""A worker never takes what others still hold, never stays stuck, and strands nothing when it stops listening."""
+
+import logging
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import anyio
+import pytest
+from store import RedisStore, Store, eventually
+
+from redisjobs import JobQueue, Worker
+from redisjobs.cli.torture.proxy import Proxy
+from redisjobs.driver import Exchange, Settlement
+from redisjobs.drivers.in_process import MemoryConsumer, MemoryDriver
+from redisjobs.errors import DriverError
+from redisjobs.job import State
+
+pytestmark = pytest.mark.anyio
+LEASE = 1.5  # seconds
+
+
+@dataclass
+class Work:
+    job_name: ClassVar[str] = "Work"
+    seconds: float = 0
+
+
+def queue_at(where: object, name: str, ran: list[float] | None = None) -> JobQueue:
+    queue = JobQueue(where, name)
+
+    @queue.register(Work)
+    async def work(work: Work) -> None:
+        if ran is not None:
+            ran.append(time.monotonic())
+        await anyio.sleep(work.seconds)
+
+    return queue
+
+
+class Deaf(MemoryDriver):
+    """A store whose exchanges get no answer while it is deaf; all else works."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deaf_for = 0  # exchanges
+        self.asked = 0
+
+    def consumer(self, worker_id: str, *, lease: float, max_deliveries: int) -> MemoryConsumer:
+        driver = self
+
+        class DeafConsumer(MemoryConsumer):
+            async def exchange(self, settlements: "list[Settlement]", count: int | None) -> Exchange:  # type: ignore[override]
+                driver.asked += 1
+                if driver.asked <= driver.deaf_for:
+                    await anyio.sleep_forever()
+                return await super().exchange(settlements, count)
+
+        return DeafConsumer(self.memory, worker_id, lease, max_deliveries)
+
+
+async def test_a_worker_that_gets_nothing_through_starts_anew(caplog: pytest.LogCaptureFixture) -> None:
+    driver = Deaf()
+    driver.deaf_for = 1
+    queue = queue_at(driver, "q")
+    worker = Worker(queue, lease=0.2)
+    job_id = await queue.push(Work())
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.run)
+        await eventually(lambda: driver.asked == 1)
+        await eventually(lambda: not worker.health.live)
+        assert "no exchange" in worker.health.why
+        await eventually(lambda: driver.memory.find(job_id) is None)
+        assert worker.health.ready
+        worker.stop()
+
+    assert "stuck: nothing got through" in caplog.text
+
+
+async def test_a_worker_that_stays_stuck_ends_with_an_error() -> None:
+    driver = Deaf()
+    driver.deaf_for = 1000
+
+    with pytest.raises(DriverError, match=r"stuck: nothing got through for 1\.2 s"):
+        await Worker(queue_at(driver, "q"), lease=0.2).run()
+
+
+async def test_a_blocked_loop_is_no_reason_to_give_up_but_one_to_say_where(
+    caplog: pytest.LogCaptureFixture, redis_store: RedisStore
+) -> None:
+    queue = JobQueue(redis_store.url, redis_store.queue_name)
+    starts = 0
+
+    @queue.register(Work)
+    async def block(work: Work) -> None:
+        nonlocal starts
+        starts += 1
+        time.sleep(work.seconds)  # noqa: ASYNC251  (this is what must not be done)
+
+    job_id = await queue.push(Work(2.5))  # 12 leases
+    worker = Worker(queue, lease=0.2, concurrency=1)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.run)
+        await eventually(lambda: starts == 1, within=10)
+        worker.stop()
+
+    assert starts == 1
+    assert await queue.get(job_id) is None
+    await queue.aclose()
+    said = [record.getMessage() for record in caplog.records if "is blocked for" in record.getMessage()]
+    assert len(said) == 1
+    assert re.search(rf"blocked for 1 s in job {job_id} \(Work\), .*test_never_stuck\.py:\d+", said[0])
+
+
+async def hold(store: Store, count: int = 1) -> None:
+    """Let a worker hold jobs, and say nothing more."""
+    async with queue_at(store.driver, store.queue_name) as queue:
+        await queue.push_many([Work()] * count)
+    holder = store.consumer("holder")
+    await holder.open()
+    await holder.exchange([], count)
+    await holder.aclose()
+
+
+async def test_after_a_time_when_nobody_could_renew_nothing_is_taken_over_for_one_lease(
+    redis_store: RedisStore,
+) -> None:
+    ran: list[float] = []
+    host, port = redis_store.url.rpartition("@")[2].split("/")[0].split(":")
+    with Proxy(host, int(port)) as proxy:
+        queue = queue_at(redis_store.url.replace(f":{port}/", f":{proxy.port}/"), redis_store.queue_name, ran)
+        worker = Worker(queue, lease=LEASE)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            await eventually(lambda: worker.health.ready)
+            proxy.refuse(True)
+            proxy.drop_all()
+            await eventually(lambda: not worker.health.ready)
+            await anyio.sleep(LEASE)  # by its own clock, nobody could renew for so long
+            await hold(redis_store)
+            redis_store.age(60)
+
+            back_at = time.monotonic()
+            proxy.refuse(False)
+
+            await eventually(lambda: ran, within=10)
+            worker.stop()
+        await queue.aclose()
+
+    assert ran[0] - back_at >= LEASE
+
+
+async def test_when_the_servers_clock_is_set_nothing_is_taken_over_for_one_lease(
+    redis_store: RedisStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    ran: list[float] = []
+    await hold(redis_store)
+    worker = Worker(queue_at(redis_store.driver, redis_store.queue_name, ran), lease=LEASE)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.run)
+        for _ in range(15):  # until it has been in touch for a lease: what runs out then it would take at once
+            redis_store.age(0)
+            await anyio.sleep(LEASE / 10)
+
+        set_at = time.monotonic()
+        redis_store.clock.advance(3600)
+        redis_store.age(60)
+
+        await eventually(lambda: ran, within=10)
+        worker.stop()
+
+    assert ran[0] - set_at >= LEASE
+    assert "clock jumped" in caplog.text
+
+
+async def test_an_idle_worker_that_stops_ends_its_blocking_read_in_order(
+    redis_store: RedisStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Cut off, it could still be delivered to: such a job would wait for a lease that nobody renews."""
+    queue = queue_at(redis_store.url, redis_store.queue_name)
+    for _ in range(5):
+        worker = Worker(queue, lease=60)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            await eventually(lambda: blocked_readers(redis_store)() == 1)
+            tasks.start_soon(queue.push_many, [Work()] * 50)
+            worker.stop()
+
+    await Worker(queue, lease=60).run(until_idle=True)
+
+    assert queue.driver is not None
+    assert (await queue.counts()).running == 0
+    assert (await queue.jobs(State.READY)) == []
+    await queue.aclose()
+
+
+def blocked_readers(store: RedisStore) -> Callable[[], int]:
+    def count() -> int:
+        mine = [client for client in store.admin.client_list() if client["user"] == store.user]
+        return sum("b" in client["flags"] for client in mine)
+
+    return count
+
+
+async def test_when_jobs_are_released_idle_workers_take_them_without_connecting_anew(
+    redis_store: RedisStore,
+) -> None:
+    ran: list[float] = []
+    queue = queue_at(redis_store.url, redis_store.queue_name, ran)
+    worker = Worker(queue, lease=60)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.run)
+        await eventually(lambda: blocked_readers(redis_store)() == 1)
+        holder = redis_store.consumer("holder")
+        await holder.open()
+        before = redis_store.admin.info("stats")["total_connections_received"]
+        # A job that goes straight into another's hands, and is handed back.
+        redis_store.admin.xgroup_createconsumer(redis_store.stream(), "workers", "holder")
+        redis_store.put({"name": "Work", "parameters": "{}"})
+        await eventually(lambda: len(ran) == 1)
+        assert redis_store.admin.info("stats")["total_connections_received"] == before
+        await holder.aclose()
+        worker.stop()
+    await queue.aclose()
+
+
+async def test_a_worker_returns_once_its_share_is_done(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with queue_at(store.driver, store.queue_name) as queue:
+        await queue.push_many([Work(0.01)] * 12)
+
+        await Worker(queue, max_jobs=5, concurrency=4).run()
+
+        assert (await queue.counts()).totals["completed"] == 5
+    assert "5 jobs were run" in caplog.text
+
+
+@pytest.mark.parametrize("option", ["max_jobs", "max_rss"])
+def test_a_share_of_nothing_is_refused(option: str) -> None:
+    with pytest.raises(ValueError, match=option):
+        Worker(queue_at("memory://", "q"), **{option: 0})  # type: ignore[arg-type]

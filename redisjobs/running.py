@@ -13,12 +13,14 @@ import anyio.to_thread
 from redisjobs import codec
 from redisjobs.driver import Ack, DeadLetter, Fate, Lease, Release, RetryLater, Word
 from redisjobs.errors import DecodeError, JobTimeout, Snooze
-from redisjobs.fate import Done, Expired, Outcome, Raised, Undecodable, UnknownName, decide
+from redisjobs.fate import Done, Expired, Interrupted, Outcome, Raised, Undecodable, UnknownName, decide
 from redisjobs.job import JobContext, JobDefinition
 from redisjobs.registry import Registry
 from redisjobs.retry import exponential_jitter
 
 logger = logging.getLogger("redisjobs.worker")
+
+_DONE = Done()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class Running:
 
     Attributes:
         lease: The lease; a renewed token may replace it.
+        place: The lease's place.
         over: Whether it has an outcome, or was let go; it may still have to be settled.
         fate: How to settle it, once that is decided; None also if it is no longer ours.
         resent: Whether its settlement was sent before, and the reply lost.
@@ -63,12 +66,14 @@ class Running:
         "fate",
         "lease",
         "over",
+        "place",
         "resent",
         "sent_at",
     )
 
     def __init__(self, lease: Lease, settings: Settings, threads: anyio.CapacityLimiter) -> None:
         self.lease = lease
+        self.place = lease.place
         self.over = False
         self.fate: Fate | None = None
         self.resent = False
@@ -98,8 +103,21 @@ class Running:
         if self._scope is not None:
             self._scope.cancel()
 
-    async def run(self, now_ms: int) -> Outcome:
-        """Read the job and run its handler; never raises, save for the worker's own cancellation."""
+    @property
+    def given_up(self) -> Outcome:
+        """The outcome of a job that was given up, and whose handler did not object."""
+        return self._why if self._why is not None else Interrupted()
+
+    async def run(self, scope: anyio.CancelScope, now_ms: int) -> Outcome:
+        """Read the job and run its handler.
+
+        Args:
+            scope: What `give_up` cancels, around this call; should it cut the run off, `given_up` is the outcome.
+            now_ms: The server's clock.
+
+        Raises:
+            BaseException: Only a cancellation that came from outside, and what ends a process.
+        """
         if self._why is not None:  # given up before it began
             return self._why
         self._started = time.monotonic()
@@ -114,36 +132,49 @@ class Running:
             parameters = codec.decode_parameters(definition.name, job.parameters)
         except DecodeError as error:
             return Undecodable(str(error))
-        return await self._handle(definition, parameters, self._make_context(job))
+        self._scope = scope
+        context = self._make_context(job)
+        if definition.timeout is None:
+            return await self._handle(definition, parameters, context, scope)
+        return await self._handle_in_time(definition, parameters, context, definition.timeout)
 
-    async def _handle(self, definition: JobDefinition[Any], parameters: Any, context: JobContext) -> Outcome:
-        scope = self._scope = anyio.CancelScope()
-        if definition.timeout is not None:
-            scope.deadline = anyio.current_time() + definition.timeout
-        raised: BaseException | None = None
-        with scope:
-            try:
-                await self._call(definition, parameters, context)
-                return Done()
-            except anyio.get_cancelled_exc_class() as error:
-                # Cancelled by us, by the worker's end, or raised by the handler out of nowhere: only the last is
-                # a failure like any other.
-                if scope.cancel_called or anyio.current_effective_deadline() == float("-inf"):
-                    raise
-                raised = error
-            except (KeyboardInterrupt, GeneratorExit):
-                raise
-            except BaseException as error:  # SystemExit too: a handler must not end the worker
-                raised = error
+    async def _handle_in_time(
+        self, definition: JobDefinition[Any], parameters: Any, context: JobContext, timeout: float
+    ) -> Outcome:
+        with anyio.CancelScope(deadline=anyio.current_time() + timeout) as limit:
+            return await self._handle(definition, parameters, context, limit)
         if self._why is not None:
             return self._why
-        if scope.cancel_called:
-            context.cancelled = True
-            timeout = JobTimeout(f"the handler was still running after its timeout of {definition.timeout:g} s")
-            timeout.__cause__ = raised
-            return Raised(timeout)
-        assert raised is not None
+        return self._timed_out(timeout)
+
+    async def _handle(
+        self, definition: JobDefinition[Any], parameters: Any, context: JobContext, scope: anyio.CancelScope
+    ) -> Outcome:
+        try:
+            await self._call(definition, parameters, context)
+            return _DONE
+        except anyio.get_cancelled_exc_class() as error:
+            # Cancelled by us, by the worker's end, or raised by the handler out of nowhere: only the last is
+            # a failure like any other.
+            if scope.cancel_called or anyio.current_effective_deadline() == float("-inf"):
+                raise
+            raised: BaseException = error
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # SystemExit too: a handler must not end the worker
+            raised = error
+        if self._why is not None:
+            return self._why
+        if scope.cancel_called and definition.timeout is not None:
+            return self._timed_out(definition.timeout, raised)
         return Raised(raised)
+
+    def _timed_out(self, timeout: float, cause: BaseException | None = None) -> Outcome:
+        if self._context is not None:
+            self._context.cancelled = True
+        error = JobTimeout(f"the handler was still running after its timeout of {timeout:g} s")
+        error.__cause__ = cause
+        return Raised(error)
 
     async def _call(self, definition: JobDefinition[Any], parameters: Any, context: JobContext) -> None:
         if definition.is_async:
@@ -191,6 +222,8 @@ class Running:
 
         Each record says in its attributes, for whoever collects them, what was settled, how, and by which lease.
         """
+        if word is Word.OK and type(self.fate) is Ack and not logger.isEnabledFor(logging.INFO):
+            return
         error = self._outcome.error if isinstance(self._outcome, Raised) else None
         match word, self.fate:
             case Word.LEASE_LOST, _ if self.resent:

@@ -15,20 +15,20 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
-from anyio.streams.memory import MemoryObjectReceiveStream
 from tenacity import RetryCallState
 
 from redisjobs import __version__
 from redisjobs.driver import ClockSet, DeadLetter, Lease, Release, Word
 from redisjobs.errors import DriverError
-from redisjobs.fate import CancelAsked, Interrupted, LeaseGone
+from redisjobs.fate import CancelAsked, Interrupted, LeaseGone, Outcome
 from redisjobs.health import Health
 from redisjobs.heartbeat import Heartbeat
 from redisjobs.lookout import NOT_NOW, Lookout, until_there
 from redisjobs.rss import rss
 from redisjobs.running import Running, Settings
+from redisjobs.slots import Slots
 from redisjobs.stall import LoopWatch
-from redisjobs.waker import waker
+from redisjobs.waker import gates, waker
 
 T = TypeVar("T")
 
@@ -53,16 +53,16 @@ class Shift:
         self.threads = anyio.CapacityLimiter(settings.concurrency)
         self.leased: dict[str, Running] = {}  # by place: all that run or are still to be settled
         self.outbox: list[Running] = []  # those that have a fate, to be settled
-        self.busy = 0  # slots taken
         self.begun = 0  # jobs given to slots since the start
         self.refused = 0  # settlements of jobs that we had lost
         self.lookout = Lookout(
             self.consumer,
             arrived=self._dispatch,
-            changed=lambda: self.attention.set(),
+            changed=lambda: self.attention.open(),
             cancelled=self._cancel,
             listening=lambda: self.heartbeat.hurry(),
         )
+        self.slots = Slots(settings.concurrency, lambda: self.lookout.server_ms, self._ran)
         self.opening = anyio.CancelScope()
         self.turn = anyio.CancelScope()
         self.opened = False
@@ -79,7 +79,8 @@ class Shift:
         self.cut = False  # the grace is over, and so is the time to unwind
         self.left = False  # all is settled or released
 
-        self.attention = anyio.Event()  # the conductor has something to do
+        self.new_gate = gates()
+        self.attention = self.new_gate()  # opens when the conductor has something to do
         self.grace_changed = anyio.Event()
         self.started = datetime.now(UTC)
 
@@ -103,15 +104,13 @@ class Shift:
         )
         self.heartbeat.start()
         try:
-            self.slots, inbox = anyio.create_memory_object_stream[Running](float("inf"))
-            with self.slots, inbox:
-                async with anyio.create_task_group() as tasks:
-                    self._start(tasks, inbox)
-                    await self._conduct()
-                    # Before the handlers are waited for: one that won't end must not keep the others' jobs.
-                    await self.lookout.end()
-                    await self._farewell()
-                    tasks.cancel_scope.cancel()
+            async with anyio.create_task_group() as tasks:
+                self._start(tasks)
+                await self._conduct()
+                # Before the handlers are waited for: one that won't end must not keep the others' jobs.
+                await self.lookout.end()
+                await self._farewell()
+                tasks.cancel_scope.cancel()
         finally:
             with anyio.CancelScope(shield=True):
                 await self._farewell()
@@ -125,7 +124,7 @@ class Shift:
         self.grace_until = min(self.grace_until, time.monotonic() + grace)
         self.opening.cancel()
         self.lookout.interrupt()
-        self.attention.set()
+        self.attention.open()
         self.grace_changed.set()
 
     async def _open(self) -> None:
@@ -140,12 +139,10 @@ class Shift:
         queue, slots = self.settings.queue.name, self.settings.concurrency
         logger.info("worker %s runs queue '%s' in %d slots: %s", self.settings.worker_id, queue, slots, names)
 
-    def _start(self, tasks: TaskGroup, inbox: MemoryObjectReceiveStream[Running]) -> None:
+    def _start(self, tasks: TaskGroup) -> None:
         for duty in (self.lookout.watch, self._watch_leases, self._watch_grace, self._watch_progress):
             tasks.start_soon(duty)
-        # Slots live as long as the worker: a task a job would cost more than all the rest of it.
-        for _ in range(self.settings.concurrency):
-            tasks.start_soon(self._slot, inbox)
+        self.slots.start(tasks)
 
     @property
     def health(self) -> Health:
@@ -158,14 +155,14 @@ class Shift:
             return Health(False, False, f"{what}: no exchange with the store for {silent:.0f} s")
         if self.stopping:
             return Health(True, False, f"stopping, with {len(self.leased)} jobs to go")
-        return Health(True, True, f"{self.busy} of {self.settings.concurrency} slots are busy")
+        return Health(True, True, f"{self.slots.busy} of {self.settings.concurrency} slots are busy")
 
     # The conductor
 
     async def _conduct(self) -> None:
         """Settle and claim until stopped, or until nothing is left to do."""
         while not self._ended():
-            self.attention = anyio.Event()
+            self.attention = self.new_gate()
             worked = True
             try:
                 with anyio.CancelScope() as self.turn:
@@ -223,7 +220,7 @@ class Shift:
         """How many jobs could start now."""
         if self.stopping:
             return 0
-        return int(min(self.settings.concurrency - self.busy, self.settings.max_jobs - self.begun))
+        return int(min(self.settings.concurrency - self.slots.busy, self.settings.max_jobs - self.begun))
 
     async def _glance(self) -> None:
         """Promote what is due and hear what time it is."""
@@ -283,22 +280,22 @@ class Shift:
     def _dispatch(self, leases: Sequence[Lease]) -> None:
         """Give leased jobs to free slots; what exceeds them goes back."""
         for lease in leases:
-            mine = self.leased.get(lease.place)
+            place = lease.place
+            mine = self.leased.get(place)
             if mine is not None and mine.lease.job_id == lease.job_id:
                 # Our own, taken over after a stall: the handler still runs.
                 mine.lease = lease
                 continue
-            run = self.leased[lease.place] = Running(lease, self.settings, self.threads)
+            run = self.leased[place] = Running(lease, self.settings, self.threads)
             if self.free:
-                self.busy += 1
                 self.begun += 1
-                self.slots.send_nowait(run)
+                self.slots.give(run)
             else:
                 run.over, run.fate = True, Release()
                 self.outbox.append(run)
         if self.begun >= self.settings.max_jobs and not self.stopping:
             self._recycle(f"{self.begun} jobs were run")
-        self.attention.set()
+        self.attention.open()
 
     def _recycle(self, why: str) -> None:
         """End once all that runs has run, however long it takes."""
@@ -381,20 +378,17 @@ class Shift:
             )
         self.left = True
 
-    # Slots
+    # What slots come to
 
-    async def _slot(self, inbox: MemoryObjectReceiveStream[Running]) -> None:
-        async for run in inbox:
-            outcome = await run.run(self.lookout.server_ms)
-            self.busy -= 1
-            if not run.over:
-                run.over = True
-                run.decide(outcome, self.lookout.server_ms)
-                if run.fate is None:
-                    self._let_go(run)
-                else:
-                    self.outbox.append(run)
-            self.attention.set()
+    def _ran(self, run: Running, outcome: Outcome) -> None:
+        if not run.over:
+            run.over = True
+            run.decide(outcome, self.lookout.server_ms)
+            if run.fate is None:
+                self._let_go(run)
+            else:
+                self.outbox.append(run)
+        self.attention.open()
 
     def _settled(self, run: Running, word: Word) -> None:
         if word is Word.OVERSIZED:  # nothing was written, and a retry never will be
@@ -408,8 +402,8 @@ class Shift:
         run.report(word)
 
     def _let_go(self, run: Running) -> None:
-        if self.leased.get(run.lease.place) is run:  # after a failover another job may be in its place
-            del self.leased[run.lease.place]
+        if self.leased.get(run.place) is run:  # after a failover another job may be in its place
+            del self.leased[run.place]
 
     # Watching
 
@@ -423,7 +417,7 @@ class Shift:
         await anyio.sleep(interval * random.random())  # workers that started together look at different times
         while True:
             self.reclaim = self.reclaim or time.monotonic() >= self.reclaim_at
-            self.attention.set()
+            self.attention.open()
             if not self.stopping and (used := rss()) > self.settings.max_rss:
                 self._recycle(f"{used / 1e6:.0f} MB of memory are in use")
             await anyio.sleep(interval)
@@ -438,7 +432,7 @@ class Shift:
             run.give_up(Interrupted())
         await anyio.sleep(_UNWIND)
         self.cut = True
-        self.attention.set()
+        self.attention.open()
 
     async def _watch_progress(self) -> None:
         """A worker that gets nothing through, though its heartbeat does, is stuck: it starts anew, then gives up.
@@ -473,7 +467,7 @@ class Shift:
             "pid": pid,
             "started": self.started.isoformat(timespec="seconds"),
             "concurrency": str(self.settings.concurrency),
-            "running": str(self.busy),
+            "running": str(self.slots.busy),
             "refused": str(self.refused),
             "version": __version__,
         }

@@ -5,7 +5,6 @@ that ended, a stop. A dead child's jobs need not wait for their lease to run out
 knows that it holds nothing any more.
 """
 
-import json
 import logging
 import os
 import random
@@ -252,9 +251,8 @@ def _listen(child: Child, line: socket.socket) -> None:
     """Take in what a child says of itself, until its end."""
     with line, line.makefile("rb") as words:
         for word in words:
-            said = json.loads(word)
-            child.worker_id = said["worker_id"]
-            child.health = Health(said["live"], said["ready"], said["why"])
+            child.worker_id, live, ready, why = word.decode().rstrip("\n").split(" ", 3)
+            child.health = Health(live == "live", ready == "ready", why)
             child.heard_at = time.monotonic()
 
 
@@ -283,8 +281,8 @@ class Line:
         self._say(Health(True, False, "starting"))
 
     def _say(self, health: Health) -> None:
-        said = {"worker_id": self._worker_id, "live": health.live, "ready": health.ready, "why": health.why}
-        self._socket.sendall(json.dumps(said).encode() + b"\n")
+        live, ready = "live" if health.live else "-", "ready" if health.ready else "-"
+        self._socket.sendall(f"{self._worker_id} {live} {ready} {health.why}\n".encode())
 
     def follow(self, health: Callable[[], Health], orphaned: Callable[[], object]) -> None:
         """Tell of the worker every second, in a thread; call `orphaned` once nobody listens any more."""

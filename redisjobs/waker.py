@@ -1,8 +1,56 @@
-"""How another thread reaches into an event loop, asyncio's or trio's, without waiting for it."""
+"""How tasks wait for each other at the least cost, and how another thread reaches into an event loop."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Protocol
+
+import anyio
+
+
+class Gate(Protocol):
+    """Something to wait for, once; for tasks of one event loop."""
+
+    def open(self) -> None:
+        """Let go who waits, and who will."""
+
+    def wait(self) -> Awaitable[object]:
+        """Wait until it is open; for one task."""
+
+
+class _AsyncioGate:
+    # anyio.Event asks at each turn which event loop it is in; that alone costs more than this.
+    __slots__ = ("_future",)
+
+    def __init__(self) -> None:
+        self._future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def open(self) -> None:
+        if not self._future.done():
+            self._future.set_result(None)
+
+    def wait(self) -> Awaitable[object]:
+        return self._future
+
+
+class _Gate:
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+
+    def open(self) -> None:
+        self._event.set()
+
+    def wait(self) -> Awaitable[object]:
+        return self._event.wait()
+
+
+def gates() -> Callable[[], Gate]:
+    """What makes gates in the running event loop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return _Gate
+    return _AsyncioGate
 
 
 def waker() -> Callable[[Callable[[], object]], None]:

@@ -17,6 +17,7 @@ import redis
 import redis.asyncio
 import redis.asyncio.retry
 import redis.retry
+from hiredis import pack_command
 from redis.backoff import NoBackoff
 
 from redisjobs.drivers.commands import Command, Commands, translate
@@ -77,6 +78,11 @@ class Target:
         kind = getattr(redis.connection, self._kind)
         retry = redis.retry.Retry(NoBackoff(), 0)
         return kind(**self._options, socket_connect_timeout=timeout, socket_timeout=timeout, retry=retry)
+
+
+def packed(wires: Sequence[Sequence[Any]]) -> bytes:
+    """Commands as they go over the wire. By hiredis: redis-py's own way costs four times as much."""
+    return b"".join([pack_command(tuple(wire)) for wire in wires])
 
 
 def _is_kept(option: str, value: Any) -> bool:
@@ -158,7 +164,7 @@ class Link:
         if writer is None:
             raise ConnectionError("the connection was closed")
         with anyio.fail_after(self._timeout):
-            writer.write(b"".join(self._connection.pack_commands(wires)))
+            writer.write(packed(wires))
             await writer.drain()
 
     @staticmethod
@@ -218,7 +224,7 @@ class SyncLink:
                 self._connection.connect()
             connection = self._connection
             connection._sock.settimeout(_time_left(until))
-            connection.send_packed_command(connection.pack_commands(wires), check_health=False)
+            connection.send_packed_command([packed(wires)], check_health=False)
             return [self._read(connection, until) for _ in wires]
         except (redis.RedisError, OSError) as error:
             self.close()

@@ -1,0 +1,83 @@
+"""Slots: each is a task that runs one job after another, for as long as the worker works."""
+
+from collections.abc import Callable
+
+import anyio
+from anyio.abc import TaskGroup
+
+from redisjobs.fate import Outcome
+from redisjobs.running import Running
+from redisjobs.waker import Gate, gates
+
+
+class Slots:
+    """As many slots as jobs may run at once. A task a job would cost more than all the rest of it.
+
+    Args:
+        count: How many.
+        now_ms: The server's clock.
+        ran: Takes a job that ran, and its outcome.
+
+    Attributes:
+        busy: How many run a job.
+    """
+
+    def __init__(self, count: int, now_ms: Callable[[], int], ran: Callable[[Running, Outcome], None]) -> None:
+        self._count = count
+        self._now_ms = now_ms
+        self._ran = ran
+        self._idle: list[_Slot] = []
+        self._waiting: list[Running] = []  # for a slot that is about to be idle
+        self.busy = 0
+
+    def start(self, tasks: TaskGroup) -> None:
+        """Start all of them."""
+        gate = gates()
+        for _ in range(self._count):
+            tasks.start_soon(self._serve, _Slot(gate))
+
+    def give(self, run: Running) -> None:
+        """Let an idle slot run a job."""
+        self.busy += 1
+        if self._idle:
+            slot = self._idle.pop()
+            slot.run = run
+            slot.gate.open()
+        else:
+            self._waiting.append(run)
+
+    async def _serve(self, slot: "_Slot") -> None:
+        while True:
+            with anyio.CancelScope() as scope:
+                await self._run_jobs(slot, scope)
+            # The scope was cancelled, for the job was given up: that cancels only once, so on with a new one.
+            if slot.run is not None:
+                self._end(slot, slot.run.given_up)
+
+    async def _run_jobs(self, slot: "_Slot", scope: anyio.CancelScope) -> None:
+        while not scope.cancel_called:
+            run = slot.run = self._waiting.pop(0) if self._waiting else await self._next(slot)
+            outcome = await run.run(scope, self._now_ms())
+            self._end(slot, outcome)
+
+    async def _next(self, slot: "_Slot") -> Running:
+        slot.gate = slot.new_gate()
+        self._idle.append(slot)
+        await slot.gate.wait()
+        assert slot.run is not None
+        return slot.run
+
+    def _end(self, slot: "_Slot", outcome: Outcome) -> None:
+        run, slot.run = slot.run, None
+        assert run is not None
+        self.busy -= 1
+        self._ran(run, outcome)
+
+
+class _Slot:
+    __slots__ = ("gate", "new_gate", "run")
+
+    def __init__(self, new_gate: Callable[[], Gate]) -> None:
+        self.new_gate = new_gate
+        self.gate = new_gate()
+        self.run: Running | None = None

@@ -58,7 +58,7 @@ local function promote(limit)
 end
 
 local claimed = {}
-local is_for_others = suspects(streams, worker, max_deliveries, {})
+local is_for_others, note = suspects(streams, worker, max_deliveries, {})
 
 local function take_released(number, stream, from)
   local waiting = leases(stream, from, '+', count - #claimed, 'released')
@@ -67,21 +67,17 @@ local function take_released(number, stream, from)
     redis.call('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM')
     return 0
   end
-  local ids, deliveries = {}, {}
   for _, pending in ipairs(waiting) do
-    if not is_for_others(pending[4] + 1) then
-      ids[#ids + 1], deliveries[pending[1]] = pending[1], pending[4] + 1
+    local entry, deliveries = pending[1], pending[4] + 1
+    if not is_for_others(deliveries) then
+      local found = redis.call('XCLAIM', stream, 'workers', worker, 0, entry)[1]
+      local handed_out = found
+        and hand_out(keys, stream, entry, deliveries, found[2], max_deliveries, worker, now_ms)
+      if handed_out then claimed[#claimed + 1] = {number, entry, deliveries, found[2]} end
+      note(deliveries, handed_out)
     end
   end
-  local last = waiting[#waiting] and '(' .. waiting[#waiting][1]
-  if #ids == 0 then return #waiting, last end
-  local found = redis.call('XCLAIM', stream, 'workers', worker, 0, unpack(ids))
-  for _, entry in ipairs(found) do
-    if hand_out(keys, stream, entry[1], deliveries[entry[1]], entry[2], max_deliveries, worker, now_ms) then
-      claimed[#claimed + 1] = {number, entry[1], deliveries[entry[1]], entry[2]}
-    end
-  end
-  return #waiting, last
+  return #waiting, waiting[#waiting] and '(' .. waiting[#waiting][1]
 end
 
 local function take_new(number, stream)

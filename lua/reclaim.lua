@@ -49,7 +49,7 @@ local keys = {jobs = jobs, dead = dead, unique = unique, finished = finished, st
 if latest_ms and now_ms > latest_ms then return 'CLOCK_SET' end
 
 local claimed, released, batch = {}, 0, {}
-local is_for_others = suspects(streams, worker, max_deliveries, batch)
+local is_for_others, note = suspects(streams, worker, max_deliveries, batch)
 
 for number, stream in ipairs(streams) do
   local looks = leases(stream) and 50 or 0 -- XAUTOCLAIM looks at ten entries for each it may take
@@ -59,12 +59,17 @@ for number, stream in ipairs(streams) do
     cursors[number], looks = scan[1], scan[1] == '0-0' and 0 or looks - math.min(room, 50)
     for _, entry in ipairs(scan[2]) do batch[stream .. entry[1]] = true end
     for _, entry in ipairs(scan[2]) do
-      local pending = redis.call('XPENDING', stream, 'workers', entry[1], entry[1], 1, worker)[1]
-      if is_for_others(pending[4]) then
-        redis.call('XCLAIM', stream, 'workers', 'released', 0, entry[1], 'RETRYCOUNT', pending[4] - 1, 'JUSTID')
+      local deliveries = redis.call('XPENDING', stream, 'workers', entry[1], entry[1], 1, worker)[1][4]
+      local for_others = is_for_others(deliveries)
+      batch[stream .. entry[1]] = nil
+      if for_others then
+        redis.call('XCLAIM', stream, 'workers', 'released', 0, entry[1], 'RETRYCOUNT', deliveries - 1, 'JUSTID')
         released = released + 1
-      elseif hand_out(keys, stream, entry[1], pending[4], entry[2], max_deliveries, worker, now_ms) then
-        claimed[#claimed + 1] = {number, entry[1], pending[4], entry[2]}
+      else
+        local handed_out =
+          hand_out(keys, stream, entry[1], deliveries, entry[2], max_deliveries, worker, now_ms)
+        if handed_out then claimed[#claimed + 1] = {number, entry[1], deliveries, entry[2]} end
+        note(deliveries, handed_out)
       end
     end
   end

@@ -11,7 +11,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 from redisjobs import codec, drivers
 from redisjobs.codec import JobInfo
 from redisjobs.driver import Counts, NewJob, Pushed, Word
-from redisjobs.errors import DecodeError, Unavailable
+from redisjobs.errors import DecodeError, QueueFull, Unavailable
 from redisjobs.job import JobName, Signature, State
 from redisjobs.registry import Args, Duration, FunctionJob, PushOptions, Registry, Returned
 from redisjobs.retry import RetryPolicy
@@ -205,8 +205,12 @@ class JobQueue(Registry):
                 reraise=True,
             )
             try:
-                return await retrying(repeat or call)
-            except Unavailable as error:
+                # tenacity has to see that it is a coroutine function: a lambda it would call and not await.
+                async def again() -> T:
+                    return await (repeat or call)()
+
+                return await retrying(again)
+            except (Unavailable, QueueFull) as error:  # full now; but an earlier try may have been stored
                 cause = error
         assert cause is not None or scope.cancelled_caught
         raise gave_up(jobs, self.deadline, cause) from cause
@@ -256,6 +260,8 @@ def gave_up(jobs: Sequence[NewJob], deadline: float, cause: BaseException | None
     """The error of a call that got no answer until its deadline."""
     said = str(cause or "it accepted the connection and said nothing").rstrip(".")
     why = f"no answer from the store in {deadline:g} s: {said}"
+    if isinstance(cause, QueueFull):
+        why = f"no answer from the store at first, then: {said}"
     if not jobs:
         return Unavailable(why)
     ids = [job.job_id for job in jobs]

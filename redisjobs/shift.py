@@ -18,8 +18,9 @@ from anyio.abc import TaskGroup
 from tenacity import RetryCallState
 
 from redisjobs import __version__
-from redisjobs.driver import ClockSet, DeadLetter, Lease, Release, Word
+from redisjobs.driver import ClockSet, DeadLetter, Exchange, Lease, Release, Word
 from redisjobs.errors import DriverError
+from redisjobs.exchanges import Batch, Exchanges
 from redisjobs.fate import CancelAsked, Interrupted, LeaseGone, Outcome
 from redisjobs.health import Health
 from redisjobs.heartbeat import Heartbeat
@@ -64,6 +65,9 @@ class Shift:
         )
         self.slots = Slots(settings.concurrency, lambda: self.lookout.server_ms, self._ran)
         self.opening = anyio.CancelScope()
+        self.exchanges = Exchanges(self.consumer, settings.concurrency, self._answered, self._failed)
+        self.found_nothing = False  # the last exchange neither settled nor claimed anything
+        self.trouble: DriverError | None = None  # why an exchange failed
         self.turn = anyio.CancelScope()
         self.opened = False
         self.away = False  # the store is, as far as we know
@@ -104,13 +108,13 @@ class Shift:
         )
         self.heartbeat.start()
         try:
-            async with anyio.create_task_group() as tasks:
-                self._start(tasks)
+            async with anyio.create_task_group() as self.tasks:
+                self._start(self.tasks)
                 await self._conduct()
                 # Before the handlers are waited for: one that won't end must not keep the others' jobs.
                 await self.lookout.end()
                 await self._farewell()
-                tasks.cancel_scope.cancel()
+                self.tasks.cancel_scope.cancel()
         finally:
             with anyio.CancelScope(shield=True):
                 await self._farewell()
@@ -170,10 +174,14 @@ class Shift:
             except NOT_NOW as error:
                 await self._wait_out(error)
                 continue
-            if self.until_idle and not worked and not self.leased:
+            if self._drained():
                 return
             if not worked:
                 await self.attention.wait()
+
+    def _drained(self) -> bool:
+        """Whether nothing is left for a worker that runs until idle."""
+        return self.until_idle and self.found_nothing and not self.leased and not self.exchanges.under_way
 
     def _progressed(self) -> None:
         """Note that an exchange came to its end."""
@@ -185,6 +193,9 @@ class Shift:
     async def _turn(self) -> bool:
         """Do one thing that is to be done; whether there was any."""
         now = time.monotonic()
+        if self.trouble is not None:
+            trouble, self.trouble = self.trouble, None
+            raise trouble
         if self.unsure or self.lookout.unsure:
             await self._recover()
         elif self.lookout.interrupted:
@@ -196,13 +207,18 @@ class Shift:
         elif now >= self.tidy_at:
             self.tidy_at = now + _TIDY
             await self._tidy()
-        elif self.outbox or self.lookout.promote or (self.free and not self.lookout.waiting):
-            return await self._exchange()
+        elif self._has_batch():
+            self.exchanges.begin(self.tasks, self._next_batch())
         elif now - self.round_at >= self.settings.lease:
             await self._glance()  # all slots are busy: to see that we would get through
         else:
             return False
         return True
+
+    def _has_batch(self) -> bool:
+        asks = not self.lookout.waiting and not (self.until_idle and self.found_nothing)
+        outcomes, free = len(self.outbox), self.free if asks else 0
+        return bool(outcomes or free or self.lookout.promote) and self.exchanges.has_room(outcomes, free)
 
     def _may_reclaim(self, now: float) -> bool:
         """Whether leases that seem to have run out surely did.
@@ -220,7 +236,8 @@ class Shift:
         """How many jobs could start now."""
         if self.stopping:
             return 0
-        return int(min(self.settings.concurrency - self.slots.busy, self.settings.max_jobs - self.begun))
+        taken, begun = self.slots.busy + self.exchanges.asked, self.begun + self.exchanges.asked
+        return int(min(self.settings.concurrency - taken, self.settings.max_jobs - begun))
 
     async def _glance(self) -> None:
         """Promote what is due and hear what time it is."""
@@ -229,37 +246,43 @@ class Shift:
         self._progressed()
         self._judge_clock(self.lookout.learn(answer.server_ms, answer.due_in, sent))
 
-    async def _exchange(self) -> bool:
-        """Settle every outcome there is and fill the free slots, in one round trip; whether that did anything."""
-        settling, self.outbox = self.outbox, []
+    def _next_batch(self) -> Batch:
+        """What the next exchange takes: outcomes, and room for as many jobs."""
+        most = self.exchanges.most
+        settling, self.outbox = self.outbox[:most], self.outbox[most:]
         sent_at = time.time()
         for run in settling:
             run.sent_at = sent_at
-        count = self.free if not self.lookout.waiting else 0
+        count = min(self.free, most) if not self.lookout.waiting else 0
         asks = (count or self.lookout.promote) and not self.stopping
         self.lookout.promote = False
-        try:
-            settlements = [(run.lease, run.fate) for run in settling if run.fate]
-            sent = time.monotonic()
-            answer = await self.consumer.exchange(settlements, count if asks else None)
-        except BaseException:
-            for run in settling:
-                run.resent = True
-            self.outbox = settling + self.outbox
-            self.unsure = True
-            raise
+        return Batch(settling, count if asks else None)
 
+    def _answered(self, batch: Batch, answer: Exchange) -> None:
         self._progressed()
-        for run, word in zip(settling, answer.words, strict=True):
+        for run, word in zip(batch.settling, answer.words, strict=True):
             self._settled(run, word)
-        if asks:
-            self._judge_clock(self.lookout.learn(answer.server_ms, answer.due_in, sent))
+        if batch.count is not None:
+            self._judge_clock(self.lookout.learn(answer.server_ms, answer.due_in, batch.sent))
             self._tell_ended()
-            self._dispatch(answer.leases)
-        if self.free and count and len(answer.leases) < count and not self.until_idle:
+            if time.monotonic() - batch.sent < self.settings.lease:
+                self._dispatch(answer.leases)
+            else:  # we were frozen meanwhile, and they have run out: what is still ours is handed back
+                self.unsure = bool(answer.leases)
+        self.found_nothing = not (batch.settling or answer.leases)
+        got_all = batch.count and len(answer.leases) < batch.count
+        if got_all and self.free and not self.until_idle and not self.lookout.waiting:
             # COUNT goes for each of three streams, so a third of the slots leaves little to hand back.
             self.lookout.begin(max(1, self.free // 3))
-        return bool(settling or answer.leases)
+        self.attention.open()
+
+    def _failed(self, batch: Batch, error: DriverError | None) -> None:
+        for run in batch.settling:
+            run.resent = True
+        self.outbox = batch.settling + self.outbox
+        self.unsure = True
+        self.trouble = error
+        self.attention.open()
 
     def _judge_clock(self, ahead: float) -> None:
         if ahead > self.settings.lease / 2:
@@ -304,6 +327,7 @@ class Shift:
 
     async def _recover(self) -> None:
         """Hand back what was delivered into a lost reply: we never saw it, so we can't run it."""
+        await self.exchanges.quiet()
         # What a read still delivers would be handed back under our hands.
         await self.lookout.end()
         released = await self.consumer.release_all([run.lease for run in self.leased.values()])
@@ -362,8 +386,9 @@ class Shift:
                 self.outbox.append(run)
 
         async def settle() -> None:
-            if self.outbox:
-                await self._exchange()
+            await self.exchanges.quiet()
+            while self.outbox:
+                await self.exchanges.carry(self._next_batch())
             self.heartbeat.end()  # or it would tell of a worker that has left
             await self.consumer.leave()
 
@@ -448,6 +473,7 @@ class Shift:
             if still == 2 * _STUCK:
                 logger.error("stuck: nothing got through for %g s; connecting anew", _STUCK * lease)
                 self.unsure = True
+                self.exchanges.break_off()
                 self.turn.cancel()
             elif still >= 4 * _STUCK:
                 raise DriverError(

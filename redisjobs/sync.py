@@ -14,7 +14,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_before_delay, wait_
 from redisjobs import codec, drivers
 from redisjobs.codec import JobInfo
 from redisjobs.driver import Counts, NewJob, Pushed, SyncDriver, Word
-from redisjobs.errors import Unavailable
+from redisjobs.errors import QueueFull, Unavailable
 from redisjobs.job import JobName, Signature, State
 from redisjobs.queue import checked_limit, gave_up, requeued
 from redisjobs.registry import Args, Duration, FunctionJob, PushOptions, Registry, Returned
@@ -129,6 +129,7 @@ class JobQueue(Registry):
         jobs: Sequence[NewJob] = (),
     ) -> T:
         """Call the store, and again with backoff and jitter while it is away, until the deadline."""
+        cause: BaseException | None = None
         started, store = time.monotonic(), self._store(self.deadline)
         try:
             return call(store)
@@ -144,7 +145,7 @@ class JobQueue(Registry):
             )
             try:
                 return retrying(repeat or call, store)
-            except Unavailable as error:
+            except (Unavailable, QueueFull) as error:
                 cause = error
         raise gave_up(jobs, self.deadline, cause) from cause
 

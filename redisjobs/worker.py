@@ -9,13 +9,18 @@ import socket
 
 import anyio
 
-from redisjobs.errors import seconds
+from redisjobs.errors import DriverError, seconds
 from redisjobs.health import Health
 from redisjobs.registry import Duration, Registry
 from redisjobs.running import Settings
 from redisjobs.shift import Shift
 
 logger = logging.getLogger("redisjobs.worker")
+
+
+def _is_one(group: BaseExceptionGroup[BaseException]) -> bool:
+    """Whether a group tells of one cause: what the store refuses, it refuses every task."""
+    return len(group.exceptions) == 1 or all(isinstance(error, DriverError) for error in group.exceptions)
 
 
 class Worker:
@@ -95,7 +100,7 @@ class Worker:
         except BaseExceptionGroup as group:
             # One cause, one error: that tasks were involved is no business of the caller's.
             error: BaseException = group
-            while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            while isinstance(error, BaseExceptionGroup) and _is_one(error):
                 error = error.exceptions[0]
             raise error from error.__cause__
         finally:

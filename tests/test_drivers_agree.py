@@ -1,5 +1,10 @@
-"""Memory and Redis do the same verbs, at random, and have to agree on every word, claim and state."""
+"""Memory and Redis do the same verbs, at random: they have to agree on every word and state, and with a model.
 
+The model is plain: which jobs are on the queue and which are over, who holds which lease, and how often each thing
+was done.
+"""
+
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -7,6 +12,7 @@ import anyio.from_thread
 import pytest
 import redis
 from anyio.from_thread import BlockingPortal
+from conftest import ENGINES, Servers
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -64,6 +70,11 @@ fates = st.sampled_from(
 )
 
 several_fates = st.lists(fates, min_size=6, max_size=6)
+
+
+def token(worker: str, lease: Lease) -> tuple[str, str, int, str]:
+    """What proves that a worker holds a job."""
+    return worker, lease.place, lease.deliveries, lease.job_id
 
 
 class Side:
@@ -137,6 +148,8 @@ class TwoDrivers(RuleBasedStateMachine):
         self.put_in = 0
         self.pushed: set[str] = set()  # ids that are on the queue, but for those asked to be cancelled
         self.shared: set[str] = set()  # ids that were put in by hand beside a pushed job
+        self.over: set[str] = set()  # jobs that ended, and were not pushed again
+        self.done: Counter[str] = Counter()  # what was done how often, as the words said
 
     def teardown(self) -> None:
         faults = [] if self.shared else self.redis.faults()
@@ -159,7 +172,17 @@ class TwoDrivers(RuleBasedStateMachine):
         return memory
 
     def take(self, worker: str, given: tuple[Sequence[Lease], Sequence[Lease]]) -> None:
-        """Both gave the same jobs to this worker."""
+        """Both gave the same jobs to this worker, and ended the same ones instead."""
+        ends = [
+            [(side.name(job_id), word) for job_id, word in side.consumers[worker].ended] for side in self.sides
+        ]
+        assert ends[0] == ends[1]
+        for side in self.sides:
+            side.consumers[worker].ended.clear()
+        for name, word in ends[0]:
+            self.done["cancelled" if word is Word.CANCELLED else "dead"] += 1
+            if word is Word.CANCELLED:
+                self.end(name)
         memory, redis = (
             [side.lease(lease) for lease in leases] for side, leases in zip(self.sides, given, strict=True)
         )
@@ -171,6 +194,15 @@ class TwoDrivers(RuleBasedStateMachine):
     def retire(self, place: str) -> None:
         if place in self.held:
             self.stale.append(self.held.pop(place))
+
+    def end(self, name: str) -> None:
+        """This job must never be seen again, unless it is pushed again."""
+        self.pushed.discard(name)
+        self.over.add(name)
+
+    def current(self) -> set[tuple[str, str, int, str]]:
+        """The tokens that may settle; all others are stale."""
+        return {token(owner, lease) for owner, (lease, _) in self.held.values()}
 
     def later(self, seconds: int) -> str:
         """A delay that makes no two due times the same: which goes first then depends on their ids."""
@@ -205,8 +237,10 @@ class TwoDrivers(RuleBasedStateMachine):
             return await side.store.driver.push(made, again=again)
 
         for job, answer in zip(made, self.agree(do), strict=True):
-            if answer.word is Word.OK and job.job_id not in self.shared:
-                self.pushed.add(job.job_id)
+            if answer.word is Word.OK:
+                self.done["pushed"] += 1
+                self.over.discard(job.job_id)
+                self.pushed |= {job.job_id} - self.shared
 
     @rule(job_id=st.sampled_from([None, None, "a", "mine"]), unique=st.sampled_from([{}, {"unique": "k"}]))
     def put_by_hand(self, job_id: str | None, unique: dict[str, str]) -> None:
@@ -220,6 +254,7 @@ class TwoDrivers(RuleBasedStateMachine):
         if job_id:
             self.shared.add(job_id)
             self.pushed.discard(job_id)
+            self.over.discard(job_id)
 
     @rule(worker=workers, count=st.integers(0, 6))
     def claim(self, worker: str, count: int) -> None:
@@ -245,6 +280,19 @@ class TwoDrivers(RuleBasedStateMachine):
         held = self.picked(worker, numbers)
         self._exchange(worker, held, [self.dated(fate) for fate in chosen[: len(held)]], count)
 
+    @rule(worker=workers, owner=workers, chosen=several_fates)
+    def settle_what_another_holds(self, worker: str, owner: str, chosen: list[Fate]) -> None:
+        if worker != owner:
+            theirs = [pair for holder, pair in self.held.values() if holder == owner][: len(chosen)]
+            dated = [self.dated(fate) for fate in chosen[: len(theirs)]]
+
+            async def do(side: Side) -> Any:
+                number = self.sides.index(side)
+                settlements = [(pair[number], fate) for pair, fate in zip(theirs, dated, strict=True)]
+                return (await side.consumers[worker].exchange(settlements, None)).words
+
+            assert list(self.agree(do)) == [Word.LEASE_LOST] * len(theirs)
+
     def dated(self, fate: Fate) -> Fate:
         if isinstance(fate, RetryLater) and fate.due == "later":
             return RetryLater(self.later(9), fate.changes)
@@ -258,13 +306,31 @@ class TwoDrivers(RuleBasedStateMachine):
             settlements = [(pair[number], fate) for pair, fate in zip(held, chosen, strict=True)]
             return await side.consumers[worker].exchange(settlements, count)
 
+        current = self.current()
         memory, redis = self.ask(do)
         assert (memory.words, memory.due_in, memory.server_ms) == (redis.words, redis.due_in, redis.server_ms)
         for (lease, _), fate, word in zip(held, chosen, memory.words, strict=True):
-            self.retire(lease.place)
-            if word is Word.CANCELLED or (word is Word.OK and isinstance(fate, Ack)):
-                self.pushed.discard(lease.job_id)
+            assert word is Word.LEASE_LOST or token(worker, lease) in current
+            self.settled(lease, fate, word)
         self.take(worker, (memory.leases, redis.leases))
+
+    def settled(self, lease: Lease, fate: Fate, word: Word) -> None:
+        if word is Word.LEASE_LOST:
+            return
+        self.retire(lease.place)
+        match word, fate:
+            case (Word.CANCELLED, _) | (Word.OK, Ack(cancelled=True)):
+                self.done["cancelled"] += 1
+                self.end(self.sides[0].name(lease.job_id))
+            case Word.OK, Ack():
+                self.done["completed"] += 1
+                self.end(self.sides[0].name(lease.job_id))
+            case Word.OK, RetryLater():
+                self.done["retried"] += 1
+            case Word.OK, DeadLetter():
+                self.done["dead"] += 1
+            case Word.OK, Release():
+                self.done["released"] += 1
 
     @rule(worker=workers, count=st.integers(1, 3))
     def wait(self, worker: str, count: int) -> None:
@@ -283,7 +349,9 @@ class TwoDrivers(RuleBasedStateMachine):
         for side in self.sides:
             side.store.age(60)
         self.renew(owner, numbers)
-        self.take(other, self.ask(lambda side: side.consumers[other].reclaim(100)))
+        reclaimed = self.ask(lambda side: side.consumers[other].reclaim(100))
+        self.done["reclaimed"] += len(reclaimed[0])
+        self.take(other, reclaimed)
 
     def renew(self, worker: str, numbers: list[int]) -> None:
         pairs = self.picked(worker, numbers)
@@ -292,6 +360,8 @@ class TwoDrivers(RuleBasedStateMachine):
             for number, side in enumerate(self.sides)
         )
         assert memory == redis
+        for (lease, _), word in zip(pairs, memory, strict=True):
+            assert word is Word.LEASE_LOST or token(worker, lease) in self.current()
 
     @rule(worker=workers, numbers=picks)
     def release_all(self, worker: str, numbers: list[int]) -> None:
@@ -300,7 +370,7 @@ class TwoDrivers(RuleBasedStateMachine):
         async def do(side: Side) -> int:
             return await side.consumers[worker].release_all([pair[self.sides.index(side)] for pair in pairs])
 
-        self.agree(do)
+        self.done["released"] += self.agree(do)
 
     @rule(verb=st.sampled_from(["cancel", "requeue", "delete"]), number=st.integers(0, 9), any_state=st.booleans())
     def act(self, verb: str, number: int, any_state: bool) -> None:
@@ -313,8 +383,12 @@ class TwoDrivers(RuleBasedStateMachine):
             return word
 
         word = self.agree(do)
-        if word in (Word.CANCELLED, Word.CANCELLING) or (verb, word) == ("delete", Word.OK):
+        if word is Word.CANCELLING:
             self.pushed.discard(name)
+        elif word is Word.CANCELLED or (verb, word) == ("delete", Word.OK):
+            self.end(name)
+        if word in (Word.CANCELLED, Word.OK):
+            self.done[{"cancel": "cancelled", "requeue": "requeued", "delete": "deleted"}[verb]] += 1
 
     @rule(seconds=st.integers(1, 10))
     def advance(self, seconds: int) -> None:
@@ -347,22 +421,33 @@ class TwoDrivers(RuleBasedStateMachine):
             State.DELAYED: counts.delayed,
             State.DEAD: counts.dead,
         }
-        total = counts.totals
-        ended = sum(total.get(counter, 0) for counter in ("completed", "cancelled", "deleted"))
-        assert total.get("pushed", 0) + self.put_in == ended + sum(map(len, listed.values()))
+        total = {counter: counts.totals.get(counter, 0) for counter in (*counts.totals, *self.done)}
+        assert total == {counter: self.done[counter] for counter in total}
+        ended = self.done["completed"] + self.done["cancelled"] + self.done["deleted"]
+        assert self.done["pushed"] + self.put_in == ended + sum(map(len, listed.values()))
+        assert counts.dead == self.done["dead"] - self.done["requeued"] - self.done["deleted"]
         there = [(name, state) for state, rows in listed.items() for name, *_ in rows if name not in self.shared]
         self.there = dict(there)
         assert len(there) == len(self.there)
         assert self.pushed <= self.there.keys()
+        assert not self.over & self.there.keys() - self.shared
+        # Whatever runs is held by one worker, the last it was given to.
+        holds = {(self.sides[0].name(lease.job_id), o, lease.deliveries) for o, (lease, _) in self.held.values()}
+        runs = [(name, where[3], where[4]) for name, where, _ in listed[State.RUNNING]]
+        assert set(runs) <= holds
+        assert len([run for run in runs if run[0] not in self.shared]) == len(
+            {name for name, *_ in runs} - self.shared
+        )
         rows = {row[0]: row for rows in listed.values() for row in rows}
         for name, row in zip(names, found, strict=True):
             assert row == rows.get(name) or name in self.shared
 
 
-@pytest.fixture
-def machine(redis_url: str) -> Iterator[type[TwoDrivers]]:
-    """The machine, with an event loop of its own and a fresh queue for each example."""
-    admin = redis.Redis.from_url(redis_url)
+@pytest.fixture(params=ENGINES)
+def machine(request: pytest.FixtureRequest, servers: Servers) -> Iterator[type[TwoDrivers]]:
+    """The machine, with an event loop of its own and a fresh queue for each example, on each server at hand."""
+    url = servers.url(request.param)
+    admin = redis.Redis.from_url(url)
     numbers = iter(range(1_000_000))
     with anyio.from_thread.start_blocking_portal() as portal:
 
@@ -371,7 +456,7 @@ def machine(redis_url: str) -> Iterator[type[TwoDrivers]]:
 
         Machine.portal = portal
         Machine.make = staticmethod(
-            lambda: RedisStore(redis.Redis.from_url(redis_url), redis_url, f"agree-{id(portal)}-{next(numbers)}")
+            lambda: RedisStore(redis.Redis.from_url(url), url, f"agree-{id(portal)}-{next(numbers)}")
         )
         yield Machine
     admin.close()
@@ -382,7 +467,7 @@ def test_memory_and_redis_agree_whatever_is_done_to_them(machine: type[TwoDriver
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=50,
+            max_examples=25,
             stateful_step_count=30,
             deadline=None,
             phases=[Phase.generate, Phase.shrink],

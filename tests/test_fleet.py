@@ -15,6 +15,7 @@ from redisjobs.job import State
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
+
 async def test_three_ways_to_push_and_two_workers_run_every_job_once(
     fleet: Fleet, redis_store: RedisStore
 ) -> None:

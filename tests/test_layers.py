@@ -28,7 +28,7 @@ LAYERS = [
     {"sync"},
     {"health", "heartbeat", "lookout"},
     {"running"},
-    {"slots", "stall"},
+    {"exchanges", "slots", "stall"},
     {"shift"},
     {"supervisor", "worker"},
     {"<the package>"},

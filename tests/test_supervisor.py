@@ -163,7 +163,7 @@ async def test_probes_tell_a_worker_that_works_from_one_that_is_stopping(
 
     worker.terminate()
 
-    await eventually(lambda: ask(port, "/readyz")[0] == 503, within=5)
+    await eventually(lambda: ask(port, "/readyz")[0] == 503, within=20)
     assert ask(port, "/livez")[0] == 200
 
 

@@ -1,7 +1,8 @@
--- suspects: a function that tells of a job about to be handed out whether it is for another worker. Such is one
--- that is handed out for the last time, if this worker has one like it already: it may be what killed its
--- workers, and one that kills again would take its like along, dead letters all. Entries in `besides`
--- (stream .. entry -> true) are not this worker's yet. Needs leases beside it.
+-- suspects: two functions. The first tells of a job about to be handed out whether it is for another worker. Such
+-- is one that is handed out for the last time, if this worker has one like it already: it may be what killed its
+-- workers, and one that kills again would take its like along, dead letters all. The second is told whether the
+-- job was handed out then. Entries in `besides` (stream .. entry -> true) are not this worker's yet. Needs leases
+-- beside it.
 local function suspects(streams, worker, max_deliveries, besides)
   local has_one
 
@@ -14,11 +15,19 @@ local function suspects(streams, worker, max_deliveries, besides)
     return false
   end
 
-  return function(deliveries)
+  local function is_for_others(deliveries)
     if max_deliveries == 1 or deliveries ~= max_deliveries then return false end
     if has_one == nil then has_one = look() end
-    if has_one then return true end
-    has_one = true
-    return false
+    return has_one
   end
+
+  local function note(deliveries, handed_out)
+    if not handed_out then
+      has_one = nil -- what we had may be what was ended
+    elseif deliveries == max_deliveries then
+      has_one = true
+    end
+  end
+
+  return is_for_others, note
 end

@@ -13,6 +13,7 @@ from redisjobs import __version__
 from redisjobs.cli import jobs, letters, local, worker
 from redisjobs.cli.demo.command import demo
 from redisjobs.cli.fault import Fault
+from redisjobs.cli.torture.command import torture
 from redisjobs.errors import RedisJobsError
 
 app = typer.Typer(
@@ -42,6 +43,7 @@ def _main(
 app.command("worker")(worker.worker)
 app.command("dev")(local.dev)
 app.command("demo")(demo)
+app.command("torture")(torture)
 app.command("push")(jobs.push)
 app.command("stats")(jobs.stats)
 app.command("jobs")(jobs.list_jobs)

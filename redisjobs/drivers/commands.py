@@ -319,7 +319,7 @@ def translate(error: BaseException) -> DriverError:
         return QueueFull(f"the server is out of memory, nothing was written: {text}")
     if isinstance(error, _NOT_NOW_CLASSES) or text.partition(" ")[0] in _NOT_NOW:
         return Unavailable(f"{type(error).__name__}: {text}")
-    if isinstance(error, redis_errors.NoPermissionError):
+    if isinstance(error, redis_errors.NoPermissionError) or text.startswith("ACL failure in script"):
         return DriverError(f"the server's ACL forbids what this role needs: {text}")
     if "unknown command" in text and "HELLO" in text.upper():
         return ServerTooOld(f"the server does not know HELLO, so it is older than 6.0; {_NEEDED}")

@@ -8,8 +8,8 @@ itself, and is dropped whenever a reply may still be under way.
 import asyncio
 import math
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import anyio
@@ -131,6 +131,9 @@ class Link:
                 wires = talk.send(replies)
             except StopIteration as done:
                 return list(done.value)
+            except Unavailable:
+                await self._drop()  # another server may have taken its place: ask who it is now
+                raise
 
     async def _round_trip(self, wires: Sequence[Sequence[Any]]) -> list[Any]:
         try:
@@ -151,7 +154,8 @@ class Link:
             need_asyncio()
             connection = self._target.connection(self._timeout)
             self._connection = connection
-            await connection.connect()
+            with _closed_is_lost():
+                await connection.connect()
         return self._connection
 
     async def send(self, wires: Sequence[Sequence[Any]]) -> None:
@@ -163,7 +167,7 @@ class Link:
         writer = self._connection._writer
         if writer is None:
             raise ConnectionError("the connection was closed")
-        with anyio.fail_after(self._timeout):
+        with anyio.fail_after(self._timeout), _closed_is_lost():
             writer.write(packed(wires))
             await writer.drain()
 
@@ -188,6 +192,17 @@ class Link:
         if connection is not None:
             with anyio.CancelScope(shield=True), suppress(redis.RedisError, OSError):
                 await connection.disconnect(nowait=True)
+
+
+@contextmanager
+def _closed_is_lost() -> Iterator[None]:
+    """Take it as lost what uvloop says of it by a RuntimeError; with asyncio the next read tells."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "closed" not in str(error):
+            raise
+        raise ConnectionError(str(error)) from error
 
 
 class SyncLink:
@@ -216,6 +231,9 @@ class SyncLink:
                 wires = talk.send(replies)
             except StopIteration as done:
                 return list(done.value)
+            except Unavailable:
+                self.close()
+                raise
 
     def _round_trip(self, wires: Sequence[Sequence[Any]], until: float) -> list[Any]:
         try:

@@ -234,8 +234,8 @@ class SyncRedisDriver:
 class RedisConsumer:
     """One worker's side of a queue on Redis; see `Consumer`.
 
-    It keeps three connections, and its heartbeat a fourth: one for settling and claiming, one that only waits
-    in a blocking read, one that only listens. So none ever waits behind another.
+    It keeps a connection for what it says by itself, one for each exchange under way, one that only waits in a
+    blocking read, one that only listens, and its heartbeat has one. So none ever waits behind another.
     """
 
     def __init__(
@@ -249,6 +249,7 @@ class RedisConsumer:
         self._lease_ms = int(lease * 1000)
         self._max_deliveries = max_deliveries
         self._main = Link(commands, target)
+        self._lines: list[Link] = []  # for exchanges; as many as there were at once
         self._reader = Link(commands, target, _BLOCK + _MARGIN)
         self._ear = Link(commands, target, _PING + _MARGIN)
         self._reader_id: int | None = None  # by which the server knows that connection
@@ -263,17 +264,17 @@ class RedisConsumer:
             raise
 
     async def _join(self) -> list[str]:
-        await self._main.run(hello())
+        await self._run(self._main, hello())
         for command in self._commands.join():
             try:
-                await self._main.run(command)
+                await self._run(self._main, command)
             except QueueFull:
                 pass  # claim makes a group that is missing even then, for what drains a full server must run
             except DriverError as error:
                 if "BUSYGROUP" not in str(error):  # another worker was first
                     raise
         try:
-            (policy,) = await self._main.run(memory_policy())
+            (policy,) = await self._run(self._main, memory_policy())
         except DriverError as error:
             return [f"could not read the server's memory policy ({error}): make sure it is noeviction"]
         if policy in ("", "noeviction"):
@@ -283,8 +284,17 @@ class RedisConsumer:
             "set it to noeviction"
         ]
 
+    async def _run(self, link: Link, *commands: Command[Any]) -> list[Any]:
+        try:
+            return await link.run(*commands)
+        except Unavailable:
+            # What ended one connection has mostly ended the others: each would fail once more by itself.
+            for other in (self._main, *self._lines):
+                await other.aclose()
+            raise
+
     async def aclose(self) -> None:
-        for link in (self._main, self._reader, self._ear):
+        for link in (self._main, self._reader, self._ear, *self._lines):
             await link.aclose()
 
     async def exchange(self, settlements: Sequence[Settlement], count: int | None) -> Exchange:
@@ -292,7 +302,11 @@ class RedisConsumer:
         commands: list[Command[Any]] = [command for _, command in settles]
         if count is not None:
             commands.append(self._commands.claim(self.worker_id, count, self._max_deliveries))
-        replies = await self._main.run(*commands)
+        line = self._lines.pop() if self._lines else Link(self._commands, self._target)
+        try:
+            replies = await self._run(line, *commands)
+        finally:
+            self._lines.append(line)
 
         words = [Word.OK] * len(settlements)
         for (positions, _), answers in zip(settles, replies, strict=False):
@@ -324,7 +338,7 @@ class RedisConsumer:
         command = self._commands.reclaim(
             self.worker_id, count, self._lease_ms, self._max_deliveries, self._cursors, latest_ms
         )
-        (answer,) = await self._main.run(command)
+        (answer,) = await self._run(self._main, command)
         self._cursors, leases, ended, self.elsewhere = answer
         self.ended += ended
         return leases  # type: ignore[no-any-return]
@@ -332,7 +346,9 @@ class RedisConsumer:
     async def release_all(self, held: Sequence[Lease]) -> int:
         total = 0
         while True:
-            (released,) = await self._main.run(self._commands.release_all(self.worker_id, held, refund=True))
+            (released,) = await self._run(
+                self._main, self._commands.release_all(self.worker_id, held, refund=True)
+            )
             total += int(released)
             if not released:
                 return total
@@ -340,7 +356,7 @@ class RedisConsumer:
     async def unblock(self) -> bool:
         if self._reader_id is not None and self._may_unblock:
             try:
-                await self._main.run(unblock(self._reader_id))
+                await self._run(self._main, unblock(self._reader_id))
             except (Unavailable, QueueFull):
                 raise
             except DriverError:  # the ACL forbids it: then it has to be done without
@@ -349,10 +365,10 @@ class RedisConsumer:
 
     async def leave(self) -> None:
         await self.release_all([])
-        await self._main.run(self._commands.leave(self.worker_id))
+        await self._run(self._main, self._commands.leave(self.worker_id))
 
     async def tidy(self) -> None:
-        await self._main.run(self._commands.tidy(_GONE_MS, None))
+        await self._run(self._main, self._commands.tidy(_GONE_MS, None))
 
     async def listen(self, heard: Callable[[Nudge], None]) -> None:
         try:

@@ -6,10 +6,11 @@ import os
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import ClassVar
 
-from redisjobs.cli.demo.journal import Journal, Line
+from redisjobs.cli.demo.journal import Line
+from redisjobs.cli.journal import Journal
 from redisjobs.cli.target import DEFAULT_URL
 from redisjobs.job import JobContext
 from redisjobs.queue import JobQueue
@@ -37,16 +38,19 @@ queue = JobQueue(DEFAULT_URL, name=os.environ.get(QUEUE, "demo"))
 def hash_file(parameters: HashFile, context: JobContext) -> None:
     """Write a file's size and SHA-256 into this process' journal; sync, so it runs in a thread."""
     line = functools.partial(Line, context.job_id, os.getpid(), path=parameters.path)
-    _journal().write(line(at=time.time()))
+    _write(line(at=time.time()))
     try:
         with open(parameters.path, "rb") as file:
             facts = os.fstat(file.fileno())
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:  # gone since, or no permission: a result too, not a failure
-        _journal().write(line(at=time.time(), ended=True, error=str(error)))
+        _write(line(at=time.time(), ended=True, error=str(error)))
         return
-    done = line(at=time.time(), ended=True, size=facts.st_size, modified=facts.st_mtime_ns, sha256=digest)
-    _journal().write(done)
+    _write(line(at=time.time(), ended=True, size=facts.st_size, modified=facts.st_mtime_ns, sha256=digest))
+
+
+def _write(line: Line) -> None:
+    _journal().write(asdict(line))
 
 
 @functools.cache

@@ -1,16 +1,12 @@
-"""What the demo's workers write down: one file a process, one JSON line for each start and each end of a job.
-
-A line goes out in one write, so a process killed by SIGKILL can at most cut its last line; a cut line counts as
-not written.
-"""
+"""What the demo's workers write down, one line for each start and each end of a job, and how it is checked."""
 
 import hashlib
-import json
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from redisjobs.cli import journal
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,28 +36,9 @@ class Line:
     error: str = ""
 
 
-class Journal:
-    """This process' own file, made with its first line. For any number of threads."""
-
-    def __init__(self, directory: str | Path) -> None:
-        self._path = Path(directory) / f"{os.getpid()}.journal"
-        self._lock = threading.Lock()
-        self._file = -1
-
-    def write(self, line: Line) -> None:
-        """Append a line."""
-        with self._lock:
-            if self._file < 0:
-                self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        os.write(self._file, json.dumps(asdict(line)).encode() + b"\n")
-
-
 def read(directory: str | Path) -> Iterator[Line]:
     """Every line that was written whole, of all processes."""
-    for path in sorted(Path(directory).glob("*.journal")):
-        *whole, _cut = path.read_bytes().split(b"\n")
-        for text in whole:
-            yield Line(**json.loads(text))
+    return (Line(**line) for line in journal.read(directory))
 
 
 @dataclass(slots=True)

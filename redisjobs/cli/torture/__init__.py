@@ -1,1 +1,1 @@
-"""Every fault we can inject, at once, and a proof of what became of every job."""
+"""`redisjobs torture`: producers, workers and a nemesis run together; a checker proves that nothing was lost."""

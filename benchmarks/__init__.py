@@ -1,0 +1,1 @@
+"""Measures redisjobs beside its peers; see README.md here."""

@@ -1,0 +1,183 @@
+"""`python -m benchmarks`: arguments, rounds, and where the results go."""
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks import fleet, growth, report
+from benchmarks.measures import MEASURES, QUICK, Amount, Figures
+from benchmarks.report import Run
+from benchmarks.systems import (
+    CHECKOUT,
+    HERE,
+    PEER_NAMES,
+    SYSTEMS,
+    US,
+    Failed,
+    System,
+    chosen,
+    python,
+    python_version,
+)
+from redisjobs import server
+
+RESULTS, DOCS = HERE / "results", CHECKOUT / "docs"
+_DATA = DOCS / "benchmarks.json"
+_QUICK_MEASURES = ("drain", "drain2", "push", "latency", "naps", "idle")
+
+
+def arguments(words: Sequence[str]) -> argparse.Namespace:
+    """What was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="redisjobs beside its peers.")
+    parser.add_argument("--quick", action="store_true", help="three rounds, four systems, under three minutes")
+    parser.add_argument("--peers", metavar="A,B", help=f"beside these only, of {', '.join(PEER_NAMES)}")
+    parser.add_argument("--only", metavar="M,N", type=_measures, help=f"these only, of {', '.join(MEASURES)}")
+    parser.add_argument("--rounds", type=int, help="how often each is measured (5; with --quick 3)")
+    parser.add_argument(
+        "--docs", action=argparse.BooleanOptionalAction, help="write docs/benchmarks.* (unless quick)"
+    )
+    parser.add_argument("--growth", action="store_true", help="instead: how redisjobs' cost grows")
+    parser.add_argument("--million", action="store_true", help="with --growth: a million jobs where it says 100k")
+    parser.add_argument("--fleet", action="store_true", help="instead: a fleet of workers on one server")
+    parser.add_argument("--workers", type=int, default=200, help="of the fleet (200)")
+    parser.add_argument(
+        "--render", metavar="JSON", type=Path, help="instead: write docs/benchmarks.* from a result"
+    )
+    options = parser.parse_args(words)
+    if options.rounds is not None and options.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    try:
+        options.systems = chosen(options.peers, options.quick)
+    except ValueError as error:
+        parser.error(str(error))
+    return options
+
+
+def _measures(words: str) -> list[str]:
+    names = [word.strip() for word in words.split(",") if word.strip()]
+    if unknown := [name for name in names if name not in MEASURES]:
+        raise argparse.ArgumentTypeError(f"no such measure: {', '.join(unknown)}; there are {', '.join(MEASURES)}")
+    return names
+
+
+def installed(systems: Sequence[System], run: Run, python: str, say: Callable[[str], None]) -> list[System]:
+    """Install what can be; what can't is reported and skipped."""
+    there = []
+    for system in systems:
+        try:
+            run.versions[system.name] = system.install(python)
+            there.append(system)
+        except Failed as failed:
+            say(f"{system.name}: skipped, {failed}")
+            run.failures.append([system.name, "install", str(failed)])
+    return there
+
+
+def measure(
+    systems: Sequence[System],
+    measures: dict[str, Callable[[System, Amount], Figures]],
+    run: Run,
+    amount: Amount,
+    say: Callable[[str], None],
+) -> None:
+    """All rounds, interleaved: each measure goes round the systems before it is taken again.
+
+    A measure that fails is reported, and not taken again of that system.
+    """
+    failed: set[tuple[str, str]] = set()
+    for number in range(run.rounds):
+        for name, take in measures.items():
+            if name == "idle" and run.quick and number:
+                continue  # it counts, and takes its time: once is enough
+            for system in _turned(systems, number):
+                if (system.name, name) in failed:
+                    continue
+                started = time.monotonic()
+                try:
+                    run.add(system.name, take(system, amount))
+                    took = time.monotonic() - started
+                    say(f"round {number + 1} of {run.rounds}: {name}, {system.name}: {took:.1f} s")
+                except Failed as error:
+                    failed.add((system.name, name))
+                    say(f"{system.name}, {name}: failed, {error}")
+                    run.failures.append([system.name, name, str(error)])
+
+
+def _turned(systems: Sequence[System], by: int) -> list[System]:
+    """Nobody is always the first after the same one."""
+    by %= max(len(systems), 1)
+    return [*systems[by:], *systems[:by]]
+
+
+def main(words: Sequence[str]) -> int:
+    """The command; its exit code."""
+    options = arguments(words)
+    if options.render:
+        write_docs(Run.from_json(json.loads(options.render.read_text())))
+        return 0
+    run = Run(
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        quick=options.quick,
+        rounds=options.rounds or (3 if options.quick else 5),
+        machine=report.machine(),
+        server=server.find().description,
+    )
+    started, used = time.monotonic(), python()
+    run.machine += f", {python_version(used)}"
+    alone = options.growth or options.fleet
+    systems = installed([SYSTEMS[US]] if alone else options.systems, run, used, _say)
+    if US not in run.versions:
+        return 1
+    if alone:
+        what = "growth" if options.growth else "fleet"
+        text = growth.report(options.million) if options.growth else fleet.report(options.workers)
+        print(text)
+        if options.docs:
+            _attach(what, f"{run.date}, {run.machine}, {run.server}, redisjobs {run.versions[US]}\n\n{text}")
+        return 0
+    names = options.only or (_QUICK_MEASURES if options.quick else tuple(MEASURES))
+    measure(systems, {name: MEASURES[name] for name in names}, run, QUICK if options.quick else Amount(), _say)
+    print(report.comparison(run.samples), report.everything(run.samples), sep="\n\n")
+    for system, what, reason in run.failures:
+        print(f"\nnot measured: {system}, {what}: {reason}")
+    path = RESULTS / f"{run.date.replace(':', '')}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(run.as_json(), indent=1) + "\n")
+    print(f"\n{time.monotonic() - started:.0f} s; {path.relative_to(CHECKOUT)}")
+    if options.docs or (options.docs is None and not options.quick and options.only is None):
+        run.beside = _documented().beside if _DATA.is_file() else {}
+        write_docs(run)
+    return 0
+
+
+def _attach(what: str, text: str) -> None:
+    """Put what `--growth` or `--fleet` said on the page of the last run."""
+    run = _documented()
+    run.beside[what] = text
+    write_docs(run)
+
+
+def _documented() -> Run:
+    return Run.from_json(json.loads(_DATA.read_text()))
+
+
+def write_docs(run: Run) -> None:
+    """`docs/benchmarks.md`, `.svg` and `.json`."""
+    DOCS.mkdir(exist_ok=True)
+    (DOCS / "benchmarks.md").write_text(report.page(run))
+    (DOCS / "benchmarks.svg").write_text(report.drawing(run.samples))
+    _DATA.write_text(json.dumps(run.as_json(), indent=1) + "\n")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # what was started is ended then too
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,91 @@
+"""`--growth`: how the cost of redisjobs grows, with nobody beside it."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from benchmarks.report import DASH, number, table
+from benchmarks.session import SIZE, Session
+from benchmarks.systems import SYSTEMS, US, Failed
+
+Cost = tuple[float, float, float]  # jobs/s; CPU of worker and of server, µs a job
+_DRAINED = 20_000  # jobs that are timed, at most
+_WITHIN = 100.0  # seconds
+
+
+def report(million: bool) -> str:
+    """Measure all of it; Markdown. What fails is reported, and the rest goes on."""
+    rows: list[list[str]] = []
+    for what, how_much, take in _all(1_000_000 if million else 100_000):
+        try:
+            figures = [number(figure) for figure in take()]
+        except Failed as failed:
+            print(f"{what}, {how_much}: failed, {failed}", file=sys.stderr, flush=True)
+            figures = [DASH] * 3
+        rows.append([what, how_much, *figures])
+        print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
+    return table(["what", "how much", "jobs/s", "worker CPU, µs a job", "Redis CPU, µs a job"], rows)
+
+
+def _all(many: int) -> Iterator[tuple[str, str, Callable[[], Cost]]]:
+    for backlog in (1_000, 10_000, 100_000, *((many,) if many > 100_000 else ())):
+        yield "backlog", f"{backlog:,} jobs", partial(_drained, backlog)
+    yield "beside running jobs", "10,000", partial(_beside_running, 10_000)
+    yield "beside delayed jobs", f"{many:,}", partial(_drained, _DRAINED, delayed=many)
+    yield "beside dead letters", "100,000", partial(_beside_dead, 100_000)
+    for workers in (1, 2, 4, 8):
+        yield "worker processes", str(workers), partial(_drained, _DRAINED * 2, workers=workers)
+    for size in (100, 1_000, 10_000, 65_536, 262_144):
+        yield "payload", f"{size:,} B", partial(_drained, min(_DRAINED, (64 << 20) // size), size=size)
+
+
+def _drained(jobs: int, workers: int = 1, size: int = SIZE, delayed: int = 0) -> Cost:
+    with Session(SYSTEMS[US]) as session:
+        if delayed:
+            session.ask("fill_later", job="noop", count=delayed, size=size, seconds=3600)
+        session.fill("noop", jobs, size)
+        session.start_workers(workers, 100)
+        session.arrived(workers)
+        return _timed(session, min(jobs, _DRAINED * 2))
+
+
+def _beside_running(running: int) -> Cost:
+    with Session(SYSTEMS[US]) as session:
+        session.fill("hold", running)
+        session.open_gate()
+        session.start_workers(1, running)
+        session.wait(lambda counted: counted.jobs >= running, _WITHIN, "jobs that hold on")
+        session.close_gate()
+        session.fill("noop", _DRAINED)
+        session.start_workers(1, 100)
+        session.arrived(2)
+        return _timed(session, _DRAINED)
+
+
+def _beside_dead(dead: int) -> Cost:
+    with Session(SYSTEMS[US]) as session:
+        session.fill("doomed", dead)
+        session.open_gate()
+        session.start_workers(1, 100)
+        session.wait(lambda counted: counted.jobs >= dead, _WITHIN, "jobs that fail")
+        time.sleep(0.5)  # the last ones are settled
+        session.stop_workers()
+        session.close_gate()
+        session.fill("noop", _DRAINED)
+        session.start_workers(1, 100)
+        session.arrived(2)
+        return _timed(session, _DRAINED)
+
+
+def _timed(session: Session, jobs: int) -> Cost:
+    before, workers, server = session.counted().jobs, session.cpu(), session.server_cpu()
+    opened = time.monotonic_ns()
+    session.open_gate()
+    done = session.wait(lambda counted: counted.jobs - before >= jobs, _WITHIN, "draining")
+    count = done.jobs - before
+    return (
+        count / ((done.last - opened) / 1e9),
+        (session.cpu() - workers) / count * 1e6,
+        (session.server_cpu() - server) / count * 1e6,
+    )

@@ -1,0 +1,195 @@
+"""The measures: each starts a session of its own and returns figures by the name of their row."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from benchmarks.session import SIZE, Session
+from benchmarks.systems import FLOOR, System
+
+Figures = dict[str, float]
+TIMES = "\N{MULTIPLICATION SIGN}"
+_DRAIN_WITHIN, _SETTLE = 60.0, 0.1  # seconds
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much is done in each measure."""
+
+    drain: int = 20_000  # jobs, for a system of scale 1
+    push: int = 2_000
+    push_fast: int = 6_000
+    latency: int = 150
+    delayed: int = 100
+    idle: float = 10.0  # seconds
+    naps: int = 6_000
+
+
+QUICK = Amount(drain=12_000, push=1_000, push_fast=4_000, latency=80, delayed=40, idle=5.0, naps=2_000)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table.
+
+    Attributes:
+        key: The figure's name.
+        label: What it is, for people.
+        unit: Of the figures as they are shown; `scale` is what they are multiplied by for that.
+        better: Whether `more` or `less` is better.
+        must: What must hold: `best` (times the best peer's), `floor` (times the floor's), or `limit` (as shown).
+        bound: The number that goes with it.
+    """
+
+    key: str
+    label: str
+    unit: str
+    better: Literal["more", "less"]
+    must: Literal["best", "floor", "limit", ""]
+    bound: float = 1.0
+    scale: float = 1.0
+
+
+ROWS = (
+    Row("drain_1", "drain, 1 worker process", "jobs/s", "more", "best", 2.5),
+    Row("drain_2", "drain, 2 worker processes", "jobs/s", "more", "best", 2.5),
+    Row("worker_cpu", "worker CPU a job", "µs", "less", "limit", 25, 1e6),
+    Row("server_cpu", "Redis CPU a job, drain only", "µs", "less", "limit", 16, 1e6),
+    Row("push_async", "push one by one, async (floor: PING)", "jobs/s", "more", "floor", 0.8),
+    Row("push_sync", "push one by one, sync (floor: PING)", "jobs/s", "more", "best", 1.0),
+    Row("push_flight", "push, 100 in flight (floor: XADD)", "jobs/s", "more", "best", 1.3),
+    Row("push_bulk", "bulk push", "jobs/s", "more", "best", 1.3),
+    Row("latency_p50", "idle → start, p50", "ms", "less", "best", 1.0, 1e3),
+    Row("latency_p99", "idle → start, p99", "ms", "less", "best", 1.0, 1e3),
+    Row("late_p50", "lateness of delayed jobs, p50", "ms", "less", "limit", 2, 1e3),
+    Row("late_p99", "lateness of delayed jobs, p99", "ms", "less", "limit", 10, 1e3),
+    Row("memory", "Redis memory a queued job", "B", "less", "limit", 390),
+    Row("left", "left in Redis per finished job, for good", "B", "less", "limit", 0.5),
+    Row("left_expiring", "the same, in keys that expire", "B", "less", ""),
+    Row("idle_commands", "idle worker, Redis commands", "1/s", "less", "limit", 1),
+    Row("naps", "10 ms jobs, concurrency 100, time ÷ ideal", TIMES, "less", "limit", 1.15),
+    Row("resident", "worker RSS after a drain", "MB", "less", "limit", 45, 1e-6),
+)
+
+
+def drain(system: System, amount: Amount) -> Figures:
+    """One worker process drains a full queue."""
+    jobs = _jobs(system, amount)
+    with Session(system) as session:
+        before = session.server_memory()
+        session.fill("noop", jobs)
+        session.stop_driver()  # its connections are no memory of a job's
+        queued = session.server_memory() - before
+        figures = _drain(session, 1, jobs)
+        figures["resident"] = session.resident()
+        session.stop_workers()
+        stay, end = session.key_memory()
+        return figures | {
+            "memory": queued / jobs,
+            "left": float(round(stay / jobs)),  # an empty stream is no job's
+            "left_expiring": end / jobs,
+            "drain_1": figures.pop("drain"),
+        }
+
+
+def drain_two(system: System, amount: Amount) -> Figures:
+    """Two worker processes drain a full queue."""
+    jobs = _jobs(system, amount)
+    with Session(system) as session:
+        session.fill("noop", jobs)
+        return {"drain_2": _drain(session, 2, jobs)["drain"]}
+
+
+def push(system: System, amount: Amount) -> Figures:
+    """A producer pushes, with no worker about."""
+    figures: Figures = {}
+    with Session(system) as session:
+        many = int(amount.push_fast * max(system.scale, 0.5))
+        for key, do, count in (("push_async", "one_by_one", amount.push), ("push_sync", "sync", amount.push)):
+            seconds = session.ask(do, job="noop", count=count, size=SIZE)
+            if seconds is not None:
+                figures[key] = count / seconds
+        seconds = session.ask("in_flight", job="noop", count=many, size=SIZE, width=100)
+        figures["push_flight"] = many / seconds
+        filled = session.fill("noop", many)
+        if filled["bulk"]:
+            figures["push_bulk"] = many / filled["seconds"]
+    return figures
+
+
+def latency(system: System, amount: Amount) -> Figures:
+    """Jobs come one at a time to a worker that has nothing else to do; then some that are delayed."""
+    with Session(system) as session:
+        session.open_gate()
+        session.start_workers()
+        session.ask("latency", count=15, size=SIZE)  # the worker is up and warm
+        session.clear_stamps()
+        session.ask("latency", count=amount.latency, size=SIZE)
+        figures = _percentiles("latency", session.stamps())
+        session.clear_stamps()
+        if system.name != FLOOR and session.ask(
+            "delayed", count=amount.delayed, size=SIZE, shortest=0.3, longest=1.3
+        ):
+            session.ask("stamped", count=amount.delayed, within=10)
+            figures |= _percentiles("late", session.stamps())
+    return figures
+
+
+def idle(system: System, amount: Amount) -> Figures:
+    """A worker with nothing to do."""
+    with Session(system) as session:
+        session.open_gate()
+        session.start_workers()
+        session.ask("latency", count=1, size=SIZE)
+        session.stop_driver()
+        time.sleep(1)
+        return {"idle_commands": sum(session.watched(amount.idle).values()) / amount.idle}
+
+
+def naps(system: System, amount: Amount) -> Figures:
+    """Jobs of 10 ms, 100 at once: how much longer they take than they must."""
+    with Session(system) as session:
+        session.fill("nap", amount.naps)
+        session.start_workers(concurrency=100)
+        session.arrived(1)
+        session.open_gate()
+        ideal = amount.naps / 100 * 0.01
+        done = session.wait(lambda counted: counted.jobs >= amount.naps, _DRAIN_WITHIN, "naps")
+        return {"naps": done.seconds / ideal}
+
+
+MEASURES: dict[str, Callable[[System, Amount], Figures]] = {
+    "drain": drain,
+    "drain2": drain_two,
+    "push": push,
+    "latency": latency,
+    "idle": idle,
+    "naps": naps,
+}
+
+
+def _jobs(system: System, amount: Amount) -> int:
+    return int(amount.drain * system.scale)
+
+
+def _drain(session: Session, processes: int, jobs: int) -> Figures:
+    session.start_workers(processes)
+    session.arrived(processes)
+    worker_cpu, server_cpu = session.cpu(), session.server_cpu()
+    session.open_gate()
+    done = session.wait(lambda counted: counted.jobs >= jobs, _DRAIN_WITHIN, "draining")
+    time.sleep(_SETTLE)  # the last ones are settled
+    return {
+        "drain": jobs / done.seconds,
+        "worker_cpu": (session.cpu() - worker_cpu) / jobs,
+        "server_cpu": (session.server_cpu() - server_cpu) / jobs,
+    }
+
+
+def _percentiles(name: str, seconds: list[float]) -> Figures:
+    ordered = sorted(seconds)
+    return {
+        f"{name}_p50": ordered[len(ordered) // 2],
+        f"{name}_p99": ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))],
+    }

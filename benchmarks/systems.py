@@ -1,0 +1,224 @@
+"""The systems that are measured: what each one is, its environment, and how its workers are started."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+CHECKOUT = HERE.parent
+PEERS = HERE / "peers"
+VENVS = HERE / ".venvs"
+_INSTALL_WITHIN = 300.0  # seconds
+
+Commands = list[list[str]]
+
+
+class Failed(Exception):
+    """A system can't be measured, or one measure of it went wrong; the message says why."""
+
+
+@dataclass(frozen=True)
+class System:
+    """One system.
+
+    Attributes:
+        name: What it is called in tables and on the command line.
+        module: `peers/<module>_jobs.py`.
+        packages: What pip installs, versions pinned.
+        distribution: Whose version is reported.
+        setup: How it is set up, in a few words.
+        workers: From the folder of its programs, a number of processes and how many jobs each may run at once, the
+            commands that start them.
+        scale: How many jobs it is given, as a share of the fastest system's.
+        concurrency: Jobs at once in a drain of jobs that do nothing.
+    """
+
+    name: str
+    module: str
+    packages: Sequence[str]
+    distribution: str
+    setup: str
+    workers: Callable[[Path, int, int], Commands]
+    scale: float = 1.0
+    concurrency: int = 100
+
+    @property
+    def venv(self) -> Path:
+        """Where its environment is; the floor shares ours."""
+        return VENVS / ("redisjobs" if self.module == "floor" else self.name)
+
+    @property
+    def programs(self) -> Path:
+        """The folder of its programs."""
+        return self.venv / "bin"
+
+    def environment(self, url: str, meter: Path, concurrency: int) -> dict[str, str]:
+        """The variables that its processes are started with."""
+        return {
+            **{key: value for key, value in os.environ.items() if key != "REDISJOBS_URL"},  # not the user's server
+            "PYTHONPATH": str(PEERS),
+            "BENCH_URL": url,
+            "BENCH_METER": str(meter),
+            "BENCH_CONCURRENCY": str(concurrency),
+            "dramatiq_queue_prefetch": "100",  # by itself it is twice the threads
+        }
+
+    def install(self, python: str) -> str:
+        """Make its environment, unless it is there, and return the version of what is in it.
+
+        Raises:
+            Failed: It does not install; the message is pip's last word.
+        """
+        stamp, wanted = self.venv / "installed.txt", f"{python}\n" + "\n".join(self.packages) + "\n" + _project()
+        if not stamp.is_file() or stamp.read_text() != wanted:
+            shutil.rmtree(self.venv, ignore_errors=True)
+            _checked([python, "-m", "venv", str(self.venv)])
+            _checked([str(self.programs / "python"), "-m", "pip", "install", "--quiet", *self.packages])
+            stamp.write_text(wanted)
+        code = f"import importlib.metadata as m; print(m.version({self.distribution!r}))"
+        return _checked([str(self.programs / "python"), "-c", code]).strip()
+
+
+def _project() -> str:
+    return (CHECKOUT / "pyproject.toml").read_text().split("[project.optional-dependencies]")[0]
+
+
+def _checked(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_INSTALL_WITHIN)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Failed(f"can't be installed: {error}") from error
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
+        raise Failed(f"can't be installed: {lines[-1].strip()}")
+    return done.stdout
+
+
+def python() -> str:
+    """The Python for every environment: the newest at hand that ardiq, which needs 3.12, has been tried with."""
+    for path in filter(None, map(shutil.which, ("python3.13", "python3.12"))):
+        asked = subprocess.run([path, "-c", "import ensurepip, sys; print(sys.executable)"], capture_output=True)
+        if not asked.returncode:
+            return asked.stdout.decode().strip()
+    return sys.executable
+
+
+def python_version(python: str) -> str:
+    """Such as `Python 3.13.5`."""
+    return _checked([python, "--version"]).strip()
+
+
+def _redisjobs(programs: Path, processes: int, concurrency: int) -> Commands:
+    worker = [str(programs / "redisjobs"), "worker", "redisjobs_jobs:queue", "--log-level", "warning"]
+    return [[*worker, "--concurrency", str(concurrency)]] * processes
+
+
+def _floor(programs: Path, processes: int, concurrency: int) -> Commands:
+    return [[str(programs / "python"), "floor_jobs.py"]] * processes
+
+
+def _tarsk(programs: Path, processes: int, concurrency: int) -> Commands:
+    worker = [str(programs / "tarsk"), "worker", "--app", "tarsk_jobs:app", "--queues", "default"]
+    return [[*worker, "--broker", "URL", "--children", str(processes), "--slots", str(concurrency)]]
+
+
+def _taskiq(programs: Path, processes: int, concurrency: int) -> Commands:
+    worker = [str(programs / "taskiq"), "worker", "taskiq_jobs:broker", "--log-level", "ERROR", "--no-parse"]
+    return [[*worker, "--workers", str(processes), "--max-async-tasks", str(concurrency), "--max-prefetch", "100"]]
+
+
+def _ardiq(programs: Path, processes: int, concurrency: int) -> Commands:
+    return [[str(programs / "ardiq"), "run", "--quiet", "--workers", str(processes), "ardiq_jobs:app"]]
+
+
+def _dramatiq(programs: Path, processes: int, concurrency: int) -> Commands:
+    worker = [str(programs / "dramatiq"), "dramatiq_jobs", "--skip-logging"]
+    return [[*worker, "--processes", str(processes), "--threads", str(concurrency)]]
+
+
+def _streaq(programs: Path, processes: int, concurrency: int) -> Commands:
+    return [[str(programs / "streaq"), "run", "--workers", str(processes), "streaq_jobs:worker"]]
+
+
+def _arq(programs: Path, processes: int, concurrency: int) -> Commands:
+    return [[str(programs / "arq"), "--custom-log-dict", "arq_jobs.QUIET", "arq_jobs.WorkerSettings"]] * processes
+
+
+US, FLOOR = "redisjobs", "floor"
+_OURS = ("--editable", f"{CHECKOUT}[worker]", "redis[hiredis]==8.1.0", "hiredis==3.5.0")
+
+SYSTEMS = {
+    system.name: system
+    for system in (
+        System(US, "redisjobs", _OURS, "redisjobs", "uvloop, hiredis, every check on", _redisjobs),
+        System(FLOOR, "floor", _OURS, "redis", "redis-py, uvloop, hiredis, batches of 100", _floor),
+        System(
+            "tarsk-redis",
+            "tarsk",
+            ("tarsk-redis==0.2.1", "uvloop==0.23.0"),
+            "tarsk-redis",
+            "100 slots a child; pushes in flight from threads",
+            _tarsk,
+        ),
+        System(
+            "taskiq-redis",
+            "taskiq",
+            ("taskiq-redis==1.2.4", "taskiq==0.13.0", "uvloop==0.23.0", "hiredis==3.5.0", "orjson==3.13.0"),
+            "taskiq-redis",
+            "streams, uvloop, hiredis, orjson, prefetch 100, no parsing",
+            _taskiq,
+            scale=0.4,
+        ),
+        System(
+            "ardiq", "ardiq", ("ardiq==1.2.0", "uvloop==0.23.0"), "ardiq", "uvloop, prefetch as it comes", _ardiq
+        ),
+        System(
+            "dramatiq",
+            "dramatiq",
+            ("dramatiq[redis]==2.2.1", "hiredis==3.5.0"),
+            "dramatiq",
+            "hiredis, 8 threads (100 where jobs sleep), prefetch 100",
+            _dramatiq,
+            scale=0.4,
+            concurrency=8,
+        ),
+        System(
+            "streaq",
+            "streaq",
+            ("streaq==7.2.0", "uvloop==0.23.0"),
+            "streaq",
+            "uvloop, prefetch as it comes, silent, results not kept",
+            _streaq,
+            scale=0.2,
+        ),
+        System(
+            "arq",
+            "arq",
+            ("arq==0.28.0", "uvloop==0.23.0", "hiredis==3.5.0"),
+            "arq",
+            "uvloop, hiredis, polls each 50 ms, results not kept",
+            _arq,
+            scale=0.2,
+        ),
+    )
+}
+QUICK = (US, "tarsk-redis", "taskiq-redis", FLOOR)
+PEER_NAMES = tuple(name for name in SYSTEMS if name not in (US, FLOOR))
+
+
+def chosen(names: str | None, quick: bool) -> list[System]:
+    """The systems to measure: us, the floor, and the peers that were asked for.
+
+    Raises:
+        ValueError: There is no such peer.
+    """
+    if names is None:
+        return [SYSTEMS[name] for name in (QUICK if quick else SYSTEMS)]
+    peers = [name.strip() for name in names.split(",") if name.strip()]
+    if unknown := [name for name in peers if name not in PEER_NAMES]:
+        raise ValueError(f"no such peer: {', '.join(unknown)}; there are {', '.join(PEER_NAMES)}")
+    return [SYSTEMS[name] for name in (US, *peers, FLOOR)]

@@ -1,0 +1,244 @@
+"""The torture's worker processes: started, started again when they end, and all gone at the end."""
+
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from redisjobs.cli.torture.jobs import JOURNALS, LIFELINE, OLD, QUEUE
+
+GRACE = 1.0  # seconds that a worker's jobs may finish in
+_CONCURRENCY = 10
+_LEAVE_WITHIN = 20.0  # seconds that a worker may take to end when asked: what the command line promises itself
+_COMPLAINT = re.compile(r"worker process \d+ (?:ended with code [1-9]\d*|ignored the grace.*)")
+_AGAIN = 0.2  # seconds until a host that ended is started again
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of host.
+
+    Attributes:
+        options: More arguments of `redisjobs worker`.
+        old: Whether it is of a release that lacks a job.
+        processes: Worker processes it has; more than one are under a supervisor.
+    """
+
+    options: Sequence[str] = ()
+    old: bool = False
+    processes: int = 1
+
+
+HOSTS = (Kind(), Kind(old=True), Kind(("--processes", "2"), processes=2))
+"""What the fleet is made of: half of it under a supervisor."""
+
+
+@dataclass(slots=True)
+class Host:
+    """One host: a worker process, or a supervisor with some.
+
+    Attributes:
+        kind: What it is.
+        process: Its first process.
+        frozen: Whether it, or one of its processes, is stopped by SIGSTOP.
+        leaving: Whether it was asked to end.
+        again_at: When to start it again, by the monotonic clock; 0 while it runs.
+    """
+
+    kind: Kind
+    process: "subprocess.Popen[bytes]"
+    frozen: bool = False
+    leaving: bool = False
+    again_at: float = 0.0
+
+
+@dataclass(slots=True)
+class Fleet:
+    """Worker processes on one queue. A context manager that ends them all.
+
+    Attributes:
+        url: Where the queue is.
+        queue: Its name.
+        directory: For journals and the log.
+        lease: Seconds.
+        rng: Chooses victims.
+        hosts: All of them.
+        unasked: How each host that ended by itself did: what nobody killed must not end.
+    """
+
+    url: str
+    queue: str
+    directory: Path
+    lease: float
+    rng: random.Random
+    hosts: list[Host] = field(default_factory=list)
+    unasked: list[str] = field(default_factory=list)
+    _closing: bool = False
+    _lifeline: socket.socket | None = None
+    _parents: dict[int, int] = field(default_factory=dict)
+
+    def __enter__(self) -> Self:
+        # Nobody accepts: a connection lives in the backlog, and breaks when we end, however we do.
+        self._lifeline = socket.create_server(("127.0.0.1", 0), backlog=4096)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for pid in self.pids():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for host in self.hosts:
+            host.process.kill()
+            host.process.wait()
+        if self._lifeline is not None:
+            self._lifeline.close()
+
+    def start(self) -> None:
+        """Start all hosts."""
+        self.hosts = [Host(kind, self._spawn(kind)) for kind in HOSTS]
+
+    def _spawn(self, kind: Kind) -> "subprocess.Popen[bytes]":
+        assert self._lifeline is not None
+        environment = os.environ | {QUEUE: self.queue, JOURNALS: str(self.directory)}
+        environment |= {"REDISJOBS_URL": self.url}  # not as an argument: it may hold a password
+        environment |= {LIFELINE: str(self._lifeline.getsockname()[1])}
+        if kind.old:
+            environment[OLD] = "1"
+        command = [sys.executable, "-m", "redisjobs", "worker", "redisjobs.cli.torture.jobs:queue"]
+        command += [
+            "--log-level",
+            "warning",
+            "--lease",
+            str(self.lease),
+            "--grace",
+            str(GRACE),
+            "--concurrency",
+            str(_CONCURRENCY),
+        ]
+        with open(self.directory / "workers.log", "ab") as log:
+            return subprocess.Popen(
+                [*command, *kind.options],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Ctrl-C is for us to handle. Not a session of its own: if we are killed while one of them is
+                # stopped by SIGSTOP, the kernel ends it, as the whole group then has nobody left.
+                process_group=0,
+            )
+
+    def tend(self) -> None:
+        """Start again what has ended."""
+        for host in self.hosts:
+            if host.again_at:
+                if not self._closing and time.monotonic() >= host.again_at:
+                    host.process, host.again_at, host.leaving, host.frozen = (
+                        self._spawn(host.kind),
+                        0.0,
+                        False,
+                        False,
+                    )
+            elif (code := host.process.poll()) is not None:
+                host.again_at = time.monotonic() + _AGAIN
+                pid = host.process.pid
+                if host.leaving and code not in (0, -signal.SIGTERM):
+                    self.unasked.append(f"worker {pid} was asked to end, and did with code {code}")
+                elif not host.leaving and code != -signal.SIGKILL:  # poison kills so too
+                    self.unasked.append(f"worker {pid} ended by itself with code {code}")
+
+    def pids(self) -> list[int]:
+        """The worker processes that live and have reached the point where jobs are known."""
+        for path in self.directory.glob("*.journal"):
+            pid = int(path.stem)
+            if pid != os.getpid() and not self._parents.get(pid):
+                self._parents[pid] = _parent(path)
+        firsts = {host.process.pid: host for host in self.hosts if host.process.poll() is None}
+        found = []
+        for pid, parent in self._parents.items():
+            if pid in firsts:
+                if firsts[pid].kind.processes == 1:
+                    found.append(pid)
+            elif parent in firsts and _is_alive(pid):
+                found.append(pid)
+        return found
+
+    def host_of(self, pid: int) -> Host:
+        """The host that a worker process belongs to."""
+        return next(host for host in self.hosts if host.process.pid in (pid, self._parents.get(pid)))
+
+    def some_pid(self, *, supervised: bool) -> int | None:
+        """A worker process, with a supervisor or without; None if there is none now."""
+        able = []
+        for pid in self.pids():
+            host = self.host_of(pid)
+            if not (host.frozen or host.leaving) and supervised == (host.kind.processes > 1):
+                able.append(pid)
+        return self.rng.choice(sorted(able)) if able else None
+
+    def some_host(self, *, supervised: bool = False) -> Host | None:
+        """A host that runs; None if there is none now."""
+        able = [
+            host
+            for host in self.hosts
+            if not (host.frozen or host.leaving or host.again_at) and supervised <= (host.kind.processes > 1)
+        ]
+        return self.rng.choice(able) if able else None
+
+    @property
+    def complete(self) -> bool:
+        """Whether all worker processes are there."""
+        return len(self.pids()) >= sum(kind.processes for kind in HOSTS)
+
+    def members(self, host: Host) -> list[int]:
+        """The worker processes of a host."""
+        return [pid for pid in self.pids() if self.host_of(pid) is host]
+
+    def dismiss(self) -> None:
+        """Stop all as a deploy would, and wait until they have ended; `unasked` tells of those that did not."""
+        self._closing = True
+        for host in self.hosts:
+            if host.process.poll() is None:
+                host.leaving = True
+                host.process.terminate()
+        end = time.monotonic() + _LEAVE_WITHIN
+        for host in self.hosts:
+            try:
+                host.process.wait(max(0.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                self.unasked.append(
+                    f"worker {host.process.pid} was asked to end and did not in {_LEAVE_WITHIN:g} s"
+                )
+        self.tend()
+
+    def complaints(self) -> list[str]:
+        """What supervisors logged of processes that ended and should not have."""
+        path = self.directory / "workers.log"
+        return _COMPLAINT.findall(path.read_text("utf-8", "replace")) if path.exists() else []
+
+    def log_end(self) -> str:
+        """The end of what the workers logged."""
+        path = self.directory / "workers.log"
+        return path.read_text("utf-8", "replace")[-3000:] if path.exists() else ""
+
+
+def _parent(path: Path) -> int:
+    """Who started the process of a journal, which says it in its first line."""
+    first, newline, _ = path.read_bytes().partition(b"\n")
+    return int(json.loads(first)["parent"]) if newline else 0
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,231 @@
+"""The torture's jobs. Its workers import this as `redisjobs.cli.torture.jobs:queue`.
+
+Every start and every end of a handler, and every settlement, is written into this process' journal.
+"""
+
+import functools
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar
+
+import anyio
+
+from redisjobs.cli.journal import Journal
+from redisjobs.cli.target import DEFAULT_URL
+from redisjobs.errors import Fail
+from redisjobs.job import JobContext
+from redisjobs.queue import JobQueue
+from redisjobs.retry import exponential_jitter, no_retry
+
+QUEUE, JOURNALS, LIFELINE, OLD = (f"REDISJOBS_TORTURE_{what}" for what in ("QUEUE", "JOURNALS", "LIFELINE", "OLD"))
+"""What the torture tells its workers by the environment: the queue's name, the journals' directory, the port
+whose silence means that it is over, and whether this worker is one of an older release."""
+
+ATTEMPTS = 3
+"""Runs that a job gets which fails each time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Runs for so many seconds."""
+
+    job_name: ClassVar[str] = "Work"
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadWork:
+    """The same in a thread."""
+
+    job_name: ClassVar[str] = "ThreadWork"
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Flaky:
+    """Fails until its attempt of this number."""
+
+    job_name: ClassVar[str] = "Flaky"
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hopeless:
+    """Raises `Fail`."""
+
+    job_name: ClassVar[str] = "Hopeless"
+
+
+@dataclass(frozen=True, slots=True)
+class Newcomer:
+    """A job that only workers of the newer release know, as in a rolling deploy."""
+
+    job_name: ClassVar[str] = "Newcomer"
+
+
+@dataclass(frozen=True, slots=True)
+class Poison:
+    """Kills its process, each time."""
+
+    job_name: ClassVar[str] = "Poison"
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """Blocks the event loop for so many seconds."""
+
+    job_name: ClassVar[str] = "Blocker"
+    seconds: float
+
+
+_retry = exponential_jitter(max_attempts=ATTEMPTS, max_backoff=0.3)
+queue = JobQueue(DEFAULT_URL, name=os.environ.get(QUEUE, "torture"), retry=_retry)
+
+
+@queue.register(Work)
+async def work(parameters: Work, context: JobContext) -> None:
+    """Take a while."""
+    with _noted(context):
+        await anyio.sleep(parameters.seconds)
+
+
+@queue.register(ThreadWork)
+def work_in_a_thread(parameters: ThreadWork, context: JobContext) -> None:
+    """Take a while, and can't be interrupted."""
+    with _noted(context):
+        time.sleep(parameters.seconds)
+
+
+@queue.register(Flaky)
+async def fail_at_first(parameters: Flaky, context: JobContext) -> None:
+    """Fail, and fail, and succeed, or not even then."""
+    with _noted(context):
+        await anyio.sleep(0.005)
+        if context.attempt < parameters.until:
+            raise RuntimeError(f"attempt {context.attempt} fails, as it should")
+
+
+@queue.register(Hopeless, retry=no_retry())
+async def give_up(parameters: Hopeless, context: JobContext) -> None:
+    """Ask to be a dead letter."""
+    with _noted(context):
+        raise Fail("as it should")
+
+
+if OLD not in os.environ:
+
+    @queue.register(Newcomer)
+    async def welcome(parameters: Newcomer, context: JobContext) -> None:
+        """Be known here."""
+        with _noted(context):
+            pass
+
+
+@queue.register(Poison)
+async def kill(parameters: Poison, context: JobContext) -> None:
+    """Take the process, and what else it runs, along."""
+    with _noted(context):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@queue.register(Blocker)
+async def block(parameters: Blocker, context: JobContext) -> None:
+    """Be written badly."""
+    with _noted(context):
+        time.sleep(parameters.seconds)  # noqa: ASYNC251
+
+
+@contextmanager
+def _noted(context: JobContext) -> Iterator[None]:
+    line = {
+        "job": context.job_id,
+        "worker": context.worker_id,
+        "attempt": context.attempt,
+        "deliveries": context.deliveries,
+    }
+    _note("start", name=context.job_name, **line)
+    result = "cut"
+    try:
+        yield
+        result = "done"
+    except Exception:
+        result = "raised"
+        raise
+    finally:
+        _note("end", result=result, **line)
+
+
+class _Settlements(logging.Handler):
+    """Writes down what the worker logs of each settlement."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Note a record that tells of a job's settlement; what is worse than that goes to the log."""
+        word = getattr(record, "word", None)
+        if record.levelno >= logging.WARNING and word != "OK":
+            logging.getLogger().handle(record)
+        job_id = getattr(record, "job_id", None)
+        if job_id is None:
+            return
+        read = getattr(record, "job_name", "?") != "?"  # else it never came so far as to know its attempt
+        cancelled = record.getMessage().endswith(": cancelled")
+        if word is None:  # the store itself ended it, when a worker claimed it
+            _note("ended", job=job_id, cancelled=cancelled)
+            return
+        _note(
+            "settled",
+            job=job_id,
+            word=str(word),
+            fate=getattr(record, "fate", ""),
+            cancelled=cancelled,
+            worker=getattr(record, "worker", ""),
+            attempt=getattr(record, "attempt", 0) if read else 0,
+            deliveries=getattr(record, "deliveries", 0),
+            sent_at=getattr(record, "sent_at", 0.0),
+            resent=getattr(record, "resent", False),
+        )
+
+
+def _note(what: str, **facts: object) -> None:
+    _journal().write({"what": what, "pid": os.getpid(), "at": time.time(), **facts})
+
+
+@functools.cache
+def _journal() -> Journal:
+    return Journal(os.environ[JOURNALS])
+
+
+def _end_with_the_torture() -> None:
+    """End as soon as the torture does, even if it is killed: then its listening socket is gone.
+
+    Not by standard input, as a supervisor's children may have another one.
+    """
+    line = socket.create_connection(("127.0.0.1", int(os.environ[LIFELINE])))
+
+    def wait() -> None:
+        try:
+            while line.recv(1):
+                pass
+        finally:
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _listen_to_the_worker() -> None:
+    logger = logging.getLogger("redisjobs.worker")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # its log stays readable
+    logger.addHandler(_Settlements())
+
+
+if JOURNALS in os.environ:
+    _end_with_the_torture()
+    _listen_to_the_worker()
+    _note("hello", parent=os.getppid())

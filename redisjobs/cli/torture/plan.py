@@ -1,0 +1,56 @@
+"""When which fault comes: drawn from a seed, so that the same seed gives the same schedule. Pure."""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+_LEAST_GAP = 0.3  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """Faults that are in force together.
+
+    Attributes:
+        at: When they begin, in seconds from the start.
+        names: What they are called; mostly one.
+        holds: For how many seconds they are in force.
+        seed: Of what they choose by themselves, such as a victim.
+    """
+
+    at: float
+    names: tuple[str, ...]
+    holds: float
+    seed: int
+
+
+def plan(seed: int, seconds: float, kinds: Mapping[str, float], company: Sequence[str] = ()) -> list[Planned]:
+    """Draw a schedule.
+
+    Every kind comes once, alone, before any comes again; later ones may come in pairs. If the time is too short
+    for the first round the schedule ends later.
+
+    Args:
+        seed: Of the drawing.
+        seconds: How long it may last.
+        kinds: The faults, with the seconds that each is in force for.
+        company: Those which may come together with one that is not of these.
+    """
+    rng = random.Random(seed)
+    needed = sum(kinds.values())
+    spare = max(0.0, seconds - needed) / (len(kinds) + 1)
+    schedule: list[Planned] = []
+    at = min(2.0, spare)
+    first = True
+    while first or at < seconds:
+        for name in rng.sample(sorted(kinds), len(kinds)):
+            if not first and at + kinds[name] > seconds:
+                return schedule
+            names: tuple[str, ...] = (name,)
+            if not first and name not in company and rng.random() < 0.4:
+                names += (rng.choice(sorted(company)),) if company else ()
+            holds = max(kinds[each] for each in names)
+            schedule.append(Planned(at, names, holds, rng.getrandbits(32)))
+            at += holds + (min(spare, 2.0) if first else rng.uniform(_LEAST_GAP, 2.0))
+        first = False
+    return schedule

@@ -1,0 +1,129 @@
+"""The exchanges of a worker with its store that are under way: outcomes go, jobs come.
+
+One at a time would leave the worker idle while the store works, and the store while the worker does. So there may
+be two, but the second only for a batch worth its round trip: what comes singly waits for the answer to the first,
+and goes together.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import anyio
+from anyio.abc import TaskGroup
+
+from redisjobs.driver import Consumer, Exchange
+from redisjobs.errors import DriverError, Unavailable
+from redisjobs.lookout import NOT_NOW
+from redisjobs.running import Running
+
+_MOST = 2  # exchanges at once
+_BATCH = 50  # jobs of one exchange, at least, before there is a second one beside it
+
+
+@dataclass(slots=True)
+class Batch:
+    """One exchange.
+
+    Attributes:
+        settling: Jobs with a fate.
+        count: How many jobs to claim; 0 only promotes, None asks for nothing.
+        sent: When it was sent, by the monotonic clock.
+    """
+
+    settling: list[Running]
+    count: int | None
+    sent: float = field(default_factory=time.monotonic)
+
+
+class Exchanges:
+    """Carries batches to the store.
+
+    Args:
+        consumer: The worker's side of the store.
+        concurrency: The worker's.
+        answered: Takes a batch and the answer to it.
+        failed: Takes a batch that may or may not have arrived, and why.
+
+    Attributes:
+        asked: Jobs that were asked for and may still come.
+        under_way: How many exchanges are.
+    """
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        concurrency: int,
+        answered: Callable[[Batch, Exchange], None],
+        failed: Callable[[Batch, DriverError | None], None],
+    ) -> None:
+        self._consumer = consumer
+        self._answered = answered
+        self._failed = failed
+        self._scopes: set[anyio.CancelScope] = set()
+        self._done = anyio.Event()
+        self.asked = self.under_way = 0
+        self.most = max(_BATCH, -(-concurrency // 2))
+        """Jobs of one batch."""
+
+    def has_room(self, outcomes: int, free: int) -> bool:
+        """Whether to begin another, for so many outcomes and free slots."""
+        return not self.under_way or (self.under_way < _MOST and max(outcomes, free) >= _BATCH // 2)
+
+    def begin(self, tasks: TaskGroup, batch: Batch) -> None:
+        """Carry a batch, in a task; what fails for good fails the tasks."""
+        self._set_out(batch)
+        tasks.start_soon(self._carry_in_task, batch)
+
+    async def carry(self, batch: Batch) -> None:
+        """Carry a batch, here and now.
+
+        Raises:
+            DriverError: It may or may not have arrived; it was given to `failed`.
+        """
+        self._set_out(batch)
+        await self._carry(batch)
+
+    async def quiet(self) -> None:
+        """Wait until none is under way."""
+        while self.under_way:
+            self._done = anyio.Event()
+            await self._done.wait()
+
+    def break_off(self) -> None:
+        """Let those that are under way fail, as if the store were away."""
+        for scope in self._scopes:
+            scope.cancel()
+
+    def _set_out(self, batch: Batch) -> None:
+        self.under_way += 1
+        self.asked += batch.count or 0
+
+    async def _carry_in_task(self, batch: Batch) -> None:
+        with suppress(*NOT_NOW):  # `failed` was told
+            await self._carry(batch)
+
+    async def _carry(self, batch: Batch) -> None:
+        answer: Exchange | None = None
+        error: DriverError | None = None
+        settlements = [(run.lease, run.fate) for run in batch.settling if run.fate]
+        try:
+            with anyio.CancelScope() as scope:
+                self._scopes.add(scope)
+                answer = await self._consumer.exchange(settlements, batch.count)
+            if answer is None:
+                error = Unavailable("the exchange was broken off")
+        except DriverError as failure:
+            error = failure
+        finally:
+            self._scopes.discard(scope)
+            self.under_way -= 1
+            self.asked -= batch.count or 0
+            if answer is None:
+                self._failed(batch, error)
+            self._done.set()
+        if error is not None:
+            raise error
+        assert answer is not None
+        self._answered(batch, answer)

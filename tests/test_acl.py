@@ -1,0 +1,404 @@
+"""The users of docs/security.md: each can do all of its role and nothing beyond, and no word of a rule is idle."""
+
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+import anyio
+import pytest
+import redis
+from conftest import ENGINES, Servers
+from store import RedisStore, documented_rule, eventually
+
+from redisjobs import DriverError, Fail, JobContext, JobQueue, Retry, Worker
+from redisjobs.driver import (
+    Ack,
+    Consumer,
+    DeadLetter,
+    Driver,
+    Fate,
+    Lease,
+    NewJob,
+    Nudge,
+    Release,
+    RetryLater,
+    Word,
+)
+from redisjobs.drivers.redis import RedisDriver
+from redisjobs.job import State
+from redisjobs.sync import JobQueue as SyncJobQueue
+
+pytestmark = pytest.mark.anyio
+
+Role = Callable[[str, RedisStore], Awaitable[None]]
+
+FORBIDDEN = "ACL"  # of the command itself, or of one in a script
+IDLE = ("+client|id", "+client|unblock")  # for what a worker is about to do
+
+
+@dataclass
+class Add:
+    job_name: ClassVar[str] = "Add"
+    a: int
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A consumer is gone at once, and the connection that listens shows life all the time."""
+    monkeypatch.setattr("redisjobs.drivers.redis._GONE_MS", -1)
+    monkeypatch.setattr("redisjobs.drivers.redis._PING", 0.002)
+
+
+@contextmanager
+def user(store: RedisStore, words: list[str]) -> Iterator[str]:
+    """A user by these words alone; its URL."""
+    name, password = f"role-{secrets.token_hex(6)}", secrets.token_hex(8)
+    parts = urlsplit(store.url)
+    store.admin.execute_command("ACL", "SETUSER", name, "reset", "on", f">{password}", *words)
+    store.admin.script_flush()  # the role has to load what it runs
+    try:
+        yield f"redis://{name}:{password}@{parts.hostname}:{parts.port}{parts.path}"
+    finally:
+        store.admin.execute_command("ACL", "DELUSER", name)
+
+
+@asynccontextmanager
+async def consuming(driver: Driver, worker_id: str, lease: float = 15) -> AsyncIterator[Consumer]:
+    consumer = driver.consumer(worker_id, lease=lease, max_deliveries=2)
+    try:
+        yield consumer
+    finally:
+        await consumer.aclose()
+
+
+async def push(store: RedisStore, *job_ids: str, due: str = "", unique: str = "") -> None:
+    fields = ["name", "Add", "parameters", '{"a": 1}']
+    jobs = [NewJob(job_id, fields, due=due, unique=unique) for job_id in job_ids]
+    assert {pushed.word for pushed in await store.driver.push(jobs, again=False)} == {Word.OK}
+
+
+@contextmanager
+def long_ago(store: RedisStore) -> Iterator[None]:
+    """What is pushed meanwhile, by the store's own clock, is due by now."""
+    store.clock.set_to = 1_000
+    yield
+    store.clock.set_to = None
+
+
+# What each role does, all of it
+
+
+async def produce(url: str, store: RedisStore) -> None:
+    async with consuming(store.driver, "w") as worker:
+        await worker.open()
+        await push(store, "released", "running")
+        released, _ = (await worker.exchange([], 2)).leases
+        await worker.exchange([(released, Release())], None)
+    by_hand = store.put({"name": "Add", "parameters": '{"a": 1}'})
+
+    with SyncJobQueue(url, store.queue_name) as queue:
+        assert queue.push(Add(1), job_id="mine") == queue.push(Add(1), job_id="mine") == "mine"
+        assert queue.push(Add(1), job_id="held", unique="k") == queue.push(Add(1), unique="k") == "held"
+        late = queue.push(Add(1), delay=60)
+        ids = ["mine", *queue.push_many([Add(1), Add(2)]), late, by_hand, "running"]
+        infos = [queue.get(job_id) for job_id in ids]
+        assert [info and info.state for info in infos] == ["ready"] * 3 + ["delayed", "ready", "running"]
+        gone = [late, "held", "mine", "released", by_hand]
+        assert {queue.cancel(job_id) for job_id in gone} == {Word.CANCELLED}
+        assert queue.push(Add(1), unique="k") != "held"
+        assert queue.cancel("running") is Word.CANCELLING
+
+
+async def work(url: str, store: RedisStore) -> None:
+    driver = RedisDriver(url, store.queue_name)
+    async with consuming(driver, "w1") as worker, consuming(driver, "w2", lease=0) as heir:
+        assert await worker.open() == []
+        await push(store, "done", "later", "again", "dead", "back", "unseen", "killer")
+        await push(store, "unique", unique="k")
+        with long_ago(store):
+            await push(store, "due", due="+1")
+
+        leases = {lease.job_id: lease for lease in (await worker.exchange([], 9)).leases}
+        assert len(leases) == 9
+        with closing(worker.heartbeat()) as heart:
+            assert set(heart.renew(list(leases.values()), {"host": "h"})) == {Word.OK}
+        await settle_all(worker, leases, store.put({"name": "Add", "parameters": "{}"}))
+        assert await worker.release_all([leases["killer"]]) == 1
+        await reclaim(heir, store, leases["killer"].entry)
+        await worker.tidy()
+        left = store.admin.xinfo_consumers(store.stream(), "workers")
+        assert b"idler" not in [consumer["name"] for consumer in left]
+        await listen(worker, store, url)
+
+
+async def settle_all(worker: Consumer, leases: dict[str, Lease], stray: str) -> None:
+    fates: dict[str, Fate] = {
+        **dict.fromkeys(("done", "unique", "due"), Ack()),
+        "later": RetryLater("+60000", {"attempt": "2"}),
+        "again": RetryLater("+0"),
+        "dead": DeadLetter("failed", "ValueError: no", "a trace"),
+        "back": Release(),
+    }
+    answer = await worker.exchange([(leases[job_id], fate) for job_id, fate in fates.items()], None)
+    assert set(answer.words) == {Word.OK}
+    answer = await worker.exchange([], 3)
+    assert [lease.job_id for lease in answer.leases] == ["back", stray, "again"]
+    assert (await worker.exchange([(lease, Ack()) for lease in answer.leases], None)).words == [Word.OK] * 3
+    assert answer.due_in
+
+
+async def reclaim(heir: Consumer, store: RedisStore, killer: str) -> None:
+    """A job that was delivered too often is set aside, another taken over."""
+    store.admin.xclaim(store.stream(), "workers", "w1", 0, [killer], retrycount=2, justid=True)
+    assert [lease.job_id for lease in await heir.reclaim(9)] == ["unseen"]
+    assert heir.ended == [("killer", Word.DEAD)]
+    store.admin.xgroup_createconsumer(store.stream(), "workers", "idler")
+
+
+async def listen(worker: Consumer, store: RedisStore, url: str) -> None:
+    subscribed, name = anyio.Event(), urlsplit(url).username or ""
+
+    def heard(nudge: Nudge) -> None:
+        subscribed.set()
+
+    def pinged() -> bool:
+        mine = [client for client in store.admin.client_list() if client["user"] == name]
+        return any(client["cmd"] == "ping" for client in mine)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.listen, heard)
+        await subscribed.wait()
+        await eventually(pinged)
+        await anyio.sleep(0.01)  # a refusal is on its way by now
+        tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def as_user(store: RedisStore, rule: list[str]) -> AsyncIterator[str]:
+    """A user by this rule, and no connection of ours left open."""
+    try:
+        with user(store, rule) as url:
+            yield url
+    finally:
+        await store.driver.aclose()
+
+
+async def put_in_each_state(store: RedisStore) -> None:
+    """Jobs r (ready), b (handed back), x (running), d (delayed), z and y (dead)."""
+    async with consuming(store.driver, "w") as worker:
+        await worker.open()
+        await push(store, "z", "y", "b", "x")
+        z, y, b, _ = (await worker.exchange([], 4)).leases
+        dead = DeadLetter("failed", "no")
+        await worker.exchange([(z, dead), (y, dead), (b, Release())], None)
+    await push(store, "r")
+    await push(store, "d", due="+60000")
+
+
+async def observe(url: str, store: RedisStore) -> None:
+    await put_in_each_state(store)
+    with SyncJobQueue(url, store.queue_name) as queue:
+        look(queue)
+
+
+def look(queue: SyncJobQueue) -> None:
+    counts = queue.counts()
+    assert (sum(counts.ready.values()), counts.running, counts.delayed, counts.dead) == (2, 1, 1, 2)
+    assert counts.totals["pushed"] == 6
+    expected = {State.READY: ["b", "r"], State.RUNNING: ["x"], State.DELAYED: ["d"], State.DEAD: ["y", "z"]}
+    for state, ids in expected.items():
+        assert [info.job_id for info in queue.jobs(state)] == ids
+        assert [(info and info.state) for info in map(queue.get, ids)] == [state] * len(ids)
+
+
+async def operate(url: str, store: RedisStore) -> None:
+    await put_in_each_state(store)
+    await push(store, "u", unique="k")
+    with SyncJobQueue(url, store.queue_name) as queue:
+        assert queue.cancel("u") is Word.CANCELLED
+        store.admin.hincrby(f"{store.prefix}stats", "pushed", -1)
+        look(queue)
+        assert [queue.cancel(job_id) for job_id in "brdx"] == [Word.CANCELLED] * 3 + [Word.CANCELLING]
+        assert queue.requeue("z")
+        assert queue.delete("y")
+
+
+ROLES: dict[str, Role] = {"producer": produce, "worker": work, "observer": observe, "operator": operate}
+
+
+@pytest.fixture(params=ENGINES)
+def engine_store(request: pytest.FixtureRequest, servers: Servers, queue_name: str) -> Iterator[RedisStore]:
+    """A queue on each server at hand."""
+    url = servers.url(request.param)
+    store = RedisStore(redis.Redis.from_url(url), url, queue_name)
+    yield store
+    store.end()
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_each_user_can_do_all_of_its_role(engine_store: RedisStore, role: str) -> None:
+    async with as_user(engine_store, documented_rule(role, engine_store.queue_name)) as url:
+        await ROLES[role](url, engine_store)
+
+
+@pytest.mark.parametrize(
+    ("role", "word"),
+    [
+        (role, word)
+        for role in ROLES
+        for word in documented_rule(role, "q")
+        if word not in IDLE and not word.startswith("%R~")
+    ],
+)
+async def test_without_any_one_word_of_its_rule_a_user_can_not(
+    redis_store: RedisStore, role: str, word: str
+) -> None:
+    rule = documented_rule(role, redis_store.queue_name)
+    rule.remove(word.replace("{q}", f"{{{redis_store.queue_name}}}"))
+
+    async with as_user(redis_store, rule) as url:
+        with pytest.raises((DriverError, AssertionError, BaseExceptionGroup)):
+            await ROLES[role](url, redis_store)
+
+    for key, _ in redis_store.keys().items():  # what was left half-way is no fault
+        redis_store.admin.delete(redis_store.prefix + key)
+
+
+async def test_a_worker_by_its_rule_runs_retries_buries_and_stops(engine_store: RedisStore) -> None:
+    store = engine_store
+    with user(store, documented_rule("worker", store.queue_name)) as url:
+        queue, held = JobQueue(url, store.queue_name), anyio.Event()
+        worker = Worker(queue, lease=0.3, grace=0)
+
+        @queue.register(Add)
+        async def add(add: Add, context: JobContext) -> None:
+            match add.a, context.attempt:
+                case 2, 1:
+                    raise Retry(delay=0.05)
+                case 3, _:
+                    raise Fail("no")
+                case 4, _:
+                    held.set()
+                    await anyio.sleep_forever()
+
+        async with JobQueue(store.url, store.queue_name) as producer:
+            await producer.push_many([Add(1), Add(2), Add(3)])
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(worker.run)
+                await eventually(lambda: store.located() and len(store.located()) == 1)
+                held_id = await producer.push(Add(4))
+                await held.wait()
+                worker.stop()
+            counts = await producer.counts()
+            assert (await producer.jobs("ready"))[0].job_id == held_id
+        await queue.aclose()
+
+    totals = {name: counts.totals.get(name) for name in ("completed", "retried", "dead", "released")}
+    assert totals == {"completed": 2, "retried": 1, "dead": 1, "released": 1}
+
+
+# Nothing beyond
+
+
+def contents(store: RedisStore) -> dict[str, bytes]:
+    """All that the queue's keys hold."""
+    return {key: store.admin.dump(store.prefix + key) for key, _ in store.keys().items()}
+
+
+@pytest.mark.parametrize("verb", ["push", "cancel", "requeue", "delete"])
+async def test_an_observer_that_would_change_something_is_refused_and_writes_nothing(
+    engine_store: RedisStore, verb: str
+) -> None:
+    store = engine_store
+    await put_in_each_state(store)
+    before = contents(store)
+
+    async with as_user(store, documented_rule("observer", store.queue_name)) as url:
+        with SyncJobQueue(url, store.queue_name) as queue, pytest.raises(DriverError, match=FORBIDDEN):
+            queue.push(Add(1)) if verb == "push" else getattr(queue, verb)("r" if verb == "cancel" else "z")
+        with redis.Redis.from_url(url) as raw, pytest.raises(redis.exceptions.NoPermissionError):
+            raw.xadd(store.stream(), {"name": "Add"})
+
+    assert contents(store) == before
+
+
+@pytest.mark.parametrize("role", ["producer", "observer", "operator"])
+async def test_only_a_worker_can_claim(engine_store: RedisStore, role: str) -> None:
+    store = engine_store
+    await push(store, "a")
+
+    async with (
+        as_user(store, documented_rule(role, store.queue_name)) as url,
+        consuming(RedisDriver(url, store.queue_name), "w") as consumer,
+    ):
+        with pytest.raises(DriverError, match=FORBIDDEN):
+            await consumer.open()
+        with pytest.raises(DriverError, match=FORBIDDEN):
+            await consumer.exchange([], 1)
+        with pytest.raises(DriverError, match=FORBIDDEN):
+            await consumer.wait(1, 0.01)
+
+    assert store.pending() == []
+    assert store.keys().keys() == {"ready:normal", "jobs", "stats"}
+
+
+async def test_a_worker_can_not_push(engine_store: RedisStore) -> None:
+    rule = documented_rule("worker", engine_store.queue_name)
+    with (
+        user(engine_store, rule) as url,
+        SyncJobQueue(url, engine_store.queue_name) as queue,
+        pytest.raises(DriverError, match=FORBIDDEN),
+    ):
+        queue.push(Add(1))
+
+    assert engine_store.keys() == {}
+
+
+CALLS: dict[str, Callable[[SyncJobQueue], Any]] = {
+    "push": lambda queue: queue.push(Add(1)),
+    "get": lambda queue: queue.get("a"),
+    "counts": lambda queue: queue.counts(),
+    "cancel": lambda queue: queue.cancel("a"),
+}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_nobody_reaches_another_queue_or_the_server(engine_store: RedisStore, role: str) -> None:
+    store, other = engine_store, "of-somebody-else"
+    with user(store, documented_rule(role, store.queue_name)) as url:
+        with SyncJobQueue(url, other) as queue:
+            for call in CALLS.values():
+                with pytest.raises(DriverError, match="ACL forbids"):
+                    call(queue)
+        name = urlsplit(url).username
+        for command in (
+            *("FLUSHALL", "FLUSHDB", "KEYS *", "SCAN 0", "CONFIG GET *", "CONFIG SET maxmemory 1", "SHUTDOWN"),
+            *("ACL LIST", "DEBUG JMAP", "CLIENT LIST", "CLIENT KILL ID 1", "MONITOR", "SCRIPT FLUSH", "EVAL x 0"),
+            *("REPLICAOF a 1", "FUNCTION FLUSH", "SWAPDB 0 1", "BGSAVE", "PUBLISH a b", "SUBSCRIBE a"),
+            f"HGET redisjobs:{{{other}}}:jobs a",
+            f"DEL redisjobs:{{{other}}}:jobs",
+            f"XRANGE redisjobs:{{{store.queue_name}x}}:ready:normal - +",
+            f"XADD redisjobs:{{{other}}}:ready:normal * name Add",
+        ):
+            said = store.admin.execute_command("ACL", "DRYRUN", name, *command.split())
+            assert b"no permission" in said.lower(), command
+
+    assert not list(store.admin.scan_iter(f"redisjobs:{{{other}}}:*"))
+
+
+async def test_a_rule_is_for_one_user_of_many_queues_by_its_patterns(
+    redis_store: RedisStore, redis_url: str
+) -> None:
+    second = RedisStore(redis.Redis.from_url(redis_url), redis_url, f"{redis_store.queue_name}-2")
+    patterns = [word for word in documented_rule("producer", second.queue_name) if word[0] in "~&"]
+
+    with user(redis_store, documented_rule("producer", redis_store.queue_name) + patterns) as url:
+        for name in (redis_store.queue_name, second.queue_name):
+            with SyncJobQueue(url, name) as queue:
+                assert queue.push(Add(1), job_id="a", delay=60) == "a"
+
+    assert redis_store.located() == second.located() == {"a": "delayed"}
+    second.end()

@@ -1,0 +1,443 @@
+"""The torture, as it is run; what its checker finds in a run; and that it leaves nothing, however it ends."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import typer.testing
+
+import redisjobs
+from redisjobs.cli.app import app
+from redisjobs.cli.torture import report
+from redisjobs.cli.torture.checker import Recovery, Verdict, check
+from redisjobs.cli.torture.nemesis import COMPANY, FAULTS, duration
+from redisjobs.cli.torture.plan import plan
+from redisjobs.cli.torture.store import Final
+
+Lines = list[dict[str, Any]]
+
+# A run as it might be written down: three jobs on two workers, one of them handed over after a kill
+
+
+def pushed(job: str, at: float, name: str = "Work") -> Lines:
+    return [
+        {"what": "push", "job": job, "name": name, "at": at},
+        {"what": "pushed", "job": job, "holder": "", "at": at + 0.01},
+    ]
+
+
+def started(job: str, worker: int, at: float, deliveries: int = 1, name: str = "Work") -> dict[str, Any]:
+    return {"what": "start", "job": job, "name": name, "at": at} | _who(worker, deliveries)
+
+
+def ended(job: str, worker: int, at: float, deliveries: int = 1, result: str = "done") -> dict[str, Any]:
+    return {"what": "end", "job": job, "result": result, "at": at} | _who(worker, deliveries)
+
+
+def settled(
+    job: str, worker: int, at: float, deliveries: int = 1, word: str = "OK", fate: str = "Ack"
+) -> dict[str, Any]:
+    told = {"word": word, "fate": fate, "cancelled": False, "sent_at": at, "resent": False}
+    return {"what": "settled", "job": job, "at": at + 0.001, **told} | _who(worker, deliveries)
+
+
+def _who(worker: int, deliveries: int) -> dict[str, Any]:
+    return {"worker": f"w{worker}", "pid": worker, "attempt": 1, "deliveries": deliveries}
+
+
+def killed(worker: int, at: float) -> dict[str, Any]:
+    times = {"at": at, "began": at, "ended": at + 1}
+    who = {"pids": [worker], "jobs": [], "workers": [1, 2], "lingers": 0}
+    return {"what": "fault", "name": "worker killed", "recovery": "jobs", "detail": "", **times, **who}
+
+
+def done(job: str, worker: int, at: float, deliveries: int = 1) -> Lines:
+    return [
+        started(job, worker, at, deliveries),
+        ended(job, worker, at + 0.1, deliveries),
+        settled(job, worker, at + 0.11, deliveries),
+    ]
+
+
+class Book:
+    """A run's journals, and the store at its end: in order until a test spoils it."""
+
+    def __init__(self) -> None:
+        self.lines = [
+            *(pushed("a", 100) + pushed("b", 100) + pushed("c", 100)),
+            *done("a", 1, 101),
+            started("b", 1, 102),
+            killed(1, 102.5),
+            *done("b", 2, 104.5, deliveries=2),
+            started("c", 2, 105),
+            ended("c", 2, 105.1, result="raised"),
+            settled("c", 2, 105.2, fate="DeadLetter"),
+        ]
+        for line in self.lines[:6]:
+            if line["job"] == "c" and line["what"] == "push":
+                line["name"] = "Hopeless"
+        totals = {"pushed": 3, "completed": 2, "dead": 1}
+        self.final = Final(dead={"c": "failed"}, located={"c": "dead 1-0"}, totals=totals)
+
+    def without(self, job: str, what: str) -> None:
+        self.lines = [line for line in self.lines if (line.get("job"), line["what"]) != (job, what)]
+
+    def verdict(self) -> Verdict:
+        return check(self.lines, self.final)
+
+
+@pytest.fixture
+def book() -> Book:
+    return Book()
+
+
+def test_a_run_in_which_all_went_well_passes(book: Book) -> None:
+    verdict = book.verdict()
+
+    assert verdict.passed
+    assert (verdict.pushed, verdict.acknowledged, verdict.done, verdict.dead) == (3, 3, 2, {"failed": 1})
+    assert verdict.again == {"worker killed": 1}
+    assert verdict.duplicates == {}
+
+
+def test_recovery_from_a_kill_is_until_the_last_of_its_jobs_runs_again(book: Book) -> None:
+    book.lines += [*pushed("d", 100), started("d", 1, 102.1), *done("d", 2, 106, deliveries=2)]
+    book.final.totals |= {"pushed": 4, "completed": 3}
+
+    assert book.verdict().faults == {"worker killed": Recovery(1, [3.5])}
+
+
+def test_recovery_that_another_fault_holds_up_is_told_apart(book: Book) -> None:
+    book.lines.append(killed(2, 104) | {"name": "network cut", "recovery": "workers", "pids": []})
+
+    assert book.verdict().faults["worker killed"] == Recovery(1, [], [2.0])
+
+
+def test_an_acknowledged_job_that_never_ended_is_lost(book: Book) -> None:
+    book.lines += pushed("d", 103)
+    book.final.totals["pushed"] = 4
+
+    assert book.verdict().lost == ["d"]
+
+
+def test_a_job_that_nobody_was_told_is_there_may_be_missing(book: Book) -> None:
+    book.lines += pushed("d", 103)[:1]
+
+    assert book.verdict().passed
+
+
+def test_a_run_that_went_well_by_one_who_had_lost_the_job_does_not_count(book: Book) -> None:
+    for line in book.lines:
+        if (line["what"], line.get("worker"), line.get("job")) == ("settled", "w2", "b"):
+            line["word"] = "LEASE_LOST"
+    book.final.totals["completed"] = 1
+
+    verdict = book.verdict()
+
+    assert not verdict.passed
+    assert verdict.refused == 1
+
+
+def test_a_settlement_by_one_who_had_lost_the_job_is_found(book: Book) -> None:
+    book.lines += [settled("b", 1, 104.6)]
+    book.without("b", "end")
+    book.lines += [ended("b", 1, 104.55), ended("b", 2, 104.7, 2)]
+
+    verdict = book.verdict()
+
+    (stolen,) = verdict.stolen
+    assert stolen == "b: w1 settled attempt 1, delivery 1 0.100 s after w2 had started it"
+    assert not verdict.passed
+
+
+def test_a_settlement_by_one_who_lost_a_job_that_was_handed_back_is_found(book: Book) -> None:
+    book.lines += [*pushed("d", 100), started("d", 1, 102), *done("d", 2, 103), settled("d", 1, 103.05)]
+    book.final.totals |= {"pushed": 4, "completed": 3}
+
+    assert len(book.verdict().stolen) == 1
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        settled("b", 1, 104.6, word="LEASE_LOST"),  # refused, as it should be
+        settled("b", 1, 104.4, fate="Release"),  # sent before the other began
+        settled("b", 1, 104.6, deliveries=3, fate="Release"),  # it had taken the job back meanwhile
+    ],
+    ids=["refused", "before", "taken back"],
+)
+def test_settlements_that_are_right_are_not_held_against_anybody(book: Book, own: dict[str, Any]) -> None:
+    book.lines.append(own)
+
+    assert book.verdict().stolen == []
+
+
+def test_a_job_that_was_settled_twice_is_found(book: Book) -> None:
+    book.lines += [settled("a", 2, 101.5)]
+
+    assert book.verdict().twice == ["a: settlements of w1 and of w2 were accepted"]
+
+
+def test_a_job_that_is_both_done_and_dead_is_found(book: Book) -> None:
+    book.final.dead["a"] = "worker lost"
+
+    assert book.verdict().twice == ["a ended as dead and as done"]
+
+
+def test_what_is_left_in_the_store_fails_the_run(book: Book) -> None:
+    book.final.left.append("1 leases in ready:normal")
+
+    assert not book.verdict().passed
+
+
+@pytest.mark.parametrize("counter", ["pushed", "completed", "dead", "cancelled"])
+@pytest.mark.parametrize("off", [-1, 1])
+def test_counters_that_do_not_add_up_fail_the_run(book: Book, counter: str, off: int) -> None:
+    book.final.totals[counter] = book.final.totals.get(counter, 0) + off
+
+    assert book.verdict().wrong
+
+
+def test_a_job_that_ran_and_that_nobody_pushed_is_found(book: Book) -> None:
+    book.lines += done("stranger", 2, 103)
+    book.final.totals |= {"pushed": 4, "completed": 3}
+
+    assert book.verdict().wrong == ["stranger ran, and nobody had pushed it"]
+
+
+def test_a_job_that_ran_again_without_a_reason_is_found(book: Book) -> None:
+    book.lines = [line for line in book.lines if line["what"] != "fault"]
+
+    assert book.verdict().wrong == ["b was started again, and no fault was in force"]
+
+
+def test_one_that_starts_a_job_long_after_it_was_given_it_was_held_up(book: Book) -> None:
+    book.lines += [killed(3, 102.5) | {"name": "worker frozen", "ended": 106}]
+    book.lines += [*pushed("d", 102), *done("d", 2, 105, deliveries=2), started("d", 3, 106)]
+    book.final.totals |= {"pushed": 4, "completed": 3}
+
+    assert book.verdict().again == {"worker killed": 1, "worker frozen": 1}
+
+
+def test_a_poison_job_that_is_started_too_often_is_found(book: Book) -> None:
+    book.lines += pushed("p", 100, "Poison")
+    book.lines += [started("p", 2, 110 + number, number, "Poison") for number in range(1, 5)]
+    book.final.dead["p"] = "worker lost"
+    book.final.totals |= {"pushed": 4, "dead": 2}
+
+    assert "p kills its workers, and was started 4 times" in book.verdict().wrong
+
+
+def test_a_good_job_among_the_dead_letters_is_found(book: Book) -> None:
+    book.lines += pushed("d", 100)
+    book.final.dead["d"] = "undecodable"
+    book.final.totals |= {"pushed": 4, "dead": 2}
+
+    assert book.verdict().wrong == ["d (Work) is a dead letter: undecodable"]
+
+
+def test_a_worker_that_starts_nothing_more_after_a_fault_is_found(book: Book) -> None:
+    times = {"at": 106, "began": 106, "ended": 107}
+    who = {"pids": [], "jobs": [], "workers": [1, 2], "lingers": 0}
+    book.lines.append(
+        {"what": "fault", "name": "network cut", "recovery": "workers", "detail": "", **times, **who}
+    )
+    for number in range(30):
+        book.lines += pushed(f"n{number}", 107 + number) + done(f"n{number}", 1, 107 + number)
+    book.final.totals |= {"pushed": 33, "completed": 32}
+
+    assert book.verdict().wrong == ["process 2 has started nothing in 29 s since 'network cut' was over"]
+
+
+@pytest.mark.parametrize("sure", [True, False])
+def test_a_cancelled_job_is_no_lost_one(book: Book, sure: bool) -> None:
+    asked = {"what": "cancel", "job": "d", "at": 103}
+    told = {"what": "cancelled", "job": "d", "at": 103.1, "word": "CANCELLED" if sure else ""}
+    book.lines += [*pushed("d", 100), asked, told]
+    book.final.totals |= {"pushed": 4, "cancelled": 1}
+
+    verdict = book.verdict()
+
+    assert verdict.passed
+    assert verdict.cancelled == 1
+
+
+def test_the_report_says_what_is_wrong_and_how_long_recovery_took() -> None:
+    verdict = Verdict(
+        lost=[f"job-{number}" for number in range(12)], faults={"server killed": Recovery(2, [1, 3])}
+    )
+
+    text = report.text(verdict, "a server", 90, 7).splitlines()
+
+    assert "server killed              2         1.00 s   3.00 s" in text
+    assert text[-12:-1] == [*(f"lost: job-{number}" for number in range(10)), "lost: 2 more"]
+    assert text[-1] == "12 lost, 0 settled by a non-owner, 0 left behind"
+
+
+# The schedule
+
+KINDS = {fault.name: duration(fault, 2) for fault in FAULTS}
+
+
+def test_the_same_seed_draws_the_same_schedule_and_another_one_another() -> None:
+    assert plan(7, 300, KINDS, COMPANY) == plan(7, 300, KINDS, COMPANY)
+    assert plan(7, 300, KINDS, COMPANY) != plan(8, 300, KINDS, COMPANY)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_fault_comes_alone_before_any_comes_again(seed: int) -> None:
+    schedule = plan(seed, 90, KINDS, COMPANY)
+
+    first = schedule[: len(KINDS)]
+    assert {names for (names,) in (planned.names for planned in first)} == set(KINDS)
+    assert first[-1].at + first[-1].holds <= 90
+    assert all(a.at + a.holds <= b.at for a, b in itertools.pairwise(schedule))
+
+
+# As it is run
+
+
+class Tortures:
+    """Runs tortures, and finds whatever processes they leave: all inherit a mark in their environment."""
+
+    def __init__(self) -> None:
+        self.mark = f"REDISJOBS_TEST={uuid.uuid4().hex}"
+        self.started: list[subprocess.Popen[str]] = []
+
+    def start(self, *arguments: object) -> "subprocess.Popen[str]":
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("REDIS")}
+        name, _, value = self.mark.partition("=")
+        environment |= {name: value, "PYTHONPATH": str(Path(redisjobs.__file__).parents[1])}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "redisjobs", "torture", *map(str, arguments)],
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self.started.append(process)
+        return process
+
+    def left(self) -> dict[int, str]:
+        """Its processes that run now: command line by pid."""
+        found = {}
+        for place in Path("/proc").glob("[0-9]*"):
+            try:
+                if self.mark.encode() in (place / "environ").read_bytes().split(b"\0"):
+                    found[int(place.name)] = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+        return {pid: command for pid, command in found.items() if command}
+
+    def left_after(self, seconds: float) -> dict[int, str]:
+        """The same once there are none, or that much later."""
+        end = time.monotonic() + seconds
+        while (left := self.left()) and time.monotonic() < end:
+            time.sleep(0.05)
+        return left
+
+
+@pytest.fixture
+def tortures() -> Iterator[Tortures]:
+    if not Path("/proc/self/environ").exists():
+        pytest.skip("needs /proc to find processes by their environment")
+    running = Tortures()
+    yield running
+    for pid in running.left():
+        os.kill(pid, signal.SIGKILL)
+    for process in running.started:
+        process.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_ninety_seconds_of_every_fault_lose_nothing(tortures: Tortures, tmp_path: Path) -> None:
+    torture = tortures.start("--minutes", 1.5, "--seed", 7, "--json", tmp_path / "report.json")
+    out, err = torture.communicate(timeout=230)
+
+    assert (torture.returncode, err) == (0, ""), out
+    told = json.loads((tmp_path / "report.json").read_text())
+    assert told["passed"]
+    assert (told["lost"], told["stolen"], told["left"], told["twice"]) == ([], [], [], [])
+    assert told["faults"].keys() == KINDS.keys()
+    assert all(fault["times"] >= 1 for fault in told["faults"].values())
+    assert told["done"] > 3000
+    assert {"failed", "undecodable", "unknown name", "worker lost"} <= told["dead"].keys()
+    assert told["refused"] > 0
+    assert out.splitlines()[-1] == "0 lost, 0 settled by a non-owner, 0 left behind"
+    assert tortures.left() == {}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(150)
+def test_a_users_server_is_spared_and_its_keys_are_taken_away(tortures: Tortures, redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        before = client.info("server")["run_id"]
+
+        torture = tortures.start("--minutes", 0.05, "--url", redis_url, "--json", "-")
+        out, err = torture.communicate(timeout=140)
+
+        told = json.loads(out)
+        assert torture.returncode == 0, err
+        assert told["passed"]
+        assert told["faults"].keys() == KINDS.keys() - {
+            *("server killed", "clients killed", "scripts flushed", "memory full")
+        }
+        assert client.info("server")["run_id"] == before
+        assert [key for key in client.scan_iter(match="redisjobs:{torture-*") if client.ttl(key) < 0] == []
+    assert tortures.left() == {}
+
+
+def until(process: "subprocess.Popen[str]", wanted: str) -> str:
+    """Read a torture's output up to the line that has `wanted`; that line."""
+    assert process.stdout is not None
+    return next(line for line in process.stdout if wanted in line)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_torture_leaves_no_process(tortures: Tortures, number: signal.Signals) -> None:
+    torture = tortures.start("--minutes", 5)
+    until(torture, " done")
+
+    if number is signal.SIGINT:
+        os.killpg(torture.pid, number)  # as a terminal does
+    else:
+        torture.send_signal(number)
+
+    _, err = torture.communicate(timeout=30)
+    assert (torture.returncode, err) == (130, "redisjobs: interrupted; nothing was left running\n")
+    assert tortures.left() == {}
+
+
+@pytest.mark.slow
+def test_a_killed_torture_takes_all_its_processes_with_it(tortures: Tortures) -> None:
+    torture = tortures.start("--minutes", 5)
+    until(torture, " done")
+    unsupervised = [pid for pid, command in tortures.left().items() if command.split()[3:4] == ["worker"]]
+    os.kill(unsupervised[0], signal.SIGSTOP)
+
+    torture.kill()
+
+    torture.wait()
+    assert tortures.left_after(15) == {}
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--url", "nonsense"], ["--url", "redis://h:port/0"], ["--dir", str(Path(__file__).parent)]]
+)
+def test_what_makes_no_sense_is_a_mistake(arguments: list[str]) -> None:
+    result = typer.testing.CliRunner().invoke(app, ["torture", *arguments])
+
+    assert getattr(result.exception, "code", None) == 2

@@ -7,6 +7,8 @@ def main() -> None:
     """Run the command line; it needs the extra `worker`, which a mere producer does not install."""
     try:
         from redisjobs.cli.app import run
+
+        run()
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in ("typer", "rich", "click"):
@@ -16,7 +18,6 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
-    run()
 
 
 if __name__ == "__main__":

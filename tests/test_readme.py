@@ -15,7 +15,7 @@ import pytest
 import typer
 
 from redisjobs import server
-from redisjobs.cli.app import app
+from redisjobs.cli.app import make
 
 pytestmark = pytest.mark.anyio
 
@@ -131,14 +131,14 @@ def test_every_command_line_in_the_readme_is_one_that_is_understood(readme: str)
     assert len(calls) > 8
 
     for words in calls:
-        command: Any = typer.main.get_command(app)
+        command: Any = typer.main.get_command(make(()))
         while commands_below := getattr(command, "commands", None):
             command = commands_below[words.pop(0)]
         command.make_context("redisjobs", words)  # raises what the command line would say
 
 
 def test_every_command_the_readme_speaks_of_is_there_and_the_other_way_round(readme: str) -> None:
-    root: Any = typer.main.get_command(app)
+    root: Any = typer.main.get_command(make(()))
 
     spoken_of = set(re.findall(r"(?:^\$ |`)redisjobs ([a-z]+)", readme, re.MULTILINE))
 

@@ -17,7 +17,7 @@ import redis
 import typer.testing
 
 import redisjobs
-from redisjobs.cli.app import app
+from redisjobs.cli.app import make
 from redisjobs.cli.torture import report
 from redisjobs.cli.torture.checker import Recovery, Verdict, check
 from redisjobs.cli.torture.nemesis import COMPANY, FAULTS, duration
@@ -438,6 +438,6 @@ def test_a_killed_torture_takes_all_its_processes_with_it(tortures: Tortures) ->
     "arguments", [["--url", "nonsense"], ["--url", "redis://h:port/0"], ["--dir", str(Path(__file__).parent)]]
 )
 def test_what_makes_no_sense_is_a_mistake(arguments: list[str]) -> None:
-    result = typer.testing.CliRunner().invoke(app, ["torture", *arguments])
+    result = typer.testing.CliRunner().invoke(make(["torture"]), ["torture", *arguments])
 
     assert getattr(result.exception, "code", None) == 2

@@ -1,6 +1,5 @@
 """Answers the probes of whoever runs the process: `GET /livez` and `GET /readyz`."""
 
-import http.server
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +17,8 @@ def serve(where: str, health: Callable[[], Health]) -> None:
     host, colon, port = where.rpartition(":")
     if not (colon and port.isdigit()):
         raise Mistake(f"--health {where!r} is not HOST:PORT, as in 127.0.0.1:8080")
+
+    import http.server  # here, as it costs memory that most workers need not spend
 
     class Probe(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -14,6 +14,9 @@ from typing import Protocol
 from redisjobs.errors import DriverError
 from redisjobs.job import Priority, State
 
+LONGEST_TRY = 10.0
+"""Seconds that one call of a driver takes at most: to connect, and to be answered."""
+
 
 class Word(StrEnum):
     """What a script says of one job. A word other than OK means nothing was written, except as noted."""

@@ -10,7 +10,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 
 from redisjobs import codec, drivers
 from redisjobs.codec import JobInfo
-from redisjobs.driver import Counts, NewJob, Pushed, Word
+from redisjobs.driver import LONGEST_TRY, Counts, NewJob, Pushed, Word
 from redisjobs.errors import DecodeError, QueueFull, Unavailable
 from redisjobs.job import JobName, Signature, State
 from redisjobs.registry import Args, Duration, FunctionJob, PushOptions, Registry, Returned
@@ -192,11 +192,15 @@ class JobQueue(Registry):
     ) -> T:
         """Call the store, and again with backoff and jitter while it is away, until the deadline."""
         cause: BaseException | None = None
-        with anyio.move_on_after(self.deadline) as scope:
-            try:
+        began = anyio.current_time()
+        try:
+            if self.deadline >= LONGEST_TRY:
+                return await call()  # it ends in time by itself, and a scope would cost as much as all else here
+            with anyio.fail_after(self.deadline):
                 return await call()
-            except Unavailable as error:
-                cause = error
+        except (Unavailable, TimeoutError) as error:
+            cause = error
+        with anyio.move_on_after(began + self.deadline - anyio.current_time()):
             retrying = AsyncRetrying(
                 retry=retry_if_exception_type(Unavailable),
                 wait=wait_random_exponential(multiplier=0.05, max=1),
@@ -212,7 +216,6 @@ class JobQueue(Registry):
                 return await retrying(again)
             except (Unavailable, QueueFull) as error:  # full now; but an earlier try may have been stored
                 cause = error
-        assert cause is not None or scope.cancelled_caught
         raise gave_up(jobs, self.deadline, cause) from cause
 
 

@@ -20,10 +20,11 @@ import redis.retry
 from hiredis import pack_command
 from redis.backoff import NoBackoff
 
+from redisjobs.driver import LONGEST_TRY
 from redisjobs.drivers.commands import Command, Commands, translate
 from redisjobs.errors import DriverError, Unavailable
 
-ANSWER = 5.0
+ANSWER = LONGEST_TRY / 2
 """Seconds a server may take to answer, or to accept a connection."""
 
 _GOODBYE = 0.5  # seconds that closing a connection in order may take
@@ -137,9 +138,11 @@ class Link:
 
     async def _round_trip(self, wires: Sequence[Sequence[Any]]) -> list[Any]:
         try:
-            connection = await self.open()
-            await self.send(wires)
-            return [await self.read(connection) for _ in wires]
+            # One for all of it: redis-py's own, one for each reply, cost more than the rest.
+            async with asyncio.timeout(self._timeout):
+                connection = await self.open()
+                await self.send(wires)
+                return [await self.read(connection) for _ in wires]
         except (redis.RedisError, OSError) as error:
             await self._drop()
             raise translate(error) from error
@@ -156,6 +159,7 @@ class Link:
             self._connection = connection
             with _closed_is_lost():
                 await connection.connect()
+            connection.socket_timeout = None  # whoever reads minds the time
         return self._connection
 
     async def send(self, wires: Sequence[Sequence[Any]]) -> None:
@@ -167,7 +171,7 @@ class Link:
         writer = self._connection._writer
         if writer is None:
             raise ConnectionError("the connection was closed")
-        with anyio.fail_after(self._timeout), _closed_is_lost():
+        with _closed_is_lost():
             writer.write(packed(wires))
             await writer.drain()
 

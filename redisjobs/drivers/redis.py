@@ -27,7 +27,8 @@ from redisjobs.drivers.commands import (
     translate,
     unblock,
 )
-from redisjobs.drivers.link import Link, SyncLink, Target, need_asyncio
+from redisjobs.drivers.link import ANSWER, Link, SyncLink, Target, need_asyncio
+from redisjobs.drivers.pushes import Pushes
 from redisjobs.errors import DriverError, QueueFull, Unavailable
 from redisjobs.job import State
 
@@ -38,6 +39,7 @@ _BLOCK = 5.0  # seconds a blocking read may last: how late a worker notices what
 _MARGIN = 3.0  # seconds after which a blocking read's connection counts as half-open
 _PING = 10.0  # seconds between signs of life on the connection that only listens
 _MOST_LINKS = 16  # connections that concurrent calls of one process share
+_MOST_TOGETHER = 50  # jobs of a push that may go together with others
 _GONE_MS = 3_600_000  # an unheard-of consumer with nothing pending is removed after this
 
 
@@ -46,12 +48,28 @@ class _Links:
 
     Attributes:
         idle: Those that nobody uses.
-        room: How many more there may be.
+        room: How many more there may be, for calls other than small pushes.
+        pushes: What is pushed in this loop.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, commands: Commands, target: Target) -> None:
         self.idle: list[Link] = []
         self.room = anyio.Semaphore(_MOST_LINKS)
+        self.pushes = Pushes(self._push)
+        self._commands = commands
+        self._target = target
+
+    async def _push(self, jobs: Sequence[NewJob], again: bool) -> list[Pushed]:
+        link = self.take()
+        try:
+            (answers,) = await link.run(self._commands.push(jobs, again=again))
+            return answers  # type: ignore[no-any-return]
+        finally:
+            self.idle.append(link)
+
+    def take(self) -> Link:
+        """A connection that nobody uses."""
+        return self.idle.pop() if self.idle else Link(self._commands, self._target)
 
 
 class RedisDriver:
@@ -83,7 +101,10 @@ class RedisDriver:
             await idle.pop().aclose()
 
     async def push(self, jobs: Sequence[NewJob], *, again: bool) -> list[Pushed]:
-        return await self._run(self.commands.push(jobs, again=again))
+        if len(jobs) > _MOST_TOGETHER:
+            return await self._run(self.commands.push(jobs, again=again))
+        await self.connect()
+        return await self._links().pushes.push(jobs, again=again)
 
     async def cancel(self, job_id: str) -> Word:
         return await self._run(self.commands.cancel(job_id))
@@ -118,13 +139,14 @@ class RedisDriver:
         if loop not in self._loops:
             for ended in [other for other in list(self._loops) if other.is_closed()]:
                 self._loops.pop(ended, None)  # another thread may be faster
-        return self._loops.setdefault(loop, _Links())
+            self._loops[loop] = _Links(self.commands, self.target)
+        return self._loops[loop]
 
     @asynccontextmanager
     async def _link(self) -> AsyncIterator[Link]:
         links = self._links()
         async with links.room:
-            link = links.idle.pop() if links.idle else Link(self.commands, self.target)
+            link = links.take()
             try:
                 yield link
             finally:
@@ -372,12 +394,14 @@ class RedisConsumer:
 
     async def listen(self, heard: Callable[[Nudge], None]) -> None:
         try:
-            connection = await self._ear.open()
+            async with asyncio.timeout(ANSWER):
+                connection = await self._ear.open()
             await self._ear.send([["SUBSCRIBE", self._commands.control]])
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._ping)
                 while True:
-                    reply = await connection.read_response()
+                    async with asyncio.timeout(_PING + _MARGIN):
+                        reply = await connection.read_response()
                     if reply[0] == b"subscribe":
                         heard(Nudge("subscribed", ""))
                     elif reply[0] == b"message":

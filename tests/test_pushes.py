@@ -1,0 +1,195 @@
+"""Pushes that go together: fewer round trips, and to each caller its own answer."""
+
+import asyncio
+from collections.abc import Sequence
+
+import anyio
+import pytest
+from store import RedisStore
+
+from redisjobs.driver import NewJob, Pushed, Word
+from redisjobs.drivers.pushes import Pushes
+from redisjobs.drivers.redis import RedisDriver
+from redisjobs.errors import DriverError, QueueFull, Unavailable
+
+pytestmark = pytest.mark.anyio
+
+
+def job(job_id: str, size: int = 10) -> NewJob:
+    return NewJob(job_id, ["name", "Work", "parameters", "x" * size])
+
+
+class Wire:
+    """What pushes go over: it notes each round trip, and waits for `go` to answer it."""
+
+    def __init__(self) -> None:
+        self.trips: list[list[str]] = []
+        self.repeats: list[bool] = []
+        self.go = asyncio.Event()
+        self.error: dict[str, Exception] = {}
+
+    async def send(self, jobs: Sequence[NewJob], again: bool) -> list[Pushed]:
+        self.trips.append([job.job_id for job in jobs])
+        self.repeats.append(again)
+        await self.go.wait()
+        for one in jobs:
+            if one.job_id in self.error:
+                raise self.error[one.job_id]
+        return [Pushed(Word.OK, one.job_id) for one in jobs]
+
+
+async def settle() -> None:
+    """Let every task go as far as it can."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def push(pushes: Pushes, job_id: str) -> str | Exception:
+    try:
+        (pushed,) = await pushes.push([job(job_id)], again=False)
+    except DriverError as error:
+        return error
+    return pushed.holder
+
+
+async def test_a_push_that_finds_the_way_free_goes_at_once_and_alone() -> None:
+    wire = Wire()
+    wire.go.set()
+    pushes = Pushes(wire.send)
+
+    for job_id in ("a", "b", "c"):
+        assert await push(pushes, job_id) == job_id
+
+    assert wire.trips == [["a"], ["b"], ["c"]]
+
+
+async def test_what_is_pushed_while_a_push_is_under_way_goes_with_the_next() -> None:
+    wire = Wire()
+    pushes = Pushes(wire.send)
+    tasks = [asyncio.create_task(push(pushes, name)) for name in "abcd"]
+    await settle()
+    assert wire.trips == [["a"]]
+
+    wire.go.set()
+
+    assert await asyncio.gather(*tasks) == list("abcd")
+    assert wire.trips == [["a"], ["b", "c", "d"]]
+
+
+async def test_a_crowd_is_worth_a_second_round_trip_but_no_third() -> None:
+    wire = Wire()
+    pushes = Pushes(wire.send)
+    tasks = [asyncio.create_task(push(pushes, str(number))) for number in range(200)]
+    await settle()
+    assert [len(trip) for trip in wire.trips] == [1, 33]
+
+    wire.go.set()
+
+    assert await asyncio.gather(*tasks) == [str(number) for number in range(200)]
+    assert sorted(number for trip in wire.trips for number in trip) == sorted(map(str, range(200)))
+
+
+async def test_a_round_trip_takes_no_more_than_a_script_should() -> None:
+    wire = Wire()
+    pushes = Pushes(wire.send)
+    first = asyncio.create_task(push(pushes, "first"))
+    await settle()
+    many = [asyncio.create_task(pushes.push([job(f"{n}-{i}") for i in range(20)], again=False)) for n in range(30)]
+    await settle()
+
+    wire.go.set()
+    await asyncio.gather(first, *many)
+
+    assert max(len(trip) for trip in wire.trips) <= 500
+    assert sum(len(trip) for trip in wire.trips) == 601
+
+
+@pytest.mark.parametrize("error", [Unavailable("gone"), QueueFull("full")], ids=["away", "full"])
+async def test_when_the_store_is_away_or_full_every_caller_hears_so(error: DriverError) -> None:
+    wire = Wire()
+    pushes = Pushes(wire.send)
+    tasks = [asyncio.create_task(push(pushes, name)) for name in "abc"]
+    await settle()
+    wire.error = dict.fromkeys("bc", error)
+
+    wire.go.set()
+    first, *others = await asyncio.gather(*tasks)
+
+    assert first == "a"
+    assert [(type(one), str(one)) for one in others] == [(type(error), str(error))] * 2
+
+
+async def test_a_push_at_fault_fails_alone_and_those_it_went_with_are_pushed() -> None:
+    wire = Wire()
+    pushes = Pushes(wire.send)
+    tasks = [asyncio.create_task(push(pushes, name)) for name in "abcd"]
+    await settle()
+    wire.error = {"c": DriverError("no")}
+
+    wire.go.set()
+    answers = await asyncio.gather(*tasks)
+
+    assert [answers[0], answers[1], str(answers[2]), answers[3]] == ["a", "b", "no", "d"]
+    assert wire.trips[2:] == [["b"], ["c"], ["d"]]
+    assert wire.repeats[2:] == [True] * 3  # part of them may be there already
+
+
+async def test_a_caller_that_leaves_while_waiting_is_not_pushed_and_holds_nobody_up() -> None:
+    wire = Wire()
+    pushes = Pushes(wire.send)
+    tasks = [asyncio.create_task(push(pushes, name)) for name in "abc"]
+    await settle()
+
+    tasks[1].cancel()
+    wire.go.set()
+
+    assert (await tasks[0], await tasks[2]) == ("a", "c")
+    assert wire.trips == [["a"], ["c"]]
+
+
+async def test_a_caller_that_leaves_on_the_way_leaves_the_others_unsure_not_stuck() -> None:
+    wire = Wire()
+    pushes = Pushes(wire.send)
+    tasks = [asyncio.create_task(push(pushes, name)) for name in "abc"]
+    await settle()
+    wire.go.set()
+    wire.go.clear()  # the first is answered, the next is not
+    await settle()
+    assert wire.trips == [["a"], ["b", "c"]]
+
+    tasks[1].cancel()
+    wire.go.set()
+
+    assert isinstance(await tasks[2], Unavailable)
+    assert await push(pushes, "d") == "d"
+
+
+async def test_the_one_whose_turn_has_come_may_leave_and_the_next_goes_on() -> None:
+    wire = Wire()
+    wire.go.set()
+    pushes = Pushes(wire.send)
+    tasks = [asyncio.create_task(push(pushes, name)) for name in "abc"]
+    tasks[0].add_done_callback(lambda _: tasks[1].cancel())
+
+    assert (await tasks[0], await tasks[2]) == ("a", "c")
+    assert await push(pushes, "d") == "d"
+
+
+async def test_a_hundred_callers_at_once_each_get_their_own_answer(redis_store: RedisStore) -> None:
+    driver = RedisDriver(redis_store.url, redis_store.queue_name)
+    answers: dict[int, Pushed] = {}
+
+    async def one(number: int) -> None:
+        unique = "key" if number % 10 == 0 else ""
+        fields = ["name", "Work", "parameters", "{}"]
+        (answers[number],) = await driver.push([NewJob(f"job-{number}", fields, unique=unique)], again=False)
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(100):
+            tasks.start_soon(one, number)
+
+    refused = {number for number, answer in answers.items() if answer.word is Word.DUPLICATE}
+    assert len(refused) == 9
+    assert refused < set(range(0, 100, 10))
+    assert len(redis_store.located()) == 91
+    await driver.aclose()

@@ -20,6 +20,7 @@ from redisjobs.running import Running
 
 _MOST = 2  # exchanges at once
 _BATCH = 50  # jobs of one exchange, at least, before there is a second one beside it
+_WORTH = _BATCH // 2  # outcomes, or free slots, that are worth a second exchange
 
 
 @dataclass(slots=True)
@@ -69,7 +70,7 @@ class Exchanges:
 
     def has_room(self, outcomes: int, free: int) -> bool:
         """Whether to begin another, for so many outcomes and free slots."""
-        return not self.under_way or (self.under_way < _MOST and max(outcomes, free) >= _BATCH // 2)
+        return not self.under_way or (self.under_way < _MOST and max(outcomes, free) >= _WORTH)
 
     def begin(self, tasks: TaskGroup, batch: Batch) -> None:
         """Carry a batch, in a task; what fails for good fails the tasks."""

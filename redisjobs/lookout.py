@@ -68,6 +68,7 @@ class Lookout:
         self._cancelled = cancelled
         self._listening = listening
         self._count = 0  # most jobs of each priority that the blocking read may lease
+        self._ending = False  # the blocking read is not to begin again
         self._read: anyio.CancelScope | None = None
         self._begun = anyio.Event()
         self._over = anyio.Event()
@@ -85,6 +86,7 @@ class Lookout:
     def begin(self, count: int) -> None:
         """Let the blocking read begin, for up to `count` jobs of each priority."""
         self._count = count
+        self._ending = False
         self._read = anyio.CancelScope()
         self._over = anyio.Event()
         self._begun.set()
@@ -101,7 +103,7 @@ class Lookout:
         In order where the server lets us: a read that is cut off can still be delivered to, until the server
         sees that the connection is closed. To be called by whoever owns the consumer.
         """
-        self.interrupted = False
+        self.interrupted, self._ending = False, True
         try:
             for pause in _UNBLOCKING:
                 # Again if it was too early: a read that had not arrived could not be ended.
@@ -162,8 +164,11 @@ class Lookout:
             self._changed()
 
     async def _wait(self) -> None:
+        leases: Sequence[Lease] = ()
         try:
-            leases = await self._consumer.wait(self._count, _WAIT)
+            # On and on: what else there may be to do, nudges and the clock tell.
+            while not leases and not self._ending:
+                leases = await self._consumer.wait(self._count, _WAIT)
         except NOT_NOW:
             self.unsure = True
         else:

@@ -6,7 +6,7 @@
 -- KEYS[3]  ready:low     stream
 -- KEYS[4]  jobs          hash    the locator: job id -> where it is
 -- KEYS[5]  unique:       string  prefix; unique:<key> holds the id of the job that has the key
--- KEYS[6]  finished:     set     prefix; finished:<minute> holds ids of jobs that ended in that minute
+-- KEYS[6]  finished:     set     prefix; finished:<n> holds ids of jobs that ended in those 5 s
 -- KEYS[7]  stats         hash    counters
 --
 -- ARGV[1]  worker        worker id

@@ -10,7 +10,7 @@
 -- KEYS[6]  delayed       hash    delayed job id -> JSON list: priority, then names and values
 -- KEYS[7]  dead          stream  dead letters
 -- KEYS[8]  unique:       string  prefix; unique:<key> holds the id of the job that has the key
--- KEYS[9]  finished:     set     prefix; finished:<minute> holds ids of jobs that ended in that minute
+-- KEYS[9]  finished:     set     prefix; finished:<n> holds ids of jobs that ended in those 5 s
 -- KEYS[10] stats         hash    counters
 --
 -- ARGV[1]  worker        worker id

@@ -8,7 +8,7 @@
 -- KEYS[5]  due           zset    delayed job ids by due time, ms
 -- KEYS[6]  delayed       hash    delayed job id -> JSON list: priority, then names and values
 -- KEYS[7]  unique:       string  prefix; unique:<key> holds the id of the job that has the key
--- KEYS[8]  finished:     set     prefix; finished:<minute> holds ids of jobs that ended in that minute
+-- KEYS[8]  finished:     set     prefix; finished:<n> holds ids of jobs that ended in those 5 s
 -- KEYS[9]  stats         hash    counters
 -- KEYS[10] control       channel nudges
 --
@@ -33,12 +33,15 @@ local stats, control = KEYS[9], KEYS[10]
 local now_ms, again = now(ARGV[1]), ARGV[2] == '1'
 local first_job = 3
 
-local minute = math.floor(now_ms / 60000)
+local slot = math.floor(now_ms / 5000) -- as remember counts
 
 local function known(job)
   if redis.call('HEXISTS', jobs, job) == 1 then return true end
-  return again and (redis.call('SISMEMBER', finished .. whole(minute), job) == 1
-    or redis.call('SISMEMBER', finished .. whole(minute - 1), job) == 1)
+  if not again then return false end
+  for n = slot, slot - 12, -1 do
+    if redis.call('SISMEMBER', finished .. whole(n), job) == 1 then return true end
+  end
+  return false
 end
 
 local function due_time(text)

@@ -8,7 +8,7 @@
 -- KEYS[4]  jobs          hash    the locator: job id -> where it is
 -- KEYS[5]  dead          stream  dead letters
 -- KEYS[6]  unique:       string  prefix; unique:<key> holds the id of the job that has the key
--- KEYS[7]  finished:     set     prefix; finished:<minute> holds ids of jobs that ended in that minute
+-- KEYS[7]  finished:     set     prefix; finished:<n> holds ids of jobs that ended in those 5 s
 -- KEYS[8]  stats         hash    counters
 -- KEYS[9]  control       channel nudges
 --

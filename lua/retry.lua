@@ -8,7 +8,7 @@
 -- KEYS[5]  due           zset    delayed job ids by due time, ms
 -- KEYS[6]  delayed       hash    delayed job id -> JSON list: priority, then names and values
 -- KEYS[7]  unique:       string  prefix; unique:<key> holds the id of the job that has the key
--- KEYS[8]  finished:     set     prefix; finished:<minute> holds ids of jobs that ended in that minute
+-- KEYS[8]  finished:     set     prefix; finished:<n> holds ids of jobs that ended in those 5 s
 -- KEYS[9]  stats         hash    counters
 -- KEYS[10] control       channel nudges
 --

@@ -9,21 +9,21 @@
 --
 -- ARGV[1]  worker        worker id
 --
--- Returns  how many consumers went
+-- Returns  in how many of the streams it holds nothing any more
 
 --- @include "include/leases"
 
 local streams, worker_prefix = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4]
 local worker = ARGV[1]
 
-local consumers = 0
+local left = 0
 for _, stream in ipairs(streams) do
   local held = leases(stream, '-', '+', 1, worker)
   if held and #held == 0 then
     redis.call('XGROUP', 'DELCONSUMER', stream, 'workers', worker)
-    consumers = consumers + 1
+    left = left + 1
   end
 end
 
 redis.call('DEL', worker_prefix .. worker)
-return consumers
+return left

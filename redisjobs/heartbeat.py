@@ -3,9 +3,11 @@
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 
 from redisjobs import driver
+from redisjobs.aside import log_aside
 from redisjobs.driver import Lease, Word
 from redisjobs.errors import DriverError
 
@@ -80,7 +82,10 @@ class Heartbeat:
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             stirred = self._stir.wait(min(_LOOK, left))
-            self._look()
+            try:
+                self._look()
+            except Exception as error:  # it looks at the user's code; and a thread that ended would lose every job
+                log_aside(logger, logging.WARNING, "could not look after the event loop: %r", error)
             if stirred:
                 self._stir.clear()
                 return
@@ -88,19 +93,19 @@ class Heartbeat:
     def _renew(self) -> float:
         """Renew once; seconds until the next time."""
         started = time.monotonic()
-        leases = list(self._held())
         try:
+            leases = list(self._held())
             words = self._heart.renew(leases, self._facts())
+            self._answered(leases, words)
         except Exception as error:  # whatever it is: a thread that ended would lose every job
             if not self._failing:
-                known = isinstance(error, DriverError)
-                logger.warning("leases could not be renewed, trying on: %s", error, exc_info=not known)
+                shown = error if isinstance(error, DriverError) else "".join(traceback.format_exception(error))
+                log_aside(logger, logging.WARNING, "leases could not be renewed, trying on: %s", shown)
             self._failing = True
             return min(1.0, self._interval / 2)
         if self._failing:
-            logger.info("leases are renewed again")
+            log_aside(logger, logging.INFO, "leases are renewed again")
         if started - self.renewed > 2 * self._interval:
             self.steady_since = started
         self._failing, self.renewed = False, started
-        self._answered(leases, words)
         return max(0.0, started + self._interval - time.monotonic())

@@ -42,6 +42,7 @@ class Lookout:
         changed: Called when something below has changed.
         cancelled: Takes the id of a job that somebody cancelled.
         listening: Called when listening begins, for what was said before was missed.
+        lease: Seconds a lease lasts.
 
     Attributes:
         promote: A delayed job may be due: somebody has to promote it.
@@ -58,6 +59,7 @@ class Lookout:
         changed: Callable[[], None],
         cancelled: Callable[[str], None],
         listening: Callable[[], None],
+        lease: float,
     ) -> None:
         self.promote = False
         self.unsure = self.interrupted = False
@@ -67,6 +69,7 @@ class Lookout:
         self._changed = changed
         self._cancelled = cancelled
         self._listening = listening
+        self._lease = lease
         self._count = 0  # most jobs of each priority that the blocking read may lease
         self._ending = False  # the blocking read is not to begin again
         self._read: anyio.CancelScope | None = None
@@ -136,6 +139,8 @@ class Lookout:
         """
         now = time.monotonic()
         last_ms, last_sent = self._last
+        if sent_at < last_sent:
+            return 0.0  # overtaken by a later one, which knew more
         self._last = server_ms, sent_at
         self._clock, self.knows_time = server_ms / 1000 - now, True
         # A nudge may have overtaken this answer; one that was in it already costs a look too many.
@@ -168,7 +173,12 @@ class Lookout:
         try:
             # On and on: what else there may be to do, nudges and the clock tell.
             while not leases and not self._ending:
-                leases = await self._consumer.wait(self._count, _WAIT)
+                began = time.monotonic()
+                leases = await self._consumer.wait(self._count, min(_WAIT, self._lease / 2))
+                if time.monotonic() - began >= self._lease:
+                    # We were frozen meanwhile, and these may have run out: what is still ours is handed back.
+                    self.unsure = self.unsure or bool(leases)
+                    return
         except NOT_NOW:
             self.unsure = True
         else:

@@ -11,7 +11,10 @@ if sys.platform != "win32":
 def rss() -> int:
     """Resident bytes now; where the system tells only the most there ever were, those; 0 if it tells nothing."""
     if sys.platform == "linux":
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        try:
+            return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        except OSError:  # no /proc, or no file descriptor left just now
+            return 0
     if sys.platform == "win32":
         return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

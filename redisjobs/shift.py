@@ -61,6 +61,7 @@ class Shift:
             arrived=self._dispatch,
             changed=lambda: self.attention.open(),
             cancelled=self._cancel,
+            lease=settings.lease,
             listening=lambda: self.heartbeat.hurry(),
         )
         self.slots = Slots(settings.concurrency, lambda: self.lookout.server_ms, self._ran)
@@ -79,6 +80,7 @@ class Shift:
         self.rounds, self.round_at = 0, time.monotonic()  # exchanges completed, and when the last one was
         self.tidy_at = time.monotonic() + _TIDY * random.random()
         self.stopping = False
+        self.recycled = False  # it stops by itself, having had its share
         self.grace_until = float("inf")  # by our monotonic clock
         self.cut = False  # the grace is over, and so is the time to unwind
         self.left = False  # all is settled or released
@@ -154,7 +156,8 @@ class Shift:
         silent = time.monotonic() - self.round_at
         if not self.opened or self.away:
             return Health(True, False, "the store is away" if self.away else "starting")
-        if silent > _STUCK * self.settings.lease:
+        store_is_there = time.monotonic() - self.heartbeat.renewed < self.settings.lease
+        if silent > _STUCK * self.settings.lease and (store_is_there or self.loop.blocked):
             what = "the event loop is blocked" if self.loop.blocked else "stuck"
             return Health(False, False, f"{what}: no exchange with the store for {silent:.0f} s")
         if self.stopping:
@@ -268,7 +271,7 @@ class Shift:
             if time.monotonic() - batch.sent < self.settings.lease:
                 self._dispatch(answer.leases)
             else:  # we were frozen meanwhile, and they have run out: what is still ours is handed back
-                self.unsure = bool(answer.leases)
+                self.unsure = self.unsure or bool(answer.leases)
         self.found_nothing = not (batch.settling or answer.leases)
         got_all = batch.count and len(answer.leases) < batch.count
         if got_all and self.free and not self.until_idle and not self.lookout.waiting:
@@ -322,6 +325,7 @@ class Shift:
 
     def _recycle(self, why: str) -> None:
         """End once all that runs has run, however long it takes."""
+        self.recycled = True
         logger.info("%s: this worker ends when those that run are done", why)
         self.stop(float("inf"))
 
@@ -374,6 +378,7 @@ class Shift:
         self.away = True
         await until_there(probe)
         self.away = False
+        self.round_at = time.monotonic()
 
     async def _farewell(self) -> None:
         """Settle what has an outcome and release all the rest, also what was delivered and never seen."""
@@ -381,8 +386,8 @@ class Shift:
             return
         for run in list(self.leased.values()):
             if not run.over:
-                run.over, run.fate = True, Release()
                 run.give_up(Interrupted())
+                run.over, run.fate = True, Release()
                 self.outbox.append(run)
 
         async def settle() -> None:
@@ -441,11 +446,19 @@ class Shift:
         interval = min(_RECLAIM, self.settings.lease / 4)
         await anyio.sleep(interval * random.random())  # workers that started together look at different times
         while True:
-            self.reclaim = self.reclaim or time.monotonic() >= self.reclaim_at
+            # The nearest tick: that time is an interval later than a look that was a round trip after its tick.
+            self.reclaim = self.reclaim or time.monotonic() >= self.reclaim_at - interval / 2
             self.attention.open()
-            if not self.stopping and (used := rss()) > self.settings.max_rss:
-                self._recycle(f"{used / 1e6:.0f} MB of memory are in use")
+            if self.settings.max_rss < float("inf") and not self.stopping:
+                self._mind_memory()
             await anyio.sleep(interval)
+
+    def _mind_memory(self) -> None:
+        used = rss()
+        if used > self.settings.max_rss:
+            if not self.begun:
+                logger.warning("max_rss is less than this worker needs to begin with: %d bytes", used)
+            self._recycle(f"{used / 1e6:.0f} MB of memory are in use")
 
     async def _watch_grace(self) -> None:
         """When the grace is over: cancel what runs, give it a moment to clean up, then let go of it."""

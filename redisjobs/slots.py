@@ -7,7 +7,7 @@ from anyio.abc import TaskGroup
 
 from redisjobs.fate import Outcome
 from redisjobs.running import Running
-from redisjobs.waker import Gate, gates
+from redisjobs.waker import Gate, forget_cancels, gates
 
 
 class Slots:
@@ -33,8 +33,9 @@ class Slots:
     def start(self, tasks: TaskGroup) -> None:
         """Start all of them."""
         gate = gates()
+        forget = forget_cancels()
         for _ in range(self._count):
-            tasks.start_soon(self._serve, _Slot(gate))
+            tasks.start_soon(self._serve, _Slot(gate, forget))
 
     def give(self, run: Running) -> None:
         """Let an idle slot run a job."""
@@ -48,9 +49,16 @@ class Slots:
 
     async def _serve(self, slot: "_Slot") -> None:
         while True:
-            with anyio.CancelScope() as scope:
-                await self._run_jobs(slot, scope)
-            # The scope was cancelled, for the job was given up: that cancels only once, so on with a new one.
+            try:
+                with anyio.CancelScope() as scope:
+                    await self._run_jobs(slot, scope)
+            except anyio.get_cancelled_exc_class():
+                # Our own end cancels all scopes; else it is a cancel of this task that a handler left behind.
+                if anyio.current_effective_deadline() == float("-inf"):
+                    raise
+                if slot in self._idle:
+                    self._idle.remove(slot)
+            # A scope cancels only once, so after a job that was given up it goes on with a new one.
             if slot.run is not None:
                 self._end(slot, slot.run.given_up)
 
@@ -58,6 +66,8 @@ class Slots:
         while not scope.cancel_called:
             run = slot.run = self._waiting.pop(0) if self._waiting else await self._next(slot)
             outcome = await run.run(scope, self._now_ms())
+            if not scope.cancel_called:
+                slot.forget_cancels()
             self._end(slot, outcome)
 
     async def _next(self, slot: "_Slot") -> Running:
@@ -75,9 +85,10 @@ class Slots:
 
 
 class _Slot:
-    __slots__ = ("gate", "new_gate", "run")
+    __slots__ = ("forget_cancels", "gate", "new_gate", "run")
 
-    def __init__(self, new_gate: Callable[[], Gate]) -> None:
+    def __init__(self, new_gate: Callable[[], Gate], forget_cancels: Callable[[], None]) -> None:
         self.new_gate = new_gate
+        self.forget_cancels = forget_cancels
         self.gate = new_gate()
         self.run: Running | None = None

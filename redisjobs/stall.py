@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable
 from types import FrameType
 
+from redisjobs.aside import log_aside
 from redisjobs.running import Running
 
 logger = logging.getLogger("redisjobs.worker")
@@ -40,13 +41,17 @@ class LoopWatch:
         stopped, self._looked = now - self._looked > self._patience, now
         if self._answered >= self._asked:
             if self._said:
-                logger.info("the event loop runs again, after %.1f s", self._answered - self._asked)
+                log_aside(
+                    logger, logging.INFO, "the event loop runs again, after %.1f s", self._answered - self._asked
+                )
             self._ask(now)
         elif stopped:
             self._ask(now)
         elif not self._said and now - self._asked >= self._patience:
             self._said = True
-            logger.warning(
+            log_aside(  # it may be the log that blocks the loop
+                logger,
+                logging.WARNING,
                 "the event loop is blocked for %.0f s in %s: no other job can start or end; the leases are kept",
                 now - self._asked,
                 _where(sys._current_frames().get(self._thread)),
@@ -65,7 +70,7 @@ def _where(frame: FrameType | None) -> str:
     line = ""
     for at, number in traceback.walk_stack(frame):
         running = at.f_locals.get("self")
-        if isinstance(running, Running):
+        if type(running) is Running:  # isinstance would ask it for its class: whatever is called `self` here
             return f"{running.description}, {line}"
         line = line or f"{at.f_code.co_filename}:{number}"
     return f"something that is no handler, {line or 'unknown'}"

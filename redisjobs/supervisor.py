@@ -31,7 +31,11 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0  # seconds between starts of a child th
 _MARGIN = 5.0  # seconds beyond the grace that a child has for its last settlements before it is killed
 _SAY = 1.0  # seconds between a child's words
 _LAST_WORDS = 0.5  # seconds that a dead child's words may take to arrive
+_STARTING = 60.0  # seconds that a child may take to import what it runs
 _MISTAKE = 2  # the exit code of a process that was started wrongly: another start would end the same way
+
+RECYCLED = 3
+"""The exit code of a supervised worker that had its share of jobs or memory: another is to take its place."""
 
 
 @dataclass(slots=True)
@@ -60,7 +64,7 @@ class Slot:
     Attributes:
         child: The child that runs; None between two.
         start_at: When the next one is to be started, by the monotonic clock; None: not at all.
-        deaths: How many died in a row, each soon after its start.
+        deaths: How many ended in a row, each but the first soon after its start.
     """
 
     child: Child | None = None
@@ -77,7 +81,7 @@ class Supervisor:
         processes: How many.
         lease: Seconds; the children's.
         grace: Seconds; the children's.
-        until_idle: A child that ends with code 0 has drained the queue; else it wants to be started anew.
+        until_idle: A child that ends with code 0 has drained the queue, and no other takes its place.
     """
 
     def __init__(
@@ -100,6 +104,7 @@ class Supervisor:
         self._stops = 0
         self._kill_at = float("inf")
         self._code = 0
+        self._began = False  # a child has come as far as to say who it is, so it was started rightly
         self._handovers: list[threading.Thread] = []
 
     def stop(self) -> None:
@@ -110,8 +115,8 @@ class Supervisor:
     def health(self) -> Health:
         """Live if every child is, ready if any is; for any thread."""
         children = [child for slot in self._slots if (child := slot.child) is not None]
-        silent = 3 * self._lease + 2
         for child in children:
+            silent = 3 * self._lease + 2 if child.worker_id else _STARTING
             if not child.health.live:
                 return Health(False, False, f"process {child.process.pid}: {child.health.why}")
             if time.monotonic() - child.heard_at > silent:
@@ -150,19 +155,26 @@ class Supervisor:
         for slot in self._slots:
             if slot.start_at is not None and slot.start_at <= time.monotonic():
                 slot.start_at = None
-                slot.child = self._start()
+                try:
+                    slot.child = self._start()
+                except OSError as error:  # no memory or no process to be had just now
+                    logger.warning("could not start a worker process, trying on: %s", error)
+                    slot.start_at = time.monotonic() + self._backoff(slot, lived=0.0)
 
     def _start(self) -> Child:
         ours, theirs = socket.socketpair()
-        with theirs:
-            child = Child(
-                subprocess.Popen(
+        try:
+            with theirs:
+                process = subprocess.Popen(
                     [*self._command, "--supervised", str(theirs.fileno())],
                     stdin=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
                     start_new_session=True,  # Ctrl-C is for us to handle
                 )
-            )
+        except OSError:
+            ours.close()
+            raise
+        child = Child(process)
         logger.info("started worker process %d", child.process.pid)
         listening = threading.Thread(target=_listen, args=(child, ours), daemon=True)
         listening.start()
@@ -181,24 +193,24 @@ class Supervisor:
         slot = next(slot for slot in self._slots if slot.child is child)
         slot.child = None
         code, pid = child.process.returncode, child.process.pid
-        if code != 0:
+        self._began = self._began or bool(child.worker_id)
+        if code not in (0, RECYCLED):
             logger.warning("worker process %d %s", pid, _how(code))
             if child.worker_id:
                 self._hand_over(child.worker_id)
         else:
             logger.info("worker process %d ended", pid)
-        if code == _MISTAKE and not self._stops:
+        if code == _MISTAKE and not self._began and not self._stops:
             self._code = _MISTAKE
             self._stop()
         elif self._stops:
-            self._code = self._code or (0 if code in (0, -signal.SIGTERM) else 1)
+            self._code = self._code or (0 if code in (0, RECYCLED, -signal.SIGTERM) else 1)
         elif code != 0 or not self._until_idle:
-            slot.start_at = time.monotonic() + self._backoff(slot, child)
+            slot.start_at = time.monotonic() + self._backoff(slot, time.monotonic() - child.started_at)
 
-    def _backoff(self, slot: Slot, child: Child) -> float:
-        """Seconds until the slot's next start."""
-        lived = time.monotonic() - child.started_at >= _HEALTHY
-        slot.deaths = 0 if child.process.returncode == 0 else 1 if lived else slot.deaths + 1
+    def _backoff(self, slot: Slot, lived: float) -> float:
+        """Seconds until the slot's next start; its last child lived for so many."""
+        slot.deaths = 1 if lived >= _HEALTHY else slot.deaths + 1
         if slot.deaths <= 1:
             return 0.0
         return min(_FIRST_PAUSE * 2.0 ** (slot.deaths - 2), _LONGEST_PAUSE) * random.uniform(0.5, 1.5)
@@ -234,7 +246,8 @@ class Supervisor:
         for slot in self._slots:
             slot.start_at = None
             if slot.child is not None:
-                slot.child.process.send_signal(signal.SIGTERM)
+                # By another signal than the first: that one may come twice, from us and from a service manager.
+                slot.child.process.send_signal(signal.SIGTERM if self._stops == 1 else signal.SIGINT)
 
     def _kill_late(self) -> None:
         """Kill the children that ignored the grace."""
@@ -251,6 +264,8 @@ def _listen(child: Child, line: socket.socket) -> None:
     """Take in what a child says of itself, until its end."""
     with line, line.makefile("rb") as words:
         for word in words:
+            if not word.endswith(b"\n"):
+                return  # cut off by its end
             child.worker_id, live, ready, why = word.decode().rstrip("\n").split(" ", 3)
             child.health = Health(live == "live", ready == "ready", why)
             child.heard_at = time.monotonic()

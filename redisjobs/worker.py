@@ -73,6 +73,8 @@ class Worker:
             max_rss=math.inf if max_rss is None else max_rss,
         )
         self.grace = seconds(grace, "grace")
+        self.recycled = False
+        """Whether `run` returned because of `max_jobs` or `max_rss`."""
         self._shift: Shift | None = None
 
     async def run(self, *, until_idle: bool = False, handle_signals: bool = False) -> None:
@@ -90,12 +92,13 @@ class Worker:
             DriverError: The store refuses what a worker needs (too old, no permission); while it is only away
                 the worker waits for it. Whatever this worker held is released.
         """
-        self._shift = Shift(self.settings, until_idle=until_idle)
+        self._shift = shift = Shift(self.settings, until_idle=until_idle)
         try:
             async with anyio.create_task_group() as tasks:
                 if handle_signals:
                     tasks.start_soon(self._watch_signals)
-                await self._shift.run()
+                await shift.run()
+                self.recycled = shift.recycled
                 tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             # One cause, one error: that tasks were involved is no business of the caller's.
@@ -119,7 +122,8 @@ class Worker:
     @property
     def health(self) -> Health:
         """Whether it works, by what it got done; for any thread."""
-        return Health(True, False, "not running") if self._shift is None else self._shift.health
+        shift = self._shift  # once: it may be gone a moment later
+        return Health(True, False, "not running") if shift is None else shift.health
 
     async def _watch_signals(self) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

@@ -44,6 +44,8 @@ async def work(work: Work, context: JobContext) -> None:
     match work.label.partition("-")[0]:
         case "killer":
             os.kill(os.getpid(), 9)
+        case "mistake":
+            os._exit(2)
         case "blocker":  # of the event loop
             time.sleep(work.seconds)
         case "stubborn":

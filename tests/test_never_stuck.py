@@ -1,5 +1,6 @@
 """A worker never takes what others still hold, never stays stuck, and strands nothing when it stops listening."""
 
+import asyncio
 import logging
 import re
 import time
@@ -11,12 +12,13 @@ import anyio
 import pytest
 from store import RedisStore, Store, eventually
 
-from redisjobs import JobQueue, Worker
+from redisjobs import JobQueue, Worker, no_retry
 from redisjobs.cli.torture.proxy import Proxy
 from redisjobs.driver import Exchange, Settlement
 from redisjobs.drivers.in_process import MemoryConsumer, MemoryDriver
 from redisjobs.errors import DriverError
 from redisjobs.job import State
+from redisjobs.shift import Shift
 
 pytestmark = pytest.mark.anyio
 LEASE = 1.5  # seconds
@@ -211,21 +213,104 @@ async def test_when_jobs_are_released_idle_workers_take_them_without_connecting_
 ) -> None:
     ran: list[float] = []
     queue = queue_at(redis_store.url, redis_store.queue_name, ran)
+    await queue.push(Work())
+    await queue.aclose()
+    holder = redis_store.consumer("holder")
+    await holder.open()
+    assert len((await holder.exchange([], 1)).leases) == 1
     worker = Worker(queue, lease=60)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(worker.run)
         await eventually(lambda: blocked_readers(redis_store)() == 1)
-        holder = redis_store.consumer("holder")
-        await holder.open()
+        await eventually(lambda: redis_store.admin.pubsub_numsub(f"{redis_store.prefix}control")[0][1] == 1)
         before = redis_store.admin.info("stats")["total_connections_received"]
-        # A job that goes straight into another's hands, and is handed back.
-        redis_store.admin.xgroup_createconsumer(redis_store.stream(), "workers", "holder")
-        redis_store.put({"name": "Work", "parameters": "{}"})
-        await eventually(lambda: len(ran) == 1)
+
+        await holder.release_all([])
+
+        await eventually(lambda: len(ran) == 1, within=2)  # by itself it would look after 15 s
+        await eventually(lambda: blocked_readers(redis_store)() == 1)
         assert redis_store.admin.info("stats")["total_connections_received"] == before
-        await holder.aclose()
         worker.stop()
+    await holder.aclose()
     await queue.aclose()
+
+
+def test_a_worker_that_was_frozen_for_its_lease_starts_nothing_that_it_was_given_before(
+    redis_store: RedisStore,
+) -> None:
+    ran: list[float] = []
+
+    async def main() -> None:
+        queue = queue_at(redis_store.url, redis_store.queue_name, ran)
+        worker = Worker(queue, lease=LEASE)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            await eventually(lambda: blocked_readers(redis_store)() == 1)
+            redis_store.put({"name": "Work", "parameters": "{}"})
+            time.sleep(LEASE * 1.1)  # noqa: ASYNC251  (the loop of a process that is stopped stands still)
+            frozen_until = time.monotonic()
+            await eventually(lambda: ran, within=10)
+            worker.stop()
+        await queue.aclose()
+        assert redis_store.pending() == []
+        assert ran[0] >= frozen_until
+
+    anyio.run(main)
+
+    stats = redis_store.admin.hgetall(f"{redis_store.prefix}stats")
+    assert int(stats[b"released"]) == 1  # handed back, and given out again
+    assert int(stats[b"completed"]) == 1
+
+
+async def test_an_older_answer_that_was_overtaken_changes_nothing(store: Store) -> None:
+    shift = Shift(Worker(queue_at(store.driver, store.queue_name)).settings, until_idle=True)
+    now = time.monotonic()
+    shift.lookout.learn(2_000, 0.5, now)
+
+    assert shift.lookout.learn(1_000, None, now - 1) == 0
+
+    assert shift.lookout._due_at is not None
+
+
+@pytest.mark.parametrize("how", ["at its end", "later"])
+async def test_a_cancel_that_a_handler_leaves_behind_ends_neither_worker_nor_slot(store: Store, how: str) -> None:
+    queue = JobQueue(store.driver, store.queue_name)
+    ran: list[str] = []
+
+    @queue.job(name="Careless")
+    async def careless() -> None:
+        ran.append("careless")
+        task = asyncio.current_task()
+        assert task is not None
+        if how == "later":
+            asyncio.get_running_loop().call_soon(task.cancel)
+        else:
+            task.cancel()
+
+    @queue.job(name="Careful", retry=no_retry())
+    async def careful() -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fail())
+        except* ValueError:
+            ran.append("careful")
+
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise ValueError
+
+    async with queue:
+        for _ in range(3):
+            await careless.push()
+            await Worker(queue, concurrency=1).run(until_idle=True)
+        await careless.push()
+        await careful.push()
+        await careful.push()
+        await Worker(queue, concurrency=1, grace=1).run(until_idle=True)
+        await Worker(queue, concurrency=1, grace=1).run(until_idle=True)
+
+        assert ran.count("careful") == 2
+        assert (await queue.counts()).dead == 0
 
 
 async def test_a_worker_returns_once_its_share_is_done(store: Store, caplog: pytest.LogCaptureFixture) -> None:

@@ -119,6 +119,22 @@ async def test_when_the_store_is_away_or_full_every_caller_hears_so(error: Drive
     assert [(type(one), str(one)) for one in others] == [(type(error), str(error))] * 2
 
 
+async def test_when_the_store_is_away_those_in_the_queue_hear_so_too_and_not_one_after_the_other() -> None:
+    wire = Wire()
+    pushes = Pushes(wire.send)
+    tasks = [
+        asyncio.create_task(pushes.push([job(f"{n}-{i}") for i in range(40)], again=False)) for n in range(30)
+    ]
+    await settle()
+    wire.error = {f"{n}-0": Unavailable("gone") for n in range(30)}
+
+    wire.go.set()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert all(isinstance(answer, Unavailable) for answer in answers)
+    assert len(wire.trips) == 1
+
+
 async def test_a_push_at_fault_fails_alone_and_those_it_went_with_are_pushed() -> None:
     wire = Wire()
     pushes = Pushes(wire.send)

@@ -131,6 +131,48 @@ async def test_a_child_that_was_started_wrongly_is_not_started_again(fleet: Flee
     assert "no module" in (fleet.folder / "log").read_text()
 
 
+async def test_a_job_that_exits_as_a_mistake_would_is_one_death_like_any_other(fleet: Fleet) -> None:
+    supervisor = fleet.command("--processes", "2", "--max-deliveries", "2")
+    fleet.push("mistake", *(f"job-{n}" for n in range(10)), seconds=0.2)
+
+    await eventually(lambda: fleet.queue.counts().dead == 1, within=30)
+    await eventually(lambda: fleet.queue.counts().totals.get("completed") == 10, within=20)
+    assert supervisor.poll() is None
+
+
+async def test_a_drain_goes_on_beyond_one_childs_share(fleet: Fleet) -> None:
+    fleet.push(*(f"job-{n}" for n in range(20)))
+
+    assert fleet.command("--processes", "2", "--until-idle", "--max-jobs", "4").wait(50) == 0
+
+    assert len(fleet.labels("end")) == 20
+
+
+async def test_a_service_manager_that_stops_all_processes_at_once_leaves_them_their_grace(fleet: Fleet) -> None:
+    supervisor = fleet.command("--processes", "1", "--grace", "20")
+    fleet.push("a", seconds=2)
+    await eventually(lambda: fleet.labels("start") == {"a": 1}, within=20)
+
+    for pid in [*children(supervisor), supervisor.pid]:
+        os.kill(pid, signal.SIGTERM)
+
+    assert supervisor.wait(20) == 0
+    assert fleet.labels("end") == {"a": 1}
+
+
+async def test_a_second_stop_does_not_wait_for_the_grace(fleet: Fleet) -> None:
+    supervisor = fleet.command("--processes", "1", "--grace", "50")
+    fleet.push("a", seconds=50)
+    await eventually(lambda: fleet.labels("start") == {"a": 1}, within=20)
+
+    supervisor.terminate()
+    await eventually(lambda: "SIGTERM: stopping" in (fleet.folder / "log").read_text(), within=10)
+    supervisor.terminate()
+
+    assert supervisor.wait(20) == 0
+    assert [job.attempt for job in fleet.queue.jobs(State.READY)] == [1]
+
+
 async def test_a_drain_ends_when_every_child_has_nothing_left(fleet: Fleet) -> None:
     fleet.push(*(f"job-{n}" for n in range(30)))
 

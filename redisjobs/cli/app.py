@@ -1,7 +1,8 @@
 """All commands, and how the process exits.
 
 Exit codes: 0 it did what was asked; 1 it failed, or there is no such job; 2 what was typed is
-wrong, or the module it names is. A worker exits with 0 only after a stop that was asked for, or a finished drain.
+wrong, or the module it names is. A worker exits with 0 only after a stop that was asked for, a finished drain, or
+its share of jobs or memory.
 """
 
 import sys

@@ -16,6 +16,7 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import NoReturn
 
+from redisjobs.aside import log_aside
 from redisjobs.worker import Worker
 
 logger = logging.getLogger("redisjobs.worker")
@@ -30,13 +31,16 @@ class Ending:
 
     Args:
         grace: Seconds that running jobs may finish in.
+        supervised: A supervisor stops this process. SIGTERM may come twice then, from it and from whoever stops
+            all processes of a service at once, and means one stop; SIGINT means at once.
 
     Attributes:
         asked: Whether a stop was asked for.
     """
 
-    def __init__(self, grace: float) -> None:
+    def __init__(self, grace: float, *, supervised: bool = False) -> None:
         self.asked = False
+        self._supervised = supervised
         self._grace = grace
         self._worker: Worker | None = None
         self._wake: Callable[[Callable[[], object]], None] | None = None
@@ -65,18 +69,19 @@ class Ending:
     def _heed(self) -> NoReturn:
         """The thread: the first signal stops, the second one stops at once, and then time runs."""
         end = float("inf")
-        grace = self._grace
         while time.monotonic() < end:
             try:
                 number = self._signals.get(timeout=None if end == float("inf") else end - time.monotonic())
             except (Empty, ValueError):
                 break
-            end = min(end, time.monotonic() + grace + _MARGIN)
-            grace = 0
-            again, self.asked = self.asked, True  # before we look whether there is a worker to stop
-            _say(logging.INFO, f"{signal.Signals(number).name}: stopping" + (" at once" if again else ""))
+            at_once = number == signal.SIGINT if self._supervised else self.asked
+            if self.asked and not at_once:
+                continue
+            end = min(end, time.monotonic() + (0 if at_once else self._grace) + _MARGIN)
+            self.asked = True  # before we look whether there is a worker to stop
+            _say(logging.INFO, f"{signal.Signals(number).name}: stopping" + (" at once" if at_once else ""))
             if self._worker is not None and self._wake is not None:
-                self._wake(self._worker.stop_now if again else self._worker.stop)
+                self._wake(self._worker.stop_now if at_once else self._worker.stop)
         _say(logging.ERROR, "the process ends by force: a handler did not end, though it was cancelled")
         os._exit(1)
 
@@ -98,7 +103,4 @@ class Ending:
 
 
 def _say(level: int, text: str) -> None:
-    """Log a line, but don't wait for it for long: what the log goes to may be what hangs."""
-    saying = threading.Thread(target=logger.log, args=(level, text), daemon=True)
-    saying.start()
-    saying.join(_PATIENCE)
+    log_aside(logger, level, text).join(_PATIENCE)

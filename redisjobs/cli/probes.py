@@ -1,5 +1,6 @@
 """Answers the probes of whoever runs the process: `GET /livez` and `GET /readyz`."""
 
+import socket
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -35,8 +36,11 @@ def serve(where: str, health: Callable[[], Health]) -> None:
         def log_message(self, format: str, *args: Any) -> None:
             pass  # a line every few seconds is no news
 
+    class Server(http.server.ThreadingHTTPServer):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
     try:
-        server = http.server.ThreadingHTTPServer((host.strip("[]"), int(port)), Probe)
+        server = Server((host.strip("[]"), int(port)), Probe)
     except (OSError, OverflowError) as error:
         raise Mistake(f"can't listen at --health {where}: {error}") from error
     threading.Thread(target=server.serve_forever, name="redisjobs probes", daemon=True).start()

@@ -19,7 +19,7 @@ from redisjobs.cli.probes import serve
 from redisjobs.cli.target import Moved, Target, load
 from redisjobs.errors import RedisJobsError
 from redisjobs.registry import Registry
-from redisjobs.supervisor import Line, Supervisor
+from redisjobs.supervisor import RECYCLED, Line, Supervisor
 from redisjobs.waker import waker
 from redisjobs.worker import Worker
 
@@ -88,10 +88,11 @@ def worker(
     With --processes a supervisor starts that many and keeps them running: one that dies is started anew, and its
     jobs are handed to the others at once.
 
-    Exit codes: 0 a stop that was asked for, or a finished drain; 1 it had to end; 2 what was typed is wrong.
+    Exit codes: 0 a stop that was asked for, a finished drain, or its share of jobs or memory had; 1 it had to end;
+    2 what was typed is wrong.
     """
     _configure_logging(log_level)
-    ending = Ending(grace) if processes is None else None
+    ending = Ending(grace, supervised=supervised is not None) if processes is None else None
     queue = load(target, url)
     try:
         worker = Worker(
@@ -126,7 +127,8 @@ def worker(
         serve(health, lambda: worker.health)
     if supervised is not None:
         Line(supervised, worker.worker_id).follow(lambda: worker.health, ending.stop)
-    ending.leave(_run(worker, until_idle, ending))
+    code = _run(worker, until_idle, ending)
+    ending.leave(RECYCLED if supervised is not None and worker.recycled and code == 0 else code)
 
 
 def _supervise(

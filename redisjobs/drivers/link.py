@@ -141,7 +141,7 @@ class Link:
             # One for all of it: redis-py's own, one for each reply, cost more than the rest.
             async with asyncio.timeout(self._timeout):
                 connection = await self.open()
-                await self.send(wires)
+                await self.send(connection, wires)
                 return [await self.read(connection) for _ in wires]
         except (redis.RedisError, OSError) as error:
             await self._drop()
@@ -160,15 +160,17 @@ class Link:
             with _closed_is_lost():
                 await connection.connect()
             connection.socket_timeout = None  # whoever reads minds the time
+            return connection  # also if it was closed meanwhile: then sending fails
         return self._connection
 
-    async def send(self, wires: Sequence[Sequence[Any]]) -> None:
-        """Send commands over the open connection.
+    @staticmethod
+    async def send(connection: Any, wires: Sequence[Sequence[Any]]) -> None:
+        """Send commands over an open connection.
 
         Not by redis-py's own way, `writelines`: on a connection that was lost, Python 3.12 to 3.13.5 then leaves
         its descriptor where the next connection, given the same one, waits for ever (CPython gh-136234).
         """
-        writer = self._connection._writer
+        writer = connection._writer
         if writer is None:
             raise ConnectionError("the connection was closed")
         with _closed_is_lost():

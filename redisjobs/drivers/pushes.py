@@ -75,6 +75,11 @@ class Pushes:
         except DriverError as error:
             for one in batch[1:]:
                 one.fail(type(error)(*error.args))
+            if isinstance(error, Unavailable):
+                # Those that wait for their turn as well: in a queue before a store that is away they would wait
+                # for longer than their deadlines.
+                while self._waiting:
+                    self._waiting.popleft().fail(type(error)(*error.args))
             if len(batch) > 1:
                 push.error = error
                 return await self._alone(push)

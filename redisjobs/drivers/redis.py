@@ -396,9 +396,9 @@ class RedisConsumer:
         try:
             async with asyncio.timeout(ANSWER):
                 connection = await self._ear.open()
-            await self._ear.send([["SUBSCRIBE", self._commands.control]])
+            await self._ear.send(connection, [["SUBSCRIBE", self._commands.control]])
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._ping)
+                tasks.start_soon(self._ping, connection)
                 while True:
                     async with asyncio.timeout(_PING + _MARGIN):
                         reply = await connection.read_response()
@@ -418,11 +418,11 @@ class RedisConsumer:
         finally:
             await self._ear.aclose()
 
-    async def _ping(self) -> None:
+    async def _ping(self, connection: Any) -> None:
         """A connection on which nothing is said can't be told from a dead one."""
         while True:
             await anyio.sleep(_PING)
-            await self._ear.send([["PING"]])
+            await self._ear.send(connection, [["PING"]])
 
     def heartbeat(self) -> "RedisHeartbeat":
         return RedisHeartbeat(

@@ -6,10 +6,11 @@ import os
 import secrets
 import signal
 import socket
+from collections.abc import Iterator
 
 import anyio
 
-from redisjobs.errors import DriverError, seconds
+from redisjobs.errors import DriverError, Unavailable, seconds
 from redisjobs.health import Health
 from redisjobs.registry import Duration, Registry
 from redisjobs.running import Settings
@@ -18,9 +19,20 @@ from redisjobs.shift import Shift
 logger = logging.getLogger("redisjobs.worker")
 
 
-def _is_one(group: BaseExceptionGroup[BaseException]) -> bool:
-    """Whether a group tells of one cause: what the store refuses, it refuses every task."""
-    return len(group.exceptions) == 1 or all(isinstance(error, DriverError) for error in group.exceptions)
+def _cause(error: BaseException) -> BaseException:
+    """What a group of errors comes from, if that is one thing: what the store refuses, it refuses every task."""
+    leaves = list(_leaves(error))
+    if len(leaves) > 1 and not all(isinstance(leaf, DriverError) for leaf in leaves):
+        return error
+    return next((leaf for leaf in leaves if not isinstance(leaf, Unavailable)), leaves[0])
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
 
 
 class Worker:
@@ -102,9 +114,7 @@ class Worker:
                 tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             # One cause, one error: that tasks were involved is no business of the caller's.
-            error: BaseException = group
-            while isinstance(error, BaseExceptionGroup) and _is_one(error):
-                error = error.exceptions[0]
+            error = _cause(group)
             raise error from error.__cause__
         finally:
             self._shift = None

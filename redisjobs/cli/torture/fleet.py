@@ -93,6 +93,8 @@ class Fleet:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        for host in self.hosts:  # or a supervisor would replace what we kill
+            host.process.send_signal(signal.SIGSTOP)
         for pid in self.pids():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

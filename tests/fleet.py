@@ -11,6 +11,7 @@ from pathlib import Path
 
 from store import eventually
 
+from redisjobs.cli.torture.fleet import children
 from redisjobs.sync import JobQueue
 
 APP = """
@@ -74,14 +75,6 @@ asyncio.run(worker.run(handle_signals=True))
 """
 
 
-def children(process: "subprocess.Popen[bytes]") -> list[int]:
-    """The processes that a process runs now; on Linux."""
-    tasks = Path(f"/proc/{process.pid}/task")
-    with suppress(FileNotFoundError):
-        return [int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
-    return []
-
-
 def has_ended(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
@@ -137,7 +130,7 @@ class Fleet:
 
     def end(self) -> None:
         for process in self.processes:
-            orphans = children(process)
+            orphans = children(process.pid)
             process.kill()
             process.wait()
             for pid in orphans:

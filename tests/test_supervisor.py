@@ -11,9 +11,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from fleet import Fleet, children, has_ended
+from fleet import Fleet, has_ended
 from store import RedisStore, eventually
 
+from redisjobs.cli.torture.fleet import children
 from redisjobs.job import State
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -48,8 +49,8 @@ async def test_the_jobs_of_a_dead_child_run_elsewhere_at_once_and_it_is_replaced
     await eventually(lambda: len(fleet.journal("end")) == 8, within=30)
     assert sorted(fleet.labels("start").values()) == [1] * 4 + [2] * 4
     assert {int(deliveries) for *_, deliveries in fleet.journal("start")} == {1, 2}
-    assert len(children(supervisor)) == 2
-    assert victim not in children(supervisor)
+    assert len(children(supervisor.pid)) == 2
+    assert victim not in children(supervisor.pid)
 
 
 async def test_a_job_that_kills_its_process_each_time_is_a_dead_letter_and_the_others_run(fleet: Fleet) -> None:
@@ -110,10 +111,10 @@ async def test_a_child_that_ignores_the_grace_is_killed_and_its_job_handed_over(
 
 async def test_children_end_when_their_supervisor_was_killed(fleet: Fleet) -> None:
     supervisor = fleet.command("--processes", "2", "--grace", "0")
-    await eventually(lambda: len(children(supervisor)) == 2, within=20)
+    await eventually(lambda: len(children(supervisor.pid)) == 2, within=20)
     fleet.push("a", seconds=60)
     await eventually(lambda: fleet.labels("start") == {"a": 1}, within=20)
-    orphans = children(supervisor)
+    orphans = children(supervisor.pid)
 
     supervisor.kill()
 
@@ -153,7 +154,7 @@ async def test_a_service_manager_that_stops_all_processes_at_once_leaves_them_th
     fleet.push("a", seconds=2)
     await eventually(lambda: fleet.labels("start") == {"a": 1}, within=20)
 
-    for pid in [*children(supervisor), supervisor.pid]:
+    for pid in [*children(supervisor.pid), supervisor.pid]:
         os.kill(pid, signal.SIGTERM)
 
     assert supervisor.wait(20) == 0

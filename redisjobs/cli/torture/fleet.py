@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -94,12 +95,13 @@ class Fleet:
 
     def __exit__(self, *exc_info: object) -> None:
         for host in self.hosts:  # or a supervisor would replace what we kill
-            host.process.send_signal(signal.SIGSTOP)
-        for pid in self.pids():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            _stop(host.process)
+        left = {*self.pids(), *(pid for host in self.hosts for pid in children(host.process.pid))}
         for host in self.hosts:
             host.process.kill()
+        for pid in left:
+            _kill(pid)
+        for host in self.hosts:
             host.process.wait()
         if self._lifeline is not None:
             self._lifeline.close()
@@ -230,6 +232,35 @@ class Fleet:
         """The end of what the workers logged."""
         path = self.directory / "workers.log"
         return path.read_text("utf-8", "replace")[-3000:] if path.exists() else ""
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started and not yet reaped; none known where there is no /proc."""
+    with suppress(FileNotFoundError):
+        tasks = Path(f"/proc/{pid}/task").iterdir()
+        return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    return []
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    """Stop a process of ours; on Linux it does nothing more when this returns."""
+    process.send_signal(signal.SIGSTOP)
+    if sys.platform == "linux" and process.returncode is None:
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+
+def _kill(pid: int) -> None:
+    """Kill a process that is not our child; on Linux it has ended when this returns."""
+    with suppress(ProcessLookupError):
+        if sys.platform != "linux":
+            os.kill(pid, signal.SIGKILL)
+            return
+        process = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+            select.select([process], [], [])
+        finally:
+            os.close(process)
 
 
 def _parent(path: Path) -> int:

@@ -148,3 +148,8 @@ async def test_a_certificate_for_another_name_is_refused_unless_that_is_asked_fo
         queue.push(Add(1))
     with redisjobs.sync.JobQueue(f"{elsewhere}&ssl_check_hostname=false", queue_name) as queue:
         assert queue.push(Add(1), job_id="a") == "a"
+    unchecked = f"{elsewhere}&ssl_cert_reqs=none"
+    with redisjobs.sync.JobQueue(unchecked, queue_name) as queue:
+        assert queue.push(Add(1), job_id="b") == "b"
+    async with redisjobs.JobQueue(unchecked, queue_name) as queue:
+        assert await queue.push(Add(1), job_id="c") == "c"

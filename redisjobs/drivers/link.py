@@ -7,6 +7,7 @@ itself, and is dropped whenever a reply may still be under way.
 
 import asyncio
 import math
+import ssl
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -60,6 +61,9 @@ class Target:
         }
         if self._kind != "UnixDomainSocketConnection":
             self._options["socket_keepalive"] = True
+        if self._kind == "SSLConnection":  # redis-py checks the name by itself since 6.0
+            checked = self._options.get("ssl_cert_reqs") not in ("none", ssl.CERT_NONE)
+            self._options.setdefault("ssl_check_hostname", checked)
         try:
             if isinstance(where, str):
                 pool.make_connection()

@@ -55,9 +55,8 @@ local at = first_job
 while at <= #ARGV do
   local job, priority, due_at = ARGV[at], ARGV[at + 1], due_time(ARGV[at + 2])
   local key, unique_for, expires_in = ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]
-  local fields = {'id', job}
   local last = at + 6 + tonumber(ARGV[at + 6])
-  for i = at + 7, last do fields[#fields + 1] = ARGV[i] end
+  local fields = {'id', job, unpack(ARGV, at + 7, last)}
   at = last + 1
 
   local holder = key ~= '' and redis.call('GET', unique .. key)

@@ -68,6 +68,7 @@ class Commands:
     def __init__(self, queue: str, now_ms: Callable[[], int] | None = None) -> None:
         self.prefix = f"redisjobs:{{{checked_queue_name(queue)}}}:"
         self._now_ms = now_ms
+        self._heads: dict[str, Wire] = {}
 
     @cached_property
     def streams(self) -> list[str]:
@@ -85,8 +86,10 @@ class Commands:
 
     def _run(self, name: str, arguments: Wire, parse: Callable[[Any], T]) -> Command[T]:
         script = lua.script(name)
-        keys = [self.prefix + key for key in script.keys]
-        return Command(["EVALSHA", script.sha, len(keys), *keys, *arguments], parse, script)
+        if name not in self._heads:
+            keys = [self.prefix + key for key in script.keys]
+            self._heads[name] = ["EVALSHA", script.sha, len(keys), *keys]
+        return Command([*self._heads[name], *arguments], parse, script)
 
     # A producer's
 
@@ -226,7 +229,7 @@ class Commands:
         """
         replies = yield [command.wire for command in commands]
         for _ in range(2):  # a script may be missing, and once it is there, the group
-            healed = [i for i, reply in enumerate(replies) if _cure(reply)]
+            healed = [i for i, reply in enumerate(replies) if isinstance(reply, Exception) and _is_curable(reply)]
             if not healed:
                 break
             cures = self._cures([(commands[i], replies[i]) for i in healed])
@@ -250,9 +253,9 @@ class Commands:
         return cures
 
 
-def _cure(reply: Any) -> bool:
-    return isinstance(reply, redis_errors.NoScriptError) or (
-        isinstance(reply, redis_errors.ResponseError) and "NOGROUP" in str(reply)
+def _is_curable(error: Exception) -> bool:
+    return isinstance(error, redis_errors.NoScriptError) or (
+        isinstance(error, redis_errors.ResponseError) and "NOGROUP" in str(error)
     )
 
 

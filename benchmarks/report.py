@@ -172,7 +172,9 @@ def losses(samples: Samples) -> list[str]:
     for line in (compare(samples, row) for row in ROWS if row.key in samples):
         if line.ours is None:
             continue
-        behind = line.ratio is not None and (line.ratio < 1 if line.row.better == "more" else line.ratio > 1)
+        behind = line.best is not None and (
+            line.ours < line.best[1] if line.row.better == "more" else line.ours > line.best[1]
+        )
         what = f"{line.row.label}: {number(line.ours)} {line.row.unit}"
         if behind and line.best is not None:
             what += f", where {line.best[0]} has {number(line.best[1])}"
@@ -192,7 +194,7 @@ def page(run: Run) -> str:
         "[benchmarks/README.md](../benchmarks/README.md). Compare ratios within this page, never absolute figures "
         "with those of another machine or another day.",
         f"- {run.date}, {run.rounds} {'interleaved rounds' if run.rounds > 1 else 'round'}; medians, the least "
-        f"and the most in brackets{' (a quick run: fewer jobs, fewer peers)' if run.quick else ''}\n"
+        f"and the most in brackets{' (a quick run: fewer jobs)' if run.quick else ''}\n"
         f"- {run.machine}\n- {run.server}\n- "
         + ", ".join(
             f"{'floor: redis-py' if name == FLOOR else name} {run.versions[name]}" for name in run.versions

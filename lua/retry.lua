@@ -25,6 +25,7 @@
 --          LEASE_LOST  somebody else holds the job; nothing was written
 
 --- @include "include/now"
+--- @include "include/due_time"
 --- @include "include/whole"
 --- @include "include/owns"
 --- @include "include/field"
@@ -36,13 +37,9 @@
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
 local jobs, due, delayed, unique, finished = KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local stats, control = KEYS[9], KEYS[10]
-local worker, now_ms = ARGV[1], now(ARGV[2])
+local worker = ARGV[1]
+local now_ms, exact_ms = now(ARGV[2])
 local first_job = 3
-
-local function due_time(text)
-  if string.sub(text, 1, 1) == '+' then return now_ms + tonumber(string.sub(text, 2)) end
-  return tonumber(text)
-end
 
 local words, retried, cancelled, nudge = {}, 0, 0, nil
 local at = first_job
@@ -50,7 +47,7 @@ while at <= #ARGV do
   local stream, entry = streams[tonumber(ARGV[at])], ARGV[at + 1]
   local hold, job = owns(stream, jobs, worker, entry, ARGV[at + 2], ARGV[at + 3])
   local found = hold and redis.call('XRANGE', stream, entry, entry)[1]
-  local key, due_at = ARGV[at + 4], due_time(ARGV[at + 5])
+  local key, due_at = ARGV[at + 4], due_time(ARGV[at + 5], exact_ms)
   local changes = {}
   local last = at + 6 + tonumber(ARGV[at + 6])
   for i = at + 7, last do changes[#changes + 1] = ARGV[i] end

@@ -15,7 +15,10 @@ from redisjobs.errors import DriverError
 from redisjobs.job import Priority, State
 
 LONGEST_TRY = 10.0
-"""Seconds that one call of a driver takes at most: to connect, and to be answered."""
+"""Seconds that a driver's `push` takes at most, whatever becomes of it; other calls may wait for longer."""
+
+MOST_JOBS = 500
+"""Jobs in one call, so that none holds the store up."""
 
 
 class Word(StrEnum):

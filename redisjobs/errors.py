@@ -20,6 +20,7 @@
     └── Fail               dead letter, now
 """
 
+import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
@@ -38,6 +39,11 @@ def seconds(duration: float | timedelta, what: str) -> float:
     if not 0 <= value < 1e10:
         raise ValueError(f"{what}={duration!r}: give seconds from 0 up, or a timedelta")
     return value
+
+
+def milliseconds(value: float) -> int:
+    """Seconds in whole ms, rounded up, for nothing may happen before its time."""
+    return math.ceil(value * 1000 - 0.001)  # 1.1 s are no 1,101 ms
 
 
 class RedisJobsError(Exception):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import anyio
 from anyio.abc import TaskGroup
 
-from redisjobs.driver import Consumer, Exchange
+from redisjobs.driver import MOST_JOBS, Consumer, Exchange, Settlement
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.lookout import NOT_NOW
 from redisjobs.running import Running
@@ -31,11 +31,16 @@ class Batch:
         settling: Jobs with a fate.
         count: How many jobs to claim; 0 only promotes, None asks for nothing.
         sent: When it was sent, by the monotonic clock.
+        settlements: What was sent of those with a fate: by now a job may have another lease.
     """
 
     settling: list[Running]
     count: int | None
     sent: float = field(default_factory=time.monotonic)
+    settlements: list[Settlement] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.settlements = [(run.lease, run.fate) for run in self.settling if run.fate is not None]
 
 
 class Exchanges:
@@ -65,7 +70,7 @@ class Exchanges:
         self._scopes: set[anyio.CancelScope] = set()
         self._done = anyio.Event()
         self.asked = self.under_way = 0
-        self.most = max(_BATCH, -(-concurrency // 2))
+        self.most = min(MOST_JOBS, max(_BATCH, -(-concurrency // 2)))
         """Jobs of one batch."""
 
     def has_room(self, outcomes: int, free: int) -> bool:
@@ -108,11 +113,10 @@ class Exchanges:
     async def _carry(self, batch: Batch) -> None:
         answer: Exchange | None = None
         error: DriverError | None = None
-        settlements = [(run.lease, run.fate) for run in batch.settling if run.fate]
         try:
             with anyio.CancelScope() as scope:
                 self._scopes.add(scope)
-                answer = await self._consumer.exchange(settlements, batch.count)
+                answer = await self._consumer.exchange(batch.settlements, batch.count)
             if answer is None:
                 error = Unavailable("the exchange was broken off")
         except DriverError as failure:

@@ -4,7 +4,7 @@ import traceback
 from dataclasses import dataclass
 
 from redisjobs.driver import Ack, DeadLetter, Fate, Release, RetryLater
-from redisjobs.errors import Fail, Retry, Snooze
+from redisjobs.errors import Fail, Retry, Snooze, milliseconds
 from redisjobs.retry import RetryPolicy
 
 _UNKNOWN_FIRST, _UNKNOWN_LONGEST = 1_000, 60_000  # ms between tries of a job whose name no worker knows
@@ -119,17 +119,16 @@ def _after(error: BaseException, attempt: int, elapsed: float, policy: RetryPoli
         case Fail():
             return DeadLetter("failed", _clip(str(error)), _traceback(error))
         case Snooze(until=None, for_=pause) if pause is not None:
-            return RetryLater(f"+{pause * 1000:.0f}", {"unknown_since": ""})
+            return RetryLater(f"+{milliseconds(pause)}", {"unknown_since": ""})
         case Snooze(until=until) if until is not None:
-            due = max(0.0, until.timestamp()) * 1000
-            return RetryLater(f"{due:.0f}", {"unknown_since": ""})
+            return RetryLater(str(max(0, milliseconds(until.timestamp()))), {"unknown_since": ""})
     delay = policy.delay_after(error, attempt, elapsed, asked=isinstance(error, Retry))
     if delay is None:
         return DeadLetter("failed", describe(error), _traceback(error))
     if isinstance(error, Retry) and error.delay is not None:
         delay = error.delay
     changes = {"attempt": str(attempt + 1), "error": describe(error), "unknown_since": ""}
-    return RetryLater(f"+{delay * 1000:.0f}", changes)
+    return RetryLater(f"+{milliseconds(delay)}", changes)
 
 
 def describe(error: BaseException) -> str:

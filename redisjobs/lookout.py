@@ -79,15 +79,23 @@ class Lookout:
         self._last = 0, 0.0  # what the last claim told of it, and when that was sent
         self._due_at: float | None = None  # when the next delayed job is, by our monotonic clock
         self._due_changed = anyio.Event()
-        self._nudged: float | None = None  # the earliest due time heard of since the last answer
+        self._nudged: float | None = None  # the earliest due time that nudges told, and no claim since
+        self._nudged_at = self._claim_after = float("-inf")  # when the last of these was heard; see `interrupt`
 
     @property
     def waiting(self) -> bool:
         """Whether the blocking read is under way."""
         return self._read is not None
 
-    def begin(self, count: int) -> None:
-        """Let the blocking read begin, for up to `count` jobs of each priority."""
+    def begin(self, count: int, sent_at: float) -> None:
+        """Let the blocking read begin, if nothing was heard meanwhile that only a claim can find.
+
+        Args:
+            count: Most jobs of each priority that it may lease.
+            sent_at: When the claim was sent that found nothing more, by our monotonic clock.
+        """
+        if sent_at <= self._claim_after:
+            return
         self._count = count
         self._ending = False
         self._read = anyio.CancelScope()
@@ -95,7 +103,11 @@ class Lookout:
         self._begun.set()
 
     def interrupt(self) -> None:
-        """Ask for the blocking read to be ended, if it is under way; somebody has to call `end`."""
+        """Ask for a claim sent from now on, before any blocking read.
+
+        If one is under way it is to be ended; somebody has to call `end`.
+        """
+        self._claim_after = time.monotonic()
         if self._read is not None:
             self.interrupted = True
             self._changed()
@@ -143,9 +155,10 @@ class Lookout:
             return 0.0  # overtaken by a later one, which knew more
         self._last = server_ms, sent_at
         self._clock, self.knows_time = server_ms / 1000 - now, True
-        # A nudge may have overtaken this answer; one that was in it already costs a look too many.
+        if sent_at > self._nudged_at:
+            self._nudged = None
+        # Else a nudge may have overtaken this answer; one that was in it already costs a look too many.
         told = [at for at in (self._nudged, None if due_in is None else now + due_in) if at is not None]
-        self._nudged = None
         self._set_due(min(told, default=None))
         return (server_ms - last_ms) / 1000 - (now - last_sent) if last_ms else 0.0
 
@@ -195,6 +208,7 @@ class Lookout:
                 self.interrupt()
             case "due" if nudge.value.isdigit():
                 due_at = int(nudge.value) / 1000 - self._clock
+                self._nudged_at = time.monotonic()
                 if self._nudged is None or due_at < self._nudged:
                     self._nudged = due_at
                 if self._due_at is None or due_at < self._due_at:

@@ -10,7 +10,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 
 from redisjobs import codec, drivers
 from redisjobs.codec import JobInfo
-from redisjobs.driver import LONGEST_TRY, Counts, NewJob, Pushed, Word
+from redisjobs.driver import LONGEST_TRY, MOST_JOBS, Counts, NewJob, Pushed, Word
 from redisjobs.errors import DecodeError, QueueFull, Unavailable
 from redisjobs.job import JobName, Signature, State
 from redisjobs.registry import Args, Duration, FunctionJob, PushOptions, Registry, Returned
@@ -194,7 +194,7 @@ class JobQueue(Registry):
         cause: BaseException | None = None
         began = anyio.current_time()
         try:
-            if self.deadline >= LONGEST_TRY:
+            if jobs and self.deadline >= LONGEST_TRY:
                 return await call()  # it ends in time by itself, and a scope would cost as much as all else here
             with anyio.fail_after(self.deadline):
                 return await call()
@@ -249,7 +249,7 @@ def checked_limit(limit: int) -> int:
     """
     if limit < 1:
         raise ValueError(f"limit={limit}: list at least one job")
-    return min(limit, 500)
+    return min(limit, MOST_JOBS)
 
 
 def requeued(job_id: str, word: Word) -> bool:

@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 from typing import Any, Generic, ParamSpec, Self, TypedDict, TypeVar, Unpack
 
 from redisjobs import codec
-from redisjobs.driver import Driver, NewJob
-from redisjobs.errors import EncodeError, RegistrationError, UnknownJob, seconds
+from redisjobs.driver import MOST_JOBS, Driver, NewJob
+from redisjobs.errors import EncodeError, RegistrationError, UnknownJob, milliseconds, seconds
 from redisjobs.job import (
     JobDefinition,
     JobName,
@@ -31,7 +31,7 @@ Returned = TypeVar("Returned")
 Duration = float | timedelta
 
 _LONGEST_DEADLINE = 60.0  # seconds that the store knows an ended job for: a push repeated later would add it again
-_CALL_JOBS, _CALL_BYTES = 500, 4 * 1024 * 1024  # what one script call of a push_many may carry
+_CALL_BYTES = 4 * 1024 * 1024  # what one script call of a push_many may carry
 
 
 class PushOptions(TypedDict, total=False):
@@ -222,7 +222,7 @@ class Registry:
             job = replace(item, given_id=True) if ours else self.prepare(item, name, **options)
             chunk.append(job)
             size += sum(map(len, job.fields))
-            if len(chunk) == _CALL_JOBS or size >= _CALL_BYTES:
+            if len(chunk) == MOST_JOBS or size >= _CALL_BYTES:
                 yield chunk
                 chunk, size = [], 0
         if chunk:
@@ -300,7 +300,7 @@ def _is_utf8(text: str) -> bool:
 
 
 def _ms(duration: Duration | None, what: str) -> int | None:
-    return None if duration is None else int(seconds(duration, what) * 1000)
+    return None if duration is None else milliseconds(seconds(duration, what))
 
 
 def _due(delay: Duration | None, at: datetime | None) -> str:
@@ -309,6 +309,6 @@ def _due(delay: Duration | None, at: datetime | None) -> str:
     if at is not None:
         if at.tzinfo is None:
             raise ValueError(f"at={at!r} has no time zone; give an aware datetime")
-        return str(max(0, int(at.timestamp() * 1000)))
+        return str(max(0, milliseconds(at.timestamp())))
     wait = _ms(delay, "delay")
     return f"+{wait}" if wait else ""

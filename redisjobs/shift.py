@@ -1,8 +1,8 @@
 """One run of a worker: it claims jobs into free slots, runs them, and settles what they came to.
 
-One task, the conductor, does all the talking: each of its round trips settles every outcome there is and, if
-slots are free, claims as many jobs at once. Outcomes that arrive while one is under way go together in the
-next. With nothing to do it leaves the waiting to a blocking read on a connection of its own.
+One task, the conductor, decides what is said to the store: an exchange settles the outcomes there are and, if
+slots are free, claims as many jobs at once. Outcomes that arrive while one is under way go together in the next.
+With nothing to do it leaves the waiting to a blocking read on a connection of its own.
 """
 
 import logging
@@ -213,7 +213,7 @@ class Shift:
         elif self._has_batch():
             self.exchanges.begin(self.tasks, self._next_batch())
         elif now - self.round_at >= self.settings.lease:
-            await self._glance()  # all slots are busy: to see that we would get through
+            await self._glance()  # nothing else was said for long: to see that we would get through
         else:
             return False
         return True
@@ -263,8 +263,11 @@ class Shift:
 
     def _answered(self, batch: Batch, answer: Exchange) -> None:
         self._progressed()
-        for run, word in zip(batch.settling, answer.words, strict=True):
-            self._settled(run, word)
+        for run, (lease, _), word in zip(batch.settling, batch.settlements, answer.words, strict=True):
+            if run.lease is lease:
+                self._settled(run, word)
+            else:  # handed back, or run out, and taken again by us meanwhile: that lease has to be settled too
+                self.outbox.append(run)
         if batch.count is not None:
             self._judge_clock(self.lookout.learn(answer.server_ms, answer.due_in, batch.sent))
             self._tell_ended()
@@ -276,7 +279,7 @@ class Shift:
         got_all = batch.count and len(answer.leases) < batch.count
         if got_all and self.free and not self.until_idle and not self.lookout.waiting:
             # COUNT goes for each of three streams, so a third of the slots leaves little to hand back.
-            self.lookout.begin(max(1, self.free // 3))
+            self.lookout.begin(max(1, self.free // 3), batch.sent)
         self.attention.open()
 
     def _failed(self, batch: Batch, error: DriverError | None) -> None:
@@ -308,8 +311,8 @@ class Shift:
         for lease in leases:
             place = lease.place
             mine = self.leased.get(place)
-            if mine is not None and mine.lease.job_id == lease.job_id:
-                # Our own, taken over after a stall: the handler still runs.
+            if mine is not None and mine.lease.job_id == lease.job_id and not isinstance(mine.fate, Release):
+                # Our own, taken over after a stall: the handler still runs, or its outcome is on its way.
                 mine.lease = lease
                 continue
             run = self.leased[place] = Running(lease, self.settings, self.threads)

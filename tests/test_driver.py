@@ -305,11 +305,33 @@ async def test_a_push_of_long_ago_can_no_longer_be_repeated_so_its_id_is_not_rem
     assert await push(store, "a", again=True) == [Pushed(Word.OK)]
 
 
-async def test_a_first_push_of_an_id_that_ended_is_a_new_job(store: Store, worker: Open) -> None:
+@pytest.mark.parametrize("passed", [5, 59])
+async def test_a_first_push_that_comes_late_after_its_repetition_adds_nothing(
+    store: Store, worker: Open, passed: float
+) -> None:
     consumer = await worker()
-    await finish(store, consumer)
-    assert await push(store, "a", again=False) == [Pushed(Word.OK)]
-    assert ids(await claim(consumer)) == ["a"]
+    store.clock.advance(0)
+    made = f"{store.clock():012x}{0:016x}"  # as ids are made: they begin with the time
+    store.clock.advance(passed - 1)
+    assert await push(store, made, again=True) == [Pushed(Word.OK)]
+    await settle(consumer, await claim_one(consumer), Ack())
+    store.clock.advance(1)
+
+    assert await push(store, made, again=False) == [Pushed(Word.EXISTS)]
+
+    assert await claim(consumer) == []
+
+
+async def test_a_first_push_of_an_id_that_was_just_made_is_not_looked_for_among_the_finished(
+    store: Store, worker: Open
+) -> None:
+    consumer = await worker()
+    store.clock.advance(0)
+    made = f"{store.clock() - 1000:012x}{0:016x}"
+    await push(store, made)
+    await settle(consumer, await claim_one(consumer), Ack())
+
+    assert await push(store, made, again=False) == [Pushed(Word.OK)]  # no more than what saves the look
 
 
 # Unique

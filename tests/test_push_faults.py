@@ -287,6 +287,30 @@ async def test_no_call_hangs_beyond_its_deadline(bench: Bench, connected: bool) 
     await close(queue)
 
 
+@pytest.mark.parametrize("bench", ["async"], indirect=True)
+@pytest.mark.parametrize(("what", "connected"), [("get", True), ("get", False), ("push", False)])
+async def test_no_call_of_a_crowd_waits_for_the_others_beyond_its_deadline(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, what: str, connected: bool
+) -> None:
+    # As with the usual deadline, of 10 s, and a push that takes at most that.
+    monkeypatch.setattr("redisjobs.queue.LONGEST_TRY", 0.3)
+    monkeypatch.setattr("redisjobs.drivers.redis.LONGEST_TRY", 0.3)
+    queue = bench.queue(deadline=0.3)
+    if connected:
+        await queue.counts()
+    bench.proxy.black_hole(True)
+
+    async def ask() -> None:
+        with pytest.raises(Unavailable):
+            await (queue.get("a") if what == "get" else queue.push(Add(1)))
+
+    with takes(0.2, 0.3):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(100):
+                tasks.start_soon(ask)
+    await close(queue)
+
+
 async def test_no_call_hangs_on_a_server_that_is_stopped_while_it_answers(bench: Bench) -> None:
     queue = bench.queue(deadline=0.3)
     await call(queue.push_many, [Add(n) for n in range(500)])
@@ -369,6 +393,34 @@ async def test_a_push_that_was_cancelled_leaves_no_reply_behind_for_the_next_cal
             info = await queue.get("a")
             assert info is not None
             assert info.job_id == "a"
+
+
+async def test_where_one_push_of_a_crowd_meets_a_fault_the_others_are_whole_and_nobody_connects_anew(
+    running: server.Server, queue_name: str
+) -> None:
+    admin = redis.Redis.from_url(running.url)
+    admin.rpush(f"redisjobs:{{{queue_name}}}:unique:broken", "by hand")
+    async with JobQueue(running.url, queue_name) as queue:
+        await queue.push(Add(0))
+        before = admin.info("stats")["total_connections_received"]
+        answers: list[str | Exception] = []
+
+        async def push(number: int) -> None:
+            try:
+                unique = "broken" if number == 70 else None
+                answers.append(await queue.push(Add(number), delay=60 if number % 2 else None, unique=unique))
+            except DriverError as error:
+                answers.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(100):
+                tasks.start_soon(push, number)
+
+        (error,) = [answer for answer in answers if isinstance(answer, Exception)]
+        assert "WRONGTYPE" in str(error)
+        counts = await queue.counts()
+        assert (sum(counts.ready.values()), counts.delayed, counts.totals) == (50, 50, {"pushed": 100})
+        assert admin.info("stats")["total_connections_received"] - before <= 2
 
 
 # Full

@@ -27,11 +27,17 @@ class Wire:
         self.repeats: list[bool] = []
         self.go = asyncio.Event()
         self.error: dict[str, Exception] = {}
+        self.under_way = self.at_once = 0
 
     async def send(self, jobs: Sequence[NewJob], again: bool) -> list[Pushed]:
         self.trips.append([job.job_id for job in jobs])
         self.repeats.append(again)
-        await self.go.wait()
+        self.under_way += 1
+        self.at_once = max(self.at_once, self.under_way)
+        try:
+            await self.go.wait()
+        finally:
+            self.under_way -= 1
         for one in jobs:
             if one.job_id in self.error:
                 raise self.error[one.job_id]
@@ -79,14 +85,20 @@ async def test_what_is_pushed_while_a_push_is_under_way_goes_with_the_next() -> 
 async def test_a_crowd_is_worth_a_second_round_trip_but_no_third() -> None:
     wire = Wire()
     pushes = Pushes(wire.send)
-    tasks = [asyncio.create_task(push(pushes, str(number))) for number in range(200)]
+    tasks = [asyncio.create_task(push(pushes, str(number))) for number in range(32)]
     await settle()
-    assert [len(trip) for trip in wire.trips] == [1, 33]
+    assert [len(trip) for trip in wire.trips] == [1]
+    tasks += [asyncio.create_task(push(pushes, str(number))) for number in range(32, 200)]
+    await settle()
+    assert [len(trip) for trip in wire.trips] == [1, 99]  # half of them
+    tasks += [asyncio.create_task(push(pushes, str(number))) for number in range(200, 300)]
+    await settle()
+    assert [len(trip) for trip in wire.trips] == [1, 99]
 
     wire.go.set()
 
-    assert await asyncio.gather(*tasks) == [str(number) for number in range(200)]
-    assert sorted(number for trip in wire.trips for number in trip) == sorted(map(str, range(200)))
+    assert await asyncio.gather(*tasks) == [str(number) for number in range(300)]
+    assert [number for trip in wire.trips for number in trip] == [str(number) for number in range(300)]
 
 
 async def test_a_round_trip_takes_no_more_than_a_script_should() -> None:
@@ -148,6 +160,7 @@ async def test_a_push_at_fault_fails_alone_and_those_it_went_with_are_pushed() -
     assert [answers[0], answers[1], str(answers[2]), answers[3]] == ["a", "b", "no", "d"]
     assert wire.trips[2:] == [["b"], ["c"], ["d"]]
     assert wire.repeats[2:] == [True] * 3  # part of them may be there already
+    assert wire.at_once == 1
 
 
 async def test_a_caller_that_leaves_while_waiting_is_not_pushed_and_holds_nobody_up() -> None:
@@ -163,32 +176,82 @@ async def test_a_caller_that_leaves_while_waiting_is_not_pushed_and_holds_nobody
     assert wire.trips == [["a"], ["c"]]
 
 
-async def test_a_caller_that_leaves_on_the_way_leaves_the_others_unsure_not_stuck() -> None:
+async def test_a_caller_that_leaves_on_the_way_breaks_nothing_off_for_the_others() -> None:
     wire = Wire()
     pushes = Pushes(wire.send)
-    tasks = [asyncio.create_task(push(pushes, name)) for name in "abc"]
+    tasks = [asyncio.create_task(push(pushes, name)) for name in "abcd"]
     await settle()
     wire.go.set()
     wire.go.clear()  # the first is answered, the next is not
     await settle()
-    assert wire.trips == [["a"], ["b", "c"]]
+    assert wire.trips == [["a"], ["b", "c", "d"]]
 
     tasks[1].cancel()
+    await settle()
     wire.go.set()
 
-    assert isinstance(await tasks[2], Unavailable)
-    assert await push(pushes, "d") == "d"
+    assert (await tasks[2], await tasks[3]) == ("c", "d")
+    assert wire.trips == [["a"], ["b", "c", "d"]]
+    assert await push(pushes, "e") == "e"
 
 
-async def test_the_one_whose_turn_has_come_may_leave_and_the_next_goes_on() -> None:
+async def test_the_one_that_goes_alone_may_leave_and_the_next_go_on() -> None:
     wire = Wire()
-    wire.go.set()
     pushes = Pushes(wire.send)
     tasks = [asyncio.create_task(push(pushes, name)) for name in "abc"]
-    tasks[0].add_done_callback(lambda _: tasks[1].cancel())
+    await settle()
 
-    assert (await tasks[0], await tasks[2]) == ("a", "c")
+    tasks[0].cancel()
+    wire.go.set()
+
+    assert (await tasks[1], await tasks[2]) == ("b", "c")
+    assert wire.trips == [["a"], ["b", "c"]]
+
+
+async def test_when_all_leave_the_way_is_free_again() -> None:
+    wire = Wire()
+    pushes = Pushes(wire.send)
+    tasks = [asyncio.create_task(push(pushes, name)) for name in "abc"]
+    await settle()
+
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    wire.go.set()
+
     assert await push(pushes, "d") == "d"
+    assert wire.trips == [["a"], ["d"]]
+
+
+async def test_a_push_that_can_not_even_be_written_is_its_callers_own_trouble() -> None:
+    wire = Wire()
+    pushes = Pushes(wire.send)
+    tasks = [asyncio.create_task(push(pushes, name)) for name in "abc"]
+    await settle()
+    wire.error = {"b": UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")}
+
+    wire.go.set()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert answers[::2] == ["a", "c"]
+    assert isinstance(answers[1], UnicodeEncodeError)
+
+
+async def test_an_event_loop_that_ends_meanwhile_leaves_no_caller_waiting() -> None:
+    wire = Wire()
+    pushes = Pushes(wire.send)
+    tasks = [asyncio.create_task(push(pushes, name)) for name in "ab"]
+    await settle()
+    wire.go.set()
+    wire.go.clear()
+    await settle()
+    tasks.append(asyncio.create_task(push(pushes, "c")))
+    await settle()
+
+    (carrying,) = pushes._tasks
+    carrying.cancel()
+
+    assert [type(answer) for answer in await asyncio.gather(*tasks)] == [str, Unavailable, Unavailable]
 
 
 async def test_a_hundred_callers_at_once_each_get_their_own_answer(redis_store: RedisStore) -> None:

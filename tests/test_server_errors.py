@@ -87,6 +87,7 @@ class Meddler:
             yield self
         finally:
             listener.close()
+            await asyncio.sleep(0)  # who came last is known now
             await self.drop_all()
 
     async def drop_all(self) -> None:
@@ -100,11 +101,13 @@ class Meddler:
         task = asyncio.current_task()
         assert task
         self._tasks.add(task)
-        server_reader, server_writer = await asyncio.open_connection(self._parts.hostname, self._parts.port)
         requests: asyncio.Queue[list[bytes]] = asyncio.Queue()
         hearing = asyncio.create_task(hear(reader, requests, task))
         telling: asyncio.Task[None] | None = None
+        writers = [writer]
         try:
+            server_reader, server_writer = await asyncio.open_connection(self._parts.hostname, self._parts.port)
+            writers.append(server_writer)
             while True:
                 request = await requests.get()
                 name, answer = self._meddle(request)
@@ -123,7 +126,7 @@ class Meddler:
             for other in (hearing, telling):
                 if other is not None:
                     other.cancel()
-            for each in (writer, server_writer):
+            for each in writers:
                 each.close()
 
     def _meddle(self, request: list[bytes]) -> tuple[str, str]:

@@ -29,8 +29,7 @@ from redisjobs import (
     Worker,
     no_retry,
 )
-from redisjobs.driver import Lease, Nudge
-from redisjobs.shift import Shift
+from redisjobs.driver import Lease
 
 pytestmark = pytest.mark.anyio
 
@@ -682,17 +681,6 @@ async def test_a_job_taken_over_by_a_worker_that_just_started_is_judged_by_the_s
     (expired,) = await queue.jobs(State.DEAD)
     assert (parked.name, parked.deliveries) == ("NewName", 0)
     assert expired.reason == "expired"
-
-
-async def test_a_due_time_heard_of_before_an_older_answer_came_is_kept(queue: JobQueue) -> None:
-    shift = Shift(Worker(queue).settings, until_idle=True)
-    now_ms = 1_000_000
-
-    shift.lookout.learn(now_ms, None, 0.0)
-    shift.lookout._heard(Nudge("due", str(now_ms + 50)))
-    shift.lookout.learn(now_ms, None, 0.0)  # "nothing is due", said before the push that the nudge tells of
-
-    assert shift.lookout._due_at is not None
 
 
 # Stopping

@@ -1,7 +1,8 @@
--- now: the server's clock in ms, or the test's own when `override` is not empty.
+-- now: the server's clock in whole ms, and to the microsecond; or the test's own when `override` is not empty.
 -- Computed, never concatenated: TIME's microseconds are not zero-padded.
 local function now(override)
-  if override ~= '' then return tonumber(override) end
+  if override ~= '' then return tonumber(override), tonumber(override) end
   local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
+  local ms = time[1] * 1000 + time[2] / 1000
+  return math.floor(ms), ms
 end

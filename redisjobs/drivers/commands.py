@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 from redis import exceptions as redis_errors
 
 from redisjobs.driver import (
+    MOST_JOBS,
     Ack,
     ClockSet,
     Counts,
@@ -35,8 +36,6 @@ Wire = Sequence[Any]
 Ended = list[tuple[str, Word]]
 
 GROUP = "workers"
-MOST_JOBS = 500
-"""Jobs in one call of a script, so that none holds the server up."""
 _FLOORS = {"redis": (7, 0), "valkey": (8, 0)}
 _NEEDED = "redisjobs needs Redis 7.0 or newer, or Valkey 8.0 or newer"
 _PLACES = {f"ready:{priority}": priority for priority in Priority}

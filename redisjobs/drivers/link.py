@@ -128,32 +128,34 @@ class Link:
         Raises:
             DriverError: One of them failed, or no reply came.
         """
-        talk = self._commands.conversation(commands)
-        wires = next(talk)
-        while True:
-            replies = await self._round_trip(wires)
-            try:
-                wires = talk.send(replies)
-            except StopIteration as done:
-                return list(done.value)
-            except Unavailable:
-                await self._drop()  # another server may have taken its place: ask who it is now
-                raise
-
-    async def _round_trip(self, wires: Sequence[Sequence[Any]]) -> list[Any]:
         try:
             # One for all of it: redis-py's own, one for each reply, cost more than the rest.
             async with asyncio.timeout(self._timeout):
-                connection = await self.open()
-                await self.send(connection, wires)
-                return [await self.read(connection) for _ in wires]
+                return await self._converse(commands)
         except (redis.RedisError, OSError) as error:
             await self._drop()
             raise translate(error) from error
+        except Unavailable:
+            await self._drop()  # another server may have taken its place: ask who it is now
+            raise
+        except DriverError:
+            raise
         except BaseException:
             # Cancelled, most likely: the reply may still come, and would answer the next question.
             await self._drop()
             raise
+
+    async def _converse(self, commands: Sequence[Command[Any]]) -> list[Any]:
+        talk = self._commands.conversation(commands)
+        wires = next(talk)
+        while True:
+            connection = await self.open()
+            await self.send(connection, wires)
+            replies = [await self.read(connection) for _ in wires]
+            try:
+                wires = talk.send(replies)
+            except StopIteration as done:
+                return list(done.value)
 
     async def open(self) -> Any:
         """The connection, opened if it is not."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from redisjobs.driver import (
+    MOST_JOBS,
     Ack,
     Counts,
     DeadLetter,
@@ -95,7 +96,8 @@ class Memory:
     def _push(self, job: NewJob, again: bool) -> Pushed:
         now_ms = self.now_ms()
         holder = self._unique_holder(job.unique, now_ms)
-        if job.job_id in self.located or (again and self._finished_lately(job.job_id, now_ms)):
+        ended = (again or not _is_fresh(job.job_id, now_ms)) and self._finished_lately(job.job_id, now_ms)
+        if job.job_id in self.located or ended:
             return Pushed(Word.EXISTS)
         if holder is not None:
             return Pushed(Word.DUPLICATE, holder)
@@ -393,7 +395,7 @@ class Memory:
         return sorted(due, key=lambda item: (item[1].due_ms, _bytes(item[0])))
 
     def _promote(self, now_ms: int) -> None:
-        for job_id, job in self._by_due(now_ms)[:500]:
+        for job_id, job in self._by_due(now_ms)[:MOST_JOBS]:
             del self.delayed[job_id]
             self._add(job_id, self._stream(job.priority), job.fields)
 
@@ -533,6 +535,14 @@ def _bytes(value: str | bytes) -> bytes:
 def _own_id(fields: Fields, entry: str) -> str:
     """The id an entry says it has; its entry id for one put in by hand without."""
     return fields.get(b"id", entry.encode()).decode("utf-8", "surrogateescape")
+
+
+def _is_fresh(job_id: str, now_ms: int) -> bool:
+    """Whether an id, one that redisjobs made, was made just now."""
+    try:
+        return len(job_id) == 28 and abs(now_ms - int(job_id[:12], 16)) < 2000
+    except ValueError:
+        return False
 
 
 def _due(text: str, now_ms: int) -> int:

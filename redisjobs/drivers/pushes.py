@@ -1,19 +1,20 @@
 """Pushes that go together: what one event loop pushes while a push is under way goes with the next.
 
-No timer, no delay: a push that finds the way free goes at once. Under load one round trip carries many, and each
-caller still gets its own answer, or its own error.
+No timer: a push that finds the way free goes at once, by itself. One that does not waits for the end of what is
+under way, so it may take a round trip longer than alone; in return a crowd needs few, and each caller still gets
+its own answer, or its own error.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
-from redisjobs.driver import NewJob, Pushed
+from redisjobs.driver import MOST_JOBS, NewJob, Pushed
 from redisjobs.errors import DriverError, QueueFull, Unavailable
 
 _MOST = 2  # round trips at once
 _WORTH = 32  # callers waiting that are worth a second one
-_JOBS, _BYTES = 500, 1 << 20  # of one round trip, at most
+_BYTES = 1 << 20  # of one round trip, at most; but for a single push
 
 Send = Callable[[Sequence[NewJob], bool], Awaitable[list[Pushed]]]
 
@@ -29,123 +30,134 @@ class Pushes:
         self._send = send
         self._waiting: deque[_Push] = deque()
         self._under_way = 0
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def push(self, jobs: Sequence[NewJob], *, again: bool) -> list[Pushed]:
         """Push jobs; see `Driver.push`."""
+        if not self._under_way:
+            return await self._push_alone(jobs, again)
         push = _Push(jobs, again)
-        busy = self._under_way
-        if busy == _MOST or (busy and len(self._waiting) < _WORTH):
-            await self._wait(push)
-            if push.answers is not None:
-                return push.answers
-            if push.error is not None:
-                return await self._alone(push)
-        else:
-            self._under_way += 1
-        return await self._lead(push)
-
-    async def _wait(self, push: "_Push") -> None:
-        """Until the push is answered, or its turn to lead has come."""
-        push.turn = asyncio.get_running_loop().create_future()
         self._waiting.append(push)
+        self._set_out()
+        return await push.answer
+
+    async def _push_alone(self, jobs: Sequence[NewJob], again: bool) -> list[Pushed]:
+        self._under_way += 1
         try:
-            await push.turn
-        except asyncio.CancelledError:
-            if push in self._waiting:
-                self._waiting.remove(push)
-            elif push.leads:
-                self._arrived()
+            return await self._send(jobs, again)
+        except Unavailable as error:
+            self._give_up(error)
             raise
+        finally:
+            self._under_way -= 1
+            self._set_out()
 
-    async def _alone(self, push: "_Push") -> list[Pushed]:
-        """What to do when those it went with failed."""
-        assert push.error is not None
-        if isinstance(push.error, Unavailable | QueueFull):
-            raise push.error
-        # One of them is at fault; which one shows when each goes by itself. Part of it may be there already.
-        return await self._send(push.jobs, True)
+    def _set_out(self) -> None:
+        """Carry what waits, if that is worth a round trip now.
 
-    async def _lead(self, push: "_Push") -> list[Pushed]:
-        """Push, together with those that wait."""
-        batch = self._take(push)
-        jobs = [job for one in batch for job in one.jobs]
-        again = any(one.again for one in batch)
+        In a task, not by one of the callers: should he leave, the others' round trip would break off with him.
+        """
+        while self._waiting and self._waiting[0].answer.done():  # its caller has left
+            self._waiting.popleft()
+        if self._waiting and self._has_room:
+            self._under_way += 1
+            task = asyncio.create_task(self._carry())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    @property
+    def _has_room(self) -> bool:
+        return not self._under_way or (self._under_way < _MOST and len(self._waiting) >= _WORTH)
+
+    async def _carry(self) -> None:
         try:
-            answers = await self._send(jobs, again)
-        except DriverError as error:
-            for one in batch[1:]:
-                one.fail(type(error)(*error.args))
+            while batch := self._take():
+                await self._carry_batch(batch)
+                if self._under_way == _MOST and len(self._waiting) < _WORTH:
+                    break
+        finally:
+            self._under_way -= 1
+
+    async def _carry_batch(self, batch: "Sequence[_Push]") -> None:
+        jobs = [job for push in batch for job in push.jobs]
+        try:
+            answers = await self._send(jobs, any(push.again for push in batch))
+        except (Unavailable, QueueFull) as error:
+            for push in batch:
+                push.fail(error)
             if isinstance(error, Unavailable):
-                # Those that wait for their turn as well: in a queue before a store that is away they would wait
-                # for longer than their deadlines.
-                while self._waiting:
-                    self._waiting.popleft().fail(type(error)(*error.args))
-            if len(batch) > 1:
-                push.error = error
-                return await self._alone(push)
-            raise
-        except BaseException:
-            for one in batch[1:]:
-                one.fail(Unavailable("the push that this one went with was broken off"))
+                self._give_up(error)
+        except Exception as error:  # of one of them, and the others have nothing to do with it
+            if len(batch) == 1:
+                batch[0].fail(error)
+                return
+            for push in reversed(batch):  # which one shows when each goes by itself; part may be there already
+                push.by_itself = push.again = True
+                self._waiting.appendleft(push)
+        except BaseException:  # the event loop ends, most likely
+            broken_off = Unavailable("the push that this one went with was broken off")
+            for push in batch:
+                push.fail(broken_off)
+            self._give_up(broken_off)
             raise
         else:
             at = 0
-            for one in batch:
-                one.answer(answers[at : at + len(one.jobs)])
-                at += len(one.jobs)
-        finally:
-            self._arrived()
-        assert push.answers is not None
-        return push.answers
+            for push in batch:
+                push.succeed(answers[at : at + len(push.jobs)])
+                at += len(push.jobs)
 
-    def _take(self, push: "_Push") -> "list[_Push]":
-        batch, jobs, size = [push], len(push.jobs), push.size
-        while self._waiting and jobs < _JOBS and size < _BYTES:
-            if jobs + len(self._waiting[0].jobs) > _JOBS:
+    def _give_up(self, error: Unavailable) -> None:
+        """Let all fail that wait: before a store that is away it would be one after the other."""
+        while self._waiting:
+            self._waiting.popleft().fail(error)
+
+    def _take(self) -> "list[_Push]":
+        batch: list[_Push] = []
+        jobs = size = 0
+        # Half of a crowd: the other half is on its way while the answers to the first are taken in.
+        most = max(_WORTH, len(self._waiting) // 2)
+        while (
+            self._waiting
+            and size < _BYTES
+            and len(batch) < most
+            and jobs + len(self._waiting[0].jobs) <= MOST_JOBS
+        ):
+            if batch and (batch[0].by_itself or self._waiting[0].by_itself):
                 break
-            one = self._waiting.popleft()
-            batch.append(one)
-            jobs, size = jobs + len(one.jobs), size + one.size
+            push = self._waiting.popleft()
+            if not push.answer.done():
+                batch.append(push)
+                jobs, size = jobs + len(push.jobs), size + push.size
         return batch
-
-    def _arrived(self) -> None:
-        """Let the next one lead."""
-        if self._waiting:
-            self._waiting.popleft().lead()
-        else:
-            self._under_way -= 1
 
 
 class _Push:
-    """One caller's."""
+    """One caller's.
 
-    __slots__ = ("again", "answers", "error", "jobs", "leads", "turn")
+    Attributes:
+        answer: What he waits for.
+        by_itself: Whether it must not go with others again.
+    """
+
+    __slots__ = ("again", "answer", "by_itself", "jobs")
 
     def __init__(self, jobs: Sequence[NewJob], again: bool) -> None:
         self.jobs = jobs
         self.again = again
-        self.turn: asyncio.Future[None] | None = None
-        self.leads = False
-        self.answers: list[Pushed] | None = None
-        self.error: DriverError | None = None
+        self.by_itself = False
+        self.answer: asyncio.Future[list[Pushed]] = asyncio.get_running_loop().create_future()
 
     @property
     def size(self) -> int:
         """Bytes, about."""
         return sum(len(field) for job in self.jobs for field in job.fields)
 
-    def lead(self) -> None:
-        self.leads = True
-        self._go()
+    def succeed(self, answers: list[Pushed]) -> None:
+        if not self.answer.done():
+            self.answer.set_result(answers)
 
-    def answer(self, answers: list[Pushed]) -> None:
-        self.answers = answers
-        self._go()
-
-    def fail(self, error: DriverError) -> None:
-        self.error = error
-        self._go()
-
-    def _go(self) -> None:
-        if self.turn is not None and not self.turn.done():
-            self.turn.set_result(None)
+    def fail(self, error: Exception) -> None:
+        """Fail with an error of its own: each caller's gets a traceback and a cause of its own."""
+        if not self.answer.done():
+            own = type(error)(*error.args) if isinstance(error, DriverError) else error
+            self.answer.set_exception(own)

@@ -12,13 +12,21 @@ from typing import Any, Self, TypeVar
 
 import anyio
 import redis
-import redis.asyncio
-import redis.asyncio.retry
-import redis.retry
 
-from redisjobs.driver import Counts, Exchange, Lease, NewJob, Nudge, Pushed, Row, Settlement, Word
-from redisjobs.drivers.commands import (
+from redisjobs.driver import (
+    LONGEST_TRY,
     MOST_JOBS,
+    Counts,
+    Exchange,
+    Lease,
+    NewJob,
+    Nudge,
+    Pushed,
+    Row,
+    Settlement,
+    Word,
+)
+from redisjobs.drivers.commands import (
     Command,
     Commands,
     client_id,
@@ -35,7 +43,7 @@ from redisjobs.job import State
 T = TypeVar("T")
 Now = Callable[[], int] | None
 
-_BLOCK = 5.0  # seconds a blocking read may last: how late a worker notices what no nudge told it
+_BLOCK = 5.0  # seconds a blocking read may last
 _MARGIN = 3.0  # seconds after which a blocking read's connection counts as half-open
 _PING = 10.0  # seconds between signs of life on the connection that only listens
 _MOST_LINKS = 16  # connections that concurrent calls of one process share
@@ -101,10 +109,15 @@ class RedisDriver:
             await idle.pop().aclose()
 
     async def push(self, jobs: Sequence[NewJob], *, again: bool) -> list[Pushed]:
-        if len(jobs) > _MOST_TOGETHER:
-            return await self._run(self.commands.push(jobs, again=again))
-        await self.connect()
-        return await self._links().pushes.push(jobs, again=again)
+        if self._checked and len(jobs) <= _MOST_TOGETHER:
+            # In time by itself: at most one round trip to wait for, and its own.
+            return await self._links().pushes.push(jobs, again=again)
+        need_asyncio()
+        async with asyncio.timeout(LONGEST_TRY):
+            if len(jobs) > _MOST_TOGETHER:
+                return await self._run(self.commands.push(jobs, again=again))
+            await self.connect()
+            return await self._links().pushes.push(jobs, again=again)
 
     async def cancel(self, job_id: str) -> Word:
         return await self._run(self.commands.cancel(job_id))
@@ -256,8 +269,8 @@ class SyncRedisDriver:
 class RedisConsumer:
     """One worker's side of a queue on Redis; see `Consumer`.
 
-    It keeps a connection for what it says by itself, one for each exchange under way, one that only waits in a
-    blocking read, one that only listens, and its heartbeat has one. So none ever waits behind another.
+    It keeps a connection for each call under way, one that only waits in a blocking read, one that only listens,
+    and its heartbeat has one. So none ever waits behind another.
     """
 
     def __init__(
@@ -270,8 +283,7 @@ class RedisConsumer:
         self._target = target
         self._lease_ms = int(lease * 1000)
         self._max_deliveries = max_deliveries
-        self._main = Link(commands, target)
-        self._lines: list[Link] = []  # for exchanges; as many as there were at once
+        self._lines: list[Link] = []  # that nobody uses now; there are as many as there were calls at once
         self._reader = Link(commands, target, _BLOCK + _MARGIN)
         self._ear = Link(commands, target, _PING + _MARGIN)
         self._reader_id: int | None = None  # by which the server knows that connection
@@ -286,17 +298,17 @@ class RedisConsumer:
             raise
 
     async def _join(self) -> list[str]:
-        await self._run(self._main, hello())
+        await self._run(hello())
         for command in self._commands.join():
             try:
-                await self._run(self._main, command)
+                await self._run(command)
             except QueueFull:
                 pass  # claim makes a group that is missing even then, for what drains a full server must run
             except DriverError as error:
                 if "BUSYGROUP" not in str(error):  # another worker was first
                     raise
         try:
-            (policy,) = await self._run(self._main, memory_policy())
+            (policy,) = await self._run(memory_policy())
         except DriverError as error:
             return [f"could not read the server's memory policy ({error}): make sure it is noeviction"]
         if policy in ("", "noeviction"):
@@ -306,17 +318,20 @@ class RedisConsumer:
             "set it to noeviction"
         ]
 
-    async def _run(self, link: Link, *commands: Command[Any]) -> list[Any]:
+    async def _run(self, *commands: Command[Any]) -> list[Any]:
+        line = self._lines.pop() if self._lines else Link(self._commands, self._target)
         try:
-            return await link.run(*commands)
+            return await line.run(*commands)
         except Unavailable:
             # What ended one connection has mostly ended the others: each would fail once more by itself.
-            for other in (self._main, *self._lines):
-                await other.aclose()
+            while self._lines:
+                await self._lines.pop().aclose()
             raise
+        finally:
+            self._lines.append(line)
 
     async def aclose(self) -> None:
-        for link in (self._main, self._reader, self._ear, *self._lines):
+        for link in (self._reader, self._ear, *self._lines):
             await link.aclose()
 
     async def exchange(self, settlements: Sequence[Settlement], count: int | None) -> Exchange:
@@ -324,12 +339,7 @@ class RedisConsumer:
         commands: list[Command[Any]] = [command for _, command in settles]
         if count is not None:
             commands.append(self._commands.claim(self.worker_id, count, self._max_deliveries))
-        line = self._lines.pop() if self._lines else Link(self._commands, self._target)
-        try:
-            replies = await self._run(line, *commands)
-        finally:
-            self._lines.append(line)
-
+        replies = await self._run(*commands)
         words = [Word.OK] * len(settlements)
         for (positions, _), answers in zip(settles, replies, strict=False):
             for position, word in zip(positions, answers, strict=True):
@@ -360,7 +370,7 @@ class RedisConsumer:
         command = self._commands.reclaim(
             self.worker_id, count, self._lease_ms, self._max_deliveries, self._cursors, latest_ms
         )
-        (answer,) = await self._run(self._main, command)
+        (answer,) = await self._run(command)
         self._cursors, leases, ended, self.elsewhere = answer
         self.ended += ended
         return leases  # type: ignore[no-any-return]
@@ -368,9 +378,7 @@ class RedisConsumer:
     async def release_all(self, held: Sequence[Lease]) -> int:
         total = 0
         while True:
-            (released,) = await self._run(
-                self._main, self._commands.release_all(self.worker_id, held, refund=True)
-            )
+            (released,) = await self._run(self._commands.release_all(self.worker_id, held, refund=True))
             total += int(released)
             if not released:
                 return total
@@ -378,7 +386,7 @@ class RedisConsumer:
     async def unblock(self) -> bool:
         if self._reader_id is not None and self._may_unblock:
             try:
-                await self._run(self._main, unblock(self._reader_id))
+                await self._run(unblock(self._reader_id))
             except (Unavailable, QueueFull):
                 raise
             except DriverError:  # the ACL forbids it: then it has to be done without
@@ -387,10 +395,10 @@ class RedisConsumer:
 
     async def leave(self) -> None:
         await self.release_all([])
-        await self._run(self._main, self._commands.leave(self.worker_id))
+        await self._run(self._commands.leave(self.worker_id))
 
     async def tidy(self) -> None:
-        await self._run(self._main, self._commands.tidy(_GONE_MS, None))
+        await self._run(self._commands.tidy(_GONE_MS, None))
 
     async def listen(self, heard: Callable[[Nudge], None]) -> None:
         try:

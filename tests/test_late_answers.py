@@ -1,0 +1,149 @@
+"""Two exchanges may be under way at once, and nudges come by a way of their own: nothing orders their answers."""
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import anyio
+import pytest
+from store import RedisStore, Store, eventually
+
+from redisjobs import JobQueue, State, Worker
+from redisjobs.driver import Exchange, Nudge, Settlement
+from redisjobs.drivers.redis import RedisConsumer
+from redisjobs.exchanges import Batch
+from redisjobs.fate import Done
+from redisjobs.shift import Shift
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass
+class Work:
+    job_name: ClassVar[str] = "Work"
+    number: int = 0
+
+
+@pytest.fixture
+async def queue(store: Store) -> AsyncIterator[JobQueue]:
+    async with JobQueue(store.driver, store.queue_name) as queue:
+        queue.register(Work)(lambda _: None)
+        yield queue
+
+
+@pytest.fixture
+async def shift(queue: JobQueue) -> AsyncIterator[Shift]:
+    """One that has opened, with a slot, and does nothing by itself."""
+    shift = Shift(Worker(queue, concurrency=1).settings, until_idle=False)
+    await shift.consumer.open()
+    yield shift
+    await shift.consumer.aclose()
+
+
+async def test_a_job_handed_back_and_claimed_again_before_that_is_answered_is_not_forgotten(
+    queue: JobQueue, shift: Shift
+) -> None:
+    await queue.push_many([Work(1), Work(2)])
+    first = await shift.consumer.exchange([], 2)
+    shift._dispatch(first.leases)  # for one there is no slot
+    handing_back, claiming = shift._next_batch(), Batch([], 1)
+    handed_back = await shift.consumer.exchange(handing_back.settlements, None)
+    claimed = await shift.consumer.exchange([], 1)
+    assert [lease.job_id for lease in claimed.leases] == [first.leases[1].job_id]
+
+    shift._answered(claiming, claimed)
+    shift._answered(handing_back, handed_back)
+
+    (run,) = shift.outbox
+    assert run.lease is claimed.leases[0]
+    await shift.consumer.exchange(shift._next_batch().settlements, None)
+    assert len(await queue.jobs(State.READY)) == 1
+
+
+async def test_a_job_that_ran_and_was_taken_over_from_ourselves_meanwhile_is_settled_after_all(
+    queue: JobQueue, shift: Shift, store: Store
+) -> None:
+    await queue.push(Work())
+    shift._dispatch((await shift.consumer.exchange([], 1)).leases)
+    (run,) = shift.leased.values()
+    shift._ran(run, Done())
+    settling = shift._next_batch()
+    store.age(60)
+
+    shift._dispatch(await shift.consumer.reclaim(1))
+    shift._answered(settling, await shift.consumer.exchange(settling.settlements, None))
+    settling = shift._next_batch()
+    shift._answered(settling, await shift.consumer.exchange(settling.settlements, None))
+
+    assert shift.leased == {}
+    counts = await queue.counts()
+    assert (counts.running, counts.totals["completed"], shift.refused) == (0, 1, 0)
+
+
+async def test_a_due_time_heard_of_before_older_answers_came_is_kept(queue: JobQueue) -> None:
+    lookout = Shift(Worker(queue).settings, until_idle=True).lookout
+    now_ms, sent = 1_000_000, time.monotonic()
+
+    lookout.learn(now_ms, None, sent)
+    lookout._heard(Nudge("due", str(now_ms + 50)))
+    for later in (0.0, 1e-6):  # two of them: "nothing is due", said before the push that the nudge tells of
+        lookout.learn(now_ms, None, sent + later)
+        assert lookout._due_at is not None
+
+    lookout.learn(now_ms, None, time.monotonic() + 1)  # said after it
+    assert lookout._due_at is None
+
+
+async def test_more_slots_than_one_claim_can_fill_are_filled_by_as_many_claims(queue: JobQueue) -> None:
+    settings = Worker(queue, concurrency=3000).settings
+    shift = Shift(settings, until_idle=False)
+
+    assert shift._next_batch().count == 500
+
+
+async def test_jobs_released_while_a_claim_is_answered_are_found_by_the_next(redis_store: RedisStore) -> None:
+    ran: list[int] = []
+    queue = JobQueue(redis_store.url, redis_store.queue_name)
+    queue.register(Work)(lambda work: ran.append(work.number))
+    await queue.push(Work(1))
+    other = redis_store.consumer("other")
+    await other.open()
+    assert len((await other.exchange([], 1)).leases) == 1
+    worker = Worker(queue, lease=60)
+
+    async def hand_back(answer: Exchange) -> None:
+        if answer.leases:
+            return
+        stop_holding()
+        await other.release_all([])
+        await eventually(lambda: worker._shift and worker._shift.lookout._claim_after > began)
+
+    began = 0.0
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.run)
+        await eventually(lambda: worker._shift and worker._shift.lookout.waiting)
+        assert worker._shift is not None
+        consumer = worker._shift.consumer
+        assert isinstance(consumer, RedisConsumer)
+        stop_holding = hold_answers(consumer, hand_back)
+        began = time.monotonic()
+        await queue.push(Work(2))  # the read ends, and a claim follows
+
+        await eventually(lambda: sorted(ran) == [1, 2], within=5)  # by itself it would look after a lease
+        worker.stop()
+    await other.aclose()
+    await queue.aclose()
+
+
+def hold_answers(consumer: RedisConsumer, before: Callable[[Exchange], Awaitable[None]]) -> Callable[[], None]:
+    """Let something happen before each answer arrives, until what this returns is called."""
+    exchange = consumer.exchange
+
+    async def held(settlements: list[Settlement], count: int | None) -> Exchange:
+        answer = await exchange(settlements, count)
+        await before(answer)
+        return answer
+
+    consumer.exchange = held  # type: ignore[method-assign, assignment]
+    return lambda: setattr(consumer, "exchange", exchange)

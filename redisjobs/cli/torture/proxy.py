@@ -131,13 +131,23 @@ class Proxy:
     async def _serve(self) -> None:
         with self._listener:
             async with asyncio.TaskGroup() as group:
-                while True:
-                    client, _ = await self._loop.sock_accept(self._listener)
-                    self.connections += 1
-                    group.create_task(self._handle(client))
+                # Not by awaiting `sock_accept`: cancelled just then, that loses what it has accepted.
+                self._loop.add_reader(self._listener, self._accept, group)
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    self._loop.remove_reader(self._listener)
+
+    def _accept(self, group: asyncio.TaskGroup) -> None:
+        with suppress(OSError):  # it is gone again
+            client, _ = self._listener.accept()
+            client.setblocking(False)
+            self.connections += 1
+            # Also of a task that is cancelled before it begins.
+            group.create_task(self._handle(client)).add_done_callback(lambda _: client.close())
 
     async def _handle(self, client: socket.socket) -> None:
-        with client, socket.socket() as server:
+        with socket.socket() as server:
             server.setblocking(False)
             try:
                 if self._refuse:

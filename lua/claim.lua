@@ -18,7 +18,7 @@
 -- ARGV[3]  max_deliveries int    a job handed out more often than this is a dead letter
 -- ARGV[4]  now_ms        int ms; '' = the server's clock
 --
--- Returns  {now_ms, due_in, jobs, ended}: the clock, ms until the next delayed job (-1: none), for each job
+-- Returns  {now_us, due_in, jobs, ended}: the clock, µs until the next delayed job (-1: none), for each job
 --          {stream 1..3, entry, deliveries, {name, value, ...}}, and for each that was ended instead
 --          {id, word}: `CANCELLED`, as was asked while it ran, or `DEAD`, a dead letter, handed out too often
 
@@ -36,7 +36,7 @@ local ready = {high = KEYS[1], normal = KEYS[2], low = KEYS[3]}
 local jobs, due, delayed, dead, unique, finished = KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local stats = KEYS[10]
 local worker, count, max_deliveries = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local now_ms = now(ARGV[4])
+local now_ms, exact_ms = now(ARGV[4])
 local keys = {jobs = jobs, dead = dead, unique = unique, finished = finished, stats = stats, ended = {}}
 
 -- Earliest first. A delayed job is a JSON list of strings: its priority, then its entry's names and values.
@@ -101,5 +101,5 @@ end
 
 local next_due = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')[2]
 local due_in = -1
-if next_due then due_in = math.max(0, tonumber(next_due) - now_ms) end
-return {now_ms, due_in, claimed, keys.ended}
+if next_due then due_in = math.max(0, (tonumber(next_due) - exact_ms) * 1000) end
+return {exact_ms * 1000, due_in, claimed, keys.ended}

@@ -47,7 +47,7 @@ class NewJob:
     Attributes:
         job_id: Made by the producer; pushing it again adds nothing.
         fields: The entry's names and values after `id`, flat.
-        due: When it may run: '' now, '+5000' that many ms from now, else a time in ms.
+        due: When it may run: '' now, '+5000' that many ms from now (not always whole ones), else a time in ms.
         unique: A key that one job at a time may hold; '' for none.
         unique_for_ms: How long the key is kept; None: until the job ends.
         expires_in_ms: A job not started by then is a dead letter; None: never.
@@ -153,13 +153,13 @@ class Exchange:
         words: One for each settlement: OK, LEASE_LOST or CANCELLED.
         leases: The jobs claimed.
         due_in: Seconds until the next delayed job is due; None if there is none or nothing was asked.
-        server_ms: The server's clock; 0 if nothing was asked.
+        server_ms: The server's clock, to the microsecond; 0 if nothing was asked.
     """
 
     words: Sequence[Word] = ()
     leases: Sequence[Lease] = ()
     due_in: float | None = None
-    server_ms: int = 0
+    server_ms: float = 0
 
 
 @dataclass(frozen=True, slots=True)

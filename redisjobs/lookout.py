@@ -76,7 +76,7 @@ class Lookout:
         self._begun = anyio.Event()
         self._over = anyio.Event()
         self._clock = 0.0  # the server's clock less our monotonic one, s
-        self._last = 0, 0.0  # what the last claim told of it, and when that was sent
+        self._last = 0.0, 0.0  # what the last claim told of it, and when that was sent
         self._due_at: float | None = None  # when the next delayed job is, by our monotonic clock
         self._due_changed = anyio.Event()
         self._nudged: float | None = None  # the earliest due time that nudges told, and no claim since
@@ -137,7 +137,7 @@ class Lookout:
         """The server's clock, as well as we know it."""
         return int((time.monotonic() + self._clock) * 1000)
 
-    def learn(self, server_ms: int, due_in: float | None, sent_at: float) -> float:
+    def learn(self, server_ms: float, due_in: float | None, sent_at: float) -> float:
         """Take in what a claim told of the server's clock and of the next delayed job, in s.
 
         Args:

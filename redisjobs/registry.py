@@ -310,5 +310,5 @@ def _due(delay: Duration | None, at: datetime | None) -> str:
         if at.tzinfo is None:
             raise ValueError(f"at={at!r} has no time zone; give an aware datetime")
         return str(max(0, milliseconds(at.timestamp())))
-    wait = _ms(delay, "delay")
-    return f"+{wait}" if wait else ""
+    wait_ms = 0.0 if delay is None else round(seconds(delay, "delay") * 1000, 3)
+    return f"+{wait_ms:.15g}" if wait_ms else ""  # the store rounds it, with its own clock

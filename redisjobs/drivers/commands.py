@@ -147,8 +147,8 @@ class Commands:
 
     def claim(self, worker: str, count: int, max_deliveries: int) -> Command[tuple[int, int, list[Lease], Ended]]:
         def parse(reply: Any) -> tuple[int, int, list[Lease], Ended]:
-            now_ms, due_in, jobs, ended = reply
-            return now_ms, due_in, [_lease(*job) for job in jobs], _ended(ended)
+            now_us, due_in, jobs, ended = reply
+            return now_us, due_in, [_lease(*job) for job in jobs], _ended(ended)
 
         return self._run("claim", [worker, min(count, MOST_JOBS), max_deliveries, self._now], parse)
 

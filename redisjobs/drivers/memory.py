@@ -548,4 +548,4 @@ def _is_fresh(job_id: str, now_ms: int) -> bool:
 def _due(text: str, now_ms: int) -> int:
     if not text:
         return 0
-    return now_ms + int(text[1:]) if text.startswith("+") else int(text)
+    return math.ceil(now_ms + float(text[1:])) if text.startswith("+") else int(text)

@@ -346,9 +346,9 @@ class RedisConsumer:
                 words[position] = word
         if count is None:
             return Exchange(words)
-        now_ms, due_in, leases, ended = replies[-1]
+        now_us, due_in, leases, ended = replies[-1]
         self.ended += ended
-        return Exchange(words, leases, due_in / 1000 if due_in >= 0 else None, now_ms)
+        return Exchange(words, leases, due_in / 1e6 if due_in >= 0 else None, now_us / 1000)
 
     async def wait(self, count: int, timeout: float) -> list[Lease]:
         block = max(1, int(min(timeout, _BLOCK) * 1000))  # 0 would block for ever

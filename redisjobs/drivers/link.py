@@ -67,16 +67,19 @@ class Target:
         try:
             if isinstance(where, str):
                 pool.make_connection()
-            self.connection(ANSWER)
+            self.connection()
             self.sync_connection(ANSWER)
         except TypeError as error:  # nothing was opened: it's about an option that is none
             raise ValueError(f"can't connect by these options: {error}") from error
 
-    def connection(self, timeout: float) -> Any:  # redis-py's connections are not fully typed
-        """A new async connection, not yet open, on which a reply may take `timeout` seconds."""
+    def connection(self) -> Any:  # redis-py's connections are not fully typed
+        """A new async connection, not yet open. Whoever opens or reads it minds the time.
+
+        With a time of its own redis-py sends by `asyncio.wait_for`, and on Python 3.11 that may swallow a cancel.
+        """
         kind = getattr(redis.asyncio.connection, self._kind)
         retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
-        return kind(**self._options, socket_connect_timeout=ANSWER, socket_timeout=timeout, retry=retry)
+        return kind(**self._options, socket_connect_timeout=ANSWER, socket_timeout=None, retry=retry)
 
     def sync_connection(self, timeout: float) -> Any:
         """The same for sync code; opening it may take that long as well."""
@@ -161,11 +164,10 @@ class Link:
         """The connection, opened if it is not."""
         if self._connection is None:
             need_asyncio()
-            connection = self._target.connection(self._timeout)
+            connection = self._target.connection()
             self._connection = connection
             with _closed_is_lost():
                 await connection.connect()
-            connection.socket_timeout = None  # whoever reads minds the time
             return connection  # also if it was closed meanwhile: then sending fails
         return self._connection
 

@@ -150,9 +150,9 @@ class Proxy:
         with socket.socket() as server:
             server.setblocking(False)
             try:
-                if self._refuse:
-                    raise ConnectionRefusedError
                 await self._loop.sock_connect(server, self._target)
+                if self._refuse:  # by now: one that came before must not slip through
+                    raise ConnectionRefusedError
             except OSError:
                 _reset_on_close(client)
             else:

@@ -427,8 +427,9 @@ def test_a_killed_torture_takes_all_its_processes_with_it(tortures: Tortures) ->
     until(torture, " done")
     unsupervised = [pid for pid, command in tortures.left().items() if command.split()[3:4] == ["worker"]]
     os.kill(unsupervised[0], signal.SIGSTOP)
-    while Path(f"/proc/{unsupervised[0]}/stat").read_text().rpartition(")")[2].split()[0] != "T":
-        time.sleep(0.001)  # the kernel ends what has stopped, not what is about to
+    threads = list(Path(f"/proc/{unsupervised[0]}/task").glob("*/stat"))
+    while any(thread.read_text().rpartition(")")[2].split()[0] != "T" for thread in threads):
+        time.sleep(0.001)  # the kernel ends what has stopped, all of it, not what is about to
 
     torture.kill()
 

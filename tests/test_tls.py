@@ -51,9 +51,12 @@ def make_certificates(folder: Path) -> None:
         subprocess.run(["openssl", *words.split()], cwd=folder, check=True, capture_output=True)
 
     new = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
+    signs = "-addext keyUsage=critical,keyCertSign,cRLSign"  # as Python 3.13 demands
     for name in ("ca", "stranger"):
-        openssl(f"req -x509 {new} -keyout {name}.key -out {name}.pem -days 2 -subj /CN={name}")
-    (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n")
+        openssl(f"req -x509 {new} {signs} -keyout {name}.key -out {name}.pem -days 2 -subj /CN={name}")
+    (folder / "names").write_text(
+        "subjectAltName=IP:127.0.0.1\nsubjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
+    )
     for name in ("server", "client"):
         openssl(f"req {new} -keyout {name}.key -out {name}.csr -subj /CN={name}")
         signed = "-CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names"

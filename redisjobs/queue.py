@@ -261,7 +261,7 @@ def requeued(job_id: str, word: Word) -> bool:
 
 def gave_up(jobs: Sequence[NewJob], deadline: float, cause: BaseException | None) -> Unavailable:
     """The error of a call that got no answer until its deadline."""
-    said = str(cause or "it accepted the connection and said nothing").rstrip(".")
+    said = str(cause or "").rstrip(".") or "it accepted the connection and said nothing"
     why = f"no answer from the store in {deadline:g} s: {said}"
     if isinstance(cause, QueueFull):
         why = f"no answer from the store at first, then: {said}"

@@ -247,6 +247,7 @@ async def test_a_store_away_until_the_deadline_is_an_error_that_says_what_is_tru
 
     (job_id,) = caught.value.job_ids
     assert isinstance(caught.value, DriverError)
+    assert ": ." not in str(caught.value)  # it says why
     assert str(caught.value).endswith(
         f"The push may or may not be on the queue; pushing the same job id again is safe ({job_id})"
     )

@@ -147,6 +147,22 @@ async def test_when_the_store_is_away_those_in_the_queue_hear_so_too_and_not_one
     assert len(wire.trips) == 1
 
 
+async def test_a_push_that_has_waited_for_so_long_that_it_would_be_late_is_not_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wire = Wire()
+    pushes = Pushes(wire.send)
+    tasks = [asyncio.create_task(push(pushes, name)) for name in "abc"]
+    await settle()
+    monkeypatch.setattr("redisjobs.drivers.pushes._PATIENCE", 0.0)
+
+    wire.go.set()
+
+    assert [type(answer) for answer in await asyncio.gather(*tasks)] == [str, Unavailable, Unavailable]
+    assert wire.trips == [["a"]]
+    assert await push(pushes, "d") == "d"
+
+
 async def test_a_push_at_fault_fails_alone_and_those_it_went_with_are_pushed() -> None:
     wire = Wire()
     pushes = Pushes(wire.send)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -124,6 +125,17 @@ async def test_each_way_of_delaying_says_when_the_job_is_due(queue: Any) -> None
     assert three.due_at == at
     assert last.due_at.year == 9999
     assert {info.state for info in (one, two, three, last)} == {State.DELAYED}
+
+
+@pytest.mark.parametrize("store", ["redis"], indirect=True)
+async def test_no_job_is_due_before_its_time(queue: Any) -> None:
+    for number in range(1, 100):
+        delay = number * 0.0007
+        before = time.time()
+        job_id = await done(queue.push(Add(1), delay=60 + delay))
+
+        info = await done(queue.get(job_id))
+        assert info.due_at.timestamp() >= before + 60 + delay - 1e-6  # a float's own error
 
 
 @pytest.mark.parametrize(

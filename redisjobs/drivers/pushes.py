@@ -6,15 +6,17 @@ its own answer, or its own error.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
-from redisjobs.driver import MOST_JOBS, NewJob, Pushed
+from redisjobs.driver import LONGEST_TRY, MOST_JOBS, NewJob, Pushed
 from redisjobs.errors import DriverError, QueueFull, Unavailable
 
 _MOST = 2  # round trips at once
 _WORTH = 32  # callers waiting that are worth a second one
 _BYTES = 1 << 20  # of one round trip, at most; but for a single push
+_PATIENCE = LONGEST_TRY / 2  # seconds after which a push is not sent any more: it would be answered too late
 
 Send = Callable[[Sequence[NewJob], bool], Awaitable[list[Pushed]]]
 
@@ -125,7 +127,9 @@ class Pushes:
             if batch and (batch[0].by_itself or self._waiting[0].by_itself):
                 break
             push = self._waiting.popleft()
-            if not push.answer.done():
+            if push.has_waited > _PATIENCE:
+                push.fail(Unavailable("it answers too slowly for all that is pushed"))
+            elif not push.answer.done():
                 batch.append(push)
                 jobs, size = jobs + len(push.jobs), size + push.size
         return batch
@@ -139,13 +143,19 @@ class _Push:
         by_itself: Whether it must not go with others again.
     """
 
-    __slots__ = ("again", "answer", "by_itself", "jobs")
+    __slots__ = ("_since", "again", "answer", "by_itself", "jobs")
 
     def __init__(self, jobs: Sequence[NewJob], again: bool) -> None:
         self.jobs = jobs
         self.again = again
         self.by_itself = False
         self.answer: asyncio.Future[list[Pushed]] = asyncio.get_running_loop().create_future()
+        self._since = time.monotonic()
+
+    @property
+    def has_waited(self) -> float:
+        """Seconds since it came."""
+        return time.monotonic() - self._since
 
     @property
     def size(self) -> int:

@@ -286,7 +286,7 @@ def test_the_report_says_what_is_wrong_and_how_long_recovery_took() -> None:
 
 # The schedule
 
-KINDS = {fault.name: duration(fault, 2) for fault in FAULTS}
+KINDS = {fault.name: duration(type(fault), 2) for fault in (kind() for kind in FAULTS)}
 
 
 def test_the_same_seed_draws_the_same_schedule_and_another_one_another() -> None:

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import anyio
 import typer
@@ -94,32 +94,24 @@ def worker(
     _configure_logging(log_level)
     ending = Ending(grace, supervised=supervised is not None) if processes is None else None
     queue = load(target, url)
+    limits: dict[str, Any] = {
+        "concurrency": concurrency,
+        "lease": lease,
+        "grace": grace,
+        "max_deliveries": max_deliveries,
+        "unknown_for": unknown_for,
+        "max_jobs": max_jobs,
+        "max_rss": max_rss,
+    }
     try:
-        worker = Worker(
-            queue,
-            concurrency=concurrency,
-            lease=lease,
-            grace=grace,
-            max_deliveries=max_deliveries,
-            unknown_for=unknown_for,
-            max_jobs=max_jobs,
-            max_rss=max_rss,
-        )
+        worker = Worker(queue, **limits)
     except ValueError as error:
         raise Mistake(str(error)) from error
     if ending is None:
-        options = {
-            "--concurrency": concurrency,
-            "--lease": lease,
-            "--grace": grace,
-            "--max-deliveries": max_deliveries,
-            "--unknown-for": unknown_for,
-            "--max-jobs": max_jobs,
-            "--max-rss": max_rss,
-            "--log-level": log_level.value,
-        }
-        given = [word for name, value in options.items() if value is not None for word in (name, str(value))]
-        command = [sys.executable, "-m", "redisjobs", "worker", target, *given]
+        command = [sys.executable, "-m", "redisjobs", "worker", target, "--log-level", log_level.value]
+        for name, value in limits.items():
+            if value is not None:
+                command += [f"--{name.replace('_', '-')}", str(value)]
         if until_idle:
             command.append("--until-idle")
         sys.exit(_supervise(queue, command, processes or 1, lease, grace, until_idle, health, url))

@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -64,7 +65,7 @@ class Field:
         return job.job_id
 
 
-class Fault:
+class Fault(ABC):
     """One fault, once.
 
     Attributes:
@@ -104,17 +105,17 @@ class Fault:
         """Whether there is something to harm at this moment."""
         return True
 
-    def prepare(self, field: Field) -> None:
+    def prepare(self, field: Field) -> None:  # noqa: B027  (few faults need this)
         """See to it that the harm is worth while; called a moment before."""
 
+    @abstractmethod
     def begin(self, field: Field) -> None:
         """Let it be in force."""
-        raise NotImplementedError
 
-    def end(self, field: Field) -> None:
+    def end(self, field: Field) -> None:  # noqa: B027  (nor is there always something to undo)
         """Undo it."""
 
-    def keep(self, field: Field) -> None:
+    def keep(self, field: Field) -> None:  # noqa: B027
         """Called again and again while it is in force."""
 
 
@@ -349,17 +350,20 @@ class _NetworkFault(Fault):
     def possible(cls, field: Field) -> bool:
         return field.workers is not None
 
+
+class _BrokenNetwork(_NetworkFault):
     def begin(self, field: Field) -> None:
         self.proxies = field.proxies()
         self.detail = "workers and producers" if len(self.proxies) > 1 else "workers"
         for proxy in self.proxies:
             self.harm(proxy)
 
+    @abstractmethod
     def harm(self, proxy: Proxy) -> None:
-        raise NotImplementedError
+        """Do to one proxy what it does."""
 
 
-class ResetConnections(_NetworkFault):
+class ResetConnections(_BrokenNetwork):
     """Every connection is reset."""
 
     name = "connections reset"
@@ -369,7 +373,7 @@ class ResetConnections(_NetworkFault):
         proxy.drop_all()
 
 
-class RefuseConnections(_NetworkFault):
+class RefuseConnections(_BrokenNetwork):
     """Every connection is reset, and new ones are refused."""
 
     name = "connections refused"
@@ -384,7 +388,7 @@ class RefuseConnections(_NetworkFault):
             proxy.refuse(False)
 
 
-class BlackHole(_NetworkFault):
+class BlackHole(_BrokenNetwork):
     """Nothing comes through, for longer than a lease, and nobody is told."""
 
     name = "network cut"
@@ -399,7 +403,7 @@ class BlackHole(_NetworkFault):
             proxy.black_hole(False)
 
 
-class SlowNetwork(_NetworkFault):
+class SlowNetwork(_BrokenNetwork):
     """Everything takes its time."""
 
     name = "network slow"

@@ -48,8 +48,8 @@ class Add:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A consumer is gone at once, and the connection that listens shows life all the time."""
-    monkeypatch.setattr("redisjobs.drivers.redis._GONE_MS", -1)
-    monkeypatch.setattr("redisjobs.drivers.redis._PING", 0.002)
+    monkeypatch.setattr("redisjobs.drivers.redis_consumer._GONE_MS", -1)
+    monkeypatch.setattr("redisjobs.drivers.redis_consumer._PING", 0.002)
 
 
 @contextmanager

@@ -14,7 +14,8 @@ import redisjobs.sync
 from redisjobs import JobContext, JobQueue, Worker, server
 from redisjobs.cli.torture.proxy import HOST, Proxy
 from redisjobs.driver import Ack, DeadLetter, Lease, NewJob, Release, RetryLater, Word
-from redisjobs.drivers.redis import RedisConsumer, RedisDriver
+from redisjobs.drivers.redis import RedisDriver
+from redisjobs.drivers.redis_consumer import RedisConsumer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

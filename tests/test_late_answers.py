@@ -11,7 +11,7 @@ from store import RedisStore, Store, eventually
 
 from redisjobs import JobQueue, State, Worker
 from redisjobs.driver import Exchange, Nudge, Settlement
-from redisjobs.drivers.redis import RedisConsumer
+from redisjobs.drivers.redis_consumer import RedisConsumer
 from redisjobs.exchanges import Batch
 from redisjobs.fate import Done
 from redisjobs.shift import Shift

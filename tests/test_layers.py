@@ -20,7 +20,7 @@ LAYERS = [
     {"drivers.lua"},
     {"drivers.commands"},
     {"drivers.link"},
-    {"drivers.memory", "drivers.pushes"},
+    {"drivers.memory", "drivers.pushes", "drivers.redis_consumer"},
     {"drivers.in_process", "drivers.redis"},
     {"drivers"},
     {"registry"},

@@ -5,14 +5,15 @@
 -- KEYS[2]  ready:normal  stream
 -- KEYS[3]  ready:low     stream
 -- KEYS[4]  jobs          hash    the locator: job id -> where it is
--- KEYS[5]  due           zset    delayed job ids by due time, ms
+-- KEYS[5]  due           zset    delayed jobs by due time, ms: place in line, job id
 -- KEYS[6]  delayed       hash    delayed job id -> JSON list: priority, then names and values
--- KEYS[7]  unique:       string  prefix; unique:<key> holds the id of the job that has the key
--- KEYS[8]  finished:     set     prefix; finished:<n> holds ids of jobs that ended in those 5 s
--- KEYS[9]  stats         hash    counters
--- KEYS[10] control       channel nudges
+-- KEYS[7]  dead          stream  dead letters
+-- KEYS[8]  unique:       string  prefix; unique:<key> holds the id of the job that has the key
+-- KEYS[9]  finished:     set     prefix; finished:<n> holds what ended in those 5 s: ids, after a nonce if there was one
+-- KEYS[10] stats         hash    counters
+-- KEYS[11] control       channel notifications
 --
--- ARGV[1]  job           job id
+-- ARGV[1]  job           job id, or entry and place of one put in by hand, as 1732-0@low
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
 --
 -- Returns  CANCELLED   it was delayed or ready: gone
@@ -21,47 +22,51 @@
 --          NOT_FOUND   no such job, or it ended; nothing was written
 
 --- @include "include/now"
+--- @include "include/expect"
 --- @include "include/field"
 --- @include "include/free"
+--- @include "include/push_of"
+--- @include "include/slot"
 --- @include "include/remember"
+--- @include "include/entry_at"
+--- @include "include/identify"
 --- @include "include/locate"
+--- @include "include/stored"
 --- @include "include/leases"
 --- @include "include/holder"
 
-local ready = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
-local jobs, due, delayed, unique, finished = KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-local stats, control = KEYS[9], KEYS[10]
+local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3], dead = KEYS[7]}
+local jobs, due, delayed, unique, finished = KEYS[4], KEYS[5], KEYS[6], KEYS[8], KEYS[9]
+local stats, control = KEYS[10], KEYS[11]
 local job, now_ms = ARGV[1], now(ARGV[2])
+local ending = slot(finished, now_ms)
 
-local place, entry = locate(ready, jobs, job)
-local fields
+local place, entry, _, id = locate(places, jobs, job)
+if not place then return 'NOT_FOUND' end
+if place == 'dead' then return 'DEAD' end
+local fields = stored(places, delayed, id, place .. ' ' .. entry)
+if not fields then return 'NOT_FOUND' end
+expect('hash', stats)
+expect('set', ending)
+
 if place == 'delayed' then
-  local packed = redis.call('HGET', delayed, job)
-  fields = packed and cjson.decode(packed) or {'normal'}
-  table.remove(fields, 1)
-  redis.call('ZREM', due, job)
-  redis.call('HDEL', delayed, job)
-elseif place == 'dead' then
-  return 'DEAD'
-elseif place then
-  local stream = ready[place]
-  local found = redis.call('XRANGE', stream, entry, entry)[1]
-  if not found then return 'NOT_FOUND' end
+  expect('zset', due)
+  redis.call('ZREM', due, entry .. ' ' .. id)
+  redis.call('HDEL', delayed, id)
+else
+  local stream = places[place]
   local consumer = holder(stream, entry)
   if consumer and consumer ~= 'released' then
-    redis.call('HSET', jobs, job, place .. ' ' .. entry .. ' cancelling')
-    redis.call('PUBLISH', control, 'cancel ' .. job)
+    redis.call('HSET', jobs, id, place .. ' ' .. entry .. ' cancelling')
+    redis.call('PUBLISH', control, 'cancel ' .. id)
     return 'CANCELLING'
   end
-  fields = found[2]
   if consumer then redis.call('XACK', stream, 'workers', entry) end
   redis.call('XDEL', stream, entry)
-else
-  return 'NOT_FOUND'
 end
 
-redis.call('HDEL', jobs, job)
-free(unique, field(fields, 'unique'), job)
-remember(finished, now_ms, {job})
+redis.call('HDEL', jobs, id)
+free(unique, field(fields, 'unique'), id)
+remember(ending, {push_of(id, field(fields, 'nonce'))})
 redis.call('HINCRBY', stats, 'cancelled', 1)
 return 'CANCELLED'

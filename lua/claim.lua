@@ -6,59 +6,90 @@
 -- KEYS[2]  ready:normal  stream
 -- KEYS[3]  ready:low     stream
 -- KEYS[4]  jobs          hash    the locator: job id -> where it is
--- KEYS[5]  due           zset    delayed job ids by due time, ms
+-- KEYS[5]  due           zset    delayed jobs by due time, ms: place in line, job id
 -- KEYS[6]  delayed       hash    delayed job id -> JSON list: priority, then names and values
 -- KEYS[7]  dead          stream  dead letters
 -- KEYS[8]  unique:       string  prefix; unique:<key> holds the id of the job that has the key
--- KEYS[9]  finished:     set     prefix; finished:<n> holds ids of jobs that ended in those 5 s
+-- KEYS[9]  finished:     set     prefix; finished:<n> holds what ended in those 5 s: ids, after a nonce if there was one
 -- KEYS[10] stats         hash    counters
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  count         int     most jobs to lease; 0 only promotes
--- ARGV[3]  max_deliveries int    a job handed out more often than this is a dead letter
--- ARGV[4]  now_ms        int ms; '' = the server's clock
+-- ARGV[3]  max_deliveries int    this often a job is delivered without an outcome, the last time alone; then it is dead
+-- ARGV[4]  idle          '1': the worker runs nothing and has asked for nothing else, so it may be given a job that
+--                        has to run alone, as its workers were lost whenever it ran before
+-- ARGV[5]  now_ms        int ms; '' = the server's clock
 --
--- Returns  {now_us, due_in, jobs, ended}: the clock, µs until the next delayed job (-1: none), for each job
+-- Returns  {now_us, due_in, waits_ms, jobs, ended}: the clock, µs until the next delayed job (-1: none), for how many
+--          ms a job has been waiting that needs a worker with nothing else to run (-1: none), for each job
 --          {stream 1..3, entry, deliveries, {name, value, ...}}, and for each that was ended instead
---          {id, word}: `CANCELLED`, as was asked while it ran, or `DEAD`, a dead letter, handed out too often
+--          {id, word}: `CANCELLED`, as was asked while it ran, or `DEAD`, a dead letter that kills its workers
 
 --- @include "include/now"
+--- @include "include/expect"
 --- @include "include/leases"
 --- @include "include/field"
+--- @include "include/entry_at"
+--- @include "include/identify"
 --- @include "include/free"
+--- @include "include/push_of"
+--- @include "include/slot"
 --- @include "include/remember"
+--- @include "include/pushed_at"
 --- @include "include/bury"
---- @include "include/hand_out"
---- @include "include/suspects"
+--- @include "include/deliver"
+--- @include "include/enqueue"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
-local ready = {high = KEYS[1], normal = KEYS[2], low = KEYS[3]}
 local jobs, due, delayed, dead, unique, finished = KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local stats = KEYS[10]
-local worker, count, max_deliveries = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local now_ms, exact_ms = now(ARGV[4])
-local keys = {jobs = jobs, dead = dead, unique = unique, finished = finished, stats = stats, ended = {}}
+local worker, count, max_deliveries, idle = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
+local now_ms, exact_ms = now(ARGV[5])
+local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
+local keys = {jobs = jobs, dead = dead, unique = unique, stats = stats, ended = {}}
+keys.places, keys.ending = places, slot(finished, now_ms)
+expect('stream', streams[1], streams[2], streams[3], dead)
+expect('hash', jobs, delayed, stats)
+expect('zset', due)
+expect('set', keys.ending)
 
--- Earliest first. A delayed job is a JSON list of strings: its priority, then its entry's names and values.
--- Strings only: that is what cjson keeps to the byte.
-local function promote(limit)
-  for _, job in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now_ms, 'LIMIT', 0, limit)) do
-    local packed = redis.call('HGET', delayed, job)
-    if packed then -- added before it is taken away: should the server refuse the one, it has not done the other
-      local fields = cjson.decode(packed)
-      local stream = ready[table.remove(fields, 1)]
-      local entry = redis.call('XADD', stream, '*', unpack(fields))
-      redis.call('HSET', jobs, job, string.match(stream, '}:(.+)$') .. ' ' .. entry)
-    else
-      redis.call('HDEL', jobs, job)
-    end
-    redis.call('ZREM', due, job)
+-- A delayed job is a JSON list of strings: its priority, then its entry's names and values. Strings only: that is
+-- what cjson keeps to the byte.
+local numbers = {high = 1, normal = 2, low = 3}
+local function promote_one(member)
+  local job = string.match(member, '^%S+ (.*)$')
+  local packed = job and redis.call('HGET', delayed, job)
+  if packed then -- added before it is taken away: should the server refuse the one, it has not done the other
+    local readable, fields = pcall(cjson.decode, packed)
+    local number = readable and type(fields) == 'table' and numbers[table.remove(fields, 1)]
+    local place, entry
+    if number then place, entry = enqueue(streams, number, fields) end
+    if not place then return false end
+    redis.call('HSET', jobs, job, place .. ' ' .. entry)
     redis.call('HDEL', delayed, job)
+  elseif job then
+    redis.call('HDEL', jobs, job)
+  end
+  redis.call('ZREM', due, member)
+  return true
+end
+
+-- Earliest first.
+local function promote(limit)
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now_ms, 'LIMIT', 0, limit)) do
+    -- What can't be promoted, by somebody's hand, is tried again in a minute, and is in nobody's way meanwhile.
+    if not promote_one(member) then redis.call('ZADD', due, string.format('%.0f', now_ms + 60000), member) end
   end
 end
 
-local claimed = {}
-local is_for_others, note = suspects(streams, worker, max_deliveries, {})
+local claimed, waits_ms = {}, -1
+local function runs_nothing()
+  if not idle or #claimed > 0 then return false end
+  for _, stream in ipairs(streams) do
+    if #(leases(stream, '-', '+', 1, worker) or {}) > 0 then return false end
+  end
+  return true
+end
 
 local function take_released(number, stream, from)
   local waiting = leases(stream, from, '+', count - #claimed, 'released')
@@ -69,12 +100,13 @@ local function take_released(number, stream, from)
   end
   for _, pending in ipairs(waiting) do
     local entry, deliveries = pending[1], pending[4] + 1
-    if not is_for_others(deliveries) then
-      local found = redis.call('XCLAIM', stream, 'workers', worker, 0, entry)[1]
-      local handed_out = found
-        and hand_out(keys, stream, entry, deliveries, found[2], max_deliveries, worker, now_ms)
-      if handed_out then claimed[#claimed + 1] = {number, entry, deliveries, found[2]} end
-      note(deliveries, handed_out)
+    local fields, alone =
+      deliver(keys, stream, entry, deliveries, max_deliveries, worker, now_ms, runs_nothing)
+    if fields then
+      claimed[#claimed + 1] = {number, entry, deliveries, fields}
+      if alone then count = 1 break end
+    elseif alone then
+      waits_ms = math.max(waits_ms, pending[3])
     end
   end
   return #waiting, waiting[#waiting] and '(' .. waiting[#waiting][1]
@@ -90,7 +122,7 @@ end
 
 promote(500)
 for number, stream in ipairs(streams) do
-  -- Again where some of them were not to be handed out, or new jobs would pass those behind.
+  -- Again where some of them were not to be delivered, or new jobs would pass those behind.
   local looked, found, from = 0, nil, '-'
   while count > #claimed and found ~= 0 and looked < 500 do
     found, from = take_released(number, stream, from)
@@ -102,4 +134,4 @@ end
 local next_due = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')[2]
 local due_in = -1
 if next_due then due_in = math.max(0, (tonumber(next_due) - exact_ms) * 1000) end
-return {exact_ms * 1000, due_in, claimed, keys.ended}
+return {exact_ms * 1000, due_in, waits_ms, claimed, keys.ended}

@@ -4,7 +4,7 @@
 -- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
 -- KEYS[2]  ready:normal  stream
 -- KEYS[3]  ready:low     stream
--- KEYS[4]  due           zset    delayed job ids by due time, ms
+-- KEYS[4]  due           zset    delayed jobs by due time, ms: place in line, job id
 -- KEYS[5]  dead          stream  dead letters
 -- KEYS[6]  stats         hash    counters
 --

@@ -1,22 +1,39 @@
 #!lua flags=allow-oom
--- delete: throw a dead letter away.
+-- delete: throw a dead letter away. Its push is remembered, as that of any job that ends.
 --
 -- KEYS[1]  jobs          hash    the locator: job id -> where it is
 -- KEYS[2]  dead          stream  dead letters
--- KEYS[3]  stats         hash    counters
+-- KEYS[3]  finished:     set     prefix; finished:<n> holds what ended in those 5 s: ids, after a nonce if there was one
+-- KEYS[4]  stats         hash    counters
 --
--- ARGV[1]  job           job id
+-- ARGV[1]  job           job id, or entry and place, as 1732-5@dead
+-- ARGV[2]  now_ms        int ms; '' = the server's clock
 --
 -- Returns  OK         gone
 --          NOT_FOUND  no dead letter has this id; nothing was written
 
-local jobs, dead, stats = KEYS[1], KEYS[2], KEYS[3]
-local job = ARGV[1]
+--- @include "include/now"
+--- @include "include/expect"
+--- @include "include/field"
+--- @include "include/push_of"
+--- @include "include/slot"
+--- @include "include/remember"
+--- @include "include/entry_at"
+--- @include "include/identify"
+--- @include "include/locate"
 
-local letter = string.match(redis.call('HGET', jobs, job) or '', '^dead (%S+)$')
-if not letter then return 'NOT_FOUND' end
+local jobs, dead, finished, stats = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local job, now_ms = ARGV[1], now(ARGV[2])
+local ending = slot(finished, now_ms)
+
+local place, letter, _, id = locate({dead = dead}, jobs, job)
+local fields = place == 'dead' and entry_at(dead, letter)
+if not fields then return 'NOT_FOUND' end
+expect('set', ending)
+expect('hash', stats)
 
 redis.call('XDEL', dead, letter)
-redis.call('HDEL', jobs, job)
+redis.call('HDEL', jobs, id)
+remember(ending, {push_of(id, field(fields, 'nonce'))})
 redis.call('HINCRBY', stats, 'deleted', 1)
 return 'OK'

@@ -19,27 +19,34 @@
 
 --- @include "include/now"
 --- @include "include/whole"
---- @include "include/owns"
+--- @include "include/expect"
 --- @include "include/field"
+--- @include "include/entry_at"
+--- @include "include/identify"
+--- @include "include/owns"
+--- @include "include/pushed_at"
 --- @include "include/bury"
 --- @include "include/free"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
+local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
 local jobs, dead, unique, stats = KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local worker, now_ms = ARGV[1], now(ARGV[2])
 local first_job = 3
 
+expect('stream', dead)
+expect('hash', stats)
 local words, failed = {}, 0
 for at = first_job, #ARGV, 8 do
   local stream, entry, deliveries = streams[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2]
   local key, reason, error, traceback = ARGV[at + 4], ARGV[at + 5], ARGV[at + 6], ARGV[at + 7]
-  local hold, job = owns(stream, jobs, worker, entry, deliveries, ARGV[at + 3])
-  local found = hold and redis.call('XRANGE', stream, entry, entry)[1]
-  if found then
+  local hold, job = owns(places, stream, jobs, worker, entry, deliveries, ARGV[at + 3])
+  local fields = hold and entry_at(stream, entry)
+  if fields then
     local notes = {'reason', reason, 'error', error, 'failed_at', whole(now_ms), 'worker', worker,
       'deliveries', deliveries}
     if traceback ~= '' then notes[#notes + 1], notes[#notes + 2] = 'traceback', traceback end
-    bury(stream, jobs, dead, entry, job, found[2], notes)
+    bury(stream, jobs, dead, entry, job, fields, notes, now_ms)
     free(unique, key, job)
     failed = failed + 1
     words[#words + 1] = 'OK'

@@ -5,37 +5,41 @@
 -- KEYS[2]  ready:normal  stream
 -- KEYS[3]  ready:low     stream
 -- KEYS[4]  jobs          hash    the locator: job id -> where it is
--- KEYS[5]  due           zset    delayed job ids by due time, ms
+-- KEYS[5]  due           zset    delayed jobs by due time, ms: place in line, job id
 -- KEYS[6]  delayed       hash    delayed job id -> JSON list: priority, then names and values
 -- KEYS[7]  dead          stream  dead letters
 --
--- ARGV[1]  job           job id
+-- ARGV[1]  job           job id, or entry and place of one put in by hand, as 1732-0@low
 --
 -- Returns  {} if there is no such job, else
---          {place, entry, due ms, consumer, deliveries, mark, {name, value, ...}}; '' for what does not
---          apply; mark is `cancelling` if a cancel was asked for while the job ran
+--          {job id, place, entry, due ms, consumer, deliveries, mark, {name, value, ...}}; '' for what does
+--          not apply; mark is `cancelling` if a cancel was asked for while the job ran, `alone` if it runs, or
+--          ran last, with nothing beside it
 
+--- @include "include/field"
+--- @include "include/entry_at"
+--- @include "include/identify"
 --- @include "include/locate"
+--- @include "include/stored"
 --- @include "include/leases"
 --- @include "include/holder"
 
-local ready = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
-local jobs, due, delayed, dead = KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3], dead = KEYS[7]}
+local jobs, due, delayed = KEYS[4], KEYS[5], KEYS[6]
 local job = ARGV[1]
 
-local place, entry, mark = locate(ready, jobs, job)
+local place, entry, mark, id = locate(places, jobs, job)
 if not place then return {} end
-
+local fields, priority = stored(places, delayed, id, place .. ' ' .. entry)
+if not fields then return {} end
 if place == 'delayed' then
-  local packed = redis.call('HGET', delayed, job)
-  if not packed then return {} end
-  local fields = cjson.decode(packed)
-  return {'delayed:' .. table.remove(fields, 1), '', redis.call('ZSCORE', due, job) or '', '', '', '', fields}
+  local due_ms = redis.call('ZSCORE', due, entry .. ' ' .. id) or ''
+  return {id, 'delayed:' .. priority, '', due_ms, '', '', '', fields}
 end
 
-local stream = place == 'dead' and dead or ready[place]
-local found = redis.call('XRANGE', stream, entry, entry)[1]
-if not found then return {} end
 local consumer, deliveries
-if place ~= 'dead' then consumer, deliveries = holder(stream, entry) end
-return {place, entry, '', consumer or '', deliveries or '', mark, found[2]}
+if place ~= 'dead' then
+  consumer, deliveries = holder(places[place], entry)
+end
+local _, _, address = identify(places, jobs, place, entry, fields)
+return {address, place, entry, '', consumer or '', deliveries or '', mark, fields}

@@ -6,30 +6,31 @@
 -- KEYS[2]  ready:normal  stream
 -- KEYS[3]  ready:low     stream
 -- KEYS[4]  jobs          hash    the locator: job id -> where it is
--- KEYS[5]  due           zset    delayed job ids by due time, ms
+-- KEYS[5]  due           zset    delayed jobs by due time, ms: place in line, job id
 -- KEYS[6]  delayed       hash    delayed job id -> JSON list: priority, then names and values
 -- KEYS[7]  dead          stream  dead letters
 --
 -- ARGV[1]  state         ready, running, delayed or dead
 -- ARGV[2]  limit         int     most jobs to list; at most 500
 --
--- Returns  a list of {place, entry, due ms, consumer, deliveries, mark, {name, value, ...}}, as find does
+-- Returns  a list of {job id, place, entry, due ms, consumer, deliveries, mark, {name, value, ...}}, as find does
 
 --- @include "include/leases"
 --- @include "include/field"
+--- @include "include/entry_at"
+--- @include "include/identify"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
 local jobs, due, delayed, dead = KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3], dead = dead}
 local state, limit = ARGV[1], math.min(tonumber(ARGV[2]), 500)
 
 local rows = {}
 
 local function add(stream, entry, consumer, deliveries)
   local place = string.match(stream, '}:(.+)$')
-  local job = field(entry[2], 'id') or entry[1]
-  local located = deliveries ~= '' and redis.call('HGET', jobs, job)
-  local mark = located == place .. ' ' .. entry[1] .. ' cancelling' and 'cancelling' or ''
-  rows[#rows + 1] = {place, entry[1], '', consumer, deliveries, mark, entry[2]}
+  local _, mark, address = identify(places, jobs, place, entry[1], entry[2])
+  rows[#rows + 1] = {address, place, entry[1], '', consumer, deliveries, mark or '', entry[2]}
 end
 
 local function add_page(stream, page)
@@ -67,17 +68,18 @@ if state == 'ready' or state == 'running' then
     if state == 'ready' and #rows < limit then add_unread(stream) end
   end
 elseif state == 'delayed' then
-  local ids = redis.call('ZRANGE', due, 0, limit - 1, 'WITHSCORES')
-  for i = 1, #ids, 2 do
-    local packed = redis.call('HGET', delayed, ids[i])
+  local members = redis.call('ZRANGE', due, 0, limit - 1, 'WITHSCORES')
+  for i = 1, #members, 2 do
+    local job = string.match(members[i], '^%S+ (.*)$')
+    local packed = job and redis.call('HGET', delayed, job)
     if packed then
       local fields = cjson.decode(packed)
-      rows[#rows + 1] = {'delayed:' .. table.remove(fields, 1), '', ids[i + 1], '', '', '', fields}
+      rows[#rows + 1] = {job, 'delayed:' .. table.remove(fields, 1), '', members[i + 1], '', '', '', fields}
     end
   end
 elseif state == 'dead' then
   for _, found in ipairs(redis.call('XREVRANGE', dead, '+', '-', 'COUNT', limit)) do
-    rows[#rows + 1] = {'dead', found[1], '', '', '', '', found[2]}
+    add(dead, found, '', '')
   end
 end
 return rows

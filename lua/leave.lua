@@ -11,11 +11,13 @@
 --
 -- Returns  in how many of the streams it holds nothing any more
 
+--- @include "include/expect"
 --- @include "include/leases"
 
 local streams, worker_prefix = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4]
 local worker = ARGV[1]
 
+expect('stream', streams[1], streams[2], streams[3])
 local left = 0
 for _, stream in ipairs(streams) do
   local held = leases(stream, '-', '+', 1, worker)

@@ -1,106 +1,152 @@
 #!lua
 -- push: put jobs on the queue, each id once. Refused whole when the server is out of memory.
 --
+-- A push may come late, after one that repeated it, and even after the job's end. So ids that ended since it was sent
+-- are looked for; and it says when it was sent, by the clock of this server: one older than what is remembered adds
+-- nothing.
+--
 -- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
 -- KEYS[2]  ready:normal  stream
 -- KEYS[3]  ready:low     stream
 -- KEYS[4]  jobs          hash    the locator: job id -> where it is
--- KEYS[5]  due           zset    delayed job ids by due time, ms
+-- KEYS[5]  due           zset    delayed jobs by due time, ms: place in line, job id
 -- KEYS[6]  delayed       hash    delayed job id -> JSON list: priority, then names and values
--- KEYS[7]  unique:       string  prefix; unique:<key> holds the id of the job that has the key
--- KEYS[8]  finished:     set     prefix; finished:<n> holds ids of jobs that ended in those 5 s
--- KEYS[9]  stats         hash    counters
--- KEYS[10] control       channel nudges
+-- KEYS[7]  dead          stream  dead letters
+-- KEYS[8]  unique:       string  prefix; unique:<key> holds the id of the job that has the key
+-- KEYS[9]  finished:     set     prefix; finished:<n> holds what ended in those 5 s: ids, after a nonce if there was one
+-- KEYS[10] stats         hash    counters
+-- KEYS[11] control       channel notifications
 --
 -- ARGV[1]  now_ms        int ms; '' = the server's clock
--- ARGV[2]  again         '1': ids may have been pushed before, so look among the finished too. That is done in any
---                        case for an id that tells no time, or another than now: a first push may come late,
---                        after the one that repeated it
--- ARGV[3..] for each job: id, priority, due ('' now, '+5000' in ms, or a time in ms), unique key ('' none),
+-- ARGV[2]  sent_ms       int ms  when this was sent, by the server's clock; '' if the client does not know it yet
+-- ARGV[3]  repeated      '1': these may have been pushed before, so all that ended in the last minute is looked for
+-- ARGV[4..] for each job: id, nonce (tells pushes of one given id apart; '' if the id was made for this push),
+--           priority, due ('' now, '+5000' in ms, or a time in ms), unique key ('' none),
 --           unique_for (ms the key is kept; '' until the job ends), expires_in (ms; '' never),
 --           number of field values, then the entry's names and values
 --
--- Returns  one word for each job:
+-- Returns  {now_us, word, ...}: the server's clock, and one word for each job:
 --          OK             on the queue
---          EXISTS         this id is on the queue, or ended lately; nothing was written
+--          REPEATED       this very push was here before: its job is on the queue, or ended; nothing was written
+--          EXISTS         another push's job of this id is on the queue; nothing was written
 --          DUPLICATE <id> that job holds the unique key; nothing was written
+--          NO_IDS         the ready streams have no entry ids left, by somebody's hand; nothing was written
+--          or, for all of them, one word:
+--          STALE          sent too long ago, or the server's clock was set since; nothing was written
 
 --- @include "include/now"
 --- @include "include/due_time"
 --- @include "include/whole"
+--- @include "include/expect"
+--- @include "include/field"
+--- @include "include/entry_at"
+--- @include "include/stored"
+--- @include "include/push_of"
+--- @include "include/slot"
+--- @include "include/line"
 --- @include "include/delay"
+--- @include "include/enqueue"
 
-local ready = {high = KEYS[1], normal = KEYS[2], low = KEYS[3]}
-local jobs, due, delayed, unique, finished = KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-local stats, control = KEYS[9], KEYS[10]
+local streams, jobs = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4]
+local due, delayed, dead, unique, finished = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local stats, control = KEYS[10], KEYS[11]
 local now_ms, exact_ms = now(ARGV[1])
-local again = ARGV[2] == '1'
-local first_job = 3
+local sent_ms, repeated = tonumber(ARGV[2]), ARGV[3] == '1'
+local first_job = 4
 
-local slot = math.floor(now_ms / 5000) -- as remember counts
-
--- An id that redisjobs made begins with the producer's clock, in ms.
-local function is_fresh(job)
-  local made_ms = #job == 28 and tonumber(string.sub(job, 1, 12), 16)
-  return made_ms and math.abs(now_ms - made_ms) < 2000
+local oldest_ms, ahead_ms, remembered_ms = 30000, 1000, 60000 -- ended jobs are remembered for longer than 30 s
+if not sent_ms or sent_ms < now_ms - oldest_ms or sent_ms > now_ms + ahead_ms then
+  return {exact_ms * 1000, 'STALE'}
 end
 
-local function known(job)
-  if redis.call('HEXISTS', jobs, job) == 1 then return true end
-  if not again and is_fresh(job) then return false end
-  for n = slot, slot - 12, -1 do
-    if redis.call('SISMEMBER', finished .. whole(n), job) == 1 then return true end
-  end
-  return false
-end
-
--- Before anything is written: where a key is no string, by hand, the script ends here.
-local holders = {}
+-- What is asked for, in columns: what is asked of the server about all of them is asked once.
+local numbers = {high = 1, normal = 2, low = 3}
+local ids, pushes, places, holders, starts, delays = {}, {}, {}, {}, {}, false
 local at = first_job
 while at <= #ARGV do
-  local key = ARGV[at + 3]
+  local job, nonce, key = ARGV[at], ARGV[at + 1], ARGV[at + 4]
+  ids[#ids + 1], pushes[#pushes + 1], starts[#starts + 1] = job, push_of(job, nonce), at
   if key ~= '' then holders[key] = redis.call('GET', unique .. key) end
-  at = at + 7 + tonumber(ARGV[at + 6])
+  delays = delays or ARGV[at + 3] ~= ''
+  at = at + 8 + tonumber(ARGV[at + 7])
+end
+local located = redis.call('HMGET', jobs, unpack(ids))
+
+local ended = {}
+local since_ms = repeated and now_ms - remembered_ms or sent_ms - ahead_ms
+local latest = slot(finished, now_ms)
+repeat
+  local key = slot(finished, since_ms)
+  for i, found in ipairs(redis.call('SMISMEMBER', key, unpack(pushes))) do
+    if found == 1 then ended[i] = true end
+  end
+  since_ms = since_ms + 5000
+until key == latest
+
+expect('stream', streams[1], streams[2], streams[3])
+expect('hash', stats)
+if delays then
+  expect('zset', due)
+  expect('hash', delayed)
 end
 
-local words, pushed, nudge = {}, 0, nil
-at = first_job
-while at <= #ARGV do
-  local job, priority, due_at = ARGV[at], ARGV[at + 1], due_time(ARGV[at + 2], exact_ms)
-  local key, unique_for, expires_in = ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]
-  local last = at + 6 + tonumber(ARGV[at + 6])
-  local fields = {'id', job, unpack(ARGV, at + 7, last)}
-  at = last + 1
+local function is_ours(i)
+  if ids[i] == pushes[i] then return true end -- the id was made for this push
+  local fields = stored({['ready:high'] = streams[1], ['ready:normal'] = streams[2], ['ready:low'] = streams[3],
+    dead = dead}, delayed, ids[i], located[i])
+  return fields and push_of(ids[i], field(fields, 'nonce')) == pushes[i]
+end
 
-  if known(job) then
-    words[#words + 1] = 'EXISTS'
-  elseif holders[key] then
-    words[#words + 1] = 'DUPLICATE ' .. holders[key]
+local words, pushed, nudge, newly = {}, 0, nil, {}
+local function add(i, at)
+  local priority, due_at = ARGV[at + 2], due_time(ARGV[at + 3], exact_ms)
+  local key, unique_for, expires_in = ARGV[at + 4], ARGV[at + 5], ARGV[at + 6]
+  local fields = {'id', ids[i], unpack(ARGV, at + 8, at + 7 + tonumber(ARGV[at + 7]))}
+  if ids[i] ~= pushes[i] then fields[#fields + 1], fields[#fields + 2] = 'nonce', ARGV[at + 1] end
+  if expires_in ~= '' then
+    fields[#fields + 1], fields[#fields + 2] = 'expires_at', whole(now_ms + tonumber(expires_in))
+  end
+  if key ~= '' and unique_for == '' then fields[#fields + 1], fields[#fields + 2] = 'unique', key end
+  if due_at > now_ms then
+    fields[#fields + 1], fields[#fields + 2] = 'queued_at', whole(now_ms)
+    if delay(jobs, due, delayed, ids[i], priority, fields, due_at, line(exact_ms, i)) then nudge = due_at end
   else
-    if expires_in ~= '' then
-      fields[#fields + 1], fields[#fields + 2] = 'expires_at', whole(now_ms + tonumber(expires_in))
-    end
-    if key ~= '' then
-      holders[key] = job
-      if unique_for == '' then
-        fields[#fields + 1], fields[#fields + 2] = 'unique', key
-        redis.call('SET', unique .. key, job)
-      else
-        redis.call('SET', unique .. key, job, 'PX', unique_for)
-      end
-    end
-    if due_at > now_ms then
-      fields[#fields + 1], fields[#fields + 2] = 'queued_at', whole(now_ms)
-      if delay(jobs, due, delayed, job, priority, fields, due_at) then nudge = due_at end
+    local place, entry = enqueue(streams, numbers[priority], fields)
+    if not place then return 'NO_IDS' end
+    newly[#newly + 1], newly[#newly + 2] = ids[i], place .. ' ' .. entry
+  end
+  if key ~= '' then
+    holders[key] = ids[i]
+    if unique_for == '' then
+      redis.call('SET', unique .. key, ids[i])
     else
-      local entry = redis.call('XADD', ready[priority], '*', unpack(fields))
-      redis.call('HSET', jobs, job, 'ready:' .. priority .. ' ' .. entry)
+      redis.call('SET', unique .. key, ids[i], 'PX', unique_for)
     end
-    words[#words + 1] = 'OK'
-    pushed = pushed + 1
+  end
+  pushed = pushed + 1
+  return 'OK'
+end
+
+local seen = {}
+for i, start in ipairs(starts) do
+  local job, key = ids[i], ARGV[start + 4]
+  if seen[job] then
+    words[i] = 'EXISTS'
+  elseif ended[i] then
+    words[i] = 'REPEATED'
+  elseif located[i] then
+    words[i] = is_ours(i) and 'REPEATED' or 'EXISTS'
+  elseif key ~= '' and holders[key] then
+    words[i] = 'DUPLICATE ' .. holders[key]
+  else
+    words[i] = add(i, start)
+    seen[job] = words[i] == 'OK'
   end
 end
 
+for first = 1, #newly, 1000 do
+  redis.call('HSET', jobs, unpack(newly, first, math.min(first + 999, #newly)))
+end
 if pushed > 0 then redis.call('HINCRBY', stats, 'pushed', pushed) end
 if nudge then redis.call('PUBLISH', control, 'due ' .. whole(nudge)) end
-return words
+return {exact_ms * 1000, unpack(words)}

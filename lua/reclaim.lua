@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- reclaim: take over jobs whose lease ran out: their worker died or lost touch. Each stream is scanned on
--- from a cursor (from the start each time, healthy jobs would hide orphans behind them).
+-- from a cursor (from the start each time, healthy jobs would hide orphans behind them). A job that has to run alone
+-- from now on passes to the consumer `released`, for a worker that runs nothing to claim.
 --
 -- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
 -- KEYS[2]  ready:normal  stream
@@ -8,14 +9,14 @@
 -- KEYS[4]  jobs          hash    the locator: job id -> where it is
 -- KEYS[5]  dead          stream  dead letters
 -- KEYS[6]  unique:       string  prefix; unique:<key> holds the id of the job that has the key
--- KEYS[7]  finished:     set     prefix; finished:<n> holds ids of jobs that ended in those 5 s
+-- KEYS[7]  finished:     set     prefix; finished:<n> holds what ended in those 5 s: ids, after a nonce if there was one
 -- KEYS[8]  stats         hash    counters
--- KEYS[9]  control       channel nudges
+-- KEYS[9]  control       channel notifications
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  count         int     most jobs to take over
 -- ARGV[3]  lease_ms      int ms  a lease not renewed for this long has run out
--- ARGV[4]  max_deliveries int    a job handed out more often than this is a dead letter
+-- ARGV[4]  max_deliveries int    this often a job is delivered without an outcome, the last time alone; then it is dead
 -- ARGV[5]  cursor        entry id to scan ready:high from; 0-0 at first
 -- ARGV[6]  cursor        the same for ready:normal
 -- ARGV[7]  cursor        the same for ready:low
@@ -25,18 +26,23 @@
 --
 -- Returns  {cursor, cursor, cursor, jobs, ended, elsewhere}: where to go on, for each job taken over
 --          {stream 1..3, entry, deliveries, {name, value, ...}}, for each that was ended instead
---          {id, word}: `CANCELLED`, as was asked while it ran, or `DEAD`, a dead letter, handed out too often;
---          and how many leases others still have. Or one word:
+--          {id, word}: `CANCELLED`, as was asked while it ran, or `DEAD`, a dead letter that kills its
+--          workers; and how many leases others still have. Or one word:
 --          CLOCK_SET   it is later than `latest_ms`; nothing was written
 
 --- @include "include/now"
+--- @include "include/expect"
 --- @include "include/leases"
 --- @include "include/field"
+--- @include "include/entry_at"
+--- @include "include/identify"
 --- @include "include/free"
+--- @include "include/push_of"
+--- @include "include/slot"
 --- @include "include/remember"
+--- @include "include/pushed_at"
 --- @include "include/bury"
---- @include "include/hand_out"
---- @include "include/suspects"
+--- @include "include/deliver"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
 local jobs, dead, unique, finished, stats = KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
@@ -44,34 +50,37 @@ local control = KEYS[9]
 local worker, count, lease_ms, max_deliveries = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local cursors = {ARGV[5], ARGV[6], ARGV[7]}
 local latest_ms, now_ms = tonumber(ARGV[8]), now(ARGV[9])
-local keys = {jobs = jobs, dead = dead, unique = unique, finished = finished, stats = stats, ended = {}}
+local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
+local keys = {jobs = jobs, dead = dead, unique = unique, stats = stats, ended = {}}
+keys.places, keys.ending = places, slot(finished, now_ms)
 
 if latest_ms and now_ms > latest_ms then return 'CLOCK_SET' end
+expect('stream', streams[1], streams[2], streams[3], dead)
+expect('hash', jobs, stats)
+expect('set', keys.ending)
 
-local claimed, released, batch = {}, 0, {}
-local is_for_others, note = suspects(streams, worker, max_deliveries, batch)
+local claimed, released = {}, 0
+local function never() return false end
+
+local function take(number, stream, entry)
+  local deliveries = redis.call('XPENDING', stream, 'workers', entry, entry, 1, worker)[1][4]
+  local fields, waits = deliver(keys, stream, entry, deliveries + 1, max_deliveries, worker, now_ms, never)
+  if fields then
+    claimed[#claimed + 1] = {number, entry, deliveries + 1, fields}
+  elseif waits then
+    redis.call('XCLAIM', stream, 'workers', 'released', 0, entry, 'RETRYCOUNT', deliveries, 'JUSTID')
+    released = released + 1
+  end
+end
 
 for number, stream in ipairs(streams) do
   local looks = leases(stream) and 50 or 0 -- XAUTOCLAIM looks at ten entries for each it may take
   while count > #claimed and looks > 0 do
     local room = count - #claimed
-    local scan = redis.call('XAUTOCLAIM', stream, 'workers', worker, lease_ms, cursors[number], 'COUNT', room)
+    local scan =
+      redis.call('XAUTOCLAIM', stream, 'workers', worker, lease_ms, cursors[number], 'COUNT', room, 'JUSTID')
     cursors[number], looks = scan[1], scan[1] == '0-0' and 0 or looks - math.min(room, 50)
-    for _, entry in ipairs(scan[2]) do batch[stream .. entry[1]] = true end
-    for _, entry in ipairs(scan[2]) do
-      local deliveries = redis.call('XPENDING', stream, 'workers', entry[1], entry[1], 1, worker)[1][4]
-      local for_others = is_for_others(deliveries)
-      batch[stream .. entry[1]] = nil
-      if for_others then
-        redis.call('XCLAIM', stream, 'workers', 'released', 0, entry[1], 'RETRYCOUNT', deliveries - 1, 'JUSTID')
-        released = released + 1
-      else
-        local handed_out =
-          hand_out(keys, stream, entry[1], deliveries, entry[2], max_deliveries, worker, now_ms)
-        if handed_out then claimed[#claimed + 1] = {number, entry[1], deliveries, entry[2]} end
-        note(deliveries, handed_out)
-      end
-    end
+    for _, entry in ipairs(scan[2]) do take(number, stream, entry) end
   end
 end
 

@@ -7,7 +7,7 @@
 -- KEYS[3]  ready:low     stream
 -- KEYS[4]  jobs          hash    the locator: job id -> where it is
 -- KEYS[5]  stats         hash    counters
--- KEYS[6]  control       channel nudges
+-- KEYS[6]  control       channel notifications
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2..] for each job: stream 1..3, entry, deliveries, job id
@@ -16,17 +16,23 @@
 --          OK          released
 --          LEASE_LOST  somebody else holds the job; nothing was written
 
+--- @include "include/expect"
+--- @include "include/field"
+--- @include "include/entry_at"
+--- @include "include/identify"
 --- @include "include/owns"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
+local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
 local jobs, stats, control = KEYS[4], KEYS[5], KEYS[6]
 local worker = ARGV[1]
 local first_job = 2
 
+expect('hash', stats)
 local words, released = {}, 0
 for at = first_job, #ARGV, 4 do
   local stream, entry, deliveries = streams[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2]
-  if owns(stream, jobs, worker, entry, deliveries, ARGV[at + 3]) then
+  if owns(places, stream, jobs, worker, entry, deliveries, ARGV[at + 3]) then
     redis.call('XCLAIM', stream, 'workers', 'released', 0, entry,
       'RETRYCOUNT', tonumber(deliveries) - 1, 'JUSTID')
     released = released + 1

@@ -6,7 +6,7 @@
 -- KEYS[2]  ready:normal  stream
 -- KEYS[3]  ready:low     stream
 -- KEYS[4]  stats         hash    counters
--- KEYS[5]  control       channel nudges
+-- KEYS[5]  control       channel notifications
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  refund        '1': the deliveries did not count (nothing ran); '0': they did (the worker died)
@@ -14,6 +14,7 @@
 --
 -- Returns  how many were released; at most 500 a stream and call, so call again while there are any
 
+--- @include "include/expect"
 --- @include "include/leases"
 
 local streams, stats, control = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5]
@@ -23,6 +24,8 @@ local first_held = 3
 local held = {}
 for at = first_held, #ARGV do held[ARGV[at]] = true end
 
+expect('stream', streams[1], streams[2], streams[3])
+expect('hash', stats)
 local released = 0
 for number, stream in ipairs(streams) do
   local from, seen = '-', 0

@@ -17,17 +17,24 @@
 --          CANCELLING  renewed, and somebody asked for the job to be cancelled
 --          LEASE_LOST  somebody else holds the job; nothing was written
 
+--- @include "include/expect"
+--- @include "include/field"
+--- @include "include/entry_at"
+--- @include "include/identify"
 --- @include "include/owns"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
+local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
 local jobs, worker_prefix = KEYS[4], KEYS[5]
 local worker, alive_ms, facts = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local first_fact = 4
 
+expect('stream', streams[1], streams[2], streams[3])
+expect('hash', jobs, worker_prefix .. worker)
 local words = {}
 for at = first_fact + facts, #ARGV, 4 do
   local stream, entry = streams[tonumber(ARGV[at])], ARGV[at + 1]
-  local hold = owns(stream, jobs, worker, entry, ARGV[at + 2], ARGV[at + 3])
+  local hold = owns(places, stream, jobs, worker, entry, ARGV[at + 2], ARGV[at + 3])
   if hold then
     redis.call('XCLAIM', stream, 'workers', worker, 0, entry, 'JUSTID')
     words[#words + 1] = hold == 'cancelling' and 'CANCELLING' or 'OK'

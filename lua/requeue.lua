@@ -8,31 +8,40 @@
 -- KEYS[5]  dead          stream  dead letters: the entry's fields, and the notes
 -- KEYS[6]  stats         hash    counters
 --
--- ARGV[1]  job           job id
+-- ARGV[1]  job           job id, or entry and place, as 1732-5@dead
 --
 -- Returns  OK         ready
 --          NOT_FOUND  no dead letter has this id; nothing was written
 --          OVERSIZED  put in by hand with more values than a script can add; nothing was written
+--          NO_IDS     the ready streams have no entry ids left, by somebody's hand; nothing was written
 
+--- @include "include/expect"
 --- @include "include/field"
 --- @include "include/with"
+--- @include "include/entry_at"
+--- @include "include/identify"
+--- @include "include/locate"
+--- @include "include/enqueue"
 
-local ready = {high = KEYS[1], normal = KEYS[2], low = KEYS[3]}
-local jobs, dead, stats = KEYS[4], KEYS[5], KEYS[6]
+local streams, jobs, dead, stats = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5], KEYS[6]
+local numbers = {high = 1, normal = 2, low = 3}
 local job = ARGV[1]
 
-local letter = string.match(redis.call('HGET', jobs, job) or '', '^dead (%S+)$')
-local found = letter and redis.call('XRANGE', dead, letter, letter)[1]
+local place, letter, _, id = locate({dead = dead}, jobs, job)
+local found = place == 'dead' and entry_at(dead, letter)
 if not found then return 'NOT_FOUND' end
-if field(found[2], 'entry') and not field(found[2], 'queued_at') then return 'OVERSIZED' end -- as bury packs it
+if #found > 1000 or field(found, 'entry') and not field(found, 'queued_at') then return 'OVERSIZED' end -- as bury packs it
+expect('stream', streams[1], streams[2], streams[3])
+expect('hash', stats)
 
-local stream = ready[field(found[2], 'priority') or ''] or ready.normal
-local fields = with(found[2], {
+local fields = with(found, {
   'reason', '', 'error', '', 'traceback', '', 'failed_at', '', 'worker', '', 'deliveries', '',
   'priority', '', 'attempt', '', 'unknown_since', '', 'expires_at', '', 'unique', '',
 })
-local entry = redis.call('XADD', stream, '*', unpack(fields))
-redis.call('HSET', jobs, job, string.match(stream, '}:(.+)$') .. ' ' .. entry)
+if field(fields, 'id') ~= id then fields = with(fields, {'id', id}) end
+local there, entry = enqueue(streams, numbers[field(found, 'priority') or ''] or 2, fields)
+if not there then return 'NO_IDS' end
+redis.call('HSET', jobs, id, there .. ' ' .. entry)
 redis.call('XDEL', dead, letter)
 redis.call('HINCRBY', stats, 'requeued', 1)
 return 'OK'

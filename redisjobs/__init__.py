@@ -8,7 +8,7 @@
     async def send_email(parameters: SendEmail, context: JobContext) -> None: ...
 
     async with queue:
-        job_id = await queue.push(SendEmail(to="joe@email.com"))
+        job = await queue.push(SendEmail(to="joe@email.com"))
 """
 
 __version__ = "0.1.0"
@@ -37,7 +37,7 @@ from redisjobs.errors import (
 
 # Jobs
 from redisjobs.job import JobContext, JobName, Priority, State
-from redisjobs.queue import JobFunction, JobQueue
+from redisjobs.queue import JobFunction, JobHandle, JobQueue
 from redisjobs.registry import PushOptions
 
 # Retries
@@ -54,6 +54,7 @@ __all__ = [
     "Fail",
     "JobContext",
     "JobFunction",
+    "JobHandle",
     "JobInfo",
     "JobName",
     "JobQueue",

@@ -31,6 +31,11 @@ def new_job_id() -> str:
     return f"{time.time_ns() // 1_000_000:012x}{os.urandom(8).hex()}"
 
 
+def new_nonce() -> str:
+    """16 random hex characters: what tells one push of an id from the next."""
+    return os.urandom(8).hex()
+
+
 def encode_parameters(name: JobName[P], parameters: P, limit: int = MAX_PARAMETERS) -> bytes:
     """Parameters as JSON, validated as a worker will validate them, but strictly: no `"5"` for 5.
 
@@ -237,13 +242,13 @@ class JobInfo:
     """A job as an operator sees it.
 
     Attributes:
-        job_id: Its id.
+        job_id: By what it is looked up; bytes that are not UTF-8 as lone surrogates.
         name: Its name; '' if the entry has none.
         state: Where it is in its life.
         priority: Of its ready stream.
         parameters: The JSON text as stored; U+FFFD stands for bytes that are not UTF-8.
         attempt: Which attempt it is at, from 1.
-        deliveries: How often it was handed out since its last outcome.
+        deliveries: How often it was delivered since its last outcome.
         worker: Who runs it, or who settled it as dead; '' for nobody.
         queued_at: When it was pushed, by the server's clock; None if the entry does not tell.
         due_at: When a delayed job may run.
@@ -296,7 +301,7 @@ def job_info(row: Row) -> JobInfo:
         job = None
     dead = row.state is State.DEAD
     return JobInfo(
-        job_id=text(b"id") or row.entry,
+        job_id=row.job_id,
         name=text(b"name"),
         state=row.state,
         priority=row.priority,

@@ -25,6 +25,7 @@ class Word(StrEnum):
     """What a script says of one job. A word other than OK means nothing was written, except as noted."""
 
     OK = "OK"
+    REPEATED = "REPEATED"
     EXISTS = "EXISTS"
     DUPLICATE = "DUPLICATE"
     LEASE_LOST = "LEASE_LOST"
@@ -33,6 +34,8 @@ class Word(StrEnum):
     DEAD = "DEAD"
     NOT_FOUND = "NOT_FOUND"
     OVERSIZED = "OVERSIZED"
+    NO_IDS = "NO_IDS"
+    STALE = "STALE"  # of a whole push: it was sent too long ago, or the server's clock was set since
     CLOCK_SET = "CLOCK_SET"  # of a whole call: the server's clock is later than it can be
 
 
@@ -45,13 +48,13 @@ class NewJob:
     """A job on its way in.
 
     Attributes:
-        job_id: Made by the producer; pushing it again adds nothing.
+        job_id: Made by the producer.
         fields: The entry's names and values after `id`, flat.
         due: When it may run: '' now, '+5000' that many ms from now (not always whole ones), else a time in ms.
         unique: A key that one job at a time may hold; '' for none.
         unique_for_ms: How long the key is kept; None: until the job ends.
         expires_in_ms: A job not started by then is a dead letter; None: never.
-        given_id: The id was given by the caller, so it may have been pushed before.
+        nonce: Tells pushes of one given id apart; '' if the id was made for this push alone.
     """
 
     job_id: str
@@ -61,15 +64,26 @@ class NewJob:
     unique: str = ""
     unique_for_ms: int | None = None
     expires_in_ms: int | None = None
-    given_id: bool = False
+    nonce: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """What became of one pushed job: OK, EXISTS, or DUPLICATE with the id that holds the unique key."""
+    """What became of one pushed job.
+
+    Attributes:
+        word: OK: it is on the queue. REPEATED: it was pushed before by this very push. EXISTS: the queue has a job
+            of this id by another push. DUPLICATE: another job holds the unique key.
+        holder: The id of the job that holds the unique key.
+    """
 
     word: Word
     holder: str = ""
+
+
+def found_again(answers: Sequence[Pushed]) -> list[Pushed]:
+    """The answers to a push that was tried before, its reply lost: what it finds of its own, it has added."""
+    return [Pushed(Word.OK) if answer.word is Word.REPEATED else answer for answer in answers]
 
 
 @dataclass(slots=True)
@@ -79,7 +93,7 @@ class Lease:
     Attributes:
         stream: Which ready stream: 1 high, 2 normal, 3 low.
         entry: Its entry id there.
-        deliveries: How often it was handed out, this time included.
+        deliveries: How often it was delivered, this time included.
         job_id: Its id, or the entry id for an entry put in by hand without one.
         fields: The entry's fields as bytes.
     """
@@ -94,6 +108,11 @@ class Lease:
     def unique(self) -> bytes:
         """The unique key that ends with the job; b'' for none."""
         return self.fields.get(b"unique", b"")
+
+    @property
+    def nonce(self) -> bytes:
+        """What tells its push from others of the same id; b'' if the id was made for it."""
+        return self.fields.get(b"nonce", b"")
 
     @property
     def place(self) -> str:
@@ -153,12 +172,15 @@ class Exchange:
         words: One for each settlement: OK, LEASE_LOST or CANCELLED.
         leases: The jobs claimed.
         due_in: Seconds until the next delayed job is due; None if there is none or nothing was asked.
+        waits: For how many seconds a job has been waiting that only a worker with nothing else to run may claim;
+            None if there is none.
         server_ms: The server's clock, to the microsecond; 0 if nothing was asked.
     """
 
     words: Sequence[Word] = ()
     leases: Sequence[Lease] = ()
     due_in: float | None = None
+    waits: float | None = None
     server_ms: float = 0
 
 
@@ -181,16 +203,18 @@ class Row:
     """One job as the store knows it.
 
     Attributes:
+        job_id: By what it is found, cancelled, requeued and deleted.
         state: Where it is.
         priority: Of its ready stream.
         entry: Its entry id; '' while delayed.
         due_ms: When a delayed job may run; None otherwise.
         worker: Who runs it; '' for nobody.
-        deliveries: How often it was handed out.
+        deliveries: How often it was delivered.
         cancelling: Whether a cancel was asked for while it ran.
         fields: Its fields as bytes.
     """
 
+    job_id: str
     state: State
     priority: Priority
     entry: str
@@ -230,13 +254,13 @@ class Driver(Protocol):
     async def aclose(self) -> None:
         """Close every connection."""
 
-    async def push(self, jobs: Sequence[NewJob], *, again: bool) -> list[Pushed]:
+    async def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
         """Put jobs on the queue, each id once; at most 500 a call.
 
         Args:
             jobs: What to push, in order.
-            again: Whether any of these ids may have been pushed before: then those that have ended count as
-                there too, for a minute after their push.
+            repeated: Whether any of these pushes may have been made before: then their jobs that have ended since
+                count as there too, for a minute.
 
         Raises:
             QueueFull: The server is out of memory; nothing was written.
@@ -246,7 +270,7 @@ class Driver(Protocol):
         """Cancel a job: CANCELLED, CANCELLING, DEAD or NOT_FOUND."""
 
     async def requeue(self, job_id: str) -> Word:
-        """Make a dead letter ready again: OK, NOT_FOUND or OVERSIZED."""
+        """Make a dead letter ready again: OK, NOT_FOUND, OVERSIZED or NO_IDS."""
 
     async def delete(self, job_id: str) -> Word:
         """Throw a dead letter away: OK or NOT_FOUND."""
@@ -266,7 +290,8 @@ class Driver(Protocol):
         Args:
             worker_id: New at each start of a worker.
             lease: Seconds a claimed job stays the worker's without renewal.
-            max_deliveries: A job handed out more often without an outcome is a dead letter.
+            max_deliveries: So often a job is delivered without an outcome, the last time with nothing beside
+                it; then it is a dead letter.
         """
 
 
@@ -275,7 +300,7 @@ class SyncDriver(Protocol):
 
     def close(self) -> None: ...  # noqa: D102
 
-    def push(self, jobs: Sequence[NewJob], *, again: bool) -> list[Pushed]: ...  # noqa: D102
+    def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]: ...  # noqa: D102
 
     def cancel(self, job_id: str) -> Word: ...  # noqa: D102
 
@@ -295,8 +320,8 @@ class Consumer(Protocol):
 
     Attributes:
         worker_id: Who the worker is.
-        ended: Ids of jobs that claims and reclaims ended instead of handing them out again, with DEAD (handed out
-            too often) or CANCELLED; for the worker to tell of, and to clear.
+        ended: Ids of jobs that claims and reclaims ended instead of delivering them again, with DEAD (it kills its
+            workers) or CANCELLED; for the worker to tell of, and to clear.
         elsewhere: How many leases other workers had when `reclaim` looked last.
     """
 
@@ -314,18 +339,26 @@ class Consumer(Protocol):
     async def aclose(self) -> None:
         """Close every connection."""
 
-    async def exchange(self, settlements: Sequence[Settlement], count: int | None) -> Exchange:
+    async def exchange(
+        self, settlements: Sequence[Settlement], count: int | None, *, idle: bool = False
+    ) -> Exchange:
         """Settle some jobs and claim up to `count` others, in one round trip.
 
         A settlement by a worker that lost the lease is refused with LEASE_LOST: nothing was written. A
-        `count` of 0 only promotes what is due; None claims and promotes nothing.
+        `count` of 0 only promotes what is due; None claims and promotes nothing. `idle` says that, these settled,
+        the worker runs nothing, and that nothing else is under way that could bring it jobs: then it may be given
+        a job that is delivered for the last time, and nothing beside it.
         """
 
     async def wait(self, count: int, timeout: float) -> list[Lease]:
         """Wait until jobs are there and lease them: up to `count` of each priority, so maybe more in all.
 
-        Cancelling it loses nothing: what was delivered meanwhile is for `release_all` to hand back.
+        Cancelling it loses nothing: what was delivered meanwhile is for `release_all` to hand back. What comes so
+        has to be given to `adopt`, once it is clear that it will be run.
         """
+
+    async def adopt(self, leases: Sequence[Lease]) -> None:
+        """Learn which ids those jobs go by that were put in by hand without one."""
 
     async def reclaim(self, count: int, latest_ms: int | None = None) -> list[Lease]:
         """Take over up to `count` jobs whose lease ran out.

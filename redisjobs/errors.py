@@ -23,6 +23,7 @@
 import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 
 def seconds(duration: float | timedelta, what: str) -> float:
@@ -73,16 +74,21 @@ class JobTimeout(RedisJobsError):
 class DriverError(RedisJobsError):
     """Raised when the store failed or did not answer in time.
 
-    The message says what is true afterwards. After a failed push the jobs may or may not be
-    there; pushing the same job ids again is safe.
+    The message says what is true afterwards. After a failed push the jobs may or may not be there; within a
+    minute, `push_many(error.jobs)` makes that very push again, and adds nothing twice.
 
     Attributes:
-        job_ids: The ids of the jobs of a failed push.
+        jobs: The jobs of a failed push, as `prepare` makes them.
     """
 
-    def __init__(self, message: str, *, job_ids: Sequence[str] = ()) -> None:
+    def __init__(self, message: str, *, jobs: Sequence[Any] = ()) -> None:
         super().__init__(message)
-        self.job_ids = tuple(job_ids)
+        self.jobs = tuple(jobs)
+
+    @property
+    def job_ids(self) -> tuple[str, ...]:
+        """The ids of the jobs of a failed push."""
+        return tuple(str(job.job_id) for job in self.jobs)
 
 
 class Unavailable(DriverError):

@@ -30,12 +30,14 @@ class Batch:
     Attributes:
         settling: Jobs with a fate.
         count: How many jobs to claim; 0 only promotes, None asks for nothing.
+        idle: Whether the worker then runs nothing, and asks for nothing else.
         sent: When it was sent, by the monotonic clock.
         settlements: What was sent of those with a fate: by now a job may have another lease.
     """
 
     settling: list[Running]
     count: int | None
+    idle: bool = False
     sent: float = field(default_factory=time.monotonic)
     settlements: list[Settlement] = field(init=False)
 
@@ -54,6 +56,7 @@ class Exchanges:
 
     Attributes:
         asked: Jobs that were asked for and may still come.
+        brings_one_alone: Whether an idle worker's claim is under way: what it brings may have to run alone.
         under_way: How many exchanges are.
     """
 
@@ -70,6 +73,7 @@ class Exchanges:
         self._scopes: set[anyio.CancelScope] = set()
         self._done = anyio.Event()
         self.asked = self.under_way = 0
+        self.brings_one_alone = False
         self.most = min(MOST_JOBS, max(_BATCH, -(-concurrency // 2)))
         """Jobs of one batch."""
 
@@ -105,6 +109,7 @@ class Exchanges:
     def _set_out(self, batch: Batch) -> None:
         self.under_way += 1
         self.asked += batch.count or 0
+        self.brings_one_alone = self.brings_one_alone or batch.idle
 
     async def _carry_in_task(self, batch: Batch) -> None:
         with suppress(*NOT_NOW):  # `failed` was told
@@ -116,7 +121,7 @@ class Exchanges:
         try:
             with anyio.CancelScope() as scope:
                 self._scopes.add(scope)
-                answer = await self._consumer.exchange(batch.settlements, batch.count)
+                answer = await self._consumer.exchange(batch.settlements, batch.count, idle=batch.idle)
             if answer is None:
                 error = Unavailable("the exchange was broken off")
         except DriverError as failure:
@@ -125,6 +130,7 @@ class Exchanges:
             self._scopes.discard(scope)
             self.under_way -= 1
             self.asked -= batch.count or 0
+            self.brings_one_alone = self.brings_one_alone and not batch.idle
             if answer is None:
                 self._failed(batch, error)
             self._done.set()

@@ -134,7 +134,7 @@ class JobContext:
         job_name: Its name.
         queue_name: The queue it came from.
         attempt: Which attempt this is, from 1; failed runs count, lost workers don't.
-        deliveries: How often it was handed out since its last outcome, lost workers included.
+        deliveries: How often it was delivered since its last outcome, lost workers included.
         worker_id: Who runs it.
     """
 

@@ -3,6 +3,7 @@
 Each has its own task and its own connection, so that none waits behind another, nor behind a settlement.
 """
 
+import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
@@ -18,6 +19,7 @@ T = TypeVar("T")
 NOT_NOW = (Unavailable, QueueFull)
 """The store is away or full: wait, keep what we hold, try again."""
 
+_TIME = re.compile("[0-9]{1,15}")  # ms; anybody may write to the channel
 _WAIT = 5.0  # seconds of one blocking read
 _UNBLOCKING = (0.02, 0.05, 0.2, 0.5)  # seconds to wait after each try to let it end in order
 
@@ -40,7 +42,7 @@ class Lookout:
         consumer: The worker's side of the store.
         arrived: Takes jobs that the blocking read leased.
         changed: Called when something below has changed.
-        cancelled: Takes the id of a job that somebody cancelled.
+        cancelled: Takes the id of a job that somebody says is cancelled.
         listening: Called when listening begins, for what was said before was missed.
         lease: Seconds a lease lasts.
 
@@ -192,6 +194,7 @@ class Lookout:
                     # We were frozen meanwhile, and these may have run out: what is still ours is handed back.
                     self.unsure = self.unsure or bool(leases)
                     return
+            await self._consumer.adopt(leases)
         except NOT_NOW:
             self.unsure = True
         else:
@@ -206,7 +209,7 @@ class Lookout:
                 self._cancelled(nudge.value)
             case "released":
                 self.interrupt()
-            case "due" if nudge.value.isdigit():
+            case "due" if _TIME.fullmatch(nudge.value):
                 due_at = int(nudge.value) / 1000 - self._clock
                 self._nudged_at = time.monotonic()
                 if self._nudged is None or due_at < self._nudged:

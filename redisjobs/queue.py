@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, Unpack, overload
 
@@ -10,13 +11,28 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 
 from redisjobs import codec, drivers
 from redisjobs.codec import JobInfo
-from redisjobs.driver import LONGEST_TRY, MOST_JOBS, Counts, NewJob, Pushed, Word
-from redisjobs.errors import DecodeError, QueueFull, Unavailable
+from redisjobs.driver import LONGEST_TRY, MOST_JOBS, Counts, NewJob, Pushed, Word, found_again
+from redisjobs.errors import DecodeError, DriverError, QueueFull, Unavailable
 from redisjobs.job import JobName, Signature, State
-from redisjobs.registry import Args, Duration, FunctionJob, PushOptions, Registry, Returned
+from redisjobs.registry import Args, Duration, FunctionJob, PushedJob, PushOptions, Registry, Returned, told
 from redisjobs.retry import RetryPolicy
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class JobHandle(PushedJob):
+    """A job that was pushed; see `PushedJob`."""
+
+    _queue: "JobQueue" = field(repr=False, compare=False)
+
+    async def info(self) -> JobInfo | None:
+        """Look the job up; see `JobQueue.get`."""
+        return await self._queue.get(self.id)
+
+    async def cancel(self) -> Word:
+        """Cancel the job; see `JobQueue.cancel` for the words."""
+        return await self._queue.cancel(self.id)
 
 
 class JobQueue(Registry):
@@ -87,7 +103,9 @@ class JobQueue(Registry):
 
         return decorate if function is None else decorate(function)
 
-    async def push(self, parameters: Any, name: JobName[Any] | None = None, **options: Unpack[PushOptions]) -> str:
+    async def push(
+        self, parameters: Any, name: JobName[Any] | None = None, **options: Unpack[PushOptions]
+    ) -> JobHandle:
         """Put a job on the queue; when this returns, it is there.
 
         Args:
@@ -96,44 +114,47 @@ class JobQueue(Registry):
             options: See `PushOptions`.
 
         Returns:
-            The job's id; with `unique=`, maybe the id of the job that holds the key.
+            The job: its `id`, and whether it was `added`. It was not if a job of this id is on the queue, or if
+            another job holds the unique key: the id is that job's then.
 
         Raises:
             EncodeError: The parameters don't fit their declared type, or are too large; nothing was sent.
             QueueFull: The server is out of memory; nothing was written.
-            DriverError: No answer until the deadline. The job may or may not be there; pushing the same id
-                again, which the error has in `job_ids`, is safe.
+            DriverError: No answer until the deadline. The job may or may not be there. The error has it in `jobs`:
+                within a minute, `push_many(error.jobs)` makes the same push again, and adds nothing twice.
         """
-        job = self.prepare(parameters, name, **options)
-        (pushed,) = await self._push([job])
-        return pushed.holder or job.job_id
+        (handle,) = await self._push([self.prepare(parameters, name, **options)])
+        return handle
 
     async def push_many(
         self, items: Iterable[Any], name: JobName[Any] | None = None, **options: Unpack[PushOptions]
-    ) -> list[str]:
+    ) -> list[JobHandle]:
         """Put many jobs on the queue, in order, one script call for each 500.
 
         Args:
-            items: Parameters, or what `prepare` made of them; taken as needed, so a generator is fine.
+            items: Parameters, or what `prepare` made of them; taken as needed, so a generator is fine. What was
+                prepared can be pushed again after a failure, within a minute: that is the same push.
             name: As for `push`.
             options: As for `push`, for all of them but those already prepared.
 
         Returns:
-            Their ids, as `push` returns them.
+            What `push` returns, for each.
 
         Raises:
             EncodeError: One of them is bad; the chunks before its own were pushed, nothing of its own was.
             DriverError: As for `push`; the chunks before were pushed.
         """
-        ids: list[str] = []
-        for jobs in self.prepare_many(items, name, options):
-            answers = await self._push(jobs)
-            ids += [answer.holder or job.job_id for job, answer in zip(jobs, answers, strict=True)]
-        return ids
+        handles: list[JobHandle] = []
+        for jobs, repeated in self.prepare_many(items, name, options):
+            handles += await self._push(jobs, repeated=repeated)
+        return handles
 
-    async def get(self, job_id: str) -> JobInfo | None:
-        """Look a job up: delayed, ready, running or dead; None if it ended or never was."""
-        row = await self._call(lambda: self.driver.find(job_id))
+    async def get(self, job: str | PushedJob) -> JobInfo | None:
+        """Look a job up, by its id or handle: delayed, ready, running or dead; None if it ended or never was.
+
+        A job put in by hand goes by its entry id; where that is taken, by entry and stream, as `1732-0@low`.
+        """
+        row = await self._call(lambda: self.driver.find(str(job)))
         return None if row is None else codec.job_info(row)
 
     async def jobs(self, state: State | str, limit: int = 100) -> list[JobInfo]:
@@ -154,7 +175,7 @@ class JobQueue(Registry):
         """How many jobs are in each state at one instant."""
         return await self._call(self.driver.counts)
 
-    async def cancel(self, job_id: str) -> Word:
+    async def cancel(self, job: str | PushedJob) -> Word:
         """Cancel a job.
 
         Returns:
@@ -162,9 +183,9 @@ class JobQueue(Registry):
             cancelled, and it won't run again. DEAD: it is a dead letter, and stays. NOT_FOUND: it ended, or
             never was.
         """
-        return await self._call(lambda: self.driver.cancel(job_id))
+        return await self._call(lambda: self.driver.cancel(str(job)))
 
-    async def requeue(self, job_id: str) -> bool:
+    async def requeue(self, job: str | PushedJob) -> bool:
         """Give a dead letter another life: ready, under its old id, with all its attempts.
 
         Returns:
@@ -173,16 +194,19 @@ class JobQueue(Registry):
         Raises:
             DecodeError: The entry, put in by hand, is too large to be moved; it stays.
         """
-        return requeued(job_id, await self._call(lambda: self.driver.requeue(job_id)))
+        return requeued(str(job), await self._call(lambda: self.driver.requeue(str(job))))
 
-    async def delete(self, job_id: str) -> bool:
+    async def delete(self, job: str | PushedJob) -> bool:
         """Throw a dead letter away; whether there was one."""
-        return await self._call(lambda: self.driver.delete(job_id)) is Word.OK
+        return await self._call(lambda: self.driver.delete(str(job))) is Word.OK
 
-    async def _push(self, jobs: Sequence[NewJob]) -> list[Pushed]:
-        again = any(job.given_id for job in jobs)
-        first = functools.partial(self.driver.push, jobs, again=again)
-        return await self._call(first, functools.partial(self.driver.push, jobs, again=True), jobs)
+    async def _push(self, jobs: Sequence[NewJob], *, repeated: bool = False) -> list[JobHandle]:
+        async def again() -> list[Pushed]:
+            return found_again(await self.driver.push(jobs, repeated=True))
+
+        first = functools.partial(self.driver.push, jobs, repeated=repeated)
+        answers = await self._call(first, again, jobs)
+        return [JobHandle(*each, self) for each in told(jobs, answers)]
 
     async def _call(
         self,
@@ -235,7 +259,7 @@ class JobFunction(FunctionJob[Args, Returned]):
         super().__init__(queue, function, name, signature)
         self._queue = queue
 
-    async def push(self, *args: Args.args, **kwargs: Args.kwargs) -> str:
+    async def push(self, *args: Args.args, **kwargs: Args.kwargs) -> JobHandle:
         """Put a call of the function on the queue; see `JobQueue.push`."""
         parameters = self._signature.arguments(*args, **kwargs)
         return await self._queue.push(parameters, self.name, **self._options)
@@ -254,6 +278,10 @@ def checked_limit(limit: int) -> int:
 
 def requeued(job_id: str, word: Word) -> bool:
     """What a requeue's word means to the caller."""
+    if word is Word.NO_IDS:
+        raise DriverError(
+            f"{job_id}: no ready stream has entry ids left, by somebody's hand; it stays a dead letter"
+        )
     if word is Word.OVERSIZED:
         raise DecodeError(f"{job_id}: the entry was put in by hand with more fields than can be moved; it stays")
     return word is Word.OK
@@ -270,6 +298,7 @@ def gave_up(jobs: Sequence[NewJob], deadline: float, cause: BaseException | None
     ids = [job.job_id for job in jobs]
     named = ids[0] if len(ids) == 1 else f"{ids[0]} and {len(ids) - 1} more"
     return Unavailable(
-        f"{why}. The push may or may not be on the queue; pushing the same job id again is safe ({named})",
-        job_ids=ids,
+        f"{why}. The push may or may not be on the queue ({named}); within a minute push_many(error.jobs) repeats "
+        "it and adds nothing twice",
+        jobs=jobs,
     )

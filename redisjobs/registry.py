@@ -6,14 +6,14 @@ Both faces of a queue, async and sync, are built on it.
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Generic, ParamSpec, Self, TypedDict, TypeVar, Unpack
 
 from redisjobs import codec
-from redisjobs.driver import MOST_JOBS, Driver, NewJob
-from redisjobs.errors import EncodeError, RegistrationError, UnknownJob, milliseconds, seconds
+from redisjobs.driver import MOST_JOBS, Driver, NewJob, Pushed, Word
+from redisjobs.errors import DriverError, EncodeError, RegistrationError, UnknownJob, milliseconds, seconds
 from redisjobs.job import (
     JobDefinition,
     JobName,
@@ -41,11 +41,11 @@ class PushOptions(TypedDict, total=False):
         delay: Seconds or a timedelta from now, by the server's clock, before it may run.
         at: The earliest time it may run: an aware datetime. Not with delay.
         priority: HIGH, NORMAL (the default) or LOW.
-        job_id: Makes the push idempotent: while a job of that id is on the queue, delayed or dead, and in any case
-            for a minute after its push, it is not added again. Defaults to a new id, which makes the retries of
-            this very call idempotent.
+        job_id: One job at a time may have it: while a job of that id is on the queue, delayed or dead, another is
+            not added. Once that has ended or was cancelled, a new push makes a new job. Defaults to a new id.
+            Whichever it is, a push that is tried again after a lost reply adds nothing.
         unique: A key that one job at a time may hold, from its push until it is done, dead or cancelled; a push
-            while another job holds it adds nothing and returns that job's id.
+            while another job holds it adds nothing; its handle has that job's id.
         unique_for: Hold the unique key for just this long from the push instead, whatever becomes of the job.
         headers: Strings to strings that go with the job, such as a trace context.
         expires_in: A job not started within this time becomes a dead letter, reason `expired`.
@@ -197,7 +197,7 @@ class Registry:
             unique or "",
             unique_for,
             _ms(options.get("expires_in"), "expires_in"),
-            job_id is not None,
+            codec.new_nonce() if job_id else "",
         )
 
     def _name_for(self, kind: type[Any]) -> JobName[Any]:
@@ -209,24 +209,61 @@ class Registry:
 
     def prepare_many(
         self, items: Iterable[Any], name: JobName[Any] | None, options: PushOptions
-    ) -> Iterator[list[NewJob]]:
-        """Encode jobs in chunks that one script call takes."""
+    ) -> Iterator[tuple[list[NewJob], bool]]:
+        """Encode jobs in chunks that one script call takes; whether any of them may have been pushed before."""
         _check_names(options)
         if options.get("job_id"):
             raise ValueError("job_id= would give all jobs one id; use prepare(..., job_id=...) for each")
         chunk: list[NewJob] = []
-        size = 0
+        size, repeated = 0, False
         for item in items:
-            # What the caller holds he may push twice, after a lost reply for one: as with an id of his own.
-            ours = isinstance(item, NewJob)
-            job = replace(item, given_id=True) if ours else self.prepare(item, name, **options)
+            # What the caller holds he may push twice, after a lost reply for one.
+            repeated = repeated or isinstance(item, NewJob)
+            job = item if isinstance(item, NewJob) else self.prepare(item, name, **options)
             chunk.append(job)
             size += sum(map(len, job.fields))
             if len(chunk) == MOST_JOBS or size >= _CALL_BYTES:
-                yield chunk
-                chunk, size = [], 0
+                yield chunk, repeated
+                chunk, size, repeated = [], 0, False
         if chunk:
-            yield chunk
+            yield chunk, repeated
+
+
+@dataclass(frozen=True, slots=True)
+class PushedJob:
+    """What a push came to; `str` of it is the job's id. Both faces of a queue make a handle of it.
+
+    Attributes:
+        id: The job's id; where another job holds the unique key, that job's.
+        name: The name that was pushed.
+        added: Whether the push added a job; False if the id is on the queue, or the unique key is held.
+    """
+
+    id: str
+    name: str
+    added: bool
+
+    def __str__(self) -> str:
+        return self.id
+
+
+def told(jobs: Sequence[NewJob], answers: Sequence[Pushed]) -> Iterator[tuple[str, str, bool]]:
+    """Id, name and whether it was added, of each job of a push.
+
+    Raises:
+        DriverError: One could not be added.
+    """
+    refused = [job for job, answer in zip(jobs, answers, strict=True) if answer.word is Word.NO_IDS]
+    if refused:
+        raise DriverError(
+            f"{len(refused)} of {len(jobs)} jobs were not added: the ready streams have no entry ids left, as "
+            "somebody wrote the largest there is by hand; use a queue of another name. The others are there",
+            jobs=refused,
+        )
+    for job, answer in zip(jobs, answers, strict=True):
+        name = job.fields[1]
+        text = name if isinstance(name, str) else name.decode("utf-8", "replace")
+        yield answer.holder or job.job_id, text, answer.word is Word.OK
 
 
 class FunctionJob(Generic[Args, Returned]):

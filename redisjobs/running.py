@@ -37,7 +37,7 @@ class Settings:
     max_rss: float = math.inf
 
     def is_suspect(self, deliveries: int) -> bool:
-        """Whether a job was handed out for the last time: a worker has but one of these at once."""
+        """Whether a job is delivered for the last time, and so runs with nothing beside it."""
         return deliveries >= self.max_deliveries > 1
 
 

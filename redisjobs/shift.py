@@ -18,6 +18,7 @@ from anyio.abc import TaskGroup
 from tenacity import RetryCallState
 
 from redisjobs import __version__
+from redisjobs.clearance import Clearance
 from redisjobs.driver import ClockSet, DeadLetter, Exchange, Lease, Release, Word
 from redisjobs.errors import DriverError
 from redisjobs.exchanges import Batch, Exchanges
@@ -56,11 +57,14 @@ class Shift:
         self.outbox: list[Running] = []  # those that have a fate, to be settled
         self.begun = 0  # jobs given to slots since the start
         self.refused = 0  # settlements of jobs that we had lost
+        self.alone: Running | None = None  # the job that runs with nothing beside it
+        self.clearance = Clearance(settings.lease)
+        self.one_waits = False  # a job that has to run alone waits for a worker that runs nothing
         self.lookout = Lookout(
             self.consumer,
             arrived=self._dispatch,
             changed=lambda: self.attention.open(),
-            cancelled=self._cancel,
+            cancelled=self._check_cancelled,
             lease=settings.lease,
             listening=lambda: self.heartbeat.hurry(),
         )
@@ -237,7 +241,9 @@ class Shift:
     @property
     def free(self) -> int:
         """How many jobs could start now."""
-        if self.stopping:
+        if self.stopping or self.alone is not None or self.exchanges.brings_one_alone:
+            return 0
+        if self.leased and self.clearance.is_on(time.monotonic()):
             return 0
         taken, begun = self.slots.busy + self.exchanges.asked, self.begun + self.exchanges.asked
         return int(min(self.settings.concurrency - taken, self.settings.max_jobs - begun))
@@ -249,17 +255,21 @@ class Shift:
         self._progressed()
         self._judge_clock(self.lookout.learn(answer.server_ms, answer.due_in, sent))
 
-    def _next_batch(self) -> Batch:
-        """What the next exchange takes: outcomes, and room for as many jobs."""
+    def _next_batch(self, *, asks: bool = True) -> Batch:
+        """What the next exchange takes: outcomes, and, if it asks for jobs, room for as many."""
         most = self.exchanges.most
         settling, self.outbox = self.outbox[:most], self.outbox[most:]
         sent_at = time.time()
         for run in settling:
             run.sent_at = sent_at
+        if not asks:
+            return Batch(settling, None)
         count = min(self.free, most) if not self.lookout.waiting else 0
-        asks = (count or self.lookout.promote) and not self.stopping
+        asks = bool(count or self.lookout.promote) and not self.stopping
         self.lookout.promote = False
-        return Batch(settling, count if asks else None)
+        runs_nothing = len(settling) == len(self.leased) and not self.slots.busy
+        idle = bool(count) and runs_nothing and not self.exchanges.under_way
+        return Batch(settling, count if asks else None, idle)
 
     def _answered(self, batch: Batch, answer: Exchange) -> None:
         self._progressed()
@@ -275,7 +285,10 @@ class Shift:
                 self._dispatch(answer.leases)
             else:  # we were frozen meanwhile, and they have run out: what is still ours is handed back
                 self.unsure = self.unsure or bool(answer.leases)
-        self.found_nothing = not (batch.settling or answer.leases)
+        if batch.count:
+            self.one_waits = answer.waits is not None
+            self.clearance.hear(answer.waits, time.monotonic())
+        self.found_nothing = not (batch.settling or answer.leases or (self.one_waits and not self.leased))
         got_all = batch.count and len(answer.leases) < batch.count
         if got_all and self.free and not self.until_idle and not self.lookout.waiting:
             # COUNT goes for each of three streams, so a third of the slots leaves little to hand back.
@@ -300,7 +313,9 @@ class Shift:
         for job_id, word in self.consumer.ended:
             if word is Word.DEAD:
                 logger.error(
-                    "job %s: dead letter, worker lost: handed out too often", job_id, extra={"job_id": job_id}
+                    "job %s: dead letter, worker lost: its workers were lost with it",
+                    job_id,
+                    extra={"job_id": job_id},
                 )
             else:
                 logger.info("job %s: cancelled", job_id, extra={"job_id": job_id})
@@ -317,6 +332,8 @@ class Shift:
                 continue
             run = self.leased[place] = Running(lease, self.settings, self.threads)
             if self.free:
+                if self.settings.is_suspect(lease.deliveries):
+                    self.alone = run
                 self.begun += 1
                 self.slots.give(run)
             else:
@@ -343,7 +360,15 @@ class Shift:
             logger.info("released %d jobs whose delivery was lost on the way", released)
 
     async def _reclaim(self) -> None:
-        """Take over what ran out; see `_may_reclaim` for when not."""
+        """Take over what ran out; see `_may_reclaim` for when not.
+
+        Not before our own outcomes are settled: after a time when nobody could, theirs may have run out as well.
+        """
+        while self.outbox:
+            self.exchanges.begin(self.tasks, self._next_batch(asks=False))
+        await self.exchanges.quiet()
+        if self.trouble is not None:
+            return
         try:
             leases = await self.consumer.reclaim(
                 self.free, self.lookout.server_ms + int(self.settings.lease * 500)
@@ -429,21 +454,23 @@ class Shift:
             self.outbox.append(run)
             return
         self._let_go(run)
-        if self.settings.is_suspect(run.lease.deliveries):
-            self.lookout.interrupt()  # we may have the next of its kind, and only a claim takes it
         self.refused += word is Word.LEASE_LOST and not run.resent
         run.report(word)
 
     def _let_go(self, run: Running) -> None:
         if self.leased.get(run.place) is run:  # after a failover another job may be in its place
             del self.leased[run.place]
+        if self.alone is run:
+            self.alone, self.one_waits = None, True  # there may be more of its kind
+        if self.one_waits and not self.leased:
+            self.lookout.interrupt()  # only a claim takes it
 
     # Watching
 
-    def _cancel(self, job_id: str) -> None:
-        for run in list(self.leased.values()):
-            if run.lease.job_id == job_id:
-                run.give_up(CancelAsked())
+    def _check_cancelled(self, job_id: str) -> None:
+        """Somebody says that a job is cancelled; whether it is, the store tells when its lease is renewed."""
+        if any(run.lease.job_id == job_id for run in self.leased.values()):
+            self.heartbeat.hurry()
 
     async def _watch_leases(self) -> None:
         interval = min(_RECLAIM, self.settings.lease / 4)

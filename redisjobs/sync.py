@@ -6,6 +6,7 @@ handlers.
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, Unpack, overload
 
@@ -13,14 +14,29 @@ from tenacity import Retrying, retry_if_exception_type, stop_before_delay, wait_
 
 from redisjobs import codec, drivers
 from redisjobs.codec import JobInfo
-from redisjobs.driver import Counts, NewJob, Pushed, SyncDriver, Word
+from redisjobs.driver import Counts, NewJob, SyncDriver, Word, found_again
 from redisjobs.errors import QueueFull, Unavailable
 from redisjobs.job import JobName, Signature, State
 from redisjobs.queue import checked_limit, gave_up, requeued
-from redisjobs.registry import Args, Duration, FunctionJob, PushOptions, Registry, Returned
+from redisjobs.registry import Args, Duration, FunctionJob, PushedJob, PushOptions, Registry, Returned, told
 from redisjobs.retry import RetryPolicy
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class JobHandle(PushedJob):
+    """A job that was pushed; see `PushedJob`."""
+
+    _queue: "JobQueue" = field(repr=False, compare=False)
+
+    def info(self) -> JobInfo | None:
+        """Look the job up; see `redisjobs.JobQueue.get`."""
+        return self._queue.get(self.id)
+
+    def cancel(self) -> Word:
+        """Cancel the job; see `redisjobs.JobQueue.cancel` for the words."""
+        return self._queue.cancel(self.id)
 
 
 class JobQueue(Registry):
@@ -73,25 +89,23 @@ class JobQueue(Registry):
 
         return decorate if function is None else decorate(function)
 
-    def push(self, parameters: Any, name: JobName[Any] | None = None, **options: Unpack[PushOptions]) -> str:
+    def push(self, parameters: Any, name: JobName[Any] | None = None, **options: Unpack[PushOptions]) -> JobHandle:
         """Put a job on the queue; see `redisjobs.JobQueue.push` for what it returns and raises."""
-        job = self.prepare(parameters, name, **options)
-        (pushed,) = self._push([job])
-        return pushed.holder or job.job_id
+        (handle,) = self._push([self.prepare(parameters, name, **options)])
+        return handle
 
     def push_many(
         self, items: Iterable[Any], name: JobName[Any] | None = None, **options: Unpack[PushOptions]
-    ) -> list[str]:
+    ) -> list[JobHandle]:
         """Put many jobs on the queue; see `redisjobs.JobQueue.push_many`."""
-        ids: list[str] = []
-        for jobs in self.prepare_many(items, name, options):
-            answers = self._push(jobs)
-            ids += [answer.holder or job.job_id for job, answer in zip(jobs, answers, strict=True)]
-        return ids
+        handles: list[JobHandle] = []
+        for jobs, repeated in self.prepare_many(items, name, options):
+            handles += self._push(jobs, repeated=repeated)
+        return handles
 
-    def get(self, job_id: str) -> JobInfo | None:
+    def get(self, job: str | PushedJob) -> JobInfo | None:
         """Look a job up; see `redisjobs.JobQueue.get`."""
-        row = self._call(lambda store: store.find(job_id))
+        row = self._call(lambda store: store.find(str(job)))
         return None if row is None else codec.job_info(row)
 
     def jobs(self, state: State | str, limit: int = 100) -> list[JobInfo]:
@@ -104,23 +118,25 @@ class JobQueue(Registry):
         """How many jobs are in each state at one instant."""
         return self._call(lambda store: store.counts())
 
-    def cancel(self, job_id: str) -> Word:
+    def cancel(self, job: str | PushedJob) -> Word:
         """Cancel a job; see `redisjobs.JobQueue.cancel` for the words."""
-        return self._call(lambda store: store.cancel(job_id))
+        return self._call(lambda store: store.cancel(str(job)))
 
-    def requeue(self, job_id: str) -> bool:
+    def requeue(self, job: str | PushedJob) -> bool:
         """Make a dead letter ready again; see `redisjobs.JobQueue.requeue`."""
-        return requeued(job_id, self._call(lambda store: store.requeue(job_id)))
+        return requeued(str(job), self._call(lambda store: store.requeue(str(job))))
 
-    def delete(self, job_id: str) -> bool:
+    def delete(self, job: str | PushedJob) -> bool:
         """Throw a dead letter away; whether there was one."""
-        return self._call(lambda store: store.delete(job_id)) is Word.OK
+        return self._call(lambda store: store.delete(str(job))) is Word.OK
 
-    def _push(self, jobs: Sequence[NewJob]) -> list[Pushed]:
-        again = any(job.given_id for job in jobs)
-        return self._call(
-            lambda store: store.push(jobs, again=again), lambda store: store.push(jobs, again=True), jobs
+    def _push(self, jobs: Sequence[NewJob], *, repeated: bool = False) -> list[JobHandle]:
+        answers = self._call(
+            lambda store: store.push(jobs, repeated=repeated),
+            lambda store: found_again(store.push(jobs, repeated=True)),
+            jobs,
         )
+        return [JobHandle(*each, self) for each in told(jobs, answers)]
 
     def _call(
         self,
@@ -166,7 +182,7 @@ class JobFunction(FunctionJob[Args, Returned]):
         super().__init__(queue, function, name, signature)
         self._queue = queue
 
-    def push(self, *args: Args.args, **kwargs: Args.kwargs) -> str:
+    def push(self, *args: Args.args, **kwargs: Args.kwargs) -> JobHandle:
         """Put a call of the function on the queue; see `redisjobs.JobQueue.push`."""
         parameters = self._signature.arguments(*args, **kwargs)
         return self._queue.push(parameters, self.name, **self._options)

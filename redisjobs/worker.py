@@ -43,8 +43,8 @@ class Worker:
         concurrency: How many jobs run at once.
         lease: Seconds a job stays this worker's without a sign of life. Renewed every third of it; when a
             worker dies, its jobs run again elsewhere once it is over. Defaults to 15 s.
-        max_deliveries: A job handed out more often without an outcome is a dead letter, for it may be what
-            kills its workers. Defaults to 3.
+        max_deliveries: So often a job is delivered without an outcome, the last time with nothing beside it; then
+            it is a dead letter, for it kills its workers. With 1 no job is delivered twice. Defaults to 3.
         grace: Seconds that running jobs may finish in after a stop. Then they are cancelled and handed on.
         unknown_for: Seconds that a job whose name no worker knows is kept, as in a rolling deploy, before it
             is a dead letter. Defaults to an hour.

@@ -60,7 +60,9 @@ class Store(Protocol):
     def age(self, seconds: float) -> None:
         """Let every lease look older."""
 
-    def put(self, fields: Mapping[str, str | bytes], priority: Priority = Priority.NORMAL) -> str:
+    def put(
+        self, fields: Mapping[str, str | bytes], priority: Priority = Priority.NORMAL, *, entry: str = "*"
+    ) -> str:
         """Add an entry by hand, as redis-cli's XADD does; its entry id."""
 
 
@@ -79,8 +81,10 @@ class MemoryStore:
     def age(self, seconds: float) -> None:
         self.memory.age(seconds)
 
-    def put(self, fields: Mapping[str, str | bytes], priority: Priority = Priority.NORMAL) -> str:
-        return self.memory.put(fields, priority)
+    def put(
+        self, fields: Mapping[str, str | bytes], priority: Priority = Priority.NORMAL, *, entry: str = "*"
+    ) -> str:
+        return self.memory.put(fields, priority, entry=entry)
 
 
 class RedisStore:
@@ -126,9 +130,11 @@ class RedisStore:
                 idle = int(seconds * 1000)
                 self.admin.xclaim(self.stream(priority), "workers", worker, 0, [entry], idle=idle, justid=True)
 
-    def put(self, fields: Mapping[str, str | bytes], priority: Priority = Priority.NORMAL) -> str:
-        entry: bytes = self.admin.xadd(self.stream(priority), dict(fields))
-        return entry.decode()
+    def put(
+        self, fields: Mapping[str, str | bytes], priority: Priority = Priority.NORMAL, *, entry: str = "*"
+    ) -> str:
+        made: bytes = self.admin.xadd(self.stream(priority), dict(fields), id=entry)
+        return made.decode()
 
     def keys(self) -> dict[str, int]:
         """Every key of the queue, without its prefix, and its time to live in ms (-1: for ever)."""
@@ -151,14 +157,15 @@ class RedisStore:
             for entry, fields in self.admin.xrange(f"{self.prefix}{place}"):
                 if b"id" in fields:
                     there[fields[b"id"].decode("utf-8", "replace")] = f"{place} {entry.decode()}"
-        due = {job.decode() for job in self.admin.zrange(f"{self.prefix}due", 0, -1)}
+        lines = [member.decode().partition(" ") for member in self.admin.zrange(f"{self.prefix}due", 0, -1)]
+        due = {job for _, _, job in lines}
         delayed = {job.decode() for job in self.admin.hkeys(f"{self.prefix}delayed")}
         if due != delayed:
             faults.append(f"due and delayed differ: {due ^ delayed}")
-        there |= dict.fromkeys(delayed, "delayed")
+        there |= {job: f"delayed {line}" for line, _, job in lines}
         for job, place in located.items():
-            stray = job.partition("-")[0].isdigit() and place.split()[1:2] == [job]  # put in by hand
-            if there.get(job) != place.removesuffix(" cancelling") and not stray:
+            stray = job.partition("-")[0].isdigit() and place.split()[1:2] == job.split("@")[:1]  # put in by hand
+            if there.get(job) != re.sub(" (cancelling|alone)$", "", place) and not stray:
                 faults.append(f"{job} is located at {place} but is at {there.get(job)}")
         for key, ttl in keys.items():
             if key.startswith("unique:") and ttl == -1:

@@ -205,12 +205,16 @@ def test_what_push_puts_on_the_queue_a_worker_runs_and_stats_count(start: Start,
     assert stats.document["totals"] == {"pushed": 1, "completed": 1}
 
 
-def test_push_prints_the_id_that_the_job_has(cli: Callable[..., Ended], there: sync.JobQueue) -> None:
+def test_push_prints_the_id_that_the_job_has_and_whether_it_was_added(
+    cli: Callable[..., Ended], there: sync.JobQueue
+) -> None:
     options = ["--id", "mail-1", "--priority", "high", "--unique", "joe", "--delay", "60"]
 
     pushed = cli("push", "shop:queue", "Mail", '{"to": "joe", "copies": 2}', *options)
 
-    assert pushed.out.splitlines() == ["imported", "mail-1"]
+    assert pushed.out.splitlines() == ["imported", "mail-1 added"]
+    again = cli("push", "shop:queue", "Mail", '{"to": "joe", "copies": 3}', *options)
+    assert (again.code, again.out.splitlines()) == (0, ["imported", "mail-1 already there"])
     job = there.get("mail-1")
     assert job is not None
     assert (job.state, job.priority, job.unique) == ("delayed", "high", "joe")

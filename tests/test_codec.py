@@ -381,7 +381,7 @@ def test_whatever_is_in_an_entry_reading_it_raises_nothing_but_decode_error(
 def test_whatever_is_in_an_entry_it_can_be_looked_at(
     fields: dict[bytes, bytes], entry: str, state: State, due: int | None, deliveries: int
 ) -> None:
-    info = job_info(Row(state, Priority.LOW, entry, due, "w", deliveries, False, fields))
+    info = job_info(Row(entry, state, Priority.LOW, entry, due, "w", deliveries, False, fields))
     assert info.state is state
     assert info.job_id or not entry
     assert (info.due_at is None) == (due is None)
@@ -392,7 +392,7 @@ def test_a_dead_letter_is_told_in_full() -> None:
         b"id": b"j", b"queued_at": b"1700000000000", b"failed_at": b"1700000060000", b"attempt": b"4",
         b"deliveries": b"2", b"worker": b"w", b"reason": b"failed", b"error": b"E: x", b"traceback": b"T",
     }  # fmt: skip
-    info = job_info(Row(State.DEAD, Priority.HIGH, "1700000060000-0", None, "", 0, False, fields))
+    info = job_info(Row("j", State.DEAD, Priority.HIGH, "1700000060000-0", None, "", 0, False, fields))
     assert (info.job_id, info.name, info.parameters, info.attempt, info.deliveries) == ("j", "Add", "{}", 4, 2)
     assert (info.worker, info.reason, info.error, info.traceback) == ("w", "failed", "E: x", "T")
     assert info.failed_at == datetime(2023, 11, 14, 22, 14, 20, tzinfo=UTC)

@@ -157,18 +157,18 @@ async def test_a_server_too_old_to_know_hello_is_refused_too(face: Any) -> None:
     ],
 )
 async def test_a_server_new_enough_is_asked_for_its_version_once(face: Any, name: str, version: str) -> None:
-    replies = {"HELLO": hello(name, version), "EVALSHA": b"*1\r\n$2\r\nOK\r\n"}
+    replies = {"HELLO": hello(name, version), "EVALSHA": b"*2\r\n:1\r\n$2\r\nOK\r\n"}
     with pretending(**replies) as pretender:
         queue = face(pretender.url)
-        assert await done(queue.push(Add(1), job_id="mine")) == "mine"
+        assert await done(queue.push(Add(1), job_id="mine"))
         await close(queue)
-        assert await done(queue.push(Add(1), job_id="mine")) == "mine"
+        assert await done(queue.push(Add(1), job_id="mine"))
         await close(queue)
         assert pretender.asked.count("HELLO") == 1
 
 
 async def test_after_a_server_was_refused_the_next_call_asks_again(face: Any) -> None:
-    replies = {"HELLO": hello("redis", "6.2.14"), "EVALSHA": b"*1\r\n$2\r\nOK\r\n"}
+    replies = {"HELLO": hello("redis", "6.2.14"), "EVALSHA": b"*2\r\n:1\r\n$2\r\nOK\r\n"}
     with pretending(**replies) as pretender:
         queue = face(pretender.url)
         with pytest.raises(ServerTooOld):
@@ -231,14 +231,14 @@ async def test_a_push_is_repeated_until_the_server_has_loaded(face: Any) -> None
         def load() -> None:
             while pretender.asked.count("EVALSHA") < 3:
                 time.sleep(0.001)
-            pretender.replies["EVALSHA"] = b"*1\r\n$2\r\nOK\r\n"
+            pretender.replies["EVALSHA"] = b"*2\r\n:1\r\n$2\r\nOK\r\n"
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(anyio.to_thread.run_sync, load)
             if face is JobQueue:
-                assert await queue.push(Add(1), job_id="mine") == "mine"
+                assert (await queue.push(Add(1), job_id="mine")).added
             else:
-                assert await anyio.to_thread.run_sync(lambda: queue.push(Add(1), job_id="mine")) == "mine"
+                assert await anyio.to_thread.run_sync(lambda: queue.push(Add(1), job_id="mine"))
         await close(queue)
 
 

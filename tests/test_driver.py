@@ -1,6 +1,7 @@
 """The contract of a driver: each test runs on memory and on every server at hand."""
 
 import copy
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
@@ -31,6 +32,7 @@ Open = Callable[..., Awaitable[Consumer]]
 
 FAILED = DeadLetter("failed", "ValueError: no", "the traceback")
 AGAIN = RetryLater("+0", {"attempt": "2"})
+WORK = {"name": "Work", "parameters": "{}"}
 LATER = RetryLater("+5000", {"attempt": "2"})
 PRIORITIES = list(Priority)
 
@@ -56,12 +58,17 @@ def job(job_id: str, **options: Any) -> NewJob:
     return NewJob(job_id, ["name", "Work", "parameters", "{}"], **options)
 
 
-async def push(store: Store, *jobs: NewJob | str, again: bool = False) -> list[Pushed]:
-    return await store.driver.push([job(j) if isinstance(j, str) else j for j in jobs], again=again)
+def another(job_id: str, **options: Any) -> NewJob:
+    """A new push of an id that was pushed before."""
+    return job(job_id, nonce=secrets.token_hex(8), **options)
 
 
-async def claim(consumer: Consumer, count: int = 10) -> list[Lease]:
-    return list((await consumer.exchange([], count)).leases)
+async def push(store: Store, *jobs: NewJob | str, repeated: bool = False) -> list[Pushed]:
+    return await store.driver.push([job(j) if isinstance(j, str) else j for j in jobs], repeated=repeated)
+
+
+async def claim(consumer: Consumer, count: int = 10, *, idle: bool = False) -> list[Lease]:
+    return list((await consumer.exchange([], count, idle=idle)).leases)
 
 
 async def claim_one(consumer: Consumer) -> Lease:
@@ -260,21 +267,41 @@ async def cancel(store: Store, consumer: Consumer) -> None:
     assert await store.driver.cancel("a") is Word.CANCELLED
 
 
+async def discard(store: Store, consumer: Consumer) -> None:
+    await fail(store, consumer)
+    assert await store.driver.delete("a") is Word.OK
+
+
 async def cancel_running(store: Store, consumer: Consumer) -> None:
     await run(store, consumer)
     assert await store.driver.cancel("a") is Word.CANCELLING
 
 
-@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("repeated", [False, True])
 @pytest.mark.parametrize("bring", [delay, wait_in_line, run, retry, release, fail, cancel_running])
 async def test_an_id_that_is_on_the_queue_is_not_pushed_again(
-    store: Store, worker: Open, bring: Any, again: bool
+    store: Store, worker: Open, bring: Any, repeated: bool
 ) -> None:
     await bring(store, await worker())
     before = snapshot(store)
 
-    assert await push(store, "a", job("a", due="+1", unique="key"), again=again) == [Pushed(Word.EXISTS)] * 2
+    again = [another("a"), another("a", due="+1", unique="key")]
+    assert await push(store, *again, repeated=repeated) == [Pushed(Word.EXISTS)] * 2
+    assert await push(store, "a", repeated=repeated) == [Pushed(Word.REPEATED)]
     assert snapshot(store) == before
+
+
+@pytest.mark.parametrize("bring", [delay, wait_in_line, run, retry, release, fail, cancel_running])
+async def test_a_repeated_push_of_a_given_id_knows_its_own_job_from_that_of_another_push(
+    store: Store, worker: Open, bring: Any
+) -> None:
+    mine, theirs = another("a", due="+60000" if bring is delay else ""), another("a")
+    assert await push(store, mine) == [Pushed(Word.OK)]
+    if bring is not delay:
+        await bring(store, await worker())
+
+    assert await push(store, mine, repeated=True) == [Pushed(Word.REPEATED)]
+    assert await push(store, theirs, repeated=True) == [Pushed(Word.EXISTS)]
 
 
 async def test_an_id_given_twice_in_one_push_is_one_job(store: Store, worker: Open) -> None:
@@ -282,56 +309,42 @@ async def test_an_id_given_twice_in_one_push_is_one_job(store: Store, worker: Op
     assert ids(await claim(await worker())) == ["a"]
 
 
-@pytest.mark.parametrize("bring", [finish, cancel])
-async def test_an_id_that_ended_lately_is_not_pushed_again_by_a_repeated_push(
-    store: Store, worker: Open, bring: Any
+@pytest.mark.parametrize("nonce", ["", "0123456789abcdef"])
+@pytest.mark.parametrize("bring", [finish, cancel, discard])
+async def test_a_repeated_push_of_a_job_that_ended_adds_nothing(
+    store: Store, worker: Open, bring: Any, nonce: str
 ) -> None:
+    await push(store, job("a", nonce=nonce))
     await bring(store, await worker())
 
-    assert await push(store, "a", again=True) == [Pushed(Word.EXISTS)]
+    assert await push(store, job("a", nonce=nonce), repeated=True) == [Pushed(Word.REPEATED)]
     store.clock.advance(59)
-    assert await push(store, "a", again=True) == [Pushed(Word.EXISTS)]
+    assert await push(store, job("a", nonce=nonce), repeated=True) == [Pushed(Word.REPEATED)]
+    assert await claim(await worker()) == []
     store.clock.advance(62)
-    assert await push(store, "a", again=True) == [Pushed(Word.OK)]
+    assert await push(store, job("a", nonce=nonce), repeated=True) == [Pushed(Word.OK)]
 
 
-async def test_a_push_of_long_ago_can_no_longer_be_repeated_so_its_id_is_not_remembered(
-    store: Store, worker: Open
+@pytest.mark.parametrize("nonce", ["", "0123456789abcdef"])
+@pytest.mark.parametrize("bring", [finish, cancel, discard])
+async def test_a_new_push_of_an_id_that_ended_is_a_new_job_at_once(
+    store: Store, worker: Open, bring: Any, nonce: str
 ) -> None:
-    consumer = await worker()
-    await push(store, "a")
-    store.clock.advance(61)
-    await settle(consumer, await claim_one(consumer), Ack())
-    assert await push(store, "a", again=True) == [Pushed(Word.OK)]
+    await push(store, job("a", nonce=nonce))
+    await bring(store, await worker())
+
+    assert await push(store, another("a"), repeated=True) == [Pushed(Word.OK)]
+    assert ids(await claim(await worker())) == ["a"]
 
 
-@pytest.mark.parametrize("passed", [5, 59])
-async def test_a_first_push_that_comes_late_after_its_repetition_adds_nothing(
-    store: Store, worker: Open, passed: float
-) -> None:
-    consumer = await worker()
-    store.clock.advance(0)
-    made = f"{store.clock():012x}{0:016x}"  # as ids are made: they begin with the time
-    store.clock.advance(passed - 1)
-    assert await push(store, made, again=True) == [Pushed(Word.OK)]
-    await settle(consumer, await claim_one(consumer), Ack())
-    store.clock.advance(1)
-
-    assert await push(store, made, again=False) == [Pushed(Word.EXISTS)]
-
-    assert await claim(consumer) == []
-
-
-async def test_a_first_push_of_an_id_that_was_just_made_is_not_looked_for_among_the_finished(
-    store: Store, worker: Open
-) -> None:
-    consumer = await worker()
-    store.clock.advance(0)
-    made = f"{store.clock() - 1000:012x}{0:016x}"
-    await push(store, made)
+async def test_a_requeued_job_is_still_of_its_own_push(store: Store, worker: Open) -> None:
+    consumer, pushed = await worker(), another("a")
+    await push(store, pushed)
+    await fail(store, consumer)
+    await store.driver.requeue("a")
     await settle(consumer, await claim_one(consumer), Ack())
 
-    assert await push(store, made, again=False) == [Pushed(Word.OK)]  # no more than what saves the look
+    assert await push(store, pushed, repeated=True) == [Pushed(Word.REPEATED)]
 
 
 # Unique
@@ -430,7 +443,7 @@ async def test_a_retried_job_waits_in_line_again_with_its_fields_changed(store: 
 
 async def test_a_retried_job_keeps_its_id_priority_and_time_of_push(store: Store, worker: Open) -> None:
     consumer = await worker()
-    store.clock.advance(0)
+    store.clock.advance(1)  # not before the server's own, by which entry ids are made
     await push(store, job("a", priority=Priority.LOW))
     first = await claim_one(consumer)
     for fate in (LATER, RetryLater(str(store.clock() + 9000)), AGAIN):
@@ -648,8 +661,9 @@ async def test_a_job_that_kills_its_workers_becomes_a_dead_letter(store: Store, 
     three = await worker("w3", max_deliveries=2)
     await push(store, "a", job("b", priority=Priority.LOW))
     await claim(one)
-    assert ids(await take_over(store, two)) == ["a"]
-    assert ids(await claim(three)) == ["b"]
+    assert await take_over(store, two) == []
+    assert ids(await claim(two, idle=True)) == ["a"]
+    assert ids(await claim(three, idle=True)) == ["b"]
 
     assert await take_over(store, one) == []
 
@@ -675,25 +689,73 @@ async def test_nothing_is_taken_over_when_the_clock_is_later_than_it_can_be(stor
     assert two.elsewhere == 1
 
 
-async def test_a_worker_gets_one_job_at_a_time_that_is_handed_out_for_the_last_time(
+async def test_a_job_delivered_for_the_last_time_has_its_worker_for_itself(store: Store, worker: Open) -> None:
+    """It may kill it; whatever ran beside it would be delivered once more for nothing."""
+    one, two = await worker("w1", max_deliveries=2), await worker("w2", max_deliveries=2)
+    await push(store, "a", "b", "c", job("new", priority=Priority.LOW))
+    await claim(one, 3)
+
+    assert await take_over(store, two) == []
+
+    assert ids(await claim(two)) == ["new"]  # not said to run nothing
+    assert await claim(two, idle=True) == []  # said so, but not so
+    (new,) = [Lease(3, (await found(store, "new")).entry, 1, "new", {})]
+    assert await settle(two, new, Ack()) is Word.OK
+    alone = await claim(two, idle=True)
+    assert ids(alone) == ["a"]
+    assert (await found(store, "a")).worker == "w2"
+    assert ids(await claim(one, idle=True)) == ["b"]
+    assert await settle(two, alone[0], Ack()) is Word.OK
+    assert ids(await claim(two, idle=True)) == ["c"]
+
+
+async def test_a_claim_tells_for_how_long_a_job_has_been_waiting_that_has_to_run_alone(
     store: Store, worker: Open
 ) -> None:
-    """One of them may kill it; the others would be dead letters then, for nothing."""
     one, two = await worker("w1", max_deliveries=2), await worker("w2", max_deliveries=2)
-    await push(store, "a", "b", "c", "d", job("new", priority=Priority.LOW))
-    await claim(one, 4)
+    await push(store, "a", "b")
+    await claim(one)
+    assert (await two.exchange([], 5)).waits is None
+    await take_over(store, two)
+    store.age(60)
 
-    taken = await take_over(store, two)
-
-    assert ids(taken) == ["a"]
-    assert ids(await claim(two)) == ["new"]
-    assert await settle(two, taken[0], Ack()) is Word.OK
-    assert ids(await claim(two)) == ["b"]
-    assert ids(await claim(one)) == ["c"]
-    assert (await found(store, "d")).state is State.READY
+    waits = (await two.exchange([], 5)).waits
+    assert waits is not None
+    assert 59 < waits < 70
+    assert (await two.exchange([], 5, idle=True)).waits is None
 
 
-async def test_a_job_that_may_be_handed_out_but_once_is_new_not_suspect(store: Store, worker: Open) -> None:
+async def test_no_job_is_convicted_of_killing_workers_that_did_not_run_alone(store: Store, worker: Open) -> None:
+    """A worker that allows more deliveries runs it beside others; that is no proof for one that allows fewer."""
+    generous, strict = await worker("w1", max_deliveries=9), await worker("w2", max_deliveries=2)
+    await push(store, "a")
+    await claim(generous)
+    for deliveries in (2, 3, 4):
+        assert [lease.deliveries for lease in await take_over(store, generous)] == [deliveries]
+
+    assert await take_over(store, strict) == []
+
+    assert (await found(store, "a")).state is State.READY
+    assert [lease.deliveries for lease in await claim(strict, idle=True)] == [5]
+    assert await take_over(store, strict) == []
+    assert (await found(store, "a")).state is State.DEAD
+
+
+async def test_a_proof_of_long_ago_does_not_convict_a_job_that_ran_beside_others_since(
+    store: Store, worker: Open
+) -> None:
+    strict, generous = await worker("w1", max_deliveries=2), await worker("w2", max_deliveries=9)
+    await push(store, "a")
+    await claim(strict)
+    await take_over(store, strict)
+    assert ids(await claim(strict, idle=True)) == ["a"]
+    assert ids(await take_over(store, generous)) == ["a"]
+
+    assert await take_over(store, strict) == []
+    assert (await found(store, "a")).state is State.READY
+
+
+async def test_a_job_that_may_be_delivered_but_once_need_not_run_alone(store: Store, worker: Open) -> None:
     consumer = await worker(max_deliveries=1)
     await push(store, "a", "b", "c")
     leases = await claim(consumer)
@@ -758,7 +820,7 @@ async def test_a_cancelled_job_is_not_handed_out_again_after_its_worker_died(sto
     assert await take_over(store, two) == []
 
     assert await store.driver.find("a") is None
-    assert await push(store, "a", again=True) == [Pushed(Word.EXISTS)]
+    assert await push(store, "a", repeated=True) == [Pushed(Word.REPEATED)]
     assert await push(store, job("b", unique="key")) == [Pushed(Word.OK)]
     assert (await store.driver.counts()).totals.get("reclaimed") is None
 
@@ -842,7 +904,7 @@ async def test_a_deleted_dead_letter_is_gone_and_its_id_free(store: Store, worke
 
     assert await store.driver.find("a") is None
     assert await store.driver.delete("a") is Word.NOT_FOUND
-    assert await push(store, "a", again=True) == [Pushed(Word.OK)]
+    assert await push(store, another("a")) == [Pushed(Word.OK)]
 
 
 # Look
@@ -1042,6 +1104,117 @@ async def test_an_entry_put_in_by_hand_is_a_job_by_its_entry_id(store: Store, wo
     assert await store.driver.find(entry) is None
 
 
+@pytest.mark.parametrize("fate", [Ack(), LATER, AGAIN, FAILED, Release()])
+async def test_entries_put_in_by_hand_with_one_entry_id_are_as_many_jobs(
+    store: Store, worker: Open, fate: Fate
+) -> None:
+    """An entry id is unique in one stream only; two in the same ms in two streams may well have one."""
+    consumer = await worker()
+    entry = store.put(WORK, Priority.HIGH)
+    for priority in (Priority.NORMAL, Priority.LOW):
+        store.put(WORK, priority, entry=entry)
+    names = [entry, f"{entry}@normal", f"{entry}@low"]
+    assert [row.job_id for row in await store.driver.jobs(State.READY, 9)] == names
+    assert [(await found(store, name)).priority for name in names] == list(Priority)
+
+    leases = await claim(consumer)
+    assert ids(leases) == names
+    assert [await settle(consumer, lease, fate) for lease in leases] == [Word.OK] * 3
+
+    store.clock.advance(60)
+    left = [await store.driver.find(name) for name in names]
+    assert [row and row.job_id for row in left] == ([None] * 3 if fate == Ack() else names)
+    if fate == FAILED:
+        assert [await store.driver.requeue(name) for name in names] == [Word.OK] * 3
+        store.clock.advance(1)
+    if fate != Ack():
+        assert sorted(ids(await claim(consumer))) == sorted(names)
+
+
+async def test_of_entries_with_one_entry_id_the_one_is_cancelled_that_was_named(
+    store: Store, worker: Open
+) -> None:
+    consumer = await worker()
+    entry = store.put(WORK, Priority.HIGH)
+    store.put(WORK, Priority.LOW, entry=entry)
+
+    assert await store.driver.cancel(f"{entry}@low") is Word.CANCELLED
+    assert [(lease.job_id, lease.stream) for lease in await claim(consumer)] == [(entry, 1)]
+    assert await store.driver.cancel(f"{entry}@low") is Word.NOT_FOUND
+    assert await store.driver.cancel(f"{entry}@high") is Word.CANCELLING
+
+
+async def test_a_job_can_be_named_by_its_place_whatever_its_id(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    await push(store, "a")
+    row = await found(store, "a")
+
+    assert await store.driver.find(f"{row.entry}@normal") == row
+    assert await settle(consumer, await claim_one(consumer), FAILED) is Word.OK
+    letter = await found(store, "a")
+    assert await store.driver.find(f"{letter.entry}@dead") == letter
+    assert await store.driver.requeue(f"{letter.entry}@dead") is Word.OK
+    assert ids(await claim(consumer)) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "name", ["1-0@", "1-0@nowhere", "1-0@dead", "1-0@high", "99999999999999999999-0", "1-0@HIGH"]
+)
+async def test_a_name_that_no_job_has_finds_none(store: Store, worker: Open, name: str) -> None:
+    await worker()
+    assert await store.driver.find(name) is None
+    assert await store.driver.cancel(name) is Word.NOT_FOUND
+    assert await store.driver.requeue(name) is Word.NOT_FOUND
+    assert await store.driver.delete(name) is Word.NOT_FOUND
+
+
+@pytest.mark.parametrize("said", ["", b"\xff\xfe", "a\nb"])
+async def test_a_dead_letter_is_requeued_and_deleted_by_the_name_it_is_listed_by(
+    store: Store, worker: Open, said: str | bytes
+) -> None:
+    consumer = await worker()
+    store.put({"id": said, **WORK})
+    for act in (store.driver.requeue, store.driver.delete):
+        assert await settle(consumer, await claim_one(consumer), FAILED) is Word.OK
+        (letter,) = await store.driver.jobs(State.DEAD, 9)
+        assert await act(letter.job_id) is Word.OK
+    assert (await store.driver.counts()).dead == 0
+
+
+async def test_what_is_pushed_under_the_id_of_an_entry_put_in_by_hand_is_another_job(
+    store: Store, worker: Open
+) -> None:
+    consumer = await worker()
+    entry = store.put(WORK)
+    assert await push(store, entry) == [Pushed(Word.OK)]
+    leases = await claim(consumer)
+    assert ids(leases) == [f"{entry}@normal", entry]
+    assert [await settle(consumer, lease, LATER) for lease in leases] == [Word.OK] * 2
+    assert (await store.driver.counts()).delayed == 2
+
+
+@pytest.mark.parametrize("fate", [LATER, AGAIN, FAILED])
+@pytest.mark.parametrize("made_ms", [1_795_560_474_974_123, 1_795_560_474_974_123_456])
+async def test_an_entry_id_in_a_finer_unit_leaves_a_time_that_a_worker_can_read(
+    store: Store, worker: Open, fate: Fate, made_ms: int
+) -> None:
+    """From then on every entry of that stream gets an id as late as that."""
+    consumer = await worker()
+    store.put(WORK, entry=f"{made_ms}-0")
+    await push(store, "a")
+    for lease in await claim(consumer):
+        assert await settle(consumer, lease, fate) is Word.OK
+
+    if fate == FAILED:
+        assert [await store.driver.requeue(row.job_id) for row in await store.driver.jobs(State.DEAD, 9)] == [
+            Word.OK
+        ] * 2
+    store.clock.advance(60)
+    queued = [int(lease.fields[b"queued_at"]) for lease in await claim(consumer)]
+    assert len(queued) == 2
+    assert all(abs(at - store.clock()) < 120_000 for at in queued)
+
+
 async def test_an_entry_put_in_by_hand_with_an_id_is_a_job_by_that_id(store: Store, worker: Open) -> None:
     consumer = await worker()
     entry = store.put({"id": "mine", "name": "Work", "parameters": "{}"})
@@ -1093,7 +1266,8 @@ async def test_an_entry_put_in_by_hand_whose_worker_died_is_taken_over_then_dead
     one, two = await worker("w1", max_deliveries=2), await worker("w2", max_deliveries=2)
     entry = store.put({"name": "Work", "parameters": "{}"})
     await claim_one(one)
-    assert [(lease.job_id, lease.deliveries) for lease in await take_over(store, two)] == [(entry, 2)]
+    assert await take_over(store, two) == []
+    assert [(lease.job_id, lease.deliveries) for lease in await claim(two, idle=True)] == [(entry, 2)]
     assert await take_over(store, one) == []
     assert (await found(store, entry)).fields[b"reason"] == b"worker lost"
 
@@ -1115,8 +1289,8 @@ async def test_an_entry_put_in_by_hand_under_the_id_of_a_job_leaves_that_job_alo
 
     assert await found(store, "a") == before
     assert await push(store, job("b", unique="key")) == [Pushed(Word.DUPLICATE, "a")]
-    kept = await store.driver.find(entry)  # it goes by its entry id from here on
-    assert (kept and kept.fields[b"id"]) == (None if fate == Ack() else entry.encode())
+    kept = await store.driver.find(f"{entry}@normal")  # it goes by its place from here on
+    assert (kept and kept.fields[b"id"]) == (None if fate == Ack() else f"{entry}@normal".encode())
 
 
 async def test_an_entry_put_in_by_hand_with_ten_thousand_fields_is_kept_as_a_dead_letter(
@@ -1169,7 +1343,7 @@ async def test_an_id_may_have_any_characters(store: Store, worker: Open, odd: st
     assert await store.driver.cancel(odd) is Word.CANCELLING
     assert renew(consumer, lease) == [Word.CANCELLING]
     assert await settle(consumer, lease, Ack(cancelled=True)) is Word.OK
-    assert await push(store, odd, again=True) == [Pushed(Word.EXISTS)]
+    assert await push(store, odd, repeated=True) == [Pushed(Word.REPEATED)]
 
 
 @pytest.mark.parametrize("odd", ODD)
@@ -1203,7 +1377,7 @@ async def test_one_look_finds_an_orphan_behind_hundreds_of_healthy_leases(store:
     busy, dead, heir = (store.consumer(name) for name in ("busy", "dead", "heir"))
     for consumer in (busy, dead, heir):
         await consumer.open()
-    await store.driver.push([job(f"j{n}") for n in range(301)], again=False)
+    await store.driver.push([job(f"j{n}") for n in range(301)], repeated=False)
     healthy = (await busy.exchange([], 300)).leases
     await dead.exchange([], 1)
     store.age(60)
@@ -1224,7 +1398,7 @@ async def test_what_is_ended_instead_of_handed_out_again_is_told(store: Store, w
     lost, heir = store.consumer("lost"), store.consumer("heir", max_deliveries=1)
     for consumer in (lost, heir):
         await consumer.open()
-    await store.driver.push([job("poison"), job("unwanted")], again=False)
+    await store.driver.push([job("poison"), job("unwanted")], repeated=False)
     leases = (await lost.exchange([], 2)).leases
     await store.driver.cancel("unwanted")
     if way == "reclaimed":

@@ -100,10 +100,12 @@ class Side:
         await self.store.driver.aclose()
 
     def name(self, job_id: str) -> str:
-        return self.names.get(job_id, job_id)
+        entry, at, place = job_id.partition("@")
+        return self.names.get(entry, entry) + at + place
 
     def id_of(self, name: str) -> str:
-        return self.ids.get(name, name)
+        entry, at, place = name.partition("@")
+        return self.ids.get(entry, entry) + at + place
 
     def _fields(self, row: Lease | Row) -> dict[bytes, bytes]:
         # Entry ids are the store's own, and so is a time of push that is read from them.
@@ -119,7 +121,7 @@ class Side:
 
     def row(self, row: Row) -> Any:
         where = row.state, row.priority, row.due_ms, row.worker, row.deliveries, row.cancelling
-        return self._fields(row)[b"id"].decode(), where, self._fields(row)
+        return self.name(row.job_id), where, self._fields(row)
 
 
 class TwoDrivers(RuleBasedStateMachine):
@@ -144,7 +146,7 @@ class TwoDrivers(RuleBasedStateMachine):
         self.there: dict[str, State] = {}  # as of the last look
         self.looks = 0
         self.passed = 0
-        self.dues = 0
+        self.dues = self.pushes = 0
         self.put_in = 0
         self.pushed: set[str] = set()  # ids that are on the queue, but for those asked to be cancelled
         self.shared: set[str] = set()  # ids that were put in by hand beside a pushed job
@@ -224,17 +226,20 @@ class TwoDrivers(RuleBasedStateMachine):
     def begin(self, jobs: list[dict[str, Any]]) -> None:
         self.push(jobs, False)
 
-    @rule(jobs=new_batch, again=st.booleans())
-    def push(self, jobs: list[dict[str, Any]], again: bool) -> None:
+    @rule(jobs=new_batch, again=st.booleans(), nonce=st.sampled_from(["", "first", "second"]))
+    def push(self, jobs: list[dict[str, Any]], again: bool, nonce: str = "") -> None:
+        """A push of some ids, a new one or one that may have been made before."""
+        self.pushes += 1
         made = []
         for options in jobs:
             delay = options["delay"]
             due = "" if delay is None else self.later(delay)
             rest = {key: value for key, value in options.items() if key != "delay"}
+            rest["nonce"] = nonce if again else f"push {self.pushes}"
             made.append(NewJob(fields=["name", "Work", "parameters", "[]", "headers", ""], due=due, **rest))
 
         async def do(side: Side) -> list[Any]:
-            return await side.store.driver.push(made, again=again)
+            return await side.store.driver.push(made, repeated=again)
 
         for job, answer in zip(made, self.agree(do), strict=True):
             if answer.word is Word.OK:
@@ -256,15 +261,15 @@ class TwoDrivers(RuleBasedStateMachine):
             self.pushed.discard(job_id)
             self.over.discard(job_id)
 
-    @rule(worker=workers, count=st.integers(0, 6))
-    def claim(self, worker: str, count: int) -> None:
-        self._exchange(worker, [], [], count)
+    @rule(worker=workers, count=st.integers(0, 6), idle=st.booleans())
+    def claim(self, worker: str, count: int, idle: bool) -> None:
+        self._exchange(worker, [], [], count, idle)
 
-    @rule(worker=workers, count=st.integers(1, 6), chosen=several_fates)
-    def work(self, worker: str, count: int, chosen: list[Fate]) -> None:
+    @rule(worker=workers, count=st.integers(1, 6), idle=st.booleans(), chosen=several_fates)
+    def work(self, worker: str, count: int, idle: bool, chosen: list[Fate]) -> None:
         """Claim some, and settle what was claimed."""
         before = set(self.held)
-        self._exchange(worker, [], [], count)
+        self._exchange(worker, [], [], count, idle)
         claimed = [pair for place, (_, pair) in self.held.items() if place not in before]
         self._exchange(worker, claimed, [self.dated(fate) for fate in chosen[: len(claimed)]], None)
 
@@ -299,16 +304,22 @@ class TwoDrivers(RuleBasedStateMachine):
         return fate
 
     def _exchange(
-        self, worker: str, held: list[tuple[Lease, Lease]], chosen: list[Fate], count: int | None
+        self,
+        worker: str,
+        held: list[tuple[Lease, Lease]],
+        chosen: list[Fate],
+        count: int | None,
+        idle: bool = False,
     ) -> None:
         async def do(side: Side) -> Any:
             number = self.sides.index(side)
             settlements = [(pair[number], fate) for pair, fate in zip(held, chosen, strict=True)]
-            return await side.consumers[worker].exchange(settlements, count)
+            return await side.consumers[worker].exchange(settlements, count, idle=idle)
 
         current = self.current()
         memory, redis = self.ask(do)
         assert (memory.words, memory.due_in, memory.server_ms) == (redis.words, redis.due_in, redis.server_ms)
+        assert (memory.waits is None) == (redis.waits is None)
         for (lease, _), fate, word in zip(held, chosen, memory.words, strict=True):
             assert word is Word.LEASE_LOST or token(worker, lease) in current
             self.settled(lease, fate, word)
@@ -433,7 +444,8 @@ class TwoDrivers(RuleBasedStateMachine):
         assert not self.over & self.there.keys() - self.shared
         # Whatever runs is held by one worker, the last it was given to.
         holds = {(self.sides[0].name(lease.job_id), o, lease.deliveries) for o, (lease, _) in self.held.values()}
-        runs = [(name, where[3], where[4]) for name, where, _ in listed[State.RUNNING]]
+        # One put in by hand under an id of its own runs under that id, and is looked up by its place.
+        runs = [(name, where[3], where[4]) for name, where, _ in listed[State.RUNNING] if "@" not in name]
         assert set(runs) <= holds
         assert len([run for run in runs if run[0] not in self.shared]) == len(
             {name for name, *_ in runs} - self.shared

@@ -154,7 +154,7 @@ async def test_what_was_not_replicated_never_was_and_the_worker_goes_on(pair: Pa
 
         assert crew.ends == ["gated", "gated"]
         assert await crew.queue.get("unreplicated") is None
-        assert await crew.queue.push(Carry("unreplicated"), job_id="unreplicated") == "unreplicated"
+        assert (await crew.queue.push(Carry("unreplicated"), job_id="unreplicated")).added
         await eventually(lambda: crew.ends[2:] == ["unreplicated"])
         await eventually(lambda: pair.total("completed") == 2)
 
@@ -164,12 +164,12 @@ async def test_an_entry_id_that_came_again_for_another_job_is_not_settled_by_the
 ) -> None:
     await pair.in_step()
     old = RedisDriver(pair.address.url, queue_name)
-    await old.push([NewJob("first", ["name", "Carry", "parameters", '{"label": "a"}'])], again=False)
+    await old.push([NewJob("first", ["name", "Carry", "parameters", '{"label": "a"}'])], repeated=False)
     consumer = old.consumer("w", lease=15, max_deliveries=3)
     await consumer.open()
     await pair.in_step()
     pair.detach()
-    await old.push([NewJob("lost", ["name", "Carry", "parameters", '{"label": "b"}'])], again=False)
+    await old.push([NewJob("lost", ["name", "Carry", "parameters", '{"label": "b"}'])], repeated=False)
     first, lost = (await consumer.exchange([], 2)).leases
 
     pair.promote()

@@ -153,7 +153,7 @@ async def test_a_worker_whose_every_connection_is_killed_works_on(fleet: Fleet, 
     await eventually(lambda: fleet.labels("start") == {"before": 1}, within=20)
 
     def listeners() -> int:
-        return int(redis_store.admin.pubsub_numsub(f"{redis_store.prefix}control")[0][1])
+        return int(redis_store.admin.pubsub_numsub(f"{redis_store.prefix}control:0")[0][1])
 
     await eventually(listeners)
     for _ in range(3):

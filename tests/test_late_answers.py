@@ -140,8 +140,8 @@ def hold_answers(consumer: RedisConsumer, before: Callable[[Exchange], Awaitable
     """Let something happen before each answer arrives, until what this returns is called."""
     exchange = consumer.exchange
 
-    async def held(settlements: list[Settlement], count: int | None) -> Exchange:
-        answer = await exchange(settlements, count)
+    async def held(settlements: list[Settlement], count: int | None, **more: bool) -> Exchange:
+        answer = await exchange(settlements, count, **more)
         await before(answer)
         return answer
 

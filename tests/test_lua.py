@@ -248,7 +248,7 @@ def job(job_id: str, **options: Any) -> NewJob:
 
 async def push(store: RedisStore, *job_ids: str, **options: Any) -> list[Word]:
     jobs = [job(job_id, **options) for job_id in job_ids]
-    return [pushed.word for pushed in await store.driver.push(jobs, again=False)]
+    return [pushed.word for pushed in await store.driver.push(jobs, repeated=False)]
 
 
 async def claim(consumer: Consumer, count: int = 10) -> list[Lease]:
@@ -516,7 +516,7 @@ def journey(redis_url: str) -> Iterator[Callable[[NewJob], list[Lease]]]:
 
         async def travel(new: NewJob) -> list[Lease]:
             store.clock.advance(100)  # an id may come twice
-            assert await store.driver.push([new], again=False) == [Pushed(Word.OK)]
+            assert await store.driver.push([new], repeated=False) == [Pushed(Word.OK)]
             stops = []
             for fate in (RetryLater("+5000"), RetryLater("+0"), Release(), FAILED, Ack()):
                 store.clock.advance(10)

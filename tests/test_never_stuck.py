@@ -54,11 +54,11 @@ class Deaf(MemoryDriver):
         driver = self
 
         class DeafConsumer(MemoryConsumer):
-            async def exchange(self, settlements: "list[Settlement]", count: int | None) -> Exchange:  # type: ignore[override]
+            async def exchange(self, settlements: "list[Settlement]", count: int | None, **more: bool) -> Exchange:  # type: ignore[override]
                 driver.asked += 1
                 if driver.asked <= driver.deaf_for:
                     await anyio.sleep_forever()
-                return await super().exchange(settlements, count)
+                return await super().exchange(settlements, count, **more)
 
         return DeafConsumer(self.memory, worker_id, lease, max_deliveries)
 
@@ -68,7 +68,7 @@ async def test_a_worker_that_gets_nothing_through_starts_anew(caplog: pytest.Log
     driver.deaf_for = 1
     queue = queue_at(driver, "q")
     worker = Worker(queue, lease=0.2)
-    job_id = await queue.push(Work())
+    job_id = (await queue.push(Work())).id
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(worker.run)
@@ -102,7 +102,7 @@ async def test_a_blocked_loop_is_no_reason_to_give_up_but_one_to_say_where(
         starts += 1
         time.sleep(work.seconds)  # noqa: ASYNC251  (this is what must not be done)
 
-    job_id = await queue.push(Work(2.5))  # 12 leases
+    job_id = (await queue.push(Work(2.5))).id  # 12 leases
     worker = Worker(queue, lease=0.2, concurrency=1)
 
     async with anyio.create_task_group() as tasks:
@@ -222,7 +222,7 @@ async def test_when_jobs_are_released_idle_workers_take_them_without_connecting_
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(worker.run)
         await eventually(lambda: blocked_readers(redis_store)() == 1)
-        await eventually(lambda: redis_store.admin.pubsub_numsub(f"{redis_store.prefix}control")[0][1] == 1)
+        await eventually(lambda: redis_store.admin.pubsub_numsub(f"{redis_store.prefix}control:0")[0][1] == 1)
         before = redis_store.admin.info("stats")["total_connections_received"]
 
         await holder.release_all([])

@@ -64,7 +64,7 @@ class Network:
     async def cut(self) -> str:
         """Let the first worker begin the job, cut it off, and let the other begin it too; the job's id."""
         self.tasks.start_soon(self.cut_off.worker.run)
-        job_id = await self.other.queue.push(Carry())
+        job_id = (await self.other.queue.push(Carry())).id
         await self.cut_off.started.wait()
         self.proxy.black_hole(True)
         self.tasks.start_soon(self.other.worker.run)

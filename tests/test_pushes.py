@@ -52,7 +52,7 @@ async def settle() -> None:
 
 async def push(pushes: Pushes, job_id: str) -> str | Exception:
     try:
-        (pushed,) = await pushes.push([job(job_id)], again=False)
+        (pushed,) = await pushes.push([job(job_id)], repeated=False)
     except DriverError as error:
         return error
     return pushed.holder
@@ -106,7 +106,9 @@ async def test_a_round_trip_takes_no_more_than_a_script_should() -> None:
     pushes = Pushes(wire.send)
     first = asyncio.create_task(push(pushes, "first"))
     await settle()
-    many = [asyncio.create_task(pushes.push([job(f"{n}-{i}") for i in range(20)], again=False)) for n in range(30)]
+    many = [
+        asyncio.create_task(pushes.push([job(f"{n}-{i}") for i in range(20)], repeated=False)) for n in range(30)
+    ]
     await settle()
 
     wire.go.set()
@@ -135,7 +137,7 @@ async def test_when_the_store_is_away_those_in_the_queue_hear_so_too_and_not_one
     wire = Wire()
     pushes = Pushes(wire.send)
     tasks = [
-        asyncio.create_task(pushes.push([job(f"{n}-{i}") for i in range(40)], again=False)) for n in range(30)
+        asyncio.create_task(pushes.push([job(f"{n}-{i}") for i in range(40)], repeated=False)) for n in range(30)
     ]
     await settle()
     wire.error = {f"{n}-0": Unavailable("gone") for n in range(30)}
@@ -277,7 +279,7 @@ async def test_a_hundred_callers_at_once_each_get_their_own_answer(redis_store: 
     async def one(number: int) -> None:
         unique = "key" if number % 10 == 0 else ""
         fields = ["name", "Work", "parameters", "{}"]
-        (answers[number],) = await driver.push([NewJob(f"job-{number}", fields, unique=unique)], again=False)
+        (answers[number],) = await driver.push([NewJob(f"job-{number}", fields, unique=unique)], repeated=False)
 
     async with anyio.create_task_group() as tasks:
         for number in range(100):

@@ -100,7 +100,10 @@ async def end(store: Store, *leases: Lease, fate: Fate = Ack()) -> None:  # noqa
 
 async def test_a_pushed_job_can_be_looked_up(queue: Any) -> None:
     before = datetime.now(UTC)
-    job_id = await done(queue.push(Add(5, "größe")))
+    job = await done(queue.push(Add(5, "größe")))
+    job_id = str(job)
+    assert (job.id, job.name, job.added) == (job_id, "Add", True)
+    assert await done(job.info()) == await done(queue.get(job)) == await done(queue.get(job_id))
 
     info = await done(queue.get(job_id))
     assert (info.job_id, info.name, info.state, info.priority) == (job_id, "Add", State.READY, Priority.NORMAL)
@@ -153,7 +156,7 @@ async def test_options_travel_with_the_job(queue: Any, store: Store) -> None:
         "unique": "joe",
         "expires_in": timedelta(hours=1),
     }
-    job_id = await done(queue.push(Add(1), job_id="mine", **options))
+    job_id = (await done(queue.push(Add(1), job_id="mine", **options))).id
 
     info = await done(queue.get("mine"))
     assert job_id == "mine"
@@ -234,50 +237,74 @@ async def test_a_job_name_names_what_has_no_name_of_its_own(queue: Any) -> None:
     assert (await done(queue.get(other))).name == "other"
 
 
-async def test_pushing_an_id_again_adds_nothing_even_once_the_job_has_ended(queue: Any, store: Store) -> None:
-    assert await done(queue.push(Add(1), job_id="mine")) == "mine"
-    assert await done(queue.push(Add(2), job_id="mine", delay=5)) == "mine"
+async def pushed(pushing: Any) -> Any:
+    """Id of a push's job, and whether it was added; of many pushes, a list of these."""
+    told = await done(pushing)
+    return [(job.id, job.added) for job in told] if isinstance(told, list) else (told.id, told.added)
+
+
+async def test_an_id_is_not_pushed_again_while_its_job_is_there_and_then_it_is_a_new_job(
+    queue: Any, store: Store
+) -> None:
+    assert await pushed(queue.push(Add(1), job_id="mine")) == ("mine", True)
+    assert await pushed(queue.push(Add(2), job_id="mine", delay=5)) == ("mine", False)
     (lease,) = await claim(store)
     assert lease.fields[b"parameters"] == b'{"a":1,"text":""}'
-    assert await done(queue.push(Add(3), job_id="mine")) == "mine"
+    assert await pushed(queue.push(Add(3), job_id="mine")) == ("mine", False)
     await end(store, lease)
 
-    assert await done(queue.push(Add(4), job_id="mine")) == "mine"
-    assert await done(queue.push_many([queue.prepare(Add(5), job_id="mine")])) == ["mine"]
-    assert await done(queue.get("mine")) is None
-    assert (await done(queue.counts())).totals == {"pushed": 1, "completed": 1}
+    assert await pushed(queue.push(Add(4), job_id="mine")) == ("mine", True)
+    assert await pushed(queue.push_many([queue.prepare(Add(5), job_id="mine")])) == [("mine", False)]
+    assert await done(queue.cancel("mine")) is Word.CANCELLED
+    assert await pushed(queue.push_many([queue.prepare(Add(6), job_id="mine")])) == [("mine", True)]
+    assert (await done(queue.get("mine"))).parameters == '{"a":6,"text":""}'
 
 
-async def test_prepared_jobs_can_be_pushed_again_like_any_id(queue: Any, store: Store) -> None:
-    jobs = [queue.prepare(Add(n)) for n in range(3)]
-    ids = await done(queue.push_many(jobs))
+async def test_an_id_that_the_queue_made_can_be_given_to_a_new_push(queue: Any, store: Store) -> None:
+    first = await done(queue.push(Add(1)))
+    await end(store, *await claim(store))
+    assert await pushed(queue.push(Add(2), job_id=first.id)) == (first.id, True)
+
+
+async def test_a_prepared_job_is_one_push_however_often_it_is_pushed(queue: Any, store: Store) -> None:
+    jobs = [queue.prepare(Add(n)) for n in range(3)] + [queue.prepare(Add(4), job_id="mine")]
+    ids = [job.job_id for job in jobs]
+    assert await pushed(queue.push_many(jobs)) == [(job_id, True) for job_id in ids]
     await end(store, *await claim(store))
 
-    assert await done(queue.push_many(jobs)) == ids == [job.job_id for job in jobs]
+    assert await pushed(queue.push_many(jobs)) == [(job_id, False) for job_id in ids]
     assert sum((await done(queue.counts())).ready.values()) == 0
 
 
 async def test_one_job_at_a_time_holds_a_unique_key(queue: Any, store: Store) -> None:
-    first = await done(queue.push(Add(1), unique="joe"))
-    assert await done(queue.push(Add(2), unique="joe", delay=60)) == first
-    assert await done(queue.push_many([Add(3), Add(4)], unique="joe")) == [first, first]
-    assert await done(queue.push(Add(5), unique="jim")) != first
+    first, added = await pushed(queue.push(Add(1), unique="joe"))
+    assert added
+    assert await pushed(queue.push(Add(2), unique="joe", delay=60)) == (first, False)
+    assert await pushed(queue.push_many([Add(3), Add(4)], unique="joe")) == [(first, False)] * 2
+    assert (await pushed(queue.push(Add(5), unique="jim")))[1]
     await end(store, *await claim(store))
 
-    assert await done(queue.push(Add(6), unique="joe")) != first
+    assert (await pushed(queue.push(Add(6), unique="joe")))[1]
 
 
 async def test_a_unique_key_with_a_time_is_held_for_that_time_whatever_becomes_of_the_job(
     queue: Any, store: Store
 ) -> None:
-    first = await done(queue.push(Add(1), unique="joe", unique_for=timedelta(hours=1)))
+    first, _ = await pushed(queue.push(Add(1), unique="joe", unique_for=timedelta(hours=1)))
     await end(store, *await claim(store))
-    assert await done(queue.push(Add(2), unique="joe")) == first
+    assert await pushed(queue.push(Add(2), unique="joe")) == (first, False)
     assert await done(queue.get(first)) is None
 
 
+async def test_a_handle_looks_its_job_up_and_cancels_it(queue: Any, store: Store) -> None:
+    job = await done(queue.push(Add(1), delay=60))
+    assert (await done(job.info())).state is State.DELAYED
+    assert await done(job.cancel()) is Word.CANCELLED
+    assert await done(job.info()) is None
+
+
 async def test_many_jobs_are_pushed_in_order_from_a_generator(queue: Any) -> None:
-    ids = await done(queue.push_many((Add(n) for n in range(1_203)), priority=Priority.LOW))
+    ids = [job.id for job in await done(queue.push_many((Add(n) for n in range(1_203)), priority=Priority.LOW))]
     assert len(set(ids)) == 1_203
     assert (await done(queue.counts())).ready[Priority.LOW] == 1_203
     listed = await done(queue.jobs(State.READY, 2_000))
@@ -288,7 +315,7 @@ async def test_many_jobs_are_pushed_in_order_from_a_generator(queue: Any) -> Non
 async def test_prepared_jobs_keep_their_own_options_among_others(queue: Any) -> None:
     prepared = queue.prepare(Add(2), job_id="mine", priority="high")
     ids = await done(queue.push_many([Add(1), prepared, Add(3)], delay=60))
-    assert ids[1] == "mine"
+    assert ids[1].id == "mine"
     states = [(await done(queue.get(job_id))).state for job_id in ids]
     assert states == [State.DELAYED, State.READY, State.DELAYED]
 
@@ -307,8 +334,8 @@ async def test_many_jobs_cannot_share_an_id(queue: Any) -> None:
 
 def test_one_call_carries_500_jobs_or_4_mib() -> None:
     queue = JobQueue("memory://")
-    few = [len(chunk) for chunk in queue.prepare_many((Add(n) for n in range(1_001)), None, {})]
-    large = [len(chunk) for chunk in queue.prepare_many((Add(1, "x" * 500_000) for _ in range(20)), None, {})]
+    few = [len(chunk) for chunk, _ in queue.prepare_many((Add(n) for n in range(1_001)), None, {})]
+    large = [len(chunk) for chunk, _ in queue.prepare_many((Add(1, "x" * 500_000) for _ in range(20)), None, {})]
     assert few == [500, 500, 1]
     assert large == [9, 9, 2]
 

@@ -88,7 +88,7 @@ def test_no_event_loop_is_made_or_needed(queue: JobQueue, monkeypatch: pytest.Mo
 
 def test_it_works_inside_a_running_event_loop_too(queue: JobQueue) -> None:
     async def handler_of_some_web_framework() -> str:
-        return queue.push(Add(1))
+        return queue.push(Add(1)).id
 
     assert queue.get(asyncio.run(handler_of_some_web_framework()))
 
@@ -99,7 +99,7 @@ def test_threads_share_a_queue(queue: JobQueue) -> None:
 
     def work(which: int) -> None:
         for n in range(EACH):
-            job_id = queue.push(Add(which * 1000 + n))
+            job_id = queue.push(Add(which * 1000 + n)).id
             info = queue.get(job_id)
             assert info is not None
             assert (info.job_id, json.loads(info.parameters)) == (job_id, {"a": which * 1000 + n})
@@ -116,7 +116,7 @@ def test_threads_that_push_one_id_make_one_job(queue: JobQueue) -> None:
 
 def test_threads_that_push_one_unique_key_make_one_job(queue: JobQueue) -> None:
     answers: list[str] = []
-    in_threads(lambda which: answers.append(queue.push(Add(which), unique="joe")))
+    in_threads(lambda which: answers.append(queue.push(Add(which), unique="joe").id))
     assert len(set(answers)) == 1
     assert queue.counts().totals == {"pushed": 1}
 
@@ -146,7 +146,7 @@ queue, name = JobQueue(sys.argv[1], sys.argv[2]), JobName("n", dict[str, int])
 queue.push({"n": 0}, name)  # a connection is open when the process forks
 child = os.fork()
 for n in range(200):
-    job_id = queue.push({"n": n}, name, job_id=f"{'parent' if child else 'child'}-{n}")
+    job_id = str(queue.push({"n": n}, name, job_id=f"{'parent' if child else 'child'}-{n}"))
     info = queue.get(job_id)
     assert info and info.job_id == job_id, (job_id, info)
 if child:

@@ -150,9 +150,9 @@ async def test_a_certificate_for_another_name_is_refused_unless_that_is_asked_fo
     with redisjobs.sync.JobQueue(elsewhere, queue_name, deadline=0.6) as queue, refused:
         queue.push(Add(1))
     with redisjobs.sync.JobQueue(f"{elsewhere}&ssl_check_hostname=false", queue_name) as queue:
-        assert queue.push(Add(1), job_id="a") == "a"
+        assert queue.push(Add(1), job_id="a").added
     unchecked = f"{elsewhere}&ssl_cert_reqs=none"
     with redisjobs.sync.JobQueue(unchecked, queue_name) as queue:
-        assert queue.push(Add(1), job_id="b") == "b"
+        assert queue.push(Add(1), job_id="b").added
     async with redisjobs.JobQueue(unchecked, queue_name) as queue:
-        assert await queue.push(Add(1), job_id="c") == "c"
+        assert (await queue.push(Add(1), job_id="c")).added

@@ -225,7 +225,7 @@ async def test_a_failed_job_runs_again_under_its_id_until_its_attempts_are_used_
         attempts.append((context.job_id, context.attempt, context.deliveries))
         raise ValueError(f"no luck in attempt {context.attempt}")
 
-    job_id = await queue.push(Work())
+    job_id = (await queue.push(Work())).id
     await drain(queue)
 
     info = await queue.get(job_id)
@@ -241,7 +241,7 @@ async def test_a_job_that_waits_for_its_retry_tells_of_its_last_error(queue: Job
     async def work(_: Work) -> None:
         raise OSError("disk full")
 
-    job_id = await queue.push(Work())
+    job_id = (await queue.push(Work())).id
     await drain(queue)
 
     info = await queue.get(job_id)
@@ -263,7 +263,7 @@ async def test_a_handler_steers_by_raising(queue: JobQueue) -> None:
     async def work(work: Work) -> None:
         raise raised[work.number]
 
-    ids = await queue.push_many([Work(n) for n in raised])
+    ids = [job.id for job in await queue.push_many([Work(n) for n in raised])]
     await drain(queue)
 
     retry, snooze, until, fail = [await queue.get(job_id) for job_id in ids]
@@ -320,7 +320,7 @@ async def test_a_retry_policy_that_raises_costs_neither_job_nor_worker(queue: Jo
     async def work(_: Work) -> None:
         raise ValueError("in the handler")
 
-    job_id = await queue.push(Work())
+    job_id = (await queue.push(Work())).id
     await drain(queue)
 
     info = await queue.get(job_id)
@@ -409,7 +409,7 @@ async def test_an_entry_put_in_by_hand_runs_under_its_entry_id(queue: JobQueue, 
 
 
 async def test_a_job_whose_name_nobody_knows_waits_longer_each_time(queue: JobQueue, store: Store) -> None:
-    job_id = await queue.push(Work(), JobName("NewName", Work))
+    job_id = (await queue.push(Work(), JobName("NewName", Work))).id
     waits = []
     for _ in range(4):
         await drain(queue)
@@ -536,7 +536,7 @@ async def test_cancelling_a_running_job_cancels_its_handler(queue: JobQueue) -> 
         finally:
             cancelled.set()
 
-    job_id = await queue.push(Work())
+    job_id = (await queue.push(Work())).id
     async with working(Worker(queue)):
         await started.wait()
         word = await queue.cancel(job_id)
@@ -563,7 +563,7 @@ async def test_a_cancel_that_no_nudge_told_of_is_learnt_with_the_next_renewal(
         finally:
             cancelled.set()
 
-    job_id = await queue.push(Work())
+    job_id = (await queue.push(Work())).id
     async with working(Worker(queue, lease=0.6)):
         await started.wait()
         await queue.cancel(job_id)
@@ -577,7 +577,7 @@ async def test_a_cancelled_job_that_fails_meanwhile_is_not_retried(queue: JobQue
         await queue.cancel(context.job_id)
         raise ValueError("fails all the same")
 
-    job_id = await queue.push(Work())
+    job_id = (await queue.push(Work())).id
     await drain(queue)
 
     assert await queue.get(job_id) is None
@@ -720,7 +720,7 @@ async def test_after_the_grace_jobs_are_released_to_others_with_their_attempt_un
         finally:
             cancelled.set()
 
-    job_id = await queue.push(Work())
+    job_id = (await queue.push(Work())).id
     worker = Worker(queue, grace=0.05)
     with anyio.fail_after(SOON):
         async with anyio.create_task_group() as tasks:
@@ -847,7 +847,7 @@ async def test_each_change_of_state_is_one_line_and_failures_have_their_tracebac
         if work.number == 0:
             raise ValueError("no luck")
 
-    bad, good = await queue.push_many([Work(0), Work(1)])
+    bad, good = [job.id for job in await queue.push_many([Work(0), Work(1)])]
     await drain(queue, concurrency=1)
 
     said = {job: [r for r in caplog.records if getattr(r, "job_id", "") == job] for job in (good, bad)}

@@ -1,16 +1,14 @@
 -- bury: move an entry's fields, with the reason and what is known of the failure, to the dead letters.
 -- `notes` is a flat list of fields to add. An entry with more values than unpack takes can only have been
--- put in by hand; it is kept whole as JSON in one field, `entry`. Needs field beside it.
-local function bury(stream, jobs, dead, entry, job, fields, notes)
+-- put in by hand; it is kept whole as JSON in one field, `entry`. Needs field, pushed_at beside it.
+local function bury(stream, jobs, dead, entry, job, fields, notes, now_ms)
   local kept = {'id', job}
   local noted = {id = true, error = true, priority = true}
   for i = 1, #notes, 2 do noted[notes[i]] = true end
   if #fields > 1000 then
     kept[3], kept[4] = 'entry', cjson.encode(fields)
   else
-    if not field(fields, 'queued_at') then
-      kept[3], kept[4] = 'queued_at', string.match(entry, '^%d+')
-    end
+    if not field(fields, 'queued_at') then kept[3], kept[4] = 'queued_at', pushed_at(entry, now_ms) end
     for i = 1, #fields, 2 do
       if not noted[fields[i]] then kept[#kept + 1], kept[#kept + 2] = fields[i], fields[i + 1] end
     end

@@ -1,16 +1,22 @@
--- locate: where a job is: its place (`ready:normal`, `delayed`, `dead`), the entry there, and whether a
--- cancel was asked for. A job put in by hand has no locator: its id is its entry id. Nil: nowhere.
-local function locate(ready, jobs, job)
+-- locate: where a job is: its place (`ready:normal`, `delayed`, `dead`), the entry there, the mark beside it, its id.
+-- A job put in by hand may have no locator; it goes by its entry id, and any entry by its place: `1732-0@low`,
+-- `1732-0@dead`. Nil: nowhere. Needs field, entry_at, identify beside it.
+local function locate(places, jobs, job)
   local located = redis.call('HGET', jobs, job)
-  if located then return string.match(located, '^(%S+) ?(%S*) ?(%S*)$') end
-  if not string.match(job, '^%d+%-%d+$') then return nil end
-  for place, stream in pairs(ready) do
-    local found = redis.call('XRANGE', stream, job, job)[1]
-    local own = found and found[1] == job -- written as the worker will know it, not `01732-0`
-    for i = 1, own and #found[2] or 0, 2 do
-      if found[2][i] == 'id' then own = found[2][i + 1] == job end
+  if located then
+    local place, entry, mark = string.match(located, '^(%S+) ?(%S*) ?(%S*)$')
+    return place, entry, mark, job
+  end
+  local entry, name = string.match(job, '^(%d+%-%d+)@(%l+)$')
+  local among = {'ready:high', 'ready:normal', 'ready:low'}
+  if entry then among = {name == 'dead' and name or 'ready:' .. name} end
+  entry = entry or string.match(job, '^%d+%-%d+$')
+  for _, place in ipairs(entry and among or {}) do
+    local fields = places[place] and entry_at(places[place], entry)
+    if fields then
+      local id, mark = identify(places, jobs, place, entry, fields)
+      if name or id == job then return place, entry, mark or '', id end
     end
-    if own then return place, job, '' end
   end
   return nil
 end

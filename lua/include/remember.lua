@@ -1,9 +1,7 @@
--- remember: keep ids of jobs that ended, so that a push repeated after a lost reply adds nothing.
--- One set for each 5 s, so that none is large when it expires; gone when no push can be repeated any more.
--- push looks in those of the last minute.
-local function remember(finished, now_ms, ids)
-  if #ids == 0 then return end
-  local key = finished .. string.format('%.0f', math.floor(now_ms / 5000))
-  redis.call('SADD', key, unpack(ids))
-  redis.call('PEXPIRE', key, 65000)
+-- remember: keep, in the slot of now, the pushes of jobs that ended: one repeated after a lost reply, or late, adds
+-- nothing then. Gone when no push can come any more; push looks in the slots of the last minute at most.
+local function remember(slot_key, ended)
+  if #ended == 0 then return end
+  redis.call('SADD', slot_key, unpack(ended))
+  redis.call('PEXPIRE', slot_key, 65000)
 end

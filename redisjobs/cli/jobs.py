@@ -17,7 +17,7 @@ from redisjobs.drivers.in_process import MemoryDriver
 from redisjobs.errors import DecodeError, EncodeError, UnknownJob
 from redisjobs.job import Priority, State
 from redisjobs.queue import JobQueue
-from redisjobs.registry import PushOptions, Registry
+from redisjobs.registry import PushedJob, PushOptions, Registry
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=500, help="How many at most.")]
@@ -35,16 +35,16 @@ def push(
     unique: Annotated[str | None, typer.Option(help="A key that one job at a time may hold.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Push a job whose parameters fit its registered type, and print its id."""
+    """Push a job whose parameters fit its registered type; print its id, and whether it was added."""
     queue = load(target, url)
     if isinstance(queue.driver, MemoryDriver):
         raise Mistake(f"{target} is at memory://, which would end with this command; give --url")
     options = PushOptions(delay=delay, at=_time(at), priority=priority, job_id=job_id, unique=unique)
     pushed = _push(queue, _prepare(queue, name, parameters, options))
     if as_json:
-        show.document({"job_id": pushed})
+        show.document({"job_id": pushed.id, "added": pushed.added})
     else:
-        print(pushed)
+        print(f"{show.visible(pushed.id)} {'added' if pushed.added else 'already there'}")
 
 
 def _prepare(queue: Registry, name: str, text: str, options: PushOptions) -> NewJob:
@@ -69,7 +69,7 @@ def _time(text: str | None) -> datetime | None:
     return at
 
 
-def _push(queue: Registry, job: NewJob) -> str:
+def _push(queue: Registry, job: NewJob) -> PushedJob:
     if isinstance(queue, sync.JobQueue):
         with queue:
             return queue.push_many([job])[0]
@@ -78,7 +78,7 @@ def _push(queue: Registry, job: NewJob) -> str:
     raise Mistake(f"a {type(queue).__name__} has no push")
 
 
-async def _push_async(queue: JobQueue, job: NewJob) -> str:
+async def _push_async(queue: JobQueue, job: NewJob) -> PushedJob:
     async with queue:
         return (await queue.push_many([job]))[0]
 

@@ -65,7 +65,7 @@ def worker(
         float, typer.Option(min=0, help="Seconds that running jobs may finish in, after a stop.")
     ] = 25,
     max_deliveries: Annotated[
-        int, typer.Option(min=1, help="A job handed out more often without an outcome is a dead letter.")
+        int, typer.Option(min=1, help="So often a job is delivered without an outcome; then it is a dead letter.")
     ] = 3,
     unknown_for: Annotated[
         float, typer.Option(min=0, help="Seconds that a job whose name has no handler anywhere is kept.")

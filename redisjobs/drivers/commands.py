@@ -56,16 +56,51 @@ class Command(Generic[T]):
     script: lua.Script | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class PushAnswer:
+    """The answer to a push.
+
+    Attributes:
+        server_ms: The server's clock.
+        pushed: What became of each job; None: the push was STALE, and wrote nothing.
+    """
+
+    server_ms: float
+    pushed: list[Pushed] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The answer to a claim.
+
+    Attributes:
+        now_us: The server's clock.
+        due_in_us: µs until the next delayed job; -1: there is none.
+        waits_ms: For how long a job has been waiting for a worker with nothing else to run; -1: there is none.
+        leases: The jobs claimed.
+        ended: Those that were ended instead.
+    """
+
+    now_us: int
+    due_in_us: int
+    waits_ms: int
+    leases: list[Lease]
+    ended: Ended
+
+
 class Commands:
     """The commands of one queue.
 
     Args:
         queue: Its name: the hash tag of its keys.
         now_ms: The time to say it is; None leaves that to the server. For tests.
+        database: Of the server: the channel of notifications is one for all databases, unlike its keys.
     """
 
-    def __init__(self, queue: str, now_ms: Callable[[], int] | None = None) -> None:
+    def __init__(self, queue: str, now_ms: Callable[[], int] | None = None, database: int = 0) -> None:
         self.prefix = f"redisjobs:{{{checked_queue_name(queue)}}}:"
+        self._channel = f"control:{database}"
+        lua.load()
         self._now_ms = now_ms
         self._heads: dict[str, Wire] = {}
 
@@ -76,8 +111,8 @@ class Commands:
 
     @property
     def control(self) -> str:
-        """The channel of nudges."""
-        return f"{self.prefix}control"
+        """The channel of notifications."""
+        return f"{self.prefix}{self._channel}"
 
     @property
     def _now(self) -> str:
@@ -86,18 +121,19 @@ class Commands:
     def _run(self, name: str, arguments: Wire, parse: Callable[[Any], T]) -> Command[T]:
         script = lua.script(name)
         if name not in self._heads:
-            keys = [self.prefix + key for key in script.keys]
+            keys = [self.prefix + (key if key != "control" else self._channel) for key in script.keys]
             self._heads[name] = ["EVALSHA", script.sha, len(keys), *keys]
         return Command([*self._heads[name], *arguments], parse, script)
 
     # A producer's
 
-    def push(self, jobs: Sequence[NewJob], *, again: bool) -> Command[list[Pushed]]:
-        arguments: list[Any] = [self._now, "1" if again else ""]
+    def push(self, jobs: Sequence[NewJob], *, repeated: bool, sent_ms: float | None) -> Command[PushAnswer]:
+        """`sent_ms` is now by the server's clock, or earlier; None: not known, and the answer is STALE."""
+        arguments: list[Any] = [self._now, "" if sent_ms is None else f"{sent_ms:.0f}", "1" if repeated else ""]
         for job in jobs:
-            arguments += [_raw(job.job_id), job.priority, job.due, job.unique, _text(job.unique_for_ms)]
+            arguments += [_raw(job.job_id), job.nonce, job.priority, job.due, job.unique, _text(job.unique_for_ms)]
             arguments += [_text(job.expires_in_ms), len(job.fields), *job.fields]
-        return self._run("push", arguments, lambda reply: [_pushed(word) for word in reply])
+        return self._run("push", arguments, _push_answer)
 
     # An operator's
 
@@ -108,7 +144,7 @@ class Commands:
         return self._run("requeue", [_raw(job_id)], _word)
 
     def delete(self, job_id: str) -> Command[Word]:
-        return self._run("delete", [_raw(job_id)], _word)
+        return self._run("delete", [_raw(job_id), self._now], _word)
 
     def find(self, job_id: str) -> Command[Row | None]:
         return self._run("find", [_raw(job_id)], lambda reply: _row(reply) if reply else None)
@@ -145,12 +181,18 @@ class Commands:
             case _:
                 return [self._now]
 
-    def claim(self, worker: str, count: int, max_deliveries: int) -> Command[tuple[int, int, list[Lease], Ended]]:
-        def parse(reply: Any) -> tuple[int, int, list[Lease], Ended]:
-            now_us, due_in, jobs, ended = reply
-            return now_us, due_in, [_lease(*job) for job in jobs], _ended(ended)
+    def claim(self, worker: str, count: int, max_deliveries: int, *, idle: bool) -> Command[Claimed]:
+        def parse(reply: Any) -> Claimed:
+            now_us, due_in, waits, jobs, ended = reply
+            return Claimed(now_us, due_in, waits, [_lease(*job) for job in jobs], _ended(ended))
 
-        return self._run("claim", [worker, min(count, MOST_JOBS), max_deliveries, self._now], parse)
+        arguments = [worker, min(count, MOST_JOBS), max_deliveries, "1" if idle else "", self._now]
+        return self._run("claim", arguments, parse)
+
+    def adopt(self, leases: Sequence[Lease]) -> Command[list[str]]:
+        """Ids for jobs that were put in by hand without one."""
+        arguments = [word for lease in leases for word in (lease.stream, lease.entry)]
+        return self._run("adopt", arguments, lambda reply: [job_id.decode() for job_id in reply])
 
     def wait(self, worker: str, count: int, timeout_ms: int) -> Command[list[Lease]]:
         wire = ["XREADGROUP", "GROUP", GROUP, worker, "COUNT", count, "BLOCK", timeout_ms, "STREAMS"]
@@ -336,7 +378,7 @@ def _verb(lease: Lease, fate: Ack | RetryLater | Release | DeadLetter) -> tuple[
     """The script that carries a fate out, what it counts as, and what it takes beyond the token."""
     match fate:
         case Ack(cancelled):
-            return "ack", "cancelled" if cancelled else "completed", [lease.unique]
+            return "ack", "cancelled" if cancelled else "completed", [lease.unique, lease.nonce]
         case RetryLater(due, changes):
             flat = [text for change in changes.items() for text in change]
             return "retry", "", [lease.unique, due, len(flat), *flat]
@@ -359,6 +401,13 @@ def _words(reply: Any) -> list[Word]:
     return [Word(word.decode()) for word in reply]
 
 
+def _push_answer(reply: Any) -> PushAnswer:
+    now_us, *words = reply
+    if words == [Word.STALE.encode()]:
+        return PushAnswer(now_us / 1000, None)
+    return PushAnswer(now_us / 1000, [_pushed(word) for word in words])
+
+
 def _pushed(reply: bytes) -> Pushed:
     word, _, holder = reply.decode("utf-8", "surrogateescape").partition(" ")
     return Pushed(Word(word), holder)
@@ -372,7 +421,7 @@ def _pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
 def _lease(stream: int, entry: bytes, deliveries: int, flat: Sequence[bytes]) -> Lease:
     fields = _pairs(flat)
     place = entry.decode()
-    job_id = fields[b"id"].decode("utf-8", "surrogateescape") if b"id" in fields else place
+    job_id = fields.get(b"id", b"").decode("utf-8", "surrogateescape") or place
     return Lease(stream, place, deliveries, job_id, fields)
 
 
@@ -381,7 +430,7 @@ def _ended(reply: Any) -> Ended:
 
 
 def _row(reply: Any) -> Row:
-    place, entry, due, consumer, deliveries, mark, flat = reply
+    job_id, place, entry, due, consumer, deliveries, mark, flat = reply
     where = place.decode()
     fields = _pairs(flat)
     if where == "dead":
@@ -394,6 +443,7 @@ def _row(reply: Any) -> Row:
         state = State.RUNNING if running else State.READY
     known = Priority(priority) if priority in list(Priority) else Priority.NORMAL
     return Row(
+        job_id=job_id.decode("utf-8", "surrogateescape"),
         state=state,
         priority=known,
         entry=entry.decode(),

@@ -29,9 +29,9 @@ class MemoryDriver:
     async def aclose(self) -> None:
         await anyio.lowlevel.checkpoint()
 
-    async def push(self, jobs: Sequence[NewJob], *, again: bool) -> list[Pushed]:
+    async def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
         await anyio.lowlevel.checkpoint()
-        return self.memory.push(jobs, again=again)
+        return self.memory.push(jobs, repeated=repeated)
 
     async def cancel(self, job_id: str) -> Word:
         await anyio.lowlevel.checkpoint()
@@ -79,13 +79,17 @@ class MemoryConsumer:
     async def aclose(self) -> None:
         await anyio.lowlevel.checkpoint()
 
-    async def exchange(self, settlements: Sequence[Settlement], count: int | None) -> Exchange:
+    async def exchange(
+        self, settlements: Sequence[Settlement], count: int | None, *, idle: bool = False
+    ) -> Exchange:
         await anyio.lowlevel.checkpoint()
         words = self._memory.settle(self.worker_id, settlements)
         if count is None:
             return Exchange(words)
-        due_in, leases = self._memory.claim(self.worker_id, count, self._max_deliveries, self.ended)
-        return Exchange(words, leases, due_in, self._memory.now_ms())
+        due_in, waits, leases = self._memory.claim(
+            self.worker_id, count, self._max_deliveries, self.ended, idle=idle
+        )
+        return Exchange(words, leases, due_in, waits, self._memory.now_ms())
 
     async def wait(self, count: int, timeout: float) -> list[Lease]:
         wake = waker()
@@ -103,6 +107,9 @@ class MemoryConsumer:
                 await there.wait()
                 there = anyio.Event()
         return []
+
+    async def adopt(self, leases: Sequence[Lease]) -> None:
+        pass  # they have their ids already
 
     async def reclaim(self, count: int, latest_ms: int | None = None) -> list[Lease]:
         await anyio.lowlevel.checkpoint()

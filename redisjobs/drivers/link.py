@@ -36,6 +36,9 @@ _KEPT = ["host", "port", "path", "db", "username", "password", "credential_provi
 class Target:
     """Where the server is: a URL or an existing redis-py client, and how to make connections to it.
 
+    Attributes:
+        database: Of the server.
+
     Raises:
         ValueError: The URL, or the client's kind of connection, is none we can use.
     """
@@ -64,6 +67,7 @@ class Target:
         if self._kind == "SSLConnection":  # redis-py checks the name by itself since 6.0
             checked = self._options.get("ssl_cert_reqs") not in ("none", ssl.CERT_NONE)
             self._options.setdefault("ssl_check_hostname", checked)
+        self.database = int(self._options.get("db") or 0)
         try:
             if isinstance(where, str):
                 pool.make_connection()
@@ -111,10 +115,35 @@ def need_asyncio() -> None:
         raise DriverError("redis-py needs asyncio; on trio only memory:// works") from None
 
 
+class ServerClock:
+    """The server's clock as one connection has heard it; never ahead of it, unless it was set since."""
+
+    def __init__(self) -> None:
+        self._ahead_ms: float | None = None
+
+    @property
+    def now_ms(self) -> float | None:
+        """What time it is there, or a little earlier; None if the server has not said yet."""
+        return None if self._ahead_ms is None else self._ahead_ms + time.monotonic() * 1000
+
+    def hear(self, server_ms: float) -> None:
+        """Take in what an answer says that has just come: by now it is that late, at least."""
+        self._ahead_ms = server_ms - time.monotonic() * 1000
+
+    def forget(self) -> None:
+        """The connection ends; the next may lead to another server."""
+        self._ahead_ms = None
+
+
 class Link:
-    """One async connection, opened when first used and again after a failure. One user at a time."""
+    """One async connection, opened when first used and again after a failure. One user at a time.
+
+    Attributes:
+        clock: The server's, as this connection knows it.
+    """
 
     def __init__(self, commands: Commands, target: Target, timeout: float = ANSWER) -> None:
+        self.clock = ServerClock()
         self._commands = commands
         self._target = target
         self._timeout = timeout
@@ -195,6 +224,7 @@ class Link:
 
     async def aclose(self) -> None:
         """Close the connection. With TLS that takes a word from the server; it is waited for, but not long."""
+        self.clock.forget()
         connection, self._connection = self._connection, None
         if connection is not None:
             with anyio.move_on_after(_GOODBYE, shield=True), suppress(redis.RedisError, OSError):
@@ -202,6 +232,7 @@ class Link:
 
     async def _drop(self) -> None:
         """Close the connection at once, whatever is under way on it."""
+        self.clock.forget()
         connection, self._connection = self._connection, None
         if connection is not None:
             with anyio.CancelScope(shield=True), suppress(redis.RedisError, OSError):
@@ -220,9 +251,10 @@ def _closed_is_lost() -> Iterator[None]:
 
 
 class SyncLink:
-    """One sync connection, opened when first used and again after a failure. For one thread."""
+    """One sync connection, opened when first used and again after a failure. For one thread; see `Link`."""
 
     def __init__(self, commands: Commands, target: Target) -> None:
+        self.clock = ServerClock()
         self._commands = commands
         self._target = target
         self._connection: Any = None
@@ -275,6 +307,7 @@ class SyncLink:
 
     def close(self) -> None:
         """Drop the connection."""
+        self.clock.forget()
         connection, self._connection = self._connection, None
         if connection is not None:
             with suppress(redis.RedisError, OSError):

@@ -42,3 +42,11 @@ def script(name: str) -> Script:
     text = lua.joinpath(f"{name}.lua").read_text("utf-8")
     source = _INCLUDE.sub(lambda line: lua.joinpath(f"{line[1]}.lua").read_text("utf-8"), text)
     return Script(name, source, sha1(source.encode()).hexdigest(), tuple(_KEY.findall(text)))
+
+
+@cache
+def load() -> None:
+    """Read every script now: a release that takes this one's place on the disk must not reach into its run."""
+    for entry in folder().iterdir():
+        if entry.name.endswith(".lua"):
+            script(entry.name.removesuffix(".lua"))

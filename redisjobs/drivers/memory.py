@@ -7,7 +7,7 @@ list as a dict beside them. Nothing survives the process.
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from redisjobs.driver import (
@@ -60,9 +60,12 @@ class _Stream:
 
 @dataclass(slots=True)
 class _Delayed:
+    """A delayed job; `line` is its place among those due at the same time."""
+
     priority: Priority
     fields: Fields
     due_ms: int
+    line: int
 
 
 class Memory:
@@ -78,32 +81,42 @@ class Memory:
         self.streams = [_Stream(priority) for priority in Priority]
         self.located: dict[str, tuple[str, str]] = {}  # job id -> (place, entry)
         self.cancelling: set[tuple[str, str]] = set()  # where a job runs that is to be cancelled
+        self.alone: set[tuple[str, str]] = set()  # where a job was delivered with nothing beside it
         self.delayed: dict[str, _Delayed] = {}
         self.dead: dict[str, Fields] = {}
         self.uniques: dict[str, tuple[str, int | None]] = {}  # key -> (job id, until ms)
-        self.finished: dict[str, int] = {}  # job id -> when it ended, ms
+        self.finished: dict[tuple[str, bytes], int] = {}  # (job id, nonce of its push) -> when it ended, ms
         self.totals: dict[str, int] = {}
         self.ears: list[Callable[[Nudge], None]] = []
         self._last_id = (0, 0)
+        self._line = 0
 
     def close(self) -> None:
         """Nothing is open."""
 
-    def push(self, jobs: Sequence[NewJob], *, again: bool) -> list[Pushed]:
+    def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
+        """`repeated` makes no difference here: no push comes late, and all that ended is in one place."""
         with self.lock:
-            return [self._push(job, again) for job in jobs]
+            pushed: set[str] = set()
+            return [self._push(job, pushed) for job in jobs]
 
-    def _push(self, job: NewJob, again: bool) -> Pushed:
+    def _push(self, job: NewJob, pushed: set[str]) -> Pushed:
         now_ms = self.now_ms()
         holder = self._unique_holder(job.unique, now_ms)
-        ended = (again or not _is_fresh(job.job_id, now_ms)) and self._finished_lately(job.job_id, now_ms)
-        if job.job_id in self.located or ended:
+        if job.job_id in pushed:
             return Pushed(Word.EXISTS)
+        if self._finished_lately(job.job_id, job.nonce.encode(), now_ms):
+            return Pushed(Word.REPEATED)
+        if job.job_id in self.located:
+            ours = not job.nonce or self._stored(job.job_id).get(b"nonce", b"") == job.nonce.encode()
+            return Pushed(Word.REPEATED if ours else Word.EXISTS)
         if holder is not None:
             return Pushed(Word.DUPLICATE, holder)
 
         flat = [part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part for part in job.fields]
         fields: Fields = {b"id": _bytes(job.job_id), **dict(zip(flat[::2], flat[1::2], strict=True))}
+        if job.nonce:
+            fields[b"nonce"] = job.nonce.encode()
         if job.expires_in_ms is not None:
             fields[b"expires_at"] = b"%d" % (now_ms + job.expires_in_ms)
         if job.unique:
@@ -118,25 +131,35 @@ class Memory:
         else:
             self._add(job.job_id, self._stream(job.priority), fields)
         self._count("pushed")
+        pushed.add(job.job_id)
         return Pushed(Word.OK)
 
     def claim(
-        self, worker: str, count: int, max_deliveries: int, ended: Ended
-    ) -> tuple[float | None, list[Lease]]:
+        self, worker: str, count: int, max_deliveries: int, ended: Ended, *, idle: bool = False
+    ) -> tuple[float | None, float | None, list[Lease]]:
+        """Seconds until the next delayed job, for how many one waits that has to run alone, and the leases."""
         with self.lock:
             now_ms = self.now_ms()
             self._promote(now_ms)
             claimed: list[Lease] = []
+            waits: float | None = None
             for number, stream in enumerate(self.streams, 1):
                 for entry in [e for e, p in stream.pending.items() if p.worker == _RELEASED]:
-                    if len(claimed) < count and not self._is_for_others(worker, number, entry, max_deliveries):
-                        claimed += self._hand_out(worker, number, entry, max_deliveries, ended)
+                    if len(claimed) < count:
+                        idle = idle and not claimed and not self._holds_any(worker)
+                        renewed = stream.pending[entry].renewed
+                        lease, alone = self._deliver(worker, number, entry, max_deliveries, ended, idle=idle)
+                        claimed += [lease] if lease else []
+                        if lease and alone:
+                            count = 1
+                        elif alone:
+                            waits = max(waits or 0.0, time.monotonic() - renewed)
                 claimed += self._read(worker, number, count - len(claimed))
             due = min((job.due_ms for job in self.delayed.values()), default=None)
-            return None if due is None else max(0, due - now_ms) / 1000, claimed
+            return None if due is None else max(0, due - now_ms) / 1000, waits, claimed
 
     def read(self, worker: str, count: int) -> list[Lease]:
-        """XREADGROUP: up to `count` new entries of each stream."""
+        """XREADGROUP: up to `count` new entries of each stream, in that order of their priority."""
         with self.lock:
             return [lease for number in (1, 2, 3) for lease in self._read(worker, number, count)]
 
@@ -146,18 +169,16 @@ class Memory:
             claimed: list[Lease] = []
             passed = 0
             for number, stream in enumerate(self.streams, 1):
-                expired = [e for e, p in stream.pending.items() if p.renewed <= oldest]
-                besides = {(number, entry) for entry in expired}
-                for entry in expired:
+                for entry in [e for e, p in stream.pending.items() if p.renewed <= oldest]:
                     if len(claimed) >= count:
                         break
-                    besides.discard((number, entry))
-                    if self._is_for_others(worker, number, entry, max_deliveries, besides):
+                    taken, alone = self._deliver(worker, number, entry, max_deliveries, ended, idle=False)
+                    if taken:
+                        claimed.append(taken)
+                    elif alone:
                         stream.pending[entry].worker = _RELEASED
                         stream.pending[entry].renewed = time.monotonic()
                         passed += 1
-                    else:
-                        claimed += self._hand_out(worker, number, entry, max_deliveries, ended)
             if passed:
                 self._nudge("released", str(passed))
             self._count("reclaimed", len(claimed))
@@ -191,12 +212,11 @@ class Memory:
         if pending is None:
             return Word.LEASE_LOST
         stream, entry = self.streams[lease.stream - 1], lease.entry
-        fields, job_id = stream.entries[entry], self._goes_by(stream, entry)
+        fields, job_id = stream.entries[entry], self._identify(stream.priority, entry)
         match fate:
             case Ack(cancelled):
-                young = int(entry.partition("-")[0]) > self.now_ms() - _REMEMBERED
                 self._drop(stream, entry)
-                self._end(job_id, fields, remember=young)
+                self._end(job_id, fields)
                 self._count("cancelled" if cancelled else "completed")
             case RetryLater() if self._is_cancelling(stream, entry):
                 self._drop(stream, entry)
@@ -229,7 +249,7 @@ class Memory:
 
     def cancel(self, job_id: str) -> Word:
         with self.lock:
-            place, entry = self._locate(job_id)
+            job_id, place, entry = self._locate(job_id)
             if not place:
                 return Word.NOT_FOUND
             if place == "dead":
@@ -252,7 +272,7 @@ class Memory:
 
     def requeue(self, job_id: str) -> Word:
         with self.lock:
-            place, letter = self.located.get(job_id, ("", ""))
+            job_id, place, letter = self._locate(job_id)
             if place != "dead":
                 return Word.NOT_FOUND
             fields = self.dead[letter]
@@ -266,29 +286,30 @@ class Memory:
 
     def delete(self, job_id: str) -> Word:
         with self.lock:
-            place, letter = self.located.get(job_id, ("", ""))
+            job_id, place, letter = self._locate(job_id)
             if place != "dead":
                 return Word.NOT_FOUND
-            del self.dead[letter], self.located[job_id]
+            fields = self.dead.pop(letter)
+            self._end(job_id, fields)
             self._count("deleted")
             return Word.OK
 
     def find(self, job_id: str) -> Row | None:
         with self.lock:
-            place, entry = self._locate(job_id)
+            job_id, place, entry = self._locate(job_id)
             if not place:
                 return None
             if place == "dead":
                 return self._dead_row(entry)
             if place == "delayed":
-                return self._delayed_row(self.delayed[job_id])
+                return self._delayed_row(job_id, self.delayed[job_id])
             return self._ready_row(self._stream(Priority(place)), entry)
 
     def jobs(self, state: State, limit: int) -> list[Row]:
         with self.lock:
             rows: Iterator[Row]
             if state is State.DELAYED:
-                rows = map(self._delayed_row, (job for _, job in self._by_due()))
+                rows = (self._delayed_row(job_id, job) for job_id, job in self._by_due())
             elif state is State.DEAD:
                 rows = map(self._dead_row, reversed(list(self.dead)))
             else:
@@ -303,11 +324,13 @@ class Memory:
             totals = dict(self.totals)
             return Counts(ready, sum(running.values()), len(self.delayed), len(self.dead), totals)
 
-    def put(self, fields: Mapping[str, str | bytes], priority: Priority = Priority.NORMAL) -> str:
+    def put(
+        self, fields: Mapping[str, str | bytes], priority: Priority = Priority.NORMAL, *, entry: str = "*"
+    ) -> str:
         """XADD by hand: an entry as it stands, without a locator. Its entry id."""
         with self.lock:
             raw = {_bytes(key): _bytes(value) for key, value in fields.items()}
-            return self._append(self._stream(priority), raw)
+            return self._append(self._stream(priority), raw, entry)
 
     def age(self, seconds: float) -> None:
         """Let every lease look `seconds` older."""
@@ -327,25 +350,63 @@ class Memory:
         self._last_id = (now_ms, 0) if now_ms > last_ms else (last_ms, sequence + 1)
         return f"{self._last_id[0]}-{self._last_id[1]}"
 
-    def _locate(self, job_id: str) -> tuple[str, str]:
-        """Where a job is. One put in by hand has no locator: its id is its entry id."""
+    def _locate(self, job_id: str) -> tuple[str, str, str]:
+        """Which job that is, its place, and the entry there; see lua/include/locate."""
         if job_id in self.located:
-            return self.located[job_id]
-        for stream in self.streams:
-            if job_id in stream.entries and _own_id(stream.entries[job_id], job_id) == job_id:
-                return stream.priority, job_id
-        return "", ""
+            return job_id, *self.located[job_id]
+        entry, _, name = job_id.partition("@")
+        for place in [name] if name else list(Priority):
+            fields = self.dead.get(entry) if place == "dead" else self._entries(place).get(entry)
+            if fields is not None:
+                known = self._identify(place, entry)
+                if name or known == job_id:
+                    return known, place, entry
+        return job_id, "", ""
 
-    def _goes_by(self, stream: _Stream, entry: str) -> str:
-        """The id of an entry's job: its own, or the entry's where another job has that one already."""
-        job_id, here = _own_id(stream.entries[entry], entry), (stream.priority, entry)
-        return job_id if self.located.get(job_id, here) == here else entry
+    def _entries(self, place: str) -> dict[str, Fields]:
+        return self._stream(Priority(place)).entries if place in list(Priority) else {}
+
+    def _identify(self, place: str, entry: str) -> str:
+        """The id that the job of an entry goes by; see lua/include/identify."""
+        fields, here, suffix = self._fields(place, entry), (place, entry), f"@{place}"
+        said = _said(fields)
+        ids = [said or entry, entry + suffix, entry + suffix * 2]
+        for job_id in ids:
+            if self.located.get(job_id) == here:
+                return job_id
+        if said:
+            taken = said in self.located
+        else:
+            ranked: list[str] = list(Priority)
+            above = [self._entries(other) for other in ranked[: ranked.index(place) if place in ranked else 0]]
+            twins = [entries[entry] for entries in above if entry in entries]
+            taken = entry in self.located or not all(map(_said, twins))
+        if not taken:
+            return ids[0]
+        job_id = ids[1]
+        while job_id in self.located:
+            job_id += suffix
+        return job_id
+
+    def _address(self, place: str, entry: str) -> str:
+        """How to name the job of an entry to an operator, so that it is found."""
+        job_id = self._identify(place, entry)
+        is_located = self.located.get(job_id) == (place, entry)
+        return f"{entry}@{place}" if not is_located and _said(self._fields(place, entry)) else job_id
+
+    def _fields(self, place: str, entry: str) -> Fields:
+        return self.dead[entry] if place == "dead" else self._entries(place)[entry]
+
+    def _stored(self, job_id: str) -> Fields:
+        """The fields of a job that is located."""
+        place, entry = self.located[job_id]
+        return self.delayed[job_id].fields if place == "delayed" else self._fields(place, entry)
 
     def _is_cancelling(self, stream: _Stream, entry: str) -> bool:
         return (stream.priority, entry) in self.cancelling
 
-    def _append(self, stream: _Stream, fields: Fields) -> str:
-        entry = self._new_id()
+    def _append(self, stream: _Stream, fields: Fields, entry: str = "*") -> str:
+        entry = self._new_id() if entry == "*" else entry
         stream.entries[entry] = fields
         stream.unread[entry] = None
         self._nudge("ready", entry)
@@ -359,15 +420,15 @@ class Memory:
         stream.unread.pop(entry, None)
         stream.pending.pop(entry, None)
         self.cancelling.discard((stream.priority, entry))
+        self.alone.discard((stream.priority, entry))
 
-    def _end(self, job_id: str, fields: Fields, *, remember: bool = True) -> None:
-        """The job is over: forget it, but for its id."""
+    def _end(self, job_id: str, fields: Fields) -> None:
+        """The job is over: forget it, but for its push."""
         self.located.pop(job_id, None)
         self._free(job_id, fields)
-        now_ms = self.now_ms()
-        if remember:
-            self.finished.pop(job_id, None)
-            self.finished[job_id] = now_ms
+        now_ms, push = self.now_ms(), (job_id, fields.get(b"nonce", b""))
+        self.finished.pop(push, None)
+        self.finished[push] = now_ms
         while self.finished and next(iter(self.finished.values())) < now_ms - 2 * _REMEMBERED:
             del self.finished[next(iter(self.finished))]
 
@@ -376,8 +437,8 @@ class Memory:
         if self.uniques.get(key, ("", None))[0] == job_id:
             del self.uniques[key]
 
-    def _finished_lately(self, job_id: str, now_ms: int) -> bool:
-        return self.finished.get(job_id, -_REMEMBERED * 2) > now_ms - _REMEMBERED
+    def _finished_lately(self, job_id: str, nonce: bytes, now_ms: int) -> bool:
+        return self.finished.get((job_id, nonce), -_REMEMBERED * 2) > now_ms - _REMEMBERED
 
     def _unique_holder(self, key: str, now_ms: int) -> str | None:
         job_id, until = self.uniques.get(key, ("", 0)) if key else ("", 0)
@@ -385,14 +446,15 @@ class Memory:
 
     def _delay(self, job_id: str, priority: Priority, fields: Fields, due_ms: int) -> None:
         first = min((job.due_ms for job in self.delayed.values()), default=None)
-        self.delayed[job_id] = _Delayed(priority, fields, due_ms)
+        self._line += 1
+        self.delayed[job_id] = _Delayed(priority, fields, due_ms, self._line)
         self.located[job_id] = ("delayed", "")
         if first is None or due_ms < first:
             self._nudge("due", str(due_ms))
 
     def _by_due(self, until_ms: float = math.inf) -> list[tuple[str, _Delayed]]:
         due = [item for item in self.delayed.items() if item[1].due_ms <= until_ms]
-        return sorted(due, key=lambda item: (item[1].due_ms, _bytes(item[0])))
+        return sorted(due, key=lambda item: (item[1].due_ms, item[1].line))
 
     def _promote(self, now_ms: int) -> None:
         for job_id, job in self._by_due(now_ms)[:MOST_JOBS]:
@@ -407,51 +469,49 @@ class Memory:
             stream.pending[entry] = _Pending(worker, 1, time.monotonic())
         return [self._lease(number, entry) for entry in entries]
 
-    def _hand_out(self, worker: str, number: int, entry: str, max_deliveries: int, ended: Ended) -> list[Lease]:
-        """Give an entry that was delivered before to a worker, unless it is cancelled or poison."""
-        stream = self.streams[number - 1]
-        pending = stream.pending[entry]
-        pending.worker, pending.renewed = worker, time.monotonic()
-        pending.deliveries += 1
-        lease = self._lease(number, entry)
-        if self._is_cancelling(stream, entry):
-            self._drop(stream, entry)
-            self._end(lease.job_id, dict(lease.fields))
-            self._count("cancelled")
-            ended.append((lease.job_id, Word.CANCELLED))
-            return []
-        if pending.deliveries > max_deliveries:
-            times = pending.deliveries - 1
-            error = f"handed out {times} times without an outcome: its workers died or lost it"
-            notes = {"reason": "worker lost", "error": error, "worker": worker}
-            ended.append((self._bury(stream, entry, times, notes), Word.DEAD))
-            return []
-        return [lease]
+    def _deliver(
+        self, worker: str, number: int, entry: str, max_deliveries: int, ended: Ended, *, idle: bool
+    ) -> tuple[Lease | None, bool]:
+        """Give a worker an entry that was delivered before; see lua/include/deliver.
 
-    def _is_for_others(
-        self,
-        worker: str,
-        number: int,
-        entry: str,
-        max_deliveries: int,
-        besides: Set[tuple[int, str]] = frozenset(),
-    ) -> bool:
-        """Whether a job is handed out for the last time, and this worker has one like it already."""
-        deliveries = self.streams[number - 1].pending[entry].deliveries + 1
-        if max_deliveries == 1 or deliveries != max_deliveries:
-            return False
-        return any(
-            pending.worker == worker
-            and pending.deliveries >= max_deliveries
-            and (at, held) not in {(number, entry), *besides}
-            for at, stream in enumerate(self.streams, 1)
-            for held, pending in stream.pending.items()
-        )
+        Returns:
+            The lease, and whether it is to run alone; or None, and whether it waits for a worker with nothing else
+            to run: then nothing was changed.
+        """
+        stream = self.streams[number - 1]
+        pending, here = stream.pending[entry], (stream.priority, entry)
+        deliveries = pending.deliveries + 1
+        if self._is_cancelling(stream, entry):
+            fields, job_id = stream.entries[entry], self._identify(*here)
+            self._drop(stream, entry)
+            self._end(job_id, fields)
+            self._count("cancelled")
+            ended.append((job_id, Word.CANCELLED))
+            return None, False
+        if deliveries > max_deliveries and (here in self.alone or max_deliveries == 1):
+            alone = ", the last time with nothing beside it" if here in self.alone else ""
+            error = f"delivered {deliveries - 1} times without an outcome{alone}: it may kill its workers"
+            notes = {"reason": "worker lost", "error": error, "worker": worker}
+            ended.append((self._bury(stream, entry, deliveries - 1, notes), Word.DEAD))
+            return None, False
+        is_alone = deliveries >= max_deliveries > 1
+        if is_alone and not idle:
+            return None, True
+        (self.alone.add if is_alone else self.alone.discard)(here)
+        pending.worker, pending.renewed, pending.deliveries = worker, time.monotonic(), deliveries
+        return self._lease(number, entry), is_alone
+
+    def _holds_any(self, worker: str) -> bool:
+        return any(pending.worker == worker for stream in self.streams for pending in stream.pending.values())
 
     def _lease(self, number: int, entry: str) -> Lease:
         stream = self.streams[number - 1]
-        fields = stream.entries[entry]
-        return Lease(number, entry, stream.pending[entry].deliveries, _own_id(fields, entry), fields)
+        fields, here = stream.entries[entry], (stream.priority, entry)
+        job_id = _said(fields)
+        if not job_id:  # put in by hand: from now on it has a locator
+            job_id = self._identify(*here)
+            self.located[job_id] = here
+        return Lease(number, entry, stream.pending[entry].deliveries, job_id, fields)
 
     def _owned(self, worker: str, lease: Lease) -> _Pending | None:
         pending = self.streams[lease.stream - 1].pending.get(lease.entry)
@@ -466,8 +526,8 @@ class Memory:
         kept = {key: value for key, value in fields.items() if key not in changed}
         kept |= {key: value for key, value in changed.items() if value}
         kept[b"id"] = _bytes(job_id)
-        kept.setdefault(b"queued_at", entry.partition("-")[0].encode())
         now_ms = self.now_ms()
+        kept.setdefault(b"queued_at", _pushed_at(entry, now_ms))
         due_ms = _due(due, now_ms)
         if due_ms > now_ms:
             self._delay(job_id, stream.priority, kept, due_ms)
@@ -476,8 +536,8 @@ class Memory:
 
     def _bury(self, stream: _Stream, entry: str, deliveries: int, notes: Mapping[str, str]) -> str:
         """Make an entry a dead letter; the id it goes by."""
-        fields, job_id = stream.entries[entry], self._goes_by(stream, entry)
-        queued = fields.get(b"queued_at", entry.partition("-")[0].encode())
+        fields, job_id = stream.entries[entry], self._identify(stream.priority, entry)
+        queued = fields.get(b"queued_at", _pushed_at(entry, self.now_ms()))
         noted = {key: value for key, value in notes.items() if value or key != "traceback"}
         more = {"priority": stream.priority, "deliveries": str(deliveries), "failed_at": str(self.now_ms())}
         letter = self._new_id()
@@ -510,6 +570,7 @@ class Memory:
         fields, pending = stream.entries[entry], stream.pending.get(entry)
         running = pending is not None and pending.worker != _RELEASED
         return Row(
+            job_id=self._address(stream.priority, entry),
             state=State.RUNNING if running else State.READY,
             priority=stream.priority,
             entry=entry,
@@ -520,29 +581,27 @@ class Memory:
             fields=fields,
         )
 
-    def _delayed_row(self, job: _Delayed) -> Row:
-        return Row(State.DELAYED, job.priority, "", job.due_ms, "", 0, False, job.fields)
+    def _delayed_row(self, job_id: str, job: _Delayed) -> Row:
+        return Row(job_id, State.DELAYED, job.priority, "", job.due_ms, "", 0, False, job.fields)
 
     def _dead_row(self, letter: str) -> Row:
-        fields = self.dead[letter]
-        return Row(State.DEAD, Priority(fields[b"priority"].decode()), letter, None, "", 0, False, fields)
+        fields, job_id = self.dead[letter], self._address("dead", letter)
+        priority = Priority(fields[b"priority"].decode())
+        return Row(job_id, State.DEAD, priority, letter, None, "", 0, False, fields)
 
 
 def _bytes(value: str | bytes) -> bytes:
     return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
 
 
-def _own_id(fields: Fields, entry: str) -> str:
-    """The id an entry says it has; its entry id for one put in by hand without."""
-    return fields.get(b"id", entry.encode()).decode("utf-8", "surrogateescape")
+def _said(fields: Fields) -> str:
+    """The id an entry says it has; '' for one put in by hand without."""
+    return fields.get(b"id", b"").decode("utf-8", "surrogateescape")
 
 
-def _is_fresh(job_id: str, now_ms: int) -> bool:
-    """Whether an id, one that redisjobs made, was made just now."""
-    try:
-        return len(job_id) == 28 and abs(now_ms - int(job_id[:12], 16)) < 2000
-    except ValueError:
-        return False
+def _pushed_at(entry: str, now_ms: int) -> bytes:
+    """When an entry was pushed, in ms, as its id tells; never later than now."""
+    return b"%d" % min(int(entry.partition("-")[0]), now_ms)
 
 
 def _due(text: str, now_ms: int) -> int:

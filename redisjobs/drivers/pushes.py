@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
-from redisjobs.driver import LONGEST_TRY, MOST_JOBS, NewJob, Pushed
+from redisjobs.driver import LONGEST_TRY, MOST_JOBS, NewJob, Pushed, found_again
 from redisjobs.errors import DriverError, QueueFull, Unavailable
 
 _MOST = 2  # round trips at once
@@ -25,7 +25,7 @@ class Pushes:
     """The pushes of one event loop.
 
     Args:
-        send: Pushes jobs in one round trip; the second argument is the driver's `again`.
+        send: Pushes jobs in one round trip; the second argument is the driver's `repeated`.
     """
 
     def __init__(self, send: Send) -> None:
@@ -34,19 +34,19 @@ class Pushes:
         self._under_way = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def push(self, jobs: Sequence[NewJob], *, again: bool) -> list[Pushed]:
+    async def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
         """Push jobs; see `Driver.push`."""
         if not self._under_way:
-            return await self._push_alone(jobs, again)
-        push = _Push(jobs, again)
+            return await self._push_alone(jobs, repeated)
+        push = _Push(jobs, repeated)
         self._waiting.append(push)
         self._set_out()
         return await push.answer
 
-    async def _push_alone(self, jobs: Sequence[NewJob], again: bool) -> list[Pushed]:
+    async def _push_alone(self, jobs: Sequence[NewJob], repeated: bool) -> list[Pushed]:
         self._under_way += 1
         try:
-            return await self._send(jobs, again)
+            return await self._send(jobs, repeated)
         except Unavailable as error:
             self._give_up(error)
             raise
@@ -83,7 +83,7 @@ class Pushes:
     async def _carry_batch(self, batch: "Sequence[_Push]") -> None:
         jobs = [job for push in batch for job in push.jobs]
         try:
-            answers = await self._send(jobs, any(push.again for push in batch))
+            answers = await self._send(jobs, any(push.repeated for push in batch))
         except (Unavailable, QueueFull) as error:
             for push in batch:
                 push.fail(error)
@@ -94,7 +94,7 @@ class Pushes:
                 batch[0].fail(error)
                 return
             for push in reversed(batch):  # which one shows when each goes by itself; part may be there already
-                push.by_itself = push.again = True
+                push.by_itself = push.repeated = True
                 self._waiting.appendleft(push)
         except BaseException:  # the event loop ends, most likely
             broken_off = Unavailable("the push that this one went with was broken off")
@@ -143,11 +143,11 @@ class _Push:
         by_itself: Whether it must not go with others again.
     """
 
-    __slots__ = ("_since", "again", "answer", "by_itself", "jobs")
+    __slots__ = ("_since", "answer", "by_itself", "jobs", "repeated")
 
-    def __init__(self, jobs: Sequence[NewJob], again: bool) -> None:
+    def __init__(self, jobs: Sequence[NewJob], repeated: bool) -> None:
         self.jobs = jobs
-        self.again = again
+        self.repeated = repeated
         self.by_itself = False
         self.answer: asyncio.Future[list[Pushed]] = asyncio.get_running_loop().create_future()
         self._since = time.monotonic()
@@ -164,7 +164,7 @@ class _Push:
 
     def succeed(self, answers: list[Pushed]) -> None:
         if not self.answer.done():
-            self.answer.set_result(answers)
+            self.answer.set_result(found_again(answers) if self.by_itself else answers)
 
     def fail(self, error: Exception) -> None:
         """Fail with an error of its own: each caller's gets a traceback and a cause of its own."""

@@ -36,6 +36,21 @@ Now = Callable[[], int] | None
 
 _MOST_LINKS = 16  # connections that concurrent calls of one process share
 _MOST_TOGETHER = 50  # jobs of a push that may go together with others
+_TELLINGS = 3  # times that a push is sent before the server's clock counts as one that doesn't run evenly
+_RESTLESS = "the server's clock was set again and again, or answers take too long; nothing was written"
+
+
+async def push_over(link: Link, commands: Commands, jobs: Sequence[NewJob], repeated: bool) -> list[Pushed]:
+    """Push over one connection, with the time it is by the server's clock.
+
+    On a new connection that is not known yet. The first answer then refuses the push and tells it.
+    """
+    for _ in range(_TELLINGS):
+        (answer,) = await link.run(commands.push(jobs, repeated=repeated, sent_ms=link.clock.now_ms))
+        link.clock.hear(answer.server_ms)
+        if answer.pushed is not None:
+            return answer.pushed  # type: ignore[no-any-return]
+    raise Unavailable(_RESTLESS)
 
 
 class _Links:
@@ -54,11 +69,10 @@ class _Links:
         self._commands = commands
         self._target = target
 
-    async def _push(self, jobs: Sequence[NewJob], again: bool) -> list[Pushed]:
+    async def _push(self, jobs: Sequence[NewJob], repeated: bool) -> list[Pushed]:
         link = self.take()
         try:
-            (answers,) = await link.run(self._commands.push(jobs, again=again))
-            return answers  # type: ignore[no-any-return]
+            return await push_over(link, self._commands, jobs, repeated)
         finally:
             self.idle.append(link)
 
@@ -78,8 +92,8 @@ class RedisDriver:
     """
 
     def __init__(self, where: Any, queue: str, now_ms: Now = None) -> None:
-        self.commands = Commands(queue, now_ms)
         self.target = Target(where)
+        self.commands = Commands(queue, now_ms, self.target.database)
         # Connections live in one event loop; a program may run one after another, or one in each thread.
         self._loops: dict[asyncio.AbstractEventLoop, _Links] = {}
         self._checked = False
@@ -95,16 +109,17 @@ class RedisDriver:
         while idle:
             await idle.pop().aclose()
 
-    async def push(self, jobs: Sequence[NewJob], *, again: bool) -> list[Pushed]:
+    async def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
         if self._checked and len(jobs) <= _MOST_TOGETHER:
-            return await self._links().pushes.push(jobs, again=again)  # in time by itself
+            return await self._links().pushes.push(jobs, repeated=repeated)  # in time by itself
         need_asyncio()
         try:
             async with asyncio.timeout(LONGEST_TRY):
-                if len(jobs) > _MOST_TOGETHER:
-                    return await self._run(self.commands.push(jobs, again=again))
                 await self.connect()
-                return await self._links().pushes.push(jobs, again=again)
+                if len(jobs) <= _MOST_TOGETHER:
+                    return await self._links().pushes.push(jobs, repeated=repeated)
+                async with self._link() as link:
+                    return await push_over(link, self.commands, jobs, repeated)
         except TimeoutError as error:
             raise Unavailable(f"no answer in {LONGEST_TRY:g} s") from error
 
@@ -184,8 +199,8 @@ class SyncRedisDriver:
     """The same for sync code and any number of threads; see `Driver`. It opens no event loop."""
 
     def __init__(self, where: Any, queue: str, now_ms: Now = None) -> None:
-        self.commands = Commands(queue, now_ms)
         self.target = Target(where)
+        self.commands = Commands(queue, now_ms, self.target.database)
         self._links = _SyncLinks()
         self._until = math.inf
 
@@ -208,8 +223,16 @@ class SyncRedisDriver:
             while True:
                 idle.pop().close()
 
-    def push(self, jobs: Sequence[NewJob], *, again: bool) -> list[Pushed]:
-        return self._run(self.commands.push(jobs, again=again))
+    def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
+        self.connect()
+        with self._link() as link:
+            for _ in range(_TELLINGS):
+                command = self.commands.push(jobs, repeated=repeated, sent_ms=link.clock.now_ms)
+                (answer,) = link.run(command, until=self._until)
+                link.clock.hear(answer.server_ms)
+                if answer.pushed is not None:
+                    return answer.pushed  # type: ignore[no-any-return]
+        raise Unavailable(_RESTLESS)
 
     def cancel(self, job_id: str) -> Word:
         return self._run(self.commands.cancel(job_id))

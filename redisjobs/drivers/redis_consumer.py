@@ -8,7 +8,16 @@ import anyio
 import redis
 
 from redisjobs.driver import MOST_JOBS, Exchange, Lease, Nudge, Settlement, Word
-from redisjobs.drivers.commands import Command, Commands, client_id, hello, memory_policy, translate, unblock
+from redisjobs.drivers.commands import (
+    Claimed,
+    Command,
+    Commands,
+    client_id,
+    hello,
+    memory_policy,
+    translate,
+    unblock,
+)
 from redisjobs.drivers.link import ANSWER, Link, SyncLink, Target
 from redisjobs.errors import DriverError, QueueFull, Unavailable
 
@@ -86,11 +95,13 @@ class RedisConsumer:
         for link in (self._reader, self._ear, *self._lines):
             await link.aclose()
 
-    async def exchange(self, settlements: Sequence[Settlement], count: int | None) -> Exchange:
+    async def exchange(
+        self, settlements: Sequence[Settlement], count: int | None, *, idle: bool = False
+    ) -> Exchange:
         settles = self._commands.settle(self.worker_id, settlements)
         commands: list[Command[Any]] = [command for _, command in settles]
         if count is not None:
-            commands.append(self._commands.claim(self.worker_id, count, self._max_deliveries))
+            commands.append(self._commands.claim(self.worker_id, count, self._max_deliveries, idle=idle))
         replies = await self._run(*commands)
         words = [Word.OK] * len(settlements)
         for (positions, _), answers in zip(settles, replies, strict=False):
@@ -98,9 +109,24 @@ class RedisConsumer:
                 words[position] = word
         if count is None:
             return Exchange(words)
-        now_us, due_in, leases, ended = replies[-1]
-        self.ended += ended
-        return Exchange(words, leases, due_in / 1e6 if due_in >= 0 else None, now_us / 1000)
+        claimed: Claimed = replies[-1]
+        self.ended += claimed.ended
+        await self.adopt(claimed.leases)
+        return Exchange(
+            words,
+            claimed.leases,
+            claimed.due_in_us / 1e6 if claimed.due_in_us >= 0 else None,
+            claimed.waits_ms / 1000 if claimed.waits_ms >= 0 else None,
+            claimed.now_us / 1000,
+        )
+
+    async def adopt(self, leases: Sequence[Lease]) -> None:
+        nameless = [lease for lease in leases if lease.job_id == lease.entry]
+        for start in range(0, len(nameless), MOST_JOBS):
+            some = nameless[start : start + MOST_JOBS]
+            (ids,) = await self._run(self._commands.adopt(some))
+            for lease, job_id in zip(some, ids, strict=True):
+                lease.job_id = job_id
 
     async def wait(self, count: int, timeout: float) -> list[Lease]:
         block = max(1, int(min(timeout, _BLOCK) * 1000))  # 0 would block for ever
@@ -125,6 +151,7 @@ class RedisConsumer:
         (answer,) = await self._run(command)
         self._cursors, leases, ended, self.elsewhere = answer
         self.ended += ended
+        await self.adopt(leases)
         return leases  # type: ignore[no-any-return]
 
     async def release_all(self, held: Sequence[Lease]) -> int:

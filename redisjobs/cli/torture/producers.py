@@ -18,7 +18,7 @@ from redisjobs.codec import new_job_id
 from redisjobs.driver import NewJob
 from redisjobs.errors import DriverError, QueueFull
 from redisjobs.job import Priority
-from redisjobs.registry import PushOptions
+from redisjobs.registry import PushedJob, PushOptions
 
 _DEADLINE = 2.0  # seconds that one push is tried for
 _GIVE_UP = 30.0  # seconds after which a push is given up: within a minute, pushing an id again is safe
@@ -122,21 +122,20 @@ class Producers:
         if rng.random() < 0.5:
             return job.job_id if self._push([job], partial(queue.push_many, [job])) else ""
         try:
-            job_id = queue.push(jobs.Work(_some_seconds(rng)))
+            job_id = queue.push(jobs.Work(_some_seconds(rng))).id
         except DriverError as error:
-            if not error.job_ids:  # the queue is full: nothing was written
+            if not error.jobs:  # the queue is full: nothing was written
                 self._may_try_again([job], error)
                 return ""
-            # Whether it is there is not known; under its id it can be pushed again.
-            job = queue.prepare(jobs.Work(_some_seconds(rng)), job_id=error.job_ids[0])
-            return job.job_id if self._push([job], partial(queue.push_many, [job])) else ""
+            # Whether it is there is not known; the same push can be made again.
+            return error.jobs[0].job_id if self._push(error.jobs, partial(queue.push_many, error.jobs)) else ""
         self._note("push", job=job_id, name="Work")
         self._note("pushed", job=job_id, holder="")
         with self._lock:
             self.acknowledged += 1
         return job_id
 
-    def _push(self, pushed: Sequence[NewJob], send: Callable[[], Sequence[str]]) -> bool:
+    def _push(self, pushed: Sequence[NewJob], send: Callable[[], Sequence[PushedJob]]) -> bool:
         """Push, again as long as that is safe; whether it was acknowledged."""
         self._note_attempt(pushed)
         while True:
@@ -167,10 +166,10 @@ class Producers:
         for job in pushed:
             self._note("push", job=job.job_id, name=str(job.fields[1]))
 
-    def _note_success(self, pushed: Sequence[NewJob], told: Sequence[str]) -> None:
-        for job, job_id in zip(pushed, told, strict=True):
+    def _note_success(self, pushed: Sequence[NewJob], told: Sequence[PushedJob]) -> None:
+        for job, handle in zip(pushed, told, strict=True):
             # With a unique key it may be told of another job: then its own was not added.
-            self._note("pushed", job=job.job_id, holder="" if job_id == job.job_id else job_id)
+            self._note("pushed", job=job.job_id, holder="" if handle.id == job.job_id else handle.id)
         with self._lock:
             self.acknowledged += len(pushed)
 

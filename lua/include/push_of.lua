@@ -1,0 +1,4 @@
+-- push_of: by what an ended job's push is remembered: its id, after its nonce where the push had one.
+local function push_of(job, nonce)
+  return (nonce or '') == '' and job or nonce .. ' ' .. job
+end

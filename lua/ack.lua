@@ -36,8 +36,6 @@ local worker, counter, now_ms = ARGV[1], ARGV[2], now(ARGV[3])
 local ending = slot(finished, now_ms)
 local first_job = 4
 
-expect('hash', stats)
-expect('set', ending)
 local words, located, young, uniques = {}, {}, {}, {}
 local settled, total = {{}, {}, {}}, 0
 for at = first_job, #ARGV, 6 do
@@ -58,6 +56,8 @@ for at = first_job, #ARGV, 6 do
   end
 end
 
+if #young > 0 then expect('set', ending) end
+if total > 0 then redis.call('HINCRBY', stats, counter, total) end -- first: where it is no hash, nothing was written
 for number, entries in ipairs(settled) do
   if #entries > 0 then
     redis.call('XACK', streams[number], 'workers', unpack(entries))
@@ -67,5 +67,4 @@ end
 if #located > 0 then redis.call('HDEL', jobs, unpack(located)) end
 for _, held in ipairs(uniques) do free(unique, held[1], held[2]) end
 remember(ending, young)
-if total > 0 then redis.call('HINCRBY', stats, counter, total) end
 return words

@@ -48,10 +48,23 @@ local now_ms, exact_ms = now(ARGV[5])
 local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
 local keys = {jobs = jobs, dead = dead, unique = unique, stats = stats, ended = {}}
 keys.places, keys.ending = places, slot(finished, now_ms)
-expect('stream', streams[1], streams[2], streams[3], dead)
-expect('hash', jobs, delayed, stats)
-expect('zset', due)
-expect('set', keys.ending)
+
+-- All that there is to do, before the first write.
+local due_now = redis.call('ZRANGEBYSCORE', due, '-inf', now_ms, 'LIMIT', 0, 500)
+local released, any_released = {}, false
+for number, stream in ipairs(count > 0 and streams or {}) do
+  released[number] = leases(stream, '-', '+', count, 'released')
+  any_released = any_released or #(released[number] or {}) > 0
+end
+if #due_now > 0 then
+  expect('stream', streams[1], streams[2], streams[3])
+  expect('hash', jobs, delayed)
+end
+if any_released then
+  expect('hash', jobs, stats)
+  expect('stream', dead)
+  expect('set', keys.ending)
+end
 
 -- A delayed job is a JSON list of strings: its priority, then its entry's names and values. Strings only: that is
 -- what cjson keeps to the byte.
@@ -74,12 +87,9 @@ local function promote_one(member)
   return true
 end
 
--- Earliest first.
-local function promote(limit)
-  for _, member in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now_ms, 'LIMIT', 0, limit)) do
-    -- What can't be promoted, by somebody's hand, is tried again in a minute, and is in nobody's way meanwhile.
-    if not promote_one(member) then redis.call('ZADD', due, string.format('%.0f', now_ms + 60000), member) end
-  end
+for _, member in ipairs(due_now) do
+  -- What can't be promoted, by somebody's hand, is tried again in a minute, and is in nobody's way meanwhile.
+  if not promote_one(member) then redis.call('ZADD', due, string.format('%.0f', now_ms + 60000), member) end
 end
 
 local claimed, waits_ms = {}, -1
@@ -91,25 +101,31 @@ local function runs_nothing()
   return true
 end
 
-local function take_released(number, stream, from)
-  local waiting = leases(stream, from, '+', count - #claimed, 'released')
-  if not waiting then
+local function take_released(number, stream)
+  local page, looked = released[number], 0
+  if not page then
     -- From the stream's start: `$` would skip what was pushed before any worker.
     redis.call('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM')
-    return 0
+    return
   end
-  for _, pending in ipairs(waiting) do
-    local entry, deliveries = pending[1], pending[4] + 1
-    local fields, alone =
-      deliver(keys, stream, entry, deliveries, max_deliveries, worker, now_ms, runs_nothing)
-    if fields then
-      claimed[#claimed + 1] = {number, entry, deliveries, fields}
-      if alone then count = 1 break end
-    elseif alone then
-      waits_ms = math.max(waits_ms, pending[3])
+  while #page > 0 and count > #claimed do
+    for _, pending in ipairs(page) do
+      if count == #claimed then return end
+      local entry, deliveries = pending[1], pending[4] + 1
+      local fields, alone =
+        deliver(keys, stream, entry, deliveries, max_deliveries, worker, now_ms, runs_nothing)
+      if fields then
+        claimed[#claimed + 1] = {number, entry, deliveries, fields}
+        if alone then count = 1 return end
+      elseif alone then
+        waits_ms = math.max(waits_ms, pending[3])
+      end
     end
+    -- Again where some of them were not to be delivered, or new jobs would pass those behind.
+    looked = looked + #page
+    if looked >= 500 then return end
+    page = leases(stream, '(' .. page[#page][1], '+', count - #claimed, 'released')
   end
-  return #waiting, waiting[#waiting] and '(' .. waiting[#waiting][1]
 end
 
 local function take_new(number, stream)
@@ -120,14 +136,8 @@ local function take_new(number, stream)
   end
 end
 
-promote(500)
 for number, stream in ipairs(streams) do
-  -- Again where some of them were not to be delivered, or new jobs would pass those behind.
-  local looked, found, from = 0, nil, '-'
-  while count > #claimed and found ~= 0 and looked < 500 do
-    found, from = take_released(number, stream, from)
-    looked = looked + found
-  end
+  if count > #claimed then take_released(number, stream) end
   if count > #claimed then take_new(number, stream) end
 end
 

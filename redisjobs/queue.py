@@ -20,7 +20,7 @@ from redisjobs.retry import RetryPolicy
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class JobHandle(PushedJob):
     """A job that was pushed; see `PushedJob`."""
 

@@ -229,7 +229,7 @@ class Registry:
             yield chunk, repeated
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # one a push; to freeze it costs as much again
 class PushedJob:
     """What a push came to; `str` of it is the job's id. Both faces of a queue make a handle of it.
 

@@ -498,6 +498,19 @@ async def test_a_released_job_passes_ahead_of_new_ones_even_behind_a_cancelled_o
     assert await store.driver.find("a") is None
 
 
+async def test_no_more_released_jobs_are_claimed_than_asked_for_whatever_their_priority(
+    store: Store, worker: Open
+) -> None:
+    consumer = await worker()
+    await push(store, *[job(f"{priority} {n}", priority=priority) for n in range(3) for priority in Priority])
+    for lease in await claim(consumer, 9):
+        await settle(consumer, lease, Release())
+    await push(store, "new")
+
+    assert ids(await claim(consumer, 4)) == ["high 0", "high 1", "high 2", "normal 0"]
+    assert ids(await claim(consumer, 9)) == ["normal 1", "normal 2", "new", "low 0", "low 1", "low 2"]
+
+
 async def test_a_failed_job_is_a_dead_letter_with_its_fields_and_the_notes(store: Store, worker: Open) -> None:
     consumer = await worker()
     await push(store, NewJob("a", ["name", "Work", "parameters", '{"n":1}', "attempt", "4"], Priority.HIGH))

@@ -56,7 +56,7 @@ class Command(Generic[T]):
     script: lua.Script | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PushAnswer:
     """The answer to a push.
 
@@ -69,7 +69,7 @@ class PushAnswer:
     pushed: list[Pushed] | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Claimed:
     """The answer to a claim.
 

@@ -34,8 +34,8 @@ local jobs, dead, unique, stats = KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local worker, now_ms = ARGV[1], now(ARGV[2])
 local first_job = 3
 
-expect('stream', dead)
-expect('hash', stats)
+expect('stream', streams[1], streams[2], streams[3], dead)
+expect('hash', jobs, stats)
 local words, failed = {}, 0
 for at = first_job, #ARGV, 8 do
   local stream, entry, deliveries = streams[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2]

@@ -28,7 +28,8 @@ local jobs, stats, control = KEYS[4], KEYS[5], KEYS[6]
 local worker = ARGV[1]
 local first_job = 2
 
-expect('hash', stats)
+expect('stream', streams[1], streams[2], streams[3])
+expect('hash', jobs, stats)
 local words, released = {}, 0
 for at = first_job, #ARGV, 4 do
   local stream, entry, deliveries = streams[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2]

@@ -1,0 +1,126 @@
+"""A job on its last delivery runs alone, so that no other dies, or is judged, in its place."""
+
+from contextlib import closing
+from dataclasses import dataclass
+from typing import ClassVar
+
+import anyio
+import pytest
+from store import Store, eventually
+
+from redisjobs.clearance import Clearance
+from redisjobs.job import JobContext, Priority
+from redisjobs.queue import JobQueue
+from redisjobs.worker import Worker
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass
+class Work:
+    job_name: ClassVar[str] = "Work"
+    seconds: float = 0.0
+
+
+class Crew:
+    """A queue whose handlers note what runs beside them."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.queue = JobQueue(store.driver, store.queue_name)
+        self.queue.register(Work)(self.work)
+        self.running: set[str] = set()
+        self.beside: dict[str, set[str]] = {}
+        self.gates: dict[str, anyio.Event] = {}
+
+    async def work(self, work: Work, context: JobContext) -> None:
+        self.running.add(context.job_id)
+        for job_id in self.running:
+            self.beside.setdefault(job_id, set()).update(self.running)
+        if context.job_id in self.gates:
+            await self.gates[context.job_id].wait()
+        await anyio.sleep(work.seconds)
+        self.running.discard(context.job_id)
+
+    async def lose(self, *job_ids: str) -> None:
+        """A worker is lost with these jobs, each delivered for the last time but one."""
+        await self.queue.push_many([self.queue.prepare(Work(), job_id=job_id) for job_id in job_ids])
+        dead = self.store.consumer("dead", max_deliveries=2)
+        await dead.open()
+        assert len((await dead.exchange([], len(job_ids))).leases) == len(job_ids)
+        with closing(dead.heartbeat()) as heart:
+            assert heart.hand_over() == len(job_ids)
+        await dead.aclose()
+
+
+async def test_jobs_that_may_kill_run_one_by_one_and_nothing_beside_them(store: Store) -> None:
+    crew = Crew(store)
+    async with crew.queue:
+        await crew.lose("a", "b", "c")
+        await crew.queue.push_many([crew.queue.prepare(Work(0.01), job_id=f"new {n}") for n in range(20)])
+
+        await Worker(crew.queue, max_deliveries=2, concurrency=8).run(until_idle=True)
+
+        assert [crew.beside[job_id] for job_id in "abc"] == [{"a"}, {"b"}, {"c"}]
+        assert len(crew.beside) == 23
+        counts = await crew.queue.counts()
+        assert (counts.dead, counts.totals["completed"]) == (0, 23)
+
+
+async def test_one_that_is_found_while_others_run_waits_for_their_end(store: Store) -> None:
+    crew = Crew(store)
+    crew.gates = {name: anyio.Event() for name in ("long", "short")}
+    worker = Worker(crew.queue, max_deliveries=2, concurrency=2)
+    async with crew.queue, anyio.create_task_group() as tasks:
+        for name in crew.gates:
+            await crew.queue.push(Work(), job_id=name)
+        tasks.start_soon(worker.run)
+        await eventually(lambda: len(crew.running) == 2)
+        await crew.lose("a")
+        await crew.queue.push(Work(), job_id="new")
+        crew.gates["short"].set()
+        await eventually(lambda: "new" in crew.beside)
+        assert "a" not in crew.beside
+        crew.gates["long"].set()
+        await eventually(lambda: "a" in crew.beside)
+        worker.stop()
+    assert crew.beside["a"] == {"a"}
+
+
+async def test_a_worker_that_is_always_busy_makes_room_for_one_in_the_end(store: Store) -> None:
+    crew = Crew(store)
+    crew.gates = {name: anyio.Event() for name in ("1", "2", "3")}
+    worker = Worker(crew.queue, max_deliveries=2, concurrency=3, lease=0.4)
+
+    async with crew.queue, anyio.create_task_group() as tasks:
+        for name in crew.gates:
+            await crew.queue.push(Work(), job_id=name)
+        tasks.start_soon(worker.run)
+        await eventually(lambda: len(crew.running) == 3)
+        await crew.lose("a")
+        await crew.queue.push_many([Work(0.01 * (n % 3)) for n in range(2000)])  # more than it runs in the test
+        for gate in crew.gates.values():
+            gate.set()
+        await eventually(lambda: "a" in crew.beside, within=20)
+        assert (await crew.queue.counts()).ready[Priority.NORMAL]
+        worker.stop()
+    assert crew.beside["a"] == {"a"}
+
+
+def test_room_is_made_after_about_a_lease_for_two_and_then_for_longer() -> None:
+    clearance = Clearance(lease=10)
+    clearance.hear(4, now=0)
+    assert not clearance.is_on(0)
+    clearance.hear(16, now=100)
+    assert clearance.is_on(100)
+    assert clearance.is_on(119)
+    assert not clearance.is_on(120)
+    clearance.hear(36, now=121)  # it works on for a lease
+    assert not clearance.is_on(121)
+    clearance.hear(46, now=131)
+    assert clearance.is_on(170)
+    assert not clearance.is_on(171)
+    clearance.hear(None, now=200)
+    assert not clearance.is_on(200)
+    clearance.hear(16, now=201)
+    assert not clearance.is_on(221)

@@ -19,7 +19,7 @@ from tenacity import RetryCallState
 
 from redisjobs import __version__
 from redisjobs.clearance import Clearance
-from redisjobs.driver import ClockSet, DeadLetter, Exchange, Lease, Release, Word
+from redisjobs.driver import ClockSet, DeadLetter, Exchange, Lease, Release, RetryLater, Word
 from redisjobs.errors import DriverError
 from redisjobs.exchanges import Batch, Exchanges
 from redisjobs.fate import CancelAsked, Interrupted, LeaseGone, Outcome
@@ -40,6 +40,7 @@ _RECLAIM = 2.0  # seconds between looks for leases that ran out; less for a shor
 _TIDY = 60.0  # seconds between looks for what dead workers left behind
 _UNWIND = 0.5  # seconds that cancelled handlers have to clean up before their jobs are handed on
 _STUCK = 3  # leases without a round trip, though leases are renewed: start anew; as many more: give up
+_LATER = "+60000"  # ms until a job runs again for which no ready stream has an entry id left
 _FAREWELL = 5.0  # seconds for the last settlements; after that the leases run out by themselves
 
 
@@ -451,6 +452,10 @@ class Shift:
     def _settled(self, run: Running, word: Word) -> None:
         if word is Word.OVERSIZED:  # nothing was written, and a retry never will be
             run.fate = DeadLetter("undecodable", "put in by hand with more values than a retry can carry")
+            self.outbox.append(run)
+            return
+        if word is Word.NO_IDS and isinstance(run.fate, RetryLater):  # nothing was written; but it can be delayed
+            run.fate = RetryLater(_LATER, run.fate.changes)
             self.outbox.append(run)
             return
         self._let_go(run)

@@ -225,6 +225,24 @@ async def test_jobs_are_promoted_by_due_time_into_their_priority(store: Store, w
     assert ids(await claim(consumer)) == ["urgent", "ready before", "first", "second", "third"]
 
 
+async def test_jobs_with_one_due_time_keep_the_order_in_which_they_came(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    store.clock.advance(0)
+    due = str(store.clock() + 5000)
+    names = [f"{n * 7919 % 1000:03} {n}" for n in range(60)]  # no order by name is theirs
+    for start in range(0, 40, 20):
+        await push(store, *[job(name, due=due) for name in names[start : start + 20]])
+        store.clock.advance(0.001)
+    await push(store, *[job(name, priority=Priority.NORMAL) for name in names[40:]])
+    late = await claim(consumer, 50)
+    later = [(lease, RetryLater(due)) for lease in late]
+    assert set((await consumer.exchange(later, None)).words) == {Word.OK}
+    store.clock.advance(6)
+
+    assert [row.job_id for row in await store.driver.jobs(State.DELAYED, 100)] == names
+    assert ids(await claim(consumer, 100)) == names
+
+
 # Idempotent by id
 
 

@@ -1,0 +1,79 @@
+"""What has an outcome is settled before anybody's jobs are taken over."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import anyio
+import pytest
+from store import eventually
+
+from redisjobs.driver import Exchange, Lease, Settlement
+from redisjobs.drivers.in_process import MemoryConsumer, MemoryDriver
+from redisjobs.errors import Unavailable
+from redisjobs.queue import JobQueue
+from redisjobs.worker import Worker
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass
+class Work:
+    job_name: ClassVar[str] = "Work"
+
+
+class Driver(MemoryDriver):
+    """Notes what its consumer is asked for; says that it is away while told so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.away = False
+        self.asked: list[str] = []
+
+    def consumer(self, worker_id: str, *, lease: float, max_deliveries: int) -> MemoryConsumer:
+        driver = self
+
+        class Consumer(MemoryConsumer):
+            async def exchange(
+                self, settlements: Sequence[Settlement], count: int | None, *, idle: bool = False
+            ) -> Exchange:
+                if driver.away:
+                    raise Unavailable("away, as the test says")
+                driver.asked += ["settle"] if settlements else []
+                return await super().exchange(settlements, count, idle=idle)
+
+            async def reclaim(self, count: int, latest_ms: int | None = None) -> list[Lease]:
+                if driver.away:
+                    raise Unavailable("away, as the test says")
+                driver.asked.append("reclaim")
+                return await super().reclaim(count, latest_ms)
+
+        return Consumer(self.memory, worker_id, lease, max_deliveries)
+
+
+async def test_outcomes_that_waited_for_the_store_are_settled_before_jobs_are_taken_over() -> None:
+    driver = Driver()
+    queue = JobQueue(driver, "q")
+    started, go = anyio.Event(), anyio.Event()
+
+    @queue.register(Work)
+    async def work(_work: Work) -> None:
+        started.set()
+        await go.wait()
+
+    worker = Worker(queue, lease=0.4, concurrency=3)
+    async with anyio.create_task_group() as tasks:
+        await queue.push(Work())
+        tasks.start_soon(worker.run)
+        await started.wait()
+        await eventually(lambda: "reclaim" in driver.asked)  # in touch for long enough to do so
+        driver.away = True
+        go.set()
+        await eventually(lambda: worker._shift and worker._shift.away)
+        worker._shift.reclaim = True  # type: ignore[union-attr]
+        driver.asked.clear()
+        driver.away = False
+        await eventually(lambda: {"settle", "reclaim"} <= set(driver.asked))
+        worker.stop()
+
+    assert driver.asked[0] == "settle"

@@ -22,6 +22,8 @@ from redisjobs.drivers import lua
 from redisjobs.drivers.commands import Commands
 from redisjobs.errors import QueueFull
 from redisjobs.job import Priority, State
+from redisjobs.queue import JobQueue
+from redisjobs.worker import Worker
 
 LUA = Path(__file__).parents[1] / "lua"
 SCRIPTS = sorted(path.stem for path in LUA.glob("*.lua"))
@@ -184,6 +186,31 @@ def test_no_script_walks_all_keys_or_flushes_them(source: str) -> None:
     commands = {match[1] for call in calls(source) if (match := re.match(r"redis\.p?call\('(\w+)'", call))}
     assert len(re.findall(r"redis\.p?call\(", source)) == len(re.findall(r"redis\.p?call\('", source))
     assert not commands & {"KEYS", "SCAN", "FLUSHALL", "FLUSHDB", "RANDOMKEY", "XTRIM"}
+
+
+# What an upgrade can do
+
+
+@pytest.mark.anyio
+async def test_a_release_that_is_installed_in_place_of_a_running_one_does_not_reach_into_it(
+    redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lua.load.cache_clear()
+    lua.script.cache_clear()
+    queue = JobQueue(redis_store.url, redis_store.queue_name)
+
+    @queue.job(name="Work")
+    async def work() -> None:
+        raise ValueError("so that it is retried")
+
+    def gone() -> Path:
+        raise FileNotFoundError("the scripts of that release")
+
+    monkeypatch.setattr(lua, "folder", gone)
+    async with queue:
+        job = await work.push()
+        await Worker(queue).run(until_idle=True)
+        assert await job.cancel() is Word.CANCELLED
 
 
 # What a server can do

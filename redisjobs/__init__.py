@@ -33,6 +33,7 @@ from redisjobs.errors import (
     Snooze,
     Unavailable,
     UnknownJob,
+    WrongType,
 )
 
 # Jobs
@@ -74,6 +75,7 @@ __all__ = [
     "UnknownJob",
     "Word",
     "Worker",
+    "WrongType",
     "exponential_jitter",
     "no_retry",
 ]

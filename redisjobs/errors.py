@@ -11,6 +11,7 @@
     ├── DriverError        the store failed or did not answer
     │   ├── Unavailable    it did not answer, or not now; trying again may help
     │   ├── QueueFull      the server is out of memory; nothing was written
+    │   ├── WrongType      a key of the queue was made by hand as something else; nothing was written
     │   └── ServerTooOld   the server lacks what the scripts need; nothing was written
     └── ServerNotFound     no local Redis-compatible server could be found or started
 
@@ -97,6 +98,13 @@ class Unavailable(DriverError):
 
 class QueueFull(DriverError):
     """Raised at push when the server is out of memory; nothing was written."""
+
+
+class WrongType(DriverError):
+    """Raised when a key of the queue was made by hand as something else; nothing was written.
+
+    A worker keeps what it runs, and what it has outcomes of, until the key is renamed or deleted.
+    """
 
 
 class ServerTooOld(DriverError):

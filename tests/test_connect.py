@@ -14,7 +14,7 @@ import pytest
 from store import RedisStore
 
 import redisjobs.sync
-from redisjobs import DriverError, JobQueue, QueueFull, ServerTooOld, Unavailable, Worker, server
+from redisjobs import DriverError, JobQueue, QueueFull, ServerTooOld, Unavailable, Worker, WrongType, server
 from redisjobs.driver import Nudge
 from redisjobs.drivers.redis import RedisDriver, SyncRedisDriver
 
@@ -207,7 +207,7 @@ async def test_after_a_server_was_refused_the_next_call_asks_again(face: Any) ->
         ("OOM allow-oom flag is not set on the script", QueueFull, "out of memory, nothing was written"),
         ("NOPERM User BUSYBOB has no permissions to run the 'evalsha' command", DriverError, "ACL forbids"),
         ("NOAUTH Authentication required.", DriverError, "refused the credentials"),
-        ("WRONGTYPE Operation against a key holding the wrong kind of value", DriverError, "WRONGTYPE"),
+        ("WRONGTYPE Operation against a key holding the wrong kind of value", WrongType, "WRONGTYPE"),
         ("MOVED 3999 127.0.0.1:6381", DriverError, "MovedError|MOVED"),
         ("ERR user_script:1: no BUSY, READONLY or LOADING here", DriverError, "no BUSY"),
         ("ERR unknown command 'EVALSHA'", DriverError, "unknown command 'EVALSHA'"),

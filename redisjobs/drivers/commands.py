@@ -28,7 +28,7 @@ from redisjobs.driver import (
     Word,
 )
 from redisjobs.drivers import lua
-from redisjobs.errors import DriverError, QueueFull, ServerTooOld, Unavailable
+from redisjobs.errors import DriverError, QueueFull, ServerTooOld, Unavailable, WrongType
 from redisjobs.job import Priority, State, checked_queue_name
 
 T = TypeVar("T")
@@ -365,6 +365,8 @@ def translate(error: BaseException) -> DriverError:
         return Unavailable(f"{type(error).__name__}: {text}")
     if isinstance(error, redis_errors.NoPermissionError) or text.startswith("ACL failure in script"):
         return DriverError(f"the server's ACL forbids what this role needs: {text}")
+    if text.startswith("WRONGTYPE"):
+        return WrongType(text)
     if "unknown command" in text and "HELLO" in text.upper():
         return ServerTooOld(f"the server does not know HELLO, so it is older than 6.0; {_NEEDED}")
     return DriverError(f"{type(error).__name__}: {text}")

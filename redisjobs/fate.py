@@ -8,7 +8,8 @@ from redisjobs.errors import Fail, Retry, Snooze, milliseconds
 from redisjobs.retry import RetryPolicy
 
 _UNKNOWN_FIRST, _UNKNOWN_LONGEST = 1_000, 60_000  # ms between tries of a job whose name no worker knows
-_ERROR_CHARACTERS, _TRACEBACK_CHARACTERS = 1_000, 16_000
+_ERROR_CHARACTERS = 1_000
+_FRAMES_CHARACTERS, _MESSAGE_CHARACTERS = 12_000, 4_000  # of a traceback
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,7 @@ def _park(unknown: UnknownName, now_ms: int) -> Fate:
 def _after(error: BaseException, attempt: int, elapsed: float, policy: RetryPolicy) -> Fate:
     match error:
         case Fail():
-            return DeadLetter("failed", _clip(str(error)), _traceback(error))
+            return DeadLetter("failed", _clip(_text(error)), _traceback(error))
         case Snooze(until=None, for_=pause) if pause is not None:
             return RetryLater(f"+{milliseconds(pause)}", {"unknown_since": ""})
         case Snooze(until=until) if until is not None:
@@ -133,19 +134,40 @@ def _after(error: BaseException, attempt: int, elapsed: float, policy: RetryPoli
 
 def describe(error: BaseException) -> str:
     """An exception in one line, as `ValueError: not a number`."""
-    text = " ".join(str(error).split())
+    text = " ".join(_text(error).split())
     return _clip(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 
+def _text(error: BaseException) -> str:
+    """Its text, which its own code makes; that may fail, and must not cost the error its type and its policy."""
+    try:
+        return str(error)
+    except BaseException as broken:
+        return f"its text is not to be had, for __str__ raised {type(broken).__name__}"
+
+
 def _traceback(error: BaseException) -> str:
-    return _writable("".join(traceback.format_exception(error))[-_TRACEBACK_CHARACTERS:])
+    """The traceback; of what is too long the last frames and the beginning of the message."""
+    try:
+        parts = traceback.format_exception(error)
+    except BaseException as broken:
+        return f"the traceback is not to be had: {type(broken).__name__}"
+    frames = max((at + 1 for at, part in enumerate(parts) if part.lstrip(" |").startswith('File "')), default=0)
+    # A message of an exception further up may be as long as one at the end.
+    stack = "".join(_shorten(part, _MESSAGE_CHARACTERS) for part in parts[:frames])
+    message = _shorten("".join(parts[frames:]), _MESSAGE_CHARACTERS)
+    return _writable(stack[-_FRAMES_CHARACTERS:] + message)
 
 
 def _clip(text: str) -> str:
     """One line that any terminal can show: control characters, which would act there, are escaped."""
     if not text.isprintable():
         text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return text if len(text) <= _ERROR_CHARACTERS else text[: _ERROR_CHARACTERS - 1] + "…"
+    return _shorten(text, _ERROR_CHARACTERS)
+
+
+def _shorten(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _writable(text: str) -> str:

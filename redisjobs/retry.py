@@ -18,6 +18,7 @@ Wait = Callable[[RetryCallState], float]
 RetryIf = Callable[[RetryCallState], bool]
 
 _LONGEST = 1e9  # seconds, 31 years: tenacity's own cap, 146 billion years, is no time that a store can keep
+_MOST_ATTEMPTS = 10_000  # that a `wait` is told of: what is raised to a higher power keeps the interpreter locked
 
 
 class wait_jitter(wait_base):
@@ -69,9 +70,19 @@ class RetryPolicy:
         state = _state(error, attempt, elapsed)
         if not asked and not self.retry_if(state):
             return None
-        wait = float(self.wait(state))
-        state.upcoming_sleep = wait
-        return None if self.stop(state) else min(max(0.0, wait), _LONGEST)
+        if self.stop(state):
+            return None
+        state.upcoming_sleep = self._wait_after(state)
+        return None if self.stop(state) else state.upcoming_sleep  # again, as some stops look at the wait
+
+    def _wait_after(self, state: RetryCallState) -> float:
+        attempt, state.attempt_number = state.attempt_number, min(state.attempt_number, _MOST_ATTEMPTS)
+        try:
+            return min(max(0.0, float(self.wait(state))), _LONGEST)
+        except OverflowError:
+            return _LONGEST
+        finally:
+            state.attempt_number = attempt
 
 
 def _state(error: BaseException, attempt: int, elapsed: float) -> RetryCallState:

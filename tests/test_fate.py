@@ -165,13 +165,88 @@ def test_a_job_nobody_knows_is_looked_at_about_seventy_times_in_its_hour() -> No
     assert now_ms - NOW <= HOUR + 60_000
 
 
-def test_long_errors_are_clipped_and_a_traceback_keeps_its_end() -> None:
+def test_long_errors_are_clipped() -> None:
     letter = dead(raised(ValueError("x" * 100_000)), policy=no_retry())
     assert (len(letter.error), letter.error[-3:]) == (1_000, "xx…")
-    assert len(letter.traceback) == 16_000
-    assert letter.traceback.endswith("xx\n")
     assert len(dead(Undecodable("y" * 5_000)).error) == 1_000
     assert len(dead(raised(Fail("z" * 5_000))).error) == 1_000
+
+
+def chained(message: str) -> Raised:
+    try:
+        try:
+            raise OSError(message)
+        except OSError as cause:
+            raise ValueError("short") from cause
+    except ValueError as error:
+        return Raised(error)
+
+
+def noted(note: str) -> Raised:
+    error = ValueError("short")
+    error.add_note(note)
+    return raised(error)
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        raised(ValueError("x" * 100_000)),
+        raised(ValueError("x\n" * 100_000)),
+        noted("x\n" * 100_000),
+        chained("x" * 100_000),
+        raised(ExceptionGroup("x" * 100_000, [ValueError()])),
+    ],
+)
+def test_a_long_message_is_clipped_and_leaves_the_frames_in_the_traceback(outcome: Outcome) -> None:
+    kept = dead(outcome, policy=no_retry()).traceback
+    assert 'File "' in kept
+    assert "raise error" in kept or "raise ValueError" in kept
+    assert "xx" in kept or "x\nx" in kept
+    assert len(kept) <= 16_000
+
+
+def test_of_a_long_traceback_the_last_frames_are_kept() -> None:
+    letter = dead(raised(deep(300)), policy=no_retry())
+    assert len(letter.traceback) <= 16_000
+    assert letter.traceback.endswith("KeyError: 'at the bottom'\n")
+    assert "in bottom" in letter.traceback
+
+
+def deep(frames: int) -> BaseException:
+    """An error from the bottom of many functions, each a line of its own in a traceback."""
+    code = "def bottom():\n    raise KeyError('at the bottom')\n"
+    code += "".join(f"def f{n}():\n    {f'f{n - 1}' if n else 'bottom'}()\n" for n in range(frames))
+    names: dict[str, Any] = {}
+    exec(code, names)
+    try:
+        names[f"f{frames - 1}"]()
+    except KeyError as error:
+        return error
+    raise AssertionError
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise BaseException
+
+    __repr__ = __str__
+
+
+def test_an_error_whose_text_cannot_be_had_keeps_its_type_and_its_policy() -> None:
+    text = "Mute: its text is not to be had, for __str__ raised BaseException"
+    assert fate_of(raised(Mute())) == again("+8000", 2, text)
+    letter = dead(raised(Mute()), policy=RetryPolicy(retry_if=tenacity.retry_if_not_exception_type(Mute)))
+    assert letter.error == text
+    assert "raise error" in letter.traceback
+
+
+def test_a_fail_whose_text_cannot_be_had_is_dead_all_the_same() -> None:
+    class MuteFail(Fail):
+        def __str__(self) -> str:
+            raise ValueError
+
+    assert dead(raised(MuteFail("x"))).error == "its text is not to be had, for __str__ raised ValueError"
 
 
 def test_an_error_is_one_line() -> None:

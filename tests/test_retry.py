@@ -1,6 +1,7 @@
 """When a failed job is tried again: the policies, ours and tenacity's own."""
 
 import statistics
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -173,3 +174,45 @@ def test_no_wait_is_longer_than_a_store_can_keep(asked: Any) -> None:
 @pytest.mark.parametrize("wrong", [-5.0, float("nan")])
 def test_a_wait_that_is_none_is_no_wait(wrong: float) -> None:
     assert delay(RetryPolicy(wait=lambda state: wrong), 1) == 0
+
+
+@pytest.mark.parametrize(
+    "waiting",
+    [
+        tenacity.wait_exponential_jitter(exp_base=10),
+        tenacity.wait_exponential(exp_base=10),
+        tenacity.wait_random_exponential(exp_base=10),
+        tenacity.wait_exponential(multiplier=1.5, exp_base=10, max=10**9),
+    ],
+)
+@pytest.mark.parametrize("stopping", [tenacity.stop_never, tenacity.stop_after_attempt(4)])
+def test_no_attempt_is_too_many_to_be_judged_at_once(waiting: wait.wait_base, stopping: Any) -> None:
+    policy = RetryPolicy(stop=stopping, wait=waiting)
+    started = time.process_time()
+    waited = delay(policy, 10**8)
+    assert time.process_time() - started < 1
+    assert (waited is None) == (stopping is not tenacity.stop_never)
+
+
+def test_a_wait_is_not_computed_for_a_job_that_stops() -> None:
+    def never(_: object) -> float:
+        raise AssertionError
+
+    assert delay(RetryPolicy(stop=tenacity.stop_after_attempt(2), wait=never), 2) is None
+
+
+def test_a_wait_too_long_to_be_computed_is_the_longest() -> None:
+    policy = RetryPolicy(stop=tenacity.stop_never, wait=lambda state: 10.0**state.attempt_number)
+    assert delay(policy, 5_000) == pytest.approx(YEARS, rel=0.1)
+
+
+def test_stops_and_conditions_are_told_the_attempt_as_it_is() -> None:
+    seen: list[int] = []
+
+    def note(state: tenacity.RetryCallState) -> bool:
+        seen.append(state.attempt_number)
+        return False
+
+    policy = RetryPolicy(stop=note, wait=tenacity.wait_none(), retry_if=lambda state: not note(state))
+    assert delay(policy, 10**8) == 0
+    assert set(seen) == {10**8}

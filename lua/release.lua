@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- release: hand jobs back unrun, at once and in their place: they pass to the consumer `released`, from
--- which claim takes before it reads anything new. The delivery is refunded.
+-- release: hand jobs back without an outcome, at once and in their place: they pass to the consumer `released`,
+-- from which claim takes before it reads anything new.
 --
 -- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
 -- KEYS[2]  ready:normal  stream
@@ -10,7 +10,8 @@
 -- KEYS[6]  control       channel notifications
 --
 -- ARGV[1]  worker        worker id
--- ARGV[2..] for each job: stream 1..3, entry, deliveries, job id
+-- ARGV[2..] for each job: stream 1..3, entry, deliveries, job id, refund ('1': the delivery does not count,
+--          '0': it does, as what ran may be what ended the worker)
 --
 -- Returns  one word for each job:
 --          OK          released
@@ -31,11 +32,12 @@ local first_job = 2
 expect('stream', streams[1], streams[2], streams[3])
 expect('hash', jobs, stats)
 local words, released = {}, 0
-for at = first_job, #ARGV, 4 do
+for at = first_job, #ARGV, 5 do
   local stream, entry, deliveries = streams[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2]
+  local refund = tonumber(ARGV[at + 4])
   if owns(places, stream, jobs, worker, entry, deliveries, ARGV[at + 3]) then
     redis.call('XCLAIM', stream, 'workers', 'released', 0, entry,
-      'RETRYCOUNT', tonumber(deliveries) - 1, 'JUSTID')
+      'RETRYCOUNT', tonumber(deliveries) - refund, 'JUSTID')
     released = released + 1
     words[#words + 1] = 'OK'
   else

@@ -142,7 +142,13 @@ class RetryLater:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Hand it back unrun, its place kept and the delivery refunded."""
+    """Hand it back without an outcome, its place kept.
+
+    Attributes:
+        refund: The delivery doesn't count. It does where what ran may be what ended the worker.
+    """
+
+    refund: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -503,6 +503,26 @@ async def test_a_released_job_keeps_its_place_and_its_delivery_is_refunded(store
     assert [(lease.job_id, lease.deliveries) for lease in await claim(two)] == [("urgent", 1), ("b", 1), ("c", 1)]
 
 
+async def test_a_job_released_without_a_refund_counts_its_delivery_and_is_capped(
+    store: Store, worker: Open
+) -> None:
+    one, two = await worker("w1"), await worker("w2")
+    await push(store, "ran", "waited")
+    leases = await claim(one, 2)
+    await one.exchange([(leases[0], Release(refund=False)), (leases[1], Release())], None)
+
+    for delivery in (2, 3):
+        ran, waited = await claim(two, 2)
+        assert [(ran.job_id, ran.deliveries), (waited.job_id, waited.deliveries)] == [
+            ("ran", delivery),
+            ("waited", 1),
+        ]
+        await two.exchange([(ran, Release(refund=False)), (waited, Release())], None)
+
+    assert ids(await claim(two, 2)) == ["waited"]
+    assert (await found(store, "ran")).state is State.DEAD
+
+
 async def test_a_released_job_passes_ahead_of_new_ones_even_behind_a_cancelled_one(
     store: Store, worker: Open
 ) -> None:

@@ -384,8 +384,8 @@ def _verb(lease: Lease, fate: Ack | RetryLater | Release | DeadLetter) -> tuple[
         case RetryLater(due, changes):
             flat = [text for change in changes.items() for text in change]
             return "retry", "", [lease.unique, due, len(flat), *flat]
-        case Release():
-            return "release", "", []
+        case Release(refund):
+            return "release", "", [int(refund)]
         case DeadLetter(reason, error, traceback):
             return "fail", "", [lease.unique, reason, error, traceback]
 

@@ -203,7 +203,7 @@ class Memory:
     def settle(self, worker: str, settlements: Sequence[Settlement]) -> list[Word]:
         with self.lock:
             words = [self._settle(worker, lease, fate) for lease, fate in settlements]
-            released = [word for word, (_, fate) in zip(words, settlements, strict=True) if fate == Release()]
+            released = [word for word, (_, fate) in zip(words, settlements, strict=True) if isinstance(fate, Release)]
             self._tell_released(released.count(Word.OK))
             return words
 
@@ -229,8 +229,8 @@ class Memory:
                 self._drop(stream, entry)
                 self._again(job_id, entry, stream, fields, due, changes)
                 self._count("retried")
-            case Release():
-                stream.pending[entry] = _Pending(_RELEASED, lease.deliveries - 1, time.monotonic())
+            case Release(refund):
+                stream.pending[entry] = _Pending(_RELEASED, lease.deliveries - refund, time.monotonic())
             case DeadLetter(reason, error, traceback):
                 notes = {"reason": reason, "error": error, "traceback": traceback, "worker": worker}
                 self._bury(stream, entry, lease.deliveries, notes)

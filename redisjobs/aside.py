@@ -1,11 +1,44 @@
-"""Logging that nobody waits for: what a log goes to may be what hangs."""
+"""A worker's own logging: what a log goes to is the user's, and may raise or hang."""
 
 import logging
+import sys
 import threading
+import traceback
+from collections.abc import MutableMapping
+from contextlib import suppress
+from typing import Any
 
 
-def log_aside(logger: logging.Logger, level: int, text: str, *args: object) -> threading.Thread:
-    """Log a line from a thread of its own; the thread, for who wants to wait for it a little."""
-    saying = threading.Thread(target=logger.log, args=(level, text, *args), daemon=True)
-    saying.start()
-    return saying
+class Log(logging.LoggerAdapter[logging.Logger]):
+    """A logger for code that must go on: what a handler or a filter raises is shown on stderr, and no more.
+
+    Args:
+        name: The logger's.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(logging.getLogger(name), {})
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        """Leave `extra` to the caller."""
+        return msg, kwargs
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        """Log; what all the other methods do."""
+        try:
+            super().log(level, msg, *args, **{"stacklevel": 2, **kwargs})  # the line is the caller's, not this one
+        except BaseException:
+            if logging.raiseExceptions and sys.stderr is not None:  # as logging does with what it catches itself
+                with suppress(Exception):
+                    print("--- Logging error ---", traceback.format_exc(), sep="\n", file=sys.stderr)
+
+
+def log_aside(log: Log, level: int, text: str, *args: object, wait: float = 0) -> None:
+    """Log a line from a thread of its own, and wait for it `wait` seconds at most.
+
+    Where no thread can be started nothing is said: the caller may be the one that must not hang.
+    """
+    saying = threading.Thread(target=log.log, args=(level, text, *args), daemon=True)
+    with suppress(RuntimeError):
+        saying.start()
+        saying.join(wait)

@@ -7,11 +7,11 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 
 from redisjobs import driver
-from redisjobs.aside import log_aside
+from redisjobs.aside import Log, log_aside
 from redisjobs.driver import Lease, Word
 from redisjobs.errors import DriverError
 
-logger = logging.getLogger("redisjobs.worker")
+logger = Log("redisjobs.worker")
 
 _LOOK = 1.0  # seconds between looks at the loop
 

@@ -11,6 +11,7 @@ import anyio
 import anyio.to_thread
 
 from redisjobs import codec
+from redisjobs.aside import Log
 from redisjobs.driver import Ack, DeadLetter, Fate, Lease, Release, RetryLater, Word
 from redisjobs.errors import DecodeError, JobTimeout, Snooze
 from redisjobs.fate import Done, Expired, Interrupted, Outcome, Raised, Undecodable, UnknownName, decide
@@ -18,7 +19,7 @@ from redisjobs.job import JobContext, JobDefinition
 from redisjobs.registry import Registry
 from redisjobs.retry import exponential_jitter
 
-logger = logging.getLogger("redisjobs.worker")
+logger = Log("redisjobs.worker")
 
 _DONE = Done()
 

@@ -5,7 +5,6 @@ slots are free, claims as many jobs at once. Outcomes that arrive while one is u
 With nothing to do it leaves the waiting to a blocking read on a connection of its own.
 """
 
-import logging
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from anyio.abc import TaskGroup
 from tenacity import RetryCallState
 
 from redisjobs import __version__
+from redisjobs.aside import Log
 from redisjobs.clearance import Clearance
 from redisjobs.driver import ClockSet, DeadLetter, Exchange, Lease, Release, RetryLater, Word
 from redisjobs.errors import DriverError
@@ -34,7 +34,7 @@ from redisjobs.waker import gates, waker
 
 T = TypeVar("T")
 
-logger = logging.getLogger("redisjobs.worker")
+logger = Log("redisjobs.worker")
 
 _RECLAIM = 2.0  # seconds between looks for leases that ran out; less for a short lease
 _TIDY = 60.0  # seconds between looks for what dead workers left behind

@@ -8,10 +8,10 @@ import traceback
 from collections.abc import Callable
 from types import FrameType
 
-from redisjobs.aside import log_aside
+from redisjobs.aside import Log, log_aside
 from redisjobs.running import Running
 
-logger = logging.getLogger("redisjobs.worker")
+logger = Log("redisjobs.worker")
 
 
 class LoopWatch:

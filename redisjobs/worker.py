@@ -1,6 +1,5 @@
 """A worker: what it is told, how it is stopped. What it does is a `Shift`."""
 
-import logging
 import math
 import os
 import secrets
@@ -10,13 +9,14 @@ from collections.abc import Iterator
 
 import anyio
 
+from redisjobs.aside import Log
 from redisjobs.errors import DriverError, Unavailable, seconds
 from redisjobs.health import Health
 from redisjobs.registry import Duration, Registry
 from redisjobs.running import Settings
 from redisjobs.shift import Shift
 
-logger = logging.getLogger("redisjobs.worker")
+logger = Log("redisjobs.worker")
 
 
 def _cause(error: BaseException) -> BaseException:

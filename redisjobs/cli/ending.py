@@ -16,10 +16,10 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import NoReturn
 
-from redisjobs.aside import log_aside
+from redisjobs.aside import Log, log_aside
 from redisjobs.worker import Worker
 
-logger = logging.getLogger("redisjobs.worker")
+logger = Log("redisjobs.worker")
 
 _MARGIN = 12.0  # seconds beyond the grace: a command under way (5), unwinding, the last settlements (5)
 _THREADS = 1.0  # seconds that threads which are about to end anyway are waited for
@@ -103,4 +103,4 @@ class Ending:
 
 
 def _say(level: int, text: str) -> None:
-    log_aside(logger, level, text).join(_PATIENCE)
+    log_aside(logger, level, text, wait=_PATIENCE)

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import anyio
 import typer
 
+from redisjobs.aside import Log
 from redisjobs.cli.ending import Ending
 from redisjobs.cli.fault import Mistake
 from redisjobs.cli.probes import serve
@@ -23,7 +24,7 @@ from redisjobs.supervisor import RECYCLED, Line, Supervisor
 from redisjobs.waker import waker
 from redisjobs.worker import Worker
 
-logger = logging.getLogger("redisjobs.worker")
+logger = Log("redisjobs.worker")
 
 
 class LogLevel(StrEnum):

@@ -203,7 +203,9 @@ class Memory:
     def settle(self, worker: str, settlements: Sequence[Settlement]) -> list[Word]:
         with self.lock:
             words = [self._settle(worker, lease, fate) for lease, fate in settlements]
-            released = [word for word, (_, fate) in zip(words, settlements, strict=True) if isinstance(fate, Release)]
+            released = [
+                word for word, (_, fate) in zip(words, settlements, strict=True) if isinstance(fate, Release)
+            ]
             self._tell_released(released.count(Word.OK))
             return words
 

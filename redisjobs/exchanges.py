@@ -15,8 +15,10 @@ from anyio.abc import TaskGroup
 
 from redisjobs.driver import MOST_JOBS, Consumer, Exchange, Settlement
 from redisjobs.errors import DriverError, Unavailable
+from redisjobs.guard import keep_up, was_asked
 from redisjobs.lookout import NOT_NOW
 from redisjobs.running import Running
+from redisjobs.waker import Gate, gates
 
 _MOST = 2  # exchanges at once
 _BATCH = 50  # jobs of one exchange, at least, before there is a second one beside it
@@ -71,6 +73,8 @@ class Exchanges:
         self._answered = answered
         self._failed = failed
         self._scopes: set[anyio.CancelScope] = set()
+        self._batches: list[Batch] = []  # for a carrier that is about to be idle
+        self._idle: list[Gate] = []
         self._done = anyio.Event()
         self.asked = self.under_way = 0
         self.brings_one_alone = False
@@ -81,10 +85,19 @@ class Exchanges:
         """Whether to begin another, for so many outcomes and free slots."""
         return not self.under_way or (self.under_way < _MOST and max(outcomes, free) >= _WORTH)
 
-    def begin(self, tasks: TaskGroup, batch: Batch) -> None:
-        """Carry a batch, in a task; what fails for good fails the tasks."""
+    def start(self, tasks: TaskGroup) -> None:
+        """Start the tasks that carry batches; what fails for good fails them all."""
+        self._new_gate = gates()
+        for _ in range(_MOST):
+            # They last: a task for each batch could be cancelled before its first step, and nobody would know.
+            tasks.start_soon(keep_up, self._carry_on)
+
+    def begin(self, batch: Batch) -> None:
+        """Carry a batch, in one of these tasks."""
         self._set_out(batch)
-        tasks.start_soon(self._carry_in_task, batch)
+        self._batches.append(batch)
+        if self._idle:
+            self._idle.pop().open()
 
     async def carry(self, batch: Batch) -> None:
         """Carry a batch, here and now.
@@ -111,9 +124,14 @@ class Exchanges:
         self.asked += batch.count or 0
         self.brings_one_alone = self.brings_one_alone or batch.idle
 
-    async def _carry_in_task(self, batch: Batch) -> None:
-        with suppress(*NOT_NOW):  # `failed` was told
-            await self._carry(batch)
+    async def _carry_on(self) -> None:
+        while True:
+            while not self._batches:
+                gate = self._new_gate()
+                self._idle.append(gate)
+                await gate.wait()
+            with suppress(*NOT_NOW):  # `failed` was told
+                await self._carry(self._batches.pop(0))
 
     async def _carry(self, batch: Batch) -> None:
         answer: Exchange | None = None
@@ -126,6 +144,10 @@ class Exchanges:
                 error = Unavailable("the exchange was broken off")
         except DriverError as failure:
             error = failure
+        except anyio.get_cancelled_exc_class():
+            if was_asked():
+                raise
+            error = Unavailable("the exchange was cut off, by a handler that cancelled all tasks")
         finally:
             self._scopes.discard(scope)
             self.under_way -= 1

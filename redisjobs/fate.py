@@ -8,6 +8,7 @@ from redisjobs.errors import Fail, Retry, Snooze, milliseconds
 from redisjobs.retry import RetryPolicy
 
 _UNKNOWN_FIRST, _UNKNOWN_LONGEST = 1_000, 60_000  # ms between tries of a job whose name no worker knows
+_UNPLACED = 1_000  # ms between tries of a job that no worker at hand can start
 _ERROR_CHARACTERS = 1_000
 _FRAMES_CHARACTERS, _MESSAGE_CHARACTERS = 12_000, 4_000  # of a traceback
 
@@ -32,6 +33,17 @@ class CancelAsked:
 @dataclass(frozen=True, slots=True)
 class Interrupted:
     """The worker shuts down, or never had a slot for the job."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unplaced:
+    """The worker has no thread left for its handler.
+
+    Attributes:
+        again: It came back, so there is nobody else at hand who has.
+    """
+
+    again: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +80,7 @@ class UnknownName:
     give_up_ms: int
 
 
-Outcome = Done | Raised | CancelAsked | Interrupted | LeaseGone | Undecodable | Expired | UnknownName
+Outcome = Done | Raised | CancelAsked | Interrupted | Unplaced | LeaseGone | Undecodable | Expired | UnknownName
 
 
 def decide(outcome: Outcome, *, attempt: int, queued_ms: int, now_ms: int, policy: RetryPolicy) -> Fate | None:
@@ -89,8 +101,10 @@ def decide(outcome: Outcome, *, attempt: int, queued_ms: int, now_ms: int, polic
             return Ack()
         case CancelAsked():
             return Ack(cancelled=True)
-        case Interrupted():
+        case Interrupted() | Unplaced(again=False):
             return Release()
+        case Unplaced():
+            return RetryLater(f"+{_UNPLACED}")
         case LeaseGone():
             return None
         case Undecodable(text):

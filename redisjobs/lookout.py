@@ -175,13 +175,17 @@ class Lookout:
         while True:
             await self._begun.wait()
             self._begun = anyio.Event()
-            if self._read is not None:
-                with self._read as scope:
-                    await self._wait()
-                self.unsure = self.unsure or scope.cancelled_caught
-            self._read = None
-            self._over.set()
-            self._changed()
+            cut_off = self._read is not None
+            try:
+                if self._read is not None:
+                    with self._read:
+                        await self._wait()
+                        cut_off = False
+            finally:
+                self.unsure = self.unsure or cut_off
+                self._read = None
+                self._over.set()
+                self._changed()
 
     async def _wait(self) -> None:
         leases: Sequence[Lease] = ()

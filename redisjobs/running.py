@@ -4,24 +4,38 @@ import inspect
 import logging
 import math
 import time
+from contextvars import Context
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import anyio
-import anyio.to_thread
 
 from redisjobs import codec
 from redisjobs.aside import Log
 from redisjobs.driver import Ack, DeadLetter, Fate, Lease, Release, RetryLater, Word
 from redisjobs.errors import DecodeError, JobTimeout, Snooze
-from redisjobs.fate import Done, Expired, Interrupted, Outcome, Raised, Undecodable, UnknownName, decide
+from redisjobs.fate import (
+    Done,
+    Expired,
+    Interrupted,
+    Outcome,
+    Raised,
+    Undecodable,
+    UnknownName,
+    Unplaced,
+    decide,
+)
+from redisjobs.guard import Guard, OpenScopes, set_author, was_asked
 from redisjobs.job import JobContext, JobDefinition
 from redisjobs.registry import Registry
 from redisjobs.retry import exponential_jitter
+from redisjobs.stepping import Contexts, stepped
+from redisjobs.threads import NoThread, Threads
 
 logger = Log("redisjobs.worker")
 
-_DONE = Done()
+_DONE, _ACK = Done(), Ack()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +48,23 @@ class Settings:
     lease: float
     max_deliveries: int
     unknown_ms: int
+    abandoned: int
+    supervised: bool = False
     max_jobs: float = math.inf
     max_rss: float = math.inf
 
     def is_suspect(self, deliveries: int) -> bool:
         """Whether a job is delivered for the last time, and so runs with nothing beside it."""
         return deliveries >= self.max_deliveries > 1
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What one run of a worker runs handlers with."""
+
+    guard: Guard
+    contexts: Contexts
+    threads: Threads
 
 
 class Running:
@@ -58,11 +83,12 @@ class Running:
         "_context",
         "_definition",
         "_job",
+        "_means",
         "_outcome",
         "_scope",
         "_settings",
         "_started",
-        "_threads",
+        "_strikes",
         "_why",
         "fate",
         "lease",
@@ -72,7 +98,7 @@ class Running:
         "sent_at",
     )
 
-    def __init__(self, lease: Lease, settings: Settings, threads: anyio.CapacityLimiter) -> None:
+    def __init__(self, lease: Lease, settings: Settings, means: Means) -> None:
         self.lease = lease
         self.place = lease.place
         self.over = False
@@ -80,7 +106,8 @@ class Running:
         self.resent = False
         self.sent_at = 0.0
         self._settings = settings
-        self._threads = threads
+        self._means = means
+        self._strikes = 0
         self._started = 0.0
         self._job: codec.Job | None = None
         self._outcome: Outcome | None = None
@@ -105,19 +132,25 @@ class Running:
             self._scope.cancel()
 
     @property
+    def began(self) -> bool:
+        """Whether anything of the user's was run for it."""
+        return self._started > 0
+
+    @property
     def given_up(self) -> Outcome:
         """The outcome of a job that was given up, and whose handler did not object."""
         return self._why if self._why is not None else Interrupted()
 
-    async def run(self, scope: anyio.CancelScope, now_ms: int) -> Outcome:
-        """Read the job and run its handler.
+    async def run(self, scope: anyio.CancelScope, now_ms: int, scopes: OpenScopes) -> Outcome:
+        """Read the job and run its handler; whatever that raises, the outcome says.
 
         Args:
             scope: What `give_up` cancels, around this call; should it cut the run off, `given_up` is the outcome.
             now_ms: The server's clock.
+            scopes: The current task's.
 
         Raises:
-            BaseException: Only a cancellation that came from outside, and what ends a process.
+            BaseException: Only a cancellation that came from outside.
         """
         if self._why is not None:  # given up before it began
             return self._why
@@ -130,44 +163,66 @@ class Running:
             if job.expires_ms is not None and job.expires_ms < now_ms:
                 late = (now_ms - job.expires_ms) / 1000
                 return Expired(f"not started in time: expired {late:.1f} s before a worker was free")
-            parameters = codec.decode_parameters(definition.name, job.parameters)
         except DecodeError as error:
             return Undecodable(str(error))
         self._scope = scope
+        self._strikes = self._means.guard.strikes
         context = self._make_context(job)
+        set_author(context)
         if definition.timeout is None:
-            return await self._handle(definition, parameters, context, scope)
-        return await self._handle_in_time(definition, parameters, context, definition.timeout)
+            return await self._handle(definition, job.parameters, context, scope, scopes)
+        return await self._handle_in_time(definition, job.parameters, context, definition.timeout, scopes)
 
     async def _handle_in_time(
-        self, definition: JobDefinition[Any], parameters: Any, context: JobContext, timeout: float
+        self,
+        definition: JobDefinition[Any],
+        parameters: bytes,
+        context: JobContext,
+        timeout: float,
+        scopes: OpenScopes,
     ) -> Outcome:
         with anyio.CancelScope(deadline=anyio.current_time() + timeout) as limit:
-            return await self._handle(definition, parameters, context, limit)
-        if self._why is not None:
-            return self._why
-        return self._timed_out(timeout)
+            return await self._handle(definition, parameters, context, limit, scopes)
+        return self._why if self._why is not None else self._timed_out(timeout)
 
     async def _handle(
-        self, definition: JobDefinition[Any], parameters: Any, context: JobContext, scope: anyio.CancelScope
+        self,
+        definition: JobDefinition[Any],
+        parameters: bytes,
+        context: JobContext,
+        scope: anyio.CancelScope,
+        scopes: OpenScopes,
     ) -> Outcome:
+        # A fresh one each: what a handler sets in it is no business of the next job's.
+        surroundings = self._means.contexts.fresh()
+        innermost = scopes.innermost
         try:
-            await self._call(definition, parameters, context)
-            return _DONE
+            decoded = surroundings.run(codec.decode_parameters, definition.name, parameters)
+        except DecodeError as error:
+            return Undecodable(str(error))
+        except BaseException as error:  # the parameters' own code
+            return Raised(error)
+        try:
+            raised = await self._call(definition, decoded, context, surroundings)
+        except NoThread:
+            return Unplaced(again=not self._means.threads.turn_away(self.lease.job_id))
         except anyio.get_cancelled_exc_class() as error:
-            # Cancelled by us, by the worker's end, or raised by the handler out of nowhere: only the last is
-            # a failure like any other.
-            if scope.cancel_called or anyio.current_effective_deadline() == float("-inf"):
-                raise
-            raised: BaseException = error
-        except (KeyboardInterrupt, GeneratorExit):
-            raise
-        except BaseException as error:  # SystemExit too: a handler must not end the worker
             raised = error
+        scopes.close_inside(innermost)
+        if raised is None:
+            return _DONE
+        cancelled = isinstance(raised, anyio.get_cancelled_exc_class())
+        if cancelled and was_asked():
+            try:
+                raise raised
+            finally:
+                del raised  # or it would hold itself, through its traceback
         if self._why is not None:
             return self._why
         if scope.cancel_called and definition.timeout is not None:
             return self._timed_out(definition.timeout, raised)
+        if cancelled and self._means.guard.hit(context, self._strikes):
+            return Interrupted()
         return Raised(raised)
 
     def _timed_out(self, timeout: float, cause: BaseException | None = None) -> Outcome:
@@ -177,17 +232,28 @@ class Running:
         error.__cause__ = cause
         return Raised(error)
 
-    async def _call(self, definition: JobDefinition[Any], parameters: Any, context: JobContext) -> None:
+    async def _call(
+        self, definition: JobDefinition[Any], parameters: Any, context: JobContext, surroundings: Context
+    ) -> BaseException | None:
+        """Run the handler; what it raised."""
         if definition.is_async:
-            await definition.call(parameters, context)
-            return
+            try:
+                started = surroundings.run(definition.call, parameters, context)
+            except BaseException as error:  # a decorator's
+                return error
+            return await stepped(started, surroundings)
+        if self._means.threads.full:
+            raise NoThread
+        means = self._means
 
-        def call() -> tuple[Any]:  # boxed, for trio takes a bare coroutine for a mistake
-            return (definition.call(parameters, context),)
+        def call() -> Any:  # without self, which keeps what this raises
+            means.contexts.part()
+            return definition.call(parameters, context)
 
-        (result,) = await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._threads)
-        if inspect.isawaitable(result):  # a plain function that returns a coroutine, as decorators make them
-            await result
+        returned, raised = await means.threads.run(call)
+        if inspect.isawaitable(returned):  # a plain function that returns a coroutine, as decorators make them
+            return await stepped(returned, surroundings)
+        return raised
 
     def _make_context(self, job: codec.Job) -> JobContext:
         self._context = JobContext(
@@ -206,17 +272,20 @@ class Running:
     def decide(self, outcome: Outcome, now_ms: int) -> None:
         """Decide the job's fate, by its handler's retry policy."""
         self._outcome = outcome
+        if outcome is _DONE:
+            self.fate = _ACK
+            return
         attempt, queued_ms = (self._job.attempt, self._job.queued_ms) if self._job else (1, now_ms)
         policy = self._definition.retry if self._definition else self._settings.queue.retry
+        judge = partial(decide, attempt=attempt, queued_ms=queued_ms, now_ms=now_ms)
         try:
-            self.fate = decide(outcome, attempt=attempt, queued_ms=queued_ms, now_ms=now_ms, policy=policy)
-        except Exception as error:
+            # What the policy sets in its context is no business of the next job's.
+            self.fate = self._means.contexts.fresh().run(judge, outcome, policy=policy)
+        except BaseException as error:
             # The policy is the user's code too; one that breaks must cost neither the job nor the worker.
             logger.exception("job %s: its retry policy raised; the default one decides", self.lease.job_id)
             error.__context__ = outcome.error if isinstance(outcome, Raised) else None
-            policy = exponential_jitter()
-            outcome = Raised(error)
-            self.fate = decide(outcome, attempt=attempt, queued_ms=queued_ms, now_ms=now_ms, policy=policy)
+            self.fate = judge(Raised(error), policy=exponential_jitter())
 
     def report(self, word: Word) -> None:
         """Log what became of the job, one line a state change; a failure with its traceback.

@@ -23,13 +23,16 @@ from redisjobs.driver import ClockSet, DeadLetter, Exchange, Lease, Release, Ret
 from redisjobs.errors import DriverError
 from redisjobs.exchanges import Batch, Exchanges
 from redisjobs.fate import CancelAsked, Interrupted, LeaseGone, Outcome
+from redisjobs.guard import Guard, keep_up
 from redisjobs.health import Health
 from redisjobs.heartbeat import Heartbeat
 from redisjobs.lookout import NOT_NOW, Lookout, until_there
 from redisjobs.rss import rss
-from redisjobs.running import Running, Settings
+from redisjobs.running import Means, Running, Settings
 from redisjobs.slots import Slots
 from redisjobs.stall import LoopWatch
+from redisjobs.stepping import Contexts
+from redisjobs.threads import Threads
 from redisjobs.waker import gates, waker
 
 T = TypeVar("T")
@@ -53,7 +56,6 @@ class Shift:
         self.consumer = settings.queue.driver.consumer(
             settings.worker_id, lease=settings.lease, max_deliveries=settings.max_deliveries
         )
-        self.threads = anyio.CapacityLimiter(settings.concurrency)
         self.leased: dict[str, Running] = {}  # by place: all that run or are still to be settled
         self.outbox: list[Running] = []  # those that have a fate, to be settled
         self.begun = 0  # jobs given to slots since the start
@@ -88,6 +90,8 @@ class Shift:
         self.recycled = False  # it stops by itself, having had its share
         self.grace_until = float("inf")  # by our monotonic clock
         self.cut = False  # the grace is over, and so is the time to unwind
+        self.broken = False  # it ends by an error
+        self.done = anyio.Event()  # it ends in order
         self.left = False  # all is settled or released
 
         self.new_gate = gates()
@@ -97,37 +101,53 @@ class Shift:
 
     async def run(self) -> None:
         """Work until stopped, or until idle if so asked; what is still held at the end is released."""
-        with self.opening:
-            await self._open()
-        if self.opening.cancel_called:
-            await self.consumer.aclose()
-            return
-        self.opened = True
-        wake = waker()
-        self.loop = LoopWatch(wake, min(max(1.0, self.settings.lease / 3), 5.0))
-        self.heartbeat = Heartbeat(
-            self.consumer.heartbeat(),
-            self.settings.lease,
-            self._held,
-            self._facts,
-            self._renewed(wake),
-            self.loop.look,
-        )
-        self.heartbeat.start()
+        guard = Guard()
+        try:
+            with self.opening:
+                await guard.outlast(self._open)
+            if self.opening.cancel_called:
+                await self.consumer.aclose()
+                return
+            self.opened = True
+            threads = Threads(self.settings.concurrency, self.settings.abandoned, self._threads_changed)
+            self.means = Means(guard, Contexts(), threads)
+            wake = waker()
+            self.loop = LoopWatch(wake, min(max(1.0, self.settings.lease / 3), 5.0))
+            self.heartbeat = Heartbeat(
+                self.consumer.heartbeat(),
+                self.settings.lease,
+                self._held,
+                self._facts,
+                self._renewed(wake),
+                self.loop.look,
+            )
+            self.heartbeat.start()
+            try:
+                await self._work(guard)
+            except BaseException as error:
+                self.broken = guard.broken or not isinstance(error, anyio.get_cancelled_exc_class())
+                raise
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await guard.outlast(self._close)
+        finally:
+            guard.end()
+        logger.info("worker %s ended", self.settings.worker_id)
+
+    async def _work(self, guard: Guard) -> None:
         try:
             async with anyio.create_task_group() as self.tasks:
                 self._start(self.tasks)
-                await self._conduct()
-                # Before the handlers are waited for: one that won't end must not keep the others' jobs.
-                await self.lookout.end()
-                await self._farewell()
+                await guard.outlast(self.done.wait)
                 self.tasks.cancel_scope.cancel()
-        finally:
-            with anyio.CancelScope(shield=True):
-                await self._farewell()
-                await anyio.to_thread.run_sync(self.heartbeat.stop, 1.0)
-                await self.consumer.aclose()
-        logger.info("worker %s ended", self.settings.worker_id)
+        except anyio.get_cancelled_exc_class():
+            if not guard.forgive():
+                raise
+
+    async def _close(self) -> None:
+        await self._farewell()
+        await anyio.to_thread.run_sync(self.heartbeat.stop, 1.0)
+        await self.consumer.aclose()
 
     def stop(self, grace: float) -> None:
         """Claim no more, and give up what still runs after `grace` seconds."""
@@ -151,8 +171,10 @@ class Shift:
         logger.info("worker %s runs queue '%s' in %d slots: %s", self.settings.worker_id, queue, slots, names)
 
     def _start(self, tasks: TaskGroup) -> None:
-        for duty in (self.lookout.watch, self._watch_leases, self._watch_grace, self._watch_progress):
-            tasks.start_soon(duty)
+        watches = (self.lookout.watch, self._watch_leases, self._watch_grace, self._watch_progress)
+        for duty in (*watches, self._conduct_to_the_end):
+            tasks.start_soon(keep_up, duty)
+        self.exchanges.start(tasks)
         self.slots.start(tasks)
 
     @property
@@ -165,11 +187,24 @@ class Shift:
         if silent > _STUCK * self.settings.lease and (store_is_there or self.loop.blocked):
             what = "the event loop is blocked" if self.loop.blocked else "stuck"
             return Health(False, False, f"{what}: no exchange with the store for {silent:.0f} s")
+        if self.opened and self.means.threads.full:
+            return Health(True, False, f"no sync handler is started: {self._abandoned}")
         if self.stopping:
             return Health(True, False, f"stopping, with {len(self.leased)} jobs to go")
         return Health(True, True, f"{self.slots.busy} of {self.settings.concurrency} slots are busy")
 
     # The conductor
+
+    async def _conduct_to_the_end(self) -> None:
+        try:
+            await self._conduct()
+            # Before the handlers are waited for: one that won't end must not keep the others' jobs.
+            await self.lookout.end()
+            await self._farewell()
+            self.done.set()
+        except anyio.get_cancelled_exc_class():
+            self.unsure = True  # should it go on
+            raise
 
     async def _conduct(self) -> None:
         """Settle and claim until stopped, or until nothing is left to do."""
@@ -216,7 +251,7 @@ class Shift:
             self.tidy_at = now + _TIDY
             await self._tidy()
         elif self._has_batch():
-            self.exchanges.begin(self.tasks, self._next_batch())
+            self.exchanges.begin(self._next_batch())
         elif now - self.round_at >= self.settings.lease:
             await self._glance()  # nothing else was said for long: to see that we would get through
         else:
@@ -331,7 +366,7 @@ class Shift:
                 # Our own, taken over after a stall: the handler still runs, or its outcome is on its way.
                 mine.lease = lease
                 continue
-            run = self.leased[place] = Running(lease, self.settings, self.threads)
+            run = self.leased[place] = Running(lease, self.settings, self.means)
             if self.free:
                 if self.settings.is_suspect(lease.deliveries):
                     self.alone = run
@@ -405,8 +440,10 @@ class Shift:
                 logger.info("the store is back")
 
         self.away = True
-        await until_there(probe)
-        self.away = False
+        try:
+            await until_there(probe)
+        finally:
+            self.away = False
         self.round_at = time.monotonic()
 
     async def _farewell(self) -> None:
@@ -416,7 +453,8 @@ class Shift:
         for run in list(self.leased.values()):
             if not run.over:
                 run.give_up(Interrupted())
-                run.over, run.fate = True, Release()
+                # What ran may be what ends us: it would be handed out for ever, were its delivery not counted.
+                run.over, run.fate = True, Release(refund=not (self.broken and run.began))
                 self.outbox.append(run)
 
         async def settle() -> None:
@@ -461,6 +499,19 @@ class Shift:
         self._let_go(run)
         self.refused += word is Word.LEASE_LOST and not run.resent
         run.report(word)
+
+    def _threads_changed(self) -> None:
+        if not self.means.threads.full:
+            logger.info("sync handlers are started again: %s", self._abandoned)
+        elif self.settings.supervised:
+            self._recycle(self._abandoned)
+        else:
+            logger.error("%s: until some end, jobs of sync handlers go to other workers", self._abandoned)
+
+    @property
+    def _abandoned(self) -> str:
+        threads = self.means.threads.abandoned
+        return f"{threads} threads of sync handlers that were given up still run"
 
     def _let_go(self, run: Running) -> None:
         if self.leased.get(run.place) is run:  # after a failover another job may be in its place

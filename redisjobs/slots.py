@@ -6,8 +6,9 @@ import anyio
 from anyio.abc import TaskGroup
 
 from redisjobs.fate import Outcome
+from redisjobs.guard import OpenScopes, forget_cancels, was_asked
 from redisjobs.running import Running
-from redisjobs.waker import Gate, forget_cancels, gates
+from redisjobs.waker import Gate, gates
 
 
 class Slots:
@@ -32,10 +33,9 @@ class Slots:
 
     def start(self, tasks: TaskGroup) -> None:
         """Start all of them."""
-        gate = gates()
-        forget = forget_cancels()
+        self._new_gate = gates()
         for _ in range(self._count):
-            tasks.start_soon(self._serve, _Slot(gate, forget))
+            tasks.start_soon(self._serve)
 
     def give(self, run: Running) -> None:
         """Let an idle slot run a job."""
@@ -47,15 +47,17 @@ class Slots:
         else:
             self._waiting.append(run)
 
-    async def _serve(self, slot: "_Slot") -> None:
+    async def _serve(self) -> None:
+        slot = _Slot(self._new_gate)
         while True:
             try:
                 with anyio.CancelScope() as scope:
                     await self._run_jobs(slot, scope)
             except anyio.get_cancelled_exc_class():
                 # Our own end cancels all scopes; else it is a cancel of this task that a handler left behind.
-                if anyio.current_effective_deadline() == float("-inf"):
+                if was_asked():
                     raise
+                forget_cancels()
                 if slot in self._idle:
                     self._idle.remove(slot)
             # A scope cancels only once, so after a job that was given up it goes on with a new one.
@@ -65,13 +67,13 @@ class Slots:
     async def _run_jobs(self, slot: "_Slot", scope: anyio.CancelScope) -> None:
         while not scope.cancel_called:
             run = slot.run = self._waiting.pop(0) if self._waiting else await self._next(slot)
-            outcome = await run.run(scope, self._now_ms())
+            outcome = await run.run(scope, self._now_ms(), slot.scopes)
             if not scope.cancel_called:
-                slot.forget_cancels()
+                forget_cancels()
             self._end(slot, outcome)
 
     async def _next(self, slot: "_Slot") -> Running:
-        slot.gate = slot.new_gate()
+        slot.gate = self._new_gate()
         self._idle.append(slot)
         await slot.gate.wait()
         assert slot.run is not None
@@ -85,10 +87,9 @@ class Slots:
 
 
 class _Slot:
-    __slots__ = ("forget_cancels", "gate", "new_gate", "run")
+    __slots__ = ("gate", "run", "scopes")
 
-    def __init__(self, new_gate: Callable[[], Gate], forget_cancels: Callable[[], None]) -> None:
-        self.new_gate = new_gate
-        self.forget_cancels = forget_cancels
+    def __init__(self, new_gate: Callable[[], Gate]) -> None:
         self.gate = new_gate()
         self.run: Running | None = None
+        self.scopes = OpenScopes()

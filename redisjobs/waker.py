@@ -53,26 +53,6 @@ def gates() -> Callable[[], Gate]:
     return _AsyncioGate
 
 
-def forget_cancels() -> Callable[[], None]:
-    """What makes the current task forget that a handler cancelled it and went on.
-
-    On asyncio a task counts such cancels, and from Python 3.13 its task groups then misread every error as one.
-    """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return lambda: None
-
-    def forget() -> None:
-        task = asyncio.current_task()
-        # Not what a scope around us has sent; it is sent again until it is heeded, but let it be counted.
-        if task is not None and task.cancelling() and anyio.current_effective_deadline() != float("-inf"):
-            while task.cancelling():
-                task.uncancel()
-
-    return forget
-
-
 def waker() -> Callable[[Callable[[], object]], None]:
     """A function that runs another soon in the running event loop; callable from any thread, never blocks.
 

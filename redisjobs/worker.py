@@ -11,6 +11,7 @@ import anyio
 
 from redisjobs.aside import Log
 from redisjobs.errors import DriverError, Unavailable, seconds
+from redisjobs.guard import keep_up
 from redisjobs.health import Health
 from redisjobs.registry import Duration, Registry
 from redisjobs.running import Settings
@@ -51,6 +52,11 @@ class Worker:
         max_jobs: After so many jobs `run` returns, once all of them are done. Defaults to no limit.
         max_rss: Bytes of memory that the process may have in use; with more `run` returns as well, once what
             runs is done, for whoever started it to start it anew. Defaults to no limit.
+        abandoned: How many threads may still run a sync handler that timed out or was cancelled, which can't be
+            killed. With so many the worker starts no other sync handler, and is not ready. Defaults to
+            `concurrency`.
+        supervised: Somebody starts another worker when `run` returns with `recycled`. Then it returns as well with
+            too many abandoned threads; else it goes on with async handlers.
         worker_id: Who this is; must be new at each start. Defaults to host:pid:random.
     """
 
@@ -65,12 +71,16 @@ class Worker:
         unknown_for: Duration = 3600,
         max_jobs: int | None = None,
         max_rss: int | None = None,
+        abandoned: int | None = None,
+        supervised: bool = False,
         worker_id: str | None = None,
     ) -> None:
         if concurrency < 1 or max_deliveries < 1:
             raise ValueError(f"concurrency={concurrency} and max_deliveries={max_deliveries} must be at least 1")
         if (max_jobs is not None and max_jobs < 1) or (max_rss is not None and max_rss < 1):
             raise ValueError(f"max_jobs={max_jobs} and max_rss={max_rss} must be at least 1, or None")
+        if abandoned is not None and abandoned < 1:
+            raise ValueError(f"abandoned={abandoned} must be at least 1, or None")
         if seconds(lease, "lease") < 0.1:
             raise ValueError(f"lease={lease!r}: at least 0.1 s, or renewing it can't keep up")
         self.worker_id = worker_id or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
@@ -81,12 +91,14 @@ class Worker:
             lease=seconds(lease, "lease"),
             max_deliveries=max_deliveries,
             unknown_ms=int(seconds(unknown_for, "unknown_for") * 1000),
+            abandoned=concurrency if abandoned is None else abandoned,
+            supervised=supervised,
             max_jobs=math.inf if max_jobs is None else max_jobs,
             max_rss=math.inf if max_rss is None else max_rss,
         )
         self.grace = seconds(grace, "grace")
         self.recycled = False
-        """Whether `run` returned because of `max_jobs` or `max_rss`."""
+        """Whether `run` returned because of `max_jobs`, `max_rss` or `abandoned`."""
         self._shift: Shift | None = None
 
     async def run(self, *, until_idle: bool = False, handle_signals: bool = False) -> None:
@@ -108,7 +120,7 @@ class Worker:
         try:
             async with anyio.create_task_group() as tasks:
                 if handle_signals:
-                    tasks.start_soon(self._watch_signals)
+                    tasks.start_soon(keep_up, self._watch_signals)
                 await shift.run()
                 self.recycled = shift.recycled
                 tasks.cancel_scope.cancel()

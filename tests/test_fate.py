@@ -18,6 +18,7 @@ from redisjobs.fate import (
     Raised,
     Undecodable,
     UnknownName,
+    Unplaced,
     decide,
 )
 from redisjobs.retry import RetryPolicy, no_retry
@@ -61,6 +62,8 @@ def dead(outcome: Outcome, **more: Any) -> DeadLetter:
         (Done(), Ack()),
         (CancelAsked(), Ack(cancelled=True)),
         (Interrupted(), Release()),
+        (Unplaced(again=False), Release()),
+        (Unplaced(again=True), RetryLater("+1000")),
         (LeaseGone(), None),
         (Undecodable("no name"), DeadLetter("undecodable", "no name")),
         (Expired("too late"), DeadLetter("expired", "too late")),

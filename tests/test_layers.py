@@ -12,8 +12,8 @@ from store import RedisStore
 
 PACKAGE = Path(__file__).parents[1] / "redisjobs"
 LAYERS = [
-    {"aside", "clearance", "errors", "rss", "waker"},
-    {"retry", "server"},
+    {"aside", "clearance", "errors", "guard", "rss", "stepping", "waker"},
+    {"retry", "server", "threads"},
     {"job"},
     {"driver"},
     {"codec", "fate"},
@@ -102,7 +102,7 @@ def test_imports_go_in_no_circle() -> None:
         ("typer", {"cli"}),
         ("rich", {"cli"}),
         ("uvloop", {"cli"}),
-        ("trio", {"waker"}),
+        ("trio", {"guard", "waker"}),
         ("subprocess", {"server", "supervisor", "cli"}),
     ],
 )

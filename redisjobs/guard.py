@@ -1,0 +1,205 @@
+"""Keeps apart what was meant for a worker's tasks, and what a handler did to every task of the event loop.
+
+Handlers share the event loop with their worker, so one that cancels all tasks cancels the worker's as well. A
+worker ends when a scope around it is cancelled or its own task is; any other cancel is no reason to. Only asyncio
+has such cancels: on trio each one has a scope.
+"""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from contextvars import ContextVar
+from typing import Any
+from weakref import WeakSet
+
+import anyio
+
+_author: ContextVar[Any] = ContextVar("redisjobs_author", default=None)
+"""The context of the job whose code runs; None in the worker's own, and in whatever else runs in the loop."""
+
+set_author = _author.set
+
+_TURNS = 3  # of the event loop, in which a cancelled task hears of it
+
+
+def was_asked() -> bool:
+    """Whether the current task was cancelled by a scope around it: by who may end it."""
+    return anyio.current_effective_deadline() == float("-inf")
+
+
+def forget_cancels() -> None:
+    """Make the current task forget that it was cancelled, and went on.
+
+    On asyncio a task counts such cancels, and from Python 3.13 its task groups then misread every error as one.
+    """
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # on trio nothing counts
+        return
+    # Not what a scope around us has sent; it is sent again until it is heeded, but let it be counted.
+    if task is not None and task.cancelling() and not was_asked():
+        while task.cancelling():
+            task.uncancel()
+
+
+async def keep_up(duty: Callable[[], Awaitable[object]]) -> None:
+    """Do a duty of the worker's to its end; again from its beginning where a handler cancelled it."""
+    while True:
+        try:
+            await duty()
+            return
+        except anyio.get_cancelled_exc_class():
+            if was_asked():
+                raise
+            forget_cancels()
+
+
+class OpenScopes:
+    """The cancel scopes of the current task. One that a handler left open there would hit the next job.
+
+    Only anyio, and trio, know which these are. To enter and leave a scope around each job would show it too, but
+    costs as much as half of all the rest of it.
+    """
+
+    def __init__(self) -> None:
+        try:
+            from anyio._backends._asyncio import _task_states
+
+            task = asyncio.current_task()
+            self._keeper: Any = _task_states[task] if task else None
+            self._name = "cancel_scope"
+        except RuntimeError:
+            import trio
+
+            self._keeper, self._name = trio.lowlevel.current_task(), "_cancel_status"
+
+    @property
+    def innermost(self) -> Any:
+        """The one that was opened last."""
+        return getattr(self._keeper, self._name)
+
+    def close_inside(self, outer: Any) -> None:
+        """Cancel and close those that were opened since `outer` was the innermost one."""
+        while (inner := self.innermost) is not outer:
+            scope = getattr(inner, "_scope", inner)
+            scope.cancel()  # the tasks in it too
+            scope.__exit__(None, None, None)
+
+
+class _Canary(asyncio.Task[None]):
+    """A task that only who cancels all tasks would cancel; it survives that, and tells of it."""
+
+    def __init__(
+        self, coroutine: Coroutine[Any, Any, None], struck: Callable[[Any], None], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        super().__init__(coroutine, loop=loop, name="redisjobs guard")
+        self._struck = struck
+        self._log_destroy_pending = False  # who closes the loop under us has worse to tell
+
+    def cancel(self, msg: object = None) -> bool:
+        author = _author.get()
+        if author is None:
+            return super().cancel(msg)
+        self._struck(author)
+        return False
+
+
+class Guard:
+    """Watches over one run of a worker, whose task must be the current one.
+
+    Attributes:
+        strikes: How often handlers have cancelled all tasks.
+        broken: Whether the worker was cancelled because an error is ending the whole event loop.
+    """
+
+    def __init__(self) -> None:
+        self.strikes = 0
+        self.broken = False
+        self._culprits: WeakSet[Any] = WeakSet()
+        self._due = 0  # strikes that this task may still hear of
+        self._handled = sys.exc_info()[1]
+        self._canary: _Canary | None = None
+        with suppress(RuntimeError):  # on trio there is nothing to watch
+            self._loop = asyncio.get_running_loop()
+            task = asyncio.current_task()
+            self._cancelling = task.cancelling() if task else 0
+            self._canary = _Canary(_forever(), self._struck, self._loop)
+            _refuse_stop(self._loop)
+
+    def end(self) -> None:
+        """Watch no more."""
+        if self._canary is not None:
+            self._canary.cancel()
+
+    def hit(self, context: object, strikes: int) -> bool:
+        """Whether a job was cancelled because another one cancelled all tasks.
+
+        Args:
+            context: The job's.
+            strikes: How many there had been when it began.
+        """
+        return self.strikes > strikes and context not in self._culprits
+
+    async def outlast(self, wait: Callable[[], Awaitable[object]]) -> None:
+        """Wait, in the worker's own task; again where a handler cancelled it.
+
+        Raises:
+            BaseException: The cancel, where somebody meant this task.
+        """
+        while True:
+            try:
+                await wait()
+                return
+            except anyio.get_cancelled_exc_class() as error:
+                cancel = error
+            try:
+                if not self.forgive():
+                    # A loop that an exception ends cancels its tasks while that one is being handled.
+                    self.broken = sys.exc_info()[1] is not self._handled
+                    raise cancel
+            finally:
+                del cancel  # or it would hold itself, through its traceback
+
+    def forgive(self) -> bool:
+        """Whether the cancel that the worker's task got was a handler's, to all tasks; it is forgotten then."""
+        if not self._due or was_asked():
+            return False
+        task = asyncio.current_task()
+        if task is None or task.cancelling() - self._cancelling > self._due:
+            return False
+        while task.cancelling() > self._cancelling:
+            task.uncancel()
+        return True
+
+    def _struck(self, author: Any) -> None:
+        self.strikes += 1
+        self._due += 1
+        self._culprits.add(author)
+        self._loop.call_soon(self._expire, _TURNS)
+
+    def _expire(self, turns: int) -> None:
+        if turns:
+            self._loop.call_soon(self._expire, turns - 1)
+        else:
+            self._due -= 1
+
+
+async def _forever() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+def _refuse_stop(loop: asyncio.AbstractEventLoop) -> None:
+    """Let no handler stop the loop, for as long as there is one: what runs in it would end with it."""
+    if getattr(loop.stop, "refuses", False):
+        return
+    stop = loop.stop
+
+    def refusing_stop() -> None:
+        if _author.get() is not None:
+            raise RuntimeError("a handler can't stop the event loop: its worker and other jobs run in it")
+        stop()
+
+    refusing_stop.refuses = True  # type: ignore[attr-defined]
+    with suppress(AttributeError):  # a loop of another kind may not let us
+        loop.stop = refusing_stop  # type: ignore[method-assign]

@@ -1,0 +1,115 @@
+"""The threads of sync handlers. One that was given up can't be killed: it runs on, and its thread is abandoned."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from redisjobs.waker import waker
+
+_REMEMBERED = 10_000  # jobs that were turned away, at most
+
+
+class NoThread(Exception):
+    """The system starts no more threads."""
+
+
+class Threads:
+    """Runs sync handlers, until too many threads are abandoned.
+
+    Args:
+        count: How many handlers run at once.
+        most: How many threads may be abandoned; with so many no other handler is started.
+        changed: Called when that begins, and when it is over.
+
+    Attributes:
+        abandoned: Threads whose handler was given up and still runs.
+        full: Whether no handler may be started.
+    """
+
+    def __init__(self, count: int, most: int, changed: Callable[[], None]) -> None:
+        self.abandoned = 0
+        self.full = False
+        self._most = most
+        self._changed = changed
+        self._limiter = anyio.CapacityLimiter(count)
+        self._wake = waker()
+        self._turned_away: set[str] = set()
+
+    async def run(self, call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+        """Call a handler in a thread; what it returned, and what it raised.
+
+        Raises:
+            NoThread: It was not called.
+            BaseException: A cancellation, at once; the handler may run on.
+        """
+        errand = _Errand(call, self._end)
+        try:
+            await anyio.to_thread.run_sync(errand.run, abandon_on_cancel=True, limiter=self._limiter)
+        except RuntimeError as error:  # not the handler's
+            raise NoThread(str(error)) from None
+        except anyio.get_cancelled_exc_class():
+            if errand.abandon():
+                self._count(1)
+            raise
+        return errand.take_result()
+
+    def turn_away(self, job_id: str) -> bool:
+        """Note that a job found no thread; whether it is the first time lately."""
+        if len(self._turned_away) >= _REMEMBERED:
+            self._turned_away.clear()
+        first = job_id not in self._turned_away
+        self._turned_away.add(job_id)
+        return first
+
+    def _end(self) -> None:  # called in the thread
+        self._wake(lambda: self._count(-1))
+
+    def _count(self, number: int) -> None:
+        self.abandoned += number
+        full = self.abandoned >= self._most
+        if full != self.full:
+            self.full = full
+            self._turned_away.clear()
+            self._changed()
+
+
+class _Errand:
+    """One call in a thread, that may be given up before it begins, meanwhile, or when it is over."""
+
+    __slots__ = ("_abandoned", "_begun", "_call", "_end", "_lock", "_over", "_result")
+
+    def __init__(self, call: Callable[[], Any], end: Callable[[], None]) -> None:
+        self._call = call
+        self._end = end
+        self._lock = threading.Lock()
+        self._begun = self._over = self._abandoned = False
+        self._result: tuple[Any, BaseException | None] = None, None
+
+    def run(self) -> None:
+        with self._lock:
+            if self._abandoned:
+                return
+            self._begun = True
+        try:
+            self._result = self._call(), None
+        except BaseException as error:
+            self._result = None, error
+        finally:
+            with self._lock:
+                self._over = True
+            if self._abandoned:
+                self._end()
+
+    def take_result(self) -> tuple[Any, BaseException | None]:
+        """What was returned and raised; not kept, for the thread may keep this errand until its next one."""
+        result, self._result = self._result, (None, None)
+        return result
+
+    def abandon(self) -> bool:
+        """Give it up; whether it runs on."""
+        with self._lock:
+            self._abandoned = True
+            return self._begun and not self._over

@@ -1,0 +1,562 @@
+"""Handlers, and other code of the user's, that would end a worker: they end their own job, and no other."""
+
+import contextvars
+import decimal
+import gc
+import logging
+import threading
+import weakref
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import anyio
+import anyio.lowlevel
+import pytest
+from pydantic import BaseModel, field_validator
+from store import MemoryStore, RedisStore, Store, eventually
+from tenacity import stop_after_attempt, wait_none
+
+from redisjobs import JobName, JobQueue, Retry, RetryPolicy, Snooze, State, Worker, no_retry
+
+TWICE = RetryPolicy(wait=wait_none(), stop=stop_after_attempt(2))
+
+
+@dataclass
+class Work:
+    job_name: ClassVar[str] = "Work"
+    number: int = 0
+
+
+@dataclass
+class Odd:
+    job_name: ClassVar[str] = "Odd"
+    number: int = 0
+
+
+@pytest.fixture(params=["memory asyncio", "memory trio", "redis asyncio"])
+def setting(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def anyio_backend(setting: str) -> str:
+    return setting.split()[1]
+
+
+@pytest.fixture
+def store(setting: str, queue_name: str, request: pytest.FixtureRequest) -> Store:
+    if setting.startswith("memory"):
+        return MemoryStore(queue_name)
+    store: RedisStore = request.getfixturevalue("redis_store")
+    return store
+
+
+@pytest.fixture
+async def queue(store: Store) -> AsyncIterator[JobQueue]:
+    async with JobQueue(store.driver, store.queue_name) as queue:
+        yield queue
+
+
+async def drain(queue: JobQueue, **options: Any) -> None:
+    with anyio.fail_after(20):
+        await Worker(queue, **options).run(until_idle=True)
+
+
+def keep(queue: JobQueue) -> list[int]:
+    """Register a handler that does no harm; the numbers that it was given."""
+    ran: list[int] = []
+    queue.register(Work)(lambda work: ran.append(work.number))
+    return ran
+
+
+# What code of the user's raises
+
+RAISED = [
+    KeyboardInterrupt(),
+    GeneratorExit(),
+    SystemExit(3),
+    BaseException("odd"),
+    StopIteration(1),
+    RecursionError(),
+]
+
+
+def in_an_async_handler(queue: JobQueue, error: BaseException) -> None:
+    @queue.register(Odd, retry=TWICE)
+    async def odd(_: Odd) -> None:
+        raise error
+
+
+def in_an_async_handler_that_waited(queue: JobQueue, error: BaseException) -> None:
+    @queue.register(Odd, retry=TWICE, timeout=20)
+    async def odd(_: Odd) -> None:
+        await anyio.sleep(0.001)
+        raise error
+
+
+def in_a_sync_handler(queue: JobQueue, error: BaseException) -> None:
+    @queue.register(Odd, retry=TWICE)
+    def odd(_: Odd) -> None:
+        raise error
+
+
+def in_what_a_sync_handler_returned(queue: JobQueue, error: BaseException) -> None:
+    async def odd() -> None:
+        await anyio.lowlevel.checkpoint()
+        raise error
+
+    queue.register(Odd, retry=TWICE)(lambda _: odd())
+
+
+def in_a_post_init(queue: JobQueue, error: BaseException) -> None:
+    @dataclass
+    class Strict:
+        number: int = 0
+
+        def __post_init__(self) -> None:
+            if self.number:
+                raise error
+
+    @queue.register(JobName("Odd", Strict), retry=TWICE)
+    async def odd(_: Strict) -> None: ...
+
+
+def in_a_validator(queue: JobQueue, error: BaseException) -> None:
+    class Strict(BaseModel):
+        number: int = 0
+
+        @field_validator("number")
+        @classmethod
+        def refuse(cls, number: int) -> int:
+            raise error
+
+    @queue.register(JobName("Odd", Strict), retry=TWICE)
+    async def odd(_: Strict) -> None: ...
+
+
+PLACES = [
+    in_an_async_handler,
+    in_an_async_handler_that_waited,
+    in_a_sync_handler,
+    in_what_a_sync_handler_returned,
+    in_a_post_init,
+    in_a_validator,
+]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("place", PLACES)
+async def test_nothing_a_handler_raises_ends_the_worker(
+    queue: JobQueue, place: Callable[[JobQueue, BaseException], None], error: BaseException
+) -> None:
+    place(queue, error)
+    ran = keep(queue)
+    odd = await queue.push(Odd(1))
+    await queue.push_many([Work(n) for n in range(5)])
+
+    await drain(queue, concurrency=1)
+
+    info = await queue.get(odd)
+    assert ran == [0, 1, 2, 3, 4]
+    assert info is not None
+    assert info.state is State.DEAD
+    assert info.reason in ("failed", "undecodable")  # what a validator raises as an Exception is no valid value
+    if not isinstance(error, Exception):
+        assert (info.reason, info.attempt, info.error) == (
+            "failed",
+            2,
+            f"{type(error).__name__}: {error}".rstrip(": "),
+        )
+
+
+class OddRetry(Retry):
+    error: BaseException
+
+    def __init__(self) -> None: ...
+
+    @property
+    def delay(self) -> float:  # type: ignore[override]
+        raise self.error
+
+
+class OddSnooze(Snooze):
+    error: BaseException
+    until = None
+
+    def __init__(self) -> None: ...
+
+    @property
+    def for_(self) -> float:  # type: ignore[override]
+        raise self.error
+
+
+def raising(error: BaseException) -> Any:
+    def call(_: object) -> Any:
+        raise error
+
+    return call
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("part", ["stop", "wait", "retry_if", OddRetry, OddSnooze])
+async def test_nothing_that_decides_on_a_retry_ends_the_worker(
+    queue: JobQueue, part: Any, error: BaseException
+) -> None:
+    policy = RetryPolicy(**{part: raising(error)}) if isinstance(part, str) else RetryPolicy()
+
+    @queue.register(Odd, retry=policy)
+    async def odd(_: Odd) -> None:
+        if isinstance(part, str):
+            raise ValueError
+        steering = part()
+        steering.error = error
+        raise steering
+
+    ran = keep(queue)
+    odd_id = await queue.push(Odd())
+    await queue.push(Work(1))
+
+    await drain(queue, concurrency=1)
+
+    info = await queue.get(odd_id)
+    assert ran == [1]
+    assert info is not None
+    assert (info.state, info.attempt) == (State.DELAYED, 2)
+    assert info.error.startswith(type(error).__name__)
+
+
+@pytest.mark.anyio
+async def test_a_cancellation_out_of_nowhere_is_a_failure_like_any_other(queue: JobQueue) -> None:
+    @queue.register(Odd, retry=no_retry())
+    async def odd(odd: Odd) -> None:
+        kept: list[BaseException] = []
+        with anyio.CancelScope() as scope:  # trio's can't be made by hand
+            scope.cancel()
+            try:
+                await anyio.sleep_forever()
+            except anyio.get_cancelled_exc_class() as error:
+                kept.append(error)
+        raise kept[0]
+
+    ran = keep(queue)
+    odd_id = await queue.push(Odd())
+    await queue.push(Work(1))
+    await drain(queue, concurrency=1)
+
+    info = await queue.get(odd_id)
+    assert ran == [1]
+    assert info is not None
+    assert (info.state, info.error.partition(":")[0].lower()) == (
+        State.DEAD,
+        anyio.get_cancelled_exc_class().__name__.lower(),
+    )
+
+
+@pytest.mark.anyio
+async def test_cancelling_the_run_while_handlers_raise_releases_them_with_a_refund(queue: JobQueue) -> None:
+    started = anyio.Event()
+
+    @queue.register(Odd, retry=no_retry())
+    async def odd(_: Odd) -> None:
+        started.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with suppress(anyio.get_cancelled_exc_class()):
+                await anyio.lowlevel.checkpoint()
+
+    job_id = await queue.push(Odd())
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(Worker(queue).run)
+            await started.wait()
+            tasks.cancel_scope.cancel()
+
+    info = await queue.get(job_id)
+    assert info is not None
+    assert (info.state, info.deliveries, info.attempt) == (State.READY, 0, 1)
+
+
+# What handlers leave behind
+
+
+@pytest.mark.anyio
+@pytest.mark.filterwarnings("ignore:Async generator .* was garbage collected:ResourceWarning")
+@pytest.mark.parametrize("timeout", [None, 20])
+@pytest.mark.parametrize("end", ["return", "raise", "cancel"])
+async def test_a_cancel_scope_that_an_async_generator_leaves_open_hits_no_other_job(
+    queue: JobQueue, timeout: float | None, end: str
+) -> None:
+    kept: list[Any] = []
+
+    async def leaky() -> AsyncIterator[anyio.CancelScope]:
+        with anyio.CancelScope() as scope:
+            yield scope
+
+    @queue.register(Odd, retry=no_retry(), timeout=timeout)
+    async def odd(_: Odd) -> None:
+        generator = leaky()
+        kept.append(generator)
+        scope = await anext(generator)
+        kept.append(scope)
+        if end == "raise":
+            raise ValueError("leaky")
+        if end == "cancel":
+            scope.cancel()
+            await anyio.sleep_forever()
+
+    ran = []
+
+    @queue.register(Work)
+    async def work(work: Work) -> None:
+        for scope in kept[1::2]:
+            scope.cancel()
+        await anyio.sleep(0.001)
+        ran.append(work.number)
+
+    ids = await queue.push_many([Odd(), Odd(), Odd()])
+    await queue.push_many([Work(n) for n in range(4)])
+    await drain(queue, concurrency=2)
+
+    infos = [await queue.get(job_id) for job_id in ids]
+    assert sorted(ran) == [0, 1, 2, 3]
+    assert [info and info.state for info in infos] == [None if end == "return" else State.DEAD] * 3
+
+
+variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable", default=0)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("timeout", [None, 20])
+async def test_each_job_has_a_fresh_context(queue: JobQueue, timeout: float | None) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def look() -> None:
+        seen.append((variable.get(), decimal.getcontext().prec))
+        variable.set(variable.get() + 1)
+        decimal.getcontext().prec += 1
+
+    @dataclass
+    class Looking:
+        def __post_init__(self) -> None:
+            look()
+
+    def judge(_: object) -> bool:
+        look()
+        return True
+
+    @queue.register(Work, timeout=timeout)
+    async def in_the_loop(_: Work) -> None:
+        look()
+        await anyio.lowlevel.checkpoint()
+        assert variable.get() == 1  # its own
+
+    queue.register(Odd, timeout=timeout)(lambda _: look())
+    queue.register(JobName("Looking", Looking), timeout=timeout)(lambda _: None)
+
+    @queue.job(retry=RetryPolicy(stop=judge))
+    async def judged() -> None:
+        raise ValueError
+
+    before = decimal.getcontext().prec
+    for _ in range(3):
+        await queue.push_many([Work(), Odd()])
+        await queue.push(Looking(), JobName("Looking", Looking))
+        await judged.push()
+    # To push some of them ran some of that here.
+    variable.set(0)
+    decimal.getcontext().prec = before
+    seen.clear()
+    await drain(queue, concurrency=1)
+
+    assert set(seen) == {(0, before)}
+    assert len(seen) == 12
+    assert decimal.getcontext().prec == before
+
+
+@pytest.mark.anyio
+async def test_a_job_runs_in_the_context_the_worker_was_started_in_and_so_do_its_tasks(queue: JobQueue) -> None:
+    seen: list[int] = []
+
+    async def look() -> None:
+        seen.append(variable.get())
+
+    @queue.register(Work)
+    async def work(_: Work) -> None:
+        seen.append(variable.get())
+        variable.set(8)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(look)
+        seen.append(await anyio.to_thread.run_sync(variable.get))
+
+    await queue.push(Work())
+    variable.set(7)
+    await drain(queue)
+
+    assert seen == [7, 8, 8]
+
+
+class Kept(Exception):
+    pass
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("place", [in_an_async_handler, in_a_sync_handler, in_a_post_init, "timed out", "policy"])
+async def test_a_failed_job_leaves_no_reference_cycle(queue: JobQueue, place: Any, setting: str) -> None:
+    gone: list[weakref.ref[BaseException]] = []
+
+    def make() -> BaseException:
+        error = Kept()
+        gone.append(weakref.ref(error))
+        return error
+
+    async def handler(_: Odd) -> None:
+        if place == "timed out":
+            try:
+                await anyio.sleep_forever()
+            finally:
+                raise make()
+        raise make()
+
+    def sync_handler(_: Odd) -> None:
+        raise make()
+
+    @dataclass
+    class Strict:
+        number: int = 0
+
+        def __post_init__(self) -> None:
+            if self.number:
+                raise make()
+
+    def stop(_: object) -> bool:
+        raise make()
+
+    if place is in_a_post_init:
+        queue.register(JobName("Odd", Strict), retry=no_retry())(handler)
+    elif place is in_a_sync_handler:
+        queue.register(Odd, retry=no_retry())(sync_handler)
+    else:
+        retry = RetryPolicy(stop=stop) if place == "policy" else no_retry()
+        queue.register(Odd, retry=retry, timeout=0.05 if place == "timed out" else None)(handler)
+    ran = keep(queue)
+    await queue.push(Odd(1))
+    await queue.push_many([Work(n) for n in range(3)])
+    logging.getLogger("redisjobs").addHandler(nothing := logging.NullHandler())
+    logging.getLogger("redisjobs").propagate = False  # pytest keeps all records
+    gc.collect()
+    gc.disable()
+    try:
+        await drain(queue, concurrency=1)
+        assert ran == [0, 1, 2]
+        assert gone
+        assert [ref() for ref in gone] == [None] * len(gone)
+    finally:
+        gc.enable()
+        logging.getLogger("redisjobs").propagate = True
+        logging.getLogger("redisjobs").removeHandler(nothing)
+
+
+# What a log goes to
+
+
+class Raising(logging.Handler):
+    def __init__(self, error: BaseException, places: list[str]) -> None:
+        super().__init__(logging.DEBUG)
+        self.error = error
+        self.places = places
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.places.append(record.funcName)
+        raise self.error
+
+
+class RaisingFilter(Raising):
+    def filter(self, record: logging.LogRecord) -> bool:
+        self.emit(record)
+        return True
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", [Raising, RaisingFilter])
+@pytest.mark.parametrize("error", [OSError("disk full"), SystemExit(1)], ids=lambda error: type(error).__name__)
+async def test_a_logging_handler_that_raises_ends_nothing(
+    queue: JobQueue, kind: type[Raising], error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @queue.register(Odd, retry=no_retry())
+    async def odd(_: Odd) -> None:
+        raise ValueError
+
+    ran = keep(queue)
+    places: list[str] = []
+    log = logging.getLogger("redisjobs")
+    log.setLevel(logging.DEBUG)
+    log.addHandler(handler := kind(error, places))
+    log.propagate = False
+    try:
+        await queue.push_many([Odd(), Work(1)])
+        await drain(queue, concurrency=1)
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(logging.NOTSET)
+        log.propagate = True
+
+    assert ran == [1]
+    assert {"_open", "report", "run"} <= {place.lstrip("_") if place == "_log" else place for place in places} | {
+        "report"
+    }
+
+
+@pytest.mark.anyio
+async def test_leases_are_renewed_whatever_becomes_of_what_is_said_of_it(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The heartbeat's thread says that it fails, and that it goes on; there is neither log nor thread for that."""
+    renewals: list[int] = []
+    finish = anyio.Event()
+
+    @queue.register(Work)
+    async def work(_: Work) -> None:
+        await finish.wait()
+
+    await queue.push(Work())
+    log = logging.getLogger("redisjobs")
+    log.addHandler(handler := Raising(OSError("disk full"), []))
+    log.propagate = False
+    start = threading.Thread.start
+
+    def no_thread(thread: threading.Thread) -> None:
+        if threading.current_thread().name == "redisjobs heartbeat":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    worker = Worker(queue, lease=0.3)
+    try:
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(worker.run)
+                await eventually(lambda: worker._shift and worker._shift.leased)
+                monkeypatch.setattr(threading.Thread, "start", no_thread)
+                assert worker._shift is not None
+                heart = worker._shift.heartbeat
+                renew = heart._heart.renew
+
+                def failing(*arguments: Any) -> Any:
+                    renewals.append(1)
+                    if len(renewals) == 2:
+                        raise ValueError("no renewal")
+                    return renew(*arguments)
+
+                monkeypatch.setattr(heart._heart, "renew", failing)
+                await eventually(lambda: len(renewals) > 5)
+                finish.set()
+                await eventually(lambda: worker._shift and not worker._shift.leased)
+                worker.stop()
+    finally:
+        log.removeHandler(handler)
+        log.propagate = True
+    assert heart._thread.is_alive() is False

@@ -7,7 +7,7 @@ has such cancels: on trio each one has a scope.
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
@@ -90,19 +90,15 @@ class OpenScopes:
 class _Canary(asyncio.Task[None]):
     """A task that only who cancels all tasks would cancel; it survives that, and tells of it."""
 
-    def __init__(
-        self, coroutine: Coroutine[Any, Any, None], struck: Callable[[Any], None], loop: asyncio.AbstractEventLoop
-    ) -> None:
-        super().__init__(coroutine, loop=loop, name="redisjobs guard")
+    def __init__(self, struck: Callable[[Any], None], loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(_forever(), loop=loop, name="redisjobs guard")
         self._struck = struck
         self._log_destroy_pending = False  # who closes the loop under us has worse to tell
 
     def cancel(self, msg: object = None) -> bool:
         author = _author.get()
-        if author is None:
-            return super().cancel(msg)
         self._struck(author)
-        return False
+        return author is None and super().cancel(msg)
 
 
 class Guard:
@@ -116,6 +112,7 @@ class Guard:
     def __init__(self) -> None:
         self.strikes = 0
         self.broken = False
+        self._ending = False  # the event loop is
         self._culprits: WeakSet[Any] = WeakSet()
         self._due = 0  # strikes that this task may still hear of
         self._handled = sys.exc_info()[1]
@@ -124,13 +121,17 @@ class Guard:
             self._loop = asyncio.get_running_loop()
             task = asyncio.current_task()
             self._cancelling = task.cancelling() if task else 0
-            self._canary = _Canary(_forever(), self._struck, self._loop)
+            self._canary = _Canary(self._struck, self._loop)
             _refuse_stop(self._loop)
 
     def end(self) -> None:
         """Watch no more."""
         if self._canary is not None:
             self._canary.cancel()
+
+    def was_meant(self) -> bool:
+        """Whether the cancel that the current task got is to end it."""
+        return self._ending or was_asked()
 
     def hit(self, context: object, strikes: int) -> bool:
         """Whether a job was cancelled because another one cancelled all tasks.
@@ -173,6 +174,9 @@ class Guard:
         return True
 
     def _struck(self, author: Any) -> None:
+        if author is None:
+            self._ending = True
+            return
         self.strikes += 1
         self._due += 1
         self._culprits.add(author)

@@ -164,12 +164,10 @@ class Lookout:
         self._set_due(min(told, default=None))
         return (server_ms - last_ms) / 1000 - (now - last_sent) if last_ms else 0.0
 
-    async def watch(self) -> None:
-        """Watch, until cancelled."""
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._watch_reads)
-            tasks.start_soon(self._watch_due)
-            tasks.start_soon(until_there, self._listen)
+    @property
+    def watches(self) -> tuple[Callable[[], Awaitable[object]], ...]:
+        """What to run in a task each, until cancelled."""
+        return self._watch_reads, self._watch_due, self._keep_listening
 
     async def _watch_reads(self) -> None:
         while True:
@@ -203,6 +201,9 @@ class Lookout:
             self.unsure = True
         else:
             self._arrived(leases)
+
+    async def _keep_listening(self) -> None:
+        await until_there(self._listen)
 
     async def _listen(self) -> None:
         await self._consumer.listen(self._heard)

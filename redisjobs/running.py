@@ -26,7 +26,7 @@ from redisjobs.fate import (
     Unplaced,
     decide,
 )
-from redisjobs.guard import Guard, OpenScopes, set_author, was_asked
+from redisjobs.guard import Guard, OpenScopes, set_author
 from redisjobs.job import JobContext, JobDefinition
 from redisjobs.registry import Registry
 from redisjobs.retry import exponential_jitter
@@ -212,7 +212,7 @@ class Running:
         if raised is None:
             return _DONE
         cancelled = isinstance(raised, anyio.get_cancelled_exc_class())
-        if cancelled and was_asked():
+        if cancelled and self._means.guard.was_meant():
             try:
                 raise raised
             finally:

@@ -171,11 +171,11 @@ class Shift:
         logger.info("worker %s runs queue '%s' in %d slots: %s", self.settings.worker_id, queue, slots, names)
 
     def _start(self, tasks: TaskGroup) -> None:
-        watches = (self.lookout.watch, self._watch_leases, self._watch_grace, self._watch_progress)
+        watches = (*self.lookout.watches, self._watch_leases, self._watch_grace, self._watch_progress)
         for duty in (*watches, self._conduct_to_the_end):
             tasks.start_soon(keep_up, duty)
         self.exchanges.start(tasks)
-        self.slots.start(tasks)
+        self.slots.start(tasks, self.means.guard)
 
     @property
     def health(self) -> Health:

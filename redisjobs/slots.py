@@ -6,7 +6,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from redisjobs.fate import Outcome
-from redisjobs.guard import OpenScopes, forget_cancels, was_asked
+from redisjobs.guard import Guard, OpenScopes, forget_cancels
 from redisjobs.running import Running
 from redisjobs.waker import Gate, gates
 
@@ -31,8 +31,9 @@ class Slots:
         self._waiting: list[Running] = []  # for a slot that is about to be idle
         self.busy = 0
 
-    def start(self, tasks: TaskGroup) -> None:
+    def start(self, tasks: TaskGroup, guard: Guard) -> None:
         """Start all of them."""
+        self._guard = guard
         self._new_gate = gates()
         for _ in range(self._count):
             tasks.start_soon(self._serve)
@@ -54,8 +55,8 @@ class Slots:
                 with anyio.CancelScope() as scope:
                     await self._run_jobs(slot, scope)
             except anyio.get_cancelled_exc_class():
-                # Our own end cancels all scopes; else it is a cancel of this task that a handler left behind.
-                if was_asked():
+                # Else it is a cancel of this task that a handler left behind, or sent to all.
+                if self._guard.was_meant():
                     raise
                 forget_cancels()
                 if slot in self._idle:

@@ -1,24 +1,29 @@
 """Handlers, and other code of the user's, that would end a worker: they end their own job, and no other."""
 
+import asyncio
 import contextvars
 import decimal
 import gc
 import logging
 import threading
+import time
+import warnings
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import anyio
 import anyio.lowlevel
 import pytest
+import uvloop
 from pydantic import BaseModel, field_validator
 from store import MemoryStore, RedisStore, Store, eventually
 from tenacity import stop_after_attempt, wait_none
 
-from redisjobs import JobName, JobQueue, Retry, RetryPolicy, Snooze, State, Worker, no_retry
+from redisjobs import DriverError, JobInfo, JobName, JobQueue, Retry, RetryPolicy, Snooze, State, Worker, no_retry
 
 TWICE = RetryPolicy(wait=wait_none(), stop=stop_after_attempt(2))
 
@@ -560,3 +565,335 @@ async def test_leases_are_renewed_whatever_becomes_of_what_is_said_of_it(
         log.removeHandler(handler)
         log.propagate = True
     assert heart._thread.is_alive() is False
+
+
+# What handlers do to the event loop that they share with their worker
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, Any]], Any]:
+    """Runs a coroutine as a program does: what cancels all tasks would cancel those of pytest too."""
+
+    def run(main: Coroutine[Any, Any, Any]) -> Any:
+        # A task that is cancelled before its first step leaves its coroutine behind.
+        with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
+            with asyncio.Runner(loop_factory=request.param) as runner:
+                result = runner.run(main)
+            gc.collect()
+        return result
+
+    return run
+
+
+@pytest.fixture(params=["memory", "redis"])
+def kind(request: pytest.FixtureRequest, queue_name: str) -> Store:
+    if request.param == "memory":
+        return MemoryStore(queue_name)
+    store: RedisStore = request.getfixturevalue("redis_store")
+    return store
+
+
+def cancel_all() -> None:
+    for task in asyncio.all_tasks():
+        task.cancel()
+
+
+async def by_itself() -> None:
+    cancel_all()
+
+
+async def by_itself_and_waits() -> None:
+    cancel_all()
+    await asyncio.sleep(10)
+
+
+async def again_and_again() -> None:
+    for _ in range(10):
+        cancel_all()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0.001)
+    raise ValueError("that's it")
+
+
+async def in_a_task() -> None:
+    async def attack() -> None:
+        cancel_all()
+
+    task = asyncio.create_task(attack())
+    with suppress(asyncio.CancelledError):
+        await task
+    raise ValueError("that's it")
+
+
+async def from_a_thread() -> None:
+    loop = asyncio.get_running_loop()
+    await anyio.to_thread.run_sync(lambda: loop.call_soon_threadsafe(cancel_all))
+    await asyncio.sleep(10)
+
+
+async def while_it_is_cancelled() -> None:
+    try:
+        async with asyncio.timeout(0.001):
+            await asyncio.sleep(10)
+    finally:
+        cancel_all()
+
+
+ATTACKS = [by_itself, by_itself_and_waits, again_and_again, in_a_task, from_a_thread, while_it_is_cancelled]
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_handler_that_cancels_all_tasks_hits_its_own_job_only(
+    kind: Store, run: Callable[..., Any], attack: Callable[[], Awaitable[None]]
+) -> None:
+    ran: list[int] = []
+
+    async def main() -> None:
+        async with JobQueue(kind.driver, kind.queue_name) as queue:
+            beside = asyncio.Event()
+
+            @queue.register(Odd, retry=no_retry())
+            async def odd(_: Odd) -> None:
+                await beside.wait()
+                await attack()
+
+            @queue.register(Work, retry=no_retry())
+            async def work(work: Work) -> None:
+                beside.set()
+                await asyncio.sleep(0.05)
+                ran.append(work.number)
+
+            await queue.push_many([Odd(), *(Work(n) for n in range(10)), Odd(), *(Work(n) for n in range(10, 40))])
+            worker = Worker(queue, concurrency=8)
+            other = asyncio.create_task(Worker(queue, concurrency=2, worker_id="other").run())
+            await worker.run(until_idle=True)
+            with suppress(asyncio.CancelledError):
+                other.cancel()
+                await other
+            await drain(queue)
+            counts = await queue.counts()
+            attacked = [info.error for info in await queue.jobs(State.DEAD)]
+            assert (counts.dead, sum(counts.ready.values()), counts.running) == (
+                0 if attack is by_itself else 2,
+                0,
+                0,
+            ), attacked
+
+    run(main())
+
+    assert sorted(set(ran)) == list(range(40))
+
+
+def test_a_worker_that_waits_for_work_outlasts_a_handler_that_cancels_all_tasks(
+    kind: Store, run: Callable[..., Any]
+) -> None:
+    """Its reads, its listening, its timer and its renewals are hit as well, and go on."""
+    ran: list[int] = []
+
+    async def main() -> None:
+        async with JobQueue(kind.driver, kind.queue_name) as queue:
+            started = asyncio.Event()
+
+            @queue.register(Work, retry=no_retry())
+            async def work(work: Work) -> None:
+                ran.append(work.number)
+                if work.number < 3:
+                    cancel_all()
+                elif work.number == 9:
+                    started.set()
+                    await asyncio.sleep(30)
+
+            worker = Worker(queue, concurrency=2, lease=0.5)
+            running = asyncio.create_task(worker.run())
+            async with asyncio.timeout(20):
+                for number in range(3):
+                    await eventually(lambda: worker._shift and worker._shift.lookout.waiting)
+                    with suppress(asyncio.CancelledError):  # these are this task's own, too
+                        await queue.push(Work(number))
+                        await eventually(partial(ran.__contains__, number))
+                        await asyncio.sleep(0.01)
+                    asyncio.current_task().uncancel()  # type: ignore[union-attr]
+                await queue.push(Work(5), delay=0.2)
+                await eventually(lambda: 5 in ran)
+                job_id = await queue.push(Work(9))
+                await started.wait()
+                await asyncio.sleep(1)  # two leases
+                info = await queue.get(job_id)
+                assert info is not None
+                assert info.state is State.RUNNING
+                await queue.cancel(job_id)
+                await eventually(lambda: not worker._shift or not worker._shift.leased)
+                worker.stop()
+                await running
+
+    run(main())
+    assert ran == [0, 1, 2, 5, 9]
+
+
+async def cancels_itself() -> None:
+    asyncio.current_task().cancel()  # type: ignore[union-attr]
+    await asyncio.sleep(10)
+
+
+async def cancels_itself_and_returns() -> None:
+    asyncio.current_task().cancel()  # type: ignore[union-attr]
+
+
+async def stops_the_loop() -> None:
+    asyncio.get_running_loop().stop()
+    await asyncio.sleep(10)
+
+
+@pytest.mark.parametrize(
+    ("attack", "error"),
+    [
+        (cancels_itself, "CancelledError"),
+        (cancels_itself_and_returns, None),
+        (stops_the_loop, "RuntimeError: a handler can't stop the event loop"),
+    ],
+)
+@pytest.mark.parametrize("timeout", [None, 20])
+def test_a_handler_that_would_end_what_it_runs_in_ends_its_own_job_only(
+    kind: Store,
+    run: Callable[..., Any],
+    attack: Callable[[], Awaitable[None]],
+    error: str | None,
+    timeout: float | None,
+) -> None:
+    ran: list[int] = []
+
+    async def main() -> None:
+        async with JobQueue(kind.driver, kind.queue_name) as queue:
+
+            @queue.register(Odd, retry=no_retry(), timeout=timeout)
+            async def odd(_: Odd) -> None:
+                await attack()
+
+            queue.register(Work)(lambda work: ran.append(work.number))
+            await queue.push_many([Odd(), *(Work(n) for n in range(5))])
+            await drain(queue, concurrency=1)
+            errors = [info.error for info in await queue.jobs(State.DEAD)]
+            assert len(errors) == (error is not None)
+            assert all(said.startswith(error or "") for said in errors)
+
+    run(main())
+    assert ran == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("how", ["cancel", "timeout", "group"])
+@pytest.mark.parametrize("struck", [False, True])
+def test_who_cancels_the_workers_own_task_ends_it_at_once_and_gets_the_jobs_back(
+    kind: Store, run: Callable[..., Any], how: str, struck: bool
+) -> None:
+    async def main() -> None:
+        async with JobQueue(kind.driver, kind.queue_name) as queue:
+            started = asyncio.Event()
+
+            @queue.register(Work, retry=no_retry())
+            async def work(_: Work) -> None:
+                started.set()
+                await asyncio.sleep(30)
+
+            @queue.register(Odd, retry=no_retry())
+            async def odd(_: Odd) -> None:
+                for task in asyncio.all_tasks() - {main_task}:
+                    task.cancel()
+                await asyncio.sleep(1)
+
+            main_task = asyncio.current_task()
+            if struck:
+                await queue.push(Odd())
+            job_id = await queue.push(Work())
+            worker = Worker(queue)
+            before = time.monotonic()
+            if how == "cancel":
+                task = asyncio.create_task(worker.run())
+                await started.wait()
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            elif how == "timeout":
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.3):
+                        await worker.run()
+            else:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(worker.run)
+                    await started.wait()
+                    tasks.cancel_scope.cancel()
+            assert time.monotonic() - before < 5
+            info = await queue.get(job_id)
+            assert info is not None
+            assert (info.state, info.deliveries, info.attempt) == (State.READY, 0, 1)
+
+    run(main())
+
+
+def test_a_run_that_an_error_ends_refunds_nothing_that_ran(kind: Store, run: Callable[..., Any]) -> None:
+    """A SystemExit in a task that a handler started ends the event loop; no worker can outlast that."""
+    started: list[str] = []
+
+    async def main() -> None:
+        async with JobQueue(kind.driver, kind.queue_name) as queue:
+
+            @queue.register(Odd)
+            async def odd(odd: Odd) -> None:
+                async def leave() -> None:
+                    raise SystemExit(3)
+
+                started.append(f"odd {odd.number}")
+                task = asyncio.create_task(leave())
+                await asyncio.sleep(10)
+                await task
+
+            await queue.push(Odd(), job_id="killer")
+            await queue.push(Work(), job_id="waits")
+            await Worker(queue, concurrency=1).run(until_idle=True)
+
+    async def look() -> list[JobInfo]:
+        async with JobQueue(kind.driver, kind.queue_name) as queue:
+            queue.register(Work)(lambda _: None)
+            infos = [await queue.get("killer"), await queue.get("waits")]
+            return [info for info in infos if info]
+
+    for deliveries in (1, 2):
+        with pytest.raises(SystemExit):
+            run(main())
+        killer, waits = run(look())
+        assert (killer.state, killer.deliveries, killer.attempt) == (State.READY, deliveries, 1)
+        assert (waits.state, waits.deliveries) == (State.READY, 0)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("error", [ValueError("unexpected"), DriverError("refused")])
+async def test_a_worker_that_dies_of_an_unexpected_error_counts_the_deliveries_of_what_ran(
+    queue: JobQueue, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = anyio.Event()
+
+    @queue.register(Work)
+    async def work(_: Work) -> None:
+        started.set()
+        await anyio.sleep_forever()
+
+    ran, waits = await queue.push_many([Work(), Work()])
+    worker = Worker(queue, concurrency=1)
+
+    def fail(*_: object) -> Any:
+        raise error
+
+    async def spoil() -> None:
+        await started.wait()
+        assert worker._shift is not None
+        monkeypatch.setattr(worker._shift, "_turn", fail)
+        worker._shift.attention.open()
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(spoil)
+            with pytest.raises(type(error)):
+                await worker.run()
+    monkeypatch.undo()
+
+    infos = [await queue.get(job_id) for job_id in (ran, waits)]
+    assert [(info.state, info.deliveries) for info in infos if info] == [(State.READY, 1), (State.READY, 0)]

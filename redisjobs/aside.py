@@ -17,7 +17,8 @@ class Log(logging.LoggerAdapter[logging.Logger]):
     """
 
     def __init__(self, name: str) -> None:
-        super().__init__(logging.getLogger(name), {})
+        super().__init__(logger := logging.getLogger(name), {})
+        self.isEnabledFor = logger.isEnabledFor  # type: ignore[method-assign]  # asked for each job
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         """Leave `extra` to the caller."""

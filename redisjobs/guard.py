@@ -10,6 +10,8 @@ import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import ContextVar
+from functools import partial
+from operator import attrgetter
 from typing import Any
 from weakref import WeakSet
 
@@ -60,6 +62,9 @@ class OpenScopes:
 
     Only anyio, and trio, know which these are. To enter and leave a scope around each job would show it too, but
     costs as much as half of all the rest of it.
+
+    Attributes:
+        innermost: Tells which one was opened last.
     """
 
     def __init__(self) -> None:
@@ -67,21 +72,17 @@ class OpenScopes:
             from anyio._backends._asyncio import _task_states
 
             task = asyncio.current_task()
-            self._keeper: Any = _task_states[task] if task else None
-            self._name = "cancel_scope"
+            keeper: Any
+            keeper, name = _task_states[task] if task else None, "cancel_scope"
         except RuntimeError:
             import trio
 
-            self._keeper, self._name = trio.lowlevel.current_task(), "_cancel_status"
-
-    @property
-    def innermost(self) -> Any:
-        """The one that was opened last."""
-        return getattr(self._keeper, self._name)
+            keeper, name = trio.lowlevel.current_task(), "_cancel_status"
+        self.innermost: Callable[[], Any] = partial(attrgetter(name), keeper)
 
     def close_inside(self, outer: Any) -> None:
         """Cancel and close those that were opened since `outer` was the innermost one."""
-        while (inner := self.innermost) is not outer:
+        while (inner := self.innermost()) is not outer:
             scope = getattr(inner, "_scope", inner)
             scope.cancel()  # the tasks in it too
             scope.__exit__(None, None, None)

@@ -195,7 +195,7 @@ class Running:
     ) -> Outcome:
         # A fresh one each: what a handler sets in it is no business of the next job's.
         surroundings = self._means.contexts.fresh()
-        innermost = scopes.innermost
+        innermost = scopes.innermost()
         try:
             decoded = surroundings.run(codec.decode_parameters, definition.name, parameters)
         except DecodeError as error:
@@ -208,7 +208,8 @@ class Running:
             return Unplaced(again=not self._means.threads.turn_away(self.lease.job_id))
         except anyio.get_cancelled_exc_class() as error:
             raised = error
-        scopes.close_inside(innermost)
+        if scopes.innermost() is not innermost:
+            scopes.close_inside(innermost)
         if raised is None:
             return _DONE
         cancelled = isinstance(raised, anyio.get_cancelled_exc_class())

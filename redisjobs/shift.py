@@ -146,7 +146,10 @@ class Shift:
 
     async def _close(self) -> None:
         await self._farewell()
-        await anyio.to_thread.run_sync(self.heartbeat.stop, 1.0)
+        try:
+            await anyio.to_thread.run_sync(self.heartbeat.stop, 1.0)
+        except RuntimeError:  # no thread can be started to wait for that one
+            self.heartbeat.end()
         await self.consumer.aclose()
 
     def stop(self, grace: float) -> None:
@@ -187,8 +190,8 @@ class Shift:
         if silent > _STUCK * self.settings.lease and (store_is_there or self.loop.blocked):
             what = "the event loop is blocked" if self.loop.blocked else "stuck"
             return Health(False, False, f"{what}: no exchange with the store for {silent:.0f} s")
-        if self.opened and self.means.threads.full:
-            return Health(True, False, f"no sync handler is started: {self._abandoned}")
+        if self.means.threads.trouble:
+            return Health(True, False, f"no sync handler is started: {self.means.threads.trouble}")
         if self.stopping:
             return Health(True, False, f"stopping, with {len(self.leased)} jobs to go")
         return Health(True, True, f"{self.slots.busy} of {self.settings.concurrency} slots are busy")
@@ -501,17 +504,13 @@ class Shift:
         run.report(word)
 
     def _threads_changed(self) -> None:
-        if not self.means.threads.full:
-            logger.info("sync handlers are started again: %s", self._abandoned)
-        elif self.settings.supervised:
-            self._recycle(self._abandoned)
+        trouble = self.means.threads.trouble
+        if not trouble:
+            logger.info("sync handlers are started again")
         else:
-            logger.error("%s: until some end, jobs of sync handlers go to other workers", self._abandoned)
-
-    @property
-    def _abandoned(self) -> str:
-        threads = self.means.threads.abandoned
-        return f"{threads} threads of sync handlers that were given up still run"
+            logger.error("no sync handler is started, their jobs go to other workers: %s", trouble)
+            if self.settings.supervised and not self.stopping:
+                self._recycle("no sync handler can be started")
 
     def _let_go(self, run: Running) -> None:
         if self.leased.get(run.place) is run:  # after a failover another job may be in its place

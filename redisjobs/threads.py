@@ -22,16 +22,17 @@ class Threads:
     Args:
         count: How many handlers run at once.
         most: How many threads may be abandoned; with so many no other handler is started.
-        changed: Called when that begins, and when it is over.
+        changed: Called when no handler can be started any more, and when that is over.
 
     Attributes:
-        abandoned: Threads whose handler was given up and still runs.
         full: Whether no handler may be started.
+        trouble: Why none can be started; '' if they can.
     """
 
     def __init__(self, count: int, most: int, changed: Callable[[], None]) -> None:
-        self.abandoned = 0
         self.full = False
+        self.trouble = ""
+        self._abandoned = 0
         self._most = most
         self._changed = changed
         self._limiter = anyio.CapacityLimiter(count)
@@ -49,11 +50,14 @@ class Threads:
         try:
             await anyio.to_thread.run_sync(errand.run, abandon_on_cancel=True, limiter=self._limiter)
         except RuntimeError as error:  # not the handler's
-            raise NoThread(str(error)) from None
+            self._note(f"the system starts no more threads: {error}")
+            raise NoThread from None
         except anyio.get_cancelled_exc_class():
             if errand.abandon():
                 self._count(1)
             raise
+        if self.trouble and not self.full:
+            self._note("")
         return errand.take_result()
 
     def turn_away(self, job_id: str) -> bool:
@@ -68,10 +72,13 @@ class Threads:
         self._wake(lambda: self._count(-1))
 
     def _count(self, number: int) -> None:
-        self.abandoned += number
-        full = self.abandoned >= self._most
-        if full != self.full:
-            self.full = full
+        self._abandoned += number
+        self.full = self._abandoned >= self._most
+        self._note(f"{self._abandoned} threads of handlers that were given up still run" if self.full else "")
+
+    def _note(self, trouble: str) -> None:
+        changed, self.trouble = bool(trouble) != bool(self.trouble), trouble
+        if changed:
             self._turned_away.clear()
             self._changed()
 

@@ -78,6 +78,12 @@ def worker(
         int | None,
         typer.Option(parser=_size, metavar="SIZE", help="The same with more memory in use than, say, 400MB."),
     ] = None,
+    abandoned: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Threads that sync handlers which timed out may keep; as many as -c if not given."
+        ),
+    ] = None,
     health: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Answer /livez and /readyz there.")
     ] = None,
@@ -103,9 +109,10 @@ def worker(
         "unknown_for": unknown_for,
         "max_jobs": max_jobs,
         "max_rss": max_rss,
+        "abandoned": abandoned,
     }
     try:
-        worker = Worker(queue, **limits)
+        worker = Worker(queue, supervised=supervised is not None, **limits)
     except ValueError as error:
         raise Mistake(str(error)) from error
     if ending is None:

@@ -1,0 +1,244 @@
+"""Threads of sync handlers: those that can't be killed are counted, and there is an end to them."""
+
+import logging
+import threading
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import anyio
+import anyio.lowlevel
+import pytest
+from fleet import Fleet
+from store import MemoryStore, RedisStore, Store, eventually
+
+from redisjobs import JobQueue, State, Worker, no_retry
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass
+class Stuck:
+    job_name: ClassVar[str] = "Stuck"
+    number: int = 0
+
+
+@dataclass
+class Sync:
+    job_name: ClassVar[str] = "Sync"
+
+
+@dataclass
+class Async:
+    job_name: ClassVar[str] = "Async"
+
+
+@pytest.fixture(params=["memory asyncio", "memory trio", "redis asyncio"])
+def setting(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def anyio_backend(setting: str) -> str:
+    return setting.split()[1]
+
+
+@pytest.fixture
+def store(setting: str, queue_name: str, request: pytest.FixtureRequest) -> Store:
+    if setting.startswith("memory"):
+        return MemoryStore(queue_name)
+    store: RedisStore = request.getfixturevalue("redis_store")
+    return store
+
+
+@pytest.fixture
+def let_go() -> Iterator[threading.Event]:
+    """What the stuck handlers wait for."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+@pytest.fixture
+async def queue(store: Store, let_go: threading.Event) -> AsyncIterator[JobQueue]:
+    """A queue with a handler that outruns its timeout, a sync one and an async one."""
+    async with JobQueue(store.driver, store.queue_name) as queue:
+
+        @queue.register(Stuck, timeout=0.2, retry=no_retry())
+        def stuck(_: Stuck) -> None:
+            let_go.wait(20)
+
+        queue.register(Sync)(lambda _: None)
+
+        @queue.register(Async)
+        async def quick(_: Async) -> None: ...
+
+        yield queue
+
+
+async def gone(queue: JobQueue, *job_ids: str) -> None:
+    """Wait until these jobs are done."""
+    with anyio.fail_after(10):
+        for job_id in job_ids:
+            while await queue.get(job_id) is not None:
+                await anyio.lowlevel.checkpoint()
+
+
+async def test_with_too_many_abandoned_threads_no_sync_handler_is_started_until_they_end(
+    queue: JobQueue, let_go: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "redisjobs")
+    worker = Worker(queue, concurrency=4, abandoned=2)
+    await queue.push_many([Stuck(1), Stuck(2)])
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            await eventually(lambda: "no sync handler is started" in worker.health.why)
+            assert (worker.health.live, worker.health.ready) == (True, False)
+            assert "2 threads of handlers that were given up still run" in worker.health.why
+
+            waits = await queue.push(Sync())
+            runs = await queue.push_many([Async(), Async()])
+            await gone(queue, *runs)
+            info = await queue.get(waits)
+            assert info is not None
+            assert info.state in (State.READY, State.DELAYED, State.RUNNING)
+
+            let_go.set()
+            await gone(queue, waits)
+            assert worker.health.ready
+            worker.stop()
+
+    totals = (await queue.counts()).totals
+    assert (totals["completed"], totals["dead"]) == (3, 2)
+    assert totals["released"] == 1  # and then it came back, and had to wait
+    said = [record.message for record in caplog.records if record.message.startswith("no sync handler is started")]
+    assert len(said) == 1
+
+
+async def test_a_job_that_finds_no_thread_spends_neither_attempt_nor_delivery(
+    queue: JobQueue, store: Store
+) -> None:
+    await queue.push(Stuck())
+    worker = Worker(queue, concurrency=1, abandoned=1)
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            await eventually(lambda: not worker.health.ready and "given up" in worker.health.why)
+            waits = await queue.push(Sync())
+            while not (waiting := await queue.jobs(State.DELAYED)):
+                await anyio.lowlevel.checkpoint()
+            worker.stop_now()
+
+    assert [(info.job_id, info.attempt, info.deliveries, info.error) for info in waiting] == [(waits, 1, 0, "")]
+    assert (await queue.counts()).totals["released"] == 1
+
+
+async def test_another_worker_gets_the_jobs_of_one_without_threads(queue: JobQueue) -> None:
+    await queue.push(Stuck())
+    full, other = Worker(queue, concurrency=1, abandoned=1), Worker(queue)
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(full.run)
+            await eventually(lambda: "given up" in full.health.why)
+            tasks.start_soon(other.run)
+            jobs = await queue.push_many([Sync() for _ in range(20)])
+            await gone(queue, *jobs)
+            full.stop_now()
+            other.stop_now()
+
+
+async def test_a_supervised_worker_with_too_many_abandoned_threads_finishes_what_runs_and_ends(
+    queue: JobQueue,
+) -> None:
+    finish = anyio.Event()
+    started = anyio.Event()
+
+    @queue.job
+    async def long() -> None:
+        started.set()
+        await finish.wait()
+
+    worker = Worker(queue, concurrency=2, abandoned=1, supervised=True)
+    await long.push()
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            await started.wait()
+            await queue.push(Stuck())
+            await eventually(lambda: "given up" in worker.health.why)
+            left = await queue.push(Async())
+            finish.set()
+
+    info = await queue.get(left)
+    assert worker.recycled
+    assert info is not None
+    assert info.state is State.READY
+
+
+async def test_a_thread_that_cannot_be_started_is_not_the_jobs_failure(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    refused: list[str] = []
+    start = threading.Thread.start
+
+    def no_thread(thread: threading.Thread) -> None:
+        if thread.name.startswith(("AnyIO", "Trio")) and len(refused) < 2:
+            refused.append(thread.name)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    worker = Worker(queue, concurrency=1)
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            await eventually(lambda: worker._shift and worker._shift.opened)
+            monkeypatch.setattr(threading.Thread, "start", no_thread)
+            await gone(queue, await queue.push(Sync()), await queue.push(Async()))
+            worker.stop()
+
+    totals = (await queue.counts()).totals
+    assert len(refused) == 2
+    assert totals.get("dead", 0) == 0
+    assert totals["completed"] == 2
+
+
+async def test_jobs_given_up_before_their_handler_began_leave_no_thread_behind(queue: JobQueue) -> None:
+    """A thread that is asked for and then given up at once may never come to the handler: it is not counted."""
+    worker = Worker(queue, concurrency=4, abandoned=4)
+
+    @queue.job(timeout=0, retry=no_retry(), name="at-once")
+    def at_once() -> None: ...
+
+    await queue.push_many([at_once.prepare() for _ in range(20)])
+    with anyio.fail_after(20):
+        await worker.run(until_idle=True)
+
+    assert (await queue.counts()).totals["dead"] + (await queue.counts()).totals.get("completed", 0) == 20
+
+
+@pytest.mark.parametrize("setting", ["redis asyncio"])
+@pytest.mark.slow
+async def test_a_process_with_too_many_abandoned_threads_is_replaced(fleet: Fleet, setting: str) -> None:
+    (fleet.folder / "app.py").write_text(
+        (fleet.folder / "app.py").read_text()
+        + """
+
+@queue.job(timeout=0.2)
+def stuck() -> None:
+    time.sleep(600)
+"""
+    )
+    assert fleet.python("from app import *; asyncio.run(stuck.push())").wait(20) == 0
+    fleet.command("--processes", "1", "--abandoned", "1", "--concurrency", "4")
+    log = fleet.folder / "log"
+    await eventually(lambda: log.read_text().count("started worker process") >= 2, within=30)
+    fleet.push("a", "b")
+    await eventually(lambda: fleet.labels("end") == {"a": 1, "b": 1}, within=20)
+    assert "no sync handler can be started: this worker ends" in log.read_text()
+
+
+@pytest.mark.parametrize("setting", ["memory asyncio"])
+async def test_fewer_than_one_abandoned_thread_is_refused(queue: JobQueue) -> None:
+    with pytest.raises(ValueError, match="abandoned=0"):
+        Worker(queue, abandoned=0)

@@ -176,6 +176,7 @@ async def test_a_supervised_worker_with_too_many_abandoned_threads_finishes_what
     assert info.state is State.READY
 
 
+@pytest.mark.parametrize("setting", ["memory asyncio", "redis asyncio"])  # trio keeps threads from test to test
 async def test_a_thread_that_cannot_be_started_is_not_the_jobs_failure(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

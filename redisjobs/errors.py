@@ -8,6 +8,7 @@
     ├── RegistrationError  a handler, a name or a type can't be registered as asked
     ├── UnknownJob         no handler is registered for a name
     ├── JobTimeout         a handler outran its timeout; the retry policy decides
+    ├── ProcessDied        a handler's process died while it ran; the retry policy decides
     ├── DriverError        the store failed or did not answer
     │   ├── Unavailable    it did not answer, or not now; trying again may help
     │   ├── QueueFull      the server is out of memory; nothing was written
@@ -72,6 +73,10 @@ class JobTimeout(RedisJobsError):
     """Raised in a handler's stead when it outran its timeout; the retry policy decides what follows."""
 
 
+class ProcessDied(RedisJobsError):
+    """Raised in a handler's stead when the process that it ran in died; the retry policy decides what follows."""
+
+
 class DriverError(RedisJobsError):
     """Raised when the store failed or did not answer in time.
 
@@ -117,6 +122,16 @@ class ServerNotFound(RedisJobsError):
 
 class Steering(Exception):
     """The root of what a handler raises to choose its job's fate."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Taken to another process as it is: what it was made from is not kept."""
+        return _steering, (type(self), self.args, vars(self))
+
+
+def _steering(kind: type[Steering], arguments: tuple[Any, ...], state: dict[str, Any]) -> Steering:
+    steering = kind.__new__(kind, *arguments)
+    vars(steering).update(state)
+    return steering
 
 
 class Retry(Steering):

@@ -25,6 +25,10 @@ class Raised:
     error: BaseException
 
 
+class RemoteTraceback(Exception):
+    """The cause of an error that a handler raised in another process: its traceback there, as text."""
+
+
 @dataclass(frozen=True, slots=True)
 class CancelAsked:
     """Somebody cancelled the job while it ran."""
@@ -132,14 +136,14 @@ def _park(unknown: UnknownName, now_ms: int) -> Fate:
 def _after(error: BaseException, attempt: int, elapsed: float, policy: RetryPolicy) -> Fate:
     match error:
         case Fail():
-            return DeadLetter("failed", _clip(_text(error)), _traceback(error))
+            return DeadLetter("failed", _clip(text_of(error)), traceback_of(error))
         case Snooze(until=None, for_=pause) if pause is not None:
             return RetryLater(f"+{milliseconds(pause)}", {"unknown_since": ""})
         case Snooze(until=until) if until is not None:
             return RetryLater(str(max(0, milliseconds(until.timestamp()))), {"unknown_since": ""})
     delay = policy.delay_after(error, attempt, elapsed, asked=isinstance(error, Retry))
     if delay is None:
-        return DeadLetter("failed", describe(error), _traceback(error))
+        return DeadLetter("failed", describe(error), traceback_of(error))
     if isinstance(error, Retry) and error.delay is not None:
         delay = error.delay
     changes = {"attempt": str(attempt + 1), "error": describe(error), "unknown_since": ""}
@@ -148,11 +152,11 @@ def _after(error: BaseException, attempt: int, elapsed: float, policy: RetryPoli
 
 def describe(error: BaseException) -> str:
     """An exception in one line, as `ValueError: not a number`."""
-    text = " ".join(_text(error).split())
+    text = " ".join(text_of(error).split())
     return _clip(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 
-def _text(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
     """Its text, which its own code makes; that may fail, and must not cost the error its type and its policy."""
     try:
         return str(error)
@@ -160,8 +164,10 @@ def _text(error: BaseException) -> str:
         return f"its text is not to be had, for __str__ raised {type(broken).__name__}"
 
 
-def _traceback(error: BaseException) -> str:
+def traceback_of(error: BaseException) -> str:
     """The traceback; of what is too long the last frames and the beginning of the message."""
+    if isinstance(error.__cause__, RemoteTraceback):
+        return str(error.__cause__)
     try:
         parts = traceback.format_exception(error)
     except BaseException as broken:

@@ -193,6 +193,10 @@ class JobContext:
         }
         return logging.LoggerAdapter(logging.getLogger("redisjobs.job"), fields)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a handler in another process: all of it, the headers read."""
+        return {**vars(self), "headers": self.headers, "_read_headers": None}
+
 
 @dataclass(frozen=True)
 class JobDefinition(Generic[P]):
@@ -204,6 +208,9 @@ class JobDefinition(Generic[P]):
         is_async: Whether `call` is a coroutine function; a sync one runs in a thread.
         retry: When a failed run is tried again.
         timeout: Seconds a run may take; None: no limit.
+        in_process: Whether it runs in a process of its own.
+        function: The handler itself, as that process finds it.
+        by_name: Whether that takes its parameters by name.
     """
 
     name: JobName[P]
@@ -211,6 +218,9 @@ class JobDefinition(Generic[P]):
     is_async: bool
     retry: RetryPolicy
     timeout: float | None = None
+    in_process: bool = False
+    function: Any = None
+    by_name: bool = False
 
 
 def handler_call(handler: Callable[..., Any]) -> Callable[[Any, JobContext], Any]:

@@ -14,7 +14,7 @@ from redisjobs.codec import JobInfo
 from redisjobs.driver import LONGEST_TRY, MOST_JOBS, Counts, NewJob, Pushed, Word, found_again
 from redisjobs.errors import DecodeError, DriverError, QueueFull, Unavailable
 from redisjobs.job import JobName, Signature, State
-from redisjobs.registry import Args, Duration, FunctionJob, PushedJob, PushOptions, Registry, Returned, told
+from redisjobs.registry import Args, Duration, FunctionJob, PushedJob, PushOptions, Registry, Returned, RunIn, told
 from redisjobs.retry import RetryPolicy
 
 T = TypeVar("T")
@@ -81,7 +81,13 @@ class JobQueue(Registry):
 
     @overload
     def job(
-        self, /, *, name: str | None = None, retry: RetryPolicy | None = None, timeout: Duration | None = None
+        self,
+        /,
+        *,
+        name: str | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: Duration | None = None,
+        run_in: RunIn = "thread",
     ) -> "JobDecorator": ...
 
     def job(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
@@ -92,7 +98,8 @@ class JobQueue(Registry):
         Args:
             function: The function.
             options: `name`, the job's, by default the function's; `retry`, when a failed run is tried again, by
-                default the queue's policy; `timeout`, how long one run may take, by default no limit.
+                default the queue's policy; `timeout`, how long one run may take, by default no limit;
+                `run_in`, `"thread"` or `"process"`, where a sync function runs: see `register`.
 
         Raises:
             RegistrationError: The name has a handler already, or the signature can't be a job's.

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Generic, ParamSpec, Self, TypedDict, TypeVar, Unpack
+from typing import Any, Generic, Literal, ParamSpec, Self, TypedDict, TypeVar, Unpack
 
 from redisjobs import codec
 from redisjobs.driver import MOST_JOBS, Driver, NewJob, Pushed, Word
@@ -29,6 +29,8 @@ Handler = TypeVar("Handler", bound=Callable[..., Any])
 Args = ParamSpec("Args")
 Returned = TypeVar("Returned")
 Duration = float | timedelta
+RunIn = Literal["thread", "process"]
+"""Where a sync handler runs: a thread is cheap and can't be killed, a process is neither."""
 
 _LONGEST_DEADLINE = 60.0  # seconds that the store knows an ended job for: a push repeated later would add it again
 _CALL_BYTES = 4 * 1024 * 1024  # what one script call of a push_many may carry
@@ -98,6 +100,7 @@ class Registry:
         *,
         retry: RetryPolicy | None = None,
         timeout: Duration | None = None,
+        run_in: RunIn = "thread",
     ) -> Callable[[Handler], Handler]:
         """Register the decorated function as the handler of a job name; it stays as it is.
 
@@ -105,10 +108,12 @@ class Registry:
             parameters: A parameter type that has a `job_name`, or a JobName.
             retry: When a failed run is tried again. Defaults to the queue's policy.
             timeout: How long one run may take. Defaults to no limit.
+            run_in: Where a sync handler runs. A `"process"` ends with the timeout, and a crash there is the job's
+                failure, `ProcessDied`; it must find the handler by its name in its module.
 
         Raises:
             RegistrationError: The name has a handler already, or the handler takes something other than
-                (parameters) or (parameters, context).
+                (parameters) or (parameters, context), or can't run in a process.
         """
         name = name_of(parameters)
 
@@ -116,7 +121,9 @@ class Registry:
             is_async = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
                 getattr(handler, "__call__", None)  # noqa: B004  (an object may have an async __call__)
             )
-            self._add(name, handler_call(handler), is_async, retry, timeout)
+            in_process = _process(handler, is_async, run_in)
+            call = handler_call(handler)
+            self._add(name, call, is_async, retry, timeout, in_process=in_process, function=handler)
             return handler
 
         return decorate
@@ -128,12 +135,23 @@ class Registry:
         name: str | None = None,
         retry: RetryPolicy | None = None,
         timeout: Duration | None = None,
+        run_in: RunIn = "thread",
     ) -> tuple[JobName[Any], Signature]:
         """Register a plain function whose signature is the parameters; what `job` of each face does."""
         signature = Signature.of(function)
         job_name = JobName(name or function.__name__, signature.type)
         is_async = inspect.iscoroutinefunction(function)
-        self._add(job_name, signature.call, is_async, retry, timeout)
+        in_process = _process(function, is_async, run_in)
+        self._add(
+            job_name,
+            signature.call,
+            is_async,
+            retry,
+            timeout,
+            in_process=in_process,
+            function=function,
+            by_name=True,
+        )
         return job_name, signature
 
     def _add(
@@ -143,12 +161,15 @@ class Registry:
         is_async: bool,
         retry: RetryPolicy | None,
         timeout: Duration | None,
+        **place: Any,
     ) -> None:
         if name.name in self.definitions:
             raise RegistrationError(f"queue '{self.name}' has a handler for '{name.name}' already")
         _ = name.adapter  # a type that pydantic can't read is an error here and now
         limit = None if timeout is None else seconds(timeout, "timeout")
-        self.definitions[name.name] = JobDefinition(name, call, is_async, _policy(retry) or self.retry, limit)
+        self.definitions[name.name] = JobDefinition(
+            name, call, is_async, _policy(retry) or self.retry, limit, **place
+        )
 
     def definition(self, name: str) -> JobDefinition[Any]:
         """The definition registered for a name.
@@ -314,6 +335,25 @@ def _check_names(options: PushOptions) -> None:
     if unknown := options.keys() - PushOptions.__annotations__.keys():
         known = ", ".join(PushOptions.__annotations__)
         raise TypeError(f"there is no push option {', '.join(sorted(unknown))}; there are {known}")
+
+
+def _process(handler: Any, is_async: bool, run_in: RunIn) -> bool:
+    """Whether a handler is to run in a process of its own."""
+    if run_in == "thread":
+        return False
+    called = getattr(handler, "__qualname__", "")
+    if run_in != "process":
+        raise RegistrationError(f'run_in={run_in!r}: give "thread" or "process"')
+    if is_async:
+        raise RegistrationError(
+            f'{called} is async, so it runs in the event loop: run_in="process" is for sync handlers'
+        )
+    if not called or not getattr(handler, "__module__", "") or "<" in called:
+        raise RegistrationError(
+            f'{called or repr(handler)} has run_in="process", but a process would not find it: define it at the top '
+            "of a module"
+        )
+    return True
 
 
 def _policy(retry: RetryPolicy | None) -> RetryPolicy | None:

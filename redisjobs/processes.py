@@ -1,0 +1,329 @@
+"""Sync handlers in processes of their own, which can be killed.
+
+Each process has a pipe of its own and runs one handler at a time, so one that dies takes nothing with it. pebble's
+pool, and those of the standard library, share a pipe and its locks among all processes: there a crash can break the
+pool under its bystanders, and they stand still while one is being killed.
+"""
+
+import functools
+import importlib
+import logging
+import multiprocessing
+import multiprocessing.connection
+import os
+import pickle
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from contextvars import copy_context
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from redisjobs.errors import ProcessDied, RegistrationError
+from redisjobs.fate import RemoteTraceback, text_of, traceback_of
+from redisjobs.job import JobContext, JobDefinition, Signature, handler_call
+from redisjobs.threads import NoThread
+
+_LOOK = 1.0  # seconds between looks at a process whose end may go unnoticed: what it forked keeps its pipe open
+_END = 2.0  # seconds that idle processes have to end by themselves
+_READY = b"ready"
+
+_spawn = multiprocessing.get_context("spawn")  # never fork: there are threads
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a process finds a handler.
+
+    Attributes:
+        module: Its module.
+        name: Its qualified name there.
+        wraps: How many functions are around it, as decorators make them.
+        by_name: It takes its parameters by name.
+    """
+
+    module: str
+    name: str
+    wraps: int
+    by_name: bool
+
+
+def place_of(definition: JobDefinition[Any]) -> Place:
+    """Where a process finds a handler.
+
+    Raises:
+        RegistrationError: It does not, as its module has something else under its name.
+    """
+    function = definition.function
+    module, name = function.__module__, function.__qualname__
+    found, wraps = _find(module, name), 0
+    while found is not None and found is not function:
+        found, wraps = getattr(found, "__wrapped__", None), wraps + 1
+    if found is None:
+        raise RegistrationError(
+            f"'{definition.name.name}' has run_in=\"process\", but a process would not find its handler as "
+            f"{module}.{name}: give it that name in its module"
+        )
+    return Place(module, name, wraps, definition.by_name)
+
+
+def _find(module: str, name: str) -> Any:
+    return functools.reduce(
+        lambda owner, part: getattr(owner, part, None), name.split("."), sys.modules.get(module)
+    )
+
+
+class Processes:
+    """As many processes as run handlers at once, each started when first needed and then kept.
+
+    Args:
+        definitions: The handlers.
+        count: How many run at once.
+
+    Raises:
+        RegistrationError: A process would not find one of the handlers.
+    """
+
+    def __init__(self, definitions: Iterable[JobDefinition[Any]], count: int) -> None:
+        self._places = {each.name.name: place_of(each) for each in definitions}
+        self._limiter = anyio.CapacityLimiter(count)
+        self._idle: list[_Process] = []
+        self._busy: set[_Process] = set()
+
+    async def open(self) -> None:
+        """Start the first process.
+
+        Raises:
+            RegistrationError: It does not start; why, it has said on stderr.
+        """
+        try:
+            await self.prepare()
+        except NoThread as error:
+            raise RegistrationError(
+                f"a process for handlers {error} before it began, and stderr says why: it must be able to import "
+                'their modules; and what starts a worker stands behind `if __name__ == "__main__":`'
+            ) from None
+
+    async def prepare(self) -> None:
+        """See to it that a process is idle; for a job whose time runs only then.
+
+        Raises:
+            NoThread: The system has none to give.
+        """
+        if self._idle:
+            return
+        process = _Process({place.module for place in self._places.values()})
+        if not await self._in_thread(process, process.start):
+            raise NoThread(process.ending)
+        self._idle.append(process)
+
+    async def run(
+        self, definition: JobDefinition[Any], parameters: Any, context: JobContext
+    ) -> BaseException | None:
+        """Run a handler in a process that was prepared; what it raised.
+
+        Raises:
+            BaseException: A cancellation; the process was killed.
+        """
+        try:
+            task = pickle.dumps((self._places[definition.name.name], parameters, context))
+        except BaseException as error:
+            return error
+        process = self._idle.pop()
+        answer = await self._in_thread(process, functools.partial(process.ask, task))
+        if answer is None:
+            return ProcessDied(f"the process of the handler {process.ending}")
+        self._idle.append(process)
+        return _load(answer)
+
+    async def _in_thread(self, process: "_Process", call: Callable[[], Any]) -> Any:
+        self._busy.add(process)
+        try:
+            return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._limiter)
+        except RuntimeError as error:  # not the handler's
+            process.kill()
+            raise NoThread(f"the system starts no more threads: {error}") from None
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            self._busy.discard(process)
+
+    async def close(self) -> None:
+        """End all of them."""
+        for process in self._busy:
+            process.kill()
+        for process in self._idle:
+            process.end()
+        with anyio.CancelScope(shield=True):
+            try:
+                await anyio.to_thread.run_sync(self._see_out)
+            except RuntimeError:  # no thread can be started
+                self._see_out()
+
+    def _see_out(self) -> None:
+        for process in self._idle:
+            process.see_out()
+
+
+class _Process:
+    """One process; what blocks is for a thread.
+
+    Attributes:
+        ending: How it ended, or why it did not begin.
+    """
+
+    def __init__(self, modules: set[str]) -> None:
+        self.ending = "was killed"
+        self._given_up = False
+        self._pipe, theirs = _spawn.Pipe()
+        self._theirs = theirs
+        # Not a daemon: that one could have no processes of its own.
+        self._process = _spawn.Process(
+            target=_serve, args=(theirs, modules, _log_settings()), name="redisjobs handler", daemon=False
+        )
+
+    def start(self) -> bool:
+        """Start it, and wait until it has imported what it will run; whether it has."""
+        try:
+            self._process.start()
+        except OSError as error:
+            self.ending = f"could not be started: {error}"
+            return False
+        finally:
+            self._theirs.close()
+        if self._given_up:
+            self.kill()
+        return self._hear() == _READY
+
+    def ask(self, task: bytes) -> bytes | None:
+        """Run a handler there; its answer, or None if the process died."""
+        with suppress(OSError):
+            self._pipe.send_bytes(task)
+        return self._hear()
+
+    def _hear(self) -> bytes | None:
+        with suppress(EOFError, OSError):
+            while self._process.is_alive() or self._pipe.poll():
+                multiprocessing.connection.wait([self._pipe, self._process.sentinel], _LOOK)
+                if self._pipe.poll():
+                    return self._pipe.recv_bytes()
+        self._process.join()  # it has closed its pipe, or ended
+        code = self._process.exitcode or 0
+        self.ending = f"ended with code {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
+        self._pipe.close()
+        return None
+
+    def kill(self) -> None:
+        """Kill it, now or as soon as it is there."""
+        self._given_up = True
+        if self._process.pid is not None:
+            with suppress(ValueError):  # it has ended, and is closed
+                self._process.kill()
+
+    def end(self) -> None:
+        """Let it end, as nothing more will come."""
+        self._pipe.close()
+
+    def see_out(self) -> None:
+        """Wait until it has ended."""
+        self._process.join(_END)
+        self._process.kill()
+        self._process.join()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _load(answer: bytes) -> BaseException | None:
+    raised = pickle.loads(answer)
+    if raised is None:
+        return None
+    packed, name, text, shown = raised
+    # One that can't be taken along is made up of what it was called, and its text.
+    error: BaseException = pickle.loads(packed) if packed else type(name, (Exception,), {})(text)
+    error.__cause__ = RemoteTraceback(shown)
+    return error
+
+
+# In the process
+
+
+def _serve(pipe: Any, modules: set[str], log_settings: Any) -> None:
+    """Run handlers, until the worker closes the pipe or is gone."""
+    # Whoever stops a whole group of processes means the worker, which has a grace. What the handlers start is to
+    # heed these as ever, so they are caught, not ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    threading.Thread(target=_end_with_the_worker, name="redisjobs orphan", daemon=True).start()
+    _set_up_logging(log_settings)
+    for module in modules:
+        importlib.import_module(module)
+    with suppress(EOFError, OSError):
+        pipe.send_bytes(_READY)
+        while True:
+            pipe.send_bytes(copy_context().run(_run, pipe.recv_bytes()))
+
+
+def _end_with_the_worker() -> None:
+    worker = multiprocessing.parent_process()
+    if worker is not None:
+        multiprocessing.connection.wait([worker.sentinel])
+        os._exit(1)
+
+
+def _run(task: bytes) -> bytes:
+    try:
+        place, parameters, context = pickle.loads(task)
+        returned = _call_of(place)(parameters, context)
+        if hasattr(returned, "__await__"):
+            with suppress(AttributeError):
+                returned.close()
+            raise TypeError("a handler in a process can't be async, but this one returned something to await")
+    except BaseException as error:
+        return _dump(error)
+    return pickle.dumps(None)
+
+
+@functools.cache
+def _call_of(place: Place) -> Callable[[Any, JobContext], Any]:
+    function = _find(place.module, place.name)
+    for _ in range(place.wraps):
+        function = function.__wrapped__
+    return Signature.of(function).call if place.by_name else handler_call(function)
+
+
+def _dump(error: BaseException) -> bytes:
+    packed = None
+    with suppress(BaseException):  # not all can be packed, or made anew from their arguments
+        packed = pickle.dumps(error)
+        pickle.loads(packed)
+        return pickle.dumps((packed, "", "", traceback_of(error)))
+    return pickle.dumps((None, type(error).__name__, text_of(error), traceback_of(error)))
+
+
+def _log_settings() -> tuple[int, bytes | None]:
+    """The level of the log, and how its lines look; what it goes to can't be shared."""
+    root = logging.getLogger()
+    formatter = root.handlers[0].formatter if root.handlers else None
+    try:
+        return root.level, pickle.dumps(formatter)
+    except Exception:
+        return root.level, None
+
+
+def _set_up_logging(settings: tuple[int, bytes | None]) -> None:
+    level, formatter = settings
+    handler = logging.StreamHandler()
+    if formatter is not None:
+        handler.setFormatter(pickle.loads(formatter))
+    logging.basicConfig(level=level, handlers=[handler])

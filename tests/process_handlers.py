@@ -1,0 +1,143 @@
+"""Handlers for tests/test_processes.py, where a process finds them."""
+
+import contextvars
+import ctypes
+import decimal
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tenacity import retry_if_exception_type, stop_after_attempt, wait_none
+
+from redisjobs import Fail, JobContext, JobQueue, Retry, RetryPolicy, Snooze, no_retry
+
+TWICE = RetryPolicy(wait=wait_none(), stop=stop_after_attempt(2), retry_if=retry_if_exception_type(BaseException))
+
+
+@dataclass
+class Do:
+    """What a handler is to do, and where it writes what it did."""
+
+    job_name: ClassVar[str] = "Do"
+    what: str
+    folder: str = ""
+
+
+class Odd(Exception):
+    """One that can't be made anew from its arguments."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+class Unpackable(Exception):
+    def __init__(self) -> None:
+        super().__init__("not to be packed")
+        self.call = lambda: None
+
+
+variable = contextvars.ContextVar("variable", default=0)
+
+
+def do(do: Do, context: JobContext) -> None:
+    folder = Path(do.folder or ".")
+    match do.what:
+        case "context":
+            context.logger.warning("at work on %s", context.job_id)
+            told: list[Any] = [
+                context.job_id,
+                context.job_name,
+                context.queue_name,
+                context.attempt,
+                context.deliveries,
+            ]
+            told += [context.worker_id, dict(context.headers), context.queued_at.isoformat(), os.getpid()]
+            (folder / "context").write_text(repr(told))
+        case "leak":
+            with (folder / "leaks").open("a") as leaks:
+                leaks.write(f"{variable.get()} {decimal.getcontext().prec} {os.getpid()}\n")
+            variable.set(1)
+            decimal.getcontext().prec += 1
+        case "sleep":
+            (folder / f"pid-{context.job_id}").write_text(str(os.getpid()))
+            time.sleep(600)
+        case "stubborn":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            (folder / f"pid-{context.job_id}").write_text(str(os.getpid()))
+            time.sleep(600)
+        case "grandchild":
+            child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+            (folder / "grandchild").write_text(str(child.pid))
+            os._exit(7)
+        case "exit":
+            os._exit(7)
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "crash":
+            ctypes.string_at(0)
+        case "leave":
+            raise SystemExit(3)
+        case "value":
+            raise ValueError("no luck")
+        case "odd":
+            raise Odd(1, 2)
+        case "unpackable":
+            raise Unpackable
+        case "retry":
+            raise Retry(delay=50, reason="busy")
+        case "snooze":
+            raise Snooze(for_=50)
+        case "fail":
+            raise Fail("never")
+        case "print":
+            print("printed by a handler")
+            subprocess.run([sys.executable, "-c", "print('printed by a program')"], check=True)
+        case _:
+            with (folder / "ran").open("a") as ran:
+                ran.write(f"{context.job_id} {os.getpid()}\n")
+
+
+def double(number: int, context: JobContext, *, folder: str) -> None:
+    (Path(folder) / "doubled").write_text(f"{number * 2} {context.attempt} {os.getpid()}")
+
+
+def around(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any) -> Any:
+        return function(*args)
+
+    return wrapper
+
+
+@around
+def wrapped(do: Do) -> None:
+    (Path(do.folder) / "wrapped").write_text(str(os.getpid()))
+
+
+def later(_: Do) -> Any:
+    async def wait() -> None: ...
+
+    return wait()
+
+
+async def is_async(_: Do) -> None: ...
+
+
+def replaced(_: Do) -> None: ...
+
+
+original, replaced = replaced, later
+
+
+def queue_of(driver: Any, name: str, **options: Any) -> JobQueue:
+    """A queue with handlers in processes."""
+    queue = JobQueue(driver, name)
+    queue.register(Do, run_in="process", **{"retry": no_retry(), **options})(do)
+    return queue

@@ -1,0 +1,288 @@
+"""Sync handlers in processes: they can be killed, and what kills them is their own job's failure."""
+
+import ast
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import process_handlers as handlers
+import pytest
+from fleet import has_ended
+from process_handlers import Do
+from store import MemoryStore, RedisStore, Store, eventually
+
+from redisjobs import JobName, JobQueue, RegistrationError, State, Worker, no_retry
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+
+@pytest.fixture(params=["memory asyncio", "memory trio", "redis asyncio"])
+def setting(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def anyio_backend(setting: str) -> str:
+    return setting.split()[1]
+
+
+@pytest.fixture
+def store(setting: str, queue_name: str, request: pytest.FixtureRequest) -> Store:
+    if setting.startswith("memory"):
+        return MemoryStore(queue_name)
+    store: RedisStore = request.getfixturevalue("redis_store")
+    return store
+
+
+@pytest.fixture
+async def queue(store: Store) -> AsyncIterator[JobQueue]:
+    async with handlers.queue_of(store.driver, store.queue_name) as queue:
+        yield queue
+
+
+async def drain(queue: JobQueue, **options: Any) -> None:
+    with anyio.fail_after(40):
+        await Worker(queue, **options).run(until_idle=True)
+
+
+async def pid_in(path: Path) -> int:
+    await eventually(lambda: path.exists() and path.read_text(), within=20)
+    return int(path.read_text())
+
+
+async def test_a_handler_in_a_process_gets_its_parameters_and_a_context(
+    queue: JobQueue, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    await queue.push(Do("context", str(tmp_path)), job_id="a", headers={"trace": "1"})
+    await drain(queue, worker_id="host:1:me")
+
+    told = ast.literal_eval((tmp_path / "context").read_text())
+    assert told[:7] == ("a", "Do", queue.name, 1, 1, "host:1:me", {"trace": "1"})
+    assert told[8] != os.getpid()
+    assert "at work on a" in capfd.readouterr().err
+    assert await queue.get("a") is None
+
+
+async def test_a_function_can_be_a_job_in_a_process(store: Store, tmp_path: Path) -> None:
+    async with JobQueue(store.driver, store.queue_name) as queue:
+        job = queue.job(run_in="process")(handlers.double)
+        queue.register(JobName("wrapped", Do), run_in="process")(handlers.wrapped)
+        await job.push(21, folder=str(tmp_path))  # type: ignore[call-arg]
+        await queue.push(Do("", str(tmp_path)), JobName("wrapped", Do))
+        await drain(queue, concurrency=1)
+
+    number, attempt, pid = (tmp_path / "doubled").read_text().split()
+    assert (number, attempt) == ("42", "1")
+    assert int(pid) == int((tmp_path / "wrapped").read_text()) != os.getpid()
+
+
+async def test_what_a_handler_raises_in_a_process_is_its_failure_with_type_and_traceback(queue: JobQueue) -> None:
+    words = ("value", "odd", "unpackable", "leave", "fail")
+    ids = await queue.push_many([Do(what) for what in words])
+    await drain(queue, concurrency=1)
+
+    infos = [await queue.get(job_id) for job_id in ids]
+    assert [(info.state, info.reason, info.error) for info in infos if info] == [
+        (State.DEAD, "failed", "ValueError: no luck"),
+        (State.DEAD, "failed", "Odd: 1 and 2"),
+        (State.DEAD, "failed", "Unpackable: not to be packed"),
+        (State.DEAD, "failed", "SystemExit: 3"),
+        (State.DEAD, "failed", "never"),
+    ]
+    assert all(info and "process_handlers.py" in info.traceback and "raise " in info.traceback for info in infos)
+
+
+async def test_a_handler_in_a_process_steers_by_raising(queue: JobQueue) -> None:
+    retry, snooze = await queue.push_many([Do("retry"), Do("snooze")])
+    queue.definitions.clear()
+    queue.register(Do, run_in="process")(handlers.do)
+    await drain(queue)
+
+    retried, snoozed = await queue.get(retry), await queue.get(snooze)
+    assert retried is not None
+    assert snoozed is not None
+    assert (retried.state, retried.attempt, retried.error) == (State.DELAYED, 2, "Retry: busy")
+    assert (snoozed.state, snoozed.attempt, snoozed.error) == (State.DELAYED, 1, "")
+    assert retried.due_at is not None
+    assert 40 < retried.due_at.timestamp() - time.time() <= 50
+
+
+@pytest.mark.parametrize(
+    ("what", "how"),
+    [
+        ("exit", "ended with code 7"),
+        ("kill", "was killed by SIGKILL"),
+        ("crash", "was killed by SIGSEGV"),
+        ("grandchild", "ended with code 7"),
+    ],
+)
+async def test_a_process_that_dies_is_its_jobs_failure_and_nobody_elses(
+    queue: JobQueue, tmp_path: Path, what: str, how: str
+) -> None:
+    ids = await queue.push_many([Do(what, str(tmp_path)) for _ in range(3)])
+    others = await queue.push_many([Do("", str(tmp_path)) for _ in range(6)])
+    await drain(queue, concurrency=3)
+
+    infos = [await queue.get(job_id) for job_id in ids]
+    assert [(info.state, info.reason, info.attempt) for info in infos if info] == [(State.DEAD, "failed", 1)] * 3
+    assert {info.error for info in infos if info} == {f"ProcessDied: the process of the handler {how}"}
+    assert sorted(line.split()[0] for line in (tmp_path / "ran").read_text().splitlines()) == sorted(others)
+    if what == "grandchild":
+        os.kill(int((tmp_path / "grandchild").read_text()), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("what", ["sleep", "stubborn"])
+async def test_a_timeout_ends_the_process_at_once(store: Store, tmp_path: Path, what: str) -> None:
+    async with handlers.queue_of(store.driver, store.queue_name, timeout=1) as queue:
+        job_id = await queue.push(Do(what, str(tmp_path)))
+        await drain(queue)
+        info = await queue.get(job_id)
+
+    assert info is not None
+    assert (info.state, info.error.partition(":")[0]) == (State.DEAD, "JobTimeout")
+    assert has_ended(await pid_in(tmp_path / f"pid-{job_id}"))
+
+
+async def test_the_time_of_a_job_runs_once_its_process_is_there(store: Store, tmp_path: Path) -> None:
+    async with handlers.queue_of(store.driver, store.queue_name, timeout=0.2) as queue:
+        await queue.push_many([Do("", str(tmp_path)) for _ in range(4)])
+        await drain(queue, concurrency=4)
+
+    assert len((tmp_path / "ran").read_text().splitlines()) == 4
+
+
+async def test_a_cancel_ends_the_process_and_others_run_on(queue: JobQueue, tmp_path: Path) -> None:
+    job_id = await queue.push(Do("stubborn", str(tmp_path)))
+    worker = Worker(queue, concurrency=2)
+    with anyio.fail_after(40):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            pid = await pid_in(tmp_path / f"pid-{job_id}")
+            await queue.cancel(job_id)
+            await eventually(lambda: has_ended(pid))
+            await queue.push_many([Do("", str(tmp_path)) for _ in range(2)])
+            await eventually(lambda: (tmp_path / "ran").exists(), within=20)
+            while await queue.jobs(State.READY) or await queue.jobs(State.RUNNING):
+                await anyio.lowlevel.checkpoint()
+            worker.stop()
+
+    assert await queue.get(job_id) is None
+    assert (await queue.counts()).totals["completed"] == 2
+
+
+async def test_a_stop_ends_the_processes_and_hands_their_jobs_back(queue: JobQueue, tmp_path: Path) -> None:
+    job_id = await queue.push(Do("stubborn", str(tmp_path)))
+    worker = Worker(queue, concurrency=2, grace=0)
+    with anyio.fail_after(40):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            pid = await pid_in(tmp_path / f"pid-{job_id}")
+            worker.stop()
+
+    info = await queue.get(job_id)
+    assert has_ended(pid)
+    assert info is not None
+    assert (info.state, info.attempt, info.deliveries) == (State.READY, 1, 0)
+
+
+async def test_processes_are_kept_and_each_job_has_a_fresh_context_there(queue: JobQueue, tmp_path: Path) -> None:
+    await queue.push_many([Do("leak", str(tmp_path)) for _ in range(3)])
+    await drain(queue, concurrency=1)
+
+    seen = (tmp_path / "leaks").read_text().splitlines()
+    assert len(seen) == 3
+    assert len(set(seen)) == 1
+    assert seen[0].startswith("0 28 ")
+    await eventually(lambda: has_ended(int(seen[0].split()[2])))  # it goes with the worker
+
+
+async def test_what_a_handler_in_a_process_prints_is_seen(
+    queue: JobQueue, capfd: pytest.CaptureFixture[str]
+) -> None:
+    await queue.push(Do("print"))
+    await drain(queue)
+    out = capfd.readouterr().out
+    assert "printed by a handler" in out
+    assert "printed by a program" in out
+
+
+async def test_a_plain_function_that_returns_a_coroutine_fails_in_a_process(store: Store) -> None:
+    async with JobQueue(store.driver, store.queue_name) as queue:
+        queue.register(Do, run_in="process", retry=no_retry())(handlers.later)
+        await queue.push(Do(""))
+        await drain(queue)
+        (dead,) = await queue.jobs(State.DEAD)
+    assert dead.error.startswith("TypeError: a handler in a process can't be async")
+
+
+@pytest.mark.parametrize("setting", ["memory asyncio"])
+async def test_a_handler_that_a_process_would_not_find_is_refused(queue: JobQueue) -> None:
+    def inner(_: Do) -> None: ...
+
+    for handler in (lambda _: None, inner, handlers.is_async):
+        with pytest.raises(RegistrationError, match='run_in="process"'):
+            queue.register(JobName("Other", Do), run_in="process")(handler)
+    with pytest.raises(RegistrationError, match='"thread" or "process"'):
+        queue.register(JobName("Other", Do), run_in="fibre")(handlers.double)  # type: ignore[arg-type]
+
+    queue.register(JobName("Other", Do), run_in="process")(handlers.original)
+    with pytest.raises(RegistrationError, match="would not find its handler as process_handlers.replaced"):
+        await Worker(queue).run(until_idle=True)
+
+
+@pytest.mark.parametrize("setting", ["redis asyncio"])
+async def test_processes_end_with_a_worker_that_is_killed(store: Store, setting: str, tmp_path: Path) -> None:
+    assert isinstance(store, RedisStore)
+    code = (
+        "import sys, asyncio, process_handlers as h; from redisjobs import Worker\n"
+        "if __name__ == '__main__':\n"
+        "    asyncio.run(Worker(h.queue_of(*sys.argv[1:3]), concurrency=3).run())\n"
+    )
+    (tmp_path / "program.py").write_text(code)
+    env = dict(
+        os.environ, PYTHONPATH=os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    )
+    program = [sys.executable, "program.py", store.url, store.queue_name]
+    worker = subprocess.Popen(program, cwd=tmp_path, env=env)
+    try:
+        async with JobQueue(store.driver, store.queue_name) as queue:
+            asleep = await queue.push(Do("stubborn", str(tmp_path)))
+            await queue.push(Do("", str(tmp_path)))
+            busy = await pid_in(tmp_path / f"pid-{asleep}")
+            await eventually(lambda: (tmp_path / "ran").exists(), within=20)
+            idle = int((tmp_path / "ran").read_text().split()[1])
+            assert not has_ended(busy)
+            assert not has_ended(idle)
+            worker.kill()
+            worker.wait()
+            await eventually(lambda: has_ended(busy) and has_ended(idle), within=10)
+    finally:
+        worker.kill()
+        worker.wait()
+
+
+def test_the_log_of_a_process_looks_as_the_workers(capfd: pytest.CaptureFixture[str]) -> None:
+    from redisjobs import processes
+
+    root = logging.getLogger()
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("[%(message)s]"))
+    kept, level = root.handlers[:], root.level
+    root.handlers[:], root.level = [handler], logging.INFO
+    try:
+        settings = processes._log_settings()
+        root.handlers[:], root.level = [], logging.WARNING
+        processes._set_up_logging(settings)
+        assert root.level == logging.INFO
+        assert root.handlers[0].formatter is not None
+        assert root.handlers[0].formatter._fmt == "[%(message)s]"
+    finally:
+        root.handlers[:], root.level = kept, level

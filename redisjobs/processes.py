@@ -1,8 +1,8 @@
 """Sync handlers in processes of their own, which can be killed.
 
 Each process has a pipe of its own and runs one handler at a time, so one that dies takes nothing with it. pebble's
-pool, and those of the standard library, share a pipe and its locks among all processes: there a crash can break the
-pool under its bystanders, and they stand still while one is being killed.
+pool, and those of the standard library, share a pipe and its locks among all processes: there a crash can break
+the pool under its bystanders, and they stand still while one is being killed.
 """
 
 import functools

@@ -350,8 +350,8 @@ def _process(handler: Any, is_async: bool, run_in: RunIn) -> bool:
         )
     if not called or not getattr(handler, "__module__", "") or "<" in called:
         raise RegistrationError(
-            f'{called or repr(handler)} has run_in="process", but a process would not find it: define it at the top '
-            "of a module"
+            f'{called or repr(handler)} has run_in="process", but a process would not find it: '
+            "define it at the top of a module"
         )
     return True
 

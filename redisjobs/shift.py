@@ -416,7 +416,7 @@ class Shift:
         Not before our own outcomes are settled: after a time when nobody could, theirs may have run out as well.
         """
         while self.outbox:
-            self.exchanges.begin(self.tasks, self._next_batch(asks=False))
+            self.exchanges.begin(self._next_batch(asks=False))
         await self.exchanges.quiet()
         if self.trouble is not None:
             return

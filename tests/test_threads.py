@@ -12,7 +12,7 @@ import pytest
 from fleet import Fleet
 from store import MemoryStore, RedisStore, Store, eventually
 
-from redisjobs import JobQueue, State, Worker, no_retry
+from redisjobs import JobHandle, JobQueue, State, Worker, no_retry
 
 pytestmark = pytest.mark.anyio
 
@@ -76,11 +76,11 @@ async def queue(store: Store, let_go: threading.Event) -> AsyncIterator[JobQueue
         yield queue
 
 
-async def gone(queue: JobQueue, *job_ids: str) -> None:
+async def gone(*jobs: JobHandle) -> None:
     """Wait until these jobs are done."""
     with anyio.fail_after(10):
-        for job_id in job_ids:
-            while await queue.get(job_id) is not None:
+        for job in jobs:
+            while await job.info() is not None:
                 await anyio.lowlevel.checkpoint()
 
 
@@ -99,13 +99,13 @@ async def test_with_too_many_abandoned_threads_no_sync_handler_is_started_until_
 
             waits = await queue.push(Sync())
             runs = await queue.push_many([Async(), Async()])
-            await gone(queue, *runs)
+            await gone(*runs)
             info = await queue.get(waits)
             assert info is not None
             assert info.state in (State.READY, State.DELAYED, State.RUNNING)
 
             let_go.set()
-            await gone(queue, waits)
+            await gone(waits)
             assert worker.health.ready
             worker.stop()
 
@@ -130,7 +130,7 @@ async def test_a_job_that_finds_no_thread_spends_neither_attempt_nor_delivery(
                 await anyio.lowlevel.checkpoint()
             worker.stop_now()
 
-    assert [(info.job_id, info.attempt, info.deliveries, info.error) for info in waiting] == [(waits, 1, 0, "")]
+    assert [(info.job_id, info.attempt, info.deliveries, info.error) for info in waiting] == [(waits.id, 1, 0, "")]
     assert (await queue.counts()).totals["released"] == 1
 
 
@@ -143,7 +143,7 @@ async def test_another_worker_gets_the_jobs_of_one_without_threads(queue: JobQue
             await eventually(lambda: "given up" in full.health.why)
             tasks.start_soon(other.run)
             jobs = await queue.push_many([Sync() for _ in range(20)])
-            await gone(queue, *jobs)
+            await gone(*jobs)
             full.stop_now()
             other.stop_now()
 
@@ -195,7 +195,7 @@ async def test_a_thread_that_cannot_be_started_is_not_the_jobs_failure(
             tasks.start_soon(worker.run)
             await eventually(lambda: worker._shift and worker._shift.opened)
             monkeypatch.setattr(threading.Thread, "start", no_thread)
-            await gone(queue, await queue.push(Sync()), await queue.push(Async()))
+            await gone(await queue.push(Sync()), await queue.push(Async()))
             worker.stop()
 
     totals = (await queue.counts()).totals

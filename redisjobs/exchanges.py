@@ -125,13 +125,25 @@ class Exchanges:
         self.brings_one_alone = self.brings_one_alone or batch.idle
 
     async def _carry_on(self) -> None:
-        while True:
-            while not self._batches:
-                gate = self._new_gate()
-                self._idle.append(gate)
-                await gate.wait()
-            with suppress(*NOT_NOW):  # `failed` was told
-                await self._carry(self._batches.pop(0))
+        try:
+            while True:
+                while not self._batches:
+                    gate = self._new_gate()
+                    self._idle.append(gate)
+                    await gate.wait()
+                with suppress(*NOT_NOW):  # `failed` was told
+                    await self._carry(self._batches.pop(0))
+        finally:
+            while self._batches:  # cancelled before it took them
+                batch = self._batches.pop(0)
+                self._arrive(batch)
+                self._failed(batch, None)
+
+    def _arrive(self, batch: Batch) -> None:
+        self.under_way -= 1
+        self.asked -= batch.count or 0
+        self.brings_one_alone = self.brings_one_alone and not batch.idle
+        self._done.set()
 
     async def _carry(self, batch: Batch) -> None:
         answer: Exchange | None = None
@@ -150,12 +162,9 @@ class Exchanges:
             error = Unavailable("the exchange was cut off, by a handler that cancelled all tasks")
         finally:
             self._scopes.discard(scope)
-            self.under_way -= 1
-            self.asked -= batch.count or 0
-            self.brings_one_alone = self.brings_one_alone and not batch.idle
+            self._arrive(batch)
             if answer is None:
                 self._failed(batch, error)
-            self._done.set()
         if error is not None:
             raise error
         assert answer is not None

@@ -170,6 +170,7 @@ class Job:
         attempt: From 1.
         queued_ms: When it was pushed, by the server's clock.
         expires_ms: Not to be started after this; None: whenever.
+        started_ms: When its first run began; None if no run of it had an outcome yet.
         unknown_ms: Since when no worker knew its name; None if one did.
         next_scheduled_ms: The slot after this one, for a job pushed by a schedule.
         headers: JSON, or None.
@@ -180,6 +181,7 @@ class Job:
     attempt: int
     queued_ms: int
     expires_ms: int | None
+    started_ms: int | None
     unknown_ms: int | None
     next_scheduled_ms: int | None
     headers: bytes | None
@@ -217,6 +219,7 @@ def _decode(fields: Mapping[bytes, bytes], entry: str) -> Job:
         # An immediate push does not repeat what its entry id says.
         queued if queued is not None else min(int(entry.partition("-")[0] or 0), _LATEST_MS),
         _number(fields, b"expires_at"),
+        _number(fields, b"started_at"),
         _number(fields, b"unknown_since"),
         _number(fields, b"next_scheduled_at"),
         fields.get(b"headers"),

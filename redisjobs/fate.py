@@ -70,13 +70,13 @@ class UnknownName:
 Outcome = Done | Raised | CancelAsked | Interrupted | LeaseGone | Undecodable | Expired | UnknownName
 
 
-def decide(outcome: Outcome, *, attempt: int, queued_ms: int, now_ms: int, policy: RetryPolicy) -> Fate | None:
+def decide(outcome: Outcome, *, attempt: int, started_ms: int, now_ms: int, policy: RetryPolicy) -> Fate | None:
     """What becomes of a job.
 
     Args:
         outcome: What its run came to.
         attempt: Which attempt that was, from 1.
-        queued_ms: When it was pushed.
+        started_ms: When its first run began, by the server's clock.
         now_ms: The server's clock.
         policy: When its handler's failures are tried again.
 
@@ -99,7 +99,7 @@ def decide(outcome: Outcome, *, attempt: int, queued_ms: int, now_ms: int, polic
         case UnknownName():
             return _park(outcome, now_ms)
         case Raised(error):
-            return _after(error, attempt, (now_ms - queued_ms) / 1000, policy)
+            return _after(error, attempt, started_ms, now_ms, policy)
 
 
 def _park(unknown: UnknownName, now_ms: int) -> Fate:
@@ -114,20 +114,23 @@ def _park(unknown: UnknownName, now_ms: int) -> Fate:
     return RetryLater(f"+{delay}", {"unknown_since": str(since), "error": error})
 
 
-def _after(error: BaseException, attempt: int, elapsed: float, policy: RetryPolicy) -> Fate:
+def _after(error: BaseException, attempt: int, started_ms: int, now_ms: int, policy: RetryPolicy) -> Fate:
+    # Whoever runs it next can't see that it has run before but by this: it no longer expires.
+    changes = {"started_at": str(started_ms), "unknown_since": ""}
     match error:
         case Fail():
             return DeadLetter("failed", _clip(str(error)), _traceback(error))
         case Snooze(until=None, for_=pause) if pause is not None:
-            return RetryLater(f"+{milliseconds(pause)}", {"unknown_since": ""})
+            return RetryLater(f"+{milliseconds(pause)}", changes)
         case Snooze(until=until) if until is not None:
-            return RetryLater(str(max(0, milliseconds(until.timestamp()))), {"unknown_since": ""})
+            return RetryLater(str(max(0, milliseconds(until.timestamp()))), changes)
+    elapsed = (now_ms - started_ms) / 1000
     delay = policy.delay_after(error, attempt, elapsed, asked=isinstance(error, Retry))
     if delay is None:
         return DeadLetter("failed", describe(error), _traceback(error))
     if isinstance(error, Retry) and error.delay is not None:
         delay = error.delay
-    changes = {"attempt": str(attempt + 1), "error": describe(error), "unknown_since": ""}
+    changes |= {"attempt": str(attempt + 1), "error": describe(error)}
     return RetryLater(f"+{milliseconds(delay)}", changes)
 
 

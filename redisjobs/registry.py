@@ -48,7 +48,9 @@ class PushOptions(TypedDict, total=False):
             while another job holds it adds nothing; its handle has that job's id.
         unique_for: Hold the unique key for just this long from the push instead, whatever becomes of the job.
         headers: Strings to strings that go with the job, such as a trace context.
-        expires_in: A job not started within this time becomes a dead letter, reason `expired`.
+        expires_in: A job not started within this time becomes a dead letter, reason `expired`. One that was
+            started never does, however often it is tried again, also after its worker died; handed back by a
+            worker that stopped, it counts as not started.
     """
 
     delay: Duration | None

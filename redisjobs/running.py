@@ -58,6 +58,7 @@ class Running:
         "_definition",
         "_job",
         "_outcome",
+        "_run_ms",
         "_scope",
         "_settings",
         "_started",
@@ -81,6 +82,7 @@ class Running:
         self._settings = settings
         self._threads = threads
         self._started = 0.0
+        self._run_ms = 0
         self._job: codec.Job | None = None
         self._outcome: Outcome | None = None
         self._definition: JobDefinition[Any] | None = None
@@ -120,13 +122,13 @@ class Running:
         """
         if self._why is not None:  # given up before it began
             return self._why
-        self._started = time.monotonic()
+        self._started, self._run_ms = time.monotonic(), now_ms
         try:
             job = self._job = codec.decode_job(self.lease)
             definition = self._definition = self._settings.queue.definitions.get(job.name)
             if definition is None:
                 return UnknownName(job.name, job.unknown_ms, self._settings.unknown_ms)
-            if job.expires_ms is not None and job.expires_ms < now_ms:
+            if job.expires_ms is not None and job.expires_ms < now_ms and not self._has_started(job):
                 late = (now_ms - job.expires_ms) / 1000
                 return Expired(f"not started in time: expired {late:.1f} s before a worker was free")
             parameters = codec.decode_parameters(definition.name, job.parameters)
@@ -137,6 +139,10 @@ class Running:
         if definition.timeout is None:
             return await self._handle(definition, parameters, context, scope)
         return await self._handle_in_time(definition, parameters, context, definition.timeout)
+
+    def _has_started(self, job: codec.Job) -> bool:
+        """Whether it was started before: a run of it had an outcome, or a worker died to which it was given."""
+        return job.started_ms is not None or self.lease.deliveries > 1
 
     async def _handle_in_time(
         self, definition: JobDefinition[Any], parameters: Any, context: JobContext, timeout: float
@@ -205,17 +211,18 @@ class Running:
     def decide(self, outcome: Outcome, now_ms: int) -> None:
         """Decide the job's fate, by its handler's retry policy."""
         self._outcome = outcome
-        attempt, queued_ms = (self._job.attempt, self._job.queued_ms) if self._job else (1, now_ms)
+        job = self._job
+        attempt, started_ms = (job.attempt, job.started_ms or self._run_ms) if job else (1, now_ms)
         policy = self._definition.retry if self._definition else self._settings.queue.retry
         try:
-            self.fate = decide(outcome, attempt=attempt, queued_ms=queued_ms, now_ms=now_ms, policy=policy)
+            self.fate = decide(outcome, attempt=attempt, started_ms=started_ms, now_ms=now_ms, policy=policy)
         except Exception as error:
             # The policy is the user's code too; one that breaks must cost neither the job nor the worker.
             logger.exception("job %s: its retry policy raised; the default one decides", self.lease.job_id)
             error.__context__ = outcome.error if isinstance(outcome, Raised) else None
             policy = exponential_jitter()
             outcome = Raised(error)
-            self.fate = decide(outcome, attempt=attempt, queued_ms=queued_ms, now_ms=now_ms, policy=policy)
+            self.fate = decide(outcome, attempt=attempt, started_ms=started_ms, now_ms=now_ms, policy=policy)
 
     def report(self, word: Word) -> None:
         """Log what became of the job, one line a state change; a failure with its traceback.

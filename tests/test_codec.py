@@ -306,9 +306,10 @@ def test_an_entry_put_in_by_hand_is_a_job_of_its_first_attempt_queued_when_it_wa
 
 
 def test_all_fields_of_an_entry_are_read() -> None:
-    more = {b"attempt": b"3", b"queued_at": b"5", b"expires_at": b"6", b"unknown_since": b"7"}
+    more = {b"attempt": b"3", b"queued_at": b"5", b"expires_at": b"6", b"unknown_since": b"7", b"started_at": b"9"}
     job = decode_job(lease(GOOD | more | {b"next_scheduled_at": b"8", b"headers": b'{"a":"b"}'}))
     assert (job.attempt, job.queued_ms, job.expires_ms, job.unknown_ms, job.next_scheduled_ms) == (3, 5, 6, 7, 8)
+    assert job.started_ms == 9
     assert job.read_headers() == {"a": "b"}
 
 
@@ -323,6 +324,7 @@ def test_all_fields_of_an_entry_are_read() -> None:
         (GOOD | {b"attempt": b"-1"}, "field 'attempt'"),
         (GOOD | {b"queued_at": b""}, "field 'queued_at'"),
         (GOOD | {b"queued_at": b"9" * 15}, "field 'queued_at'"),
+        (GOOD | {b"started_at": b"soon"}, "field 'started_at'"),
         (GOOD | {b"expires_at": b"1" + b"0" * 5000}, "field 'expires_at'"),
         (GOOD | {b"next_scheduled_at": b"253402300800000"}, "field 'next_scheduled_at'"),
         (GOOD | {b"unknown_since": "²".encode()}, "field 'unknown_since'"),

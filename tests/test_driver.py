@@ -904,6 +904,7 @@ async def test_a_cancelled_job_may_still_succeed_or_fail(store: Store, worker: O
 async def test_a_requeued_dead_letter_starts_anew_under_its_id(store: Store, worker: Open) -> None:
     consumer = await worker()
     fields = ["name", "Work", "parameters", "{}", "headers", '{"k":"v"}', "attempt", "4", "unknown_since", "1"]
+    fields += ["started_at", "1"]
     await push(store, NewJob("a", fields, Priority.HIGH, expires_in_ms=1, unique="key"))
     lease = await claim_one(consumer)
     await settle(consumer, lease, FAILED)

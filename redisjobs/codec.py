@@ -16,6 +16,7 @@ from pydantic_core import PydanticSerializationError
 from redisjobs.driver import Lease, Row
 from redisjobs.errors import DecodeError, EncodeError
 from redisjobs.job import JobName, Priority, State
+from redisjobs.roundtrip import Fault
 
 P = TypeVar("P")
 
@@ -40,7 +41,8 @@ def encode_parameters(name: JobName[P], parameters: P, limit: int = MAX_PARAMETE
     """Parameters as JSON, validated as a worker will validate them, but strictly: no `"5"` for 5.
 
     Raises:
-        EncodeError: They don't fit their type, JSON can't carry them, or they take more than `limit` bytes.
+        EncodeError: They don't fit their type, JSON can't carry them, they would not come back as they are, or
+            they take more than `limit` bytes.
     """
     try:
         raw = _dump(name, parameters)
@@ -49,11 +51,16 @@ def encode_parameters(name: JobName[P], parameters: P, limit: int = MAX_PARAMETE
             lost = next(_lost(name.adapter.dump_python(parameters, warnings=False), _type_name(name)), "")
             if lost:
                 raise EncodeError(f"{name.name}: parameters can't be written: {lost}")
-        name.adapter.validate_json(raw, strict=True)
+        decoded = name.adapter.validate_json(raw, strict=True)
+        if check := name.round_trip.check:
+            if name.round_trip.decodes:
+                decoded = name.adapter.validate_json(raw)
+            if fault := check(parameters, decoded):
+                raise EncodeError(f"{name.name}: {_where(name, fault)}")
     except EncodeError:
         raise
     except ValidationError as error:
-        raise EncodeError(f"{name.name}: parameters don't fit: {_say(name, error)}") from None
+        raise EncodeError(f"{name.name}: {_misspelt(name, parameters) or _misfits(name, error)}") from None
     except Exception as error:  # the type's own validators and serializers may raise anything
         raise EncodeError(f"{name.name}: parameters can't be written as {_type_name(name)}: {error}") from error
     if len(raw) > limit:
@@ -65,9 +72,6 @@ def encode_parameters(name: JobName[P], parameters: P, limit: int = MAX_PARAMETE
 
 
 def _dump(name: JobName[P], parameters: P) -> bytes:
-    if isinstance(parameters, dict) and (unknown := parameters.keys() - _keys(name, parameters)):
-        # pydantic would leave them out: a misspelt optional key would be lost without a word.
-        raise EncodeError(f"{name.name}: {_type_name(name)} has no key {', '.join(map(repr, sorted(unknown)))}")
     try:
         # By alias and for the round trip: as validation wants to read it, computed fields left out.
         return name.adapter.dump_json(parameters, by_alias=True, round_trip=True, warnings="error")
@@ -94,12 +98,20 @@ def _say_misfit(name: JobName[Any], misfit: re.Match[str]) -> str:
     return f"{where}: Input should be {misfit['wanted']} (got {misfit['got']})"
 
 
-def _keys(name: JobName[Any], parameters: Mapping[str, Any]) -> frozenset[str]:
-    """The keys that a TypedDict may have."""
+def _misfits(name: JobName[Any], error: ValidationError) -> str:
+    return f"parameters don't fit: {_say(name, error)}"
+
+
+def _misspelt(name: JobName[Any], parameters: Any) -> str:
+    """Keys that a TypedDict does not have: why another seems to be missing."""
     kind: Any = name.parameters
-    if not hasattr(kind, "__optional_keys__") or getattr(kind, "__pydantic_config__", {}).get("extra") == "allow":
-        return frozenset(parameters)
-    return frozenset(kind.__required_keys__ | kind.__optional_keys__)
+    declared = getattr(kind, "__required_keys__", frozenset()) | getattr(kind, "__optional_keys__", frozenset())
+    unknown = parameters.keys() - declared if declared and isinstance(parameters, dict) else ()
+    return f"{_type_name(name)} has no key {', '.join(sorted(map(repr, unknown)))}" if unknown else ""
+
+
+def _where(name: JobName[Any], fault: Fault) -> str:
+    return f"{'.'.join([_type_name(name), *reversed(fault.path)])} {fault.text}"
 
 
 def _lost(value: Any, where: str) -> Iterator[str]:

@@ -16,6 +16,7 @@ from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapt
 
 from redisjobs.errors import EncodeError, RegistrationError
 from redisjobs.retry import RetryPolicy
+from redisjobs.roundtrip import RoundTrip
 
 if sys.version_info >= (3, 12):
     from typing import TypedDict
@@ -79,6 +80,11 @@ class JobName(Generic[P]):
             RegistrationError: pydantic has no schema for the type.
         """
         return adapter_for(self.parameters)
+
+    @cached_property
+    def round_trip(self) -> RoundTrip:
+        """What of the parameters their type leaves open."""
+        return RoundTrip(self.adapter.core_schema)
 
 
 def adapter_for(parameters: Any) -> TypeAdapter[Any]:

@@ -148,7 +148,8 @@ class Registry:
     ) -> None:
         if name.name in self.definitions:
             raise RegistrationError(f"queue '{self.name}' has a handler for '{name.name}' already")
-        _ = name.adapter  # a type that pydantic can't read is an error here and now
+        _ = name.round_trip  # a type that pydantic can't read is an error here and now
+        self._names.clear()  # what was pushed before may be a subclass of what this handler takes
         limit = None if timeout is None else seconds(timeout, "timeout")
         self.definitions[name.name] = JobDefinition(name, call, is_async, _policy(retry) or self.retry, limit)
 
@@ -206,8 +207,21 @@ class Registry:
         if kind not in self._names:
             if issubclass(kind, dict):
                 raise EncodeError("a TypedDict does not know its job name: push(parameters, JobName('...', Its))")
-            self._names[kind] = name_of(kind)
+            name = name_of(kind)
+            self._refuse_subclass(name)
+            self._names[kind] = name
         return self._names[kind]
+
+    def _refuse_subclass(self, name: JobName[Any]) -> None:
+        """A subclass inherits the job name; what it adds would be lost on the way to the handler of its base."""
+        there = self.definitions.get(name.name)
+        base = there.name.parameters if there else None
+        if isinstance(base, type) and name.parameters is not base and issubclass(name.parameters, base):
+            kind, other = name.parameters.__name__, base.__name__
+            raise EncodeError(
+                f"{name.name}: a {kind} would arrive as a {other}, which the handler of '{name.name}' takes; "
+                f"push a {other}, or give {kind} a job_name and a handler of its own"
+            )
 
     def prepare_many(
         self, items: Iterable[Any], name: JobName[Any] | None, options: PushOptions

@@ -189,16 +189,9 @@ def test_what_a_type_checker_lets_pass_does_too() -> None:
         text: str
         flag: int
         items: Iterable[int]
-        point: Point
 
-    @dataclass
-    class Point3(Point):
-        z: float = 0.0
-
-    raw = encode_parameters(named(Loose), Loose(5, Colour.RED, True, [1, 2], Point3(1)))
-    assert orjson.loads(raw) == {
-        "number": 5.0, "text": "red", "flag": 1, "items": [1, 2], "point": {"x": 1.0, "y": 0.0},
-    }  # fmt: skip
+    raw = encode_parameters(named(Loose), Loose(5, Colour.RED, True, [1, 2]))
+    assert orjson.loads(raw) == {"number": 5.0, "text": "red", "flag": 1, "items": [1, 2]}
 
 
 @pytest.mark.parametrize("kind", [Old, New])

@@ -4,7 +4,7 @@ import inspect
 import logging
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -190,14 +190,22 @@ class JobContext:
 
     @cached_property
     def logger(self) -> "logging.LoggerAdapter[logging.Logger]":
-        """A logger whose records carry job_id, job_name, attempt and queue."""
+        """A logger whose records carry job_id, job_name, attempt and queue beside the caller's own `extra`."""
         fields = {
             "job_id": self.job_id,
             "job_name": self.job_name,
             "attempt": self.attempt,
             "queue": self.queue_name,
         }
-        return logging.LoggerAdapter(logging.getLogger("redisjobs.job"), fields)
+        return _JobLogger(logging.getLogger("redisjobs.job"), fields)
+
+
+class _JobLogger(logging.LoggerAdapter["logging.Logger"]):
+    """Adds to what the caller gives as `extra`, which the adapter of Python before 3.13 would replace."""
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        kwargs["extra"] = {**(self.extra or {}), **(kwargs.get("extra") or {})}
+        return msg, kwargs
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,17 @@ from redisjobs.codec import JobInfo
 from redisjobs.driver import LONGEST_TRY, MOST_JOBS, Counts, NewJob, Pushed, Word, found_again
 from redisjobs.errors import DecodeError, DriverError, QueueFull, Unavailable
 from redisjobs.job import JobName, Signature, State
-from redisjobs.registry import Args, Duration, FunctionJob, PushedJob, PushOptions, Registry, Returned, told
+from redisjobs.registry import (
+    Args,
+    Duration,
+    FunctionJob,
+    PushedJob,
+    PushOptions,
+    Registry,
+    Returned,
+    check_job_options,
+    told,
+)
 from redisjobs.retry import RetryPolicy
 
 T = TypeVar("T")
@@ -96,7 +106,9 @@ class JobQueue(Registry):
 
         Raises:
             RegistrationError: The name has a handler already, or the signature can't be a job's.
+            TypeError: There is no such option.
         """
+        check_job_options(function, options)
 
         def decorate(function: Callable[..., Any]) -> JobFunction[..., Any]:
             return JobFunction(self, function, *self.register_function(function, **options))

@@ -9,11 +9,19 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Generic, ParamSpec, Self, TypedDict, TypeVar, Unpack
+from typing import Any, Generic, Literal, ParamSpec, Self, TypedDict, TypeVar, Unpack
 
 from redisjobs import codec
 from redisjobs.driver import MOST_JOBS, Driver, NewJob, Pushed, Word
-from redisjobs.errors import DriverError, EncodeError, RegistrationError, UnknownJob, milliseconds, seconds
+from redisjobs.errors import (
+    DriverError,
+    EncodeError,
+    RegistrationError,
+    UnknownJob,
+    aware,
+    milliseconds,
+    seconds,
+)
 from redisjobs.job import (
     JobDefinition,
     JobName,
@@ -40,7 +48,7 @@ class PushOptions(TypedDict, total=False):
     Attributes:
         delay: Seconds or a timedelta from now, by the server's clock, before it may run.
         at: The earliest time it may run: an aware datetime. Not with delay.
-        priority: HIGH, NORMAL (the default) or LOW.
+        priority: HIGH, NORMAL (the default) or LOW, or the same in words: "high".
         job_id: One job at a time may have it: while a job of that id is on the queue, delayed or dead, another is
             not added. Once that has ended or was cancelled, a new push makes a new job. Defaults to a new id.
             Whichever it is, a push that is tried again after a lost reply adds nothing.
@@ -55,7 +63,7 @@ class PushOptions(TypedDict, total=False):
 
     delay: Duration | None
     at: datetime | None
-    priority: Priority
+    priority: Priority | Literal["high", "normal", "low"] | None
     job_id: str | None
     unique: str | None
     unique_for: Duration | None
@@ -182,26 +190,7 @@ class Registry:
             name = self._name_for(type(parameters))
         fields: list[str | bytes] = ["name", name.name, "parameters"]
         fields.append(codec.encode_parameters(name, parameters, self.max_parameters))
-        if not options:
-            return NewJob(codec.new_job_id(), fields)
-
-        headers, unique = options.get("headers"), _text(options.get("unique"), "unique")
-        job_id = _text(options.get("job_id"), "job_id")
-        unique_for = _ms(options.get("unique_for"), "unique_for")
-        if headers:
-            fields += ["headers", codec.encode_headers(headers)]
-        if unique_for is not None and not (unique and unique_for):
-            raise ValueError("unique_for= says how long, at least 1 ms, a unique= key is held; give the key too")
-        return NewJob(
-            job_id or codec.new_job_id(),
-            fields,
-            Priority(options.get("priority") or Priority.NORMAL),
-            _due(options.get("delay"), options.get("at")),
-            unique or "",
-            unique_for,
-            _ms(options.get("expires_in"), "expires_in"),
-            codec.new_nonce() if job_id else "",
-        )
+        return _with_options(fields, options) if options else NewJob(codec.new_job_id(), fields)
 
     def _name_for(self, kind: type[Any]) -> JobName[Any]:
         if kind not in self._names:
@@ -310,10 +299,13 @@ class FunctionJob(Generic[Args, Returned]):
 
         Raises:
             TypeError: There is no such option.
+            ValueError: An option makes no sense.
+            EncodeError: The headers are not strings.
         """
         _check_names(options)
         other = copy.copy(self)
         other._options = {**self._options, **options}
+        _with_options([], other._options)  # what makes no sense is said here, not at each push
         return other
 
     def prepare(self, *args: Args.args, **kwargs: Args.kwargs) -> NewJob:
@@ -325,6 +317,31 @@ class FunctionJob(Generic[Args, Returned]):
         return self._registry.prepare(self._signature.arguments(*args, **kwargs), self.name, **self._options)
 
 
+def _with_options(fields: list[str | bytes], options: PushOptions) -> NewJob:
+    """A job with what was asked for.
+
+    Raises:
+        ValueError: An option makes no sense.
+    """
+    headers, unique = options.get("headers"), _text(options.get("unique"), "unique")
+    job_id = _text(options.get("job_id"), "job_id")
+    unique_for = _ms(options.get("unique_for"), "unique_for")
+    if headers:
+        fields += ["headers", codec.encode_headers(headers)]
+    if unique_for is not None and not (unique and unique_for):
+        raise ValueError("unique_for= says how long, at least 1 ms, a unique= key is held; give the key too")
+    return NewJob(
+        job_id or codec.new_job_id(),
+        fields,
+        _priority(options.get("priority")),
+        _due(options.get("delay"), options.get("at")),
+        unique or "",
+        unique_for,
+        _ms(options.get("expires_in"), "expires_in"),
+        codec.new_nonce() if job_id else "",
+    )
+
+
 def _check_names(options: PushOptions) -> None:
     """A misspelt option must not be an option left out: the job would run, but not as asked."""
     if unknown := options.keys() - PushOptions.__annotations__.keys():
@@ -332,10 +349,37 @@ def _check_names(options: PushOptions) -> None:
         raise TypeError(f"there is no push option {', '.join(sorted(unknown))}; there are {known}")
 
 
+def check_job_options(function: object, options: Mapping[str, Any]) -> None:
+    """What `job` was given: a function, or options that there are.
+
+    Raises:
+        TypeError: It was given something else.
+    """
+    if function is not None and not callable(function):
+        raise TypeError(f"job({function!r}): give it a function; a name is given as job(name='...')")
+    known = list(inspect.signature(Registry.register_function).parameters)[2:]
+    if unknown := options.keys() - known:
+        hint = "; how often it is tried, as retry=exponential_jitter(max_attempts=3)"
+        raise TypeError(
+            f"job() has no option {', '.join(sorted(unknown))}; it has {', '.join(known)}"
+            + (hint if any("retr" in name or "attempt" in name for name in unknown) else "")
+        )
+
+
 def _policy(retry: RetryPolicy | None) -> RetryPolicy | None:
     if retry is None or isinstance(retry, RetryPolicy):
         return retry
     raise RegistrationError(f"retry={retry!r}: give a RetryPolicy, such as exponential_jitter(max_attempts=3)")
+
+
+def _priority(priority: str | None) -> Priority:
+    if priority is None:
+        return Priority.NORMAL
+    try:
+        return Priority(priority)
+    except ValueError:
+        known = ", ".join(f"Priority.{each.name} ('{each}')" for each in Priority)
+        raise ValueError(f"priority={priority!r}: give one of {known}") from None
 
 
 def _text(text: str | None, what: str) -> str | None:
@@ -360,8 +404,6 @@ def _due(delay: Duration | None, at: datetime | None) -> str:
     if delay is not None and at is not None:
         raise ValueError("give delay= or at=, not both")
     if at is not None:
-        if at.tzinfo is None:
-            raise ValueError(f"at={at!r} has no time zone; give an aware datetime")
-        return str(max(0, milliseconds(at.timestamp())))
+        return str(max(0, milliseconds(aware(at, "at").timestamp())))
     wait_ms = 0.0 if delay is None else round(seconds(delay, "delay") * 1000, 3)
     return f"+{wait_ms:.15g}" if wait_ms else ""  # the store rounds it, with its own clock

@@ -18,7 +18,17 @@ from redisjobs.driver import Counts, NewJob, SyncDriver, Word, found_again
 from redisjobs.errors import QueueFull, Unavailable
 from redisjobs.job import JobName, Signature, State
 from redisjobs.queue import checked_limit, gave_up, requeued
-from redisjobs.registry import Args, Duration, FunctionJob, PushedJob, PushOptions, Registry, Returned, told
+from redisjobs.registry import (
+    Args,
+    Duration,
+    FunctionJob,
+    PushedJob,
+    PushOptions,
+    Registry,
+    Returned,
+    check_job_options,
+    told,
+)
 from redisjobs.retry import RetryPolicy
 
 T = TypeVar("T")
@@ -83,6 +93,7 @@ class JobQueue(Registry):
 
     def job(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         """Make the decorated function a job; see `redisjobs.JobQueue.job`."""
+        check_job_options(function, options)
 
         def decorate(function: Callable[..., Any]) -> JobFunction[..., Any]:
             return JobFunction(self, function, *self.register_function(function, **options))

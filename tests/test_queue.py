@@ -187,7 +187,7 @@ async def test_options_travel_with_the_job(queue: Any, store: Store) -> None:
         ({"job_id": "x" * 501}, ValueError, "give 1 to 500 characters"),
         ({"job_id": 5}, ValueError, "job_id=5"),
         ({"job_id": "\ud800"}, ValueError, "UTF-8 can carry"),
-        ({"priority": "urgent"}, ValueError, "'urgent' is not a valid Priority"),
+        ({"priority": "urgent"}, ValueError, "priority='urgent': give one of Priority.HIGH \\('high'\\), "),
         ({"headers": {"a": 1}}, EncodeError, "headers are strings to strings"),
         ({"dealy": 60}, TypeError, "there is no push option dealy; there are delay, at, priority, job_id"),
     ],

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from redisjobs.driver import Ack, DeadLetter, Fate, Release, RetryLater
 from redisjobs.errors import Fail, Retry, Snooze, milliseconds
 from redisjobs.retry import RetryPolicy
+from redisjobs.visible import visible
 
 _UNKNOWN_FIRST, _UNKNOWN_LONGEST = 1_000, 60_000  # ms between tries of a job whose name no worker knows
 _ERROR_CHARACTERS, _TRACEBACK_CHARACTERS = 1_000, 16_000
@@ -107,10 +108,11 @@ def _park(unknown: UnknownName, now_ms: int) -> Fate:
     since = now_ms if unknown.since_ms is None else unknown.since_ms
     waited = now_ms - since
     if waited >= unknown.give_up_ms:
-        return DeadLetter("unknown name", f"no worker had a handler for '{unknown.name}' in {waited / 1000:.0f} s")
+        said = f"no worker had a handler for '{unknown.name}' in {waited / 1000:.0f} s"
+        return DeadLetter("unknown name", _clip(said))
     # As long again as it has waited already: 1, 1, 2, 4, 8 ... s apart.
     delay = min(max(waited, _UNKNOWN_FIRST), _UNKNOWN_LONGEST)
-    error = f"no handler registered for '{unknown.name}'"
+    error = _clip(f"no handler registered for '{unknown.name}'")
     return RetryLater(f"+{delay}", {"unknown_since": str(since), "error": error})
 
 
@@ -145,10 +147,7 @@ def _traceback(error: BaseException) -> str:
 
 
 def _clip(text: str) -> str:
-    """One line that any terminal can show: control characters, which would act there, are escaped."""
-    if not text.isprintable():
-        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return text if len(text) <= _ERROR_CHARACTERS else text[: _ERROR_CHARACTERS - 1] + "…"
+    return visible(text, _ERROR_CHARACTERS)
 
 
 def _writable(text: str) -> str:

@@ -17,6 +17,7 @@ from redisjobs.fate import Done, Expired, Interrupted, Outcome, Raised, Undecoda
 from redisjobs.job import JobContext, JobDefinition
 from redisjobs.registry import Registry
 from redisjobs.retry import exponential_jitter
+from redisjobs.visible import visible
 
 logger = logging.getLogger("redisjobs.worker")
 
@@ -93,7 +94,7 @@ class Running:
     @property
     def description(self) -> str:
         """Which job this is, for people."""
-        return f"job {self.lease.job_id} ({self._job.name if self._job else '?'})"
+        return f"job {visible(self.lease.job_id)} ({visible(self._job.name) if self._job else '?'})"
 
     def give_up(self, why: Outcome) -> None:
         """Cancel the handler; `why` is the outcome, unless it is over already."""
@@ -218,7 +219,7 @@ class Running:
             self.fate = decide(outcome, attempt=attempt, started_ms=started_ms, now_ms=now_ms, policy=policy)
         except Exception as error:
             # The policy is the user's code too; one that breaks must cost neither the job nor the worker.
-            logger.exception("job %s: its retry policy raised; the default one decides", self.lease.job_id)
+            logger.exception("%s: its retry policy raised; the default one decides", self.description)
             error.__context__ = outcome.error if isinstance(outcome, Raised) else None
             policy = exponential_jitter()
             outcome = Raised(error)
@@ -261,8 +262,8 @@ class Running:
         logger.log(
             level,
             "job %s (%s, attempt %d, %.3f s): %s",
-            job_id,
-            name,
+            visible(job_id),
+            visible(name),
             attempt,
             ran,
             what,

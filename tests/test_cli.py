@@ -221,6 +221,23 @@ def test_push_prints_the_id_that_the_job_has_and_whether_it_was_added(
     assert json.loads(job.parameters) == {"to": "joe", "copies": 2}
 
 
+def test_push_takes_what_goes_along_and_how_long_a_key_is_held(
+    cli: Callable[..., Ended], there: sync.JobQueue, redis_url: str, queue_name: str
+) -> None:
+    headers = ["--header", "trace=4bf9=2f", "--header", "from=cli", "--header", "empty="]
+    held = ["--unique", "joe", "--unique-for", "60", "--expires-in", "30.5"]
+
+    assert cli("push", "shop:queue", "Mail", '{"to": "joe"}', "--id", "mail-1", *headers, *held).code == 0
+
+    job = there.get("mail-1")
+    assert job is not None
+    assert job.headers == {"trace": "4bf9=2f", "from": "cli", "empty": ""}
+    with redis.Redis.from_url(redis_url) as admin:
+        assert 50 < admin.ttl(f"redisjobs:{{{queue_name}}}:unique:joe") <= 60
+        ((entry, fields),) = admin.xrange(f"redisjobs:{{{queue_name}}}:ready:normal")
+    assert int(fields[b"expires_at"]) - int(entry.partition(b"-")[0]) == pytest.approx(30_500, abs=5)
+
+
 def test_push_takes_a_time_and_parameters_from_stdin(start: Start, there: sync.JobQueue) -> None:
     process = start("push", "shop:queue", "Mail", "-", "--at", "2099-01-31T08:00+01:00", "--json")
     out, _ = process.communicate('{"to": "joe"}', timeout=20)
@@ -343,6 +360,9 @@ def test_requeue_all_takes_every_dead_letter(cli: Callable[..., Ended], queue_na
         (["push", "shop:queue", "rest", "{}", "--at", "2099-01-01"], r"has no time zone"),
         (["push", "shop:queue", "rest", "{}", "--at", "2099-01-01T00Z", "--delay", "1"], r"not both"),
         (["push", "shop:queue", "rest", "{}", "--delay", "-1"], r"seconds from 0 up"),
+        (["push", "shop:queue", "rest", "{}", "--header", "trace"], r"--header 'trace' is not NAME=VALUE"),
+        (["push", "shop:queue", "rest", "{}", "--unique-for", "5"], r"give the key too"),
+        (["push", "shop:queue", "rest", "{}", "--expires-in", "-1"], r"expires_in=-1.0: give seconds from 0 up"),
         (["push", "shop:memory", "rest", "{}", "--url", "memory://"], r"would end with this command; give --url"),
         (["stats", "-q", "a b"], r"'a b' can't name a queue"),
         (["stats", "--url", "nowhere"], r"'nowhere': a queue is at"),

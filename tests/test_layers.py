@@ -12,7 +12,7 @@ from store import RedisStore
 
 PACKAGE = Path(__file__).parents[1] / "redisjobs"
 LAYERS = [
-    {"aside", "clearance", "errors", "roundtrip", "rss", "waker"},
+    {"aside", "clearance", "errors", "roundtrip", "rss", "visible", "waker"},
     {"retry", "server"},
     {"job"},
     {"driver"},

@@ -1,4 +1,4 @@
-"""What is asked for wrongly is said at the call, with what to write; where it is plain what was meant, that is done."""
+"""What is asked for wrongly is said at the call, with what to write; what is plainly meant is done."""
 
 import logging
 from collections.abc import Callable
@@ -59,7 +59,7 @@ def test_a_retry_policy_says_which_of_tenacitys_objects_it_wants(wrong: Any, why
 
 @pytest.mark.parametrize("attempts", [0, -1, 2.5, "3", None])
 def test_a_number_of_attempts_is_a_whole_number(attempts: Any) -> None:
-    with pytest.raises(ValueError, match="max_attempts=.*: give a whole number from 1 up"):
+    with pytest.raises(ValueError, match=r"max_attempts=.*: give a whole number from 1 up"):
         exponential_jitter(attempts)
 
 

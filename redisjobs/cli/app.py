@@ -14,6 +14,7 @@ import typer
 
 from redisjobs import __version__
 from redisjobs.cli.fault import Fault
+from redisjobs.cli.output import accept_any_text
 from redisjobs.errors import RedisJobsError
 
 
@@ -67,6 +68,7 @@ def make(wanted: Sequence[str]) -> typer.Typer:
 
 def run() -> None:
     """Run the command that the process was started with, and exit."""
+    accept_any_text()
     try:
         make(sys.argv[1:])(prog_name="redisjobs")
     except Fault as fault:

@@ -71,6 +71,28 @@ def encode_parameters(name: JobName[P], parameters: P, limit: int = MAX_PARAMETE
     return raw
 
 
+def instance(name: JobName[P], parameters: Any) -> Any:
+    """Parameters that were given as a dict of fields, as an instance of the type that has these fields.
+
+    Raises:
+        EncodeError: They don't fit it.
+    """
+    kind: Any = name.parameters
+    if not isinstance(parameters, dict):
+        return parameters
+    try:
+        if hasattr(kind, "__dataclass_fields__"):
+            return kind(**parameters)
+        if hasattr(kind, "model_validate"):
+            extra = None if kind.model_config.get("extra") == "allow" else "forbid"
+            return kind.model_validate(parameters, strict=True, extra=extra)
+    except ValidationError as error:
+        raise EncodeError(f"{name.name}: {_misfits(name, error)}") from None
+    except Exception as error:  # the type's own checks may raise anything
+        raise EncodeError(f"{name.name}: can't make a {_type_name(name)} of what was given: {error}") from error
+    return parameters
+
+
 def _dump(name: JobName[P], parameters: P) -> bytes:
     try:
         # By alias and for the round trip: as validation wants to read it, computed fields left out.

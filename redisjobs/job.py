@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, partial
 from types import NoneType
 from typing import Any, Generic, NotRequired, TypeVar, get_args, get_origin, get_type_hints, is_typeddict
 
@@ -265,8 +265,12 @@ class Signature:
     _signature: inspect.Signature = field(repr=False)
 
     @classmethod
-    def of(cls, function: Callable[..., Any]) -> "Signature":
-        """Read a function's signature.
+    def of(cls, function: Callable[..., Any], called: str) -> "Signature":
+        """Read the signature of a function, or of what can be called as one.
+
+        Args:
+            function: The function.
+            called: What to call it.
 
         Raises:
             RegistrationError: It takes *args, **kwargs, positional-only arguments or two contexts, is a
@@ -274,25 +278,23 @@ class Signature:
         """
         try:
             signature = inspect.signature(function)
-            hints = get_type_hints(function, include_extras=True)
+            hints = get_type_hints(_annotated(function), include_extras=True)
         except (NameError, AttributeError, TypeError, ValueError, SyntaxError) as error:
-            raise RegistrationError(f"{_called(function)}: can't read its signature: {error}") from error
+            raise RegistrationError(f"{called}: can't read its signature: {error}") from error
         _refuse_generator(function)
         context, keys = None, {}
         for name, argument in signature.parameters.items():
             if argument.kind not in (argument.POSITIONAL_OR_KEYWORD, argument.KEYWORD_ONLY):
-                raise RegistrationError(
-                    f"{_called(function)}: {argument} can't be a job's parameter; give each one a name"
-                )
+                raise RegistrationError(f"{called}: {argument} can't be a job's parameter; give each one a name")
             if _is_context(hints.get(name)):
                 if context is not None:
-                    raise RegistrationError(f"{_called(function)}: {context} and {name} both ask for the context")
+                    raise RegistrationError(f"{called}: {context} and {name} both ask for the context")
                 context = name
             else:
                 hint = hints.get(name, Any)
                 keys[name] = hint if argument.default is argument.empty else NotRequired[hint]
         fields: Any = keys
-        return cls(function, TypedDict(_called(function), fields), context, signature)  # type: ignore[operator]
+        return cls(function, TypedDict(called, fields), context, signature)  # type: ignore[operator]
 
     def arguments(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The arguments of one call by name, without the context.
@@ -307,13 +309,20 @@ class Signature:
         try:
             return signature.bind(*args, **kwargs).arguments
         except TypeError as error:
-            raise EncodeError(f"{_called(self.function)}{signature}: {error}") from None
+            raise EncodeError(f"{self.type.__name__}{signature}: {error}") from None
 
     def call(self, parameters: Mapping[str, Any], context: JobContext) -> Any:
         """Call the function with its arguments by name."""
         if self.context is None:
             return self.function(**parameters)
         return self.function(**parameters, **{self.context: context})
+
+
+def _annotated(function: Any) -> Any:
+    """What has the annotations: of a partial its function, of an object that can be called its `__call__`."""
+    while isinstance(function, partial):
+        function = function.func
+    return function if inspect.isroutine(function) else function.__call__
 
 
 def _is_context(hint: Any) -> bool:

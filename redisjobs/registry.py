@@ -123,10 +123,7 @@ class Registry:
         name = name_of(parameters)
 
         def decorate(handler: Handler) -> Handler:
-            is_async = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
-                getattr(handler, "__call__", None)  # noqa: B004  (an object may have an async __call__)
-            )
-            self._add(name, handler_call(handler), is_async, retry, timeout)
+            self._add(name, handler_call(handler), _is_async(handler), retry, timeout)
             return handler
 
         return decorate
@@ -140,10 +137,12 @@ class Registry:
         timeout: Duration | None = None,
     ) -> tuple[JobName[Any], Signature]:
         """Register a plain function whose signature is the parameters; what `job` of each face does."""
-        signature = Signature.of(function)
-        job_name = JobName(name or function.__name__, signature.type)
-        is_async = inspect.iscoroutinefunction(function)
-        self._add(job_name, signature.call, is_async, retry, timeout)
+        name = name or getattr(function, "__name__", None)
+        if name is None:  # a partial, or an object that can be called
+            raise RegistrationError(f"{function!r} has no name of its own: give one, as job(name='...')")
+        signature = Signature.of(function, name)
+        job_name = JobName(name, signature.type)
+        self._add(job_name, signature.call, _is_async(function), retry, timeout)
         return job_name, signature
 
     def _add(
@@ -172,15 +171,19 @@ class Registry:
             raise UnknownJob(f"queue '{self.name}' has no handler for '{name}'; registered: {known}")
         return self.definitions[name]
 
-    def prepare(self, parameters: Any, name: JobName[Any] | None = None, **options: Unpack[PushOptions]) -> NewJob:
+    def prepare(
+        self, parameters: Any, name: JobName[Any] | str | None = None, **options: Unpack[PushOptions]
+    ) -> NewJob:
         """Encode a job without pushing it; `push_many` takes what this returns beside plain parameters.
 
         Args:
-            parameters: What the handler gets.
-            name: For parameters whose type has no `job_name` of its own, or serves several names.
+            parameters: What the handler gets. By the name of a handler, a dict of its fields will do.
+            name: For parameters whose type has no `job_name` of its own, or serves several names: a JobName, or
+                the name of a job that has a handler here.
             options: See `PushOptions`.
 
         Raises:
+            UnknownJob: No handler here has that name; the message has those there are.
             EncodeError: The parameters don't fit their declared type, or are too large.
             ValueError: An option makes no sense.
             TypeError: There is no such option.
@@ -188,6 +191,11 @@ class Registry:
         _check_names(options)
         if name is None:
             name = self._name_for(type(parameters))
+        elif isinstance(name, str):
+            name = self.definition(name).name
+            parameters = codec.instance(name, parameters)
+        elif not isinstance(name, JobName):
+            raise TypeError(f"{name!r} is no job name: give a JobName, or as a string the name of a job here")
         fields: list[str | bytes] = ["name", name.name, "parameters"]
         fields.append(codec.encode_parameters(name, parameters, self.max_parameters))
         return _with_options(fields, options) if options else NewJob(codec.new_job_id(), fields)
@@ -213,7 +221,7 @@ class Registry:
             )
 
     def prepare_many(
-        self, items: Iterable[Any], name: JobName[Any] | None, options: PushOptions
+        self, items: Iterable[Any], name: JobName[Any] | str | None, options: PushOptions
     ) -> Iterator[tuple[list[NewJob], bool]]:
         """Encode jobs in chunks that one script call takes; whether any of them may have been pushed before."""
         _check_names(options)
@@ -283,7 +291,8 @@ class FunctionJob(Generic[Args, Returned]):
     def __init__(
         self, registry: Registry, function: Callable[Args, Returned], name: JobName[Any], signature: Signature
     ) -> None:
-        functools.update_wrapper(self, function)
+        # Not the attributes of an object that can be called: they would stand in for ours.
+        functools.update_wrapper(self, function, updated=("__dict__",) if inspect.isroutine(function) else ())
         self.name = name
         self._registry = registry
         self._function = function
@@ -315,6 +324,11 @@ class FunctionJob(Generic[Args, Returned]):
             EncodeError: The arguments don't fit the function.
         """
         return self._registry.prepare(self._signature.arguments(*args, **kwargs), self.name, **self._options)
+
+
+def _is_async(handler: Callable[..., Any]) -> bool:
+    call = getattr(handler, "__call__", None)  # noqa: B004  (an object may have an async one)
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
 
 
 def _with_options(fields: list[str | bytes], options: PushOptions) -> NewJob:

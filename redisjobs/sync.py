@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, Unpack, overload
 
-from tenacity import Retrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
+from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
 
 from redisjobs import codec, drivers
 from redisjobs.codec import JobInfo
@@ -156,24 +156,33 @@ class JobQueue(Registry):
         jobs: Sequence[NewJob] = (),
     ) -> T:
         """Call the store, and again with backoff and jitter while it is away, until the deadline."""
-        cause: BaseException | None = None
-        started, store = time.monotonic(), self._store(self.deadline)
+        end, store = time.monotonic() + self.deadline, self._store(self.deadline)
         try:
             return call(store)
         except Unavailable as error:
-            cause = error
-        left = self.deadline - (time.monotonic() - started)
-        if left > 0:
-            retrying = Retrying(
-                retry=retry_if_exception_type(Unavailable),
-                wait=wait_random_exponential(multiplier=0.05, max=1),
-                stop=stop_before_delay(left),
-                reraise=True,
-            )
+            cause: BaseException = error
+
+        def again() -> T:
+            nonlocal cause
+            if time.monotonic() >= end:  # the pause before lasted until then
+                raise cause
             try:
-                return retrying(repeat or call, store)
-            except (Unavailable, QueueFull) as error:
+                return (repeat or call)(store)
+            except Unavailable as error:
                 cause = error
+                raise
+
+        retrying = Retrying(
+            retry=retry_if_exception_type(Unavailable),
+            wait=wait_random_exponential(multiplier=0.05, max=1),
+            stop=lambda _: time.monotonic() >= end,
+            sleep=lambda pause: time.sleep(max(0.0, min(pause, end - time.monotonic()))),
+            reraise=True,
+        )
+        try:
+            return retrying(again)
+        except (Unavailable, QueueFull) as error:
+            cause = error
         raise gave_up(jobs, self.deadline, cause) from cause
 
 

@@ -9,7 +9,20 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Generic, Literal, ParamSpec, Self, TypedDict, TypeVar, Unpack
+from typing import (
+    Any,
+    ClassVar,
+    Concatenate,
+    Generic,
+    Literal,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 from redisjobs import codec
 from redisjobs.driver import MOST_JOBS, Driver, NewJob, Pushed, Word
@@ -23,6 +36,7 @@ from redisjobs.errors import (
     seconds,
 )
 from redisjobs.job import (
+    JobContext,
     JobDefinition,
     JobName,
     Priority,
@@ -33,10 +47,44 @@ from redisjobs.job import (
 )
 from redisjobs.retry import RetryPolicy, exponential_jitter
 
-Handler = TypeVar("Handler", bound=Callable[..., Any])
+P = TypeVar("P")
+TypedMapping = TypeVar("TypedMapping", bound=Mapping[str, object])
 Args = ParamSpec("Args")
+Given = ParamSpec("Given")
 Returned = TypeVar("Returned")
 Duration = float | timedelta
+
+
+class Anything:
+    """No argument is one of these: a function takes it as its first only where that may be anything."""
+
+
+# For type checkers, which can leave the context out of a signature only where it comes first. Anywhere else, and
+# where the first argument may be anything, so also a context, what is pushed goes unchecked until it is.
+Unchecked = (
+    Callable[Concatenate[Anything, ...], Returned]
+    | Callable[Concatenate[Any, JobContext, ...], Returned]
+    | Callable[Concatenate[Any, Any, JobContext, ...], Returned]
+    | Callable[Concatenate[Any, Any, Any, JobContext, ...], Returned]
+    | Callable[Concatenate[Any, Any, Any, Any, JobContext, ...], Returned]
+)
+
+
+class Named(Protocol):
+    """Parameters whose type says the name of its job."""
+
+    job_name: ClassVar[str]
+
+
+class HandlerDecorator(Protocol[P]):
+    """What `register(...)` returns: makes a function the handler of a job; the function stays as it is."""
+
+    @overload
+    def __call__(self, handler: Callable[[P, JobContext], Returned], /) -> Callable[[P, JobContext], Returned]: ...
+
+    @overload
+    def __call__(self, handler: Callable[[P], Returned], /) -> Callable[[P], Returned]: ...
+
 
 _LONGEST_DEADLINE = 60.0  # seconds that the store knows an ended job for: a push repeated later would add it again
 _CALL_BYTES = 4 * 1024 * 1024  # what one script call of a push_many may carry
@@ -104,11 +152,11 @@ class Registry:
 
     def register(
         self,
-        parameters: type[Any] | JobName[Any],
+        parameters: type[P] | JobName[P],
         *,
         retry: RetryPolicy | None = None,
         timeout: Duration | None = None,
-    ) -> Callable[[Handler], Handler]:
+    ) -> HandlerDecorator[P]:
         """Register the decorated function as the handler of a job name; it stays as it is.
 
         Args:
@@ -122,7 +170,7 @@ class Registry:
         """
         name = name_of(parameters)
 
-        def decorate(handler: Handler) -> Handler:
+        def decorate(handler: Any) -> Any:
             self._add(name, handler_call(handler), _is_async(handler), retry, timeout)
             return handler
 
@@ -170,6 +218,20 @@ class Registry:
             known = ", ".join(sorted(self.definitions)) or "none"
             raise UnknownJob(f"queue '{self.name}' has no handler for '{name}'; registered: {known}")
         return self.definitions[name]
+
+    @overload
+    def prepare(self, parameters: P, name: JobName[P], **options: Unpack[PushOptions]) -> NewJob: ...
+
+    @overload
+    def prepare(
+        self, parameters: dict[str, Any], name: JobName[TypedMapping], **options: Unpack[PushOptions]
+    ) -> NewJob: ...
+
+    @overload
+    def prepare(self, parameters: Named, name: None = None, **options: Unpack[PushOptions]) -> NewJob: ...
+
+    @overload
+    def prepare(self, parameters: Any, name: str, **options: Unpack[PushOptions]) -> NewJob: ...
 
     def prepare(
         self, parameters: Any, name: JobName[Any] | str | None = None, **options: Unpack[PushOptions]
@@ -279,8 +341,12 @@ def told(jobs: Sequence[NewJob], answers: Sequence[Pushed]) -> Iterator[tuple[st
         yield answer.holder or job.job_id, text, answer.word is Word.OK
 
 
-class FunctionJob(Generic[Args, Returned]):
-    """A function that is a job as well: call it as ever, or push it with the same arguments.
+class FunctionJob(Generic[Args, Given, Returned]):
+    """A function that is a job as well: call it as ever, or push it with the same arguments but the context.
+
+    For type checkers it has the function's arguments, those that are pushed, and what it returns. They know which
+    are pushed where the context comes first, or isn't asked for. Where it comes later they let pass whatever is
+    pushed; where it is given by keyword only they miss it.
 
     Attributes:
         name: Its job name.
@@ -317,7 +383,7 @@ class FunctionJob(Generic[Args, Returned]):
         _with_options([], other._options)  # what makes no sense is said here, not at each push
         return other
 
-    def prepare(self, *args: Args.args, **kwargs: Args.kwargs) -> NewJob:
+    def prepare(self, *args: Given.args, **kwargs: Given.kwargs) -> NewJob:
         """Encode a call without pushing it, for `queue.push_many`.
 
         Raises:

@@ -205,7 +205,7 @@ def test_a_generator_is_refused_for_called_it_would_not_run(queue: JobQueue) -> 
 
     for generator in (lazy, lazier):
         with pytest.raises(RegistrationError, match=f"{generator.__name__} is a generator"):
-            queue.register(Add)(generator)
+            queue.register(Add)(generator)  # type: ignore[arg-type]
         with pytest.raises(RegistrationError, match=f"{generator.__name__} is a generator"):
             queue.job(generator)
 
@@ -214,7 +214,7 @@ def test_a_handler_has_its_own_policy_and_timeout_or_those_of_the_queue() -> Non
     policy, own = exponential_jitter(max_attempts=9), no_retry()
     queue = JobQueue("memory://", retry=policy)
     queue.register(Add)(plain)
-    queue.register(Model, retry=own, timeout=2)(plain)
+    queue.register(JobName("Model", Add), retry=own, timeout=2)(plain)
     added, model = queue.definition("Add"), queue.definition("Model")
     assert (added.retry, added.timeout) == (policy, None)
     assert (model.retry, model.timeout) == (own, 2.0)

@@ -299,7 +299,7 @@ async def test_both_faces_wait_until_the_deadline_for_a_store_that_is_away(face:
     for _ in range(3):  # the pauses between tries are of any length
         queue = FACES[face]("redis://127.0.0.1:1/0", deadline=0.3)
         began = time.monotonic()
-        with pytest.raises(Unavailable, match="refused|Connect call failed"):
+        with pytest.raises(Unavailable, match=r"refused|Connect call failed"):
             await done(queue.push(Add(1)))
         assert time.monotonic() - began >= 0.299
 

@@ -205,8 +205,8 @@ async def test_a_function_is_a_job_and_can_still_be_called(queue: JobQueue) -> N
     def double(number: int) -> int:
         return number * 2
 
-    await resize.push("a.png", width=64)  # type: ignore[call-arg]
-    await resize.options(priority=Priority.HIGH).push("b.png")  # type: ignore[call-arg]
+    await resize.push("a.png", width=64)
+    await resize.options(priority=Priority.HIGH).push("b.png")
     await double.push(4)
     await drain(queue, concurrency=1)
 

@@ -1,4 +1,4 @@
-"""What users see who check their own code: mypy and pyright pass what is shown, and refuse calls that are wrong."""
+"""What users see who check their code: mypy and pyright pass what is shown, and refuse calls that are wrong."""
 
 import re
 import subprocess
@@ -11,7 +11,7 @@ from test_readme import _FILE, blocks
 
 CHECKERS = {
     "mypy": ["-m", "mypy", "--strict", "--cache-dir", ".mypy"],
-    "pyright": ["-m", "basedpyright"],
+    "pyright": ["-m", "basedpyright", "--pythonpath", sys.executable],
 }
 
 
@@ -59,7 +59,7 @@ def test_pyright_finds_wrong_exactly_what_is_marked_so(project: Path) -> None:
     marked = (project / "tests/typed_calls.py").read_text("utf-8").count("# pyright: ignore")
     assert marked > 20
 
-    command = [sys.executable, "-m", "basedpyright", "--project", str(project)]
+    command = [sys.executable, *CHECKERS["pyright"], "--project", str(project)]
     checked = subprocess.run(command, capture_output=True, text=True, timeout=300)
 
     assert checked.returncode == 0, checked.stdout

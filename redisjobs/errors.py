@@ -24,6 +24,7 @@
 import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from numbers import Number
 from typing import Any
 
 
@@ -37,20 +38,11 @@ def seconds(duration: float | timedelta, what: str) -> float:
     Raises:
         ValueError: It is negative, or no number of seconds.
     """
-    value = duration.total_seconds() if isinstance(duration, timedelta) else _number(duration)
-    if not 0 <= value < 1e10:
+    value = duration.total_seconds() if isinstance(duration, timedelta) else duration
+    # Any kind of number, a Decimal say, but for bool, which is one by its class only.
+    if isinstance(value, bool) or not isinstance(value, float | int | Number) or not 0 <= value < 1e10:
         raise ValueError(f"{what}={duration!r}: give seconds from 0 up, or a timedelta")
-    return value
-
-
-def _number(given: object) -> float:
-    """A number as a float; NaN for what is none, as texts and True are."""
-    if isinstance(given, bool | str | bytes):
-        return math.nan
-    try:
-        return float(given)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        return math.nan
+    return float(value)
 
 
 def aware(time: datetime, what: str) -> datetime:

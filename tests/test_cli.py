@@ -20,6 +20,7 @@ import redisjobs
 from redisjobs import Worker, no_retry, sync
 from redisjobs.cli import app
 from redisjobs.cli.target import without_password
+from redisjobs.driver import COUNTERS
 from redisjobs.job import Priority
 
 PACKAGE = Path(redisjobs.__file__).parent
@@ -202,7 +203,8 @@ def test_what_push_puts_on_the_queue_a_worker_runs_and_stats_count(start: Start,
     assert "mailed joe x1" in ran.out
     assert re.search(r"^\d{4}-\d\d-\d\dT[\d:.]+Z INFO +redisjobs\.worker: job \w+ \(Mail.*done$", ran.err, re.M)
     stats = ended(start("stats", "-q", queue_name, "--json"))
-    assert stats.document["totals"] == {"pushed": 1, "completed": 1}
+    counted = stats.document["totals"]
+    assert counted == dict.fromkeys(COUNTERS, 0) | {"pushed": 1, "completed": 1}
 
 
 def test_push_prints_the_id_that_the_job_has_and_whether_it_was_added(

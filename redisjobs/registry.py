@@ -46,6 +46,7 @@ from redisjobs.job import (
     name_of,
 )
 from redisjobs.retry import RetryPolicy, exponential_jitter
+from redisjobs.visible import visible
 
 P = TypeVar("P")
 TypedMapping = TypeVar("TypedMapping", bound=Mapping[str, object])
@@ -216,7 +217,7 @@ class Registry:
         """
         if name not in self.definitions:
             known = ", ".join(sorted(self.definitions)) or "none"
-            raise UnknownJob(f"queue '{self.name}' has no handler for '{name}'; registered: {known}")
+            raise UnknownJob(f"queue '{self.name}' has no handler for '{visible(name)}'; registered: {known}")
         return self.definitions[name]
 
     @overload
@@ -275,7 +276,7 @@ class Registry:
         """A subclass inherits the job name; what it adds would be lost on the way to the handler of its base."""
         there = self.definitions.get(name.name)
         base = there.name.parameters if there else None
-        if isinstance(base, type) and name.parameters is not base and issubclass(name.parameters, base):
+        if base in name.parameters.__mro__[1:]:
             kind, other = name.parameters.__name__, base.__name__
             raise EncodeError(
                 f"{name.name}: a {kind} would arrive as a {other}, which the handler of '{name.name}' takes; "

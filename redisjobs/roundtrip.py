@@ -321,11 +321,8 @@ def _same(value: Any, decoded: Any) -> Fault | None:
         return _all_same(value, value.values(), decoded.values())
     if isinstance(value, list | tuple):
         return _all_same(range(len(value)), value, decoded)
-    if value == decoded:
-        return None
-    if kind.__eq__ is _BY_IDENTITY:  # of the right type, and equal to nothing but itself
-        return _same(vars(value), vars(decoded)) if hasattr(value, "__dict__") else None
-    return _unequal(value, decoded)
+    # What is equal to nothing but itself is of the right type, and can't be compared any further.
+    return None if value == decoded or kind.__eq__ is _BY_IDENTITY else _unequal(value, decoded)
 
 
 def _all_same(steps: Iterable[Any], values: Iterable[Any], others: Iterable[Any]) -> Fault | None:

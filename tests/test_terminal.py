@@ -267,6 +267,16 @@ def test_modules_in_the_folder_do_not_stand_in_for_those_of_others(
     assert there.counts().totals["completed"] == 1
 
 
+def test_a_module_named_like_the_client_is_left_alone_also_by_python_m(
+    folder: Path, environment: dict[str, str], there: sync.JobQueue
+) -> None:
+    (folder / "redis.py").write_text("raise SystemExit('the wrong one was imported')")
+    command = [sys.executable, "-m", "redisjobs", "push", "shop:queue", "work", "{}", "--id", "mine"]
+
+    assert subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=40).returncode == 0
+    assert there.get("mine") is not None
+
+
 def test_a_module_whose_name_is_taken_is_told_so(run: Run, folder: Path) -> None:
     (folder / "queue.py").write_text((folder / "shop.py").read_text())
 

@@ -16,6 +16,7 @@ from redisjobs import __version__
 from redisjobs.cli.fault import Fault
 from redisjobs.cli.output import accept_any_text
 from redisjobs.errors import RedisJobsError
+from redisjobs.visible import visible
 
 
 def _say_version(wanted: bool) -> None:
@@ -78,5 +79,5 @@ def run() -> None:
 
 
 def _exit(error: Exception, code: int) -> None:
-    print(f"redisjobs: {error}", file=sys.stderr)
+    print("redisjobs:", "\n".join(map(visible, str(error).splitlines())), file=sys.stderr)
     sys.exit(code)

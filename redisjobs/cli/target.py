@@ -95,9 +95,9 @@ def _look_in(folder: str) -> None:
 
     A `queue.py` or a `redis.py` there would else be taken for the one that everybody else means.
     """
-    importlib.import_module("redisjobs.drivers.redis")
     if sys.path[:1] == [folder]:  # where `python -m` has put it
         del sys.path[0]
+    importlib.import_module("redisjobs.drivers.redis")
     if folder not in sys.path:
         ours = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")]
         ours += [os.path.join(path, "lib-dynload") for path in ours]

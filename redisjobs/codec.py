@@ -24,6 +24,7 @@ MAX_PARAMETERS = 512 * 1024
 """Bytes of JSON a job's parameters may have, unless the queue says otherwise."""
 
 _LATEST_MS = 253_402_300_799_999  # the end of the year 9999, the last that a datetime knows
+_NUMBERS = (b"attempt", b"queued_at", b"expires_at", b"started_at", b"unknown_since", b"next_scheduled_at")
 _MAX_FIELDS = 64  # an entry of ours has at most a dozen; more is nothing we wrote, nor can Lua unpack any number
 
 
@@ -245,17 +246,18 @@ def _decode(fields: Mapping[bytes, bytes], entry: str) -> Job:
         if wanted not in fields:
             there = ", ".join(key.decode("utf-8", "replace") for key in fields) or "none"
             raise DecodeError(f"the entry has no field '{wanted.decode()}'; its fields: {there}")
-    queued = _number(fields, b"queued_at")
+    numbers = {key: _number(fields, key) for key in _NUMBERS if key in fields}
+    queued = numbers.get(b"queued_at")
     return Job(
         fields[b"name"].decode("utf-8", "replace"),
         fields[b"parameters"],
-        _number(fields, b"attempt") or 1,
+        numbers.get(b"attempt") or 1,
         # An immediate push does not repeat what its entry id says.
         queued if queued is not None else min(int(entry.partition("-")[0] or 0), _LATEST_MS),
-        _number(fields, b"expires_at"),
-        _number(fields, b"started_at"),
-        _number(fields, b"unknown_since"),
-        _number(fields, b"next_scheduled_at"),
+        numbers.get(b"expires_at"),
+        numbers.get(b"started_at"),
+        numbers.get(b"unknown_since"),
+        numbers.get(b"next_scheduled_at"),
         fields.get(b"headers"),
     )
 

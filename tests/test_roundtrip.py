@@ -14,6 +14,8 @@ from uuid import UUID
 
 import pytest
 import typing_extensions
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, RootModel
 from pydantic_core import CoreSchema, core_schema
 
@@ -429,3 +431,27 @@ def lazy() -> Iterator[int]:
 def test_a_generator_is_written_where_its_items_are_typed() -> None:
     name = named(Iterable[int])
     assert encode_parameters(name, name.parameters(lazy())) == b'{"field":[1]}'
+
+
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.decimals()
+ODD = st.datetimes(timezones=st.just(UTC)) | st.uuids() | st.sampled_from([Colour.RED, Size.SMALL, Level.LOW])
+KEYS = st.text() | st.integers() | st.booleans() | st.none() | st.sampled_from([Colour.RED, Level.LOW])
+ANYTHING = st.recursive(
+    LEAVES | ODD,
+    lambda inner: (
+        st.lists(inner) | st.dictionaries(KEYS, inner) | st.lists(inner).map(tuple) | st.sets(st.integers())
+    ),
+    max_leaves=8,
+)
+
+
+@given(value=ANYTHING)
+@pytest.mark.parametrize(
+    "name", [named(kind) for kind in (Any, str | bytes | Any, list[Any] | dict[Any, Any] | tuple[Any, ...] | UUID)]
+)
+def test_whatever_is_pushed_comes_back_as_it_was_or_is_refused(name: JobName[Any], value: Any) -> None:
+    try:
+        raw = encode_parameters(name, name.parameters(value))
+    except EncodeError:
+        return
+    assert repr(decode_parameters(name, raw).field) == repr(value)

@@ -31,6 +31,7 @@ from redisjobs.registry import (
     told,
 )
 from redisjobs.retry import RetryPolicy
+from redisjobs.visible import visible
 
 T = TypeVar("T")
 
@@ -358,7 +359,7 @@ def gave_up(jobs: Sequence[NewJob], deadline: float, cause: BaseException | None
     if not jobs:
         return Unavailable(why)
     ids = [job.job_id for job in jobs]
-    named = ids[0] if len(ids) == 1 else f"{ids[0]} and {len(ids) - 1} more"
+    named = visible(ids[0]) if len(ids) == 1 else f"{visible(ids[0])} and {len(ids) - 1} more"
     return Unavailable(
         f"{why}. The push may or may not be on the queue ({named}); within a minute push_many(error.jobs) repeats "
         "it and adds nothing twice",

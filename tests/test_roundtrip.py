@@ -14,7 +14,7 @@ from uuid import UUID
 
 import pytest
 import typing_extensions
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, RootModel
 from pydantic_core import CoreSchema, core_schema
@@ -445,6 +445,7 @@ ANYTHING = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(value=ANYTHING)
 @pytest.mark.parametrize(
     "name", [named(kind) for kind in (Any, str | bytes | Any, list[Any] | dict[Any, Any] | tuple[Any, ...] | UUID)]

@@ -128,8 +128,10 @@ def _misfits(name: JobName[Any], error: ValidationError) -> str:
 def _misspelt(name: JobName[Any], parameters: Any) -> str:
     """Keys that a TypedDict does not have: why another seems to be missing."""
     kind: Any = name.parameters
-    declared = getattr(kind, "__required_keys__", frozenset()) | getattr(kind, "__optional_keys__", frozenset())
-    unknown = parameters.keys() - declared if declared and isinstance(parameters, dict) else ()
+    if not hasattr(kind, "__optional_keys__") or not isinstance(parameters, dict):
+        return ""
+    may_have_more = getattr(kind, "__pydantic_config__", {}).get("extra") == "allow"
+    unknown = () if may_have_more else parameters.keys() - kind.__required_keys__ - kind.__optional_keys__
     return f"{_type_name(name)} has no key {', '.join(sorted(map(repr, unknown)))}" if unknown else ""
 
 

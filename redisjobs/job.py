@@ -322,7 +322,8 @@ def _annotated(function: Any) -> Any:
     """What has the annotations: of a partial its function, of an object that can be called its `__call__`."""
     while isinstance(function, partial):
         function = function.func
-    return function if inspect.isroutine(function) else function.__call__
+    # An object that a decorator made has those of the function it wraps.
+    return function if inspect.isroutine(function) or hasattr(function, "__wrapped__") else function.__call__
 
 
 def _is_context(hint: Any) -> bool:

@@ -200,6 +200,10 @@ def test_a_typed_dict_may_leave_out_what_is_not_required_and_nothing_else(kind: 
         encode_parameters(named(kind), {"b": "x"})
     with pytest.raises(EncodeError, match=f"{kind.__name__} has no key 'bb', 'c'"):
         encode_parameters(named(kind), {"a": 1, "c": 1, "bb": 2})
+    with pytest.raises(EncodeError, match=f"{kind.__name__} has no key 'aa'"):
+        encode_parameters(named(kind), {"aa": 1})
+    with pytest.raises(EncodeError, match=r"Open\.a: Field required"):
+        encode_parameters(named(Open), {"aa": 1})
 
 
 def test_a_loop_in_the_parameters_is_an_error() -> None:

@@ -293,7 +293,21 @@ class Scaler:
         return context, x, y
 
 
+class Decorated:
+    """What a decorator may make of a function."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, function)
+        self.function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+
 PARTIALS = [
+    Decorated(last),
+    functools.partial(Decorated(first), y=2),
+    functools.lru_cache(between),
     functools.partial(last, y=2),
     functools.partial(first, y=2),
     functools.partial(functools.partial(between), y=2),

@@ -36,7 +36,8 @@ expect('hash', stats)
 
 local fields = with(found, {
   'reason', '', 'error', '', 'traceback', '', 'failed_at', '', 'worker', '', 'deliveries', '',
-  'priority', '', 'attempt', '', 'unknown_since', '', 'expires_at', '', 'unique', '',
+  'priority', '', 'attempt', '', 'unknown_since', '', 'expires_at', '',
+  'started_at', '', 'unique', '',
 })
 if field(fields, 'id') ~= id then fields = with(fields, {'id', id}) end
 local there, entry = enqueue(streams, numbers[field(found, 'priority') or ''] or 2, fields)

@@ -16,6 +16,7 @@ from pydantic_core import PydanticSerializationError
 from redisjobs.driver import Lease, Row
 from redisjobs.errors import DecodeError, EncodeError
 from redisjobs.job import JobName, Priority, State
+from redisjobs.roundtrip import Fault
 
 P = TypeVar("P")
 
@@ -23,6 +24,7 @@ MAX_PARAMETERS = 512 * 1024
 """Bytes of JSON a job's parameters may have, unless the queue says otherwise."""
 
 _LATEST_MS = 253_402_300_799_999  # the end of the year 9999, the last that a datetime knows
+_NUMBERS = (b"attempt", b"queued_at", b"expires_at", b"started_at", b"unknown_since", b"next_scheduled_at")
 _MAX_FIELDS = 64  # an entry of ours has at most a dozen; more is nothing we wrote, nor can Lua unpack any number
 
 
@@ -40,7 +42,8 @@ def encode_parameters(name: JobName[P], parameters: P, limit: int = MAX_PARAMETE
     """Parameters as JSON, validated as a worker will validate them, but strictly: no `"5"` for 5.
 
     Raises:
-        EncodeError: They don't fit their type, JSON can't carry them, or they take more than `limit` bytes.
+        EncodeError: They don't fit their type, JSON can't carry them, they would not come back as they are, or
+            they take more than `limit` bytes.
     """
     try:
         raw = _dump(name, parameters)
@@ -49,11 +52,16 @@ def encode_parameters(name: JobName[P], parameters: P, limit: int = MAX_PARAMETE
             lost = next(_lost(name.adapter.dump_python(parameters, warnings=False), _type_name(name)), "")
             if lost:
                 raise EncodeError(f"{name.name}: parameters can't be written: {lost}")
-        name.adapter.validate_json(raw, strict=True)
+        decoded = name.adapter.validate_json(raw, strict=True)
+        if check := name.round_trip.check:
+            if name.round_trip.decodes:
+                decoded = name.adapter.validate_json(raw)
+            if fault := check(parameters, decoded):
+                raise EncodeError(f"{name.name}: {_where(name, fault)}")
     except EncodeError:
         raise
     except ValidationError as error:
-        raise EncodeError(f"{name.name}: parameters don't fit: {_say(name, error)}") from None
+        raise EncodeError(f"{name.name}: {_misspelt(name, parameters) or _misfits(name, error)}") from None
     except Exception as error:  # the type's own validators and serializers may raise anything
         raise EncodeError(f"{name.name}: parameters can't be written as {_type_name(name)}: {error}") from error
     if len(raw) > limit:
@@ -64,10 +72,29 @@ def encode_parameters(name: JobName[P], parameters: P, limit: int = MAX_PARAMETE
     return raw
 
 
+def instance(name: JobName[P], parameters: Any) -> Any:
+    """Parameters that were given as a dict of fields, as an instance of the type that has these fields.
+
+    Raises:
+        EncodeError: They don't fit it.
+    """
+    kind: Any = name.parameters
+    if not isinstance(parameters, dict):
+        return parameters
+    try:
+        if hasattr(kind, "__dataclass_fields__"):
+            return kind(**parameters)
+        if hasattr(kind, "model_validate"):
+            extra = None if kind.model_config.get("extra") == "allow" else "forbid"
+            return kind.model_validate(parameters, strict=True, extra=extra)
+    except ValidationError as error:
+        raise EncodeError(f"{name.name}: {_misfits(name, error)}") from None
+    except Exception as error:  # the type's own checks may raise anything
+        raise EncodeError(f"{name.name}: can't make a {_type_name(name)} of what was given: {error}") from error
+    return parameters
+
+
 def _dump(name: JobName[P], parameters: P) -> bytes:
-    if isinstance(parameters, dict) and (unknown := parameters.keys() - _keys(name, parameters)):
-        # pydantic would leave them out: a misspelt optional key would be lost without a word.
-        raise EncodeError(f"{name.name}: {_type_name(name)} has no key {', '.join(map(repr, sorted(unknown)))}")
     try:
         # By alias and for the round trip: as validation wants to read it, computed fields left out.
         return name.adapter.dump_json(parameters, by_alias=True, round_trip=True, warnings="error")
@@ -94,12 +121,22 @@ def _say_misfit(name: JobName[Any], misfit: re.Match[str]) -> str:
     return f"{where}: Input should be {misfit['wanted']} (got {misfit['got']})"
 
 
-def _keys(name: JobName[Any], parameters: Mapping[str, Any]) -> frozenset[str]:
-    """The keys that a TypedDict may have."""
+def _misfits(name: JobName[Any], error: ValidationError) -> str:
+    return f"parameters don't fit: {_say(name, error)}"
+
+
+def _misspelt(name: JobName[Any], parameters: Any) -> str:
+    """Keys that a TypedDict does not have: why another seems to be missing."""
     kind: Any = name.parameters
-    if not hasattr(kind, "__optional_keys__") or getattr(kind, "__pydantic_config__", {}).get("extra") == "allow":
-        return frozenset(parameters)
-    return frozenset(kind.__required_keys__ | kind.__optional_keys__)
+    if not hasattr(kind, "__optional_keys__") or not isinstance(parameters, dict):
+        return ""
+    may_have_more = getattr(kind, "__pydantic_config__", {}).get("extra") == "allow"
+    unknown = () if may_have_more else parameters.keys() - kind.__required_keys__ - kind.__optional_keys__
+    return f"{_type_name(name)} has no key {', '.join(sorted(map(repr, unknown)))}" if unknown else ""
+
+
+def _where(name: JobName[Any], fault: Fault) -> str:
+    return f"{'.'.join([_type_name(name), *reversed(fault.path)])} {fault.text}"
 
 
 def _lost(value: Any, where: str) -> Iterator[str]:
@@ -170,6 +207,7 @@ class Job:
         attempt: From 1.
         queued_ms: When it was pushed, by the server's clock.
         expires_ms: Not to be started after this; None: whenever.
+        started_ms: When its first run began; None if no run of it had an outcome yet.
         unknown_ms: Since when no worker knew its name; None if one did.
         next_scheduled_ms: The slot after this one, for a job pushed by a schedule.
         headers: JSON, or None.
@@ -180,6 +218,7 @@ class Job:
     attempt: int
     queued_ms: int
     expires_ms: int | None
+    started_ms: int | None
     unknown_ms: int | None
     next_scheduled_ms: int | None
     headers: bytes | None
@@ -209,16 +248,18 @@ def _decode(fields: Mapping[bytes, bytes], entry: str) -> Job:
         if wanted not in fields:
             there = ", ".join(key.decode("utf-8", "replace") for key in fields) or "none"
             raise DecodeError(f"the entry has no field '{wanted.decode()}'; its fields: {there}")
-    queued = _number(fields, b"queued_at")
+    numbers = {key: _number(fields, key) for key in _NUMBERS if key in fields}
+    queued = numbers.get(b"queued_at")
     return Job(
         fields[b"name"].decode("utf-8", "replace"),
         fields[b"parameters"],
-        _number(fields, b"attempt") or 1,
+        numbers.get(b"attempt") or 1,
         # An immediate push does not repeat what its entry id says.
         queued if queued is not None else min(int(entry.partition("-")[0] or 0), _LATEST_MS),
-        _number(fields, b"expires_at"),
-        _number(fields, b"unknown_since"),
-        _number(fields, b"next_scheduled_at"),
+        numbers.get(b"expires_at"),
+        numbers.get(b"started_at"),
+        numbers.get(b"unknown_since"),
+        numbers.get(b"next_scheduled_at"),
         fields.get(b"headers"),
     )
 

@@ -231,13 +231,17 @@ class Row:
     fields: Mapping[bytes, bytes]
 
 
+COUNTERS = ["pushed", "completed", "retried", "dead", "reclaimed", "released", "cancelled", "requeued", "deleted"]
+"""What is counted since a queue began."""
+
+
 @dataclass(frozen=True, slots=True)
 class Counts:
     """How many jobs are in each state at one instant, and the counters since the queue began.
 
     Attributes:
         ready: By priority.
-        totals: pushed, completed, retried, dead, reclaimed, released, cancelled, requeued, deleted.
+        totals: Each of `COUNTERS`, 0 if it never happened; and what else was counted by hand.
     """
 
     ready: Mapping[Priority, int]
@@ -245,6 +249,9 @@ class Counts:
     delayed: int
     dead: int
     totals: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "totals", dict.fromkeys(COUNTERS, 0) | dict(self.totals))
 
 
 class Driver(Protocol):

@@ -25,6 +25,7 @@
 import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from numbers import Number
 from typing import Any
 
 
@@ -38,10 +39,28 @@ def seconds(duration: float | timedelta, what: str) -> float:
     Raises:
         ValueError: It is negative, or no number of seconds.
     """
-    value = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
-    if not 0 <= value < 1e10:
+    value = duration.total_seconds() if isinstance(duration, timedelta) else duration
+    # Any kind of number, a Decimal say, but for bool, which is one by its class only.
+    if isinstance(value, bool) or not isinstance(value, float | int | Number) or not 0 <= value < 1e10:
         raise ValueError(f"{what}={duration!r}: give seconds from 0 up, or a timedelta")
-    return value
+    return float(value)
+
+
+def aware(time: datetime, what: str) -> datetime:
+    """A moment, if it is one.
+
+    Args:
+        time: The moment.
+        what: What the caller calls it, for the message.
+
+    Raises:
+        ValueError: It is no datetime, or has no time zone.
+    """
+    if not isinstance(time, datetime):
+        raise ValueError(f"{what}={time!r}: give a datetime, as datetime(2030, 1, 31, 8, tzinfo=UTC)")
+    if time.tzinfo is None:
+        raise ValueError(f"{what}={time!r} has no time zone; give an aware datetime")
+    return time
 
 
 def milliseconds(value: float) -> int:
@@ -138,13 +157,15 @@ class Retry(Steering):
     """Run this job again, one attempt spent; a dead letter once the policy's attempts are used up.
 
     Args:
-        delay: Seconds or a timedelta from now. Defaults to what the retry policy says.
+        delay: Seconds or a timedelta from now. Defaults to what the retry policy says. A text alone is the reason.
         reason: Kept with the job as its last error.
     """
 
-    def __init__(self, delay: float | timedelta | None = None, *, reason: str = "") -> None:
-        super().__init__(reason or "the handler asked for a retry")
-        self.delay = None if delay is None else seconds(delay, "Retry(delay)")
+    def __init__(self, delay: float | timedelta | str | None = None, *, reason: str = "") -> None:
+        after = None if isinstance(delay, str) else delay
+        said = reason if after is delay else f"{delay} {reason}".strip()
+        super().__init__(said or "the handler asked for a retry")
+        self.delay = None if after is None else seconds(after, "delay")
 
 
 class Snooze(Steering):
@@ -155,14 +176,14 @@ class Snooze(Steering):
         until: An aware datetime. Exactly one of the two is given.
     """
 
-    def __init__(self, *, for_: float | timedelta | None = None, until: datetime | None = None) -> None:
+    def __init__(self, for_: float | timedelta | None = None, *, until: datetime | None = None) -> None:
         if (for_ is None) == (until is None):
-            raise ValueError("Snooze takes exactly one of for_= and until=")
-        if until is not None and until.tzinfo is None:
-            raise ValueError(f"Snooze(until={until!r}) has no time zone; give an aware datetime")
+            raise ValueError("Snooze takes one of the two, as Snooze(for_=60) or Snooze(until=a_datetime)")
+        if isinstance(for_, datetime):
+            raise ValueError(f"Snooze({for_!r}): a time is given as Snooze(until=...)")
         super().__init__(f"snoozed until {until}" if until else f"snoozed for {for_}")
-        self.for_ = None if for_ is None else seconds(for_, "Snooze(for_)")
-        self.until = until
+        self.for_ = None if for_ is None else seconds(for_, "for_")
+        self.until = None if until is None else aware(until, "until")
 
 
 class Fail(Steering):
@@ -172,5 +193,5 @@ class Fail(Steering):
         reason: Kept as the dead letter's error.
     """
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str = "the handler said so") -> None:
         super().__init__(reason)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from redisjobs.driver import Ack, DeadLetter, Fate, Release, RetryLater
 from redisjobs.errors import Fail, Retry, Snooze, milliseconds
 from redisjobs.retry import RetryPolicy
+from redisjobs.visible import visible
 
 _UNKNOWN_FIRST, _UNKNOWN_LONGEST = 1_000, 60_000  # ms between tries of a job whose name no worker knows
 _UNPLACED = 1_000  # ms between tries of a job that no worker at hand can start
@@ -87,13 +88,13 @@ class UnknownName:
 Outcome = Done | Raised | CancelAsked | Interrupted | Unplaced | LeaseGone | Undecodable | Expired | UnknownName
 
 
-def decide(outcome: Outcome, *, attempt: int, queued_ms: int, now_ms: int, policy: RetryPolicy) -> Fate | None:
+def decide(outcome: Outcome, *, attempt: int, started_ms: int, now_ms: int, policy: RetryPolicy) -> Fate | None:
     """What becomes of a job.
 
     Args:
         outcome: What its run came to.
         attempt: Which attempt that was, from 1.
-        queued_ms: When it was pushed.
+        started_ms: When its first run began, by the server's clock.
         now_ms: The server's clock.
         policy: When its handler's failures are tried again.
 
@@ -118,7 +119,7 @@ def decide(outcome: Outcome, *, attempt: int, queued_ms: int, now_ms: int, polic
         case UnknownName():
             return _park(outcome, now_ms)
         case Raised(error):
-            return _after(error, attempt, (now_ms - queued_ms) / 1000, policy)
+            return _after(error, attempt, started_ms, now_ms, policy)
 
 
 def _park(unknown: UnknownName, now_ms: int) -> Fate:
@@ -126,27 +127,31 @@ def _park(unknown: UnknownName, now_ms: int) -> Fate:
     since = now_ms if unknown.since_ms is None else unknown.since_ms
     waited = now_ms - since
     if waited >= unknown.give_up_ms:
-        return DeadLetter("unknown name", f"no worker had a handler for '{unknown.name}' in {waited / 1000:.0f} s")
+        said = f"no worker had a handler for '{unknown.name}' in {waited / 1000:.0f} s"
+        return DeadLetter("unknown name", _clip(said))
     # As long again as it has waited already: 1, 1, 2, 4, 8 ... s apart.
     delay = min(max(waited, _UNKNOWN_FIRST), _UNKNOWN_LONGEST)
-    error = f"no handler registered for '{unknown.name}'"
+    error = _clip(f"no handler registered for '{unknown.name}'")
     return RetryLater(f"+{delay}", {"unknown_since": str(since), "error": error})
 
 
-def _after(error: BaseException, attempt: int, elapsed: float, policy: RetryPolicy) -> Fate:
+def _after(error: BaseException, attempt: int, started_ms: int, now_ms: int, policy: RetryPolicy) -> Fate:
+    # Whoever runs it next can't see that it has run before but by this: it no longer expires.
+    changes = {"started_at": str(started_ms), "unknown_since": ""}
     match error:
         case Fail():
             return DeadLetter("failed", _clip(text_of(error)), traceback_of(error))
         case Snooze(until=None, for_=pause) if pause is not None:
-            return RetryLater(f"+{milliseconds(pause)}", {"unknown_since": ""})
+            return RetryLater(f"+{milliseconds(pause)}", changes)
         case Snooze(until=until) if until is not None:
-            return RetryLater(str(max(0, milliseconds(until.timestamp()))), {"unknown_since": ""})
+            return RetryLater(str(max(0, milliseconds(until.timestamp()))), changes)
+    elapsed = (now_ms - started_ms) / 1000
     delay = policy.delay_after(error, attempt, elapsed, asked=isinstance(error, Retry))
     if delay is None:
         return DeadLetter("failed", describe(error), traceback_of(error))
     if isinstance(error, Retry) and error.delay is not None:
         delay = error.delay
-    changes = {"attempt": str(attempt + 1), "error": describe(error), "unknown_since": ""}
+    changes |= {"attempt": str(attempt + 1), "error": describe(error)}
     return RetryLater(f"+{milliseconds(delay)}", changes)
 
 
@@ -180,10 +185,7 @@ def traceback_of(error: BaseException) -> str:
 
 
 def _clip(text: str) -> str:
-    """One line that any terminal can show: control characters, which would act there, are escaped."""
-    if not text.isprintable():
-        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return _shorten(text, _ERROR_CHARACTERS)
+    return visible(text, _ERROR_CHARACTERS)
 
 
 def _shorten(text: str, most: int) -> str:

@@ -4,11 +4,11 @@ import inspect
 import logging
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, partial
 from types import NoneType
 from typing import Any, Generic, NotRequired, TypeVar, get_args, get_origin, get_type_hints, is_typeddict
 
@@ -16,6 +16,7 @@ from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapt
 
 from redisjobs.errors import EncodeError, RegistrationError
 from redisjobs.retry import RetryPolicy
+from redisjobs.roundtrip import RoundTrip
 
 if sys.version_info >= (3, 12):
     from typing import TypedDict
@@ -79,6 +80,11 @@ class JobName(Generic[P]):
             RegistrationError: pydantic has no schema for the type.
         """
         return adapter_for(self.parameters)
+
+    @cached_property
+    def round_trip(self) -> RoundTrip:
+        """What of the parameters their type leaves open."""
+        return RoundTrip(self.adapter.core_schema)
 
 
 def adapter_for(parameters: Any) -> TypeAdapter[Any]:
@@ -184,18 +190,26 @@ class JobContext:
 
     @cached_property
     def logger(self) -> "logging.LoggerAdapter[logging.Logger]":
-        """A logger whose records carry job_id, job_name, attempt and queue."""
+        """A logger whose records carry job_id, job_name, attempt and queue beside the caller's own `extra`."""
         fields = {
             "job_id": self.job_id,
             "job_name": self.job_name,
             "attempt": self.attempt,
             "queue": self.queue_name,
         }
-        return logging.LoggerAdapter(logging.getLogger("redisjobs.job"), fields)
+        return _JobLogger(logging.getLogger("redisjobs.job"), fields)
 
     def __getstate__(self) -> dict[str, Any]:
         """For a handler in another process: all of it, the headers read."""
         return {**vars(self), "headers": self.headers, "_read_headers": None}
+
+
+class _JobLogger(logging.LoggerAdapter["logging.Logger"]):
+    """Adds to what the caller gives as `extra`, which the adapter of Python before 3.13 would replace."""
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        kwargs["extra"] = {**(self.extra or {}), **(kwargs.get("extra") or {})}
+        return msg, kwargs
 
 
 @dataclass(frozen=True)
@@ -261,8 +275,12 @@ class Signature:
     _signature: inspect.Signature = field(repr=False)
 
     @classmethod
-    def of(cls, function: Callable[..., Any]) -> "Signature":
-        """Read a function's signature.
+    def of(cls, function: Callable[..., Any], called: str) -> "Signature":
+        """Read the signature of a function, or of what can be called as one.
+
+        Args:
+            function: The function.
+            called: What to call it.
 
         Raises:
             RegistrationError: It takes *args, **kwargs, positional-only arguments or two contexts, is a
@@ -270,25 +288,23 @@ class Signature:
         """
         try:
             signature = inspect.signature(function)
-            hints = get_type_hints(function, include_extras=True)
+            hints = get_type_hints(_annotated(function), include_extras=True)
         except (NameError, AttributeError, TypeError, ValueError, SyntaxError) as error:
-            raise RegistrationError(f"{_called(function)}: can't read its signature: {error}") from error
+            raise RegistrationError(f"{called}: can't read its signature: {error}") from error
         _refuse_generator(function)
         context, keys = None, {}
         for name, argument in signature.parameters.items():
             if argument.kind not in (argument.POSITIONAL_OR_KEYWORD, argument.KEYWORD_ONLY):
-                raise RegistrationError(
-                    f"{_called(function)}: {argument} can't be a job's parameter; give each one a name"
-                )
+                raise RegistrationError(f"{called}: {argument} can't be a job's parameter; give each one a name")
             if _is_context(hints.get(name)):
                 if context is not None:
-                    raise RegistrationError(f"{_called(function)}: {context} and {name} both ask for the context")
+                    raise RegistrationError(f"{called}: {context} and {name} both ask for the context")
                 context = name
             else:
                 hint = hints.get(name, Any)
                 keys[name] = hint if argument.default is argument.empty else NotRequired[hint]
         fields: Any = keys
-        return cls(function, TypedDict(_called(function), fields), context, signature)  # type: ignore[operator]
+        return cls(function, TypedDict(called, fields), context, signature)  # type: ignore[operator]
 
     def arguments(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The arguments of one call by name, without the context.
@@ -303,13 +319,21 @@ class Signature:
         try:
             return signature.bind(*args, **kwargs).arguments
         except TypeError as error:
-            raise EncodeError(f"{_called(self.function)}{signature}: {error}") from None
+            raise EncodeError(f"{self.type.__name__}{signature}: {error}") from None
 
     def call(self, parameters: Mapping[str, Any], context: JobContext) -> Any:
         """Call the function with its arguments by name."""
         if self.context is None:
             return self.function(**parameters)
         return self.function(**parameters, **{self.context: context})
+
+
+def _annotated(function: Any) -> Any:
+    """What has the annotations: of a partial its function, of an object that can be called its `__call__`."""
+    while isinstance(function, partial):
+        function = function.func
+    # An object that a decorator made has those of the function it wraps.
+    return function if inspect.isroutine(function) or hasattr(function, "__wrapped__") else function.__call__
 
 
 def _is_context(hint: Any) -> bool:

@@ -299,7 +299,7 @@ def _call_of(place: Place) -> Callable[[Any, JobContext], Any]:
     function = _find(place.module, place.name)
     for _ in range(place.wraps):
         function = function.__wrapped__
-    return Signature.of(function).call if place.by_name else handler_call(function)
+    return Signature.of(function, place.name).call if place.by_name else handler_call(function)
 
 
 def _dump(error: BaseException) -> bytes:

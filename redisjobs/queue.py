@@ -4,7 +4,7 @@ import functools
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar, Unpack, overload
+from typing import Any, Concatenate, Protocol, Self, TypeVar, Unpack, cast, overload
 
 import anyio
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
@@ -13,9 +13,26 @@ from redisjobs import codec, drivers
 from redisjobs.codec import JobInfo
 from redisjobs.driver import LONGEST_TRY, MOST_JOBS, Counts, NewJob, Pushed, Word, found_again
 from redisjobs.errors import DecodeError, DriverError, QueueFull, Unavailable
-from redisjobs.job import JobName, Signature, State
-from redisjobs.registry import Args, Duration, FunctionJob, PushedJob, PushOptions, Registry, Returned, RunIn, told
+from redisjobs.job import JobContext, JobName, Signature, State
+from redisjobs.registry import (
+    Args,
+    Duration,
+    FunctionJob,
+    Given,
+    Named,
+    P,
+    PushedJob,
+    PushOptions,
+    Registry,
+    Returned,
+    RunIn,
+    TypedMapping,
+    Unchecked,
+    check_job_options,
+    told,
+)
 from redisjobs.retry import RetryPolicy
+from redisjobs.visible import visible
 
 T = TypeVar("T")
 
@@ -76,48 +93,55 @@ class JobQueue(Registry):
         """Close the connections; the queue can be used again after."""
         await self.driver.aclose()
 
-    @overload
-    def job(self, function: Callable[Args, Returned], /) -> "JobFunction[Args, Returned]": ...
-
-    @overload
-    def job(
-        self,
-        /,
-        *,
-        name: str | None = None,
-        retry: RetryPolicy | None = None,
-        timeout: Duration | None = None,
-        run_in: RunIn = "thread",
-    ) -> "JobDecorator": ...
-
-    def job(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    @property
+    def job(self) -> "JobDecorator":
         """Make the decorated function a job: its signature is the parameters, and it can still be called.
 
-        An argument annotated `JobContext` gets the context and is no parameter.
+        An argument annotated `JobContext` gets the context and is no parameter. Where it comes first, type
+        checkers know what is to be pushed; see `JobFunction`.
 
         Args:
-            function: The function.
-            options: `name`, the job's, by default the function's; `retry`, when a failed run is tried again, by
-                default the queue's policy; `timeout`, how long one run may take, by default no limit;
-                `run_in`, `"thread"` or `"process"`, where a sync function runs: see `register`.
+            function: The function, or a partial of one, or an object that can be called.
+            name: The job's name. Defaults to the function's.
+            retry: When a failed run is tried again. Defaults to the queue's policy.
+            timeout: How long one run may take. Defaults to no limit.
+            run_in: `"thread"` or `"process"`, where a sync function runs: see `register`.
 
         Raises:
             RegistrationError: The name has a handler already, or the signature can't be a job's.
+            TypeError: There is no such option.
         """
+        return cast("JobDecorator", self._job)
 
-        def decorate(function: Callable[..., Any]) -> JobFunction[..., Any]:
-            return JobFunction(self, function, *self.register_function(function, **options))
+    def _job(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+        check_job_options(function, options)
+        if function is None:
+            return functools.partial(self._job, **options)
+        return JobFunction(self, function, *self.register_function(function, **options))
 
-        return decorate if function is None else decorate(function)
+    @overload
+    async def push(self, parameters: P, name: JobName[P], **options: Unpack[PushOptions]) -> JobHandle: ...
+
+    @overload
+    async def push(
+        self, parameters: dict[str, Any], name: JobName[TypedMapping], **options: Unpack[PushOptions]
+    ) -> JobHandle: ...
+
+    @overload
+    async def push(self, parameters: Named, name: None = None, **options: Unpack[PushOptions]) -> JobHandle: ...
+
+    @overload
+    async def push(self, parameters: Any, name: str, **options: Unpack[PushOptions]) -> JobHandle: ...
 
     async def push(
-        self, parameters: Any, name: JobName[Any] | None = None, **options: Unpack[PushOptions]
+        self, parameters: Any, name: JobName[Any] | str | None = None, **options: Unpack[PushOptions]
     ) -> JobHandle:
         """Put a job on the queue; when this returns, it is there.
 
         Args:
             parameters: What the handler gets: an instance of the declared type.
-            name: For parameters whose type has no `job_name` of its own, or serves several names.
+            name: For parameters whose type has no `job_name` of its own, or serves several names: a JobName, or
+                the name of a job that has a handler here, and then a dict of the fields will do for parameters.
             options: See `PushOptions`.
 
         Returns:
@@ -126,6 +150,7 @@ class JobQueue(Registry):
 
         Raises:
             EncodeError: The parameters don't fit their declared type, or are too large; nothing was sent.
+            UnknownJob: No handler here has that name; nothing was sent.
             QueueFull: The server is out of memory; nothing was written.
             DriverError: No answer until the deadline. The job may or may not be there. The error has it in `jobs`:
                 within a minute, `push_many(error.jobs)` makes the same push again, and adds nothing twice.
@@ -133,8 +158,28 @@ class JobQueue(Registry):
         (handle,) = await self._push([self.prepare(parameters, name, **options)])
         return handle
 
+    @overload
     async def push_many(
-        self, items: Iterable[Any], name: JobName[Any] | None = None, **options: Unpack[PushOptions]
+        self, items: Iterable[P | NewJob], name: JobName[P], **options: Unpack[PushOptions]
+    ) -> list[JobHandle]: ...
+
+    @overload
+    async def push_many(
+        self, items: Iterable[dict[str, Any] | NewJob], name: JobName[TypedMapping], **options: Unpack[PushOptions]
+    ) -> list[JobHandle]: ...
+
+    @overload
+    async def push_many(
+        self, items: Iterable[Named | NewJob], name: None = None, **options: Unpack[PushOptions]
+    ) -> list[JobHandle]: ...
+
+    @overload
+    async def push_many(
+        self, items: Iterable[Any], name: str, **options: Unpack[PushOptions]
+    ) -> list[JobHandle]: ...
+
+    async def push_many(
+        self, items: Iterable[Any], name: JobName[Any] | str | None = None, **options: Unpack[PushOptions]
     ) -> list[JobHandle]:
         """Put many jobs on the queue, in order, one script call for each 500.
 
@@ -251,13 +296,32 @@ class JobQueue(Registry):
 
 
 class JobDecorator(Protocol):
-    """What `job(...)` returns: makes a function a job."""
+    """Makes a function a job."""
 
-    def __call__(self, function: Callable[Args, Returned], /) -> "JobFunction[Args, Returned]":
-        """Make a function a job."""
+    @overload
+    def __call__(self, function: Unchecked[Returned], /) -> "JobFunction[..., ..., Returned]": ...
+
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[JobContext, Given], Returned], /
+    ) -> "JobFunction[Concatenate[JobContext, Given], Given, Returned]": ...
+
+    @overload
+    def __call__(self, function: Callable[Args, Returned], /) -> "JobFunction[Args, Args, Returned]": ...
+
+    @overload
+    def __call__(
+        self,
+        /,
+        *,
+        name: str | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: Duration | None = None,
+        run_in: RunIn = "thread",
+    ) -> "JobDecorator": ...
 
 
-class JobFunction(FunctionJob[Args, Returned]):
+class JobFunction(FunctionJob[Args, Given, Returned]):
     """A function that is a job of an async queue as well; see `FunctionJob`."""
 
     def __init__(
@@ -266,7 +330,7 @@ class JobFunction(FunctionJob[Args, Returned]):
         super().__init__(queue, function, name, signature)
         self._queue = queue
 
-    async def push(self, *args: Args.args, **kwargs: Args.kwargs) -> JobHandle:
+    async def push(self, *args: Given.args, **kwargs: Given.kwargs) -> JobHandle:
         """Put a call of the function on the queue; see `JobQueue.push`."""
         parameters = self._signature.arguments(*args, **kwargs)
         return await self._queue.push(parameters, self.name, **self._options)
@@ -303,7 +367,7 @@ def gave_up(jobs: Sequence[NewJob], deadline: float, cause: BaseException | None
     if not jobs:
         return Unavailable(why)
     ids = [job.job_id for job in jobs]
-    named = ids[0] if len(ids) == 1 else f"{ids[0]} and {len(ids) - 1} more"
+    named = visible(ids[0]) if len(ids) == 1 else f"{visible(ids[0])} and {len(ids) - 1} more"
     return Unavailable(
         f"{why}. The push may or may not be on the queue ({named}); within a minute push_many(error.jobs) repeats "
         "it and adds nothing twice",

@@ -9,12 +9,34 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Generic, Literal, ParamSpec, Self, TypedDict, TypeVar, Unpack
+from typing import (
+    Any,
+    ClassVar,
+    Concatenate,
+    Generic,
+    Literal,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 from redisjobs import codec
 from redisjobs.driver import MOST_JOBS, Driver, NewJob, Pushed, Word
-from redisjobs.errors import DriverError, EncodeError, RegistrationError, UnknownJob, milliseconds, seconds
+from redisjobs.errors import (
+    DriverError,
+    EncodeError,
+    RegistrationError,
+    UnknownJob,
+    aware,
+    milliseconds,
+    seconds,
+)
 from redisjobs.job import (
+    JobContext,
     JobDefinition,
     JobName,
     Priority,
@@ -24,13 +46,48 @@ from redisjobs.job import (
     name_of,
 )
 from redisjobs.retry import RetryPolicy, exponential_jitter
+from redisjobs.visible import visible
 
-Handler = TypeVar("Handler", bound=Callable[..., Any])
+P = TypeVar("P")
+TypedMapping = TypeVar("TypedMapping", bound=Mapping[str, object])
 Args = ParamSpec("Args")
+Given = ParamSpec("Given")
 Returned = TypeVar("Returned")
 Duration = float | timedelta
 RunIn = Literal["thread", "process"]
 """Where a sync handler runs: a thread is cheap and can't be killed, a process is neither."""
+
+
+class Anything:
+    """No argument is one of these: a function takes it as its first only where that may be anything."""
+
+
+# For type checkers, which can leave the context out of a signature only where it comes first. Anywhere else, and
+# where the first argument may be anything, so also a context, what is pushed goes unchecked until it is.
+Unchecked = (
+    Callable[Concatenate[Anything, ...], Returned]
+    | Callable[Concatenate[Any, JobContext, ...], Returned]
+    | Callable[Concatenate[Any, Any, JobContext, ...], Returned]
+    | Callable[Concatenate[Any, Any, Any, JobContext, ...], Returned]
+    | Callable[Concatenate[Any, Any, Any, Any, JobContext, ...], Returned]
+)
+
+
+class Named(Protocol):
+    """Parameters whose type says the name of its job."""
+
+    job_name: ClassVar[str]
+
+
+class HandlerDecorator(Protocol[P]):
+    """What `register(...)` returns: makes a function the handler of a job; the function stays as it is."""
+
+    @overload
+    def __call__(self, handler: Callable[[P, JobContext], Returned], /) -> Callable[[P, JobContext], Returned]: ...
+
+    @overload
+    def __call__(self, handler: Callable[[P], Returned], /) -> Callable[[P], Returned]: ...
+
 
 _LONGEST_DEADLINE = 60.0  # seconds that the store knows an ended job for: a push repeated later would add it again
 _CALL_BYTES = 4 * 1024 * 1024  # what one script call of a push_many may carry
@@ -42,7 +99,7 @@ class PushOptions(TypedDict, total=False):
     Attributes:
         delay: Seconds or a timedelta from now, by the server's clock, before it may run.
         at: The earliest time it may run: an aware datetime. Not with delay.
-        priority: HIGH, NORMAL (the default) or LOW.
+        priority: HIGH, NORMAL (the default) or LOW, or the same in words: "high".
         job_id: One job at a time may have it: while a job of that id is on the queue, delayed or dead, another is
             not added. Once that has ended or was cancelled, a new push makes a new job. Defaults to a new id.
             Whichever it is, a push that is tried again after a lost reply adds nothing.
@@ -50,12 +107,14 @@ class PushOptions(TypedDict, total=False):
             while another job holds it adds nothing; its handle has that job's id.
         unique_for: Hold the unique key for just this long from the push instead, whatever becomes of the job.
         headers: Strings to strings that go with the job, such as a trace context.
-        expires_in: A job not started within this time becomes a dead letter, reason `expired`.
+        expires_in: A job not started within this time becomes a dead letter, reason `expired`. One that was
+            started never does, however often it is tried again, also after its worker died; handed back by a
+            worker that stopped, it counts as not started.
     """
 
     delay: Duration | None
     at: datetime | None
-    priority: Priority
+    priority: Priority | Literal["high", "normal", "low"] | None
     job_id: str | None
     unique: str | None
     unique_for: Duration | None
@@ -96,12 +155,12 @@ class Registry:
 
     def register(
         self,
-        parameters: type[Any] | JobName[Any],
+        parameters: type[P] | JobName[P],
         *,
         retry: RetryPolicy | None = None,
         timeout: Duration | None = None,
         run_in: RunIn = "thread",
-    ) -> Callable[[Handler], Handler]:
+    ) -> HandlerDecorator[P]:
         """Register the decorated function as the handler of a job name; it stays as it is.
 
         Args:
@@ -117,10 +176,8 @@ class Registry:
         """
         name = name_of(parameters)
 
-        def decorate(handler: Handler) -> Handler:
-            is_async = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
-                getattr(handler, "__call__", None)  # noqa: B004  (an object may have an async __call__)
-            )
+        def decorate(handler: Any) -> Any:
+            is_async = _is_async(handler)
             in_process = _process(handler, is_async, run_in)
             call = handler_call(handler)
             self._add(name, call, is_async, retry, timeout, in_process=in_process, function=handler)
@@ -138,9 +195,12 @@ class Registry:
         run_in: RunIn = "thread",
     ) -> tuple[JobName[Any], Signature]:
         """Register a plain function whose signature is the parameters; what `job` of each face does."""
-        signature = Signature.of(function)
-        job_name = JobName(name or function.__name__, signature.type)
-        is_async = inspect.iscoroutinefunction(function)
+        name = name or getattr(function, "__name__", None)
+        if name is None:  # a partial, or an object that can be called
+            raise RegistrationError(f"{function!r} has no name of its own: give one, as job(name='...')")
+        signature = Signature.of(function, name)
+        job_name = JobName(name, signature.type)
+        is_async = _is_async(function)
         in_process = _process(function, is_async, run_in)
         self._add(
             job_name,
@@ -165,7 +225,8 @@ class Registry:
     ) -> None:
         if name.name in self.definitions:
             raise RegistrationError(f"queue '{self.name}' has a handler for '{name.name}' already")
-        _ = name.adapter  # a type that pydantic can't read is an error here and now
+        _ = name.round_trip  # a type that pydantic can't read is an error here and now
+        self._names.clear()  # what was pushed before may be a subclass of what this handler takes
         limit = None if timeout is None else seconds(timeout, "timeout")
         self.definitions[name.name] = JobDefinition(
             name, call, is_async, _policy(retry) or self.retry, limit, **place
@@ -179,18 +240,36 @@ class Registry:
         """
         if name not in self.definitions:
             known = ", ".join(sorted(self.definitions)) or "none"
-            raise UnknownJob(f"queue '{self.name}' has no handler for '{name}'; registered: {known}")
+            raise UnknownJob(f"queue '{self.name}' has no handler for '{visible(name)}'; registered: {known}")
         return self.definitions[name]
 
-    def prepare(self, parameters: Any, name: JobName[Any] | None = None, **options: Unpack[PushOptions]) -> NewJob:
+    @overload
+    def prepare(self, parameters: P, name: JobName[P], **options: Unpack[PushOptions]) -> NewJob: ...
+
+    @overload
+    def prepare(
+        self, parameters: dict[str, Any], name: JobName[TypedMapping], **options: Unpack[PushOptions]
+    ) -> NewJob: ...
+
+    @overload
+    def prepare(self, parameters: Named, name: None = None, **options: Unpack[PushOptions]) -> NewJob: ...
+
+    @overload
+    def prepare(self, parameters: Any, name: str, **options: Unpack[PushOptions]) -> NewJob: ...
+
+    def prepare(
+        self, parameters: Any, name: JobName[Any] | str | None = None, **options: Unpack[PushOptions]
+    ) -> NewJob:
         """Encode a job without pushing it; `push_many` takes what this returns beside plain parameters.
 
         Args:
-            parameters: What the handler gets.
-            name: For parameters whose type has no `job_name` of its own, or serves several names.
+            parameters: What the handler gets. By the name of a handler, a dict of its fields will do.
+            name: For parameters whose type has no `job_name` of its own, or serves several names: a JobName, or
+                the name of a job that has a handler here.
             options: See `PushOptions`.
 
         Raises:
+            UnknownJob: No handler here has that name; the message has those there are.
             EncodeError: The parameters don't fit their declared type, or are too large.
             ValueError: An option makes no sense.
             TypeError: There is no such option.
@@ -198,38 +277,37 @@ class Registry:
         _check_names(options)
         if name is None:
             name = self._name_for(type(parameters))
+        elif isinstance(name, str):
+            name = self.definition(name).name
+            parameters = codec.instance(name, parameters)
+        elif not isinstance(name, JobName):
+            raise TypeError(f"{name!r} is no job name: give a JobName, or as a string the name of a job here")
         fields: list[str | bytes] = ["name", name.name, "parameters"]
         fields.append(codec.encode_parameters(name, parameters, self.max_parameters))
-        if not options:
-            return NewJob(codec.new_job_id(), fields)
-
-        headers, unique = options.get("headers"), _text(options.get("unique"), "unique")
-        job_id = _text(options.get("job_id"), "job_id")
-        unique_for = _ms(options.get("unique_for"), "unique_for")
-        if headers:
-            fields += ["headers", codec.encode_headers(headers)]
-        if unique_for is not None and not (unique and unique_for):
-            raise ValueError("unique_for= says how long, at least 1 ms, a unique= key is held; give the key too")
-        return NewJob(
-            job_id or codec.new_job_id(),
-            fields,
-            Priority(options.get("priority") or Priority.NORMAL),
-            _due(options.get("delay"), options.get("at")),
-            unique or "",
-            unique_for,
-            _ms(options.get("expires_in"), "expires_in"),
-            codec.new_nonce() if job_id else "",
-        )
+        return _with_options(fields, options) if options else NewJob(codec.new_job_id(), fields)
 
     def _name_for(self, kind: type[Any]) -> JobName[Any]:
         if kind not in self._names:
             if issubclass(kind, dict):
                 raise EncodeError("a TypedDict does not know its job name: push(parameters, JobName('...', Its))")
-            self._names[kind] = name_of(kind)
+            name = name_of(kind)
+            self._refuse_subclass(name)
+            self._names[kind] = name
         return self._names[kind]
 
+    def _refuse_subclass(self, name: JobName[Any]) -> None:
+        """A subclass inherits the job name; what it adds would be lost on the way to the handler of its base."""
+        there = self.definitions.get(name.name)
+        base = there.name.parameters if there else None
+        if base in name.parameters.__mro__[1:]:
+            kind, other = name.parameters.__name__, base.__name__
+            raise EncodeError(
+                f"{name.name}: a {kind} would arrive as a {other}, which the handler of '{name.name}' takes; "
+                f"push a {other}, or give {kind} a job_name and a handler of its own"
+            )
+
     def prepare_many(
-        self, items: Iterable[Any], name: JobName[Any] | None, options: PushOptions
+        self, items: Iterable[Any], name: JobName[Any] | str | None, options: PushOptions
     ) -> Iterator[tuple[list[NewJob], bool]]:
         """Encode jobs in chunks that one script call takes; whether any of them may have been pushed before."""
         _check_names(options)
@@ -287,8 +365,12 @@ def told(jobs: Sequence[NewJob], answers: Sequence[Pushed]) -> Iterator[tuple[st
         yield answer.holder or job.job_id, text, answer.word is Word.OK
 
 
-class FunctionJob(Generic[Args, Returned]):
-    """A function that is a job as well: call it as ever, or push it with the same arguments.
+class FunctionJob(Generic[Args, Given, Returned]):
+    """A function that is a job as well: call it as ever, or push it with the same arguments but the context.
+
+    For type checkers it has the function's arguments, those that are pushed, and what it returns. They know which
+    are pushed where the context comes first, or isn't asked for. Where it comes later they let pass whatever is
+    pushed; where it is given by keyword only they miss it.
 
     Attributes:
         name: Its job name.
@@ -299,7 +381,8 @@ class FunctionJob(Generic[Args, Returned]):
     def __init__(
         self, registry: Registry, function: Callable[Args, Returned], name: JobName[Any], signature: Signature
     ) -> None:
-        functools.update_wrapper(self, function)
+        # Not the attributes of an object that can be called: they would stand in for ours.
+        functools.update_wrapper(self, function, updated=("__dict__",) if inspect.isroutine(function) else ())
         self.name = name
         self._registry = registry
         self._function = function
@@ -315,19 +398,52 @@ class FunctionJob(Generic[Args, Returned]):
 
         Raises:
             TypeError: There is no such option.
+            ValueError: An option makes no sense.
+            EncodeError: The headers are not strings.
         """
         _check_names(options)
         other = copy.copy(self)
         other._options = {**self._options, **options}
+        _with_options([], other._options)  # what makes no sense is said here, not at each push
         return other
 
-    def prepare(self, *args: Args.args, **kwargs: Args.kwargs) -> NewJob:
+    def prepare(self, *args: Given.args, **kwargs: Given.kwargs) -> NewJob:
         """Encode a call without pushing it, for `queue.push_many`.
 
         Raises:
             EncodeError: The arguments don't fit the function.
         """
         return self._registry.prepare(self._signature.arguments(*args, **kwargs), self.name, **self._options)
+
+
+def _is_async(handler: Callable[..., Any]) -> bool:
+    call = getattr(handler, "__call__", None)  # noqa: B004  (an object may have an async one)
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
+
+
+def _with_options(fields: list[str | bytes], options: PushOptions) -> NewJob:
+    """A job with what was asked for.
+
+    Raises:
+        ValueError: An option makes no sense.
+    """
+    headers, unique = options.get("headers"), _text(options.get("unique"), "unique")
+    job_id = _text(options.get("job_id"), "job_id")
+    unique_for = _ms(options.get("unique_for"), "unique_for")
+    if headers:
+        fields += ["headers", codec.encode_headers(headers)]
+    if unique_for is not None and not (unique and unique_for):
+        raise ValueError("unique_for= says how long, at least 1 ms, a unique= key is held; give the key too")
+    return NewJob(
+        job_id or codec.new_job_id(),
+        fields,
+        _priority(options.get("priority")),
+        _due(options.get("delay"), options.get("at")),
+        unique or "",
+        unique_for,
+        _ms(options.get("expires_in"), "expires_in"),
+        codec.new_nonce() if job_id else "",
+    )
 
 
 def _check_names(options: PushOptions) -> None:
@@ -356,10 +472,37 @@ def _process(handler: Any, is_async: bool, run_in: RunIn) -> bool:
     return True
 
 
+def check_job_options(function: object, options: Mapping[str, Any]) -> None:
+    """What `job` was given: a function, or options that there are.
+
+    Raises:
+        TypeError: It was given something else.
+    """
+    if function is not None and not callable(function):
+        raise TypeError(f"job({function!r}): give it a function; a name is given as job(name='...')")
+    known = list(inspect.signature(Registry.register_function).parameters)[2:]
+    if unknown := options.keys() - known:
+        hint = "; how often it is tried, as retry=exponential_jitter(max_attempts=3)"
+        raise TypeError(
+            f"job() has no option {', '.join(sorted(unknown))}; it has {', '.join(known)}"
+            + (hint if any("retr" in name or "attempt" in name for name in unknown) else "")
+        )
+
+
 def _policy(retry: RetryPolicy | None) -> RetryPolicy | None:
     if retry is None or isinstance(retry, RetryPolicy):
         return retry
     raise RegistrationError(f"retry={retry!r}: give a RetryPolicy, such as exponential_jitter(max_attempts=3)")
+
+
+def _priority(priority: str | None) -> Priority:
+    if priority is None:
+        return Priority.NORMAL
+    try:
+        return Priority(priority)
+    except ValueError:
+        known = ", ".join(f"Priority.{each.name} ('{each}')" for each in Priority)
+        raise ValueError(f"priority={priority!r}: give one of {known}") from None
 
 
 def _text(text: str | None, what: str) -> str | None:
@@ -384,8 +527,6 @@ def _due(delay: Duration | None, at: datetime | None) -> str:
     if delay is not None and at is not None:
         raise ValueError("give delay= or at=, not both")
     if at is not None:
-        if at.tzinfo is None:
-            raise ValueError(f"at={at!r} has no time zone; give an aware datetime")
-        return str(max(0, milliseconds(at.timestamp())))
+        return str(max(0, milliseconds(aware(at, "at").timestamp())))
     wait_ms = 0.0 if delay is None else round(seconds(delay, "delay") * 1000, 3)
     return f"+{wait_ms:.15g}" if wait_ms else ""  # the store rounds it, with its own clock

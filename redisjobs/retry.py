@@ -13,6 +13,8 @@ from typing import Any
 from tenacity import RetryCallState, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_base
 
+from redisjobs.errors import seconds
+
 Stop = Callable[[RetryCallState], bool]
 Wait = Callable[[RetryCallState], float]
 RetryIf = Callable[[RetryCallState], bool]
@@ -56,6 +58,12 @@ class RetryPolicy:
     wait: Wait = wait_jitter()
     retry_if: RetryIf = retry_if_exception_type(BaseException)
 
+    def __post_init__(self) -> None:
+        for field, example in _EXAMPLES.items():
+            given = getattr(self, field)
+            if not callable(given) or isinstance(given, type):  # a class: the error's, or one that was not called
+                raise ValueError(f"RetryPolicy({field}={_shown(given)}): give {example}")
+
     def delay_after(
         self, error: BaseException, attempt: int, elapsed: float, *, asked: bool = False
     ) -> float | None:
@@ -64,7 +72,7 @@ class RetryPolicy:
         Args:
             error: What the handler raised.
             attempt: Which attempt failed, from 1.
-            elapsed: Seconds since the job was queued, for tenacity's `stop_after_delay`.
+            elapsed: Seconds since its first run began, for tenacity's `stop_after_delay`.
             asked: The handler asked for a retry itself, so `retry_if` has no say.
         """
         state = _state(error, attempt, elapsed)
@@ -85,6 +93,17 @@ class RetryPolicy:
             state.attempt_number = attempt
 
 
+_EXAMPLES = {
+    "stop": "tenacity's stop_after_attempt(3), say, or use exponential_jitter(max_attempts=3)",
+    "wait": "tenacity's wait_fixed(30), say",
+    "retry_if": "tenacity's retry_if_exception_type(OSError), say",
+}
+
+
+def _shown(given: object) -> str:
+    return given.__name__ if isinstance(given, type) else repr(given)
+
+
 def _state(error: BaseException, attempt: int, elapsed: float) -> RetryCallState:
     unused: Any = None
     state = RetryCallState(retry_object=unused, fn=None, args=(), kwargs={})
@@ -103,8 +122,13 @@ def exponential_jitter(
     """Up to `max_attempts` runs, min(2^attempt, max_backoff) × (1 + U[min_jitter, max_jitter)) s apart.
 
     Source: Hummingbird's retry strategy of the same name, with its defaults.
+
+    Raises:
+        ValueError: There can't be so many attempts, or so long a wait.
     """
-    backoff = max_backoff.total_seconds() if isinstance(max_backoff, timedelta) else max_backoff
+    if not isinstance(max_attempts, int) or max_attempts < 1:
+        raise ValueError(f"max_attempts={max_attempts!r}: give a whole number from 1 up")
+    backoff = seconds(max_backoff, "max_backoff")
     return RetryPolicy(stop=stop_after_attempt(max_attempts), wait=wait_jitter(backoff, min_jitter, max_jitter))
 
 

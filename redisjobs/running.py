@@ -32,6 +32,7 @@ from redisjobs.registry import Registry
 from redisjobs.retry import exponential_jitter
 from redisjobs.stepping import Contexts, stepped
 from redisjobs.threads import NoThread, Threads
+from redisjobs.visible import visible
 
 if TYPE_CHECKING:
     from redisjobs.processes import Processes  # only where it is needed, for what it loads
@@ -89,6 +90,7 @@ class Running:
         "_job",
         "_means",
         "_outcome",
+        "_run_ms",
         "_scope",
         "_settings",
         "_started",
@@ -113,6 +115,7 @@ class Running:
         self._means = means
         self._strikes = 0
         self._started = 0.0
+        self._run_ms = 0
         self._job: codec.Job | None = None
         self._outcome: Outcome | None = None
         self._definition: JobDefinition[Any] | None = None
@@ -123,7 +126,7 @@ class Running:
     @property
     def description(self) -> str:
         """Which job this is, for people."""
-        return f"job {self.lease.job_id} ({self._job.name if self._job else '?'})"
+        return f"job {visible(self.lease.job_id)} ({visible(self._job.name) if self._job else '?'})"
 
     def give_up(self, why: Outcome) -> None:
         """Cancel the handler; `why` is the outcome, unless it is over already."""
@@ -158,13 +161,13 @@ class Running:
         """
         if self._why is not None:  # given up before it began
             return self._why
-        self._started = time.monotonic()
+        self._started, self._run_ms = time.monotonic(), now_ms
         try:
             job = self._job = codec.decode_job(self.lease)
             definition = self._definition = self._settings.queue.definitions.get(job.name)
             if definition is None:
                 return UnknownName(job.name, job.unknown_ms, self._settings.unknown_ms)
-            if job.expires_ms is not None and job.expires_ms < now_ms:
+            if job.expires_ms is not None and job.expires_ms < now_ms and not self._has_started(job):
                 late = (now_ms - job.expires_ms) / 1000
                 return Expired(f"not started in time: expired {late:.1f} s before a worker was free")
         except DecodeError as error:
@@ -194,6 +197,10 @@ class Running:
         if str(error):
             logger.warning("job %s goes to another worker: %s", self.lease.job_id, error)
         return Unplaced(again=not first)
+
+    def _has_started(self, job: codec.Job) -> bool:
+        """Whether it was started before: a run of it had an outcome, or a worker died to which it was given."""
+        return job.started_ms is not None or self.lease.deliveries > 1
 
     async def _handle_in_time(
         self,
@@ -287,7 +294,7 @@ class Running:
             queue_name=self._settings.queue.name,
             attempt=job.attempt,
             deliveries=self.lease.deliveries,
-            queued_ms=job.queued_ms,
+            queued_ms=min(job.queued_ms, self._run_ms),  # an entry id that somebody wrote may be later
             next_scheduled_ms=job.next_scheduled_ms,
             read_headers=job.read_headers,
             worker_id=self._settings.worker_id,
@@ -300,15 +307,16 @@ class Running:
         if outcome is _DONE:
             self.fate = _ACK
             return
-        attempt, queued_ms = (self._job.attempt, self._job.queued_ms) if self._job else (1, now_ms)
+        job = self._job
+        attempt, started_ms = (job.attempt, job.started_ms or self._run_ms) if job else (1, now_ms)
         policy = self._definition.retry if self._definition else self._settings.queue.retry
-        judge = partial(decide, attempt=attempt, queued_ms=queued_ms, now_ms=now_ms)
+        judge = partial(decide, attempt=attempt, started_ms=started_ms, now_ms=now_ms)
         try:
             # What the policy sets in its context is no business of the next job's.
             self.fate = self._means.contexts.fresh().run(judge, outcome, policy=policy)
         except BaseException as error:
             # The policy is the user's code too; one that breaks must cost neither the job nor the worker.
-            logger.exception("job %s: its retry policy raised; the default one decides", self.lease.job_id)
+            logger.exception("%s: its retry policy raised; the default one decides", self.description)
             error.__context__ = outcome.error if isinstance(outcome, Raised) else None
             self.fate = judge(Raised(error), policy=exponential_jitter())
 
@@ -349,8 +357,8 @@ class Running:
         logger.log(
             level,
             "job %s (%s, attempt %d, %.3f s): %s",
-            job_id,
-            name,
+            visible(job_id),
+            visible(name),
             attempt,
             ran,
             what,

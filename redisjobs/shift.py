@@ -33,6 +33,7 @@ from redisjobs.slots import Slots
 from redisjobs.stall import LoopWatch
 from redisjobs.stepping import Contexts
 from redisjobs.threads import Threads
+from redisjobs.visible import visible
 from redisjobs.waker import gates, waker
 
 if TYPE_CHECKING:
@@ -365,11 +366,11 @@ class Shift:
             if word is Word.DEAD:
                 logger.error(
                     "job %s: dead letter, worker lost: its workers were lost with it",
-                    job_id,
+                    visible(job_id),
                     extra={"job_id": job_id},
                 )
             else:
-                logger.info("job %s: cancelled", job_id, extra={"job_id": job_id})
+                logger.info("job %s: cancelled", visible(job_id), extra={"job_id": job_id})
         self.consumer.ended.clear()
 
     def _dispatch(self, leases: Sequence[Lease]) -> None:
@@ -434,7 +435,8 @@ class Shift:
         # Where one look found as many as there was room for, there may be more.
         self.reclaim = bool(leases) and len(leases) >= self.free
         for lease in leases:
-            logger.warning("reclaimed job %s, delivery %d: its worker is gone", lease.job_id, lease.deliveries)
+            shown = visible(lease.job_id)
+            logger.warning("reclaimed job %s, delivery %d: its worker is gone", shown, lease.deliveries)
         self._dispatch(leases)
 
     async def _tidy(self) -> None:
@@ -626,5 +628,5 @@ class Shift:
             if word is Word.CANCELLING:
                 run.give_up(CancelAsked())
             elif word is Word.LEASE_LOST:
-                logger.warning("job %s: the lease was lost; its handler is cancelled", lease.job_id)
+                logger.warning("job %s: the lease was lost; its handler is cancelled", visible(lease.job_id))
                 run.give_up(LeaseGone())

@@ -4,21 +4,38 @@ A module can define one of these and serve both sides: web code pushes to it, `r
 handlers.
 """
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar, Unpack, overload
+from typing import Any, Concatenate, Protocol, Self, TypeVar, Unpack, cast, overload
 
-from tenacity import Retrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
+from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
 
 from redisjobs import codec, drivers
 from redisjobs.codec import JobInfo
 from redisjobs.driver import Counts, NewJob, SyncDriver, Word, found_again
 from redisjobs.errors import QueueFull, Unavailable
-from redisjobs.job import JobName, Signature, State
+from redisjobs.job import JobContext, JobName, Signature, State
 from redisjobs.queue import checked_limit, gave_up, requeued
-from redisjobs.registry import Args, Duration, FunctionJob, PushedJob, PushOptions, Registry, Returned, RunIn, told
+from redisjobs.registry import (
+    Args,
+    Duration,
+    FunctionJob,
+    Given,
+    Named,
+    P,
+    PushedJob,
+    PushOptions,
+    Registry,
+    Returned,
+    RunIn,
+    TypedMapping,
+    Unchecked,
+    check_job_options,
+    told,
+)
 from redisjobs.retry import RetryPolicy
 
 T = TypeVar("T")
@@ -73,35 +90,58 @@ class JobQueue(Registry):
         """Close the connections; the queue can be used again after."""
         self._store(self.deadline).close()
 
-    @overload
-    def job(self, function: Callable[Args, Returned], /) -> "JobFunction[Args, Returned]": ...
-
-    @overload
-    def job(
-        self,
-        /,
-        *,
-        name: str | None = None,
-        retry: RetryPolicy | None = None,
-        timeout: Duration | None = None,
-        run_in: RunIn = "thread",
-    ) -> "JobDecorator": ...
-
-    def job(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    @property
+    def job(self) -> "JobDecorator":
         """Make the decorated function a job; see `redisjobs.JobQueue.job`."""
+        return cast("JobDecorator", self._job)
 
-        def decorate(function: Callable[..., Any]) -> JobFunction[..., Any]:
-            return JobFunction(self, function, *self.register_function(function, **options))
+    def _job(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+        check_job_options(function, options)
+        if function is None:
+            return functools.partial(self._job, **options)
+        return JobFunction(self, function, *self.register_function(function, **options))
 
-        return decorate if function is None else decorate(function)
+    @overload
+    def push(self, parameters: P, name: JobName[P], **options: Unpack[PushOptions]) -> JobHandle: ...
 
-    def push(self, parameters: Any, name: JobName[Any] | None = None, **options: Unpack[PushOptions]) -> JobHandle:
+    @overload
+    def push(
+        self, parameters: dict[str, Any], name: JobName[TypedMapping], **options: Unpack[PushOptions]
+    ) -> JobHandle: ...
+
+    @overload
+    def push(self, parameters: Named, name: None = None, **options: Unpack[PushOptions]) -> JobHandle: ...
+
+    @overload
+    def push(self, parameters: Any, name: str, **options: Unpack[PushOptions]) -> JobHandle: ...
+
+    def push(
+        self, parameters: Any, name: JobName[Any] | str | None = None, **options: Unpack[PushOptions]
+    ) -> JobHandle:
         """Put a job on the queue; see `redisjobs.JobQueue.push` for what it returns and raises."""
         (handle,) = self._push([self.prepare(parameters, name, **options)])
         return handle
 
+    @overload
     def push_many(
-        self, items: Iterable[Any], name: JobName[Any] | None = None, **options: Unpack[PushOptions]
+        self, items: Iterable[P | NewJob], name: JobName[P], **options: Unpack[PushOptions]
+    ) -> list[JobHandle]: ...
+
+    @overload
+    def push_many(
+        self, items: Iterable[dict[str, Any] | NewJob], name: JobName[TypedMapping], **options: Unpack[PushOptions]
+    ) -> list[JobHandle]: ...
+
+    @overload
+    def push_many(
+        self, items: Iterable[Named | NewJob], name: None = None, **options: Unpack[PushOptions]
+    ) -> list[JobHandle]: ...
+
+    @overload
+    def push_many(self, items: Iterable[Any], name: str, **options: Unpack[PushOptions]) -> list[JobHandle]: ...
+
+    def push_many(
+        self, items: Iterable[Any], name: JobName[Any] | str | None = None, **options: Unpack[PushOptions]
     ) -> list[JobHandle]:
         """Put many jobs on the queue; see `redisjobs.JobQueue.push_many`."""
         handles: list[JobHandle] = []
@@ -151,35 +191,63 @@ class JobQueue(Registry):
         jobs: Sequence[NewJob] = (),
     ) -> T:
         """Call the store, and again with backoff and jitter while it is away, until the deadline."""
-        cause: BaseException | None = None
-        started, store = time.monotonic(), self._store(self.deadline)
+        end, store = time.monotonic() + self.deadline, self._store(self.deadline)
         try:
             return call(store)
         except Unavailable as error:
-            cause = error
-        left = self.deadline - (time.monotonic() - started)
-        if left > 0:
-            retrying = Retrying(
-                retry=retry_if_exception_type(Unavailable),
-                wait=wait_random_exponential(multiplier=0.05, max=1),
-                stop=stop_before_delay(left),
-                reraise=True,
-            )
+            cause: BaseException = error
+
+        def again() -> T:
+            nonlocal cause
+            if time.monotonic() >= end:  # the pause before lasted until then
+                raise cause
             try:
-                return retrying(repeat or call, store)
-            except (Unavailable, QueueFull) as error:
+                return (repeat or call)(store)
+            except Unavailable as error:
                 cause = error
+                raise
+
+        retrying = Retrying(
+            retry=retry_if_exception_type(Unavailable),
+            wait=wait_random_exponential(multiplier=0.05, max=1),
+            stop=lambda _: time.monotonic() >= end,
+            sleep=lambda pause: time.sleep(max(0.0, min(pause, end - time.monotonic()))),
+            reraise=True,
+        )
+        try:
+            return retrying(again)
+        except (Unavailable, QueueFull) as error:
+            cause = error
         raise gave_up(jobs, self.deadline, cause) from cause
 
 
 class JobDecorator(Protocol):
-    """What `job(...)` returns: makes a function a job."""
+    """Makes a function a job."""
 
-    def __call__(self, function: Callable[Args, Returned], /) -> "JobFunction[Args, Returned]":
-        """Make a function a job."""
+    @overload
+    def __call__(self, function: Unchecked[Returned], /) -> "JobFunction[..., ..., Returned]": ...
+
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[JobContext, Given], Returned], /
+    ) -> "JobFunction[Concatenate[JobContext, Given], Given, Returned]": ...
+
+    @overload
+    def __call__(self, function: Callable[Args, Returned], /) -> "JobFunction[Args, Args, Returned]": ...
+
+    @overload
+    def __call__(
+        self,
+        /,
+        *,
+        name: str | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: Duration | None = None,
+        run_in: RunIn = "thread",
+    ) -> "JobDecorator": ...
 
 
-class JobFunction(FunctionJob[Args, Returned]):
+class JobFunction(FunctionJob[Args, Given, Returned]):
     """A function that is a job of a sync queue as well; see `FunctionJob`."""
 
     def __init__(
@@ -188,7 +256,7 @@ class JobFunction(FunctionJob[Args, Returned]):
         super().__init__(queue, function, name, signature)
         self._queue = queue
 
-    def push(self, *args: Args.args, **kwargs: Args.kwargs) -> JobHandle:
+    def push(self, *args: Given.args, **kwargs: Given.kwargs) -> JobHandle:
         """Put a call of the function on the queue; see `redisjobs.JobQueue.push`."""
         parameters = self._signature.arguments(*args, **kwargs)
         return self._queue.push(parameters, self.name, **self._options)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import anyio
 import redis
 
-from redisjobs.driver import Consumer, Driver
+from redisjobs.driver import Consumer, Counts, Driver
 from redisjobs.drivers.in_process import MemoryDriver
 from redisjobs.drivers.memory import Memory
 from redisjobs.drivers.redis import RedisDriver
@@ -31,6 +31,11 @@ def documented_rule(role: str, queue_name: str) -> list[str]:
     page = (Path(__file__).parents[1] / "docs" / "security.md").read_text("utf-8").replace("\\\n", " ")
     (command,) = re.findall(rf"^redis-cli ACL SETUSER {role} reset on \S+ (.+)$", page, re.MULTILINE)
     return [word.replace("{emails}", f"{{{queue_name}}}") for word in shlex.split(command)]
+
+
+def happened(counts: Counts) -> dict[str, int]:
+    """The counters of a queue, those that are 0 aside."""
+    return {counter: number for counter, number in counts.totals.items() if number}
 
 
 class Clock:

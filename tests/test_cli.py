@@ -20,6 +20,7 @@ import redisjobs
 from redisjobs import Worker, no_retry, sync
 from redisjobs.cli import app
 from redisjobs.cli.target import without_password
+from redisjobs.driver import COUNTERS
 from redisjobs.job import Priority
 
 PACKAGE = Path(redisjobs.__file__).parent
@@ -202,7 +203,8 @@ def test_what_push_puts_on_the_queue_a_worker_runs_and_stats_count(start: Start,
     assert "mailed joe x1" in ran.out
     assert re.search(r"^\d{4}-\d\d-\d\dT[\d:.]+Z INFO +redisjobs\.worker: job \w+ \(Mail.*done$", ran.err, re.M)
     stats = ended(start("stats", "-q", queue_name, "--json"))
-    assert stats.document["totals"] == {"pushed": 1, "completed": 1}
+    counted = stats.document["totals"]
+    assert counted == dict.fromkeys(COUNTERS, 0) | {"pushed": 1, "completed": 1}
 
 
 def test_push_prints_the_id_that_the_job_has_and_whether_it_was_added(
@@ -219,6 +221,23 @@ def test_push_prints_the_id_that_the_job_has_and_whether_it_was_added(
     assert job is not None
     assert (job.state, job.priority, job.unique) == ("delayed", "high", "joe")
     assert json.loads(job.parameters) == {"to": "joe", "copies": 2}
+
+
+def test_push_takes_what_goes_along_and_how_long_a_key_is_held(
+    cli: Callable[..., Ended], there: sync.JobQueue, redis_url: str, queue_name: str
+) -> None:
+    headers = ["--header", "trace=4bf9=2f", "--header", "from=cli", "--header", "empty="]
+    held = ["--unique", "joe", "--unique-for", "60", "--expires-in", "30.5"]
+
+    assert cli("push", "shop:queue", "Mail", '{"to": "joe"}', "--id", "mail-1", *headers, *held).code == 0
+
+    job = there.get("mail-1")
+    assert job is not None
+    assert job.headers == {"trace": "4bf9=2f", "from": "cli", "empty": ""}
+    with redis.Redis.from_url(redis_url) as admin:
+        assert 50 < admin.ttl(f"redisjobs:{{{queue_name}}}:unique:joe") <= 60
+        ((entry, fields),) = admin.xrange(f"redisjobs:{{{queue_name}}}:ready:normal")
+    assert int(fields[b"expires_at"]) - int(entry.partition(b"-")[0]) == pytest.approx(30_500, abs=5)
 
 
 def test_push_takes_a_time_and_parameters_from_stdin(start: Start, there: sync.JobQueue) -> None:
@@ -343,6 +362,9 @@ def test_requeue_all_takes_every_dead_letter(cli: Callable[..., Ended], queue_na
         (["push", "shop:queue", "rest", "{}", "--at", "2099-01-01"], r"has no time zone"),
         (["push", "shop:queue", "rest", "{}", "--at", "2099-01-01T00Z", "--delay", "1"], r"not both"),
         (["push", "shop:queue", "rest", "{}", "--delay", "-1"], r"seconds from 0 up"),
+        (["push", "shop:queue", "rest", "{}", "--header", "trace"], r"--header 'trace' is not NAME=VALUE"),
+        (["push", "shop:queue", "rest", "{}", "--unique-for", "5"], r"give the key too"),
+        (["push", "shop:queue", "rest", "{}", "--expires-in", "-1"], r"expires_in=-1.0: give seconds from 0 up"),
         (["push", "shop:memory", "rest", "{}", "--url", "memory://"], r"would end with this command; give --url"),
         (["stats", "-q", "a b"], r"'a b' can't name a queue"),
         (["stats", "--url", "nowhere"], r"'nowhere': a queue is at"),

@@ -29,9 +29,9 @@ HOUR = 3_600_000
 
 
 def fate_of(
-    outcome: Outcome, attempt: int = 1, policy: RetryPolicy = FIXED, queued_ms: int = NOW, now_ms: int = NOW
+    outcome: Outcome, attempt: int = 1, policy: RetryPolicy = FIXED, started_ms: int = NOW, now_ms: int = NOW
 ) -> Fate | None:
-    return decide(outcome, attempt=attempt, queued_ms=queued_ms, now_ms=now_ms, policy=policy)
+    return decide(outcome, attempt=attempt, started_ms=started_ms, now_ms=now_ms, policy=policy)
 
 
 def raised(error: BaseException) -> Raised:
@@ -43,11 +43,12 @@ def raised(error: BaseException) -> Raised:
 
 
 def again(due: str, attempt: int, error: str) -> RetryLater:
-    return RetryLater(due, {"attempt": str(attempt), "error": error, "unknown_since": ""})
+    changes = {"attempt": str(attempt), "error": error, "started_at": str(NOW), "unknown_since": ""}
+    return RetryLater(due, changes)
 
 
 def snoozed(due: str) -> RetryLater:
-    return RetryLater(due, {"unknown_since": ""})
+    return RetryLater(due, {"started_at": str(NOW), "unknown_since": ""})
 
 
 def dead(outcome: Outcome, **more: Any) -> DeadLetter:
@@ -124,10 +125,10 @@ def test_a_job_is_dead(error: BaseException, attempt: int, policy: RetryPolicy, 
     assert "raise error" in letter.traceback
 
 
-def test_a_stop_by_time_counts_from_when_the_job_was_queued() -> None:
+def test_a_stop_by_time_counts_from_when_the_first_run_began() -> None:
     policy = RetryPolicy(stop=tenacity.stop_after_delay(60), wait=tenacity.wait_none())
-    assert isinstance(fate_of(raised(ValueError()), policy=policy, queued_ms=NOW - 59_000), RetryLater)
-    assert isinstance(fate_of(raised(ValueError()), policy=policy, queued_ms=NOW - 61_000), DeadLetter)
+    assert isinstance(fate_of(raised(ValueError()), policy=policy, started_ms=NOW - 59_000), RetryLater)
+    assert isinstance(fate_of(raised(ValueError()), policy=policy, started_ms=NOW - 61_000), DeadLetter)
 
 
 def parked(waited_ms: int | None, give_up_ms: int = HOUR) -> Fate | None:

@@ -442,7 +442,7 @@ async def test_a_failed_job_leaves_no_reference_cycle(queue: JobQueue, place: An
         raise make()
 
     if place is in_a_post_init:
-        queue.register(JobName("Odd", Strict), retry=no_retry())(handler)
+        queue.register(JobName("Odd", Strict), retry=no_retry())(handler)  # type: ignore[arg-type]
     elif place is in_a_sync_handler:
         queue.register(Odd, retry=no_retry())(sync_handler)
     else:

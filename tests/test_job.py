@@ -205,7 +205,7 @@ def test_a_generator_is_refused_for_called_it_would_not_run(queue: JobQueue) -> 
 
     for generator in (lazy, lazier):
         with pytest.raises(RegistrationError, match=f"{generator.__name__} is a generator"):
-            queue.register(Add)(generator)
+            queue.register(Add)(generator)  # type: ignore[arg-type]
         with pytest.raises(RegistrationError, match=f"{generator.__name__} is a generator"):
             queue.job(generator)
 
@@ -214,7 +214,7 @@ def test_a_handler_has_its_own_policy_and_timeout_or_those_of_the_queue() -> Non
     policy, own = exponential_jitter(max_attempts=9), no_retry()
     queue = JobQueue("memory://", retry=policy)
     queue.register(Add)(plain)
-    queue.register(Model, retry=own, timeout=2)(plain)
+    queue.register(JobName("Model", Add), retry=own, timeout=2)(plain)
     added, model = queue.definition("Add"), queue.definition("Model")
     assert (added.retry, added.timeout) == (policy, None)
     assert (model.retry, model.timeout) == (own, 2.0)
@@ -280,6 +280,70 @@ async def test_the_context_is_given_wherever_the_signature_asks_for_it(queue: Jo
         job.prepare(5, 6, context())
 
 
+class Scaler:
+    """An object that can be called, with attributes whose names are also those of a job."""
+
+    def __init__(self) -> None:
+        self.name = self.push = "mine"
+
+    async def __call__(self, x: int, told: JobContext, y: int = 2) -> Any:
+        return told, x, y
+
+    def method(self, x: int, y: int = 2, *, context: JobContext) -> Any:
+        return context, x, y
+
+
+class Decorated:
+    """What a decorator may make of a function."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, function)
+        self.function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+
+PARTIALS = [
+    Decorated(last),
+    functools.partial(Decorated(first), y=2),
+    functools.lru_cache(between),
+    functools.partial(last, y=2),
+    functools.partial(first, y=2),
+    functools.partial(functools.partial(between), y=2),
+    Scaler(),
+    Scaler().method,
+]
+
+
+@pytest.mark.parametrize("function", PARTIALS)
+async def test_a_partial_and_an_object_that_can_be_called_can_be_jobs(queue: JobQueue, function: Any) -> None:
+    job: Any = queue.job(name="f")(function)
+    assert job.prepare(5, y=6).fields == ["name", "f", "parameters", b'{"x":5,"y":6}']
+    with pytest.raises(EncodeError, match=r"^f: parameters don't fit: f\.x: Input should be a valid integer"):
+        job.prepare("5")
+
+    told, *arguments = await call(queue.definition("f"), {"x": 5})
+    assert isinstance(told, JobContext)
+    assert arguments == [5, 2]
+
+
+async def test_what_a_partial_was_given_is_no_parameter(queue: JobQueue) -> None:
+    job: Any = queue.job(name="f")(functools.partial(maybe, 5))
+
+    assert job.prepare(y=6).fields[-1] == b'{"y":6}'
+    told, *arguments = await call(queue.definition("f"), {"y": 6})
+    assert isinstance(told, JobContext)
+    assert arguments == [5, 6]
+
+
+@pytest.mark.parametrize("function", [functools.partial(last, y=2), Scaler()])
+def test_what_has_no_name_of_its_own_has_to_be_given_one(queue: JobQueue, function: Any) -> None:
+    with pytest.raises(RegistrationError, match=r"has no name of its own: give one, as job\(name='...'\)"):
+        queue.job(function)
+    assert queue.definitions == {}
+
+
 def test_a_function_with_an_optional_context_is_called_plainly_without(queue: JobQueue) -> None:
     assert queue.job(maybe)(5) == (None, 5, 2)
 
@@ -290,7 +354,7 @@ def test_a_function_with_an_optional_context_is_called_plainly_without(queue: Jo
         (lambda *paths: None, r"\*paths can't be a job's parameter"),
         (lambda **more: None, r"\*\*more can't be a job's parameter"),
         (eval("lambda x, /: None"), "x can't be a job's parameter"),
-        (functools.partial(last, 5), "can't read its signature"),
+        (functools.partial(print, "a"), r"\*args can't be a job's parameter|can't read its signature"),
         (dict.fromkeys, "can't be a job's parameter|can't read its signature"),
     ],
 )

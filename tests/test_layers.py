@@ -12,7 +12,7 @@ from store import RedisStore
 
 PACKAGE = Path(__file__).parents[1] / "redisjobs"
 LAYERS = [
-    {"aside", "clearance", "errors", "guard", "rss", "stepping", "waker"},
+    {"aside", "clearance", "errors", "guard", "roundtrip", "rss", "stepping", "visible", "waker"},
     {"retry", "server", "threads"},
     {"job"},
     {"driver"},

@@ -109,7 +109,7 @@ async def test_a_handler_that_ends_while_cut_off_settles_nothing_later(
 
     assert (network.cut_off.came_to, network.other.came_to) == ("done", "done")
     totals = {name: counts.totals.get(name) for name in ("pushed", "completed", "reclaimed", "retried", "dead")}
-    assert totals == {"pushed": 1, "completed": 1, "reclaimed": 1, "retried": None, "dead": None}
+    assert totals == {"pushed": 1, "completed": 1, "reclaimed": 1, "retried": 0, "dead": 0}
 
 
 async def test_a_settlement_sent_while_the_other_still_runs_the_job_takes_nothing_from_it(

@@ -75,7 +75,7 @@ async def test_a_function_can_be_a_job_in_a_process(store: Store, tmp_path: Path
     async with JobQueue(store.driver, store.queue_name) as queue:
         job = queue.job(run_in="process")(handlers.double)
         queue.register(JobName("wrapped", Do), run_in="process")(handlers.wrapped)
-        await job.push(21, folder=str(tmp_path))  # type: ignore[call-arg]
+        await job.push(21, folder=str(tmp_path))
         await queue.push(Do("", str(tmp_path)), JobName("wrapped", Do))
         await drain(queue, concurrency=1)
 

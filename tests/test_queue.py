@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import json
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from typing import Any, ClassVar, TypedDict
 import pytest
 import redis
 import redis.asyncio
-from store import MemoryStore, RedisStore, Store
+from pydantic import BaseModel
+from store import MemoryStore, RedisStore, Store, happened
 
 import redisjobs
 import redisjobs.sync
@@ -30,10 +32,11 @@ from redisjobs import (
     RegistrationError,
     State,
     Unavailable,
+    UnknownJob,
     Word,
     server,
 )
-from redisjobs.driver import Ack, DeadLetter, Fate, Lease
+from redisjobs.driver import COUNTERS, Ack, DeadLetter, Fate, Lease
 from redisjobs.errors import ServerNotFound
 
 pytestmark = pytest.mark.anyio
@@ -187,7 +190,7 @@ async def test_options_travel_with_the_job(queue: Any, store: Store) -> None:
         ({"job_id": "x" * 501}, ValueError, "give 1 to 500 characters"),
         ({"job_id": 5}, ValueError, "job_id=5"),
         ({"job_id": "\ud800"}, ValueError, "UTF-8 can carry"),
-        ({"priority": "urgent"}, ValueError, "'urgent' is not a valid Priority"),
+        ({"priority": "urgent"}, ValueError, "priority='urgent': give one of Priority.HIGH \\('high'\\), "),
         ({"headers": {"a": 1}}, EncodeError, "headers are strings to strings"),
         ({"dealy": 60}, TypeError, "there is no push option dealy; there are delay, at, priority, job_id"),
     ],
@@ -200,7 +203,7 @@ async def test_an_option_that_makes_no_sense_is_refused_and_nothing_is_sent(
     with pytest.raises(error, match=why if "job_id" not in options else "job_id"):
         await done(queue.push_many([Add(1), Add(2)], **options))
     counts = await done(queue.counts())
-    assert (sum(counts.ready.values()), counts.delayed, counts.totals) == (0, 0, {})
+    assert (sum(counts.ready.values()), counts.delayed, happened(counts)) == (0, 0, {})
 
 
 @pytest.mark.parametrize(
@@ -219,7 +222,7 @@ async def test_bad_parameters_are_refused_and_nothing_is_sent(
 ) -> None:
     with pytest.raises(error, match=why):
         await done(queue.push(parameters, name))
-    assert (await done(queue.counts())).totals == {}
+    assert happened(await done(queue.counts())) == {}
 
 
 async def test_the_limit_of_parameters_is_the_queues_to_say(store: Store) -> None:
@@ -230,11 +233,79 @@ async def test_the_limit_of_parameters_is_the_queues_to_say(store: Store) -> Non
             await queue.push(Add(10))
 
 
+async def test_a_fresh_queue_has_counted_nothing_of_everything(queue: Any) -> None:
+    assert (await done(queue.counts())).totals == dict.fromkeys(COUNTERS, 0)
+
+
 async def test_a_job_name_names_what_has_no_name_of_its_own(queue: Any) -> None:
     job_id = await done(queue.push({"a": 1}, JobName("loose", Loose)))
     other = await done(queue.push(Add(1), JobName("other", Add)))
     assert (await done(queue.get(job_id))).name == "loose"
     assert (await done(queue.get(other))).name == "other"
+
+
+class Letter(BaseModel):
+    to: str
+    copies: int = 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameters", "raw"),
+    [
+        (Add, Add(1, "x"), {"a": 1, "text": "x"}),
+        (Add, {"a": 1}, {"a": 1, "text": ""}),
+        (Letter, Letter(to="joe"), {"to": "joe", "copies": 1}),
+        (Letter, {"to": "joe", "copies": 2}, {"to": "joe", "copies": 2}),
+        (Loose, {"a": 1}, {"a": 1}),
+        (dict[str, int], {"b": 1}, {"b": 1}),
+    ],
+)
+async def test_a_job_that_has_a_handler_is_pushed_by_its_name(
+    queue: Any, kind: Any, parameters: Any, raw: dict[str, Any]
+) -> None:
+    queue.register(JobName("named", kind))(print)
+
+    handles = [await done(queue.push(parameters, "named")), *await done(queue.push_many([parameters], "named"))]
+
+    for each in handles:
+        info = await done(queue.get(each))
+        assert (info.name, json.loads(info.parameters)) == ("named", raw)
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameters", "why"),
+    [
+        (Add, {"a": "1"}, r"named: parameters don't fit: Add\.a: Input should be a valid integer"),
+        (Add, {"a": 1, "b": 2}, "can't make a Add of what was given: .* unexpected keyword argument 'b'"),
+        (Letter, {"to": "joe", "copies": "1"}, r"Letter\.copies: Input should be a valid integer"),
+        (Letter, {"to": "joe", "cc": "1"}, r"Letter\.cc: Extra inputs are not permitted"),
+        (Loose, {"a": 1, "b": 2}, "Loose has no key 'b'"),
+    ],
+)
+async def test_what_is_pushed_by_name_has_to_fit_all_the_same(
+    queue: Any, kind: Any, parameters: Any, why: str
+) -> None:
+    queue.register(JobName("named", kind))(print)
+    with pytest.raises(EncodeError, match=why):
+        await done(queue.push(parameters, "named"))
+
+
+async def test_a_name_without_a_handler_is_told_with_those_there_are(queue: Any) -> None:
+    queue.register(Add)(print)
+    with pytest.raises(UnknownJob, match="no handler for 'SendEmail'; registered: Add"):
+        await done(queue.push({"to": "joe"}, "SendEmail"))
+    with pytest.raises(TypeError, match="is no job name: give a JobName, or as a string"):
+        await done(queue.push(Add(1), Add))
+
+
+@pytest.mark.parametrize("face", FACES)
+async def test_both_faces_wait_until_the_deadline_for_a_store_that_is_away(face: str) -> None:
+    for _ in range(3):  # the pauses between tries are of any length
+        queue = FACES[face]("redis://127.0.0.1:1/0", deadline=0.3)
+        began = time.monotonic()
+        with pytest.raises(Unavailable, match=r"refused|Connect call failed"):
+            await done(queue.push(Add(1)))
+        assert time.monotonic() - began >= 0.299
 
 
 async def pushed(pushing: Any) -> Any:
@@ -599,5 +670,8 @@ async def test_on_trio_memory_works_and_redis_says_that_it_cannot(redis_url: str
     async with JobQueue("memory://") as queue:
         job_id = await queue.push(Add(1))
         assert await queue.cancel(job_id) is Word.CANCELLED
-    with pytest.raises(DriverError, match="redis-py needs asyncio; on trio only memory:// works"):
+    said = "redis-py needs asyncio; on trio only memory:// works: run this on asyncio, which is anyio's default"
+    with pytest.raises(DriverError, match=said):
         await JobQueue(redis_url).push(Add(1))
+    with pytest.raises(DriverError, match=said):
+        await redisjobs.Worker(JobQueue(redis_url)).run(until_idle=True)

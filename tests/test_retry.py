@@ -120,7 +120,7 @@ def test_tenacitys_stops_are_taken_as_they_are(stopping: stop.stop_base, expecte
         (tenacity.stop_before_delay(60), 49.9),  # it counts the wait of 10 s that would follow
     ],
 )
-def test_a_stop_by_time_counts_from_when_the_job_was_queued(stopping: Any, last_elapsed: float) -> None:
+def test_a_stop_by_time_counts_from_when_the_first_run_began(stopping: Any, last_elapsed: float) -> None:
     policy = RetryPolicy(stop=stopping, wait=tenacity.wait_fixed(10))
     assert delay(policy, 2, elapsed=last_elapsed) == 10
     assert delay(policy, 2, elapsed=last_elapsed + 0.2) is None

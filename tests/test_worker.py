@@ -13,7 +13,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from store import MemoryStore, RedisStore, Store, eventually
-from tenacity import stop_after_attempt, wait_none
+from tenacity import stop_after_attempt, stop_after_delay, wait_fixed, wait_none
 
 from redisjobs import (
     Fail,
@@ -205,8 +205,8 @@ async def test_a_function_is_a_job_and_can_still_be_called(queue: JobQueue) -> N
     def double(number: int) -> int:
         return number * 2
 
-    await resize.push("a.png", width=64)  # type: ignore[call-arg]
-    await resize.options(priority=Priority.HIGH).push("b.png")  # type: ignore[call-arg]
+    await resize.push("a.png", width=64)
+    await resize.options(priority=Priority.HIGH).push("b.png")
     await double.push(4)
     await drain(queue, concurrency=1)
 
@@ -461,6 +461,70 @@ async def test_a_job_not_started_in_time_is_a_dead_letter(queue: JobQueue, store
     assert dead.reason == "expired"
 
 
+@pytest.mark.parametrize("outcome", [ValueError("not yet"), Retry(delay=60), Snooze(for_=60)])
+async def test_a_job_that_was_started_in_time_is_tried_again_however_late(
+    queue: JobQueue, store: Store, outcome: Exception
+) -> None:
+    ran: list[int] = []
+
+    @queue.register(Work, retry=RetryPolicy(wait=wait_fixed(60)))
+    def work(_: Work) -> None:
+        ran.append(1)
+        if len(ran) < 3:
+            raise outcome
+
+    await queue.push(Work(), expires_in=10)
+    for _ in range(3):
+        await drain(queue)
+        store.clock.advance(61)
+
+    assert ran == [1, 1, 1]
+    assert await queue.jobs(State.DEAD) == []
+
+
+async def test_a_job_put_off_because_nobody_knew_its_name_was_not_started_and_expires(
+    queue: JobQueue, store: Store
+) -> None:
+    ran: list[int] = []
+    await queue.push(Work(), JobName("NewName", Work), expires_in=10)
+    await drain(queue)
+    queue.register(JobName("NewName", Work))(lambda work: ran.append(work.number))
+    store.clock.advance(11)
+
+    await drain(queue)
+
+    (dead,) = await queue.jobs(State.DEAD)
+    assert (dead.reason, ran) == ("expired", [])
+
+
+async def test_a_requeued_job_may_be_started_whenever_and_a_stop_by_time_counts_anew(
+    queue: JobQueue, store: Store
+) -> None:
+    ran: list[int] = []
+
+    @queue.register(Work, retry=RetryPolicy(stop=stop_after_delay(100), wait=wait_fixed(60)))
+    def work(_: Work) -> None:
+        ran.append(len(ran))
+        raise ValueError
+
+    async def attempts() -> int:
+        while not await queue.jobs(State.DEAD):
+            await drain(queue)
+            store.clock.advance(60)
+        (dead,) = await queue.jobs(State.DEAD)
+        return dead.attempt
+
+    job_id = await queue.push(Work(), expires_in=3600)
+    store.clock.advance(3000)  # that it waited for so long is none of the policy's business
+    assert await attempts() == 3
+    store.clock.advance(3600)
+
+    await queue.requeue(job_id)
+
+    assert await attempts() == 3
+    assert len(ran) == 6
+
+
 # Waking
 
 
@@ -617,7 +681,7 @@ async def test_a_worker_that_lost_its_lease_cancels_the_handler_and_settles_noth
     assert (info.state, info.worker, info.deliveries) == (State.RUNNING, "other", 2)
     assert leases[0].deliveries == 2
     assert "lease was lost" in caplog.text
-    assert "completed" not in (await queue.counts()).totals
+    assert (await queue.counts()).totals["completed"] == 0
 
 
 def other_loop(queue: JobQueue, ended: threading.Event) -> None:
@@ -665,9 +729,10 @@ async def test_a_handler_that_blocks_the_event_loop_keeps_its_job(store: Store, 
 async def test_a_job_taken_over_by_a_worker_that_just_started_is_judged_by_the_servers_clock(
     queue: JobQueue, store: Store
 ) -> None:
-    queue.register(Work)(lambda _: None)
+    ran: list[int] = []
+    queue.register(Work)(lambda work: ran.append(work.number))
     await queue.push(Work(1), JobName("NewName", Work))
-    await queue.push(Work(2), expires_in=0)  # expired as soon as it is there
+    await queue.push(Work(2), expires_in=0)  # was given to a worker in time, which counts as started
     dead = store.consumer("dead")
     await dead.open()
     await dead.exchange([], 2)
@@ -677,10 +742,10 @@ async def test_a_job_taken_over_by_a_worker_that_just_started_is_judged_by_the_s
 
     await drain(queue)  # its first look is for leases that ran out
 
-    (parked,) = await queue.jobs(State.DELAYED)
-    (expired,) = await queue.jobs(State.DEAD)
-    assert (parked.name, parked.deliveries) == ("NewName", 0)
-    assert expired.reason == "expired"
+    (parked,) = await store.driver.jobs(State.DELAYED, 10)
+    assert (parked.fields[b"name"], parked.deliveries) == (b"NewName", 0)
+    assert int(parked.fields[b"unknown_since"]) == pytest.approx(store.clock(), abs=1000)
+    assert ran == [2]
 
 
 # Stopping

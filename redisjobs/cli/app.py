@@ -14,7 +14,9 @@ import typer
 
 from redisjobs import __version__
 from redisjobs.cli.fault import Fault
+from redisjobs.cli.output import accept_any_text
 from redisjobs.errors import RedisJobsError
+from redisjobs.visible import visible
 
 
 def _say_version(wanted: bool) -> None:
@@ -67,6 +69,7 @@ def make(wanted: Sequence[str]) -> typer.Typer:
 
 def run() -> None:
     """Run the command that the process was started with, and exit."""
+    accept_any_text()
     try:
         make(sys.argv[1:])(prog_name="redisjobs")
     except Fault as fault:
@@ -76,5 +79,5 @@ def run() -> None:
 
 
 def _exit(error: Exception, code: int) -> None:
-    print(f"redisjobs: {error}", file=sys.stderr)
+    print("redisjobs:", "\n".join(map(visible, str(error).splitlines())), file=sys.stderr)
     sys.exit(code)

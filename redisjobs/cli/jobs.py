@@ -2,6 +2,9 @@
 
 import os
 import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -11,13 +14,15 @@ import typer
 from redisjobs import codec, sync
 from redisjobs.cli import show
 from redisjobs.cli.fault import Failure, Mistake
+from redisjobs.cli.output import say
 from redisjobs.cli.target import DEFAULT_URL, Json, Moved, QueueName, Target, Url, load, named
 from redisjobs.driver import NewJob, Word
 from redisjobs.drivers.in_process import MemoryDriver
-from redisjobs.errors import DecodeError, EncodeError, UnknownJob
+from redisjobs.errors import DecodeError, EncodeError, RedisJobsError, UnknownJob
 from redisjobs.job import Priority, State
 from redisjobs.queue import JobQueue
 from redisjobs.registry import PushedJob, PushOptions, Registry
+from redisjobs.visible import visible
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=500, help="How many at most.")]
@@ -33,6 +38,11 @@ def push(
     priority: Annotated[Priority, typer.Option(help="Which jobs go first.")] = Priority.NORMAL,
     job_id: Annotated[str | None, typer.Option("--id", help="Its id; one that was pushed is not again.")] = None,
     unique: Annotated[str | None, typer.Option(help="A key that one job at a time may hold.")] = None,
+    unique_for: Annotated[float | None, typer.Option(help="Seconds that it holds the key, come what may.")] = None,
+    headers: Annotated[
+        list[str] | None, typer.Option("--header", metavar="NAME=VALUE", help="What goes along; more than once.")
+    ] = None,
+    expires_in: Annotated[float | None, typer.Option(help="Seconds within which it has to be started.")] = None,
     as_json: Json = False,
 ) -> None:
     """Push a job whose parameters fit its registered type; print its id, and whether it was added."""
@@ -40,11 +50,12 @@ def push(
     if isinstance(queue.driver, MemoryDriver):
         raise Mistake(f"{target} is at memory://, which would end with this command; give --url")
     options = PushOptions(delay=delay, at=_time(at), priority=priority, job_id=job_id, unique=unique)
+    options |= PushOptions(unique_for=unique_for, headers=_headers(headers), expires_in=expires_in)
     pushed = _push(queue, _prepare(queue, name, parameters, options))
     if as_json:
         show.document({"job_id": pushed.id, "added": pushed.added})
     else:
-        print(f"{show.visible(pushed.id)} {'added' if pushed.added else 'already there'}")
+        say(f"{visible(pushed.id)} {'added' if pushed.added else 'already there'}")
 
 
 def _prepare(queue: Registry, name: str, text: str, options: PushOptions) -> NewJob:
@@ -55,6 +66,16 @@ def _prepare(queue: Registry, name: str, text: str, options: PushOptions) -> New
         return queue.prepare(codec.decode_parameters(definition.name, raw), definition.name, **options)
     except (UnknownJob, DecodeError, EncodeError, ValueError) as error:
         raise Mistake(str(error)) from error
+
+
+def _headers(texts: Sequence[str] | None) -> dict[str, str]:
+    headers = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise Mistake(f"--header {text!r} is not NAME=VALUE")
+        headers[name] = value
+    return headers
 
 
 def _time(text: str | None) -> datetime | None:
@@ -83,14 +104,41 @@ async def _push_async(queue: JobQueue, job: NewJob) -> PushedJob:
         return (await queue.push_many([job]))[0]
 
 
-def stats(queue: QueueName = "default", url: Url = DEFAULT_URL, as_json: Json = False) -> None:
+def stats(
+    seconds: Annotated[
+        float, typer.Argument(min=0.1, metavar="[SECONDS]", help="With --watch: how long between.")
+    ] = 2,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show them anew, until Ctrl-C.")] = False,
+    queue: QueueName = "default",
+    url: Url = DEFAULT_URL,
+    as_json: Json = False,
+) -> None:
     """Show how many jobs are in which state, and the queue's counters."""
     with named(queue, url) as there:
-        counts = there.counts()
-    if as_json:
-        show.document(show.counts_document(queue, counts))
-    else:
-        show.counts_table(queue, counts)
+        if watch:
+            _watch(there, seconds, as_json)
+        elif as_json:
+            show.document(show.counts_document(queue, there.counts()))
+        else:
+            show.counts_table(queue, there.counts())
+
+
+def _watch(queue: sync.JobQueue, seconds: float, as_json: bool) -> None:
+    """Show the counts again and again, as a table or as a line of JSON, until Ctrl-C or until nobody reads it."""
+    clear = "\x1b[H\x1b[2J" if sys.stdout is not None and sys.stdout.isatty() else ""
+    with suppress(KeyboardInterrupt):
+        read = True
+        while read:
+            try:
+                counts = queue.counts()
+            except RedisJobsError as error:
+                print(f"redisjobs: {error}", file=sys.stderr)
+            else:
+                if as_json:
+                    read = show.line(show.counts_document(queue.name, counts))
+                else:
+                    read = show.counts_table(queue.name, counts, clear)
+            time.sleep(seconds)
 
 
 def list_jobs(
@@ -136,4 +184,4 @@ def cancel(job_id: JobId, queue: QueueName = "default", url: Url = DEFAULT_URL, 
     if as_json:
         show.document({"job_id": job_id, "result": word.lower()})
     else:
-        print(fate[word])
+        say(fate[word])

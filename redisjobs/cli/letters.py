@@ -9,9 +9,11 @@ from redisjobs import sync
 from redisjobs.cli import show
 from redisjobs.cli.fault import Failure, Mistake
 from redisjobs.cli.jobs import JobId, Limit
+from redisjobs.cli.output import say
 from redisjobs.cli.target import DEFAULT_URL, Json, QueueName, Url, named
 from redisjobs.errors import DecodeError
 from redisjobs.job import State
+from redisjobs.visible import visible
 
 app = typer.Typer(help="Dead letters: jobs set aside for a human.", no_args_is_help=True)
 
@@ -87,11 +89,11 @@ def _act(act: Callable[[str], bool], ids: Iterable[str], done: str, queue: str, 
         show.document({done: acted, "not_found": missing, "failed": stuck})
     else:
         for job_id in acted:
-            print(f"{done} {show.visible(job_id)}")
+            say(f"{done} {visible(job_id)}")
         if not (acted or missing or stuck):
-            print(f"no dead letters on queue '{queue}'")
-    faults = [f"no dead letter on queue '{queue}': {', '.join(missing)}"] if missing else []
-    faults += [f"could not be {done}: {', '.join(stuck)}"] if stuck else []
+            say(f"no dead letters on queue '{queue}'")
+    faults = [f"no dead letter on queue '{queue}': {', '.join(map(visible, missing))}"] if missing else []
+    faults += [f"could not be {done}: {', '.join(map(visible, stuck))}"] if stuck else []
     if faults:
         raise Failure("; ".join(faults))
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,9 +12,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from redisjobs.cli.output import say
 from redisjobs.codec import JobInfo
 from redisjobs.driver import Counts
 from redisjobs.job import State
+from redisjobs.visible import visible
 
 _WIDTH = 4000  # columns: nothing is folded or left out; a narrow terminal wraps lines by itself
 _GLANCE = 60  # characters of a long text in a list
@@ -28,7 +31,12 @@ _COLUMNS = {
 
 def document(value: Any) -> None:
     """Print a value as JSON; times as ISO 8601."""
-    print(json.dumps(value, indent=2, default=_iso))
+    say(json.dumps(value, indent=2, default=_iso))
+
+
+def line(value: Any) -> bool:
+    """Print a value as JSON in one line; whether anybody reads it."""
+    return say(json.dumps(value, default=_iso))
 
 
 def _iso(value: Any) -> str:
@@ -38,12 +46,12 @@ def _iso(value: Any) -> str:
 
 
 def job_document(job: JobInfo) -> dict[str, Any]:
-    """A job for JSON. Its parameters are a value, or the stored text if that is not JSON."""
+    """A job for JSON. Its parameters are a value, or the stored text if that is not JSON or too deep to print."""
     document = dataclasses.asdict(job)
-    try:
-        document["parameters"] = json.loads(job.parameters)
-    except (ValueError, RecursionError):
-        document["parameters"] = job.parameters
+    with suppress(ValueError, RecursionError):
+        parameters = json.loads(job.parameters)
+        json.dumps([[[parameters]]], indent=2)  # from Python 3.12 on it reads deeper than it writes
+        document["parameters"] = parameters
     return document
 
 
@@ -55,7 +63,7 @@ def counts_document(queue: str, counts: Counts) -> dict[str, Any]:
 def job_list(jobs: Sequence[JobInfo], state: State, queue: str) -> None:
     """Print jobs of one state, one a line."""
     if not jobs:
-        print(f"no {state} jobs on queue '{queue}'")
+        say(f"no {state} jobs on queue '{visible(queue)}'")
         return
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for column in _COLUMNS[state]:
@@ -69,32 +77,31 @@ def job_page(job: JobInfo) -> None:
     """Print all that is known of one job."""
     for column, value in dataclasses.asdict(job).items():
         if value not in ("", None, False) and column != "traceback":
-            print(f"{column.replace('_', ' '):<12}{_text(value)}")
+            say(f"{column.replace('_', ' '):<12}{_text(value)}")
     if job.traceback:
-        print("\n" + "\n".join(map(visible, job.traceback.splitlines())))
+        say("\n" + "\n".join(map(visible, job.traceback.splitlines())))
 
 
-def counts_table(queue: str, counts: Counts) -> None:
-    """Print how many jobs are in which state, and the counters."""
+def counts_table(queue: str, counts: Counts, before: str = "") -> bool:
+    """Print how many jobs are in which state, and the counters, after some text; whether anybody reads it."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column(Text(f"queue '{queue}'"))
+    table.add_column(Text(f"queue '{visible(queue)}'"))
     table.add_column("jobs", justify="right")
     states = {f"ready, {priority}": number for priority, number in counts.ready.items()}
     states |= {"running": counts.running, "delayed": counts.delayed, "dead": counts.dead}
     _add_numbers(table, states)
     table.add_section()
     _add_numbers(table, {f"{name} in all": number for name, number in sorted(counts.totals.items())})
-    _print(table)
+    return _print(table, before)
 
 
 def _add_numbers(table: Table, numbers: Mapping[str, int]) -> None:
     for name, number in numbers.items():
-        table.add_row(Text(name), str(number))
+        table.add_row(Text(visible(name)), str(number))
 
 
 def _cell(column: str, value: Any) -> Text:
-    text = _text(value)
-    return Text(f"{text[: _GLANCE - 1]}…" if column in _LONG and len(text) > _GLANCE else text)
+    return Text(visible(_text(value), _GLANCE if column in _LONG else None))
 
 
 def _text(value: Any) -> str:
@@ -105,10 +112,8 @@ def _text(value: Any) -> str:
     return visible(str(value if value is not None else ""))
 
 
-def visible(text: str) -> str:
-    """Text that can't act on a terminal: what a producer wrote may hold control characters."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
-def _print(table: Table) -> None:
-    Console(width=_WIDTH, highlight=False).print(table)
+def _print(table: Table, before: str = "") -> bool:
+    console = Console(width=_WIDTH, highlight=False)
+    with console.capture() as printed:
+        console.print(table)
+    return say(before + printed.get().removesuffix("\n"))

@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+import sysconfig
 import traceback
 from types import TracebackType
 from typing import Annotated, Any
@@ -41,7 +42,7 @@ def named(name: str, url: str) -> sync.JobQueue:
 
 
 def load(target: str, url: str | None = None) -> Registry:
-    """The queue that a module defines; the current directory comes first where modules are looked for.
+    """The queue that a module defines; modules are looked for in the current directory before what is installed.
 
     Args:
         target: `MODULE:QUEUE`, where QUEUE may have dots.
@@ -71,8 +72,7 @@ def load(target: str, url: str | None = None) -> Registry:
 
 def _import(name: str) -> Any:
     here = os.getcwd()
-    if sys.path[:1] != [here]:
-        sys.path.insert(0, here)
+    _look_in(here)
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -88,6 +88,21 @@ def _import(name: str) -> Any:
         raise
     except BaseException as error:  # SystemExit too: a module that exits has no queue to give
         _broken(name, error)
+
+
+def _look_in(folder: str) -> None:
+    """Find modules in a folder: before what is installed, but after Python's own and what we need ourselves.
+
+    A `queue.py` or a `redis.py` there would else be taken for the one that everybody else means.
+    """
+    if sys.path[:1] == [folder]:  # where `python -m` has put it
+        del sys.path[0]
+    importlib.import_module("redisjobs.drivers.redis")
+    if folder not in sys.path:
+        ours = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")]
+        ours += [os.path.join(path, "lib-dynload") for path in ours]
+        last = max((at for at, path in enumerate(sys.path) if path in ours), default=-1)
+        sys.path.insert(last + 1, folder)
 
 
 def _broken(name: str, error: BaseException) -> None:
@@ -109,7 +124,11 @@ def _nothing_there(owner: Any, attribute: str, target: str) -> str:
     queues = ", ".join(sorted(name for name, value in vars(owner).items() if isinstance(value, Registry)))
     where = getattr(owner, "__file__", None) or type(owner).__name__
     name = getattr(owner, "__name__", where)
-    return f"{target}: {name} ({where}) has no attribute {attribute!r}; its queues: {queues or 'none'}"
+    said = f"{target}: {name} ({where}) has no attribute {attribute!r}; its queues: {queues or 'none'}"
+    yours = os.path.join(os.getcwd(), f"{name}.py")
+    if os.path.exists(yours) and not os.path.samefile(yours, where):
+        said += f"; {yours} has a name that is taken: give it another"
+    return said
 
 
 def without_password(url: str) -> str:

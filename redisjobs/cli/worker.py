@@ -1,21 +1,20 @@
 """The command that runs a worker."""
 
 import importlib.util
-import logging
 import os
 import re
 import signal
 import sys
-import time
-from enum import StrEnum
 from typing import Annotated, Any
 
 import anyio
 import typer
 
 from redisjobs.aside import Log
+from redisjobs.cli import PROGRAM
 from redisjobs.cli.ending import Ending
 from redisjobs.cli.fault import Mistake
+from redisjobs.cli.log import LogFormat, LogLevel, configure
 from redisjobs.cli.probes import serve
 from redisjobs.cli.target import Moved, Target, load
 from redisjobs.errors import RedisJobsError
@@ -25,15 +24,6 @@ from redisjobs.waker import waker
 from redisjobs.worker import Worker
 
 logger = Log("redisjobs.worker")
-
-
-class LogLevel(StrEnum):
-    """How much is logged."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
 
 
 _SIZE = re.compile(r"(\d+)\s*([kmg]?)(?:i?b)?", re.IGNORECASE)
@@ -88,6 +78,9 @@ def worker(
         str | None, typer.Option(metavar="HOST:PORT", help="Answer /livez and /readyz there.")
     ] = None,
     log_level: Annotated[LogLevel, typer.Option(case_sensitive=False, help="How much is logged.")] = LogLevel.INFO,
+    log: Annotated[
+        LogFormat, typer.Option(case_sensitive=False, help="Lines of text or of JSON.")
+    ] = LogFormat.TEXT,
     supervised: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run jobs until SIGTERM or Ctrl-C; a second one stops at once.
@@ -98,7 +91,7 @@ def worker(
     Exit codes: 0 a stop that was asked for, a finished drain, or its share of jobs or memory had; 1 it had to end;
     2 what was typed is wrong.
     """
-    _configure_logging(log_level)
+    configure(log_level, log)  # before the user's module is imported, which may have its own idea of logging
     ending = Ending(grace, supervised=supervised is not None) if processes is None else None
     queue = load(target, url)
     limits: dict[str, Any] = {
@@ -116,7 +109,7 @@ def worker(
     except ValueError as error:
         raise Mistake(str(error)) from error
     if ending is None:
-        command = [sys.executable, "-m", "redisjobs", "worker", target, "--log-level", log_level.value]
+        command = [*PROGRAM, "worker", target, "--log-level", log_level.value, "--log", log.value]
         for name, value in limits.items():
             if value is not None:
                 command += [f"--{name.replace('_', '-')}", str(value)]
@@ -153,16 +146,6 @@ def _supervise(
     if health is not None:
         serve(health, lambda: supervisor.health)
     return supervisor.run()
-
-
-def _configure_logging(level: LogLevel) -> None:
-    # Before the user's module is imported, which may have its own idea of logging.
-    line = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    line.converter = time.gmtime
-    line.default_time_format, line.default_msec_format = "%Y-%m-%dT%H:%M:%S", "%s.%03dZ"
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(line)
-    logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
 def _run(worker: Worker, until_idle: bool, ending: Ending) -> int:

@@ -112,7 +112,10 @@ def need_asyncio() -> None:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        raise DriverError("redis-py needs asyncio; on trio only memory:// works") from None
+        raise DriverError(
+            "redis-py needs asyncio; on trio only memory:// works: run this on asyncio, which is anyio's default, "
+            "or push from a thread by redisjobs.sync"
+        ) from None
 
 
 class ServerClock:

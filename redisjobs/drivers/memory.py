@@ -33,7 +33,8 @@ Ended = list[tuple[str, Word]]
 
 _REMEMBERED = 60_000  # ms that an ended job's id is known for, so that a repeated push adds nothing
 _STRIPPED = (  # what a requeued job leaves behind: its failure, its attempts, its claims on time and uniqueness
-    b"reason error traceback failed_at worker deliveries priority attempt unknown_since expires_at unique"
+    b"reason error traceback failed_at worker deliveries priority attempt unknown_since expires_at started_at "
+    b"unique"
 ).split()
 _RELEASED = "released"  # who holds what was handed back
 _MOST_FIELDS = 500  # of an entry that a script can move; more can only have been put in by hand

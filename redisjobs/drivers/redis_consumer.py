@@ -18,7 +18,7 @@ from redisjobs.drivers.commands import (
     translate,
     unblock,
 )
-from redisjobs.drivers.link import ANSWER, Link, SyncLink, Target
+from redisjobs.drivers.link import ANSWER, Link, SyncLink, Target, need_asyncio
 from redisjobs.errors import DriverError, QueueFull, Unavailable
 
 _BLOCK = 5.0  # seconds a blocking read may last
@@ -52,6 +52,7 @@ class RedisConsumer:
         self._cursors = ["0-0"] * len(commands.streams)
 
     async def open(self) -> list[str]:
+        need_asyncio()
         try:
             return await self._join()
         except BaseException:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from redisjobs import sync
+from redisjobs.cli import PROGRAM
 from redisjobs.cli.demo.jobs import JOURNALS, QUEUE
 from redisjobs.cli.fault import Failure
 from redisjobs.codec import JobInfo
@@ -60,7 +61,7 @@ class Crew:
 
     def hire(self) -> int:
         """Start a worker; its process id."""
-        command = [sys.executable, "-m", "redisjobs", "worker", "redisjobs.cli.demo.jobs:queue"]
+        command = [*PROGRAM, "worker", "redisjobs.cli.demo.jobs:queue"]
         environment = os.environ | {QUEUE: self._queue.name, JOURNALS: str(self._directory)}
         environment |= {"REDISJOBS_URL": self._url}  # not as an argument: it may hold a password
         with open(self._directory / "workers.log", "ab") as log:

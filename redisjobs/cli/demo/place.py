@@ -2,13 +2,13 @@
 
 import os
 import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from redisjobs import server
+from redisjobs.cli import PROGRAM
 from redisjobs.cli.fault import Failure
 from redisjobs.cli.target import without_password
 from redisjobs.drivers.commands import Command, Commands
@@ -62,7 +62,7 @@ def _kept_server() -> Iterator[tuple["subprocess.Popen[str]", str, str]]:
     A server started here would die with us: that is what makes all other uses safe.
     """
     process = subprocess.Popen(
-        [sys.executable, "-m", "redisjobs", "dev"],
+        [*PROGRAM, "dev"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,  # nothing of ours, or whoever reads it would wait for the server's end

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from redisjobs.cli import PROGRAM
 from redisjobs.cli.torture.jobs import JOURNALS, LIFELINE, OLD, QUEUE
 
 GRACE = 1.0  # seconds that a worker's jobs may finish in
@@ -117,7 +118,7 @@ class Fleet:
         environment |= {LIFELINE: str(self._lifeline.getsockname()[1])}
         if kind.old:
             environment[OLD] = "1"
-        command = [sys.executable, "-m", "redisjobs", "worker", "redisjobs.cli.torture.jobs:queue"]
+        command = [*PROGRAM, "worker", "redisjobs.cli.torture.jobs:queue"]
         command += [
             "--log-level",
             "warning",

@@ -1,0 +1,358 @@
+"""Whether parameters come back from their JSON as they were, where their type leaves that open.
+
+JSON has no dates, tuples or keys that are numbers, and a field that is declared `Any` does not say what to make of
+the text in their stead. So what a type leaves open is compared with its own round trip when it is pushed. Which
+parts those are is read from pydantic's schema once for each type: a type that leaves nothing open costs nothing.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from types import NoneType
+from typing import Any
+
+Schema = Mapping[str, Any]
+
+_JSON = {bool: "boolean", int: "integer", float: "float", str: "string", NoneType: "null"}
+_NATIVE = {"bool": bool, "int": int, "float": float, "str": str, "none": NoneType}
+_AS_STRINGS = {
+    "bytes", "date", "time", "datetime", "timedelta", "decimal", "fraction", "complex", "uuid", "url",
+    "multi-host-url",
+}  # fmt: skip
+_ONE_INSIDE = {
+    "default", "custom-error", "function-before", "function-after", "function-wrap",
+    "model-field", "typed-dict-field", "dataclass-field",
+}  # fmt: skip
+_ARRAYS = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
+_ANYTHING = frozenset([*_JSON.values(), "array", "object"])
+_MISSING = object()
+_BY_IDENTITY: Any = object.__eq__
+
+
+class Fault:
+    """What would be lost, and where.
+
+    Attributes:
+        path: Fields and indexes, the innermost first.
+        text: What would become of the value there, and what to do.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.path: list[str] = []
+        self.text = text
+
+    def inside(self, step: object) -> "Fault":
+        """The same, seen from one level further out."""
+        self.path.append(str(step))
+        return self
+
+
+Check = Callable[[Any, Any], Fault | None]
+"""Compares a value with what came back from its JSON."""
+
+
+class RoundTrip:
+    """What one parameter type leaves open.
+
+    Args:
+        schema: Pydantic's core schema of the type.
+
+    Attributes:
+        check: Compares parameters with what came back; None: the type says all.
+        decodes: Whether what comes back has to be read just as a worker reads it. If not, any instance of the type
+            will do: only the types of values are looked at.
+    """
+
+    def __init__(self, schema: Schema) -> None:
+        self.decodes = False
+        self._definitions: dict[str, Schema] = {}
+        self._referred: dict[str, Check | None] = {}
+        self._only_types: dict[Check, type[Any]] = {}  # checks that look at nothing but whether the type is this
+        self.check = self._of(schema)
+
+    def _of(self, schema: Schema) -> Check | None:
+        kind = schema["type"]
+        if kind in _NATIVE or kind in _AS_STRINGS or kind in ("literal", "enum"):
+            return None
+        if kind in _ONE_INSIDE:
+            return self._of(schema["schema"])
+        match kind:
+            case "nullable":
+                return _unless_none(self._of(schema["schema"]))
+            case "lax-or-strict":
+                return self._of(schema["strict_schema"])
+            case "json-or-python" if not self._kinds(schema) & {"array", "object"}:
+                return self._of(schema["json_schema"])
+            case "definitions":
+                self._definitions |= {definition["ref"]: definition for definition in schema["definitions"]}
+                return self._of(schema["schema"])
+            case "definition-ref":
+                return self._reference(schema["schema_ref"])
+            case "list" | "deque":
+                return self._each(self._of(schema.get("items_schema", _ANY)))
+            case "generator":
+                return self._each_of_iterable(self._of(schema.get("items_schema", _ANY)))
+            case "set" | "frozenset":
+                return _same if self._of(schema.get("items_schema", _ANY)) else None
+            case "tuple":
+                return self._tuple(schema)
+            case "dict":
+                return self._dict(schema)
+            case "union" | "tagged-union":
+                return self._union(schema)
+            case "model" | "dataclass":
+                return self._instance(schema)
+            case "typed-dict":
+                return self._typed_dict(schema)
+        self.decodes = True  # declared as anything, or by a schema we don't know
+        return _same
+
+    def _reference(self, ref: str) -> Check | None:
+        if ref not in self._referred:
+
+            def check(value: Any, decoded: Any) -> Fault | None:
+                found = self._referred[ref]
+                return found(value, decoded) if found else None
+
+            self._referred[ref] = check  # meanwhile: it may refer to itself
+            self._referred[ref] = self._of(self._definitions[ref])
+        return self._referred[ref]
+
+    def _each(self, inner: Check | None) -> Check | None:
+        if inner is None:
+            return None
+        only = {self._only_types.get(inner)}
+
+        def check(value: Any, decoded: Any) -> Fault | None:
+            if only.issuperset(map(type, value)):
+                return None
+            for at, (one, other) in enumerate(zip(value, decoded, strict=False)):
+                if fault := inner(one, other):
+                    return fault.inside(at)
+            return None
+
+        return check
+
+    def _each_of_iterable(self, inner: Check | None) -> Check | None:
+        each = self._each(inner)
+        if each is None:
+            return None
+        once = "has items of any type, which can't be compared, for it can be read but once; annotate them"
+        return lambda value, decoded: each(value, decoded) if hasattr(value, "__len__") else Fault(once)
+
+    def _tuple(self, schema: Schema) -> Check | None:
+        checks = [self._of(item) for item in schema["items_schema"]]
+        if not any(checks):
+            return None
+        many = schema.get("variadic_item_index")
+
+        def check(value: Any, decoded: Any) -> Fault | None:
+            spread = checks
+            if many is not None:
+                spread = [*checks[:many], *[checks[many]] * (len(value) - len(checks) + 1), *checks[many + 1 :]]
+            for at, (found, one, other) in enumerate(zip(spread, value, decoded, strict=False)):
+                if found and (fault := found(one, other)):
+                    return fault.inside(at)
+            return None
+
+        return check
+
+    def _dict(self, schema: Schema) -> Check | None:
+        keys, values = schema.get("keys_schema", _ANY), self._of(schema.get("values_schema", _ANY))
+        # As keys all are strings, so what tells the members of a union apart elsewhere does not here.
+        open_keys = self._of(keys) is not None or len(self._kinds(keys)) > 1
+        self.decodes = self.decodes or open_keys
+        if values is None and not open_keys:
+            return None
+
+        def check(value: Any, decoded: Any) -> Fault | None:
+            if open_keys and (fault := _same_keys(value, decoded)):
+                return fault
+            if values is not None:
+                for key, one, other in zip(value, value.values(), decoded.values(), strict=False):
+                    if fault := values(one, other):
+                        return fault.inside(key)
+            return None
+
+        return check
+
+    def _union(self, schema: Schema) -> Check | None:
+        choices = schema["choices"]
+        if isinstance(choices, Mapping):  # by their tags
+            choices = list(choices.values())
+        choices = [choice[0] if isinstance(choice, tuple) else choice for choice in choices]
+        checks = [self._of(choice) for choice in choices]
+        kinds = [self._kinds(choice) for choice in choices]
+        apart = sum(map(len, kinds)) == len(frozenset().union(*kinds)) and schema.get("mode") != "left_to_right"
+        if apart and not any(checks):
+            return None
+        self.decodes = self.decodes or not apart
+        by_type: dict[Any, Check | None] = {}
+        for choice, found in zip(choices, checks, strict=True):
+            python = self._python_type(choice)
+            by_type[python] = _same if python in by_type else found
+
+        def check(value: Any, decoded: Any) -> Fault | None:
+            if type(value) is not type(decoded):
+                return _same(value, decoded)
+            found = by_type.get(type(value), _same)
+            return found(value, decoded) if found else None
+
+        return check
+
+    def _instance(self, schema: Schema) -> Check:
+        """Of a model or a dataclass: a subclass would lose what it adds."""
+        declared, inside = schema["cls"], self._resolved(schema["schema"])
+        if schema.get("root_model"):
+            fields = {"root": self._of(inside)}
+        else:
+            listed = inside.get("fields", ())
+            named = listed.items() if isinstance(listed, Mapping) else [(one["name"], one) for one in listed]
+            fields = {name: self._of(field) for name, field in named if _is_carried(field)}
+        extra = schema["type"] == "model" and declared.model_config.get("extra") == "allow"
+        self.decodes = self.decodes or extra
+        checks = [(name, found) for name, found in fields.items() if found]
+
+        def only_type(value: Any, _decoded: Any) -> Fault | None:
+            return None if type(value) is declared else _changed(value, declared)
+
+        if not checks and not extra:
+            self._only_types[only_type] = declared
+            return only_type
+
+        def check(value: Any, decoded: Any) -> Fault | None:
+            if type(value) is not declared:
+                return _changed(value, declared)
+            for name, found in checks:
+                one = getattr(value, name, _MISSING)
+                if one is not _MISSING and (fault := found(one, getattr(decoded, name))):
+                    return fault.inside(name)
+            return _same(value.__pydantic_extra__, decoded.__pydantic_extra__) if extra else None
+
+        return check
+
+    def _typed_dict(self, schema: Schema) -> Check:
+        known = frozenset(schema["fields"])
+        carried = {name: self._of(field) for name, field in schema["fields"].items() if _is_carried(field)}
+        checks = {name: found for name, found in carried.items() if found}
+        behaviour = schema.get("extra_behavior") or schema.get("config", {}).get("extra_fields_behavior")
+        extra = behaviour == "allow"
+        self.decodes = self.decodes or extra
+
+        def check(value: Any, decoded: Any) -> Fault | None:
+            if not extra and not value.keys() <= known:
+                # pydantic leaves them out: a misspelt optional key would be lost without a word.
+                return Fault(f"has no key {', '.join(sorted(map(repr, value.keys() - known)))}")
+            for name, found in checks.items():
+                if name in value and (fault := found(value[name], decoded[name])):
+                    return fault.inside(name)
+            for name in value.keys() - known:
+                if fault := _same(value[name], decoded[name]):
+                    return fault.inside(name)
+            return None
+
+        return check
+
+    def _resolved(self, schema: Schema) -> Schema:
+        """What validators and references wrap."""
+        while True:
+            if schema["type"] == "definition-ref":
+                schema = self._definitions[schema["schema_ref"]]
+            elif schema["type"] in _ONE_INSIDE:
+                schema = schema["schema"]
+            else:
+                return schema
+
+    def _python_type(self, schema: Schema) -> Any:
+        schema = self._resolved(schema)
+        if schema["type"] == "typed-dict":
+            return dict
+        return schema.get("cls") or _ARRAYS.get(schema["type"]) or (dict if schema["type"] == "dict" else None)
+
+    def _kinds(self, schema: Schema) -> frozenset[str]:
+        """Which kinds of JSON values the type is written as."""
+        schema = self._resolved(schema)
+        kind = schema["type"]
+        if kind in _NATIVE:
+            return frozenset([_JSON[_NATIVE[kind]]])
+        if kind in _AS_STRINGS:
+            return frozenset(["string"])
+        if kind in _ARRAYS or kind in ("deque", "generator"):
+            return frozenset(["array"])
+        if kind in ("dict", "typed-dict", "dataclass") or (kind == "model" and not schema.get("root_model")):
+            return frozenset(["object"])
+        match kind:
+            case "literal" | "enum":
+                values = [getattr(value, "value", value) for value in schema.get("expected") or schema["members"]]
+                return frozenset(_JSON.get(type(value), "object") for value in values)
+            case "nullable":
+                return self._kinds(schema["schema"]) | {"null"}
+            case "lax-or-strict":
+                return self._kinds(schema["strict_schema"])
+            case "json-or-python":
+                return self._kinds(schema["json_schema"])
+        return _ANYTHING
+
+
+_ANY: Schema = {"type": "any"}
+
+
+def _is_carried(field: Schema) -> bool:
+    """Whether a field goes on the wire and back into the constructor."""
+    return not (field.get("serialization_exclude") or field.get("init_only") or field.get("init") is False)
+
+
+def _unless_none(inner: Check | None) -> Check | None:
+    if inner is None:
+        return None
+    return lambda value, decoded: None if value is None and decoded is None else inner(value, decoded)
+
+
+def _same(value: Any, decoded: Any) -> Fault | None:
+    """Whether two values are the same in type, value and all they hold."""
+    kind: Any = type(value)
+    if kind is not type(decoded):
+        if kind is int and type(decoded) is float and value == decoded:
+            return None  # what is declared as a float may be an int
+        return _changed(value, type(decoded))
+    if kind in _JSON:
+        return None if value == decoded else _unequal(value, decoded)
+    if isinstance(value, dict):
+        if fault := _same_keys(value, decoded):
+            return fault
+        return _all_same(value, value.values(), decoded.values())
+    if isinstance(value, list | tuple):
+        return _all_same(range(len(value)), value, decoded)
+    # What is equal to nothing but itself is of the right type, and can't be compared any further.
+    return None if value == decoded or kind.__eq__ is _BY_IDENTITY else _unequal(value, decoded)
+
+
+def _all_same(steps: Iterable[Any], values: Iterable[Any], others: Iterable[Any]) -> Fault | None:
+    for step, one, other in zip(steps, values, others, strict=False):
+        if fault := _same(one, other):
+            return fault.inside(step)
+    return None
+
+
+def _same_keys(value: Mapping[Any, Any], decoded: Mapping[Any, Any]) -> Fault | None:
+    if len(value) != len(decoded):
+        return Fault(
+            f"has {len(value)} keys, and would arrive with {len(decoded)}; annotate it, as dict[int, ...]"
+        )
+    for key, other in zip(value, decoded, strict=True):
+        if type(key) is not type(other) or key != other:
+            kind = type(key).__name__
+            return Fault(f"has a key {key!r} that would arrive as {other!r}; annotate it, as dict[{kind}, ...]")
+    return None
+
+
+def _changed(value: Any, other: type[Any]) -> Fault:
+    kind = type(value).__name__
+    return Fault(f"would arrive as a {other.__name__}, not as a {kind}; annotate it with {kind}")
+
+
+def _unequal(value: Any, decoded: Any) -> Fault:
+    return Fault(f"would arrive as {_short(decoded)}, not as {_short(value)}; annotate it with its type")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:99]}…"

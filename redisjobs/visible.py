@@ -1,0 +1,15 @@
+"""Text from outside, made fit for a log or a terminal."""
+
+
+def visible(text: str, most: int | None = None) -> str:
+    r"""Text in one line that acts on no terminal and forges no line of a log: `\n` for a line feed.
+
+    Ids, names and messages come from whoever can reach the server, so they may hold any character.
+
+    Args:
+        text: The text.
+        most: How many characters are shown of it. Defaults to all.
+    """
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return text if most is None or len(text) <= most else f"{text[: most - 1]}…"

@@ -1,0 +1,220 @@
+"""Calls that type checkers are to let pass, and calls that they are to refuse. Never run: see test_types.py.
+
+A call that is to be refused says so to each checker; such a comment where there is no error is one itself.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, TypedDict, assert_type
+
+from pydantic import BaseModel
+
+from redisjobs import JobContext, JobName, JobQueue, Priority, sync
+from redisjobs.driver import NewJob
+
+
+@dataclass
+class Mail:
+    job_name: ClassVar[str] = "Mail"
+    to: str = ""
+
+
+class Letter(BaseModel):
+    job_name: ClassVar[str] = "Letter"
+    to: str
+
+
+@dataclass
+class Other:
+    x: int
+
+
+class Loose(TypedDict):
+    a: int
+
+
+MAIL = JobName("mail", Mail)
+OTHER = JobName("other", Other)
+LOOSE = JobName("loose", Loose)
+TABLE = JobName("table", dict[str, int])
+
+queue = JobQueue("memory://")
+plain = sync.JobQueue("memory://")
+
+
+# Pushing
+
+
+async def pushes(prepared: NewJob, name: str) -> None:
+    await queue.push(Mail("joe"), delay=5, priority="high")
+    await queue.push(Letter(to="joe"), priority=Priority.LOW)
+    await queue.push(Mail("joe"), MAIL)
+    await queue.push(Other(1), OTHER, headers={"a": "b"})
+    await queue.push({"a": 1}, LOOSE)
+    await queue.push(Loose(a=1), LOOSE)
+    await queue.push({"a": 1}, TABLE)
+    await queue.push({"a": 1}, name)
+    await queue.push(Other(1), "other")
+    await queue.push_many([Mail("joe"), Mail("ann")])
+    await queue.push_many([Mail("joe"), prepared, Letter(to="joe")])
+    await queue.push_many([prepared])
+    await queue.push_many((Other(n) for n in range(3)), OTHER)
+    await queue.push_many([{"a": 1}], LOOSE)
+    await queue.push_many([{"a": 1}], "loose")
+    queue.prepare(Mail("joe"), delay=5)
+    queue.prepare({"a": 1}, LOOSE)
+
+
+async def wrong_pushes() -> None:
+    await queue.push(Other(1))  # type: ignore[call-overload]  # pyright: ignore
+    await queue.push(Mail("joe"), OTHER)  # type: ignore[misc]  # pyright: ignore
+    await queue.push(5, MAIL)  # type: ignore[misc]  # pyright: ignore
+    await queue.push({"to": "joe"}, MAIL)  # type: ignore[misc]  # pyright: ignore
+    await queue.push(Other(1), LOOSE)  # type: ignore[misc]  # pyright: ignore
+    await queue.push(Mail("joe"), Mail)  # type: ignore[call-overload]  # pyright: ignore
+    await queue.push(Mail("joe"), dealy=5)  # type: ignore[call-overload]  # pyright: ignore
+    await queue.push(Mail("joe"), priority="urgent")  # type: ignore[call-overload]  # pyright: ignore
+    await queue.push_many([Other(1)])  # type: ignore[list-item]  # pyright: ignore
+    await queue.push_many([Other(1)], MAIL)  # type: ignore[misc]  # pyright: ignore
+    queue.prepare(Other(1))  # type: ignore[call-overload]  # pyright: ignore
+
+
+def sync_pushes() -> None:
+    plain.push(Mail("joe"))
+    plain.push({"a": 1}, LOOSE)
+    plain.push({"a": 1}, "loose")
+    plain.push_many([Other(1)], OTHER)
+    plain.push(Other(1))  # type: ignore[call-overload]  # pyright: ignore
+    plain.push(Mail("joe"), OTHER)  # type: ignore[misc]  # pyright: ignore
+    plain.push_many([Other(1)], MAIL)  # type: ignore[misc]  # pyright: ignore
+
+
+# Registering
+
+
+@queue.register(Mail)
+async def mail(parameters: Mail, context: JobContext) -> int:
+    return context.attempt
+
+
+@plain.register(MAIL, timeout=5)
+def short(parameters: Mail) -> str:
+    return parameters.to
+
+
+@queue.register(LOOSE)
+def loose(parameters: Loose, context: JobContext | None = None, more: int = 1) -> None: ...
+
+
+@queue.register(OTHER)
+def broad(parameters: object, *rest: object) -> None: ...
+
+
+queue.register(Mail)(print)
+queue.register(Letter)(lambda letter: letter.to)
+queue.register(Letter)(lambda letter, context: (letter.to, context.attempt))
+
+
+@queue.register(MAIL)  # type: ignore[arg-type]  # pyright: ignore
+def of_another(parameters: Other) -> None: ...
+
+
+@queue.register(Mail)  # type: ignore[arg-type]  # pyright: ignore
+async def of_another_with_context(parameters: Other, context: JobContext) -> None: ...
+
+
+@queue.register(Mail)  # type: ignore[arg-type]  # pyright: ignore
+def no_context(parameters: Mail, context: int) -> None: ...
+
+
+@plain.register(Mail)  # type: ignore[arg-type]  # pyright: ignore
+def of_nothing() -> None: ...
+
+
+# Functions
+
+
+@queue.job(timeout=5)
+async def charge(card: str, context: JobContext) -> bool:
+    return bool(card)
+
+
+@queue.job
+def resize(path: str, width: int = 800) -> int:
+    return width
+
+
+@queue.job
+def first(context: JobContext, path: str, *, width: int = 800) -> int:
+    return width
+
+
+@queue.job
+def between(path: str, context: JobContext, width: int) -> None: ...
+
+
+@queue.job
+def maybe(path: str, width: int = 5, context: JobContext | None = None) -> None: ...
+
+
+@queue.job
+def maybe_first(context: JobContext | None = None) -> None: ...
+
+
+@queue.job
+def by_keyword(path: str, *, context: JobContext) -> None: ...
+
+
+@queue.job
+def nothing() -> None: ...
+
+
+@queue.job
+def of_anything(payload: Any, width: int = 5) -> None: ...
+
+
+@queue.job
+def of_objects(payload: object, width: int = 5) -> None: ...
+
+
+@plain.job(name="shrink")
+def shrink(context: JobContext, path: str, width: int = 800) -> None: ...
+
+
+async def function_pushes(card: str) -> None:
+    await charge.push(card)
+    await charge.push(card=card)
+    await charge.options(delay=5).push(card)
+    await resize.push("a.png", width=64)
+    await resize.push(path="a.png")
+    await first.push("a.png", width=64)
+    await between.push("a.png", 64)
+    await maybe.push("a.png")
+    await maybe_first.push()
+    await nothing.push()
+    await of_anything.push("a", width=5)
+    await of_objects.push("a", width=5)
+    await queue.job(name="half")(partial(resize, width=400)).push("a.png")
+    await queue.push_many([resize.prepare("a.png"), first.prepare("b.png", width=5)])
+    shrink.push("a.png", width=64)
+
+
+async def calls(context: JobContext) -> None:
+    assert_type(resize("a.png"), int)
+    assert_type(first(context, "a.png", width=64), int)
+    assert_type(await charge("card", context), bool)
+    maybe("a.png")
+
+
+async def wrong_function_pushes(context: JobContext) -> None:
+    await resize.push(5)  # type: ignore[arg-type]  # pyright: ignore
+    await resize.push()  # type: ignore[call-arg]  # pyright: ignore
+    await resize.push("a.png", widht=5)  # type: ignore[call-arg]  # pyright: ignore
+    await first.push(5)  # type: ignore[arg-type]  # pyright: ignore
+    await first.push(context, "a.png")  # type: ignore[call-arg,arg-type]  # pyright: ignore
+    await nothing.push(5)  # type: ignore[call-arg]  # pyright: ignore
+    await by_keyword.push("a.png")  # type: ignore[call-arg]  # pyright: ignore  # would be right: see JobFunction
+    resize.prepare(5)  # type: ignore[arg-type]  # pyright: ignore
+    resize.options(dealy=5)  # type: ignore[call-arg]  # pyright: ignore
+    shrink.push(5)  # type: ignore[arg-type]  # pyright: ignore
+    queue.job(retries=3)  # type: ignore[call-overload]  # pyright: ignore

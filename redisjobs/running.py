@@ -241,12 +241,21 @@ class Running:
             scopes.close_inside(innermost)
         if raised is None:
             return _DONE
+        try:
+            return self._came_to(raised, definition, context, scope)
+        finally:
+            del raised  # or it would hold itself: its traceback leads to the frames that called the handler
+
+    def _came_to(
+        self, raised: BaseException, definition: JobDefinition[Any], context: JobContext, scope: anyio.CancelScope
+    ) -> Outcome:
+        """What it means that the handler raised; a cancellation that was meant for the worker goes on."""
         cancelled = isinstance(raised, anyio.get_cancelled_exc_class())
         if cancelled and self._means.guard.was_meant():
             try:
                 raise raised
             finally:
-                del raised  # or it would hold itself, through its traceback
+                del raised  # as above
         if self._why is not None:
             return self._why
         if scope.cancel_called and definition.timeout is not None:
@@ -328,6 +337,7 @@ class Running:
         if word is Word.OK and type(self.fate) is Ack and not logger.isEnabledFor(logging.INFO):
             return
         error = self._outcome.error if isinstance(self._outcome, Raised) else None
+        self._outcome = None  # its traceback leads to the frames that called the handler, and so to this job
         match word, self.fate:
             case Word.LEASE_LOST, _ if self.resent:
                 self._log(

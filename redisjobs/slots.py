@@ -72,6 +72,7 @@ class Slots:
             if not scope.cancel_called:
                 forget_cancels()
             self._end(slot, outcome)
+            del outcome  # what a handler raised is not to wait here for the next job
 
     async def _next(self, slot: "_Slot") -> Running:
         slot.gate = self._new_gate()

@@ -46,7 +46,8 @@ def stepped(call: Awaitable[Any], context: Context) -> Generator[Any, Any, BaseE
         except StopIteration:
             return None
         except BaseException as error:
-            return error
+            # Without this frame: those that it is called from keep the error, which would hold itself.
+            return error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
         finally:
             value = None  # an exception would hold itself, through its traceback
         try:

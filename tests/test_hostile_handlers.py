@@ -83,6 +83,7 @@ RAISED = [
     GeneratorExit(),
     SystemExit(3),
     BaseException("odd"),
+    asyncio.CancelledError(),
     StopIteration(1),
     RecursionError(),
 ]

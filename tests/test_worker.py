@@ -280,38 +280,6 @@ async def test_a_handler_steers_by_raising(queue: JobQueue) -> None:
     assert (fail.state, fail.reason, fail.error) == (State.DEAD, "failed", "the card is stolen")
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), BaseException("odd"), RecursionError("deep")])
-async def test_nothing_a_handler_raises_ends_the_worker(queue: JobQueue, error: BaseException) -> None:
-    ran: list[int] = []
-
-    @queue.register(Work, retry=no_retry())
-    async def work(work: Work) -> None:
-        if work.number == 0:
-            raise error
-        ran.append(work.number)
-
-    await queue.push_many([Work(0), Work(1)])
-    await drain(queue, concurrency=1)
-
-    assert ran == [1]
-    assert len(await queue.jobs(State.DEAD)) == 1
-
-
-async def test_a_cancellation_out_of_nowhere_is_a_failure_like_any_other(queue: JobQueue) -> None:
-    if queue.name and anyio.get_cancelled_exc_class().__module__.startswith("trio"):
-        return  # trio's can't be made by hand
-
-    @queue.register(Work, retry=no_retry())
-    async def work(_: Work) -> None:
-        raise anyio.get_cancelled_exc_class()()
-
-    await queue.push(Work())
-    await drain(queue)
-
-    (dead,) = await queue.jobs(State.DEAD)
-    assert dead.error == "CancelledError"
-
-
 async def test_a_retry_policy_that_raises_costs_neither_job_nor_worker(queue: JobQueue) -> None:
     def broken(_: object) -> float:
         raise ZeroDivisionError("in the policy")

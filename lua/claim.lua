@@ -28,6 +28,7 @@
 --- @include "include/now"
 --- @include "include/expect"
 --- @include "include/leases"
+--- @include "include/make_group"
 --- @include "include/field"
 --- @include "include/entry_at"
 --- @include "include/identify"
@@ -104,8 +105,7 @@ end
 local function take_released(number, stream)
   local page, looked = released[number], 0
   if not page then
-    -- From the stream's start: `$` would skip what was pushed before any worker.
-    redis.call('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM')
+    make_group(stream)
     return
   end
   while #page > 0 and count > #claimed do

@@ -490,10 +490,10 @@ async def test_a_renewal_tells_of_the_worker_for_two_leases(queue: RedisStore, w
     assert 29_000 < queue.admin.pttl(f"{queue.prefix}worker:w1") <= 30_000
 
 
-def tidy(queue: RedisStore, keep_dead_ms: int | None) -> list[int]:
+def tidy(queue: RedisStore) -> int:
     """Run the script for whom every consumer was last heard of long ago."""
     queue.admin.script_load(lua.script("tidy").source)
-    command = Commands(queue.queue_name, queue.clock).tidy(-1, keep_dead_ms)
+    command = Commands(queue.queue_name, queue.clock).tidy(-1)
     return command.parse(queue.admin.execute_command(*command.wire))
 
 
@@ -511,24 +511,12 @@ async def test_a_consumer_goes_only_with_nothing_pending_and_its_worker_gone(
         await consumer.aclose()
     (held,) = await claim(worker)
 
-    tidy(queue, None)
+    assert tidy(queue) == 4
 
     streams = {priority: queue.stream(priority) for priority in (Priority.HIGH, Priority.NORMAL)}
     left = {p: {row["name"] for row in queue.admin.xinfo_consumers(key, "workers")} for p, key in streams.items()}
     assert left == {Priority.HIGH: {b"alive"}, Priority.NORMAL: {b"alive", b"w1"}}
     assert (await worker.exchange([(held, Ack())], None)).words == [Word.OK]
-
-
-@pytest.mark.anyio
-async def test_dead_letters_go_when_they_are_past_their_keeping(queue: RedisStore, worker: Consumer) -> None:
-    await push(queue, "a", "b")
-    await worker.exchange([(lease, FAILED) for lease in await claim(worker)], None)
-    queue.clock.advance(60)
-    assert tidy(queue, 61_000)[1] == 0
-    assert await queue.driver.requeue("b") is Word.OK
-    assert tidy(queue, 59_000)[1] == 1
-    assert queue.located().keys() == {"b"}
-    assert await queue.driver.jobs(State.DEAD, 10) == []
 
 
 # Bytes

@@ -246,15 +246,11 @@ class Commands:
         ]
         return self._run("renew", [worker, alive_ms, len(flat), *flat, *tokens], _words)
 
-    def tidy(self, idle_ms: int, keep_dead_ms: int | None) -> Command[list[int]]:
-        return self._run("tidy", [idle_ms, _text(keep_dead_ms), self._now], list)
+    def tidy(self, idle_ms: int) -> Command[int]:
+        return self._run("tidy", [idle_ms], int)
 
-    def join(self) -> list[Command[None]]:
-        """Make the group, from the start of each stream: `$` would skip what was pushed before any worker."""
-        return [
-            Command(["XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM"], lambda reply: None)
-            for stream in self.streams
-        ]
+    def join(self) -> Command[int]:
+        return self._run("join", [], int)
 
     def conversation(self, commands: Sequence[Command[Any]]) -> Generator[list[Wire], list[Any], list[Any]]:
         """Run commands in one round trip, in a second only for those a server had to be readied for.
@@ -266,7 +262,7 @@ class Commands:
             Each command's parsed reply.
 
         Raises:
-            DriverError: The first error reply that has no cure here.
+            DriverError: The first error reply that has no cure here, or that of a cure.
         """
         replies = yield [command.wire for command in commands]
         for _ in range(2):  # a script may be missing, and once it is there, the group
@@ -275,6 +271,9 @@ class Commands:
                 break
             cures = self._cures([(commands[i], replies[i]) for i in healed])
             again = yield [*cures, *(commands[i].wire for i in healed)]
+            for reply in again[: len(cures)]:
+                if isinstance(reply, Exception):
+                    raise translate(reply)
             for i, reply in zip(healed, again[len(cures) :], strict=True):
                 replies[i] = reply
         for reply in replies:
@@ -283,15 +282,11 @@ class Commands:
         return [command.parse(reply) for command, reply in zip(commands, replies, strict=True)]
 
     def _cures(self, failed: Sequence[tuple[Command[Any], Any]]) -> list[Wire]:
-        scripts = {
-            command.script
-            for command, reply in failed
-            if command.script and isinstance(reply, redis_errors.NoScriptError)
-        }
-        cures: list[Wire] = [["SCRIPT", "LOAD", script.source] for script in scripts]
-        if any(not isinstance(reply, redis_errors.NoScriptError) for _, reply in failed):
-            cures += [command.wire for command in self.join()]
-        return cures
+        lacks_group = [reply for _, reply in failed if not isinstance(reply, redis_errors.NoScriptError)]
+        joins = [self.join()] if lacks_group else []
+        lacking = [command for command, reply in failed if isinstance(reply, redis_errors.NoScriptError)]
+        scripts = {command.script for command in [*lacking, *joins] if command.script}
+        return [*(["SCRIPT", "LOAD", script.source] for script in scripts), *(join.wire for join in joins)]
 
 
 def _is_curable(error: Exception) -> bool:

@@ -61,14 +61,7 @@ class RedisConsumer:
 
     async def _join(self) -> list[str]:
         await self._run(hello())
-        for command in self._commands.join():
-            try:
-                await self._run(command)
-            except QueueFull:
-                pass  # claim makes a group that is missing even then, for what drains a full server must run
-            except DriverError as error:
-                if "BUSYGROUP" not in str(error):  # another worker was first
-                    raise
+        await self._run(self._commands.join())
         try:
             (policy,) = await self._run(memory_policy())
         except DriverError as error:
@@ -178,7 +171,7 @@ class RedisConsumer:
         await self._run(self._commands.leave(self.worker_id))
 
     async def tidy(self) -> None:
-        await self._run(self._commands.tidy(_GONE_MS, None))
+        await self._run(self._commands.tidy(_GONE_MS))
 
     async def listen(self, heard: Callable[[Nudge], None]) -> None:
         try:

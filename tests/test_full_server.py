@@ -1,0 +1,135 @@
+"""A server without memory left: workers come up on it, wait on it, and drain it."""
+
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import anyio
+import pytest
+import redis
+from conftest import ENGINES
+from store import RedisStore, eventually
+
+from redisjobs import JobQueue, Worker, server
+from redisjobs.job import Priority
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass
+class Work:
+    job_name: ClassVar[str] = "Work"
+    number: int = 0
+
+
+class Bench:
+    """A queue on a server whose memory can be filled, and what ran."""
+
+    def __init__(self, store: RedisStore) -> None:
+        self.store = store
+        self.queue = JobQueue(store.url, store.queue_name)
+        self.ran: list[int] = []
+        self.queue.register(Work)(lambda work: self.ran.append(work.number))
+
+    def fill(self) -> None:
+        self.store.admin.config_set("maxmemory", 1)
+
+    def make_room(self) -> None:
+        self.store.admin.config_set("maxmemory", 0)
+
+    def destroy_groups(self) -> None:
+        for priority in Priority:
+            self.store.admin.xgroup_destroy(self.store.stream(priority), "workers")
+
+    def groups(self) -> int:
+        return sum(
+            len(self.store.admin.xinfo_groups(self.store.stream(priority)))
+            for priority in Priority
+            if self.store.admin.exists(self.store.stream(priority))
+        )
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def small_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A server of each kind, for these tests alone."""
+    with server.start(server.inspect(ENGINES[request.param])) as running:
+        yield running.url
+
+
+@pytest.fixture
+async def bench(small_url: str) -> AsyncIterator[Bench]:
+    store = RedisStore(redis.Redis.from_url(small_url), small_url, f"test-{uuid.uuid4().hex[:12]}")
+    bench = Bench(store)
+    try:
+        yield bench
+    finally:
+        bench.make_room()
+        await bench.queue.aclose()
+    faults = store.faults()
+    store.end()
+    assert faults == []
+
+
+async def test_a_worker_that_starts_on_a_full_server_comes_up_and_drains_it(bench: Bench) -> None:
+    await bench.queue.push_many([Work(1), Work(2)])
+    bench.fill()
+
+    await Worker(bench.queue).run(until_idle=True)
+
+    assert bench.ran == [1, 2]
+    assert bench.store.located() == {}
+
+
+async def test_a_worker_waits_on_a_full_server_that_lost_its_groups_and_runs_what_comes(bench: Bench) -> None:
+    worker = Worker(bench.queue, lease=1)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.run)
+        await eventually(lambda: worker.health.ready and blocked(bench.store))
+        bench.fill()
+
+        bench.destroy_groups()  # which ends the blocking read by an error
+
+        await eventually(lambda: bench.groups() == 3 and blocked(bench.store))
+        asked = commands(bench.store)
+        await anyio.sleep(0.5)
+        assert sum((commands(bench.store) - asked).values()) < 30  # it waits, and does not spin
+        bench.make_room()
+        await bench.queue.push(Work(3))
+        await eventually(lambda: bench.ran == [3])
+        worker.stop()
+
+
+@pytest.mark.parametrize("lost", ["the groups", "all keys"])
+async def test_a_blocking_read_makes_the_groups_it_lacks_though_the_server_is_full(
+    bench: Bench, lost: str
+) -> None:
+    consumer = bench.store.consumer("w1")
+    await consumer.open()
+    bench.fill()
+    if lost == "the groups":
+        bench.destroy_groups()
+    else:
+        bench.store.admin.delete(*(bench.store.prefix + key for key in list(bench.store.keys())))
+
+    assert await consumer.wait(10, 0.01) == []
+
+    assert bench.groups() == 3
+    await consumer.aclose()
+
+
+async def test_a_worker_that_may_not_make_the_groups_ends_and_says_so(bench: Bench) -> None:
+    bench.store.admin.execute_command("ACL", "SETUSER", bench.store.user, "-xgroup")
+
+    with pytest.raises(Exception, match=r"ACL forbids.*'?xgroup"):
+        await Worker(bench.queue).run()
+
+
+def blocked(store: RedisStore) -> bool:
+    return any("b" in client["flags"] for client in store.admin.client_list() if client["user"] == store.user)
+
+
+def commands(store: RedisStore) -> Counter[str]:
+    """How often each command was called."""
+    return Counter({name: row["calls"] for name, row in store.admin.info("commandstats").items()})

@@ -28,7 +28,7 @@ class Heartbeat:
         look: Called in the thread about once a second, for what else is to be watched from outside of the loop.
 
     Attributes:
-        renewed: When leases were last renewed, by this machine's monotonic clock.
+        renewed: When leases were last renewed, or the first renewal began, by this machine's monotonic clock.
         steady_since: Since when no renewal came so late that a lease could have run out.
     """
 
@@ -51,13 +51,21 @@ class Heartbeat:
         self._ended = False
         self._stir = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="redisjobs heartbeat", daemon=True)
-        self.renewed = time.monotonic()
-        # The others may be about to renew after a time when nobody could; we were not there to know.
-        self.steady_since = self.renewed - 2 * self._interval
+        self._started = False
+        self.renewed = self.steady_since = time.monotonic()
+
+    @property
+    def broken(self) -> bool:
+        """Whether the thread has ended though nobody asked it to."""
+        return self._started and not self._ended and not self._thread.is_alive()
 
     def start(self) -> None:
         """Begin; the first renewal is at once."""
+        self.renewed = time.monotonic()
+        # The others may be about to renew after a time when nobody could; we were not there to know.
+        self.steady_since = self.renewed - 2 * self._interval
         self._thread.start()
+        self._started = True
 
     def hurry(self) -> None:
         """Renew now, to hear now what became of the leases."""
@@ -71,7 +79,8 @@ class Heartbeat:
     def stop(self, timeout: float) -> None:
         """End, waiting up to `timeout` seconds for a renewal that is under way."""
         self.end()
-        self._thread.join(timeout)
+        if self._started:
+            self._thread.join(timeout)
 
     def _beat(self) -> None:
         while not self._ended:

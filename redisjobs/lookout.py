@@ -6,6 +6,7 @@ Each has its own task and its own connection, so that none waits behind another,
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 import anyio
@@ -22,6 +23,7 @@ NOT_NOW = (Unavailable, QueueFull)
 _TIME = re.compile("[0-9]{1,15}")  # ms; anybody may write to the channel
 _WAIT = 5.0  # seconds of one blocking read
 _UNBLOCKING = (0.02, 0.05, 0.2, 0.5)  # seconds to wait after each try to let it end in order
+_IN_ORDER = 2.0  # seconds that all of that may take; then it is cut off
 
 
 async def until_there(call: Callable[[], Awaitable[T]], say: Callable[[RetryCallState], None] | None = None) -> T:
@@ -121,15 +123,13 @@ class Lookout:
         sees that the connection is closed. To be called by whoever owns the consumer.
         """
         self.interrupted, self._ending = False, True
-        try:
+        with suppress(*NOT_NOW), anyio.move_on_after(_IN_ORDER):
             for pause in _UNBLOCKING:
                 # Again if it was too early: a read that had not arrived could not be ended.
                 if self._read is None or not await self._consumer.unblock():
                     break
                 with anyio.move_on_after(pause):
                     await self._over.wait()
-        except NOT_NOW:
-            pass
         if self._read is not None:
             self._read.cancel()
             await self._over.wait()

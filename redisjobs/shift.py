@@ -7,7 +7,7 @@ With nothing to do it leaves the waiting to a blocking read on a connection of i
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,7 +20,7 @@ from redisjobs import __version__
 from redisjobs.aside import Log
 from redisjobs.clearance import Clearance
 from redisjobs.driver import ClockSet, DeadLetter, Exchange, Lease, Release, RetryLater, Word
-from redisjobs.errors import DriverError
+from redisjobs.errors import DriverError, RedisJobsError
 from redisjobs.exchanges import Batch, Exchanges
 from redisjobs.fate import CancelAsked, Interrupted, LeaseGone, Outcome
 from redisjobs.guard import Guard, keep_up
@@ -46,6 +46,7 @@ logger = Log("redisjobs.worker")
 _RECLAIM = 2.0  # seconds between looks for leases that ran out; less for a short lease
 _TIDY = 60.0  # seconds between looks for what dead workers left behind
 _UNWIND = 0.5  # seconds that cancelled handlers have to clean up before their jobs are handed on
+_LAST_TURN = 1.0  # seconds that an idle worker waits for an answer once it was told to stop
 _STUCK = 3  # leases without a round trip, though leases are renewed: start anew; as many more: give up
 _LATER = "+60000"  # ms until a job runs again for which no ready stream has an entry id left
 _FAREWELL = 5.0  # seconds for the last settlements; after that the leases run out by themselves
@@ -76,6 +77,12 @@ class Shift:
             listening=lambda: self.heartbeat.hurry(),
         )
         self.slots = Slots(settings.concurrency, lambda: self.lookout.server_ms, self._ran)
+        self.threads = Threads(settings.concurrency, settings.abandoned, self._threads_changed)
+        self.wake = waker()
+        self.loop = LoopWatch(self.wake, min(max(1.0, settings.lease / 3), 5.0))
+        self.heartbeat = Heartbeat(
+            self.consumer.heartbeat(), settings.lease, self._held, self._facts, self._renewed, self.loop.look
+        )
         self.opening = anyio.CancelScope()
         self.exchanges = Exchanges(self.consumer, settings.concurrency, self._answered, self._failed)
         self.found_nothing = False  # the last exchange neither settled nor claimed anything
@@ -113,21 +120,10 @@ class Shift:
             if self.opening.cancel_called:
                 await self.consumer.aclose()
                 return
-            self.opened = True
-            threads = Threads(self.settings.concurrency, self.settings.abandoned, self._threads_changed)
-            self.means = Means(guard, Contexts(), threads, self.processes)
-            wake = waker()
-            self.loop = LoopWatch(wake, min(max(1.0, self.settings.lease / 3), 5.0))
-            self.heartbeat = Heartbeat(
-                self.consumer.heartbeat(),
-                self.settings.lease,
-                self._held,
-                self._facts,
-                self._renewed(wake),
-                self.loop.look,
-            )
-            self.heartbeat.start()
+            self.means = Means(guard, Contexts(), self.threads, self.processes)
             try:
+                self.heartbeat.start()
+                self.round_at, self.opened = time.monotonic(), True
                 await self._work(guard)
             except BaseException as error:
                 self.broken = guard.broken or not isinstance(error, anyio.get_cancelled_exc_class())
@@ -143,10 +139,10 @@ class Shift:
 
     async def _work(self, guard: Guard) -> None:
         try:
-            async with anyio.create_task_group() as self.tasks:
-                self._start(self.tasks)
+            async with anyio.create_task_group() as tasks:
+                self._start(tasks)
                 await guard.outlast(self.done.wait)
-                self.tasks.cancel_scope.cancel()
+                tasks.cancel_scope.cancel()
         except anyio.get_cancelled_exc_class():
             if not guard.forgive():
                 raise
@@ -160,7 +156,7 @@ class Shift:
         await self.consumer.aclose()
 
     def stop(self, grace: float) -> None:
-        """Claim no more, and give up what still runs after `grace` seconds."""
+        """Claim no more, and give up what still runs after `grace` seconds. A callback of the loop may call it."""
         self.stopping = True
         self.grace_until = min(self.grace_until, time.monotonic() + grace)
         self.opening.cancel()
@@ -172,6 +168,7 @@ class Shift:
         """Reach the store, however long that takes."""
 
         def say(state: RetryCallState) -> None:
+            self.away = True
             logger.warning("the store is away, trying on: %s", state.outcome and state.outcome.exception())
 
         in_processes = [each for each in self.settings.queue.definitions.values() if each.in_process]
@@ -180,7 +177,9 @@ class Shift:
 
             self.processes = Processes(in_processes, self.settings.concurrency)
             await self.processes.open()
-        for warning in await until_there(self.consumer.open, say):
+        warnings = await until_there(self.consumer.open, say)
+        self.away = False
+        for warning in warnings:
             logger.warning("%s", warning)
         names = ", ".join(sorted(self.settings.queue.definitions)) or "no handlers"
         queue, slots = self.settings.queue.name, self.settings.concurrency
@@ -195,18 +194,22 @@ class Shift:
 
     @property
     def health(self) -> Health:
-        """How it goes; for any thread."""
-        silent = time.monotonic() - self.round_at
+        """How it goes, by what its loop and its heartbeat got done; for any thread."""
+        now, lease = time.monotonic(), self.settings.lease
+        silent, unrenewed = now - self.round_at, now - self.heartbeat.renewed
+        if self.heartbeat.broken:
+            return Health(False, False, "the heartbeat thread has ended: no lease is renewed")
         if not self.opened or self.away:
             return Health(True, False, "the store is away" if self.away else "starting")
-        store_is_there = time.monotonic() - self.heartbeat.renewed < self.settings.lease
-        if silent > _STUCK * self.settings.lease and (store_is_there or self.loop.blocked):
+        if silent > _STUCK * lease and (unrenewed < lease or self.loop.blocked):
             what = "the event loop is blocked" if self.loop.blocked else "stuck"
             return Health(False, False, f"{what}: no exchange with the store for {silent:.0f} s")
-        if self.means.threads.trouble:
-            return Health(True, False, f"no sync handler is started: {self.means.threads.trouble}")
+        if self.threads.trouble:
+            return Health(True, False, f"no sync handler is started: {self.threads.trouble}")
         if self.stopping:
             return Health(True, False, f"stopping, with {len(self.leased)} jobs to go")
+        if unrenewed >= lease:
+            return Health(True, False, f"no lease could be renewed for {unrenewed:.0f} s")
         return Health(True, True, f"{self.slots.busy} of {self.settings.concurrency} slots are busy")
 
     # The conductor
@@ -215,7 +218,6 @@ class Shift:
         try:
             await self._conduct()
             # Before the handlers are waited for: one that won't end must not keep the others' jobs.
-            await self.lookout.end()
             await self._farewell()
             self.done.set()
         except anyio.get_cancelled_exc_class():
@@ -227,12 +229,12 @@ class Shift:
         while not self._ended():
             self.attention = self.new_gate()
             worked = True
-            try:
-                with anyio.CancelScope() as self.turn:
+            with anyio.CancelScope() as self.turn:
+                try:
                     worked = await self._turn()
-            except NOT_NOW as error:
-                await self._wait_out(error)
-                continue
+                except NOT_NOW as error:
+                    await self._wait_out(error)
+                    continue
             if self._drained():
                 return
             if not worked:
@@ -475,6 +477,7 @@ class Shift:
                 self.outbox.append(run)
 
         async def settle() -> None:
+            await self.lookout.end()
             await self.exchanges.quiet()
             while self.outbox:
                 await self.exchanges.carry(self._next_batch())
@@ -486,10 +489,13 @@ class Shift:
             with anyio.fail_after(_FAREWELL):
                 await until_there(settle)
         except (DriverError, TimeoutError) as error:
-            held = len(self.leased)
-            logger.warning(
-                "%d jobs could not be settled, and run again once their leases are over: %s", held, error
-            )
+            why = str(error) or "no answer came in time"
+            if held := len(self.leased):
+                logger.warning(
+                    "%d jobs could not be settled, and run again once their leases are over: %s", held, why
+                )
+            else:
+                logger.info("the store did not hear that this worker has ended, and forgets it later: %s", why)
         self.left = True
 
     # What slots come to
@@ -518,7 +524,7 @@ class Shift:
         run.report(word)
 
     def _threads_changed(self) -> None:
-        trouble = self.means.threads.trouble
+        trouble = self.threads.trouble
         if not trouble:
             logger.info("sync handlers are started again")
         else:
@@ -553,32 +559,44 @@ class Shift:
             await anyio.sleep(interval)
 
     def _mind_memory(self) -> None:
-        used = rss()
-        if used > self.settings.max_rss:
-            if not self.begun:
-                logger.warning("max_rss is less than this worker needs to begin with: %d bytes", used)
+        used, most = rss(), self.settings.max_rss
+        if used > most and not self.begun:  # whoever is started in its place would fare no better
+            raise RedisJobsError(
+                f"{used / 1e6:.0f} MB of memory are in use though no job was run yet, and max_rss is "
+                f"{most / 1e6:.0f} MB: give it more"
+            )
+        if used > most:
             self._recycle(f"{used / 1e6:.0f} MB of memory are in use")
 
     async def _watch_grace(self) -> None:
         """When the grace is over: cancel what runs, give it a moment to clean up, then let go of it."""
         while time.monotonic() < self.grace_until:
             self.grace_changed = anyio.Event()
+            if self.stopping and not self.leased:  # nothing to wait for but an answer, which may never come
+                self.turn.deadline = anyio.current_time() + _LAST_TURN
             with anyio.move_on_after(self.grace_until - time.monotonic()):
                 await self.grace_changed.wait()
         for run in list(self.leased.values()):
             run.give_up(Interrupted())
         await anyio.sleep(_UNWIND)
         self.cut = True
+        self.turn.cancel()
         self.attention.open()
 
     async def _watch_progress(self) -> None:
         """A worker that gets nothing through, though its heartbeat does, is stuck: it starts anew, then gives up.
 
-        It counts its own ticks, not the time: a loop that was blocked could get nothing through.
+        It counts its own ticks, not the time: a loop that was blocked could get nothing through. One whose
+        heartbeat thread has ended can keep no job, and gives up at once.
         """
         seen, still, lease = -1, 0, self.settings.lease
         while True:
             await anyio.sleep(lease / 2)
+            if self.heartbeat.broken:
+                raise DriverError(
+                    "the heartbeat thread has ended, so that no lease can be renewed; what is held is released or "
+                    "runs again when its lease is over"
+                )
             store_is_there = time.monotonic() - self.heartbeat.renewed < lease
             still = still + 1 if self.rounds == seen and store_is_there else 0
             seen = self.rounds
@@ -610,14 +628,9 @@ class Shift:
             "version": __version__,
         }
 
-    def _renewed(
-        self, wake: Callable[[Callable[[], object]], None]
-    ) -> Callable[[Sequence[Lease], Sequence[Word]], None]:
-        def answered(leases: Sequence[Lease], words: Sequence[Word]) -> None:
-            if any(word is not Word.OK for word in words):
-                wake(lambda: self._learn(leases, words))
-
-        return answered
+    def _renewed(self, leases: Sequence[Lease], words: Sequence[Word]) -> None:
+        if any(word is not Word.OK for word in words):
+            self.wake(lambda: self._learn(leases, words))
 
     def _learn(self, leases: Sequence[Lease], words: Sequence[Word]) -> None:
         """Act on what the heartbeat was told; what was settled meanwhile is not concerned."""

@@ -28,14 +28,16 @@ logger = logging.getLogger("redisjobs.supervisor")
 
 _HEALTHY = 10.0  # seconds after which a child that dies is started anew at once
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0  # seconds between starts of a child that dies again and again
-_MARGIN = 5.0  # seconds beyond the grace that a child has for its last settlements before it is killed
+_MARGIN = 12.0  # seconds beyond the grace after which a child is killed: by then it should have ended itself
+_HANDING_OVER = 5.0  # seconds that dead children's jobs may take to be handed over at the end
 _SAY = 1.0  # seconds between a child's words
 _LAST_WORDS = 0.5  # seconds that a dead child's words may take to arrive
+_LOOK = 1.0  # seconds between looks: a signal that the system gave to another of our threads ends no wait
 _STARTING = 60.0  # seconds that a child may take to import what it runs
 _MISTAKE = 2  # the exit code of a process that was started wrongly: another start would end the same way
 
 RECYCLED = 3
-"""The exit code of a supervised worker that had its share of jobs or memory: another is to take its place."""
+"""The exit code of a supervised worker that had its share of jobs or memory: another takes its place at once."""
 
 
 @dataclass(slots=True)
@@ -141,15 +143,15 @@ class Supervisor:
                 self._stop()
             else:
                 self._bury(ended)
+        until = time.monotonic() + _HANDING_OVER
         for thread in self._handovers:
-            thread.join(_MARGIN)
+            thread.join(max(0.0, until - time.monotonic()))
         return self._code
 
-    def _pause(self) -> float | None:
-        """Seconds until something is to be done; None: until something happens."""
+    def _pause(self) -> float:
+        """Seconds until something is to be done."""
         times = [slot.start_at for slot in self._slots if slot.start_at is not None] + [self._kill_at]
-        first = min(times)
-        return None if first == float("inf") else max(0.0, first - time.monotonic())
+        return min(_LOOK, max(0.0, min(times) - time.monotonic()))
 
     def _start_due(self) -> None:
         for slot in self._slots:
@@ -205,6 +207,8 @@ class Supervisor:
             self._stop()
         elif self._stops:
             self._code = self._code or (0 if code in (0, RECYCLED, -signal.SIGTERM) else 1)
+        elif code == RECYCLED:
+            slot.deaths, slot.start_at = 0, 0.0  # it did what it was started for
         elif code != 0 or not self._until_idle:
             slot.start_at = time.monotonic() + self._backoff(slot, time.monotonic() - child.started_at)
 

@@ -2,10 +2,13 @@
 
 import math
 import os
+import re
 import secrets
 import signal
 import socket
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import anyio
 
@@ -18,6 +21,34 @@ from redisjobs.running import Settings
 from redisjobs.shift import Shift
 
 logger = Log("redisjobs.worker")
+
+_RELEASED = "released"
+"""Under this name wait the jobs that were handed back: it is no worker's."""
+
+
+def _new_id() -> str:
+    host = re.sub(r"[\s{}]+", "-", "".join(filter(str.isprintable, socket.gethostname())))[:150]
+    return f"{host}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+def _checked_id(worker_id: str) -> str:
+    """An id that can be a consumer's name, and stand in a line of text."""
+    if not isinstance(worker_id, str):
+        raise TypeError(f"worker_id={worker_id!r}: give text, or leave it out")
+    fits = re.fullmatch(r"[^\s{}]{1,200}", worker_id) and worker_id.isprintable()
+    if not fits or worker_id == _RELEASED:
+        raise ValueError(
+            f"worker_id={worker_id!r}: give 1 to 200 printable characters without spaces or braces, and not "
+            f"{_RELEASED!r}; it must be new at each start, so best leave it out"
+        )
+    return worker_id
+
+
+def _check_number(what: str, number: int) -> None:
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise TypeError(f"{what}={number!r}: give a whole number from 1 up")
+    if number < 1:
+        raise ValueError(f"{what}={number}: give a whole number from 1 up")
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -51,13 +82,22 @@ class Worker:
             is a dead letter. Defaults to an hour.
         max_jobs: After so many jobs `run` returns, once all of them are done. Defaults to no limit.
         max_rss: Bytes of memory that the process may have in use; with more `run` returns as well, once what
-            runs is done, for whoever started it to start it anew. Defaults to no limit.
+            runs is done, for whoever started it to start it anew. One that has run nothing yet raises instead.
+            Defaults to no limit.
         abandoned: How many threads may still run a sync handler that timed out or was cancelled, which can't be
             killed. With so many the worker starts no other sync handler, and is not ready. Defaults to
             `concurrency`.
         supervised: Somebody starts another worker when `run` returns with `recycled`. Then it returns as well with
             too many abandoned threads; else it goes on with async handlers.
-        worker_id: Who this is; must be new at each start. Defaults to host:pid:random.
+        worker_id: Who this is: 1 to 200 printable characters, no spaces or braces. It must be new at each run,
+            so with one given the worker can run but once. Defaults to host:pid:random, drawn anew for each run.
+
+    `stop` and `stop_now` may be called by any thread and at any time: a stop ends the run that is under way, or
+    else the next one, before that claims anything.
+
+    Raises:
+        TypeError: An argument is of another type.
+        ValueError: It has a value that can't be worked with.
     """
 
     def __init__(
@@ -75,15 +115,19 @@ class Worker:
         supervised: bool = False,
         worker_id: str | None = None,
     ) -> None:
-        if concurrency < 1 or max_deliveries < 1:
-            raise ValueError(f"concurrency={concurrency} and max_deliveries={max_deliveries} must be at least 1")
-        if (max_jobs is not None and max_jobs < 1) or (max_rss is not None and max_rss < 1):
-            raise ValueError(f"max_jobs={max_jobs} and max_rss={max_rss} must be at least 1, or None")
-        if abandoned is not None and abandoned < 1:
-            raise ValueError(f"abandoned={abandoned} must be at least 1, or None")
+        if not isinstance(queue, Registry):
+            shown = queue.__name__ if isinstance(queue, type) else f"a {type(queue).__name__}"  # not its password
+            raise TypeError(
+                f"Worker takes no {shown}: give a JobQueue, as in Worker(JobQueue('redis://HOST:PORT/0'))"
+            )
+        _check_number("concurrency", concurrency)
+        _check_number("max_deliveries", max_deliveries)
+        for what, number in (("max_jobs", max_jobs), ("max_rss", max_rss), ("abandoned", abandoned)):
+            if number is not None:
+                _check_number(what, number)
         if seconds(lease, "lease") < 0.1:
-            raise ValueError(f"lease={lease!r}: at least 0.1 s, or renewing it can't keep up")
-        self.worker_id = worker_id or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+            raise ValueError(f"lease={lease!r}: give at least 0.1 s, or renewing it can't keep up")
+        self.worker_id = _new_id() if worker_id is None else _checked_id(worker_id)
         self.settings = Settings(
             queue=queue,
             worker_id=self.worker_id,
@@ -99,7 +143,11 @@ class Worker:
         self.grace = seconds(grace, "grace")
         self.recycled = False
         """Whether `run` returned because of `max_jobs`, `max_rss` or `abandoned`."""
+        self._draws_ids = worker_id is None
+        self._has_run = False
+        self._running = threading.Lock()  # held while it runs
         self._shift: Shift | None = None
+        self._stop_asked = False  # of the run under way, or else of the next one
 
     async def run(self, *, until_idle: bool = False, handle_signals: bool = False) -> None:
         """Run jobs until `stop` is called or the task is cancelled.
@@ -113,10 +161,38 @@ class Worker:
         job; the command line ends such a process by force.
 
         Raises:
+            RuntimeError: This worker runs already, or the id that it was given has had its run.
             DriverError: The store refuses what a worker needs (too old, no permission); while it is only away
                 the worker waits for it. Whatever this worker held is released.
+            RedisJobsError: More memory than `max_rss` was in use before any job had run.
         """
+        if not self._running.acquire(blocking=False):
+            raise RuntimeError(
+                "this worker runs already, and goes on; for more jobs at once give it a higher concurrency, or "
+                "make another Worker"
+            )
+        try:
+            self._begin_anew()
+            await self._run(until_idle, handle_signals)
+        finally:
+            self._shift, self._stop_asked = None, False
+            self._running.release()
+
+    def _begin_anew(self) -> None:
+        if self._has_run and not self._draws_ids:
+            raise RuntimeError(
+                f"worker_id={self.worker_id!r} has run already, and an id must be new at each run: leave it out, "
+                "or make another Worker with another id"
+            )
+        if self._has_run:
+            self.worker_id = _new_id()
+            self.settings = replace(self.settings, worker_id=self.worker_id)
+        self._has_run, self.recycled = True, False
+
+    async def _run(self, until_idle: bool, handle_signals: bool) -> None:
         self._shift = shift = Shift(self.settings, until_idle=until_idle)
+        if self._stop_asked:  # asked for before there was a shift to tell
+            return
         try:
             async with anyio.create_task_group() as tasks:
                 if handle_signals:
@@ -128,18 +204,22 @@ class Worker:
             # One cause, one error: that tasks were involved is no business of the caller's.
             error = _cause(group)
             raise error from error.__cause__
-        finally:
-            self._shift = None
 
     def stop(self) -> None:
-        """Claim no more; let running jobs finish for `grace` seconds, then release them; then `run` returns."""
-        if self._shift is not None:
-            self._shift.stop(self.grace)
+        """Claim no more; let running jobs finish for `grace` seconds, then release them; then `run` returns.
+
+        For any thread. Where nothing runs, the next `run` returns at once.
+        """
+        self._stop(self.grace)
 
     def stop_now(self) -> None:
-        """Cancel and release what runs, at once; then `run` returns."""
-        if self._shift is not None:
-            self._shift.stop(0)
+        """Cancel and release what runs, at once; then `run` returns. For any thread, as `stop` is."""
+        self._stop(0.0)
+
+    def _stop(self, grace: float) -> None:
+        self._stop_asked = True  # before we look whether there is a shift to tell
+        if (shift := self._shift) is not None:
+            shift.wake(lambda: shift.stop(grace))
 
     @property
     def health(self) -> Health:

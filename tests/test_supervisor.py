@@ -6,16 +6,24 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 import urllib.error
 import urllib.request
+from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
+import anyio
 import pytest
 from fleet import Fleet, has_ended
 from store import RedisStore, eventually
 
+from redisjobs import JobQueue
 from redisjobs.cli.torture.fleet import children
+from redisjobs.cli.torture.proxy import Proxy
 from redisjobs.job import State
+from redisjobs.supervisor import RECYCLED, Supervisor
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -94,6 +102,36 @@ async def test_a_stop_lets_running_jobs_finish_and_forgets_the_workers(
     assert supervisor.wait(20) == 0
     assert fleet.labels("end") == {"a": 1, "b": 1, "c": 1}
     assert not any(map(re.compile("worker:").match, redis_store.keys()))
+
+
+@pytest.mark.parametrize(("grace", "before"), [("0", 0), ("25", 0), ("0", 7)])
+async def test_idle_children_of_a_silent_store_live_on_and_end_by_themselves_when_stopped(
+    tmp_path: Path, redis_store: RedisStore, grace: str, before: float
+) -> None:
+    host, port = redis_store.url.rpartition("@")[2].split("/")[0].split(":")
+    with Proxy(host, int(port)) as proxy:
+        fleet = Fleet(tmp_path, redis_store.url.replace(f":{port}/", f":{proxy.port}/"), redis_store.queue_name)
+        try:
+            probes = free_port()
+            options = ("--lease", "1", "--grace", grace, "--health", f"127.0.0.1:{probes}")
+            supervisor = fleet.command("--processes", "2", *options)
+            await eventually(lambda: ask(probes, "/readyz")[1].startswith("2 of 2"), within=20)
+            there = children(supervisor.pid)
+            proxy.black_hole(True)
+            silent_until = time.monotonic() + before
+            while time.monotonic() < silent_until:
+                assert ask(probes, "/livez")[0] == 200
+                await anyio.sleep(0.2)
+
+            supervisor.terminate()
+
+            assert supervisor.wait(20) == 0
+        finally:
+            fleet.end()
+    log = (tmp_path / "log").read_text()
+    assert log.count("started worker process") == len(there)
+    assert "killed" not in log
+    assert "by force" not in log
 
 
 @pytest.mark.parametrize("label", ["blocker", "stubborn"])
@@ -226,3 +264,86 @@ async def test_a_worker_whose_loop_is_blocked_for_three_leases_is_not_live_but_k
     assert fleet.labels("start") == {"blocker": 1}
     assert (fleet.folder / "log").read_text().count("the event loop is blocked for") == 1
     assert other.poll() is None
+
+
+# With children that only say what the test wants to hear: `started` has a line for each
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Path:
+    return tmp_path / "started"
+
+
+def supervised(started: Path, then: str) -> Supervisor:
+    """A supervisor of one child, which notes its start, says who it is, and does `then`."""
+    code = f"""
+import os, signal, socket, sys, time
+with open({str(started)!r}, "a") as file: file.write(f"{{time.monotonic()}}\\n")
+number = len(open({str(started)!r}).readlines())
+socket.socket(fileno=int(sys.argv[-1])).sendall(b"host:1:id live ready well\\n")
+{then}
+"""
+    queue = JobQueue("memory://", "q")
+    return Supervisor(queue, [sys.executable, "-c", code], 1, lease=1, grace=1, until_idle=True)
+
+
+def test_a_child_that_had_its_share_is_replaced_at_once_however_often(started: Path) -> None:
+    began = time.monotonic()
+
+    assert supervised(started, f"sys.exit({RECYCLED} if number < 8 else 0)").run() == 0
+
+    assert len(started.read_text().splitlines()) == 8
+    assert time.monotonic() - began < 10  # with pauses it would be 15 s at least
+
+
+def test_recycling_between_two_deaths_makes_them_the_first_of_a_row_each(started: Path) -> None:
+    assert supervised(started, f"sys.exit([1, {RECYCLED}, 1, {RECYCLED}, 1, 0][number - 1])").run() == 0
+
+    starts = [float(line) for line in started.read_text().splitlines()]
+    assert max(later - at for at, later in pairwise(starts)) < 0.25 + 1.5
+
+
+def test_a_child_that_dies_again_and_again_waits_longer_each_time(started: Path) -> None:
+    assert supervised(started, "sys.exit(1 if number < 5 else 0)").run() == 0
+
+    starts = [float(line) for line in started.read_text().splitlines()]
+    gaps = [later - at for at, later in pairwise(starts)]
+    assert gaps[1] > 0.25
+    assert gaps[2] > 0.5
+    assert gaps[3] > 1
+
+
+def test_a_stop_that_the_system_gives_to_another_thread_is_heard(started: Path) -> None:
+    """A signal interrupts the wait of the thread that gets it, and any thread may."""
+    supervisor = supervised(started, "signal.pause()")
+    before = signal.signal(signal.SIGTERM, lambda *_: supervisor.stop())
+
+    def interrupt() -> None:
+        while not started.exists():
+            time.sleep(0.01)
+        time.sleep(0.3)
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+    try:
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        assert supervisor.run() == 0
+        thread.join()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+async def test_a_worker_that_needs_more_memory_to_begin_with_says_so_and_is_started_ever_more_slowly(
+    fleet: Fleet,
+) -> None:
+    supervisor = fleet.command("--processes", "1", "--lease", "1", "--max-rss", "10MB")
+    log = fleet.folder / "log"
+    await eventually(lambda: log.read_text().count("started worker process") == 4, within=30)
+
+    supervisor.terminate()
+
+    assert supervisor.wait(20) == 0
+    assert "no job was run yet, and max_rss is 10 MB: give it more" in log.read_text()
+    assert "Traceback" not in log.read_text()
+    starts = [line.split()[0] for line in log.read_text().splitlines() if "started worker process" in line]
+    assert datetime.fromisoformat(starts[3]) - datetime.fromisoformat(starts[2]) > timedelta(seconds=0.5)

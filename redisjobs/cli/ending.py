@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from types import FrameType
@@ -21,7 +20,7 @@ from redisjobs.worker import Worker
 
 logger = Log("redisjobs.worker")
 
-_MARGIN = 12.0  # seconds beyond the grace: a command under way (5), unwinding, the last settlements (5)
+_MARGIN = 10.0  # seconds beyond the grace: the answer waited for (1), the last settlements (5), closing
 _THREADS = 1.0  # seconds that threads which are about to end anyway are waited for
 _PATIENCE = 1.0  # seconds that a line in the log may take
 
@@ -43,7 +42,6 @@ class Ending:
         self._supervised = supervised
         self._grace = grace
         self._worker: Worker | None = None
-        self._wake: Callable[[Callable[[], object]], None] | None = None
         # The one way out of a signal handler that can't deadlock: put() may interrupt itself.
         self._signals: SimpleQueue[int] = SimpleQueue()
         threading.Thread(target=self._heed, name="redisjobs ending", daemon=True).start()
@@ -53,10 +51,12 @@ class Ending:
         """Stop as a first SIGTERM does; for any thread."""
         self._signals.put(signal.SIGTERM)
 
-    def attach(self, worker: Worker, wake: Callable[[Callable[[], object]], None]) -> None:
-        """Say what to stop, and how to reach its event loop."""
-        self._worker, self._wake = worker, wake
+    def attach(self, worker: Worker) -> None:
+        """Say what to stop."""
+        self._worker = worker
         self._listen()  # anew: the user's module may have set handlers of its own
+        if self.asked:
+            worker.stop()
 
     def _listen(self) -> None:
         # Not the event loop's own signal handling: a handler that blocks the loop would keep it from hearing.
@@ -80,8 +80,8 @@ class Ending:
             end = min(end, time.monotonic() + (0 if at_once else self._grace) + _MARGIN)
             self.asked = True  # before we look whether there is a worker to stop
             _say(logging.INFO, f"{signal.Signals(number).name}: stopping" + (" at once" if at_once else ""))
-            if self._worker is not None and self._wake is not None:
-                self._wake(self._worker.stop_now if at_once else self._worker.stop)
+            if self._worker is not None:
+                (self._worker.stop_now if at_once else self._worker.stop)()
         _say(logging.ERROR, "the process ends by force: a handler did not end, though it was cancelled")
         os._exit(1)
 

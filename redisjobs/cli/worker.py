@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+from functools import partial
 from typing import Annotated, Any
 
 import anyio
@@ -20,7 +21,6 @@ from redisjobs.cli.target import Moved, Target, load
 from redisjobs.errors import RedisJobsError
 from redisjobs.registry import Registry
 from redisjobs.supervisor import RECYCLED, Line, Supervisor
-from redisjobs.waker import waker
 from redisjobs.worker import Worker
 
 logger = Log("redisjobs.worker")
@@ -149,14 +149,10 @@ def _supervise(
 
 
 def _run(worker: Worker, until_idle: bool, ending: Ending) -> int:
-    async def work() -> None:
-        ending.attach(worker, waker())
-        if not ending.asked:
-            await worker.run(until_idle=until_idle)
-
+    ending.attach(worker)
     fast = importlib.util.find_spec("uvloop") is not None
     try:
-        anyio.run(work, backend_options={"use_uvloop": fast})
+        anyio.run(partial(worker.run, until_idle=until_idle), backend_options={"use_uvloop": fast})
     except RedisJobsError as error:
         logger.error("the worker had to end: %s", error)
         return 1

@@ -3,14 +3,14 @@
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import anyio
 import pytest
 from store import RedisStore, Store, eventually
 
 from redisjobs import JobQueue, State, Worker
-from redisjobs.driver import Exchange, Nudge, Settlement
+from redisjobs.driver import Consumer, Exchange, Nudge, Settlement
 from redisjobs.drivers.redis_consumer import RedisConsumer
 from redisjobs.exchanges import Batch
 from redisjobs.fate import Done
@@ -23,6 +23,14 @@ pytestmark = pytest.mark.anyio
 class Work:
     job_name: ClassVar[str] = "Work"
     number: int = 0
+
+
+@dataclass
+class Late:
+    job_name: ClassVar[str] = "Late"
+
+
+LEASE = 0.5  # seconds
 
 
 @pytest.fixture
@@ -147,3 +155,47 @@ def hold_answers(consumer: RedisConsumer, before: Callable[[Exchange], Awaitable
 
     consumer.exchange = held  # type: ignore[method-assign, assignment]
     return lambda: setattr(consumer, "exchange", exchange)
+
+
+@pytest.mark.parametrize("verb", ["exchange", "wait"])
+async def test_jobs_that_took_a_lease_to_arrive_are_handed_back_unrun(
+    store: Store, queue: JobQueue, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """They may have run out on the way, and another may run them."""
+    arrived_late = anyio.Event()
+    kind = type(store.consumer("unused"))
+    answer = getattr(kind, verb)
+
+    async def slow(consumer: Consumer, *asked: Any) -> Any:
+        answered = await answer(consumer, *asked)
+        leases = answered.leases if isinstance(answered, Exchange) else answered
+        if leases and not arrived_late.is_set():
+            await anyio.sleep(LEASE * 1.1)
+            arrived_late.set()
+        return answered
+
+    monkeypatch.setattr(kind, verb, slow)
+    runs_late: list[bool] = []
+    queue.register(Late)(lambda _: runs_late.append(arrived_late.is_set()))
+    worker = Worker(queue, lease=LEASE)
+    if verb == "exchange":
+        await queue.push(Late())
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.run)
+        if verb == "wait":
+            await eventually(lambda: worker._shift and worker._shift.lookout.waiting)
+            await queue.push(Late())
+        await eventually(lambda: runs_late)
+        worker.stop()
+
+    totals = (await queue.counts()).totals
+    assert (totals["released"], totals["completed"], runs_late) == (1, 1, [True])
+
+
+async def test_jobs_that_arrive_in_time_are_run_and_not_handed_back(queue: JobQueue) -> None:
+    await queue.push_many([Work(n) for n in range(5)])
+
+    await Worker(queue, lease=LEASE, concurrency=1).run(until_idle=True)
+
+    totals = (await queue.counts()).totals
+    assert (totals.get("released", 0), totals["completed"]) == (0, 5)

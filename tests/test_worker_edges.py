@@ -241,6 +241,37 @@ class Mortal(Heartbeat):
         return super()._renew()
 
 
+async def test_a_worker_that_could_not_renew_for_a_lease_is_live_and_not_ready_until_it_could(
+    queue: JobQueue, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consumer = store.consumer("unused")
+    kind = type(consumer.heartbeat())
+    await consumer.aclose()
+    renew, failing = kind.renew, threading.Event()
+
+    def renew_if_it_can(heart: Any, leases: Any, facts: Any) -> Any:
+        if failing.is_set():
+            raise redisjobs.Unavailable("no answer")
+        return renew(heart, leases, facts)
+
+    monkeypatch.setattr(kind, "renew", renew_if_it_can)
+    worker = Worker(queue, lease=0.5)
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            await eventually(lambda: worker.health.ready)
+
+            failing.set()
+            await eventually(lambda: not worker.health.ready)
+            await anyio.sleep(2)  # four leases, in which its exchanges go through
+
+            assert (worker.health.live, worker.health.ready) == (True, False)
+            assert worker.health.why.startswith("no lease could be renewed for ")
+            failing.clear()
+            await eventually(lambda: worker.health.ready)
+            worker.stop()
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 async def test_a_worker_whose_heartbeat_is_dead_is_neither_ready_nor_live_and_ends(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch
@@ -253,14 +284,15 @@ async def test_a_worker_whose_heartbeat_is_dead_is_neither_ready_nor_live_and_en
         with pytest.raises(redisjobs.DriverError, match="the heartbeat thread has ended"):
             await worker.run()
 
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(run)
-        await eventually(lambda: worker.health.ready)
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run)
+            await eventually(lambda: worker.health.ready)
 
-        monkeypatch.setattr(Mortal, "dying", True)
+            monkeypatch.setattr(Mortal, "dying", True)
 
-        await eventually(lambda: not worker.health.ready)
-        assert worker.health == Health(False, False, "the heartbeat thread has ended: no lease is renewed")
+            await eventually(lambda: not worker.health.ready)
+            assert worker.health == Health(False, False, "the heartbeat thread has ended: no lease is renewed")
 
 
 # What it may be told

@@ -33,9 +33,7 @@ def _new_id() -> str:
 
 def _checked_id(worker_id: str) -> str:
     """An id that can be a consumer's name, and stand in a line of text."""
-    if not isinstance(worker_id, str):
-        raise TypeError(f"worker_id={worker_id!r}: give text, or leave it out")
-    fits = re.fullmatch(r"[^\s{}]{1,200}", worker_id) and worker_id.isprintable()
+    fits = isinstance(worker_id, str) and re.fullmatch(r"[^\s{}]{1,200}", worker_id) and worker_id.isprintable()
     if not fits or worker_id == _RELEASED:
         raise ValueError(
             f"worker_id={worker_id!r}: give 1 to 200 printable characters without spaces or braces, and not "
@@ -45,10 +43,8 @@ def _checked_id(worker_id: str) -> str:
 
 
 def _check_number(what: str, number: int) -> None:
-    if not isinstance(number, int) or isinstance(number, bool):
-        raise TypeError(f"{what}={number!r}: give a whole number from 1 up")
-    if number < 1:
-        raise ValueError(f"{what}={number}: give a whole number from 1 up")
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise ValueError(f"{what}={number!r}: give a whole number from 1 up")
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -96,8 +92,8 @@ class Worker:
     else the next one, before that claims anything.
 
     Raises:
-        TypeError: An argument is of another type.
-        ValueError: It has a value that can't be worked with.
+        TypeError: `queue` is no queue.
+        ValueError: Another argument has a value that can't be worked with.
     """
 
     def __init__(

@@ -299,9 +299,9 @@ async def test_a_worker_whose_heartbeat_is_dead_is_neither_ready_nor_live_and_en
 
 
 @pytest.mark.parametrize(
-    "worker_id", ["", "released", "a b", "a\n", "a\x00b", "{a}", "a\u2028b", "\ud800", "x" * 201]
+    "worker_id", ["", "released", "a b", "a\n", "a\x00b", "{a}", "a\u2028b", "\ud800", "x" * 201, 5, b"id"]
 )
-def test_an_id_that_no_consumer_can_have_is_refused(worker_id: str) -> None:
+def test_an_id_that_no_consumer_can_have_is_refused(worker_id: Any) -> None:
     with pytest.raises(ValueError, match=r"worker_id=.*give 1 to 200 printable characters"):
         Worker(JobQueue("memory://"), worker_id=worker_id)
 
@@ -330,14 +330,14 @@ def test_what_is_no_queue_is_refused_and_its_password_kept(queue: Any) -> None:
 @pytest.mark.parametrize("option", ["concurrency", "max_deliveries", "max_jobs", "max_rss"])
 @pytest.mark.parametrize("value", [1.5, "5", True, timedelta(1)])
 def test_a_number_that_is_not_whole_is_refused(option: str, value: Any) -> None:
-    with pytest.raises(TypeError, match=f"{option}=.*give a whole number"):
+    with pytest.raises(ValueError, match=f"{option}=.*give a whole number"):
         Worker(JobQueue("memory://"), **{option: value})
 
 
 @pytest.mark.parametrize("option", ["lease", "grace", "unknown_for"])
 @pytest.mark.parametrize("value", ["5", "5s", None, True])
 def test_a_duration_that_is_none_is_refused(option: str, value: Any) -> None:
-    with pytest.raises((TypeError, ValueError), match=f"{option}=.*give seconds"):
+    with pytest.raises(ValueError, match=f"{option}=.*give seconds"):
         Worker(JobQueue("memory://"), **{option: value})
 
 

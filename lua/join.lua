@@ -8,10 +8,12 @@
 --
 -- Returns  how many groups were made
 
+--- @include "include/expect"
 --- @include "include/leases"
 --- @include "include/make_group"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
+expect('stream', streams[1], streams[2], streams[3])
 
 local made = 0
 for _, stream in ipairs(streams) do

@@ -11,11 +11,13 @@
 --
 -- Returns  how many were removed; at most 500 a call
 
+--- @include "include/expect"
 --- @include "include/leases"
 --- @include "include/field"
 
 local streams, worker_prefix = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4]
 local idle_ms = tonumber(ARGV[1])
+expect('stream', streams[1], streams[2], streams[3])
 
 local removed = 0
 for _, stream in ipairs(streams) do

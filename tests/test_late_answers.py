@@ -166,8 +166,8 @@ async def test_jobs_that_took_a_lease_to_arrive_are_handed_back_unrun(
     kind = type(store.consumer("unused"))
     answer = getattr(kind, verb)
 
-    async def slow(consumer: Consumer, *asked: Any) -> Any:
-        answered = await answer(consumer, *asked)
+    async def slow(consumer: Consumer, *asked: Any, **options: Any) -> Any:
+        answered = await answer(consumer, *asked, **options)
         leases = answered.leases if isinstance(answered, Exchange) else answered
         if leases and not arrived_late.is_set():
             await anyio.sleep(LEASE * 1.1)

@@ -10,11 +10,14 @@ import pytest
 from store import RedisStore, Store, eventually
 
 from redisjobs import JobQueue, State, Worker
-from redisjobs.driver import Consumer, Exchange, Nudge, Settlement
+from redisjobs.driver import Consumer, Exchange, Lease, Nudge, Settlement
 from redisjobs.drivers.redis_consumer import RedisConsumer
 from redisjobs.exchanges import Batch
 from redisjobs.fate import Done
+from redisjobs.guard import Guard
+from redisjobs.running import Means
 from redisjobs.shift import Shift
+from redisjobs.stepping import Contexts
 
 pytestmark = pytest.mark.anyio
 
@@ -44,9 +47,12 @@ async def queue(store: Store) -> AsyncIterator[JobQueue]:
 async def shift(queue: JobQueue) -> AsyncIterator[Shift]:
     """One that has opened, with a slot, and does nothing by itself."""
     shift = Shift(Worker(queue, concurrency=1).settings, until_idle=False)
+    guard = Guard()
+    shift.means = Means(guard, Contexts(), shift.threads, None)
     await shift.consumer.open()
     yield shift
     await shift.consumer.aclose()
+    guard.end()
 
 
 async def test_a_job_handed_back_and_claimed_again_before_that_is_answered_is_not_forgotten(
@@ -174,7 +180,11 @@ async def test_jobs_that_took_a_lease_to_arrive_are_handed_back_unrun(
             arrived_late.set()
         return answered
 
+    async def nothing(*_: Any) -> list[Lease]:
+        return []
+
     monkeypatch.setattr(kind, verb, slow)
+    monkeypatch.setattr(kind, "reclaim", nothing)  # or it might take its own job over before it arrives
     runs_late: list[bool] = []
     queue.register(Late)(lambda _: runs_late.append(arrived_late.is_set()))
     worker = Worker(queue, lease=LEASE)

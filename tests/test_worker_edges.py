@@ -327,7 +327,7 @@ def test_what_is_no_queue_is_refused_and_its_password_kept(queue: Any) -> None:
     assert "secret" not in str(refused.value)
 
 
-@pytest.mark.parametrize("option", ["concurrency", "max_deliveries", "max_jobs", "max_rss"])
+@pytest.mark.parametrize("option", ["concurrency", "max_deliveries", "max_jobs", "max_rss", "abandoned"])
 @pytest.mark.parametrize("value", [1.5, "5", True, timedelta(1)])
 def test_a_number_that_is_not_whole_is_refused(option: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"{option}=.*give a whole number"):

@@ -15,6 +15,7 @@ from redisjobs.cli.torture import jobs
 from redisjobs.cli.torture.checker import check
 from redisjobs.cli.torture.fleet import Fleet, Kind
 from redisjobs.cli.torture.nemesis import Field
+from redisjobs.cli.torture.nemesis.processes import StopWorker
 from redisjobs.cli.torture.place import Place
 from redisjobs.cli.torture.store import Store
 from redisjobs.errors import DriverError
@@ -24,6 +25,7 @@ _LARGEST = f"{2**64 - 1}-{2**64 - 1}"
 _WITHIN = 20.0  # seconds that all of it may take
 _LEASE = 2.0
 _ENTRY = {"name": "Work", "parameters": '{"seconds": 0.001}'}
+_LONG = 4  # seconds that the entry of the largest id runs for: longer than a worker's grace
 _LOOK = 0.1  # seconds between looks at whether it is done
 
 
@@ -37,7 +39,9 @@ def spoil(place: Place, directory: Path, seed: int) -> list[str]:
         with fleet:
             fleet.start()
             suffering = _spoil(field, store)
-            wrong = [] if _wait(fleet, store, _push(field, store)) else [f"was not done in {_WITHIN:g} s"]
+            pushed = _push(field, store)
+            _stop(field, store)
+            wrong = [] if _wait(fleet, store, [_LARGEST, *pushed]) else [f"was not done in {_WITHIN:g} s"]
             for state in State:
                 with _noted(wrong, f"listing what is {state}"):
                     store.queue.jobs(state)
@@ -71,7 +75,7 @@ def _spoil(field: Field, store: Store) -> list[str]:
     now = time.time_ns()
     field.put(_ENTRY, store, 0, f"{now // 1000}-0")
     field.put(_ENTRY, store, 1, f"{now}-0")
-    field.put(_ENTRY, store, 2, _LARGEST)
+    field.put({"name": "Work", "parameters": f'{{"seconds": {_LONG}}}'}, store, 2, _LARGEST)
     return suffering
 
 
@@ -84,6 +88,20 @@ def _push(field: Field, store: Store) -> list[str]:
         for delay in (0, 0.5, 1.5)
         for kind in kinds
     ]
+
+
+def _stop(field: Field, store: Store) -> None:
+    """Stop the worker while it runs the entry of the largest id: it hands that back, and the next one takes it."""
+    until = time.monotonic() + _WITHIN
+    while time.monotonic() < until:
+        with suppress(DriverError):
+            info = store.queue.get(_LARGEST)
+            if info is not None and info.state is State.RUNNING and field.fleet.complete:
+                break
+        time.sleep(_LOOK)
+    fault, began = StopWorker(), time.time()
+    fault.begin(field)
+    field.note("fault", began=began, ended=began + fault.holds, workers=[], **fault.facts)
 
 
 def _wait(fleet: Fleet, store: Store, job_ids: list[str]) -> bool:

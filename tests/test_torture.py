@@ -191,6 +191,16 @@ def test_settlements_that_are_right_are_not_held_against_anybody(book: Book, own
     assert book.verdict().stolen == []
 
 
+def test_after_the_group_was_destroyed_a_first_delivery_is_later_than_a_second(book: Book) -> None:
+    book.lines += [*pushed("d", 100), started("d", 1, 102, 2), *done("d", 2, 104, 1)]
+    book.lines.append(cut(103, 103.1) | {"name": "group destroyed", "forgets_deliveries": True})
+    book.final.totals |= {"pushed": 4, "completed": 3}
+
+    assert book.verdict().passed
+    book.lines[-1] |= {"db": 1}
+    assert len(book.verdict().stolen) == 1
+
+
 def test_a_job_that_was_settled_twice_is_found(book: Book) -> None:
     book.lines += [settled("a", 2, 101.5)]
 

@@ -143,7 +143,7 @@ class _Judge:
             elif self._was_added(key, story):
                 self._judge_end(key, story)
             self._judge_runs(story)
-            verdict.stolen += _stolen(story)
+            verdict.stolen += _stolen(story, self._destroyed)
             self._judge_killer(story)
         verdict.by_hand += self._by_hand
         self._judge_letters()
@@ -298,11 +298,11 @@ def _twice(story: Story, *, dead: bool, cancelled: bool, acked: bool) -> list[st
     return []
 
 
-def _stolen(story: Story) -> Iterable[str]:
+def _stolen(story: Story, destroyed: Sequence[float]) -> Iterable[str]:
     """Settlements that were accepted though somebody else had started the job before they were sent.
 
     A job's leases come in the order (attempt, delivery). A release gives the delivery back: then two workers may
-    have the same, one after the other.
+    have the same, one after the other. After the group was destroyed, deliveries are counted anew.
     """
     for settled in story.settled:
         if settled["word"] == "LEASE_LOST" or not (settled["sent_at"] and settled["attempt"]):
@@ -313,7 +313,9 @@ def _stolen(story: Story) -> Iterable[str]:
         began = max((at for at in mine if at <= settled["sent_at"]), default=float("inf"))
         for run in story.runs:
             worker, *theirs = run.lease
-            later = tuple(theirs) > lease or (tuple(theirs) == lease and run.at > began)
+            anew = any(run.at <= at <= settled["sent_at"] for at in destroyed)
+            order = (tuple(theirs) > lease) - (tuple(theirs) < lease) if not anew else theirs[0] - lease[0]
+            later = order > 0 or (order == 0 and run.at > began)
             if worker != settled["worker"] and later and run.at < settled["sent_at"]:
                 yield (
                     f"{story.label}: {settled['worker']} settled attempt {lease[0]}, delivery {lease[1]} "

@@ -365,6 +365,14 @@ def test_poison_excuses_the_jobs_that_were_beside_it() -> None:
     assert again(A, B, settled("x", 1, 200.1, word="LEASE_LOST"), *pushed("p", 199, "Poison"), poison) == "none"
 
 
+def test_a_handler_that_cancels_all_tasks_excuses_the_jobs_that_were_beside_it() -> None:
+    upset = [*pushed("u", 199, "Upsetter"), started("u", 1, 200.2, name="Upsetter")]
+
+    assert again(A, started("x", 2, 203), *upset) == "handler that cancels others"
+    assert again(A, started("x", 2, 203), *upset[:-1], upset[-1] | {"pid": 2}) == "none"
+    assert again(A, started("x", 2, 203), *upset[:-1], upset[-1] | {"at": 199.9}) == "none"
+
+
 def test_one_that_was_held_up_is_excused_by_what_held_it_up() -> None:
     late = started("x", 1, 206)  # the first delivery, after the second has been done
     frozen = killed(1, 199.5) | {"name": "worker frozen"}
@@ -457,6 +465,14 @@ def test_entries_by_hand_that_share_an_id_are_told_apart_by_their_marks(book: Bo
     assert book.verdict().passed
     book.final.letters.pop()
     assert book.verdict().lost == ["'9-0' (m3), put in by hand"]
+
+
+def test_a_dead_letter_that_is_settled_under_another_id_than_it_was_put_in_by_is_no_job_more(book: Book) -> None:
+    book.lines += [put("m1", 102), settled("9-0@low", 1, 102.1, fate="DeadLetter") | {"attempt": 0}]
+    book.final.letters.append(Letter("9-0@low", "undecodable", "m1"))
+    book.final.totals["dead"] = 2
+
+    assert book.verdict().passed
 
 
 # Two databases

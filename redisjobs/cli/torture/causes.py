@@ -5,6 +5,7 @@ when that was in force: begun before its end, not settled before its beginning. 
 has no excuse for another run, whatever happened around it.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
@@ -40,9 +41,8 @@ class Causes:
             (fault for fault in faults if fault["what"] != "stall" or _seconds(fault) >= _LEAST_STALL * lease),
             key=lambda line: line["began"],
         )
-        self._poisoned = {
-            run.pid: run.at for story in stories.values() if story.name == "Poison" for run in story.runs
-        }
+        self._poisoned = _times(stories, "Poison")
+        self._upset = _times(stories, "Upsetter")
 
     def of(self, first: Run, second: Run) -> str:
         """Which fault hit the first run so that the second had to be; `none` for none."""
@@ -58,9 +58,11 @@ class Causes:
     def _of_hit(self, run: Run, again: float) -> str:
         if run.accepted and run.settled is not None and run.settled["sent_at"] < again:
             return ""
-        poisoned = self._poisoned.get(run.pid, float("-inf"))
-        if run.at - POISONED <= poisoned <= _in_hand_until(run, again):
+        until = _in_hand_until(run, again)
+        if any(run.at - POISONED <= at <= until for at in self._poisoned[run.pid]):
             return "poison job"
+        if any(run.at <= at <= until for at in self._upset[run.pid]):
+            return "handler that cancels others"
         return self._by_process(run, again) or self._by_all(run, again)
 
     def _by_process(self, run: Run, again: float) -> str:
@@ -87,6 +89,15 @@ class Causes:
             if mine and fault["began"] <= first.at and second.at <= fault["ended"] + _MOMENT:
                 return str(fault["name"])
         return ""
+
+
+def _times(stories: Mapping[Key, Story], name: str) -> Mapping[int, Sequence[float]]:
+    """When each process began a job of this name."""
+    found: defaultdict[int, list[float]] = defaultdict(list)
+    for story in stories.values():
+        for run in story.runs if story.name == name else ():
+            found[run.pid].append(run.at)
+    return found
 
 
 def _was_in_hand(run: Run, fault: Line, again: float) -> bool:

@@ -17,6 +17,7 @@ _DEATHS: Mapping[str, Sequence[str]] = {
     "Flaky": ("failed",),
     "Hopeless": ("failed",),
     "Raiser": ("failed",),
+    "Upsetter": ("failed",),
     "ThreadRaiser": ("failed",),
     "by hand": ("failed", "undecodable", "unknown name", "expired"),
 }
@@ -140,7 +141,7 @@ class _Judge:
             if story.by_hand:
                 self._by_hand += 1
                 self._judge_by_hand(key, story)
-            elif self._was_added(key, story):
+            elif (story.attempted or story.runs) and self._was_added(key, story):
                 self._judge_end(key, story)
             self._judge_runs(story)
             verdict.stolen += _stolen(story, self._destroyed)
@@ -193,7 +194,7 @@ class _Judge:
             verdict.done += 1
             if not story.done:
                 verdict.wrong.append(f"{story.label} was settled as done, and its handler never ended")
-            if story.name in ("Hopeless", "Raiser", "ThreadRaiser"):
+            if story.name in ("Hopeless", "Raiser", "Upsetter", "ThreadRaiser"):
                 verdict.wrong.append(f"{story.label} was to fail, and did not")
         elif story.cancel_asked and not located:
             verdict.cancelled += 1

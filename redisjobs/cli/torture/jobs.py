@@ -109,9 +109,17 @@ UPSET = ("cancel all tasks", "stop the loop", "hold a cancel scope")
 
 @dataclass(frozen=True, slots=True)
 class Raiser:
-    """Raises one of `RAISED`, or does one of `UPSET` and fails."""
+    """Raises one of `RAISED`."""
 
     job_name: ClassVar[str] = "Raiser"
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Upsetter:
+    """Does one of `UPSET`, and fails. Jobs that run beside it in its process may be cancelled."""
+
+    job_name: ClassVar[str] = "Upsetter"
     what: str
 
 
@@ -201,7 +209,14 @@ async def block(parameters: Blocker, context: JobContext) -> None:
 
 
 @queue.register(Raiser, retry=no_retry())
-async def upset(parameters: Raiser, context: JobContext) -> None:
+async def raise_it(parameters: Raiser, context: JobContext) -> None:
+    """Raise what nobody expects."""
+    with _noted(context):
+        raise RAISED[parameters.what]()
+
+
+@queue.register(Upsetter, retry=no_retry())
+async def upset(parameters: Upsetter, context: JobContext) -> None:
     """Let the worker's event loop have all that a handler can do to it."""
     with _noted(context):
         match parameters.what:
@@ -214,8 +229,6 @@ async def upset(parameters: Raiser, context: JobContext) -> None:
                 await anyio.sleep(0.05)
             case "hold a cancel scope":
                 await anext(_held_scope())
-            case what:
-                raise RAISED[what]()
         raise RuntimeError(f"{parameters.what}: fails, as it should")
 
 

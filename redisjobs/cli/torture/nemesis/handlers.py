@@ -75,8 +75,9 @@ class RaiseAnything(Fault):
     def begin(self, field: Field) -> None:  # noqa: D102
         store = field.some_store()
         self.db = store.db
-        ways: Sequence[jobs.Raiser | jobs.ThreadRaiser] = [
-            *(jobs.Raiser(what) for what in (*jobs.RAISED, *jobs.UPSET)),
+        ways: Sequence[jobs.Raiser | jobs.Upsetter | jobs.ThreadRaiser] = [
+            *(jobs.Upsetter(what) for what in jobs.UPSET),
+            *(jobs.Raiser(what) for what in jobs.RAISED),
             *(jobs.ThreadRaiser(what) for what in jobs.RAISED),
         ]
         for way in field.rng.sample(ways, len(ways)):

@@ -53,8 +53,9 @@ def _hostile() -> list[Fields]:
         *({**_FLAKY, field: number} for field in fields for number in numbers),
         *({**_HOPELESS, "id": job_id} for job_id in ids),
         *({**_FLAKY, "id": job_id} for job_id in ids),
-        {**_FLAKY, "headers": "[" * 10_000},
-        {**_FLAKY, "headers": b"\xff"},
+        # No mark can be read from these, so they need an id that nobody else has.
+        {**_FLAKY, "id": f"headers-{new_job_id()}", "headers": "[" * 10_000},
+        {**_FLAKY, "id": f"headers-{new_job_id()}", "headers": b"\xff"},
         {**_FLAKY, "unique": b"\xff", "nonce": b"\xfe \x00"},
         {**_FLAKY, "reason": "forged", "priority": "none", "worker": "released", "deliveries": "\u00b2"},
     ]

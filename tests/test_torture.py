@@ -350,6 +350,8 @@ def test_a_fault_of_all_excuses_no_run_that_was_settled_before_it() -> None:
 def test_a_fault_of_all_excuses_no_run_that_comes_again_long_after_it() -> None:
     assert again(A, started("x", 2, 206, 2), cut(200, 201)) == "network cut"
     assert again(A, started("x", 2, 206.5, 2), cut(200, 201)) == "none"
+    assert again(A, started("x", 2, 206.5, 3), cut(200, 201)) == "network cut"  # another had it, and lost it
+    assert again(A, started("x", 2, 208.6, 3), cut(200, 201)) == "none"
 
 
 def test_nothing_excuses_a_second_run_of_a_job_whose_end_was_accepted() -> None:

@@ -34,9 +34,10 @@ class Causes:
     """
 
     def __init__(self, faults: Sequence[Line], stories: Mapping[Key, Story], lease: float) -> None:
-        self._lease = lease
-        # Until a worker is steady again, which takes a lease; and in that time others run out, and are looked for.
-        self._late = 2 * lease + 1
+        # A lease that ran out is found by whoever looks next.
+        self._found = lease + 0.5
+        # Until a worker is steady again, which takes a lease, nobody looks.
+        self._late = lease + 0.5 + self._found
         self._faults = sorted(
             (fault for fault in faults if fault["what"] != "stall" or _seconds(fault) >= _LEAST_STALL * lease),
             key=lambda line: line["began"],
@@ -46,7 +47,7 @@ class Causes:
 
     def of(self, first: Run, second: Run) -> str:
         """Which fault hit the first run so that the second had to be; `none` for none."""
-        return self._of_hit(first, second.at) or self._of_held_up(first, second) or NONE
+        return self._of_hit(first, second) or self._of_held_up(first, second) or NONE
 
     def of_end(self, run: Run) -> str:
         """Which fault ended the process of a run, or took its lease away, before it was settled; `none` for none.
@@ -55,7 +56,8 @@ class Causes:
         """
         return self._by_process(run, float("inf")) or self._by_all(run, float("inf")) or NONE
 
-    def _of_hit(self, run: Run, again: float) -> str:
+    def _of_hit(self, run: Run, second: Run) -> str:
+        again = second.at
         if run.accepted and run.settled is not None and run.settled["sent_at"] < again:
             return ""
         until = _in_hand_until(run, again)
@@ -63,7 +65,9 @@ class Causes:
             return "poison job"
         if any(run.at <= at <= until for at in self._upset[run.pid]):
             return "handler that cancels others"
-        return self._by_process(run, again) or self._by_all(run, again)
+        # Whoever was given it in between never began it, and had to lose it as well.
+        between = max(0, second.lease[2] - run.lease[2] - 1)
+        return self._by_process(run, again) or self._by_all(run, again, between * self._found)
 
     def _by_process(self, run: Run, again: float) -> str:
         for fault in self._faults:
@@ -71,11 +75,11 @@ class Causes:
                 return str(fault["name"])
         return ""
 
-    def _by_all(self, run: Run, again: float) -> str:
+    def _by_all(self, run: Run, again: float, longer: float = 0.0) -> str:
         # The last to begin: it comes nearest.
         for fault in reversed(self._faults):
             about_it = fault["hits"] == "all" and fault.get("db") in (None, run.start["db"])
-            in_time = again == float("inf") or again <= _over(fault) + self._late
+            in_time = again == float("inf") or again <= _over(fault) + self._late + longer
             if about_it and in_time and _was_in_hand(run, fault, again):
                 return str(fault["name"])
         return ""

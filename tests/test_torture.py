@@ -401,6 +401,18 @@ def test_a_job_that_kills_nobody_is_lost_with_its_workers_only_by_faults(
     assert verdict.bereft == ({"worker killed": 1} if passed else {"none": 1})
 
 
+@pytest.mark.parametrize(("at", "cause"), [(110, "network cut"), (120, "none"), (102, "none")])
+def test_a_job_that_its_last_worker_never_started_is_lost_with_it_only_near_a_fault(
+    book: Book, at: float, cause: str
+) -> None:
+    book.lines += [*pushed("d", 100), cut(106, 108)]
+    book.final.letters.append(Letter("d", "worker lost", failed_at=at))
+    book.final.totals |= {"pushed": 4, "dead": 2}
+
+    assert book.verdict().bereft == {cause: 1}
+    assert book.verdict().passed is (cause != "none")
+
+
 # One id, several jobs
 
 

@@ -119,6 +119,7 @@ class _Judge:
         db: int,
     ) -> None:
         self._verdict = verdict
+        self._db = db
         self._stories = stories
         self._final = final
         self._causes = causes
@@ -242,7 +243,7 @@ class _Judge:
         for letter, key in self._letters:
             story = self._stories.get(key, Story(job=letter.job))
             if letter.reason == "worker lost" and story.name not in _KILLERS:
-                self._judge_bereft(story)
+                self._judge_bereft(story, letter)
             elif letter.reason not in _DEATHS.get(story.name, ()):
                 self._verdict.wrong.append(
                     f"{story.label} ({story.name or '?'}) is a dead letter: {letter.reason}"
@@ -251,9 +252,11 @@ class _Judge:
             if times > 1 and key in self._stories:
                 self._verdict.twice.append(f"{self._stories[key].label} is a dead letter {times} times")
 
-    def _judge_bereft(self, story: Story) -> None:
+    def _judge_bereft(self, story: Story, letter: Letter) -> None:
         """A job that kills nobody ends so only if faults took the last worker it had."""
-        cause = self._causes.of_end(story.runs[-1]) if story.runs else NONE
+        last = [run for run in story.runs if run.lease[2] >= MAX_DELIVERIES]
+        # Else the one that had it last was given it, and never started it.
+        cause = self._causes.of_end(last[-1]) if last else self._causes.of_unseen(self._db, letter.failed_at)
         self._verdict.bereft[cause] = self._verdict.bereft.get(cause, 0) + 1
         if cause == NONE:
             self._verdict.wrong.append(

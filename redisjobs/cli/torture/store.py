@@ -46,11 +46,12 @@ def new_mark() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A dead letter: the job's id, its mark if it has one, and why it is dead."""
+    """A dead letter: the job's id, its mark if it has one, why it is dead, and since when, in s since 1970."""
 
     job: str
     reason: str
     mark: str = ""
+    failed_at: float = 0.0
 
 
 @dataclass(slots=True)
@@ -171,7 +172,8 @@ class Store:
             for entry, flat in page:
                 fields = dict(zip(flat[::2], flat[1::2], strict=True))
                 reason = fields.get(b"reason", b"").decode()
-                final.letters.append(Letter(_text(fields.get(b"id", b"")), reason, _mark_in(fields)))
+                failed_at = int(fields.get(b"failed_at", b"0")) / 1000
+                final.letters.append(Letter(_text(fields.get(b"id", b"")), reason, _mark_in(fields), failed_at))
                 yield entry.decode()
             start = f"({page[-1][0].decode()}"
 

@@ -57,7 +57,7 @@ class Causes:
         return self._by_process(run, float("inf")) or self._by_all(run, float("inf")) or NONE
 
     def of_unseen(self, db: int, ended_at: float) -> str:
-        """Which fault may have taken a job from a worker that was given it and never started it; `none` for none."""
+        """Which fault may have taken a job from one that was given it and never started it; `none` for none."""
         for fault in reversed(self._faults):
             about_it = fault["hits"] and fault.get("db") in (None, db)
             if about_it and fault["began"] <= ended_at <= _over(fault) + self._late:

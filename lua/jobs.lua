@@ -57,9 +57,12 @@ local function add_unread(stream)
   for _, group in ipairs(groups.err and {} or groups) do
     if field(group, 'name') == 'workers' then start = '(' .. field(group, 'last-delivered-id') end
   end
-  for _, found in ipairs(redis.call('XRANGE', stream, start, '+', 'COUNT', limit - #rows)) do
-    add(stream, found, '', '')
+  local unread = redis.pcall('XRANGE', stream, start, '+', 'COUNT', limit - #rows)
+  if unread.err then -- nothing comes after the largest entry id there is
+    if string.find(unread.err, 'invalid start ID', 1, true) then return end
+    return error(unread)
   end
+  for _, found in ipairs(unread) do add(stream, found, '', '') end
 end
 
 if state == 'ready' or state == 'running' then

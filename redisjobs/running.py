@@ -361,7 +361,7 @@ class Running:
         if not logger.isEnabledFor(level):
             return
         job_id, name = self.lease.job_id, self._job.name if self._job else "?"
-        unread = self.lease.fields.get(b"attempt", b"1")[:9].decode("utf-8", "replace")
+        unread = self.lease.fields.get(b"attempt", b"1")[:9]
         attempt = self._job.attempt if self._job else int(unread) if unread.isdigit() else 1
         ran = time.monotonic() - self._started if self._started else 0.0
         logger.log(

@@ -482,6 +482,27 @@ async def test_of_a_field_given_twice_by_hand_the_last_counts_for_scripts_and_wo
 
 
 @pytest.mark.anyio
+async def test_nothing_comes_after_the_largest_entry_id_and_whoever_looks_there_finds_so(
+    queue: RedisStore, worker: Consumer
+) -> None:
+    largest = f"{2**64 - 1}-{2**64 - 1}"
+    queue.admin.xadd(queue.stream(), {"name": "Work", "parameters": "{}"}, id=largest)
+
+    (lease,) = await claim(worker)
+    assert await queue.driver.jobs(State.READY, 10) == []
+    await worker.exchange([(lease, Release())], 0)
+    (ready,) = await queue.driver.jobs(State.READY, 10)
+    assert ready.entry == largest
+
+    (again,) = await claim(worker)
+    assert (again.entry, again.deliveries) == (largest, 1)
+    assert await worker.release_all([]) == 1
+    (last,) = await claim(worker)
+    assert (await worker.exchange([(last, Ack())], 0)).words == [Word.OK]
+    assert await queue.driver.jobs(State.READY, 10) == []
+
+
+@pytest.mark.anyio
 async def test_a_renewal_tells_of_the_worker_for_two_leases(queue: RedisStore, worker: Consumer) -> None:
     heart = worker.heartbeat()
     assert heart.renew([], {"host": "here", "pid": "1"}) == []

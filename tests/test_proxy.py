@@ -205,6 +205,32 @@ def test_refusing_resets_new_connections_and_leaves_the_old(proxy: Proxy) -> Non
         ask(client, b"PING\r\n", b"+PONG\r\n")
 
 
+def test_what_is_held_arrives_when_it_is_let_go_though_its_client_is_long_gone(
+    proxy: Proxy, target: Server
+) -> None:
+    held = proxy.hold(b"SET held")
+    with connect(proxy) as client, connect(target) as direct:
+        ask(client, b"PING\r\n", b"+PONG\r\n")
+        client.sendall(b"SET held yes\r\n")
+        expect_reset(client)
+        assert held.bytes == len(b"SET held yes\r\n")
+        ask(direct, b"EXISTS held\r\n", b":0\r\n")
+
+        held.release()
+
+        ask(direct, b"GET held\r\n", b"$3\r\nyes\r\n")
+
+
+def test_only_the_next_is_held_and_nothing_once_it_is_no_longer_waited_for(proxy: Proxy, target: Server) -> None:
+    proxy.hold(b"ECHO")
+    proxy.hold(b"PING").release()
+    with connect(proxy) as first, connect(proxy) as second:
+        first.sendall(b"ECHO a\r\n")
+        expect_reset(first)
+        ask(second, b"ECHO a\r\n", b"$1\r\na\r\n")
+        ask(second, b"PING\r\n", b"+PONG\r\n")
+
+
 def test_without_a_server_behind_it_connections_are_reset() -> None:
     with socket.socket() as unheard:  # bound, but it does not listen
         unheard.bind((HOST, 0))

@@ -19,10 +19,13 @@ import typer.testing
 import redisjobs
 from redisjobs.cli.app import make
 from redisjobs.cli.torture import report
-from redisjobs.cli.torture.checker import Recovery, Verdict, check
+from redisjobs.cli.torture.checker import Verdict, check
 from redisjobs.cli.torture.nemesis import COMPANY, FAULTS, duration
+from redisjobs.cli.torture.place import databases_of
 from redisjobs.cli.torture.plan import plan
-from redisjobs.cli.torture.store import Final
+from redisjobs.cli.torture.recovery import Recovery
+from redisjobs.cli.torture.release import Release
+from redisjobs.cli.torture.store import Final, Letter
 
 Lines = list[dict[str, Any]]
 
@@ -31,24 +34,24 @@ Lines = list[dict[str, Any]]
 
 def pushed(job: str, at: float, name: str = "Work") -> Lines:
     return [
-        {"what": "push", "job": job, "name": name, "at": at},
-        {"what": "pushed", "job": job, "holder": "", "at": at + 0.01},
+        {"what": "push", "job": job, "db": 0, "name": name, "at": at},
+        {"what": "pushed", "job": job, "db": 0, "holder": "", "at": at + 0.01},
     ]
 
 
 def started(job: str, worker: int, at: float, deliveries: int = 1, name: str = "Work") -> dict[str, Any]:
-    return {"what": "start", "job": job, "name": name, "at": at} | _who(worker, deliveries)
+    return {"what": "start", "job": job, "db": 0, "name": name, "at": at} | _who(worker, deliveries)
 
 
 def ended(job: str, worker: int, at: float, deliveries: int = 1, result: str = "done") -> dict[str, Any]:
-    return {"what": "end", "job": job, "result": result, "at": at} | _who(worker, deliveries)
+    return {"what": "end", "job": job, "db": 0, "result": result, "at": at} | _who(worker, deliveries)
 
 
 def settled(
     job: str, worker: int, at: float, deliveries: int = 1, word: str = "OK", fate: str = "Ack"
 ) -> dict[str, Any]:
     told = {"word": word, "fate": fate, "cancelled": False, "sent_at": at, "resent": False}
-    return {"what": "settled", "job": job, "at": at + 0.001, **told} | _who(worker, deliveries)
+    return {"what": "settled", "job": job, "db": 0, "at": at + 0.001, **told} | _who(worker, deliveries)
 
 
 def _who(worker: int, deliveries: int) -> dict[str, Any]:
@@ -57,8 +60,14 @@ def _who(worker: int, deliveries: int) -> dict[str, Any]:
 
 def killed(worker: int, at: float) -> dict[str, Any]:
     times = {"at": at, "began": at, "ended": at + 1}
-    who = {"pids": [worker], "jobs": [], "workers": [1, 2], "lingers": 0}
+    who = {"pids": [worker], "jobs": [], "workers": [1, 2], "lingers": 0, "reaches": 0, "hits": "pids", "db": None}
     return {"what": "fault", "name": "worker killed", "recovery": "jobs", "detail": "", **times, **who}
+
+
+def cut(began: float, ended: float) -> dict[str, Any]:
+    """A fault of all workers."""
+    about = {"name": "network cut", "recovery": "workers", "hits": "all", "pids": []}
+    return killed(0, began) | {"ended": ended} | about
 
 
 def done(job: str, worker: int, at: float, deliveries: int = 1) -> Lines:
@@ -87,13 +96,13 @@ class Book:
             if line["job"] == "c" and line["what"] == "push":
                 line["name"] = "Hopeless"
         totals = {"pushed": 3, "completed": 2, "dead": 1}
-        self.final = Final(dead={"c": "failed"}, located={"c": "dead 1-0"}, totals=totals)
+        self.final = Final([Letter("c", "failed")], located={"c": "dead 1-0"}, totals=totals)
 
     def without(self, job: str, what: str) -> None:
         self.lines = [line for line in self.lines if (line.get("job"), line["what"]) != (job, what)]
 
     def verdict(self) -> Verdict:
-        return check(self.lines, self.final)
+        return check(self.lines, [self.final])
 
 
 @pytest.fixture
@@ -118,7 +127,7 @@ def test_recovery_from_a_kill_is_until_the_last_of_its_jobs_runs_again(book: Boo
 
 
 def test_recovery_that_another_fault_holds_up_is_told_apart(book: Book) -> None:
-    book.lines.append(killed(2, 104) | {"name": "network cut", "recovery": "workers", "pids": []})
+    book.lines.append(cut(104, 105))
 
     assert book.verdict().faults["worker killed"] == Recovery(1, [], [2.0])
 
@@ -182,6 +191,16 @@ def test_settlements_that_are_right_are_not_held_against_anybody(book: Book, own
     assert book.verdict().stolen == []
 
 
+def test_after_the_group_was_destroyed_a_first_delivery_is_later_than_a_second(book: Book) -> None:
+    book.lines += [*pushed("d", 100), started("d", 1, 102, 2), *done("d", 2, 104, 1)]
+    book.lines.append(cut(103, 103.1) | {"name": "group destroyed", "forgets_deliveries": True})
+    book.final.totals |= {"pushed": 4, "completed": 3}
+
+    assert book.verdict().passed
+    book.lines[-1] |= {"db": 1}
+    assert len(book.verdict().stolen) == 1
+
+
 def test_a_job_that_was_settled_twice_is_found(book: Book) -> None:
     book.lines += [settled("a", 2, 101.5)]
 
@@ -189,7 +208,7 @@ def test_a_job_that_was_settled_twice_is_found(book: Book) -> None:
 
 
 def test_a_job_that_is_both_done_and_dead_is_found(book: Book) -> None:
-    book.final.dead["a"] = "worker lost"
+    book.final.letters.append(Letter("a", "worker lost"))
 
     assert book.verdict().twice == ["a ended as dead and as done"]
 
@@ -218,7 +237,11 @@ def test_a_job_that_ran_and_that_nobody_pushed_is_found(book: Book) -> None:
 def test_a_job_that_ran_again_without_a_reason_is_found(book: Book) -> None:
     book.lines = [line for line in book.lines if line["what"] != "fault"]
 
-    assert book.verdict().wrong == ["b was started again, and no fault was in force"]
+    (wrong,) = book.verdict().wrong
+    assert wrong == (
+        "b (Work) was started again, and no fault had hit it: "
+        "w1 (delivery 1, no end, not settled), then w2 (delivery 2, done, Ack OK) 2.500 s later"
+    )
 
 
 def test_one_that_starts_a_job_long_after_it_was_given_it_was_held_up(book: Book) -> None:
@@ -232,7 +255,7 @@ def test_one_that_starts_a_job_long_after_it_was_given_it_was_held_up(book: Book
 def test_a_poison_job_that_is_started_too_often_is_found(book: Book) -> None:
     book.lines += pushed("p", 100, "Poison")
     book.lines += [started("p", 2, 110 + number, number, "Poison") for number in range(1, 5)]
-    book.final.dead["p"] = "worker lost"
+    book.final.letters.append(Letter("p", "worker lost"))
     book.final.totals |= {"pushed": 4, "dead": 2}
 
     assert "p kills its workers, and was started 4 times" in book.verdict().wrong
@@ -240,18 +263,14 @@ def test_a_poison_job_that_is_started_too_often_is_found(book: Book) -> None:
 
 def test_a_good_job_among_the_dead_letters_is_found(book: Book) -> None:
     book.lines += pushed("d", 100)
-    book.final.dead["d"] = "undecodable"
+    book.final.letters.append(Letter("d", "undecodable"))
     book.final.totals |= {"pushed": 4, "dead": 2}
 
     assert book.verdict().wrong == ["d (Work) is a dead letter: undecodable"]
 
 
 def test_a_worker_that_starts_nothing_more_after_a_fault_is_found(book: Book) -> None:
-    times = {"at": 106, "began": 106, "ended": 107}
-    who = {"pids": [], "jobs": [], "workers": [1, 2], "lingers": 0}
-    book.lines.append(
-        {"what": "fault", "name": "network cut", "recovery": "workers", "detail": "", **times, **who}
-    )
+    book.lines.append(cut(106, 107))
     for number in range(30):
         book.lines += pushed(f"n{number}", 107 + number) + done(f"n{number}", 1, 107 + number)
     book.final.totals |= {"pushed": 33, "completed": 32}
@@ -261,8 +280,8 @@ def test_a_worker_that_starts_nothing_more_after_a_fault_is_found(book: Book) ->
 
 @pytest.mark.parametrize("sure", [True, False])
 def test_a_cancelled_job_is_no_lost_one(book: Book, sure: bool) -> None:
-    asked = {"what": "cancel", "job": "d", "at": 103}
-    told = {"what": "cancelled", "job": "d", "at": 103.1, "word": "CANCELLED" if sure else ""}
+    asked = {"what": "cancel", "job": "d", "db": 0, "at": 103}
+    told = {"what": "cancelled", "job": "d", "db": 0, "at": 103.1, "word": "CANCELLED" if sure else ""}
     book.lines += [*pushed("d", 100), asked, told]
     book.final.totals |= {"pushed": 4, "cancelled": 1}
 
@@ -270,6 +289,233 @@ def test_a_cancelled_job_is_no_lost_one(book: Book, sure: bool) -> None:
 
     assert verdict.passed
     assert verdict.cancelled == 1
+
+
+# Why a job ran again. A job `x` begins on worker 1 at 200, and again on worker 2 at 203; between them is a fault.
+
+
+def again(first: dict[str, Any], second: dict[str, Any], *more: dict[str, Any]) -> str:
+    """The cause that is found for a job's second run."""
+    (cause,) = check([*pushed("x", 199), first, second, *more], [Final()]).again
+    return cause
+
+
+A, B = started("x", 1, 200), started("x", 2, 203, deliveries=2)
+
+
+def stopped(worker: int, at: float) -> dict[str, Any]:
+    return killed(worker, at) | {"name": "worker stopped", "ended": at + 2, "reaches": 3}
+
+
+def stalled(worker: int, began: float, seconds: float) -> dict[str, Any]:
+    line = killed(worker, began) | {"what": "stall", "name": "process stood still", "ended": began + seconds}
+    return line | {"busy": False}
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        (killed(1, 201), "worker killed"),
+        (killed(1, 198.9), "none"),  # it was another that this process had
+        (killed(2, 201), "none"),  # it hit the one who ran it then
+        (killed(3, 201), "none"),
+        (killed(1, 203.1), "none"),  # by then it had begun again
+        (stopped(1, 199), "worker stopped"),  # which takes a while
+        (stopped(1, 190), "none"),
+        (cut(201, 202), "network cut"),
+        (cut(199, 200.5), "network cut"),
+        (cut(195, 199.9), "none"),  # over when it began
+        (cut(195, 199.9) | {"reaches": 1}, "network cut"),
+        (cut(195, 199.9) | {"lingers": 8}, "none"),
+        (cut(203.5, 204), "none"),
+        (cut(200, 201) | {"db": 1}, "none"),
+        (cut(200, 201) | {"db": 0}, "network cut"),
+        (killed(1, 201) | {"hits": ""}, "none"),  # such as a cut reply
+        (stalled(1, 200.5, 2), "process stood still"),
+        (stalled(1, 200.5, 0.6), "none"),  # time enough to renew
+        (stalled(2, 200.5, 2), "none"),
+    ],
+)
+def test_a_second_run_is_excused_only_by_a_fault_that_hit_the_first(fault: dict[str, Any], cause: str) -> None:
+    assert again(A, B, fault) == cause
+
+
+def test_a_fault_of_all_excuses_no_run_that_was_settled_before_it() -> None:
+    lost = settled("x", 1, 200.5, word="LEASE_LOST")
+
+    assert again(A, B, lost, cut(201, 202)) == "none"
+    assert again(A, B, lost, cut(200.3, 202)) == "network cut"
+
+
+def test_a_fault_of_all_excuses_no_run_that_comes_again_long_after_it() -> None:
+    assert again(A, started("x", 2, 206, 2), cut(200, 201)) == "network cut"
+    assert again(A, started("x", 2, 206.5, 2), cut(200, 201)) == "none"
+    assert again(A, started("x", 2, 206.5, 3), cut(200, 201)) == "network cut"  # another had it, and lost it
+    assert again(A, started("x", 2, 208.6, 3), cut(200, 201)) == "none"
+
+
+def test_nothing_excuses_a_second_run_of_a_job_whose_end_was_accepted() -> None:
+    assert again(A, B, settled("x", 1, 200.5), killed(1, 200.6)) == "none"
+    assert again(A, B, settled("x", 1, 200.5), cut(200.2, 202)) == "none"
+
+
+def test_poison_excuses_the_jobs_that_were_beside_it() -> None:
+    poison = started("p", 1, 200.2, name="Poison")
+
+    assert again(A, B, *pushed("p", 199, "Poison"), poison) == "poison job"
+    assert again(A, B, *pushed("p", 199, "Poison"), poison | {"pid": 2}) == "none"
+    assert again(A, B, settled("x", 1, 200.1, word="LEASE_LOST"), *pushed("p", 199, "Poison"), poison) == "none"
+
+
+def test_a_handler_that_cancels_all_tasks_excuses_the_jobs_that_were_beside_it() -> None:
+    upset = [*pushed("u", 199, "Upsetter"), started("u", 1, 200.2, name="Upsetter")]
+
+    assert again(A, started("x", 2, 203), *upset) == "handler that cancels others"
+    assert again(A, started("x", 2, 203), *upset[:-1], upset[-1] | {"pid": 2}) == "none"
+    assert again(A, started("x", 2, 203), *upset[:-1], upset[-1] | {"at": 199.9}) == "none"
+
+
+def test_one_that_was_held_up_is_excused_by_what_held_it_up() -> None:
+    late = started("x", 1, 206)  # the first delivery, after the second has been done
+    frozen = killed(1, 199.5) | {"name": "worker frozen"}
+
+    assert again(B, late, settled("x", 2, 203.5, 2), frozen | {"ended": 205.5}) == "worker frozen"
+    assert again(B, late, settled("x", 2, 203.5, 2), frozen | {"ended": 204}) == "none"
+    assert again(B, late, settled("x", 2, 203.5, 2), frozen | {"ended": 205.5, "pids": [2]}) == "none"
+
+
+@pytest.mark.parametrize(("hit", "passed"), [(2, True), (1, False), (None, False)])
+def test_a_job_that_kills_nobody_is_lost_with_its_workers_only_by_faults(
+    book: Book, hit: int | None, passed: bool
+) -> None:
+    book.lines += [*pushed("d", 100), started("d", 1, 102), killed(1, 103), started("d", 2, 106, 3)]
+    book.lines += [started("p", 2, 107, name="Poison"), *pushed("p", 100, "Poison")]
+    if hit:
+        book.lines.append(killed(hit, 107))
+    book.final.letters += [Letter("d", "worker lost"), Letter("p", "worker lost")]
+    book.final.totals |= {"pushed": 5, "dead": 3}
+
+    verdict = book.verdict()
+
+    assert verdict.passed is passed
+    assert verdict.bereft == ({"worker killed": 1} if passed else {"none": 1})
+
+
+@pytest.mark.parametrize(("at", "cause"), [(110, "network cut"), (120, "none"), (102, "none")])
+def test_a_job_that_its_last_worker_never_started_is_lost_with_it_only_near_a_fault(
+    book: Book, at: float, cause: str
+) -> None:
+    book.lines += [*pushed("d", 100), cut(106, 108)]
+    book.final.letters.append(Letter("d", "worker lost", failed_at=at))
+    book.final.totals |= {"pushed": 4, "dead": 2}
+
+    assert book.verdict().bereft == {cause: 1}
+    assert book.verdict().passed is (cause != "none")
+
+
+# One id, several jobs
+
+
+def repushed(mark: str, at: float, expected: str = "new", added: bool | None = True) -> Lines:
+    push, told = pushed("r", at)
+    return [push | {"mark": mark, "expected": expected}, told | {"mark": mark, "added": added}]
+
+
+def done_again(mark: str, worker: int, at: float) -> Lines:
+    start, end, settlement = done("r", worker, at)
+    return [start | {"mark": mark}, end | {"mark": mark}, settlement]
+
+
+def test_an_id_that_is_pushed_again_after_its_end_is_two_jobs(book: Book) -> None:
+    book.lines += [
+        *repushed("m1", 101),
+        *done_again("m1", 1, 102),
+        *repushed("m2", 103),
+        *done_again("m2", 1, 104),
+    ]
+    book.final.totals |= {"pushed": 5, "completed": 4}
+
+    verdict = book.verdict()
+
+    assert verdict.passed
+    assert (verdict.done, verdict.again) == (4, {"worker killed": 1})
+
+
+def test_a_push_of_an_ended_id_that_makes_no_job_is_found(book: Book) -> None:
+    book.lines += [*repushed("m1", 101), *done_again("m1", 1, 102)]
+    book.final.totals |= {"pushed": 4, "completed": 3}
+    silent, told = repushed("m2", 103, added=None), repushed("m3", 104, added=False)
+
+    assert check([*book.lines, *silent], [book.final]).lost == ["'r' (m2)"]
+    assert check([*book.lines, *told], [book.final]).wrong == [
+        "'r' (m3) was told to be there already, though no job had that id any more"
+    ]
+
+
+def test_a_push_of_an_id_that_a_job_has_must_add_nothing_and_say_so(book: Book) -> None:
+    book.lines += [*repushed("m1", 101), *done_again("m1", 1, 102)]
+    book.final.totals |= {"pushed": 4, "completed": 3}
+
+    assert check([*book.lines, *repushed("m2", 101.5, "there", added=False)], [book.final]).passed
+    assert check([*book.lines, *repushed("m2", 101.5, "there")], [book.final]).wrong == [
+        "'r' (m2) was told to be a new job, though a job had that id"
+    ]
+    ran = [*book.lines, *repushed("m2", 101.5, "there", added=False), *done_again("m2", 1, 103)]
+    assert "'r' (m2) ran, though a job had that id when it was pushed" in check(ran, [book.final]).wrong
+
+
+def put(mark: str, at: float, job: str = "9-0") -> dict[str, Any]:
+    return {"what": "by hand", "job": job, "db": 0, "mark": mark, "at": at}
+
+
+def test_entries_by_hand_that_share_an_id_are_told_apart_by_their_marks(book: Book) -> None:
+    for mark, worker in (("m1", 1), ("m2", 2)):
+        start, end, settlement = done("9-0", worker, 103)
+        book.lines += [put(mark, 102), start | {"mark": mark}, end | {"mark": mark}, settlement]
+    book.lines.append(put("m3", 102))
+    book.final.letters.append(Letter("9-0@low", "failed", "m3"))
+    book.final.totals |= {"completed": 4, "dead": 2}
+
+    assert book.verdict().passed
+    book.final.letters.pop()
+    assert book.verdict().lost == ["'9-0' (m3), put in by hand"]
+
+
+def test_a_dead_letter_that_is_settled_under_another_id_than_it_was_put_in_by_is_no_job_more(book: Book) -> None:
+    book.lines += [put("m1", 102), settled("9-0@low", 1, 102.1, fate="DeadLetter") | {"attempt": 0}]
+    book.final.letters.append(Letter("9-0@low", "undecodable", "m1"))
+    book.final.totals["dead"] = 2
+
+    assert book.verdict().passed
+
+
+# Two databases
+
+
+def test_jobs_of_two_databases_are_two_jobs_though_their_ids_are_one(book: Book) -> None:
+    there = [line | {"db": 1} for line in book.lines if line["what"] != "fault"]
+    there = [line for line in there if line["job"] == "a"]
+    final = Final(totals={"pushed": 1, "completed": 1})
+
+    assert check([*book.lines, *there], [book.final, final]).passed
+    assert check([*book.lines, *there[:2]], [book.final, final]).lost == ["database 1: a"]
+
+
+def test_a_cancel_that_nobody_asked_for_loses_the_job(book: Book) -> None:
+    book.lines += [*pushed("d", 100), started("d", 2, 101), ended("d", 2, 101.5, result="cut")]
+    book.lines.append(settled("d", 2, 101.6) | {"cancelled": True})
+    elsewhere = {"what": "cancel", "job": "d", "db": 1, "at": 101.4}
+    book.final.totals |= {"pushed": 4, "cancelled": 1}
+
+    verdict = check([*book.lines, elsewhere], [book.final, Final()])
+
+    assert verdict.lost == ["d: cancelled, and nobody had asked for that"]
+
+
+def test_a_process_that_lets_none_of_its_threads_run_is_found(book: Book) -> None:
+    book.lines += [stalled(1, 103, 3) | {"busy": True, "pid": 1}, stalled(2, 103, 3)]
+
+    assert book.verdict().wrong == ["process 1 kept the interpreter locked for 3.0 s"]
 
 
 def test_the_report_says_what_is_wrong_and_how_long_recovery_took() -> None:
@@ -302,6 +548,54 @@ def test_every_fault_comes_alone_before_any_comes_again(seed: int) -> None:
     assert {names for (names,) in (planned.names for planned in first)} == set(KINDS)
     assert first[-1].at + first[-1].holds <= 90
     assert all(a.at + a.holds <= b.at for a, b in itertools.pairwise(schedule))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_has_to_be_alone_comes_alone(seed: int) -> None:
+    kinds = {"a": 0.5, "b": 0.5, "kill": 0.5}
+    together = {planned.names for planned in plan(seed, 300, kinds, ["kill"], ["a"])}
+
+    assert {("a",), ("b",), ("kill",), ("b", "kill")} == together
+
+
+@pytest.mark.parametrize(
+    ("url", "databases"),
+    [
+        ("redis://h/0", ["redis://h/0", "redis://h/1"]),
+        ("redis://h", ["redis://h", "redis://h/1"]),
+        ("rediss://u:p@h:1/3?x=1", ["rediss://u:p@h:1/3?x=1", "rediss://u:p@h:1/0?x=1"]),
+        ("unix:///tmp/s", ["unix:///tmp/s"]),
+    ],
+)
+def test_there_is_a_database_beside_the_one_that_a_url_names(url: str, databases: list[str]) -> None:
+    assert databases_of(url) == databases
+
+
+# What its workers run
+
+
+def scripts_of(release: Release, name: str = "fail") -> "subprocess.CompletedProcess[str]":
+    """What a process that starts now reads."""
+    code = f"from redisjobs.drivers import lua; print(lua.__file__); print(lua.script({name!r}).source)"
+    environment = os.environ | {"PYTHONPATH": str(release.directory)}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=release.directory, text=True, capture_output=True
+    )
+
+
+def test_a_release_is_a_copy_that_can_be_replaced_again_and_again(tmp_path: Path) -> None:
+    release = Release(tmp_path / "release")
+    before = scripts_of(release)
+    assert before.stdout.startswith(str(release.directory)), before.stderr
+
+    folders = [release.upgrade(), release.upgrade(), release.upgrade()]
+
+    after = scripts_of(release)
+    assert folders == ["scripts", "lua", "scripts"]
+    assert after.stdout.removeprefix(before.stdout.rstrip()).strip().splitlines() == [
+        f"-- as of release {number}" for number in (1, 2, 3)
+    ]
+    assert not (release.directory / "redisjobs" / "lua").exists()
 
 
 # As it is run
@@ -395,7 +689,10 @@ def test_a_users_server_is_spared_and_its_keys_are_taken_away(tortures: Tortures
             *("server killed", "clients killed", "scripts flushed", "memory full")
         }
         assert client.info("server")["run_id"] == before
-        assert [key for key in client.scan_iter(match="redisjobs:{torture-*") if client.ttl(key) < 0] == []
+        for database in (0, 1):
+            with redis.Redis(**client.get_connection_kwargs() | {"db": database}) as there:
+                left = there.scan_iter(match="redisjobs:{torture-*")
+                assert [key for key in left if there.ttl(key) < 0] == []
     assert tortures.left() == {}
 
 
@@ -438,7 +735,13 @@ def test_a_killed_torture_takes_all_its_processes_with_it(tortures: Tortures) ->
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--url", "nonsense"], ["--url", "redis://h:port/0"], ["--dir", str(Path(__file__).parent)]]
+    "arguments",
+    [
+        ["--url", "nonsense"],
+        ["--url", "redis://h:port/0"],
+        ["--dir", str(Path(__file__).parent)],
+        ["--fault", "rain of frogs"],
+    ],
 )
 def test_what_makes_no_sense_is_a_mistake(arguments: list[str]) -> None:
     result = typer.testing.CliRunner().invoke(make(["torture"]), ["torture", *arguments])

@@ -344,6 +344,7 @@ async def test_entries_that_are_no_jobs_become_dead_letters_and_the_others_run(
         {"parameters": "{}"},
         {"name": "Work"},
         {"name": "Work", "parameters": "{}", "attempt": "x"},
+        {"name": "Work", "parameters": "{}", "attempt": "\u00b2"},  # a digit to `str`, but not to `int`
     ]
     entries = [store.put(fields) for fields in bad]
     await queue.push(Work(5))

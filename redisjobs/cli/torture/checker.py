@@ -1,42 +1,27 @@
 """What the journals and the store say together: was anything lost, done twice, or left behind? Pure."""
 
-from bisect import bisect_left
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from redisjobs.cli.torture.store import Final
-
-Line = Mapping[str, Any]
+from redisjobs.cli.torture.causes import NONE, Causes, pairs
+from redisjobs.cli.torture.recovery import Recovery, measure
+from redisjobs.cli.torture.store import Final, Letter
+from redisjobs.cli.torture.stories import Key, Line, Run, Story, tell, was
 
 MAX_DELIVERIES = 3
-_LATE = 3.0  # seconds after a fault in which a job may run again because of it: a lease, and the look for it
-_POISONED = 0.5  # seconds that a process may live on which has started a job that kills it
-_STUCK = 20.0  # seconds after which a worker that has started nothing is stuck
-_BAD = ("undecodable", "unknown name")
+_KILLERS = ("Poison",)
+_LOCKED = 1.0  # seconds that one step of a process may keep its other threads from running
 _DEATHS: Mapping[str, Sequence[str]] = {
-    "Flaky": ("failed", "worker lost"),
-    "Hopeless": ("failed", "worker lost"),
-    "by hand": (*_BAD, "worker lost"),
+    "Poison": ("worker lost",),
+    "Flaky": ("failed",),
+    "Hopeless": ("failed",),
+    "Raiser": ("failed",),
+    "Upsetter": ("failed",),
+    "ThreadRaiser": ("failed",),
+    "by hand": ("failed", "undecodable", "unknown name", "expired"),
 }
-"""Why a job of a name may be a dead letter; those not named: only as `worker lost`."""
-
-
-@dataclass(slots=True)
-class Recovery:
-    """One kind of fault.
-
-    Attributes:
-        times: How often it happened.
-        seconds: How long recovery took each time there was something to recover from, and no other fault that is
-            about all was in force meanwhile.
-        disturbed: The same where one was.
-    """
-
-    times: int = 0
-    seconds: list[float] = field(default_factory=list)
-    disturbed: list[float] = field(default_factory=list)
+"""Why a job of a name may be a dead letter. Any may as `worker lost`, if a fault took the last worker it had."""
 
 
 @dataclass(slots=True)
@@ -57,8 +42,10 @@ class Verdict:
         wrong: All else that must not be.
         full: How often a producer was told that the queue is full.
         refused: Settlements that were refused: LEASE_LOST.
-        again: Jobs that were started again without having failed, by cause.
-        duplicates: Jobs whose handler ran to its end more than once, by cause.
+        again: Jobs that were started again without having failed, by the fault that hit the run before; `none`
+            excuses nothing.
+        duplicates: Jobs whose handler ran to its end more than once, by the same.
+        bereft: Jobs that kill nobody and are dead letters, `worker lost`, by the fault that took the last worker.
         faults: By name.
     """
 
@@ -77,6 +64,7 @@ class Verdict:
     refused: int = 0
     again: dict[str, int] = field(default_factory=dict)
     duplicates: dict[str, int] = field(default_factory=dict)
+    bereft: dict[str, int] = field(default_factory=dict)
     faults: dict[str, Recovery] = field(default_factory=dict)
 
     @property
@@ -85,338 +73,262 @@ class Verdict:
         return not (self.lost or self.left or self.stolen or self.twice or self.wrong)
 
 
-class _Story:
-    """All that is written of one job."""
-
-    def __init__(self) -> None:
-        self.name = ""
-        self.attempted = self.acknowledged = self.by_hand = False
-        self.holder = ""  # the job that had its unique key, so that it was not added
-        self.cancel_asked = self.cancelled = False
-        self.starts: list[Line] = []
-        self.ends: list[Line] = []
-        self.settled: list[Line] = []
-
-    @property
-    def done(self) -> list[Line]:
-        """Runs that went to their end."""
-        return [line for line in self.ends if line["result"] == "done"]
-
-    @property
-    def outcomes(self) -> list[Line]:
-        """Settlements that were accepted and ended the job."""
-        return [line for line in self.settled if line["word"] == "CANCELLED" or _is(line, "Ack", "DeadLetter")]
-
-
-def _is(settled: Line, *fates: str) -> bool:
-    return settled["word"] == "OK" and settled["fate"] in fates
-
-
-def check(lines: Iterable[Line], final: Final) -> Verdict:
+def check(lines: Iterable[Line], finals: Sequence[Final], lease: float = 2.0) -> Verdict:
     """Judge a run.
 
     Args:
         lines: What was written down, of all processes, in any order.
-        final: What is in the store now, all faults undone and all work drained.
+        finals: What is in each database now, all faults undone and all work drained.
+        lease: Seconds that the workers' leases last.
     """
     ordered = sorted(lines, key=lambda line: line["at"])
-    verdict = Verdict(left=list(final.left))
-    faults = [line for line in ordered if line["what"] == "fault"]
-    stories = _stories(ordered)
+    verdict = Verdict()
+    stories = tell(ordered)
+    causes = Causes([line for line in ordered if line["what"] in ("fault", "stall")], stories, lease)
     verdict.full = sum(line["what"] == "refused" and line["full"] for line in ordered)
-    _judge_ends(verdict, stories, final)
-    for job_id, story in stories.items():
-        verdict.stolen += _stolen(job_id, story)
-    stalls = [line for line in ordered if line["what"] == "stall"]
-    _judge_runs(verdict, stories, _Causes([*faults, *stalls], stories))
-    _measure(verdict, ordered, faults)
+    for db, final in enumerate(finals):
+        mine = {key: story for key, story in stories.items() if key[0] == db}
+        _Judge(verdict, mine, final, causes, ordered, db).judge()
+    verdict.dead = dict(sorted(Counter(letter.reason for final in finals for letter in final.letters).items()))
+    for counts in ("again", "duplicates", "bereft"):
+        setattr(verdict, counts, dict(Counter(getattr(verdict, counts)).most_common()))
+    verdict.faults, stuck = measure(ordered)
+    verdict.wrong += [*stuck, *_locked(ordered)]
     return verdict
 
 
-def _stories(lines: Sequence[Line]) -> dict[str, _Story]:
-    stories: defaultdict[str, _Story] = defaultdict(_Story)
+def _locked(lines: Iterable[Line]) -> Iterable[str]:
+    """Processes that computed for so long, with the interpreter locked, that nothing else of them got to run."""
     for line in lines:
-        if "job" not in line:
-            continue
-        story = stories[line["job"]]
-        match line["what"]:
-            case "push":
-                story.attempted, story.name = True, line["name"]
-            case "pushed":
-                story.acknowledged, story.holder = True, line["holder"]
-            case "by hand":
-                story.by_hand, story.name = True, "by hand"
-            case "cancel":
-                story.cancel_asked = True
-            case "cancelled":
-                story.cancelled = story.cancelled or line["word"] == "CANCELLED"
-            case "start":
-                story.starts.append(line)
-            case "end":
-                story.ends.append(line)
-            case "settled":
-                story.settled.append(line)
-            case "ended":
-                story.cancelled = story.cancelled or line["cancelled"]
-    return stories
+        if line["what"] == "stall" and line.get("busy"):
+            seconds = line["ended"] - line["began"]
+            if seconds > _LOCKED:
+                yield f"process {line['pid']} kept the interpreter locked for {seconds:.1f} s"
 
 
-def _judge_ends(verdict: Verdict, stories: Mapping[str, _Story], final: Final) -> None:
-    """Every job that is known to have been on the queue has ended, once, as it should; the counters agree."""
-    arrived = unsure = surely_cancelled = 0
-    for job_id, story in stories.items():
-        verdict.pushed += story.attempted
-        verdict.acknowledged += story.acknowledged
-        verdict.by_hand += story.by_hand
-        if not (story.attempted or story.by_hand):
-            verdict.wrong.append(f"{job_id} ran, and nobody had pushed it")
+class _Judge:
+    """Judges what happened in one database."""
+
+    def __init__(
+        self,
+        verdict: Verdict,
+        stories: Mapping[Key, Story],
+        final: Final,
+        causes: Causes,
+        lines: Sequence[Line],
+        db: int,
+    ) -> None:
+        self._verdict = verdict
+        self._db = db
+        self._stories = stories
+        self._final = final
+        self._causes = causes
+        self._destroyed = [
+            line["began"] for line in lines if line.get("forgets_deliveries") and line["db"] in (None, db)
+        ]
+        self._letters = list(_letters(stories, final, db))
+        self._dead = Counter(key for _, key in self._letters)
+        self._arrived = self._maybe = self._cancelled = self._unsure = self._by_hand = 0
+
+    def judge(self) -> None:
+        verdict = self._verdict
+        verdict.left += self._final.left
+        for key, story in self._stories.items():
+            verdict.pushed += story.attempted
+            verdict.acknowledged += story.acknowledged
+            verdict.refused += sum(line["word"] == "LEASE_LOST" for line in story.settled)
+            if story.runs and not (story.attempted or story.by_hand):
+                verdict.wrong.append(f"{story.label} ran, and nobody had pushed it")
+            if story.by_hand:
+                self._by_hand += 1
+                self._judge_by_hand(key, story)
+            elif (story.attempted or story.runs) and self._was_added(key, story):
+                self._judge_end(key, story)
+            self._judge_runs(story)
+            verdict.stolen += _stolen(story, self._destroyed)
+            self._judge_killer(story)
+        verdict.by_hand += self._by_hand
+        self._judge_letters()
+        self._judge_totals()
+
+    # What became of each job
+
+    def _was_added(self, key: Key, story: Story) -> bool:
+        """Whether the store took a push as a new job; it may have been wrong to, or to say so."""
+        ran = bool(story.runs or self._dead[key])
+        wrong = self._verdict.wrong
         if story.holder:
-            if story.starts or job_id in final.dead:
-                verdict.wrong.append(f"{job_id} ran, though its push was told that {story.holder} holds its key")
-            continue
-        there = bool(story.acknowledged or story.starts or story.settled or job_id in final.dead)
-        if story.by_hand or not there:
-            continue
-        arrived += 1
-        sure = story.cancelled or any(line["cancelled"] for line in story.outcomes)
-        surely_cancelled += sure
-        acked = any(_is(line, "Ack") and not line["cancelled"] for line in story.outcomes)
-        unsure += story.cancel_asked and not (sure or acked or job_id in final.dead)
-        verdict.twice += _twice(job_id, story, dead=job_id in final.dead, cancelled=sure, acked=acked)
-        if job_id in final.dead:
-            continue
+            if ran:
+                wrong.append(f"{story.label} ran, though its push was told that {story.holder} holds its key")
+            return False
+        if story.expected == "there":
+            if ran:
+                wrong.append(f"{story.label} ran, though a job had that id when it was pushed")
+            elif story.added:
+                wrong.append(f"{story.label} was told to be a new job, though a job had that id")
+            return ran
+        if story.added is False:
+            wrong.append(f"{story.label} was told to be there already, though no job had that id any more")
+            return ran
+        there = bool(story.acknowledged or ran or story.settled or story.cancelled)
+        self._maybe += story.cancel_asked and not there  # nobody knows whether it was there to be cancelled
+        return there
+
+    def _judge_end(self, key: Key, story: Story) -> None:
+        """Every job that is known to have been on the queue has ended, once, as it should."""
+        verdict = self._verdict
+        dead, located = bool(self._dead[key]), story.job in self._final.located
+        told = story.cancelled or any(line["cancelled"] for line in story.outcomes)
+        sure = told and story.cancel_asked
+        acked = any(was(line, "Ack") and not line["cancelled"] for line in story.outcomes)
+        self._arrived += 1
+        self._cancelled += told
+        self._unsure += story.cancel_asked and not (told or acked or dead)
+        verdict.twice += _twice(story, dead=dead, cancelled=told, acked=acked)
+        if dead:
+            return
         if sure:
             verdict.cancelled += 1
-        elif acked or (story.done and job_id not in final.located):
+        elif told:
+            verdict.lost.append(f"{story.label}: cancelled, and nobody had asked for that")
+        elif acked or (story.done and not located):
             verdict.done += 1
             if not story.done:
-                verdict.wrong.append(f"{job_id} was settled as done, and its handler never ended")
-        elif story.cancel_asked and job_id not in final.located:
+                verdict.wrong.append(f"{story.label} was settled as done, and its handler never ended")
+            if story.name in ("Hopeless", "Raiser", "Upsetter", "ThreadRaiser"):
+                verdict.wrong.append(f"{story.label} was to fail, and did not")
+        elif story.cancel_asked and not located:
             verdict.cancelled += 1
-        elif job_id not in final.located:
-            verdict.lost.append(job_id)
-    _judge_dead(verdict, stories, final)
-    _judge_totals(verdict, final, arrived, surely_cancelled, unsure)
+        elif not located:
+            verdict.lost.append(story.label)
+
+    def _judge_by_hand(self, key: Key, story: Story) -> None:
+        """An entry ends as well: its handler runs to its end, or it is a dead letter."""
+        dead = self._dead[key] > 0
+        if dead and story.done and any(run.accepted for run in story.done):
+            self._verdict.twice.append(f"{story.label}, put in by hand, ended as dead and as done")
+        elif not dead and not story.done:
+            self._verdict.lost.append(f"{story.label}, put in by hand")
+
+    def _judge_runs(self, story: Story) -> None:
+        """A job that ran again has a fault to excuse it: one that hit the very run before."""
+        verdict, excuses = self._verdict, []
+        for first, second in pairs(story):
+            cause = self._causes.of(first, second)
+            excuses.append(cause)
+            verdict.again[cause] = verdict.again.get(cause, 0) + 1
+            if cause == NONE:
+                verdict.wrong.append(
+                    f"{story.label} ({story.name}) was started again, and no fault had hit it: "
+                    f"{_who(first)}, then {_who(second)} {second.at - first.at:.3f} s later"
+                )
+        if len(story.done) > 1:
+            cause = NONE if NONE in excuses or not excuses else excuses[0]
+            verdict.duplicates[cause] = verdict.duplicates.get(cause, 0) + 1
+            if not excuses:
+                verdict.wrong.append(f"{story.label} ({story.name}) was done more than once, in several attempts")
+
+    def _judge_killer(self, story: Story) -> None:
+        if story.name not in _KILLERS or not story.runs:
+            return
+        first, last = story.runs[0].at, story.runs[-1].at
+        # Where the group was destroyed, nobody knows any more how often a job was handed out.
+        lives = 1 + sum(first <= at <= last for at in self._destroyed)
+        if len(story.runs) > MAX_DELIVERIES * lives:
+            self._verdict.wrong.append(f"{story.label} kills its workers, and was started {len(story.runs)} times")
+
+    # Dead letters and counters
+
+    def _judge_letters(self) -> None:
+        for letter, key in self._letters:
+            story = self._stories.get(key, Story(job=letter.job))
+            if letter.reason == "worker lost" and story.name not in _KILLERS:
+                self._judge_bereft(story, letter)
+            elif letter.reason not in _DEATHS.get(story.name, ()):
+                self._verdict.wrong.append(
+                    f"{story.label} ({story.name or '?'}) is a dead letter: {letter.reason}"
+                )
+        for key, times in self._dead.items():
+            if times > 1 and key in self._stories:
+                self._verdict.twice.append(f"{self._stories[key].label} is a dead letter {times} times")
+
+    def _judge_bereft(self, story: Story, letter: Letter) -> None:
+        """A job that kills nobody ends so only if faults took the last worker it had."""
+        last = [run for run in story.runs if run.lease[2] >= MAX_DELIVERIES]
+        # Else the one that had it last was given it, and never started it.
+        cause = self._causes.of_end(last[-1]) if last else self._causes.of_unseen(self._db, letter.failed_at)
+        self._verdict.bereft[cause] = self._verdict.bereft.get(cause, 0) + 1
+        if cause == NONE:
+            self._verdict.wrong.append(
+                f"{story.label} ({story.name or '?'}) is a dead letter: worker lost; it kills nobody, "
+                "and no fault took its last worker"
+            )
+
+    def _judge_totals(self) -> None:
+        total, wrong = Counter(self._final.totals), self._verdict.wrong
+        if not self._arrived <= total["pushed"] <= self._arrived + self._maybe:
+            wrong.append(f"the store counts {total['pushed']} pushes; {self._arrived} jobs were seen")
+        if total["dead"] != len(self._final.letters):
+            wrong.append(
+                f"the store counts {total['dead']} dead; there are {len(self._final.letters)} dead letters"
+            )
+        ended = total["completed"] + total["cancelled"] + total["dead"]
+        if ended != total["pushed"] + self._by_hand:
+            wrong.append(
+                f"the store counts {total['completed']} completed + {total['cancelled']} cancelled + "
+                f"{total['dead']} dead = {ended}; {total['pushed']} were pushed and {self._by_hand} put in by hand"
+            )
+        least, most = self._cancelled, self._cancelled + self._unsure + self._maybe
+        if not least <= total["cancelled"] <= most:
+            told = f"from {least} to {most}" if most > least else str(least)
+            wrong.append(f"the store counts {total['cancelled']} cancelled; it must be {told}")
 
 
-def _twice(job_id: str, story: _Story, *, dead: bool, cancelled: bool, acked: bool) -> list[str]:
+def _letters(stories: Mapping[Key, Story], final: Final, db: int) -> Iterable[tuple[Letter, Key]]:
+    """Each dead letter, and whose it is."""
+    by_id = {story.job: key for key, story in stories.items()}
+    for letter in final.letters:
+        key = (db, letter.mark or letter.job)
+        yield letter, key if key in stories else by_id.get(letter.job, key)
+
+
+def _twice(story: Story, *, dead: bool, cancelled: bool, acked: bool) -> list[str]:
     ways = [way for way, so in {"dead": dead, "cancelled": cancelled, "done": acked}.items() if so]
     if len(ways) > 1:
-        return [f"{job_id} ended as {' and as '.join(ways)}"]
+        return [f"{story.label} ended as {' and as '.join(ways)}"]
     if len(story.outcomes) > 1:
         workers = " and of ".join(line["worker"] for line in story.outcomes)
-        return [f"{job_id}: settlements of {workers} were accepted"]
+        return [f"{story.label}: settlements of {workers} were accepted"]
     return []
 
 
-def _judge_dead(verdict: Verdict, stories: Mapping[str, _Story], final: Final) -> None:
-    verdict.dead = dict(sorted(Counter(final.dead.values()).items()))
-    for job_id, reason in final.dead.items():
-        name = stories[job_id].name if job_id in stories else "?"
-        if reason not in _DEATHS.get(name, ("worker lost",)):
-            verdict.wrong.append(f"{job_id} ({name}) is a dead letter: {reason}")
-    for job_id, story in stories.items():
-        if story.by_hand and job_id not in final.dead:
-            verdict.lost.append(job_id)
-        if story.name == "Hopeless" and story.done:
-            verdict.wrong.append(f"{job_id} was to fail, and did not")
-        if story.name == "Poison" and len(story.starts) > MAX_DELIVERIES:
-            verdict.wrong.append(f"{job_id} kills its workers, and was started {len(story.starts)} times")
-
-
-def _judge_totals(verdict: Verdict, final: Final, arrived: int, cancelled: int, unsure: int) -> None:
-    total = Counter(final.totals)
-    if total["pushed"] != arrived:
-        verdict.wrong.append(f"the store counts {total['pushed']} pushes; {arrived} jobs were seen")
-    if total["dead"] != len(final.dead):
-        verdict.wrong.append(f"the store counts {total['dead']} dead; there are {len(final.dead)} dead letters")
-    ended = total["completed"] + total["cancelled"] + total["dead"]
-    if ended != total["pushed"] + verdict.by_hand:
-        verdict.wrong.append(
-            f"the store counts {total['completed']} completed + {total['cancelled']} cancelled + {total['dead']} "
-            f"dead = {ended}; {total['pushed']} were pushed and {verdict.by_hand} put in by hand"
-        )
-    if not cancelled <= total["cancelled"] <= cancelled + unsure:
-        told = f"from {cancelled} to {cancelled + unsure}" if unsure else str(cancelled)
-        verdict.wrong.append(f"the store counts {total['cancelled']} cancelled; it must be {told}")
-
-
-def _stolen(job_id: str, story: _Story) -> Iterable[str]:
+def _stolen(story: Story, destroyed: Sequence[float]) -> Iterable[str]:
     """Settlements that were accepted though somebody else had started the job before they were sent.
 
     A job's leases come in the order (attempt, delivery). A release gives the delivery back: then two workers may
-    have the same, one after the other.
+    have the same, one after the other. After the group was destroyed, deliveries are counted anew.
     """
     for settled in story.settled:
         if settled["word"] == "LEASE_LOST" or not (settled["sent_at"] and settled["attempt"]):
             continue  # of what was released unread nobody knows the attempt
         lease = (settled["attempt"], settled["deliveries"])
-        mine = [line["at"] for line in story.starts if line["worker"] == settled["worker"]]
-        began = max((at for at in mine if at <= settled["sent_at"]), default=0.0)
-        for start in story.starts:
-            theirs = (start["attempt"], start["deliveries"])
-            later = theirs > lease or (theirs == lease and start["at"] > began)
-            if start["worker"] != settled["worker"] and later and start["at"] < settled["sent_at"]:
+        mine = [run.at for run in story.runs if run.start["worker"] == settled["worker"]]
+        # Of a lease that was handed back unstarted nobody knows when it was taken: it may be another's by now.
+        began = max((at for at in mine if at <= settled["sent_at"]), default=float("inf"))
+        for run in story.runs:
+            worker, *theirs = run.lease
+            anew = any(run.at <= at <= settled["sent_at"] for at in destroyed)
+            order = (tuple(theirs) > lease) - (tuple(theirs) < lease) if not anew else theirs[0] - lease[0]
+            later = order > 0 or (order == 0 and run.at > began)
+            if worker != settled["worker"] and later and run.at < settled["sent_at"]:
                 yield (
-                    f"{job_id}: {settled['worker']} settled attempt {lease[0]}, delivery {lease[1]} "
-                    f"{settled['sent_at'] - start['at']:.3f} s after {start['worker']} had started it"
+                    f"{story.label}: {settled['worker']} settled attempt {lease[0]}, delivery {lease[1]} "
+                    f"{settled['sent_at'] - run.at:.3f} s after {worker} had started it"
                 )
                 break
 
 
-# Runs that came again, and why
-
-
-def _judge_runs(verdict: Verdict, stories: Mapping[str, _Story], causes: "_Causes") -> None:
-    again: Counter[str] = Counter()
-    duplicates: Counter[str] = Counter()
-    for job_id, story in stories.items():
-        verdict.refused += sum(line["word"] == "LEASE_LOST" for line in story.settled)
-        for first, second in zip(story.starts, story.starts[1:], strict=False):
-            if first["attempt"] == second["attempt"]:
-                # Of both: one that was held up may start what it was given long ago after its new owner.
-                cause = causes.of((first["pid"], second["pid"]), first["at"], second["at"])
-                again[cause] += 1
-                if cause == "none":
-                    verdict.wrong.append(f"{job_id} was started again, and no fault was in force")
-        if len(story.done) > 1:
-            first, second = story.starts[0], story.starts[-1]
-            pids = [line["pid"] for line in story.starts]
-            duplicates[causes.of(pids, first["at"], second["at"])] += 1
-    verdict.again, verdict.duplicates = dict(again.most_common()), dict(duplicates.most_common())
-
-
-class _Causes:
-    """Which fault made a job run again. That this machine stood still is one, too."""
-
-    def __init__(self, faults: Sequence[Line], stories: Mapping[str, _Story]) -> None:
-        self._faults = sorted(faults, key=lambda line: line["began"])
-        self._poison = {
-            start["pid"]: start["at"]
-            for story in stories.values()
-            if story.name == "Poison"
-            for start in story.starts
-        }
-
-    def of(self, pids: Sequence[int], since: float, until: float) -> str:
-        """The cause for a job that was begun at `since` to be started again at `until`; `none` for none.
-
-        What hit one of the processes that began it comes first, then what hit all.
-        """
-        if any(since - _POISONED <= self._poison.get(pid, 0.0) <= until for pid in pids):
-            return "poison job"
-        hit = [
-            fault
-            for fault in self._faults
-            if fault["began"] <= until and fault["ended"] + fault["lingers"] + _LATE >= since
-        ]
-        for fault in hit:
-            if not set(pids).isdisjoint(fault["pids"]):
-                return str(fault["name"])
-        # The last to begin before the end; those of one process were not about this one.
-        common = [fault for fault in hit if fault["recovery"] == "workers"]
-        return str(common[-1]["name"]) if common else "none"
-
-
-# How long recovery took
-
-
-def _measure(verdict: Verdict, lines: Sequence[Line], faults: Sequence[Line]) -> None:
-    starts = _Starts(lines)
-    for fault in faults:
-        recovery = verdict.faults.setdefault(fault["name"], Recovery())
-        recovery.times += 1
-        for since, seconds in _recoveries(verdict, starts, fault, faults):
-            if seconds is not None:
-                clear = not any(_disturbs(other, fault, since, since + seconds) for other in faults)
-                (recovery.seconds if clear else recovery.disturbed).append(seconds)
-
-
-def _recoveries(
-    verdict: Verdict, starts: "_Starts", fault: Line, faults: Sequence[Line]
-) -> Iterable[tuple[float, float | None]]:
-    """From when on, and how long; None where there was nothing to recover from."""
-    if fault["name"] == "poison job":
-        for death in (line for line in starts.lines if line["job"] in fault["jobs"]):
-            yield death["at"], starts.jobs_again([death["pid"]], death["at"])
-    elif fault["recovery"] == "jobs":
-        yield fault["began"], starts.jobs_again(fault["pids"], fault["began"])
-    elif fault["recovery"] == "workers":
-        yield fault["ended"], _workers_again(verdict, starts, fault, faults)
-
-
-def _disturbs(other: Line, fault: Line, since: float, until: float) -> bool:
-    about_all = other is not fault and other["recovery"] == "workers"
-    return about_all and other["began"] <= until and other["ended"] + other["lingers"] >= since
-
-
-def _workers_again(verdict: Verdict, starts: "_Starts", fault: Line, faults: Sequence[Line]) -> float | None:
-    """Seconds from a fault's end until the last of those that lived through it has started a job."""
-    last = None
-    for pid in fault["workers"]:
-        if not starts.before(pid, fault["began"]):
-            continue  # it was not at work yet
-        again = starts.after(pid, fault["ended"])
-        if again is not None:
-            last = max(last or 0.0, again - fault["ended"])
-            continue
-        hit = [other["began"] for other in faults if pid in other["pids"] and other["began"] >= fault["began"]]
-        watched = min([*hit, starts.poisoned.get(pid, starts.over)]) - fault["ended"]
-        if watched > _STUCK:
-            verdict.wrong.append(
-                f"process {pid} has started nothing in {watched:.0f} s since '{fault['name']}' was over"
-            )
-    return last
-
-
-class _Starts:
-    """Starts of handlers, by process and by job.
-
-    Attributes:
-        lines: All of them, in order.
-        poisoned: When each process started a job that kills it.
-        over: When the last job was pushed: from then on there may be nothing to start.
-    """
-
-    def __init__(self, lines: Sequence[Line]) -> None:
-        self.lines = [line for line in lines if line["what"] == "start"]
-        self.poisoned = {line["pid"]: line["at"] for line in self.lines if line["name"] == "Poison"}
-        self.over = max((line["at"] for line in lines if line["what"] == "pushed"), default=0.0)
-        self._by_pid: defaultdict[int, list[float]] = defaultdict(list)
-        self._by_job: defaultdict[str, list[Line]] = defaultdict(list)
-        self._held: defaultdict[int, list[Line]] = defaultdict(list)
-        for line in self.lines:
-            self._by_pid[line["pid"]].append(line["at"])
-            self._by_job[line["job"]].append(line)
-            self._held[line["pid"]].append(line)
-        self._settled = {
-            (line["job"], line["pid"], line["attempt"]): line["at"] for line in lines if line["what"] == "settled"
-        }
-
-    def before(self, pid: int, at: float) -> bool:
-        """Whether the process had started a job by then."""
-        return bool(self._by_pid[pid]) and self._by_pid[pid][0] < at
-
-    def after(self, pid: int, at: float) -> float | None:
-        """When the process started the next job from then on."""
-        times = self._by_pid[pid]
-        index = bisect_left(times, at)
-        return times[index] if index < len(times) else None
-
-    def jobs_again(self, pids: Sequence[int], at: float) -> float | None:
-        """Seconds from then until the last job in the hands of these processes was started elsewhere.
-
-        Those that had ended by then, unknown to the one that was killed, start no more: they don't count.
-        """
-        last = None
-        for pid in pids:
-            for held in self._held[pid]:
-                settled = self._settled.get((held["job"], pid, held["attempt"]))
-                if held["at"] > at or (settled is not None and settled <= at):
-                    continue
-                later = [
-                    line["at"] for line in self._by_job[held["job"]] if line["at"] > at and line["pid"] != pid
-                ]
-                if later:
-                    last = max(last or 0.0, later[0] - at)
-        return last
+def _who(run: Run) -> str:
+    end = run.end["result"] if run.end is not None else "no end"
+    told = f"{run.settled['fate']} {run.settled['word']}" if run.settled is not None else "not settled"
+    return f"{run.lease[0]} (delivery {run.lease[2]}, {end}, {told})"

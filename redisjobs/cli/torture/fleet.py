@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Self
 
 from redisjobs.cli import PROGRAM
-from redisjobs.cli.torture.jobs import JOURNALS, LIFELINE, OLD, QUEUE
+from redisjobs.cli.torture.jobs import DATABASE, JOURNALS, LIFELINE, OLD, QUEUE
+from redisjobs.cli.torture.release import Release
 
 GRACE = 1.0  # seconds that a worker's jobs may finish in
 _CONCURRENCY = 10
@@ -31,6 +32,7 @@ class Kind:
     """A kind of host.
 
     Attributes:
+        db: Which of the databases its workers are in.
         options: More arguments of `redisjobs worker`.
         old: Whether it is of a release that lacks a job.
         processes: Worker processes it has; more than one are under a supervisor.
@@ -39,10 +41,11 @@ class Kind:
     options: Sequence[str] = ()
     old: bool = False
     processes: int = 1
+    db: int = 0
 
 
-HOSTS = (Kind(), Kind(old=True), Kind(("--processes", "2"), processes=2))
-"""What the fleet is made of: half of it under a supervisor."""
+HOSTS = (Kind(), Kind(old=True), Kind(("--processes", "2"), processes=2), Kind(db=1), Kind(db=1))
+"""What the fleet is made of: in the first database half of it is under a supervisor."""
 
 
 @dataclass(slots=True)
@@ -69,25 +72,33 @@ class Fleet:
     """Worker processes on one queue. A context manager that ends them all.
 
     Attributes:
-        url: Where the queue is.
+        urls: Where the queue is, in each database.
         queue: Its name.
         directory: For journals and the log.
         lease: Seconds.
         rng: Chooses victims.
+        kinds: What it is made of; those of databases that there aren't are left out.
+        release: What they run.
         hosts: All of them.
         unasked: How each host that ended by itself did: what nobody killed must not end.
     """
 
-    url: str
+    urls: Sequence[str]
     queue: str
     directory: Path
     lease: float
     rng: random.Random
+    kinds: Sequence[Kind] = HOSTS
     hosts: list[Host] = field(default_factory=list)
     unasked: list[str] = field(default_factory=list)
+    release: Release = field(init=False)
     _closing: bool = False
     _lifeline: socket.socket | None = None
     _parents: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.kinds = [kind for kind in self.kinds if kind.db < len(self.urls)]
+        self.release = Release(self.directory / "release")
 
     def __enter__(self) -> Self:
         # Nobody accepts: a connection lives in the backlog, and breaks when we end, however we do.
@@ -109,30 +120,24 @@ class Fleet:
 
     def start(self) -> None:
         """Start all hosts."""
-        self.hosts = [Host(kind, self._spawn(kind)) for kind in HOSTS]
+        self.hosts = [Host(kind, self._spawn(kind)) for kind in self.kinds]
 
     def _spawn(self, kind: Kind) -> "subprocess.Popen[bytes]":
         assert self._lifeline is not None
         environment = os.environ | {QUEUE: self.queue, JOURNALS: str(self.directory)}
-        environment |= {"REDISJOBS_URL": self.url}  # not as an argument: it may hold a password
+        environment |= {"REDISJOBS_URL": self.urls[kind.db]}  # not as an argument: it may hold a password
+        environment |= {"PYTHONPATH": str(self.release.directory), DATABASE: str(kind.db)}
         environment |= {LIFELINE: str(self._lifeline.getsockname()[1])}
         if kind.old:
             environment[OLD] = "1"
         command = [*PROGRAM, "worker", "redisjobs.cli.torture.jobs:queue"]
-        command += [
-            "--log-level",
-            "warning",
-            "--lease",
-            str(self.lease),
-            "--grace",
-            str(GRACE),
-            "--concurrency",
-            str(_CONCURRENCY),
-        ]
+        command += ["--log-level", "warning", "--lease", str(self.lease)]
+        command += ["--grace", str(GRACE), "--concurrency", str(_CONCURRENCY)]
         with open(self.directory / "workers.log", "ab") as log:
             return subprocess.Popen(
                 [*command, *kind.options],
                 env=environment,
+                cwd=self.release.directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -146,12 +151,8 @@ class Fleet:
         for host in self.hosts:
             if host.again_at:
                 if not self._closing and time.monotonic() >= host.again_at:
-                    host.process, host.again_at, host.leaving, host.frozen = (
-                        self._spawn(host.kind),
-                        0.0,
-                        False,
-                        False,
-                    )
+                    host.process, host.again_at = self._spawn(host.kind), 0.0
+                    host.leaving = host.frozen = False
             elif (code := host.process.poll()) is not None:
                 host.again_at = time.monotonic() + _AGAIN
                 pid = host.process.pid
@@ -175,6 +176,10 @@ class Fleet:
             elif parent in firsts and _is_alive(pid):
                 found.append(pid)
         return found
+
+    def staying(self) -> list[int]:
+        """The worker processes that nobody has asked to end."""
+        return [pid for pid in self.pids() if not self.host_of(pid).leaving]
 
     def host_of(self, pid: int) -> Host:
         """The host that a worker process belongs to."""
@@ -201,19 +206,23 @@ class Fleet:
     @property
     def complete(self) -> bool:
         """Whether all worker processes are there."""
-        return len(self.pids()) >= sum(kind.processes for kind in HOSTS)
+        return len(self.pids()) >= sum(kind.processes for kind in self.kinds)
 
     def members(self, host: Host) -> list[int]:
         """The worker processes of a host."""
         return [pid for pid in self.pids() if self.host_of(pid) is host]
+
+    def stop(self, host: Host) -> None:
+        """Ask a host to end, as a deploy does."""
+        host.leaving = True
+        host.process.terminate()
 
     def dismiss(self) -> None:
         """Stop all as a deploy would, and wait until they have ended; `unasked` tells of those that did not."""
         self._closing = True
         for host in self.hosts:
             if host.process.poll() is None:
-                host.leaving = True
-                host.process.terminate()
+                self.stop(host)
         end = time.monotonic() + _LEAVE_WITHIN
         for host in self.hosts:
             try:

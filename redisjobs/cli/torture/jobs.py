@@ -3,6 +3,7 @@
 Every start and every end of a handler, and every settlement, is written into this process' journal.
 """
 
+import asyncio
 import functools
 import logging
 import os
@@ -10,26 +11,33 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
 import anyio
+from tenacity import stop_after_attempt, wait_exponential_jitter
 
 from redisjobs.cli.journal import Journal
 from redisjobs.cli.target import DEFAULT_URL
+from redisjobs.cli.torture.store import MARK
 from redisjobs.errors import Fail
 from redisjobs.job import JobContext
 from redisjobs.queue import JobQueue
-from redisjobs.retry import exponential_jitter, no_retry
+from redisjobs.retry import RetryPolicy, exponential_jitter, no_retry
 
-QUEUE, JOURNALS, LIFELINE, OLD = (f"REDISJOBS_TORTURE_{what}" for what in ("QUEUE", "JOURNALS", "LIFELINE", "OLD"))
+QUEUE, JOURNALS, LIFELINE, DATABASE, OLD = (
+    f"REDISJOBS_TORTURE_{what}" for what in ("QUEUE", "JOURNALS", "LIFELINE", "DATABASE", "OLD")
+)
 """What the torture tells its workers by the environment: the queue's name, the journals' directory, the port
-whose silence means that it is over, and whether this worker is one of an older release."""
+whose silence means that it is over, which of the databases it is, and whether this worker is one of an older
+release."""
 
 ATTEMPTS = 3
 """Runs that a job gets which fails each time."""
+
+_LOOK, _STALL = 0.25, 0.5  # seconds between looks at the interpreter, and of delay from which on it stood still
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +91,64 @@ class Blocker:
 
     job_name: ClassVar[str] = "Blocker"
     seconds: float
+
+
+class Unheard(BaseException):
+    """What no `except Exception` catches."""
+
+
+RAISED: Mapping[str, type[BaseException]] = {
+    kind.__name__: kind
+    for kind in (KeyboardInterrupt, GeneratorExit, SystemExit, asyncio.CancelledError, StopAsyncIteration, Unheard)
+}
+"""What handlers raise, by name."""
+
+UPSET = ("cancel all tasks", "stop the loop", "hold a cancel scope")
+"""What else handlers do to the event loop before they fail."""
+
+
+@dataclass(frozen=True, slots=True)
+class Raiser:
+    """Raises one of `RAISED`."""
+
+    job_name: ClassVar[str] = "Raiser"
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Upsetter:
+    """Does one of `UPSET`, and fails. Jobs that run beside it in its process may be cancelled."""
+
+    job_name: ClassVar[str] = "Upsetter"
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadRaiser:
+    """Raises one of `RAISED`, in a thread."""
+
+    job_name: ClassVar[str] = "ThreadRaiser"
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trap:
+    """Raises one of `RAISED` where its parameters are made; by a worker only."""
+
+    job_name: ClassVar[str] = "Trap"
+    what: str
+
+    def __post_init__(self) -> None:
+        """Raise it."""
+        if JOURNALS in os.environ:
+            raise RAISED[self.what]()
+
+
+@dataclass(frozen=True, slots=True)
+class Steep:
+    """Fails, and its wait grows tenfold with each attempt."""
+
+    job_name: ClassVar[str] = "Steep"
 
 
 _retry = exponential_jitter(max_attempts=ATTEMPTS, max_backoff=0.3)
@@ -142,10 +208,61 @@ async def block(parameters: Blocker, context: JobContext) -> None:
         time.sleep(parameters.seconds)  # noqa: ASYNC251
 
 
+@queue.register(Raiser, retry=no_retry())
+async def raise_it(parameters: Raiser, context: JobContext) -> None:
+    """Raise what nobody expects."""
+    with _noted(context):
+        raise RAISED[parameters.what]()
+
+
+@queue.register(Upsetter, retry=no_retry())
+async def upset(parameters: Upsetter, context: JobContext) -> None:
+    """Let the worker's event loop have all that a handler can do to it."""
+    with _noted(context):
+        match parameters.what:
+            case "cancel all tasks":
+                for task in asyncio.all_tasks():
+                    task.cancel()
+                await anyio.sleep(0.05)
+            case "stop the loop":
+                asyncio.get_running_loop().stop()
+                await anyio.sleep(0.05)
+            case "hold a cancel scope":
+                await anext(_held_scope())
+        raise RuntimeError(f"{parameters.what}: fails, as it should")
+
+
+async def _held_scope() -> AsyncIterator[None]:
+    with anyio.CancelScope():
+        yield
+
+
+@queue.register(ThreadRaiser, retry=no_retry())
+def raise_in_a_thread(parameters: ThreadRaiser, context: JobContext) -> None:
+    """Raise what nobody expects, in a thread."""
+    with _noted(context):
+        raise RAISED[parameters.what]()
+
+
+@queue.register(Trap, retry=no_retry())
+async def never_reached(parameters: Trap, context: JobContext) -> None:
+    """Its parameters can't be made."""
+    with _noted(context):
+        pass
+
+
+@queue.register(Steep, retry=RetryPolicy(stop_after_attempt(ATTEMPTS), wait_exponential_jitter(exp_base=10)))
+async def climb(parameters: Steep, context: JobContext) -> None:
+    """Fail."""
+    with _noted(context):
+        raise RuntimeError("fails, as it should")
+
+
 @contextmanager
 def _noted(context: JobContext) -> Iterator[None]:
     line = {
         "job": context.job_id,
+        "mark": context.headers.get(MARK, ""),
         "worker": context.worker_id,
         "attempt": context.attempt,
         "deliveries": context.deliveries,
@@ -193,7 +310,8 @@ class _Settlements(logging.Handler):
 
 
 def _note(what: str, **facts: object) -> None:
-    _journal().write({"what": what, "pid": os.getpid(), "at": time.time(), **facts})
+    database = int(os.environ.get(DATABASE, "0"))
+    _journal().write({"what": what, "pid": os.getpid(), "db": database, "at": time.time(), **facts})
 
 
 @functools.cache
@@ -218,6 +336,28 @@ def _end_with_the_torture() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+def _watch_the_interpreter() -> None:
+    """Write down when this thread did not get to run: then leases may run out.
+
+    Where the process was at work meanwhile, it was one of its own threads that let no other into the interpreter;
+    else it was stopped, or the machine had no time for it, and nobody is to blame.
+    """
+
+    def watch() -> None:
+        while True:
+            began, used = time.time(), time.process_time()
+            time.sleep(_LOOK)
+            now, late = time.time(), time.time() - began - _LOOK
+            if late > _STALL:
+                busy = time.process_time() - used > _STALL
+                facts = {"busy": busy, "hits": "" if busy else "pids", "pids": [os.getpid()]}
+                _note(
+                    "stall", name="process stood still", began=began, ended=now, lingers=0.0, reaches=0.0, **facts
+                )
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _listen_to_the_worker() -> None:
     logger = logging.getLogger("redisjobs.worker")
     logger.setLevel(logging.INFO)
@@ -228,4 +368,5 @@ def _listen_to_the_worker() -> None:
 if JOURNALS in os.environ:
     _end_with_the_torture()
     _listen_to_the_worker()
+    _watch_the_interpreter()
     _note("hello", parent=os.getppid())

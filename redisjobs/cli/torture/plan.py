@@ -24,7 +24,13 @@ class Planned:
     seed: int
 
 
-def plan(seed: int, seconds: float, kinds: Mapping[str, float], company: Sequence[str] = ()) -> list[Planned]:
+def plan(
+    seed: int,
+    seconds: float,
+    kinds: Mapping[str, float],
+    company: Sequence[str] = (),
+    alone: Sequence[str] = (),
+) -> list[Planned]:
     """Draw a schedule.
 
     Every kind comes once, alone, before any comes again; later ones may come in pairs. If the time is too short
@@ -35,6 +41,7 @@ def plan(seed: int, seconds: float, kinds: Mapping[str, float], company: Sequenc
         seconds: How long it may last.
         kinds: The faults, with the seconds that each is in force for.
         company: Those which may come together with one that is not of these.
+        alone: Those which none comes together with.
     """
     rng = random.Random(seed)
     needed = sum(kinds.values())
@@ -47,7 +54,7 @@ def plan(seed: int, seconds: float, kinds: Mapping[str, float], company: Sequenc
             if not first and at + kinds[name] > seconds:
                 return schedule
             names: tuple[str, ...] = (name,)
-            if not first and name not in company and rng.random() < 0.4:
+            if not first and name not in (*company, *alone) and rng.random() < 0.4:
                 names += (rng.choice(sorted(company)),) if company else ()
             holds = max(kinds[each] for each in names)
             schedule.append(Planned(at, names, holds, rng.getrandbits(32)))

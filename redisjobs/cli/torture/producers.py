@@ -14,6 +14,7 @@ import anyio
 from redisjobs import queue, sync
 from redisjobs.cli.journal import Journal
 from redisjobs.cli.torture import jobs
+from redisjobs.cli.torture.store import MARK, new_mark
 from redisjobs.codec import new_job_id
 from redisjobs.driver import NewJob
 from redisjobs.errors import DriverError, QueueFull
@@ -21,38 +22,52 @@ from redisjobs.job import Priority
 from redisjobs.registry import PushedJob, PushOptions
 
 _DEADLINE = 2.0  # seconds that one push is tried for
-_GIVE_UP = 30.0  # seconds after which a push is given up: within a minute, pushing an id again is safe
+_GIVE_UP = 30.0  # seconds after which a push is given up: within a minute, making it again is safe
 _PAUSE = 0.2  # seconds until a refused push is tried again
 _UNIQUE_KEYS = 5
 _BATCH = 8
+_TWINS = 0.4  # seconds between two of one id
+_LOOK = 0.02  # seconds between looks at whether a job has ended
+_PATIENCE = 15.0  # seconds that its end is waited for
+_LONG = 40.0  # seconds that a job is delayed for which is to be there all the while
+
+_Kind = Callable[["_Book", random.Random], None]
 
 
 class Producers:
     """Some threads that push until told to stop. A context manager that waits for them.
 
     Args:
-        url: Where the queue is.
+        urls: Where the queue is, in each database.
         name: The queue's.
         journal: What they write into.
         seed: Of what they push.
         rate: Jobs a second, of all together.
 
     Attributes:
-        acknowledged: How many pushes were.
-        full: How often one was told that the queue is full.
+        errors: What went wrong in them, that must not.
     """
 
-    def __init__(self, url: str, name: str, journal: Journal, *, seed: int, rate: float) -> None:
-        self.acknowledged = self.full = 0
+    def __init__(self, urls: Sequence[str], name: str, journal: Journal, *, seed: int, rate: float) -> None:
         self.errors: list[str] = []
-        self._url, self._name, self._journal, self._seed = url, name, journal, seed
-        kinds: Sequence[Callable[[random.Random], None]] = (self._one_by_one, self._in_batches, self._in_async)
-        self._every = len(kinds) / rate
+        self._urls, self._name, self._seed = urls, name, seed
         self._over = threading.Event()
-        self._lock = threading.Lock()
+        kinds: list[tuple[_Kind, int]] = [
+            *((kind, 0) for kind in (self._one_by_one, self._in_batches, self._in_async)),
+            *((self._one_by_one, db) for db in range(1, len(urls))),
+        ]
+        self._every = len(kinds) / rate
+        kinds += [(self._again, db) for db in range(len(urls))]
+        if len(urls) > 1:
+            kinds.append((self._twins, 0))
         self._threads = [
-            threading.Thread(target=self._guarded, args=(kind, number), name=f"producer {number}", daemon=True)
-            for number, kind in enumerate(kinds)
+            threading.Thread(
+                target=self._guarded,
+                args=(kind, _Book(journal, db), number),
+                name=f"producer {number}",
+                daemon=True,
+            )
+            for number, (kind, db) in enumerate(kinds)
         ]
 
     def __enter__(self) -> "Producers":
@@ -69,117 +84,209 @@ class Producers:
         for thread in self._threads:
             thread.join()
 
-    def _guarded(self, kind: Callable[[random.Random], None], number: int) -> None:
+    def _guarded(self, kind: _Kind, book: "_Book", number: int) -> None:
         try:
-            kind(random.Random(f"{self._seed} {number}"))
+            kind(book, random.Random(f"{self._seed} {number}"))
         except Exception:
             self.errors.append(traceback.format_exc())
 
-    def _sync_queue(self) -> sync.JobQueue:
-        return sync.JobQueue(self._url, self._name, deadline=_DEADLINE)
+    def _queue(self, db: int) -> sync.JobQueue:
+        return sync.JobQueue(self._urls[db], self._name, deadline=_DEADLINE)
 
-    # The three kinds
+    # Those that push a mix of everything
 
-    def _one_by_one(self, rng: random.Random) -> None:
-        with self._sync_queue() as queue:
+    def _one_by_one(self, book: "_Book", rng: random.Random) -> None:
+        with self._queue(book.db) as queue:
             cancels = _Cancels(rng)
             while not self._over.wait(self._every):
-                job_id = self._push_one(queue, rng)
+                job_id = _push_one(book, queue, rng)
                 if job_id and rng.random() < 0.05:
                     cancels.plan(job_id)
                 for job_id in cancels.due():
-                    self._cancel(queue, job_id)
+                    book.cancel(queue, job_id)
 
-    def _in_batches(self, rng: random.Random) -> None:
-        with self._sync_queue() as queue:
+    def _in_batches(self, book: "_Book", rng: random.Random) -> None:
+        with self._queue(book.db) as queue:
             while not self._over.wait(self._every * _BATCH):
                 jobs = [_a_job(queue, rng) for _ in range(_BATCH)]
-                self._push(jobs, partial(queue.push_many, jobs))
+                book.push(jobs, partial(queue.push_many, jobs))
 
-    def _in_async(self, rng: random.Random) -> None:
+    def _in_async(self, book: "_Book", rng: random.Random) -> None:
         async def push() -> None:
-            async with queue.JobQueue(self._url, self._name, deadline=_DEADLINE) as store:
+            async with queue.JobQueue(self._urls[book.db], self._name, deadline=_DEADLINE) as store:
                 while not self._over.is_set():
                     await anyio.sleep(self._every)
                     job = _a_job(store, rng)
-                    self._note_attempt([job])
+                    book.note_attempt([job])
                     while True:
                         try:
-                            (told,) = await store.push_many([job])
+                            told = await store.push_many([job])
                         except DriverError as error:
-                            if not self._may_try_again([job], error):
+                            if not book.may_try_again([job], error):
                                 break
                             await anyio.sleep(_PAUSE)
                         else:
-                            self._note_success([job], [told])
+                            book.note_success([job], told)
                             break
 
         anyio.run(push)
 
-    def _push_one(self, queue: sync.JobQueue, rng: random.Random) -> str:
-        """Push a job, half the time under an id that the queue makes; its id, '' if it was not acknowledged."""
-        job = _a_job(queue, rng)
-        if rng.random() < 0.5:
-            return job.job_id if self._push([job], partial(queue.push_many, [job])) else ""
-        try:
-            job_id = queue.push(jobs.Work(_some_seconds(rng))).id
-        except DriverError as error:
-            if not error.jobs:  # the queue is full: nothing was written
-                self._may_try_again([job], error)
-                return ""
-            # Whether it is there is not known; the same push can be made again.
-            return error.jobs[0].job_id if self._push(error.jobs, partial(queue.push_many, error.jobs)) else ""
-        self._note("push", job=job_id, name="Work")
-        self._note("pushed", job=job_id, holder="")
-        with self._lock:
-            self.acknowledged += 1
-        return job_id
+    # Those that push one id more than once
 
-    def _push(self, pushed: Sequence[NewJob], send: Callable[[], Sequence[PushedJob]]) -> bool:
+    def _twins(self, book: "_Book", rng: random.Random) -> None:
+        """Push each id into both databases at once; sometimes cancel one of the two."""
+        other = _Book(book.journal, 1)
+        with self._queue(0) as first, self._queue(1) as second:
+            both = ((book, first), (other, second))
+            while not self._over.wait(_TWINS):
+                job_id, seconds = f"twin-{new_job_id()}", rng.uniform(0.1, 0.6)
+                for page, queue in both:
+                    job = queue.prepare(jobs.Work(seconds), job_id=job_id)
+                    page.push([job], partial(queue.push_many, [job]))
+                if rng.random() < 0.6:
+                    time.sleep(rng.choice((0, 0.05, 0.1)))
+                    page, queue = rng.choice(both)
+                    page.cancel(queue, job_id)
+
+    def _again(self, book: "_Book", rng: random.Random) -> None:
+        """Push an id after its job's end, while a job has it, and after its cancel; an id ends where one fails."""
+        with self._queue(book.db) as queue:
+            while not self._over.is_set():
+                life = _Lives(book, queue, rng, f"again-{new_job_id()}")
+                for _ in range(rng.randint(1, 3)):
+                    if not (life.push(jobs.Work(rng.uniform(0, 0.05))) and life.wait_for_end(self._over)):
+                        break
+                else:
+                    sure = life.push(jobs.Work(0.001), delay=_LONG) and life.push_meanwhile()
+                    if life.cancel() and sure:
+                        life.push(jobs.Work(0.001))
+                self._over.wait(_PAUSE)
+
+
+class _Book:
+    """What is written down of one database by one producer.
+
+    Attributes:
+        journal: Where.
+        db: The database.
+    """
+
+    def __init__(self, journal: Journal, db: int) -> None:
+        self.journal, self.db = journal, db
+
+    def note(self, what: str, **facts: Any) -> None:
+        """Write a line."""
+        self.journal.write({"what": what, "at": time.time(), "db": self.db, **facts})
+
+    def push(self, pushed: Sequence[NewJob], send: Callable[[], Sequence[PushedJob]]) -> bool:
         """Push, again as long as that is safe; whether it was acknowledged."""
-        self._note_attempt(pushed)
+        self.note_attempt(pushed)
         while True:
             try:
                 told = send()
             except DriverError as error:
-                if not self._may_try_again(pushed, error):
+                if not self.may_try_again(pushed, error):
                     return False
                 time.sleep(_PAUSE)
             else:
-                self._note_success(pushed, told)
+                self.note_success(pushed, told)
                 return True
 
-    def _cancel(self, queue: sync.JobQueue, job_id: str) -> None:
-        self._note("cancel", job=job_id)
+    def cancel(self, queue: sync.JobQueue, job_id: str, mark: str = "") -> str:
+        """Cancel a job; what was said to that, '' if nothing was."""
+        self.note("cancel", job=job_id, mark=mark)
         try:
             word = str(queue.cancel(job_id))
         except DriverError:
             word = ""  # it may be, or not
-        self._note("cancelled", job=job_id, word=word)
+        self.note("cancelled", job=job_id, mark=mark, word=word)
+        return word
 
-    # What they write down
-
-    def _note(self, what: str, **facts: Any) -> None:
-        self._journal.write({"what": what, "at": time.time(), **facts})
-
-    def _note_attempt(self, pushed: Sequence[NewJob]) -> None:
+    def note_attempt(self, pushed: Sequence[NewJob]) -> None:
+        """Write down what is about to be pushed."""
         for job in pushed:
-            self._note("push", job=job.job_id, name=str(job.fields[1]))
+            self.note("push", job=job.job_id, name=str(job.fields[1]))
 
-    def _note_success(self, pushed: Sequence[NewJob], told: Sequence[PushedJob]) -> None:
+    def note_success(self, pushed: Sequence[NewJob], told: Sequence[PushedJob]) -> None:
+        """Write down what was said to it."""
         for job, handle in zip(pushed, told, strict=True):
             # With a unique key it may be told of another job: then its own was not added.
-            self._note("pushed", job=job.job_id, holder="" if handle.id == job.job_id else handle.id)
-        with self._lock:
-            self.acknowledged += len(pushed)
+            self.note("pushed", job=job.job_id, holder="" if handle.id == job.job_id else handle.id)
 
-    def _may_try_again(self, pushed: Sequence[NewJob], error: DriverError) -> bool:
+    def may_try_again(self, pushed: Sequence[NewJob], error: DriverError) -> bool:
+        """Write down that a push failed; whether to try it again."""
         full = isinstance(error, QueueFull)
-        with self._lock:
-            self.full += full
-        self._note("refused", jobs=[job.job_id for job in pushed], full=full, error=str(error))
+        self.note("refused", jobs=[job.job_id for job in pushed], full=full, error=str(error))
         made_at = int(pushed[0].job_id[-28:-16], 16) / 1000
         return time.time() - made_at < _GIVE_UP
+
+
+class _Lives:
+    """One id, pushed again and again."""
+
+    def __init__(self, book: _Book, queue: sync.JobQueue, rng: random.Random, job_id: str) -> None:
+        self._book, self._queue, self._rng = book, queue, rng
+        self._job_id = job_id
+        self._mark = ""
+
+    def push(self, parameters: Any, *, expected: str = "new", **options: Any) -> bool:
+        """Push it; whether that is known to have been done. `expected` says whether a job has the id."""
+        mark = new_mark()
+        if expected == "new":
+            self._mark = mark
+        line = {"job": self._job_id, MARK: mark}
+        self._book.note("push", name=parameters.job_name, expected=expected, **line)
+        try:
+            handle = self._queue.push(parameters, job_id=self._job_id, headers={MARK: mark}, **options)
+        except DriverError as error:
+            full = isinstance(error, QueueFull)
+            self._book.note("refused", jobs=[self._job_id], full=full, error=str(error))
+            return False
+        self._book.note("pushed", holder="", added=handle.added, **line)
+        return True
+
+    def push_meanwhile(self) -> bool:
+        """Push it while a job has it."""
+        return self.push(jobs.Work(0.001), expected="there")
+
+    def wait_for_end(self, over: threading.Event) -> bool:
+        """Wait until the job has ended, but not for ever; whether it has."""
+        until = time.monotonic() + _PATIENCE
+        while not over.is_set() and time.monotonic() < until:
+            try:
+                if self._queue.get(self._job_id) is None:
+                    return True
+            except DriverError:
+                pass
+            time.sleep(_LOOK)
+        return False
+
+    def cancel(self) -> bool:
+        """Cancel the job, which waits; whether it is known to be gone."""
+        until = time.monotonic() + _PATIENCE
+        while not (word := self._book.cancel(self._queue, self._job_id, self._mark)):
+            if time.monotonic() > until:
+                return False
+            time.sleep(_PAUSE)
+        return word in ("CANCELLED", "NOT_FOUND")
+
+
+def _push_one(book: _Book, queue: sync.JobQueue, rng: random.Random) -> str:
+    """Push a job, half the time under an id that the queue makes; its id, '' if it was not acknowledged."""
+    if rng.random() < 0.5:
+        job = _a_job(queue, rng)
+        return job.job_id if book.push([job], partial(queue.push_many, [job])) else ""
+    try:
+        job_id = queue.push(jobs.Work(_some_seconds(rng))).id
+    except DriverError as error:
+        if not error.jobs:  # the queue is full: nothing was written
+            book.note("refused", jobs=[], full=isinstance(error, QueueFull), error=str(error))
+            return ""
+        # Whether it is there is not known; the same push can be made again.
+        return error.jobs[0].job_id if book.push(error.jobs, partial(queue.push_many, error.jobs)) else ""
+    book.note("push", job=job_id, name="Work")
+    book.note("pushed", job=job_id, holder="")
+    return job_id
 
 
 class _Cancels:

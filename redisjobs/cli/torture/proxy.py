@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar
 
 HOST = "127.0.0.1"
 _CHUNK = 64 * 1024
+_ANSWER = 2.0  # seconds that a server may take to answer what was held
 _T = TypeVar("_T")
 
 
@@ -31,6 +32,42 @@ class _Link:
             _reset_on_close(side)
 
 
+class Held:
+    """What a proxy holds back of one connection, once its client has sent what was waited for.
+
+    Attributes:
+        bytes: How many bytes it has of it; 0 if nothing was caught so far.
+    """
+
+    def __init__(self, proxy: "Proxy", trigger: bytes) -> None:
+        self.bytes = 0
+        self.trigger = trigger
+        self._proxy = proxy
+        self._kept: tuple[socket.socket, bytes] | None = None
+
+    def keep(self, server: socket.socket, chunk: bytes) -> None:
+        """Take bytes that are to go to a server, and the connection they are to go over."""
+        self._kept, self.bytes = (server, chunk), len(chunk)
+
+    def release(self) -> None:
+        """Let them arrive, wait until the server has read them, and close the connection; again is nothing."""
+        self._proxy.forget(self)
+        kept, self._kept = self._kept, None
+        if kept is None:
+            return
+        server, chunk = kept
+        with server, suppress(OSError):  # the server may be another one by now
+            server.settimeout(_ANSWER)
+            server.sendall(chunk)
+            server.recv(_CHUNK)
+
+    def drop(self) -> None:
+        """Let them never arrive."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept[0].close()
+
+
 class Proxy:
     """Forwards TCP connections to a target, faultily. A context manager; all methods are thread-safe.
 
@@ -39,6 +76,7 @@ class Proxy:
     means a TCP RST to both sides: a client sees ECONNRESET and not an orderly end.
 
     Attributes:
+        target: Host and port of what it stands in front of.
         port: Where it listens on 127.0.0.1, once entered.
         connections: How many it has accepted, refused ones included.
         request_bytes: How many bytes it has forwarded to the server.
@@ -48,7 +86,9 @@ class Proxy:
 
     def __init__(self, target_host: str, target_port: int) -> None:
         self.port = self.connections = self.request_bytes = self.reply_bytes = self.cuts = 0
-        self._target = (target_host, target_port)
+        self.target = (target_host, target_port)
+        self._waiting: list[Held] = []
+        self._kept: list[Held] = []
         self._links: set[_Link] = set()
         self._cut: tuple[int, bytes] | None = None
         self._black_hole = self._refuse = False
@@ -73,6 +113,8 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._serving.cancel)
         self._thread.join()
         self._loop.close()
+        for held in self._kept:
+            held.drop()
 
     def cut_after_reply_bytes(self, n: int, *, trigger: bytes = b"") -> None:
         """Resets, once, the next connection to send `trigger`, `n` bytes of reply later.
@@ -84,6 +126,20 @@ class Proxy:
             trigger: What the request contains; packets may split it. Empty means any request.
         """
         self._in_loop(self._arm(n, trigger))
+
+    def hold(self, trigger: bytes) -> Held:
+        """Keeps, once, the next packet that contains `trigger` instead of sending it on, and resets its client.
+
+        So a request can arrive that its client has given up, however much later `release` is called.
+        """
+        held = Held(self, trigger)
+        self._in_loop(self._expect(held))
+        return held
+
+    def forget(self, held: Held) -> None:
+        """Waits no longer for what `held` was to keep."""
+        with suppress(ValueError):
+            self._waiting.remove(held)
 
     def drop_all(self) -> int:
         """Resets every connection that has reached the server; returns how many there were."""
@@ -115,6 +171,9 @@ class Proxy:
         self._cut = (n, trigger)
         for link in self._links:
             link.seen = b""
+
+    async def _expect(self, held: Held) -> None:
+        self._waiting.append(held)
 
     async def _drop(self, *, half_dead_only: bool) -> int:
         links = [link for link in self._links if link.half_dead or not half_dead_only]
@@ -150,7 +209,7 @@ class Proxy:
         with socket.socket() as server:
             server.setblocking(False)
             try:
-                await self._loop.sock_connect(server, self._target)
+                await self._loop.sock_connect(server, self.target)
                 if self._refuse:  # by now: one that came before must not slip through
                     raise ConnectionRefusedError
             except OSError:
@@ -177,6 +236,7 @@ class Proxy:
     async def _pump_requests(self, link: _Link) -> None:
         while True:
             chunk = await self._receive(link, link.client)
+            self._hold(link, chunk)
             self._aim(link, chunk)
             self.request_bytes += len(chunk)
             await self._loop.sock_sendall(link.server, chunk)
@@ -210,6 +270,16 @@ class Proxy:
         if not chunk:
             raise _Ended
         return chunk
+
+    def _hold(self, link: _Link, chunk: bytes) -> None:
+        held = next((held for held in self._waiting if held.trigger in chunk), None)
+        if held is None:
+            return
+        self.forget(held)
+        held.keep(link.server.dup(), chunk)
+        self._kept.append(held)
+        _reset_on_close(link.client)
+        raise _Ended
 
     def _aim(self, link: _Link, chunk: bytes) -> None:
         if self._cut is None:

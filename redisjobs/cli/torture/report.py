@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from redisjobs.cli.torture.checker import Recovery, Verdict
+from redisjobs.cli.torture.checker import Verdict
+from redisjobs.cli.torture.recovery import Recovery
 
 _NAMED = 10  # of each thing that is wrong
 
@@ -15,12 +16,13 @@ def text(verdict: Verdict, where: str, seconds: float, seed: int) -> str:
     lines = [
         f"{seconds:.0f} s on {where}; seed {seed}",
         f"pushed        {verdict.pushed} jobs, {verdict.acknowledged} acknowledged; "
-        f"{verdict.by_hand} bad entries by hand; {verdict.full} times told that the queue is full",
+        f"{verdict.by_hand} entries by hand; {verdict.full} times told that the queue is full",
         f"done          {verdict.done}",
         f"dead          {sum(verdict.dead.values())}" + (f" ({dead})" if dead else ""),
         f"cancelled     {verdict.cancelled}",
         f"ran again     {_by_cause(verdict.again)}",
         f"ran twice     {_by_cause(verdict.duplicates)}",
+        *([f"bereft        {_by_cause(verdict.bereft)}"] if verdict.bereft else []),
         f"refused       {verdict.refused} settlements of a lost lease",
         "",
         f"{'fault':<22}{'times':>6}{'recovery p50':>15}{'p99':>9}{'amid others, p99':>19}",

@@ -1,0 +1,71 @@
+"""The faults. Each knows how to begin, how to end, and what recovery from it means."""
+
+import os
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+
+from redisjobs.cli.torture.nemesis.entries import PutHostile, PutMalformed, PutSteep, PutTogether, SayAnything
+from redisjobs.cli.torture.nemesis.fault import Fault, Field
+from redisjobs.cli.torture.nemesis.handlers import BlockLoop, PushPoison, RaiseAnything, TwoKillers
+from redisjobs.cli.torture.nemesis.network import (
+    BlackHole,
+    CutClaim,
+    CutPush,
+    CutSettlement,
+    LateBytes,
+    RefuseConnections,
+    ResetConnections,
+    SlowNetwork,
+)
+from redisjobs.cli.torture.nemesis.processes import (
+    FreezeWorker,
+    KillChild,
+    KillHost,
+    KillWorker,
+    StopWorker,
+    UpgradeInPlace,
+)
+from redisjobs.cli.torture.nemesis.servers import (
+    DestroyGroup,
+    FlushScripts,
+    KillClients,
+    KillServer,
+    SqueezeMemory,
+)
+from redisjobs.errors import DriverError
+
+__all__ = ["COMPANY", "FAULTS", "Fault", "Field", "duration", "heal"]
+
+FAULTS: Sequence[type[Fault]] = (
+    *(KillWorker, KillChild, KillHost, FreezeWorker, StopWorker, UpgradeInPlace),
+    *(PushPoison, TwoKillers, BlockLoop, RaiseAnything),
+    *(PutMalformed, PutHostile, PutSteep, PutTogether, SayAnything),
+    *(KillServer, KillClients, FlushScripts, SqueezeMemory, DestroyGroup),
+    *(ResetConnections, RefuseConnections, BlackHole, SlowNetwork, CutClaim, CutSettlement, CutPush, LateBytes),
+)
+COMPANY = tuple(fault.name for fault in (KillWorker, KillChild, KillHost, StopWorker, PushPoison))
+"""Those that may come together with one that is not of these."""
+
+
+def duration(fault: type[Fault], lease: float) -> float:
+    """Seconds that a fault is in force for."""
+    return fault.in_leases * lease if fault.in_leases else fault.holds
+
+
+def heal(field: Field) -> None:
+    """Undo whatever may be in force."""
+    field.over = True
+    for proxy in (field.workers, field.producers):
+        if proxy is not None:
+            proxy.black_hole(False)
+            proxy.refuse(False)
+            proxy.delay(0)
+    if field.own is not None:
+        with suppress(DriverError):
+            field.store.run("CONFIG", "SET", "maxmemory", "0")
+    for pid in field.fleet.pids():
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+    for host in field.fleet.hosts:
+        host.frozen = False

@@ -1,0 +1,189 @@
+"""Faults of the network, by way of a proxy."""
+
+import time
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+from redisjobs import sync
+from redisjobs.cli.torture import jobs
+from redisjobs.cli.torture.nemesis.fault import Fault, Field
+from redisjobs.cli.torture.proxy import Proxy
+from redisjobs.cli.torture.store import Store, through
+from redisjobs.drivers import lua
+from redisjobs.errors import DriverError
+
+_PATIENCE = 2.0  # seconds that a push is tried for
+
+
+class _NetworkFault(Fault):
+    recovery = "workers"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proxies: Sequence[Proxy] = ()
+
+    @classmethod
+    def possible(cls, field: Field) -> bool:
+        return field.workers is not None
+
+
+class _BrokenNetwork(_NetworkFault):
+    def begin(self, field: Field) -> None:
+        self.proxies = field.proxies()
+        self.detail = "workers and producers" if len(self.proxies) > 1 else "workers"
+        for proxy in self.proxies:
+            self.harm(proxy)
+
+    @abstractmethod
+    def harm(self, proxy: Proxy) -> None:
+        """Do to one proxy what it does."""
+
+
+class ResetConnections(_BrokenNetwork):
+    """Every connection is reset."""
+
+    name = "connections reset"
+    holds = 0.3
+
+    def harm(self, proxy: Proxy) -> None:  # noqa: D102
+        proxy.drop_all()
+
+
+class RefuseConnections(_BrokenNetwork):
+    """Every connection is reset, and new ones are refused."""
+
+    name = "connections refused"
+    holds = 2.0
+    hits = "all"
+    reaches = 1.0  # the longest pause between two tries
+
+    def harm(self, proxy: Proxy) -> None:  # noqa: D102
+        proxy.refuse(True)
+        proxy.drop_all()
+
+    def end(self, field: Field) -> None:  # noqa: D102
+        for proxy in self.proxies:
+            proxy.refuse(False)
+
+
+class BlackHole(_BrokenNetwork):
+    """Nothing comes through, for longer than a lease, and nobody is told."""
+
+    name = "network cut"
+    in_leases = 1.5
+    hits = "all"
+    reaches = 4.0  # a renewal that was swallowed is waited for so long, and then tried anew
+    lingers = 8.0  # whose connection is half-open notices it only then
+
+    def harm(self, proxy: Proxy) -> None:  # noqa: D102
+        proxy.black_hole(True)
+
+    def end(self, field: Field) -> None:  # noqa: D102
+        for proxy in self.proxies:
+            proxy.black_hole(False)
+
+
+class SlowNetwork(_BrokenNetwork):
+    """Everything takes its time."""
+
+    name = "network slow"
+    holds = 3.0
+
+    def harm(self, proxy: Proxy) -> None:  # noqa: D102
+        proxy.delay(0.1)
+
+    def end(self, field: Field) -> None:  # noqa: D102
+        for proxy in self.proxies:
+            proxy.delay(0)
+
+
+class _CutReply(_NetworkFault):
+    """Some command's reply is cut: what it did is done, and whoever asked does not learn it."""
+
+    holds = 1.0
+    triggers: ClassVar[Sequence[str]] = ()
+
+    def begin(self, field: Field) -> None:
+        trigger, n = field.rng.choice(self.triggers), field.rng.choice((0, 0, 1, 20, 150))
+        wire = trigger if trigger.isupper() else lua.script(trigger).sha
+        proxy = field.producers if trigger == "push" else field.workers
+        assert proxy is not None
+        proxy.cut_after_reply_bytes(n, trigger=wire.encode())
+        self.proxies, self.detail = [proxy], f"{trigger}, after {n} bytes"
+
+
+class CutClaim(_CutReply):
+    """The reply in which jobs are handed out."""
+
+    name = "claim cut"
+    triggers = ("XREADGROUP", "claim")
+
+
+class CutSettlement(_CutReply):
+    """The reply that says a job was settled."""
+
+    name = "settlement cut"
+    triggers = ("ack", "ack", "retry")
+
+
+class CutPush(_CutReply):
+    """The reply that says a job was pushed."""
+
+    name = "push cut"
+    recovery = ""
+    triggers = ("push",)
+
+
+class LateBytes(Fault):
+    """The bytes of a push are held on their way; its retry arrives, and its job runs; then they arrive as well.
+
+    They arrive at once when the job has ended, or so many seconds later; the last when the store no longer
+    remembers that job. No second one may come of them.
+    """
+
+    name = "late bytes"
+    holds = 2.5
+    WHILES: ClassVar[Sequence[float]] = (0, 0, 0.3, 1, 12, 40, 70)
+
+    @classmethod
+    def possible(cls, field: Field) -> bool:  # noqa: D102
+        return field.producers is not None
+
+    def begin(self, field: Field) -> None:  # noqa: D102
+        assert field.producers is not None
+        store = field.some_store()
+        self.db = store.db
+        proxy = field.stack.enter_context(Proxy(*field.producers.target))
+        url = through(store.url, proxy.port)
+        queue = field.stack.enter_context(sync.JobQueue(url, field.fleet.queue, deadline=_PATIENCE))
+        for pause in self.WHILES:
+            self._push(field, store, queue, proxy, pause)
+        self.detail = f"{len(self.jobs)} pushes"
+
+    def _push(self, field: Field, store: Store, queue: sync.JobQueue, proxy: Proxy, pause: float) -> None:
+        """Push a job whose first bytes are held, and see to it that they go on after its end."""
+        held = proxy.hold(b"EVALSHA")
+        # Under an id that the queue makes: it says itself when it was made.
+        try:
+            handle = queue.push(jobs.Work(0.001))
+        except DriverError as error:  # it may be there, or not
+            for unsure in error.job_ids:
+                field.note("push", job=unsure, db=store.db, name="Work")
+            held.release()
+            raise
+        job_id = handle.id
+        self.jobs.append(job_id)
+        field.note("push", job=job_id, db=store.db, name="Work")
+        field.note("pushed", job=job_id, db=store.db, holder="", added=handle.added)
+        ended: list[float] = []
+
+        def let_go() -> bool:
+            if not ended and (held.bytes == 0 or store.queue.get(job_id) is None):
+                ended.append(time.monotonic())
+            if not ended or (time.monotonic() < ended[0] + pause and not field.over):
+                return False
+            held.release()
+            return True
+
+        field.late.append(let_go)

@@ -1,0 +1,91 @@
+"""Faults of the server, and of what it keeps."""
+
+from redisjobs.cli.torture import jobs
+from redisjobs.cli.torture.nemesis.fault import Fault, Field
+from redisjobs.cli.torture.nemesis.processes import IN_HAND
+from redisjobs.drivers.commands import GROUP
+
+
+class _ServerFault(Fault):
+    recovery = "workers"
+
+    @classmethod
+    def possible(cls, field: Field) -> bool:
+        return field.own is not None
+
+
+class KillServer(_ServerFault):
+    """kill -9 of the server; it is started again on its append-only file."""
+
+    name = "server killed"
+    holds = 1.5
+    hits = "all"
+    reaches = 1.0  # the longest pause between two tries
+
+    def begin(self, field: Field) -> None:  # noqa: D102
+        assert field.own is not None
+        field.own.kill()
+
+    def end(self, field: Field) -> None:  # noqa: D102
+        assert field.own is not None
+        field.own.restart()
+
+
+class KillClients(_ServerFault):
+    """CLIENT KILL of every connection, those that listen included."""
+
+    name = "clients killed"
+    holds = 0.3
+
+    def begin(self, field: Field) -> None:  # noqa: D102
+        killed = 0
+        for kind in ("normal", "pubsub"):
+            killed += field.store.run("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+        self.detail = f"{killed} connections"
+
+
+class FlushScripts(_ServerFault):
+    """SCRIPT FLUSH, again and again."""
+
+    name = "scripts flushed"
+    holds = 1.0
+
+    def begin(self, field: Field) -> None:  # noqa: D102
+        self.keep(field)
+
+    def keep(self, field: Field) -> None:  # noqa: D102
+        field.store.run("SCRIPT", "FLUSH")
+
+
+class SqueezeMemory(_ServerFault):
+    """A memory limit below what is in use: nothing can be pushed, and all else goes on."""
+
+    name = "memory full"
+    holds = 3.0
+
+    def begin(self, field: Field) -> None:  # noqa: D102
+        field.store.run("CONFIG", "SET", "maxmemory", "100kb")
+
+    def end(self, field: Field) -> None:  # noqa: D102
+        field.store.run("CONFIG", "SET", "maxmemory", "0")
+
+
+class DestroyGroup(Fault):
+    """XGROUP DESTROY: all leases are forgotten, and so is what was read; everything is handed out anew."""
+
+    name = "group destroyed"
+    hits = "all"
+    recovery = "workers"
+    forgets_deliveries = True
+
+    def prepare(self, field: Field) -> None:  # noqa: D102
+        self.target = field.some_store()
+        self.db = self.target.db
+        for _ in range(IN_HAND):
+            field.push(jobs.Work(field.lease), self.target)
+
+    def begin(self, field: Field) -> None:  # noqa: D102
+        streams = self.target.streams if field.rng.random() < 0.5 else self.target.streams[1:2]
+        for stream in streams:
+            self.target.run("XGROUP", "DESTROY", stream, GROUP)
+        self.detail = f"of {len(streams)} streams"

@@ -1,0 +1,205 @@
+"""What is written of each job, put together: whose push it was, where it ran, how it was settled. Pure."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Line = Mapping[str, Any]
+Key = tuple[int, str]
+"""Which database, and what tells a job from all others there: its mark, or else its id."""
+
+
+@dataclass(slots=True)
+class Run:
+    """One run of a job's handler.
+
+    Attributes:
+        start: When it began, and by which lease.
+        end: How it ended; None if nobody got to write that down.
+        settled: What the store said of its outcome; None if nobody learnt it.
+    """
+
+    start: Line
+    end: Line | None = None
+    settled: Line | None = None
+
+    @property
+    def at(self) -> float:
+        """When it began."""
+        return float(self.start["at"])
+
+    @property
+    def pid(self) -> int:
+        """In which process."""
+        return int(self.start["pid"])
+
+    @property
+    def lease(self) -> tuple[str, int, int]:
+        """By which lease: worker, attempt, delivery."""
+        return self.start["worker"], self.start["attempt"], self.start["deliveries"]
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the store took its outcome as the end of the job."""
+        return self.settled is not None and is_outcome(self.settled)
+
+
+@dataclass(slots=True)
+class Story:
+    """All that is written of one job.
+
+    Attributes:
+        db: In which database.
+        job: Its id.
+        mark: What tells it from others of its id; '' if it has the id to itself.
+        name: Its job name; `by hand` for an entry that nobody pushed.
+        attempted: Somebody tried to push it.
+        acknowledged: He was told it is there.
+        by_hand: It was put in as an entry.
+        expected: What its producer knew of the id when he pushed: `new`, it was free; `there`, a job had it.
+        added: What he was told of that: whether it is a new job; None if he was told nothing.
+        holder: The job that had its unique key, so that it was not added.
+        cancel_asked: Somebody asked for its end.
+        cancelled: He was told that it is gone.
+        runs: Its handler's.
+        settled: What the store said of its outcomes, those that no handler came to included.
+    """
+
+    db: int = 0
+    job: str = ""
+    mark: str = ""
+    name: str = ""
+    attempted: bool = False
+    acknowledged: bool = False
+    by_hand: bool = False
+    expected: str = "new"
+    added: bool | None = None
+    holder: str = ""
+    cancel_asked: bool = False
+    cancelled: bool = False
+    runs: list[Run] = field(default_factory=list)
+    settled: list[Line] = field(default_factory=list)
+
+    @property
+    def label(self) -> str:
+        """Which job this is, for people."""
+        where = f"database {self.db}: " if self.db else ""
+        return where + (f"{self.job!r} ({self.mark})" if self.mark else self.job)
+
+    @property
+    def done(self) -> list[Run]:
+        """Runs that went to their end."""
+        return [run for run in self.runs if run.end is not None and run.end["result"] == "done"]
+
+    @property
+    def outcomes(self) -> list[Line]:
+        """Settlements that were accepted and ended the job."""
+        return [line for line in self.settled if is_outcome(line)]
+
+
+def is_outcome(settled: Line) -> bool:
+    """Whether a settlement was accepted and ended its job."""
+    return settled["word"] == "CANCELLED" or was(settled, "Ack", "DeadLetter")
+
+
+def was(settled: Line, *fates: str) -> bool:
+    """Whether a settlement was accepted, and one of these."""
+    return settled["word"] == "OK" and settled["fate"] in fates
+
+
+def tell(lines: Sequence[Line]) -> dict[Key, Story]:
+    """Put the lines of each job together.
+
+    Args:
+        lines: What was written down, by time.
+    """
+    reader = _Reader(lines)
+    for line in lines:
+        if "job" in line:
+            reader.read(line)
+    return reader.stories
+
+
+class _Reader:
+    """Finds for each line the story it belongs to.
+
+    A line with a mark says it. What the workers log of a settlement says only the id: where several jobs have it,
+    it is about the run by such a lease that this worker ended first and has not settled yet.
+    """
+
+    def __init__(self, lines: Iterable[Line]) -> None:
+        self.stories: defaultdict[Key, Story] = defaultdict(Story)
+        self._marks: defaultdict[Key, set[str]] = defaultdict(set)
+        for line in lines:
+            if "job" in line and line.get("mark"):
+                self._marks[line["db"], line["job"]].add(line["mark"])
+        self._open: defaultdict[tuple[Any, ...], list[tuple[Story, Run]]] = defaultdict(list)
+
+    def read(self, line: Line) -> None:
+        """Take one line in."""
+        match line["what"]:
+            case "settled":
+                self._settle(line)
+            case "end":
+                self._end(line)
+            case "ended":
+                if not self._is_shared(line):
+                    story = self._story(line)
+                    story.cancelled = story.cancelled or line["cancelled"]
+            case what:
+                _note(self._story(line), what, line)
+                if what == "start":
+                    story = self._story(line)
+                    self._open[_lease(line)].append((story, story.runs[-1]))
+
+    def _is_shared(self, line: Line) -> bool:
+        return bool(self._marks[line["db"], line["job"]])
+
+    def _story(self, line: Line) -> Story:
+        mark = line.get("mark", "")
+        marks = self._marks[line["db"], line["job"]]
+        if not mark and len(marks) == 1:  # an entry whose headers can't be read: its id is its own
+            (mark,) = marks
+        story = self.stories[line["db"], mark or line["job"]]
+        story.db, story.job, story.mark = line["db"], story.job or line["job"], mark
+        return story
+
+    def _end(self, line: Line) -> None:
+        for story, run in self._open[_lease(line)]:
+            if run.end is None and line.get("mark", "") in ("", story.mark):
+                run.end = line
+                return
+
+    def _settle(self, line: Line) -> None:
+        begun = self._open[_lease(line)]
+        if begun:
+            at = next((at for at, (_, run) in enumerate(begun) if run.end is not None), 0)
+            story, run = begun.pop(at)
+            run.settled = line
+        elif self._is_shared(line):
+            return  # it never began, and nobody knows which of those with its id it was
+        else:
+            story = self._story(line)
+        story.settled.append(line)
+
+
+def _lease(line: Line) -> tuple[Any, ...]:
+    return line["db"], line["job"], line["worker"], line["attempt"], line["deliveries"]
+
+
+def _note(story: Story, what: str, line: Line) -> None:
+    match what:
+        case "push":
+            story.attempted, story.name = True, line["name"]
+            story.expected = line.get("expected", "new")
+        case "pushed":
+            story.acknowledged, story.holder, story.added = True, line["holder"], line.get("added")
+        case "by hand":
+            story.by_hand, story.name = True, "by hand"
+        case "cancel":
+            story.cancel_asked = True
+        case "cancelled":
+            story.cancelled = story.cancelled or line["word"] == "CANCELLED"
+        case "start":
+            story.runs.append(Run(line))

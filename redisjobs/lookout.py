@@ -13,12 +13,12 @@ import anyio
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from redisjobs.driver import Consumer, Lease, Nudge
-from redisjobs.errors import QueueFull, Unavailable
+from redisjobs.errors import QueueFull, Unavailable, WrongType
 
 T = TypeVar("T")
 
-NOT_NOW = (Unavailable, QueueFull)
-"""The store is away or full: wait, keep what we hold, try again."""
+NOT_NOW = (Unavailable, QueueFull, WrongType)
+"""The store is away or full, or somebody has spoiled a key: wait, keep what we hold, try again."""
 
 _TIME = re.compile("[0-9]{1,15}")  # ms; anybody may write to the channel
 _WAIT = 5.0  # seconds of one blocking read

@@ -8,6 +8,7 @@ With nothing to do it leaves the waiting to a blocking read on a connection of i
 import random
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,7 +21,7 @@ from redisjobs import __version__
 from redisjobs.aside import Log
 from redisjobs.clearance import Clearance
 from redisjobs.driver import ClockSet, DeadLetter, Exchange, Lease, Release, RetryLater, Word
-from redisjobs.errors import DriverError, RedisJobsError
+from redisjobs.errors import DriverError, RedisJobsError, WrongType
 from redisjobs.exchanges import Batch, Exchanges
 from redisjobs.fate import CancelAsked, Interrupted, LeaseGone, Outcome
 from redisjobs.guard import Guard, keep_up
@@ -49,6 +50,7 @@ _UNWIND = 0.5  # seconds that cancelled handlers have to clean up before their j
 _LAST_TURN = 1.0  # seconds that an idle worker waits for an answer once it was told to stop
 _STUCK = 3  # leases without a round trip, though leases are renewed: start anew; as many more: give up
 _LATER = "+60000"  # ms until a job runs again for which no ready stream has an entry id left
+_REFUSED = 5.0  # seconds between tries while somebody's key is in the way
 _FAREWELL = 5.0  # seconds for the last settlements; after that the leases run out by themselves
 
 
@@ -450,8 +452,10 @@ class Shift:
             logger.warning("could not remove what dead workers left behind: %s", error)
 
     async def _wait_out(self, error: DriverError) -> None:
-        """The store is away: keep what we hold, and try again with backoff until it is back."""
-        logger.warning("the store is away, holding %d jobs and trying on: %s", len(self.leased), error)
+        """The store is away, or refuses: keep what we hold, and try again with backoff until it is back."""
+        refused = isinstance(error, WrongType)
+        what = "the store refuses" if refused else "the store is away"
+        logger.warning("%s, holding %d jobs and trying on: %s", what, len(self.leased), error)
 
         async def probe() -> None:
             if not self._ended():
@@ -460,6 +464,9 @@ class Shift:
 
         self.away = True
         try:
+            if refused and not self.stopping:  # it answers, so there is no waiting for that
+                with anyio.move_on_after(_REFUSED):
+                    await self.grace_changed.wait()
             await until_there(probe)
         finally:
             self.away = False
@@ -476,11 +483,18 @@ class Shift:
                 run.over, run.fate = True, Release(refund=not (self.broken and run.began))
                 self.outbox.append(run)
 
+        why = "no answer came in time"
+
         async def settle() -> None:
+            nonlocal why
             await self.lookout.end()
             await self.exchanges.quiet()
-            while self.outbox:
-                await self.exchanges.carry(self._next_batch())
+            try:
+                while self.outbox:
+                    await self.exchanges.carry(self._next_batch())
+            except WrongType as error:
+                why = str(error)
+                raise
             self.heartbeat.end()  # or it would tell of a worker that has left
             await self.consumer.leave()
 
@@ -489,14 +503,22 @@ class Shift:
             with anyio.fail_after(_FAREWELL):
                 await until_there(settle)
         except (DriverError, TimeoutError) as error:
-            why = str(error) or "no answer came in time"
+            why = str(error) or why
             if held := len(self.leased):
                 logger.warning(
                     "%d jobs could not be settled, and run again once their leases are over: %s", held, why
                 )
             else:
                 logger.info("the store did not hear that this worker has ended, and forgets it later: %s", why)
+            await self._hand_back()
         self.left = True
+
+    async def _hand_back(self) -> None:
+        """Hand back what could not be settled: a refusal by the store is no sign that a job kills its workers."""
+        if not self.broken:
+            self.heartbeat.end()
+            with suppress(DriverError, TimeoutError), anyio.fail_after(_LAST_TURN):
+                await self.consumer.leave()
 
     # What slots come to
 

@@ -4,13 +4,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 
+import anyio
 import pytest
-from store import RedisStore
+from store import RedisStore, eventually
 
+from redisjobs import shift
 from redisjobs.driver import Ack, Consumer, DeadLetter, Fate, Lease, NewJob, Pushed, Release, RetryLater, Word
 from redisjobs.drivers import lua
 from redisjobs.errors import DriverError
 from redisjobs.job import Priority, State
+from redisjobs.queue import JobQueue
+from redisjobs.retry import no_retry
+from redisjobs.worker import Worker
 
 pytestmark = pytest.mark.anyio
 
@@ -214,3 +219,53 @@ async def test_what_cannot_be_promoted_is_in_nobodys_way(scene: Scene) -> None:
     store.admin.hset(f"{store.prefix}delayed", "bad", '["normal","id","bad","name","Work","parameters","{}"]')
     store.clock.advance(61)
     assert [lease.job_id for lease in (await scene.worker.exchange([], 9)).leases] == ["bad"]
+
+
+# A worker meanwhile
+
+
+async def fail_at_once(store: RedisStore, starts: list[int]) -> JobQueue:
+    """A queue with one job, whose handler fails for good; its dead letters can't be written."""
+    queue = JobQueue(store.url, store.queue_name)
+
+    @queue.job(name="Work", retry=no_retry())
+    async def work() -> None:
+        starts.append(1)
+        raise ValueError("as it should")
+
+    await work.options(job_id="a").push()
+    store.admin.set(f"{store.prefix}dead", "by hand")
+    return queue
+
+
+async def test_a_failure_that_can_not_be_written_is_kept_until_it_can(
+    redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(shift, "_REFUSED", 0.05)
+    starts: list[int] = []
+    async with await fail_at_once(redis_store, starts) as queue, anyio.create_task_group() as tasks:
+        worker = Worker(queue, lease=2)
+        tasks.start_soon(worker.run)
+        await eventually(lambda: caplog.text.count("dead is a string, it must be a stream") > 2)
+
+        redis_store.admin.delete(f"{redis_store.prefix}dead")
+
+        await eventually(lambda: redis_store.admin.xlen(f"{redis_store.prefix}dead") == 1)
+        worker.stop()
+        info = await queue.get("a")
+    assert info is not None
+    assert (info.reason, len(starts)) == ("failed", 1)
+
+
+async def test_a_failure_that_can_not_be_written_until_the_workers_end_costs_no_delivery(
+    redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(shift, "_FAREWELL", 0.2)
+    starts: list[int] = []
+    async with await fail_at_once(redis_store, starts) as queue, anyio.create_task_group() as tasks:
+        worker = Worker(queue, lease=60, grace=0)
+        tasks.start_soon(worker.run)
+        await eventually(lambda: "it must be a stream" in caplog.text)
+        worker.stop()
+    assert [(worker, deliveries) for _, worker, deliveries in redis_store.pending()] == [("released", 0)]
+    redis_store.admin.delete(f"{redis_store.prefix}dead")

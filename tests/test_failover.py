@@ -33,7 +33,7 @@ class Address(Proxy):
 
     def move(self, to: server.Server) -> None:
         """Lead new connections there; those that are open stay with the old one."""
-        self._target = (HOST, to.port)
+        self.target = (HOST, to.port)
 
 
 class Pair:

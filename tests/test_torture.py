@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -690,7 +691,8 @@ def test_a_users_server_is_spared_and_its_keys_are_taken_away(tortures: Tortures
         }
         assert client.info("server")["run_id"] == before
         for database in (0, 1):
-            with redis.Redis(**client.get_connection_kwargs() | {"db": database}) as there:
+            url = urlsplit(redis_url)._replace(path=f"/{database}").geturl()
+            with redis.Redis.from_url(url) as there:
                 left = there.scan_iter(match="redisjobs:{torture-*")
                 assert [key for key in left if there.ttl(key) < 0] == []
     assert tortures.left() == {}

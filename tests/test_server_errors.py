@@ -17,7 +17,7 @@ import pytest
 from store import RedisStore, eventually, happened
 
 import redisjobs.sync
-from redisjobs import DriverError, JobContext, JobQueue, QueueFull, Retry, Unavailable, Worker
+from redisjobs import DriverError, JobContext, JobQueue, QueueFull, Retry, Unavailable, Worker, WrongType
 from redisjobs.drivers import lua
 
 pytestmark = pytest.mark.anyio
@@ -39,6 +39,9 @@ NOT_NOW = {
     "NOREPLICAS": "NOREPLICAS Not enough good replicas to write.",
     "clients": "ERR max number of clients reached",
 }
+SPOILED = (
+    "WRONGTYPE Operation against a key holding the wrong kind of value"  # what a worker does: test_refusals.py
+)
 FULL = "OOM command not allowed when used memory > 'maxmemory'."
 FINAL = {
     "NOPERM": ("NOPERM User joe has no permissions to run the 'evalsha' command", "ACL forbids"),
@@ -48,7 +51,6 @@ FINAL = {
     ),
     "NOAUTH": ("NOAUTH Authentication required.", "refused the credentials"),
     "WRONGPASS": ("WRONGPASS invalid username-password pair or user is disabled.", "refused the credentials"),
-    "WRONGTYPE": ("WRONGTYPE Operation against a key holding the wrong kind of value", "WRONGTYPE"),
     "MOVED": ("MOVED 3999 127.0.0.1:6381", "MOVED|MovedError"),
     "unknown": ("ERR unknown command 'EVALSHA'", "unknown command 'EVALSHA'"),
 }
@@ -387,8 +389,12 @@ async def test_any_other_call_is_repeated_too(redis_store: RedisStore, face: Any
 
 @pytest.mark.parametrize(
     ("error", "kind", "text"),
-    [(FULL, QueueFull, "out of memory, nothing was written"), *((e, DriverError, t) for e, t in FINAL.values())],
-    ids=["OOM", *FINAL],
+    [
+        (FULL, QueueFull, "out of memory, nothing was written"),
+        (SPOILED, WrongType, "WRONGTYPE"),
+        *((e, DriverError, t) for e, t in FINAL.values()),
+    ],
+    ids=["OOM", "WRONGTYPE", *FINAL],
 )
 async def test_a_push_that_can_not_succeed_fails_at_once_and_adds_nothing(
     redis_store: RedisStore, face: Any, error: str, kind: type[DriverError], text: str

@@ -130,7 +130,11 @@ class Exchanges:
                 while not self._batches:
                     gate = self._new_gate()
                     self._idle.append(gate)
-                    await gate.wait()
+                    try:
+                        await gate.wait()
+                    finally:
+                        if gate in self._idle:  # cancelled: nobody waits there any more
+                            self._idle.remove(gate)
                 with suppress(*NOT_NOW):  # `failed` was told
                     await self._carry(self._batches.pop(0))
         finally:

@@ -94,6 +94,7 @@ class Processes:
         self._limiter = anyio.CapacityLimiter(count)
         self._idle: list[_Process] = []
         self._busy: set[_Process] = set()
+        self._dying: list[_Process] = []  # that were killed, and may not have ended yet
 
     async def open(self) -> None:
         """Start the first process.
@@ -146,18 +147,22 @@ class Processes:
         try:
             return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._limiter)
         except RuntimeError as error:  # not the handler's
-            process.kill()
+            self._kill(process)
             raise NoThread(f"the system starts no more threads: {error}") from None
         except BaseException:
-            process.kill()
+            self._kill(process)
             raise
         finally:
             self._busy.discard(process)
 
+    def _kill(self, process: "_Process") -> None:
+        process.kill()
+        self._dying = [process, *(each for each in self._dying if not each.has_ended)]
+
     async def close(self) -> None:
-        """End all of them."""
-        for process in self._busy:
-            process.kill()
+        """End all of them, and wait until they have ended."""
+        for process in list(self._busy):
+            self._kill(process)
         for process in self._idle:
             process.end()
         with anyio.CancelScope(shield=True):
@@ -167,7 +172,7 @@ class Processes:
                 self._see_out()
 
     def _see_out(self) -> None:
-        for process in self._idle:
+        for process in (*self._idle, *self._dying):
             process.see_out()
 
 
@@ -226,12 +231,19 @@ class _Process:
             with suppress(ValueError):  # it has ended, and is closed
                 self._process.kill()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is no more, or never was."""
+        return self._process.pid is None or not self._process.is_alive()
+
     def end(self) -> None:
         """Let it end, as nothing more will come."""
         self._pipe.close()
 
     def see_out(self) -> None:
         """Wait until it has ended."""
+        if self._process.pid is None:
+            return
         self._process.join(_END)
         self._process.kill()
         self._process.join()

@@ -170,20 +170,29 @@ class Lookout:
         return self._watch_reads, self._watch_due, self._keep_listening
 
     async def _watch_reads(self) -> None:
-        while True:
-            await self._begun.wait()
-            self._begun = anyio.Event()
-            cut_off = self._read is not None
-            try:
-                if self._read is not None:
-                    with self._read:
-                        await self._wait()
-                        cut_off = False
-            finally:
-                self.unsure = self.unsure or cut_off
-                self._read = None
-                self._over.set()
-                self._changed()
+        try:
+            while True:
+                await self._begun.wait()
+                self._begun = anyio.Event()
+                await self._read_once()
+        finally:
+            self._end_read()  # also one that was to begin: nobody would end it
+
+    async def _read_once(self) -> None:
+        cut_off = self._read is not None
+        try:
+            if self._read is not None:
+                with self._read:
+                    await self._wait()
+                    cut_off = False
+        finally:
+            self.unsure = self.unsure or cut_off
+            self._end_read()
+
+    def _end_read(self) -> None:
+        self._read = None
+        self._over.set()
+        self._changed()
 
     async def _wait(self) -> None:
         leases: Sequence[Lease] = ()

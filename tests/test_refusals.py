@@ -66,6 +66,7 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "release_all": lambda scene: scene.worker.release_all([]),
     "leave": lambda scene: scene.worker.leave(),
     "tidy": lambda scene: scene.worker.tidy(),
+    "join": lambda scene: scene.heir.open(),
     "cancel": lambda scene: scene.store.driver.cancel("ready"),
     "requeue": lambda scene: scene.store.driver.requeue("dead"),
     "delete": lambda scene: scene.store.driver.delete("dead"),

@@ -500,7 +500,11 @@ class Memory:
         is_alone = deliveries >= max_deliveries > 1
         if is_alone and not idle:
             return None, True
-        (self.alone.add if is_alone else self.alone.discard)(here)
+        if is_alone:
+            self.alone.add(here)
+            self.located[self._identify(*here)] = here  # the mark stands beside its place there
+        else:
+            self.alone.discard(here)
         pending.worker, pending.renewed, pending.deliveries = worker, time.monotonic(), deliveries
         return self._lease(number, entry), is_alone
 

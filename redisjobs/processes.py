@@ -15,6 +15,7 @@ import pickle
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from contextvars import copy_context
@@ -31,6 +32,7 @@ from redisjobs.threads import NoThread
 
 _LOOK = 1.0  # seconds between looks at a process whose end may go unnoticed: what it forked keeps its pipe open
 _END = 2.0  # seconds that idle processes have to end by themselves
+_TOLD = 1.0  # seconds that another thread may take to write down how a process ended
 _READY = b"ready"
 
 _spawn = multiprocessing.get_context("spawn")  # never fork: there are threads
@@ -219,10 +221,21 @@ class _Process:
                 if self._pipe.poll():
                     return self._pipe.recv_bytes()
         self._process.join()  # it has closed its pipe, or ended
-        code = self._process.exitcode or 0
-        self.ending = f"ended with code {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
+        code = self._exit_code()
+        if code is None:
+            self.ending = "ended"
+        else:
+            self.ending = f"ended with code {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
         self._pipe.close()
         return None
+
+    def _exit_code(self) -> int | None:
+        """How it ended; None if somebody else in this process was told of it, and keeps that to himself."""
+        until = time.monotonic() + _TOLD
+        # A thread that starts another process asks after all of them, and may be about to write down what it heard.
+        while (code := self._process.exitcode) is None and time.monotonic() < until:
+            time.sleep(0.001)
+        return code
 
     def kill(self) -> None:
         """Kill it, now or as soon as it is there."""

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import anyio.lowlevel
@@ -19,7 +19,7 @@ from fleet import has_ended
 from process_handlers import Do
 from store import MemoryStore, RedisStore, Store, eventually
 
-from redisjobs import JobName, JobQueue, RegistrationError, State, Worker, no_retry
+from redisjobs import JobName, JobQueue, RegistrationError, State, Worker, no_retry, processes
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -139,6 +139,21 @@ async def test_a_process_that_dies_is_its_jobs_failure_and_nobody_elses(
     )
     if what == "grandchild":
         os.kill(int((tmp_path / "grandchild").read_text()), signal.SIGKILL)
+
+
+def test_how_a_process_ended_is_known_also_where_another_thread_was_told_of_it() -> None:
+    """Whoever starts a process asks after all others too; the system tells each end once, to who asks first."""
+
+    class Told:
+        codes: ClassVar[list[int | None]] = [7, None, None]
+
+        @property
+        def exitcode(self) -> int | None:
+            return self.codes.pop()
+
+    process = object.__new__(processes._Process)
+    process._process = Told()
+    assert process._exit_code() == 7
 
 
 @pytest.mark.parametrize("what", ["sleep", "stubborn"])

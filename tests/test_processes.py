@@ -152,7 +152,7 @@ def test_how_a_process_ended_is_known_also_where_another_thread_was_told_of_it()
             return self.codes.pop()
 
     process = object.__new__(processes._Process)
-    process._process = Told()
+    process._process = Told()  # type: ignore[assignment]
     assert process._exit_code() == 7
 
 

@@ -232,7 +232,7 @@ class _Process:
     def _exit_code(self) -> int | None:
         """How it ended; None if somebody else in this process was told of it, and keeps that to himself."""
         until = time.monotonic() + _TOLD
-        # A thread that starts another process asks after all of them, and may yet have to write down what it hears.
+        # A thread that starts another process asks after all of them, and may not have noted yet what it heard.
         while (code := self._process.exitcode) is None and time.monotonic() < until:
             time.sleep(0.001)
         return code

@@ -58,6 +58,7 @@ async def work(work: Work, context: JobContext) -> None:
                     pass
         case "hog":
             hoard.append(bytearray(os.urandom(1000)) * 60_000)
+            await asyncio.sleep(work.seconds)  # the worker looks at its memory now and then
         case _:
             await asyncio.sleep(work.seconds)
     note("end", context, work)

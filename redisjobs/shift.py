@@ -69,7 +69,7 @@ class Shift:
         self.refused = 0  # settlements of jobs that we had lost
         self.alone: Running | None = None  # the job that runs with nothing beside it
         self.clearance = Clearance(settings.lease)
-        self.one_waits = False  # a job that has to run alone waits for a worker that runs nothing
+        self.one_waits = True  # perhaps: a job that has to run alone, for a worker that runs nothing
         self.lookout = Lookout(
             self.consumer,
             arrived=self._dispatch,
@@ -263,6 +263,7 @@ class Shift:
             await self._recover()
         elif self.lookout.interrupted:
             await self.lookout.end()
+            self.one_waits = True  # perhaps: it may be what was released
         elif not self.lookout.knows_time:
             await self._glance()  # before any job is judged by the server's clock
         elif self.reclaim and self.free and self._may_reclaim(now):
@@ -281,6 +282,8 @@ class Shift:
     def _has_batch(self) -> bool:
         asks = not self.lookout.waiting and not (self.until_idle and self.found_nothing)
         outcomes, free = len(self.outbox), self.free if asks else 0
+        if self.one_waits and self.exchanges.under_way:
+            return False  # the next one may find that nothing runs here
         return bool(outcomes or free or self.lookout.promote) and self.exchanges.has_room(outcomes, free)
 
     def _may_reclaim(self, now: float) -> bool:
@@ -324,7 +327,8 @@ class Shift:
         asks = bool(count or self.lookout.promote) and not self.stopping
         self.lookout.promote = False
         runs_nothing = len(settling) == len(self.leased) and not self.slots.busy
-        idle = bool(count) and runs_nothing and not self.exchanges.under_way
+        # Only where one may wait: there is no second exchange beside one that may bring a job to run alone.
+        idle = bool(count) and self.one_waits and runs_nothing and not self.exchanges.under_way
         return Batch(settling, count if asks else None, idle)
 
     def _answered(self, batch: Batch, answer: Exchange) -> None:

@@ -30,19 +30,26 @@ def was_asked() -> bool:
     return anyio.current_effective_deadline() == float("-inf")
 
 
+def cancel_counter() -> Callable[[], int]:
+    """What counts the cancels that the current task got and has not forgotten; for later, and for any task."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # trio counts none
+        task = None
+    return task.cancelling if task is not None else int
+
+
 def forget_cancels() -> None:
     """Make the current task forget that it was cancelled, and went on.
 
     On asyncio a task counts such cancels, and from Python 3.13 its task groups then misread every error as one.
     """
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:  # on trio nothing counts
-        return
     # Not what a scope around us has sent; it is sent again until it is heeded, but let it be counted.
-    if task is not None and task.cancelling() and not was_asked():
-        while task.cancelling():
-            task.uncancel()
+    if not cancel_counter()() or was_asked():
+        return
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()
 
 
 async def keep_up(duty: Callable[[], Awaitable[object]]) -> None:

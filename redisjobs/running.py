@@ -4,6 +4,7 @@ import inspect
 import logging
 import math
 import time
+from collections.abc import Awaitable
 from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +31,7 @@ from redisjobs.guard import Guard, OpenScopes, set_author
 from redisjobs.job import JobContext, JobDefinition
 from redisjobs.registry import Registry
 from redisjobs.retry import exponential_jitter
-from redisjobs.stepping import Contexts, stepped
+from redisjobs.stepping import Contexts, run_in
 from redisjobs.threads import NoThread, Threads
 from redisjobs.visible import visible
 
@@ -271,18 +272,19 @@ class Running:
         error.__cause__ = cause
         return Raised(error)
 
-    async def _call(
+    def _call(
         self, definition: JobDefinition[Any], parameters: Any, context: JobContext, surroundings: Context
-    ) -> BaseException | None:
+    ) -> Awaitable[BaseException | None]:
         """Run the handler; what it raised."""
         if definition.is_async:
-            try:
-                started = surroundings.run(definition.call, parameters, context)
-            except BaseException as error:  # a decorator's
-                return error
-            return await stepped(started, surroundings)
+            return run_in(surroundings, definition.call, parameters, context)
         if definition.in_process and self._means.processes is not None:
-            return await self._means.processes.run(definition, parameters, context)
+            return self._means.processes.run(definition, parameters, context)
+        return self._call_in_thread(definition, parameters, context, surroundings)
+
+    async def _call_in_thread(
+        self, definition: JobDefinition[Any], parameters: Any, context: JobContext, surroundings: Context
+    ) -> BaseException | None:
         if self._means.threads.full:
             raise NoThread
         means = self._means
@@ -293,7 +295,7 @@ class Running:
 
         returned, raised = await means.threads.run(call)
         if inspect.isawaitable(returned):  # a plain function that returns a coroutine, as decorators make them
-            return await stepped(returned, surroundings)
+            return await run_in(surroundings, lambda: returned)
         return raised
 
     def _make_context(self, job: codec.Job) -> JobContext:

@@ -383,6 +383,7 @@ class Shift:
 
     def _dispatch(self, leases: Sequence[Lease]) -> None:
         """Give leased jobs to free slots; what exceeds them goes back."""
+        free = self.free
         for lease in leases:
             place = lease.place
             mine = self.leased.get(place)
@@ -391,9 +392,10 @@ class Shift:
                 mine.lease = lease
                 continue
             run = self.leased[place] = Running(lease, self.settings, self.means)
-            if self.free:
+            if free > 0:
+                free -= 1
                 if self.settings.is_suspect(lease.deliveries):
-                    self.alone = run
+                    self.alone, free = run, 0
                 self.begun += 1
                 self.slots.give(run)
             else:

@@ -6,7 +6,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from redisjobs.fate import Outcome
-from redisjobs.guard import Guard, OpenScopes, forget_cancels
+from redisjobs.guard import Guard, OpenScopes, cancel_counter, forget_cancels
 from redisjobs.running import Running
 from redisjobs.waker import Gate, gates
 
@@ -69,7 +69,7 @@ class Slots:
         while not scope.cancel_called:
             run = slot.run = self._waiting.pop(0) if self._waiting else await self._next(slot)
             outcome = await run.run(scope, self._now_ms(), slot.scopes)
-            if not scope.cancel_called:
+            if not scope.cancel_called and slot.cancels():
                 forget_cancels()
             self._end(slot, outcome)
             del outcome  # what a handler raised is not to wait here for the next job
@@ -89,9 +89,10 @@ class Slots:
 
 
 class _Slot:
-    __slots__ = ("gate", "run", "scopes")
+    __slots__ = ("cancels", "gate", "run", "scopes")
 
     def __init__(self, new_gate: Callable[[], Gate]) -> None:
         self.gate = new_gate()
         self.run: Running | None = None
         self.scopes = OpenScopes()
+        self.cancels = cancel_counter()

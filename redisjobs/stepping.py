@@ -1,7 +1,7 @@
 """Runs a handler in a context of its own, inside the current task."""
 
 import decimal
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from types import CoroutineType, coroutine
 from typing import Any
@@ -31,33 +31,62 @@ class Contexts:
         return context
 
 
-@coroutine
-def stepped(call: Awaitable[Any], context: Context) -> Generator[Any, Any, BaseException | None]:
-    """Await a handler's call in a context; what it raised, whatever that is, or None.
+async def run_in(context: Context, call: Callable[..., Awaitable[Any]], *arguments: Any) -> BaseException | None:
+    """Call a handler and await what it returns, in a context; what it raised, whatever that is, or None.
 
     A task a job would have a context of its own too, but costs more than all the rest of it. A context can only be
     entered for one step at a time, so the coroutine is stepped by hand.
     """
-    steps: Any = call if type(call) is CoroutineType else _awaiting(call)
-    run, step, value = context.run, steps.send, None
+    try:
+        begun = context.run(_first_step, call, *arguments)
+    except BaseException as error:
+        return _raised(error, frames=2)
+    return None if begun is None else await _stepped(*begun, context)
+
+
+def _first_step(
+    call: Callable[..., Awaitable[Any]], *arguments: Any
+) -> tuple[Coroutine[Any, Any, Any], Any] | None:
+    """The handler's coroutine and what it waits for; None if it has ended, having waited for nothing."""
+    called = call(*arguments)
+    steps: Any = called if type(called) is CoroutineType else _awaiting(called)
+    try:
+        return steps, steps.send(None)
+    except StopIteration:
+        return None
+
+
+async def _awaiting(called: Awaitable[Any]) -> Any:
+    return await called
+
+
+@coroutine
+def _stepped(
+    steps: Coroutine[Any, Any, Any], waits_for: Any, context: Context
+) -> Generator[Any, Any, BaseException | None]:
+    step: Callable[[Any], Any]
+    value: Any
     while True:
-        try:
-            waits_for = run(step, value)
-        except StopIteration:
-            return None
-        except BaseException as error:
-            # Without this frame: those that it is called from keep the error, which would hold itself.
-            return error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
-        finally:
-            value = None  # an exception would hold itself, through its traceback
         try:
             step, value = steps.send, (yield waits_for)
         except GeneratorExit:
-            run(steps.close)
+            context.run(steps.close)
             raise
         except BaseException as error:
             step, value = steps.throw, error
+        try:
+            waits_for = context.run(step, value)
+        except StopIteration:
+            return None
+        except BaseException as error:
+            return _raised(error, frames=1)
+        finally:
+            del value  # an exception would hold itself, through its traceback
 
 
-async def _awaiting(call: Awaitable[Any]) -> Any:
-    return await call
+def _raised(error: BaseException, frames: int) -> BaseException:
+    """An error without our own frames, the outermost: they lead to those that keep the error, a reference cycle."""
+    trace = error.__traceback__
+    for _ in range(frames):
+        trace = trace and trace.tb_next
+    return error.with_traceback(trace)

@@ -85,7 +85,7 @@ def _stepped(
 
 
 def _raised(error: BaseException, frames: int) -> BaseException:
-    """An error without our own frames, the outermost: they lead to those that keep the error, a reference cycle."""
+    """An error without our own frames, the outermost: they lead to who keeps the error, a reference cycle."""
     trace = error.__traceback__
     for _ in range(frames):
         trace = trace and trace.tb_next

@@ -7,22 +7,36 @@ has such cancels: on trio each one has a scope.
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from operator import attrgetter
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakSet
 
 import anyio
 
-_author: ContextVar[Any] = ContextVar("redisjobs_author", default=None)
-"""The context of the job whose code runs; None in the worker's own, and in whatever else runs in the loop."""
+_author: ContextVar["Author | None"] = ContextVar("redisjobs_author", default=None)
+"""The job whose code runs; None in the worker's own, and in whatever else runs in the loop."""
+
+_home: ContextVar[Any] = ContextVar("redisjobs_home", default=None)
+"""The event loop that this job's worker runs in. Its code may run others, in threads of its own."""
 
 set_author = _author.set
 
 _TURNS = 3  # of the event loop, in which a cancelled task hears of it
+
+
+class Author(Protocol):
+    """A job, as far as it matters what its code does to the tasks of the event loop."""
+
+    ended: bool
+    """Whether its handler runs no more; timers that it set still may."""
+
+
+def _author_in(loop: asyncio.AbstractEventLoop) -> Author | None:
+    return _author.get() if _home.get() is loop else None
 
 
 def was_asked() -> bool:
@@ -98,15 +112,58 @@ class OpenScopes:
 class _Canary(asyncio.Task[None]):
     """A task that only who cancels all tasks would cancel; it survives that, and tells of it."""
 
-    def __init__(self, struck: Callable[[Any], None], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, struck: Callable[[Author | None], None], loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(_forever(), loop=loop, name="redisjobs guard")
         self._struck = struck
         self._log_destroy_pending = False  # who closes the loop under us has worse to tell
 
     def cancel(self, msg: object = None) -> bool:
-        author = _author.get()
+        author = _author_in(self.get_loop()) if self.get_loop().is_running() else None
         self._struck(author)
         return author is None and super().cancel(msg)
+
+    def end(self) -> None:
+        super().cancel()
+
+
+class _SlotTask(asyncio.Task[Any]):
+    """A slot's task. What an ended job left behind, such as `asyncio.timeout` in a generator, can't cancel it."""
+
+    def cancel(self, msg: object = None) -> bool:
+        author = _author_in(self.get_loop())
+        return not (author is not None and author.ended) and super().cancel(msg)
+
+
+class _TaskFactory:
+    """Makes the tasks of an event loop that a worker runs in, as the factory before it would.
+
+    An exit that a task raises goes out of the event loop, and would end the worker. So it does not leave a job's.
+
+    Attributes:
+        for_slots: Whether those made now are slots'.
+    """
+
+    def __init__(self, before: Callable[..., Any] | None) -> None:
+        self._make = before if before is not None else _new_task
+        self.for_slots = False
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, call: Any, **options: Any) -> Any:
+        if self.for_slots:
+            return _SlotTask(call, loop=loop, **options)
+        if _author_in(loop) is not None and asyncio.iscoroutine(call):
+            call = _without_exit(call)
+        return self._make(loop, call, **options)
+
+
+def _new_task(loop: asyncio.AbstractEventLoop, call: Any, **options: Any) -> asyncio.Task[Any]:
+    return asyncio.Task(call, loop=loop, **options)
+
+
+async def _without_exit(call: Coroutine[Any, Any, Any]) -> Any:
+    try:
+        return await call
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise RuntimeError(f"a task of the handler's raised {type(error).__name__}: {error}") from error
 
 
 class Guard:
@@ -114,14 +171,15 @@ class Guard:
 
     Attributes:
         strikes: How often handlers have cancelled all tasks.
-        broken: Whether the worker was cancelled because an error is ending the whole event loop.
+        broken: Whether the worker was cancelled with all else in the event loop: by an error that ends the loop,
+            or by who knows whom. It may be the work of a job.
     """
 
     def __init__(self) -> None:
         self.strikes = 0
         self.broken = False
         self._ending = False  # the event loop is
-        self._culprits: WeakSet[Any] = WeakSet()
+        self._culprits: WeakSet[Author] = WeakSet()
         self._due = 0  # strikes that this task may still hear of
         self._handled = sys.exc_info()[1]
         self._canary: _Canary | None = None
@@ -130,25 +188,42 @@ class Guard:
             task = asyncio.current_task()
             self._cancelling = task.cancelling() if task else 0
             self._canary = _Canary(self._struck, self._loop)
+            self._tasks = _make_tasks(self._loop)
             _refuse_stop(self._loop)
+            _home.set(self._loop)
+        self._within = _author.get()  # a job may run a worker
+        _author.set(None)
 
     def end(self) -> None:
         """Watch no more."""
+        _author.set(self._within)
         if self._canary is not None:
-            self._canary.cancel()
+            self._canary.end()
+
+    @contextmanager
+    def making_slots(self) -> Iterator[None]:
+        """The tasks that are started in here are slots'."""
+        if self._canary is None:
+            yield
+            return
+        self._tasks.for_slots = True
+        try:
+            yield
+        finally:
+            self._tasks.for_slots = False
 
     def was_meant(self) -> bool:
         """Whether the cancel that the current task got is to end it."""
         return self._ending or was_asked()
 
-    def hit(self, context: object, strikes: int) -> bool:
+    def hit(self, job: Author, strikes: int) -> bool:
         """Whether a job was cancelled because another one cancelled all tasks.
 
         Args:
-            context: The job's.
+            job: The one that was cancelled.
             strikes: How many there had been when it began.
         """
-        return self.strikes > strikes and context not in self._culprits
+        return self.strikes > strikes and job not in self._culprits
 
     async def outlast(self, wait: Callable[[], Awaitable[object]]) -> None:
         """Wait, in the worker's own task; again where a handler cancelled it.
@@ -165,7 +240,7 @@ class Guard:
             try:
                 if not self.forgive():
                     # A loop that an exception ends cancels its tasks while that one is being handled.
-                    self.broken = sys.exc_info()[1] is not self._handled
+                    self.broken = self.broken or sys.exc_info()[1] is not self._handled
                     raise cancel
             finally:
                 del cancel  # or it would hold itself, through its traceback
@@ -181,9 +256,10 @@ class Guard:
             task.uncancel()
         return True
 
-    def _struck(self, author: Any) -> None:
+    def _struck(self, author: Author | None) -> None:
         if author is None:
-            self._ending = True
+            # When a loop ends in order it cancels what is left once it has stopped.
+            self._ending, self.broken = True, self.broken or self._loop.is_running()
             return
         self.strikes += 1
         self._due += 1
@@ -201,6 +277,15 @@ async def _forever() -> None:
     await asyncio.get_running_loop().create_future()
 
 
+def _make_tasks(loop: asyncio.AbstractEventLoop) -> _TaskFactory:
+    before = loop.get_task_factory()
+    if isinstance(before, _TaskFactory):  # another worker's
+        return before
+    factory = _TaskFactory(before)
+    loop.set_task_factory(factory)
+    return factory
+
+
 def _refuse_stop(loop: asyncio.AbstractEventLoop) -> None:
     """Let no handler stop the loop, for as long as there is one: what runs in it would end with it."""
     if getattr(loop.stop, "refuses", False):
@@ -208,7 +293,7 @@ def _refuse_stop(loop: asyncio.AbstractEventLoop) -> None:
     stop = loop.stop
 
     def refusing_stop() -> None:
-        if _author.get() is not None:
+        if _author_in(loop) is not None:
             raise RuntimeError("a handler can't stop the event loop: its worker and other jobs run in it")
         stop()
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable
 from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
+from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -80,12 +81,14 @@ class Running:
         lease: The lease; a renewed token may replace it.
         place: The lease's place.
         over: Whether it has an outcome, or was let go; it may still have to be settled.
+        ended: Whether its handler runs no more, in the loop at least.
         fate: How to settle it, once that is decided; None also if it is no longer ours.
         resent: Whether its settlement was sent before, and the reply lost.
         sent_at: When it was last sent, in s since 1970; 0 if never.
     """
 
     __slots__ = (
+        "__weakref__",
         "_context",
         "_definition",
         "_job",
@@ -97,6 +100,7 @@ class Running:
         "_started",
         "_strikes",
         "_why",
+        "ended",
         "fate",
         "lease",
         "over",
@@ -108,7 +112,7 @@ class Running:
     def __init__(self, lease: Lease, settings: Settings, means: Means) -> None:
         self.lease = lease
         self.place = lease.place
-        self.over = False
+        self.over = self.ended = False
         self.fate: Fate | None = None
         self.resent = False
         self.sent_at = 0.0
@@ -178,7 +182,7 @@ class Running:
             return unplaced
         self._strikes = self._means.guard.strikes
         context = self._make_context(job)
-        set_author(context)
+        set_author(self)
         if definition.timeout is None:
             return await self._handle(definition, job.parameters, context, scope, scopes)
         return await self._handle_in_time(definition, job.parameters, context, definition.timeout, scopes)
@@ -261,7 +265,7 @@ class Running:
             return self._why
         if scope.cancel_called and definition.timeout is not None:
             return self._timed_out(definition.timeout, raised)
-        if cancelled and self._means.guard.hit(context, self._strikes):
+        if cancelled and self._means.guard.hit(self, self._strikes):
             return Interrupted()
         return Raised(raised)
 
@@ -294,7 +298,7 @@ class Running:
             return definition.call(parameters, context)
 
         returned, raised = await means.threads.run(call)
-        if inspect.isawaitable(returned):  # a plain function that returns a coroutine, as decorators make them
+        if _is_awaitable(returned):  # a plain function that returns a coroutine, as decorators make them
             return await run_in(surroundings, lambda: returned)
         return raised
 
@@ -388,3 +392,8 @@ class Running:
                 "resent": self.resent,
             },
         )
+
+
+def _is_awaitable(value: Any) -> bool:
+    """As `inspect.isawaitable`, which runs code of the value's: a lazy proxy may raise outside of its request."""
+    return hasattr(type(value), "__await__") or (type(value) is GeneratorType and inspect.isawaitable(value))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import anyio
 from anyio.abc import TaskGroup
 
-from redisjobs.fate import Outcome
+from redisjobs.fate import Outcome, Raised
 from redisjobs.guard import Guard, OpenScopes, cancel_counter, forget_cancels
 from redisjobs.running import Running
 from redisjobs.waker import Gate, gates
@@ -35,8 +35,9 @@ class Slots:
         """Start all of them."""
         self._guard = guard
         self._new_gate = gates()
-        for _ in range(self._count):
-            tasks.start_soon(self._serve)
+        with guard.making_slots():
+            for _ in range(self._count):
+                tasks.start_soon(self._serve)
 
     def give(self, run: Running) -> None:
         """Let an idle slot run a job."""
@@ -61,6 +62,11 @@ class Slots:
                 forget_cancels()
                 if slot in self._idle:
                     self._idle.remove(slot)
+            except BaseException as error:
+                # What a handler raised or returned has code of its own, which runs as we look at it.
+                if slot.run is None or isinstance(error, GeneratorExit):
+                    raise
+                self._end(slot, Raised(error))
             # A scope cancels only once, so after a job that was given up it goes on with a new one.
             if slot.run is not None:
                 self._end(slot, slot.run.given_up)
@@ -84,6 +90,7 @@ class Slots:
     def _end(self, slot: "_Slot", outcome: Outcome) -> None:
         run, slot.run = slot.run, None
         assert run is not None
+        run.ended = True
         self.busy -= 1
         self._ran(run, outcome)
 

@@ -89,4 +89,4 @@ def _raised(error: BaseException, frames: int) -> BaseException:
     trace = error.__traceback__
     for _ in range(frames):
         trace = trace and trace.tb_next
-    return error.with_traceback(trace)
+    return BaseException.with_traceback(error, trace)  # its class may have one of its own

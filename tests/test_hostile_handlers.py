@@ -178,6 +178,54 @@ async def test_nothing_a_handler_raises_ends_the_worker(
         )
 
 
+class OddTraceback(Exception):
+    def with_traceback(self, trace: Any) -> Any:
+        raise RuntimeError("no traceback")
+
+
+class OddClass(Exception):
+    @property
+    def __class__(self) -> Any:  # as lazy proxies have it
+        raise RuntimeError("no class")
+
+    @__class__.setter
+    def __class__(self, kind: Any) -> None: ...
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", [OddTraceback, OddClass])
+@pytest.mark.parametrize("place", PLACES)
+async def test_nothing_that_a_raised_object_does_when_it_is_looked_at_ends_the_worker(
+    queue: JobQueue, place: Callable[[JobQueue, BaseException], None], kind: type[Exception]
+) -> None:
+    place(queue, kind())
+    ran = keep(queue)
+    odd = await queue.push(Odd(1))
+    await queue.push_many([Work(n) for n in range(5)])
+
+    await drain(queue, concurrency=1)
+
+    info = await queue.get(odd)
+    assert ran == [0, 1, 2, 3, 4]
+    assert info is not None
+    assert info.state in (State.DEAD, State.DELAYED)  # what is raised in its place has the default policy
+
+
+@pytest.mark.anyio
+async def test_a_handler_may_return_what_cannot_be_looked_at(queue: JobQueue) -> None:
+    @queue.register(Odd, retry=no_retry())
+    def odd(_: Odd) -> Any:
+        return OddClass()
+
+    ran = keep(queue)
+    await queue.push_many([Odd(), Work(1)])
+
+    await drain(queue, concurrency=1)
+
+    assert ran == [1]
+    assert (await queue.counts()).totals["completed"] == 2
+
+
 class OddRetry(Retry):
     error: BaseException
 
@@ -745,9 +793,26 @@ async def stops_the_loop() -> None:
     await asyncio.sleep(10)
 
 
+async def exits_in_a_task() -> None:
+    async def leave() -> None:
+        raise SystemExit(3)
+
+    await asyncio.gather(leave(), asyncio.sleep(10))
+
+
+async def interrupts_in_a_task_group() -> None:
+    async def leave() -> None:
+        raise KeyboardInterrupt
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(leave)
+
+
 @pytest.mark.parametrize(
     ("attack", "error"),
     [
+        (exits_in_a_task, "RuntimeError: a task of the handler's raised SystemExit: 3"),
+        (interrupts_in_a_task_group, "ExceptionGroup: unhandled errors in a TaskGroup"),
         (cancels_itself, "CancelledError"),
         (cancels_itself_and_returns, None),
         (stops_the_loop, "RuntimeError: a handler can't stop the event loop"),
@@ -831,7 +896,7 @@ def test_who_cancels_the_workers_own_task_ends_it_at_once_and_gets_the_jobs_back
 
 
 def test_a_run_that_an_error_ends_refunds_nothing_that_ran(kind: Store, run: Callable[..., Any]) -> None:
-    """A SystemExit in a task that a handler started ends the event loop; no worker can outlast that."""
+    """A SystemExit in a callback that a handler left in the event loop ends the loop; no worker outlasts that."""
     started: list[str] = []
 
     async def main() -> None:
@@ -839,13 +904,12 @@ def test_a_run_that_an_error_ends_refunds_nothing_that_ran(kind: Store, run: Cal
 
             @queue.register(Odd)
             async def odd(odd: Odd) -> None:
-                async def leave() -> None:
+                def leave() -> None:
                     raise SystemExit(3)
 
                 started.append(f"odd {odd.number}")
-                task = asyncio.create_task(leave())
+                asyncio.get_running_loop().call_soon(leave)
                 await asyncio.sleep(10)
-                await task
 
             await queue.push(Odd(), job_id="killer")
             await queue.push(Work(), job_id="waits")
@@ -863,6 +927,113 @@ def test_a_run_that_an_error_ends_refunds_nothing_that_ran(kind: Store, run: Cal
         killer, waits = run(look())
         assert (killer.state, killer.deliveries, killer.attempt) == (State.READY, deliveries, 1)
         assert (waits.state, waits.deliveries) == (State.READY, 0)
+
+
+def test_a_job_whose_own_thread_cancels_all_tasks_is_a_dead_letter_in_the_end(
+    kind: Store, run: Callable[..., Any]
+) -> None:
+    """Nobody can tell who did that, so it ends the worker; but not one worker after another, for ever."""
+    ran: list[int] = []
+
+    async def main() -> None:
+        async with JobQueue(kind.driver, kind.queue_name) as queue:
+
+            @queue.register(Odd)
+            async def odd(_: Odd) -> None:
+                loop = asyncio.get_running_loop()
+                threading.Thread(target=lambda: loop.call_soon_threadsafe(cancel_all)).start()
+                await asyncio.sleep(10)
+
+            queue.register(Work)(lambda work: ran.append(work.number))
+            if await queue.get("killer") is None:
+                await queue.push(Odd(), job_id="killer")
+                await queue.push_many([Work(n) for n in range(5)])
+            async with asyncio.timeout(20):
+                await Worker(queue, concurrency=1, max_deliveries=2).run(until_idle=True)
+
+    async def look() -> JobInfo | None:
+        async with JobQueue(kind.driver, kind.queue_name) as queue:
+            return await queue.get("killer")
+
+    for _ in range(2):
+        with pytest.raises(asyncio.CancelledError):
+            run(main())
+    run(main())
+    info = run(look())
+    assert info is not None
+    assert (info.state, info.reason) == (State.DEAD, "worker lost")
+    assert sorted(ran) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.filterwarnings("ignore:Async generator .* was garbage collected:ResourceWarning")
+def test_a_timeout_that_an_async_generator_leaves_open_hits_no_other_job(
+    kind: Store, run: Callable[..., Any]
+) -> None:
+    ran: list[int] = []
+
+    async def main() -> None:
+        async with JobQueue(kind.driver, kind.queue_name) as queue:
+            kept: list[Any] = []
+
+            async def leaky() -> AsyncIterator[asyncio.Timeout]:
+                async with asyncio.timeout(0.05) as limit:
+                    yield limit
+
+            @queue.register(Odd, retry=no_retry())
+            async def odd(_: Odd) -> None:
+                generator = leaky()
+                kept.extend((generator, await anext(generator)))
+
+            @queue.register(Work, retry=no_retry())
+            async def work(work: Work) -> None:
+                await eventually(kept[1].expired)
+                await asyncio.sleep(0.001)
+                ran.append(work.number)
+
+            await queue.push_many([Odd(), Work(1), Work(2)])
+            await drain(queue, concurrency=1)
+            assert (await queue.counts()).dead == 0
+
+    run(main())
+    assert ran == [1, 2]
+
+
+@pytest.mark.parametrize("inside", ["async", "sync"])
+def test_a_handler_may_run_a_worker(kind: Store, run: Callable[..., Any], inside: str) -> None:
+    ran: list[int] = []
+    left: set[Any] = set()
+
+    async def main() -> None:
+        async with JobQueue(kind.driver, kind.queue_name) as queue:
+
+            async def run_another() -> None:
+                async with JobQueue("memory://", name="inner") as inner:
+                    inner.register(Work)(lambda work: ran.append(work.number))
+                    await inner.push(Work(1))
+                    await Worker(inner).run(until_idle=True)
+
+            if inside == "async":
+
+                @queue.register(Odd, retry=no_retry(), timeout=10)
+                async def odd(_: Odd) -> None:
+                    before = asyncio.all_tasks()
+                    await run_another()
+                    left.update(asyncio.all_tasks() - before)
+                    cancel_all()  # it is a job's code still
+                    await asyncio.sleep(1)
+
+            else:
+                queue.register(Odd, retry=no_retry(), timeout=10)(lambda _: asyncio.run(run_another()))
+            queue.register(Work)(lambda work: ran.append(work.number))
+            await queue.push_many([Odd(), Work(2)])
+            await drain(queue, concurrency=1)
+            assert [info.error for info in await queue.jobs(State.DEAD)] == (
+                ["CancelledError"] if inside == "async" else []
+            )
+
+    run(main())
+    assert ran == [1, 2]
+    assert not left
 
 
 @pytest.mark.anyio

@@ -1,7 +1,7 @@
 """Two exchanges may be under way at once, and nudges come by a way of their own: nothing orders their answers."""
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -193,6 +193,8 @@ async def test_jobs_that_took_a_lease_to_arrive_are_handed_back_unrun(
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(worker.run)
         if verb == "wait":
+            # Until it has heard that it is subscribed, for then it ends the read and claims once more.
+            await eventually(lambda: (look := worker._shift and worker._shift.lookout) and look._claim_after > 0)
             await eventually(lambda: worker._shift and worker._shift.lookout.waiting)
             await queue.push(Late())
         await eventually(lambda: runs_late)
@@ -209,3 +211,33 @@ async def test_jobs_that_arrive_in_time_are_run_and_not_handed_back(queue: JobQu
 
     totals = (await queue.counts()).totals
     assert (totals.get("released", 0), totals["completed"]) == (0, 5)
+
+
+async def test_quick_jobs_keep_two_exchanges_under_way(
+    redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Jobs that are done as soon as they come: with one exchange alone worker and server would wait in turn."""
+    exchange, at_once = RedisConsumer.exchange, [0]
+
+    async def counting(
+        self: RedisConsumer, settlements: Sequence[Settlement], count: int | None, *, idle: bool = False
+    ) -> Exchange:
+        at_once.append(at_once[-1] + 1)
+        try:
+            return await exchange(self, settlements, count, idle=idle)
+        finally:
+            at_once.append(at_once[-1] - 1)
+
+    monkeypatch.setattr(RedisConsumer, "exchange", counting)
+    async with JobQueue(redis_store.driver, redis_store.queue_name) as queue:
+
+        @queue.register(Work)
+        async def work(_: Work) -> None: ...
+
+        await queue.push_many([Work() for _ in range(1000)])
+        await Worker(queue, concurrency=100).run(until_idle=True)
+        assert (await queue.counts()).totals["completed"] == 1000
+
+    # All but the first, which may bring a job that has to run alone, and the last ones.
+    assert at_once.count(2) > len(at_once) / 4 - 2
+    assert max(at_once) == 2

@@ -15,6 +15,7 @@ from redisjobs.drivers.redis_consumer import RedisConsumer
 from redisjobs.exchanges import Batch
 from redisjobs.fate import Done
 from redisjobs.guard import Guard
+from redisjobs.lookout import Lookout
 from redisjobs.running import Means
 from redisjobs.shift import Shift
 from redisjobs.stepping import Contexts
@@ -163,6 +164,11 @@ def hold_answers(consumer: RedisConsumer, before: Callable[[Exchange], Awaitable
     return lambda: setattr(consumer, "exchange", exchange)
 
 
+def settled(lookout: Lookout) -> bool:
+    """Whether it waits, and has heard that it is subscribed: for then it ends its read, and claims once more."""
+    return lookout.waiting and lookout._claim_after > 0 and not (lookout.interrupted or lookout._ending)
+
+
 @pytest.mark.parametrize("verb", ["exchange", "wait"])
 async def test_jobs_that_took_a_lease_to_arrive_are_handed_back_unrun(
     store: Store, queue: JobQueue, monkeypatch: pytest.MonkeyPatch, verb: str
@@ -193,9 +199,7 @@ async def test_jobs_that_took_a_lease_to_arrive_are_handed_back_unrun(
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(worker.run)
         if verb == "wait":
-            # Until it has heard that it is subscribed, for then it ends the read and claims once more.
-            await eventually(lambda: (look := worker._shift and worker._shift.lookout) and look._claim_after > 0)
-            await eventually(lambda: worker._shift and worker._shift.lookout.waiting)
+            await eventually(lambda: worker._shift and settled(worker._shift.lookout))
             await queue.push(Late())
         await eventually(lambda: runs_late)
         worker.stop()

@@ -7,7 +7,7 @@ With nothing to do it leaves the waiting to a blocking read on a connection of i
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
@@ -71,8 +71,9 @@ def _absence(error: BaseException | None) -> str:
 class Shift:
     """One run of a worker, from its first claim to its last settlement."""
 
-    def __init__(self, settings: Settings, *, until_idle: bool) -> None:
+    def __init__(self, settings: Settings, *, until_idle: bool, breaking: Callable[[], object] = int) -> None:
         self.settings = settings
+        self.breaking = breaking  # called when it begins to end by an error, or is cancelled
         self.until_idle = until_idle
         self.consumer = settings.queue.driver.consumer(
             settings.worker_id, lease=settings.lease, max_deliveries=settings.max_deliveries
@@ -115,6 +116,7 @@ class Shift:
         self.tidy_at = time.monotonic() + _TIDY * random.random()
         self.stopping = False
         self.recycled = False  # it stops by itself, having had its share
+        self.hindered = False  # or for want of threads that the system does not give
         self.grace_until = float("inf")  # by our monotonic clock
         self.cut = False  # the grace is over, and so is the time to unwind
         self.processes: Processes | None = None
@@ -157,7 +159,11 @@ class Shift:
         try:
             async with anyio.create_task_group() as tasks:
                 self._start(tasks)
-                await guard.outlast(self.done.wait)
+                try:
+                    await guard.outlast(self.done.wait)
+                except BaseException:
+                    self.breaking()  # a handler that swallows its cancellation may keep us here for ever
+                    raise
                 tasks.cancel_scope.cancel()
         except anyio.get_cancelled_exc_class():
             if not guard.forgive():
@@ -574,6 +580,7 @@ class Shift:
         else:
             logger.error("no sync handler is started, their jobs go to other workers: %s", trouble)
             if self.settings.supervised and not self.stopping:
+                self.hindered = not self.threads.full
                 self._recycle("no sync handler can be started")
 
     def _let_go(self, run: Running) -> None:

@@ -28,7 +28,9 @@ class Log(logging.LoggerAdapter[logging.Logger]):
         """Log; what all the other methods do."""
         try:
             super().log(level, msg, *args, **{"stacklevel": 2, **kwargs})  # the line is the caller's, not this one
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                raise  # Ctrl-C came meanwhile: it is not the log's
             if logging.raiseExceptions and sys.stderr is not None:  # as logging does with what it catches itself
                 with suppress(Exception):
                     print("--- Logging error ---", traceback.format_exc(), sep="\n", file=sys.stderr)

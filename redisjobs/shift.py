@@ -7,7 +7,7 @@ With nothing to do it leaves the waiting to a blocking read on a connection of i
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
@@ -21,7 +21,7 @@ from redisjobs import __version__
 from redisjobs.aside import Log
 from redisjobs.clearance import Clearance
 from redisjobs.driver import ClockSet, DeadLetter, Exchange, Lease, Release, RetryLater, Word
-from redisjobs.errors import DriverError, RedisJobsError, WrongType
+from redisjobs.errors import DriverError, QueueFull, RedisJobsError, WrongType
 from redisjobs.exchanges import Batch, Exchanges
 from redisjobs.fate import CancelAsked, Interrupted, LeaseGone, Outcome
 from redisjobs.guard import Guard, keep_up
@@ -54,11 +54,26 @@ _REFUSED = 5.0  # seconds between tries while somebody's key is in the way
 _FAREWELL = 5.0  # seconds for the last settlements; after that the leases run out by themselves
 
 
+def _error(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome is not None else None
+
+
+def _how(error: BaseException | None) -> str:
+    return "the store refuses" if isinstance(error, QueueFull | WrongType) else "the store is away"
+
+
+def _absence(error: BaseException | None) -> str:
+    """What health says of the store; a refusal with its reason, which holds no address."""
+    how = _how(error)
+    return how if how == "the store is away" else f"{how}: {error}"
+
+
 class Shift:
     """One run of a worker, from its first claim to its last settlement."""
 
-    def __init__(self, settings: Settings, *, until_idle: bool) -> None:
+    def __init__(self, settings: Settings, *, until_idle: bool, breaking: Callable[[], object] = int) -> None:
         self.settings = settings
+        self.breaking = breaking  # called when it begins to end by an error, or is cancelled
         self.until_idle = until_idle
         self.consumer = settings.queue.driver.consumer(
             settings.worker_id, lease=settings.lease, max_deliveries=settings.max_deliveries
@@ -91,7 +106,7 @@ class Shift:
         self.trouble: DriverError | None = None  # why an exchange failed
         self.turn = anyio.CancelScope()
         self.opened = False
-        self.away = False  # the store is, as far as we know
+        self.away = ""  # how the store is, if nothing can be done with it
 
         self.unsure = False  # jobs may have been delivered into a reply that was lost
         self.reclaim = True  # it is time to look for leases that ran out
@@ -101,6 +116,7 @@ class Shift:
         self.tidy_at = time.monotonic() + _TIDY * random.random()
         self.stopping = False
         self.recycled = False  # it stops by itself, having had its share
+        self.hindered = False  # or for want of threads that the system does not give
         self.grace_until = float("inf")  # by our monotonic clock
         self.cut = False  # the grace is over, and so is the time to unwind
         self.processes: Processes | None = None
@@ -143,7 +159,11 @@ class Shift:
         try:
             async with anyio.create_task_group() as tasks:
                 self._start(tasks)
-                await guard.outlast(self.done.wait)
+                try:
+                    await guard.outlast(self.done.wait)
+                except BaseException:
+                    self.breaking()  # a handler that swallows its cancellation may keep us here for ever
+                    raise
                 tasks.cancel_scope.cancel()
         except anyio.get_cancelled_exc_class():
             if not guard.forgive():
@@ -170,8 +190,9 @@ class Shift:
         """Reach the store, however long that takes."""
 
         def say(state: RetryCallState) -> None:
-            self.away = True
-            logger.warning("the store is away, trying on: %s", state.outcome and state.outcome.exception())
+            error = _error(state)
+            self.away = _absence(error)
+            logger.warning("%s, trying on: %s", _how(error), error)
 
         in_processes = [each for each in self.settings.queue.definitions.values() if each.in_process]
         if in_processes:
@@ -180,7 +201,7 @@ class Shift:
             self.processes = Processes(in_processes, self.settings.concurrency)
             await self.processes.open()
         warnings = await until_there(self.consumer.open, say)
-        self.away = False
+        self.away = ""
         for warning in warnings:
             logger.warning("%s", warning)
         names = ", ".join(sorted(self.settings.queue.definitions)) or "no handlers"
@@ -202,7 +223,7 @@ class Shift:
         if self.heartbeat.broken:
             return Health(False, False, "the heartbeat thread has ended: no lease is renewed")
         if not self.opened or self.away:
-            return Health(True, False, "the store is away" if self.away else "starting")
+            return Health(True, False, self.away or "starting")
         if silent > _STUCK * lease and (unrenewed < lease or self.loop.blocked):
             what = "the event loop is blocked" if self.loop.blocked else "stuck"
             return Health(False, False, f"{what}: no exchange with the store for {silent:.0f} s")
@@ -459,23 +480,24 @@ class Shift:
 
     async def _wait_out(self, error: DriverError) -> None:
         """The store is away, or refuses: keep what we hold, and try again with backoff until it is back."""
-        refused = isinstance(error, WrongType)
-        what = "the store refuses" if refused else "the store is away"
-        logger.warning("%s, holding %d jobs and trying on: %s", what, len(self.leased), error)
+        logger.warning("%s, holding %d jobs and trying on: %s", _how(error), len(self.leased), error)
 
         async def probe() -> None:
             if not self._ended():
                 await self._recover()
                 logger.info("the store is back")
 
-        self.away = True
+        def note(state: RetryCallState) -> None:
+            self.away = _absence(_error(state))
+
+        self.away = _absence(error)
         try:
-            if refused and not self.stopping:  # it answers, so there is no waiting for that
+            if isinstance(error, WrongType) and not self.stopping:  # it answers, so there is no waiting for that
                 with anyio.move_on_after(_REFUSED):
                     await self.grace_changed.wait()
-            await until_there(probe)
+            await until_there(probe, note)
         finally:
-            self.away = False
+            self.away = ""
         self.round_at = time.monotonic()
 
     async def _farewell(self) -> None:
@@ -558,6 +580,7 @@ class Shift:
         else:
             logger.error("no sync handler is started, their jobs go to other workers: %s", trouble)
             if self.settings.supervised and not self.stopping:
+                self.hindered = not self.threads.full
                 self._recycle("no sync handler can be started")
 
     def _let_go(self, run: Running) -> None:

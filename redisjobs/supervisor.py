@@ -16,15 +16,18 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import StrEnum
 from queue import Empty, SimpleQueue
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
+from redisjobs.aside import Log
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.health import Health
 from redisjobs.registry import Registry
+from redisjobs.visible import visible
 
-logger = logging.getLogger("redisjobs.supervisor")
+logger = Log("redisjobs.supervisor")
 
 _HEALTHY = 10.0  # seconds after which a child that dies is started anew at once
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0  # seconds between starts of a child that dies again and again
@@ -34,10 +37,17 @@ _SAY = 1.0  # seconds between a child's words
 _LAST_WORDS = 0.5  # seconds that a dead child's words may take to arrive
 _LOOK = 1.0  # seconds between looks: a signal that the system gave to another of our threads ends no wait
 _STARTING = 60.0  # seconds that a child may take to import what it runs
+_LEFT = "its jobs could not be handed over, and run once their leases are over: %s"
 _MISTAKE = 2  # the exit code of a process that was started wrongly: another start would end the same way
 
-RECYCLED = 3
-"""The exit code of a supervised worker that had its share of jobs or memory: another takes its place at once."""
+
+class End(StrEnum):
+    """What a supervised worker says last, with all settled. Its exit code tells less: that may be a handler's."""
+
+    DRAINED = "drained"  # nothing is left to run
+    STOPPED = "stopped"
+    SHARE = "share"  # it had its share of jobs, memory or threads: another takes its place at once
+    HINDERED = "hindered"  # the system gives it no threads, and may give the next one none
 
 
 @dataclass(slots=True)
@@ -50,6 +60,7 @@ class Child:
         health: As it told us last.
         heard_at: When that was, by the monotonic clock.
         started_at: When it was started.
+        end: Its last word; None until then.
     """
 
     process: subprocess.Popen[bytes]
@@ -57,6 +68,7 @@ class Child:
     health: Health = field(default_factory=lambda: Health(True, False, "starting"))
     heard_at: float = field(default_factory=time.monotonic)
     started_at: float = field(default_factory=time.monotonic)
+    end: End | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -75,7 +87,7 @@ class Slot:
 
 
 class Supervisor:
-    """Runs `processes` workers until it is stopped, or until each has drained the queue and ended by itself.
+    """Runs `processes` workers until it is stopped, or until each says that it has drained the queue.
 
     Args:
         queue: The queue, to hand over what a dead child held.
@@ -83,7 +95,6 @@ class Supervisor:
         processes: How many.
         lease: Seconds; the children's.
         grace: Seconds; the children's.
-        until_idle: A child that ends with code 0 has drained the queue, and no other takes its place.
     """
 
     def __init__(
@@ -94,13 +105,11 @@ class Supervisor:
         *,
         lease: float,
         grace: float,
-        until_idle: bool = False,
     ) -> None:
         self._queue = queue
         self._command = command
         self._lease = lease
         self._grace = grace
-        self._until_idle = until_idle
         self._slots = [Slot() for _ in range(processes)]
         self._events: SimpleQueue[Child | None] = SimpleQueue()  # a child that ended; None: stop
         self._stops = 0
@@ -123,8 +132,11 @@ class Supervisor:
                 return Health(False, False, f"process {child.process.pid}: {child.health.why}")
             if time.monotonic() - child.heard_at > silent:
                 return Health(False, False, f"process {child.process.pid} says nothing for over {silent:g} s")
-        ready = sum(child.health.ready for child in children)
-        return Health(True, ready > 0, f"{ready} of {len(self._slots)} processes are ready")
+        # A child's health is read but once: its thread replaces it.
+        said = [(child.process.pid, child.health) for child in children]
+        ready = sum(health.ready for _, health in said)
+        why = next((f"; process {pid}: {health.why}" for pid, health in said if not health.ready), "")
+        return Health(True, ready > 0, f"{ready} of {len(self._slots)} processes are ready{why}")
 
     def run(self) -> int:
         """Supervise.
@@ -159,7 +171,7 @@ class Supervisor:
                 slot.start_at = None
                 try:
                     slot.child = self._start()
-                except OSError as error:  # no memory or no process to be had just now
+                except (OSError, RuntimeError, MemoryError) as error:  # no process, no thread to be had just now
                     logger.warning("could not start a worker process, trying on: %s", error)
                     slot.start_at = time.monotonic() + self._backoff(slot, lived=0.0)
 
@@ -173,13 +185,14 @@ class Supervisor:
                     pass_fds=[theirs.fileno()],
                     start_new_session=True,  # Ctrl-C is for us to handle
                 )
-        except OSError:
+        except BaseException:
             ours.close()
             raise
-        child = Child(process)
-        logger.info("started worker process %d", child.process.pid)
-        listening = threading.Thread(target=_listen, args=(child, ours), daemon=True)
-        listening.start()
+        return self._attend(Child(process), ours)
+
+    def _attend(self, child: Child, line: socket.socket) -> Child:
+        """Listen to a child and wait for its end; one that can't be attended is killed."""
+        listening = threading.Thread(target=_listen, args=(child, line), daemon=True)
 
         def wait() -> None:
             child.process.wait()
@@ -187,7 +200,16 @@ class Supervisor:
             listening.join(_LAST_WORDS)
             self._events.put(child)
 
-        threading.Thread(target=wait, daemon=True).start()
+        try:
+            listening.start()
+            threading.Thread(target=wait, daemon=True).start()
+        except BaseException:
+            child.process.kill()
+            child.process.wait()
+            if listening.ident is None:  # else it closes the line itself
+                line.close()
+            raise
+        logger.info("started worker process %d", child.process.pid)
         return child
 
     def _bury(self, child: Child) -> None:
@@ -195,21 +217,22 @@ class Supervisor:
         slot = next(slot for slot in self._slots if slot.child is child)
         slot.child = None
         code, pid = child.process.returncode, child.process.pid
+        in_order = child.end is not None
         self._began = self._began or bool(child.worker_id)
-        if code not in (0, RECYCLED):
-            logger.warning("worker process %d %s", pid, _how(code))
-            if child.worker_id:
-                self._hand_over(child.worker_id)
-        else:
+        if in_order and code == 0:
             logger.info("worker process %d ended", pid)
+        else:
+            logger.warning("worker process %d %s", pid, _how(code))
+        if child.worker_id and not in_order:
+            self._hand_over(child.worker_id)
         if code == _MISTAKE and not self._began and not self._stops:
             self._code = _MISTAKE
             self._stop()
         elif self._stops:
-            self._code = self._code or (0 if code in (0, RECYCLED, -signal.SIGTERM) else 1)
-        elif code == RECYCLED:
+            self._code = self._code or (0 if in_order or code == -signal.SIGTERM else 1)
+        elif child.end is End.SHARE:
             slot.deaths, slot.start_at = 0, 0.0  # it did what it was started for
-        elif code != 0 or not self._until_idle:
+        elif child.end is not End.DRAINED:
             slot.start_at = time.monotonic() + self._backoff(slot, time.monotonic() - child.started_at)
 
     def _backoff(self, slot: Slot, lived: float) -> float:
@@ -221,7 +244,6 @@ class Supervisor:
 
     def _hand_over(self, worker_id: str) -> None:
         """Hand over what a dead child held; in a thread, for the store may be away."""
-        heart = self._queue.driver.consumer(worker_id, lease=self._lease, max_deliveries=1).heartbeat()
         retrying = Retrying(
             retry=retry_if_exception_type(Unavailable),
             wait=wait_random_exponential(multiplier=0.05, max=1),
@@ -230,17 +252,23 @@ class Supervisor:
         )
 
         def hand_over() -> None:
+            heart = self._queue.driver.consumer(worker_id, lease=self._lease, max_deliveries=1).heartbeat()
             try:
                 jobs = retrying(heart.hand_over)
                 logger.log(logging.WARNING if jobs else logging.INFO, "handed %d jobs of it over", jobs)
             except DriverError as error:
-                logger.warning("its jobs could not be handed over, and run once their leases are over: %s", error)
+                logger.warning(_LEFT, error)
             finally:
                 heart.close()
 
         self._handovers = [thread for thread in self._handovers if thread.is_alive()]
-        self._handovers.append(threading.Thread(target=hand_over, daemon=True))
-        self._handovers[-1].start()
+        thread = threading.Thread(target=hand_over, daemon=True)
+        try:
+            thread.start()
+        except (RuntimeError, MemoryError) as error:  # no thread to be had just now
+            logger.warning(_LEFT, error)
+        else:
+            self._handovers.append(thread)
 
     def _stop(self) -> None:
         """Pass a stop on; and see to it that it is heeded."""
@@ -270,14 +298,20 @@ def _listen(child: Child, line: socket.socket) -> None:
         for word in words:
             if not word.endswith(b"\n"):
                 return  # cut off by its end
-            child.worker_id, live, ready, why = word.decode().rstrip("\n").split(" ", 3)
-            child.health = Health(live == "live", ready == "ready", why)
+            child.worker_id, what, *rest = word.decode().rstrip("\n").split(" ", 3)
+            if not rest:
+                child.end = End(what)
+                continue
+            ready, why = rest
+            child.health = Health(what == "live", ready == "ready", why)
             child.heard_at = time.monotonic()
 
 
 def _how(code: int) -> str:
-    """How a process ended."""
-    if code >= 0:
+    """How a process ended that did not end in order."""
+    if code == 0:
+        return "ended with code 0 and without a word: something in it exited"
+    if code > 0:
         return f"ended with code {code}"
     try:
         return f"was killed by {signal.Signals(-code).name}"
@@ -301,7 +335,12 @@ class Line:
 
     def _say(self, health: Health) -> None:
         live, ready = "live" if health.live else "-", "ready" if health.ready else "-"
-        self._socket.sendall(f"{self._worker_id} {live} {ready} {health.why}\n".encode())
+        self._socket.sendall(f"{self._worker_id} {live} {ready} {visible(health.why)}\n".encode())
+
+    def end(self, end: End) -> None:
+        """Say that the worker has ended in order; there is no more to say."""
+        with suppress(OSError):  # nobody listens any more
+            self._socket.sendall(f"{self._worker_id} {end.value}\n".encode())
 
     def follow(self, health: Callable[[], Health], orphaned: Callable[[], object]) -> None:
         """Tell of the worker every second, in a thread; call `orphaned` once nobody listens any more."""

@@ -7,7 +7,7 @@ import secrets
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import anyio
@@ -138,7 +138,11 @@ class Worker:
         )
         self.grace = seconds(grace, "grace")
         self.recycled = False
-        """Whether `run` returned because of `max_jobs`, `max_rss` or `abandoned`."""
+        """Whether `run` returned because of `max_jobs`, `max_rss` or `abandoned`, or had no threads."""
+        self.hindered = False
+        """Whether it was for want of threads, which the system may give the next one no sooner."""
+        self.breaking: Callable[[], object] = int
+        """Called when `run` begins to end by an error or a cancel; it may still wait for handlers."""
         self._draws_ids = worker_id is None
         self._has_run = False
         self._running = threading.Lock()  # held while it runs
@@ -183,10 +187,10 @@ class Worker:
         if self._has_run:
             self.worker_id = _new_id()
             self.settings = replace(self.settings, worker_id=self.worker_id)
-        self._has_run, self.recycled = True, False
+        self._has_run, self.recycled, self.hindered = True, False, False
 
     async def _run(self, until_idle: bool, handle_signals: bool) -> None:
-        self._shift = shift = Shift(self.settings, until_idle=until_idle)
+        self._shift = shift = Shift(self.settings, until_idle=until_idle, breaking=self.breaking)
         if self._stop_asked:  # asked for before there was a shift to tell
             return
         try:
@@ -194,7 +198,7 @@ class Worker:
                 if handle_signals:
                     tasks.start_soon(keep_up, self._watch_signals)
                 await shift.run()
-                self.recycled = shift.recycled
+                self.recycled, self.hindered = shift.recycled, shift.hindered
                 tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             # One cause, one error: that tasks were involved is no business of the caller's.

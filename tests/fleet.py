@@ -15,10 +15,11 @@ from redisjobs.cli.torture.fleet import children
 from redisjobs.sync import JobQueue
 
 APP = """
-import asyncio, os, sys, time
+import asyncio, os, signal, sys, threading, time
 from dataclasses import dataclass
 from typing import ClassVar
 
+import anyio.to_thread
 from redisjobs import JobContext, JobQueue
 
 queue = JobQueue(os.environ["REDISJOBS_URL"], os.environ["QUEUE"])
@@ -39,6 +40,15 @@ def note(what: str, context: JobContext, work: Work) -> None:
     os.close(descriptor)
 
 
+async def leave(code: int) -> None:
+    sys.exit(code)
+
+
+def leave_from_outside_any_task(code: int) -> None:
+    signal.signal(signal.SIGUSR1, lambda *_: sys.exit(code))
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+
+
 @queue.register(Work)
 async def work(work: Work, context: JobContext) -> None:
     note("start", context, work)
@@ -47,6 +57,20 @@ async def work(work: Work, context: JobContext) -> None:
             os.kill(os.getpid(), 9)
         case "mistake":
             os._exit(2)
+        case "exits":
+            await asyncio.gather(leave(int(work.label[-1])))
+        case "signals":
+            leave_from_outside_any_task(int(work.label[-1]))
+            await asyncio.sleep(60)
+        case "quits":
+            os._exit(int(work.label[-1]))
+        case "terminates":
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.sleep(work.seconds)
+        case "thread":
+            await anyio.to_thread.run_sync(time.sleep, work.seconds, abandon_on_cancel=True)
+        case "executor":  # which the event loop waits for when it is closed
+            asyncio.get_running_loop().run_in_executor(None, time.sleep, work.seconds)
         case "blocker":  # of the event loop
             time.sleep(work.seconds)
         case "stubborn":

@@ -5,6 +5,7 @@ import contextvars
 import decimal
 import gc
 import logging
+import signal
 import threading
 import time
 import warnings
@@ -24,6 +25,7 @@ from store import MemoryStore, RedisStore, Store, eventually
 from tenacity import stop_after_attempt, wait_none
 
 from redisjobs import DriverError, JobInfo, JobName, JobQueue, Retry, RetryPolicy, Snooze, State, Worker, no_retry
+from redisjobs.aside import Log
 
 TWICE = RetryPolicy(wait=wait_none(), stop=stop_after_attempt(2))
 
@@ -563,6 +565,42 @@ async def test_a_logging_handler_that_raises_ends_nothing(
     assert {"_open", "report", "run"} <= {place.lstrip("_") if place == "_log" else place for place in places} | {
         "report"
     }
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, asyncio.CancelledError])
+def test_what_a_log_raises_in_a_thread_is_shown_and_no_more(
+    error: type[BaseException], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = Log("redisjobs.test")
+    went_on = threading.Event()
+
+    def speak() -> None:
+        log.warning("said")
+        went_on.set()
+
+    log.logger.addHandler(handler := Raising(error(), []))
+    try:
+        thread = threading.Thread(target=speak)
+        thread.start()
+        thread.join()
+    finally:
+        log.logger.removeHandler(handler)
+    assert went_on.is_set()
+    assert error.__name__ in capsys.readouterr().err
+
+
+def test_a_ctrl_c_while_the_main_thread_logs_is_not_the_logs() -> None:
+    class Interrupted(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    log = Log("redisjobs.test")
+    log.logger.addHandler(handler := Interrupted())
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            log.warning("said")
+    finally:
+        log.logger.removeHandler(handler)
 
 
 @pytest.mark.anyio

@@ -248,6 +248,9 @@ async def test_a_failure_that_can_not_be_written_is_kept_until_it_can(
         worker = Worker(queue, lease=2)
         tasks.start_soon(worker.run)
         await eventually(lambda: caplog.text.count("dead is a string, it must be a stream") > 2)
+        await eventually(lambda: "dead is a string, it must be a stream" in worker.health.why)
+        assert worker.health.why.startswith("the store refuses: WRONGTYPE ")
+        assert (worker.health.live, worker.health.ready) == (True, False)
 
         redis_store.admin.delete(f"{redis_store.prefix}dead")
 
@@ -256,6 +259,24 @@ async def test_a_failure_that_can_not_be_written_is_kept_until_it_can(
         info = await queue.get("a")
     assert info is not None
     assert (info.reason, len(starts)) == ("failed", 1)
+
+
+async def test_a_worker_that_starts_while_a_key_is_spoiled_says_which_and_works_once_it_is_mended(
+    redis_store: RedisStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = redis_store.stream()
+    redis_store.admin.set(key, "by hand")
+    async with JobQueue(redis_store.url, redis_store.queue_name) as queue, anyio.create_task_group() as tasks:
+        worker = Worker(queue, lease=2)
+        tasks.start_soon(worker.run)
+        await eventually(lambda: "refuses" in worker.health.why)
+
+        assert (worker.health.live, worker.health.ready) == (True, False)
+        assert worker.health.why.startswith("the store refuses: WRONGTYPE ")
+        assert "the store is away" not in caplog.text
+        redis_store.admin.delete(key)
+        await eventually(lambda: worker.health.ready)
+        worker.stop()
 
 
 async def test_a_failure_that_can_not_be_written_until_the_workers_end_costs_no_delivery(

@@ -1,5 +1,6 @@
 """`redisjobs worker --processes N`: children that die, that grow, that won't end; and the probes."""
 
+import logging
 import os
 import re
 import signal
@@ -23,7 +24,7 @@ from redisjobs import JobQueue
 from redisjobs.cli.torture.fleet import children
 from redisjobs.cli.torture.proxy import Proxy
 from redisjobs.job import State
-from redisjobs.supervisor import RECYCLED, Supervisor
+from redisjobs.supervisor import End, Supervisor
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -179,6 +180,55 @@ async def test_a_job_that_exits_as_a_mistake_would_is_one_death_like_any_other(f
     assert supervisor.poll() is None
 
 
+async def test_a_drain_goes_on_when_a_job_stops_its_worker(fleet: Fleet) -> None:
+    fleet.push("terminates", *(f"job-{n}" for n in range(30)), seconds=0.1)
+
+    assert fleet.command("--processes", "1", "--until-idle", "--concurrency", "2").wait(50) == 0
+
+    assert len(fleet.labels("end")) == 31
+
+
+@pytest.mark.parametrize("how", ["exits-0", "signals-0", "signals-3", "quits-0", "quits-3"])
+async def test_a_drain_goes_on_when_a_job_makes_its_worker_exit_with_whatever_code(
+    fleet: Fleet, redis_store: RedisStore, how: str
+) -> None:
+    fleet.push(how, *(f"job-{n}" for n in range(30)), seconds=0.1)
+
+    assert fleet.command("--processes", "1", "--until-idle", "--concurrency", "2").wait(50) == 0
+
+    assert len(fleet.labels("end")) == 30
+    assert fleet.queue.counts().totals["completed"] == 30
+
+
+@pytest.mark.parametrize("left", ["thread", "executor", "stubborn"])
+async def test_a_worker_that_a_handler_made_exit_ends_though_others_still_run(fleet: Fleet, left: str) -> None:
+    worker = fleet.command("--concurrency", "2")
+    fleet.push(left, "signals-0", seconds=60)
+
+    assert worker.wait(30) == 1
+
+    assert "the worker had to end" in (fleet.folder / "log").read_text()
+
+
+async def test_a_worker_that_the_store_refuses_ends_though_a_handler_does_not(
+    fleet: Fleet, redis_store: RedisStore
+) -> None:
+    worker = fleet.command("--concurrency", "2", "--lease", "1")
+    fleet.push("stubborn", seconds=60)
+    await eventually(lambda: fleet.labels("start") == {"stubborn": 1}, within=20)
+
+    redis_store.admin.acl_setuser(redis_store.user, categories=["-@all"])
+
+    assert worker.wait(30) == 1
+
+
+async def test_a_drain_does_not_wait_for_the_threads_that_handlers_left(fleet: Fleet) -> None:
+    fleet.push("executor", seconds=60)
+
+    assert fleet.command("--processes", "1", "--until-idle").wait(30) == 0
+    assert fleet.labels("start") == fleet.labels("end") == {"executor": 1}
+
+
 async def test_a_drain_goes_on_beyond_one_childs_share(fleet: Fleet) -> None:
     fleet.push(*(f"job-{n}" for n in range(20)))
 
@@ -266,7 +316,20 @@ async def test_a_worker_whose_loop_is_blocked_for_three_leases_is_not_live_but_k
     assert other.poll() is None
 
 
-# With children that only say what the test wants to hear: `started` has a line for each
+async def test_a_supervisor_says_why_a_process_takes_no_jobs(fleet: Fleet, redis_store: RedisStore) -> None:
+    port = free_port()
+    redis_store.admin.set(redis_store.stream(), "by hand")
+    fleet.command("--processes", "1", "--lease", "1", "--health", f"127.0.0.1:{port}")
+
+    await eventually(lambda: "the store refuses: WRONGTYPE " in ask(port, "/readyz")[1], within=20)
+
+    assert ask(port, "/readyz")[0] == 503
+    assert ask(port, "/livez")[0] == 200
+    redis_store.admin.delete(redis_store.stream())
+    await eventually(lambda: ask(port, "/readyz") == (200, "1 of 1 processes are ready\n"), within=20)
+
+
+# With children that only do what the test wants: `started` has a line for each, and `end` is a last word
 
 
 @pytest.fixture
@@ -280,37 +343,170 @@ def supervised(started: Path, then: str) -> Supervisor:
 import os, signal, socket, sys, time
 with open({str(started)!r}, "a") as file: file.write(f"{{time.monotonic()}}\\n")
 number = len(open({str(started)!r}).readlines())
-socket.socket(fileno=int(sys.argv[-1])).sendall(b"host:1:id live ready well\\n")
+line = socket.socket(fileno=int(sys.argv[-1]))
+line.sendall(b"host:1:id live ready well\\n")
+def end(how):
+    line.sendall(f"host:1:id {{how}}\\n".encode())
+    sys.exit()
 {then}
 """
     queue = JobQueue("memory://", "q")
-    return Supervisor(queue, [sys.executable, "-c", code], 1, lease=1, grace=1, until_idle=True)
+    return Supervisor(queue, [sys.executable, "-c", code], 1, lease=1, grace=1)
+
+
+def gaps(started: Path) -> list[float]:
+    starts = [float(line) for line in started.read_text().splitlines()]
+    return [later - at for at, later in pairwise(starts)]
 
 
 def test_a_child_that_had_its_share_is_replaced_at_once_however_often(started: Path) -> None:
     began = time.monotonic()
 
-    assert supervised(started, f"sys.exit({RECYCLED} if number < 8 else 0)").run() == 0
+    assert supervised(started, f"end('{End.SHARE}' if number < 8 else '{End.DRAINED}')").run() == 0
 
     assert len(started.read_text().splitlines()) == 8
     assert time.monotonic() - began < 10  # with pauses it would be 15 s at least
 
 
-def test_recycling_between_two_deaths_makes_them_the_first_of_a_row_each(started: Path) -> None:
-    assert supervised(started, f"sys.exit([1, {RECYCLED}, 1, {RECYCLED}, 1, 0][number - 1])").run() == 0
+def test_a_child_that_gets_no_threads_is_replaced_ever_more_slowly(started: Path) -> None:
+    assert supervised(started, f"end('{End.HINDERED}' if number < 4 else '{End.DRAINED}')").run() == 0
 
-    starts = [float(line) for line in started.read_text().splitlines()]
-    assert max(later - at for at, later in pairwise(starts)) < 0.25 + 1.5
+    assert gaps(started)[1] > 0.25
+    assert gaps(started)[2] > 0.5
+
+
+def test_a_child_that_gets_no_threads_after_a_while_is_replaced_at_once(
+    started: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("redisjobs.supervisor._HEALTHY", 0.5)
+    monkeypatch.setattr("redisjobs.supervisor._FIRST_PAUSE", 60)
+    monkeypatch.setattr("redisjobs.supervisor._LONGEST_PAUSE", 60)
+    then = f"time.sleep(0.5); end('{End.HINDERED}' if number < 4 else '{End.DRAINED}')"
+
+    assert supervised(started, then).run() == 0
+
+    assert max(gaps(started)) < 30
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_code_alone_does_not_tell_that_a_child_ended_in_order(
+    started: Path, code: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever runs in it may exit with any code."""
+    caplog.set_level(logging.INFO, "redisjobs")
+    assert supervised(started, f"end('{End.DRAINED}') if number > 3 else os._exit({code})").run() == 0
+
+    assert gaps(started)[1] > 0.25
+    assert gaps(started)[2] > 0.5
+    assert caplog.text.count(f"ended with code {code}") == 3
+    assert caplog.text.count("handed 0 jobs of it over") == 3
+
+
+def test_a_stop_during_which_a_child_exits_unasked_has_not_gone_well(started: Path) -> None:
+    then = (
+        f"signal.signal(signal.SIGTERM, lambda *_: os._exit(0)); print('armed', file=open({str(started)!r}, 'a'))"
+    )
+    supervisor = supervised(started, f"{then}; time.sleep(60)")
+
+    def stop() -> None:
+        while not (started.exists() and started.read_text().endswith("armed\n")):
+            time.sleep(0.01)
+        supervisor.stop()
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    assert supervisor.run() == 1
+    thread.join()
+
+
+class Away(logging.Handler):
+    """A log that can't be written."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise OSError(f"the log server is away: {record.getMessage()}")
+
+
+def test_a_log_that_raises_does_not_end_a_supervisor(started: Path) -> None:
+    log = logging.getLogger("redisjobs.supervisor")
+    log.addHandler(handler := Away())
+    log.setLevel(logging.INFO)
+    try:
+        assert supervised(started, f"os._exit(1) if number < 3 else end('{End.DRAINED}')").run() == 0
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(logging.NOTSET)
+
+    assert len(gaps(started)) == 2
+
+
+@pytest.mark.parametrize("refused", [{1}, {2}, {2, 4}], ids=["listening", "waiting", "twice"])
+def test_a_child_that_no_thread_can_attend_is_killed_and_another_started(
+    started: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, refused: set[int]
+) -> None:
+    asked: list[int] = []
+    start = threading.Thread.start
+    here = threading.get_ident()
+
+    def no_thread(thread: threading.Thread) -> None:
+        if threading.get_ident() == here:
+            asked.append(1)
+            if len(asked) in refused:
+                raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    began = time.monotonic()
+
+    assert supervised(started, f"time.sleep(3); end('{End.DRAINED}')").run() == 0
+
+    assert time.monotonic() - began < 3 + 3  # those that were not attended to are gone, not waited for
+    assert caplog.text.count("could not start a worker process, trying on: can't start new thread") == len(refused)
+    assert "was killed" not in caplog.text
+
+
+def test_jobs_that_no_thread_can_hand_over_are_left_to_their_leases(
+    started: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = threading.Thread.start
+
+    def no_thread(thread: threading.Thread) -> None:
+        if "hand_over" in thread.name:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+
+    assert supervised(started, f"os._exit(1) if number < 2 else end('{End.DRAINED}')").run() == 0
+
+    assert "run once their leases are over: can't start new thread" in caplog.text
+
+
+def test_a_child_that_crashes_once_all_is_settled_had_its_share_all_the_same(
+    started: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    then = f"line.sendall(b'host:1:id {End.SHARE}\\n'); os.abort()"
+    began = time.monotonic()
+
+    assert supervised(started, f"if number > 5: end('{End.DRAINED}')\n{then}").run() == 0
+
+    assert time.monotonic() - began < 5
+    assert caplog.text.count("was killed by SIGABRT") == 5
+    assert "handed" not in caplog.text
+
+
+def test_recycling_between_two_deaths_makes_them_the_first_of_a_row_each(started: Path) -> None:
+    then = f"end('{End.SHARE}' if number < 5 else '{End.DRAINED}') if number in (2, 4, 6) else os._exit(1)"
+    assert supervised(started, then).run() == 0
+
+    assert max(gaps(started)) < 0.25 + 1.5
 
 
 def test_a_child_that_dies_again_and_again_waits_longer_each_time(started: Path) -> None:
-    assert supervised(started, "sys.exit(1 if number < 5 else 0)").run() == 0
+    assert supervised(started, f"sys.exit(1) if number < 5 else end('{End.DRAINED}')").run() == 0
 
-    starts = [float(line) for line in started.read_text().splitlines()]
-    gaps = [later - at for at, later in pairwise(starts)]
-    assert gaps[1] > 0.25
-    assert gaps[2] > 0.5
-    assert gaps[3] > 1
+    assert gaps(started)[1] > 0.25
+    assert gaps(started)[2] > 0.5
+    assert gaps(started)[3] > 1
 
 
 def test_a_stop_that_the_system_gives_to_another_thread_is_heard(started: Path) -> None:

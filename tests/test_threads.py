@@ -171,9 +171,32 @@ async def test_a_supervised_worker_with_too_many_abandoned_threads_finishes_what
             finish.set()
 
     info = await queue.get(left)
-    assert worker.recycled
+    assert (worker.recycled, worker.hindered) == (True, False)
     assert info is not None
     assert info.state is State.READY
+
+
+@pytest.mark.parametrize("setting", ["memory asyncio", "redis asyncio"])  # trio keeps threads from test to test
+async def test_a_supervised_worker_that_the_system_gives_no_thread_ends_and_says_so(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def no_thread(thread: threading.Thread) -> None:
+        if thread.name.startswith("AnyIO"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    worker = Worker(queue, concurrency=1, supervised=True)
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    job = await queue.push(Sync())
+    with anyio.fail_after(20):
+        await worker.run()
+
+    assert (worker.recycled, worker.hindered) == (True, True)
+    info = await queue.get(job)
+    assert info is not None
+    assert info.attempt == 1
 
 
 @pytest.mark.parametrize("setting", ["memory asyncio", "redis asyncio"])  # trio keeps threads from test to test

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import NoReturn
@@ -21,6 +22,7 @@ from redisjobs.worker import Worker
 logger = Log("redisjobs.worker")
 
 _MARGIN = 10.0  # seconds beyond the grace: the answer waited for (1), the last settlements (5), closing
+_NONE = 0  # no signal: the worker has ended, or has to
 _THREADS = 1.0  # seconds that threads which are about to end anyway are waited for
 _PATIENCE = 1.0  # seconds that a line in the log may take
 
@@ -39,6 +41,7 @@ class Ending:
 
     def __init__(self, grace: float, *, supervised: bool = False) -> None:
         self.asked = False
+        self._code = 1  # of an end by force
         self._supervised = supervised
         self._grace = grace
         self._worker: Worker | None = None
@@ -51,9 +54,19 @@ class Ending:
         """Stop as a first SIGTERM does; for any thread."""
         self._signals.put(signal.SIGTERM)
 
+    def hurry(self, code: int) -> None:
+        """Say that the worker has ended, or has to: what its handlers still do keeps the process no longer.
+
+        Args:
+            code: What the process then exits with.
+        """
+        self._code = code
+        self._signals.put(_NONE)
+
     def attach(self, worker: Worker) -> None:
         """Say what to stop."""
         self._worker = worker
+        worker.breaking = partial(self.hurry, 1)
         self._listen()  # anew: the user's module may have set handlers of its own
         if self.asked:
             worker.stop()
@@ -67,13 +80,19 @@ class Ending:
         self._signals.put(number)
 
     def _heed(self) -> NoReturn:
-        """The thread: the first signal stops, the second one stops at once, and then time runs."""
+        """The thread: the first signal stops, the second one stops at once, and then time runs.
+
+        It runs as well once the worker has ended or has to, for whatever reason.
+        """
         end = float("inf")
         while time.monotonic() < end:
             try:
                 number = self._signals.get(timeout=None if end == float("inf") else end - time.monotonic())
             except (Empty, ValueError):
                 break
+            if number == _NONE:
+                end = min(end, time.monotonic() + _MARGIN)
+                continue
             at_once = number == signal.SIGINT if self._supervised else self.asked
             if self.asked and not at_once:
                 continue
@@ -82,8 +101,9 @@ class Ending:
             _say(logging.INFO, f"{signal.Signals(number).name}: stopping" + (" at once" if at_once else ""))
             if self._worker is not None:
                 (self._worker.stop_now if at_once else self._worker.stop)()
-        _say(logging.ERROR, "the process ends by force: a handler did not end, though it was cancelled")
-        os._exit(1)
+        what = "a handler did not end, though it was cancelled" if self._code else "what handlers left goes on"
+        _say(logging.ERROR, f"the process ends by force: {what}")
+        os._exit(self._code)
 
     def leave(self, code: int) -> NoReturn:
         """Exit, also if threads of sync handlers still run."""

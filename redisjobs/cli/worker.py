@@ -1,14 +1,14 @@
 """The command that runs a worker."""
 
+import asyncio
 import importlib.util
 import os
 import re
 import signal
 import sys
-from functools import partial
+from collections.abc import Callable
 from typing import Annotated, Any
 
-import anyio
 import typer
 
 from redisjobs.aside import Log
@@ -20,7 +20,7 @@ from redisjobs.cli.probes import serve
 from redisjobs.cli.target import Moved, Target, load
 from redisjobs.errors import RedisJobsError
 from redisjobs.registry import Registry
-from redisjobs.supervisor import RECYCLED, Line, Supervisor
+from redisjobs.supervisor import End, Line, Supervisor
 from redisjobs.worker import Worker
 
 logger = Log("redisjobs.worker")
@@ -115,13 +115,13 @@ def worker(
                 command += [f"--{name.replace('_', '-')}", str(value)]
         if until_idle:
             command.append("--until-idle")
-        sys.exit(_supervise(queue, command, processes or 1, lease, grace, until_idle, health, url))
+        sys.exit(_supervise(queue, command, processes or 1, lease, grace, health, url))
     if health is not None:
         serve(health, lambda: worker.health)
-    if supervised is not None:
-        Line(supervised, worker.worker_id).follow(lambda: worker.health, ending.stop)
-    code = _run(worker, until_idle, ending)
-    ending.leave(RECYCLED if supervised is not None and worker.recycled and code == 0 else code)
+    line = Line(supervised, worker.worker_id) if supervised is not None else None
+    if line is not None:
+        line.follow(lambda: worker.health, ending.stop)
+    ending.leave(_run(worker, until_idle, ending, line))
 
 
 def _supervise(
@@ -130,7 +130,6 @@ def _supervise(
     processes: int,
     lease: float,
     grace: float,
-    until_idle: bool,
     health: str | None,
     url: str | None,
 ) -> int:
@@ -140,7 +139,7 @@ def _supervise(
         raise Mistake("memory:// is a queue inside one process, which other processes can't share")
     if url is not None:
         os.environ["REDISJOBS_URL"] = url  # not as an argument of theirs: it may hold a password
-    supervisor = Supervisor(queue, command, processes, lease=lease, grace=grace, until_idle=until_idle)
+    supervisor = Supervisor(queue, command, processes, lease=lease, grace=grace)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: supervisor.stop())
     if health is not None:
@@ -148,15 +147,46 @@ def _supervise(
     return supervisor.run()
 
 
-def _run(worker: Worker, until_idle: bool, ending: Ending) -> int:
+def _run(worker: Worker, until_idle: bool, ending: Ending, line: Line | None) -> int:
+    """Run it; the exit code, whatever a handler may have raised through the event loop."""
+    code, told = 1, None
     ending.attach(worker)
-    fast = importlib.util.find_spec("uvloop") is not None
     try:
-        anyio.run(partial(worker.run, until_idle=until_idle), backend_options={"use_uvloop": fast})
-    except RedisJobsError as error:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            try:
+                runner.run(worker.run(until_idle=until_idle))
+                code = 0
+                if line is not None:
+                    line.end(_end(worker, ending.asked))
+            except BaseException as error:  # SystemExit as well: it comes from a handler, whose code is not ours
+                _tell(told := error)
+                raise
+            finally:  # before the loop is closed, which waits for whatever handlers left in it
+                ending.hurry(code)
+    except BaseException as error:
+        if error is not told:
+            logger.exception("the event loop was not closed in order")
+    return code
+
+
+def _tell(error: BaseException) -> None:
+    if isinstance(error, RedisJobsError):
         logger.error("the worker had to end: %s", error)
-        return 1
-    except Exception:
-        logger.exception("the worker had to end")
-        return 1
-    return 0
+    else:
+        logger.error("the worker had to end", exc_info=error)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if importlib.util.find_spec("uvloop") is None:
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
+
+
+def _end(worker: Worker, asked: bool) -> End:
+    if worker.hindered:
+        return End.HINDERED
+    if worker.recycled:
+        return End.SHARE
+    return End.STOPPED if asked else End.DRAINED

@@ -1,5 +1,6 @@
 """What becomes of a job: a table of what its run came to, its attempt and its policy."""
 
+import traceback
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -16,6 +17,7 @@ from redisjobs.fate import (
     LeaseGone,
     Outcome,
     Raised,
+    RemoteTraceback,
     Undecodable,
     UnknownName,
     Unplaced,
@@ -127,8 +129,8 @@ def test_a_job_is_dead(error: BaseException, attempt: int, policy: RetryPolicy, 
 
 def test_a_stop_by_time_counts_from_when_the_first_run_began() -> None:
     policy = RetryPolicy(stop=tenacity.stop_after_delay(60), wait=tenacity.wait_none())
-    assert isinstance(fate_of(raised(ValueError()), policy=policy, started_ms=NOW - 59_000), RetryLater)
-    assert isinstance(fate_of(raised(ValueError()), policy=policy, started_ms=NOW - 61_000), DeadLetter)
+    assert isinstance(fate_of(raised(ValueError()), policy=policy, started_ms=NOW - 59_999), RetryLater)
+    assert isinstance(fate_of(raised(ValueError()), policy=policy, started_ms=NOW - 60_000), DeadLetter)
 
 
 def parked(waited_ms: int | None, give_up_ms: int = HOUR) -> Fate | None:
@@ -174,6 +176,29 @@ def test_long_errors_are_clipped() -> None:
     assert (len(letter.error), letter.error[-3:]) == (1_000, "xx…")
     assert len(dead(Undecodable("y" * 5_000)).error) == 1_000
     assert len(dead(raised(Fail("z" * 5_000))).error) == 1_000
+
+
+@pytest.mark.parametrize("message", ["short", "two\nlines", "x" * 3_987, ""])
+def test_a_traceback_that_is_short_enough_is_kept_as_python_prints_it(message: str) -> None:
+    outcome = raised(ValueError(message))
+    assert dead(outcome, policy=no_retry()).traceback == "".join(traceback.format_exception(outcome.error))
+
+
+def test_of_a_message_that_is_too_long_the_first_characters_are_kept() -> None:
+    kept = dead(raised(ValueError("x" * 3_988)), policy=no_retry()).traceback
+    assert kept.splitlines()[-1] == "ValueError: " + "x" * 3_987 + "…"
+
+
+def test_the_traceback_of_an_error_in_another_process_is_the_one_from_there() -> None:
+    error = ValueError("far away")
+    error.__cause__ = RemoteTraceback("as it was there")
+    assert dead(Raised(error), policy=no_retry()).traceback == "as it was there"
+
+
+def test_an_error_that_was_never_raised_has_its_message_for_a_traceback() -> None:
+    assert (
+        dead(Raised(ValueError("out of nowhere")), policy=no_retry()).traceback == "ValueError: out of nowhere\n"
+    )
 
 
 def chained(message: str) -> Raised:

@@ -75,6 +75,18 @@ def test_a_jitter_that_could_make_a_wait_negative_or_has_no_width_is_refused(bou
 
 def test_no_retry_is_one_run() -> None:
     assert attempts(no_retry()) == 1
+    assert attempts(exponential_jitter(1)) == 1
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 2.5, "4"])
+def test_attempts_that_cannot_be_counted_are_refused(wrong: Any) -> None:
+    with pytest.raises(ValueError, match=f"^max_attempts={wrong!r}: give a whole number from 1 up$"):
+        exponential_jitter(wrong)
+
+
+def test_a_backoff_that_is_no_time_is_refused_by_its_name() -> None:
+    with pytest.raises(ValueError, match=r"^max_backoff"):
+        exponential_jitter(max_backoff=-1)
 
 
 @pytest.mark.parametrize(

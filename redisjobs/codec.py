@@ -229,7 +229,10 @@ class Job:
             headers = orjson.loads(self.headers or b"{}")
         except orjson.JSONDecodeError:
             return {}
-        return {str(k): str(v) for k, v in headers.items()} if isinstance(headers, dict) else {}
+        if not isinstance(headers, dict):
+            return {}
+        # By hand there may be other values; lists and dicts may be too deep to make a text of.
+        return {key: str(value) for key, value in headers.items() if not isinstance(value, dict | list)}
 
 
 def decode_job(lease: Lease) -> Job:

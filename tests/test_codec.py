@@ -340,6 +340,20 @@ def test_headers_that_cannot_be_read_are_never_worth_a_job(raw: bytes, headers: 
     assert decode_job(lease(GOOD | {b"headers": raw})).read_headers() == headers
 
 
+@pytest.mark.parametrize("depth", [1, 200, 990, 1000, 1022, 1023, 5000])
+@pytest.mark.parametrize("field", [b"headers", b"parameters", b"error"])
+def test_a_value_may_be_nested_however_deep(field: bytes, depth: int) -> None:
+    for opening, closing in ((b"[", b"]"), (b'{"a":', b"}")):
+        deep = b'{"k":"v","deep":' + opening * depth + b"1" + closing * depth + b"}"
+        fields = GOOD | {field: deep}
+
+        info = job_info(Row("j", State.READY, Priority.LOW, "1-0", None, "", 0, False, fields))
+
+        if field == b"headers":
+            readable = {"k": "v"} if depth <= 1023 else {}  # what else is no JSON to orjson
+            assert (info.headers or {}, decode_job(lease(fields)).read_headers()) == (readable, readable)
+
+
 @pytest.mark.parametrize(
     "headers", [{"a": 1}, {1: "a"}, {"a": None}, {"a": b"b"}, {"a": "\ud800"}, [("a", "b")], "ab"]
 )

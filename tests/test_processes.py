@@ -1,6 +1,7 @@
 """Sync handlers in processes: they can be killed, and what kills them is their own job's failure."""
 
 import ast
+import json
 import logging
 import os
 import signal
@@ -69,6 +70,17 @@ async def test_a_handler_in_a_process_gets_its_parameters_and_a_context(
     assert told[8] != os.getpid()
     assert "at work on a" in capfd.readouterr().err
     assert await queue.get("a") is None
+
+
+async def test_headers_however_deep_do_not_keep_a_job_out_of_its_process(
+    queue: JobQueue, store: Store, tmp_path: Path
+) -> None:
+    deep = '{"trace":"1","deep":' + "[" * 1000 + "]" * 1000 + "}"
+    parameters = json.dumps({"what": "context", "folder": str(tmp_path)})
+    store.put({"name": "Do", "parameters": parameters, "headers": deep})
+    await drain(queue)
+
+    assert ast.literal_eval((tmp_path / "context").read_text())[6] == {"trace": "1"}
 
 
 async def test_a_function_can_be_a_job_in_a_process(store: Store, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@
 --- @include "include/push_of"
 --- @include "include/slot"
 --- @include "include/remember"
+--- @include "include/count"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
 local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
@@ -57,7 +58,7 @@ for at = first_job, #ARGV, 6 do
 end
 
 if #young > 0 then expect('set', ending) end
-if total > 0 then redis.call('HINCRBY', stats, counter, total) end -- first: where it is no hash, nothing was written
+if total > 0 then count(stats, counter, total) end
 for number, entries in ipairs(settled) do
   if #entries > 0 then
     redis.call('XACK', streams[number], 'workers', unpack(entries))

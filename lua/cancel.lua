@@ -31,9 +31,12 @@
 --- @include "include/entry_at"
 --- @include "include/identify"
 --- @include "include/locate"
+--- @include "include/unpacked"
 --- @include "include/stored"
+--- @include "include/member"
 --- @include "include/leases"
 --- @include "include/holder"
+--- @include "include/count"
 
 local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3], dead = KEYS[7]}
 local jobs, due, delayed, unique, finished = KEYS[4], KEYS[5], KEYS[6], KEYS[8], KEYS[9]
@@ -46,12 +49,11 @@ if not place then return 'NOT_FOUND' end
 if place == 'dead' then return 'DEAD' end
 local fields = stored(places, delayed, id, place .. ' ' .. entry)
 if not fields then return 'NOT_FOUND' end
-expect('hash', stats)
 expect('set', ending)
 
 if place == 'delayed' then
   expect('zset', due)
-  redis.call('ZREM', due, entry .. ' ' .. id)
+  redis.call('ZREM', due, member(entry, id))
   redis.call('HDEL', delayed, id)
 else
   local stream = places[place]
@@ -68,5 +70,5 @@ end
 redis.call('HDEL', jobs, id)
 free(unique, field(fields, 'unique'), id)
 remember(ending, {push_of(id, field(fields, 'nonce'))})
-redis.call('HINCRBY', stats, 'cancelled', 1)
+count(stats, 'cancelled', 1)
 return 'CANCELLED'

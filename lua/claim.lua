@@ -23,7 +23,8 @@
 -- Returns  {now_us, due_in, waits_ms, jobs, ended}: the clock, µs until the next delayed job (-1: none), for how many
 --          ms a job has been waiting that needs a worker with nothing else to run (-1: none), for each job
 --          {stream 1..3, entry, deliveries, {name, value, ...}}, and for each that was ended instead
---          {id, word}: `CANCELLED`, as was asked while it ran, or `DEAD`, a dead letter that kills its workers
+--          {id, word}: `CANCELLED`, as was asked while it ran, or `DEAD`, a dead letter that kills its workers; or
+--          `NO_IDS`, it stays, as `dead` has no entry ids left, by somebody's hand
 
 --- @include "include/now"
 --- @include "include/expect"
@@ -38,13 +39,16 @@
 --- @include "include/remember"
 --- @include "include/pushed_at"
 --- @include "include/bury"
+--- @include "include/count"
 --- @include "include/deliver"
 --- @include "include/enqueue"
+--- @include "include/unpacked"
+--- @include "include/parted"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
 local jobs, due, delayed, dead, unique, finished = KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local stats = KEYS[10]
-local worker, count, max_deliveries, idle = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
+local worker, most, max_deliveries, idle = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
 local now_ms, exact_ms = now(ARGV[5])
 local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
 local keys = {jobs = jobs, dead = dead, unique = unique, stats = stats, ended = {}}
@@ -53,8 +57,8 @@ keys.places, keys.ending = places, slot(finished, now_ms)
 -- All that there is to do, before the first write.
 local due_now = redis.call('ZRANGEBYSCORE', due, '-inf', now_ms, 'LIMIT', 0, 500)
 local released, any_released = {}, false
-for number, stream in ipairs(count > 0 and streams or {}) do
-  released[number] = leases(stream, '-', '+', count, 'released')
+for number, stream in ipairs(most > 0 and streams or {}) do
+  released[number] = leases(stream, '-', '+', most, 'released')
   any_released = any_released or #(released[number] or {}) > 0
 end
 if #due_now > 0 then
@@ -62,7 +66,7 @@ if #due_now > 0 then
   expect('hash', jobs, delayed)
 end
 if any_released then
-  expect('hash', jobs, stats)
+  expect('hash', jobs)
   expect('stream', dead)
   expect('set', keys.ending)
 end
@@ -71,17 +75,16 @@ end
 -- what cjson keeps to the byte.
 local numbers = {high = 1, normal = 2, low = 3}
 local function promote_one(member)
-  local job = string.match(member, '^%S+ (.*)$')
-  local packed = job and redis.call('HGET', delayed, job)
+  local line, job = parted(member)
+  local packed = redis.call('HGET', delayed, job)
   if packed then -- added before it is taken away: should the server refuse the one, it has not done the other
-    local readable, fields = pcall(cjson.decode, packed)
-    local number = readable and type(fields) == 'table' and numbers[table.remove(fields, 1)]
+    local fields, priority = unpacked(packed)
     local place, entry
-    if number then place, entry = enqueue(streams, number, fields) end
+    if fields then place, entry = enqueue(streams, numbers[priority], fields) end
     if not place then return false end
     redis.call('HSET', jobs, job, place .. ' ' .. entry)
     redis.call('HDEL', delayed, job)
-  elseif job then
+  elseif redis.call('HGET', jobs, job) == (line == '' and 'delayed' or 'delayed ' .. line) then
     redis.call('HDEL', jobs, job)
   end
   redis.call('ZREM', due, member)
@@ -108,28 +111,28 @@ local function take_released(number, stream)
     make_group(stream)
     return
   end
-  while #page > 0 and count > #claimed do
+  while #page > 0 and most > #claimed do
     for _, pending in ipairs(page) do
-      if count == #claimed then return end
+      if most == #claimed then return end
       local entry, deliveries = pending[1], pending[4] + 1
-      local fields, alone =
+      local fields, how =
         deliver(keys, stream, entry, deliveries, max_deliveries, worker, now_ms, runs_nothing)
       if fields then
         claimed[#claimed + 1] = {number, entry, deliveries, fields}
-        if alone then count = 1 return end
-      elseif alone then
+        if how then most = 1 return end
+      elseif how == 'waits' then
         waits_ms = math.max(waits_ms, pending[3])
       end
     end
     -- Again where some of them were not to be delivered, or new jobs would pass those behind.
     looked = looked + #page
     if looked >= 500 then return end
-    page = leases(stream, '(' .. page[#page][1], '+', count - #claimed, 'released')
+    page = leases(stream, '(' .. page[#page][1], '+', most - #claimed, 'released')
   end
 end
 
 local function take_new(number, stream)
-  local reply = redis.call('XREADGROUP', 'GROUP', 'workers', worker, 'COUNT', count - #claimed, 'STREAMS', stream, '>')
+  local reply = redis.call('XREADGROUP', 'GROUP', 'workers', worker, 'COUNT', most - #claimed, 'STREAMS', stream, '>')
   if not reply then return end
   for _, entry in ipairs(reply[1][2]) do
     claimed[#claimed + 1] = {number, entry[1], 1, entry[2]}
@@ -137,11 +140,11 @@ local function take_new(number, stream)
 end
 
 for number, stream in ipairs(streams) do
-  if count > #claimed then take_released(number, stream) end
-  if count > #claimed then take_new(number, stream) end
+  if most > #claimed then take_released(number, stream) end
+  if most > #claimed then take_new(number, stream) end
 end
 
 local next_due = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')[2]
 local due_in = -1
-if next_due then due_in = math.max(0, (tonumber(next_due) - exact_ms) * 1000) end
+if next_due then due_in = math.min(math.max(0, (tonumber(next_due) - exact_ms) * 1000), 1e15) end -- `inf`, by hand
 return {exact_ms * 1000, due_in, waits_ms, claimed, keys.ended}

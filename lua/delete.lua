@@ -21,6 +21,7 @@
 --- @include "include/entry_at"
 --- @include "include/identify"
 --- @include "include/locate"
+--- @include "include/count"
 
 local jobs, dead, finished, stats = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local job, now_ms = ARGV[1], now(ARGV[2])
@@ -30,10 +31,9 @@ local place, letter, _, id = locate({dead = dead}, jobs, job)
 local fields = place == 'dead' and entry_at(dead, letter)
 if not fields then return 'NOT_FOUND' end
 expect('set', ending)
-expect('hash', stats)
 
 redis.call('XDEL', dead, letter)
 redis.call('HDEL', jobs, id)
 remember(ending, {push_of(id, field(fields, 'nonce'))})
-redis.call('HINCRBY', stats, 'deleted', 1)
+count(stats, 'deleted', 1)
 return 'OK'

@@ -15,6 +15,7 @@
 --
 -- Returns  one word for each job:
 --          OK          a dead letter
+--          NO_IDS      `dead` has no entry ids left, by somebody's hand; nothing was written
 --          LEASE_LOST  somebody else holds the job; nothing was written
 
 --- @include "include/now"
@@ -27,6 +28,7 @@
 --- @include "include/pushed_at"
 --- @include "include/bury"
 --- @include "include/free"
+--- @include "include/count"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
 local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
@@ -35,25 +37,28 @@ local worker, now_ms = ARGV[1], now(ARGV[2])
 local first_job = 3
 
 expect('stream', streams[1], streams[2], streams[3], dead)
-expect('hash', jobs, stats)
+expect('hash', jobs)
 local words, failed = {}, 0
 for at = first_job, #ARGV, 8 do
   local stream, entry, deliveries = streams[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2]
   local key, reason, error, traceback = ARGV[at + 4], ARGV[at + 5], ARGV[at + 6], ARGV[at + 7]
   local hold, job = owns(places, stream, jobs, worker, entry, deliveries, ARGV[at + 3])
   local fields = hold and entry_at(stream, entry)
-  if fields then
+  if not fields then
+    words[#words + 1] = 'LEASE_LOST'
+  else
     local notes = {'reason', reason, 'error', error, 'failed_at', whole(now_ms), 'worker', worker,
       'deliveries', deliveries}
     if traceback ~= '' then notes[#notes + 1], notes[#notes + 2] = 'traceback', traceback end
-    bury(stream, jobs, dead, entry, job, fields, notes, now_ms)
-    free(unique, key, job)
-    failed = failed + 1
-    words[#words + 1] = 'OK'
-  else
-    words[#words + 1] = 'LEASE_LOST'
+    if bury(stream, jobs, dead, entry, job, fields, notes, now_ms) then
+      free(unique, key, job)
+      failed = failed + 1
+      words[#words + 1] = 'OK'
+    else
+      words[#words + 1] = 'NO_IDS'
+    end
   end
 end
 
-if failed > 0 then redis.call('HINCRBY', stats, 'dead', failed) end
+if failed > 0 then count(stats, 'dead', failed) end
 return words

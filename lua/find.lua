@@ -20,7 +20,9 @@
 --- @include "include/entry_at"
 --- @include "include/identify"
 --- @include "include/locate"
+--- @include "include/unpacked"
 --- @include "include/stored"
+--- @include "include/member"
 --- @include "include/leases"
 --- @include "include/holder"
 
@@ -33,7 +35,7 @@ if not place then return {} end
 local fields, priority = stored(places, delayed, id, place .. ' ' .. entry)
 if not fields then return {} end
 if place == 'delayed' then
-  local due_ms = redis.call('ZSCORE', due, entry .. ' ' .. id) or ''
+  local due_ms = redis.call('ZSCORE', due, member(entry, id)) or ''
   return {id, 'delayed:' .. priority, '', due_ms, '', '', '', fields}
 end
 

@@ -19,6 +19,9 @@
 --- @include "include/field"
 --- @include "include/entry_at"
 --- @include "include/identify"
+--- @include "include/unpacked"
+--- @include "include/stored"
+--- @include "include/parted"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
 local jobs, due, delayed, dead = KEYS[4], KEYS[5], KEYS[6], KEYS[7]
@@ -73,12 +76,9 @@ if state == 'ready' or state == 'running' then
 elseif state == 'delayed' then
   local members = redis.call('ZRANGE', due, 0, limit - 1, 'WITHSCORES')
   for i = 1, #members, 2 do
-    local job = string.match(members[i], '^%S+ (.*)$')
-    local packed = job and redis.call('HGET', delayed, job)
-    if packed then
-      local fields = cjson.decode(packed)
-      rows[#rows + 1] = {job, 'delayed:' .. table.remove(fields, 1), '', members[i + 1], '', '', '', fields}
-    end
+    local _, job = parted(members[i])
+    local fields, priority = stored(places, delayed, job, 'delayed')
+    if fields then rows[#rows + 1] = {job, 'delayed:' .. priority, '', members[i + 1], '', '', '', fields} end
   end
 elseif state == 'dead' then
   for _, found in ipairs(redis.call('XREVRANGE', dead, '+', '-', 'COUNT', limit)) do

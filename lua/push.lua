@@ -40,6 +40,7 @@
 --- @include "include/expect"
 --- @include "include/field"
 --- @include "include/entry_at"
+--- @include "include/unpacked"
 --- @include "include/stored"
 --- @include "include/push_of"
 --- @include "include/line"

@@ -24,10 +24,11 @@
 --                        server: all leases may seem to have run out then, and nothing is taken
 -- ARGV[9]  now_ms        int ms; '' = the server's clock
 --
--- Returns  {cursor, cursor, cursor, jobs, ended, elsewhere}: where to go on, for each job taken over
+-- Returns  {cursor, cursor, cursor, jobs, ended, elsewhere, waiting}: where to go on, for each job taken over
 --          {stream 1..3, entry, deliveries, {name, value, ...}}, for each that was ended instead
 --          {id, word}: `CANCELLED`, as was asked while it ran, or `DEAD`, a dead letter that kills its
---          workers; and how many leases others still have. Or one word:
+--          workers, or `NO_IDS`, it stays, as `dead` has no entry ids left, by somebody's hand; how many leases others
+--          still have; and how many jobs were seen that wait for a worker with nothing else to run. Or one word:
 --          CLOCK_SET   it is later than `latest_ms`; nothing was written
 
 --- @include "include/now"
@@ -42,12 +43,13 @@
 --- @include "include/remember"
 --- @include "include/pushed_at"
 --- @include "include/bury"
+--- @include "include/count"
 --- @include "include/deliver"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
 local jobs, dead, unique, finished, stats = KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local control = KEYS[9]
-local worker, count, lease_ms, max_deliveries = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+local worker, most, lease_ms, max_deliveries = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local cursors = {ARGV[5], ARGV[6], ARGV[7]}
 local latest_ms, now_ms = tonumber(ARGV[8]), now(ARGV[9])
 local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
@@ -56,40 +58,47 @@ keys.places, keys.ending = places, slot(finished, now_ms)
 
 if latest_ms and now_ms > latest_ms then return 'CLOCK_SET' end
 expect('stream', streams[1], streams[2], streams[3], dead)
-expect('hash', jobs, stats)
+expect('hash', jobs)
 expect('set', keys.ending)
 
-local claimed, released = {}, 0
+local claimed, released, waiting = {}, 0, 0
 local function never() return false end
 
-local function take(number, stream, entry)
+-- `waited_ms` is for how long it has been with `released` already. It keeps that time, by which workers see how long it has
+-- been waiting, and nobody is told again.
+local function take(number, stream, entry, waited_ms)
   local deliveries = redis.call('XPENDING', stream, 'workers', entry, entry, 1, worker)[1][4]
-  local fields, waits = deliver(keys, stream, entry, deliveries + 1, max_deliveries, worker, now_ms, never)
+  local fields, how = deliver(keys, stream, entry, deliveries + 1, max_deliveries, worker, now_ms, never)
   if fields then
     claimed[#claimed + 1] = {number, entry, deliveries + 1, fields}
-  elseif waits then
-    redis.call('XCLAIM', stream, 'workers', 'released', 0, entry, 'RETRYCOUNT', deliveries, 'JUSTID')
-    released = released + 1
+  elseif how ~= 'ended' then
+    redis.call('XCLAIM', stream, 'workers', 'released', 0, entry,
+      'IDLE', waited_ms or 0, 'RETRYCOUNT', deliveries, 'JUSTID')
+    if how == 'waits' then waiting = waiting + 1 end
+    if not waited_ms then released = released + 1 end
   end
 end
 
 for number, stream in ipairs(streams) do
-  local looks = leases(stream) and 50 or 0 -- XAUTOCLAIM looks at ten entries for each it may take
-  while count > #claimed and looks > 0 do
-    local room = count - #claimed
+  local released_before = leases(stream, 'idle', lease_ms, cursors[number], '+', 500, 'released')
+  local waited_ms = {}
+  for _, pending in ipairs(released_before or {}) do waited_ms[pending[1]] = pending[3] end
+  local looks = released_before and 50 or 0 -- XAUTOCLAIM looks at ten entries for each it may take
+  while most > #claimed and looks > 0 do
+    local room = most - #claimed
     local scan =
       redis.call('XAUTOCLAIM', stream, 'workers', worker, lease_ms, cursors[number], 'COUNT', room, 'JUSTID')
     cursors[number], looks = scan[1], scan[1] == '0-0' and 0 or looks - math.min(room, 50)
-    for _, entry in ipairs(scan[2]) do take(number, stream, entry) end
+    for _, entry in ipairs(scan[2]) do take(number, stream, entry, waited_ms[entry]) end
   end
 end
 
 if released > 0 then redis.call('PUBLISH', control, 'released ' .. released) end
-if #claimed > 0 then redis.call('HINCRBY', stats, 'reclaimed', #claimed) end
+if #claimed > 0 then count(stats, 'reclaimed', #claimed) end
 local elsewhere = 0
 for _, stream in ipairs(streams) do
   for _, held in ipairs((leases(stream) or {})[4] or {}) do
     if held[1] ~= worker and held[1] ~= 'released' then elsewhere = elsewhere + tonumber(held[2]) end
   end
 end
-return {cursors[1], cursors[2], cursors[3], claimed, keys.ended, elsewhere}
+return {cursors[1], cursors[2], cursors[3], claimed, keys.ended, elsewhere, waiting}

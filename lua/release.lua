@@ -22,6 +22,7 @@
 --- @include "include/entry_at"
 --- @include "include/identify"
 --- @include "include/owns"
+--- @include "include/count"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
 local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
@@ -30,7 +31,7 @@ local worker = ARGV[1]
 local first_job = 2
 
 expect('stream', streams[1], streams[2], streams[3])
-expect('hash', jobs, stats)
+expect('hash', jobs)
 local words, released = {}, 0
 for at = first_job, #ARGV, 5 do
   local stream, entry, deliveries = streams[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2]
@@ -46,7 +47,7 @@ for at = first_job, #ARGV, 5 do
 end
 
 if released > 0 then
-  redis.call('HINCRBY', stats, 'released', released)
+  count(stats, 'released', released)
   redis.call('PUBLISH', control, 'released ' .. released)
 end
 return words

@@ -16,6 +16,7 @@
 
 --- @include "include/expect"
 --- @include "include/leases"
+--- @include "include/count"
 
 local streams, stats, control = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5]
 local worker, refund = ARGV[1], tonumber(ARGV[2])
@@ -25,7 +26,6 @@ local held = {}
 for at = first_held, #ARGV do held[ARGV[at]] = true end
 
 expect('stream', streams[1], streams[2], streams[3])
-expect('hash', stats)
 local released = 0
 for number, stream in ipairs(streams) do
   local from, seen = '-', 0
@@ -45,7 +45,7 @@ for number, stream in ipairs(streams) do
 end
 
 if released > 0 then
-  redis.call('HINCRBY', stats, 'released', released)
+  count(stats, 'released', released)
   redis.call('PUBLISH', control, 'released ' .. released)
 end
 return released

@@ -22,6 +22,7 @@
 --- @include "include/identify"
 --- @include "include/locate"
 --- @include "include/enqueue"
+--- @include "include/count"
 
 local streams, jobs, dead, stats = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5], KEYS[6]
 local numbers = {high = 1, normal = 2, low = 3}
@@ -30,9 +31,8 @@ local job = ARGV[1]
 local place, letter, _, id = locate({dead = dead}, jobs, job)
 local found = place == 'dead' and entry_at(dead, letter)
 if not found then return 'NOT_FOUND' end
-if #found > 1000 or field(found, 'entry') and not field(found, 'queued_at') then return 'OVERSIZED' end -- as bury packs it
+if field(found, 'entry') and not field(found, 'queued_at') then return 'OVERSIZED' end -- as bury packs it
 expect('stream', streams[1], streams[2], streams[3])
-expect('hash', stats)
 
 local fields = with(found, {
   'reason', '', 'error', '', 'traceback', '', 'failed_at', '', 'worker', '', 'deliveries', '',
@@ -40,9 +40,10 @@ local fields = with(found, {
   'started_at', '', 'unique', '',
 })
 if field(fields, 'id') ~= id then fields = with(fields, {'id', id}) end
+if #fields > 1000 then return 'OVERSIZED' end
 local there, entry = enqueue(streams, numbers[field(found, 'priority') or ''] or 2, fields)
 if not there then return 'NO_IDS' end
 redis.call('HSET', jobs, id, there .. ' ' .. entry)
 redis.call('XDEL', dead, letter)
-redis.call('HINCRBY', stats, 'requeued', 1)
+count(stats, 'requeued', 1)
 return 'OK'

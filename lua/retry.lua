@@ -42,6 +42,7 @@
 --- @include "include/push_of"
 --- @include "include/slot"
 --- @include "include/remember"
+--- @include "include/count"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
 local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
@@ -52,7 +53,7 @@ local now_ms, exact_ms = now(ARGV[2])
 local first_job = 3
 
 expect('stream', streams[1], streams[2], streams[3])
-expect('hash', delayed, stats)
+expect('hash', delayed)
 expect('zset', due)
 local ending = slot(finished, now_ms)
 expect('set', ending)
@@ -111,7 +112,7 @@ while at <= #ARGV do
   end
 end
 
-if retried > 0 then redis.call('HINCRBY', stats, 'retried', retried) end
-if cancelled > 0 then redis.call('HINCRBY', stats, 'cancelled', cancelled) end
+if retried > 0 then count(stats, 'retried', retried) end
+if cancelled > 0 then count(stats, 'cancelled', cancelled) end
 if nudge then redis.call('PUBLISH', control, 'due ' .. whole(nudge)) end
 return words

@@ -175,7 +175,7 @@ class Exchange:
     """The answer to one round trip of a worker.
 
     Attributes:
-        words: One for each settlement: OK, LEASE_LOST or CANCELLED.
+        words: One for each settlement: OK, LEASE_LOST or CANCELLED; OVERSIZED or NO_IDS where it can't be done.
         leases: The jobs claimed.
         due_in: Seconds until the next delayed job is due; None if there is none or nothing was asked.
         waits: For how many seconds a job has been waiting that only a worker with nothing else to run may claim;
@@ -241,7 +241,8 @@ class Counts:
 
     Attributes:
         ready: By priority.
-        totals: Each of `COUNTERS`, 0 if it never happened; and what else was counted by hand.
+        totals: Each of `COUNTERS`, 0 if it never happened, and what else was counted by hand. What is no number,
+            by hand, is left out: 0, or not there.
     """
 
     ready: Mapping[Priority, int]
@@ -334,13 +335,16 @@ class Consumer(Protocol):
     Attributes:
         worker_id: Who the worker is.
         ended: Ids of jobs that claims and reclaims ended instead of delivering them again, with DEAD (it kills its
-            workers) or CANCELLED; for the worker to tell of, and to clear.
+            workers) or CANCELLED, or left where they are, with NO_IDS (no dead letter can be written); for the
+            worker to tell of, and to clear.
         elsewhere: How many leases other workers had when `reclaim` looked last.
+        waiting: How many jobs it saw then that wait for a worker with nothing else to run.
     """
 
     worker_id: str
     ended: list[tuple[str, Word]]
     elsewhere: int
+    waiting: int
 
     async def open(self) -> list[str]:
         """Reach the store and join the group.

@@ -50,7 +50,12 @@ _UNWIND = 0.5  # seconds that cancelled handlers have to clean up before their j
 _LAST_TURN = 1.0  # seconds that an idle worker waits for an answer once it was told to stop
 _STUCK = 3  # leases without a round trip, though leases are renewed: start anew; as many more: give up
 _LATER = "+60000"  # ms until a job runs again for which no ready stream has an entry id left
-_REFUSED = 5.0  # seconds between tries while somebody's key is in the way
+_REFUSED = 5.0  # seconds between tries while somebody's key, or entry, is in the way
+_NO_DEAD_LETTERS = (
+    "no dead letter can be written: the stream redisjobs:{%s}:dead has no entry ids left, as somebody has written "
+    "the largest. The jobs are kept and tried again. Copy the letters to a new stream, as lua/README.md shows; or "
+    "requeue or delete them, then delete the key"
+)
 _FAREWELL = 5.0  # seconds for the last settlements; after that the leases run out by themselves
 
 
@@ -80,6 +85,9 @@ class Shift:
         )
         self.leased: dict[str, Running] = {}  # by place: all that run or are still to be settled
         self.outbox: list[Running] = []  # those that have a fate, to be settled
+        self.kept: list[Running] = []  # those whose dead letter can't be written, to be tried again
+        self.kept_at = float("-inf")  # when one was tried last
+        self.told_no_ids = False
         self.begun = 0  # jobs given to slots since the start
         self.refused = 0  # settlements of jobs that we had lost
         self.alone: Running | None = None  # the job that runs with nothing beside it
@@ -272,7 +280,12 @@ class Shift:
         self.rounds, self.round_at = self.rounds + 1, time.monotonic()
 
     def _ended(self) -> bool:
-        return self.cut or (self.stopping and not self.leased)
+        return self.cut or self._is_through
+
+    @property
+    def _is_through(self) -> bool:
+        """Whether it was told to stop and has nothing left to wait for; what is kept may take for ever."""
+        return self.stopping and len(self.leased) == len(self.kept)
 
     async def _turn(self) -> bool:
         """Do one thing that is to be done; whether there was any."""
@@ -392,7 +405,9 @@ class Shift:
     def _tell_ended(self) -> None:
         """Say what the store ended when we claimed: nobody ran those jobs, so nobody else would say it."""
         for job_id, word in self.consumer.ended:
-            if word is Word.DEAD:
+            if word is Word.NO_IDS:
+                self._tell_no_ids()
+            elif word is Word.DEAD:
                 logger.error(
                     "job %s: dead letter, worker lost: its workers were lost with it",
                     visible(job_id),
@@ -469,6 +484,9 @@ class Shift:
             shown = visible(lease.job_id)
             logger.warning("reclaimed job %s, delivery %d: its worker is gone", shown, lease.deliveries)
         self._dispatch(leases)
+        if self.consumer.waiting:
+            self.one_waits = True
+            self._look_for_one_alone()
 
     async def _tidy(self) -> None:
         try:
@@ -510,6 +528,7 @@ class Shift:
                 # What ran may be what ends us: it would be handed out for ever, were its delivery not counted.
                 run.over, run.fate = True, Release(refund=not (self.broken and run.began))
                 self.outbox.append(run)
+        self._try_again()
 
         why = "no answer came in time"
 
@@ -525,6 +544,8 @@ class Shift:
                 raise
             self.heartbeat.end()  # or it would tell of a worker that has left
             await self.consumer.leave()
+            if self.kept:
+                logger.warning("%d jobs could not be settled, and run again", len(self.kept))
 
         self.stopping = True
         try:
@@ -569,9 +590,29 @@ class Shift:
             run.fate = RetryLater(_LATER, run.fate.changes)
             self.outbox.append(run)
             return
+        if word is Word.NO_IDS:  # a dead letter
+            self._keep(run)
+            return
         self._let_go(run)
         self.refused += word is Word.LEASE_LOST and not run.resent
         run.report(word)
+
+    def _keep(self, run: Running) -> None:
+        """Keep a job whose dead letter can't be written now: it must not run again, and no other waits for it."""
+        self.kept.append(run)
+        self.kept_at = time.monotonic()
+        self._tell_no_ids()
+        if self.alone is run:
+            self.alone, self.one_waits = None, True
+
+    def _tell_no_ids(self) -> None:
+        if not self.told_no_ids:
+            self.told_no_ids = True
+            logger.error(_NO_DEAD_LETTERS, self.settings.queue.name)
+
+    def _try_again(self) -> None:
+        """Settle those that were kept."""
+        self.outbox, self.kept = self.outbox + self.kept, []
 
     def _threads_changed(self) -> None:
         trouble = self.threads.trouble
@@ -588,6 +629,9 @@ class Shift:
             del self.leased[run.place]
         if self.alone is run:
             self.alone, self.one_waits = None, True  # there may be more of its kind
+        self._look_for_one_alone()
+
+    def _look_for_one_alone(self) -> None:
         if self.one_waits and not self.leased:
             self.lookout.interrupt()  # only a claim takes it
 
@@ -605,6 +649,8 @@ class Shift:
             # The nearest tick: that time is an interval later than a look that was a round trip after its tick.
             self.reclaim = self.reclaim or time.monotonic() >= self.reclaim_at - interval / 2
             self.attention.open()
+            if self.kept and time.monotonic() >= self.kept_at + _REFUSED:
+                self._try_again()
             if self.settings.max_rss < float("inf") and not self.stopping:
                 self._mind_memory()
             await anyio.sleep(interval)
@@ -623,7 +669,7 @@ class Shift:
         """When the grace is over: cancel what runs, give it a moment to clean up, then let go of it."""
         while time.monotonic() < self.grace_until:
             self.grace_changed = anyio.Event()
-            if self.stopping and not self.leased:  # nothing to wait for but an answer, which may never come
+            if self._is_through:  # nothing to wait for but an answer, which may never come
                 self.turn.deadline = anyio.current_time() + _LAST_TURN
             with anyio.move_on_after(self.grace_until - time.monotonic()):
                 await self.grace_changed.wait()

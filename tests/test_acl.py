@@ -110,6 +110,12 @@ async def produce(url: str, store: RedisStore) -> None:
         assert {queue.cancel(job_id) for job_id in gone} == {Word.CANCELLED}
         assert queue.push(Add(1), unique="k").added
         assert queue.cancel("running") is Word.CANCELLING
+    assert counted(store, "cancelled") == len(gone)
+
+
+def counted(store: RedisStore, counter: str) -> int:
+    """What nobody is told who may not do it."""
+    return int(store.admin.hget(f"{store.prefix}stats", counter) or 0)
 
 
 async def work(url: str, store: RedisStore) -> None:
@@ -132,6 +138,8 @@ async def work(url: str, store: RedisStore) -> None:
         left = store.admin.xinfo_consumers(store.stream(), "workers")
         assert b"idler" not in [consumer["name"] for consumer in left]
         await listen(worker, store, url)
+    counters = ("completed", "retried", "dead", "released", "reclaimed")
+    assert [counted(store, counter) for counter in counters] == [7, 2, 2, 2, 1]
 
 
 async def settle_all(worker: Consumer, leases: dict[str, Lease], stray: str) -> None:
@@ -227,6 +235,7 @@ async def operate(url: str, store: RedisStore) -> None:
         assert [queue.cancel(job_id) for job_id in "brdx"] == [Word.CANCELLED] * 3 + [Word.CANCELLING]
         assert queue.requeue("z")
         assert queue.delete("y")
+    assert [counted(store, counter) for counter in ("cancelled", "requeued", "deleted")] == [4, 1, 1]
 
 
 ROLES: dict[str, Role] = {"producer": produce, "worker": work, "observer": observe, "operator": operate}

@@ -1,5 +1,6 @@
 """A job on its last delivery runs alone, so that no other dies, or is judged, in its place."""
 
+import random
 from contextlib import closing
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,6 +11,7 @@ from store import Store, eventually
 
 from redisjobs.clearance import Clearance
 from redisjobs.job import JobContext, Priority
+from redisjobs.lookout import Lookout
 from redisjobs.queue import JobQueue
 from redisjobs.worker import Worker
 
@@ -104,6 +106,47 @@ async def test_a_worker_that_is_always_busy_makes_room_for_one_in_the_end(store:
         await eventually(lambda: "a" in crew.beside, within=20)
         assert (await crew.queue.counts()).ready[Priority.NORMAL]
         worker.stop()
+    assert crew.beside["a"] == {"a"}
+
+
+async def test_one_of_which_a_worker_was_not_told_is_found_when_it_looks_for_leases_that_ran_out(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Lookout, "_heard", lambda lookout, nudge: None)
+    crew = Crew(store)
+    worker = Worker(crew.queue, max_deliveries=2, lease=0.4)
+    async with crew.queue, anyio.create_task_group() as tasks:
+        await crew.queue.push(Work(), job_id="a")
+        dead = store.consumer("dead", max_deliveries=2)
+        await dead.open()
+        await dead.exchange([], 1)
+        await dead.aclose()
+        tasks.start_soon(worker.run)
+        await eventually(lambda: "a" in crew.beside)
+        worker.stop()
+    assert crew.beside["a"] == {"a"}
+
+
+@pytest.mark.parametrize("patience", [0.6, 1.4])
+async def test_room_is_made_for_one_however_patient_the_worker(
+    store: Store, patience: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random, "uniform", lambda least, most: patience)
+    crew = Crew(store)
+    crew.gates = {name: anyio.Event() for name in ("1", "2", "3")}
+    worker = Worker(crew.queue, max_deliveries=2, concurrency=3, lease=0.4)
+    async with crew.queue, anyio.create_task_group() as tasks:
+        for name in crew.gates:
+            await crew.queue.push(Work(), job_id=name)
+        tasks.start_soon(worker.run)
+        await eventually(lambda: len(crew.running) == 3)
+        await crew.lose("a")
+        await crew.queue.push_many([Work(0.2 + 0.1 * (n % 5)) for n in range(500)])
+        for gate in crew.gates.values():
+            gate.set()
+        await eventually(lambda: "a" in crew.beside, within=10)
+        worker.stop()
+        tasks.cancel_scope.cancel()
     assert crew.beside["a"] == {"a"}
 
 

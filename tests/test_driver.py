@@ -776,6 +776,50 @@ async def test_a_claim_tells_for_how_long_a_job_has_been_waiting_that_has_to_run
     assert (await two.exchange([], 5, idle=True)).waits is None
 
 
+async def test_a_look_for_leases_that_ran_out_leaves_a_job_that_has_to_run_alone_the_time_it_has_waited(
+    store: Store, worker: Open
+) -> None:
+    one, two = await worker("w1", max_deliveries=2), await worker("w2", max_deliveries=2)
+    await push(store, "a")
+    await claim(one)
+    await take_over(store, two)
+    assert two.waiting == 1
+    store.age(60)
+
+    assert await one.reclaim(10) == []
+    assert one.waiting == 1
+    waits = (await two.exchange([], 5)).waits
+    assert waits is not None
+    assert 59 < waits < 70
+    assert ids(await claim(one, idle=True)) == ["a"]
+    await one.reclaim(10)
+    assert one.waiting == 0
+
+
+async def test_that_a_job_has_to_run_alone_is_told_once(store: Store, worker: Open) -> None:
+    one, two = await worker("w1", max_deliveries=2), await worker("w2", max_deliveries=2)
+    await push(store, "a")
+    await claim(one)
+    heard: list[Nudge] = []
+    subscribed = anyio.Event()
+
+    def hear(nudge: Nudge) -> None:
+        heard.append(nudge)
+        subscribed.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(one.listen, hear)
+        await subscribed.wait()
+        for _ in range(3):
+            await take_over(store, two)
+        await store.driver.push([job("last", due="+60000")], repeated=False)
+        with anyio.fail_after(5):
+            while heard[-1].kind != "due":  # noqa: ASYNC110
+                await anyio.sleep(0.005)
+        tasks.cancel_scope.cancel()
+    assert [nudge.kind for nudge in heard] == ["subscribed", "released", "due"]
+
+
 async def test_no_job_is_convicted_of_killing_workers_that_did_not_run_alone(store: Store, worker: Open) -> None:
     """A worker that allows more deliveries runs it beside others; that is no proof for one that allows fewer."""
     generous, strict = await worker("w1", max_deliveries=9), await worker("w2", max_deliveries=2)
@@ -1365,6 +1409,19 @@ async def test_an_entry_put_in_by_hand_with_ten_thousand_fields_is_kept_as_a_dea
     assert (row.state, row.fields[b"reason"]) == (State.DEAD, b"failed")
     assert await store.driver.requeue(entry) is Word.OVERSIZED
     assert await store.driver.delete(entry) is Word.OK
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"), [(494, Word.OK), (496, Word.OK), (498, Word.OK), (499, Word.OVERSIZED)]
+)
+async def test_a_dead_letter_is_requeued_with_as_many_fields_as_can_be_retried_its_notes_aside(
+    store: Store, worker: Open, fields: int, word: Word
+) -> None:
+    consumer = await worker()
+    entry = store.put({f"field-{number}": "x" for number in range(fields)})  # and then id and queued_at
+    assert await settle(consumer, await claim_one(consumer), FAILED) is Word.OK
+
+    assert await store.driver.requeue(entry) is word
 
 
 # Odd characters

@@ -1,15 +1,32 @@
 """A refusal has written nothing: each script that writes, with each of its keys made something else by hand."""
 
+import json
+import math
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import anyio
 import pytest
 from store import RedisStore, eventually
 
 from redisjobs import shift
-from redisjobs.driver import Ack, Consumer, DeadLetter, Fate, Lease, NewJob, Pushed, Release, RetryLater, Word
+from redisjobs.codec import when
+from redisjobs.driver import (
+    COUNTERS,
+    Ack,
+    Consumer,
+    DeadLetter,
+    Fate,
+    Lease,
+    NewJob,
+    Pushed,
+    Release,
+    RetryLater,
+    Word,
+)
 from redisjobs.drivers import lua
 from redisjobs.errors import DriverError
 from redisjobs.job import Priority, State
@@ -79,6 +96,7 @@ SPARED = {
     *[(script, "unique:") for script in ("ack", "fail", "retry", "claim", "reclaim", "cancel")],  # not held then
     *[("cancel", key) for key in ("due", "delayed", "dead", "ready:high", "ready:low")],  # where the job is not
     *[("adopt", key) for key in ("ready:high", "ready:low")],
+    *[(script, "stats") for script in ACTS if script != "push"],  # to be counted is not worth a job
     *[("ack", "ready:high"), ("leave", "worker:"), ("tidy", "worker:"), ("tidy", "jobs"), ("tidy", "dead")],
 }
 """What a script can do without, for these jobs."""
@@ -208,11 +226,91 @@ async def test_with_no_entry_ids_left_at_all_whatever_is_there_stays_and_is_clai
     assert (await store.driver.find("new")) is None
 
 
-async def test_what_cannot_be_promoted_is_in_nobodys_way(scene: Scene) -> None:
+def exhaust_dead(store: RedisStore) -> str:
+    """Write the largest entry id there is, by hand, to the dead letters; that id."""
+    largest = f"{2**64 - 1}-{2**64 - 1}"
+    store.admin.xadd(f"{store.prefix}dead", {"by": "hand"}, id=largest)
+    return largest
+
+
+async def test_with_no_id_left_for_a_dead_letter_its_job_stays_and_the_others_are_settled(scene: Scene) -> None:
+    store = scene.store
+    await store.driver.push([job(job_id, unique=job_id) for job_id in ("a", "b", "c", "d")], repeated=False)
+    leases = (await scene.worker.exchange([], 4)).leases
+    exhaust_dead(store)
+    before = store.pending()
+
+    fates: list[Fate] = [Ack(), FAILED, RetryLater("+60000"), FAILED]
+    words = (await scene.worker.exchange(list(zip(leases, fates, strict=True)), None)).words
+
+    assert words == [Word.OK, Word.NO_IDS, Word.OK, Word.NO_IDS]
+    assert store.pending() == [before[1], before[3]]
+    assert store.located().keys() == {"b", "c", "d"}
+    assert store.admin.get(f"{store.prefix}unique:b") == b"b"
+    assert (await store.driver.counts()).totals["dead"] == 0
+
+
+@pytest.mark.parametrize("way", ["reclaimed", "released"])
+async def test_with_no_id_left_for_a_dead_letter_a_killer_is_neither_run_nor_in_anybodys_way(
+    scene: Scene, way: str
+) -> None:
+    store, lost = scene.store, store_consumer(scene, "lost")
+    await store.driver.push([job("killer"), job("well")], repeated=False)
+    await lost.exchange([], 1)
+    largest = exhaust_dead(store)
+    if way == "released":
+        with closing(lost.heartbeat()) as heart:
+            heart.hand_over()
+    else:
+        store.age(60)
+    heir = store_consumer(scene, "heir")
+
+    for _ in range(2):
+        assert await heir.reclaim(9) == []
+        (well,) = (await heir.exchange([], 9, idle=True)).leases
+        assert (well.job_id, well.deliveries) == ("well", 1)
+        assert heir.ended[-1] == ("killer", Word.NO_IDS)
+        await heir.exchange([(well, Release())], None)
+        assert [(worker, deliveries) for _, worker, deliveries in store.pending()] == [
+            *[("released", 1), ("released", 0)]
+        ]
+
+    heir.ended.clear()
+    keep_letters(store, largest)
+    (well,) = (await heir.exchange([], 9, idle=True)).leases
+    assert well.job_id == "well"
+    assert heir.ended == [("killer", Word.DEAD)]
+    for consumer in (lost, heir):
+        await consumer.aclose()
+
+
+def store_consumer(scene: Scene, name: str) -> Consumer:
+    """One for whom a job is delivered once at most."""
+    return scene.store.consumer(name, max_deliveries=1)
+
+
+def keep_letters(store: RedisStore, largest: str) -> None:
+    """What lua/README.md says is to be done about that."""
+    page = (Path(__file__).parents[1] / "lua" / "README.md").read_text("utf-8")
+    (script,) = re.findall(r"^redis-cli EVAL \"(.+)\" 2 ", page, re.MULTILINE)
+    assert largest in script
+    store.admin.eval(script, 2, f"{store.prefix}dead", f"{store.prefix}dead:kept")
+
+
+UNREADABLE = [
+    *["no JSON", "", "null", "5", '"x"', "[]", "{}", '{"1":"normal","2":"a","3":"b"}', "[" * 2000],
+    *['["normal"]', '["normal","id"]', '["urgent","a","b"]', '[["normal"],"a","b"]', '["normal",null,"b"]'],
+    *[f'["normal","a",{value}]' for value in ("{}", "[]", "null", "true", "1.5")],
+    json.dumps(["normal", *["field"] * 9000]),
+]
+
+
+@pytest.mark.parametrize("text", UNREADABLE, ids=lambda text: text[:30])
+async def test_what_cannot_be_promoted_is_in_nobodys_way(scene: Scene, text: str) -> None:
     store = scene.store
     store.clock.advance(0)
     await store.driver.push([job("bad", due="+1000"), job("good", due="+2000")], repeated=False)
-    store.admin.hset(f"{store.prefix}delayed", "bad", "no JSON")
+    store.admin.hset(f"{store.prefix}delayed", "bad", text)
     store.clock.advance(3)
 
     assert [lease.job_id for lease in (await scene.worker.exchange([], 9)).leases] == ["good"]
@@ -222,11 +320,134 @@ async def test_what_cannot_be_promoted_is_in_nobodys_way(scene: Scene) -> None:
     assert [lease.job_id for lease in (await scene.worker.exchange([], 9)).leases] == ["bad"]
 
 
+@pytest.mark.parametrize("text", UNREADABLE, ids=lambda text: text[:30])
+async def test_a_delayed_job_that_cannot_be_read_is_listed_with_the_others_and_can_be_cancelled(
+    scene: Scene, text: str
+) -> None:
+    store = scene.store
+    await store.driver.push([job("bad", due="+1000"), job("good", due="+2000")], repeated=False)
+    store.admin.hset(f"{store.prefix}delayed", "bad", text)
+    async with JobQueue(store.url, store.queue_name) as queue:
+        listed = await queue.jobs("delayed")
+        looked_up = await queue.get("bad")
+
+        assert [each.job_id for each in listed] == ["bad", "good"]
+        assert looked_up == listed[0]
+        assert "put in by hand" in listed[0].error
+        assert await queue.cancel("bad") is Word.CANCELLED
+        assert [each.job_id for each in await queue.jobs("delayed")] == ["good"]
+
+
+@pytest.mark.parametrize("score", [math.inf, -math.inf, 1e300])
+async def test_a_due_time_may_be_any_number(scene: Scene, score: float) -> None:
+    store = scene.store
+    await store.driver.push([job("odd", due="+1000")], repeated=False)
+    store.admin.zadd(f"{store.prefix}due", {store.admin.zrange(f"{store.prefix}due", 0, 0)[0]: score})
+    async with JobQueue(store.url, store.queue_name) as queue:
+        (listed,) = await queue.jobs("delayed")
+
+    answer = await scene.worker.exchange([], 9)
+
+    assert listed.due_at == when(10**15 if score > 0 else 0)
+    assert [lease.job_id for lease in answer.leases] == ([] if score > 0 else ["odd"])
+    assert answer.due_in is None if score < 0 else (answer.due_in or 0) > 1e8
+
+
+# Members of `due` that somebody has added
+
+
+@pytest.mark.parametrize("job_id", ["old", "order 7", "7", "1-1", " "])
+async def test_a_member_of_due_without_a_place_in_line_is_a_job_by_that_id(scene: Scene, job_id: str) -> None:
+    store = scene.store
+    store.clock.advance(0)
+    await store.driver.push([job("7" if job_id != "7" else "8")], repeated=False)
+    bystander = store.located()
+    fields = json.dumps(["normal", "id", job_id, "name", "Work", "parameters", "{}"])
+    store.admin.zadd(f"{store.prefix}due", {job_id: store.clock() + 1000})
+    store.admin.hset(f"{store.prefix}delayed", job_id, fields)
+    store.admin.hset(f"{store.prefix}jobs", job_id, "delayed")
+    row = await store.driver.find(job_id)
+    assert row is not None
+    assert (row.state, row.due_ms) == (State.DELAYED, store.clock() + 1000)
+    assert [row.job_id for row in await store.driver.jobs(State.DELAYED, 9)] == [job_id]
+    store.clock.advance(2)
+
+    await scene.worker.exchange([], 0)
+
+    located = store.located()
+    assert located.pop(job_id).startswith("ready:normal ")
+    assert located == bystander
+
+
+async def test_a_member_of_due_without_a_place_in_line_is_cancelled_whole(scene: Scene) -> None:
+    store = scene.store
+    store.admin.zadd(f"{store.prefix}due", {"order 7": store.clock() + 1000})
+    store.admin.hset(f"{store.prefix}delayed", "order 7", '["normal","id","order 7"]')
+    store.admin.hset(f"{store.prefix}jobs", "order 7", "delayed")
+
+    assert await store.driver.cancel("order 7") is Word.CANCELLED
+
+    assert store.admin.zcard(f"{store.prefix}due") == 0
+
+
+async def test_a_member_of_due_of_which_nothing_is_known_goes_and_no_other_job_loses_its_place(
+    scene: Scene,
+) -> None:
+    store = scene.store
+    store.clock.advance(0)
+    await store.driver.push([job("7"), job("later", due="+60000")], repeated=False)
+    located, now = store.located(), store.clock()
+    store.admin.zadd(f"{store.prefix}due", {"order 7": now, "7": now, "1-1 7": now, "": now, "1-1 gone": now})
+    store.admin.hset(f"{store.prefix}jobs", "gone", "delayed 1-1")
+
+    await scene.worker.exchange([], 0)
+
+    assert store.located() == located
+    assert store.admin.zcard(f"{store.prefix}due") == 1
+
+
+# Counters
+
+
+@pytest.mark.parametrize("counter", ["x", "", str(2**63 - 1), "1.5"])
+async def test_what_cannot_be_counted_is_done_all_the_same(scene: Scene, counter: str) -> None:
+    store, driver, worker = scene.store, scene.store.driver, scene.worker
+    await driver.push([job(job_id) for job_id in ("a", "b", "c", "d", "e", "f", "g", "h")], repeated=False)
+    for name in COUNTERS:
+        store.admin.hset(f"{store.prefix}stats", name, counter)
+    leases = (await worker.exchange([], 7)).leases
+
+    fates: list[Fate] = [Ack(), FAILED, FAILED, RetryLater("+60000"), RetryLater("+0"), Release()]
+    assert (await worker.exchange(list(zip(leases, fates, strict=False)), None)).words == [Word.OK] * 6
+    assert await driver.requeue("b") is Word.OK
+    assert await driver.delete("c") is Word.OK
+    assert await driver.cancel("d") is Word.CANCELLED
+    assert await worker.release_all([]) == 1
+    assert [lease.job_id for lease in (await worker.exchange([], 9)).leases] == ["f", "g", "h", "e", "b"]
+    store.age(60)
+    heir = store.consumer("w3", max_deliveries=9)
+    assert len(await heir.reclaim(9)) == 5
+    await heir.aclose()
+
+    known = int(counter) if counter.isdigit() else 0
+    assert (await driver.counts()).totals == dict.fromkeys(COUNTERS, known)
+
+
+async def test_what_is_no_number_among_the_counters_is_left_out(scene: Scene) -> None:
+    store = scene.store
+    stats = {b"mine": 3, b"\xff": 4, b"text": b"\xff", b"huge": "9" * 5000, "completed": "no", "retried": 2}
+    store.admin.hset(f"{store.prefix}stats", mapping=stats)
+
+    totals = (await store.driver.counts()).totals
+
+    assert totals == dict.fromkeys(COUNTERS, 0) | {"mine": 3, "\ufffd": 4, "retried": 2}
+
+
 # A worker meanwhile
 
 
-async def fail_at_once(store: RedisStore, starts: list[int]) -> JobQueue:
-    """A queue with one job, whose handler fails for good; its dead letters can't be written."""
+def fail_at_once(store: RedisStore, starts: list[int]) -> JobQueue:
+    """A queue with a handler that fails for good."""
     queue = JobQueue(store.url, store.queue_name)
 
     @queue.job(name="Work", retry=no_retry())
@@ -234,7 +455,13 @@ async def fail_at_once(store: RedisStore, starts: list[int]) -> JobQueue:
         starts.append(1)
         raise ValueError("as it should")
 
-    await work.options(job_id="a").push()
+    return queue
+
+
+async def fail_without_a_stream(store: RedisStore, starts: list[int]) -> JobQueue:
+    """A queue with one job, whose handler fails for good; its dead letters can't be written."""
+    queue = fail_at_once(store, starts)
+    await queue.push({}, "Work", job_id="a")
     store.admin.set(f"{store.prefix}dead", "by hand")
     return queue
 
@@ -244,7 +471,7 @@ async def test_a_failure_that_can_not_be_written_is_kept_until_it_can(
 ) -> None:
     monkeypatch.setattr(shift, "_REFUSED", 0.05)
     starts: list[int] = []
-    async with await fail_at_once(redis_store, starts) as queue, anyio.create_task_group() as tasks:
+    async with await fail_without_a_stream(redis_store, starts) as queue, anyio.create_task_group() as tasks:
         worker = Worker(queue, lease=2)
         tasks.start_soon(worker.run)
         await eventually(lambda: caplog.text.count("dead is a string, it must be a stream") > 2)
@@ -284,10 +511,88 @@ async def test_a_failure_that_can_not_be_written_until_the_workers_end_costs_no_
 ) -> None:
     monkeypatch.setattr(shift, "_FAREWELL", 0.2)
     starts: list[int] = []
-    async with await fail_at_once(redis_store, starts) as queue, anyio.create_task_group() as tasks:
+    async with await fail_without_a_stream(redis_store, starts) as queue, anyio.create_task_group() as tasks:
         worker = Worker(queue, lease=60, grace=0)
         tasks.start_soon(worker.run)
         await eventually(lambda: "it must be a stream" in caplog.text)
         worker.stop()
     assert [(worker, deliveries) for _, worker, deliveries in redis_store.pending()] == [("released", 0)]
     redis_store.admin.delete(f"{redis_store.prefix}dead")
+
+
+async def test_a_failure_whose_dead_letter_has_no_id_left_is_kept_until_it_can_be_written_and_holds_nobody_up(
+    redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(shift, "_REFUSED", 0.05)
+    starts: list[int] = []
+    others: list[int] = []
+    queue = fail_at_once(redis_store, starts)
+
+    @queue.job(name="Well")
+    async def well(n: int) -> None:
+        others.append(n)
+
+    largest = exhaust_dead(redis_store)
+    async with queue, anyio.create_task_group() as tasks:
+        await queue.push({}, "Work", job_id="a")
+        await well.push(0)
+        tasks.start_soon(Worker(queue, lease=0.4, concurrency=1, worker_id="w").run)
+        await eventually(lambda: redis_store.pending())
+        await eventually(lambda: "has no entry ids left" in caplog.text)
+        for n in range(1, 4):
+            await well.push(n)
+            await eventually(lambda: len(others) == n + 1)  # noqa: B023  (called at once)
+        await anyio.sleep(1)  # longer than the lease, which is renewed, and several tries
+        assert [(worker, deliveries) for _, worker, deliveries in redis_store.pending()] == [("w", 1)]
+
+        keep_letters(redis_store, largest)
+
+        await eventually(lambda: redis_store.admin.xlen(f"{redis_store.prefix}dead") == 1)
+        info = await queue.get("a")
+        tasks.cancel_scope.cancel()
+    assert info is not None
+    assert (info.reason, len(starts), others) == ("failed", 1, [0, 1, 2, 3])
+    assert caplog.text.count("has no entry ids left") == 1
+
+
+@pytest.mark.parametrize("grace", [0, 60])
+async def test_a_failure_whose_dead_letter_has_no_id_left_is_handed_back_at_the_workers_end(
+    redis_store: RedisStore, caplog: pytest.LogCaptureFixture, grace: float
+) -> None:
+    starts: list[int] = []
+    queue = fail_at_once(redis_store, starts)
+    exhaust_dead(redis_store)
+    async with queue, anyio.create_task_group() as tasks:
+        await queue.push({}, "Work", job_id="a")
+        worker = Worker(queue, lease=60, grace=grace)
+        tasks.start_soon(worker.run)
+        await eventually(lambda: "has no entry ids left" in caplog.text)
+        worker.stop()
+    assert [(worker, deliveries) for _, worker, deliveries in redis_store.pending()] == [("released", 0)]
+    assert "1 jobs could not be settled" in caplog.text
+
+
+async def test_a_job_that_ran_alone_and_whose_dead_letter_has_no_id_left_lets_others_run(
+    redis_store: RedisStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    starts: list[int] = []
+    queue = fail_at_once(redis_store, starts)
+
+    @queue.job(name="Well")
+    async def well() -> None:
+        starts.append(2)
+
+    exhaust_dead(redis_store)
+    async with queue, anyio.create_task_group() as tasks:
+        await queue.push({}, "Work", job_id="a")
+        lost = redis_store.consumer("lost", max_deliveries=2)
+        await lost.exchange([], 1)
+        with closing(lost.heartbeat()) as heart:
+            heart.hand_over()
+        await lost.aclose()
+        worker = Worker(queue, lease=60, max_deliveries=2)
+        tasks.start_soon(worker.run)
+        await eventually(lambda: "has no entry ids left" in caplog.text)
+        await well.push()
+        await eventually(lambda: starts == [1, 2])
+        worker.stop()

@@ -1,6 +1,8 @@
 -- bury: move an entry's fields, with the reason and what is known of the failure, to the dead letters.
 -- `notes` is a flat list of fields to add. An entry with more values than unpack takes can only have been
 -- put in by hand; it is kept whole as JSON in one field, `entry`. Needs field, pushed_at beside it.
+--
+-- Returns whether it was moved: not where `dead` has no entry ids left, by somebody's hand; then nothing was written
 local function bury(stream, jobs, dead, entry, job, fields, notes, now_ms)
   local kept = {'id', job}
   local noted = {id = true, error = true, priority = true}
@@ -16,8 +18,13 @@ local function bury(stream, jobs, dead, entry, job, fields, notes, now_ms)
   kept[#kept + 1], kept[#kept + 2] = 'priority', string.match(stream, '}:ready:(.+)$')
   for i = 1, #notes do kept[#kept + 1] = notes[i] end
 
-  local letter = redis.call('XADD', dead, '*', unpack(kept))
+  local letter = redis.pcall('XADD', dead, '*', unpack(kept))
+  if type(letter) ~= 'string' then
+    if string.find(letter.err, 'exhausted', 1, true) then return false end
+    return error(letter)
+  end
   redis.call('HSET', jobs, job, 'dead ' .. letter)
   redis.call('XACK', stream, 'workers', entry)
   redis.call('XDEL', stream, entry)
+  return true
 end

@@ -6,6 +6,7 @@ from its header, so nobody counts positions here.
 
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, TypeVar
@@ -38,6 +39,7 @@ Ended = list[tuple[str, Word]]
 GROUP = "workers"
 _FLOORS = {"redis": (7, 0), "valkey": (8, 0)}
 _NEEDED = "redisjobs needs Redis 7.0 or newer, or Valkey 8.0 or newer"
+_FAR = 1e15  # ms; somebody may have made `inf` a due time
 _PLACES = {f"ready:{priority}": priority for priority in Priority}
 
 
@@ -215,16 +217,17 @@ class Commands:
         max_deliveries: int,
         cursors: Sequence[str],
         latest_ms: int | None,
-    ) -> Command[tuple[list[str], list[Lease], Ended, int]]:
-        def parse(reply: Any) -> tuple[list[str], list[Lease], Ended, int]:
+    ) -> Command[tuple[list[str], list[Lease], Ended, int, int]]:
+        def parse(reply: Any) -> tuple[list[str], list[Lease], Ended, int, int]:
             if reply == Word.CLOCK_SET.encode():
                 raise ClockSet("the server's clock is later than it can be")
-            *cursors, jobs, ended, elsewhere = reply
+            *cursors, jobs, ended, elsewhere, waiting = reply
             return (
                 [cursor.decode() for cursor in cursors],
                 [_lease(*job) for job in jobs],
                 _ended(ended),
                 elsewhere,
+                waiting,
             )
 
         arguments = [worker, min(count, MOST_JOBS), lease_ms, max_deliveries, *cursors]
@@ -444,7 +447,7 @@ def _row(reply: Any) -> Row:
         state=state,
         priority=known,
         entry=entry.decode(),
-        due_ms=int(float(due)) if due else None,
+        due_ms=int(max(-_FAR, min(float(due), _FAR))) if due else None,
         worker=consumer.decode("utf-8", "replace") if state is State.RUNNING else "",
         deliveries=int(deliveries) if deliveries not in (b"", "") else 0,
         cancelling=mark == b"cancelling",
@@ -454,5 +457,8 @@ def _row(reply: Any) -> Row:
 
 def _counts(reply: Any) -> Counts:
     ready, running, delayed, dead, totals = reply
-    counted = {name.decode(): int(value) for name, value in _pairs(totals).items()}
+    counted = {}
+    for name, value in _pairs(totals).items():
+        with suppress(ValueError):  # by hand
+            counted[name.decode("utf-8", "replace")] = int(value)
     return Counts(dict(zip(Priority, ready, strict=True)), running, delayed, dead, counted)

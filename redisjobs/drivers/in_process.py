@@ -67,7 +67,7 @@ class MemoryConsumer:
     def __init__(self, memory: Memory, worker_id: str, lease: float, max_deliveries: int) -> None:
         self.worker_id = worker_id
         self.ended: list[tuple[str, Word]] = []
-        self.elsewhere = 0
+        self.elsewhere = self.waiting = 0
         self._memory = memory
         self._lease = lease
         self._max_deliveries = max_deliveries
@@ -115,7 +115,9 @@ class MemoryConsumer:
         await anyio.lowlevel.checkpoint()
         if latest_ms is not None and self._memory.now_ms() > latest_ms:
             raise ClockSet("the clock is later than it can be")
-        leases = self._memory.reclaim(self.worker_id, count, self._lease, self._max_deliveries, self.ended)
+        leases, self.waiting = self._memory.reclaim(
+            self.worker_id, count, self._lease, self._max_deliveries, self.ended
+        )
         self.elsewhere = self._memory.held_by_others(self.worker_id)
         return leases
 

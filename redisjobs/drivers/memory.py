@@ -164,11 +164,14 @@ class Memory:
         with self.lock:
             return [lease for number in (1, 2, 3) for lease in self._read(worker, number, count)]
 
-    def reclaim(self, worker: str, count: int, lease: float, max_deliveries: int, ended: Ended) -> list[Lease]:
+    def reclaim(
+        self, worker: str, count: int, lease: float, max_deliveries: int, ended: Ended
+    ) -> tuple[list[Lease], int]:
+        """The leases, and how many jobs were seen that wait for a worker with nothing else to run."""
         with self.lock:
             oldest = time.monotonic() - lease
             claimed: list[Lease] = []
-            passed = 0
+            passed = waiting = 0
             for number, stream in enumerate(self.streams, 1):
                 for entry in [e for e, p in stream.pending.items() if p.renewed <= oldest]:
                     if len(claimed) >= count:
@@ -177,13 +180,15 @@ class Memory:
                     if taken:
                         claimed.append(taken)
                     elif alone:
-                        stream.pending[entry].worker = _RELEASED
-                        stream.pending[entry].renewed = time.monotonic()
-                        passed += 1
+                        waiting += 1
+                        if stream.pending[entry].worker != _RELEASED:  # else it keeps the time it has waited
+                            stream.pending[entry].worker = _RELEASED
+                            stream.pending[entry].renewed = time.monotonic()
+                            passed += 1
             if passed:
                 self._nudge("released", str(passed))
             self._count("reclaimed", len(claimed))
-            return claimed
+            return claimed, waiting
 
     def held_by_others(self, worker: str) -> int:
         with self.lock:

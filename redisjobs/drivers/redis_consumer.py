@@ -39,7 +39,7 @@ class RedisConsumer:
     ) -> None:
         self.worker_id = worker_id
         self.ended: list[tuple[str, Word]] = []
-        self.elsewhere = 0
+        self.elsewhere = self.waiting = 0
         self._commands = commands
         self._target = target
         self._lease_ms = int(lease * 1000)
@@ -143,7 +143,7 @@ class RedisConsumer:
             self.worker_id, count, self._lease_ms, self._max_deliveries, self._cursors, latest_ms
         )
         (answer,) = await self._run(command)
-        self._cursors, leases, ended, self.elsewhere = answer
+        self._cursors, leases, ended, self.elsewhere, self.waiting = answer
         self.ended += ended
         await self.adopt(leases)
         return leases  # type: ignore[no-any-return]

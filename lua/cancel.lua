@@ -37,6 +37,7 @@
 --- @include "include/leases"
 --- @include "include/holder"
 --- @include "include/count"
+--- @include "include/tell"
 
 local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3], dead = KEYS[7]}
 local jobs, due, delayed, unique, finished = KEYS[4], KEYS[5], KEYS[6], KEYS[8], KEYS[9]
@@ -60,7 +61,7 @@ else
   local consumer = holder(stream, entry)
   if consumer and consumer ~= 'released' then
     redis.call('HSET', jobs, id, place .. ' ' .. entry .. ' cancelling')
-    redis.call('PUBLISH', control, 'cancel ' .. id)
+    tell(control, 'cancel ' .. id)
     return 'CANCELLING'
   end
   if consumer then redis.call('XACK', stream, 'workers', entry) end

@@ -44,6 +44,7 @@
 --- @include "include/pushed_at"
 --- @include "include/bury"
 --- @include "include/count"
+--- @include "include/tell"
 --- @include "include/deliver"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
@@ -93,7 +94,7 @@ for number, stream in ipairs(streams) do
   end
 end
 
-if released > 0 then redis.call('PUBLISH', control, 'released ' .. released) end
+if released > 0 then tell(control, 'released ' .. released) end
 if #claimed > 0 then count(stats, 'reclaimed', #claimed) end
 local elsewhere = 0
 for _, stream in ipairs(streams) do

@@ -23,6 +23,7 @@
 --- @include "include/identify"
 --- @include "include/owns"
 --- @include "include/count"
+--- @include "include/tell"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
 local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
@@ -48,6 +49,6 @@ end
 
 if released > 0 then
   count(stats, 'released', released)
-  redis.call('PUBLISH', control, 'released ' .. released)
+  tell(control, 'released ' .. released)
 end
 return words

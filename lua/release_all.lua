@@ -17,6 +17,7 @@
 --- @include "include/expect"
 --- @include "include/leases"
 --- @include "include/count"
+--- @include "include/tell"
 
 local streams, stats, control = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5]
 local worker, refund = ARGV[1], tonumber(ARGV[2])
@@ -46,6 +47,6 @@ end
 
 if released > 0 then
   count(stats, 'released', released)
-  redis.call('PUBLISH', control, 'released ' .. released)
+  tell(control, 'released ' .. released)
 end
 return released

@@ -43,6 +43,7 @@
 --- @include "include/slot"
 --- @include "include/remember"
 --- @include "include/count"
+--- @include "include/tell"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
 local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
@@ -114,5 +115,5 @@ end
 
 if retried > 0 then count(stats, 'retried', retried) end
 if cancelled > 0 then count(stats, 'cancelled', cancelled) end
-if nudge then redis.call('PUBLISH', control, 'due ' .. whole(nudge)) end
+if nudge then tell(control, 'due ' .. whole(nudge)) end
 return words

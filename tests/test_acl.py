@@ -28,7 +28,7 @@ from redisjobs.driver import (
     Word,
 )
 from redisjobs.drivers.redis import RedisDriver
-from redisjobs.job import State
+from redisjobs.job import Priority, State
 from redisjobs.sync import JobQueue as SyncJobQueue
 
 pytestmark = pytest.mark.anyio
@@ -99,7 +99,7 @@ async def produce(url: str, store: RedisStore) -> None:
         await worker.exchange([(released, Release())], None)
     by_hand = store.put({"name": "Add", "parameters": '{"a": 1}'})
 
-    with SyncJobQueue(url, store.queue_name) as queue:
+    with telling(store, "due", "cancel"), SyncJobQueue(url, store.queue_name) as queue:
         assert [queue.push(Add(1), job_id="mine").added for _ in range(2)] == [True, False]
         assert str(queue.push(Add(1), job_id="held", unique="k")) == str(queue.push(Add(1), unique="k")) == "held"
         late = queue.push(Add(1), delay=60).id
@@ -131,8 +131,10 @@ async def work(url: str, store: RedisStore) -> None:
         assert len(leases) == 9
         with closing(worker.heartbeat()) as heart:
             assert set(heart.renew(list(leases.values()), {"host": "h"})) == {Word.OK}
-        await settle_all(worker, leases, store.put({"name": "Add", "parameters": "{}"}))
-        assert await worker.release_all([leases["killer"]]) == 1
+        with telling(store, "due", "released"):
+            await settle_all(worker, leases, store.put({"name": "Add", "parameters": "{}"}))
+        with telling(store, "released"):
+            assert await worker.release_all([leases["killer"]]) == 1
         await reclaim(heir, store, leases["killer"].entry)
         await worker.tidy()
         left = store.admin.xinfo_consumers(store.stream(), "workers")
@@ -187,6 +189,19 @@ async def listen(worker: Consumer, store: RedisStore, url: str) -> None:
         tasks.cancel_scope.cancel()
 
 
+@contextmanager
+def telling(store: RedisStore, *wanted: str) -> Iterator[None]:
+    """Somebody is told of these kinds of things meanwhile."""
+    with store.admin.pubsub(ignore_subscribe_messages=True) as ear:
+        ear.subscribe(f"{store.prefix}control:0")
+        ear.get_message(timeout=5)  # that it is subscribed
+        yield
+        told = set()
+        while message := ear.get_message(timeout=0.1):
+            told.add(message["data"].split()[0].decode())
+    assert told >= set(wanted)
+
+
 @asynccontextmanager
 async def as_user(store: RedisStore, rule: list[str]) -> AsyncIterator[str]:
     """A user by this rule, and no connection of ours left open."""
@@ -232,7 +247,8 @@ async def operate(url: str, store: RedisStore) -> None:
         assert queue.cancel("u") is Word.CANCELLED
         store.admin.hincrby(f"{store.prefix}stats", "pushed", -1)
         look(queue)
-        assert [queue.cancel(job_id) for job_id in "brdx"] == [Word.CANCELLED] * 3 + [Word.CANCELLING]
+        with telling(store, "cancel"):
+            assert [queue.cancel(job_id) for job_id in "brdx"] == [Word.CANCELLED] * 3 + [Word.CANCELLING]
         assert queue.requeue("z")
         assert queue.delete("y")
     assert [counted(store, counter) for counter in ("cancelled", "requeued", "deleted")] == [4, 1, 1]
@@ -337,6 +353,24 @@ async def test_a_worker_by_its_rule_runs_retries_buries_and_stops(engine_store: 
 
     totals = {name: counts.totals.get(name) for name in ("completed", "retried", "dead", "released")}
     assert totals == {"completed": 2, "retried": 1, "dead": 1, "released": 1}
+
+
+async def test_a_permission_to_count_or_to_tell_is_not_worth_a_job(redis_store: RedisStore) -> None:
+    store = redis_store
+    rule = documented_rule("worker", store.queue_name)
+    rule = [word for word in rule if word not in ("+hincrby", "+publish")]
+    async with as_user(store, rule) as url:
+        async with consuming(RedisDriver(url, store.queue_name), "w") as worker:
+            await worker.open()
+            await push(store, *"abcde")
+            leases = (await worker.exchange([], 4)).leases
+            fates: list[Fate] = [Ack(), RetryLater("+60000"), Release(), DeadLetter("failed", "no")]
+            words = (await worker.exchange(list(zip(leases, fates, strict=True)), None)).words
+            assert words == [Word.OK] * 4
+            await worker.exchange([], 1)
+            assert await worker.release_all([]) == 1
+        counts = await store.driver.counts()
+    assert (counts.ready[Priority.NORMAL], counts.running, counts.delayed, counts.dead) == (2, 0, 1, 1)
 
 
 # Nothing beyond

@@ -26,6 +26,7 @@ from redisjobs.fate import (
     Undecodable,
     UnknownName,
     Unplaced,
+    attach,
     decide,
 )
 from redisjobs.guard import Guard, OpenScopes, set_author
@@ -332,7 +333,7 @@ class Running:
         except BaseException as error:
             # The policy is the user's code too; one that breaks must cost neither the job nor the worker.
             logger.exception("%s: its retry policy raised; the default one decides", self.description)
-            error.__context__ = outcome.error if isinstance(outcome, Raised) else None
+            attach(error, "__context__", outcome.error if isinstance(outcome, Raised) else None)
             self.fate = judge(Raised(error), policy=exponential_jitter())
 
     def report(self, word: Word) -> None:

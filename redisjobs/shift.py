@@ -94,7 +94,7 @@ class Shift:
             listening=lambda: self.heartbeat.hurry(),
         )
         self.slots = Slots(settings.concurrency, lambda: self.lookout.server_ms, self._ran)
-        self.threads = Threads(settings.concurrency, settings.abandoned, self._threads_changed)
+        self.threads = Threads(settings.abandoned, self._threads_changed)
         self.wake = waker()
         self.loop = LoopWatch(self.wake, min(max(1.0, settings.lease / 3), 5.0))
         self.heartbeat = Heartbeat(
@@ -172,7 +172,8 @@ class Shift:
     async def _close(self) -> None:
         await self._farewell()
         try:
-            await anyio.to_thread.run_sync(self.heartbeat.stop, 1.0)
+            # With a limiter of its own: the application's threads may have taken all of the default one.
+            await anyio.to_thread.run_sync(self.heartbeat.stop, 1.0, limiter=anyio.CapacityLimiter(1))
         except RuntimeError:  # no thread can be started to wait for that one
             self.heartbeat.end()
         await self.consumer.aclose()
@@ -198,7 +199,7 @@ class Shift:
         if in_processes:
             from redisjobs.processes import Processes  # here, for what it loads
 
-            self.processes = Processes(in_processes, self.settings.concurrency)
+            self.processes = Processes(in_processes)
             await self.processes.open()
         warnings = await until_there(self.consumer.open, say)
         self.away = ""

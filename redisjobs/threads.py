@@ -1,5 +1,6 @@
 """The threads of sync handlers. One that was given up can't be killed: it runs on, and its thread is abandoned."""
 
+import math
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +21,6 @@ class Threads:
     """Runs sync handlers, until too many threads are abandoned.
 
     Args:
-        count: How many handlers run at once.
         most: How many threads may be abandoned; with so many no other handler is started.
         changed: Called when no handler can be started any more, and when that is over.
 
@@ -29,13 +29,15 @@ class Threads:
         trouble: Why none can be started; '' if they can.
     """
 
-    def __init__(self, count: int, most: int, changed: Callable[[], None]) -> None:
+    def __init__(self, most: int, changed: Callable[[], None]) -> None:
         self.full = False
         self.trouble = ""
         self._abandoned = 0
         self._most = most
         self._changed = changed
-        self._limiter = anyio.CapacityLimiter(count)
+        self._limiter = anyio.CapacityLimiter(
+            math.inf
+        )  # the slots are the limit; on trio an abandoned thread would keep its share
         self._wake = waker()
         self._turned_away: set[str] = set()
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 from fleet import Fleet
 from store import MemoryStore, RedisStore, Store, eventually
@@ -132,6 +133,33 @@ async def test_a_job_that_finds_no_thread_spends_neither_attempt_nor_delivery(
 
     assert [(info.job_id, info.attempt, info.deliveries, info.error) for info in waiting] == [(waits.id, 1, 0, "")]
     assert (await queue.counts()).totals["released"] == 1
+
+
+async def test_an_abandoned_thread_keeps_no_job_from_one_of_its_own(queue: JobQueue) -> None:
+    worker = Worker(queue, concurrency=1, abandoned=5)
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            await queue.push(Stuck())
+            while (await queue.counts()).totals["dead"] < 1:
+                await anyio.lowlevel.checkpoint()
+            await gone(await queue.push(Sync()))
+            worker.stop()
+
+
+async def test_a_worker_ends_though_the_application_has_taken_all_threads_of_the_default_limiter(
+    queue: JobQueue, let_go: threading.Event
+) -> None:
+    limiter = anyio.to_thread.current_default_thread_limiter()
+    worker = Worker(queue)
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(int(limiter.total_tokens)):
+                tasks.start_soon(anyio.to_thread.run_sync, let_go.wait, 10)
+            await eventually(lambda: not limiter.available_tokens)
+            await worker.run(until_idle=True)
+            assert not limiter.available_tokens
+            let_go.set()
 
 
 async def test_another_worker_gets_the_jobs_of_one_without_threads(queue: JobQueue) -> None:

@@ -43,13 +43,7 @@ class Interrupted:
 
 @dataclass(frozen=True, slots=True)
 class Unplaced:
-    """The worker has no thread left for its handler.
-
-    Attributes:
-        again: It came back, so there is nobody else at hand who has.
-    """
-
-    again: bool
+    """The worker has no thread, or no process, for its handler."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +101,7 @@ def decide(outcome: Outcome, *, attempt: int, started_ms: int, now_ms: int, poli
             return Ack()
         case CancelAsked():
             return Ack(cancelled=True)
-        case Interrupted() | Unplaced(again=False):
+        case Interrupted():
             return Release()
         case Unplaced():
             return RetryLater(f"+{_UNPLACED}")

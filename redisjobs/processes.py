@@ -29,13 +29,13 @@ import anyio.to_thread
 from redisjobs.errors import ProcessDied, RegistrationError
 from redisjobs.fate import RemoteTraceback, attach, plain, text_of, traceback_of
 from redisjobs.job import JobContext, JobDefinition, Signature, handler_call
-from redisjobs.threads import NoThread
+from redisjobs.threads import NoThread, Trouble
 from redisjobs.visible import visible
 
 _LOOK = 1.0  # seconds between looks at a process whose end may go unnoticed: what it forked keeps its pipe open
 _END = 2.0  # seconds that idle processes have to end by themselves
 _TOLD = 1.0  # seconds that another thread may take to write down how a process ended
-_TRIES = 3  # processes that may die as they are given a job, before it goes to another worker
+_TRIES = 3  # processes that may die as they are given a job, before that counts as its failure
 _READY, _BEGUN = b"ready", b"begun"
 
 _spawn = multiprocessing.get_context("spawn")  # never fork: there are threads
@@ -88,12 +88,17 @@ class Processes:
 
     Args:
         definitions: The handlers.
+        changed: Called when there is no process, and none can be started, and when that is over.
+
+    Attributes:
+        trouble: Why there is none.
 
     Raises:
         RegistrationError: A process would not find one of the handlers.
     """
 
-    def __init__(self, definitions: Iterable[JobDefinition[Any]]) -> None:
+    def __init__(self, definitions: Iterable[JobDefinition[Any]], changed: Callable[[], None]) -> None:
+        self.trouble = Trouble(changed)
         self._places = {each.name.name: place_of(each) for each in definitions}
         # The slots are the limit; the default limiter is the application's too, which may have used it up.
         self._limiter = anyio.CapacityLimiter(math.inf)
@@ -108,10 +113,10 @@ class Processes:
             RegistrationError: It does not start; why, it has said on stderr.
         """
         try:
-            await self.prepare()
+            await self._start()
         except NoThread as error:
             raise RegistrationError(
-                f"a process for handlers {error} before it began, and stderr says why: it must be able to import "
+                f"{error} before it could run handlers, and stderr says why: it must be able to import "
                 'their modules; and what starts a worker stands behind `if __name__ == "__main__":`'
             ) from None
 
@@ -121,15 +126,23 @@ class Processes:
         Raises:
             NoThread: The system has none to give.
         """
-        while self._idle:
-            if self._idle[-1].is_idle:
-                return
+        while self._idle and not self._idle[-1].is_idle:
             process = self._idle.pop()
             process.end()
             self._kill(process)
+        if not self._idle:
+            try:
+                await self._start()
+            except NoThread as error:
+                if not self._busy:  # else jobs go on, though fewer at once
+                    self.trouble.note(str(error))
+                raise
+        self.trouble.note("")
+
+    async def _start(self) -> None:
         process = _Process({place.module for place in self._places.values()})
         if not await self._in_thread(process, process.start):
-            raise NoThread(process.ending)
+            raise NoThread(f"a process {process.ending}")
         self._idle.append(process)
 
     async def run(
@@ -152,9 +165,9 @@ class Processes:
                 self._idle.append(process)
                 return _load(answer)
             if process.begun:
-                return ProcessDied(f"the process of the handler {process.ending}")
+                break
             await self.prepare()
-        raise NoThread(process.ending)
+        return ProcessDied(f"the process of the handler {process.ending}")
 
     async def _in_thread(self, process: "_Process", call: Callable[[], Any]) -> Any:
         self._busy.add(process)

@@ -194,15 +194,13 @@ class Running:
             return Raised(RegistrationError("its handler was registered after the worker was started"))
         try:
             await self._means.processes.prepare()
-        except NoThread as error:
-            return self._unplaced(error)
+        except NoThread:
+            return self._unplaced()
         return self._why
 
-    def _unplaced(self, error: NoThread) -> Outcome:
-        first = self._means.threads.turn_away(self.lease.job_id)
-        if str(error):
-            logger.warning("job %s goes to another worker: %s", self.lease.job_id, error)
-        return Unplaced(again=not first)
+    def _unplaced(self) -> Outcome:
+        self._means.threads.turned_away = True
+        return Unplaced()
 
     def _has_started(self, job: codec.Job) -> bool:
         """Whether it was started before: a run of it had an outcome, or a worker died to which it was given."""
@@ -239,8 +237,8 @@ class Running:
             return Raised(error)
         try:
             raised = await self._call(definition, decoded, context, surroundings)
-        except NoThread as error:
-            return self._unplaced(error)
+        except NoThread:
+            return self._unplaced()
         except anyio.get_cancelled_exc_class() as error:
             raised = error
         if scopes.innermost() is not innermost:

@@ -51,6 +51,7 @@ _LAST_TURN = 1.0  # seconds that an idle worker waits for an answer once it was 
 _STUCK = 3  # leases without a round trip, though leases are renewed: start anew; as many more: give up
 _LATER = "+60000"  # ms until a job runs again for which no ready stream has an entry id left
 _REFUSED = 5.0  # seconds between tries while somebody's key is in the way
+_PUT_OFF = 2.0  # seconds within which a job that found no thread is due again
 _FAREWELL = 5.0  # seconds for the last settlements; after that the leases run out by themselves
 
 
@@ -199,7 +200,7 @@ class Shift:
         if in_processes:
             from redisjobs.processes import Processes  # here, for what it loads
 
-            self.processes = Processes(in_processes)
+            self.processes = Processes(in_processes, self._processes_changed)
             await self.processes.open()
         warnings = await until_there(self.consumer.open, say)
         self.away = ""
@@ -228,8 +229,10 @@ class Shift:
         if silent > _STUCK * lease and (unrenewed < lease or self.loop.blocked):
             what = "the event loop is blocked" if self.loop.blocked else "stuck"
             return Health(False, False, f"{what}: no exchange with the store for {silent:.0f} s")
-        if self.threads.trouble:
-            return Health(True, False, f"no sync handler is started: {self.threads.trouble}")
+        if self.threads.trouble.why:
+            return Health(True, False, f"no sync handler is started: {self.threads.trouble.why}")
+        if self.processes is not None and self.processes.trouble.why:
+            return Health(True, False, f"no handler in a process is started: {self.processes.trouble.why}")
         if self.stopping:
             return Health(True, False, f"stopping, with {len(self.leased)} jobs to go")
         if unrenewed >= lease:
@@ -266,7 +269,10 @@ class Shift:
 
     def _drained(self) -> bool:
         """Whether nothing is left for a worker that runs until idle."""
-        return self.until_idle and self.found_nothing and not self.leased and not self.exchanges.under_way
+        if not self.until_idle or not self.found_nothing or self.leased or self.exchanges.under_way:
+            return False
+        # What found no thread is ready in truth, and only put off.
+        return not (self.threads.turned_away and (self.lookout.promote or self.lookout.expects(_PUT_OFF)))
 
     def _progressed(self) -> None:
         """Note that an exchange came to its end."""
@@ -575,14 +581,21 @@ class Shift:
         run.report(word)
 
     def _threads_changed(self) -> None:
-        trouble = self.threads.trouble
-        if not trouble:
+        why = self.threads.trouble.why
+        if not why:
             logger.info("sync handlers are started again")
         else:
-            logger.error("no sync handler is started, their jobs go to other workers: %s", trouble)
+            logger.error("no sync handler is started, their jobs wait or go to other workers: %s", why)
             if self.settings.supervised and not self.stopping:
                 self.hindered = not self.threads.full
                 self._recycle("no sync handler can be started")
+
+    def _processes_changed(self) -> None:
+        why = self.processes.trouble.why if self.processes is not None else ""
+        if not why:
+            logger.info("handlers in processes are started again")
+        else:
+            logger.error("no handler in a process is started, their jobs wait or go to other workers: %s", why)
 
     def _let_go(self, run: Running) -> None:
         if self.leased.get(run.place) is run:  # after a failover another job may be in its place

@@ -3,6 +3,7 @@
 import ast
 import functools
 import logging
+import multiprocessing.process
 import os
 import signal
 import subprocess
@@ -215,6 +216,40 @@ async def test_a_process_that_dies_before_it_begins_a_job_fails_no_job(queue: Jo
     ran = (tmp_path / "ran").read_text().splitlines()
     assert [line.split()[0] for line in ran] == [first.id, second.id]
     assert int(ran[1].split()[1]) != pid
+
+
+async def test_without_a_process_to_be_had_jobs_wait_and_the_worker_is_not_ready(
+    queue: JobQueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    worker = Worker(queue, concurrency=2)
+    with anyio.fail_after(40):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            await eventually(lambda: worker.health.ready, within=20)
+            assert worker._shift
+            assert worker._shift.processes
+            pid = worker._shift.processes._idle[0]._process.pid
+            assert pid
+            monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", refuse)
+            os.kill(pid, signal.SIGKILL)
+            await eventually(lambda: has_ended(pid))
+            await queue.push_many([Do("", str(tmp_path)) for _ in range(4)])
+            await eventually(lambda: "no handler in a process is started" in worker.health.why)
+            assert (worker.health.live, worker.health.ready) == (True, False)
+            assert "Resource temporarily unavailable" in worker.health.why
+            while (await queue.counts()).totals["retried"] < 5:
+                await anyio.lowlevel.checkpoint()
+            monkeypatch.undo()
+            while (await queue.counts()).totals["completed"] < 4:
+                await anyio.lowlevel.checkpoint()
+            assert worker.health.ready
+            worker.stop()
+
+    said = [record.message for record in caplog.records if "Resource" in record.message]
+    assert len(said) == 1
 
 
 async def test_what_a_handler_in_a_process_forked_ends_as_its_code_says(queue: JobQueue, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import anyio
@@ -112,7 +113,7 @@ async def test_with_too_many_abandoned_threads_no_sync_handler_is_started_until_
 
     totals = (await queue.counts()).totals
     assert (totals["completed"], totals["dead"]) == (3, 2)
-    assert totals["released"] == 1  # and then it came back, and had to wait
+    assert totals["retried"] >= 1  # it was put off, a second each time
     said = [record.message for record in caplog.records if record.message.startswith("no sync handler is started")]
     assert len(said) == 1
 
@@ -132,7 +133,24 @@ async def test_a_job_that_finds_no_thread_spends_neither_attempt_nor_delivery(
             worker.stop_now()
 
     assert [(info.job_id, info.attempt, info.deliveries, info.error) for info in waiting] == [(waits.id, 1, 0, "")]
-    assert (await queue.counts()).totals["released"] == 1
+
+
+async def test_a_worker_that_runs_until_idle_waits_for_jobs_that_found_no_thread(
+    queue: JobQueue, let_go: threading.Event
+) -> None:
+    await queue.push(Stuck())
+    waits = await queue.push(Sync())
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(Worker(queue, concurrency=1, abandoned=1).run, until_idle=True))
+            for _ in range(2):  # it was put off, and then again
+                retried = (await queue.counts()).totals["retried"]
+                while (await queue.counts()).totals["retried"] == retried:
+                    await anyio.lowlevel.checkpoint()
+            let_go.set()
+
+    assert await waits.info() is None
+    assert (await queue.counts()).totals["completed"] == 1
 
 
 async def test_an_abandoned_thread_keeps_no_job_from_one_of_its_own(queue: JobQueue) -> None:

@@ -378,7 +378,7 @@ def _run(task: bytes) -> BaseException | None:
     try:
         place, parameters, context = pickle.loads(task)
         returned = _call_of(place)(parameters, context)
-        if hasattr(returned, "__await__"):
+        if hasattr(type(returned), "__await__"):
             with suppress(AttributeError):
                 returned.close()
             raise TypeError("a handler in a process can't be async, but this one returned something to await")

@@ -34,7 +34,7 @@ from redisjobs.job import JobContext, JobDefinition
 from redisjobs.registry import Registry
 from redisjobs.retry import exponential_jitter
 from redisjobs.stepping import Contexts, run_in
-from redisjobs.threads import NoThread, Threads
+from redisjobs.threads import NoThread, Threads, call_in
 from redisjobs.visible import visible
 
 if TYPE_CHECKING:
@@ -290,13 +290,8 @@ class Running:
     ) -> BaseException | None:
         if self._means.threads.full:
             raise NoThread
-        means = self._means
-
-        def call() -> Any:  # without self, which keeps what this raises
-            means.contexts.part()
-            return definition.call(parameters, context)
-
-        returned, raised = await means.threads.run(call)
+        call = partial(call_in, surroundings, definition.call, parameters, context)
+        returned, raised = await self._means.threads.run(call)
         if _is_awaitable(returned):  # a plain function that returns a coroutine, as decorators make them
             return await run_in(surroundings, lambda: returned)
         return raised

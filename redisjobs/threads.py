@@ -1,8 +1,10 @@
 """The threads of sync handlers. One that was given up can't be killed: it runs on, and its thread is abandoned."""
 
 import math
+import sys
 import threading
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any
 
 import anyio
@@ -89,6 +91,15 @@ class Threads:
         self.full = self._abandoned >= self._most
         said = f"{self._abandoned} threads of handlers that were given up still run"
         self.trouble.note(said if self.full else "")
+
+
+def call_in(surroundings: Context, call: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a handler in a thread, in the context of its job."""
+    if sniffio := sys.modules.get(
+        "sniffio"
+    ):  # asked by anyio and trio: it would say that this is the loop's thread
+        surroundings.run(sniffio.current_async_library_cvar.set, None)
+    return surroundings.run(call, *arguments)
 
 
 class _Errand:

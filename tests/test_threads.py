@@ -1,5 +1,6 @@
 """Threads of sync handlers: those that can't be killed are counted, and there is an end to them."""
 
+import contextvars
 import logging
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -33,6 +34,20 @@ class Sync:
 @dataclass
 class Async:
     job_name: ClassVar[str] = "Async"
+
+
+variable = contextvars.ContextVar("variable", default=0)
+
+
+@dataclass
+class Sets:
+    """Parameters whose own code sets something in its context."""
+
+    job_name: ClassVar[str] = "Sets"
+    number: int = 0
+
+    def __post_init__(self) -> None:
+        variable.set(variable.get() + self.number)
 
 
 @pytest.fixture(params=["memory asyncio", "memory trio", "redis asyncio"])
@@ -151,6 +166,40 @@ async def test_a_worker_that_runs_until_idle_waits_for_jobs_that_found_no_thread
 
     assert await waits.info() is None
     assert (await queue.counts()).totals["completed"] == 1
+
+
+async def test_a_handler_in_a_thread_has_the_context_in_which_its_parameters_were_made(queue: JobQueue) -> None:
+    seen: list[int] = []
+
+    @queue.register(Sets)
+    def sets(_: Sets) -> None:
+        seen.append(variable.get())
+        variable.set(100)
+
+    await queue.push_many([Sets(7), Sets(7)])
+    variable.set(0)
+    with anyio.fail_after(10):
+        await Worker(queue, concurrency=1).run(until_idle=True)
+    assert seen == [7, 7]
+    assert variable.get() == 0
+
+
+async def test_a_handler_in_a_thread_is_in_no_event_loop_and_may_run_one(queue: JobQueue) -> None:
+    ran: list[str] = []
+
+    async def note(backend: str) -> None:
+        await anyio.lowlevel.checkpoint()
+        ran.append(backend)
+
+    @queue.job(retry=no_retry())
+    def runs_loops() -> None:
+        for backend in ("asyncio", "trio"):
+            anyio.run(note, backend, backend=backend)
+
+    await runs_loops.push()
+    with anyio.fail_after(10):
+        await Worker(queue).run(until_idle=True)
+    assert ran == ["asyncio", "trio"]
 
 
 async def test_an_abandoned_thread_keeps_no_job_from_one_of_its_own(queue: JobQueue) -> None:

@@ -2,6 +2,7 @@
 
 import traceback
 from dataclasses import dataclass
+from typing import Literal
 
 from redisjobs.driver import Ack, DeadLetter, Fate, Release, RetryLater
 from redisjobs.errors import Fail, Retry, Snooze, milliseconds
@@ -42,13 +43,7 @@ class Interrupted:
 
 @dataclass(frozen=True, slots=True)
 class Unplaced:
-    """The worker has no thread left for its handler.
-
-    Attributes:
-        again: It came back, so there is nobody else at hand who has.
-    """
-
-    again: bool
+    """The worker has no thread, or no process, for its handler."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +101,7 @@ def decide(outcome: Outcome, *, attempt: int, started_ms: int, now_ms: int, poli
             return Ack()
         case CancelAsked():
             return Ack(cancelled=True)
-        case Interrupted() | Unplaced(again=False):
+        case Interrupted():
             return Release()
         case Unplaced():
             return RetryLater(f"+{_UNPLACED}")
@@ -164,16 +159,26 @@ def describe(error: BaseException) -> str:
 def text_of(error: BaseException) -> str:
     """Its text, which its own code makes; that may fail, and must not cost the error its type and its policy."""
     try:
-        return str(error)
+        return plain(error)
     except BaseException as broken:
         return f"its text is not to be had, for __str__ raised {type(broken).__name__}"
 
 
+def plain(value: object) -> str:
+    """The text of something. It may be of a class derived from str, which can do anything else than str does."""
+    return str.__str__(str(value))
+
+
+def attach(error: BaseException, slot: Literal["__cause__", "__context__"], other: BaseException | None) -> None:
+    """Say from what an error came, also where its class lets nobody set that."""
+    BaseException.__dict__[slot].__set__(error, other)
+
+
 def traceback_of(error: BaseException) -> str:
     """The traceback; of what is too long the last frames and the beginning of the message."""
-    if isinstance(error.__cause__, RemoteTraceback):
-        return str(error.__cause__)
     try:
+        if isinstance(error.__cause__, RemoteTraceback):
+            return str(error.__cause__)
         parts = traceback.format_exception(error)
     except BaseException as broken:
         return f"the traceback is not to be had: {type(broken).__name__}"

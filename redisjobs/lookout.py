@@ -139,6 +139,10 @@ class Lookout:
         """The server's clock, as well as we know it."""
         return int((time.monotonic() + self._clock) * 1000)
 
+    def expects(self, within: float) -> bool:
+        """Whether a delayed job is due within so many seconds, as well as we know it."""
+        return self._due_at is not None and self._due_at - time.monotonic() <= within
+
     def learn(self, server_ms: float, due_in: float | None, sent_at: float) -> float:
         """Take in what a claim told of the server's clock and of the next delayed job, in s.
 

@@ -8,6 +8,7 @@ the pool under its bystanders, and they stand still while one is being killed.
 import functools
 import importlib
 import logging
+import math
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -20,20 +21,22 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import anyio
 import anyio.to_thread
 
 from redisjobs.errors import ProcessDied, RegistrationError
-from redisjobs.fate import RemoteTraceback, text_of, traceback_of
+from redisjobs.fate import RemoteTraceback, attach, plain, text_of, traceback_of
 from redisjobs.job import JobContext, JobDefinition, Signature, handler_call
-from redisjobs.threads import NoThread
+from redisjobs.threads import NoThread, Trouble
+from redisjobs.visible import visible
 
 _LOOK = 1.0  # seconds between looks at a process whose end may go unnoticed: what it forked keeps its pipe open
 _END = 2.0  # seconds that idle processes have to end by themselves
 _TOLD = 1.0  # seconds that another thread may take to write down how a process ended
-_READY = b"ready"
+_TRIES = 3  # processes that may die as they are given a job, before that counts as its failure
+_READY, _BEGUN = b"ready", b"begun"
 
 _spawn = multiprocessing.get_context("spawn")  # never fork: there are threads
 
@@ -85,15 +88,20 @@ class Processes:
 
     Args:
         definitions: The handlers.
-        count: How many run at once.
+        changed: Called when there is no process, and none can be started, and when that is over.
+
+    Attributes:
+        trouble: Why there is none.
 
     Raises:
         RegistrationError: A process would not find one of the handlers.
     """
 
-    def __init__(self, definitions: Iterable[JobDefinition[Any]], count: int) -> None:
+    def __init__(self, definitions: Iterable[JobDefinition[Any]], changed: Callable[[], None]) -> None:
+        self.trouble = Trouble(changed)
         self._places = {each.name.name: place_of(each) for each in definitions}
-        self._limiter = anyio.CapacityLimiter(count)
+        # The slots are the limit; the default limiter is the application's too, which may have used it up.
+        self._limiter = anyio.CapacityLimiter(math.inf)
         self._idle: list[_Process] = []
         self._busy: set[_Process] = set()
         self._dying: list[_Process] = []  # that were killed, and may not have ended yet
@@ -105,10 +113,10 @@ class Processes:
             RegistrationError: It does not start; why, it has said on stderr.
         """
         try:
-            await self.prepare()
+            await self._start()
         except NoThread as error:
             raise RegistrationError(
-                f"a process for handlers {error} before it began, and stderr says why: it must be able to import "
+                f"{error} before it could run handlers, and stderr says why: it must be able to import "
                 'their modules; and what starts a worker stands behind `if __name__ == "__main__":`'
             ) from None
 
@@ -118,11 +126,23 @@ class Processes:
         Raises:
             NoThread: The system has none to give.
         """
-        if self._idle:
-            return
+        while self._idle and not self._idle[-1].is_idle:
+            process = self._idle.pop()
+            process.end()
+            self._kill(process)
+        if not self._idle:
+            try:
+                await self._start()
+            except NoThread as error:
+                if not self._busy:  # else jobs go on, though fewer at once
+                    self.trouble.note(str(error))
+                raise
+        self.trouble.note("")
+
+    async def _start(self) -> None:
         process = _Process({place.module for place in self._places.values()})
         if not await self._in_thread(process, process.start):
-            raise NoThread(process.ending)
+            raise NoThread(f"a process {process.ending}")
         self._idle.append(process)
 
     async def run(
@@ -131,18 +151,23 @@ class Processes:
         """Run a handler in a process that was prepared; what it raised.
 
         Raises:
+            NoThread: It was not begun.
             BaseException: A cancellation; the process was killed.
         """
         try:
             task = pickle.dumps((self._places[definition.name.name], parameters, context))
         except BaseException as error:
             return error
-        process = self._idle.pop()
-        answer = await self._in_thread(process, functools.partial(process.ask, task))
-        if answer is None:
-            return ProcessDied(f"the process of the handler {process.ending}")
-        self._idle.append(process)
-        return _load(answer)
+        for _ in range(_TRIES):
+            process = self._idle.pop()
+            answer = await self._in_thread(process, functools.partial(process.ask, task))
+            if answer is not None:
+                self._idle.append(process)
+                return _load(answer)
+            if process.begun:
+                break
+            await self.prepare()
+        return ProcessDied(f"the process of the handler {process.ending}")
 
     async def _in_thread(self, process: "_Process", call: Callable[[], Any]) -> Any:
         self._busy.add(process)
@@ -169,13 +194,18 @@ class Processes:
             process.end()
         with anyio.CancelScope(shield=True):
             try:
-                await anyio.to_thread.run_sync(self._see_out)
+                await anyio.to_thread.run_sync(self._see_out, limiter=self._limiter)
             except RuntimeError:  # no thread can be started
                 self._see_out()
 
     def _see_out(self) -> None:
-        for process in (*self._idle, *self._dying):
-            process.see_out()
+        processes, until = (*self._idle, *self._dying), time.monotonic() + _END
+        for process in processes:
+            process.join(until)
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.join()
 
 
 class _Process:
@@ -183,10 +213,12 @@ class _Process:
 
     Attributes:
         ending: How it ended, or why it did not begin.
+        begun: Whether it took up the task that it was given last.
     """
 
     def __init__(self, modules: set[str]) -> None:
         self.ending = "was killed"
+        self.begun = False
         self._given_up = False
         self._pipe, theirs = _spawn.Pipe()
         self._theirs = theirs
@@ -210,9 +242,11 @@ class _Process:
 
     def ask(self, task: bytes) -> bytes | None:
         """Run a handler there; its answer, or None if the process died."""
+        self.begun = False
         with suppress(OSError):
             self._pipe.send_bytes(task)
-        return self._hear()
+        self.begun = self._hear() == _BEGUN
+        return self._hear() if self.begun else None
 
     def _hear(self) -> bytes | None:
         with suppress(EOFError, OSError):
@@ -245,6 +279,13 @@ class _Process:
                 self._process.kill()
 
     @property
+    def is_idle(self) -> bool:
+        """Whether it waits for a task. Who has closed its pipe, or says something unasked, does not."""
+        with suppress(OSError):
+            return self._process.is_alive() and not self._pipe.poll()
+        return False
+
+    @property
     def has_ended(self) -> bool:
         """Whether it is no more, or never was."""
         return self._process.pid is None or not self._process.is_alive()
@@ -253,13 +294,10 @@ class _Process:
         """Let it end, as nothing more will come."""
         self._pipe.close()
 
-    def see_out(self) -> None:
-        """Wait until it has ended."""
-        if self._process.pid is None:
-            return
-        self._process.join(_END)
-        self._process.kill()
-        self._process.join()
+    def join(self, until: float | None = None) -> None:
+        """Wait until it has ended, or until a time of the monotonic clock."""
+        if self._process.pid is not None:
+            self._process.join(None if until is None else max(0.0, until - time.monotonic()))
 
 
 def _signal_name(number: int) -> str:
@@ -274,10 +312,13 @@ def _load(answer: bytes) -> BaseException | None:
     if raised is None:
         return None
     packed, name, text, shown = raised
-    # One that can't be taken along is made up of what it was called, and its text.
-    error: BaseException = pickle.loads(packed) if packed else type(name, (Exception,), {})(text)
-    error.__cause__ = RemoteTraceback(shown)
-    return error
+    error: Any = None
+    with suppress(BaseException):  # its class may be one that is only there, and its code the user's
+        error = pickle.loads(packed)
+    if not issubclass(type(error), BaseException):
+        error = type(name, (Exception,), {})(text)
+    attach(error, "__cause__", RemoteTraceback(shown))
+    return error  # type: ignore[no-any-return]
 
 
 # In the process
@@ -293,10 +334,13 @@ def _serve(pipe: Any, modules: set[str], log_settings: Any) -> None:
     _set_up_logging(log_settings)
     for module in modules:
         importlib.import_module(module)
+    pid = os.getpid()
     with suppress(EOFError, OSError):
         pipe.send_bytes(_READY)
         while True:
-            pipe.send_bytes(copy_context().run(_run, pipe.recv_bytes()))
+            task = pipe.recv_bytes()
+            pipe.send_bytes(_BEGUN)
+            pipe.send_bytes(_answer(task, pid))
 
 
 def _end_with_the_worker() -> None:
@@ -306,17 +350,41 @@ def _end_with_the_worker() -> None:
         os._exit(1)
 
 
-def _run(task: bytes) -> bytes:
+def _answer(task: bytes, pid: int) -> bytes:
+    raised = copy_context().run(_run, task)
+    answer = _dump(raised)
+    if os.getpid() != pid:
+        _end_fork(raised)
+    return answer
+
+
+def _end_fork(raised: BaseException | None) -> NoReturn:
+    """End a process that the handler forked, and that came to the handler's end, as a program ends there."""
+    code: Any = 1
+    try:
+        if raised is None:
+            code = 0
+        elif isinstance(raised, SystemExit):
+            code = raised.code
+        else:
+            print(traceback_of(raised), file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code & 0xFF if isinstance(code, int) else int(code is not None))
+
+
+def _run(task: bytes) -> BaseException | None:
     try:
         place, parameters, context = pickle.loads(task)
         returned = _call_of(place)(parameters, context)
-        if hasattr(returned, "__await__"):
+        if hasattr(type(returned), "__await__"):
             with suppress(AttributeError):
                 returned.close()
             raise TypeError("a handler in a process can't be async, but this one returned something to await")
     except BaseException as error:
-        return _dump(error)
-    return pickle.dumps(None)
+        return error
+    return None
 
 
 @functools.cache
@@ -327,13 +395,15 @@ def _call_of(place: Place) -> Callable[[Any, JobContext], Any]:
     return Signature.of(function, place.name).call if place.by_name else handler_call(function)
 
 
-def _dump(error: BaseException) -> bytes:
-    packed = None
-    with suppress(BaseException):  # not all can be packed, or made anew from their arguments
-        packed = pickle.dumps(error)
-        pickle.loads(packed)
-        return pickle.dumps((packed, "", "", traceback_of(error)))
-    return pickle.dumps((None, type(error).__name__, text_of(error), traceback_of(error)))
+def _dump(raised: BaseException | None) -> bytes:
+    """What was raised; its name, text and traceback beside it, for where it can't be packed or made anew."""
+    if raised is None:
+        return pickle.dumps(None)
+    packed = b""
+    with suppress(BaseException):
+        packed = pickle.dumps(raised)
+    name = visible(plain(type(raised).__name__))
+    return pickle.dumps((packed, name, text_of(raised), traceback_of(raised)))
 
 
 def _log_settings() -> tuple[int, bytes | None]:

@@ -26,6 +26,7 @@ from redisjobs.fate import (
     Undecodable,
     UnknownName,
     Unplaced,
+    attach,
     decide,
 )
 from redisjobs.guard import Guard, OpenScopes, set_author
@@ -33,7 +34,7 @@ from redisjobs.job import JobContext, JobDefinition
 from redisjobs.registry import Registry
 from redisjobs.retry import exponential_jitter
 from redisjobs.stepping import Contexts, run_in
-from redisjobs.threads import NoThread, Threads
+from redisjobs.threads import NoThread, Threads, call_in
 from redisjobs.visible import visible
 
 if TYPE_CHECKING:
@@ -193,15 +194,13 @@ class Running:
             return Raised(RegistrationError("its handler was registered after the worker was started"))
         try:
             await self._means.processes.prepare()
-        except NoThread as error:
-            return self._unplaced(error)
+        except NoThread:
+            return self._unplaced()
         return self._why
 
-    def _unplaced(self, error: NoThread) -> Outcome:
-        first = self._means.threads.turn_away(self.lease.job_id)
-        if str(error):
-            logger.warning("job %s goes to another worker: %s", self.lease.job_id, error)
-        return Unplaced(again=not first)
+    def _unplaced(self) -> Outcome:
+        self._means.threads.turned_away = True
+        return Unplaced()
 
     def _has_started(self, job: codec.Job) -> bool:
         """Whether it was started before: a run of it had an outcome, or a worker died to which it was given."""
@@ -238,8 +237,8 @@ class Running:
             return Raised(error)
         try:
             raised = await self._call(definition, decoded, context, surroundings)
-        except NoThread as error:
-            return self._unplaced(error)
+        except NoThread:
+            return self._unplaced()
         except anyio.get_cancelled_exc_class() as error:
             raised = error
         if scopes.innermost() is not innermost:
@@ -291,13 +290,8 @@ class Running:
     ) -> BaseException | None:
         if self._means.threads.full:
             raise NoThread
-        means = self._means
-
-        def call() -> Any:  # without self, which keeps what this raises
-            means.contexts.part()
-            return definition.call(parameters, context)
-
-        returned, raised = await means.threads.run(call)
+        call = partial(call_in, surroundings, definition.call, parameters, context)
+        returned, raised = await self._means.threads.run(call)
         if _is_awaitable(returned):  # a plain function that returns a coroutine, as decorators make them
             return await run_in(surroundings, lambda: returned)
         return raised
@@ -332,7 +326,7 @@ class Running:
         except BaseException as error:
             # The policy is the user's code too; one that breaks must cost neither the job nor the worker.
             logger.exception("%s: its retry policy raised; the default one decides", self.description)
-            error.__context__ = outcome.error if isinstance(outcome, Raised) else None
+            attach(error, "__context__", outcome.error if isinstance(outcome, Raised) else None)
             self.fate = judge(Raised(error), policy=exponential_jitter())
 
     def report(self, word: Word) -> None:

@@ -56,6 +56,7 @@ _NO_DEAD_LETTERS = (
     "the largest. The jobs are kept and tried again. Copy the letters to a new stream, as lua/README.md shows; or "
     "requeue or delete them, then delete the key"
 )
+_PUT_OFF = 2.0  # seconds within which a job that found no thread is due again
 _FAREWELL = 5.0  # seconds for the last settlements; after that the leases run out by themselves
 
 
@@ -102,7 +103,7 @@ class Shift:
             listening=lambda: self.heartbeat.hurry(),
         )
         self.slots = Slots(settings.concurrency, lambda: self.lookout.server_ms, self._ran)
-        self.threads = Threads(settings.concurrency, settings.abandoned, self._threads_changed)
+        self.threads = Threads(settings.abandoned, self._threads_changed)
         self.wake = waker()
         self.loop = LoopWatch(self.wake, min(max(1.0, settings.lease / 3), 5.0))
         self.heartbeat = Heartbeat(
@@ -180,7 +181,8 @@ class Shift:
     async def _close(self) -> None:
         await self._farewell()
         try:
-            await anyio.to_thread.run_sync(self.heartbeat.stop, 1.0)
+            # With a limiter of its own: the application's threads may have taken all of the default one.
+            await anyio.to_thread.run_sync(self.heartbeat.stop, 1.0, limiter=anyio.CapacityLimiter(1))
         except RuntimeError:  # no thread can be started to wait for that one
             self.heartbeat.end()
         await self.consumer.aclose()
@@ -206,7 +208,7 @@ class Shift:
         if in_processes:
             from redisjobs.processes import Processes  # here, for what it loads
 
-            self.processes = Processes(in_processes, self.settings.concurrency)
+            self.processes = Processes(in_processes, self._processes_changed)
             await self.processes.open()
         warnings = await until_there(self.consumer.open, say)
         self.away = ""
@@ -235,8 +237,10 @@ class Shift:
         if silent > _STUCK * lease and (unrenewed < lease or self.loop.blocked):
             what = "the event loop is blocked" if self.loop.blocked else "stuck"
             return Health(False, False, f"{what}: no exchange with the store for {silent:.0f} s")
-        if self.threads.trouble:
-            return Health(True, False, f"no sync handler is started: {self.threads.trouble}")
+        if self.threads.trouble.why:
+            return Health(True, False, f"no sync handler is started: {self.threads.trouble.why}")
+        if self.processes is not None and self.processes.trouble.why:
+            return Health(True, False, f"no handler in a process is started: {self.processes.trouble.why}")
         if self.stopping:
             return Health(True, False, f"stopping, with {len(self.leased)} jobs to go")
         if unrenewed >= lease:
@@ -273,7 +277,10 @@ class Shift:
 
     def _drained(self) -> bool:
         """Whether nothing is left for a worker that runs until idle."""
-        return self.until_idle and self.found_nothing and not self.leased and not self.exchanges.under_way
+        if not self.until_idle or not self.found_nothing or self.leased or self.exchanges.under_way:
+            return False
+        # What found no thread is ready in truth, and only put off.
+        return not (self.threads.turned_away and (self.lookout.promote or self.lookout.expects(_PUT_OFF)))
 
     def _progressed(self) -> None:
         """Note that an exchange came to its end."""
@@ -615,14 +622,21 @@ class Shift:
         self.outbox, self.kept = self.outbox + self.kept, []
 
     def _threads_changed(self) -> None:
-        trouble = self.threads.trouble
-        if not trouble:
+        why = self.threads.trouble.why
+        if not why:
             logger.info("sync handlers are started again")
         else:
-            logger.error("no sync handler is started, their jobs go to other workers: %s", trouble)
+            logger.error("no sync handler is started, their jobs wait or go to other workers: %s", why)
             if self.settings.supervised and not self.stopping:
                 self.hindered = not self.threads.full
                 self._recycle("no sync handler can be started")
+
+    def _processes_changed(self) -> None:
+        why = self.processes.trouble.why if self.processes is not None else ""
+        if not why:
+            logger.info("handlers in processes are started again")
+        else:
+            logger.error("no handler in a process is started, their jobs wait or go to other workers: %s", why)
 
     def _let_go(self, run: Running) -> None:
         if self.leased.get(run.place) is run:  # after a failover another job may be in its place

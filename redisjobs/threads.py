@@ -1,7 +1,10 @@
 """The threads of sync handlers. One that was given up can't be killed: it runs on, and its thread is abandoned."""
 
+import math
+import sys
 import threading
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any
 
 import anyio
@@ -9,35 +12,55 @@ import anyio.to_thread
 
 from redisjobs.waker import waker
 
-_REMEMBERED = 10_000  # jobs that were turned away, at most
-
 
 class NoThread(Exception):
     """The system starts no more threads, or processes; said where that is not known yet."""
+
+
+class Trouble:
+    """Why handlers of some kind can't be started.
+
+    Args:
+        changed: Called when that begins, and when it is over.
+
+    Attributes:
+        why: In a few words; '' if they can.
+    """
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self.why = ""
+        self._changed = changed
+
+    def note(self, why: str) -> None:
+        """Say why they can't be, or with '' that they can."""
+        changed, self.why = bool(why) != bool(self.why), why
+        if changed:
+            self._changed()
 
 
 class Threads:
     """Runs sync handlers, until too many threads are abandoned.
 
     Args:
-        count: How many handlers run at once.
-        most: How many threads may be abandoned; with so many no other handler is started.
+        most: With so many threads abandoned no other handler is started. Those that run then may add to them.
         changed: Called when no handler can be started any more, and when that is over.
 
     Attributes:
         full: Whether no handler may be started.
-        trouble: Why none can be started; '' if they can.
+        trouble: Why none can be started.
+        turned_away: Whether a job has found no thread, or process, and waits for the next try.
     """
 
-    def __init__(self, count: int, most: int, changed: Callable[[], None]) -> None:
+    def __init__(self, most: int, changed: Callable[[], None]) -> None:
         self.full = False
-        self.trouble = ""
+        self.trouble = Trouble(changed)
+        self.turned_away = False
         self._abandoned = 0
         self._most = most
-        self._changed = changed
-        self._limiter = anyio.CapacityLimiter(count)
+        self._limiter = anyio.CapacityLimiter(
+            math.inf
+        )  # the slots are the limit; on trio an abandoned thread would keep its share
         self._wake = waker()
-        self._turned_away: set[str] = set()
 
     async def run(self, call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
         """Call a handler in a thread; what it returned, and what it raised.
@@ -50,23 +73,15 @@ class Threads:
         try:
             await anyio.to_thread.run_sync(errand.run, abandon_on_cancel=True, limiter=self._limiter)
         except RuntimeError as error:  # not the handler's
-            self._note(f"the system starts no more threads: {error}")
+            self.trouble.note(f"the system starts no more threads: {error}")
             raise NoThread from None
         except anyio.get_cancelled_exc_class():
             if errand.abandon():
                 self._count(1)
             raise
-        if self.trouble and not self.full:
-            self._note("")
+        if self.trouble.why and not self.full:
+            self.trouble.note("")
         return errand.take_result()
-
-    def turn_away(self, job_id: str) -> bool:
-        """Note that a job found no thread; whether it is the first time lately."""
-        if len(self._turned_away) >= _REMEMBERED:
-            self._turned_away.clear()
-        first = job_id not in self._turned_away
-        self._turned_away.add(job_id)
-        return first
 
     def _end(self) -> None:  # called in the thread
         self._wake(lambda: self._count(-1))
@@ -74,13 +89,17 @@ class Threads:
     def _count(self, number: int) -> None:
         self._abandoned += number
         self.full = self._abandoned >= self._most
-        self._note(f"{self._abandoned} threads of handlers that were given up still run" if self.full else "")
+        said = f"{self._abandoned} threads of handlers that were given up still run"
+        self.trouble.note(said if self.full else "")
 
-    def _note(self, trouble: str) -> None:
-        changed, self.trouble = bool(trouble) != bool(self.trouble), trouble
-        if changed:
-            self._turned_away.clear()
-            self._changed()
+
+def call_in(surroundings: Context, call: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a handler in a thread, in the context of its job."""
+    if sniffio := sys.modules.get(
+        "sniffio"
+    ):  # asked by anyio and trio: it would say that this is the loop's thread
+        surroundings.run(sniffio.current_async_library_cvar.set, None)
+    return surroundings.run(call, *arguments)
 
 
 class _Errand:

@@ -80,9 +80,9 @@ class Worker:
         max_rss: Bytes of memory that the process may have in use; with more `run` returns as well, once what
             runs is done, for whoever started it to start it anew. One that has run nothing yet raises instead.
             Defaults to no limit.
-        abandoned: How many threads may still run a sync handler that timed out or was cancelled, which can't be
-            killed. With so many the worker starts no other sync handler, and is not ready. Defaults to
-            `concurrency`.
+        abandoned: With so many threads that still run a sync handler which timed out or was cancelled, and can't
+            be killed, the worker starts no other sync handler, and is not ready. Those that run then may be
+            abandoned too, so there are at most `abandoned - 1 + concurrency`. Defaults to `concurrency`.
         supervised: Somebody starts another worker when `run` returns with `recycled`. Then it returns as well with
             too many abandoned threads; else it goes on with async handlers.
         worker_id: Who this is: 1 to 200 printable characters, no spaces or braces. It must be new at each run,
@@ -154,7 +154,7 @@ class Worker:
 
         Args:
             until_idle: Return as soon as nothing is ready and nothing runs here; delayed jobs that are not
-                due are left.
+                due are left. Jobs for which there was no thread or process are waited for.
             handle_signals: Let SIGTERM and SIGINT stop the worker, a second one at once. Main thread only.
 
         An async handler that swallows its cancellation keeps this from returning, though not from releasing its

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,6 +42,52 @@ class Unpackable(Exception):
     def __init__(self) -> None:
         super().__init__("not to be packed")
         self.call = lambda: None
+
+
+@dataclass(frozen=True)
+class Frozen(Exception):
+    """One that nothing can be set on."""
+
+    number: int = 1
+
+
+class Text(Exception):
+    """One that is no exception any more when it has been packed."""
+
+    def __reduce__(self) -> Any:
+        return str, ("text",)
+
+
+class Exits(Exception):
+    """One that ends whoever unpacks it elsewhere."""
+
+    def __reduce__(self) -> Any:
+        return exit_elsewhere, (os.getpid(),)
+
+
+def exit_elsewhere(pid: int) -> Exception:
+    if os.getpid() != pid:
+        raise SystemExit(4)
+    return Exits("unpacked here")
+
+
+class Causes(Exception):
+    """One with a cause of its own making."""
+
+    @property
+    def __cause__(self) -> Any:  # type: ignore[override]
+        raise LookupError("no cause")
+
+
+class Kind(type):
+    """What makes classes with a name that is none."""
+
+    @property
+    def __name__(cls) -> Any:  # type: ignore[override]
+        return 5
+
+
+class Nameless(Unpackable, metaclass=Kind): ...
 
 
 variable = contextvars.ContextVar("variable", default=0)
@@ -90,6 +137,42 @@ def do(do: Do, context: JobContext) -> None:
             raise Odd(1, 2)
         case "unpackable":
             raise Unpackable
+        case "frozen":
+            raise Frozen
+        case "text":
+            raise Text("to be packed")
+        case "exits":
+            raise Exits("at home")
+        case "causes":
+            raise Causes("itself")
+        case "nameless":
+            raise Nameless
+        case "there only":
+            raise only_here()("no such class elsewhere")
+        case "fork":
+            if (forked := os.fork()) == 0:
+                with (folder / "child").open("w") as file:
+                    file.write(str(os.getpid()))
+                    sys.exit(3)
+            _, status = os.waitpid(forked, 0)
+            (folder / "status").write_text(str(os.waitstatus_to_exitcode(status)))
+        case "fork and go":
+            if os.fork() == 0:
+                while not (folder / "go").exists():
+                    time.sleep(0.005)
+                (folder / "child-of").write_text(str(os.getpid()))
+                (folder / "child-of").rename(folder / "child")
+        case "wait for the child":
+            (folder / "go").touch()
+            while not (folder / "child").exists():
+                time.sleep(0.005)
+            os.waitpid(int((folder / "child").read_text()), 0)
+            raise ValueError("no luck")
+        case "linger":
+            threading.Thread(target=time.sleep, args=(600,)).start()
+            while len(list(folder.glob("lingers-*"))) < 3:
+                (folder / f"lingers-{os.getpid()}").touch()
+                time.sleep(0.005)
         case "retry":
             raise Retry(delay=50, reason="busy")
         case "snooze":
@@ -102,6 +185,16 @@ def do(do: Do, context: JobContext) -> None:
         case _:
             with (folder / "ran").open("a") as ran:
                 ran.write(f"{context.job_id} {os.getpid()}\n")
+
+
+def only_here() -> type[Exception]:
+    """A class that can be packed and unpacked, but not elsewhere."""
+
+    class Local(Exception): ...
+
+    Local.__qualname__ = "Local"
+    globals()["Local"] = Local
+    return Local
 
 
 def double(number: int, context: JobContext, *, folder: str) -> None:

@@ -65,8 +65,7 @@ def dead(outcome: Outcome, **more: Any) -> DeadLetter:
         (Done(), Ack()),
         (CancelAsked(), Ack(cancelled=True)),
         (Interrupted(), Release()),
-        (Unplaced(again=False), Release()),
-        (Unplaced(again=True), RetryLater("+1000")),
+        (Unplaced(), RetryLater("+1000")),
         (LeaseGone(), None),
         (Undecodable("no name"), DeadLetter("undecodable", "no name")),
         (Expired("too late"), DeadLetter("expired", "too late")),
@@ -276,6 +275,29 @@ def test_a_fail_whose_text_cannot_be_had_is_dead_all_the_same() -> None:
             raise ValueError
 
     assert dead(raised(MuteFail("x"))).error == "its text is not to be had, for __str__ raised ValueError"
+
+
+def test_an_error_whose_text_is_no_plain_str_keeps_its_type_and_its_policy() -> None:
+    class Text(str):
+        def split(self, *_: Any) -> Any:
+            raise BaseException
+
+    class Told(Exception):
+        def __str__(self) -> str:
+            return Text("told")
+
+    assert fate_of(raised(Told())) == again("+8000", 2, "Told: told")
+
+
+def test_an_error_whose_cause_cannot_be_had_keeps_its_type_and_its_policy() -> None:
+    class Causes(Exception):
+        @property
+        def __cause__(self) -> Any:  # type: ignore[override]
+            raise LookupError
+
+    letter = dead(raised(Causes("x")), policy=no_retry())
+    assert letter.error == "Causes: x"
+    assert letter.traceback == "the traceback is not to be had: LookupError"
 
 
 def test_an_error_is_one_line() -> None:

@@ -80,6 +80,20 @@ def keep(queue: JobQueue) -> list[int]:
 
 # What code of the user's raises
 
+
+@dataclass(frozen=True)
+class Frozen(Exception):
+    """An error that nothing can be set on."""
+
+    number: int = 1
+
+
+class Fixed(Exception):
+    """An error that says itself from what it came."""
+
+    __cause__ = __context__ = property(lambda _: None)
+
+
 RAISED = [
     KeyboardInterrupt(),
     GeneratorExit(),
@@ -257,7 +271,7 @@ def raising(error: BaseException) -> Any:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("error", [*RAISED, Frozen(), Fixed()], ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("part", ["stop", "wait", "retry_if", OddRetry, OddSnooze])
 async def test_nothing_that_decides_on_a_retry_ends_the_worker(
     queue: JobQueue, part: Any, error: BaseException

@@ -1,12 +1,15 @@
 """Sync handlers in processes: they can be killed, and what kills them is their own job's failure."""
 
 import ast
+import functools
 import json
 import logging
+import multiprocessing.process
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,6 +17,7 @@ from typing import Any, ClassVar
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import process_handlers as handlers
 import pytest
 from fleet import has_ended
@@ -97,7 +101,7 @@ async def test_a_function_can_be_a_job_in_a_process(store: Store, tmp_path: Path
 
 
 async def test_what_a_handler_raises_in_a_process_is_its_failure_with_type_and_traceback(queue: JobQueue) -> None:
-    words = ("value", "odd", "unpackable", "leave", "fail")
+    words = ("value", "odd", "unpackable", "leave", "fail", "frozen", "there only", "text", "exits", "causes")
     ids = await queue.push_many([Do(what) for what in words])
     await drain(queue, concurrency=1)
 
@@ -108,8 +112,24 @@ async def test_what_a_handler_raises_in_a_process_is_its_failure_with_type_and_t
         (State.DEAD, "failed", "Unpackable: not to be packed"),
         (State.DEAD, "failed", "SystemExit: 3"),
         (State.DEAD, "failed", "never"),
+        (State.DEAD, "failed", "Frozen"),
+        (State.DEAD, "failed", "Local: no such class elsewhere"),
+        (State.DEAD, "failed", "Text: to be packed"),
+        (State.DEAD, "failed", "Exits: at home"),
+        (State.DEAD, "failed", "Causes: itself"),
     ]
-    assert all(info and "process_handlers.py" in info.traceback and "raise " in info.traceback for info in infos)
+    with_frames = infos[:-1]  # the last one's own code keeps its traceback from being had
+    assert all(
+        info and "process_handlers.py" in info.traceback and "raise " in info.traceback for info in with_frames
+    )
+
+
+async def test_an_error_whose_class_has_no_name_ends_no_worker(queue: JobQueue) -> None:
+    job = await queue.push(Do("nameless"))
+    await drain(queue)
+    info = await job.info()
+    assert info is not None
+    assert info.error == "5: not to be packed"
 
 
 async def test_a_handler_in_a_process_steers_by_raising(queue: JobQueue) -> None:
@@ -168,6 +188,103 @@ def test_how_a_process_ended_is_known_also_where_another_thread_was_told_of_it()
     assert process._exit_code() == 7
 
 
+async def test_a_process_that_died_while_it_was_idle_fails_no_job(queue: JobQueue, tmp_path: Path) -> None:
+    worker = Worker(queue, concurrency=1)
+    with anyio.fail_after(40):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            for number in (1, 2, 3):
+                job = await queue.push(Do("", str(tmp_path)))
+                while await job.info() is not None:
+                    await anyio.lowlevel.checkpoint()
+                ran = (tmp_path / "ran").read_text().splitlines()
+                assert len(ran) == number
+                pid = int(ran[-1].split()[1])
+                os.kill(pid, signal.SIGKILL)
+                await eventually(functools.partial(has_ended, pid))
+            worker.stop()
+
+    assert (await queue.counts()).totals["dead"] == 0
+
+
+async def test_a_process_that_dies_before_it_begins_a_job_fails_no_job(queue: JobQueue, tmp_path: Path) -> None:
+    """It is stopped when it is given the job, as if it had died at that very moment."""
+    worker = Worker(queue, concurrency=1)
+    with anyio.fail_after(40):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            first = await queue.push(Do("", str(tmp_path)))
+            while await first.info() is not None:
+                await anyio.lowlevel.checkpoint()
+            pid = int((tmp_path / "ran").read_text().split()[1])
+            os.kill(pid, signal.SIGSTOP)
+            second = await queue.push(Do("", str(tmp_path)))
+            await eventually(lambda: worker._shift and worker._shift.processes and worker._shift.processes._busy)
+            os.kill(pid, signal.SIGKILL)
+            while await second.info() is not None:
+                await anyio.lowlevel.checkpoint()
+            worker.stop()
+
+    ran = (tmp_path / "ran").read_text().splitlines()
+    assert [line.split()[0] for line in ran] == [first.id, second.id]
+    assert int(ran[1].split()[1]) != pid
+
+
+async def test_without_a_process_to_be_had_jobs_wait_and_the_worker_is_not_ready(
+    queue: JobQueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    worker = Worker(queue, concurrency=2)
+    with anyio.fail_after(40):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            await eventually(lambda: worker.health.ready, within=20)
+            assert worker._shift
+            assert worker._shift.processes
+            pid = worker._shift.processes._idle[0]._process.pid
+            assert pid
+            monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", refuse)
+            os.kill(pid, signal.SIGKILL)
+            await eventually(lambda: has_ended(pid))
+            await queue.push_many([Do("", str(tmp_path)) for _ in range(4)])
+            await eventually(lambda: "no handler in a process is started" in worker.health.why)
+            assert (worker.health.live, worker.health.ready) == (True, False)
+            assert "Resource temporarily unavailable" in worker.health.why
+            while (await queue.counts()).totals["retried"] < 5:
+                await anyio.lowlevel.checkpoint()
+            monkeypatch.undo()
+            while (await queue.counts()).totals["completed"] < 4:
+                await anyio.lowlevel.checkpoint()
+            assert worker.health.ready
+            worker.stop()
+
+    said = [record.message for record in caplog.records if "Resource" in record.message]
+    assert len(said) == 1
+
+
+async def test_what_a_handler_in_a_process_forked_ends_as_its_code_says(queue: JobQueue, tmp_path: Path) -> None:
+    job = await queue.push(Do("fork", str(tmp_path)))
+    with anyio.fail_after(40):
+        await Worker(queue, concurrency=1).run(until_idle=True)
+    assert await job.info() is None
+    assert (tmp_path / "status").read_text() == "3"
+    assert has_ended(int((tmp_path / "child").read_text()))
+
+
+async def test_what_a_handler_in_a_process_forked_answers_for_no_job(queue: JobQueue, tmp_path: Path) -> None:
+    """The child comes to the end of the handler while the process runs the next job, which fails."""
+    first = await queue.push(Do("fork and go", str(tmp_path)))
+    second = await queue.push(Do("wait for the child", str(tmp_path)))
+    await drain(queue, concurrency=1)
+
+    info = await second.info()
+    assert await first.info() is None
+    assert info is not None
+    assert info.error == "ValueError: no luck"
+
+
 @pytest.mark.parametrize("what", ["sleep", "stubborn"])
 async def test_a_timeout_ends_the_process_at_once(store: Store, tmp_path: Path, what: str) -> None:
     async with handlers.queue_of(store.driver, store.queue_name, timeout=1) as queue:
@@ -222,6 +339,24 @@ async def test_a_stop_ends_the_processes_and_hands_their_jobs_back(queue: JobQue
     assert (info.state, info.attempt, info.deliveries) == (State.READY, 1, 0)
 
 
+async def test_processes_end_though_the_application_has_taken_all_threads_of_the_default_limiter(
+    queue: JobQueue, tmp_path: Path
+) -> None:
+    limiter, let_go = anyio.to_thread.current_default_thread_limiter(), threading.Event()
+    await queue.push(Do("", str(tmp_path)))
+    async with anyio.create_task_group() as tasks:
+        for _ in range(int(limiter.total_tokens)):
+            tasks.start_soon(anyio.to_thread.run_sync, let_go.wait, 20)
+        try:
+            await eventually(lambda: not limiter.available_tokens)
+            await drain(queue)
+            assert not limiter.available_tokens
+        finally:
+            let_go.set()
+
+    assert has_ended(int((tmp_path / "ran").read_text().split()[1]))
+
+
 async def test_processes_are_kept_and_each_job_has_a_fresh_context_there(queue: JobQueue, tmp_path: Path) -> None:
     await queue.push_many([Do("leak", str(tmp_path)) for _ in range(3)])
     await drain(queue, concurrency=1)
@@ -231,6 +366,24 @@ async def test_processes_are_kept_and_each_job_has_a_fresh_context_there(queue: 
     assert len(set(seen)) == 1
     assert seen[0].startswith("0 28 ")
     await eventually(lambda: has_ended(int(seen[0].split()[2])))  # it goes with the worker
+
+
+async def test_idle_processes_that_do_not_end_by_themselves_are_waited_for_together(
+    queue: JobQueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "_END", 1.0)
+    await queue.push_many([Do("linger", str(tmp_path)) for _ in range(3)])
+    worker = Worker(queue, concurrency=3)
+    with anyio.fail_after(40):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            while (await queue.counts()).totals["completed"] < 3:
+                await anyio.lowlevel.checkpoint()
+            began = time.monotonic()
+            worker.stop()
+
+    assert time.monotonic() - began < 2.5
+    assert all(has_ended(int(name.split("-")[1])) for name in os.listdir(tmp_path))
 
 
 async def test_what_a_handler_in_a_process_prints_is_seen(

@@ -71,7 +71,8 @@ def worker(
     abandoned: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Threads that sync handlers which timed out may keep; as many as -c if not given."
+            min=1,
+            help="Start no sync handler with so many threads of such that timed out; as many as -c if not given.",
         ),
     ] = None,
     health: Annotated[

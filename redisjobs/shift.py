@@ -279,6 +279,8 @@ class Shift:
         """Whether nothing is left for a worker that runs until idle."""
         if not self.until_idle or not self.found_nothing or self.leased or self.exchanges.under_way:
             return False
+        if self.one_waits:  # for a thread to end
+            return False
         # What found no thread is ready in truth, and only put off.
         return not (self.threads.turned_away and (self.lookout.promote or self.lookout.expects(_PUT_OFF)))
 
@@ -367,9 +369,8 @@ class Shift:
         count = min(self.free, most) if not self.lookout.waiting else 0
         asks = bool(count or self.lookout.promote) and not self.stopping
         self.lookout.promote = False
-        runs_nothing = len(settling) == len(self.leased) and not self.slots.busy
         # Only where one may wait: there is no second exchange beside one that may bring a job to run alone.
-        idle = bool(count) and self.one_waits and runs_nothing and not self.exchanges.under_way
+        idle = bool(count) and self.one_waits and len(settling) == len(self.leased) and self._runs_nothing()
         return Batch(settling, count if asks else None, idle)
 
     def _answered(self, batch: Batch, answer: Exchange) -> None:
@@ -387,14 +388,29 @@ class Shift:
             else:  # we were frozen meanwhile, and they have run out: what is still ours is handed back
                 self.unsure = self.unsure or bool(answer.leases)
         if batch.count:
-            self.one_waits = answer.waits is not None
-            self.clearance.hear(answer.waits, time.monotonic())
-        self.found_nothing = not (batch.settling or answer.leases or (self.one_waits and not self.leased))
+            self._hear_of_one_alone(answer.waits)
+        one_more = self.one_waits and not self.leased and self._runs_nothing()
+        self.found_nothing = not (batch.settling or answer.leases or one_more)
         got_all = batch.count and len(answer.leases) < batch.count
         if got_all and self.free and not self.until_idle and not self.lookout.waiting:
             # COUNT goes for each of three streams, so a third of the slots leaves little to hand back.
             self.lookout.begin(max(1, self.free // 3), batch.sent)
         self.attention.open()
+
+    def _runs_nothing(self) -> bool:
+        """Whether a job that ran now would run alone, once our outcomes are settled.
+
+        A thread of a handler that was given up may be what ends this process. It may also run for ever: who has
+        waited long enough for it takes the job, or, where there is another to do that, makes room.
+        """
+        threads = self.threads.abandoned and not self.clearance.is_on(time.monotonic())
+        return not (threads or self.slots.busy or self.exchanges.under_way)
+
+    def _hear_of_one_alone(self, waits: float | None) -> None:
+        self.one_waits = waits is not None
+        self.clearance.hear(waits, time.monotonic())
+        if self.threads.abandoned and self.settings.supervised and self.clearance.is_on(time.monotonic()):
+            self._recycle("a job has to run alone, and threads of handlers that were given up still run")
 
     def _failed(self, batch: Batch, error: DriverError | None) -> None:
         for run in batch.settling:
@@ -662,6 +678,9 @@ class Shift:
         while True:
             # The nearest tick: that time is an interval later than a look that was a round trip after its tick.
             self.reclaim = self.reclaim or time.monotonic() >= self.reclaim_at - interval / 2
+            if self.one_waits and not self.leased:  # it could not be had, for a thread that may have ended by now
+                self.found_nothing = False
+                self.lookout.interrupt()
             self.attention.open()
             if self.kept and time.monotonic() >= self.kept_at + _REFUSED:
                 self._try_again()

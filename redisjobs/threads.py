@@ -49,17 +49,17 @@ class Threads:
         full: Whether no handler may be started.
         trouble: Why none can be started.
         turned_away: Whether a job has found no thread, or process, and waits for the next try.
+        abandoned: How many threads are.
     """
 
     def __init__(self, most: int, changed: Callable[[], None]) -> None:
         self.full = False
         self.trouble = Trouble(changed)
         self.turned_away = False
-        self._abandoned = 0
+        self.abandoned = 0
         self._most = most
-        self._limiter = anyio.CapacityLimiter(
-            math.inf
-        )  # the slots are the limit; on trio an abandoned thread would keep its share
+        # The slots are the limit; on trio an abandoned thread would keep its share.
+        self._limiter = anyio.CapacityLimiter(math.inf)
         self._wake = waker()
 
     async def run(self, call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
@@ -87,17 +87,15 @@ class Threads:
         self._wake(lambda: self._count(-1))
 
     def _count(self, number: int) -> None:
-        self._abandoned += number
-        self.full = self._abandoned >= self._most
-        said = f"{self._abandoned} threads of handlers that were given up still run"
+        self.abandoned += number
+        self.full = self.abandoned >= self._most
+        said = f"{self.abandoned} threads of handlers that were given up still run"
         self.trouble.note(said if self.full else "")
 
 
 def call_in(surroundings: Context, call: Callable[..., Any], *arguments: Any) -> Any:
     """Call a handler in a thread, in the context of its job."""
-    if sniffio := sys.modules.get(
-        "sniffio"
-    ):  # asked by anyio and trio: it would say that this is the loop's thread
+    if sniffio := sys.modules.get("sniffio"):  # anyio and trio ask it: it would say that this is the loop's thread
         surroundings.run(sniffio.current_async_library_cvar.set, None)
     return surroundings.run(call, *arguments)
 

@@ -1,8 +1,10 @@
 """A job on its last delivery runs alone, so that no other dies, or is judged, in its place."""
 
 import random
+import threading
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import anyio
@@ -10,9 +12,10 @@ import pytest
 from store import Store, eventually
 
 from redisjobs.clearance import Clearance
-from redisjobs.job import JobContext, Priority
+from redisjobs.job import JobContext, JobName, Priority
 from redisjobs.lookout import Lookout
 from redisjobs.queue import JobQueue
+from redisjobs.retry import no_retry
 from redisjobs.worker import Worker
 
 pytestmark = pytest.mark.anyio
@@ -148,6 +151,67 @@ async def test_room_is_made_for_one_however_patient_the_worker(
         worker.stop()
         tasks.cancel_scope.cancel()
     assert crew.beside["a"] == {"a"}
+
+
+class Stuck:
+    """A sync handler that outlives its timeout until it is let go, and a job that waits, for a crew."""
+
+    def __init__(self, crew: Crew) -> None:
+        self.crew = crew
+        self.go = threading.Event()
+        self.name = JobName("stuck", Work)
+        crew.queue.register(self.name, timeout=0.05, retry=no_retry())(lambda _: self.go.wait(20))
+        crew.gates["hold"] = anyio.Event()
+
+    async def lose(self, job_id: str) -> None:
+        """A worker of one slot has abandoned its thread; then another one is lost with a job."""
+        await self.crew.queue.push(Work(), job_id="hold")
+        await eventually(lambda: "hold" in self.crew.running)
+        await self.crew.lose(job_id)
+        self.crew.gates["hold"].set()
+
+
+async def test_one_waits_for_the_thread_of_a_handler_that_was_given_up(store: Store) -> None:
+    crew = Crew(store)
+    stuck = Stuck(crew)
+    worker = Worker(crew.queue, max_deliveries=2, concurrency=1)
+    async with crew.queue, anyio.create_task_group() as tasks:
+        await crew.queue.push(Work(), stuck.name)
+        tasks.start_soon(worker.run)
+        await stuck.lose("a")
+        await crew.queue.push(Work(), job_id="new")
+        await eventually(lambda: "new" in crew.beside and not crew.running)
+        assert "a" not in crew.beside
+        stuck.go.set()
+        await eventually(lambda: "a" in crew.beside)
+        worker.stop()
+
+
+@pytest.mark.parametrize("until_idle", [False, True])
+async def test_one_does_not_wait_for_ever_for_a_thread_that_never_ends(store: Store, until_idle: bool) -> None:
+    crew = Crew(store)
+    stuck = Stuck(crew)
+    worker = Worker(crew.queue, max_deliveries=2, concurrency=1, lease=0.4)
+    async with crew.queue, anyio.create_task_group() as tasks:
+        await crew.queue.push(Work(), stuck.name)
+        tasks.start_soon(partial(worker.run, until_idle=until_idle))
+        await stuck.lose("a")
+        await eventually(lambda: "a" in crew.beside, within=20)
+        worker.stop()
+        stuck.go.set()
+
+
+async def test_a_supervised_worker_with_a_thread_that_never_ends_makes_room_for_another(store: Store) -> None:
+    crew = Crew(store)
+    stuck = Stuck(crew)
+    worker = Worker(crew.queue, max_deliveries=2, concurrency=1, lease=0.4, abandoned=5, supervised=True)
+    async with crew.queue, anyio.create_task_group() as tasks:
+        await crew.queue.push(Work(), stuck.name)
+        tasks.start_soon(worker.run)
+        await stuck.lose("a")
+        await eventually(lambda: worker.recycled, within=20)
+        assert "a" not in crew.beside
+        stuck.go.set()
 
 
 def test_room_is_made_after_about_a_lease_for_two_and_then_for_longer() -> None:

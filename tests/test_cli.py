@@ -358,6 +358,8 @@ def test_requeue_all_takes_every_dead_letter(cli: Callable[..., Ended], queue_na
         (["push", "shop:queue", "Male", "{}"], r"no handler for 'Male'; registered: Mail, block, boom, rest,"),
         (["push", "shop:queue", "Mail", '{"to"'], r"Mail: Invalid JSON"),
         (["push", "shop:queue", "Mail", '{"to": 5}'], r"Mail\.to: Input should be a valid string \(got int\)"),
+        (["push", "shop:queue", "Mail", '{"to": "joe", "copy": 2}'], r"Mail: Mail has no key 'copy'$"),
+        (["push", "shop:queue", "boom", '{"what": "x", "y": 2}'], r"boom: boom has no key 'y'$"),
         (["push", "shop:queue", "rest", "{}", "--at", "soon"], r"--at 'soon' is not an ISO 8601 time"),
         (["push", "shop:queue", "rest", "{}", "--at", "2099-01-01"], r"has no time zone"),
         (["push", "shop:queue", "rest", "{}", "--at", "2099-01-01T00Z", "--delay", "1"], r"not both"),

@@ -63,7 +63,7 @@ def _prepare(queue: Registry, name: str, text: str, options: PushOptions) -> New
     raw = sys.stdin.buffer.read() if text == "-" else os.fsencode(text)
     try:
         definition = queue.definition(name)
-        return queue.prepare(codec.decode_parameters(definition.name, raw), definition.name, **options)
+        return queue.prepare(codec.read_parameters(definition.name, raw), definition.name, **options)
     except (UnknownJob, DecodeError, EncodeError, ValueError) as error:
         raise Mistake(str(error)) from error
 

@@ -119,17 +119,38 @@ def name_of(parameters: type[P] | JobName[P]) -> JobName[P]:
     """The job name of a parameter type that says its own in `job_name`.
 
     Raises:
-        RegistrationError: It does not say one.
+        RegistrationError: It does not say one, or has that of another.
     """
     if isinstance(parameters, JobName):
         return parameters
     name = getattr(parameters, "job_name", None)
+    given = getattr(parameters, "__name__", repr(parameters))
     if not isinstance(name, str):
-        given = getattr(parameters, "__name__", repr(parameters))
         raise RegistrationError(
             f"{given} has no job name: give the class a `job_name: ClassVar[str]`, or use JobName('...', {given})"
         )
+    if why := borrowed(parameters):
+        raise RegistrationError(why)
     return JobName(name, parameters)
+
+
+def borrowed(kind: type[Any]) -> str:
+    """What is wrong with a type's job name if it inherits that of another parameter type; '' for nothing.
+
+    The handler of that name takes the base, and what the subclass adds would be lost on the way.
+    """
+    if not isinstance(kind, type) or "job_name" in vars(kind):
+        return ""
+    generic = getattr(kind, "__pydantic_generic_metadata__", {}).get("origin")  # Box, of a Box[int]
+    for base in kind.__mro__[1:]:
+        has_fields = vars(base).keys() & {"__dataclass_fields__", "__pydantic_core_schema__"}  # so it is no mixin
+        if has_fields and base is not generic and (name := getattr(base, "job_name", None)):
+            its, other = kind.__name__, base.__name__
+            return (
+                f"{name}: a {its} would arrive as a {other}, which has that job name; push a {other}, give {its} "
+                f"a job_name and a handler of its own, or use JobName('...', {its})"
+            )
+    return ""
 
 
 class JobContext:

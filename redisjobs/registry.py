@@ -41,6 +41,7 @@ from redisjobs.job import (
     JobName,
     Priority,
     Signature,
+    borrowed,
     checked_queue_name,
     handler_call,
     name_of,
@@ -290,13 +291,15 @@ class Registry:
         if kind not in self._names:
             if issubclass(kind, dict):
                 raise EncodeError("a TypedDict does not know its job name: push(parameters, JobName('...', Its))")
+            if why := borrowed(kind):
+                raise EncodeError(why)
             name = name_of(kind)
             self._refuse_subclass(name)
             self._names[kind] = name
         return self._names[kind]
 
     def _refuse_subclass(self, name: JobName[Any]) -> None:
-        """A subclass inherits the job name; what it adds would be lost on the way to the handler of its base."""
+        """A subclass may say its base's job name; what it adds would be lost on the way to the handler of that."""
         there = self.definitions.get(name.name)
         base = there.name.parameters if there else None
         if base in name.parameters.__mro__[1:]:

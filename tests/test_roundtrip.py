@@ -9,7 +9,7 @@ from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Optional, Union
+from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Optional, TypeVar, Union
 from uuid import UUID
 
 import pytest
@@ -19,8 +19,10 @@ from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, RootModel
 from pydantic_core import CoreSchema, core_schema
 
-from redisjobs import EncodeError, JobName, JobQueue, sync
+from redisjobs import EncodeError, JobName, JobQueue, RegistrationError, sync
 from redisjobs.codec import decode_parameters, encode_parameters
+
+T = TypeVar("T")
 
 NOW = datetime(2024, 2, 29, 12, 30, tzinfo=UTC)
 
@@ -425,15 +427,93 @@ class Registered(Letter):
     weight: int = 0
 
 
-def test_a_subclass_that_inherits_its_job_name_is_not_pushed_where_the_handler_takes_the_base() -> None:
+class Insured(Registered):
+    """Not even a dataclass of its own."""
+
+
+@dataclass
+class Parcel(Letter):
+    job_name: ClassVar[str] = "Parcel"
+    weight: int = 0
+
+
+@dataclass
+class Same(Letter):
+    job_name: ClassVar[str] = "Letter"
+    weight: int = 0
+
+
+class Mixin:
+    job_name: ClassVar[str] = "Mixed"
+
+
+@dataclass
+class Mixed(Mixin):
+    to: str = ""
+
+
+@dataclass
+class MixedMore(Mixed):
+    weight: int = 0
+
+
+class Box(BaseModel, Generic[T]):
+    job_name: ClassVar[str] = "Box"
+    value: T
+
+
+class BigBox(Box[int]):
+    size: int = 0
+
+
+@pytest.mark.parametrize("make", [JobQueue, sync.JobQueue])
+@pytest.mark.parametrize(
+    ("job", "base"),
+    [
+        (Registered("joe", 5), "Letter"),
+        (Insured("joe", 5), "Registered"),
+        (MixedMore("joe", 5), "Mixed"),
+        (BigBox(value=1), r"Box\[int\]"),
+    ],
+)
+def test_a_subclass_that_inherits_its_job_name_is_no_job_whether_the_handler_is_known_or_not(
+    make: Any, job: Any, base: str
+) -> None:
+    queue, kind = make("memory://"), type(job).__name__
+    why = f"a {kind} would arrive as a {base}, which has that job name; .* give {kind} a job_name"
+    with pytest.raises(EncodeError, match=why):
+        queue.prepare(job)
+    with pytest.raises(RegistrationError, match=why):
+        queue.register(type(job))
+
+    queue.register(JobName("mine", type(job)))(print)
+    assert queue.prepare(job, "mine").fields[1] == "mine"
+
+
+@pytest.mark.parametrize("job", [Letter("joe"), Parcel("joe", 5), Same("joe"), Mixed("joe"), Box[int](value=1)])
+def test_a_type_whose_job_name_is_its_own_is_pushed_by_a_producer_without_handlers(job: Any) -> None:
+    assert JobQueue("memory://").prepare(job).fields[1] == job.job_name
+
+
+@dataclass
+class Pair(Generic[T]):
+    job_name: ClassVar[str] = "Pair"
+    first: T
+
+
+def test_a_dataclass_with_its_type_filled_in_keeps_its_job_name() -> None:
+    kind: Any = Pair[int]
     queue = JobQueue("memory://")
-    queue.prepare(Registered("joe", 5))  # a producer that knows no handlers can't tell
+    queue.register(kind)(print)
+    assert list(queue.definitions) == ["Pair"]
+
+
+def test_a_subclass_that_says_the_job_name_of_its_base_is_not_pushed_where_the_handler_takes_the_base() -> None:
+    queue = JobQueue("memory://")
     queue.register(Letter)(print)
 
-    with pytest.raises(
-        EncodeError, match="a Registered would arrive as a Letter, which the handler of 'Letter' takes"
-    ):
-        queue.prepare(Registered("joe", 5))
+    with pytest.raises(EncodeError, match="a Same would arrive as a Letter, which the handler of 'Letter' takes"):
+        queue.prepare(Same("joe", 5))
 
     queue.prepare(Letter("joe"))
 

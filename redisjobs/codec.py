@@ -305,7 +305,7 @@ class Job:
         attempt: From 1.
         queued_ms: When it was pushed, by the server's clock.
         expires_ms: Not to be started after this; None: whenever.
-        started_ms: When its first run began; None if no run of it had an outcome yet.
+        started_ms: When its first run that had an outcome began; None if none had one yet.
         unknown_ms: Since when no worker knew its name; None if one did.
         next_scheduled_ms: The slot after this one, for a job pushed by a schedule.
         headers: JSON, or None.

@@ -77,7 +77,8 @@ class RetryPolicy:
         Args:
             error: What the handler raised.
             attempt: Which attempt failed, from 1.
-            elapsed: Seconds since its first run began, for tenacity's `stop_after_delay`.
+            elapsed: Seconds since its first run began, for tenacity's `stop_after_delay`. A run that was lost
+                with its worker, or handed back, is none.
             asked: The handler asked for a retry itself, so `retry_if` has no say.
         """
         state = _state(error, attempt, elapsed)

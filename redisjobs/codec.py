@@ -1,10 +1,12 @@
 """The wire format: job ⇄ fields of an entry, parameters ⇄ JSON. Nobody else knows it."""
 
+import functools
 import math
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -47,11 +49,9 @@ def encode_parameters(name: JobName[P], parameters: P, limit: int = MAX_PARAMETE
     """
     try:
         raw = _dump(name, parameters)
-        # What JSON can't say is written as null, or as stars, and would reach the handler so.
-        if b"null" in raw or b"****" in raw:
-            lost = next(_lost(name.adapter.dump_python(parameters, warnings=False), _type_name(name)), "")
-            if lost:
-                raise EncodeError(f"{name.name}: parameters can't be written: {lost}")
+        # What JSON can't say is written as null, as stars or as U+FFFD, and would reach the handler so.
+        if (b"null" in raw or b"****" in raw or b"\xef\xbf\xbd" in raw) and (lost := _lost(name, parameters)):
+            raise EncodeError(f"{name.name}: parameters can't be written: {lost}")
         decoded = name.adapter.validate_json(raw, strict=True)
         if check := name.round_trip.check:
             if name.round_trip.decodes:
@@ -63,13 +63,70 @@ def encode_parameters(name: JobName[P], parameters: P, limit: int = MAX_PARAMETE
     except ValidationError as error:
         raise EncodeError(f"{name.name}: {_misspelt(name, parameters) or _misfits(name, error)}") from None
     except Exception as error:  # the type's own validators and serializers may raise anything
-        raise EncodeError(f"{name.name}: parameters can't be written as {_type_name(name)}: {error}") from error
+        why = _unwritable(name, parameters, error) or f" as {_type_name(name)}: {error}"
+        raise EncodeError(f"{name.name}: parameters can't be written{why}") from error
     if len(raw) > limit:
         raise EncodeError(
             f"{name.name}: parameters take {len(raw):,} bytes of JSON, the limit is {limit:,}; keep large data "
             "elsewhere and push where it is, or raise max_parameters= of the queue"
         )
     return raw
+
+
+def read_parameters(name: JobName[P], raw: bytes) -> P:
+    """Parameters that somebody typed as JSON: read as a worker reads them, but a key too many is a mistake.
+
+    Raises:
+        DecodeError: They don't fit their type, or have a key that it lacks.
+    """
+    try:
+        return _with_known_keys(name, functools.partial(name.adapter.validate_json, raw))
+    except ValidationError as error:
+        raise DecodeError(f"{name.name}: {_say(name, error)}") from None
+    except _KeysTooMany as error:
+        raise DecodeError(f"{name.name}: {error}") from None
+    except Exception as error:  # the type's own validators may raise anything
+        raise DecodeError(f"{name.name}: {type(error).__name__}: {error}") from error
+
+
+def _with_known_keys(name: JobName[Any], validate: Callable[..., P]) -> P:
+    """What is validated, if no type in it lacks a key that it was given, which pydantic would leave out."""
+    try:
+        return validate(extra="forbid")
+    except ValidationError as error:  # perhaps only of keys that a type allows and keeps
+        made = validate()
+        if unknown := _unknown_keys(name, error, made):
+            raise _KeysTooMany(unknown) from None
+        return made
+
+
+class _KeysTooMany(Exception):
+    """A type lacks keys that it was given."""
+
+
+_KEYS_TOO_MANY = ("extra_forbidden", "unexpected_keyword_argument")
+
+
+def _unknown_keys(name: JobName[Any], error: ValidationError, parameters: Any) -> str:
+    """Which keys the types at their places lack, of those that were forbidden; '' if all are kept after all."""
+    said = []
+    for fault in error.errors(include_url=False, include_context=False, include_input=False):
+        *path, key = fault["loc"]
+        if fault["type"] in _KEYS_TOO_MANY and not _keeps(parameters, path, key):
+            said.append(f"{'.'.join([_type_name(name), *map(str, path)])} has no key {key!r}")
+    return "; ".join(dict.fromkeys(said))
+
+
+def _keeps(value: Any, path: Iterable[Any], key: Any) -> bool:
+    """Whether what is at some place has a key that was not declared, as its type allows."""
+    for step in path:
+        if isinstance(value, Mapping | list | tuple):
+            with suppress(LookupError, TypeError):
+                value = value[step]
+        else:
+            value = getattr(value, str(step), value)  # a step may be the choice of a union
+    extra = value if isinstance(value, Mapping) else getattr(value, "__pydantic_extra__", None)
+    return key in (extra or ())
 
 
 def instance(name: JobName[P], parameters: Any) -> Any:
@@ -85,10 +142,11 @@ def instance(name: JobName[P], parameters: Any) -> Any:
         if hasattr(kind, "__dataclass_fields__"):
             return kind(**parameters)
         if hasattr(kind, "model_validate"):
-            extra = None if kind.model_config.get("extra") == "allow" else "forbid"
-            return kind.model_validate(parameters, strict=True, extra=extra)
+            return _with_known_keys(name, functools.partial(kind.model_validate, parameters, strict=True))
     except ValidationError as error:
         raise EncodeError(f"{name.name}: {_misfits(name, error)}") from None
+    except _KeysTooMany as error:
+        raise EncodeError(f"{name.name}: {error}") from None
     except Exception as error:  # the type's own checks may raise anything
         raise EncodeError(f"{name.name}: can't make a {_type_name(name)} of what was given: {error}") from error
     return parameters
@@ -139,18 +197,58 @@ def _where(name: JobName[Any], fault: Fault) -> str:
     return f"{'.'.join([_type_name(name), *reversed(fault.path)])} {fault.text}"
 
 
-def _lost(value: Any, where: str) -> Iterator[str]:
-    """What of a value JSON would not carry, though pydantic writes something in its stead."""
-    if isinstance(value, float) and not math.isfinite(value):
-        yield f"{where}: JSON has no number {value}"
-    elif hasattr(value, "get_secret_value"):
-        yield f"{where}: {type(value).__name__} is written as stars; push where the secret is kept, or a str"
-    elif isinstance(value, Mapping):
+def _unwritable(name: JobName[Any], parameters: Any, error: Exception) -> str:
+    """What pydantic can't write, if we know what to do about it: text or bytes that are not UTF-8."""
+    if not isinstance(error, PydanticSerializationError):
+        return ""
+    with suppress(Exception):  # the type's own serializers may raise anything
+        for part, where in _parts(name, parameters):
+            if isinstance(part, bytes) and not _is_utf8(part):
+                return f": {where}: bytes go as text, and these are not UTF-8; push base64.b64encode(...).decode()"
+            if isinstance(part, str) and not _is_utf8(part):
+                return f": {where}: {_HALF.format(part[:40])}"
+    return ""
+
+
+def _lost(name: JobName[Any], parameters: Any) -> str:
+    """What JSON would not carry, though pydantic writes something in its stead; '' for nothing."""
+    for part, where in _parts(name, parameters):
+        if isinstance(part, float) and not math.isfinite(part) and not where.endswith(_KEY):
+            return f"{where}: JSON has no number {part}"
+        if hasattr(part, "get_secret_value"):
+            return f"{where}: {type(part).__name__} is written as stars; push where the secret is kept, or a str"
+        if isinstance(part, str) and where.endswith(_KEY) and not _is_utf8(part):
+            return f"{where}: {_HALF.format(part[:40])}"
+    return ""
+
+
+_KEY = ", a key"
+_HALF = "{!r} has half of a surrogate pair, which UTF-8 can't carry; leave it out"
+
+
+def _parts(name: JobName[Any], parameters: Any) -> Iterator[tuple[Any, str]]:
+    """All that parameters consist of, keys too, and where each is."""
+    return _inside(name.adapter.dump_python(parameters, warnings=False), _type_name(name))
+
+
+def _inside(value: Any, where: str) -> Iterator[tuple[Any, str]]:
+    if isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _lost(item, f"{where}.{key}")
+            yield key, where + _KEY
+            yield from _inside(item, f"{where}.{key}")
     elif isinstance(value, list | tuple | set | frozenset):
         for at, item in enumerate(value):
-            yield from _lost(item, f"{where}.{at}")
+            yield from _inside(item, f"{where}.{at}")
+    else:
+        yield value, where
+
+
+def _is_utf8(text: str | bytes) -> bool:
+    try:
+        text.decode() if isinstance(text, bytes) else text.encode()
+    except UnicodeError:
+        return False
+    return True
 
 
 def decode_parameters(name: JobName[P], raw: bytes) -> P:
@@ -207,7 +305,7 @@ class Job:
         attempt: From 1.
         queued_ms: When it was pushed, by the server's clock.
         expires_ms: Not to be started after this; None: whenever.
-        started_ms: When its first run began; None if no run of it had an outcome yet.
+        started_ms: When its first run that had an outcome began; None if none had one yet.
         unknown_ms: Since when no worker knew its name; None if one did.
         next_scheduled_ms: The slot after this one, for a job pushed by a schedule.
         headers: JSON, or None.

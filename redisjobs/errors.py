@@ -23,10 +23,16 @@
 """
 
 import math
+import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from enum import StrEnum
 from numbers import Number
-from typing import Any
+from typing import Any, TypeGuard, TypeVar
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+_HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 
 
 def seconds(duration: float | timedelta, what: str) -> float:
@@ -44,6 +50,46 @@ def seconds(duration: float | timedelta, what: str) -> float:
     if isinstance(value, bool) or not isinstance(value, float | int | Number) or not 0 <= value < 1e10:
         raise ValueError(f"{what}={duration!r}: give seconds from 0 up, or a timedelta")
     return float(value)
+
+
+def number(value: float, what: str) -> float:
+    """A number, if it is one.
+
+    Raises:
+        ValueError: It is something else; `what` is what the caller calls it.
+    """
+    if isinstance(value, bool) or not isinstance(value, float | int):
+        raise ValueError(f"{what}={value!r}: give a number")
+    return value
+
+
+def whole(value: int, what: str) -> int:
+    """A whole number from 1 up, if it is one.
+
+    Raises:
+        ValueError: It is something else; `what` is what the caller calls it.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{what}={value!r}: give a whole number from 1 up")
+    return value
+
+
+def one_of(kind: type[Choice], value: str, what: str) -> Choice:
+    """One of a few words, which may be given as text.
+
+    Raises:
+        ValueError: It is none of them; `what` is what the caller calls it.
+    """
+    try:
+        return kind(value)
+    except ValueError:
+        known = ", ".join(f"{kind.__name__}.{each.name} ('{each}')" for each in kind)
+        raise ValueError(f"{what}={value!r}: give one of {known}") from None
+
+
+def is_text(value: object, pattern: str) -> TypeGuard[str]:
+    """Whether something is text that matches a pattern whole, and that UTF-8 can carry."""
+    return isinstance(value, str) and bool(re.fullmatch(pattern, value)) and not _HALF_A_PAIR.search(value)
 
 
 def aware(time: datetime, what: str) -> datetime:
@@ -157,14 +203,27 @@ class Retry(Steering):
     """Run this job again, one attempt spent; a dead letter once the policy's attempts are used up.
 
     Args:
-        delay: Seconds or a timedelta from now. Defaults to what the retry policy says. A text alone is the reason.
+        either: The delay, or a text, which is the reason.
+        delay: Seconds or a timedelta from now. Defaults to what the retry policy says.
         reason: Kept with the job as its last error.
+
+    Raises:
+        ValueError: The delay can't be one, or one of the two is given twice.
     """
 
-    def __init__(self, delay: float | timedelta | str | None = None, *, reason: str = "") -> None:
-        after = None if isinstance(delay, str) else delay
-        said = reason if after is delay else f"{delay} {reason}".strip()
-        super().__init__(said or "the handler asked for a retry")
+    def __init__(
+        self,
+        either: float | timedelta | str | None = None,
+        /,
+        *,
+        delay: float | timedelta | None = None,
+        reason: str = "",
+    ) -> None:
+        if either is not None and (reason if isinstance(either, str) else delay is not None):
+            raise ValueError(f"Retry({either!r}, ...): give one delay and one reason, as Retry(30, reason='busy')")
+        said = either if isinstance(either, str) else reason
+        after = delay if either is None or isinstance(either, str) else either
+        super().__init__(str(said) or "the handler asked for a retry")
         self.delay = None if after is None else seconds(after, "delay")
 
 

@@ -89,7 +89,7 @@ def decide(outcome: Outcome, *, attempt: int, started_ms: int, now_ms: int, poli
     Args:
         outcome: What its run came to.
         attempt: Which attempt that was, from 1.
-        started_ms: When its first run began, by the server's clock.
+        started_ms: When its first run that had an outcome began, by the server's clock.
         now_ms: The server's clock.
         policy: When its handler's failures are tried again.
 

@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-import re
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from typing import Any, Generic, NotRequired, TypeVar, get_args, get_origin, get
 
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
 
-from redisjobs.errors import EncodeError, RegistrationError
+from redisjobs.errors import EncodeError, RegistrationError, is_text
 from redisjobs.retry import RetryPolicy
 from redisjobs.roundtrip import RoundTrip
 
@@ -51,7 +50,7 @@ def checked_queue_name(name: str) -> str:
     Raises:
         ValueError: It can't.
     """
-    if not re.fullmatch(r"[^{}\s\x00-\x1f]{1,200}", name):
+    if not is_text(name, r"[^{}\s\x00-\x1f]{1,200}"):
         raise ValueError(f"{name!r} can't name a queue: give 1 to 200 characters, no braces or spaces")
     return name
 
@@ -69,8 +68,13 @@ class JobName(Generic[P]):
     parameters: type[P]
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[^\s\x00-\x1f]{1,200}", self.name):
+        if not is_text(self.name, r"[^\s\x00-\x1f]{1,200}"):
             raise RegistrationError(f"{self.name!r} can't name a job: give 1 to 200 characters, no spaces")
+        if not _may_be_type(self.parameters):
+            raise RegistrationError(
+                f"JobName({self.name!r}, ...): {_shown(self.parameters)} is no type; give a dataclass, a pydantic "
+                "model or a TypedDict"
+            )
 
     @cached_property
     def adapter(self) -> TypeAdapter[P]:
@@ -85,6 +89,16 @@ class JobName(Generic[P]):
     def round_trip(self) -> RoundTrip:
         """What of the parameters their type leaves open."""
         return RoundTrip(self.adapter.core_schema)
+
+
+def _may_be_type(parameters: object) -> bool:
+    """Whether something is a type, or a form of one such as `list[int]`."""
+    forms = ("typing", "types", "typing_extensions")
+    return isinstance(parameters, type) or parameters is None or type(parameters).__module__ in forms
+
+
+def _shown(value: object) -> str:
+    return repr(value) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
 
 
 def adapter_for(parameters: Any) -> TypeAdapter[Any]:
@@ -119,17 +133,42 @@ def name_of(parameters: type[P] | JobName[P]) -> JobName[P]:
     """The job name of a parameter type that says its own in `job_name`.
 
     Raises:
-        RegistrationError: It does not say one.
+        RegistrationError: It does not say one, or has that of another.
     """
     if isinstance(parameters, JobName):
         return parameters
+    if not _may_be_type(parameters):
+        raise RegistrationError(
+            f"{_shown(parameters)} is no type: give a dataclass, a pydantic model or a TypedDict, or a JobName"
+        )
     name = getattr(parameters, "job_name", None)
     if not isinstance(name, str):
         given = getattr(parameters, "__name__", repr(parameters))
         raise RegistrationError(
             f"{given} has no job name: give the class a `job_name: ClassVar[str]`, or use JobName('...', {given})"
         )
+    if why := borrowed(parameters):
+        raise RegistrationError(why)
     return JobName(name, parameters)
+
+
+def borrowed(kind: type[Any]) -> str:
+    """What is wrong with a type's job name if it inherits that of another parameter type; '' for nothing.
+
+    The handler of that name takes the base, and what the subclass adds would be lost on the way.
+    """
+    if not isinstance(kind, type) or "job_name" in vars(kind):
+        return ""
+    generic = getattr(kind, "__pydantic_generic_metadata__", {}).get("origin")  # Box, of a Box[int]
+    for base in kind.__mro__[1:]:
+        has_fields = vars(base).keys() & {"__dataclass_fields__", "__pydantic_core_schema__"}  # so it is no mixin
+        if has_fields and base is not generic and (name := getattr(base, "job_name", None)):
+            its, other = kind.__name__, base.__name__
+            return (
+                f"{name}: a {its} would arrive as a {other}, which has that job name; push a {other}, give {its} "
+                f"a job_name and a handler of its own, or use JobName('...', {its})"
+            )
+    return ""
 
 
 class JobContext:

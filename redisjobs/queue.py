@@ -12,7 +12,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 from redisjobs import codec, drivers
 from redisjobs.codec import JobInfo
 from redisjobs.driver import LONGEST_TRY, MOST_JOBS, Counts, NewJob, Pushed, Word, found_again
-from redisjobs.errors import DecodeError, DriverError, QueueFull, Unavailable
+from redisjobs.errors import DecodeError, DriverError, QueueFull, Unavailable, one_of, whole
 from redisjobs.job import JobContext, JobName, Signature, State
 from redisjobs.registry import (
     Args,
@@ -29,6 +29,7 @@ from redisjobs.registry import (
     TypedMapping,
     Unchecked,
     check_job_options,
+    id_of,
     told,
 )
 from redisjobs.retry import RetryPolicy
@@ -206,7 +207,8 @@ class JobQueue(Registry):
 
         A job put in by hand goes by its entry id; where that is taken, by entry and stream, as `1732-0@low`.
         """
-        row = await self._call(lambda: self.driver.find(str(job)))
+        job_id = id_of(job)
+        row = await self._call(lambda: self.driver.find(job_id))
         return None if row is None else codec.job_info(row)
 
     async def jobs(self, state: State | str, limit: int = 100) -> list[JobInfo]:
@@ -219,7 +221,7 @@ class JobQueue(Registry):
         Raises:
             ValueError: There is no such state, or the limit is less than 1.
         """
-        wanted, most = State(state), checked_limit(limit)
+        wanted, most = one_of(State, state, "state"), min(whole(limit, "limit"), MOST_JOBS)
         rows = await self._call(lambda: self.driver.jobs(wanted, most))
         return [codec.job_info(row) for row in rows]
 
@@ -235,7 +237,8 @@ class JobQueue(Registry):
             cancelled, and it won't run again. DEAD: it is a dead letter, and stays. NOT_FOUND: it ended, or
             never was.
         """
-        return await self._call(lambda: self.driver.cancel(str(job)))
+        job_id = id_of(job)
+        return await self._call(lambda: self.driver.cancel(job_id))
 
     async def requeue(self, job: str | PushedJob) -> bool:
         """Give a dead letter another life: ready, under its old id, with all its attempts.
@@ -246,11 +249,13 @@ class JobQueue(Registry):
         Raises:
             DecodeError: The entry, put in by hand, is too large to be moved; it stays.
         """
-        return requeued(str(job), await self._call(lambda: self.driver.requeue(str(job))))
+        job_id = id_of(job)
+        return requeued(job_id, await self._call(lambda: self.driver.requeue(job_id)))
 
     async def delete(self, job: str | PushedJob) -> bool:
         """Throw a dead letter away; whether there was one."""
-        return await self._call(lambda: self.driver.delete(str(job))) is Word.OK
+        job_id = id_of(job)
+        return await self._call(lambda: self.driver.delete(job_id)) is Word.OK
 
     async def _push(self, jobs: Sequence[NewJob], *, repeated: bool = False) -> list[JobHandle]:
         async def again() -> list[Pushed]:
@@ -334,17 +339,6 @@ class JobFunction(FunctionJob[Args, Given, Returned]):
         """Put a call of the function on the queue; see `JobQueue.push`."""
         parameters = self._signature.arguments(*args, **kwargs)
         return await self._queue.push(parameters, self.name, **self._options)
-
-
-def checked_limit(limit: int) -> int:
-    """How many jobs one call may list.
-
-    Raises:
-        ValueError: Less than one.
-    """
-    if limit < 1:
-        raise ValueError(f"limit={limit}: list at least one job")
-    return min(limit, MOST_JOBS)
 
 
 def requeued(job_id: str, word: Word) -> bool:

@@ -32,8 +32,11 @@ from redisjobs.errors import (
     RegistrationError,
     UnknownJob,
     aware,
+    is_text,
     milliseconds,
+    one_of,
     seconds,
+    whole,
 )
 from redisjobs.job import (
     JobContext,
@@ -41,6 +44,7 @@ from redisjobs.job import (
     JobName,
     Priority,
     Signature,
+    borrowed,
     checked_queue_name,
     handler_call,
     name_of,
@@ -135,7 +139,7 @@ class Registry:
         deadline: Seconds that a call is retried for while the store is away; up to 60.
 
     Raises:
-        ValueError: The name or the deadline can't be one.
+        ValueError: The name, the deadline or the number of bytes can't be one.
     """
 
     driver: Driver
@@ -143,7 +147,7 @@ class Registry:
     def __init__(self, name: str, *, retry: RetryPolicy | None, max_parameters: int, deadline: Duration) -> None:
         self.name = checked_queue_name(name)
         self.retry = _policy(retry) or exponential_jitter()
-        self.max_parameters = max_parameters
+        self.max_parameters = whole(max_parameters, "max_parameters")
         self.deadline = seconds(deadline, "deadline")
         if not 0 < self.deadline <= _LONGEST_DEADLINE:
             raise ValueError(
@@ -195,11 +199,11 @@ class Registry:
         run_in: RunIn = "thread",
     ) -> tuple[JobName[Any], Signature]:
         """Register a plain function whose signature is the parameters; what `job` of each face does."""
-        name = name or getattr(function, "__name__", None)
-        if name is None:  # a partial, or an object that can be called
+        called = getattr(function, "__name__", None) if name is None else name
+        if called is None:  # a partial, or an object that can be called
             raise RegistrationError(f"{function!r} has no name of its own: give one, as job(name='...')")
-        signature = Signature.of(function, name)
-        job_name = JobName(name, signature.type)
+        signature = Signature.of(function, str(called))
+        job_name = JobName(called, signature.type)
         is_async = _is_async(function)
         in_process = _process(function, is_async, run_in)
         self._add(
@@ -272,31 +276,40 @@ class Registry:
             UnknownJob: No handler here has that name; the message has those there are.
             EncodeError: The parameters don't fit their declared type, or are too large.
             ValueError: An option makes no sense.
-            TypeError: There is no such option.
+            TypeError: There is no such option, or what is given as parameters is something else, such as a class.
         """
         _check_names(options)
         if name is None:
-            name = self._name_for(type(parameters))
+            name = self._names.get(type(parameters)) or self._name_for(parameters)
         elif isinstance(name, str):
             name = self.definition(name).name
             parameters = codec.instance(name, parameters)
         elif not isinstance(name, JobName):
             raise TypeError(f"{name!r} is no job name: give a JobName, or as a string the name of a job here")
         fields: list[str | bytes] = ["name", name.name, "parameters"]
-        fields.append(codec.encode_parameters(name, parameters, self.max_parameters))
+        try:
+            fields.append(codec.encode_parameters(name, parameters, self.max_parameters))
+        except EncodeError:
+            if why := _no_parameters(parameters):
+                raise TypeError(why) from None
+            raise
         return _with_options(fields, options) if options else NewJob(codec.new_job_id(), fields)
 
-    def _name_for(self, kind: type[Any]) -> JobName[Any]:
-        if kind not in self._names:
-            if issubclass(kind, dict):
-                raise EncodeError("a TypedDict does not know its job name: push(parameters, JobName('...', Its))")
-            name = name_of(kind)
-            self._refuse_subclass(name)
-            self._names[kind] = name
-        return self._names[kind]
+    def _name_for(self, parameters: Any) -> JobName[Any]:
+        kind = type(parameters)
+        if why := _no_parameters(parameters):
+            raise TypeError(why)
+        if issubclass(kind, dict):
+            raise EncodeError("a TypedDict does not know its job name: push(parameters, JobName('...', Its))")
+        if why := borrowed(kind):
+            raise EncodeError(why)
+        name = name_of(kind)
+        self._refuse_subclass(name)
+        self._names[kind] = name
+        return name
 
     def _refuse_subclass(self, name: JobName[Any]) -> None:
-        """A subclass inherits the job name; what it adds would be lost on the way to the handler of its base."""
+        """A subclass may say its base's job name; what it adds would be lost on the way to the handler of that."""
         there = self.definitions.get(name.name)
         base = there.name.parameters if there else None
         if base in name.parameters.__mro__[1:]:
@@ -311,6 +324,7 @@ class Registry:
     ) -> Iterator[tuple[list[NewJob], bool]]:
         """Encode jobs in chunks that one script call takes; whether any of them may have been pushed before."""
         _check_names(options)
+        _check_items(items)
         if options.get("job_id"):
             raise ValueError("job_id= would give all jobs one id; use prepare(..., job_id=...) for each")
         chunk: list[NewJob] = []
@@ -344,6 +358,19 @@ class PushedJob:
 
     def __str__(self) -> str:
         return self.id
+
+
+def id_of(job: str | PushedJob) -> str:
+    """A job's id, of that or of its handle.
+
+    Raises:
+        TypeError: It is neither.
+    """
+    if isinstance(job, str | PushedJob):
+        return str(job)
+    shown = f"{job!r:.100}"
+    hint = ", as its job_id" if hasattr(job, "job_id") else ""
+    raise TypeError(f"{shown} is no job: give its id{hint}, or the handle that push returned")
 
 
 def told(jobs: Sequence[NewJob], answers: Sequence[Pushed]) -> Iterator[tuple[str, str, bool]]:
@@ -446,6 +473,30 @@ def _with_options(fields: list[str | bytes], options: PushOptions) -> NewJob:
     )
 
 
+def _no_parameters(given: object) -> str:
+    """Why something can't be pushed as parameters, and what was meant perhaps; '' if it might be."""
+    if isinstance(given, type):
+        return f"{given.__name__} is a class: push an instance of it, as push({given.__name__}(...))"
+    if isinstance(given, NewJob):
+        return "a job that was prepared is pushed by push_many([job])"
+    if isinstance(given, PushedJob):
+        return (
+            f"the job {visible(given.id, 60)} was pushed already: push parameters, or what prepare makes of them, "
+            "by push_many([job])"
+        )
+    if isinstance(given, FunctionJob):
+        return f"{given.__name__} is a job itself: push its arguments, as {given.__name__}.push(...)"
+    return ""
+
+
+def _check_items(items: object) -> None:
+    """One job must not be taken for many: of a dict its keys would be pushed, of a model its fields."""
+    one = isinstance(items, Mapping | str | bytes | NewJob | PushedJob | FunctionJob) or hasattr(items, "job_name")
+    if one or hasattr(type(items), "__pydantic_fields__") or not isinstance(items, Iterable):
+        shown = items.__name__ if isinstance(items, type) else f"a {type(items).__name__}"
+        raise TypeError(f"push_many takes jobs in a list or another iterable, not {shown}: give push_many([job])")
+
+
 def _check_names(options: PushOptions) -> None:
     """A misspelt option must not be an option left out: the job would run, but not as asked."""
     if unknown := options.keys() - PushOptions.__annotations__.keys():
@@ -498,25 +549,13 @@ def _policy(retry: RetryPolicy | None) -> RetryPolicy | None:
 def _priority(priority: str | None) -> Priority:
     if priority is None:
         return Priority.NORMAL
-    try:
-        return Priority(priority)
-    except ValueError:
-        known = ", ".join(f"Priority.{each.name} ('{each}')" for each in Priority)
-        raise ValueError(f"priority={priority!r}: give one of {known}") from None
+    return one_of(Priority, priority, "priority")
 
 
 def _text(text: str | None, what: str) -> str | None:
-    if text is None or (isinstance(text, str) and 0 < len(text) <= 500 and _is_utf8(text)):
+    if text is None or is_text(text, r"(?s:.{1,500})"):
         return text
     raise ValueError(f"{what}={text!r}: give 1 to 500 characters that UTF-8 can carry")
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair
-        return False
-    return True
 
 
 def _ms(duration: Duration | None, what: str) -> int | None:

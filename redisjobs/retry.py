@@ -4,6 +4,7 @@ tenacity's `wait`, `stop` and `retry_if` objects are taken as they are; here the
 may lie on different hosts, so the state they look at is built from the job rather than from a running loop.
 """
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 from tenacity import RetryCallState, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_base
 
-from redisjobs.errors import seconds
+from redisjobs.errors import number, seconds, whole
 
 Stop = Callable[[RetryCallState], bool]
 Wait = Callable[[RetryCallState], float]
@@ -30,10 +31,14 @@ class wait_jitter(wait_base):
     defaults is 180 s.
     """
 
-    def __init__(self, max_backoff: float = 120, min_jitter: float = -0.5, max_jitter: float = 0.5) -> None:
-        if not -1 <= min_jitter < max_jitter:
-            raise ValueError(f"jitter from {min_jitter} to {max_jitter}: needs -1 <= min_jitter < max_jitter")
-        self.max_backoff = max_backoff
+    def __init__(
+        self, max_backoff: float | timedelta = 120, min_jitter: float = -0.5, max_jitter: float = 0.5
+    ) -> None:
+        if not -1 <= number(min_jitter, "min_jitter") < number(max_jitter, "max_jitter") < math.inf:
+            raise ValueError(
+                f"jitter from {min_jitter} to {max_jitter}: needs -1 <= min_jitter < max_jitter < inf"
+            )
+        self.max_backoff = seconds(max_backoff, "max_backoff")
         self.min_jitter = min_jitter
         self.max_jitter = max_jitter
 
@@ -72,7 +77,8 @@ class RetryPolicy:
         Args:
             error: What the handler raised.
             attempt: Which attempt failed, from 1.
-            elapsed: Seconds since its first run began, for tenacity's `stop_after_delay`.
+            elapsed: Seconds since its first run began, for tenacity's `stop_after_delay`. A run that was lost
+                with its worker, or handed back, is none.
             asked: The handler asked for a retry itself, so `retry_if` has no say.
         """
         state = _state(error, attempt, elapsed)
@@ -124,12 +130,10 @@ def exponential_jitter(
     Source: Hummingbird's retry strategy of the same name, with its defaults.
 
     Raises:
-        ValueError: There can't be so many attempts, or so long a wait.
+        ValueError: There can't be so many attempts, so long a wait or such a jitter.
     """
-    if not isinstance(max_attempts, int) or max_attempts < 1:
-        raise ValueError(f"max_attempts={max_attempts!r}: give a whole number from 1 up")
-    backoff = seconds(max_backoff, "max_backoff")
-    return RetryPolicy(stop=stop_after_attempt(max_attempts), wait=wait_jitter(backoff, min_jitter, max_jitter))
+    stop = stop_after_attempt(whole(max_attempts, "max_attempts"))
+    return RetryPolicy(stop=stop, wait=wait_jitter(max_backoff, min_jitter, max_jitter))
 
 
 def no_retry() -> RetryPolicy:

@@ -5,7 +5,7 @@ the text in their stead. So what a type leaves open is compared with its own rou
 parts those are is read from pydantic's schema once for each type: a type that leaves nothing open costs nothing.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from types import NoneType
 from typing import Any
 
@@ -102,6 +102,12 @@ class RoundTrip:
                 return self._instance(schema)
             case "typed-dict":
                 return self._typed_dict(schema)
+            case "named-tuple":
+                self.decodes = True
+                return _same_row(schema["cls"])
+            case "call" if isinstance(schema["function"], type):  # a named tuple as well, before pydantic 2.14
+                self.decodes = True
+                return _same_row(schema["function"])
         self.decodes = True  # declared as anything, or by a schema we don't know
         return _same
 
@@ -192,7 +198,7 @@ class RoundTrip:
 
         def check(value: Any, decoded: Any) -> Fault | None:
             if type(value) is not type(decoded):
-                return _same(value, decoded)
+                return _same(value, decoded) and _taken_for_another(value, type(decoded))
             found = by_type.get(type(value), _same)
             return found(value, decoded) if found else None
 
@@ -321,6 +327,8 @@ def _same(value: Any, decoded: Any) -> Fault | None:
         return _all_same(value, value.values(), decoded.values())
     if isinstance(value, list | tuple):
         return _all_same(range(len(value)), value, decoded)
+    if isinstance(value, set | frozenset):
+        return _same_members(value, decoded)
     # What is equal to nothing but itself is of the right type, and can't be compared any further.
     return None if value == decoded or kind.__eq__ is _BY_IDENTITY else _unequal(value, decoded)
 
@@ -330,6 +338,31 @@ def _all_same(steps: Iterable[Any], values: Iterable[Any], others: Iterable[Any]
         if fault := _same(one, other):
             return fault.inside(step)
     return None
+
+
+def _same_members(value: Set[Any], decoded: Set[Any]) -> Fault | None:
+    """Whether two sets have the same members, which to be equal need not be of one type."""
+    if value != decoded:
+        return _unequal(value, decoded)
+    there = {other: other for other in decoded}
+    for one in value:
+        if _same(one, there[one]):
+            kind = type(one).__name__
+            wanted = f"{type(value).__name__}[{kind}]"
+            return Fault(f"has a member {one!r} that would arrive as {there[one]!r}; annotate it, as {wanted}")
+    return None
+
+
+def _same_row(declared: type[Any]) -> Check:
+    """Of a named tuple, for which pydantic takes a plain one too."""
+
+    def check(value: Any, decoded: Any) -> Fault | None:
+        if type(value) is tuple:
+            name = declared.__name__
+            return Fault(f"would arrive as a {name}, not as a tuple; make it a {name}")
+        return _same(value, decoded)
+
+    return check
 
 
 def _same_keys(value: Mapping[Any, Any], decoded: Mapping[Any, Any]) -> Fault | None:
@@ -347,6 +380,14 @@ def _same_keys(value: Mapping[Any, Any], decoded: Mapping[Any, Any]) -> Fault | 
 def _changed(value: Any, other: type[Any]) -> Fault:
     kind = type(value).__name__
     return Fault(f"would arrive as a {other.__name__}, not as a {kind}; annotate it with {kind}")
+
+
+def _taken_for_another(value: Any, other: type[Any]) -> Fault:
+    """Of a member of a union that is written as another is."""
+    kind = type(value).__name__
+    return Fault(
+        f"would arrive as a {other.__name__}, not as a {kind}, for its JSON is read as one; declare {kind} alone"
+    )
 
 
 def _unequal(value: Any, decoded: Any) -> Fault:

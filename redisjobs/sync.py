@@ -15,10 +15,10 @@ from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
 
 from redisjobs import codec, drivers
 from redisjobs.codec import JobInfo
-from redisjobs.driver import Counts, NewJob, SyncDriver, Word, found_again
-from redisjobs.errors import QueueFull, Unavailable
+from redisjobs.driver import MOST_JOBS, Counts, NewJob, SyncDriver, Word, found_again
+from redisjobs.errors import QueueFull, Unavailable, one_of, whole
 from redisjobs.job import JobContext, JobName, Signature, State
-from redisjobs.queue import checked_limit, gave_up, requeued
+from redisjobs.queue import gave_up, requeued
 from redisjobs.registry import (
     Args,
     Duration,
@@ -34,6 +34,7 @@ from redisjobs.registry import (
     TypedMapping,
     Unchecked,
     check_job_options,
+    id_of,
     told,
 )
 from redisjobs.retry import RetryPolicy
@@ -151,12 +152,13 @@ class JobQueue(Registry):
 
     def get(self, job: str | PushedJob) -> JobInfo | None:
         """Look a job up; see `redisjobs.JobQueue.get`."""
-        row = self._call(lambda store: store.find(str(job)))
+        job_id = id_of(job)
+        row = self._call(lambda store: store.find(job_id))
         return None if row is None else codec.job_info(row)
 
     def jobs(self, state: State | str, limit: int = 100) -> list[JobInfo]:
         """List jobs of one state; see `redisjobs.JobQueue.jobs`."""
-        wanted, most = State(state), checked_limit(limit)
+        wanted, most = one_of(State, state, "state"), min(whole(limit, "limit"), MOST_JOBS)
         rows = self._call(lambda store: store.jobs(wanted, most))
         return [codec.job_info(row) for row in rows]
 
@@ -166,15 +168,18 @@ class JobQueue(Registry):
 
     def cancel(self, job: str | PushedJob) -> Word:
         """Cancel a job; see `redisjobs.JobQueue.cancel` for the words."""
-        return self._call(lambda store: store.cancel(str(job)))
+        job_id = id_of(job)
+        return self._call(lambda store: store.cancel(job_id))
 
     def requeue(self, job: str | PushedJob) -> bool:
         """Make a dead letter ready again; see `redisjobs.JobQueue.requeue`."""
-        return requeued(str(job), self._call(lambda store: store.requeue(str(job))))
+        job_id = id_of(job)
+        return requeued(job_id, self._call(lambda store: store.requeue(job_id)))
 
     def delete(self, job: str | PushedJob) -> bool:
         """Throw a dead letter away; whether there was one."""
-        return self._call(lambda store: store.delete(str(job))) is Word.OK
+        job_id = id_of(job)
+        return self._call(lambda store: store.delete(job_id)) is Word.OK
 
     def _push(self, jobs: Sequence[NewJob], *, repeated: bool = False) -> list[JobHandle]:
         answers = self._call(

@@ -13,7 +13,7 @@ from dataclasses import replace
 import anyio
 
 from redisjobs.aside import Log
-from redisjobs.errors import DriverError, Unavailable, seconds
+from redisjobs.errors import DriverError, Unavailable, seconds, whole
 from redisjobs.guard import keep_up
 from redisjobs.health import Health
 from redisjobs.registry import Duration, Registry
@@ -40,11 +40,6 @@ def _checked_id(worker_id: str) -> str:
             f"{_RELEASED!r}; it must be new at each start, so best leave it out"
         )
     return worker_id
-
-
-def _check_number(what: str, number: int) -> None:
-    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        raise ValueError(f"{what}={number!r}: give a whole number from 1 up")
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -112,15 +107,17 @@ class Worker:
         worker_id: str | None = None,
     ) -> None:
         if not isinstance(queue, Registry):
-            shown = queue.__name__ if isinstance(queue, type) else f"a {type(queue).__name__}"  # not its password
+            # Not its text, which may have a password.
+            shown = f"the class {queue.__name__}" if isinstance(queue, type) else f"a {type(queue).__name__}"
             raise TypeError(
-                f"Worker takes no {shown}: give a JobQueue, as in Worker(JobQueue('redis://HOST:PORT/0'))"
+                f"Worker runs the jobs of a queue, not of {shown}: give a JobQueue with its handlers, as "
+                "Worker(JobQueue('redis://HOST:PORT/0'))"
             )
-        _check_number("concurrency", concurrency)
-        _check_number("max_deliveries", max_deliveries)
-        for what, number in (("max_jobs", max_jobs), ("max_rss", max_rss), ("abandoned", abandoned)):
-            if number is not None:
-                _check_number(what, number)
+        whole(concurrency, "concurrency")
+        whole(max_deliveries, "max_deliveries")
+        for what, limit in (("max_jobs", max_jobs), ("max_rss", max_rss), ("abandoned", abandoned)):
+            if limit is not None:
+                whole(limit, what)
         if seconds(lease, "lease") < 0.1:
             raise ValueError(f"lease={lease!r}: give at least 0.1 s, or renewing it can't keep up")
         self.worker_id = _new_id() if worker_id is None else _checked_id(worker_id)

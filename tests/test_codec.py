@@ -26,8 +26,10 @@ from redisjobs.codec import (
     decode_parameters,
     encode_headers,
     encode_parameters,
+    instance,
     job_info,
     new_job_id,
+    read_parameters,
 )
 from redisjobs.driver import Lease, Row
 
@@ -169,9 +171,16 @@ def wrong(**values: Any) -> Any:
         (wrong(a="5", text=5), r"Add\.a: .*; Add\.text: "),
         ({"a": 1}, r"Add: Input should be Add \(got dict\)"),
         (5, r"Add: Input should be an object \(got int\)"),
-        (wrong(text="\ud800"), "Add: parameters can't be written as Add: .*surrogates"),
+        (
+            wrong(text="\ud800"),
+            r"Add: parameters can't be written: Add\.text: '\\ud800' has half of a surrogate pair",
+        ),
+        (wrong(anything={"\ud800": None}), r"Add\.anything, a key: '\\ud800' has half of a surrogate pair"),
         (wrong(anything=object()), "Add: parameters can't be written as Add: Unable to serialize unknown type"),
-        (wrong(anything=b"\xff"), "Add: parameters can't be written as Add: .*utf-8"),
+        (
+            wrong(anything=[b"\xff"]),
+            r"Add\.anything\.0: bytes go as text, and these are not UTF-8; push base64\.b64encode\(",
+        ),
         (wrong(ratio=math.nan), r"Add\.ratio: JSON has no number nan"),
         (wrong(anything=[1, {"k": math.inf}]), r"Add\.anything\.1\.k: JSON has no number inf"),
         (wrong(anything=SecretStr("pw")), r"Add\.anything: SecretStr is written as stars"),
@@ -204,6 +213,13 @@ def test_a_typed_dict_may_leave_out_what_is_not_required_and_nothing_else(kind: 
         encode_parameters(named(kind), {"aa": 1})
     with pytest.raises(EncodeError, match=r"Open\.a: Field required"):
         encode_parameters(named(Open), {"aa": 1})
+
+
+def test_a_key_that_json_would_write_as_another_is_an_error_also_where_its_type_is_declared() -> None:
+    name: JobName[Any] = JobName("Job", dict[str, int])
+    assert encode_parameters(name, {"\ufffd": 1}) == '{"\ufffd":1}'.encode()
+    with pytest.raises(EncodeError, match=r"dict, a key: '\\ud800' has half of a surrogate pair.*; leave it out"):
+        encode_parameters(name, {"\ud800": 1})
 
 
 def test_a_loop_in_the_parameters_is_an_error() -> None:
@@ -244,6 +260,64 @@ def test_parameters_may_take_as_many_bytes_as_the_limit_says(limit: int, off: in
 def test_decoding_is_lax_for_what_was_put_in_by_hand() -> None:
     decoded = decode_parameters(named(Add), b'{"a":"5","when":1700000000,"new":1}')
     assert decoded == Add(5, when=datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC))
+
+
+class Roomy(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    size: int = 0
+
+
+class Order(BaseModel):
+    count: int = Field(alias="n")
+    bag: Roomy | None = None
+    bags: list[Roomy] = []
+    point: Point | None = None
+
+
+class Options(typing_extensions.TypedDict):
+    n: typing_extensions.NotRequired[int]
+    order: typing_extensions.NotRequired[Order]
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw", "unknown"),
+    [
+        (Point, b'{"x": 1, "z": 2}', "Point has no key 'z'"),
+        (Order, b'{"n": 1, "z": 2}', "Order has no key 'z'"),
+        (Order, b'{"n": 1, "count": 2}', "Order has no key 'count'"),
+        (Order, b'{"n": 1, "point": {"x": 1, "z": 2}}', r"Order\.point has no key 'z'"),
+        (Options, b'{"z": 2, "y": 3}', "Options has no key 'z'; Options has no key 'y'"),
+        (Options, b'{"order": {"n": 1, "z": 2}}', r"Options\.order has no key 'z'"),
+    ],
+)
+def test_what_is_typed_has_no_key_that_its_type_lacks(kind: Any, raw: bytes, unknown: str) -> None:
+    name = JobName("Job", kind)
+    decode_parameters(name, raw)  # a worker is as lax as can be
+    with pytest.raises(DecodeError, match=f"^Job: {unknown}$"):
+        read_parameters(name, raw)
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw"),
+    [
+        (Roomy, b'{"more": 2}'),
+        (Order, b'{"n": "1", "bag": {"more": 2}, "bags": [{"more": 1}, {"most": 2}]}'),
+        (Options, b'{"order": {"n": 1, "bag": {"more": 2}}}'),
+        (dict[str, int], b'{"more": 2}'),
+        (Point, b'{"x": "1.5"}'),
+    ],
+)
+def test_what_is_typed_may_have_any_key_that_its_type_allows(kind: Any, raw: bytes) -> None:
+    name = JobName("Job", kind)
+    assert read_parameters(name, raw) == decode_parameters(name, raw)
+
+
+def test_what_is_given_as_a_dict_may_have_any_key_that_its_type_allows() -> None:
+    name = JobName("Job", Order)
+    made = instance(name, {"n": 1, "bag": {"more": 2}})
+    assert encode_parameters(name, made) == b'{"n":1,"bag":{"size":0,"more":2},"bags":[],"point":null}'
+    with pytest.raises(EncodeError, match=r"^Job: Order has no key 'z'$"):
+        instance(name, {"n": 1, "z": 2, "bag": {"more": 2}})
 
 
 @pytest.mark.parametrize(

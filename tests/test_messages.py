@@ -152,11 +152,17 @@ def test_a_snooze_of_a_number_is_one_of_so_many_seconds() -> None:
     assert after(lambda: Snooze(timedelta(minutes=1))) == after(lambda: Snooze(for_=60))
 
 
+def test_a_retry_may_have_a_delay_and_a_reason_by_place_or_by_name() -> None:
+    both = [Retry(5, reason="busy"), Retry(delay=5, reason="busy"), Retry("busy", delay=5)]
+    assert {(retry.delay, str(retry)) for retry in both} == {(5.0, "busy")}
+    assert (Retry().delay, Retry(0).delay, Retry(timedelta(minutes=1)).delay) == (None, 0.0, 60.0)
+
+
 def test_a_retry_of_a_text_is_one_for_that_reason() -> None:
     fate = after(lambda: Retry("the line is busy"))
     assert isinstance(fate, RetryLater)
     assert fate.changes["error"] == "Retry: the line is busy"
-    assert Retry("busy", reason="line 5").args == ("busy line 5",)
+    assert Retry("5s").args == ("5s",)
 
 
 @pytest.mark.parametrize(
@@ -167,6 +173,12 @@ def test_a_retry_of_a_text_is_one_for_that_reason() -> None:
         (lambda: Snooze(until="tomorrow"), "until='tomorrow': give a datetime"),  # type: ignore[arg-type]
         (lambda: Snooze(for_="5s"), "for_='5s': give seconds"),  # type: ignore[arg-type]
         (lambda: Retry(delay=True), "delay=True: give seconds"),
+        (lambda: Retry(delay="5s"), "delay='5s': give seconds from 0 up, or a timedelta"),  # type: ignore[arg-type]
+        (
+            lambda: Retry("30", reason="x"),
+            r"Retry\('30', ...\): give one delay and one reason, as Retry\(30, reason=",
+        ),
+        (lambda: Retry(30, delay=5), r"Retry\(30, ...\): give one delay"),
     ],
 )
 def test_steering_that_can_not_be_meant_is_a_failure_that_says_what_to_write(make: Any, why: str) -> None:

@@ -213,7 +213,8 @@ async def test_an_option_that_makes_no_sense_is_refused_and_nothing_is_sent(
         (Add(1, "x" * 524_288), None, EncodeError, "Add: parameters take 524,305 bytes of JSON"),
         ({"b": 1}, JobName("loose", Loose), EncodeError, "loose: Loose has no key 'b'"),
         ({"a": 1}, None, EncodeError, "a TypedDict does not know its job name"),
-        (Add, None, RegistrationError, "has no job name"),
+        (Add, None, TypeError, r"Add is a class: push an instance of it, as push\(Add\(...\)\)"),
+        (Add, JobName("Add", Add), TypeError, "Add is a class: push an instance of it"),
         ("text", None, RegistrationError, "str has no job name"),
     ],
 )  # fmt: skip
@@ -278,7 +279,7 @@ async def test_a_job_that_has_a_handler_is_pushed_by_its_name(
         (Add, {"a": "1"}, r"named: parameters don't fit: Add\.a: Input should be a valid integer"),
         (Add, {"a": 1, "b": 2}, "can't make a Add of what was given: .* unexpected keyword argument 'b'"),
         (Letter, {"to": "joe", "copies": "1"}, r"Letter\.copies: Input should be a valid integer"),
-        (Letter, {"to": "joe", "cc": "1"}, r"Letter\.cc: Extra inputs are not permitted"),
+        (Letter, {"to": "joe", "cc": "1"}, r"^named: Letter has no key 'cc'$"),
         (Loose, {"a": 1, "b": 2}, "Loose has no key 'b'"),
     ],
 )
@@ -437,7 +438,8 @@ async def test_jobs_are_listed_by_state_in_the_order_they_will_run(queue: Any, s
 
 
 @pytest.mark.parametrize(
-    ("state", "limit", "why"), [("gone", 1, "'gone' is not a valid State"), ("dead", 0, "limit=0")]
+    ("state", "limit", "why"),
+    [("gone", 1, r"state='gone': give one of State.DELAYED \('delayed'\), State.READY"), ("dead", 0, "limit=0")],
 )
 async def test_a_list_of_no_state_or_no_length_is_refused(queue: Any, state: str, limit: int, why: str) -> None:
     with pytest.raises(ValueError, match=why):

@@ -67,7 +67,7 @@ def test_the_bounds_of_the_jitter_and_the_cap_can_be_chosen(monkeypatch: pytest.
     assert attempts(exponential_jitter(max_attempts=9)) == 9
 
 
-@pytest.mark.parametrize("bounds", [(0.5, -0.5), (0, 0), (-1.5, 0), (float("nan"), 1)])
+@pytest.mark.parametrize("bounds", [(0.5, -0.5), (0, 0), (-1.5, 0), (float("nan"), 1), (0, float("inf"))])
 def test_a_jitter_that_could_make_a_wait_negative_or_has_no_width_is_refused(bounds: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="needs -1 <= min_jitter < max_jitter"):
         exponential_jitter(min_jitter=bounds[0], max_jitter=bounds[1])

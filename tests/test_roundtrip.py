@@ -9,7 +9,7 @@ from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Optional, Union
+from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Optional, TypeVar, Union
 from uuid import UUID
 
 import pytest
@@ -19,8 +19,10 @@ from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, RootModel
 from pydantic_core import CoreSchema, core_schema
 
-from redisjobs import EncodeError, JobName, JobQueue, sync
+from redisjobs import EncodeError, JobName, JobQueue, RegistrationError, sync
 from redisjobs.codec import decode_parameters, encode_parameters
+
+T = TypeVar("T")
 
 NOW = datetime(2024, 2, 29, 12, 30, tzinfo=UTC)
 
@@ -64,6 +66,10 @@ class Dog(Animal):
 class Bag(BaseModel):
     model_config = ConfigDict(extra="allow")
     size: int = 0
+
+
+class Word(str):
+    __slots__ = ()
 
 
 class Row(NamedTuple):
@@ -196,6 +202,18 @@ def test_what_json_has_comes_back_as_it_was(kind: Any, value: Any) -> None:
         (list, [(1,)], r"field\.0 would arrive as a list, not as a tuple"),
         (tuple, (1, {2}), r"field\.1 would arrive as a list, not as a set"),
         (set, {NOW}, "would arrive"),
+        (
+            set,
+            {Colour.RED},
+            r"field has a member <Colour.RED: 'red'> that would arrive as 'red'; annotate it, as set\[Colour\]",
+        ),
+        (set, {Level.LOW, 5}, "has a member <Level.LOW: 1> that would arrive as 1; "),
+        (set, {Word("a")}, r"has a member 'a' that would arrive as 'a'; annotate it, as set\[Word\]"),
+        (frozenset[Any], frozenset({Colour.RED}), r"has a member .* annotate it, as frozenset\[Colour\]"),
+        (set[tuple[Any, ...]], {(Colour.RED, 1)}, r"has a member \(<Colour.RED: 'red'>, 1\) that"),
+        (list[set[Any]], [{1}, {Level.LOW}], r"field\.1 has a member"),
+        (Row, (1, "x"), "would arrive as a Row, not as a tuple; make it a Row"),
+        (Row, Row(1, Colour.RED), r"field\.1 would arrive as a str, not as a Colour"),
         (dict[str, Any], {"a": NOW}, r"field\.a would"),
         (dict[Any, int], {1: 2}, "key 1"),
         (list[Any | None], [None, (1,)], r"field\.1 would"),
@@ -232,6 +250,7 @@ def test_what_a_type_leaves_open_in_part_and_would_change_is_refused(kind: Any, 
         (Path | str, [Path("/a"), "/a"]),
         (list[int] | set[int], [[1], {1}]),
         (Point | Pin, [Point(1), Pin(1)]),
+        (Row | list, [Row(1, "x"), [1, "x"]]),
     ],
 )
 def test_what_json_writes_alike_comes_back_as_it_was_or_is_refused(kind: Any, values: list[Any]) -> None:
@@ -240,7 +259,8 @@ def test_what_json_writes_alike_comes_back_as_it_was_or_is_refused(kind: Any, va
         try:
             came = trip(kind, value)
         except EncodeError as error:
-            assert "would arrive as" in str(error)  # noqa: PT017
+            wanted = type(value).__name__
+            assert re.search(rf"as a \w+, not as a {wanted}, for .*; declare {wanted} alone|key", str(error))  # noqa: PT017
             refused += 1
         else:
             assert (type(came), came) == (type(value), value)
@@ -276,6 +296,9 @@ def test_what_json_writes_alike_comes_back_as_it_was_or_is_refused(kind: Any, va
         (tuple[int, ...], (1, 2)),
         (tuple[Any, ...], (1, "a")),
         (set[UUID], {UUID(int=1)}),
+        (set[Any], {"a", None, 2.5, True}),
+        (frozenset, frozenset({1, "a"})),
+        (set[Any], set()),
         (Row, Row(1, "x")),
         (defaultdict[str, int], defaultdict(int, a=1)),
         (Sequence[Any], [1, "a"]),
@@ -404,15 +427,93 @@ class Registered(Letter):
     weight: int = 0
 
 
-def test_a_subclass_that_inherits_its_job_name_is_not_pushed_where_the_handler_takes_the_base() -> None:
+class Insured(Registered):
+    """Not even a dataclass of its own."""
+
+
+@dataclass
+class Parcel(Letter):
+    job_name: ClassVar[str] = "Parcel"
+    weight: int = 0
+
+
+@dataclass
+class Same(Letter):
+    job_name: ClassVar[str] = "Letter"
+    weight: int = 0
+
+
+class Mixin:
+    job_name: ClassVar[str] = "Mixed"
+
+
+@dataclass
+class Mixed(Mixin):
+    to: str = ""
+
+
+@dataclass
+class MixedMore(Mixed):
+    weight: int = 0
+
+
+class Box(BaseModel, Generic[T]):
+    job_name: ClassVar[str] = "Box"
+    value: T
+
+
+class BigBox(Box[int]):
+    size: int = 0
+
+
+@pytest.mark.parametrize("make", [JobQueue, sync.JobQueue])
+@pytest.mark.parametrize(
+    ("job", "base"),
+    [
+        (Registered("joe", 5), "Letter"),
+        (Insured("joe", 5), "Registered"),
+        (MixedMore("joe", 5), "Mixed"),
+        (BigBox(value=1), r"Box\[int\]"),
+    ],
+)
+def test_a_subclass_that_inherits_its_job_name_is_no_job_whether_the_handler_is_known_or_not(
+    make: Any, job: Any, base: str
+) -> None:
+    queue, kind = make("memory://"), type(job).__name__
+    why = f"a {kind} would arrive as a {base}, which has that job name; .* give {kind} a job_name"
+    with pytest.raises(EncodeError, match=why):
+        queue.prepare(job)
+    with pytest.raises(RegistrationError, match=why):
+        queue.register(type(job))
+
+    queue.register(JobName("mine", type(job)))(print)
+    assert queue.prepare(job, "mine").fields[1] == "mine"
+
+
+@pytest.mark.parametrize("job", [Letter("joe"), Parcel("joe", 5), Same("joe"), Mixed("joe"), Box[int](value=1)])
+def test_a_type_whose_job_name_is_its_own_is_pushed_by_a_producer_without_handlers(job: Any) -> None:
+    assert JobQueue("memory://").prepare(job).fields[1] == job.job_name
+
+
+@dataclass
+class Pair(Generic[T]):
+    job_name: ClassVar[str] = "Pair"
+    first: T
+
+
+def test_a_dataclass_with_its_type_filled_in_keeps_its_job_name() -> None:
+    kind: Any = Pair[int]
     queue = JobQueue("memory://")
-    queue.prepare(Registered("joe", 5))  # a producer that knows no handlers can't tell
+    queue.register(kind)(print)
+    assert list(queue.definitions) == ["Pair"]
+
+
+def test_a_subclass_that_says_the_job_name_of_its_base_is_not_pushed_where_the_handler_takes_the_base() -> None:
+    queue = JobQueue("memory://")
     queue.register(Letter)(print)
 
-    with pytest.raises(
-        EncodeError, match="a Registered would arrive as a Letter, which the handler of 'Letter' takes"
-    ):
-        queue.prepare(Registered("joe", 5))
+    with pytest.raises(EncodeError, match="a Same would arrive as a Letter, which the handler of 'Letter' takes"):
+        queue.prepare(Same("joe", 5))
 
     queue.prepare(Letter("joe"))
 

@@ -1,6 +1,8 @@
 """What a command prints, whatever the terminal; and that no module in its folder leads it astray."""
 
 import json
+import logging
+import math
 import os
 import signal
 import subprocess
@@ -15,6 +17,7 @@ import redis
 import redisjobs
 from redisjobs import JobInfo, Priority, State, sync
 from redisjobs.cli import show
+from redisjobs.cli.log import JsonFormatter
 from redisjobs.visible import visible
 
 HOSTILE = "a\n2026-01-01T00:00:00.000Z ERROR forged\x1b[2J\u202e\x9b"
@@ -117,6 +120,37 @@ def test_a_terminal_that_is_gone_does_not_fail_a_push_that_was_made(
     assert there.get("mine") is not None
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is full")
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_a_full_disk_does_not_hide_what_was_done(
+    run: Run, there: sync.JobQueue, queue_name: str, flags: list[str]
+) -> None:
+    def told(*arguments: str) -> str:
+        with open("/dev/full", "w") as full:
+            ended = run(*arguments, *flags, stdout=full)
+        (line,) = ended.stderr.splitlines()
+        assert (ended.returncode, line[:11]) == (1, "redisjobs: ")
+        said, _, why = line[11:].partition("; ")
+        assert why == "but stdout can't be written: No space left on device"
+        return said
+
+    assert told("push", "shop:queue", "work", "{}", "--id", "mine") == "the job was pushed: mine added"
+    assert there.get("mine") is not None
+    assert told("push", "shop:queue", "work", "{}", "--id", "mine") == "the job was pushed: mine already there"
+    assert told("cancel", "mine", "-q", queue_name) == "job 'mine': cancelled"
+    assert there.get("mine") is None
+    assert told("dead", "requeue", "--all", "-q", queue_name) == "requeued: none"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is full")
+def test_what_only_looks_says_in_one_line_that_it_can_not_be_written(run: Run, queue_name: str) -> None:
+    for arguments in (["stats"], ["stats", "--watch"], ["jobs", "--state", "ready"]):
+        with open("/dev/full", "w") as full:
+            ended = run(*arguments, "-q", queue_name, stdout=full)
+        assert ended.returncode == 1
+        assert ended.stderr == "redisjobs: stdout can't be written: No space left on device\n"
+
+
 # Text from outside
 
 
@@ -197,6 +231,18 @@ def test_parameters_however_deep_are_printed_as_json(depth: int, capsys: pytest.
     (printed,) = json.loads(capsys.readouterr().out)
     told = printed["parameters"]
     assert (told if isinstance(told, str) else json.dumps(told).replace(" ", "")) == deep
+
+
+@pytest.mark.parametrize("text", ['{"n": NaN}', "[Infinity]", "[-Infinity, 1e999]", '{"n": '])
+def test_parameters_that_are_no_json_are_printed_as_their_text(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = JobInfo(job_id="a", name="n", state=State.READY, priority=Priority.LOW, parameters=text)
+
+    show.document([show.job_document(job)])
+
+    (printed,) = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert printed["parameters"] == text
 
 
 # Watching
@@ -294,6 +340,24 @@ def test_a_module_in_the_folder_comes_before_what_is_installed(run: Run, folder:
 
 
 # Logging
+
+
+def logged(**extra: Any) -> Any:
+    """What a line of JSON has of a record's `extra`, read as strictly as can be."""
+    record = logging.makeLogRecord({"name": "mine", "msg": "hello", "levelname": "INFO"} | extra)
+    line = json.loads(JsonFormatter().format(record), parse_constant=pytest.fail)
+    assert (line["message"], line["level"]) == ("hello", "info")
+    return {key: line[key] for key in extra}
+
+
+def test_a_line_of_json_has_what_json_can_not_carry_as_its_repr() -> None:
+    loop: list[Any] = []
+    loop.append(loop)
+    odd = {"ratio": math.nan, "most": math.inf, "least": -math.inf, "inner": {"a": [math.nan]}, "loop": loop}
+    assert logged(**odd) == {key: repr(value) for key, value in odd.items()}
+    plain = {"half": 0.5, "none": None, "list": [1, "a", {"b": 2.5}], "number": 5}
+    assert logged(**plain, nan=math.nan) == plain | {"nan": "nan"}
+    assert logged(path=Path("/a"), many={1: {2}}) == {"path": repr(Path("/a")), "many": {"1": "{2}"}}
 
 
 @pytest.mark.slow

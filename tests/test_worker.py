@@ -494,6 +494,69 @@ async def test_a_requeued_job_may_be_started_whenever_and_a_stop_by_time_counts_
     assert len(ran) == 6
 
 
+async def lose_worker(store: Store) -> None:
+    """Let a worker take a job and die."""
+    lost = store.consumer("lost")
+    await lost.open()
+    await lost.exchange([], 1)
+    await lost.aclose()
+    store.age(60)
+
+
+async def stop_worker(queue: JobQueue, began: anyio.Event) -> None:
+    """Let a worker begin a job and be stopped."""
+    async with working(Worker(queue)):
+        with anyio.fail_after(SOON):
+            await began.wait()
+
+
+@pytest.mark.parametrize(("how", "fate"), [("stopped", "expired"), ("lost", "done")])
+async def test_a_job_that_was_given_to_a_worker_expires_only_if_that_has_handed_it_back(
+    queue: JobQueue, store: Store, how: str, fate: str
+) -> None:
+    began, runs = anyio.Event(), iter([anyio.sleep_forever] if how == "stopped" else [])
+
+    @queue.register(Work)
+    async def work(_: Work) -> None:
+        began.set()
+        await next(runs, anyio.lowlevel.checkpoint)()
+
+    await queue.push(Work(), expires_in=10)
+    await (stop_worker(queue, began) if how == "stopped" else lose_worker(store))
+    store.clock.advance(11)
+
+    await drain(queue)
+
+    fates = [dead.reason for dead in await queue.jobs(State.DEAD)]
+    fates += ["done"] * (await queue.counts()).totals["completed"]
+    assert fates == [fate]
+
+
+@pytest.mark.parametrize("how", ["stopped", "lost"])
+async def test_a_stop_by_time_counts_from_the_first_run_that_had_an_outcome(
+    queue: JobQueue, store: Store, how: str
+) -> None:
+    began, runs = anyio.Event(), iter([anyio.sleep_forever] if how == "stopped" else [])
+
+    @queue.register(Work, retry=RetryPolicy(stop=stop_after_delay(100), wait=wait_fixed(60)))
+    async def work(_: Work) -> None:
+        began.set()
+        await next(runs, anyio.lowlevel.checkpoint)()
+        raise ValueError
+
+    await queue.push(Work())
+    await (stop_worker(queue, began) if how == "stopped" else lose_worker(store))
+    store.clock.advance(3600)
+
+    await drain(queue)
+    assert [job.attempt for job in await queue.jobs(State.DELAYED)] == [2]
+    store.clock.advance(101)
+    await drain(queue)
+
+    (dead,) = await queue.jobs(State.DEAD)
+    assert (dead.reason, dead.attempt) == ("failed", 2)
+
+
 # Waking
 
 

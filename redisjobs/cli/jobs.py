@@ -13,12 +13,12 @@ import typer
 
 from redisjobs import codec, sync
 from redisjobs.cli import show
-from redisjobs.cli.fault import Failure, Mistake
-from redisjobs.cli.output import say
+from redisjobs.cli.fault import Failure, Mistake, check_seconds
+from redisjobs.cli.output import say, telling
 from redisjobs.cli.target import DEFAULT_URL, Json, Moved, QueueName, Target, Url, load, named
 from redisjobs.driver import NewJob, Word
 from redisjobs.drivers.in_process import MemoryDriver
-from redisjobs.errors import DecodeError, EncodeError, RedisJobsError, UnknownJob
+from redisjobs.errors import DecodeError, EncodeError, RedisJobsError, UnknownJob, is_text
 from redisjobs.job import Priority, State
 from redisjobs.queue import JobQueue
 from redisjobs.registry import PushedJob, PushOptions, Registry
@@ -46,16 +46,20 @@ def push(
     as_json: Json = False,
 ) -> None:
     """Push a job whose parameters fit its registered type; print its id, and whether it was added."""
+    options = PushOptions(delay=delay, at=_time(at), priority=priority, job_id=job_id, unique=unique)
+    options |= PushOptions(unique_for=unique_for, headers=_headers(headers), expires_in=expires_in)
+    check_seconds(delay=delay, unique_for=unique_for, expires_in=expires_in)
+    _check(options)
     queue = load(target, url)
     if isinstance(queue.driver, MemoryDriver):
         raise Mistake(f"{target} is at memory://, which would end with this command; give --url")
-    options = PushOptions(delay=delay, at=_time(at), priority=priority, job_id=job_id, unique=unique)
-    options |= PushOptions(unique_for=unique_for, headers=_headers(headers), expires_in=expires_in)
     pushed = _push(queue, _prepare(queue, name, parameters, options))
-    if as_json:
-        show.document({"job_id": pushed.id, "added": pushed.added})
-    else:
-        say(f"{visible(pushed.id)} {'added' if pushed.added else 'already there'}")
+    told = f"{visible(pushed.id)} {'added' if pushed.added else 'already there'}"
+    with telling(f"the job was pushed: {told}"):
+        if as_json:
+            show.document({"job_id": pushed.id, "added": pushed.added})
+        else:
+            say(told)
 
 
 def _prepare(queue: Registry, name: str, text: str, options: PushOptions) -> NewJob:
@@ -63,9 +67,21 @@ def _prepare(queue: Registry, name: str, text: str, options: PushOptions) -> New
     raw = sys.stdin.buffer.read() if text == "-" else os.fsencode(text)
     try:
         definition = queue.definition(name)
-        return queue.prepare(codec.decode_parameters(definition.name, raw), definition.name, **options)
+        return queue.prepare(codec.read_parameters(definition.name, raw), definition.name, **options)
     except (UnknownJob, DecodeError, EncodeError, ValueError) as error:
         raise Mistake(str(error)) from error
+
+
+def _check(options: PushOptions) -> None:
+    """Say what makes no sense as it was typed; the queue would say it as Python has it."""
+    if options.get("delay") is not None and options.get("at") is not None:
+        raise Mistake("give --delay or --at, not both")
+    for option, text in {"--id": options.get("job_id"), "--unique": options.get("unique")}.items():
+        if text is not None and not is_text(text, r"(?s:.{1,500})"):
+            raise Mistake(f"{option} {text[:40]!r}: give 1 to 500 characters that UTF-8 can carry")
+    unique_for = options.get("unique_for")
+    if unique_for is not None and not (options.get("unique") and unique_for):
+        raise Mistake("--unique-for says how long, at least 0.001 s, a --unique key is held; give the key too")
 
 
 def _headers(texts: Sequence[str] | None) -> dict[str, str]:
@@ -106,17 +122,20 @@ async def _push_async(queue: JobQueue, job: NewJob) -> PushedJob:
 
 def stats(
     seconds: Annotated[
-        float, typer.Argument(min=0.1, metavar="[SECONDS]", help="With --watch: how long between.")
-    ] = 2,
+        float | None,
+        typer.Argument(min=0.1, metavar="[SECONDS]", help="With --watch: how long between; 2 if not given."),
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Show them anew, until Ctrl-C.")] = False,
     queue: QueueName = "default",
     url: Url = DEFAULT_URL,
     as_json: Json = False,
 ) -> None:
     """Show how many jobs are in which state, and the queue's counters."""
+    if seconds is not None and not watch:
+        raise Mistake(f"stats {seconds:g} says how long between, which is for --watch")
     with named(queue, url) as there:
         if watch:
-            _watch(there, seconds, as_json)
+            _watch(there, seconds or 2, as_json)
         elif as_json:
             show.document(show.counts_document(queue, there.counts()))
         else:
@@ -181,7 +200,8 @@ def cancel(job_id: JobId, queue: QueueName = "default", url: Url = DEFAULT_URL, 
         raise Failure(f"job {job_id!r} is a dead letter, and stays one; `redisjobs dead delete` removes it")
     if word not in fate:
         raise Failure(f"no job {job_id!r} on queue '{queue}': it ended, or never was")
-    if as_json:
-        show.document({"job_id": job_id, "result": word.lower()})
-    else:
-        say(fate[word])
+    with telling(f"job {job_id!r}: {fate[word]}"):
+        if as_json:
+            show.document({"job_id": job_id, "result": word.lower()})
+        else:
+            say(fate[word])

@@ -9,7 +9,7 @@ from redisjobs import sync
 from redisjobs.cli import show
 from redisjobs.cli.fault import Failure, Mistake
 from redisjobs.cli.jobs import JobId, Limit
-from redisjobs.cli.output import say
+from redisjobs.cli.output import say, telling
 from redisjobs.cli.target import DEFAULT_URL, Json, QueueName, Url, named
 from redisjobs.errors import DecodeError
 from redisjobs.job import State
@@ -85,13 +85,14 @@ def _every_letter(queue: sync.JobQueue) -> Iterator[str]:
 def _act(act: Callable[[str], bool], ids: Iterable[str], done: str, queue: str, as_json: bool) -> None:
     """Do something to each letter, say to which it was done, and fail if it wasn't to all."""
     acted, missing, stuck = _try(act, ids)
-    if as_json:
-        show.document({done: acted, "not_found": missing, "failed": stuck})
-    else:
-        for job_id in acted:
-            say(f"{done} {visible(job_id)}")
-        if not (acted or missing or stuck):
-            say(f"no dead letters on queue '{queue}'")
+    with telling(f"{done}: {', '.join(map(visible, acted)) or 'none'}"):
+        if as_json:
+            show.document({done: acted, "not_found": missing, "failed": stuck})
+        else:
+            for job_id in acted:
+                say(f"{done} {visible(job_id)}")
+            if not (acted or missing or stuck):
+                say(f"no dead letters on queue '{queue}'")
     faults = [f"no dead letter on queue '{queue}': {', '.join(map(visible, missing))}"] if missing else []
     faults += [f"could not be {done}: {', '.join(map(visible, stuck))}"] if stuck else []
     if faults:

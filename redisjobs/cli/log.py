@@ -73,6 +73,19 @@ def _is_plain(extra: dict[str, Any]) -> bool:
 
 def _dumped(extra: dict[str, Any], line: dict[str, str]) -> str:
     try:
-        return json.dumps(extra | line, default=repr, skipkeys=True)
-    except (ValueError, RecursionError):  # one holds itself, say
-        return json.dumps({key: repr(value) for key, value in extra.items()} | line)
+        return _json(extra | line)
+    except (ValueError, RecursionError):
+        return _json({key: _carried(value) for key, value in extra.items()} | line)
+
+
+def _carried(value: Any) -> Any:
+    """A value, or its repr if JSON can't carry it: it is NaN, or holds itself."""
+    try:
+        _json(value)
+    except (ValueError, RecursionError):
+        return repr(value)
+    return value
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, default=repr, skipkeys=True, allow_nan=False)

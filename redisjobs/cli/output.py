@@ -1,8 +1,17 @@
 """What a command prints, whatever the terminal can show and whether anybody reads it."""
 
+import errno
 import io
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from redisjobs.cli.fault import Failure
+
+
+class Unsaid(Failure):
+    """What there is to say can't be written, on a full disk say."""
 
 
 def say(text: str) -> bool:
@@ -10,15 +19,34 @@ def say(text: str) -> bool:
 
     Returns:
         Whether somebody reads it.
+
+    Raises:
+        Unsaid: There is no place for it.
     """
+    return is_read(lambda: print(text, flush=True))
+
+
+def is_read(write: Callable[[], object]) -> bool:
+    """Write to stdout; see `say`."""
     try:
-        print(text, flush=True)
-    except BrokenPipeError:
+        write()
+    except OSError as error:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())  # for what is printed later, and for the flush when the process ends
         os.close(nowhere)
-        return False
+        if error.errno == errno.EPIPE:
+            return False
+        raise Unsaid(f"stdout can't be written: {error.strerror}") from error
     return True
+
+
+@contextmanager
+def telling(done: str) -> Iterator[None]:
+    """For output that tells what a command has done: where there is no place for it, its error does."""
+    try:
+        yield
+    except Unsaid as error:
+        raise Failure(f"{done}; but {error}") from error
 
 
 def accept_any_text() -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from redisjobs.cli.output import say
+from redisjobs.cli.output import is_read, say
 from redisjobs.codec import JobInfo
 from redisjobs.driver import Counts
 from redisjobs.job import State
@@ -50,7 +50,8 @@ def job_document(job: JobInfo) -> dict[str, Any]:
     document = dataclasses.asdict(job)
     with suppress(ValueError, RecursionError):
         parameters = json.loads(job.parameters)
-        json.dumps([[[parameters]]], indent=2)  # from Python 3.12 on it reads deeper than it writes
+        # From Python 3.12 on it reads deeper than it writes; and it reads NaN, which is no JSON.
+        json.dumps([[[parameters]]], indent=2, allow_nan=False)
         document["parameters"] = parameters
     return document
 
@@ -101,19 +102,23 @@ def _add_numbers(table: Table, numbers: Mapping[str, int]) -> None:
 
 
 def _cell(column: str, value: Any) -> Text:
-    return Text(visible(_text(value), _GLANCE if column in _LONG else None))
+    return Text(_text(value, _GLANCE if column in _LONG else None))
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, most: int | None = None) -> str:
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat(" ", "seconds").replace("+00:00", "Z")
     if isinstance(value, Mapping):
-        return visible(json.dumps(value))
-    return visible(str(value if value is not None else ""))
+        return visible(json.dumps(value), most)
+    return visible(str(value if value is not None else ""), most)
 
 
 def _print(table: Table, before: str = "") -> bool:
     console = Console(width=_WIDTH, highlight=False)
-    with console.capture() as printed:
-        console.print(table)
-    return say(before + printed.get().removesuffix("\n"))
+    printed = console.capture()
+
+    def render() -> None:
+        with printed:  # which flushes stdout at its end
+            console.print(table)
+
+    return is_read(render) and say(before + printed.get().removesuffix("\n"))

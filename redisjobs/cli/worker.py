@@ -14,7 +14,7 @@ import typer
 from redisjobs.aside import Log
 from redisjobs.cli import PROGRAM
 from redisjobs.cli.ending import Ending
-from redisjobs.cli.fault import Mistake
+from redisjobs.cli.fault import Mistake, check_seconds
 from redisjobs.cli.log import LogFormat, LogLevel, configure
 from redisjobs.cli.probes import serve
 from redisjobs.cli.target import Moved, Target, load
@@ -92,6 +92,7 @@ def worker(
     Exit codes: 0 a stop that was asked for, a finished drain, or its share of jobs or memory had; 1 it had to end;
     2 what was typed is wrong.
     """
+    check_seconds(lease=lease, grace=grace, unknown_for=unknown_for)
     configure(log_level, log)  # before the user's module is imported, which may have its own idea of logging
     ending = Ending(grace, supervised=supervised is not None) if processes is None else None
     queue = load(target, url)

@@ -21,6 +21,7 @@ import redisjobs
 from redisjobs.cli.app import make
 from redisjobs.cli.torture import report
 from redisjobs.cli.torture.checker import Verdict, check
+from redisjobs.cli.torture.jobs import UPSET
 from redisjobs.cli.torture.nemesis import COMPANY, FAULTS, duration
 from redisjobs.cli.torture.place import databases_of
 from redisjobs.cli.torture.plan import plan
@@ -368,12 +369,29 @@ def test_poison_excuses_the_jobs_that_were_beside_it() -> None:
     assert again(A, B, settled("x", 1, 200.1, word="LEASE_LOST"), *pushed("p", 199, "Poison"), poison) == "none"
 
 
-def test_a_handler_that_cancels_all_tasks_excuses_the_jobs_that_were_beside_it() -> None:
-    upset = [*pushed("u", 199, "Upsetter"), started("u", 1, 200.2, name="Upsetter")]
+def upset(worker: int, at: float, does: str = "cancel all tasks") -> Lines:
+    return [*pushed("u", 199, "Upsetter"), started("u", worker, at, name="Upsetter") | {"does": does}]
 
-    assert again(A, started("x", 2, 203), *upset) == "handler that cancels others"
-    assert again(A, started("x", 2, 203), *upset[:-1], upset[-1] | {"pid": 2}) == "none"
-    assert again(A, started("x", 2, 203), *upset[:-1], upset[-1] | {"at": 199.9}) == "none"
+
+def test_a_handler_that_cancels_all_tasks_excuses_the_jobs_that_were_beside_it() -> None:
+    second = started("x", 2, 203)
+
+    assert again(A, second, *upset(1, 200.2)) == "handler that cancels others"
+    assert again(A, second, *upset(2, 200.2)) == "none"
+    assert again(A, second, *upset(1, 199.9)) == "none"
+
+
+@pytest.mark.parametrize("does", [does for does in UPSET if does != "cancel all tasks"])
+def test_a_handler_that_cancels_nobody_else_excuses_no_other_job(does: str) -> None:
+    assert again(A, started("x", 2, 203), *upset(1, 200.2, does)) == "none"
+
+
+@pytest.mark.parametrize("does", UPSET)
+def test_a_handler_that_upsets_the_loop_is_no_excuse_for_its_own_second_run(does: str) -> None:
+    released = settled("u", 1, 200.3, fate="Release")
+    second = started("u", 2, 201, name="Upsetter") | {"does": does}
+
+    assert check([*upset(1, 200.2, does), released, second], [Final()]).again == {"none": 1}
 
 
 def test_one_that_was_held_up_is_excused_by_what_held_it_up() -> None:
@@ -385,33 +403,192 @@ def test_one_that_was_held_up_is_excused_by_what_held_it_up() -> None:
     assert again(B, late, settled("x", 2, 203.5, 2), frozen | {"ended": 205.5, "pids": [2]}) == "none"
 
 
-@pytest.mark.parametrize(("hit", "passed"), [(2, True), (1, False), (None, False)])
-def test_a_job_that_kills_nobody_is_lost_with_its_workers_only_by_faults(
-    book: Book, hit: int | None, passed: bool
-) -> None:
-    book.lines += [*pushed("d", 100), started("d", 1, 102), killed(1, 103), started("d", 2, 106, 3)]
-    book.lines += [started("p", 2, 107, name="Poison"), *pushed("p", 100, "Poison")]
-    if hit:
-        book.lines.append(killed(hit, 107))
-    book.final.letters += [Letter("d", "worker lost"), Letter("p", "worker lost")]
-    book.final.totals |= {"pushed": 5, "dead": 3}
-
+def bereft(book: Book, *faults: dict[str, Any], at: float = 111, poison: float | None = 107) -> dict[str, int]:
+    """Why `d` is a dead letter, `worker lost`: process 2 had it from 106 on, for the last time, beside poison."""
+    book.lines += [*pushed("d", 100), started("d", 1, 102), killed(1, 103), started("d", 2, 106, 3), *faults]
+    if poison is not None:
+        book.lines += [started("p", 2, poison, name="Poison"), *pushed("p", 100, "Poison")]
+        book.final.letters.append(Letter("p", "worker lost"))
+    book.final.letters.append(Letter("d", "worker lost", failed_at=at, deliveries=3))
+    dead = len(book.final.letters)
+    book.final.totals |= {"pushed": 2 + dead, "dead": dead}
     verdict = book.verdict()
+    assert verdict.passed is ("none" not in verdict.bereft)
+    return verdict.bereft
 
-    assert verdict.passed is passed
-    assert verdict.bereft == ({"worker killed": 1} if passed else {"none": 1})
 
-
-@pytest.mark.parametrize(("at", "cause"), [(110, "network cut"), (120, "none"), (102, "none")])
-def test_a_job_that_its_last_worker_never_started_is_lost_with_it_only_near_a_fault(
-    book: Book, at: float, cause: str
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        (killed(2, 107), "worker killed"),
+        (killed(2, 106.9), "worker killed"),
+        (killed(1, 107), "none"),
+        (killed(2, 108), "none"),  # poison had killed it by then
+        (cut(106.5, 108), "network cut"),
+        (cut(107.5, 108), "none"),
+        (cut(110, 111), "none"),
+        (cut(5000, 5001), "none"),
+        (cut(103, 105), "none"),  # over when it began
+    ],
+)
+def test_a_job_that_kills_nobody_is_lost_beside_poison_only_by_a_fault_before_that(
+    book: Book, fault: dict[str, Any], cause: str
 ) -> None:
-    book.lines += [*pushed("d", 100), cut(106, 108)]
-    book.final.letters.append(Letter("d", "worker lost", failed_at=at))
+    assert bereft(book, fault) == {cause: 1}
+
+
+@pytest.mark.parametrize(
+    ("fault", "at", "cause"),
+    [
+        (cut(108, 109), 111, "network cut"),
+        (cut(112, 113), 111, "none"),  # it was dead by then
+        (cut(5000, 5001), 111, "none"),
+        (killed(2, 108), 111, "worker killed"),
+        (killed(2, 108), 130, "none"),  # long found by others
+    ],
+)
+def test_a_job_that_kills_nobody_is_lost_with_its_worker_only_by_a_fault_that_took_that(
+    book: Book, fault: dict[str, Any], at: float, cause: str
+) -> None:
+    assert bereft(book, fault, at=at, poison=None) == {cause: 1}
+
+
+def test_a_job_whose_worker_died_is_found_later_where_others_could_not_look(book: Book) -> None:
+    assert bereft(book, killed(2, 108), cut(112, 122), at=126, poison=None) == {"worker killed": 1}
+
+
+def test_a_job_that_was_delivered_again_after_its_last_run_was_lost_with_who_had_it_then(book: Book) -> None:
+    book.lines += [*pushed("d", 100), started("d", 2, 106, 3), cut(106.5, 107)]
+    letter = Letter("d", "worker lost", failed_at=130, deliveries=4)
+    book.final.letters.append(letter)
     book.final.totals |= {"pushed": 4, "dead": 2}
 
-    assert book.verdict().bereft == {cause: 1}
-    assert book.verdict().passed is (cause != "none")
+    assert book.verdict().bereft == {"none": 1}
+    book.lines.append(killed(1, 128))
+    assert book.verdict().bereft == {"worker killed": 1}
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        (cut(106, 108), "network cut"),
+        (cut(90, 100), "none"),
+        (cut(111, 112), "none"),
+        (cut(106, 108) | {"db": 1}, "none"),
+        (killed(2, 106), "worker killed"),
+        (killed(9, 106), "none"),  # of the other database
+        (killed(8, 106), "none"),  # of none that is known
+        (killed(2, 101), "none"),  # before the job was started last
+    ],
+)
+def test_a_job_that_its_last_worker_never_started_is_lost_with_it_only_by_a_fault_of_its_database(
+    book: Book, fault: dict[str, Any], cause: str
+) -> None:
+    book.lines += [*pushed("d", 100), started("d", 1, 102), fault]
+    book.lines.append({"what": "hello", "pid": 9, "db": 1, "at": 90})
+    book.final.letters.append(Letter("d", "worker lost", failed_at=110, deliveries=3))
+    book.final.totals |= {"pushed": 4, "dead": 2}
+
+    assert check(book.lines, [book.final, Final()]).bereft == {cause: 1}
+
+
+def test_many_jobs_that_their_last_worker_never_started_are_wrong_whatever_the_fault(book: Book) -> None:
+    book.lines.append(cut(106, 108))
+    for number in range(3):
+        assert book.verdict().passed
+        book.lines += pushed(f"d{number}", 100)
+        book.final.letters.append(Letter(f"d{number}", "worker lost", failed_at=110))
+        book.final.totals |= {"pushed": 4 + number, "dead": 2 + number}
+
+    assert book.verdict().wrong == ["3 jobs are dead letters, worker lost, that their last worker had not started"]
+
+
+# Attempts. A job `f` fails on worker 1 and runs again on worker 2.
+
+
+def retried(worker: int, at: float, word: str = "OK", resent: bool = False) -> dict[str, Any]:
+    return settled("f", worker, at, word=word, fate="RetryLater") | {"resent": resent}
+
+
+def attempt(number: int, *lines: dict[str, Any]) -> Lines:
+    return [line | {"attempt": number} for line in lines]
+
+
+def judged(*lines: dict[str, Any]) -> tuple[dict[str, int], dict[str, int], bool]:
+    """What is found of `f`: run again, done twice, and whether anything of it is wrong."""
+    verdict = check([*pushed("f", 199, "Flaky"), *lines], [Final(totals={"pushed": 1, "completed": 1})])
+    return verdict.again, verdict.duplicates, bool(verdict.wrong)
+
+
+RAISED = [started("f", 1, 200), ended("f", 1, 200.1, result="raised")]
+DONE = attempt(2, *done("f", 2, 201))
+
+
+def test_a_second_attempt_of_a_job_that_failed_is_no_second_run() -> None:
+    assert judged(*RAISED, retried(1, 200.2), *DONE) == ({}, {}, False)
+    assert judged(*RAISED, retried(1, 200.2, "LEASE_LOST", resent=True), *DONE) == ({}, {}, False)
+    assert judged(*RAISED, killed(1, 200.2), *DONE) == ({}, {}, False)  # before it heard that it was
+
+
+def test_one_that_took_its_own_job_over_settles_it_by_the_later_lease() -> None:
+    own = retried(1, 200.2) | {"deliveries": 2}
+
+    assert judged(*RAISED, own, *DONE) == ({}, {}, False)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        [started("f", 1, 200)],
+        [started("f", 1, 200), killed(1, 200.5)],
+        [*RAISED],
+        [*RAISED, retried(1, 200.2, "LEASE_LOST")],
+        [*RAISED, retried(1, 200.2, "LEASE_LOST"), killed(1, 200.5)],
+        [started("f", 1, 200), ended("f", 1, 200.1, result="cut"), retried(1, 200.2)],
+        [started("f", 1, 200), ended("f", 1, 200.1), retried(1, 200.2)],
+        [started("f", 1, 200), ended("f", 1, 201.5, result="raised"), retried(1, 201.6)],
+        [],
+    ],
+    ids=[
+        "never ended",
+        "killed",
+        "not retried",
+        "refused",
+        "refused, killed",
+        "cut",
+        "done",
+        "failed after",
+        "none",
+    ],
+)
+def test_a_second_attempt_of_a_job_that_did_not_fail_is_wrong(first: Lines) -> None:
+    assert judged(*first, *DONE)[-1]
+
+
+def test_a_run_that_was_cut_is_retried_where_a_fault_cut_it() -> None:
+    cut_off = [started("f", 1, 200), ended("f", 1, 200.3, result="cut"), retried(1, 200.4)]
+
+    assert judged(*cut_off, *DONE, *upset(1, 200.2))[0] == {"handler that cancels others": 1}
+
+
+def test_an_attempt_that_is_left_out_is_wrong() -> None:
+    assert judged(*RAISED, retried(1, 200.2), *attempt(3, *done("f", 2, 201)))[-1]
+
+
+def test_a_job_that_is_done_in_two_attempts_is_wrong_whatever_hit_the_second() -> None:
+    first = done("f", 1, 200)
+    second = [*attempt(2, started("f", 1, 201)), killed(1, 201.5), *attempt(2, *done("f", 2, 204, 2))]
+
+    assert judged(*first, *second) == ({"none": 1, "worker killed": 1}, {"none": 1}, True)
+
+
+def test_a_job_that_was_done_where_another_run_of_its_attempt_failed_needs_a_fault_as_well() -> None:
+    unheard = [started("f", 3, 199.5), *RAISED, started("f", 2, 200.15, 2), ended("f", 2, 200.18, 2)]
+    both = [*unheard, retried(1, 200.2), *DONE]
+
+    assert judged(*both)[-1]
+    assert not judged(*both, killed(3, 199.6), killed(1, 200.05), killed(2, 200.19))[-1]
+    assert judged(*both, killed(3, 199.6), killed(1, 200.05))[-1]
 
 
 # One id, several jobs

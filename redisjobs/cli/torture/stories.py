@@ -40,9 +40,24 @@ class Run:
         return self.start["worker"], self.start["attempt"], self.start["deliveries"]
 
     @property
+    def attempt(self) -> int:
+        """Of which attempt."""
+        return int(self.start["attempt"])
+
+    @property
+    def done(self) -> bool:
+        """Whether it went to its end."""
+        return self.end is not None and bool(self.end["result"] == "done")
+
+    @property
     def accepted(self) -> bool:
         """Whether the store took its outcome as the end of the job."""
         return self.settled is not None and is_outcome(self.settled)
+
+    @property
+    def refused(self) -> bool:
+        """Whether the store said that it was no longer this worker's."""
+        return self.settled is not None and self.settled["word"] == "LEASE_LOST"
 
 
 @dataclass(slots=True)
@@ -90,12 +105,24 @@ class Story:
     @property
     def done(self) -> list[Run]:
         """Runs that went to their end."""
-        return [run for run in self.runs if run.end is not None and run.end["result"] == "done"]
+        return [run for run in self.runs if run.done]
 
     @property
     def outcomes(self) -> list[Line]:
         """Settlements that were accepted and ended the job."""
         return [line for line in self.settled if is_outcome(line)]
+
+    def was_retried(self, run: Run) -> bool:
+        """Whether the store took the failure of a run; also where its reply was lost, and it refused another try.
+
+        By worker and attempt: one that was stalled may have taken its own job over, and settle by that lease.
+        """
+        mine = [line for line in self.settled if (line["worker"], line["attempt"]) == run.lease[:2]]
+        return any(
+            line["fate"] == "RetryLater"
+            and (line["word"] == "OK" or (line["word"] == "LEASE_LOST" and line["resent"]))
+            for line in mine
+        )
 
 
 def is_outcome(settled: Line) -> bool:

@@ -591,6 +591,94 @@ def test_a_job_that_was_done_where_another_run_of_its_attempt_failed_needs_a_fau
     assert judged(*both, killed(3, 199.6), killed(1, 200.05))[-1]
 
 
+# How long a job may wait: 16 s with a lease of 2, 40 s for one that has to run alone. Process 2 is always at work.
+
+
+def at_work(*spans: tuple[float, float], worker: int = 2) -> Lines:
+    """A worker that runs a short job each second."""
+    seconds = [at for start, end in spans for at in range(int(start), int(end))]
+    return [line for at in seconds for line in pushed(f"w{worker}-{at}", at) + done(f"w{worker}-{at}", worker, at)]
+
+
+def waited(*lines: dict[str, Any]) -> bool:
+    """Whether a job is found to have waited for too long; it is `x`."""
+    found = [text for text in check(lines, [Final()]).wrong if " waited for " in text]
+    assert all(text.startswith("x (Work) waited for ") for text in found)
+    return bool(found)
+
+
+WORKS = at_work((190, 300))
+
+
+@pytest.mark.parametrize(("seconds", "late"), [(15, False), (17, True), (85, True)])
+def test_a_job_that_lay_ready_for_long_while_a_worker_had_a_slot_free_is_found(seconds: float, late: bool) -> None:
+    assert waited(*pushed("x", 200), *done("x", 2, 200 + seconds), *WORKS) is late
+
+
+@pytest.mark.parametrize(("seconds", "late"), [(15, False), (17, True), (77, True)])
+def test_a_job_of_a_killed_worker_that_is_started_again_much_later_is_found(seconds: float, late: bool) -> None:
+    first = [*pushed("x", 199), *at_work((190, 201), worker=1), started("x", 1, 200), killed(1, 201)]
+
+    assert waited(*first, *done("x", 2, 201 + seconds, 2), *WORKS) is late
+
+
+def test_a_job_that_failed_and_is_tried_again_much_later_is_found() -> None:
+    first = [*pushed("x", 199), started("x", 2, 200), ended("x", 2, 200.1, result="raised")]
+    first.append(settled("x", 2, 200.2, fate="RetryLater"))
+
+    assert not waited(*first, *attempt(2, *done("x", 2, 202)), *WORKS)
+    assert waited(*first, *attempt(2, *done("x", 2, 220)), *WORKS)
+
+
+def test_a_job_that_lay_ready_after_the_last_push_is_found_as_well() -> None:
+    assert waited(*pushed("x", 200), *done("x", 2, 285), *at_work((190, 202)))
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [*at_work((190, 195)), killed(2, 195)],  # until it was killed
+        [*at_work((190, 195)), killed(2, 195), *at_work((225, 230), worker=3)],  # and another came later
+        [*at_work((190, 201), (225, 230)), killed(2, 201) | {"name": "worker frozen", "ended": 224}],
+        [*pushed("p", 195, "Poison"), *at_work((190, 201)), started("p", 2, 201, name="Poison")],
+        [*WORKS, cut(202, 224)],
+        WORKS + [cut(200 + number, 200.3 + number) for number in range(0, 25, 4)],
+        [*WORKS, killed(9, 202) | {"name": "connections reset", "recovery": "workers", "hits": "", "ended": 224}],
+        WORKS + [line for n in range(10) for line in (*pushed(f"long{n}", 199), started(f"long{n}", 2, 199.5))],
+        [*WORKS, *pushed("b", 199, "Blocker"), started("b", 2, 200, name="Blocker")],
+        [*WORKS, *pushed("alone", 199), *done("alone", 2, 226, 3)],  # workers make room for it
+    ],
+    ids=["killed", "another", "frozen", "poisoned", "cut", "cuts", "no renewals", "full", "blocked", "clearing"],
+)
+def test_a_job_that_nobody_could_have_started_has_not_waited_too_long(lines: Lines) -> None:
+    assert not waited(*pushed("x", 200), *done("x", 2, 225), *lines)
+
+
+def test_a_job_that_is_delayed_waits_from_when_it_is_due() -> None:
+    push, told = pushed("x", 200)
+
+    assert not waited(push, told | {"delay": 24}, *done("x", 2, 225), *WORKS)
+    assert waited(push, told | {"delay": 4}, *done("x", 2, 225), *WORKS)
+
+
+def test_a_worker_of_another_database_is_none_that_could_have_started_a_job() -> None:
+    there = [line | {"db": 1} for line in WORKS]
+    mine = [*pushed("x", 200), *done("x", 3, 225)]
+
+    assert not [text for text in check([*mine, *there], [Final(), Final()]).wrong if "waited" in text]
+
+
+@pytest.mark.parametrize(("seconds", "late"), [(39, False), (41, True)])
+def test_a_job_that_has_to_run_alone_may_wait_longer_but_not_for_ever(seconds: float, late: bool) -> None:
+    first = [*pushed("x", 199), started("x", 1, 200, 2), killed(1, 201), *at_work((190, 202), worker=1)]
+
+    assert waited(*first, *done("x", 2, 201 + seconds, 3), *WORKS) is late
+
+
+def test_a_job_that_only_newer_workers_know_may_wait_for_one() -> None:
+    assert not waited(*pushed("x", 200, "Newcomer"), *done("x", 2, 285), *WORKS)
+
+
 # One id, several jobs
 
 

@@ -17,6 +17,7 @@ NONE = "none"
 FAILED = "failed"
 """No fault was needed: the first run failed, as it may, and the second is its next attempt."""
 
+MAX_DELIVERIES = 3
 POISONED = 0.5  # seconds that a process may live on which has started a job that kills it
 _MOMENT = 1.0  # seconds in which one that was held up starts what it had been given
 _LEAST_STALL = 0.4  # of a lease: shorter ones leave time enough to renew

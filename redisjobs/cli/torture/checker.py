@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from redisjobs.cli.torture.causes import FAILED, NONE, Causes, pairs
+from redisjobs.cli.torture.causes import FAILED, MAX_DELIVERIES, NONE, Causes, pairs
 from redisjobs.cli.torture.recovery import Recovery, measure
 from redisjobs.cli.torture.store import Final, Letter
 from redisjobs.cli.torture.stories import Key, Line, Run, Story, tell, was
+from redisjobs.cli.torture.waits import late
 
-MAX_DELIVERIES = 3
 _KILLERS = ("Poison",)
 _UNSEEN = 2  # jobs of a database, at most, that die with one who was given them and had not yet started them
 _LOCKED = 1.0  # seconds that one step of a process may keep its other threads from running
@@ -96,7 +96,7 @@ def check(lines: Iterable[Line], finals: Sequence[Final], lease: float = 2.0) ->
     for counts in ("again", "duplicates", "bereft"):
         setattr(verdict, counts, dict(Counter(getattr(verdict, counts)).most_common()))
     verdict.faults, stuck = measure(ordered)
-    verdict.wrong += [*stuck, *_locked(ordered)]
+    verdict.wrong += [*stuck, *late(stories, ordered, lease), *_locked(ordered)]
     return verdict
 
 

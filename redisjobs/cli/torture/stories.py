@@ -75,6 +75,7 @@ class Story:
         expected: What its producer knew of the id when he pushed: `new`, it was free; `there`, a job had it.
         added: What he was told of that: whether it is a new job; None if he was told nothing.
         holder: The job that had its unique key, so that it was not added.
+        ready_at: From when on it might be run; None if nobody was told that it is there.
         cancel_asked: Somebody asked for its end.
         cancelled: He was told that it is gone.
         runs: Its handler's.
@@ -91,6 +92,7 @@ class Story:
     expected: str = "new"
     added: bool | None = None
     holder: str = ""
+    ready_at: float | None = None
     cancel_asked: bool = False
     cancelled: bool = False
     runs: list[Run] = field(default_factory=list)
@@ -222,8 +224,10 @@ def _note(story: Story, what: str, line: Line) -> None:
             story.expected = line.get("expected", "new")
         case "pushed":
             story.acknowledged, story.holder, story.added = True, line["holder"], line.get("added")
+            story.ready_at = line["at"] + line.get("delay", 0.0)
         case "by hand":
             story.by_hand, story.name = True, "by hand"
+            story.ready_at = line["at"]
         case "cancel":
             story.cancel_asked = True
         case "cancelled":

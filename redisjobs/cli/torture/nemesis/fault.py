@@ -89,7 +89,7 @@ class Field:
             options["headers"] = {MARK: mark}
         self.note("push", name=parameters.job_name, **line)
         handle = store.queue.push(parameters, **options)
-        self.note("pushed", holder="", added=handle.added, **line)
+        self.note("pushed", holder="", added=handle.added, delay=options.get("delay") or 0.0, **line)
         return job_id
 
     def put(self, fields: Fields, store: Store, stream: int = 1, entry: str = "*") -> str:

@@ -160,10 +160,10 @@ class Fleet:
             elif (code := host.process.poll()) is not None:
                 host.again_at = time.monotonic() + _AGAIN
                 pid = host.process.pid
-                if host.leaving and code not in (0, -signal.SIGTERM):
-                    self.unasked.append(f"worker {pid} was asked to end, and did with code {code}")
-                elif not host.leaving and code == -signal.SIGKILL:
+                if code == -signal.SIGKILL:
                     self._killed.append(pid)  # by a fault, or by poison: the journals tell
+                elif host.leaving and code not in (0, -signal.SIGTERM):
+                    self.unasked.append(f"worker {pid} was asked to end, and did with code {code}")
                 elif not host.leaving:
                     self.unasked.append(f"worker {pid} ended by itself with code {code}")
 

@@ -643,7 +643,7 @@ def test_a_job_that_lay_ready_after_the_last_push_is_found_as_well() -> None:
         [*pushed("p", 195, "Poison"), *at_work((190, 201)), started("p", 2, 201, name="Poison")],
         [*WORKS, cut(202, 224)],
         WORKS + [cut(200 + number, 200.3 + number) for number in range(0, 25, 4)],
-        [*WORKS, killed(9, 202) | {"name": "connections reset", "recovery": "workers", "hits": "", "ended": 224}],
+        [*WORKS, killed(9, 202) | {"name": "connections reset", "unsteady": True, "hits": "", "ended": 224}],
         WORKS + [line for n in range(10) for line in (*pushed(f"long{n}", 199), started(f"long{n}", 2, 199.5))],
         [*WORKS, *pushed("b", 199, "Blocker"), started("b", 2, 200, name="Blocker")],
         [*WORKS, *pushed("alone", 199), *done("alone", 2, 226, 3)],  # workers make room for it
@@ -652,6 +652,12 @@ def test_a_job_that_lay_ready_after_the_last_push_is_found_as_well() -> None:
 )
 def test_a_job_that_nobody_could_have_started_has_not_waited_too_long(lines: Lines) -> None:
     assert not waited(*pushed("x", 200), *done("x", 2, 225), *lines)
+
+
+def test_a_fault_in_which_workers_renew_excuses_no_job_that_waits() -> None:
+    flushed = killed(9, 202) | {"name": "scripts flushed", "recovery": "workers", "hits": "", "ended": 224}
+
+    assert waited(*pushed("x", 200), *done("x", 2, 225), *WORKS, flushed)
 
 
 def test_a_job_that_is_delayed_waits_from_when_it_is_due() -> None:

@@ -168,7 +168,7 @@ class Causes:
 
 def holds_up(fault: Line, db: int) -> bool:
     """Whether workers of a database may fail to renew in it: for a lease from then on none takes jobs over."""
-    return fault.get("db") in (None, db) and bool(fault["hits"] == "all" or fault.get("recovery") == "workers")
+    return fault.get("db") in (None, db) and bool(fault["hits"] == "all" or fault.get("unsteady"))
 
 
 def _starts(stories: Mapping[Key, Story], name: str, does: str = "") -> Mapping[int, Sequence[Line]]:

@@ -31,6 +31,8 @@ class _NetworkFault(Fault):
 
 
 class _BrokenNetwork(_NetworkFault):
+    unsteady = True
+
     def begin(self, field: Field) -> None:
         self.proxies = field.proxies()
         self.detail = "workers and producers" if len(self.proxies) > 1 else "workers"

@@ -753,6 +753,19 @@ def test_entries_by_hand_that_share_an_id_are_told_apart_by_their_marks(book: Bo
     assert book.verdict().lost == ["'9-0' (m3), put in by hand"]
 
 
+def test_entries_of_one_id_on_one_worker_are_told_apart_by_their_names_where_they_are_settled(book: Book) -> None:
+    hopeless, flaky = {"mark": "m1", "name": "Hopeless"}, {"mark": "m2", "name": "Flaky"}
+    first = [started("9-0", 1, 103), ended("9-0", 1, 103.1, result="raised")]
+    retry = settled("9-0", 1, 103.2, fate="RetryLater") | {"name": "Flaky"}
+    book.lines += [put("m1", 102), put("m2", 102), *(line | mark for mark in (hopeless, flaky) for line in first)]
+    book.lines += [retry, settled("9-0", 1, 103.3, fate="DeadLetter") | {"name": "Hopeless"}]
+    book.lines += [line | flaky for line in attempt(2, *done("9-0", 1, 104))]
+    book.final.letters.append(Letter("9-0", "failed", "m1"))
+    book.final.totals |= {"completed": 3, "dead": 2}
+
+    assert book.verdict().wrong == []
+
+
 def test_a_dead_letter_that_is_settled_under_another_id_than_it_was_put_in_by_is_no_job_more(book: Book) -> None:
     book.lines += [put("m1", 102), settled("9-0@low", 1, 102.1, fate="DeadLetter") | {"attempt": 0}]
     book.final.letters.append(Letter("9-0@low", "undecodable", "m1"))

@@ -299,6 +299,7 @@ class _Settlements(logging.Handler):
         _note(
             "settled",
             job=job_id,
+            name=getattr(record, "job_name", "?"),
             word=str(word),
             fate=getattr(record, "fate", ""),
             cancelled=cancelled,

@@ -153,8 +153,8 @@ def tell(lines: Sequence[Line]) -> dict[Key, Story]:
 class _Reader:
     """Finds for each line the story it belongs to.
 
-    A line with a mark says it. What the workers log of a settlement says only the id: where several jobs have it,
-    it is about the run by such a lease that this worker ended first and has not settled yet.
+    A line with a mark says it. What the workers log of a settlement says only the id and the job name: where
+    several jobs have these, it is about the run by such a lease that this worker ended first and has not settled yet.
     """
 
     def __init__(self, lines: Iterable[Line]) -> None:
@@ -203,8 +203,9 @@ class _Reader:
     def _settle(self, line: Line) -> None:
         begun = self._open[_lease(line)]
         if begun:
-            at = next((at for at, (_, run) in enumerate(begun) if run.end is not None), 0)
-            story, run = begun.pop(at)
+            name = line.get("name", "?")
+            fit = [(name not in ("?", run.start["name"]), run.end is None) for _, run in begun]
+            story, run = begun.pop(fit.index(min(fit)))
             run.settled = line
         elif self._is_shared(line):
             return  # it never began, and nobody knows which of those with its id it was

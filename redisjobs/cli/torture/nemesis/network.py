@@ -117,6 +117,11 @@ class _CutReply(_NetworkFault):
         self.before = proxy.cuts
         self.proxies, self.detail = [proxy], f"{trigger}, after {n} bytes"
 
+    def keep(self, field: Field) -> None:
+        if not self.happened and field.workers in self.proxies:  # or there may be nothing to cut
+            for store in field.stores:
+                field.push(jobs.Flaky(2), store)
+
     def end(self, field: Field) -> None:
         for proxy in self.proxies:
             proxy.cut_no_more()

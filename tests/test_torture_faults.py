@@ -13,7 +13,7 @@ from redisjobs import server
 from redisjobs.cli import journal
 from redisjobs.cli.journal import Journal
 from redisjobs.cli.torture import spoiled
-from redisjobs.cli.torture.fleet import Fleet, Host, Kind
+from redisjobs.cli.torture.fleet import Fleet, Host, Kind, children
 from redisjobs.cli.torture.jobs import Work
 from redisjobs.cli.torture.nemesis.entries import PutHostile
 from redisjobs.cli.torture.nemesis.fault import Field
@@ -150,7 +150,9 @@ SAID = "2026-01-01 12:00:00 WARNING redisjobs.supervisor: worker process 7 "
 @pytest.mark.parametrize(
     "how",
     [
-        "ended with code 0, though it was not asked to end",
+        "ended with code 0",
+        "stopped, though its supervisor did not ask for it",
+        "was killed by SIGTERM",
         "ended with code 1",
         "was killed by SIGSEGV",
         "was killed by SIGABRT",
@@ -174,6 +176,21 @@ def test_a_worker_that_a_fault_or_poison_killed_is_not_complained_of(fleet: Flee
         Journal(fleet.directory).write({"what": "start", "pid": 7, "name": "Poison", "at": 1})
 
     assert fleet.complaints() == []
+
+
+def test_a_worker_that_was_asked_to_end_before_it_could_listen_is_not_complained_of(fleet: Fleet) -> None:
+    parent = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'print(1, flush=True); input()'])"
+    process = subprocess.Popen([sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    (child,) = children(process.pid)
+
+    fleet.stop(Host(Kind(), process))
+
+    said = SAID.replace("process 7", f"process {child}")
+    (fleet.directory / "workers.log").write_text(f"{said}was killed by SIGTERM\n{SAID}was killed by SIGTERM\n")
+    process.communicate()
+    assert fleet.complaints() == ["worker process 7 was killed by SIGTERM"]
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,10 @@ from redisjobs.cli.torture.release import Release
 GRACE = 1.0  # seconds that a worker's jobs may finish in
 CONCURRENCY = 10
 _LEAVE_WITHIN = 20.0  # seconds that a worker may take to end when asked: what the command line promises itself
-_COMPLAINT = re.compile(r"worker process (\d+) (ended with code .*|was killed by .*|ignored the grace.*)")
-_KILLED = "was killed by SIGKILL"
+_COMPLAINT = re.compile(
+    r"worker process (\d+) (ended with code .*|was killed by .*|stopped, .*|ignored the grace.*)"
+)
+_KILLED, _TERMINATED = "was killed by SIGKILL", "was killed by SIGTERM"
 _AGAIN = 0.2  # seconds until a host that ended is started again
 
 
@@ -83,6 +85,7 @@ class Fleet:
         hosts: All of them.
         unasked: How each host that ended by itself did: what nobody killed must not end.
         victims: The processes that faults have killed.
+        asked: Those under a supervisor that was asked to end: one may not have come so far as to listen yet.
     """
 
     urls: Sequence[str]
@@ -94,6 +97,7 @@ class Fleet:
     hosts: list[Host] = field(default_factory=list)
     unasked: list[str] = field(default_factory=list)
     victims: set[int] = field(default_factory=set)
+    asked: set[int] = field(default_factory=set)
     release: Release = field(init=False)
     _closing: bool = False
     _killed: list[int] = field(default_factory=list)
@@ -221,6 +225,7 @@ class Fleet:
     def stop(self, host: Host) -> None:
         """Ask a host to end, as a deploy does."""
         host.leaving = True
+        self.asked.update(children(host.process.pid))
         host.process.terminate()
 
     def dismiss(self) -> None:
@@ -249,7 +254,8 @@ class Fleet:
             for line in journal.read(self.directory)
             if line["what"] == "start" and line["name"] == "Poison"
         }
-        return [f"worker process {pid} {how}" for pid, how in ends if how != _KILLED or pid not in known]
+        expected = {(pid, _KILLED) for pid in known} | {(pid, _TERMINATED) for pid in self.asked}
+        return [f"worker process {pid} {how}" for pid, how in ends if (pid, how) not in expected]
 
     def log_end(self) -> str:
         """The end of what the workers logged."""

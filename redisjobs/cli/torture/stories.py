@@ -154,7 +154,7 @@ class _Reader:
     """Finds for each line the story it belongs to.
 
     A line with a mark says it. What the workers log of a settlement says only the id and the job name: where
-    several jobs have these, it is about the run by such a lease that this worker ended first and did not settle yet.
+    several jobs have these, it is about the run by such a lease that ended first and was not settled yet.
     """
 
     def __init__(self, lines: Iterable[Line]) -> None:

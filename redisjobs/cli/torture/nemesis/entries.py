@@ -56,6 +56,7 @@ def _hostile() -> list[Fields]:
         # No mark can be read from these, so they need an id that nobody else has.
         {**_FLAKY, "id": f"headers-{new_job_id()}", "headers": "[" * 10_000},
         {**_FLAKY, "id": f"headers-{new_job_id()}", "headers": b"\xff"},
+        {**_FLAKY, "id": f"headers-{new_job_id()}", "headers": '{"a": ' + "[" * 1_000 + "]" * 1_000 + "}"},
         {**_FLAKY, "unique": b"\xff", "nonce": b"\xfe \x00"},
         {**_FLAKY, "reason": "forged", "priority": "none", "worker": "released", "deliveries": "\u00b2"},
     ]

@@ -219,8 +219,11 @@ class Supervisor:
         code, pid = child.process.returncode, child.process.pid
         in_order = child.end is not None
         self._began = self._began or bool(child.worker_id)
-        if in_order and code == 0:
+        was_to = self._stops or child.end in (End.DRAINED, End.SHARE)
+        if in_order and code == 0 and was_to:
             logger.info("worker process %d ended", pid)
+        elif in_order and code == 0:
+            logger.warning("worker process %d stopped, though its supervisor did not ask for it", pid)
         else:
             logger.warning("worker process %d %s", pid, _how(code))
         if child.worker_id and not in_order:

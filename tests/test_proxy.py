@@ -119,6 +119,18 @@ def test_a_cut_may_come_replies_later(proxy: Proxy) -> None:
         expect_reset(client)
 
 
+@pytest.mark.parametrize("aimed", [False, True])
+def test_a_cut_that_is_taken_back_strikes_nobody(proxy: Proxy, aimed: bool) -> None:
+    with connect(proxy) as client:
+        proxy.cut_after_reply_bytes(10, trigger=b"PING")
+        if aimed:
+            ask(client, b"PING\r\n", b"+PONG\r\n")
+        proxy.cut_no_more()
+        for _ in range(3):
+            ask(client, b"PING\r\n", b"+PONG\r\n")
+    assert proxy.cuts == 0
+
+
 def test_a_trigger_is_seen_when_packets_split_it(proxy: Proxy) -> None:
     proxy.cut_after_reply_bytes(0, trigger=b"ECHO")
     with connect(proxy) as client:

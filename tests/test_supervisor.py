@@ -402,6 +402,20 @@ def test_a_code_alone_does_not_tell_that_a_child_ended_in_order(
     assert caplog.text.count("handed 0 jobs of it over") == 3
 
 
+@pytest.mark.parametrize(
+    ("how", "warned"), [(End.STOPPED, True), (End.HINDERED, True), (End.SHARE, False), (End.DRAINED, False)]
+)
+def test_a_child_that_ends_in_order_though_nobody_asked_is_warned_of_unless_it_has_done_what_it_was_to(
+    started: Path, caplog: pytest.LogCaptureFixture, how: End, warned: bool
+) -> None:
+    assert supervised(started, f"end('{how}' if number < 2 else '{End.DRAINED}')").run() == 0
+
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [text.split(" ", 3)[3] for text in warnings] == (
+        ["stopped, though its supervisor did not ask for it"] if warned else []
+    )
+
+
 def test_a_stop_during_which_a_child_exits_unasked_has_not_gone_well(started: Path) -> None:
     then = (
         f"signal.signal(signal.SIGTERM, lambda *_: os._exit(0)); print('armed', file=open({str(started)!r}, 'a'))"

@@ -21,6 +21,7 @@ import redisjobs
 from redisjobs.cli.app import make
 from redisjobs.cli.torture import report
 from redisjobs.cli.torture.checker import Verdict, check
+from redisjobs.cli.torture.jobs import UPSET
 from redisjobs.cli.torture.nemesis import COMPANY, FAULTS, duration
 from redisjobs.cli.torture.place import databases_of
 from redisjobs.cli.torture.plan import plan
@@ -368,12 +369,29 @@ def test_poison_excuses_the_jobs_that_were_beside_it() -> None:
     assert again(A, B, settled("x", 1, 200.1, word="LEASE_LOST"), *pushed("p", 199, "Poison"), poison) == "none"
 
 
-def test_a_handler_that_cancels_all_tasks_excuses_the_jobs_that_were_beside_it() -> None:
-    upset = [*pushed("u", 199, "Upsetter"), started("u", 1, 200.2, name="Upsetter")]
+def upset(worker: int, at: float, does: str = "cancel all tasks") -> Lines:
+    return [*pushed("u", 199, "Upsetter"), started("u", worker, at, name="Upsetter") | {"does": does}]
 
-    assert again(A, started("x", 2, 203), *upset) == "handler that cancels others"
-    assert again(A, started("x", 2, 203), *upset[:-1], upset[-1] | {"pid": 2}) == "none"
-    assert again(A, started("x", 2, 203), *upset[:-1], upset[-1] | {"at": 199.9}) == "none"
+
+def test_a_handler_that_cancels_all_tasks_excuses_the_jobs_that_were_beside_it() -> None:
+    second = started("x", 2, 203)
+
+    assert again(A, second, *upset(1, 200.2)) == "handler that cancels others"
+    assert again(A, second, *upset(2, 200.2)) == "none"
+    assert again(A, second, *upset(1, 199.9)) == "none"
+
+
+@pytest.mark.parametrize("does", [does for does in UPSET if does != "cancel all tasks"])
+def test_a_handler_that_cancels_nobody_else_excuses_no_other_job(does: str) -> None:
+    assert again(A, started("x", 2, 203), *upset(1, 200.2, does)) == "none"
+
+
+@pytest.mark.parametrize("does", UPSET)
+def test_a_handler_that_upsets_the_loop_is_no_excuse_for_its_own_second_run(does: str) -> None:
+    released = settled("u", 1, 200.3, fate="Release")
+    second = started("u", 2, 201, name="Upsetter") | {"does": does}
+
+    assert check([*upset(1, 200.2, does), released, second], [Final()]).again == {"none": 1}
 
 
 def test_one_that_was_held_up_is_excused_by_what_held_it_up() -> None:
@@ -385,33 +403,286 @@ def test_one_that_was_held_up_is_excused_by_what_held_it_up() -> None:
     assert again(B, late, settled("x", 2, 203.5, 2), frozen | {"ended": 205.5, "pids": [2]}) == "none"
 
 
-@pytest.mark.parametrize(("hit", "passed"), [(2, True), (1, False), (None, False)])
-def test_a_job_that_kills_nobody_is_lost_with_its_workers_only_by_faults(
-    book: Book, hit: int | None, passed: bool
-) -> None:
-    book.lines += [*pushed("d", 100), started("d", 1, 102), killed(1, 103), started("d", 2, 106, 3)]
-    book.lines += [started("p", 2, 107, name="Poison"), *pushed("p", 100, "Poison")]
-    if hit:
-        book.lines.append(killed(hit, 107))
-    book.final.letters += [Letter("d", "worker lost"), Letter("p", "worker lost")]
-    book.final.totals |= {"pushed": 5, "dead": 3}
-
+def bereft(book: Book, *faults: dict[str, Any], at: float = 111, poison: float | None = 107) -> dict[str, int]:
+    """Why `d` is a dead letter, `worker lost`: process 2 had it from 106 on, for the last time, beside poison."""
+    book.lines += [*pushed("d", 100), started("d", 1, 102), killed(1, 103), started("d", 2, 106, 3), *faults]
+    if poison is not None:
+        book.lines += [started("p", 2, poison, name="Poison"), *pushed("p", 100, "Poison")]
+        book.final.letters.append(Letter("p", "worker lost"))
+    book.final.letters.append(Letter("d", "worker lost", failed_at=at, deliveries=3))
+    dead = len(book.final.letters)
+    book.final.totals |= {"pushed": 2 + dead, "dead": dead}
     verdict = book.verdict()
+    assert verdict.passed is ("none" not in verdict.bereft)
+    return verdict.bereft
 
-    assert verdict.passed is passed
-    assert verdict.bereft == ({"worker killed": 1} if passed else {"none": 1})
 
-
-@pytest.mark.parametrize(("at", "cause"), [(110, "network cut"), (120, "none"), (102, "none")])
-def test_a_job_that_its_last_worker_never_started_is_lost_with_it_only_near_a_fault(
-    book: Book, at: float, cause: str
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        (killed(2, 107), "worker killed"),
+        (killed(2, 106.9), "worker killed"),
+        (killed(1, 107), "none"),
+        (killed(2, 108), "none"),  # poison had killed it by then
+        (cut(106.5, 108), "network cut"),
+        (cut(107.5, 108), "none"),
+        (cut(110, 111), "none"),
+        (cut(5000, 5001), "none"),
+        (cut(103, 105), "none"),  # over when it began
+    ],
+)
+def test_a_job_that_kills_nobody_is_lost_beside_poison_only_by_a_fault_before_that(
+    book: Book, fault: dict[str, Any], cause: str
 ) -> None:
-    book.lines += [*pushed("d", 100), cut(106, 108)]
-    book.final.letters.append(Letter("d", "worker lost", failed_at=at))
+    assert bereft(book, fault) == {cause: 1}
+
+
+@pytest.mark.parametrize(
+    ("fault", "at", "cause"),
+    [
+        (cut(108, 109), 111, "network cut"),
+        (cut(112, 113), 111, "none"),  # it was dead by then
+        (cut(5000, 5001), 111, "none"),
+        (killed(2, 108), 111, "worker killed"),
+        (killed(2, 108), 130, "none"),  # long found by others
+    ],
+)
+def test_a_job_that_kills_nobody_is_lost_with_its_worker_only_by_a_fault_that_took_that(
+    book: Book, fault: dict[str, Any], at: float, cause: str
+) -> None:
+    assert bereft(book, fault, at=at, poison=None) == {cause: 1}
+
+
+def test_a_job_whose_worker_died_is_found_later_where_others_could_not_look(book: Book) -> None:
+    assert bereft(book, killed(2, 108), cut(112, 122), at=126, poison=None) == {"worker killed": 1}
+
+
+def test_a_job_that_was_delivered_again_after_its_last_run_was_lost_with_who_had_it_then(book: Book) -> None:
+    book.lines += [*pushed("d", 100), started("d", 2, 106, 3), cut(106.5, 107)]
+    letter = Letter("d", "worker lost", failed_at=130, deliveries=4)
+    book.final.letters.append(letter)
     book.final.totals |= {"pushed": 4, "dead": 2}
 
-    assert book.verdict().bereft == {cause: 1}
-    assert book.verdict().passed is (cause != "none")
+    assert book.verdict().bereft == {"none": 1}
+    book.lines.append(killed(1, 128))
+    assert book.verdict().bereft == {"worker killed": 1}
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        (cut(106, 108), "network cut"),
+        (cut(90, 100), "none"),
+        (cut(111, 112), "none"),
+        (cut(106, 108) | {"db": 1}, "none"),
+        (killed(2, 106), "worker killed"),
+        (killed(9, 106), "none"),  # of the other database
+        (killed(8, 106), "none"),  # of none that is known
+        (killed(2, 101), "none"),  # before the job was started last
+    ],
+)
+def test_a_job_that_its_last_worker_never_started_is_lost_with_it_only_by_a_fault_of_its_database(
+    book: Book, fault: dict[str, Any], cause: str
+) -> None:
+    book.lines += [*pushed("d", 100), started("d", 1, 102), fault]
+    book.lines.append({"what": "hello", "pid": 9, "db": 1, "at": 90})
+    book.final.letters.append(Letter("d", "worker lost", failed_at=110, deliveries=3))
+    book.final.totals |= {"pushed": 4, "dead": 2}
+
+    assert check(book.lines, [book.final, Final()]).bereft == {cause: 1}
+
+
+def test_many_jobs_that_their_last_worker_never_started_are_wrong_whatever_the_fault(book: Book) -> None:
+    book.lines.append(cut(106, 108))
+    for number in range(3):
+        assert book.verdict().passed
+        book.lines += pushed(f"d{number}", 100)
+        book.final.letters.append(Letter(f"d{number}", "worker lost", failed_at=110))
+        book.final.totals |= {"pushed": 4 + number, "dead": 2 + number}
+
+    assert book.verdict().wrong == ["3 jobs are dead letters, worker lost, that their last worker had not started"]
+
+
+# Attempts. A job `f` fails on worker 1 and runs again on worker 2.
+
+
+def retried(worker: int, at: float, word: str = "OK", resent: bool = False) -> dict[str, Any]:
+    return settled("f", worker, at, word=word, fate="RetryLater") | {"resent": resent}
+
+
+def attempt(number: int, *lines: dict[str, Any]) -> Lines:
+    return [line | {"attempt": number} for line in lines]
+
+
+def judged(*lines: dict[str, Any]) -> tuple[dict[str, int], dict[str, int], bool]:
+    """What is found of `f`: run again, done twice, and whether anything of it is wrong."""
+    verdict = check([*pushed("f", 199, "Flaky"), *lines], [Final(totals={"pushed": 1, "completed": 1})])
+    return verdict.again, verdict.duplicates, bool(verdict.wrong)
+
+
+RAISED = [started("f", 1, 200), ended("f", 1, 200.1, result="raised")]
+DONE = attempt(2, *done("f", 2, 201))
+
+
+def test_a_second_attempt_of_a_job_that_failed_is_no_second_run() -> None:
+    assert judged(*RAISED, retried(1, 200.2), *DONE) == ({}, {}, False)
+    assert judged(*RAISED, retried(1, 200.2, "LEASE_LOST", resent=True), *DONE) == ({}, {}, False)
+    assert judged(*RAISED, killed(1, 200.2), *DONE) == ({}, {}, False)  # before it heard that it was
+
+
+def test_one_that_took_its_own_job_over_settles_it_by_the_later_lease() -> None:
+    own = retried(1, 200.2) | {"deliveries": 2}
+
+    assert judged(*RAISED, own, *DONE) == ({}, {}, False)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        [started("f", 1, 200)],
+        [started("f", 1, 200), killed(1, 200.5)],
+        [*RAISED],
+        [*RAISED, retried(1, 200.2, "LEASE_LOST")],
+        [*RAISED, retried(1, 200.2, "LEASE_LOST"), killed(1, 200.5)],
+        [started("f", 1, 200), ended("f", 1, 200.1, result="cut"), retried(1, 200.2)],
+        [started("f", 1, 200), ended("f", 1, 200.1), retried(1, 200.2)],
+        [started("f", 1, 200), ended("f", 1, 201.5, result="raised"), retried(1, 201.6)],
+        [],
+    ],
+    ids=[
+        "never ended",
+        "killed",
+        "not retried",
+        "refused",
+        "refused, killed",
+        "cut",
+        "done",
+        "failed after",
+        "none",
+    ],
+)
+def test_a_second_attempt_of_a_job_that_did_not_fail_is_wrong(first: Lines) -> None:
+    assert judged(*first, *DONE)[-1]
+
+
+def test_a_run_that_was_cut_is_retried_where_a_fault_cut_it() -> None:
+    cut_off = [started("f", 1, 200), ended("f", 1, 200.3, result="cut"), retried(1, 200.4)]
+
+    assert judged(*cut_off, *DONE, *upset(1, 200.2))[0] == {"handler that cancels others": 1}
+
+
+def test_an_attempt_that_is_left_out_is_wrong() -> None:
+    assert judged(*RAISED, retried(1, 200.2), *attempt(3, *done("f", 2, 201)))[-1]
+
+
+def test_a_job_that_is_done_in_two_attempts_is_wrong_whatever_hit_the_second() -> None:
+    first = done("f", 1, 200)
+    second = [*attempt(2, started("f", 1, 201)), killed(1, 201.5), *attempt(2, *done("f", 2, 204, 2))]
+
+    assert judged(*first, *second) == ({"none": 1, "worker killed": 1}, {"none": 1}, True)
+
+
+def test_a_job_that_was_done_where_another_run_of_its_attempt_failed_needs_a_fault_as_well() -> None:
+    unheard = [started("f", 3, 199.5), *RAISED, started("f", 2, 200.15, 2), ended("f", 2, 200.18, 2)]
+    both = [*unheard, retried(1, 200.2), *DONE]
+
+    assert judged(*both)[-1]
+    assert not judged(*both, killed(3, 199.6), killed(1, 200.05), killed(2, 200.19))[-1]
+    assert judged(*both, killed(3, 199.6), killed(1, 200.05))[-1]
+
+
+# How long a job may wait: 16 s with a lease of 2, 40 s for one that has to run alone. Process 2 is always at work.
+
+
+def at_work(*spans: tuple[float, float], worker: int = 2) -> Lines:
+    """A worker that runs a short job each second."""
+    seconds = [at for start, end in spans for at in range(int(start), int(end))]
+    return [line for at in seconds for line in pushed(f"w{worker}-{at}", at) + done(f"w{worker}-{at}", worker, at)]
+
+
+def waited(*lines: dict[str, Any]) -> bool:
+    """Whether a job is found to have waited for too long; it is `x`."""
+    found = [text for text in check(lines, [Final()]).wrong if " waited for " in text]
+    assert all(text.startswith("x (Work) waited for ") for text in found)
+    return bool(found)
+
+
+WORKS = at_work((190, 300))
+
+
+@pytest.mark.parametrize(("seconds", "late"), [(15, False), (17, True), (85, True)])
+def test_a_job_that_lay_ready_for_long_while_a_worker_had_a_slot_free_is_found(seconds: float, late: bool) -> None:
+    assert waited(*pushed("x", 200), *done("x", 2, 200 + seconds), *WORKS) is late
+
+
+@pytest.mark.parametrize(("seconds", "late"), [(15, False), (17, True), (77, True)])
+def test_a_job_of_a_killed_worker_that_is_started_again_much_later_is_found(seconds: float, late: bool) -> None:
+    first = [*pushed("x", 199), *at_work((190, 201), worker=1), started("x", 1, 200), killed(1, 201)]
+
+    assert waited(*first, *done("x", 2, 201 + seconds, 2), *WORKS) is late
+
+
+def test_a_job_that_failed_and_is_tried_again_much_later_is_found() -> None:
+    first = [*pushed("x", 199), started("x", 2, 200), ended("x", 2, 200.1, result="raised")]
+    first.append(settled("x", 2, 200.2, fate="RetryLater"))
+
+    assert not waited(*first, *attempt(2, *done("x", 2, 202)), *WORKS)
+    assert waited(*first, *attempt(2, *done("x", 2, 220)), *WORKS)
+
+
+def test_a_job_that_lay_ready_after_the_last_push_is_found_as_well() -> None:
+    assert waited(*pushed("x", 200), *done("x", 2, 285), *at_work((190, 202)))
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [*at_work((190, 195)), killed(2, 195)],  # until it was killed
+        [*at_work((190, 195)), killed(2, 195), *at_work((225, 230), worker=3)],  # and another came later
+        [*at_work((190, 201), (225, 230)), killed(2, 201) | {"name": "worker frozen", "ended": 224}],
+        [*pushed("p", 195, "Poison"), *at_work((190, 201)), started("p", 2, 201, name="Poison")],
+        [*WORKS, cut(202, 224)],
+        WORKS + [cut(200 + number, 200.3 + number) for number in range(0, 25, 4)],
+        [*WORKS, killed(9, 202) | {"name": "connections reset", "unsteady": True, "hits": "", "ended": 224}],
+        WORKS + [line for n in range(10) for line in (*pushed(f"long{n}", 199), started(f"long{n}", 2, 199.5))],
+        [*WORKS, *pushed("b", 199, "Blocker"), started("b", 2, 200, name="Blocker")],
+        [*WORKS, *pushed("alone", 199), *done("alone", 2, 226, 3)],  # workers make room for it
+    ],
+    ids=["killed", "another", "frozen", "poisoned", "cut", "cuts", "no renewals", "full", "blocked", "clearing"],
+)
+def test_a_job_that_nobody_could_have_started_has_not_waited_too_long(lines: Lines) -> None:
+    assert not waited(*pushed("x", 200), *done("x", 2, 225), *lines)
+
+
+def test_a_fault_in_which_workers_renew_excuses_no_job_that_waits() -> None:
+    flushed = killed(9, 202) | {"name": "scripts flushed", "recovery": "workers", "hits": "", "ended": 224}
+
+    assert waited(*pushed("x", 200), *done("x", 2, 225), *WORKS, flushed)
+
+
+def test_a_job_that_is_delayed_waits_from_when_it_is_due() -> None:
+    push, told = pushed("x", 200)
+
+    assert not waited(push, told | {"delay": 24}, *done("x", 2, 225), *WORKS)
+    assert waited(push, told | {"delay": 4}, *done("x", 2, 225), *WORKS)
+
+
+def test_a_worker_of_another_database_is_none_that_could_have_started_a_job() -> None:
+    there = [line | {"db": 1} for line in WORKS]
+    mine = [*pushed("x", 200), *done("x", 3, 225)]
+
+    assert not [text for text in check([*mine, *there], [Final(), Final()]).wrong if "waited" in text]
+
+
+@pytest.mark.parametrize(("seconds", "late"), [(39, False), (41, True)])
+def test_a_job_that_has_to_run_alone_may_wait_longer_but_not_for_ever(seconds: float, late: bool) -> None:
+    first = [*pushed("x", 199), started("x", 1, 200, 2), killed(1, 201), *at_work((190, 202), worker=1)]
+
+    assert waited(*first, *done("x", 2, 201 + seconds, 3), *WORKS) is late
+
+
+def test_a_job_that_only_newer_workers_know_may_wait_for_one() -> None:
+    assert not waited(*pushed("x", 200, "Newcomer"), *done("x", 2, 285), *WORKS)
 
 
 # One id, several jobs
@@ -480,6 +751,19 @@ def test_entries_by_hand_that_share_an_id_are_told_apart_by_their_marks(book: Bo
     assert book.verdict().passed
     book.final.letters.pop()
     assert book.verdict().lost == ["'9-0' (m3), put in by hand"]
+
+
+def test_entries_of_one_id_on_one_worker_are_told_apart_by_their_names_where_they_are_settled(book: Book) -> None:
+    hopeless, flaky = {"mark": "m1", "name": "Hopeless"}, {"mark": "m2", "name": "Flaky"}
+    first = [started("9-0", 1, 103), ended("9-0", 1, 103.1, result="raised")]
+    retry = settled("9-0", 1, 103.2, fate="RetryLater") | {"name": "Flaky"}
+    book.lines += [put("m1", 102), put("m2", 102), *(line | mark for mark in (hopeless, flaky) for line in first)]
+    book.lines += [retry, settled("9-0", 1, 103.3, fate="DeadLetter") | {"name": "Hopeless"}]
+    book.lines += [line | flaky for line in attempt(2, *done("9-0", 1, 104))]
+    book.final.letters.append(Letter("9-0", "failed", "m1"))
+    book.final.totals |= {"completed": 3, "dead": 2}
+
+    assert book.verdict().wrong == []
 
 
 def test_a_dead_letter_that_is_settled_under_another_id_than_it_was_put_in_by_is_no_job_more(book: Book) -> None:

@@ -1,27 +1,31 @@
-"""Why a job ran again: which fault hit that very run. Pure.
+"""Why a job ran again, or was given up: which fault hit that very run. Pure.
 
 A run was hit by a fault of processes if its own process is one of these, and by a fault of all if it was in hand
 when that was in force: begun before its end, not settled before its beginning. A job whose outcome was accepted
-has no excuse for another run, whatever happened around it.
+has no excuse for another run, whatever happened around it. A later attempt needs a run that failed, and whose
+retry the store took.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
+from redisjobs.cli.torture.jobs import CANCELS_OTHERS
 from redisjobs.cli.torture.stories import Key, Line, Run, Story
 
 NONE = "none"
+FAILED = "failed"
+"""No fault was needed: the first run failed, as it may, and the second is its next attempt."""
+
+MAX_DELIVERIES = 3
 POISONED = 0.5  # seconds that a process may live on which has started a job that kills it
 _MOMENT = 1.0  # seconds in which one that was held up starts what it had been given
 _LEAST_STALL = 0.4  # of a lease: shorter ones leave time enough to renew
 
 
 def pairs(story: Story) -> Iterable[tuple[Run, Run]]:
-    """Runs of a job where the second came though the first had not failed: both are of one attempt."""
-    for first, second in pairwise(sorted(story.runs, key=lambda run: (run.start["attempt"], run.at))):
-        if first.start["attempt"] == second.start["attempt"]:
-            yield first, second
+    """Each run of a job that another one followed, and that one: by attempt, then by time."""
+    return pairwise(sorted(story.runs, key=lambda run: (run.attempt, run.at)))
 
 
 class Causes:
@@ -31,9 +35,12 @@ class Causes:
         faults: Faults and stalls, as they were written down.
         stories: All jobs.
         lease: Seconds that the workers' leases last.
+        databases: Which database each process works in.
     """
 
-    def __init__(self, faults: Sequence[Line], stories: Mapping[Key, Story], lease: float) -> None:
+    def __init__(
+        self, faults: Sequence[Line], stories: Mapping[Key, Story], lease: float, databases: Mapping[int, int]
+    ) -> None:
         # A lease that ran out is found by whoever looks next.
         self._found = lease + 0.5
         # Until a worker is steady again, which takes a lease, nobody looks.
@@ -42,36 +49,93 @@ class Causes:
             (fault for fault in faults if fault["what"] != "stall" or _seconds(fault) >= _LEAST_STALL * lease),
             key=lambda line: line["began"],
         )
-        self._poisoned = _times(stories, "Poison")
-        self._upset = _times(stories, "Upsetter")
+        self._databases = databases
+        self._poisoned = _starts(stories, "Poison")
+        self._upset = _starts(stories, "Upsetter", CANCELS_OTHERS)
 
-    def of(self, first: Run, second: Run) -> str:
-        """Which fault hit the first run so that the second had to be; `none` for none."""
-        return self._of_hit(first, second) or self._of_held_up(first, second) or NONE
+    def of(self, story: Story, first: Run, second: Run) -> str:
+        """Why the second run of a job had to be: `failed`, or the fault that hit the first; `none` for neither."""
+        if first.attempt == second.attempt:
+            return self._of_again(first, second)
+        if not story.by_hand and second.attempt > first.attempt + 1:
+            return NONE
+        causes = [self._of_retry(story, run, second) for run in story.runs if run.attempt == first.attempt]
+        if any(causes) and first.done and not first.refused:
+            return self._of_again(first, second)  # another run of its attempt failed, but this one did not
+        return FAILED if FAILED in causes else next(filter(None, causes), NONE)
 
-    def of_end(self, run: Run) -> str:
-        """Which fault ended the process of a run, or took its lease away, before it was settled; `none` for none.
+    def of_end(self, run: Run, ended_at: float) -> str:
+        """Which fault ended the process of a run, or took its lease away; `none` for none.
 
-        Poison is no such fault: who ran beside it is to be told from it.
+        Poison is no such fault: who ran beside it is to be told from it. Whatever comes after it found the process
+        dead.
+
+        Args:
+            run: The last run of a job that was given up.
+            ended_at: When it was.
         """
-        return self._by_process(run, float("inf")) or self._by_all(run, float("inf")) or NONE
-
-    def of_unseen(self, db: int, ended_at: float) -> str:
-        """Which fault may have taken a job from one that was given it and never started it; `none` for none."""
-        for fault in reversed(self._faults):
-            about_it = fault["hits"] and fault.get("db") in (None, db)
-            if about_it and fault["began"] <= ended_at <= _over(fault) + self._late:
+        poisoned = [begun["at"] for begun in self._poisoned[run.pid] if begun["at"] >= run.at - POISONED]
+        last = min([ended_at, *poisoned])
+        mine = [fault for fault in self._faults if _hit(fault, run) and _was_in_hand(run, fault, last)]
+        for fault in sorted(mine, key=lambda fault: fault["hits"] == "all"):
+            if ended_at <= self._found_by(fault, run.start["db"]):
                 return str(fault["name"])
         return NONE
+
+    def of_unseen(self, db: int, since: float, ended_at: float) -> str:
+        """Which fault may have taken a job from one that was given it and never started it; `none` for none.
+
+        Args:
+            db: The job's database.
+            since: When it was started last; 0 if never.
+            ended_at: When it was given up.
+        """
+        for fault in reversed(self._faults):
+            # Whoever was killed was given nothing after that.
+            lived = (fault["ended"] if fault["hits"] == "all" else fault["began"]) + fault["reaches"]
+            in_time = fault["began"] <= ended_at <= self._found_by(fault, db) and since <= lived
+            if in_time and self._is_of(fault, db):
+                return str(fault["name"])
+        return NONE
+
+    def _is_of(self, fault: Line, db: int) -> bool:
+        """Whether a fault hit workers of a database."""
+        if fault["hits"] == "pids":
+            return any(self._databases.get(pid) == db for pid in fault["pids"])
+        return fault["hits"] == "all" and fault.get("db") in (None, db)
+
+    def _found_by(self, fault: Line, db: int) -> float:
+        """By when others have found what a fault took away; who can't renew meanwhile does not look."""
+        until = _over(fault) + self._late
+        for other in self._faults:
+            if holds_up(other, db) and fault["began"] <= other["began"] <= until:
+                until = max(until, _over(other) + self._late)
+        return until
+
+    def _of_retry(self, story: Story, run: Run, second: Run) -> str:
+        """Whether a run is why there is another attempt; '' if it is not."""
+        if run.end is None or run.done or run.end["at"] > second.at:
+            return ""
+        if run.end["result"] == "raised" and story.was_retried(run):
+            return FAILED
+        # What was cut had no fault of its own; whose retry nobody saw accepted was kept from seeing that.
+        excuse = self._of_hit(run, second)
+        if run.end["result"] == "raised":
+            return FAILED if excuse and run.settled is None else ""
+        return excuse if story.was_retried(run) or run.settled is None else ""
+
+    def _of_again(self, first: Run, second: Run) -> str:
+        return self._of_hit(first, second) or self._of_held_up(first, second) or NONE
 
     def _of_hit(self, run: Run, second: Run) -> str:
         again = second.at
         if run.accepted and run.settled is not None and run.settled["sent_at"] < again:
             return ""
         until = _in_hand_until(run, again)
-        if any(run.at - POISONED <= at <= until for at in self._poisoned[run.pid]):
+        if any(run.at - POISONED <= begun["at"] <= until for begun in self._poisoned[run.pid]):
             return "poison job"
-        if any(run.at <= at <= until for at in self._upset[run.pid]):
+        others = (begun["at"] for begun in self._upset[run.pid] if begun is not run.start)
+        if any(run.at <= at <= until for at in others):
             return "handler that cancels others"
         # Whoever was given it in between never began it, and had to lose it as well.
         between = max(0, second.lease[2] - run.lease[2] - 1)
@@ -79,16 +143,15 @@ class Causes:
 
     def _by_process(self, run: Run, again: float) -> str:
         for fault in self._faults:
-            if fault["hits"] == "pids" and run.pid in fault["pids"] and _was_in_hand(run, fault, again):
+            if fault["hits"] == "pids" and _hit(fault, run) and _was_in_hand(run, fault, again):
                 return str(fault["name"])
         return ""
 
     def _by_all(self, run: Run, again: float, longer: float = 0.0) -> str:
         # The last to begin: it comes nearest.
         for fault in reversed(self._faults):
-            about_it = fault["hits"] == "all" and fault.get("db") in (None, run.start["db"])
-            in_time = again == float("inf") or again <= _over(fault) + self._late + longer
-            if about_it and in_time and _was_in_hand(run, fault, again):
+            in_time = again <= _over(fault) + self._late + longer
+            if fault["hits"] == "all" and _hit(fault, run) and in_time and _was_in_hand(run, fault, again):
                 return str(fault["name"])
         return ""
 
@@ -103,13 +166,26 @@ class Causes:
         return ""
 
 
-def _times(stories: Mapping[Key, Story], name: str) -> Mapping[int, Sequence[float]]:
-    """When each process began a job of this name."""
-    found: defaultdict[int, list[float]] = defaultdict(list)
+def holds_up(fault: Line, db: int) -> bool:
+    """Whether workers of a database may fail to renew in it: for a lease from then on none takes jobs over."""
+    return fault.get("db") in (None, db) and bool(fault["hits"] == "all" or fault.get("unsteady"))
+
+
+def _starts(stories: Mapping[Key, Story], name: str, does: str = "") -> Mapping[int, Sequence[Line]]:
+    """What each process began of the jobs of this name, and of those of them that do this."""
+    found: defaultdict[int, list[Line]] = defaultdict(list)
     for story in stories.values():
         for run in story.runs if story.name == name else ():
-            found[run.pid].append(run.at)
+            if not does or run.start.get("does") == does:
+                found[run.pid].append(run.start)
     return found
+
+
+def _hit(fault: Line, run: Run) -> bool:
+    """Whether a fault was about the process of a run, or about all of its database."""
+    if fault["hits"] == "pids":
+        return run.pid in fault["pids"]
+    return fault["hits"] == "all" and fault.get("db") in (None, run.start["db"])
 
 
 def _was_in_hand(run: Run, fault: Line, again: float) -> bool:

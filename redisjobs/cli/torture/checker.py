@@ -4,13 +4,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from redisjobs.cli.torture.causes import NONE, Causes, pairs
+from redisjobs.cli.torture.causes import FAILED, MAX_DELIVERIES, NONE, Causes, pairs
 from redisjobs.cli.torture.recovery import Recovery, measure
 from redisjobs.cli.torture.store import Final, Letter
 from redisjobs.cli.torture.stories import Key, Line, Run, Story, tell, was
+from redisjobs.cli.torture.waits import late
 
-MAX_DELIVERIES = 3
 _KILLERS = ("Poison",)
+_UNSEEN = 2  # jobs of a database, at most, that die with one who was given them and had not yet started them
 _LOCKED = 1.0  # seconds that one step of a process may keep its other threads from running
 _DEATHS: Mapping[str, Sequence[str]] = {
     "Poison": ("worker lost",),
@@ -84,7 +85,9 @@ def check(lines: Iterable[Line], finals: Sequence[Final], lease: float = 2.0) ->
     ordered = sorted(lines, key=lambda line: line["at"])
     verdict = Verdict()
     stories = tell(ordered)
-    causes = Causes([line for line in ordered if line["what"] in ("fault", "stall")], stories, lease)
+    databases = {line["pid"]: line["db"] for line in ordered if "pid" in line}
+    faults = [line for line in ordered if line["what"] in ("fault", "stall")]
+    causes = Causes(faults, stories, lease, databases)
     verdict.full = sum(line["what"] == "refused" and line["full"] for line in ordered)
     for db, final in enumerate(finals):
         mine = {key: story for key, story in stories.items() if key[0] == db}
@@ -93,7 +96,7 @@ def check(lines: Iterable[Line], finals: Sequence[Final], lease: float = 2.0) ->
     for counts in ("again", "duplicates", "bereft"):
         setattr(verdict, counts, dict(Counter(getattr(verdict, counts)).most_common()))
     verdict.faults, stuck = measure(ordered)
-    verdict.wrong += [*stuck, *_locked(ordered)]
+    verdict.wrong += [*stuck, *late(stories, ordered, lease), *_locked(ordered)]
     return verdict
 
 
@@ -128,7 +131,7 @@ class _Judge:
         ]
         self._letters = list(_letters(stories, final, db))
         self._dead = Counter(key for _, key in self._letters)
-        self._arrived = self._maybe = self._cancelled = self._unsure = self._by_hand = 0
+        self._arrived = self._maybe = self._cancelled = self._unsure = self._by_hand = self._unseen = 0
 
     def judge(self) -> None:
         verdict = self._verdict
@@ -211,22 +214,23 @@ class _Judge:
             self._verdict.lost.append(f"{story.label}, put in by hand")
 
     def _judge_runs(self, story: Story) -> None:
-        """A job that ran again has a fault to excuse it: one that hit the very run before."""
-        verdict, excuses = self._verdict, []
+        """A job that ran again has failed before, or a fault excuses it: one that hit the very run before."""
+        verdict, twice = self._verdict, ""
         for first, second in pairs(story):
-            cause = self._causes.of(first, second)
-            excuses.append(cause)
-            verdict.again[cause] = verdict.again.get(cause, 0) + 1
+            cause = self._causes.of(story, first, second)
+            if cause != FAILED:
+                verdict.again[cause] = verdict.again.get(cause, 0) + 1
+            if first.done and not twice:
+                twice = cause
             if cause == NONE:
                 verdict.wrong.append(
                     f"{story.label} ({story.name}) was started again, and no fault had hit it: "
                     f"{_who(first)}, then {_who(second)} {second.at - first.at:.3f} s later"
                 )
         if len(story.done) > 1:
-            cause = NONE if NONE in excuses or not excuses else excuses[0]
-            verdict.duplicates[cause] = verdict.duplicates.get(cause, 0) + 1
-            if not excuses:
-                verdict.wrong.append(f"{story.label} ({story.name}) was done more than once, in several attempts")
+            verdict.duplicates[twice] = verdict.duplicates.get(twice, 0) + 1
+        if story.runs and not story.by_hand and (attempt := min(run.attempt for run in story.runs)) > 1:
+            verdict.wrong.append(f"{story.label} ({story.name}) was started first as attempt {attempt}")
 
     def _judge_killer(self, story: Story) -> None:
         if story.name not in _KILLERS or not story.runs:
@@ -251,12 +255,21 @@ class _Judge:
         for key, times in self._dead.items():
             if times > 1 and key in self._stories:
                 self._verdict.twice.append(f"{self._stories[key].label} is a dead letter {times} times")
+        if self._unseen > _UNSEEN:
+            self._verdict.wrong.append(
+                f"{self._unseen} jobs are dead letters, worker lost, that their last worker had not started"
+            )
 
     def _judge_bereft(self, story: Story, letter: Letter) -> None:
         """A job that kills nobody ends so only if faults took the last worker it had."""
-        last = [run for run in story.runs if run.lease[2] >= MAX_DELIVERIES]
-        # Else the one that had it last was given it, and never started it.
-        cause = self._causes.of_end(last[-1]) if last else self._causes.of_unseen(self._db, letter.failed_at)
+        counted_anew = max((at for at in self._destroyed if at <= letter.failed_at), default=0.0)
+        runs = [run for run in story.runs if run.at >= counted_anew]
+        last = max(runs, key=lambda run: run.lease[2], default=None)
+        if last is not None and last.lease[2] >= (letter.deliveries or MAX_DELIVERIES):
+            cause = self._causes.of_end(last, letter.failed_at)
+        else:  # the one that had it last was given it, and never started it
+            cause = self._causes.of_unseen(self._db, max((run.at for run in runs), default=0.0), letter.failed_at)
+            self._unseen += 1
         self._verdict.bereft[cause] = self._verdict.bereft.get(cause, 0) + 1
         if cause == NONE:
             self._verdict.wrong.append(

@@ -16,14 +16,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from redisjobs.cli import PROGRAM
+from redisjobs.cli import PROGRAM, journal
 from redisjobs.cli.torture.jobs import DATABASE, JOURNALS, LIFELINE, OLD, QUEUE
 from redisjobs.cli.torture.release import Release
 
 GRACE = 1.0  # seconds that a worker's jobs may finish in
-_CONCURRENCY = 10
+CONCURRENCY = 10
 _LEAVE_WITHIN = 20.0  # seconds that a worker may take to end when asked: what the command line promises itself
-_COMPLAINT = re.compile(r"worker process \d+ (?:ended with code [1-9]\d*|ignored the grace.*)")
+_COMPLAINT = re.compile(
+    r"worker process (\d+) (ended with code .*|was killed by .*|stopped, .*|ignored the grace.*)"
+)
+_KILLED, _TERMINATED = "was killed by SIGKILL", "was killed by SIGTERM"
 _AGAIN = 0.2  # seconds until a host that ended is started again
 
 
@@ -81,6 +84,8 @@ class Fleet:
         release: What they run.
         hosts: All of them.
         unasked: How each host that ended by itself did: what nobody killed must not end.
+        victims: The processes that faults have killed.
+        asked: Those under a supervisor that was asked to end: one may not have come so far as to listen yet.
     """
 
     urls: Sequence[str]
@@ -91,8 +96,11 @@ class Fleet:
     kinds: Sequence[Kind] = HOSTS
     hosts: list[Host] = field(default_factory=list)
     unasked: list[str] = field(default_factory=list)
+    victims: set[int] = field(default_factory=set)
+    asked: set[int] = field(default_factory=set)
     release: Release = field(init=False)
     _closing: bool = False
+    _killed: list[int] = field(default_factory=list)
     _lifeline: socket.socket | None = None
     _parents: dict[int, int] = field(default_factory=dict)
 
@@ -132,7 +140,7 @@ class Fleet:
             environment[OLD] = "1"
         command = [*PROGRAM, "worker", "redisjobs.cli.torture.jobs:queue"]
         command += ["--log-level", "warning", "--lease", str(self.lease)]
-        command += ["--grace", str(GRACE), "--concurrency", str(_CONCURRENCY)]
+        command += ["--grace", str(GRACE), "--concurrency", str(CONCURRENCY)]
         with open(self.directory / "workers.log", "ab") as log:
             return subprocess.Popen(
                 [*command, *kind.options],
@@ -156,9 +164,11 @@ class Fleet:
             elif (code := host.process.poll()) is not None:
                 host.again_at = time.monotonic() + _AGAIN
                 pid = host.process.pid
-                if host.leaving and code not in (0, -signal.SIGTERM):
+                if code == -signal.SIGKILL:
+                    self._killed.append(pid)  # by a fault, or by poison: the journals tell
+                elif host.leaving and code not in (0, -signal.SIGTERM):
                     self.unasked.append(f"worker {pid} was asked to end, and did with code {code}")
-                elif not host.leaving and code != -signal.SIGKILL:  # poison kills so too
+                elif not host.leaving:
                     self.unasked.append(f"worker {pid} ended by itself with code {code}")
 
     def pids(self) -> list[int]:
@@ -215,6 +225,7 @@ class Fleet:
     def stop(self, host: Host) -> None:
         """Ask a host to end, as a deploy does."""
         host.leaving = True
+        self.asked.update(children(host.process.pid))
         host.process.terminate()
 
     def dismiss(self) -> None:
@@ -234,9 +245,17 @@ class Fleet:
         self.tend()
 
     def complaints(self) -> list[str]:
-        """What supervisors logged of processes that ended and should not have."""
+        """Which processes ended and should not have: any end but that of one which a fault or poison killed."""
         path = self.directory / "workers.log"
-        return _COMPLAINT.findall(path.read_text("utf-8", "replace")) if path.exists() else []
+        log = path.read_text("utf-8", "replace") if path.exists() else ""
+        ends = [(int(pid), how) for pid, how in _COMPLAINT.findall(log)] + [(pid, _KILLED) for pid in self._killed]
+        known = self.victims | {
+            line["pid"]
+            for line in journal.read(self.directory)
+            if line["what"] == "start" and line["name"] == "Poison"
+        }
+        expected = {(pid, _KILLED) for pid in known} | {(pid, _TERMINATED) for pid in self.asked}
+        return [f"worker process {pid} {how}" for pid, how in ends if (pid, how) not in expected]
 
     def log_end(self) -> str:
         """The end of what the workers logged."""

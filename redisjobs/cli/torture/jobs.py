@@ -103,8 +103,9 @@ RAISED: Mapping[str, type[BaseException]] = {
 }
 """What handlers raise, by name."""
 
-UPSET = ("cancel all tasks", "stop the loop", "hold a cancel scope")
-"""What else handlers do to the event loop before they fail."""
+CANCELS_OTHERS = "cancel all tasks"
+UPSET = (CANCELS_OTHERS, "stop the loop", "hold a cancel scope")
+"""What else handlers do to the event loop before they fail. Only the first may cancel what runs beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,7 @@ class Raiser:
 
 @dataclass(frozen=True, slots=True)
 class Upsetter:
-    """Does one of `UPSET`, and fails. Jobs that run beside it in its process may be cancelled."""
+    """Does one of `UPSET`, and fails."""
 
     job_name: ClassVar[str] = "Upsetter"
     what: str
@@ -218,7 +219,7 @@ async def raise_it(parameters: Raiser, context: JobContext) -> None:
 @queue.register(Upsetter, retry=no_retry())
 async def upset(parameters: Upsetter, context: JobContext) -> None:
     """Let the worker's event loop have all that a handler can do to it."""
-    with _noted(context):
+    with _noted(context, does=parameters.what):
         match parameters.what:
             case "cancel all tasks":
                 for task in asyncio.all_tasks():
@@ -259,7 +260,7 @@ async def climb(parameters: Steep, context: JobContext) -> None:
 
 
 @contextmanager
-def _noted(context: JobContext) -> Iterator[None]:
+def _noted(context: JobContext, **facts: str) -> Iterator[None]:
     line = {
         "job": context.job_id,
         "mark": context.headers.get(MARK, ""),
@@ -267,7 +268,7 @@ def _noted(context: JobContext) -> Iterator[None]:
         "attempt": context.attempt,
         "deliveries": context.deliveries,
     }
-    _note("start", name=context.job_name, **line)
+    _note("start", name=context.job_name, **facts, **line)
     result = "cut"
     try:
         yield
@@ -298,6 +299,7 @@ class _Settlements(logging.Handler):
         _note(
             "settled",
             job=job_id,
+            name=getattr(record, "job_name", "?"),
             word=str(word),
             fate=getattr(record, "fate", ""),
             cancelled=cancelled,

@@ -118,15 +118,17 @@ class Producers:
                     await anyio.sleep(self._every)
                     job = _a_job(store, rng)
                     book.note_attempt([job])
+                    again = False
                     while True:
                         try:
                             told = await store.push_many([job])
                         except DriverError as error:
                             if not book.may_try_again([job], error):
                                 break
+                            again = True
                             await anyio.sleep(_PAUSE)
                         else:
-                            book.note_success([job], told)
+                            book.note_success([job], told, again=again)
                             break
 
         anyio.run(push)
@@ -178,8 +180,10 @@ class _Book:
         """Write a line."""
         self.journal.write({"what": what, "at": time.time(), "db": self.db, **facts})
 
-    def push(self, pushed: Sequence[NewJob], send: Callable[[], Sequence[PushedJob]]) -> bool:
-        """Push, again as long as that is safe; whether it was acknowledged."""
+    def push(
+        self, pushed: Sequence[NewJob], send: Callable[[], Sequence[PushedJob]], *, again: bool = False
+    ) -> bool:
+        """Push, again as long as that is safe; whether it was acknowledged. `again`: the same push has failed."""
         self.note_attempt(pushed)
         while True:
             try:
@@ -187,9 +191,10 @@ class _Book:
             except DriverError as error:
                 if not self.may_try_again(pushed, error):
                     return False
+                again = True
                 time.sleep(_PAUSE)
             else:
-                self.note_success(pushed, told)
+                self.note_success(pushed, told, again=again)
                 return True
 
     def cancel(self, queue: sync.JobQueue, job_id: str, mark: str = "") -> str:
@@ -207,11 +212,13 @@ class _Book:
         for job in pushed:
             self.note("push", job=job.job_id, name=str(job.fields[1]))
 
-    def note_success(self, pushed: Sequence[NewJob], told: Sequence[PushedJob]) -> None:
-        """Write down what was said to it."""
+    def note_success(self, pushed: Sequence[NewJob], told: Sequence[PushedJob], *, again: bool) -> None:
+        """Write down what was said to it; `again`: the same push had failed before, and may have been done."""
         for job, handle in zip(pushed, told, strict=True):
             # With a unique key it may be told of another job: then its own was not added.
-            self.note("pushed", job=job.job_id, holder="" if handle.id == job.job_id else handle.id)
+            holder = "" if handle.id == job.job_id else handle.id
+            added = handle.added or (None if again else False)
+            self.note("pushed", job=job.job_id, holder=holder, added=added, delay=_seconds_of(job.due))
 
     def may_try_again(self, pushed: Sequence[NewJob], error: DriverError) -> bool:
         """Write down that a push failed; whether to try it again."""
@@ -242,7 +249,7 @@ class _Lives:
             full = isinstance(error, QueueFull)
             self._book.note("refused", jobs=[self._job_id], full=full, error=str(error))
             return False
-        self._book.note("pushed", holder="", added=handle.added, **line)
+        self._book.note("pushed", holder="", added=handle.added, delay=options.get("delay", 0.0), **line)
         return True
 
     def push_meanwhile(self) -> bool:
@@ -277,16 +284,22 @@ def _push_one(book: _Book, queue: sync.JobQueue, rng: random.Random) -> str:
         job = _a_job(queue, rng)
         return job.job_id if book.push([job], partial(queue.push_many, [job])) else ""
     try:
-        job_id = queue.push(jobs.Work(_some_seconds(rng))).id
+        handle = queue.push(jobs.Work(_some_seconds(rng)))
     except DriverError as error:
         if not error.jobs:  # the queue is full: nothing was written
             book.note("refused", jobs=[], full=isinstance(error, QueueFull), error=str(error))
             return ""
         # Whether it is there is not known; the same push can be made again.
-        return error.jobs[0].job_id if book.push(error.jobs, partial(queue.push_many, error.jobs)) else ""
-    book.note("push", job=job_id, name="Work")
-    book.note("pushed", job=job_id, holder="")
-    return job_id
+        pushed = book.push(error.jobs, partial(queue.push_many, error.jobs), again=True)
+        return error.jobs[0].job_id if pushed else ""
+    book.note("push", job=handle.id, name="Work")
+    book.note("pushed", job=handle.id, holder="", added=handle.added)
+    return handle.id
+
+
+def _seconds_of(due: str) -> float:
+    """For how long a prepared job is delayed, of `+5000`."""
+    return float(due[1:]) / 1000 if due else 0.0
 
 
 class _Cancels:

@@ -127,6 +127,10 @@ class Proxy:
         """
         self._in_loop(self._arm(n, trigger))
 
+    def cut_no_more(self) -> None:
+        """Takes back what `cut_after_reply_bytes` has set and has not struck yet."""
+        self._in_loop(self._disarm())
+
     def hold(self, trigger: bytes) -> Held:
         """Keeps, once, the next packet that contains `trigger` instead of sending it on, and resets its client.
 
@@ -171,6 +175,11 @@ class Proxy:
         self._cut = (n, trigger)
         for link in self._links:
             link.seen = b""
+
+    async def _disarm(self) -> None:
+        self._cut = None
+        for link in self._links:
+            link.budget = None
 
     async def _expect(self, held: Held) -> None:
         self._waiting.append(held)
@@ -243,15 +252,17 @@ class Proxy:
 
     async def _pump_replies(self, link: _Link) -> None:
         while True:
-            chunk = (await self._receive(link, link.server))[: link.budget]
+            chunk = await self._receive(link, link.server)
+            budget = link.budget
+            if budget is not None:
+                chunk = chunk[:budget]
+                link.budget = budget - len(chunk)
             self.reply_bytes += len(chunk)
             await self._loop.sock_sendall(link.client, chunk)
-            if link.budget is not None:
-                link.budget -= len(chunk)
-                if link.budget == 0:
-                    self.cuts += 1
-                    link.reset_on_close()
-                    raise _Ended
+            if len(chunk) == budget:
+                self.cuts += 1
+                link.reset_on_close()
+                raise _Ended
 
     async def _receive(self, link: _Link, side: socket.socket) -> bytes:
         while True:

@@ -46,12 +46,21 @@ def new_mark() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A dead letter: the job's id, its mark if it has one, why it is dead, and since when, in s since 1970."""
+    """A dead letter.
+
+    Attributes:
+        job: The job's id.
+        reason: Why it is dead.
+        mark: The job's, if it has one.
+        failed_at: Since when, in s since 1970.
+        deliveries: How often it was delivered; 0 if that isn't known.
+    """
 
     job: str
     reason: str
     mark: str = ""
     failed_at: float = 0.0
+    deliveries: int = 0
 
 
 @dataclass(slots=True)
@@ -172,8 +181,16 @@ class Store:
             for entry, flat in page:
                 fields = dict(zip(flat[::2], flat[1::2], strict=True))
                 reason = fields.get(b"reason", b"").decode()
-                failed_at = int(fields.get(b"failed_at", b"0")) / 1000
-                final.letters.append(Letter(_text(fields.get(b"id", b"")), reason, _mark_in(fields), failed_at))
+                failed_at, deliveries = int(fields.get(b"failed_at", b"0")) / 1000, fields.get(b"deliveries", b"")
+                final.letters.append(
+                    Letter(
+                        _text(fields.get(b"id", b"")),
+                        reason,
+                        _mark_in(fields),
+                        failed_at,
+                        int(deliveries) if deliveries.isdigit() else 0,
+                    )
+                )
                 yield entry.decode()
             start = f"({page[-1][0].decode()}"
 

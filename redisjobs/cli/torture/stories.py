@@ -40,9 +40,24 @@ class Run:
         return self.start["worker"], self.start["attempt"], self.start["deliveries"]
 
     @property
+    def attempt(self) -> int:
+        """Of which attempt."""
+        return int(self.start["attempt"])
+
+    @property
+    def done(self) -> bool:
+        """Whether it went to its end."""
+        return self.end is not None and bool(self.end["result"] == "done")
+
+    @property
     def accepted(self) -> bool:
         """Whether the store took its outcome as the end of the job."""
         return self.settled is not None and is_outcome(self.settled)
+
+    @property
+    def refused(self) -> bool:
+        """Whether the store said that it was no longer this worker's."""
+        return self.settled is not None and self.settled["word"] == "LEASE_LOST"
 
 
 @dataclass(slots=True)
@@ -60,6 +75,7 @@ class Story:
         expected: What its producer knew of the id when he pushed: `new`, it was free; `there`, a job had it.
         added: What he was told of that: whether it is a new job; None if he was told nothing.
         holder: The job that had its unique key, so that it was not added.
+        ready_at: From when on it might be run; None if nobody was told that it is there.
         cancel_asked: Somebody asked for its end.
         cancelled: He was told that it is gone.
         runs: Its handler's.
@@ -76,6 +92,7 @@ class Story:
     expected: str = "new"
     added: bool | None = None
     holder: str = ""
+    ready_at: float | None = None
     cancel_asked: bool = False
     cancelled: bool = False
     runs: list[Run] = field(default_factory=list)
@@ -90,12 +107,24 @@ class Story:
     @property
     def done(self) -> list[Run]:
         """Runs that went to their end."""
-        return [run for run in self.runs if run.end is not None and run.end["result"] == "done"]
+        return [run for run in self.runs if run.done]
 
     @property
     def outcomes(self) -> list[Line]:
         """Settlements that were accepted and ended the job."""
         return [line for line in self.settled if is_outcome(line)]
+
+    def was_retried(self, run: Run) -> bool:
+        """Whether the store took the failure of a run; also where its reply was lost, and it refused another try.
+
+        By worker and attempt: one that was stalled may have taken its own job over, and settle by that lease.
+        """
+        mine = [line for line in self.settled if (line["worker"], line["attempt"]) == run.lease[:2]]
+        return any(
+            line["fate"] == "RetryLater"
+            and (line["word"] == "OK" or (line["word"] == "LEASE_LOST" and line["resent"]))
+            for line in mine
+        )
 
 
 def is_outcome(settled: Line) -> bool:
@@ -124,8 +153,8 @@ def tell(lines: Sequence[Line]) -> dict[Key, Story]:
 class _Reader:
     """Finds for each line the story it belongs to.
 
-    A line with a mark says it. What the workers log of a settlement says only the id: where several jobs have it,
-    it is about the run by such a lease that this worker ended first and has not settled yet.
+    A line with a mark says it. What the workers log of a settlement says only the id and the job name: where
+    several jobs have these, it is about the run by such a lease that ended first and was not settled yet.
     """
 
     def __init__(self, lines: Iterable[Line]) -> None:
@@ -174,8 +203,9 @@ class _Reader:
     def _settle(self, line: Line) -> None:
         begun = self._open[_lease(line)]
         if begun:
-            at = next((at for at, (_, run) in enumerate(begun) if run.end is not None), 0)
-            story, run = begun.pop(at)
+            name = line.get("name", "?")
+            fit = [(name not in ("?", run.start["name"]), run.end is None) for _, run in begun]
+            story, run = begun.pop(fit.index(min(fit)))
             run.settled = line
         elif self._is_shared(line):
             return  # it never began, and nobody knows which of those with its id it was
@@ -195,8 +225,10 @@ def _note(story: Story, what: str, line: Line) -> None:
             story.expected = line.get("expected", "new")
         case "pushed":
             story.acknowledged, story.holder, story.added = True, line["holder"], line.get("added")
+            story.ready_at = line["at"] + line.get("delay", 0.0)
         case "by hand":
             story.by_hand, story.name = True, "by hand"
+            story.ready_at = line["at"]
         case "cancel":
             story.cancel_asked = True
         case "cancelled":

@@ -38,7 +38,7 @@ def _malformed() -> list[Fields]:
 def _hostile() -> list[Fields]:
     """Entries that are jobs but for one field, which may cost them their life and nobody else's."""
     numbers = ["soon", "-1", "1e9", "\u00b2", "9" * 400, "1" * 15, "0", ""]
-    fields = ("attempt", "queued_at", "expires_at", "unknown_since", "next_scheduled_at")
+    fields = ("attempt", "queued_at", "started_at", "expires_at", "unknown_since", "next_scheduled_at")
     ids: list[str | bytes] = [
         b"\xff\xfe\xfd",
         "",
@@ -56,6 +56,7 @@ def _hostile() -> list[Fields]:
         # No mark can be read from these, so they need an id that nobody else has.
         {**_FLAKY, "id": f"headers-{new_job_id()}", "headers": "[" * 10_000},
         {**_FLAKY, "id": f"headers-{new_job_id()}", "headers": b"\xff"},
+        {**_FLAKY, "id": f"headers-{new_job_id()}", "headers": '{"a": ' + "[" * 1_000 + "]" * 1_000 + "}"},
         {**_FLAKY, "unique": b"\xff", "nonce": b"\xfe \x00"},
         {**_FLAKY, "reason": "forged", "priority": "none", "worker": "released", "deliveries": "\u00b2"},
     ]

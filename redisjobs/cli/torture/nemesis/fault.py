@@ -89,7 +89,7 @@ class Field:
             options["headers"] = {MARK: mark}
         self.note("push", name=parameters.job_name, **line)
         handle = store.queue.push(parameters, **options)
-        self.note("pushed", holder="", added=handle.added, **line)
+        self.note("pushed", holder="", added=handle.added, delay=options.get("delay") or 0.0, **line)
         return job_id
 
     def put(self, fields: Fields, store: Store, stream: int = 1, entry: str = "*") -> str:
@@ -136,6 +136,7 @@ class Fault(ABC):
         recovery: `jobs`: from its beginning until the jobs in the hands of `pids` are started again, or seen
             to have ended. `killers`: the same from each time that one of its `jobs` killed a process. `workers`:
             from its end until every worker that lives has started a job. ``: there is nothing to recover from.
+        unsteady: Whether workers may fail to renew while it is in force, though none has to lose a job by that.
         alone: Whether no other may come together with it.
         forgets_deliveries: Whether nobody knows afterwards how often a job was handed out.
         pids: The processes it is about.
@@ -151,6 +152,7 @@ class Fault(ABC):
     reaches: ClassVar[float] = 0.0
     hits: ClassVar[str] = ""
     recovery: ClassVar[str] = ""
+    unsteady: ClassVar[bool] = False
     alone: ClassVar[bool] = False
     forgets_deliveries: ClassVar[bool] = False
 
@@ -191,5 +193,5 @@ class Fault(ABC):
     def facts(self) -> dict[str, Any]:
         """What is written down of it, besides when it was."""
         kind = {"name": self.name, "hits": self.hits, "recovery": self.recovery, "lingers": self.lingers}
-        kind |= {"reaches": self.reaches, "forgets_deliveries": self.forgets_deliveries}
+        kind |= {"reaches": self.reaches, "unsteady": self.unsteady, "forgets_deliveries": self.forgets_deliveries}
         return kind | {"pids": self.pids, "jobs": self.jobs, "db": self.db, "detail": self.detail}

@@ -10,8 +10,10 @@ from redisjobs.cli.torture import jobs
 from redisjobs.cli.torture.nemesis.fault import Fault, Field
 from redisjobs.cli.torture.proxy import Proxy
 from redisjobs.cli.torture.store import Store, through
+from redisjobs.codec import new_job_id
 from redisjobs.drivers import lua
 from redisjobs.errors import DriverError
+from redisjobs.registry import PushOptions
 
 _PATIENCE = 2.0  # seconds that a push is tried for
 
@@ -29,6 +31,8 @@ class _NetworkFault(Fault):
 
 
 class _BrokenNetwork(_NetworkFault):
+    unsteady = True
+
     def begin(self, field: Field) -> None:
         self.proxies = field.proxies()
         self.detail = "workers and producers" if len(self.proxies) > 1 else "workers"
@@ -110,7 +114,21 @@ class _CutReply(_NetworkFault):
         proxy = field.producers if trigger == "push" else field.workers
         assert proxy is not None
         proxy.cut_after_reply_bytes(n, trigger=wire.encode())
+        self.before = proxy.cuts
         self.proxies, self.detail = [proxy], f"{trigger}, after {n} bytes"
+
+    def keep(self, field: Field) -> None:
+        if not self.happened and field.workers in self.proxies:  # or there may be nothing to cut
+            for store in field.stores:
+                field.push(jobs.Flaky(2), store)
+
+    def end(self, field: Field) -> None:
+        for proxy in self.proxies:
+            proxy.cut_no_more()
+
+    @property
+    def happened(self) -> bool:
+        return any(proxy.cuts > self.before for proxy in self.proxies)
 
 
 class CutClaim(_CutReply):
@@ -146,6 +164,10 @@ class LateBytes(Fault):
     holds = 2.5
     WHILES: ClassVar[Sequence[float]] = (0, 0, 0.3, 1, 12, 40, 70)
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = 0  # bytes
+
     @classmethod
     def possible(cls, field: Field) -> bool:  # noqa: D102
         return field.producers is not None
@@ -157,16 +179,29 @@ class LateBytes(Fault):
         proxy = field.stack.enter_context(Proxy(*field.producers.target))
         url = through(store.url, proxy.port)
         queue = field.stack.enter_context(sync.JobQueue(url, field.fleet.queue, deadline=_PATIENCE))
-        for pause in self.WHILES:
-            self._push(field, store, queue, proxy, pause)
-        self.detail = f"{len(self.jobs)} pushes"
+        ways = field.rng.sample(range(len(self.WHILES)), len(self.WHILES))
+        for pause, way in zip(self.WHILES, ways, strict=True):
+            self._push(field, store, queue, proxy, pause, self._options(way))
+        self.detail = f"{self.held} bytes of {len(self.jobs)} pushes"
 
-    def _push(self, field: Field, store: Store, queue: sync.JobQueue, proxy: Proxy, pause: float) -> None:
+    @property
+    def happened(self) -> bool:  # noqa: D102
+        return self.held > 0
+
+    def _options(self, way: int) -> PushOptions:
+        """Half of the jobs have an id that the queue makes, which says when; half of each have a unique key."""
+        options: PushOptions = {"job_id": f"late-{new_job_id()}"} if way % 2 else {}
+        if way // 2 % 2:
+            options["unique"] = f"late {new_job_id()}"
+        return options
+
+    def _push(
+        self, field: Field, store: Store, queue: sync.JobQueue, proxy: Proxy, pause: float, options: PushOptions
+    ) -> None:
         """Push a job whose first bytes are held, and see to it that they go on after its end."""
         held = proxy.hold(b"EVALSHA")
-        # Under an id that the queue makes: it says itself when it was made.
         try:
-            handle = queue.push(jobs.Work(0.001))
+            handle = queue.push(jobs.Work(0.001), **options)
         except DriverError as error:  # it may be there, or not
             for unsure in error.job_ids:
                 field.note("push", job=unsure, db=store.db, name="Work")
@@ -174,6 +209,7 @@ class LateBytes(Fault):
             raise
         job_id = handle.id
         self.jobs.append(job_id)
+        self.held += held.bytes
         field.note("push", job=job_id, db=store.db, name="Work")
         field.note("pushed", job=job_id, db=store.db, holder="", added=handle.added)
         ended: list[float] = []

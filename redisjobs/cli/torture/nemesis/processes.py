@@ -41,6 +41,7 @@ class KillWorker(ProcessFault):
     def begin(self, field: Field) -> None:  # noqa: D102
         pid = field.fleet.some_pid(supervised=self.supervised)
         if pid is not None:
+            field.fleet.victims.add(pid)
             os.kill(pid, signal.SIGKILL)
             self.pids, self.detail = [pid], f"process {pid}"
 
@@ -66,6 +67,7 @@ class KillHost(ProcessFault):
         host = field.fleet.some_host(supervised=True)
         if host is not None:
             self.pids = field.fleet.members(host)
+            field.fleet.victims |= {host.process.pid, *self.pids}
             for pid in (host.process.pid, *self.pids):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)

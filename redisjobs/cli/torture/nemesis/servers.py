@@ -36,6 +36,7 @@ class KillClients(_ServerFault):
 
     name = "clients killed"
     holds = 0.3
+    unsteady = True
 
     def begin(self, field: Field) -> None:  # noqa: D102
         killed = 0

@@ -1,0 +1,215 @@
+"""The torture's faults do what they say they did, and what watches over its workers sees every end of one."""
+
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from redisjobs import server
+from redisjobs.cli import journal
+from redisjobs.cli.journal import Journal
+from redisjobs.cli.torture import spoiled
+from redisjobs.cli.torture.fleet import Fleet, Host, Kind, children
+from redisjobs.cli.torture.jobs import Work
+from redisjobs.cli.torture.nemesis.entries import PutHostile
+from redisjobs.cli.torture.nemesis.fault import Field
+from redisjobs.cli.torture.nemesis.network import CutPush, LateBytes
+from redisjobs.cli.torture.producers import _Book, _seconds_of
+from redisjobs.cli.torture.proxy import HOST, Proxy
+from redisjobs.cli.torture.store import Store, through
+from redisjobs.job import State
+from redisjobs.server import Server
+from redisjobs.sync import JobQueue
+
+
+@pytest.fixture(scope="module")
+def target() -> Iterator[Server]:
+    with server.start() as running:
+        yield running
+
+
+@pytest.fixture
+def field(target: Server, tmp_path: Path) -> Iterator[Field]:
+    """What faults can act on: a server, and a proxy to it; no workers."""
+    store = Store(target.url, f"q-{random.randrange(10**9)}")
+    fleet = Fleet([store.url], store.queue.name, tmp_path, 2.0, random.Random(7))
+    with Proxy(HOST, target.port) as proxy, Field(fleet, [store], 2.0, proxy, proxy) as field:
+        yield field
+    store.remove()
+    store.close()
+
+
+def test_late_bytes_are_tried_for_ids_of_both_kinds_and_with_unique_keys_and_add_nothing(field: Field) -> None:
+    fault = LateBytes()
+
+    fault.begin(field)
+
+    assert fault.happened
+    assert fault.held > 1000
+    assert fault.detail == f"{fault.held} bytes of {len(fault.jobs)} pushes"
+    own = [job for job in fault.jobs if job.startswith("late-")]
+    assert len(own) == len(fault.jobs) // 2
+    assert "".join(field.store.keys()).count(":unique:") == 3
+    assert {note["added"] for note in field.notes if note["what"] == "pushed"} == {True}
+    for job in fault.jobs:
+        field.store.queue.cancel(job)
+    field.over = True
+    field.tend()
+    assert field.late == []
+    assert field.store.counts().totals["pushed"] == len(fault.jobs)
+    assert field.store.queue.jobs(State.READY) == []
+
+
+def test_late_bytes_of_which_none_was_held_are_no_fault() -> None:
+    assert not LateBytes().happened
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_a_cut_is_a_fault_only_if_a_reply_was_cut_and_cuts_none_after_its_end(field: Field, comes: bool) -> None:
+    fault = CutPush()
+    assert field.producers is not None
+    field.producers.cut_after_reply_bytes(10**6)  # what another has left to be cut
+    fault.begin(field)
+    with JobQueue(through(field.store.url, field.producers.port), field.store.queue.name, deadline=5) as queue:
+        if comes:
+            for _ in range(20):
+                queue.push(Work(0.001))
+
+        fault.end(field)
+
+        cuts = field.producers.cuts
+        queue.push_many([Work(0.001)] * 20)
+    assert fault.happened is comes
+    assert field.producers.cuts == cuts
+
+
+def test_an_entry_that_never_ran_is_no_reason_to_stop_its_worker(
+    field: Field, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spoiled, "_WITHIN", 0.1)
+
+    assert not spoiled._stop(field, field.store)
+    assert field.notes == []
+
+
+def test_what_is_hostile_has_each_number_of_an_entry(field: Field) -> None:
+    fault = PutHostile()
+
+    fault.begin(field)
+
+    entries = field.store.run("XRANGE", field.store.streams[0], "-", "+")
+    for stream in field.store.streams[1:]:
+        entries += field.store.run("XRANGE", stream, "-", "+")
+    names = {name for _, flat in entries for name in flat[::2]}
+    assert {b"attempt", b"started_at", b"queued_at", b"expires_at", b"unknown_since"} <= names
+
+
+# What producers are told
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> _Book:
+    return _Book(Journal(tmp_path), 0)
+
+
+@pytest.mark.parametrize(("again", "added"), [(False, [True, False]), (True, [True, None])])
+def test_it_is_written_down_whether_a_push_added_a_job(
+    field: Field, tmp_path: Path, book: _Book, again: bool, added: list[bool | None]
+) -> None:
+    """A push that has failed before may find its own job."""
+    queue = field.store.queue
+    fresh, there = queue.prepare(Work(1), delay=5), queue.prepare(Work(1), job_id="there")
+    queue.push(Work(1), job_id="there")
+
+    book.push([fresh, there], lambda: queue.push_many([fresh, there]), again=again)
+
+    told = [line for line in journal.read(tmp_path) if line["what"] == "pushed"]
+    assert [line["added"] for line in told] == added
+    assert [line["delay"] for line in told] == [5, 0]
+
+
+def test_how_long_a_prepared_job_is_delayed_is_read_of_it() -> None:
+    assert [_seconds_of(due) for due in ("", "+2500", "+50.5")] == [0, 2.5, 0.0505]
+
+
+# Workers that end
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Fleet:
+    return Fleet(["redis://127.0.0.1:1/0"], "q", tmp_path, 2.0, random.Random(7))
+
+
+SAID = "2026-01-01 12:00:00 WARNING redisjobs.supervisor: worker process 7 "
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "ended with code 0",
+        "stopped, though its supervisor did not ask for it",
+        "was killed by SIGTERM",
+        "ended with code 1",
+        "was killed by SIGSEGV",
+        "was killed by SIGABRT",
+        "was killed by SIGKILL",
+        "was killed by signal 64",
+        "ignored the grace and is killed",
+    ],
+)
+def test_any_end_of_a_supervised_worker_that_no_fault_made_is_complained_of(fleet: Fleet, how: str) -> None:
+    (fleet.directory / "workers.log").write_text(f"a line\n{SAID}{how}\nanother\n")
+
+    assert fleet.complaints() == [f"worker process 7 {how}"]
+
+
+@pytest.mark.parametrize("by", ["fault", "poison"])
+def test_a_worker_that_a_fault_or_poison_killed_is_not_complained_of(fleet: Fleet, by: str) -> None:
+    (fleet.directory / "workers.log").write_text(f"{SAID}was killed by SIGKILL\n")
+    if by == "fault":
+        fleet.victims.add(7)
+    else:
+        Journal(fleet.directory).write({"what": "start", "pid": 7, "name": "Poison", "at": 1})
+
+    assert fleet.complaints() == []
+
+
+def test_a_worker_that_was_asked_to_end_before_it_could_listen_is_not_complained_of(fleet: Fleet) -> None:
+    parent = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'print(1, flush=True); input()'])"
+    process = subprocess.Popen([sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    (child,) = children(process.pid)
+
+    fleet.stop(Host(Kind(), process))
+
+    said = SAID.replace("process 7", f"process {child}")
+    (fleet.directory / "workers.log").write_text(f"{said}was killed by SIGTERM\n{SAID}was killed by SIGTERM\n")
+    process.communicate()
+    assert fleet.complaints() == ["worker process 7 was killed by SIGTERM"]
+
+
+@pytest.mark.parametrize(
+    ("end", "complaint"),
+    [
+        (signal.SIGKILL, "worker process {pid} was killed by SIGKILL"),
+        (signal.SIGSEGV, "worker {pid} ended by itself with code -11"),
+    ],
+)
+def test_an_unsupervised_worker_that_something_else_killed_is_complained_of(
+    fleet: Fleet, end: signal.Signals, complaint: str
+) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    fleet.hosts = [Host(Kind(), process)]
+    process.send_signal(end)
+    process.wait()
+
+    fleet.tend()
+
+    assert [*fleet.unasked, *fleet.complaints()] == [complaint.format(pid=process.pid)]
+    fleet.victims.add(process.pid)
+    assert fleet.complaints() == []

@@ -51,6 +51,7 @@
 --- @include "include/delay"
 --- @include "include/enqueue"
 --- @include "include/count"
+--- @include "include/tell"
 
 local streams, jobs = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4]
 local due, delayed, dead, unique, finished = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
@@ -169,5 +170,5 @@ end
 if not whole_of_it then return error(failure) end
 remember(slot(finished, now_ms), refused)
 if pushed > 0 then count(stats, 'pushed', pushed) end
-if nudge then redis.pcall('PUBLISH', control, 'due ' .. whole(nudge)) end
+if nudge then tell(control, 'due ' .. whole(nudge)) end
 return {exact_ms * 1000, unpack(words)}

@@ -27,8 +27,8 @@
 --
 -- Returns  {now_us, word, ...}: the server's clock, and one word for each job:
 --          OK             on the queue
---          REPEATED       this very push was here before: its job is on the queue, or ended, or it was refused and that
---                         is remembered; nothing was written
+--          REPEATED       this very push was here before: its job is on the queue, or ended; nothing was written
+--          REFUSED        this very push was refused before, when it was repeated, and stays so; nothing was written
 --          EXISTS         another push's job of this id is on the queue, or this call names the job twice
 --          DUPLICATE <id> that job holds the unique key
 --          NO_IDS         the ready streams have no entry ids left, by somebody's hand; nothing was written
@@ -82,25 +82,32 @@ while at <= #ARGV do
 end
 local located = redis.call('HMGET', jobs, unpack(ids))
 
-local ended = {}
+local ended, look = {}, pushes
+if repeated then
+  look = {unpack(pushes)}
+  for i, push in ipairs(pushes) do look[#ids + i] = 'refused ' .. push end
+end
 local since_ms = repeated and now_ms - remembered_ms or sent_ms - ahead_ms
 for n = math.floor(since_ms / 5000), math.floor((now_ms + ahead_ms) / 5000) do -- as slot counts; set back, maybe
-  for i, found in ipairs(redis.call('SMISMEMBER', finished .. whole(n), unpack(pushes))) do
+  for i, found in ipairs(redis.call('SMISMEMBER', finished .. whole(n), unpack(look))) do
     if found == 1 then ended[i] = true end
   end
 end
 
 local found, lines = {}, {}
 for i, start in ipairs(starts) do
-  if ended[i] then
-    found[i] = 'REPEATED'
-  elseif located[i] and ids[i] == pushes[i] then
+  if located[i] and ids[i] == pushes[i] then
     found[i] = 'REPEATED' -- the id was made for this push
   elseif located[i] then
     local fields = stored(places, delayed, ids[i], located[i]) -- nil: removed by hand, the locator stands for nothing
     local is_ours = fields and field(fields, 'nonce') == ARGV[start + 1]
     found[i] = fields and (is_ours and 'REPEATED' or 'EXISTS')
     if not fields then lines[i] = string.match(located[i], '^delayed (%S+)') end
+  end
+  if found[i] ~= 'REPEATED' and ended[#ids + i] then
+    found[i] = found[i] or not holders[ARGV[start + 4]] and 'REFUSED'
+  elseif ended[i] then
+    found[i] = 'REPEATED'
   end
 end
 
@@ -150,11 +157,13 @@ local function add_all()
     local key = ARGV[start + 4]
     if again[pushes[i]] then
       words[i] = 'EXISTS'
-    elseif found[i] == 'REPEATED' then
-      words[i], again[pushes[i]] = 'REPEATED', true
+    elseif found[i] == 'REPEATED' or found[i] == 'REFUSED' then
+      words[i], again[pushes[i]] = found[i], true
     elseif found[i] or added[ids[i]] or key ~= '' and holders[key] then
       words[i] = (found[i] or added[ids[i]]) and 'EXISTS' or 'DUPLICATE ' .. holders[key]
-      if repeated then refused[#refused + 1] = pushes[i] end -- its first try may come yet, and find the way free
+      if repeated then -- its first try may come yet, and find the way free
+        refused[#refused + 1], refused[#refused + 2] = pushes[i], 'refused ' .. pushes[i]
+      end
     else
       words[i] = add(i, start)
       added[ids[i]], again[pushes[i]] = words[i] == 'OK', words[i] == 'OK'

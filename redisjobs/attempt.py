@@ -31,38 +31,36 @@ class Attempt:
         DriverError: Some were tried first too long ago.
     """
 
-    __slots__ = ("_began", "_since", "deadline", "jobs", "repeated")
+    __slots__ = ("_began", "_is_unsure", "_since", "deadline", "jobs", "repeated")
 
     def __init__(self, jobs: Sequence[NewJob], deadline: float, *, held: bool) -> None:
         self.jobs = jobs
         self.deadline = deadline
-        self.repeated = False
+        self.repeated = self._is_unsure = False
         self._began = self._since = time.monotonic()
         if held:
             self._look_back()
-            self._send()
+            self._note()
 
     def _look_back(self) -> None:
         tries = [job.tries for job in self.jobs if job.tries]
         self.repeated = bool(tries)
+        self._is_unsure = not all(each.told for each in tries)
         self._since = min((each.since for each in tries), default=self._began)
         self.deadline = min(self.deadline, self._since + REPEATABLE - self._began)
         if self.deadline <= 0:
             raise self._too_late()
 
-    def _send(self) -> None:
-        """Note a try; until it has an answer, it has none: a cancel may end the call at any time."""
+    def _note(self) -> None:
+        """Note the tries: whatever ends the call, a cancel say, they were made."""
         for job in self.jobs:
             if job.tries is None:
                 object.__setattr__(job, "tries", Tries(self._began))
-            job.tries.unanswered += 1  # type: ignore[union-attr]
 
     def lost(self) -> None:
         """The first try had no answer, and others follow."""
-        if any(job.tries is None for job in self.jobs):
-            self._send()
-        self._send()
-        self.repeated = True
+        self._note()
+        self.repeated = self._is_unsure = True
 
     def told(self, answers: Sequence[Pushed]) -> Iterator[tuple[str, str, bool]]:
         """Id, name and whether it was added, of each job.
@@ -89,31 +87,24 @@ class Attempt:
         tries = job.tries
         if tries is None:
             return word is Word.OK
-        found = word is Word.REPEATED and tries.unanswered > 1 and not tries.told
-        tries.told = tries.told or word in (Word.OK, Word.REPEATED) or tries.unanswered > 1
-        self._answered(job)
-        return word is Word.OK or found
+        is_found = word is Word.REPEATED and self.repeated and not tries.told
+        if self.repeated or word in (Word.OK, Word.REPEATED):
+            tries.told = True
+        else:
+            _forget(job)  # it was refused, and no bytes of it are under way
+        return word is Word.OK or is_found
 
     def failed(self, error: DriverError) -> DriverError:
         """What to raise for an error reply: it has the jobs that are not known to be there."""
-        tried = [job for job in self.jobs if job.tries]
-        for job in tried:
-            self._answered(job)
-        is_unsure = any(job.tries and job.tries.unanswered and not job.tries.told for job in tried)
-        if not isinstance(error, _UNWRITTEN):
-            self._send()  # it may be written in part, so whoever tries again repeats it
-        if is_unsure:
+        if self._is_unsure:
             return self.gave_up(error)
+        if isinstance(error, _UNWRITTEN):
+            for job in self.jobs:
+                _forget(job)
+        else:
+            self._note()  # it may be written in part, so whoever tries again repeats it
         error.jobs = tuple(self.jobs)
         return error
-
-    @staticmethod
-    def _answered(job: NewJob) -> None:
-        """A try has its answer. If that added nothing, and no other is under way, it is as if it had not been."""
-        if job.tries:
-            job.tries.unanswered -= 1
-            if not (job.tries.unanswered or job.tries.told):
-                object.__setattr__(job, "tries", None)
 
     def gave_up(self, cause: BaseException | None) -> Unavailable:
         """The error where nobody can say whether the jobs are there."""
@@ -139,6 +130,12 @@ class Attempt:
     def _named(self) -> str:
         first, more = visible(self.jobs[0].job_id), len(self.jobs) - 1
         return f"{first} and {more} more" if more else first
+
+
+def _forget(job: NewJob) -> None:
+    """Let a job be as if it had not been tried, but for a push of it that was told before."""
+    if job.tries and not job.tries.told:
+        object.__setattr__(job, "tries", None)
 
 
 def no_answer(seconds: float, cause: BaseException | None) -> str:

@@ -30,6 +30,7 @@ class Word(StrEnum):
 
     OK = "OK"
     REPEATED = "REPEATED"
+    REFUSED = "REFUSED"
     EXISTS = "EXISTS"
     DUPLICATE = "DUPLICATE"
     LEASE_LOST = "LEASE_LOST"
@@ -53,12 +54,10 @@ class Tries:
 
     Attributes:
         since: When it was tried first, by the monotonic clock.
-        unanswered: How many of them had no answer, so that nobody knows what they did.
-        told: Whether its caller was told what came of it.
+        told: Whether its caller was told what came of it; if not, one is under way, or had no answer.
     """
 
     since: float
-    unanswered: int = 0
     told: bool = False
 
 
@@ -74,7 +73,7 @@ class NewJob:
         unique_for_ms: How long the key is kept; None: until the job ends.
         expires_in_ms: A job not started by then is a dead letter; None: never.
         nonce: Tells pushes of one given id apart; '' if the id was made for this push alone.
-        tries: What its pushing came to so far; None: it was not tried, or is as if it had not been.
+        tries: What is known of its pushing; None: it was not tried, or is as if it had not been.
     """
 
     job_id: str
@@ -95,6 +94,7 @@ class Pushed:
     Attributes:
         word: OK: it is on the queue. REPEATED: it was pushed before by this very push. EXISTS: the queue has a job
             of this id by another push, or this call names the job twice. DUPLICATE: another job holds the key.
+            REFUSED: it was one of these two when it was repeated before, and stays so.
         holder: The id of the job that holds the unique key.
     """
 

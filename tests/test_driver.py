@@ -113,11 +113,11 @@ def forget(store: Store, refused: list[NewJob]) -> None:
     for job in refused:
         if isinstance(store, RedisStore):
             slots = [key for key, _ in store.keys().items() if key.startswith("finished:")]
-            gone = sum(store.admin.srem(store.prefix + slot, f"{job.nonce} {job.job_id}") for slot in slots)
-            assert gone == 1
+            members = [f"{job.nonce} {job.job_id}", f"refused {job.nonce} {job.job_id}"]
+            assert sum(store.admin.srem(store.prefix + slot, *members) for slot in slots) == 2
         else:
             assert isinstance(store, MemoryStore)
-            del store.memory.finished[job.job_id, job.nonce.encode()]
+            del store.memory.refused[job.job_id, job.nonce.encode()]
 
 
 def snapshot(store: Store) -> object:
@@ -361,8 +361,16 @@ async def test_a_push_that_was_refused_when_it_was_repeated_stays_refused(store:
     assert [each.word for each in await push(store, *refused, repeated=True)] == [Word.EXISTS, Word.DUPLICATE]
     await settle(consumer, await claim_one(consumer), Ack())
 
-    assert await push(store, *refused, repeated=True) == [Pushed(Word.REPEATED)] * 2
+    assert await push(store, *refused, refused[0], repeated=True) == [
+        *[Pushed(Word.REFUSED)] * 2,
+        Pushed(Word.EXISTS),
+    ]
     assert await push(store, another("a"), another("b", unique="key")) == [Pushed(Word.OK)] * 2
+    assert await push(store, refused[0], job("c", unique="key"), refused[1], repeated=True) == [
+        Pushed(Word.EXISTS),
+        Pushed(Word.DUPLICATE, "b"),
+        Pushed(Word.REPEATED),  # by its id, which no other push should have been given
+    ]
 
 
 async def test_of_a_job_that_ends_long_after_its_push_the_push_is_not_remembered(

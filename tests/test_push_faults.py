@@ -283,22 +283,37 @@ def lost_reply(bench: Bench) -> Iterator[Callable[[], None]]:
 
 async def push_without_answer(bench: Bench, queue: Any, jobs: list[Any]) -> tuple[Any, ...]:
     """Push; they are stored, and the caller is not told. What the error has."""
-    await call(queue.counts)
+    await call(queue.push, Add(0), job_id="known")  # a connection is there, and knows the server's clock
     with lost_reply(bench), pytest.raises(Unavailable, match="may or may not be on the queue") as caught:
         await call(queue.push_many, jobs)
-    assert bench.cuts() == 1
     return caught.value.jobs
 
 
 async def test_whoever_repeats_a_push_is_told_once_that_it_added_the_job(bench: Bench) -> None:
     queue = bench.queue(deadline=0.2)
-    await call(queue.push, Add(0))
     lost = await push_without_answer(bench, queue, [Add(1), queue.prepare(Add(2), job_id="mine")])
     assert len(bench.ids()) == 3
 
     assert [each.added for each in await call(queue.push_many, lost)] == [True, True]
     assert [each.added for each in await call(queue.push_many, lost)] == [False, False]
     assert len(bench.ids()) == 3
+    await close(queue)
+
+
+async def test_a_push_that_was_refused_is_never_said_to_be_added_however_many_replies_are_lost(
+    bench: Bench,
+) -> None:
+    queue, direct = bench.queue(deadline=0.2), bench.direct()
+    async with direct:
+        await direct.push(Add(0), job_id="mine", unique="key")
+        lost: Any = [queue.prepare(Add(1), unique="key"), queue.prepare(Add(2), job_id="mine")]
+        for _ in range(2):
+            lost = await push_without_answer(bench, queue, lost)
+        await direct.cancel("mine")
+
+        assert [each.added for each in await call(queue.push_many, lost)] == [False, False]
+        assert bench.ids() == Counter(["known"])
+        assert [each.added for each in await direct.push_many([Add(3)], unique="key")] == [True]
     await close(queue)
 
 
@@ -319,9 +334,9 @@ async def test_a_job_given_twice_to_one_push_is_added_once_also_after_a_lost_rep
 async def test_a_refusal_after_a_try_without_an_answer_does_not_say_that_nothing_was_written(
     bench: Bench, repeats: str
 ) -> None:
-    queue = bench.queue(deadline=5 if repeats == "the queue" else 0.2)
+    queue = bench.queue(deadline=5 if repeats == "the queue" else 1)
     unique = f"redisjobs:{{{bench.name}}}:unique:key"
-    await call(queue.push, Add(0))
+    await call(queue.push, Add(0), job_id="known")
     errors: list[Unavailable] = []
 
     async def push(*jobs: Any) -> None:

@@ -182,6 +182,20 @@ async def test_what_goes_together_is_to_be_answered_before_the_first_of_it_is_la
     assert wire.until[1:] == [since + LONGEST_TRY]
 
 
+async def test_a_repetition_goes_with_repetitions_alone() -> None:
+    wire = Wire()
+    pushes = Pushes(wire.send)
+    kinds = {"a": False, "b": False, "c": True, "d": True, "e": False}
+    tasks = [asyncio.create_task(pushes.push([job(name)], repeated=kind)) for name, kind in kinds.items()]
+    await settle()
+
+    wire.go.set()
+    await asyncio.gather(*tasks)
+
+    assert wire.trips == [["a"], ["b"], ["c", "d"], ["e"]]
+    assert wire.repeats == [False, False, True, False]
+
+
 async def test_a_push_at_fault_fails_alone_and_those_it_went_with_are_pushed() -> None:
     wire = Wire()
     pushes = Pushes(wire.send)

@@ -87,7 +87,8 @@ class Memory:
         self.delayed: dict[str, _Delayed] = {}
         self.dead: dict[str, Fields] = {}
         self.uniques: dict[str, tuple[str, int | None]] = {}  # key -> (job id, until ms)
-        self.finished: dict[Push, int] = {}  # whose job ended, or that was refused when repeated -> when, ms
+        self.finished: dict[Push, int] = {}  # whose job ended -> when, ms
+        self.refused: dict[Push, int] = {}  # that was refused when it was repeated -> when, ms
         self.totals: dict[str, int] = {}
         self.ears: list[Callable[[Nudge], None]] = []
         self._last_id = (0, 0)
@@ -97,25 +98,27 @@ class Memory:
         """Nothing is open."""
 
     def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
-        """All that ended in the last minute is looked for, `repeated` or not, for it is in one place."""
+        """What ended in the last minute is looked for, `repeated` or not: it is in one place. None comes late."""
         with self.lock:
             answers: list[Pushed] = []
             seen: set[Push] = set()
             added: set[str] = set()
             for job in jobs:
                 push = job.job_id, job.nonce.encode()
-                answer = Pushed(Word.EXISTS) if push in seen else self._push(job, added)
-                if answer.word in (Word.OK, Word.REPEATED):
+                answer = Pushed(Word.EXISTS) if push in seen else self._push(job, added, repeated=repeated)
+                if answer.word in (Word.OK, Word.REPEATED, Word.REFUSED):
                     seen.add(push)
                 elif repeated and push not in seen:
-                    self._remember(push)
+                    self._remember(self.refused, push)
                 answers.append(answer)
             return answers
 
-    def _push(self, job: NewJob, added: set[str]) -> Pushed:
+    def _push(self, job: NewJob, added: set[str], *, repeated: bool) -> Pushed:
         now_ms = self.now_ms()
         holder = self._unique_holder(job.unique, now_ms)
-        if self._finished_lately((job.job_id, job.nonce.encode()), now_ms):
+        push = job.job_id, job.nonce.encode()
+        was_refused = repeated and _lately(self.refused, push, now_ms)
+        if not was_refused and _lately(self.finished, push, now_ms):
             return Pushed(Word.REPEATED)
         if job.job_id in added:
             return Pushed(Word.EXISTS)
@@ -124,6 +127,8 @@ class Memory:
             return Pushed(Word.REPEATED if ours else Word.EXISTS)
         if holder is not None:
             return Pushed(Word.DUPLICATE, holder)
+        if was_refused:
+            return Pushed(Word.REFUSED)
 
         flat = [part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part for part in job.fields]
         fields: Fields = {b"id": _bytes(job.job_id), **dict(zip(flat[::2], flat[1::2], strict=True))}
@@ -445,22 +450,19 @@ class Memory:
         self.located.pop(job_id, None)
         self._free(job_id, fields)
         if is_remembered:
-            self._remember((job_id, fields.get(b"nonce", b"")))
+            self._remember(self.finished, (job_id, fields.get(b"nonce", b"")))
 
-    def _remember(self, push: Push) -> None:
+    def _remember(self, pushes: dict[Push, int], push: Push) -> None:
         now_ms = self.now_ms()
-        self.finished.pop(push, None)
-        self.finished[push] = now_ms
-        while self.finished and next(iter(self.finished.values())) < now_ms - 2 * _REMEMBERED:
-            del self.finished[next(iter(self.finished))]
+        pushes.pop(push, None)
+        pushes[push] = now_ms
+        while pushes and next(iter(pushes.values())) < now_ms - 2 * _REMEMBERED:
+            del pushes[next(iter(pushes))]
 
     def _free(self, job_id: str, fields: Fields) -> None:
         key = fields.get(b"unique", b"").decode("utf-8", "surrogateescape")
         if self.uniques.get(key, ("", None))[0] == job_id:
             del self.uniques[key]
-
-    def _finished_lately(self, push: Push, now_ms: int) -> bool:
-        return self.finished.get(push, -_REMEMBERED * 2) > now_ms - _REMEMBERED
 
     def _unique_holder(self, key: str, now_ms: int) -> str | None:
         job_id, until = self.uniques.get(key, ("", 0)) if key else ("", 0)
@@ -614,6 +616,10 @@ class Memory:
         fields, job_id = self.dead[letter], self._address("dead", letter)
         priority = Priority(fields[b"priority"].decode())
         return Row(job_id, State.DEAD, priority, letter, None, "", 0, False, fields)
+
+
+def _lately(pushes: Mapping[Push, int], push: Push, now_ms: int) -> bool:
+    return pushes.get(push, -_REMEMBERED * 2) > now_ms - _REMEMBERED
 
 
 def _bytes(value: str | bytes) -> bytes:

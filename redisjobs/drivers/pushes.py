@@ -86,7 +86,7 @@ class Pushes:
         # The first has waited longest; those that wait for the end of this came after it, so they are in time too.
         until = batch[0].since + LONGEST_TRY
         try:
-            answers = await self._send(jobs, any(push.repeated for push in batch), until)
+            answers = await self._send(jobs, batch[0].repeated, until)
         except (Unavailable, QueueFull) as error:
             for push in batch:
                 push.fail(error)
@@ -127,7 +127,7 @@ class Pushes:
             and len(batch) < most
             and jobs + len(self._waiting[0].jobs) <= MOST_JOBS
         ):
-            if batch and (batch[0].by_itself or self._waiting[0].by_itself):
+            if batch and not batch[0].goes_with(self._waiting[0]):
                 break
             push = self._waiting.popleft()
             if push.has_waited > _PATIENCE:
@@ -161,6 +161,10 @@ class _Push:
     def has_waited(self) -> float:
         """Seconds since it came."""
         return time.monotonic() - self.since
+
+    def goes_with(self, other: "_Push") -> bool:
+        """Whether the two may share a round trip: of a repetition more is asked, and more remembered."""
+        return self.repeated == other.repeated and not (self.by_itself or other.by_itself)
 
     @property
     def size(self) -> int:

@@ -20,7 +20,7 @@ from store import eventually, happened
 import redisjobs.sync
 from redisjobs import DriverError, JobContext, JobQueue, QueueFull, Unavailable, Worker, server
 from redisjobs.cli.torture.proxy import HOST, Proxy
-from redisjobs.driver import LONGEST_TRY, Ack, NewJob
+from redisjobs.driver import LONGEST_TRY, Ack, NewJob, Word
 from redisjobs.drivers.redis import SyncRedisDriver, push_over
 from redisjobs.errors import WrongType
 
@@ -558,6 +558,24 @@ async def test_a_push_that_was_cancelled_leaves_no_reply_behind_for_the_next_cal
             info = await queue.get("a")
             assert info is not None
             assert info.job_id == "a"
+
+
+async def test_a_prepared_push_that_was_cancelled_is_repeated_and_told_once(bench: Bench) -> None:
+    if bench.face is not JobQueue:
+        pytest.skip("sync code is not cancelled")
+    async with bench.queue() as queue:
+        await queue.push(Add(0), job_id="known")
+        job = queue.prepare(Add(1), job_id="mine")
+        with lost_reply(bench):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(queue.push_many, [job])
+                await eventually(lambda: len(bench.ids()) == 2)
+                tasks.cancel_scope.cancel()
+        assert await queue.cancel("mine") is Word.CANCELLED
+
+        assert [each.added for each in await queue.push_many([job])] == [True]  # it was, and has ended
+        assert [each.added for each in await queue.push_many([job])] == [False]
+        assert bench.ids() == Counter(["known"])
 
 
 async def test_where_one_push_of_a_crowd_meets_a_fault_the_others_are_whole_and_nobody_connects_anew(

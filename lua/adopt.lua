@@ -10,6 +10,7 @@
 --
 -- Returns  for each job its id: the entry id, as 1732-0; where another job has that, with the stream, as 1732-0@low
 
+--- @include "include/expect"
 --- @include "include/field"
 --- @include "include/entry_at"
 --- @include "include/identify"
@@ -17,6 +18,9 @@
 local streams, jobs = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4]
 local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
 local first_job = 1
+
+expect('stream', streams[1], streams[2], streams[3])
+expect('hash', jobs)
 
 local ids = {}
 for at = first_job, #ARGV, 2 do

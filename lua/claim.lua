@@ -40,6 +40,7 @@
 --- @include "include/pushed_at"
 --- @include "include/bury"
 --- @include "include/count"
+--- @include "include/unlocate"
 --- @include "include/deliver"
 --- @include "include/enqueue"
 --- @include "include/unpacked"

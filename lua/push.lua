@@ -1,9 +1,9 @@
 #!lua
 -- push: put jobs on the queue, each id once. Refused whole when the server is out of memory.
 --
--- A push may come late, after one that repeated it, and even after the job's end. So ids that ended since it was sent
--- are looked for; and it says when it was sent, by the clock of this server: one older than what is remembered adds
--- nothing.
+-- A push may come late, after one that repeated it, and even after the job's end. So what ended since it was sent, or
+-- was refused when it was repeated, is looked for; and it says when it was sent, by the clock of this server: one
+-- older than what is remembered adds nothing.
 --
 -- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
 -- KEYS[2]  ready:normal  stream
@@ -28,9 +28,11 @@
 -- Returns  {now_us, word, ...}: the server's clock, and one word for each job:
 --          OK             on the queue
 --          REPEATED       this very push was here before: its job is on the queue, or ended; nothing was written
---          EXISTS         another push's job of this id is on the queue; nothing was written
---          DUPLICATE <id> that job holds the unique key; nothing was written
+--          REFUSED        this very push was refused before, when it was repeated, and stays so; nothing was written
+--          EXISTS         another push's job of this id is on the queue, or this call names the job twice
+--          DUPLICATE <id> that job holds the unique key
 --          NO_IDS         the ready streams have no entry ids left, by somebody's hand; nothing was written
+--          After EXISTS and DUPLICATE nothing was written either, but that the push was refused, if it is `repeated`.
 --          or, for all of them, one word:
 --          STALE          sent too long ago, or the server's clock was set since; nothing was written
 
@@ -43,9 +45,13 @@
 --- @include "include/unpacked"
 --- @include "include/stored"
 --- @include "include/push_of"
+--- @include "include/slot"
+--- @include "include/remember"
 --- @include "include/line"
 --- @include "include/delay"
 --- @include "include/enqueue"
+--- @include "include/count"
+--- @include "include/tell"
 
 local streams, jobs = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4]
 local due, delayed, dead, unique, finished = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
@@ -54,14 +60,18 @@ local now_ms, exact_ms = now(ARGV[1])
 local sent_ms, repeated = tonumber(ARGV[2]), ARGV[3] == '1'
 local first_job = 4
 
-local oldest_ms, ahead_ms, remembered_ms = 30000, 1000, 60000 -- ended jobs are remembered for longer than 30 s
+-- What ended is remembered for 65 s. So that what ended since it was first tried is always found, a repetition must be
+-- here sooner after it was sent; when the client sends the last one is in redisjobs/driver.py.
+local oldest_ms, ahead_ms, remembered_ms = repeated and 8000 or 30000, 1000, 60000
 if not sent_ms or sent_ms < now_ms - oldest_ms or sent_ms > now_ms + ahead_ms then
   return {exact_ms * 1000, 'STALE'}
 end
 
+-- All is read before the first write: who is refused for what somebody put in a key's place has written nothing.
 -- What is asked for, in columns: what is asked of the server about all of them is asked once.
 local numbers = {high = 1, normal = 2, low = 3}
-local ids, pushes, places, holders, starts, delays = {}, {}, {}, {}, {}, false
+local places = {['ready:high'] = streams[1], ['ready:normal'] = streams[2], ['ready:low'] = streams[3], dead = dead}
+local ids, pushes, holders, starts, delays = {}, {}, {}, {}, false
 local at = first_job
 while at <= #ARGV do
   local job, nonce, key = ARGV[at], ARGV[at + 1], ARGV[at + 4]
@@ -72,29 +82,44 @@ while at <= #ARGV do
 end
 local located = redis.call('HMGET', jobs, unpack(ids))
 
-local ended = {}
+local ended, look = {}, pushes
+if repeated then
+  look = {unpack(pushes)}
+  for i, push in ipairs(pushes) do look[#ids + i] = 'refused ' .. push end
+end
 local since_ms = repeated and now_ms - remembered_ms or sent_ms - ahead_ms
-for n = math.floor(since_ms / 5000), math.floor(now_ms / 5000) do -- as slot counts
-  for i, found in ipairs(redis.call('SMISMEMBER', finished .. whole(n), unpack(pushes))) do
+for n = math.floor(since_ms / 5000), math.floor((now_ms + ahead_ms) / 5000) do -- as slot counts; set back, maybe
+  for i, found in ipairs(redis.call('SMISMEMBER', finished .. whole(n), unpack(look))) do
     if found == 1 then ended[i] = true end
   end
 end
 
-expect('hash', stats)
+local found, lines = {}, {}
+for i, start in ipairs(starts) do
+  if located[i] and ids[i] == pushes[i] then
+    found[i] = 'REPEATED' -- the id was made for this push
+  elseif located[i] then
+    local fields = stored(places, delayed, ids[i], located[i]) -- nil: removed by hand, the locator stands for nothing
+    local is_ours = fields and field(fields, 'nonce') == ARGV[start + 1]
+    found[i] = fields and (is_ours and 'REPEATED' or 'EXISTS')
+    if not fields then lines[i] = string.match(located[i], '^delayed (%S+)') end
+  end
+  if found[i] ~= 'REPEATED' and ended[#ids + i] then
+    found[i] = found[i] or not holders[ARGV[start + 4]] and 'REFUSED'
+  elseif ended[i] then
+    found[i] = 'REPEATED'
+  end
+end
+
 if #ids > 1 then expect('stream', streams[1], streams[2], streams[3]) end -- the first write of one alone shows it
-if delays then
-  expect('zset', due)
-  expect('hash', delayed)
+if delays then expect('hash', delayed) end
+if delays or next(lines) then expect('zset', due) end
+
+local function wait_no_more(i)
+  if lines[i] then redis.call('ZREM', due, lines[i] .. ' ' .. ids[i]) end
 end
 
-local function is_ours(i)
-  if ids[i] == pushes[i] then return true end -- the id was made for this push
-  local fields = stored({['ready:high'] = streams[1], ['ready:normal'] = streams[2], ['ready:low'] = streams[3],
-    dead = dead}, delayed, ids[i], located[i])
-  return fields and push_of(ids[i], field(fields, 'nonce')) == pushes[i]
-end
-
-local words, pushed, nudge, newly = {}, 0, nil, {}
+local words, pushed, nudge, newly, refused = {}, 0, nil, {}, {}
 local function add(i, at)
   local priority, due_at = ARGV[at + 2], due_time(ARGV[at + 3], exact_ms)
   local key, unique_for, expires_in = ARGV[at + 4], ARGV[at + 5], ARGV[at + 6]
@@ -106,10 +131,12 @@ local function add(i, at)
   if key ~= '' and unique_for == '' then fields[#fields + 1], fields[#fields + 2] = 'unique', key end
   if due_at > now_ms then
     fields[#fields + 1], fields[#fields + 2] = 'queued_at', whole(now_ms)
+    wait_no_more(i)
     if delay(jobs, due, delayed, ids[i], priority, fields, due_at, line(exact_ms, i)) then nudge = due_at end
   else
     local place, entry = enqueue(streams, numbers[priority], fields)
     if not place then return 'NO_IDS' end
+    wait_no_more(i)
     newly[#newly + 1], newly[#newly + 2] = ids[i], place .. ' ' .. entry
   end
   if key ~= '' then
@@ -124,26 +151,33 @@ local function add(i, at)
   return 'OK'
 end
 
-local seen = {}
-for i, start in ipairs(starts) do
-  local job, key = ids[i], ARGV[start + 4]
-  if seen[job] then
-    words[i] = 'EXISTS'
-  elseif ended[i] then
-    words[i] = 'REPEATED'
-  elseif located[i] then
-    words[i] = is_ours(i) and 'REPEATED' or 'EXISTS'
-  elseif key ~= '' and holders[key] then
-    words[i] = 'DUPLICATE ' .. holders[key]
-  else
-    words[i] = add(i, start)
-    seen[job] = words[i] == 'OK'
+local added, again = {}, {}
+local function add_all()
+  for i, start in ipairs(starts) do
+    local key = ARGV[start + 4]
+    if again[pushes[i]] then
+      words[i] = 'EXISTS'
+    elseif found[i] == 'REPEATED' or found[i] == 'REFUSED' then
+      words[i], again[pushes[i]] = found[i], true
+    elseif found[i] or added[ids[i]] or key ~= '' and holders[key] then
+      words[i] = (found[i] or added[ids[i]]) and 'EXISTS' or 'DUPLICATE ' .. holders[key]
+      if repeated then -- its first try may come yet, and find the way free
+        refused[#refused + 1], refused[#refused + 2] = pushes[i], 'refused ' .. pushes[i]
+      end
+    else
+      words[i] = add(i, start)
+      added[ids[i]], again[pushes[i]] = words[i] == 'OK', words[i] == 'OK'
+    end
   end
 end
 
+-- Where a permission is missing half-way, what is there has its locator, so that a repetition finds it.
+local whole_of_it, failure = pcall(add_all)
 for first = 1, #newly, 1000 do
   redis.call('HSET', jobs, unpack(newly, first, math.min(first + 999, #newly)))
 end
-if pushed > 0 then redis.call('HINCRBY', stats, 'pushed', pushed) end
-if nudge then redis.call('PUBLISH', control, 'due ' .. whole(nudge)) end
+if not whole_of_it then return error(failure) end
+remember(slot(finished, now_ms), refused)
+if pushed > 0 then count(stats, 'pushed', pushed) end
+if nudge then tell(control, 'due ' .. whole(nudge)) end
 return {exact_ms * 1000, unpack(words)}

@@ -45,6 +45,7 @@
 --- @include "include/bury"
 --- @include "include/count"
 --- @include "include/tell"
+--- @include "include/unlocate"
 --- @include "include/deliver"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
@@ -91,6 +92,7 @@ for number, stream in ipairs(streams) do
       redis.call('XAUTOCLAIM', stream, 'workers', worker, lease_ms, cursors[number], 'COUNT', room, 'JUSTID')
     cursors[number], looks = scan[1], scan[1] == '0-0' and 0 or looks - math.min(room, 50)
     for _, entry in ipairs(scan[2]) do take(number, stream, entry, waited_ms[entry]) end
+    for _, entry in ipairs(scan[3]) do unlocate(jobs, stream, entry) end -- the server has dropped the leases
   end
 end
 

@@ -17,6 +17,10 @@ from redisjobs.job import Priority, State
 LONGEST_TRY = 10.0
 """Seconds that a driver's `push` takes at most, whatever becomes of it; other calls may wait for longer."""
 
+REPEATABLE = 50.0
+"""Seconds from a push's first try within which it may be made again. What ended is looked for in the last minute,
+and the last repetition may be under way for 8 s (`push.lua`): later, a job that ended would be added once more."""
+
 MOST_JOBS = 500
 """Jobs in one call, so that none holds the store up."""
 
@@ -26,6 +30,7 @@ class Word(StrEnum):
 
     OK = "OK"
     REPEATED = "REPEATED"
+    REFUSED = "REFUSED"
     EXISTS = "EXISTS"
     DUPLICATE = "DUPLICATE"
     LEASE_LOST = "LEASE_LOST"
@@ -43,6 +48,19 @@ class ClockSet(DriverError):
     """The server's clock was set, or this is another server: nothing was taken over."""
 
 
+@dataclass(slots=True)
+class Tries:
+    """The tries of one push so far, on this side; see `redisjobs/attempt.py`.
+
+    Attributes:
+        since: When it was tried first, by the monotonic clock.
+        told: Whether its caller was told what came of it; if not, one is under way, or had no answer.
+    """
+
+    since: float
+    told: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class NewJob:
     """A job on its way in.
@@ -55,6 +73,7 @@ class NewJob:
         unique_for_ms: How long the key is kept; None: until the job ends.
         expires_in_ms: A job not started by then is a dead letter; None: never.
         nonce: Tells pushes of one given id apart; '' if the id was made for this push alone.
+        tries: What is known of its pushing; None: it was not tried, or is as if it had not been.
     """
 
     job_id: str
@@ -65,6 +84,7 @@ class NewJob:
     unique_for_ms: int | None = None
     expires_in_ms: int | None = None
     nonce: str = ""
+    tries: Tries | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +93,8 @@ class Pushed:
 
     Attributes:
         word: OK: it is on the queue. REPEATED: it was pushed before by this very push. EXISTS: the queue has a job
-            of this id by another push. DUPLICATE: another job holds the unique key.
+            of this id by another push, or this call names the job twice. DUPLICATE: another job holds the key.
+            REFUSED: it was one of these two when it was repeated before, and stays so.
         holder: The id of the job that holds the unique key.
     """
 
@@ -274,7 +295,7 @@ class Driver(Protocol):
         Args:
             jobs: What to push, in order.
             repeated: Whether any of these pushes may have been made before: then their jobs that have ended since
-                count as there too, for a minute.
+                count as there too, for a minute; and one that is refused stays so, whatever comes late of it.
 
         Raises:
             QueueFull: The server is out of memory; nothing was written.

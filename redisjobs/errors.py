@@ -145,11 +145,12 @@ class ProcessDied(RedisJobsError):
 class DriverError(RedisJobsError):
     """Raised when the store failed or did not answer in time.
 
-    The message says what is true afterwards. After a failed push the jobs may or may not be there; within a
-    minute, `push_many(error.jobs)` makes that very push again, and adds nothing twice.
+    The message says what is true afterwards. After a failed push the jobs are not there, or, where it says so,
+    may be there: `push_many(error.jobs)` makes that very push again, and adds nothing twice, up to 50 s after it
+    began. Later that is refused, and the error says what to do.
 
     Attributes:
-        jobs: The jobs of a failed push, as `prepare` makes them.
+        jobs: The jobs of a failed push that are not known to be on the queue, as `prepare` makes them.
     """
 
     def __init__(self, message: str, *, jobs: Sequence[Any] = ()) -> None:

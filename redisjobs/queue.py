@@ -10,9 +10,10 @@ import anyio
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from redisjobs import codec, drivers
+from redisjobs.attempt import Attempt, no_answer
 from redisjobs.codec import JobInfo
-from redisjobs.driver import LONGEST_TRY, MOST_JOBS, Counts, NewJob, Pushed, Word, found_again
-from redisjobs.errors import DecodeError, DriverError, QueueFull, Unavailable, one_of, whole
+from redisjobs.driver import LONGEST_TRY, MOST_JOBS, Counts, NewJob, Word
+from redisjobs.errors import DecodeError, DriverError, Unavailable, one_of, whole
 from redisjobs.job import JobContext, JobName, Signature, State
 from redisjobs.registry import (
     Args,
@@ -30,10 +31,8 @@ from redisjobs.registry import (
     Unchecked,
     check_job_options,
     id_of,
-    told,
 )
 from redisjobs.retry import RetryPolicy
-from redisjobs.visible import visible
 
 T = TypeVar("T")
 
@@ -153,8 +152,11 @@ class JobQueue(Registry):
             EncodeError: The parameters don't fit their declared type, or are too large; nothing was sent.
             UnknownJob: No handler here has that name; nothing was sent.
             QueueFull: The server is out of memory; nothing was written.
-            DriverError: No answer until the deadline. The job may or may not be there. The error has it in `jobs`:
-                within a minute, `push_many(error.jobs)` makes the same push again, and adds nothing twice.
+            WrongType: A key was made by hand as something else; nothing was written.
+            Unavailable: No answer until the deadline. The job may or may not be there.
+            DriverError: Any of these, or another error of the store. It has the job in `jobs`: up to 50 s after
+                the push began, `push_many(error.jobs)` makes the same push again, and adds nothing twice; after
+                that it is refused, for it can't be told any more whether the job was there and has ended.
         """
         (handle,) = await self._push([self.prepare(parameters, name, **options)])
         return handle
@@ -186,7 +188,7 @@ class JobQueue(Registry):
 
         Args:
             items: Parameters, or what `prepare` made of them; taken as needed, so a generator is fine. What was
-                prepared can be pushed again after a failure, within a minute: that is the same push.
+                prepared can be pushed again, up to 50 s after it was pushed first: that is the same push.
             name: As for `push`.
             options: As for `push`, for all of them but those already prepared.
 
@@ -195,11 +197,12 @@ class JobQueue(Registry):
 
         Raises:
             EncodeError: One of them is bad; the chunks before its own were pushed, nothing of its own was.
-            DriverError: As for `push`; the chunks before were pushed.
+            DriverError: As for `push`. The chunks before were pushed, its own is in `jobs`, and what comes after
+                was not taken from `items` yet.
         """
         handles: list[JobHandle] = []
-        for jobs, repeated in self.prepare_many(items, name, options):
-            handles += await self._push(jobs, repeated=repeated)
+        for jobs, held in self.prepare_many(items, name, options):
+            handles += await self._push(jobs, held=held)
         return handles
 
     async def get(self, job: str | PushedJob) -> JobInfo | None:
@@ -257,47 +260,45 @@ class JobQueue(Registry):
         job_id = id_of(job)
         return await self._call(lambda: self.driver.delete(job_id)) is Word.OK
 
-    async def _push(self, jobs: Sequence[NewJob], *, repeated: bool = False) -> list[JobHandle]:
-        async def again() -> list[Pushed]:
-            return found_again(await self.driver.push(jobs, repeated=True))
+    async def _push(self, jobs: Sequence[NewJob], *, held: bool = False) -> list[JobHandle]:
+        attempt = Attempt(jobs, self.deadline, held=held)
+        answers = await self._call(lambda: self.driver.push(jobs, repeated=attempt.repeated), attempt)
+        return [JobHandle(*each, self) for each in attempt.told(answers)]
 
-        first = functools.partial(self.driver.push, jobs, repeated=repeated)
-        answers = await self._call(first, again, jobs)
-        return [JobHandle(*each, self) for each in told(jobs, answers)]
-
-    async def _call(
-        self,
-        call: Callable[[], Awaitable[T]],
-        repeat: Callable[[], Awaitable[T]] | None = None,
-        jobs: Sequence[NewJob] = (),
-    ) -> T:
+    async def _call(self, call: Callable[[], Awaitable[T]], attempt: Attempt | None = None) -> T:
         """Call the store, and again with backoff and jitter while it is away, until the deadline."""
         cause: BaseException | None = None
-        began = anyio.current_time()
+        deadline, began = attempt.deadline if attempt else self.deadline, anyio.current_time()
         try:
-            if jobs and self.deadline >= LONGEST_TRY:
+            if attempt and deadline >= LONGEST_TRY:
                 return await call()  # it ends in time by itself, and a scope would cost as much as all else here
-            with anyio.fail_after(self.deadline):
+            with anyio.fail_after(deadline):
                 return await call()
         except (Unavailable, TimeoutError) as error:
             cause = error
-        with anyio.move_on_after(began + self.deadline - anyio.current_time()):
+        except DriverError as error:
+            raise attempt.failed(error) if attempt else error  # noqa: B904  (the same error, most often)
+        if attempt:
+            attempt.lost()
+        with anyio.move_on_after(began + deadline - anyio.current_time()):
             retrying = AsyncRetrying(
                 retry=retry_if_exception_type(Unavailable),
                 wait=wait_random_exponential(multiplier=0.05, max=1),
-                stop=stop_after_delay(self.deadline),
+                stop=stop_after_delay(deadline),
                 sleep=anyio.sleep,
                 reraise=True,
             )
             try:
                 # tenacity has to see that it is a coroutine function: a lambda it would call and not await.
                 async def again() -> T:
-                    return await (repeat or call)()
+                    return await call()
 
                 return await retrying(again)
-            except (Unavailable, QueueFull) as error:  # full now; but an earlier try may have been stored
+            except DriverError as error:  # refused now; but an earlier try of a push may have been stored
+                if not (attempt or isinstance(error, Unavailable)):
+                    raise
                 cause = error
-        raise gave_up(jobs, self.deadline, cause) from cause
+        raise gave_up(attempt, deadline, cause) from cause
 
 
 class JobDecorator(Protocol):
@@ -352,18 +353,6 @@ def requeued(job_id: str, word: Word) -> bool:
     return word is Word.OK
 
 
-def gave_up(jobs: Sequence[NewJob], deadline: float, cause: BaseException | None) -> Unavailable:
+def gave_up(attempt: Attempt | None, deadline: float, cause: BaseException | None) -> Unavailable:
     """The error of a call that got no answer until its deadline."""
-    said = str(cause or "").rstrip(".") or "it accepted the connection and said nothing"
-    why = f"no answer from the store in {deadline:g} s: {said}"
-    if isinstance(cause, QueueFull):
-        why = f"no answer from the store at first, then: {said}"
-    if not jobs:
-        return Unavailable(why)
-    ids = [job.job_id for job in jobs]
-    named = visible(ids[0]) if len(ids) == 1 else f"{visible(ids[0])} and {len(ids) - 1} more"
-    return Unavailable(
-        f"{why}. The push may or may not be on the queue ({named}); within a minute push_many(error.jobs) repeats "
-        "it and adds nothing twice",
-        jobs=jobs,
-    )
+    return attempt.gave_up(cause) if attempt else Unavailable(no_answer(deadline, cause))

@@ -6,7 +6,7 @@ Both faces of a queue, async and sync, are built on it.
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import (
@@ -25,9 +25,8 @@ from typing import (
 )
 
 from redisjobs import codec
-from redisjobs.driver import MOST_JOBS, Driver, NewJob, Pushed, Word
+from redisjobs.driver import MOST_JOBS, REPEATABLE, Driver, NewJob
 from redisjobs.errors import (
-    DriverError,
     EncodeError,
     RegistrationError,
     UnknownJob,
@@ -93,7 +92,6 @@ class HandlerDecorator(Protocol[P]):
     def __call__(self, handler: Callable[[P], Returned], /) -> Callable[[P], Returned]: ...
 
 
-_LONGEST_DEADLINE = 60.0  # seconds that the store knows an ended job for: a push repeated later would add it again
 _CALL_BYTES = 4 * 1024 * 1024  # what one script call of a push_many may carry
 
 
@@ -136,7 +134,7 @@ class Registry:
         name: The queue's name: 1 to 200 characters, no braces, no spaces.
         retry: The retry policy of handlers that name none. Defaults to `exponential_jitter()`.
         max_parameters: Bytes of JSON that a job's parameters may have.
-        deadline: Seconds that a call is retried for while the store is away; up to 60.
+        deadline: Seconds that a call is retried for while the store is away; up to 50.
 
     Raises:
         ValueError: The name, the deadline or the number of bytes can't be one.
@@ -149,9 +147,9 @@ class Registry:
         self.retry = _policy(retry) or exponential_jitter()
         self.max_parameters = whole(max_parameters, "max_parameters")
         self.deadline = seconds(deadline, "deadline")
-        if not 0 < self.deadline <= _LONGEST_DEADLINE:
+        if not 0 < self.deadline <= REPEATABLE:
             raise ValueError(
-                f"deadline={deadline!r}: give more than 0 and up to {_LONGEST_DEADLINE:g} s, for so long a push "
+                f"deadline={deadline!r}: give more than 0 and up to {REPEATABLE:g} s, for so long a push "
                 "is safe to repeat"
             )
         self.definitions: dict[str, JobDefinition[Any]] = {}
@@ -322,24 +320,23 @@ class Registry:
     def prepare_many(
         self, items: Iterable[Any], name: JobName[Any] | str | None, options: PushOptions
     ) -> Iterator[tuple[list[NewJob], bool]]:
-        """Encode jobs in chunks that one script call takes; whether any of them may have been pushed before."""
+        """Encode jobs in chunks that one script call takes; whether the caller holds any, to push it again."""
         _check_names(options)
         _check_items(items)
         if options.get("job_id"):
             raise ValueError("job_id= would give all jobs one id; use prepare(..., job_id=...) for each")
         chunk: list[NewJob] = []
-        size, repeated = 0, False
+        size, held = 0, False
         for item in items:
-            # What the caller holds he may push twice, after a lost reply for one.
-            repeated = repeated or isinstance(item, NewJob)
+            held = held or isinstance(item, NewJob)
             job = item if isinstance(item, NewJob) else self.prepare(item, name, **options)
             chunk.append(job)
             size += sum(map(len, job.fields))
             if len(chunk) == MOST_JOBS or size >= _CALL_BYTES:
-                yield chunk, repeated
-                chunk, size, repeated = [], 0, False
+                yield chunk, held
+                chunk, size, held = [], 0, False
         if chunk:
-            yield chunk, repeated
+            yield chunk, held
 
 
 @dataclass(slots=True, unsafe_hash=True)  # one a push; to freeze it costs as much again
@@ -371,25 +368,6 @@ def id_of(job: str | PushedJob) -> str:
     shown = f"{job!r:.100}"
     hint = ", as its job_id" if hasattr(job, "job_id") else ""
     raise TypeError(f"{shown} is no job: give its id{hint}, or the handle that push returned")
-
-
-def told(jobs: Sequence[NewJob], answers: Sequence[Pushed]) -> Iterator[tuple[str, str, bool]]:
-    """Id, name and whether it was added, of each job of a push.
-
-    Raises:
-        DriverError: One could not be added.
-    """
-    refused = [job for job, answer in zip(jobs, answers, strict=True) if answer.word is Word.NO_IDS]
-    if refused:
-        raise DriverError(
-            f"{len(refused)} of {len(jobs)} jobs were not added: the ready streams have no entry ids left, as "
-            "somebody wrote the largest there is by hand; use a queue of another name. The others are there",
-            jobs=refused,
-        )
-    for job, answer in zip(jobs, answers, strict=True):
-        name = job.fields[1]
-        text = name if isinstance(name, str) else name.decode("utf-8", "replace")
-        yield answer.holder or job.job_id, text, answer.word is Word.OK
 
 
 class FunctionJob(Generic[Args, Given, Returned]):

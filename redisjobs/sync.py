@@ -14,9 +14,10 @@ from typing import Any, Concatenate, Protocol, Self, TypeVar, Unpack, cast, over
 from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
 
 from redisjobs import codec, drivers
+from redisjobs.attempt import Attempt
 from redisjobs.codec import JobInfo
-from redisjobs.driver import MOST_JOBS, Counts, NewJob, SyncDriver, Word, found_again
-from redisjobs.errors import QueueFull, Unavailable, one_of, whole
+from redisjobs.driver import MOST_JOBS, Counts, NewJob, SyncDriver, Word
+from redisjobs.errors import DriverError, Unavailable, one_of, whole
 from redisjobs.job import JobContext, JobName, Signature, State
 from redisjobs.queue import gave_up, requeued
 from redisjobs.registry import (
@@ -35,7 +36,6 @@ from redisjobs.registry import (
     Unchecked,
     check_job_options,
     id_of,
-    told,
 )
 from redisjobs.retry import RetryPolicy
 
@@ -146,8 +146,8 @@ class JobQueue(Registry):
     ) -> list[JobHandle]:
         """Put many jobs on the queue; see `redisjobs.JobQueue.push_many`."""
         handles: list[JobHandle] = []
-        for jobs, repeated in self.prepare_many(items, name, options):
-            handles += self._push(jobs, repeated=repeated)
+        for jobs, held in self.prepare_many(items, name, options):
+            handles += self._push(jobs, held=held)
         return handles
 
     def get(self, job: str | PushedJob) -> JobInfo | None:
@@ -181,33 +181,30 @@ class JobQueue(Registry):
         job_id = id_of(job)
         return self._call(lambda store: store.delete(job_id)) is Word.OK
 
-    def _push(self, jobs: Sequence[NewJob], *, repeated: bool = False) -> list[JobHandle]:
-        answers = self._call(
-            lambda store: store.push(jobs, repeated=repeated),
-            lambda store: found_again(store.push(jobs, repeated=True)),
-            jobs,
-        )
-        return [JobHandle(*each, self) for each in told(jobs, answers)]
+    def _push(self, jobs: Sequence[NewJob], *, held: bool = False) -> list[JobHandle]:
+        attempt = Attempt(jobs, self.deadline, held=held)
+        answers = self._call(lambda store: store.push(jobs, repeated=attempt.repeated), attempt)
+        return [JobHandle(*each, self) for each in attempt.told(answers)]
 
-    def _call(
-        self,
-        call: Callable[[SyncDriver], T],
-        repeat: Callable[[SyncDriver], T] | None = None,
-        jobs: Sequence[NewJob] = (),
-    ) -> T:
+    def _call(self, call: Callable[[SyncDriver], T], attempt: Attempt | None = None) -> T:
         """Call the store, and again with backoff and jitter while it is away, until the deadline."""
-        end, store = time.monotonic() + self.deadline, self._store(self.deadline)
+        deadline = attempt.deadline if attempt else self.deadline
+        end, store = time.monotonic() + deadline, self._store(deadline)
         try:
             return call(store)
         except Unavailable as error:
             cause: BaseException = error
+        except DriverError as error:
+            raise attempt.failed(error) if attempt else error  # noqa: B904  (the same error, most often)
+        if attempt:
+            attempt.lost()
 
         def again() -> T:
             nonlocal cause
             if time.monotonic() >= end:  # the pause before lasted until then
                 raise cause
             try:
-                return (repeat or call)(store)
+                return call(store)
             except Unavailable as error:
                 cause = error
                 raise
@@ -221,9 +218,11 @@ class JobQueue(Registry):
         )
         try:
             return retrying(again)
-        except (Unavailable, QueueFull) as error:
+        except DriverError as error:  # refused now; but an earlier try of a push may have been stored
+            if not (attempt or isinstance(error, Unavailable)):
+                raise
             cause = error
-        raise gave_up(jobs, self.deadline, cause) from cause
+        raise gave_up(attempt, deadline, cause) from cause
 
 
 class JobDecorator(Protocol):

@@ -103,6 +103,7 @@ async def produce(url: str, store: RedisStore) -> None:
         assert [queue.push(Add(1), job_id="mine").added for _ in range(2)] == [True, False]
         assert str(queue.push(Add(1), job_id="held", unique="k")) == str(queue.push(Add(1), unique="k")) == "held"
         late = queue.push(Add(1), delay=60).id
+        assert store.admin.hget(f"{store.prefix}stats", "pushed") == b"5"
         ids = ["mine", *map(str, queue.push_many([Add(1), Add(2)])), late, by_hand, "running"]
         infos = [queue.get(job_id) for job_id in ids]
         assert [info and info.state for info in infos] == ["ready"] * 3 + ["delayed", "ready", "running"]

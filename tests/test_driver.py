@@ -108,6 +108,18 @@ def texts(fields: Mapping[bytes, bytes]) -> dict[str, str]:
     return {key.decode(): value.decode() for key, value in fields.items()}
 
 
+def forget(store: Store, refused: list[NewJob]) -> None:
+    """Undo what was written of pushes that were refused when they were repeated."""
+    for job in refused:
+        if isinstance(store, RedisStore):
+            slots = [key for key, _ in store.keys().items() if key.startswith("finished:")]
+            members = [f"{job.nonce} {job.job_id}", f"refused {job.nonce} {job.job_id}"]
+            assert sum(store.admin.srem(store.prefix + slot, *members) for slot in slots) == 2
+        else:
+            assert isinstance(store, MemoryStore)
+            del store.memory.refused[job.job_id, job.nonce.encode()]
+
+
 def snapshot(store: Store) -> object:
     """All that is stored for the queue."""
     if isinstance(store, RedisStore):
@@ -306,6 +318,8 @@ async def test_an_id_that_is_on_the_queue_is_not_pushed_again(
     again = [another("a"), another("a", due="+1", unique="key")]
     assert await push(store, *again, repeated=repeated) == [Pushed(Word.EXISTS)] * 2
     assert await push(store, "a", repeated=repeated) == [Pushed(Word.REPEATED)]
+    if repeated:  # that they were refused is remembered, and nothing else
+        forget(store, again)
     assert snapshot(store) == before
 
 
@@ -325,6 +339,53 @@ async def test_a_repeated_push_of_a_given_id_knows_its_own_job_from_that_of_anot
 async def test_an_id_given_twice_in_one_push_is_one_job(store: Store, worker: Open) -> None:
     assert await push(store, "a", "a") == [Pushed(Word.OK), Pushed(Word.EXISTS)]
     assert ids(await claim(await worker())) == ["a"]
+
+
+@pytest.mark.parametrize("nonce", ["", "0123456789abcdef"])
+async def test_a_push_that_is_made_twice_in_one_call_finds_itself_once(
+    store: Store, worker: Open, nonce: str
+) -> None:
+    once, other = job("a", nonce=nonce), another("a")
+    assert await push(store, once, once, other) == [Pushed(Word.OK), *[Pushed(Word.EXISTS)] * 2]
+    assert await push(store, once, once, repeated=True) == [Pushed(Word.REPEATED), Pushed(Word.EXISTS)]
+    consumer = await worker()
+    await settle(consumer, await claim_one(consumer), Ack())
+    assert await push(store, once, once, repeated=True) == [Pushed(Word.REPEATED), Pushed(Word.EXISTS)]
+    assert await push(store, once, another("a"), repeated=True) == [Pushed(Word.REPEATED), Pushed(Word.OK)]
+
+
+async def test_a_push_that_was_refused_when_it_was_repeated_stays_refused(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    await push(store, job("a", unique="key"))
+    refused = [another("a"), job("b", unique="key")]
+    assert [each.word for each in await push(store, *refused, repeated=True)] == [Word.EXISTS, Word.DUPLICATE]
+    await settle(consumer, await claim_one(consumer), Ack())
+
+    assert await push(store, *refused, refused[0], repeated=True) == [
+        *[Pushed(Word.REFUSED)] * 2,
+        Pushed(Word.EXISTS),
+    ]
+    assert await push(store, another("a"), another("b", unique="key")) == [Pushed(Word.OK)] * 2
+    assert await push(store, refused[0], job("c", unique="key"), refused[1], repeated=True) == [
+        Pushed(Word.EXISTS),
+        Pushed(Word.DUPLICATE, "b"),
+        Pushed(Word.REPEATED),  # by its id, which no other push should have been given
+    ]
+
+
+async def test_of_a_job_that_ends_long_after_its_push_the_push_is_not_remembered(
+    store: Store, worker: Open
+) -> None:
+    consumer, late, later = await worker(), another("a"), another("b")
+    store.clock.advance(0)
+    await push(store, late, later)
+    leases = await claim(consumer)
+    store.clock.advance(59)
+    assert await settle(consumer, leases[0], Ack()) is Word.OK
+    assert await push(store, late, repeated=True) == [Pushed(Word.REPEATED)]
+    store.clock.advance(2)
+    assert await settle(consumer, leases[1], Ack()) is Word.OK
+    assert await push(store, later, repeated=True) == [Pushed(Word.OK)]
 
 
 @pytest.mark.parametrize("nonce", ["", "0123456789abcdef"])
@@ -353,6 +414,73 @@ async def test_a_new_push_of_an_id_that_ended_is_a_new_job_at_once(
 
     assert await push(store, another("a"), repeated=True) == [Pushed(Word.OK)]
     assert ids(await claim(await worker())) == ["a"]
+
+
+@pytest.mark.parametrize("bring", [delay, wait_in_line, run, release, fail])
+@pytest.mark.parametrize("due", ["", "+1000"])
+async def test_an_id_whose_job_was_removed_by_hand_can_be_pushed_again(
+    redis_store: RedisStore, bring: Any, due: str
+) -> None:
+    store, consumer = redis_store, redis_store.consumer("w1")
+    store.clock.advance(0)
+    await consumer.open()
+    await bring(store, consumer)
+    assert len(store.located()) == 1
+    for key in ("ready:normal", "dead"):
+        for entry, _ in store.admin.xrange(store.prefix + key):
+            store.admin.xdel(store.prefix + key, entry)
+    store.admin.delete(f"{store.prefix}delayed")
+
+    assert await push(store, another("a", due=due)) == [Pushed(Word.OK)]
+
+    assert (await found(store, "a")).state is (State.DELAYED if due else State.READY)
+    store.clock.advance(60)
+    store.age(60)
+    assert await consumer.reclaim(9) == []
+    assert ids(await claim(consumer)) == ["a"]
+    assert await push(store, another("a")) == [Pushed(Word.EXISTS)]
+    await consumer.aclose()
+    await store.driver.aclose()
+
+
+@pytest.mark.parametrize("way", ["claim", "reclaim"])
+async def test_a_job_put_in_and_removed_by_hand_leaves_no_locator(redis_store: RedisStore, way: str) -> None:
+    store, consumer = redis_store, redis_store.consumer("w1")
+    await consumer.open()
+    entry = store.put(WORK)
+    (lease,) = await claim(consumer)
+    await consumer.adopt([lease])
+    assert list(store.located()) == [entry]
+    if way == "claim":
+        await settle(consumer, lease, Release())
+    store.age(60)
+    store.admin.xdel(store.stream(), entry)
+
+    assert await (claim(consumer) if way == "claim" else consumer.reclaim(9)) == []
+
+    assert (store.located(), store.pending()) == ({}, [])
+    await consumer.aclose()
+    await store.driver.aclose()
+
+
+async def test_a_job_put_in_by_hand_has_an_id_however_many_of_its_were_given_away(
+    store: Store, worker: Open
+) -> None:
+    consumer = await worker()
+    entry = "1732438800000-0"
+    given = [entry + "@low" * number for number in range(7)]
+    assert await push(store, *given, repeated=True) == [Pushed(Word.OK)] * 7
+    store.put(WORK, Priority.LOW, entry=entry)
+
+    leases = await claim(consumer)
+    await consumer.adopt(leases)
+
+    assert ids(leases) == [*given, entry + "@low" * 4]  # that one is taken over
+    assert [(await found(store, f"{entry}@low")).priority, len(leases)] == [Priority.NORMAL, 8]
+    assert {await settle(consumer, lease, AGAIN) for lease in leases} == {Word.OK}
+    again = await claim(consumer)
+    assert {await settle(consumer, lease, Ack()) for lease in again} == {Word.OK}
+    assert sorted(lease.stream for lease in again) == [2] * 7 + [3]
 
 
 async def test_a_requeued_job_is_still_of_its_own_push(store: Store, worker: Open) -> None:

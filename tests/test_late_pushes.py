@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from store import RedisStore
 
-from redisjobs.driver import Ack, NewJob, Pushed, Word
+from redisjobs.driver import REPEATABLE, Ack, NewJob, Pushed, Word
+from redisjobs.drivers import link
 from redisjobs.drivers.commands import Commands, PushAnswer
 from redisjobs.drivers.link import SyncLink, Target
 from redisjobs.job import JobName
@@ -19,11 +20,11 @@ FIELDS = ["name", "Work", "parameters", "{}"]
 JOB = JobName("Work", dict[str, int])
 
 
-def send(store: RedisStore, job: NewJob, sent_ms: float) -> PushAnswer:
-    """A first try, as it was sent then."""
+def send(store: RedisStore, job: NewJob, sent_ms: float, *, repeated: bool = False) -> PushAnswer:
+    """A first try, or a repetition, as it was sent then."""
     link = SyncLink(Commands(store.queue_name, store.clock), Target(store.url))
     try:
-        (answer,) = link.run(link._commands.push([job], repeated=False, sent_ms=sent_ms))
+        (answer,) = link.run(link._commands.push([job], repeated=repeated, sent_ms=sent_ms))
         return answer  # type: ignore[no-any-return]
     finally:
         link.close()
@@ -61,18 +62,111 @@ async def test_a_first_try_that_comes_after_its_repetition_has_run_adds_nothing(
     await store.driver.aclose()
 
 
-async def test_no_clock_of_a_producer_has_a_say(redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = time.time_ns()
-    for ahead in (-3600, 3600):
-        with monkeypatch.context() as patch:
-            patch.setattr(time, "time_ns", lambda ahead=ahead: made + ahead * 10**9)
-            patch.setattr(time, "time", lambda ahead=ahead: (made / 1e9) + ahead)
-            with SyncJobQueue(redis_store.url, redis_store.queue_name) as queue:
-                job = queue.prepare({}, JOB)
-                first = queue.push_many([job])[0]
-        assert first.added
-        assert await run_it(redis_store) == 1
-        assert send(redis_store, job, redis_store.clock() - 10).pushed == [Pushed(Word.REPEATED)]
+@pytest.mark.parametrize("kind", ["id", "unique"])
+async def test_a_first_try_that_comes_after_its_repetition_was_refused_adds_nothing(
+    redis_store: RedisStore, kind: str
+) -> None:
+    store = redis_store
+    store.clock.advance(0)
+    await store.driver.push([NewJob("a", FIELDS, unique="key")], repeated=False)
+    job = NewJob("a", FIELDS, nonce="another") if kind == "id" else NewJob("b", FIELDS, unique="key")
+    sent_ms = store.clock()
+    (refused,) = await store.driver.push([job], repeated=True)
+    assert refused.word is (Word.EXISTS if kind == "id" else Word.DUPLICATE)
+    store.clock.advance(1)
+    assert await run_it(store) == 1
+
+    assert send(store, job, sent_ms).pushed == [Pushed(Word.REPEATED)]
+
+    assert await run_it(store) == 0
+    await store.driver.aclose()
+
+
+async def test_a_clock_set_back_a_little_hides_nothing_that_ended_before(redis_store: RedisStore) -> None:
+    store, job = redis_store, NewJob("a", FIELDS)
+    store.clock.set_to = 1_795_640_004_990  # what ends from 5,000 on is remembered apart
+    sent_ms = store.clock()
+    await store.driver.push([job], repeated=True)
+    store.clock.set_to += 20
+    assert await run_it(store) == 1
+    store.clock.set_to -= 15
+
+    assert send(store, job, sent_ms).pushed == [Pushed(Word.REPEATED)]
+    await store.driver.aclose()
+
+
+@pytest.mark.parametrize(("sent_ago", "answer"), [(7_900, [Pushed(Word.REPEATED)]), (8_100, None)])
+async def test_a_repetition_that_comes_later_than_what_ended_is_remembered_adds_nothing(
+    redis_store: RedisStore, sent_ago: int, answer: Any
+) -> None:
+    store, job = redis_store, NewJob("a", FIELDS)
+    store.clock.advance(0)
+    await store.driver.push([job], repeated=False)
+    assert await run_it(store) == 1
+    store.clock.advance(REPEATABLE + sent_ago / 1000)  # the last that may be sent
+
+    assert send(store, job, store.clock() - sent_ago, repeated=True).pushed == answer
+    await store.driver.aclose()
+
+
+class Sent:
+    """When pushes said that they were sent, by a driver that is watched."""
+
+    def __init__(self, driver: Any) -> None:
+        self.said: list[float | None] = []
+        self._push = driver.commands.push
+        driver.commands.push = self.push
+
+    def push(self, jobs: Any, *, repeated: bool, sent_ms: float | None) -> Any:
+        self.said.append(sent_ms)
+        return self._push(jobs, repeated=repeated, sent_ms=sent_ms)
+
+
+@pytest.mark.parametrize("ahead", [-3600, 3600])
+@pytest.mark.parametrize("face", [JobQueue, SyncJobQueue])
+async def test_no_clock_of_a_producer_has_a_say(
+    redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, face: Any, ahead: int
+) -> None:
+    queue = face(redis_store.url, redis_store.queue_name)
+    sent = Sent(queue.driver if face is JobQueue else queue._store(10))
+    for name, unit in (("time", 1), ("time_ns", 10**9), ("monotonic", 1)):
+        real = getattr(time, name)
+        monkeypatch.setattr(time, name, lambda real=real, unit=unit: real() + ahead * unit)
+
+    handles = [queue.push({}, JOB), queue.push({}, JOB, job_id="mine"), queue.push({}, JOB, delay=60)]
+    added = [(await handle if face is JobQueue else handle).added for handle in handles]
+
+    monkeypatch.undo()
+    now_ms = redis_store.clock()
+    assert added == [True] * 3
+    assert sent.said[0] is None  # it asks the server first
+    assert all(now_ms - 10_000 < said < now_ms + 1 for said in sent.said[1:] if said is not None)
+    (due_ms,) = [due for _, due in redis_store.admin.zrange(f"{redis_store.prefix}due", 0, -1, withscores=True)]
+    assert now_ms + 50_000 < due_ms <= now_ms + 60_001
+    await queue.aclose() if face is JobQueue else queue.close()
+
+
+@pytest.mark.parametrize("face", [JobQueue, SyncJobQueue])
+async def test_a_connection_that_has_not_heard_the_servers_clock_lately_asks_again(
+    redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, face: Any
+) -> None:
+    queue = face(redis_store.url, redis_store.queue_name)
+    sent = Sent(queue.driver if face is JobQueue else queue._store(10))
+
+    async def push() -> list[bool]:
+        sent.said.clear()
+        pushed = queue.push({}, JOB)
+        assert (await pushed if face is JobQueue else pushed).added
+        return [said is not None for said in sent.said]
+
+    assert await push() == [False, True]
+    assert await push() == [True]
+    real = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: real() + link.CLOCK_KEPT + 1)
+    assert await push() == [False, True]
+    assert await push() == [True]
+    monkeypatch.undo()
+    await queue.aclose() if face is JobQueue else queue.close()
 
 
 @pytest.mark.parametrize("seconds", [-3600, -5, 29, 3600])

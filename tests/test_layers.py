@@ -16,7 +16,7 @@ LAYERS = [
     {"retry", "server", "threads"},
     {"job"},
     {"driver"},
-    {"codec", "fate"},
+    {"attempt", "codec", "fate"},
     {"drivers.lua"},
     {"drivers.commands"},
     {"drivers.link"},

@@ -1,13 +1,14 @@
 """Pushes that go together: fewer round trips, and to each caller its own answer."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 import anyio
 import pytest
 from store import RedisStore
 
-from redisjobs.driver import NewJob, Pushed, Word
+from redisjobs.driver import LONGEST_TRY, NewJob, Pushed, Word
 from redisjobs.drivers.pushes import Pushes
 from redisjobs.drivers.redis import RedisDriver
 from redisjobs.errors import DriverError, QueueFull, Unavailable
@@ -25,11 +26,13 @@ class Wire:
     def __init__(self) -> None:
         self.trips: list[list[str]] = []
         self.repeats: list[bool] = []
+        self.until: list[float] = []
         self.go = asyncio.Event()
         self.error: dict[str, Exception] = {}
         self.under_way = self.at_once = 0
 
-    async def send(self, jobs: Sequence[NewJob], again: bool) -> list[Pushed]:
+    async def send(self, jobs: Sequence[NewJob], again: bool, until: float) -> list[Pushed]:
+        self.until.append(until)
         self.trips.append([job.job_id for job in jobs])
         self.repeats.append(again)
         self.under_way += 1
@@ -163,6 +166,34 @@ async def test_a_push_that_has_waited_for_so_long_that_it_would_be_late_is_not_s
     assert [type(answer) for answer in await asyncio.gather(*tasks)] == [str, Unavailable, Unavailable]
     assert wire.trips == [["a"]]
     assert await push(pushes, "d") == "d"
+
+
+async def test_what_goes_together_is_to_be_answered_before_the_first_of_it_is_late() -> None:
+    wire = Wire()
+    pushes = Pushes(wire.send)
+    began = time.monotonic()
+    tasks = [asyncio.create_task(push(pushes, name)) for name in "abc"]
+    await settle()
+    since = pushes._waiting[0].since
+    wire.go.set()
+    await asyncio.gather(*tasks)
+
+    assert began + LONGEST_TRY <= wire.until[0] <= time.monotonic() + LONGEST_TRY
+    assert wire.until[1:] == [since + LONGEST_TRY]
+
+
+async def test_a_repetition_goes_with_repetitions_alone() -> None:
+    wire = Wire()
+    pushes = Pushes(wire.send)
+    kinds = {"a": False, "b": False, "c": True, "d": True, "e": False}
+    tasks = [asyncio.create_task(pushes.push([job(name)], repeated=kind)) for name, kind in kinds.items()]
+    await settle()
+
+    wire.go.set()
+    await asyncio.gather(*tasks)
+
+    assert wire.trips == [["a"], ["b"], ["c", "d"], ["e"]]
+    assert wire.repeats == [False, False, True, False]
 
 
 async def test_a_push_at_fault_fails_alone_and_those_it_went_with_are_pushed() -> None:

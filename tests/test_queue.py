@@ -1,6 +1,7 @@
 """The producer's side, async and sync alike, on memory and on a real server."""
 
 import asyncio
+import copy
 import inspect
 import json
 import shutil
@@ -36,7 +37,7 @@ from redisjobs import (
     Word,
     server,
 )
-from redisjobs.driver import COUNTERS, Ack, DeadLetter, Fate, Lease
+from redisjobs.driver import COUNTERS, REPEATABLE, Ack, DeadLetter, Fate, Lease
 from redisjobs.errors import ServerNotFound
 
 pytestmark = pytest.mark.anyio
@@ -348,6 +349,36 @@ async def test_a_prepared_job_is_one_push_however_often_it_is_pushed(queue: Any,
     assert sum((await done(queue.counts())).ready.values()) == 0
 
 
+async def test_a_prepared_job_that_was_refused_can_be_pushed_once_the_way_is_free(
+    queue: Any, store: Store
+) -> None:
+    await done(queue.push(Add(1), job_id="mine", unique="joe"))
+    jobs = [queue.prepare(Add(2), job_id="mine"), queue.prepare(Add(3), unique="joe")]
+    assert await pushed(queue.push_many(jobs)) == [("mine", False), ("mine", False)]
+    await end(store, *await claim(store))
+
+    assert await pushed(queue.push_many(jobs)) == [("mine", True), (jobs[1].job_id, True)]
+    assert await pushed(queue.push_many(jobs)) == [("mine", False), (jobs[1].job_id, False)]
+
+
+async def test_a_push_is_not_made_again_once_what_ended_may_be_forgotten(queue: Any, store: Store) -> None:
+    job = queue.prepare(Add(1), job_id="mine")
+    twin = copy.deepcopy(job)
+    assert await pushed(queue.push_many([job])) == [("mine", True)]
+    assert (job == twin, repr(job)) == (True, repr(twin))
+    await end(store, *await claim(store))
+    assert job.tries
+    job.tries.since -= REPEATABLE + 1
+    before = happened(await done(queue.counts()))
+
+    with pytest.raises(DriverError, match=r"nothing was sent: this was first pushed 51 s ago \(mine\)") as caught:
+        await done(queue.push_many([job]))
+
+    assert caught.value.jobs == (job,)
+    assert happened(await done(queue.counts())) == before
+    assert (await pushed(queue.push(Add(1), job_id="mine")))[1]
+
+
 async def test_one_job_at_a_time_holds_a_unique_key(queue: Any, store: Store) -> None:
     first, added = await pushed(queue.push(Add(1), unique="joe"))
     assert added
@@ -534,7 +565,7 @@ def test_a_place_or_a_name_that_cannot_be_one_is_an_error_at_once(
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("deadline", [0, -1, 61, float("nan"), timedelta(hours=1)])
+@pytest.mark.parametrize("deadline", [0, -1, 50.1, 61, float("nan"), timedelta(hours=1)])
 def test_a_deadline_is_at_most_as_long_as_a_push_is_safe_to_repeat(deadline: Any) -> None:
     with pytest.raises(ValueError, match="deadline="):
         JobQueue("memory://", deadline=deadline)

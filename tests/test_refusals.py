@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -58,7 +59,8 @@ class Scene:
 
     async def push(self) -> None:
         jobs = [job("n1"), job("n2", due="+9000", unique="new"), job("n3", priority=Priority.LOW, unique="held")]
-        await self.store.driver.push(jobs, repeated=False)
+        jobs += [job(there, nonce="another") for there in ("dead", "twice", "a", "high")]
+        await self.store.driver.push(jobs, repeated=True)
 
     async def claim(self) -> None:
         await self.heir.exchange([], 9, idle=True)
@@ -87,16 +89,14 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "cancel": lambda scene: scene.store.driver.cancel("ready"),
     "requeue": lambda scene: scene.store.driver.requeue("dead"),
     "delete": lambda scene: scene.store.driver.delete("dead"),
-    "adopt": lambda scene: scene.worker.adopt([scene.leases["by hand"]]),
+    "adopt": lambda scene: scene.worker.adopt([scene.leases["by hand"], scene.leases["low by hand"]]),
 }
 READERS = {"find", "jobs", "counts"}
 
 SPARED = {
-    ("push", "dead"),  # only looked at for a repeated push of a given id
     *[(script, "unique:") for script in ("ack", "fail", "retry", "claim", "reclaim", "cancel")],  # not held then
     *[("cancel", key) for key in ("due", "delayed", "dead", "ready:high", "ready:low")],  # where the job is not
-    *[("adopt", key) for key in ("ready:high", "ready:low")],
-    *[(script, "stats") for script in ACTS if script != "push"],  # to be counted is not worth a job
+    *[(script, "stats") for script in ACTS],  # to be counted is not worth a job
     *[("ack", "ready:high"), ("leave", "worker:"), ("tidy", "worker:"), ("tidy", "jobs"), ("tidy", "dead")],
 }
 """What a script can do without, for these jobs."""
@@ -130,8 +130,9 @@ async def fill(scene: Scene) -> None:
     await store.driver.push([job("dead"), job("back"), job("twice"), job("a")], repeated=False)
     await store.driver.push([job("held", priority=Priority.LOW, unique="held")], repeated=False)
     store.put({"name": "Work", "parameters": "{}"})
+    store.put({"name": "Work", "parameters": "{}"}, Priority.LOW)
     taken = (await scene.worker.exchange([], 9)).leases
-    names = ("dead", "back", "twice", "a", "by hand", "held")
+    names = ("dead", "back", "twice", "a", "by hand", "held", "low by hand")
     scene.leases = dict(zip(names, taken, strict=True))
     dead, back, twice = (scene.leases.pop(name) for name in names[:3])
     await scene.worker.exchange([(dead, FAILED), (back, Release()), (twice, RetryLater("+1000"))], None)
@@ -173,6 +174,77 @@ async def test_a_script_that_is_refused_by_one_key_has_written_none(scene: Scene
         assert {name for name in before | after if before.get(name) != after.get(name)} == set()
     for name in list(store.keys()):
         store.admin.delete(store.prefix + name)
+
+
+SPOILED = ["", "no JSON", "5", "null", '"x"', "[]", '["normal","id"]', '["normal","nonce",{}]', "[" * 2000]
+"""What a delayed job's fields can't be."""
+
+
+@pytest.mark.parametrize("spoiled", SPOILED)
+async def test_a_delayed_job_that_was_spoiled_by_hand_costs_no_other_push(
+    redis_store: RedisStore, spoiled: str
+) -> None:
+    store, ran = redis_store, Counter[int]()
+    async with JobQueue(store.url, store.queue_name) as queue:
+
+        @queue.job(name="Work", retry=no_retry())
+        async def work(n: int) -> None:
+            ran[n] += 1
+
+        await work.options(job_id="x", delay=3600).push(0)
+        store.admin.hset(f"{store.prefix}delayed", "x", spoiled)
+        added: dict[int, bool] = {}
+
+        async def push(n: int) -> None:
+            options = {"job_id": "x"} if n == 20 else {"unique": f"key {n}"}
+            added[n] = (await work.options(**options).push(n)).added  # type: ignore[arg-type]
+
+        async with anyio.create_task_group() as tasks:
+            for n in range(40):
+                tasks.start_soon(push, n)
+        await Worker(queue).run(until_idle=True)
+
+    assert {n for n, is_added in added.items() if not is_added} == {20}
+    assert ran == Counter(set(range(40)) - {20})
+    for name in ("due", "delayed", "jobs"):
+        store.admin.delete(store.prefix + name)
+
+
+@pytest.mark.parametrize("number", ["x", str(2**63 - 1)])
+async def test_a_counter_that_cannot_count_costs_no_push(redis_store: RedisStore, number: str) -> None:
+    store = redis_store
+    store.admin.hset(f"{store.prefix}stats", "pushed", number)
+    pushed = await store.driver.push([job("a", unique="key"), job("b", due="+1000")], repeated=False)
+    assert pushed == [Pushed(Word.OK)] * 2
+    assert await store.driver.push([job("a"), job("b")], repeated=True) == [Pushed(Word.REPEATED)] * 2
+    await store.driver.aclose()
+
+
+@pytest.mark.parametrize("command", ["hincrby", "publish"])
+async def test_a_producer_that_may_not_count_or_tell_pushes_all_the_same(
+    redis_store: RedisStore, command: str
+) -> None:
+    store = redis_store
+    store.admin.execute_command("ACL", "SETUSER", store.user, f"-{command}")
+    assert await store.driver.push([job("a", due="+1000"), job("b")], repeated=False) == [Pushed(Word.OK)] * 2
+    await store.driver.aclose()
+
+
+async def test_where_a_producer_lacks_a_permission_half_way_what_it_added_is_found_when_it_is_repeated(
+    redis_store: RedisStore,
+) -> None:
+    store = redis_store
+    store.admin.execute_command("ACL", "SETUSER", store.user, "-set")
+    jobs = [job("a"), job("b", unique="key"), job("c")]
+    with pytest.raises(DriverError, match="ACL"):
+        await store.driver.push(jobs, repeated=False)
+    store.admin.execute_command("ACL", "SETUSER", store.user, "+set")
+
+    again = await store.driver.push(jobs, repeated=True)
+
+    assert [answer.word for answer in again] == [Word.REPEATED, Word.REPEATED, Word.OK]
+    assert store.admin.xlen(store.stream()) == 3
+    await store.driver.aclose()
 
 
 # Streams without ids

@@ -5,13 +5,14 @@
 -- place; the locator has the mark `alone` then. (With a `max_deliveries` of 1 no job is delivered twice: no proof can be
 -- had.) What is ended here goes to `keys.ended`, for the worker to tell of; so does, with NO_IDS, what can't be a dead
 -- letter as `dead` has no entry ids left.
--- Needs field, free, push_of, remember, pushed_at, bury, entry_at, identify, count beside it.
+-- Needs field, free, push_of, remember, pushed_at, bury, entry_at, identify, count, unlocate beside it.
 --
 -- Returns the fields if it was given, and whether it is to run alone; or nil, and why it was not: `ended`; or `waits`, for
 -- a worker with nothing else to run, or `stays`, with NO_IDS: then nothing was written
 local function deliver(keys, stream, entry, deliveries, max_deliveries, worker, now_ms, runs_nothing)
   local fields = entry_at(stream, entry)
   if not fields then -- removed by hand while it was leased
+    unlocate(keys.jobs, stream, entry)
     redis.call('XACK', stream, 'workers', entry)
     return nil, 'ended'
   end

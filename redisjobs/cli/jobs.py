@@ -36,7 +36,9 @@ def push(
     delay: Annotated[float | None, typer.Option(help="Seconds from now, before it may run.")] = None,
     at: Annotated[str | None, typer.Option(help="When it may run, as 2030-01-31T08:00+01:00.")] = None,
     priority: Annotated[Priority, typer.Option(help="Which jobs go first.")] = Priority.NORMAL,
-    job_id: Annotated[str | None, typer.Option("--id", help="Its id; one that was pushed is not again.")] = None,
+    job_id: Annotated[
+        str | None, typer.Option("--id", help="Its id; while the queue has a job of it, nothing is added.")
+    ] = None,
     unique: Annotated[str | None, typer.Option(help="A key that one job at a time may hold.")] = None,
     unique_for: Annotated[float | None, typer.Option(help="Seconds that it holds the key, come what may.")] = None,
     headers: Annotated[

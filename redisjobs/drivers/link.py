@@ -28,6 +28,9 @@ from redisjobs.errors import DriverError, Unavailable
 ANSWER = LONGEST_TRY / 2
 """Seconds a server may take to answer, or to accept a connection."""
 
+CLOCK_KEPT = 60.0
+"""Seconds for which a server's clock is known that was heard; it may have been set since, or drift."""
+
 _GOODBYE = 0.5  # seconds that closing a connection in order may take
 _CONNECTIONS = ("Connection", "SSLConnection", "UnixDomainSocketConnection")
 _KEPT = ["host", "port", "path", "db", "username", "password", "credential_provider", "client_name"]
@@ -119,23 +122,25 @@ def need_asyncio() -> None:
 
 
 class ServerClock:
-    """The server's clock as one connection has heard it; never ahead of it, unless it was set since."""
+    """The server's clock as one connection has heard it lately; never ahead of it, unless it was set since."""
 
     def __init__(self) -> None:
-        self._ahead_ms: float | None = None
+        self._said_ms: float | None = None
+        self._heard = 0.0
 
     @property
     def now_ms(self) -> float | None:
-        """What time it is there, or a little earlier; None if the server has not said yet."""
-        return None if self._ahead_ms is None else self._ahead_ms + time.monotonic() * 1000
+        """What time it is there, or a little earlier; None if the server has not said so lately."""
+        since = time.monotonic() - self._heard
+        return None if self._said_ms is None or since > CLOCK_KEPT else self._said_ms + since * 1000
 
     def hear(self, server_ms: float) -> None:
         """Take in what an answer says that has just come: by now it is that late, at least."""
-        self._ahead_ms = server_ms - time.monotonic() * 1000
+        self._said_ms, self._heard = server_ms, time.monotonic()
 
     def forget(self) -> None:
         """The connection ends; the next may lead to another server."""
-        self._ahead_ms = None
+        self._said_ms = None
 
 
 class Link:
@@ -157,15 +162,19 @@ class Link:
         """Whether it is open, as far as we know."""
         return self._connection is not None
 
-    async def run(self, *commands: Command[Any]) -> list[Any]:
+    async def run(self, *commands: Command[Any], until: float = math.inf) -> list[Any]:
         """Run commands in one round trip; what each parses to.
+
+        Args:
+            commands: The commands.
+            until: When to give up, by the monotonic clock.
 
         Raises:
             DriverError: One of them failed, or no reply came.
         """
         try:
             # One for all of it: redis-py's own, one for each reply, cost more than the rest.
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(_time_left(until, self._timeout)):
                 return await self._converse(commands)
         except (redis.RedisError, OSError) as error:
             await self._drop()
@@ -317,9 +326,9 @@ class SyncLink:
                 connection.disconnect()
 
 
-def _time_left(until: float) -> float:
+def _time_left(until: float, most: float = ANSWER) -> float:
     """Seconds that a server has to answer, in view of the caller's deadline."""
     left = until - time.monotonic()
     if left <= 0:
         raise Unavailable("the deadline is over")
-    return min(left, ANSWER)
+    return min(left, most)

@@ -29,6 +29,7 @@ from redisjobs.driver import (
 from redisjobs.job import Priority, State
 
 Fields = dict[bytes, bytes]
+Push = tuple[str, bytes]  # job id, nonce
 Ended = list[tuple[str, Word]]
 
 _REMEMBERED = 60_000  # ms that an ended job's id is known for, so that a repeated push adds nothing
@@ -86,7 +87,8 @@ class Memory:
         self.delayed: dict[str, _Delayed] = {}
         self.dead: dict[str, Fields] = {}
         self.uniques: dict[str, tuple[str, int | None]] = {}  # key -> (job id, until ms)
-        self.finished: dict[tuple[str, bytes], int] = {}  # (job id, nonce of its push) -> when it ended, ms
+        self.finished: dict[Push, int] = {}  # whose job ended -> when, ms
+        self.refused: dict[Push, int] = {}  # that was refused when it was repeated -> when, ms
         self.totals: dict[str, int] = {}
         self.ears: list[Callable[[Nudge], None]] = []
         self._last_id = (0, 0)
@@ -96,23 +98,37 @@ class Memory:
         """Nothing is open."""
 
     def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
-        """`repeated` makes no difference here: no push comes late, and all that ended is in one place."""
+        """What ended in the last minute is looked for, `repeated` or not: it is in one place. None comes late."""
         with self.lock:
-            pushed: set[str] = set()
-            return [self._push(job, pushed) for job in jobs]
+            answers: list[Pushed] = []
+            seen: set[Push] = set()
+            added: set[str] = set()
+            for job in jobs:
+                push = job.job_id, job.nonce.encode()
+                answer = Pushed(Word.EXISTS) if push in seen else self._push(job, added, repeated=repeated)
+                if answer.word in (Word.OK, Word.REPEATED, Word.REFUSED):
+                    seen.add(push)
+                elif repeated and push not in seen:
+                    self._remember(self.refused, push)
+                answers.append(answer)
+            return answers
 
-    def _push(self, job: NewJob, pushed: set[str]) -> Pushed:
+    def _push(self, job: NewJob, added: set[str], *, repeated: bool) -> Pushed:
         now_ms = self.now_ms()
         holder = self._unique_holder(job.unique, now_ms)
-        if job.job_id in pushed:
-            return Pushed(Word.EXISTS)
-        if self._finished_lately(job.job_id, job.nonce.encode(), now_ms):
+        push = job.job_id, job.nonce.encode()
+        was_refused = repeated and _lately(self.refused, push, now_ms)
+        if not was_refused and _lately(self.finished, push, now_ms):
             return Pushed(Word.REPEATED)
+        if job.job_id in added:
+            return Pushed(Word.EXISTS)
         if job.job_id in self.located:
             ours = not job.nonce or self._stored(job.job_id).get(b"nonce", b"") == job.nonce.encode()
             return Pushed(Word.REPEATED if ours else Word.EXISTS)
         if holder is not None:
             return Pushed(Word.DUPLICATE, holder)
+        if was_refused:
+            return Pushed(Word.REFUSED)
 
         flat = [part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part for part in job.fields]
         fields: Fields = {b"id": _bytes(job.job_id), **dict(zip(flat[::2], flat[1::2], strict=True))}
@@ -132,7 +148,7 @@ class Memory:
         else:
             self._add(job.job_id, self._stream(job.priority), fields)
         self._count("pushed")
-        pushed.add(job.job_id)
+        added.add(job.job_id)
         return Pushed(Word.OK)
 
     def claim(
@@ -224,7 +240,9 @@ class Memory:
         match fate:
             case Ack(cancelled):
                 self._drop(stream, entry)
-                self._end(job_id, fields)
+                # Of one that was pushed longer ago the push can't be repeated any more.
+                is_young = int(entry.partition("-")[0]) > self.now_ms() - _REMEMBERED
+                self._end(job_id, fields, is_remembered=is_young)
                 self._count("cancelled" if cancelled else "completed")
             case RetryLater() if self._is_cancelling(stream, entry):
                 self._drop(stream, entry)
@@ -378,7 +396,7 @@ class Memory:
         """The id that the job of an entry goes by; see lua/include/identify."""
         fields, here, suffix = self._fields(place, entry), (place, entry), f"@{place}"
         said = _said(fields)
-        ids = [said or entry, entry + suffix, entry + suffix * 2]
+        ids = [said or entry, *(entry + suffix * more for more in range(1, 5))]
         for job_id in ids:
             if self.located.get(job_id) == here:
                 return job_id
@@ -391,10 +409,7 @@ class Memory:
             taken = entry in self.located or not all(map(_said, twins))
         if not taken:
             return ids[0]
-        job_id = ids[1]
-        while job_id in self.located:
-            job_id += suffix
-        return job_id
+        return next((job_id for job_id in ids[1:] if job_id not in self.located), ids[-1])
 
     def _address(self, place: str, entry: str) -> str:
         """How to name the job of an entry to an operator, so that it is found."""
@@ -430,23 +445,24 @@ class Memory:
         self.cancelling.discard((stream.priority, entry))
         self.alone.discard((stream.priority, entry))
 
-    def _end(self, job_id: str, fields: Fields) -> None:
+    def _end(self, job_id: str, fields: Fields, *, is_remembered: bool = True) -> None:
         """The job is over: forget it, but for its push."""
         self.located.pop(job_id, None)
         self._free(job_id, fields)
-        now_ms, push = self.now_ms(), (job_id, fields.get(b"nonce", b""))
-        self.finished.pop(push, None)
-        self.finished[push] = now_ms
-        while self.finished and next(iter(self.finished.values())) < now_ms - 2 * _REMEMBERED:
-            del self.finished[next(iter(self.finished))]
+        if is_remembered:
+            self._remember(self.finished, (job_id, fields.get(b"nonce", b"")))
+
+    def _remember(self, pushes: dict[Push, int], push: Push) -> None:
+        now_ms = self.now_ms()
+        pushes.pop(push, None)
+        pushes[push] = now_ms
+        while pushes and next(iter(pushes.values())) < now_ms - 2 * _REMEMBERED:
+            del pushes[next(iter(pushes))]
 
     def _free(self, job_id: str, fields: Fields) -> None:
         key = fields.get(b"unique", b"").decode("utf-8", "surrogateescape")
         if self.uniques.get(key, ("", None))[0] == job_id:
             del self.uniques[key]
-
-    def _finished_lately(self, job_id: str, nonce: bytes, now_ms: int) -> bool:
-        return self.finished.get((job_id, nonce), -_REMEMBERED * 2) > now_ms - _REMEMBERED
 
     def _unique_holder(self, key: str, now_ms: int) -> str | None:
         job_id, until = self.uniques.get(key, ("", 0)) if key else ("", 0)
@@ -600,6 +616,10 @@ class Memory:
         fields, job_id = self.dead[letter], self._address("dead", letter)
         priority = Priority(fields[b"priority"].decode())
         return Row(job_id, State.DEAD, priority, letter, None, "", 0, False, fields)
+
+
+def _lately(pushes: Mapping[Push, int], push: Push, now_ms: int) -> bool:
+    return pushes.get(push, -_REMEMBERED * 2) > now_ms - _REMEMBERED
 
 
 def _bytes(value: str | bytes) -> bytes:

@@ -18,14 +18,15 @@ _WORTH = 32  # callers waiting that are worth a second one
 _BYTES = 1 << 20  # of one round trip, at most; but for a single push
 _PATIENCE = LONGEST_TRY / 2  # seconds after which a push is not sent any more: it would be answered too late
 
-Send = Callable[[Sequence[NewJob], bool], Awaitable[list[Pushed]]]
+Send = Callable[[Sequence[NewJob], bool, float], Awaitable[list[Pushed]]]
 
 
 class Pushes:
     """The pushes of one event loop.
 
     Args:
-        send: Pushes jobs in one round trip; the second argument is the driver's `repeated`.
+        send: Pushes jobs in one round trip; the second argument is the driver's `repeated`, the third says until
+            when, by the monotonic clock.
     """
 
     def __init__(self, send: Send) -> None:
@@ -46,7 +47,7 @@ class Pushes:
     async def _push_alone(self, jobs: Sequence[NewJob], repeated: bool) -> list[Pushed]:
         self._under_way += 1
         try:
-            return await self._send(jobs, repeated)
+            return await self._send(jobs, repeated, time.monotonic() + LONGEST_TRY)
         except Unavailable as error:
             self._give_up(error)
             raise
@@ -82,8 +83,10 @@ class Pushes:
 
     async def _carry_batch(self, batch: "Sequence[_Push]") -> None:
         jobs = [job for push in batch for job in push.jobs]
+        # The first has waited longest; those that wait for the end of this came after it, so they are in time too.
+        until = batch[0].since + LONGEST_TRY
         try:
-            answers = await self._send(jobs, any(push.repeated for push in batch))
+            answers = await self._send(jobs, batch[0].repeated, until)
         except (Unavailable, QueueFull) as error:
             for push in batch:
                 push.fail(error)
@@ -94,7 +97,7 @@ class Pushes:
                 batch[0].fail(error)
                 return
             for push in reversed(batch):  # which one shows when each goes by itself; part may be there already
-                push.by_itself = push.repeated = True
+                push.by_itself, push.is_first, push.repeated = True, not push.repeated, True
                 self._waiting.appendleft(push)
         except BaseException:  # the event loop ends, most likely
             broken_off = Unavailable("the push that this one went with was broken off")
@@ -124,7 +127,7 @@ class Pushes:
             and len(batch) < most
             and jobs + len(self._waiting[0].jobs) <= MOST_JOBS
         ):
-            if batch and (batch[0].by_itself or self._waiting[0].by_itself):
+            if batch and not batch[0].goes_with(self._waiting[0]):
                 break
             push = self._waiting.popleft()
             if push.has_waited > _PATIENCE:
@@ -141,21 +144,27 @@ class _Push:
     Attributes:
         answer: What he waits for.
         by_itself: Whether it must not go with others again.
+        is_first: Whether what it then finds of its own was added by its first try here.
+        since: When it came, by the monotonic clock.
     """
 
-    __slots__ = ("_since", "answer", "by_itself", "jobs", "repeated")
+    __slots__ = ("answer", "by_itself", "is_first", "jobs", "repeated", "since")
 
     def __init__(self, jobs: Sequence[NewJob], repeated: bool) -> None:
         self.jobs = jobs
         self.repeated = repeated
-        self.by_itself = False
+        self.by_itself = self.is_first = False
         self.answer: asyncio.Future[list[Pushed]] = asyncio.get_running_loop().create_future()
-        self._since = time.monotonic()
+        self.since = time.monotonic()
 
     @property
     def has_waited(self) -> float:
         """Seconds since it came."""
-        return time.monotonic() - self._since
+        return time.monotonic() - self.since
+
+    def goes_with(self, other: "_Push") -> bool:
+        """Whether the two may share a round trip: of a repetition more is asked, and more remembered."""
+        return self.repeated == other.repeated and not (self.by_itself or other.by_itself)
 
     @property
     def size(self) -> int:
@@ -164,7 +173,7 @@ class _Push:
 
     def succeed(self, answers: list[Pushed]) -> None:
         if not self.answer.done():
-            self.answer.set_result(found_again(answers) if self.by_itself else answers)
+            self.answer.set_result(found_again(answers) if self.is_first else answers)
 
     def fail(self, error: Exception) -> None:
         """Fail with an error of its own: each caller's gets a traceback and a cause of its own."""

@@ -6,7 +6,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Self, TypeVar
 
@@ -23,9 +23,10 @@ from redisjobs.driver import (
 from redisjobs.drivers.commands import (
     Command,
     Commands,
+    PushAnswer,
     hello,
 )
-from redisjobs.drivers.link import Link, SyncLink, Target, need_asyncio
+from redisjobs.drivers.link import Link, ServerClock, SyncLink, Target, need_asyncio
 from redisjobs.drivers.pushes import Pushes
 from redisjobs.drivers.redis_consumer import RedisConsumer
 from redisjobs.errors import Unavailable
@@ -40,17 +41,34 @@ _TELLINGS = 3  # times that a push is sent before the server's clock counts as o
 _RESTLESS = "the server's clock was set again and again, or answers take too long; nothing was written"
 
 
-async def push_over(link: Link, commands: Commands, jobs: Sequence[NewJob], repeated: bool) -> list[Pushed]:
+def pushing(
+    clock: ServerClock, commands: Commands, jobs: Sequence[NewJob], repeated: bool
+) -> Generator[Command[PushAnswer], PushAnswer, list[Pushed]]:
     """Push over one connection, with the time it is by the server's clock.
 
-    On a new connection that is not known yet. The first answer then refuses the push and tells it.
+    On a new connection, or after a silence, that is not known. The first answer refuses the push then, and tells.
+    Yields commands, and is sent what they parse to.
     """
     for _ in range(_TELLINGS):
-        (answer,) = await link.run(commands.push(jobs, repeated=repeated, sent_ms=link.clock.now_ms))
-        link.clock.hear(answer.server_ms)
+        answer = yield commands.push(jobs, repeated=repeated, sent_ms=clock.now_ms)
+        clock.hear(answer.server_ms)
         if answer.pushed is not None:
-            return answer.pushed  # type: ignore[no-any-return]
+            return answer.pushed
     raise Unavailable(_RESTLESS)
+
+
+async def push_over(
+    link: Link, commands: Commands, jobs: Sequence[NewJob], repeated: bool, until: float
+) -> list[Pushed]:
+    """Push over one connection, until then by the monotonic clock; see `pushing`."""
+    steps = pushing(link.clock, commands, jobs, repeated)
+    command = next(steps)
+    while True:
+        (answer,) = await link.run(command, until=until)
+        try:
+            command = steps.send(answer)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
 
 
 class _Links:
@@ -69,10 +87,10 @@ class _Links:
         self._commands = commands
         self._target = target
 
-    async def _push(self, jobs: Sequence[NewJob], repeated: bool) -> list[Pushed]:
+    async def _push(self, jobs: Sequence[NewJob], repeated: bool, until: float) -> list[Pushed]:
         link = self.take()
         try:
-            return await push_over(link, self._commands, jobs, repeated)
+            return await push_over(link, self._commands, jobs, repeated, until)
         finally:
             self.idle.append(link)
 
@@ -119,7 +137,7 @@ class RedisDriver:
                 if len(jobs) <= _MOST_TOGETHER:
                     return await self._links().pushes.push(jobs, repeated=repeated)
                 async with self._link() as link:
-                    return await push_over(link, self.commands, jobs, repeated)
+                    return await push_over(link, self.commands, jobs, repeated, math.inf)
         except TimeoutError as error:
             raise Unavailable(f"no answer in {LONGEST_TRY:g} s") from error
 
@@ -226,13 +244,14 @@ class SyncRedisDriver:
     def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
         self.connect()
         with self._link() as link:
-            for _ in range(_TELLINGS):
-                command = self.commands.push(jobs, repeated=repeated, sent_ms=link.clock.now_ms)
+            steps = pushing(link.clock, self.commands, jobs, repeated)
+            command = next(steps)
+            while True:
                 (answer,) = link.run(command, until=self._until)
-                link.clock.hear(answer.server_ms)
-                if answer.pushed is not None:
-                    return answer.pushed  # type: ignore[no-any-return]
-        raise Unavailable(_RESTLESS)
+                try:
+                    command = steps.send(answer)
+                except StopIteration as done:
+                    return done.value  # type: ignore[no-any-return]
 
     def cancel(self, job_id: str) -> Word:
         return self._run(self.commands.cancel(job_id))

@@ -1,0 +1,146 @@
+"""One call that pushes jobs: what is known of them before it, while it is tried, and after.
+
+A push is told apart from its repetitions by what the store remembers, which is not for ever. So each job that may
+be pushed again knows when that was tried first, and whether its caller was told what came of it.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+
+from redisjobs.driver import REPEATABLE, NewJob, Pushed, Tries, Word
+from redisjobs.errors import DriverError, QueueFull, ServerTooOld, Unavailable, WrongType
+from redisjobs.visible import visible
+
+_UNWRITTEN = (QueueFull, WrongType, ServerTooOld)  # what is refused so has written nothing
+
+
+class Attempt:
+    """One call that pushes jobs, and tries until it has an answer or its time is over.
+
+    Args:
+        jobs: The jobs.
+        deadline: Seconds that it may take.
+        held: Whether the caller may push some of these again, or has done so: `prepare` made them.
+
+    Attributes:
+        jobs: The jobs.
+        deadline: Seconds that it may take; fewer if some of the jobs were tried before.
+        repeated: Whether some of these may have been pushed before.
+
+    Raises:
+        DriverError: Some were tried first too long ago.
+    """
+
+    __slots__ = ("_began", "_is_unsure", "_since", "deadline", "jobs", "repeated")
+
+    def __init__(self, jobs: Sequence[NewJob], deadline: float, *, held: bool) -> None:
+        self.jobs = jobs
+        self.deadline = deadline
+        self.repeated = self._is_unsure = False
+        self._began = self._since = time.monotonic()
+        if held:
+            self._look_back()
+            self._note()
+
+    def _look_back(self) -> None:
+        tries = [job.tries for job in self.jobs if job.tries]
+        self.repeated = bool(tries)
+        self._is_unsure = not all(each.told for each in tries)
+        self._since = min((each.since for each in tries), default=self._began)
+        self.deadline = min(self.deadline, self._since + REPEATABLE - self._began)
+        if self.deadline <= 0:
+            raise self._too_late()
+
+    def _note(self) -> None:
+        """Note the tries: whatever ends the call, a cancel say, they were made."""
+        for job in self.jobs:
+            if job.tries is None:
+                object.__setattr__(job, "tries", Tries(self._began))
+
+    def lost(self) -> None:
+        """The first try had no answer, and others follow."""
+        self._note()
+        self.repeated = self._is_unsure = True
+
+    def told(self, answers: Sequence[Pushed]) -> Iterator[tuple[str, str, bool]]:
+        """Id, name and whether it was added, of each job.
+
+        Raises:
+            DriverError: One could not be added.
+        """
+        added = [self._is_added(job, answer.word) for job, answer in zip(self.jobs, answers, strict=True)]
+        refused = [job for job, answer in zip(self.jobs, answers, strict=True) if answer.word is Word.NO_IDS]
+        if refused:
+            number = f"{len(refused)} of {len(self.jobs)}"
+            raise DriverError(
+                f"{number} jobs were not added: the ready streams have no entry ids left, as somebody wrote the "
+                "largest there is by hand; use a queue of another name. The others are there",
+                jobs=refused,
+            )
+        for job, answer, is_added in zip(self.jobs, answers, added, strict=True):
+            name = job.fields[1]
+            text = name if isinstance(name, str) else name.decode("utf-8", "replace")
+            yield answer.holder or job.job_id, text, is_added
+
+    def _is_added(self, job: NewJob, word: Word) -> bool:
+        """Whether this push made the job, and this is the first time that its caller is told."""
+        tries = job.tries
+        if tries is None:
+            return word is Word.OK
+        is_found = word is Word.REPEATED and self.repeated and not tries.told
+        if self.repeated or word in (Word.OK, Word.REPEATED):
+            tries.told = True
+        else:
+            _forget(job)  # it was refused, and no bytes of it are under way
+        return word is Word.OK or is_found
+
+    def failed(self, error: DriverError) -> DriverError:
+        """What to raise for an error reply: it has the jobs that are not known to be there."""
+        if self._is_unsure:
+            return self.gave_up(error)
+        if isinstance(error, _UNWRITTEN):
+            for job in self.jobs:
+                _forget(job)
+        else:
+            self._note()  # it may be written in part, so whoever tries again repeats it
+        error.jobs = tuple(self.jobs)
+        return error
+
+    def gave_up(self, cause: BaseException | None) -> Unavailable:
+        """The error where nobody can say whether the jobs are there."""
+        left = self._since + REPEATABLE - time.monotonic()
+        what = (
+            f"for another {int(left)} s push_many(error.jobs) repeats it and adds nothing twice"
+            if left >= 1
+            else "it can't be repeated safely any more: look with get(id), and push it anew if need be"
+        )
+        why = no_answer(self.deadline, cause)
+        return Unavailable(
+            f"{why}. The push may or may not be on the queue ({self._named()}); {what}", jobs=self.jobs
+        )
+
+    def _too_late(self) -> DriverError:
+        return DriverError(
+            f"nothing was sent: this was first pushed {self._began - self._since:.0f} s ago ({self._named()}). "
+            f"After {REPEATABLE:g} s it can't be told any more whether it was stored, and has ended since: look "
+            "with get(id), and if it is to be pushed all the same, push it anew",
+            jobs=self.jobs,
+        )
+
+    def _named(self) -> str:
+        first, more = visible(self.jobs[0].job_id), len(self.jobs) - 1
+        return f"{first} and {more} more" if more else first
+
+
+def _forget(job: NewJob) -> None:
+    """Let a job be as if it had not been tried, but for a push of it that was told before."""
+    if job.tries and not job.tries.told:
+        object.__setattr__(job, "tries", None)
+
+
+def no_answer(seconds: float, cause: BaseException | None) -> str:
+    """What to say of a call that had none until its deadline."""
+    said = str(cause or "").rstrip(".") or "it accepted the connection and said nothing"
+    if isinstance(cause, DriverError) and not isinstance(cause, Unavailable):
+        return f"no answer from the store at first, then: {said}"
+    return f"no answer from the store in {seconds:.3g} s: {said}"

@@ -110,8 +110,7 @@ class PushOptions(TypedDict, total=False):
         unique_for: Hold the unique key for just this long from the push instead, whatever becomes of the job.
         headers: Strings to strings that go with the job, such as a trace context.
         expires_in: A job not started within this time becomes a dead letter, reason `expired`. One that was
-            started never does, however often it is tried again, also after its worker died; handed back by a
-            worker that stopped, it counts as not started.
+            started never does, however often it is tried again, also after its worker died or stopped.
     """
 
     delay: Duration | None

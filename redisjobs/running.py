@@ -310,11 +310,24 @@ class Running:
         )
         return self._context
 
+    def hand_back(self, *, refund: bool = True) -> Fate:
+        """How to let another worker run it.
+
+        One that has started does not expire any more, which only its entry can tell who runs it next.
+        """
+        job = self._job
+        if refund and self.began and job is not None and job.expires_ms is not None and job.started_ms is None:
+            return RetryLater("+0", {"started_at": str(self._run_ms)})
+        return Release(refund=refund)
+
     def decide(self, outcome: Outcome, now_ms: int) -> None:
         """Decide the job's fate, by its handler's retry policy."""
         self._outcome = outcome
         if outcome is _DONE:
             self.fate = _ACK
+            return
+        if isinstance(outcome, Interrupted):
+            self.fate = self.hand_back()
             return
         job = self._job
         attempt, started_ms = (job.attempt, job.started_ms or self._run_ms) if job else (1, now_ms)

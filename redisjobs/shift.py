@@ -549,7 +549,7 @@ class Shift:
             if not run.over:
                 run.give_up(Interrupted())
                 # What ran may be what ends us: it would be handed out for ever, were its delivery not counted.
-                run.over, run.fate = True, Release(refund=not (self.broken and run.began))
+                run.over, run.fate = True, run.hand_back(refund=not (self.broken and run.began))
                 self.outbox.append(run)
         self._try_again()
 

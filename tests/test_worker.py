@@ -29,7 +29,7 @@ from redisjobs import (
     Worker,
     no_retry,
 )
-from redisjobs.driver import Lease
+from redisjobs.driver import Lease, Release
 
 pytestmark = pytest.mark.anyio
 
@@ -510,26 +510,51 @@ async def stop_worker(queue: JobQueue, began: anyio.Event) -> None:
             await began.wait()
 
 
-@pytest.mark.parametrize(("how", "fate"), [("stopped", "expired"), ("lost", "done")])
-async def test_a_job_that_was_given_to_a_worker_expires_only_if_that_has_handed_it_back(
-    queue: JobQueue, store: Store, how: str, fate: str
+@pytest.mark.parametrize("how", ["stopped", "stopped at once", "lost"])
+async def test_a_job_that_was_started_does_not_expire_when_its_worker_stops_or_dies(
+    queue: JobQueue, store: Store, how: str
 ) -> None:
-    began, runs = anyio.Event(), iter([anyio.sleep_forever] if how == "stopped" else [])
+    began, runs = anyio.Event(), iter([] if how == "lost" else [anyio.sleep_forever])
 
     @queue.register(Work)
     async def work(_: Work) -> None:
         began.set()
         await next(runs, anyio.lowlevel.checkpoint)()
 
+    job_id = await queue.push(Work(), expires_in=10)
+    if how == "lost":
+        await lose_worker(store)
+    elif how == "stopped":
+        await stop_worker(queue, began)
+    else:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(Worker(queue).run)
+            await began.wait()
+            tasks.cancel_scope.cancel()
+    store.clock.advance(11)
+    info = await queue.get(job_id)
+    assert info is not None
+    assert info.attempt == 1
+
+    await drain(queue)
+
+    assert await queue.jobs(State.DEAD) == []
+    assert (await queue.counts()).totals["completed"] == 1
+
+
+async def test_a_job_that_a_stopping_worker_had_not_started_expires(queue: JobQueue, store: Store) -> None:
+    queue.register(Work)(lambda _: None)
     await queue.push(Work(), expires_in=10)
-    await (stop_worker(queue, began) if how == "stopped" else lose_worker(store))
+    consumer = store.consumer("stops")
+    await consumer.open()
+    (lease,) = (await consumer.exchange([], 1)).leases
+    await consumer.exchange([(lease, Release())], None)
+    await consumer.aclose()
     store.clock.advance(11)
 
     await drain(queue)
 
-    fates = [dead.reason for dead in await queue.jobs(State.DEAD)]
-    fates += ["done"] * (await queue.counts()).totals["completed"]
-    assert fates == [fate]
+    assert [dead.reason for dead in await queue.jobs(State.DEAD)] == ["expired"]
 
 
 @pytest.mark.parametrize("how", ["stopped", "lost"])

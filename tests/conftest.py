@@ -23,6 +23,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """No test leaves what it did to signals to the next ones, and to the processes that they start."""
+    numbers = signal.SIGINT, signal.SIGTERM
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
 def _engines() -> dict[str, str]:
     """Every server at hand, by what to call it: the wheel's, and those on PATH that are new enough."""
     found = {}

@@ -4,7 +4,8 @@ import os
 import signal
 import socket
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -28,30 +29,39 @@ def dev(
     if url := os.environ.get("REDIS_URL"):
         _show_theirs(url)
         return
-    end_on_signals()
     try:
-        with suppress(KeyboardInterrupt), server.start(directory=directory, port=port) as running:
+        with (
+            ended_by_signals(),
+            suppress(KeyboardInterrupt),
+            server.start(directory=directory, port=port) as running,
+        ):
             _show(running, kept=directory is not None)
             _watch(running)
     except OSError as error:
         raise Failure(f"the server could not be started: {error}") from error
 
 
-def end_on_signals() -> None:
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
     """Let SIGTERM and a terminal that goes away raise KeyboardInterrupt, as Ctrl-C does, so that we clean up.
 
     Once only: the cleaning up is not to be interrupted in turn.
     """
     named = (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP"))
-    numbers = [number for number in named if number and signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: how for number in named if number and (how := signal.getsignal(number)) != signal.SIG_IGN}
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
-        for number in numbers:
+        for number in before:
             signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    for number in numbers:
+    for number in before:
         signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, how in before.items():
+            signal.signal(number, how)
 
 
 def _show_theirs(url: str) -> None:

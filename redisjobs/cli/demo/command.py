@@ -20,7 +20,7 @@ from redisjobs.cli.demo.jobs import HashFile
 from redisjobs.cli.demo.journal import Line, Verdict
 from redisjobs.cli.demo.place import Place, place
 from redisjobs.cli.fault import Mistake
-from redisjobs.cli.local import end_on_signals
+from redisjobs.cli.local import ended_by_signals
 from redisjobs.cli.target import named
 
 _CHUNK = 500  # jobs pushed between two looks
@@ -44,8 +44,11 @@ def demo(
     """
     try:
         root, paths, skipped = _find(directory)
-        end_on_signals()
-        with tempfile.TemporaryDirectory(prefix="redisjobs-demo-") as scratch, place(keep) as there:
+        with (
+            ended_by_signals(),
+            tempfile.TemporaryDirectory(prefix="redisjobs-demo-") as scratch,
+            place(keep) as there,
+        ):
             print(f"hashing {len(paths)} files of {root}", "" if directory else "(without site-packages)")
             print(f"two workers, and {there.description}", flush=True)
             run = _run(there, paths, Path(scratch), lease)

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from redisjobs.cli.fault import Mistake
-from redisjobs.cli.local import end_on_signals
+from redisjobs.cli.local import ended_by_signals
 from redisjobs.cli.torture import report
 from redisjobs.cli.torture.checker import check
 from redisjobs.cli.torture.nemesis import FAULTS, Fault
@@ -51,8 +51,7 @@ def torture(
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     console = Console(highlight=False, soft_wrap=True, stderr=json_file == "-")
     try:
-        end_on_signals()
-        with _folder(directory) as folder, place(url) as there:
+        with ended_by_signals(), _folder(directory) as folder, place(url) as there:
             console.print(f"torturing {there.description} for {minutes:g} min; the seed is {seed}")
             run = Torture(there, folder, seed, minutes * 60, console, kinds)
             run.go()

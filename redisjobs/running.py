@@ -9,7 +9,7 @@ from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
 from types import GeneratorType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
@@ -63,6 +63,13 @@ class Settings:
     def is_suspect(self, deliveries: int) -> bool:
         """Whether a job is delivered for the last time, and so runs with nothing beside it."""
         return deliveries >= self.max_deliveries > 1
+
+
+class Clock(Protocol):
+    """Tells the server's time, as well as the worker knows it."""
+
+    @property
+    def server_ms(self) -> int: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +327,7 @@ class Running:
             return RetryLater("+0", {"started_at": str(self._run_ms)})
         return Release(refund=refund)
 
-    def decide(self, outcome: Outcome, now_ms: int) -> None:
+    def decide(self, outcome: Outcome, clock: Clock) -> None:
         """Decide the job's fate, by its handler's retry policy."""
         self._outcome = outcome
         if outcome is _DONE:
@@ -329,7 +336,7 @@ class Running:
         if isinstance(outcome, Interrupted):
             self.fate = self.hand_back()
             return
-        job = self._job
+        job, now_ms = self._job, clock.server_ms
         attempt, started_ms = (job.attempt, job.started_ms or self._run_ms) if job else (1, now_ms)
         policy = self._definition.retry if self._definition else self._settings.queue.retry
         judge = partial(decide, attempt=attempt, started_ms=started_ms, now_ms=now_ms)

@@ -597,7 +597,7 @@ class Shift:
     def _ran(self, run: Running, outcome: Outcome) -> None:
         if not run.over:
             run.over = True
-            run.decide(outcome, self.lookout.server_ms)
+            run.decide(outcome, self.lookout)
             if run.fate is None:
                 self._let_go(run)
             else:
@@ -605,6 +605,10 @@ class Shift:
         self.attention.open()
 
     def _settled(self, run: Running, word: Word) -> None:
+        if word is Word.OK:
+            self._let_go(run)
+            run.report(word)
+            return
         if word is Word.OVERSIZED:  # nothing was written, and a retry never will be
             run.fate = DeadLetter("undecodable", "put in by hand with more values than a retry can carry")
             self.outbox.append(run)
@@ -659,10 +663,11 @@ class Shift:
             del self.leased[run.place]
         if self.alone is run:
             self.alone, self.one_waits = None, True  # there may be more of its kind
-        self._look_for_one_alone()
+        if self.one_waits:
+            self._look_for_one_alone()
 
     def _look_for_one_alone(self) -> None:
-        if self.one_waits and not self.leased:
+        if not self.leased:
             self.lookout.interrupt()  # only a claim takes it
 
     # Watching

@@ -62,7 +62,7 @@ local first_job = 4
 
 -- What ended is remembered for 65 s. So that what ended since it was first tried is always found, a repetition must be
 -- here sooner after it was sent; when the client sends the last one is in redisjobs/driver.py.
-local oldest_ms, ahead_ms, remembered_ms = repeated and 8000 or 30000, 1000, 60000
+local oldest_ms, ahead_ms, remembered_ms = repeated and 8000 or 30000, 100, 60000
 if not sent_ms or sent_ms < now_ms - oldest_ms or sent_ms > now_ms + ahead_ms then
   return {exact_ms * 1000, 'STALE'}
 end
@@ -177,7 +177,7 @@ for first = 1, #newly, 1000 do
   redis.call('HSET', jobs, unpack(newly, first, math.min(first + 999, #newly)))
 end
 if not whole_of_it then return error(failure) end
-remember(slot(finished, now_ms), refused)
+if #refused > 0 then remember(slot(finished, now_ms), refused) end
 if pushed > 0 then count(stats, 'pushed', pushed) end
 if nudge then tell(control, 'due ' .. whole(nudge)) end
 return {exact_ms * 1000, unpack(words)}

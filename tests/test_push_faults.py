@@ -394,12 +394,12 @@ async def test_a_push_is_not_repeated_once_it_can_not_be_told_whether_it_was_sto
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("redisjobs.attempt.REPEATABLE", 0.3)
-    queue = bench.queue(deadline=30)
+    queue = bench.queue(deadline=0.3)
     await call(queue.push, Add(0))
     with (
+        takes(0.2, 0.3),
         lost_reply(bench),
         pytest.raises(Unavailable, match="it can't be repeated safely any more: look with get") as caught,
-        takes(0.2, 0.3),
     ):
         await call(queue.push, Add(1))
     await close(queue)

@@ -22,6 +22,7 @@ from redisjobs.worker import Worker
 logger = Log("redisjobs.worker")
 
 _MARGIN = 10.0  # seconds beyond the grace: the answer waited for (1), the last settlements (5), closing
+_AFTERWARDS = 3.0  # seconds for the process of a worker that has settled everything
 _NONE = 0  # no signal: the worker has ended, or has to
 _THREADS = 1.0  # seconds that threads which are about to end anyway are waited for
 _PATIENCE = 1.0  # seconds that a line in the log may take
@@ -91,7 +92,7 @@ class Ending:
             except (Empty, ValueError):
                 break
             if number == _NONE:
-                end = min(end, time.monotonic() + _MARGIN)
+                end = min(end, time.monotonic() + (_MARGIN if self._code else _AFTERWARDS))
                 continue
             at_once = number == signal.SIGINT if self._supervised else self.asked
             if self.asked and not at_once:

@@ -44,9 +44,16 @@ async def leave(code: int) -> None:
     sys.exit(code)
 
 
-def leave_from_outside_any_task(code: int) -> None:
+def leave_from_outside_any_task(code: int) -> threading.Event:
+    heard = threading.Event()
+
+    def insist() -> None:  # where an exit is raised, in a line of the log say, it may go no further
+        while not heard.wait(0.2):
+            os.kill(os.getpid(), signal.SIGUSR1)
+
     signal.signal(signal.SIGUSR1, lambda *_: sys.exit(code))
-    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+    threading.Thread(target=insist, daemon=True).start()
+    return heard
 
 
 @queue.register(Work)
@@ -60,8 +67,11 @@ async def work(work: Work, context: JobContext) -> None:
         case "exits":
             await asyncio.gather(leave(int(work.label[-1])))
         case "signals":
-            leave_from_outside_any_task(int(work.label[-1]))
-            await asyncio.sleep(60)
+            heard = leave_from_outside_any_task(int(work.label[-1]))
+            try:
+                await asyncio.sleep(60)
+            finally:
+                heard.set()
         case "quits":
             os._exit(int(work.label[-1]))
         case "terminates":

@@ -94,8 +94,10 @@ async def close(queue: Any) -> None:
 @contextmanager
 def takes(at_least: float, at_most: float) -> Iterator[None]:
     started = time.monotonic()
-    yield
-    assert at_least <= time.monotonic() - started <= at_most + SLACK
+    try:
+        yield
+    finally:  # also where an error was expected
+        assert at_least <= time.monotonic() - started <= at_most + SLACK
 
 
 # Lost replies

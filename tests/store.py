@@ -144,7 +144,8 @@ class RedisStore:
     def keys(self) -> dict[str, int]:
         """Every key of the queue, without its prefix, and its time to live in ms (-1: for ever)."""
         found = self.admin.scan_iter(match=self.prefix.replace("[", r"\[") + "*", count=1000)
-        return {key.decode().removeprefix(self.prefix): self.admin.pttl(key) for key in found}
+        lives = {key.decode().removeprefix(self.prefix): self.admin.pttl(key) for key in found}
+        return {key: ttl for key, ttl in lives.items() if ttl != -2}  # that one ended as it was looked at
 
     def located(self) -> dict[str, str]:
         """The locator: job id -> where it is."""

@@ -31,6 +31,7 @@ LEASE = 2.0
 _RATE = 120.0  # jobs a second
 _TICK = 0.05  # seconds
 _MOMENT = 0.3  # seconds for workers to take what a fault has prepared
+_TRIES = 3  # at a fault that comes alone, until it finds something to harm
 _CHANCE = 4.0  # seconds more for a fault that has had nothing to harm so far
 _STALL = 0.5  # seconds late from which on this machine is said to have stood still
 _DRAIN = 90.0  # seconds that all work may take to drain once the faults are over
@@ -110,10 +111,13 @@ class Torture:
         began = time.monotonic()
         for planned in schedule:
             self._pause(began + planned.at - time.monotonic())
-            self._commit(planned, [kinds[name]() for name in planned.names])
+            for _ in range(_TRIES if len(planned.names) == 1 else 1):
+                if self._commit(planned, [kinds[name]() for name in planned.names]):
+                    break
         self._pause(began + self.length - time.monotonic())
 
-    def _commit(self, planned: Planned, faults: list[Fault]) -> None:
+    def _commit(self, planned: Planned, faults: list[Fault]) -> bool:
+        """Let faults happen; whether any did."""
         self.in_force = " and ".join(planned.names)
         self.field.rng.seed(planned.seed)
         self.fleet.rng.seed(planned.seed)
@@ -142,6 +146,7 @@ class Torture:
             self.journal.write(note)
         self.field.notes.clear()
         self.in_force = ""
+        return any(fault.happened for fault, _ in begun)
 
     def _keep(self, begun: list[tuple[Fault, float]], lasts: Callable[[], bool]) -> None:
         while lasts():

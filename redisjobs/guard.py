@@ -151,7 +151,7 @@ class _TaskFactory:
         if self.for_slots:
             return _SlotTask(call, loop=loop, **options)
         if _author_in(loop) is not None and asyncio.iscoroutine(call):
-            call = _without_exit(call)
+            call = _WithoutExit(call)
         return self._make(loop, call, **options)
 
 
@@ -159,11 +159,43 @@ def _new_task(loop: asyncio.AbstractEventLoop, call: Any, **options: Any) -> asy
     return asyncio.Task(call, loop=loop, **options)
 
 
-async def _without_exit(call: Coroutine[Any, Any, Any]) -> Any:
-    try:
-        return await call
-    except (SystemExit, KeyboardInterrupt) as error:
-        raise RuntimeError(f"a task of the handler's raised {type(error).__name__}: {error}") from error
+class _WithoutExit(Coroutine[Any, Any, Any]):
+    """A coroutine that fails where it would exit; else it is the one within, also to who looks at its state.
+
+    No coroutine of its own: cancelled before its first step, it would leave the one within never awaited.
+    """
+
+    def __init__(self, call: Coroutine[Any, Any, Any]) -> None:
+        self._call = call
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._call, name)
+
+    def __await__(self) -> Any:
+        return self._call.__await__()
+
+    def send(self, value: Any) -> Any:
+        with _no_exit:
+            return self._call.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        with _no_exit:
+            return self._call.throw(*error)
+
+    def close(self) -> None:
+        self._call.close()
+
+
+class _NoExit:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, SystemExit | KeyboardInterrupt):
+            said = f"{type(error).__name__}: {error}"
+            raise RuntimeError(f"a task of the handler's raised {said}") from error
+
+
+_no_exit = _NoExit()
 
 
 class Guard:

@@ -1050,6 +1050,37 @@ def test_a_timeout_that_an_async_generator_leaves_open_hits_no_other_job(
     assert ran == [1, 2]
 
 
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_handler_may_cancel_its_tasks_before_their_first_step(loop: Any) -> None:
+    """They leave no coroutine behind that was never awaited, which would be a warning, and so an error here."""
+    ran: list[str] = []
+
+    async def nap() -> None:
+        ran.append("nap")
+
+    async def main() -> None:
+        async with JobQueue("memory://", name="tasks") as queue:
+
+            @queue.register(Odd, retry=no_retry())
+            async def odd(_: Odd) -> None:
+                task = asyncio.create_task(nap())
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(nap)
+                    tasks.cancel_scope.cancel()
+                ran.append("done")
+
+            await queue.push(Odd())
+            await Worker(queue).run(until_idle=True)
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(main())
+    gc.collect()
+    assert ran[-1] == "done"
+
+
 @pytest.mark.parametrize("inside", ["async", "sync"])
 def test_a_handler_may_run_a_worker(kind: Store, run: Callable[..., Any], inside: str) -> None:
     ran: list[int] = []

@@ -75,6 +75,7 @@ class Exchanges:
         self._scopes: set[anyio.CancelScope] = set()
         self._batches: list[Batch] = []  # for a carrier that is about to be idle
         self._idle: list[Gate] = []
+        self._ended = False  # the carriers have
         self._done = anyio.Event()
         self.asked = self.under_way = 0
         self.brings_one_alone = False
@@ -93,7 +94,10 @@ class Exchanges:
             tasks.start_soon(keep_up, self._carry_on)
 
     def begin(self, batch: Batch) -> None:
-        """Carry a batch, in one of these tasks."""
+        """Carry a batch, in one of these tasks; where they have ended it fails at once."""
+        if self._ended:
+            self._failed(batch, None)
+            return
         self._set_out(batch)
         self._batches.append(batch)
         if self._idle:
@@ -125,6 +129,7 @@ class Exchanges:
         self.brings_one_alone = self.brings_one_alone or batch.idle
 
     async def _carry_on(self) -> None:
+        self._ended = False
         try:
             while True:
                 while not self._batches:
@@ -138,6 +143,7 @@ class Exchanges:
                 with suppress(*NOT_NOW):  # `failed` was told
                     await self._carry(self._batches.pop(0))
         finally:
+            self._ended = True
             while self._batches:  # cancelled before it took them
                 batch = self._batches.pop(0)
                 self._arrive(batch)

@@ -76,6 +76,7 @@ class Lookout:
         self._lease = lease
         self._count = 0  # most jobs of each priority that the blocking read may lease
         self._ending = False  # the blocking read is not to begin again
+        self._unread = False  # the task of the blocking reads has ended
         self._read: anyio.CancelScope | None = None
         self._begun = anyio.Event()
         self._over = anyio.Event()
@@ -94,11 +95,14 @@ class Lookout:
     def begin(self, count: int, sent_at: float) -> None:
         """Let the blocking read begin, if nothing was heard meanwhile that only a claim can find.
 
+        Nor when the task that would read has ended: a worker's tasks are cancelled together, and hear of it in
+        any order.
+
         Args:
             count: Most jobs of each priority that it may lease.
             sent_at: When the claim was sent that found nothing more, by our monotonic clock.
         """
-        if sent_at <= self._claim_after:
+        if self._unread or sent_at <= self._claim_after:
             return
         self._count = count
         self._ending = False
@@ -174,12 +178,14 @@ class Lookout:
         return self._watch_reads, self._watch_due, self._keep_listening
 
     async def _watch_reads(self) -> None:
+        self._unread = False
         try:
             while True:
                 await self._begun.wait()
                 self._begun = anyio.Event()
                 await self._read_once()
         finally:
+            self._unread = True
             self._end_read()  # also one that was to begin: nobody would end it
 
     async def _read_once(self) -> None:

@@ -14,7 +14,7 @@ from redisjobs.driver import Consumer, Exchange, Lease, Nudge, Settlement
 from redisjobs.drivers.redis_consumer import RedisConsumer
 from redisjobs.exchanges import Batch
 from redisjobs.fate import Done
-from redisjobs.guard import Guard
+from redisjobs.guard import Guard, keep_up
 from redisjobs.lookout import Lookout
 from redisjobs.running import Means
 from redisjobs.shift import Shift
@@ -149,6 +149,32 @@ async def test_jobs_released_while_a_claim_is_answered_are_found_by_the_next(red
         worker.stop()
     await other.aclose()
     await queue.aclose()
+
+
+@pytest.mark.parametrize("late", ["read", "exchange"])
+async def test_a_worker_that_is_cancelled_as_it_begins_to_ask_hands_back_at_once(
+    queue: JobQueue, shift: Shift, late: str
+) -> None:
+    """Its tasks hear of a cancel in any order: the one that asks may outlast the one that would read."""
+    job_id = await queue.push(Work())
+    async with anyio.create_task_group() as tasks:
+        for watch in shift.lookout.watches:
+            tasks.start_soon(keep_up, watch)
+        shift.exchanges.start(tasks)
+        await anyio.wait_all_tasks_blocked()
+        tasks.cancel_scope.cancel()
+    shift._dispatch((await shift.consumer.exchange([], 1)).leases)
+
+    if late == "read":
+        shift.lookout.begin(1, time.monotonic())
+    else:
+        shift.exchanges.begin(Batch([], 1))
+    with anyio.fail_after(2):
+        await shift._farewell()
+
+    info = await queue.get(job_id)
+    assert info is not None
+    assert (info.state, info.deliveries) == (State.READY, 0)
 
 
 def hold_answers(consumer: RedisConsumer, before: Callable[[Exchange], Awaitable[None]]) -> Callable[[], None]:

@@ -17,6 +17,8 @@ from weakref import WeakSet
 
 import anyio
 
+from redisjobs.waker import AsyncioGate, Gate, gates
+
 _author: ContextVar["Author | None"] = ContextVar("redisjobs_author", default=None)
 """The job whose code runs; None in the worker's own, and in whatever else runs in the loop."""
 
@@ -126,12 +128,65 @@ class _Canary(asyncio.Task[None]):
         super().cancel()
 
 
-class _SlotTask(asyncio.Task[Any]):
-    """A slot's task. What an ended job left behind, such as `asyncio.timeout` in a generator, can't cancel it."""
+class _Watched(asyncio.Future[None]):
+    """What the task waits for that a worker was started in: a cancel of that task comes by here."""
+
+    def __init__(self, cancelled: Callable[[Author], None], loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self._cancelled_by = cancelled
 
     def cancel(self, msg: object = None) -> bool:
         author = _author_in(self.get_loop())
-        return not (author is not None and author.ended) and super().cancel(msg)
+        if author is not None:
+            self._cancelled_by(author)
+        return super().cancel(msg)
+
+    @property
+    def shows_cancels(self) -> bool:
+        """Whether the task waits here, or is about to hear that it was cancelled here."""
+        return not self.done() or self.cancelled()
+
+
+class _WorkerTask(asyncio.Task[Any]):
+    """A task of a worker's own: a job cannot cancel it, nor can what an ended one left behind.
+
+    But by a scope around it, which somebody gave to the job. And a slot's task is cancelled by the job it runs.
+
+    Attributes:
+        slot: Whose it is, if it is a slot's.
+    """
+
+    slot: "Slot | None" = None
+
+    def cancel(self, msg: object = None) -> bool:
+        author = _author_in(self.get_loop())
+        return (author is None or self._heeds(author, msg)) and super().cancel(msg)
+
+    def _heeds(self, author: Author, msg: object) -> bool:
+        by_scope = isinstance(msg, str) and "cancel scope" in msg  # so anyio says, in all its releases
+        own = self.slot is not None and self.slot.run is author
+        return by_scope or (own and not author.ended)
+
+
+class Slot(Protocol):
+    """What runs one job after another in a task of its own."""
+
+    @property
+    def run(self) -> Author | None:
+        """The job that it runs now."""
+
+
+def be_task_of(slot: Slot) -> None:
+    """Say whose task the current one is."""
+    with suppress(RuntimeError):  # on trio there is no such task
+        task = asyncio.current_task()
+        if isinstance(task, _WorkerTask):
+            task.slot = slot
+
+
+def run_as_main(loop: asyncio.AbstractEventLoop, call: Coroutine[Any, Any, Any]) -> None:
+    """Run what a process is there for: no job can cancel it."""
+    loop.run_until_complete(_WorkerTask(call, loop=loop))
 
 
 class _TaskFactory:
@@ -139,24 +194,26 @@ class _TaskFactory:
 
     An exit that a task raises goes out of the event loop, and would end the worker. So it does not leave a job's.
 
+    Args:
+        make: What made them before.
+
     Attributes:
-        for_slots: Whether those made now are slots'.
+        for_worker: Whether those made now are a worker's own.
     """
 
-    def __init__(self, before: Callable[..., Any] | None) -> None:
-        self._make = before if before is not None else _new_task
-        self.for_slots = False
+    def __init__(self, make: Callable[..., Any]) -> None:
+        self._make = make
+        self.for_worker = False
 
     def __call__(self, loop: asyncio.AbstractEventLoop, call: Any, **options: Any) -> Any:
-        if self.for_slots:
-            return _SlotTask(call, loop=loop, **options)
+        return self.construct(call, loop=loop, **options)
+
+    def construct(self, call: Any, *, loop: asyncio.AbstractEventLoop, **options: Any) -> Any:
+        if self.for_worker:
+            return _WorkerTask(call, loop=loop, **options)
         if _author_in(loop) is not None and asyncio.iscoroutine(call):
             call = _WithoutExit(call)
-        return self._make(loop, call, **options)
-
-
-def _new_task(loop: asyncio.AbstractEventLoop, call: Any, **options: Any) -> asyncio.Task[Any]:
-    return asyncio.Task(call, loop=loop, **options)
+        return self._make(call, loop=loop, **options)
 
 
 class _WithoutExit(Coroutine[Any, Any, Any]):
@@ -212,7 +269,8 @@ class Guard:
         self.broken = False
         self._ending = False  # the event loop is
         self._culprits: WeakSet[Author] = WeakSet()
-        self._due = 0  # strikes that this task may still hear of
+        self._due: set[object] = set()  # strikes that this task may still hear of
+        self._watched: _Watched | None = None
         self._handled = sys.exc_info()[1]
         self._canary: _Canary | None = None
         with suppress(RuntimeError):  # on trio there is nothing to watch
@@ -232,17 +290,28 @@ class Guard:
         if self._canary is not None:
             self._canary.end()
 
+    def gate(self) -> Gate:
+        """What the worker's task is to wait by: so it shows which job cancels that task."""
+        if self._canary is None:
+            return gates()()
+        self._watched = _Watched(self._cancelled_by, self._loop)
+        return AsyncioGate(self._watched)
+
     @contextmanager
-    def making_slots(self) -> Iterator[None]:
-        """The tasks that are started in here are slots'."""
+    def own_tasks(self) -> Iterator[None]:
+        """The tasks that are started in here are the worker's own."""
         if self._canary is None:
             yield
             return
-        self._tasks.for_slots = True
+        self._tasks.for_worker = True
         try:
             yield
         finally:
-            self._tasks.for_slots = False
+            self._tasks.for_worker = False
+
+    def blames(self, job: Author) -> bool:
+        """Whether a job cancelled all tasks."""
+        return job in self._culprits
 
     def was_meant(self) -> bool:
         """Whether the cancel that the current task got is to end it."""
@@ -282,8 +351,10 @@ class Guard:
         if not self._due or was_asked():
             return False
         task = asyncio.current_task()
-        if task is None or task.cancelling() - self._cancelling > self._due:
+        if task is None or task.cancelling() - self._cancelling > len(self._due):
             return False
+        self._due.clear()  # heard; the next cancel is somebody else's
+        self._watched = None
         while task.cancelling() > self._cancelling:
             task.uncancel()
         return True
@@ -294,15 +365,23 @@ class Guard:
             self._ending, self.broken = True, self.broken or self._loop.is_running()
             return
         self.strikes += 1
-        self._due += 1
         self._culprits.add(author)
-        self._loop.call_soon(self._expire, _TURNS)
+        if self._watched is None or not self._watched.shows_cancels:
+            self._expect_cancel()
 
-    def _expire(self, turns: int) -> None:
+    def _cancelled_by(self, author: Author) -> None:
+        self._culprits.add(author)
+        self._expect_cancel()
+
+    def _expect_cancel(self) -> None:
+        self._due.add(strike := object())
+        self._loop.call_soon(self._expire, strike, _TURNS)
+
+    def _expire(self, strike: object, turns: int) -> None:
         if turns:
-            self._loop.call_soon(self._expire, turns - 1)
+            self._loop.call_soon(self._expire, strike, turns - 1)
         else:
-            self._due -= 1
+            self._due.discard(strike)
 
 
 async def _forever() -> None:
@@ -310,12 +389,26 @@ async def _forever() -> None:
 
 
 def _make_tasks(loop: asyncio.AbstractEventLoop) -> _TaskFactory:
-    before = loop.get_task_factory()
-    if isinstance(before, _TaskFactory):  # another worker's
-        return before
-    factory = _TaskFactory(before)
-    loop.set_task_factory(factory)
-    return factory
+    before: Any = loop.get_task_factory()
+    if isinstance(ours := getattr(before, "redisjobs", before), _TaskFactory):  # another worker's
+        return ours
+    if _is_eager(before):
+        # As asyncio makes them, for so anyio knows one: its own tasks it starts as any other would.
+        tasks = _TaskFactory(before.__closure__[0].cell_contents)
+        factory: Any = asyncio.create_eager_task_factory(tasks.construct)  # type: ignore[attr-defined, unused-ignore]
+        factory.redisjobs = tasks
+        loop.set_task_factory(factory)
+        return tasks
+    tasks = _TaskFactory(
+        asyncio.Task if before is None else lambda call, *, loop, **more: before(loop, call, **more)
+    )
+    loop.set_task_factory(tasks)
+    return tasks
+
+
+def _is_eager(factory: Any) -> bool:
+    eager: Any = getattr(asyncio, "eager_task_factory", None)  # since Python 3.12
+    return eager is not None and getattr(factory, "__code__", None) is eager.__code__
 
 
 def _refuse_stop(loop: asyncio.AbstractEventLoop) -> None:

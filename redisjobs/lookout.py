@@ -222,7 +222,8 @@ class Lookout:
             self._arrived(leases)
 
     async def _keep_listening(self) -> None:
-        await until_there(self._listen)
+        while True:  # also where a handler has cancelled a task of the driver's, and the listening ended in order
+            await until_there(self._listen)
 
     async def _listen(self) -> None:
         await self._consumer.listen(self._heard)

@@ -420,5 +420,6 @@ def _set_up_logging(settings: tuple[int, bytes | None]) -> None:
     level, formatter = settings
     handler = logging.StreamHandler()
     if formatter is not None:
-        handler.setFormatter(pickle.loads(formatter))
+        with suppress(Exception):  # made in a module, or by a name, that this process does not have
+            handler.setFormatter(pickle.loads(formatter))
     logging.basicConfig(level=level, handlers=[handler])

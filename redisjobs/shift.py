@@ -35,7 +35,7 @@ from redisjobs.stall import LoopWatch
 from redisjobs.stepping import Contexts
 from redisjobs.threads import Threads
 from redisjobs.visible import visible
-from redisjobs.waker import gates, waker
+from redisjobs.waker import Gate, gates, waker
 
 if TYPE_CHECKING:
     from redisjobs.processes import Processes
@@ -130,7 +130,8 @@ class Shift:
         self.cut = False  # the grace is over, and so is the time to unwind
         self.processes: Processes | None = None
         self.broken = False  # it ends by an error
-        self.done = anyio.Event()  # it ends in order
+        self.done = False  # it ends in order
+        self.ending: Gate | None = None  # opens then
         self.left = False  # all is settled or released
 
         self.new_gate = gates()
@@ -167,9 +168,10 @@ class Shift:
     async def _work(self, guard: Guard) -> None:
         try:
             async with anyio.create_task_group() as tasks:
-                self._start(tasks)
+                with guard.own_tasks():
+                    self._start(tasks)
                 try:
-                    await guard.outlast(self.done.wait)
+                    await guard.outlast(self._wait_for_end)
                 except BaseException:
                     self.breaking()  # a handler that swallows its cancellation may keep us here for ever
                     raise
@@ -177,6 +179,14 @@ class Shift:
         except anyio.get_cancelled_exc_class():
             if not guard.forgive():
                 raise
+        if not self.done:  # by whoever cancelled one of its tasks
+            self.broken = True
+            raise RedisJobsError("one of the worker's tasks was cancelled, by code that is no job's")
+
+    async def _wait_for_end(self) -> None:
+        while not self.done:
+            self.ending = self.means.guard.gate()
+            await self.ending.wait()
 
     async def _close(self) -> None:
         await self._farewell()
@@ -254,7 +264,9 @@ class Shift:
             await self._conduct()
             # Before the handlers are waited for: one that won't end must not keep the others' jobs.
             await self._farewell()
-            self.done.set()
+            self.done = True
+            if self.ending is not None:
+                self.ending.open()
         except anyio.get_cancelled_exc_class():
             self.unsure = True  # should it go on
             raise
@@ -485,10 +497,10 @@ class Shift:
 
         Not before our own outcomes are settled: after a time when nobody could, theirs may have run out as well.
         """
-        while self.outbox:
+        while self.outbox and not self.unsure:  # else what carries them has ended, or is about to
             self.exchanges.begin(self._next_batch(asks=False))
         await self.exchanges.quiet()
-        if self.trouble is not None:
+        if self.trouble is not None or self.unsure:
             return
         try:
             leases = await self.consumer.reclaim(
@@ -549,7 +561,8 @@ class Shift:
             if not run.over:
                 run.give_up(Interrupted())
                 # What ran may be what ends us: it would be handed out for ever, were its delivery not counted.
-                run.over, run.fate = True, run.hand_back(refund=not (self.broken and run.began))
+                counts = run.began and (self.broken or self.means.guard.blames(run))
+                run.over, run.fate = True, run.hand_back(refund=not counts)
                 self.outbox.append(run)
         self._try_again()
 

@@ -6,7 +6,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from redisjobs.fate import Outcome, Raised
-from redisjobs.guard import Guard, OpenScopes, cancel_counter, forget_cancels
+from redisjobs.guard import Guard, OpenScopes, be_task_of, cancel_counter, forget_cancels
 from redisjobs.running import Running
 from redisjobs.waker import Gate, gates
 
@@ -35,9 +35,8 @@ class Slots:
         """Start all of them."""
         self._guard = guard
         self._new_gate = gates()
-        with guard.making_slots():
-            for _ in range(self._count):
-                tasks.start_soon(self._serve)
+        for _ in range(self._count):
+            tasks.start_soon(self._serve)
 
     def give(self, run: Running) -> None:
         """Let an idle slot run a job."""
@@ -51,6 +50,7 @@ class Slots:
 
     async def _serve(self) -> None:
         slot = _Slot(self._new_gate)
+        be_task_of(slot)
         while True:
             try:
                 with anyio.CancelScope() as scope:

@@ -123,8 +123,8 @@ class _Errand:
             self._result = None, error
         finally:
             with self._lock:
-                self._over = True
-            if self._abandoned:
+                self._over, runs_on = True, self._abandoned
+            if runs_on:
                 self._end()
 
     def take_result(self) -> tuple[Any, BaseException | None]:

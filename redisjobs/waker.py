@@ -18,18 +18,20 @@ class Gate(Protocol):
         """Wait until it is open; for one task."""
 
 
-class _AsyncioGate:
+class AsyncioGate:
+    """A gate by a future of asyncio's; see `Gate`."""
+
     # anyio.Event asks at each turn which event loop it is in; that alone costs more than this.
     __slots__ = ("_future",)
 
-    def __init__(self) -> None:
-        self._future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def __init__(self, future: asyncio.Future[None] | None = None) -> None:
+        self._future = future if future is not None else asyncio.get_running_loop().create_future()
 
-    def open(self) -> None:
+    def open(self) -> None:  # noqa: D102
         if not self._future.done():
             self._future.set_result(None)
 
-    def wait(self) -> Awaitable[object]:
+    def wait(self) -> Awaitable[object]:  # noqa: D102
         return self._future
 
 
@@ -50,7 +52,7 @@ def gates() -> Callable[[], Gate]:
         asyncio.get_running_loop()
     except RuntimeError:
         return _Gate
-    return _AsyncioGate
+    return AsyncioGate
 
 
 def waker() -> Callable[[Callable[[], object]], None]:

@@ -6,6 +6,7 @@ import decimal
 import gc
 import logging
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -24,7 +25,19 @@ from pydantic import BaseModel, field_validator
 from store import MemoryStore, RedisStore, Store, eventually
 from tenacity import stop_after_attempt, wait_none
 
-from redisjobs import DriverError, JobInfo, JobName, JobQueue, Retry, RetryPolicy, Snooze, State, Worker, no_retry
+from redisjobs import (
+    DriverError,
+    JobInfo,
+    JobName,
+    JobQueue,
+    RedisJobsError,
+    Retry,
+    RetryPolicy,
+    Snooze,
+    State,
+    Worker,
+    no_retry,
+)
 from redisjobs.aside import Log
 
 TWICE = RetryPolicy(wait=wait_none(), stop=stop_after_attempt(2))
@@ -979,6 +992,137 @@ def test_a_run_that_an_error_ends_refunds_nothing_that_ran(kind: Store, run: Cal
         killer, waits = run(look())
         assert (killer.state, killer.deliveries, killer.attempt) == (State.READY, deliveries, 1)
         assert (waits.state, waits.deliveries) == (State.READY, 0)
+
+
+@pytest.mark.parametrize("turns", [0, 1, 5])
+def test_a_handler_that_cancels_one_task_after_another_hits_nobody_else(
+    kind: Store, run: Callable[..., Any], turns: int
+) -> None:
+    ran: list[int] = []
+
+    async def main() -> None:
+        async with JobQueue(kind.driver, kind.queue_name) as queue:
+            over = asyncio.Event()
+
+            @queue.register(Odd, retry=no_retry())
+            async def odd(_: Odd) -> None:
+                for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                    task.cancel()
+                    for _turn in range(turns):
+                        await asyncio.sleep(0)
+                over.set()
+
+            @queue.register(Work, retry=no_retry())
+            async def work(work: Work) -> None:
+                await over.wait()
+                ran.append(work.number)
+
+            await queue.push_many([*(Work(n) for n in range(5)), Odd(), *(Work(n) for n in range(5, 10))])
+            await drain(queue, concurrency=8)
+            counts = await queue.counts()
+            assert (counts.totals["completed"], counts.totals["released"], counts.dead) == (11, 0, 0)
+
+    run(main())
+    assert sorted(ran) == list(range(10))
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_cancel_of_the_worker_just_after_a_handler_cancelled_all_tasks_ends_it(
+    kind: Store, run: Callable[..., Any], turns: int
+) -> None:
+    async def main() -> None:
+        async with JobQueue(kind.driver, kind.queue_name) as queue:
+            loop, application, me = asyncio.get_running_loop(), contextvars.copy_context(), asyncio.current_task()
+
+            def cancel_later(turns: int) -> None:
+                if turns:
+                    loop.call_soon(cancel_later, turns - 1, context=application)
+                else:
+                    worker.cancel()
+
+            @queue.register(Odd, retry=no_retry())
+            async def odd(_: Odd) -> None:
+                loop.call_soon(cancel_later, turns, context=application)
+                for task in asyncio.all_tasks() - {me}:
+                    task.cancel()
+                await asyncio.sleep(0.05)
+
+            await queue.push(Odd())
+            worker = asyncio.create_task(Worker(queue, concurrency=2).run())
+            with pytest.raises(asyncio.CancelledError):
+                async with asyncio.timeout(20):
+                    await worker
+
+    run(main())
+
+
+def test_a_worker_one_of_whose_tasks_somebody_cancels_ends_by_an_error(
+    kind: Store, run: Callable[..., Any]
+) -> None:
+    """It can't know by whom, and must not look as if it had ended in order."""
+
+    async def main() -> None:
+        async with JobQueue(kind.driver, kind.queue_name) as queue:
+            started = asyncio.Event()
+
+            @queue.register(Work, retry=no_retry())
+            async def work(_: Work) -> None:
+                started.set()
+                await asyncio.sleep(30)
+
+            job = await queue.push(Work())
+            before = asyncio.all_tasks()
+            worker = asyncio.create_task(Worker(queue, concurrency=2).run())
+            await started.wait()
+            for task in asyncio.all_tasks() - before - {worker}:
+                task.cancel()
+            with pytest.raises(RedisJobsError, match="by code that is no job's"):
+                await worker
+            info = await job.info()
+            assert info is not None
+            assert (info.state, info.deliveries) == (State.READY, 1)
+
+    run(main())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="there are no eager tasks")
+def test_a_worker_runs_where_tasks_start_eagerly_and_leaves_them_so(kind: Store) -> None:
+    ran: list[int] = []
+
+    async def group() -> None:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(2):
+                tasks.start_soon(anyio.sleep, 0.01)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined, unused-ignore]
+        async with JobQueue(kind.driver, kind.queue_name) as queue:
+
+            @queue.register(Odd, retry=no_retry())
+            async def odd(_: Odd) -> None:
+                async def leave() -> None:
+                    raise SystemExit(3)
+
+                await asyncio.create_task(leave())
+
+            queue.register(Work)(lambda work: ran.append(work.number))
+            await queue.push_many([Odd(), *(Work(n) for n in range(5))])
+            for _ in range(2):  # the second finds what the first has left
+                await drain(queue, concurrency=2)
+                await group()
+            assert (await queue.counts()).dead == 1
+            begun: list[int] = []
+
+            async def eager() -> None:
+                begun.append(1)
+
+            task = asyncio.create_task(eager())
+            assert begun
+            await task
+
+    asyncio.run(main())
+    assert sorted(ran) == [0, 1, 2, 3, 4]
 
 
 def test_a_job_whose_own_thread_cancels_all_tasks_is_a_dead_letter_in_the_end(

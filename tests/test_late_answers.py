@@ -177,6 +177,34 @@ async def test_a_worker_that_is_cancelled_as_it_begins_to_ask_hands_back_at_once
     assert (info.state, info.deliveries) == (State.READY, 0)
 
 
+async def test_a_look_for_lost_leases_ends_though_nobody_carries_our_outcomes_any_more(
+    queue: JobQueue, shift: Shift, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the worker is cancelled just then: it must not take over what it could not settle."""
+    await queue.push(Work())
+    async with anyio.create_task_group() as tasks:
+        shift.exchanges.start(tasks)
+        await anyio.wait_all_tasks_blocked()
+        tasks.cancel_scope.cancel()
+    shift._dispatch((await shift.consumer.exchange([], 1)).leases)
+    (run,) = shift.leased.values()
+    shift._ran(run, Done())
+    store.age(60)
+    tries: list[Batch] = []
+    begin = shift.exchanges.begin
+
+    def at_most_ten(batch: Batch) -> None:
+        tries.append(batch)
+        assert len(tries) < 10
+        begin(batch)
+
+    monkeypatch.setattr(shift.exchanges, "begin", at_most_ten)
+
+    await shift._reclaim()
+
+    assert (shift.outbox, run.lease.deliveries) == ([run], 1)
+
+
 def hold_answers(consumer: RedisConsumer, before: Callable[[Exchange], Awaitable[None]]) -> Callable[[], None]:
     """Let something happen before each answer arrives, until what this returns is called."""
     exchange = consumer.exchange

@@ -12,7 +12,8 @@ from store import RedisStore
 
 PACKAGE = Path(__file__).parents[1] / "redisjobs"
 LAYERS = [
-    {"aside", "clearance", "errors", "guard", "roundtrip", "rss", "stepping", "visible", "waker"},
+    {"waker"},
+    {"aside", "clearance", "errors", "guard", "roundtrip", "rss", "stepping", "visible"},
     {"retry", "server", "threads"},
     {"job"},
     {"driver"},

@@ -1,5 +1,6 @@
 """What comes from the channel is a hint: anybody may write to it, and it is one for all databases of a server."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -127,3 +128,14 @@ async def test_nothing_that_is_published_ends_a_worker(crew: Crew, message: str 
     raw = message.encode("utf-8", "surrogatepass") if isinstance(message, str) else message
     assert crew.store.admin.publish(crew.channel, raw) == 1
     await runs_on(crew)
+
+
+async def test_a_worker_whose_listening_a_task_was_cancelled_of_listens_again(crew: Crew) -> None:
+    """As by code that ends what it takes for a library's leftovers."""
+    (ping,) = [task for task in asyncio.all_tasks() if "_ping" in task.get_name()]
+    ping.cancel()
+    await eventually(lambda: ping.done())
+    await eventually(lambda: crew.store.admin.pubsub_numsub(crew.channel)[0][1] == 1)
+
+    await crew.queue.cancel("mine")
+    await eventually(lambda: crew.store.located() == {}, within=10)  # by itself it would renew after 20 s

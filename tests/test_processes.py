@@ -2,10 +2,12 @@
 
 import ast
 import functools
+import importlib
 import json
 import logging
 import multiprocessing.process
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -452,6 +454,27 @@ async def test_processes_end_with_a_worker_that_is_killed(store: Store, setting:
     finally:
         worker.kill()
         worker.wait()
+
+
+class _Vanishes(logging.Formatter):
+    """A formatter that can be pickled, but not where its module can't be imported."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return importlib.import_module, ("a_module_that_is_not_there",)
+
+
+def test_a_formatter_that_a_process_can_not_have_costs_it_only_that(capfd: pytest.CaptureFixture[str]) -> None:
+    from redisjobs import processes
+
+    root = logging.getLogger()
+    kept, level = root.handlers[:], root.level
+    root.handlers[:] = []
+    try:
+        processes._set_up_logging((logging.INFO, pickle.dumps(_Vanishes())))
+        logging.getLogger("any").info("heard")
+    finally:
+        root.handlers[:], root.level = kept, level
+    assert "heard" in capfd.readouterr().err
 
 
 def test_the_log_of_a_process_looks_as_the_workers(capfd: pytest.CaptureFixture[str]) -> None:

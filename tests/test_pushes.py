@@ -321,3 +321,22 @@ async def test_a_hundred_callers_at_once_each_get_their_own_answer(redis_store: 
     assert refused < set(range(0, 100, 10))
     assert len(redis_store.located()) == 91
     await driver.aclose()
+
+
+async def test_a_push_is_sent_though_the_task_that_was_to_carry_it_was_cancelled_before_its_first_step() -> None:
+    wire, tasks_before = Wire(), asyncio.all_tasks()
+    pushes = Pushes(wire.send)
+
+    async def push_and_cancel_all() -> None:
+        await push(pushes, "a")  # as its answer comes, a task is made to carry what waited
+        for task in asyncio.all_tasks() - {asyncio.current_task()} - tasks_before:
+            task.cancel()
+
+    first = asyncio.create_task(push_and_cancel_all())
+    second = asyncio.create_task(push(pushes, "b"))
+    await settle()
+    wire.go.set()
+    await asyncio.wait([first, second])
+
+    with anyio.fail_after(5):
+        assert await push(pushes, "c") == "c"

@@ -3,7 +3,7 @@
 import contextvars
 import logging
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -16,6 +16,7 @@ from fleet import Fleet
 from store import MemoryStore, RedisStore, Store, eventually
 
 from redisjobs import JobHandle, JobQueue, State, Worker, no_retry
+from redisjobs.threads import _Errand
 
 pytestmark = pytest.mark.anyio
 
@@ -361,3 +362,30 @@ def stuck() -> None:
 async def test_fewer_than_one_abandoned_thread_is_refused(queue: JobQueue) -> None:
     with pytest.raises(ValueError, match="abandoned=0"):
         Worker(queue, abandoned=0)
+
+
+class _Interleaved:
+    """A lock that lets something happen right after it was released the second time."""
+
+    def __init__(self, then: Callable[[], object]) -> None:
+        self.lock, self.released, self.then = threading.Lock(), 0, then
+
+    def __enter__(self) -> None:
+        self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+        self.released += 1
+        if self.released == 2:
+            self.then()
+
+
+def test_a_handler_that_is_given_up_as_it_returns_is_not_counted_out_either() -> None:
+    ended: list[None] = []
+    runs_on: list[bool] = []
+    errand = _Errand(lambda: None, lambda: ended.append(None))
+    errand._lock = _Interleaved(lambda: runs_on.append(errand.abandon()))  # type: ignore[assignment]
+
+    errand.run()
+
+    assert (runs_on, ended) == ([False], [])

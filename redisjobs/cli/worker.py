@@ -19,6 +19,7 @@ from redisjobs.cli.log import LogFormat, LogLevel, configure
 from redisjobs.cli.probes import serve
 from redisjobs.cli.target import Moved, Target, load
 from redisjobs.errors import RedisJobsError
+from redisjobs.guard import run_as_main
 from redisjobs.registry import Registry
 from redisjobs.supervisor import End, Line, Supervisor
 from redisjobs.worker import Worker
@@ -156,10 +157,10 @@ def _run(worker: Worker, until_idle: bool, ending: Ending, line: Line | None) ->
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             try:
-                runner.run(worker.run(until_idle=until_idle))
+                run_as_main(runner.get_loop(), worker.run(until_idle=until_idle))
                 code = 0
                 if line is not None:
-                    line.end(_end(worker, ending.asked))
+                    line.end(_end(worker, drained=until_idle and not ending.asked))
             except BaseException as error:  # SystemExit as well: it comes from a handler, whose code is not ours
                 _tell(told := error)
                 raise
@@ -186,9 +187,9 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _end(worker: Worker, asked: bool) -> End:
+def _end(worker: Worker, *, drained: bool) -> End:
     if worker.hindered:
         return End.HINDERED
     if worker.recycled:
         return End.SHARE
-    return End.STOPPED if asked else End.DRAINED
+    return End.DRAINED if drained else End.STOPPED

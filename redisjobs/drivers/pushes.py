@@ -66,20 +66,24 @@ class Pushes:
             self._under_way += 1
             task = asyncio.create_task(self._carry())
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(self._carried)
+
+    def _carried(self, task: asyncio.Task[None]) -> None:
+        # Not in the task itself: cancelled before its first step, it would leave the way taken for ever.
+        self._tasks.discard(task)
+        self._under_way -= 1
+        if not task.get_loop().is_closed():
+            self._set_out()
 
     @property
     def _has_room(self) -> bool:
         return not self._under_way or (self._under_way < _MOST and len(self._waiting) >= _WORTH)
 
     async def _carry(self) -> None:
-        try:
-            while batch := self._take():
-                await self._carry_batch(batch)
-                if self._under_way == _MOST and len(self._waiting) < _WORTH:
-                    break
-        finally:
-            self._under_way -= 1
+        while batch := self._take():
+            await self._carry_batch(batch)
+            if self._under_way == _MOST and len(self._waiting) < _WORTH:
+                break
 
     async def _carry_batch(self, batch: "Sequence[_Push]") -> None:
         jobs = [job for push in batch for job in push.jobs]

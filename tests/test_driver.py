@@ -463,6 +463,53 @@ async def test_a_job_put_in_and_removed_by_hand_leaves_no_locator(redis_store: R
     await store.driver.aclose()
 
 
+@pytest.mark.parametrize(
+    ("mark", "word"), [("", Word.OK), (" alone", Word.OK), (" cancelling", Word.CANCELLING)]
+)
+async def test_a_job_whose_entry_was_removed_by_hand_as_it_ran_is_renewed_and_settled_all_the_same(
+    redis_store: RedisStore, mark: str, word: Word
+) -> None:
+    store, consumer = redis_store, redis_store.consumer("w1")
+    await consumer.open()
+    await push(store, "a", "b")
+    leases = await claim(consumer)
+    for lease in leases:
+        store.admin.hset(f"{store.prefix}jobs", lease.job_id, f"ready:normal {lease.entry}{mark}")
+        store.admin.xdel(store.stream(), lease.entry)
+
+    assert renew(consumer, leases[0]) == [word]
+    assert await settle(consumer, leases[1], Ack()) is Word.OK
+
+    assert (list(store.located()), store.pending()) == (["a"], [])
+    store.admin.hdel(f"{store.prefix}jobs", "a")
+    await consumer.aclose()
+    await store.driver.aclose()
+
+
+async def test_a_cancel_finds_its_job_though_all_locators_are_lost_and_its_id_is_another(
+    redis_store: RedisStore,
+) -> None:
+    """Of two entries with one entry id, one ended: the other goes by that id then, where nothing else is known."""
+    store, consumer = redis_store, redis_store.consumer("w1")
+    await consumer.open()
+    entry = store.put(WORK, Priority.HIGH)
+    store.put(WORK, Priority.LOW, entry=entry)
+    high, low = await claim(consumer)
+    assert await settle(consumer, high, Ack()) is Word.OK
+    store.admin.delete(f"{store.prefix}jobs")
+
+    assert renew(consumer, low) == [Word.OK]
+    store.admin.hset(f"{store.prefix}jobs", entry, f"ready:low {entry}")
+    assert renew(consumer, low) == [Word.OK]
+    assert await store.driver.cancel(f"{entry}@low") is Word.CANCELLING
+    assert renew(consumer, low) == [Word.CANCELLING]
+    assert await settle(consumer, low, Ack(cancelled=True)) is Word.OK
+
+    assert (store.located(), store.pending(Priority.LOW)) == ({}, [])
+    await consumer.aclose()
+    await store.driver.aclose()
+
+
 async def test_a_job_put_in_by_hand_has_an_id_however_many_of_its_were_given_away(
     store: Store, worker: Open
 ) -> None:
@@ -1045,7 +1092,9 @@ async def test_a_cancelled_job_is_not_handed_out_again_after_its_worker_died(sto
     assert await store.driver.find("a") is None
     assert await push(store, "a", repeated=True) == [Pushed(Word.REPEATED)]
     assert await push(store, job("b", unique="key")) == [Pushed(Word.OK)]
-    assert (await store.driver.counts()).totals["reclaimed"] == 0
+    counts = await store.driver.counts()
+    assert (counts.ready[Priority.NORMAL], counts.running) == (1, 0)
+    assert happened(counts) == {"pushed": 2, "cancelled": 1}
 
 
 async def test_a_cancelled_job_is_not_handed_out_again_after_a_release(store: Store, worker: Open) -> None:
@@ -1059,6 +1108,9 @@ async def test_a_cancelled_job_is_not_handed_out_again_after_a_release(store: St
     assert [(row.state, row.cancelling) for row in rows] == [(State.READY, True)] * 2
     assert await claim(consumer) == []
     assert await store.driver.find("a") is None
+    counts = await store.driver.counts()
+    assert (counts.ready[Priority.NORMAL], counts.running) == (0, 0)
+    assert happened(counts) == {"pushed": 1, "released": 1, "cancelled": 1}
 
 
 @pytest.mark.parametrize("fate", [AGAIN, LATER])

@@ -361,9 +361,9 @@ async def test_a_settlement_is_whole_where_one_stream_has_lost_its_group(
     await push(queue, "a", "b", "c", "d", priority=Priority.HIGH)
     await push(queue, "lost")
     leases = await claim(worker)
-    queue.admin.xgroup_destroy(queue.stream(), "workers")
 
     for fate in (Ack(), RetryLater("+60000"), Release(), FAILED):
+        queue.admin.xgroup_destroy(queue.stream(), "workers")
         pair = [(leases.pop(0), fate), (leases[-1], fate)]
         assert (await worker.exchange(pair, None)).words == [Word.OK, Word.LEASE_LOST]
 

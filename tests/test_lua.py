@@ -372,6 +372,23 @@ async def test_a_settlement_is_whole_where_one_stream_has_lost_its_group(
     assert [lease.job_id for lease in await claim(worker)] == ["c", "lost"]
 
 
+@pytest.mark.anyio
+async def test_leases_that_ran_out_are_taken_over_though_another_stream_has_lost_its_group(
+    queue: RedisStore, worker: Consumer
+) -> None:
+    heir = queue.consumer("w2")
+    for priority in Priority:
+        await push(queue, priority, priority=priority)
+    await claim(worker)
+    queue.admin.xgroup_destroy(queue.stream(), "workers")
+    queue.age(60)
+
+    taken = await heir.reclaim(10)
+
+    await heir.aclose()
+    assert [lease.job_id for lease in taken] == [Priority.HIGH, Priority.LOW]
+
+
 Small = tuple[RedisStore, Consumer]
 
 
@@ -622,6 +639,43 @@ async def test_no_call_promotes_more_than_five_hundred_and_none_is_forgotten(
 
     assert waiting == [700, 200, 0]
     assert claimed == [f"{n:04}" for n in range(1200)]
+
+
+@pytest.mark.anyio
+async def test_no_claim_looks_at_more_than_five_hundred_that_were_handed_back_and_none_is_forgotten(
+    queue: RedisStore, worker: Consumer
+) -> None:
+    for start in (0, 300):
+        await push(queue, *map(str, range(start, start + 300)))
+    for lease in [*await claim(worker, 500), *await claim(worker, 500)]:
+        assert await queue.driver.cancel(lease.job_id) is Word.CANCELLING
+    assert await worker.release_all([]) == 600
+
+    ended = []
+    for _ in range(2):
+        assert await claim(worker, 10) == []
+        ended.append((await queue.driver.counts()).totals["cancelled"])
+
+    assert ended == [500, 600]
+
+
+@pytest.mark.anyio
+async def test_no_look_for_leases_that_ran_out_passes_more_than_five_hundred_and_the_next_goes_on_there(
+    queue: RedisStore, worker: Consumer
+) -> None:
+    heir = queue.consumer("w2")
+    for start in (0, 301):
+        await push(queue, *map(str, range(start, start + 301)))
+    held = [*await claim(worker, 500), *await claim(worker, 500)]
+    queue.age(60)
+    heart = worker.heartbeat()
+    heart.renew(held[:-1], {})
+    heart.close()
+
+    looks = [[lease.job_id for lease in await heir.reclaim(1)] for _ in range(2)]
+
+    await heir.aclose()
+    assert looks == [[], ["601"]]
 
 
 @pytest.mark.anyio

@@ -176,6 +176,20 @@ async def test_a_script_that_is_refused_by_one_key_has_written_none(scene: Scene
         store.admin.delete(store.prefix + name)
 
 
+@pytest.mark.parametrize("key", ["due", "delayed", "dead"])
+async def test_a_key_that_was_spoiled_by_hand_costs_no_push_and_no_claim_that_do_without(
+    scene: Scene, key: str
+) -> None:
+    store = scene.store
+    await store.driver.push([job("before")], repeated=False)
+    spoil(store, key)
+
+    assert await store.driver.push([job("after", unique="key")], repeated=False) == [Pushed(Word.OK)]
+    if key != "due":  # whether anything is due is asked each time
+        assert [lease.job_id for lease in (await scene.worker.exchange([], 9)).leases] == ["before", "after"]
+    store.admin.delete(store.prefix + key)
+
+
 SPOILED = ["", "no JSON", "5", "null", '"x"', "[]", '["normal","id"]', '["normal","nonce",{}]', "[" * 2000]
 """What a delayed job's fields can't be."""
 

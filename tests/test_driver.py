@@ -221,10 +221,16 @@ async def test_a_delayed_job_waits_until_it_is_due(store: Store, worker: Open) -
     assert exchange.leases[0].fields[b"queued_at"] == b"%d" % now_ms
 
 
-async def test_a_job_due_in_the_past_is_ready_at_once(store: Store, worker: Open) -> None:
+async def test_a_job_due_now_or_in_the_past_is_ready_at_once(store: Store, worker: Open) -> None:
     consumer = await worker()
-    await push(store, job("a", due="1"), job("b", due="+0"))
-    assert ids(await claim(consumer)) == ["a", "b"]
+    store.clock.advance(0)
+    now = str(store.clock())
+    await push(store, job("a", due="1"), job("b", due="+0"), job("c", due=now))
+    assert [row.job_id for row in await store.driver.jobs(State.READY, 9)] == ["a", "b", "c"]
+    leases = await claim(consumer)
+    again = [(lease, RetryLater(due)) for lease, due in zip(leases, ("1", "+0", now), strict=True)]
+    assert (await consumer.exchange(again, None)).words == [Word.OK] * 3
+    assert [row.job_id for row in await store.driver.jobs(State.READY, 9)] == ["a", "b", "c"]
 
 
 async def test_jobs_are_promoted_by_due_time_into_their_priority(store: Store, worker: Open) -> None:
@@ -888,14 +894,47 @@ async def test_a_job_that_kills_its_workers_becomes_a_dead_letter(store: Store, 
     assert await take_over(store, two) == []
     assert ids(await claim(two, idle=True)) == ["a"]
     assert ids(await claim(three, idle=True)) == ["b"]
+    store.clock.advance(0)
 
     assert await take_over(store, one) == []
 
+    error = "delivered 2 times without an outcome, the last time with nothing beside it: it may kill its workers"
     for job_id, priority in (("a", "normal"), ("b", "low")):
         fields = texts((await found(store, job_id)).fields)
         assert (fields["reason"], fields["deliveries"], fields["priority"]) == ("worker lost", "2", priority)
-        assert "2 times" in fields["error"]
-    assert (await store.driver.counts()).totals["dead"] == 2
+        assert (fields["error"], fields["worker"], fields["failed_at"]) == (error, "w1", str(store.clock()))
+    counts = await store.driver.counts()
+    assert (sum(counts.ready.values()), counts.running) == (0, 0)
+    assert happened(counts) == {"pushed": 2, "dead": 2}
+
+
+async def test_what_is_ended_instead_of_taken_over_is_no_news_for_those_who_wait(
+    store: Store, worker: Open
+) -> None:
+    one, two = await worker("w1", max_deliveries=1), await worker("w2", max_deliveries=1)
+    await push(store, "killer", "unwanted")
+    await claim(one)
+    await store.driver.cancel("unwanted")
+    heard: list[Nudge] = []
+    subscribed = anyio.Event()
+
+    def hear(nudge: Nudge) -> None:
+        heard.append(nudge)
+        subscribed.set()
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(one.listen, hear)
+            await subscribed.wait()
+            assert await take_over(store, two) == []
+            await push(store, job("last", due="+60000"))
+            while heard[-1].kind != "due":  # noqa: ASYNC110
+                await anyio.sleep(0.005)
+            tasks.cancel_scope.cancel()
+
+    assert [nudge.kind for nudge in heard] == ["subscribed", "due"]
+    error = (await found(store, "killer")).fields[b"error"]
+    assert error == b"delivered 1 times without an outcome: it may kill its workers"
 
 
 async def test_nothing_is_taken_over_when_the_clock_is_later_than_it_can_be(store: Store, worker: Open) -> None:
@@ -1080,16 +1119,19 @@ async def test_a_running_job_is_marked_and_its_worker_told(store: Store, worker:
     assert (totals["cancelled"], totals["completed"]) == (1, 0)
 
 
-async def test_a_cancelled_job_is_not_handed_out_again_after_its_worker_died(store: Store, worker: Open) -> None:
+@pytest.mark.parametrize("nonce", ["", "0123456789abcdef"])
+async def test_a_cancelled_job_is_not_handed_out_again_after_its_worker_died(
+    store: Store, worker: Open, nonce: str
+) -> None:
     one, two = await worker("w1"), await worker("w2")
-    await push(store, job("a", unique="key"))
+    await push(store, job("a", unique="key", nonce=nonce))
     await claim_one(one)
     await store.driver.cancel("a")
 
     assert await take_over(store, two) == []
 
     assert await store.driver.find("a") is None
-    assert await push(store, "a", repeated=True) == [Pushed(Word.REPEATED)]
+    assert await push(store, job("a", nonce=nonce), repeated=True) == [Pushed(Word.REPEATED)]
     assert await push(store, job("b", unique="key")) == [Pushed(Word.OK)]
     counts = await store.driver.counts()
     assert (counts.ready[Priority.NORMAL], counts.running) == (1, 0)
@@ -1112,16 +1154,18 @@ async def test_a_cancelled_job_is_not_handed_out_again_after_a_release(store: St
     assert happened(counts) == {"pushed": 1, "released": 1, "cancelled": 1}
 
 
+@pytest.mark.parametrize("nonce", ["", "0123456789abcdef"])
 @pytest.mark.parametrize("fate", [AGAIN, LATER])
-async def test_a_retry_of_a_cancelled_job_ends_it(store: Store, worker: Open, fate: Fate) -> None:
+async def test_a_retry_of_a_cancelled_job_ends_it(store: Store, worker: Open, fate: Fate, nonce: str) -> None:
     consumer = await worker()
-    await push(store, job("a", unique="key"))
+    await push(store, job("a", unique="key", nonce=nonce))
     lease = await claim_one(consumer)
     await store.driver.cancel("a")
 
     assert await settle(consumer, lease, fate) is Word.CANCELLED
 
     assert await store.driver.find("a") is None
+    assert await push(store, job("a", nonce=nonce), repeated=True) == [Pushed(Word.REPEATED)]
     assert await push(store, job("b", unique="key")) == [Pushed(Word.OK)]
     assert happened(await store.driver.counts()) == {"pushed": 2, "cancelled": 1}
 
@@ -1377,6 +1421,22 @@ async def test_an_entry_put_in_by_hand_is_a_job_by_its_entry_id(store: Store, wo
     assert (lease.job_id, lease.stream, lease.deliveries) == (entry, 1, 1)
     assert (again.job_id, again.fields[b"id"]) == (entry, entry.encode())
     assert await store.driver.find(entry) is None
+
+
+@pytest.mark.parametrize("fate", [Ack(), LATER, AGAIN, FAILED, Release()])
+async def test_an_entry_put_in_by_hand_is_not_settled_as_another_job(redis_store: RedisStore, fate: Fate) -> None:
+    """After a failover its entry id may have been another's, which somebody still runs."""
+    store, consumer = redis_store, redis_store.consumer("w1")
+    await consumer.open()
+    store.put(WORK)
+    lease = await claim_one(consumer)
+    before = snapshot(store)
+
+    assert await settle(consumer, Lease(2, lease.entry, 1, "b", {}), fate) is Word.LEASE_LOST
+
+    assert snapshot(store) == before
+    await consumer.aclose()
+    await store.driver.aclose()
 
 
 @pytest.mark.parametrize("fate", [Ack(), LATER, AGAIN, FAILED, Release()])

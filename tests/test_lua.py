@@ -660,6 +660,22 @@ async def test_no_claim_looks_at_more_than_five_hundred_that_were_handed_back_an
 
 
 @pytest.mark.anyio
+async def test_no_call_hands_back_more_than_five_hundred_also_behind_those_that_are_held(
+    queue: RedisStore, worker: Consumer
+) -> None:
+    for start in (0, 400):
+        await push(queue, *map(str, range(start, start + 400)))
+    leases = [*await claim(worker, 500), *await claim(worker, 500)]
+    command = Commands(queue.queue_name).release_all("w1", leases[:200], refund=True)
+    queue.admin.script_load(lua.script("release_all").source)
+
+    released = [command.parse(queue.admin.execute_command(*command.wire)) for _ in range(3)]
+
+    assert released == [500, 100, 0]
+    assert len(await claim(worker, 500)) == 500
+
+
+@pytest.mark.anyio
 async def test_no_look_for_leases_that_ran_out_passes_more_than_five_hundred_and_the_next_goes_on_there(
     queue: RedisStore, worker: Consumer
 ) -> None:

@@ -176,7 +176,7 @@ async def test_a_script_that_is_refused_by_one_key_has_written_none(scene: Scene
         store.admin.delete(store.prefix + name)
 
 
-@pytest.mark.parametrize("key", ["due", "delayed", "dead"])
+@pytest.mark.parametrize("key", ["due", "delayed", "dead", "ready:low"])
 async def test_a_key_that_was_spoiled_by_hand_costs_no_push_and_no_claim_that_do_without(
     scene: Scene, key: str
 ) -> None:
@@ -185,9 +185,19 @@ async def test_a_key_that_was_spoiled_by_hand_costs_no_push_and_no_claim_that_do
     spoil(store, key)
 
     assert await store.driver.push([job("after", unique="key")], repeated=False) == [Pushed(Word.OK)]
-    if key != "due":  # whether anything is due is asked each time
+    if key in ("delayed", "dead"):  # what is due, and what is ready, is asked each time
         assert [lease.job_id for lease in (await scene.worker.exchange([], 9)).leases] == ["before", "after"]
     store.admin.delete(store.prefix + key)
+
+
+async def test_a_push_of_two_of_which_the_second_meets_a_spoiled_stream_has_written_neither(scene: Scene) -> None:
+    store = scene.store
+    spoil(store, "ready:low")
+    before = dump(store)
+    with pytest.raises(DriverError, match="WRONGTYPE"):
+        await store.driver.push([job("a"), job("b", priority=Priority.LOW)], repeated=False)
+    assert dump(store) == before
+    store.admin.delete(store.stream(Priority.LOW))
 
 
 SPOILED = ["", "no JSON", "5", "null", '"x"', "[]", '["normal","id"]', '["normal","nonce",{}]', "[" * 2000]

@@ -973,6 +973,30 @@ async def test_a_job_delivered_for_the_last_time_has_its_worker_for_itself(store
     assert ids(await claim(two, idle=True)) == ["c"]
 
 
+async def test_a_job_that_has_to_run_alone_is_claimed_with_no_other_whatever_their_priority(
+    store: Store, worker: Open
+) -> None:
+    one, two = await worker("w1", max_deliveries=2), await worker("w2", max_deliveries=2)
+    await push(store, "a")
+    await claim(one)
+    await take_over(store, two)
+    await one.reclaim(9)
+    assert one.elsewhere == 0  # it waits, and is nobody's
+    await push(store, job("urgent", priority=Priority.HIGH), "b", job("c", priority=Priority.LOW))
+
+    (urgent,) = await claim(two, 1, idle=True)
+    await settle(two, urgent, Release())
+    exchange = await two.exchange([], 9, idle=True)
+    assert ids(list(exchange.leases)) == ["urgent", "b", "c"]
+    assert exchange.waits is not None
+    assert (await two.exchange([(lease, Ack()) for lease in exchange.leases], None)).words == [Word.OK] * 3
+
+    await push(store, "d", job("e", priority=Priority.LOW))
+    assert ids(await claim(two, 9, idle=True)) == ["a"]
+    await one.reclaim(9)
+    assert one.elsewhere == 1
+
+
 async def test_a_claim_tells_for_how_long_a_job_has_been_waiting_that_has_to_run_alone(
     store: Store, worker: Open
 ) -> None:
@@ -1031,6 +1055,7 @@ async def test_that_a_job_has_to_run_alone_is_told_once(store: Store, worker: Op
                 await anyio.sleep(0.005)
         tasks.cancel_scope.cancel()
     assert [nudge.kind for nudge in heard] == ["subscribed", "released", "due"]
+    assert heard[1].value == "1"
 
 
 async def test_no_job_is_convicted_of_killing_workers_that_did_not_run_alone(store: Store, worker: Open) -> None:
@@ -1464,6 +1489,18 @@ async def test_entries_put_in_by_hand_with_one_entry_id_are_as_many_jobs(
         store.clock.advance(1)
     if fate != Ack():
         assert sorted(ids(await claim(consumer))) == sorted(names)
+
+
+async def test_an_entry_put_in_by_hand_goes_by_its_entry_id_though_a_pushed_job_has_that_in_another_stream(
+    store: Store, worker: Open
+) -> None:
+    consumer = await worker()
+    await push(store, job("a", priority=Priority.HIGH))
+    entry = store.put(WORK, Priority.LOW, entry=(await found(store, "a")).entry)
+
+    assert (await found(store, entry)).priority is Priority.LOW
+    assert ids(await claim(consumer)) == ["a", entry]
+    assert await store.driver.cancel(entry) is Word.CANCELLING
 
 
 async def test_of_entries_with_one_entry_id_the_one_is_cancelled_that_was_named(

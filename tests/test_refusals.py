@@ -200,6 +200,20 @@ async def test_a_push_of_two_of_which_the_second_meets_a_spoiled_stream_has_writ
     store.admin.delete(store.stream(Priority.LOW))
 
 
+async def test_a_claim_of_none_promotes_nothing_where_one_stream_was_spoiled(scene: Scene) -> None:
+    store = scene.store
+    store.clock.advance(0)
+    delayed = [job("a", due="+1"), job("b", due="+1", priority=Priority.LOW)]
+    await store.driver.push(delayed, repeated=False)
+    store.clock.advance(1)
+    spoil(store, "ready:low")
+    before = dump(store)
+    with pytest.raises(DriverError, match="WRONGTYPE"):
+        await scene.worker.exchange([], 0)
+    assert dump(store) == before
+    store.admin.delete(store.stream(Priority.LOW))
+
+
 SPOILED = ["", "no JSON", "5", "null", '"x"', "[]", '["normal","id"]', '["normal","nonce",{}]', "[" * 2000]
 """What a delayed job's fields can't be."""
 

@@ -190,14 +190,20 @@ async def test_a_key_that_was_spoiled_by_hand_costs_no_push_and_no_claim_that_do
     store.admin.delete(store.prefix + key)
 
 
-async def test_a_push_of_two_of_which_the_second_meets_a_spoiled_stream_has_written_neither(scene: Scene) -> None:
+@pytest.mark.parametrize(
+    ("jobs", "key"),
+    [([job("a"), job("b", priority=Priority.LOW)], "ready:low"), ([job("a", due="+1000")], "delayed")],
+)
+async def test_a_push_that_meets_a_spoiled_key_after_its_first_write_has_written_nothing(
+    scene: Scene, jobs: list[NewJob], key: str
+) -> None:
     store = scene.store
-    spoil(store, "ready:low")
+    spoil(store, key)
     before = dump(store)
     with pytest.raises(DriverError, match="WRONGTYPE"):
-        await store.driver.push([job("a"), job("b", priority=Priority.LOW)], repeated=False)
+        await store.driver.push(jobs, repeated=False)
     assert dump(store) == before
-    store.admin.delete(store.stream(Priority.LOW))
+    store.admin.delete(store.prefix + key)
 
 
 async def test_a_claim_of_none_promotes_nothing_where_one_stream_was_spoiled(scene: Scene) -> None:

@@ -399,6 +399,7 @@ async def test_of_a_job_that_ends_long_after_its_push_the_push_is_not_remembered
 async def test_a_repeated_push_of_a_job_that_ended_adds_nothing(
     store: Store, worker: Open, bring: Any, nonce: str
 ) -> None:
+    store.clock.set_to = store.clock() // 5000 * 5000 + 7000  # amid the 5 s that are remembered together
     await push(store, job("a", nonce=nonce))
     await bring(store, await worker())
 
@@ -532,6 +533,26 @@ async def test_a_job_put_in_by_hand_has_an_id_however_many_of_its_were_given_awa
     again = await claim(consumer)
     assert {await settle(consumer, lease, Ack()) for lease in again} == {Word.OK}
     assert sorted(lease.stream for lease in again) == [2] * 7 + [3]
+
+
+async def test_the_end_of_a_job_put_in_by_hand_leaves_the_locator_of_another_that_has_all_its_ids(
+    redis_store: RedisStore,
+) -> None:
+    store, consumer = redis_store, redis_store.consumer("w1")
+    await consumer.open()
+    entry = "1732438800000-0"
+    given = [entry + "@low" * number for number in range(5)]
+    await push(store, *given)
+    places = store.located()
+    store.put(WORK, Priority.LOW, entry=entry)
+    *_, lease = await claim(consumer)
+    store.admin.hset(f"{store.prefix}jobs", mapping=places)  # as if they had been given to those only later
+
+    assert await settle(consumer, lease, Ack()) is Word.OK
+
+    assert store.located() == places
+    await consumer.aclose()
+    await store.driver.aclose()
 
 
 async def test_a_requeued_job_is_still_of_its_own_push(store: Store, worker: Open) -> None:
@@ -1602,7 +1623,8 @@ async def test_an_entry_put_in_by_hand_with_an_id_is_a_job_by_that_id(store: Sto
 
 async def test_an_entry_put_in_by_hand_without_a_name_becomes_a_dead_letter(store: Store, worker: Open) -> None:
     consumer = await worker()
-    entry = store.put({"reason": "mine", "error": "mine", "entry": "mine", "parameters": "{}"})
+    fields = {"reason": "mine", "error": "mine", "entry": "mine", "undecodable": "mine", "parameters": "{}"}
+    entry = store.put(fields)
     lease = await claim_one(consumer)
 
     assert await settle(consumer, lease, DeadLetter("undecodable", "no name")) is Word.OK
@@ -1610,7 +1632,8 @@ async def test_an_entry_put_in_by_hand_without_a_name_becomes_a_dead_letter(stor
     fields = texts((await found(store, entry)).fields)
     assert (fields["id"], fields["reason"], fields["error"]) == (entry, "undecodable", "no name")
     assert await store.driver.requeue(entry) is Word.OK
-    assert texts((await claim_one(consumer)).fields).keys() == {"id", "entry", "parameters", "queued_at"}
+    kept = {"id", "entry", "undecodable", "parameters", "queued_at"}
+    assert texts((await claim_one(consumer)).fields).keys() == kept
 
 
 @pytest.mark.parametrize("end", [wait_in_line, release, run])

@@ -708,6 +708,19 @@ async def test_five_hundred_jobs_are_pushed_in_one_call_and_settled_in_one_excha
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize(("fields", "is_whole"), [(500, True), (501, False)])
+async def test_a_dead_letter_of_a_job_put_in_by_hand_has_up_to_five_hundred_fields_or_all_of_them_in_one(
+    queue: RedisStore, worker: Consumer, fields: int, is_whole: bool
+) -> None:
+    entry = queue.put({f"field-{number}": "x" for number in range(fields)})
+    (lease,) = await claim(worker)
+    assert (await worker.exchange([(lease, FAILED)], None)).words == [Word.OK]
+    letter = await queue.driver.find(entry)
+    assert letter is not None
+    assert (b"field-499" in letter.fields, b"entry" in letter.fields) == (is_whole, not is_whole)
+
+
+@pytest.mark.anyio
 async def test_more_than_five_hundred_are_settled_and_renewed_in_several_calls(
     queue: RedisStore, worker: Consumer
 ) -> None:

@@ -206,6 +206,26 @@ async def test_a_push_that_meets_a_spoiled_key_after_its_first_write_has_written
     store.admin.delete(store.prefix + key)
 
 
+async def test_a_job_that_was_done_long_after_its_push_needs_nothing_of_what_remembers_pushes(
+    scene: Scene,
+) -> None:
+    store = scene.store
+    store.clock.advance(0)
+    await store.driver.push([job("old"), job("young")], repeated=False)
+    old, young = (await scene.worker.exchange([], 2)).leases
+    spoil(store, "finished:")
+    before = dump(store)
+    with pytest.raises(DriverError, match="WRONGTYPE"):
+        await scene.worker.exchange([(young, Ack())], None)
+    assert dump(store) == before
+
+    store.clock.advance(61)
+    spoil(store, "finished:")
+    assert (await scene.worker.exchange([(old, Ack())], None)).words == [Word.OK]
+    for name in list(store.keys()):
+        store.admin.delete(store.prefix + name)
+
+
 async def test_a_claim_of_none_promotes_nothing_where_one_stream_was_spoiled(scene: Scene) -> None:
     store = scene.store
     store.clock.advance(0)

@@ -364,7 +364,9 @@ async def test_a_push_that_was_refused_when_it_was_repeated_stays_refused(store:
     consumer = await worker()
     await push(store, job("a", unique="key"))
     refused = [another("a"), job("b", unique="key")]
-    assert [each.word for each in await push(store, *refused, repeated=True)] == [Word.EXISTS, Word.DUPLICATE]
+    for _ in range(2):
+        words = [each.word for each in await push(store, *refused, repeated=True)]
+        assert words == [Word.EXISTS, Word.DUPLICATE]
     await settle(consumer, await claim_one(consumer), Ack())
 
     assert await push(store, *refused, refused[0], repeated=True) == [
@@ -446,6 +448,26 @@ async def test_an_id_whose_job_was_removed_by_hand_can_be_pushed_again(
     assert await consumer.reclaim(9) == []
     assert ids(await claim(consumer)) == ["a"]
     assert await push(store, another("a")) == [Pushed(Word.EXISTS)]
+    await consumer.aclose()
+    await store.driver.aclose()
+
+
+@pytest.mark.parametrize(("due", "delayed"), [("", 0), ("+60000", 1)])
+async def test_a_job_that_is_pushed_again_after_its_removal_by_hand_does_not_come_at_its_old_time(
+    redis_store: RedisStore, due: str, delayed: int
+) -> None:
+    store, consumer = redis_store, redis_store.consumer("w1")
+    await consumer.open()
+    await delay(store, consumer)
+    store.admin.delete(f"{store.prefix}delayed")
+
+    assert await push(store, another("a", due=due)) == [Pushed(Word.OK)]
+
+    assert (await store.driver.counts()).delayed == delayed
+    store.clock.advance(2)
+    assert len(await claim(consumer)) == 1 - delayed
+    store.clock.advance(60)
+    assert len(await claim(consumer)) == delayed
     await consumer.aclose()
     await store.driver.aclose()
 

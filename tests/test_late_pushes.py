@@ -95,6 +95,20 @@ async def test_a_clock_set_back_a_little_hides_nothing_that_ended_before(redis_s
     await store.driver.aclose()
 
 
+async def test_what_ended_just_as_a_push_was_sent_is_found_also_when_the_next_five_seconds_have_begun(
+    redis_store: RedisStore,
+) -> None:
+    store, job = redis_store, NewJob("a", FIELDS)
+    store.clock.set_to = 1_795_640_004_990  # what ends from 5,000 on is remembered apart
+    sent_ms = store.clock()
+    await store.driver.push([job], repeated=True)
+    assert await run_it(store) == 1
+    store.clock.set_to += 20
+
+    assert send(store, job, sent_ms).pushed == [Pushed(Word.REPEATED)]
+    await store.driver.aclose()
+
+
 @pytest.mark.parametrize(("sent_ago", "answer"), [(7_900, [Pushed(Word.REPEATED)]), (8_100, None)])
 async def test_a_repetition_that_comes_later_than_what_ended_is_remembered_adds_nothing(
     redis_store: RedisStore, sent_ago: int, answer: Any

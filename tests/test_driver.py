@@ -460,6 +460,7 @@ async def test_a_job_that_is_pushed_again_after_its_removal_by_hand_does_not_com
     await consumer.open()
     await delay(store, consumer)
     store.admin.delete(f"{store.prefix}delayed")
+    store.clock.advance(0.5)
 
     assert await push(store, another("a", due=due)) == [Pushed(Word.OK)]
 

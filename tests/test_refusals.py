@@ -206,6 +206,23 @@ async def test_a_push_that_meets_a_spoiled_key_after_its_first_write_has_written
     store.admin.delete(store.prefix + key)
 
 
+@pytest.mark.parametrize("key", ["jobs", "dead", "finished:"])
+async def test_a_claim_of_what_was_handed_back_has_leased_nothing_where_it_is_refused(
+    scene: Scene, key: str
+) -> None:
+    """Nothing is due, and a new job of a higher priority would have been leased first."""
+    store = scene.store
+    await fill(scene)
+    spoil(store, key)
+    before = dump(store)
+    with pytest.raises(DriverError, match="WRONGTYPE"):
+        await scene.heir.exchange([], 9)
+    assert dump(store) == before
+    assert store.pending(Priority.HIGH) == []
+    for name in list(store.keys()):
+        store.admin.delete(store.prefix + name)
+
+
 async def test_a_job_that_was_done_long_after_its_push_needs_nothing_of_what_remembers_pushes(
     scene: Scene,
 ) -> None:

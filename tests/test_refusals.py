@@ -257,6 +257,22 @@ async def test_a_claim_of_none_promotes_nothing_where_one_stream_was_spoiled(sce
     store.admin.delete(store.stream(Priority.LOW))
 
 
+@pytest.mark.parametrize("script", ["release", "fail", "renew", "claim", "reclaim", "adopt"])
+async def test_the_key_that_was_spoiled_by_hand_is_named_with_what_it_is_and_has_to_be(
+    scene: Scene, script: str
+) -> None:
+    store = scene.store
+    await fill(scene)
+    spoil(store, "jobs")
+    said = (
+        f"WRONGTYPE {store.prefix}jobs is a string, it must be a hash; nothing was written: rename it or delete it"
+    )
+    with pytest.raises(DriverError, match=re.escape(said)):
+        await ACTS[script](scene)
+    for name in list(store.keys()):
+        store.admin.delete(store.prefix + name)
+
+
 SPOILED = ["", "no JSON", "5", "null", '"x"', "[]", '["normal","id"]', '["normal","nonce",{}]', "[" * 2000]
 """What a delayed job's fields can't be."""
 

@@ -482,7 +482,9 @@ async def test_what_cannot_be_promoted_is_in_nobodys_way(scene: Scene, text: str
     store.admin.hset(f"{store.prefix}delayed", "bad", text)
     store.clock.advance(3)
 
-    assert [lease.job_id for lease in (await scene.worker.exchange([], 9)).leases] == ["good"]
+    exchange = await scene.worker.exchange([], 9)
+    assert [lease.job_id for lease in exchange.leases] == ["good"]
+    assert exchange.due_in == 60  # nobody asks for it again before
 
     store.admin.hset(f"{store.prefix}delayed", "bad", '["normal","id","bad","name","Work","parameters","{}"]')
     store.clock.advance(61)

@@ -257,6 +257,25 @@ async def test_a_claim_of_none_promotes_nothing_where_one_stream_was_spoiled(sce
     store.admin.delete(store.stream(Priority.LOW))
 
 
+@pytest.mark.parametrize("key", ["due", "delayed"])
+async def test_a_retry_of_two_of_which_only_the_second_meets_a_spoiled_key_has_written_neither(
+    scene: Scene, key: str
+) -> None:
+    store = scene.store
+    await fill(scene)
+    spoil(store, key)
+    before = dump(store)
+    both: list[tuple[Lease, Fate]] = [
+        (scene.leases["a"], RetryLater("+0")),
+        (scene.leases["held"], RetryLater("+5000")),
+    ]
+    with pytest.raises(DriverError, match="WRONGTYPE"):
+        await scene.worker.exchange(both, None)
+    assert dump(store) == before
+    for name in list(store.keys()):
+        store.admin.delete(store.prefix + name)
+
+
 @pytest.mark.parametrize("script", ["release", "fail", "renew", "claim", "reclaim", "adopt"])
 async def test_the_key_that_was_spoiled_by_hand_is_named_with_what_it_is_and_has_to_be(
     scene: Scene, script: str

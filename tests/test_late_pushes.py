@@ -58,6 +58,7 @@ async def test_a_first_try_that_comes_after_its_repetition_has_run_adds_nothing(
 
     assert answer.pushed in (None, [Pushed(Word.REPEATED)])
     assert (answer.pushed is None) == (ran_after + late > 30)  # sent too long ago to be judged
+    assert answer.server_ms == store.clock()
     assert await run_it(store) == 0
     await store.driver.aclose()
 

@@ -381,6 +381,18 @@ async def test_a_push_that_was_refused_when_it_was_repeated_stays_refused(store:
     ]
 
 
+@pytest.mark.parametrize("number", [1, 2, 3])
+async def test_pushes_of_one_call_that_were_refused_stay_so_however_many_they_are(
+    store: Store, worker: Open, number: int
+) -> None:
+    consumer = await worker()
+    await push(store, "a")
+    refused = [another("a") for _ in range(number)]
+    assert await push(store, *refused, repeated=True) == [Pushed(Word.EXISTS)] * number
+    await settle(consumer, await claim_one(consumer), Ack())
+    assert await push(store, *refused, repeated=True) == [Pushed(Word.REFUSED)] * number
+
+
 async def test_of_a_job_that_ends_long_after_its_push_the_push_is_not_remembered(
     store: Store, worker: Open
 ) -> None:

@@ -24,7 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-TESTS = ("tests/test_lua.py", "tests/test_driver.py", "tests/test_drivers_agree.py")
+TESTS = (
+    *("tests/test_lua.py", "tests/test_driver.py", "tests/test_refusals.py", "tests/test_late_pushes.py"),
+    "tests/test_drivers_agree.py",
+)
 """Those that are run for each mutant, the quickest to fail first."""
 
 _COPIED = ("redisjobs", "lua", "tests", "docs", "examples", "pyproject.toml", "README.md", "docker-compose.yml")

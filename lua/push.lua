@@ -159,7 +159,7 @@ local function add_all()
       words[i] = 'EXISTS'
     elseif found[i] == 'REPEATED' or found[i] == 'REFUSED' then
       words[i], again[pushes[i]] = found[i], true
-    elseif found[i] or added[ids[i]] or key ~= '' and holders[key] then
+    elseif found[i] or added[ids[i]] or holders[key] then
       words[i] = (found[i] or added[ids[i]]) and 'EXISTS' or 'DUPLICATE ' .. holders[key]
       if repeated then -- its first try may come yet, and find the way free
         refused[#refused + 1], refused[#refused + 2] = pushes[i], 'refused ' .. pushes[i]
@@ -173,11 +173,9 @@ end
 
 -- Where a permission is missing half-way, what is there has its locator, so that a repetition finds it.
 local whole_of_it, failure = pcall(add_all)
-for first = 1, #newly, 1000 do
-  redis.call('HSET', jobs, unpack(newly, first, math.min(first + 999, #newly)))
-end
+if #newly > 0 then redis.call('HSET', jobs, unpack(newly)) end
 if not whole_of_it then return error(failure) end
-if #refused > 0 then remember(slot(finished, now_ms), refused) end
+remember(slot(finished, now_ms), refused)
 if pushed > 0 then count(stats, 'pushed', pushed) end
 if nudge then tell(control, 'due ' .. whole(nudge)) end
 return {exact_ms * 1000, unpack(words)}

@@ -12,7 +12,7 @@
 -- ARGV[2]  refund        '1': the deliveries did not count (nothing ran); '0': they did (the worker died)
 -- ARGV[3..] entries the worker does hold, as `1 1732-0`: stream 1..3, entry
 --
--- Returns  how many were released; at most 500 a stream and call, so call again while there are any
+-- Returns  how many were released; some 500 a stream and call, so call again while there are any
 
 --- @include "include/expect"
 --- @include "include/leases"
@@ -23,7 +23,7 @@ local streams, stats, control = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5]
 local worker, refund = ARGV[1], tonumber(ARGV[2])
 local first_held = 3
 
-local held = {}
+local held, most = {}, 500 + #ARGV - first_held + 1 -- to look at: those it does hold may come first
 for at = first_held, #ARGV do held[ARGV[at]] = true end
 
 expect('stream', streams[1], streams[2], streams[3])
@@ -42,7 +42,7 @@ for number, stream in ipairs(streams) do
         released = released + 1
       end
     end
-  until #page < 100 or seen >= 500 + #ARGV
+  until #page < 100 or seen >= most
 end
 
 if released > 0 then

@@ -221,10 +221,16 @@ async def test_a_delayed_job_waits_until_it_is_due(store: Store, worker: Open) -
     assert exchange.leases[0].fields[b"queued_at"] == b"%d" % now_ms
 
 
-async def test_a_job_due_in_the_past_is_ready_at_once(store: Store, worker: Open) -> None:
+async def test_a_job_due_now_or_in_the_past_is_ready_at_once(store: Store, worker: Open) -> None:
     consumer = await worker()
-    await push(store, job("a", due="1"), job("b", due="+0"))
-    assert ids(await claim(consumer)) == ["a", "b"]
+    store.clock.advance(0)
+    now = str(store.clock())
+    await push(store, job("a", due="1"), job("b", due="+0"), job("c", due=now))
+    assert [row.job_id for row in await store.driver.jobs(State.READY, 9)] == ["a", "b", "c"]
+    leases = await claim(consumer)
+    again = [(lease, RetryLater(due)) for lease, due in zip(leases, ("1", "+0", now), strict=True)]
+    assert (await consumer.exchange(again, None)).words == [Word.OK] * 3
+    assert [row.job_id for row in await store.driver.jobs(State.READY, 9)] == ["a", "b", "c"]
 
 
 async def test_jobs_are_promoted_by_due_time_into_their_priority(store: Store, worker: Open) -> None:
@@ -358,7 +364,9 @@ async def test_a_push_that_was_refused_when_it_was_repeated_stays_refused(store:
     consumer = await worker()
     await push(store, job("a", unique="key"))
     refused = [another("a"), job("b", unique="key")]
-    assert [each.word for each in await push(store, *refused, repeated=True)] == [Word.EXISTS, Word.DUPLICATE]
+    for _ in range(2):
+        words = [each.word for each in await push(store, *refused, repeated=True)]
+        assert words == [Word.EXISTS, Word.DUPLICATE]
     await settle(consumer, await claim_one(consumer), Ack())
 
     assert await push(store, *refused, refused[0], repeated=True) == [
@@ -371,6 +379,18 @@ async def test_a_push_that_was_refused_when_it_was_repeated_stays_refused(store:
         Pushed(Word.DUPLICATE, "b"),
         Pushed(Word.REPEATED),  # by its id, which no other push should have been given
     ]
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+async def test_pushes_of_one_call_that_were_refused_stay_so_however_many_they_are(
+    store: Store, worker: Open, number: int
+) -> None:
+    consumer = await worker()
+    await push(store, "a")
+    refused = [another("a") for _ in range(number)]
+    assert await push(store, *refused, repeated=True) == [Pushed(Word.EXISTS)] * number
+    await settle(consumer, await claim_one(consumer), Ack())
+    assert await push(store, *refused, repeated=True) == [Pushed(Word.REFUSED)] * number
 
 
 async def test_of_a_job_that_ends_long_after_its_push_the_push_is_not_remembered(
@@ -393,6 +413,7 @@ async def test_of_a_job_that_ends_long_after_its_push_the_push_is_not_remembered
 async def test_a_repeated_push_of_a_job_that_ended_adds_nothing(
     store: Store, worker: Open, bring: Any, nonce: str
 ) -> None:
+    store.clock.set_to = store.clock() // 5000 * 5000 + 7000  # amid the 5 s that are remembered together
     await push(store, job("a", nonce=nonce))
     await bring(store, await worker())
 
@@ -443,6 +464,27 @@ async def test_an_id_whose_job_was_removed_by_hand_can_be_pushed_again(
     await store.driver.aclose()
 
 
+@pytest.mark.parametrize(("due", "delayed"), [("", 0), ("+60000", 1)])
+async def test_a_job_that_is_pushed_again_after_its_removal_by_hand_does_not_come_at_its_old_time(
+    redis_store: RedisStore, due: str, delayed: int
+) -> None:
+    store, consumer = redis_store, redis_store.consumer("w1")
+    await consumer.open()
+    await delay(store, consumer)
+    store.admin.delete(f"{store.prefix}delayed")
+    store.clock.advance(0.5)
+
+    assert await push(store, another("a", due=due)) == [Pushed(Word.OK)]
+
+    assert (await store.driver.counts()).delayed == delayed
+    store.clock.advance(2)
+    assert len(await claim(consumer)) == 1 - delayed
+    store.clock.advance(60)
+    assert len(await claim(consumer)) == delayed
+    await consumer.aclose()
+    await store.driver.aclose()
+
+
 @pytest.mark.parametrize("way", ["claim", "reclaim"])
 async def test_a_job_put_in_and_removed_by_hand_leaves_no_locator(redis_store: RedisStore, way: str) -> None:
     store, consumer = redis_store, redis_store.consumer("w1")
@@ -459,6 +501,51 @@ async def test_a_job_put_in_and_removed_by_hand_leaves_no_locator(redis_store: R
     assert await (claim(consumer) if way == "claim" else consumer.reclaim(9)) == []
 
     assert (store.located(), store.pending()) == ({}, [])
+    await consumer.aclose()
+    await store.driver.aclose()
+
+
+@pytest.mark.parametrize(("mark", "word"), [("", Word.OK), (" alone", Word.OK), (" cancelling", Word.CANCELLING)])
+async def test_a_job_whose_entry_was_removed_by_hand_as_it_ran_is_renewed_and_settled_all_the_same(
+    redis_store: RedisStore, mark: str, word: Word
+) -> None:
+    store, consumer = redis_store, redis_store.consumer("w1")
+    await consumer.open()
+    await push(store, "a", "b")
+    leases = await claim(consumer)
+    for lease in leases:
+        store.admin.hset(f"{store.prefix}jobs", lease.job_id, f"ready:normal {lease.entry}{mark}")
+        store.admin.xdel(store.stream(), lease.entry)
+
+    assert renew(consumer, leases[0]) == [word]
+    assert await settle(consumer, leases[1], Ack()) is Word.OK
+
+    assert (list(store.located()), store.pending()) == (["a"], [])
+    store.admin.hdel(f"{store.prefix}jobs", "a")
+    await consumer.aclose()
+    await store.driver.aclose()
+
+
+async def test_a_cancel_finds_its_job_though_all_locators_are_lost_and_its_id_is_another(
+    redis_store: RedisStore,
+) -> None:
+    """Of two entries with one entry id, one ended: the other goes by that id then, where nothing else is known."""
+    store, consumer = redis_store, redis_store.consumer("w1")
+    await consumer.open()
+    entry = store.put(WORK, Priority.HIGH)
+    store.put(WORK, Priority.LOW, entry=entry)
+    high, low = await claim(consumer)
+    assert await settle(consumer, high, Ack()) is Word.OK
+    store.admin.delete(f"{store.prefix}jobs")
+
+    assert renew(consumer, low) == [Word.OK]
+    store.admin.hset(f"{store.prefix}jobs", entry, f"ready:low {entry}")
+    assert renew(consumer, low) == [Word.OK]
+    assert await store.driver.cancel(f"{entry}@low") is Word.CANCELLING
+    assert renew(consumer, low) == [Word.CANCELLING]
+    assert await settle(consumer, low, Ack(cancelled=True)) is Word.OK
+
+    assert (store.located(), store.pending(Priority.LOW)) == ({}, [])
     await consumer.aclose()
     await store.driver.aclose()
 
@@ -481,6 +568,26 @@ async def test_a_job_put_in_by_hand_has_an_id_however_many_of_its_were_given_awa
     again = await claim(consumer)
     assert {await settle(consumer, lease, Ack()) for lease in again} == {Word.OK}
     assert sorted(lease.stream for lease in again) == [2] * 7 + [3]
+
+
+async def test_the_end_of_a_job_put_in_by_hand_leaves_the_locator_of_another_that_has_all_its_ids(
+    redis_store: RedisStore,
+) -> None:
+    store, consumer = redis_store, redis_store.consumer("w1")
+    await consumer.open()
+    entry = "1732438800000-0"
+    given = [entry + "@low" * number for number in range(5)]
+    await push(store, *given)
+    places = store.located()
+    store.put(WORK, Priority.LOW, entry=entry)
+    *_, lease = await claim(consumer)
+    store.admin.hset(f"{store.prefix}jobs", mapping=places)  # as if they had been given to those only later
+
+    assert await settle(consumer, lease, Ack()) is Word.OK
+
+    assert store.located() == places
+    await consumer.aclose()
+    await store.driver.aclose()
 
 
 async def test_a_requeued_job_is_still_of_its_own_push(store: Store, worker: Open) -> None:
@@ -843,14 +950,47 @@ async def test_a_job_that_kills_its_workers_becomes_a_dead_letter(store: Store, 
     assert await take_over(store, two) == []
     assert ids(await claim(two, idle=True)) == ["a"]
     assert ids(await claim(three, idle=True)) == ["b"]
+    store.clock.advance(0)
 
     assert await take_over(store, one) == []
 
+    error = "delivered 2 times without an outcome, the last time with nothing beside it: it may kill its workers"
     for job_id, priority in (("a", "normal"), ("b", "low")):
         fields = texts((await found(store, job_id)).fields)
         assert (fields["reason"], fields["deliveries"], fields["priority"]) == ("worker lost", "2", priority)
-        assert "2 times" in fields["error"]
-    assert (await store.driver.counts()).totals["dead"] == 2
+        assert (fields["error"], fields["worker"], fields["failed_at"]) == (error, "w1", str(store.clock()))
+    counts = await store.driver.counts()
+    assert (sum(counts.ready.values()), counts.running) == (0, 0)
+    assert happened(counts) == {"pushed": 2, "dead": 2}
+
+
+async def test_what_is_ended_instead_of_taken_over_is_no_news_for_those_who_wait(
+    store: Store, worker: Open
+) -> None:
+    one, two = await worker("w1", max_deliveries=1), await worker("w2", max_deliveries=1)
+    await push(store, "killer", "unwanted")
+    await claim(one)
+    await store.driver.cancel("unwanted")
+    heard: list[Nudge] = []
+    subscribed = anyio.Event()
+
+    def hear(nudge: Nudge) -> None:
+        heard.append(nudge)
+        subscribed.set()
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(one.listen, hear)
+            await subscribed.wait()
+            assert await take_over(store, two) == []
+            await push(store, job("last", due="+60000"))
+            while heard[-1].kind != "due":  # noqa: ASYNC110
+                await anyio.sleep(0.005)
+            tasks.cancel_scope.cancel()
+
+    assert [nudge.kind for nudge in heard] == ["subscribed", "due"]
+    error = (await found(store, "killer")).fields[b"error"]
+    assert error == b"delivered 1 times without an outcome: it may kill its workers"
 
 
 async def test_nothing_is_taken_over_when_the_clock_is_later_than_it_can_be(store: Store, worker: Open) -> None:
@@ -858,13 +998,14 @@ async def test_nothing_is_taken_over_when_the_clock_is_later_than_it_can_be(stor
     await push(store, "a", "b")
     await claim(one)
     store.age(60)
+    store.clock.advance(0)
     before = snapshot(store)
 
     with pytest.raises(ClockSet):
         await two.reclaim(10, store.clock() - 1)
 
     assert snapshot(store) == before
-    assert ids(await two.reclaim(1, store.clock() + 1000)) == ["a"]
+    assert ids(await two.reclaim(1, store.clock())) == ["a"]
     assert two.elsewhere == 1
 
 
@@ -886,6 +1027,30 @@ async def test_a_job_delivered_for_the_last_time_has_its_worker_for_itself(store
     assert ids(await claim(one, idle=True)) == ["b"]
     assert await settle(two, alone[0], Ack()) is Word.OK
     assert ids(await claim(two, idle=True)) == ["c"]
+
+
+async def test_a_job_that_has_to_run_alone_is_claimed_with_no_other_whatever_their_priority(
+    store: Store, worker: Open
+) -> None:
+    one, two = await worker("w1", max_deliveries=2), await worker("w2", max_deliveries=2)
+    await push(store, "a")
+    await claim(one)
+    await take_over(store, two)
+    await one.reclaim(9)
+    assert one.elsewhere == 0  # it waits, and is nobody's
+    await push(store, job("urgent", priority=Priority.HIGH), "b", job("c", priority=Priority.LOW))
+
+    (urgent,) = await claim(two, 1, idle=True)
+    await settle(two, urgent, Release())
+    exchange = await two.exchange([], 9, idle=True)
+    assert ids(list(exchange.leases)) == ["urgent", "b", "c"]
+    assert exchange.waits is not None
+    assert (await two.exchange([(lease, Ack()) for lease in exchange.leases], None)).words == [Word.OK] * 3
+
+    await push(store, "d", job("e", priority=Priority.LOW))
+    assert ids(await claim(two, 9, idle=True)) == ["a"]
+    await one.reclaim(9)
+    assert one.elsewhere == 1
 
 
 async def test_a_claim_tells_for_how_long_a_job_has_been_waiting_that_has_to_run_alone(
@@ -946,6 +1111,7 @@ async def test_that_a_job_has_to_run_alone_is_told_once(store: Store, worker: Op
                 await anyio.sleep(0.005)
         tasks.cancel_scope.cancel()
     assert [nudge.kind for nudge in heard] == ["subscribed", "released", "due"]
+    assert heard[1].value == "1"
 
 
 async def test_no_job_is_convicted_of_killing_workers_that_did_not_run_alone(store: Store, worker: Open) -> None:
@@ -1034,18 +1200,23 @@ async def test_a_running_job_is_marked_and_its_worker_told(store: Store, worker:
     assert (totals["cancelled"], totals["completed"]) == (1, 0)
 
 
-async def test_a_cancelled_job_is_not_handed_out_again_after_its_worker_died(store: Store, worker: Open) -> None:
+@pytest.mark.parametrize("nonce", ["", "0123456789abcdef"])
+async def test_a_cancelled_job_is_not_handed_out_again_after_its_worker_died(
+    store: Store, worker: Open, nonce: str
+) -> None:
     one, two = await worker("w1"), await worker("w2")
-    await push(store, job("a", unique="key"))
+    await push(store, job("a", unique="key", nonce=nonce))
     await claim_one(one)
     await store.driver.cancel("a")
 
     assert await take_over(store, two) == []
 
     assert await store.driver.find("a") is None
-    assert await push(store, "a", repeated=True) == [Pushed(Word.REPEATED)]
+    assert await push(store, job("a", nonce=nonce), repeated=True) == [Pushed(Word.REPEATED)]
     assert await push(store, job("b", unique="key")) == [Pushed(Word.OK)]
-    assert (await store.driver.counts()).totals["reclaimed"] == 0
+    counts = await store.driver.counts()
+    assert (counts.ready[Priority.NORMAL], counts.running) == (1, 0)
+    assert happened(counts) == {"pushed": 2, "cancelled": 1}
 
 
 async def test_a_cancelled_job_is_not_handed_out_again_after_a_release(store: Store, worker: Open) -> None:
@@ -1059,18 +1230,23 @@ async def test_a_cancelled_job_is_not_handed_out_again_after_a_release(store: St
     assert [(row.state, row.cancelling) for row in rows] == [(State.READY, True)] * 2
     assert await claim(consumer) == []
     assert await store.driver.find("a") is None
+    counts = await store.driver.counts()
+    assert (counts.ready[Priority.NORMAL], counts.running) == (0, 0)
+    assert happened(counts) == {"pushed": 1, "released": 1, "cancelled": 1}
 
 
+@pytest.mark.parametrize("nonce", ["", "0123456789abcdef"])
 @pytest.mark.parametrize("fate", [AGAIN, LATER])
-async def test_a_retry_of_a_cancelled_job_ends_it(store: Store, worker: Open, fate: Fate) -> None:
+async def test_a_retry_of_a_cancelled_job_ends_it(store: Store, worker: Open, fate: Fate, nonce: str) -> None:
     consumer = await worker()
-    await push(store, job("a", unique="key"))
+    await push(store, job("a", unique="key", nonce=nonce))
     lease = await claim_one(consumer)
     await store.driver.cancel("a")
 
     assert await settle(consumer, lease, fate) is Word.CANCELLED
 
     assert await store.driver.find("a") is None
+    assert await push(store, job("a", nonce=nonce), repeated=True) == [Pushed(Word.REPEATED)]
     assert await push(store, job("b", unique="key")) == [Pushed(Word.OK)]
     assert happened(await store.driver.counts()) == {"pushed": 2, "cancelled": 1}
 
@@ -1329,6 +1505,22 @@ async def test_an_entry_put_in_by_hand_is_a_job_by_its_entry_id(store: Store, wo
 
 
 @pytest.mark.parametrize("fate", [Ack(), LATER, AGAIN, FAILED, Release()])
+async def test_an_entry_put_in_by_hand_is_not_settled_as_another_job(redis_store: RedisStore, fate: Fate) -> None:
+    """After a failover its entry id may have been another's, which somebody still runs."""
+    store, consumer = redis_store, redis_store.consumer("w1")
+    await consumer.open()
+    store.put(WORK)
+    lease = await claim_one(consumer)
+    before = snapshot(store)
+
+    assert await settle(consumer, Lease(2, lease.entry, 1, "b", {}), fate) is Word.LEASE_LOST
+
+    assert snapshot(store) == before
+    await consumer.aclose()
+    await store.driver.aclose()
+
+
+@pytest.mark.parametrize("fate", [Ack(), LATER, AGAIN, FAILED, Release()])
 async def test_entries_put_in_by_hand_with_one_entry_id_are_as_many_jobs(
     store: Store, worker: Open, fate: Fate
 ) -> None:
@@ -1353,6 +1545,18 @@ async def test_entries_put_in_by_hand_with_one_entry_id_are_as_many_jobs(
         store.clock.advance(1)
     if fate != Ack():
         assert sorted(ids(await claim(consumer))) == sorted(names)
+
+
+async def test_an_entry_put_in_by_hand_goes_by_its_entry_id_though_a_pushed_job_has_that_in_another_stream(
+    store: Store, worker: Open
+) -> None:
+    consumer = await worker()
+    await push(store, job("a", priority=Priority.HIGH))
+    entry = store.put(WORK, Priority.LOW, entry=(await found(store, "a")).entry)
+
+    assert (await found(store, entry)).priority is Priority.LOW
+    assert ids(await claim(consumer)) == ["a", entry]
+    assert await store.driver.cancel(entry) is Word.CANCELLING
 
 
 async def test_of_entries_with_one_entry_id_the_one_is_cancelled_that_was_named(
@@ -1454,7 +1658,8 @@ async def test_an_entry_put_in_by_hand_with_an_id_is_a_job_by_that_id(store: Sto
 
 async def test_an_entry_put_in_by_hand_without_a_name_becomes_a_dead_letter(store: Store, worker: Open) -> None:
     consumer = await worker()
-    entry = store.put({"reason": "mine", "error": "mine", "entry": "mine", "parameters": "{}"})
+    fields = {"reason": "mine", "error": "mine", "entry": "mine", "undecodable": "mine", "parameters": "{}"}
+    entry = store.put(fields)
     lease = await claim_one(consumer)
 
     assert await settle(consumer, lease, DeadLetter("undecodable", "no name")) is Word.OK
@@ -1462,7 +1667,8 @@ async def test_an_entry_put_in_by_hand_without_a_name_becomes_a_dead_letter(stor
     fields = texts((await found(store, entry)).fields)
     assert (fields["id"], fields["reason"], fields["error"]) == (entry, "undecodable", "no name")
     assert await store.driver.requeue(entry) is Word.OK
-    assert texts((await claim_one(consumer)).fields).keys() == {"id", "entry", "parameters", "queued_at"}
+    kept = {"id", "entry", "undecodable", "parameters", "queued_at"}
+    assert texts((await claim_one(consumer)).fields).keys() == kept
 
 
 @pytest.mark.parametrize("end", [wait_in_line, release, run])
@@ -1537,6 +1743,15 @@ async def test_an_entry_put_in_by_hand_with_ten_thousand_fields_is_kept_as_a_dea
     assert (row.state, row.fields[b"reason"]) == (State.DEAD, b"failed")
     assert await store.driver.requeue(entry) is Word.OVERSIZED
     assert await store.driver.delete(entry) is Word.OK
+
+
+@pytest.mark.parametrize(("fields", "word"), [(500, Word.OK), (501, Word.OVERSIZED)])
+async def test_a_job_put_in_by_hand_is_retried_with_up_to_five_hundred_fields(
+    store: Store, worker: Open, fields: int, word: Word
+) -> None:
+    consumer = await worker()
+    store.put({f"field-{number}": "x" for number in range(fields)})
+    assert await settle(consumer, await claim_one(consumer), AGAIN) is word
 
 
 @pytest.mark.parametrize(

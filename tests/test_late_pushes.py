@@ -58,6 +58,7 @@ async def test_a_first_try_that_comes_after_its_repetition_has_run_adds_nothing(
 
     assert answer.pushed in (None, [Pushed(Word.REPEATED)])
     assert (answer.pushed is None) == (ran_after + late > 30)  # sent too long ago to be judged
+    assert answer.server_ms == store.clock()
     assert await run_it(store) == 0
     await store.driver.aclose()
 
@@ -90,6 +91,20 @@ async def test_a_clock_set_back_a_little_hides_nothing_that_ended_before(redis_s
     store.clock.set_to += 20
     assert await run_it(store) == 1
     store.clock.set_to -= 15
+
+    assert send(store, job, sent_ms).pushed == [Pushed(Word.REPEATED)]
+    await store.driver.aclose()
+
+
+async def test_what_ended_just_as_a_push_was_sent_is_found_also_when_the_next_five_seconds_have_begun(
+    redis_store: RedisStore,
+) -> None:
+    store, job = redis_store, NewJob("a", FIELDS)
+    store.clock.set_to = 1_795_640_004_990  # what ends from 5,000 on is remembered apart
+    sent_ms = store.clock()
+    await store.driver.push([job], repeated=True)
+    assert await run_it(store) == 1
+    store.clock.set_to += 20
 
     assert send(store, job, sent_ms).pushed == [Pushed(Word.REPEATED)]
     await store.driver.aclose()

@@ -361,15 +361,32 @@ async def test_a_settlement_is_whole_where_one_stream_has_lost_its_group(
     await push(queue, "a", "b", "c", "d", priority=Priority.HIGH)
     await push(queue, "lost")
     leases = await claim(worker)
-    queue.admin.xgroup_destroy(queue.stream(), "workers")
 
     for fate in (Ack(), RetryLater("+60000"), Release(), FAILED):
+        queue.admin.xgroup_destroy(queue.stream(), "workers")
         pair = [(leases.pop(0), fate), (leases[-1], fate)]
         assert (await worker.exchange(pair, None)).words == [Word.OK, Word.LEASE_LOST]
 
     totals = happened(await queue.driver.counts())
     assert totals == {"pushed": 5, "completed": 1, "retried": 1, "released": 1, "dead": 1}
     assert [lease.job_id for lease in await claim(worker)] == ["c", "lost"]
+
+
+@pytest.mark.anyio
+async def test_leases_that_ran_out_are_taken_over_though_another_stream_has_lost_its_group(
+    queue: RedisStore, worker: Consumer
+) -> None:
+    heir = queue.consumer("w2")
+    for priority in Priority:
+        await push(queue, priority, priority=priority)
+    await claim(worker)
+    queue.admin.xgroup_destroy(queue.stream(), "workers")
+    queue.age(60)
+
+    taken = await heir.reclaim(10)
+
+    await heir.aclose()
+    assert [lease.job_id for lease in taken] == [Priority.HIGH, Priority.LOW]
 
 
 Small = tuple[RedisStore, Consumer]
@@ -625,6 +642,59 @@ async def test_no_call_promotes_more_than_five_hundred_and_none_is_forgotten(
 
 
 @pytest.mark.anyio
+async def test_no_claim_looks_at_more_than_five_hundred_that_were_handed_back_and_none_is_forgotten(
+    queue: RedisStore, worker: Consumer
+) -> None:
+    for start in (0, 300):
+        await push(queue, *map(str, range(start, start + 300)))
+    for lease in [*await claim(worker, 500), *await claim(worker, 500)]:
+        assert await queue.driver.cancel(lease.job_id) is Word.CANCELLING
+    assert await worker.release_all([]) == 600
+
+    ended = []
+    for _ in range(2):
+        assert await claim(worker, 10) == []
+        ended.append((await queue.driver.counts()).totals["cancelled"])
+
+    assert ended == [500, 600]
+
+
+@pytest.mark.anyio
+async def test_no_call_hands_back_more_than_five_hundred_also_behind_those_that_are_held(
+    queue: RedisStore, worker: Consumer
+) -> None:
+    for start in (0, 400):
+        await push(queue, *map(str, range(start, start + 400)))
+    leases = [*await claim(worker, 500), *await claim(worker, 500)]
+    command = Commands(queue.queue_name).release_all("w1", leases[:200], refund=True)
+    queue.admin.script_load(lua.script("release_all").source)
+
+    released = [command.parse(queue.admin.execute_command(*command.wire)) for _ in range(3)]
+
+    assert released == [500, 100, 0]
+    assert len(await claim(worker, 500)) == 500
+
+
+@pytest.mark.anyio
+async def test_no_look_for_leases_that_ran_out_passes_more_than_five_hundred_and_the_next_goes_on_there(
+    queue: RedisStore, worker: Consumer
+) -> None:
+    heir = queue.consumer("w2")
+    for start in (0, 301):
+        await push(queue, *map(str, range(start, start + 301)))
+    held = [*await claim(worker, 500), *await claim(worker, 500)]
+    queue.age(60)
+    heart = worker.heartbeat()
+    heart.renew(held[:-1], {})
+    heart.close()
+
+    looks = [[lease.job_id for lease in await heir.reclaim(1)] for _ in range(2)]
+
+    await heir.aclose()
+    assert looks == [[], ["601"]]
+
+
+@pytest.mark.anyio
 async def test_five_hundred_jobs_are_pushed_in_one_call_and_settled_in_one_exchange(
     queue: RedisStore, worker: Consumer
 ) -> None:
@@ -635,6 +705,19 @@ async def test_five_hundred_jobs_are_pushed_in_one_call_and_settled_in_one_excha
     assert (await worker.exchange(settlements, None)).words == [Word.OK] * 500
     queue.clock.advance(1)
     assert len(await claim(worker, 500)) == 300
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("fields", "is_whole"), [(500, True), (501, False)])
+async def test_a_dead_letter_of_a_job_put_in_by_hand_has_up_to_five_hundred_fields_or_all_of_them_in_one(
+    queue: RedisStore, worker: Consumer, fields: int, is_whole: bool
+) -> None:
+    entry = queue.put({f"field-{number}": "x" for number in range(fields)})
+    (lease,) = await claim(worker)
+    assert (await worker.exchange([(lease, FAILED)], None)).words == [Word.OK]
+    letter = await queue.driver.find(entry)
+    assert letter is not None
+    assert (b"field-499" in letter.fields, b"entry" in letter.fields) == (is_whole, not is_whole)
 
 
 @pytest.mark.anyio

@@ -176,6 +176,122 @@ async def test_a_script_that_is_refused_by_one_key_has_written_none(scene: Scene
         store.admin.delete(store.prefix + name)
 
 
+@pytest.mark.parametrize("key", ["due", "delayed", "dead", "ready:low"])
+async def test_a_key_that_was_spoiled_by_hand_costs_no_push_and_no_claim_that_do_without(
+    scene: Scene, key: str
+) -> None:
+    store = scene.store
+    await store.driver.push([job("before")], repeated=False)
+    spoil(store, key)
+
+    assert await store.driver.push([job("after", unique="key")], repeated=False) == [Pushed(Word.OK)]
+    if key in ("delayed", "dead"):  # what is due, and what is ready, is asked each time
+        assert [lease.job_id for lease in (await scene.worker.exchange([], 9)).leases] == ["before", "after"]
+    store.admin.delete(store.prefix + key)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "key"),
+    [([job("a"), job("b", priority=Priority.LOW)], "ready:low"), ([job("a", due="+1000")], "delayed")],
+)
+async def test_a_push_that_meets_a_spoiled_key_after_its_first_write_has_written_nothing(
+    scene: Scene, jobs: list[NewJob], key: str
+) -> None:
+    store = scene.store
+    spoil(store, key)
+    before = dump(store)
+    with pytest.raises(DriverError, match="WRONGTYPE"):
+        await store.driver.push(jobs, repeated=False)
+    assert dump(store) == before
+    store.admin.delete(store.prefix + key)
+
+
+@pytest.mark.parametrize("key", ["jobs", "dead", "finished:"])
+async def test_a_claim_of_what_was_handed_back_has_leased_nothing_where_it_is_refused(
+    scene: Scene, key: str
+) -> None:
+    """Nothing is due, and a new job of a higher priority would have been leased first."""
+    store = scene.store
+    await fill(scene)
+    spoil(store, key)
+    before = dump(store)
+    with pytest.raises(DriverError, match="WRONGTYPE"):
+        await scene.heir.exchange([], 9)
+    assert dump(store) == before
+    assert store.pending(Priority.HIGH) == []
+    for name in list(store.keys()):
+        store.admin.delete(store.prefix + name)
+
+
+async def test_a_job_that_was_done_long_after_its_push_needs_nothing_of_what_remembers_pushes(
+    scene: Scene,
+) -> None:
+    store = scene.store
+    store.clock.advance(0)
+    await store.driver.push([job("old"), job("young")], repeated=False)
+    old, young = (await scene.worker.exchange([], 2)).leases
+    spoil(store, "finished:")
+    before = dump(store)
+    with pytest.raises(DriverError, match="WRONGTYPE"):
+        await scene.worker.exchange([(young, Ack())], None)
+    assert dump(store) == before
+
+    store.clock.advance(61)
+    spoil(store, "finished:")
+    assert (await scene.worker.exchange([(old, Ack())], None)).words == [Word.OK]
+    for name in list(store.keys()):
+        store.admin.delete(store.prefix + name)
+
+
+async def test_a_claim_of_none_promotes_nothing_where_one_stream_was_spoiled(scene: Scene) -> None:
+    store = scene.store
+    store.clock.advance(0)
+    delayed = [job("a", due="+1"), job("b", due="+1", priority=Priority.LOW)]
+    await store.driver.push(delayed, repeated=False)
+    store.clock.advance(1)
+    spoil(store, "ready:low")
+    before = dump(store)
+    with pytest.raises(DriverError, match="WRONGTYPE"):
+        await scene.worker.exchange([], 0)
+    assert dump(store) == before
+    store.admin.delete(store.stream(Priority.LOW))
+
+
+@pytest.mark.parametrize("key", ["due", "delayed"])
+async def test_a_retry_of_two_of_which_only_the_second_meets_a_spoiled_key_has_written_neither(
+    scene: Scene, key: str
+) -> None:
+    store = scene.store
+    await fill(scene)
+    spoil(store, key)
+    before = dump(store)
+    both: list[tuple[Lease, Fate]] = [
+        (scene.leases["a"], RetryLater("+0")),
+        (scene.leases["held"], RetryLater("+5000")),
+    ]
+    with pytest.raises(DriverError, match="WRONGTYPE"):
+        await scene.worker.exchange(both, None)
+    assert dump(store) == before
+    for name in list(store.keys()):
+        store.admin.delete(store.prefix + name)
+
+
+@pytest.mark.parametrize("script", ["release", "fail", "renew", "claim", "reclaim", "adopt"])
+async def test_the_key_that_was_spoiled_by_hand_is_named_with_what_it_is_and_has_to_be(
+    scene: Scene, script: str
+) -> None:
+    store = scene.store
+    await fill(scene)
+    spoil(store, "jobs")
+    said = (
+        f"WRONGTYPE {store.prefix}jobs is a string, it must be a hash; nothing was written: rename it or delete it"
+    )
+    with pytest.raises(DriverError, match=re.escape(said)):
+        await ACTS[script](scene)
+    for name in list(store.keys()):
+        store.admin.delete(store.prefix + name)
+
+
 SPOILED = ["", "no JSON", "5", "null", '"x"', "[]", '["normal","id"]', '["normal","nonce",{}]', "[" * 2000]
 """What a delayed job's fields can't be."""
 
@@ -385,7 +501,9 @@ async def test_what_cannot_be_promoted_is_in_nobodys_way(scene: Scene, text: str
     store.admin.hset(f"{store.prefix}delayed", "bad", text)
     store.clock.advance(3)
 
-    assert [lease.job_id for lease in (await scene.worker.exchange([], 9)).leases] == ["good"]
+    exchange = await scene.worker.exchange([], 9)
+    assert [lease.job_id for lease in exchange.leases] == ["good"]
+    assert exchange.due_in == 60  # nobody asks for it again before
 
     store.admin.hset(f"{store.prefix}delayed", "bad", '["normal","id","bad","name","Work","parameters","{}"]')
     store.clock.advance(61)

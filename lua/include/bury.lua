@@ -5,7 +5,7 @@
 -- Returns whether it was moved: not where `dead` has no entry ids left, by somebody's hand; then nothing was written
 local function bury(stream, jobs, dead, entry, job, fields, notes, now_ms)
   local kept = {'id', job}
-  local noted = {id = true, error = true, priority = true}
+  local noted = {id = true, priority = true}
   for i = 1, #notes, 2 do noted[notes[i]] = true end
   if #fields > 1000 then
     kept[3], kept[4] = 'entry', cjson.encode(fields)

@@ -26,7 +26,7 @@ local function identify(places, jobs, place, entry, fields)
     taken = twin and (field(twin, 'id') or '') == ''
   end
   local at = taken and 2 or 1
-  while at > 1 and at < #ids and located[at] do at = at + 1 end
+  while at < #ids and located[at] do at = at + 1 end
   local id = ids[at]
   return id, nil, said and ids[2] or id
 end

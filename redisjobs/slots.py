@@ -56,7 +56,7 @@ class Slots:
                 with anyio.CancelScope() as scope:
                     await self._run_jobs(slot, scope)
             except anyio.get_cancelled_exc_class():
-                # Else it is a cancel of this task that a handler left behind, or sent to all.
+                # Else this task was cancelled by the job it runs, or by code that is no job's.
                 if self._guard.was_meant():
                     raise
                 forget_cancels()

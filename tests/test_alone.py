@@ -230,4 +230,17 @@ def test_room_is_made_after_about_a_lease_for_two_and_then_for_longer() -> None:
     clearance.hear(None, now=200)
     assert not clearance.is_on(200)
     clearance.hear(16, now=201)
+    assert clearance.is_on(220)
     assert not clearance.is_on(221)
+
+
+def test_room_is_made_by_one_worker_sooner_than_by_another_but_by_all_after_one_and_a_half_leases() -> None:
+    def making_room(waits: float) -> int:
+        fleet = [Clearance(lease=10) for _ in range(300)]
+        for clearance in fleet:
+            clearance.hear(waits, now=0)
+        return sum(clearance.is_on(0) for clearance in fleet)
+
+    assert making_room(4.9) == 0
+    assert 0 < making_room(7) < making_room(13) < 300
+    assert making_room(15.1) == 300

@@ -218,6 +218,14 @@ def test_a_heartbeat_that_hangs_in_a_renewal_is_waited_for_no_longer_than_asked_
     assert bench.closed
 
 
+def said(caplog: pytest.LogCaptureFixture, lines: int) -> list[tuple[str, str]]:
+    """What was logged, once it is so many lines: threads of their own say it."""
+    until = time.monotonic() + SOON
+    while len(caplog.records) < lines and time.monotonic() < until:
+        time.sleep(0.01)
+    return [(record.levelname, record.getMessage()) for record in caplog.records]
+
+
 def test_that_renewals_fail_is_said_once_and_that_they_succeed_again(
     run: Callable[[Bench], Bench], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -228,10 +236,60 @@ def test_that_renewals_fail_is_said_once_and_that_they_succeed_again(
     for _ in range(3):
         assert bench.renewals.acquire(timeout=SOON)
 
-    until = time.monotonic() + SOON  # a thread of its own says it
-    while len(caplog.records) < 2 and time.monotonic() < until:
-        time.sleep(0.01)
-    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+    assert said(caplog, 2) == [
         ("WARNING", "leases could not be renewed, trying on: away"),
         ("INFO", "leases are renewed again"),
     ]
+
+
+def test_a_defect_that_keeps_leases_from_being_renewed_is_said_with_its_traceback(
+    run: Callable[[Bench], Bench], caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = run(Bench("renew", ValueError("a defect"), times=1))
+
+    assert bench.renewed_after_it.wait(SOON)
+
+    ((level, text),) = said(caplog, 1)
+    assert level == "WARNING"
+    assert text.startswith("leases could not be renewed, trying on: Traceback")
+    assert "in _maybe_fail" in text
+    assert "ValueError: a defect" in text
+
+
+def test_that_the_loop_could_not_be_looked_at_is_said(
+    run: Callable[[Bench], Bench], caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = run(Bench("look", ValueError("a defect"), times=1))
+
+    assert bench.renewed_after_it.wait(SOON)
+
+    assert said(caplog, 1) == [("WARNING", "could not look after the event loop: ValueError('a defect')")]
+
+
+def test_what_is_held_is_renewed_with_the_facts_and_the_words_for_it_are_told() -> None:
+    lease = Lease(1, "1-1", 1, "a", {})
+    told: list[tuple[Sequence[Lease], Mapping[str, str] | Sequence[Word]]] = []
+    answered = threading.Event()
+
+    class Holding(Bench):
+        def held(self) -> Sequence[Lease]:
+            return (lease,)
+
+        def facts(self) -> Mapping[str, str]:
+            return {"host": "here"}
+
+        def renew(self, leases: Sequence[Lease], facts: Mapping[str, str]) -> list[Word]:
+            told.append((leases, facts))
+            return [Word.CANCELLING]
+
+        def answered(self, leases: Sequence[Lease], words: Sequence[Word]) -> None:
+            told.append((leases, words))
+            answered.set()
+
+    bench = Holding(lease=LONG)
+    bench.beat.start()
+
+    assert answered.wait(SOON)
+    bench.beat.stop(SOON)
+
+    assert told == [([lease], {"host": "here"}), ([lease], [Word.CANCELLING])]

@@ -2,6 +2,7 @@
 
 import copy
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
@@ -1060,7 +1061,11 @@ async def test_a_claim_tells_for_how_long_a_job_has_been_waiting_that_has_to_run
     await push(store, "a", "b")
     await claim(one)
     assert (await two.exchange([], 5)).waits is None
+    began = time.monotonic()
     await take_over(store, two)
+    waits = (await two.exchange([], 5)).waits
+    assert waits is not None
+    assert 0 <= waits <= time.monotonic() - began + 0.01
     store.age(60)
 
     waits = (await two.exchange([], 5)).waits
@@ -1857,6 +1862,10 @@ async def test_what_is_ended_instead_of_handed_out_again_is_told(store: Store, w
         store.age(60)
         assert await heir.reclaim(2) == []
         ended = [("poison", Word.DEAD), ("unwanted", Word.CANCELLED)]
+        letter = await store.driver.find("poison")
+        assert letter is not None
+        error = letter.fields[b"error"].decode()
+        assert error == "delivered 1 times without an outcome: it may kill its workers"
     else:
         await lost.release_all([leases[0]])
         assert (await heir.exchange([], 2)).leases == []

@@ -90,6 +90,7 @@ async def test_what_was_asked_for_is_known_until_it_comes_whatever_else_is_under
         await exchanges.quiet()
 
         assert (exchanges.asked, exchanges.under_way, len(store.answered)) == (0, 0, 4)
+        assert not exchanges._scopes  # or they would be kept for as long as the worker works
         assert store.most == 2
 
 

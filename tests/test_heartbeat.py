@@ -293,3 +293,25 @@ def test_what_is_held_is_renewed_with_the_facts_and_the_words_for_it_are_told() 
     bench.beat.stop(SOON)
 
     assert told == [([lease], {"host": "here"}), ([lease], [Word.CANCELLING])]
+
+
+def test_a_renewal_that_begins_three_quarters_of_a_lease_after_the_last_is_late() -> None:
+    """By the time that it arrives the leases may have run out."""
+    lease = 0.8
+    renewals = threading.Semaphore(0)
+
+    class Slow(Bench):
+        def renew(self, leases: Sequence[Lease], facts: Mapping[str, str]) -> list[Word]:
+            renewals.release()
+            threading.Event().wait(lease * 3 / 4)
+            return []
+
+    bench = Slow(lease=lease)
+    bench.beat.start()
+    steady_since = bench.beat.steady_since
+
+    for _ in range(2):
+        assert renewals.acquire(timeout=SOON)
+    bench.beat.stop(SOON)
+
+    assert bench.beat.steady_since > steady_since

@@ -502,10 +502,9 @@ class Shift:
         await self.exchanges.quiet()
         if self.trouble is not None or self.unsure:
             return
+        room = self.free  # by the time of the answer there may be more
         try:
-            leases = await self.consumer.reclaim(
-                self.free, self.lookout.server_ms + int(self.settings.lease * 500)
-            )
+            leases = await self.consumer.reclaim(room, self.lookout.server_ms + int(self.settings.lease * 500))
         except ClockSet:
             leases = []
             await self._glance()  # which judges the clock
@@ -514,7 +513,7 @@ class Shift:
         pause = self.settings.lease if not self.consumer.elsewhere else min(_RECLAIM, self.settings.lease / 4)
         self.reclaim_at = time.monotonic() + pause
         # Where one look found as many as there was room for, there may be more.
-        self.reclaim = bool(leases) and len(leases) >= self.free
+        self.reclaim = bool(leases) and len(leases) >= room
         for lease in leases:
             shown = visible(lease.job_id)
             logger.warning("reclaimed job %s, delivery %d: its worker is gone", shown, lease.deliveries)

@@ -47,9 +47,9 @@ class Crew:
         await anyio.sleep(work.seconds)
         self.running.discard(context.job_id)
 
-    async def lose(self, *job_ids: str) -> None:
+    async def lose(self, *job_ids: str, seconds: float = 0.0) -> None:
         """A worker is lost with these jobs, each delivered for the last time but one."""
-        await self.queue.push_many([self.queue.prepare(Work(), job_id=job_id) for job_id in job_ids])
+        await self.queue.push_many([self.queue.prepare(Work(seconds), job_id=job_id) for job_id in job_ids])
         dead = self.store.consumer("dead", max_deliveries=2)
         await dead.open()
         assert len((await dead.exchange([], len(job_ids))).leases) == len(job_ids)
@@ -61,7 +61,7 @@ class Crew:
 async def test_jobs_that_may_kill_run_one_by_one_and_nothing_beside_them(store: Store) -> None:
     crew = Crew(store)
     async with crew.queue:
-        await crew.lose("a", "b", "c")
+        await crew.lose("a", "b", "c", seconds=0.05)
         await crew.queue.push_many([crew.queue.prepare(Work(0.01), job_id=f"new {n}") for n in range(20)])
 
         await Worker(crew.queue, max_deliveries=2, concurrency=8).run(until_idle=True)

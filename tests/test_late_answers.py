@@ -96,6 +96,40 @@ async def test_a_job_that_ran_and_was_taken_over_from_ourselves_meanwhile_is_set
     assert (counts.running, counts.totals["completed"], shift.refused) == (0, 1, 0)
 
 
+async def test_of_jobs_taken_over_with_one_of_our_own_none_is_forgotten(
+    queue: JobQueue, shift: Shift, store: Store
+) -> None:
+    await queue.push_many([Work(1), Work(2)])
+    (ours,) = (await shift.consumer.exchange([], 1)).leases
+    shift._dispatch([ours])
+    other = store.consumer("other")
+    await other.open()
+    await other.exchange([], 1)
+    await other.aclose()
+    store.age(60)
+
+    shift._dispatch(await shift.consumer.reclaim(2))
+
+    assert len(shift.leased) == 2
+    (too_many,) = shift.outbox
+    await shift.consumer.exchange(shift._next_batch().settlements, None)
+    assert [job.job_id for job in await queue.jobs(State.READY)] == [too_many.lease.job_id]
+    assert [job.job_id for job in await queue.jobs(State.RUNNING)] == [ours.job_id]
+
+
+async def test_a_job_for_which_there_was_no_slot_is_handed_back_once_by_a_worker_that_ends(
+    queue: JobQueue, shift: Shift
+) -> None:
+    await queue.push_many([Work(1), Work(2)])
+    shift._dispatch((await shift.consumer.exchange([], 2)).leases)
+
+    await shift._farewell()
+
+    assert shift.refused == 0
+    totals = (await queue.counts()).totals
+    assert (totals["released"], len(await queue.jobs(State.READY))) == (2, 2)
+
+
 async def test_a_due_time_heard_of_before_older_answers_came_is_kept(queue: JobQueue) -> None:
     lookout = Shift(Worker(queue).settings, until_idle=True).lookout
     now_ms, sent = 1_000_000, time.monotonic()
@@ -269,6 +303,22 @@ async def test_jobs_that_arrive_in_time_are_run_and_not_handed_back(queue: JobQu
 
     totals = (await queue.counts()).totals
     assert (totals.get("released", 0), totals["completed"]) == (0, 5)
+
+
+@pytest.mark.parametrize("share", [float("inf"), 130])
+async def test_two_claims_at_once_bring_no_more_than_there_are_slots_for_and_a_share_allows(
+    queue: JobQueue, share: float
+) -> None:
+    @queue.register(Late)
+    async def work(_: Late) -> None: ...
+
+    await queue.push_many([Late() for _ in range(300)])
+    options: dict[str, Any] = {} if share == float("inf") else {"max_jobs": share}
+
+    await Worker(queue, concurrency=100, **options).run(until_idle=True)
+
+    totals = (await queue.counts()).totals
+    assert (totals.get("released", 0), totals["completed"]) == (0, min(share, 300))
 
 
 async def test_quick_jobs_keep_two_exchanges_under_way(

@@ -10,8 +10,9 @@ import pytest
 from store import RedisStore, Store, eventually
 
 from redisjobs import JobQueue, State, Worker
-from redisjobs.driver import Consumer, Exchange, Lease, Nudge, Settlement
+from redisjobs.driver import Ack, Consumer, Exchange, Lease, Nudge, Settlement
 from redisjobs.drivers.redis_consumer import RedisConsumer
+from redisjobs.errors import Unavailable
 from redisjobs.exchanges import Batch
 from redisjobs.fate import Done
 from redisjobs.guard import Guard, keep_up
@@ -128,6 +129,69 @@ async def test_a_job_for_which_there_was_no_slot_is_handed_back_once_by_a_worker
     assert shift.refused == 0
     totals = (await queue.counts()).totals
     assert (totals["released"], len(await queue.jobs(State.READY))) == (2, 2)
+
+
+async def test_a_worker_tells_how_many_settlements_were_refused_but_not_of_those_it_sent_again(
+    queue: JobQueue, shift: Shift, store: Store
+) -> None:
+    other = store.consumer("other")
+    await other.open()
+
+    async def settle_what_was_lost(*, again: bool) -> None:
+        await queue.push(Work())
+        shift._dispatch((await shift.consumer.exchange([], 1)).leases)
+        (run,) = shift.leased.values()
+        shift._ran(run, Done())
+        store.age(60)
+        (taken,) = await other.reclaim(1)
+        batch = shift._next_batch()
+        if again:
+            shift._failed(batch, None)
+            batch = shift._next_batch()
+        shift._answered(batch, await shift.consumer.exchange(batch.settlements, batch.count))
+        await other.exchange([(taken, Ack())], None)
+
+    for again, refused in ((False, "1"), (False, "2"), (True, "2")):
+        await settle_what_was_lost(again=again)
+        assert shift._facts()["refused"] == refused
+    await other.aclose()
+
+
+async def test_what_was_sent_and_not_answered_is_sent_again_and_what_else_may_have_come_is_handed_back(
+    queue: JobQueue, shift: Shift
+) -> None:
+    await queue.push_many([Work(1), Work(2)])
+    shift._dispatch((await shift.consumer.exchange([], 1)).leases)
+    (run,) = shift.leased.values()
+    shift._ran(run, Done())
+    batch = shift._next_batch()
+    await shift.consumer.exchange(batch.settlements, 1)  # and the answer is lost
+
+    shift._failed(batch, Unavailable("the connection broke"))
+
+    with pytest.raises(Unavailable, match="the connection broke"):
+        await shift._turn()
+    assert await shift._turn()  # it recovers
+    batch = shift._next_batch()
+    shift._answered(batch, await shift.consumer.exchange(batch.settlements, None))
+    counts = await queue.counts()
+    assert (counts.totals["completed"], counts.totals["released"], counts.running) == (1, 1, 0)
+    assert (shift.leased, shift.refused) == ({}, 0)
+
+
+async def test_an_idle_worker_with_one_slot_takes_one_job_at_a_time(queue: JobQueue) -> None:
+    worker = Worker(queue, concurrency=1)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.run)
+        await eventually(lambda: worker._shift and settled(worker._shift.lookout))
+
+        await queue.push_many([Work(n) for n in range(5)])
+
+        with anyio.fail_after(20):
+            while (await queue.counts()).totals["completed"] < 5:  # noqa: ASYNC110
+                await anyio.sleep(0.005)
+        worker.stop()
+    assert (await queue.counts()).totals.get("released", 0) == 0
 
 
 async def test_a_due_time_heard_of_before_older_answers_came_is_kept(queue: JobQueue) -> None:

@@ -179,6 +179,27 @@ async def test_what_was_sent_and_not_answered_is_sent_again_and_what_else_may_ha
     assert (shift.leased, shift.refused) == ({}, 0)
 
 
+async def test_beside_a_blocking_read_outcomes_are_settled_and_due_jobs_promoted_but_no_more_is_claimed(
+    queue: JobQueue,
+) -> None:
+    """What the read brings has the free slots for itself."""
+    shift = Shift(Worker(queue, concurrency=2).settings, until_idle=False)
+    assert shift._next_batch().count == 2
+
+    shift.lookout.begin(2, time.monotonic())
+
+    assert shift._next_batch().count is None
+    shift.lookout.promote = True
+    assert [shift._next_batch().count for _ in range(2)] == [0, None]
+
+
+async def test_a_worker_that_stops_settles_and_asks_for_nothing(queue: JobQueue, shift: Shift) -> None:
+    shift.stop(60)
+    shift.lookout.promote = True
+
+    assert shift._next_batch().count is None
+
+
 async def test_an_idle_worker_with_one_slot_takes_one_job_at_a_time(queue: JobQueue) -> None:
     worker = Worker(queue, concurrency=1)
     async with anyio.create_task_group() as tasks:

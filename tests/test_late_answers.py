@@ -179,6 +179,29 @@ async def test_what_was_sent_and_not_answered_is_sent_again_and_what_else_may_ha
     assert (shift.leased, shift.refused) == ({}, 0)
 
 
+async def test_a_worker_that_ends_hands_back_what_it_runs_unspent_and_claims_nothing_meanwhile(
+    queue: JobQueue,
+) -> None:
+    await queue.push_many([Work(n) for n in range(3)])
+    shift = Shift(Worker(queue, concurrency=3).settings, until_idle=False)
+    guard = Guard()
+    shift.means = Means(guard, Contexts(), shift.threads, None)
+    await shift.consumer.open()
+    shift._dispatch((await shift.consumer.exchange([], 1)).leases)
+    (run,) = shift.leased.values()
+    run._started = time.monotonic()
+
+    for _ in range(2):  # told twice, it does so once
+        await shift._farewell()
+
+    jobs = await queue.jobs(State.READY)
+    assert [(job.deliveries, job.attempt) for job in jobs] == [(0, 1)] * 3
+    totals = (await queue.counts()).totals
+    assert (totals["released"], shift.refused) == (1, 0)
+    await shift.consumer.aclose()
+    guard.end()
+
+
 async def test_beside_a_blocking_read_outcomes_are_settled_and_due_jobs_promoted_but_no_more_is_claimed(
     queue: JobQueue,
 ) -> None:

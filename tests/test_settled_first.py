@@ -1,5 +1,6 @@
 """What has an outcome is settled before anybody's jobs are taken over."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -77,3 +78,31 @@ async def test_outcomes_that_waited_for_the_store_are_settled_before_jobs_are_ta
         worker.stop()
 
     assert driver.asked[0] == "settle"
+
+
+async def test_a_worker_that_stops_while_the_store_is_away_ends_all_the_same_and_says_what_it_holds(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("redisjobs.shift._FAREWELL", 0.5)
+    caplog.set_level(logging.INFO, "redisjobs.worker")
+    driver = Driver()
+    queue = JobQueue(driver, "q")
+    started = anyio.Event()
+
+    @queue.register(Work)
+    async def work(_work: Work) -> None:
+        started.set()
+        await anyio.sleep_forever()
+
+    worker = Worker(queue, grace=0)
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            await queue.push(Work())
+            tasks.start_soon(worker.run)
+            await started.wait()
+            driver.away = True
+            worker.stop_now()
+
+    assert "1 jobs could not be settled, and run again once their leases are over: no answer came in time" in [
+        record.getMessage() for record in caplog.records if record.levelname == "WARNING"
+    ]

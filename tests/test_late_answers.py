@@ -202,6 +202,38 @@ async def test_a_worker_that_ends_hands_back_what_it_runs_unspent_and_claims_not
     guard.end()
 
 
+async def test_how_far_the_servers_clock_ran_ahead_of_ours_is_told_by_what_it_was_and_when_that_was_asked(
+    queue: JobQueue,
+) -> None:
+    lookout = Shift(Worker(queue).settings, until_idle=True).lookout
+    now = time.monotonic()
+
+    assert lookout.learn(1_000_000, None, now - 30) == 0  # the first answer: there is nothing to compare it with
+    assert -5 < lookout.learn(1_030_000, None, now - 29) <= 0.1
+    assert 55 < lookout.learn(1_119_000, None, now - 28) <= 60.1
+    assert -95 < lookout.learn(1_059_000, None, now - 27) < -87.9  # set back
+    assert lookout.learn(9_999_000, None, now - 28) == 0  # overtaken
+
+    assert 1_059_000 <= lookout.server_ms < 1_064_000
+
+
+async def test_a_due_job_is_expected_by_the_time_that_the_last_claim_told(queue: JobQueue) -> None:
+    lookout = Shift(Worker(queue).settings, until_idle=True).lookout
+    assert not lookout.expects(within=3600)
+
+    lookout.learn(1_000_000, 60.0, time.monotonic())
+
+    assert lookout.expects(within=60)
+    assert not lookout.expects(within=30)
+    lookout._heard(Nudge("due", str(1_000_000 + 20_000)))
+    assert lookout.expects(within=30)
+    assert not lookout.expects(within=10)
+    lookout._heard(Nudge("due", str(1_000_000 + 40_000)))  # later than what is known
+    assert lookout.expects(within=30)
+    lookout.learn(1_000_000, None, time.monotonic())
+    assert not lookout.expects(within=3600)
+
+
 async def test_beside_a_blocking_read_outcomes_are_settled_and_due_jobs_promoted_but_no_more_is_claimed(
     queue: JobQueue,
 ) -> None:

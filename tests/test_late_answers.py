@@ -234,6 +234,56 @@ async def test_a_due_job_is_expected_by_the_time_that_the_last_claim_told(queue:
     assert not lookout.expects(within=3600)
 
 
+async def test_a_claim_tells_when_the_next_delayed_job_is_due(queue: JobQueue, shift: Shift) -> None:
+    await queue.push(Work(), delay=3600)
+    batch = shift._next_batch()
+
+    shift._answered(batch, await shift.consumer.exchange(batch.settlements, batch.count))
+
+    assert shift.lookout.expects(within=3600)
+    assert not shift.lookout.expects(within=3000)
+
+
+async def test_when_listening_begins_what_was_said_before_is_learnt_by_a_claim_and_a_renewal(
+    shift: Shift, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurried: list[bool] = []
+    monkeypatch.setattr(shift.heartbeat, "hurry", lambda: hurried.append(True))
+    before = time.monotonic()
+
+    shift.lookout._heard(Nudge("subscribed", ""))
+
+    assert hurried
+    shift.lookout.begin(1, before)
+    assert not shift.lookout.waiting
+    shift.lookout.begin(1, time.monotonic() + 1)
+    assert shift.lookout.waiting
+
+
+async def test_a_blocking_read_that_can_not_be_ended_in_order_is_cut_off(
+    shift: Shift, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unanswered() -> bool:
+        await anyio.sleep_forever()
+        return True
+
+    monkeypatch.setattr("redisjobs.lookout._IN_ORDER", 0.1)
+    monkeypatch.setattr(shift.consumer, "unblock", unanswered)
+    async with anyio.create_task_group() as tasks:
+        for watch in shift.lookout.watches:
+            tasks.start_soon(keep_up, watch)
+        await anyio.wait_all_tasks_blocked()
+        shift.lookout.begin(1, time.monotonic() + 1)
+        await anyio.wait_all_tasks_blocked()
+
+        with anyio.fail_after(4):  # sooner than a read ends by itself
+            await shift.lookout.end()
+
+        assert not shift.lookout.waiting
+        assert shift.lookout.unsure  # something may have been delivered to it
+        tasks.cancel_scope.cancel()
+
+
 async def test_beside_a_blocking_read_outcomes_are_settled_and_due_jobs_promoted_but_no_more_is_claimed(
     queue: JobQueue,
 ) -> None:

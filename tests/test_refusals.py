@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
 import pytest
 from store import RedisStore, eventually
+from tenacity import stop_after_attempt, wait_none
 
 from redisjobs import shift
 from redisjobs.codec import when
@@ -32,7 +34,7 @@ from redisjobs.drivers import lua
 from redisjobs.errors import DriverError
 from redisjobs.job import Priority, State
 from redisjobs.queue import JobQueue
-from redisjobs.retry import no_retry
+from redisjobs.retry import RetryPolicy, no_retry
 from redisjobs.worker import Worker
 
 pytestmark = pytest.mark.anyio
@@ -786,3 +788,26 @@ async def test_a_job_that_ran_alone_and_whose_dead_letter_has_no_id_left_lets_ot
         await well.push()
         await eventually(lambda: starts == [1, 2])
         worker.stop()
+
+
+async def test_a_retry_for_which_no_ready_stream_has_an_id_left_is_delayed_instead_and_counts(
+    redis_store: RedisStore,
+) -> None:
+    queue = JobQueue(redis_store.url, redis_store.queue_name)
+
+    @queue.job(name="Work", retry=RetryPolicy(wait=wait_none(), stop=stop_after_attempt(3)))
+    async def work() -> None:
+        exhaust(redis_store, *Priority)
+        raise ValueError("as it should")
+
+    async with queue:
+        await queue.push({}, "Work", job_id="a")
+        with anyio.fail_after(20):
+            await Worker(queue, concurrency=1).run(until_idle=True)
+
+        info = await queue.get("a")
+        assert info is not None
+        assert (info.state, info.attempt) == (State.DELAYED, 2)
+        assert info.due_at is not None
+        assert 30 < (info.due_at - datetime.now(UTC)).total_seconds() <= 60
+        assert (await queue.counts()).totals["retried"] >= 1

@@ -1096,7 +1096,7 @@ async def test_a_look_for_leases_that_ran_out_leaves_a_job_that_has_to_run_alone
 
 async def test_that_a_job_has_to_run_alone_is_told_once(store: Store, worker: Open) -> None:
     one, two = await worker("w1", max_deliveries=2), await worker("w2", max_deliveries=2)
-    await push(store, "a")
+    await push(store, "a", "b")
     await claim(one)
     heard: list[Nudge] = []
     subscribed = anyio.Event()
@@ -1110,6 +1110,7 @@ async def test_that_a_job_has_to_run_alone_is_told_once(store: Store, worker: Op
         await subscribed.wait()
         for _ in range(3):
             await take_over(store, two)
+            assert two.waiting == 2
         await store.driver.push([job("last", due="+60000")], repeated=False)
         with anyio.fail_after(5):
             while heard[-1].kind != "due":  # noqa: ASYNC110

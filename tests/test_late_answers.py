@@ -10,11 +10,11 @@ import pytest
 from store import RedisStore, Store, eventually
 
 from redisjobs import JobQueue, State, Worker
-from redisjobs.driver import Ack, Consumer, Exchange, Lease, Nudge, Settlement
+from redisjobs.driver import Ack, Consumer, Exchange, Lease, Nudge, Settlement, Word
 from redisjobs.drivers.redis_consumer import RedisConsumer
 from redisjobs.errors import Unavailable
 from redisjobs.exchanges import Batch
-from redisjobs.fate import Done
+from redisjobs.fate import Done, LeaseGone
 from redisjobs.guard import Guard, keep_up
 from redisjobs.lookout import Lookout
 from redisjobs.running import Means
@@ -282,6 +282,24 @@ async def test_a_blocking_read_that_can_not_be_ended_in_order_is_cut_off(
         assert not shift.lookout.waiting
         assert shift.lookout.unsure  # something may have been delivered to it
         tasks.cancel_scope.cancel()
+
+
+async def test_what_a_renewal_tells_concerns_the_lease_that_it_named_and_no_other(
+    queue: JobQueue, shift: Shift, store: Store
+) -> None:
+    await queue.push_many([Work(1), Work(2)])
+    settled_since, ours = (await shift.consumer.exchange([], 2)).leases
+    shift._dispatch([ours])
+    (run,) = shift.leased.values()
+    store.age(60)
+    (taken_again,) = (each for each in await shift.consumer.reclaim(2) if each.place == ours.place)
+    shift._dispatch([taken_again])  # from ourselves
+
+    shift._learn([ours], [Word.LEASE_LOST])
+
+    assert not isinstance(run.given_up, LeaseGone)
+    shift._learn([settled_since, taken_again], [Word.LEASE_LOST, Word.LEASE_LOST])
+    assert isinstance(run.given_up, LeaseGone)
 
 
 async def test_beside_a_blocking_read_outcomes_are_settled_and_due_jobs_promoted_but_no_more_is_claimed(

@@ -260,6 +260,28 @@ async def test_when_listening_begins_what_was_said_before_is_learnt_by_a_claim_a
     assert shift.lookout.waiting
 
 
+@pytest.mark.parametrize("breaks", [False, True])
+async def test_after_a_blocking_read_that_broke_off_and_no_other_jobs_may_have_come_unseen(
+    shift: Shift, monkeypatch: pytest.MonkeyPatch, breaks: bool
+) -> None:
+    async def wait(*_: Any) -> list[Lease]:
+        if breaks:
+            raise Unavailable("the connection broke")
+        shift.lookout._ending = True
+        return []
+
+    monkeypatch.setattr(shift.consumer, "wait", wait)
+    async with anyio.create_task_group() as tasks:
+        for watch in shift.lookout.watches:
+            tasks.start_soon(keep_up, watch)
+        await anyio.wait_all_tasks_blocked()
+        shift.lookout.begin(1, time.monotonic() + 1)
+        await eventually(lambda: not shift.lookout.waiting)
+
+        assert shift.lookout.unsure is breaks
+        tasks.cancel_scope.cancel()
+
+
 async def test_a_blocking_read_that_can_not_be_ended_in_order_is_cut_off(
     shift: Shift, monkeypatch: pytest.MonkeyPatch
 ) -> None:

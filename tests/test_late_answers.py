@@ -46,9 +46,14 @@ async def queue(store: Store) -> AsyncIterator[JobQueue]:
 
 
 @pytest.fixture
-async def shift(queue: JobQueue) -> AsyncIterator[Shift]:
-    """One that has opened, with a slot, and does nothing by itself."""
-    shift = Shift(Worker(queue, concurrency=1).settings, until_idle=False)
+def slots() -> int:
+    return 1
+
+
+@pytest.fixture
+async def shift(queue: JobQueue, slots: int) -> AsyncIterator[Shift]:
+    """One that has opened, with slots, and does nothing by itself."""
+    shift = Shift(Worker(queue, concurrency=slots).settings, until_idle=False)
     guard = Guard()
     shift.means = Means(guard, Contexts(), shift.threads, None)
     await shift.consumer.open()
@@ -179,14 +184,11 @@ async def test_what_was_sent_and_not_answered_is_sent_again_and_what_else_may_ha
     assert (shift.leased, shift.refused) == ({}, 0)
 
 
+@pytest.mark.parametrize("slots", [3])
 async def test_a_worker_that_ends_hands_back_what_it_runs_unspent_and_claims_nothing_meanwhile(
-    queue: JobQueue,
+    queue: JobQueue, shift: Shift
 ) -> None:
     await queue.push_many([Work(n) for n in range(3)])
-    shift = Shift(Worker(queue, concurrency=3).settings, until_idle=False)
-    guard = Guard()
-    shift.means = Means(guard, Contexts(), shift.threads, None)
-    await shift.consumer.open()
     shift._dispatch((await shift.consumer.exchange([], 1)).leases)
     (run,) = shift.leased.values()
     run._started = time.monotonic()
@@ -198,8 +200,6 @@ async def test_a_worker_that_ends_hands_back_what_it_runs_unspent_and_claims_not
     assert [(job.deliveries, job.attempt) for job in jobs] == [(0, 1)] * 3
     totals = (await queue.counts()).totals
     assert (totals["released"], shift.refused) == (1, 0)
-    await shift.consumer.aclose()
-    guard.end()
 
 
 async def test_how_far_the_servers_clock_ran_ahead_of_ours_is_told_by_what_it_was_and_when_that_was_asked(
@@ -215,6 +215,39 @@ async def test_how_far_the_servers_clock_ran_ahead_of_ours_is_told_by_what_it_wa
     assert lookout.learn(9_999_000, None, now - 28) == 0  # overtaken
 
     assert 1_059_000 <= lookout.server_ms < 1_064_000
+
+
+async def test_a_clock_that_ran_ahead_by_more_than_half_a_lease_keeps_a_worker_from_taking_over(
+    queue: JobQueue,
+) -> None:
+    shift = Shift(Worker(queue, lease=10).settings, until_idle=False)
+    now = shift.heartbeat.renewed = time.monotonic()
+    shift.heartbeat.steady_since = now - 3600
+
+    shift._judge_clock(4.0)
+    assert shift._may_reclaim(now)
+    shift._judge_clock(6.0)
+    assert not shift._may_reclaim(now)
+
+
+async def test_what_dead_workers_left_behind_is_looked_for_once_in_a_while(
+    shift: Shift, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+
+    async def tidy() -> None:
+        looks.append(time.monotonic())
+
+    monkeypatch.setattr(shift.consumer, "tidy", tidy)
+    assert await shift._turn()  # it asks what time it is
+    shift.reclaim = False
+    shift.tidy_at = time.monotonic()
+
+    for _ in range(2):
+        assert await shift._turn()
+
+    assert len(looks) == 1
+    assert time.monotonic() < shift.tidy_at < time.monotonic() + 120
 
 
 async def test_a_due_job_is_expected_by_the_time_that_the_last_claim_told(queue: JobQueue) -> None:
@@ -322,6 +355,21 @@ async def test_what_a_renewal_tells_concerns_the_lease_that_it_named_and_no_othe
     assert not isinstance(run.given_up, LeaseGone)
     shift._learn([settled_since, taken_again], [Word.LEASE_LOST, Word.LEASE_LOST])
     assert isinstance(run.given_up, LeaseGone)
+
+
+@pytest.mark.parametrize("slots", [2])
+async def test_a_worker_that_ends_by_an_error_counts_the_delivery_of_what_it_began_and_of_nothing_else(
+    queue: JobQueue, shift: Shift
+) -> None:
+    await queue.push_many([Work(1), Work(2)])
+    shift._dispatch((await shift.consumer.exchange([], 2)).leases)
+    began, _ = shift.leased.values()  # the other one has a slot too, which has not taken it up yet
+    began._started = time.monotonic()
+    shift.broken = True
+
+    await shift._farewell()
+
+    assert [job.deliveries for job in await queue.jobs(State.READY)] == [1, 0]
 
 
 async def test_beside_a_blocking_read_outcomes_are_settled_and_due_jobs_promoted_but_no_more_is_claimed(
@@ -539,8 +587,16 @@ async def test_jobs_that_arrive_in_time_are_run_and_not_handed_back(queue: JobQu
 async def test_two_claims_at_once_bring_no_more_than_there_are_slots_for_and_a_share_allows(
     queue: JobQueue, share: float
 ) -> None:
+    running, all_run = 0, anyio.Event()
+
     @queue.register(Late)
-    async def work(_: Late) -> None: ...
+    async def work(_: Late) -> None:
+        nonlocal running
+        running += 1
+        if running == 100:
+            await anyio.wait_all_tasks_blocked()  # a claim that is one too many has been made by now
+            all_run.set()
+        await all_run.wait()
 
     await queue.push_many([Late() for _ in range(300)])
     options: dict[str, Any] = {} if share == float("inf") else {"max_jobs": share}

@@ -1117,7 +1117,7 @@ async def test_that_a_job_has_to_run_alone_is_told_once(store: Store, worker: Op
                 await anyio.sleep(0.005)
         tasks.cancel_scope.cancel()
     assert [nudge.kind for nudge in heard] == ["subscribed", "released", "due"]
-    assert heard[1].value == "1"
+    assert heard[1].value == "2"
 
 
 async def test_no_job_is_convicted_of_killing_workers_that_did_not_run_alone(store: Store, worker: Open) -> None:

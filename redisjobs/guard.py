@@ -1,9 +1,9 @@
 """Keeps apart what was meant for a worker's tasks, and what a handler did to every task of the event loop.
 
-Handlers share the event loop with their worker, so one that cancels all tasks means the worker's as well. Those
-that a worker makes do not heed a job's cancel. The one it was started in is its caller's, and does; there it is told
-apart which job that was, and the worker goes on. It ends when a scope around it is cancelled, or that task by anybody
-else. Only asyncio has such cancels: on trio each one has a scope.
+Handlers share the event loop with their worker, so one that cancels all tasks cancels the worker's as well. Those
+that a worker makes do not heed a job. The one it was started in is its caller's, and does; but it shows that a
+job cancelled it, and the worker goes on. It ends when a scope around it is cancelled, or that task by anybody else.
+Only asyncio has such cancels: on trio each one has a scope.
 """
 
 import asyncio

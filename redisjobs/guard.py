@@ -2,8 +2,8 @@
 
 Handlers share the event loop with their worker, so one that cancels all tasks cancels the worker's as well. Those
 that a worker makes do not heed a job. The one it was started in is its caller's, and does; but it shows that a
-job cancelled it, and the worker goes on. It ends when a scope around it is cancelled, or that task by anybody else.
-Only asyncio has such cancels: on trio each one has a scope.
+job cancelled it, and the worker goes on. It ends when a scope around it is cancelled, or that task by anybody
+else. Only asyncio has such cancels: on trio each one has a scope.
 """
 
 import asyncio

@@ -66,6 +66,11 @@ def killed(worker: int, at: float) -> dict[str, Any]:
     return {"what": "fault", "name": "worker killed", "recovery": "jobs", "detail": "", **times, **who}
 
 
+def child_killed(worker: int, at: float) -> dict[str, Any]:
+    """As a supervisor sees it, who hands its jobs on at once."""
+    return killed(worker, at) | {"name": "child killed", "hands_on": True}
+
+
 def cut(began: float, ended: float) -> dict[str, Any]:
     """A fault of all workers."""
     about = {"name": "network cut", "recovery": "workers", "hits": "all", "pids": []}
@@ -306,7 +311,7 @@ A, B = started("x", 1, 200), started("x", 2, 203, deliveries=2)
 
 
 def stopped(worker: int, at: float) -> dict[str, Any]:
-    return killed(worker, at) | {"name": "worker stopped", "ended": at + 2, "reaches": 3}
+    return killed(worker, at) | {"name": "worker stopped", "ended": at + 2, "reaches": 3, "grace": 1}
 
 
 def stalled(worker: int, began: float, seconds: float) -> dict[str, Any]:
@@ -401,6 +406,205 @@ def test_one_that_was_held_up_is_excused_by_what_held_it_up() -> None:
     assert again(B, late, settled("x", 2, 203.5, 2), frozen | {"ended": 205.5}) == "worker frozen"
     assert again(B, late, settled("x", 2, 203.5, 2), frozen | {"ended": 204}) == "none"
     assert again(B, late, settled("x", 2, 203.5, 2), frozen | {"ended": 205.5, "pids": [2]}) == "none"
+
+
+# How soon a fault leads to a second run. A lease of 2 s runs out 2 s after its job was given out; the first run
+# may have begun 0.5 s later than that, unseen.
+
+
+@pytest.mark.parametrize("fault", [killed(1, 200.2), cut(200.2, 200.3), stalled(1, 200.2, 1)])
+@pytest.mark.parametrize(("seconds", "excused"), [(0.1, False), (1.45, False), (1.55, True)])
+def test_a_fault_in_which_leases_run_out_excuses_no_second_run_before_they_have(
+    fault: dict[str, Any], seconds: float, excused: bool
+) -> None:
+    cause = again(A, started("x", 2, 200 + seconds, 2), fault)
+
+    assert cause == (fault["name"] if excused else "none")
+
+
+@pytest.mark.parametrize(("seconds", "excused"), [(1.45, False), (1.55, True)])
+def test_a_run_begun_after_a_fault_whose_harm_still_shows_has_a_whole_lease_as_well(
+    seconds: float, excused: bool
+) -> None:
+    late = cut(198, 199.5) | {"reaches": 1}
+
+    assert again(A, started("x", 2, 200 + seconds, 2), late) == ("network cut" if excused else "none")
+
+
+def test_a_lease_that_was_renewed_until_a_fault_began_runs_out_a_lease_after_that() -> None:
+    first = started("x", 1, 196)  # renewed at 199.33 or later: until 201.33, and 0.5 s of that may be a delay
+
+    assert again(first, started("x", 2, 200.8, 2), killed(1, 200)) == "none"
+    assert again(first, started("x", 2, 200.9, 2), killed(1, 200)) == "worker killed"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        killed(9, 198) | {"name": "connections reset", "unsteady": True, "hits": "", "ended": 198.3},
+        stalled(1, 198, 0.6),
+        cut(197.9, 198),
+    ],
+    ids=["unsteady", "stall", "cut"],
+)
+def test_where_something_else_kept_a_lease_from_being_renewed_it_may_run_out_sooner(other: dict[str, Any]) -> None:
+    assert again(started("x", 1, 196), started("x", 2, 200.5, 2), killed(1, 200), other) == "worker killed"
+
+
+@pytest.mark.parametrize(
+    "fault", [child_killed(1, 200.2), cut(200.2, 200.3) | {"name": "group destroyed", "hands_on": True}]
+)
+def test_a_fault_in_which_jobs_are_handed_on_at_once_excuses_a_second_run_at_once(fault: dict[str, Any]) -> None:
+    assert again(A, started("x", 2, 200.3, 2), fault) == fault["name"]
+
+
+def test_a_job_that_was_handed_back_runs_again_at_once_in_whatever_fault() -> None:
+    handed_back = [ended("x", 1, 200.25, result="cut"), settled("x", 1, 200.26, fate="Release")]
+
+    assert again(A, started("x", 2, 200.4), cut(200.2, 200.3), *handed_back) == "network cut"
+    assert again(A, started("x", 2, 200.4), cut(200.2, 200.3), *handed_back[:1]) == "network cut"
+    assert again(A, started("x", 2, 200.24), cut(200.2, 200.3), *handed_back) == "none"
+
+
+def test_one_that_was_given_a_job_before_it_stood_still_may_lose_it_as_soon_as_it_begins() -> None:
+    frozen = killed(1, 198) | {"name": "worker frozen", "ended": 199.9}
+
+    assert again(A, started("x", 2, 200.1, 2), frozen | {"reaches": 1}) == "worker frozen"
+    assert again(A, started("x", 2, 200.1, 2), frozen | {"reaches": 1, "began": 198.8}) == "none"
+
+
+def test_one_whose_event_loop_was_blocked_may_lose_a_job_as_soon_as_it_begins() -> None:
+    blocked = [*pushed("b", 197, "Blocker"), started("b", 1, 198, name="Blocker"), ended("b", 1, 199.9)]
+
+    assert again(A, started("x", 2, 200.3, 2), cut(200.1, 200.2)) == "none"
+    assert again(A, started("x", 2, 200.3, 2), cut(200.1, 200.2), *blocked) == "network cut"
+
+
+@pytest.mark.parametrize(("seconds", "excused"), [(0.1, False), (0.5, False), (0.6, True)])
+def test_who_could_not_renew_takes_nothing_over_when_the_store_is_back(seconds: float, excused: bool) -> None:
+    first, again_at = started("x", 1, 198), 202 + seconds
+
+    assert again(first, started("x", 2, again_at, 2), cut(200.5, 202)) == ("network cut" if excused else "none")
+    # It was back before that was written down.
+    back = cut(200.5, 202.5) | {"undone": 202}
+    assert again(first, started("x", 2, again_at, 2), back) == ("network cut" if excused else "none")
+
+
+def test_a_cut_that_is_shorter_than_the_time_in_which_workers_renew_keeps_nobody_from_looking() -> None:
+    assert again(started("x", 1, 198), started("x", 2, 202.1, 2), cut(200.8, 202)) == "network cut"
+
+
+@pytest.mark.parametrize("deliveries", [1, 2])
+def test_a_worker_that_is_stopped_hands_on_what_has_ended_or_outlived_its_grace(deliveries: int) -> None:
+    stop = stopped(1, 200.5)
+
+    def cause(at: float, *more: dict[str, Any]) -> str:
+        return again(A, started("x", 2, at, deliveries), stop, *more)
+
+    assert cause(201.4) == "none"
+    assert cause(201.4, ended("x", 1, 201.45, result="cut")) == "none"
+    assert cause(201.4, ended("x", 1, 201.35, result="cut")) == "worker stopped"
+    assert cause(201.6) == "worker stopped"
+
+
+# What must not come before what
+
+
+def test_a_job_that_was_cancelled_while_nobody_ran_it_is_not_started_any_more(book: Book) -> None:
+    cancel = [
+        {"what": "cancel", "job": "d", "db": 0, "at": 103},
+        {"what": "cancelled", "job": "d", "db": 0, "at": 103.1, "word": "CANCELLED"},
+    ]
+    book.lines += [*pushed("d", 100), *cancel]
+    book.final.totals |= {"pushed": 4, "cancelled": 1}
+    raised = [started("d", 2, 102.9), ended("d", 2, 103, result="raised")]
+
+    assert check([*book.lines, *raised], [book.final]).passed
+    late = [*book.lines, started("d", 2, 103.2)]
+    wrong = "d (Work) was started by w2 (delivery 1) 0.100 s after it was cancelled while nobody ran it"
+    assert check(late, [book.final]).wrong == [wrong]
+    running = cancel[1] | {"word": "CANCELLING"}
+    found = check([*(running if line is cancel[1] else line for line in late)], [book.final]).wrong
+    assert wrong not in found
+
+
+def test_a_job_that_the_store_forgot_where_a_worker_asked_for_it_is_not_started_any_more(book: Book) -> None:
+    told = {"what": "ended", "job": "d", "db": 0, "pid": 2, "at": 103.1, "cancelled": True}
+    book.lines += [*pushed("d", 100), {"what": "cancel", "job": "d", "db": 0, "at": 103}, told]
+    book.final.totals |= {"pushed": 4, "cancelled": 1}
+
+    assert book.verdict().passed
+    book.lines.append(started("d", 2, 103.2))
+    assert not book.verdict().passed
+
+
+@pytest.mark.parametrize(
+    ("fault", "excused"),
+    [
+        (killed(2, 102.9) | {"name": "worker frozen", "ended": 103.5}, True),
+        (cut(102.9, 103.5), True),
+        (stalled(2, 102.9, 0.6), True),
+        (killed(1, 102.9) | {"name": "worker frozen", "ended": 103.5}, False),
+        (cut(102.9, 103.5) | {"db": 1}, False),
+        (cut(103.2, 103.5), False),  # it could not have been given the job any more
+        (cut(101, 102.5), False),  # long over
+        (killed(2, 102.9) | {"hits": ""}, False),
+    ],
+)
+def test_one_that_was_held_up_may_start_what_was_cancelled_meanwhile(
+    book: Book, fault: dict[str, Any], excused: bool
+) -> None:
+    told = {"what": "cancelled", "job": "d", "db": 0, "at": 103.1, "word": "CANCELLED"}
+    book.lines += [*pushed("d", 100), {"what": "cancel", "job": "d", "db": 0, "at": 103}, told]
+    book.lines += [started("d", 2, 103.8), fault]
+    book.final.totals |= {"pushed": 4, "cancelled": 1}
+
+    assert book.verdict().passed is excused
+
+
+@pytest.mark.parametrize(("at", "early"), [(102.9, True), (102.995, False), (103.005, False)])
+def test_a_job_that_was_delayed_is_not_started_before_its_push_and_that_time(
+    book: Book, at: float, early: bool
+) -> None:
+    push, told = pushed("d", 100)
+    book.lines += [push, told | {"delay": 3}, *done("d", 2, at)]
+    book.final.totals |= {"pushed": 4, "completed": 3}
+
+    assert book.verdict().wrong == (["d (Work) was started 0.100 s before it was due"] if early else [])
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        [settled("a", 1, 101.11)],
+        [settled("a", 1, 101.11, fate="DeadLetter")],
+        [{"what": "cancelled", "job": "a", "db": 0, "at": 101.111, "word": "CANCELLED"}],
+        [{"what": "ended", "job": "a", "db": 0, "pid": 1, "at": 101.111, "cancelled": False}],
+    ],
+    ids=["done", "dead", "cancelled", "buried"],
+)
+def test_a_key_is_held_by_no_job_that_had_ended_before_the_push(book: Book, end: Lines) -> None:
+    book.without("a", "settled")
+    book.lines += end
+    wrong = "d was told that a holds its key, which had ended 0.100 s before it was pushed"
+
+    def found(at: float) -> bool:
+        push, told = pushed("d", at)
+        return wrong in check([*book.lines, push, told | {"holder": "a"}], [book.final]).wrong
+
+    assert found(101.211)
+    assert not found(101.1)  # it had not, when this was sent
+
+
+def test_a_key_may_be_held_by_a_job_whose_end_nobody_was_told(book: Book) -> None:
+    push, told = pushed("d", 110)
+    book.without("a", "settled")
+
+    assert check([*book.lines, push, told | {"holder": "a"}], [book.final]).passed
+    refused = settled("a", 1, 101.11, word="LEASE_LOST")
+    assert check([*book.lines, refused, push, told | {"holder": "a"}], [book.final]).passed
+    retried = settled("a", 1, 101.11, fate="RetryLater")
+    assert check([*book.lines, retried, push, told | {"holder": "a"}], [book.final]).passed
 
 
 def bereft(book: Book, *faults: dict[str, Any], at: float = 111, poison: float | None = 107) -> dict[str, int]:
@@ -586,9 +790,10 @@ def test_a_job_that_was_done_where_another_run_of_its_attempt_failed_needs_a_fau
     unheard = [started("f", 3, 199.5), *RAISED, started("f", 2, 200.15, 2), ended("f", 2, 200.18, 2)]
     both = [*unheard, retried(1, 200.2), *DONE]
 
+    at_once = [child_killed(3, 199.6), child_killed(1, 200.05)]
     assert judged(*both)[-1]
-    assert not judged(*both, killed(3, 199.6), killed(1, 200.05), killed(2, 200.19))[-1]
-    assert judged(*both, killed(3, 199.6), killed(1, 200.05))[-1]
+    assert not judged(*both, *at_once, child_killed(2, 200.19))[-1]
+    assert judged(*both, *at_once)[-1]
 
 
 # How long a job may wait: 16 s with a lease of 2, 40 s for one that has to run alone. Process 2 is always at work.

@@ -4,6 +4,10 @@ A run was hit by a fault of processes if its own process is one of these, and by
 when that was in force: begun before its end, not settled before its beginning. A job whose outcome was accepted
 has no excuse for another run, whatever happened around it. A later attempt needs a run that failed, and whose
 retry the store took.
+
+Nor does a fault excuse a second run that it can't have led to yet. Most only let leases run out: then a lease has
+to pass from when the first began, or was surely renewed last. One that asks a worker to end lets it finish what it
+has: that is handed on once it has ended, or the grace is over.
 """
 
 from collections import defaultdict
@@ -21,6 +25,10 @@ MAX_DELIVERIES = 3
 POISONED = 0.5  # seconds that a process may live on which has started a job that kills it
 _MOMENT = 1.0  # seconds in which one that was held up starts what it had been given
 _LEAST_STALL = 0.4  # of a lease: shorter ones leave time enough to renew
+_LAG = 0.5  # seconds that a process may be late by with nobody noting that it stood still
+_RENEWED = 1 / 3  # of a lease: from one renewal to the next
+_STEADY = 2 / 3  # of a lease: who could not renew for so long looks for others' jobs only a lease later
+_UNDONE = 0.1  # seconds: nobody knows to the moment when the store was back
 
 
 def pairs(story: Story) -> Iterable[tuple[Run, Run]]:
@@ -49,7 +57,10 @@ class Causes:
             (fault for fault in faults if fault["what"] != "stall" or _seconds(fault) >= _LEAST_STALL * lease),
             key=lambda line: line["began"],
         )
+        self._lease = lease
+        self._all = sorted(faults, key=lambda line: line["began"])  # short stalls as well
         self._databases = databases
+        self._blocked = _spans(stories, "Blocker")
         self._poisoned = _starts(stories, "Poison")
         self._upset = _starts(stories, "Upsetter", CANCELS_OTHERS)
 
@@ -139,21 +150,72 @@ class Causes:
             return "handler that cancels others"
         # Whoever was given it in between never began it, and had to lose it as well.
         between = max(0, second.lease[2] - run.lease[2] - 1)
-        return self._by_process(run, again) or self._by_all(run, again, between * self._found)
+        return self._by_process(run, second) or self._by_all(run, second, between * self._found)
 
-    def _by_process(self, run: Run, again: float) -> str:
+    def _by_process(self, run: Run, second: Run) -> str:
         for fault in self._faults:
-            if fault["hits"] == "pids" and _hit(fault, run) and _was_in_hand(run, fault, again):
+            mine = fault["hits"] == "pids" and _hit(fault, run) and _was_in_hand(run, fault, second.at)
+            if mine and self._led_to(fault, run, second):
                 return str(fault["name"])
         return ""
 
-    def _by_all(self, run: Run, again: float, longer: float = 0.0) -> str:
+    def _by_all(self, run: Run, second: Run, longer: float = 0.0) -> str:
         # The last to begin: it comes nearest.
         for fault in reversed(self._faults):
-            in_time = again <= _over(fault) + self._late + longer
-            if fault["hits"] == "all" and _hit(fault, run) and in_time and _was_in_hand(run, fault, again):
+            in_time = second.at <= _over(fault) + self._late + longer
+            mine = fault["hits"] == "all" and _hit(fault, run) and _was_in_hand(run, fault, second.at)
+            if mine and in_time and self._led_to(fault, run, second):
                 return str(fault["name"])
         return ""
+
+    def _led_to(self, fault: Line, run: Run, second: Run) -> bool:
+        """Whether a fault that hit a run can have led to the second one as soon as that."""
+        if second.attempt != run.attempt or second.lease[2] < run.lease[2]:
+            return True  # the store had settled the first; or the second had been given the job before
+        has_ended = run.end is not None and run.end["at"] <= second.at
+        if grace := fault.get("grace", 0.0):
+            return has_ended or second.at >= float(fault["began"] + grace)
+        if fault.get("hands_on") or (has_ended and _was_handed_back(run)):
+            return True
+        return second.at >= self._runs_out(fault, run) and second.at >= self._looked_for(fault)
+
+    def _runs_out(self, fault: Line, run: Run) -> float:
+        """When the lease of a run that a fault kept from being renewed ran out, at the earliest."""
+        last, renewed = self._given(run), float(fault["began"]) - _RENEWED * self._lease
+        if run.at <= renewed and not self._is_disturbed(fault, run):
+            last = renewed
+        return last + self._lease - _LAG
+
+    def _given(self, run: Run) -> float:
+        """When a job was given to who ran it, at the earliest: he may have been held up before he began it."""
+        spans = [(fault["began"], fault["ended"]) for fault in self._all if self._holds(fault, run)]
+        spans += self._blocked[run.pid]
+        return float(min([run.at, *(began for began, ended in spans if began <= run.at <= ended + _MOMENT)]))
+
+    def _holds(self, fault: Line, run: Run) -> bool:
+        """Whether the process of a run stood still in a fault, or may have."""
+        return run.pid in fault["pids"] or (fault["what"] == "stall" and _hit(fault, run))
+
+    def _is_disturbed(self, fault: Line, run: Run) -> bool:
+        """Whether something else may have kept a run from being renewed just before a fault."""
+        for other in self._all:
+            about = other["hits"] == "all" or other.get("unsteady") or run.pid in other["pids"]
+            is_just_before = other["began"] <= fault["began"] <= _over(other) + other["lingers"] + self._lease
+            if other is not fault and about and is_just_before:
+                return True
+        return False
+
+    def _looked_for(self, fault: Line) -> float:
+        """When somebody looked for leases that ran out in a fault, at the earliest.
+
+        Where nobody could renew for so long that he is no longer steady, that is a lease later. Who has come only
+        now looks after the time in which all that live renew.
+        """
+        is_outage = fault["what"] == "fault" and fault["hits"] == "all"
+        undone = fault.get("undone", fault["ended"])
+        if not is_outage or undone - fault["began"] <= _STEADY * self._lease:
+            return 0.0
+        return float(undone + _RENEWED * self._lease - _UNDONE)
 
     def _of_held_up(self, first: Run, second: Run) -> str:
         """The second was given the job before the first, and came to start it only after it."""
@@ -181,6 +243,15 @@ def _starts(stories: Mapping[Key, Story], name: str, does: str = "") -> Mapping[
     return found
 
 
+def _spans(stories: Mapping[Key, Story], name: str) -> Mapping[int, Sequence[tuple[float, float]]]:
+    """From when to when each process ran jobs of this name."""
+    found: defaultdict[int, list[tuple[float, float]]] = defaultdict(list)
+    for story in stories.values():
+        for run in story.runs if story.name == name else ():
+            found[run.pid].append((run.at, run.end["at"] if run.end is not None else float("inf")))
+    return found
+
+
 def _hit(fault: Line, run: Run) -> bool:
     """Whether a fault was about the process of a run, or about all of its database."""
     if fault["hits"] == "pids":
@@ -190,6 +261,13 @@ def _hit(fault: Line, run: Run) -> bool:
 
 def _was_in_hand(run: Run, fault: Line, again: float) -> bool:
     return run.at <= _over(fault) and fault["began"] <= _in_hand_until(run, again)
+
+
+def _was_handed_back(run: Run) -> bool:
+    """Whether its worker gave it back, or was about to when it was last heard of."""
+    if run.settled is not None:
+        return bool(run.settled["fate"] == "Release")
+    return run.end is not None and bool(run.end["result"] == "cut")
 
 
 def _in_hand_until(run: Run, again: float) -> float:

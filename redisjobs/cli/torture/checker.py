@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from redisjobs.cli.torture.causes import FAILED, MAX_DELIVERIES, NONE, Causes, pairs
+from redisjobs.cli.torture.order import disorder
 from redisjobs.cli.torture.recovery import Recovery, measure
 from redisjobs.cli.torture.store import Final, Letter
 from redisjobs.cli.torture.stories import Key, Line, Run, Story, tell, was
@@ -96,7 +97,7 @@ def check(lines: Iterable[Line], finals: Sequence[Final], lease: float = 2.0) ->
     for counts in ("again", "duplicates", "bereft"):
         setattr(verdict, counts, dict(Counter(getattr(verdict, counts)).most_common()))
     verdict.faults, stuck = measure(ordered)
-    verdict.wrong += [*stuck, *late(stories, ordered, lease), *_locked(ordered)]
+    verdict.wrong += [*stuck, *late(stories, ordered, lease), *disorder(stories, faults), *_locked(ordered)]
     return verdict
 
 

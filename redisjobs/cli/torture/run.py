@@ -139,9 +139,10 @@ class Torture:
             end += _CHANCE
             self._keep(begun, lambda: time.monotonic() < end and not begun[0][0].happened)
         for fault, at in begun:
+            undone = time.time()
             fault.end(self.field)
             if fault.happened:
-                self._note_fault(fault, at)
+                self._note_fault(fault, at, undone)
         for note in self.field.notes:
             self.journal.write(note)
         self.field.notes.clear()
@@ -155,11 +156,12 @@ class Torture:
                     fault.keep(self.field)
             self._pause(0.1)
 
-    def _note_fault(self, fault: Fault, began: float) -> None:
+    def _note_fault(self, fault: Fault, began: float, undone: float) -> None:
+        """Write it down; `undone` is when it began to be undone: by its end, all may be well again."""
         self.faults += 1
         now = time.time()
         line = {"what": "fault", "at": began, "began": began, "ended": now, "workers": self.fleet.staying()}
-        self.journal.write(line | fault.facts)
+        self.journal.write(line | {"undone": undone} | fault.facts)
 
     def _heal(self) -> None:
         self.in_force = "none any more"

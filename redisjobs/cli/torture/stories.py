@@ -75,9 +75,13 @@ class Story:
         expected: What its producer knew of the id when he pushed: `new`, it was free; `there`, a job had it.
         added: What he was told of that: whether it is a new job; None if he was told nothing.
         holder: The job that had its unique key, so that it was not added.
+        sent_at: When its push was first sent, or a little before; None if nobody pushed it.
         ready_at: From when on it might be run; None if nobody was told that it is there.
+        due_at: Before when it must not be run, as its push said; None if that said nothing of it.
         cancel_asked: Somebody asked for its end.
         cancelled: He was told that it is gone.
+        cancelled_at: By when the store itself had made it go away; None if it did not say that.
+        buried_at: By when the store itself had made it a dead letter; None likewise.
         runs: Its handler's.
         settled: What the store said of its outcomes, those that no handler came to included.
     """
@@ -92,9 +96,13 @@ class Story:
     expected: str = "new"
     added: bool | None = None
     holder: str = ""
+    sent_at: float | None = None
     ready_at: float | None = None
+    due_at: float | None = None
     cancel_asked: bool = False
     cancelled: bool = False
+    cancelled_at: float | None = None
+    buried_at: float | None = None
     runs: list[Run] = field(default_factory=list)
     settled: list[Line] = field(default_factory=list)
 
@@ -174,8 +182,7 @@ class _Reader:
                 self._end(line)
             case "ended":
                 if not self._is_shared(line):
-                    story = self._story(line)
-                    story.cancelled = story.cancelled or line["cancelled"]
+                    _note_end(self._story(line), line)
             case what:
                 _note(self._story(line), what, line)
                 if what == "start":
@@ -223,15 +230,28 @@ def _note(story: Story, what: str, line: Line) -> None:
         case "push":
             story.attempted, story.name = True, line["name"]
             story.expected = line.get("expected", "new")
+            story.sent_at = line["at"] if story.sent_at is None else story.sent_at
         case "pushed":
             story.acknowledged, story.holder, story.added = True, line["holder"], line.get("added")
-            story.ready_at = line["at"] + line.get("delay", 0.0)
+            delay = line.get("delay", 0.0)
+            story.ready_at = line["at"] + delay
+            if delay and story.sent_at is not None:
+                story.due_at = story.sent_at + delay
         case "by hand":
             story.by_hand, story.name = True, "by hand"
             story.ready_at = line["at"]
         case "cancel":
             story.cancel_asked = True
-        case "cancelled":
-            story.cancelled = story.cancelled or line["word"] == "CANCELLED"
+        case "cancelled" if line["word"] == "CANCELLED":
+            _note_end(story, {**line, "cancelled": True})
         case "start":
             story.runs.append(Run(line))
+
+
+def _note_end(story: Story, line: Line) -> None:
+    """Note that the store ended a job by itself, nobody having it."""
+    if line["cancelled"]:
+        story.cancelled = True
+        story.cancelled_at = line["at"] if story.cancelled_at is None else story.cancelled_at
+    else:
+        story.buried_at = line["at"] if story.buried_at is None else story.buried_at

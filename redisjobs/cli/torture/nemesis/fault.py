@@ -138,6 +138,9 @@ class Fault(ABC):
             from its end until every worker that lives has started a job. ``: there is nothing to recover from.
         unsteady: Whether workers may fail to renew while it is in force, though none has to lose a job by that.
         alone: Whether no other may come together with it.
+        hands_on: Whether jobs that it takes from somebody are handed on at once; else their leases run out first.
+        grace: Seconds from its beginning that those it is about may finish in what they run: nothing of that is
+            handed on sooner, unless it has ended.
         forgets_deliveries: Whether nobody knows afterwards how often a job was handed out.
         pids: The processes it is about.
         jobs: The jobs it put in.
@@ -154,6 +157,8 @@ class Fault(ABC):
     recovery: ClassVar[str] = ""
     unsteady: ClassVar[bool] = False
     alone: ClassVar[bool] = False
+    hands_on: ClassVar[bool] = False
+    grace: ClassVar[float] = 0.0
     forgets_deliveries: ClassVar[bool] = False
 
     def __init__(self) -> None:
@@ -194,4 +199,5 @@ class Fault(ABC):
         """What is written down of it, besides when it was."""
         kind = {"name": self.name, "hits": self.hits, "recovery": self.recovery, "lingers": self.lingers}
         kind |= {"reaches": self.reaches, "unsteady": self.unsteady, "forgets_deliveries": self.forgets_deliveries}
+        kind |= {"hands_on": self.hands_on, "grace": self.grace}
         return kind | {"pids": self.pids, "jobs": self.jobs, "db": self.db, "detail": self.detail}

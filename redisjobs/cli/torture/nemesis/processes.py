@@ -50,6 +50,7 @@ class KillChild(KillWorker):
     """SIGKILL of a worker process under its supervisor's eyes."""
 
     name = "child killed"
+    hands_on = True
     supervised = True
 
 
@@ -104,6 +105,7 @@ class StopWorker(ProcessFault):
     name = "worker stopped"
     holds = 2.0
     reaches = GRACE + 2.0
+    grace = GRACE
 
     def begin(self, field: Field) -> None:  # noqa: D102
         host = field.fleet.some_host()
@@ -119,6 +121,7 @@ class UpgradeInPlace(ProcessFault):
     name = "upgrade in place"
     holds = 2.0
     reaches = GRACE + 2.0
+    grace = GRACE
     alone = True  # whoever starts in that very moment finds half of one and half of the other
 
     def begin(self, field: Field) -> None:  # noqa: D102

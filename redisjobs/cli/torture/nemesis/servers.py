@@ -77,6 +77,7 @@ class DestroyGroup(Fault):
     name = "group destroyed"
     hits = "all"
     recovery = "workers"
+    hands_on = True
     forgets_deliveries = True
 
     def prepare(self, field: Field) -> None:  # noqa: D102

@@ -7,14 +7,17 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
 import pytest
+from store import eventually
 
 from redisjobs import server
 from redisjobs.cli import journal
 from redisjobs.cli.journal import Journal
 from redisjobs.cli.torture import spoiled
+from redisjobs.cli.torture.checker import check
 from redisjobs.cli.torture.fleet import Fleet, Host, Kind, children
-from redisjobs.cli.torture.jobs import Work
+from redisjobs.cli.torture.jobs import Pusher, Work
 from redisjobs.cli.torture.nemesis.entries import PutHostile
 from redisjobs.cli.torture.nemesis.fault import Field
 from redisjobs.cli.torture.nemesis.network import CutPush, LateBytes
@@ -136,6 +139,29 @@ def test_how_long_a_prepared_job_is_delayed_is_read_of_it() -> None:
     assert [_seconds_of(due) for due in ("", "+2500", "+50.5")] == [0, 2.5, 0.0505]
 
 
+def test_what_a_handler_pushes_is_judged_as_what_any_producer_does(target: Server, tmp_path: Path) -> None:
+    store = Store(target.url, f"q-{random.randrange(10**9)}")
+    fleet = Fleet([store.url], store.queue.name, tmp_path, 2.0, random.Random(7), kinds=[Kind()])
+    with fleet, Field(fleet, [store], 2.0) as field:
+        fleet.start()
+        field.push(Pusher(), store)
+        anyio.run(eventually, lambda: store.drained, 30)
+        fleet.dismiss()
+    mine = Journal(tmp_path)
+    for note in field.notes:
+        mine.write(note)
+    lines = list(journal.read(tmp_path))
+
+    verdict = check(lines, [store.final()])
+
+    assert verdict.passed, verdict
+    assert (verdict.acknowledged, verdict.done) == (2, 2)
+    (job,) = (line["job"] for line in lines if line["what"] == "start" and line["name"] == "Work")
+    assert check([line for line in lines if line.get("job") != job], [store.final()]).wrong
+    store.remove()
+    store.close()
+
+
 # Workers that end
 
 
@@ -191,6 +217,16 @@ def test_a_worker_that_was_asked_to_end_before_it_could_listen_is_not_complained
     (fleet.directory / "workers.log").write_text(f"{said}was killed by SIGTERM\n{SAID}was killed by SIGTERM\n")
     process.communicate()
     assert fleet.complaints() == ["worker process 7 was killed by SIGTERM"]
+
+
+def test_an_unsupervised_worker_that_ends_in_order_though_nobody_asked_it_is_complained_of(fleet: Fleet) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    fleet.hosts = [Host(Kind(), process)]
+    process.wait()
+
+    fleet.tend()
+
+    assert fleet.unasked == [f"worker {process.pid} ended by itself with code 0"]
 
 
 @pytest.mark.parametrize(

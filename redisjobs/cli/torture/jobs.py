@@ -22,7 +22,8 @@ from tenacity import stop_after_attempt, wait_exponential_jitter
 from redisjobs.cli.journal import Journal
 from redisjobs.cli.target import DEFAULT_URL
 from redisjobs.cli.torture.store import MARK
-from redisjobs.errors import Fail
+from redisjobs.codec import new_job_id
+from redisjobs.errors import DriverError, Fail, QueueFull
 from redisjobs.job import JobContext
 from redisjobs.queue import JobQueue
 from redisjobs.retry import RetryPolicy, exponential_jitter, no_retry
@@ -93,6 +94,13 @@ class Blocker:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Pusher:
+    """Pushes another job."""
+
+    job_name: ClassVar[str] = "Pusher"
+
+
 class Unheard(BaseException):
     """What no `except Exception` catches."""
 
@@ -104,7 +112,7 @@ RAISED: Mapping[str, type[BaseException]] = {
 """What handlers raise, by name."""
 
 CANCELS_OTHERS = "cancel all tasks"
-UPSET = (CANCELS_OTHERS, "stop the loop", "hold a cancel scope")
+UPSET = (CANCELS_OTHERS, "cancel a task a turn", "stop the loop", "hold a cancel scope")
 """What else handlers do to the event loop before they fail. Only the first may cancel what runs beside it."""
 
 
@@ -209,6 +217,20 @@ async def block(parameters: Blocker, context: JobContext) -> None:
         time.sleep(parameters.seconds)  # noqa: ASYNC251
 
 
+@queue.register(Pusher)
+async def push_another(parameters: Pusher, context: JobContext) -> None:
+    """Push as any producer does, on the connection of this process."""
+    with _noted(context):
+        job_id, pushed = new_job_id(), Work(0.001)
+        _note("push", job=job_id, name=pushed.job_name)
+        try:
+            handle = await queue.push(pushed, job_id=job_id)
+        except DriverError as error:  # it may be there, or not
+            _note("refused", jobs=[job_id], full=isinstance(error, QueueFull), error=str(error))
+        else:
+            _note("pushed", job=job_id, holder="", added=handle.added, delay=0.0)
+
+
 @queue.register(Raiser, retry=no_retry())
 async def raise_it(parameters: Raiser, context: JobContext) -> None:
     """Raise what nobody expects."""
@@ -225,6 +247,10 @@ async def upset(parameters: Upsetter, context: JobContext) -> None:
                 for task in asyncio.all_tasks():
                     task.cancel()
                 await anyio.sleep(0.05)
+            case "cancel a task a turn":  # the worker hears of each by itself, and between them goes on
+                for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                    task.cancel()
+                    await asyncio.sleep(0)
             case "stop the loop":
                 asyncio.get_running_loop().stop()
                 await anyio.sleep(0.05)

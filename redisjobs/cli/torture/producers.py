@@ -332,6 +332,8 @@ def _a_job(queue: sync.JobQueue | queue.JobQueue, rng: random.Random) -> NewJob:
         kind: Any = jobs.Work(_some_seconds(rng))
     elif chance < 0.9:
         kind = jobs.ThreadWork(_some_seconds(rng))
+    elif chance < 0.93:
+        kind = jobs.Pusher()
     elif chance < 0.98:
         kind = jobs.Flaky(rng.randint(2, jobs.ATTEMPTS))
     elif chance < 0.99:

@@ -374,20 +374,12 @@ def test_poison_excuses_the_jobs_that_were_beside_it() -> None:
     assert again(A, B, settled("x", 1, 200.1, word="LEASE_LOST"), *pushed("p", 199, "Poison"), poison) == "none"
 
 
-def upset(worker: int, at: float, does: str = "cancel all tasks") -> Lines:
+def upset(worker: int, at: float, does: str) -> Lines:
     return [*pushed("u", 199, "Upsetter"), started("u", worker, at, name="Upsetter") | {"does": does}]
 
 
-def test_a_handler_that_cancels_all_tasks_excuses_the_jobs_that_were_beside_it() -> None:
-    second = started("x", 2, 203)
-
-    assert again(A, second, *upset(1, 200.2)) == "handler that cancels others"
-    assert again(A, second, *upset(2, 200.2)) == "none"
-    assert again(A, second, *upset(1, 199.9)) == "none"
-
-
-@pytest.mark.parametrize("does", [does for does in UPSET if does != "cancel all tasks"])
-def test_a_handler_that_cancels_nobody_else_excuses_no_other_job(does: str) -> None:
+@pytest.mark.parametrize("does", UPSET)
+def test_a_handler_that_upsets_the_loop_excuses_no_other_job(does: str) -> None:
     assert again(A, started("x", 2, 203), *upset(1, 200.2, does)) == "none"
 
 
@@ -772,7 +764,8 @@ def test_a_second_attempt_of_a_job_that_did_not_fail_is_wrong(first: Lines) -> N
 def test_a_run_that_was_cut_is_retried_where_a_fault_cut_it() -> None:
     cut_off = [started("f", 1, 200), ended("f", 1, 200.3, result="cut"), retried(1, 200.4)]
 
-    assert judged(*cut_off, *DONE, *upset(1, 200.2))[0] == {"handler that cancels others": 1}
+    assert judged(*cut_off, *DONE, stopped(1, 200.2))[0] == {"worker stopped": 1}
+    assert judged(*cut_off, *DONE, *upset(1, 200.2, "cancel all tasks"))[0] == {"none": 1}
 
 
 def test_an_attempt_that_is_left_out_is_wrong() -> None:

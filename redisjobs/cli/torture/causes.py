@@ -14,7 +14,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
-from redisjobs.cli.torture.jobs import CANCELS_OTHERS
 from redisjobs.cli.torture.stories import Key, Line, Run, Story
 
 NONE = "none"
@@ -62,7 +61,6 @@ class Causes:
         self._databases = databases
         self._blocked = _spans(stories, "Blocker")
         self._poisoned = _starts(stories, "Poison")
-        self._upset = _starts(stories, "Upsetter", CANCELS_OTHERS)
 
     def of(self, story: Story, first: Run, second: Run) -> str:
         """Why the second run of a job had to be: `failed`, or the fault that hit the first; `none` for neither."""
@@ -145,9 +143,6 @@ class Causes:
         until = _in_hand_until(run, again)
         if any(run.at - POISONED <= begun["at"] <= until for begun in self._poisoned[run.pid]):
             return "poison job"
-        others = (begun["at"] for begun in self._upset[run.pid] if begun is not run.start)
-        if any(run.at <= at <= until for at in others):
-            return "handler that cancels others"
         # Whoever was given it in between never began it, and had to lose it as well.
         between = max(0, second.lease[2] - run.lease[2] - 1)
         return self._by_process(run, second) or self._by_all(run, second, between * self._found)
@@ -233,13 +228,12 @@ def holds_up(fault: Line, db: int) -> bool:
     return fault.get("db") in (None, db) and bool(fault["hits"] == "all" or fault.get("unsteady"))
 
 
-def _starts(stories: Mapping[Key, Story], name: str, does: str = "") -> Mapping[int, Sequence[Line]]:
-    """What each process began of the jobs of this name, and of those of them that do this."""
+def _starts(stories: Mapping[Key, Story], name: str) -> Mapping[int, Sequence[Line]]:
+    """What each process began of the jobs of this name."""
     found: defaultdict[int, list[Line]] = defaultdict(list)
     for story in stories.values():
         for run in story.runs if story.name == name else ():
-            if not does or run.start.get("does") == does:
-                found[run.pid].append(run.start)
+            found[run.pid].append(run.start)
     return found
 
 

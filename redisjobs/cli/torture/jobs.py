@@ -111,9 +111,8 @@ RAISED: Mapping[str, type[BaseException]] = {
 }
 """What handlers raise, by name."""
 
-CANCELS_OTHERS = "cancel all tasks"
-UPSET = (CANCELS_OTHERS, "cancel a task a turn", "stop the loop", "hold a cancel scope")
-"""What else handlers do to the event loop before they fail. Only the first may cancel what runs beside it."""
+UPSET = ("cancel all tasks", "cancel a task a turn", "stop the loop", "hold a cancel scope")
+"""What else handlers do to the event loop before they fail; what runs beside them goes on."""
 
 
 @dataclass(frozen=True, slots=True)

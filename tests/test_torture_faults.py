@@ -16,8 +16,9 @@ from redisjobs.cli import journal
 from redisjobs.cli.journal import Journal
 from redisjobs.cli.torture import spoiled
 from redisjobs.cli.torture.checker import check
-from redisjobs.cli.torture.fleet import Fleet, Host, Kind, children
+from redisjobs.cli.torture.fleet import GRACE, Fleet, Host, Kind, children
 from redisjobs.cli.torture.jobs import Pusher, Work
+from redisjobs.cli.torture.nemesis import FAULTS
 from redisjobs.cli.torture.nemesis.entries import PutHostile
 from redisjobs.cli.torture.nemesis.fault import Field
 from redisjobs.cli.torture.nemesis.network import CutPush, LateBytes
@@ -65,6 +66,14 @@ def test_late_bytes_are_tried_for_ids_of_both_kinds_and_with_unique_keys_and_add
     assert field.late == []
     assert field.store.counts().totals["pushed"] == len(fault.jobs)
     assert field.store.queue.jobs(State.READY) == []
+
+
+def test_it_is_written_down_of_a_fault_how_soon_what_it_takes_is_handed_on() -> None:
+    facts = {kind.name: kind().facts for kind in FAULTS}
+
+    assert {name for name in facts if facts[name]["hands_on"]} == {"child killed", "group destroyed"}
+    graces = {name: facts[name]["grace"] for name in facts if facts[name]["grace"]}
+    assert graces == {"worker stopped": GRACE, "upgrade in place": GRACE}
 
 
 def test_late_bytes_of_which_none_was_held_are_no_fault() -> None:

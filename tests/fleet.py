@@ -15,12 +15,12 @@ from redisjobs.cli.torture.fleet import children
 from redisjobs.sync import JobQueue
 
 APP = """
-import asyncio, os, signal, sys, threading, time
+import asyncio, gc, os, signal, sys, threading, time
 from dataclasses import dataclass
 from typing import ClassVar
 
 import anyio.to_thread
-from redisjobs import JobContext, JobQueue
+from redisjobs import JobContext, JobQueue, Worker
 
 queue = JobQueue(os.environ["REDISJOBS_URL"], os.environ["QUEUE"])
 hoard = []
@@ -76,6 +76,9 @@ async def work(work: Work, context: JobContext) -> None:
             os._exit(int(work.label[-1]))
         case "terminates":
             os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.sleep(work.seconds)
+        case "stops":
+            next(each for each in gc.get_objects() if isinstance(each, Worker)).stop()
             await asyncio.sleep(work.seconds)
         case "thread":
             await anyio.to_thread.run_sync(time.sleep, work.seconds, abandon_on_cancel=True)

@@ -188,6 +188,17 @@ async def test_a_drain_goes_on_when_a_job_stops_its_worker(fleet: Fleet) -> None
     assert len(fleet.labels("end")) == 31
 
 
+async def test_a_worker_that_one_of_its_jobs_stops_is_started_again(fleet: Fleet) -> None:
+    fleet.push("stops", *(f"job-{n}" for n in range(30)), seconds=0.1)
+
+    supervisor = fleet.command("--processes", "1", "--concurrency", "2")
+    await eventually(lambda: len(fleet.labels("end")) == 31, within=50)
+    supervisor.terminate()
+
+    assert supervisor.wait(30) == 0
+    assert "stopped, though its supervisor did not ask for it" in (fleet.folder / "log").read_text()
+
+
 @pytest.mark.parametrize("how", ["exits-0", "signals-0", "signals-3", "quits-0", "quits-3"])
 async def test_a_drain_goes_on_when_a_job_makes_its_worker_exit_with_whatever_code(
     fleet: Fleet, redis_store: RedisStore, how: str

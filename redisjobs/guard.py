@@ -210,9 +210,11 @@ class _TaskFactory:
         return self.construct(call, loop=loop, **options)
 
     def construct(self, call: Any, *, loop: asyncio.AbstractEventLoop, **options: Any) -> Any:
-        if self.for_worker:
+        by_job = _author_in(loop) is not None
+        # What the worker's own tasks start, or the driver in them, is the worker's own as well.
+        if self.for_worker or (not by_job and isinstance(asyncio.current_task(loop), _WorkerTask)):
             return _WorkerTask(call, loop=loop, **options)
-        if _author_in(loop) is not None and asyncio.iscoroutine(call):
+        if by_job and asyncio.iscoroutine(call):
             call = _WithoutExit(call)
         return self._make(call, loop=loop, **options)
 

@@ -271,7 +271,8 @@ class Running:
             return self._why
         if scope.cancel_called and definition.timeout is not None:
             return self._timed_out(definition.timeout, raised)
-        if cancelled and self._means.guard.hit(self, self._strikes):
+        # One that ran in a thread raised it itself: nobody can cancel what runs there.
+        if cancelled and definition.is_async and self._means.guard.hit(self, self._strikes):
             return Interrupted()
         return Raised(raised)
 

@@ -1026,6 +1026,60 @@ def test_a_handler_that_cancels_one_task_after_another_hits_nobody_else(
     assert sorted(ran) == list(range(10))
 
 
+def test_a_cancellation_that_a_sync_handler_raises_is_its_failure_whatever_another_cancels_meanwhile(
+    kind: Store, run: Callable[..., Any]
+) -> None:
+    async def main() -> None:
+        async with JobQueue(kind.driver, kind.queue_name) as queue:
+            started, struck = threading.Event(), threading.Event()
+
+            @queue.register(Work, retry=no_retry())
+            def work(_: Work) -> None:
+                started.set()
+                struck.wait(20)
+                raise asyncio.CancelledError
+
+            @queue.register(Odd, retry=no_retry())
+            async def odd(_: Odd) -> None:
+                await eventually(started.is_set)
+                cancel_all()
+                struck.set()
+
+            job = await queue.push(Work())
+            await queue.push(Odd())
+            await drain(queue, concurrency=2)
+            info = await job.info()
+            assert info is not None
+            assert (info.state, info.error) == (State.DEAD, "CancelledError")
+            assert (await queue.counts()).totals["released"] == 0
+
+    run(main())
+
+
+def test_what_the_driver_starts_in_a_workers_task_is_not_cancelled_by_a_handler(
+    redis_store: RedisStore, run: Callable[..., Any]
+) -> None:
+    cancelled: list[str] = []
+
+    async def main() -> None:
+        async with JobQueue(redis_store.driver, redis_store.queue_name) as queue:
+
+            @queue.register(Odd, retry=no_retry())
+            async def odd(_: Odd) -> None:
+                (ping,) = [task for task in asyncio.all_tasks() if "_ping" in task.get_name()]
+                cancelled.append(str(ping.cancel()))
+                worker.stop()
+
+            worker = Worker(queue)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(worker.run)
+                await eventually(lambda: any("_ping" in task.get_name() for task in asyncio.all_tasks()))
+                await queue.push(Odd())
+
+    run(main())
+    assert cancelled == ["False"]
+
+
 @pytest.mark.parametrize("turns", range(4))
 def test_a_cancel_of_the_worker_just_after_a_handler_cancelled_all_tasks_ends_it(
     kind: Store, run: Callable[..., Any], turns: int

@@ -373,6 +373,8 @@ class Guard:
             self._expect_cancel()
 
     def _cancelled_by(self, author: Author) -> None:
+        if author is self._within:  # whose worker this is: it may end it, as any caller may
+            return
         self._culprits.add(author)
         self._expect_cancel()
 

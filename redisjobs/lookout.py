@@ -76,7 +76,7 @@ class Lookout:
         self._lease = lease
         self._count = 0  # most jobs of each priority that the blocking read may lease
         self._ending = False  # the blocking read is not to begin again
-        self._unread = False  # the task of the blocking reads has ended
+        self._reader_ended = False  # the task of the blocking reads has ended
         self._read: anyio.CancelScope | None = None
         self._begun = anyio.Event()
         self._over = anyio.Event()
@@ -102,7 +102,7 @@ class Lookout:
             count: Most jobs of each priority that it may lease.
             sent_at: When the claim was sent that found nothing more, by our monotonic clock.
         """
-        if self._unread or sent_at <= self._claim_after:
+        if self._reader_ended or sent_at <= self._claim_after:
             return
         self._count = count
         self._ending = False
@@ -178,14 +178,14 @@ class Lookout:
         return self._watch_reads, self._watch_due, self._keep_listening
 
     async def _watch_reads(self) -> None:
-        self._unread = False
+        self._reader_ended = False
         try:
             while True:
                 await self._begun.wait()
                 self._begun = anyio.Event()
                 await self._read_once()
         finally:
-            self._unread = True
+            self._reader_ended = True
             self._end_read()  # also one that was to begin: nobody would end it
 
     async def _read_once(self) -> None:

@@ -180,7 +180,6 @@ class Shift:
             if not guard.forgive():
                 raise
         if not self.done:  # by whoever cancelled one of its tasks
-            self.broken = True
             raise RedisJobsError("one of the worker's tasks was cancelled, by code that is no job's")
 
     async def _wait_for_end(self) -> None:

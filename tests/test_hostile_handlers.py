@@ -1318,6 +1318,37 @@ def test_a_handler_may_run_a_worker(kind: Store, run: Callable[..., Any], inside
     assert not left
 
 
+@pytest.mark.parametrize("how", ["timeout", "cancel"])
+def test_a_handler_may_cancel_the_worker_that_it_runs(kind: Store, run: Callable[..., Any], how: str) -> None:
+    ended: list[str] = []
+
+    async def main() -> None:
+        async with JobQueue(kind.driver, kind.queue_name) as queue, JobQueue("memory://", name="inner") as inner:
+
+            @queue.register(Odd, retry=no_retry())
+            async def odd(_: Odd) -> None:
+                worker = asyncio.create_task(Worker(inner).run())
+                try:
+                    if how == "timeout":
+                        async with asyncio.timeout(0.1):
+                            await Worker(inner).run()
+                    else:
+                        await asyncio.sleep(0.1)
+                        worker.cancel()
+                        await worker
+                except (TimeoutError, asyncio.CancelledError) as error:
+                    ended.append(type(error).__name__)
+                finally:
+                    worker.cancel()
+
+            await queue.push(Odd())
+            async with asyncio.timeout(10):
+                await drain(queue, concurrency=1)
+
+    run(main())
+    assert ended == [{"timeout": "TimeoutError", "cancel": "CancelledError"}[how]]
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("error", [ValueError("unexpected"), DriverError("refused")])
 async def test_a_worker_that_dies_of_an_unexpected_error_counts_the_deliveries_of_what_ran(

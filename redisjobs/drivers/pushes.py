@@ -72,8 +72,7 @@ class Pushes:
         # Not in the task itself: cancelled before its first step, it would leave the way taken for ever.
         self._tasks.discard(task)
         self._under_way -= 1
-        if not task.get_loop().is_closed():
-            self._set_out()
+        self._set_out()
 
     @property
     def _has_room(self) -> bool:

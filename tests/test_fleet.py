@@ -177,7 +177,7 @@ async def test_a_claim_whose_reply_is_lost_loses_no_job(
         try:
             fleet.worker("w")
             await fleet.at_work("w")
-            proxy.cut_after_reply_bytes(reply_bytes, trigger=b"XREADGROUP")
+            proxy.cut_after_reply_bytes(reply_bytes, b"XREADGROUP")
             add_by_hand(redis_store, "a")
             add_by_hand(redis_store, "b")
 

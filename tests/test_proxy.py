@@ -93,7 +93,7 @@ def test_an_orderly_end_stays_orderly(proxy: Proxy) -> None:
 def test_a_cut_before_the_first_byte_loses_the_reply_of_a_request_that_was_executed(
     proxy: Proxy, target: Server
 ) -> None:
-    proxy.cut_after_reply_bytes(0, trigger=b"SET")
+    proxy.cut_after_reply_bytes(0, b"SET")
     with connect(proxy) as client, connect(target) as direct:
         ask(client, b"PING\r\n", b"+PONG\r\n")
         client.sendall(b"SET cut done\r\n")
@@ -111,8 +111,17 @@ def test_a_cut_forwards_exactly_so_many_bytes_and_strikes_one_connection_once(pr
     assert proxy.cuts == 1
 
 
+@pytest.mark.parametrize("said", [b"ECHO", b"PING"])
+def test_a_cut_strikes_whoever_sends_one_of_its_triggers(proxy: Proxy, said: bytes) -> None:
+    proxy.cut_after_reply_bytes(0, b"ECHO", b"PING")
+    with connect(proxy) as client:
+        client.sendall(said + b" hello\r\n")
+        expect_reset(client)
+    assert proxy.cuts == 1
+
+
 def test_a_cut_may_come_replies_later(proxy: Proxy) -> None:
-    proxy.cut_after_reply_bytes(10, trigger=b"PING")
+    proxy.cut_after_reply_bytes(10, b"PING")
     with connect(proxy) as client:
         ask(client, b"PING\r\n", b"+PONG\r\n")
         ask(client, b"PING\r\n", b"+PO")
@@ -122,7 +131,7 @@ def test_a_cut_may_come_replies_later(proxy: Proxy) -> None:
 @pytest.mark.parametrize("aimed", [False, True])
 def test_a_cut_that_is_taken_back_strikes_nobody(proxy: Proxy, aimed: bool) -> None:
     with connect(proxy) as client:
-        proxy.cut_after_reply_bytes(10, trigger=b"PING")
+        proxy.cut_after_reply_bytes(10, b"PING")
         if aimed:
             ask(client, b"PING\r\n", b"+PONG\r\n")
         proxy.cut_no_more()
@@ -132,7 +141,7 @@ def test_a_cut_that_is_taken_back_strikes_nobody(proxy: Proxy, aimed: bool) -> N
 
 
 def test_a_trigger_is_seen_when_packets_split_it(proxy: Proxy) -> None:
-    proxy.cut_after_reply_bytes(0, trigger=b"ECHO")
+    proxy.cut_after_reply_bytes(0, b"ECHO")
     with connect(proxy) as client:
         client.sendall(b"EC")
         wait_until(lambda: proxy.request_bytes == 2)
@@ -143,7 +152,7 @@ def test_a_trigger_is_seen_when_packets_split_it(proxy: Proxy) -> None:
 def test_a_trigger_is_not_seen_in_what_was_sent_before_it_was_set(proxy: Proxy) -> None:
     with connect(proxy) as client:
         ask(client, b"ECHO a\r\n", b"$1\r\na\r\n")
-        proxy.cut_after_reply_bytes(0, trigger=b"ECHO")
+        proxy.cut_after_reply_bytes(0, b"ECHO")
         ask(client, b"PING\r\n", b"+PONG\r\n")
         client.sendall(b"ECHO a\r\n")
         expect_reset(client)

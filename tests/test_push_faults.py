@@ -131,7 +131,7 @@ async def test_a_connection_in_use_cut_at_any_byte_of_a_pushs_reply_makes_one_jo
     reply = bench.proxy.reply_bytes - before
 
     for n in range(reply + 1):
-        bench.proxy.cut_after_reply_bytes(n, trigger=f"cut-{n}".encode())
+        bench.proxy.cut_after_reply_bytes(n, f"cut-{n}".encode())
         with takes(0, 5):
             pushed = await call(queue.push, Add(1), job_id=f"cut-{n}")
         assert (pushed.id, pushed.added) == (f"cut-{n}", True)
@@ -154,7 +154,7 @@ async def test_a_job_done_before_its_push_is_repeated_is_not_done_again(bench: B
         answers.append(await call(queue.push, Add(1), **options))
 
     bench.proxy.refuse(True)  # the push can't be repeated until we say so
-    bench.proxy.cut_after_reply_bytes(0, trigger=b"EVALSHA")
+    bench.proxy.cut_after_reply_bytes(0, b"EVALSHA")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(push)
         leases = await consumer.wait(1, 5)
@@ -179,7 +179,7 @@ async def test_a_worker_at_work_meanwhile_runs_each_job_once(bench: Bench) -> No
         tasks.start_soon(worker.run)
         await call(queue.push, Add(0), job_id="first")
         for n in range(13):
-            bench.proxy.cut_after_reply_bytes(n, trigger=f"cut-{n}".encode())
+            bench.proxy.cut_after_reply_bytes(n, f"cut-{n}".encode())
             await call(queue.push, Add(n), job_id=f"cut-{n}")
         worker.stop()
     await Worker(direct).run(until_idle=True)
@@ -199,7 +199,7 @@ async def test_a_worker_at_work_meanwhile_runs_each_job_once(bench: Bench) -> No
 async def test_a_lost_reply_among_those_of_many_jobs_makes_each_once(bench: Bench, n: int, item: int) -> None:
     queue = bench.queue()
     await call(queue.push, Add(0))
-    bench.proxy.cut_after_reply_bytes(min(n, 806 if item == 1_099 else n), trigger=b'{"a":%d}' % item)
+    bench.proxy.cut_after_reply_bytes(min(n, 806 if item == 1_099 else n), b'{"a":%d}' % item)
 
     pushed = await call(queue.push_many, [Add(number) for number in range(1, 1_101)])
 
@@ -217,7 +217,7 @@ async def test_many_jobs_pushed_again_after_a_failure_are_there_once(bench: Benc
     jobs = [queue.prepare(Add(number)) for number in range(1_100)]
     await call(queue.push, Add(0), job_id="first")
     bench.proxy.refuse(True)
-    bench.proxy.cut_after_reply_bytes(100, trigger=b'{"a":700}')
+    bench.proxy.cut_after_reply_bytes(100, b'{"a":700}')
 
     with pytest.raises(
         Unavailable, match=rf"may or may not be on the queue \({jobs[500].job_id} and 499"
@@ -277,7 +277,7 @@ async def test_a_store_away_until_the_deadline_is_an_error_that_says_what_is_tru
 @contextmanager
 def lost_reply(bench: Bench) -> Iterator[Callable[[], None]]:
     """The next push is stored and its reply lost; no other comes through until what this gives is called."""
-    bench.proxy.cut_after_reply_bytes(0, trigger=b"EVALSHA")
+    bench.proxy.cut_after_reply_bytes(0, b"EVALSHA")
     bench.proxy.refuse(True)
     yield partial(bench.proxy.refuse, False)
     bench.proxy.refuse(False)
@@ -323,7 +323,7 @@ async def test_a_job_given_twice_to_one_push_is_added_once_also_after_a_lost_rep
     queue = bench.queue(deadline=5)
     await call(queue.push, Add(0))
     job = queue.prepare(Add(1), job_id="mine")
-    bench.proxy.cut_after_reply_bytes(0, trigger=b"EVALSHA")
+    bench.proxy.cut_after_reply_bytes(0, b"EVALSHA")
 
     assert [each.added for each in await call(queue.push_many, [job, job])] == [True, False]
 

@@ -1059,7 +1059,10 @@ def test_there_is_a_database_beside_the_one_that_a_url_names(url: str, databases
 
 def scripts_of(release: Release, name: str = "fail") -> "subprocess.CompletedProcess[str]":
     """What a process that starts now reads."""
-    code = f"from redisjobs.drivers import lua; print(lua.__file__); print(lua.script({name!r}).source)"
+    code = (
+        f"from redisjobs.drivers import lua; script = lua.script({name!r}); print(lua.__file__); "
+        "print(script.sha); print(script.source)"
+    )
     environment = os.environ | {"PYTHONPATH": str(release.directory)}
     return subprocess.run(
         [sys.executable, "-c", code], env=environment, cwd=release.directory, text=True, capture_output=True
@@ -1075,10 +1078,22 @@ def test_a_release_is_a_copy_that_can_be_replaced_again_and_again(tmp_path: Path
 
     after = scripts_of(release)
     assert folders == ["scripts", "lua", "scripts"]
-    assert after.stdout.removeprefix(before.stdout.rstrip()).strip().splitlines() == [
+    assert after.stdout.rstrip().splitlines()[len(before.stdout.rstrip().splitlines()) :] == [
         f"-- as of release {number}" for number in (1, 2, 3)
     ]
     assert not (release.directory / "redisjobs" / "lua").exists()
+
+
+def test_a_script_is_known_by_what_each_release_calls_it(tmp_path: Path) -> None:
+    release = Release(tmp_path / "release")
+    called = [scripts_of(release).stdout.splitlines()[1]]
+
+    for _ in range(3):
+        release.upgrade()
+        called.append(scripts_of(release).stdout.splitlines()[1])
+
+    assert release.shas("fail") == called
+    assert len(set(called)) == 4
 
 
 # As it is run

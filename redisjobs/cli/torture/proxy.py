@@ -90,7 +90,7 @@ class Proxy:
         self._waiting: list[Held] = []
         self._kept: list[Held] = []
         self._links: set[_Link] = set()
-        self._cut: tuple[int, bytes] | None = None
+        self._cut: tuple[int, tuple[bytes, ...]] | None = None
         self._black_hole = self._refuse = False
         self._delay = 0.0
 
@@ -116,16 +116,16 @@ class Proxy:
         for held in self._kept:
             held.drop()
 
-    def cut_after_reply_bytes(self, n: int, *, trigger: bytes = b"") -> None:
-        """Resets, once, the next connection to send `trigger`, `n` bytes of reply later.
+    def cut_after_reply_bytes(self, n: int, *triggers: bytes) -> None:
+        """Resets, once, the next connection to send one of `triggers`, `n` bytes of reply later.
 
         Args:
             n: How many bytes the client still gets. With 0 the request is executed and its reply is
                 lost: the reset comes when the reply does. Stay below a socket's buffer (64 KiB), as
                 a reset may overtake what the client's kernel has not taken in.
-            trigger: What the request contains; packets may split it. Empty means any request.
+            triggers: What the request contains one of; packets may split it. None means any request.
         """
-        self._in_loop(self._arm(n, trigger))
+        self._in_loop(self._arm(n, triggers or (b"",)))
 
     def cut_no_more(self) -> None:
         """Takes back what `cut_after_reply_bytes` has set and has not struck yet."""
@@ -171,8 +171,8 @@ class Proxy:
         # Links belong to the loop's thread and need no lock; what is one assignment needs no loop.
         return asyncio.run_coroutine_threadsafe(act, self._loop).result(timeout=10)
 
-    async def _arm(self, n: int, trigger: bytes) -> None:
-        self._cut = (n, trigger)
+    async def _arm(self, n: int, triggers: tuple[bytes, ...]) -> None:
+        self._cut = (n, triggers)
         for link in self._links:
             link.seen = b""
 
@@ -295,11 +295,11 @@ class Proxy:
     def _aim(self, link: _Link, chunk: bytes) -> None:
         if self._cut is None:
             return
-        n, trigger = self._cut
+        n, triggers = self._cut
         link.seen += chunk
-        if trigger in link.seen:
+        if any(trigger in link.seen for trigger in triggers):
             link.budget, self._cut = n, None
-        link.seen = link.seen[-len(trigger) :]
+        link.seen = link.seen[-max(map(len, triggers)) :]
 
 
 def _reset_on_close(side: socket.socket) -> None:

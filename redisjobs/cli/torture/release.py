@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+from hashlib import sha1
 from importlib.resources import as_file
 from pathlib import Path
 
@@ -29,6 +30,11 @@ class Release:
         with as_file(lua.folder()) as scripts:
             shutil.copytree(scripts, self._package / _FOLDERS[0])
         self._number = 0
+        self._marks = [""]  # what each release so far has added to its scripts, all in all
+
+    def shas(self, script: str) -> list[str]:
+        """What `script` is called by in each release so far: workers of several may run at once."""
+        return [sha1(f"{lua.script(script).source}{mark}".encode()).hexdigest() for mark in self._marks]
 
     def upgrade(self) -> str:
         """Put another release in its place, which keeps its scripts elsewhere; the name of that folder.
@@ -39,8 +45,10 @@ class Release:
         self._number += 1
         aside = self.directory / f"scripts of release {self._number}"
         shutil.copytree(self._package / old, self._package / new)
+        mark = f"-- as of release {self._number}\n"
+        self._marks.append(self._marks[-1] + mark)
         for script in (self._package / new).glob("*.lua"):
-            script.write_text(f"{script.read_text()}-- as of release {self._number}\n")
+            script.write_text(script.read_text() + mark)
         reader = self._package / "drivers" / "lua.py"
         text, found = _SAYS_WHERE.subn(f'"{new}"', reader.read_text(), count=1)
         assert found, "drivers/lua.py no longer says where the scripts are in a way that is known here"

@@ -11,7 +11,6 @@ from redisjobs.cli.torture.nemesis.fault import Fault, Field
 from redisjobs.cli.torture.proxy import Proxy
 from redisjobs.cli.torture.store import Store, through
 from redisjobs.codec import new_job_id
-from redisjobs.drivers import lua
 from redisjobs.errors import DriverError
 from redisjobs.registry import PushOptions
 
@@ -110,10 +109,10 @@ class _CutReply(_NetworkFault):
 
     def begin(self, field: Field) -> None:
         trigger, n = field.rng.choice(self.triggers), field.rng.choice((0, 0, 1, 20, 150))
-        wire = trigger if trigger.isupper() else lua.script(trigger).sha
+        wires = [trigger] if trigger.isupper() else field.fleet.release.shas(trigger)
         proxy = field.producers if trigger == "push" else field.workers
         assert proxy is not None
-        proxy.cut_after_reply_bytes(n, trigger=wire.encode())
+        proxy.cut_after_reply_bytes(n, *(wire.encode() for wire in wires))
         self.before = proxy.cuts
         self.proxies, self.detail = [proxy], f"{trigger}, after {n} bytes"
 

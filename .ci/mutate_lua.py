@@ -1,7 +1,7 @@
 """Makes one small mistake after another in the Lua scripts and tells which of them no test notices.
 
     .venv/bin/python .ci/mutate_lua.py --count 40 --seed 7          # a sample
-    .venv/bin/python .ci/mutate_lua.py --only push --only include/owns
+    .venv/bin/python .ci/mutate_lua.py --only push --only include/identify
     .venv/bin/python .ci/mutate_lua.py --list                       # what there is to make, without making it
 
 Each mutant is made in a copy of the checkout, and the tests that know the scripts are run there against a real
@@ -209,7 +209,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, help="how many mutants to draw; by default all, which takes hours")
     parser.add_argument("--seed", type=int, default=0, help="of the drawing")
-    parser.add_argument("--only", action="append", default=[], metavar="SCRIPT", help="as push, or include/owns")
+    parser.add_argument("--only", action="append", default=[], metavar="SCRIPT", help="push, include/identify")
     parser.add_argument("--tests", nargs="+", default=list(TESTS), help="what pytest is to run")
     parser.add_argument("--list", action="store_true", help="print the mutants, and run nothing")
     arguments = parser.parse_args()

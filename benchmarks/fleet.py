@@ -89,7 +89,7 @@ def _finish(members: list[subprocess.Popen[str]]) -> list[int]:
 
 
 def _alive(session: Session) -> int:
-    return sum(1 for _ in session.redis.scan_iter("redisjobs:{bench}:worker:*", count=1000))
+    return int(session.redis.zcard("redisjobs:{bench}:workers"))
 
 
 def _done(session: Session) -> int:

@@ -5,13 +5,20 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
+import anyio
+import redis
+
 from benchmarks.report import DASH, number, table
 from benchmarks.session import SIZE, Session
 from benchmarks.systems import SYSTEMS, US, Failed
+from redisjobs import server
+from redisjobs.driver import NewJob
+from redisjobs.drivers.redis import RedisDriver
 
 Cost = tuple[float, float, float]  # jobs/s; CPU of worker and of server, µs a job
 _DRAINED = 20_000  # jobs that are timed, at most
 _WITHIN = 100.0  # seconds
+_CALLS = 200  # that are averaged
 
 
 def report(million: bool) -> str:
@@ -25,7 +32,54 @@ def report(million: bool) -> str:
             figures = [DASH] * 3
         rows.append([what, how_much, *figures])
         print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
-    return table(["what", "how much", "jobs/s", "worker CPU, µs a job", "Redis CPU, µs a job"], rows)
+    costs = table(["what", "how much", "jobs/s", "worker CPU, µs a job", "Redis CPU, µs a job"], rows)
+    return f"{costs}\n\n{_upkeep()}"
+
+
+def _upkeep() -> str:
+    """What a worker costs that only lives, however much it and others hold; Markdown."""
+    rows = []
+    with server.start() as running, redis.Redis.from_url(running.url) as admin:
+        for held, workers in ((1, 1), (1_000, 1), (10_000, 1), (1_000, 10), (1_000, 200)):
+            admin.flushall()
+            rows.append(
+                [f"{held:,}", f"{workers:,}", *map(number, anyio.run(_kept_up, running.url, held, workers))]
+            )
+            print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
+    return table(["jobs held", "workers", "a beat, µs of the server", "a look for lost workers, µs"], rows)
+
+
+async def _kept_up(url: str, held: int, workers: int) -> tuple[float, float]:
+    driver = RedisDriver(url, "upkeep")
+    for start in range(0, held, 500):
+        jobs = [NewJob(f"job-{start + i}", ["name", "hold"]) for i in range(min(500, held - start))]
+        await driver.push(jobs, repeated=False)
+    consumers = [driver.consumer(f"worker-{i}", lease=15, max_deliveries=3) for i in range(workers)]
+    for consumer in consumers:
+        await consumer.open()
+    taken = 0
+    while taken < held:
+        for consumer in consumers:
+            taken += len((await consumer.exchange([], -(-held // workers))).leases)
+    heart = consumers[0].heartbeat()
+    with redis.Redis.from_url(url) as admin:
+        admin.config_resetstat()
+        for _ in range(_CALLS):
+            heart.beat(list, {"host": "one"})
+        beat = _spent(admin)
+        admin.config_resetstat()
+        for _ in range(_CALLS):
+            await consumers[0].reclaim()
+        look = _spent(admin)
+    heart.close()
+    for consumer in consumers:
+        await consumer.aclose()
+    await driver.aclose()
+    return beat, look
+
+
+def _spent(admin: redis.Redis) -> float:
+    return float(admin.info("commandstats")["cmdstat_evalsha"]["usec"]) / _CALLS
 
 
 def _all(many: int) -> Iterator[tuple[str, str, Callable[[], Cost]]]:

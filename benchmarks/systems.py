@@ -135,6 +135,16 @@ def _ardiq(programs: Path, processes: int, concurrency: int) -> Commands:
     return [[str(programs / "ardiq"), "run", "--quiet", "--workers", str(processes), "ardiq_jobs:app"]]
 
 
+def _cauli(programs: Path, processes: int, concurrency: int) -> Commands:
+    worker = [str(programs / "cauli-worker"), "--app", "cauli_jobs:app", "--log-level", "error"]
+    return [[*worker, "--procs", str(processes), "--io-concurrency", str(concurrency)]]
+
+
+def _blitzq(programs: Path, processes: int, concurrency: int) -> Commands:
+    worker = [str(programs / "blitzq"), "worker", "blitzq_jobs:queue", "--log-level", "ERROR"]
+    return [[*worker, "--workers", str(processes), "--concurrency", str(concurrency)]]
+
+
 def _dramatiq(programs: Path, processes: int, concurrency: int) -> Commands:
     worker = [str(programs / "dramatiq"), "dramatiq_jobs", "--skip-logging"]
     return [[*worker, "--processes", str(processes), "--threads", str(concurrency)]]
@@ -175,6 +185,22 @@ SYSTEMS = {
         ),
         System(
             "ardiq", "ardiq", ("ardiq==1.2.0", "uvloop==0.23.0"), "ardiq", "uvloop, prefetch as it comes", _ardiq
+        ),
+        System(
+            "cauli",
+            "cauli",
+            ("cauli==0.1.0", "hiredis==3.5.0"),
+            "cauli",
+            "a worker in Rust that embeds Python, acknowledges by 64",
+            _cauli,
+        ),
+        System(
+            "blitzq",
+            "blitzq",
+            ("blitzq==1.1.0", "uvloop==0.23.0", "hiredis==3.5.0"),
+            "blitzq",
+            "its reliable mode, uvloop, hiredis, results not kept",
+            _blitzq,
         ),
         System(
             "dramatiq",

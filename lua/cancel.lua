@@ -12,16 +12,19 @@
 -- KEYS[9]  finished:     set     prefix; finished:<n> holds what ended in those 5 s: ids, after a nonce if there was one
 -- KEYS[10] stats         hash    counters
 -- KEYS[11] control       channel notifications
+-- KEYS[12] worker:       hash    prefix; worker:<id> is the record of one worker
 --
 -- ARGV[1]  job           job id, or entry and place of one put in by hand, as 1732-0@low
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
 --
 -- Returns  CANCELLED   it was delayed or ready: gone
---          CANCELLING  it runs: noted beside its place, and its worker is told; it won't run again
+--          CANCELLING  it runs: noted beside its place and in its worker's record, which hears of it with its next
+--                      beat; it won't run again
 --          DEAD        it is a dead letter; nothing was written
 --          NOT_FOUND   no such job, or it ended; nothing was written
 
 --- @include "include/now"
+--- @include "include/whole"
 --- @include "include/expect"
 --- @include "include/field"
 --- @include "include/free"
@@ -37,11 +40,12 @@
 --- @include "include/leases"
 --- @include "include/holder"
 --- @include "include/count"
+--- @include "include/finish"
 --- @include "include/tell"
 
 local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3], dead = KEYS[7]}
 local jobs, due, delayed, unique, finished = KEYS[4], KEYS[5], KEYS[6], KEYS[8], KEYS[9]
-local stats, control = KEYS[10], KEYS[11]
+local stats, control, record = KEYS[10], KEYS[11], KEYS[12]
 local job, now_ms = ARGV[1], now(ARGV[2])
 local ending = slot(finished, now_ms)
 
@@ -52,6 +56,7 @@ local fields = stored(places, delayed, id, place .. ' ' .. entry)
 if not fields then return 'NOT_FOUND' end
 expect('set', ending)
 
+local keys = {jobs = jobs, unique = unique, ending = ending, stats = stats}
 if place == 'delayed' then
   expect('zset', due)
   redis.call('ZREM', due, member(entry, id))
@@ -60,16 +65,21 @@ else
   local stream = places[place]
   local consumer = holder(stream, entry)
   if consumer and consumer ~= 'released' then
+    expect('hash', record .. consumer)
     redis.call('HSET', jobs, id, place .. ' ' .. entry .. ' cancelling')
+    local known = redis.call('HMGET', record .. consumer, 'lease_ms', 'cancels')
+    if known[1] then -- no HINCRBY: who may not count may cancel all the same
+      redis.call('HSET', record .. consumer, 'cancels', whole((tonumber(known[2] or nil) or 0) + 1))
+    end
     tell(control, 'cancel ' .. id)
     return 'CANCELLING'
   end
-  if consumer then redis.call('XACK', stream, 'workers', entry) end
-  redis.call('XDEL', stream, entry)
+  finish(keys, stream, entry, id, fields, 'cancelled', consumer, now_ms)
+  return 'CANCELLED'
 end
 
 redis.call('HDEL', jobs, id)
 free(unique, field(fields, 'unique'), id)
-remember(ending, {push_of(id, field(fields, 'nonce'))})
+remember(ending, push_of(id, field(fields, 'nonce')))
 count(stats, 'cancelled', 1)
 return 'CANCELLED'

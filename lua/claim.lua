@@ -12,23 +12,30 @@
 -- KEYS[8]  unique:       string  prefix; unique:<key> holds the id of the job that has the key
 -- KEYS[9]  finished:     set     prefix; finished:<n> holds what ended in those 5 s: ids, after a nonce if there was one
 -- KEYS[10] stats         hash    counters
+-- KEYS[11] worker:       hash    prefix; worker:<id> is the record of one worker
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  count         int     most jobs to lease; 0 only promotes
--- ARGV[3]  max_deliveries int    this often a job is delivered without an outcome, the last time alone; then it is dead
--- ARGV[4]  idle          '1': the worker runs nothing and has asked for nothing else, so it may be given a job that
+-- ARGV[3]  most_bytes    int     no further job once those that were handed back before have so many
+-- ARGV[4]  max_deliveries int    this often a job is delivered without an outcome, the last time alone; then it is dead
+-- ARGV[5]  idle          '1': the worker runs nothing and has asked for nothing else, so it may be given a job that
 --                        has to run alone, as its workers were lost whenever it ran before
--- ARGV[5]  now_ms        int ms; '' = the server's clock
+-- ARGV[6]  now_ms        int ms; '' = the server's clock
 --
--- Returns  {now_us, due_in, waits_ms, jobs, ended}: the clock, µs until the next delayed job (-1: none), for how many
---          ms a job has been waiting that needs a worker with nothing else to run (-1: none), for each job
---          {stream 1..3, entry, deliveries, {name, value, ...}}, and for each that was ended instead
---          {id, word}: `CANCELLED`, as was asked while it ran, or `DEAD`, a dead letter that kills its workers; or
---          `NO_IDS`, it stays, as `dead` has no entry ids left, by somebody's hand
+-- Returns  {now_us, due_in, released, {unread, unread, unread}, waits_ms, jobs, ended}: the first four as settle does,
+--          after this claim; for how many ms a job has been waiting that needs a worker with nothing else to run (-1:
+--          none); for each job {stream 1..3, entry, deliveries, {name, value, ...}}; and for each that was ended instead
+--          {id, word}. Or one word, FENCED:
+--          CANCELLED  as was asked while it ran: gone
+--          DEAD       it kills its workers: it is a dead letter
+--          NO_IDS     as DEAD, but it stays, as `dead` has no entry ids left, by somebody's hand; nothing was written
+--          FENCED     the worker has no record any more; nothing was written
 
 --- @include "include/now"
+--- @include "include/whole"
 --- @include "include/expect"
 --- @include "include/leases"
+--- @include "include/alive"
 --- @include "include/make_group"
 --- @include "include/field"
 --- @include "include/entry_at"
@@ -40,70 +47,96 @@
 --- @include "include/pushed_at"
 --- @include "include/bury"
 --- @include "include/count"
+--- @include "include/finish"
 --- @include "include/unlocate"
---- @include "include/deliver"
 --- @include "include/enqueue"
 --- @include "include/unpacked"
 --- @include "include/parted"
+--- @include "include/promote"
+--- @include "include/ahead"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
 local jobs, due, delayed, dead, unique, finished = KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
-local stats = KEYS[10]
-local worker, most, max_deliveries, idle = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
-local now_ms, exact_ms = now(ARGV[5])
+local stats, record = KEYS[10], KEYS[11] .. ARGV[1]
+local worker, most, most_bytes, max_deliveries = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local idle = ARGV[5] == '1'
+local now_ms, exact_ms = now(ARGV[6])
 local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
-local keys = {jobs = jobs, dead = dead, unique = unique, stats = stats, ended = {}}
-keys.places, keys.ending = places, slot(finished, now_ms)
+local keys = {streams = streams, jobs = jobs, due = due, delayed = delayed, unique = unique, stats = stats}
+keys.ending = slot(finished, now_ms)
 
--- All that there is to do, before the first write.
-local due_now = redis.call('ZRANGEBYSCORE', due, '-inf', now_ms, 'LIMIT', 0, 500)
+if not alive(record) then return 'FENCED' end
+expect('stream', streams[1], streams[2], streams[3])
+expect('hash', jobs)
+expect('zset', due)
+if redis.call('EXISTS', due) == 1 then expect('hash', delayed) end
 local released, any_released = {}, false
 for number, stream in ipairs(most > 0 and streams or {}) do
   released[number] = leases(stream, '-', '+', most, 'released')
   any_released = any_released or #(released[number] or {}) > 0
 end
-if #due_now > 0 then
-  expect('stream', streams[1], streams[2], streams[3])
-  expect('hash', jobs, delayed)
-end
 if any_released then
-  expect('hash', jobs)
   expect('stream', dead)
   expect('set', keys.ending)
 end
+local due_in = promote(keys, now_ms, exact_ms)
 
--- A delayed job is a JSON list of strings: its priority, then its entry's names and values. Strings only: that is
--- what cjson keeps to the byte.
-local numbers = {high = 1, normal = 2, low = 3}
-local function promote_one(member)
-  local line, job = parted(member)
-  local packed = redis.call('HGET', delayed, job)
-  if packed then -- added before it is taken away: should the server refuse the one, it has not done the other
-    local fields, priority = unpacked(packed)
-    local place, entry
-    if fields then place, entry = enqueue(streams, numbers[priority], fields) end
-    if not place then return false end
-    redis.call('HSET', jobs, job, place .. ' ' .. entry)
-    redis.call('HDEL', delayed, job)
-  elseif redis.call('HGET', jobs, job) == (line == '' and 'delayed' or 'delayed ' .. line) then
-    redis.call('HDEL', jobs, job)
-  end
-  redis.call('ZREM', due, member)
-  return true
-end
-
-for _, member in ipairs(due_now) do
-  -- What can't be promoted, by somebody's hand, is tried again in a minute, and is in nobody's way meanwhile.
-  if not promote_one(member) then redis.call('ZADD', due, string.format('%.0f', now_ms + 60000), member) end
-end
-
-local claimed, waits_ms = {}, -1
+local claimed, ended, waits_ms, bytes, goes_on = {}, {}, -1, 0, false
 local function runs_nothing()
   if not idle or #claimed > 0 then return false end
   for _, stream in ipairs(streams) do
     if #(leases(stream, '-', '+', 1, worker) or {}) > 0 then return false end
   end
   return true
+end
+
+-- Give this worker an entry that was delivered before; `deliveries` counts this time too. If a cancel was asked for while
+-- it ran, it is forgotten instead. If it was delivered `max_deliveries` times without an outcome, and its worker was lost
+-- while it ran nothing else, it is what kills its workers, and becomes a dead letter. Before that it is delivered for the
+-- last time to a worker that runs nothing beside it, so that no other job dies, or is judged, in its place; the locator
+-- has the mark `alone` then. (With a `max_deliveries` of 1 no job is delivered twice: no proof can be had.)
+--
+-- Returns the fields if it was given, and whether it is to run alone; or nil, and why it was not: `ended`; or `waits`, for
+-- a worker with nothing else to run, or `stays`, with NO_IDS: then nothing was written
+local function deliver(stream, entry, deliveries)
+  local fields = entry_at(stream, entry)
+  if not fields then -- removed by hand while it was leased
+    unlocate(jobs, stream, entry)
+    redis.call('XACK', stream, 'workers', entry)
+    return nil, 'ended'
+  end
+  local place = string.match(stream, '}:(.+)$')
+  local job, mark = identify(places, jobs, place, entry, fields)
+  if mark == 'cancelling' then
+    finish(keys, stream, entry, job, fields, 'cancelled', true, now_ms)
+    table.insert(ended, {job, 'CANCELLED'})
+    return nil, 'ended'
+  end
+  if deliveries > max_deliveries and (mark == 'alone' or max_deliveries == 1) then
+    local alone = mark == 'alone' and ', the last time with nothing beside it' or ''
+    local buried = bury(stream, jobs, dead, entry, job, fields, {
+      'reason', 'worker lost',
+      'error', 'delivered ' .. (deliveries - 1) .. ' times without an outcome' .. alone .. ': it may kill its workers',
+      'failed_at', whole(now_ms), 'worker', worker, 'deliveries', tostring(deliveries - 1),
+    }, now_ms)
+    if not buried then
+      table.insert(ended, {job, 'NO_IDS'})
+      return nil, 'stays'
+    end
+    free(unique, field(fields, 'unique'), job)
+    count(stats, 'dead', 1)
+    table.insert(ended, {job, 'DEAD'})
+    return nil, 'ended'
+  end
+  local alone = deliveries >= max_deliveries and max_deliveries > 1
+  if alone and not runs_nothing() then return nil, 'waits' end
+  redis.call('XCLAIM', stream, 'workers', worker, 0, entry, 'RETRYCOUNT', deliveries, 'JUSTID')
+  if alone then
+    redis.call('HSET', jobs, job, place .. ' ' .. entry .. ' alone')
+  elseif mark == 'alone' then
+    redis.call('HSET', jobs, job, place .. ' ' .. entry)
+  end
+  return fields, alone
 end
 
 local function take_released(number, stream)
@@ -116,18 +149,21 @@ local function take_released(number, stream)
     for _, pending in ipairs(page) do
       if most == #claimed then return end
       local entry, deliveries = pending[1], pending[4] + 1
-      local fields, how =
-        deliver(keys, stream, entry, deliveries, max_deliveries, worker, now_ms, runs_nothing)
+      local fields, how = deliver(stream, entry, deliveries)
       if fields then
         claimed[#claimed + 1] = {number, entry, deliveries, fields}
-        if how then most = 1 return end
+        for _, part in ipairs(fields) do bytes = bytes + #part end
+        if how or bytes >= most_bytes then most = #claimed return end
       elseif how == 'waits' then
         waits_ms = math.max(waits_ms, pending[3])
       end
     end
     -- Again where some of them were not to be delivered, or new jobs would pass those behind.
     looked = looked + #page
-    if looked >= 500 then return end
+    if looked >= 500 then
+      goes_on = #ended > 0 -- else the next claim would look at the same ones
+      return
+    end
     page = leases(stream, '(' .. page[#page][1], '+', most - #claimed, 'released')
   end
 end
@@ -145,7 +181,7 @@ for number, stream in ipairs(streams) do
   if most > #claimed then take_new(number, stream) end
 end
 
-local next_due = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')[2]
-local due_in = -1
-if next_due then due_in = math.min(math.max(0, (tonumber(next_due) - exact_ms) * 1000), 1e15) end -- `inf`, by hand
-return {exact_ms * 1000, due_in, waits_ms, claimed, keys.ended}
+-- Where there was room for more, and all were looked at, what is left waits for a worker that runs nothing.
+local handed_back, unread = 0, {0, 0, 0}
+if #claimed >= most or goes_on then handed_back, unread = ahead(streams) end
+return {exact_ms * 1000, due_in, handed_back, unread, waits_ms, claimed, ended}

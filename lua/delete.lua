@@ -34,6 +34,6 @@ expect('set', ending)
 
 redis.call('XDEL', dead, letter)
 redis.call('HDEL', jobs, id)
-remember(ending, {push_of(id, field(fields, 'nonce'))})
+remember(ending, push_of(id, field(fields, 'nonce')))
 count(stats, 'deleted', 1)
 return 'OK'

@@ -1,25 +1,52 @@
 #!lua flags=allow-oom
--- join: make the groups that are missing, for a worker that starts, or that finds them gone. A script, as the bare
--- command is refused on a full server, which is to be drained.
+-- join: let a worker begin, under an id that is new: its record, its first beat. The groups that are missing are made.
+-- Without a worker it only makes the groups. A script, as the bare command is refused on a full server, which is to be
+-- drained.
 --
 -- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
 -- KEYS[2]  ready:normal  stream
 -- KEYS[3]  ready:low     stream
+-- KEYS[4]  workers       zset    worker ids by the end of their lease, ms
+-- KEYS[5]  worker:       hash    prefix; worker:<id> is the record of one worker
+-- KEYS[6]  layout        hash    the version of the keys
 --
--- Returns  how many groups were made
+-- ARGV[1]  worker        worker id; '' only makes the groups
+-- ARGV[2]  lease_ms      int ms  the worker's lease
+-- ARGV[3]  run           text    random: tells this worker from another one of the same id
+-- ARGV[4]  version       int     of the keys, as the caller knows them
+-- ARGV[5]  now_ms        int ms; '' = the server's clock
+--
+-- Returns  OK       it may begin; also where it was told before
+--          EXISTS   the id is another worker's, or was; nothing was written
+--          or what version the keys have, where it is another one; nothing was written
 
+--- @include "include/now"
+--- @include "include/whole"
 --- @include "include/expect"
 --- @include "include/leases"
 --- @include "include/make_group"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
-expect('stream', streams[1], streams[2], streams[3])
+local workers, record, layout = KEYS[4], KEYS[5] .. ARGV[1], KEYS[6]
+local worker, lease_ms, run, version = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
+local now_ms = now(ARGV[5])
 
-local made = 0
-for _, stream in ipairs(streams) do
-  if not leases(stream) then
-    make_group(stream)
-    made = made + 1
-  end
+expect('stream', streams[1], streams[2], streams[3])
+expect('zset', workers)
+expect('hash', record, layout)
+
+local found = redis.call('HGET', layout, 'version')
+if found and found ~= version then return found end
+if worker ~= '' and redis.call('EXISTS', record) == 1 and redis.call('HGET', record, 'run') ~= run then
+  return 'EXISTS'
 end
-return made
+
+if not found then redis.call('HSET', layout, 'version', version) end
+for _, stream in ipairs(streams) do
+  if not leases(stream) then make_group(stream) end
+end
+if worker ~= '' then
+  redis.call('HSET', record, 'run', run, 'lease_ms', whole(lease_ms))
+  redis.call('ZADD', workers, whole(now_ms + lease_ms), worker)
+end
+return 'OK'

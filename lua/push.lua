@@ -88,7 +88,9 @@ if repeated then
   for i, push in ipairs(pushes) do look[#ids + i] = 'refused ' .. push end
 end
 local since_ms = repeated and now_ms - remembered_ms or sent_ms - ahead_ms
-for n = math.floor(since_ms / 5000), math.floor((now_ms + ahead_ms) / 5000) do -- as slot counts; set back, maybe
+-- As slot counts. What ended before the clock was set back is in slots that are still to come, by the clock of now.
+local until_ms = now_ms + (repeated and remembered_ms or ahead_ms)
+for n = math.floor(since_ms / 5000), math.floor(until_ms / 5000) do
   for i, found in ipairs(redis.call('SMISMEMBER', finished .. whole(n), unpack(look))) do
     if found == 1 then ended[i] = true end
   end
@@ -175,7 +177,7 @@ end
 local whole_of_it, failure = pcall(add_all)
 if #newly > 0 then redis.call('HSET', jobs, unpack(newly)) end
 if not whole_of_it then return error(failure) end
-remember(slot(finished, now_ms), refused)
+remember(slot(finished, now_ms), unpack(refused))
 if pushed > 0 then count(stats, 'pushed', pushed) end
 if nudge then tell(control, 'due ' .. whole(nudge)) end
 return {exact_ms * 1000, unpack(words)}

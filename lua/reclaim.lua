@@ -1,107 +1,126 @@
 #!lua flags=allow-oom
--- reclaim: take over jobs whose lease ran out: their worker died or lost touch. Each stream is scanned on
--- from a cursor (from the start each time, healthy jobs would hide orphans behind them). A job that has to run alone
--- from now on passes to the consumer `released`, for a worker that runs nothing to claim.
+-- reclaim: take over the jobs of workers that are lost. Fence those that the caller is sure of, hand back what their
+-- consumers hold, and name the workers whose lease is over, which the caller may be sure of next time.
+--
+-- Whether a lease is over is said by this server's clock, which may have been set, or may have stood still. So the caller
+-- fences a worker only if, by its own clock, this one ran evenly for as long as that worker's lease, and gave answers all
+-- the while; and only if the worker has not beaten since. A beat that lies in the future, as the clock was set back,
+-- starts anew.
 --
 -- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
 -- KEYS[2]  ready:normal  stream
 -- KEYS[3]  ready:low     stream
--- KEYS[4]  jobs          hash    the locator: job id -> where it is
--- KEYS[5]  dead          stream  dead letters
--- KEYS[6]  unique:       string  prefix; unique:<key> holds the id of the job that has the key
--- KEYS[7]  finished:     set     prefix; finished:<n> holds what ended in those 5 s: ids, after a nonce if there was one
--- KEYS[8]  stats         hash    counters
--- KEYS[9]  control       channel notifications
+-- KEYS[4]  workers       zset    worker ids by the end of their lease, ms
+-- KEYS[5]  worker:       hash    prefix; worker:<id> is the record of one worker
+-- KEYS[6]  fenced        zset    ids of fenced workers by when their consumer is looked at next, ms
+-- KEYS[7]  stats         hash    counters
+-- KEYS[8]  control       channel notifications
+-- KEYS[9]  jobs          hash    the locator: job id -> where it is
 --
 -- ARGV[1]  worker        worker id
--- ARGV[2]  count         int     most jobs to take over
--- ARGV[3]  lease_ms      int ms  a lease not renewed for this long has run out
--- ARGV[4]  max_deliveries int    this often a job is delivered without an outcome, the last time alone; then it is dead
--- ARGV[5]  cursor        entry id to scan ready:high from; 0-0 at first
--- ARGV[6]  cursor        the same for ready:normal
--- ARGV[7]  cursor        the same for ready:low
--- ARGV[8]  latest_ms     int ms; '' = any. Should the clock be later than that, it was set, or this is another
---                        server: all leases may seem to have run out then, and nothing is taken
--- ARGV[9]  now_ms        int ms; '' = the server's clock
+-- ARGV[2]  count         int     most jobs to hand back
+-- ARGV[3]  others        '1': count the jobs that other workers hold
+-- ARGV[4]  all           '1': the caller has just come, or has seen the clock set back: look at all beats for such that
+--                        lie in the future, not only at the latest ten
+-- ARGV[5]  now_ms        int ms; '' = the server's clock
+-- ARGV[6..] for each worker to fence: worker id, the end of its lease as it was named
 --
--- Returns  {cursor, cursor, cursor, jobs, ended, elsewhere, waiting}: where to go on, for each job taken over
---          {stream 1..3, entry, deliveries, {name, value, ...}}, for each that was ended instead
---          {id, word}: `CANCELLED`, as was asked while it ran, or `DEAD`, a dead letter that kills its
---          workers, or `NO_IDS`, it stays, as `dead` has no entry ids left, by somebody's hand; how many leases others
---          still have; and how many jobs were seen that wait for a worker with nothing else to run. Or one word:
---          CLOCK_SET   it is later than `latest_ms`; nothing was written
+-- Returns  {now_us, silent, fenced, count, more, released, others}: the clock; for each worker whose lease is over
+--          {worker id, its end, lease in ms}, 100 at most; the ids of those that were fenced now; how many jobs were handed
+--          back; 1 if there are more; 1 if any job is with `released`; and how many jobs others hold. Or one word:
+--          FENCED  the worker has no record any more; nothing was written
 
 --- @include "include/now"
+--- @include "include/whole"
 --- @include "include/expect"
 --- @include "include/leases"
---- @include "include/field"
---- @include "include/entry_at"
---- @include "include/identify"
---- @include "include/free"
---- @include "include/push_of"
---- @include "include/slot"
---- @include "include/remember"
---- @include "include/pushed_at"
---- @include "include/bury"
+--- @include "include/alive"
 --- @include "include/count"
 --- @include "include/tell"
+--- @include "include/lease_of"
+--- @include "include/fence"
 --- @include "include/unlocate"
---- @include "include/deliver"
+--- @include "include/hand_back"
+--- @include "include/forget"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
-local jobs, dead, unique, finished, stats = KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-local control = KEYS[9]
-local worker, most, lease_ms, max_deliveries = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
-local cursors = {ARGV[5], ARGV[6], ARGV[7]}
-local latest_ms, now_ms = tonumber(ARGV[8]), now(ARGV[9])
-local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
-local keys = {jobs = jobs, dead = dead, unique = unique, stats = stats, ended = {}}
-keys.places, keys.ending = places, slot(finished, now_ms)
+local workers, record, fenced, stats, control, jobs = KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local worker, most, counts_others = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1'
+local looks_at_all, now_ms, exact_ms = ARGV[4] == '1', now(ARGV[5])
+local first_silent = 6
+local keys = {workers = workers, fenced = fenced, record = record}
 
-if latest_ms and now_ms > latest_ms then return 'CLOCK_SET' end
-expect('stream', streams[1], streams[2], streams[3], dead)
+local lease_ms = alive(record .. worker)
+if not lease_ms then return 'FENCED' end
+expect('stream', streams[1], streams[2], streams[3])
+expect('zset', workers, fenced)
 expect('hash', jobs)
-expect('set', keys.ending)
+local looked_at = redis.call('ZRANGEBYSCORE', fenced, '-inf', now_ms, 'LIMIT', 0, 10)
+if #looked_at < 10 then -- later than the next second is none, unless the clock was set back
+  local later = redis.call('ZRANGEBYSCORE', fenced, whole(now_ms + 1001), '+inf', 'LIMIT', 0, 10 - #looked_at)
+  for _, id in ipairs(later) do looked_at[#looked_at + 1] = id end
+end
 
-local claimed, released, waiting = {}, 0, 0
-local function never() return false end
-
--- `waited_ms` is for how long it has been with `released` already. It keeps that time, by which workers see how long it has
--- been waiting, and nobody is told again.
-local function take(number, stream, entry, waited_ms)
-  local deliveries = redis.call('XPENDING', stream, 'workers', entry, entry, 1, worker)[1][4]
-  local fields, how = deliver(keys, stream, entry, deliveries + 1, max_deliveries, worker, now_ms, never)
-  if fields then
-    claimed[#claimed + 1] = {number, entry, deliveries + 1, fields}
-  elseif how ~= 'ended' then
-    redis.call('XCLAIM', stream, 'workers', 'released', 0, entry,
-      'IDLE', waited_ms or 0, 'RETRYCOUNT', deliveries, 'JUSTID')
-    if how == 'waits' then waiting = waiting + 1 end
-    if not waited_ms then released = released + 1 end
+-- Those whose lease ends later than it can. One that is hidden behind ten others ends no later than theirs, who live.
+local latest = redis.call('ZREVRANGE', workers, 0, looks_at_all and 4999 or 9, 'WITHSCORES')
+for i = 1, #latest, 2 do
+  if looks_at_all or tonumber(latest[i + 1]) > now_ms + lease_ms then
+    local whole_lease = lease_of(record .. latest[i])
+    if tonumber(latest[i + 1]) > now_ms + whole_lease then
+      redis.call('ZADD', workers, whole(now_ms + whole_lease), latest[i])
+    end
   end
 end
 
-for number, stream in ipairs(streams) do
-  local released_before = leases(stream, 'idle', lease_ms, cursors[number], '+', 500, 'released')
-  local waited_ms = {}
-  for _, pending in ipairs(released_before or {}) do waited_ms[pending[1]] = pending[3] end
-  local looks = released_before and 50 or 0 -- XAUTOCLAIM looks at ten entries for each it may take
-  while most > #claimed and looks > 0 do
-    local room = most - #claimed
-    local scan =
-      redis.call('XAUTOCLAIM', stream, 'workers', worker, lease_ms, cursors[number], 'COUNT', room, 'JUSTID')
-    cursors[number], looks = scan[1], scan[1] == '0-0' and 0 or looks - math.min(room, 50)
-    for _, entry in ipairs(scan[2]) do take(number, stream, entry, waited_ms[entry]) end
-    for _, entry in ipairs(scan[3]) do unlocate(jobs, stream, entry) end -- the server has dropped the leases
+local gone = {}
+for at = first_silent, #ARGV, 2 do
+  if redis.call('ZSCORE', workers, ARGV[at]) == ARGV[at + 1] then
+    fence(keys, ARGV[at], now_ms)
+    gone[#gone + 1] = ARGV[at]
+    table.insert(looked_at, 1, ARGV[at])
   end
 end
 
-if released > 0 then tell(control, 'released ' .. released) end
-if #claimed > 0 then count(stats, 'reclaimed', #claimed) end
-local elsewhere = 0
+local silent = {}
+local over = redis.call('ZRANGEBYSCORE', workers, '-inf', now_ms, 'WITHSCORES', 'LIMIT', 0, 100)
+for i = 1, #over, 2 do
+  silent[#silent + 1] = {over[i], over[i + 1], lease_of(record .. over[i])}
+end
+
+-- What fenced workers hold, also what late reads of theirs have fetched since.
+local handed_back, more = 0, 0
+for _, id in ipairs(looked_at) do
+  if redis.call('TYPE', record .. id).ok ~= 'hash' then fence(keys, id, now_ms) end -- by hand: as if it were fenced now
+  local some = most > handed_back and hand_back(streams, jobs, id, most - handed_back) or 0
+  handed_back = handed_back + some
+  local watched = redis.call('HMGET', record .. id, 'watch_ms', 'watched_until')
+  if some > 0 then
+    redis.call('HSET', record .. id, 'watched_until', whole(now_ms + tonumber(watched[1] or 20000)))
+  elseif most == handed_back then
+    more = 1 -- it was not looked at
+  elseif now_ms < tonumber(watched[2] or 0) then
+    redis.call('ZADD', fenced, whole(now_ms + 1000), id)
+    local latest_ms = now_ms + tonumber(watched[1] or 20000)
+    if tonumber(watched[2]) > latest_ms then -- the clock was set back
+      redis.call('HSET', record .. id, 'watched_until', whole(latest_ms))
+    end
+  else
+    forget(streams, id)
+    redis.call('ZREM', fenced, id)
+    redis.call('DEL', record .. id)
+  end
+  if some > 0 then more = 1 end
+end
+
+if handed_back > 0 then
+  count(stats, 'reclaimed', handed_back)
+  tell(control, 'released ' .. handed_back)
+end
+local released, others = 0, 0
 for _, stream in ipairs(streams) do
-  for _, held in ipairs((leases(stream) or {})[4] or {}) do
-    if held[1] ~= worker and held[1] ~= 'released' then elsewhere = elsewhere + tonumber(held[2]) end
+  if released == 0 then released = #(leases(stream, '-', '+', 1, 'released') or {}) end
+  for _, held in ipairs(counts_others and (leases(stream) or {})[4] or {}) do
+    if held[1] ~= worker and held[1] ~= 'released' then others = others + tonumber(held[2]) end
   end
 end
-return {cursors[1], cursors[2], cursors[3], claimed, keys.ended, elsewhere, waiting}
+return {exact_ms * 1000, silent, gone, handed_back, more, released, others}

@@ -1,49 +1,66 @@
 #!lua flags=allow-oom
--- release: hand jobs back without an outcome, at once and in their place: they pass to the consumer `released`,
--- from which claim takes before it reads anything new.
+-- release: hand back all that a worker holds, and forget the worker: it ends, or is known to have died. Its jobs are for
+-- others at once, in their place.
 --
 -- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
 -- KEYS[2]  ready:normal  stream
 -- KEYS[3]  ready:low     stream
--- KEYS[4]  jobs          hash    the locator: job id -> where it is
--- KEYS[5]  stats         hash    counters
--- KEYS[6]  control       channel notifications
+-- KEYS[4]  workers       zset    worker ids by the end of their lease, ms
+-- KEYS[5]  worker:       hash    prefix; worker:<id> is the record of one worker
+-- KEYS[6]  fenced        zset    ids of fenced workers by when their consumer is looked at next, ms
+-- KEYS[7]  stats         hash    counters
+-- KEYS[8]  control       channel notifications
+-- KEYS[9]  jobs          hash    the locator: job id -> where it is
 --
 -- ARGV[1]  worker        worker id
--- ARGV[2..] for each job: stream 1..3, entry, deliveries, job id, refund ('1': the delivery does not count,
---          '0': it does, as what ran may be what ended the worker)
+-- ARGV[2]  refund        '1': the deliveries do not count, as nothing runs any more; '0': they do, as what ran may be what
+--                        ended it; and so they do where the worker was fenced before
+-- ARGV[3]  watch         '1': a read of it may still be under way, so its consumer is looked at again, as that of a
+--                        worker that was fenced is
+-- ARGV[4]  now_ms        int ms; '' = the server's clock
 --
--- Returns  one word for each job:
---          OK          released
---          LEASE_LOST  somebody else holds the job; nothing was written
+-- Returns  how many jobs were handed back: some 500 a call, so call again while there are any
 
+--- @include "include/now"
+--- @include "include/whole"
 --- @include "include/expect"
---- @include "include/field"
---- @include "include/entry_at"
---- @include "include/identify"
---- @include "include/owns"
+--- @include "include/leases"
 --- @include "include/count"
 --- @include "include/tell"
+--- @include "include/lease_of"
+--- @include "include/fence"
+--- @include "include/unlocate"
+--- @include "include/hand_back"
+--- @include "include/forget"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
-local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
-local jobs, stats, control = KEYS[4], KEYS[5], KEYS[6]
-local worker = ARGV[1]
-local first_job = 2
+local workers, record, fenced, stats, control, jobs = KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local worker, refund, watch, now_ms = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1', now(ARGV[4])
+local keys = {workers = workers, fenced = fenced, record = record}
 
 expect('stream', streams[1], streams[2], streams[3])
+expect('zset', workers, fenced)
 expect('hash', jobs)
-local words, released = {}, 0
-for at = first_job, #ARGV, 5 do
-  local stream, entry, deliveries = streams[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2]
-  local refund = tonumber(ARGV[at + 4])
-  if owns(places, stream, jobs, worker, entry, deliveries, ARGV[at + 3]) then
-    redis.call('XCLAIM', stream, 'workers', 'released', 0, entry,
-      'RETRYCOUNT', tonumber(deliveries) - refund, 'JUSTID')
-    released = released + 1
-    words[#words + 1] = 'OK'
-  else
-    words[#words + 1] = 'LEASE_LOST'
+
+local was_fenced = redis.call('ZSCORE', fenced, worker)
+local released = 0
+if was_fenced or refund == 0 then
+  if not was_fenced then fence(keys, worker, now_ms) end
+  released = hand_back(streams, jobs, worker, 500)
+else
+  for _, stream in ipairs(streams) do
+    for _, pending in ipairs(released < 500 and leases(stream, '-', '+', 500 - released, worker) or {}) do
+      redis.call('XCLAIM', stream, 'workers', 'released', 0, pending[1],
+        'RETRYCOUNT', math.max(0, pending[4] - refund), 'JUSTID')
+      released = released + 1
+    end
+  end
+  if released == 0 and watch then
+    fence(keys, worker, now_ms)
+  elseif released == 0 then
+    forget(streams, worker)
+    redis.call('ZREM', workers, worker)
+    redis.call('DEL', record .. worker)
   end
 end
 
@@ -51,4 +68,4 @@ if released > 0 then
   count(stats, 'released', released)
   tell(control, 'released ' .. released)
 end
-return words
+return released

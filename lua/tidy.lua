@@ -1,34 +1,62 @@
 #!lua flags=allow-oom
--- tidy: remove consumers of workers that are gone. A consumer goes only with nothing pending (its pending jobs
--- would be lost with it) and with its worker's key gone too.
+-- tidy: look at all consumers, once a minute in the whole fleet. What one without a record holds is reclaimed from now
+-- on, as that of a fenced worker is: its record was lost in a failover, or taken away by hand. One that holds nothing is
+-- removed.
 --
 -- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
 -- KEYS[2]  ready:normal  stream
 -- KEYS[3]  ready:low     stream
--- KEYS[4]  worker:       hash    prefix; worker:<id> tells of one live worker, and ends with it
+-- KEYS[4]  workers       zset    worker ids by the end of their lease, ms
+-- KEYS[5]  worker:       hash    prefix; worker:<id> is the record of one worker
+-- KEYS[6]  fenced        zset    ids of fenced workers by when their consumer is looked at next, ms
+-- KEYS[7]  layout        hash    when this was done last
 --
--- ARGV[1]  idle_ms       int ms  a consumer unheard of for this long is gone
+-- ARGV[1]  idle_ms       int ms  a consumer that holds nothing and is unheard of for this long is removed
+-- ARGV[2]  every_ms      int ms  nothing is done where it was done so lately
+-- ARGV[3]  now_ms        int ms; '' = the server's clock
 --
--- Returns  how many were removed; at most 500 a call
+-- Returns  how many consumers were removed, or are to be looked at; at most 500 a call
 
+--- @include "include/now"
+--- @include "include/whole"
 --- @include "include/expect"
 --- @include "include/leases"
+--- @include "include/alive"
 --- @include "include/field"
+--- @include "include/lease_of"
+--- @include "include/fence"
 
-local streams, worker_prefix = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4]
-local idle_ms = tonumber(ARGV[1])
+local streams = {KEYS[1], KEYS[2], KEYS[3]}
+local workers, record, fenced, layout = KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local idle_ms, every_ms, now_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), now(ARGV[3])
+local keys = {workers = workers, fenced = fenced, record = record}
+
 expect('stream', streams[1], streams[2], streams[3])
+expect('zset', workers, fenced)
+expect('hash', layout)
+local last_ms = tonumber(redis.call('HGET', layout, 'tidied_at') or nil)
+if last_ms and last_ms <= now_ms and now_ms < last_ms + every_ms then return 0 end
 
-local removed = 0
+local total = 0
 for _, stream in ipairs(streams) do
   for _, consumer in ipairs(leases(stream) and redis.call('XINFO', 'CONSUMERS', stream, 'workers') or {}) do
-    local name = field(consumer, 'name')
-    local gone = field(consumer, 'pending') == 0 and field(consumer, 'idle') > idle_ms
-    if gone and removed < 500 and redis.call('EXISTS', worker_prefix .. name) == 0 then
-      redis.call('XGROUP', 'DELCONSUMER', stream, 'workers', name)
-      removed = removed + 1
+    local name, pending = field(consumer, 'name'), field(consumer, 'pending')
+    local known = name == 'released' or redis.call('ZSCORE', workers, name) or redis.call('ZSCORE', fenced, name)
+    if not known and total < 500 then
+      local kind = redis.call('TYPE', record .. name).ok
+      local lease_ms = kind == 'hash' and alive(record .. name)
+      if lease_ms then -- `workers` was taken away; it lives, or is fenced a lease from now
+        redis.call('ZADD', workers, whole(now_ms + lease_ms), name)
+      elseif pending > 0 then
+        fence(keys, name, now_ms)
+        total = total + 1
+      elseif pending == 0 and field(consumer, 'idle') > idle_ms then
+        redis.call('XGROUP', 'DELCONSUMER', stream, 'workers', name)
+        redis.call('DEL', record .. name) -- of one that was fenced, of which `fenced` lost the note
+        total = total + 1
+      end
     end
   end
 end
-
-return removed
+redis.call('HSET', layout, 'tidied_at', whole(now_ms))
+return total

@@ -35,17 +35,39 @@ class Word(StrEnum):
     DUPLICATE = "DUPLICATE"
     LEASE_LOST = "LEASE_LOST"
     CANCELLED = "CANCELLED"  # written: the job is gone, as somebody asked
-    CANCELLING = "CANCELLING"  # written: renewed (renew), or noted for the worker (cancel)
+    CANCELLING = "CANCELLING"  # written: noted for the worker that runs the job
     DEAD = "DEAD"
     NOT_FOUND = "NOT_FOUND"
     OVERSIZED = "OVERSIZED"
     NO_IDS = "NO_IDS"
-    STALE = "STALE"  # of a whole push: it was sent too long ago, or the server's clock was set since
-    CLOCK_SET = "CLOCK_SET"  # of a whole call: the server's clock is later than it can be
+    STALE = "STALE"  # of a whole call: it was sent too long ago, or the server's clock was set since
+    FENCED = "FENCED"  # of a whole call: the worker is no longer one
 
 
-class ClockSet(DriverError):
-    """The server's clock was set, or this is another server: nothing was taken over."""
+class Fenced(DriverError):
+    """The store takes this worker for dead: what it held is for others, and nothing it says is heeded.
+
+    It gave no sign of life for a lease, or the store lost its record. It can go on under a new id.
+
+    Attributes:
+        worker_id: Who was fenced.
+    """
+
+    def __init__(self, worker_id: str) -> None:
+        super().__init__(
+            f"the store takes worker {worker_id} for dead: no sign of life for a lease, or its record is lost"
+        )
+        self.worker_id = worker_id
+
+
+class IdTaken(DriverError):
+    """A worker can't begin under this id; nothing was written."""
+
+    def __init__(self, worker_id: str) -> None:
+        super().__init__(
+            f"the worker id {worker_id!r} is another worker's, or was a moment ago: an id must be new at each "
+            "start, so best leave it out; nothing was claimed"
+        )
 
 
 @dataclass(slots=True)
@@ -109,7 +131,7 @@ def found_again(answers: Sequence[Pushed]) -> list[Pushed]:
 
 @dataclass(slots=True)
 class Lease:
-    """A job in a worker's hands. (stream, entry, deliveries) with the worker's id is the token.
+    """A job in a worker's hands: its own for as long as the worker is not fenced.
 
     Attributes:
         stream: Which ready stream: 1 high, 2 normal, 3 low.
@@ -191,6 +213,24 @@ Fate = Ack | RetryLater | Release | DeadLetter
 Settlement = tuple[Lease, Fate]
 
 
+Ended = tuple[str, Word]
+"""A job that a claim ended instead of delivering it again: its id; and DEAD, as it kills its workers, or
+CANCELLED, as somebody had asked. Or NO_IDS: it stays where it is, as no dead letter can be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """By what the store knows an exchange that is sent again.
+
+    Attributes:
+        lane: Which of the worker's exchanges it is, of those that are under way at once.
+        number: Greater for each exchange of a lane; the same when it is sent again.
+    """
+
+    lane: int
+    number: int
+
+
 @dataclass(frozen=True, slots=True)
 class Exchange:
     """The answer to one round trip of a worker.
@@ -198,6 +238,8 @@ class Exchange:
     Attributes:
         words: One for each settlement: OK, LEASE_LOST or CANCELLED; OVERSIZED or NO_IDS where it can't be done.
         leases: The jobs claimed.
+        more: Whether another claim would find more, as well as the store can say; False if nothing was asked.
+        ended: Jobs that were ended instead of claimed.
         due_in: Seconds until the next delayed job is due; None if there is none or nothing was asked.
         waits: For how many seconds a job has been waiting that only a worker with nothing else to run may claim;
             None if there is none.
@@ -206,8 +248,48 @@ class Exchange:
 
     words: Sequence[Word] = ()
     leases: Sequence[Lease] = ()
+    more: bool = False
+    ended: Sequence[Ended] = ()
     due_in: float | None = None
     waits: float | None = None
+    server_ms: float = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """A worker whose lease is over by the server's clock, and who was not fenced yet.
+
+    Attributes:
+        worker_id: Who.
+        until_ms: The end of its lease; a later beat moves it.
+        lease: Of that worker, in seconds.
+    """
+
+    worker_id: str
+    until_ms: str
+    lease: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reclaimed:
+    """What a look after lost workers came to.
+
+    Attributes:
+        silent: Those who may be lost; some of them, if there are many.
+        fenced: Ids of those who were fenced by this call.
+        jobs: How many jobs were handed back, for anybody to claim.
+        more: Whether there are more to hand back: look again at once.
+        released: Whether any job that was handed back waits to be claimed.
+        others: How many jobs other workers hold; 0 if that was not asked.
+        server_ms: The server's clock, to the microsecond.
+    """
+
+    silent: Sequence[Silent] = ()
+    fenced: Sequence[str] = ()
+    jobs: int = 0
+    more: bool = False
+    released: bool = False
+    others: int = 0
     server_ms: float = 0
 
 
@@ -324,7 +406,7 @@ class Driver(Protocol):
 
         Args:
             worker_id: New at each start of a worker.
-            lease: Seconds a claimed job stays the worker's without renewal.
+            lease: Seconds without a sign of life after which the worker counts as dead.
             max_deliveries: So often a job is delivered without an outcome, the last time with nothing beside
                 it; then it is a dead letter.
         """
@@ -351,94 +433,127 @@ class SyncDriver(Protocol):
 
 
 class Consumer(Protocol):
-    """One worker's side of the store: its connections and its leases.
+    """One worker's side of the store: its connections and its lease.
+
+    Where a method says so it raises `Fenced`; nothing was written then. What a plain read brings all the same is
+    for others: hand it back by `release`.
 
     Attributes:
         worker_id: Who the worker is.
-        ended: Ids of jobs that claims and reclaims ended instead of delivering them again, with DEAD (it kills its
-            workers) or CANCELLED, or left where they are, with NO_IDS (no dead letter can be written); for the
-            worker to tell of, and to clear.
-        elsewhere: How many leases other workers had when `reclaim` looked last.
-        waiting: How many jobs it saw then that wait for a worker with nothing else to run.
+        is_reading: Whether a `wait` asked the store whose answer has not come: also one that was given up.
+        heard_at: When the store last sent anything, by the monotonic clock: a long answer is progress, too.
     """
 
     worker_id: str
-    ended: list[tuple[str, Word]]
-    elsewhere: int
-    waiting: int
+    is_reading: bool
 
-    async def open(self) -> list[str]:
-        """Reach the store and join the group.
+    @property
+    def heard_at(self) -> float: ...  # noqa: D102
+
+    async def open(self, worker_id: str = "") -> list[str]:
+        """Reach the store and join it, which is the first beat; once more, under a new id, after `Fenced`.
 
         Returns:
             Warnings about how the server is set up, for a human.
+
+        Raises:
+            IdTaken: The id is, or was lately, another worker's.
+            DriverError: The store's keys are of another release.
         """
 
     async def aclose(self) -> None:
         """Close every connection."""
 
     async def exchange(
-        self, settlements: Sequence[Settlement], count: int | None, *, idle: bool = False
+        self, settlements: Sequence[Settlement], count: int | None, *, turn: Turn | None = None, idle: bool = False
     ) -> Exchange:
         """Settle some jobs and claim up to `count` others, in one round trip.
 
-        A settlement by a worker that lost the lease is refused with LEASE_LOST: nothing was written. A
-        `count` of 0 only promotes what is due; None claims and promotes nothing. `idle` says that, these settled,
-        the worker runs nothing, and that nothing else is under way that could bring it jobs: then it may be given
-        a job that is delivered for the last time, and nothing beside it.
+        Sent again with the same turn (None: it never is), the settlements are answered as before, and not applied
+        twice; the claim is one more. A `count` of 0 only promotes what is due; None claims and promotes nothing.
+        `idle` says that, these settled, the worker runs nothing, and that nothing else is under way that could
+        bring it jobs: then it may be given a job that is delivered for the last time, and nothing beside it.
+
+        Raises:
+            Fenced: All of it was refused.
         """
 
     async def wait(self, count: int, timeout: float) -> list[Lease]:
         """Wait until jobs are there and lease them: up to `count` of each priority, so maybe more in all.
 
-        Cancelling it loses nothing: what was delivered meanwhile is for `release_all` to hand back. What comes so
-        has to be given to `adopt`, once it is clear that it will be run.
+        Cancelling it loses nothing: what was delivered meanwhile is for `recover` to find. What comes so has to be
+        given to `adopt`, once it is clear that it will be run. A worker that was fenced is served as well: what is
+        told here is not that it still is one.
         """
 
     async def adopt(self, leases: Sequence[Lease]) -> None:
         """Learn which ids those jobs go by that were put in by hand without one."""
 
-    async def reclaim(self, count: int, latest_ms: int | None = None) -> list[Lease]:
-        """Take over up to `count` jobs whose lease ran out.
+    async def recover(self, held: Sequence[Lease], older: float = 0) -> list[Lease]:
+        """The jobs that the worker has in the store beyond `held`: their delivery was lost on the way.
+
+        Also to a live worker a job may be delivered of which nobody hears: the bytes of a claim that was given up
+        arrive late. So one looks now and then, while other calls are under way, for those that were delivered at
+        least `older` seconds ago; nothing is found while a reply that began to arrive is not complete.
 
         Raises:
-            ClockSet: The server's clock is later than `latest_ms`: all leases may only seem to have run out.
+            Fenced: The worker holds nothing any more.
         """
 
-    async def release_all(self, held: Sequence[Lease]) -> int:
-        """Hand back what this worker holds in the store beyond `held`; how many there were."""
+    async def reclaim(
+        self, silent: Sequence[Silent] = (), *, others: bool = False, thorough: bool = False
+    ) -> Reclaimed:
+        """Fence workers that are surely lost, and hand back what fenced ones hold, in bounded steps.
+
+        Args:
+            silent: Of those whom an earlier call has named, whom to fence. One that has beaten since is spared.
+            others: Whether to count what others hold; that takes longer the more workers there are.
+            thorough: Whether to look at every worker for beats that lie in the future: the clock was set back, or
+                may have been before this worker came.
+
+        Raises:
+            Fenced: This worker is no longer one itself.
+        """
+
+    async def release(self, *, refund: bool, watch: bool) -> int:
+        """Hand back all that this worker holds, and let the store forget it; how many jobs there were.
+
+        Args:
+            refund: The deliveries don't count; they do if the worker was fenced before.
+            watch: A read may still be under way: what it fetches is taken from it later.
+        """
 
     async def unblock(self) -> bool:
         """Let `wait` return soon, with whatever it leased; False if only cancelling it helps."""
 
-    async def leave(self) -> None:
-        """Hand back all that this worker holds, and let the store forget it: it ends."""
-
     async def tidy(self) -> None:
-        """Remove what dead workers left behind."""
+        """Remove what dead workers left behind, and find jobs whose worker the store does not know."""
 
     async def listen(self, heard: Callable[[Nudge], None]) -> None:
         """Call `heard` for each nudge, until the connection ends; first with `subscribed`."""
 
     def heartbeat(self) -> "Heartbeat":
-        """The means to renew leases from a thread of its own."""
+        """The means to beat from a thread of its own; always as the worker of the moment."""
 
 
 class Heartbeat(Protocol):
-    """Renews leases; for one thread, with a connection of its own. Nothing here is async."""
+    """Says that a worker lives; for one thread, with a connection of its own. Nothing here is async."""
 
-    def renew(self, leases: Sequence[Lease], facts: Mapping[str, str]) -> list[Word]:
-        """Start the leases anew and say that the worker is alive.
+    def beat(self, held: Callable[[], Sequence[Lease]], facts: Mapping[str, str]) -> Sequence[Lease]:
+        """Start the worker's lease anew, and so that of all it holds.
 
         Args:
-            leases: What the worker holds.
+            held: Tells what the worker holds; called only if somebody has asked to cancel one of its jobs.
             facts: What to tell of the worker: host, pid, ...
 
         Returns:
-            One word for each lease: OK, CANCELLING (renewed all the same) or LEASE_LOST.
+            Those of them that somebody has asked to cancel; maybe again and again.
+
+        Raises:
+            Fenced: It holds nothing any more.
         """
 
-    def hand_over(self) -> int:
+    def release(self) -> int:
         """For a worker that is known to be dead: what it held is for the others at once, each delivery counted.
 
         Returns:

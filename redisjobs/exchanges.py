@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import anyio
 from anyio.abc import TaskGroup
 
-from redisjobs.driver import MOST_JOBS, Consumer, Exchange, Settlement
+from redisjobs.driver import MOST_JOBS, Consumer, Exchange, Fenced, Settlement, Turn
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.guard import keep_up, was_asked
 from redisjobs.lookout import NOT_NOW
@@ -25,7 +25,7 @@ _BATCH = 50  # jobs of one exchange, at least, before there is a second one besi
 _WORTH = _BATCH // 2  # outcomes, or free slots, that are worth a second exchange
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Batch:
     """One exchange.
 
@@ -33,13 +33,17 @@ class Batch:
         settling: Jobs with a fate.
         count: How many jobs to claim; 0 only promotes, None asks for nothing.
         idle: Whether the worker then runs nothing, and asks for nothing else.
-        sent: When it was sent, by the monotonic clock.
+        turn: By what the store knows it; given when it sets out.
+        sent: When it was sent last, by the monotonic clock.
+        unknown: Whether nobody knows if it was applied: a try had no answer.
         settlements: What was sent of those with a fate: by now a job may have another lease.
     """
 
     settling: list[Running]
     count: int | None
     idle: bool = False
+    turn: Turn = Turn(0, 0)
+    unknown: bool = False
     sent: float = field(default_factory=time.monotonic)
     settlements: list[Settlement] = field(init=False)
 
@@ -54,12 +58,13 @@ class Exchanges:
         consumer: The worker's side of the store.
         concurrency: The worker's.
         answered: Takes a batch and the answer to it.
-        failed: Takes a batch that may or may not have arrived, and why.
+        failed: Takes a batch that may or may not have arrived, and why; what it settles is sent again as it is.
 
     Attributes:
         asked: Jobs that were asked for and may still come.
         brings_one_alone: Whether an idle worker's claim is under way: what it brings may have to run alone.
         under_way: How many exchanges are.
+        unanswered: Batches that may or may not have arrived; they are to be sent again before any other.
     """
 
     def __init__(
@@ -77,10 +82,18 @@ class Exchanges:
         self._idle: list[Gate] = []
         self._ended = False  # the carriers have
         self._done = anyio.Event()
+        self._under_way: list[Batch] = []
+        self._lanes = dict.fromkeys(range(1, _MOST + 1), 0)  # free ones, and the number each used last
         self.asked = self.under_way = 0
+        self.unanswered: list[Batch] = []
         self.brings_one_alone = False
         self.most = min(MOST_JOBS, max(_BATCH, -(-concurrency // 2)))
         """Jobs of one batch."""
+
+    @property
+    def oldest(self) -> float:
+        """When the first of those that are under way was sent, by the monotonic clock; infinity: none is."""
+        return min((batch.sent for batch in self._under_way), default=float("inf"))
 
     def has_room(self, outcomes: int, free: int) -> bool:
         """Whether to begin another, for so many outcomes and free slots."""
@@ -95,10 +108,11 @@ class Exchanges:
 
     def begin(self, batch: Batch) -> None:
         """Carry a batch, in one of these tasks; where they have ended it fails at once."""
-        if self._ended:
-            self._failed(batch, None)
-            return
         self._set_out(batch)
+        if self._ended:
+            self._arrive(batch)
+            self._fail(batch, None)
+            return
         self._batches.append(batch)
         if self._idle:
             self._idle.pop().open()
@@ -112,6 +126,23 @@ class Exchanges:
         self._set_out(batch)
         await self._carry(batch)
 
+    async def send_again(self) -> None:
+        """Carry the batches that had no answer, one after another: they are answered as if for the first time.
+
+        Raises:
+            DriverError: One has no answer once more.
+        """
+        while self.unanswered:
+            batch = self.unanswered.pop(0)
+            batch.count, batch.idle = None, False
+            self._depart(batch)
+            await self._carry(batch)
+
+    def forget(self) -> None:
+        """Give up what had no answer: it concerns nobody any more."""
+        while self.unanswered:
+            self._free_lane(self.unanswered.pop(0))
+
     async def quiet(self) -> None:
         """Wait until none is under way."""
         while self.under_way:
@@ -124,6 +155,13 @@ class Exchanges:
             scope.cancel()
 
     def _set_out(self, batch: Batch) -> None:
+        lane, number = self._lanes.popitem()
+        batch.turn = Turn(lane, number + 1)
+        self._depart(batch)
+
+    def _depart(self, batch: Batch) -> None:
+        batch.sent = time.monotonic()
+        self._under_way.append(batch)
         self.under_way += 1
         self.asked += batch.count or 0
         self.brings_one_alone = self.brings_one_alone or batch.idle
@@ -140,16 +178,29 @@ class Exchanges:
                     finally:
                         if gate in self._idle:  # cancelled: nobody waits there any more
                             self._idle.remove(gate)
-                with suppress(*NOT_NOW):  # `failed` was told
+                with suppress(*NOT_NOW, Fenced):  # `failed` was told
                     await self._carry(self._batches.pop(0))
         finally:
             self._ended = True
             while self._batches:  # cancelled before it took them
                 batch = self._batches.pop(0)
                 self._arrive(batch)
-                self._failed(batch, None)
+                self._fail(batch, None)
+
+    def _free_lane(self, batch: Batch) -> None:
+        self._lanes[batch.turn.lane] = batch.turn.number
+
+    def _fail(self, batch: Batch, error: DriverError | None) -> None:
+        """Keep a batch that may or may not have arrived; one that settles nothing is not worth it."""
+        batch.unknown = batch.unknown or not isinstance(error, Fenced)
+        if batch.settling:
+            self.unanswered.append(batch)
+        else:
+            self._free_lane(batch)
+        self._failed(batch, error)
 
     def _arrive(self, batch: Batch) -> None:
+        self._under_way.remove(batch)
         self.under_way -= 1
         self.asked -= batch.count or 0
         self.brings_one_alone = self.brings_one_alone and not batch.idle
@@ -161,7 +212,9 @@ class Exchanges:
         try:
             with anyio.CancelScope() as scope:
                 self._scopes.add(scope)
-                answer = await self._consumer.exchange(batch.settlements, batch.count, idle=batch.idle)
+                answer = await self._consumer.exchange(
+                    batch.settlements, batch.count, turn=batch.turn, idle=batch.idle
+                )
             if answer is None:
                 error = Unavailable("the exchange was broken off")
         except DriverError as failure:
@@ -174,7 +227,9 @@ class Exchanges:
             self._scopes.discard(scope)
             self._arrive(batch)
             if answer is None:
-                self._failed(batch, error)
+                self._fail(batch, error)
+            else:
+                self._free_lane(batch)
         if error is not None:
             raise error
         assert answer is not None

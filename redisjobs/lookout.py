@@ -12,6 +12,7 @@ from typing import TypeVar
 import anyio
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
+from redisjobs.clock import Clock
 from redisjobs.driver import Consumer, Lease, Nudge
 from redisjobs.errors import QueueFull, Unavailable, WrongType
 
@@ -46,12 +47,14 @@ class Lookout:
         changed: Called when something below has changed.
         cancelled: Takes the id of a job that somebody says is cancelled.
         listening: Called when listening begins, for what was said before was missed.
+        clock: The server's.
         lease: Seconds a lease lasts.
 
     Attributes:
         promote: A delayed job may be due: somebody has to promote it.
-        knows_time: Whether the server's clock is known yet.
         interrupted: The blocking read is to be ended.
+        lost_at: When a read broke off last, by the monotonic clock.
+        reading_since: When the read began that is under way, by the monotonic clock; infinity: none is.
         unsure: A blocking read broke off; jobs may have been delivered into the reply we did not see.
     """
 
@@ -63,16 +66,19 @@ class Lookout:
         changed: Callable[[], None],
         cancelled: Callable[[str], None],
         listening: Callable[[], None],
+        clock: Clock,
         lease: float,
     ) -> None:
         self.promote = False
         self.unsure = self.interrupted = False
-        self.knows_time = False
+        self.reading_since = float("inf")
+        self.lost_at = float("-inf")
         self._consumer = consumer
         self._arrived = arrived
         self._changed = changed
         self._cancelled = cancelled
         self._listening = listening
+        self._clock = clock
         self._lease = lease
         self._count = 0  # most jobs of each priority that the blocking read may lease
         self._ending = False  # the blocking read is not to begin again
@@ -80,8 +86,7 @@ class Lookout:
         self._read: anyio.CancelScope | None = None
         self._begun = anyio.Event()
         self._over = anyio.Event()
-        self._clock = 0.0  # the server's clock less our monotonic one, s
-        self._last = 0.0, 0.0  # what the last claim told of it, and when that was sent
+        self._told = float("-inf")  # when the last claim was sent that told of delayed jobs
         self._due_at: float | None = None  # when the next delayed job is, by our monotonic clock
         self._due_changed = anyio.Event()
         self._nudged: float | None = None  # the earliest due time that nudges told, and no claim since
@@ -138,39 +143,26 @@ class Lookout:
             self._read.cancel()
             await self._over.wait()
 
-    @property
-    def server_ms(self) -> int:
-        """The server's clock, as well as we know it."""
-        return int((time.monotonic() + self._clock) * 1000)
-
     def expects(self, within: float) -> bool:
         """Whether a delayed job is due within so many seconds, as well as we know it."""
         return self._due_at is not None and self._due_at - time.monotonic() <= within
 
-    def learn(self, server_ms: float, due_in: float | None, sent_at: float) -> float:
-        """Take in what a claim told of the server's clock and of the next delayed job, in s.
+    def learn(self, due_in: float | None, sent_at: float) -> None:
+        """Take in what a claim told of the next delayed job.
 
         Args:
-            server_ms: The server's clock.
-            due_in: Seconds until the next delayed job.
+            due_in: Seconds until it is due; None: there is none.
             sent_at: When the claim was sent, by our monotonic clock.
-
-        Returns:
-            Seconds that the server's clock surely ran ahead of ours since the last answer: it was set, or
-            this is another server.
         """
-        now = time.monotonic()
-        last_ms, last_sent = self._last
-        if sent_at < last_sent:
-            return 0.0  # overtaken by a later one, which knew more
-        self._last = server_ms, sent_at
-        self._clock, self.knows_time = server_ms / 1000 - now, True
+        if sent_at < self._told:
+            return  # overtaken by a later one, which knew more
+        self._told = sent_at
         if sent_at > self._nudged_at:
             self._nudged = None
         # Else a nudge may have overtaken this answer; one that was in it already costs a look too many.
-        told = [at for at in (self._nudged, None if due_in is None else now + due_in) if at is not None]
+        due_at = None if due_in is None else time.monotonic() + due_in
+        told = [at for at in (self._nudged, due_at) if at is not None]
         self._set_due(min(told, default=None))
-        return (server_ms - last_ms) / 1000 - (now - last_sent) if last_ms else 0.0
 
     @property
     def watches(self) -> tuple[Callable[[], Awaitable[object]], ...]:
@@ -196,11 +188,18 @@ class Lookout:
                     await self._wait()
                     cut_off = False
         finally:
-            self.unsure = self.unsure or cut_off
+            if cut_off:
+                self.unsure = True
+                self._note_lost()
             self._end_read()
+
+    def _note_lost(self) -> None:
+        if self._consumer.is_reading:  # else it had not asked yet
+            self.lost_at = time.monotonic()
 
     def _end_read(self) -> None:
         self._read = None
+        self.reading_since = float("inf")
         self._over.set()
         self._changed()
 
@@ -209,15 +208,12 @@ class Lookout:
         try:
             # On and on: what else there may be to do, nudges and the clock tell.
             while not leases and not self._ending:
-                began = time.monotonic()
+                self.reading_since = time.monotonic()
                 leases = await self._consumer.wait(self._count, min(_WAIT, self._lease / 2))
-                if time.monotonic() - began >= self._lease:
-                    # We were frozen meanwhile, and these may have run out: what is still ours is handed back.
-                    self.unsure = self.unsure or bool(leases)
-                    return
             await self._consumer.adopt(leases)
         except NOT_NOW:
             self.unsure = True
+            self._note_lost()
         else:
             self._arrived(leases)
 
@@ -235,8 +231,8 @@ class Lookout:
             case "released":
                 self.interrupt()
             case "due" if _TIME.fullmatch(nudge.value):
-                due_at = int(nudge.value) / 1000 - self._clock
                 self._nudged_at = time.monotonic()
+                due_at = self._nudged_at + self._clock.seconds_until(int(nudge.value), self._nudged_at)
                 if self._nudged is None or due_at < self._nudged:
                     self._nudged = due_at
                 if self._due_at is None or due_at < self._due_at:

@@ -4,7 +4,7 @@ import inspect
 import logging
 import math
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
@@ -47,10 +47,15 @@ _DONE, _ACK = Done(), Ack()
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a worker is told; see `Worker`. Seconds, but for `unknown_ms`; infinity for no limit."""
+    """What a worker is told; see `Worker`. Seconds, but for `unknown_ms`; infinity for no limit.
+
+    Attributes:
+        next_id: Makes the id under which the worker goes on, should the store take it for dead.
+    """
 
     queue: Registry
     worker_id: str
+    next_id: Callable[[], str]
     concurrency: int
     lease: float
     max_deliveries: int
@@ -360,10 +365,6 @@ class Running:
         error = self._outcome.error if isinstance(self._outcome, Raised) else None
         self._outcome = None  # its traceback leads to the frames that called the handler, and so to this job
         match word, self.fate:
-            case Word.LEASE_LOST, _ if self.resent:
-                self._log(
-                    word, logging.WARNING, "was settled twice, as the first reply was lost; or the lease was"
-                )
             case Word.LEASE_LOST, _:
                 self._log(word, logging.WARNING, "the lease was lost before it was settled; nothing was written")
             case Word.CANCELLED, _:

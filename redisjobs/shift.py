@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,8 +21,9 @@ from tenacity import RetryCallState
 from redisjobs import __version__
 from redisjobs.aside import Log
 from redisjobs.clearance import Clearance
-from redisjobs.driver import ClockSet, DeadLetter, Exchange, Lease, Release, RetryLater, Word
-from redisjobs.errors import DriverError, QueueFull, RedisJobsError, WrongType
+from redisjobs.clock import Clock
+from redisjobs.driver import Ended, Exchange, Fenced, IdTaken, Lease, Reclaimed, Release, RetryLater, Silent, Word
+from redisjobs.errors import DriverError, QueueFull, RedisJobsError, Unavailable, WrongType
 from redisjobs.exchanges import Batch, Exchanges
 from redisjobs.fate import CancelAsked, Interrupted, LeaseGone, Outcome
 from redisjobs.guard import Guard, keep_up
@@ -44,11 +46,12 @@ T = TypeVar("T")
 
 logger = Log("redisjobs.worker")
 
-_RECLAIM = 2.0  # seconds between looks for leases that ran out; less for a short lease
+_RECLAIM = 2.0  # seconds between looks for lost workers; less for a short lease
+_LATEST = 5.0  # seconds, beyond a lease, that a read which was given up may still be served for
 _TIDY = 60.0  # seconds between looks for what dead workers left behind
 _UNWIND = 0.5  # seconds that cancelled handlers have to clean up before their jobs are handed on
 _LAST_TURN = 1.0  # seconds that an idle worker waits for an answer once it was told to stop
-_STUCK = 3  # leases without a round trip, though leases are renewed: start anew; as many more: give up
+_STUCK = 3  # leases without a byte from the store, though beats get through: start anew; as many more: give up
 _LATER = "+60000"  # ms until a job runs again for which no ready stream has an entry id left
 _REFUSED = 5.0  # seconds between tries while somebody's key, or entry, is in the way
 _NO_DEAD_LETTERS = (
@@ -94,20 +97,28 @@ class Shift:
         self.alone: Running | None = None  # the job that runs with nothing beside it
         self.clearance = Clearance(settings.lease)
         self.one_waits = True  # perhaps: a job that has to run alone, for a worker that runs nothing
+        self.clock = Clock()
         self.lookout = Lookout(
             self.consumer,
-            arrived=self._dispatch,
+            arrived=lambda leases: self._dispatch(leases, self.lookout.reading_since),
             changed=lambda: self.attention.open(),
             cancelled=self._check_cancelled,
+            clock=self.clock,
             lease=settings.lease,
             listening=lambda: self.heartbeat.hurry(),
         )
-        self.slots = Slots(settings.concurrency, lambda: self.lookout.server_ms, self._ran)
+        self.slots = Slots(settings.concurrency, lambda: self.server_ms, self._ran)
         self.threads = Threads(settings.abandoned, self._threads_changed)
         self.wake = waker()
         self.loop = LoopWatch(self.wake, min(max(1.0, settings.lease / 3), 5.0))
         self.heartbeat = Heartbeat(
-            self.consumer.heartbeat(), settings.lease, self._held, self._facts, self._renewed, self.loop.look
+            self.consumer.heartbeat(),
+            settings.lease,
+            held=self._held,
+            facts=self._facts,
+            beaten=self._beaten,
+            fenced=lambda error: self.wake(lambda: self._hear_of_fence(error)),
+            look=self.loop.look,
         )
         self.opening = anyio.CancelScope()
         self.exchanges = Exchanges(self.consumer, settings.concurrency, self._answered, self._failed)
@@ -118,9 +129,19 @@ class Shift:
         self.away = ""  # how the store is, if nothing can be done with it
 
         self.unsure = False  # jobs may have been delivered into a reply that was lost
-        self.reclaim = True  # it is time to look for leases that ran out
-        self.reclaim_at = 0.0  # when it is next
-        self.stepped_at = float("-inf")  # when the server's clock was seen to be set, by our monotonic clock
+        self.reclaim_at = 0.0  # when it is time to look for lost workers
+        self.missed_at = time.monotonic() + settings.lease  # and for jobs of ours that we never heard of
+        self.silent: Sequence[Silent] = ()  # whose lease is over by the server's clock, if that can be trusted
+        self.renewing = False  # we were fenced, and are not yet somebody new
+        self.lost_at = float("-inf")  # when a call was given up that may have brought jobs, by our monotonic clock
+        self.given_up: set[str] = set()  # places of jobs that we let go of since we asked for missed ones
+        self.found: dict[
+            str, float
+        ] = {}  # by place: jobs that we found, and when: a late reply may bring them too
+        self.thorough = True  # to look at every worker's beat: the server's clock may have been set back
+        self.handed_on = 0  # jobs of lost workers that we have handed on and not told of
+        self.others: int | None = None  # jobs that others hold; None: not known
+        self.idle_since: float | None = None  # since when nothing is left to do here
         self.rounds, self.round_at = 0, time.monotonic()  # exchanges completed, and when the last one was
         self.tidy_at = time.monotonic() + _TIDY * random.random()
         self.stopping = False
@@ -146,7 +167,7 @@ class Shift:
             with self.opening:
                 await guard.outlast(self._open)
             if self.opening.cancel_called:
-                await self.consumer.aclose()
+                await self._leave_unopened()
                 return
             self.means = Means(guard, Contexts(), self.threads, self.processes)
             try:
@@ -164,6 +185,12 @@ class Shift:
             if self.processes is not None:
                 await self.processes.close()
         logger.info("worker %s ended", self.settings.worker_id)
+
+    async def _leave_unopened(self) -> None:
+        """End before anything was claimed; the store may know us all the same."""
+        with suppress(DriverError), anyio.move_on_after(_LAST_TURN):
+            await self.consumer.release(refund=True, watch=False)
+        await self.consumer.aclose()
 
     async def _work(self, guard: Guard) -> None:
         try:
@@ -219,7 +246,23 @@ class Shift:
 
             self.processes = Processes(in_processes, self._processes_changed)
             await self.processes.open()
-        warnings = await until_there(self.consumer.open, say)
+        unanswered = False
+
+        async def join() -> list[str]:
+            nonlocal unanswered
+            try:
+                return await self.consumer.open(self.settings.worker_id)
+            except IdTaken:
+                if not unanswered:
+                    raise
+                # By ourselves: an earlier try had no answer, and was fenced since.
+                self.settings = replace(self.settings, worker_id=self.settings.next_id())
+                return await self.consumer.open(self.settings.worker_id)
+            except NOT_NOW:
+                unanswered = True
+                raise
+
+        warnings = await until_there(join, say)
         self.away = ""
         for warning in warnings:
             logger.warning("%s", warning)
@@ -238,12 +281,12 @@ class Shift:
     def health(self) -> Health:
         """How it goes, by what its loop and its heartbeat got done; for any thread."""
         now, lease = time.monotonic(), self.settings.lease
-        silent, unrenewed = now - self.round_at, now - self.heartbeat.renewed
+        silent, unheard = now - self._progress_at, now - self.heartbeat.beat_at
         if self.heartbeat.broken:
-            return Health(False, False, "the heartbeat thread has ended: no lease is renewed")
+            return Health(False, False, "the heartbeat thread has ended: this worker soon counts as dead")
         if not self.opened or self.away:
             return Health(True, False, self.away or "starting")
-        if silent > _STUCK * lease and (unrenewed < lease or self.loop.blocked):
+        if silent > _STUCK * lease and (unheard < lease or self.loop.blocked):
             what = "the event loop is blocked" if self.loop.blocked else "stuck"
             return Health(False, False, f"{what}: no exchange with the store for {silent:.0f} s")
         if self.threads.trouble.why:
@@ -252,9 +295,19 @@ class Shift:
             return Health(True, False, f"no handler in a process is started: {self.processes.trouble.why}")
         if self.stopping:
             return Health(True, False, f"stopping, with {len(self.leased)} jobs to go")
-        if unrenewed >= lease:
-            return Health(True, False, f"no lease could be renewed for {unrenewed:.0f} s")
+        if unheard >= lease:
+            return Health(True, False, f"no sign of life got through for {unheard:.0f} s")
         return Health(True, True, f"{self.slots.busy} of {self.settings.concurrency} slots are busy")
+
+    @property
+    def _progress_at(self) -> float:
+        """When an exchange came to its end last, or a byte of one came in, by the monotonic clock."""
+        return max(self.round_at, self.consumer.heard_at)
+
+    @property
+    def server_ms(self) -> int:
+        """The server's clock, as well as we know it."""
+        return self.clock.now_ms(time.monotonic())
 
     # The conductor
 
@@ -278,6 +331,9 @@ class Shift:
             with anyio.CancelScope() as self.turn:
                 try:
                     worked = await self._turn()
+                except Fenced as error:
+                    await self._begin_anew(error)
+                    continue
                 except NOT_NOW as error:
                     await self._wait_out(error)
                     continue
@@ -288,12 +344,41 @@ class Shift:
 
     def _drained(self) -> bool:
         """Whether nothing is left for a worker that runs until idle."""
-        if not self.until_idle or not self.found_nothing or self.leased or self.exchanges.under_way:
+        if not self.until_idle or not self._runs_dry():
+            self.idle_since = self.others = None
+            return False
+        now = time.monotonic()
+        if self.idle_since is None:
+            self.idle_since, self.reclaim_at = now, 0.0  # do others hold anything?
+            self.attention.open()
+        # Of those who do one may be dead: that shows within a lease.
+        waited = now - self.idle_since > self.settings.lease + 2 * self._look_every
+        return self.others is not None and (waited or not self.others)
+
+    def _runs_dry(self) -> bool:
+        if not self.found_nothing or self.leased or self.exchanges.under_way or self._is_unsure:
             return False
         if self.one_waits:  # for a thread to end
             return False
         # What found no thread is ready in truth, and only put off.
         return not (self.threads.turned_away and (self.lookout.promote or self.lookout.expects(_PUT_OFF)))
+
+    @property
+    def _is_unsure(self) -> bool:
+        """Whether jobs may be ours of which we don't know, or outcomes be settled that we hold."""
+        return self.unsure or self.lookout.unsure or bool(self.exchanges.unanswered)
+
+    @property
+    def _may_read_late(self) -> bool:
+        """Whether a read that was given up may still be served."""
+        lost_at = max(self.lost_at, self.lookout.lost_at)
+        return self._is_unsure or time.monotonic() - lost_at < self.settings.lease + _LATEST
+
+    @property
+    def _look_every(self) -> float:
+        """Seconds between looks for lost workers."""
+        shortest = min((each.lease for each in self.silent), default=float("inf"))
+        return min(_RECLAIM, self.settings.lease / 4, max(0.02, shortest / 8))
 
     def _progressed(self) -> None:
         """Note that an exchange came to its end."""
@@ -313,15 +398,17 @@ class Shift:
         if self.trouble is not None:
             trouble, self.trouble = self.trouble, None
             raise trouble
-        if self.unsure or self.lookout.unsure:
+        if self._is_unsure:
             await self._recover()
         elif self.lookout.interrupted:
             await self.lookout.end()
             self.one_waits = True  # perhaps: it may be what was released
-        elif not self.lookout.knows_time:
+        elif not self.clock.is_known:
             await self._glance()  # before any job is judged by the server's clock
-        elif self.reclaim and self.free and self._may_reclaim(now):
+        elif now >= self.reclaim_at and not self.stopping:
             await self._reclaim()
+        elif now >= self.missed_at:
+            await self._find_missed()
         elif now >= self.tidy_at:
             self.tidy_at = now + _TIDY
             await self._tidy()
@@ -340,17 +427,6 @@ class Shift:
             return False  # the next one may find that nothing runs here
         return bool(outcomes or free or self.lookout.promote) and self.exchanges.has_room(outcomes, free)
 
-    def _may_reclaim(self, now: float) -> bool:
-        """Whether leases that seem to have run out surely did.
-
-        Not while our own may have, or we would take jobs over from ourselves. And not within one lease of a time
-        when nobody could renew, the store being away or its clock having been set: all leases seem to have run
-        out then, and whose workers live will renew them.
-        """
-        steady_since = max(self.heartbeat.steady_since, self.stepped_at)
-        lease = self.settings.lease
-        return now - self.heartbeat.renewed < lease / 2 and (self.until_idle or now - steady_since >= lease)
-
     @property
     def free(self) -> int:
         """How many jobs could start now."""
@@ -366,7 +442,8 @@ class Shift:
         sent = time.monotonic()
         answer = await self.consumer.exchange([], 0)
         self._progressed()
-        self._judge_clock(self.lookout.learn(answer.server_ms, answer.due_in, sent))
+        self._hear_time(answer.server_ms, sent)
+        self.lookout.learn(answer.due_in, sent)
 
     def _next_batch(self, *, asks: bool = True) -> Batch:
         """What the next exchange takes: outcomes, and, if it asks for jobs, room for as many."""
@@ -392,17 +469,15 @@ class Shift:
             else:  # handed back, or run out, and taken again by us meanwhile: that lease has to be settled too
                 self.outbox.append(run)
         if batch.count is not None:
-            self._judge_clock(self.lookout.learn(answer.server_ms, answer.due_in, batch.sent))
-            self._tell_ended()
-            if time.monotonic() - batch.sent < self.settings.lease:
-                self._dispatch(answer.leases)
-            else:  # we were frozen meanwhile, and they have run out: what is still ours is handed back
-                self.unsure = self.unsure or bool(answer.leases)
+            self._hear_time(answer.server_ms, batch.sent)
+            self.lookout.learn(answer.due_in, batch.sent)
+            self._tell_ended(answer.ended)
+            self._dispatch(answer.leases, batch.sent)
         if batch.count:
             self._hear_of_one_alone(answer.waits)
         one_more = self.one_waits and not self.leased and self._runs_nothing()
-        self.found_nothing = not (batch.settling or answer.leases or one_more)
-        got_all = batch.count and len(answer.leases) < batch.count
+        self.found_nothing = not (batch.settling or answer.leases or answer.more or one_more)
+        got_all = batch.count and not answer.more
         if got_all and self.free and not self.until_idle and not self.lookout.waiting:
             # COUNT goes for each of three streams, so a third of the slots leaves little to hand back.
             self.lookout.begin(max(1, self.free // 3), batch.sent)
@@ -426,19 +501,23 @@ class Shift:
     def _failed(self, batch: Batch, error: DriverError | None) -> None:
         for run in batch.settling:
             run.resent = True
-        self.outbox = batch.settling + self.outbox
-        self.unsure = True
+        self.unsure, self.lost_at = True, time.monotonic()
         self.trouble = error
         self.attention.open()
 
-    def _judge_clock(self, ahead: float) -> None:
-        if ahead > self.settings.lease / 2:
-            logger.warning("the server's clock jumped %.1f s ahead: no job is taken over for one lease", ahead)
-            self.stepped_at = time.monotonic()
+    def _hear_time(self, server_ms: float, sent: float) -> None:
+        step = self.clock.hear(server_ms, sent, time.monotonic())
+        self.thorough = self.thorough or step < 0
+        if abs(step) > self.settings.lease / 2:
+            logger.warning(
+                "the server's clock was set %.1f s %s: nobody is taken for dead for a lease",
+                abs(step),
+                "ahead" if step > 0 else "back",
+            )
 
-    def _tell_ended(self) -> None:
+    def _tell_ended(self, ended: Sequence[Ended]) -> None:
         """Say what the store ended when we claimed: nobody ran those jobs, so nobody else would say it."""
-        for job_id, word in self.consumer.ended:
+        for job_id, word in ended:
             if word is Word.NO_IDS:
                 self._tell_no_ids()
             elif word is Word.DEAD:
@@ -449,22 +528,35 @@ class Shift:
                 )
             else:
                 logger.info("job %s: cancelled", visible(job_id), extra={"job_id": job_id})
-        self.consumer.ended.clear()
 
-    def _dispatch(self, leases: Sequence[Lease]) -> None:
-        """Give leased jobs to free slots; what exceeds them goes back."""
+    @property
+    def _may_be_dead(self) -> bool:
+        """Whether no sign of life has got through for a lease: others may have our jobs by now."""
+        return time.monotonic() - self.heartbeat.beat_at >= self.settings.lease
+
+    def _dispatch(self, leases: Sequence[Lease], asked_at: float = float("inf")) -> None:
+        """Give leased jobs to free slots; what exceeds them goes back. `asked_at` is when they were asked for."""
+        if self.renewing:
+            return  # what a late read of our old id brings is for others
+        if leases and self._may_be_dead:
+            self.unsure = True  # should they still be ours, they are found as soon as we know
+            return
         free = self.free
         for lease in leases:
             place = lease.place
+            if asked_at < self.found.get(place, float("-inf")):
+                continue  # we found it meanwhile
             mine = self.leased.get(place)
             if mine is not None and mine.lease.job_id == lease.job_id and not isinstance(mine.fate, Release):
-                # Our own, taken over after a stall: the handler still runs, or its outcome is on its way.
+                # Our own, handed back by somebody's hand: the handler still runs, or its outcome is on its way.
                 mine.lease = lease
                 continue
+            suspect = self.settings.is_suspect(lease.deliveries)
+            fits = free > 0 and not (suspect and self.slots.busy)  # one that has to run alone
             run = self.leased[place] = Running(lease, self.settings, self.means)
-            if free > 0:
+            if fits:
                 free -= 1
-                if self.settings.is_suspect(lease.deliveries):
+                if suspect:
                     self.alone, free = run, 0
                 self.begun += 1
                 self.slots.give(run)
@@ -482,44 +574,123 @@ class Shift:
         self.stop(float("inf"))
 
     async def _recover(self) -> None:
-        """Hand back what was delivered into a lost reply: we never saw it, so we can't run it."""
+        """Settle what may be settled, and find what was delivered into a lost reply: it is ours, so we run it."""
+        if isinstance(self.trouble, Fenced):
+            fenced, self.trouble = self.trouble, None
+            raise fenced
+        if self._may_be_dead:
+            self.heartbeat.hurry()
+            raise Unavailable("no sign of life got through for a lease")
         await self.exchanges.quiet()
-        # What a read still delivers would be handed back under our hands.
-        await self.lookout.end()
-        released = await self.consumer.release_all([run.lease for run in self.leased.values()])
+        await self.lookout.end()  # what a read still delivers would not be found
+        await self.exchanges.send_again()
+        leases = await self.consumer.recover([run.lease for run in self.leased.values()])
         self.unsure = self.lookout.unsure = False
-        if released:
-            logger.info("released %d jobs whose delivery was lost on the way", released)
+        if leases:
+            logger.info("found %d jobs whose delivery was lost on the way", len(leases))
+        self._dispatch(leases)
+
+    async def _find_missed(self) -> None:
+        """Find jobs that are ours and of which we never heard: a claim that was given up arrived after all."""
+        lease, began = self.settings.lease, time.monotonic()
+        self.missed_at = began + lease
+        late = min(self.exchanges.oldest, self.lookout.reading_since) < began - 0.9 * lease
+        if late or not self.clock.vouches(lease, began):
+            return  # what is on its way may bring them; and their age is told by the server's clock
+        self.given_up = set()
+        leases = await self.consumer.recover([run.lease for run in self.leased.values()], lease)
+        leases = [each for each in leases if each.place not in self.given_up]
+        if leases:
+            logger.warning("found %d jobs that a claim brought which was given up", len(leases))
+        self.found = {place: at for place, at in self.found.items() if at > began - 10 * lease}
+        self.found |= {each.place: began for each in leases}
+        self._dispatch(leases)
 
     async def _reclaim(self) -> None:
-        """Take over what ran out; see `_may_reclaim` for when not.
+        """Look for lost workers, and hand their jobs on; see `Clock` for who is surely lost."""
+        now = time.monotonic()
+        lost = [each for each in self.silent if self.clock.vouches(each.lease, now)]
+        thorough, self.thorough = self.thorough, False
+        answer = await self.consumer.reclaim(lost, others=self.until_idle, thorough=thorough)
+        self._progressed()
+        self._hear_time(answer.server_ms, now)
+        self._tell_reclaimed(answer)
+        self.silent = [each for each in answer.silent if each.worker_id != self.consumer.worker_id]
+        self.others = answer.others
+        sure = any(self.clock.vouches(each.lease, time.monotonic()) for each in self.silent)
+        self.reclaim_at = 0.0 if answer.more or sure else time.monotonic() + self._look_every
+        if answer.released:
+            self.found_nothing = False
+            if not (self.one_waits and self.leased):
+                self.lookout.interrupt()  # only a claim takes them
 
-        Not before our own outcomes are settled: after a time when nobody could, theirs may have run out as well.
-        """
-        while self.outbox and not self.unsure:  # else what carries them has ended, or is about to
-            self.exchanges.begin(self._next_batch(asks=False))
+    def _tell_reclaimed(self, answer: Reclaimed) -> None:
+        for worker_id in answer.fenced:
+            logger.warning("worker %s is gone: it gave no sign of life for a lease", visible(worker_id))
+        self.handed_on += answer.jobs
+        if self.handed_on and not answer.more:
+            logger.warning("%d jobs of workers that are gone run again", self.handed_on)
+            self.handed_on = 0
+
+    async def _begin_anew(self, error: Fenced) -> None:
+        """The store takes us for dead, and others may run our jobs: let go of all, and go on under a new id."""
+        if error.worker_id != self.consumer.worker_id:
+            return  # that was before
+        logger.warning("%s; its jobs are for others, and it goes on under a new id", error)
+        self.renewing = True
+        self._cancel_all()
         await self.exchanges.quiet()
-        if self.trouble is not None or self.unsure:
+        self._lose_all()
+        if self.stopping:
             return
-        room = self.free  # by the time of the answer there may be more
+        began = 0.0
+
+        async def join() -> None:
+            nonlocal began
+            await self.lookout.end()
+            if self.consumer.worker_id == error.worker_id:
+                await self.consumer.release(refund=False, watch=True)  # what a late read of ours brought
+            began = time.monotonic()
+            # Another id each time: one whose reply was lost may have been fenced since.
+            await self.consumer.open(self.settings.next_id())
+
+        def note(state: RetryCallState) -> None:
+            self.away = _absence(_error(state))
+
         try:
-            leases = await self.consumer.reclaim(room, self.lookout.server_ms + int(self.settings.lease * 500))
-        except ClockSet:
-            leases = []
-            await self._glance()  # which judges the clock
-        self._tell_ended()
-        # A lease that somebody takes from now on can't run out before one lease from now.
-        pause = self.settings.lease if not self.consumer.elsewhere else min(_RECLAIM, self.settings.lease / 4)
-        self.reclaim_at = time.monotonic() + pause
-        # Where one look found as many as there was room for, there may be more.
-        self.reclaim = bool(leases) and len(leases) >= room
-        for lease in leases:
-            shown = visible(lease.job_id)
-            logger.warning("reclaimed job %s, delivery %d: its worker is gone", shown, lease.deliveries)
-        self._dispatch(leases)
-        if self.consumer.waiting:
-            self.one_waits = True
-            self._look_for_one_alone()
+            await until_there(join, note)
+        finally:
+            self.away = ""
+        self.settings = replace(self.settings, worker_id=self.consumer.worker_id)
+        self.heartbeat.beat_at = began  # to join was a beat
+        self.renewing = self.unsure = self.lookout.unsure = self.found_nothing = False
+        self.round_at = time.monotonic()
+        logger.info("this worker is now %s", self.settings.worker_id)
+
+    def _cancel_all(self) -> None:
+        """Cancel the handlers that run: their jobs are no longer ours."""
+        for place, run in list(self.leased.items()):
+            if not run.over:
+                logger.warning("job %s: the lease was lost; its handler is cancelled", visible(run.lease.job_id))
+                run.give_up(LeaseGone())
+                run.over, run.fate = True, None
+                del self.leased[place]
+
+    def _lose_all(self) -> None:
+        """Let go of all jobs. What they came to was not written; of what had no answer nobody knows."""
+        self._cancel_all()
+        unknown = {id(run) for batch in self.exchanges.unanswered if batch.unknown for run in batch.settling}
+        self.exchanges.forget()
+        for run in self.leased.values():
+            if id(run) in unknown:
+                logger.warning(
+                    "job %s: it was settled, or is another's; no answer came", visible(run.lease.job_id)
+                )
+            else:
+                self.refused += 1
+                run.report(Word.LEASE_LOST)
+        self.leased.clear()
+        self.outbox, self.kept, self.alone, self.one_waits = [], [], None, True
 
     async def _tidy(self) -> None:
         try:
@@ -535,7 +706,10 @@ class Shift:
 
         async def probe() -> None:
             if not self._ended():
-                await self._recover()
+                try:
+                    await self._recover()
+                except Fenced as gone:
+                    await self._begin_anew(gone)
                 logger.info("the store is back")
 
         def note(state: RetryCallState) -> None:
@@ -571,13 +745,17 @@ class Shift:
             await self.lookout.end()
             await self.exchanges.quiet()
             try:
+                await self.exchanges.send_again()
                 while self.outbox:
                     await self.exchanges.carry(self._next_batch())
             except WrongType as error:
                 why = str(error)
                 raise
-            self.heartbeat.end()  # or it would tell of a worker that has left
-            await self.consumer.leave()
+            except Fenced as error:
+                logger.warning("%s; its %d jobs are for others", error, len(self.leased))
+                self._lose_all()
+            self.heartbeat.end()  # or it would beat for a worker that has left
+            await self.consumer.release(refund=True, watch=self._may_read_late)
             if self.kept:
                 logger.warning("%d jobs could not be settled, and run again", len(self.kept))
 
@@ -601,14 +779,14 @@ class Shift:
         if not self.broken:
             self.heartbeat.end()
             with suppress(DriverError, TimeoutError), anyio.fail_after(_LAST_TURN):
-                await self.consumer.leave()
+                await self.consumer.release(refund=True, watch=self._may_read_late)
 
     # What slots come to
 
     def _ran(self, run: Running, outcome: Outcome) -> None:
         if not run.over:
             run.over = True
-            run.decide(outcome, self.lookout)
+            run.decide(outcome, self)
             if run.fate is None:
                 self._let_go(run)
             else:
@@ -620,10 +798,6 @@ class Shift:
             self._let_go(run)
             run.report(word)
             return
-        if word is Word.OVERSIZED:  # nothing was written, and a retry never will be
-            run.fate = DeadLetter("undecodable", "put in by hand with more values than a retry can carry")
-            self.outbox.append(run)
-            return
         if word is Word.NO_IDS and isinstance(run.fate, RetryLater):  # nothing was written; but it can be delayed
             run.fate = RetryLater(_LATER, run.fate.changes)
             self.outbox.append(run)
@@ -632,7 +806,7 @@ class Shift:
             self._keep(run)
             return
         self._let_go(run)
-        self.refused += word is Word.LEASE_LOST and not run.resent
+        self.refused += word is Word.LEASE_LOST
         run.report(word)
 
     def _keep(self, run: Running) -> None:
@@ -672,6 +846,7 @@ class Shift:
     def _let_go(self, run: Running) -> None:
         if self.leased.get(run.place) is run:  # after a failover another job may be in its place
             del self.leased[run.place]
+            self.given_up.add(run.place)
         if self.alone is run:
             self.alone, self.one_waits = None, True  # there may be more of its kind
         if self.one_waits:
@@ -684,16 +859,13 @@ class Shift:
     # Watching
 
     def _check_cancelled(self, job_id: str) -> None:
-        """Somebody says that a job is cancelled; whether it is, the store tells when its lease is renewed."""
+        """Somebody says that a job is cancelled; whether it is, the store tells with the next beat."""
         if any(run.lease.job_id == job_id for run in self.leased.values()):
             self.heartbeat.hurry()
 
     async def _watch_leases(self) -> None:
-        interval = min(_RECLAIM, self.settings.lease / 4)
-        await anyio.sleep(interval * random.random())  # workers that started together look at different times
+        await anyio.sleep(self._look_every * random.random())  # who started together looks at different times
         while True:
-            # The nearest tick: that time is an interval later than a look that was a round trip after its tick.
-            self.reclaim = self.reclaim or time.monotonic() >= self.reclaim_at - interval / 2
             if self.one_waits and not self.leased:  # it could not be had, for a thread that may have ended by now
                 self.found_nothing = False
                 self.lookout.interrupt()
@@ -702,7 +874,8 @@ class Shift:
                 self._try_again()
             if self.settings.max_rss < float("inf") and not self.stopping:
                 self._mind_memory()
-            await anyio.sleep(interval)
+            until_look = float("inf") if self.stopping else max(0.01, self.reclaim_at - time.monotonic())
+            await anyio.sleep(min(self._look_every, until_look))
 
     def _mind_memory(self) -> None:
         used, most = rss(), self.settings.max_rss
@@ -735,17 +908,18 @@ class Shift:
         It counts its own ticks, not the time: a loop that was blocked could get nothing through. One whose
         heartbeat thread has ended can keep no job, and gives up at once.
         """
-        seen, still, lease = -1, 0, self.settings.lease
+        seen, still, lease = (-1, 0.0), 0, self.settings.lease
         while True:
             await anyio.sleep(lease / 2)
             if self.heartbeat.broken:
                 raise DriverError(
-                    "the heartbeat thread has ended, so that no lease can be renewed; what is held is released or "
-                    "runs again when its lease is over"
+                    "the heartbeat thread has ended, so that this worker would soon count as dead; what is held "
+                    "is released or runs again when its lease is over"
                 )
-            store_is_there = time.monotonic() - self.heartbeat.renewed < lease
-            still = still + 1 if self.rounds == seen and store_is_there else 0
-            seen = self.rounds
+            store_is_there = time.monotonic() - self.heartbeat.beat_at < lease
+            got = self.rounds, self.consumer.heard_at
+            still = still + 1 if got == seen and store_is_there else 0
+            seen = got
             if still == 2 * _STUCK:
                 logger.error("stuck: nothing got through for %g s; connecting anew", _STUCK * lease)
                 self.unsure = True
@@ -774,18 +948,21 @@ class Shift:
             "version": __version__,
         }
 
-    def _renewed(self, leases: Sequence[Lease], words: Sequence[Word]) -> None:
-        if any(word is not Word.OK for word in words):
-            self.wake(lambda: self._learn(leases, words))
+    def _beaten(self, cancelled: Sequence[Lease]) -> None:
+        if cancelled or self._is_unsure:
+            self.wake(lambda: self._hear_of_cancels(cancelled))
 
-    def _learn(self, leases: Sequence[Lease], words: Sequence[Word]) -> None:
-        """Act on what the heartbeat was told; what was settled meanwhile is not concerned."""
-        for lease, word in zip(leases, words, strict=True):
+    # And in the loop again
+
+    def _hear_of_cancels(self, cancelled: Sequence[Lease]) -> None:
+        for lease in cancelled:
             run = self.leased.get(lease.place)
-            if run is None or run.lease is not lease or run.over:
-                continue
-            if word is Word.CANCELLING:
+            if run is not None and run.lease is lease:  # else it was settled meanwhile
                 run.give_up(CancelAsked())
-            elif word is Word.LEASE_LOST:
-                logger.warning("job %s: the lease was lost; its handler is cancelled", visible(lease.job_id))
-                run.give_up(LeaseGone())
+        self.attention.open()
+
+    def _hear_of_fence(self, error: Fenced) -> None:
+        if error.worker_id == self.consumer.worker_id:
+            self._cancel_all()
+            self.trouble = error
+            self.attention.open()

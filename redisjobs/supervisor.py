@@ -257,7 +257,7 @@ class Supervisor:
         def hand_over() -> None:
             heart = self._queue.driver.consumer(worker_id, lease=self._lease, max_deliveries=1).heartbeat()
             try:
-                jobs = retrying(heart.hand_over)
+                jobs = retrying(heart.release)
                 logger.log(logging.WARNING if jobs else logging.INFO, "handed %d jobs of it over", jobs)
             except DriverError as error:
                 logger.warning(_LEFT, error)
@@ -327,10 +327,10 @@ class Line:
 
     Args:
         descriptor: Its end of the line.
-        worker_id: Who it is; told at once.
+        worker_id: Tells who it is; told at once, and whenever something is said.
     """
 
-    def __init__(self, descriptor: int, worker_id: str) -> None:
+    def __init__(self, descriptor: int, worker_id: Callable[[], str]) -> None:
         os.set_inheritable(descriptor, False)  # what the handlers start has no business with it
         self._socket = socket.socket(fileno=descriptor)
         self._worker_id = worker_id
@@ -338,12 +338,12 @@ class Line:
 
     def _say(self, health: Health) -> None:
         live, ready = "live" if health.live else "-", "ready" if health.ready else "-"
-        self._socket.sendall(f"{self._worker_id} {live} {ready} {visible(health.why)}\n".encode())
+        self._socket.sendall(f"{self._worker_id()} {live} {ready} {visible(health.why)}\n".encode())
 
     def end(self, end: End) -> None:
         """Say that the worker has ended in order; there is no more to say."""
         with suppress(OSError):  # nobody listens any more
-            self._socket.sendall(f"{self._worker_id} {end.value}\n".encode())
+            self._socket.sendall(f"{self._worker_id()} {end.value}\n".encode())
 
     def follow(self, health: Callable[[], Health], orphaned: Callable[[], object]) -> None:
         """Tell of the worker every second, in a thread; call `orphaned` once nobody listens any more."""

@@ -206,8 +206,9 @@ class JobQueue(Registry):
             try:
                 return call(store)
             except Unavailable as error:
-                cause = error
-                raise
+                if time.monotonic() < end:  # else it was cut off, which says less than what went before
+                    cause = error
+                raise cause from None
 
         retrying = Retrying(
             retry=retry_if_exception_type(Unavailable),

@@ -64,8 +64,8 @@ class Worker:
     Args:
         queue: The queue with its handlers, async or sync.
         concurrency: How many jobs run at once.
-        lease: Seconds a job stays this worker's without a sign of life. Renewed every third of it; when a
-            worker dies, its jobs run again elsewhere once it is over. Defaults to 15 s.
+        lease: Seconds without a sign of life after which this worker counts as dead, and its jobs run again
+            elsewhere. It gives one every third of that. Workers of a queue may differ in it. Defaults to 15 s.
         max_deliveries: So often a job is delivered without an outcome, the last time with nothing beside it; then
             it is a dead letter, for it kills its workers. With 1 no job is delivered twice. Defaults to 3.
         grace: Seconds that running jobs may finish in after a stop. Then they are cancelled and handed on.
@@ -120,10 +120,11 @@ class Worker:
                 whole(limit, what)
         if seconds(lease, "lease") < 0.1:
             raise ValueError(f"lease={lease!r}: give at least 0.1 s, or renewing it can't keep up")
-        self.worker_id = _new_id() if worker_id is None else _checked_id(worker_id)
+        self._given_id = None if worker_id is None else _checked_id(worker_id)
         self.settings = Settings(
             queue=queue,
-            worker_id=self.worker_id,
+            worker_id=self._given_id or _new_id(),
+            next_id=self._next_id,
             concurrency=concurrency,
             lease=seconds(lease, "lease"),
             max_deliveries=max_deliveries,
@@ -140,7 +141,6 @@ class Worker:
         """Whether it was for want of threads, which the system may give the next one no sooner."""
         self.breaking: Callable[[], object] = int
         """Called when `run` begins to end by an error or a cancel; it may still wait for handlers."""
-        self._draws_ids = worker_id is None
         self._has_run = False
         self._running = threading.Lock()  # held while it runs
         self._shift: Shift | None = None
@@ -151,7 +151,8 @@ class Worker:
 
         Args:
             until_idle: Return as soon as nothing is ready and nothing runs here; delayed jobs that are not
-                due are left. Jobs for which there was no thread or process are waited for.
+                due are left. Jobs for which there was no thread or process are waited for. While other workers
+                hold jobs it stays for a lease, as they may be dead: then it runs what they held.
             handle_signals: Let SIGTERM and SIGINT stop the worker, a second one at once. Main thread only.
 
         An async handler that swallows its cancellation keeps this from returning, though not from releasing its
@@ -175,15 +176,23 @@ class Worker:
             self._shift, self._stop_asked = None, False
             self._running.release()
 
+    @property
+    def worker_id(self) -> str:
+        """Who it is now: each run has an id of its own, and who was taken for dead goes on under a new one."""
+        shift = self._shift
+        return self.settings.worker_id if shift is None else shift.settings.worker_id
+
+    def _next_id(self) -> str:
+        return _new_id() if self._given_id is None else f"{self._given_id[:180]}:{secrets.token_hex(4)}"
+
     def _begin_anew(self) -> None:
-        if self._has_run and not self._draws_ids:
+        if self._has_run and self._given_id is not None:
             raise RuntimeError(
-                f"worker_id={self.worker_id!r} has run already, and an id must be new at each run: leave it out, "
+                f"worker_id={self._given_id!r} has run already, and an id must be new at each run: leave it out, "
                 "or make another Worker with another id"
             )
         if self._has_run:
-            self.worker_id = _new_id()
-            self.settings = replace(self.settings, worker_id=self.worker_id)
+            self.settings = replace(self.settings, worker_id=_new_id())
         self._has_run, self.recycled, self.hindered = True, False, False
 
     async def _run(self, until_idle: bool, handle_signals: bool) -> None:

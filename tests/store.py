@@ -12,10 +12,12 @@ from urllib.parse import urlsplit
 import anyio
 import redis
 
-from redisjobs.driver import Consumer, Counts, Driver
-from redisjobs.drivers.in_process import MemoryDriver
+from redisjobs.driver import Consumer, Counts, Driver, Lease, Reclaimed
+from redisjobs.drivers.in_process import MemoryConsumer, MemoryDriver
+from redisjobs.drivers.link import SyncLink
 from redisjobs.drivers.memory import Memory
 from redisjobs.drivers.redis import RedisDriver
+from redisjobs.drivers.redis_consumer import RedisConsumer
 from redisjobs.job import Priority
 
 
@@ -38,14 +40,30 @@ def happened(counts: Counts) -> dict[str, int]:
     return {counter: number for counter, number in counts.totals.items() if number}
 
 
+async def take_over(heir: Consumer) -> Reclaimed:
+    """Fence each worker whose lease is over, and hand back what fenced ones hold."""
+    return await heir.reclaim((await heir.reclaim()).silent)
+
+
+async def inherit(heir: Consumer, count: int = 10, *, idle: bool = False) -> list[Lease]:
+    """Take over, and claim what was handed back."""
+    await take_over(heir)
+    return list((await heir.exchange([], count, idle=idle)).leases)
+
+
 class Clock:
     """What time it is, in ms: the real time until a test sets it."""
 
     def __init__(self) -> None:
         self.set_to: int | None = None
+        self.ahead = 0.0  # seconds
 
     def __call__(self) -> int:
-        return time.time_ns() // 1_000_000 if self.set_to is None else self.set_to
+        return time.time_ns() // 1_000_000 + int(self.ahead * 1000) if self.set_to is None else self.set_to
+
+    def step(self, seconds: float) -> None:
+        """Set the clock ahead, or back; it runs on."""
+        self.ahead += seconds
 
     def advance(self, seconds: float) -> None:
         """Stop the clock, that much later."""
@@ -60,10 +78,10 @@ class Store(Protocol):
     driver: Driver
 
     def consumer(self, worker_id: str, *, lease: float = 15, max_deliveries: int = 3) -> Consumer:
-        """A worker's side."""
+        """A worker's side; the worker has joined, or has long been there."""
 
     def age(self, seconds: float) -> None:
-        """Let every lease look older."""
+        """Let every beat, and every delivery, look older."""
 
     def put(
         self, fields: Mapping[str, str | bytes], priority: Priority = Priority.NORMAL, *, entry: str = "*"
@@ -81,7 +99,12 @@ class MemoryStore:
         self.driver: Driver = MemoryDriver(self.memory)
 
     def consumer(self, worker_id: str, *, lease: float = 15, max_deliveries: int = 3) -> Consumer:
-        return self.driver.consumer(worker_id, lease=lease, max_deliveries=max_deliveries)
+        consumer = self.driver.consumer(worker_id, lease=lease, max_deliveries=max_deliveries)
+        assert isinstance(consumer, MemoryConsumer)
+        if worker_id in self.memory.workers:
+            self.memory.workers[worker_id].run = consumer
+        self.memory.join(worker_id, lease, consumer)
+        return consumer
 
     def age(self, seconds: float) -> None:
         self.memory.age(seconds)
@@ -115,7 +138,15 @@ class RedisStore:
         self.driver: Driver = RedisDriver(self.url, queue_name, self.clock)
 
     def consumer(self, worker_id: str, *, lease: float = 15, max_deliveries: int = 3) -> Consumer:
-        return self.driver.consumer(worker_id, lease=lease, max_deliveries=max_deliveries)
+        consumer = self.driver.consumer(worker_id, lease=lease, max_deliveries=max_deliveries)
+        assert isinstance(consumer, RedisConsumer)
+        assert isinstance(self.driver, RedisDriver)
+        run = self.admin.hget(f"{self.prefix}worker:{worker_id}", "run")
+        consumer._run_id = run.decode() if run else consumer._run_id
+        link = SyncLink(self.driver.commands, self.driver.target)
+        link.run(self.driver.commands.join(worker_id, int(lease * 1000), consumer._run_id))
+        link.close()
+        return consumer
 
     def stream(self, priority: Priority = Priority.NORMAL) -> str:
         """The key of a ready stream."""
@@ -130,6 +161,8 @@ class RedisStore:
         return [(row["message_id"].decode(), row["consumer"].decode(), row["times_delivered"]) for row in rows]
 
     def age(self, seconds: float) -> None:
+        for worker, _ in self.admin.zrange(f"{self.prefix}workers", 0, -1, withscores=True):
+            self.admin.zincrby(f"{self.prefix}workers", -int(seconds * 1000), worker)
         for priority in Priority:
             for entry, worker, _ in self.pending(priority):
                 idle = int(seconds * 1000)
@@ -181,10 +214,13 @@ class RedisStore:
         return faults
 
     def _has_reason(self, key: str, ttl: int) -> bool:
-        lasting = ("ready:high", "ready:normal", "ready:low", "jobs", "due", "delayed", "dead", "stats")
-        return (
-            key in lasting or key.startswith("unique:") or (ttl > 0 and key.startswith(("finished:", "worker:")))
-        )
+        streams = ("ready:high", "ready:normal", "ready:low", "dead")
+        lasting = (*streams, "jobs", "due", "delayed", "stats", "workers", "fenced", "layout")
+        if key.startswith("worker:"):
+            worker = key.removeprefix("worker:")
+            alive = self.admin.zscore(f"{self.prefix}workers", worker) is not None
+            return alive or self.admin.zscore(f"{self.prefix}fenced", worker) is not None
+        return key in lasting or key.startswith("unique:") or (ttl > 0 and key.startswith("finished:"))
 
     def end(self) -> None:
         """Remove the queue and its user."""

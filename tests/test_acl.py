@@ -11,7 +11,7 @@ import anyio
 import pytest
 import redis
 from conftest import ENGINES, Servers
-from store import RedisStore, documented_rule, eventually
+from store import RedisStore, documented_rule, eventually, take_over
 
 from redisjobs import DriverError, Fail, JobContext, JobQueue, Retry, Worker
 from redisjobs.driver import (
@@ -19,6 +19,7 @@ from redisjobs.driver import (
     Consumer,
     DeadLetter,
     Driver,
+    Exchange,
     Fate,
     Lease,
     NewJob,
@@ -121,28 +122,45 @@ def counted(store: RedisStore, counter: str) -> int:
 
 async def work(url: str, store: RedisStore) -> None:
     driver = RedisDriver(url, store.queue_name)
-    async with consuming(driver, "w1") as worker, consuming(driver, "w2", lease=0) as heir:
+    async with (
+        consuming(driver, "w1") as worker,
+        consuming(driver, "w2") as heir,
+        consuming(driver, "w3") as last,
+    ):
         assert await worker.open() == []
         await push(store, "done", "later", "again", "dead", "back", "unseen", "killer")
         await push(store, "unique", unique="k")
         with long_ago(store):
             await push(store, "due", due="+1")
 
-        leases = {lease.job_id: lease for lease in (await worker.exchange([], 9)).leases}
+        answer = await worker.exchange([], 10)
+        leases = {lease.job_id: lease for lease in answer.leases}
         assert len(leases) == 9
         with closing(worker.heartbeat()) as heart:
-            assert set(heart.renew(list(leases.values()), {"host": "h"})) == {Word.OK}
+            assert heart.beat(lambda: list(leases.values()), {"host": "h"}) == ()
         with telling(store, "due", "released"):
             await settle_all(worker, leases, store.put({"name": "Add", "parameters": "{}"}))
+        assert [lease.job_id for lease in await worker.recover([leases["killer"]])] == ["unseen"]
         with telling(store, "released"):
-            assert await worker.release_all([leases["killer"]]) == 1
-        await reclaim(heir, store, leases["killer"].entry)
-        await worker.tidy()
-        left = store.admin.xinfo_consumers(store.stream(), "workers")
-        assert b"idler" not in [consumer["name"] for consumer in left]
+            await heir.open()
+            await reclaim(store, heir, leases["killer"].entry)
+        await last.open()
+        await bury_killer(store, last)
+        await push(store, "left")
+        await claim(last)
+        with closing(last.heartbeat()) as heart:
+            assert heart.release() == 1
         await listen(worker, store, url)
     counters = ("completed", "retried", "dead", "released", "reclaimed")
-    assert [counted(store, counter) for counter in counters] == [7, 2, 2, 2, 1]
+    assert [counted(store, counter) for counter in counters] == [7, 2, 2, 2, 3]
+
+
+async def claim(worker: Consumer) -> Exchange:
+    """What brings jobs; one that brings none tells where they are."""
+    answer = await worker.exchange([], 3, idle=True)
+    while not answer.leases and answer.more:
+        answer = await worker.exchange([], 3, idle=True)
+    return answer
 
 
 async def settle_all(worker: Consumer, leases: dict[str, Lease], stray: str) -> None:
@@ -153,23 +171,45 @@ async def settle_all(worker: Consumer, leases: dict[str, Lease], stray: str) -> 
         "dead": DeadLetter("failed", "ValueError: no", "a trace"),
         "back": Release(),
     }
-    answer = await worker.exchange([(leases[job_id], fate) for job_id, fate in fates.items()], None)
+    answer = await worker.exchange([(leases[job_id], fate) for job_id, fate in fates.items()], 0)
     assert set(answer.words) == {Word.OK}
-    answer = await worker.exchange([], 3)
+    assert answer.more
+    answer = await claim(worker)
     assert [lease.job_id for lease in answer.leases] == ["back", stray, "again"]
-    assert (await worker.exchange([(lease, Ack()) for lease in answer.leases], None)).words == [Word.OK] * 3
+    answer = await worker.exchange([(lease, Ack()) for lease in answer.leases], 0)
+    assert answer.words == [Word.OK] * 3
     assert answer.due_in
+    assert not answer.more  # of the entries that are there, all are delivered
 
 
-async def reclaim(heir: Consumer, store: RedisStore, killer: str) -> None:
-    """A job that was lost with its worker is taken over; one that kills its workers is set aside."""
+def lose(store: RedisStore, worker_id: str) -> None:
+    """Its lease is over."""
+    store.admin.zadd(f"{store.prefix}workers", {worker_id: 1_000}, xx=True)
+
+
+async def reclaim(store: RedisStore, heir: Consumer, killer: str) -> None:
+    """A worker is lost: its jobs run again; one that may have killed it last, and alone."""
     store.admin.xclaim(store.stream(), "workers", "w1", 0, [killer], retrycount=2, justid=True)
-    (unseen,) = await heir.reclaim(9)
-    await heir.exchange([(unseen, Ack())], None)
-    assert [lease.job_id for lease in (await heir.exchange([], 1, idle=True)).leases] == ["killer"]
-    assert await heir.reclaim(9) == []
-    assert heir.ended == [("killer", Word.DEAD)]
+    lose(store, "w1")
+    reclaimed = await take_over(heir)
+    assert (list(reclaimed.fenced), reclaimed.jobs) == (["w1"], 2)
+    answer = await claim(heir)
+    assert [lease.job_id for lease in answer.leases] == ["unseen"]
+    assert (await heir.exchange([(lease, Ack()) for lease in answer.leases], None)).words == [Word.OK]
+    await heir.reclaim()
+    assert [lease.job_id for lease in (await claim(heir)).leases] == ["killer"]
+
+
+async def bury_killer(store: RedisStore, last: Consumer) -> None:
+    """It has killed that worker as well; and what such workers leave behind is removed."""
+    lose(store, "w2")
+    await take_over(last)
+    assert (await claim(last)).ended == [("killer", Word.DEAD)]
     store.admin.xgroup_createconsumer(store.stream(), "workers", "idler")
+    await last.tidy()
+    assert b"idler" not in [
+        consumer["name"] for consumer in store.admin.xinfo_consumers(store.stream(), "workers")
+    ]
 
 
 async def listen(worker: Consumer, store: RedisStore, url: str) -> None:
@@ -313,7 +353,7 @@ async def test_a_worker_that_may_not_unblock_its_read_does_without(redis_store: 
             tasks.start_soon(worker.run)
             await eventually(lambda: any("b" in client["flags"] for client in redis_store.admin.client_list()))
 
-            await holder.release_all([])
+            await holder.release(refund=True, watch=False)
 
             with anyio.fail_after(5):
                 await ran.wait()
@@ -368,10 +408,11 @@ async def test_a_permission_to_count_or_to_tell_is_not_worth_a_job(redis_store: 
             fates: list[Fate] = [Ack(), RetryLater("+60000"), Release(), DeadLetter("failed", "no")]
             words = (await worker.exchange(list(zip(leases, fates, strict=True)), None)).words
             assert words == [Word.OK] * 4
-            await worker.exchange([], 1)
-            assert await worker.release_all([]) == 1
+            assert {lease.job_id for _ in "ce" for lease in (await claim(worker)).leases} == {"c", "e"}
+            assert await worker.release(refund=True, watch=False) == 2
         counts = await store.driver.counts()
     assert (counts.ready[Priority.NORMAL], counts.running, counts.delayed, counts.dead) == (2, 0, 1, 1)
+    assert counts.totals["released"] == 0
 
 
 # Nothing beyond
@@ -403,20 +444,20 @@ async def test_an_observer_that_would_change_something_is_refused_and_writes_not
 async def test_only_a_worker_can_claim(engine_store: RedisStore, role: str) -> None:
     store = engine_store
     await push(store, "a")
+    await store.consumer("w").aclose()  # one who may, in whose name it tries
+    before = contents(store)
 
     async with (
         as_user(store, documented_rule(role, store.queue_name)) as url,
         consuming(RedisDriver(url, store.queue_name), "w") as consumer,
     ):
-        with pytest.raises(DriverError, match=FORBIDDEN):
-            await consumer.open()
-        with pytest.raises(DriverError, match=FORBIDDEN):
-            await consumer.exchange([], 1)
-        with pytest.raises(DriverError, match=FORBIDDEN):
-            await consumer.wait(1, 0.01)
+        calls = (consumer.exchange([], 1), consumer.wait(1, 0.01), consumer.reclaim(), consumer.tidy())
+        for call in (consumer.open(), *calls, consumer.open("another")):
+            with pytest.raises(DriverError, match=FORBIDDEN):
+                await call
 
     assert store.pending() == []
-    assert store.keys().keys() == {"ready:normal", "jobs", "stats"}
+    assert contents(store) == before
 
 
 async def test_a_worker_can_not_push(engine_store: RedisStore) -> None:

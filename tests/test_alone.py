@@ -54,7 +54,7 @@ class Crew:
         await dead.open()
         assert len((await dead.exchange([], len(job_ids))).leases) == len(job_ids)
         with closing(dead.heartbeat()) as heart:
-            assert heart.hand_over() == len(job_ids)
+            assert heart.release() == len(job_ids)
         await dead.aclose()
 
 
@@ -112,7 +112,7 @@ async def test_a_worker_that_is_always_busy_makes_room_for_one_in_the_end(store:
     assert crew.beside["a"] == {"a"}
 
 
-async def test_one_of_which_a_worker_was_not_told_is_found_when_it_looks_for_leases_that_ran_out(
+async def test_one_of_which_a_worker_was_not_told_is_found_when_it_looks_for_the_dead(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Lookout, "_heard", lambda lookout, nudge: None)
@@ -120,9 +120,8 @@ async def test_one_of_which_a_worker_was_not_told_is_found_when_it_looks_for_lea
     worker = Worker(crew.queue, max_deliveries=2, lease=0.4)
     async with crew.queue, anyio.create_task_group() as tasks:
         await crew.queue.push(Work(), job_id="a")
-        dead = store.consumer("dead", max_deliveries=2)
-        await dead.open()
-        await dead.exchange([], 1)
+        dead = store.consumer("dead", lease=0.4, max_deliveries=2)
+        assert len((await dead.exchange([], 1)).leases) == 1
         await dead.aclose()
         tasks.start_soon(worker.run)
         await eventually(lambda: "a" in crew.beside)

@@ -40,7 +40,7 @@ def register(queue: JobQueue, late: Callable[[], object] = lambda: None) -> None
     async def step(step: Step, context: JobContext) -> None:
         match step.kind:
             case "ack":
-                await asyncio.sleep(0.15)  # long enough to be renewed
+                await asyncio.sleep(0.15)  # long enough for a beat
             case "retry" if context.attempt == 1:
                 raise Retry(delay=0)
             case "dead":

@@ -4,27 +4,34 @@ import copy
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import anyio
 import pytest
-from store import MemoryStore, RedisStore, Store, happened
+from store import MemoryStore, RedisStore, Store, happened, take_over
 
 from redisjobs.driver import (
     Ack,
-    ClockSet,
     Consumer,
     DeadLetter,
+    Ended,
     Fate,
+    Fenced,
     Lease,
     NewJob,
     Nudge,
     Pushed,
+    Reclaimed,
     Release,
     RetryLater,
     Row,
+    Silent,
+    Turn,
     Word,
 )
+from redisjobs.errors import DriverError
 from redisjobs.job import Priority, State
 
 pytestmark = pytest.mark.anyio
@@ -69,7 +76,21 @@ async def push(store: Store, *jobs: NewJob | str, repeated: bool = False) -> lis
 
 
 async def claim(consumer: Consumer, count: int = 10, *, idle: bool = False) -> list[Lease]:
-    return list((await consumer.exchange([], count, idle=idle)).leases)
+    """Claim as a worker does that has just heard what there is, and asks on for as long as there is more."""
+    return (await claim_and_hear(consumer, count, idle=idle))[0]
+
+
+async def claim_and_hear(consumer: Consumer, count: int, *, idle: bool = False) -> tuple[list[Lease], list[Ended]]:
+    """The same; also what was ended instead of claimed."""
+    await consumer.exchange([], 0)
+    leases: list[Lease] = []
+    ended: list[Ended] = []
+    while True:
+        exchange = await consumer.exchange([], count - len(leases), idle=idle)
+        leases += exchange.leases
+        ended += exchange.ended
+        if len(leases) == count or not exchange.more or (idle and leases):  # that may have to run alone
+            return leases, ended
 
 
 async def claim_one(consumer: Consumer) -> Lease:
@@ -82,17 +103,40 @@ async def settle(consumer: Consumer, lease: Lease, fate: Fate) -> Word:
     return word
 
 
-def renew(consumer: Consumer, *leases: Lease) -> list[Word]:
+def beat(consumer: Consumer, *held: Lease) -> list[str]:
+    """Beat as the holder of some jobs; ids of those that somebody has asked to cancel."""
     heart = consumer.heartbeat()
-    words = heart.renew(leases, {})
-    heart.close()
-    return words
+    try:
+        return [lease.job_id for lease in heart.beat(lambda: held, {"host": "here"})]
+    finally:
+        heart.close()
 
 
-async def take_over(store: Store, by: Consumer) -> list[Lease]:
-    """Let every lease run out, and reclaim."""
+async def outlive(store: Store, *living: Consumer) -> Reclaimed:
+    """All other workers fall silent for good; the first of these fences them, and hands back what they hold."""
     store.age(60)
-    return await by.reclaim(10)
+    for consumer in living:
+        beat(consumer)
+    return await take_over(living[0])
+
+
+async def inherit(store: Store, heir: Consumer, count: int = 10, *, idle: bool = False) -> list[Lease]:
+    """Outlive all others, and claim."""
+    await outlive(store, heir)
+    return await claim(heir, count, idle=idle)
+
+
+def workers_known(store: RedisStore) -> list[str]:
+    """The keys that are about a worker, or about one that was fenced."""
+    return [key for key in list(store.keys()) if key == "fenced" or key.startswith("worker:")]
+
+
+def pass_by(store: Store, seconds: float) -> None:
+    """Let time pass for what a driver remembers of fenced workers."""
+    store.clock.advance(seconds)
+    if isinstance(store, MemoryStore):
+        for worker in store.memory.fenced:
+            store.memory.fenced[worker] -= seconds
 
 
 async def found(store: Store, job_id: str) -> Row:
@@ -127,8 +171,10 @@ def snapshot(store: Store) -> object:
         keys = {key: store.admin.dump(store.prefix + key) for key in list(store.keys())}
         return keys, [store.pending(priority) for priority in Priority]
     assert isinstance(store, MemoryStore)
-    unstored = ("lock", "ears", "now_ms")
-    return copy.deepcopy({key: value for key, value in vars(store.memory).items() if key not in unstored})
+    unstored = ("lock", "ears", "now_ms", "workers")
+    stored = {key: value for key, value in vars(store.memory).items() if key not in unstored}
+    workers = {worker: replace(record, run=id(record.run)) for worker, record in store.memory.workers.items()}
+    return copy.deepcopy((stored, workers))
 
 
 # Push and claim
@@ -213,9 +259,11 @@ async def test_a_delayed_job_waits_until_it_is_due(store: Store, worker: Open) -
     store.clock.advance(0.999)
     assert await claim(consumer) == []
     store.clock.advance(0.001)
+    assert (await consumer.exchange([], 0)).more  # it was promoted, for the next claim
     exchange = await consumer.exchange([], 10)
     assert (ids(list(exchange.leases)), exchange.due_in) == (["relative"], 1.0)
     store.clock.advance(1)
+    await consumer.exchange([], 0)
     exchange = await consumer.exchange([], 10)
     assert (ids(list(exchange.leases)), exchange.due_in) == (["absolute"], None)
     assert exchange.server_ms == now_ms + 2000
@@ -404,7 +452,8 @@ async def test_of_a_job_that_ends_long_after_its_push_the_push_is_not_remembered
     store.clock.advance(59)
     assert await settle(consumer, leases[0], Ack()) is Word.OK
     assert await push(store, late, repeated=True) == [Pushed(Word.REPEATED)]
-    store.clock.advance(2)
+    store.clock.advance(8)  # a few seconds more are granted, as a worker knows the time only roughly
+    await consumer.exchange([], 0)
     assert await settle(consumer, leases[1], Ack()) is Word.OK
     assert await push(store, later, repeated=True) == [Pushed(Word.OK)]
 
@@ -456,11 +505,12 @@ async def test_an_id_whose_job_was_removed_by_hand_can_be_pushed_again(
     assert await push(store, another("a", due=due)) == [Pushed(Word.OK)]
 
     assert (await found(store, "a")).state is (State.DELAYED if due else State.READY)
+    heir = store.consumer("w2")
+    await heir.open()
     store.clock.advance(60)
-    store.age(60)
-    assert await consumer.reclaim(9) == []
-    assert ids(await claim(consumer)) == ["a"]
+    assert ids(await inherit(store, heir)) == ["a"]
     assert await push(store, another("a")) == [Pushed(Word.EXISTS)]
+    await heir.aclose()
     await consumer.aclose()
     await store.driver.aclose()
 
@@ -486,7 +536,7 @@ async def test_a_job_that_is_pushed_again_after_its_removal_by_hand_does_not_com
     await store.driver.aclose()
 
 
-@pytest.mark.parametrize("way", ["claim", "reclaim"])
+@pytest.mark.parametrize("way", ["release", "reclaim", "reclaim of what is gone"])
 async def test_a_job_put_in_and_removed_by_hand_leaves_no_locator(redis_store: RedisStore, way: str) -> None:
     store, consumer = redis_store, redis_store.consumer("w1")
     await consumer.open()
@@ -494,35 +544,52 @@ async def test_a_job_put_in_and_removed_by_hand_leaves_no_locator(redis_store: R
     (lease,) = await claim(consumer)
     await consumer.adopt([lease])
     assert list(store.located()) == [entry]
-    if way == "claim":
+    heir = store.consumer("w2")
+    await heir.open()
+    if way == "release":
         await settle(consumer, lease, Release())
-    store.age(60)
-    store.admin.xdel(store.stream(), entry)
+        store.admin.xdel(store.stream(), entry)
+    elif way == "reclaim":
+        await outlive(store, heir)
+        store.admin.xdel(store.stream(), entry)
+    else:
+        store.age(60)
+        beat(heir)
+        store.admin.xdel(store.stream(), entry)
+        assert (await take_over(heir)).fenced == ["w1"]
 
-    assert await (claim(consumer) if way == "claim" else consumer.reclaim(9)) == []
+    await heir.reclaim()
+    assert (await heir.exchange([], 10)).leases == []
 
     assert (store.located(), store.pending()) == ({}, [])
+    await heir.aclose()
     await consumer.aclose()
     await store.driver.aclose()
 
 
-@pytest.mark.parametrize(("mark", "word"), [("", Word.OK), (" alone", Word.OK), (" cancelling", Word.CANCELLING)])
-async def test_a_job_whose_entry_was_removed_by_hand_as_it_ran_is_renewed_and_settled_all_the_same(
-    redis_store: RedisStore, mark: str, word: Word
+@pytest.mark.parametrize("mark", ["", " alone", " cancelling"])
+async def test_a_job_whose_entry_was_removed_by_hand_as_it_ran_is_held_and_settled_all_the_same(
+    redis_store: RedisStore, mark: str
 ) -> None:
     store, consumer = redis_store, redis_store.consumer("w1")
     await consumer.open()
-    await push(store, "a", "b")
+    pushed = [another(job_id, unique=job_id) for job_id in "ab"]
+    await push(store, *pushed)
     leases = await claim(consumer)
     for lease in leases:
+        if mark == " cancelling":
+            assert await store.driver.cancel(lease.job_id) is Word.CANCELLING
         store.admin.hset(f"{store.prefix}jobs", lease.job_id, f"ready:normal {lease.entry}{mark}")
         store.admin.xdel(store.stream(), lease.entry)
 
-    assert renew(consumer, leases[0]) == [word]
+    assert beat(consumer, leases[0]) == (["a"] if mark == " cancelling" else [])
     assert await settle(consumer, leases[1], Ack()) is Word.OK
 
-    assert (list(store.located()), store.pending()) == (["a"], [])
-    store.admin.hdel(f"{store.prefix}jobs", "a")
+    assert (list(store.located()), store.pending()) == (["a"], [(leases[0].entry, "w1", 1)])
+    assert await settle(consumer, leases[0], Ack(cancelled=True)) is Word.OK
+    assert (store.located(), store.pending()) == ({}, [])
+    assert await push(store, job("c", unique="a"), job("d", unique="b")) == [Pushed(Word.OK)] * 2
+    assert await push(store, *pushed, repeated=True) == [Pushed(Word.REPEATED)] * 2
     await consumer.aclose()
     await store.driver.aclose()
 
@@ -539,11 +606,10 @@ async def test_a_cancel_finds_its_job_though_all_locators_are_lost_and_its_id_is
     assert await settle(consumer, high, Ack()) is Word.OK
     store.admin.delete(f"{store.prefix}jobs")
 
-    assert renew(consumer, low) == [Word.OK]
     store.admin.hset(f"{store.prefix}jobs", entry, f"ready:low {entry}")
-    assert renew(consumer, low) == [Word.OK]
+    assert beat(consumer, low) == []
     assert await store.driver.cancel(f"{entry}@low") is Word.CANCELLING
-    assert renew(consumer, low) == [Word.CANCELLING]
+    assert beat(consumer, low) == [low.job_id] == [f"{entry}@low"]
     assert await settle(consumer, low, Ack(cancelled=True)) is Word.OK
 
     assert (store.located(), store.pending(Priority.LOW)) == ({}, [])
@@ -635,7 +701,7 @@ async def test_a_unique_key_is_free_once_its_job_is_cancelled(store: Store, work
 async def test_a_unique_key_is_free_once_its_job_killed_its_workers(store: Store, worker: Open) -> None:
     await push(store, job("a", unique="key"))
     await claim_one(await worker("w1", max_deliveries=1))
-    assert await take_over(store, await worker("w2", max_deliveries=1)) == []
+    assert await inherit(store, await worker("w2", max_deliveries=1)) == []
     assert await push(store, job("b", unique="key")) == [Pushed(Word.OK)]
 
 
@@ -805,16 +871,10 @@ async def test_a_failed_job_is_a_dead_letter_with_its_fields_and_the_notes(store
 # Lost leases
 
 
-async def taken_over(store: Store, one: Consumer, two: Consumer, lease: Lease) -> Lease:
-    (other,) = await take_over(store, two)
-    assert other.entry == lease.entry
-    return lease
-
-
-async def taken_back(store: Store, one: Consumer, two: Consumer, lease: Lease) -> Lease:
+async def claimed_again(store: Store, one: Consumer, two: Consumer, lease: Lease) -> Lease:
     """The same worker again, but the earlier delivery: its handler is not the one that counts."""
-    await take_over(store, two)
-    await take_over(store, one)
+    assert await settle(one, lease, Release(refund=False)) is Word.OK
+    assert (await claim_one(one)).deliveries == lease.deliveries + 1
     return lease
 
 
@@ -851,96 +911,663 @@ async def retried(store: Store, one: Consumer, two: Consumer, lease: Lease) -> L
     return lease
 
 
-@pytest.mark.parametrize("fate", [Ack(), AGAIN, LATER, FAILED, Release(), None])
 @pytest.mark.parametrize(
-    "lose", [taken_over, taken_back, miscounted, another_job, released, handed_on, settled, retried]
+    ("lose", "fate"),
+    [
+        (lose, fate)
+        for lose in (claimed_again, miscounted, released, handed_on, another_job, settled, retried)
+        for fate in (Ack(), Ack(cancelled=True), AGAIN, LATER, FAILED, Release(), Release(refund=False))
+    ],
 )
 async def test_a_worker_that_lost_its_lease_writes_nothing(
-    store: Store, worker: Open, lose: Any, fate: Fate | None
+    store: Store, worker: Open, lose: Any, fate: Fate
 ) -> None:
     one, two = await worker("w1"), await worker("w2")
     await push(store, job("a", unique="key"))
     lease = await lose(store, one, two, await claim_one(one))
     before = snapshot(store)
 
-    word = renew(one, lease)[0] if fate is None else await settle(one, lease, fate)
+    assert await settle(one, lease, fate) is Word.LEASE_LOST
 
-    assert word is Word.LEASE_LOST
     assert snapshot(store) == before
 
 
 async def test_each_job_of_a_batch_gets_its_own_word(store: Store, worker: Open) -> None:
-    one, two = await worker("w1"), await worker("w2")
+    one = await worker("w1")
     fates: list[Fate] = [Ack(), FAILED, LATER, AGAIN, Release()]
     await push(store, *(job(f"{kind} {number}") for number in range(5) for kind in ("lost", "held")))
     leases = await claim(one)
     lost, held = leases[::2], leases[1::2]
-    store.age(60)
-    renew(one, *held)
-    theirs = await two.reclaim(10)
-    assert ids(theirs) == ids(lost)
+    await one.exchange([(lease, AGAIN) for lease in lost], None)
 
     mixed = [(lease, fates[number // 2]) for number, lease in enumerate(leases)]
     words = (await one.exchange(mixed, None)).words
 
     assert words == [Word.LEASE_LOST, Word.OK] * 5
-    assert renew(two, *theirs, *held) == [Word.OK] * 5 + [Word.LEASE_LOST] * 5
-    states = [(await store.driver.find(lease.job_id)) for lease in held]
-    assert [row and row.state for row in states] == [None, State.DEAD, State.DELAYED, State.READY, State.READY]
+    states = [(await store.driver.find(lease.job_id)) for lease in (*held, *lost)]
+    expected = [None, State.DEAD, State.DELAYED, State.READY, State.READY, *[State.READY] * 5]
+    assert [row and row.state for row in states] == expected
 
 
-# Reclaim and renew
+@pytest.mark.parametrize("off", ["cancelling", "lost", "stray", "nobody's"])
+@pytest.mark.parametrize("fate", [Ack(), AGAIN, LATER, FAILED, Release(), Ack(cancelled=True)])
+async def test_a_batch_of_which_one_job_is_not_as_it_should_be_settles_the_others(
+    store: Store, worker: Open, off: str, fate: Fate
+) -> None:
+    consumer = await worker()
+    await push(store, *[job(f"{priority} {n}", priority=priority) for n in range(3) for priority in Priority])
+    if off == "stray":
+        store.put(WORK)
+    leases = await claim(consumer, 20)
+    odd = leases[-1] if off == "stray" else leases[4]
+    if off == "stray":
+        odd = next(lease for lease in leases if lease.fields.get(b"id") is None)
+        if isinstance(store, RedisStore):
+            store.admin.hdel(f"{store.prefix}jobs", odd.job_id)
+    if off == "cancelling":
+        assert await store.driver.cancel(odd.job_id) is Word.CANCELLING
+    if off == "lost":
+        assert await settle(consumer, odd, AGAIN) is Word.OK
+    if off == "nobody's":
+        odd = Lease(odd.stream, "1-1", 1, "unknown", {})
+        leases[4] = odd
+
+    answer = await consumer.exchange([(lease, fate if lease is odd else Ack()) for lease in leases], None)
+
+    again = isinstance(fate, RetryLater)
+    word = {"cancelling": Word.CANCELLED if again else Word.OK, "stray": Word.OK}.get(off, Word.LEASE_LOST)
+    assert answer.words == [word if lease is odd else Word.OK for lease in leases]
+    for lease in leases:
+        if lease is not odd:
+            assert await store.driver.find(lease.job_id) is None
+    done = [lease for lease in leases if lease is not odd or (fate == Ack() and word is Word.OK)]
+    assert (await store.driver.counts()).totals["completed"] == len(done)
+
+
+# Exchanges that are sent again
+
+
+@pytest.mark.parametrize(
+    "fate", [Ack(), Ack(cancelled=True), AGAIN, LATER, FAILED, Release(), Release(refund=False)]
+)
+@pytest.mark.parametrize("others", [0, 2])
+async def test_an_exchange_that_is_sent_again_is_answered_as_before_and_not_applied_twice(
+    store: Store, worker: Open, fate: Fate, others: int
+) -> None:
+    consumer = await worker()
+    store.clock.advance(0)
+    await push(store, job("a", unique="key"), *(f"other {number}" for number in range(others)))
+    lease, *rest = await claim(consumer)
+    lost = Lease(2, "1-1", 1, "unknown", {})
+    batch = [(lease, fate), *((each, Ack()) for each in rest), *([(lost, fate)] if others else [])]
+
+    first = await consumer.exchange(batch, None, turn=Turn(1, 7))
+    before = snapshot(store)
+    second = await consumer.exchange(batch, None, turn=Turn(1, 7))
+
+    assert first.words == [Word.OK] * (1 + others) + ([Word.LEASE_LOST] if others else [])
+    assert second.words == first.words
+    assert snapshot(store) == before
+
+
+@pytest.mark.parametrize("refund", [True, False])
+async def test_a_release_that_is_sent_again_leaves_its_job_to_whoever_claimed_it_since(
+    store: Store, worker: Open, refund: bool
+) -> None:
+    """Be it the same worker, whose later lease may look as the earlier one did."""
+    consumer = await worker()
+    await push(store, "a")
+    batch = [(await claim_one(consumer), Release(refund=refund))]
+    assert (await consumer.exchange(batch, None, turn=Turn(1, 1))).words == [Word.OK]
+    later = await claim_one(consumer)
+    assert later.deliveries == (1 if refund else 2)
+    before = snapshot(store)
+
+    assert (await consumer.exchange(batch, None, turn=Turn(1, 1))).words == [Word.OK]
+
+    assert snapshot(store) == before
+    assert await settle(consumer, later, Ack()) is Word.OK
+
+
+async def test_a_retry_that_is_sent_again_is_answered_as_the_cancel_that_it_was(
+    store: Store, worker: Open
+) -> None:
+    consumer = await worker()
+    await push(store, "a")
+    batch = [(await claim_one(consumer), AGAIN)]
+    await store.driver.cancel("a")
+    for _ in range(2):
+        assert (await consumer.exchange(batch, None, turn=Turn(1, 1))).words == [Word.CANCELLED]
+    assert (await store.driver.counts()).totals["cancelled"] == 1
+
+
+async def test_what_an_exchange_claims_is_claimed_once_more_when_it_is_sent_again(
+    store: Store, worker: Open
+) -> None:
+    consumer = await worker()
+    await push(store, "a", "b", "c")
+    batch = [((await consumer.exchange([], 1)).leases[0], Ack())]
+
+    first = await consumer.exchange(batch, 1, turn=Turn(1, 1))
+    second = await consumer.exchange(batch, 1, turn=Turn(1, 1))
+
+    assert (first.words, second.words) == ([Word.OK], [Word.OK])
+    assert (ids(list(first.leases)), ids(list(second.leases))) == (["b"], ["c"])
+
+
+async def test_an_exchange_that_comes_after_a_later_one_is_refused(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    await push(store, "a", "b", "c", "d")
+    a, b, c, d = await claim(consumer)
+    await consumer.exchange([(a, Ack())], None, turn=Turn(1, 8))
+    before = snapshot(store)
+
+    with pytest.raises(DriverError, match="nothing was written") as refused:
+        await consumer.exchange([(b, Ack())], None, turn=Turn(1, 7))
+
+    assert not isinstance(refused.value, Fenced)
+    assert snapshot(store) == before
+    assert (await consumer.exchange([(b, Ack())], None, turn=Turn(2, 1))).words == [Word.OK]  # another lane
+    assert (await consumer.exchange([(c, Ack())], None, turn=Turn(1, 9))).words == [Word.OK]
+    assert (await consumer.exchange([(d, Ack())], None)).words == [Word.OK]  # never sent again: no turn
+
+
+async def test_what_settles_nothing_has_no_turn_to_keep(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    await push(store, "a", "b")
+    claimed = [(await consumer.exchange([], 1, turn=Turn(1, number))).leases[0] for number in (3, 2)]
+
+    assert ids(claimed) == ["a", "b"]
+    assert (await consumer.exchange([(claimed[0], Ack())], None, turn=Turn(1, 1))).words == [Word.OK]
+
+
+async def test_the_turns_of_a_worker_are_its_own_and_begin_anew_with_its_id(store: Store, worker: Open) -> None:
+    one, two = await worker("w1"), await worker("w2")
+    await push(store, "a", "b", "c")
+    a, b = await claim(one, 2)
+    c = await claim_one(two)
+    await one.exchange([(a, Ack())], None, turn=Turn(1, 5))
+
+    assert (await two.exchange([(c, FAILED)], None, turn=Turn(1, 5))).words == [Word.OK]
+    assert (await found(store, "c")).state is State.DEAD
+    await one.release(refund=True, watch=False)
+    await one.open("w3")
+    b = await claim_one(one)
+    assert (await one.exchange([(b, FAILED)], None, turn=Turn(1, 5))).words == [Word.OK]
+    assert (await found(store, "b")).state is State.DEAD
+
+
+# Priority
+
+
+async def test_what_comes_with_a_higher_priority_is_passed_by_one_exchange_at_most(
+    store: Store, worker: Open
+) -> None:
+    """Each goes by what the one before it has heard: strict priority holds to the exchange."""
+    consumer = await worker()
+    await push(store, *(f"normal {number}" for number in range(4)))
+    assert ids(list((await consumer.exchange([], 1)).leases)) == ["normal 0"]
+    await push(store, job("urgent", priority=Priority.HIGH))
+
+    next_two = [ids(list((await consumer.exchange([], 1)).leases)) for _ in range(2)]
+
+    assert sorted(next_two) == [["normal 1"], ["urgent"]]
+    await push(store, job("soon", due="+1000", priority=Priority.HIGH))
+    store.clock.advance(2)
+    next_two = [ids(list((await consumer.exchange([], 1)).leases)) for _ in range(2)]
+    assert sorted(next_two) == [["normal 2"], ["soon"]]
+
+
+async def test_what_was_handed_back_is_passed_by_one_exchange_at_most(store: Store, worker: Open) -> None:
+    consumer, other = await worker("w1"), await worker("w2")
+    await push(store, "a", "b", "c", "d")
+    a = await claim(other, 1)
+    assert ids(list((await consumer.exchange([], 1)).leases)) == ["b"]
+    await settle(other, a[0], Release())
+
+    next_two = [ids(list((await consumer.exchange([], 1)).leases)) for _ in range(2)]
+
+    assert sorted(next_two) == [["a"], ["c"]]
+
+
+async def test_an_exchange_that_brings_nothing_though_there_is_something_says_so(
+    store: Store, worker: Open
+) -> None:
+    consumer = await worker()
+    assert not (await consumer.exchange([], 5)).more
+    await push(store, "a", job("urgent", priority=Priority.HIGH))
+
+    brought: list[Lease] = []
+    for _ in range(4):
+        answer = await consumer.exchange([], 1)
+        assert len(answer.leases) <= 1
+        brought += answer.leases
+        assert answer.leases or answer.more
+        if len(brought) == 2:
+            break
+
+    assert sorted(ids(brought)) == ["a", "urgent"]
+    assert not answer.more
+
+
+# Lost workers
 
 
 async def test_a_job_whose_worker_died_goes_to_another(store: Store, worker: Open) -> None:
     one, two = await worker("w1"), await worker("w2")
     await push(store, "a")
     first = await claim_one(one)
+    look = await take_over(two)
+    assert replace(look, server_ms=0) == Reclaimed([], [])
+    assert abs(look.server_ms - store.clock()) < 60_000
 
-    assert await two.reclaim(10) == []
-    (second,) = await take_over(store, two)
+    look = await outlive(store, two)
+    row = await found(store, "a")
+    second = await claim_one(two)
 
+    assert (look.fenced, look.jobs, look.released) == (["w1"], 1, True)
+    assert (row.state, row.worker, row.deliveries) == (State.READY, "", 1)
     assert (second.job_id, second.entry, second.deliveries) == ("a", first.entry, 2)
     row = await found(store, "a")
     assert (row.worker, row.deliveries) == ("w2", 2)
     assert await settle(two, second, Ack()) is Word.OK
 
 
-async def test_a_renewed_lease_does_not_run_out(store: Store, worker: Open) -> None:
+async def test_a_worker_that_beats_keeps_its_jobs(store: Store, worker: Open) -> None:
     one, two = await worker("w1"), await worker("w2")
     await push(store, "a")
     lease = await claim_one(one)
     store.age(60)
 
-    assert renew(one, lease) == [Word.OK]
+    beat(one, lease)
+    beat(two)
 
-    assert await two.reclaim(10) == []
+    look = await take_over(two)
+    assert (look.silent, look.fenced, look.jobs) == ([], [], 0)
     assert await settle(one, lease, Ack()) is Word.OK  # the delivery count is what it was
 
 
-async def test_no_more_are_reclaimed_than_asked_for_and_all_in_the_end(store: Store, worker: Open) -> None:
+async def test_a_worker_that_beats_between_being_named_and_being_fenced_is_spared(
+    store: Store, worker: Open
+) -> None:
+    one, two, three = await worker("w1"), await worker("w2"), await worker("w3")
+    await push(store, "a", "b")
+    (a,) = await claim(one, 1)
+    await claim(two, 1)
+    store.age(60)
+    beat(three)
+    named = (await three.reclaim()).silent
+    assert sorted(each.worker_id for each in named) == ["w1", "w2"]
+    beat(one)
+
+    look = await three.reclaim(named)
+
+    assert (look.fenced, look.jobs, look.silent) == (["w2"], 1, [])
+    assert await settle(one, a, Ack()) is Word.OK
+    assert ids(await claim(three)) == ["b"]
+
+
+async def test_to_name_who_may_be_lost_does_nothing_to_them(store: Store, worker: Open) -> None:
+    """The clock may have been set: who is surely lost is for the caller to know."""
     one, two = await worker("w1"), await worker("w2")
-    await push(store, *(job(str(n), priority=PRIORITIES[n % 3]) for n in range(7)))
-    await claim(one)
+    await push(store, "a")
+    lease = await claim_one(one)
     store.age(60)
+    beat(two)
+    before = snapshot(store)
 
-    taken = [ids(await two.reclaim(3)) for _ in range(3)]
+    for _ in range(3):
+        (named,) = (await two.reclaim()).silent
+        assert (named.worker_id, named.lease) == ("w1", 15)
 
-    assert [len(batch) for batch in taken] == [3, 3, 1]
-    assert sorted(job_id for batch in taken for job_id in batch) == [str(n) for n in range(7)]
+    assert snapshot(store) == before
+    assert await settle(one, lease, Ack()) is Word.OK
 
 
-async def test_an_orphan_behind_many_healthy_leases_is_found(store: Store, worker: Open) -> None:
-    healthy, dying, other = await worker("w1"), await worker("w2"), await worker("w3")
-    await push(store, *(str(number) for number in range(30)), "orphan")
-    held = await claim(healthy, 30)
-    await claim_one(dying)
+@pytest.mark.parametrize(("theirs", "ours"), [(60, 2), (2, 60)])
+async def test_a_lease_is_as_long_as_its_own_worker_said_whatever_that_of_the_others_is(
+    store: Store, worker: Open, theirs: float, ours: float
+) -> None:
+    one, two = await worker("w1", lease=theirs), await worker("w2", lease=ours)
+    await push(store, "a")
+    await claim_one(one)
+    beat(one)
+
+    store.age(theirs - 1)
+    beat(two)
+    assert (await take_over(two)).silent == []
+    beat(two)
+    store.age(2)
+    beat(two)
+    (named,) = (await two.reclaim()).silent
+
+    assert (named.worker_id, named.lease) == ("w1", theirs)
+    assert (await two.reclaim([named])).fenced == ["w1"]
+
+
+async def test_the_many_jobs_of_a_dead_worker_are_handed_back_in_bounded_steps(store: Store, worker: Open) -> None:
+    one, two = await worker("w1"), await worker("w2")
+    for start in range(0, 1200, 400):
+        await push(store, *(job(str(n), priority=PRIORITIES[n % 3]) for n in range(start, start + 400)))
+    assert len(await claim(one, 1200)) == 1200
     store.age(60)
-    renew(healthy, *held)
+    beat(two)
 
-    looks = [ids(await other.reclaim(1)) for _ in range(6)]
+    looks = [await two.reclaim((await two.reclaim()).silent)]
+    while looks[-1].more:
+        looks.append(await two.reclaim())
 
-    assert [job_id for look in looks for job_id in look] == ["orphan"]
+    assert [look.jobs for look in looks if look.jobs] == [500, 500, 200]
+    assert [look.fenced for look in looks if look.fenced] == [["w1"]]
+    leases = await claim(two, 2000)
+    ordered = [str(n) for first in range(3) for n in range(first, 1200, 3)]
+    assert ids(leases) == ordered
+    assert {lease.deliveries for lease in leases} == {2}
+    assert (await store.driver.counts()).totals["reclaimed"] == 1200
+
+
+async def test_one_look_finds_an_orphan_behind_hundreds_of_healthy_leases(store: Store, worker: Open) -> None:
+    busy, dead, heir = await worker("busy"), await worker("dead"), await worker("heir")
+    await push(store, *(f"j{number}" for number in range(301)))
+    await claim(busy, 300)
+    await claim(dead)
+
+    look = await outlive(store, heir, busy)
+
+    assert (look.fenced, look.jobs, look.more) == (["dead"], 1, look.more)
+    assert ids(await claim(heir)) == ["j300"]
+
+
+async def test_an_orphan_among_many_healthy_workers_is_found_at_once(store: Store, worker: Open) -> None:
+    dead, heir = await worker("dead"), await worker("heir")
+    await push(store, "orphan")
+    await claim(dead)
+    store.age(14)
+    for number in range(25):
+        await worker(f"healthy {number}")
+    beat(heir)
+    store.age(2)
+
+    look = await take_over(heir)
+
+    assert (look.fenced, look.jobs) == (["dead"], 1)
+    assert ids(await claim(heir)) == ["orphan"]
+
+
+async def test_however_many_workers_died_at_once_all_are_fenced_in_the_end(store: Store, worker: Open) -> None:
+    names = [f"dead {number}" for number in range(105)]
+    await push(store, *names)
+    for name in names:
+        assert len(await claim(await worker(name), 1)) == 1
+    heir = await worker("heir")
+    store.age(60)
+    beat(heir)
+
+    looks = [await take_over(heir) for _ in range(4)]
+
+    assert [len(look.fenced) for look in looks] == [100, 5, 0, 0]
+    while looks[-1].more:
+        looks.append(await heir.reclaim())
+    assert sorted(worker_id for look in looks for worker_id in look.fenced) == sorted(names)
+    assert sum(look.jobs for look in looks) == 105
+    assert sorted(ids(await claim(heir, 105))) == sorted(names)
+
+
+@pytest.mark.parametrize("dead", [1, 25])
+async def test_a_beat_from_before_the_clock_was_set_back_does_not_spare_the_dead(
+    store: Store, worker: Open, dead: int
+) -> None:
+    store.clock.advance(0)
+    names = [f"dead {number}" for number in range(dead)]
+    await push(store, *names)
+    for name in names:
+        await claim(await worker(name), 1)
+    store.clock.advance(-86_400)
+    heir = await worker("heir")
+
+    for _ in range(3):  # ten at a time: from now on their leases are as long as any
+        assert (await heir.reclaim()).silent == []
+    jobs = 0
+    for _ in range(5):
+        store.age(16)
+        beat(heir)
+        jobs += (await take_over(heir)).jobs
+
+    assert jobs == dead
+    assert sorted(ids(await claim(heir, 25))) == sorted(names)
+
+
+async def test_a_clock_that_was_set_back_spares_who_beats_and_holds_nothing_against_them(
+    store: Store, worker: Open
+) -> None:
+    store.clock.advance(0)
+    one, heir = await worker("w1"), await worker("heir")
+    await push(store, "a")
+    lease = await claim_one(one)
+    for seconds in (-86_400, 86_400, 86_400):
+        store.clock.advance(seconds)
+        beat(one, lease)
+        beat(heir)
+        look = await take_over(heir)
+        assert (look.silent, look.fenced) == ([], [])
+    assert await settle(one, lease, Ack()) is Word.OK
+
+
+# Fenced workers
+
+VERBS: dict[str, Callable[[Consumer, Lease], Awaitable[object]]] = {
+    "done": lambda worker, lease: worker.exchange([(lease, Ack())], None),
+    "done, in a turn": lambda worker, lease: worker.exchange([(lease, Ack())], None, turn=Turn(1, 1)),
+    "done, in a turn of before": lambda worker, lease: worker.exchange([(lease, Ack())], None, turn=Turn(2, 3)),
+    "cancelled": lambda worker, lease: worker.exchange([(lease, Ack(cancelled=True))], None),
+    "retry": lambda worker, lease: worker.exchange([(lease, AGAIN)], None),
+    "retry later": lambda worker, lease: worker.exchange([(lease, LATER)], None),
+    "fail": lambda worker, lease: worker.exchange([(lease, FAILED)], None),
+    "release": lambda worker, lease: worker.exchange([(lease, Release())], None),
+    "done, and claim": lambda worker, lease: worker.exchange([(lease, Ack())], 5, turn=Turn(1, 1)),
+    "claim": lambda worker, lease: worker.exchange([], 5),
+    "promote": lambda worker, lease: worker.exchange([], 0),
+    "recover": lambda worker, lease: worker.recover([lease]),
+    "name": lambda worker, lease: worker.reclaim(),
+    "fence": lambda worker, lease: worker.reclaim([Silent("w3", "1", 15)], others=True),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+async def test_a_fenced_worker_is_refused_whole_and_writes_nothing(store: Store, worker: Open, verb: str) -> None:
+    one, two, silent = await worker("w1"), await worker("w2"), await worker("w3")
+    await push(store, job("a", unique="key"), "b")
+    lease, other = await claim(one)
+    await one.exchange([(other, Ack())], None, turn=Turn(2, 3))
+    await outlive(store, two, silent)
+    store.age(60)
+    beat(two)
+    await push(store, job("due", due="+1000"))
+    store.clock.advance(2)
+    before = snapshot(store)
+
+    for _ in range(2):
+        with pytest.raises(Fenced) as refused:
+            await VERBS[verb](one, lease)
+        assert refused.value.worker_id == "w1"
+
+    assert snapshot(store) == before
+    assert ids(await claim(two)) == ["a", "due"]
+
+
+async def test_a_fenced_worker_does_not_come_to_life_by_a_beat(store: Store, worker: Open) -> None:
+    one, two = await worker("w1"), await worker("w2")
+    await push(store, "a")
+    lease = await claim_one(one)
+    await store.driver.cancel("a")
+    await outlive(store, two)
+    before = snapshot(store)
+
+    with pytest.raises(Fenced) as refused:
+        beat(one, lease)
+
+    assert refused.value.worker_id == "w1"
+    assert snapshot(store) == before
+
+
+async def test_a_worker_that_never_joined_is_refused(store: Store, worker: Open) -> None:
+    await worker("w1")
+    await push(store, "a")
+    before = snapshot(store)
+    unknown = store.driver.consumer("unknown", lease=15, max_deliveries=3)
+
+    with pytest.raises(Fenced):
+        await unknown.exchange([], 5)
+    with pytest.raises(Fenced):
+        beat(unknown)
+
+    await unknown.aclose()
+    assert snapshot(store) == before
+
+
+async def test_a_fenced_worker_goes_on_under_a_new_id_and_holds_nothing(store: Store, worker: Open) -> None:
+    one, two = await worker("w1"), await worker("w2")
+    await push(store, "a", "b")
+    a, _ = await claim(one)
+    heart = one.heartbeat()
+    await outlive(store, two)
+    with pytest.raises(DriverError, match="another worker's, or was a moment ago"):
+        await one.open()  # under the same id it would find what others hold by now
+
+    await one.open("w1 again")
+
+    assert one.worker_id == "w1 again"
+    assert await one.recover([]) == []
+    assert await settle(one, a, Release()) is Word.LEASE_LOST
+    store.age(60)
+    beat(two)
+    assert list(heart.beat(list, {})) == []  # as the worker of the moment
+    assert (await take_over(two)).fenced == []
+    assert ids(await claim(one)) == ["a", "b"]
+    heart.close()
+
+
+@pytest.mark.parametrize("way", ["wait", "claim"])
+async def test_what_a_late_read_of_a_fenced_worker_brings_is_handed_back_too_and_its_id_forgotten_in_the_end(
+    store: Store, worker: Open, way: str
+) -> None:
+    one, two = await worker("w1"), await worker("w2")
+    await push(store, "a", "b", "c")
+    await one.exchange([], 1)  # it has heard that there is more
+    await outlive(store, two)
+    assert ids(await claim(two, 1)) == ["a"]
+    if way == "wait":
+        late = await one.wait(1, 5)
+        assert ids(late) == ["b"]
+        with pytest.raises(Fenced):
+            await settle(one, late[0], Ack())
+    else:
+        with pytest.raises(Fenced):
+            await one.exchange([], 1)
+
+    pass_by(store, 2)
+    beat(two)
+    await take_over(two)
+
+    assert (await store.driver.counts()).running == 1
+    assert sorted(ids(await claim(two))) == ["b", "c"]
+    with pytest.raises(DriverError, match="another worker's, or was a moment ago"):
+        await worker("w1")
+    for _ in range(4):
+        pass_by(store, 15)
+        beat(two)
+        await two.reclaim()
+    if isinstance(store, RedisStore):
+        assert workers_known(store) == ["worker:w2"]
+        for priority in Priority:
+            consumers = store.admin.xinfo_consumers(store.stream(priority), "workers")
+            assert b"w1" not in [consumer["name"] for consumer in consumers]
+    else:
+        assert isinstance(store, MemoryStore)
+        assert (list(store.memory.workers), store.memory.fenced) == (["w2"], {})
+    await worker("w1")
+
+
+async def test_a_fenced_id_is_kept_for_as_long_as_a_late_read_still_brings_something(
+    store: Store, worker: Open
+) -> None:
+    one, two = await worker("w1", lease=2), await worker("w2")
+    await outlive(store, two)
+    for number in range(4):
+        pass_by(store, 5)
+        beat(two)
+        await push(store, f"late {number}")
+        assert ids(await one.wait(1, 5)) == [f"late {number}"]
+        look = await two.reclaim()
+        assert (look.jobs, look.released) == (1, True)
+        (lease,) = await claim(two)
+        assert lease.deliveries == 2
+        await settle(two, lease, Ack())
+
+
+async def test_an_id_that_is_in_use_is_refused_to_another_worker_but_not_to_its_own(
+    store: Store, worker: Open
+) -> None:
+    one = await worker("w1")
+    await push(store, "a")
+    lease = await claim_one(one)
+    before = snapshot(store)
+    other = store.driver.consumer("w1", lease=15, max_deliveries=3)
+
+    for _ in range(2):
+        with pytest.raises(DriverError, match="'w1' is another worker's") as refused:
+            await other.open()
+        assert not isinstance(refused.value, Fenced)
+    assert snapshot(store) == before
+    await one.open()  # as after a lost reply
+
+    assert await settle(one, lease, Ack()) is Word.OK
+    await one.release(refund=True, watch=False)
+    await other.open()  # it has left
+    await other.aclose()
+
+
+async def test_a_queue_of_another_release_is_refused_with_both_versions_named(redis_store: RedisStore) -> None:
+    store, one = redis_store, redis_store.consumer("w1")
+    await one.open()
+    assert store.admin.hget(f"{store.prefix}layout", "version") == b"1"
+    store.admin.hset(f"{store.prefix}layout", "version", "2")
+    before = snapshot(store)
+    other = store.driver.consumer("w2", lease=15, max_deliveries=3)
+
+    with pytest.raises(DriverError, match=r"of version 2, .* version 1\b.*nothing was claimed"):
+        await other.open()
+
+    assert snapshot(store) == before
+    await other.aclose()
+    await one.aclose()
+    await store.driver.aclose()
+
+
+async def test_jobs_of_a_worker_that_the_store_does_not_know_are_found_and_the_worker_told(
+    redis_store: RedisStore,
+) -> None:
+    """Its record was lost in a failover."""
+    store, one, two = redis_store, redis_store.consumer("w1"), redis_store.consumer("w2")
+    await one.open()
+    await two.open()
+    await push(store, "a")
+    lease = await claim_one(one)
+    store.admin.delete(f"{store.prefix}worker:w1")
+    store.admin.zrem(f"{store.prefix}workers", "w1")
+
+    with pytest.raises(Fenced):
+        await settle(one, lease, Ack())
+    await two.tidy()
+
+    assert (await two.reclaim()).jobs == 1
+    assert [(lease.job_id, lease.deliveries) for lease in await claim(two)] == [("a", 2)]
+    await one.aclose()
+    await two.aclose()
+    await store.driver.aclose()
+
+
+# Jobs that kill their workers
 
 
 async def test_a_job_that_kills_its_workers_becomes_a_dead_letter(store: Store, worker: Open) -> None:
@@ -948,26 +1575,26 @@ async def test_a_job_that_kills_its_workers_becomes_a_dead_letter(store: Store, 
     three = await worker("w3", max_deliveries=2)
     await push(store, "a", job("b", priority=Priority.LOW))
     await claim(one)
-    assert await take_over(store, two) == []
+    await outlive(store, two, three)
+    assert await claim(two) == []
     assert ids(await claim(two, idle=True)) == ["a"]
     assert ids(await claim(three, idle=True)) == ["b"]
+    four = await worker("w4", max_deliveries=2)
     store.clock.advance(0)
 
-    assert await take_over(store, one) == []
+    assert await inherit(store, four) == []
 
     error = "delivered 2 times without an outcome, the last time with nothing beside it: it may kill its workers"
     for job_id, priority in (("a", "normal"), ("b", "low")):
         fields = texts((await found(store, job_id)).fields)
         assert (fields["reason"], fields["deliveries"], fields["priority"]) == ("worker lost", "2", priority)
-        assert (fields["error"], fields["worker"], fields["failed_at"]) == (error, "w1", str(store.clock()))
+        assert (fields["error"], fields["worker"], fields["failed_at"]) == (error, "w4", str(store.clock()))
     counts = await store.driver.counts()
     assert (sum(counts.ready.values()), counts.running) == (0, 0)
-    assert happened(counts) == {"pushed": 2, "dead": 2}
+    assert happened(counts) == {"pushed": 2, "dead": 2, "reclaimed": 4}
 
 
-async def test_what_is_ended_instead_of_taken_over_is_no_news_for_those_who_wait(
-    store: Store, worker: Open
-) -> None:
+async def test_what_is_ended_instead_of_claimed_is_no_news_for_those_who_wait(store: Store, worker: Open) -> None:
     one, two = await worker("w1", max_deliveries=1), await worker("w2", max_deliveries=1)
     await push(store, "killer", "unwanted")
     await claim(one)
@@ -983,31 +1610,16 @@ async def test_what_is_ended_instead_of_taken_over_is_no_news_for_those_who_wait
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(one.listen, hear)
             await subscribed.wait()
-            assert await take_over(store, two) == []
+            assert await inherit(store, two) == []
             await push(store, job("last", due="+60000"))
             while heard[-1].kind != "due":  # noqa: ASYNC110
                 await anyio.sleep(0.005)
             tasks.cancel_scope.cancel()
 
-    assert [nudge.kind for nudge in heard] == ["subscribed", "due"]
+    assert [nudge.kind for nudge in heard] == ["subscribed", "released", "due"]
+    assert heard[1].value == "2"  # as they were handed back: whether they are ended shows in a claim
     error = (await found(store, "killer")).fields[b"error"]
     assert error == b"delivered 1 times without an outcome: it may kill its workers"
-
-
-async def test_nothing_is_taken_over_when_the_clock_is_later_than_it_can_be(store: Store, worker: Open) -> None:
-    one, two = await worker("w1"), await worker("w2")
-    await push(store, "a", "b")
-    await claim(one)
-    store.age(60)
-    store.clock.advance(0)
-    before = snapshot(store)
-
-    with pytest.raises(ClockSet):
-        await two.reclaim(10, store.clock() - 1)
-
-    assert snapshot(store) == before
-    assert ids(await two.reclaim(1, store.clock())) == ["a"]
-    assert two.elsewhere == 1
 
 
 async def test_a_job_delivered_for_the_last_time_has_its_worker_for_itself(store: Store, worker: Open) -> None:
@@ -1015,8 +1627,8 @@ async def test_a_job_delivered_for_the_last_time_has_its_worker_for_itself(store
     one, two = await worker("w1", max_deliveries=2), await worker("w2", max_deliveries=2)
     await push(store, "a", "b", "c", job("new", priority=Priority.LOW))
     await claim(one, 3)
-
-    assert await take_over(store, two) == []
+    three = await worker("w3", max_deliveries=2)
+    await outlive(store, two, three)
 
     assert ids(await claim(two)) == ["new"]  # not said to run nothing
     assert await claim(two, idle=True) == []  # said so, but not so
@@ -1025,7 +1637,7 @@ async def test_a_job_delivered_for_the_last_time_has_its_worker_for_itself(store
     alone = await claim(two, idle=True)
     assert ids(alone) == ["a"]
     assert (await found(store, "a")).worker == "w2"
-    assert ids(await claim(one, idle=True)) == ["b"]
+    assert ids(await claim(three, idle=True)) == ["b"]
     assert await settle(two, alone[0], Ack()) is Word.OK
     assert ids(await claim(two, idle=True)) == ["c"]
 
@@ -1036,13 +1648,14 @@ async def test_a_job_that_has_to_run_alone_is_claimed_with_no_other_whatever_the
     one, two = await worker("w1", max_deliveries=2), await worker("w2", max_deliveries=2)
     await push(store, "a")
     await claim(one)
-    await take_over(store, two)
-    await one.reclaim(9)
-    assert one.elsewhere == 0  # it waits, and is nobody's
+    three = await worker("w3")
+    await outlive(store, two, three)
+    assert (await three.reclaim(others=True)).others == 0  # it waits, and is nobody's
     await push(store, job("urgent", priority=Priority.HIGH), "b", job("c", priority=Priority.LOW))
 
     (urgent,) = await claim(two, 1, idle=True)
     await settle(two, urgent, Release())
+    await two.exchange([], 0)
     exchange = await two.exchange([], 9, idle=True)
     assert ids(list(exchange.leases)) == ["urgent", "b", "c"]
     assert exchange.waits is not None
@@ -1050,8 +1663,13 @@ async def test_a_job_that_has_to_run_alone_is_claimed_with_no_other_whatever_the
 
     await push(store, "d", job("e", priority=Priority.LOW))
     assert ids(await claim(two, 9, idle=True)) == ["a"]
-    await one.reclaim(9)
-    assert one.elsewhere == 1
+    assert (await three.reclaim(others=True)).others == 1
+
+
+async def waits_for(consumer: Consumer, *, idle: bool = False) -> float | None:
+    """For how long a job has been waiting that has to run alone, as a claim tells."""
+    await consumer.exchange([], 0)
+    return (await consumer.exchange([], 5, idle=idle)).waits
 
 
 async def test_a_claim_tells_for_how_long_a_job_has_been_waiting_that_has_to_run_alone(
@@ -1060,38 +1678,38 @@ async def test_a_claim_tells_for_how_long_a_job_has_been_waiting_that_has_to_run
     one, two = await worker("w1", max_deliveries=2), await worker("w2", max_deliveries=2)
     await push(store, "a", "b")
     await claim(one)
-    assert (await two.exchange([], 5)).waits is None
+    assert await waits_for(two) is None
     began = time.monotonic()
-    await take_over(store, two)
-    waits = (await two.exchange([], 5)).waits
+    await outlive(store, two)
+    waits = await waits_for(two)
     assert waits is not None
     assert 0 <= waits <= time.monotonic() - began + 0.01
     store.age(60)
 
-    waits = (await two.exchange([], 5)).waits
+    waits = await waits_for(two)
     assert waits is not None
     assert 59 < waits < 70
-    assert (await two.exchange([], 5, idle=True)).waits is None
+    assert await waits_for(two, idle=True) is None
 
 
-async def test_a_look_for_leases_that_ran_out_leaves_a_job_that_has_to_run_alone_the_time_it_has_waited(
+async def test_a_look_for_lost_workers_leaves_a_job_that_has_to_run_alone_the_time_it_has_waited(
     store: Store, worker: Open
 ) -> None:
     one, two = await worker("w1", max_deliveries=2), await worker("w2", max_deliveries=2)
     await push(store, "a")
     await claim(one)
-    await take_over(store, two)
-    assert two.waiting == 1
+    assert (await outlive(store, two)).jobs == 1
     store.age(60)
+    beat(two)
 
-    assert await one.reclaim(10) == []
-    assert one.waiting == 1
-    waits = (await two.exchange([], 5)).waits
+    look = await take_over(two)
+
+    assert (look.jobs, look.released) == (0, True)
+    waits = await waits_for(two)
     assert waits is not None
     assert 59 < waits < 70
-    assert ids(await claim(one, idle=True)) == ["a"]
-    await one.reclaim(10)
-    assert one.waiting == 0
+    assert ids(await claim(two, idle=True)) == ["a"]
+    assert not (await take_over(two)).released
 
 
 async def test_that_a_job_has_to_run_alone_is_told_once(store: Store, worker: Open) -> None:
@@ -1109,8 +1727,7 @@ async def test_that_a_job_has_to_run_alone_is_told_once(store: Store, worker: Op
         tasks.start_soon(one.listen, hear)
         await subscribed.wait()
         for _ in range(3):
-            await take_over(store, two)
-            assert two.waiting == 2
+            assert (await outlive(store, two)).released
         await store.driver.push([job("last", due="+60000")], repeated=False)
         with anyio.fail_after(5):
             while heard[-1].kind != "due":  # noqa: ASYNC110
@@ -1122,31 +1739,33 @@ async def test_that_a_job_has_to_run_alone_is_told_once(store: Store, worker: Op
 
 async def test_no_job_is_convicted_of_killing_workers_that_did_not_run_alone(store: Store, worker: Open) -> None:
     """A worker that allows more deliveries runs it beside others; that is no proof for one that allows fewer."""
-    generous, strict = await worker("w1", max_deliveries=9), await worker("w2", max_deliveries=2)
+    generous = await worker("w1", max_deliveries=9)
     await push(store, "a")
     await claim(generous)
     for deliveries in (2, 3, 4):
-        assert [lease.deliveries for lease in await take_over(store, generous)] == [deliveries]
+        generous = await worker(f"generous {deliveries}", max_deliveries=9)
+        assert [lease.deliveries for lease in await inherit(store, generous)] == [deliveries]
 
-    assert await take_over(store, strict) == []
+    strict = await worker("w2", max_deliveries=2)
+    assert await inherit(store, strict) == []
 
     assert (await found(store, "a")).state is State.READY
     assert [lease.deliveries for lease in await claim(strict, idle=True)] == [5]
-    assert await take_over(store, strict) == []
+    assert await inherit(store, await worker("w3", max_deliveries=2)) == []
     assert (await found(store, "a")).state is State.DEAD
 
 
 async def test_a_proof_of_long_ago_does_not_convict_a_job_that_ran_beside_others_since(
     store: Store, worker: Open
 ) -> None:
-    strict, generous = await worker("w1", max_deliveries=2), await worker("w2", max_deliveries=9)
     await push(store, "a")
-    await claim(strict)
-    await take_over(store, strict)
+    await claim(await worker("w1", max_deliveries=2))
+    strict = await worker("w2", max_deliveries=2)
+    await outlive(store, strict)
     assert ids(await claim(strict, idle=True)) == ["a"]
-    assert ids(await take_over(store, generous)) == ["a"]
+    assert ids(await inherit(store, await worker("w3", max_deliveries=9))) == ["a"]
 
-    assert await take_over(store, strict) == []
+    assert await inherit(store, await worker("w4", max_deliveries=2)) == []
     assert (await found(store, "a")).state is State.READY
 
 
@@ -1196,7 +1815,7 @@ async def test_a_running_job_is_marked_and_its_worker_told(store: Store, worker:
     assert await store.driver.cancel("a") is Word.CANCELLING
     assert await store.driver.cancel("a") is Word.CANCELLING
 
-    assert renew(consumer, *leases) == [Word.CANCELLING, Word.OK]
+    assert beat(consumer, *leases) == ["a"]
     rows = [(await found(store, "a")), *await store.driver.jobs(State.RUNNING, 10)]
     assert [(row.state, row.cancelling) for row in rows] == [
         (State.RUNNING, is_it) for is_it in (True, True, False)
@@ -1215,14 +1834,47 @@ async def test_a_cancelled_job_is_not_handed_out_again_after_its_worker_died(
     await claim_one(one)
     await store.driver.cancel("a")
 
-    assert await take_over(store, two) == []
+    assert await inherit(store, two) == []
 
     assert await store.driver.find("a") is None
     assert await push(store, job("a", nonce=nonce), repeated=True) == [Pushed(Word.REPEATED)]
     assert await push(store, job("b", unique="key")) == [Pushed(Word.OK)]
     counts = await store.driver.counts()
     assert (counts.ready[Priority.NORMAL], counts.running) == (1, 0)
-    assert happened(counts) == {"pushed": 2, "cancelled": 1}
+    assert happened(counts) == {"pushed": 2, "reclaimed": 1, "cancelled": 1}
+
+
+async def test_a_cancel_reaches_whoever_holds_the_job_by_the_next_beat_even_if_it_was_still_on_its_way(
+    store: Store, worker: Open
+) -> None:
+    one, other = await worker("w1"), await worker("w2")
+    await push(store, "a", "b", "c")
+    theirs = await claim(other, 1)
+    leases = await claim(one)
+    with closing(one.heartbeat()) as heart:
+        assert list(heart.beat(lambda: leases, {})) == []
+        assert await store.driver.cancel("b") is Word.CANCELLING
+
+        assert list(heart.beat(list, {})) == []  # it was delivered, and nobody has seen it yet
+        assert ids(list(heart.beat(lambda: leases, {}))) == ["b"]
+
+        assert await store.driver.cancel("c") is Word.CANCELLING
+        assert "c" in ids(list(heart.beat(lambda: leases, {})))
+    assert beat(other, *theirs) == []
+    assert beat(one, *leases) == ["b", "c"]  # who begins to listen only now is told, too
+
+
+async def test_nobody_is_told_of_a_cancel_that_came_before_the_job_was_handed_on(
+    store: Store, worker: Open
+) -> None:
+    one, two = await worker("w1"), await worker("w2")
+    await push(store, "a", "b")
+    a, _ = await claim(one)
+    await store.driver.cancel("a")
+    assert await settle(one, a, Release()) is Word.OK
+    leases, ended = await claim_and_hear(two, 5)
+    assert (leases, ended) == ([], [("a", Word.CANCELLED)])
+    assert beat(two, *leases) == []
 
 
 async def test_a_cancelled_job_is_not_handed_out_again_after_a_release(store: Store, worker: Open) -> None:
@@ -1361,42 +2013,185 @@ async def test_a_queue_that_no_worker_has_joined_yet_can_be_looked_at(store: Sto
     assert await store.driver.cancel("a") is Word.CANCELLED
 
 
-# Release all, wait, listen
+# Recover, release, wait, listen
 
 
-async def test_what_a_worker_holds_without_knowing_is_handed_back_in_its_place(store: Store, worker: Open) -> None:
+def known(leases: list[Lease]) -> list[tuple[str, str, int, dict[bytes, bytes]]]:
+    return [(lease.job_id, lease.place, lease.deliveries, dict(lease.fields)) for lease in leases]
+
+
+async def test_what_a_lost_reply_brought_is_recovered_as_it_was_and_nothing_that_is_held(
+    store: Store, worker: Open
+) -> None:
+    one, two = await worker("w1"), await worker("w2")
+    await push(store, "a", "b", job("c", priority=Priority.HIGH), job("d", priority=Priority.LOW), "e", "f")
+    await claim(two, 2)
+    await two.release(refund=False, watch=False)
+    leases = await claim(one, 5)
+    others = await claim(await worker("w3"))
+    before = snapshot(store)
+
+    assert await one.recover(leases) == []
+    found_again = await one.recover(leases[1:3])
+
+    assert known(found_again) == known([leases[0], *leases[3:]])
+    assert [lease.deliveries for lease in found_again] == [2, 1, 1]
+    assert known(await one.recover([])) == known(leases)
+    assert known(await one.recover(others)) == known(leases)
+    assert snapshot(store) == before
+    assert (await one.exchange([(lease, Ack()) for lease in found_again], None)).words == [Word.OK] * 3
+    assert known(await one.recover([])) == known(leases[1:3])
+
+
+async def test_what_came_by_a_wait_that_nobody_heard_is_recovered(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    await push(store, "a", job("b", priority=Priority.LOW))
+    await consumer.wait(5, 1)
+    leases = await consumer.recover([])
+    assert [(lease.job_id, lease.deliveries) for lease in leases] == [("a", 1), ("b", 1)]
+    assert (await consumer.exchange([(lease, AGAIN) for lease in leases], None)).words == [Word.OK] * 2
+
+
+async def test_a_job_put_in_by_hand_is_recovered_under_the_id_that_it_goes_by(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    entry = store.put(WORK, Priority.HIGH)
+    store.put(WORK, Priority.LOW, entry=entry)
+    await consumer.wait(5, 1)
+    leases = await consumer.recover([])
+    assert ids(leases) == [entry, f"{entry}@low"]
+    assert [await settle(consumer, lease, LATER) for lease in leases] == [Word.OK] * 2
+
+
+async def test_however_much_a_lost_reply_brought_is_recovered(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    for start in range(0, 1200, 300):
+        await push(store, *(str(number) for number in range(start, start + 300)))
+    leases = await claim(consumer, 1200)
+    assert ids(await consumer.recover(leases[:120])) == [str(number) for number in range(120, 1200)]
+    assert ids(await consumer.recover(leases[:1199])) == ["1199"]
+    assert ids(await consumer.recover(leases[1:])) == ["0"]
+
+
+async def test_however_large_what_a_lost_reply_brought_is_recovered(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    for number in range(12):
+        await store.driver.push(
+            [NewJob(f"{number}", ["name", "Work", "parameters", "x" * 300_000])], repeated=False
+        )
+    assert len(await claim(consumer, 12)) == 12
+    assert ids(await consumer.recover([])) == [str(number) for number in range(12)]
+
+
+async def test_what_was_removed_by_hand_is_not_recovered(redis_store: RedisStore) -> None:
+    store, consumer = redis_store, redis_store.consumer("w1")
+    await consumer.open()
+    await push(store, "a", "b")
+    a, b = await claim(consumer)
+    store.admin.xdel(store.stream(), a.entry)
+    assert ids(await consumer.recover([])) == ["b"]
+    assert [row[0] for row in store.pending()] == [b.entry]
+    store.admin.hdel(f"{store.prefix}jobs", "a")
+    await consumer.aclose()
+    await store.driver.aclose()
+
+
+@pytest.mark.parametrize(
+    ("was_fenced", "refund", "deliveries"),
+    [(False, True, 1), (False, False, 2), (True, True, 2), (True, False, 2)],
+)
+@pytest.mark.parametrize("watch", [False, True])
+async def test_all_that_a_worker_holds_is_released_in_its_place(
+    store: Store, worker: Open, was_fenced: bool, refund: bool, deliveries: int, watch: bool
+) -> None:
+    """Refunded only if that is asked for by a worker that nobody has taken for dead meanwhile."""
     one, two = await worker("w1"), await worker("w2")
     await push(store, "a", "b", "c", job("d", priority=Priority.LOW), "e")
-    _, known = await claim(one, 2)
-    await claim(one, 2)
-    others = await claim(two)
+    if was_fenced:  # and a read of it came later
+        await outlive(store, two)
+        assert len(await one.wait(2, 5)) == 3
+    else:
+        await claim(one, 2)
+        await one.wait(1, 5)
+    others = await claim(two, 1)
 
-    assert await one.release_all([known]) == 3
+    assert await one.release(refund=refund, watch=watch) == (3 if was_fenced else 4)
 
-    assert renew(one, known) == [Word.OK]
-    assert renew(two, *others) == [Word.OK] * len(others)
-    assert [(lease.job_id, lease.deliveries) for lease in await claim(two)] == [("a", 1), ("c", 1), ("e", 1)]
-    assert await one.release_all([known]) == 0
-    assert await one.release_all([]) == 1
+    assert (await two.exchange([(others[0], Ack())], None)).words == [Word.OK]
+    left = [(lease.job_id, lease.deliveries) for lease in await claim(two)]
+    if was_fenced:
+        assert left == [("a", 2), ("b", 2), ("e", 1), ("d", 2)]
+    else:
+        assert left == [("a", deliveries), ("b", deliveries), ("c", deliveries), ("d", deliveries)]
+    assert await one.release(refund=refund, watch=watch) == 0
+
+
+async def test_a_worker_that_released_all_is_one_no_longer(store: Store, worker: Open) -> None:
+    one, two = await worker("w1"), await worker("w2")
+    await push(store, "a")
+    lease = await claim_one(one)
+    await one.release(refund=True, watch=False)
+
+    with pytest.raises(Fenced):
+        await settle(one, lease, Ack())
+    with pytest.raises(Fenced):
+        beat(one)
+    assert (await outlive(store, two)).fenced == []
+    if isinstance(store, RedisStore):
+        assert workers_known(store) == ["worker:w2"]
+
+
+async def test_what_a_late_read_of_a_worker_that_left_brings_is_handed_back_if_it_was_said(
+    store: Store, worker: Open
+) -> None:
+    one, two = await worker("w1"), await worker("w2")
+    assert await one.release(refund=True, watch=True) == 0
+    await push(store, "a")
+    assert ids(await one.wait(1, 5)) == ["a"]  # sent before, by what was heard of it
+
+    pass_by(store, 2)
+    beat(two)
+    assert (await two.reclaim()).jobs == 1
+
+    assert [(lease.job_id, lease.deliveries) for lease in await claim(two)] == [("a", 2)]
+
+
+async def test_the_jobs_of_a_worker_that_is_known_to_be_dead_are_released_by_its_heartbeat_at_once(
+    store: Store, worker: Open
+) -> None:
+    one, two = await worker("w1"), await worker("w2")
+    await push(store, "a", "b")
+    await claim(one)
+    heart = one.heartbeat()
+
+    assert heart.release() == 2
+
+    assert [(lease.job_id, lease.deliveries) for lease in await claim(two)] == [("a", 2), ("b", 2)]
+    with pytest.raises(Fenced):
+        heart.beat(list, {})
+    heart.close()
 
 
 async def test_a_delivery_handed_back_does_not_hide_an_earlier_crash(store: Store, worker: Open) -> None:
     one, two = await worker("w1"), await worker("w2")
     await push(store, "a")
     await claim_one(one)
-    await take_over(store, two)
+    assert [lease.deliveries for lease in await inherit(store, two)] == [2]
 
-    await two.release_all([])
+    await two.release(refund=True, watch=False)
 
-    assert (await claim_one(two)).deliveries == 2
+    assert (await claim_one(await worker("w3"))).deliveries == 2
 
 
-async def test_more_than_a_page_of_jobs_is_handed_back(store: Store, worker: Open) -> None:
-    consumer = await worker()
-    await push(store, *(str(number) for number in range(250)))
-    held = (await claim(consumer, 250))[:120]
-    assert await consumer.release_all(held) == 130
-    assert ids(await claim(consumer, 200)) == [str(number) for number in range(120, 250)]
+@pytest.mark.parametrize("refund", [True, False])
+async def test_more_than_a_page_of_jobs_is_released(store: Store, worker: Open, refund: bool) -> None:
+    one, two = await worker("w1"), await worker("w2")
+    for start in range(0, 1200, 300):
+        await push(store, *(str(number) for number in range(start, start + 300)))
+    await claim(one, 1130)
+    assert await one.release(refund=refund, watch=False) == 1130
+    leases = await claim(two, 1200)
+    assert ids(leases) == [str(number) for number in range(1200)]
+    assert [lease.deliveries for lease in leases] == [1 if refund else 2] * 1130 + [1] * 70
 
 
 async def wait_for(consumer: Consumer, do: Callable[[], Awaitable[object]]) -> list[Lease]:
@@ -1447,12 +2242,13 @@ async def test_a_cancelled_wait_loses_nothing(store: Store, worker: Open) -> Non
         tasks.cancel_scope.cancel()
 
     await push(store, "a")
-    await consumer.release_all([])
+    await consumer.release(refund=True, watch=False)
     assert [(lease.job_id, lease.deliveries) for lease in await claim(other)] == [("a", 1)]
 
 
 async def test_nudges_tell_of_an_earlier_due_time_a_cancel_and_a_release(store: Store, worker: Open) -> None:
     consumer, heard, waiting = await worker(), list[Nudge](), anyio.Event()
+    ear = await worker("w2")
     store.clock.advance(0)
     now_ms = store.clock()
 
@@ -1466,10 +2262,11 @@ async def test_nudges_tell_of_an_earlier_due_time_a_cancel_and_a_release(store: 
         await consumer.exchange([(lease, Release()) for lease in others], None)
         await claim(consumer)
         await consumer.exchange([(others[0], RetryLater("+7000")), (others[1], RetryLater("+3000"))], None)
-        await consumer.release_all([])
+        await consumer.release(refund=True, watch=False)  # there is nothing to tell
+        await consumer.open("w3")
         await push(store, "g")
         await claim_one(consumer)
-        await consumer.release_all([])
+        await consumer.release(refund=True, watch=False)
 
     def hear(nudge: Nudge) -> None:
         heard.append(nudge)
@@ -1480,7 +2277,7 @@ async def test_nudges_tell_of_an_earlier_due_time_a_cancel_and_a_release(store: 
 
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(consumer.listen, hear)
+            tasks.start_soon(ear.listen, hear)
             await waiting.wait()
             await act()
             await anyio.sleep_forever()
@@ -1689,7 +2486,7 @@ async def test_an_entry_put_in_by_hand_can_be_cancelled(store: Store, worker: Op
             await settle(consumer, lease, Release())
         else:
             assert await store.driver.cancel(entry) is Word.CANCELLING
-            assert renew(consumer, lease) == [Word.CANCELLING]
+            assert beat(consumer, lease) == [entry]
             await settle(consumer, lease, Release())
         assert await store.driver.cancel(entry) is Word.CANCELLED
     assert await store.driver.find(entry) is None
@@ -1702,9 +2499,9 @@ async def test_an_entry_put_in_by_hand_whose_worker_died_is_taken_over_then_dead
     one, two = await worker("w1", max_deliveries=2), await worker("w2", max_deliveries=2)
     entry = store.put({"name": "Work", "parameters": "{}"})
     await claim_one(one)
-    assert await take_over(store, two) == []
+    assert await inherit(store, two) == []
     assert [(lease.job_id, lease.deliveries) for lease in await claim(two, idle=True)] == [(entry, 2)]
-    assert await take_over(store, one) == []
+    assert await inherit(store, await worker("w3", max_deliveries=2)) == []
     assert (await found(store, entry)).fields[b"reason"] == b"worker lost"
 
 
@@ -1719,7 +2516,7 @@ async def test_an_entry_put_in_by_hand_under_the_id_of_a_job_leaves_that_job_alo
     lease = await claim_one(one)
 
     if fate is None:
-        assert await take_over(store, two) == []
+        assert await inherit(store, two) == []
     else:
         assert await settle(one, lease, fate) is Word.OK
 
@@ -1791,7 +2588,7 @@ async def test_an_id_may_have_any_characters(store: Store, worker: Open, odd: st
 
     for fate in (AGAIN, LATER, FAILED):
         lease = await claim_one(consumer)
-        assert (lease.job_id, renew(consumer, lease)) == (odd, [Word.OK])
+        assert (lease.job_id, beat(consumer, lease)) == (odd, [])
         assert await settle(consumer, lease, fate) is Word.OK
         store.clock.advance(5)
 
@@ -1799,7 +2596,7 @@ async def test_an_id_may_have_any_characters(store: Store, worker: Open, odd: st
     assert await store.driver.requeue(odd) is Word.OK
     lease = await claim_one(consumer)
     assert await store.driver.cancel(odd) is Word.CANCELLING
-    assert renew(consumer, lease) == [Word.CANCELLING]
+    assert beat(consumer, lease) == [odd]
     assert await settle(consumer, lease, Ack(cancelled=True)) is Word.OK
     assert await push(store, odd, repeated=True) == [Pushed(Word.REPEATED)]
 
@@ -1820,59 +2617,36 @@ async def test_an_id_put_in_by_hand_need_not_be_text(store: Store, worker: Open)
     store.put({"id": b"\xff\xfe \x80", "name": b"\xff", "parameters": b"\xc3", "unique": b"\xfe"})
     for fate in (AGAIN, LATER, FAILED):
         lease = await claim_one(consumer)
-        assert renew(consumer, lease) == [Word.OK]
+        assert beat(consumer, lease) == []
         assert await settle(consumer, lease, fate) is Word.OK
         store.clock.advance(5)
     odd = lease.job_id
     assert odd.encode("utf-8", "surrogateescape") == b"\xff\xfe \x80"
     assert (await found(store, odd)).fields[b"parameters"] == b"\xc3"
     assert await store.driver.requeue(odd) is Word.OK
-    assert (await claim_one(consumer)).fields[b"name"] == b"\xff"
+    lease = await claim_one(consumer)
+    assert lease.fields[b"name"] == b"\xff"
     assert await store.driver.cancel(odd) is Word.CANCELLING
-
-
-async def test_one_look_finds_an_orphan_behind_hundreds_of_healthy_leases(store: Store) -> None:
-    busy, dead, heir = (store.consumer(name) for name in ("busy", "dead", "heir"))
-    for consumer in (busy, dead, heir):
-        await consumer.open()
-    await store.driver.push([job(f"j{n}") for n in range(301)], repeated=False)
-    healthy = (await busy.exchange([], 300)).leases
-    await dead.exchange([], 1)
-    store.age(60)
-    heart = busy.heartbeat()
-    heart.renew(healthy, {})
-    heart.close()
-
-    (lease,) = await heir.reclaim(1)
-
-    assert lease.job_id == "j300"
-    for consumer in (busy, dead, heir):
-        await consumer.aclose()
-    await store.driver.aclose()
+    assert beat(consumer, lease) == [odd]
 
 
 @pytest.mark.parametrize("way", ["reclaimed", "released"])
-async def test_what_is_ended_instead_of_handed_out_again_is_told(store: Store, way: str) -> None:
-    lost, heir = store.consumer("lost"), store.consumer("heir", max_deliveries=1)
-    for consumer in (lost, heir):
-        await consumer.open()
-    await store.driver.push([job("poison"), job("unwanted")], repeated=False)
-    leases = (await lost.exchange([], 2)).leases
+async def test_what_is_ended_instead_of_handed_out_again_is_told(store: Store, worker: Open, way: str) -> None:
+    lost, heir = await worker("lost"), await worker("heir", max_deliveries=1)
+    await push(store, "poison", "unwanted")
+    await claim(lost)
     await store.driver.cancel("unwanted")
     if way == "reclaimed":
-        store.age(60)
-        assert await heir.reclaim(2) == []
-        ended = [("poison", Word.DEAD), ("unwanted", Word.CANCELLED)]
-        letter = await store.driver.find("poison")
-        assert letter is not None
-        error = letter.fields[b"error"].decode()
-        assert error == "delivered 1 times without an outcome: it may kill its workers"
+        await outlive(store, heir)
+        expected = [("poison", Word.DEAD), ("unwanted", Word.CANCELLED)]
     else:
-        await lost.release_all([leases[0]])
-        assert (await heir.exchange([], 2)).leases == []
-        ended = [("unwanted", Word.CANCELLED)]
+        await lost.release(refund=True, watch=False)
+        expected = [("unwanted", Word.CANCELLED)]
 
-    assert heir.ended == ended
-    for consumer in (lost, heir):
-        await consumer.aclose()
-    await store.driver.aclose()
+    leases, ended = await claim_and_hear(heir, 2)
+
+    assert ended == expected
+    assert ids(leases) == ([] if way == "reclaimed" else ["poison"])
+    if way == "reclaimed":
+        error = (await found(store, "poison")).fields[b"error"].decode()
+        assert error == "delivered 1 times without an outcome: it may kill its workers"

@@ -1,11 +1,14 @@
 """Memory and Redis do the same verbs, at random: they have to agree on every word and state, and with a model.
 
-The model is plain: which jobs are on the queue and which are over, who holds which lease, and how often each thing
-was done.
+The model is plain: which jobs are on the queue and which are over, who holds which lease, who was fenced, and how
+often each thing was done. Workers stall, come back, are fenced between any two calls, and send again what had no
+answer.
 """
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio.from_thread
@@ -28,16 +31,21 @@ from redisjobs.driver import (
     Ack,
     Consumer,
     DeadLetter,
+    Ended,
     Fate,
-    Heartbeat,
+    Fenced,
     Lease,
     NewJob,
+    Reclaimed,
     Release,
     RetryLater,
     Row,
+    Silent,
+    Turn,
     Word,
 )
 from redisjobs.drivers import lua
+from redisjobs.errors import DriverError
 from redisjobs.job import Priority, State
 
 T = TypeVar("T")
@@ -45,8 +53,11 @@ T = TypeVar("T")
 Held = tuple[str, tuple[Lease, Lease]]  # whose it is, and what memory and Redis gave
 
 WORKERS = ("w1", "w2", "w3")
+LEASE = 1000.0  # seconds: no example is so long, so that leases run out only when they are made to
 LONGEST = 50  # seconds an example lasts by the set clock: a job that ended is remembered for a minute
 SCRIPTS = sorted(path.name.removesuffix(".lua") for path in lua.folder().iterdir() if path.name.endswith(".lua"))
+
+AGAIN = {"attempt": "2", "error": "é"}
 
 workers = st.sampled_from(WORKERS)
 picks = st.lists(st.integers(-3, 9), min_size=1, max_size=6)  # below 0: a lease of earlier
@@ -64,12 +75,38 @@ new_batch = st.lists(new_jobs, min_size=3, max_size=8, unique_by=lambda options:
 fates = st.sampled_from(
     [
         *[Ack(), Ack(), Ack(cancelled=True), Release(), DeadLetter("failed", "ValueError: no", "a trace")],
-        RetryLater("+0", {"attempt": "2", "error": "é"}),
+        RetryLater("+0", AGAIN),
         RetryLater("later", {"attempt": "", "headers": "{}"}),
     ]
 )
 
+lanes = st.integers(1, 2)
 several_fates = st.lists(fates, min_size=6, max_size=6)
+
+
+@dataclass
+class Sent:
+    """A batch that was settled, and might be sent again.
+
+    Attributes:
+        turn: By what the store knows it.
+        settlements: For memory, and for Redis.
+        words: What it was answered.
+    """
+
+    turn: Turn
+    settlements: tuple[list[tuple[Lease, Fate]], list[tuple[Lease, Fate]]]
+    words: list[Word]
+
+
+@dataclass
+class Claimed:
+    """What an exchange settled, and claims brought until there was no more to have, or enough."""
+
+    words: list[Word]
+    leases: list[Lease]
+    ended: list[Ended]
+    waits: bool
 
 
 def token(worker: str, lease: Lease) -> tuple[str, str, int, str]:
@@ -85,19 +122,63 @@ class Side:
         self.names: dict[str, str] = {}  # entry id -> our name for it
         self.ids: dict[str, str] = {}  # and back
         self.consumers: dict[str, Consumer] = {}
-        self.hearts: dict[str, Heartbeat] = {}
 
     async def open(self) -> None:
         for worker in WORKERS:
-            self.consumers[worker] = self.store.consumer(worker, max_deliveries=2)
-            self.hearts[worker] = self.consumers[worker].heartbeat()
+            self.consumers[worker] = self.store.consumer(worker, lease=LEASE, max_deliveries=2)
             await self.consumers[worker].open()
 
     async def aclose(self) -> None:
         for worker in WORKERS:
-            self.hearts[worker].close()
             await self.consumers[worker].aclose()
         await self.store.driver.aclose()
+
+    def beat(self, worker: str, held: Sequence[Lease]) -> list[str] | None:
+        """The names of those of these jobs that somebody has asked to cancel; None: the worker is fenced."""
+        heart = self.consumers[worker].heartbeat()
+        try:
+            return sorted(self.name(lease.job_id) for lease in heart.beat(lambda: held, {}))
+        except Fenced:
+            return None
+        finally:
+            heart.close()
+
+    async def claim(
+        self,
+        worker: str,
+        count: int,
+        *,
+        idle: bool,
+        settlements: Sequence[tuple[Lease, Fate]] = (),
+        turn: Turn | None = None,
+    ) -> Claimed:
+        """All that memory brings in one exchange, Redis may bring in several."""
+        claimed, consumer = Claimed([], [], [], False), self.consumers[worker]
+        while True:
+            asks, left = idle and not claimed.leases, count - len(claimed.leases)
+            answer = await consumer.exchange(settlements, left, turn=turn, idle=asks)
+            claimed.words += answer.words
+            settlements = []
+            claimed.leases += answer.leases
+            claimed.ended += [(self.name(job_id), word) for job_id, word in answer.ended]
+            claimed.waits = claimed.waits or answer.waits is not None
+            runs_alone = asks and any(lease.deliveries > 1 for lease in answer.leases)
+            if runs_alone or len(claimed.leases) >= count or not answer.more:
+                return claimed
+
+    def look_again(self, *, forget: Sequence[str] = ()) -> None:
+        """Let it be time to look at those who were fenced, and for some of them to be forgotten by that look."""
+        if isinstance(self.store, MemoryStore):
+            for worker_id in forget:
+                if worker_id in self.store.memory.fenced:
+                    self.store.memory.fenced[worker_id] = 0.0
+            return
+        assert isinstance(self.store, RedisStore)
+        admin, prefix = self.store.admin, self.store.prefix
+        for worker_id, _ in admin.zrange(f"{prefix}fenced", 0, -1, withscores=True):
+            admin.zadd(f"{prefix}fenced", {worker_id: self.store.clock()})
+            if worker_id.decode() in forget:
+                admin.hset(f"{prefix}worker:{worker_id.decode()}", "watched_until", 0)
 
     def name(self, job_id: str) -> str:
         entry, at, place = job_id.partition("@")
@@ -140,8 +221,16 @@ class TwoDrivers(RuleBasedStateMachine):
             self.portal.call(side.open)
         for name in SCRIPTS:  # one that is missing would run after others of its round trip
             self.redis.admin.script_load(lua.script(name).source)
-        self.held: dict[str, Held] = {}  # by place: the last lease of each job that was given out
+        self.ids = {worker: worker for worker in WORKERS}  # under which each goes on
+        self.starts = len(WORKERS)
+        self.fenced: set[str] = set()  # ids
+        self.silent: set[str] = set()  # ids of those whose lease is over, and who are not fenced yet
+        self.sent: dict[tuple[str, int], list[Sent]] = {}  # by worker and lane, the last one last
+        self.turns = 0
+        self.jobs = [0, 0]  # that memory, and Redis, have handed back of those who were fenced
+        self.held: dict[str, Held] = {}  # by place: the last lease of each job that was given out, by whose id
         self.stale: list[Held] = []  # those before them, and those that were settled
+        self.gone: set[str] = set()  # places that are nobody's for ever
         self.names = list("abcdefghijklmnop")
         self.there: dict[str, State] = {}  # as of the last look
         self.looks = 0
@@ -174,24 +263,47 @@ class TwoDrivers(RuleBasedStateMachine):
         return memory
 
     def take(self, worker: str, given: tuple[Sequence[Lease], Sequence[Lease]]) -> None:
-        """Both gave the same jobs to this worker, and ended the same ones instead."""
-        ends = [
-            [(side.name(job_id), word) for job_id, word in side.consumers[worker].ended] for side in self.sides
-        ]
-        assert ends[0] == ends[1]
-        for side in self.sides:
-            side.consumers[worker].ended.clear()
-        for name, word in ends[0]:
-            self.done["cancelled" if word is Word.CANCELLED else "dead"] += 1
-            if word is Word.CANCELLED:
-                self.end(name)
+        """Both gave the same jobs to this worker."""
         memory, redis = (
             [side.lease(lease) for lease in leases] for side, leases in zip(self.sides, given, strict=True)
         )
         assert memory == redis
         for pair in zip(*given, strict=True):
             self.retire(pair[0].place)
-            self.held[pair[0].place] = worker, pair
+            self.held[pair[0].place] = self.ids[worker], pair
+
+    def ended(self, ends: tuple[Sequence[Ended], Sequence[Ended]]) -> None:
+        """Both ended the same jobs instead of giving them to somebody."""
+        assert ends[0] == ends[1]
+        for name, word in ends[0]:
+            self.done["cancelled" if word is Word.CANCELLED else "dead"] += 1
+            if word is Word.CANCELLED:
+                self.end(name)
+
+    def lose_all(self, worker_id: str) -> None:
+        """Nothing is this worker's any more."""
+        for place, (owner, _) in list(self.held.items()):
+            if owner == worker_id:
+                self.retire(place)
+
+    def living(self) -> list[str]:
+        return [worker for worker in WORKERS if self.ids[worker] not in self.fenced]
+
+    def unless_fenced(self, worker: str, what: Callable[[Side], Awaitable[T]]) -> tuple[T, T] | None:
+        """What both answer; None: both refuse, and so they must, as the worker was fenced."""
+
+        async def do(side: Side) -> T | None:
+            try:
+                return await what(side)
+            except Fenced as error:
+                if error.worker_id != self.ids[worker]:
+                    raise
+                return None
+
+        memory, redis = self.ask(do)
+        is_fenced = self.ids[worker] in self.fenced
+        assert (memory is None, redis is None) == (is_fenced, is_fenced)
+        return None if memory is None or redis is None else (memory, redis)
 
     def retire(self, place: str) -> None:
         if place in self.held:
@@ -204,7 +316,7 @@ class TwoDrivers(RuleBasedStateMachine):
 
     def current(self) -> set[tuple[str, str, int, str]]:
         """The tokens that may settle; all others are stale."""
-        return {token(owner, lease) for owner, (lease, _) in self.held.values()}
+        return {token(owner, lease) for owner, (lease, _) in self.held.values() if owner not in self.fenced}
 
     def later(self, seconds: int) -> str:
         """A delay that makes no two due times the same: which goes first then depends on their ids."""
@@ -212,10 +324,9 @@ class TwoDrivers(RuleBasedStateMachine):
         return f"+{seconds * 1000 + self.dues}"
 
     def picked(self, worker: str, numbers: list[int]) -> list[tuple[Lease, Lease]]:
-        """Some of a worker's leases, each once: mostly current ones."""
-        now, before = (
-            [pair for owner, pair in leases if owner == worker] for leases in (self.held.values(), self.stale)
-        )
+        """Some of a worker's leases, each once: mostly current ones; among the others, what it held before."""
+        now = [pair for owner, pair in self.held.values() if owner == self.ids[worker]]
+        before = [pair for owner, pair in self.stale if owner.partition(" ")[0] == worker]
         chosen = [(now if n >= 0 else before, n) for n in numbers]
         found = [leases[n % len(leases)] for leases, n in chosen if leases]
         return list({pair[0].place: pair for pair in found}.values())
@@ -263,72 +374,150 @@ class TwoDrivers(RuleBasedStateMachine):
 
     @rule(worker=workers, count=st.integers(0, 6), idle=st.booleans())
     def claim(self, worker: str, count: int, idle: bool) -> None:
-        self._exchange(worker, [], [], count, idle)
+        """Promote what is due and hear what there is; then claim."""
 
-    @rule(worker=workers, count=st.integers(1, 6), idle=st.booleans(), chosen=several_fates)
-    def work(self, worker: str, count: int, idle: bool, chosen: list[Fate]) -> None:
+        async def promote(side: Side) -> Any:
+            answer = await side.consumers[worker].exchange([], 0)
+            return answer.due_in, answer.server_ms
+
+        heard = self.unless_fenced(worker, promote)
+        assert heard is None or heard[0] == heard[1]
+        if not count:
+            return
+        claimed = self.unless_fenced(worker, lambda side: side.claim(worker, count, idle=idle))
+        if claimed is not None:
+            memory, redis = claimed
+            assert memory.waits == redis.waits
+            self.ended((memory.ended, redis.ended))
+            self.take(worker, (memory.leases, redis.leases))
+
+    @rule(worker=workers, count=st.integers(1, 6), idle=st.booleans(), chosen=several_fates, lane=lanes)
+    def work(self, worker: str, count: int, idle: bool, chosen: list[Fate], lane: int) -> None:
         """Claim some, and settle what was claimed."""
         before = set(self.held)
-        self._exchange(worker, [], [], count, idle)
+        self.claim(worker, count, idle)
         claimed = [pair for place, (_, pair) in self.held.items() if place not in before]
-        self._exchange(worker, claimed, [self.dated(fate) for fate in chosen[: len(claimed)]], None)
+        self._settle(worker, claimed, chosen[: len(claimed)], lane)
+
+    @rule(worker=workers, other=workers, jobs=new_batch, chosen=several_fates, late=st.booleans())
+    def work_and_be_fenced_meanwhile(
+        self, worker: str, other: str, jobs: list[dict[str, Any]], chosen: list[Fate], late: bool
+    ) -> None:
+        """As the worker stalls others run its jobs; it settles them, to no avail, and goes on as somebody new."""
+        if worker == other:
+            other = WORKERS[WORKERS.index(worker) - 1]
+        for each in (worker, other):
+            self.come_back(each, True)
+        before = set(self.held)
+        self.claim(worker, 3, False)
+        claimed = [pair for place, (_, pair) in self.held.items() if place not in before]
+        self.fall_silent([worker])
+        self.look_for_the_lost(other, False)
+        assert self.ids[worker] in self.fenced
+        self._settle(worker, claimed, chosen[: len(claimed)], 1)
+        self.beat(worker, [])
+        self.claim(other, 2, False)
+        self._settle(worker, claimed, chosen[: len(claimed)], 0)
+        if late:
+            self.push(jobs, False)
+            self.wait(worker, 2)
+        self.come_back(worker, True)
 
     @rule(
         worker=workers,
         numbers=picks,
         chosen=several_fates,
-        count=st.sampled_from([None, 0, 3]),
+        lane=st.integers(0, 2),
+        count=st.sampled_from([None, None, 3]),
     )
-    def settle(self, worker: str, numbers: list[int], chosen: list[Fate], count: int | None) -> None:
-        owners = [owner for owner, _ in self.held.values()]
+    def settle(self, worker: str, numbers: list[int], chosen: list[Fate], lane: int, count: int | None) -> None:
+        """Settle some of what a worker holds, or held: with a turn, or, in lane 0, without; it may claim too."""
+        owners = [each for each in WORKERS if any(owner == self.ids[each] for owner, _ in self.held.values())]
         worker = worker if worker in owners else (owners or [worker])[0]
         held = self.picked(worker, numbers)
-        self._exchange(worker, held, [self.dated(fate) for fate in chosen[: len(held)]], count)
+        self._settle(worker, held, chosen[: len(held)], lane, count)
 
     @rule(worker=workers, owner=workers, chosen=several_fates)
     def settle_what_another_holds(self, worker: str, owner: str, chosen: list[Fate]) -> None:
         if worker != owner:
-            theirs = [pair for holder, pair in self.held.values() if holder == owner][: len(chosen)]
-            dated = [self.dated(fate) for fate in chosen[: len(theirs)]]
+            theirs = [pair for holder, pair in self.held.values() if holder == self.ids[owner]][: len(chosen)]
+            words = self._settle(worker, theirs, chosen[: len(theirs)], 0)
+            assert words is None or words == [Word.LEASE_LOST] * len(theirs)
 
-            async def do(side: Side) -> Any:
-                number = self.sides.index(side)
-                settlements = [(pair[number], fate) for pair, fate in zip(theirs, dated, strict=True)]
-                return (await side.consumers[worker].exchange(settlements, None)).words
+    @rule(worker=workers, lane=lanes)
+    def send_again(self, worker: str, lane: int) -> None:
+        """The last of a lane is answered as it was before, an older one is refused; and nothing is done twice."""
+        for age, batch in enumerate(self.sent.get((worker, lane), [])[:-3:-1]):
+            answers = self.unless_fenced(worker, partial(self._repeat, worker, batch))
+            assert answers is None or answers == ([Word.STALE] if age else batch.words,) * 2
 
-            assert list(self.agree(do)) == [Word.LEASE_LOST] * len(theirs)
+    async def _repeat(self, worker: str, batch: Sent, side: Side) -> list[Word]:
+        settlements = batch.settlements[self.sides.index(side)]
+        try:
+            return list((await side.consumers[worker].exchange(settlements, None, turn=batch.turn)).words)
+        except DriverError as error:
+            if isinstance(error, Fenced):
+                raise
+            return [Word.STALE]
 
     def dated(self, fate: Fate) -> Fate:
         if isinstance(fate, RetryLater) and fate.due == "later":
             return RetryLater(self.later(9), fate.changes)
         return fate
 
-    def _exchange(
+    def _settle(
         self,
         worker: str,
         held: list[tuple[Lease, Lease]],
         chosen: list[Fate],
-        count: int | None,
-        idle: bool = False,
-    ) -> None:
-        async def do(side: Side) -> Any:
-            number = self.sides.index(side)
-            settlements = [(pair[number], fate) for pair, fate in zip(held, chosen, strict=True)]
-            return await side.consumers[worker].exchange(settlements, count, idle=idle)
+        lane: int,
+        count: int | None = None,
+    ) -> list[Word] | None:
+        fates = [self.dated(fate) for fate in chosen]
+        turn = None
+        if lane:
+            self.turns += 1
+            turn = Turn(lane, self.turns)
+        settlements = (
+            [(pair[0], fate) for pair, fate in zip(held, fates, strict=True)],
+            [(pair[1], fate) for pair, fate in zip(held, fates, strict=True)],
+        )
+
+        if any(isinstance(fate, Release) or fate == RetryLater("+0", AGAIN) for fate in fates):
+            count = None  # what becomes ready by an exchange may come before, or after, what it claims
+        if count is not None:
+            self.claim(worker, 0, False)  # for both to know what there is
+
+        async def do(side: Side) -> Claimed:
+            mine = settlements[self.sides.index(side)]
+            if count is not None:
+                return await side.claim(worker, count, idle=False, settlements=mine, turn=turn)
+            words = list((await side.consumers[worker].exchange(mine, None, turn=turn)).words)
+            return Claimed(words, [], [], False)
 
         current = self.current()
-        memory, redis = self.ask(do)
-        assert (memory.words, memory.due_in, memory.server_ms) == (redis.words, redis.due_in, redis.server_ms)
-        assert (memory.waits is None) == (redis.waits is None)
-        for (lease, _), fate, word in zip(held, chosen, memory.words, strict=True):
-            assert word is Word.LEASE_LOST or token(worker, lease) in current
+        answers = self.unless_fenced(worker, do)
+        if answers is None:
+            return None
+        memory, redis = answers
+        words = memory.words
+        assert words == redis.words
+        assert memory.waits == redis.waits
+        if turn is not None and held:
+            self.sent.setdefault((worker, lane), []).append(Sent(turn, settlements, words))
+        for (lease, _), fate, word in zip(held, fates, words, strict=True):
+            assert (word is not Word.LEASE_LOST) == (token(self.ids[worker], lease) in current)
             self.settled(lease, fate, word)
+        self.ended((memory.ended, redis.ended))
         self.take(worker, (memory.leases, redis.leases))
+        return words
 
     def settled(self, lease: Lease, fate: Fate, word: Word) -> None:
         if word is Word.LEASE_LOST:
             return
         self.retire(lease.place)
+        if not isinstance(fate, Release):
+            self.gone.add(lease.place)
         match word, fate:
             case (Word.CANCELLED, _) | (Word.OK, Ack(cancelled=True)):
                 self.done["cancelled"] += 1
@@ -354,34 +543,116 @@ class TwoDrivers(RuleBasedStateMachine):
 
         self.take(worker, self.ask(do))
 
-    @rule(owner=workers, numbers=picks, other=workers)
-    def lose_leases(self, owner: str, numbers: list[int], other: str) -> None:
-        """Every lease runs out but those renewed in time, and somebody takes the rest over."""
+    @rule(stalled=st.lists(workers, min_size=1, max_size=2, unique=True))
+    def fall_silent(self, stalled: list[str]) -> None:
+        """The leases of some end, as all the others beat; they are not lost before somebody looks."""
         for side in self.sides:
-            side.store.age(60)
-        self.renew(owner, numbers)
-        reclaimed = self.ask(lambda side: side.consumers[other].reclaim(100))
-        self.done["reclaimed"] += len(reclaimed[0])
-        self.take(other, reclaimed)
-
-    def renew(self, worker: str, numbers: list[int]) -> None:
-        pairs = self.picked(worker, numbers)
-        memory, redis = (
-            side.hearts[worker].renew([pair[number] for pair in pairs], {})
-            for number, side in enumerate(self.sides)
-        )
-        assert memory == redis
-        for (lease, _), word in zip(pairs, memory, strict=True):
-            assert word is Word.LEASE_LOST or token(worker, lease) in self.current()
+            side.store.age(2 * LEASE)
+        self.silent = {self.ids[worker] for worker in self.living()}
+        for worker in self.living():
+            if worker not in stalled:
+                self.beat(worker, [])
 
     @rule(worker=workers, numbers=picks)
-    def release_all(self, worker: str, numbers: list[int]) -> None:
-        pairs = self.picked(worker, numbers)
+    def beat(self, worker: str, numbers: list[int]) -> None:
+        """A worker lives, and hears what of some jobs it holds is to be cancelled; none that was fenced does."""
+        pairs = [pair for pair in self.picked(worker, numbers) if pair[0].place in self.held] if numbers else []
+        memory, redis = (side.beat(worker, [pair[n] for pair in pairs]) for n, side in enumerate(self.sides))
+        assert memory == redis
+        assert (memory is None) == (self.ids[worker] in self.fenced)
+        if memory is not None:
+            self.silent.discard(self.ids[worker])
 
-        async def do(side: Side) -> int:
-            return await side.consumers[worker].release_all([pair[self.sides.index(side)] for pair in pairs])
+    @rule(worker=workers, returns=st.booleans())
+    def look_for_the_lost(self, worker: str, returns: bool) -> None:
+        """Fence who is silent, but for one that beats just in time, and hand back what fenced ones hold."""
+        named = self._reclaim(worker, ([], []))
+        if named is None:
+            return
+        others = tuple([each for each in look.silent if each.worker_id != self.ids[worker]] for look in named)
+        if returns and others[0]:
+            (spared,) = [each for each in WORKERS if self.ids[each] == others[0][0].worker_id]
+            self.beat(spared, [])
+        self._reclaim(worker, others)
+        for _ in range(2 + len(self.fenced) // 10):  # ten at a time
+            self._reclaim(worker, ([], []))
 
-        self.done["released"] += self.agree(do)
+    def _reclaim(self, worker: str, silent: tuple[Sequence[Silent], ...]) -> tuple[Reclaimed, Reclaimed] | None:
+        for side in self.sides:
+            side.look_again()
+        looks = self.unless_fenced(
+            worker, lambda side: side.consumers[worker].reclaim(silent[self.sides.index(side)], others=True)
+        )
+        if looks is None:
+            return None
+        memory, redis = looks
+        lost = {each.worker_id for each in silent[0]} & self.silent
+        assert sorted(memory.fenced) == sorted(redis.fenced) == sorted(lost)
+        self.fenced |= lost
+        self.silent -= lost
+        assert {each.worker_id for each in memory.silent} == self.silent
+        assert {each.worker_id for each in redis.silent} == self.silent
+        assert {each.lease for look in looks for each in look.silent} <= {LEASE}
+        if len(self.fenced) <= 10:
+            assert (memory.jobs, memory.released, memory.others) == (redis.jobs, redis.released, redis.others)
+        for worker_id in self.fenced:
+            self.lose_all(worker_id)
+        self.jobs[0] += memory.jobs
+        self.jobs[1] += redis.jobs
+        return looks
+
+    @rule(worker=workers, releases=st.booleans())
+    def come_back(self, worker: str, releases: bool) -> None:
+        """One that was fenced goes on under a new id."""
+        if self.ids[worker] in self.fenced:
+            if releases:
+                self._release(worker, refund=True, watch=True)
+            self._begin(worker)
+
+    @rule(worker=workers, refund=st.booleans(), watch=st.booleans())
+    def leave(self, worker: str, refund: bool, watch: bool) -> None:
+        """A worker hands back all that it holds, and another begins in its place."""
+        self._release(worker, refund=refund, watch=watch)
+        self._begin(worker)
+
+    def _release(self, worker: str, *, refund: bool, watch: bool) -> None:
+        self.done["released"] += self.agree(
+            lambda side: side.consumers[worker].release(refund=refund, watch=watch)
+        )
+        self.lose_all(self.ids[worker])
+        self.fenced.add(self.ids[worker])
+        self.silent.discard(self.ids[worker])
+        assert self.unless_fenced(worker, lambda side: side.consumers[worker].exchange([], None)) is None
+
+    def _begin(self, worker: str) -> None:
+        self.starts += 1
+        self.ids[worker] = f"{worker} {self.starts}"
+        for lane in (1, 2):
+            self.sent.pop((worker, lane), None)
+        self.ask(lambda side: side.consumers[worker].open(self.ids[worker]))
+
+    @rule()
+    def forget_the_fenced(self) -> None:
+        """Time passes for those who were fenced and have come back; the next look forgets them."""
+        forgotten = self.fenced - set(self.ids.values())
+        for side in self.sides:
+            side.look_again(forget=sorted(forgotten))
+
+    @rule(worker=workers, numbers=picks)
+    def recover(self, worker: str, numbers: list[int]) -> None:
+        """What a lost reply brought is found, as it was; and nothing else is."""
+        known = self.picked(worker, numbers)
+        places = {pair[0].place for pair in known}
+
+        async def do(side: Side) -> Any:
+            mine = [pair[self.sides.index(side)] for pair in known]
+            return sorted(map(repr, map(side.lease, await side.consumers[worker].recover(mine))))
+
+        found = self.unless_fenced(worker, do)
+        if found is not None:
+            missing = [pair for owner, pair in self.held.values() if owner == self.ids[worker]]
+            expected = [self.sides[0].lease(pair[0]) for pair in missing if pair[0].place not in places]
+            assert found == (sorted(map(repr, expected)),) * 2
 
     @rule(verb=st.sampled_from(["cancel", "requeue", "delete"]), number=st.integers(0, 9), any_state=st.booleans())
     def act(self, verb: str, number: int, any_state: bool) -> None:
@@ -421,6 +692,8 @@ class TwoDrivers(RuleBasedStateMachine):
                 [row and side.row(row) for row in found],
             )
 
+        assert self.jobs[0] == self.jobs[1]
+        self.done["reclaimed"] = self.jobs[0]
         self.looks += 1
         names = [self.names[(self.looks + n) % len(self.names)] for n in range(3)]  # all of them, in turn
         counts, listed, found = self.agree(look)

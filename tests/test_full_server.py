@@ -82,6 +82,44 @@ async def test_a_worker_that_starts_on_a_full_server_comes_up_and_drains_it(benc
     assert bench.store.located() == {}
 
 
+async def test_on_a_full_server_a_dead_workers_jobs_run_elsewhere(bench: Bench) -> None:
+    await bench.queue.push_many([Work(1), Work(2), Work(3)])
+    dead = bench.store.consumer("dead", lease=0.6)
+    assert len((await dead.exchange([], 2)).leases) == 2
+    await dead.aclose()
+    bench.fill()
+
+    with anyio.fail_after(20):
+        await Worker(bench.queue, lease=0.6).run(until_idle=True)
+
+    assert sorted(bench.ran) == [1, 2, 3]
+    assert bench.store.located() == {}
+
+
+async def test_on_a_full_server_a_worker_that_was_fenced_goes_on_under_a_new_id(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = Worker(bench.queue, lease=1)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.run)
+        await eventually(lambda: worker.health.ready and blocked(bench.store))
+        await bench.queue.push_many([Work(1), Work(2)])
+        await eventually(lambda: len(bench.ran) == 2 and bench.store.located() == {})
+        prefix = bench.store.prefix
+        (first,) = bench.store.admin.zrange(f"{prefix}workers", 0, -1)
+        bench.fill()
+
+        bench.store.admin.delete(f"{prefix}worker:{first.decode()}")  # as a failover may lose it
+
+        await eventually(lambda: bench.store.admin.zrange(f"{prefix}workers", 0, -1) not in ([], [first]))
+        await eventually(lambda: worker.health.ready)
+        bench.make_room()
+        await bench.queue.push(Work(3))
+        await eventually(lambda: sorted(bench.ran) == [1, 2, 3])
+        worker.stop()
+    assert "goes on under a new id" in caplog.text
+
+
 async def test_a_worker_waits_on_a_full_server_that_lost_its_groups_and_runs_what_comes(bench: Bench) -> None:
     worker = Worker(bench.queue, lease=1)
     async with anyio.create_task_group() as tasks:

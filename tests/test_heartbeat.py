@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pytest
 
-from redisjobs.driver import Lease, Word
+from redisjobs.driver import Fenced, Lease
 from redisjobs.errors import Unavailable
 from redisjobs.heartbeat import Heartbeat
 
@@ -22,12 +22,21 @@ class Bench:
         self, failing: str = "", error: Exception | None = None, times: int = 0, *, lease: float = 0.3
     ) -> None:
         self.failures_left = times
-        self.renewed_after_it = threading.Event()
-        self.renewals = threading.Semaphore(0)  # one for each that was answered
+        self.beaten_after_it = threading.Event()
+        self.beats = threading.Semaphore(0)  # one for each that was answered
+        self.fences = threading.Semaphore(0)
         self.looks = threading.Semaphore(0)
         self.closed = False
         self._failing, self._error = failing, error
-        self.beat = Heartbeat(self, lease, self.held, self.facts, self.answered, self.look)
+        self.heartbeat = Heartbeat(
+            self,
+            lease,
+            held=self.held,
+            facts=self.facts,
+            beaten=self.beaten,
+            fenced=self.fenced,
+            look=self.look,
+        )
 
     def _maybe_fail(self, part: str) -> None:
         if part == self._failing and self.failures_left:
@@ -43,21 +52,25 @@ class Bench:
         self._maybe_fail("facts")
         return {}
 
-    def renew(self, leases: Sequence[Lease], facts: Mapping[str, str]) -> list[Word]:
-        self._maybe_fail("renew")
-        return []
+    def beat(self, held: Callable[[], Sequence[Lease]], facts: Mapping[str, str]) -> Sequence[Lease]:
+        self._maybe_fail("beat")
+        return held()
 
-    def answered(self, leases: Sequence[Lease], words: Sequence[Word]) -> None:
-        self._maybe_fail("answered")
+    def beaten(self, cancelled: Sequence[Lease]) -> None:
+        self._maybe_fail("beaten")
         if not self.failures_left:
-            self.renewed_after_it.set()
-        self.renewals.release()
+            self.beaten_after_it.set()
+        self.beats.release()
+
+    def fenced(self, error: Fenced) -> None:
+        self._maybe_fail("fenced")
+        self.fences.release()
 
     def look(self) -> None:
         self._maybe_fail("look")
         self.looks.release()
 
-    def hand_over(self) -> int:
+    def release(self) -> int:
         return 0
 
     def close(self) -> None:
@@ -70,91 +83,90 @@ def run() -> Iterator[Callable[[Bench], Bench]]:
 
     def start(bench: Bench) -> Bench:
         benches.append(bench)
-        bench.beat.start()
+        bench.heartbeat.start()
         return bench
 
     yield start
     for bench in benches:
-        bench.beat.stop(SOON)
+        bench.heartbeat.stop(SOON)
         assert bench.closed
 
 
 @pytest.mark.parametrize("error", [ValueError("a defect"), Unavailable("away"), MemoryError(), RecursionError()])
-@pytest.mark.parametrize("failing", ["held", "facts", "renew", "answered", "look"])
-def test_it_renews_again_whatever_failed(run: Callable[[Bench], Bench], failing: str, error: Exception) -> None:
+@pytest.mark.parametrize("failing", ["held", "facts", "beat", "beaten", "look"])
+def test_it_beats_again_whatever_failed(run: Callable[[Bench], Bench], failing: str, error: Exception) -> None:
     bench = run(Bench(failing, error, times=2))
 
-    assert bench.renewed_after_it.wait(SOON)
+    assert bench.beaten_after_it.wait(SOON)
     assert bench.failures_left == 0
-    assert not bench.beat.broken
+    assert not bench.heartbeat.broken
 
 
-def test_it_renews_again_when_there_is_no_thread_left_to_say_what_failed(
+def test_it_beats_again_when_there_is_no_thread_left_to_say_what_failed(
     run: Callable[[Bench], Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class None_(threading.Thread):
         def start(self) -> None:
             raise RuntimeError("can't start new thread")
 
-    bench = Bench("renew", ValueError("a defect"), times=2)
+    bench = Bench("beat", ValueError("a defect"), times=2)
     monkeypatch.setattr("redisjobs.aside.threading.Thread", None_)
-    threads = [bench.beat._thread]
+    threads = [bench.heartbeat._thread]
 
     run(bench)
 
-    assert bench.renewed_after_it.wait(SOON)
+    assert bench.beaten_after_it.wait(SOON)
     assert threads[0].is_alive()
 
 
-def test_while_renewals_fail_no_lease_counts_as_renewed(run: Callable[[Bench], Bench]) -> None:
-    bench = Bench("renew", Unavailable("away"), times=10**9)
-    renewed = run(bench).beat.renewed
+def test_while_beats_fail_none_counts_as_having_got_through(run: Callable[[Bench], Bench]) -> None:
+    bench = Bench("beat", Unavailable("away"), times=10**9)
+    beat_at = run(bench).heartbeat.beat_at
 
-    assert not bench.renewed_after_it.wait(0.5)
+    assert not bench.beaten_after_it.wait(0.5)
 
-    assert bench.beat.renewed == renewed
+    assert bench.heartbeat.beat_at == beat_at
     bench.failures_left = 0
-    assert bench.renewed_after_it.wait(SOON)
-    bench.beat.stop(SOON)
-    assert bench.beat.renewed > renewed
-    assert bench.beat.steady_since > renewed  # for longer than a lease nobody renewed
-    assert not bench.beat.broken
+    assert bench.beaten_after_it.wait(SOON)
+    bench.heartbeat.stop(SOON)
+    assert bench.heartbeat.beat_at > beat_at
+    assert not bench.heartbeat.broken
 
 
-def test_leases_are_renewed_again_and_again_before_they_run_out(run: Callable[[Bench], Bench]) -> None:
+def test_a_worker_beats_again_and_again_before_its_lease_is_over(run: Callable[[Bench], Bench]) -> None:
     bench = run(Bench())
     began = time.monotonic()
 
     for _ in range(12):  # of which a third of a lease is between each and the next
-        assert bench.renewals.acquire(timeout=SOON)
+        assert bench.beats.acquire(timeout=SOON)
 
     assert time.monotonic() - began < SOON
-    assert time.monotonic() - bench.beat.renewed < SOON
+    assert time.monotonic() - bench.heartbeat.beat_at < SOON
 
 
-def test_the_first_renewal_is_at_once_and_the_next_not_before_its_time(run: Callable[[Bench], Bench]) -> None:
+def test_the_first_beat_is_at_once_and_the_next_not_before_its_time(run: Callable[[Bench], Bench]) -> None:
     bench = run(Bench(lease=LONG))
 
-    assert bench.renewals.acquire(timeout=SOON)
-    assert not bench.renewals.acquire(timeout=0.3)
+    assert bench.beats.acquire(timeout=SOON)
+    assert not bench.beats.acquire(timeout=0.3)
 
 
-def test_a_renewal_that_is_hurried_is_made_at_once_and_once(run: Callable[[Bench], Bench]) -> None:
+def test_a_beat_that_is_hurried_is_made_at_once_and_once(run: Callable[[Bench], Bench]) -> None:
     bench = run(Bench(lease=LONG))
-    assert bench.renewals.acquire(timeout=SOON)
+    assert bench.beats.acquire(timeout=SOON)
 
     for _ in range(2):
-        bench.beat.hurry()
+        bench.heartbeat.hurry()
 
-        assert bench.renewals.acquire(timeout=SOON)
-        assert not bench.renewals.acquire(timeout=0.3)
+        assert bench.beats.acquire(timeout=SOON)
+        assert not bench.beats.acquire(timeout=0.3)
 
 
-def test_a_renewal_that_failed_is_tried_again_soon_however_long_the_lease(run: Callable[[Bench], Bench]) -> None:
-    bench = run(Bench("renew", Unavailable("away"), times=1, lease=LONG))
+def test_a_beat_that_failed_is_tried_again_soon_however_long_the_lease(run: Callable[[Bench], Bench]) -> None:
+    bench = run(Bench("beat", Unavailable("away"), times=1, lease=LONG))
 
-    assert bench.renewals.acquire(timeout=SOON)
-    assert not bench.renewals.acquire(timeout=0.3)
+    assert bench.beats.acquire(timeout=SOON)
+    assert not bench.beats.acquire(timeout=0.3)
 
 
 def test_the_loop_is_looked_at_again_and_again_however_long_the_lease(run: Callable[[Bench], Bench]) -> None:
@@ -162,54 +174,105 @@ def test_the_loop_is_looked_at_again_and_again_however_long_the_lease(run: Calla
 
     for _ in range(2):
         assert bench.looks.acquire(timeout=SOON)
-    assert bench.renewals.acquire(timeout=0)
-    assert not bench.renewals.acquire(timeout=0)  # a look renews nothing
+    assert bench.beats.acquire(timeout=0)
+    assert not bench.beats.acquire(timeout=0)  # a look is no beat
 
 
-def test_a_heartbeat_that_has_just_begun_counts_as_steady_for_two_thirds_of_a_lease(
+def test_a_beat_counts_from_when_it_was_begun_and_a_worker_that_has_just_begun_as_alive(
     run: Callable[[Bench], Bench],
 ) -> None:
-    """So what ran out is taken over once others that could not renew had a third of a lease for it."""
-    bench = Bench(lease=LONG)
-    built = time.monotonic()
+    """The store starts the lease as it arrives, which is later: a worker gives up before others take over."""
+    begun, answer = threading.Event(), threading.Event()
+
+    class Slow(Bench):
+        def beat(self, held: Callable[[], Sequence[Lease]], facts: Mapping[str, str]) -> Sequence[Lease]:
+            begun.set()
+            assert answer.wait(SOON)
+            return ()
+
+    bench = Slow(lease=LONG)
+    bench.heartbeat.beat_at = 0.0
 
     run(bench)
-    assert bench.renewals.acquire(timeout=SOON)
-    bench.beat.stop(SOON)
+    assert begun.wait(SOON)
+    started = time.monotonic()
+    assert bench.heartbeat.beat_at > 0
+    time.sleep(0.05)
+    answer.set()
+    assert bench.beats.acquire(timeout=SOON)
 
-    assert built <= bench.beat.renewed <= time.monotonic()
-    assert bench.beat.renewed - SOON <= bench.beat.steady_since + LONG * 2 / 3 <= bench.beat.renewed
+    assert bench.heartbeat.beat_at <= started
 
 
-def test_a_stopped_heartbeat_renews_no_more_and_closes_its_connection(run: Callable[[Bench], Bench]) -> None:
+def test_a_worker_that_is_fenced_is_told_and_its_heartbeat_goes_on_for_whoever_it_is_next(
+    run: Callable[[Bench], Bench],
+) -> None:
+    bench = Bench("beat", Fenced("w1"), times=1)
+    bench.heartbeat.beat_at = 0.0
+
+    run(bench)
+
+    assert bench.fences.acquire(timeout=SOON)
+    assert bench.beats.acquire(timeout=SOON)
+    assert not bench.fences.acquire(timeout=0)
+    assert not bench.heartbeat.broken
+
+
+def test_a_beat_that_was_refused_as_the_worker_is_fenced_is_no_sign_of_life(run: Callable[[Bench], Bench]) -> None:
+    bench = Bench("beat", Fenced("w1"), times=10**9)
+    beat_at = run(bench).heartbeat.beat_at
+
+    for _ in range(2):
+        assert bench.fences.acquire(timeout=SOON)
+
+    assert bench.heartbeat.beat_at == beat_at
+
+
+def test_that_whoever_is_told_of_the_fence_fails_does_not_end_the_heartbeat(run: Callable[[Bench], Bench]) -> None:
+    told = threading.Semaphore(0)
+
+    class Failing(Bench):
+        def fenced(self, error: Fenced) -> None:
+            told.release()
+            raise RuntimeError("the event loop is closed")
+
+    bench = run(Failing("beat", Fenced("w1"), times=2))
+
+    for _ in range(2):
+        assert told.acquire(timeout=SOON)
+    assert bench.beats.acquire(timeout=SOON)
+    assert not bench.heartbeat.broken
+
+
+def test_a_stopped_heartbeat_beats_no_more_and_closes_its_connection(run: Callable[[Bench], Bench]) -> None:
     bench = run(Bench(lease=LONG))
-    assert bench.renewals.acquire(timeout=SOON)
+    assert bench.beats.acquire(timeout=SOON)
     began = time.monotonic()
 
-    bench.beat.stop(SOON)
+    bench.heartbeat.stop(SOON)
 
     assert time.monotonic() - began < SOON
     assert bench.closed
-    assert not bench.renewals.acquire(timeout=0)
-    assert not bench.beat.broken
+    assert not bench.beats.acquire(timeout=0)
+    assert not bench.heartbeat.broken
 
 
-def test_a_heartbeat_that_hangs_in_a_renewal_is_waited_for_no_longer_than_asked_nor_by_the_process() -> None:
+def test_a_heartbeat_that_hangs_in_a_beat_is_waited_for_no_longer_than_asked_nor_by_the_process() -> None:
     asked, answer = threading.Event(), threading.Event()
 
     class Hanging(Bench):
-        def renew(self, leases: Sequence[Lease], facts: Mapping[str, str]) -> list[Word]:
+        def beat(self, held: Callable[[], Sequence[Lease]], facts: Mapping[str, str]) -> Sequence[Lease]:
             asked.set()
             answer.wait(4 * SOON)
-            return []
+            return ()
 
     bench = Hanging()
-    bench.beat.start()
+    bench.heartbeat.start()
     assert asked.wait(SOON)
     (thread,) = (each for each in threading.enumerate() if each.name == "redisjobs heartbeat")
     began = time.monotonic()
 
-    bench.beat.stop(0.1)
+    bench.heartbeat.stop(0.1)
 
     assert time.monotonic() - began < SOON
     assert thread.daemon
@@ -226,32 +289,32 @@ def said(caplog: pytest.LogCaptureFixture, lines: int) -> list[tuple[str, str]]:
     return [(record.levelname, record.getMessage()) for record in caplog.records]
 
 
-def test_that_renewals_fail_is_said_once_and_that_they_succeed_again(
+def test_that_beats_fail_is_said_once_and_that_they_succeed_again(
     run: Callable[[Bench], Bench], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "redisjobs.worker")
-    bench = run(Bench("renew", Unavailable("away"), times=3))
+    bench = run(Bench("beat", Unavailable("away"), times=3))
 
-    assert bench.renewed_after_it.wait(SOON)
+    assert bench.beaten_after_it.wait(SOON)
     for _ in range(3):
-        assert bench.renewals.acquire(timeout=SOON)
+        assert bench.beats.acquire(timeout=SOON)
 
     assert said(caplog, 2) == [
-        ("WARNING", "leases could not be renewed, trying on: away"),
-        ("INFO", "leases are renewed again"),
+        ("WARNING", "no sign of life got through, trying on: away"),
+        ("INFO", "signs of life get through again"),
     ]
 
 
-def test_a_defect_that_keeps_leases_from_being_renewed_is_said_with_its_traceback(
+def test_a_defect_that_keeps_a_worker_from_beating_is_said_with_its_traceback(
     run: Callable[[Bench], Bench], caplog: pytest.LogCaptureFixture
 ) -> None:
-    bench = run(Bench("renew", ValueError("a defect"), times=1))
+    bench = run(Bench("beat", ValueError("a defect"), times=1))
 
-    assert bench.renewed_after_it.wait(SOON)
+    assert bench.beaten_after_it.wait(SOON)
 
     ((level, text),) = said(caplog, 1)
     assert level == "WARNING"
-    assert text.startswith("leases could not be renewed, trying on: Traceback")
+    assert text.startswith("no sign of life got through, trying on: Traceback")
     assert "in _maybe_fail" in text
     assert "ValueError: a defect" in text
 
@@ -261,15 +324,16 @@ def test_that_the_loop_could_not_be_looked_at_is_said(
 ) -> None:
     bench = run(Bench("look", ValueError("a defect"), times=1))
 
-    assert bench.renewed_after_it.wait(SOON)
+    assert bench.beaten_after_it.wait(SOON)
 
     assert said(caplog, 1) == [("WARNING", "could not look after the event loop: ValueError('a defect')")]
 
 
-def test_what_is_held_is_renewed_with_the_facts_and_the_words_for_it_are_told() -> None:
+def test_a_beat_has_the_facts_and_may_ask_what_is_held_and_the_cancels_that_it_heard_of_are_told() -> None:
     lease = Lease(1, "1-1", 1, "a", {})
-    told: list[tuple[Sequence[Lease], Mapping[str, str] | Sequence[Word]]] = []
-    answered = threading.Event()
+    told: list[tuple[Sequence[Lease], Mapping[str, str]]] = []
+    cancels: list[Sequence[Lease]] = []
+    beaten = threading.Event()
 
     class Holding(Bench):
         def held(self) -> Sequence[Lease]:
@@ -278,40 +342,42 @@ def test_what_is_held_is_renewed_with_the_facts_and_the_words_for_it_are_told() 
         def facts(self) -> Mapping[str, str]:
             return {"host": "here"}
 
-        def renew(self, leases: Sequence[Lease], facts: Mapping[str, str]) -> list[Word]:
-            told.append((leases, facts))
-            return [Word.CANCELLING]
+        def beat(self, held: Callable[[], Sequence[Lease]], facts: Mapping[str, str]) -> Sequence[Lease]:
+            told.append((held(), facts))
+            return held()
 
-        def answered(self, leases: Sequence[Lease], words: Sequence[Word]) -> None:
-            told.append((leases, words))
-            answered.set()
+        def beaten(self, cancelled: Sequence[Lease]) -> None:
+            cancels.append(cancelled)
+            beaten.set()
 
     bench = Holding(lease=LONG)
-    bench.beat.start()
+    bench.heartbeat.start()
 
-    assert answered.wait(SOON)
-    bench.beat.stop(SOON)
+    assert beaten.wait(SOON)
+    bench.heartbeat.stop(SOON)
 
-    assert told == [([lease], {"host": "here"}), ([lease], [Word.CANCELLING])]
+    assert told == [((lease,), {"host": "here"})]
+    assert cancels == [(lease,)]
 
 
-def test_a_renewal_that_begins_three_quarters_of_a_lease_after_the_last_is_late() -> None:
-    """By the time that it arrives the leases may have run out."""
-    lease = 0.8
-    renewals = threading.Semaphore(0)
+def test_a_beat_that_took_longer_than_its_turn_is_followed_by_the_next_at_once() -> None:
+    """By the time that one arrives the lease may be over."""
+    begun: list[float] = []
+    thrice = threading.Event()
 
     class Slow(Bench):
-        def renew(self, leases: Sequence[Lease], facts: Mapping[str, str]) -> list[Word]:
-            renewals.release()
-            threading.Event().wait(lease * 3 / 4)
-            return []
+        def beat(self, held: Callable[[], Sequence[Lease]], facts: Mapping[str, str]) -> Sequence[Lease]:
+            begun.append(time.monotonic())
+            if len(begun) == 3:
+                thrice.set()
+            elif len(begun) < 3:
+                time.sleep(0.6)
+            return ()
 
-    bench = Slow(lease=lease)
-    bench.beat.start()
-    steady_since = bench.beat.steady_since
+    bench = Slow(lease=1.5)  # a beat every half second
+    bench.heartbeat.start()
 
-    for _ in range(2):
-        assert renewals.acquire(timeout=SOON)
-    bench.beat.stop(SOON)
+    assert thrice.wait(SOON)
+    bench.heartbeat.stop(SOON)
 
-    assert bench.beat.steady_since > steady_since
+    assert begun[2] - begun[0] < 2 * 0.6 + 0.5  # and not half a second more after each

@@ -631,11 +631,11 @@ def test_a_ctrl_c_while_the_main_thread_logs_is_not_the_logs() -> None:
 
 
 @pytest.mark.anyio
-async def test_leases_are_renewed_whatever_becomes_of_what_is_said_of_it(
+async def test_a_worker_beats_whatever_becomes_of_what_is_said_of_it(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The heartbeat's thread says that it fails, and that it goes on; there is neither log nor thread for that."""
-    renewals: list[int] = []
+    beats: list[int] = []
     finish = anyio.Event()
 
     @queue.register(Work)
@@ -662,16 +662,16 @@ async def test_leases_are_renewed_whatever_becomes_of_what_is_said_of_it(
                 monkeypatch.setattr(threading.Thread, "start", no_thread)
                 assert worker._shift is not None
                 heart = worker._shift.heartbeat
-                renew = heart._heart.renew
+                beat = heart._heart.beat
 
                 def failing(*arguments: Any) -> Any:
-                    renewals.append(1)
-                    if len(renewals) == 2:
-                        raise ValueError("no renewal")
-                    return renew(*arguments)
+                    beats.append(1)
+                    if len(beats) == 2:
+                        raise ValueError("no beat")
+                    return beat(*arguments)
 
-                monkeypatch.setattr(heart._heart, "renew", failing)
-                await eventually(lambda: len(renewals) > 5)
+                monkeypatch.setattr(heart._heart, "beat", failing)
+                await eventually(lambda: len(beats) > 5)
                 finish.set()
                 await eventually(lambda: worker._shift and not worker._shift.leased)
                 worker.stop()
@@ -801,7 +801,7 @@ def test_a_handler_that_cancels_all_tasks_hits_its_own_job_only(
 def test_a_worker_that_waits_for_work_outlasts_a_handler_that_cancels_all_tasks(
     kind: Store, run: Callable[..., Any]
 ) -> None:
-    """Its reads, its listening, its timer and its renewals are hit as well, and go on."""
+    """Its reads, its listening, its timer and its beats are hit as well, and go on."""
     ran: list[int] = []
 
     async def main() -> None:

@@ -1,21 +1,27 @@
 """Two exchanges may be under way at once, and nudges come by a way of their own: nothing orders their answers."""
 
+import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import anyio
 import pytest
-from store import RedisStore, Store, eventually
+from store import MemoryStore, RedisStore, Store, eventually, take_over
 
 from redisjobs import JobQueue, State, Worker
-from redisjobs.driver import Ack, Consumer, Exchange, Lease, Nudge, Settlement, Word
-from redisjobs.drivers.redis_consumer import RedisConsumer
+from redisjobs.clock import Clock
+from redisjobs.driver import Consumer, Exchange, Fenced, Lease, Nudge, Settlement, Turn
+from redisjobs.drivers.in_process import MemoryConsumer, MemoryHeartbeat
+from redisjobs.drivers.redis_consumer import RedisConsumer, RedisHeartbeat
 from redisjobs.errors import Unavailable
 from redisjobs.exchanges import Batch
-from redisjobs.fate import Done, LeaseGone
+from redisjobs.fate import CancelAsked, Done, LeaseGone, Outcome, Raised
 from redisjobs.guard import Guard, keep_up
+from redisjobs.job import JobContext, Priority
 from redisjobs.lookout import Lookout
 from redisjobs.running import Means
 from redisjobs.shift import Shift
@@ -36,6 +42,7 @@ class Late:
 
 
 LEASE = 0.5  # seconds
+_DONE = Done()
 
 
 @pytest.fixture
@@ -62,6 +69,45 @@ async def shift(queue: JobQueue, slots: int) -> AsyncIterator[Shift]:
     guard.end()
 
 
+async def claim(consumer: Consumer, count: int) -> Exchange:
+    """Claim what is there: where something was handed back, one exchange tells of it and the next one takes it."""
+    answer = await consumer.exchange([], count)
+    return answer if answer.leases or not answer.more else await consumer.exchange([], count)
+
+
+def hand_over(store: Store, lease: Lease, to: str) -> None:
+    """Let an operator give a job to another consumer, as redis-cli's XCLAIM does."""
+    priority = list(Priority)[lease.stream - 1]
+    if isinstance(store, MemoryStore):
+        store.memory.streams[lease.stream - 1].pending[lease.entry].worker = to
+    elif isinstance(store, RedisStore):
+        options: dict[str, Any] = {"retrycount": lease.deliveries, "justid": True}
+        store.admin.xclaim(store.stream(priority), "workers", to, 0, [lease.entry], **options)
+
+
+def in_touch(shift: Shift, store: Store, seconds: float) -> None:
+    """As if the store had answered for so many seconds, and its clock had run evenly."""
+    now, now_ms = time.monotonic(), store.clock()
+    for i in range(1001):
+        ago = seconds * (1 - i / 1000)
+        shift.clock.hear(now_ms - ago * 1000, now - ago, now - ago)
+
+
+@asynccontextmanager
+async def other(store: Store, lease: float = 15) -> AsyncIterator[Consumer]:
+    """Another worker that has joined."""
+    consumer = store.consumer(f"other-{lease:g}", lease=lease)
+    yield consumer
+    await consumer.aclose()
+
+
+def beat(shift: Shift) -> None:
+    """Beat once, as its heartbeat would."""
+    heart = shift.consumer.heartbeat()
+    heart.beat(lambda: (), {})
+    heart.close()
+
+
 async def test_a_job_handed_back_and_claimed_again_before_that_is_answered_is_not_forgotten(
     queue: JobQueue, shift: Shift
 ) -> None:
@@ -70,7 +116,7 @@ async def test_a_job_handed_back_and_claimed_again_before_that_is_answered_is_no
     shift._dispatch(first.leases)  # for one there is no slot
     handing_back, claiming = shift._next_batch(), Batch([], 1)
     handed_back = await shift.consumer.exchange(handing_back.settlements, None)
-    claimed = await shift.consumer.exchange([], 1)
+    claimed = await claim(shift.consumer, 1)
     assert [lease.job_id for lease in claimed.leases] == [first.leases[1].job_id]
 
     shift._answered(claiming, claimed)
@@ -82,39 +128,41 @@ async def test_a_job_handed_back_and_claimed_again_before_that_is_answered_is_no
     assert len(await queue.jobs(State.READY)) == 1
 
 
-async def test_a_job_that_ran_and_was_taken_over_from_ourselves_meanwhile_is_settled_after_all(
+async def test_a_job_that_ran_and_was_handed_back_by_hand_meanwhile_is_settled_after_all(
     queue: JobQueue, shift: Shift, store: Store
 ) -> None:
-    await queue.push(Work())
-    shift._dispatch((await shift.consumer.exchange([], 1)).leases)
-    (run,) = shift.leased.values()
-    shift._ran(run, Done())
+    held = await run_one(queue, shift, Raised(ValueError("once more")))
     settling = shift._next_batch()
-    store.age(60)
+    hand_over(store, held, "released")
+    answer = await shift.consumer.exchange(settling.settlements, None)
+    await shift.consumer.reclaim()  # which finds that something was handed back
+    again = (await claim(shift.consumer, 1)).leases
+    assert len(again) == 1
 
-    shift._dispatch(await shift.consumer.reclaim(1))
-    shift._answered(settling, await shift.consumer.exchange(settling.settlements, None))
+    shift._dispatch(again)
+    shift._answered(settling, answer)
     settling = shift._next_batch()
     shift._answered(settling, await shift.consumer.exchange(settling.settlements, None))
 
     assert shift.leased == {}
     counts = await queue.counts()
-    assert (counts.running, counts.totals["completed"], shift.refused) == (0, 1, 0)
+    assert (counts.running, counts.totals["retried"], shift.refused) == (0, 1, 0)
 
 
-async def test_of_jobs_taken_over_with_one_of_our_own_none_is_forgotten(
+async def test_of_jobs_of_a_dead_worker_that_come_with_one_of_our_own_none_is_forgotten(
     queue: JobQueue, shift: Shift, store: Store
 ) -> None:
     await queue.push_many([Work(1), Work(2)])
     (ours,) = (await shift.consumer.exchange([], 1)).leases
     shift._dispatch([ours])
-    other = store.consumer("other")
-    await other.open()
-    await other.exchange([], 1)
-    await other.aclose()
+    async with other(store) as dead:
+        assert len((await claim(dead, 1)).leases) == 1
     store.age(60)
+    beat(shift)
+    hand_over(store, ours, "released")
+    assert (await take_over(shift.consumer)).jobs == 1
 
-    shift._dispatch(await shift.consumer.reclaim(2))
+    shift._dispatch((await claim(shift.consumer, 2)).leases)
 
     assert len(shift.leased) == 2
     (too_many,) = shift.outbox
@@ -136,52 +184,175 @@ async def test_a_job_for_which_there_was_no_slot_is_handed_back_once_by_a_worker
     assert (totals["released"], len(await queue.jobs(State.READY))) == (2, 2)
 
 
-async def test_a_worker_tells_how_many_settlements_were_refused_but_not_of_those_it_sent_again(
-    queue: JobQueue, shift: Shift, store: Store
+async def run_one(queue: JobQueue, shift: Shift, outcome: Outcome = _DONE) -> Lease:
+    """Let a job come to something that is yet to be settled."""
+    await queue.push(Work())
+    shift._dispatch((await claim(shift.consumer, 1)).leases)
+    (run,) = (run for run in shift.leased.values() if not run.over)
+    shift.slots.busy -= 1
+    shift._ran(run, outcome)
+    return run.lease
+
+
+class Wire:
+    """What goes wrong on the way of an exchange, of the consumer of a worker."""
+
+    def __init__(self, consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.loses: list[str] = []  # of the exchanges to come: "question", "answer" or ""
+        self.sent: list[tuple[Turn | None, list[Settlement], int | None]] = []
+        self.answers: list[Exchange] = []
+        self._exchange = consumer.exchange
+        monkeypatch.setattr(consumer, "exchange", self.exchange)
+
+    async def exchange(
+        self, settlements: Sequence[Settlement], count: int | None, *, turn: Turn | None = None, idle: bool = False
+    ) -> Exchange:
+        self.sent.append((turn, list(settlements), count))
+        what = self.loses.pop(0) if self.loses else ""
+        if what != "question":
+            self.answers.append(await self._exchange(settlements, count, turn=turn, idle=idle))
+        if what:
+            raise Unavailable(f"the {what} was lost")
+        return self.answers[-1]
+
+
+async def test_a_worker_tells_how_many_settlements_were_refused_and_counts_what_it_sent_again_once(
+    queue: JobQueue, shift: Shift, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = store.consumer("other")
-    await other.open()
+    wire = Wire(shift.consumer, monkeypatch)
 
-    async def settle_what_was_lost(*, again: bool) -> None:
-        await queue.push(Work())
-        shift._dispatch((await shift.consumer.exchange([], 1)).leases)
-        (run,) = shift.leased.values()
-        shift._ran(run, Done())
-        store.age(60)
-        (taken,) = await other.reclaim(1)
-        batch = shift._next_batch()
-        if again:
-            shift._failed(batch, None)
-            batch = shift._next_batch()
-        shift._answered(batch, await shift.consumer.exchange(batch.settlements, batch.count))
-        await other.exchange([(taken, Ack())], None)
+    async def settle(lost: str, *, ours: bool) -> None:
+        held = await run_one(queue, shift, Raised(ValueError("once more")))
+        if not ours:
+            hand_over(store, held, "other")
+        wire.loses = [lost] if lost else []
+        if lost:
+            with pytest.raises(Unavailable):
+                await shift.exchanges.carry(shift._next_batch(asks=False))
+            await shift.exchanges.send_again()
+        else:
+            await shift.exchanges.carry(shift._next_batch(asks=False))
 
-    for again, refused in ((False, "1"), (False, "2"), (True, "2")):
-        await settle_what_was_lost(again=again)
+    for lost, ours, refused in (
+        ("", False, "1"),
+        ("question", False, "2"),
+        ("answer", False, "3"),
+        ("answer", True, "3"),
+        ("question", True, "3"),
+    ):
+        await settle(lost, ours=ours)
         assert shift._facts()["refused"] == refused
-    await other.aclose()
 
 
-async def test_what_was_sent_and_not_answered_is_sent_again_and_what_else_may_have_come_is_handed_back(
-    queue: JobQueue, shift: Shift
+async def test_outcomes_of_a_worker_that_is_fenced_count_as_refused_and_are_told(
+    queue: JobQueue, shift: Shift, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    held = await run_one(queue, shift)
+    store.age(60)
+    async with other(store) as heir:
+        assert (await take_over(heir)).jobs == 1
+
+    with pytest.raises(Fenced) as fenced:
+        await shift.exchanges.carry(shift._next_batch(asks=False))
+    await shift._begin_anew(fenced.value)
+
+    assert (shift.refused, shift.leased, shift.exchanges.unanswered) == (1, {}, [])
+    assert f"job {held.job_id} (?" in caplog.text
+    assert "the lease was lost before it was settled; nothing was written" in caplog.text
+    assert [job.deliveries for job in await queue.jobs(State.READY)] == [1]
+
+
+@pytest.mark.parametrize("lost", ["question", "answer"])
+async def test_what_had_no_answer_is_sent_again_with_its_turn_and_reported_by_the_first_answer(
+    queue: JobQueue,
+    shift: Shift,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    lost: str,
+) -> None:
+    caplog.set_level(logging.INFO)
+    wire = Wire(shift.consumer, monkeypatch)
+    await run_one(queue, shift)
+    wire.sent.clear()
+    wire.loses = [lost, "question", "answer"]
+
+    with pytest.raises(Unavailable, match=f"the {lost} was lost"):
+        await shift.exchanges.carry(shift._next_batch())
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await shift.exchanges.send_again()
+    await shift.exchanges.send_again()
+
+    assert len({turn for turn, _, _ in wire.sent}) == 1
+    assert all(settlements == wire.sent[0][1] for _, settlements, _ in wire.sent)
+    assert [count for _, _, count in wire.sent[1:]] == [None] * 3  # the claim is not made again
+    totals = (await queue.counts()).totals
+    assert (totals["completed"], shift.leased, shift.refused) == (1, {}, 0)
+    words = [record.__dict__["word"] for record in caplog.records if "word" in record.__dict__]
+    assert words == ["OK"]
+
+
+async def test_an_exchange_after_one_that_had_no_answer_has_a_turn_of_its_own(
+    queue: JobQueue, shift: Shift, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = Wire(shift.consumer, monkeypatch)
+    await run_one(queue, shift)
+    wire.sent.clear()
+    wire.loses = ["answer"]
+    with pytest.raises(Unavailable):
+        await shift.exchanges.carry(shift._next_batch(asks=False))
+    await shift.exchanges.send_again()
+
+    for _ in range(3):
+        await run_one(queue, shift)
+        await shift.exchanges.carry(shift._next_batch(asks=False))
+
+    turns = [turn for turn, settlements, _ in wire.sent if settlements]
+    assert turns[0] == turns[1]
+    assert len(set(turns)) == 4
+    totals = (await queue.counts()).totals
+    assert (totals["completed"], shift.refused) == (4, 0)
+
+
+@pytest.mark.parametrize("slots", [2])
+async def test_what_was_sent_and_not_answered_is_sent_again_and_what_else_has_come_is_run(
+    queue: JobQueue, shift: Shift, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await queue.push_many([Work(1), Work(2)])
     shift._dispatch((await shift.consumer.exchange([], 1)).leases)
     (run,) = shift.leased.values()
     shift._ran(run, Done())
-    batch = shift._next_batch()
-    await shift.consumer.exchange(batch.settlements, 1)  # and the answer is lost
+    wire = Wire(shift.consumer, monkeypatch)
+    wire.loses = ["answer", ""]
 
-    shift._failed(batch, Unavailable("the connection broke"))
+    async with anyio.create_task_group() as tasks:
+        shift.exchanges.start(tasks)
+        shift.exchanges.begin(shift._next_batch())
+        await eventually(lambda: shift.trouble)
+        with pytest.raises(Unavailable, match="the answer was lost"):
+            await shift._turn()
+        assert await shift._turn()  # it recovers
+        tasks.cancel_scope.cancel()
 
-    with pytest.raises(Unavailable, match="the connection broke"):
-        await shift._turn()
-    assert await shift._turn()  # it recovers
-    batch = shift._next_batch()
-    shift._answered(batch, await shift.consumer.exchange(batch.settlements, None))
     counts = await queue.counts()
-    assert (counts.totals["completed"], counts.totals["released"], counts.running) == (1, 1, 0)
-    assert (shift.leased, shift.refused) == ({}, 0)
+    assert (counts.totals["completed"], counts.totals["released"], counts.running) == (1, 0, 1)
+    (found,) = shift.leased.values()
+    assert (found.lease.deliveries, found.over, shift.refused) == (1, False, 0)
+    assert not shift._is_unsure
+
+
+async def test_of_the_jobs_of_a_lost_reply_those_for_which_there_is_no_slot_go_back_unspent(
+    queue: JobQueue, shift: Shift
+) -> None:
+    await queue.push_many([Work(1), Work(2)])
+    await shift.consumer.exchange([], 2)  # and the answer is lost
+
+    await shift._recover()
+    await shift.exchanges.carry(shift._next_batch(asks=False))
+
+    assert [job.deliveries for job in await queue.jobs(State.RUNNING)] == [1]
+    assert [job.deliveries for job in await queue.jobs(State.READY)] == [0]
 
 
 @pytest.mark.parametrize("slots", [3])
@@ -202,32 +373,76 @@ async def test_a_worker_that_ends_hands_back_what_it_runs_unspent_and_claims_not
     assert (totals["released"], shift.refused) == (1, 0)
 
 
-async def test_how_far_the_servers_clock_ran_ahead_of_ours_is_told_by_what_it_was_and_when_that_was_asked(
-    queue: JobQueue,
+@pytest.mark.parametrize("step", [0.0, 4.0, 60.0, -60.0])
+async def test_a_step_of_the_servers_clock_keeps_a_worker_from_fencing_another_and_is_told(
+    queue: JobQueue, shift: Shift, store: Store, caplog: pytest.LogCaptureFixture, step: float
 ) -> None:
-    lookout = Shift(Worker(queue).settings, until_idle=True).lookout
-    now = time.monotonic()
+    await queue.push(Work())
+    async with other(store, lease=10) as dead:
+        assert len((await claim(dead, 1)).leases) == 1
+    store.age(20)
+    beat(shift)
+    in_touch(shift, store, 60)
+    sent = time.monotonic()
 
-    assert lookout.learn(1_000_000, None, now - 30) == 0  # the first answer: there is nothing to compare it with
-    assert -5 < lookout.learn(1_030_000, None, now - 29) <= 0.1
-    assert 55 < lookout.learn(1_119_000, None, now - 28) <= 60.1
-    assert -95 < lookout.learn(1_059_000, None, now - 27) < -87.9  # set back
-    assert lookout.learn(9_999_000, None, now - 28) == 0  # overtaken
+    shift._hear_time(store.clock() + step * 1000, sent)
+    for _ in range(2):
+        await shift._reclaim()
 
-    assert 1_059_000 <= lookout.server_ms < 1_064_000
+    assert [each.worker_id for each in shift.silent] == (["other-10"] if step else [])
+    assert len(await queue.jobs(State.RUNNING)) == (1 if step else 0)
+    assert ("the server's clock was set" in caplog.text) is (abs(step) > shift.settings.lease / 2)
 
 
-async def test_a_clock_that_ran_ahead_by_more_than_half_a_lease_keeps_a_worker_from_taking_over(
-    queue: JobQueue,
+async def test_a_worker_fences_nobody_within_a_lease_of_its_own_start(
+    queue: JobQueue, shift: Shift, store: Store
 ) -> None:
-    shift = Shift(Worker(queue, lease=10).settings, until_idle=False)
-    now = shift.heartbeat.renewed = time.monotonic()
-    shift.heartbeat.steady_since = now - 3600
+    """A store that was away for all: those who lived through it may come back a moment later than it."""
+    async with other(store, lease=10):
+        store.age(20)
+        beat(shift)
 
-    shift._judge_clock(4.0)
-    assert shift._may_reclaim(now)
-    shift._judge_clock(6.0)
-    assert not shift._may_reclaim(now)
+    in_touch(shift, store, 9)
+    for _ in range(3):
+        await shift._reclaim()
+    assert [each.worker_id for each in shift.silent] == ["other-10"]
+
+    shift.clock = Clock()
+    in_touch(shift, store, 11)
+    await shift._reclaim()
+    assert shift.silent == []
+
+
+async def test_a_worker_fences_nobody_who_has_beaten_since_it_was_named(
+    queue: JobQueue, shift: Shift, store: Store
+) -> None:
+    async with other(store, lease=10) as slow:
+        heart = slow.heartbeat()
+        store.age(20)
+        beat(shift)
+        in_touch(shift, store, 60)
+        await shift._reclaim()
+        assert [each.worker_id for each in shift.silent] == ["other-10"]
+
+        heart.beat(lambda: (), {})
+        await shift._reclaim()
+
+        heart.beat(lambda: (), {})  # it is still one
+        assert shift.silent == []
+        heart.close()
+
+
+async def test_a_worker_whose_own_lease_seems_to_be_over_does_not_fence_itself(
+    queue: JobQueue, shift: Shift, store: Store
+) -> None:
+    in_touch(shift, store, 60)
+    store.age(60)
+
+    for _ in range(3):
+        await shift._reclaim()
+
+    assert shift.silent == []
+    beat(shift)  # it is still one
 
 
 async def test_what_dead_workers_left_behind_is_looked_for_once_in_a_while(
@@ -240,7 +455,7 @@ async def test_what_dead_workers_left_behind_is_looked_for_once_in_a_while(
 
     monkeypatch.setattr(shift.consumer, "tidy", tidy)
     assert await shift._turn()  # it asks what time it is
-    shift.reclaim = False
+    shift.reclaim_at = float("inf")
     shift.tidy_at = time.monotonic()
 
     for _ in range(2):
@@ -250,11 +465,19 @@ async def test_what_dead_workers_left_behind_is_looked_for_once_in_a_while(
     assert time.monotonic() < shift.tidy_at < time.monotonic() + 120
 
 
+def shift_of(queue: JobQueue) -> Shift:
+    """One whose store has just said that it is 1,000,000 ms there."""
+    shift = Shift(Worker(queue).settings, until_idle=True)
+    now = time.monotonic()
+    shift.clock.hear(1_000_000, now, now)
+    return shift
+
+
 async def test_a_due_job_is_expected_by_the_time_that_the_last_claim_told(queue: JobQueue) -> None:
-    lookout = Shift(Worker(queue).settings, until_idle=True).lookout
+    lookout = shift_of(queue).lookout
     assert not lookout.expects(within=3600)
 
-    lookout.learn(1_000_000, 60.0, time.monotonic())
+    lookout.learn(60.0, time.monotonic())
 
     assert lookout.expects(within=60)
     assert not lookout.expects(within=30)
@@ -263,7 +486,7 @@ async def test_a_due_job_is_expected_by_the_time_that_the_last_claim_told(queue:
     assert not lookout.expects(within=10)
     lookout._heard(Nudge("due", str(1_000_000 + 40_000)))  # later than what is known
     assert lookout.expects(within=30)
-    lookout.learn(1_000_000, None, time.monotonic())
+    lookout.learn(None, time.monotonic())
     assert not lookout.expects(within=3600)
 
 
@@ -277,7 +500,7 @@ async def test_a_claim_tells_when_the_next_delayed_job_is_due(queue: JobQueue, s
     assert not shift.lookout.expects(within=3000)
 
 
-async def test_when_listening_begins_what_was_said_before_is_learnt_by_a_claim_and_a_renewal(
+async def test_when_listening_begins_what_was_said_before_is_learnt_by_a_claim_and_a_beat(
     shift: Shift, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hurried: list[bool] = []
@@ -339,22 +562,46 @@ async def test_a_blocking_read_that_can_not_be_ended_in_order_is_cut_off(
         tasks.cancel_scope.cancel()
 
 
-async def test_what_a_renewal_tells_concerns_the_lease_that_it_named_and_no_other(
+async def test_what_a_beat_tells_of_a_cancel_concerns_the_lease_that_it_named_and_no_other(
     queue: JobQueue, shift: Shift, store: Store
 ) -> None:
     await queue.push_many([Work(1), Work(2)])
     settled_since, ours = (await shift.consumer.exchange([], 2)).leases
     shift._dispatch([ours])
     (run,) = shift.leased.values()
+    hand_over(store, ours, "released")
+    await shift.consumer.reclaim()
+    (again,) = (await claim(shift.consumer, 1)).leases
+    shift._dispatch([again])  # from ourselves
+
+    shift._hear_of_cancels([settled_since, ours])
+
+    assert not isinstance(run.given_up, CancelAsked)
+    shift._hear_of_cancels([settled_since, again])
+    assert isinstance(run.given_up, CancelAsked)
+
+
+async def test_a_fence_that_is_heard_of_late_is_not_taken_for_one_of_whom_the_worker_is_now(
+    queue: JobQueue, shift: Shift, store: Store
+) -> None:
+    """The conductor and the heartbeat hear of it each by itself, in any order."""
+    await run_one(queue, shift)
+    before = shift.consumer.worker_id
     store.age(60)
-    (taken_again,) = (each for each in await shift.consumer.reclaim(2) if each.place == ours.place)
-    shift._dispatch([taken_again])  # from ourselves
+    async with other(store) as heir:
+        await take_over(heir)
+    await shift._begin_anew(Fenced(before))
+    now = shift.consumer.worker_id
+    assert now != before
+    shift._dispatch((await claim(shift.consumer, 1)).leases)
+    (run,) = shift.leased.values()
 
-    shift._learn([ours], [Word.LEASE_LOST])
+    await shift._begin_anew(Fenced(before))
+    shift._hear_of_fence(Fenced(before))
 
+    assert (shift.consumer.worker_id, shift.trouble) == (now, None)
     assert not isinstance(run.given_up, LeaseGone)
-    shift._learn([settled_since, taken_again], [Word.LEASE_LOST, Word.LEASE_LOST])
-    assert isinstance(run.given_up, LeaseGone)
+    assert list(shift.leased.values()) == [run]
 
 
 @pytest.mark.parametrize("slots", [2])
@@ -409,16 +656,15 @@ async def test_an_idle_worker_with_one_slot_takes_one_job_at_a_time(queue: JobQu
 
 
 async def test_a_due_time_heard_of_before_older_answers_came_is_kept(queue: JobQueue) -> None:
-    lookout = Shift(Worker(queue).settings, until_idle=True).lookout
-    now_ms, sent = 1_000_000, time.monotonic()
+    lookout, sent = shift_of(queue).lookout, time.monotonic()
 
-    lookout.learn(now_ms, None, sent)
-    lookout._heard(Nudge("due", str(now_ms + 50)))
+    lookout.learn(None, sent)
+    lookout._heard(Nudge("due", str(1_000_000 + 50)))
     for later in (0.0, 1e-6):  # two of them: "nothing is due", said before the push that the nudge tells of
-        lookout.learn(now_ms, None, sent + later)
+        lookout.learn(None, sent + later)
         assert lookout._due_at is not None
 
-    lookout.learn(now_ms, None, time.monotonic() + 1)  # said after it
+    lookout.learn(None, time.monotonic() + 1)  # said after it
     assert lookout._due_at is None
 
 
@@ -443,7 +689,7 @@ async def test_jobs_released_while_a_claim_is_answered_are_found_by_the_next(red
         if answer.leases:
             return
         stop_holding()
-        await other.release_all([])
+        await other.release(refund=True, watch=False)
         await eventually(lambda: worker._shift and worker._shift.lookout._claim_after > began)
 
     began = 0.0
@@ -521,7 +767,7 @@ def hold_answers(consumer: RedisConsumer, before: Callable[[Exchange], Awaitable
     """Let something happen before each answer arrives, until what this returns is called."""
     exchange = consumer.exchange
 
-    async def held(settlements: list[Settlement], count: int | None, **more: bool) -> Exchange:
+    async def held(settlements: list[Settlement], count: int | None, **more: Any) -> Exchange:
         answer = await exchange(settlements, count, **more)
         await before(answer)
         return answer
@@ -536,29 +782,42 @@ def settled(lookout: Lookout) -> bool:
 
 
 @pytest.mark.parametrize("verb", ["exchange", "wait"])
-async def test_jobs_that_took_a_lease_to_arrive_are_handed_back_unrun(
-    store: Store, queue: JobQueue, monkeypatch: pytest.MonkeyPatch, verb: str
+@pytest.mark.parametrize("deaf", [False, True])
+async def test_jobs_that_took_a_lease_to_arrive_are_run_but_not_before_a_beat_got_through(
+    store: Store, queue: JobQueue, monkeypatch: pytest.MonkeyPatch, verb: str, deaf: bool
 ) -> None:
-    """They may have run out on the way, and another may run them."""
-    arrived_late = anyio.Event()
-    kind = type(store.consumer("unused"))
-    answer = getattr(kind, verb)
+    """Where none did, the lease may be over and another may run them; where they did, they are our own."""
+    kind, heart = (
+        (MemoryConsumer, MemoryHeartbeat) if isinstance(store, MemoryStore) else (RedisConsumer, RedisHeartbeat)
+    )
+    answer, beat_once = getattr(kind, verb), heart.beat
+    hearing, arrived = threading.Event(), anyio.Event()
+    heard_again_at: list[float] = []
+    hearing.set()
 
     async def slow(consumer: Consumer, *asked: Any, **options: Any) -> Any:
         answered = await answer(consumer, *asked, **options)
         leases = answered.leases if isinstance(answered, Exchange) else answered
-        if leases and not arrived_late.is_set():
-            await anyio.sleep(LEASE * 1.1)
-            arrived_late.set()
+        if leases and not arrived.is_set():
+            if deaf:
+                hearing.clear()
+            await anyio.sleep(LEASE * 1.2)
+            arrived.set()
         return answered
 
-    async def nothing(*_: Any) -> list[Lease]:
-        return []
+    def beat_if_heard(heart: Any, *told: Any) -> Sequence[Lease]:
+        if not hearing.is_set():
+            raise Unavailable("nothing gets through, as the test says")
+        return beat_once(heart, *told)
 
     monkeypatch.setattr(kind, verb, slow)
-    monkeypatch.setattr(kind, "reclaim", nothing)  # or it might take its own job over before it arrives
-    runs_late: list[bool] = []
-    queue.register(Late)(lambda _: runs_late.append(arrived_late.is_set()))
+    monkeypatch.setattr(heart, "beat", beat_if_heard)
+    runs: list[tuple[float, int]] = []
+
+    @queue.register(Late)
+    async def late(_: Late, context: JobContext) -> None:
+        runs.append((time.monotonic(), context.deliveries))
+
     worker = Worker(queue, lease=LEASE)
     if verb == "exchange":
         await queue.push(Late())
@@ -567,11 +826,21 @@ async def test_jobs_that_took_a_lease_to_arrive_are_handed_back_unrun(
         if verb == "wait":
             await eventually(lambda: worker._shift and settled(worker._shift.lookout))
             await queue.push(Late())
-        await eventually(lambda: runs_late)
+        with anyio.fail_after(10):
+            await arrived.wait()
+        if deaf:
+            await anyio.sleep(LEASE / 2)
+            assert runs == []
+            heard_again_at.append(time.monotonic())
+            hearing.set()
+        await eventually(lambda: runs, within=10)
         worker.stop()
 
     totals = (await queue.counts()).totals
-    assert (totals["released"], totals["completed"], runs_late) == (1, 1, [True])
+    assert (totals["released"], totals["completed"]) == (0, 1)
+    ((ran_at, deliveries),) = runs
+    assert deliveries == 1
+    assert not deaf or heard_again_at[0] <= ran_at
 
 
 async def test_jobs_that_arrive_in_time_are_run_and_not_handed_back(queue: JobQueue) -> None:
@@ -614,11 +883,16 @@ async def test_quick_jobs_keep_two_exchanges_under_way(
     exchange, at_once = RedisConsumer.exchange, [0]
 
     async def counting(
-        self: RedisConsumer, settlements: Sequence[Settlement], count: int | None, *, idle: bool = False
+        self: RedisConsumer,
+        settlements: Sequence[Settlement],
+        count: int | None,
+        *,
+        turn: Turn | None = None,
+        idle: bool = False,
     ) -> Exchange:
         at_once.append(at_once[-1] + 1)
         try:
-            return await exchange(self, settlements, count, idle=idle)
+            return await exchange(self, settlements, count, turn=turn, idle=idle)
         finally:
             at_once.append(at_once[-1] - 1)
 

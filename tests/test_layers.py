@@ -13,7 +13,7 @@ from store import RedisStore
 PACKAGE = Path(__file__).parents[1] / "redisjobs"
 LAYERS = [
     {"waker"},
-    {"aside", "clearance", "errors", "guard", "roundtrip", "rss", "stepping", "visible"},
+    {"aside", "clearance", "clock", "errors", "guard", "roundtrip", "rss", "stepping", "visible"},
     {"retry", "server", "threads"},
     {"job"},
     {"driver"},

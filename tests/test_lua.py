@@ -3,24 +3,38 @@
 import re
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 import redis
 from conftest import ENGINES, Servers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from store import RedisStore, happened
+from store import RedisStore, happened, take_over
 
 from redisjobs import server
-from redisjobs.driver import Ack, Consumer, DeadLetter, Fate, Lease, NewJob, Pushed, Release, RetryLater, Word
+from redisjobs.driver import (
+    Ack,
+    Consumer,
+    DeadLetter,
+    Fate,
+    Fenced,
+    Lease,
+    NewJob,
+    Pushed,
+    Release,
+    RetryLater,
+    Turn,
+    Word,
+)
 from redisjobs.drivers import lua
 from redisjobs.drivers.commands import Commands
-from redisjobs.errors import QueueFull
+from redisjobs.errors import DriverError, QueueFull
 from redisjobs.job import Priority, State
 from redisjobs.queue import JobQueue
 from redisjobs.worker import Worker
@@ -61,13 +75,14 @@ def included(name: str) -> list[str]:
     return re.findall(r'^--- @include "include/(\w+)"$', (LUA / f"{name}.lua").read_text("utf-8"), re.MULTILINE)
 
 
-def calls(source: str) -> list[str]:
-    """Each `redis.call(...)` and `redis.pcall(...)`, with its arguments."""
+def calls(source: str, begin: str = r"redis\.p?call\(") -> list[str]:
+    """Each `redis.call(...)` and `redis.pcall(...)`, or what else begins so, with its arguments."""
     found = []
-    for start in re.finditer(r"redis\.p?call\(", source):
+    code = re.sub(r"'[^']*'", lambda text: "'" * len(text[0]), source)
+    for start in re.finditer(begin, code):
         depth, end = 1, start.end()
         while depth:
-            depth += {"(": 1, ")": -1}.get(source[end], 0)
+            depth += {"(": 1, ")": -1}.get(code[end], 0)
             end += 1
         found.append(source[start.start() : end])
     return found
@@ -132,10 +147,24 @@ def test_the_header_names_as_many_values_of_a_job_as_the_body_reads(name: str) -
     assert not strides or int(strides[0]) == len(fixed)
 
 
+def test_the_header_of_settle_names_every_fate_and_what_it_takes_along() -> None:
+    said = header("settle").split("\n-- Returns ")[0].split("by its fate:")[1]
+    parts = [part.split(":") for part in re.sub(r"\([^)]*\)|--|\n", " ", said).split("·")]
+    takes = {fate.strip(): [value.strip() for value in values.split(",")] for fate, values in parts}
+    code = dict(re.findall(r"^fates\.(\w+) = (.+?)^end", body("settle"), re.M | re.S))
+    for fate, lines in re.findall(r"if fate == '(\w+)' then (return .+)", body("settle")):
+        code[fate] += lines
+    reads = {fate: max([0, *map(int, re.findall(r"values\[(\d)\]", lines))]) for fate, lines in code.items()}
+
+    assert takes.keys() == reads.keys()
+    assert takes.pop("retry") == ["due", "names and values of the fields to change"]  # the rest of them
+    assert {fate: len(values) - (values == ["none"]) for fate, values in takes.items()} | {"retry": 0} == reads
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_the_header_names_every_word_that_the_body_returns(name: str) -> None:
     code = body(name)
-    for call in calls(code):
+    for call in [*calls(code), *calls(code, r"\bleases\(")]:  # Redis' own words
         code = code.replace(call, "")
     returned = set(re.findall(r"'([A-Z_]{2,}) ?'", code))
     answer = header(name).split("\n-- Returns ")[1]
@@ -174,7 +203,7 @@ def test_an_include_is_one_local_function_that_takes_all_it_uses(name: str) -> N
 @pytest.mark.parametrize("source", [*map(body, SCRIPTS), *map(include, INCLUDES)], ids=[*SCRIPTS, *INCLUDES])
 def test_nothing_global_is_defined(source: str) -> None:
     declared = set(re.findall(r"\w+", " ".join(re.findall(r"\blocal (?!function)([\w, ]+)", source))))
-    for names in re.findall(r"\bfunction \w*\(([^)]*)\)|\bfor ([\w, ]+) (?:in|=)|\bfor (\w+) =", source):
+    for names in re.findall(r"\bfunction ?\w*\(([^)]*)\)|\bfor ([\w, ]+) (?:in|=)|\bfor (\w+) =", source):
         declared |= set(re.findall(r"\w+", " ".join(names)))
     assigned = re.findall(r"(?:^|\bthen |\bdo )\s*((?:\w+, )*\w+) = ", source, re.M)
     assert {name for names in assigned for name in names.split(", ")} <= declared
@@ -214,6 +243,25 @@ async def test_a_release_that_is_installed_in_place_of_a_running_one_does_not_re
 
 
 # What a server can do
+
+
+@pytest.mark.anyio
+async def test_a_worker_whose_release_knows_the_keys_of_another_version_refuses_the_queue_and_touches_nothing(
+    redis_store: RedisStore,
+) -> None:
+    await push(redis_store, "a")
+    redis_store.admin.hset(f"{redis_store.prefix}layout", "version", "2")
+    before = {key: redis_store.admin.dump(redis_store.prefix + key) for key, _ in redis_store.keys().items()}
+    queue = JobQueue(redis_store.url, redis_store.queue_name)
+    queue.job(name="Work")(lambda: None)
+
+    async with queue:
+        with pytest.raises(DriverError, match="of version 2, and this release of redisjobs knows version 1"):
+            await Worker(queue).run(until_idle=True)
+
+    after = {key: redis_store.admin.dump(redis_store.prefix + key) for key, _ in redis_store.keys().items()}
+    assert after == before
+    await redis_store.driver.aclose()
 
 
 @contextmanager
@@ -279,7 +327,18 @@ async def push(store: RedisStore, *job_ids: str, **options: Any) -> list[Word]:
 
 
 async def claim(consumer: Consumer, count: int = 10) -> list[Lease]:
-    return list((await consumer.exchange([], count)).leases)
+    answer = await consumer.exchange([], count)
+    if not answer.leases and answer.more:  # what there is it has only heard by that
+        answer = await consumer.exchange([], count)
+    return list(answer.leases)
+
+
+async def claim_all(consumer: Consumer, count: int) -> list[Lease]:
+    """So many: the first claims are small, as nobody knows yet how large jobs are."""
+    leases = await claim(consumer, count)
+    while len(leases) < count and (more := await claim(consumer, count - len(leases))):
+        leases += more
+    return leases
 
 
 @pytest.mark.anyio
@@ -293,17 +352,19 @@ async def test_after_a_script_flush_everything_works(queue: RedisStore, worker: 
     leases = await claim(worker)
     heart = worker.heartbeat()
     flush()
-    assert heart.renew(leases, {"host": "here"}) == [Word.OK] * 5
+    assert heart.beat(lambda: leases, {"host": "here"}) == ()
     heart.close()
     flush()
     fates: list[Fate] = [Ack(), RetryLater("+0"), Release(), FAILED, RetryLater("+60000")]
     exchange = await worker.exchange(list(zip(leases, fates, strict=True)), 10)
     assert exchange.words == [Word.OK] * 5
-    assert [lease.job_id for lease in exchange.leases] == ["c", "b"]
-    queue.age(60)
-    for call in (worker.reclaim(10), worker.release_all([]), worker.tidy(), queue.driver.counts()):
+    flush()
+    assert [lease.job_id for lease in await claim(worker)] == ["c", "b"]
+    for call in (worker.recover([]), worker.reclaim(), worker.tidy(), queue.driver.counts()):
         flush()
         await call
+    flush()
+    assert await worker.release(refund=True, watch=False) == 2
     for verb, word in ((queue.driver.requeue, Word.OK), (queue.driver.cancel, Word.CANCELLED)):
         flush()
         assert await verb("d") is word
@@ -323,7 +384,7 @@ async def test_where_the_group_is_gone_a_claim_makes_it_and_finds_the_jobs_again
     lost, _ = await claim(worker)
     queue.admin.xgroup_destroy(queue.stream(), "workers")
 
-    refused = await worker.exchange([(lost, Ack())], None)
+    refused = await worker.exchange([(lost, RetryLater("+0"))], None)
     found = await claim(worker)
 
     assert refused.words == [Word.LEASE_LOST]
@@ -332,24 +393,31 @@ async def test_where_the_group_is_gone_a_claim_makes_it_and_finds_the_jobs_again
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("how", ["claim", "wait", "reclaim", "release_all", "tidy"])
-async def test_whatever_a_worker_asks_of_a_server_that_lost_all_it_heals(
+@pytest.mark.parametrize("how", ["claim", "settle", "wait", "recover", "reclaim", "beat", "release", "tidy"])
+async def test_whatever_a_worker_asks_of_a_server_that_lost_all_it_goes_on_under_a_new_id(
     queue: RedisStore, worker: Consumer, how: str
 ) -> None:
     await push(queue, "a")
-    await claim(worker)
+    (held,) = await claim(worker)
     queue.admin.delete(*(queue.prefix + key for key in list(queue.keys())))  # as by a restart without a disk
     queue.admin.script_flush()
+    heart = worker.heartbeat()
 
     asked: dict[str, Callable[[], Any]] = {
         "claim": lambda: worker.exchange([], 10),
+        "settle": lambda: worker.exchange([(held, Ack())], None),
         "wait": lambda: worker.wait(10, 0.01),
-        "reclaim": lambda: worker.reclaim(10),
-        "release_all": lambda: worker.release_all([]),
+        "recover": lambda: worker.recover([held]),
+        "reclaim": lambda: worker.reclaim(),
+        "beat": lambda: anyio.to_thread.run_sync(heart.beat, lambda: [held], {}),
+        "release": lambda: worker.release(refund=False, watch=True),
         "tidy": lambda: worker.tidy(),
     }
-    await asked[how]()
+    with nullcontext() if how in ("wait", "release", "tidy") else pytest.raises(Fenced):
+        await asked[how]()
+    heart.close()
 
+    await worker.open("w1-again")
     await push(queue, "a")
     assert [lease.job_id for lease in await claim(worker)] == ["a"]
 
@@ -362,31 +430,48 @@ async def test_a_settlement_is_whole_where_one_stream_has_lost_its_group(
     await push(queue, "lost")
     leases = await claim(worker)
 
-    for fate in (Ack(), RetryLater("+60000"), Release(), FAILED):
+    for fate in (RetryLater("+60000"), Release(), FAILED, Ack(cancelled=True)):
         queue.admin.xgroup_destroy(queue.stream(), "workers")
         pair = [(leases.pop(0), fate), (leases[-1], fate)]
         assert (await worker.exchange(pair, None)).words == [Word.OK, Word.LEASE_LOST]
 
     totals = happened(await queue.driver.counts())
-    assert totals == {"pushed": 5, "completed": 1, "retried": 1, "released": 1, "dead": 1}
-    assert [lease.job_id for lease in await claim(worker)] == ["c", "lost"]
+    assert totals == {"pushed": 5, "cancelled": 1, "retried": 1, "released": 1, "dead": 1}
+    assert [lease.job_id for lease in await claim(worker)] == ["b", "lost"]
 
 
 @pytest.mark.anyio
-async def test_leases_that_ran_out_are_taken_over_though_another_stream_has_lost_its_group(
+async def test_what_is_done_is_refused_where_the_group_was_destroyed_and_runs_again(
     queue: RedisStore, worker: Consumer
 ) -> None:
-    heir = queue.consumer("w2")
+    await push(queue, "a", "b")
+    leases = await claim(worker)
+    queue.admin.xgroup_destroy(queue.stream(), "workers")
+
+    words = (await worker.exchange([(lease, Ack()) for lease in leases], None)).words
+
+    assert words == [Word.LEASE_LOST] * 2
+    assert happened(await queue.driver.counts()) == {"pushed": 2}
+    assert sorted(lease.job_id for lease in await claim(worker)) == ["a", "b"]
+
+
+@pytest.mark.anyio
+async def test_a_lost_workers_jobs_are_taken_over_though_another_stream_has_lost_its_group(
+    queue: RedisStore, worker: Consumer
+) -> None:
     for priority in Priority:
         await push(queue, priority, priority=priority)
     await claim(worker)
     queue.admin.xgroup_destroy(queue.stream(), "workers")
     queue.age(60)
+    heir = queue.consumer("w2")
 
-    taken = await heir.reclaim(10)
+    reclaimed = await take_over(heir)
+    taken = [lease.job_id for lease in await claim(heir)]
 
     await heir.aclose()
-    assert [lease.job_id for lease in taken] == [Priority.HIGH, Priority.LOW]
+    assert (list(reclaimed.fenced), reclaimed.jobs) == (["w1"], 2)
+    assert taken == list(Priority)  # the group that was made anew begins with what is there
 
 
 Small = tuple[RedisStore, Consumer]
@@ -400,44 +485,62 @@ async def test_a_full_server_refuses_a_push_whole_and_settles_all_the_same(small
     await push(store, *"abcdef")
     await push(store, "g", due="+1")
     leases = await claim(worker)
+    by_hand = store.put({"name": "Work", "parameters": "{}"}, Priority.LOW)
     store.clock.advance(1)
+    turn = Turn(1, 1)
 
     with full(store):
         with pytest.raises(QueueFull, match="nothing was written"):
             await push(store, "h", "i")
         assert await store.driver.cancel("f") is Word.CANCELLING
         fates: list[Fate] = [Ack(), RetryLater("+0"), RetryLater("+60000"), Release(), FAILED, RetryLater("+0")]
-        words = (await worker.exchange(list(zip(leases, fates, strict=True)), None)).words
+        settlements = list(zip(leases, fates, strict=True))
+        words = (await worker.exchange(settlements, None, turn=turn)).words
+        assert (await worker.exchange(settlements, None, turn=turn)).words == words
         again = await claim(worker)
+        (stray,) = [lease for lease in again if lease.job_id == by_hand]
+        assert (await worker.exchange([(stray, FAILED)], None)).words == [Word.OK]
+        assert await store.driver.delete(by_hand) is Word.OK
         assert await store.driver.requeue("e") is Word.OK
         assert await store.driver.find("h") is None
 
     assert words == [Word.OK] * 5 + [Word.CANCELLED]
-    assert [lease.job_id for lease in again] == ["d", "b", "g"]
+    assert [lease.job_id for lease in again] == ["d", "b", "g", by_hand]
     counts = await store.driver.counts()
     assert (counts.ready[Priority.NORMAL], counts.running, counts.delayed, counts.dead) == (1, 3, 1, 0)
 
 
 @pytest.mark.anyio
-async def test_on_a_full_server_leases_are_renewed_taken_over_and_handed_back(small: Small) -> None:
+async def test_on_a_full_server_workers_beat_are_fenced_and_jobs_are_found_taken_over_and_handed_back(
+    small: Small,
+) -> None:
     store, worker = small
-    heart, other = worker.heartbeat(), store.consumer("w2")
+    heart = worker.heartbeat()
     await worker.open()
     await push(store, "a", "b")
     leases = await claim(worker)
+    assert await store.driver.cancel("b") is Word.CANCELLING
 
     with full(store):
-        renewed = heart.renew(leases, {"host": "here"})
-        store.age(60)
-        reclaimed = await other.reclaim(1)
-        released = [await other.release_all([]), await worker.release_all([])]
-        await worker.tidy()
+        beaten = heart.beat(lambda: leases, {"host": "here"})
+        found = await worker.recover(leases[:1])
+    store.age(60)
+    other = store.consumer("w2")
+    with full(store):
+        await other.open()
+        taken_over = await take_over(other)
+        with pytest.raises(Fenced):
+            heart.beat(lambda: leases, {"host": "here"})
+        taken = await claim(other)
+        released = [await consumer.release(refund=True, watch=True) for consumer in (other, worker)]
+        await other.tidy()
 
     heart.close()
     await other.aclose()
-    assert renewed == [Word.OK] * 2
-    assert [(lease.job_id, lease.deliveries) for lease in reclaimed] == [("a", 2)]
-    assert released == [1, 1]
+    assert [lease.job_id for lease in beaten] == [lease.job_id for lease in found] == ["b"]
+    assert (list(taken_over.fenced), taken_over.jobs) == (["w1"], 2)
+    assert [(lease.job_id, lease.deliveries) for lease in taken] == [("a", 2)]
+    assert released == [1, 0]
 
 
 @pytest.mark.anyio
@@ -513,26 +616,36 @@ async def test_nothing_comes_after_the_largest_entry_id_and_whoever_looks_there_
 
     (again,) = await claim(worker)
     assert (again.entry, again.deliveries) == (largest, 1)
-    assert await worker.release_all([]) == 1
+    assert await worker.recover([]) == [again]
+    assert await worker.release(refund=True, watch=False) == 1
+    await worker.open("w1-again")
     (last,) = await claim(worker)
     assert (await worker.exchange([(last, Ack())], 0)).words == [Word.OK]
     assert await queue.driver.jobs(State.READY, 10) == []
 
 
 @pytest.mark.anyio
-async def test_a_renewal_tells_of_the_worker_for_two_leases(queue: RedisStore, worker: Consumer) -> None:
+async def test_a_beat_tells_of_the_worker_and_when_its_lease_ends(queue: RedisStore, worker: Consumer) -> None:
+    queue.clock.advance(5)
     heart = worker.heartbeat()
-    assert heart.renew([], {"host": "here", "pid": "1"}) == []
+    assert heart.beat(list, {"host": "here", "pid": "1"}) == ()
     heart.close()
-    assert queue.admin.hgetall(f"{queue.prefix}worker:w1") == {b"host": b"here", b"pid": b"1"}
-    assert 29_000 < queue.admin.pttl(f"{queue.prefix}worker:w1") <= 30_000
+    record = queue.admin.hgetall(f"{queue.prefix}worker:w1")
+    assert record.pop(b"run")
+    assert record == {b"lease_ms": b"15000", b"host": b"here", b"pid": b"1"}
+    alive = queue.admin.zrange(f"{queue.prefix}workers", 0, -1, withscores=True)
+    assert alive == [(b"w1", queue.clock() + 15_000)]
 
 
-def tidy(queue: RedisStore) -> int:
-    """Run the script for whom every consumer was last heard of long ago."""
+def tidy(queue: RedisStore, idle_ms: int = -1) -> int:
+    """Run the script, as if nobody had for long, and every consumer was last heard of long ago."""
     queue.admin.script_load(lua.script("tidy").source)
-    command = Commands(queue.queue_name, queue.clock).tidy(-1)
+    command = Commands(queue.queue_name, queue.clock).tidy(idle_ms, 0)
     return command.parse(queue.admin.execute_command(*command.wire))
+
+
+def consumers(queue: RedisStore, priority: Priority = Priority.NORMAL) -> set[str]:
+    return {row["name"].decode() for row in queue.admin.xinfo_consumers(queue.stream(priority), "workers")}
 
 
 @pytest.mark.anyio
@@ -540,21 +653,146 @@ async def test_a_consumer_goes_only_with_nothing_pending_and_its_worker_gone(
     queue: RedisStore, worker: Consumer
 ) -> None:
     await push(queue, "a", "b", "c")
-    queue.admin.hset(f"{queue.prefix}worker:alive", "host", "here")
-    queue.admin.expire(f"{queue.prefix}worker:alive", 60)
     for name in ("alive", "gone"):
         consumer = queue.consumer(name)
         (lease,) = await claim(consumer, 1)
         await consumer.exchange([(lease, Ack())], None)
         await consumer.aclose()
+    queue.admin.zrem(f"{queue.prefix}workers", "gone")
+    queue.admin.delete(f"{queue.prefix}worker:gone")
     (held,) = await claim(worker)
 
-    assert tidy(queue) == 4
+    assert tidy(queue, 60_000) == 0
+    assert tidy(queue) == 2
 
-    streams = {priority: queue.stream(priority) for priority in (Priority.HIGH, Priority.NORMAL)}
-    left = {p: {row["name"] for row in queue.admin.xinfo_consumers(key, "workers")} for p, key in streams.items()}
-    assert left == {Priority.HIGH: {b"alive"}, Priority.NORMAL: {b"alive", b"w1"}}
+    assert consumers(queue, Priority.HIGH) == consumers(queue) == {"alive", "w1"}
     assert (await worker.exchange([(held, Ack())], None)).words == [Word.OK]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("lost", ["workers", "worker:w1", "both"])
+async def test_jobs_of_a_dead_worker_that_the_store_has_forgotten_are_found_and_run(
+    queue: RedisStore, worker: Consumer, lost: str
+) -> None:
+    for priority in Priority:
+        await push(queue, priority, priority=priority)
+    assert len(await claim(worker)) == 3
+    queue.admin.delete(*(queue.prefix + key for key in (["workers", "worker:w1"] if lost == "both" else [lost])))
+    tidy(queue)
+    queue.age(60)
+    heir = queue.consumer("w2")
+
+    reclaimed = await take_over(heir)
+    found = await claim(heir)
+
+    await heir.aclose()
+    assert [(lease.job_id, lease.deliveries) for lease in found] == [(priority, 2) for priority in Priority]
+    assert list(reclaimed.fenced) == ([] if lost == "both" else ["w1"])
+
+
+@pytest.mark.anyio
+async def test_a_worker_that_lives_keeps_its_jobs_though_the_list_of_workers_was_removed(
+    queue: RedisStore, worker: Consumer
+) -> None:
+    await push(queue, "a")
+    (held,) = await claim(worker)
+    queue.admin.delete(f"{queue.prefix}workers")
+    heir = queue.consumer("w2")
+    tidy(queue)
+    assert (await take_over(heir)).jobs == 0
+    await heir.aclose()
+
+    with closing(worker.heartbeat()) as heart:
+        heart.beat(lambda: [held], {})
+    assert queue.admin.zscore(f"{queue.prefix}workers", "w1") is not None
+    assert (await worker.exchange([(held, Ack())], None)).words == [Word.OK]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("lost", ["fenced", "worker:w1"])
+async def test_what_a_fenced_worker_still_fetched_is_found_though_the_store_has_forgotten_that_it_was_fenced(
+    queue: RedisStore, worker: Consumer, lost: str
+) -> None:
+    queue.age(60)
+    heir = queue.consumer("w2")
+    await take_over(heir)
+    await push(queue, "late")
+    assert [lease.job_id for lease in await worker.wait(1, 0.01)] == ["late"]
+    queue.admin.delete(queue.prefix + lost)
+
+    tidy(queue)
+    queue.clock.advance(2)
+    assert (await heir.reclaim()).jobs == 1
+
+    assert [lease.job_id for lease in await claim(heir)] == ["late"]
+    await heir.aclose()
+
+
+@pytest.mark.anyio
+async def test_of_a_fenced_worker_nothing_is_left_though_the_store_has_forgotten_that_it_was_fenced(
+    queue: RedisStore, worker: Consumer
+) -> None:
+    await push(queue, "a")
+    await claim(worker)
+    queue.age(60)
+    heir = queue.consumer("w2")
+    await take_over(heir)
+    queue.admin.delete(f"{queue.prefix}fenced")
+
+    tidy(queue)
+
+    await heir.aclose()
+    assert "w1" not in consumers(queue)
+    assert set(queue.keys()) & {"worker:w1"} == set()
+
+
+@pytest.mark.anyio
+async def test_all_consumers_are_looked_at_once_a_minute_however_many_workers_ask(
+    queue: RedisStore, worker: Consumer
+) -> None:
+    queue.clock.advance(0)
+    other = queue.consumer("w2")
+    await worker.tidy()
+    queue.admin.xgroup_createconsumer(queue.stream(), "workers", "idler")
+    queue.admin.xclaim(
+        queue.stream(), "workers", "idler", 0, [queue.put({"name": "Work"})], force=True, justid=True
+    )
+
+    await other.tidy()
+    assert queue.admin.zcard(f"{queue.prefix}fenced") == 0
+
+    queue.clock.advance(60)
+    await other.tidy()
+    assert queue.admin.zrange(f"{queue.prefix}fenced", 0, -1) == [b"idler"]
+    queue.clock.advance(-3600)  # whoever sets the clock back
+    await take_over(other)
+    await other.aclose()
+
+
+@pytest.mark.anyio
+async def test_a_fenced_workers_consumer_goes_when_no_late_read_can_fetch_any_more(
+    queue: RedisStore, worker: Consumer
+) -> None:
+    queue.clock.advance(0)
+    heir = queue.consumer("w2", lease=600)
+    await push(queue, "a")
+    await claim(worker)
+    queue.clock.advance(16)
+    await take_over(heir)
+
+    await push(queue, "late")
+    assert [lease.job_id for lease in await worker.wait(1, 0.01)] == ["late"]  # frozen before, and served now
+    queue.clock.advance(2)
+    late = await heir.reclaim()
+    assert (late.silent, late.fenced, late.jobs) == ([], [], 1)
+    for seconds in (18, 4):  # empty for a lease and the longest block, since the last that it fetched
+        assert "w1" in consumers(queue)
+        queue.clock.advance(seconds)
+        await take_over(heir)
+
+    await heir.aclose()
+    assert "w1" not in consumers(queue)
+    assert queue.keys().keys() & {"fenced", "worker:w1"} == set()
 
 
 # Bytes
@@ -630,15 +868,14 @@ async def test_no_call_promotes_more_than_five_hundred_and_none_is_forgotten(
         await push(queue, *(f"{n:04}" for n in range(start, min(start + 500, 1200))), due="+1000")
     queue.clock.advance(2)
 
-    waiting, claimed = list[int](), list[str]()
+    waiting = list[int]()
     while not waiting or waiting[-1]:
-        exchange = await worker.exchange([], 500)
-        claimed += [lease.job_id for lease in exchange.leases]
+        exchange = await worker.exchange([], 0)
         waiting.append((await queue.driver.counts()).delayed)
         assert exchange.due_in == (0 if waiting[-1] else None)
 
     assert waiting == [700, 200, 0]
-    assert claimed == [f"{n:04}" for n in range(1200)]
+    assert [lease.job_id for lease in await claim_all(worker, 1200)] == [f"{n:04}" for n in range(1200)]
 
 
 @pytest.mark.anyio
@@ -647,51 +884,71 @@ async def test_no_claim_looks_at_more_than_five_hundred_that_were_handed_back_an
 ) -> None:
     for start in (0, 300):
         await push(queue, *map(str, range(start, start + 300)))
-    for lease in [*await claim(worker, 500), *await claim(worker, 500)]:
+    for lease in await claim_all(worker, 600):
         assert await queue.driver.cancel(lease.job_id) is Word.CANCELLING
-    assert await worker.release_all([]) == 600
+    assert await worker.release(refund=True, watch=False) == 600
 
+    await worker.open("w1-again")
     ended = []
-    for _ in range(2):
-        assert await claim(worker, 10) == []
+    for more in (True, False):
+        answer = await worker.exchange([], 10)
+        assert (answer.leases, answer.more) == ([], more)
         ended.append((await queue.driver.counts()).totals["cancelled"])
 
     assert ended == [500, 600]
 
 
 @pytest.mark.anyio
-async def test_no_call_hands_back_more_than_five_hundred_also_behind_those_that_are_held(
-    queue: RedisStore, worker: Consumer
+@pytest.mark.parametrize("refund", [True, False])
+async def test_no_call_hands_back_more_than_five_hundred_and_none_is_forgotten(
+    queue: RedisStore, worker: Consumer, refund: bool
 ) -> None:
-    for start in (0, 400):
-        await push(queue, *map(str, range(start, start + 400)))
-    leases = [*await claim(worker, 500), *await claim(worker, 500)]
-    command = Commands(queue.queue_name).release_all("w1", leases[:200], refund=True)
-    queue.admin.script_load(lua.script("release_all").source)
+    for start in (0, 300):
+        priority = Priority.LOW if start else Priority.NORMAL
+        await push(queue, *map(str, range(start, start + 300)), priority=priority)
+    assert len(await claim_all(worker, 600)) == 600
+    command = Commands(queue.queue_name).release("w1", refund=refund, watch=False)
+    queue.admin.script_load(lua.script("release").source)
 
     released = [command.parse(queue.admin.execute_command(*command.wire)) for _ in range(3)]
 
+    await worker.open("w1-again")
     assert released == [500, 100, 0]
-    assert len(await claim(worker, 500)) == 500
+    again = await claim_all(worker, 600)
+    assert {lease.deliveries for lease in again} == {1 if refund else 2}
+    assert sorted(int(lease.job_id) for lease in again) == list(range(600))
 
 
 @pytest.mark.anyio
-async def test_no_look_for_leases_that_ran_out_passes_more_than_five_hundred_and_the_next_goes_on_there(
+async def test_no_look_after_lost_workers_hands_back_more_than_five_hundred_and_the_next_goes_on_there(
     queue: RedisStore, worker: Consumer
 ) -> None:
-    heir = queue.consumer("w2")
-    for start in (0, 301):
-        await push(queue, *map(str, range(start, start + 301)))
-    held = [*await claim(worker, 500), *await claim(worker, 500)]
+    for start in (0, 300):
+        await push(queue, *map(str, range(start, start + 300)))
+    assert len(await claim_all(worker, 600)) == 600
     queue.age(60)
-    heart = worker.heartbeat()
-    heart.renew(held[:-1], {})
-    heart.close()
+    heir = queue.consumer("w2")
 
-    looks = [[lease.job_id for lease in await heir.reclaim(1)] for _ in range(2)]
+    looks = [await take_over(heir), *[await heir.reclaim() for _ in range(2)]]
 
+    assert [(look.jobs, look.more) for look in looks] == [(500, True), (100, True), (0, False)]
+    assert [lease.job_id for lease in await claim_all(heir, 600)] == list(map(str, range(600)))
     await heir.aclose()
-    assert looks == [[], ["601"]]
+
+
+@pytest.mark.anyio
+async def test_what_a_worker_finds_of_its_own_is_all_there_is_behind_all_that_it_knows(
+    queue: RedisStore, worker: Consumer
+) -> None:
+    for start in range(0, 1200, 400):
+        await push(queue, *map(str, range(start, start + 400)))
+    held = await claim_all(worker, 1200)
+    assert len(held) == 1200
+
+    found = await worker.recover(held[:550])
+
+    assert [lease.place for lease in found] == [lease.place for lease in held[550:]]
+    assert await worker.recover(held) == []
 
 
 @pytest.mark.anyio
@@ -699,12 +956,12 @@ async def test_five_hundred_jobs_are_pushed_in_one_call_and_settled_in_one_excha
     queue: RedisStore, worker: Consumer
 ) -> None:
     assert await push(queue, *map(str, range(500)), unique_for_ms=60_000) == [Word.OK] * 500
-    leases = await claim(worker, 10_000)
+    leases = await claim_all(worker, 500)
     fates: list[Fate] = [Ack(), RetryLater("+0"), Release(), FAILED, RetryLater("+1")]
     settlements = [(lease, fates[n % 5]) for n, lease in enumerate(leases)]
     assert (await worker.exchange(settlements, None)).words == [Word.OK] * 500
     queue.clock.advance(1)
-    assert len(await claim(worker, 500)) == 300
+    assert len(await claim_all(worker, 500)) == 300
 
 
 @pytest.mark.anyio
@@ -721,14 +978,18 @@ async def test_a_dead_letter_of_a_job_put_in_by_hand_has_up_to_five_hundred_fiel
 
 
 @pytest.mark.anyio
-async def test_more_than_five_hundred_are_settled_and_renewed_in_several_calls(
+async def test_of_more_than_five_hundred_jobs_each_that_is_cancelled_is_heard_of_and_all_are_settled(
     queue: RedisStore, worker: Consumer
 ) -> None:
     for start in range(0, 1100, 500):
         await push(queue, *map(str, range(start, min(start + 500, 1100))))
-    leases = [lease for _ in range(3) for lease in await claim(worker, 500)]
+    leases = await claim_all(worker, 1100)
+    for job_id in ("0", "1099"):
+        assert await queue.driver.cancel(job_id) is Word.CANCELLING
     heart = worker.heartbeat()
-    assert heart.renew(leases, {}) == [Word.OK] * 1100
+    assert [lease.job_id for lease in heart.beat(lambda: leases, {})] == ["0", "1099"]
     heart.close()
-    assert (await worker.exchange([(lease, Ack()) for lease in leases], None)).words == [Word.OK] * 1100
+    for start in range(0, 1100, 500):
+        settlements = [(lease, Ack()) for lease in leases[start : start + 500]]
+        assert set((await worker.exchange(settlements, None)).words) == {Word.OK}
     assert happened(await queue.driver.counts()) == {"pushed": 1100, "completed": 1100}

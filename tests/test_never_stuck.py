@@ -3,20 +3,25 @@
 import asyncio
 import logging
 import re
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import anyio
+import anyio.from_thread
+import anyio.to_thread
 import pytest
-from store import RedisStore, Store, eventually
+from store import RedisStore, Store, eventually, inherit
 
 from redisjobs import JobQueue, Worker, no_retry
 from redisjobs.cli.torture.proxy import Proxy
-from redisjobs.driver import Exchange, Settlement
+from redisjobs.driver import Consumer, Exchange, Lease
 from redisjobs.drivers.in_process import MemoryConsumer, MemoryDriver
-from redisjobs.errors import DriverError
+from redisjobs.drivers.redis import RedisDriver
+from redisjobs.drivers.redis_consumer import RedisHeartbeat
+from redisjobs.errors import DriverError, Unavailable
 from redisjobs.job import State
 from redisjobs.shift import Shift
 
@@ -49,16 +54,22 @@ class Deaf(MemoryDriver):
         super().__init__()
         self.deaf_for = 0  # exchanges
         self.asked = 0
+        self.takes = float("inf")  # seconds until there is an answer after all
+        self.trickles = False  # parts of it come all the while
 
     def consumer(self, worker_id: str, *, lease: float, max_deliveries: int) -> MemoryConsumer:
         driver = self
 
         class DeafConsumer(MemoryConsumer):
-            async def exchange(self, settlements: "list[Settlement]", count: int | None, **more: bool) -> Exchange:  # type: ignore[override]
+            @property
+            def heard_at(self) -> float:
+                return time.monotonic() if driver.trickles else float("-inf")
+
+            async def exchange(self, *asked: Any, **more: Any) -> Exchange:
                 driver.asked += 1
                 if driver.asked <= driver.deaf_for:
-                    await anyio.sleep_forever()
-                return await super().exchange(settlements, count, **more)
+                    await anyio.sleep(driver.takes)
+                return await super().exchange(*asked, **more)
 
         return DeafConsumer(self.memory, worker_id, lease, max_deliveries)
 
@@ -90,6 +101,26 @@ async def test_a_worker_that_stays_stuck_ends_with_an_error() -> None:
         await Worker(queue_at(driver, "q"), lease=0.2).run()
 
 
+async def test_a_reply_that_takes_long_but_keeps_coming_is_not_taken_for_being_stuck(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    driver = Deaf()
+    driver.deaf_for, driver.takes, driver.trickles = 1, 3.0, True
+    worker = Worker(queue_at(driver, "q"), lease=0.2)  # it would give up after twelve leases
+    states: list[bool] = []
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.run)
+        await eventually(lambda: driver.asked == 1)
+        while driver.asked == 1:
+            states.append(worker.health.live)
+            await anyio.sleep(0.05)
+        worker.stop()
+
+    assert all(states)
+    assert "stuck" not in caplog.text
+
+
 async def test_a_blocked_loop_is_no_reason_to_give_up_but_one_to_say_where(
     caplog: pytest.LogCaptureFixture, redis_store: RedisStore
 ) -> None:
@@ -118,17 +149,17 @@ async def test_a_blocked_loop_is_no_reason_to_give_up_but_one_to_say_where(
     assert re.search(rf"blocked for 1 s in job {job_id} \(Work\), .*test_never_stuck\.py:\d+", said[0])
 
 
-async def hold(store: Store, count: int = 1) -> None:
-    """Let a worker hold jobs, and say nothing more."""
+async def hold(store: Store, count: int = 1) -> Consumer:
+    """Let a worker hold jobs, which says nothing more by itself."""
     async with queue_at(store.driver, store.queue_name) as queue:
         await queue.push_many([Work()] * count)
-    holder = store.consumer("holder")
-    await holder.open()
-    await holder.exchange([], count)
+    holder = store.consumer("holder", lease=LEASE)
+    assert len((await holder.exchange([], count)).leases) == count
     await holder.aclose()
+    return holder
 
 
-async def test_after_a_time_when_nobody_could_renew_nothing_is_taken_over_for_one_lease(
+async def test_after_a_time_when_nobody_could_beat_nobody_is_taken_for_dead_for_one_lease(
     redis_store: RedisStore,
 ) -> None:
     ran: list[float] = []
@@ -142,7 +173,7 @@ async def test_after_a_time_when_nobody_could_renew_nothing_is_taken_over_for_on
             proxy.refuse(True)
             proxy.drop_all()
             await eventually(lambda: not worker.health.ready)
-            await anyio.sleep(LEASE)  # by its own clock, nobody could renew for so long
+            await anyio.sleep(LEASE)  # by its own clock, nobody could beat for so long
             await hold(redis_store)
             redis_store.age(60)
 
@@ -156,27 +187,41 @@ async def test_after_a_time_when_nobody_could_renew_nothing_is_taken_over_for_on
     assert ran[0] - back_at >= LEASE
 
 
-async def test_when_the_servers_clock_is_set_nothing_is_taken_over_for_one_lease(
-    redis_store: RedisStore, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("step", [3600.0, -3600.0])
+@pytest.mark.parametrize("alive", [True, False])
+async def test_a_step_of_the_servers_clock_neither_robs_the_living_nor_spares_the_dead(
+    redis_store: RedisStore, caplog: pytest.LogCaptureFixture, step: float, alive: bool
 ) -> None:
     ran: list[float] = []
-    await hold(redis_store)
+    holder = await hold(redis_store)
+    heart = holder.heartbeat()
     worker = Worker(queue_at(redis_store.driver, redis_store.queue_name, ran), lease=LEASE)
+
+    async def live(seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            heart.beat(lambda: (), {})
+            await anyio.sleep(LEASE / 5)
+
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(worker.run)
-        for _ in range(15):  # until it has been in touch for a lease: what runs out then it would take at once
-            redis_store.age(0)
-            await anyio.sleep(LEASE / 10)
+        await live(2 * LEASE)  # until it has been in touch for more than a lease
 
         set_at = time.monotonic()
-        redis_store.clock.advance(3600)
-        redis_store.age(60)
+        redis_store.clock.step(step)
 
-        await eventually(lambda: ran, within=10)
+        if alive:
+            await live(4 * LEASE)
+            assert ran == []
+        else:
+            await eventually(lambda: ran, within=10)
         worker.stop()
+    heart.close()
 
-    assert ran[0] - set_at >= LEASE
-    assert "clock jumped" in caplog.text
+    if not alive:
+        # Set ahead, it may have been so for a lease. Set back, its worker may be one that was silent for a while.
+        assert LEASE * 2 / 3 <= ran[0] - set_at <= LEASE + 3 + 1
+    assert "the server's clock was set" in caplog.text
 
 
 async def test_an_idle_worker_that_stops_ends_its_blocking_read_in_order(
@@ -225,7 +270,7 @@ async def test_when_jobs_are_released_idle_workers_take_them_without_connecting_
         await eventually(lambda: redis_store.admin.pubsub_numsub(f"{redis_store.prefix}control:0")[0][1] == 1)
         before = redis_store.admin.info("stats")["total_connections_received"]
 
-        await holder.release_all([])
+        await holder.release(refund=True, watch=False)
 
         await eventually(lambda: len(ran) == 1, within=2)  # by itself it would look after 15 s
         await eventually(lambda: blocked_readers(redis_store)() == 1)
@@ -235,10 +280,20 @@ async def test_when_jobs_are_released_idle_workers_take_them_without_connecting_
     await queue.aclose()
 
 
-def test_a_worker_that_was_frozen_for_its_lease_starts_nothing_that_it_was_given_before(
-    redis_store: RedisStore,
+@pytest.mark.parametrize("robbed", [False, True])
+def test_a_worker_that_was_frozen_for_its_lease_starts_nothing_that_it_was_given_before_it_knows_that_it_lives(
+    redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, robbed: bool
 ) -> None:
     ran: list[float] = []
+    thawed = threading.Event()
+    thawed.set()
+    beat = RedisHeartbeat.beat
+
+    def beat_unless_frozen(heart: RedisHeartbeat, *told: Any) -> Sequence[Lease]:
+        thawed.wait()
+        return beat(heart, *told)
+
+    monkeypatch.setattr(RedisHeartbeat, "beat", beat_unless_frozen)
 
     async def main() -> None:
         queue = queue_at(redis_store.url, redis_store.queue_name, ran)
@@ -246,28 +301,47 @@ def test_a_worker_that_was_frozen_for_its_lease_starts_nothing_that_it_was_given
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(worker.run)
             await eventually(lambda: blocked_readers(redis_store)() == 1)
+            before = worker.worker_id
+            thawed.clear()
             redis_store.put({"name": "Work", "parameters": "{}"})
-            time.sleep(LEASE * 1.1)  # noqa: ASYNC251  (the loop of a process that is stopped stands still)
-            frozen_until = time.monotonic()
-            await eventually(lambda: ran, within=10)
+            time.sleep(LEASE * 1.1)  # noqa: ASYNC251  (a process that is stopped stands still, loop and all)
+            held: list[Lease] = []
+            if robbed:
+                with anyio.from_thread.start_blocking_portal() as portal:
+                    other = redis_store.driver.consumer("other", lease=LEASE, max_deliveries=3)
+
+                    async def rob() -> None:
+                        await other.open()
+                        held.extend(await inherit(other))
+                        await other.aclose()
+
+                    portal.call(rob)
+                assert len(held) == 1
+            await anyio.sleep(LEASE / 3)  # the loop runs before the heartbeat
+            assert ran == []
+            thawed.set()
+            if robbed:
+                await eventually(lambda: worker.worker_id != before and worker.health.ready, within=10)
+                assert ran == []
+            else:
+                await eventually(lambda: ran, within=10)
+                assert worker.worker_id == before
             worker.stop()
         await queue.aclose()
-        assert redis_store.pending() == []
-        assert ran[0] >= frozen_until
 
     anyio.run(main)
 
-    stats = redis_store.admin.hgetall(f"{redis_store.prefix}stats")
-    assert int(stats[b"released"]) == 1  # handed back, and given out again
-    assert int(stats[b"completed"]) == 1
+    pending = [(worker, deliveries) for _, worker, deliveries in redis_store.pending()]
+    assert pending == ([("other", 2)] if robbed else [])
+    assert len(ran) == (0 if robbed else 1)
 
 
 async def test_an_older_answer_that_was_overtaken_changes_nothing(store: Store) -> None:
     shift = Shift(Worker(queue_at(store.driver, store.queue_name)).settings, until_idle=True)
     now = time.monotonic()
-    shift.lookout.learn(2_000, 0.5, now)
+    shift.lookout.learn(0.5, now)
 
-    assert shift.lookout.learn(1_000, None, now - 1) == 0
+    shift.lookout.learn(None, now - 1)
 
     assert shift.lookout._due_at is not None
 
@@ -328,3 +402,78 @@ async def test_a_worker_returns_once_its_share_is_done(store: Store, caplog: pyt
 def test_a_share_of_nothing_is_refused(option: str) -> None:
     with pytest.raises(ValueError, match=option):
         Worker(queue_at("memory://", "q"), **{option: 0})  # type: ignore[arg-type]
+
+
+def through(store: RedisStore, proxy: Proxy) -> str:
+    """The store's address by way of a proxy."""
+    return store.url.replace(f":{proxy.target[1]}/", f":{proxy.port}/")
+
+
+@pytest.fixture
+def proxy(redis_store: RedisStore) -> Iterator[Proxy]:
+    host, port = redis_store.url.rpartition("@")[2].split("/")[0].split(":")
+    with Proxy(host, int(port)) as proxy:
+        yield proxy
+
+
+async def test_a_large_job_over_a_slow_line_is_waited_for_while_it_keeps_coming(
+    redis_store: RedisStore, proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Longer than an answer may keep silent, and than a worker may be stuck."""
+    ran: list[float] = []
+    redis_store.put({"name": "Work", "parameters": "{}", "padding": b"x" * 12_000_000})
+    proxy.delay(0.044)  # for each 64 kB: 1.5 MB/s
+    queue = queue_at(through(redis_store, proxy), redis_store.queue_name, ran)
+    worker = Worker(queue, lease=1)
+    began = time.monotonic()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.run)
+        await eventually(lambda: ran, within=40)
+        worker.stop()
+    await queue.aclose()
+
+    assert ran[0] - began > 6
+    assert len(ran) == 1
+    assert "stuck" not in caplog.text
+    stats = redis_store.admin.hgetall(f"{redis_store.prefix}stats")
+    assert (stats.get(b"completed"), stats.get(b"released"), stats.get(b"reclaimed")) == (b"1", None, None)
+
+
+async def test_a_beat_does_not_wait_for_its_answer_longer_than_the_lease_bears(
+    redis_store: RedisStore, proxy: Proxy
+) -> None:
+    driver = RedisDriver(through(redis_store, proxy), redis_store.queue_name)
+    consumer = driver.consumer("w", lease=0.9, max_deliveries=3)
+    await consumer.open()
+    heart = consumer.heartbeat()
+    heart.beat(lambda: (), {})
+    proxy.black_hole(True)
+    began = time.monotonic()
+
+    with pytest.raises(Unavailable):
+        await anyio.to_thread.run_sync(lambda: heart.beat(lambda: (), {}))
+
+    assert time.monotonic() - began < 3  # others are waited for 5 s
+    proxy.black_hole(False)
+    heart.close()
+    await consumer.aclose()
+    await driver.aclose()
+
+
+async def test_how_many_jobs_are_asked_for_follows_their_size(redis_store: RedisStore) -> None:
+    consumer = redis_store.consumer("w")
+    for _ in range(30):
+        redis_store.put({"name": "Work", "parameters": "{}", "padding": b"x" * 500_000})
+    await consumer.exchange([], 100)
+
+    large = [len((await consumer.exchange([], 100)).leases) for _ in range(4)]
+    while (await consumer.exchange([], 100)).leases:
+        pass
+    for _ in range(300):
+        redis_store.put({"name": "Work", "parameters": "{}"})
+    small = [len((await consumer.exchange([], 100)).leases) for _ in range(12)]
+
+    assert all(0 < number <= 3 for number in large)
+    assert max(small) == 100
+    await consumer.release(refund=True, watch=False)
+    await consumer.aclose()

@@ -88,7 +88,7 @@ async def test_a_cancel_in_another_database_leaves_the_job_of_that_id_alone(crew
         (lease,) = (await consumer.exchange([], 1)).leases
         assert await elsewhere.cancel("mine") is Word.CANCELLING
         await runs_on(crew)
-        await consumer.release_all([])
+        await consumer.release(refund=True, watch=False)
         await consumer.aclose()
     assert lease.job_id == "mine"
     await eventually(lambda: crew.store.located() == {})

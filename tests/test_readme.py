@@ -186,7 +186,18 @@ def test_each_arrow_of_the_diagram_names_a_script_that_is_there(project: Path) -
     page = (project / "lua/README.md").read_text("utf-8")
     (diagram,) = re.findall(r"^```\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     words = set(re.findall(r"[a-z_]+", diagram))
-    moves = {"push", "claim", "ack", "retry", "release", "release_all", "reclaim", "fail", "requeue", "delete"}
+    named = {path.removesuffix(".lua") for path in scripts(project)} & words
+    fates = set(re.findall(r"^fates\.(\w+) =", scripts(project)["settle.lua"], re.MULTILINE))
+    drawn = {fate for said in re.findall(r"settle: ([a-z, ]*[a-z])", diagram) for fate in said.split(", ")}
 
-    assert moves <= words
-    assert moves <= {name.removesuffix(".lua") for name in scripts(project)}
+    assert named == {"push", "claim", "settle", "release", "reclaim", "requeue", "delete"}
+    assert drawn == fates
+
+
+def test_all_that_changes_a_jobs_state_is_in_the_diagram_or_told_beside_it(project: Path) -> None:
+    states = (project / "lua/README.md").read_text("utf-8").split("## The states")[1].split("\n## ")[0]
+    looks = {"find", "jobs", "counts"}
+    others = {"join", "adopt", "recover", "tidy"}  # what they change is no job's state
+
+    for name in {path.removesuffix(".lua") for path in scripts(project)} - looks - others:
+        assert re.search(rf"\b{name}\b", states), name

@@ -6,7 +6,9 @@ import shlex
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import PIPE
@@ -19,6 +21,7 @@ from store import RedisStore
 
 from redisjobs import Fail, JobContext, JobName, Priority, Worker, server
 from redisjobs import JobQueue as AsyncJobQueue
+from redisjobs.drivers.redis import RedisDriver
 from redisjobs.sync import JobQueue
 
 pytestmark = pytest.mark.anyio
@@ -75,6 +78,7 @@ def live() -> Iterator[Live]:
         ran = portal.start_task_soon(worker.run)
         assert started.wait(30)
         put_in_line(queue)
+        portal.call(die, running.url)
         yield Live(running.url, samples(running.url))
         ended.set()
         portal.call(worker.stop)
@@ -91,6 +95,17 @@ def register(queue: JobQueue, started: threading.Event, ended: threading.Event) 
     @queue.job(name="Break")
     def break_down() -> None:
         raise Fail("no such mailbox")
+
+
+async def die(url: str) -> None:
+    """A worker that its supervisor has found dead; it is looked after for an hour, as its lease is that long."""
+    driver = RedisDriver(url, "emails")
+    worker = driver.consumer("web-2:17:5d2f01aa", lease=3600, max_deliveries=3)
+    await worker.open()
+    with closing(worker.heartbeat()) as heart:
+        heart.release()
+    await worker.aclose()
+    await driver.aclose()
 
 
 def job_name(queue: JobQueue, name: str) -> JobName[Any]:
@@ -176,3 +191,21 @@ async def test_a_job_pushed_by_the_documented_words_runs(
         await Worker(queue).run(until_idle=True)
 
     assert seen == [(entry, SendEmail("joe@email.com", "By hand"))]
+
+
+def test_the_list_of_workers_tells_who_is_alive_and_the_idle_time_how_long_a_job_has_been_running(
+    live: Live,
+) -> None:
+    shown = by_the_same_words(live.url, "redis-cli ZRANGE 'redisjobs:{emails}:workers' 0 -1 WITHSCORES")
+    with redis.Redis.from_url(live.url, decode_responses=True) as admin:
+        seconds, micros = admin.time()
+        stream = "redisjobs:{emails}:ready:high"
+        (first,) = admin.xpending_range(stream, "workers", "-", "+", 9)
+        (end,) = re.findall(rf"{_WORKER}\D+(\d+)", shown)
+        time.sleep(0.1)
+        (later,) = admin.xpending_range(stream, "workers", "-", "+", 9)
+
+    assert "web-2" not in shown
+    assert 0 < int(end) - (seconds * 1000 + micros // 1000) <= 15_000
+    assert first["consumer"] == _WORKER
+    assert later["time_since_delivered"] - first["time_since_delivered"] >= 100

@@ -9,7 +9,7 @@ import anyio
 import pytest
 from store import eventually
 
-from redisjobs.driver import Exchange, Lease, Settlement
+from redisjobs.driver import Exchange, Lease, Reclaimed, Settlement, Silent, Turn
 from redisjobs.drivers.in_process import MemoryConsumer, MemoryDriver
 from redisjobs.errors import Unavailable
 from redisjobs.queue import JobQueue
@@ -31,23 +31,39 @@ class Driver(MemoryDriver):
         self.away = False
         self.asked: list[str] = []
 
+    def ask(self, what: str) -> None:
+        if self.away:
+            raise Unavailable("away, as the test says")
+        self.asked.append(what)
+
     def consumer(self, worker_id: str, *, lease: float, max_deliveries: int) -> MemoryConsumer:
         driver = self
 
         class Consumer(MemoryConsumer):
             async def exchange(
-                self, settlements: Sequence[Settlement], count: int | None, *, idle: bool = False
+                self,
+                settlements: Sequence[Settlement],
+                count: int | None,
+                *,
+                turn: Turn | None = None,
+                idle: bool = False,
             ) -> Exchange:
-                if driver.away:
-                    raise Unavailable("away, as the test says")
-                driver.asked += ["settle"] if settlements else []
-                return await super().exchange(settlements, count, idle=idle)
+                driver.ask("settle" if settlements else "claim")
+                return await super().exchange(settlements, count, turn=turn, idle=idle)
 
-            async def reclaim(self, count: int, latest_ms: int | None = None) -> list[Lease]:
-                if driver.away:
-                    raise Unavailable("away, as the test says")
-                driver.asked.append("reclaim")
-                return await super().reclaim(count, latest_ms)
+            async def recover(self, held: Sequence[Lease], older: float = 0) -> list[Lease]:
+                driver.ask("recover")
+                return await super().recover(held, older)
+
+            async def reclaim(
+                self, silent: Sequence[Silent] = (), *, others: bool = False, thorough: bool = False
+            ) -> Reclaimed:
+                driver.ask("reclaim")
+                return await super().reclaim(silent, others=others, thorough=thorough)
+
+            async def release(self, *, refund: bool, watch: bool) -> int:
+                driver.ask("release")
+                return await super().release(refund=refund, watch=watch)
 
         return Consumer(self.memory, worker_id, lease, max_deliveries)
 
@@ -71,13 +87,14 @@ async def test_outcomes_that_waited_for_the_store_are_settled_before_jobs_are_ta
         driver.away = True
         go.set()
         await eventually(lambda: worker._shift and worker._shift.away)
-        worker._shift.reclaim = True  # type: ignore[union-attr]
+        worker._shift.reclaim_at = 0.0  # type: ignore[union-attr]
         driver.asked.clear()
         driver.away = False
         await eventually(lambda: {"settle", "reclaim"} <= set(driver.asked))
         worker.stop()
 
-    assert driver.asked[0] == "settle"
+    others = [what for what in driver.asked if what in ("settle", "reclaim", "claim")]
+    assert others[0] == "settle"
 
 
 async def test_a_worker_that_stops_while_the_store_is_away_ends_all_the_same_and_says_what_it_holds(

@@ -21,6 +21,7 @@ import redisjobs
 from redisjobs.cli.app import make
 from redisjobs.cli.torture import report
 from redisjobs.cli.torture.checker import Verdict, check
+from redisjobs.cli.torture.clock import Clock
 from redisjobs.cli.torture.jobs import UPSET
 from redisjobs.cli.torture.nemesis import COMPANY, FAULTS, duration
 from redisjobs.cli.torture.place import databases_of
@@ -69,6 +70,11 @@ def killed(worker: int, at: float) -> dict[str, Any]:
 def child_killed(worker: int, at: float) -> dict[str, Any]:
     """As a supervisor sees it, who hands its jobs on at once."""
     return killed(worker, at) | {"name": "child killed", "hands_on": True}
+
+
+def fenced(worker: int, at: float) -> dict[str, Any]:
+    """As the torture sees it in the store."""
+    return {"what": "fenced", "worker": f"w{worker}", "db": 0, "at": at}
 
 
 def cut(began: float, ended: float) -> dict[str, Any]:
@@ -206,6 +212,154 @@ def test_after_the_group_was_destroyed_a_first_delivery_is_later_than_a_second(b
     assert book.verdict().passed
     book.lines[-1] |= {"db": 1}
     assert len(book.verdict().stolen) == 1
+
+
+@pytest.mark.parametrize(("fate", "began"), [("Ack", 102), ("Ack", 103.2), ("RetryLater", 102)])
+def test_a_job_that_was_in_hand_as_the_group_was_destroyed_is_settled_by_who_has_it_since(
+    book: Book, fate: str, began: float
+) -> None:
+    book.lines += [
+        *pushed("d", 100),
+        started("d", 1, began),
+        started("d", 2, 103.5),
+        settled("d", 1, 104, fate=fate),
+    ]
+    book.lines.append(cut(103, 103.1) | {"name": "group destroyed", "forgets_deliveries": True, "hands_on": True})
+
+    assert len(book.verdict().stolen) == 1
+
+
+@pytest.mark.parametrize(("word", "found"), [("OK", True), ("LEASE_LOST", False)])
+def test_a_settlement_by_one_who_was_seen_to_be_fenced_is_found(book: Book, word: str, found: bool) -> None:
+    book.lines += [*pushed("d", 100), started("d", 1, 102), settled("d", 1, 103.5, word=word)]
+    book.final.totals |= {"pushed": 4, "completed": 3}
+
+    assert check([*book.lines, fenced(1, 103.6)], [book.final]).stolen == []
+    assert check([*book.lines, fenced(1, 103.4) | {"db": 1}], [book.final]).stolen == []
+    stolen = check([*book.lines, fenced(1, 103.4), fenced(1, 110)], [book.final]).stolen
+    assert stolen == (["d: w1 settled it 0.100 s after it was fenced"] if found else [])
+
+
+@pytest.mark.parametrize("resent", [False, True])
+def test_an_outcome_that_is_refused_to_one_who_was_not_fenced_is_found(book: Book, resent: bool) -> None:
+    book.lines += [*pushed("d", 100), *done("d", 1, 102)]
+    book.lines[-1] |= {"word": "LEASE_LOST", "resent": resent}
+    book.final.totals |= {"pushed": 4, "completed": 3}
+    destroyed = cut(102.05, 102.2) | {"name": "group destroyed", "forgets_deliveries": True, "recovery": ""}
+
+    (wrong,) = book.verdict().wrong
+    assert wrong.startswith("d (Work) was refused to w1 (delivery 1, done, Ack LEASE_LOST), ")
+    assert wrong.endswith("sent again, though it was not fenced" if resent else "), though it was not fenced")
+    assert check([*book.lines, fenced(1, 102.1)], [book.final]).passed
+    assert check([*book.lines, destroyed], [book.final]).passed
+    first = started("d", 2, 101)  # had it before, and has it done
+    before = [line | {"began": 101.9} if line is destroyed else line for line in (destroyed, first)]
+    assert not any("refused" in wrong for wrong in check([*book.lines, *before], [book.final]).wrong)
+    assert not check([*book.lines, fenced(2, 102.1), destroyed | {"db": 1}], [book.final]).passed
+
+
+def frozen(worker: int, began: float, ended: float) -> dict[str, Any]:
+    """As a fault that stops one for longer than its lease of 2 s."""
+    about = {"name": "worker frozen", "ended": ended, "silent": [f"w{worker}"], "db": 0}
+    return killed(worker, began) | about
+
+
+@pytest.mark.parametrize(
+    ("fenced_at", "others", "wrong"),
+    [
+        (207, [], False),
+        (None, [], True),
+        (210.5, [], True),  # only later
+        (None, [cut(203, 204)], False),  # nobody could have known
+        (None, [cut(203, 204) | {"db": 1}], True),
+        (None, [cut(203, 204) | {"hits": "", "unsteady": True}], False),
+        (
+            None,
+            [{"what": "hello", "pid": 1, "db": 0, "at": 190, "lease": 9.0}],
+            False,
+        ),  # by its own lease it lived
+    ],
+)
+def test_a_worker_that_stood_still_for_longer_than_its_lease_and_is_not_fenced_is_found(
+    fenced_at: float | None, others: Lines, wrong: bool
+) -> None:
+    lines = [frozen(1, 205, 210), *others]
+    if fenced_at is not None:
+        lines.append(fenced(1, fenced_at))
+
+    found = check(lines, [Final()]).wrong
+
+    assert found == (["w1 stood still for 5.0 s, by a lease of 2 s, and was not fenced"] if wrong else [])
+
+
+def test_a_worker_that_was_stopped_and_starts_nothing_once_it_goes_on_is_found(book: Book) -> None:
+    book.lines += [frozen(1, 105, 107) | {"silent": ["w1"], "workers": []}, *pushed("d", 150)]
+    book.lines.append(fenced(1, 106.9))
+
+    assert "process 1 has started nothing in 43 s since 'worker frozen' was over" in book.verdict().wrong
+    book.lines.append(started("d", 1, 151))
+    assert not any("started nothing" in wrong for wrong in book.verdict().wrong)
+
+
+# The server's clock, as it was set: 10 s ahead at 103, and back again at 106.
+
+
+def was_set(at: float, seconds: float) -> dict[str, Any]:
+    return {"what": "clock", "db": 0, "asked": at - 0.01, "at": at, "seconds": seconds}
+
+
+def test_what_a_clock_said_is_known_from_when_it_was_set() -> None:
+    clock = Clock([was_set(103, 10), was_set(106, 0)])
+
+    assert (clock.earliest(0, 101, 102), clock.latest(0, 101, 102)) == (101, 102)
+    assert (clock.earliest(0, 102, 104), clock.latest(0, 102, 104)) == (102, 114)
+    assert (clock.earliest(0, 104, 107), clock.latest(0, 104, 107)) == (105.99, 116)
+    assert (clock.earliest(1, 102, 104), clock.latest(1, 102, 104)) == (102, 104)
+    assert [clock.told(0, said, 0) for said in (101, 114, 107)] == [101, 104, 107]
+    assert [clock.told(0, said, 105) for said in (114, 115.5)] == [114, 105.5]
+    assert [clock.told(1, said, 0) for said in (0, 115)] == [0, 115]
+
+
+@pytest.mark.parametrize(
+    ("pushed_at", "began", "early"),
+    [
+        (100, 103.5, 0),  # due by the clock that was set ahead
+        (100, 102.5, 0.5),
+        (104, 105, 2),  # pushed while it was ahead: it counts from there
+        (104, 106.5, 1),  # as much of it as it had said
+        (104, 117.5, 0),
+    ],
+)
+def test_a_delayed_job_is_due_by_the_clock_of_the_store(
+    book: Book, pushed_at: float, began: float, early: float
+) -> None:
+    push, told = pushed("d", pushed_at)
+    book.lines += [push, told | {"delay": 3}, *done("d", 2, began), was_set(103, 10), was_set(106, 0)]
+    book.final.totals |= {"pushed": 4, "completed": 3}
+
+    told_early = [wrong for wrong in book.verdict().wrong if "before it was due" in wrong]
+    assert told_early == ([f"d (Work) was started {early:.3f} s before it was due"] if early else [])
+
+
+def set_ahead(worker: int, began: float, ended: float) -> dict[str, Any]:
+    about = {"name": "clock set ahead", "ended": ended, "unsteady": True, "is_limit": True}
+    return killed(worker, began) | about
+
+
+def test_a_step_of_the_clock_excuses_no_job_but_those_of_who_was_killed_then() -> None:
+    assert again(A, started("x", 2, 203, 2), set_ahead(1, 200.2, 209)) == "clock set ahead"
+    assert again(A, started("x", 2, 203, 2), set_ahead(9, 200.2, 209)) == "none"
+
+
+@pytest.mark.parametrize(("at", "wrong"), [(108, False), (109.5, True)])
+def test_jobs_of_one_killed_as_the_clock_is_set_that_wait_until_it_is_set_back_are_found(
+    book: Book, at: float, wrong: bool
+) -> None:
+    book.lines += [*pushed("d", 101), started("d", 1, 102), set_ahead(1, 102.5, 109), *done("d", 2, at, 2)]
+    book.final.totals |= {"pushed": 4, "completed": 3}
+
+    late = f"recovery from 'clock set ahead' took {at - 102.5:.1f} s, until it was over"
+    assert (late in book.verdict().wrong) is wrong
 
 
 def test_a_job_that_was_settled_twice_is_found(book: Book) -> None:
@@ -348,17 +502,17 @@ def test_a_second_run_is_excused_only_by_a_fault_that_hit_the_first(fault: dict[
 
 
 def test_a_fault_of_all_excuses_no_run_that_was_settled_before_it() -> None:
-    lost = settled("x", 1, 200.5, word="LEASE_LOST")
+    lost, second = settled("x", 1, 200.5, word="LEASE_LOST"), started("x", 2, 204, deliveries=2)
 
-    assert again(A, B, lost, cut(201, 202)) == "none"
-    assert again(A, B, lost, cut(200.3, 202)) == "network cut"
+    assert again(A, second, lost, cut(201, 202)) == "none"
+    assert again(A, second, lost, cut(200.3, 202)) == "network cut"
 
 
 def test_a_fault_of_all_excuses_no_run_that_comes_again_long_after_it() -> None:
-    assert again(A, started("x", 2, 206, 2), cut(200, 201)) == "network cut"
-    assert again(A, started("x", 2, 206.5, 2), cut(200, 201)) == "none"
-    assert again(A, started("x", 2, 206.5, 3), cut(200, 201)) == "network cut"  # another had it, and lost it
-    assert again(A, started("x", 2, 208.6, 3), cut(200, 201)) == "none"
+    assert again(A, started("x", 2, 206.4, 2), cut(200, 201)) == "network cut"
+    assert again(A, started("x", 2, 206.6, 2), cut(200, 201)) == "none"
+    assert again(A, started("x", 2, 206.6, 3), cut(200, 201)) == "network cut"  # another had it, and lost it
+    assert again(A, started("x", 2, 209.3, 3), cut(200, 201)) == "none"
 
 
 def test_nothing_excuses_a_second_run_of_a_job_whose_end_was_accepted() -> None:
@@ -400,13 +554,13 @@ def test_one_that_was_held_up_is_excused_by_what_held_it_up() -> None:
     assert again(B, late, settled("x", 2, 203.5, 2), frozen | {"ended": 205.5, "pids": [2]}) == "none"
 
 
-# How soon a fault leads to a second run. A lease of 2 s runs out 2 s after its job was given out; the first run
-# may have begun 0.5 s later than that, unseen.
+# How soon a fault leads to a second run. A worker's lease of 2 s began with its last beat before that, at most
+# 0.67 s before that; and 0.5 s of it may be a delay that nobody saw. When its jobs were given out is no matter.
 
 
 @pytest.mark.parametrize("fault", [killed(1, 200.2), cut(200.2, 200.3), stalled(1, 200.2, 1)])
-@pytest.mark.parametrize(("seconds", "excused"), [(0.1, False), (1.45, False), (1.55, True)])
-def test_a_fault_in_which_leases_run_out_excuses_no_second_run_before_they_have(
+@pytest.mark.parametrize(("seconds", "excused"), [(0.1, False), (1.0, False), (1.1, True)])
+def test_a_fault_that_keeps_a_worker_from_beating_excuses_no_second_run_before_its_lease_is_over(
     fault: dict[str, Any], seconds: float, excused: bool
 ) -> None:
     cause = again(A, started("x", 2, 200 + seconds, 2), fault)
@@ -414,8 +568,33 @@ def test_a_fault_in_which_leases_run_out_excuses_no_second_run_before_they_have(
     assert cause == (fault["name"] if excused else "none")
 
 
-@pytest.mark.parametrize(("seconds", "excused"), [(1.45, False), (1.55, True)])
-def test_a_run_begun_after_a_fault_whose_harm_still_shows_has_a_whole_lease_as_well(
+@pytest.mark.parametrize(("seconds", "excused"), [(1.0, False), (1.1, False), (1.65, False), (1.75, True)])
+def test_each_worker_is_judged_by_its_own_lease(seconds: float, excused: bool) -> None:
+    hello = {"what": "hello", "pid": 1, "db": 0, "at": 190, "lease": 3.0}
+
+    assert again(A, started("x", 2, 200 + seconds, 2), killed(1, 200.2), hello) == (
+        "worker killed" if excused else "none"
+    )
+
+
+def test_a_stall_that_is_too_short_for_a_long_lease_excuses_nothing() -> None:
+    stall, second = stalled(1, 200.2, 1), started("x", 2, 202, 2)
+    hello = {"what": "hello", "pid": 1, "db": 0, "at": 190, "lease": 3.0}
+
+    assert again(A, second, stall) == "process stood still"
+    assert again(A, second, stall, hello) == "none"
+
+
+def test_a_worker_that_was_fenced_may_run_its_own_job_again_under_its_new_id() -> None:
+    frozen = killed(1, 200.2) | {"name": "worker frozen", "ended": 204}
+    second = started("x", 1, 204.2, 2) | {"worker": "w1 anew"}
+
+    assert again(A, second, frozen) == "worker frozen"
+    assert again(A, second, frozen | {"began": 203.9}) == "none"
+
+
+@pytest.mark.parametrize(("seconds", "excused"), [(1.35, False), (1.45, True)])
+def test_a_run_begun_after_an_outage_whose_harm_still_shows_has_a_whole_lease_as_well(
     seconds: float, excused: bool
 ) -> None:
     late = cut(198, 199.5) | {"reaches": 1}
@@ -423,8 +602,10 @@ def test_a_run_begun_after_a_fault_whose_harm_still_shows_has_a_whole_lease_as_w
     assert again(A, started("x", 2, 200 + seconds, 2), late) == ("network cut" if excused else "none")
 
 
-def test_a_lease_that_was_renewed_until_a_fault_began_runs_out_a_lease_after_that() -> None:
-    first = started("x", 1, 196)  # renewed at 199.33 or later: until 201.33, and 0.5 s of that may be a delay
+def test_a_lease_that_began_anew_until_a_fault_is_over_a_lease_after_that() -> None:
+    first = started(
+        "x", 1, 196
+    )  # its worker beat at 199.33 or later: until 201.33, and 0.5 s of that may be a delay
 
     assert again(first, started("x", 2, 200.8, 2), killed(1, 200)) == "none"
     assert again(first, started("x", 2, 200.9, 2), killed(1, 200)) == "worker killed"
@@ -439,8 +620,11 @@ def test_a_lease_that_was_renewed_until_a_fault_began_runs_out_a_lease_after_tha
     ],
     ids=["unsteady", "stall", "cut"],
 )
-def test_where_something_else_kept_a_lease_from_being_renewed_it_may_run_out_sooner(other: dict[str, Any]) -> None:
+def test_where_something_else_kept_a_worker_from_beating_its_lease_may_be_over_sooner(
+    other: dict[str, Any],
+) -> None:
     assert again(started("x", 1, 196), started("x", 2, 200.5, 2), killed(1, 200), other) == "worker killed"
+    assert again(started("x", 1, 196), started("x", 2, 198.6, 2), killed(1, 200), other) == "none"
 
 
 @pytest.mark.parametrize(
@@ -458,22 +642,24 @@ def test_a_job_that_was_handed_back_runs_again_at_once_in_whatever_fault() -> No
     assert again(A, started("x", 2, 200.24), cut(200.2, 200.3), *handed_back) == "none"
 
 
-def test_one_that_was_given_a_job_before_it_stood_still_may_lose_it_as_soon_as_it_begins() -> None:
+def test_one_that_stood_still_may_lose_a_job_as_soon_as_it_begins_it() -> None:
     frozen = killed(1, 198) | {"name": "worker frozen", "ended": 199.9}
 
     assert again(A, started("x", 2, 200.1, 2), frozen | {"reaches": 1}) == "worker frozen"
-    assert again(A, started("x", 2, 200.1, 2), frozen | {"reaches": 1, "began": 198.8}) == "none"
+    assert again(A, started("x", 2, 200.1, 2), frozen | {"reaches": 1, "began": 199.4}) == "none"
 
 
-def test_one_whose_event_loop_was_blocked_may_lose_a_job_as_soon_as_it_begins() -> None:
+def test_one_whose_event_loop_was_blocked_has_beaten_all_the_while() -> None:
     blocked = [*pushed("b", 197, "Blocker"), started("b", 1, 198, name="Blocker"), ended("b", 1, 199.9)]
 
-    assert again(A, started("x", 2, 200.3, 2), cut(200.1, 200.2)) == "none"
-    assert again(A, started("x", 2, 200.3, 2), cut(200.1, 200.2), *blocked) == "network cut"
+    assert again(A, started("x", 2, 200.3, 2), cut(200.1, 200.2), *blocked) == "none"
+    assert again(A, started("x", 2, 201.1, 2), cut(200.1, 200.2), *blocked) == "network cut"
 
 
-@pytest.mark.parametrize(("seconds", "excused"), [(0.1, False), (0.5, False), (0.6, True)])
-def test_who_could_not_renew_takes_nothing_over_when_the_store_is_back(seconds: float, excused: bool) -> None:
+@pytest.mark.parametrize(("seconds", "excused"), [(0.1, False), (1.85, False), (1.95, True)])
+def test_who_heard_nothing_of_the_store_takes_nobody_for_dead_for_a_lease_once_it_is_back(
+    seconds: float, excused: bool
+) -> None:
     first, again_at = started("x", 1, 198), 202 + seconds
 
     assert again(first, started("x", 2, again_at, 2), cut(200.5, 202)) == ("network cut" if excused else "none")
@@ -482,8 +668,8 @@ def test_who_could_not_renew_takes_nothing_over_when_the_store_is_back(seconds: 
     assert again(first, started("x", 2, again_at, 2), back) == ("network cut" if excused else "none")
 
 
-def test_a_cut_that_is_shorter_than_the_time_in_which_workers_renew_keeps_nobody_from_looking() -> None:
-    assert again(started("x", 1, 198), started("x", 2, 202.1, 2), cut(200.8, 202)) == "network cut"
+def test_an_outage_of_half_a_lease_keeps_nobody_from_taking_others_for_dead() -> None:
+    assert again(started("x", 1, 198), started("x", 2, 202.1, 2), cut(201, 202)) == "network cut"
 
 
 @pytest.mark.parametrize("deliveries", [1, 2])
@@ -593,8 +779,8 @@ def test_a_key_may_be_held_by_a_job_whose_end_nobody_was_told(book: Book) -> Non
     book.without("a", "settled")
 
     assert check([*book.lines, push, told | {"holder": "a"}], [book.final]).passed
-    refused = settled("a", 1, 101.11, word="LEASE_LOST")
-    assert check([*book.lines, refused, push, told | {"holder": "a"}], [book.final]).passed
+    refused = [settled("a", 1, 101.11, word="LEASE_LOST"), fenced(1, 101.1)]
+    assert check([*book.lines, *refused, push, told | {"holder": "a"}], [book.final]).passed
     retried = settled("a", 1, 101.11, fate="RetryLater")
     assert check([*book.lines, retried, push, told | {"holder": "a"}], [book.final]).passed
 
@@ -722,7 +908,11 @@ DONE = attempt(2, *done("f", 2, 201))
 
 def test_a_second_attempt_of_a_job_that_failed_is_no_second_run() -> None:
     assert judged(*RAISED, retried(1, 200.2), *DONE) == ({}, {}, False)
-    assert judged(*RAISED, retried(1, 200.2, "LEASE_LOST", resent=True), *DONE) == ({}, {}, False)
+    assert judged(*RAISED, retried(1, 200.2, "LEASE_LOST", resent=True), fenced(1, 200.3), *DONE) == (
+        {},
+        {},
+        False,
+    )
     assert judged(*RAISED, killed(1, 200.2), *DONE) == ({}, {}, False)  # before it heard that it was
 
 
@@ -1057,7 +1247,7 @@ def test_there_is_a_database_beside_the_one_that_a_url_names(url: str, databases
 # What its workers run
 
 
-def scripts_of(release: Release, name: str = "fail") -> "subprocess.CompletedProcess[str]":
+def scripts_of(release: Release, name: str = "settle") -> "subprocess.CompletedProcess[str]":
     """What a process that starts now reads."""
     code = (
         f"from redisjobs.drivers import lua; script = lua.script({name!r}); print(lua.__file__); "
@@ -1092,7 +1282,7 @@ def test_a_script_is_known_by_what_each_release_calls_it(tmp_path: Path) -> None
         release.upgrade()
         called.append(scripts_of(release).stdout.splitlines()[1])
 
-    assert release.shas("fail") == called
+    assert release.shas("settle") == called
     assert len(set(called)) == 4
 
 
@@ -1172,13 +1362,13 @@ def test_ninety_seconds_of_every_fault_lose_nothing(tortures: Tortures, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(240)
 def test_a_users_server_is_spared_and_its_keys_are_taken_away(tortures: Tortures, redis_url: str) -> None:
     with redis.Redis.from_url(redis_url) as client:
         before = client.info("server")["run_id"]
 
         torture = tortures.start("--minutes", 0.05, "--url", redis_url, "--json", "-")
-        out, err = torture.communicate(timeout=140)
+        out, err = torture.communicate(timeout=230)
 
         told = json.loads(out)
         assert torture.returncode == 0, err

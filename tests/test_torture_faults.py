@@ -4,8 +4,10 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -18,13 +20,22 @@ from redisjobs.cli.torture import spoiled
 from redisjobs.cli.torture.checker import check
 from redisjobs.cli.torture.fleet import GRACE, Fleet, Host, Kind, children
 from redisjobs.cli.torture.jobs import Pusher, Work
-from redisjobs.cli.torture.nemesis import FAULTS
+from redisjobs.cli.torture.nemesis import FAULTS, heal
 from redisjobs.cli.torture.nemesis.entries import PutHostile
 from redisjobs.cli.torture.nemesis.fault import Field
-from redisjobs.cli.torture.nemesis.network import CutPush, LateBytes
+from redisjobs.cli.torture.nemesis.network import CutBeat, CutPush, CutSettlement, LateBytes, SlowBeat
+from redisjobs.cli.torture.nemesis.records import DeleteRecord, ForgetWorkers, LoseRecord
+from redisjobs.cli.torture.nemesis.servers import SetClockAhead, SetClockBack
 from redisjobs.cli.torture.producers import _Book, _seconds_of
 from redisjobs.cli.torture.proxy import HOST, Proxy
+from redisjobs.cli.torture.release import Release
+from redisjobs.cli.torture.settable import settable
 from redisjobs.cli.torture.store import Store, through
+from redisjobs.driver import Fenced
+from redisjobs.drivers import lua
+from redisjobs.drivers.commands import Command, Commands
+from redisjobs.drivers.link import SyncLink, Target
+from redisjobs.errors import Unavailable
 from redisjobs.job import State
 from redisjobs.server import Server
 from redisjobs.sync import JobQueue
@@ -68,10 +79,220 @@ def test_late_bytes_are_tried_for_ids_of_both_kinds_and_with_unique_keys_and_add
     assert field.store.queue.jobs(State.READY) == []
 
 
+# Workers that the store no longer knows, and clocks. `worker` is one that has joined; its process only sleeps.
+
+
+@pytest.fixture
+def worker(field: Field, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    host = Host(Kind(), process)
+    monkeypatch.setattr(Fleet, "some_pid", lambda self, *, supervised: None if supervised else process.pid)
+    monkeypatch.setattr(Fleet, "host_of", lambda self, pid: host)
+    name = f"host:{process.pid}:0"
+    run(field, commands(field).join(name, 2000, "run"))
+    yield name
+    process.kill()
+    process.wait()
+
+
+def commands(field: Field) -> Commands:
+    return field.store._commands
+
+
+def run(field: Field, command: Command[Any]) -> Any:
+    return field.store._link.run(command)[0]
+
+
+def worker_ids(field: Field) -> list[str]:
+    return [raw.decode() for raw in field.store.run("ZRANGE", f"{field.store.prefix}workers", 0, -1)]
+
+
+def test_a_worker_whose_record_is_deleted_is_none_any_more(field: Field, worker: str) -> None:
+    fault = DeleteRecord()
+    fault.prepare(field)
+
+    fault.begin(field)
+
+    assert fault.happened
+    assert fault.facts["pids"] == [int(worker.split(":")[1])]
+    with pytest.raises(Fenced):
+        run(field, commands(field).beat(worker, {}))
+
+
+def test_workers_that_are_forgotten_are_there_again_with_their_next_beat(field: Field, worker: str) -> None:
+    for seed in range(6):  # in one way, and in the other
+        fault = ForgetWorkers()
+        field.rng.seed(seed)
+
+        fault.begin(field)
+
+        assert (fault.happened, fault.pids) == (True, [])
+        assert worker_ids(field) == []
+        run(field, commands(field).beat(worker, {}))
+        assert worker_ids(field) == [worker]
+
+
+def test_what_a_worker_had_of_which_nothing_is_known_is_found_and_handed_back(field: Field, worker: str) -> None:
+    job = field.push(Work(1))
+    assert [lease.job_id for lease in run(field, commands(field).read(worker, 2, 1))] == [job]
+    fault = LoseRecord()
+
+    fault.begin(field)
+    assert field.store.fenced() == worker_ids(field) == []
+    fault.keep(field)
+
+    assert field.fleet.victims == {int(worker.split(":")[1])}
+    assert field.store.fenced() == [worker]
+    run(field, commands(field).join("heir", 2000, "run"))
+    assert run(field, commands(field).reclaim("heir", 10, (), others=False, thorough=False)).jobs == 1
+
+
+def test_who_is_fenced_is_written_down_once(field: Field, worker: str) -> None:
+    field.look_for_fenced()
+    assert field.notes == []
+
+    run(field, commands(field).release(worker, refund=False, watch=True))
+    field.look_for_fenced()
+    field.look_for_fenced()
+
+    assert [(note["what"], note["worker"], note["db"]) for note in field.notes] == [("fenced", worker, 0)]
+
+
+def test_a_record_that_nobody_would_ever_take_away_is_left_behind(field: Field, worker: str) -> None:
+    assert field.store.final().left == []  # it lives, or was killed just now
+
+    field.store.run("DEL", f"{field.store.prefix}workers")
+
+    assert field.store.final().left == [f"the key {field.store.prefix}worker:{worker}"]
+
+
+@pytest.mark.parametrize(("seconds", "left"), [(-10, False), (-40, True)])
+def test_a_fenced_worker_is_not_watched_for_ever(field: Field, worker: str, seconds: float, left: bool) -> None:
+    run(field, commands(field).release(worker, refund=False, watch=True))
+
+    field.store.run(
+        "HSET", f"{field.store.prefix}worker:{worker}", "watched_until", int((time.time() + seconds) * 1000)
+    )
+
+    told = f"{worker}, fenced, whose consumer need not be watched any more"
+    assert field.store.final().left == ([told] if left else [])
+
+
+@pytest.fixture
+def clock(tmp_path: Path) -> Iterator[None]:
+    with settable(tmp_path / "scripts"):
+        yield
+
+
+def told(field: Field) -> float:
+    """How far the server's clock is ahead, as its scripts hear it."""
+    answer = run(field, commands(field).push([], repeated=False, sent_ms=None))
+    return float(round(answer.server_ms / 1000 - time.time()))
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize("seconds", [40, -40.5, 0])
+def test_all_scripts_of_this_process_hear_the_clock_that_was_set(field: Field, seconds: float) -> None:
+    field.store.set_clock(seconds)
+
+    assert told(field) == pytest.approx(seconds, abs=2)
+    assert all(text.count("torture:clock") == 1 for text in map(source, ("beat", "settle", "claim", "reclaim")))
+
+
+def source(name: str) -> str:
+    return lua.script(name).source
+
+
+def test_once_the_torture_is_over_scripts_ask_the_server_again(tmp_path: Path) -> None:
+    before = source("beat")
+
+    with settable(tmp_path / "scripts"):
+        release = Release(tmp_path / "release")
+        assert source("beat") != before
+        assert release.shas("beat") == [lua.script("beat").sha]
+
+    assert source("beat") == before
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize(("kind", "ahead"), [(SetClockAhead, True), (SetClockBack, False)])
+def test_a_clock_is_set_by_more_than_a_lease_as_a_worker_is_killed_and_then_set_back(
+    field: Field, worker: str, kind: type[SetClockAhead], ahead: bool
+) -> None:
+    fault = kind()
+
+    fault.begin(field)
+
+    assert (told(field) > 0) is ahead
+    assert abs(told(field)) >= 2
+    assert field.fleet.victims == set(fault.pids) == {int(worker.split(":")[1])}
+    fault.end(field)
+    assert told(field) == pytest.approx(0, abs=1)
+    steps = [note["seconds"] for note in field.notes if note["what"] == "clock"]
+    assert (len(steps), steps[-1], abs(steps[0]) > field.lease) == (2, 0, True)
+    assert all(note["asked"] <= note["at"] for note in field.notes if note["what"] == "clock")
+    assert field.store.final().left == []
+
+
+def test_a_clock_that_a_fault_has_set_is_right_again_once_all_are_over(field: Field) -> None:
+    field.store.set_clock(5)
+
+    heal(field)
+
+    assert field.store.keys() == []
+
+
+# Replies that are cut, or late
+
+
+def test_a_reply_is_cut_at_any_byte_and_more_often_at_one_of_the_first() -> None:
+    rng = random.Random(7)
+
+    cuts = [CutSettlement().some_bytes(rng) for _ in range(2000)]
+
+    assert set(range(20)) <= set(cuts)
+    assert 1000 < max(cuts) < 4000
+    assert sum(cut < 100 for cut in cuts) > len(cuts) / 2
+    assert {CutBeat().some_bytes(rng) for _ in range(100)} == {0, 1, 2, 3}
+
+
+def test_the_reply_to_a_beat_comes_late_and_the_others_in_time(field: Field, worker: str) -> None:
+    assert field.workers is not None
+    fault = SlowBeat()
+    link = SyncLink(commands(field), Target(through(field.store.url, field.workers.port)), 0.5)
+    fault.begin(field)
+    link.run(commands(field).counts())
+    assert not fault.happened
+
+    with pytest.raises(Unavailable):
+        link.run(commands(field).beat(worker, {}))
+
+    assert fault.happened
+    link.run(commands(field).beat(worker, {}))  # the next one, on a new connection
+    fault.end(field)
+    link.close()
+    assert field.workers.lags == 1
+
+
+def test_a_beat_that_comes_late_is_answered_all_the_same(field: Field, worker: str) -> None:
+    assert field.workers is not None
+    link = SyncLink(commands(field), Target(through(field.store.url, field.workers.port)), 5)
+    field.workers.delay_reply(0.3, commands(field).beat(worker, {}).wire[1].encode())
+    began = time.monotonic()
+
+    assert link.run(commands(field).beat(worker, {})) == [0]
+
+    assert time.monotonic() - began >= 0.3
+    link.close()
+
+
 def test_it_is_written_down_of_a_fault_how_soon_what_it_takes_is_handed_on() -> None:
     facts = {kind.name: kind().facts for kind in FAULTS}
 
-    assert {name for name in facts if facts[name]["hands_on"]} == {"child killed", "group destroyed"}
+    assert {name for name in facts if facts[name]["hands_on"]} == {
+        *("child killed", "group destroyed", "record deleted", "record lost")
+    }
+    assert {name for name in facts if facts[name]["is_limit"]} == {"clock set ahead", "clock set back"}
     graces = {name: facts[name]["grace"] for name in facts if facts[name]["grace"]}
     assert graces == {"worker stopped": GRACE, "upgrade in place": GRACE}
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import anyio
 import anyio.lowlevel
 import pytest
-from store import MemoryStore, RedisStore, Store, eventually
+from store import MemoryStore, RedisStore, Store, eventually, inherit
 from tenacity import stop_after_attempt, stop_after_delay, wait_fixed, wait_none
 
 from redisjobs import (
@@ -494,13 +494,13 @@ async def test_a_requeued_job_may_be_started_whenever_and_a_stop_by_time_counts_
     assert len(ran) == 6
 
 
-async def lose_worker(store: Store) -> None:
-    """Let a worker take a job and die."""
+async def lose_worker(store: Store, count: int = 1) -> None:
+    """Let a worker take jobs and die, as whoever started it has seen."""
     lost = store.consumer("lost")
-    await lost.open()
-    await lost.exchange([], 1)
+    assert len((await lost.exchange([], count)).leases) == count
+    with contextlib.closing(lost.heartbeat()) as heart:
+        assert heart.release() == count
     await lost.aclose()
-    store.age(60)
 
 
 async def stop_worker(queue: JobQueue, began: anyio.Event) -> None:
@@ -670,7 +670,7 @@ async def test_cancelling_a_running_job_cancels_its_handler(queue: JobQueue) -> 
     assert (await queue.counts()).totals["cancelled"] == 1
 
 
-async def test_a_cancel_that_no_nudge_told_of_is_learnt_with_the_next_renewal(
+async def test_a_cancel_that_no_nudge_told_of_is_learnt_with_the_next_beat(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("redisjobs.lookout.Lookout._heard", lambda *_: None)
@@ -721,14 +721,15 @@ async def test_a_worker_that_lost_its_lease_cancels_the_handler_and_settles_noth
             cancelled.set()
 
     await queue.push(Work(), job_id="a")
-    other = store.consumer("other")
-    await other.open()
-    async with working(Worker(queue, lease=0.9)):
+    worker = Worker(queue, lease=0.9)
+    async with working(worker):
         await started.wait()
+        before = worker.worker_id
         leases: list[Lease] = []
-        while not leases:  # its heartbeat may renew between the two
+        other = store.consumer("other", lease=3600)
+        while not leases:  # its heartbeat may beat between the two
             store.age(60)
-            leases = await other.reclaim(1)
+            leases = await inherit(other)
         with anyio.fail_after(SOON):
             await cancelled.wait()
     await other.aclose()
@@ -738,6 +739,7 @@ async def test_a_worker_that_lost_its_lease_cancels_the_handler_and_settles_noth
     assert (info.state, info.worker, info.deliveries) == (State.RUNNING, "other", 2)
     assert leases[0].deliveries == 2
     assert "lease was lost" in caplog.text
+    assert worker.worker_id != before or "goes on under a new id" in caplog.text
     assert (await queue.counts()).totals["completed"] == 0
 
 
@@ -790,14 +792,10 @@ async def test_a_job_taken_over_by_a_worker_that_just_started_is_judged_by_the_s
     queue.register(Work)(lambda work: ran.append(work.number))
     await queue.push(Work(1), JobName("NewName", Work))
     await queue.push(Work(2), expires_in=0)  # was given to a worker in time, which counts as started
-    dead = store.consumer("dead")
-    await dead.open()
-    await dead.exchange([], 2)
-    await dead.aclose()
-    store.age(60)
+    await lose_worker(store, 2)
     store.clock.advance(1)
 
-    await drain(queue)  # its first look is for leases that ran out
+    await drain(queue)  # its first claim brings what was handed back
 
     (parked,) = await store.driver.jobs(State.DELAYED, 10)
     assert (parked.fields[b"name"], parked.deliveries) == (b"NewName", 0)
@@ -982,11 +980,7 @@ async def test_a_job_that_is_ended_because_it_was_handed_out_too_often_is_a_line
     queue: JobQueue, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     await queue.push(Work(), job_id="poison")
-    lost = store.consumer("lost")
-    await lost.open()
-    await lost.exchange([], 1)
-    await lost.aclose()
-    store.age(60)
+    await lose_worker(store)
 
     await drain(queue, max_deliveries=1)
 

@@ -235,26 +235,26 @@ class Mortal(Heartbeat):
 
     dying = False
 
-    def _renew(self) -> float:
+    def _beat(self) -> float:
         if self.dying:
             raise SystemExit
-        return super()._renew()
+        return super()._beat()
 
 
-async def test_a_worker_that_could_not_renew_for_a_lease_is_live_and_not_ready_until_it_could(
+async def test_a_worker_that_could_not_beat_for_a_lease_is_live_and_not_ready_until_it_could(
     queue: JobQueue, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     consumer = store.consumer("unused")
     kind = type(consumer.heartbeat())
     await consumer.aclose()
-    renew, failing = kind.renew, threading.Event()
+    beat, failing = kind.beat, threading.Event()
 
-    def renew_if_it_can(heart: Any, leases: Any, facts: Any) -> Any:
+    def beat_if_it_can(heart: Any, held: Any, facts: Any) -> Any:
         if failing.is_set():
             raise redisjobs.Unavailable("no answer")
-        return renew(heart, leases, facts)
+        return beat(heart, held, facts)
 
-    monkeypatch.setattr(kind, "renew", renew_if_it_can)
+    monkeypatch.setattr(kind, "beat", beat_if_it_can)
     worker = Worker(queue, lease=0.5)
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:
@@ -266,7 +266,7 @@ async def test_a_worker_that_could_not_renew_for_a_lease_is_live_and_not_ready_u
             await anyio.sleep(2)  # four leases, in which its exchanges go through
 
             assert (worker.health.live, worker.health.ready) == (True, False)
-            assert worker.health.why.startswith("no lease could be renewed for ")
+            assert worker.health.why.startswith("no sign of life got through for ")
             failing.clear()
             await eventually(lambda: worker.health.ready)
             worker.stop()
@@ -292,7 +292,9 @@ async def test_a_worker_whose_heartbeat_is_dead_is_neither_ready_nor_live_and_en
             monkeypatch.setattr(Mortal, "dying", True)
 
             await eventually(lambda: not worker.health.ready)
-            assert worker.health == Health(False, False, "the heartbeat thread has ended: no lease is renewed")
+            assert worker.health == Health(
+                False, False, "the heartbeat thread has ended: this worker soon counts as dead"
+            )
 
 
 # What it may be told

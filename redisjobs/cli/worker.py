@@ -121,7 +121,7 @@ def worker(
         sys.exit(_supervise(queue, command, processes or 1, lease, grace, health, url))
     if health is not None:
         serve(health, lambda: worker.health)
-    line = Line(supervised, worker.worker_id) if supervised is not None else None
+    line = Line(supervised, lambda: worker.worker_id) if supervised is not None else None
     if line is not None:
         line.follow(lambda: worker.health, ending.stop)
     ending.leave(_run(worker, until_idle, ending, line))

@@ -16,16 +16,22 @@ from redis import exceptions as redis_errors
 from redisjobs.driver import (
     MOST_JOBS,
     Ack,
-    ClockSet,
     Counts,
     DeadLetter,
+    Ended,
+    Fate,
+    Fenced,
+    IdTaken,
     Lease,
     NewJob,
     Pushed,
+    Reclaimed,
     Release,
     RetryLater,
     Row,
     Settlement,
+    Silent,
+    Turn,
     Word,
 )
 from redisjobs.drivers import lua
@@ -34,9 +40,14 @@ from redisjobs.job import Priority, State, checked_queue_name
 
 T = TypeVar("T")
 Wire = Sequence[Any]
-Ended = list[tuple[str, Word]]
 
 GROUP = "workers"
+LAYOUT = 1
+"""The version of the keys; a worker of another one refuses the queue."""
+
+_YOUNG_MS = (
+    65_000  # a push that is older can't be repeated; some seconds more, as our clock is behind the server's
+)
 _FLOORS = {"redis": (7, 0), "valkey": (8, 0)}
 _NEEDED = "redisjobs needs Redis 7.0 or newer, or Valkey 8.0 or newer"
 _FAR = 1e15  # ms; somebody may have made `inf` a due time
@@ -72,12 +83,51 @@ class PushAnswer:
 
 
 @dataclass(slots=True)
+class Ahead:
+    """What a claim would find.
+
+    Attributes:
+        released: Whether any job was handed back; such are claimed first.
+        unread: How many jobs of each stream were never delivered, or about as many.
+    """
+
+    released: bool
+    unread: list[int]
+
+    def __bool__(self) -> bool:
+        return self.released or any(self.unread)
+
+    @property
+    def stream(self) -> int | None:
+        """The stream of the highest priority that has jobs which were never delivered."""
+        return next((number for number, unread in enumerate(self.unread, 1) if unread > 0), None)
+
+
+@dataclass(slots=True)
+class Settled:
+    """The answer to a batch of settlements.
+
+    Attributes:
+        words: One for each.
+        now_us: The server's clock.
+        due_in_us: µs until the next delayed job; -1: there is none, or nothing was asked.
+        ahead: What a claim would find.
+    """
+
+    words: Sequence[Word]
+    now_us: int
+    due_in_us: int
+    ahead: Ahead
+
+
+@dataclass(slots=True)
 class Claimed:
     """The answer to a claim.
 
     Attributes:
         now_us: The server's clock.
         due_in_us: µs until the next delayed job; -1: there is none.
+        ahead: What another claim would find.
         waits_ms: For how long a job has been waiting for a worker with nothing else to run; -1: there is none.
         leases: The jobs claimed.
         ended: Those that were ended instead.
@@ -85,9 +135,10 @@ class Claimed:
 
     now_us: int
     due_in_us: int
+    ahead: Ahead
     waits_ms: int
     leases: list[Lease]
-    ended: Ended
+    ended: list[Ended]
 
 
 class Commands:
@@ -159,101 +210,177 @@ class Commands:
 
     # A worker's
 
+    def join(self, worker: str = "", lease_ms: int = 0, run: str = "") -> Command[None]:
+        """Let a worker begin; without one, only make the groups that are missing."""
+
+        def parse(reply: Any) -> None:
+            match reply:
+                case b"OK":
+                    return
+                case b"EXISTS":
+                    raise IdTaken(worker)
+            raise DriverError(
+                f"the keys of this queue are of version {reply.decode()}, and this release of redisjobs knows "
+                f"version {LAYOUT}: run all workers of a queue by one release; nothing was claimed"
+            )
+
+        return self._run("join", [worker, lease_ms, run, LAYOUT, self._now], parse)
+
+    def beat(self, worker: str, facts: Mapping[str, str]) -> Command[int]:
+        """Parses to how often somebody has asked to cancel a job of the worker."""
+        flat = [text for fact in facts.items() for text in fact]
+        return self._run("beat", [worker, self._now, *flat], lambda reply: int(_unless_fenced(reply, worker)))
+
+    def cancelled(self, leases: Sequence[Lease]) -> Command[list[Lease]]:
+        """Which of these jobs somebody has asked to cancel."""
+        # What was put in by hand may go by its mere entry id since it was leased: what had that has ended.
+        twins = [lease for lease in leases if lease.job_id.startswith(f"{lease.entry}@")]
+        asked = [*leases, *twins]
+
+        def parse(reply: Any) -> list[Lease]:
+            return [
+                lease
+                for lease, located in zip(asked, reply, strict=True)
+                if located == f"{self._place(lease)} cancelling".encode()
+            ]
+
+        names = [*(_raw(lease.job_id) for lease in leases), *(lease.entry for lease in twins)]
+        return Command(["HMGET", f"{self.prefix}jobs", *names], parse)
+
+    def _place(self, lease: Lease) -> str:
+        return f"ready:{list(Priority)[lease.stream - 1]} {lease.entry}"
+
     def settle(
-        self, worker: str, settlements: Sequence[Settlement]
-    ) -> list[tuple[list[int], Command[list[Word]]]]:
-        """One command for each kind of fate, with the positions of the settlements it answers for."""
-        kinds: dict[tuple[str, str, int], tuple[list[int], list[Any]]] = {}
+        self,
+        worker: str,
+        turn: Turn | None,
+        settlements: Sequence[Settlement],
+        *,
+        promote: bool,
+        server_ms: float | None,
+    ) -> Command[Settled]:
+        """Settle at most 500 jobs.
+
+        Args:
+            worker: Who settles them.
+            turn: By what this is known when it is sent again; None: it never is.
+            settlements: The jobs, and what they came to.
+            promote: Whether to promote what is due, and hear what a claim would find.
+            server_ms: The server's clock, or earlier; None: not known.
+        """
+        # The same cut as the script would make, by text: entry ids begin with their time, of as many digits.
+        cut = "" if server_ms is None else f"{server_ms - _YOUNG_MS:.0f}"
+        done: list[list[int]] = [[], [], []]  # positions
+        entries: list[list[str]] = [[], [], []]
+        ids: list[list[bytes]] = [[], [], []]
+        young: list[bytes] = []
+        uniques: list[bytes] = []
+        others: list[Any] = []
+        rest: list[int] = []
         for position, (lease, fate) in enumerate(settlements):
-            verb, counter, more = _verb(lease, fate)
-            positions, arguments = kinds.setdefault((verb, counter, position // MOST_JOBS), ([], []))
-            positions.append(position)
-            arguments += [lease.stream, lease.entry, lease.deliveries, _raw(lease.job_id), *more]
-        return [
-            (positions, self._run(verb, [worker, *self._preface(verb, counter), *arguments], _words))
-            for (verb, counter, _), (positions, arguments) in kinds.items()
-        ]
+            job_id = _raw(lease.job_id)
+            if type(fate) is Ack and not fate.cancelled and lease.deliveries == 1:
+                number = lease.stream - 1
+                done[number].append(position)
+                entries[number].append(lease.entry)
+                ids[number].append(job_id)
+                if lease.entry > cut:
+                    young.append(b"%b %b" % (lease.nonce, job_id) if lease.nonce else job_id)
+                if lease.unique:
+                    uniques += (lease.unique, job_id)
+            else:
+                verb, values = _fate(lease, fate)
+                rest.append(position)
+                others += (verb, lease.stream, lease.entry, lease.deliveries, job_id, len(values), *values)
+        lane, number = (turn.lane, turn.number) if turn and settlements else (0, 0)
+        arguments: list[Any] = [worker, lane, number, "1" if promote else "", self._now]
+        plain = len(young) == sum(map(len, ids)) and not any(lease.nonce for lease, _ in settlements)
+        arguments += [*map(len, entries), "ids" if plain else len(young), len(uniques) // 2]
+        for number in range(3):
+            arguments += entries[number]
+            arguments += ids[number]
+        arguments += [*(() if plain else young), *uniques, *others]
 
-    def _preface(self, verb: str, counter: str) -> list[str]:
-        match verb:
-            case "ack":
-                return [counter, self._now]
-            case "release":
-                return []
-            case _:
-                return [self._now]
+        def parse(reply: Any) -> Settled:
+            now_us, due_in, released, unread, *said = _unless_fenced(reply, worker)
+            words: list[Word] = [Word.OK] * len(settlements)
+            if said != [b"OK"]:
+                order = [*done[0], *done[1], *done[2], *rest]
+                for position, word in zip(order, said, strict=True):
+                    words[position] = _word(word)
+            return Settled(words, now_us, due_in, Ahead(bool(released), unread))
 
-    def claim(self, worker: str, count: int, max_deliveries: int, *, idle: bool) -> Command[Claimed]:
+        return self._run("settle", arguments, parse)
+
+    def claim(
+        self, worker: str, count: int, most_bytes: int, max_deliveries: int, *, idle: bool
+    ) -> Command[Claimed]:
         def parse(reply: Any) -> Claimed:
-            now_us, due_in, waits, jobs, ended = reply
-            return Claimed(now_us, due_in, waits, [_lease(*job) for job in jobs], _ended(ended))
+            now_us, due_in, released, unread, waits, jobs, ended = _unless_fenced(reply, worker)
+            leases = [_lease(*job) for job in jobs]
+            return Claimed(now_us, due_in, Ahead(bool(released), unread), waits, leases, _ended(ended))
 
-        arguments = [worker, min(count, MOST_JOBS), max_deliveries, "1" if idle else "", self._now]
+        arguments = [worker, min(count, MOST_JOBS), most_bytes, max_deliveries, "1" if idle else "", self._now]
         return self._run("claim", arguments, parse)
+
+    def read(self, worker: str, stream: int, count: int) -> Command[list[Lease]]:
+        """Claim from one stream what was never delivered."""
+        wire = ["XREADGROUP", "GROUP", GROUP, worker, "COUNT", count, "STREAMS", self.streams[stream - 1], ">"]
+        return Command(wire, self._read)
+
+    def wait(self, worker: str, count: int, timeout_ms: int) -> Command[list[Lease]]:
+        wire = ["XREADGROUP", "GROUP", GROUP, worker, "COUNT", count, "BLOCK", timeout_ms, "STREAMS"]
+        return Command([*wire, *self.streams, ">", ">", ">"], self._read)
+
+    def _read(self, reply: Any) -> list[Lease]:
+        leases = []
+        for stream, entries in reply or ():
+            number = self.streams.index(stream.decode()) + 1
+            for entry, fields in entries:
+                leases.append(_lease(number, entry, 1, fields or []))
+        return leases
 
     def adopt(self, leases: Sequence[Lease]) -> Command[list[str]]:
         """Ids for jobs that were put in by hand without one."""
         arguments = [word for lease in leases for word in (lease.stream, lease.entry)]
         return self._run("adopt", arguments, lambda reply: [job_id.decode() for job_id in reply])
 
-    def wait(self, worker: str, count: int, timeout_ms: int) -> Command[list[Lease]]:
-        wire = ["XREADGROUP", "GROUP", GROUP, worker, "COUNT", count, "BLOCK", timeout_ms, "STREAMS"]
+    def recover(
+        self, worker: str, most_bytes: int, idle_ms: int, held: Sequence[str]
+    ) -> Command[tuple[bool, list[Lease]]]:
+        """Whether there may be more, and what the worker has beyond what stands at the places `held`."""
 
-        def parse(reply: Any) -> list[Lease]:
-            leases = []
-            for stream, entries in reply or ():
-                number = self.streams.index(stream.decode()) + 1
-                for entry, fields in entries:
-                    leases.append(_lease(number, entry, 1, fields or []))
-            return leases
+        def parse(reply: Any) -> tuple[bool, list[Lease]]:
+            more, jobs = _unless_fenced(reply, worker)
+            return bool(more), [_lease(*job) for job in jobs]
 
-        return Command([*wire, *self.streams, ">", ">", ">"], parse)
+        return self._run("recover", [worker, most_bytes, idle_ms, *held], parse)
 
     def reclaim(
-        self,
-        worker: str,
-        count: int,
-        lease_ms: int,
-        max_deliveries: int,
-        cursors: Sequence[str],
-        latest_ms: int | None,
-    ) -> Command[tuple[list[str], list[Lease], Ended, int, int]]:
-        def parse(reply: Any) -> tuple[list[str], list[Lease], Ended, int, int]:
-            if reply == Word.CLOCK_SET.encode():
-                raise ClockSet("the server's clock is later than it can be")
-            *cursors, jobs, ended, elsewhere, waiting = reply
-            return (
-                [cursor.decode() for cursor in cursors],
-                [_lease(*job) for job in jobs],
-                _ended(ended),
-                elsewhere,
-                waiting,
+        self, worker: str, count: int, silent: Sequence[Silent], *, others: bool, thorough: bool
+    ) -> Command[Reclaimed]:
+        def parse(reply: Any) -> Reclaimed:
+            now_us, named, fenced, jobs, more, released, held = _unless_fenced(reply, worker)
+            return Reclaimed(
+                [Silent(_id(worker_id), end.decode(), lease_ms / 1000) for worker_id, end, lease_ms in named],
+                [_id(worker_id) for worker_id in fenced],
+                jobs,
+                bool(more),
+                bool(released),
+                held,
+                now_us / 1000,
             )
 
-        arguments = [worker, min(count, MOST_JOBS), lease_ms, max_deliveries, *cursors]
-        arguments += [_text(latest_ms), self._now]
-        return self._run("reclaim", arguments, parse)
+        pairs = [word for each in silent for word in (_raw(each.worker_id), each.until_ms)]
+        return self._run(
+            "reclaim", [worker, count, "1" if others else "", "1" if thorough else "", self._now, *pairs], parse
+        )
 
-    def release_all(self, worker: str, held: Sequence[Lease], *, refund: bool) -> Command[int]:
-        return self._run("release_all", [worker, int(refund), *(lease.place for lease in held)], int)
+    def release(self, worker: str, *, refund: bool, watch: bool) -> Command[int]:
+        return self._run("release", [worker, int(refund), "1" if watch else "", self._now], int)
 
-    def leave(self, worker: str) -> Command[int]:
-        return self._run("leave", [worker], int)
-
-    def renew(
-        self, worker: str, leases: Sequence[Lease], facts: Mapping[str, str], alive_ms: int
-    ) -> Command[list[Word]]:
-        flat = [text for fact in facts.items() for text in fact]
-        tokens = [
-            word for held in leases for word in (held.stream, held.entry, held.deliveries, _raw(held.job_id))
-        ]
-        return self._run("renew", [worker, alive_ms, len(flat), *flat, *tokens], _words)
-
-    def tidy(self, idle_ms: int) -> Command[int]:
-        return self._run("tidy", [idle_ms], int)
-
-    def join(self) -> Command[int]:
-        return self._run("join", [], int)
+    def tidy(self, idle_ms: int, every_ms: int) -> Command[int]:
+        return self._run("tidy", [idle_ms, every_ms, self._now], int)
 
     def conversation(self, commands: Sequence[Command[Any]]) -> Generator[list[Wire], list[Any], list[Any]]:
         """Run commands in one round trip, in a second only for those a server had to be readied for.
@@ -286,7 +413,7 @@ class Commands:
 
     def _cures(self, failed: Sequence[tuple[Command[Any], Any]]) -> list[Wire]:
         lacks_group = [reply for _, reply in failed if not isinstance(reply, redis_errors.NoScriptError)]
-        joins = [self.join()] if lacks_group else []
+        joins: list[Command[Any]] = [self.join()] if lacks_group else []
         lacking = [command for command, reply in failed if isinstance(reply, redis_errors.NoScriptError)]
         scripts = {command.script for command in [*lacking, *joins] if command.script}
         return [*(["SCRIPT", "LOAD", script.source] for script in scripts), *(join.wire for join in joins)]
@@ -374,18 +501,31 @@ def _text(number: int | None) -> str:
     return "" if number is None else str(number)
 
 
-def _verb(lease: Lease, fate: Ack | RetryLater | Release | DeadLetter) -> tuple[str, str, list[Any]]:
-    """The script that carries a fate out, what it counts as, and what it takes beyond the token."""
+def _fate(lease: Lease, fate: Fate) -> tuple[str, list[Any]]:
+    """What settle calls it, and the values that it takes with it."""
     match fate:
         case Ack(cancelled):
-            return "ack", "cancelled" if cancelled else "completed", [lease.unique, lease.nonce]
+            return "cancelled" if cancelled else "done", [lease.unique, lease.nonce]
         case RetryLater(due, changes):
-            flat = [text for change in changes.items() for text in change]
-            return "retry", "", [lease.unique, due, len(flat), *flat]
+            return "retry", [due, *(text for change in changes.items() for text in change)]
         case Release(refund):
-            return "release", "", [int(refund)]
+            return "release", [int(refund)]
         case DeadLetter(reason, error, traceback):
-            return "fail", "", [lease.unique, reason, error, traceback]
+            return "fail", [reason, error, traceback]
+
+
+def _unless_fenced(reply: Any, worker: str) -> Any:
+    """A reply of a worker's verb.
+
+    Raises:
+        Fenced: It says that the worker is no longer one.
+        DriverError: It says that what was sent is out of date.
+    """
+    if reply == b"FENCED":
+        raise Fenced(worker)
+    if reply == b"STALE":
+        raise DriverError("these settlements came after later ones of this worker; nothing was written")
+    return reply
 
 
 def _raw(job_id: str) -> bytes:
@@ -393,12 +533,12 @@ def _raw(job_id: str) -> bytes:
     return job_id.encode("utf-8", "surrogateescape")
 
 
+def _id(reply: bytes) -> str:
+    return reply.decode("utf-8", "surrogateescape")
+
+
 def _word(reply: Any) -> Word:
     return Word(reply.decode())
-
-
-def _words(reply: Any) -> list[Word]:
-    return [Word(word.decode()) for word in reply]
 
 
 def _push_answer(reply: Any) -> PushAnswer:
@@ -425,8 +565,8 @@ def _lease(stream: int, entry: bytes, deliveries: int, flat: Sequence[bytes]) ->
     return Lease(stream, place, deliveries, job_id, fields)
 
 
-def _ended(reply: Any) -> Ended:
-    return [(job_id.decode("utf-8", "surrogateescape"), _word(word)) for job_id, word in reply]
+def _ended(reply: Any) -> list[Ended]:
+    return [(_id(job_id), _word(word)) for job_id, word in reply]
 
 
 def _row(reply: Any) -> Row:

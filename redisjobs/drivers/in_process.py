@@ -1,12 +1,27 @@
 """The driver of `memory://`: the two sides of a queue whose state is a `Memory`, in this process."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import anyio
 import anyio.lowlevel
 
-from redisjobs.driver import ClockSet, Counts, Exchange, Lease, NewJob, Nudge, Pushed, Row, Settlement, Word
+from redisjobs.driver import (
+    Counts,
+    Ended,
+    Exchange,
+    Lease,
+    NewJob,
+    Nudge,
+    Pushed,
+    Reclaimed,
+    Row,
+    Settlement,
+    Silent,
+    Turn,
+    Word,
+)
 from redisjobs.drivers.memory import Memory
 from redisjobs.job import State
 from redisjobs.waker import waker
@@ -66,30 +81,36 @@ class MemoryConsumer:
 
     def __init__(self, memory: Memory, worker_id: str, lease: float, max_deliveries: int) -> None:
         self.worker_id = worker_id
-        self.ended: list[tuple[str, Word]] = []
-        self.elsewhere = self.waiting = 0
         self._memory = memory
         self._lease = lease
         self._max_deliveries = max_deliveries
+        self.is_reading = False  # nothing is on its way here
 
-    async def open(self) -> list[str]:
+    @property
+    def heard_at(self) -> float:
+        return time.monotonic()
+
+    async def open(self, worker_id: str = "") -> list[str]:
         await anyio.lowlevel.checkpoint()
+        self._memory.join(worker_id or self.worker_id, self._lease, self)
+        self.worker_id = worker_id or self.worker_id
         return []
 
     async def aclose(self) -> None:
         await anyio.lowlevel.checkpoint()
 
     async def exchange(
-        self, settlements: Sequence[Settlement], count: int | None, *, idle: bool = False
+        self, settlements: Sequence[Settlement], count: int | None, *, turn: Turn | None = None, idle: bool = False
     ) -> Exchange:
         await anyio.lowlevel.checkpoint()
-        words = self._memory.settle(self.worker_id, settlements)
+        words = self._memory.settle(self.worker_id, turn, settlements)
         if count is None:
             return Exchange(words)
-        due_in, waits, leases = self._memory.claim(
-            self.worker_id, count, self._max_deliveries, self.ended, idle=idle
+        ended: list[Ended] = []
+        due_in, waits, leases, more = self._memory.claim(
+            self.worker_id, count, self._max_deliveries, ended, idle=idle
         )
-        return Exchange(words, leases, due_in, waits, self._memory.now_ms())
+        return Exchange(words, leases, more, ended, due_in, waits, self._memory.now_ms())
 
     async def wait(self, count: int, timeout: float) -> list[Lease]:
         wake = waker()
@@ -111,26 +132,23 @@ class MemoryConsumer:
     async def adopt(self, leases: Sequence[Lease]) -> None:
         pass  # they have their ids already
 
-    async def reclaim(self, count: int, latest_ms: int | None = None) -> list[Lease]:
+    async def recover(self, held: Sequence[Lease], older: float = 0) -> list[Lease]:
         await anyio.lowlevel.checkpoint()
-        if latest_ms is not None and self._memory.now_ms() > latest_ms:
-            raise ClockSet("the clock is later than it can be")
-        leases, self.waiting = self._memory.reclaim(
-            self.worker_id, count, self._lease, self._max_deliveries, self.ended
-        )
-        self.elsewhere = self._memory.held_by_others(self.worker_id)
-        return leases
+        return self._memory.recover(self.worker_id, held, older)
 
-    async def release_all(self, held: Sequence[Lease]) -> int:
+    async def reclaim(
+        self, silent: Sequence[Silent] = (), *, others: bool = False, thorough: bool = False
+    ) -> Reclaimed:
         await anyio.lowlevel.checkpoint()
-        return self._memory.release_all(self.worker_id, held)
+        return self._memory.reclaim(self.worker_id, silent, others=others)
+
+    async def release(self, *, refund: bool, watch: bool) -> int:
+        await anyio.lowlevel.checkpoint()
+        return self._memory.release(self.worker_id, refund=refund, watch=watch)
 
     async def unblock(self) -> bool:
         await anyio.lowlevel.checkpoint()
         return False
-
-    async def leave(self) -> None:
-        await self.release_all([])
 
     async def tidy(self) -> None:
         await anyio.lowlevel.checkpoint()
@@ -155,21 +173,21 @@ class MemoryConsumer:
             self._memory.ears.remove(ear)
 
     def heartbeat(self) -> "MemoryHeartbeat":
-        return MemoryHeartbeat(self._memory, self.worker_id)
+        return MemoryHeartbeat(self._memory, lambda: self.worker_id)
 
 
 class MemoryHeartbeat:
-    """Renews leases in memory; see `Heartbeat`."""
+    """Beats in memory; see `Heartbeat`."""
 
-    def __init__(self, memory: Memory, worker_id: str) -> None:
+    def __init__(self, memory: Memory, worker_id: Callable[[], str]) -> None:
         self._memory = memory
         self._worker_id = worker_id
 
-    def renew(self, leases: Sequence[Lease], facts: Mapping[str, str]) -> list[Word]:
-        return self._memory.renew(self._worker_id, leases)
+    def beat(self, held: Callable[[], Sequence[Lease]], facts: Mapping[str, str]) -> Sequence[Lease]:
+        return self._memory.cancelled(held()) if self._memory.beat(self._worker_id()) else ()
 
-    def hand_over(self) -> int:
-        return self._memory.release_all(self._worker_id, [], refund=0)
+    def release(self) -> int:
+        return self._memory.release(self._worker_id(), refund=False, watch=True)
 
     def close(self) -> None:
         pass

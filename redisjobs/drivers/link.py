@@ -18,7 +18,7 @@ import redis
 import redis.asyncio
 import redis.asyncio.retry
 import redis.retry
-from hiredis import pack_command
+from hiredis import Reader, pack_command
 from redis.backoff import NoBackoff
 
 from redisjobs.driver import LONGEST_TRY
@@ -26,11 +26,12 @@ from redisjobs.drivers.commands import Command, Commands, translate
 from redisjobs.errors import DriverError, Unavailable
 
 ANSWER = LONGEST_TRY / 2
-"""Seconds a server may take to answer, or to accept a connection."""
+"""Seconds in which a server sends at least one byte of an answer it owes, or accepts a connection."""
 
 CLOCK_KEPT = 60.0
 """Seconds for which a server's clock is known that was heard; it may have been set since, or drift."""
 
+_CHUNK = 64 * 1024  # bytes read at once
 _GOODBYE = 0.5  # seconds that closing a connection in order may take
 _CONNECTIONS = ("Connection", "SSLConnection", "UnixDomainSocketConnection")
 _KEPT = ["host", "port", "path", "db", "username", "password", "credential_provider", "client_name"]
@@ -146,16 +147,26 @@ class ServerClock:
 class Link:
     """One async connection, opened when first used and again after a failure. One user at a time.
 
+    Args:
+        commands: The queue's.
+        target: Where to connect.
+        timeout: Seconds within which some byte of an answer has to arrive. All of it may take longer.
+
     Attributes:
         clock: The server's, as this connection knows it.
+        heard_at: When the last byte arrived, by the monotonic clock.
+        is_receiving: Whether a reply has begun to arrive and is not complete.
     """
 
     def __init__(self, commands: Commands, target: Target, timeout: float = ANSWER) -> None:
         self.clock = ServerClock()
+        self.heard_at = float("-inf")
+        self.is_receiving = False
         self._commands = commands
         self._target = target
         self._timeout = timeout
         self._connection: Any = None
+        self._replies: Any = None
 
     @property
     def is_open(self) -> bool:
@@ -173,9 +184,10 @@ class Link:
             DriverError: One of them failed, or no reply came.
         """
         try:
-            # One for all of it: redis-py's own, one for each reply, cost more than the rest.
-            async with asyncio.timeout(_time_left(until, self._timeout)):
-                return await self._converse(commands)
+            # One for all of it, put off with each byte: redis-py's own, one for each reply, cost more than the
+            # rest.
+            async with asyncio.timeout(_time_left(until, self._timeout)) as limit:
+                return await self._converse(commands, limit, until)
         except (redis.RedisError, OSError) as error:
             await self._drop()
             raise translate(error) from error
@@ -189,13 +201,13 @@ class Link:
             await self._drop()
             raise
 
-    async def _converse(self, commands: Sequence[Command[Any]]) -> list[Any]:
+    async def _converse(self, commands: Sequence[Command[Any]], limit: asyncio.Timeout, until: float) -> list[Any]:
         talk = self._commands.conversation(commands)
         wires = next(talk)
         while True:
             connection = await self.open()
             await self.send(connection, wires)
-            replies = [await self.read(connection) for _ in wires]
+            replies = [await self.read(connection, limit, until) for _ in wires]
             try:
                 wires = talk.send(replies)
             except StopIteration as done:
@@ -209,6 +221,7 @@ class Link:
             self._connection = connection
             with _closed_is_lost():
                 await connection.connect()
+            self._replies = _replies(connection)
             return connection  # also if it was closed meanwhile: then sending fails
         return self._connection
 
@@ -226,17 +239,29 @@ class Link:
             writer.write(packed(wires))
             await writer.drain()
 
-    @staticmethod
-    async def read(connection: Any) -> Any:
-        """One reply; an error reply as a value."""
-        try:
-            return await connection.read_response()
-        except redis.ResponseError as error:
-            return error
+    async def read(self, connection: Any, limit: asyncio.Timeout | None = None, until: float = math.inf) -> Any:
+        """One reply; an error reply as a value. Each byte that arrives puts off `limit`, at most to `until`."""
+        while (reply := self._replies.gets()) is False:
+            stream = connection._reader
+            if stream is None:
+                raise ConnectionError("the connection was closed")
+            with _closed_is_lost():
+                chunk = await stream.read(_CHUNK)
+            if not chunk:
+                raise ConnectionError("the server closed the connection")
+            self.heard_at = time.monotonic()
+            self._replies.feed(chunk)
+            self.is_receiving = True
+            if limit is not None:
+                left = min(self._timeout, until - self.heard_at)
+                limit.reschedule(asyncio.get_running_loop().time() + left)
+        self.is_receiving = False
+        return reply
 
     async def aclose(self) -> None:
         """Close the connection. With TLS that takes a word from the server; it is waited for, but not long."""
         self.clock.forget()
+        self.is_receiving = False
         connection, self._connection = self._connection, None
         if connection is not None:
             with anyio.move_on_after(_GOODBYE, shield=True), suppress(redis.RedisError, OSError):
@@ -245,6 +270,7 @@ class Link:
     async def _drop(self) -> None:
         """Close the connection at once, whatever is under way on it."""
         self.clock.forget()
+        self.is_receiving = False
         connection, self._connection = self._connection, None
         if connection is not None:
             with anyio.CancelScope(shield=True), suppress(redis.RedisError, OSError):
@@ -262,14 +288,21 @@ def _closed_is_lost() -> Iterator[None]:
         raise ConnectionError(str(error)) from error
 
 
+def _replies(connection: Any) -> Any:
+    """What makes replies of the bytes of a connection. Not redis-py's reading, which minds no progress."""
+    return Reader(protocolError=redis.InvalidResponse, replyError=connection._parser.parse_error)
+
+
 class SyncLink:
     """One sync connection, opened when first used and again after a failure. For one thread; see `Link`."""
 
-    def __init__(self, commands: Commands, target: Target) -> None:
+    def __init__(self, commands: Commands, target: Target, timeout: float = ANSWER) -> None:
         self.clock = ServerClock()
         self._commands = commands
         self._target = target
+        self._timeout = timeout
         self._connection: Any = None
+        self._replies: Any = None
 
     def run(self, *commands: Command[Any], until: float = math.inf) -> list[Any]:
         """Run commands in one round trip; what each parses to.
@@ -296,10 +329,11 @@ class SyncLink:
     def _round_trip(self, wires: Sequence[Sequence[Any]], until: float) -> list[Any]:
         try:
             if self._connection is None:
-                self._connection = self._target.sync_connection(_time_left(until))
+                self._connection = self._target.sync_connection(_time_left(until, self._timeout))
                 self._connection.connect()
+                self._replies = _replies(self._connection)
             connection = self._connection
-            connection._sock.settimeout(_time_left(until))
+            connection._sock.settimeout(_time_left(until, self._timeout))
             connection.send_packed_command([packed(wires)], check_health=False)
             return [self._read(connection, until) for _ in wires]
         except (redis.RedisError, OSError) as error:
@@ -309,13 +343,14 @@ class SyncLink:
             self.close()
             raise
 
-    @staticmethod
-    def _read(connection: Any, until: float) -> Any:
-        connection._sock.settimeout(_time_left(until))
-        try:
-            return connection.read_response()
-        except redis.ResponseError as error:
-            return error
+    def _read(self, connection: Any, until: float) -> Any:
+        while (reply := self._replies.gets()) is False:
+            connection._sock.settimeout(_time_left(until, self._timeout))
+            chunk = connection._sock.recv(_CHUNK)
+            if not chunk:
+                raise ConnectionError("the server closed the connection")
+            self._replies.feed(chunk)
+        return reply
 
     def close(self) -> None:
         """Drop the connection."""
@@ -326,7 +361,7 @@ class SyncLink:
                 connection.disconnect()
 
 
-def _time_left(until: float, most: float = ANSWER) -> float:
+def _time_left(until: float, most: float) -> float:
     """Seconds that a server has to answer, in view of the caller's deadline."""
     left = until - time.monotonic()
     if left <= 0:

@@ -15,22 +15,28 @@ from redisjobs.driver import (
     Ack,
     Counts,
     DeadLetter,
+    Ended,
     Fate,
+    Fenced,
+    IdTaken,
     Lease,
     NewJob,
     Nudge,
     Pushed,
+    Reclaimed,
     Release,
     RetryLater,
     Row,
     Settlement,
+    Silent,
+    Turn,
     Word,
 )
+from redisjobs.errors import DriverError
 from redisjobs.job import Priority, State
 
 Fields = dict[bytes, bytes]
 Push = tuple[str, bytes]  # job id, nonce
-Ended = list[tuple[str, Word]]
 
 _REMEMBERED = 60_000  # ms that an ended job's id is known for, so that a repeated push adds nothing
 _STRIPPED = (  # what a requeued job leaves behind: its failure, its attempts, its claims on time and uniqueness
@@ -38,16 +44,18 @@ _STRIPPED = (  # what a requeued job leaves behind: its failure, its attempts, i
     b"unique"
 ).split()
 _RELEASED = "released"  # who holds what was handed back
+_WATCHED = 5.0  # seconds, beyond its lease, that a late read of a fenced worker is looked for
+_MOST_FENCED = 100  # workers that one look names or looks after
 _MOST_FIELDS = 500  # of an entry that a script can move; more can only have been put in by hand
 
 
 @dataclass(slots=True)
 class _Pending:
-    """A lease: who holds the entry, by which delivery, renewed when (this process' monotonic clock)."""
+    """An entry that was delivered: who holds it, by which delivery, since when (this process' monotonic clock)."""
 
     worker: str
     deliveries: int
-    renewed: float
+    since: float
 
 
 @dataclass(slots=True)
@@ -70,6 +78,25 @@ class _Delayed:
     line: int
 
 
+@dataclass(slots=True)
+class _Worker:
+    """A worker's record.
+
+    Attributes:
+        run: Tells it from another one of the same id.
+        lease: In seconds.
+        until: When its lease ends, by this process' monotonic clock.
+        cancels: How often somebody has asked to cancel a job of it.
+        answers: The last turn of each lane, and what it was answered.
+    """
+
+    run: object
+    lease: float
+    until: float
+    cancels: int = 0
+    answers: dict[int, tuple[int, list[Word]]] = field(default_factory=dict)
+
+
 class Memory:
     """The state of one queue and every verb on it; sync, and safe for threads.
 
@@ -90,6 +117,8 @@ class Memory:
         self.finished: dict[Push, int] = {}  # whose job ended -> when, ms
         self.refused: dict[Push, int] = {}  # that was refused when it was repeated -> when, ms
         self.totals: dict[str, int] = {}
+        self.workers: dict[str, _Worker] = {}
+        self.fenced: dict[str, float] = {}  # worker id -> until when late reads of it are looked for
         self.ears: list[Callable[[Nudge], None]] = []
         self._last_id = (0, 0)
         self._line = 0
@@ -151,11 +180,43 @@ class Memory:
         added.add(job.job_id)
         return Pushed(Word.OK)
 
-    def claim(
-        self, worker: str, count: int, max_deliveries: int, ended: Ended, *, idle: bool = False
-    ) -> tuple[float | None, float | None, list[Lease]]:
-        """Seconds until the next delayed job, for how many one waits that has to run alone, and the leases."""
+    def join(self, worker: str, lease: float, run: object) -> None:
+        """Let a worker begin; `run` tells it from another one of its id."""
         with self.lock:
+            if worker in self.workers and self.workers[worker].run is run:
+                return
+            if worker in self.workers or worker in self.fenced:
+                raise IdTaken(worker)
+            self.workers[worker] = _Worker(run, lease, time.monotonic() + lease)
+
+    def beat(self, worker: str) -> int:
+        """Start a worker's lease anew; how often somebody has asked to cancel a job of it."""
+        with self.lock:
+            record = self._record(worker)
+            record.until = time.monotonic() + record.lease
+            return record.cancels
+
+    def cancelled(self, leases: Sequence[Lease]) -> list[Lease]:
+        with self.lock:
+            places = [(self.streams[lease.stream - 1].priority, lease.entry) for lease in leases]
+            return [lease for lease, place in zip(leases, places, strict=True) if place in self.cancelling]
+
+    def _record(self, worker: str) -> _Worker:
+        if worker not in self.workers:
+            raise Fenced(worker)
+        return self.workers[worker]
+
+    def claim(
+        self, worker: str, count: int, max_deliveries: int, ended: list[Ended], *, idle: bool = False
+    ) -> tuple[float | None, float | None, list[Lease], bool]:
+        """Lease jobs.
+
+        Returns:
+            Seconds until the next delayed job, for how many one waits that has to run alone, the leases, and
+            whether there is more.
+        """
+        with self.lock:
+            self._record(worker)
             now_ms = self.now_ms()
             self._promote(now_ms)
             claimed: list[Lease] = []
@@ -164,71 +225,122 @@ class Memory:
                 for entry in [e for e, p in stream.pending.items() if p.worker == _RELEASED]:
                     if len(claimed) < count:
                         idle = idle and not claimed and not self._holds_any(worker)
-                        renewed = stream.pending[entry].renewed
+                        since = stream.pending[entry].since
                         lease, alone = self._deliver(worker, number, entry, max_deliveries, ended, idle=idle)
                         claimed += [lease] if lease else []
                         if lease and alone:
                             count = 1
                         elif alone:
-                            waits = max(waits or 0.0, time.monotonic() - renewed)
+                            waits = max(waits or 0.0, time.monotonic() - since)
                 claimed += self._read(worker, number, count - len(claimed))
             due = min((job.due_ms for job in self.delayed.values()), default=None)
-            return None if due is None else max(0, due - now_ms) / 1000, waits, claimed
+            due_in = None if due is None else max(0, due - now_ms) / 1000
+            return due_in, waits, claimed, len(claimed) >= count and self._has_more()
 
     def read(self, worker: str, count: int) -> list[Lease]:
         """XREADGROUP: up to `count` new entries of each stream, in that order of their priority."""
         with self.lock:
             return [lease for number in (1, 2, 3) for lease in self._read(worker, number, count)]
 
-    def reclaim(
-        self, worker: str, count: int, lease: float, max_deliveries: int, ended: Ended
-    ) -> tuple[list[Lease], int]:
-        """The leases, and how many jobs were seen that wait for a worker with nothing else to run."""
-        with self.lock:
-            oldest = time.monotonic() - lease
-            claimed: list[Lease] = []
-            passed = waiting = 0
-            for number, stream in enumerate(self.streams, 1):
-                for entry in [e for e, p in stream.pending.items() if p.renewed <= oldest]:
-                    if len(claimed) >= count:
-                        break
-                    taken, alone = self._deliver(worker, number, entry, max_deliveries, ended, idle=False)
-                    if taken:
-                        claimed.append(taken)
-                    elif alone:
-                        waiting += 1
-                        if stream.pending[entry].worker != _RELEASED:  # else it keeps the time it has waited
-                            stream.pending[entry].worker = _RELEASED
-                            stream.pending[entry].renewed = time.monotonic()
-                            passed += 1
-            if passed:
-                self._nudge("released", str(passed))
-            self._count("reclaimed", len(claimed))
-            return claimed, waiting
+    def _has_more(self) -> bool:
+        return any(stream.unread or self._held(stream, _RELEASED) for stream in self.streams)
 
-    def held_by_others(self, worker: str) -> int:
+    def recover(self, worker: str, held: Sequence[Lease], older: float = 0) -> list[Lease]:
+        """What a worker has beyond what it names, and has had for so many seconds."""
         with self.lock:
-            holders = [pending.worker for stream in self.streams for pending in stream.pending.values()]
-            return sum(holder not in (worker, _RELEASED) for holder in holders)
+            self._record(worker)
+            known, until = {lease.place for lease in held}, time.monotonic() - older
+            return [
+                self._lease(number, entry)
+                for number, stream in enumerate(self.streams, 1)
+                for entry in self._held(stream, worker)
+                if f"{number} {entry}" not in known and stream.pending[entry].since <= until
+            ]
 
-    def renew(self, worker: str, leases: Sequence[Lease]) -> list[Word]:
+    def reclaim(self, worker: str, silent: Sequence[Silent], *, others: bool) -> Reclaimed:
         with self.lock:
-            return [self._renew(worker, lease) for lease in leases]
+            self._record(worker)
+            now = time.monotonic()
+            fenced = []
+            for each in silent:
+                record = self.workers.get(each.worker_id)
+                if record is not None and f"{record.until:.6f}" == each.until_ms:
+                    self._fence(each.worker_id)
+                    fenced.append(each.worker_id)
+            named = [
+                Silent(other, f"{record.until:.6f}", record.lease)
+                for other, record in self.workers.items()
+                if record.until <= now
+            ]
+            jobs = 0
+            for gone in list(self.fenced):
+                some = self._hand_back(gone, MOST_JOBS - jobs, refund=0)
+                jobs += some
+                if some:
+                    self.fenced[gone] = max(self.fenced[gone], now + _WATCHED)
+                elif self.fenced[gone] <= now and jobs < MOST_JOBS:
+                    del self.fenced[gone]
+            self._count("reclaimed", jobs)
+            if jobs:
+                self._nudge("released", str(jobs))
+            return Reclaimed(
+                named[:_MOST_FENCED],
+                fenced,
+                jobs,
+                jobs == MOST_JOBS,
+                any(self._held(stream, _RELEASED) for stream in self.streams),
+                self._held_by_others(worker) if others else 0,
+                self.now_ms(),
+            )
 
-    def _renew(self, worker: str, lease: Lease) -> Word:
-        pending = self._owned(worker, lease)
-        if pending is None:
-            return Word.LEASE_LOST
-        pending.renewed = time.monotonic()
-        return Word.CANCELLING if self._is_cancelling(self.streams[lease.stream - 1], lease.entry) else Word.OK
-
-    def settle(self, worker: str, settlements: Sequence[Settlement]) -> list[Word]:
+    def release(self, worker: str, *, refund: bool, watch: bool) -> int:
+        """Hand back all that a worker holds, and forget it."""
         with self.lock:
+            was_fenced = worker in self.fenced
+            released = self._hand_back(worker, None, refund=int(refund and not was_fenced))
+            if not was_fenced and (watch or not refund):
+                self._fence(worker)
+            self.workers.pop(worker, None)
+            self._tell_released(released)
+            return released
+
+    def _fence(self, worker: str) -> None:
+        record = self.workers.pop(worker, None)
+        self.fenced[worker] = time.monotonic() + (record.lease if record else 0.0) + _WATCHED
+
+    def _hand_back(self, worker: str, most: int | None, *, refund: int) -> int:
+        """Pass entries of a worker to `released`; how many."""
+        released = 0
+        for stream in self.streams:
+            for entry in self._held(stream, worker)[: None if most is None else most - released]:
+                deliveries = max(0, stream.pending[entry].deliveries - refund)
+                stream.pending[entry] = _Pending(_RELEASED, deliveries, time.monotonic())
+                released += 1
+        return released
+
+    @staticmethod
+    def _held(stream: _Stream, worker: str) -> list[str]:
+        return [entry for entry, pending in stream.pending.items() if pending.worker == worker]
+
+    def _held_by_others(self, worker: str) -> int:
+        holders = [pending.worker for stream in self.streams for pending in stream.pending.values()]
+        return sum(holder not in (worker, _RELEASED) for holder in holders)
+
+    def settle(self, worker: str, turn: Turn | None, settlements: Sequence[Settlement]) -> list[Word]:
+        with self.lock:
+            record = self._record(worker)
+            last, answer = record.answers.get(turn.lane, (0, [])) if turn and settlements else (0, [])
+            if turn and settlements and turn.number < last:
+                raise DriverError("these settlements came after later ones of this worker; nothing was written")
+            if turn and turn.number == last:
+                return answer
             words = [self._settle(worker, lease, fate) for lease, fate in settlements]
             released = [
                 word for word, (_, fate) in zip(words, settlements, strict=True) if isinstance(fate, Release)
             ]
             self._tell_released(released.count(Word.OK))
+            if turn and settlements:
+                record.answers[turn.lane] = (turn.number, words)
             return words
 
     def _settle(self, worker: str, lease: Lease, fate: Fate) -> Word:
@@ -262,17 +374,6 @@ class Memory:
                 self._bury(stream, entry, lease.deliveries, notes)
         return Word.OK
 
-    def release_all(self, worker: str, held: Sequence[Lease], refund: int = 1) -> int:
-        with self.lock:
-            kept, released = {lease.place for lease in held}, 0
-            for number, stream in enumerate(self.streams, 1):
-                for entry, pending in stream.pending.items():
-                    if pending.worker == worker and f"{number} {entry}" not in kept:
-                        pending.worker, pending.deliveries = _RELEASED, max(0, pending.deliveries - refund)
-                        released += 1
-            self._tell_released(released)
-            return released
-
     def cancel(self, job_id: str) -> Word:
         with self.lock:
             job_id, place, entry = self._locate(job_id)
@@ -288,6 +389,8 @@ class Memory:
                 if pending is not None and pending.worker != _RELEASED:
                     self.located[job_id] = (place, entry)
                     self.cancelling.add((place, entry))
+                    if pending.worker in self.workers:
+                        self.workers[pending.worker].cancels += 1
                     self._nudge("cancel", job_id)
                     return Word.CANCELLING
                 fields = stream.entries[entry]
@@ -359,11 +462,13 @@ class Memory:
             return self._append(self._stream(priority), raw, entry)
 
     def age(self, seconds: float) -> None:
-        """Let every lease look `seconds` older."""
+        """Let every beat, and every delivery, look `seconds` older."""
         with self.lock:
+            for record in self.workers.values():
+                record.until -= seconds
             for stream in self.streams:
                 for pending in stream.pending.values():
-                    pending.renewed -= seconds
+                    pending.since -= seconds
 
     # What the verbs share
 
@@ -494,9 +599,9 @@ class Memory:
         return [self._lease(number, entry) for entry in entries]
 
     def _deliver(
-        self, worker: str, number: int, entry: str, max_deliveries: int, ended: Ended, *, idle: bool
+        self, worker: str, number: int, entry: str, max_deliveries: int, ended: list[Ended], *, idle: bool
     ) -> tuple[Lease | None, bool]:
-        """Give a worker an entry that was delivered before; see lua/include/deliver.
+        """Give a worker an entry that was delivered before; see lua/claim.lua.
 
         Returns:
             The lease, and whether it is to run alone; or None, and whether it waits for a worker with nothing else
@@ -526,7 +631,7 @@ class Memory:
             self.located[self._identify(*here)] = here  # the mark stands beside its place there
         else:
             self.alone.discard(here)
-        pending.worker, pending.renewed, pending.deliveries = worker, time.monotonic(), deliveries
+        pending.worker, pending.since, pending.deliveries = worker, time.monotonic(), deliveries
         return self._lease(number, entry), is_alone
 
     def _holds_any(self, worker: str) -> bool:

@@ -15,6 +15,8 @@ from redisjobs.drivers.commands import Command, Commands
 from redisjobs.drivers.link import SyncLink, Target
 from redisjobs.errors import DriverError
 
+_LASTING = ("jobs", "stats", "due", "delayed", "dead", "layout", "workers", "fenced")
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -88,10 +90,13 @@ def _kept_server() -> Iterator[tuple["subprocess.Popen[str]", str, str]]:
 
 
 def _remove(url: str, queue: str) -> None:
-    """Take the queue's keys from a server that is not ours; those of its workers end by themselves."""
+    """Take the queue's keys from a server that is not ours; those that remember what ended end by themselves."""
     commands = Commands(queue)
     link = SyncLink(commands, Target(url))
-    keys = [*commands.streams, *(commands.prefix + key for key in ("jobs", "stats", "due", "delayed", "dead"))]
+    keys = [*commands.streams, *(commands.prefix + key for key in _LASTING)]
     with suppress(DriverError):
+        for known in ("workers", "fenced"):
+            members = link.run(Command(["ZRANGE", commands.prefix + known, 0, -1], list))[0]
+            keys += [f"{commands.prefix}worker:{member.decode()}" for member in members]
         link.run(Command(["DEL", *keys], int))
     link.close()

@@ -5,13 +5,16 @@ when that was in force: begun before its end, not settled before its beginning. 
 has no excuse for another run, whatever happened around it. A later attempt needs a run that failed, and whose
 retry the store took.
 
-Nor does a fault excuse a second run that it can't have led to yet. Most only let leases run out: then a lease has
-to pass from when the first began, or was surely renewed last. One that asks a worker to end lets it finish what it
-has: that is handed on once it has ended, or the grace is over.
+Nor does a fault excuse a second run that it can't have led to yet. Most only keep a worker from beating: then its
+own lease has to be over, which began with its last beat before that. One that asks a worker to end lets it finish
+what it has: that is handed on once it has ended, or the grace is over.
+
+A worker that was fenced goes on under a new id, in the same process: so a second run may be of that very process.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from redisjobs.cli.torture.stories import Key, Line, Run, Story
@@ -23,11 +26,39 @@ FAILED = "failed"
 MAX_DELIVERIES = 3
 POISONED = 0.5  # seconds that a process may live on which has started a job that kills it
 _MOMENT = 1.0  # seconds in which one that was held up starts what it had been given
-_LEAST_STALL = 0.4  # of a lease: shorter ones leave time enough to renew
+_LEAST_STALL = 0.4  # of a lease: shorter ones leave time enough to beat
 _LAG = 0.5  # seconds that a process may be late by with nobody noting that it stood still
-_RENEWED = 1 / 3  # of a lease: from one renewal to the next
-_STEADY = 2 / 3  # of a lease: who could not renew for so long looks for others' jobs only a lease later
+_BEATEN = 1 / 3  # of a lease: from one beat to the next
+_SILENCE = 1 / 2  # of a lease: who heard nothing of the store for longer fences nobody for a lease after that
 _UNDONE = 0.1  # seconds: nobody knows to the moment when the store was back
+_LOOKS = 0.75  # seconds between two looks for lost workers, at most
+
+
+@dataclass(frozen=True, slots=True)
+class Leases:
+    """The leases of the workers, in seconds.
+
+    Attributes:
+        default: Of a process that has not said.
+        each: Of the others, by process.
+    """
+
+    default: float
+    each: Mapping[int, float] = field(default_factory=dict)
+
+    def of(self, pid: int) -> float:
+        """Of one process."""
+        return self.each.get(pid, self.default)
+
+    @property
+    def longest(self) -> float:
+        """The longest of any."""
+        return max([self.default, *self.each.values()])
+
+    @property
+    def shortest(self) -> float:
+        """The shortest of any."""
+        return min([self.default, *self.each.values()])
 
 
 def pairs(story: Story) -> Iterable[tuple[Run, Run]]:
@@ -41,25 +72,21 @@ class Causes:
     Args:
         faults: Faults and stalls, as they were written down.
         stories: All jobs.
-        lease: Seconds that the workers' leases last.
+        leases: Of the workers.
         databases: Which database each process works in.
     """
 
     def __init__(
-        self, faults: Sequence[Line], stories: Mapping[Key, Story], lease: float, databases: Mapping[int, int]
+        self, faults: Sequence[Line], stories: Mapping[Key, Story], leases: Leases, databases: Mapping[int, int]
     ) -> None:
-        # A lease that ran out is found by whoever looks next.
-        self._found = lease + 0.5
-        # Until a worker is steady again, which takes a lease, nobody looks.
-        self._late = lease + 0.5 + self._found
-        self._faults = sorted(
-            (fault for fault in faults if fault["what"] != "stall" or _seconds(fault) >= _LEAST_STALL * lease),
-            key=lambda line: line["began"],
-        )
-        self._lease = lease
+        # A lease that is over is seen by whoever looks next.
+        self._found = leases.longest + _LOOKS
+        # Whoever heard nothing of the store for long fences nobody for a lease after that.
+        self._late = leases.longest + _LOOKS + self._found
+        self._leases = leases
+        self._faults = sorted(filter(self._is_long, faults), key=lambda line: line["began"])
         self._all = sorted(faults, key=lambda line: line["began"])  # short stalls as well
         self._databases = databases
-        self._blocked = _spans(stories, "Blocker")
         self._poisoned = _starts(stories, "Poison")
 
     def of(self, story: Story, first: Run, second: Run) -> str:
@@ -107,6 +134,11 @@ class Causes:
                 return str(fault["name"])
         return NONE
 
+    def _is_long(self, fault: Line) -> bool:
+        """Whether a fault may have kept anybody from beating for long enough; a short stall does not."""
+        lease = min(map(self._leases.of, fault["pids"]), default=self._leases.shortest)
+        return bool(fault["what"] != "stall" or _seconds(fault) >= _LEAST_STALL * lease)
+
     def _is_of(self, fault: Line, db: int) -> bool:
         """Whether a fault hit workers of a database."""
         if fault["hits"] == "pids":
@@ -114,7 +146,7 @@ class Causes:
         return fault["hits"] == "all" and fault.get("db") in (None, db)
 
     def _found_by(self, fault: Line, db: int) -> float:
-        """By when others have found what a fault took away; who can't renew meanwhile does not look."""
+        """By when others have found what a fault took away; who can't trust the clock meanwhile fences nobody."""
         until = _over(fault) + self._late
         for other in self._faults:
             if holds_up(other, db) and fault["began"] <= other["began"] <= until:
@@ -148,7 +180,8 @@ class Causes:
         return self._by_process(run, second) or self._by_all(run, second, between * self._found)
 
     def _by_process(self, run: Run, second: Run) -> str:
-        for fault in self._faults:
+        # Who was stopped by a fault says as well that he stood still.
+        for fault in sorted(self._faults, key=lambda fault: fault["what"] == "stall"):
             mine = fault["hits"] == "pids" and _hit(fault, run) and _was_in_hand(run, fault, second.at)
             if mine and self._led_to(fault, run, second):
                 return str(fault["name"])
@@ -172,45 +205,36 @@ class Causes:
             return has_ended or second.at >= float(fault["began"] + grace)
         if fault.get("hands_on") or (has_ended and _was_handed_back(run)):
             return True
-        return second.at >= self._runs_out(fault, run) and second.at >= self._looked_for(fault)
+        return second.at >= self._runs_out(fault, run) and second.at >= self._looked_for(fault, run)
 
     def _runs_out(self, fault: Line, run: Run) -> float:
-        """When the lease of a run that a fault kept from being renewed ran out, at the earliest."""
-        last, renewed = self._given(run), float(fault["began"]) - _RENEWED * self._lease
-        if run.at <= renewed and not self._is_disturbed(fault, run):
-            last = renewed
-        return last + self._lease - _LAG
+        """When the lease of the worker that had a run was over, at the earliest: it had beaten until the fault."""
+        lease = self._leases.of(run.pid)
+        return self._kept_from_beating(fault, run, lease) + (1 - _BEATEN) * lease - _LAG
 
-    def _given(self, run: Run) -> float:
-        """When a job was given to who ran it, at the earliest: he may have been held up before he began it."""
-        spans = [(fault["began"], fault["ended"]) for fault in self._all if self._holds(fault, run)]
-        spans += self._blocked[run.pid]
-        return float(min([run.at, *(began for began, ended in spans if began <= run.at <= ended + _MOMENT)]))
+    def _kept_from_beating(self, fault: Line, run: Run, lease: float) -> float:
+        """From when on a worker may not have got to beat: something may have been in its way before a fault."""
+        since, before = float(fault["began"]), float("inf")
+        while since < before:
+            before = since
+            for other in self._all:
+                about = other["hits"] == "all" or other.get("unsteady") or run.pid in other["pids"]
+                here = other.get("db") in (None, run.start["db"])
+                if about and here and other["began"] < since <= _over(other) + other["lingers"] + lease:
+                    since = float(other["began"])
+        return since
 
-    def _holds(self, fault: Line, run: Run) -> bool:
-        """Whether the process of a run stood still in a fault, or may have."""
-        return run.pid in fault["pids"] or (fault["what"] == "stall" and _hit(fault, run))
+    def _looked_for(self, fault: Line, run: Run) -> float:
+        """When somebody fenced a worker that was lost in a fault, at the earliest.
 
-    def _is_disturbed(self, fault: Line, run: Run) -> bool:
-        """Whether something else may have kept a run from being renewed just before a fault."""
-        for other in self._all:
-            about = other["hits"] == "all" or other.get("unsteady") or run.pid in other["pids"]
-            is_just_before = other["began"] <= fault["began"] <= _over(other) + other["lingers"] + self._lease
-            if other is not fault and about and is_just_before:
-                return True
-        return False
-
-    def _looked_for(self, fault: Line) -> float:
-        """When somebody looked for leases that ran out in a fault, at the earliest.
-
-        Where nobody could renew for so long that he is no longer steady, that is a lease later. Who has come only
-        now looks after the time in which all that live renew.
+        Where nobody heard of the store for so long that its clock can't be trusted, that is a lease of that worker
+        later. Nor does anybody who has come only now fence it sooner.
         """
         is_outage = fault["what"] == "fault" and fault["hits"] == "all"
-        undone = fault.get("undone", fault["ended"])
-        if not is_outage or undone - fault["began"] <= _STEADY * self._lease:
+        undone, lease = fault.get("undone", fault["ended"]), self._leases.of(run.pid)
+        if not is_outage or undone - fault["began"] <= _SILENCE * lease + _UNDONE:
             return 0.0
-        return float(undone + _RENEWED * self._lease - _UNDONE)
+        return float(undone + lease - _UNDONE)
 
     def _of_held_up(self, first: Run, second: Run) -> str:
         """The second was given the job before the first, and came to start it only after it."""
@@ -224,7 +248,7 @@ class Causes:
 
 
 def holds_up(fault: Line, db: int) -> bool:
-    """Whether workers of a database may fail to renew in it: for a lease from then on none takes jobs over."""
+    """Whether workers of a database may not get to beat in it, or trust the clock: none is fenced for a lease."""
     return fault.get("db") in (None, db) and bool(fault["hits"] == "all" or fault.get("unsteady"))
 
 
@@ -234,15 +258,6 @@ def _starts(stories: Mapping[Key, Story], name: str) -> Mapping[int, Sequence[Li
     for story in stories.values():
         for run in story.runs if story.name == name else ():
             found[run.pid].append(run.start)
-    return found
-
-
-def _spans(stories: Mapping[Key, Story], name: str) -> Mapping[int, Sequence[tuple[float, float]]]:
-    """From when to when each process ran jobs of this name."""
-    found: defaultdict[int, list[tuple[float, float]]] = defaultdict(list)
-    for story in stories.values():
-        for run in story.runs if story.name == name else ():
-            found[run.pid].append((run.at, run.end["at"] if run.end is not None else float("inf")))
     return found
 
 

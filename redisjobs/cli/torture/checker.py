@@ -2,15 +2,18 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from redisjobs.cli.torture.causes import FAILED, MAX_DELIVERIES, NONE, Causes, pairs
+from redisjobs.cli.torture.causes import FAILED, MAX_DELIVERIES, NONE, Causes, Leases, pairs
+from redisjobs.cli.torture.clock import Clock
+from redisjobs.cli.torture.fences import unfenced
 from redisjobs.cli.torture.order import disorder
 from redisjobs.cli.torture.recovery import Recovery, measure
 from redisjobs.cli.torture.store import Final, Letter
 from redisjobs.cli.torture.stories import Key, Line, Run, Story, tell, was
 from redisjobs.cli.torture.waits import late
 
+_GIVEN = 1.0  # seconds from when a job is given until it begins, where the network is slow
 _KILLERS = ("Poison",)
 _UNSEEN = 2  # jobs of a database, at most, that die with one who was given them and had not yet started them
 _LOCKED = 1.0  # seconds that one step of a process may keep its other threads from running
@@ -81,23 +84,31 @@ def check(lines: Iterable[Line], finals: Sequence[Final], lease: float = 2.0) ->
     Args:
         lines: What was written down, of all processes, in any order.
         finals: What is in each database now, all faults undone and all work drained.
-        lease: Seconds that the workers' leases last.
+        lease: Seconds that a worker's lease lasts which has not said how long its own is.
     """
     ordered = sorted(lines, key=lambda line: line["at"])
     verdict = Verdict()
     stories = tell(ordered)
     databases = {line["pid"]: line["db"] for line in ordered if "pid" in line}
     faults = [line for line in ordered if line["what"] in ("fault", "stall")]
-    causes = Causes(faults, stories, lease, databases)
+    leases = Leases(lease, {line["pid"]: line["lease"] for line in ordered if line.get("lease")})
+    clock = Clock(ordered)
+    causes = Causes(faults, stories, leases, databases)
     verdict.full = sum(line["what"] == "refused" and line["full"] for line in ordered)
     for db, final in enumerate(finals):
         mine = {key: story for key, story in stories.items() if key[0] == db}
-        _Judge(verdict, mine, final, causes, ordered, db).judge()
+        _Judge(verdict, mine, final, causes, clock, ordered, db).judge()
     verdict.dead = dict(sorted(Counter(letter.reason for final in finals for letter in final.letters).items()))
     for counts in ("again", "duplicates", "bereft"):
         setattr(verdict, counts, dict(Counter(getattr(verdict, counts)).most_common()))
     verdict.faults, stuck = measure(ordered)
-    verdict.wrong += [*stuck, *late(stories, ordered, lease), *disorder(stories, faults), *_locked(ordered)]
+    verdict.wrong += [
+        *stuck,
+        *late(stories, ordered, leases),
+        *disorder(stories, faults, clock),
+        *_locked(ordered),
+    ]
+    verdict.wrong += unfenced(ordered, faults, leases)
     return verdict
 
 
@@ -119,6 +130,7 @@ class _Judge:
         stories: Mapping[Key, Story],
         final: Final,
         causes: Causes,
+        clock: Clock,
         lines: Sequence[Line],
         db: int,
     ) -> None:
@@ -127,10 +139,16 @@ class _Judge:
         self._stories = stories
         self._final = final
         self._causes = causes
+        self._fenced = {
+            line["worker"]: line["at"] for line in reversed(lines) if line["what"] == "fenced" and line["db"] == db
+        }
         self._destroyed = [
             line["began"] for line in lines if line.get("forgets_deliveries") and line["db"] in (None, db)
         ]
-        self._letters = list(_letters(stories, final, db))
+        self._letters = [
+            (replace(letter, failed_at=clock.told(db, letter.failed_at, _begun_last(stories.get(key)))), key)
+            for letter, key in _letters(stories, final, db)
+        ]
         self._dead = Counter(key for _, key in self._letters)
         self._arrived = self._maybe = self._cancelled = self._unsure = self._by_hand = self._unseen = 0
 
@@ -149,7 +167,8 @@ class _Judge:
             elif (story.attempted or story.runs) and self._was_added(key, story):
                 self._judge_end(key, story)
             self._judge_runs(story)
-            verdict.stolen += _stolen(story, self._destroyed)
+            verdict.stolen += _stolen(story, self._destroyed) or _settled_by_fenced(story, self._fenced)
+            verdict.wrong += self._refused(story)
             self._judge_killer(story)
         verdict.by_hand += self._by_hand
         self._judge_letters()
@@ -242,6 +261,22 @@ class _Judge:
         if len(story.runs) > MAX_DELIVERIES * lives:
             self._verdict.wrong.append(f"{story.label} kills its workers, and was started {len(story.runs)} times")
 
+    def _refused(self, story: Story) -> Iterable[str]:
+        """Outcomes that were refused to who was never fenced: nothing but that takes a job away from its worker.
+
+        Also one that is sent again, as its answer was lost: it is answered as it was then.
+        """
+        for run in story.runs:
+            settled = run.settled
+            if settled is None or not run.refused or settled["worker"] in self._fenced:
+                continue
+            # Where the group was destroyed, whoever had the job before that may have been the first to end it; and
+            # who was given it before may begin it after.
+            began = min(other.at for other in story.runs) - _GIVEN
+            if not any(began <= at <= settled["at"] for at in self._destroyed):
+                again = "sent again, " if settled["resent"] else ""
+                yield f"{story.label} ({story.name}) was refused to {_who(run)}, {again}though it was not fenced"
+
     # Dead letters and counters
 
     def _judge_letters(self) -> None:
@@ -298,6 +333,11 @@ class _Judge:
             wrong.append(f"the store counts {total['cancelled']} cancelled; it must be {told}")
 
 
+def _begun_last(story: Story | None) -> float:
+    """When a job was started last; 0 if it never was."""
+    return max((run.at for run in story.runs), default=0.0) if story is not None else 0.0
+
+
 def _letters(stories: Mapping[Key, Story], final: Final, db: int) -> Iterable[tuple[Letter, Key]]:
     """Each dead letter, and whose it is."""
     by_id = {story.job: key for key, story in stories.items()}
@@ -316,12 +356,23 @@ def _twice(story: Story, *, dead: bool, cancelled: bool, acked: bool) -> list[st
     return []
 
 
-def _stolen(story: Story, destroyed: Sequence[float]) -> Iterable[str]:
+def _settled_by_fenced(story: Story, fenced: Mapping[str, float]) -> list[str]:
+    """Settlements that were accepted though their worker was seen to be fenced before they were sent."""
+    found = []
+    for settled in story.settled:
+        late = settled["sent_at"] - fenced.get(settled["worker"], float("inf"))
+        if settled["word"] != "LEASE_LOST" and late > 0:
+            found.append(f"{story.label}: {settled['worker']} settled it {late:.3f} s after it was fenced")
+    return found
+
+
+def _stolen(story: Story, destroyed: Sequence[float]) -> list[str]:
     """Settlements that were accepted though somebody else had started the job before they were sent.
 
     A job's leases come in the order (attempt, delivery). A release gives the delivery back: then two workers may
     have the same, one after the other. After the group was destroyed, deliveries are counted anew.
     """
+    found = []
     for settled in story.settled:
         if settled["word"] == "LEASE_LOST" or not (settled["sent_at"] and settled["attempt"]):
             continue  # of what was released unread nobody knows the attempt
@@ -335,11 +386,12 @@ def _stolen(story: Story, destroyed: Sequence[float]) -> Iterable[str]:
             order = (tuple(theirs) > lease) - (tuple(theirs) < lease) if not anew else theirs[0] - lease[0]
             later = order > 0 or (order == 0 and run.at > began)
             if worker != settled["worker"] and later and run.at < settled["sent_at"]:
-                yield (
+                found.append(
                     f"{story.label}: {settled['worker']} settled attempt {lease[0]}, delivery {lease[1]} "
                     f"{settled['sent_at'] - run.at:.3f} s after {worker} had started it"
                 )
                 break
+    return found
 
 
 def _who(run: Run) -> str:

@@ -19,6 +19,7 @@ from redisjobs.cli.torture.checker import check
 from redisjobs.cli.torture.nemesis import FAULTS, Fault
 from redisjobs.cli.torture.place import place
 from redisjobs.cli.torture.run import LEASE, Torture
+from redisjobs.cli.torture.settable import settable
 from redisjobs.cli.torture.spoiled import spoil
 
 
@@ -51,7 +52,12 @@ def torture(
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     console = Console(highlight=False, soft_wrap=True, stderr=json_file == "-")
     try:
-        with ended_by_signals(), _folder(directory) as folder, place(url) as there:
+        with (
+            ended_by_signals(),
+            _folder(directory) as folder,
+            settable(folder / "scripts"),
+            place(url) as there,
+        ):
             console.print(f"torturing {there.description} for {minutes:g} min; the seed is {seed}")
             run = Torture(there, folder, seed, minutes * 60, console, kinds)
             run.go()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Self
 
 from redisjobs.cli import PROGRAM, journal
-from redisjobs.cli.torture.jobs import DATABASE, JOURNALS, LIFELINE, OLD, QUEUE
+from redisjobs.cli.torture.jobs import DATABASE, JOURNALS, LEASE, LIFELINE, OLD, QUEUE
 from redisjobs.cli.torture.release import Release
 
 GRACE = 1.0  # seconds that a worker's jobs may finish in
@@ -39,16 +39,23 @@ class Kind:
         options: More arguments of `redisjobs worker`.
         old: Whether it is of a release that lacks a job.
         processes: Worker processes it has; more than one are under a supervisor.
+        leases: How long its workers' lease is, in leases of the fleet.
     """
 
     options: Sequence[str] = ()
     old: bool = False
     processes: int = 1
     db: int = 0
+    leases: float = 1.0
 
 
-HOSTS = (Kind(), Kind(old=True), Kind(("--processes", "2"), processes=2), Kind(db=1), Kind(db=1))
-"""What the fleet is made of: in the first database half of it is under a supervisor."""
+LONGER = 1.5
+"""Leases of the fleet that the lease of some of its workers lasts: as when a deploy changes it."""
+HOSTS = (
+    *(Kind(), Kind(old=True, leases=LONGER), Kind(("--processes", "2"), processes=2)),
+    *(Kind(db=1), Kind(db=1, leases=LONGER)),
+)
+"""What the fleet is made of: in the first database half of it is under a supervisor; in each are two leases."""
 
 
 @dataclass(slots=True)
@@ -78,7 +85,7 @@ class Fleet:
         urls: Where the queue is, in each database.
         queue: Its name.
         directory: For journals and the log.
-        lease: Seconds.
+        lease: Seconds that the shorter of the workers' two leases lasts.
         rng: Chooses victims.
         kinds: What it is made of; those of databases that there aren't are left out.
         release: What they run.
@@ -126,6 +133,11 @@ class Fleet:
         if self._lifeline is not None:
             self._lifeline.close()
 
+    @property
+    def longest_lease(self) -> float:
+        """The longest lease of any worker, in seconds."""
+        return self.lease * max(kind.leases for kind in self.kinds)
+
     def start(self) -> None:
         """Start all hosts."""
         self.hosts = [Host(kind, self._spawn(kind)) for kind in self.kinds]
@@ -135,11 +147,12 @@ class Fleet:
         environment = os.environ | {QUEUE: self.queue, JOURNALS: str(self.directory)}
         environment |= {"REDISJOBS_URL": self.urls[kind.db]}  # not as an argument: it may hold a password
         environment |= {"PYTHONPATH": str(self.release.directory), DATABASE: str(kind.db)}
-        environment |= {LIFELINE: str(self._lifeline.getsockname()[1])}
+        lease = str(kind.leases * self.lease)
+        environment |= {LIFELINE: str(self._lifeline.getsockname()[1]), LEASE: lease}
         if kind.old:
             environment[OLD] = "1"
         command = [*PROGRAM, "worker", "redisjobs.cli.torture.jobs:queue"]
-        command += ["--log-level", "warning", "--lease", str(self.lease)]
+        command += ["--log-level", "warning", "--lease", lease]
         command += ["--grace", str(GRACE), "--concurrency", str(CONCURRENCY)]
         with open(self.directory / "workers.log", "ab") as log:
             return subprocess.Popen(

@@ -28,12 +28,12 @@ from redisjobs.job import JobContext
 from redisjobs.queue import JobQueue
 from redisjobs.retry import RetryPolicy, exponential_jitter, no_retry
 
-QUEUE, JOURNALS, LIFELINE, DATABASE, OLD = (
-    f"REDISJOBS_TORTURE_{what}" for what in ("QUEUE", "JOURNALS", "LIFELINE", "DATABASE", "OLD")
+QUEUE, JOURNALS, LIFELINE, DATABASE, LEASE, OLD = (
+    f"REDISJOBS_TORTURE_{what}" for what in ("QUEUE", "JOURNALS", "LIFELINE", "DATABASE", "LEASE", "OLD")
 )
 """What the torture tells its workers by the environment: the queue's name, the journals' directory, the port
-whose silence means that it is over, which of the databases it is, and whether this worker is one of an older
-release."""
+whose silence means that it is over, which of the databases it is, the lease, and whether this worker is one of an
+older release."""
 
 ATTEMPTS = 3
 """Runs that a job gets which fails each time."""
@@ -396,4 +396,4 @@ if JOURNALS in os.environ:
     _end_with_the_torture()
     _listen_to_the_worker()
     _watch_the_interpreter()
-    _note("hello", parent=os.getppid())
+    _note("hello", parent=os.getppid(), lease=float(os.environ[LEASE]))

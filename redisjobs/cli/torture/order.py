@@ -6,22 +6,24 @@ says what it answered; here each is taken by the one that leaves no doubt.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from redisjobs.cli.torture.clock import Clock
 from redisjobs.cli.torture.stories import Key, Line, Run, Story, is_outcome
 
 _MOMENT = 1.0  # seconds in which one that was held up starts what it had been given
 _ROUNDED = 0.01  # seconds: delays and the server's clock are in whole ms
 
 
-def disorder(stories: Mapping[Key, Story], faults: Sequence[Line]) -> Iterator[str]:
+def disorder(stories: Mapping[Key, Story], faults: Sequence[Line], clock: Clock) -> Iterator[str]:
     """What came when it must not have, in words.
 
     Args:
         stories: All jobs.
         faults: Faults and stalls, as they were written down.
+        clock: The store's, by which jobs are due.
     """
     for story in stories.values():
         yield from _after_its_cancel(story, faults)
-        yield from _before_its_time(story)
+        yield from _before_its_time(story, clock)
         yield from _held_by_none(story, stories)
 
 
@@ -48,12 +50,17 @@ def _held_up(fault: Line, run: Run, since: float) -> bool:
     return bool(mine and here and fault["began"] <= since and run.at <= until)
 
 
-def _before_its_time(story: Story) -> Iterator[str]:
+def _before_its_time(story: Story, clock: Clock) -> Iterator[str]:
     """The store took the push after it was sent, and counts the delay from then: no run comes sooner than that."""
-    if story.due_at is not None and story.runs:
-        early = story.due_at - min(run.at for run in story.runs)
-        if early > _ROUNDED:
-            yield f"{story.label} ({story.name}) was started {early:.3f} s before it was due"
+    if story.due_at is None or story.sent_at is None or not story.runs:
+        return
+    began = min(run.at for run in story.runs)
+    asked = story.due_at - story.sent_at
+    pushed_at = max(story.sent_at, min(began, (story.ready_at or story.sent_at + asked) - asked))
+    due = clock.earliest(story.db, story.sent_at, pushed_at) + asked
+    early = due - clock.latest(story.db, story.sent_at, began)
+    if early > _ROUNDED:
+        yield f"{story.label} ({story.name}) was started {early:.3f} s before it was due"
 
 
 def _held_by_none(story: Story, stories: Mapping[Key, Story]) -> Iterator[str]:

@@ -24,6 +24,7 @@ class _Link:
     def __init__(self, client: socket.socket, server: socket.socket, task: asyncio.Task[None]) -> None:
         self.client, self.server, self.task = client, server, task
         self.budget: int | None = None  # bytes of reply until the reset; None for no reset
+        self.late_until = 0.0  # by the loop's clock: what comes from the server is held back until then
         self.seen = b""  # the end of the requests since a trigger was set
         self.half_dead = False
 
@@ -82,15 +83,17 @@ class Proxy:
         request_bytes: How many bytes it has forwarded to the server.
         reply_bytes: How many bytes it has forwarded to clients.
         cuts: How often `cut_after_reply_bytes` has struck.
+        lags: How often `delay_reply` has.
     """
 
     def __init__(self, target_host: str, target_port: int) -> None:
-        self.port = self.connections = self.request_bytes = self.reply_bytes = self.cuts = 0
+        self.port = self.connections = self.request_bytes = self.reply_bytes = self.cuts = self.lags = 0
         self.target = (target_host, target_port)
         self._waiting: list[Held] = []
         self._kept: list[Held] = []
         self._links: set[_Link] = set()
         self._cut: tuple[int, tuple[bytes, ...]] | None = None
+        self._lag: tuple[float, tuple[bytes, ...]] | None = None
         self._black_hole = self._refuse = False
         self._delay = 0.0
 
@@ -130,6 +133,14 @@ class Proxy:
     def cut_no_more(self) -> None:
         """Takes back what `cut_after_reply_bytes` has set and has not struck yet."""
         self._in_loop(self._disarm())
+
+    def delay_reply(self, seconds: float, *triggers: bytes) -> None:
+        """Holds back, once, for so long what the server sends to the next connection to send one of `triggers`."""
+        self._in_loop(self._expect_lag((seconds, triggers)))
+
+    def delay_reply_no_more(self) -> None:
+        """Takes back what `delay_reply` has set and has not struck yet; what is held back stays so."""
+        self._in_loop(self._expect_lag(None))
 
     def hold(self, trigger: bytes) -> Held:
         """Keeps, once, the next packet that contains `trigger` instead of sending it on, and resets its client.
@@ -180,6 +191,11 @@ class Proxy:
         self._cut = None
         for link in self._links:
             link.budget = None
+
+    async def _expect_lag(self, lag: tuple[float, tuple[bytes, ...]] | None) -> None:
+        self._lag = lag
+        for link in self._links:
+            link.seen = b""
 
     async def _expect(self, held: Held) -> None:
         self._waiting.append(held)
@@ -253,6 +269,7 @@ class Proxy:
     async def _pump_replies(self, link: _Link) -> None:
         while True:
             chunk = await self._receive(link, link.server)
+            await asyncio.sleep(link.late_until - self._loop.time())
             budget = link.budget
             if budget is not None:
                 chunk = chunk[:budget]
@@ -293,13 +310,16 @@ class Proxy:
         raise _Ended
 
     def _aim(self, link: _Link, chunk: bytes) -> None:
-        if self._cut is None:
+        wanted = [*(self._cut or (0, ()))[1], *(self._lag or (0, ()))[1]]
+        if not wanted:
             return
-        n, triggers = self._cut
         link.seen += chunk
-        if any(trigger in link.seen for trigger in triggers):
-            link.budget, self._cut = n, None
-        link.seen = link.seen[-max(map(len, triggers)) :]
+        if self._cut is not None and any(trigger in link.seen for trigger in self._cut[1]):
+            link.budget, self._cut = self._cut[0], None
+        if self._lag is not None and any(trigger in link.seen for trigger in self._lag[1]):
+            link.late_until, self._lag = self._loop.time() + self._lag[0], None
+            self.lags += 1
+        link.seen = link.seen[-max(map(len, wanted)) :]
 
 
 def _reset_on_close(side: socket.socket) -> None:

@@ -39,6 +39,10 @@ def measure(lines: Sequence[Line]) -> tuple[dict[str, Recovery], list[str]]:
             if seconds is not None:
                 clear = not any(_disturbs(other, fault, since, since + seconds) for other in faults)
                 (recovery.seconds if clear else recovery.disturbed).append(seconds)
+                if clear and fault.get("is_limit") and since + seconds > fault["ended"]:
+                    stuck.append(f"recovery from '{fault['name']}' took {seconds:.1f} s, until it was over")
+        if fault.get("silent"):
+            _workers_again(stuck, starts, fault, faults, fault["pids"])
     return dict(found), stuck
 
 
@@ -53,7 +57,7 @@ def _recoveries(
         case "jobs":
             yield fault["began"], starts.jobs_again(fault["pids"], fault["began"])
         case "workers":
-            yield fault["ended"], _workers_again(stuck, starts, fault, faults)
+            yield fault["ended"], _workers_again(stuck, starts, fault, faults, fault["workers"])
 
 
 def _disturbs(other: Line, fault: Line, since: float, until: float) -> bool:
@@ -61,17 +65,20 @@ def _disturbs(other: Line, fault: Line, since: float, until: float) -> bool:
     return about_all and other["began"] <= until and other["ended"] + other["lingers"] >= since
 
 
-def _workers_again(stuck: list[str], starts: "_Starts", fault: Line, faults: Sequence[Line]) -> float | None:
+def _workers_again(
+    stuck: list[str], starts: "_Starts", fault: Line, faults: Sequence[Line], pids: Sequence[int]
+) -> float | None:
     """Seconds from a fault's end until the last of those that lived through it has started a job."""
     last = None
-    for pid in fault["workers"]:
+    for pid in pids:
         if not starts.before(pid, fault["began"]):
             continue  # it was not at work yet
         again = starts.after(pid, fault["ended"])
         if again is not None:
             last = max(last or 0.0, again - fault["ended"])
             continue
-        hit = [other["began"] for other in faults if pid in other["pids"] and other["began"] >= fault["began"]]
+        later = [other for other in faults if other is not fault and other["began"] >= fault["began"]]
+        hit = [other["began"] for other in later if pid in other["pids"]]
         watched = min([*hit, starts.poisoned.get(pid, starts.over)]) - fault["ended"]
         if watched > _STUCK:
             stuck.append(f"process {pid} has started nothing in {watched:.0f} s since '{fault['name']}' was over")

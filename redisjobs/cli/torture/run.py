@@ -26,7 +26,7 @@ from redisjobs.driver import Counts
 from redisjobs.errors import DriverError
 
 LEASE = 2.0
-"""The workers' lease, in seconds: short, so that many faults fit in."""
+"""The shorter of the workers' leases, in seconds: short, so that many faults fit in."""
 
 _RATE = 120.0  # jobs a second
 _TICK = 0.05  # seconds
@@ -63,7 +63,8 @@ class Torture:
         self.journal = Journal(directory)
         self.kinds = kinds
         self.fleet = Fleet(place.urls(place.workers), place.queue, directory, LEASE, random.Random(seed))
-        self.field = Field(self.fleet, place.stores, LEASE, place.workers, place.producers, place.own)
+        lease = self.fleet.longest_lease
+        self.field = Field(self.fleet, place.stores, lease, place.workers, place.producers, place.own)
         self.counts: list[Counts] = []
         self.faults = 0
         self.in_force = ""
@@ -93,6 +94,8 @@ class Torture:
             if not self._until(self._drained, _DRAIN, "the rest drains"):
                 self.wrong.append(f"the queue did not drain in {_DRAIN:g} s")
             self.fleet.dismiss()
+            self.field.look_for_fenced()
+            self._write_notes()
             self.wrong += [*self.fleet.unasked, *self.fleet.complaints()]
         self.finals = [store.final() for store in self.place.stores]
         self.seconds = time.monotonic() - self.started
@@ -104,7 +107,7 @@ class Torture:
         schedule = plan(
             self.seed,
             self.length,
-            {name: duration(fault, LEASE) for name, fault in kinds.items()},
+            {name: duration(fault, self.field.lease) for name, fault in kinds.items()},
             [name for name in nemesis.COMPANY if name in kinds],
             [name for name, fault in kinds.items() if fault.alone],
         )
@@ -143,11 +146,14 @@ class Torture:
             fault.end(self.field)
             if fault.happened:
                 self._note_fault(fault, at, undone)
+        self._write_notes()
+        self.in_force = ""
+        return any(fault.happened for fault, _ in begun)
+
+    def _write_notes(self) -> None:
         for note in self.field.notes:
             self.journal.write(note)
         self.field.notes.clear()
-        self.in_force = ""
-        return any(fault.happened for fault, _ in begun)
 
     def _keep(self, begun: list[tuple[Fault, float]], lasts: Callable[[], bool]) -> None:
         while lasts():
@@ -196,6 +202,7 @@ class Torture:
     def _look(self) -> None:
         self.fleet.tend()
         self.field.tend()
+        self.field.look_for_fenced()
         if time.monotonic() - self.looked > 0.5:
             self.looked = time.monotonic()
             with suppress(DriverError):  # it may be away, as we see to it that it is

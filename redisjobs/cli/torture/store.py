@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from redisjobs import sync
+from redisjobs.cli.torture.settable import KEY
 from redisjobs.driver import Counts
 from redisjobs.drivers.commands import GROUP, Command, Commands
 from redisjobs.drivers.link import SyncLink, Target
@@ -20,6 +21,8 @@ MARK = "mark"
 """The header that tells jobs of one id apart; an entry put in by hand has it as a field, too."""
 
 _PAGE = 1000
+_HOUR_MS = 3_600_000
+_UNWATCHED = 30.0  # seconds within which it is seen that a fenced worker's consumer need not be watched any more
 _DEADLINE = 2.0  # seconds that one call is tried for
 _PUT_TOGETHER = """
 local time = redis.call('TIME')
@@ -92,9 +95,9 @@ class Store:
     def __init__(self, url: str, queue: str, db: int = 0) -> None:
         self.url, self.db = url, db
         self.queue = sync.JobQueue(url, queue, deadline=_DEADLINE)
-        commands = Commands(queue)
-        self.prefix, self.streams = commands.prefix, commands.streams
-        self._link = SyncLink(commands, Target(url))
+        self._commands = Commands(queue)
+        self.prefix, self.streams = self._commands.prefix, self._commands.streams
+        self._link = SyncLink(self._commands, Target(url))
 
     def run(self, *wire: Any) -> Any:
         """Run one command; its reply, in bytes.
@@ -142,6 +145,28 @@ class Store:
         for channel in self.run("PUBSUB", "CHANNELS", f"{self.prefix}*"):
             self.run("PUBLISH", channel, message)
 
+    # Workers
+
+    def workers(self, pid: int) -> list[str]:
+        """The ids by which a process is a worker: mostly one."""
+        ids = [_text(raw) for raw in self.run("ZRANGE", f"{self.prefix}workers", 0, -1)]
+        return [worker for worker in ids if f":{pid}:" in worker]
+
+    def fenced(self) -> list[str]:
+        """The ids of workers that were fenced, lately at least."""
+        return [_text(raw) for raw in self.run("ZRANGE", f"{self.prefix}fenced", 0, -1)]
+
+    def tidy(self) -> None:
+        """Look at all consumers now, as some worker does each minute."""
+        self._link.run(self._commands.tidy(_HOUR_MS, 0))
+
+    def set_clock(self, seconds: float) -> None:
+        """Let the server's clock be so far ahead, or, if that is negative, behind; see `settable`."""
+        if seconds:
+            self.run("SET", self.prefix + KEY, seconds)
+        else:
+            self.run("DEL", self.prefix + KEY)
+
     # At the end
 
     def final(self) -> Final:
@@ -168,12 +193,32 @@ class Store:
             if number := self.run(command, self.prefix + kind):
                 final.left.append(f"{number} jobs in {kind}")
         lasting = {
-            self.prefix + name for name in ("ready:high", "ready:normal", "ready:low", "jobs", "dead", "stats")
+            "ready:high",
+            "ready:normal",
+            "ready:low",
+            "jobs",
+            "dead",
+            "stats",
+            "layout",
+            "workers",
+            "fenced",
         }
+        # Those that were fenced lately: a late read of theirs may be served yet. And who was killed just now.
+        lasting |= {f"worker:{worker}" for worker in self.fenced()}
+        lasting |= {f"worker:{_text(raw)}" for raw in self.run("ZRANGE", f"{self.prefix}workers", 0, -1)}
         for key in self.keys():
-            if key not in lasting and self.run("PTTL", key) == -1:
+            if key.removeprefix(self.prefix) not in lasting and self.run("PTTL", key) == -1:
                 final.left.append(f"the key {key}")
+        final.left += self._watched_for_long()
         return final
+
+    def _watched_for_long(self) -> Iterator[str]:
+        """Workers that were fenced so long ago that no late read of theirs is served any more."""
+        seconds, _ = map(int, self.run("TIME"))
+        for worker in self.fenced():
+            until = self.run("HGET", f"{self.prefix}worker:{worker}", "watched_until")
+            if until is None or int(until) / 1000 + _UNWATCHED < seconds:
+                yield f"{worker}, fenced, whose consumer need not be watched any more"
 
     def _read_letters(self, final: Final) -> Iterator[str]:
         start = "-"

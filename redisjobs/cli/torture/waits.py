@@ -2,7 +2,7 @@
 
 A job waits from when it may be run until it is started, and again from when its run ended, or its process died,
 until the next one. What counts of that is only the time in which a worker of its database had a slot free, and no
-fault kept workers from renewing, or from looking for what others had lost.
+fault kept workers from beating, or from fencing those that were lost.
 """
 
 from bisect import bisect_left, bisect_right
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from redisjobs.cli.torture.causes import MAX_DELIVERIES, holds_up
+from redisjobs.cli.torture.causes import MAX_DELIVERIES, Leases, holds_up
 from redisjobs.cli.torture.fleet import CONCURRENCY
 from redisjobs.cli.torture.stories import Key, Line, Run, Story
 
@@ -23,21 +23,22 @@ _EVER = float("inf")
 
 
 def bound(lease: float, *, alone: bool = False) -> float:
-    """Seconds that a job may wait: until a lease has run out, others have looked, and it is its turn.
+    """Seconds that a job may wait: until a lease is over, others have looked, and it is its turn.
 
     One that has to run alone may be one of many that a killer had beside it, which run one after another.
     """
     return 15 * lease + _MARGIN if alone else 3 * lease + _MARGIN
 
 
-def late(stories: Mapping[Key, Story], lines: Sequence[Line], lease: float) -> Iterator[str]:
+def late(stories: Mapping[Key, Story], lines: Sequence[Line], leases: Leases) -> Iterator[str]:
     """Jobs that waited for too long, in words.
 
     Args:
         stories: All jobs.
         lines: What was written down, by time.
-        lease: Seconds that the workers' leases last.
+        leases: Of the workers. Nobody knows who had a job and never began it, so the longest counts.
     """
+    lease = leases.longest
     able = _Able(stories, lines, lease)
     for story, since, run in able.waits:
         alone = _is_alone(run)
@@ -148,8 +149,8 @@ def _is_alone(run: Run) -> bool:
 
 
 def _held_up(faults: Iterable[Line], db: int, lease: float) -> Iterator[Span]:
-    """When workers of a database could not renew, or did not look yet for what others had lost."""
-    steady = 2 * lease + 1.0  # for a lease nobody is sure, and then whoever looks next finds it
+    """When workers of a database could not beat, or did not fence yet who was lost."""
+    steady = 2 * lease + 1.0  # for a lease nobody is sure, and then whoever looks next is
     for fault in faults:
         if holds_up(fault, db):
             yield fault["began"], fault["ended"] + max(fault["reaches"], fault["lingers"]) + steady

@@ -10,12 +10,15 @@ from redisjobs.cli.torture.nemesis.fault import Fault, Field
 from redisjobs.cli.torture.nemesis.handlers import BlockLoop, PushPoison, RaiseAnything, TwoKillers
 from redisjobs.cli.torture.nemesis.network import (
     BlackHole,
+    CutBeat,
     CutClaim,
     CutPush,
+    CutReclaim,
     CutSettlement,
     LateBytes,
     RefuseConnections,
     ResetConnections,
+    SlowBeat,
     SlowNetwork,
 )
 from redisjobs.cli.torture.nemesis.processes import (
@@ -26,11 +29,14 @@ from redisjobs.cli.torture.nemesis.processes import (
     StopWorker,
     UpgradeInPlace,
 )
+from redisjobs.cli.torture.nemesis.records import DeleteRecord, ForgetWorkers, LoseRecord
 from redisjobs.cli.torture.nemesis.servers import (
     DestroyGroup,
     FlushScripts,
     KillClients,
     KillServer,
+    SetClockAhead,
+    SetClockBack,
     SqueezeMemory,
 )
 from redisjobs.errors import DriverError
@@ -41,8 +47,10 @@ FAULTS: Sequence[type[Fault]] = (
     *(KillWorker, KillChild, KillHost, FreezeWorker, StopWorker, UpgradeInPlace),
     *(PushPoison, TwoKillers, BlockLoop, RaiseAnything),
     *(PutMalformed, PutHostile, PutSteep, PutTogether, SayAnything),
-    *(KillServer, KillClients, FlushScripts, SqueezeMemory, DestroyGroup),
-    *(ResetConnections, RefuseConnections, BlackHole, SlowNetwork, CutClaim, CutSettlement, CutPush, LateBytes),
+    *(DeleteRecord, ForgetWorkers, LoseRecord),
+    *(KillServer, KillClients, FlushScripts, SqueezeMemory, DestroyGroup, SetClockAhead, SetClockBack),
+    *(ResetConnections, RefuseConnections, BlackHole, SlowNetwork, CutClaim, CutSettlement, CutReclaim, CutBeat),
+    *(SlowBeat, CutPush, LateBytes),
 )
 COMPANY = tuple(fault.name for fault in (KillWorker, KillChild, KillHost, StopWorker, PushPoison))
 """Those that may come together with one that is not of these."""
@@ -61,9 +69,13 @@ def heal(field: Field) -> None:
             proxy.black_hole(False)
             proxy.refuse(False)
             proxy.delay(0)
+            proxy.delay_reply_no_more()
     if field.own is not None:
         with suppress(DriverError):
             field.store.run("CONFIG", "SET", "maxmemory", "0")
+    for store in field.stores:
+        with suppress(DriverError):
+            store.set_clock(0)
     for pid in field.fleet.pids():
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)

@@ -25,13 +25,14 @@ class Field:
     Attributes:
         fleet: The workers.
         stores: The straight connections, one to each database.
-        lease: The workers', in seconds.
+        lease: The longest of the workers', in seconds.
         workers: The proxy between workers and server; None if there is none.
         producers: The one between producers and server.
         own: The server, if it is ours to break.
         rng: The fault's own chance.
         notes: What the faults want written down.
         late: What is to be done after its fault is over: each is asked again and again whether it has been.
+        fenced: Workers, by database and id, that were seen to be fenced.
         over: Whether all faults are, so that what is late has to come now.
     """
 
@@ -45,6 +46,7 @@ class Field:
     notes: list[dict[str, Any]] = field(default_factory=list)
     late: list[Callable[[], bool]] = field(default_factory=list)
     over: bool = False
+    fenced: set[tuple[int, str]] = field(default_factory=set)
     stack: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Self:
@@ -109,6 +111,20 @@ class Field:
         """Have something written down."""
         self.notes.append({"what": what, "at": time.time(), **facts})
 
+    def workers_of(self, pid: int) -> tuple[Store, list[str]]:
+        """Where a process is a worker, and its ids there."""
+        store = self.stores[self.fleet.host_of(pid).kind.db]
+        return store, store.workers(pid)
+
+    def look_for_fenced(self) -> None:
+        """Note who was fenced since the last time. Whatever they send from now on is to be refused."""
+        for store in self.stores:
+            with suppress(DriverError):  # the store is away just now
+                for worker in store.fenced():
+                    if (store.db, worker) not in self.fenced:
+                        self.fenced.add((store.db, worker))
+                        self.note("fenced", worker=worker, db=store.db)
+
     def tend(self) -> None:
         """Do what is due of that which comes after its fault."""
         for act in list(self.late):
@@ -130,19 +146,23 @@ class Fault(ABC):
         holds: Seconds it is in force for, in leases where `in_leases` is set.
         lingers: Seconds after its end until all have noticed that it is over.
         reaches: Seconds after its end in which it may still hit a job that is begun then: until whoever has that
-            can renew leases again, or is gone.
+            can beat again, or is gone.
         hits: Whose jobs may have to run again because of it: `pids`, those in the hands of these processes; `all`,
             those in anybody's hands, or in those of the workers of `db`; `` for nobody's.
         recovery: `jobs`: from its beginning until the jobs in the hands of `pids` are started again, or seen
-            to have ended. `killers`: the same from each time that one of its `jobs` killed a process. `workers`:
-            from its end until every worker that lives has started a job. ``: there is nothing to recover from.
-        unsteady: Whether workers may fail to renew while it is in force, though none has to lose a job by that.
+            to have ended; before its own end, where `is_limit` is set. `killers`: the same from each time that one
+            of its `jobs` killed a process. `workers`: from its end until every worker that lives has started a
+            job. ``: there is nothing to recover from.
+        unsteady: Whether workers may fail to beat while it is in force, or can't trust the server's clock, though
+            none has to lose a job by that.
         alone: Whether no other may come together with it.
         hands_on: Whether jobs that it takes from somebody are handed on at once; else their leases run out first.
         grace: Seconds from its beginning that those it is about may finish in what they run: nothing of that is
             handed on sooner, unless it has ended.
         forgets_deliveries: Whether nobody knows afterwards how often a job was handed out.
+        is_limit: Whether recovery from it is to be over by its end.
         pids: The processes it is about.
+        silent: The ids of those of them that give no sign of life until its end, and are to be fenced.
         jobs: The jobs it put in.
         db: The database it is about; None for all.
         detail: What it was about, for people.
@@ -160,9 +180,11 @@ class Fault(ABC):
     hands_on: ClassVar[bool] = False
     grace: ClassVar[float] = 0.0
     forgets_deliveries: ClassVar[bool] = False
+    is_limit: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.pids: list[int] = []
+        self.silent: list[str] = []
         self.jobs: list[str] = []
         self.db: int | None = None
         self.detail = ""
@@ -199,5 +221,5 @@ class Fault(ABC):
         """What is written down of it, besides when it was."""
         kind = {"name": self.name, "hits": self.hits, "recovery": self.recovery, "lingers": self.lingers}
         kind |= {"reaches": self.reaches, "unsteady": self.unsteady, "forgets_deliveries": self.forgets_deliveries}
-        kind |= {"hands_on": self.hands_on, "grace": self.grace}
+        kind |= {"hands_on": self.hands_on, "grace": self.grace, "is_limit": self.is_limit, "silent": self.silent}
         return kind | {"pids": self.pids, "jobs": self.jobs, "db": self.db, "detail": self.detail}

@@ -1,5 +1,6 @@
 """Faults of the network, by way of a proxy."""
 
+import random
 import time
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -76,7 +77,7 @@ class BlackHole(_BrokenNetwork):
     name = "network cut"
     in_leases = 1.5
     hits = "all"
-    reaches = 4.0  # a renewal that was swallowed is waited for so long, and then tried anew
+    reaches = 2.0  # a beat that was swallowed is waited for so long, and then tried anew
     lingers = 8.0  # whose connection is half-open notices it only then
 
     def harm(self, proxy: Proxy) -> None:  # noqa: D102
@@ -106,20 +107,26 @@ class _CutReply(_NetworkFault):
 
     holds = 1.0
     triggers: ClassVar[Sequence[str]] = ()
+    most: ClassVar[int] = 4000  # bytes that may come before the cut
 
     def begin(self, field: Field) -> None:
-        trigger, n = field.rng.choice(self.triggers), field.rng.choice((0, 0, 1, 20, 150))
-        wires = [trigger] if trigger.isupper() else field.fleet.release.shas(trigger)
+        trigger, n = field.rng.choice(self.triggers), self.some_bytes(field.rng)
         proxy = field.producers if trigger == "push" else field.workers
         assert proxy is not None
-        proxy.cut_after_reply_bytes(n, *(wire.encode() for wire in wires))
+        proxy.cut_after_reply_bytes(n, *_wires(field, trigger))
         self.before = proxy.cuts
         self.proxies, self.detail = [proxy], f"{trigger}, after {n} bytes"
+
+    def some_bytes(self, rng: random.Random) -> int:
+        """After how many bytes to cut: any of a reply, and more often one of the first."""
+        return 0 if rng.random() < 0.25 else int(self.most ** rng.random())
 
     def keep(self, field: Field) -> None:
         if not self.happened and field.workers in self.proxies:  # or there may be nothing to cut
             for store in field.stores:
                 field.push(jobs.Flaky(2), store)
+                if "claim" in self.triggers:  # who hears that jobs were handed back claims by that script
+                    store.publish(b"released 1")
 
     def end(self, field: Field) -> None:
         for proxy in self.proxies:
@@ -141,7 +148,46 @@ class CutSettlement(_CutReply):
     """The reply that says a job was settled."""
 
     name = "settlement cut"
-    triggers = ("ack", "ack", "retry")
+    triggers = ("settle",)
+
+
+class CutReclaim(_CutReply):
+    """The reply that says who is lost, and whose jobs were handed back."""
+
+    name = "reclaim cut"
+    triggers = ("reclaim",)
+    most = 150
+
+
+class CutBeat(_CutReply):
+    """The reply to a sign of life: all of it, or its last bytes."""
+
+    name = "beat cut"
+    triggers = ("beat",)
+
+    def some_bytes(self, rng: random.Random) -> int:  # noqa: D102
+        return rng.randrange(len(":0\r\n"))
+
+
+class SlowBeat(_NetworkFault):
+    """The reply to a sign of life comes when the lease would be over."""
+
+    name = "beat late"
+    in_leases = 1.0
+
+    def begin(self, field: Field) -> None:  # noqa: D102
+        assert field.workers is not None
+        field.workers.delay_reply(self.in_leases * field.lease, *_wires(field, "beat"))
+        self.before = field.workers.lags
+        self.proxies = [field.workers]
+
+    def end(self, field: Field) -> None:  # noqa: D102
+        for proxy in self.proxies:
+            proxy.delay_reply_no_more()
+
+    @property
+    def happened(self) -> bool:  # noqa: D102
+        return any(proxy.lags > self.before for proxy in self.proxies)
 
 
 class CutPush(_CutReply):
@@ -150,6 +196,13 @@ class CutPush(_CutReply):
     name = "push cut"
     recovery = ""
     triggers = ("push",)
+    most = 150
+
+
+def _wires(field: Field, trigger: str) -> list[bytes]:
+    """What a request contains that runs a command, or a script of any release so far."""
+    wires = [trigger] if trigger.isupper() else field.fleet.release.shas(trigger)
+    return [wire.encode() for wire in wires]
 
 
 class LateBytes(Fault):

@@ -76,13 +76,13 @@ class KillHost(ProcessFault):
 
 
 class FreezeWorker(ProcessFault):
-    """SIGSTOP of a worker for longer than its lease, then SIGCONT.
+    """SIGSTOP of a worker for so much longer than its lease that it is fenced meanwhile, then SIGCONT.
 
     Of none that has a supervisor: should we be killed meanwhile, the kernel would not see to that one's end.
     """
 
     name = "worker frozen"
-    in_leases = 1.75
+    in_leases = 1.9
 
     def begin(self, field: Field) -> None:  # noqa: D102
         pid = field.fleet.some_pid(supervised=False)
@@ -90,6 +90,8 @@ class FreezeWorker(ProcessFault):
             field.fleet.host_of(pid).frozen = True
             os.kill(pid, signal.SIGSTOP)
             self.pids, self.detail = [pid], f"process {pid}"
+            store, self.silent = field.workers_of(pid)
+            self.db = store.db
 
     def end(self, field: Field) -> None:  # noqa: D102
         for pid in self.pids:

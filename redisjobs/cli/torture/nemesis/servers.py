@@ -1,8 +1,12 @@
 """Faults of the server, and of what it keeps."""
 
+import os
+import signal
+import time
+
 from redisjobs.cli.torture import jobs
 from redisjobs.cli.torture.nemesis.fault import Fault, Field
-from redisjobs.cli.torture.nemesis.processes import IN_HAND
+from redisjobs.cli.torture.nemesis.processes import IN_HAND, ProcessFault
 from redisjobs.drivers.commands import GROUP
 
 
@@ -91,3 +95,48 @@ class DestroyGroup(Fault):
         for stream in streams:
             self.target.run("XGROUP", "DESTROY", stream, GROUP)
         self.detail = f"of {len(streams)} streams"
+
+
+class SetClockAhead(ProcessFault):
+    """The server's clock is set ahead by more than a lease, then back; a worker is killed as it is set.
+
+    Nobody else may lose a job by that, and the jobs of that one run again before it is set back.
+    """
+
+    name = "clock set ahead"
+    in_leases = 2.5
+    unsteady = True
+    is_limit = True
+    alone = True  # what jobs wait for, when it is set again, is judged by what this fault alone does
+
+    def begin(self, field: Field) -> None:  # noqa: D102
+        pid = field.fleet.some_pid(supervised=False)
+        if pid is not None:
+            seconds = self.seconds(field)
+            self._set(field, seconds)
+            field.fleet.victims.add(pid)
+            os.kill(pid, signal.SIGKILL)
+            self.pids, self.detail = [pid], f"by {seconds:.1f} s; process {pid} is killed"
+
+    def seconds(self, field: Field) -> float:
+        """By how much it is set ahead. What is delayed meanwhile is due so much later, once it is set back."""
+        return field.rng.uniform(1.2, 3) * field.lease
+
+    def end(self, field: Field) -> None:  # noqa: D102
+        if self.pids:
+            self._set(field, 0)
+
+    def _set(self, field: Field, seconds: float) -> None:
+        for store in field.stores:
+            asked = time.time()
+            store.set_clock(seconds)
+            field.note("clock", db=store.db, asked=asked, seconds=seconds)
+
+
+class SetClockBack(SetClockAhead):
+    """The same, set back first: often by so much that nobody could wait until it is where it was."""
+
+    name = "clock set back"
+
+    def seconds(self, field: Field) -> float:  # noqa: D102
+        return -field.rng.choice((field.rng.uniform(1.2, 3) * field.lease, field.rng.uniform(20, 50)))

@@ -1,0 +1,39 @@
+-- promote: make delayed jobs ready that are due, up to 500. `keys` has streams, jobs, due, delayed.
+-- Needs whole, expect, parted, unpacked, enqueue beside it.
+--
+-- Returns in how many µs the next delayed job is due; -1: there is none
+local function promote(keys, now_ms, exact_ms)
+  local function next_due()
+    local first = redis.call('ZRANGE', keys.due, 0, 0, 'WITHSCORES')[2]
+    if not first then return -1 end
+    return math.min(math.max(0, (tonumber(first) - exact_ms) * 1000), 1e15) -- `inf`, by hand
+  end
+
+  -- A delayed job is a JSON list of strings: its priority, then its entry's names and values. Strings only: that is
+  -- what cjson keeps to the byte.
+  local numbers = {high = 1, normal = 2, low = 3}
+  local function promote_one(member)
+    local line, job = parted(member)
+    local packed = redis.call('HGET', keys.delayed, job)
+    if packed then -- added before it is taken away: should the server refuse the one, it has not done the other
+      local fields, priority = unpacked(packed)
+      local place, entry
+      if fields then place, entry = enqueue(keys.streams, numbers[priority], fields) end
+      if not place then return false end
+      redis.call('HSET', keys.jobs, job, place .. ' ' .. entry)
+      redis.call('HDEL', keys.delayed, job)
+    elseif redis.call('HGET', keys.jobs, job) == (line == '' and 'delayed' or 'delayed ' .. line) then
+      redis.call('HDEL', keys.jobs, job)
+    end
+    redis.call('ZREM', keys.due, member)
+    return true
+  end
+
+  local due_in = next_due()
+  if due_in < 0 or due_in >= 1000 then return due_in end
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', keys.due, '-inf', now_ms, 'LIMIT', 0, 500)) do
+    -- What can't be promoted, by somebody's hand, is tried again in a minute, and is in nobody's way meanwhile.
+    if not promote_one(member) then redis.call('ZADD', keys.due, whole(now_ms + 60000), member) end
+  end
+  return next_due()
+end

@@ -1,0 +1,335 @@
+#!lua flags=allow-oom
+-- settle: end the leases of many jobs at once: each is done, runs again later, is handed back, or is a dead letter. Then
+-- promote what is due, and say what a claim would find.
+--
+-- Every check comes before the first write: the worker has a record, and each job's locator names the very entry that it
+-- settles. So a batch of jobs that are all done takes a few commands, however many they are; where one of them is not as
+-- it should be, each is looked at by itself. A batch has a number: sent again, it is answered as before, and not applied
+-- twice.
+--
+-- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
+-- KEYS[2]  ready:normal  stream
+-- KEYS[3]  ready:low     stream
+-- KEYS[4]  jobs          hash    the locator: job id -> where it is
+-- KEYS[5]  due           zset    delayed jobs by due time, ms: place in line, job id
+-- KEYS[6]  delayed       hash    delayed job id -> JSON list: priority, then names and values
+-- KEYS[7]  dead          stream  dead letters: the entry's fields, and the notes
+-- KEYS[8]  unique:       string  prefix; unique:<key> holds the id of the job that has the key
+-- KEYS[9]  finished:     set     prefix; finished:<n> holds what ended in those 5 s: ids, after a nonce if there was one
+-- KEYS[10] stats         hash    counters
+-- KEYS[11] control       channel notifications
+-- KEYS[12] worker:       hash    prefix; worker:<id> is the record of one worker, with its last answers
+--
+-- ARGV[1]  worker        worker id
+-- ARGV[2]  lane          which of the worker's exchanges this is: there may be two under way
+-- ARGV[3]  number        int     of this batch in its lane, greater each time; 0: it is never sent again
+-- ARGV[4]  promote       '1': promote, and say what a claim would find
+-- ARGV[5]  now_ms        int ms; '' = the server's clock
+-- ARGV[6]  high          int     so many jobs of ready:high are done, by their first delivery
+-- ARGV[7]  normal        int     the same of ready:normal
+-- ARGV[8]  low           int     the same of ready:low
+-- ARGV[9]  young         int     so many pushes of those may still be repeated; 'ids': all, and each is its id alone
+-- ARGV[10] uniques       int     so many unique keys those have
+-- ARGV[11..] for each stream the entries of those, then their ids; the pushes; for each unique key: key, job id; then for
+--          each other job: fate, stream 1..3, entry, deliveries, job id, number of values, and as values, by its fate:
+--          done: unique key, nonce of its push · cancelled: unique key, nonce of its push ·
+--          release: refund ('1': the delivery does not count; '0': it does) ·
+--          retry: due ('+5000' in ms, or a time in ms), names and values of the fields to change ('' removes one) ·
+--          fail: reason, error, traceback
+--
+-- Returns  {now_us, due_in, released, {unread, unread, unread}, word, ...}: the clock; µs until the next delayed job
+--          (-1: none); 1 if jobs were handed back; how many jobs of each stream were never delivered; and one word for
+--          each job, in their order, or OK alone for all of them. Or one word for the whole call, FENCED or STALE:
+--          OK          settled, as its fate says
+--          CANCELLED   it was to run again, and a cancel was asked for while it ran: gone instead
+--          OVERSIZED   put in by hand with more values than a script can add; nothing was written
+--          NO_IDS      no stream that could take it has entry ids left, by somebody's hand; nothing was written
+--          LEASE_LOST  the job is no longer this worker's; nothing was written
+--          FENCED      the worker has no record any more; nothing was written for any job
+--          STALE       a later batch of its lane came before this one; nothing was written for any job
+
+--- @include "include/now"
+--- @include "include/whole"
+--- @include "include/due_time"
+--- @include "include/expect"
+--- @include "include/leases"
+--- @include "include/field"
+--- @include "include/entry_at"
+--- @include "include/identify"
+--- @include "include/with"
+--- @include "include/pushed_at"
+--- @include "include/line"
+--- @include "include/delay"
+--- @include "include/enqueue"
+--- @include "include/free"
+--- @include "include/push_of"
+--- @include "include/slot"
+--- @include "include/remember"
+--- @include "include/count"
+--- @include "include/tell"
+--- @include "include/bury"
+--- @include "include/finish"
+--- @include "include/unpacked"
+--- @include "include/parted"
+--- @include "include/promote"
+--- @include "include/ahead"
+
+local streams = {KEYS[1], KEYS[2], KEYS[3]}
+local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
+local jobs, due, delayed, dead, unique, finished = KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local stats, control, record = KEYS[10], KEYS[11], KEYS[12] .. ARGV[1]
+local worker, lane, turn, promotes = ARGV[1], 'answer:' .. ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
+local now_ms, exact_ms = now(ARGV[5])
+local done = {tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])}
+local only_ids = ARGV[9] == 'ids'
+local young, uniques = only_ids and 0 or tonumber(ARGV[9]), tonumber(ARGV[10])
+local total = done[1] + done[2] + done[3]
+local first_done = 11
+local first_young = first_done + 2 * total
+local first_other = first_young + young + 2 * uniques
+local keys = {streams = streams, jobs = jobs, due = due, delayed = delayed, unique = unique, stats = stats}
+keys.ending = slot(finished, now_ms)
+
+local known = redis.pcall('HMGET', record, 'lease_ms', lane)
+if known.err then
+  expect('hash', record)
+  return error(known)
+end
+if not known[1] then return 'FENCED' end
+local last, answer = string.match(known[2] or '0 ', '^(%d+) (.*)$')
+last = tonumber(last) or 0
+if turn > 0 and turn < last then return 'STALE' end
+
+-- Those that are done, all at once: whether each is this worker's, is where it should be, and nothing is noted beside its
+-- place. The places as one text, which costs a tenth of looking at each; where one has no locator there is none.
+local function all_in_order()
+  -- Whether this worker has each pending, by its first delivery. Those of a batch are mostly neighbours; any that stand
+  -- among too many others are asked for one by one.
+  local function has(stream, first, last)
+    local deliveries = {}
+    for _, pending in ipairs(leases(stream, ARGV[first], ARGV[last], 2 * (last - first + 1), worker) or {}) do
+      deliveries[pending[1]] = pending[4]
+    end
+    for at = first, last do
+      local pending = deliveries[ARGV[at]] or ((leases(stream, ARGV[at], ARGV[at], 1, worker) or {})[1] or {})[4]
+      if pending ~= 1 then return false end
+    end
+    return true
+  end
+
+  local at = first_done
+  for number, many in ipairs(done) do
+    if many > 0 then
+      local place = string.match(streams[number], '}:(.+)$') .. ' '
+      local located = redis.call('HMGET', jobs, unpack(ARGV, at + many, at + 2 * many - 1))
+      local known, text = pcall(table.concat, located, ',')
+      if not known or text ~= place .. table.concat(ARGV, ',' .. place, at, at + many - 1) then return false end
+      if not has(streams[number], at, at + many - 1) then return false end
+      at = at + 2 * many
+    end
+  end
+  return true
+end
+
+-- What this batch takes is of the right type, before anything is written: what it does without may be as it likes.
+local function expect_all(well)
+  local fates = {}
+  local at = first_other
+  while at <= #ARGV do
+    fates[ARGV[at]] = true
+    at = at + 6 + tonumber(ARGV[at + 5])
+  end
+  if promotes or fates.retry then expect('zset', due) end
+  if fates.retry or promotes and redis.call('EXISTS', due) == 1 then expect('hash', delayed) end
+  if fates.fail then expect('stream', dead) end
+  local remembers = total > 0 and (not well or only_ids or young > 0)
+  if remembers or fates.done or fates.cancelled or fates.retry then expect('set', keys.ending) end
+end
+
+local function end_all()
+  local at = first_done
+  count(stats, 'completed', total)
+  for number, many in ipairs(done) do
+    if many > 0 then
+      redis.call('XACK', streams[number], 'workers', unpack(ARGV, at, at + many - 1))
+      redis.call('XDEL', streams[number], unpack(ARGV, at, at + many - 1))
+      redis.call('HDEL', jobs, unpack(ARGV, at + many, at + 2 * many - 1))
+      if only_ids then remember(keys.ending, unpack(ARGV, at + many, at + 2 * many - 1)) end
+      at = at + 2 * many
+    end
+  end
+  for i = first_young + young, first_other - 1, 2 do free(unique, ARGV[i], ARGV[i + 1]) end
+  remember(keys.ending, unpack(ARGV, first_young, first_young + young - 1))
+end
+
+-- The others, one by one.
+local retried, released, nudge = 0, 0, nil
+local function again(number, entry, job, fields, changes, due_at)
+  if field(fields, 'id') ~= job then table.insert(changes, 1, job) table.insert(changes, 1, 'id') end
+  if not field(fields, 'queued_at') then
+    changes[#changes + 1], changes[#changes + 2] = 'queued_at', pushed_at(entry, now_ms)
+  end
+  fields = with(fields, changes)
+  if due_at > now_ms then
+    local priority = string.match(streams[number], '}:ready:(.+)$')
+    if delay(jobs, due, delayed, job, priority, fields, due_at, line(exact_ms, retried)) then nudge = due_at end
+  else
+    local place, added = enqueue(streams, number, fields)
+    if not place then return false end
+    redis.call('HSET', jobs, job, place .. ' ' .. added)
+  end
+  retried = retried + 1
+  return true
+end
+
+local fates = {}
+
+-- For what ends though the locator of its id is another job's.
+local strays = {unique = unique, stats = stats, ending = keys.ending}
+
+fates.done = function(number, entry, _, job, fields, values, hold)
+  fields = fields or {'unique', values[1], 'nonce', values[2]}
+  finish(hold == 'stray' and strays or keys, streams[number], entry, job, fields, 'completed', true, now_ms)
+  return 'OK'
+end
+
+fates.cancelled = function(number, entry, _, job, fields, values, hold)
+  fields = fields or {'unique', values[1], 'nonce', values[2]}
+  finish(hold == 'stray' and strays or keys, streams[number], entry, job, fields, 'cancelled', true, now_ms)
+  return 'OK'
+end
+
+fates.release = function(number, entry, deliveries, _, _, values)
+  redis.call('XCLAIM', streams[number], 'workers', 'released', 0, entry,
+    'RETRYCOUNT', math.max(0, deliveries - tonumber(values[1])), 'JUSTID')
+  released = released + 1
+  return 'OK'
+end
+
+fates.retry = function(number, entry, _, job, fields, values, hold)
+  if hold == 'cancelling' then
+    finish(keys, streams[number], entry, job, fields, 'cancelled', true, now_ms)
+    return 'CANCELLED'
+  end
+  if #fields > 1000 then return 'OVERSIZED' end
+  local due_at = due_time(table.remove(values, 1), exact_ms)
+  if not again(number, entry, job, fields, values, due_at) then return 'NO_IDS' end
+  -- Last: should the server refuse to add the job again, it still has it here.
+  redis.call('XACK', streams[number], 'workers', entry)
+  redis.call('XDEL', streams[number], entry)
+  return 'OK'
+end
+
+fates.fail = function(number, entry, deliveries, job, fields, values)
+  local notes = {'reason', values[1], 'error', values[2], 'failed_at', whole(now_ms), 'worker', worker,
+    'deliveries', whole(deliveries)}
+  if values[3] ~= '' then notes[#notes + 1], notes[#notes + 2] = 'traceback', values[3] end
+  if not bury(streams[number], jobs, dead, entry, job, fields, notes, now_ms) then return 'NO_IDS' end
+  free(unique, field(fields, 'unique'), job)
+  count(stats, 'dead', 1)
+  return 'OK'
+end
+
+-- Does this worker hold this job by this very lease? Proof: the pending entry names the worker and the delivery count;
+-- and the entry is this job's (after a failover an entry id may come again for another job). Returns nil (no: also where
+-- there is no group), or how the locator knows the job, and the job's id:
+--   'here'        it points at this entry
+--   'cancelling'  so it does, and a cancel was asked for while the job ran
+--   'stray'       it does not: put in by hand, or a lost locator; the entry's own id is the proof. Where another job
+--                 has that id, this one is told apart by its stream from here on
+local function owns(stream, entry, deliveries, job)
+  local pending = (leases(stream, entry, entry, 1, worker) or {})[1]
+  if not pending or pending[4] ~= deliveries then return nil end
+
+  local located = redis.call('HGET', jobs, job)
+  local place = string.match(stream, '}:(.+)$')
+  local here = place .. ' ' .. entry
+  if located == here or located == here .. ' alone' then return 'here', job end
+  if located == here .. ' cancelling' then return 'cancelling', job end
+
+  local fields = entry_at(stream, entry)
+  local said = fields and field(fields, 'id') or ''
+  if not fields or said ~= job and (said ~= '' or string.match(job, '^[^@]+') ~= entry) then return nil end
+  local id, mark = identify(places, jobs, place, entry, fields)
+  if not mark then return 'stray', id end
+  return mark == 'cancelling' and mark or 'here', id
+end
+
+local function end_one(fate, number, entry, deliveries, job, values)
+  local hold, id = owns(streams[number], entry, deliveries, job)
+  if not hold then return 'LEASE_LOST' end
+  local fields = entry_at(streams[number], entry)
+  if not fields and fate ~= 'done' and fate ~= 'cancelled' then return 'LEASE_LOST' end
+  return fates[fate](number, entry, deliveries, id, fields, values, hold)
+end
+
+-- What the worker says of a job that is done, by its first delivery: its unique key, and the nonce of its push. Of one
+-- whose entry was removed by hand as it ran, nobody else can say them.
+local function told_of(job)
+  local key, nonce
+  for i = first_young, first_young + young - 1 do
+    local known, id = string.match(ARGV[i], '^(%S+) (.*)$')
+    if id == job then nonce = known end
+  end
+  for i = first_young + young, first_other - 1, 2 do
+    if ARGV[i + 1] == job then key = ARGV[i] end
+  end
+  return {key or '', nonce or ''}
+end
+
+local function end_each()
+  local words, at = {}, first_done
+  for number, many in ipairs(done) do
+    for i = at, at + many - 1 do
+      words[#words + 1] = end_one('done', number, ARGV[i], 1, ARGV[i + many], told_of(ARGV[i + many]))
+    end
+    at = at + 2 * many
+  end
+  return words
+end
+
+local function end_others(words)
+  local at = first_other
+  while at <= #ARGV do
+    local values, many = {}, tonumber(ARGV[at + 5])
+    for i = 1, many do values[i] = ARGV[at + 5 + i] end
+    words[#words + 1] =
+      end_one(ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2], tonumber(ARGV[at + 3]), ARGV[at + 4], values)
+    at = at + 6 + many
+  end
+end
+
+local function settle(in_order)
+  local words, only_done = {}, first_other > #ARGV
+  if total > 0 and in_order then
+    end_all()
+    if not only_done then
+      for i = 1, total do words[i] = 'OK' end
+    end
+  else
+    words, only_done = end_each(), false
+  end
+  if only_done then return 'OK' end
+  end_others(words)
+  if retried > 0 then count(stats, 'retried', retried) end
+  if released > 0 then
+    count(stats, 'released', released)
+    tell(control, 'released ' .. released)
+  end
+  if nudge then tell(control, 'due ' .. whole(nudge)) end
+  return table.concat(words, ' ')
+end
+
+expect('stream', streams[1], streams[2], streams[3])
+expect('hash', jobs)
+local in_order = all_in_order()
+expect_all(in_order)
+if turn == 0 or turn > last then answer = settle(in_order) end
+if turn > last then redis.call('HSET', record, lane, ARGV[3] .. ' ' .. answer) end
+local reply = {exact_ms * 1000, -1, 0, {0, 0, 0}}
+if promotes then
+  reply[2] = promote(keys, now_ms, exact_ms)
+  reply[3], reply[4] = ahead(streams)
+end
+for word in string.gmatch(answer, '%S+') do reply[#reply + 1] = word end
+return reply

@@ -131,7 +131,7 @@ local function all_in_order()
   return true
 end
 
--- What this batch takes is of the right type, before anything is written: what it does without may be as it likes.
+-- What these jobs take is of the right type, before anything is written: what they do without may be as it likes.
 local function expect_all(well)
   local fates = {}
   local at = first_other
@@ -139,8 +139,10 @@ local function expect_all(well)
     fates[ARGV[at]] = true
     at = at + 6 + tonumber(ARGV[at + 5])
   end
-  if promotes or fates.retry then expect('zset', due) end
-  if fates.retry or promotes and redis.call('EXISTS', due) == 1 then expect('hash', delayed) end
+  if fates.retry then
+    expect('zset', due)
+    expect('hash', delayed)
+  end
   if fates.fail then expect('stream', dead) end
   local remembers = total > 0 and (not well or only_ids or young > 0)
   if remembers or fates.done or fates.cancelled or fates.retry then expect('set', keys.ending) end
@@ -322,9 +324,15 @@ end
 
 expect('stream', streams[1], streams[2], streams[3])
 expect('hash', jobs)
-local in_order = all_in_order()
-expect_all(in_order)
-if turn == 0 or turn > last then answer = settle(in_order) end
+if promotes then
+  expect('zset', due)
+  if redis.call('EXISTS', due) == 1 then expect('hash', delayed) end
+end
+if turn == 0 or turn > last then -- else it was applied before, and is only answered
+  local in_order = all_in_order()
+  expect_all(in_order)
+  answer = settle(in_order)
+end
 if turn > last then redis.call('HSET', record, lane, ARGV[3] .. ' ' .. answer) end
 local reply = {exact_ms * 1000, -1, 0, {0, 0, 0}}
 if promotes then

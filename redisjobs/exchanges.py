@@ -61,9 +61,6 @@ class Exchanges:
         failed: Takes a batch that may or may not have arrived, and why; what it settles is sent again as it is.
 
     Attributes:
-        asked: Jobs that were asked for and may still come.
-        brings_one_alone: Whether an idle worker's claim is under way: what it brings may have to run alone.
-        under_way: How many exchanges are.
         unanswered: Batches that may or may not have arrived; they are to be sent again before any other.
     """
 
@@ -82,13 +79,26 @@ class Exchanges:
         self._idle: list[Gate] = []
         self._ended = False  # the carriers have
         self._done = anyio.Event()
-        self._under_way: list[Batch] = []
+        self._under_way: list[Batch] = []  # at most two
         self._lanes = dict.fromkeys(range(1, _MOST + 1), 0)  # free ones, and the number each used last
-        self.asked = self.under_way = 0
         self.unanswered: list[Batch] = []
-        self.brings_one_alone = False
         self.most = min(MOST_JOBS, max(_BATCH, -(-concurrency // 2)))
         """Jobs of one batch."""
+
+    @property
+    def under_way(self) -> int:
+        """How many exchanges are under way."""
+        return len(self._under_way)
+
+    @property
+    def asked(self) -> int:
+        """How many jobs were asked for and may still come."""
+        return sum(batch.count or 0 for batch in self._under_way)
+
+    @property
+    def brings_one_alone(self) -> bool:
+        """Whether an idle worker's claim is under way: what it brings may have to run alone."""
+        return any(batch.idle for batch in self._under_way)
 
     @property
     def oldest(self) -> float:
@@ -162,9 +172,6 @@ class Exchanges:
     def _depart(self, batch: Batch) -> None:
         batch.sent = time.monotonic()
         self._under_way.append(batch)
-        self.under_way += 1
-        self.asked += batch.count or 0
-        self.brings_one_alone = self.brings_one_alone or batch.idle
 
     async def _carry_on(self) -> None:
         self._ended = False
@@ -201,9 +208,6 @@ class Exchanges:
 
     def _arrive(self, batch: Batch) -> None:
         self._under_way.remove(batch)
-        self.under_way -= 1
-        self.asked -= batch.count or 0
-        self.brings_one_alone = self.brings_one_alone and not batch.idle
         self._done.set()
 
     async def _carry(self, batch: Batch) -> None:

@@ -134,10 +134,10 @@ class Shift:
         self.silent: Sequence[Silent] = ()  # whose lease is over by the server's clock, if that can be trusted
         self.renewing = False  # we were fenced, and are not yet somebody new
         self.lost_at = float("-inf")  # when a call was given up that may have brought jobs, by our monotonic clock
-        self.given_up: set[str] = set()  # places of jobs that we let go of since we asked for missed ones
-        self.found: dict[
-            str, float
-        ] = {}  # by place: jobs that we found, and when: a late reply may bring them too
+        self.let_go: set[str] | None = (
+            None  # places of jobs that ended while we look for missed ones; None: we don't
+        )
+        self.found: dict[str, float] = {}  # by place, when we found it: a late reply may bring it as well
         self.thorough = True  # to look at every worker's beat: the server's clock may have been set back
         self.handed_on = 0  # jobs of lost workers that we have handed on and not told of
         self.others: int | None = None  # jobs that others hold; None: not known
@@ -597,9 +597,12 @@ class Shift:
         late = min(self.exchanges.oldest, self.lookout.reading_since) < began - 0.9 * lease
         if late or not self.clock.vouches(lease, began):
             return  # what is on its way may bring them; and their age is told by the server's clock
-        self.given_up = set()
-        leases = await self.consumer.recover([run.lease for run in self.leased.values()], lease)
-        leases = [each for each in leases if each.place not in self.given_up]
+        self.let_go = ended = set[str]()
+        try:
+            leases = await self.consumer.recover([run.lease for run in self.leased.values()], lease)
+        finally:
+            self.let_go = None
+        leases = [each for each in leases if each.place not in ended]
         if leases:
             logger.warning("found %d jobs that a claim brought which was given up", len(leases))
         self.found = {place: at for place, at in self.found.items() if at > began - 10 * lease}
@@ -661,8 +664,13 @@ class Shift:
             await until_there(join, note)
         finally:
             self.away = ""
+            if self.consumer.worker_id != error.worker_id:  # also where it was cut off as soon as it had joined
+                self._go_on(began)
+
+    def _go_on(self, joined_at: float) -> None:
+        """Work under the new id."""
         self.settings = replace(self.settings, worker_id=self.consumer.worker_id)
-        self.heartbeat.beat_at = began  # to join was a beat
+        self.heartbeat.beat_at = joined_at  # to join was a beat
         self.renewing = self.unsure = self.lookout.unsure = self.found_nothing = False
         self.round_at = time.monotonic()
         logger.info("this worker is now %s", self.settings.worker_id)
@@ -677,8 +685,7 @@ class Shift:
                 del self.leased[place]
 
     def _lose_all(self) -> None:
-        """Let go of all jobs. What they came to was not written; of what had no answer nobody knows."""
-        self._cancel_all()
+        """Let go of all that has ended. What it came to was not written; of what had no answer nobody knows."""
         unknown = {id(run) for batch in self.exchanges.unanswered if batch.unknown for run in batch.settling}
         self.exchanges.forget()
         for run in self.leased.values():
@@ -846,7 +853,8 @@ class Shift:
     def _let_go(self, run: Running) -> None:
         if self.leased.get(run.place) is run:  # after a failover another job may be in its place
             del self.leased[run.place]
-            self.given_up.add(run.place)
+            if self.let_go is not None:
+                self.let_go.add(run.place)
         if self.alone is run:
             self.alone, self.one_waits = None, True  # there may be more of its kind
         if self.one_waits:

@@ -274,6 +274,7 @@ class Commands:
         entries: list[list[str]] = [[], [], []]
         ids: list[list[bytes]] = [[], [], []]
         young: list[bytes] = []
+        has_nonces = False
         uniques: list[bytes] = []
         others: list[Any] = []
         rest: list[int] = []
@@ -284,17 +285,19 @@ class Commands:
                 done[number].append(position)
                 entries[number].append(lease.entry)
                 ids[number].append(job_id)
+                nonce, unique = lease.nonce, lease.unique
                 if lease.entry > cut:
-                    young.append(b"%b %b" % (lease.nonce, job_id) if lease.nonce else job_id)
-                if lease.unique:
-                    uniques += (lease.unique, job_id)
+                    young.append(b"%b %b" % (nonce, job_id) if nonce else job_id)
+                has_nonces = has_nonces or bool(nonce)
+                if unique:
+                    uniques += (unique, job_id)
             else:
                 verb, values = _fate(lease, fate)
                 rest.append(position)
                 others += (verb, lease.stream, lease.entry, lease.deliveries, job_id, len(values), *values)
         lane, number = (turn.lane, turn.number) if turn and settlements else (0, 0)
         arguments: list[Any] = [worker, lane, number, "1" if promote else "", self._now]
-        plain = len(young) == sum(map(len, ids)) and not any(lease.nonce for lease, _ in settlements)
+        plain = len(young) == sum(map(len, ids)) and not has_nonces
         arguments += [*map(len, entries), "ids" if plain else len(young), len(uniques) // 2]
         for number in range(3):
             arguments += entries[number]

@@ -297,6 +297,14 @@ def test_it_is_written_down_of_a_fault_how_soon_what_it_takes_is_handed_on() -> 
     assert graces == {"worker stopped": GRACE, "upgrade in place": GRACE}
 
 
+def test_what_would_harm_a_users_server_is_not_done_to_it_and_all_else_is(field: Field) -> None:
+    assert field.own is None
+
+    spared = {kind.name for kind in FAULTS if not kind.possible(field)}
+
+    assert spared == {"server killed", "clients killed", "scripts flushed", "memory full"}
+
+
 def test_late_bytes_of_which_none_was_held_are_no_fault() -> None:
     assert not LateBytes().happened
 

@@ -45,7 +45,9 @@ class _Probes:
         self._clients: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}  # the oldest first
 
     async def serve(self, listener: socket.socket) -> None:
-        async with await asyncio.start_server(self._take, sock=listener, limit=_LONGEST) as server:
+        # With a short queue the kernel drops who comes while this thread waits its turn, and a second goes by.
+        queue = socket.SOMAXCONN
+        async with await asyncio.start_server(self._take, sock=listener, limit=_LONGEST, backlog=queue) as server:
             await server.serve_forever()
 
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -152,6 +152,10 @@ class RedisStore:
         """The key of a ready stream."""
         return f"{self.prefix}ready:{priority}"
 
+    def is_blocked(self) -> bool:
+        """Whether the server holds a blocking read of this store's user."""
+        return any("b" in client["flags"] for client in self.admin.client_list() if client["user"] == self.user)
+
     def pending(self, priority: Priority = Priority.NORMAL) -> list[tuple[str, str, int]]:
         """The leases of a ready stream: entry, worker, deliveries."""
         try:

@@ -130,7 +130,7 @@ def test_keep_leaves_a_server_that_its_commands_reach_and_its_pid_ends(demos: De
     assert len(commands) == 3
     assert url is not None
     assert pid is not None
-    with redis.Redis.from_url(url[0], decode_responses=True) as client:
+    with redis.Redis.from_url(url[0], decode_responses=True, protocol=3) as client:  # with names
         stats, consumers, dead = (client.execute_command(*_words(command)) for command in commands)
     assert stats["completed"] == str(FILES)
     names = {consumer["name"] for consumer in consumers}

@@ -754,7 +754,6 @@ def test_memory_and_redis_agree_whatever_is_done_to_them(machine: type[TwoDriver
         settings=settings(
             max_examples=25,
             stateful_step_count=30,
-            deadline=None,
             phases=[Phase.generate, Phase.shrink],
             suppress_health_check=list(HealthCheck),
         ),

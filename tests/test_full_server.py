@@ -102,7 +102,7 @@ async def test_on_a_full_server_a_worker_that_was_fenced_goes_on_under_a_new_id(
     worker = Worker(bench.queue, lease=1)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(worker.run)
-        await eventually(lambda: worker.health.ready and blocked(bench.store))
+        await eventually(lambda: worker.health.ready and bench.store.is_blocked())
         await bench.queue.push_many([Work(1), Work(2)])
         await eventually(lambda: len(bench.ran) == 2 and bench.store.located() == {})
         prefix = bench.store.prefix
@@ -124,12 +124,12 @@ async def test_a_worker_waits_on_a_full_server_that_lost_its_groups_and_runs_wha
     worker = Worker(bench.queue, lease=1)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(worker.run)
-        await eventually(lambda: worker.health.ready and blocked(bench.store))
+        await eventually(lambda: worker.health.ready and bench.store.is_blocked())
         bench.fill()
 
         bench.destroy_groups()  # which ends the blocking read by an error
 
-        await eventually(lambda: bench.groups() == 3 and blocked(bench.store))
+        await eventually(lambda: bench.groups() == 3 and bench.store.is_blocked())
         asked = commands(bench.store)
         await anyio.sleep(0.5)
         more = commands(bench.store) - asked
@@ -163,10 +163,6 @@ async def test_a_worker_that_may_not_make_the_groups_ends_and_says_so(bench: Ben
 
     with pytest.raises(Exception, match=r"ACL forbids.*'?xgroup"):
         await Worker(bench.queue).run()
-
-
-def blocked(store: RedisStore) -> bool:
-    return any("b" in client["flags"] for client in store.admin.client_list() if client["user"] == store.user)
 
 
 def commands(store: RedisStore) -> Counter[str]:

@@ -836,7 +836,7 @@ TELLING = [
 ]
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     parameters=st.one_of(st.sampled_from(TELLING), st.binary(max_size=2000)),
     headers=st.one_of(st.binary(max_size=200), st.text(max_size=200)),

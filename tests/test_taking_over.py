@@ -380,13 +380,14 @@ async def test_a_fenced_worker_hands_back_what_a_late_read_of_its_old_id_brought
         worker = Worker(queue, lease=5)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(worker.run)
-            await eventually(lambda: worker._shift and worker._shift.lookout.waiting)
             before = worker.worker_id
-            with (
-                redis_store.admin.pipeline() as at_once
-            ):  # or it could hear of it, and read no more, before the job is there
+            record = f"{redis_store.prefix}worker:{before}"
+            # After its first beat, and with its read held by the server, it hears nothing for a while.
+            await eventually(lambda: redis_store.is_blocked() and redis_store.admin.hexists(record, "started"))
+            assert worker.worker_id == before
+            with redis_store.admin.pipeline() as at_once:
                 at_once.zrem(f"{redis_store.prefix}workers", before)
-                at_once.delete(f"{redis_store.prefix}worker:{before}")
+                at_once.delete(record)
                 at_once.xadd(redis_store.stream(), {"name": "Work", "parameters": "{}"})
                 at_once.execute()
             with anyio.fail_after(10):

@@ -1,13 +1,17 @@
 """A worker that was fenced, or whose answers were lost as it began, goes on: with none of its old jobs."""
 
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import anyio
 import pytest
-from store import RedisStore, Store, eventually
+from store import RedisStore, Store, eventually, happened, inherit
 
-from redisjobs.driver import Fenced, IdTaken, NewJob, Word
+from redisjobs.driver import Ack, Exchange, Fenced, IdTaken, NewJob, Settlement, Word
 from redisjobs.errors import Unavailable
+from redisjobs.exchanges import Batch
 from redisjobs.guard import Guard
 from redisjobs.job import Priority
 from redisjobs.queue import JobQueue
@@ -19,6 +23,11 @@ from redisjobs.worker import Worker
 pytestmark = pytest.mark.anyio
 
 JOB = ["name", "work", "parameters", '{"number": 1}']
+
+
+@dataclass
+class Long:
+    job_name: ClassVar[str] = "long"
 
 
 @pytest.fixture
@@ -175,3 +184,137 @@ async def test_a_dead_worker_of_a_short_lease_is_found_after_the_clock_was_set_b
     store.clock.step(3)
     assert [silent.worker_id for silent in (await heir.reclaim()).silent] == ["dead"]
     await heir.aclose()
+
+
+# What a lost reply brought
+
+
+async def test_a_cancel_from_before_a_worker_knew_of_its_job_is_heard_once_the_job_is_found(store: Store) -> None:
+    worker = store.consumer("w")
+    await worker.open()
+    heart = worker.heartbeat()
+    await store.driver.push([NewJob("a", JOB)], repeated=False)
+    await worker.wait(1, 1)  # whose reply is lost, let us say
+    assert await store.driver.cancel("a") is Word.CANCELLING
+    for _ in range(10):  # as often as a worker looks for a job that it does not hold, and more
+        assert not heart.beat(list, {})
+
+    (found,) = await worker.recover([])
+
+    assert heart.beat(lambda: [found], {}) == [found]
+    heart.close()
+    await worker.exchange([(found, Ack())], 0)
+    await worker.aclose()
+    await store.driver.aclose()
+
+
+async def test_a_job_that_was_found_and_has_run_is_not_run_again_by_the_late_reply_that_brought_it(
+    queue: JobQueue, shift: Shift, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shift.clock, "vouches", lambda lease, now: True)
+    await queue.driver.push([NewJob("a", JOB)], repeated=False)
+    asked_at = time.monotonic()
+    late = await shift.consumer.wait(1, 1)
+    store.age(shift.settings.lease + 1)
+
+    await shift._find_missed()
+
+    (run,) = shift.leased.values()
+    assert run.lease.job_id == "a"
+    shift._let_go(run)
+    shift._dispatch(late, asked_at)
+    assert shift.leased == {}
+    shift._dispatch(late, time.monotonic())  # asked for since: a delivery of its own
+    assert list(shift.leased) == [run.place]
+
+
+@pytest.mark.parametrize("lost", [True, False])
+async def test_a_worker_whose_read_may_still_be_served_is_looked_after_when_it_has_left(
+    redis_store: RedisStore, lost: bool
+) -> None:
+    async with JobQueue(redis_store.driver, redis_store.queue_name) as queue:
+        worker = Worker(queue)
+        shift = Shift(worker.settings, until_idle=False)
+        shift.means = Means(Guard(), Contexts(), shift.threads, None)
+        await shift._open()
+        if lost:
+            shift._failed(Batch([], 1), Unavailable("the reply was lost, as the test says"))
+            await shift._recover()
+        await shift._close()
+
+        assert bool(redis_store.admin.exists(f"{redis_store.prefix}fenced")) is lost
+        if lost:
+            redis_store.put({"name": "work", "parameters": '{"number": 1}'})
+            redis_store.admin.xreadgroup("workers", worker.worker_id, {redis_store.stream(): ">"})
+            redis_store.clock.step(shift.settings.lease)
+            heir = redis_store.consumer("heir")
+            (lease,) = await inherit(heir)
+            await heir.exchange([(lease, Ack())], 0)
+            await heir.aclose()
+
+
+# How it hears of a fence
+
+
+async def fence(store: Store, worker_id: str) -> None:
+    heir = store.driver.consumer(worker_id, lease=5, max_deliveries=3)
+    await heir.release(refund=False, watch=True)
+    await heir.aclose()
+
+
+async def test_a_fenced_worker_cancels_its_handlers_though_a_call_of_its_own_hangs(
+    queue: JobQueue, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, cancelled, hangs = anyio.Event(), anyio.Event(), anyio.Event()
+
+    @queue.register(Long)
+    async def run(_: Long) -> None:
+        started.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    async def hang(*_: object, **__: object) -> object:
+        hangs.set()
+        return await anyio.sleep_forever()
+
+    worker = Worker(queue, lease=1)
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            await queue.push(Long())
+            await started.wait()
+            assert worker._shift is not None
+            monkeypatch.setattr(worker._shift.consumer, "reclaim", hang)
+            await hangs.wait()
+            await fence(store, worker.worker_id)
+            worker._shift.heartbeat.hurry()
+
+            await cancelled.wait()
+            worker.stop_now()
+
+
+async def test_a_settlement_of_which_no_answer_came_is_not_counted_as_refused(
+    queue: JobQueue, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING")
+    shift = Shift(Worker(queue).settings, until_idle=True)
+    exchange, lost = shift.consumer.exchange, list[str]()
+
+    async def lose_one(settlements: Sequence[Settlement], count: int, **options: Any) -> Exchange:
+        answer = await exchange(settlements, count, **options)
+        if settlements and not lost:
+            lost.append(shift.consumer.worker_id)
+            await shift.consumer.release(refund=False, watch=True)  # fenced before it hears the answer
+            raise Unavailable("the reply was lost, as the test says")
+        return answer
+
+    monkeypatch.setattr(shift.consumer, "exchange", lose_one)
+    await queue.driver.push([NewJob("a", JOB)], repeated=False)
+    await shift.run()
+
+    assert lost != [shift.settings.worker_id]
+    assert happened(await queue.counts()) == {"pushed": 1, "completed": 1}
+    assert shift.refused == 0
+    assert "job a: it was settled, or is another's; no answer came" in caplog.messages

@@ -275,9 +275,9 @@ async def test_a_fenced_worker_cancels_its_handlers_though_a_call_of_its_own_han
         finally:
             cancelled.set()
 
-    async def hang(*_: object, **__: object) -> object:
+    async def hang(*_: object, **__: object) -> None:
         hangs.set()
-        return await anyio.sleep_forever()
+        await anyio.sleep_forever()
 
     worker = Worker(queue, lease=1)
     with anyio.fail_after(20):

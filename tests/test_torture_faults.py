@@ -23,7 +23,7 @@ from redisjobs.cli.torture.jobs import Pusher, Work
 from redisjobs.cli.torture.nemesis import FAULTS, heal
 from redisjobs.cli.torture.nemesis.entries import PutHostile
 from redisjobs.cli.torture.nemesis.fault import Field
-from redisjobs.cli.torture.nemesis.network import CutBeat, CutPush, CutSettlement, LateBytes, SlowBeat
+from redisjobs.cli.torture.nemesis.network import CutBeat, CutPush, CutSettlement, LateBytes, LateClaim, SlowBeat
 from redisjobs.cli.torture.nemesis.records import DeleteRecord, ForgetWorkers, LoseRecord
 from redisjobs.cli.torture.nemesis.servers import SetClockAhead, SetClockBack
 from redisjobs.cli.torture.producers import _Book, _seconds_of
@@ -284,6 +284,44 @@ def test_a_beat_that_comes_late_is_answered_all_the_same(field: Field, worker: s
 
     assert time.monotonic() - began >= 0.3
     link.close()
+
+
+@pytest.mark.parametrize("in_time", [True, False])
+def test_a_claim_that_comes_late_takes_a_job_of_which_nobody_is_told(
+    field: Field, worker: str, monkeypatch: pytest.MonkeyPatch, in_time: bool
+) -> None:
+    assert field.workers is not None
+    monkeypatch.setattr(LateClaim, "WHILES", (0.1,) if in_time else (-9.0,))
+    fault = LateClaim()
+    link = SyncLink(commands(field), Target(through(field.store.url, field.workers.port)), 5)
+    fault.begin(field)
+    with pytest.raises(Unavailable):
+        link.run(commands(field).wait(worker, 1, 1))
+    field.push(Work(0.001), field.store)
+    assert fault.happened
+
+    fault.end(field)
+    while field.late:
+        field.tend()
+
+    pending = field.store.run("XPENDING", f"{field.store.prefix}ready:normal", "workers", "-", "+", 9)
+    assert [name.decode() for _, name, *_ in pending] == ([worker] if in_time else [])
+    link.close()
+
+
+def test_a_claim_that_was_not_held_is_no_fault_and_none_is_held_afterwards(field: Field, worker: str) -> None:
+    assert field.workers is not None
+    fault = LateClaim()
+    fault.begin(field)
+    fault.keep(field)  # work for whoever may claim
+
+    fault.end(field)
+    field.tend()
+
+    link = SyncLink(commands(field), Target(through(field.store.url, field.workers.port)), 5)
+    assert len(link.run(commands(field).wait(worker, 9, 1))[0]) == 1
+    link.close()
+    assert (fault.happened, field.late) == (False, [])
 
 
 def test_it_is_written_down_of_a_fault_how_soon_what_it_takes_is_handed_on() -> None:

@@ -16,6 +16,7 @@ from redisjobs.cli.torture.nemesis.network import (
     CutReclaim,
     CutSettlement,
     LateBytes,
+    LateClaim,
     RefuseConnections,
     ResetConnections,
     SlowBeat,
@@ -49,8 +50,8 @@ FAULTS: Sequence[type[Fault]] = (
     *(PutMalformed, PutHostile, PutSteep, PutTogether, SayAnything),
     *(DeleteRecord, ForgetWorkers, LoseRecord),
     *(KillServer, KillClients, FlushScripts, SqueezeMemory, DestroyGroup, SetClockAhead, SetClockBack),
-    *(ResetConnections, RefuseConnections, BlackHole, SlowNetwork, CutClaim, CutSettlement, CutReclaim, CutBeat),
-    *(SlowBeat, CutPush, LateBytes),
+    *(ResetConnections, RefuseConnections, BlackHole, SlowNetwork, CutClaim, LateClaim, CutSettlement),
+    *(CutReclaim, CutBeat, SlowBeat, CutPush, LateBytes),
 )
 COMPANY = tuple(fault.name for fault in (KillWorker, KillChild, KillHost, StopWorker, PushPoison))
 """Those that may come together with one that is not of these."""

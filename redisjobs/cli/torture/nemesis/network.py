@@ -29,6 +29,11 @@ class _NetworkFault(Fault):
     def possible(cls, field: Field) -> bool:
         return field.workers is not None
 
+    def give_work(self, field: Field) -> None:
+        """See to it that workers have something to claim and to settle."""
+        for store in field.stores:
+            field.push(jobs.Flaky(2), store)
+
 
 class _BrokenNetwork(_NetworkFault):
     unsteady = True
@@ -123,10 +128,9 @@ class _CutReply(_NetworkFault):
 
     def keep(self, field: Field) -> None:
         if not self.happened and field.workers in self.proxies:  # or there may be nothing to cut
-            for store in field.stores:
-                field.push(jobs.Flaky(2), store)
-                if "claim" in self.triggers:  # who hears that jobs were handed back claims by that script
-                    store.publish(b"released 1")
+            self.give_work(field)
+            for store in field.stores if "claim" in self.triggers else ():
+                store.publish(b"released 1")  # who hears that jobs were handed back claims by that script
 
     def end(self, field: Field) -> None:
         for proxy in self.proxies:
@@ -142,6 +146,46 @@ class CutClaim(_CutReply):
 
     name = "claim cut"
     triggers = ("XREADGROUP", "claim")
+
+
+class LateClaim(_NetworkFault):
+    """A claim is held on its way, maybe with a settlement before it; it arrives when nobody waits for it any more.
+
+    What it settles was settled meanwhile. What it claims, nobody is told of: its worker has to find it.
+    """
+
+    name = "claim late"
+    holds = 1.0
+    WHILES: ClassVar[Sequence[float]] = (0.2, 1, 3, 6)  # less than what a late read is reckoned with
+    TOO_LATE: ClassVar[float] = 1.0  # seconds after that
+
+    def begin(self, field: Field) -> None:  # noqa: D102
+        assert field.workers is not None
+        trigger, self.pause = field.rng.choice((b"BLOCK", b"XREADGROUP")), field.rng.choice(self.WHILES)
+        self.held = field.workers.hold(trigger)
+        self.proxies, self.detail = [field.workers], f"{trigger.decode()}, for {self.pause:g} s"
+
+    def keep(self, field: Field) -> None:  # noqa: D102
+        if not self.happened:
+            self.give_work(field)
+
+    def end(self, field: Field) -> None:  # noqa: D102
+        due = time.monotonic() + self.pause
+
+        def let_go() -> bool:
+            now = time.monotonic()
+            if self.happened and now < due and not field.over:
+                return False
+            if now > due + self.TOO_LATE:
+                self.held.drop()
+            self.held.release()
+            return True
+
+        field.late.append(let_go)
+
+    @property
+    def happened(self) -> bool:  # noqa: D102
+        return self.held.bytes > 0
 
 
 class CutSettlement(_CutReply):

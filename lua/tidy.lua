@@ -15,7 +15,8 @@
 -- ARGV[2]  every_ms      int ms  nothing is done where it was done so lately
 -- ARGV[3]  now_ms        int ms; '' = the server's clock
 --
--- Returns  how many consumers were removed, or are to be looked at; at most 500 a call
+-- Returns  {count, dropped}: how many consumers were removed, or are to be looked at, at most 500 a call; and how many
+--          entries are neither pending nor still to be read: somebody has removed their consumer by hand. See restore
 
 --- @include "include/now"
 --- @include "include/whole"
@@ -35,9 +36,9 @@ expect('stream', streams[1], streams[2], streams[3])
 expect('zset', workers, fenced)
 expect('hash', layout)
 local last_ms = tonumber(redis.call('HGET', layout, 'tidied_at') or nil)
-if last_ms and last_ms <= now_ms and now_ms < last_ms + every_ms then return 0 end
+if last_ms and last_ms <= now_ms and now_ms < last_ms + every_ms then return {0, 0} end
 
-local total = 0
+local total, dropped = 0, 0
 for _, stream in ipairs(streams) do
   for _, consumer in ipairs(leases(stream) and redis.call('XINFO', 'CONSUMERS', stream, 'workers') or {}) do
     local name, pending = field(consumer, 'name'), field(consumer, 'pending')
@@ -58,5 +59,12 @@ for _, stream in ipairs(streams) do
     end
   end
 end
+
+for _, stream in ipairs(streams) do
+  for _, group in ipairs(leases(stream) and redis.call('XINFO', 'GROUPS', stream) or {}) do
+    local unread = field(group, 'name') == 'workers' and field(group, 'lag') -- not where the server has lost count
+    if unread then dropped = dropped + math.max(0, redis.call('XLEN', stream) - field(group, 'pending') - unread) end
+  end
+end
 redis.call('HSET', layout, 'tidied_at', whole(now_ms))
-return total
+return {total, dropped}

@@ -526,8 +526,12 @@ class Consumer(Protocol):
     async def unblock(self) -> bool:
         """Let `wait` return soon, with whatever it leased; False if only cancelling it helps."""
 
-    async def tidy(self) -> None:
-        """Remove what dead workers left behind, and find jobs whose worker the store does not know."""
+    async def tidy(self) -> int:
+        """Remove what dead workers left behind, and find jobs whose worker the store does not know.
+
+        Returns:
+            How many jobs were handed back whose consumer somebody has removed by hand.
+        """
 
     async def listen(self, heard: Callable[[Nudge], None]) -> None:
         """Call `heard` for each nudge, until the connection ends; first with `subscribed`."""

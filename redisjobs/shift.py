@@ -701,11 +701,14 @@ class Shift:
 
     async def _tidy(self) -> None:
         try:
-            await self.consumer.tidy()
+            restored = await self.consumer.tidy()
         except NOT_NOW:
             raise
         except DriverError as error:  # a matter of tidiness: no reason to end
             logger.warning("could not remove what dead workers left behind: %s", error)
+            return
+        if restored:
+            logger.warning("%d jobs run again: somebody has removed their consumer from the group", restored)
 
     async def _wait_out(self, error: DriverError) -> None:
         """The store is away, or refuses: keep what we hold, and try again with backoff until it is back."""

@@ -152,7 +152,7 @@ async def work(url: str, store: RedisStore) -> None:
             assert heart.release() == 1
         await listen(worker, store, url)
     counters = ("completed", "retried", "dead", "released", "reclaimed")
-    assert [counted(store, counter) for counter in counters] == [7, 2, 2, 2, 3]
+    assert [counted(store, counter) for counter in counters] == [8, 2, 2, 2, 4]
 
 
 async def claim(worker: Consumer) -> Exchange:
@@ -206,10 +206,15 @@ async def bury_killer(store: RedisStore, last: Consumer) -> None:
     await take_over(last)
     assert (await claim(last)).ended == [("killer", Word.DEAD)]
     store.admin.xgroup_createconsumer(store.stream(), "workers", "idler")
-    await last.tidy()
-    assert b"idler" not in [
-        consumer["name"] for consumer in store.admin.xinfo_consumers(store.stream(), "workers")
-    ]
+    entry = store.put({"id": "dropped", "name": "Work"})
+    store.admin.hset(f"{store.prefix}jobs", "dropped", f"ready:normal {entry}")
+    store.admin.xreadgroup("workers", "doomed", {store.stream(): ">"})
+    store.admin.xgroup_delconsumer(store.stream(), "workers", "doomed")
+    assert await last.tidy() == 1
+    there = {consumer["name"] for consumer in store.admin.xinfo_consumers(store.stream(), "workers")}
+    assert there == {b"w1", b"w2", b"w3", b"released"}
+    (lease,) = (await claim(last)).leases
+    assert (await last.exchange([(lease, Ack())], None)).words == [Word.OK]
 
 
 async def listen(worker: Consumer, store: RedisStore, url: str) -> None:

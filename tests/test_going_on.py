@@ -13,7 +13,7 @@ from redisjobs.driver import Ack, Exchange, Fenced, IdTaken, NewJob, Settlement,
 from redisjobs.errors import Unavailable
 from redisjobs.exchanges import Batch
 from redisjobs.guard import Guard
-from redisjobs.job import Priority
+from redisjobs.job import JobContext, Priority
 from redisjobs.queue import JobQueue
 from redisjobs.running import Means
 from redisjobs.shift import Shift
@@ -318,3 +318,33 @@ async def test_a_settlement_of_which_no_answer_came_is_not_counted_as_refused(
     assert happened(await queue.counts()) == {"pushed": 1, "completed": 1}
     assert shift.refused == 0
     assert "job a: it was settled, or is another's; no answer came" in caplog.messages
+
+
+async def test_a_worker_whose_consumer_was_removed_by_hand_takes_its_job_again_and_goes_on_with_it(
+    redis_store: RedisStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING")
+    store, ends, runs = redis_store, anyio.Event(), list[int]()
+    async with JobQueue(store.driver, store.queue_name) as queue:
+
+        @queue.register(Long)
+        async def run(_: Long, context: JobContext) -> None:
+            runs.append(context.deliveries)
+            await ends.wait()
+
+        worker = Worker(queue, lease=5)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            await queue.push(Long())
+            await eventually(lambda: len(runs) == 1)
+            store.admin.xgroup_delconsumer(store.stream(), "workers", worker.worker_id)
+            assert worker._shift is not None
+            worker._shift.tidy_at = 0
+
+            await eventually(lambda: [name for _, name, _ in store.pending()] == [worker.worker_id], within=20)
+            ends.set()
+            await eventually(lambda: not store.located(), within=20)
+            worker.stop()
+        assert happened(await queue.counts()) == {"pushed": 1, "completed": 1, "reclaimed": 1}
+    assert runs == [1]
+    assert "1 jobs run again: somebody has removed their consumer from the group" in caplog.messages

@@ -641,7 +641,7 @@ def tidy(queue: RedisStore, idle_ms: int = -1) -> int:
     """Run the script, as if nobody had for long, and every consumer was last heard of long ago."""
     queue.admin.script_load(lua.script("tidy").source)
     command = Commands(queue.queue_name, queue.clock).tidy(idle_ms, 0)
-    return command.parse(queue.admin.execute_command(*command.wire))
+    return command.parse(queue.admin.execute_command(*command.wire))[0]
 
 
 def consumers(queue: RedisStore, priority: Priority = Priority.NORMAL) -> set[str]:
@@ -744,6 +744,82 @@ async def test_of_a_fenced_worker_nothing_is_left_though_the_store_has_forgotten
     await heir.aclose()
     assert "w1" not in consumers(queue)
     assert set(queue.keys()) & {"worker:w1"} == set()
+
+
+@pytest.mark.anyio
+async def test_jobs_whose_consumer_somebody_has_removed_run_again_and_no_others(
+    queue: RedisStore, worker: Consumer
+) -> None:
+    """The server drops what a consumer has pending with it: such entries are never read again."""
+    for priority in Priority:
+        await push(queue, *(f"{priority}-{number}" for number in range(3)), priority=priority)
+    other = queue.consumer("w2")
+    held = [*await claim(worker, 4), *await claim(other, 1)]
+    assert [lease.job_id for lease in held] == ["high-0", "high-1", "high-2", "normal-0", "normal-1"]
+    for priority in Priority.HIGH, Priority.NORMAL:
+        queue.admin.xgroup_delconsumer(queue.stream(priority), "workers", "w1")
+
+    assert await other.tidy() == 4
+
+    again = await claim(other, 9)
+    assert [(lease.job_id, lease.deliveries) for lease in again] == [
+        *(("high-0", 2), ("high-1", 2), ("high-2", 2), ("normal-0", 2)),
+        *(("normal-2", 1), ("low-0", 1), ("low-1", 1), ("low-2", 1)),
+    ]
+    assert (await worker.exchange([(held[0], Ack())], None)).words == [Word.LEASE_LOST]
+    assert happened(await queue.driver.counts())["reclaimed"] == 4
+    await other.aclose()
+
+
+@pytest.mark.anyio
+async def test_what_is_neither_dropped_nor_lost_is_left_as_it_is(queue: RedisStore, worker: Consumer) -> None:
+    other = queue.consumer("w2")
+    await push(queue, *"abcdef")
+    held = await claim(worker, 3)
+    queue.admin.xdel(queue.stream(), held[0].entry)  # removed by hand
+    assert await queue.driver.cancel("e") is Word.CANCELLED  # now the server has lost count
+
+    assert await other.tidy() == 0
+    assert restored(queue) == 0
+
+    assert [lease.job_id for lease in await claim(other, 9)] == ["d", "f"]
+    assert (await worker.exchange([(lease, Ack()) for lease in held[1:]], None)).words == [Word.OK] * 2
+    queue.admin.hdel(f"{queue.prefix}jobs", "a")
+    await other.aclose()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("entry", "last", "found"),
+    [
+        ("1-1", "1-1", True),
+        ("1-1", "1-2", True),
+        ("1-2", "1-1", False),
+        ("9-9", "10-0", True),
+        ("10-0", "9-9", False),
+        ("1-9", "1-10", True),
+        ("1-10", "1-9", False),
+        ("18446744073709551613-0", "18446744073709551614-0", True),
+        ("18446744073709551614-0", "18446744073709551613-0", False),
+    ],
+)
+async def test_an_entry_was_delivered_if_its_id_is_no_later_than_the_last_one(
+    queue: RedisStore, entry: str, last: str, found: bool
+) -> None:
+    queue.put({"id": "a", "name": "Work"}, entry=entry)
+    queue.admin.hset(f"{queue.prefix}jobs", "a", f"ready:normal {entry}")
+    queue.admin.xgroup_create(queue.stream(), "workers", last)
+
+    assert restored(queue) == found
+
+
+def restored(queue: RedisStore) -> int:
+    """Run the script in one step."""
+    queue.admin.script_load(lua.script("restore").source)
+    command = Commands(queue.queue_name, queue.clock).restore(b"0")
+    cursor, count = command.parse(queue.admin.execute_command(*command.wire))
+    assert cursor == b"0"
+    return count
 
 
 @pytest.mark.anyio

@@ -34,6 +34,7 @@ from redisjobs.driver import (
     Word,
 )
 from redisjobs.drivers import lua
+from redisjobs.drivers.redis_consumer import RedisConsumer
 from redisjobs.errors import DriverError, WrongType
 from redisjobs.job import Priority, State
 from redisjobs.queue import JobQueue
@@ -87,6 +88,10 @@ class Scene:
     async def join(self) -> None:
         await self.heir.open("w3")
 
+    async def restore(self) -> None:
+        assert isinstance(self.worker, RedisConsumer)
+        await self.worker._run(self.worker._commands.restore(b"0"))
+
 
 ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "push": Scene.push,
@@ -107,6 +112,7 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "release: of one that died": lambda scene: scene.worker.release(refund=False, watch=True),
     "release: of one that was fenced": lambda scene: scene.gone.release(refund=True, watch=True),
     "tidy": lambda scene: scene.worker.tidy(),
+    "restore": Scene.restore,
     "cancel": lambda scene: scene.store.driver.cancel("ready"),
     "cancel: of one that runs": lambda scene: scene.store.driver.cancel("a"),
     "requeue": lambda scene: scene.store.driver.requeue("dead"),
@@ -215,6 +221,8 @@ def prepare(store: RedisStore, script: str) -> None:
             store.admin.zrem(f"{store.prefix}workers", "w1", "lost")
             store.admin.delete(f"{store.prefix}worker:lost")
             store.admin.xgroup_createconsumer(store.stream(Priority.HIGH), "workers", "idler")
+        case "restore":
+            store.admin.xgroup_delconsumer(store.stream(), "workers", "w1")
         case "recover":
             (entry, _, _), *_ = [row for row in store.pending() if row[1] == "w1"][1:]
             store.admin.xdel(store.stream(), entry)

@@ -150,8 +150,9 @@ class MemoryConsumer:
         await anyio.lowlevel.checkpoint()
         return False
 
-    async def tidy(self) -> None:
+    async def tidy(self) -> int:
         await anyio.lowlevel.checkpoint()
+        return 0
 
     async def listen(self, heard: Callable[[Nudge], None]) -> None:
         wake = waker()

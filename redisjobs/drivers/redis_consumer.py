@@ -262,8 +262,17 @@ class RedisConsumer:
                 self._may_unblock = False
         return self._reader_id is not None and self._may_unblock
 
-    async def tidy(self) -> None:
-        await self._run(self._commands.tidy(_GONE_MS, _TIDY_MS))
+    async def tidy(self) -> int:
+        ((_, dropped),) = await self._run(self._commands.tidy(_GONE_MS, _TIDY_MS))
+        total, cursor = 0, b"0"
+        while dropped:
+            ((cursor, restored),) = await self._run(self._commands.restore(cursor))
+            total += restored
+            if restored:
+                self._ahead = None  # a claim by script takes them
+            if cursor == b"0":
+                break
+        return total
 
     async def listen(self, heard: Callable[[Nudge], None]) -> None:
         try:

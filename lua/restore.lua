@@ -1,62 +1,58 @@
 #!lua flags=allow-oom
--- restore: hand back jobs that were delivered, and of which the pending list knows nothing: somebody has removed their
--- consumer by hand, with all it held. One step through the locator; `tidy` tells when there is something to find. How often
--- such a job was delivered nobody knows any more: it counts as once.
+-- restore: hand back jobs that are neither pending nor still to be read. Somebody has removed their consumer by hand, with
+-- all that it had pending, or has moved the group on. One step through what the streams have delivered; `tidy` says when
+-- there may be something to find. How often such a job was delivered nobody knows any more: it counts as never.
 --
 -- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
 -- KEYS[2]  ready:normal  stream
 -- KEYS[3]  ready:low     stream
--- KEYS[4]  jobs          hash    the locator: job id -> where it is
--- KEYS[5]  stats         hash    counters
--- KEYS[6]  control       channel notifications
+-- KEYS[4]  stats         hash    counters
+-- KEYS[5]  control       channel notifications
 --
--- ARGV[1]  cursor        where to go on, as the last step said; 0 to begin
--- ARGV[2]  count         int     about how many locators to look at
+-- ARGV[1]  number        1..3: the stream to look at; 1 to begin
+-- ARGV[2]  from          where in it to go on, as the last step said; - to begin
+-- ARGV[3]  most_bytes    int     about how many bytes of entries to look at; never more than 500 entries
 --
--- Returns  {cursor, count}: where to go on, 0 at the end; and how many jobs were handed back
+-- Returns  {number, from, count}: where to go on, number 0 at the end; and how many jobs were handed back
 
 --- @include "include/expect"
 --- @include "include/leases"
 --- @include "include/field"
---- @include "include/entry_at"
 --- @include "include/count"
 --- @include "include/tell"
 
-local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
-local jobs, stats, control = KEYS[4], KEYS[5], KEYS[6]
-local cursor, step = ARGV[1], ARGV[2]
+local streams, stats, control = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5]
+local number, from, most_bytes = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 
-expect('stream', KEYS[1], KEYS[2], KEYS[3])
-expect('hash', jobs)
+expect('stream', streams[1], streams[2], streams[3])
 
-local last_delivered = {}
-for place, stream in pairs(places) do
+local function last_delivered(stream)
   for _, group in ipairs(leases(stream) and redis.call('XINFO', 'GROUPS', stream) or {}) do
-    if field(group, 'name') == 'workers' then last_delivered[place] = field(group, 'last-delivered-id') end
+    if field(group, 'name') == 'workers' then return field(group, 'last-delivered-id') end
   end
+  return nil
 end
 
--- Whether an entry id is at most another one: their numbers are too large to be counted with here.
-local function is_up_to(entry, last)
-  local ms, number = string.match(entry, '^(%d+)-(%d+)$')
-  local last_ms, last_number = string.match(last, '^(%d+)-(%d+)$')
-  if ms == last_ms then ms, last_ms = number, last_number end
-  if #ms ~= #last_ms then return #ms < #last_ms end
-  return ms <= last_ms
-end
-
-local total = 0
-local found = redis.call('HSCAN', jobs, cursor, 'COUNT', step)
-for i = 2, #found[2], 2 do
-  local place, entry = string.match(found[2][i], '^(ready:%l+) (%d+%-%d+)')
-  local stream, last = places[place], last_delivered[place]
-  if last and is_up_to(entry, last) and #leases(stream, entry, entry, 1) == 0 and entry_at(stream, entry) then
-    redis.call('XCLAIM', stream, 'workers', 'released', 0, entry, 'RETRYCOUNT', 1, 'FORCE', 'JUSTID')
-    total = total + 1
+local total, looked, bytes = 0, 0, 0
+while streams[number] and looked < 500 and bytes < most_bytes do
+  local stream, last = streams[number], last_delivered(streams[number])
+  local page = last and redis.call('XRANGE', stream, from, last, 'COUNT', 10) or {} -- few: they may be large
+  for _, entry in ipairs(page) do
+    if #leases(stream, entry[1], entry[1], 1) == 0 then
+      redis.call('XCLAIM', stream, 'workers', 'released', 0, entry[1], 'RETRYCOUNT', 0, 'FORCE', 'JUSTID')
+      total = total + 1
+    end
+    for _, part in ipairs(entry[2]) do bytes = bytes + #part end
+  end
+  looked = looked + #page
+  if #page < 10 or page[10][1] == last then
+    number, from = number + 1, '-'
+  else
+    from = '(' .. page[10][1]
   end
 end
 if total > 0 then
   count(stats, 'reclaimed', total)
   tell(control, 'released ' .. total)
 end
-return {found[1], total}
+return {streams[number] and number or 0, from, total}

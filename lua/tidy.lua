@@ -15,8 +15,8 @@
 -- ARGV[2]  every_ms      int ms  nothing is done where it was done so lately
 -- ARGV[3]  now_ms        int ms; '' = the server's clock
 --
--- Returns  {count, dropped}: how many consumers were removed, or are to be looked at, at most 500 a call; and how many
---          entries are neither pending nor still to be read: somebody has removed their consumer by hand. See restore
+-- Returns  {count, suspects}: how many consumers were removed, or are to be looked at, at most 500 a call; and 1 if there
+--          may be entries that are neither pending nor still to be read, by somebody's hand: see restore
 
 --- @include "include/now"
 --- @include "include/whole"
@@ -38,7 +38,7 @@ expect('hash', layout)
 local last_ms = tonumber(redis.call('HGET', layout, 'tidied_at') or nil)
 if last_ms and last_ms <= now_ms and now_ms < last_ms + every_ms then return {0, 0} end
 
-local total, dropped = 0, 0
+local total, suspects = 0, 0
 for _, stream in ipairs(streams) do
   for _, consumer in ipairs(leases(stream) and redis.call('XINFO', 'CONSUMERS', stream, 'workers') or {}) do
     local name, pending = field(consumer, 'name'), field(consumer, 'pending')
@@ -62,9 +62,11 @@ end
 
 for _, stream in ipairs(streams) do
   for _, group in ipairs(leases(stream) and redis.call('XINFO', 'GROUPS', stream) or {}) do
-    local unread = field(group, 'name') == 'workers' and field(group, 'lag') -- not where the server has lost count
-    if unread then dropped = dropped + math.max(0, redis.call('XLEN', stream) - field(group, 'pending') - unread) end
+    if field(group, 'name') == 'workers' then
+      local unread = field(group, 'lag') -- none where the server has lost count
+      if not unread or redis.call('XLEN', stream) > field(group, 'pending') + unread then suspects = 1 end
+    end
   end
 end
 redis.call('HSET', layout, 'tidied_at', whole(now_ms))
-return {total, dropped}
+return {total, suspects}

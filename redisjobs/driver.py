@@ -526,11 +526,12 @@ class Consumer(Protocol):
     async def unblock(self) -> bool:
         """Let `wait` return soon, with whatever it leased; False if only cancelling it helps."""
 
-    async def tidy(self) -> int:
+    async def tidy(self) -> tuple[int, bool]:
         """Remove what dead workers left behind, and find jobs whose worker the store does not know.
 
         Returns:
-            How many jobs were handed back whose consumer somebody has removed by hand.
+            How many jobs were handed back that nobody would have been given any more, by somebody's hand; and
+            whether there is more to look at, by the next call.
         """
 
     async def listen(self, heard: Callable[[Nudge], None]) -> None:

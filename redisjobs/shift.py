@@ -49,6 +49,7 @@ logger = Log("redisjobs.worker")
 _RECLAIM = 2.0  # seconds between looks for lost workers; less for a short lease
 _LATEST = 5.0  # seconds, beyond a lease, that a read which was given up may still be served for
 _TIDY = 60.0  # seconds between looks for what dead workers left behind
+_TIDY_STEP = 0.02  # seconds between the steps of one that takes several: other things are done in between
 _UNWIND = 0.5  # seconds that cancelled handlers have to clean up before their jobs are handed on
 _LAST_TURN = 1.0  # seconds that an idle worker waits for an answer once it was told to stop
 _STUCK = 3  # leases without a byte from the store, though beats get through: start anew; as many more: give up
@@ -134,9 +135,8 @@ class Shift:
         self.silent: Sequence[Silent] = ()  # whose lease is over by the server's clock, if that can be trusted
         self.renewing = False  # we were fenced, and are not yet somebody new
         self.lost_at = float("-inf")  # when a call was given up that may have brought jobs, by our monotonic clock
-        self.let_go: set[str] | None = (
-            None  # places of jobs that ended while we look for missed ones; None: we don't
-        )
+        # Places of jobs that ended while we look for missed ones; None: we don't.
+        self.ended_meanwhile: set[str] | None = None
         self.found: dict[str, float] = {}  # by place, when we found it: a late reply may bring it as well
         self.thorough = True  # to look at every worker's beat: the server's clock may have been set back
         self.handed_on = 0  # jobs of lost workers that we have handed on and not told of
@@ -410,7 +410,6 @@ class Shift:
         elif now >= self.missed_at:
             await self._find_missed()
         elif now >= self.tidy_at:
-            self.tidy_at = now + _TIDY
             await self._tidy()
         elif self._has_batch():
             self.exchanges.begin(self._next_batch())
@@ -549,7 +548,8 @@ class Shift:
             mine = self.leased.get(place)
             if mine is not None and mine.lease.job_id == lease.job_id and not isinstance(mine.fate, Release):
                 # Our own, handed back by somebody's hand: the handler still runs, or its outcome is on its way.
-                mine.lease = lease
+                if mine.lease.deliveries != lease.deliveries:  # else what is on its way settles this one too
+                    mine.lease = lease
                 continue
             suspect = self.settings.is_suspect(lease.deliveries)
             fits = free > 0 and not (suspect and self.slots.busy)  # one that has to run alone
@@ -597,11 +597,11 @@ class Shift:
         late = min(self.exchanges.oldest, self.lookout.reading_since) < began - 0.9 * lease
         if late or not self.clock.vouches(lease, began):
             return  # what is on its way may bring them; and their age is told by the server's clock
-        self.let_go = ended = set[str]()
+        self.ended_meanwhile = ended = set[str]()
         try:
             leases = await self.consumer.recover([run.lease for run in self.leased.values()], lease)
         finally:
-            self.let_go = None
+            self.ended_meanwhile = None
         leases = [each for each in leases if each.place not in ended]
         if leases:
             logger.warning("found %d jobs that a claim brought which was given up", len(leases))
@@ -700,15 +700,22 @@ class Shift:
         self.outbox, self.kept, self.alone, self.one_waits = [], [], None, True
 
     async def _tidy(self) -> None:
+        self.tidy_at = time.monotonic() + _TIDY
         try:
-            restored = await self.consumer.tidy()
+            restored, more = await self.consumer.tidy()
         except NOT_NOW:
             raise
         except DriverError as error:  # a matter of tidiness: no reason to end
-            logger.warning("could not remove what dead workers left behind: %s", error)
+            logger.warning("could not look for what was left behind: %s", error)
             return
+        if more:
+            self.tidy_at = time.monotonic() + _TIDY_STEP
         if restored:
-            logger.warning("%d jobs run again: somebody has removed their consumer from the group", restored)
+            logger.warning(
+                "%d jobs were handed back that were neither pending nor still to be read: somebody has changed "
+                "the consumer group by hand",
+                restored,
+            )
 
     async def _wait_out(self, error: DriverError) -> None:
         """The store is away, or refuses: keep what we hold, and try again with backoff until it is back."""
@@ -856,8 +863,8 @@ class Shift:
     def _let_go(self, run: Running) -> None:
         if self.leased.get(run.place) is run:  # after a failover another job may be in its place
             del self.leased[run.place]
-            if self.let_go is not None:
-                self.let_go.add(run.place)
+            if self.ended_meanwhile is not None:
+                self.ended_meanwhile.add(run.place)
         if self.alone is run:
             self.alone, self.one_waits = None, True  # there may be more of its kind
         if self.one_waits:
@@ -885,8 +892,8 @@ class Shift:
                 self._try_again()
             if self.settings.max_rss < float("inf") and not self.stopping:
                 self._mind_memory()
-            until_look = float("inf") if self.stopping else max(0.01, self.reclaim_at - time.monotonic())
-            await anyio.sleep(min(self._look_every, until_look))
+            until_look = min(self.reclaim_at, self.tidy_at) - time.monotonic()
+            await anyio.sleep(self._look_every if self.stopping else min(self._look_every, max(0.01, until_look)))
 
     def _mind_memory(self) -> None:
         used, most = rss(), self.settings.max_rss
@@ -974,6 +981,7 @@ class Shift:
 
     def _hear_of_fence(self, error: Fenced) -> None:
         if error.worker_id == self.consumer.worker_id:
+            self.renewing = True  # no job is begun from now on
             self._cancel_all()
             self.trouble = error
             self.attention.open()

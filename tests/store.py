@@ -45,6 +45,15 @@ async def take_over(heir: Consumer) -> Reclaimed:
     return await heir.reclaim((await heir.reclaim()).silent)
 
 
+async def restore(worker: Consumer) -> int:
+    """Look for what was left behind, to the end; how many jobs were handed back."""
+    total, more = 0, True
+    while more:
+        restored, more = await worker.tidy()
+        total += restored
+    return total
+
+
 async def inherit(heir: Consumer, count: int = 10, *, idle: bool = False) -> list[Lease]:
     """Take over, and claim what was handed back."""
     await take_over(heir)

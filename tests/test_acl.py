@@ -11,7 +11,7 @@ import anyio
 import pytest
 import redis
 from conftest import ENGINES, Servers
-from store import RedisStore, documented_rule, eventually, take_over
+from store import RedisStore, documented_rule, eventually, restore, take_over
 
 from redisjobs import DriverError, Fail, JobContext, JobQueue, Retry, Worker
 from redisjobs.driver import (
@@ -210,7 +210,7 @@ async def bury_killer(store: RedisStore, last: Consumer) -> None:
     store.admin.hset(f"{store.prefix}jobs", "dropped", f"ready:normal {entry}")
     store.admin.xreadgroup("workers", "doomed", {store.stream(): ">"})
     store.admin.xgroup_delconsumer(store.stream(), "workers", "doomed")
-    assert await last.tidy() == 1
+    assert await restore(last) == 1
     there = {consumer["name"] for consumer in store.admin.xinfo_consumers(store.stream(), "workers")}
     assert there == {b"w1", b"w2", b"w3", b"released"}
     (lease,) = (await claim(last)).leases

@@ -15,7 +15,7 @@ import redis
 from conftest import ENGINES, Servers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from store import RedisStore, happened, take_over
+from store import RedisStore, happened, restore, take_over
 
 from redisjobs import server
 from redisjobs.driver import (
@@ -759,13 +759,14 @@ async def test_jobs_whose_consumer_somebody_has_removed_run_again_and_no_others(
     for priority in Priority.HIGH, Priority.NORMAL:
         queue.admin.xgroup_delconsumer(queue.stream(priority), "workers", "w1")
 
-    assert await other.tidy() == 4
+    assert await restore(other) == 4
 
     again = await claim(other, 9)
-    assert [(lease.job_id, lease.deliveries) for lease in again] == [
-        *(("high-0", 2), ("high-1", 2), ("high-2", 2), ("normal-0", 2)),
-        *(("normal-2", 1), ("low-0", 1), ("low-1", 1), ("low-2", 1)),
+    assert [lease.job_id for lease in again] == [
+        *("high-0", "high-1", "high-2", "normal-0"),
+        *("normal-2", "low-0", "low-1", "low-2"),
     ]
+    assert {lease.deliveries for lease in again} == {1}  # nobody knows of the others any more
     assert (await worker.exchange([(held[0], Ack())], None)).words == [Word.LEASE_LOST]
     assert happened(await queue.driver.counts())["reclaimed"] == 4
     await other.aclose()
@@ -779,8 +780,7 @@ async def test_what_is_neither_dropped_nor_lost_is_left_as_it_is(queue: RedisSto
     queue.admin.xdel(queue.stream(), held[0].entry)  # removed by hand
     assert await queue.driver.cancel("e") is Word.CANCELLED  # now the server has lost count
 
-    assert await other.tidy() == 0
-    assert restored(queue) == 0
+    assert await restore(other) == 0
 
     assert [lease.job_id for lease in await claim(other, 9)] == ["d", "f"]
     assert (await worker.exchange([(lease, Ack()) for lease in held[1:]], None)).words == [Word.OK] * 2
@@ -789,37 +789,69 @@ async def test_what_is_neither_dropped_nor_lost_is_left_as_it_is(queue: RedisSto
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(
-    ("entry", "last", "found"),
-    [
-        ("1-1", "1-1", True),
-        ("1-1", "1-2", True),
-        ("1-2", "1-1", False),
-        ("9-9", "10-0", True),
-        ("10-0", "9-9", False),
-        ("1-9", "1-10", True),
-        ("1-10", "1-9", False),
-        ("18446744073709551613-0", "18446744073709551614-0", True),
-        ("18446744073709551614-0", "18446744073709551613-0", False),
-    ],
-)
-async def test_an_entry_was_delivered_if_its_id_is_no_later_than_the_last_one(
-    queue: RedisStore, entry: str, last: str, found: bool
+async def test_a_job_that_nobody_would_be_given_is_found_whatever_else_waits_and_though_no_locator_names_it(
+    queue: RedisStore, worker: Consumer
 ) -> None:
-    queue.put({"id": "a", "name": "Work"}, entry=entry)
-    queue.admin.hset(f"{queue.prefix}jobs", "a", f"ready:normal {entry}")
-    queue.admin.xgroup_create(queue.stream(), "workers", last)
+    queue.put({"id": "by hand", "name": "Work"})
+    await push(queue, *(f"job-{number}" for number in range(40)))
+    queue.admin.xreadgroup("workers", "gone", {queue.stream(): ">"}, count=3)
+    queue.admin.xgroup_delconsumer(queue.stream(), "workers", "gone")
+    queue.admin.hdel(f"{queue.prefix}jobs", "job-1")
+    assert await queue.driver.cancel("job-30") is Word.CANCELLED  # the server loses count
 
-    assert restored(queue) == found
+    assert await restore(worker) == 3
+
+    assert [lease.job_id for lease in await claim(worker, 4)] == ["by hand", "job-0", "job-1", "job-2"]
+    queue.admin.delete(queue.stream(), f"{queue.prefix}jobs")
 
 
-def restored(queue: RedisStore) -> int:
-    """Run the script in one step."""
-    queue.admin.script_load(lua.script("restore").source)
-    command = Commands(queue.queue_name, queue.clock).restore(b"0")
-    cursor, count = command.parse(queue.admin.execute_command(*command.wire))
-    assert cursor == b"0"
-    return count
+@pytest.mark.anyio
+async def test_however_much_was_delivered_it_is_looked_through_in_steps(
+    queue: RedisStore, worker: Consumer
+) -> None:
+    await push(queue, *(f"job-{number}" for number in range(1000)))
+    for number in range(3):
+        queue.put({"id": f"large-{number}", "name": "Work", "parameters": "x" * 1_500_000})
+        await push(queue, *(f"after-{number}-{other}" for other in range(9)))
+    queue.admin.xreadgroup("workers", "gone", {queue.stream(): ">"}, count=2000)
+    queue.admin.xgroup_delconsumer(queue.stream(), "workers", "gone")
+
+    steps = [await worker.tidy() for _ in range(7)]
+
+    assert steps == [(0, True), (500, True), (500, True), (10, True), (10, True), (10, True), (0, False)]
+    queue.admin.delete(queue.stream(), f"{queue.prefix}jobs")
+
+
+@pytest.mark.anyio
+async def test_a_job_that_was_skipped_by_hand_is_no_dead_letter_however_few_deliveries_are_allowed(
+    queue: RedisStore,
+) -> None:
+    worker = queue.consumer("w1", max_deliveries=1)
+    await worker.open()
+    await push(queue, "a", "b")
+    queue.admin.xgroup_setid(queue.stream(), "workers", "$")
+
+    assert await restore(worker) == 2
+
+    assert [(lease.job_id, lease.deliveries) for lease in await claim(worker, 9)] == [("a", 1), ("b", 1)]
+    queue.admin.delete(queue.stream(), f"{queue.prefix}jobs")
+    await worker.aclose()
+    await queue.driver.aclose()
+
+
+@pytest.mark.anyio
+async def test_the_largest_entry_id_there_is_ends_the_look_at_what_was_delivered(
+    queue: RedisStore, worker: Consumer
+) -> None:
+    for number in range(9):
+        queue.put({"id": f"job-{number}", "name": "Work"})
+    queue.put({"id": "last", "name": "Work"}, entry="18446744073709551615-18446744073709551615")
+    queue.admin.xreadgroup("workers", "gone", {queue.stream(): ">"})
+    queue.admin.xgroup_delconsumer(queue.stream(), "workers", "gone")
+
+    assert await restore(worker) == 10
+
+    queue.admin.delete(queue.stream())
 
 
 @pytest.mark.anyio

@@ -90,7 +90,7 @@ class Scene:
 
     async def restore(self) -> None:
         assert isinstance(self.worker, RedisConsumer)
-        await self.worker._run(self.worker._commands.restore(b"0"))
+        await self.worker._run(self.worker._commands.restore(1, b"-", 1))
 
 
 ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {

@@ -310,7 +310,7 @@ class Pair:
                     with anyio.CancelScope(shield=True):
                         await self.go.wait()
 
-        return Worker(queue, lease=0.4, concurrency=2)
+        return Worker(queue, lease=1, concurrency=2)
 
 
 @pytest.mark.parametrize("stubborn", [False, True])
@@ -322,36 +322,41 @@ async def test_a_worker_that_is_fenced_cancels_its_handlers_and_goes_on_under_a_
     pair.stubborn = stubborn
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(pair.first.run)
-            await eventually(lambda: pair.first.health.ready)
-            await pair.driver.push([NewJob("a", ["name", "Work", "parameters", "{}"])], repeated=False)
-            await eventually(lambda: pair.runs)
-            before = pair.first.worker_id
-            pair.driver.deaf = True
-            tasks.start_soon(pair.second.run)
-            await eventually(lambda: len(pair.runs) == 2, within=10)
-            assert pair.runs == [(before, 1), (pair.second.worker_id, 2)]
-            await eventually(lambda: pair.driver.memory.totals.get("completed") == 1)
-            pair.driver.deaf = False
+            try:
+                tasks.start_soon(pair.first.run)
+                await eventually(lambda: pair.first.health.ready)
+                await pair.driver.push([NewJob("a", ["name", "Work", "parameters", "{}"])], repeated=False)
+                await eventually(lambda: pair.runs)
+                before = pair.first.worker_id
+                pair.driver.deaf = True
+                tasks.start_soon(pair.second.run)
+                await eventually(lambda: len(pair.runs) == 2, within=10)
+                assert pair.runs == [(before, 1), (pair.second.worker_id, 2)]
+                await eventually(lambda: pair.driver.memory.totals.get("completed") == 1)
+                pair.driver.deaf = False
 
-            await pair.cancelled.wait()
-            await eventually(lambda: pair.first.worker_id != before and pair.first.health.ready, within=10)
-            now = pair.first.worker_id
-            pair.second.stop()
-            await eventually(lambda: pair.second.health.why == "not running")
-            busy = 1 if stubborn else 0
-            assert pair.first.health.why == f"{busy} of 2 slots are busy"
+                await pair.cancelled.wait()
+                await eventually(lambda: pair.first.worker_id != before and pair.first.health.ready, within=10)
+                now = pair.first.worker_id
+                pair.second.stop()
+                await eventually(lambda: pair.second.health.why == "not running")
+                busy = 1 if stubborn else 0
+                assert pair.first.health.why == f"{busy} of 2 slots are busy"
 
-            await pair.driver.push(
-                [NewJob(job_id, ["name", "Work", "parameters", "{}"]) for job_id in "bc"], repeated=False
-            )
-            await eventually(lambda: len(pair.runs) == 3 + (not stubborn))
-            await anyio.wait_all_tasks_blocked()
-            assert pair.runs[2:] == [(now, 1)] * (1 if stubborn else 2)  # one that heeds nothing keeps its slot
+                await pair.driver.push(
+                    [NewJob(job_id, ["name", "Work", "parameters", "{}"]) for job_id in "bc"], repeated=False
+                )
+                await eventually(lambda: len(pair.runs) == 3 + (not stubborn))
+                await anyio.wait_all_tasks_blocked()
+                assert pair.runs[2:] == [(now, 1)] * (
+                    1 if stubborn else 2
+                )  # one that heeds nothing keeps its slot
 
-            pair.go.set()
-            await eventually(lambda: pair.driver.memory.totals.get("completed") == 3)
-            pair.first.stop()
+                pair.go.set()
+                await eventually(lambda: pair.driver.memory.totals.get("completed") == 3)
+                pair.first.stop()
+            finally:
+                pair.go.set()
 
     assert pair.driver.memory.totals["reclaimed"] == 1
     said = [record.getMessage() for record in caplog.records]

@@ -24,7 +24,7 @@ from redisjobs.cli.torture.nemesis import FAULTS, heal
 from redisjobs.cli.torture.nemesis.entries import PutHostile
 from redisjobs.cli.torture.nemesis.fault import Field
 from redisjobs.cli.torture.nemesis.network import CutBeat, CutPush, CutSettlement, LateBytes, LateClaim, SlowBeat
-from redisjobs.cli.torture.nemesis.records import DeleteRecord, ForgetWorkers, LoseRecord
+from redisjobs.cli.torture.nemesis.records import DeleteRecord, ForgetWorkers, LoseRecord, RemoveConsumer
 from redisjobs.cli.torture.nemesis.servers import SetClockAhead, SetClockBack
 from redisjobs.cli.torture.producers import _Book, _seconds_of
 from redisjobs.cli.torture.proxy import HOST, Proxy
@@ -117,6 +117,21 @@ def test_a_worker_whose_record_is_deleted_is_none_any_more(field: Field, worker:
     assert fault.facts["pids"] == [int(worker.split(":")[1])]
     with pytest.raises(Fenced):
         run(field, commands(field).beat(worker, {}))
+
+
+def test_what_a_worker_had_whose_consumer_is_removed_is_found_and_handed_back(field: Field, worker: str) -> None:
+    job = field.push(Work(1))
+    assert [lease.job_id for lease in run(field, commands(field).read(worker, 2, 1))] == [job]
+    fault = RemoveConsumer()
+
+    fault.begin(field)
+    pending = f"{field.store.prefix}ready:normal", "workers", "-", "+", 9
+    assert field.store.run("XPENDING", *pending) == []
+    fault.keep(field)
+
+    assert fault.facts["pids"] == [int(worker.split(":")[1])]
+    assert [name for _, name, *_ in field.store.run("XPENDING", *pending)] == [b"released"]
+    run(field, commands(field).beat(worker, {}))  # it is a worker as before
 
 
 def test_workers_that_are_forgotten_are_there_again_with_their_next_beat(field: Field, worker: str) -> None:
@@ -328,7 +343,7 @@ def test_it_is_written_down_of_a_fault_how_soon_what_it_takes_is_handed_on() -> 
     facts = {kind.name: kind().facts for kind in FAULTS}
 
     assert {name for name in facts if facts[name]["hands_on"]} == {
-        *("child killed", "group destroyed", "record deleted", "record lost")
+        *("child killed", "consumer removed", "group destroyed", "record deleted", "record lost")
     }
     assert {name for name in facts if facts[name]["is_limit"]} == {"clock set ahead", "clock set back"}
     graces = {name: facts[name]["grace"] for name in facts if facts[name]["grace"]}

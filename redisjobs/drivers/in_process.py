@@ -150,9 +150,9 @@ class MemoryConsumer:
         await anyio.lowlevel.checkpoint()
         return False
 
-    async def tidy(self) -> int:
+    async def tidy(self) -> tuple[int, bool]:
         await anyio.lowlevel.checkpoint()
-        return 0
+        return 0, False
 
     async def listen(self, heard: Callable[[Nudge], None]) -> None:
         wake = waker()

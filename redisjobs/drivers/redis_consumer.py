@@ -69,6 +69,7 @@ class RedisConsumer:
         self._may_unblock = True
         self._run_id = secrets.token_hex(8)  # tells us from another worker of our id
         self._ahead: Ahead | None = None  # what the next claim may find; None: not known
+        self._restoring: tuple[int, bytes] | None = None  # where `tidy` goes on; None: it begins anew
         self._waits: float | None = None  # for how long a job has been waiting that has to run alone
         self._job_bytes: float = _FIRST_JOB_BYTES
         self._clock = ServerClock()
@@ -262,17 +263,16 @@ class RedisConsumer:
                 self._may_unblock = False
         return self._reader_id is not None and self._may_unblock
 
-    async def tidy(self) -> int:
-        ((_, dropped),) = await self._run(self._commands.tidy(_GONE_MS, _TIDY_MS))
-        total, cursor = 0, b"0"
-        while dropped:
-            ((cursor, restored),) = await self._run(self._commands.restore(cursor))
-            total += restored
-            if restored:
-                self._ahead = None  # a claim by script takes them
-            if cursor == b"0":
-                break
-        return total
+    async def tidy(self) -> tuple[int, bool]:
+        if self._restoring is None:
+            ((_, suspects),) = await self._run(self._commands.tidy(_GONE_MS, _TIDY_MS))
+            self._restoring = (1, b"-") if suspects else None
+            return 0, suspects
+        ((number, start, restored),) = await self._run(self._commands.restore(*self._restoring, _REPLY_BYTES))
+        self._restoring = (number, start) if number else None
+        if restored:
+            self._ahead = None  # a claim by script takes them
+        return restored, self._restoring is not None
 
     async def listen(self, heard: Callable[[Nudge], None]) -> None:
         try:

@@ -21,6 +21,7 @@ MARK = "mark"
 """The header that tells jobs of one id apart; an entry put in by hand has it as a field, too."""
 
 _PAGE = 1000
+_STEP = 1_000_000  # bytes
 _HOUR_MS = 3_600_000
 _UNWATCHED = 30.0  # seconds within which it is seen that a fenced worker's consumer need not be watched any more
 _DEADLINE = 2.0  # seconds that one call is tried for
@@ -157,8 +158,11 @@ class Store:
         return [_text(raw) for raw in self.run("ZRANGE", f"{self.prefix}fenced", 0, -1)]
 
     def tidy(self) -> None:
-        """Look at all consumers now, as some worker does each minute."""
-        self._link.run(self._commands.tidy(_HOUR_MS, 0))
+        """Look at all consumers now, and for what nobody would be given, as some worker does each minute."""
+        ((_, suspects),) = self._link.run(self._commands.tidy(_HOUR_MS, 0))
+        number, start = int(suspects), b"-"
+        while number:
+            ((number, start, _),) = self._link.run(self._commands.restore(number, start, _STEP))
 
     def set_clock(self, seconds: float) -> None:
         """Let the server's clock be so far ahead, or, if that is negative, behind; see `settable`."""

@@ -30,7 +30,7 @@ from redisjobs.cli.torture.nemesis.processes import (
     StopWorker,
     UpgradeInPlace,
 )
-from redisjobs.cli.torture.nemesis.records import DeleteRecord, ForgetWorkers, LoseRecord
+from redisjobs.cli.torture.nemesis.records import DeleteRecord, ForgetWorkers, LoseRecord, RemoveConsumer
 from redisjobs.cli.torture.nemesis.servers import (
     DestroyGroup,
     FlushScripts,
@@ -48,7 +48,7 @@ FAULTS: Sequence[type[Fault]] = (
     *(KillWorker, KillChild, KillHost, FreezeWorker, StopWorker, UpgradeInPlace),
     *(PushPoison, TwoKillers, BlockLoop, RaiseAnything),
     *(PutMalformed, PutHostile, PutSteep, PutTogether, SayAnything),
-    *(DeleteRecord, ForgetWorkers, LoseRecord),
+    *(DeleteRecord, RemoveConsumer, ForgetWorkers, LoseRecord),
     *(KillServer, KillClients, FlushScripts, SqueezeMemory, DestroyGroup, SetClockAhead, SetClockBack),
     *(ResetConnections, RefuseConnections, BlackHole, SlowNetwork, CutClaim, LateClaim, CutSettlement),
     *(CutReclaim, CutBeat, SlowBeat, CutPush, LateBytes),

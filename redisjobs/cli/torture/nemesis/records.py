@@ -1,4 +1,4 @@
-"""Faults by hand: a worker's record is taken away, so that the store no longer knows it."""
+"""Faults by hand: what the store knows of a worker is taken away."""
 
 import os
 import signal
@@ -7,6 +7,7 @@ from abc import abstractmethod
 from redisjobs.cli.torture import jobs
 from redisjobs.cli.torture.nemesis.fault import Field
 from redisjobs.cli.torture.nemesis.processes import IN_HAND, ProcessFault
+from redisjobs.drivers.commands import GROUP
 
 
 class _RecordFault(ProcessFault):
@@ -41,6 +42,26 @@ class DeleteRecord(_RecordFault):
     def harm(self, field: Field, pid: int, worker: str) -> None:  # noqa: D102
         self.pids = [pid]
         self.store.run("DEL", f"{self.store.prefix}worker:{worker}")
+
+
+class RemoveConsumer(_RecordFault):
+    """XGROUP DELCONSUMER of a worker that lives: what it had is dropped, and found by whoever looks for that.
+
+    Workers look once a minute; here that comes soon.
+    """
+
+    name = "consumer removed"
+    hands_on = True
+    forgets_deliveries = True
+
+    def harm(self, field: Field, pid: int, worker: str) -> None:  # noqa: D102
+        self.pids = [pid]
+        for stream in self.store.streams:
+            self.store.run("XGROUP", "DELCONSUMER", stream, GROUP, worker)
+
+    def keep(self, field: Field) -> None:  # noqa: D102
+        if self.pids:
+            self.store.tidy()
 
 
 class ForgetWorkers(_RecordFault):

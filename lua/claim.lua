@@ -82,6 +82,7 @@ end
 local due_in = promote(keys, now_ms, exact_ms)
 
 local claimed, ended, waits_ms, bytes, goes_on = {}, {}, -1, 0, false
+local passed_over = 0 -- bytes of jobs that were looked at, and wait
 local function runs_nothing()
   if not idle or #claimed > 0 then return false end
   for _, stream in ipairs(streams) do
@@ -99,6 +100,8 @@ end
 -- Returns the fields if it was given, and whether it is to run alone; or nil, and why it was not: `ended`; or `waits`, for
 -- a worker with nothing else to run, or `stays`, with NO_IDS: then nothing was written
 local function deliver(stream, entry, deliveries)
+  local is_last = deliveries >= max_deliveries and max_deliveries > 1
+  if is_last and passed_over >= most_bytes and not runs_nothing() then return nil, 'waits' end -- unread: it may be large
   local fields = entry_at(stream, entry)
   if not fields then -- removed by hand while it was leased
     unlocate(jobs, stream, entry)
@@ -128,15 +131,17 @@ local function deliver(stream, entry, deliveries)
     table.insert(ended, {job, 'DEAD'})
     return nil, 'ended'
   end
-  local alone = deliveries >= max_deliveries and max_deliveries > 1
-  if alone and not runs_nothing() then return nil, 'waits' end
+  if is_last and not runs_nothing() then
+    for _, part in ipairs(fields) do passed_over = passed_over + #part end
+    return nil, 'waits'
+  end
   redis.call('XCLAIM', stream, 'workers', worker, 0, entry, 'RETRYCOUNT', deliveries, 'JUSTID')
-  if alone then
+  if is_last then
     redis.call('HSET', jobs, job, place .. ' ' .. entry .. ' alone')
   elseif mark == 'alone' then
     redis.call('HSET', jobs, job, place .. ' ' .. entry)
   end
-  return fields, alone
+  return fields, is_last
 end
 
 local function take_released(number, stream)

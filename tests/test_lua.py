@@ -855,6 +855,32 @@ async def test_the_largest_entry_id_there_is_ends_the_look_at_what_was_delivered
 
 
 @pytest.mark.anyio
+async def test_of_large_jobs_that_have_to_run_alone_a_busy_worker_reads_no_more_than_of_others(
+    queue: RedisStore, worker: Consumer
+) -> None:
+    await push(queue, "held")
+    held = await claim(worker)
+    for number in range(20):
+        entry = queue.put({"id": f"large-{number}", "name": "Work", "parameters": "x" * 200_000})
+        queue.admin.xreadgroup("workers", "gone", {queue.stream(): ">"})
+        queue.admin.xclaim(queue.stream(), "workers", "released", 0, [entry], retrycount=2, justid=True)
+    await push(queue, "behind")
+    await worker.reclaim()  # it hears that some were handed back
+    queue.admin.config_resetstat()
+
+    answer = await worker.exchange([], 9)
+    read = queue.admin.info("commandstats")["cmdstat_xrange"]["calls"]
+
+    assert [lease.job_id for lease in answer.leases] == ["behind"]
+    assert answer.waits is not None
+    assert read < 10  # about 1 MiB
+    assert (await worker.exchange([(held[0], Ack()), (answer.leases[0], Ack())], None)).words == [Word.OK] * 2
+    await worker.reclaim()
+    assert [lease.job_id for lease in (await worker.exchange([], 9, idle=True)).leases] == ["large-0"]
+    queue.admin.delete(queue.stream(), f"{queue.prefix}jobs")
+
+
+@pytest.mark.anyio
 async def test_all_consumers_are_looked_at_once_a_minute_however_many_workers_ask(
     queue: RedisStore, worker: Consumer
 ) -> None:

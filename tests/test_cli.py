@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import redis
 import redisjobs
 from redisjobs import Worker, no_retry, sync
 from redisjobs.cli import app
+from redisjobs.cli.local import ended_by_signals
 from redisjobs.cli.target import without_password
 from redisjobs.driver import COUNTERS
 from redisjobs.job import Priority
@@ -593,6 +595,27 @@ def test_dev_runs_a_server_until_it_is_told_to_end(start: Start) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_that_comes_as_an_object_is_destroyed_is_not_lost(number: signal.Signals) -> None:
+    """What is raised in a destructor goes no further; it may be one of a library, as one of redis-py was."""
+
+    class Destroyed:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+            went_on.append(1)  # not here: it was interrupted
+
+    went_on: list[int] = []
+    before = signal.getsignal(number), sys.unraisablehook
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), ended_by_signals():  # noqa: PT012  (one of the two is interrupted)
+        Destroyed()
+        time.sleep(30)
+
+    assert time.monotonic() - began < 20
+    assert went_on == []
+    assert (signal.getsignal(number), sys.unraisablehook) == before
+
+
 def test_dev_keeps_its_data_where_it_is_told(start: Start, folder: Path) -> None:
     for number in (1, 2):
         dev = start("dev", "--dir", "data")

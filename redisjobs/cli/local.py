@@ -3,6 +3,8 @@
 import os
 import signal
 import socket
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +18,7 @@ from redisjobs import server
 from redisjobs.cli.fault import Failure
 from redisjobs.cli.target import named, without_password
 
+_AGAIN = 0.01  # seconds, in which a destructor ends
 _LOOK = 1.0  # seconds between looks at whether the server still is there
 
 
@@ -45,21 +48,39 @@ def dev(
 def ended_by_signals() -> Iterator[None]:
     """Let SIGTERM and a terminal that goes away raise KeyboardInterrupt, as Ctrl-C does, so that we clean up.
 
-    Once only: the cleaning up is not to be interrupted in turn.
+    Once only: the cleaning up is not to be interrupted in turn. But again where that was lost, as an object was
+    being destroyed just then: what is raised there goes no further.
     """
     named = (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP"))
     before = {number: how for number in named if number and (how := signal.getsignal(number)) != signal.SIG_IGN}
 
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        for number in before:
-            signal.signal(number, signal.SIG_IGN)
+    came = 0
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        nonlocal came
+        came = number
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
 
+    tell, main = sys.unraisablehook, threading.main_thread()
+
+    def lost(what: "sys.UnraisableHookArgs") -> None:
+        if what.exc_type is not KeyboardInterrupt or threading.current_thread() is not main:
+            tell(what)
+        elif came:
+            signal.signal(came, interrupt)
+            again = threading.Timer(_AGAIN, signal.pthread_kill, (main.ident, came))
+            again.daemon = True
+            again.start()
+
+    sys.unraisablehook = lost
     for number in before:
         signal.signal(number, interrupt)
     try:
         yield
     finally:
+        sys.unraisablehook = tell
         for number, how in before.items():
             signal.signal(number, how)
 

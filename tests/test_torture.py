@@ -283,13 +283,34 @@ def frozen(worker: int, began: float, ended: float) -> dict[str, Any]:
 def test_a_worker_that_stood_still_for_longer_than_its_lease_and_is_not_fenced_is_found(
     fenced_at: float | None, others: Lines, wrong: bool
 ) -> None:
-    lines = [frozen(1, 205, 210), *others]
+    lines = [frozen(1, 205, 210), *another(3, 200, 215), *others]
     if fenced_at is not None:
         lines.append(fenced(1, fenced_at))
 
     found = check(lines, [Final()]).wrong
 
     assert found == (["w1 stood still for 5.0 s, by a lease of 2 s, and was not fenced"] if wrong else [])
+
+
+def another(worker: int, came: float, left: float, db: int = 0) -> Lines:
+    """A worker that was there from then on, until then, and ran nothing that matters."""
+    return [{"what": "hello", "pid": worker, "db": db, "at": at, "lease": 2.0} for at in (came, left)]
+
+
+@pytest.mark.parametrize(
+    ("others", "wrong"),
+    [
+        (another(3, 205.4, 210), True),
+        (another(3, 205.6, 215), False),  # nobody was sure before its end
+        (another(3, 190, 209), False),  # nor there any more
+        (another(3, 190, 215, db=1), False),  # or not in this database
+        ([], False),
+    ],
+)
+def test_a_worker_is_to_be_fenced_by_those_who_were_there_for_long_enough(others: Lines, wrong: bool) -> None:
+    found = check([frozen(1, 205, 210), *others], [Final()]).wrong
+
+    assert any("was not fenced" in said for said in found) is wrong
 
 
 def test_a_worker_that_was_stopped_and_starts_nothing_once_it_goes_on_is_found(book: Book) -> None:
@@ -342,7 +363,7 @@ def test_a_delayed_job_is_due_by_the_clock_of_the_store(
 
 
 def set_ahead(worker: int, began: float, ended: float) -> dict[str, Any]:
-    about = {"name": "clock set ahead", "ended": ended, "unsteady": True, "is_limit": True}
+    about = {"name": "clock set ahead", "ended": ended, "unsteady": True, "lost": [f"w{worker}"]}
     return killed(worker, began) | about
 
 
@@ -352,14 +373,13 @@ def test_a_step_of_the_clock_excuses_no_job_but_those_of_who_was_killed_then() -
 
 
 @pytest.mark.parametrize(("at", "wrong"), [(108, False), (109.5, True)])
-def test_jobs_of_one_killed_as_the_clock_is_set_that_wait_until_it_is_set_back_are_found(
-    book: Book, at: float, wrong: bool
+def test_one_that_was_killed_as_the_clock_was_set_and_is_not_fenced_before_it_is_set_back_is_found(
+    at: float, wrong: bool
 ) -> None:
-    book.lines += [*pushed("d", 101), started("d", 1, 102), set_ahead(1, 102.5, 109), *done("d", 2, at, 2)]
-    book.final.totals |= {"pushed": 4, "completed": 3}
+    found = check([*another(3, 100, 110), set_ahead(1, 102.5, 109), fenced(1, at)], [Final()]).wrong
 
-    late = f"recovery from 'clock set ahead' took {at - 102.5:.1f} s, until it was over"
-    assert (late in book.verdict().wrong) is wrong
+    late = "w1 was gone for 6.5 s, by a lease of 2 s, and was not fenced"
+    assert (late in found) is wrong
 
 
 def test_a_job_that_was_settled_twice_is_found(book: Book) -> None:

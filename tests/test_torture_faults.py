@@ -241,6 +241,7 @@ def test_a_clock_is_set_by_more_than_a_lease_as_a_worker_is_killed_and_then_set_
     assert (told(field) > 0) is ahead
     assert abs(told(field)) >= 2
     assert field.fleet.victims == set(fault.pids) == {int(worker.split(":")[1])}
+    assert fault.facts["lost"] == [worker]
     fault.end(field)
     assert told(field) == pytest.approx(0, abs=1)
     steps = [note["seconds"] for note in field.notes if note["what"] == "clock"]
@@ -345,7 +346,6 @@ def test_it_is_written_down_of_a_fault_how_soon_what_it_takes_is_handed_on() -> 
     assert {name for name in facts if facts[name]["hands_on"]} == {
         *("child killed", "consumer removed", "group destroyed", "record deleted", "record lost")
     }
-    assert {name for name in facts if facts[name]["is_limit"]} == {"clock set ahead", "clock set back"}
     graces = {name: facts[name]["grace"] for name in facts if facts[name]["grace"]}
     assert graces == {"worker stopped": GRACE, "upgrade in place": GRACE}
 

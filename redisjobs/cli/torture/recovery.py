@@ -39,8 +39,6 @@ def measure(lines: Sequence[Line]) -> tuple[dict[str, Recovery], list[str]]:
             if seconds is not None:
                 clear = not any(_disturbs(other, fault, since, since + seconds) for other in faults)
                 (recovery.seconds if clear else recovery.disturbed).append(seconds)
-                if clear and fault.get("is_limit") and since + seconds > fault["ended"]:
-                    stuck.append(f"recovery from '{fault['name']}' took {seconds:.1f} s, until it was over")
         if fault.get("silent"):
             _workers_again(stuck, starts, fault, faults, fault["pids"])
     return dict(found), stuck

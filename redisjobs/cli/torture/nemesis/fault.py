@@ -150,9 +150,8 @@ class Fault(ABC):
         hits: Whose jobs may have to run again because of it: `pids`, those in the hands of these processes; `all`,
             those in anybody's hands, or in those of the workers of `db`; `` for nobody's.
         recovery: `jobs`: from its beginning until the jobs in the hands of `pids` are started again, or seen
-            to have ended; before its own end, where `is_limit` is set. `killers`: the same from each time that one
-            of its `jobs` killed a process. `workers`: from its end until every worker that lives has started a
-            job. ``: there is nothing to recover from.
+            to have ended. `killers`: the same from each time that one of its `jobs` killed a process. `workers`:
+            from its end until every worker that lives has started a job. ``: there is nothing to recover from.
         unsteady: Whether workers may fail to beat while it is in force, or can't trust the server's clock, though
             none has to lose a job by that.
         alone: Whether no other may come together with it.
@@ -160,9 +159,9 @@ class Fault(ABC):
         grace: Seconds from its beginning that those it is about may finish in what they run: nothing of that is
             handed on sooner, unless it has ended.
         forgets_deliveries: Whether nobody knows afterwards how often a job was handed out.
-        is_limit: Whether recovery from it is to be over by its end.
         pids: The processes it is about.
-        silent: The ids of those of them that give no sign of life until its end, and are to be fenced.
+        silent: The ids of those of them that give no sign of life until its end, and are to be fenced by then.
+        lost: The same of those that it kills, where they are to be fenced by its end.
         jobs: The jobs it put in.
         db: The database it is about; None for all.
         detail: What it was about, for people.
@@ -180,11 +179,11 @@ class Fault(ABC):
     hands_on: ClassVar[bool] = False
     grace: ClassVar[float] = 0.0
     forgets_deliveries: ClassVar[bool] = False
-    is_limit: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.pids: list[int] = []
         self.silent: list[str] = []
+        self.lost: list[str] = []
         self.jobs: list[str] = []
         self.db: int | None = None
         self.detail = ""
@@ -221,5 +220,5 @@ class Fault(ABC):
         """What is written down of it, besides when it was."""
         kind = {"name": self.name, "hits": self.hits, "recovery": self.recovery, "lingers": self.lingers}
         kind |= {"reaches": self.reaches, "unsteady": self.unsteady, "forgets_deliveries": self.forgets_deliveries}
-        kind |= {"hands_on": self.hands_on, "grace": self.grace, "is_limit": self.is_limit, "silent": self.silent}
+        kind |= {"hands_on": self.hands_on, "grace": self.grace, "silent": self.silent, "lost": self.lost}
         return kind | {"pids": self.pids, "jobs": self.jobs, "db": self.db, "detail": self.detail}

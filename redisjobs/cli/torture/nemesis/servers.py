@@ -100,19 +100,19 @@ class DestroyGroup(Fault):
 class SetClockAhead(ProcessFault):
     """The server's clock is set ahead by more than a lease, then back; a worker is killed as it is set.
 
-    Nobody else may lose a job by that, and the jobs of that one run again before it is set back.
+    Nobody else may lose a job by that, and that one is fenced before it is set back.
     """
 
     name = "clock set ahead"
     in_leases = 2.5
     unsteady = True
-    is_limit = True
     alone = True  # what jobs wait for, when it is set again, is judged by what this fault alone does
 
     def begin(self, field: Field) -> None:  # noqa: D102
         pid = field.fleet.some_pid(supervised=False)
         if pid is not None:
             seconds = self.seconds(field)
+            _, self.lost = field.workers_of(pid)
             self._set(field, seconds)
             field.fleet.victims.add(pid)
             os.kill(pid, signal.SIGKILL)

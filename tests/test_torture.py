@@ -170,6 +170,18 @@ def test_a_run_that_went_well_by_one_who_had_lost_the_job_does_not_count(book: B
     assert verdict.refused == 1
 
 
+@pytest.mark.parametrize(("at", "stolen"), [(104.55, False), (104.3, True), (104.7, True)])
+def test_who_still_runs_a_job_may_have_been_given_it_again_once_its_deliveries_are_forgotten(
+    book: Book, at: float, stolen: bool
+) -> None:
+    book.lines += [settled("b", 1, 104.6)]
+    book.without("b", "end")
+    book.lines += [ended("b", 1, 104.55), ended("b", 2, 104.7, 2)]
+    book.lines += [killed(2, at) | {"name": "consumer removed", "forgets_deliveries": True, "hands_on": True}]
+
+    assert bool(book.verdict().stolen) is stolen
+
+
 def test_a_settlement_by_one_who_had_lost_the_job_is_found(book: Book) -> None:
     book.lines += [settled("b", 1, 104.6)]
     book.without("b", "end")

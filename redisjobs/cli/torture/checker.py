@@ -370,7 +370,8 @@ def _stolen(story: Story, destroyed: Sequence[float]) -> list[str]:
     """Settlements that were accepted though somebody else had started the job before they were sent.
 
     A job's leases come in the order (attempt, delivery). A release gives the delivery back: then two workers may
-    have the same, one after the other. After the group was destroyed, deliveries are counted anew.
+    have the same, one after the other. Once the group was destroyed, or a consumer removed, deliveries are counted
+    anew; and who still runs the job may have been given it again, and have gone on with it.
     """
     found = []
     for settled in story.settled:
@@ -384,7 +385,7 @@ def _stolen(story: Story, destroyed: Sequence[float]) -> list[str]:
             worker, *theirs = run.lease
             anew = any(run.at <= at <= settled["sent_at"] for at in destroyed)
             order = (tuple(theirs) > lease) - (tuple(theirs) < lease) if not anew else theirs[0] - lease[0]
-            later = order > 0 or (order == 0 and run.at > began)
+            later = order > 0 or (order == 0 and run.at > began and not anew)
             if worker != settled["worker"] and later and run.at < settled["sent_at"]:
                 found.append(
                     f"{story.label}: {settled['worker']} settled attempt {lease[0]}, delivery {lease[1]} "

@@ -182,6 +182,20 @@ def test_who_still_runs_a_job_may_have_been_given_it_again_once_its_deliveries_a
     assert bool(book.verdict().stolen) is stolen
 
 
+@pytest.mark.parametrize(
+    ("at", "word", "stolen"), [(104.55, "OK", False), (104.55, "LEASE_LOST", True), (104.7, "OK", True)]
+)
+def test_who_still_runs_a_job_may_have_been_given_it_again_once_another_has_handed_it_back(
+    book: Book, at: float, word: str, stolen: bool
+) -> None:
+    """Both have it by the same count: the group was destroyed before."""
+    release = settled("d", 2, at, fate="Release") | {"word": word}
+    book.lines += [*pushed("d", 101), started("d", 1, 102), started("d", 2, 104), release]
+    book.lines += [ended("d", 1, 104.55), settled("d", 1, 104.6)]
+
+    assert bool(book.verdict().stolen) is stolen
+
+
 def test_a_settlement_by_one_who_had_lost_the_job_is_found(book: Book) -> None:
     book.lines += [settled("b", 1, 104.6)]
     book.without("b", "end")

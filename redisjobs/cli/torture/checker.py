@@ -346,6 +346,12 @@ def _letters(stories: Mapping[Key, Story], final: Final, db: int) -> Iterable[tu
         yield letter, key if key in stories else by_id.get(letter.job, key)
 
 
+def _was_released(run: Run, before: float) -> bool:
+    """Whether its worker had handed it back by then, and that was accepted."""
+    settled = run.settled
+    return settled is not None and settled["fate"] == "Release" and not run.refused and settled["at"] <= before
+
+
 def _twice(story: Story, *, dead: bool, cancelled: bool, acked: bool) -> list[str]:
     ways = [way for way, so in {"dead": dead, "cancelled": cancelled, "done": acked}.items() if so]
     if len(ways) > 1:
@@ -371,7 +377,7 @@ def _stolen(story: Story, destroyed: Sequence[float]) -> list[str]:
 
     A job's leases come in the order (attempt, delivery). A release gives the delivery back: then two workers may
     have the same, one after the other. Once the group was destroyed, or a consumer removed, deliveries are counted
-    anew; and who still runs the job may have been given it again, and have gone on with it.
+    anew. Who still runs a job that was handed back since may have been given it again, and have gone on with it.
     """
     found = []
     for settled in story.settled:
@@ -385,7 +391,8 @@ def _stolen(story: Story, destroyed: Sequence[float]) -> list[str]:
             worker, *theirs = run.lease
             anew = any(run.at <= at <= settled["sent_at"] for at in destroyed)
             order = (tuple(theirs) > lease) - (tuple(theirs) < lease) if not anew else theirs[0] - lease[0]
-            later = order > 0 or (order == 0 and run.at > began and not anew)
+            back = anew or _was_released(run, settled["sent_at"])
+            later = order > 0 or (order == 0 and run.at > began and not back)
             if worker != settled["worker"] and later and run.at < settled["sent_at"]:
                 found.append(
                     f"{story.label}: {settled['worker']} settled attempt {lease[0]}, delivery {lease[1]} "

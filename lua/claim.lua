@@ -38,6 +38,7 @@
 --- @include "include/alive"
 --- @include "include/make_group"
 --- @include "include/field"
+--- @include "include/group"
 --- @include "include/entry_at"
 --- @include "include/identify"
 --- @include "include/free"

@@ -17,6 +17,7 @@
 
 --- @include "include/leases"
 --- @include "include/field"
+--- @include "include/group"
 --- @include "include/entry_at"
 --- @include "include/identify"
 --- @include "include/unpacked"
@@ -55,11 +56,8 @@ end
 
 -- What the group has not read yet begins after its last delivered id; with no group, at the start.
 local function add_unread(stream)
-  local start = '-'
-  local groups = redis.pcall('XINFO', 'GROUPS', stream)
-  for _, group in ipairs(groups.err and {} or groups) do
-    if field(group, 'name') == 'workers' then start = '(' .. field(group, 'last-delivered-id') end
-  end
+  local ours = group(stream)
+  local start = ours and '(' .. field(ours, 'last-delivered-id') or '-'
   local unread = redis.pcall('XRANGE', stream, start, '+', 'COUNT', limit - #rows)
   if unread.err then -- nothing comes after the largest entry id there is
     if string.find(unread.err, 'invalid start ID', 1, true) then return end

@@ -18,6 +18,7 @@
 --- @include "include/expect"
 --- @include "include/leases"
 --- @include "include/field"
+--- @include "include/group"
 --- @include "include/count"
 --- @include "include/tell"
 
@@ -26,16 +27,15 @@ local number, from, most_bytes = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 
 expect('stream', streams[1], streams[2], streams[3])
 
-local function last_delivered(stream)
-  for _, group in ipairs(leases(stream) and redis.call('XINFO', 'GROUPS', stream) or {}) do
-    if field(group, 'name') == 'workers' then return field(group, 'last-delivered-id') end
-  end
-  return nil
+local last_delivered = {}
+for i, stream in ipairs(streams) do
+  local ours = group(stream)
+  last_delivered[i] = ours and field(ours, 'last-delivered-id')
 end
 
 local total, looked, bytes = 0, 0, 0
 while streams[number] and looked < 500 and bytes < most_bytes do
-  local stream, last = streams[number], last_delivered(streams[number])
+  local stream, last = streams[number], last_delivered[number]
   local page = last and redis.call('XRANGE', stream, from, last, 'COUNT', 10) or {} -- few: they may be large
   for _, entry in ipairs(page) do
     if #leases(stream, entry[1], entry[1], 1) == 0 then

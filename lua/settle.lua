@@ -54,6 +54,7 @@
 --- @include "include/expect"
 --- @include "include/leases"
 --- @include "include/field"
+--- @include "include/group"
 --- @include "include/entry_at"
 --- @include "include/identify"
 --- @include "include/with"

@@ -24,6 +24,7 @@
 --- @include "include/leases"
 --- @include "include/alive"
 --- @include "include/field"
+--- @include "include/group"
 --- @include "include/lease_of"
 --- @include "include/fence"
 
@@ -51,7 +52,7 @@ for _, stream in ipairs(streams) do
       elseif pending > 0 then
         fence(keys, name, now_ms)
         total = total + 1
-      elseif pending == 0 and field(consumer, 'idle') > idle_ms then
+      elseif field(consumer, 'idle') > idle_ms then
         redis.call('XGROUP', 'DELCONSUMER', stream, 'workers', name)
         redis.call('DEL', record .. name) -- of one that was fenced, of which `fenced` lost the note
         total = total + 1
@@ -61,12 +62,9 @@ for _, stream in ipairs(streams) do
 end
 
 for _, stream in ipairs(streams) do
-  for _, group in ipairs(leases(stream) and redis.call('XINFO', 'GROUPS', stream) or {}) do
-    if field(group, 'name') == 'workers' then
-      local unread = field(group, 'lag') -- none where the server has lost count
-      if not unread or redis.call('XLEN', stream) > field(group, 'pending') + unread then suspects = 1 end
-    end
-  end
+  local ours = group(stream)
+  local unread = ours and field(ours, 'lag') -- none where the server has lost count
+  if ours and (not unread or redis.call('XLEN', stream) > field(ours, 'pending') + unread) then suspects = 1 end
 end
 redis.call('HSET', layout, 'tidied_at', whole(now_ms))
 return {total, suspects}

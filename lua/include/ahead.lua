@@ -1,6 +1,6 @@
 -- ahead: what a claim would find: whether any job was handed back, and for each stream how many were never delivered. The
 -- server loses count where an entry was deleted that it had not delivered yet; where there are any, they are then said to
--- be as many as it has entries. Needs leases, field beside it.
+-- be as many as it has entries. Needs leases, field, group beside it.
 local function ahead(streams)
   local released, unread = 0, {0, 0, 0}
   for number, stream in ipairs(streams) do
@@ -8,11 +8,10 @@ local function ahead(streams)
     if length > 0 then
       if released == 0 then released = #(leases(stream, '-', '+', 1, 'released') or {}) end
       unread[number] = length
-      for _, group in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
-        if field(group, 'name') == 'workers' then
-          local next_one = '(' .. field(group, 'last-delivered-id')
-          unread[number] = field(group, 'lag') or redis.pcall('XRANGE', stream, next_one, '+', 'COUNT', 1)[1] and length or 0
-        end
+      local ours = group(stream)
+      if ours then
+        local next_one = '(' .. field(ours, 'last-delivered-id')
+        unread[number] = field(ours, 'lag') or redis.pcall('XRANGE', stream, next_one, '+', 'COUNT', 1)[1] and length or 0
       end
     end
   end

@@ -45,7 +45,7 @@ _STRIPPED = (  # what a requeued job leaves behind: its failure, its attempts, i
 ).split()
 _RELEASED = "released"  # who holds what was handed back
 _WATCHED = 5.0  # seconds, beyond its lease, that a late read of a fenced worker is looked for
-_MOST_FENCED = 100  # workers that one look names or looks after
+_MOST_SILENT = 100  # workers that one look names
 _MOST_FIELDS = 500  # of an entry that a script can move; more can only have been put in by hand
 
 
@@ -284,7 +284,7 @@ class Memory:
             if jobs:
                 self._nudge("released", str(jobs))
             return Reclaimed(
-                named[:_MOST_FENCED],
+                named[:_MOST_SILENT],
                 fenced,
                 jobs,
                 jobs == MOST_JOBS,

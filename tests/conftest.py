@@ -4,7 +4,7 @@ import os
 import shutil
 import signal
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,12 @@ from store import MemoryStore, RedisStore, Store
 
 from redisjobs import server
 from redisjobs.errors import ServerNotFound
+from redisjobs.guard import Guard
+from redisjobs.queue import JobQueue
+from redisjobs.running import Means
+from redisjobs.shift import Shift
+from redisjobs.stepping import Contexts
+from redisjobs.worker import Worker
 
 _CI = bool(os.environ.get("CI"))
 
@@ -134,6 +140,23 @@ def fleet(tmp_path: Path, redis_store: RedisStore) -> Iterator[Fleet]:
     fleet = Fleet(tmp_path, redis_store.url, redis_store.queue_name)
     yield fleet
     fleet.end()
+
+
+@pytest.fixture
+def slots() -> int:
+    return 1
+
+
+@pytest.fixture
+async def shift(queue: JobQueue, slots: int) -> AsyncIterator[Shift]:
+    """One run of a worker of the test's `queue`, that has opened, with slots, and does nothing by itself."""
+    shift = Shift(Worker(queue, concurrency=slots).settings, until_idle=False)
+    guard = Guard()
+    shift.means = Means(guard, Contexts(), shift.threads, None)
+    await shift.consumer.open()
+    yield shift
+    await shift.consumer.aclose()
+    guard.end()
 
 
 @pytest.fixture

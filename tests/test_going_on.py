@@ -42,15 +42,8 @@ async def queue(store: Store) -> AsyncIterator[JobQueue]:
 
 
 @pytest.fixture
-async def shift(queue: JobQueue) -> AsyncIterator[Shift]:
-    """One that has opened, and does nothing by itself."""
-    shift = Shift(Worker(queue, concurrency=2).settings, until_idle=False)
-    guard = Guard()
-    shift.means = Means(guard, Contexts(), shift.threads, None)
-    await shift.consumer.open()
-    yield shift
-    await shift.consumer.aclose()
-    guard.end()
+def slots() -> int:
+    return 2
 
 
 async def test_what_a_read_of_the_old_id_brings_while_a_worker_goes_on_is_not_run(

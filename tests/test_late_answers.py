@@ -20,12 +20,10 @@ from redisjobs.drivers.redis_consumer import RedisConsumer, RedisHeartbeat
 from redisjobs.errors import Unavailable
 from redisjobs.exchanges import Batch
 from redisjobs.fate import CancelAsked, Done, LeaseGone, Outcome, Raised
-from redisjobs.guard import Guard, keep_up
+from redisjobs.guard import keep_up
 from redisjobs.job import JobContext, Priority
 from redisjobs.lookout import Lookout
-from redisjobs.running import Means
 from redisjobs.shift import Shift
-from redisjobs.stepping import Contexts
 
 pytestmark = pytest.mark.anyio
 
@@ -50,23 +48,6 @@ async def queue(store: Store) -> AsyncIterator[JobQueue]:
     async with JobQueue(store.driver, store.queue_name) as queue:
         queue.register(Work)(lambda _: None)
         yield queue
-
-
-@pytest.fixture
-def slots() -> int:
-    return 1
-
-
-@pytest.fixture
-async def shift(queue: JobQueue, slots: int) -> AsyncIterator[Shift]:
-    """One that has opened, with slots, and does nothing by itself."""
-    shift = Shift(Worker(queue, concurrency=slots).settings, until_idle=False)
-    guard = Guard()
-    shift.means = Means(guard, Contexts(), shift.threads, None)
-    await shift.consumer.open()
-    yield shift
-    await shift.consumer.aclose()
-    guard.end()
 
 
 async def claim(consumer: Consumer, count: int) -> Exchange:

@@ -329,8 +329,9 @@ class Memory:
     def settle(self, worker: str, turn: Turn | None, settlements: Sequence[Settlement]) -> list[Word]:
         with self.lock:
             record = self._record(worker)
-            last, answer = record.answers.get(turn.lane, (0, [])) if turn and settlements else (0, [])
-            if turn and settlements and turn.number < last:
+            turn = turn if settlements else None  # what settles nothing is never sent again
+            last, answer = record.answers.get(turn.lane, (0, [])) if turn else (0, [])
+            if turn and turn.number < last:
                 raise DriverError("these settlements came after later ones of this worker; nothing was written")
             if turn and turn.number == last:
                 return answer
@@ -339,7 +340,7 @@ class Memory:
                 word for word, (_, fate) in zip(words, settlements, strict=True) if isinstance(fate, Release)
             ]
             self._tell_released(released.count(Word.OK))
-            if turn and settlements:
+            if turn:
                 record.answers[turn.lane] = (turn.number, words)
             return words
 

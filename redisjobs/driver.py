@@ -524,7 +524,10 @@ class Consumer(Protocol):
         """
 
     async def unblock(self) -> bool:
-        """Let `wait` return soon, with whatever it leased; False if only cancelling it helps."""
+        """Let `wait` return soon, with whatever it leased; False if only cancelling it helps.
+
+        Nothing comes of it for a `wait` whose question is still on its way: so ask again.
+        """
 
     async def tidy(self) -> tuple[int, bool]:
         """Remove what dead workers left behind, and find jobs whose worker the store does not know.

@@ -416,6 +416,27 @@ def proxy(redis_store: RedisStore) -> Iterator[Proxy]:
         yield proxy
 
 
+async def test_a_worker_that_stops_as_it_begins_to_read_is_forgotten_at_once(
+    redis_store: RedisStore, proxy: Proxy
+) -> None:
+    """Cut off just as it asks, its consumer would have to be watched for a late read."""
+
+    def begins_to_read() -> bool:
+        mine = [client for client in redis_store.admin.client_list() if client["user"] == redis_store.user]
+        return any(client["cmd"] == "client|id" for client in mine)
+
+    proxy.delay_reply(0.5, b"CLIENT\r\n$2\r\nID")
+    queue = queue_at(through(redis_store, proxy), redis_store.queue_name)
+    worker = Worker(queue, lease=60)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.run)
+        await eventually(begins_to_read)
+        worker.stop()
+
+    await queue.aclose()
+    assert not [key for key in sorted(redis_store.keys()) if key.startswith(("worker:", "fenced"))]
+
+
 async def test_a_large_job_over_a_slow_line_is_waited_for_while_it_keeps_coming(
     redis_store: RedisStore, proxy: Proxy, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -67,6 +67,7 @@ class RedisConsumer:
         self._ear = Link(commands, target)
         self._reader_id: int | None = None  # by which the server knows that connection
         self._may_unblock = True
+        self._is_unblocked = False  # a `wait` that has not asked yet is not to ask any more
         self._run_id = secrets.token_hex(8)  # tells us from another worker of our id
         self._ahead: Ahead | None = None  # what the next claim may find; None: not known
         self._restoring: tuple[int, bytes] | None = None  # where `tidy` goes on; None: it begins anew
@@ -204,8 +205,11 @@ class RedisConsumer:
 
     async def wait(self, count: int, timeout: float) -> list[Lease]:
         block = max(1, int(min(timeout, _BLOCK) * 1000))  # 0 would block for ever
+        self._is_unblocked = False
         if not self._reader.is_open:
             await self._know_reader()
+            if self._is_unblocked:
+                return []
         most = min(count, max(1, int(_REPLY_BYTES / 3 / self._job_bytes)))
         self.is_reading = True
         (leases,) = await self._reader.run(self._commands.wait(self.worker_id, most, block))
@@ -254,6 +258,7 @@ class RedisConsumer:
                 return total
 
     async def unblock(self) -> bool:
+        self._is_unblocked = True
         if self._reader_id is not None and self._may_unblock:
             try:
                 await self._run(unblock(self._reader_id))
@@ -261,7 +266,7 @@ class RedisConsumer:
                 raise
             except DriverError:  # the ACL forbids it: then it has to be done without
                 self._may_unblock = False
-        return self._reader_id is not None and self._may_unblock
+        return self._may_unblock
 
     async def tidy(self) -> tuple[int, bool]:
         if self._restoring is None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from benchmarks.report import number, table
 from benchmarks.session import Session
 from benchmarks.systems import PEERS, SYSTEMS, US, Failed
-from redisjobs.drivers import lua
+from redisjobs.drivers.redis import scripts
 
 _PROCESSES, _JOBS = 4, 20_000
 _IDLE, _WITHIN = 10.0, 60.0  # seconds
@@ -106,8 +106,7 @@ def _wait_for(condition: Callable[[], bool], what: str) -> None:
 
 def _by_script(counts: dict[str, int]) -> dict[str, int]:
     """Calls by the script's name where it is one."""
-    scripts = (path.name.removesuffix(".lua") for path in lua.folder().iterdir() if path.name.endswith(".lua"))
-    names = {f"evalsha {lua.script(name).sha}": name for name in scripts}
+    names = {f"evalsha {scripts.script(name).sha}": name for name in scripts.names()}
     named: dict[str, int] = {}
     for command, count in counts.items():
         name = names.get(command, command.partition(" ")[0])

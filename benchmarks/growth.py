@@ -13,7 +13,7 @@ from benchmarks.session import SIZE, Session
 from benchmarks.systems import SYSTEMS, US, Failed
 from redisjobs import server
 from redisjobs.driver import NewJob
-from redisjobs.drivers.redis import RedisDriver
+from redisjobs.drivers.redis.driver import RedisDriver
 
 Cost = tuple[float, float, float]  # jobs/s; CPU of worker and of server, µs a job
 _DRAINED = 20_000  # jobs that are timed, at most

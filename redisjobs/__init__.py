@@ -11,7 +11,7 @@
         job = await queue.push(SendEmail(to="joe@email.com"))
 """
 
-__version__ = "0.1.0"
+from redisjobs._version import __version__ as __version__
 
 # Queues
 from redisjobs.codec import JobInfo
@@ -46,7 +46,7 @@ from redisjobs.registry import PushOptions
 from redisjobs.retry import RetryPolicy, exponential_jitter, no_retry
 
 # Workers
-from redisjobs.worker import Worker
+from redisjobs.worker.worker import Worker
 
 __all__ = [
     "Counts",

@@ -72,7 +72,7 @@ class IdTaken(DriverError):
 
 @dataclass(slots=True)
 class Tries:
-    """The tries of one push so far, on this side; see `redisjobs/attempt.py`.
+    """The tries of one push so far, on this side; see `redisjobs/push.py`.
 
     Attributes:
         since: When it was tried first, by the monotonic clock.

@@ -22,96 +22,11 @@
     └── Fail               dead letter, now
 """
 
-import math
-import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from enum import StrEnum
-from numbers import Number
-from typing import Any, TypeGuard, TypeVar
+from typing import Any
 
-Choice = TypeVar("Choice", bound=StrEnum)
-
-_HALF_A_PAIR = re.compile("[\ud800-\udfff]")
-
-
-def seconds(duration: float | timedelta, what: str) -> float:
-    """A duration given as seconds or as a timedelta, in seconds.
-
-    Args:
-        duration: The duration.
-        what: What the caller calls it, for the message.
-
-    Raises:
-        ValueError: It is negative, or no number of seconds.
-    """
-    value = duration.total_seconds() if isinstance(duration, timedelta) else duration
-    # Any kind of number, a Decimal say, but for bool, which is one by its class only.
-    if isinstance(value, bool) or not isinstance(value, float | int | Number) or not 0 <= value < 1e10:
-        raise ValueError(f"{what}={duration!r}: give seconds from 0 up, or a timedelta")
-    return float(value)
-
-
-def number(value: float, what: str) -> float:
-    """A number, if it is one.
-
-    Raises:
-        ValueError: It is something else; `what` is what the caller calls it.
-    """
-    if isinstance(value, bool) or not isinstance(value, float | int):
-        raise ValueError(f"{what}={value!r}: give a number")
-    return value
-
-
-def whole(value: int, what: str) -> int:
-    """A whole number from 1 up, if it is one.
-
-    Raises:
-        ValueError: It is something else; `what` is what the caller calls it.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{what}={value!r}: give a whole number from 1 up")
-    return value
-
-
-def one_of(kind: type[Choice], value: str, what: str) -> Choice:
-    """One of a few words, which may be given as text.
-
-    Raises:
-        ValueError: It is none of them; `what` is what the caller calls it.
-    """
-    try:
-        return kind(value)
-    except ValueError:
-        known = ", ".join(f"{kind.__name__}.{each.name} ('{each}')" for each in kind)
-        raise ValueError(f"{what}={value!r}: give one of {known}") from None
-
-
-def is_text(value: object, pattern: str) -> TypeGuard[str]:
-    """Whether something is text that matches a pattern whole, and that UTF-8 can carry."""
-    return isinstance(value, str) and bool(re.fullmatch(pattern, value)) and not _HALF_A_PAIR.search(value)
-
-
-def aware(time: datetime, what: str) -> datetime:
-    """A moment, if it is one.
-
-    Args:
-        time: The moment.
-        what: What the caller calls it, for the message.
-
-    Raises:
-        ValueError: It is no datetime, or has no time zone.
-    """
-    if not isinstance(time, datetime):
-        raise ValueError(f"{what}={time!r}: give a datetime, as datetime(2030, 1, 31, 8, tzinfo=UTC)")
-    if time.tzinfo is None:
-        raise ValueError(f"{what}={time!r} has no time zone; give an aware datetime")
-    return time
-
-
-def milliseconds(value: float) -> int:
-    """Seconds in whole ms, rounded up, for nothing may happen before its time."""
-    return math.ceil(value * 1000 - 0.001)  # 1.1 s are no 1,101 ms
+from redisjobs.durations import aware, seconds
 
 
 class RedisJobsError(Exception):

@@ -7,14 +7,15 @@ from types import TracebackType
 from typing import Any, Concatenate, Protocol, Self, TypeVar, Unpack, cast, overload
 
 import anyio
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from redisjobs import codec, drivers
-from redisjobs.attempt import Attempt, no_answer
+from redisjobs.arguments import one_of, whole
+from redisjobs.backoff import retrying
 from redisjobs.codec import JobInfo
 from redisjobs.driver import LONGEST_TRY, MOST_JOBS, Counts, NewJob, Word
-from redisjobs.errors import DecodeError, DriverError, Unavailable, one_of, whole
-from redisjobs.job import JobContext, JobName, Signature, State
+from redisjobs.errors import DecodeError, DriverError, Unavailable
+from redisjobs.job import JobContext, JobName, State
+from redisjobs.push import Attempt, no_answer
 from redisjobs.registry import (
     Args,
     Duration,
@@ -33,6 +34,7 @@ from redisjobs.registry import (
     id_of,
 )
 from redisjobs.retry import RetryPolicy
+from redisjobs.signature import Signature
 
 T = TypeVar("T")
 
@@ -281,19 +283,8 @@ class JobQueue(Registry):
         if attempt:
             attempt.lost()
         with anyio.move_on_after(began + deadline - anyio.current_time()):
-            retrying = AsyncRetrying(
-                retry=retry_if_exception_type(Unavailable),
-                wait=wait_random_exponential(multiplier=0.05, max=1),
-                stop=stop_after_delay(deadline),
-                sleep=anyio.sleep,
-                reraise=True,
-            )
             try:
-                # tenacity has to see that it is a coroutine function: a lambda it would call and not await.
-                async def again() -> T:
-                    return await call()
-
-                return await retrying(again)
+                return await retrying(call, on=(Unavailable,), within=deadline)
             except DriverError as error:  # refused now; but an earlier try of a push may have been stored
                 if not (attempt or isinstance(error, Unavailable)):
                     raise

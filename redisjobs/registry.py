@@ -25,30 +25,13 @@ from typing import (
 )
 
 from redisjobs import codec
+from redisjobs.arguments import is_text, one_of, whole
 from redisjobs.driver import MOST_JOBS, REPEATABLE, Driver, NewJob
-from redisjobs.errors import (
-    EncodeError,
-    RegistrationError,
-    UnknownJob,
-    aware,
-    is_text,
-    milliseconds,
-    one_of,
-    seconds,
-    whole,
-)
-from redisjobs.job import (
-    JobContext,
-    JobDefinition,
-    JobName,
-    Priority,
-    Signature,
-    borrowed,
-    checked_queue_name,
-    handler_call,
-    name_of,
-)
+from redisjobs.durations import aware, milliseconds, seconds
+from redisjobs.errors import EncodeError, RegistrationError, UnknownJob
+from redisjobs.job import JobContext, JobDefinition, JobName, Priority, borrowed, checked_queue_name, name_of
 from redisjobs.retry import RetryPolicy, exponential_jitter
+from redisjobs.signature import Signature, handler_call
 from redisjobs.visible import visible
 
 P = TypeVar("P")

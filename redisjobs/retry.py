@@ -14,7 +14,8 @@ from typing import Any
 from tenacity import RetryCallState, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_base
 
-from redisjobs.errors import number, seconds, whole
+from redisjobs.arguments import number, whole
+from redisjobs.durations import seconds
 
 Stop = Callable[[RetryCallState], bool]
 Wait = Callable[[RetryCallState], float]

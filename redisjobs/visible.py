@@ -1,5 +1,7 @@
 """Text from outside, made fit for a log or a terminal."""
 
+from urllib.parse import urlsplit
+
 
 def visible(text: str, most: int | None = None) -> str:
     r"""Text in one line that acts on no terminal and forges no line of a log: `\n` for a line feed.
@@ -13,3 +15,11 @@ def visible(text: str, most: int | None = None) -> str:
     if not text.isprintable():
         text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
     return text if most is None or len(text) <= most else f"{text[: most - 1]}…"
+
+
+def without_password(url: str) -> str:
+    """A URL that can be shown."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}").geturl()

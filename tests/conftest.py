@@ -16,12 +16,12 @@ from store import MemoryStore, RedisStore, Store
 
 from redisjobs import server
 from redisjobs.errors import ServerNotFound
-from redisjobs.guard import Guard
 from redisjobs.queue import JobQueue
-from redisjobs.running import Means
-from redisjobs.shift import Shift
-from redisjobs.stepping import Contexts
-from redisjobs.worker import Worker
+from redisjobs.worker.contexts import Contexts
+from redisjobs.worker.execution import Means
+from redisjobs.worker.guard import Guard
+from redisjobs.worker.processor import Shift
+from redisjobs.worker.worker import Worker
 
 _CI = bool(os.environ.get("CI"))
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from store import eventually
 
-from redisjobs.cli.torture.fleet import children
 from redisjobs.sync import JobQueue
+from redisjobs.torture.fleet import children
 
 APP = """
 import asyncio, gc, os, signal, sys, threading, time

@@ -13,11 +13,11 @@ import anyio
 import redis
 
 from redisjobs.driver import Consumer, Counts, Driver, Lease, Reclaimed
-from redisjobs.drivers.in_process import MemoryConsumer, MemoryDriver
-from redisjobs.drivers.link import SyncLink
-from redisjobs.drivers.memory import Memory
-from redisjobs.drivers.redis import RedisDriver
-from redisjobs.drivers.redis_consumer import RedisConsumer
+from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver
+from redisjobs.drivers.memory.state import Memory
+from redisjobs.drivers.redis.connection import SyncLink
+from redisjobs.drivers.redis.consumer import RedisConsumer
+from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.job import Priority
 
 

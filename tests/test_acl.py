@@ -28,7 +28,7 @@ from redisjobs.driver import (
     RetryLater,
     Word,
 )
-from redisjobs.drivers.redis import RedisDriver
+from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.job import Priority, State
 from redisjobs.sync import JobQueue as SyncJobQueue
 
@@ -49,8 +49,8 @@ class Add:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A consumer is gone at once, and the connection that listens shows life all the time."""
-    monkeypatch.setattr("redisjobs.drivers.redis_consumer._GONE_MS", -1)
-    monkeypatch.setattr("redisjobs.drivers.redis_consumer._PING", 0.002)
+    monkeypatch.setattr("redisjobs.drivers.redis.consumer._GONE_MS", -1)
+    monkeypatch.setattr("redisjobs.drivers.redis.consumer._PING", 0.002)
 
 
 @contextmanager

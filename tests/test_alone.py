@@ -11,12 +11,12 @@ import anyio
 import pytest
 from store import Store, eventually
 
-from redisjobs.clearance import Clearance
 from redisjobs.job import JobContext, JobName, Priority
-from redisjobs.lookout import Lookout
 from redisjobs.queue import JobQueue
 from redisjobs.retry import no_retry
-from redisjobs.worker import Worker
+from redisjobs.worker.clearance import Clearance
+from redisjobs.worker.lookout import Lookout
+from redisjobs.worker.worker import Worker
 
 pytestmark = pytest.mark.anyio
 

@@ -20,10 +20,10 @@ import redis
 import redisjobs
 from redisjobs import Worker, no_retry, sync
 from redisjobs.cli import app
-from redisjobs.cli.local import ended_by_signals
-from redisjobs.cli.target import without_password
+from redisjobs.cli.dev import ended_by_signals
 from redisjobs.driver import COUNTERS
 from redisjobs.job import Priority
+from redisjobs.visible import without_password
 
 PACKAGE = Path(redisjobs.__file__).parent
 

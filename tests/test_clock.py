@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from redisjobs.clock import Clock
+from redisjobs.worker.clock import Clock
 
 LEASE = 9.0  # seconds; so a worker beats every 3 s
 SILENCE = 0.6 * LEASE  # for so long the server may say nothing

@@ -16,7 +16,7 @@ from store import RedisStore
 import redisjobs.sync
 from redisjobs import DriverError, JobQueue, QueueFull, ServerTooOld, Unavailable, Worker, WrongType, server
 from redisjobs.driver import Nudge
-from redisjobs.drivers.redis import RedisDriver, SyncRedisDriver
+from redisjobs.drivers.redis.driver import RedisDriver, SyncRedisDriver
 
 pytestmark = pytest.mark.anyio
 

@@ -19,7 +19,7 @@ import redis
 from store import RedisStore, eventually
 
 from redisjobs import Fail, JobContext, JobQueue, Retry, Worker
-from redisjobs.drivers.link import Link, SyncLink
+from redisjobs.drivers.redis.connection import Link, SyncLink
 from redisjobs.sync import JobQueue as SyncJobQueue
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]

@@ -16,11 +16,11 @@ import pytest
 import redis
 
 import redisjobs
-from redisjobs.cli.demo import journal, report
-from redisjobs.cli.demo.crew import Kill
-from redisjobs.cli.demo.journal import Line, Verdict, check
-from redisjobs.cli.demo.place import Place
-from redisjobs.cli.journal import Journal
+from redisjobs.demo import report, results
+from redisjobs.demo.place import Place
+from redisjobs.demo.results import Line, Verdict, check
+from redisjobs.demo.workers import Kill
+from redisjobs.recording import Journal
 
 FILES = 1500  # enough for a worker to be caught half-way
 
@@ -229,7 +229,7 @@ def run(tmp_path: Path) -> tuple[list[str], list[Line]]:
     for name in ("a", "b", "c"):
         path = tmp_path / name
         path.write_text(name)
-        size, modified, digest = journal._read_directly(str(path))
+        size, modified, digest = results._read_directly(str(path))
         paths.append(str(path))
         started = Line(f"job-{name}", 7, 100.0, str(path))
         ended = replace(started, at=101.0, ended=True, size=size, modified=modified, sha256=digest)
@@ -238,7 +238,8 @@ def run(tmp_path: Path) -> tuple[list[str], list[Line]]:
 
 
 def conclusion(verdict: Verdict, capsys: Any, skipped: int = 0) -> tuple[int, list[str]]:
-    code = report.conclude(verdict, skipped)
+    print(report.conclusion(verdict, skipped))
+    code = int(not verdict.passed)
     return code, capsys.readouterr().out.splitlines()
 
 
@@ -308,7 +309,7 @@ def test_a_line_that_a_kill_cut_off_is_no_result(tmp_path: Path) -> None:
 
     os.truncate(file, file.stat().st_size - 1)
 
-    assert list(journal.read(tmp_path)) == [line]
+    assert list(results.read(tmp_path)) == [line]
 
 
 def test_the_report_tells_when_the_killed_workers_jobs_ran_again(capsys: Any) -> None:
@@ -320,7 +321,7 @@ def test_the_report_tells_when_the_killed_workers_jobs_ran_again(capsys: Any) ->
     told = report.Run(3, lease=3, seconds=6.0, before=1, before_seconds=0.5)
     told.kill = Kill(7, 100.0, frozenset("ab"))
 
-    report.tell(told, lines, Place("redis://h:1/0", "redis://h:1/0", "a server", "demo-1"))
+    print(report.text(told, lines, Place("redis://h:1/0", "redis://h:1/0", "a server", "demo-1")))
 
     assert capsys.readouterr().out.splitlines() == [
         "3 jobs in 6.0 s: 0 jobs/s (2 jobs/s until the kill)",

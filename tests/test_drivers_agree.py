@@ -44,7 +44,7 @@ from redisjobs.driver import (
     Turn,
     Word,
 )
-from redisjobs.drivers import lua
+from redisjobs.drivers.redis import scripts
 from redisjobs.errors import DriverError
 from redisjobs.job import Priority, State
 
@@ -55,7 +55,7 @@ Held = tuple[str, tuple[Lease, Lease]]  # whose it is, and what memory and Redis
 WORKERS = ("w1", "w2", "w3")
 LEASE = 1000.0  # seconds: no example is so long, so that leases run out only when they are made to
 LONGEST = 50  # seconds an example lasts by the set clock: a job that ended is remembered for a minute
-SCRIPTS = sorted(path.name.removesuffix(".lua") for path in lua.folder().iterdir() if path.name.endswith(".lua"))
+SCRIPTS = scripts.names()
 
 AGAIN = {"attempt": "2", "error": "é"}
 
@@ -220,7 +220,7 @@ class TwoDrivers(RuleBasedStateMachine):
             side.store.clock.set_to = now_ms
             self.portal.call(side.open)
         for name in SCRIPTS:  # one that is missing would run after others of its round trip
-            self.redis.admin.script_load(lua.script(name).source)
+            self.redis.admin.script_load(scripts.script(name).source)
         self.ids = {worker: worker for worker in WORKERS}  # under which each goes on
         self.starts = len(WORKERS)
         self.fenced: set[str] = set()  # ids

@@ -12,10 +12,10 @@ from store import eventually
 
 import redisjobs.sync
 from redisjobs import JobContext, JobQueue, Worker, server
-from redisjobs.cli.torture.proxy import HOST, Proxy
 from redisjobs.driver import Ack, DeadLetter, Lease, NewJob, Release, RetryLater, Word
-from redisjobs.drivers.redis import RedisDriver
-from redisjobs.drivers.redis_consumer import RedisConsumer
+from redisjobs.drivers.redis.consumer import RedisConsumer
+from redisjobs.drivers.redis.driver import RedisDriver
+from redisjobs.torture.proxy import HOST, Proxy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

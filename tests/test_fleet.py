@@ -10,8 +10,8 @@ from fleet import Fleet
 from store import RedisStore, eventually
 
 from redisjobs import server
-from redisjobs.cli.torture.proxy import Proxy
 from redisjobs.job import State
+from redisjobs.torture.proxy import Proxy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

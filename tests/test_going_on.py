@@ -11,14 +11,14 @@ from store import RedisStore, Store, eventually, happened, inherit
 
 from redisjobs.driver import Ack, Exchange, Fenced, IdTaken, NewJob, Settlement, Word
 from redisjobs.errors import Unavailable
-from redisjobs.exchanges import Batch
-from redisjobs.guard import Guard
 from redisjobs.job import JobContext, Priority
 from redisjobs.queue import JobQueue
-from redisjobs.running import Means
-from redisjobs.shift import Shift
-from redisjobs.stepping import Contexts
-from redisjobs.worker import Worker
+from redisjobs.worker.batcher import Batch
+from redisjobs.worker.contexts import Contexts
+from redisjobs.worker.execution import Means
+from redisjobs.worker.guard import Guard
+from redisjobs.worker.processor import Shift
+from redisjobs.worker.worker import Worker
 
 pytestmark = pytest.mark.anyio
 

@@ -9,7 +9,7 @@ import pytest
 
 from redisjobs.driver import Fenced, Lease
 from redisjobs.errors import Unavailable
-from redisjobs.heartbeat import Heartbeat
+from redisjobs.worker.heartbeat import Heartbeat
 
 SOON = 5.0  # seconds: many times the lease
 LONG = 3600.0  # seconds of a lease, a third of which no test waits for

@@ -38,7 +38,7 @@ from redisjobs import (
     Worker,
     no_retry,
 )
-from redisjobs.aside import Log
+from redisjobs.logs import Log
 
 TWICE = RetryPolicy(wait=wait_none(), stop=stop_after_attempt(2))
 

@@ -13,17 +13,17 @@ import pytest
 from store import MemoryStore, RedisStore, Store, eventually, take_over
 
 from redisjobs import JobQueue, State, Worker
-from redisjobs.clock import Clock
 from redisjobs.driver import Consumer, Exchange, Fenced, Lease, Nudge, Settlement, Turn
-from redisjobs.drivers.in_process import MemoryConsumer, MemoryHeartbeat
-from redisjobs.drivers.redis_consumer import RedisConsumer, RedisHeartbeat
+from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryHeartbeat
+from redisjobs.drivers.redis.consumer import RedisConsumer, RedisHeartbeat
 from redisjobs.errors import Unavailable
-from redisjobs.exchanges import Batch
-from redisjobs.fate import CancelAsked, Done, LeaseGone, Outcome, Raised
-from redisjobs.guard import keep_up
 from redisjobs.job import JobContext, Priority
-from redisjobs.lookout import Lookout
-from redisjobs.shift import Shift
+from redisjobs.outcome import CancelAsked, Done, LeaseGone, Outcome, Raised
+from redisjobs.worker.batcher import Batch
+from redisjobs.worker.clock import Clock
+from redisjobs.worker.guard import keep_up
+from redisjobs.worker.lookout import Lookout
+from redisjobs.worker.processor import Shift
 
 pytestmark = pytest.mark.anyio
 
@@ -528,7 +528,7 @@ async def test_a_blocking_read_that_can_not_be_ended_in_order_is_cut_off(
         await anyio.sleep_forever()
         return True
 
-    monkeypatch.setattr("redisjobs.lookout._IN_ORDER", 0.1)
+    monkeypatch.setattr("redisjobs.worker.lookout._IN_ORDER", 0.1)
     monkeypatch.setattr(shift.consumer, "unblock", unanswered)
     async with anyio.create_task_group() as tasks:
         for watch in shift.lookout.watches:

@@ -7,9 +7,9 @@ import pytest
 from store import RedisStore
 
 from redisjobs.driver import REPEATABLE, Ack, NewJob, Pushed, Word
-from redisjobs.drivers import link
-from redisjobs.drivers.commands import Commands, PushAnswer
-from redisjobs.drivers.link import SyncLink, Target
+from redisjobs.drivers.redis import connection
+from redisjobs.drivers.redis.commands import Commands, PushAnswer
+from redisjobs.drivers.redis.connection import SyncLink, Target
 from redisjobs.job import JobName
 from redisjobs.queue import JobQueue
 from redisjobs.sync import JobQueue as SyncJobQueue
@@ -177,7 +177,7 @@ async def test_a_connection_that_has_not_heard_the_servers_clock_lately_asks_aga
     assert await push() == [False, True]
     assert await push() == [True]
     real = time.monotonic
-    monkeypatch.setattr(time, "monotonic", lambda: real() + link.CLOCK_KEPT + 1)
+    monkeypatch.setattr(time, "monotonic", lambda: real() + connection.CLOCK_KEPT + 1)
     assert await push() == [False, True]
     assert await push() == [True]
     monkeypatch.undo()

@@ -3,7 +3,7 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -11,46 +11,56 @@ import pytest
 from store import RedisStore
 
 PACKAGE = Path(__file__).parents[1] / "redisjobs"
-LAYERS = [
-    {"waker"},
-    {"aside", "clearance", "clock", "errors", "guard", "roundtrip", "rss", "stepping", "visible"},
-    {"retry", "server", "threads"},
-    {"job"},
-    {"driver"},
-    {"attempt", "codec", "fate"},
-    {"drivers.lua"},
-    {"drivers.commands"},
-    {"drivers.link"},
-    {"drivers.memory", "drivers.pushes", "drivers.redis_consumer"},
-    {"drivers.in_process", "drivers.redis"},
-    {"drivers"},
-    {"registry"},
-    {"queue"},
-    {"sync"},
-    {"health", "heartbeat", "lookout"},
-    {"processes"},
-    {"running"},
-    {"exchanges", "slots", "stall"},
-    {"shift"},
-    {"supervisor", "worker"},
-    {"<the package>"},
-    {"cli"},
-    {"__main__"},
-]
-LEVEL = {module: level for level, layer in enumerate(LAYERS) for module in layer}
+ORDER = """
+_version arguments durations visible
+eventloop errors
+backoff retry
+roundtrip job signature
+driver
+codec outcome
+logs recording
+drivers.memory.state drivers.memory.driver
+drivers.redis.scripts drivers.redis.commands drivers.redis.connection
+drivers.redis.coalescer drivers.redis.consumer drivers.redis.driver
+drivers
+push registry queue sync
+worker
+redisjobs
+server demo torture cli
+__main__
+"""
+"""A name imports only what is above it, or left of it."""
+
+WORKER = """
+worker
+processor
+lookout batcher
+slots watchdog
+execution
+heartbeat supervisor child
+settings health clock clearance rss
+processes contexts
+threads guard
+"""
+"""The same inside of `worker`, from its face down: a name imports only what is below it, or right of it."""
+
+PACKAGES = ("worker", "demo", "torture", "cli")  # each is one name in the order; its modules have one of their own
+RANK = {name: place for place, name in enumerate(ORDER.split())}
+RANK_IN_WORKER = {f"worker.{name}": -place for place, name in enumerate(WORKER.split())}
 
 
 def name(path: Path) -> str:
     parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return ".".join(part for part in parts if part != "__init__") or "<the package>"
+    return ".".join(part for part in parts if part != "__init__") or "redisjobs"
 
 
 MODULES = {name(path): ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}
 
 
 def layer(module: str) -> str:
-    """Modules of the command line make one layer; their order is theirs."""
-    return "cli" if module.split(".")[0] == "cli" else module
+    """The name in the order that a module goes by."""
+    package = module.split(".")[0]
+    return package if package in PACKAGES else module
 
 
 def imports(module: str) -> Iterator[str]:
@@ -66,28 +76,53 @@ def imports(module: str) -> Iterator[str]:
                 continue
             for alias in node.names:
                 inner = ".".join([*source[1:], alias.name])
-                outer = ".".join(source[1:]) or "<the package>"
-                if alias.name != "__version__":  # the one thing that the package itself defines, before all else
-                    yield inner if inner in MODULES else outer
+                outer = ".".join(source[1:]) or "redisjobs"
+                yield inner if inner in MODULES else outer
 
 
 def users(package: str) -> set[str]:
     return {layer(module).split(".")[0] for module in MODULES if f"{package}:" in imports(module)}
 
 
-def test_every_module_has_a_layer() -> None:
-    assert {layer(module) for module in MODULES} == set(LEVEL)
+EMPTY = {"drivers.memory", "drivers.redis", "worker", "demo", "torture", "cli"}
+"""Packages whose own file says what they hold, and imports nothing."""
 
 
-def test_imports_point_down() -> None:
-    up = [
+def up(rank: Mapping[str, int], of: Callable[[str], str]) -> list[str]:
+    """Imports of what does not come before, in an order; `of` tells by which name in it a module goes."""
+    return [
         f"{module} imports {other}"
         for module in MODULES
         for other in imports(module)
-        if not other.endswith(":") and LEVEL[layer(other)] >= LEVEL[layer(module)]
-        if not layer(other) == layer(module) == "cli"
+        if of(module) in rank and of(other) in rank and of(module) != of(other)
+        if rank[of(other)] >= rank[of(module)]
     ]
-    assert up == []
+
+
+def test_every_module_has_its_place_in_the_order() -> None:
+    names = {layer(module) for module in MODULES} - (EMPTY - set(PACKAGES))
+    assert names == set(RANK)
+    assert {module for module in MODULES if module.startswith("worker.")} == set(RANK_IN_WORKER)
+
+
+@pytest.mark.parametrize("package", sorted(EMPTY))
+def test_what_a_package_is_made_of_is_imported_by_its_own_name(package: str) -> None:
+    assert list(imports(package)) == []
+
+
+def test_a_name_imports_only_what_the_order_names_before_it() -> None:
+    assert up(RANK, layer) == []
+
+
+def test_imports_inside_of_the_worker_point_down_from_its_face() -> None:
+    assert up(RANK_IN_WORKER, str) == []
+
+
+def test_nothing_but_the_command_line_knows_the_command_line() -> None:
+    assert {layer(module) for module in MODULES for other in imports(module) if layer(other) == "cli"} == {
+        "cli",
+        "__main__",
+    }
 
 
 def test_imports_go_in_no_circle() -> None:
@@ -104,8 +139,8 @@ def test_imports_go_in_no_circle() -> None:
         ("typer", {"cli"}),
         ("rich", {"cli"}),
         ("uvloop", {"cli"}),
-        ("trio", {"guard", "waker"}),
-        ("subprocess", {"server", "supervisor", "cli"}),
+        ("trio", {"eventloop", "worker"}),
+        ("subprocess", {"server", "worker", "demo", "torture"}),
     ],
 )
 def test_a_package_is_one_layers_business(package: str, only: set[str]) -> None:
@@ -113,7 +148,7 @@ def test_a_package_is_one_layers_business(package: str, only: set[str]) -> None:
 
 
 def test_json_on_the_wire_is_the_codecs_business() -> None:
-    assert users("orjson") | users("json") <= {"codec", "cli"}
+    assert users("orjson") | users("json") <= {"codec", "recording", "torture", "cli"}
 
 
 def test_only_the_command_line_reads_the_environment() -> None:
@@ -124,7 +159,7 @@ def test_only_the_command_line_reads_the_environment() -> None:
         if isinstance(node, ast.Attribute | ast.alias)
         and (node.attr if isinstance(node, ast.Attribute) else node.name) in ("environ", "environb", "getenv")
     }
-    assert readers <= {"cli", "__main__"}
+    assert readers <= {"cli", "demo", "torture", "__main__"}
 
 
 HEAVY = {
@@ -138,6 +173,8 @@ HEAVY = {
     "trio",
     "redisjobs.server",
     "redisjobs.cli",
+    "redisjobs.demo",
+    "redisjobs.torture",
 }
 ASYNC = """
 import asyncio, sys

@@ -32,12 +32,12 @@ from redisjobs.driver import (
     Turn,
     Word,
 )
-from redisjobs.drivers import lua
-from redisjobs.drivers.commands import Commands
+from redisjobs.drivers.redis import scripts
+from redisjobs.drivers.redis.commands import Commands
 from redisjobs.errors import DriverError, QueueFull
 from redisjobs.job import Priority, State
 from redisjobs.queue import JobQueue
-from redisjobs.worker import Worker
+from redisjobs.worker.worker import Worker
 
 LUA = Path(__file__).parents[1] / "lua"
 SCRIPTS = sorted(path.stem for path in LUA.glob("*.lua"))
@@ -113,7 +113,7 @@ def test_the_header_names_the_keys_that_the_body_binds(name: str) -> None:
     assert numbers == list(range(1, len(numbers) + 1))
     assert sorted(set(map(int, re.findall(r"KEYS\[(\d+)\]", body(name))))) == numbers
     assert body(name).count("KEYS") == len(re.findall(r"KEYS\[\d+\]", body(name)))
-    assert lua.script(name).keys == tuple(key for _, key, _ in keys(name))
+    assert scripts.script(name).keys == tuple(key for _, key, _ in keys(name))
 
 
 def test_a_key_is_of_one_type_in_every_header() -> None:
@@ -177,7 +177,7 @@ def test_the_header_names_every_word_that_the_body_returns(name: str) -> None:
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_includes_what_it_uses_in_an_order_that_works(name: str) -> None:
     assert set(included(name)) <= set(INCLUDES)
-    spliced = without_comments(lua.script(name).source)
+    spliced = without_comments(scripts.script(name).source)
     for helper in INCLUDES:
         uses = [match.start() for match in re.finditer(rf"(?<![.:\w]){helper}\(", spliced)]
         defined = spliced.find(f"local function {helper}(")
@@ -224,8 +224,8 @@ def test_no_script_walks_all_keys_or_flushes_them(source: str) -> None:
 async def test_a_release_that_is_installed_in_place_of_a_running_one_does_not_reach_into_it(
     redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lua.load.cache_clear()
-    lua.script.cache_clear()
+    scripts.load.cache_clear()
+    scripts.script.cache_clear()
     queue = JobQueue(redis_store.url, redis_store.queue_name)
 
     @queue.job(name="Work")
@@ -235,7 +235,7 @@ async def test_a_release_that_is_installed_in_place_of_a_running_one_does_not_re
     def gone() -> Path:
         raise FileNotFoundError("the scripts of that release")
 
-    monkeypatch.setattr(lua, "folder", gone)
+    monkeypatch.setattr(scripts, "folder", gone)
     async with queue:
         job = await work.push()
         await Worker(queue).run(until_idle=True)
@@ -639,7 +639,7 @@ async def test_a_beat_tells_of_the_worker_and_when_its_lease_ends(queue: RedisSt
 
 def tidy(queue: RedisStore, idle_ms: int = -1) -> int:
     """Run the script, as if nobody had for long, and every consumer was last heard of long ago."""
-    queue.admin.script_load(lua.script("tidy").source)
+    queue.admin.script_load(scripts.script("tidy").source)
     command = Commands(queue.queue_name, queue.clock).tidy(idle_ms, 0)
     return command.parse(queue.admin.execute_command(*command.wire))[0]
 
@@ -1042,7 +1042,7 @@ async def test_no_call_hands_back_more_than_five_hundred_and_none_is_forgotten(
         await push(queue, *map(str, range(start, start + 300)), priority=priority)
     assert len(await claim_all(worker, 600)) == 600
     command = Commands(queue.queue_name).release("w1", refund=refund, watch=False)
-    queue.admin.script_load(lua.script("release").source)
+    queue.admin.script_load(scripts.script("release").source)
 
     released = [command.parse(queue.admin.execute_command(*command.wire)) for _ in range(3)]
 

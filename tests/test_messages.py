@@ -25,7 +25,7 @@ from redisjobs import (
     no_retry,
 )
 from redisjobs.driver import DeadLetter, RetryLater
-from redisjobs.fate import Raised, decide
+from redisjobs.outcome import Raised, decide
 
 pytestmark = pytest.mark.anyio
 

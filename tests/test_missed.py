@@ -8,7 +8,7 @@ from store import Store, eventually
 
 from redisjobs.driver import Ack, NewJob
 from redisjobs.queue import JobQueue
-from redisjobs.worker import Worker
+from redisjobs.worker.worker import Worker
 
 pytestmark = pytest.mark.anyio
 

@@ -16,14 +16,14 @@ import pytest
 from store import RedisStore, Store, eventually, inherit
 
 from redisjobs import JobQueue, Worker, no_retry
-from redisjobs.cli.torture.proxy import Proxy
 from redisjobs.driver import Consumer, Exchange, Lease
-from redisjobs.drivers.in_process import MemoryConsumer, MemoryDriver
-from redisjobs.drivers.redis import RedisDriver
-from redisjobs.drivers.redis_consumer import RedisHeartbeat
+from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver
+from redisjobs.drivers.redis.consumer import RedisHeartbeat
+from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.job import State
-from redisjobs.shift import Shift
+from redisjobs.torture.proxy import Proxy
+from redisjobs.worker.processor import Shift
 
 pytestmark = pytest.mark.anyio
 LEASE = 1.5  # seconds

@@ -13,7 +13,7 @@ from store import RedisStore, eventually
 
 from redisjobs.driver import Word
 from redisjobs.queue import JobQueue
-from redisjobs.worker import Worker
+from redisjobs.worker.worker import Worker
 
 pytestmark = pytest.mark.anyio
 

@@ -68,12 +68,11 @@ import sys
 sys.path[:0] = [{str(tmp_path / "site")!r}]
 sys.path.append({sysconfig.get_path("purelib")!r})
 import redisjobs
-from redisjobs.drivers import lua
+from redisjobs.drivers.redis import scripts
 print(redisjobs.__file__)
-print(lua.folder())
-for path in lua.folder().iterdir():
-    if path.name.endswith(".lua"):
-        assert lua.script(path.name.removesuffix(".lua")).keys, path
+print(scripts.folder())
+for name in scripts.names():
+    assert scripts.script(name).keys, name
 """
 
     # -S: no .pth files, so that an editable install of this checkout is not in the way.

@@ -19,8 +19,8 @@ from fleet import WORKER, Fleet
 from store import RedisStore, eventually
 
 from redisjobs import JobContext, JobQueue, Worker, server
-from redisjobs.cli.torture.proxy import HOST, Proxy
 from redisjobs.job import State
+from redisjobs.torture.proxy import HOST, Proxy
 
 pytestmark = pytest.mark.anyio
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from redisjobs.cli import probes
-from redisjobs.cli.fault import Mistake
-from redisjobs.health import Health
+from redisjobs.cli.errors import Mistake
+from redisjobs.worker.health import Health
 
 
 class Probed:

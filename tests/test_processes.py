@@ -26,7 +26,8 @@ from fleet import has_ended
 from process_handlers import Do
 from store import MemoryStore, RedisStore, Store, eventually
 
-from redisjobs import JobName, JobQueue, RegistrationError, State, Worker, no_retry, processes
+from redisjobs import JobName, JobQueue, RegistrationError, State, Worker, no_retry
+from redisjobs.worker import processes
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -464,7 +465,7 @@ class _Vanishes(logging.Formatter):
 
 
 def test_a_formatter_that_a_process_can_not_have_costs_it_only_that(capfd: pytest.CaptureFixture[str]) -> None:
-    from redisjobs import processes
+    from redisjobs.worker import processes
 
     root = logging.getLogger()
     kept, level = root.handlers[:], root.level
@@ -478,7 +479,7 @@ def test_a_formatter_that_a_process_can_not_have_costs_it_only_that(capfd: pytes
 
 
 def test_the_log_of_a_process_looks_as_the_workers(capfd: pytest.CaptureFixture[str]) -> None:
-    from redisjobs import processes
+    from redisjobs.worker import processes
 
     root = logging.getLogger()
     handler = logging.StreamHandler()

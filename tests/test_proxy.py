@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from redisjobs import server
-from redisjobs.cli.torture.proxy import HOST, Proxy
 from redisjobs.server import Server
+from redisjobs.torture.proxy import HOST, Proxy
 
 LIMIT = 10.0  # seconds until something that should happen counts as missing
 MOMENT = 0.05  # seconds in which something that should not happen would have

@@ -19,10 +19,10 @@ from store import eventually, happened
 
 import redisjobs.sync
 from redisjobs import DriverError, JobContext, JobQueue, QueueFull, Unavailable, Worker, server
-from redisjobs.cli.torture.proxy import HOST, Proxy
 from redisjobs.driver import LONGEST_TRY, Ack, NewJob, Word
-from redisjobs.drivers.redis import SyncRedisDriver, push_over
+from redisjobs.drivers.redis.driver import SyncRedisDriver, push_over
 from redisjobs.errors import WrongType
+from redisjobs.torture.proxy import HOST, Proxy
 
 pytestmark = pytest.mark.anyio
 
@@ -395,7 +395,7 @@ async def test_every_error_of_a_push_has_its_jobs_which_can_be_pushed_once_it_is
 async def test_a_push_is_not_repeated_once_it_can_not_be_told_whether_it_was_stored(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("redisjobs.attempt.REPEATABLE", 0.3)
+    monkeypatch.setattr("redisjobs.push.REPEATABLE", 0.3)
     queue = bench.queue(deadline=0.3)
     await call(queue.push, Add(0))
     with (
@@ -460,8 +460,8 @@ async def test_no_call_of_a_crowd_waits_for_the_others_beyond_its_deadline(
 ) -> None:
     # As with the usual deadline, of 10 s, and a push that takes at most that.
     monkeypatch.setattr("redisjobs.queue.LONGEST_TRY", 0.3)
-    monkeypatch.setattr("redisjobs.drivers.redis.LONGEST_TRY", 0.3)
-    monkeypatch.setattr("redisjobs.drivers.pushes.LONGEST_TRY", 0.3)
+    monkeypatch.setattr("redisjobs.drivers.redis.driver.LONGEST_TRY", 0.3)
+    monkeypatch.setattr("redisjobs.drivers.redis.coalescer.LONGEST_TRY", 0.3)
     queue = bench.queue(deadline=0.3)
     if connected:
         await queue.counts()

@@ -21,7 +21,7 @@ from store import RedisStore
 
 from redisjobs import Fail, JobContext, JobName, Priority, Worker, server
 from redisjobs import JobQueue as AsyncJobQueue
-from redisjobs.drivers.redis import RedisDriver
+from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.sync import JobQueue
 
 pytestmark = pytest.mark.anyio

@@ -15,7 +15,6 @@ import pytest
 from store import RedisStore, eventually, inherit, take_over
 from tenacity import stop_after_attempt, wait_none
 
-from redisjobs import shift
 from redisjobs.codec import when
 from redisjobs.driver import (
     COUNTERS,
@@ -33,13 +32,14 @@ from redisjobs.driver import (
     Turn,
     Word,
 )
-from redisjobs.drivers import lua
-from redisjobs.drivers.redis_consumer import RedisConsumer
+from redisjobs.drivers.redis import scripts
+from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.errors import DriverError, WrongType
 from redisjobs.job import Priority, State
 from redisjobs.queue import JobQueue
 from redisjobs.retry import RetryPolicy, no_retry
-from redisjobs.worker import Worker
+from redisjobs.worker import processor
+from redisjobs.worker.worker import Worker
 
 pytestmark = pytest.mark.anyio
 
@@ -149,12 +149,11 @@ def script_of(act: str) -> str:
 
 
 def pairs() -> list[tuple[str, str]]:
-    return [(act, key) for act in ACTS for key in lua.script(script_of(act)).keys if key != "control"]
+    return [(act, key) for act in ACTS for key in scripts.script(script_of(act)).keys if key != "control"]
 
 
 def test_every_script_that_writes_is_walked() -> None:
-    there = {entry.name.removesuffix(".lua") for entry in lua.folder().iterdir() if entry.name.endswith(".lua")}
-    assert there == {*map(script_of, ACTS), *READERS}
+    assert set(scripts.names()) == {*map(script_of, ACTS), *READERS}
 
 
 async def claim(consumer: Consumer) -> list[Lease]:
@@ -820,7 +819,7 @@ async def fail_without_a_stream(store: RedisStore, starts: list[int]) -> JobQueu
 async def test_a_failure_that_can_not_be_written_is_kept_until_it_can(
     redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(shift, "_REFUSED", 0.05)
+    monkeypatch.setattr(processor, "_REFUSED", 0.05)
     starts: list[int] = []
     async with await fail_without_a_stream(redis_store, starts) as queue, anyio.create_task_group() as tasks:
         worker = Worker(queue, lease=2)
@@ -860,7 +859,7 @@ async def test_a_worker_that_starts_while_a_key_is_spoiled_says_which_and_works_
 async def test_a_failure_that_can_not_be_written_until_the_workers_end_costs_no_delivery(
     redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(shift, "_FAREWELL", 0.2)
+    monkeypatch.setattr(processor, "_FAREWELL", 0.2)
     starts: list[int] = []
     async with await fail_without_a_stream(redis_store, starts) as queue, anyio.create_task_group() as tasks:
         worker = Worker(queue, lease=60, grace=0)
@@ -874,7 +873,7 @@ async def test_a_failure_that_can_not_be_written_until_the_workers_end_costs_no_
 async def test_a_failure_whose_dead_letter_has_no_id_left_is_kept_until_it_can_be_written_and_holds_nobody_up(
     redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(shift, "_REFUSED", 0.05)
+    monkeypatch.setattr(processor, "_REFUSED", 0.05)
     starts: list[int] = []
     others: list[int] = []
     queue = fail_at_once(redis_store, starts)

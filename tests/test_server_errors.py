@@ -18,15 +18,12 @@ from store import RedisStore, eventually, happened
 
 import redisjobs.sync
 from redisjobs import DriverError, JobContext, JobQueue, QueueFull, Retry, Unavailable, Worker, WrongType
-from redisjobs.drivers import lua
+from redisjobs.drivers.redis import scripts
 
 pytestmark = pytest.mark.anyio
 
 HANDSHAKE = ("HELLO", "CLIENT", "AUTH")
-SCRIPTS = {
-    lua.script(name).sha: name
-    for name in (path.name.removesuffix(".lua") for path in lua.folder().iterdir() if path.name.endswith(".lua"))
-}
+SCRIPTS = {scripts.script(name).sha: name for name in scripts.names()}
 
 NOT_NOW = {
     "READONLY": "READONLY You can't write against a read only replica.",

@@ -10,10 +10,10 @@ import pytest
 from store import eventually
 
 from redisjobs.driver import Exchange, Lease, Reclaimed, Settlement, Silent, Turn
-from redisjobs.drivers.in_process import MemoryConsumer, MemoryDriver
+from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver
 from redisjobs.errors import Unavailable
 from redisjobs.queue import JobQueue
-from redisjobs.worker import Worker
+from redisjobs.worker.worker import Worker
 
 pytestmark = pytest.mark.anyio
 
@@ -100,7 +100,7 @@ async def test_outcomes_that_waited_for_the_store_are_settled_before_jobs_are_ta
 async def test_a_worker_that_stops_while_the_store_is_away_ends_all_the_same_and_says_what_it_holds(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("redisjobs.shift._FAREWELL", 0.5)
+    monkeypatch.setattr("redisjobs.worker.processor._FAREWELL", 0.5)
     caplog.set_level(logging.INFO, "redisjobs.worker")
     driver = Driver()
     queue = JobQueue(driver, "q")

@@ -21,10 +21,11 @@ from fleet import Fleet, has_ended
 from store import RedisStore, eventually
 
 from redisjobs import JobQueue
-from redisjobs.cli.torture.fleet import children
-from redisjobs.cli.torture.proxy import Proxy
 from redisjobs.job import State
-from redisjobs.supervisor import End, Supervisor
+from redisjobs.torture.fleet import children
+from redisjobs.torture.proxy import Proxy
+from redisjobs.worker.child import End
+from redisjobs.worker.supervisor import Supervisor
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -389,9 +390,9 @@ def test_a_child_that_gets_no_threads_is_replaced_ever_more_slowly(started: Path
 def test_a_child_that_gets_no_threads_after_a_while_is_replaced_at_once(
     started: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("redisjobs.supervisor._HEALTHY", 0.5)
-    monkeypatch.setattr("redisjobs.supervisor._FIRST_PAUSE", 60)
-    monkeypatch.setattr("redisjobs.supervisor._LONGEST_PAUSE", 60)
+    monkeypatch.setattr("redisjobs.worker.supervisor._HEALTHY", 0.5)
+    monkeypatch.setattr("redisjobs.worker.supervisor._FIRST_PAUSE", 60)
+    monkeypatch.setattr("redisjobs.worker.supervisor._LONGEST_PAUSE", 60)
     then = f"time.sleep(0.5); end('{End.HINDERED}' if number < 4 else '{End.DRAINED}')"
 
     assert supervised(started, then).run() == 0

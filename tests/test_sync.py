@@ -18,7 +18,7 @@ import pytest
 from store import MemoryStore, RedisStore, Store, happened
 
 from redisjobs import JobContext, Priority, State, Worker
-from redisjobs.drivers.in_process import MemoryDriver
+from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.sync import JobQueue
 
 THREADS, EACH = 24, 25  # more threads than the 16 connections that a process keeps

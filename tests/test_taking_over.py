@@ -11,13 +11,13 @@ import pytest
 from store import RedisStore, Store, eventually
 
 from redisjobs.driver import Consumer, Lease, NewJob, Reclaimed, Silent
-from redisjobs.drivers.in_process import MemoryConsumer, MemoryDriver, MemoryHeartbeat
-from redisjobs.drivers.memory import Memory
-from redisjobs.drivers.redis_consumer import RedisConsumer
+from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver, MemoryHeartbeat
+from redisjobs.drivers.memory.state import Memory
+from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.errors import Unavailable
 from redisjobs.job import JobContext, State
 from redisjobs.queue import JobQueue
-from redisjobs.worker import Worker
+from redisjobs.worker.worker import Worker
 
 pytestmark = pytest.mark.anyio
 

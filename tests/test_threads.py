@@ -16,7 +16,7 @@ from fleet import Fleet
 from store import MemoryStore, RedisStore, Store, eventually
 
 from redisjobs import JobHandle, JobQueue, State, Worker, no_retry
-from redisjobs.threads import _Errand
+from redisjobs.worker.threads import _Errand
 
 pytestmark = pytest.mark.anyio
 

@@ -19,16 +19,16 @@ import typer.testing
 
 import redisjobs
 from redisjobs.cli.app import make
-from redisjobs.cli.torture import report
-from redisjobs.cli.torture.checker import Verdict, check
-from redisjobs.cli.torture.clock import Clock
-from redisjobs.cli.torture.jobs import UPSET
-from redisjobs.cli.torture.nemesis import COMPANY, FAULTS, duration
-from redisjobs.cli.torture.place import databases_of
-from redisjobs.cli.torture.plan import plan
-from redisjobs.cli.torture.recovery import Recovery
-from redisjobs.cli.torture.release import Release
-from redisjobs.cli.torture.store import Final, Letter
+from redisjobs.torture import report
+from redisjobs.torture.checker import Verdict, check
+from redisjobs.torture.clock import Clock
+from redisjobs.torture.jobs import UPSET
+from redisjobs.torture.nemesis import COMPANY, FAULTS, duration
+from redisjobs.torture.place import databases_of
+from redisjobs.torture.plan import plan
+from redisjobs.torture.recovery import Recovery
+from redisjobs.torture.release import Release
+from redisjobs.torture.store import Final, Letter
 
 Lines = list[dict[str, Any]]
 
@@ -1296,7 +1296,7 @@ def test_there_is_a_database_beside_the_one_that_a_url_names(url: str, databases
 def scripts_of(release: Release, name: str = "settle") -> "subprocess.CompletedProcess[str]":
     """What a process that starts now reads."""
     code = (
-        f"from redisjobs.drivers import lua; script = lua.script({name!r}); print(lua.__file__); "
+        f"from redisjobs.drivers.redis import scripts; script = scripts.script({name!r}); print(lua.__file__); "
         "print(script.sha); print(script.source)"
     )
     environment = os.environ | {"PYTHONPATH": str(release.directory)}

@@ -13,32 +13,31 @@ import anyio
 import pytest
 from store import eventually
 
-from redisjobs import server
-from redisjobs.cli import journal
-from redisjobs.cli.journal import Journal
-from redisjobs.cli.torture import spoiled
-from redisjobs.cli.torture.checker import check
-from redisjobs.cli.torture.fleet import GRACE, Fleet, Host, Kind, children
-from redisjobs.cli.torture.jobs import Pusher, Work
-from redisjobs.cli.torture.nemesis import FAULTS, heal
-from redisjobs.cli.torture.nemesis.entries import PutHostile
-from redisjobs.cli.torture.nemesis.fault import Field
-from redisjobs.cli.torture.nemesis.network import CutBeat, CutPush, CutSettlement, LateBytes, LateClaim, SlowBeat
-from redisjobs.cli.torture.nemesis.records import DeleteRecord, ForgetWorkers, LoseRecord, RemoveConsumer
-from redisjobs.cli.torture.nemesis.servers import SetClockAhead, SetClockBack
-from redisjobs.cli.torture.producers import _Book, _seconds_of
-from redisjobs.cli.torture.proxy import HOST, Proxy
-from redisjobs.cli.torture.release import Release
-from redisjobs.cli.torture.settable import settable
-from redisjobs.cli.torture.store import Store, through
+from redisjobs import recording, server
 from redisjobs.driver import Fenced
-from redisjobs.drivers import lua
-from redisjobs.drivers.commands import Command, Commands
-from redisjobs.drivers.link import SyncLink, Target
+from redisjobs.drivers.redis import scripts
+from redisjobs.drivers.redis.commands import Command, Commands
+from redisjobs.drivers.redis.connection import SyncLink, Target
 from redisjobs.errors import Unavailable
 from redisjobs.job import State
+from redisjobs.recording import Journal
 from redisjobs.server import Server
 from redisjobs.sync import JobQueue
+from redisjobs.torture import spoiled
+from redisjobs.torture.checker import check
+from redisjobs.torture.fleet import GRACE, Fleet, Host, Kind, children
+from redisjobs.torture.jobs import Pusher, Work
+from redisjobs.torture.nemesis import FAULTS, heal
+from redisjobs.torture.nemesis.entries import PutHostile
+from redisjobs.torture.nemesis.fault import Field
+from redisjobs.torture.nemesis.network import CutBeat, CutPush, CutSettlement, LateBytes, LateClaim, SlowBeat
+from redisjobs.torture.nemesis.records import DeleteRecord, ForgetWorkers, LoseRecord, RemoveConsumer
+from redisjobs.torture.nemesis.servers import SetClockAhead, SetClockBack
+from redisjobs.torture.producers import _Book, _seconds_of
+from redisjobs.torture.proxy import HOST, Proxy
+from redisjobs.torture.release import Release
+from redisjobs.torture.settable import settable
+from redisjobs.torture.store import Store, through
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +214,7 @@ def test_all_scripts_of_this_process_hear_the_clock_that_was_set(field: Field, s
 
 
 def source(name: str) -> str:
-    return lua.script(name).source
+    return scripts.script(name).source
 
 
 def test_once_the_torture_is_over_scripts_ask_the_server_again(tmp_path: Path) -> None:
@@ -224,7 +223,7 @@ def test_once_the_torture_is_over_scripts_ask_the_server_again(tmp_path: Path) -
     with settable(tmp_path / "scripts"):
         release = Release(tmp_path / "release")
         assert source("beat") != before
-        assert release.shas("beat") == [lua.script("beat").sha]
+        assert release.shas("beat") == [scripts.script("beat").sha]
 
     assert source("beat") == before
 
@@ -421,7 +420,7 @@ def test_it_is_written_down_whether_a_push_added_a_job(
 
     book.push([fresh, there], lambda: queue.push_many([fresh, there]), again=again)
 
-    told = [line for line in journal.read(tmp_path) if line["what"] == "pushed"]
+    told = [line for line in recording.read(tmp_path) if line["what"] == "pushed"]
     assert [line["added"] for line in told] == added
     assert [line["delay"] for line in told] == [5, 0]
 
@@ -441,7 +440,7 @@ def test_what_a_handler_pushes_is_judged_as_what_any_producer_does(target: Serve
     mine = Journal(tmp_path)
     for note in field.notes:
         mine.write(note)
-    lines = list(journal.read(tmp_path))
+    lines = list(recording.read(tmp_path))
 
     verdict = check(lines, [store.final()])
 
@@ -461,7 +460,7 @@ def fleet(tmp_path: Path) -> Fleet:
     return Fleet(["redis://127.0.0.1:1/0"], "q", tmp_path, 2.0, random.Random(7))
 
 
-SAID = "2026-01-01 12:00:00 WARNING redisjobs.supervisor: worker process 7 "
+SAID = "2026-01-01 12:00:00 WARNING redisjobs.worker.supervisor: worker process 7 "
 
 
 @pytest.mark.parametrize(

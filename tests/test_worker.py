@@ -673,7 +673,7 @@ async def test_cancelling_a_running_job_cancels_its_handler(queue: JobQueue) -> 
 async def test_a_cancel_that_no_nudge_told_of_is_learnt_with_the_next_beat(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("redisjobs.lookout.Lookout._heard", lambda *_: None)
+    monkeypatch.setattr("redisjobs.worker.lookout.Lookout._heard", lambda *_: None)
     started, cancelled = anyio.Event(), anyio.Event()
 
     @queue.register(Work)

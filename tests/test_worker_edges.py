@@ -18,8 +18,8 @@ from store import MemoryStore, RedisStore, Store, eventually
 
 import redisjobs
 from redisjobs import JobContext, JobQueue, Worker, sync
-from redisjobs.health import Health
-from redisjobs.heartbeat import Heartbeat
+from redisjobs.worker.health import Health
+from redisjobs.worker.heartbeat import Heartbeat
 
 pytestmark = pytest.mark.anyio
 
@@ -276,7 +276,7 @@ async def test_a_worker_that_could_not_beat_for_a_lease_is_live_and_not_ready_un
 async def test_a_worker_whose_heartbeat_is_dead_is_neither_ready_nor_live_and_ends(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("redisjobs.shift.Heartbeat", Mortal)
+    monkeypatch.setattr("redisjobs.worker.processor.Heartbeat", Mortal)
     monkeypatch.setattr(Mortal, "dying", False)
     worker = Worker(queue, lease=2)
 

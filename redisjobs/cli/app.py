@@ -12,8 +12,8 @@ from typing import Annotated
 
 import typer
 
-from redisjobs import __version__
-from redisjobs.cli.fault import Fault
+from redisjobs._version import __version__
+from redisjobs.cli.errors import Fault
 from redisjobs.cli.output import accept_any_text
 from redisjobs.errors import RedisJobsError
 from redisjobs.visible import visible
@@ -35,15 +35,15 @@ def _main(
 
 _COMMANDS = {
     "worker": "redisjobs.cli.worker:worker",
-    "dev": "redisjobs.cli.local:dev",
-    "demo": "redisjobs.cli.demo.command:demo",
-    "torture": "redisjobs.cli.torture.command:torture",
-    "push": "redisjobs.cli.jobs:push",
-    "stats": "redisjobs.cli.jobs:stats",
+    "dev": "redisjobs.cli.dev:dev",
+    "demo": "redisjobs.cli.demo:demo",
+    "torture": "redisjobs.cli.torture:torture",
+    "push": "redisjobs.cli.push:push",
+    "stats": "redisjobs.cli.stats:stats",
     "jobs": "redisjobs.cli.jobs:list_jobs",
-    "job": "redisjobs.cli.jobs:show_job",
-    "cancel": "redisjobs.cli.jobs:cancel",
-    "dead": "redisjobs.cli.letters:app",
+    "job": "redisjobs.cli.job:show_job",
+    "cancel": "redisjobs.cli.cancel:cancel",
+    "dead": "redisjobs.cli.dead:app",
 }
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from redisjobs.cli.fault import Failure
+from redisjobs.cli.errors import Failure
 
 
 class Unsaid(Failure):

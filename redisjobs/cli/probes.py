@@ -10,8 +10,8 @@ import threading
 from collections.abc import Callable
 from http import HTTPStatus
 
-from redisjobs.cli.fault import Mistake
-from redisjobs.health import Health
+from redisjobs.cli.errors import Mistake
+from redisjobs.worker.health import Health
 
 _WITHIN = 5.0  # seconds that a client has to ask and to take the answer
 _MOST = 64  # connections at once: one more ends the oldest, which had its time to ask

@@ -7,16 +7,14 @@ import sysconfig
 import traceback
 from types import TracebackType
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import typer
 
 from redisjobs import sync
-from redisjobs.cli.fault import Mistake
+from redisjobs.cli.errors import Mistake
 from redisjobs.queue import JobQueue
 from redisjobs.registry import Registry
 
-DEFAULT_URL = "redis://127.0.0.1:6379/0"
 _ANSWER = 3.0  # seconds that a command which only looks is patient with a server that is away
 
 Target = Annotated[str, typer.Argument(metavar="MODULE:QUEUE", help="Where the queue is, as in myapp.jobs:queue.")]
@@ -26,6 +24,8 @@ Moved = Annotated[
 ]
 Url = Annotated[str, typer.Option("--url", envvar="REDISJOBS_URL", help="Where the server is.")]
 QueueName = Annotated[str, typer.Option("--queue", "-q", help="The queue's name.")]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
+Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=500, help="How many at most.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 
 
@@ -97,7 +97,7 @@ def _look_in(folder: str) -> None:
     """
     if sys.path[:1] == [folder]:  # where `python -m` has put it
         del sys.path[0]
-    importlib.import_module("redisjobs.drivers.redis")
+    importlib.import_module("redisjobs.drivers.redis.driver")
     if folder not in sys.path:
         ours = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")]
         ours += [os.path.join(path, "lib-dynload") for path in ours]
@@ -129,11 +129,3 @@ def _nothing_there(owner: Any, attribute: str, target: str) -> str:
     if os.path.exists(yours) and not os.path.samefile(yours, where):
         said += f"; {yours} has a name that is taken: give it another"
     return said
-
-
-def without_password(url: str) -> str:
-    """A URL that can be shown."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}").geturl()

@@ -11,18 +11,18 @@ from typing import Annotated, Any
 
 import typer
 
-from redisjobs.aside import Log
-from redisjobs.cli import PROGRAM
-from redisjobs.cli.ending import Ending
-from redisjobs.cli.fault import Mistake, check_seconds
+from redisjobs.cli.errors import Mistake, check_seconds
 from redisjobs.cli.log import LogFormat, LogLevel, configure
 from redisjobs.cli.probes import serve
+from redisjobs.cli.shutdown import Ending
 from redisjobs.cli.target import Moved, Target, load
 from redisjobs.errors import RedisJobsError
-from redisjobs.guard import run_as_main
+from redisjobs.logs import Log
 from redisjobs.registry import Registry
-from redisjobs.supervisor import End, Line, Supervisor
-from redisjobs.worker import Worker
+from redisjobs.worker.child import PROGRAM, End, Pipe
+from redisjobs.worker.guard import run_as_main
+from redisjobs.worker.supervisor import Supervisor
+from redisjobs.worker.worker import Worker
 
 logger = Log("redisjobs.worker")
 
@@ -121,10 +121,10 @@ def worker(
         sys.exit(_supervise(queue, command, processes or 1, lease, grace, health, url))
     if health is not None:
         serve(health, lambda: worker.health)
-    line = Line(supervised, lambda: worker.worker_id) if supervised is not None else None
-    if line is not None:
-        line.follow(lambda: worker.health, ending.stop)
-    ending.leave(_run(worker, until_idle, ending, line))
+    pipe = Pipe(supervised, lambda: worker.worker_id) if supervised is not None else None
+    if pipe is not None:
+        pipe.follow(lambda: worker.health, ending.stop)
+    ending.leave(_run(worker, until_idle, ending, pipe))
 
 
 def _supervise(
@@ -150,7 +150,7 @@ def _supervise(
     return supervisor.run()
 
 
-def _run(worker: Worker, until_idle: bool, ending: Ending, line: Line | None) -> int:
+def _run(worker: Worker, until_idle: bool, ending: Ending, pipe: Pipe | None) -> int:
     """Run it; the exit code, whatever a handler may have raised through the event loop."""
     code, told = 1, None
     ending.attach(worker)
@@ -159,8 +159,8 @@ def _run(worker: Worker, until_idle: bool, ending: Ending, line: Line | None) ->
             try:
                 run_as_main(runner.get_loop(), worker.run(until_idle=until_idle))
                 code = 0
-                if line is not None:
-                    line.end(_end(worker, drained=until_idle and not ending.asked))
+                if pipe is not None:
+                    pipe.end(_end(worker, drained=until_idle and not ending.asked))
             except BaseException as error:  # SystemExit as well: it comes from a handler, whose code is not ours
                 _tell(told := error)
                 raise

@@ -20,11 +20,11 @@ def connect(where: Any, queue: str) -> Driver:
     if _is_driver(where):
         return where  # type: ignore[no-any-return]
     if where == "memory://":
-        from redisjobs.drivers.in_process import MemoryDriver
+        from redisjobs.drivers.memory.driver import MemoryDriver
 
         return MemoryDriver()
     _check(where)
-    from redisjobs.drivers.redis import RedisDriver
+    from redisjobs.drivers.redis.driver import RedisDriver
 
     return RedisDriver(where, queue)
 
@@ -41,7 +41,7 @@ def connect_sync(where: Any, queue: str) -> tuple[Driver, Callable[[float], Sync
         return driver, lambda _seconds: memory
     if driver is where:
         raise ValueError(f"{where!r} is a driver for async code; give the sync queue its URL")
-    from redisjobs.drivers.redis import SyncRedisDriver
+    from redisjobs.drivers.redis.driver import SyncRedisDriver
 
     return driver, SyncRedisDriver(where, queue).within
 

@@ -1,0 +1,111 @@
+"""Commands on dead letters: jobs that were set aside for a human."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Annotated
+
+import typer
+
+from redisjobs import sync
+from redisjobs.cli import show
+from redisjobs.cli.errors import Failure, Mistake
+from redisjobs.cli.output import say, telling
+from redisjobs.cli.target import JobId, Json, Limit, QueueName, Url, named
+from redisjobs.errors import DecodeError
+from redisjobs.job import State
+from redisjobs.server import DEFAULT_URL
+from redisjobs.visible import visible
+
+app = typer.Typer(help="Dead letters: jobs set aside for a human.", no_args_is_help=True)
+
+JobIds = Annotated[list[str], typer.Argument(metavar="ID...", help="Which ones.")]
+MaybeIds = Annotated[list[str] | None, typer.Argument(metavar="[ID...]", help="Which ones.")]
+
+
+@app.command("list")
+def list_letters(
+    queue: QueueName = "default", url: Url = DEFAULT_URL, limit: Limit = 100, as_json: Json = False
+) -> None:
+    """List dead letters, newest first."""
+    with named(queue, url) as there:
+        letters = there.jobs(State.DEAD, limit)
+    if as_json:
+        show.document([show.job_document(letter) for letter in letters])
+    else:
+        show.job_list(letters, State.DEAD, queue)
+
+
+@app.command("show")
+def show_letter(
+    job_id: JobId, queue: QueueName = "default", url: Url = DEFAULT_URL, as_json: Json = False
+) -> None:
+    """Show one dead letter, with its traceback."""
+    with named(queue, url) as there:
+        letter = there.get(job_id)
+    if letter is None or letter.state is not State.DEAD:
+        raise Failure(
+            f"no dead letter {job_id!r} on queue '{queue}'" + (f"; it is {letter.state}" if letter else "")
+        )
+    if as_json:
+        show.document(show.job_document(letter))
+    else:
+        show.job_page(letter)
+
+
+@app.command()
+def requeue(
+    job_ids: MaybeIds = None,
+    everything: Annotated[bool, typer.Option("--all", help="All dead letters of the queue.")] = False,
+    queue: QueueName = "default",
+    url: Url = DEFAULT_URL,
+    as_json: Json = False,
+) -> None:
+    """Give dead letters another life: ready, under their old ids, with all their attempts."""
+    if bool(job_ids) == everything:
+        raise Mistake("name the dead letters to requeue, or say --all")
+    with named(queue, url) as there:
+        ids: Iterable[str] = _every_letter(there) if everything else job_ids or ()
+        _act(there.requeue, ids, "requeued", queue, as_json)
+
+
+@app.command()
+def delete(job_ids: JobIds, queue: QueueName = "default", url: Url = DEFAULT_URL, as_json: Json = False) -> None:
+    """Throw dead letters away."""
+    with named(queue, url) as there:
+        _act(there.delete, job_ids, "deleted", queue, as_json)
+
+
+def _every_letter(queue: sync.JobQueue) -> Iterator[str]:
+    """The ids of all dead letters there are now; one that dies anew meanwhile does not come again."""
+    seen: set[str] = set()
+    while new := [letter.job_id for letter in queue.jobs(State.DEAD, 500) if letter.job_id not in seen]:
+        seen.update(new)
+        yield from new
+
+
+def _act(act: Callable[[str], bool], ids: Iterable[str], done: str, queue: str, as_json: bool) -> None:
+    """Do something to each letter, say to which it was done, and fail if it wasn't to all."""
+    acted, missing, stuck = _try(act, ids)
+    with telling(f"{done}: {', '.join(map(visible, acted)) or 'none'}"):
+        if as_json:
+            show.document({done: acted, "not_found": missing, "failed": stuck})
+        else:
+            for job_id in acted:
+                say(f"{done} {visible(job_id)}")
+            if not (acted or missing or stuck):
+                say(f"no dead letters on queue '{queue}'")
+    faults = [f"no dead letter on queue '{queue}': {', '.join(map(visible, missing))}"] if missing else []
+    faults += [f"could not be {done}: {', '.join(map(visible, stuck))}"] if stuck else []
+    if faults:
+        raise Failure("; ".join(faults))
+
+
+def _try(act: Callable[[str], bool], ids: Iterable[str]) -> tuple[Sequence[str], Sequence[str], Sequence[str]]:
+    acted: list[str] = []
+    missing: list[str] = []
+    stuck: list[str] = []
+    for job_id in ids:
+        try:
+            (acted if act(job_id) else missing).append(job_id)
+        except DecodeError:
+            stuck.append(job_id)
+    return acted, missing, stuck

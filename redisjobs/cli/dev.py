@@ -1,0 +1,111 @@
+"""The command that runs a local server for development."""
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from redisjobs import server
+from redisjobs.cli.errors import Failure
+from redisjobs.cli.target import named
+from redisjobs.visible import without_password
+
+_AGAIN = 0.01  # seconds, in which a destructor ends
+_LOOK = 1.0  # seconds between looks at whether the server still is there
+
+
+def dev(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of 127.0.0.1; 0 takes a free one.")] = 0,
+    directory: Annotated[
+        Path | None, typer.Option("--dir", file_okay=False, help="Keep the data there, for the next time.")
+    ] = None,
+) -> None:
+    """Run a local Redis-compatible server until Ctrl-C, and print the URL to paste."""
+    if url := os.environ.get("REDIS_URL"):
+        _show_theirs(url)
+        return
+    try:
+        with (
+            ended_by_signals(),
+            suppress(KeyboardInterrupt),
+            server.start(directory=directory, port=port) as running,
+        ):
+            _show(running, kept=directory is not None)
+            _watch(running)
+    except OSError as error:
+        raise Failure(f"the server could not be started: {error}") from error
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and a terminal that goes away raise KeyboardInterrupt, as Ctrl-C does, so that we clean up.
+
+    Once only: the cleaning up is not to be interrupted in turn. But again where that was lost, as an object was
+    being destroyed just then: what is raised there goes no further.
+    """
+    named = (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP"))
+    before = {number: how for number in named if number and (how := signal.getsignal(number)) != signal.SIG_IGN}
+
+    came = 0
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        nonlocal came
+        came = number
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    tell, main = sys.unraisablehook, threading.main_thread()
+
+    def lost(what: "sys.UnraisableHookArgs") -> None:
+        if what.exc_type is not KeyboardInterrupt or threading.current_thread() is not main:
+            tell(what)
+        elif came:
+            signal.signal(came, interrupt)
+            again = threading.Timer(_AGAIN, signal.pthread_kill, (main.ident, came))
+            again.daemon = True
+            again.start()
+
+    sys.unraisablehook = lost
+    for number in before:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        sys.unraisablehook = tell
+        for number, how in before.items():
+            signal.signal(number, how)
+
+
+def _show_theirs(url: str) -> None:
+    with named("default", url) as queue:
+        queue.counts()  # says so if it does not answer
+    print(f"REDIS_URL is set, so nothing was started; it answers at {without_password(url)}")
+    print('export REDISJOBS_URL="$REDIS_URL"')
+
+
+def _show(running: server.Server, *, kept: bool) -> None:
+    print(f"{running.description} on {server.HOST}:{running.port}, process {running.pid}; Ctrl-C ends it")
+    if running.binary.persistent:
+        print(f"data in {running.directory}" + ("" if kept else ", removed at the end; --dir keeps it"))
+    print(f"export REDISJOBS_URL={running.url}", flush=True)
+
+
+def _watch(running: server.Server) -> None:
+    while True:
+        time.sleep(_LOOK)
+        try:
+            socket.create_connection((server.HOST, running.port), timeout=5).close()
+        except ConnectionRefusedError:
+            raise Failure(f"the server ended by itself; see {running.directory / 'server.log'}") from None
+        except OSError:
+            continue  # busy, not gone

@@ -1,0 +1,118 @@
+"""The command that pushes a job."""
+
+import os
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated
+
+import anyio
+import typer
+
+from redisjobs import codec, sync
+from redisjobs.arguments import is_text
+from redisjobs.cli import show
+from redisjobs.cli.errors import Mistake, check_seconds
+from redisjobs.cli.output import say, telling
+from redisjobs.cli.target import Json, Moved, Target, load
+from redisjobs.driver import NewJob
+from redisjobs.drivers.memory.driver import MemoryDriver
+from redisjobs.errors import DecodeError, EncodeError, UnknownJob
+from redisjobs.job import Priority
+from redisjobs.queue import JobQueue
+from redisjobs.registry import PushedJob, PushOptions, Registry
+from redisjobs.visible import visible
+
+
+def push(
+    target: Target,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The job's name.")],
+    parameters: Annotated[str, typer.Argument(metavar="JSON", help="Its parameters; - reads them from stdin.")],
+    url: Moved = None,
+    delay: Annotated[float | None, typer.Option(help="Seconds from now, before it may run.")] = None,
+    at: Annotated[str | None, typer.Option(help="When it may run, as 2030-01-31T08:00+01:00.")] = None,
+    priority: Annotated[Priority, typer.Option(help="Which jobs go first.")] = Priority.NORMAL,
+    job_id: Annotated[
+        str | None, typer.Option("--id", help="Its id; while the queue has a job of it, nothing is added.")
+    ] = None,
+    unique: Annotated[str | None, typer.Option(help="A key that one job at a time may hold.")] = None,
+    unique_for: Annotated[float | None, typer.Option(help="Seconds that it holds the key, come what may.")] = None,
+    headers: Annotated[
+        list[str] | None, typer.Option("--header", metavar="NAME=VALUE", help="What goes along; more than once.")
+    ] = None,
+    expires_in: Annotated[float | None, typer.Option(help="Seconds within which it has to be started.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Push a job whose parameters fit its registered type; print its id, and whether it was added."""
+    options = PushOptions(delay=delay, at=_time(at), priority=priority, job_id=job_id, unique=unique)
+    options |= PushOptions(unique_for=unique_for, headers=_headers(headers), expires_in=expires_in)
+    check_seconds(delay=delay, unique_for=unique_for, expires_in=expires_in)
+    _check(options)
+    queue = load(target, url)
+    if isinstance(queue.driver, MemoryDriver):
+        raise Mistake(f"{target} is at memory://, which would end with this command; give --url")
+    pushed = _push(queue, _prepare(queue, name, parameters, options))
+    told = f"{visible(pushed.id)} {'added' if pushed.added else 'already there'}"
+    with telling(f"the job was pushed: {told}"):
+        if as_json:
+            show.document({"job_id": pushed.id, "added": pushed.added})
+        else:
+            say(told)
+
+
+def _prepare(queue: Registry, name: str, text: str, options: PushOptions) -> NewJob:
+    # fsencode gives back the bytes that were typed, also where they are not of the terminal's encoding.
+    raw = sys.stdin.buffer.read() if text == "-" else os.fsencode(text)
+    try:
+        definition = queue.definition(name)
+        return queue.prepare(codec.read_parameters(definition.name, raw), definition.name, **options)
+    except (UnknownJob, DecodeError, EncodeError, ValueError) as error:
+        raise Mistake(str(error)) from error
+
+
+def _check(options: PushOptions) -> None:
+    """Say what makes no sense as it was typed; the queue would say it as Python has it."""
+    if options.get("delay") is not None and options.get("at") is not None:
+        raise Mistake("give --delay or --at, not both")
+    for option, text in {"--id": options.get("job_id"), "--unique": options.get("unique")}.items():
+        if text is not None and not is_text(text, r"(?s:.{1,500})"):
+            raise Mistake(f"{option} {text[:40]!r}: give 1 to 500 characters that UTF-8 can carry")
+    unique_for = options.get("unique_for")
+    if unique_for is not None and not (options.get("unique") and unique_for):
+        raise Mistake("--unique-for says how long, at least 0.001 s, a --unique key is held; give the key too")
+
+
+def _headers(texts: Sequence[str] | None) -> dict[str, str]:
+    headers = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise Mistake(f"--header {text!r} is not NAME=VALUE")
+        headers[name] = value
+    return headers
+
+
+def _time(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise Mistake(f"--at {text!r} is not an ISO 8601 time, as 2030-01-31T08:00+01:00") from None
+    if at.tzinfo is None:
+        raise Mistake(f"--at {text!r} has no time zone, as 2030-01-31T08:00+01:00, or …Z for UTC")
+    return at
+
+
+def _push(queue: Registry, job: NewJob) -> PushedJob:
+    if isinstance(queue, sync.JobQueue):
+        with queue:
+            return queue.push_many([job])[0]
+    if isinstance(queue, JobQueue):
+        return anyio.run(_push_async, queue, job)
+    raise Mistake(f"a {type(queue).__name__} has no push")
+
+
+async def _push_async(queue: JobQueue, job: NewJob) -> PushedJob:
+    async with queue:
+        return (await queue.push_many([job]))[0]

@@ -1,0 +1,127 @@
+"""How a worker's process ends: on signals, in time, and whatever its handlers do.
+
+Threads can't be killed and a handler may swallow its cancellation, so a process that was asked to stop can be
+kept alive by what it ran. It must not be: its jobs are released, and another worker may run them already.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+from functools import partial
+from queue import Empty, SimpleQueue
+from types import FrameType
+from typing import NoReturn
+
+from redisjobs.logs import Log, log_aside
+from redisjobs.worker.worker import Worker
+
+logger = Log("redisjobs.worker")
+
+_MARGIN = 10.0  # seconds beyond the grace: the answer waited for (1), the last settlements (5), closing
+_AFTERWARDS = 3.0  # seconds for the process of a worker that has settled everything
+_NONE = 0  # no signal: the worker has ended, or has to
+_THREADS = 1.0  # seconds that threads which are about to end anyway are waited for
+_PATIENCE = 1.0  # seconds that a line in the log may take
+
+
+class Ending:
+    """Listens for SIGTERM and SIGINT, and sees to it that the process ends once one came.
+
+    Args:
+        grace: Seconds that running jobs may finish in.
+        supervised: A supervisor stops this process. SIGTERM may come twice then, from it and from whoever stops
+            all processes of a service at once, and means one stop; SIGINT means at once.
+
+    Attributes:
+        asked: Whether a stop was asked for.
+    """
+
+    def __init__(self, grace: float, *, supervised: bool = False) -> None:
+        self.asked = False
+        self._code = 1  # of an end by force
+        self._supervised = supervised
+        self._grace = grace
+        self._worker: Worker | None = None
+        # The one way out of a signal handler that can't deadlock: put() may interrupt itself.
+        self._signals: SimpleQueue[int] = SimpleQueue()
+        threading.Thread(target=self._heed, name="redisjobs ending", daemon=True).start()
+        self._listen()
+
+    def stop(self) -> None:
+        """Stop as a first SIGTERM does; for any thread."""
+        self._signals.put(signal.SIGTERM)
+
+    def hurry(self, code: int) -> None:
+        """Say that the worker has ended, or has to: what its handlers still do keeps the process no longer.
+
+        Args:
+            code: What the process then exits with.
+        """
+        self._code = code
+        self._signals.put(_NONE)
+
+    def attach(self, worker: Worker) -> None:
+        """Say what to stop."""
+        self._worker = worker
+        worker.breaking = partial(self.hurry, 1)
+        self._listen()  # anew: the user's module may have set handlers of its own
+        if self.asked:
+            worker.stop()
+
+    def _listen(self) -> None:
+        # Not the event loop's own signal handling: a handler that blocks the loop would keep it from hearing.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._heard)
+
+    def _heard(self, number: int, _frame: FrameType | None) -> None:
+        self._signals.put(number)
+
+    def _heed(self) -> NoReturn:
+        """The thread: the first signal stops, the second one stops at once, and then time runs.
+
+        It runs as well once the worker has ended or has to, for whatever reason.
+        """
+        end = float("inf")
+        while time.monotonic() < end:
+            try:
+                number = self._signals.get(timeout=None if end == float("inf") else end - time.monotonic())
+            except (Empty, ValueError):
+                break
+            if number == _NONE:
+                end = min(end, time.monotonic() + (_MARGIN if self._code else _AFTERWARDS))
+                continue
+            at_once = number == signal.SIGINT if self._supervised else self.asked
+            if self.asked and not at_once:
+                continue
+            end = min(end, time.monotonic() + (0 if at_once else self._grace) + _MARGIN)
+            self.asked = True  # before we look whether there is a worker to stop
+            _say(logging.INFO, f"{signal.Signals(number).name}: stopping" + (" at once" if at_once else ""))
+            if self._worker is not None:
+                (self._worker.stop_now if at_once else self._worker.stop)()
+        what = "a handler did not end, though it was cancelled" if self._code else "what handlers left goes on"
+        _say(logging.ERROR, f"the process ends by force: {what}")
+        os._exit(self._code)
+
+    def leave(self, code: int) -> NoReturn:
+        """Exit, also if threads of sync handlers still run."""
+        end = time.monotonic() + _THREADS
+        others = [t for t in threading.enumerate() if not t.daemon and t is not threading.main_thread()]
+        for thread in others:
+            thread.join(max(0.0, end - time.monotonic()))
+        left = [thread for thread in others if thread.is_alive()]
+        if not left:
+            sys.exit(code)
+        logger.warning("ended while sync handlers still run; their threads end with the process: %d", len(left))
+        logging.shutdown()
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _say(level: int, text: str) -> None:
+    log_aside(logger, level, text, wait=_PATIENCE)

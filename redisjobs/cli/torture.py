@@ -1,0 +1,150 @@
+"""The torture: everything that can go wrong does, at once, and nothing may be lost."""
+
+import json
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from redisjobs.cli.dev import ended_by_signals
+from redisjobs.cli.errors import Mistake
+from redisjobs.torture import report
+from redisjobs.torture.checker import check
+from redisjobs.torture.nemesis import FAULTS, Fault
+from redisjobs.torture.place import check_url, place
+from redisjobs.torture.run import LEASE, Torture
+from redisjobs.torture.settable import settable
+from redisjobs.torture.spoiled import spoil
+
+_SAY = 5.0  # seconds between lines where there is no terminal
+
+
+def torture(
+    minutes: Annotated[float, typer.Option(min=0.05, help="How long faults come.")] = 5,
+    url: Annotated[
+        str, typer.Option("--url", help="Use this server, and let it be: only workers and connections suffer.")
+    ] = "",
+    seed: Annotated[int | None, typer.Option(help="Of the schedule of faults; by default a new one.")] = None,
+    json_file: Annotated[
+        str, typer.Option("--json", metavar="FILE", help="Write the report there as JSON; - for standard output.")
+    ] = "",
+    faults: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fault", metavar="NAME", help="Only this kind of fault; again for several.", show_default=False
+        ),
+    ] = None,
+    directory: Annotated[
+        Path | None, typer.Option("--dir", file_okay=False, help="Keep the journals and the workers' log there.")
+    ] = None,
+) -> None:
+    """Push, run, and break everything for a while; then prove that no job was lost.
+
+    Exit codes: 0 nothing was; 1 something was, or the run itself failed; 130 it was interrupted.
+    """
+    if sys.platform == "win32":
+        raise Mistake("the torture needs a POSIX system: elsewhere there is no SIGKILL and no SIGSTOP")
+    kinds = _kinds(faults)
+    if url:
+        _check(url)
+    seed = secrets.randbelow(1_000_000) if seed is None else seed
+    console = Console(highlight=False, soft_wrap=True, stderr=json_file == "-")
+    try:
+        with (
+            ended_by_signals(),
+            _folder(directory) as folder,
+            settable(folder / "scripts"),
+            place(url) as there,
+        ):
+            console.print(f"torturing {there.description} for {minutes:g} min; the seed is {seed}")
+            with _Display(console) as display:
+                run = Torture(there, folder, seed, minutes * 60, display.show, kinds)
+                run.go()
+            verdict = check(run.lines(), run.finals, LEASE)
+            verdict.wrong += run.wrong
+            if not faults:
+                verdict.wrong += spoil(there, folder / "spoiled", seed)
+            log = run.fleet.log_end()
+    except KeyboardInterrupt:
+        print("redisjobs: interrupted; nothing was left running", file=sys.stderr)
+        sys.exit(130)
+    console.print(report.text(verdict, there.description, run.seconds, seed))
+    if json_file:
+        _write(json_file, report.document(verdict, there.description, run.seconds, seed))
+    if not verdict.passed:
+        print(f"the end of the workers' log:\n{log}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _check(url: str) -> None:
+    try:
+        check_url(url)
+    except ValueError as error:
+        raise Mistake(str(error)) from error
+
+
+@contextmanager
+def _folder(directory: Path | None) -> Iterator[Path]:
+    """Where journals go: a new directory that stays, or one that does not."""
+    if directory is None:
+        with tempfile.TemporaryDirectory(prefix="redisjobs-torture-") as scratch:
+            yield Path(scratch)
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    if any(directory.iterdir()):
+        raise Mistake(f"{directory} is not empty")
+    yield directory.absolute()
+
+
+def _write(file: str, document: dict[str, Any]) -> None:
+    text = json.dumps(document, indent=2)
+    if file == "-":
+        print(text)
+    else:
+        Path(file).write_text(text + "\n")
+
+
+def _kinds(names: Sequence[str] | None) -> Sequence[type[Fault]]:
+    """The kinds of fault of these names; all for none."""
+    if not names:
+        return FAULTS
+    known = {fault.name: fault for fault in FAULTS}
+    for name in names:
+        if name not in known:
+            raise Mistake(f"there is no fault '{name}'; there are: {', '.join(sorted(known))}")
+    return [known[name] for name in names]
+
+
+class _Display:
+    """One line that changes, on a terminal; else a line now and then."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self._said = 0.0
+
+    def __enter__(self) -> "_Display":
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, line: str) -> None:
+        """Show it."""
+        if self._live is not None:
+            self._live.update(Text(line), refresh=True)
+        elif time.monotonic() - self._said >= _SAY:
+            self._said = time.monotonic()
+            self._console.print(line)

@@ -1,0 +1,101 @@
+"""Where the demo's queue is: on a server of the user's, or on a local one made for it."""
+
+import os
+import subprocess
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from redisjobs import server
+from redisjobs.drivers.redis.commands import Command, Commands
+from redisjobs.drivers.redis.connection import SyncLink, Target
+from redisjobs.errors import DriverError, RedisJobsError
+from redisjobs.visible import without_password
+from redisjobs.worker.child import PROGRAM
+
+_LASTING = ("jobs", "stats", "due", "delayed", "dead", "layout", "workers", "fenced")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A server, and a queue on it that nobody else uses.
+
+    Attributes:
+        url: The server's.
+        typed: The same as one would type it in a shell.
+        description: For people.
+        queue: The queue's name.
+        stays: What stays there, and how to end it; '' if nothing does.
+    """
+
+    url: str
+    typed: str
+    description: str
+    queue: str
+    stays: str = ""
+
+
+@contextmanager
+def place(keep: bool) -> Iterator[Place]:
+    """Make a place for the demo; gone afterwards, unless kept and the demo came to its end."""
+    name = f"demo-{uuid.uuid4().hex[:8]}"
+    if url := os.environ.get("REDIS_URL"):
+        try:
+            stays = f"the queue {name} stays on your server" if keep else ""
+            yield Place(url, '"$REDIS_URL"', f"your REDIS_URL, {without_password(url)}", name, stays)
+        finally:
+            if not keep:
+                _remove(url, name)
+    elif keep:
+        with _kept_server() as (process, url, description):
+            stays = f"the server stays up, until: kill {process.pid}"
+            yield Place(url, url, f"{description}, {url}", name, stays)
+    else:
+        with server.start() as running:
+            yield Place(running.url, running.url, f"{running.description}, {running.url}", name)
+
+
+@contextmanager
+def _kept_server() -> Iterator[tuple["subprocess.Popen[str]", str, str]]:
+    """A server that outlives us: a `redisjobs dev` of its own. Ended only if the demo fails.
+
+    A server started here would die with us: that is what makes all other uses safe.
+    """
+    process = subprocess.Popen(
+        [*PROGRAM, "dev"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,  # nothing of ours, or whoever reads it would wait for the server's end
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    try:
+        said = ""
+        for line in process.stdout:
+            said += line
+            if "REDISJOBS_URL=" in line:
+                break
+        else:
+            raise RedisJobsError(f"no server could be started:\n{said}")
+        yield process, line.strip().partition("=")[2], said.partition(" on ")[0]
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    finally:
+        process.stdout.close()
+
+
+def _remove(url: str, queue: str) -> None:
+    """Take the queue's keys from a server that is not ours; those that remember what ended end by themselves."""
+    commands = Commands(queue)
+    link = SyncLink(commands, Target(url))
+    keys = [*commands.streams, *(commands.prefix + key for key in _LASTING)]
+    with suppress(DriverError):
+        for known in ("workers", "fenced"):
+            members = link.run(Command(["ZRANGE", commands.prefix + known, 0, -1], list))[0]
+            keys += [f"{commands.prefix}worker:{member.decode()}" for member in members]
+        link.run(Command(["DEL", *keys], int))
+    link.close()

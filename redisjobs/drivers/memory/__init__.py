@@ -1,0 +1,1 @@
+"""The driver that keeps a queue in this process."""

@@ -1,0 +1,1 @@
+"""The driver that keeps a queue on a Redis-compatible server."""

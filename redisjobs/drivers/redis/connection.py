@@ -1,0 +1,369 @@
+"""Connections to a server, async and sync: they carry the commands of `commands.py`, and nothing else.
+
+redis-py's defaults are dangerous for a queue: its automatic retries store a job twice when a reply is lost, and
+its 5 s read timeout breaks a blocking read. So each connection here is told every timeout, never retries by
+itself, and is dropped whenever a reply may still be under way.
+"""
+
+import asyncio
+import math
+import ssl
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import anyio
+import redis
+import redis.asyncio
+import redis.asyncio.retry
+import redis.retry
+from hiredis import Reader, pack_command
+from redis.backoff import NoBackoff
+
+from redisjobs.driver import LONGEST_TRY
+from redisjobs.drivers.redis.commands import Command, Commands, translate
+from redisjobs.errors import DriverError, Unavailable
+
+ANSWER = LONGEST_TRY / 2
+"""Seconds in which a server sends at least one byte of an answer it owes, or accepts a connection."""
+
+CLOCK_KEPT = 60.0
+"""Seconds for which a server's clock is known that was heard; it may have been set since, or drift."""
+
+_CHUNK = 64 * 1024  # bytes read at once
+_GOODBYE = 0.5  # seconds that closing a connection in order may take
+_CONNECTIONS = ("Connection", "SSLConnection", "UnixDomainSocketConnection")
+_KEPT = ["host", "port", "path", "db", "username", "password", "credential_provider", "client_name"]
+
+
+class Target:
+    """Where the server is: a URL or an existing redis-py client, and how to make connections to it.
+
+    Attributes:
+        database: Of the server.
+
+    Raises:
+        ValueError: The URL, or the client's kind of connection, is none we can use.
+    """
+
+    def __init__(self, where: Any) -> None:
+        pool = redis.ConnectionPool.from_url(where) if isinstance(where, str) else where.connection_pool
+        self._kind = pool.connection_class.__name__
+        if self._kind not in _CONNECTIONS:
+            raise ValueError(
+                f"{self._kind} is none of the connections redisjobs can make: {', '.join(_CONNECTIONS)}"
+            )
+        # Where the server is and who we are; how to talk to it is ours, and redis-py's sync and async
+        # connections do not take the same options.
+        kept = {key: value for key, value in pool.connection_kwargs.items() if _is_kept(key, value)}
+        self._options: dict[str, Any] = kept | {
+            "retry_on_timeout": False,
+            "retry_on_error": [],
+            "health_check_interval": 0,
+            "decode_responses": False,
+            "encoding": "utf-8",
+            "encoding_errors": "surrogateescape",
+            "protocol": 2,
+        }
+        if self._kind != "UnixDomainSocketConnection":
+            self._options["socket_keepalive"] = True
+        if self._kind == "SSLConnection":  # redis-py checks the name by itself since 6.0
+            checked = self._options.get("ssl_cert_reqs") not in ("none", ssl.CERT_NONE)
+            self._options.setdefault("ssl_check_hostname", checked)
+        self.database = int(self._options.get("db") or 0)
+        try:
+            if isinstance(where, str):
+                pool.make_connection()
+            self.connection()
+            self.sync_connection(ANSWER)
+        except TypeError as error:  # nothing was opened: it's about an option that is none
+            raise ValueError(f"can't connect by these options: {error}") from error
+
+    def connection(self) -> Any:  # redis-py's connections are not fully typed
+        """A new async connection, not yet open. Whoever opens or reads it minds the time.
+
+        With a time of its own redis-py sends by `asyncio.wait_for`, and on Python 3.11 that may swallow a cancel.
+        """
+        kind = getattr(redis.asyncio.connection, self._kind)
+        retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
+        return kind(**self._options, socket_connect_timeout=ANSWER, socket_timeout=None, retry=retry)
+
+    def sync_connection(self, timeout: float) -> Any:
+        """The same for sync code; opening it may take that long as well."""
+        kind = getattr(redis.connection, self._kind)
+        retry = redis.retry.Retry(NoBackoff(), 0)
+        return kind(**self._options, socket_connect_timeout=timeout, socket_timeout=timeout, retry=retry)
+
+
+def packed(wires: Sequence[Sequence[Any]]) -> bytes:
+    """Commands as they go over the wire. By hiredis: redis-py's own way costs four times as much."""
+    return b"".join([pack_command(tuple(wire)) for wire in wires])
+
+
+def _is_kept(option: str, value: Any) -> bool:
+    if option.startswith("ssl_validate_ocsp") and not value:  # off, and only known to sync connections
+        return False
+    return value is not None and (option in _KEPT or option.startswith("ssl_"))
+
+
+def need_asyncio() -> None:
+    """Refuse any event loop but asyncio's.
+
+    Raises:
+        DriverError: It is trio's.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise DriverError(
+            "redis-py needs asyncio; on trio only memory:// works: run this on asyncio, which is anyio's default, "
+            "or push from a thread by redisjobs.sync"
+        ) from None
+
+
+class ServerClock:
+    """The server's clock as one connection has heard it lately; never ahead of it, unless it was set since."""
+
+    def __init__(self) -> None:
+        self._said_ms: float | None = None
+        self._heard = 0.0
+
+    @property
+    def now_ms(self) -> float | None:
+        """What time it is there, or a little earlier; None if the server has not said so lately."""
+        since = time.monotonic() - self._heard
+        return None if self._said_ms is None or since > CLOCK_KEPT else self._said_ms + since * 1000
+
+    def hear(self, server_ms: float) -> None:
+        """Take in what an answer says that has just come: by now it is that late, at least."""
+        self._said_ms, self._heard = server_ms, time.monotonic()
+
+    def forget(self) -> None:
+        """The connection ends; the next may lead to another server."""
+        self._said_ms = None
+
+
+class Link:
+    """One async connection, opened when first used and again after a failure. One user at a time.
+
+    Args:
+        commands: The queue's.
+        target: Where to connect.
+        timeout: Seconds within which some byte of an answer has to arrive. All of it may take longer.
+
+    Attributes:
+        clock: The server's, as this connection knows it.
+        heard_at: When the last byte arrived, by the monotonic clock.
+        is_receiving: Whether a reply has begun to arrive and is not complete.
+    """
+
+    def __init__(self, commands: Commands, target: Target, timeout: float = ANSWER) -> None:
+        self.clock = ServerClock()
+        self.heard_at = float("-inf")
+        self.is_receiving = False
+        self._commands = commands
+        self._target = target
+        self._timeout = timeout
+        self._connection: Any = None
+        self._replies: Any = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is open, as far as we know."""
+        return self._connection is not None
+
+    async def run(self, *commands: Command[Any], until: float = math.inf) -> list[Any]:
+        """Run commands in one round trip; what each parses to.
+
+        Args:
+            commands: The commands.
+            until: When to give up, by the monotonic clock.
+
+        Raises:
+            DriverError: One of them failed, or no reply came.
+        """
+        try:
+            # One for all of it, put off with each byte: redis-py's own, one for each reply, cost more than the
+            # rest.
+            async with asyncio.timeout(_time_left(until, self._timeout)) as limit:
+                return await self._converse(commands, limit, until)
+        except (redis.RedisError, OSError) as error:
+            await self._drop()
+            raise translate(error) from error
+        except Unavailable:
+            await self._drop()  # another server may have taken its place: ask who it is now
+            raise
+        except DriverError:
+            raise
+        except BaseException:
+            # Cancelled, most likely: the reply may still come, and would answer the next question.
+            await self._drop()
+            raise
+
+    async def _converse(self, commands: Sequence[Command[Any]], limit: asyncio.Timeout, until: float) -> list[Any]:
+        talk = self._commands.conversation(commands)
+        wires = next(talk)
+        while True:
+            connection = await self.open()
+            await self.send(connection, wires)
+            replies = [await self.read(connection, limit, until) for _ in wires]
+            try:
+                wires = talk.send(replies)
+            except StopIteration as done:
+                return list(done.value)
+
+    async def open(self) -> Any:
+        """The connection, opened if it is not."""
+        if self._connection is None:
+            need_asyncio()
+            connection = self._target.connection()
+            self._connection = connection
+            with _closed_is_lost():
+                await connection.connect()
+            self._replies = _replies(connection)
+            return connection  # also if it was closed meanwhile: then sending fails
+        return self._connection
+
+    @staticmethod
+    async def send(connection: Any, wires: Sequence[Sequence[Any]]) -> None:
+        """Send commands over an open connection.
+
+        Not by redis-py's own way, `writelines`: on a connection that was lost, Python 3.12 to 3.13.5 then leaves
+        its descriptor where the next connection, given the same one, waits for ever (CPython gh-136234).
+        """
+        writer = connection._writer
+        if writer is None:
+            raise ConnectionError("the connection was closed")
+        with _closed_is_lost():
+            writer.write(packed(wires))
+            await writer.drain()
+
+    async def read(self, connection: Any, limit: asyncio.Timeout | None = None, until: float = math.inf) -> Any:
+        """One reply; an error reply as a value. Each byte that arrives puts off `limit`, at most to `until`."""
+        while (reply := self._replies.gets()) is False:
+            stream = connection._reader
+            if stream is None:
+                raise ConnectionError("the connection was closed")
+            with _closed_is_lost():
+                chunk = await stream.read(_CHUNK)
+            if not chunk:
+                raise ConnectionError("the server closed the connection")
+            self.heard_at = time.monotonic()
+            self._replies.feed(chunk)
+            self.is_receiving = True
+            if limit is not None:
+                left = min(self._timeout, until - self.heard_at)
+                limit.reschedule(asyncio.get_running_loop().time() + left)
+        self.is_receiving = False
+        return reply
+
+    async def aclose(self) -> None:
+        """Close the connection. With TLS that takes a word from the server; it is waited for, but not long."""
+        self.clock.forget()
+        self.is_receiving = False
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with anyio.move_on_after(_GOODBYE, shield=True), suppress(redis.RedisError, OSError):
+                await connection.disconnect()
+
+    async def _drop(self) -> None:
+        """Close the connection at once, whatever is under way on it."""
+        self.clock.forget()
+        self.is_receiving = False
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with anyio.CancelScope(shield=True), suppress(redis.RedisError, OSError):
+                await connection.disconnect(nowait=True)
+
+
+@contextmanager
+def _closed_is_lost() -> Iterator[None]:
+    """Take it as lost what uvloop says of it by a RuntimeError; with asyncio the next read tells."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "closed" not in str(error):
+            raise
+        raise ConnectionError(str(error)) from error
+
+
+def _replies(connection: Any) -> Any:
+    """What makes replies of the bytes of a connection. Not redis-py's reading, which minds no progress."""
+    return Reader(protocolError=redis.InvalidResponse, replyError=connection._parser.parse_error)
+
+
+class SyncLink:
+    """One sync connection, opened when first used and again after a failure. For one thread; see `Link`."""
+
+    def __init__(self, commands: Commands, target: Target, timeout: float = ANSWER) -> None:
+        self.clock = ServerClock()
+        self._commands = commands
+        self._target = target
+        self._timeout = timeout
+        self._connection: Any = None
+        self._replies: Any = None
+
+    def run(self, *commands: Command[Any], until: float = math.inf) -> list[Any]:
+        """Run commands in one round trip; what each parses to.
+
+        Args:
+            commands: The commands.
+            until: When to give up, by the monotonic clock.
+
+        Raises:
+            DriverError: One of them failed, or no reply came.
+        """
+        talk = self._commands.conversation(commands)
+        wires = next(talk)
+        while True:
+            replies = self._round_trip(wires, until)
+            try:
+                wires = talk.send(replies)
+            except StopIteration as done:
+                return list(done.value)
+            except Unavailable:
+                self.close()
+                raise
+
+    def _round_trip(self, wires: Sequence[Sequence[Any]], until: float) -> list[Any]:
+        try:
+            if self._connection is None:
+                self._connection = self._target.sync_connection(_time_left(until, self._timeout))
+                self._connection.connect()
+                self._replies = _replies(self._connection)
+            connection = self._connection
+            connection._sock.settimeout(_time_left(until, self._timeout))
+            connection.send_packed_command([packed(wires)], check_health=False)
+            return [self._read(connection, until) for _ in wires]
+        except (redis.RedisError, OSError) as error:
+            self.close()
+            raise translate(error) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _read(self, connection: Any, until: float) -> Any:
+        while (reply := self._replies.gets()) is False:
+            connection._sock.settimeout(_time_left(until, self._timeout))
+            chunk = connection._sock.recv(_CHUNK)
+            if not chunk:
+                raise ConnectionError("the server closed the connection")
+            self._replies.feed(chunk)
+        return reply
+
+    def close(self) -> None:
+        """Drop the connection."""
+        self.clock.forget()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(redis.RedisError, OSError):
+                connection.disconnect()
+
+
+def _time_left(until: float, most: float) -> float:
+    """Seconds that a server has to answer, in view of the caller's deadline."""
+    left = until - time.monotonic()
+    if left <= 0:
+        raise Unavailable("the deadline is over")
+    return min(left, most)

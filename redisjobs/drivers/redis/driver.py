@@ -1,0 +1,297 @@
+"""The Redis driver, async or sync: runs the commands of `commands.py` over the connections of `link.py`."""
+
+import asyncio
+import copy
+import math
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any, Self, TypeVar
+
+import anyio
+
+from redisjobs.driver import (
+    LONGEST_TRY,
+    Counts,
+    NewJob,
+    Pushed,
+    Row,
+    Word,
+)
+from redisjobs.drivers.redis.coalescer import Pushes
+from redisjobs.drivers.redis.commands import (
+    Command,
+    Commands,
+    PushAnswer,
+    hello,
+)
+from redisjobs.drivers.redis.connection import Link, ServerClock, SyncLink, Target, need_asyncio
+from redisjobs.drivers.redis.consumer import RedisConsumer
+from redisjobs.errors import Unavailable
+from redisjobs.job import State
+
+T = TypeVar("T")
+Now = Callable[[], int] | None
+
+_MOST_LINKS = 16  # connections that concurrent calls of one process share
+_MOST_TOGETHER = 50  # jobs of a push that may go together with others
+_TELLINGS = 3  # times that a push is sent before the server's clock counts as one that doesn't run evenly
+_RESTLESS = "the server's clock was set again and again, or answers take too long; nothing was written"
+
+
+def pushing(
+    clock: ServerClock, commands: Commands, jobs: Sequence[NewJob], repeated: bool
+) -> Generator[Command[PushAnswer], PushAnswer, list[Pushed]]:
+    """Push over one connection, with the time it is by the server's clock.
+
+    On a new connection, or after a silence, that is not known. The first answer refuses the push then, and tells.
+    Yields commands, and is sent what they parse to.
+    """
+    for _ in range(_TELLINGS):
+        answer = yield commands.push(jobs, repeated=repeated, sent_ms=clock.now_ms)
+        clock.hear(answer.server_ms)
+        if answer.pushed is not None:
+            return answer.pushed
+    raise Unavailable(_RESTLESS)
+
+
+async def push_over(
+    link: Link, commands: Commands, jobs: Sequence[NewJob], repeated: bool, until: float
+) -> list[Pushed]:
+    """Push over one connection, until then by the monotonic clock; see `pushing`."""
+    steps = pushing(link.clock, commands, jobs, repeated)
+    command = next(steps)
+    while True:
+        (answer,) = await link.run(command, until=until)
+        try:
+            command = steps.send(answer)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+
+
+class _Links:
+    """Connections that the calls in one event loop share.
+
+    Attributes:
+        idle: Those that nobody uses.
+        room: How many more there may be, for calls other than small pushes.
+        pushes: What is pushed in this loop.
+    """
+
+    def __init__(self, commands: Commands, target: Target) -> None:
+        self.idle: list[Link] = []
+        self.room = anyio.Semaphore(_MOST_LINKS)
+        self.pushes = Pushes(self._push)
+        self._commands = commands
+        self._target = target
+
+    async def _push(self, jobs: Sequence[NewJob], repeated: bool, until: float) -> list[Pushed]:
+        link = self.take()
+        try:
+            return await push_over(link, self._commands, jobs, repeated, until)
+        finally:
+            self.idle.append(link)
+
+    def take(self) -> Link:
+        """A connection that nobody uses."""
+        return self.idle.pop() if self.idle else Link(self._commands, self._target)
+
+
+class RedisDriver:
+    """A producer's and an operator's side of a queue on Redis; see `Driver`.
+
+    Args:
+        where: A URL, or a redis-py client (sync or async) whose settings are taken over; its own connections
+            are not used.
+        queue: The queue's name.
+        now_ms: The time to say it is, for tests; None leaves that to the server.
+    """
+
+    def __init__(self, where: Any, queue: str, now_ms: Now = None) -> None:
+        self.target = Target(where)
+        self.commands = Commands(queue, now_ms, self.target.database)
+        # Connections live in one event loop; a program may run one after another, or one in each thread.
+        self._loops: dict[asyncio.AbstractEventLoop, _Links] = {}
+        self._checked = False
+
+    async def connect(self) -> None:
+        if not self._checked:
+            async with self._link() as link:
+                await link.run(hello())
+            self._checked = True
+
+    async def aclose(self) -> None:
+        idle = self._links().idle
+        while idle:
+            await idle.pop().aclose()
+
+    async def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
+        if self._checked and len(jobs) <= _MOST_TOGETHER:
+            return await self._links().pushes.push(jobs, repeated=repeated)  # in time by itself
+        need_asyncio()
+        try:
+            async with asyncio.timeout(LONGEST_TRY):
+                await self.connect()
+                if len(jobs) <= _MOST_TOGETHER:
+                    return await self._links().pushes.push(jobs, repeated=repeated)
+                async with self._link() as link:
+                    return await push_over(link, self.commands, jobs, repeated, math.inf)
+        except TimeoutError as error:
+            raise Unavailable(f"no answer in {LONGEST_TRY:g} s") from error
+
+    async def cancel(self, job_id: str) -> Word:
+        return await self._run(self.commands.cancel(job_id))
+
+    async def requeue(self, job_id: str) -> Word:
+        return await self._run(self.commands.requeue(job_id))
+
+    async def delete(self, job_id: str) -> Word:
+        return await self._run(self.commands.delete(job_id))
+
+    async def find(self, job_id: str) -> Row | None:
+        return await self._run(self.commands.find(job_id))
+
+    async def jobs(self, state: State, limit: int) -> list[Row]:
+        return await self._run(self.commands.jobs(state, limit))
+
+    async def counts(self) -> Counts:
+        return await self._run(self.commands.counts())
+
+    def consumer(self, worker_id: str, *, lease: float, max_deliveries: int) -> "RedisConsumer":
+        return RedisConsumer(self.commands, self.target, worker_id, lease, max_deliveries)
+
+    async def _run(self, command: Command[T]) -> T:
+        await self.connect()
+        async with self._link() as link:
+            (value,) = await link.run(command)
+            return value  # type: ignore[no-any-return]
+
+    def _links(self) -> _Links:
+        need_asyncio()
+        loop = asyncio.get_running_loop()
+        if loop not in self._loops:
+            for ended in [other for other in list(self._loops) if other.is_closed()]:
+                self._loops.pop(ended, None)  # another thread may be faster
+            self._loops[loop] = _Links(self.commands, self.target)
+        return self._loops[loop]
+
+    @asynccontextmanager
+    async def _link(self) -> AsyncIterator[Link]:
+        links = self._links()
+        async with links.room:
+            link = links.take()
+            try:
+                yield link
+            finally:
+                links.idle.append(link)  # after a failure it is closed, and opens again when used
+
+
+class _SyncLinks:
+    """Connections that threads share. A forked process starts with none: its parent goes on using them.
+
+    Attributes:
+        idle: Those that nobody uses.
+        room: How many more there may be.
+        checked: Whether the server was seen to be new enough.
+    """
+
+    def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
+        self._pid = os.getpid()
+        self.idle: list[SyncLink] = []
+        self.room = threading.Semaphore(_MOST_LINKS)
+        self.checked = False
+
+    def mine(self) -> Self:
+        """These, if they are this process' own; else emptied."""
+        if self._pid != os.getpid():
+            self._start()
+        return self
+
+
+class SyncRedisDriver:
+    """The same for sync code and any number of threads; see `Driver`. It opens no event loop."""
+
+    def __init__(self, where: Any, queue: str, now_ms: Now = None) -> None:
+        self.target = Target(where)
+        self.commands = Commands(queue, now_ms, self.target.database)
+        self._links = _SyncLinks()
+        self._until = math.inf
+
+    def within(self, seconds: float) -> Self:
+        """This driver, its connections too, but Unavailable once so many seconds from now have gone by."""
+        other = copy.copy(self)
+        other._until = time.monotonic() + seconds
+        return other
+
+    def connect(self) -> None:
+        links = self._links.mine()
+        if not links.checked:
+            with self._link() as link:
+                link.run(hello(), until=self._until)
+            links.checked = True
+
+    def close(self) -> None:
+        idle = self._links.mine().idle
+        with suppress(IndexError):  # another thread may be faster
+            while True:
+                idle.pop().close()
+
+    def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
+        self.connect()
+        with self._link() as link:
+            steps = pushing(link.clock, self.commands, jobs, repeated)
+            command = next(steps)
+            while True:
+                (answer,) = link.run(command, until=self._until)
+                try:
+                    command = steps.send(answer)
+                except StopIteration as done:
+                    return done.value  # type: ignore[no-any-return]
+
+    def cancel(self, job_id: str) -> Word:
+        return self._run(self.commands.cancel(job_id))
+
+    def requeue(self, job_id: str) -> Word:
+        return self._run(self.commands.requeue(job_id))
+
+    def delete(self, job_id: str) -> Word:
+        return self._run(self.commands.delete(job_id))
+
+    def find(self, job_id: str) -> Row | None:
+        return self._run(self.commands.find(job_id))
+
+    def jobs(self, state: State, limit: int) -> list[Row]:
+        return self._run(self.commands.jobs(state, limit))
+
+    def counts(self) -> Counts:
+        return self._run(self.commands.counts())
+
+    def _run(self, command: Command[T]) -> T:
+        self.connect()
+        with self._link() as link:
+            (value,) = link.run(command, until=self._until)
+            return value  # type: ignore[no-any-return]
+
+    @contextmanager
+    def _link(self) -> Iterator[SyncLink]:
+        links = self._links.mine()
+        room, idle = links.room, links.idle
+        wait = None if self._until == math.inf else max(0.0, self._until - time.monotonic())
+        if not room.acquire(timeout=wait):
+            raise Unavailable(f"all {_MOST_LINKS} connections of this process are busy")
+        try:
+            try:
+                link = idle.pop()
+            except IndexError:
+                link = SyncLink(self.commands, self.target)
+            try:
+                yield link
+            finally:
+                idle.append(link)
+        finally:
+            room.release()

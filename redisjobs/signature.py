@@ -1,0 +1,132 @@
+"""A handler's signature: what it takes, and a plain function's arguments as a job's parameters."""
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from types import NoneType
+from typing import Any, NotRequired, get_args, get_type_hints
+
+from redisjobs.errors import EncodeError, RegistrationError
+from redisjobs.job import JobContext
+
+if sys.version_info >= (3, 12):
+    from typing import TypedDict
+else:
+    from typing_extensions import TypedDict
+
+
+def handler_call(handler: Callable[..., Any]) -> Callable[[Any, JobContext], Any]:
+    """A handler of (parameters) or (parameters, context), as one that takes both.
+
+    Raises:
+        RegistrationError: It takes something else.
+    """
+    try:
+        wanted = inspect.signature(handler)
+    except (TypeError, ValueError) as error:
+        raise RegistrationError(f"{handler!r} can't be a handler: {error}") from error
+    _refuse_generator(handler)
+    for count in (2, 1):
+        try:
+            wanted.bind(*[None] * count)
+        except TypeError:
+            continue
+        return handler if count == 2 else lambda parameters, _context: handler(parameters)
+    raise RegistrationError(
+        f"a handler takes (parameters) or (parameters, context); {_called(handler)}{wanted} doesn't"
+    )
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A plain function's parameters as a job's: named, typed, checked.
+
+    Attributes:
+        type: A TypedDict with one key for each argument but the context.
+        function: The function.
+        context: The name of its JobContext argument, or None.
+    """
+
+    function: Callable[..., Any]
+    type: Any
+    context: str | None
+    _signature: inspect.Signature = field(repr=False)
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], called: str) -> "Signature":
+        """Read the signature of a function, or of what can be called as one.
+
+        Args:
+            function: The function.
+            called: What to call it.
+
+        Raises:
+            RegistrationError: It takes *args, **kwargs, positional-only arguments or two contexts, is a
+                generator, or names a type that isn't there.
+        """
+        try:
+            signature = inspect.signature(function)
+            hints = get_type_hints(_annotated(function), include_extras=True)
+        except (NameError, AttributeError, TypeError, ValueError, SyntaxError) as error:
+            raise RegistrationError(f"{called}: can't read its signature: {error}") from error
+        _refuse_generator(function)
+        context, keys = None, {}
+        for name, argument in signature.parameters.items():
+            if argument.kind not in (argument.POSITIONAL_OR_KEYWORD, argument.KEYWORD_ONLY):
+                raise RegistrationError(f"{called}: {argument} can't be a job's parameter; give each one a name")
+            if _is_context(hints.get(name)):
+                if context is not None:
+                    raise RegistrationError(f"{called}: {context} and {name} both ask for the context")
+                context = name
+            else:
+                hint = hints.get(name, Any)
+                keys[name] = hint if argument.default is argument.empty else NotRequired[hint]
+        fields: Any = keys
+        return cls(function, TypedDict(called, fields), context, signature)  # type: ignore[operator]
+
+    def arguments(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The arguments of one call by name, without the context.
+
+        Raises:
+            EncodeError: They don't fit the function.
+        """
+        signature = self._signature
+        if self.context is not None:
+            rest = [p for name, p in signature.parameters.items() if name != self.context]
+            signature = signature.replace(parameters=rest)
+        try:
+            return signature.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            raise EncodeError(f"{self.type.__name__}{signature}: {error}") from None
+
+    def call(self, parameters: Mapping[str, Any], context: JobContext) -> Any:
+        """Call the function with its arguments by name."""
+        if self.context is None:
+            return self.function(**parameters)
+        return self.function(**parameters, **{self.context: context})
+
+
+def _annotated(function: Any) -> Any:
+    """What has the annotations: of a partial its function, of an object that can be called its `__call__`."""
+    while isinstance(function, partial):
+        function = function.func
+    # An object that a decorator made has those of the function it wraps.
+    return function if inspect.isroutine(function) or hasattr(function, "__wrapped__") else function.__call__
+
+
+def _is_context(hint: Any) -> bool:
+    """Whether an argument asks for the context; with `| None` it can be left out of a plain call."""
+    return hint is JobContext or set(get_args(hint)) == {JobContext, NoneType}
+
+
+def _refuse_generator(function: Callable[..., Any]) -> None:
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise RegistrationError(
+            f"{_called(function)} is a generator: called, it would not run; take out its yield"
+        )
+
+
+def _called(function: Callable[..., Any]) -> str:
+    return getattr(function, "__name__", repr(function))

@@ -1,0 +1,399 @@
+"""The torture's jobs. Its workers import this as `redisjobs.torture.jobs:queue`.
+
+Every start and every end of a handler, and every settlement, is written into this process' journal.
+"""
+
+import asyncio
+import functools
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar
+
+import anyio
+from tenacity import stop_after_attempt, wait_exponential_jitter
+
+from redisjobs.codec import new_job_id
+from redisjobs.errors import DriverError, Fail, QueueFull
+from redisjobs.job import JobContext
+from redisjobs.queue import JobQueue
+from redisjobs.recording import Journal
+from redisjobs.retry import RetryPolicy, exponential_jitter, no_retry
+from redisjobs.server import DEFAULT_URL
+from redisjobs.torture.store import MARK
+
+QUEUE, JOURNALS, LIFELINE, DATABASE, LEASE, OLD = (
+    f"REDISJOBS_TORTURE_{what}" for what in ("QUEUE", "JOURNALS", "LIFELINE", "DATABASE", "LEASE", "OLD")
+)
+"""What the torture tells its workers by the environment: the queue's name, the journals' directory, the port
+whose silence means that it is over, which of the databases it is, the lease, and whether this worker is one of an
+older release."""
+
+ATTEMPTS = 3
+"""Runs that a job gets which fails each time."""
+
+_LOOK, _STALL = 0.25, 0.5  # seconds between looks at the interpreter, and of delay from which on it stood still
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Runs for so many seconds."""
+
+    job_name: ClassVar[str] = "Work"
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadWork:
+    """The same in a thread."""
+
+    job_name: ClassVar[str] = "ThreadWork"
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Flaky:
+    """Fails until its attempt of this number."""
+
+    job_name: ClassVar[str] = "Flaky"
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hopeless:
+    """Raises `Fail`."""
+
+    job_name: ClassVar[str] = "Hopeless"
+
+
+@dataclass(frozen=True, slots=True)
+class Newcomer:
+    """A job that only workers of the newer release know, as in a rolling deploy."""
+
+    job_name: ClassVar[str] = "Newcomer"
+
+
+@dataclass(frozen=True, slots=True)
+class Poison:
+    """Kills its process, each time."""
+
+    job_name: ClassVar[str] = "Poison"
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """Blocks the event loop for so many seconds."""
+
+    job_name: ClassVar[str] = "Blocker"
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pusher:
+    """Pushes another job."""
+
+    job_name: ClassVar[str] = "Pusher"
+
+
+class Unheard(BaseException):
+    """What no `except Exception` catches."""
+
+
+RAISED: Mapping[str, type[BaseException]] = {
+    kind.__name__: kind
+    for kind in (KeyboardInterrupt, GeneratorExit, SystemExit, asyncio.CancelledError, StopAsyncIteration, Unheard)
+}
+"""What handlers raise, by name."""
+
+UPSET = ("cancel all tasks", "cancel a task a turn", "stop the loop", "hold a cancel scope")
+"""What else handlers do to the event loop before they fail; what runs beside them goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Raiser:
+    """Raises one of `RAISED`."""
+
+    job_name: ClassVar[str] = "Raiser"
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Upsetter:
+    """Does one of `UPSET`, and fails."""
+
+    job_name: ClassVar[str] = "Upsetter"
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadRaiser:
+    """Raises one of `RAISED`, in a thread."""
+
+    job_name: ClassVar[str] = "ThreadRaiser"
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trap:
+    """Raises one of `RAISED` where its parameters are made; by a worker only."""
+
+    job_name: ClassVar[str] = "Trap"
+    what: str
+
+    def __post_init__(self) -> None:
+        """Raise it."""
+        if JOURNALS in os.environ:
+            raise RAISED[self.what]()
+
+
+@dataclass(frozen=True, slots=True)
+class Steep:
+    """Fails, and its wait grows tenfold with each attempt."""
+
+    job_name: ClassVar[str] = "Steep"
+
+
+_retry = exponential_jitter(max_attempts=ATTEMPTS, max_backoff=0.3)
+queue = JobQueue(DEFAULT_URL, name=os.environ.get(QUEUE, "torture"), retry=_retry)
+
+
+@queue.register(Work)
+async def work(parameters: Work, context: JobContext) -> None:
+    """Take a while."""
+    with _noted(context):
+        await anyio.sleep(parameters.seconds)
+
+
+@queue.register(ThreadWork)
+def work_in_a_thread(parameters: ThreadWork, context: JobContext) -> None:
+    """Take a while, and can't be interrupted."""
+    with _noted(context):
+        time.sleep(parameters.seconds)
+
+
+@queue.register(Flaky)
+async def fail_at_first(parameters: Flaky, context: JobContext) -> None:
+    """Fail, and fail, and succeed, or not even then."""
+    with _noted(context):
+        await anyio.sleep(0.005)
+        if context.attempt < parameters.until:
+            raise RuntimeError(f"attempt {context.attempt} fails, as it should")
+
+
+@queue.register(Hopeless, retry=no_retry())
+async def give_up(parameters: Hopeless, context: JobContext) -> None:
+    """Ask to be a dead letter."""
+    with _noted(context):
+        raise Fail("as it should")
+
+
+if OLD not in os.environ:
+
+    @queue.register(Newcomer)
+    async def welcome(parameters: Newcomer, context: JobContext) -> None:
+        """Be known here."""
+        with _noted(context):
+            pass
+
+
+@queue.register(Poison)
+async def kill(parameters: Poison, context: JobContext) -> None:
+    """Take the process, and what else it runs, along."""
+    with _noted(context):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@queue.register(Blocker)
+async def block(parameters: Blocker, context: JobContext) -> None:
+    """Be written badly."""
+    with _noted(context):
+        time.sleep(parameters.seconds)  # noqa: ASYNC251
+
+
+@queue.register(Pusher)
+async def push_another(parameters: Pusher, context: JobContext) -> None:
+    """Push as any producer does, on the connection of this process."""
+    with _noted(context):
+        job_id, pushed = new_job_id(), Work(0.001)
+        _note("push", job=job_id, name=pushed.job_name)
+        try:
+            handle = await queue.push(pushed, job_id=job_id)
+        except DriverError as error:  # it may be there, or not
+            _note("refused", jobs=[job_id], full=isinstance(error, QueueFull), error=str(error))
+        else:
+            _note("pushed", job=job_id, holder="", added=handle.added, delay=0.0)
+
+
+@queue.register(Raiser, retry=no_retry())
+async def raise_it(parameters: Raiser, context: JobContext) -> None:
+    """Raise what nobody expects."""
+    with _noted(context):
+        raise RAISED[parameters.what]()
+
+
+@queue.register(Upsetter, retry=no_retry())
+async def upset(parameters: Upsetter, context: JobContext) -> None:
+    """Let the worker's event loop have all that a handler can do to it."""
+    with _noted(context, does=parameters.what):
+        match parameters.what:
+            case "cancel all tasks":
+                for task in asyncio.all_tasks():
+                    task.cancel()
+                await anyio.sleep(0.05)
+            case "cancel a task a turn":  # the worker hears of each by itself, and between them goes on
+                for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                    task.cancel()
+                    await asyncio.sleep(0)
+            case "stop the loop":
+                asyncio.get_running_loop().stop()
+                await anyio.sleep(0.05)
+            case "hold a cancel scope":
+                await anext(_held_scope())
+        raise RuntimeError(f"{parameters.what}: fails, as it should")
+
+
+async def _held_scope() -> AsyncIterator[None]:
+    with anyio.CancelScope():
+        yield
+
+
+@queue.register(ThreadRaiser, retry=no_retry())
+def raise_in_a_thread(parameters: ThreadRaiser, context: JobContext) -> None:
+    """Raise what nobody expects, in a thread."""
+    with _noted(context):
+        raise RAISED[parameters.what]()
+
+
+@queue.register(Trap, retry=no_retry())
+async def never_reached(parameters: Trap, context: JobContext) -> None:
+    """Its parameters can't be made."""
+    with _noted(context):
+        pass
+
+
+@queue.register(Steep, retry=RetryPolicy(stop_after_attempt(ATTEMPTS), wait_exponential_jitter(exp_base=10)))
+async def climb(parameters: Steep, context: JobContext) -> None:
+    """Fail."""
+    with _noted(context):
+        raise RuntimeError("fails, as it should")
+
+
+@contextmanager
+def _noted(context: JobContext, **facts: str) -> Iterator[None]:
+    line = {
+        "job": context.job_id,
+        "mark": context.headers.get(MARK, ""),
+        "worker": context.worker_id,
+        "attempt": context.attempt,
+        "deliveries": context.deliveries,
+    }
+    _note("start", name=context.job_name, **facts, **line)
+    result = "cut"
+    try:
+        yield
+        result = "done"
+    except Exception:
+        result = "raised"
+        raise
+    finally:
+        _note("end", result=result, **line)
+
+
+class _Settlements(logging.Handler):
+    """Writes down what the worker logs of each settlement."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Note a record that tells of a job's settlement; what is worse than that goes to the log."""
+        word = getattr(record, "word", None)
+        if record.levelno >= logging.WARNING and word != "OK":
+            logging.getLogger().handle(record)
+        job_id = getattr(record, "job_id", None)
+        if job_id is None:
+            return
+        read = getattr(record, "job_name", "?") != "?"  # else it never came so far as to know its attempt
+        cancelled = record.getMessage().endswith(": cancelled")
+        if word is None:  # the store itself ended it, when a worker claimed it
+            _note("ended", job=job_id, cancelled=cancelled)
+            return
+        _note(
+            "settled",
+            job=job_id,
+            name=getattr(record, "job_name", "?"),
+            word=str(word),
+            fate=getattr(record, "fate", ""),
+            cancelled=cancelled,
+            worker=getattr(record, "worker", ""),
+            attempt=getattr(record, "attempt", 0) if read else 0,
+            deliveries=getattr(record, "deliveries", 0),
+            sent_at=getattr(record, "sent_at", 0.0),
+            resent=getattr(record, "resent", False),
+        )
+
+
+def _note(what: str, **facts: object) -> None:
+    database = int(os.environ.get(DATABASE, "0"))
+    _journal().write({"what": what, "pid": os.getpid(), "db": database, "at": time.time(), **facts})
+
+
+@functools.cache
+def _journal() -> Journal:
+    return Journal(os.environ[JOURNALS])
+
+
+def _end_with_the_torture() -> None:
+    """End as soon as the torture does, even if it is killed: then its listening socket is gone.
+
+    Not by standard input, as a supervisor's children may have another one.
+    """
+    line = socket.create_connection(("127.0.0.1", int(os.environ[LIFELINE])))
+
+    def wait() -> None:
+        try:
+            while line.recv(1):
+                pass
+        finally:
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _watch_the_interpreter() -> None:
+    """Write down when this thread did not get to run: then leases may run out.
+
+    Where the process was at work meanwhile, it was one of its own threads that let no other into the interpreter;
+    else it was stopped, or the machine had no time for it, and nobody is to blame.
+    """
+
+    def watch() -> None:
+        while True:
+            began, used = time.time(), time.process_time()
+            time.sleep(_LOOK)
+            now, late = time.time(), time.time() - began - _LOOK
+            if late > _STALL:
+                busy = time.process_time() - used > _STALL
+                facts = {"busy": busy, "hits": "" if busy else "pids", "pids": [os.getpid()]}
+                _note(
+                    "stall", name="process stood still", began=began, ended=now, lingers=0.0, reaches=0.0, **facts
+                )
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _listen_to_the_worker() -> None:
+    logger = logging.getLogger("redisjobs.worker")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # its log stays readable
+    logger.addHandler(_Settlements())
+
+
+if JOURNALS in os.environ:
+    _end_with_the_torture()
+    _listen_to_the_worker()
+    _watch_the_interpreter()
+    _note("hello", parent=os.getppid(), lease=float(os.environ[LEASE]))

@@ -1,0 +1,84 @@
+"""The faults. Each knows how to begin, how to end, and what recovery from it means."""
+
+import os
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+
+from redisjobs.errors import DriverError
+from redisjobs.torture.nemesis.entries import PutHostile, PutMalformed, PutSteep, PutTogether, SayAnything
+from redisjobs.torture.nemesis.fault import Fault, Field
+from redisjobs.torture.nemesis.handlers import BlockLoop, PushPoison, RaiseAnything, TwoKillers
+from redisjobs.torture.nemesis.network import (
+    BlackHole,
+    CutBeat,
+    CutClaim,
+    CutPush,
+    CutReclaim,
+    CutSettlement,
+    LateBytes,
+    LateClaim,
+    RefuseConnections,
+    ResetConnections,
+    SlowBeat,
+    SlowNetwork,
+)
+from redisjobs.torture.nemesis.processes import (
+    FreezeWorker,
+    KillChild,
+    KillHost,
+    KillWorker,
+    StopWorker,
+    UpgradeInPlace,
+)
+from redisjobs.torture.nemesis.records import DeleteRecord, ForgetWorkers, LoseRecord, RemoveConsumer
+from redisjobs.torture.nemesis.servers import (
+    DestroyGroup,
+    FlushScripts,
+    KillClients,
+    KillServer,
+    SetClockAhead,
+    SetClockBack,
+    SqueezeMemory,
+)
+
+__all__ = ["COMPANY", "FAULTS", "Fault", "Field", "duration", "heal"]
+
+FAULTS: Sequence[type[Fault]] = (
+    *(KillWorker, KillChild, KillHost, FreezeWorker, StopWorker, UpgradeInPlace),
+    *(PushPoison, TwoKillers, BlockLoop, RaiseAnything),
+    *(PutMalformed, PutHostile, PutSteep, PutTogether, SayAnything),
+    *(DeleteRecord, RemoveConsumer, ForgetWorkers, LoseRecord),
+    *(KillServer, KillClients, FlushScripts, SqueezeMemory, DestroyGroup, SetClockAhead, SetClockBack),
+    *(ResetConnections, RefuseConnections, BlackHole, SlowNetwork, CutClaim, LateClaim, CutSettlement),
+    *(CutReclaim, CutBeat, SlowBeat, CutPush, LateBytes),
+)
+COMPANY = tuple(fault.name for fault in (KillWorker, KillChild, KillHost, StopWorker, PushPoison))
+"""Those that may come together with one that is not of these."""
+
+
+def duration(fault: type[Fault], lease: float) -> float:
+    """Seconds that a fault is in force for."""
+    return fault.in_leases * lease if fault.in_leases else fault.holds
+
+
+def heal(field: Field) -> None:
+    """Undo whatever may be in force."""
+    field.over = True
+    for proxy in (field.workers, field.producers):
+        if proxy is not None:
+            proxy.black_hole(False)
+            proxy.refuse(False)
+            proxy.delay(0)
+            proxy.delay_reply_no_more()
+    if field.own is not None:
+        with suppress(DriverError):
+            field.store.run("CONFIG", "SET", "maxmemory", "0")
+    for store in field.stores:
+        with suppress(DriverError):
+            store.set_clock(0)
+    for pid in field.fleet.pids():
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+    for host in field.fleet.hosts:
+        host.frozen = False

@@ -1,0 +1,166 @@
+"""Faults by hand: entries that redisjobs did not write, and notifications that it did not send."""
+
+import time
+from collections.abc import Sequence
+from typing import ClassVar
+
+from redisjobs.codec import new_job_id
+from redisjobs.torture import jobs
+from redisjobs.torture.nemesis.fault import Fault, Field, marked
+from redisjobs.torture.nemesis.processes import IN_HAND
+from redisjobs.torture.store import Fields, Store, new_mark
+
+_HOUR = 3600
+_WORK: Fields = {"name": "Work", "parameters": '{"seconds": 0.001}'}
+_FLAKY: Fields = {"name": "Flaky", "parameters": '{"until": 2}'}
+_HOPELESS: Fields = {"name": "Hopeless", "parameters": "{}"}
+
+
+def _malformed() -> list[Fields]:
+    """Entries that are no jobs."""
+    long_ago = str(int((time.time() - 2 * _HOUR) * 1000))
+    deep = "[" * 10_000
+    return [
+        {"name": "Work", "parameters": b"\xff\xfe{"},
+        {"name": "Work", "parameters": '{"seconds": "soon"}'},
+        {"name": "Work", "parameters": deep},
+        {"name": "Work", "parameters": '{"seconds": ' + "[" * 500 + "]" * 500 + "}"},
+        {"parameters": "{}"},
+        {"name": "Work"},
+        {"name": "", "parameters": "{}", "unknown_since": long_ago},
+        {"name": "Nobody", "parameters": "{}", "unknown_since": long_ago},
+        {"name": b"\x1b[31mNobody\r\n\xff", "parameters": "{}", "unknown_since": long_ago},
+        {f"field {number}": "x" for number in range(100)},
+        {**_WORK, **{f"field {number}": "x" for number in range(1_000)}},
+    ]
+
+
+def _hostile() -> list[Fields]:
+    """Entries that are jobs but for one field, which may cost them their life and nobody else's."""
+    numbers = ["soon", "-1", "1e9", "\u00b2", "9" * 400, "1" * 15, "0", ""]
+    fields = ("attempt", "queued_at", "started_at", "expires_at", "unknown_since", "next_scheduled_at")
+    ids: list[str | bytes] = [
+        b"\xff\xfe\xfd",
+        "",
+        "\x1b[31m\r\n2026-01-01 forged",
+        " ",
+        "a b",
+        "0-0",
+        "9" * 400,
+        "dead 1-1",
+    ]
+    return [
+        *({**_FLAKY, field: number} for field in fields for number in numbers),
+        *({**_HOPELESS, "id": job_id} for job_id in ids),
+        *({**_FLAKY, "id": job_id} for job_id in ids),
+        # No mark can be read from these, so they need an id that nobody else has.
+        {**_FLAKY, "id": f"headers-{new_job_id()}", "headers": "[" * 10_000},
+        {**_FLAKY, "id": f"headers-{new_job_id()}", "headers": b"\xff"},
+        {**_FLAKY, "id": f"headers-{new_job_id()}", "headers": '{"a": ' + "[" * 1_000 + "]" * 1_000 + "}"},
+        {**_FLAKY, "unique": b"\xff", "nonce": b"\xfe \x00"},
+        {**_FLAKY, "reason": "forged", "priority": "none", "worker": "released", "deliveries": "\u00b2"},
+    ]
+
+
+class PutMalformed(Fault):
+    """Entries put in by hand that are no jobs, or are jobs that not every worker knows."""
+
+    name = "malformed entries"
+    holds = 0.2
+
+    def begin(self, field: Field) -> None:  # noqa: D102
+        store = field.some_store()
+        bad = _malformed()
+        self.jobs += [field.put(fields, store) for fields in bad]
+        for _ in range(3):
+            self.jobs.append(field.push(jobs.Newcomer(), field.store))
+        self.detail = f"{len(bad)} bad entries, and 3 jobs of a newer release"
+
+
+class PutHostile(Fault):
+    """Entries put in by hand with ids, numbers and headers that are none."""
+
+    name = "hostile entries"
+    holds = 1.0
+
+    def begin(self, field: Field) -> None:  # noqa: D102
+        store = field.some_store()
+        hostile = _hostile()
+        for fields in field.rng.sample(hostile, len(hostile)):
+            self.jobs.append(field.put(fields, store, field.rng.randrange(3)))
+        self.detail = f"{len(hostile)} entries"
+
+
+class PutSteep(Fault):
+    """An entry put in by hand whose attempt is so high that its wait is a number of very many digits."""
+
+    name = "huge attempt"
+    holds = 2.0
+
+    def begin(self, field: Field) -> None:  # noqa: D102
+        store = field.some_store()
+        self.jobs.append(field.put({"name": "Steep", "parameters": "{}", "attempt": "100000000"}, store))
+
+
+class PutTogether(Fault):
+    """Entries put in by hand, many in one ms and in two or three priorities, so that their entry ids are the same.
+
+    Some say no id, some all the same, and some that of a job which is on the queue already.
+    """
+
+    name = "entries of one ms"
+    holds = 1.5
+    EACH: ClassVar[int] = 8
+
+    def begin(self, field: Field) -> None:  # noqa: D102
+        store = field.some_store()
+        streams = field.rng.sample(range(3), field.rng.choice((2, 3)))
+        shared = f"together-{new_job_id()}"
+        entries: list[tuple[int, int, Fields]] = []
+        for number in range(self.EACH):
+            kind = field.rng.choice((_FLAKY, _HOPELESS))
+            entries += [(stream, number, kind) for stream in streams]
+        entries += [(stream, self.EACH, {**_FLAKY, "id": shared}) for stream in streams]
+        # A job that waits, and an entry that takes its id and fails: it waits as well, or is a dead letter.
+        for number, (parameters, kind) in enumerate(((jobs.Flaky(2), _FLAKY), (jobs.Hopeless(), _HOPELESS))):
+            job_id = field.push(parameters, store, mark=new_mark(), delay=0.5)
+            entries.append((streams[0], self.EACH + 1 + number, {**kind, "id": job_id}))
+        self._put(field, store, entries)
+        self.detail = f"{len(entries)} entries in {len(streams)} streams"
+
+    def _put(self, field: Field, store: Store, entries: Sequence[tuple[int, int, Fields]]) -> None:
+        marks = [new_mark() for _ in entries]
+        put = store.put_together(
+            [
+                (stream, number, marked(fields, mark))
+                for (stream, number, fields), mark in zip(entries, marks, strict=True)
+            ]
+        )
+        for (_, _, fields), entry, mark in zip(entries, put, marks, strict=True):
+            field.note_entry(fields, store, entry, mark)
+            self.jobs.append(mark)
+
+
+class SayAnything(Fault):
+    """Notifications that nobody has a reason for, and some that are none."""
+
+    name = "hostile notifications"
+    holds = 1.0
+    recovery = "workers"
+
+    def prepare(self, field: Field) -> None:  # noqa: D102
+        self.store = field.some_store()
+        self.jobs = [field.push(jobs.Work(field.lease / 2), self.store) for _ in range(IN_HAND)]
+
+    def begin(self, field: Field) -> None:  # noqa: D102
+        said = [
+            *(b"due \xc2\xb2", b"due " + b"9" * 400, b"due -1", b"due 1e9", b"due", b"due  ", b"due \xff"),
+            *(b"", b" ", b"\xff\xfe\x00", b"cancel", b"cancel ", b"cancel \xff", b"released", b"subscribed"),
+            *(b"released " + b"9" * 400, b"paused 1", b"x" * 100_000),
+        ]
+        for job in self.jobs:
+            said += [b"cancel " + job.encode(), b"cancel 0 " + job.encode(), b"cancel 1 " + job.encode()]
+        for message in said:
+            self.store.publish(message)
+        self.db = self.store.db
+        self.detail = f"{len(said)} messages"

@@ -1,0 +1,224 @@
+"""What a fault is, and what it can act on."""
+
+import random
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, ClassVar, Self, Unpack
+
+from redisjobs import server
+from redisjobs.codec import new_job_id
+from redisjobs.errors import DriverError
+from redisjobs.registry import PushOptions
+from redisjobs.torture.fleet import Fleet
+from redisjobs.torture.proxy import Proxy
+from redisjobs.torture.store import MARK, Fields, Store, new_mark
+
+
+@dataclass(slots=True)
+class Field:
+    """What a fault can act on. A context manager: what faults have opened is closed at the end.
+
+    Attributes:
+        fleet: The workers.
+        stores: The straight connections, one to each database.
+        lease: The longest of the workers', in seconds.
+        workers: The proxy between workers and server; None if there is none.
+        producers: The one between producers and server.
+        own: The server, if it is ours to break.
+        rng: The fault's own chance.
+        notes: What the faults want written down.
+        late: What is to be done after its fault is over: each is asked again and again whether it has been.
+        fenced: Workers, by database and id, that were seen to be fenced.
+        over: Whether all faults are, so that what is late has to come now.
+    """
+
+    fleet: Fleet
+    stores: Sequence[Store]
+    lease: float
+    workers: Proxy | None = None
+    producers: Proxy | None = None
+    own: server.Server | None = None
+    rng: random.Random = field(default_factory=random.Random)
+    notes: list[dict[str, Any]] = field(default_factory=list)
+    late: list[Callable[[], bool]] = field(default_factory=list)
+    over: bool = False
+    fenced: set[tuple[int, str]] = field(default_factory=set)
+    stack: ExitStack = field(default_factory=ExitStack)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stack.close()
+
+    @property
+    def store(self) -> Store:
+        """The first database, for what is about the whole server."""
+        return self.stores[0]
+
+    def some_store(self) -> Store:
+        """One of the databases, mostly the first, which has more workers."""
+        return self.rng.choices(self.stores, (3, 1, 1)[: len(self.stores)])[0]
+
+    def proxies(self) -> list[Proxy]:
+        """The workers' proxy, and in half of the cases the producers' as well."""
+        both = self.rng.random() < 0.5
+        return [proxy for proxy in (self.workers, self.producers if both else None) if proxy is not None]
+
+    def push(
+        self, parameters: Any, store: Store | None = None, *, mark: str = "", **options: Unpack[PushOptions]
+    ) -> str:
+        """Push a job past all faults, as one more producer; its id.
+
+        Args:
+            parameters: The job's.
+            store: Where to; by default one of the databases.
+            mark: What tells it from others, if it is not to have its id to itself.
+            options: See `PushOptions`.
+        """
+        store = store or self.some_store()
+        job_id = options.setdefault("job_id", new_job_id())
+        assert job_id is not None
+        line = {"job": job_id, "db": store.db}
+        if mark:
+            line[MARK] = mark
+            options["headers"] = {MARK: mark}
+        self.note("push", name=parameters.job_name, **line)
+        handle = store.queue.push(parameters, **options)
+        self.note("pushed", holder="", added=handle.added, delay=options.get("delay") or 0.0, **line)
+        return job_id
+
+    def put(self, fields: Fields, store: Store, stream: int = 1, entry: str = "*") -> str:
+        """Add an entry by hand; its mark."""
+        mark = new_mark()
+        put = store.put(marked(fields, mark), stream, entry)
+        self.note_entry(fields, store, put, mark)
+        return mark
+
+    def note_entry(self, fields: Fields, store: Store, entry: str, mark: str) -> None:
+        """Write down that an entry was put in by hand."""
+        said = fields.get("id", "")
+        job = said.decode("utf-8", "surrogateescape") if isinstance(said, bytes) else said
+        self.note("by hand", job=job or entry, db=store.db, mark=mark)
+
+    def note(self, what: str, **facts: Any) -> None:
+        """Have something written down."""
+        self.notes.append({"what": what, "at": time.time(), **facts})
+
+    def workers_of(self, pid: int) -> tuple[Store, list[str]]:
+        """Where a process is a worker, and its ids there."""
+        store = self.stores[self.fleet.host_of(pid).kind.db]
+        return store, store.workers(pid)
+
+    def look_for_fenced(self) -> None:
+        """Note who was fenced since the last time. Whatever they send from now on is to be refused."""
+        for store in self.stores:
+            with suppress(DriverError):  # the store is away just now
+                for worker in store.fenced():
+                    if (store.db, worker) not in self.fenced:
+                        self.fenced.add((store.db, worker))
+                        self.note("fenced", worker=worker, db=store.db)
+
+    def tend(self) -> None:
+        """Do what is due of that which comes after its fault."""
+        for act in list(self.late):
+            with suppress(DriverError):  # the store is away just now
+                if act():
+                    self.late.remove(act)
+
+
+def marked(fields: Fields, mark: str) -> Fields:
+    """An entry's fields, with its mark."""
+    return {MARK: mark, "headers": f'{{"{MARK}": "{mark}"}}', **fields}
+
+
+class Fault(ABC):
+    """One fault, once.
+
+    Attributes:
+        name: What it is called.
+        holds: Seconds it is in force for, in leases where `in_leases` is set.
+        lingers: Seconds after its end until all have noticed that it is over.
+        reaches: Seconds after its end in which it may still hit a job that is begun then: until whoever has that
+            can beat again, or is gone.
+        hits: Whose jobs may have to run again because of it: `pids`, those in the hands of these processes; `all`,
+            those in anybody's hands, or in those of the workers of `db`; `` for nobody's.
+        recovery: `jobs`: from its beginning until the jobs in the hands of `pids` are started again, or seen
+            to have ended. `killers`: the same from each time that one of its `jobs` killed a process. `workers`:
+            from its end until every worker that lives has started a job. ``: there is nothing to recover from.
+        unsteady: Whether workers may fail to beat while it is in force, or can't trust the server's clock, though
+            none has to lose a job by that.
+        alone: Whether no other may come together with it.
+        hands_on: Whether jobs that it takes from somebody are handed on at once; else their leases run out first.
+        grace: Seconds from its beginning that those it is about may finish in what they run: nothing of that is
+            handed on sooner, unless it has ended.
+        forgets_deliveries: Whether nobody knows afterwards how often a job was handed out.
+        pids: The processes it is about.
+        silent: The ids of those of them that give no sign of life until its end, and are to be fenced by then.
+        lost: The same of those that it kills, where they are to be fenced by its end.
+        jobs: The jobs it put in.
+        db: The database it is about; None for all.
+        detail: What it was about, for people.
+    """
+
+    name: ClassVar[str]
+    holds: ClassVar[float] = 0.5
+    in_leases: ClassVar[float] = 0.0
+    lingers: ClassVar[float] = 0.0
+    reaches: ClassVar[float] = 0.0
+    hits: ClassVar[str] = ""
+    recovery: ClassVar[str] = ""
+    unsteady: ClassVar[bool] = False
+    alone: ClassVar[bool] = False
+    hands_on: ClassVar[bool] = False
+    grace: ClassVar[float] = 0.0
+    forgets_deliveries: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        self.pids: list[int] = []
+        self.silent: list[str] = []
+        self.lost: list[str] = []
+        self.jobs: list[str] = []
+        self.db: int | None = None
+        self.detail = ""
+
+    @classmethod
+    def possible(cls, field: Field) -> bool:
+        """Whether it can be done here."""
+        return True
+
+    @property
+    def happened(self) -> bool:
+        """Whether it did, once begun."""
+        return True
+
+    def is_possible_now(self, field: Field) -> bool:
+        """Whether there is something to harm at this moment."""
+        return True
+
+    def prepare(self, field: Field) -> None:  # noqa: B027  (few faults need this)
+        """See to it that the harm is worth while; called a moment before."""
+
+    @abstractmethod
+    def begin(self, field: Field) -> None:
+        """Let it be in force."""
+
+    def end(self, field: Field) -> None:  # noqa: B027  (nor is there always something to undo)
+        """Undo it."""
+
+    def keep(self, field: Field) -> None:  # noqa: B027
+        """Called again and again while it is in force."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is written down of it, besides when it was."""
+        kind = {"name": self.name, "hits": self.hits, "recovery": self.recovery, "lingers": self.lingers}
+        kind |= {"reaches": self.reaches, "unsteady": self.unsteady, "forgets_deliveries": self.forgets_deliveries}
+        kind |= {"hands_on": self.hands_on, "grace": self.grace, "silent": self.silent, "lost": self.lost}
+        return kind | {"pids": self.pids, "jobs": self.jobs, "db": self.db, "detail": self.detail}

@@ -1,0 +1,88 @@
+"""Faults of handlers: they kill their process, block its event loop, raise what nobody expects."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from redisjobs.job import Priority
+from redisjobs.torture import jobs
+from redisjobs.torture.nemesis.fault import Fault, Field
+
+
+class PushPoison(Fault):
+    """A job that kills its worker, each time."""
+
+    name = "poison job"
+    holds = 1.0
+    recovery = "killers"
+
+    def begin(self, field: Field) -> None:  # noqa: D102
+        self.jobs = [field.push(jobs.Poison())]
+        self.detail = self.jobs[0]
+
+
+class BlockLoop(Fault):
+    """A handler that blocks its worker's event loop for longer than the lease."""
+
+    name = "event loop blocked"
+    in_leases = 2.0
+
+    def begin(self, field: Field) -> None:  # noqa: D102
+        self.jobs = [field.push(jobs.Blocker(1.8 * field.lease))]
+        self.detail = self.jobs[0]
+
+
+class TwoKillers(Fault):
+    """Two jobs that kill their workers, one a while after the other, amid many that do no harm."""
+
+    name = "two killers"
+    holds = 4.0
+    recovery = "killers"
+    BYSTANDERS: ClassVar[int] = 30
+
+    def prepare(self, field: Field) -> None:  # noqa: D102
+        self.store = field.store
+        for _ in range(self.BYSTANDERS):
+            field.push(jobs.Work(field.rng.uniform(0.5, 1.0) * field.lease), self.store)
+
+    def begin(self, field: Field) -> None:  # noqa: D102
+        self._push(field)
+
+    def keep(self, field: Field) -> None:  # noqa: D102
+        # Once the first has taken two workers along: then those which were beside it are at their last delivery.
+        if len(self.jobs) < 2 and self._deaths(field) >= 2:
+            self._push(field)
+
+    def end(self, field: Field) -> None:  # noqa: D102
+        if len(self.jobs) < 2:
+            self._push(field)
+        self.detail = f"{' and '.join(self.jobs)}, beside {self.BYSTANDERS} others"
+
+    def _push(self, field: Field) -> None:
+        self.jobs.append(field.push(jobs.Poison(), self.store, priority=Priority.HIGH))
+
+    def _deaths(self, field: Field) -> int:
+        info = self.store.queue.get(self.jobs[0])
+        return 9 if info is None else info.deliveries - 1
+
+
+class RaiseAnything(Fault):
+    """Handlers that raise what is no Exception, cancel every task there is, or stop the event loop."""
+
+    name = "handlers raise"
+    holds = 3.0
+    recovery = "workers"
+
+    def begin(self, field: Field) -> None:  # noqa: D102
+        store = field.some_store()
+        self.db = store.db
+        ways: Sequence[jobs.Raiser | jobs.Upsetter | jobs.ThreadRaiser] = [
+            *(jobs.Upsetter(what) for what in jobs.UPSET),
+            *(jobs.Raiser(what) for what in jobs.RAISED),
+            *(jobs.ThreadRaiser(what) for what in jobs.RAISED),
+        ]
+        for way in field.rng.sample(ways, len(ways)):
+            self.jobs.append(field.push(way, store))
+            field.push(jobs.Work(0.001), store)
+        for what in jobs.RAISED:  # not by a push: who pushes makes the parameters, too
+            self.jobs.append(field.put({"name": "Trap", "parameters": f'{{"what": "{what}"}}'}, store))
+        self.detail = f"{len(self.jobs)} jobs"

@@ -1,0 +1,321 @@
+"""Faults of the network, by way of a proxy."""
+
+import random
+import time
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+from redisjobs import sync
+from redisjobs.codec import new_job_id
+from redisjobs.errors import DriverError
+from redisjobs.registry import PushOptions
+from redisjobs.torture import jobs
+from redisjobs.torture.nemesis.fault import Fault, Field
+from redisjobs.torture.proxy import Proxy
+from redisjobs.torture.store import Store, through
+
+_PATIENCE = 2.0  # seconds that a push is tried for
+
+
+class _NetworkFault(Fault):
+    recovery = "workers"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proxies: Sequence[Proxy] = ()
+
+    @classmethod
+    def possible(cls, field: Field) -> bool:
+        return field.workers is not None
+
+    def give_work(self, field: Field) -> None:
+        """See to it that workers have something to claim and to settle."""
+        for store in field.stores:
+            field.push(jobs.Flaky(2), store)
+
+
+class _BrokenNetwork(_NetworkFault):
+    unsteady = True
+
+    def begin(self, field: Field) -> None:
+        self.proxies = field.proxies()
+        self.detail = "workers and producers" if len(self.proxies) > 1 else "workers"
+        for proxy in self.proxies:
+            self.harm(proxy)
+
+    @abstractmethod
+    def harm(self, proxy: Proxy) -> None:
+        """Do to one proxy what it does."""
+
+
+class ResetConnections(_BrokenNetwork):
+    """Every connection is reset."""
+
+    name = "connections reset"
+    holds = 0.3
+
+    def harm(self, proxy: Proxy) -> None:  # noqa: D102
+        proxy.drop_all()
+
+
+class RefuseConnections(_BrokenNetwork):
+    """Every connection is reset, and new ones are refused."""
+
+    name = "connections refused"
+    holds = 2.0
+    hits = "all"
+    reaches = 1.0  # the longest pause between two tries
+
+    def harm(self, proxy: Proxy) -> None:  # noqa: D102
+        proxy.refuse(True)
+        proxy.drop_all()
+
+    def end(self, field: Field) -> None:  # noqa: D102
+        for proxy in self.proxies:
+            proxy.refuse(False)
+
+
+class BlackHole(_BrokenNetwork):
+    """Nothing comes through, for longer than a lease, and nobody is told."""
+
+    name = "network cut"
+    in_leases = 1.5
+    hits = "all"
+    reaches = 2.0  # a beat that was swallowed is waited for so long, and then tried anew
+    lingers = 8.0  # whose connection is half-open notices it only then
+
+    def harm(self, proxy: Proxy) -> None:  # noqa: D102
+        proxy.black_hole(True)
+
+    def end(self, field: Field) -> None:  # noqa: D102
+        for proxy in self.proxies:
+            proxy.black_hole(False)
+
+
+class SlowNetwork(_BrokenNetwork):
+    """Everything takes its time."""
+
+    name = "network slow"
+    holds = 3.0
+
+    def harm(self, proxy: Proxy) -> None:  # noqa: D102
+        proxy.delay(0.1)
+
+    def end(self, field: Field) -> None:  # noqa: D102
+        for proxy in self.proxies:
+            proxy.delay(0)
+
+
+class _CutReply(_NetworkFault):
+    """Some command's reply is cut: what it did is done, and whoever asked does not learn it."""
+
+    holds = 1.0
+    triggers: ClassVar[Sequence[str]] = ()
+    most: ClassVar[int] = 4000  # bytes that may come before the cut
+
+    def begin(self, field: Field) -> None:
+        trigger, n = field.rng.choice(self.triggers), self.some_bytes(field.rng)
+        proxy = field.producers if trigger == "push" else field.workers
+        assert proxy is not None
+        proxy.cut_after_reply_bytes(n, *_wires(field, trigger))
+        self.before = proxy.cuts
+        self.proxies, self.detail = [proxy], f"{trigger}, after {n} bytes"
+
+    def some_bytes(self, rng: random.Random) -> int:
+        """After how many bytes to cut: any of a reply, and more often one of the first."""
+        return 0 if rng.random() < 0.25 else int(self.most ** rng.random())
+
+    def keep(self, field: Field) -> None:
+        if not self.happened and field.workers in self.proxies:  # or there may be nothing to cut
+            self.give_work(field)
+            for store in field.stores if "claim" in self.triggers else ():
+                store.publish(b"released 1")  # who hears that jobs were handed back claims by that script
+
+    def end(self, field: Field) -> None:
+        for proxy in self.proxies:
+            proxy.cut_no_more()
+
+    @property
+    def happened(self) -> bool:
+        return any(proxy.cuts > self.before for proxy in self.proxies)
+
+
+class CutClaim(_CutReply):
+    """The reply in which jobs are handed out."""
+
+    name = "claim cut"
+    triggers = ("XREADGROUP", "claim")
+
+
+class LateClaim(_NetworkFault):
+    """A claim is held on its way, maybe with a settlement before it; it arrives when nobody waits for it any more.
+
+    What it settles was settled meanwhile. What it claims, nobody is told of: its worker has to find it.
+    """
+
+    name = "claim late"
+    holds = 1.0
+    WHILES: ClassVar[Sequence[float]] = (0.2, 1, 3, 6)  # less than what a late read is reckoned with
+    TOO_LATE: ClassVar[float] = 1.0  # seconds after that
+
+    def begin(self, field: Field) -> None:  # noqa: D102
+        assert field.workers is not None
+        trigger, self.pause = field.rng.choice((b"BLOCK", b"XREADGROUP")), field.rng.choice(self.WHILES)
+        self.held = field.workers.hold(trigger)
+        self.proxies, self.detail = [field.workers], f"{trigger.decode()}, for {self.pause:g} s"
+
+    def keep(self, field: Field) -> None:  # noqa: D102
+        if not self.happened:
+            self.give_work(field)
+
+    def end(self, field: Field) -> None:  # noqa: D102
+        due = time.monotonic() + self.pause
+
+        def let_go() -> bool:
+            now = time.monotonic()
+            if self.happened and now < due and not field.over:
+                return False
+            if now > due + self.TOO_LATE:
+                self.held.drop()
+            self.held.release()
+            return True
+
+        field.late.append(let_go)
+
+    @property
+    def happened(self) -> bool:  # noqa: D102
+        return self.held.bytes > 0
+
+
+class CutSettlement(_CutReply):
+    """The reply that says a job was settled."""
+
+    name = "settlement cut"
+    triggers = ("settle",)
+
+
+class CutReclaim(_CutReply):
+    """The reply that says who is lost, and whose jobs were handed back."""
+
+    name = "reclaim cut"
+    triggers = ("reclaim",)
+    most = 150
+
+
+class CutBeat(_CutReply):
+    """The reply to a sign of life: all of it, or its last bytes."""
+
+    name = "beat cut"
+    triggers = ("beat",)
+
+    def some_bytes(self, rng: random.Random) -> int:  # noqa: D102
+        return rng.randrange(len(":0\r\n"))
+
+
+class SlowBeat(_NetworkFault):
+    """The reply to a sign of life comes when the lease would be over."""
+
+    name = "beat late"
+    in_leases = 1.0
+
+    def begin(self, field: Field) -> None:  # noqa: D102
+        assert field.workers is not None
+        field.workers.delay_reply(self.in_leases * field.lease, *_wires(field, "beat"))
+        self.before = field.workers.lags
+        self.proxies = [field.workers]
+
+    def end(self, field: Field) -> None:  # noqa: D102
+        for proxy in self.proxies:
+            proxy.delay_reply_no_more()
+
+    @property
+    def happened(self) -> bool:  # noqa: D102
+        return any(proxy.lags > self.before for proxy in self.proxies)
+
+
+class CutPush(_CutReply):
+    """The reply that says a job was pushed."""
+
+    name = "push cut"
+    recovery = ""
+    triggers = ("push",)
+    most = 150
+
+
+def _wires(field: Field, trigger: str) -> list[bytes]:
+    """What a request contains that runs a command, or a script of any release so far."""
+    wires = [trigger] if trigger.isupper() else field.fleet.release.shas(trigger)
+    return [wire.encode() for wire in wires]
+
+
+class LateBytes(Fault):
+    """The bytes of a push are held on their way; its retry arrives, and its job runs; then they arrive as well.
+
+    They arrive at once when the job has ended, or so many seconds later; the last when the store no longer
+    remembers that job. No second one may come of them.
+    """
+
+    name = "late bytes"
+    holds = 2.5
+    WHILES: ClassVar[Sequence[float]] = (0, 0, 0.3, 1, 12, 40, 70)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = 0  # bytes
+
+    @classmethod
+    def possible(cls, field: Field) -> bool:  # noqa: D102
+        return field.producers is not None
+
+    def begin(self, field: Field) -> None:  # noqa: D102
+        assert field.producers is not None
+        store = field.some_store()
+        self.db = store.db
+        proxy = field.stack.enter_context(Proxy(*field.producers.target))
+        url = through(store.url, proxy.port)
+        queue = field.stack.enter_context(sync.JobQueue(url, field.fleet.queue, deadline=_PATIENCE))
+        ways = field.rng.sample(range(len(self.WHILES)), len(self.WHILES))
+        for pause, way in zip(self.WHILES, ways, strict=True):
+            self._push(field, store, queue, proxy, pause, self._options(way))
+        self.detail = f"{self.held} bytes of {len(self.jobs)} pushes"
+
+    @property
+    def happened(self) -> bool:  # noqa: D102
+        return self.held > 0
+
+    def _options(self, way: int) -> PushOptions:
+        """Half of the jobs have an id that the queue makes, which says when; half of each have a unique key."""
+        options: PushOptions = {"job_id": f"late-{new_job_id()}"} if way % 2 else {}
+        if way // 2 % 2:
+            options["unique"] = f"late {new_job_id()}"
+        return options
+
+    def _push(
+        self, field: Field, store: Store, queue: sync.JobQueue, proxy: Proxy, pause: float, options: PushOptions
+    ) -> None:
+        """Push a job whose first bytes are held, and see to it that they go on after its end."""
+        held = proxy.hold(b"EVALSHA")
+        try:
+            handle = queue.push(jobs.Work(0.001), **options)
+        except DriverError as error:  # it may be there, or not
+            for unsure in error.job_ids:
+                field.note("push", job=unsure, db=store.db, name="Work")
+            held.release()
+            raise
+        job_id = handle.id
+        self.jobs.append(job_id)
+        self.held += held.bytes
+        field.note("push", job=job_id, db=store.db, name="Work")
+        field.note("pushed", job=job_id, db=store.db, holder="", added=handle.added)
+        ended: list[float] = []
+
+        def let_go() -> bool:
+            if not ended and (held.bytes == 0 or store.queue.get(job_id) is None):
+                ended.append(time.monotonic())
+            if not ended or (time.monotonic() < ended[0] + pause and not field.over):
+                return False
+            held.release()
+            return True
+
+        field.late.append(let_go)

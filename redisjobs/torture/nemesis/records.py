@@ -1,0 +1,104 @@
+"""Faults by hand: what the store knows of a worker is taken away."""
+
+import os
+import signal
+from abc import abstractmethod
+
+from redisjobs.drivers.redis.commands import GROUP
+from redisjobs.torture import jobs
+from redisjobs.torture.nemesis.fault import Field
+from redisjobs.torture.nemesis.processes import IN_HAND, ProcessFault
+
+
+class _RecordFault(ProcessFault):
+    holds = 2.0
+
+    def prepare(self, field: Field) -> None:
+        for store in field.stores:
+            for _ in range(2 * IN_HAND):
+                field.push(jobs.Work(field.lease), store)
+
+    def begin(self, field: Field) -> None:
+        pid = field.fleet.some_pid(supervised=False)
+        if pid is None:
+            return
+        self.store, workers = field.workers_of(pid)
+        if workers:
+            self.db = self.store.db
+            self.harm(field, pid, workers[0])
+            self.detail = f"{workers[0]}, process {pid}"
+
+    @abstractmethod
+    def harm(self, field: Field, pid: int, worker: str) -> None:
+        """Do what it does to one worker."""
+
+
+class DeleteRecord(_RecordFault):
+    """DEL of a worker's record: nothing that it says is heeded any more, and it hands its jobs on."""
+
+    name = "record deleted"
+    hands_on = True
+
+    def harm(self, field: Field, pid: int, worker: str) -> None:  # noqa: D102
+        self.pids = [pid]
+        self.store.run("DEL", f"{self.store.prefix}worker:{worker}")
+
+
+class RemoveConsumer(_RecordFault):
+    """XGROUP DELCONSUMER of a worker that lives: what it had is dropped, and found by whoever looks for that.
+
+    Workers look once a minute; here that comes soon.
+    """
+
+    name = "consumer removed"
+    hands_on = True
+    forgets_deliveries = True
+
+    def harm(self, field: Field, pid: int, worker: str) -> None:  # noqa: D102
+        self.pids = [pid]
+        for stream in self.store.streams:
+            self.store.run("XGROUP", "DELCONSUMER", stream, GROUP, worker)
+
+    def keep(self, field: Field) -> None:  # noqa: D102
+        if self.pids:
+            self.store.tidy()
+
+
+class ForgetWorkers(_RecordFault):
+    """ZREM of a worker that lives, or DEL of all there are: with its next beat each is there again."""
+
+    name = "workers forgotten"
+    hits = ""
+    recovery = "workers"
+
+    @property
+    def happened(self) -> bool:  # noqa: D102
+        return bool(self.detail)
+
+    def harm(self, field: Field, pid: int, worker: str) -> None:  # noqa: D102
+        key = f"{self.store.prefix}workers"
+        if field.rng.random() < 0.5:
+            self.store.run("ZREM", key, worker)
+        else:
+            self.store.run("DEL", key)
+
+
+class LoseRecord(_RecordFault):
+    """SIGKILL of a worker, and nothing is left of it but what it had: whoever looks at all consumers finds that.
+
+    As after a failover that lost the record. Workers look once a minute; here that comes soon.
+    """
+
+    name = "record lost"
+    hands_on = True
+
+    def harm(self, field: Field, pid: int, worker: str) -> None:  # noqa: D102
+        field.fleet.victims.add(pid)
+        os.kill(pid, signal.SIGKILL)
+        self.pids = [pid]
+        self.store.run("DEL", f"{self.store.prefix}worker:{worker}")
+        self.store.run("ZREM", f"{self.store.prefix}workers", worker)
+
+    def keep(self, field: Field) -> None:  # noqa: D102
+        if self.pids:
+            self.store.tidy()

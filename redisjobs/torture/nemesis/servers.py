@@ -1,0 +1,142 @@
+"""Faults of the server, and of what it keeps."""
+
+import os
+import signal
+import time
+
+from redisjobs.drivers.redis.commands import GROUP
+from redisjobs.torture import jobs
+from redisjobs.torture.nemesis.fault import Fault, Field
+from redisjobs.torture.nemesis.processes import IN_HAND, ProcessFault
+
+
+class _ServerFault(Fault):
+    recovery = "workers"
+
+    @classmethod
+    def possible(cls, field: Field) -> bool:
+        return field.own is not None
+
+
+class KillServer(_ServerFault):
+    """kill -9 of the server; it is started again on its append-only file."""
+
+    name = "server killed"
+    holds = 1.5
+    hits = "all"
+    reaches = 1.0  # the longest pause between two tries
+
+    def begin(self, field: Field) -> None:  # noqa: D102
+        assert field.own is not None
+        field.own.kill()
+
+    def end(self, field: Field) -> None:  # noqa: D102
+        assert field.own is not None
+        field.own.restart()
+
+
+class KillClients(_ServerFault):
+    """CLIENT KILL of every connection, those that listen included."""
+
+    name = "clients killed"
+    holds = 0.3
+    unsteady = True
+
+    def begin(self, field: Field) -> None:  # noqa: D102
+        killed = 0
+        for kind in ("normal", "pubsub"):
+            killed += field.store.run("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+        self.detail = f"{killed} connections"
+
+
+class FlushScripts(_ServerFault):
+    """SCRIPT FLUSH, again and again."""
+
+    name = "scripts flushed"
+    holds = 1.0
+
+    def begin(self, field: Field) -> None:  # noqa: D102
+        self.keep(field)
+
+    def keep(self, field: Field) -> None:  # noqa: D102
+        field.store.run("SCRIPT", "FLUSH")
+
+
+class SqueezeMemory(_ServerFault):
+    """A memory limit below what is in use: nothing can be pushed, and all else goes on."""
+
+    name = "memory full"
+    holds = 3.0
+
+    def begin(self, field: Field) -> None:  # noqa: D102
+        field.store.run("CONFIG", "SET", "maxmemory", "100kb")
+
+    def end(self, field: Field) -> None:  # noqa: D102
+        field.store.run("CONFIG", "SET", "maxmemory", "0")
+
+
+class DestroyGroup(Fault):
+    """XGROUP DESTROY: all leases are forgotten, and so is what was read; everything is handed out anew."""
+
+    name = "group destroyed"
+    hits = "all"
+    recovery = "workers"
+    hands_on = True
+    forgets_deliveries = True
+
+    def prepare(self, field: Field) -> None:  # noqa: D102
+        self.target = field.some_store()
+        self.db = self.target.db
+        for _ in range(IN_HAND):
+            field.push(jobs.Work(field.lease), self.target)
+
+    def begin(self, field: Field) -> None:  # noqa: D102
+        streams = self.target.streams if field.rng.random() < 0.5 else self.target.streams[1:2]
+        for stream in streams:
+            self.target.run("XGROUP", "DESTROY", stream, GROUP)
+        self.detail = f"of {len(streams)} streams"
+
+
+class SetClockAhead(ProcessFault):
+    """The server's clock is set ahead by more than a lease, then back; a worker is killed as it is set.
+
+    Nobody else may lose a job by that, and that one is fenced before it is set back.
+    """
+
+    name = "clock set ahead"
+    in_leases = 2.5
+    unsteady = True
+    alone = True  # what jobs wait for, when it is set again, is judged by what this fault alone does
+
+    def begin(self, field: Field) -> None:  # noqa: D102
+        pid = field.fleet.some_pid(supervised=False)
+        if pid is not None:
+            seconds = self.seconds(field)
+            _, self.lost = field.workers_of(pid)
+            self._set(field, seconds)
+            field.fleet.victims.add(pid)
+            os.kill(pid, signal.SIGKILL)
+            self.pids, self.detail = [pid], f"by {seconds:.1f} s; process {pid} is killed"
+
+    def seconds(self, field: Field) -> float:
+        """By how much it is set ahead. What is delayed meanwhile is due so much later, once it is set back."""
+        return field.rng.uniform(1.2, 3) * field.lease
+
+    def end(self, field: Field) -> None:  # noqa: D102
+        if self.pids:
+            self._set(field, 0)
+
+    def _set(self, field: Field, seconds: float) -> None:
+        for store in field.stores:
+            asked = time.time()
+            store.set_clock(seconds)
+            field.note("clock", db=store.db, asked=asked, seconds=seconds)
+
+
+class SetClockBack(SetClockAhead):
+    """The same, set back first: often by so much that nobody could wait until it is where it was."""
+
+    name = "clock set back"
+
+    def seconds(self, field: Field) -> float:  # noqa: D102
+        return -field.rng.choice((field.rng.uniform(1.2, 3) * field.lease, field.rng.uniform(20, 50)))

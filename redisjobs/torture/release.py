@@ -1,0 +1,59 @@
+"""What the torture's workers run: a copy of this package, so that a release can be replaced under their feet."""
+
+import os
+import re
+import shutil
+from hashlib import sha1
+from importlib.resources import as_file
+from pathlib import Path
+
+import redisjobs
+from redisjobs.drivers.redis import scripts
+
+_FOLDERS = ("lua", "scripts")  # where releases keep their scripts, in turn
+_SAYS_WHERE = re.compile(r'(?<=\.joinpath\()"(\w+)"(?=\))')
+
+
+class Release:
+    """A release of redisjobs, in a directory of its own.
+
+    Attributes:
+        directory: Where it is; on the path, `redisjobs` is this one.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._package = directory / "redisjobs"
+        shutil.copytree(
+            Path(redisjobs.__file__).parent, self._package, ignore=shutil.ignore_patterns("__pycache__", "lua")
+        )
+        with as_file(scripts.folder()) as folder:
+            shutil.copytree(folder, self._package / _FOLDERS[0])
+        self._number = 0
+        self._marks = [""]  # what each release so far has added to its scripts, all in all
+
+    def shas(self, script: str) -> list[str]:
+        """What `script` is called by in each release so far: workers of several may run at once."""
+        return [sha1(f"{scripts.script(script).source}{mark}".encode()).hexdigest() for mark in self._marks]
+
+    def upgrade(self) -> str:
+        """Put another release in its place, which keeps its scripts elsewhere; the name of that folder.
+
+        Whoever has been started by then has read the old code, and no longer finds the old scripts.
+        """
+        old, new = _FOLDERS[self._number % 2], _FOLDERS[(self._number + 1) % 2]
+        self._number += 1
+        aside = self.directory / f"scripts of release {self._number}"
+        shutil.copytree(self._package / old, self._package / new)
+        mark = f"-- as of release {self._number}\n"
+        self._marks.append(self._marks[-1] + mark)
+        for script in (self._package / new).glob("*.lua"):
+            script.write_text(script.read_text() + mark)
+        reader = self._package / "drivers" / "redis" / "scripts.py"
+        text, found = _SAYS_WHERE.subn(f'"{new}"', reader.read_text(), count=1)
+        assert found, "drivers/redis/scripts.py no longer says where the scripts are in a way that is known here"
+        beside = reader.with_suffix(".new")
+        beside.write_text(text)
+        os.replace(beside, reader)
+        os.replace(self._package / old, aside)
+        return new

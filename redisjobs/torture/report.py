@@ -1,0 +1,87 @@
+"""What the torture has to say at its end: a text for people, a document for programs."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from redisjobs.torture.checker import Verdict
+from redisjobs.torture.recovery import Recovery
+
+_NAMED = 10  # of each thing that is wrong
+
+
+def text(verdict: Verdict, where: str, seconds: float, seed: int) -> str:
+    """The report for people."""
+    dead = ", ".join(f"{number} {reason}" for reason, number in verdict.dead.items())
+    lines = [
+        f"{seconds:.0f} s on {where}; seed {seed}",
+        f"pushed        {verdict.pushed} jobs, {verdict.acknowledged} acknowledged; "
+        f"{verdict.by_hand} entries by hand; {verdict.full} times told that the queue is full",
+        f"done          {verdict.done}",
+        f"dead          {sum(verdict.dead.values())}" + (f" ({dead})" if dead else ""),
+        f"cancelled     {verdict.cancelled}",
+        f"ran again     {_by_cause(verdict.again)}",
+        f"ran twice     {_by_cause(verdict.duplicates)}",
+        *([f"bereft        {_by_cause(verdict.bereft)}"] if verdict.bereft else []),
+        f"refused       {verdict.refused} settlements of a lost lease",
+        "",
+        f"{'fault':<22}{'times':>6}{'recovery p50':>15}{'p99':>9}{'amid others, p99':>19}",
+        *(_row(name, recovery) for name, recovery in sorted(verdict.faults.items())),
+        "",
+    ]
+    for what, found in {
+        "lost": verdict.lost,
+        "left behind": verdict.left,
+        "settled by a non-owner": verdict.stolen,
+        "ended twice": verdict.twice,
+        "wrong": verdict.wrong,
+    }.items():
+        lines += [f"{what}: {each}" for each in found[:_NAMED]]
+        if len(found) > _NAMED:
+            lines.append(f"{what}: {len(found) - _NAMED} more")
+    lines.append(
+        f"{len(verdict.lost)} lost, {len(verdict.stolen)} settled by a non-owner, {len(verdict.left)} left behind"
+        + (f", {len(verdict.twice)} ended twice" if verdict.twice else "")
+        + (f", {len(verdict.wrong)} wrong" if verdict.wrong else "")
+    )
+    return "\n".join(lines)
+
+
+def _by_cause(counts: dict[str, int]) -> str:
+    causes = ", ".join(f"{number} {cause}" for cause, number in counts.items())
+    return f"{sum(counts.values())}" + (f" ({causes})" if causes else "")
+
+
+def _row(name: str, recovery: Recovery) -> str:
+    row = f"{name:<22}{recovery.times:>6}"
+    for width, (values, percent) in zip((15, 9, 19), _columns(recovery), strict=True):
+        row += f"{percentile(values, percent):>{width - 2}.2f} s" if values else " " * width
+    return row.rstrip()
+
+
+def _columns(recovery: Recovery) -> Sequence[tuple[Sequence[float], float]]:
+    return (recovery.seconds, 50), (recovery.seconds, 99), (recovery.disturbed, 99)
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The smallest value that so many per cent of all values do not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, -int(-len(ordered) * percent // 100) - 1)]
+
+
+def document(verdict: Verdict, where: str, seconds: float, seed: int) -> dict[str, Any]:
+    """The same for programs."""
+    found = asdict(verdict)
+    found["faults"] = {
+        name: {
+            "times": recovery.times,
+            "recoveries": len(recovery.seconds),
+            **{
+                key: round(percentile(values, percent), 3) if values else None
+                for key, (values, percent) in zip(("p50", "p99", "p99_disturbed"), _columns(recovery), strict=True)
+            },
+        }
+        for name, recovery in sorted(verdict.faults.items())
+    }
+    head = {"passed": verdict.passed, "where": where, "seconds": round(seconds, 1), "seed": seed}
+    return {**head, **found}

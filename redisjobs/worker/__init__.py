@@ -1,0 +1,1 @@
+"""A worker: a face, one run of it, and the parts of that."""

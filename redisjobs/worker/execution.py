@@ -1,0 +1,389 @@
+"""One job in a worker's hands: from its lease to its outcome."""
+
+import inspect
+import logging
+import time
+from collections.abc import Awaitable
+from contextvars import Context
+from dataclasses import dataclass
+from functools import partial
+from types import GeneratorType
+from typing import TYPE_CHECKING, Any, Protocol
+
+import anyio
+
+from redisjobs import codec
+from redisjobs.driver import Ack, DeadLetter, Fate, Lease, Release, RetryLater, Word
+from redisjobs.errors import DecodeError, JobTimeout, RegistrationError, Snooze
+from redisjobs.job import JobContext, JobDefinition
+from redisjobs.logs import Log
+from redisjobs.outcome import (
+    Done,
+    Expired,
+    Interrupted,
+    Outcome,
+    Raised,
+    Undecodable,
+    UnknownName,
+    Unplaced,
+    attach,
+    decide,
+)
+from redisjobs.retry import exponential_jitter
+from redisjobs.visible import visible
+from redisjobs.worker.contexts import Contexts, run_in
+from redisjobs.worker.guard import Guard, OpenScopes, set_author
+from redisjobs.worker.settings import Settings
+from redisjobs.worker.threads import NoThread, Threads, call_in
+
+if TYPE_CHECKING:
+    from redisjobs.worker.processes import Processes  # only where it is needed, for what it loads
+
+logger = Log("redisjobs.worker")
+
+_DONE, _ACK = Done(), Ack()
+
+
+class Clock(Protocol):
+    """Tells the server's time, as well as the worker knows it."""
+
+    @property
+    def server_ms(self) -> int: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What one run of a worker runs handlers with."""
+
+    guard: Guard
+    contexts: Contexts
+    threads: Threads
+    processes: "Processes | None"
+
+
+class Running:
+    """A leased job, its handler about to run, running or done.
+
+    Attributes:
+        lease: The lease; a renewed token may replace it.
+        place: The lease's place.
+        over: Whether it has an outcome, or was let go; it may still have to be settled.
+        ended: Whether its handler runs no more, in the loop at least.
+        fate: How to settle it, once that is decided; None also if it is no longer ours.
+        resent: Whether its settlement was sent before, and the reply lost.
+        sent_at: When it was last sent, in s since 1970; 0 if never.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_context",
+        "_definition",
+        "_job",
+        "_means",
+        "_outcome",
+        "_run_ms",
+        "_scope",
+        "_settings",
+        "_started",
+        "_strikes",
+        "_why",
+        "ended",
+        "fate",
+        "lease",
+        "over",
+        "place",
+        "resent",
+        "sent_at",
+    )
+
+    def __init__(self, lease: Lease, settings: Settings, means: Means) -> None:
+        self.lease = lease
+        self.place = lease.place
+        self.over = self.ended = False
+        self.fate: Fate | None = None
+        self.resent = False
+        self.sent_at = 0.0
+        self._settings = settings
+        self._means = means
+        self._strikes = 0
+        self._started = 0.0
+        self._run_ms = 0
+        self._job: codec.Job | None = None
+        self._outcome: Outcome | None = None
+        self._definition: JobDefinition[Any] | None = None
+        self._context: JobContext | None = None
+        self._scope: anyio.CancelScope | None = None
+        self._why: Outcome | None = None
+
+    @property
+    def description(self) -> str:
+        """Which job this is, for people."""
+        return f"job {visible(self.lease.job_id)} ({visible(self._job.name) if self._job else '?'})"
+
+    def give_up(self, why: Outcome) -> None:
+        """Cancel the handler; `why` is the outcome, unless it is over already."""
+        if self.over or self._why is not None:
+            return
+        self._why = why
+        if self._context is not None:
+            self._context.cancelled = True
+        if self._scope is not None:
+            self._scope.cancel()
+
+    @property
+    def began(self) -> bool:
+        """Whether anything of the user's was run for it."""
+        return self._started > 0
+
+    @property
+    def given_up(self) -> Outcome:
+        """The outcome of a job that was given up, and whose handler did not object."""
+        return self._why if self._why is not None else Interrupted()
+
+    async def run(self, scope: anyio.CancelScope, now_ms: int, scopes: OpenScopes) -> Outcome:
+        """Read the job and run its handler; whatever that raises, the outcome says.
+
+        Args:
+            scope: What `give_up` cancels, around this call; should it cut the run off, `given_up` is the outcome.
+            now_ms: The server's clock.
+            scopes: The current task's.
+
+        Raises:
+            BaseException: Only a cancellation that came from outside.
+        """
+        if self._why is not None:  # given up before it began
+            return self._why
+        self._started, self._run_ms = time.monotonic(), now_ms
+        try:
+            job = self._job = codec.decode_job(self.lease)
+            definition = self._definition = self._settings.queue.definitions.get(job.name)
+            if definition is None:
+                return UnknownName(job.name, job.unknown_ms, self._settings.unknown_ms)
+            if job.expires_ms is not None and job.expires_ms < now_ms and not self._has_started(job):
+                late = (now_ms - job.expires_ms) / 1000
+                return Expired(f"not started in time: expired {late:.1f} s before a worker was free")
+        except DecodeError as error:
+            return Undecodable(str(error))
+        self._scope = scope
+        if definition.in_process and (unplaced := await self._prepare_process()):
+            return unplaced
+        self._strikes = self._means.guard.strikes
+        context = self._make_context(job)
+        set_author(self)
+        if definition.timeout is None:
+            return await self._handle(definition, job.parameters, context, scope, scopes)
+        return await self._handle_in_time(definition, job.parameters, context, definition.timeout, scopes)
+
+    async def _prepare_process(self) -> Outcome | None:
+        """Wait for the process that the handler is to run in; its time runs only from then."""
+        if self._means.processes is None:
+            return Raised(RegistrationError("its handler was registered after the worker was started"))
+        try:
+            await self._means.processes.prepare()
+        except NoThread:
+            return self._unplaced()
+        return self._why
+
+    def _unplaced(self) -> Outcome:
+        self._means.threads.turned_away = True
+        return Unplaced()
+
+    def _has_started(self, job: codec.Job) -> bool:
+        """Whether it was started before: a run of it had an outcome, or a worker died to which it was given."""
+        return job.started_ms is not None or self.lease.deliveries > 1
+
+    async def _handle_in_time(
+        self,
+        definition: JobDefinition[Any],
+        parameters: bytes,
+        context: JobContext,
+        timeout: float,
+        scopes: OpenScopes,
+    ) -> Outcome:
+        with anyio.CancelScope(deadline=anyio.current_time() + timeout) as limit:
+            return await self._handle(definition, parameters, context, limit, scopes)
+        return self._why if self._why is not None else self._timed_out(timeout)
+
+    async def _handle(
+        self,
+        definition: JobDefinition[Any],
+        parameters: bytes,
+        context: JobContext,
+        scope: anyio.CancelScope,
+        scopes: OpenScopes,
+    ) -> Outcome:
+        # A fresh one each: what a handler sets in it is no business of the next job's.
+        surroundings = self._means.contexts.fresh()
+        innermost = scopes.innermost()
+        try:
+            decoded = surroundings.run(codec.decode_parameters, definition.name, parameters)
+        except DecodeError as error:
+            return Undecodable(str(error))
+        except BaseException as error:  # the parameters' own code
+            return Raised(error)
+        try:
+            raised = await self._call(definition, decoded, context, surroundings)
+        except NoThread:
+            return self._unplaced()
+        except anyio.get_cancelled_exc_class() as error:
+            raised = error
+        if scopes.innermost() is not innermost:
+            scopes.close_inside(innermost)
+        if raised is None:
+            return _DONE
+        try:
+            return self._came_to(raised, definition, context, scope)
+        finally:
+            del raised  # or it would hold itself: its traceback leads to the frames that called the handler
+
+    def _came_to(
+        self, raised: BaseException, definition: JobDefinition[Any], context: JobContext, scope: anyio.CancelScope
+    ) -> Outcome:
+        """What it means that the handler raised; a cancellation that was meant for the worker goes on."""
+        cancelled = isinstance(raised, anyio.get_cancelled_exc_class())
+        if cancelled and self._means.guard.was_meant():
+            try:
+                raise raised
+            finally:
+                del raised  # as above
+        if self._why is not None:
+            return self._why
+        if scope.cancel_called and definition.timeout is not None:
+            return self._timed_out(definition.timeout, raised)
+        # One that ran in a thread raised it itself: nobody can cancel what runs there.
+        if cancelled and definition.is_async and self._means.guard.hit(self, self._strikes):
+            return Interrupted()
+        return Raised(raised)
+
+    def _timed_out(self, timeout: float, cause: BaseException | None = None) -> Outcome:
+        if self._context is not None:
+            self._context.cancelled = True
+        error = JobTimeout(f"the handler was still running after its timeout of {timeout:g} s")
+        error.__cause__ = cause
+        return Raised(error)
+
+    def _call(
+        self, definition: JobDefinition[Any], parameters: Any, context: JobContext, surroundings: Context
+    ) -> Awaitable[BaseException | None]:
+        """Run the handler; what it raised."""
+        if definition.is_async:
+            return run_in(surroundings, definition.call, parameters, context)
+        if definition.in_process and self._means.processes is not None:
+            return self._means.processes.run(definition, parameters, context)
+        return self._call_in_thread(definition, parameters, context, surroundings)
+
+    async def _call_in_thread(
+        self, definition: JobDefinition[Any], parameters: Any, context: JobContext, surroundings: Context
+    ) -> BaseException | None:
+        if self._means.threads.full:
+            raise NoThread
+        call = partial(call_in, surroundings, definition.call, parameters, context)
+        returned, raised = await self._means.threads.run(call)
+        if _is_awaitable(returned):  # a plain function that returns a coroutine, as decorators make them
+            return await run_in(surroundings, lambda: returned)
+        return raised
+
+    def _make_context(self, job: codec.Job) -> JobContext:
+        self._context = JobContext(
+            job_id=self.lease.job_id,
+            job_name=job.name,
+            queue_name=self._settings.queue.name,
+            attempt=job.attempt,
+            deliveries=self.lease.deliveries,
+            queued_ms=min(job.queued_ms, self._run_ms),  # an entry id that somebody wrote may be later
+            next_scheduled_ms=job.next_scheduled_ms,
+            read_headers=job.read_headers,
+            worker_id=self._settings.worker_id,
+        )
+        return self._context
+
+    def hand_back(self, *, refund: bool = True) -> Fate:
+        """How to let another worker run it.
+
+        One that has started does not expire any more, which only its entry can tell who runs it next.
+        """
+        job = self._job
+        if refund and self.began and job is not None and job.expires_ms is not None and job.started_ms is None:
+            return RetryLater("+0", {"started_at": str(self._run_ms)})
+        return Release(refund=refund)
+
+    def decide(self, outcome: Outcome, clock: Clock) -> None:
+        """Decide the job's fate, by its handler's retry policy."""
+        self._outcome = outcome
+        if outcome is _DONE:
+            self.fate = _ACK
+            return
+        if isinstance(outcome, Interrupted):
+            self.fate = self.hand_back()
+            return
+        job, now_ms = self._job, clock.server_ms
+        attempt, started_ms = (job.attempt, job.started_ms or self._run_ms) if job else (1, now_ms)
+        policy = self._definition.retry if self._definition else self._settings.queue.retry
+        judge = partial(decide, attempt=attempt, started_ms=started_ms, now_ms=now_ms)
+        try:
+            # What the policy sets in its context is no business of the next job's.
+            self.fate = self._means.contexts.fresh().run(judge, outcome, policy=policy)
+        except BaseException as error:
+            # The policy is the user's code too; one that breaks must cost neither the job nor the worker.
+            logger.exception("%s: its retry policy raised; the default one decides", self.description)
+            attach(error, "__context__", outcome.error if isinstance(outcome, Raised) else None)
+            self.fate = judge(Raised(error), policy=exponential_jitter())
+
+    def report(self, word: Word) -> None:
+        """Log what became of the job, one line a state change; a failure with its traceback.
+
+        Each record says in its attributes, for whoever collects them, what was settled, how, and by which lease.
+        """
+        if word is Word.OK and type(self.fate) is Ack and not logger.isEnabledFor(logging.INFO):
+            return
+        error = self._outcome.error if isinstance(self._outcome, Raised) else None
+        self._outcome = None  # its traceback leads to the frames that called the handler, and so to this job
+        match word, self.fate:
+            case Word.LEASE_LOST, _:
+                self._log(word, logging.WARNING, "the lease was lost before it was settled; nothing was written")
+            case Word.CANCELLED, _:
+                self._log(word, logging.INFO, "cancelled")
+            case _, Ack(cancelled):
+                self._log(word, logging.INFO, "cancelled" if cancelled else "done")
+            case _, RetryLater(due):
+                level = logging.INFO if error is None or isinstance(error, Snooze) else logging.WARNING
+                self._log(word, level, f"runs again, due {due} ms", error)
+            case _, DeadLetter(reason, text):
+                self._log(word, logging.ERROR, f"dead letter, {reason}: {text}", error)
+            case _, Release():
+                self._log(word, logging.INFO, "released")
+
+    def _log(self, word: Word, level: int, what: str, error: BaseException | None = None) -> None:
+        if not logger.isEnabledFor(level):
+            return
+        job_id, name = self.lease.job_id, self._job.name if self._job else "?"
+        unread = self.lease.fields.get(b"attempt", b"1")[:9]
+        attempt = self._job.attempt if self._job else int(unread) if unread.isdigit() else 1
+        ran = time.monotonic() - self._started if self._started else 0.0
+        logger.log(
+            level,
+            "job %s (%s, attempt %d, %.3f s): %s",
+            visible(job_id),
+            visible(name),
+            attempt,
+            ran,
+            what,
+            exc_info=error if level >= logging.WARNING else None,
+            extra={
+                "job_id": job_id,
+                "job_name": name,
+                "attempt": attempt,
+                "queue": self._settings.queue.name,
+                "worker": self._settings.worker_id,
+                "deliveries": self.lease.deliveries,
+                "word": word.value,
+                "fate": type(self.fate).__name__,
+                "sent_at": self.sent_at,
+                "resent": self.resent,
+            },
+        )
+
+
+def _is_awaitable(value: Any) -> bool:
+    """As `inspect.isawaitable`, which runs code of the value's: a lazy proxy may raise outside of its request."""
+    return hasattr(type(value), "__await__") or (type(value) is GeneratorType and inspect.isawaitable(value))

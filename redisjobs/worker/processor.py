@@ -1,0 +1,980 @@
+"""One run of a worker: it claims jobs into free slots, runs them, and settles what they came to.
+
+One task, the conductor, decides what is said to the store: an exchange settles the outcomes there are and, if
+slots are free, claims as many jobs at once. Outcomes that arrive while one is under way go together in the next.
+With nothing to do it leaves the waiting to a blocking read on a connection of its own.
+"""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TypeVar
+
+import anyio
+import anyio.to_thread
+from anyio.abc import TaskGroup
+
+from redisjobs._version import __version__
+from redisjobs.backoff import NOT_NOW, retrying
+from redisjobs.driver import Ended, Exchange, Fenced, IdTaken, Lease, Reclaimed, Release, RetryLater, Silent, Word
+from redisjobs.errors import DriverError, QueueFull, RedisJobsError, Unavailable, WrongType
+from redisjobs.eventloop import Gate, gates, waker
+from redisjobs.logs import Log
+from redisjobs.outcome import CancelAsked, Interrupted, LeaseGone, Outcome
+from redisjobs.visible import visible
+from redisjobs.worker.batcher import Batch, Exchanges
+from redisjobs.worker.clearance import Clearance
+from redisjobs.worker.clock import Clock
+from redisjobs.worker.contexts import Contexts
+from redisjobs.worker.execution import Means, Running
+from redisjobs.worker.guard import Guard, keep_up
+from redisjobs.worker.health import Health
+from redisjobs.worker.heartbeat import Heartbeat
+from redisjobs.worker.lookout import Lookout
+from redisjobs.worker.rss import rss
+from redisjobs.worker.settings import Settings
+from redisjobs.worker.slots import Slots
+from redisjobs.worker.threads import Threads
+from redisjobs.worker.watchdog import LoopWatch
+
+if TYPE_CHECKING:
+    from redisjobs.worker.processes import Processes
+
+T = TypeVar("T")
+
+logger = Log("redisjobs.worker")
+
+_RECLAIM = 2.0  # seconds between looks for lost workers; less for a short lease
+_LATEST = 5.0  # seconds, beyond a lease, that a read which was given up may still be served for
+_TIDY = 60.0  # seconds between looks for what dead workers left behind
+_TIDY_STEP = 0.02  # seconds between the steps of one that takes several: other things are done in between
+_UNWIND = 0.5  # seconds that cancelled handlers have to clean up before their jobs are handed on
+_LAST_TURN = 1.0  # seconds that an idle worker waits for an answer once it was told to stop
+_STUCK = 3  # leases without a byte from the store, though beats get through: start anew; as many more: give up
+_LATER = "+60000"  # ms until a job runs again for which no ready stream has an entry id left
+_REFUSED = 5.0  # seconds between tries while somebody's key, or entry, is in the way
+_NO_DEAD_LETTERS = (
+    "no dead letter can be written: the stream redisjobs:{%s}:dead has no entry ids left, as somebody has written "
+    "the largest. The jobs are kept and tried again. Copy the letters to a new stream, as lua/README.md shows; or "
+    "requeue or delete them, then delete the key"
+)
+_PUT_OFF = 2.0  # seconds within which a job that found no thread is due again
+_FAREWELL = 5.0  # seconds for the last settlements; after that the leases run out by themselves
+
+
+def _how(error: DriverError) -> str:
+    return "the store refuses" if isinstance(error, QueueFull | WrongType) else "the store is away"
+
+
+def _absence(error: DriverError) -> str:
+    """What health says of the store; a refusal with its reason, which holds no address."""
+    how = _how(error)
+    return how if how == "the store is away" else f"{how}: {error}"
+
+
+class Shift:
+    """One run of a worker, from its first claim to its last settlement."""
+
+    def __init__(self, settings: Settings, *, until_idle: bool, breaking: Callable[[], object] = int) -> None:
+        self.settings = settings
+        self.breaking = breaking  # called when it begins to end by an error, or is cancelled
+        self.until_idle = until_idle
+        self.consumer = settings.queue.driver.consumer(
+            settings.worker_id, lease=settings.lease, max_deliveries=settings.max_deliveries
+        )
+        self.leased: dict[str, Running] = {}  # by place: all that run or are still to be settled
+        self.outbox: list[Running] = []  # those that have a fate, to be settled
+        self.kept: list[Running] = []  # those whose dead letter can't be written, to be tried again
+        self.kept_at = float("-inf")  # when one was tried last
+        self.told_no_ids = False
+        self.begun = 0  # jobs given to slots since the start
+        self.refused = 0  # settlements of jobs that we had lost
+        self.alone: Running | None = None  # the job that runs with nothing beside it
+        self.clearance = Clearance(settings.lease)
+        self.one_waits = True  # perhaps: a job that has to run alone, for a worker that runs nothing
+        self.clock = Clock()
+        self.lookout = Lookout(
+            self.consumer,
+            arrived=lambda leases: self._dispatch(leases, self.lookout.reading_since),
+            changed=lambda: self.attention.open(),
+            cancelled=self._check_cancelled,
+            clock=self.clock,
+            lease=settings.lease,
+            listening=lambda: self.heartbeat.hurry(),
+        )
+        self.slots = Slots(settings.concurrency, lambda: self.server_ms, self._ran)
+        self.threads = Threads(settings.abandoned, self._threads_changed)
+        self.wake = waker()
+        self.loop = LoopWatch(self.wake, min(max(1.0, settings.lease / 3), 5.0))
+        self.heartbeat = Heartbeat(
+            self.consumer.heartbeat(),
+            settings.lease,
+            held=self._held,
+            facts=self._facts,
+            beaten=self._beaten,
+            fenced=lambda error: self.wake(lambda: self._hear_of_fence(error)),
+            look=self.loop.look,
+        )
+        self.opening = anyio.CancelScope()
+        self.exchanges = Exchanges(self.consumer, settings.concurrency, self._answered, self._failed)
+        self.found_nothing = False  # the last exchange neither settled nor claimed anything
+        self.trouble: DriverError | None = None  # why an exchange failed
+        self.turn = anyio.CancelScope()
+        self.opened = False
+        self.away = ""  # how the store is, if nothing can be done with it
+
+        self.unsure = False  # jobs may have been delivered into a reply that was lost
+        self.reclaim_at = 0.0  # when it is time to look for lost workers
+        self.missed_at = time.monotonic() + settings.lease  # and for jobs of ours that we never heard of
+        self.silent: Sequence[Silent] = ()  # whose lease is over by the server's clock, if that can be trusted
+        self.renewing = False  # we were fenced, and are not yet somebody new
+        self.lost_at = float("-inf")  # when a call was given up that may have brought jobs, by our monotonic clock
+        # Places of jobs that ended while we look for missed ones; None: we don't.
+        self.ended_meanwhile: set[str] | None = None
+        self.found: dict[str, float] = {}  # by place, when we found it: a late reply may bring it as well
+        self.thorough = True  # to look at every worker's beat: the server's clock may have been set back
+        self.handed_on = 0  # jobs of lost workers that we have handed on and not told of
+        self.others: int | None = None  # jobs that others hold; None: not known
+        self.idle_since: float | None = None  # since when nothing is left to do here
+        self.rounds, self.round_at = 0, time.monotonic()  # exchanges completed, and when the last one was
+        self.tidy_at = time.monotonic() + _TIDY * random.random()
+        self.stopping = False
+        self.recycled = False  # it stops by itself, having had its share
+        self.hindered = False  # or for want of threads that the system does not give
+        self.grace_until = float("inf")  # by our monotonic clock
+        self.cut = False  # the grace is over, and so is the time to unwind
+        self.processes: Processes | None = None
+        self.broken = False  # it ends by an error
+        self.done = False  # it ends in order
+        self.ending: Gate | None = None  # opens then
+        self.left = False  # all is settled or released
+
+        self.new_gate = gates()
+        self.attention = self.new_gate()  # opens when the conductor has something to do
+        self.grace_changed = anyio.Event()
+        self.started = datetime.now(UTC)
+
+    async def run(self) -> None:
+        """Work until stopped, or until idle if so asked; what is still held at the end is released."""
+        guard = Guard()
+        try:
+            with self.opening:
+                await guard.outlast(self._open)
+            if self.opening.cancel_called:
+                await self._leave_unopened()
+                return
+            self.means = Means(guard, Contexts(), self.threads, self.processes)
+            try:
+                self.heartbeat.start()
+                self.round_at, self.opened = time.monotonic(), True
+                await self._work(guard)
+            except BaseException as error:
+                self.broken = guard.broken or not isinstance(error, anyio.get_cancelled_exc_class())
+                raise
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await guard.outlast(self._close)
+        finally:
+            guard.end()
+            if self.processes is not None:
+                await self.processes.close()
+        logger.info("worker %s ended", self.settings.worker_id)
+
+    async def _leave_unopened(self) -> None:
+        """End before anything was claimed; the store may know us all the same."""
+        with suppress(DriverError), anyio.move_on_after(_LAST_TURN):
+            await self.consumer.release(refund=True, watch=False)
+        await self.consumer.aclose()
+
+    async def _work(self, guard: Guard) -> None:
+        try:
+            async with anyio.create_task_group() as tasks:
+                with guard.own_tasks():
+                    self._start(tasks)
+                try:
+                    await guard.outlast(self._wait_for_end)
+                except BaseException:
+                    self.breaking()  # a handler that swallows its cancellation may keep us here for ever
+                    raise
+                tasks.cancel_scope.cancel()
+        except anyio.get_cancelled_exc_class():
+            if not guard.forgive():
+                raise
+        if not self.done:  # by whoever cancelled one of its tasks
+            raise RedisJobsError("one of the worker's tasks was cancelled, by code that is no job's")
+
+    async def _wait_for_end(self) -> None:
+        while not self.done:
+            self.ending = self.means.guard.gate()
+            await self.ending.wait()
+
+    async def _close(self) -> None:
+        await self._farewell()
+        try:
+            # With a limiter of its own: the application's threads may have taken all of the default one.
+            await anyio.to_thread.run_sync(self.heartbeat.stop, 1.0, limiter=anyio.CapacityLimiter(1))
+        except RuntimeError:  # no thread can be started to wait for that one
+            self.heartbeat.end()
+        await self.consumer.aclose()
+
+    def stop(self, grace: float) -> None:
+        """Claim no more, and give up what still runs after `grace` seconds. A callback of the loop may call it."""
+        self.stopping = True
+        self.grace_until = min(self.grace_until, time.monotonic() + grace)
+        self.opening.cancel()
+        self.lookout.interrupt()
+        self.attention.open()
+        self.grace_changed.set()
+
+    async def _open(self) -> None:
+        """Reach the store, however long that takes."""
+
+        def say(error: DriverError) -> None:
+            self.away = _absence(error)
+            logger.warning("%s, trying on: %s", _how(error), error)
+
+        in_processes = [each for each in self.settings.queue.definitions.values() if each.in_process]
+        if in_processes:
+            from redisjobs.worker.processes import Processes  # here, for what it loads
+
+            self.processes = Processes(in_processes, self._processes_changed)
+            await self.processes.open()
+        unanswered = False
+
+        async def join() -> list[str]:
+            nonlocal unanswered
+            try:
+                return await self.consumer.open(self.settings.worker_id)
+            except IdTaken:
+                if not unanswered:
+                    raise
+                # By ourselves: an earlier try had no answer, and was fenced since.
+                self.settings = replace(self.settings, worker_id=self.settings.next_id())
+                return await self.consumer.open(self.settings.worker_id)
+            except NOT_NOW:
+                unanswered = True
+                raise
+
+        warnings = await retrying(join, failed=say)
+        self.away = ""
+        for warning in warnings:
+            logger.warning("%s", warning)
+        names = ", ".join(sorted(self.settings.queue.definitions)) or "no handlers"
+        queue, slots = self.settings.queue.name, self.settings.concurrency
+        logger.info("worker %s runs queue '%s' in %d slots: %s", self.settings.worker_id, queue, slots, names)
+
+    def _start(self, tasks: TaskGroup) -> None:
+        watches = (*self.lookout.watches, self._watch_leases, self._watch_grace, self._watch_progress)
+        for duty in (*watches, self._conduct_to_the_end):
+            tasks.start_soon(keep_up, duty)
+        self.exchanges.start(tasks)
+        self.slots.start(tasks, self.means.guard)
+
+    @property
+    def health(self) -> Health:
+        """How it goes, by what its loop and its heartbeat got done; for any thread."""
+        now, lease = time.monotonic(), self.settings.lease
+        silent, unheard = now - self._progress_at, now - self.heartbeat.beat_at
+        if self.heartbeat.broken:
+            return Health(False, False, "the heartbeat thread has ended: this worker soon counts as dead")
+        if not self.opened or self.away:
+            return Health(True, False, self.away or "starting")
+        if silent > _STUCK * lease and (unheard < lease or self.loop.blocked):
+            what = "the event loop is blocked" if self.loop.blocked else "stuck"
+            return Health(False, False, f"{what}: no exchange with the store for {silent:.0f} s")
+        if self.threads.trouble.why:
+            return Health(True, False, f"no sync handler is started: {self.threads.trouble.why}")
+        if self.processes is not None and self.processes.trouble.why:
+            return Health(True, False, f"no handler in a process is started: {self.processes.trouble.why}")
+        if self.stopping:
+            return Health(True, False, f"stopping, with {len(self.leased)} jobs to go")
+        if unheard >= lease:
+            return Health(True, False, f"no sign of life got through for {unheard:.0f} s")
+        return Health(True, True, f"{self.slots.busy} of {self.settings.concurrency} slots are busy")
+
+    @property
+    def _progress_at(self) -> float:
+        """When an exchange came to its end last, or a byte of one came in, by the monotonic clock."""
+        return max(self.round_at, self.consumer.heard_at)
+
+    @property
+    def server_ms(self) -> int:
+        """The server's clock, as well as we know it."""
+        return self.clock.now_ms(time.monotonic())
+
+    # The conductor
+
+    async def _conduct_to_the_end(self) -> None:
+        try:
+            await self._conduct()
+            # Before the handlers are waited for: one that won't end must not keep the others' jobs.
+            await self._farewell()
+            self.done = True
+            if self.ending is not None:
+                self.ending.open()
+        except anyio.get_cancelled_exc_class():
+            self.unsure = True  # should it go on
+            raise
+
+    async def _conduct(self) -> None:
+        """Settle and claim until stopped, or until nothing is left to do."""
+        while not self._ended():
+            self.attention = self.new_gate()
+            worked = True
+            with anyio.CancelScope() as self.turn:
+                try:
+                    worked = await self._turn()
+                except Fenced as error:
+                    await self._begin_anew(error)
+                    continue
+                except NOT_NOW as error:
+                    await self._wait_out(error)
+                    continue
+            if self._drained():
+                return
+            if not worked:
+                await self.attention.wait()
+
+    def _drained(self) -> bool:
+        """Whether nothing is left for a worker that runs until idle."""
+        if not self.until_idle or not self._runs_dry():
+            self.idle_since = self.others = None
+            return False
+        now = time.monotonic()
+        if self.idle_since is None:
+            self.idle_since, self.reclaim_at = now, 0.0  # do others hold anything?
+            self.attention.open()
+        # Of those who do one may be dead: that shows within a lease.
+        waited = now - self.idle_since > self.settings.lease + 2 * self._look_every
+        return self.others is not None and (waited or not self.others)
+
+    def _runs_dry(self) -> bool:
+        if not self.found_nothing or self.leased or self.exchanges.under_way or self._is_unsure:
+            return False
+        if self.one_waits:  # for a thread to end
+            return False
+        # What found no thread is ready in truth, and only put off.
+        return not (self.threads.turned_away and (self.lookout.promote or self.lookout.expects(_PUT_OFF)))
+
+    @property
+    def _is_unsure(self) -> bool:
+        """Whether jobs may be ours of which we don't know, or outcomes be settled that we hold."""
+        return self.unsure or self.lookout.unsure or bool(self.exchanges.unanswered)
+
+    @property
+    def _may_read_late(self) -> bool:
+        """Whether a read that was given up may still be served."""
+        lost_at = max(self.lost_at, self.lookout.lost_at)
+        return self._is_unsure or time.monotonic() - lost_at < self.settings.lease + _LATEST
+
+    @property
+    def _look_every(self) -> float:
+        """Seconds between looks for lost workers."""
+        shortest = min((each.lease for each in self.silent), default=float("inf"))
+        return min(_RECLAIM, self.settings.lease / 4, max(0.02, shortest / 8))
+
+    def _progressed(self) -> None:
+        """Note that an exchange came to its end."""
+        self.rounds, self.round_at = self.rounds + 1, time.monotonic()
+
+    def _ended(self) -> bool:
+        return self.cut or self._is_through
+
+    @property
+    def _is_through(self) -> bool:
+        """Whether it was told to stop and has nothing left to wait for; what is kept may take for ever."""
+        return self.stopping and len(self.leased) == len(self.kept)
+
+    async def _turn(self) -> bool:
+        """Do one thing that is to be done; whether there was any."""
+        now = time.monotonic()
+        if self.trouble is not None:
+            trouble, self.trouble = self.trouble, None
+            raise trouble
+        if self._is_unsure:
+            await self._recover()
+        elif self.lookout.interrupted:
+            await self.lookout.end()
+            self.one_waits = True  # perhaps: it may be what was released
+        elif not self.clock.is_known:
+            await self._glance()  # before any job is judged by the server's clock
+        elif now >= self.reclaim_at and not self.stopping:
+            await self._reclaim()
+        elif now >= self.missed_at:
+            await self._find_missed()
+        elif now >= self.tidy_at:
+            await self._tidy()
+        elif self._has_batch():
+            self.exchanges.begin(self._next_batch())
+        elif now - self.round_at >= self.settings.lease:
+            await self._glance()  # nothing else was said for long: to see that we would get through
+        else:
+            return False
+        return True
+
+    def _has_batch(self) -> bool:
+        asks = not self.lookout.waiting and not (self.until_idle and self.found_nothing)
+        outcomes, free = len(self.outbox), self.free if asks else 0
+        if self.one_waits and self.exchanges.under_way:
+            return False  # the next one may find that nothing runs here
+        return bool(outcomes or free or self.lookout.promote) and self.exchanges.has_room(outcomes, free)
+
+    @property
+    def free(self) -> int:
+        """How many jobs could start now."""
+        if self.stopping or self.alone is not None or self.exchanges.brings_one_alone:
+            return 0
+        if self.leased and self.clearance.is_on(time.monotonic()):
+            return 0
+        taken, begun = self.slots.busy + self.exchanges.asked, self.begun + self.exchanges.asked
+        return int(min(self.settings.concurrency - taken, self.settings.max_jobs - begun))
+
+    async def _glance(self) -> None:
+        """Promote what is due and hear what time it is."""
+        sent = time.monotonic()
+        answer = await self.consumer.exchange([], 0)
+        self._progressed()
+        self._hear_time(answer.server_ms, sent)
+        self.lookout.learn(answer.due_in, sent)
+
+    def _next_batch(self, *, asks: bool = True) -> Batch:
+        """What the next exchange takes: outcomes, and, if it asks for jobs, room for as many."""
+        most = self.exchanges.most
+        settling, self.outbox = self.outbox[:most], self.outbox[most:]
+        sent_at = time.time()
+        for run in settling:
+            run.sent_at = sent_at
+        if not asks:
+            return Batch(settling, None)
+        count = min(self.free, most) if not self.lookout.waiting else 0
+        asks = bool(count or self.lookout.promote) and not self.stopping
+        self.lookout.promote = False
+        # Only where one may wait: there is no second exchange beside one that may bring a job to run alone.
+        idle = bool(count) and self.one_waits and len(settling) == len(self.leased) and self._runs_nothing()
+        return Batch(settling, count if asks else None, idle)
+
+    def _answered(self, batch: Batch, answer: Exchange) -> None:
+        self._progressed()
+        for run, (lease, _), word in zip(batch.settling, batch.settlements, answer.words, strict=True):
+            if run.lease is lease:
+                self._settled(run, word)
+            else:  # handed back, or run out, and taken again by us meanwhile: that lease has to be settled too
+                self.outbox.append(run)
+        if batch.count is not None:
+            self._hear_time(answer.server_ms, batch.sent)
+            self.lookout.learn(answer.due_in, batch.sent)
+            self._tell_ended(answer.ended)
+            self._dispatch(answer.leases, batch.sent)
+        if batch.count:
+            self._hear_of_one_alone(answer.waits)
+        one_more = self.one_waits and not self.leased and self._runs_nothing()
+        self.found_nothing = not (batch.settling or answer.leases or answer.more or one_more)
+        got_all = batch.count and not answer.more
+        if got_all and self.free and not self.until_idle and not self.lookout.waiting:
+            # COUNT goes for each of three streams, so a third of the slots leaves little to hand back.
+            self.lookout.begin(max(1, self.free // 3), batch.sent)
+        self.attention.open()
+
+    def _runs_nothing(self) -> bool:
+        """Whether a job that ran now would run alone, once our outcomes are settled.
+
+        A thread of a handler that was given up may be what ends this process. It may also run for ever: who has
+        waited long enough for it takes the job, or, where there is another to do that, makes room.
+        """
+        threads = self.threads.abandoned and not self.clearance.is_on(time.monotonic())
+        return not (threads or self.slots.busy or self.exchanges.under_way)
+
+    def _hear_of_one_alone(self, waits: float | None) -> None:
+        self.one_waits = waits is not None
+        self.clearance.hear(waits, time.monotonic())
+        if self.threads.abandoned and self.settings.supervised and self.clearance.is_on(time.monotonic()):
+            self._recycle("a job has to run alone, and threads of handlers that were given up still run")
+
+    def _failed(self, batch: Batch, error: DriverError | None) -> None:
+        for run in batch.settling:
+            run.resent = True
+        self.unsure, self.lost_at = True, time.monotonic()
+        self.trouble = error
+        self.attention.open()
+
+    def _hear_time(self, server_ms: float, sent: float) -> None:
+        step = self.clock.hear(server_ms, sent, time.monotonic())
+        self.thorough = self.thorough or step < 0
+        if abs(step) > self.settings.lease / 2:
+            logger.warning(
+                "the server's clock was set %.1f s %s: nobody is taken for dead for a lease",
+                abs(step),
+                "ahead" if step > 0 else "back",
+            )
+
+    def _tell_ended(self, ended: Sequence[Ended]) -> None:
+        """Say what the store ended when we claimed: nobody ran those jobs, so nobody else would say it."""
+        for job_id, word in ended:
+            if word is Word.NO_IDS:
+                self._tell_no_ids()
+            elif word is Word.DEAD:
+                logger.error(
+                    "job %s: dead letter, worker lost: its workers were lost with it",
+                    visible(job_id),
+                    extra={"job_id": job_id},
+                )
+            else:
+                logger.info("job %s: cancelled", visible(job_id), extra={"job_id": job_id})
+
+    @property
+    def _may_be_dead(self) -> bool:
+        """Whether no sign of life has got through for a lease: others may have our jobs by now."""
+        return time.monotonic() - self.heartbeat.beat_at >= self.settings.lease
+
+    def _dispatch(self, leases: Sequence[Lease], asked_at: float = float("inf")) -> None:
+        """Give leased jobs to free slots; what exceeds them goes back. `asked_at` is when they were asked for."""
+        if self.renewing:
+            return  # what a late read of our old id brings is for others
+        if leases and self._may_be_dead:
+            self.unsure = True  # should they still be ours, they are found as soon as we know
+            return
+        free = self.free
+        for lease in leases:
+            place = lease.place
+            if asked_at < self.found.get(place, float("-inf")):
+                continue  # we found it meanwhile
+            mine = self.leased.get(place)
+            if mine is not None and mine.lease.job_id == lease.job_id and not isinstance(mine.fate, Release):
+                # Our own, handed back by somebody's hand: the handler still runs, or its outcome is on its way.
+                if mine.lease.deliveries != lease.deliveries:  # else what is on its way settles this one too
+                    mine.lease = lease
+                continue
+            suspect = self.settings.is_suspect(lease.deliveries)
+            fits = free > 0 and not (suspect and self.slots.busy)  # one that has to run alone
+            run = self.leased[place] = Running(lease, self.settings, self.means)
+            if fits:
+                free -= 1
+                if suspect:
+                    self.alone, free = run, 0
+                self.begun += 1
+                self.slots.give(run)
+            else:
+                run.over, run.fate = True, Release()
+                self.outbox.append(run)
+        if self.begun >= self.settings.max_jobs and not self.stopping:
+            self._recycle(f"{self.begun} jobs were run")
+        self.attention.open()
+
+    def _recycle(self, why: str) -> None:
+        """End once all that runs has run, however long it takes."""
+        self.recycled = True
+        logger.info("%s: this worker ends when those that run are done", why)
+        self.stop(float("inf"))
+
+    async def _recover(self) -> None:
+        """Settle what may be settled, and find what was delivered into a lost reply: it is ours, so we run it."""
+        if isinstance(self.trouble, Fenced):
+            fenced, self.trouble = self.trouble, None
+            raise fenced
+        if self._may_be_dead:
+            self.heartbeat.hurry()
+            raise Unavailable("no sign of life got through for a lease")
+        await self.exchanges.quiet()
+        await self.lookout.end()  # what a read still delivers would not be found
+        await self.exchanges.send_again()
+        leases = await self.consumer.recover([run.lease for run in self.leased.values()])
+        self.unsure = self.lookout.unsure = False
+        if leases:
+            logger.info("found %d jobs whose delivery was lost on the way", len(leases))
+        self._dispatch(leases)
+
+    async def _find_missed(self) -> None:
+        """Find jobs that are ours and of which we never heard: a claim that was given up arrived after all."""
+        lease, began = self.settings.lease, time.monotonic()
+        self.missed_at = began + lease
+        late = min(self.exchanges.oldest, self.lookout.reading_since) < began - 0.9 * lease
+        if late or not self.clock.vouches(lease, began):
+            return  # what is on its way may bring them; and their age is told by the server's clock
+        self.ended_meanwhile = ended = set[str]()
+        try:
+            leases = await self.consumer.recover([run.lease for run in self.leased.values()], lease)
+        finally:
+            self.ended_meanwhile = None
+        leases = [each for each in leases if each.place not in ended]
+        if leases:
+            logger.warning("found %d jobs that a claim brought which was given up", len(leases))
+        self.found = {place: at for place, at in self.found.items() if at > began - 10 * lease}
+        self.found |= {each.place: began for each in leases}
+        self._dispatch(leases)
+
+    async def _reclaim(self) -> None:
+        """Look for lost workers, and hand their jobs on; see `Clock` for who is surely lost."""
+        now = time.monotonic()
+        lost = [each for each in self.silent if self.clock.vouches(each.lease, now)]
+        thorough, self.thorough = self.thorough, False
+        answer = await self.consumer.reclaim(lost, others=self.until_idle, thorough=thorough)
+        self._progressed()
+        self._hear_time(answer.server_ms, now)
+        self._tell_reclaimed(answer)
+        self.silent = [each for each in answer.silent if each.worker_id != self.consumer.worker_id]
+        self.others = answer.others
+        sure = any(self.clock.vouches(each.lease, time.monotonic()) for each in self.silent)
+        self.reclaim_at = 0.0 if answer.more or sure else time.monotonic() + self._look_every
+        if answer.released:
+            self.found_nothing = False
+            if not (self.one_waits and self.leased):
+                self.lookout.interrupt()  # only a claim takes them
+
+    def _tell_reclaimed(self, answer: Reclaimed) -> None:
+        for worker_id in answer.fenced:
+            logger.warning("worker %s is gone: it gave no sign of life for a lease", visible(worker_id))
+        self.handed_on += answer.jobs
+        if self.handed_on and not answer.more:
+            logger.warning("%d jobs of workers that are gone run again", self.handed_on)
+            self.handed_on = 0
+
+    async def _begin_anew(self, error: Fenced) -> None:
+        """The store takes us for dead, and others may run our jobs: let go of all, and go on under a new id."""
+        if error.worker_id != self.consumer.worker_id:
+            return  # that was before
+        logger.warning("%s; its jobs are for others, and it goes on under a new id", error)
+        self.renewing = True
+        self._cancel_all()
+        await self.exchanges.quiet()
+        self._lose_all()
+        if self.stopping:
+            return
+        began = 0.0
+
+        async def join() -> None:
+            nonlocal began
+            await self.lookout.end()
+            if self.consumer.worker_id == error.worker_id:
+                await self.consumer.release(refund=False, watch=True)  # what a late read of ours brought
+            began = time.monotonic()
+            # Another id each time: one whose reply was lost may have been fenced since.
+            await self.consumer.open(self.settings.next_id())
+
+        try:
+            await retrying(join, failed=self._note_absence)
+        finally:
+            self.away = ""
+            if self.consumer.worker_id != error.worker_id:  # also where it was cut off as soon as it had joined
+                self._go_on(began)
+
+    def _note_absence(self, error: DriverError) -> None:
+        self.away = _absence(error)
+
+    def _go_on(self, joined_at: float) -> None:
+        """Work under the new id."""
+        self.settings = replace(self.settings, worker_id=self.consumer.worker_id)
+        self.heartbeat.beat_at = joined_at  # to join was a beat
+        self.renewing = self.unsure = self.lookout.unsure = self.found_nothing = False
+        self.round_at = time.monotonic()
+        logger.info("this worker is now %s", self.settings.worker_id)
+
+    def _cancel_all(self) -> None:
+        """Cancel the handlers that run: their jobs are no longer ours."""
+        for place, run in list(self.leased.items()):
+            if not run.over:
+                logger.warning("job %s: the lease was lost; its handler is cancelled", visible(run.lease.job_id))
+                run.give_up(LeaseGone())
+                run.over, run.fate = True, None
+                del self.leased[place]
+
+    def _lose_all(self) -> None:
+        """Let go of all that has ended. What it came to was not written; of what had no answer nobody knows."""
+        unknown = {id(run) for batch in self.exchanges.unanswered if batch.unknown for run in batch.settling}
+        self.exchanges.forget()
+        for run in self.leased.values():
+            if id(run) in unknown:
+                logger.warning(
+                    "job %s: it was settled, or is another's; no answer came", visible(run.lease.job_id)
+                )
+            else:
+                self.refused += 1
+                run.report(Word.LEASE_LOST)
+        self.leased.clear()
+        self.outbox, self.kept, self.alone, self.one_waits = [], [], None, True
+
+    async def _tidy(self) -> None:
+        self.tidy_at = time.monotonic() + _TIDY
+        try:
+            restored, more = await self.consumer.tidy()
+        except NOT_NOW:
+            raise
+        except DriverError as error:  # a matter of tidiness: no reason to end
+            logger.warning("could not look for what was left behind: %s", error)
+            return
+        if more:
+            self.tidy_at = time.monotonic() + _TIDY_STEP
+        if restored:
+            logger.warning(
+                "%d jobs were handed back that were neither pending nor still to be read: somebody has changed "
+                "the consumer group by hand",
+                restored,
+            )
+
+    async def _wait_out(self, error: DriverError) -> None:
+        """The store is away, or refuses: keep what we hold, and try again with backoff until it is back."""
+        logger.warning("%s, holding %d jobs and trying on: %s", _how(error), len(self.leased), error)
+
+        async def probe() -> None:
+            if not self._ended():
+                try:
+                    await self._recover()
+                except Fenced as gone:
+                    await self._begin_anew(gone)
+                logger.info("the store is back")
+
+        self.away = _absence(error)
+        try:
+            if isinstance(error, WrongType) and not self.stopping:  # it answers, so there is no waiting for that
+                with anyio.move_on_after(_REFUSED):
+                    await self.grace_changed.wait()
+            await retrying(probe, failed=self._note_absence)
+        finally:
+            self.away = ""
+        self.round_at = time.monotonic()
+
+    async def _farewell(self) -> None:
+        """Settle what has an outcome and release all the rest, also what was delivered and never seen."""
+        if self.left:
+            return
+        for run in list(self.leased.values()):
+            if not run.over:
+                run.give_up(Interrupted())
+                # What ran may be what ends us: it would be handed out for ever, were its delivery not counted.
+                counts = run.began and (self.broken or self.means.guard.blames(run))
+                run.over, run.fate = True, run.hand_back(refund=not counts)
+                self.outbox.append(run)
+        self._try_again()
+
+        why = "no answer came in time"
+
+        async def settle() -> None:
+            nonlocal why
+            await self.lookout.end()
+            await self.exchanges.quiet()
+            try:
+                await self.exchanges.send_again()
+                while self.outbox:
+                    await self.exchanges.carry(self._next_batch())
+            except WrongType as error:
+                why = str(error)
+                raise
+            except Fenced as error:
+                logger.warning("%s; its %d jobs are for others", error, len(self.leased))
+                self._lose_all()
+            self.heartbeat.end()  # or it would beat for a worker that has left
+            await self.consumer.release(refund=True, watch=self._may_read_late)
+            if self.kept:
+                logger.warning("%d jobs could not be settled, and run again", len(self.kept))
+
+        self.stopping = True
+        try:
+            with anyio.fail_after(_FAREWELL):
+                await retrying(settle)
+        except (DriverError, TimeoutError) as error:
+            why = str(error) or why
+            if held := len(self.leased):
+                logger.warning(
+                    "%d jobs could not be settled, and run again once their leases are over: %s", held, why
+                )
+            else:
+                logger.info("the store did not hear that this worker has ended, and forgets it later: %s", why)
+            await self._hand_back()
+        self.left = True
+
+    async def _hand_back(self) -> None:
+        """Hand back what could not be settled: a refusal by the store is no sign that a job kills its workers."""
+        if not self.broken:
+            self.heartbeat.end()
+            with suppress(DriverError, TimeoutError), anyio.fail_after(_LAST_TURN):
+                await self.consumer.release(refund=True, watch=self._may_read_late)
+
+    # What slots come to
+
+    def _ran(self, run: Running, outcome: Outcome) -> None:
+        if not run.over:
+            run.over = True
+            run.decide(outcome, self)
+            if run.fate is None:
+                self._let_go(run)
+            else:
+                self.outbox.append(run)
+        self.attention.open()
+
+    def _settled(self, run: Running, word: Word) -> None:
+        if word is Word.OK:
+            self._let_go(run)
+            run.report(word)
+            return
+        if word is Word.NO_IDS and isinstance(run.fate, RetryLater):  # nothing was written; but it can be delayed
+            run.fate = RetryLater(_LATER, run.fate.changes)
+            self.outbox.append(run)
+            return
+        if word is Word.NO_IDS:  # a dead letter
+            self._keep(run)
+            return
+        self._let_go(run)
+        self.refused += word is Word.LEASE_LOST
+        run.report(word)
+
+    def _keep(self, run: Running) -> None:
+        """Keep a job whose dead letter can't be written now: it must not run again, and no other waits for it."""
+        self.kept.append(run)
+        self.kept_at = time.monotonic()
+        self._tell_no_ids()
+        if self.alone is run:
+            self.alone, self.one_waits = None, True
+
+    def _tell_no_ids(self) -> None:
+        if not self.told_no_ids:
+            self.told_no_ids = True
+            logger.error(_NO_DEAD_LETTERS, self.settings.queue.name)
+
+    def _try_again(self) -> None:
+        """Settle those that were kept."""
+        self.outbox, self.kept = self.outbox + self.kept, []
+
+    def _threads_changed(self) -> None:
+        why = self.threads.trouble.why
+        if not why:
+            logger.info("sync handlers are started again")
+        else:
+            logger.error("no sync handler is started, their jobs wait or go to other workers: %s", why)
+            if self.settings.supervised and not self.stopping:
+                self.hindered = not self.threads.full
+                self._recycle("no sync handler can be started")
+
+    def _processes_changed(self) -> None:
+        why = self.processes.trouble.why if self.processes is not None else ""
+        if not why:
+            logger.info("handlers in processes are started again")
+        else:
+            logger.error("no handler in a process is started, their jobs wait or go to other workers: %s", why)
+
+    def _let_go(self, run: Running) -> None:
+        if self.leased.get(run.place) is run:  # after a failover another job may be in its place
+            del self.leased[run.place]
+            if self.ended_meanwhile is not None:
+                self.ended_meanwhile.add(run.place)
+        if self.alone is run:
+            self.alone, self.one_waits = None, True  # there may be more of its kind
+        if self.one_waits:
+            self._look_for_one_alone()
+
+    def _look_for_one_alone(self) -> None:
+        if not self.leased:
+            self.lookout.interrupt()  # only a claim takes it
+
+    # Watching
+
+    def _check_cancelled(self, job_id: str) -> None:
+        """Somebody says that a job is cancelled; whether it is, the store tells with the next beat."""
+        if any(run.lease.job_id == job_id for run in self.leased.values()):
+            self.heartbeat.hurry()
+
+    async def _watch_leases(self) -> None:
+        await anyio.sleep(self._look_every * random.random())  # who started together looks at different times
+        while True:
+            if self.one_waits and not self.leased:  # it could not be had, for a thread that may have ended by now
+                self.found_nothing = False
+                self.lookout.interrupt()
+            self.attention.open()
+            if self.kept and time.monotonic() >= self.kept_at + _REFUSED:
+                self._try_again()
+            if self.settings.max_rss < float("inf") and not self.stopping:
+                self._mind_memory()
+            until_look = min(self.reclaim_at, self.tidy_at) - time.monotonic()
+            await anyio.sleep(self._look_every if self.stopping else min(self._look_every, max(0.01, until_look)))
+
+    def _mind_memory(self) -> None:
+        used, most = rss(), self.settings.max_rss
+        if used > most and not self.begun:  # whoever is started in its place would fare no better
+            raise RedisJobsError(
+                f"{used / 1e6:.0f} MB of memory are in use though no job was run yet, and max_rss is "
+                f"{most / 1e6:.0f} MB: give it more"
+            )
+        if used > most:
+            self._recycle(f"{used / 1e6:.0f} MB of memory are in use")
+
+    async def _watch_grace(self) -> None:
+        """When the grace is over: cancel what runs, give it a moment to clean up, then let go of it."""
+        while time.monotonic() < self.grace_until:
+            self.grace_changed = anyio.Event()
+            if self._is_through:  # nothing to wait for but an answer, which may never come
+                self.turn.deadline = anyio.current_time() + _LAST_TURN
+            with anyio.move_on_after(self.grace_until - time.monotonic()):
+                await self.grace_changed.wait()
+        for run in list(self.leased.values()):
+            run.give_up(Interrupted())
+        await anyio.sleep(_UNWIND)
+        self.cut = True
+        self.turn.cancel()
+        self.attention.open()
+
+    async def _watch_progress(self) -> None:
+        """A worker that gets nothing through, though its heartbeat does, is stuck: it starts anew, then gives up.
+
+        It counts its own ticks, not the time: a loop that was blocked could get nothing through. One whose
+        heartbeat thread has ended can keep no job, and gives up at once.
+        """
+        seen, still, lease = (-1, 0.0), 0, self.settings.lease
+        while True:
+            await anyio.sleep(lease / 2)
+            if self.heartbeat.broken:
+                raise DriverError(
+                    "the heartbeat thread has ended, so that this worker would soon count as dead; what is held "
+                    "is released or runs again when its lease is over"
+                )
+            store_is_there = time.monotonic() - self.heartbeat.beat_at < lease
+            got = self.rounds, self.consumer.heard_at
+            still = still + 1 if got == seen and store_is_there else 0
+            seen = got
+            if still == 2 * _STUCK:
+                logger.error("stuck: nothing got through for %g s; connecting anew", _STUCK * lease)
+                self.unsure = True
+                self.exchanges.break_off()
+                self.turn.cancel()
+            elif still >= 4 * _STUCK:
+                raise DriverError(
+                    f"stuck: nothing got through for {2 * _STUCK * lease:g} s though the store is there; "
+                    "what is held is released or runs again when its lease is over"
+                )
+
+    # The heartbeat's side: called in its thread
+
+    def _held(self) -> list[Lease]:
+        return [run.lease for run in list(self.leased.values())]
+
+    def _facts(self) -> dict[str, str]:
+        host, pid, *_ = [*self.settings.worker_id.split(":"), "", ""]
+        return {
+            "host": host,
+            "pid": pid,
+            "started": self.started.isoformat(timespec="seconds"),
+            "concurrency": str(self.settings.concurrency),
+            "running": str(self.slots.busy),
+            "refused": str(self.refused),
+            "version": __version__,
+        }
+
+    def _beaten(self, cancelled: Sequence[Lease]) -> None:
+        if cancelled or self._is_unsure:
+            self.wake(lambda: self._hear_of_cancels(cancelled))
+
+    # And in the loop again
+
+    def _hear_of_cancels(self, cancelled: Sequence[Lease]) -> None:
+        for lease in cancelled:
+            run = self.leased.get(lease.place)
+            if run is not None and run.lease is lease:  # else it was settled meanwhile
+                run.give_up(CancelAsked())
+        self.attention.open()
+
+    def _hear_of_fence(self, error: Fenced) -> None:
+        if error.worker_id == self.consumer.worker_id:
+            self.renewing = True  # no job is begun from now on
+            self._cancel_all()
+            self.trouble = error
+            self.attention.open()

@@ -1,0 +1,32 @@
+"""What a worker is told to be."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from redisjobs.registry import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a worker is told; see `Worker`. Seconds, but for `unknown_ms`; infinity for no limit.
+
+    Attributes:
+        next_id: Makes the id under which the worker goes on, should the store take it for dead.
+    """
+
+    queue: Registry
+    worker_id: str
+    next_id: Callable[[], str]
+    concurrency: int
+    lease: float
+    max_deliveries: int
+    unknown_ms: int
+    abandoned: int
+    supervised: bool = False
+    max_jobs: float = math.inf
+    max_rss: float = math.inf
+
+    def is_suspect(self, deliveries: int) -> bool:
+        """Whether a job is delivered for the last time, and so runs with nothing beside it."""
+        return deliveries >= self.max_deliveries > 1

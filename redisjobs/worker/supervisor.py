@@ -1,0 +1,267 @@
+"""Keeps worker processes running: starts them anew when they end, and hands a dead one's jobs over at once.
+
+The supervisor runs no jobs and no event loop. It waits for one thing after another in one queue of events: a child
+that ended, a stop. A dead child's jobs need not wait for their lease to run out, for who has seen a process end
+knows that it holds nothing any more.
+"""
+
+import logging
+import random
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+
+from redisjobs.backoff import retrying_sync
+from redisjobs.errors import DriverError, Unavailable
+from redisjobs.logs import Log
+from redisjobs.registry import Registry
+from redisjobs.worker.child import Child, End, listen
+from redisjobs.worker.health import Health
+
+logger = Log("redisjobs.supervisor")
+
+_HEALTHY = 10.0  # seconds after which a child that dies is started anew at once
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0  # seconds between starts of a child that dies again and again
+_MARGIN = 12.0  # seconds beyond the grace after which a child is killed: by then it should have ended itself
+_HANDING_OVER = 5.0  # seconds that dead children's jobs may take to be handed over at the end
+_LAST_WORDS = 0.5  # seconds that a dead child's words may take to arrive
+_LOOK = 1.0  # seconds between looks: a signal that the system gave to another of our threads ends no wait
+_STARTING = 60.0  # seconds that a child may take to import what it runs
+_LEFT = "its jobs could not be handed over, and run once their leases are over: %s"
+_MISTAKE = 2  # the exit code of a process that was started wrongly: another start would end the same way
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """The place of one child after another.
+
+    Attributes:
+        child: The child that runs; None between two.
+        start_at: When the next one is to be started, by the monotonic clock; None: not at all.
+        deaths: How many ended in a row, each but the first soon after its start.
+    """
+
+    child: Child | None = None
+    start_at: float | None = 0.0
+    deaths: int = 0
+
+
+class Supervisor:
+    """Runs `processes` workers until it is stopped, or until each says that it has drained the queue.
+
+    Args:
+        queue: The queue, to hand over what a dead child held.
+        command: Starts a worker that is told by `--supervised FD` where its supervisor listens.
+        processes: How many.
+        lease: Seconds; the children's.
+        grace: Seconds; the children's.
+    """
+
+    def __init__(
+        self,
+        queue: Registry,
+        command: Sequence[str],
+        processes: int,
+        *,
+        lease: float,
+        grace: float,
+    ) -> None:
+        self._queue = queue
+        self._command = command
+        self._lease = lease
+        self._grace = grace
+        self._slots = [Slot() for _ in range(processes)]
+        self._events: SimpleQueue[Child | None] = SimpleQueue()  # a child that ended; None: stop
+        self._stops = 0
+        self._kill_at = float("inf")
+        self._code = 0
+        self._began = False  # a child has come as far as to say who it is, so it was started rightly
+        self._handovers: list[threading.Thread] = []
+
+    def stop(self) -> None:
+        """Let all children stop; a second time, at once. Callable from a signal handler."""
+        self._events.put(None)
+
+    @property
+    def health(self) -> Health:
+        """Live if every child is, ready if any is; for any thread."""
+        children = [child for slot in self._slots if (child := slot.child) is not None]
+        for child in children:
+            silent = 3 * self._lease + 2 if child.worker_id else _STARTING
+            if not child.health.live:
+                return Health(False, False, f"process {child.process.pid}: {child.health.why}")
+            if time.monotonic() - child.heard_at > silent:
+                return Health(False, False, f"process {child.process.pid} says nothing for over {silent:g} s")
+        # A child's health is read but once: its thread replaces it.
+        said = [(child.process.pid, child.health) for child in children]
+        ready = sum(health.ready for _, health in said)
+        why = next((f"; process {pid}: {health.why}" for pid, health in said if not health.ready), "")
+        return Health(True, ready > 0, f"{ready} of {len(self._slots)} processes are ready{why}")
+
+    def run(self) -> int:
+        """Supervise.
+
+        Returns:
+            The exit code: 0 after a stop that was asked for, or a finished drain; else a child's.
+        """
+        while any(slot.child is not None or slot.start_at is not None for slot in self._slots):
+            self._start_due()
+            self._kill_late()
+            try:
+                ended = self._events.get(timeout=self._pause())
+            except Empty:
+                continue
+            if ended is None:
+                self._stop()
+            else:
+                self._bury(ended)
+        until = time.monotonic() + _HANDING_OVER
+        for thread in self._handovers:
+            thread.join(max(0.0, until - time.monotonic()))
+        return self._code
+
+    def _pause(self) -> float:
+        """Seconds until something is to be done."""
+        times = [slot.start_at for slot in self._slots if slot.start_at is not None] + [self._kill_at]
+        return min(_LOOK, max(0.0, min(times) - time.monotonic()))
+
+    def _start_due(self) -> None:
+        for slot in self._slots:
+            if slot.start_at is not None and slot.start_at <= time.monotonic():
+                slot.start_at = None
+                try:
+                    slot.child = self._start()
+                except (OSError, RuntimeError, MemoryError) as error:  # no process, no thread to be had just now
+                    logger.warning("could not start a worker process, trying on: %s", error)
+                    slot.start_at = time.monotonic() + self._backoff(slot, lived=0.0)
+
+    def _start(self) -> Child:
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                process = subprocess.Popen(
+                    [*self._command, "--supervised", str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,  # Ctrl-C is for us to handle
+                )
+        except BaseException:
+            ours.close()
+            raise
+        return self._attend(Child(process), ours)
+
+    def _attend(self, child: Child, line: socket.socket) -> Child:
+        """Listen to a child and wait for its end; one that can't be attended is killed."""
+        listening = threading.Thread(target=listen, args=(child, line), daemon=True)
+
+        def wait() -> None:
+            child.process.wait()
+            # Not for long: a process that the child left behind may hold the other end.
+            listening.join(_LAST_WORDS)
+            self._events.put(child)
+
+        try:
+            listening.start()
+            threading.Thread(target=wait, daemon=True).start()
+        except BaseException:
+            child.process.kill()
+            child.process.wait()
+            if listening.ident is None:  # else it closes the line itself
+                line.close()
+            raise
+        logger.info("started worker process %d", child.process.pid)
+        return child
+
+    def _bury(self, child: Child) -> None:
+        """Act on the end of a child."""
+        slot = next(slot for slot in self._slots if slot.child is child)
+        slot.child = None
+        code, pid = child.process.returncode, child.process.pid
+        in_order = child.end is not None
+        self._began = self._began or bool(child.worker_id)
+        was_to = self._stops or child.end in (End.DRAINED, End.SHARE)
+        if in_order and code == 0 and was_to:
+            logger.info("worker process %d ended", pid)
+        elif in_order and code == 0:
+            logger.warning("worker process %d stopped, though its supervisor did not ask for it", pid)
+        else:
+            logger.warning("worker process %d %s", pid, _how(code))
+        if child.worker_id and not in_order:
+            self._hand_over(child.worker_id)
+        if code == _MISTAKE and not self._began and not self._stops:
+            self._code = _MISTAKE
+            self._stop()
+        elif self._stops:
+            self._code = self._code or (0 if in_order or code == -signal.SIGTERM else 1)
+        elif child.end is End.SHARE:
+            slot.deaths, slot.start_at = 0, 0.0  # it did what it was started for
+        elif child.end is not End.DRAINED:
+            slot.start_at = time.monotonic() + self._backoff(slot, time.monotonic() - child.started_at)
+
+    def _backoff(self, slot: Slot, lived: float) -> float:
+        """Seconds until the slot's next start; its last child lived for so many."""
+        slot.deaths = 1 if lived >= _HEALTHY else slot.deaths + 1
+        if slot.deaths <= 1:
+            return 0.0
+        return min(_FIRST_PAUSE * 2.0 ** (slot.deaths - 2), _LONGEST_PAUSE) * random.uniform(0.5, 1.5)
+
+    def _hand_over(self, worker_id: str) -> None:
+        """Hand over what a dead child held; in a thread, for the store may be away."""
+        most = 2 * self._lease  # seconds: by then its leases are over, and others have taken its jobs
+
+        def hand_over() -> None:
+            heart = self._queue.driver.consumer(worker_id, lease=self._lease, max_deliveries=1).heartbeat()
+            try:
+                jobs = retrying_sync(heart.release, on=(Unavailable,), within=most)
+                logger.log(logging.WARNING if jobs else logging.INFO, "handed %d jobs of it over", jobs)
+            except DriverError as error:
+                logger.warning(_LEFT, error)
+            finally:
+                heart.close()
+
+        self._handovers = [thread for thread in self._handovers if thread.is_alive()]
+        thread = threading.Thread(target=hand_over, daemon=True)
+        try:
+            thread.start()
+        except (RuntimeError, MemoryError) as error:  # no thread to be had just now
+            logger.warning(_LEFT, error)
+        else:
+            self._handovers.append(thread)
+
+    def _stop(self) -> None:
+        """Pass a stop on; and see to it that it is heeded."""
+        self._stops += 1
+        grace = self._grace if self._stops == 1 else 0.0
+        self._kill_at = min(self._kill_at, time.monotonic() + grace + _MARGIN)
+        for slot in self._slots:
+            slot.start_at = None
+            if slot.child is not None:
+                # By another signal than the first: that one may come twice, from us and from a service manager.
+                slot.child.process.send_signal(signal.SIGTERM if self._stops == 1 else signal.SIGINT)
+
+    def _kill_late(self) -> None:
+        """Kill the children that ignored the grace."""
+        if time.monotonic() < self._kill_at:
+            return
+        self._kill_at = float("inf")
+        for slot in self._slots:
+            if slot.child is not None:
+                logger.error("worker process %d ignored the grace and is killed", slot.child.process.pid)
+                slot.child.process.kill()
+
+
+def _how(code: int) -> str:
+    """How a process ended that did not end in order."""
+    if code == 0:
+        return "ended with code 0 and without a word: something in it exited"
+    if code > 0:
+        return f"ended with code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"

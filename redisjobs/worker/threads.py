@@ -1,0 +1,139 @@
+"""The threads of sync handlers. One that was given up can't be killed: it runs on, and its thread is abandoned."""
+
+import math
+import sys
+import threading
+from collections.abc import Callable
+from contextvars import Context
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from redisjobs.eventloop import waker
+
+
+class NoThread(Exception):
+    """The system starts no more threads, or processes; said where that is not known yet."""
+
+
+class Trouble:
+    """Why handlers of some kind can't be started.
+
+    Args:
+        changed: Called when that begins, and when it is over.
+
+    Attributes:
+        why: In a few words; '' if they can.
+    """
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self.why = ""
+        self._changed = changed
+
+    def note(self, why: str) -> None:
+        """Say why they can't be, or with '' that they can."""
+        changed, self.why = bool(why) != bool(self.why), why
+        if changed:
+            self._changed()
+
+
+class Threads:
+    """Runs sync handlers, until too many threads are abandoned.
+
+    Args:
+        most: With so many threads abandoned no other handler is started. Those that run then may add to them.
+        changed: Called when no handler can be started any more, and when that is over.
+
+    Attributes:
+        full: Whether no handler may be started.
+        trouble: Why none can be started.
+        turned_away: Whether a job has found no thread, or process, and waits for the next try.
+        abandoned: How many threads are.
+    """
+
+    def __init__(self, most: int, changed: Callable[[], None]) -> None:
+        self.full = False
+        self.trouble = Trouble(changed)
+        self.turned_away = False
+        self.abandoned = 0
+        self._most = most
+        # The slots are the limit; on trio an abandoned thread would keep its share.
+        self._limiter = anyio.CapacityLimiter(math.inf)
+        self._wake = waker()
+
+    async def run(self, call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+        """Call a handler in a thread; what it returned, and what it raised.
+
+        Raises:
+            NoThread: It was not called.
+            BaseException: A cancellation, at once; the handler may run on.
+        """
+        errand = _Errand(call, self._end)
+        try:
+            await anyio.to_thread.run_sync(errand.run, abandon_on_cancel=True, limiter=self._limiter)
+        except RuntimeError as error:  # not the handler's
+            self.trouble.note(f"the system starts no more threads: {error}")
+            raise NoThread from None
+        except anyio.get_cancelled_exc_class():
+            if errand.abandon():
+                self._count(1)
+            raise
+        if self.trouble.why and not self.full:
+            self.trouble.note("")
+        return errand.take_result()
+
+    def _end(self) -> None:  # called in the thread
+        self._wake(lambda: self._count(-1))
+
+    def _count(self, number: int) -> None:
+        self.abandoned += number
+        self.full = self.abandoned >= self._most
+        said = f"{self.abandoned} threads of handlers that were given up still run"
+        self.trouble.note(said if self.full else "")
+
+
+def call_in(surroundings: Context, call: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a handler in a thread, in the context of its job."""
+    if sniffio := sys.modules.get("sniffio"):  # anyio and trio ask it: it would say that this is the loop's thread
+        surroundings.run(sniffio.current_async_library_cvar.set, None)
+    return surroundings.run(call, *arguments)
+
+
+class _Errand:
+    """One call in a thread, that may be given up before it begins, meanwhile, or when it is over."""
+
+    __slots__ = ("_abandoned", "_begun", "_call", "_end", "_lock", "_over", "_result")
+
+    def __init__(self, call: Callable[[], Any], end: Callable[[], None]) -> None:
+        self._call = call
+        self._end = end
+        self._lock = threading.Lock()
+        self._begun = self._over = self._abandoned = False
+        self._result: tuple[Any, BaseException | None] = None, None
+
+    def run(self) -> None:
+        with self._lock:
+            if self._abandoned:
+                return
+            self._begun = True
+        try:
+            self._result = self._call(), None
+        except BaseException as error:
+            self._result = None, error
+        finally:
+            with self._lock:
+                self._over, runs_on = True, self._abandoned
+            if runs_on:
+                self._end()
+
+    def take_result(self) -> tuple[Any, BaseException | None]:
+        """What was returned and raised; not kept, for the thread may keep this errand until its next one."""
+        result, self._result = self._result, (None, None)
+        return result
+
+    def abandon(self) -> bool:
+        """Give it up; whether it runs on."""
+        with self._lock:
+            self._abandoned = True
+            return self._begun and not self._over

@@ -1,0 +1,76 @@
+"""Notices that a handler blocks the event loop, and says where."""
+
+import logging
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from types import FrameType
+
+from redisjobs.logs import Log, log_aside
+from redisjobs.worker.execution import Running
+
+logger = Log("redisjobs.worker")
+
+
+class LoopWatch:
+    """Asks the event loop for a sign of life, again and again, and says once when it stays silent.
+
+    Args:
+        wake: Runs a function soon in the loop; see `waker`.
+        patience: Seconds of silence after which the loop counts as blocked.
+    """
+
+    def __init__(self, wake: Callable[[Callable[[], object]], None], patience: float) -> None:
+        self._wake = wake
+        self._patience = patience
+        self._thread = threading.get_ident()
+        self._asked = self._looked = self._answered = time.monotonic()
+        self._said = False
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the loop was found blocked, and has not answered since."""
+        return self._said and self._answered < self._asked
+
+    def look(self) -> None:
+        """Look whether the loop lives; about once a second, from another thread than the loop's."""
+        now = time.monotonic()
+        # A process that was stopped as a whole finds the loop silent too; that is nobody's fault.
+        stopped, self._looked = now - self._looked > self._patience, now
+        if self._answered >= self._asked:
+            if self._said:
+                log_aside(
+                    logger, logging.INFO, "the event loop runs again, after %.1f s", self._answered - self._asked
+                )
+            self._ask(now)
+        elif stopped:
+            self._ask(now)
+        elif not self._said and now - self._asked >= self._patience:
+            self._said = True
+            log_aside(  # it may be the log that blocks the loop
+                logger,
+                logging.WARNING,
+                "the event loop is blocked for %.0f s in %s: no other job can start or end; the leases are kept",
+                now - self._asked,
+                _where(sys._current_frames().get(self._thread)),
+            )
+
+    def _ask(self, now: float) -> None:
+        self._asked, self._said = now, False
+        self._wake(self._answer)
+
+    def _answer(self) -> None:
+        self._answered = time.monotonic()
+
+
+def _where(frame: FrameType | None) -> str:
+    """The job whose handler the loop's thread is in, and the line."""
+    line = ""
+    for at, number in traceback.walk_stack(frame):
+        running = at.f_locals.get("self")
+        if type(running) is Running:  # isinstance would ask it for its class: whatever is called `self` here
+            return f"{running.description}, {line}"
+        line = line or f"{at.f_code.co_filename}:{number}"
+    return f"something that is no handler, {line or 'unknown'}"

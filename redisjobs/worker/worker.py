@@ -1,0 +1,244 @@
+"""A worker: what it is told, how it is stopped. What it does is a `Shift`."""
+
+import math
+import os
+import re
+import secrets
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import anyio
+
+from redisjobs.arguments import whole
+from redisjobs.durations import seconds
+from redisjobs.errors import DriverError, Unavailable
+from redisjobs.logs import Log
+from redisjobs.registry import Duration, Registry
+from redisjobs.worker.guard import keep_up
+from redisjobs.worker.health import Health
+from redisjobs.worker.processor import Shift
+from redisjobs.worker.settings import Settings
+
+logger = Log("redisjobs.worker")
+
+_RELEASED = "released"
+"""Under this name wait the jobs that were handed back: it is no worker's."""
+
+
+def _new_id() -> str:
+    host = re.sub(r"[\s{}]+", "-", "".join(filter(str.isprintable, socket.gethostname())))[:150]
+    return f"{host}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+def _checked_id(worker_id: str) -> str:
+    """An id that can be a consumer's name, and stand in a line of text."""
+    fits = isinstance(worker_id, str) and re.fullmatch(r"[^\s{}]{1,200}", worker_id) and worker_id.isprintable()
+    if not fits or worker_id == _RELEASED:
+        raise ValueError(
+            f"worker_id={worker_id!r}: give 1 to 200 printable characters without spaces or braces, and not "
+            f"{_RELEASED!r}; it must be new at each start, so best leave it out"
+        )
+    return worker_id
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What a group of errors comes from, if that is one thing: what the store refuses, it refuses every task."""
+    leaves = list(_leaves(error))
+    if len(leaves) > 1 and not all(isinstance(leaf, DriverError) for leaf in leaves):
+        return error
+    return next((leaf for leaf in leaves if not isinstance(leaf, Unavailable)), leaves[0])
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+class Worker:
+    """Runs the jobs of a queue.
+
+    Args:
+        queue: The queue with its handlers, async or sync.
+        concurrency: How many jobs run at once.
+        lease: Seconds without a sign of life after which this worker counts as dead, and its jobs run again
+            elsewhere. It gives one every third of that. Workers of a queue may differ in it. Defaults to 15 s.
+        max_deliveries: So often a job is delivered without an outcome, the last time with nothing beside it; then
+            it is a dead letter, for it kills its workers. With 1 no job is delivered twice. Defaults to 3.
+        grace: Seconds that running jobs may finish in after a stop. Then they are cancelled and handed on.
+        unknown_for: Seconds that a job whose name no worker knows is kept, as in a rolling deploy, before it
+            is a dead letter. Defaults to an hour.
+        max_jobs: After so many jobs `run` returns, once all of them are done. Defaults to no limit.
+        max_rss: Bytes of memory that the process may have in use; with more `run` returns as well, once what
+            runs is done, for whoever started it to start it anew. One that has run nothing yet raises instead.
+            Defaults to no limit.
+        abandoned: With so many threads that still run a sync handler which timed out or was cancelled, and can't
+            be killed, the worker starts no other sync handler, and is not ready. Those that run then may be
+            abandoned too, so there are at most `abandoned - 1 + concurrency`. Defaults to `concurrency`.
+        supervised: Somebody starts another worker when `run` returns with `recycled`. Then it returns as well with
+            too many abandoned threads; else it goes on with async handlers.
+        worker_id: Who this is: 1 to 200 printable characters, no spaces or braces. It must be new at each run,
+            so with one given the worker can run but once. Defaults to host:pid:random, drawn anew for each run.
+
+    `stop` and `stop_now` may be called by any thread and at any time: a stop ends the run that is under way, or
+    else the next one, before that claims anything.
+
+    Raises:
+        TypeError: `queue` is no queue.
+        ValueError: Another argument has a value that can't be worked with.
+    """
+
+    def __init__(
+        self,
+        queue: Registry,
+        *,
+        concurrency: int = 10,
+        lease: Duration = 15,
+        max_deliveries: int = 3,
+        grace: Duration = 25,
+        unknown_for: Duration = 3600,
+        max_jobs: int | None = None,
+        max_rss: int | None = None,
+        abandoned: int | None = None,
+        supervised: bool = False,
+        worker_id: str | None = None,
+    ) -> None:
+        if not isinstance(queue, Registry):
+            # Not its text, which may have a password.
+            shown = f"the class {queue.__name__}" if isinstance(queue, type) else f"a {type(queue).__name__}"
+            raise TypeError(
+                f"Worker runs the jobs of a queue, not of {shown}: give a JobQueue with its handlers, as "
+                "Worker(JobQueue('redis://HOST:PORT/0'))"
+            )
+        whole(concurrency, "concurrency")
+        whole(max_deliveries, "max_deliveries")
+        for what, limit in (("max_jobs", max_jobs), ("max_rss", max_rss), ("abandoned", abandoned)):
+            if limit is not None:
+                whole(limit, what)
+        if seconds(lease, "lease") < 0.1:
+            raise ValueError(f"lease={lease!r}: give at least 0.1 s, or renewing it can't keep up")
+        self._given_id = None if worker_id is None else _checked_id(worker_id)
+        self.settings = Settings(
+            queue=queue,
+            worker_id=self._given_id or _new_id(),
+            next_id=self._next_id,
+            concurrency=concurrency,
+            lease=seconds(lease, "lease"),
+            max_deliveries=max_deliveries,
+            unknown_ms=int(seconds(unknown_for, "unknown_for") * 1000),
+            abandoned=concurrency if abandoned is None else abandoned,
+            supervised=supervised,
+            max_jobs=math.inf if max_jobs is None else max_jobs,
+            max_rss=math.inf if max_rss is None else max_rss,
+        )
+        self.grace = seconds(grace, "grace")
+        self.recycled = False
+        """Whether `run` returned because of `max_jobs`, `max_rss` or `abandoned`, or had no threads."""
+        self.hindered = False
+        """Whether it was for want of threads, which the system may give the next one no sooner."""
+        self.breaking: Callable[[], object] = int
+        """Called when `run` begins to end by an error or a cancel; it may still wait for handlers."""
+        self._has_run = False
+        self._running = threading.Lock()  # held while it runs
+        self._shift: Shift | None = None
+        self._stop_asked = False  # of the run under way, or else of the next one
+
+    async def run(self, *, until_idle: bool = False, handle_signals: bool = False) -> None:
+        """Run jobs until `stop` is called or the task is cancelled.
+
+        Args:
+            until_idle: Return as soon as nothing is ready and nothing runs here; delayed jobs that are not
+                due are left. Jobs for which there was no thread or process are waited for. While other workers
+                hold jobs it stays for a lease, as they may be dead: then it runs what they held.
+            handle_signals: Let SIGTERM and SIGINT stop the worker, a second one at once. Main thread only.
+
+        An async handler that swallows its cancellation keeps this from returning, though not from releasing its
+        job; the command line ends such a process by force.
+
+        Raises:
+            RuntimeError: This worker runs already, or the id that it was given has had its run.
+            DriverError: The store refuses what a worker needs (too old, no permission); while it is only away
+                the worker waits for it. Whatever this worker held is released.
+            RedisJobsError: More memory than `max_rss` was in use before any job had run.
+        """
+        if not self._running.acquire(blocking=False):
+            raise RuntimeError(
+                "this worker runs already, and goes on; for more jobs at once give it a higher concurrency, or "
+                "make another Worker"
+            )
+        try:
+            self._begin_anew()
+            await self._run(until_idle, handle_signals)
+        finally:
+            self._shift, self._stop_asked = None, False
+            self._running.release()
+
+    @property
+    def worker_id(self) -> str:
+        """Who it is now: each run has an id of its own, and who was taken for dead goes on under a new one."""
+        shift = self._shift
+        return self.settings.worker_id if shift is None else shift.settings.worker_id
+
+    def _next_id(self) -> str:
+        return _new_id() if self._given_id is None else f"{self._given_id[:180]}:{secrets.token_hex(4)}"
+
+    def _begin_anew(self) -> None:
+        if self._has_run and self._given_id is not None:
+            raise RuntimeError(
+                f"worker_id={self._given_id!r} has run already, and an id must be new at each run: leave it out, "
+                "or make another Worker with another id"
+            )
+        if self._has_run:
+            self.settings = replace(self.settings, worker_id=_new_id())
+        self._has_run, self.recycled, self.hindered = True, False, False
+
+    async def _run(self, until_idle: bool, handle_signals: bool) -> None:
+        self._shift = shift = Shift(self.settings, until_idle=until_idle, breaking=self.breaking)
+        if self._stop_asked:  # asked for before there was a shift to tell
+            return
+        try:
+            async with anyio.create_task_group() as tasks:
+                if handle_signals:
+                    tasks.start_soon(keep_up, self._watch_signals)
+                await shift.run()
+                self.recycled, self.hindered = shift.recycled, shift.hindered
+                tasks.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            # One cause, one error: that tasks were involved is no business of the caller's.
+            error = _cause(group)
+            raise error from error.__cause__
+
+    def stop(self) -> None:
+        """Claim no more; let running jobs finish for `grace` seconds, then release them; then `run` returns.
+
+        For any thread. Where nothing runs, the next `run` returns at once.
+        """
+        self._stop(self.grace)
+
+    def stop_now(self) -> None:
+        """Cancel and release what runs, at once; then `run` returns. For any thread, as `stop` is."""
+        self._stop(0.0)
+
+    def _stop(self, grace: float) -> None:
+        self._stop_asked = True  # before we look whether there is a shift to tell
+        if (shift := self._shift) is not None:
+            shift.wake(lambda: shift.stop(grace))
+
+    @property
+    def health(self) -> Health:
+        """Whether it works, by what it got done; for any thread."""
+        shift = self._shift  # once: it may be gone a moment later
+        return Health(True, False, "not running") if shift is None else shift.health
+
+    async def _watch_signals(self) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            stop = self.stop
+            async for number in signals:
+                logger.info("%s: stopping%s", number.name, " at once" if stop == self.stop_now else "")
+                stop()
+                stop = self.stop_now

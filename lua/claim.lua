@@ -46,7 +46,7 @@
 --- @include "include/slot"
 --- @include "include/remember"
 --- @include "include/pushed_at"
---- @include "include/bury"
+--- @include "include/dead_letter"
 --- @include "include/count"
 --- @include "include/finish"
 --- @include "include/unlocate"
@@ -118,12 +118,12 @@ local function deliver(stream, entry, deliveries)
   end
   if deliveries > max_deliveries and (mark == 'alone' or max_deliveries == 1) then
     local alone = mark == 'alone' and ', the last time with nothing beside it' or ''
-    local buried = bury(stream, jobs, dead, entry, job, fields, {
+    local is_dead = dead_letter(stream, jobs, dead, entry, job, fields, {
       'reason', 'worker lost',
       'error', 'delivered ' .. (deliveries - 1) .. ' times without an outcome' .. alone .. ': it may kill its workers',
       'failed_at', whole(now_ms), 'worker', worker, 'deliveries', tostring(deliveries - 1),
     }, now_ms)
-    if not buried then
+    if not is_dead then
       table.insert(ended, {job, 'NO_IDS'})
       return nil, 'stays'
     end

@@ -121,7 +121,7 @@ local function wait_no_more(i)
   if lines[i] then redis.call('ZREM', due, lines[i] .. ' ' .. ids[i]) end
 end
 
-local words, pushed, nudge, newly, refused = {}, 0, nil, {}, {}
+local words, pushed, earliest, newly, refused = {}, 0, nil, {}, {}
 local function add(i, at)
   local priority, due_at = ARGV[at + 2], due_time(ARGV[at + 3], exact_ms)
   local key, unique_for, expires_in = ARGV[at + 4], ARGV[at + 5], ARGV[at + 6]
@@ -134,7 +134,7 @@ local function add(i, at)
   if due_at > now_ms then
     fields[#fields + 1], fields[#fields + 2] = 'queued_at', whole(now_ms)
     wait_no_more(i)
-    if delay(jobs, due, delayed, ids[i], priority, fields, due_at, line(exact_ms, i)) then nudge = due_at end
+    if delay(jobs, due, delayed, ids[i], priority, fields, due_at, line(exact_ms, i)) then earliest = due_at end
   else
     local place, entry = enqueue(streams, numbers[priority], fields)
     if not place then return 'NO_IDS' end
@@ -179,5 +179,5 @@ if #newly > 0 then redis.call('HSET', jobs, unpack(newly)) end
 if not whole_of_it then return error(failure) end
 remember(slot(finished, now_ms), unpack(refused))
 if pushed > 0 then count(stats, 'pushed', pushed) end
-if nudge then tell(control, 'due ' .. whole(nudge)) end
+if earliest then tell(control, 'due ' .. whole(earliest)) end
 return {exact_ms * 1000, unpack(words)}

@@ -31,7 +31,7 @@ local job = ARGV[1]
 local place, letter, _, id = locate({dead = dead}, jobs, job)
 local found = place == 'dead' and entry_at(dead, letter)
 if not found then return 'NOT_FOUND' end
-if field(found, 'entry') and not field(found, 'queued_at') then return 'OVERSIZED' end -- as bury packs it
+if field(found, 'entry') and not field(found, 'queued_at') then return 'OVERSIZED' end -- as dead_letter packs it
 expect('stream', streams[1], streams[2], streams[3])
 
 local fields = with(found, {

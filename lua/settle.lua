@@ -31,7 +31,8 @@
 -- ARGV[9]  young         int     so many pushes of those may still be repeated; 'ids': all, and each is its id alone
 -- ARGV[10] uniques       int     so many unique keys those have
 -- ARGV[11..] for each stream the entries of those, then their ids; the pushes; for each unique key: key, job id; then for
---          each other job: fate, stream 1..3, entry, deliveries, job id, number of values, and as values, by its fate:
+--          each other job: settlement, stream 1..3, entry, deliveries, job id, number of values; the
+--          values, by its settlement:
 --          done: unique key, nonce of its push · cancelled: unique key, nonce of its push ·
 --          release: refund ('1': the delivery does not count; '0': it does) ·
 --          retry: due ('+5000' in ms, or a time in ms), names and values of the fields to change ('' removes one) ·
@@ -40,7 +41,7 @@
 -- Returns  {now_us, due_in, released, {unread, unread, unread}, word, ...}: the clock; µs until the next delayed job
 --          (-1: none); 1 if jobs were handed back; how many jobs of each stream were never delivered; and one word for
 --          each job, in their order, or OK alone for all of them. Or one word for the whole call, FENCED or STALE:
---          OK          settled, as its fate says
+--          OK          settled, as it says
 --          CANCELLED   it was to run again, and a cancel was asked for while it ran: gone instead
 --          OVERSIZED   put in by hand with more values than a script can add; nothing was written
 --          NO_IDS      no stream that could take it has entry ids left, by somebody's hand; nothing was written
@@ -68,7 +69,7 @@
 --- @include "include/remember"
 --- @include "include/count"
 --- @include "include/tell"
---- @include "include/bury"
+--- @include "include/dead_letter"
 --- @include "include/finish"
 --- @include "include/unpacked"
 --- @include "include/parted"
@@ -134,19 +135,19 @@ end
 
 -- What these jobs take is of the right type, before anything is written: what they do without may be as it likes.
 local function expect_all(well)
-  local fates = {}
+  local settlements = {}
   local at = first_other
   while at <= #ARGV do
-    fates[ARGV[at]] = true
+    settlements[ARGV[at]] = true
     at = at + 6 + tonumber(ARGV[at + 5])
   end
-  if fates.retry then
+  if settlements.retry then
     expect('zset', due)
     expect('hash', delayed)
   end
-  if fates.fail then expect('stream', dead) end
+  if settlements.fail then expect('stream', dead) end
   local remembers = total > 0 and (not well or only_ids or young > 0)
-  if remembers or fates.done or fates.cancelled or fates.retry then expect('set', keys.ending) end
+  if remembers or settlements.done or settlements.cancelled or settlements.retry then expect('set', keys.ending) end
 end
 
 local function end_all()
@@ -166,7 +167,7 @@ local function end_all()
 end
 
 -- The others, one by one.
-local retried, released, nudge = 0, 0, nil
+local retried, released, earliest = 0, 0, nil
 local function again(number, entry, job, fields, changes, due_at)
   if field(fields, 'id') ~= job then table.insert(changes, 1, job) table.insert(changes, 1, 'id') end
   if not field(fields, 'queued_at') then
@@ -175,7 +176,7 @@ local function again(number, entry, job, fields, changes, due_at)
   fields = with(fields, changes)
   if due_at > now_ms then
     local priority = string.match(streams[number], '}:ready:(.+)$')
-    if delay(jobs, due, delayed, job, priority, fields, due_at, line(exact_ms, retried)) then nudge = due_at end
+    if delay(jobs, due, delayed, job, priority, fields, due_at, line(exact_ms, retried)) then earliest = due_at end
   else
     local place, added = enqueue(streams, number, fields)
     if not place then return false end
@@ -185,31 +186,31 @@ local function again(number, entry, job, fields, changes, due_at)
   return true
 end
 
-local fates = {}
+local settlements = {}
 
 -- For what ends though the locator of its id is another job's.
-local strays = {unique = unique, stats = stats, ending = keys.ending}
+local unlocated = {unique = unique, stats = stats, ending = keys.ending}
 
-fates.done = function(number, entry, _, job, fields, values, hold)
+settlements.done = function(number, entry, _, job, fields, values, hold)
   fields = fields or {'unique', values[1], 'nonce', values[2]}
-  finish(hold == 'stray' and strays or keys, streams[number], entry, job, fields, 'completed', true, now_ms)
+  finish(hold == 'unlocated' and unlocated or keys, streams[number], entry, job, fields, 'completed', true, now_ms)
   return 'OK'
 end
 
-fates.cancelled = function(number, entry, _, job, fields, values, hold)
+settlements.cancelled = function(number, entry, _, job, fields, values, hold)
   fields = fields or {'unique', values[1], 'nonce', values[2]}
-  finish(hold == 'stray' and strays or keys, streams[number], entry, job, fields, 'cancelled', true, now_ms)
+  finish(hold == 'unlocated' and unlocated or keys, streams[number], entry, job, fields, 'cancelled', true, now_ms)
   return 'OK'
 end
 
-fates.release = function(number, entry, deliveries, _, _, values)
+settlements.release = function(number, entry, deliveries, _, _, values)
   redis.call('XCLAIM', streams[number], 'workers', 'released', 0, entry,
     'RETRYCOUNT', math.max(0, deliveries - tonumber(values[1])), 'JUSTID')
   released = released + 1
   return 'OK'
 end
 
-fates.retry = function(number, entry, _, job, fields, values, hold)
+settlements.retry = function(number, entry, _, job, fields, values, hold)
   if hold == 'cancelling' then
     finish(keys, streams[number], entry, job, fields, 'cancelled', true, now_ms)
     return 'CANCELLED'
@@ -223,11 +224,11 @@ fates.retry = function(number, entry, _, job, fields, values, hold)
   return 'OK'
 end
 
-fates.fail = function(number, entry, deliveries, job, fields, values)
+settlements.fail = function(number, entry, deliveries, job, fields, values)
   local notes = {'reason', values[1], 'error', values[2], 'failed_at', whole(now_ms), 'worker', worker,
     'deliveries', whole(deliveries)}
   if values[3] ~= '' then notes[#notes + 1], notes[#notes + 2] = 'traceback', values[3] end
-  if not bury(streams[number], jobs, dead, entry, job, fields, notes, now_ms) then return 'NO_IDS' end
+  if not dead_letter(streams[number], jobs, dead, entry, job, fields, notes, now_ms) then return 'NO_IDS' end
   free(unique, field(fields, 'unique'), job)
   count(stats, 'dead', 1)
   return 'OK'
@@ -238,7 +239,7 @@ end
 -- there is no group), or how the locator knows the job, and the job's id:
 --   'here'        it points at this entry
 --   'cancelling'  so it does, and a cancel was asked for while the job ran
---   'stray'       it does not: put in by hand, or a lost locator; the entry's own id is the proof. Where another job
+--   'unlocated'   it does not: put in by hand, or a lost locator; the entry's own id is the proof. Where another job
 --                 has that id, this one is told apart by its stream from here on
 local function owns(stream, entry, deliveries, job)
   local pending = (leases(stream, entry, entry, 1, worker) or {})[1]
@@ -254,16 +255,16 @@ local function owns(stream, entry, deliveries, job)
   local said = fields and field(fields, 'id') or ''
   if not fields or said ~= job and (said ~= '' or string.match(job, '^[^@]+') ~= entry) then return nil end
   local id, mark = identify(places, jobs, place, entry, fields)
-  if not mark then return 'stray', id end
+  if not mark then return 'unlocated', id end
   return mark == 'cancelling' and mark or 'here', id
 end
 
-local function end_one(fate, number, entry, deliveries, job, values)
+local function end_one(settlement, number, entry, deliveries, job, values)
   local hold, id = owns(streams[number], entry, deliveries, job)
   if not hold then return 'LEASE_LOST' end
   local fields = entry_at(streams[number], entry)
-  if not fields and fate ~= 'done' and fate ~= 'cancelled' then return 'LEASE_LOST' end
-  return fates[fate](number, entry, deliveries, id, fields, values, hold)
+  if not fields and settlement ~= 'done' and settlement ~= 'cancelled' then return 'LEASE_LOST' end
+  return settlements[settlement](number, entry, deliveries, id, fields, values, hold)
 end
 
 -- What the worker says of a job that is done, by its first delivery: its unique key, and the nonce of its push. Of one
@@ -319,7 +320,7 @@ local function settle(in_order)
     count(stats, 'released', released)
     tell(control, 'released ' .. released)
   end
-  if nudge then tell(control, 'due ' .. whole(nudge)) end
+  if earliest then tell(control, 'due ' .. whole(earliest)) end
   return table.concat(words, ' ')
 end
 

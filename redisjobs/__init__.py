@@ -15,7 +15,7 @@ from redisjobs._version import __version__ as __version__
 
 # Queues
 from redisjobs.codec import JobInfo
-from redisjobs.driver import Counts, Word
+from redisjobs.driver import Counts, Reply
 
 # Errors
 from redisjobs.errors import (
@@ -67,6 +67,7 @@ __all__ = [
     "QueueFull",
     "RedisJobsError",
     "RegistrationError",
+    "Reply",
     "Retry",
     "RetryPolicy",
     "ServerNotFound",
@@ -75,7 +76,6 @@ __all__ = [
     "State",
     "Unavailable",
     "UnknownJob",
-    "Word",
     "Worker",
     "WrongType",
     "exponential_jitter",

@@ -25,8 +25,8 @@ MOST_JOBS = 500
 """Jobs in one call, so that none holds the store up."""
 
 
-class Word(StrEnum):
-    """What a script says of one job. A word other than OK means nothing was written, except as noted."""
+class Reply(StrEnum):
+    """What a script says of one job. A reply other than OK means nothing was written, except as noted."""
 
     OK = "OK"
     REPEATED = "REPEATED"
@@ -114,19 +114,19 @@ class Pushed:
     """What became of one pushed job.
 
     Attributes:
-        word: OK: it is on the queue. REPEATED: it was pushed before by this very push. EXISTS: the queue has a job
-            of this id by another push, or this call names the job twice. DUPLICATE: another job holds the key.
-            REFUSED: it was one of these two when it was repeated before, and stays so.
+        reply: OK: it is on the queue. REPEATED: it was pushed before by this very push. EXISTS: the queue has
+            a job of this id by another push, or this call names the job twice. DUPLICATE: another job holds the
+            key. REFUSED: it was one of these two when it was repeated before, and stays so.
         holder: The id of the job that holds the unique key.
     """
 
-    word: Word
+    reply: Reply
     holder: str = ""
 
 
 def found_again(answers: Sequence[Pushed]) -> list[Pushed]:
     """The answers to a push that was tried before, its reply lost: what it finds of its own, it has added."""
-    return [Pushed(Word.OK) if answer.word is Word.REPEATED else answer for answer in answers]
+    return [Pushed(Reply.OK) if answer.reply is Reply.REPEATED else answer for answer in answers]
 
 
 @dataclass(slots=True)
@@ -158,7 +158,7 @@ class Lease:
         return self.fields.get(b"nonce", b"")
 
     @property
-    def place(self) -> str:
+    def key(self) -> str:
         """Stream and entry in one word, as `2 1732-0`: what tells one held job from another."""
         return f"{self.stream} {self.entry}"
 
@@ -209,11 +209,11 @@ class DeadLetter:
     traceback: str = ""
 
 
-Fate = Ack | RetryLater | Release | DeadLetter
-Settlement = tuple[Lease, Fate]
+Settlement = Ack | RetryLater | Release | DeadLetter
+Settlements = Sequence[tuple[Lease, Settlement]]
 
 
-Ended = tuple[str, Word]
+Ended = tuple[str, Reply]
 """A job that a claim ended instead of delivering it again: its id; and DEAD, as it kills its workers, or
 CANCELLED, as somebody had asked. Or NO_IDS: it stays where it is, as no dead letter can be written."""
 
@@ -236,7 +236,7 @@ class Exchange:
     """The answer to one round trip of a worker.
 
     Attributes:
-        words: One for each settlement: OK, LEASE_LOST or CANCELLED; OVERSIZED or NO_IDS where it can't be done.
+        replies: One for each settlement: OK, LEASE_LOST or CANCELLED; OVERSIZED or NO_IDS where it can't be done.
         leases: The jobs claimed.
         more: Whether another claim would find more, as well as the store can say; False if nothing was asked.
         ended: Jobs that were ended instead of claimed.
@@ -246,7 +246,7 @@ class Exchange:
         server_ms: The server's clock, to the microsecond; 0 if nothing was asked.
     """
 
-    words: Sequence[Word] = ()
+    replies: Sequence[Reply] = ()
     leases: Sequence[Lease] = ()
     more: bool = False
     ended: Sequence[Ended] = ()
@@ -294,7 +294,7 @@ class Reclaimed:
 
 
 @dataclass(frozen=True, slots=True)
-class Nudge:
+class Notification:
     """A hint that something changed; the truth is always in a key.
 
     Attributes:
@@ -383,13 +383,13 @@ class Driver(Protocol):
             QueueFull: The server is out of memory; nothing was written.
         """
 
-    async def cancel(self, job_id: str) -> Word:
+    async def cancel(self, job_id: str) -> Reply:
         """Cancel a job: CANCELLED, CANCELLING, DEAD or NOT_FOUND."""
 
-    async def requeue(self, job_id: str) -> Word:
+    async def requeue(self, job_id: str) -> Reply:
         """Make a dead letter ready again: OK, NOT_FOUND, OVERSIZED or NO_IDS."""
 
-    async def delete(self, job_id: str) -> Word:
+    async def delete(self, job_id: str) -> Reply:
         """Throw a dead letter away: OK or NOT_FOUND."""
 
     async def find(self, job_id: str) -> Row | None:
@@ -419,11 +419,11 @@ class SyncDriver(Protocol):
 
     def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]: ...  # noqa: D102
 
-    def cancel(self, job_id: str) -> Word: ...  # noqa: D102
+    def cancel(self, job_id: str) -> Reply: ...  # noqa: D102
 
-    def requeue(self, job_id: str) -> Word: ...  # noqa: D102
+    def requeue(self, job_id: str) -> Reply: ...  # noqa: D102
 
-    def delete(self, job_id: str) -> Word: ...  # noqa: D102
+    def delete(self, job_id: str) -> Reply: ...  # noqa: D102
 
     def find(self, job_id: str) -> Row | None: ...  # noqa: D102
 
@@ -465,7 +465,7 @@ class Consumer(Protocol):
         """Close every connection."""
 
     async def exchange(
-        self, settlements: Sequence[Settlement], count: int | None, *, turn: Turn | None = None, idle: bool = False
+        self, settlements: Settlements, count: int | None, *, turn: Turn | None = None, idle: bool = False
     ) -> Exchange:
         """Settle some jobs and claim up to `count` others, in one round trip.
 
@@ -537,8 +537,8 @@ class Consumer(Protocol):
             whether there is more to look at, by the next call.
         """
 
-    async def listen(self, heard: Callable[[Nudge], None]) -> None:
-        """Call `heard` for each nudge, until the connection ends; first with `subscribed`."""
+    async def listen(self, heard: Callable[[Notification], None]) -> None:
+        """Call `heard` for each notification, until the connection ends; first with `subscribed`."""
 
     def heartbeat(self) -> "Heartbeat":
         """The means to beat from a thread of its own; always as the worker of the moment."""

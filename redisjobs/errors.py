@@ -16,7 +16,7 @@
     │   └── ServerTooOld   the server lacks what the scripts need; nothing was written
     └── ServerNotFound     no local Redis-compatible server could be found or started
 
-    Steering               raised by a handler to choose its job's fate; not errors
+    Steering               raised by a handler to choose its job's outcome; not errors
     ├── Retry              run again, one attempt spent
     ├── Snooze             run again, no attempt spent
     └── Fail               dead letter, now
@@ -102,7 +102,7 @@ class ServerNotFound(RedisJobsError):
 
 
 class Steering(Exception):
-    """The root of what a handler raises to choose its job's fate."""
+    """The root of what a handler raises to choose its job's outcome."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Taken to another process as it is: what it was made from is not kept."""

@@ -55,7 +55,7 @@ def gates() -> Callable[[], Gate]:
     return AsyncioGate
 
 
-def waker() -> Callable[[Callable[[], object]], None]:
+def threadsafe_caller() -> Callable[[Callable[[], object]], None]:
     """A function that runs another soon in the running event loop; callable from any thread, never blocks.
 
     anyio's portal can do this only from inside a task that it starts anew each time; here a call is one

@@ -36,7 +36,7 @@ class Log(logging.LoggerAdapter[logging.Logger]):
                     print("--- Logging error ---", traceback.format_exc(), sep="\n", file=sys.stderr)
 
 
-def log_aside(log: Log, level: int, text: str, *args: object, wait: float = 0) -> None:
+def log_from_thread(log: Log, level: int, text: str, *args: object, wait: float = 0) -> None:
     """Log a line from a thread of its own, and wait for it `wait` seconds at most.
 
     Where no thread can be started nothing is said: the caller may be the one that must not hang.

@@ -1,10 +1,10 @@
-"""A job's fate is a value: what a run came to, and what follows from it. Pure; the worker carries it out."""
+"""A job's settlement is a value: what a run came to, and what follows from it. Pure; the worker carries it out."""
 
 import traceback
 from dataclasses import dataclass
 from typing import Literal
 
-from redisjobs.driver import Ack, DeadLetter, Fate, Release, RetryLater
+from redisjobs.driver import Ack, DeadLetter, Release, RetryLater, Settlement
 from redisjobs.durations import milliseconds
 from redisjobs.errors import Fail, Retry, Snooze
 from redisjobs.retry import RetryPolicy
@@ -84,7 +84,9 @@ class UnknownName:
 Outcome = Done | Raised | CancelAsked | Interrupted | Unplaced | LeaseGone | Undecodable | Expired | UnknownName
 
 
-def decide(outcome: Outcome, *, attempt: int, started_ms: int, now_ms: int, policy: RetryPolicy) -> Fate | None:
+def decide(
+    outcome: Outcome, *, attempt: int, started_ms: int, now_ms: int, policy: RetryPolicy
+) -> Settlement | None:
     """What becomes of a job.
 
     Args:
@@ -118,7 +120,7 @@ def decide(outcome: Outcome, *, attempt: int, started_ms: int, now_ms: int, poli
             return _after(error, attempt, started_ms, now_ms, policy)
 
 
-def _park(unknown: UnknownName, now_ms: int) -> Fate:
+def _park(unknown: UnknownName, now_ms: int) -> Settlement:
     """In a rolling deploy another worker will know the name soon; wait longer each time, then give up."""
     since = now_ms if unknown.since_ms is None else unknown.since_ms
     waited = now_ms - since
@@ -131,7 +133,7 @@ def _park(unknown: UnknownName, now_ms: int) -> Fate:
     return RetryLater(f"+{delay}", {"unknown_since": str(since), "error": error})
 
 
-def _after(error: BaseException, attempt: int, started_ms: int, now_ms: int, policy: RetryPolicy) -> Fate:
+def _after(error: BaseException, attempt: int, started_ms: int, now_ms: int, policy: RetryPolicy) -> Settlement:
     # Whoever runs it next can't see that it has run before but by this: it no longer expires.
     changes = {"started_at": str(started_ms), "unknown_since": ""}
     match error:

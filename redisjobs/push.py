@@ -7,14 +7,14 @@ be pushed again knows when that was tried first, and whether its caller was told
 import time
 from collections.abc import Iterator, Sequence
 
-from redisjobs.driver import REPEATABLE, NewJob, Pushed, Tries, Word
+from redisjobs.driver import REPEATABLE, NewJob, Pushed, Reply, Tries
 from redisjobs.errors import DriverError, QueueFull, ServerTooOld, Unavailable, WrongType
 from redisjobs.visible import visible
 
 _UNWRITTEN = (QueueFull, WrongType, ServerTooOld)  # what is refused so has written nothing
 
 
-class Attempt:
+class Push:
     """One call that pushes jobs, and tries until it has an answer or its time is over.
 
     Args:
@@ -31,12 +31,12 @@ class Attempt:
         DriverError: Some were tried first too long ago.
     """
 
-    __slots__ = ("_began", "_is_unsure", "_since", "deadline", "jobs", "repeated")
+    __slots__ = ("_began", "_is_unknown", "_since", "deadline", "jobs", "repeated")
 
     def __init__(self, jobs: Sequence[NewJob], deadline: float, *, held: bool) -> None:
         self.jobs = jobs
         self.deadline = deadline
-        self.repeated = self._is_unsure = False
+        self.repeated = self._is_unknown = False
         self._began = self._since = time.monotonic()
         if held:
             self._look_back()
@@ -45,7 +45,7 @@ class Attempt:
     def _look_back(self) -> None:
         tries = [job.tries for job in self.jobs if job.tries]
         self.repeated = bool(tries)
-        self._is_unsure = not all(each.told for each in tries)
+        self._is_unknown = not all(each.told for each in tries)
         self._since = min((each.since for each in tries), default=self._began)
         self.deadline = min(self.deadline, self._since + REPEATABLE - self._began)
         if self.deadline <= 0:
@@ -60,7 +60,7 @@ class Attempt:
     def lost(self) -> None:
         """The first try had no answer, and others follow."""
         self._note()
-        self.repeated = self._is_unsure = True
+        self.repeated = self._is_unknown = True
 
     def told(self, answers: Sequence[Pushed]) -> Iterator[tuple[str, str, bool]]:
         """Id, name and whether it was added, of each job.
@@ -68,8 +68,8 @@ class Attempt:
         Raises:
             DriverError: One could not be added.
         """
-        added = [self._is_added(job, answer.word) for job, answer in zip(self.jobs, answers, strict=True)]
-        refused = [job for job, answer in zip(self.jobs, answers, strict=True) if answer.word is Word.NO_IDS]
+        added = [self._is_added(job, answer.reply) for job, answer in zip(self.jobs, answers, strict=True)]
+        refused = [job for job, answer in zip(self.jobs, answers, strict=True) if answer.reply is Reply.NO_IDS]
         if refused:
             number = f"{len(refused)} of {len(self.jobs)}"
             raise DriverError(
@@ -82,21 +82,21 @@ class Attempt:
             text = name if isinstance(name, str) else name.decode("utf-8", "replace")
             yield answer.holder or job.job_id, text, is_added
 
-    def _is_added(self, job: NewJob, word: Word) -> bool:
+    def _is_added(self, job: NewJob, reply: Reply) -> bool:
         """Whether this push made the job, and this is the first time that its caller is told."""
         tries = job.tries
         if tries is None:
-            return word is Word.OK
-        is_found = word is Word.REPEATED and self.repeated and not tries.told
-        if self.repeated or word in (Word.OK, Word.REPEATED):
+            return reply is Reply.OK
+        is_found = reply is Reply.REPEATED and self.repeated and not tries.told
+        if self.repeated or reply in (Reply.OK, Reply.REPEATED):
             tries.told = True
         else:
             _forget(job)  # it was refused, and no bytes of it are under way
-        return word is Word.OK or is_found
+        return reply is Reply.OK or is_found
 
     def failed(self, error: DriverError) -> DriverError:
         """What to raise for an error reply: it has the jobs that are not known to be there."""
-        if self._is_unsure:
+        if self._is_unknown:
             return self.gave_up(error)
         if isinstance(error, _UNWRITTEN):
             for job in self.jobs:

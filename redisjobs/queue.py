@@ -12,10 +12,10 @@ from redisjobs import codec, drivers
 from redisjobs.arguments import one_of, whole
 from redisjobs.backoff import retrying
 from redisjobs.codec import JobInfo
-from redisjobs.driver import LONGEST_TRY, MOST_JOBS, Counts, NewJob, Word
+from redisjobs.driver import LONGEST_TRY, MOST_JOBS, Counts, NewJob, Reply
 from redisjobs.errors import DecodeError, DriverError, Unavailable
 from redisjobs.job import JobContext, JobName, State
-from redisjobs.push import Attempt, no_answer
+from redisjobs.push import Push, no_answer
 from redisjobs.registry import (
     Args,
     Duration,
@@ -49,8 +49,8 @@ class JobHandle(PushedJob):
         """Look the job up; see `JobQueue.get`."""
         return await self._queue.get(self.id)
 
-    async def cancel(self) -> Word:
-        """Cancel the job; see `JobQueue.cancel` for the words."""
+    async def cancel(self) -> Reply:
+        """Cancel the job; see `JobQueue.cancel` for the replies."""
         return await self._queue.cancel(self.id)
 
 
@@ -234,7 +234,7 @@ class JobQueue(Registry):
         """How many jobs are in each state at one instant."""
         return await self._call(self.driver.counts)
 
-    async def cancel(self, job: str | PushedJob) -> Word:
+    async def cancel(self, job: str | PushedJob) -> Reply:
         """Cancel a job.
 
         Returns:
@@ -260,36 +260,36 @@ class JobQueue(Registry):
     async def delete(self, job: str | PushedJob) -> bool:
         """Throw a dead letter away; whether there was one."""
         job_id = id_of(job)
-        return await self._call(lambda: self.driver.delete(job_id)) is Word.OK
+        return await self._call(lambda: self.driver.delete(job_id)) is Reply.OK
 
     async def _push(self, jobs: Sequence[NewJob], *, held: bool = False) -> list[JobHandle]:
-        attempt = Attempt(jobs, self.deadline, held=held)
-        answers = await self._call(lambda: self.driver.push(jobs, repeated=attempt.repeated), attempt)
-        return [JobHandle(*each, self) for each in attempt.told(answers)]
+        push = Push(jobs, self.deadline, held=held)
+        answers = await self._call(lambda: self.driver.push(jobs, repeated=push.repeated), push)
+        return [JobHandle(*each, self) for each in push.told(answers)]
 
-    async def _call(self, call: Callable[[], Awaitable[T]], attempt: Attempt | None = None) -> T:
+    async def _call(self, call: Callable[[], Awaitable[T]], push: Push | None = None) -> T:
         """Call the store, and again with backoff and jitter while it is away, until the deadline."""
         cause: BaseException | None = None
-        deadline, began = attempt.deadline if attempt else self.deadline, anyio.current_time()
+        deadline, began = push.deadline if push else self.deadline, anyio.current_time()
         try:
-            if attempt and deadline >= LONGEST_TRY:
+            if push and deadline >= LONGEST_TRY:
                 return await call()  # it ends in time by itself, and a scope would cost as much as all else here
             with anyio.fail_after(deadline):
                 return await call()
         except (Unavailable, TimeoutError) as error:
             cause = error
         except DriverError as error:
-            raise attempt.failed(error) if attempt else error  # noqa: B904  (the same error, most often)
-        if attempt:
-            attempt.lost()
+            raise push.failed(error) if push else error  # noqa: B904  (the same error, most often)
+        if push:
+            push.lost()
         with anyio.move_on_after(began + deadline - anyio.current_time()):
             try:
                 return await retrying(call, on=(Unavailable,), within=deadline)
             except DriverError as error:  # refused now; but an earlier try of a push may have been stored
-                if not (attempt or isinstance(error, Unavailable)):
+                if not (push or isinstance(error, Unavailable)):
                     raise
                 cause = error
-        raise gave_up(attempt, deadline, cause) from cause
+        raise gave_up(push, deadline, cause) from cause
 
 
 class JobDecorator(Protocol):
@@ -333,17 +333,17 @@ class JobFunction(FunctionJob[Args, Given, Returned]):
         return await self._queue.push(parameters, self.name, **self._options)
 
 
-def requeued(job_id: str, word: Word) -> bool:
-    """What a requeue's word means to the caller."""
-    if word is Word.NO_IDS:
+def requeued(job_id: str, reply: Reply) -> bool:
+    """What a requeue's reply means to the caller."""
+    if reply is Reply.NO_IDS:
         raise DriverError(
             f"{job_id}: no ready stream has entry ids left, by somebody's hand; it stays a dead letter"
         )
-    if word is Word.OVERSIZED:
+    if reply is Reply.OVERSIZED:
         raise DecodeError(f"{job_id}: the entry was put in by hand with more fields than can be moved; it stays")
-    return word is Word.OK
+    return reply is Reply.OK
 
 
-def gave_up(attempt: Attempt | None, deadline: float, cause: BaseException | None) -> Unavailable:
+def gave_up(push: Push | None, deadline: float, cause: BaseException | None) -> Unavailable:
     """The error of a call that got no answer until its deadline."""
-    return attempt.gave_up(cause) if attempt else Unavailable(no_answer(deadline, cause))
+    return push.gave_up(cause) if push else Unavailable(no_answer(deadline, cause))

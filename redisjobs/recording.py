@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 
-class Journal:
+class Recording:
     """This process' own file, made with its first line. For any number of threads."""
 
     def __init__(self, directory: str | Path) -> None:
-        self._path = Path(directory) / f"{os.getpid()}.journal"
+        self._path = Path(directory) / f"{os.getpid()}.recording"
         self._lock = threading.Lock()
         self._file = -1
 
@@ -30,7 +30,7 @@ class Journal:
 
 def read(directory: str | Path) -> Iterator[dict[str, Any]]:
     """Every line that was written whole, of all processes; of each process in its order."""
-    for path in sorted(Path(directory).glob("*.journal")):
+    for path in sorted(Path(directory).glob("*.recording")):
         *whole, _cut = path.read_bytes().split(b"\n")
         for text in whole:
             yield json.loads(text)

@@ -15,10 +15,10 @@ from redisjobs import codec, drivers
 from redisjobs.arguments import one_of, whole
 from redisjobs.backoff import retrying_sync
 from redisjobs.codec import JobInfo
-from redisjobs.driver import MOST_JOBS, Counts, NewJob, SyncDriver, Word
+from redisjobs.driver import MOST_JOBS, Counts, NewJob, Reply, SyncDriver
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.job import JobContext, JobName, State
-from redisjobs.push import Attempt
+from redisjobs.push import Push
 from redisjobs.queue import gave_up, requeued
 from redisjobs.registry import (
     Args,
@@ -53,7 +53,7 @@ class JobHandle(PushedJob):
         """Look the job up; see `redisjobs.JobQueue.get`."""
         return self._queue.get(self.id)
 
-    def cancel(self) -> Word:
+    def cancel(self) -> Reply:
         """Cancel the job; see `redisjobs.JobQueue.cancel` for the words."""
         return self._queue.cancel(self.id)
 
@@ -167,7 +167,7 @@ class JobQueue(Registry):
         """How many jobs are in each state at one instant."""
         return self._call(lambda store: store.counts())
 
-    def cancel(self, job: str | PushedJob) -> Word:
+    def cancel(self, job: str | PushedJob) -> Reply:
         """Cancel a job; see `redisjobs.JobQueue.cancel` for the words."""
         job_id = id_of(job)
         return self._call(lambda store: store.cancel(job_id))
@@ -180,25 +180,25 @@ class JobQueue(Registry):
     def delete(self, job: str | PushedJob) -> bool:
         """Throw a dead letter away; whether there was one."""
         job_id = id_of(job)
-        return self._call(lambda store: store.delete(job_id)) is Word.OK
+        return self._call(lambda store: store.delete(job_id)) is Reply.OK
 
     def _push(self, jobs: Sequence[NewJob], *, held: bool = False) -> list[JobHandle]:
-        attempt = Attempt(jobs, self.deadline, held=held)
-        answers = self._call(lambda store: store.push(jobs, repeated=attempt.repeated), attempt)
-        return [JobHandle(*each, self) for each in attempt.told(answers)]
+        push = Push(jobs, self.deadline, held=held)
+        answers = self._call(lambda store: store.push(jobs, repeated=push.repeated), push)
+        return [JobHandle(*each, self) for each in push.told(answers)]
 
-    def _call(self, call: Callable[[SyncDriver], T], attempt: Attempt | None = None) -> T:
+    def _call(self, call: Callable[[SyncDriver], T], push: Push | None = None) -> T:
         """Call the store, and again with backoff and jitter while it is away, until the deadline."""
-        deadline = attempt.deadline if attempt else self.deadline
+        deadline = push.deadline if push else self.deadline
         end, store = time.monotonic() + deadline, self._store(deadline)
         try:
             return call(store)
         except Unavailable as error:
             cause: BaseException = error
         except DriverError as error:
-            raise attempt.failed(error) if attempt else error  # noqa: B904  (the same error, most often)
-        if attempt:
-            attempt.lost()
+            raise push.failed(error) if push else error  # noqa: B904  (the same error, most often)
+        if push:
+            push.lost()
 
         def again() -> T:
             nonlocal cause
@@ -214,10 +214,10 @@ class JobQueue(Registry):
         try:
             return retrying_sync(again, on=(Unavailable,), within=end - time.monotonic())
         except DriverError as error:  # refused now; but an earlier try of a push may have been stored
-            if not (attempt or isinstance(error, Unavailable)):
+            if not (push or isinstance(error, Unavailable)):
                 raise
             cause = error
-        raise gave_up(attempt, deadline, cause) from cause
+        raise gave_up(push, deadline, cause) from cause
 
 
 class JobDecorator(Protocol):

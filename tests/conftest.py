@@ -20,7 +20,7 @@ from redisjobs.queue import JobQueue
 from redisjobs.worker.contexts import Contexts
 from redisjobs.worker.execution import Means
 from redisjobs.worker.guard import Guard
-from redisjobs.worker.processor import Shift
+from redisjobs.worker.processor import Processor
 from redisjobs.worker.worker import Worker
 
 _CI = bool(os.environ.get("CI"))
@@ -148,14 +148,14 @@ def slots() -> int:
 
 
 @pytest.fixture
-async def shift(queue: JobQueue, slots: int) -> AsyncIterator[Shift]:
+async def processor(queue: JobQueue, slots: int) -> AsyncIterator[Processor]:
     """One run of a worker of the test's `queue`, that has opened, with slots, and does nothing by itself."""
-    shift = Shift(Worker(queue, concurrency=slots).settings, until_idle=False)
+    processor = Processor(Worker(queue, concurrency=slots).settings, until_idle=False)
     guard = Guard()
-    shift.means = Means(guard, Contexts(), shift.threads, None)
-    await shift.consumer.open()
-    yield shift
-    await shift.consumer.aclose()
+    processor.means = Means(guard, Contexts(), processor.threads, None)
+    await processor.consumer.open()
+    yield processor
+    await processor.consumer.aclose()
     guard.end()
 
 

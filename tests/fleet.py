@@ -1,4 +1,4 @@
-"""Processes that share a queue and a journal, for the tests that kill them."""
+"""Processes that share a queue and a recording, for the tests that kill them."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ class Work:
 
 def note(what: str, context: JobContext, work: Work) -> None:
     line = f"{what} {work.label} {context.worker_id} {context.attempt} {context.deliveries}\\n"
-    descriptor = os.open("journal", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    descriptor = os.open("recording", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(descriptor, line.encode())  # one write, one line, whatever happens next
     os.close(descriptor)
 
@@ -121,7 +121,7 @@ def has_ended(pid: int) -> bool:
 
 
 class Fleet:
-    """Processes that share a queue and a journal."""
+    """Processes that share a queue and a recording."""
 
     def __init__(self, folder: Path, url: str, queue_name: str) -> None:
         self.folder = folder
@@ -152,14 +152,14 @@ class Fleet:
         lines = [f"worker {worker_id} runs queue" for worker_id in worker_ids]
         await eventually(lambda: all(line in log.read_text() for line in lines), within=20)
 
-    def journal(self, what: str) -> list[list[str]]:
+    def recording(self, what: str) -> list[list[str]]:
         """The lines that say this of a job: its label, worker, attempt, deliveries."""
-        journal = self.folder / "journal"
-        lines = journal.read_text().splitlines() if journal.exists() else []
+        recording = self.folder / "recording"
+        lines = recording.read_text().splitlines() if recording.exists() else []
         return [line.split()[1:] for line in lines if line.startswith(what + " ")]
 
     def labels(self, what: str) -> Counter[str]:
-        return Counter(label for label, *_ in self.journal(what))
+        return Counter(label for label, *_ in self.recording(what))
 
     def push(self, *labels: str, seconds: float = 0) -> None:
         code = "from app import *\nseconds, *labels = sys.argv[1:]\n"

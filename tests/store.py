@@ -15,7 +15,7 @@ import redis
 from redisjobs.driver import Consumer, Counts, Driver, Lease, Reclaimed
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver
 from redisjobs.drivers.memory.state import Memory
-from redisjobs.drivers.redis.connection import SyncLink
+from redisjobs.drivers.redis.connection import SyncConnection
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.job import Priority
@@ -152,9 +152,9 @@ class RedisStore:
         assert isinstance(self.driver, RedisDriver)
         run = self.admin.hget(f"{self.prefix}worker:{worker_id}", "run")
         consumer._run_id = run.decode() if run else consumer._run_id
-        link = SyncLink(self.driver.commands, self.driver.target)
-        link.run(self.driver.commands.join(worker_id, int(lease * 1000), consumer._run_id))
-        link.close()
+        connection = SyncConnection(self.driver.commands, self.driver.target)
+        connection.run(self.driver.commands.join(worker_id, int(lease * 1000), consumer._run_id))
+        connection.close()
         return consumer
 
     def stream(self, priority: Priority = Priority.NORMAL) -> str:
@@ -216,8 +216,10 @@ class RedisStore:
             faults.append(f"due and delayed differ: {due ^ delayed}")
         there |= {job: f"delayed {line}" for line, _, job in lines}
         for job, place in located.items():
-            stray = job.partition("-")[0].isdigit() and place.split()[1:2] == job.split("@")[:1]  # put in by hand
-            if there.get(job) != re.sub(" (cancelling|alone)$", "", place) and not stray:
+            unlocated = (
+                job.partition("-")[0].isdigit() and place.split()[1:2] == job.split("@")[:1]
+            )  # put in by hand
+            if there.get(job) != re.sub(" (cancelling|alone)$", "", place) and not unlocated:
                 faults.append(f"{job} is located at {place} but is at {there.get(job)}")
         for key, ttl in keys.items():
             if key.startswith("unique:") and ttl == -1:

@@ -20,13 +20,13 @@ from redisjobs.driver import (
     DeadLetter,
     Driver,
     Exchange,
-    Fate,
     Lease,
     NewJob,
-    Nudge,
+    Notification,
     Release,
+    Reply,
     RetryLater,
-    Word,
+    Settlement,
 )
 from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.job import Priority, State
@@ -78,7 +78,7 @@ async def consuming(driver: Driver, worker_id: str, lease: float = 15) -> AsyncI
 async def push(store: RedisStore, *job_ids: str, due: str = "", unique: str = "") -> None:
     fields = ["name", "Add", "parameters", '{"a": 1}']
     jobs = [NewJob(job_id, fields, due=due, unique=unique) for job_id in job_ids]
-    assert {pushed.word for pushed in await store.driver.push(jobs, repeated=False)} == {Word.OK}
+    assert {pushed.reply for pushed in await store.driver.push(jobs, repeated=False)} == {Reply.OK}
 
 
 @contextmanager
@@ -109,9 +109,9 @@ async def produce(url: str, store: RedisStore) -> None:
         infos = [queue.get(job_id) for job_id in ids]
         assert [info and info.state for info in infos] == ["ready"] * 3 + ["delayed", "ready", "running"]
         gone = [late, "held", "mine", "released", by_hand]
-        assert {queue.cancel(job_id) for job_id in gone} == {Word.CANCELLED}
+        assert {queue.cancel(job_id) for job_id in gone} == {Reply.CANCELLED}
         assert queue.push(Add(1), unique="k").added
-        assert queue.cancel("running") is Word.CANCELLING
+        assert queue.cancel("running") is Reply.CANCELLING
     assert counted(store, "cancelled") == len(gone)
 
 
@@ -145,7 +145,7 @@ async def work(url: str, store: RedisStore) -> None:
             await heir.open()
             await reclaim(store, heir, leases["killer"].entry)
         await last.open()
-        await bury_killer(store, last)
+        await end_killer(store, last)
         await push(store, "left")
         await claim(last)
         with closing(last.heartbeat()) as heart:
@@ -163,21 +163,21 @@ async def claim(worker: Consumer) -> Exchange:
     return answer
 
 
-async def settle_all(worker: Consumer, leases: dict[str, Lease], stray: str) -> None:
-    fates: dict[str, Fate] = {
+async def settle_all(worker: Consumer, leases: dict[str, Lease], unlocated: str) -> None:
+    settlements: dict[str, Settlement] = {
         **dict.fromkeys(("done", "unique", "due"), Ack()),
         "later": RetryLater("+60000", {"attempt": "2"}),
         "again": RetryLater("+0"),
         "dead": DeadLetter("failed", "ValueError: no", "a trace"),
         "back": Release(),
     }
-    answer = await worker.exchange([(leases[job_id], fate) for job_id, fate in fates.items()], 0)
-    assert set(answer.words) == {Word.OK}
+    answer = await worker.exchange([(leases[job_id], settlement) for job_id, settlement in settlements.items()], 0)
+    assert set(answer.replies) == {Reply.OK}
     assert answer.more
     answer = await claim(worker)
-    assert [lease.job_id for lease in answer.leases] == ["back", stray, "again"]
+    assert [lease.job_id for lease in answer.leases] == ["back", unlocated, "again"]
     answer = await worker.exchange([(lease, Ack()) for lease in answer.leases], 0)
-    assert answer.words == [Word.OK] * 3
+    assert answer.replies == [Reply.OK] * 3
     assert answer.due_in
     assert not answer.more  # of the entries that are there, all are delivered
 
@@ -195,16 +195,16 @@ async def reclaim(store: RedisStore, heir: Consumer, killer: str) -> None:
     assert (list(reclaimed.fenced), reclaimed.jobs) == (["w1"], 2)
     answer = await claim(heir)
     assert [lease.job_id for lease in answer.leases] == ["unseen"]
-    assert (await heir.exchange([(lease, Ack()) for lease in answer.leases], None)).words == [Word.OK]
+    assert (await heir.exchange([(lease, Ack()) for lease in answer.leases], None)).replies == [Reply.OK]
     await heir.reclaim()
     assert [lease.job_id for lease in (await claim(heir)).leases] == ["killer"]
 
 
-async def bury_killer(store: RedisStore, last: Consumer) -> None:
+async def end_killer(store: RedisStore, last: Consumer) -> None:
     """It has killed that worker as well; and what such workers leave behind is removed."""
     lose(store, "w2")
     await take_over(last)
-    assert (await claim(last)).ended == [("killer", Word.DEAD)]
+    assert (await claim(last)).ended == [("killer", Reply.DEAD)]
     store.admin.xgroup_createconsumer(store.stream(), "workers", "idler")
     entry = store.put({"id": "dropped", "name": "Work"})
     store.admin.hset(f"{store.prefix}jobs", "dropped", f"ready:normal {entry}")
@@ -214,13 +214,13 @@ async def bury_killer(store: RedisStore, last: Consumer) -> None:
     there = {consumer["name"] for consumer in store.admin.xinfo_consumers(store.stream(), "workers")}
     assert there == {b"w1", b"w2", b"w3", b"released"}
     (lease,) = (await claim(last)).leases
-    assert (await last.exchange([(lease, Ack())], None)).words == [Word.OK]
+    assert (await last.exchange([(lease, Ack())], None)).replies == [Reply.OK]
 
 
 async def listen(worker: Consumer, store: RedisStore, url: str) -> None:
     subscribed, name = anyio.Event(), urlsplit(url).username or ""
 
-    def heard(nudge: Nudge) -> None:
+    def heard(notification: Notification) -> None:
         subscribed.set()
 
     def pinged() -> bool:
@@ -290,11 +290,11 @@ async def operate(url: str, store: RedisStore) -> None:
     await put_in_each_state(store)
     await push(store, "u", unique="k")
     with SyncJobQueue(url, store.queue_name) as queue:
-        assert queue.cancel("u") is Word.CANCELLED
+        assert queue.cancel("u") is Reply.CANCELLED
         store.admin.hincrby(f"{store.prefix}stats", "pushed", -1)
         look(queue)
         with telling(store, "cancel"):
-            assert [queue.cancel(job_id) for job_id in "brdx"] == [Word.CANCELLED] * 3 + [Word.CANCELLING]
+            assert [queue.cancel(job_id) for job_id in "brdx"] == [Reply.CANCELLED] * 3 + [Reply.CANCELLING]
         assert queue.requeue("z")
         assert queue.delete("y")
     assert [counted(store, counter) for counter in ("cancelled", "requeued", "deleted")] == [4, 1, 1]
@@ -410,9 +410,9 @@ async def test_a_permission_to_count_or_to_tell_is_not_worth_a_job(redis_store: 
             await worker.open()
             await push(store, *"abcde")
             leases = (await worker.exchange([], 4)).leases
-            fates: list[Fate] = [Ack(), RetryLater("+60000"), Release(), DeadLetter("failed", "no")]
-            words = (await worker.exchange(list(zip(leases, fates, strict=True)), None)).words
-            assert words == [Word.OK] * 4
+            settlements: list[Settlement] = [Ack(), RetryLater("+60000"), Release(), DeadLetter("failed", "no")]
+            words = (await worker.exchange(list(zip(leases, settlements, strict=True)), None)).replies
+            assert words == [Reply.OK] * 4
             assert {lease.job_id for _ in "ce" for lease in (await claim(worker)).leases} == {"c", "e"}
             assert await worker.release(refund=True, watch=False) == 2
         counts = await store.driver.counts()

@@ -115,7 +115,7 @@ async def test_a_worker_that_is_always_busy_makes_room_for_one_in_the_end(store:
 async def test_one_of_which_a_worker_was_not_told_is_found_when_it_looks_for_the_dead(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Lookout, "_heard", lambda lookout, nudge: None)
+    monkeypatch.setattr(Lookout, "_heard", lambda lookout, notification: None)
     crew = Crew(store)
     worker = Worker(crew.queue, max_deliveries=2, lease=0.4)
     async with crew.queue, anyio.create_task_group() as tasks:

@@ -1,6 +1,6 @@
 """The exchanges under way: how many there may be, that each ends, and that one is sent again as what it was."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, cast
@@ -9,10 +9,10 @@ import anyio
 import pytest
 
 from redisjobs import JobQueue, Worker
-from redisjobs.driver import Ack, Consumer, Exchange, Fenced, Lease, Release, Settlement, Turn
+from redisjobs.driver import Ack, Consumer, Exchange, Fenced, Lease, Release, Settlements, Turn
 from redisjobs.errors import DriverError, Unavailable
-from redisjobs.worker.batcher import Batch, Exchanges
-from redisjobs.worker.processor import Shift
+from redisjobs.worker.batcher import Batch, Batcher
+from redisjobs.worker.processor import Processor
 
 pytestmark = pytest.mark.anyio
 
@@ -26,15 +26,15 @@ class Counter:
         self.most = self.now = 0
         self.counts: list[int | None] = []
         self.turns: list[Turn | None] = []
-        self.sent: list[Sequence[Settlement]] = []
+        self.sent: list[Settlements] = []
         self.answered: list[Batch] = []
         self.failed: list[tuple[Batch, DriverError | None]] = []
-        self.exchanges = Exchanges(
+        self.batcher = Batcher(
             cast(Consumer, self), 100, lambda batch, _: self.answered.append(batch), lambda *told: self.fail(*told)
         )
 
     async def exchange(
-        self, settlements: Sequence[Settlement], count: int | None, *, turn: Turn | None = None, idle: bool = False
+        self, settlements: Settlements, count: int | None, *, turn: Turn | None = None, idle: bool = False
     ) -> Exchange:
         self.counts.append(count)
         self.turns.append(turn)
@@ -55,7 +55,7 @@ class Counter:
 
 def done(*names: str) -> list[Any]:
     """Jobs that are done."""
-    return [SimpleNamespace(lease=Lease(2, f"{name}-0", 1, name, {}), fate=Ack()) for name in names]
+    return [SimpleNamespace(lease=Lease(2, f"{name}-0", 1, name, {}), settlement=Ack()) for name in names]
 
 
 @asynccontextmanager
@@ -63,7 +63,7 @@ async def carried() -> AsyncIterator[Counter]:
     counter = Counter()
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:
-            counter.exchanges.start(tasks)
+            counter.batcher.start(tasks)
             await anyio.wait_all_tasks_blocked()
             yield counter
             tasks.cancel_scope.cancel()
@@ -71,7 +71,7 @@ async def carried() -> AsyncIterator[Counter]:
 
 async def test_a_second_exchange_is_begun_for_a_batch_that_is_worth_it_and_never_a_third() -> None:
     async with carried() as store:
-        exchanges = store.exchanges
+        exchanges = store.batcher
         assert exchanges.has_room(0, 1)
 
         exchanges.begin(Batch([], 30))
@@ -91,7 +91,7 @@ async def test_a_second_exchange_is_begun_for_a_batch_that_is_worth_it_and_never
 
 async def test_what_was_asked_for_is_known_until_it_comes_whatever_else_is_under_way() -> None:
     async with carried() as store:
-        exchanges = store.exchanges
+        exchanges = store.batcher
         for counts in ([(30, 30), (None, 30)], [(0, 0), (20, 20)], [(20, 20), (30, 50)]):
             store.go = anyio.Event()
             for count, asked in counts:
@@ -108,7 +108,7 @@ async def test_what_was_asked_for_is_known_until_it_comes_whatever_else_is_under
 
 async def test_one_that_may_bring_a_job_to_run_alone_is_known_until_it_is_answered() -> None:
     async with carried() as store:
-        exchanges = store.exchanges
+        exchanges = store.batcher
         exchanges.begin(Batch([], 1))
         assert not exchanges.brings_one_alone
         exchanges.begin(Batch([], 1, idle=True))
@@ -134,10 +134,10 @@ async def test_one_that_fails_is_told_with_its_reason_and_is_under_way_no_more(e
     batch = Batch([], 5)
 
     with pytest.raises(type(error)):
-        await store.exchanges.carry(batch)
+        await store.batcher.carry(batch)
 
     assert store.failed == [(batch, error)]
-    assert (store.exchanges.asked, store.exchanges.under_way, store.answered) == (0, 0, [])
+    assert (store.batcher.asked, store.batcher.under_way, store.answered) == (0, 0, [])
 
 
 async def test_one_is_carried_after_another_failed_for_now() -> None:
@@ -146,14 +146,14 @@ async def test_one_is_carried_after_another_failed_for_now() -> None:
         store.go.set()
         for _ in range(3):
             for _ in range(2):
-                store.exchanges.begin(Batch([], 1))
-            await store.exchanges.quiet()
+                store.batcher.begin(Batch([], 1))
+            await store.batcher.quiet()
         store.error = None
 
         for _ in range(3):
             for _ in range(2):
-                store.exchanges.begin(Batch([], 1))
-            await store.exchanges.quiet()
+                store.batcher.begin(Batch([], 1))
+            await store.batcher.quiet()
 
         assert (len(store.failed), len(store.answered)) == (6, 6)
 
@@ -162,16 +162,16 @@ async def test_one_is_carried_after_another_was_refused_as_the_worker_was_fenced
     async with carried() as store:
         store.error = Fenced("w1")
         store.go.set()
-        store.exchanges.begin(Batch(done("a"), 1))
-        store.exchanges.begin(Batch([], 1))
-        await store.exchanges.quiet()
+        store.batcher.begin(Batch(done("a"), 1))
+        store.batcher.begin(Batch([], 1))
+        await store.batcher.quiet()
         assert [error for _, error in store.failed] == [store.error] * 2
         store.error = None
 
-        store.exchanges.forget()
+        store.batcher.forget()
         for _ in range(2):
-            store.exchanges.begin(Batch([], 1))
-        await store.exchanges.quiet()
+            store.batcher.begin(Batch([], 1))
+        await store.batcher.quiet()
 
         assert len(store.answered) == 2
 
@@ -179,17 +179,17 @@ async def test_one_is_carried_after_another_was_refused_as_the_worker_was_fenced
 async def test_those_that_are_broken_off_fail_as_if_the_store_were_away_and_the_next_is_carried() -> None:
     async with carried() as store:
         for count in (1, 2):
-            store.exchanges.begin(Batch([], count))
+            store.batcher.begin(Batch([], count))
         await anyio.wait_all_tasks_blocked()
 
-        store.exchanges.break_off()
-        await store.exchanges.quiet()
+        store.batcher.break_off()
+        await store.batcher.quiet()
 
         assert sorted(batch.count or 0 for batch, _ in store.failed) == [1, 2]
         assert all(isinstance(error, Unavailable) for _, error in store.failed)
         store.go.set()
-        store.exchanges.begin(Batch([], 1))
-        await store.exchanges.quiet()
+        store.batcher.begin(Batch([], 1))
+        await store.batcher.quiet()
         assert len(store.answered) == 1
 
 
@@ -200,13 +200,13 @@ async def test_each_that_a_cancel_found_waiting_or_under_way_is_told_and_so_is_e
     batches = [Batch([], number) for number in range(1, 4)]
     async with carried() as store:
         for batch in batches[:2]:
-            store.exchanges.begin(batch)
+            store.batcher.begin(batch)
         if begun:
             await anyio.wait_all_tasks_blocked()
-    store.exchanges.begin(batches[2])
+    store.batcher.begin(batches[2])
 
     assert sorted(batch.count or 0 for batch, _ in store.failed) == [1, 2, 3]
-    assert (store.exchanges.under_way, store.exchanges.asked, store.answered) == (0, 0, [])
+    assert (store.batcher.under_way, store.batcher.asked, store.answered) == (0, 0, [])
 
 
 # Turns
@@ -224,12 +224,12 @@ async def test_those_that_are_under_way_at_once_differ_by_lane_and_those_of_one_
         for _ in range(3):
             store.go = anyio.Event()
             for _ in range(2):
-                store.exchanges.begin(Batch(done("a"), 1))
+                store.batcher.begin(Batch(done("a"), 1))
             await anyio.wait_all_tasks_blocked()
             store.go.set()
-            await store.exchanges.quiet()
+            await store.batcher.quiet()
         for _ in range(3):
-            await store.exchanges.carry(Batch(done("a"), None))
+            await store.batcher.carry(Batch(done("a"), None))
 
     turns = lanes(store)
     assert len(set(turns)) == len(turns) == 9
@@ -247,26 +247,26 @@ async def test_one_without_an_answer_is_sent_again_as_what_it_was_and_claims_no_
     store.go.set()
     batch = Batch(done("a", "b"), 5, idle=True)
     with pytest.raises(Unavailable):
-        await store.exchanges.carry(batch)
-    assert store.exchanges.unanswered == [batch]
+        await store.batcher.carry(batch)
+    assert store.batcher.unanswered == [batch]
     batch.settling[0].lease = Lease(2, "9-0", 2, "a", {})  # by now the job has another lease
-    batch.settling[1].fate = Release()
+    batch.settling[1].settlement = Release()
     for _ in range(2):
         with pytest.raises(Unavailable):
-            await store.exchanges.send_again()
-        assert store.exchanges.unanswered == [batch]
+            await store.batcher.send_again()
+        assert store.batcher.unanswered == [batch]
     store.error = None
 
-    await store.exchanges.send_again()
+    await store.batcher.send_again()
 
-    assert (store.answered, store.exchanges.unanswered) == ([batch], [])
+    assert (store.answered, store.batcher.unanswered) == ([batch], [])
     assert len(set(lanes(store))) == 1
-    assert [[(lease.entry, fate) for lease, fate in sent] for sent in store.sent] == [
+    assert [[(lease.entry, settlement) for lease, settlement in sent] for sent in store.sent] == [
         [("a-0", Ack()), ("b-0", Ack())]
     ] * 4
     assert store.counts == [5, None, None, None]
-    assert (store.exchanges.asked, store.exchanges.under_way, store.exchanges.brings_one_alone) == (0, 0, False)
-    await store.exchanges.send_again()
+    assert (store.batcher.asked, store.batcher.under_way, store.batcher.brings_one_alone) == (0, 0, False)
+    await store.batcher.send_again()
     assert len(store.turns) == 4  # there is nothing more to send
 
 
@@ -276,19 +276,19 @@ async def test_no_other_takes_the_lane_of_one_without_an_answer() -> None:
         store.error = Unavailable("away")
         store.go.set()
         with pytest.raises(Unavailable):
-            await store.exchanges.carry(Batch(done("a"), None))
+            await store.batcher.carry(Batch(done("a"), None))
         ((lost, number),) = lanes(store)
         store.error = None
 
         for _ in range(3):
-            await store.exchanges.carry(Batch(done("b"), None))
+            await store.batcher.carry(Batch(done("b"), None))
         assert lost not in [lane for lane, _ in lanes(store)[1:]]
-        await store.exchanges.send_again()
+        await store.batcher.send_again()
         assert lanes(store)[-1] == (lost, number)
 
         for _ in range(2):
-            store.exchanges.begin(Batch(done("c"), None))
-        await store.exchanges.quiet()
+            store.batcher.begin(Batch(done("c"), None))
+        await store.batcher.quiet()
         assert (lost, number + 1) in lanes(store)
 
 
@@ -298,32 +298,32 @@ async def test_one_that_settled_nothing_is_not_sent_again() -> None:
     store.go.set()
     for _ in range(5):
         with pytest.raises(Unavailable):
-            await store.exchanges.carry(Batch([], 3))
-    assert store.exchanges.unanswered == []
-    await store.exchanges.send_again()
+            await store.batcher.carry(Batch([], 3))
+    assert store.batcher.unanswered == []
+    await store.batcher.send_again()
     assert len(store.turns) == 5
 
 
 async def test_those_that_were_broken_off_or_cancelled_are_sent_again_in_the_order_in_which_they_failed() -> None:
     async with carried() as store:
         for name in "ab":
-            store.exchanges.begin(Batch(done(name), 1))
+            store.batcher.begin(Batch(done(name), 1))
         await anyio.wait_all_tasks_blocked()
-        store.exchanges.break_off()
-        await store.exchanges.quiet()
+        store.batcher.break_off()
+        await store.batcher.quiet()
         failed = [batch for batch, _ in store.failed]
         assert len(failed) == 2
-        assert store.exchanges.unanswered == failed
+        assert store.batcher.unanswered == failed
         store.go.set()
-        await store.exchanges.send_again()
+        await store.batcher.send_again()
         assert store.answered == failed
 
         store.go = anyio.Event()
-        store.exchanges.begin(Batch(done("c"), 1))
+        store.batcher.begin(Batch(done("c"), 1))
         await anyio.wait_all_tasks_blocked()
-    assert [batch.settlements[0][0].job_id for batch in store.exchanges.unanswered] == ["c"]
+    assert [batch.settlements[0][0].job_id for batch in store.batcher.unanswered] == ["c"]
     store.go.set()
-    await store.exchanges.send_again()
+    await store.batcher.send_again()
     assert store.turns[-1] == store.turns[-2]
 
 
@@ -333,21 +333,21 @@ async def test_those_without_an_answer_are_given_up_for_good_when_they_concern_n
     store.go.set()
     for _ in range(2):
         with pytest.raises(Unavailable):
-            await store.exchanges.carry(Batch(done("a"), None))
+            await store.batcher.carry(Batch(done("a"), None))
     store.error = None
 
-    store.exchanges.forget()
+    store.batcher.forget()
 
-    await store.exchanges.send_again()
+    await store.batcher.send_again()
     assert len(store.turns) == 2
     for _ in range(2):
-        await store.exchanges.carry(Batch(done("b"), None))
+        await store.batcher.carry(Batch(done("b"), None))
     assert len(set(lanes(store))) == 4  # their numbers are not used again
     assert len(store.answered) == 2
 
 
 @pytest.mark.parametrize(("slots", "jobs"), [(1, 1), (50, 50), (80, 50), (301, 151), (3000, 500)])
 async def test_a_claim_asks_for_half_of_many_slots_so_that_two_fill_them(slots: int, jobs: int) -> None:
-    shift = Shift(Worker(JobQueue("memory://", "q"), concurrency=slots).settings, until_idle=False)
+    processor = Processor(Worker(JobQueue("memory://", "q"), concurrency=slots).settings, until_idle=False)
 
-    assert shift._next_batch().count == jobs
+    assert processor._next_batch().count == jobs

@@ -3,7 +3,7 @@
 import pytest
 from store import RedisStore, Store
 
-from redisjobs.driver import Ack, NewJob, Word
+from redisjobs.driver import Ack, NewJob, Reply
 
 pytestmark = pytest.mark.anyio
 
@@ -47,12 +47,12 @@ async def test_a_push_that_is_repeated_after_the_clock_was_set_back_adds_no_seco
 ) -> None:
     worker = store.consumer("w")
     job = NewJob("a", ["name", "n"])
-    assert [pushed.word for pushed in await store.driver.push([job], repeated=False)] == [Word.OK]
+    assert [pushed.reply for pushed in await store.driver.push([job], repeated=False)] == [Reply.OK]
     (lease,) = (await worker.exchange([], 1)).leases
-    assert list((await worker.exchange([(lease, Ack())], None)).words) == [Word.OK]
+    assert list((await worker.exchange([(lease, Ack())], None)).replies) == [Reply.OK]
 
     store.clock.step(-back)
 
-    assert [pushed.word for pushed in await store.driver.push([job], repeated=True)] == [Word.REPEATED]
+    assert [pushed.reply for pushed in await store.driver.push([job], repeated=True)] == [Reply.REPEATED]
     await worker.aclose()
     await store.driver.aclose()

@@ -1,4 +1,4 @@
-"""Pushes that go together: fewer round trips, and to each caller its own answer."""
+"""Coalescer that go together: fewer round trips, and to each caller its own answer."""
 
 import asyncio
 import time
@@ -8,8 +8,8 @@ import anyio
 import pytest
 from store import RedisStore
 
-from redisjobs.driver import LONGEST_TRY, NewJob, Pushed, Word
-from redisjobs.drivers.redis.coalescer import Pushes
+from redisjobs.driver import LONGEST_TRY, NewJob, Pushed, Reply
+from redisjobs.drivers.redis.coalescer import Coalescer
 from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.errors import DriverError, QueueFull, Unavailable
 
@@ -44,7 +44,7 @@ class Wire:
         for one in jobs:
             if one.job_id in self.error:
                 raise self.error[one.job_id]
-        return [Pushed(Word.OK, one.job_id) for one in jobs]
+        return [Pushed(Reply.OK, one.job_id) for one in jobs]
 
 
 async def settle() -> None:
@@ -53,7 +53,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def push(pushes: Pushes, job_id: str) -> str | Exception:
+async def push(pushes: Coalescer, job_id: str) -> str | Exception:
     try:
         (pushed,) = await pushes.push([job(job_id)], repeated=False)
     except DriverError as error:
@@ -64,7 +64,7 @@ async def push(pushes: Pushes, job_id: str) -> str | Exception:
 async def test_a_push_that_finds_the_way_free_goes_at_once_and_alone() -> None:
     wire = Wire()
     wire.go.set()
-    pushes = Pushes(wire.send)
+    pushes = Coalescer(wire.send)
 
     for job_id in ("a", "b", "c"):
         assert await push(pushes, job_id) == job_id
@@ -74,7 +74,7 @@ async def test_a_push_that_finds_the_way_free_goes_at_once_and_alone() -> None:
 
 async def test_what_is_pushed_while_a_push_is_under_way_goes_with_the_next() -> None:
     wire = Wire()
-    pushes = Pushes(wire.send)
+    pushes = Coalescer(wire.send)
     tasks = [asyncio.create_task(push(pushes, name)) for name in "abcd"]
     await settle()
     assert wire.trips == [["a"]]
@@ -87,7 +87,7 @@ async def test_what_is_pushed_while_a_push_is_under_way_goes_with_the_next() -> 
 
 async def test_a_crowd_is_worth_a_second_round_trip_but_no_third() -> None:
     wire = Wire()
-    pushes = Pushes(wire.send)
+    pushes = Coalescer(wire.send)
     tasks = [asyncio.create_task(push(pushes, str(number))) for number in range(32)]
     await settle()
     assert [len(trip) for trip in wire.trips] == [1]
@@ -106,7 +106,7 @@ async def test_a_crowd_is_worth_a_second_round_trip_but_no_third() -> None:
 
 async def test_a_round_trip_takes_no_more_than_a_script_should() -> None:
     wire = Wire()
-    pushes = Pushes(wire.send)
+    pushes = Coalescer(wire.send)
     first = asyncio.create_task(push(pushes, "first"))
     await settle()
     many = [
@@ -124,7 +124,7 @@ async def test_a_round_trip_takes_no_more_than_a_script_should() -> None:
 @pytest.mark.parametrize("error", [Unavailable("gone"), QueueFull("full")], ids=["away", "full"])
 async def test_when_the_store_is_away_or_full_every_caller_hears_so(error: DriverError) -> None:
     wire = Wire()
-    pushes = Pushes(wire.send)
+    pushes = Coalescer(wire.send)
     tasks = [asyncio.create_task(push(pushes, name)) for name in "abc"]
     await settle()
     wire.error = dict.fromkeys("bc", error)
@@ -138,7 +138,7 @@ async def test_when_the_store_is_away_or_full_every_caller_hears_so(error: Drive
 
 async def test_when_the_store_is_away_those_in_the_queue_hear_so_too_and_not_one_after_the_other() -> None:
     wire = Wire()
-    pushes = Pushes(wire.send)
+    pushes = Coalescer(wire.send)
     tasks = [
         asyncio.create_task(pushes.push([job(f"{n}-{i}") for i in range(40)], repeated=False)) for n in range(30)
     ]
@@ -156,7 +156,7 @@ async def test_a_push_that_has_waited_for_so_long_that_it_would_be_late_is_not_s
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wire = Wire()
-    pushes = Pushes(wire.send)
+    pushes = Coalescer(wire.send)
     tasks = [asyncio.create_task(push(pushes, name)) for name in "abc"]
     await settle()
     monkeypatch.setattr("redisjobs.drivers.redis.coalescer._PATIENCE", 0.0)
@@ -170,7 +170,7 @@ async def test_a_push_that_has_waited_for_so_long_that_it_would_be_late_is_not_s
 
 async def test_what_goes_together_is_to_be_answered_before_the_first_of_it_is_late() -> None:
     wire = Wire()
-    pushes = Pushes(wire.send)
+    pushes = Coalescer(wire.send)
     began = time.monotonic()
     tasks = [asyncio.create_task(push(pushes, name)) for name in "abc"]
     await settle()
@@ -184,7 +184,7 @@ async def test_what_goes_together_is_to_be_answered_before_the_first_of_it_is_la
 
 async def test_a_repetition_goes_with_repetitions_alone() -> None:
     wire = Wire()
-    pushes = Pushes(wire.send)
+    pushes = Coalescer(wire.send)
     kinds = {"a": False, "b": False, "c": True, "d": True, "e": False}
     tasks = [asyncio.create_task(pushes.push([job(name)], repeated=kind)) for name, kind in kinds.items()]
     await settle()
@@ -198,7 +198,7 @@ async def test_a_repetition_goes_with_repetitions_alone() -> None:
 
 async def test_a_push_at_fault_fails_alone_and_those_it_went_with_are_pushed() -> None:
     wire = Wire()
-    pushes = Pushes(wire.send)
+    pushes = Coalescer(wire.send)
     tasks = [asyncio.create_task(push(pushes, name)) for name in "abcd"]
     await settle()
     wire.error = {"c": DriverError("no")}
@@ -214,7 +214,7 @@ async def test_a_push_at_fault_fails_alone_and_those_it_went_with_are_pushed() -
 
 async def test_a_caller_that_leaves_while_waiting_is_not_pushed_and_holds_nobody_up() -> None:
     wire = Wire()
-    pushes = Pushes(wire.send)
+    pushes = Coalescer(wire.send)
     tasks = [asyncio.create_task(push(pushes, name)) for name in "abc"]
     await settle()
 
@@ -227,7 +227,7 @@ async def test_a_caller_that_leaves_while_waiting_is_not_pushed_and_holds_nobody
 
 async def test_a_caller_that_leaves_on_the_way_breaks_nothing_off_for_the_others() -> None:
     wire = Wire()
-    pushes = Pushes(wire.send)
+    pushes = Coalescer(wire.send)
     tasks = [asyncio.create_task(push(pushes, name)) for name in "abcd"]
     await settle()
     wire.go.set()
@@ -246,7 +246,7 @@ async def test_a_caller_that_leaves_on_the_way_breaks_nothing_off_for_the_others
 
 async def test_the_one_that_goes_alone_may_leave_and_the_next_go_on() -> None:
     wire = Wire()
-    pushes = Pushes(wire.send)
+    pushes = Coalescer(wire.send)
     tasks = [asyncio.create_task(push(pushes, name)) for name in "abc"]
     await settle()
 
@@ -259,7 +259,7 @@ async def test_the_one_that_goes_alone_may_leave_and_the_next_go_on() -> None:
 
 async def test_when_all_leave_the_way_is_free_again() -> None:
     wire = Wire()
-    pushes = Pushes(wire.send)
+    pushes = Coalescer(wire.send)
     tasks = [asyncio.create_task(push(pushes, name)) for name in "abc"]
     await settle()
 
@@ -274,7 +274,7 @@ async def test_when_all_leave_the_way_is_free_again() -> None:
 
 async def test_a_push_that_can_not_even_be_written_is_its_callers_own_trouble() -> None:
     wire = Wire()
-    pushes = Pushes(wire.send)
+    pushes = Coalescer(wire.send)
     tasks = [asyncio.create_task(push(pushes, name)) for name in "abc"]
     await settle()
     wire.error = {"b": UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")}
@@ -288,7 +288,7 @@ async def test_a_push_that_can_not_even_be_written_is_its_callers_own_trouble() 
 
 async def test_an_event_loop_that_ends_meanwhile_leaves_no_caller_waiting() -> None:
     wire = Wire()
-    pushes = Pushes(wire.send)
+    pushes = Coalescer(wire.send)
     tasks = [asyncio.create_task(push(pushes, name)) for name in "ab"]
     await settle()
     wire.go.set()
@@ -316,7 +316,7 @@ async def test_a_hundred_callers_at_once_each_get_their_own_answer(redis_store: 
         for number in range(100):
             tasks.start_soon(one, number)
 
-    refused = {number for number, answer in answers.items() if answer.word is Word.DUPLICATE}
+    refused = {number for number, answer in answers.items() if answer.reply is Reply.DUPLICATE}
     assert len(refused) == 9
     assert refused < set(range(0, 100, 10))
     assert len(redis_store.located()) == 91
@@ -325,7 +325,7 @@ async def test_a_hundred_callers_at_once_each_get_their_own_answer(redis_store: 
 
 async def test_a_push_is_sent_though_the_task_that_was_to_carry_it_was_cancelled_before_its_first_step() -> None:
     wire, tasks_before = Wire(), asyncio.all_tasks()
-    pushes = Pushes(wire.send)
+    pushes = Coalescer(wire.send)
 
     async def push_and_cancel_all() -> None:
         await push(pushes, "a")  # as its answer comes, a task is made to carry what waited

@@ -15,7 +15,7 @@ from store import RedisStore
 
 import redisjobs.sync
 from redisjobs import DriverError, JobQueue, QueueFull, ServerTooOld, Unavailable, Worker, WrongType, server
-from redisjobs.driver import Nudge
+from redisjobs.driver import Notification
 from redisjobs.drivers.redis.driver import RedisDriver, SyncRedisDriver
 
 pytestmark = pytest.mark.anyio
@@ -314,17 +314,17 @@ async def test_a_worker_that_may_not_ask_says_so_and_works(redis_store: RedisSto
 
 async def test_listening_on_a_connection_that_ends_says_so_in_one_plain_error(redis_store: RedisStore) -> None:
     consumer = redis_store.consumer("w")
-    heard: list[Nudge] = []
+    heard: list[Notification] = []
 
-    def kill(nudge: Nudge) -> None:
-        heard.append(nudge)
+    def kill(notification: Notification) -> None:
+        heard.append(notification)
         redis_store.admin.execute_command("CLIENT", "KILL", "USER", redis_store.user)
 
     with pytest.raises(Unavailable):
         await consumer.listen(kill)
     await consumer.aclose()
 
-    assert heard == [Nudge("subscribed", "")]
+    assert heard == [Notification("subscribed", "")]
 
 
 async def test_a_worker_that_is_forbidden_something_half_way_ends_with_one_plain_error(

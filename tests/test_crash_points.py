@@ -19,7 +19,7 @@ import redis
 from store import RedisStore, eventually
 
 from redisjobs import Fail, JobContext, JobQueue, Retry, Worker
-from redisjobs.drivers.redis.connection import Link, SyncLink
+from redisjobs.drivers.redis.connection import Connection, SyncConnection
 from redisjobs.sync import JobQueue as SyncJobQueue
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -55,7 +55,7 @@ def register(queue: JobQueue, late: Callable[[], object] = lambda: None) -> None
 def crash_before(nth: int) -> None:
     """End this process before the nth command from now on, of whatever connection and thread."""
     sent, lock = 0, threading.Lock()
-    send, round_trip = Link.send, SyncLink._round_trip
+    send, round_trip = Connection.send, SyncConnection._round_trip
 
     def still(wires: Sequence[Any]) -> Sequence[Any]:
         nonlocal sent
@@ -70,15 +70,15 @@ def crash_before(nth: int) -> None:
         if len(some) < len(wires):
             os._exit(CRASHED)
 
-    def round_trip_of_some(self: SyncLink, wires: Sequence[Any], until: float) -> list[Any]:
+    def round_trip_of_some(self: SyncConnection, wires: Sequence[Any], until: float) -> list[Any]:
         some = still(wires)
         replies = round_trip(self, some, until) if some else []
         if len(some) < len(wires):
             os._exit(CRASHED)
         return replies
 
-    Link.send = staticmethod(send_some)  # type: ignore[method-assign]
-    SyncLink._round_trip = round_trip_of_some  # type: ignore[method-assign]
+    Connection.send = staticmethod(send_some)  # type: ignore[method-assign]
+    SyncConnection._round_trip = round_trip_of_some  # type: ignore[method-assign]
 
 
 async def live(url: str, name: str, until_idle: bool) -> None:

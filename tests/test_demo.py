@@ -20,7 +20,7 @@ from redisjobs.demo import report, results
 from redisjobs.demo.place import Place
 from redisjobs.demo.results import Line, Verdict, check
 from redisjobs.demo.workers import Kill
-from redisjobs.recording import Journal
+from redisjobs.recording import Recording
 
 FILES = 1500  # enough for a worker to be caught half-way
 
@@ -302,10 +302,10 @@ def test_a_long_list_of_what_is_lost_is_cut(capsys: Any) -> None:
 
 def test_a_line_that_a_kill_cut_off_is_no_result(tmp_path: Path) -> None:
     line = Line("job", os.getpid(), 1.0, "/a é", ended=True, sha256="0")
-    book = Journal(tmp_path)
+    book = Recording(tmp_path)
     book.write(asdict(line))
     book.write(asdict(line))
-    (file,) = tmp_path.glob("*.journal")
+    (file,) = tmp_path.glob("*.recording")
 
     os.truncate(file, file.stat().st_size - 1)
 

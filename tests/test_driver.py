@@ -17,19 +17,19 @@ from redisjobs.driver import (
     Consumer,
     DeadLetter,
     Ended,
-    Fate,
     Fenced,
     Lease,
     NewJob,
-    Nudge,
+    Notification,
     Pushed,
     Reclaimed,
     Release,
+    Reply,
     RetryLater,
     Row,
+    Settlement,
     Silent,
     Turn,
-    Word,
 )
 from redisjobs.errors import DriverError
 from redisjobs.job import Priority, State
@@ -98,9 +98,9 @@ async def claim_one(consumer: Consumer) -> Lease:
     return lease
 
 
-async def settle(consumer: Consumer, lease: Lease, fate: Fate) -> Word:
-    (word,) = (await consumer.exchange([(lease, fate)], None)).words
-    return word
+async def settle(consumer: Consumer, lease: Lease, settlement: Settlement) -> Reply:
+    (reply,) = (await consumer.exchange([(lease, settlement)], None)).replies
+    return reply
 
 
 def beat(consumer: Consumer, *held: Lease) -> list[str]:
@@ -188,11 +188,11 @@ async def test_a_pushed_job_is_claimed_and_settled_once(store: Store, worker: Op
     (lease,) = exchange.leases
     settled = await consumer.exchange([(lease, Ack())], 10)
 
-    assert pushed == [Pushed(Word.OK)]
+    assert pushed == [Pushed(Reply.OK)]
     assert (lease.job_id, lease.deliveries, lease.stream) == ("a", 1, 2)
     assert texts(lease.fields) == {"id": "a", "name": "Work", "parameters": "{}"}
     assert abs(exchange.server_ms - store.clock()) < 60_000
-    assert (settled.words, settled.leases) == ([Word.OK], [])
+    assert (settled.replies, settled.leases) == ([Reply.OK], [])
     assert await store.driver.find("a") is None
 
 
@@ -216,9 +216,9 @@ async def test_many_jobs_are_pushed_and_claimed_in_one_exchange_each(store: Stor
     leases = await claim(consumer, 299)
     settled = await consumer.exchange([(lease, Ack()) for lease in leases], 299)
 
-    assert pushed == [Pushed(Word.OK)] * 300
+    assert pushed == [Pushed(Reply.OK)] * 300
     assert ids(leases) == [f"job {number}" for number in range(299)]
-    assert settled.words == [Word.OK] * 299
+    assert settled.replies == [Reply.OK] * 299
     assert ids(list(settled.leases)) == ["job 299"]
 
 
@@ -278,7 +278,7 @@ async def test_a_job_due_now_or_in_the_past_is_ready_at_once(store: Store, worke
     assert [row.job_id for row in await store.driver.jobs(State.READY, 9)] == ["a", "b", "c"]
     leases = await claim(consumer)
     again = [(lease, RetryLater(due)) for lease, due in zip(leases, ("1", "+0", now), strict=True)]
-    assert (await consumer.exchange(again, None)).words == [Word.OK] * 3
+    assert (await consumer.exchange(again, None)).replies == [Reply.OK] * 3
     assert [row.job_id for row in await store.driver.jobs(State.READY, 9)] == ["a", "b", "c"]
 
 
@@ -303,7 +303,7 @@ async def test_jobs_with_one_due_time_keep_the_order_in_which_they_came(store: S
     await push(store, *[job(name, priority=Priority.NORMAL) for name in names[40:]])
     late = await claim(consumer, 50)
     later = [(lease, RetryLater(due)) for lease in late]
-    assert set((await consumer.exchange(later, None)).words) == {Word.OK}
+    assert set((await consumer.exchange(later, None)).replies) == {Reply.OK}
     store.clock.advance(6)
 
     assert [row.job_id for row in await store.driver.jobs(State.DELAYED, 100)] == names
@@ -329,37 +329,37 @@ async def run(store: Store, consumer: Consumer) -> None:
 
 async def retry(store: Store, consumer: Consumer) -> None:
     await push(store, "a")
-    assert await settle(consumer, await claim_one(consumer), LATER) is Word.OK
+    assert await settle(consumer, await claim_one(consumer), LATER) is Reply.OK
 
 
 async def release(store: Store, consumer: Consumer) -> None:
     await push(store, "a")
-    assert await settle(consumer, await claim_one(consumer), Release()) is Word.OK
+    assert await settle(consumer, await claim_one(consumer), Release()) is Reply.OK
 
 
 async def fail(store: Store, consumer: Consumer) -> None:
     await push(store, "a")
-    assert await settle(consumer, await claim_one(consumer), FAILED) is Word.OK
+    assert await settle(consumer, await claim_one(consumer), FAILED) is Reply.OK
 
 
 async def finish(store: Store, consumer: Consumer) -> None:
     await push(store, "a")
-    assert await settle(consumer, await claim_one(consumer), Ack()) is Word.OK
+    assert await settle(consumer, await claim_one(consumer), Ack()) is Reply.OK
 
 
 async def cancel(store: Store, consumer: Consumer) -> None:
     await push(store, "a")
-    assert await store.driver.cancel("a") is Word.CANCELLED
+    assert await store.driver.cancel("a") is Reply.CANCELLED
 
 
 async def discard(store: Store, consumer: Consumer) -> None:
     await fail(store, consumer)
-    assert await store.driver.delete("a") is Word.OK
+    assert await store.driver.delete("a") is Reply.OK
 
 
 async def cancel_running(store: Store, consumer: Consumer) -> None:
     await run(store, consumer)
-    assert await store.driver.cancel("a") is Word.CANCELLING
+    assert await store.driver.cancel("a") is Reply.CANCELLING
 
 
 @pytest.mark.parametrize("repeated", [False, True])
@@ -371,8 +371,8 @@ async def test_an_id_that_is_on_the_queue_is_not_pushed_again(
     before = snapshot(store)
 
     again = [another("a"), another("a", due="+1", unique="key")]
-    assert await push(store, *again, repeated=repeated) == [Pushed(Word.EXISTS)] * 2
-    assert await push(store, "a", repeated=repeated) == [Pushed(Word.REPEATED)]
+    assert await push(store, *again, repeated=repeated) == [Pushed(Reply.EXISTS)] * 2
+    assert await push(store, "a", repeated=repeated) == [Pushed(Reply.REPEATED)]
     if repeated:  # that they were refused is remembered, and nothing else
         forget(store, again)
     assert snapshot(store) == before
@@ -383,16 +383,16 @@ async def test_a_repeated_push_of_a_given_id_knows_its_own_job_from_that_of_anot
     store: Store, worker: Open, bring: Any
 ) -> None:
     mine, theirs = another("a", due="+60000" if bring is delay else ""), another("a")
-    assert await push(store, mine) == [Pushed(Word.OK)]
+    assert await push(store, mine) == [Pushed(Reply.OK)]
     if bring is not delay:
         await bring(store, await worker())
 
-    assert await push(store, mine, repeated=True) == [Pushed(Word.REPEATED)]
-    assert await push(store, theirs, repeated=True) == [Pushed(Word.EXISTS)]
+    assert await push(store, mine, repeated=True) == [Pushed(Reply.REPEATED)]
+    assert await push(store, theirs, repeated=True) == [Pushed(Reply.EXISTS)]
 
 
 async def test_an_id_given_twice_in_one_push_is_one_job(store: Store, worker: Open) -> None:
-    assert await push(store, "a", "a") == [Pushed(Word.OK), Pushed(Word.EXISTS)]
+    assert await push(store, "a", "a") == [Pushed(Reply.OK), Pushed(Reply.EXISTS)]
     assert ids(await claim(await worker())) == ["a"]
 
 
@@ -401,12 +401,12 @@ async def test_a_push_that_is_made_twice_in_one_call_finds_itself_once(
     store: Store, worker: Open, nonce: str
 ) -> None:
     once, other = job("a", nonce=nonce), another("a")
-    assert await push(store, once, once, other) == [Pushed(Word.OK), *[Pushed(Word.EXISTS)] * 2]
-    assert await push(store, once, once, repeated=True) == [Pushed(Word.REPEATED), Pushed(Word.EXISTS)]
+    assert await push(store, once, once, other) == [Pushed(Reply.OK), *[Pushed(Reply.EXISTS)] * 2]
+    assert await push(store, once, once, repeated=True) == [Pushed(Reply.REPEATED), Pushed(Reply.EXISTS)]
     consumer = await worker()
     await settle(consumer, await claim_one(consumer), Ack())
-    assert await push(store, once, once, repeated=True) == [Pushed(Word.REPEATED), Pushed(Word.EXISTS)]
-    assert await push(store, once, another("a"), repeated=True) == [Pushed(Word.REPEATED), Pushed(Word.OK)]
+    assert await push(store, once, once, repeated=True) == [Pushed(Reply.REPEATED), Pushed(Reply.EXISTS)]
+    assert await push(store, once, another("a"), repeated=True) == [Pushed(Reply.REPEATED), Pushed(Reply.OK)]
 
 
 async def test_a_push_that_was_refused_when_it_was_repeated_stays_refused(store: Store, worker: Open) -> None:
@@ -414,19 +414,19 @@ async def test_a_push_that_was_refused_when_it_was_repeated_stays_refused(store:
     await push(store, job("a", unique="key"))
     refused = [another("a"), job("b", unique="key")]
     for _ in range(2):
-        words = [each.word for each in await push(store, *refused, repeated=True)]
-        assert words == [Word.EXISTS, Word.DUPLICATE]
+        replies = [each.reply for each in await push(store, *refused, repeated=True)]
+        assert replies == [Reply.EXISTS, Reply.DUPLICATE]
     await settle(consumer, await claim_one(consumer), Ack())
 
     assert await push(store, *refused, refused[0], repeated=True) == [
-        *[Pushed(Word.REFUSED)] * 2,
-        Pushed(Word.EXISTS),
+        *[Pushed(Reply.REFUSED)] * 2,
+        Pushed(Reply.EXISTS),
     ]
-    assert await push(store, another("a"), another("b", unique="key")) == [Pushed(Word.OK)] * 2
+    assert await push(store, another("a"), another("b", unique="key")) == [Pushed(Reply.OK)] * 2
     assert await push(store, refused[0], job("c", unique="key"), refused[1], repeated=True) == [
-        Pushed(Word.EXISTS),
-        Pushed(Word.DUPLICATE, "b"),
-        Pushed(Word.REPEATED),  # by its id, which no other push should have been given
+        Pushed(Reply.EXISTS),
+        Pushed(Reply.DUPLICATE, "b"),
+        Pushed(Reply.REPEATED),  # by its id, which no other push should have been given
     ]
 
 
@@ -437,9 +437,9 @@ async def test_pushes_of_one_call_that_were_refused_stay_so_however_many_they_ar
     consumer = await worker()
     await push(store, "a")
     refused = [another("a") for _ in range(number)]
-    assert await push(store, *refused, repeated=True) == [Pushed(Word.EXISTS)] * number
+    assert await push(store, *refused, repeated=True) == [Pushed(Reply.EXISTS)] * number
     await settle(consumer, await claim_one(consumer), Ack())
-    assert await push(store, *refused, repeated=True) == [Pushed(Word.REFUSED)] * number
+    assert await push(store, *refused, repeated=True) == [Pushed(Reply.REFUSED)] * number
 
 
 async def test_of_a_job_that_ends_long_after_its_push_the_push_is_not_remembered(
@@ -450,12 +450,12 @@ async def test_of_a_job_that_ends_long_after_its_push_the_push_is_not_remembered
     await push(store, late, later)
     leases = await claim(consumer)
     store.clock.advance(59)
-    assert await settle(consumer, leases[0], Ack()) is Word.OK
-    assert await push(store, late, repeated=True) == [Pushed(Word.REPEATED)]
+    assert await settle(consumer, leases[0], Ack()) is Reply.OK
+    assert await push(store, late, repeated=True) == [Pushed(Reply.REPEATED)]
     store.clock.advance(8)  # a few seconds more are granted, as a worker knows the time only roughly
     await consumer.exchange([], 0)
-    assert await settle(consumer, leases[1], Ack()) is Word.OK
-    assert await push(store, later, repeated=True) == [Pushed(Word.OK)]
+    assert await settle(consumer, leases[1], Ack()) is Reply.OK
+    assert await push(store, later, repeated=True) == [Pushed(Reply.OK)]
 
 
 @pytest.mark.parametrize("nonce", ["", "0123456789abcdef"])
@@ -467,12 +467,12 @@ async def test_a_repeated_push_of_a_job_that_ended_adds_nothing(
     await push(store, job("a", nonce=nonce))
     await bring(store, await worker())
 
-    assert await push(store, job("a", nonce=nonce), repeated=True) == [Pushed(Word.REPEATED)]
+    assert await push(store, job("a", nonce=nonce), repeated=True) == [Pushed(Reply.REPEATED)]
     store.clock.advance(59)
-    assert await push(store, job("a", nonce=nonce), repeated=True) == [Pushed(Word.REPEATED)]
+    assert await push(store, job("a", nonce=nonce), repeated=True) == [Pushed(Reply.REPEATED)]
     assert await claim(await worker()) == []
     store.clock.advance(62)
-    assert await push(store, job("a", nonce=nonce), repeated=True) == [Pushed(Word.OK)]
+    assert await push(store, job("a", nonce=nonce), repeated=True) == [Pushed(Reply.OK)]
 
 
 @pytest.mark.parametrize("nonce", ["", "0123456789abcdef"])
@@ -483,7 +483,7 @@ async def test_a_new_push_of_an_id_that_ended_is_a_new_job_at_once(
     await push(store, job("a", nonce=nonce))
     await bring(store, await worker())
 
-    assert await push(store, another("a"), repeated=True) == [Pushed(Word.OK)]
+    assert await push(store, another("a"), repeated=True) == [Pushed(Reply.OK)]
     assert ids(await claim(await worker())) == ["a"]
 
 
@@ -502,14 +502,14 @@ async def test_an_id_whose_job_was_removed_by_hand_can_be_pushed_again(
             store.admin.xdel(store.prefix + key, entry)
     store.admin.delete(f"{store.prefix}delayed")
 
-    assert await push(store, another("a", due=due)) == [Pushed(Word.OK)]
+    assert await push(store, another("a", due=due)) == [Pushed(Reply.OK)]
 
     assert (await found(store, "a")).state is (State.DELAYED if due else State.READY)
     heir = store.consumer("w2")
     await heir.open()
     store.clock.advance(60)
     assert ids(await inherit(store, heir)) == ["a"]
-    assert await push(store, another("a")) == [Pushed(Word.EXISTS)]
+    assert await push(store, another("a")) == [Pushed(Reply.EXISTS)]
     await heir.aclose()
     await consumer.aclose()
     await store.driver.aclose()
@@ -525,7 +525,7 @@ async def test_a_job_that_is_pushed_again_after_its_removal_by_hand_does_not_com
     store.admin.delete(f"{store.prefix}delayed")
     store.clock.advance(0.5)
 
-    assert await push(store, another("a", due=due)) == [Pushed(Word.OK)]
+    assert await push(store, another("a", due=due)) == [Pushed(Reply.OK)]
 
     assert (await store.driver.counts()).delayed == delayed
     store.clock.advance(2)
@@ -578,18 +578,18 @@ async def test_a_job_whose_entry_was_removed_by_hand_as_it_ran_is_held_and_settl
     leases = await claim(consumer)
     for lease in leases:
         if mark == " cancelling":
-            assert await store.driver.cancel(lease.job_id) is Word.CANCELLING
+            assert await store.driver.cancel(lease.job_id) is Reply.CANCELLING
         store.admin.hset(f"{store.prefix}jobs", lease.job_id, f"ready:normal {lease.entry}{mark}")
         store.admin.xdel(store.stream(), lease.entry)
 
     assert beat(consumer, leases[0]) == (["a"] if mark == " cancelling" else [])
-    assert await settle(consumer, leases[1], Ack()) is Word.OK
+    assert await settle(consumer, leases[1], Ack()) is Reply.OK
 
     assert (list(store.located()), store.pending()) == (["a"], [(leases[0].entry, "w1", 1)])
-    assert await settle(consumer, leases[0], Ack(cancelled=True)) is Word.OK
+    assert await settle(consumer, leases[0], Ack(cancelled=True)) is Reply.OK
     assert (store.located(), store.pending()) == ({}, [])
-    assert await push(store, job("c", unique="a"), job("d", unique="b")) == [Pushed(Word.OK)] * 2
-    assert await push(store, *pushed, repeated=True) == [Pushed(Word.REPEATED)] * 2
+    assert await push(store, job("c", unique="a"), job("d", unique="b")) == [Pushed(Reply.OK)] * 2
+    assert await push(store, *pushed, repeated=True) == [Pushed(Reply.REPEATED)] * 2
     await consumer.aclose()
     await store.driver.aclose()
 
@@ -603,14 +603,14 @@ async def test_a_cancel_finds_its_job_though_all_locators_are_lost_and_its_id_is
     entry = store.put(WORK, Priority.HIGH)
     store.put(WORK, Priority.LOW, entry=entry)
     high, low = await claim(consumer)
-    assert await settle(consumer, high, Ack()) is Word.OK
+    assert await settle(consumer, high, Ack()) is Reply.OK
     store.admin.delete(f"{store.prefix}jobs")
 
     store.admin.hset(f"{store.prefix}jobs", entry, f"ready:low {entry}")
     assert beat(consumer, low) == []
-    assert await store.driver.cancel(f"{entry}@low") is Word.CANCELLING
+    assert await store.driver.cancel(f"{entry}@low") is Reply.CANCELLING
     assert beat(consumer, low) == [low.job_id] == [f"{entry}@low"]
-    assert await settle(consumer, low, Ack(cancelled=True)) is Word.OK
+    assert await settle(consumer, low, Ack(cancelled=True)) is Reply.OK
 
     assert (store.located(), store.pending(Priority.LOW)) == ({}, [])
     await consumer.aclose()
@@ -623,7 +623,7 @@ async def test_a_job_put_in_by_hand_has_an_id_however_many_of_its_were_given_awa
     consumer = await worker()
     entry = "1732438800000-0"
     given = [entry + "@low" * number for number in range(7)]
-    assert await push(store, *given, repeated=True) == [Pushed(Word.OK)] * 7
+    assert await push(store, *given, repeated=True) == [Pushed(Reply.OK)] * 7
     store.put(WORK, Priority.LOW, entry=entry)
 
     leases = await claim(consumer)
@@ -631,9 +631,9 @@ async def test_a_job_put_in_by_hand_has_an_id_however_many_of_its_were_given_awa
 
     assert ids(leases) == [*given, entry + "@low" * 4]  # that one is taken over
     assert [(await found(store, f"{entry}@low")).priority, len(leases)] == [Priority.NORMAL, 8]
-    assert {await settle(consumer, lease, AGAIN) for lease in leases} == {Word.OK}
+    assert {await settle(consumer, lease, AGAIN) for lease in leases} == {Reply.OK}
     again = await claim(consumer)
-    assert {await settle(consumer, lease, Ack()) for lease in again} == {Word.OK}
+    assert {await settle(consumer, lease, Ack()) for lease in again} == {Reply.OK}
     assert sorted(lease.stream for lease in again) == [2] * 7 + [3]
 
 
@@ -650,7 +650,7 @@ async def test_the_end_of_a_job_put_in_by_hand_leaves_the_locator_of_another_tha
     *_, lease = await claim(consumer)
     store.admin.hset(f"{store.prefix}jobs", mapping=places)  # as if they had been given to those only later
 
-    assert await settle(consumer, lease, Ack()) is Word.OK
+    assert await settle(consumer, lease, Ack()) is Reply.OK
 
     assert store.located() == places
     await consumer.aclose()
@@ -664,7 +664,7 @@ async def test_a_requeued_job_is_still_of_its_own_push(store: Store, worker: Ope
     await store.driver.requeue("a")
     await settle(consumer, await claim_one(consumer), Ack())
 
-    assert await push(store, pushed, repeated=True) == [Pushed(Word.REPEATED)]
+    assert await push(store, pushed, repeated=True) == [Pushed(Reply.REPEATED)]
 
 
 # Unique
@@ -678,31 +678,33 @@ async def test_a_unique_key_is_held_as_long_as_its_job_lives(
     monkeypatch.setitem(globals(), "job", lambda job_id, **options: make(job_id, unique="key", **options))
     await bring(store, await worker())
 
-    assert await push(store, job("b")) == [Pushed(Word.DUPLICATE, "a")]
+    assert await push(store, job("b")) == [Pushed(Reply.DUPLICATE, "a")]
     assert await store.driver.find("b") is None
-    assert await push(store, make("b", unique="other"), make("c")) == [Pushed(Word.OK)] * 2
+    assert await push(store, make("b", unique="other"), make("c")) == [Pushed(Reply.OK)] * 2
 
 
-@pytest.mark.parametrize("fate", [Ack(), Ack(cancelled=True), FAILED])
-async def test_a_unique_key_is_free_once_its_job_is_settled(store: Store, worker: Open, fate: Fate) -> None:
+@pytest.mark.parametrize("settlement", [Ack(), Ack(cancelled=True), FAILED])
+async def test_a_unique_key_is_free_once_its_job_is_settled(
+    store: Store, worker: Open, settlement: Settlement
+) -> None:
     consumer = await worker()
     await push(store, job("a", unique="key"))
-    assert await settle(consumer, await claim_one(consumer), fate) is Word.OK
-    assert await push(store, job("b", unique="key")) == [Pushed(Word.OK)]
+    assert await settle(consumer, await claim_one(consumer), settlement) is Reply.OK
+    assert await push(store, job("b", unique="key")) == [Pushed(Reply.OK)]
 
 
 @pytest.mark.parametrize("due", ["", "+1000"])
 async def test_a_unique_key_is_free_once_its_job_is_cancelled(store: Store, worker: Open, due: str) -> None:
     await push(store, job("a", unique="key", due=due))
-    assert await store.driver.cancel("a") is Word.CANCELLED
-    assert await push(store, job("b", unique="key")) == [Pushed(Word.OK)]
+    assert await store.driver.cancel("a") is Reply.CANCELLED
+    assert await push(store, job("b", unique="key")) == [Pushed(Reply.OK)]
 
 
 async def test_a_unique_key_is_free_once_its_job_killed_its_workers(store: Store, worker: Open) -> None:
     await push(store, job("a", unique="key"))
     await claim_one(await worker("w1", max_deliveries=1))
     assert await inherit(store, await worker("w2", max_deliveries=1)) == []
-    assert await push(store, job("b", unique="key")) == [Pushed(Word.OK)]
+    assert await push(store, job("b", unique="key")) == [Pushed(Reply.OK)]
 
 
 async def test_a_requeued_job_does_not_take_its_unique_key_back(store: Store, worker: Open) -> None:
@@ -711,11 +713,11 @@ async def test_a_requeued_job_does_not_take_its_unique_key_back(store: Store, wo
     await settle(consumer, await claim_one(consumer), FAILED)
     await push(store, job("b", unique="key"))
 
-    assert await store.driver.requeue("a") is Word.OK
+    assert await store.driver.requeue("a") is Reply.OK
     leases = await claim(consumer)
     await consumer.exchange([(lease, Ack()) for lease in leases if lease.job_id == "a"], None)
 
-    assert await push(store, job("c", unique="key")) == [Pushed(Word.DUPLICATE, "b")]
+    assert await push(store, job("c", unique="key")) == [Pushed(Reply.DUPLICATE, "b")]
 
 
 async def test_a_unique_key_with_a_time_is_held_for_that_time_even_if_the_job_ends(
@@ -724,10 +726,10 @@ async def test_a_unique_key_with_a_time_is_held_for_that_time_even_if_the_job_en
     consumer = await worker()
     await push(store, job("a", unique="key", unique_for_ms=300))
     await settle(consumer, await claim_one(consumer), Ack())
-    assert await push(store, job("b", unique="key")) == [Pushed(Word.DUPLICATE, "a")]
+    assert await push(store, job("b", unique="key")) == [Pushed(Reply.DUPLICATE, "a")]
 
     with anyio.fail_after(5):  # by the server's own clock, which no test sets
-        while await push(store, job("b", unique="key")) != [Pushed(Word.OK)]:  # noqa: ASYNC110
+        while await push(store, job("b", unique="key")) != [Pushed(Reply.OK)]:  # noqa: ASYNC110
             await anyio.sleep(0.02)
 
 
@@ -750,7 +752,7 @@ async def test_a_retried_job_waits_in_line_again_with_its_fields_changed(store: 
     first, other = await claim(consumer)
 
     changes = {"attempt": "2", "error": "ValueError: no", "headers": "", "more": "é"}
-    assert await settle(consumer, first, RetryLater("+0", changes)) is Word.OK
+    assert await settle(consumer, first, RetryLater("+0", changes)) is Reply.OK
     second = await claim_one(consumer)
 
     assert (second.job_id, second.deliveries) == ("a", 1)
@@ -758,7 +760,7 @@ async def test_a_retried_job_waits_in_line_again_with_its_fields_changed(store: 
     queued_at = first.entry.partition("-")[0]
     kept = {"id": "a", "name": "Work", "parameters": "", "queued_at": queued_at}
     assert texts(second.fields) == kept | {"attempt": "2", "error": "ValueError: no", "more": "é"}
-    assert await settle(consumer, other, Ack()) is Word.OK
+    assert await settle(consumer, other, Ack()) is Reply.OK
 
 
 async def test_a_retried_job_keeps_its_id_priority_and_time_of_push(store: Store, worker: Open) -> None:
@@ -766,9 +768,9 @@ async def test_a_retried_job_keeps_its_id_priority_and_time_of_push(store: Store
     store.clock.advance(1)  # not before the server's own, by which entry ids are made
     await push(store, job("a", priority=Priority.LOW))
     first = await claim_one(consumer)
-    for fate in (LATER, RetryLater(str(store.clock() + 9000)), AGAIN):
-        lease = first if fate is LATER else await claim_one(consumer)
-        assert await settle(consumer, lease, fate) is Word.OK
+    for settlement in (LATER, RetryLater(str(store.clock() + 9000)), AGAIN):
+        lease = first if settlement is LATER else await claim_one(consumer)
+        assert await settle(consumer, lease, settlement) is Reply.OK
         store.clock.advance(5)
 
     last = await claim_one(consumer)
@@ -784,7 +786,7 @@ async def test_a_retry_with_a_delay_waits_until_it_is_due(store: Store, worker: 
     due_ms = store.clock() + 5000
     lease = await claim_one(consumer)
 
-    assert await settle(consumer, lease, RetryLater(str(due_ms) if absolute else "+5000")) is Word.OK
+    assert await settle(consumer, lease, RetryLater(str(due_ms) if absolute else "+5000")) is Reply.OK
 
     row = await found(store, "a")
     assert (row.state, row.due_ms, row.deliveries, row.entry) == (State.DELAYED, due_ms, 0, "")
@@ -798,7 +800,7 @@ async def test_a_released_job_keeps_its_place_and_its_delivery_is_refunded(store
     await push(store, "a", "b", "c", job("urgent", priority=Priority.HIGH))
     urgent, _, b = await claim(one, 3)
 
-    assert await settle(one, b, Release()) is Word.OK
+    assert await settle(one, b, Release()) is Reply.OK
     await settle(one, urgent, Release())
 
     assert (await found(store, "b")).state is State.READY
@@ -857,7 +859,7 @@ async def test_a_failed_job_is_a_dead_letter_with_its_fields_and_the_notes(store
     store.clock.advance(1)
     lease = await claim_one(consumer)
 
-    assert await settle(consumer, lease, FAILED) is Word.OK
+    assert await settle(consumer, lease, FAILED) is Reply.OK
 
     row = await found(store, "a")
     kept = {"id": "a", "name": "Work", "parameters": '{"n":1}', "attempt": "4", "priority": "high"}
@@ -873,7 +875,7 @@ async def test_a_failed_job_is_a_dead_letter_with_its_fields_and_the_notes(store
 
 async def claimed_again(store: Store, one: Consumer, two: Consumer, lease: Lease) -> Lease:
     """The same worker again, but the earlier delivery: its handler is not the one that counts."""
-    assert await settle(one, lease, Release(refund=False)) is Word.OK
+    assert await settle(one, lease, Release(refund=False)) is Reply.OK
     assert (await claim_one(one)).deliveries == lease.deliveries + 1
     return lease
 
@@ -890,7 +892,7 @@ async def another_job(store: Store, one: Consumer, two: Consumer, lease: Lease) 
 
 
 async def released(store: Store, one: Consumer, two: Consumer, lease: Lease) -> Lease:
-    assert await settle(one, lease, Release()) is Word.OK
+    assert await settle(one, lease, Release()) is Reply.OK
     return lease
 
 
@@ -902,111 +904,113 @@ async def handed_on(store: Store, one: Consumer, two: Consumer, lease: Lease) ->
 
 
 async def settled(store: Store, one: Consumer, two: Consumer, lease: Lease) -> Lease:
-    assert await settle(one, lease, Ack()) is Word.OK
+    assert await settle(one, lease, Ack()) is Reply.OK
     return lease
 
 
 async def retried(store: Store, one: Consumer, two: Consumer, lease: Lease) -> Lease:
-    assert await settle(one, lease, AGAIN) is Word.OK
+    assert await settle(one, lease, AGAIN) is Reply.OK
     return lease
 
 
 @pytest.mark.parametrize(
-    ("lose", "fate"),
+    ("lose", "settlement"),
     [
-        (lose, fate)
+        (lose, settlement)
         for lose in (claimed_again, miscounted, released, handed_on, another_job, settled, retried)
-        for fate in (Ack(), Ack(cancelled=True), AGAIN, LATER, FAILED, Release(), Release(refund=False))
+        for settlement in (Ack(), Ack(cancelled=True), AGAIN, LATER, FAILED, Release(), Release(refund=False))
     ],
 )
 async def test_a_worker_that_lost_its_lease_writes_nothing(
-    store: Store, worker: Open, lose: Any, fate: Fate
+    store: Store, worker: Open, lose: Any, settlement: Settlement
 ) -> None:
     one, two = await worker("w1"), await worker("w2")
     await push(store, job("a", unique="key"))
     lease = await lose(store, one, two, await claim_one(one))
     before = snapshot(store)
 
-    assert await settle(one, lease, fate) is Word.LEASE_LOST
+    assert await settle(one, lease, settlement) is Reply.LEASE_LOST
 
     assert snapshot(store) == before
 
 
 async def test_each_job_of_a_batch_gets_its_own_word(store: Store, worker: Open) -> None:
     one = await worker("w1")
-    fates: list[Fate] = [Ack(), FAILED, LATER, AGAIN, Release()]
+    settlements: list[Settlement] = [Ack(), FAILED, LATER, AGAIN, Release()]
     await push(store, *(job(f"{kind} {number}") for number in range(5) for kind in ("lost", "held")))
     leases = await claim(one)
     lost, held = leases[::2], leases[1::2]
     await one.exchange([(lease, AGAIN) for lease in lost], None)
 
-    mixed = [(lease, fates[number // 2]) for number, lease in enumerate(leases)]
-    words = (await one.exchange(mixed, None)).words
+    mixed = [(lease, settlements[number // 2]) for number, lease in enumerate(leases)]
+    replies = (await one.exchange(mixed, None)).replies
 
-    assert words == [Word.LEASE_LOST, Word.OK] * 5
+    assert replies == [Reply.LEASE_LOST, Reply.OK] * 5
     states = [(await store.driver.find(lease.job_id)) for lease in (*held, *lost)]
     expected = [None, State.DEAD, State.DELAYED, State.READY, State.READY, *[State.READY] * 5]
     assert [row and row.state for row in states] == expected
 
 
-@pytest.mark.parametrize("off", ["cancelling", "lost", "stray", "nobody's"])
-@pytest.mark.parametrize("fate", [Ack(), AGAIN, LATER, FAILED, Release(), Ack(cancelled=True)])
+@pytest.mark.parametrize("off", ["cancelling", "lost", "unlocated", "nobody's"])
+@pytest.mark.parametrize("settlement", [Ack(), AGAIN, LATER, FAILED, Release(), Ack(cancelled=True)])
 async def test_a_batch_of_which_one_job_is_not_as_it_should_be_settles_the_others(
-    store: Store, worker: Open, off: str, fate: Fate
+    store: Store, worker: Open, off: str, settlement: Settlement
 ) -> None:
     consumer = await worker()
     await push(store, *[job(f"{priority} {n}", priority=priority) for n in range(3) for priority in Priority])
-    if off == "stray":
+    if off == "unlocated":
         store.put(WORK)
     leases = await claim(consumer, 20)
-    odd = leases[-1] if off == "stray" else leases[4]
-    if off == "stray":
+    odd = leases[-1] if off == "unlocated" else leases[4]
+    if off == "unlocated":
         odd = next(lease for lease in leases if lease.fields.get(b"id") is None)
         if isinstance(store, RedisStore):
             store.admin.hdel(f"{store.prefix}jobs", odd.job_id)
     if off == "cancelling":
-        assert await store.driver.cancel(odd.job_id) is Word.CANCELLING
+        assert await store.driver.cancel(odd.job_id) is Reply.CANCELLING
     if off == "lost":
-        assert await settle(consumer, odd, AGAIN) is Word.OK
+        assert await settle(consumer, odd, AGAIN) is Reply.OK
     if off == "nobody's":
         odd = Lease(odd.stream, "1-1", 1, "unknown", {})
         leases[4] = odd
 
-    answer = await consumer.exchange([(lease, fate if lease is odd else Ack()) for lease in leases], None)
+    answer = await consumer.exchange([(lease, settlement if lease is odd else Ack()) for lease in leases], None)
 
-    again = isinstance(fate, RetryLater)
-    word = {"cancelling": Word.CANCELLED if again else Word.OK, "stray": Word.OK}.get(off, Word.LEASE_LOST)
-    assert answer.words == [word if lease is odd else Word.OK for lease in leases]
+    again = isinstance(settlement, RetryLater)
+    reply = {"cancelling": Reply.CANCELLED if again else Reply.OK, "unlocated": Reply.OK}.get(
+        off, Reply.LEASE_LOST
+    )
+    assert answer.replies == [reply if lease is odd else Reply.OK for lease in leases]
     for lease in leases:
         if lease is not odd:
             assert await store.driver.find(lease.job_id) is None
-    done = [lease for lease in leases if lease is not odd or (fate == Ack() and word is Word.OK)]
+    done = [lease for lease in leases if lease is not odd or (settlement == Ack() and reply is Reply.OK)]
     assert (await store.driver.counts()).totals["completed"] == len(done)
 
 
-# Exchanges that are sent again
+# Batcher that are sent again
 
 
 @pytest.mark.parametrize(
-    "fate", [Ack(), Ack(cancelled=True), AGAIN, LATER, FAILED, Release(), Release(refund=False)]
+    "settlement", [Ack(), Ack(cancelled=True), AGAIN, LATER, FAILED, Release(), Release(refund=False)]
 )
 @pytest.mark.parametrize("others", [0, 2])
 async def test_an_exchange_that_is_sent_again_is_answered_as_before_and_not_applied_twice(
-    store: Store, worker: Open, fate: Fate, others: int
+    store: Store, worker: Open, settlement: Settlement, others: int
 ) -> None:
     consumer = await worker()
     store.clock.advance(0)
     await push(store, job("a", unique="key"), *(f"other {number}" for number in range(others)))
     lease, *rest = await claim(consumer)
     lost = Lease(2, "1-1", 1, "unknown", {})
-    batch = [(lease, fate), *((each, Ack()) for each in rest), *([(lost, fate)] if others else [])]
+    batch = [(lease, settlement), *((each, Ack()) for each in rest), *([(lost, settlement)] if others else [])]
 
     first = await consumer.exchange(batch, None, turn=Turn(1, 7))
     before = snapshot(store)
     second = await consumer.exchange(batch, None, turn=Turn(1, 7))
 
-    assert first.words == [Word.OK] * (1 + others) + ([Word.LEASE_LOST] if others else [])
-    assert second.words == first.words
+    assert first.replies == [Reply.OK] * (1 + others) + ([Reply.LEASE_LOST] if others else [])
+    assert second.replies == first.replies
     assert snapshot(store) == before
 
 
@@ -1018,15 +1022,15 @@ async def test_a_release_that_is_sent_again_leaves_its_job_to_whoever_claimed_it
     consumer = await worker()
     await push(store, "a")
     batch = [(await claim_one(consumer), Release(refund=refund))]
-    assert (await consumer.exchange(batch, None, turn=Turn(1, 1))).words == [Word.OK]
+    assert (await consumer.exchange(batch, None, turn=Turn(1, 1))).replies == [Reply.OK]
     later = await claim_one(consumer)
     assert later.deliveries == (1 if refund else 2)
     before = snapshot(store)
 
-    assert (await consumer.exchange(batch, None, turn=Turn(1, 1))).words == [Word.OK]
+    assert (await consumer.exchange(batch, None, turn=Turn(1, 1))).replies == [Reply.OK]
 
     assert snapshot(store) == before
-    assert await settle(consumer, later, Ack()) is Word.OK
+    assert await settle(consumer, later, Ack()) is Reply.OK
 
 
 async def test_a_retry_that_is_sent_again_is_answered_as_the_cancel_that_it_was(
@@ -1037,7 +1041,7 @@ async def test_a_retry_that_is_sent_again_is_answered_as_the_cancel_that_it_was(
     batch = [(await claim_one(consumer), AGAIN)]
     await store.driver.cancel("a")
     for _ in range(2):
-        assert (await consumer.exchange(batch, None, turn=Turn(1, 1))).words == [Word.CANCELLED]
+        assert (await consumer.exchange(batch, None, turn=Turn(1, 1))).replies == [Reply.CANCELLED]
     assert (await store.driver.counts()).totals["cancelled"] == 1
 
 
@@ -1051,7 +1055,7 @@ async def test_what_an_exchange_claims_is_claimed_once_more_when_it_is_sent_agai
     first = await consumer.exchange(batch, 1, turn=Turn(1, 1))
     second = await consumer.exchange(batch, 1, turn=Turn(1, 1))
 
-    assert (first.words, second.words) == ([Word.OK], [Word.OK])
+    assert (first.replies, second.replies) == ([Reply.OK], [Reply.OK])
     assert (ids(list(first.leases)), ids(list(second.leases))) == (["b"], ["c"])
 
 
@@ -1067,9 +1071,9 @@ async def test_an_exchange_that_comes_after_a_later_one_is_refused(store: Store,
 
     assert not isinstance(refused.value, Fenced)
     assert snapshot(store) == before
-    assert (await consumer.exchange([(b, Ack())], None, turn=Turn(2, 1))).words == [Word.OK]  # another lane
-    assert (await consumer.exchange([(c, Ack())], None, turn=Turn(1, 9))).words == [Word.OK]
-    assert (await consumer.exchange([(d, Ack())], None)).words == [Word.OK]  # never sent again: no turn
+    assert (await consumer.exchange([(b, Ack())], None, turn=Turn(2, 1))).replies == [Reply.OK]  # another lane
+    assert (await consumer.exchange([(c, Ack())], None, turn=Turn(1, 9))).replies == [Reply.OK]
+    assert (await consumer.exchange([(d, Ack())], None)).replies == [Reply.OK]  # never sent again: no turn
 
 
 async def test_what_settles_nothing_has_no_turn_to_keep(store: Store, worker: Open) -> None:
@@ -1078,7 +1082,7 @@ async def test_what_settles_nothing_has_no_turn_to_keep(store: Store, worker: Op
     claimed = [(await consumer.exchange([], 1, turn=Turn(1, number))).leases[0] for number in (3, 2)]
 
     assert ids(claimed) == ["a", "b"]
-    assert (await consumer.exchange([(claimed[0], Ack())], None, turn=Turn(1, 1))).words == [Word.OK]
+    assert (await consumer.exchange([(claimed[0], Ack())], None, turn=Turn(1, 1))).replies == [Reply.OK]
 
 
 async def test_the_turns_of_a_worker_are_its_own_and_begin_anew_with_its_id(store: Store, worker: Open) -> None:
@@ -1088,12 +1092,12 @@ async def test_the_turns_of_a_worker_are_its_own_and_begin_anew_with_its_id(stor
     c = await claim_one(two)
     await one.exchange([(a, Ack())], None, turn=Turn(1, 5))
 
-    assert (await two.exchange([(c, FAILED)], None, turn=Turn(1, 5))).words == [Word.OK]
+    assert (await two.exchange([(c, FAILED)], None, turn=Turn(1, 5))).replies == [Reply.OK]
     assert (await found(store, "c")).state is State.DEAD
     await one.release(refund=True, watch=False)
     await one.open("w3")
     b = await claim_one(one)
-    assert (await one.exchange([(b, FAILED)], None, turn=Turn(1, 5))).words == [Word.OK]
+    assert (await one.exchange([(b, FAILED)], None, turn=Turn(1, 5))).replies == [Reply.OK]
     assert (await found(store, "b")).state is State.DEAD
 
 
@@ -1170,7 +1174,7 @@ async def test_a_job_whose_worker_died_goes_to_another(store: Store, worker: Ope
     assert (second.job_id, second.entry, second.deliveries) == ("a", first.entry, 2)
     row = await found(store, "a")
     assert (row.worker, row.deliveries) == ("w2", 2)
-    assert await settle(two, second, Ack()) is Word.OK
+    assert await settle(two, second, Ack()) is Reply.OK
 
 
 async def test_a_worker_that_beats_keeps_its_jobs(store: Store, worker: Open) -> None:
@@ -1184,7 +1188,7 @@ async def test_a_worker_that_beats_keeps_its_jobs(store: Store, worker: Open) ->
 
     look = await take_over(two)
     assert (look.silent, look.fenced, look.jobs) == ([], [], 0)
-    assert await settle(one, lease, Ack()) is Word.OK  # the delivery count is what it was
+    assert await settle(one, lease, Ack()) is Reply.OK  # the delivery count is what it was
 
 
 async def test_a_worker_that_beats_between_being_named_and_being_fenced_is_spared(
@@ -1203,7 +1207,7 @@ async def test_a_worker_that_beats_between_being_named_and_being_fenced_is_spare
     look = await three.reclaim(named)
 
     assert (look.fenced, look.jobs, look.silent) == (["w2"], 1, [])
-    assert await settle(one, a, Ack()) is Word.OK
+    assert await settle(one, a, Ack()) is Reply.OK
     assert ids(await claim(three)) == ["b"]
 
 
@@ -1221,7 +1225,7 @@ async def test_to_name_who_may_be_lost_does_nothing_to_them(store: Store, worker
         assert (named.worker_id, named.lease) == ("w1", 15)
 
     assert snapshot(store) == before
-    assert await settle(one, lease, Ack()) is Word.OK
+    assert await settle(one, lease, Ack()) is Reply.OK
 
 
 @pytest.mark.parametrize(("theirs", "ours"), [(60, 2), (2, 60)])
@@ -1350,7 +1354,7 @@ async def test_a_clock_that_was_set_back_spares_who_beats_and_holds_nothing_agai
         beat(heir)
         look = await take_over(heir)
         assert (look.silent, look.fenced) == ([], [])
-    assert await settle(one, lease, Ack()) is Word.OK
+    assert await settle(one, lease, Ack()) is Reply.OK
 
 
 # Fenced workers
@@ -1438,7 +1442,7 @@ async def test_a_fenced_worker_goes_on_under_a_new_id_and_holds_nothing(store: S
 
     assert one.worker_id == "w1 again"
     assert await one.recover([]) == []
-    assert await settle(one, a, Release()) is Word.LEASE_LOST
+    assert await settle(one, a, Release()) is Reply.LEASE_LOST
     store.age(60)
     beat(two)
     assert list(heart.beat(list, {})) == []  # as the worker of the moment
@@ -1521,7 +1525,7 @@ async def test_an_id_that_is_in_use_is_refused_to_another_worker_but_not_to_its_
     assert snapshot(store) == before
     await one.open()  # as after a lost reply
 
-    assert await settle(one, lease, Ack()) is Word.OK
+    assert await settle(one, lease, Ack()) is Reply.OK
     await one.release(refund=True, watch=False)
     await other.open()  # it has left
     await other.aclose()
@@ -1599,11 +1603,11 @@ async def test_what_is_ended_instead_of_claimed_is_no_news_for_those_who_wait(st
     await push(store, "killer", "unwanted")
     await claim(one)
     await store.driver.cancel("unwanted")
-    heard: list[Nudge] = []
+    heard: list[Notification] = []
     subscribed = anyio.Event()
 
-    def hear(nudge: Nudge) -> None:
-        heard.append(nudge)
+    def hear(notification: Notification) -> None:
+        heard.append(notification)
         subscribed.set()
 
     with anyio.fail_after(5):
@@ -1616,7 +1620,7 @@ async def test_what_is_ended_instead_of_claimed_is_no_news_for_those_who_wait(st
                 await anyio.sleep(0.005)
             tasks.cancel_scope.cancel()
 
-    assert [nudge.kind for nudge in heard] == ["subscribed", "released", "due"]
+    assert [notification.kind for notification in heard] == ["subscribed", "released", "due"]
     assert heard[1].value == "2"  # as they were handed back: whether they are ended shows in a claim
     error = (await found(store, "killer")).fields[b"error"]
     assert error == b"delivered 1 times without an outcome: it may kill its workers"
@@ -1633,12 +1637,12 @@ async def test_a_job_delivered_for_the_last_time_has_its_worker_for_itself(store
     assert ids(await claim(two)) == ["new"]  # not said to run nothing
     assert await claim(two, idle=True) == []  # said so, but not so
     (new,) = [Lease(3, (await found(store, "new")).entry, 1, "new", {})]
-    assert await settle(two, new, Ack()) is Word.OK
+    assert await settle(two, new, Ack()) is Reply.OK
     alone = await claim(two, idle=True)
     assert ids(alone) == ["a"]
     assert (await found(store, "a")).worker == "w2"
     assert ids(await claim(three, idle=True)) == ["b"]
-    assert await settle(two, alone[0], Ack()) is Word.OK
+    assert await settle(two, alone[0], Ack()) is Reply.OK
     assert ids(await claim(two, idle=True)) == ["c"]
 
 
@@ -1659,7 +1663,7 @@ async def test_a_job_that_has_to_run_alone_is_claimed_with_no_other_whatever_the
     exchange = await two.exchange([], 9, idle=True)
     assert ids(list(exchange.leases)) == ["urgent", "b", "c"]
     assert exchange.waits is not None
-    assert (await two.exchange([(lease, Ack()) for lease in exchange.leases], None)).words == [Word.OK] * 3
+    assert (await two.exchange([(lease, Ack()) for lease in exchange.leases], None)).replies == [Reply.OK] * 3
 
     await push(store, "d", job("e", priority=Priority.LOW))
     assert ids(await claim(two, 9, idle=True)) == ["a"]
@@ -1716,11 +1720,11 @@ async def test_that_a_job_has_to_run_alone_is_told_once(store: Store, worker: Op
     one, two = await worker("w1", max_deliveries=2), await worker("w2", max_deliveries=2)
     await push(store, "a", "b")
     await claim(one)
-    heard: list[Nudge] = []
+    heard: list[Notification] = []
     subscribed = anyio.Event()
 
-    def hear(nudge: Nudge) -> None:
-        heard.append(nudge)
+    def hear(notification: Notification) -> None:
+        heard.append(notification)
         subscribed.set()
 
     async with anyio.create_task_group() as tasks:
@@ -1733,7 +1737,7 @@ async def test_that_a_job_has_to_run_alone_is_told_once(store: Store, worker: Op
             while heard[-1].kind != "due":  # noqa: ASYNC110
                 await anyio.sleep(0.005)
         tasks.cancel_scope.cancel()
-    assert [nudge.kind for nudge in heard] == ["subscribed", "released", "due"]
+    assert [notification.kind for notification in heard] == ["subscribed", "released", "due"]
     assert heard[1].value == "2"
 
 
@@ -1787,12 +1791,12 @@ async def test_a_job_that_waits_is_cancelled_at_once(store: Store, worker: Open,
     consumer = await worker()
     await bring(store, consumer)
 
-    assert await store.driver.cancel("a") is Word.CANCELLED
+    assert await store.driver.cancel("a") is Reply.CANCELLED
 
     assert await store.driver.find("a") is None
     store.clock.advance(60)
     assert await claim(consumer) == []
-    assert await store.driver.cancel("a") is Word.NOT_FOUND
+    assert await store.driver.cancel("a") is Reply.NOT_FOUND
     assert (await store.driver.counts()).totals["cancelled"] == 1
 
 
@@ -1801,9 +1805,9 @@ async def test_a_dead_letter_and_a_job_that_ended_are_not_cancelled(store: Store
     await fail(store, consumer)
     before = snapshot(store)
 
-    assert await store.driver.cancel("a") is Word.DEAD
-    assert await store.driver.cancel("unknown") is Word.NOT_FOUND
-    assert await store.driver.cancel("1732438800000-0") is Word.NOT_FOUND
+    assert await store.driver.cancel("a") is Reply.DEAD
+    assert await store.driver.cancel("unknown") is Reply.NOT_FOUND
+    assert await store.driver.cancel("1732438800000-0") is Reply.NOT_FOUND
     assert snapshot(store) == before
 
 
@@ -1812,15 +1816,15 @@ async def test_a_running_job_is_marked_and_its_worker_told(store: Store, worker:
     await push(store, "a", "b")
     leases = await claim(consumer)
 
-    assert await store.driver.cancel("a") is Word.CANCELLING
-    assert await store.driver.cancel("a") is Word.CANCELLING
+    assert await store.driver.cancel("a") is Reply.CANCELLING
+    assert await store.driver.cancel("a") is Reply.CANCELLING
 
     assert beat(consumer, *leases) == ["a"]
     rows = [(await found(store, "a")), *await store.driver.jobs(State.RUNNING, 10)]
     assert [(row.state, row.cancelling) for row in rows] == [
         (State.RUNNING, is_it) for is_it in (True, True, False)
     ]
-    assert await settle(consumer, leases[0], Ack(cancelled=True)) is Word.OK
+    assert await settle(consumer, leases[0], Ack(cancelled=True)) is Reply.OK
     totals = (await store.driver.counts()).totals
     assert (totals["cancelled"], totals["completed"]) == (1, 0)
 
@@ -1837,8 +1841,8 @@ async def test_a_cancelled_job_is_not_handed_out_again_after_its_worker_died(
     assert await inherit(store, two) == []
 
     assert await store.driver.find("a") is None
-    assert await push(store, job("a", nonce=nonce), repeated=True) == [Pushed(Word.REPEATED)]
-    assert await push(store, job("b", unique="key")) == [Pushed(Word.OK)]
+    assert await push(store, job("a", nonce=nonce), repeated=True) == [Pushed(Reply.REPEATED)]
+    assert await push(store, job("b", unique="key")) == [Pushed(Reply.OK)]
     counts = await store.driver.counts()
     assert (counts.ready[Priority.NORMAL], counts.running) == (1, 0)
     assert happened(counts) == {"pushed": 2, "reclaimed": 1, "cancelled": 1}
@@ -1853,12 +1857,12 @@ async def test_a_cancel_reaches_whoever_holds_the_job_by_the_next_beat_even_if_i
     leases = await claim(one)
     with closing(one.heartbeat()) as heart:
         assert list(heart.beat(lambda: leases, {})) == []
-        assert await store.driver.cancel("b") is Word.CANCELLING
+        assert await store.driver.cancel("b") is Reply.CANCELLING
 
         assert list(heart.beat(list, {})) == []  # it was delivered, and nobody has seen it yet
         assert ids(list(heart.beat(lambda: leases, {}))) == ["b"]
 
-        assert await store.driver.cancel("c") is Word.CANCELLING
+        assert await store.driver.cancel("c") is Reply.CANCELLING
         assert "c" in ids(list(heart.beat(lambda: leases, {})))
     assert beat(other, *theirs) == []
     assert beat(one, *leases) == ["b", "c"]  # who begins to listen only now is told, too
@@ -1871,9 +1875,9 @@ async def test_nobody_is_told_of_a_cancel_that_came_before_the_job_was_handed_on
     await push(store, "a", "b")
     a, _ = await claim(one)
     await store.driver.cancel("a")
-    assert await settle(one, a, Release()) is Word.OK
+    assert await settle(one, a, Release()) is Reply.OK
     leases, ended = await claim_and_hear(two, 5)
-    assert (leases, ended) == ([], [("a", Word.CANCELLED)])
+    assert (leases, ended) == ([], [("a", Reply.CANCELLED)])
     assert beat(two, *leases) == []
 
 
@@ -1894,18 +1898,20 @@ async def test_a_cancelled_job_is_not_handed_out_again_after_a_release(store: St
 
 
 @pytest.mark.parametrize("nonce", ["", "0123456789abcdef"])
-@pytest.mark.parametrize("fate", [AGAIN, LATER])
-async def test_a_retry_of_a_cancelled_job_ends_it(store: Store, worker: Open, fate: Fate, nonce: str) -> None:
+@pytest.mark.parametrize("settlement", [AGAIN, LATER])
+async def test_a_retry_of_a_cancelled_job_ends_it(
+    store: Store, worker: Open, settlement: Settlement, nonce: str
+) -> None:
     consumer = await worker()
     await push(store, job("a", unique="key", nonce=nonce))
     lease = await claim_one(consumer)
     await store.driver.cancel("a")
 
-    assert await settle(consumer, lease, fate) is Word.CANCELLED
+    assert await settle(consumer, lease, settlement) is Reply.CANCELLED
 
     assert await store.driver.find("a") is None
-    assert await push(store, job("a", nonce=nonce), repeated=True) == [Pushed(Word.REPEATED)]
-    assert await push(store, job("b", unique="key")) == [Pushed(Word.OK)]
+    assert await push(store, job("a", nonce=nonce), repeated=True) == [Pushed(Reply.REPEATED)]
+    assert await push(store, job("b", unique="key")) == [Pushed(Reply.OK)]
     assert happened(await store.driver.counts()) == {"pushed": 2, "cancelled": 1}
 
 
@@ -1916,11 +1922,11 @@ async def test_a_cancelled_job_may_still_succeed_or_fail(store: Store, worker: O
     await store.driver.cancel("a")
     await store.driver.cancel("b")
 
-    assert (await consumer.exchange([(done, Ack()), (failed, FAILED)], None)).words == [Word.OK] * 2
+    assert (await consumer.exchange([(done, Ack()), (failed, FAILED)], None)).replies == [Reply.OK] * 2
 
     row = await found(store, "b")
     assert (row.state, row.cancelling) == (State.DEAD, False)
-    assert await store.driver.requeue("b") is Word.OK
+    assert await store.driver.requeue("b") is Reply.OK
     assert ids(await claim(consumer)) == ["b"]
 
 
@@ -1935,7 +1941,7 @@ async def test_a_requeued_dead_letter_starts_anew_under_its_id(store: Store, wor
     lease = await claim_one(consumer)
     await settle(consumer, lease, FAILED)
 
-    assert await store.driver.requeue("a") is Word.OK
+    assert await store.driver.requeue("a") is Reply.OK
 
     again = await claim_one(consumer)
     assert (again.job_id, again.stream, again.deliveries) == ("a", 1, 1)
@@ -1949,8 +1955,8 @@ async def test_a_requeued_dead_letter_starts_anew_under_its_id(store: Store, wor
 async def test_only_a_dead_letter_is_requeued_or_deleted(store: Store, worker: Open, bring: Any) -> None:
     await bring(store, await worker())
     before = snapshot(store)
-    assert await store.driver.requeue("a") is Word.NOT_FOUND
-    assert await store.driver.delete("a") is Word.NOT_FOUND
+    assert await store.driver.requeue("a") is Reply.NOT_FOUND
+    assert await store.driver.delete("a") is Reply.NOT_FOUND
     assert snapshot(store) == before
 
 
@@ -1958,11 +1964,11 @@ async def test_a_deleted_dead_letter_is_gone_and_its_id_free(store: Store, worke
     consumer = await worker()
     await fail(store, consumer)
 
-    assert await store.driver.delete("a") is Word.OK
+    assert await store.driver.delete("a") is Reply.OK
 
     assert await store.driver.find("a") is None
-    assert await store.driver.delete("a") is Word.NOT_FOUND
-    assert await push(store, another("a")) == [Pushed(Word.OK)]
+    assert await store.driver.delete("a") is Reply.NOT_FOUND
+    assert await push(store, another("a")) == [Pushed(Reply.OK)]
 
 
 # Look
@@ -2010,14 +2016,14 @@ async def test_a_queue_that_no_worker_has_joined_yet_can_be_looked_at(store: Sto
     assert len(await store.driver.jobs(State.READY, 10)) == 1
     assert await store.driver.jobs(State.RUNNING, 10) == []
     assert (await store.driver.counts()).ready[Priority.NORMAL] == 1
-    assert await store.driver.cancel("a") is Word.CANCELLED
+    assert await store.driver.cancel("a") is Reply.CANCELLED
 
 
 # Recover, release, wait, listen
 
 
 def known(leases: list[Lease]) -> list[tuple[str, str, int, dict[bytes, bytes]]]:
-    return [(lease.job_id, lease.place, lease.deliveries, dict(lease.fields)) for lease in leases]
+    return [(lease.job_id, lease.key, lease.deliveries, dict(lease.fields)) for lease in leases]
 
 
 async def test_what_a_lost_reply_brought_is_recovered_as_it_was_and_nothing_that_is_held(
@@ -2039,7 +2045,7 @@ async def test_what_a_lost_reply_brought_is_recovered_as_it_was_and_nothing_that
     assert known(await one.recover([])) == known(leases)
     assert known(await one.recover(others)) == known(leases)
     assert snapshot(store) == before
-    assert (await one.exchange([(lease, Ack()) for lease in found_again], None)).words == [Word.OK] * 3
+    assert (await one.exchange([(lease, Ack()) for lease in found_again], None)).replies == [Reply.OK] * 3
     assert known(await one.recover([])) == known(leases[1:3])
 
 
@@ -2049,7 +2055,7 @@ async def test_what_came_by_a_wait_that_nobody_heard_is_recovered(store: Store, 
     await consumer.wait(5, 1)
     leases = await consumer.recover([])
     assert [(lease.job_id, lease.deliveries) for lease in leases] == [("a", 1), ("b", 1)]
-    assert (await consumer.exchange([(lease, AGAIN) for lease in leases], None)).words == [Word.OK] * 2
+    assert (await consumer.exchange([(lease, AGAIN) for lease in leases], None)).replies == [Reply.OK] * 2
 
 
 async def test_a_job_put_in_by_hand_is_recovered_under_the_id_that_it_goes_by(store: Store, worker: Open) -> None:
@@ -2059,7 +2065,7 @@ async def test_a_job_put_in_by_hand_is_recovered_under_the_id_that_it_goes_by(st
     await consumer.wait(5, 1)
     leases = await consumer.recover([])
     assert ids(leases) == [entry, f"{entry}@low"]
-    assert [await settle(consumer, lease, LATER) for lease in leases] == [Word.OK] * 2
+    assert [await settle(consumer, lease, LATER) for lease in leases] == [Reply.OK] * 2
 
 
 async def test_however_much_a_lost_reply_brought_is_recovered(store: Store, worker: Open) -> None:
@@ -2116,7 +2122,7 @@ async def test_all_that_a_worker_holds_is_released_in_its_place(
 
     assert await one.release(refund=refund, watch=watch) == (3 if was_fenced else 4)
 
-    assert (await two.exchange([(others[0], Ack())], None)).words == [Word.OK]
+    assert (await two.exchange([(others[0], Ack())], None)).replies == [Reply.OK]
     left = [(lease.job_id, lease.deliveries) for lease in await claim(two)]
     if was_fenced:
         assert left == [("a", 2), ("b", 2), ("e", 1), ("d", 2)]
@@ -2213,7 +2219,7 @@ async def test_a_wait_ends_with_a_push(store: Store, worker: Open) -> None:
     consumer = await worker()
     leases = await wait_for(consumer, lambda: push(store, "a"))
     assert [(lease.job_id, lease.deliveries) for lease in leases] == [("a", 1)]
-    assert await settle(consumer, leases[0], Ack()) is Word.OK
+    assert await settle(consumer, leases[0], Ack()) is Reply.OK
 
 
 async def test_a_wait_ends_when_somebody_promotes_a_job(store: Store, worker: Open) -> None:
@@ -2246,8 +2252,10 @@ async def test_a_cancelled_wait_loses_nothing(store: Store, worker: Open) -> Non
     assert [(lease.job_id, lease.deliveries) for lease in await claim(other)] == [("a", 1)]
 
 
-async def test_nudges_tell_of_an_earlier_due_time_a_cancel_and_a_release(store: Store, worker: Open) -> None:
-    consumer, heard, waiting = await worker(), list[Nudge](), anyio.Event()
+async def test_notifications_tell_of_an_earlier_due_time_a_cancel_and_a_release(
+    store: Store, worker: Open
+) -> None:
+    consumer, heard, waiting = await worker(), list[Notification](), anyio.Event()
     ear = await worker("w2")
     store.clock.advance(0)
     now_ms = store.clock()
@@ -2268,8 +2276,8 @@ async def test_nudges_tell_of_an_earlier_due_time_a_cancel_and_a_release(store: 
         await claim_one(consumer)
         await consumer.release(refund=True, watch=False)
 
-    def hear(nudge: Nudge) -> None:
-        heard.append(nudge)
+    def hear(notification: Notification) -> None:
+        heard.append(notification)
         if len(heard) == 1:
             waiting.set()
         if len(heard) == 6:
@@ -2284,7 +2292,7 @@ async def test_nudges_tell_of_an_earlier_due_time_a_cancel_and_a_release(store: 
 
     told = [("subscribed", ""), ("due", str(now_ms + 5000)), ("cancel", "c d"), ("released", "2")]
     told += [("due", str(now_ms + 3000)), ("released", "1")]
-    assert heard == [Nudge(kind, value) for kind, value in told]
+    assert heard == [Notification(kind, value) for kind, value in told]
 
 
 # Put in by hand
@@ -2296,10 +2304,10 @@ async def test_an_entry_put_in_by_hand_is_a_job_by_its_entry_id(store: Store, wo
 
     row = await found(store, entry)
     lease = await claim_one(consumer)
-    assert await settle(consumer, lease, LATER) is Word.OK
+    assert await settle(consumer, lease, LATER) is Reply.OK
     store.clock.advance(5)
     again = await claim_one(consumer)
-    assert await settle(consumer, again, Ack()) is Word.OK
+    assert await settle(consumer, again, Ack()) is Reply.OK
 
     assert (row.state, row.priority, row.entry) == (State.READY, Priority.HIGH, entry)
     assert (lease.job_id, lease.stream, lease.deliveries) == (entry, 1, 1)
@@ -2307,8 +2315,10 @@ async def test_an_entry_put_in_by_hand_is_a_job_by_its_entry_id(store: Store, wo
     assert await store.driver.find(entry) is None
 
 
-@pytest.mark.parametrize("fate", [Ack(), LATER, AGAIN, FAILED, Release()])
-async def test_an_entry_put_in_by_hand_is_not_settled_as_another_job(redis_store: RedisStore, fate: Fate) -> None:
+@pytest.mark.parametrize("settlement", [Ack(), LATER, AGAIN, FAILED, Release()])
+async def test_an_entry_put_in_by_hand_is_not_settled_as_another_job(
+    redis_store: RedisStore, settlement: Settlement
+) -> None:
     """After a failover its entry id may have been another's, which somebody still runs."""
     store, consumer = redis_store, redis_store.consumer("w1")
     await consumer.open()
@@ -2316,16 +2326,16 @@ async def test_an_entry_put_in_by_hand_is_not_settled_as_another_job(redis_store
     lease = await claim_one(consumer)
     before = snapshot(store)
 
-    assert await settle(consumer, Lease(2, lease.entry, 1, "b", {}), fate) is Word.LEASE_LOST
+    assert await settle(consumer, Lease(2, lease.entry, 1, "b", {}), settlement) is Reply.LEASE_LOST
 
     assert snapshot(store) == before
     await consumer.aclose()
     await store.driver.aclose()
 
 
-@pytest.mark.parametrize("fate", [Ack(), LATER, AGAIN, FAILED, Release()])
+@pytest.mark.parametrize("settlement", [Ack(), LATER, AGAIN, FAILED, Release()])
 async def test_entries_put_in_by_hand_with_one_entry_id_are_as_many_jobs(
-    store: Store, worker: Open, fate: Fate
+    store: Store, worker: Open, settlement: Settlement
 ) -> None:
     """An entry id is unique in one stream only; two in the same ms in two streams may well have one."""
     consumer = await worker()
@@ -2338,15 +2348,15 @@ async def test_entries_put_in_by_hand_with_one_entry_id_are_as_many_jobs(
 
     leases = await claim(consumer)
     assert ids(leases) == names
-    assert [await settle(consumer, lease, fate) for lease in leases] == [Word.OK] * 3
+    assert [await settle(consumer, lease, settlement) for lease in leases] == [Reply.OK] * 3
 
     store.clock.advance(60)
     left = [await store.driver.find(name) for name in names]
-    assert [row and row.job_id for row in left] == ([None] * 3 if fate == Ack() else names)
-    if fate == FAILED:
-        assert [await store.driver.requeue(name) for name in names] == [Word.OK] * 3
+    assert [row and row.job_id for row in left] == ([None] * 3 if settlement == Ack() else names)
+    if settlement == FAILED:
+        assert [await store.driver.requeue(name) for name in names] == [Reply.OK] * 3
         store.clock.advance(1)
-    if fate != Ack():
+    if settlement != Ack():
         assert sorted(ids(await claim(consumer))) == sorted(names)
 
 
@@ -2359,7 +2369,7 @@ async def test_an_entry_put_in_by_hand_goes_by_its_entry_id_though_a_pushed_job_
 
     assert (await found(store, entry)).priority is Priority.LOW
     assert ids(await claim(consumer)) == ["a", entry]
-    assert await store.driver.cancel(entry) is Word.CANCELLING
+    assert await store.driver.cancel(entry) is Reply.CANCELLING
 
 
 async def test_of_entries_with_one_entry_id_the_one_is_cancelled_that_was_named(
@@ -2369,10 +2379,10 @@ async def test_of_entries_with_one_entry_id_the_one_is_cancelled_that_was_named(
     entry = store.put(WORK, Priority.HIGH)
     store.put(WORK, Priority.LOW, entry=entry)
 
-    assert await store.driver.cancel(f"{entry}@low") is Word.CANCELLED
+    assert await store.driver.cancel(f"{entry}@low") is Reply.CANCELLED
     assert [(lease.job_id, lease.stream) for lease in await claim(consumer)] == [(entry, 1)]
-    assert await store.driver.cancel(f"{entry}@low") is Word.NOT_FOUND
-    assert await store.driver.cancel(f"{entry}@high") is Word.CANCELLING
+    assert await store.driver.cancel(f"{entry}@low") is Reply.NOT_FOUND
+    assert await store.driver.cancel(f"{entry}@high") is Reply.CANCELLING
 
 
 async def test_a_job_can_be_named_by_its_place_whatever_its_id(store: Store, worker: Open) -> None:
@@ -2381,10 +2391,10 @@ async def test_a_job_can_be_named_by_its_place_whatever_its_id(store: Store, wor
     row = await found(store, "a")
 
     assert await store.driver.find(f"{row.entry}@normal") == row
-    assert await settle(consumer, await claim_one(consumer), FAILED) is Word.OK
+    assert await settle(consumer, await claim_one(consumer), FAILED) is Reply.OK
     letter = await found(store, "a")
     assert await store.driver.find(f"{letter.entry}@dead") == letter
-    assert await store.driver.requeue(f"{letter.entry}@dead") is Word.OK
+    assert await store.driver.requeue(f"{letter.entry}@dead") is Reply.OK
     assert ids(await claim(consumer)) == ["a"]
 
 
@@ -2394,9 +2404,9 @@ async def test_a_job_can_be_named_by_its_place_whatever_its_id(store: Store, wor
 async def test_a_name_that_no_job_has_finds_none(store: Store, worker: Open, name: str) -> None:
     await worker()
     assert await store.driver.find(name) is None
-    assert await store.driver.cancel(name) is Word.NOT_FOUND
-    assert await store.driver.requeue(name) is Word.NOT_FOUND
-    assert await store.driver.delete(name) is Word.NOT_FOUND
+    assert await store.driver.cancel(name) is Reply.NOT_FOUND
+    assert await store.driver.requeue(name) is Reply.NOT_FOUND
+    assert await store.driver.delete(name) is Reply.NOT_FOUND
 
 
 @pytest.mark.parametrize("said", ["", b"\xff\xfe", "a\nb"])
@@ -2406,9 +2416,9 @@ async def test_a_dead_letter_is_requeued_and_deleted_by_the_name_it_is_listed_by
     consumer = await worker()
     store.put({"id": said, **WORK})
     for act in (store.driver.requeue, store.driver.delete):
-        assert await settle(consumer, await claim_one(consumer), FAILED) is Word.OK
+        assert await settle(consumer, await claim_one(consumer), FAILED) is Reply.OK
         (letter,) = await store.driver.jobs(State.DEAD, 9)
-        assert await act(letter.job_id) is Word.OK
+        assert await act(letter.job_id) is Reply.OK
     assert (await store.driver.counts()).dead == 0
 
 
@@ -2417,28 +2427,28 @@ async def test_what_is_pushed_under_the_id_of_an_entry_put_in_by_hand_is_another
 ) -> None:
     consumer = await worker()
     entry = store.put(WORK)
-    assert await push(store, entry) == [Pushed(Word.OK)]
+    assert await push(store, entry) == [Pushed(Reply.OK)]
     leases = await claim(consumer)
     assert ids(leases) == [f"{entry}@normal", entry]
-    assert [await settle(consumer, lease, LATER) for lease in leases] == [Word.OK] * 2
+    assert [await settle(consumer, lease, LATER) for lease in leases] == [Reply.OK] * 2
     assert (await store.driver.counts()).delayed == 2
 
 
-@pytest.mark.parametrize("fate", [LATER, AGAIN, FAILED])
+@pytest.mark.parametrize("settlement", [LATER, AGAIN, FAILED])
 @pytest.mark.parametrize("made_ms", [1_795_560_474_974_123, 1_795_560_474_974_123_456])
 async def test_an_entry_id_in_a_finer_unit_leaves_a_time_that_a_worker_can_read(
-    store: Store, worker: Open, fate: Fate, made_ms: int
+    store: Store, worker: Open, settlement: Settlement, made_ms: int
 ) -> None:
     """From then on every entry of that stream gets an id as late as that."""
     consumer = await worker()
     store.put(WORK, entry=f"{made_ms}-0")
     await push(store, "a")
     for lease in await claim(consumer):
-        assert await settle(consumer, lease, fate) is Word.OK
+        assert await settle(consumer, lease, settlement) is Reply.OK
 
-    if fate == FAILED:
+    if settlement == FAILED:
         assert [await store.driver.requeue(row.job_id) for row in await store.driver.jobs(State.DEAD, 9)] == [
-            Word.OK
+            Reply.OK
         ] * 2
     store.clock.advance(60)
     queued = [int(lease.fields[b"queued_at"]) for lease in await claim(consumer)]
@@ -2453,9 +2463,9 @@ async def test_an_entry_put_in_by_hand_with_an_id_is_a_job_by_that_id(store: Sto
 
     assert await store.driver.find(entry) is None
     assert (lease.job_id, lease.entry) == ("mine", entry)
-    assert await settle(consumer, lease, FAILED) is Word.OK
+    assert await settle(consumer, lease, FAILED) is Reply.OK
     assert (await found(store, "mine")).state is State.DEAD
-    assert await store.driver.requeue("mine") is Word.OK
+    assert await store.driver.requeue("mine") is Reply.OK
     assert ids(await claim(consumer)) == ["mine"]
 
 
@@ -2465,11 +2475,11 @@ async def test_an_entry_put_in_by_hand_without_a_name_becomes_a_dead_letter(stor
     entry = store.put(fields)
     lease = await claim_one(consumer)
 
-    assert await settle(consumer, lease, DeadLetter("undecodable", "no name")) is Word.OK
+    assert await settle(consumer, lease, DeadLetter("undecodable", "no name")) is Reply.OK
 
     fields = texts((await found(store, entry)).fields)
     assert (fields["id"], fields["reason"], fields["error"]) == (entry, "undecodable", "no name")
-    assert await store.driver.requeue(entry) is Word.OK
+    assert await store.driver.requeue(entry) is Reply.OK
     kept = {"id", "entry", "undecodable", "parameters", "queued_at"}
     assert texts((await claim_one(consumer)).fields).keys() == kept
 
@@ -2479,16 +2489,16 @@ async def test_an_entry_put_in_by_hand_can_be_cancelled(store: Store, worker: Op
     consumer = await worker()
     entry = store.put({"name": "Work", "parameters": "{}"})
     if end is wait_in_line:
-        assert await store.driver.cancel(entry) is Word.CANCELLED
+        assert await store.driver.cancel(entry) is Reply.CANCELLED
     else:
         lease = await claim_one(consumer)
         if end is release:
             await settle(consumer, lease, Release())
         else:
-            assert await store.driver.cancel(entry) is Word.CANCELLING
+            assert await store.driver.cancel(entry) is Reply.CANCELLING
             assert beat(consumer, lease) == [entry]
             await settle(consumer, lease, Release())
-        assert await store.driver.cancel(entry) is Word.CANCELLED
+        assert await store.driver.cancel(entry) is Reply.CANCELLED
     assert await store.driver.find(entry) is None
     assert await claim(consumer) == []
 
@@ -2505,9 +2515,9 @@ async def test_an_entry_put_in_by_hand_whose_worker_died_is_taken_over_then_dead
     assert (await found(store, entry)).fields[b"reason"] == b"worker lost"
 
 
-@pytest.mark.parametrize("fate", [Ack(), LATER, AGAIN, FAILED, None])
+@pytest.mark.parametrize("settlement", [Ack(), LATER, AGAIN, FAILED, None])
 async def test_an_entry_put_in_by_hand_under_the_id_of_a_job_leaves_that_job_alone(
-    store: Store, worker: Open, fate: Fate | None
+    store: Store, worker: Open, settlement: Settlement | None
 ) -> None:
     one, two = await worker("w1", max_deliveries=1), await worker("w2", max_deliveries=1)
     await push(store, job("a", due="+60000", unique="key"))
@@ -2515,15 +2525,15 @@ async def test_an_entry_put_in_by_hand_under_the_id_of_a_job_leaves_that_job_alo
     before = await found(store, "a")
     lease = await claim_one(one)
 
-    if fate is None:
+    if settlement is None:
         assert await inherit(store, two) == []
     else:
-        assert await settle(one, lease, fate) is Word.OK
+        assert await settle(one, lease, settlement) is Reply.OK
 
     assert await found(store, "a") == before
-    assert await push(store, job("b", unique="key")) == [Pushed(Word.DUPLICATE, "a")]
+    assert await push(store, job("b", unique="key")) == [Pushed(Reply.DUPLICATE, "a")]
     kept = await store.driver.find(f"{entry}@normal")  # it goes by its place from here on
-    assert (kept and kept.fields[b"id"]) == (None if fate == Ack() else f"{entry}@normal".encode())
+    assert (kept and kept.fields[b"id"]) == (None if settlement == Ack() else f"{entry}@normal".encode())
 
 
 async def test_an_entry_put_in_by_hand_with_ten_thousand_fields_is_kept_as_a_dead_letter(
@@ -2535,39 +2545,39 @@ async def test_an_entry_put_in_by_hand_with_ten_thousand_fields_is_kept_as_a_dea
     assert len(lease.fields) == 10_000
 
     before = snapshot(store)
-    assert await settle(consumer, lease, AGAIN) is Word.OVERSIZED
+    assert await settle(consumer, lease, AGAIN) is Reply.OVERSIZED
     assert snapshot(store) == before
-    assert await settle(consumer, lease, FAILED) is Word.OK
+    assert await settle(consumer, lease, FAILED) is Reply.OK
 
     row = await found(store, entry)
     raw = b" ".join(part for pair in row.fields.items() for part in pair)
     assert all(b"field-%d" % number in raw for number in range(10_000))
     assert raw.count(b"\xff") == 10_000
     assert (row.state, row.fields[b"reason"]) == (State.DEAD, b"failed")
-    assert await store.driver.requeue(entry) is Word.OVERSIZED
-    assert await store.driver.delete(entry) is Word.OK
+    assert await store.driver.requeue(entry) is Reply.OVERSIZED
+    assert await store.driver.delete(entry) is Reply.OK
 
 
-@pytest.mark.parametrize(("fields", "word"), [(500, Word.OK), (501, Word.OVERSIZED)])
+@pytest.mark.parametrize(("fields", "reply"), [(500, Reply.OK), (501, Reply.OVERSIZED)])
 async def test_a_job_put_in_by_hand_is_retried_with_up_to_five_hundred_fields(
-    store: Store, worker: Open, fields: int, word: Word
+    store: Store, worker: Open, fields: int, reply: Reply
 ) -> None:
     consumer = await worker()
     store.put({f"field-{number}": "x" for number in range(fields)})
-    assert await settle(consumer, await claim_one(consumer), AGAIN) is word
+    assert await settle(consumer, await claim_one(consumer), AGAIN) is reply
 
 
 @pytest.mark.parametrize(
-    ("fields", "word"), [(494, Word.OK), (496, Word.OK), (498, Word.OK), (499, Word.OVERSIZED)]
+    ("fields", "reply"), [(494, Reply.OK), (496, Reply.OK), (498, Reply.OK), (499, Reply.OVERSIZED)]
 )
 async def test_a_dead_letter_is_requeued_with_as_many_fields_as_can_be_retried_its_notes_aside(
-    store: Store, worker: Open, fields: int, word: Word
+    store: Store, worker: Open, fields: int, reply: Reply
 ) -> None:
     consumer = await worker()
     entry = store.put({f"field-{number}": "x" for number in range(fields)})  # and then id and queued_at
-    assert await settle(consumer, await claim_one(consumer), FAILED) is Word.OK
+    assert await settle(consumer, await claim_one(consumer), FAILED) is Reply.OK
 
-    assert await store.driver.requeue(entry) is word
+    assert await store.driver.requeue(entry) is reply
 
 
 # Odd characters
@@ -2586,47 +2596,47 @@ async def test_an_id_may_have_any_characters(store: Store, worker: Open, odd: st
     assert (await found(store, odd)).state is State.DELAYED
     store.clock.advance(1)
 
-    for fate in (AGAIN, LATER, FAILED):
+    for settlement in (AGAIN, LATER, FAILED):
         lease = await claim_one(consumer)
         assert (lease.job_id, beat(consumer, lease)) == (odd, [])
-        assert await settle(consumer, lease, fate) is Word.OK
+        assert await settle(consumer, lease, settlement) is Reply.OK
         store.clock.advance(5)
 
     assert (await found(store, odd)).fields[b"id"] == odd.encode()
-    assert await store.driver.requeue(odd) is Word.OK
+    assert await store.driver.requeue(odd) is Reply.OK
     lease = await claim_one(consumer)
-    assert await store.driver.cancel(odd) is Word.CANCELLING
+    assert await store.driver.cancel(odd) is Reply.CANCELLING
     assert beat(consumer, lease) == [odd]
-    assert await settle(consumer, lease, Ack(cancelled=True)) is Word.OK
-    assert await push(store, odd, repeated=True) == [Pushed(Word.REPEATED)]
+    assert await settle(consumer, lease, Ack(cancelled=True)) is Reply.OK
+    assert await push(store, odd, repeated=True) == [Pushed(Reply.REPEATED)]
 
 
 @pytest.mark.parametrize("odd", ODD)
 async def test_a_unique_key_and_its_holder_may_have_any_characters(store: Store, worker: Open, odd: str) -> None:
     consumer = await worker()
     await push(store, job(odd, unique=odd))
-    assert await push(store, job("b", unique=odd)) == [Pushed(Word.DUPLICATE, odd)]
+    assert await push(store, job("b", unique=odd)) == [Pushed(Reply.DUPLICATE, odd)]
     lease = await claim_one(consumer)
     assert lease.unique == odd.encode()
-    assert await settle(consumer, lease, Ack()) is Word.OK
-    assert await push(store, job("b", unique=odd)) == [Pushed(Word.OK)]
+    assert await settle(consumer, lease, Ack()) is Reply.OK
+    assert await push(store, job("b", unique=odd)) == [Pushed(Reply.OK)]
 
 
 async def test_an_id_put_in_by_hand_need_not_be_text(store: Store, worker: Open) -> None:
     consumer = await worker()
     store.put({"id": b"\xff\xfe \x80", "name": b"\xff", "parameters": b"\xc3", "unique": b"\xfe"})
-    for fate in (AGAIN, LATER, FAILED):
+    for settlement in (AGAIN, LATER, FAILED):
         lease = await claim_one(consumer)
         assert beat(consumer, lease) == []
-        assert await settle(consumer, lease, fate) is Word.OK
+        assert await settle(consumer, lease, settlement) is Reply.OK
         store.clock.advance(5)
     odd = lease.job_id
     assert odd.encode("utf-8", "surrogateescape") == b"\xff\xfe \x80"
     assert (await found(store, odd)).fields[b"parameters"] == b"\xc3"
-    assert await store.driver.requeue(odd) is Word.OK
+    assert await store.driver.requeue(odd) is Reply.OK
     lease = await claim_one(consumer)
     assert lease.fields[b"name"] == b"\xff"
-    assert await store.driver.cancel(odd) is Word.CANCELLING
+    assert await store.driver.cancel(odd) is Reply.CANCELLING
     assert beat(consumer, lease) == [odd]
 
 
@@ -2638,10 +2648,10 @@ async def test_what_is_ended_instead_of_handed_out_again_is_told(store: Store, w
     await store.driver.cancel("unwanted")
     if way == "reclaimed":
         await outlive(store, heir)
-        expected = [("poison", Word.DEAD), ("unwanted", Word.CANCELLED)]
+        expected = [("poison", Reply.DEAD), ("unwanted", Reply.CANCELLED)]
     else:
         await lost.release(refund=True, watch=False)
-        expected = [("unwanted", Word.CANCELLED)]
+        expected = [("unwanted", Reply.CANCELLED)]
 
     leases, ended = await claim_and_hear(heir, 2)
 

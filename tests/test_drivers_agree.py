@@ -1,4 +1,4 @@
-"""Memory and Redis do the same verbs, at random: they have to agree on every word and state, and with a model.
+"""Memory and Redis do the same verbs, at random: they have to agree on every reply and state, and with a model.
 
 The model is plain: which jobs are on the queue and which are over, who holds which lease, who was fenced, and how
 often each thing was done. Workers stall, come back, are fenced between any two calls, and send again what had no
@@ -32,17 +32,17 @@ from redisjobs.driver import (
     Consumer,
     DeadLetter,
     Ended,
-    Fate,
     Fenced,
     Lease,
     NewJob,
     Reclaimed,
     Release,
+    Reply,
     RetryLater,
     Row,
+    Settlement,
     Silent,
     Turn,
-    Word,
 )
 from redisjobs.drivers.redis import scripts
 from redisjobs.errors import DriverError
@@ -72,7 +72,7 @@ new_jobs = st.fixed_dictionaries(
     }
 )
 new_batch = st.lists(new_jobs, min_size=3, max_size=8, unique_by=lambda options: options["job_id"])
-fates = st.sampled_from(
+settlements = st.sampled_from(
     [
         *[Ack(), Ack(), Ack(cancelled=True), Release(), DeadLetter("failed", "ValueError: no", "a trace")],
         RetryLater("+0", AGAIN),
@@ -81,7 +81,7 @@ fates = st.sampled_from(
 )
 
 lanes = st.integers(1, 2)
-several_fates = st.lists(fates, min_size=6, max_size=6)
+several_settlements = st.lists(settlements, min_size=6, max_size=6)
 
 
 @dataclass
@@ -91,19 +91,19 @@ class Sent:
     Attributes:
         turn: By what the store knows it.
         settlements: For memory, and for Redis.
-        words: What it was answered.
+        replies: What it was answered.
     """
 
     turn: Turn
-    settlements: tuple[list[tuple[Lease, Fate]], list[tuple[Lease, Fate]]]
-    words: list[Word]
+    settlements: tuple[list[tuple[Lease, Settlement]], list[tuple[Lease, Settlement]]]
+    replies: list[Reply]
 
 
 @dataclass
 class Claimed:
     """What an exchange settled, and claims brought until there was no more to have, or enough."""
 
-    words: list[Word]
+    replies: list[Reply]
     leases: list[Lease]
     ended: list[Ended]
     waits: bool
@@ -111,7 +111,7 @@ class Claimed:
 
 def token(worker: str, lease: Lease) -> tuple[str, str, int, str]:
     """What proves that a worker holds a job."""
-    return worker, lease.place, lease.deliveries, lease.job_id
+    return worker, lease.key, lease.deliveries, lease.job_id
 
 
 class Side:
@@ -149,7 +149,7 @@ class Side:
         count: int,
         *,
         idle: bool,
-        settlements: Sequence[tuple[Lease, Fate]] = (),
+        settlements: Sequence[tuple[Lease, Settlement]] = (),
         turn: Turn | None = None,
     ) -> Claimed:
         """All that memory brings in one exchange, Redis may bring in several."""
@@ -157,10 +157,10 @@ class Side:
         while True:
             asks, left = idle and not claimed.leases, count - len(claimed.leases)
             answer = await consumer.exchange(settlements, left, turn=turn, idle=asks)
-            claimed.words += answer.words
+            claimed.replies += answer.replies
             settlements = []
             claimed.leases += answer.leases
-            claimed.ended += [(self.name(job_id), word) for job_id, word in answer.ended]
+            claimed.ended += [(self.name(job_id), reply) for job_id, reply in answer.ended]
             claimed.waits = claimed.waits or answer.waits is not None
             runs_alone = asks and any(lease.deliveries > 1 for lease in answer.leases)
             if runs_alone or len(claimed.leases) >= count or not answer.more:
@@ -240,7 +240,7 @@ class TwoDrivers(RuleBasedStateMachine):
         self.pushed: set[str] = set()  # ids that are on the queue, but for those asked to be cancelled
         self.shared: set[str] = set()  # ids that were put in by hand beside a pushed job
         self.over: set[str] = set()  # jobs that ended, and were not pushed again
-        self.done: Counter[str] = Counter()  # what was done how often, as the words said
+        self.done: Counter[str] = Counter()  # what was done how often, as the replies said
 
     def teardown(self) -> None:
         faults = [] if self.shared else self.redis.faults()
@@ -269,15 +269,15 @@ class TwoDrivers(RuleBasedStateMachine):
         )
         assert memory == redis
         for pair in zip(*given, strict=True):
-            self.retire(pair[0].place)
-            self.held[pair[0].place] = self.ids[worker], pair
+            self.retire(pair[0].key)
+            self.held[pair[0].key] = self.ids[worker], pair
 
     def ended(self, ends: tuple[Sequence[Ended], Sequence[Ended]]) -> None:
         """Both ended the same jobs instead of giving them to somebody."""
         assert ends[0] == ends[1]
-        for name, word in ends[0]:
-            self.done["cancelled" if word is Word.CANCELLED else "dead"] += 1
-            if word is Word.CANCELLED:
+        for name, reply in ends[0]:
+            self.done["cancelled" if reply is Reply.CANCELLED else "dead"] += 1
+            if reply is Reply.CANCELLED:
                 self.end(name)
 
     def lose_all(self, worker_id: str) -> None:
@@ -329,7 +329,7 @@ class TwoDrivers(RuleBasedStateMachine):
         before = [pair for owner, pair in self.stale if owner.partition(" ")[0] == worker]
         chosen = [(now if n >= 0 else before, n) for n in numbers]
         found = [leases[n % len(leases)] for leases, n in chosen if leases]
-        return list({pair[0].place: pair for pair in found}.values())
+        return list({pair[0].key: pair for pair in found}.values())
 
     # What is done
 
@@ -353,7 +353,7 @@ class TwoDrivers(RuleBasedStateMachine):
             return await side.store.driver.push(made, repeated=again)
 
         for job, answer in zip(made, self.agree(do), strict=True):
-            if answer.word is Word.OK:
+            if answer.reply is Reply.OK:
                 self.done["pushed"] += 1
                 self.over.discard(job.job_id)
                 self.pushed |= {job.job_id} - self.shared
@@ -391,17 +391,17 @@ class TwoDrivers(RuleBasedStateMachine):
             self.ended((memory.ended, redis.ended))
             self.take(worker, (memory.leases, redis.leases))
 
-    @rule(worker=workers, count=st.integers(1, 6), idle=st.booleans(), chosen=several_fates, lane=lanes)
-    def work(self, worker: str, count: int, idle: bool, chosen: list[Fate], lane: int) -> None:
+    @rule(worker=workers, count=st.integers(1, 6), idle=st.booleans(), chosen=several_settlements, lane=lanes)
+    def work(self, worker: str, count: int, idle: bool, chosen: list[Settlement], lane: int) -> None:
         """Claim some, and settle what was claimed."""
         before = set(self.held)
         self.claim(worker, count, idle)
         claimed = [pair for place, (_, pair) in self.held.items() if place not in before]
         self._settle(worker, claimed, chosen[: len(claimed)], lane)
 
-    @rule(worker=workers, other=workers, jobs=new_batch, chosen=several_fates, late=st.booleans())
+    @rule(worker=workers, other=workers, jobs=new_batch, chosen=several_settlements, late=st.booleans())
     def work_and_be_fenced_meanwhile(
-        self, worker: str, other: str, jobs: list[dict[str, Any]], chosen: list[Fate], late: bool
+        self, worker: str, other: str, jobs: list[dict[str, Any]], chosen: list[Settlement], late: bool
     ) -> None:
         """As the worker stalls others run its jobs; it settles them, to no avail, and goes on as somebody new."""
         if worker == other:
@@ -426,64 +426,66 @@ class TwoDrivers(RuleBasedStateMachine):
     @rule(
         worker=workers,
         numbers=picks,
-        chosen=several_fates,
+        chosen=several_settlements,
         lane=st.integers(0, 2),
         count=st.sampled_from([None, None, 3]),
     )
-    def settle(self, worker: str, numbers: list[int], chosen: list[Fate], lane: int, count: int | None) -> None:
+    def settle(
+        self, worker: str, numbers: list[int], chosen: list[Settlement], lane: int, count: int | None
+    ) -> None:
         """Settle some of what a worker holds, or held: with a turn, or, in lane 0, without; it may claim too."""
         owners = [each for each in WORKERS if any(owner == self.ids[each] for owner, _ in self.held.values())]
         worker = worker if worker in owners else (owners or [worker])[0]
         held = self.picked(worker, numbers)
         self._settle(worker, held, chosen[: len(held)], lane, count)
 
-    @rule(worker=workers, owner=workers, chosen=several_fates)
-    def settle_what_another_holds(self, worker: str, owner: str, chosen: list[Fate]) -> None:
+    @rule(worker=workers, owner=workers, chosen=several_settlements)
+    def settle_what_another_holds(self, worker: str, owner: str, chosen: list[Settlement]) -> None:
         if worker != owner:
             theirs = [pair for holder, pair in self.held.values() if holder == self.ids[owner]][: len(chosen)]
-            words = self._settle(worker, theirs, chosen[: len(theirs)], 0)
-            assert words is None or words == [Word.LEASE_LOST] * len(theirs)
+            replies = self._settle(worker, theirs, chosen[: len(theirs)], 0)
+            assert replies is None or replies == [Reply.LEASE_LOST] * len(theirs)
 
     @rule(worker=workers, lane=lanes)
     def send_again(self, worker: str, lane: int) -> None:
         """The last of a lane is answered as it was before, an older one is refused; and nothing is done twice."""
         for age, batch in enumerate(self.sent.get((worker, lane), [])[:-3:-1]):
             answers = self.unless_fenced(worker, partial(self._repeat, worker, batch))
-            assert answers is None or answers == ([Word.STALE] if age else batch.words,) * 2
+            assert answers is None or answers == ([Reply.STALE] if age else batch.replies,) * 2
 
-    async def _repeat(self, worker: str, batch: Sent, side: Side) -> list[Word]:
+    async def _repeat(self, worker: str, batch: Sent, side: Side) -> list[Reply]:
         settlements = batch.settlements[self.sides.index(side)]
         try:
-            return list((await side.consumers[worker].exchange(settlements, None, turn=batch.turn)).words)
+            return list((await side.consumers[worker].exchange(settlements, None, turn=batch.turn)).replies)
         except DriverError as error:
             if isinstance(error, Fenced):
                 raise
-            return [Word.STALE]
+            return [Reply.STALE]
 
-    def dated(self, fate: Fate) -> Fate:
-        if isinstance(fate, RetryLater) and fate.due == "later":
-            return RetryLater(self.later(9), fate.changes)
-        return fate
+    def dated(self, settlement: Settlement) -> Settlement:
+        if isinstance(settlement, RetryLater) and settlement.due == "later":
+            return RetryLater(self.later(9), settlement.changes)
+        return settlement
 
     def _settle(
         self,
         worker: str,
         held: list[tuple[Lease, Lease]],
-        chosen: list[Fate],
+        chosen: list[Settlement],
         lane: int,
         count: int | None = None,
-    ) -> list[Word] | None:
-        fates = [self.dated(fate) for fate in chosen]
+    ) -> list[Reply] | None:
+        dated = [self.dated(settlement) for settlement in chosen]
         turn = None
         if lane:
             self.turns += 1
             turn = Turn(lane, self.turns)
         settlements = (
-            [(pair[0], fate) for pair, fate in zip(held, fates, strict=True)],
-            [(pair[1], fate) for pair, fate in zip(held, fates, strict=True)],
+            [(pair[0], settlement) for pair, settlement in zip(held, dated, strict=True)],
+            [(pair[1], settlement) for pair, settlement in zip(held, dated, strict=True)],
         )
 
-        if any(isinstance(fate, Release) or fate == RetryLater("+0", AGAIN) for fate in fates):
+        if any(isinstance(settlement, Release) or settlement == RetryLater("+0", AGAIN) for settlement in dated):
             count = None  # what becomes ready by an exchange may come before, or after, what it claims
         if count is not None:
             self.claim(worker, 0, False)  # for both to know what there is
@@ -492,44 +494,44 @@ class TwoDrivers(RuleBasedStateMachine):
             mine = settlements[self.sides.index(side)]
             if count is not None:
                 return await side.claim(worker, count, idle=False, settlements=mine, turn=turn)
-            words = list((await side.consumers[worker].exchange(mine, None, turn=turn)).words)
-            return Claimed(words, [], [], False)
+            replies = list((await side.consumers[worker].exchange(mine, None, turn=turn)).replies)
+            return Claimed(replies, [], [], False)
 
         current = self.current()
         answers = self.unless_fenced(worker, do)
         if answers is None:
             return None
         memory, redis = answers
-        words = memory.words
-        assert words == redis.words
+        replies = memory.replies
+        assert replies == redis.replies
         assert memory.waits == redis.waits
         if turn is not None and held:
-            self.sent.setdefault((worker, lane), []).append(Sent(turn, settlements, words))
-        for (lease, _), fate, word in zip(held, fates, words, strict=True):
-            assert (word is not Word.LEASE_LOST) == (token(self.ids[worker], lease) in current)
-            self.settled(lease, fate, word)
+            self.sent.setdefault((worker, lane), []).append(Sent(turn, settlements, replies))
+        for (lease, _), settlement, reply in zip(held, dated, replies, strict=True):
+            assert (reply is not Reply.LEASE_LOST) == (token(self.ids[worker], lease) in current)
+            self.settled(lease, settlement, reply)
         self.ended((memory.ended, redis.ended))
         self.take(worker, (memory.leases, redis.leases))
-        return words
+        return replies
 
-    def settled(self, lease: Lease, fate: Fate, word: Word) -> None:
-        if word is Word.LEASE_LOST:
+    def settled(self, lease: Lease, settlement: Settlement, reply: Reply) -> None:
+        if reply is Reply.LEASE_LOST:
             return
-        self.retire(lease.place)
-        if not isinstance(fate, Release):
-            self.gone.add(lease.place)
-        match word, fate:
-            case (Word.CANCELLED, _) | (Word.OK, Ack(cancelled=True)):
+        self.retire(lease.key)
+        if not isinstance(settlement, Release):
+            self.gone.add(lease.key)
+        match reply, settlement:
+            case (Reply.CANCELLED, _) | (Reply.OK, Ack(cancelled=True)):
                 self.done["cancelled"] += 1
                 self.end(self.sides[0].name(lease.job_id))
-            case Word.OK, Ack():
+            case Reply.OK, Ack():
                 self.done["completed"] += 1
                 self.end(self.sides[0].name(lease.job_id))
-            case Word.OK, RetryLater():
+            case Reply.OK, RetryLater():
                 self.done["retried"] += 1
-            case Word.OK, DeadLetter():
+            case Reply.OK, DeadLetter():
                 self.done["dead"] += 1
-            case Word.OK, Release():
+            case Reply.OK, Release():
                 self.done["released"] += 1
 
     @rule(worker=workers, count=st.integers(1, 3))
@@ -556,7 +558,7 @@ class TwoDrivers(RuleBasedStateMachine):
     @rule(worker=workers, numbers=picks)
     def beat(self, worker: str, numbers: list[int]) -> None:
         """A worker lives, and hears what of some jobs it holds is to be cancelled; none that was fenced does."""
-        pairs = [pair for pair in self.picked(worker, numbers) if pair[0].place in self.held] if numbers else []
+        pairs = [pair for pair in self.picked(worker, numbers) if pair[0].key in self.held] if numbers else []
         memory, redis = (side.beat(worker, [pair[n] for pair in pairs]) for n, side in enumerate(self.sides))
         assert memory == redis
         assert (memory is None) == (self.ids[worker] in self.fenced)
@@ -642,7 +644,7 @@ class TwoDrivers(RuleBasedStateMachine):
     def recover(self, worker: str, numbers: list[int]) -> None:
         """What a lost reply brought is found, as it was; and nothing else is."""
         known = self.picked(worker, numbers)
-        places = {pair[0].place for pair in known}
+        places = {pair[0].key for pair in known}
 
         async def do(side: Side) -> Any:
             mine = [pair[self.sides.index(side)] for pair in known]
@@ -651,7 +653,7 @@ class TwoDrivers(RuleBasedStateMachine):
         found = self.unless_fenced(worker, do)
         if found is not None:
             missing = [pair for owner, pair in self.held.values() if owner == self.ids[worker]]
-            expected = [self.sides[0].lease(pair[0]) for pair in missing if pair[0].place not in places]
+            expected = [self.sides[0].lease(pair[0]) for pair in missing if pair[0].key not in places]
             assert found == (sorted(map(repr, expected)),) * 2
 
     @rule(verb=st.sampled_from(["cancel", "requeue", "delete"]), number=st.integers(0, 9), any_state=st.booleans())
@@ -660,16 +662,16 @@ class TwoDrivers(RuleBasedStateMachine):
         names = self.names if any_state else dead
         name = names[number % len(names)] if names else "a"
 
-        async def do(side: Side) -> Word:
-            word: Word = await getattr(side.store.driver, verb)(side.id_of(name))
-            return word
+        async def do(side: Side) -> Reply:
+            reply: Reply = await getattr(side.store.driver, verb)(side.id_of(name))
+            return reply
 
-        word = self.agree(do)
-        if word is Word.CANCELLING:
+        reply = self.agree(do)
+        if reply is Reply.CANCELLING:
             self.pushed.discard(name)
-        elif word is Word.CANCELLED or (verb, word) == ("delete", Word.OK):
+        elif reply is Reply.CANCELLED or (verb, reply) == ("delete", Reply.OK):
             self.end(name)
-        if word in (Word.CANCELLED, Word.OK):
+        if reply in (Reply.CANCELLED, Reply.OK):
             self.done[{"cancel": "cancelled", "requeue": "requeued", "delete": "deleted"}[verb]] += 1
 
     @rule(seconds=st.integers(1, 10))

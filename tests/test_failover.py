@@ -12,7 +12,7 @@ from store import eventually
 
 import redisjobs.sync
 from redisjobs import JobContext, JobQueue, Worker, server
-from redisjobs.driver import Ack, DeadLetter, Lease, NewJob, Release, RetryLater, Word
+from redisjobs.driver import Ack, DeadLetter, Lease, NewJob, Release, Reply, RetryLater
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.torture.proxy import HOST, Proxy
@@ -179,17 +179,24 @@ async def test_an_entry_id_that_came_again_for_another_job_is_not_settled_by_the
     # The same entry id, the same worker, the same delivery: only the job is another.
     assert [(lease.entry, lease.deliveries) for lease in again] == [(first.entry, 1), (lost.entry, 1)]
     assert [lease.job_id for lease in again] == ["first", "another"]
-    for fate in (Ack(), Ack(cancelled=True), RetryLater("+0"), RetryLater("+5"), Release(), DeadLetter("f", "e")):
-        assert (await consumer.exchange([(lost, fate)], None)).words == [Word.LEASE_LOST]
+    for settlement in (
+        Ack(),
+        Ack(cancelled=True),
+        RetryLater("+0"),
+        RetryLater("+5"),
+        Release(),
+        DeadLetter("f", "e"),
+    ):
+        assert (await consumer.exchange([(lost, settlement)], None)).replies == [Reply.LEASE_LOST]
     assert pair.located() == {"first": f"ready:normal {first.entry}", "another": f"ready:normal {lost.entry}"}
     heart = consumer.heartbeat()
     heart.beat(list, {})
     with suppress(redisjobs.Unavailable):  # its connection leads to the old primary still
         await old.cancel("another")
-    assert await old.cancel("another") is Word.CANCELLING
+    assert await old.cancel("another") is Reply.CANCELLING
     assert heart.beat(lambda: [lost, again[1]], {}) == [again[1]]
     heart.close()
-    assert (await consumer.exchange([(lease, Ack()) for lease in again], None)).words == [Word.OK] * 2
+    assert (await consumer.exchange([(lease, Ack()) for lease in again], None)).replies == [Reply.OK] * 2
     assert (pair.total("pushed"), pair.total("completed"), pair.located()) == (1, 2, {})
     await consumer.aclose()
     await old.aclose()

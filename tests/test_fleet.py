@@ -47,7 +47,7 @@ asyncio.run(main())
 
     expected = {f"{way}-{n}" for way in ("sync", "async", "hand") for n in range(20)}
     assert fleet.labels("start") == dict.fromkeys(expected, 1)
-    assert {worker for _, worker, *_ in fleet.journal("end")} == {"one", "two"}
+    assert {worker for _, worker, *_ in fleet.recording("end")} == {"one", "two"}
     assert redis_store.admin.xlen(redis_store.stream()) == 0
     assert redis_store.pending() == []
     assert redis_store.located() == {}
@@ -76,7 +76,7 @@ async def test_the_jobs_of_a_killed_worker_run_again_elsewhere(fleet: Fleet, red
 
     await eventually(lambda: fleet.labels("end").keys() == {"a", "b", "c"}, within=20)
     await eventually(lambda: redis_store.located() == {})
-    heirs = [line for line in fleet.journal("start") if line[1] == "heir"]
+    heirs = [line for line in fleet.recording("start") if line[1] == "heir"]
     assert sorted(label for label, *_ in heirs) == ["a", "b", "c"]
     assert {(attempt, deliveries) for _, _, attempt, deliveries in heirs} == {("1", "2")}
 
@@ -106,9 +106,9 @@ async def test_a_stopped_process_hands_its_jobs_over_at_once_and_exits_0(fleet: 
 
     leaver.send_signal(signal.SIGTERM)
 
-    await eventually(lambda: len(fleet.journal("start")) == 4)  # the lease lasts 15 s
+    await eventually(lambda: len(fleet.recording("start")) == 4)  # the lease lasts 15 s
     assert leaver.wait(10) == 0
-    assert [line[1:] for line in fleet.journal("start")[2:]] == [["stayer", "1", "1"]] * 2
+    assert [line[1:] for line in fleet.recording("start")[2:]] == [["stayer", "1", "1"]] * 2
 
 
 async def test_a_frozen_worker_that_wakes_after_its_lease_settles_nothing(
@@ -119,11 +119,11 @@ async def test_a_frozen_worker_that_wakes_after_its_lease_settles_nothing(
     await eventually(lambda: fleet.labels("start") == {"a": 1}, within=20)
     frozen.send_signal(signal.SIGSTOP)
     fleet.worker("other", lease=0.6)
-    await eventually(lambda: len(fleet.journal("start")) == 2, within=20)
+    await eventually(lambda: len(fleet.recording("start")) == 2, within=20)
 
     frozen.send_signal(signal.SIGCONT)
 
-    await eventually(lambda: ["a", "other", "1", "2"] in fleet.journal("end"), within=20)
+    await eventually(lambda: ["a", "other", "1", "2"] in fleet.recording("end"), within=20)
     await eventually(lambda: redis_store.located() == {})
     assert fleet.queue.counts().totals["completed"] == 1
     await eventually(lambda: b"lease was lost" in (fleet.folder / "log").read_bytes())

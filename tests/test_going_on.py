@@ -1,7 +1,7 @@
 """A worker that was fenced, or whose answers were lost as it began, goes on: with none of its old jobs."""
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -9,7 +9,7 @@ import anyio
 import pytest
 from store import RedisStore, Store, eventually, happened, inherit
 
-from redisjobs.driver import Ack, Exchange, Fenced, IdTaken, NewJob, Settlement, Word
+from redisjobs.driver import Ack, Exchange, Fenced, IdTaken, NewJob, Reply, Settlements
 from redisjobs.errors import Unavailable
 from redisjobs.job import JobContext, Priority
 from redisjobs.queue import JobQueue
@@ -17,7 +17,7 @@ from redisjobs.worker.batcher import Batch
 from redisjobs.worker.contexts import Contexts
 from redisjobs.worker.execution import Means
 from redisjobs.worker.guard import Guard
-from redisjobs.worker.processor import Shift
+from redisjobs.worker.processor import Processor
 from redisjobs.worker.worker import Worker
 
 pytestmark = pytest.mark.anyio
@@ -47,49 +47,49 @@ def slots() -> int:
 
 
 async def test_what_a_read_of_the_old_id_brings_while_a_worker_goes_on_is_not_run(
-    queue: JobQueue, shift: Shift, monkeypatch: pytest.MonkeyPatch
+    queue: JobQueue, processor: Processor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = shift.consumer.worker_id
+    old = processor.consumer.worker_id
     await queue.driver.push([NewJob("a", JOB)], repeated=False)
-    late = await shift.consumer.wait(1, 1)
-    end = shift.lookout.end
+    late = await processor.consumer.wait(1, 1)
+    end = processor.lookout.end
 
     async def end_with_a_reply() -> None:
-        shift._dispatch(late)
+        processor._dispatch(late)
         await end()
 
-    monkeypatch.setattr(shift.lookout, "end", end_with_a_reply)
-    await shift._begin_anew(Fenced(old))
+    monkeypatch.setattr(processor.lookout, "end", end_with_a_reply)
+    await processor._begin_anew(Fenced(old))
 
-    assert shift.consumer.worker_id != old
-    assert (shift.leased, shift.slots.busy) == ({}, 0)
-    (lease,) = (await shift.consumer.exchange([], 1)).leases  # it was handed back, for anybody
+    assert processor.consumer.worker_id != old
+    assert (processor.leased, processor.slots.busy) == ({}, 0)
+    (lease,) = (await processor.consumer.exchange([], 1)).leases  # it was handed back, for anybody
     assert lease.deliveries == 2
-    shift._dispatch([lease])
-    assert list(shift.leased) == [lease.place]
+    processor._dispatch([lease])
+    assert list(processor.leased) == [lease.key]
 
 
 async def test_a_worker_that_is_cut_off_as_soon_as_it_has_joined_runs_jobs_under_its_new_id(
-    queue: JobQueue, shift: Shift, monkeypatch: pytest.MonkeyPatch
+    queue: JobQueue, processor: Processor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old, join = shift.consumer.worker_id, shift.consumer.open
+    old, join = processor.consumer.worker_id, processor.consumer.open
 
     async def join_and_hang(worker_id: str = "") -> list[str]:
         await join(worker_id)
         await anyio.sleep_forever()
         return []
 
-    monkeypatch.setattr(shift.consumer, "open", join_and_hang)
+    monkeypatch.setattr(processor.consumer, "open", join_and_hang)
     with anyio.CancelScope() as scope:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(shift._begin_anew, Fenced(old))
-            await eventually(lambda: shift.consumer.worker_id != old)
+            tasks.start_soon(processor._begin_anew, Fenced(old))
+            await eventually(lambda: processor.consumer.worker_id != old)
             scope.cancel()
 
-    assert shift.settings.worker_id == shift.consumer.worker_id
+    assert processor.settings.worker_id == processor.consumer.worker_id
     await queue.driver.push([NewJob("a", JOB)], repeated=False)
-    shift._dispatch((await shift.consumer.exchange([], 1)).leases)
-    assert len(shift.leased) == 1
+    processor._dispatch((await processor.consumer.exchange([], 1)).leases)
+    assert len(processor.leased) == 1
 
 
 async def test_a_worker_whose_first_id_was_fenced_before_it_heard_that_it_had_joined_takes_another(
@@ -97,24 +97,24 @@ async def test_a_worker_whose_first_id_was_fenced_before_it_heard_that_it_had_jo
 ) -> None:
     worker = Worker(queue)
     first, tries = worker.worker_id, list[str]()
-    shift = Shift(worker.settings, until_idle=True)
-    join = shift.consumer.open
+    processor = Processor(worker.settings, until_idle=True)
+    join = processor.consumer.open
 
     async def join_unheard(worker_id: str = "") -> list[str]:
         tries.append(worker_id)
         said = await join(worker_id)
         if len(tries) == 1:
-            await shift.consumer.release(refund=False, watch=True)
+            await processor.consumer.release(refund=False, watch=True)
             raise Unavailable("the reply was lost, as the test says")
         return said
 
-    monkeypatch.setattr(shift.consumer, "open", join_unheard)
-    await shift._open()
+    monkeypatch.setattr(processor.consumer, "open", join_unheard)
+    await processor._open()
 
     assert tries[:2] == [first, first]
     assert tries[2] != first
-    assert shift.settings.worker_id == shift.consumer.worker_id == tries[2]
-    await shift.consumer.aclose()
+    assert processor.settings.worker_id == processor.consumer.worker_id == tries[2]
+    await processor.consumer.aclose()
 
 
 async def test_an_id_that_another_worker_has_is_refused_at_the_first_try(queue: JobQueue, store: Store) -> None:
@@ -129,13 +129,13 @@ async def test_what_has_ended_is_noted_only_while_missed_jobs_are_looked_for(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noted: list[object] = []
-    let_go = Shift._let_go
+    let_go = Processor._let_go
 
-    def spy(shift: Shift, run: object) -> None:
-        let_go(shift, run)  # type: ignore[arg-type]
-        noted.append(shift.ended_meanwhile)
+    def spy(processor: Processor, run: object) -> None:
+        let_go(processor, run)  # type: ignore[arg-type]
+        noted.append(processor.ended_meanwhile)
 
-    monkeypatch.setattr(Shift, "_let_go", spy)
+    monkeypatch.setattr(Processor, "_let_go", spy)
     await queue.driver.push([NewJob(f"job-{n}", JOB) for n in range(20)], repeated=False)
     await Worker(queue).run(until_idle=True)
 
@@ -150,7 +150,7 @@ async def test_a_stream_that_lost_count_says_whether_there_is_more_and_no_more_t
     await store.driver.push([NewJob(job_id, JOB) for job_id in "abcdef"], repeated=False)
     held = (await worker.exchange([], 3)).leases
     store.admin.xdel(store.stream(Priority.NORMAL), *(lease.entry for lease in held))
-    assert await store.driver.cancel("e") is Word.CANCELLED
+    assert await store.driver.cancel("e") is Reply.CANCELLED
 
     assert (await worker.exchange([], 0)).more
     taken = [lease.job_id for lease in (await worker.exchange([], 9)).leases]
@@ -188,7 +188,7 @@ async def test_a_cancel_from_before_a_worker_knew_of_its_job_is_heard_once_the_j
     heart = worker.heartbeat()
     await store.driver.push([NewJob("a", JOB)], repeated=False)
     await worker.wait(1, 1)  # whose reply is lost, let us say
-    assert await store.driver.cancel("a") is Word.CANCELLING
+    assert await store.driver.cancel("a") is Reply.CANCELLING
     for _ in range(10):  # as often as a worker looks for a job that it does not hold, and more
         assert not heart.beat(list, {})
 
@@ -202,23 +202,23 @@ async def test_a_cancel_from_before_a_worker_knew_of_its_job_is_heard_once_the_j
 
 
 async def test_a_job_that_was_found_and_has_run_is_not_run_again_by_the_late_reply_that_brought_it(
-    queue: JobQueue, shift: Shift, store: Store, monkeypatch: pytest.MonkeyPatch
+    queue: JobQueue, processor: Processor, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shift.clock, "vouches", lambda lease, now: True)
+    monkeypatch.setattr(processor.clock, "vouches", lambda lease, now: True)
     await queue.driver.push([NewJob("a", JOB)], repeated=False)
     asked_at = time.monotonic()
-    late = await shift.consumer.wait(1, 1)
-    store.age(shift.settings.lease + 1)
+    late = await processor.consumer.wait(1, 1)
+    store.age(processor.settings.lease + 1)
 
-    await shift._find_missed()
+    await processor._find_missed()
 
-    (run,) = shift.leased.values()
+    (run,) = processor.leased.values()
     assert run.lease.job_id == "a"
-    shift._let_go(run)
-    shift._dispatch(late, asked_at)
-    assert shift.leased == {}
-    shift._dispatch(late, time.monotonic())  # asked for since: a delivery of its own
-    assert list(shift.leased) == [run.place]
+    processor._let_go(run)
+    processor._dispatch(late, asked_at)
+    assert processor.leased == {}
+    processor._dispatch(late, time.monotonic())  # asked for since: a delivery of its own
+    assert list(processor.leased) == [run.key]
 
 
 @pytest.mark.parametrize("lost", [True, False])
@@ -227,19 +227,19 @@ async def test_a_worker_whose_read_may_still_be_served_is_looked_after_when_it_h
 ) -> None:
     async with JobQueue(redis_store.driver, redis_store.queue_name) as queue:
         worker = Worker(queue)
-        shift = Shift(worker.settings, until_idle=False)
-        shift.means = Means(Guard(), Contexts(), shift.threads, None)
-        await shift._open()
+        processor = Processor(worker.settings, until_idle=False)
+        processor.means = Means(Guard(), Contexts(), processor.threads, None)
+        await processor._open()
         if lost:
-            shift._failed(Batch([], 1), Unavailable("the reply was lost, as the test says"))
-            await shift._recover()
-        await shift._close()
+            processor._failed(Batch([], 1), Unavailable("the reply was lost, as the test says"))
+            await processor._recover()
+        await processor._close()
 
         assert bool(redis_store.admin.exists(f"{redis_store.prefix}fenced")) is lost
         if lost:
             redis_store.put({"name": "work", "parameters": '{"number": 1}'})
             redis_store.admin.xreadgroup("workers", worker.worker_id, {redis_store.stream(): ">"})
-            redis_store.clock.step(shift.settings.lease)
+            redis_store.clock.step(processor.settings.lease)
             heir = redis_store.consumer("heir")
             (lease,) = await inherit(heir)
             await heir.exchange([(lease, Ack())], 0)
@@ -278,70 +278,72 @@ async def test_a_fenced_worker_cancels_its_handlers_though_a_call_of_its_own_han
             tasks.start_soon(worker.run)
             await queue.push(Long())
             await started.wait()
-            assert worker._shift is not None
-            monkeypatch.setattr(worker._shift.consumer, "reclaim", hang)
+            assert worker._processor is not None
+            monkeypatch.setattr(worker._processor.consumer, "reclaim", hang)
             await hangs.wait()
             await fence(store, worker.worker_id)
-            worker._shift.heartbeat.hurry()
+            worker._processor.heartbeat.hurry()
 
             await cancelled.wait()
             worker.stop_now()
 
 
-async def test_once_a_worker_has_heard_that_it_was_fenced_it_begins_no_job(queue: JobQueue, shift: Shift) -> None:
+async def test_once_a_worker_has_heard_that_it_was_fenced_it_begins_no_job(
+    queue: JobQueue, processor: Processor
+) -> None:
     """It may hear of it while a call of its own is under way, and a read of its old id may still be served."""
     await queue.driver.push([NewJob("a", JOB)], repeated=False)
-    leases = await shift.consumer.wait(1, 1)
+    leases = await processor.consumer.wait(1, 1)
 
-    shift._hear_of_fence(Fenced(shift.consumer.worker_id))
-    shift._dispatch(leases, time.monotonic())
+    processor._hear_of_fence(Fenced(processor.consumer.worker_id))
+    processor._dispatch(leases, time.monotonic())
 
-    assert (shift.leased, shift.slots.busy) == ({}, 0)
-    await shift._begin_anew(Fenced(shift.consumer.worker_id))
-    shift._dispatch((await shift.consumer.exchange([], 1)).leases)
-    assert len(shift.leased) == 1
+    assert (processor.leased, processor.slots.busy) == ({}, 0)
+    await processor._begin_anew(Fenced(processor.consumer.worker_id))
+    processor._dispatch((await processor.consumer.exchange([], 1)).leases)
+    assert len(processor.leased) == 1
 
 
 async def test_a_settlement_of_which_no_answer_came_is_not_counted_as_refused(
     queue: JobQueue, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("WARNING")
-    shift = Shift(Worker(queue).settings, until_idle=True)
-    exchange, lost = shift.consumer.exchange, list[str]()
+    processor = Processor(Worker(queue).settings, until_idle=True)
+    exchange, lost = processor.consumer.exchange, list[str]()
 
-    async def lose_one(settlements: Sequence[Settlement], count: int, **options: Any) -> Exchange:
+    async def lose_one(settlements: Settlements, count: int, **options: Any) -> Exchange:
         answer = await exchange(settlements, count, **options)
         if settlements and not lost:
-            lost.append(shift.consumer.worker_id)
-            await shift.consumer.release(refund=False, watch=True)  # fenced before it hears the answer
+            lost.append(processor.consumer.worker_id)
+            await processor.consumer.release(refund=False, watch=True)  # fenced before it hears the answer
             raise Unavailable("the reply was lost, as the test says")
         return answer
 
-    monkeypatch.setattr(shift.consumer, "exchange", lose_one)
+    monkeypatch.setattr(processor.consumer, "exchange", lose_one)
     await queue.driver.push([NewJob("a", JOB)], repeated=False)
-    await shift.run()
+    await processor.run()
 
-    assert lost != [shift.settings.worker_id]
+    assert lost != [processor.settings.worker_id]
     assert happened(await queue.counts()) == {"pushed": 1, "completed": 1}
-    assert shift.refused == 0
+    assert processor.refused == 0
     assert "job a: it was settled, or is another's; no answer came" in caplog.messages
 
 
 async def test_an_outcome_that_was_on_its_way_as_its_job_was_handed_back_by_hand_and_taken_again_is_settled_once(
-    queue: JobQueue, shift: Shift
+    queue: JobQueue, processor: Processor
 ) -> None:
     """The store can't tell such a delivery from the first one, so the outcome of the one is that of the other."""
     await queue.driver.push([NewJob("a", JOB)], repeated=False)
-    (lease,) = (await shift.consumer.exchange([], 1)).leases
-    shift._dispatch([lease])
-    (run,) = shift.leased.values()
-    run.over, run.fate = True, Ack()
+    (lease,) = (await processor.consumer.exchange([], 1)).leases
+    processor._dispatch([lease])
+    (run,) = processor.leased.values()
+    run.over, run.settlement = True, Ack()
     batch = Batch([run], None)
-    shift._dispatch([replace(lease)])
+    processor._dispatch([replace(lease)])
 
-    shift._answered(batch, await shift.consumer.exchange(batch.settlements, None))
+    processor._answered(batch, await processor.consumer.exchange(batch.settlements, None))
 
-    assert (shift.leased, shift.outbox, shift.refused) == ({}, [], 0)
+    assert (processor.leased, processor.unsettled, processor.refused) == ({}, [], 0)
 
 
 async def test_a_worker_whose_consumer_was_removed_by_hand_takes_its_job_again_and_goes_on_with_it(
@@ -362,8 +364,8 @@ async def test_a_worker_whose_consumer_was_removed_by_hand_takes_its_job_again_a
             await queue.push(Long())
             await eventually(lambda: len(runs) == 1)
             store.admin.xgroup_delconsumer(store.stream(), "workers", worker.worker_id)
-            assert worker._shift is not None
-            worker._shift.tidy_at = 0
+            assert worker._processor is not None
+            worker._processor.tidy_at = 0
 
             await eventually(lambda: [name for _, name, _ in store.pending()] == [worker.worker_id], within=20)
             ends.set()

@@ -658,10 +658,10 @@ async def test_a_worker_beats_whatever_becomes_of_what_is_said_of_it(
         with anyio.fail_after(20):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(worker.run)
-                await eventually(lambda: worker._shift and worker._shift.leased)
+                await eventually(lambda: worker._processor and worker._processor.leased)
                 monkeypatch.setattr(threading.Thread, "start", no_thread)
-                assert worker._shift is not None
-                heart = worker._shift.heartbeat
+                assert worker._processor is not None
+                heart = worker._processor.heartbeat
                 beat = heart._heart.beat
 
                 def failing(*arguments: Any) -> Any:
@@ -673,7 +673,7 @@ async def test_a_worker_beats_whatever_becomes_of_what_is_said_of_it(
                 monkeypatch.setattr(heart._heart, "beat", failing)
                 await eventually(lambda: len(beats) > 5)
                 finish.set()
-                await eventually(lambda: worker._shift and not worker._shift.leased)
+                await eventually(lambda: worker._processor and not worker._processor.leased)
                 worker.stop()
     finally:
         log.removeHandler(handler)
@@ -821,7 +821,7 @@ def test_a_worker_that_waits_for_work_outlasts_a_handler_that_cancels_all_tasks(
             running = asyncio.create_task(worker.run())
             async with asyncio.timeout(20):
                 for number in range(3):
-                    await eventually(lambda: worker._shift and worker._shift.lookout.waiting)
+                    await eventually(lambda: worker._processor and worker._processor.lookout.waiting)
                     with suppress(asyncio.CancelledError):  # these are this task's own, too
                         await queue.push(Work(number))
                         await eventually(partial(ran.__contains__, number))
@@ -836,7 +836,7 @@ def test_a_worker_that_waits_for_work_outlasts_a_handler_that_cancels_all_tasks(
                 assert info is not None
                 assert info.state is State.RUNNING
                 await queue.cancel(job_id)
-                await eventually(lambda: not worker._shift or not worker._shift.leased)
+                await eventually(lambda: not worker._processor or not worker._processor.leased)
                 worker.stop()
                 await running
 
@@ -1369,9 +1369,9 @@ async def test_a_worker_that_dies_of_an_unexpected_error_counts_the_deliveries_o
 
     async def spoil() -> None:
         await started.wait()
-        assert worker._shift is not None
-        monkeypatch.setattr(worker._shift, "_turn", fail)
-        worker._shift.attention.open()
+        assert worker._processor is not None
+        monkeypatch.setattr(worker._processor, "_turn", fail)
+        worker._processor.wakeup.open()
 
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:

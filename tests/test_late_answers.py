@@ -1,4 +1,4 @@
-"""Two exchanges may be under way at once, and nudges come by a way of their own: nothing orders their answers."""
+"""Two exchanges may be under way at once, and notifications come on their own: nothing orders their answers."""
 
 import logging
 import threading
@@ -13,7 +13,7 @@ import pytest
 from store import MemoryStore, RedisStore, Store, eventually, take_over
 
 from redisjobs import JobQueue, State, Worker
-from redisjobs.driver import Consumer, Exchange, Fenced, Lease, Nudge, Settlement, Turn
+from redisjobs.driver import Consumer, Exchange, Fenced, Lease, Notification, Settlement, Settlements, Turn
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryHeartbeat
 from redisjobs.drivers.redis.consumer import RedisConsumer, RedisHeartbeat
 from redisjobs.errors import Unavailable
@@ -23,7 +23,7 @@ from redisjobs.worker.batcher import Batch
 from redisjobs.worker.clock import Clock
 from redisjobs.worker.guard import keep_up
 from redisjobs.worker.lookout import Lookout
-from redisjobs.worker.processor import Shift
+from redisjobs.worker.processor import Processor
 
 pytestmark = pytest.mark.anyio
 
@@ -66,12 +66,12 @@ def hand_over(store: Store, lease: Lease, to: str) -> None:
         store.admin.xclaim(store.stream(priority), "workers", to, 0, [lease.entry], **options)
 
 
-def in_touch(shift: Shift, store: Store, seconds: float) -> None:
+def in_touch(processor: Processor, store: Store, seconds: float) -> None:
     """As if the store had answered for so many seconds, and its clock had run evenly."""
     now, now_ms = time.monotonic(), store.clock()
     for i in range(1001):
         ago = seconds * (1 - i / 1000)
-        shift.clock.hear(now_ms - ago * 1000, now - ago, now - ago)
+        processor.clock.hear(now_ms - ago * 1000, now - ago, now - ago)
 
 
 @asynccontextmanager
@@ -82,96 +82,96 @@ async def other(store: Store, lease: float = 15) -> AsyncIterator[Consumer]:
     await consumer.aclose()
 
 
-def beat(shift: Shift) -> None:
+def beat(processor: Processor) -> None:
     """Beat once, as its heartbeat would."""
-    heart = shift.consumer.heartbeat()
+    heart = processor.consumer.heartbeat()
     heart.beat(lambda: (), {})
     heart.close()
 
 
 async def test_a_job_handed_back_and_claimed_again_before_that_is_answered_is_not_forgotten(
-    queue: JobQueue, shift: Shift
+    queue: JobQueue, processor: Processor
 ) -> None:
     await queue.push_many([Work(1), Work(2)])
-    first = await shift.consumer.exchange([], 2)
-    shift._dispatch(first.leases)  # for one there is no slot
-    handing_back, claiming = shift._next_batch(), Batch([], 1)
-    handed_back = await shift.consumer.exchange(handing_back.settlements, None)
-    claimed = await claim(shift.consumer, 1)
+    first = await processor.consumer.exchange([], 2)
+    processor._dispatch(first.leases)  # for one there is no slot
+    handing_back, claiming = processor._next_batch(), Batch([], 1)
+    handed_back = await processor.consumer.exchange(handing_back.settlements, None)
+    claimed = await claim(processor.consumer, 1)
     assert [lease.job_id for lease in claimed.leases] == [first.leases[1].job_id]
 
-    shift._answered(claiming, claimed)
-    shift._answered(handing_back, handed_back)
+    processor._answered(claiming, claimed)
+    processor._answered(handing_back, handed_back)
 
-    (run,) = shift.outbox
+    (run,) = processor.unsettled
     assert run.lease is claimed.leases[0]
-    await shift.consumer.exchange(shift._next_batch().settlements, None)
+    await processor.consumer.exchange(processor._next_batch().settlements, None)
     assert len(await queue.jobs(State.READY)) == 1
 
 
 async def test_a_job_that_ran_and_was_handed_back_by_hand_meanwhile_is_settled_after_all(
-    queue: JobQueue, shift: Shift, store: Store
+    queue: JobQueue, processor: Processor, store: Store
 ) -> None:
-    held = await run_one(queue, shift, Raised(ValueError("once more")))
-    settling = shift._next_batch()
+    held = await run_one(queue, processor, Raised(ValueError("once more")))
+    settling = processor._next_batch()
     hand_over(store, held, "released")
-    answer = await shift.consumer.exchange(settling.settlements, None)
-    await shift.consumer.reclaim()  # which finds that something was handed back
-    again = (await claim(shift.consumer, 1)).leases
+    answer = await processor.consumer.exchange(settling.settlements, None)
+    await processor.consumer.reclaim()  # which finds that something was handed back
+    again = (await claim(processor.consumer, 1)).leases
     assert len(again) == 1
 
-    shift._dispatch(again)
-    shift._answered(settling, answer)
-    settling = shift._next_batch()
-    shift._answered(settling, await shift.consumer.exchange(settling.settlements, None))
+    processor._dispatch(again)
+    processor._answered(settling, answer)
+    settling = processor._next_batch()
+    processor._answered(settling, await processor.consumer.exchange(settling.settlements, None))
 
-    assert shift.leased == {}
+    assert processor.leased == {}
     counts = await queue.counts()
-    assert (counts.running, counts.totals["retried"], shift.refused) == (0, 1, 0)
+    assert (counts.running, counts.totals["retried"], processor.refused) == (0, 1, 0)
 
 
 async def test_of_jobs_of_a_dead_worker_that_come_with_one_of_our_own_none_is_forgotten(
-    queue: JobQueue, shift: Shift, store: Store
+    queue: JobQueue, processor: Processor, store: Store
 ) -> None:
     await queue.push_many([Work(1), Work(2)])
-    (ours,) = (await shift.consumer.exchange([], 1)).leases
-    shift._dispatch([ours])
+    (ours,) = (await processor.consumer.exchange([], 1)).leases
+    processor._dispatch([ours])
     async with other(store) as dead:
         assert len((await claim(dead, 1)).leases) == 1
     store.age(60)
-    beat(shift)
+    beat(processor)
     hand_over(store, ours, "released")
-    assert (await take_over(shift.consumer)).jobs == 1
+    assert (await take_over(processor.consumer)).jobs == 1
 
-    shift._dispatch((await claim(shift.consumer, 2)).leases)
+    processor._dispatch((await claim(processor.consumer, 2)).leases)
 
-    assert len(shift.leased) == 2
-    (too_many,) = shift.outbox
-    await shift.consumer.exchange(shift._next_batch().settlements, None)
+    assert len(processor.leased) == 2
+    (too_many,) = processor.unsettled
+    await processor.consumer.exchange(processor._next_batch().settlements, None)
     assert [job.job_id for job in await queue.jobs(State.READY)] == [too_many.lease.job_id]
     assert [job.job_id for job in await queue.jobs(State.RUNNING)] == [ours.job_id]
 
 
 async def test_a_job_for_which_there_was_no_slot_is_handed_back_once_by_a_worker_that_ends(
-    queue: JobQueue, shift: Shift
+    queue: JobQueue, processor: Processor
 ) -> None:
     await queue.push_many([Work(1), Work(2)])
-    shift._dispatch((await shift.consumer.exchange([], 2)).leases)
+    processor._dispatch((await processor.consumer.exchange([], 2)).leases)
 
-    await shift._farewell()
+    await processor._drain()
 
-    assert shift.refused == 0
+    assert processor.refused == 0
     totals = (await queue.counts()).totals
     assert (totals["released"], len(await queue.jobs(State.READY))) == (2, 2)
 
 
-async def run_one(queue: JobQueue, shift: Shift, outcome: Outcome = _DONE) -> Lease:
+async def run_one(queue: JobQueue, processor: Processor, outcome: Outcome = _DONE) -> Lease:
     """Let a job come to something that is yet to be settled."""
     await queue.push(Work())
-    shift._dispatch((await claim(shift.consumer, 1)).leases)
-    (run,) = (run for run in shift.leased.values() if not run.over)
-    shift.slots.busy -= 1
-    shift._ran(run, outcome)
+    processor._dispatch((await claim(processor.consumer, 1)).leases)
+    (run,) = (run for run in processor.leased.values() if not run.over)
+    processor.slots.busy -= 1
+    processor._ran(run, outcome)
     return run.lease
 
 
@@ -180,13 +180,13 @@ class Wire:
 
     def __init__(self, consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
         self.loses: list[str] = []  # of the exchanges to come: "question", "answer" or ""
-        self.sent: list[tuple[Turn | None, list[Settlement], int | None]] = []
+        self.sent: list[tuple[Turn | None, list[tuple[Lease, Settlement]], int | None]] = []
         self.answers: list[Exchange] = []
         self._exchange = consumer.exchange
         monkeypatch.setattr(consumer, "exchange", self.exchange)
 
     async def exchange(
-        self, settlements: Sequence[Settlement], count: int | None, *, turn: Turn | None = None, idle: bool = False
+        self, settlements: Settlements, count: int | None, *, turn: Turn | None = None, idle: bool = False
     ) -> Exchange:
         self.sent.append((turn, list(settlements), count))
         what = self.loses.pop(0) if self.loses else ""
@@ -198,21 +198,21 @@ class Wire:
 
 
 async def test_a_worker_tells_how_many_settlements_were_refused_and_counts_what_it_sent_again_once(
-    queue: JobQueue, shift: Shift, store: Store, monkeypatch: pytest.MonkeyPatch
+    queue: JobQueue, processor: Processor, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wire = Wire(shift.consumer, monkeypatch)
+    wire = Wire(processor.consumer, monkeypatch)
 
     async def settle(lost: str, *, ours: bool) -> None:
-        held = await run_one(queue, shift, Raised(ValueError("once more")))
+        held = await run_one(queue, processor, Raised(ValueError("once more")))
         if not ours:
             hand_over(store, held, "other")
         wire.loses = [lost] if lost else []
         if lost:
             with pytest.raises(Unavailable):
-                await shift.exchanges.carry(shift._next_batch(asks=False))
-            await shift.exchanges.send_again()
+                await processor.batcher.carry(processor._next_batch(asks=False))
+            await processor.batcher.send_again()
         else:
-            await shift.exchanges.carry(shift._next_batch(asks=False))
+            await processor.batcher.carry(processor._next_batch(asks=False))
 
     for lost, ours, refused in (
         ("", False, "1"),
@@ -222,23 +222,23 @@ async def test_a_worker_tells_how_many_settlements_were_refused_and_counts_what_
         ("question", True, "3"),
     ):
         await settle(lost, ours=ours)
-        assert shift._facts()["refused"] == refused
+        assert processor._facts()["refused"] == refused
 
 
 async def test_outcomes_of_a_worker_that_is_fenced_count_as_refused_and_are_told(
-    queue: JobQueue, shift: Shift, store: Store, caplog: pytest.LogCaptureFixture
+    queue: JobQueue, processor: Processor, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    held = await run_one(queue, shift)
+    held = await run_one(queue, processor)
     store.age(60)
     async with other(store) as heir:
         assert (await take_over(heir)).jobs == 1
 
     with pytest.raises(Fenced) as fenced:
-        await shift.exchanges.carry(shift._next_batch(asks=False))
-    await shift._begin_anew(fenced.value)
+        await processor.batcher.carry(processor._next_batch(asks=False))
+    await processor._begin_anew(fenced.value)
 
-    assert (shift.refused, shift.leased, shift.exchanges.unanswered) == (1, {}, [])
+    assert (processor.refused, processor.leased, processor.batcher.unanswered) == (1, {}, [])
     assert f"job {held.job_id} (?" in caplog.text
     assert "the lease was lost before it was settled; nothing was written" in caplog.text
     assert [job.deliveries for job in await queue.jobs(State.READY)] == [1]
@@ -247,90 +247,90 @@ async def test_outcomes_of_a_worker_that_is_fenced_count_as_refused_and_are_told
 @pytest.mark.parametrize("lost", ["question", "answer"])
 async def test_what_had_no_answer_is_sent_again_with_its_turn_and_reported_by_the_first_answer(
     queue: JobQueue,
-    shift: Shift,
+    processor: Processor,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     lost: str,
 ) -> None:
     caplog.set_level(logging.INFO)
-    wire = Wire(shift.consumer, monkeypatch)
-    await run_one(queue, shift)
+    wire = Wire(processor.consumer, monkeypatch)
+    await run_one(queue, processor)
     wire.sent.clear()
     wire.loses = [lost, "question", "answer"]
 
     with pytest.raises(Unavailable, match=f"the {lost} was lost"):
-        await shift.exchanges.carry(shift._next_batch())
+        await processor.batcher.carry(processor._next_batch())
     for _ in range(2):
         with pytest.raises(Unavailable):
-            await shift.exchanges.send_again()
-    await shift.exchanges.send_again()
+            await processor.batcher.send_again()
+    await processor.batcher.send_again()
 
     assert len({turn for turn, _, _ in wire.sent}) == 1
     assert all(settlements == wire.sent[0][1] for _, settlements, _ in wire.sent)
     assert [count for _, _, count in wire.sent[1:]] == [None] * 3  # the claim is not made again
     totals = (await queue.counts()).totals
-    assert (totals["completed"], shift.leased, shift.refused) == (1, {}, 0)
-    words = [record.__dict__["word"] for record in caplog.records if "word" in record.__dict__]
-    assert words == ["OK"]
+    assert (totals["completed"], processor.leased, processor.refused) == (1, {}, 0)
+    replies = [record.__dict__["reply"] for record in caplog.records if "reply" in record.__dict__]
+    assert replies == ["OK"]
 
 
 async def test_an_exchange_after_one_that_had_no_answer_has_a_turn_of_its_own(
-    queue: JobQueue, shift: Shift, monkeypatch: pytest.MonkeyPatch
+    queue: JobQueue, processor: Processor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wire = Wire(shift.consumer, monkeypatch)
-    await run_one(queue, shift)
+    wire = Wire(processor.consumer, monkeypatch)
+    await run_one(queue, processor)
     wire.sent.clear()
     wire.loses = ["answer"]
     with pytest.raises(Unavailable):
-        await shift.exchanges.carry(shift._next_batch(asks=False))
-    await shift.exchanges.send_again()
+        await processor.batcher.carry(processor._next_batch(asks=False))
+    await processor.batcher.send_again()
 
     for _ in range(3):
-        await run_one(queue, shift)
-        await shift.exchanges.carry(shift._next_batch(asks=False))
+        await run_one(queue, processor)
+        await processor.batcher.carry(processor._next_batch(asks=False))
 
     turns = [turn for turn, settlements, _ in wire.sent if settlements]
     assert turns[0] == turns[1]
     assert len(set(turns)) == 4
     totals = (await queue.counts()).totals
-    assert (totals["completed"], shift.refused) == (4, 0)
+    assert (totals["completed"], processor.refused) == (4, 0)
 
 
 @pytest.mark.parametrize("slots", [2])
 async def test_what_was_sent_and_not_answered_is_sent_again_and_what_else_has_come_is_run(
-    queue: JobQueue, shift: Shift, monkeypatch: pytest.MonkeyPatch
+    queue: JobQueue, processor: Processor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await queue.push_many([Work(1), Work(2)])
-    shift._dispatch((await shift.consumer.exchange([], 1)).leases)
-    (run,) = shift.leased.values()
-    shift._ran(run, Done())
-    wire = Wire(shift.consumer, monkeypatch)
+    processor._dispatch((await processor.consumer.exchange([], 1)).leases)
+    (run,) = processor.leased.values()
+    processor._ran(run, Done())
+    wire = Wire(processor.consumer, monkeypatch)
     wire.loses = ["answer", ""]
 
     async with anyio.create_task_group() as tasks:
-        shift.exchanges.start(tasks)
-        shift.exchanges.begin(shift._next_batch())
-        await eventually(lambda: shift.trouble)
+        processor.batcher.start(tasks)
+        processor.batcher.begin(processor._next_batch())
+        await eventually(lambda: processor.trouble)
         with pytest.raises(Unavailable, match="the answer was lost"):
-            await shift._turn()
-        assert await shift._turn()  # it recovers
+            await processor._turn()
+        assert await processor._turn()  # it recovers
         tasks.cancel_scope.cancel()
 
     counts = await queue.counts()
     assert (counts.totals["completed"], counts.totals["released"], counts.running) == (1, 0, 1)
-    (found,) = shift.leased.values()
-    assert (found.lease.deliveries, found.over, shift.refused) == (1, False, 0)
-    assert not shift._is_unsure
+    (found,) = processor.leased.values()
+    assert (found.lease.deliveries, found.over, processor.refused) == (1, False, 0)
+    assert not processor._must_recover
 
 
 async def test_of_the_jobs_of_a_lost_reply_those_for_which_there_is_no_slot_go_back_unspent(
-    queue: JobQueue, shift: Shift
+    queue: JobQueue, processor: Processor
 ) -> None:
     await queue.push_many([Work(1), Work(2)])
-    await shift.consumer.exchange([], 2)  # and the answer is lost
+    await processor.consumer.exchange([], 2)  # and the answer is lost
 
-    await shift._recover()
-    await shift.exchanges.carry(shift._next_batch(asks=False))
+    await processor._recover()
+    await processor.batcher.carry(processor._next_batch(asks=False))
 
     assert [job.deliveries for job in await queue.jobs(State.RUNNING)] == [1]
     assert [job.deliveries for job in await queue.jobs(State.READY)] == [0]
@@ -338,97 +338,97 @@ async def test_of_the_jobs_of_a_lost_reply_those_for_which_there_is_no_slot_go_b
 
 @pytest.mark.parametrize("slots", [3])
 async def test_a_worker_that_ends_hands_back_what_it_runs_unspent_and_claims_nothing_meanwhile(
-    queue: JobQueue, shift: Shift
+    queue: JobQueue, processor: Processor
 ) -> None:
     await queue.push_many([Work(n) for n in range(3)])
-    shift._dispatch((await shift.consumer.exchange([], 1)).leases)
-    (run,) = shift.leased.values()
+    processor._dispatch((await processor.consumer.exchange([], 1)).leases)
+    (run,) = processor.leased.values()
     run._started = time.monotonic()
 
     for _ in range(2):  # told twice, it does so once
-        await shift._farewell()
+        await processor._drain()
 
     jobs = await queue.jobs(State.READY)
     assert [(job.deliveries, job.attempt) for job in jobs] == [(0, 1)] * 3
     totals = (await queue.counts()).totals
-    assert (totals["released"], shift.refused) == (1, 0)
+    assert (totals["released"], processor.refused) == (1, 0)
 
 
 @pytest.mark.parametrize("step", [0.0, 4.0, 60.0, -60.0])
 async def test_a_step_of_the_servers_clock_keeps_a_worker_from_fencing_another_and_is_told(
-    queue: JobQueue, shift: Shift, store: Store, caplog: pytest.LogCaptureFixture, step: float
+    queue: JobQueue, processor: Processor, store: Store, caplog: pytest.LogCaptureFixture, step: float
 ) -> None:
     await queue.push(Work())
     async with other(store, lease=10) as dead:
         assert len((await claim(dead, 1)).leases) == 1
     store.age(20)
-    beat(shift)
-    in_touch(shift, store, 60)
+    beat(processor)
+    in_touch(processor, store, 60)
     sent = time.monotonic()
 
-    shift._hear_time(store.clock() + step * 1000, sent)
+    processor._hear_time(store.clock() + step * 1000, sent)
     for _ in range(2):
-        await shift._reclaim()
+        await processor._reclaim()
 
-    assert [each.worker_id for each in shift.silent] == (["other-10"] if step else [])
+    assert [each.worker_id for each in processor.silent] == (["other-10"] if step else [])
     assert len(await queue.jobs(State.RUNNING)) == (1 if step else 0)
-    assert ("the server's clock was set" in caplog.text) is (abs(step) > shift.settings.lease / 2)
+    assert ("the server's clock was set" in caplog.text) is (abs(step) > processor.settings.lease / 2)
 
 
 async def test_a_worker_fences_nobody_within_a_lease_of_its_own_start(
-    queue: JobQueue, shift: Shift, store: Store
+    queue: JobQueue, processor: Processor, store: Store
 ) -> None:
     """A store that was away for all: those who lived through it may come back a moment later than it."""
     async with other(store, lease=10):
         store.age(20)
-        beat(shift)
+        beat(processor)
 
-    in_touch(shift, store, 9)
+    in_touch(processor, store, 9)
     for _ in range(3):
-        await shift._reclaim()
-    assert [each.worker_id for each in shift.silent] == ["other-10"]
+        await processor._reclaim()
+    assert [each.worker_id for each in processor.silent] == ["other-10"]
 
-    shift.clock = Clock()
-    in_touch(shift, store, 11)
-    await shift._reclaim()
-    assert shift.silent == []
+    processor.clock = Clock()
+    in_touch(processor, store, 11)
+    await processor._reclaim()
+    assert processor.silent == []
 
 
 async def test_a_worker_fences_nobody_who_has_beaten_since_it_was_named(
-    queue: JobQueue, shift: Shift, store: Store
+    queue: JobQueue, processor: Processor, store: Store
 ) -> None:
     async with other(store, lease=10) as slow:
         heart = slow.heartbeat()
         store.age(20)
-        beat(shift)
-        in_touch(shift, store, 60)
-        await shift._reclaim()
-        assert [each.worker_id for each in shift.silent] == ["other-10"]
+        beat(processor)
+        in_touch(processor, store, 60)
+        await processor._reclaim()
+        assert [each.worker_id for each in processor.silent] == ["other-10"]
 
         heart.beat(lambda: (), {})
-        await shift._reclaim()
+        await processor._reclaim()
 
         heart.beat(lambda: (), {})  # it is still one
-        assert shift.silent == []
+        assert processor.silent == []
         heart.close()
 
 
 async def test_a_worker_whose_own_lease_seems_to_be_over_does_not_fence_itself(
-    queue: JobQueue, shift: Shift, store: Store
+    queue: JobQueue, processor: Processor, store: Store
 ) -> None:
-    in_touch(shift, store, 60)
+    in_touch(processor, store, 60)
     store.age(60)
 
     for _ in range(3):
-        await shift._reclaim()
+        await processor._reclaim()
 
-    assert shift.silent == []
-    beat(shift)  # it is still one
+    assert processor.silent == []
+    beat(processor)  # it is still one
 
 
 @pytest.mark.parametrize("more", [False, True])
 async def test_what_was_left_behind_is_looked_for_once_in_a_while_and_again_soon_where_there_is_more_to_look_at(
-    shift: Shift, monkeypatch: pytest.MonkeyPatch, more: bool
+    processor: Processor, monkeypatch: pytest.MonkeyPatch, more: bool
 ) -> None:
     looks: list[float] = []
 
@@ -436,168 +436,168 @@ async def test_what_was_left_behind_is_looked_for_once_in_a_while_and_again_soon
         looks.append(time.monotonic())
         return 0, more
 
-    monkeypatch.setattr(shift.consumer, "tidy", tidy)
-    assert await shift._turn()  # it asks what time it is
-    shift.reclaim_at = float("inf")
-    shift.tidy_at = time.monotonic()
+    monkeypatch.setattr(processor.consumer, "tidy", tidy)
+    assert await processor._turn()  # it asks what time it is
+    processor.reclaim_at = float("inf")
+    processor.tidy_at = time.monotonic()
 
     for _ in range(2):  # what else there is to do comes in between
-        assert await shift._turn()
+        assert await processor._turn()
 
     assert len(looks) == 1
-    assert shift.tidy_at - looks[0] < 5 if more else 30 < shift.tidy_at - looks[0] < 120
+    assert processor.tidy_at - looks[0] < 5 if more else 30 < processor.tidy_at - looks[0] < 120
 
 
-def shift_of(queue: JobQueue) -> Shift:
+def processor_of(queue: JobQueue) -> Processor:
     """One whose store has just said that it is 1,000,000 ms there."""
-    shift = Shift(Worker(queue).settings, until_idle=True)
+    processor = Processor(Worker(queue).settings, until_idle=True)
     now = time.monotonic()
-    shift.clock.hear(1_000_000, now, now)
-    return shift
+    processor.clock.hear(1_000_000, now, now)
+    return processor
 
 
 async def test_a_due_job_is_expected_by_the_time_that_the_last_claim_told(queue: JobQueue) -> None:
-    lookout = shift_of(queue).lookout
+    lookout = processor_of(queue).lookout
     assert not lookout.expects(within=3600)
 
     lookout.learn(60.0, time.monotonic())
 
     assert lookout.expects(within=60)
     assert not lookout.expects(within=30)
-    lookout._heard(Nudge("due", str(1_000_000 + 20_000)))
+    lookout._heard(Notification("due", str(1_000_000 + 20_000)))
     assert lookout.expects(within=30)
     assert not lookout.expects(within=10)
-    lookout._heard(Nudge("due", str(1_000_000 + 40_000)))  # later than what is known
+    lookout._heard(Notification("due", str(1_000_000 + 40_000)))  # later than what is known
     assert lookout.expects(within=30)
     lookout.learn(None, time.monotonic())
     assert not lookout.expects(within=3600)
 
 
-async def test_a_claim_tells_when_the_next_delayed_job_is_due(queue: JobQueue, shift: Shift) -> None:
+async def test_a_claim_tells_when_the_next_delayed_job_is_due(queue: JobQueue, processor: Processor) -> None:
     await queue.push(Work(), delay=3600)
-    batch = shift._next_batch()
+    batch = processor._next_batch()
 
-    shift._answered(batch, await shift.consumer.exchange(batch.settlements, batch.count))
+    processor._answered(batch, await processor.consumer.exchange(batch.settlements, batch.count))
 
-    assert shift.lookout.expects(within=3600)
-    assert not shift.lookout.expects(within=3000)
+    assert processor.lookout.expects(within=3600)
+    assert not processor.lookout.expects(within=3000)
 
 
 async def test_when_listening_begins_what_was_said_before_is_learnt_by_a_claim_and_a_beat(
-    shift: Shift, monkeypatch: pytest.MonkeyPatch
+    processor: Processor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hurried: list[bool] = []
-    monkeypatch.setattr(shift.heartbeat, "hurry", lambda: hurried.append(True))
+    monkeypatch.setattr(processor.heartbeat, "hurry", lambda: hurried.append(True))
     before = time.monotonic()
 
-    shift.lookout._heard(Nudge("subscribed", ""))
+    processor.lookout._heard(Notification("subscribed", ""))
 
     assert hurried
-    shift.lookout.begin(1, before)
-    assert not shift.lookout.waiting
-    shift.lookout.begin(1, time.monotonic() + 1)
-    assert shift.lookout.waiting
+    processor.lookout.begin(1, before)
+    assert not processor.lookout.waiting
+    processor.lookout.begin(1, time.monotonic() + 1)
+    assert processor.lookout.waiting
 
 
 @pytest.mark.parametrize("breaks", [False, True])
 async def test_after_a_blocking_read_that_broke_off_and_no_other_jobs_may_have_come_unseen(
-    shift: Shift, monkeypatch: pytest.MonkeyPatch, breaks: bool
+    processor: Processor, monkeypatch: pytest.MonkeyPatch, breaks: bool
 ) -> None:
     async def wait(*_: Any) -> list[Lease]:
         if breaks:
             raise Unavailable("the connection broke")
-        shift.lookout._ending = True
+        processor.lookout._ending = True
         return []
 
-    monkeypatch.setattr(shift.consumer, "wait", wait)
+    monkeypatch.setattr(processor.consumer, "wait", wait)
     async with anyio.create_task_group() as tasks:
-        for watch in shift.lookout.watches:
+        for watch in processor.lookout.watches:
             tasks.start_soon(keep_up, watch)
         await anyio.wait_all_tasks_blocked()
-        shift.lookout.begin(1, time.monotonic() + 1)
-        await eventually(lambda: not shift.lookout.waiting)
+        processor.lookout.begin(1, time.monotonic() + 1)
+        await eventually(lambda: not processor.lookout.waiting)
 
-        assert shift.lookout.unsure is breaks
+        assert processor.lookout.needs_recovery is breaks
         tasks.cancel_scope.cancel()
 
 
 async def test_a_blocking_read_that_can_not_be_ended_in_order_is_cut_off(
-    shift: Shift, monkeypatch: pytest.MonkeyPatch
+    processor: Processor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def unanswered() -> bool:
         await anyio.sleep_forever()
         return True
 
     monkeypatch.setattr("redisjobs.worker.lookout._IN_ORDER", 0.1)
-    monkeypatch.setattr(shift.consumer, "unblock", unanswered)
+    monkeypatch.setattr(processor.consumer, "unblock", unanswered)
     async with anyio.create_task_group() as tasks:
-        for watch in shift.lookout.watches:
+        for watch in processor.lookout.watches:
             tasks.start_soon(keep_up, watch)
         await anyio.wait_all_tasks_blocked()
-        shift.lookout.begin(1, time.monotonic() + 1)
+        processor.lookout.begin(1, time.monotonic() + 1)
         await anyio.wait_all_tasks_blocked()
 
         with anyio.fail_after(4):  # sooner than a read ends by itself
-            await shift.lookout.end()
+            await processor.lookout.end()
 
-        assert not shift.lookout.waiting
-        assert shift.lookout.unsure  # something may have been delivered to it
+        assert not processor.lookout.waiting
+        assert processor.lookout.needs_recovery  # something may have been delivered to it
         tasks.cancel_scope.cancel()
 
 
 async def test_what_a_beat_tells_of_a_cancel_concerns_the_lease_that_it_named_and_no_other(
-    queue: JobQueue, shift: Shift, store: Store
+    queue: JobQueue, processor: Processor, store: Store
 ) -> None:
     await queue.push_many([Work(1), Work(2)])
-    settled_since, ours = (await shift.consumer.exchange([], 2)).leases
-    shift._dispatch([ours])
-    (run,) = shift.leased.values()
+    settled_since, ours = (await processor.consumer.exchange([], 2)).leases
+    processor._dispatch([ours])
+    (run,) = processor.leased.values()
     hand_over(store, ours, "released")
-    await shift.consumer.reclaim()
-    (again,) = (await claim(shift.consumer, 1)).leases
-    shift._dispatch([again])  # from ourselves
+    await processor.consumer.reclaim()
+    (again,) = (await claim(processor.consumer, 1)).leases
+    processor._dispatch([again])  # from ourselves
 
-    shift._hear_of_cancels([settled_since, ours])
+    processor._hear_of_cancels([settled_since, ours])
 
     assert not isinstance(run.given_up, CancelAsked)
-    shift._hear_of_cancels([settled_since, again])
+    processor._hear_of_cancels([settled_since, again])
     assert isinstance(run.given_up, CancelAsked)
 
 
 async def test_a_fence_that_is_heard_of_late_is_not_taken_for_one_of_whom_the_worker_is_now(
-    queue: JobQueue, shift: Shift, store: Store
+    queue: JobQueue, processor: Processor, store: Store
 ) -> None:
     """The conductor and the heartbeat hear of it each by itself, in any order."""
-    await run_one(queue, shift)
-    before = shift.consumer.worker_id
+    await run_one(queue, processor)
+    before = processor.consumer.worker_id
     store.age(60)
     async with other(store) as heir:
         await take_over(heir)
-    await shift._begin_anew(Fenced(before))
-    now = shift.consumer.worker_id
+    await processor._begin_anew(Fenced(before))
+    now = processor.consumer.worker_id
     assert now != before
-    shift._dispatch((await claim(shift.consumer, 1)).leases)
-    (run,) = shift.leased.values()
+    processor._dispatch((await claim(processor.consumer, 1)).leases)
+    (run,) = processor.leased.values()
 
-    await shift._begin_anew(Fenced(before))
-    shift._hear_of_fence(Fenced(before))
+    await processor._begin_anew(Fenced(before))
+    processor._hear_of_fence(Fenced(before))
 
-    assert (shift.consumer.worker_id, shift.trouble) == (now, None)
+    assert (processor.consumer.worker_id, processor.trouble) == (now, None)
     assert not isinstance(run.given_up, LeaseGone)
-    assert list(shift.leased.values()) == [run]
+    assert list(processor.leased.values()) == [run]
 
 
 @pytest.mark.parametrize("slots", [2])
 async def test_a_worker_that_ends_by_an_error_counts_the_delivery_of_what_it_began_and_of_nothing_else(
-    queue: JobQueue, shift: Shift
+    queue: JobQueue, processor: Processor
 ) -> None:
     await queue.push_many([Work(1), Work(2)])
-    shift._dispatch((await shift.consumer.exchange([], 2)).leases)
-    began, _ = shift.leased.values()  # the other one has a slot too, which has not taken it up yet
+    processor._dispatch((await processor.consumer.exchange([], 2)).leases)
+    began, _ = processor.leased.values()  # the other one has a slot too, which has not taken it up yet
     began._started = time.monotonic()
-    shift.broken = True
+    processor.broken = True
 
-    await shift._farewell()
+    await processor._drain()
 
     assert [job.deliveries for job in await queue.jobs(State.READY)] == [1, 0]
 
@@ -606,28 +606,28 @@ async def test_beside_a_blocking_read_outcomes_are_settled_and_due_jobs_promoted
     queue: JobQueue,
 ) -> None:
     """What the read brings has the free slots for itself."""
-    shift = Shift(Worker(queue, concurrency=2).settings, until_idle=False)
-    assert shift._next_batch().count == 2
+    processor = Processor(Worker(queue, concurrency=2).settings, until_idle=False)
+    assert processor._next_batch().count == 2
 
-    shift.lookout.begin(2, time.monotonic())
+    processor.lookout.begin(2, time.monotonic())
 
-    assert shift._next_batch().count is None
-    shift.lookout.promote = True
-    assert [shift._next_batch().count for _ in range(2)] == [0, None]
+    assert processor._next_batch().count is None
+    processor.lookout.promote = True
+    assert [processor._next_batch().count for _ in range(2)] == [0, None]
 
 
-async def test_a_worker_that_stops_settles_and_asks_for_nothing(queue: JobQueue, shift: Shift) -> None:
-    shift.stop(60)
-    shift.lookout.promote = True
+async def test_a_worker_that_stops_settles_and_asks_for_nothing(queue: JobQueue, processor: Processor) -> None:
+    processor.stop(60)
+    processor.lookout.promote = True
 
-    assert shift._next_batch().count is None
+    assert processor._next_batch().count is None
 
 
 async def test_an_idle_worker_with_one_slot_takes_one_job_at_a_time(queue: JobQueue) -> None:
     worker = Worker(queue, concurrency=1)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(worker.run)
-        await eventually(lambda: worker._shift and settled(worker._shift.lookout))
+        await eventually(lambda: worker._processor and settled(worker._processor.lookout))
 
         await queue.push_many([Work(n) for n in range(5)])
 
@@ -639,11 +639,11 @@ async def test_an_idle_worker_with_one_slot_takes_one_job_at_a_time(queue: JobQu
 
 
 async def test_a_due_time_heard_of_before_older_answers_came_is_kept(queue: JobQueue) -> None:
-    lookout, sent = shift_of(queue).lookout, time.monotonic()
+    lookout, sent = processor_of(queue).lookout, time.monotonic()
 
     lookout.learn(None, sent)
-    lookout._heard(Nudge("due", str(1_000_000 + 50)))
-    for later in (0.0, 1e-6):  # two of them: "nothing is due", said before the push that the nudge tells of
+    lookout._heard(Notification("due", str(1_000_000 + 50)))
+    for later in (0.0, 1e-6):  # two of them: "nothing is due", said before the push that the notification tells of
         lookout.learn(None, sent + later)
         assert lookout._due_at is not None
 
@@ -653,9 +653,9 @@ async def test_a_due_time_heard_of_before_older_answers_came_is_kept(queue: JobQ
 
 async def test_more_slots_than_one_claim_can_fill_are_filled_by_as_many_claims(queue: JobQueue) -> None:
     settings = Worker(queue, concurrency=3000).settings
-    shift = Shift(settings, until_idle=False)
+    processor = Processor(settings, until_idle=False)
 
-    assert shift._next_batch().count == 500
+    assert processor._next_batch().count == 500
 
 
 async def test_jobs_released_while_a_claim_is_answered_are_found_by_the_next(redis_store: RedisStore) -> None:
@@ -673,14 +673,14 @@ async def test_jobs_released_while_a_claim_is_answered_are_found_by_the_next(red
             return
         stop_holding()
         await other.release(refund=True, watch=False)
-        await eventually(lambda: worker._shift and worker._shift.lookout._claim_after > began)
+        await eventually(lambda: worker._processor and worker._processor.lookout._claim_after > began)
 
     began = 0.0
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(worker.run)
-        await eventually(lambda: worker._shift and worker._shift.lookout.waiting)
-        assert worker._shift is not None
-        consumer = worker._shift.consumer
+        await eventually(lambda: worker._processor and worker._processor.lookout.waiting)
+        assert worker._processor is not None
+        consumer = worker._processor.consumer
         assert isinstance(consumer, RedisConsumer)
         stop_holding = hold_answers(consumer, hand_back)
         began = time.monotonic()
@@ -694,24 +694,24 @@ async def test_jobs_released_while_a_claim_is_answered_are_found_by_the_next(red
 
 @pytest.mark.parametrize("late", ["read", "exchange"])
 async def test_a_worker_that_is_cancelled_as_it_begins_to_ask_hands_back_at_once(
-    queue: JobQueue, shift: Shift, late: str
+    queue: JobQueue, processor: Processor, late: str
 ) -> None:
     """Its tasks hear of a cancel in any order: the one that asks may outlast the one that would read."""
     job_id = await queue.push(Work())
     async with anyio.create_task_group() as tasks:
-        for watch in shift.lookout.watches:
+        for watch in processor.lookout.watches:
             tasks.start_soon(keep_up, watch)
-        shift.exchanges.start(tasks)
+        processor.batcher.start(tasks)
         await anyio.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()
-    shift._dispatch((await shift.consumer.exchange([], 1)).leases)
+    processor._dispatch((await processor.consumer.exchange([], 1)).leases)
 
     if late == "read":
-        shift.lookout.begin(1, time.monotonic())
+        processor.lookout.begin(1, time.monotonic())
     else:
-        shift.exchanges.begin(Batch([], 1))
+        processor.batcher.begin(Batch([], 1))
     with anyio.fail_after(2):
-        await shift._farewell()
+        await processor._drain()
 
     info = await queue.get(job_id)
     assert info is not None
@@ -719,38 +719,38 @@ async def test_a_worker_that_is_cancelled_as_it_begins_to_ask_hands_back_at_once
 
 
 async def test_a_look_for_lost_leases_ends_though_nobody_carries_our_outcomes_any_more(
-    queue: JobQueue, shift: Shift, store: Store, monkeypatch: pytest.MonkeyPatch
+    queue: JobQueue, processor: Processor, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when the worker is cancelled just then: it must not take over what it could not settle."""
     await queue.push(Work())
     async with anyio.create_task_group() as tasks:
-        shift.exchanges.start(tasks)
+        processor.batcher.start(tasks)
         await anyio.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()
-    shift._dispatch((await shift.consumer.exchange([], 1)).leases)
-    (run,) = shift.leased.values()
-    shift._ran(run, Done())
+    processor._dispatch((await processor.consumer.exchange([], 1)).leases)
+    (run,) = processor.leased.values()
+    processor._ran(run, Done())
     store.age(60)
     tries: list[Batch] = []
-    begin = shift.exchanges.begin
+    begin = processor.batcher.begin
 
     def at_most_ten(batch: Batch) -> None:
         tries.append(batch)
         assert len(tries) < 10
         begin(batch)
 
-    monkeypatch.setattr(shift.exchanges, "begin", at_most_ten)
+    monkeypatch.setattr(processor.batcher, "begin", at_most_ten)
 
-    await shift._reclaim()
+    await processor._reclaim()
 
-    assert (shift.outbox, run.lease.deliveries) == ([run], 1)
+    assert (processor.unsettled, run.lease.deliveries) == ([run], 1)
 
 
 def hold_answers(consumer: RedisConsumer, before: Callable[[Exchange], Awaitable[None]]) -> Callable[[], None]:
     """Let something happen before each answer arrives, until what this returns is called."""
     exchange = consumer.exchange
 
-    async def held(settlements: list[Settlement], count: int | None, **more: Any) -> Exchange:
+    async def held(settlements: list[tuple[Lease, Settlement]], count: int | None, **more: Any) -> Exchange:
         answer = await exchange(settlements, count, **more)
         await before(answer)
         return answer
@@ -807,7 +807,7 @@ async def test_jobs_that_took_a_lease_to_arrive_are_run_but_not_before_a_beat_go
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(worker.run)
         if verb == "wait":
-            await eventually(lambda: worker._shift and settled(worker._shift.lookout))
+            await eventually(lambda: worker._processor and settled(worker._processor.lookout))
             await queue.push(Late())
         with anyio.fail_after(10):
             await arrived.wait()
@@ -867,7 +867,7 @@ async def test_quick_jobs_keep_two_exchanges_under_way(
 
     async def counting(
         self: RedisConsumer,
-        settlements: Sequence[Settlement],
+        settlements: Settlements,
         count: int | None,
         *,
         turn: Turn | None = None,

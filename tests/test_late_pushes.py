@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from store import RedisStore
 
-from redisjobs.driver import REPEATABLE, Ack, NewJob, Pushed, Word
+from redisjobs.driver import REPEATABLE, Ack, NewJob, Pushed, Reply
 from redisjobs.drivers.redis import connection
 from redisjobs.drivers.redis.commands import Commands, PushAnswer
-from redisjobs.drivers.redis.connection import SyncLink, Target
+from redisjobs.drivers.redis.connection import SyncConnection, Target
 from redisjobs.job import JobName
 from redisjobs.queue import JobQueue
 from redisjobs.sync import JobQueue as SyncJobQueue
@@ -22,12 +22,12 @@ JOB = JobName("Work", dict[str, int])
 
 def send(store: RedisStore, job: NewJob, sent_ms: float, *, repeated: bool = False) -> PushAnswer:
     """A first try, or a repetition, as it was sent then."""
-    link = SyncLink(Commands(store.queue_name, store.clock), Target(store.url))
+    connection = SyncConnection(Commands(store.queue_name, store.clock), Target(store.url))
     try:
-        (answer,) = link.run(link._commands.push([job], repeated=repeated, sent_ms=sent_ms))
+        (answer,) = connection.run(connection._commands.push([job], repeated=repeated, sent_ms=sent_ms))
         return answer  # type: ignore[no-any-return]
     finally:
-        link.close()
+        connection.close()
 
 
 async def run_it(store: RedisStore) -> int:
@@ -50,13 +50,13 @@ async def test_a_first_try_that_comes_after_its_repetition_has_run_adds_nothing(
     store.clock.advance(0)
     sent_ms = store.clock()
     store.clock.advance(ran_after)
-    assert await store.driver.push([job], repeated=True) == [Pushed(Word.OK)]
+    assert await store.driver.push([job], repeated=True) == [Pushed(Reply.OK)]
     assert await run_it(store) == 1
     store.clock.advance(late)
 
     answer = send(store, job, sent_ms)
 
-    assert answer.pushed in (None, [Pushed(Word.REPEATED)])
+    assert answer.pushed in (None, [Pushed(Reply.REPEATED)])
     assert (answer.pushed is None) == (ran_after + late > 30)  # sent too long ago to be judged
     assert answer.server_ms == store.clock()
     assert await run_it(store) == 0
@@ -73,11 +73,11 @@ async def test_a_first_try_that_comes_after_its_repetition_was_refused_adds_noth
     job = NewJob("a", FIELDS, nonce="another") if kind == "id" else NewJob("b", FIELDS, unique="key")
     sent_ms = store.clock()
     (refused,) = await store.driver.push([job], repeated=True)
-    assert refused.word is (Word.EXISTS if kind == "id" else Word.DUPLICATE)
+    assert refused.reply is (Reply.EXISTS if kind == "id" else Reply.DUPLICATE)
     store.clock.advance(1)
     assert await run_it(store) == 1
 
-    assert send(store, job, sent_ms).pushed == [Pushed(Word.REPEATED)]
+    assert send(store, job, sent_ms).pushed == [Pushed(Reply.REPEATED)]
 
     assert await run_it(store) == 0
     await store.driver.aclose()
@@ -92,7 +92,7 @@ async def test_a_clock_set_back_a_little_hides_nothing_that_ended_before(redis_s
     assert await run_it(store) == 1
     store.clock.set_to -= 15
 
-    assert send(store, job, sent_ms).pushed == [Pushed(Word.REPEATED)]
+    assert send(store, job, sent_ms).pushed == [Pushed(Reply.REPEATED)]
     await store.driver.aclose()
 
 
@@ -106,11 +106,11 @@ async def test_what_ended_just_as_a_push_was_sent_is_found_also_when_the_next_fi
     assert await run_it(store) == 1
     store.clock.set_to += 20
 
-    assert send(store, job, sent_ms).pushed == [Pushed(Word.REPEATED)]
+    assert send(store, job, sent_ms).pushed == [Pushed(Reply.REPEATED)]
     await store.driver.aclose()
 
 
-@pytest.mark.parametrize(("sent_ago", "answer"), [(7_900, [Pushed(Word.REPEATED)]), (8_100, None)])
+@pytest.mark.parametrize(("sent_ago", "answer"), [(7_900, [Pushed(Reply.REPEATED)]), (8_100, None)])
 async def test_a_repetition_that_comes_later_than_what_ended_is_remembered_adds_nothing(
     redis_store: RedisStore, sent_ago: int, answer: Any
 ) -> None:

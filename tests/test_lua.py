@@ -22,15 +22,15 @@ from redisjobs.driver import (
     Ack,
     Consumer,
     DeadLetter,
-    Fate,
     Fenced,
     Lease,
     NewJob,
     Pushed,
     Release,
+    Reply,
     RetryLater,
+    Settlement,
     Turn,
-    Word,
 )
 from redisjobs.drivers.redis import scripts
 from redisjobs.drivers.redis.commands import Commands
@@ -148,17 +148,21 @@ def test_the_header_names_as_many_values_of_a_job_as_the_body_reads(name: str) -
 
 
 def test_the_header_of_settle_names_every_fate_and_what_it_takes_along() -> None:
-    said = header("settle").split("\n-- Returns ")[0].split("by its fate:")[1]
+    said = header("settle").split("\n-- Returns ")[0].split("by its settlement:")[1]
     parts = [part.split(":") for part in re.sub(r"\([^)]*\)|--|\n", " ", said).split("·")]
-    takes = {fate.strip(): [value.strip() for value in values.split(",")] for fate, values in parts}
-    code = dict(re.findall(r"^fates\.(\w+) = (.+?)^end", body("settle"), re.M | re.S))
-    for fate, lines in re.findall(r"if fate == '(\w+)' then (return .+)", body("settle")):
-        code[fate] += lines
-    reads = {fate: max([0, *map(int, re.findall(r"values\[(\d)\]", lines))]) for fate, lines in code.items()}
+    takes = {settlement.strip(): [value.strip() for value in values.split(",")] for settlement, values in parts}
+    code = dict(re.findall(r"^settlements\.(\w+) = (.+?)^end", body("settle"), re.M | re.S))
+    for settlement, lines in re.findall(r"if settlement == '(\w+)' then (return .+)", body("settle")):
+        code[settlement] += lines
+    reads = {
+        settlement: max([0, *map(int, re.findall(r"values\[(\d)\]", lines))]) for settlement, lines in code.items()
+    }
 
     assert takes.keys() == reads.keys()
     assert takes.pop("retry") == ["due", "names and values of the fields to change"]  # the rest of them
-    assert {fate: len(values) - (values == ["none"]) for fate, values in takes.items()} | {"retry": 0} == reads
+    assert {settlement: len(values) - (values == ["none"]) for settlement, values in takes.items()} | {
+        "retry": 0
+    } == reads
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -171,7 +175,7 @@ def test_the_header_names_every_word_that_the_body_returns(name: str) -> None:
     said = set(re.findall(r"^(?:-- {10}| )([A-Z_]{2,})\b", answer, re.M))
 
     assert returned == said
-    assert said <= set(Word)
+    assert said <= set(Reply)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -239,7 +243,7 @@ async def test_a_release_that_is_installed_in_place_of_a_running_one_does_not_re
     async with queue:
         job = await work.push()
         await Worker(queue).run(until_idle=True)
-        assert await job.cancel() is Word.CANCELLED
+        assert await job.cancel() is Reply.CANCELLED
 
 
 # What a server can do
@@ -321,9 +325,9 @@ def job(job_id: str, **options: Any) -> NewJob:
     return NewJob(job_id, ["name", "Work", "parameters", "{}"], **options)
 
 
-async def push(store: RedisStore, *job_ids: str, **options: Any) -> list[Word]:
+async def push(store: RedisStore, *job_ids: str, **options: Any) -> list[Reply]:
     jobs = [job(job_id, **options) for job_id in job_ids]
-    return [pushed.word for pushed in await store.driver.push(jobs, repeated=False)]
+    return [pushed.reply for pushed in await store.driver.push(jobs, repeated=False)]
 
 
 async def claim(consumer: Consumer, count: int = 10) -> list[Lease]:
@@ -347,7 +351,7 @@ async def test_after_a_script_flush_everything_works(queue: RedisStore, worker: 
         queue.admin.script_flush()
 
     flush()
-    assert await push(queue, *"abcde") == [Word.OK] * 5
+    assert await push(queue, *"abcde") == [Reply.OK] * 5
     flush()
     leases = await claim(worker)
     heart = worker.heartbeat()
@@ -355,9 +359,9 @@ async def test_after_a_script_flush_everything_works(queue: RedisStore, worker: 
     assert heart.beat(lambda: leases, {"host": "here"}) == ()
     heart.close()
     flush()
-    fates: list[Fate] = [Ack(), RetryLater("+0"), Release(), FAILED, RetryLater("+60000")]
-    exchange = await worker.exchange(list(zip(leases, fates, strict=True)), 10)
-    assert exchange.words == [Word.OK] * 5
+    settlements: list[Settlement] = [Ack(), RetryLater("+0"), Release(), FAILED, RetryLater("+60000")]
+    exchange = await worker.exchange(list(zip(leases, settlements, strict=True)), 10)
+    assert exchange.replies == [Reply.OK] * 5
     flush()
     assert [lease.job_id for lease in await claim(worker)] == ["c", "b"]
     for call in (worker.recover([]), worker.reclaim(), worker.tidy(), queue.driver.counts()):
@@ -365,11 +369,11 @@ async def test_after_a_script_flush_everything_works(queue: RedisStore, worker: 
         await call
     flush()
     assert await worker.release(refund=True, watch=False) == 2
-    for verb, word in ((queue.driver.requeue, Word.OK), (queue.driver.cancel, Word.CANCELLED)):
+    for verb, reply in ((queue.driver.requeue, Reply.OK), (queue.driver.cancel, Reply.CANCELLED)):
         flush()
-        assert await verb("d") is word
+        assert await verb("d") is reply
     flush()
-    assert await queue.driver.delete("d") is Word.NOT_FOUND
+    assert await queue.driver.delete("d") is Reply.NOT_FOUND
     flush()
     assert await queue.driver.find("d") is None
     flush()
@@ -387,9 +391,9 @@ async def test_where_the_group_is_gone_a_claim_makes_it_and_finds_the_jobs_again
     refused = await worker.exchange([(lost, RetryLater("+0"))], None)
     found = await claim(worker)
 
-    assert refused.words == [Word.LEASE_LOST]
+    assert refused.replies == [Reply.LEASE_LOST]
     assert [(lease.job_id, lease.deliveries) for lease in found] == [("a", 1), ("b", 1)]
-    assert (await worker.exchange([(lease, Ack()) for lease in found], None)).words == [Word.OK] * 2
+    assert (await worker.exchange([(lease, Ack()) for lease in found], None)).replies == [Reply.OK] * 2
 
 
 @pytest.mark.anyio
@@ -430,10 +434,10 @@ async def test_a_settlement_is_whole_where_one_stream_has_lost_its_group(
     await push(queue, "lost")
     leases = await claim(worker)
 
-    for fate in (RetryLater("+60000"), Release(), FAILED, Ack(cancelled=True)):
+    for settlement in (RetryLater("+60000"), Release(), FAILED, Ack(cancelled=True)):
         queue.admin.xgroup_destroy(queue.stream(), "workers")
-        pair = [(leases.pop(0), fate), (leases[-1], fate)]
-        assert (await worker.exchange(pair, None)).words == [Word.OK, Word.LEASE_LOST]
+        pair = [(leases.pop(0), settlement), (leases[-1], settlement)]
+        assert (await worker.exchange(pair, None)).replies == [Reply.OK, Reply.LEASE_LOST]
 
     totals = happened(await queue.driver.counts())
     assert totals == {"pushed": 5, "cancelled": 1, "retried": 1, "released": 1, "dead": 1}
@@ -448,9 +452,9 @@ async def test_what_is_done_is_refused_where_the_group_was_destroyed_and_runs_ag
     leases = await claim(worker)
     queue.admin.xgroup_destroy(queue.stream(), "workers")
 
-    words = (await worker.exchange([(lease, Ack()) for lease in leases], None)).words
+    replies = (await worker.exchange([(lease, Ack()) for lease in leases], None)).replies
 
-    assert words == [Word.LEASE_LOST] * 2
+    assert replies == [Reply.LEASE_LOST] * 2
     assert happened(await queue.driver.counts()) == {"pushed": 2}
     assert sorted(lease.job_id for lease in await claim(worker)) == ["a", "b"]
 
@@ -492,19 +496,26 @@ async def test_a_full_server_refuses_a_push_whole_and_settles_all_the_same(small
     with full(store):
         with pytest.raises(QueueFull, match="nothing was written"):
             await push(store, "h", "i")
-        assert await store.driver.cancel("f") is Word.CANCELLING
-        fates: list[Fate] = [Ack(), RetryLater("+0"), RetryLater("+60000"), Release(), FAILED, RetryLater("+0")]
-        settlements = list(zip(leases, fates, strict=True))
-        words = (await worker.exchange(settlements, None, turn=turn)).words
-        assert (await worker.exchange(settlements, None, turn=turn)).words == words
+        assert await store.driver.cancel("f") is Reply.CANCELLING
+        kinds: list[Settlement] = [
+            Ack(),
+            RetryLater("+0"),
+            RetryLater("+60000"),
+            Release(),
+            FAILED,
+            RetryLater("+0"),
+        ]
+        settlements = list(zip(leases, kinds, strict=True))
+        replies = (await worker.exchange(settlements, None, turn=turn)).replies
+        assert (await worker.exchange(settlements, None, turn=turn)).replies == replies
         again = await claim(worker)
-        (stray,) = [lease for lease in again if lease.job_id == by_hand]
-        assert (await worker.exchange([(stray, FAILED)], None)).words == [Word.OK]
-        assert await store.driver.delete(by_hand) is Word.OK
-        assert await store.driver.requeue("e") is Word.OK
+        (unlocated,) = [lease for lease in again if lease.job_id == by_hand]
+        assert (await worker.exchange([(unlocated, FAILED)], None)).replies == [Reply.OK]
+        assert await store.driver.delete(by_hand) is Reply.OK
+        assert await store.driver.requeue("e") is Reply.OK
         assert await store.driver.find("h") is None
 
-    assert words == [Word.OK] * 5 + [Word.CANCELLED]
+    assert replies == [Reply.OK] * 5 + [Reply.CANCELLED]
     assert [lease.job_id for lease in again] == ["d", "b", "g", by_hand]
     counts = await store.driver.counts()
     assert (counts.ready[Priority.NORMAL], counts.running, counts.delayed, counts.dead) == (1, 3, 1, 0)
@@ -519,7 +530,7 @@ async def test_on_a_full_server_workers_beat_are_fenced_and_jobs_are_found_taken
     await worker.open()
     await push(store, "a", "b")
     leases = await claim(worker)
-    assert await store.driver.cancel("b") is Word.CANCELLING
+    assert await store.driver.cancel("b") is Reply.CANCELLING
 
     with full(store):
         beaten = heart.beat(lambda: leases, {"host": "here"})
@@ -553,7 +564,7 @@ async def test_a_worker_that_starts_on_a_full_server_drains_it(small: Small) -> 
         leases = await claim(worker)
         settled = await worker.exchange([(lease, Ack()) for lease in leases], None)
 
-    assert settled.words == [Word.OK] * 2
+    assert settled.replies == [Reply.OK] * 2
 
 
 @pytest.mark.anyio
@@ -579,7 +590,7 @@ async def test_a_push_that_has_to_send_the_script_first_is_refused_by_a_full_ser
     store.admin.script_flush()
     with full(store), pytest.raises(QueueFull):
         await push(store, "a")
-    assert await push(store, "a") == [Word.OK]
+    assert await push(store, "a") == [Reply.OK]
 
 
 @pytest.mark.anyio
@@ -593,7 +604,7 @@ async def test_of_a_field_given_twice_by_hand_the_last_counts_for_scripts_and_wo
     (lease,) = await claim(worker)
     settled = await worker.exchange([(lease, FAILED)], None)
 
-    assert (lease.job_id, lease.unique, settled.words) == ("b", b"two", [Word.OK])
+    assert (lease.job_id, lease.unique, settled.replies) == ("b", b"two", [Reply.OK])
     assert queue.located().keys() == {"b"}
     assert not queue.admin.exists(f"{queue.prefix}unique:two")
 
@@ -620,7 +631,7 @@ async def test_nothing_comes_after_the_largest_entry_id_and_whoever_looks_there_
     assert await worker.release(refund=True, watch=False) == 1
     await worker.open("w1-again")
     (last,) = await claim(worker)
-    assert (await worker.exchange([(last, Ack())], 0)).words == [Word.OK]
+    assert (await worker.exchange([(last, Ack())], 0)).replies == [Reply.OK]
     assert await queue.driver.jobs(State.READY, 10) == []
 
 
@@ -666,7 +677,7 @@ async def test_a_consumer_goes_only_with_nothing_pending_and_its_worker_gone(
     assert tidy(queue) == 2
 
     assert consumers(queue, Priority.HIGH) == consumers(queue) == {"alive", "w1"}
-    assert (await worker.exchange([(held, Ack())], None)).words == [Word.OK]
+    assert (await worker.exchange([(held, Ack())], None)).replies == [Reply.OK]
 
 
 @pytest.mark.anyio
@@ -705,7 +716,7 @@ async def test_a_worker_that_lives_keeps_its_jobs_though_the_list_of_workers_was
     with closing(worker.heartbeat()) as heart:
         heart.beat(lambda: [held], {})
     assert queue.admin.zscore(f"{queue.prefix}workers", "w1") is not None
-    assert (await worker.exchange([(held, Ack())], None)).words == [Word.OK]
+    assert (await worker.exchange([(held, Ack())], None)).replies == [Reply.OK]
 
 
 @pytest.mark.anyio
@@ -767,7 +778,7 @@ async def test_jobs_whose_consumer_somebody_has_removed_run_again_and_no_others(
         *("normal-2", "low-0", "low-1", "low-2"),
     ]
     assert {lease.deliveries for lease in again} == {1}  # nobody knows of the others any more
-    assert (await worker.exchange([(held[0], Ack())], None)).words == [Word.LEASE_LOST]
+    assert (await worker.exchange([(held[0], Ack())], None)).replies == [Reply.LEASE_LOST]
     assert happened(await queue.driver.counts())["reclaimed"] == 4
     await other.aclose()
 
@@ -778,12 +789,12 @@ async def test_what_is_neither_dropped_nor_lost_is_left_as_it_is(queue: RedisSto
     await push(queue, *"abcdef")
     held = await claim(worker, 3)
     queue.admin.xdel(queue.stream(), held[0].entry)  # removed by hand
-    assert await queue.driver.cancel("e") is Word.CANCELLED  # now the server has lost count
+    assert await queue.driver.cancel("e") is Reply.CANCELLED  # now the server has lost count
 
     assert await restore(other) == 0
 
     assert [lease.job_id for lease in await claim(other, 9)] == ["d", "f"]
-    assert (await worker.exchange([(lease, Ack()) for lease in held[1:]], None)).words == [Word.OK] * 2
+    assert (await worker.exchange([(lease, Ack()) for lease in held[1:]], None)).replies == [Reply.OK] * 2
     queue.admin.hdel(f"{queue.prefix}jobs", "a")
     await other.aclose()
 
@@ -797,7 +808,7 @@ async def test_a_job_that_nobody_would_be_given_is_found_whatever_else_waits_and
     queue.admin.xreadgroup("workers", "gone", {queue.stream(): ">"}, count=3)
     queue.admin.xgroup_delconsumer(queue.stream(), "workers", "gone")
     queue.admin.hdel(f"{queue.prefix}jobs", "job-1")
-    assert await queue.driver.cancel("job-30") is Word.CANCELLED  # the server loses count
+    assert await queue.driver.cancel("job-30") is Reply.CANCELLED  # the server loses count
 
     assert await restore(worker) == 3
 
@@ -874,7 +885,7 @@ async def test_of_large_jobs_that_have_to_run_alone_a_busy_worker_reads_no_more_
     assert [lease.job_id for lease in answer.leases] == ["behind"]
     assert answer.waits is not None
     assert read < 10  # about 1 MiB
-    assert (await worker.exchange([(held[0], Ack()), (answer.leases[0], Ack())], None)).words == [Word.OK] * 2
+    assert (await worker.exchange([(held[0], Ack()), (answer.leases[0], Ack())], None)).replies == [Reply.OK] * 2
     await worker.reclaim()
     assert [lease.job_id for lease in (await worker.exchange([], 9, idle=True)).leases] == ["large-0"]
     queue.admin.delete(queue.stream(), f"{queue.prefix}jobs")
@@ -941,15 +952,15 @@ def journey(redis_url: str) -> Iterator[Callable[[NewJob], list[Lease]]]:
 
         async def travel(new: NewJob) -> list[Lease]:
             store.clock.advance(100)  # an id may come twice
-            assert await store.driver.push([new], repeated=False) == [Pushed(Word.OK)]
+            assert await store.driver.push([new], repeated=False) == [Pushed(Reply.OK)]
             stops = []
-            for fate in (RetryLater("+5000"), RetryLater("+0"), Release(), FAILED, Ack()):
+            for settlement in (RetryLater("+5000"), RetryLater("+0"), Release(), FAILED, Ack()):
                 store.clock.advance(10)
                 (lease,) = await claim(worker)
                 stops.append(lease)
-                assert (await worker.exchange([(lease, fate)], None)).words == [Word.OK]
-                if fate is FAILED:
-                    assert await store.driver.requeue(new.job_id) is Word.OK
+                assert (await worker.exchange([(lease, settlement)], None)).replies == [Reply.OK]
+                if settlement is FAILED:
+                    assert await store.driver.requeue(new.job_id) is Reply.OK
             return stops
 
         yield lambda new: portal.call(travel, new)
@@ -1019,7 +1030,7 @@ async def test_no_claim_looks_at_more_than_five_hundred_that_were_handed_back_an
     for start in (0, 300):
         await push(queue, *map(str, range(start, start + 300)))
     for lease in await claim_all(worker, 600):
-        assert await queue.driver.cancel(lease.job_id) is Word.CANCELLING
+        assert await queue.driver.cancel(lease.job_id) is Reply.CANCELLING
     assert await worker.release(refund=True, watch=False) == 600
 
     await worker.open("w1-again")
@@ -1081,7 +1092,7 @@ async def test_what_a_worker_finds_of_its_own_is_all_there_is_behind_all_that_it
 
     found = await worker.recover(held[:550])
 
-    assert [lease.place for lease in found] == [lease.place for lease in held[550:]]
+    assert [lease.key for lease in found] == [lease.key for lease in held[550:]]
     assert await worker.recover(held) == []
 
 
@@ -1089,11 +1100,11 @@ async def test_what_a_worker_finds_of_its_own_is_all_there_is_behind_all_that_it
 async def test_five_hundred_jobs_are_pushed_in_one_call_and_settled_in_one_exchange(
     queue: RedisStore, worker: Consumer
 ) -> None:
-    assert await push(queue, *map(str, range(500)), unique_for_ms=60_000) == [Word.OK] * 500
+    assert await push(queue, *map(str, range(500)), unique_for_ms=60_000) == [Reply.OK] * 500
     leases = await claim_all(worker, 500)
-    fates: list[Fate] = [Ack(), RetryLater("+0"), Release(), FAILED, RetryLater("+1")]
-    settlements = [(lease, fates[n % 5]) for n, lease in enumerate(leases)]
-    assert (await worker.exchange(settlements, None)).words == [Word.OK] * 500
+    kinds: list[Settlement] = [Ack(), RetryLater("+0"), Release(), FAILED, RetryLater("+1")]
+    settlements = [(lease, kinds[n % 5]) for n, lease in enumerate(leases)]
+    assert (await worker.exchange(settlements, None)).replies == [Reply.OK] * 500
     queue.clock.advance(1)
     assert len(await claim_all(worker, 500)) == 300
 
@@ -1105,7 +1116,7 @@ async def test_a_dead_letter_of_a_job_put_in_by_hand_has_up_to_five_hundred_fiel
 ) -> None:
     entry = queue.put({f"field-{number}": "x" for number in range(fields)})
     (lease,) = await claim(worker)
-    assert (await worker.exchange([(lease, FAILED)], None)).words == [Word.OK]
+    assert (await worker.exchange([(lease, FAILED)], None)).replies == [Reply.OK]
     letter = await queue.driver.find(entry)
     assert letter is not None
     assert (b"field-499" in letter.fields, b"entry" in letter.fields) == (is_whole, not is_whole)
@@ -1119,11 +1130,11 @@ async def test_of_more_than_five_hundred_jobs_each_that_is_cancelled_is_heard_of
         await push(queue, *map(str, range(start, min(start + 500, 1100))))
     leases = await claim_all(worker, 1100)
     for job_id in ("0", "1099"):
-        assert await queue.driver.cancel(job_id) is Word.CANCELLING
+        assert await queue.driver.cancel(job_id) is Reply.CANCELLING
     heart = worker.heartbeat()
     assert [lease.job_id for lease in heart.beat(lambda: leases, {})] == ["0", "1099"]
     heart.close()
     for start in range(0, 1100, 500):
         settlements = [(lease, Ack()) for lease in leases[start : start + 500]]
-        assert set((await worker.exchange(settlements, None)).words) == {Word.OK}
+        assert set((await worker.exchange(settlements, None)).replies) == {Reply.OK}
     assert happened(await queue.driver.counts()) == {"pushed": 1100, "completed": 1100}

@@ -137,9 +137,11 @@ def after(make: Callable[[], BaseException]) -> RetryLater | DeadLetter:
         raise make()
     except BaseException as error:
         raised = Raised(error)
-    fate = decide(raised, attempt=1, started_ms=0, now_ms=0, policy=no_retry() if made(raised) else RetryPolicy())
-    assert isinstance(fate, RetryLater | DeadLetter)
-    return fate
+    settlement = decide(
+        raised, attempt=1, started_ms=0, now_ms=0, policy=no_retry() if made(raised) else RetryPolicy()
+    )
+    assert isinstance(settlement, RetryLater | DeadLetter)
+    return settlement
 
 
 def made(raised: Raised) -> bool:
@@ -159,9 +161,9 @@ def test_a_retry_may_have_a_delay_and_a_reason_by_place_or_by_name() -> None:
 
 
 def test_a_retry_of_a_text_is_one_for_that_reason() -> None:
-    fate = after(lambda: Retry("the line is busy"))
-    assert isinstance(fate, RetryLater)
-    assert fate.changes["error"] == "Retry: the line is busy"
+    settlement = after(lambda: Retry("the line is busy"))
+    assert isinstance(settlement, RetryLater)
+    assert settlement.changes["error"] == "Retry: the line is busy"
     assert Retry("5s").args == ("5s",)
 
 

@@ -33,8 +33,8 @@ async def test_what_was_delivered_a_while_ago_is_found_and_what_was_just_deliver
     beat.close()
     (found,) = await worker.recover([held], 5)
 
-    assert (found.place, found.deliveries, found.job_id) == (missed.place, missed.deliveries, missed.job_id)
-    assert list((await worker.exchange([(found, Ack()), (held, Ack())], None)).words) == ["OK", "OK"]
+    assert (found.key, found.deliveries, found.job_id) == (missed.key, missed.deliveries, missed.job_id)
+    assert list((await worker.exchange([(found, Ack()), (held, Ack())], None)).replies) == ["OK", "OK"]
     await worker.aclose()
     await store.driver.aclose()
 

@@ -23,7 +23,7 @@ from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.job import State
 from redisjobs.torture.proxy import Proxy
-from redisjobs.worker.processor import Shift
+from redisjobs.worker.processor import Processor
 
 pytestmark = pytest.mark.anyio
 LEASE = 1.5  # seconds
@@ -337,13 +337,13 @@ def test_a_worker_that_was_frozen_for_its_lease_starts_nothing_that_it_was_given
 
 
 async def test_an_older_answer_that_was_overtaken_changes_nothing(store: Store) -> None:
-    shift = Shift(Worker(queue_at(store.driver, store.queue_name)).settings, until_idle=True)
+    processor = Processor(Worker(queue_at(store.driver, store.queue_name)).settings, until_idle=True)
     now = time.monotonic()
-    shift.lookout.learn(0.5, now)
+    processor.lookout.learn(0.5, now)
 
-    shift.lookout.learn(None, now - 1)
+    processor.lookout.learn(None, now - 1)
 
-    assert shift.lookout._due_at is not None
+    assert processor.lookout._due_at is not None
 
 
 @pytest.mark.parametrize("how", ["at its end", "later"])

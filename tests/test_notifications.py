@@ -11,7 +11,7 @@ import pytest
 import redis
 from store import RedisStore, eventually
 
-from redisjobs.driver import Word
+from redisjobs.driver import Reply
 from redisjobs.queue import JobQueue
 from redisjobs.worker.worker import Worker
 
@@ -86,7 +86,7 @@ async def test_a_cancel_in_another_database_leaves_the_job_of_that_id_alone(crew
         consumer = elsewhere.driver.consumer("w", lease=60, max_deliveries=3)
         await consumer.open()
         (lease,) = (await consumer.exchange([], 1)).leases
-        assert await elsewhere.cancel("mine") is Word.CANCELLING
+        assert await elsewhere.cancel("mine") is Reply.CANCELLING
         await runs_on(crew)
         await consumer.release(refund=True, watch=False)
         await consumer.aclose()
@@ -101,7 +101,7 @@ async def test_a_cancel_that_somebody_only_published_cancels_nothing(crew: Crew)
 
 
 async def test_a_cancel_reaches_the_worker_at_once(crew: Crew) -> None:
-    assert await crew.queue.cancel("mine") is Word.CANCELLING
+    assert await crew.queue.cancel("mine") is Reply.CANCELLING
     await eventually(lambda: crew.store.located() == {}, within=10)  # by itself it would renew after 20 s
     assert crew.ran == []
 

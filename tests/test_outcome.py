@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import tenacity
 
-from redisjobs.driver import Ack, DeadLetter, Fate, Release, RetryLater
+from redisjobs.driver import Ack, DeadLetter, Release, RetryLater, Settlement
 from redisjobs.errors import Fail, JobTimeout, Retry, Snooze
 from redisjobs.outcome import (
     CancelAsked,
@@ -30,9 +30,9 @@ FIXED = RetryPolicy(wait=tenacity.wait_fixed(8))  # four attempts, 8 s apart
 HOUR = 3_600_000
 
 
-def fate_of(
+def settlement_of(
     outcome: Outcome, attempt: int = 1, policy: RetryPolicy = FIXED, started_ms: int = NOW, now_ms: int = NOW
-) -> Fate | None:
+) -> Settlement | None:
     return decide(outcome, attempt=attempt, started_ms=started_ms, now_ms=now_ms, policy=policy)
 
 
@@ -54,13 +54,13 @@ def snoozed(due: str) -> RetryLater:
 
 
 def dead(outcome: Outcome, **more: Any) -> DeadLetter:
-    fate = fate_of(outcome, **more)
-    assert isinstance(fate, DeadLetter)
-    return fate
+    settlement = settlement_of(outcome, **more)
+    assert isinstance(settlement, DeadLetter)
+    return settlement
 
 
 @pytest.mark.parametrize(
-    ("outcome", "fate"),
+    ("outcome", "settlement"),
     [
         (Done(), Ack()),
         (CancelAsked(), Ack(cancelled=True)),
@@ -74,13 +74,13 @@ def dead(outcome: Outcome, **more: Any) -> DeadLetter:
 @pytest.mark.parametrize("attempt", [1, 4])
 @pytest.mark.parametrize("policy", [FIXED, no_retry()])
 def test_what_is_no_failure_of_the_handler_is_no_business_of_its_policy(
-    outcome: Outcome, fate: Fate | None, attempt: int, policy: RetryPolicy
+    outcome: Outcome, settlement: Settlement | None, attempt: int, policy: RetryPolicy
 ) -> None:
-    assert fate_of(outcome, attempt, policy) == fate
+    assert settlement_of(outcome, attempt, policy) == settlement
 
 
 @pytest.mark.parametrize(
-    ("error", "attempt", "policy", "fate"),
+    ("error", "attempt", "policy", "settlement"),
     [
         (ValueError("no good"), 1, FIXED, again("+8000", 2, "ValueError: no good")),
         (ValueError("no good"), 3, FIXED, again("+8000", 4, "ValueError: no good")),
@@ -97,14 +97,14 @@ def test_what_is_no_failure_of_the_handler_is_no_business_of_its_policy(
         (Snooze(until=datetime(1950, 1, 1, tzinfo=UTC)), 1, FIXED, snoozed("0")),
     ],
 )
-def test_a_job_runs_again(error: BaseException, attempt: int, policy: RetryPolicy, fate: Fate) -> None:
-    assert fate_of(raised(error), attempt, policy) == fate
+def test_a_job_runs_again(error: BaseException, attempt: int, policy: RetryPolicy, settlement: Settlement) -> None:
+    assert settlement_of(raised(error), attempt, policy) == settlement
 
 
 def test_a_snooze_may_end_at_the_very_end_of_time_in_any_zone() -> None:
     west = timezone(timedelta(hours=-5))
-    fate = fate_of(Raised(Snooze(until=datetime.max.replace(tzinfo=west))))
-    assert fate == snoozed("253402318800000")
+    settlement = settlement_of(Raised(Snooze(until=datetime.max.replace(tzinfo=west))))
+    assert settlement == snoozed("253402318800000")
 
 
 @pytest.mark.parametrize(
@@ -128,13 +128,13 @@ def test_a_job_is_dead(error: BaseException, attempt: int, policy: RetryPolicy, 
 
 def test_a_stop_by_time_counts_from_when_the_first_run_began() -> None:
     policy = RetryPolicy(stop=tenacity.stop_after_delay(60), wait=tenacity.wait_none())
-    assert isinstance(fate_of(raised(ValueError()), policy=policy, started_ms=NOW - 59_999), RetryLater)
-    assert isinstance(fate_of(raised(ValueError()), policy=policy, started_ms=NOW - 60_000), DeadLetter)
+    assert isinstance(settlement_of(raised(ValueError()), policy=policy, started_ms=NOW - 59_999), RetryLater)
+    assert isinstance(settlement_of(raised(ValueError()), policy=policy, started_ms=NOW - 60_000), DeadLetter)
 
 
-def parked(waited_ms: int | None, give_up_ms: int = HOUR) -> Fate | None:
+def parked(waited_ms: int | None, give_up_ms: int = HOUR) -> Settlement | None:
     since = None if waited_ms is None else NOW - waited_ms
-    return fate_of(UnknownName("Send", since, give_up_ms), attempt=3)
+    return settlement_of(UnknownName("Send", since, give_up_ms), attempt=3)
 
 
 @pytest.mark.parametrize(
@@ -163,8 +163,8 @@ def test_a_job_nobody_knows_is_dead_in_the_end() -> None:
 
 def test_a_job_nobody_knows_is_looked_at_about_seventy_times_in_its_hour() -> None:
     now_ms, looks = NOW, 0
-    while isinstance(fate := fate_of(UnknownName("Send", NOW, HOUR), now_ms=now_ms), RetryLater):
-        now_ms += int(fate.due)
+    while isinstance(settlement := settlement_of(UnknownName("Send", NOW, HOUR), now_ms=now_ms), RetryLater):
+        now_ms += int(settlement.due)
         looks += 1
     assert looks == 66
     assert now_ms - NOW <= HOUR + 60_000
@@ -263,7 +263,7 @@ class Mute(Exception):
 
 def test_an_error_whose_text_cannot_be_had_keeps_its_type_and_its_policy() -> None:
     text = "Mute: its text is not to be had, for __str__ raised BaseException"
-    assert fate_of(raised(Mute())) == again("+8000", 2, text)
+    assert settlement_of(raised(Mute())) == again("+8000", 2, text)
     letter = dead(raised(Mute()), policy=RetryPolicy(retry_if=tenacity.retry_if_not_exception_type(Mute)))
     assert letter.error == text
     assert "raise error" in letter.traceback
@@ -286,7 +286,7 @@ def test_an_error_whose_text_is_no_plain_str_keeps_its_type_and_its_policy() -> 
         def __str__(self) -> str:
             return Text("told")
 
-    assert fate_of(raised(Told())) == again("+8000", 2, "Told: told")
+    assert settlement_of(raised(Told())) == again("+8000", 2, "Told: told")
 
 
 def test_an_error_whose_cause_cannot_be_had_keeps_its_type_and_its_policy() -> None:

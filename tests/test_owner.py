@@ -3,7 +3,7 @@
 import pytest
 from store import RedisStore
 
-from redisjobs.driver import Ack, NewJob, Turn, Word
+from redisjobs.driver import Ack, NewJob, Reply, Turn
 from redisjobs.job import Priority
 
 pytestmark = pytest.mark.anyio
@@ -25,7 +25,7 @@ async def test_an_outcome_is_refused_once_somebody_has_given_the_job_to_another_
         store.admin.xgroup_create(stream, "workers", "0")
         assert (await second.exchange([], 1)).leases
 
-    assert (await first.exchange([(lease, Ack())], None, turn=Turn(1, 1))).words == [Word.LEASE_LOST]
+    assert (await first.exchange([(lease, Ack())], None, turn=Turn(1, 1))).replies == [Reply.LEASE_LOST]
     assert "a" in store.located()
     for closed in (first, second, store.driver):
         await closed.aclose()

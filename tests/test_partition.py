@@ -236,7 +236,7 @@ async def test_a_worker_whose_cable_is_pulled_for_longer_than_its_lease_settles_
 
             cable.plug(False)
             other = fleet.worker("other", lease=0.6)
-            await eventually(lambda: len(fleet.journal("end")) == 2, within=20)
+            await eventually(lambda: len(fleet.recording("end")) == 2, within=20)
             cable.plug(True)
 
             await eventually(lambda: b"lease was" in (tmp_path / "log").read_bytes(), within=20)
@@ -244,7 +244,7 @@ async def test_a_worker_whose_cable_is_pulled_for_longer_than_its_lease_settles_
             fleet.push("after")
             await eventually(lambda: fleet.labels("end") == {"a": 2, "after": 1}, within=20)
             await eventually(lambda: fleet.queue.counts().totals.get("completed") == 2, within=20)
-            *before, (label, anew, attempt, deliveries) = fleet.journal("end")
+            *before, (label, anew, attempt, deliveries) = fleet.recording("end")
             assert before == [["a", "cut-off", "1", "1"], ["a", "other", "1", "2"]]
             assert (label, attempt, deliveries) == ("after", "1", "1")
             assert anew.startswith("cut-off:")  # it goes on as somebody new

@@ -222,7 +222,9 @@ async def test_a_process_that_dies_before_it_begins_a_job_fails_no_job(queue: Jo
             pid = int((tmp_path / "ran").read_text().split()[1])
             os.kill(pid, signal.SIGSTOP)
             second = await queue.push(Do("", str(tmp_path)))
-            await eventually(lambda: worker._shift and worker._shift.processes and worker._shift.processes._busy)
+            await eventually(
+                lambda: worker._processor and worker._processor.processes and worker._processor.processes._busy
+            )
             os.kill(pid, signal.SIGKILL)
             while await second.info() is not None:
                 await anyio.lowlevel.checkpoint()
@@ -244,9 +246,9 @@ async def test_without_a_process_to_be_had_jobs_wait_and_the_worker_is_not_ready
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(worker.run)
             await eventually(lambda: worker.health.ready, within=20)
-            assert worker._shift
-            assert worker._shift.processes
-            pid = worker._shift.processes._idle[0]._process.pid
+            assert worker._processor
+            assert worker._processor.processes
+            pid = worker._processor.processes._idle[0]._process.pid
             assert pid
             monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", refuse)
             os.kill(pid, signal.SIGKILL)

@@ -19,7 +19,7 @@ from store import eventually, happened
 
 import redisjobs.sync
 from redisjobs import DriverError, JobContext, JobQueue, QueueFull, Unavailable, Worker, server
-from redisjobs.driver import LONGEST_TRY, Ack, NewJob, Word
+from redisjobs.driver import LONGEST_TRY, Ack, NewJob, Reply
 from redisjobs.drivers.redis.driver import SyncRedisDriver, push_over
 from redisjobs.errors import WrongType
 from redisjobs.torture.proxy import HOST, Proxy
@@ -573,7 +573,7 @@ async def test_a_prepared_push_that_was_cancelled_is_repeated_and_told_once(benc
                 tasks.start_soon(queue.push_many, [job])
                 await eventually(lambda: len(bench.ids()) == 2)
                 tasks.cancel_scope.cancel()
-        assert await queue.cancel("mine") is Word.CANCELLED
+        assert await queue.cancel("mine") is Reply.CANCELLED
 
         assert [each.added for each in await queue.push_many([job])] == [True]  # it was, and has ended
         assert [each.added for each in await queue.push_many([job])] == [False]

@@ -31,13 +31,13 @@ from redisjobs import (
     JobQueue,
     Priority,
     RegistrationError,
+    Reply,
     State,
     Unavailable,
     UnknownJob,
-    Word,
     server,
 )
-from redisjobs.driver import COUNTERS, REPEATABLE, Ack, DeadLetter, Fate, Lease
+from redisjobs.driver import COUNTERS, REPEATABLE, Ack, DeadLetter, Lease, Settlement
 from redisjobs.errors import ServerNotFound
 
 pytestmark = pytest.mark.anyio
@@ -95,9 +95,9 @@ async def claim(store: Store, count: int = 10) -> list[Lease]:
     return leases
 
 
-async def end(store: Store, *leases: Lease, fate: Fate = Ack()) -> None:  # noqa: B008
+async def end(store: Store, *leases: Lease, settlement: Settlement = Ack()) -> None:  # noqa: B008
     consumer = store.consumer("w1")
-    await consumer.exchange([(lease, fate) for lease in leases], None)
+    await consumer.exchange([(lease, settlement) for lease in leases], None)
     await consumer.aclose()
     await store.driver.aclose()
 
@@ -328,7 +328,7 @@ async def test_an_id_is_not_pushed_again_while_its_job_is_there_and_then_it_is_a
 
     assert await pushed(queue.push(Add(4), job_id="mine")) == ("mine", True)
     assert await pushed(queue.push_many([queue.prepare(Add(5), job_id="mine")])) == [("mine", False)]
-    assert await done(queue.cancel("mine")) is Word.CANCELLED
+    assert await done(queue.cancel("mine")) is Reply.CANCELLED
     assert await pushed(queue.push_many([queue.prepare(Add(6), job_id="mine")])) == [("mine", True)]
     assert (await done(queue.get("mine"))).parameters == '{"a":6,"text":""}'
 
@@ -402,7 +402,7 @@ async def test_a_unique_key_with_a_time_is_held_for_that_time_whatever_becomes_o
 async def test_a_handle_looks_its_job_up_and_cancels_it(queue: Any, store: Store) -> None:
     job = await done(queue.push(Add(1), delay=60))
     assert (await done(job.info())).state is State.DELAYED
-    assert await done(job.cancel()) is Word.CANCELLED
+    assert await done(job.cancel()) is Reply.CANCELLED
     assert await done(job.info()) is None
 
 
@@ -460,7 +460,7 @@ async def test_jobs_are_listed_by_state_in_the_order_they_will_run(queue: Any, s
     assert await listed("running") == ["high", "n1"]
     assert await listed("ready", 1) == ["n2"]
     for lease in leases:
-        await end(store, lease, fate=DeadLetter("failed", "no good"))
+        await end(store, lease, settlement=DeadLetter("failed", "no good"))
     assert await listed("dead") == ["n1", "high"]
     counts = await done(queue.counts())
     assert (counts.ready, counts.running, counts.delayed, counts.dead) == (
@@ -485,16 +485,16 @@ async def test_cancel_says_what_it_did(queue: Any, store: Store) -> None:
     words = [await done(queue.cancel(job_id)) for job_id in (ready, delayed, running, running, ready, "nobody")]
 
     assert words == [
-        Word.CANCELLED, Word.CANCELLED, Word.CANCELLING, Word.CANCELLING, Word.NOT_FOUND, Word.NOT_FOUND,
+        Reply.CANCELLED, Reply.CANCELLED, Reply.CANCELLING, Reply.CANCELLING, Reply.NOT_FOUND, Reply.NOT_FOUND,
     ]  # fmt: skip
     assert (await done(queue.get(running))).cancelling
-    await end(store, lease, fate=Ack(cancelled=True))
+    await end(store, lease, settlement=Ack(cancelled=True))
     assert await done(queue.get(running)) is None
 
 
 async def test_a_dead_letter_is_shown_requeued_and_deleted(queue: Any, store: Store) -> None:
     job_id = await done(queue.push(Add(1), headers={"k": "v"}, priority="low"))
-    await end(store, *await claim(store), fate=DeadLetter("failed", "E: no good", "Traceback"))
+    await end(store, *await claim(store), settlement=DeadLetter("failed", "E: no good", "Traceback"))
     info = await done(queue.get(job_id))
     assert (info.state, info.reason, info.error, info.traceback) == (
         State.DEAD,
@@ -503,7 +503,7 @@ async def test_a_dead_letter_is_shown_requeued_and_deleted(queue: Any, store: St
         "Traceback",
     )
     assert (info.worker, info.priority, info.headers) == ("w1", Priority.LOW, {"k": "v"})
-    assert await done(queue.cancel(job_id)) is Word.DEAD
+    assert await done(queue.cancel(job_id)) is Reply.DEAD
 
     assert await done(queue.requeue(job_id)) is True
     assert await done(queue.requeue(job_id)) is False
@@ -511,7 +511,7 @@ async def test_a_dead_letter_is_shown_requeued_and_deleted(queue: Any, store: St
     assert (info.state, info.error, info.headers, info.priority) == (State.READY, "", {"k": "v"}, Priority.LOW)
     assert await done(queue.delete(job_id)) is False
 
-    await end(store, *await claim(store), fate=DeadLetter("failed", "again"))
+    await end(store, *await claim(store), settlement=DeadLetter("failed", "again"))
     assert await done(queue.delete(job_id)) is True
     assert await done(queue.get(job_id)) is None
 
@@ -702,7 +702,7 @@ async def test_tls_asked_of_a_server_that_has_none_is_an_error(redis_url: str, f
 async def test_on_trio_memory_works_and_redis_says_that_it_cannot(redis_url: str) -> None:
     async with JobQueue("memory://") as queue:
         job_id = await queue.push(Add(1))
-        assert await queue.cancel(job_id) is Word.CANCELLED
+        assert await queue.cancel(job_id) is Reply.CANCELLED
     said = "redis-py needs asyncio; on trio only memory:// works: run this on asyncio, which is anyio's default"
     with pytest.raises(DriverError, match=said):
         await JobQueue(redis_url).push(Add(1))

@@ -187,11 +187,13 @@ def test_each_arrow_of_the_diagram_names_a_script_that_is_there(project: Path) -
     (diagram,) = re.findall(r"^```\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     words = set(re.findall(r"[a-z_]+", diagram))
     named = {path.removesuffix(".lua") for path in scripts(project)} & words
-    fates = set(re.findall(r"^fates\.(\w+) =", scripts(project)["settle.lua"], re.MULTILINE))
-    drawn = {fate for said in re.findall(r"settle: ([a-z, ]*[a-z])", diagram) for fate in said.split(", ")}
+    settlements = set(re.findall(r"^settlements\.(\w+) =", scripts(project)["settle.lua"], re.MULTILINE))
+    drawn = {
+        settlement for said in re.findall(r"settle: ([a-z, ]*[a-z])", diagram) for settlement in said.split(", ")
+    }
 
     assert named == {"push", "claim", "settle", "release", "reclaim", "requeue", "delete"}
-    assert drawn == fates
+    assert drawn == settlements
 
 
 def test_all_that_changes_a_jobs_state_is_in_the_diagram_or_told_beside_it(project: Path) -> None:

@@ -21,16 +21,16 @@ from redisjobs.driver import (
     Ack,
     Consumer,
     DeadLetter,
-    Fate,
     Fenced,
     Lease,
     NewJob,
     Pushed,
     Release,
+    Reply,
     RetryLater,
+    Settlement,
     Silent,
     Turn,
-    Word,
 )
 from redisjobs.drivers.redis import scripts
 from redisjobs.drivers.redis.consumer import RedisConsumer
@@ -61,9 +61,9 @@ class Scene:
     gone: Consumer
     leases: dict[str, Lease] = field(default_factory=dict)
 
-    async def settle(self, *fates: Fate) -> None:
+    async def settle(self, *settlements: Settlement) -> None:
         """The jobs `a` and `held`: the latter has a unique key."""
-        pairs = list(zip((self.leases["a"], self.leases["held"]), fates * 2, strict=False))
+        pairs = list(zip((self.leases["a"], self.leases["held"]), settlements * 2, strict=False))
         await self.worker.exchange(pairs, None, turn=Turn(1, 1))
 
     async def push(self) -> None:
@@ -329,7 +329,7 @@ async def test_a_key_that_was_spoiled_by_hand_costs_no_push_and_no_claim_that_do
     await store.driver.push([job("before")], repeated=False)
     spoil(store, key)
 
-    assert await store.driver.push([job("after", unique="key")], repeated=False) == [Pushed(Word.OK)]
+    assert await store.driver.push([job("after", unique="key")], repeated=False) == [Pushed(Reply.OK)]
     if key in ("delayed", "dead"):  # what is due, and what is ready, is asked each time
         assert [lease.job_id for lease in (await scene.worker.exchange([], 9)).leases] == ["before", "after"]
     store.admin.delete(store.prefix + key)
@@ -384,7 +384,7 @@ async def test_a_job_that_was_done_long_after_its_push_needs_nothing_of_what_rem
     store.clock.advance(66)
     await scene.worker.exchange([], 0)  # so that it hears what time it is
     spoil(store, "finished:")
-    assert (await scene.worker.exchange([(old, Ack())], None)).words == [Word.OK]
+    assert (await scene.worker.exchange([(old, Ack())], None)).replies == [Reply.OK]
     for name in list(store.keys()):
         store.admin.delete(store.prefix + name)
 
@@ -411,7 +411,7 @@ async def test_a_retry_of_two_of_which_only_the_second_meets_a_spoiled_key_has_w
     await fill(scene)
     spoil(store, key)
     before = dump(store)
-    both: list[tuple[Lease, Fate]] = [
+    both: list[tuple[Lease, Settlement]] = [
         (scene.leases["a"], RetryLater("+0")),
         (scene.leases["held"], RetryLater("+5000")),
     ]
@@ -477,8 +477,8 @@ async def test_a_counter_that_cannot_count_costs_no_push(redis_store: RedisStore
     store = redis_store
     store.admin.hset(f"{store.prefix}stats", "pushed", number)
     pushed = await store.driver.push([job("a", unique="key"), job("b", due="+1000")], repeated=False)
-    assert pushed == [Pushed(Word.OK)] * 2
-    assert await store.driver.push([job("a"), job("b")], repeated=True) == [Pushed(Word.REPEATED)] * 2
+    assert pushed == [Pushed(Reply.OK)] * 2
+    assert await store.driver.push([job("a"), job("b")], repeated=True) == [Pushed(Reply.REPEATED)] * 2
     await store.driver.aclose()
 
 
@@ -488,7 +488,7 @@ async def test_a_producer_that_may_not_count_or_tell_pushes_all_the_same(
 ) -> None:
     store = redis_store
     store.admin.execute_command("ACL", "SETUSER", store.user, f"-{command}")
-    assert await store.driver.push([job("a", due="+1000"), job("b")], repeated=False) == [Pushed(Word.OK)] * 2
+    assert await store.driver.push([job("a", due="+1000"), job("b")], repeated=False) == [Pushed(Reply.OK)] * 2
     await store.driver.aclose()
 
 
@@ -498,7 +498,7 @@ async def test_who_may_neither_count_nor_tell_cancels_a_job_that_runs_all_the_sa
     leases = (await scene.worker.exchange([], 2)).leases
     store.admin.execute_command("ACL", "SETUSER", store.user, "-hincrby", "-publish")
 
-    assert await store.driver.cancel("b") is Word.CANCELLING
+    assert await store.driver.cancel("b") is Reply.CANCELLING
 
     with closing(scene.worker.heartbeat()) as heart:  # which looks each time
         assert [lease.job_id for lease in heart.beat(lambda: leases, {})] == ["b"]
@@ -516,7 +516,7 @@ async def test_where_a_producer_lacks_a_permission_half_way_what_it_added_is_fou
 
     again = await store.driver.push(jobs, repeated=True)
 
-    assert [answer.word for answer in again] == [Word.REPEATED, Word.REPEATED, Word.OK]
+    assert [answer.reply for answer in again] == [Reply.REPEATED, Reply.REPEATED, Reply.OK]
     assert store.admin.xlen(store.stream()) == 3
     await store.driver.aclose()
 
@@ -540,9 +540,9 @@ async def test_where_a_priority_has_no_entry_ids_left_its_jobs_go_to_another(sce
     exhaust(store, Priority.NORMAL)
 
     pushed = await store.driver.push([job("new"), job("low", priority=Priority.LOW)], repeated=False)
-    assert pushed == [Pushed(Word.OK)] * 2
-    assert (await scene.worker.exchange([(again, RetryLater("+0"))], None)).words == [Word.OK]
-    assert await store.driver.requeue("dead") is Word.OK
+    assert pushed == [Pushed(Reply.OK)] * 2
+    assert (await scene.worker.exchange([(again, RetryLater("+0"))], None)).replies == [Reply.OK]
+    assert await store.driver.requeue("dead") is Reply.OK
     store.clock.advance(2)
 
     taken = [lease.job_id for lease in await claim(scene.worker)]
@@ -559,9 +559,9 @@ async def test_with_no_entry_ids_left_at_all_whatever_is_there_stays_and_is_clai
     exhaust(store, *Priority)
 
     pushed = await store.driver.push([job("new", unique="key"), job("delayed", due="+9000")], repeated=False)
-    assert [each.word for each in pushed] == [Word.NO_IDS, Word.OK]
-    assert (await scene.worker.exchange([(again, RetryLater("+0"))], None)).words == [Word.NO_IDS]
-    assert await store.driver.requeue("dead") is Word.NO_IDS
+    assert [each.reply for each in pushed] == [Reply.NO_IDS, Reply.OK]
+    assert (await scene.worker.exchange([(again, RetryLater("+0"))], None)).replies == [Reply.NO_IDS]
+    assert await store.driver.requeue("dead") is Reply.NO_IDS
     store.clock.advance(2)
 
     assert len(await claim(scene.worker)) == 4  # one of them the job that waited
@@ -586,10 +586,10 @@ async def test_with_no_id_left_for_a_dead_letter_its_job_stays_and_the_others_ar
     exhaust_dead(store)
     before = store.pending()
 
-    fates: list[Fate] = [Ack(), FAILED, RetryLater("+60000"), FAILED]
-    words = (await scene.worker.exchange(list(zip(leases, fates, strict=True)), None)).words
+    settlements: list[Settlement] = [Ack(), FAILED, RetryLater("+60000"), FAILED]
+    replies = (await scene.worker.exchange(list(zip(leases, settlements, strict=True)), None)).replies
 
-    assert words == [Word.OK, Word.NO_IDS, Word.OK, Word.NO_IDS]
+    assert replies == [Reply.OK, Reply.NO_IDS, Reply.OK, Reply.NO_IDS]
     assert store.pending() == [before[1], before[3]]
     assert store.located().keys() == {"b", "c", "d"}
     assert store.admin.get(f"{store.prefix}unique:b") == b"b"
@@ -616,7 +616,7 @@ async def test_with_no_id_left_for_a_dead_letter_a_killer_is_neither_run_nor_in_
         answer = await heir.exchange([], 9, idle=True)
         (well,) = answer.leases
         assert (well.job_id, well.deliveries) == ("well", 1)
-        assert answer.ended == [("killer", Word.NO_IDS)]
+        assert answer.ended == [("killer", Reply.NO_IDS)]
         await heir.exchange([(well, Release())], None)
         assert [(worker, deliveries) for _, worker, deliveries in store.pending()] == [
             *[("released", 1), ("released", 0)]
@@ -626,7 +626,7 @@ async def test_with_no_id_left_for_a_dead_letter_a_killer_is_neither_run_nor_in_
     await take_over(heir)
     answer = await heir.exchange([], 9, idle=True)
     assert [lease.job_id for lease in answer.leases] == ["well"]
-    assert answer.ended == [("killer", Word.DEAD)]
+    assert answer.ended == [("killer", Reply.DEAD)]
     for consumer in (lost, heir):
         await consumer.aclose()
 
@@ -683,7 +683,7 @@ async def test_a_delayed_job_that_cannot_be_read_is_listed_with_the_others_and_c
         assert [each.job_id for each in listed] == ["bad", "good"]
         assert looked_up == listed[0]
         assert "put in by hand" in listed[0].error
-        assert await queue.cancel("bad") is Word.CANCELLED
+        assert await queue.cancel("bad") is Reply.CANCELLED
         assert [each.job_id for each in await queue.jobs("delayed")] == ["good"]
 
 
@@ -734,7 +734,7 @@ async def test_a_member_of_due_without_a_place_in_line_is_cancelled_whole(scene:
     store.admin.hset(f"{store.prefix}delayed", "order 7", '["normal","id","order 7"]')
     store.admin.hset(f"{store.prefix}jobs", "order 7", "delayed")
 
-    assert await store.driver.cancel("order 7") is Word.CANCELLED
+    assert await store.driver.cancel("order 7") is Reply.CANCELLED
 
     assert store.admin.zcard(f"{store.prefix}due") == 0
 
@@ -766,11 +766,11 @@ async def test_what_cannot_be_counted_is_done_all_the_same(scene: Scene, counter
         store.admin.hset(f"{store.prefix}stats", name, counter)
     leases = (await worker.exchange([], 7)).leases
 
-    fates: list[Fate] = [Ack(), FAILED, FAILED, RetryLater("+60000"), RetryLater("+0"), Release()]
-    assert (await worker.exchange(list(zip(leases, fates, strict=False)), None)).words == [Word.OK] * 6
-    assert await driver.requeue("b") is Word.OK
-    assert await driver.delete("c") is Word.OK
-    assert await driver.cancel("d") is Word.CANCELLED
+    settlements: list[Settlement] = [Ack(), FAILED, FAILED, RetryLater("+60000"), RetryLater("+0"), Release()]
+    assert (await worker.exchange(list(zip(leases, settlements, strict=False)), None)).replies == [Reply.OK] * 6
+    assert await driver.requeue("b") is Reply.OK
+    assert await driver.delete("c") is Reply.OK
+    assert await driver.cancel("d") is Reply.CANCELLED
     assert await worker.release(refund=True, watch=False) == 1
     await worker.open("w1-again")
     assert [lease.job_id for lease in await claim(worker)] == ["f", "g", "h", "e", "b"]
@@ -859,7 +859,7 @@ async def test_a_worker_that_starts_while_a_key_is_spoiled_says_which_and_works_
 async def test_a_failure_that_can_not_be_written_until_the_workers_end_costs_no_delivery(
     redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(processor, "_FAREWELL", 0.2)
+    monkeypatch.setattr(processor, "_DRAIN", 0.2)
     starts: list[int] = []
     async with await fail_without_a_stream(redis_store, starts) as queue, anyio.create_task_group() as tasks:
         worker = Worker(queue, lease=60, grace=0)

@@ -68,7 +68,7 @@ class Bag(BaseModel):
     size: int = 0
 
 
-class Word(str):
+class Reply(str):
     __slots__ = ()
 
 
@@ -208,7 +208,7 @@ def test_what_json_has_comes_back_as_it_was(kind: Any, value: Any) -> None:
             r"field has a member <Colour.RED: 'red'> that would arrive as 'red'; annotate it, as set\[Colour\]",
         ),
         (set, {Level.LOW, 5}, "has a member <Level.LOW: 1> that would arrive as 1; "),
-        (set, {Word("a")}, r"has a member 'a' that would arrive as 'a'; annotate it, as set\[Word\]"),
+        (set, {Reply("a")}, r"has a member 'a' that would arrive as 'a'; annotate it, as set\[Reply\]"),
         (frozenset[Any], frozenset({Colour.RED}), r"has a member .* annotate it, as frozenset\[Colour\]"),
         (set[tuple[Any, ...]], {(Colour.RED, 1)}, r"has a member \(<Colour.RED: 'red'>, 1\) that"),
         (list[set[Any]], [{1}, {Level.LOW}], r"field\.1 has a member"),

@@ -141,15 +141,15 @@ class Meddler:
 
 async def read_words(reader: asyncio.StreamReader) -> list[bytes]:
     """One request; [] at the end."""
-    words = []
+    replies = []
     for _ in range(int((await reader.readline())[1:] or 0)):
         size = int((await reader.readline())[1:])
-        words.append((await reader.readexactly(size + 2))[:-2])
-    return words
+        replies.append((await reader.readexactly(size + 2))[:-2])
+    return replies
 
 
-def written(words: Iterable[bytes]) -> bytes:
-    parts = [b"$%d\r\n%b\r\n" % (len(word), word) for word in words]
+def written(replies: Iterable[bytes]) -> bytes:
+    parts = [b"$%d\r\n%b\r\n" % (len(reply), reply) for reply in replies]
     return b"*%d\r\n" % len(parts) + b"".join(parts)
 
 

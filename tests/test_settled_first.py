@@ -9,7 +9,7 @@ import anyio
 import pytest
 from store import eventually
 
-from redisjobs.driver import Exchange, Lease, Reclaimed, Settlement, Silent, Turn
+from redisjobs.driver import Exchange, Lease, Reclaimed, Settlements, Silent, Turn
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver
 from redisjobs.errors import Unavailable
 from redisjobs.queue import JobQueue
@@ -28,11 +28,11 @@ class Driver(MemoryDriver):
 
     def __init__(self) -> None:
         super().__init__()
-        self.away = False
+        self.unavailable = False
         self.asked: list[str] = []
 
     def ask(self, what: str) -> None:
-        if self.away:
+        if self.unavailable:
             raise Unavailable("away, as the test says")
         self.asked.append(what)
 
@@ -42,7 +42,7 @@ class Driver(MemoryDriver):
         class Consumer(MemoryConsumer):
             async def exchange(
                 self,
-                settlements: Sequence[Settlement],
+                settlements: Settlements,
                 count: int | None,
                 *,
                 turn: Turn | None = None,
@@ -84,12 +84,12 @@ async def test_outcomes_that_waited_for_the_store_are_settled_before_jobs_are_ta
         tasks.start_soon(worker.run)
         await started.wait()
         await eventually(lambda: "reclaim" in driver.asked)  # in touch for long enough to do so
-        driver.away = True
+        driver.unavailable = True
         go.set()
-        await eventually(lambda: worker._shift and worker._shift.away)
-        worker._shift.reclaim_at = 0.0  # type: ignore[union-attr]
+        await eventually(lambda: worker._processor and worker._processor.unavailable)
+        worker._processor.reclaim_at = 0.0  # type: ignore[union-attr]
         driver.asked.clear()
-        driver.away = False
+        driver.unavailable = False
         await eventually(lambda: {"settle", "reclaim"} <= set(driver.asked))
         worker.stop()
 
@@ -100,7 +100,7 @@ async def test_outcomes_that_waited_for_the_store_are_settled_before_jobs_are_ta
 async def test_a_worker_that_stops_while_the_store_is_away_ends_all_the_same_and_says_what_it_holds(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("redisjobs.worker.processor._FAREWELL", 0.5)
+    monkeypatch.setattr("redisjobs.worker.processor._DRAIN", 0.5)
     caplog.set_level(logging.INFO, "redisjobs.worker")
     driver = Driver()
     queue = JobQueue(driver, "q")
@@ -117,7 +117,7 @@ async def test_a_worker_that_stops_while_the_store_is_away_ends_all_the_same_and
             await queue.push(Work())
             tasks.start_soon(worker.run)
             await started.wait()
-            driver.away = True
+            driver.unavailable = True
             worker.stop_now()
 
     assert "1 jobs could not be settled, and run again once their leases are over: no answer came in time" in [

@@ -51,14 +51,14 @@ def ask(port: int, what: str) -> tuple[int, str]:
 async def test_the_jobs_of_a_dead_child_run_elsewhere_at_once_and_it_is_replaced(fleet: Fleet) -> None:
     supervisor = fleet.command("--processes", "2", "--lease", "60", "--concurrency", "4")
     fleet.push(*(f"job-{n}" for n in range(8)), seconds=5)
-    await eventually(lambda: len(fleet.journal("start")) == 8, within=20)
+    await eventually(lambda: len(fleet.recording("start")) == 8, within=20)
     victim = int(fleet.queue.jobs(State.RUNNING)[0].worker.split(":")[1])
 
     os.kill(victim, signal.SIGKILL)
 
-    await eventually(lambda: len(fleet.journal("end")) == 8, within=30)
+    await eventually(lambda: len(fleet.recording("end")) == 8, within=30)
     assert sorted(fleet.labels("start").values()) == [1] * 4 + [2] * 4
-    assert {int(deliveries) for *_, deliveries in fleet.journal("start")} == {1, 2}
+    assert {int(deliveries) for *_, deliveries in fleet.recording("start")} == {1, 2}
     assert len(children(supervisor.pid)) == 2
     assert victim not in children(supervisor.pid)
 
@@ -83,8 +83,8 @@ async def test_a_child_with_its_share_done_ends_its_jobs_and_is_replaced(
 
     fleet.push(*(f"{label}-{n}" for n in range(12)), seconds=0.3)
 
-    await eventually(lambda: len(fleet.journal("end")) == 12, within=40)
-    workers = [worker for _, worker, *_ in fleet.journal("start")]
+    await eventually(lambda: len(fleet.recording("end")) == 12, within=40)
+    workers = [worker for _, worker, *_ in fleet.recording("start")]
     assert len(set(workers)) >= 2
     assert set(fleet.labels("start").values()) == {1}
     if label == "job":
@@ -97,7 +97,7 @@ async def test_a_stop_lets_running_jobs_finish_and_forgets_the_workers(
 ) -> None:
     supervisor = fleet.command("--processes", "2", "--concurrency", "2")
     fleet.push("a", "b", "c", seconds=1)
-    await eventually(lambda: len(fleet.journal("start")) == 3, within=20)
+    await eventually(lambda: len(fleet.recording("start")) == 3, within=20)
 
     supervisor.terminate()
 

@@ -371,7 +371,7 @@ def test_a_log_of_json_has_one_object_a_line_with_what_is_known_of_the_job(
 
     lines = [json.loads(line) for line in worked.stderr.splitlines()]
     assert worked.returncode == 0
-    (ended,) = (line for line in lines if line.get("fate") == "DeadLetter")
+    (ended,) = (line for line in lines if line.get("settlement") == "DeadLetter")
     told = (ended["job_id"], ended["job_name"], ended["attempt"], ended["queue"])
     assert told == ("mine", "work", 1, queue_name)
     assert (ended["level"], ended["logger"]) == ("error", "redisjobs.worker")

@@ -51,9 +51,9 @@ def ended(job: str, worker: int, at: float, deliveries: int = 1, result: str = "
 
 
 def settled(
-    job: str, worker: int, at: float, deliveries: int = 1, word: str = "OK", fate: str = "Ack"
+    job: str, worker: int, at: float, deliveries: int = 1, reply: str = "OK", settlement: str = "Ack"
 ) -> dict[str, Any]:
-    told = {"word": word, "fate": fate, "cancelled": False, "sent_at": at, "resent": False}
+    told = {"reply": reply, "settlement": settlement, "cancelled": False, "sent_at": at, "resent": False}
     return {"what": "settled", "job": job, "db": 0, "at": at + 0.001, **told} | _who(worker, deliveries)
 
 
@@ -92,7 +92,7 @@ def done(job: str, worker: int, at: float, deliveries: int = 1) -> Lines:
 
 
 class Book:
-    """A run's journals, and the store at its end: in order until a test spoils it."""
+    """A run's recordings, and the store at its end: in order until a test spoils it."""
 
     def __init__(self) -> None:
         self.lines = [
@@ -103,7 +103,7 @@ class Book:
             *done("b", 2, 104.5, deliveries=2),
             started("c", 2, 105),
             ended("c", 2, 105.1, result="raised"),
-            settled("c", 2, 105.2, fate="DeadLetter"),
+            settled("c", 2, 105.2, settlement="DeadLetter"),
         ]
         for line in self.lines[:6]:
             if line["job"] == "c" and line["what"] == "push":
@@ -161,7 +161,7 @@ def test_a_job_that_nobody_was_told_is_there_may_be_missing(book: Book) -> None:
 def test_a_run_that_went_well_by_one_who_had_lost_the_job_does_not_count(book: Book) -> None:
     for line in book.lines:
         if (line["what"], line.get("worker"), line.get("job")) == ("settled", "w2", "b"):
-            line["word"] = "LEASE_LOST"
+            line["reply"] = "LEASE_LOST"
     book.final.totals["completed"] = 1
 
     verdict = book.verdict()
@@ -183,13 +183,13 @@ def test_who_still_runs_a_job_may_have_been_given_it_again_once_its_deliveries_a
 
 
 @pytest.mark.parametrize(
-    ("at", "word", "stolen"), [(104.55, "OK", False), (104.55, "LEASE_LOST", True), (104.7, "OK", True)]
+    ("at", "reply", "stolen"), [(104.55, "OK", False), (104.55, "LEASE_LOST", True), (104.7, "OK", True)]
 )
 def test_who_still_runs_a_job_may_have_been_given_it_again_once_another_has_handed_it_back(
-    book: Book, at: float, word: str, stolen: bool
+    book: Book, at: float, reply: str, stolen: bool
 ) -> None:
     """Both have it by the same count: the group was destroyed before."""
-    release = settled("d", 2, at, fate="Release") | {"word": word}
+    release = settled("d", 2, at, settlement="Release") | {"reply": reply}
     book.lines += [*pushed("d", 101), started("d", 1, 102), started("d", 2, 104), release]
     book.lines += [ended("d", 1, 104.55), settled("d", 1, 104.6)]
 
@@ -218,9 +218,9 @@ def test_a_settlement_by_one_who_lost_a_job_that_was_handed_back_is_found(book: 
 @pytest.mark.parametrize(
     "own",
     [
-        settled("b", 1, 104.6, word="LEASE_LOST"),  # refused, as it should be
-        settled("b", 1, 104.4, fate="Release"),  # sent before the other began
-        settled("b", 1, 104.6, deliveries=3, fate="Release"),  # it had taken the job back meanwhile
+        settled("b", 1, 104.6, reply="LEASE_LOST"),  # refused, as it should be
+        settled("b", 1, 104.4, settlement="Release"),  # sent before the other began
+        settled("b", 1, 104.6, deliveries=3, settlement="Release"),  # it had taken the job back meanwhile
     ],
     ids=["refused", "before", "taken back"],
 )
@@ -240,24 +240,24 @@ def test_after_the_group_was_destroyed_a_first_delivery_is_later_than_a_second(b
     assert len(book.verdict().stolen) == 1
 
 
-@pytest.mark.parametrize(("fate", "began"), [("Ack", 102), ("Ack", 103.2), ("RetryLater", 102)])
+@pytest.mark.parametrize(("settlement", "began"), [("Ack", 102), ("Ack", 103.2), ("RetryLater", 102)])
 def test_a_job_that_was_in_hand_as_the_group_was_destroyed_is_settled_by_who_has_it_since(
-    book: Book, fate: str, began: float
+    book: Book, settlement: str, began: float
 ) -> None:
     book.lines += [
         *pushed("d", 100),
         started("d", 1, began),
         started("d", 2, 103.5),
-        settled("d", 1, 104, fate=fate),
+        settled("d", 1, 104, settlement=settlement),
     ]
     book.lines.append(cut(103, 103.1) | {"name": "group destroyed", "forgets_deliveries": True, "hands_on": True})
 
     assert len(book.verdict().stolen) == 1
 
 
-@pytest.mark.parametrize(("word", "found"), [("OK", True), ("LEASE_LOST", False)])
-def test_a_settlement_by_one_who_was_seen_to_be_fenced_is_found(book: Book, word: str, found: bool) -> None:
-    book.lines += [*pushed("d", 100), started("d", 1, 102), settled("d", 1, 103.5, word=word)]
+@pytest.mark.parametrize(("reply", "found"), [("OK", True), ("LEASE_LOST", False)])
+def test_a_settlement_by_one_who_was_seen_to_be_fenced_is_found(book: Book, reply: str, found: bool) -> None:
+    book.lines += [*pushed("d", 100), started("d", 1, 102), settled("d", 1, 103.5, reply=reply)]
     book.final.totals |= {"pushed": 4, "completed": 3}
 
     assert check([*book.lines, fenced(1, 103.6)], [book.final]).stolen == []
@@ -269,7 +269,7 @@ def test_a_settlement_by_one_who_was_seen_to_be_fenced_is_found(book: Book, word
 @pytest.mark.parametrize("resent", [False, True])
 def test_an_outcome_that_is_refused_to_one_who_was_not_fenced_is_found(book: Book, resent: bool) -> None:
     book.lines += [*pushed("d", 100), *done("d", 1, 102)]
-    book.lines[-1] |= {"word": "LEASE_LOST", "resent": resent}
+    book.lines[-1] |= {"reply": "LEASE_LOST", "resent": resent}
     book.final.totals |= {"pushed": 4, "completed": 3}
     destroyed = cut(102.05, 102.2) | {"name": "group destroyed", "forgets_deliveries": True, "recovery": ""}
 
@@ -488,7 +488,7 @@ def test_a_worker_that_starts_nothing_more_after_a_fault_is_found(book: Book) ->
 @pytest.mark.parametrize("sure", [True, False])
 def test_a_cancelled_job_is_no_lost_one(book: Book, sure: bool) -> None:
     asked = {"what": "cancel", "job": "d", "db": 0, "at": 103}
-    told = {"what": "cancelled", "job": "d", "db": 0, "at": 103.1, "word": "CANCELLED" if sure else ""}
+    told = {"what": "cancelled", "job": "d", "db": 0, "at": 103.1, "reply": "CANCELLED" if sure else ""}
     book.lines += [*pushed("d", 100), asked, told]
     book.final.totals |= {"pushed": 4, "cancelled": 1}
 
@@ -548,7 +548,7 @@ def test_a_second_run_is_excused_only_by_a_fault_that_hit_the_first(fault: dict[
 
 
 def test_a_fault_of_all_excuses_no_run_that_was_settled_before_it() -> None:
-    lost, second = settled("x", 1, 200.5, word="LEASE_LOST"), started("x", 2, 204, deliveries=2)
+    lost, second = settled("x", 1, 200.5, reply="LEASE_LOST"), started("x", 2, 204, deliveries=2)
 
     assert again(A, second, lost, cut(201, 202)) == "none"
     assert again(A, second, lost, cut(200.3, 202)) == "network cut"
@@ -571,7 +571,7 @@ def test_poison_excuses_the_jobs_that_were_beside_it() -> None:
 
     assert again(A, B, *pushed("p", 199, "Poison"), poison) == "poison job"
     assert again(A, B, *pushed("p", 199, "Poison"), poison | {"pid": 2}) == "none"
-    assert again(A, B, settled("x", 1, 200.1, word="LEASE_LOST"), *pushed("p", 199, "Poison"), poison) == "none"
+    assert again(A, B, settled("x", 1, 200.1, reply="LEASE_LOST"), *pushed("p", 199, "Poison"), poison) == "none"
 
 
 def upset(worker: int, at: float, does: str) -> Lines:
@@ -585,7 +585,7 @@ def test_a_handler_that_upsets_the_loop_excuses_no_other_job(does: str) -> None:
 
 @pytest.mark.parametrize("does", UPSET)
 def test_a_handler_that_upsets_the_loop_is_no_excuse_for_its_own_second_run(does: str) -> None:
-    released = settled("u", 1, 200.3, fate="Release")
+    released = settled("u", 1, 200.3, settlement="Release")
     second = started("u", 2, 201, name="Upsetter") | {"does": does}
 
     assert check([*upset(1, 200.2, does), released, second], [Final()]).again == {"none": 1}
@@ -681,7 +681,7 @@ def test_a_fault_in_which_jobs_are_handed_on_at_once_excuses_a_second_run_at_onc
 
 
 def test_a_job_that_was_handed_back_runs_again_at_once_in_whatever_fault() -> None:
-    handed_back = [ended("x", 1, 200.25, result="cut"), settled("x", 1, 200.26, fate="Release")]
+    handed_back = [ended("x", 1, 200.25, result="cut"), settled("x", 1, 200.26, settlement="Release")]
 
     assert again(A, started("x", 2, 200.4), cut(200.2, 200.3), *handed_back) == "network cut"
     assert again(A, started("x", 2, 200.4), cut(200.2, 200.3), *handed_back[:1]) == "network cut"
@@ -737,7 +737,7 @@ def test_a_worker_that_is_stopped_hands_on_what_has_ended_or_outlived_its_grace(
 def test_a_job_that_was_cancelled_while_nobody_ran_it_is_not_started_any_more(book: Book) -> None:
     cancel = [
         {"what": "cancel", "job": "d", "db": 0, "at": 103},
-        {"what": "cancelled", "job": "d", "db": 0, "at": 103.1, "word": "CANCELLED"},
+        {"what": "cancelled", "job": "d", "db": 0, "at": 103.1, "reply": "CANCELLED"},
     ]
     book.lines += [*pushed("d", 100), *cancel]
     book.final.totals |= {"pushed": 4, "cancelled": 1}
@@ -747,7 +747,7 @@ def test_a_job_that_was_cancelled_while_nobody_ran_it_is_not_started_any_more(bo
     late = [*book.lines, started("d", 2, 103.2)]
     wrong = "d (Work) was started by w2 (delivery 1) 0.100 s after it was cancelled while nobody ran it"
     assert check(late, [book.final]).wrong == [wrong]
-    running = cancel[1] | {"word": "CANCELLING"}
+    running = cancel[1] | {"reply": "CANCELLING"}
     found = check([*(running if line is cancel[1] else line for line in late)], [book.final]).wrong
     assert wrong not in found
 
@@ -778,7 +778,7 @@ def test_a_job_that_the_store_forgot_where_a_worker_asked_for_it_is_not_started_
 def test_one_that_was_held_up_may_start_what_was_cancelled_meanwhile(
     book: Book, fault: dict[str, Any], excused: bool
 ) -> None:
-    told = {"what": "cancelled", "job": "d", "db": 0, "at": 103.1, "word": "CANCELLED"}
+    told = {"what": "cancelled", "job": "d", "db": 0, "at": 103.1, "reply": "CANCELLED"}
     book.lines += [*pushed("d", 100), {"what": "cancel", "job": "d", "db": 0, "at": 103}, told]
     book.lines += [started("d", 2, 103.8), fault]
     book.final.totals |= {"pushed": 4, "cancelled": 1}
@@ -801,8 +801,8 @@ def test_a_job_that_was_delayed_is_not_started_before_its_push_and_that_time(
     "end",
     [
         [settled("a", 1, 101.11)],
-        [settled("a", 1, 101.11, fate="DeadLetter")],
-        [{"what": "cancelled", "job": "a", "db": 0, "at": 101.111, "word": "CANCELLED"}],
+        [settled("a", 1, 101.11, settlement="DeadLetter")],
+        [{"what": "cancelled", "job": "a", "db": 0, "at": 101.111, "reply": "CANCELLED"}],
         [{"what": "ended", "job": "a", "db": 0, "pid": 1, "at": 101.111, "cancelled": False}],
     ],
     ids=["done", "dead", "cancelled", "buried"],
@@ -825,9 +825,9 @@ def test_a_key_may_be_held_by_a_job_whose_end_nobody_was_told(book: Book) -> Non
     book.without("a", "settled")
 
     assert check([*book.lines, push, told | {"holder": "a"}], [book.final]).passed
-    refused = [settled("a", 1, 101.11, word="LEASE_LOST"), fenced(1, 101.1)]
+    refused = [settled("a", 1, 101.11, reply="LEASE_LOST"), fenced(1, 101.1)]
     assert check([*book.lines, *refused, push, told | {"holder": "a"}], [book.final]).passed
-    retried = settled("a", 1, 101.11, fate="RetryLater")
+    retried = settled("a", 1, 101.11, settlement="RetryLater")
     assert check([*book.lines, retried, push, told | {"holder": "a"}], [book.final]).passed
 
 
@@ -934,8 +934,8 @@ def test_many_jobs_that_their_last_worker_never_started_are_wrong_whatever_the_f
 # Attempts. A job `f` fails on worker 1 and runs again on worker 2.
 
 
-def retried(worker: int, at: float, word: str = "OK", resent: bool = False) -> dict[str, Any]:
-    return settled("f", worker, at, word=word, fate="RetryLater") | {"resent": resent}
+def retried(worker: int, at: float, reply: str = "OK", resent: bool = False) -> dict[str, Any]:
+    return settled("f", worker, at, reply=reply, settlement="RetryLater") | {"resent": resent}
 
 
 def attempt(number: int, *lines: dict[str, Any]) -> Lines:
@@ -1058,7 +1058,7 @@ def test_a_job_of_a_killed_worker_that_is_started_again_much_later_is_found(seco
 
 def test_a_job_that_failed_and_is_tried_again_much_later_is_found() -> None:
     first = [*pushed("x", 199), started("x", 2, 200), ended("x", 2, 200.1, result="raised")]
-    first.append(settled("x", 2, 200.2, fate="RetryLater"))
+    first.append(settled("x", 2, 200.2, settlement="RetryLater"))
 
     assert not waited(*first, *attempt(2, *done("x", 2, 202)), *WORKS)
     assert waited(*first, *attempt(2, *done("x", 2, 220)), *WORKS)
@@ -1190,9 +1190,9 @@ def test_entries_by_hand_that_share_an_id_are_told_apart_by_their_marks(book: Bo
 def test_entries_of_one_id_on_one_worker_are_told_apart_by_their_names_where_they_are_settled(book: Book) -> None:
     hopeless, flaky = {"mark": "m1", "name": "Hopeless"}, {"mark": "m2", "name": "Flaky"}
     first = [started("9-0", 1, 103), ended("9-0", 1, 103.1, result="raised")]
-    retry = settled("9-0", 1, 103.2, fate="RetryLater") | {"name": "Flaky"}
+    retry = settled("9-0", 1, 103.2, settlement="RetryLater") | {"name": "Flaky"}
     book.lines += [put("m1", 102), put("m2", 102), *(line | mark for mark in (hopeless, flaky) for line in first)]
-    book.lines += [retry, settled("9-0", 1, 103.3, fate="DeadLetter") | {"name": "Hopeless"}]
+    book.lines += [retry, settled("9-0", 1, 103.3, settlement="DeadLetter") | {"name": "Hopeless"}]
     book.lines += [line | flaky for line in attempt(2, *done("9-0", 1, 104))]
     book.final.letters.append(Letter("9-0", "failed", "m1"))
     book.final.totals |= {"completed": 3, "dead": 2}
@@ -1201,7 +1201,7 @@ def test_entries_of_one_id_on_one_worker_are_told_apart_by_their_names_where_the
 
 
 def test_a_dead_letter_that_is_settled_under_another_id_than_it_was_put_in_by_is_no_job_more(book: Book) -> None:
-    book.lines += [put("m1", 102), settled("9-0@low", 1, 102.1, fate="DeadLetter") | {"attempt": 0}]
+    book.lines += [put("m1", 102), settled("9-0@low", 1, 102.1, settlement="DeadLetter") | {"attempt": 0}]
     book.final.letters.append(Letter("9-0@low", "undecodable", "m1"))
     book.final.totals["dead"] = 2
 
@@ -1415,7 +1415,7 @@ def test_a_users_server_is_spared_and_its_keys_are_taken_away(tortures: Tortures
 
         # Some of each kind; which are possible there is in test_torture_faults.
         some = ["host killed", "group destroyed", "clock set back", "record deleted", "network cut", "claim cut"]
-        faults = [word for name in some for word in ("--fault", name)]
+        faults = [reply for name in some for reply in ("--fault", name)]
         torture = tortures.start("--minutes", 0.05, "--url", redis_url, "--json", "-", *faults)
         out, err = torture.communicate(timeout=230)
 

@@ -17,10 +17,10 @@ from redisjobs import recording, server
 from redisjobs.driver import Fenced
 from redisjobs.drivers.redis import scripts
 from redisjobs.drivers.redis.commands import Command, Commands
-from redisjobs.drivers.redis.connection import SyncLink, Target
+from redisjobs.drivers.redis.connection import SyncConnection, Target
 from redisjobs.errors import Unavailable
 from redisjobs.job import State
-from redisjobs.recording import Journal
+from redisjobs.recording import Recording
 from redisjobs.server import Server
 from redisjobs.sync import JobQueue
 from redisjobs.torture import spoiled
@@ -99,7 +99,7 @@ def commands(field: Field) -> Commands:
 
 
 def run(field: Field, command: Command[Any]) -> Any:
-    return field.store._link.run(command)[0]
+    return field.store._connection.run(command)[0]
 
 
 def worker_ids(field: Field) -> list[str]:
@@ -274,31 +274,31 @@ def test_a_reply_is_cut_at_any_byte_and_more_often_at_one_of_the_first() -> None
 def test_the_reply_to_a_beat_comes_late_and_the_others_in_time(field: Field, worker: str) -> None:
     assert field.workers is not None
     fault = SlowBeat()
-    link = SyncLink(commands(field), Target(through(field.store.url, field.workers.port)), 0.5)
+    connection = SyncConnection(commands(field), Target(through(field.store.url, field.workers.port)), 0.5)
     fault.begin(field)
-    link.run(commands(field).counts())
+    connection.run(commands(field).counts())
     assert not fault.happened
 
     with pytest.raises(Unavailable):
-        link.run(commands(field).beat(worker, {}))
+        connection.run(commands(field).beat(worker, {}))
 
     assert fault.happened
-    link.run(commands(field).beat(worker, {}))  # the next one, on a new connection
+    connection.run(commands(field).beat(worker, {}))  # the next one, on a new connection
     fault.end(field)
-    link.close()
+    connection.close()
     assert field.workers.lags == 1
 
 
 def test_a_beat_that_comes_late_is_answered_all_the_same(field: Field, worker: str) -> None:
     assert field.workers is not None
-    link = SyncLink(commands(field), Target(through(field.store.url, field.workers.port)), 5)
+    connection = SyncConnection(commands(field), Target(through(field.store.url, field.workers.port)), 5)
     field.workers.delay_reply(0.3, commands(field).beat(worker, {}).wire[1].encode())
     began = time.monotonic()
 
-    assert link.run(commands(field).beat(worker, {})) == [0]
+    assert connection.run(commands(field).beat(worker, {})) == [0]
 
     assert time.monotonic() - began >= 0.3
-    link.close()
+    connection.close()
 
 
 @pytest.mark.parametrize("in_time", [True, False])
@@ -308,10 +308,10 @@ def test_a_claim_that_comes_late_takes_a_job_of_which_nobody_is_told(
     assert field.workers is not None
     monkeypatch.setattr(LateClaim, "WHILES", (0.1,) if in_time else (-9.0,))
     fault = LateClaim()
-    link = SyncLink(commands(field), Target(through(field.store.url, field.workers.port)), 5)
+    connection = SyncConnection(commands(field), Target(through(field.store.url, field.workers.port)), 5)
     fault.begin(field)
     with pytest.raises(Unavailable):
-        link.run(commands(field).wait(worker, 1, 1))
+        connection.run(commands(field).wait(worker, 1, 1))
     field.push(Work(0.001), field.store)
     assert fault.happened
 
@@ -321,7 +321,7 @@ def test_a_claim_that_comes_late_takes_a_job_of_which_nobody_is_told(
 
     pending = field.store.run("XPENDING", f"{field.store.prefix}ready:normal", "workers", "-", "+", 9)
     assert [name.decode() for _, name, *_ in pending] == ([worker] if in_time else [])
-    link.close()
+    connection.close()
 
 
 def test_a_claim_that_was_not_held_is_no_fault_and_none_is_held_afterwards(field: Field, worker: str) -> None:
@@ -333,9 +333,9 @@ def test_a_claim_that_was_not_held_is_no_fault_and_none_is_held_afterwards(field
     fault.end(field)
     field.tend()
 
-    link = SyncLink(commands(field), Target(through(field.store.url, field.workers.port)), 5)
-    assert len(link.run(commands(field).wait(worker, 9, 1))[0]) == 1
-    link.close()
+    connection = SyncConnection(commands(field), Target(through(field.store.url, field.workers.port)), 5)
+    assert len(connection.run(commands(field).wait(worker, 9, 1))[0]) == 1
+    connection.close()
     assert (fault.happened, field.late) == (False, [])
 
 
@@ -406,7 +406,7 @@ def test_what_is_hostile_has_each_number_of_an_entry(field: Field) -> None:
 
 @pytest.fixture
 def book(tmp_path: Path) -> _Book:
-    return _Book(Journal(tmp_path), 0)
+    return _Book(Recording(tmp_path), 0)
 
 
 @pytest.mark.parametrize(("again", "added"), [(False, [True, False]), (True, [True, None])])
@@ -437,7 +437,7 @@ def test_what_a_handler_pushes_is_judged_as_what_any_producer_does(target: Serve
         field.push(Pusher(), store)
         anyio.run(eventually, lambda: store.drained, 30)
         fleet.dismiss()
-    mine = Journal(tmp_path)
+    mine = Recording(tmp_path)
     for note in field.notes:
         mine.write(note)
     lines = list(recording.read(tmp_path))
@@ -489,7 +489,7 @@ def test_a_worker_that_a_fault_or_poison_killed_is_not_complained_of(fleet: Flee
     if by == "fault":
         fleet.victims.add(7)
     else:
-        Journal(fleet.directory).write({"what": "start", "pid": 7, "name": "Poison", "at": 1})
+        Recording(fleet.directory).write({"what": "start", "pid": 7, "name": "Poison", "at": 1})
 
     assert fleet.complaints() == []
 

@@ -21,11 +21,11 @@ from redisjobs import (
     JobName,
     JobQueue,
     Priority,
+    Reply,
     Retry,
     RetryPolicy,
     Snooze,
     State,
-    Word,
     Worker,
     no_retry,
 )
@@ -94,7 +94,7 @@ async def until(queue: JobQueue, state: State, number: int) -> None:
 
 async def until_it_waits(worker: Worker) -> None:
     """Wait until a worker has found nothing to do, and waits in a blocking read."""
-    await eventually(lambda: worker._shift and worker._shift.lookout.waiting)
+    await eventually(lambda: worker._processor and worker._processor.lookout.waiting)
 
 
 # Running
@@ -665,12 +665,12 @@ async def test_cancelling_a_running_job_cancels_its_handler(queue: JobQueue) -> 
             await cancelled.wait()
         await until(queue, State.RUNNING, 0)
 
-    assert word is Word.CANCELLING
+    assert word is Reply.CANCELLING
     assert await queue.get(job_id) is None
     assert (await queue.counts()).totals["cancelled"] == 1
 
 
-async def test_a_cancel_that_no_nudge_told_of_is_learnt_with_the_next_beat(
+async def test_a_cancel_that_no_notification_told_of_is_learnt_with_the_next_beat(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("redisjobs.worker.lookout.Lookout._heard", lambda *_: None)

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from redisjobs._version import __version__
-from redisjobs.cli.errors import Fault
+from redisjobs.cli.errors import CommandError
 from redisjobs.cli.output import accept_any_text
 from redisjobs.errors import RedisJobsError
 from redisjobs.visible import visible
@@ -72,8 +72,8 @@ def run() -> None:
     accept_any_text()
     try:
         make(sys.argv[1:])(prog_name="redisjobs")
-    except Fault as fault:
-        _exit(fault, fault.code)
+    except CommandError as error:
+        _exit(error, error.code)
     except RedisJobsError as error:  # the store is away, no server to be found, ...
         _exit(error, 1)
 

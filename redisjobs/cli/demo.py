@@ -21,7 +21,7 @@ from redisjobs.demo import report, results
 from redisjobs.demo.jobs import HashFile
 from redisjobs.demo.place import Place, place
 from redisjobs.demo.results import Line, Verdict
-from redisjobs.demo.workers import Crew
+from redisjobs.demo.workers import Workers
 
 _CHUNK = 500  # jobs pushed between two looks
 _LOOK = 0.01  # seconds between looks
@@ -96,25 +96,25 @@ def _run(there: Place, paths: Sequence[str], scratch: Path, lease: float) -> rep
     options = ("--lease", str(lease), "--concurrency", str(_CONCURRENCY))
     with (
         named(there.queue, there.url) as queue,
-        Crew(queue, there.url, scratch, *options) as crew,
+        Workers(queue, there.url, scratch, *options) as workers,
         _progress() as progress,
     ):
-        show = _Show(queue, crew, progress, report.Run(len(paths), lease))
+        show = _Show(queue, workers, progress, report.Run(len(paths), lease))
         show.go(paths)
-        crew.dismiss()
+        workers.stop()
     return show.run
 
 
 class _Show:
-    """Pushes the jobs and looks on until all are done; half-way it kills a worker and starts another."""
+    """Coalescer the jobs and looks on until all are done; half-way it kills a worker and starts another."""
 
-    def __init__(self, queue: sync.JobQueue, crew: Crew, progress: Progress, run: report.Run) -> None:
-        self.queue, self.crew, self.progress, self.run = queue, crew, progress, run
+    def __init__(self, queue: sync.JobQueue, workers: Workers, progress: Progress, run: report.Run) -> None:
+        self.queue, self.workers, self.progress, self.run = queue, workers, progress, run
         self.bar = progress.add_task("running", total=run.jobs)
 
     def go(self, paths: Sequence[str]) -> None:
         for _ in range(2):
-            self.crew.hire()
+            self.workers.start()
         self.started = time.monotonic()
         for start in range(0, len(paths), _CHUNK):
             self.queue.push_many(HashFile(path) for path in paths[start : start + _CHUNK])
@@ -128,17 +128,17 @@ class _Show:
         counts = self.queue.counts()
         done = counts.totals.get("completed", 0) + counts.dead
         self.progress.update(self.bar, completed=done)
-        self.crew.watch()
+        self.workers.watch()
         if self.run.kill is None and done * 2 >= self.run.jobs:
             self.kill(done)
         return sum(counts.ready.values()) + counts.running + counts.delayed
 
     def kill(self, done: int) -> None:
-        kill = self.run.kill = self.crew.kill_one()
+        kill = self.run.kill = self.workers.kill_one()
         if kill is not None:
             self.run.before, self.run.before_seconds = done, time.monotonic() - self.started
             said = f"killed worker {kill.pid} (SIGKILL) with {len(kill.held)} jobs in its hands"
-            self.progress.console.print(f"{said}; its replacement is {self.crew.hire()}")
+            self.progress.console.print(f"{said}; its replacement is {self.workers.start()}")
 
 
 def _check(paths: Sequence[str], lines: Sequence[Line]) -> Verdict:

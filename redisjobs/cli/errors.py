@@ -1,7 +1,7 @@
 """How a command ends that did not do what was asked: one line on stderr, and an exit code."""
 
 
-class Fault(Exception):
+class CommandError(Exception):
     """The root of both; its text is the line.
 
     Attributes:
@@ -11,11 +11,11 @@ class Fault(Exception):
     code = 1
 
 
-class Failure(Fault):
+class Failure(CommandError):
     """What was typed made sense, but it failed, or there is no such job: exit code 1."""
 
 
-class Mistake(Fault):
+class Mistake(CommandError):
     """What was typed is wrong, or the module it names is: exit code 2."""
 
     code = 2

@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import NoReturn
 
-from redisjobs.logs import Log, log_aside
+from redisjobs.logs import Log, log_from_thread
 from redisjobs.worker.worker import Worker
 
 logger = Log("redisjobs.worker")
@@ -28,7 +28,7 @@ _THREADS = 1.0  # seconds that threads which are about to end anyway are waited 
 _PATIENCE = 1.0  # seconds that a line in the log may take
 
 
-class Ending:
+class Shutdown:
     """Listens for SIGTERM and SIGINT, and sees to it that the process ends once one came.
 
     Args:
@@ -48,7 +48,7 @@ class Ending:
         self._worker: Worker | None = None
         # The one way out of a signal handler that can't deadlock: put() may interrupt itself.
         self._signals: SimpleQueue[int] = SimpleQueue()
-        threading.Thread(target=self._heed, name="redisjobs ending", daemon=True).start()
+        threading.Thread(target=self._heed, name="redisjobs shutdown", daemon=True).start()
         self._listen()
 
     def stop(self) -> None:
@@ -124,4 +124,4 @@ class Ending:
 
 
 def _say(level: int, text: str) -> None:
-    log_aside(logger, level, text, wait=_PATIENCE)
+    log_from_thread(logger, level, text, wait=_PATIENCE)

@@ -44,7 +44,7 @@ def torture(
         ),
     ] = None,
     directory: Annotated[
-        Path | None, typer.Option("--dir", file_okay=False, help="Keep the journals and the workers' log there.")
+        Path | None, typer.Option("--dir", file_okay=False, help="Keep the recordings and the workers' log there.")
     ] = None,
 ) -> None:
     """Push, run, and break everything for a while; then prove that no job was lost.
@@ -94,7 +94,7 @@ def _check(url: str) -> None:
 
 @contextmanager
 def _folder(directory: Path | None) -> Iterator[Path]:
-    """Where journals go: a new directory that stays, or one that does not."""
+    """Where recordings go: a new directory that stays, or one that does not."""
     if directory is None:
         with tempfile.TemporaryDirectory(prefix="redisjobs-torture-") as scratch:
             yield Path(scratch)

@@ -14,7 +14,7 @@ import typer
 from redisjobs.cli.errors import Mistake, check_seconds
 from redisjobs.cli.log import LogFormat, LogLevel, configure
 from redisjobs.cli.probes import serve
-from redisjobs.cli.shutdown import Ending
+from redisjobs.cli.shutdown import Shutdown
 from redisjobs.cli.target import Moved, Target, load
 from redisjobs.errors import RedisJobsError
 from redisjobs.logs import Log
@@ -95,7 +95,7 @@ def worker(
     """
     check_seconds(lease=lease, grace=grace, unknown_for=unknown_for)
     configure(log_level, log)  # before the user's module is imported, which may have its own idea of logging
-    ending = Ending(grace, supervised=supervised is not None) if processes is None else None
+    shutdown = Shutdown(grace, supervised=supervised is not None) if processes is None else None
     queue = load(target, url)
     limits: dict[str, Any] = {
         "concurrency": concurrency,
@@ -111,7 +111,7 @@ def worker(
         worker = Worker(queue, supervised=supervised is not None, **limits)
     except ValueError as error:
         raise Mistake(str(error)) from error
-    if ending is None:
+    if shutdown is None:
         command = [*PROGRAM, "worker", target, "--log-level", log_level.value, "--log", log.value]
         for name, value in limits.items():
             if value is not None:
@@ -123,8 +123,8 @@ def worker(
         serve(health, lambda: worker.health)
     pipe = Pipe(supervised, lambda: worker.worker_id) if supervised is not None else None
     if pipe is not None:
-        pipe.follow(lambda: worker.health, ending.stop)
-    ending.leave(_run(worker, until_idle, ending, pipe))
+        pipe.follow(lambda: worker.health, shutdown.stop)
+    shutdown.leave(_run(worker, until_idle, shutdown, pipe))
 
 
 def _supervise(
@@ -150,22 +150,22 @@ def _supervise(
     return supervisor.run()
 
 
-def _run(worker: Worker, until_idle: bool, ending: Ending, pipe: Pipe | None) -> int:
+def _run(worker: Worker, until_idle: bool, shutdown: Shutdown, pipe: Pipe | None) -> int:
     """Run it; the exit code, whatever a handler may have raised through the event loop."""
     code, told = 1, None
-    ending.attach(worker)
+    shutdown.attach(worker)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             try:
                 run_as_main(runner.get_loop(), worker.run(until_idle=until_idle))
                 code = 0
                 if pipe is not None:
-                    pipe.end(_end(worker, drained=until_idle and not ending.asked))
+                    pipe.end(_end(worker, drained=until_idle and not shutdown.asked))
             except BaseException as error:  # SystemExit as well: it comes from a handler, whose code is not ours
                 _tell(told := error)
                 raise
             finally:  # before the loop is closed, which waits for whatever handlers left in it
-                ending.hurry(code)
+                shutdown.hurry(code)
     except BaseException as error:
         if error is not told:
             logger.exception("the event loop was not closed in order")

@@ -12,11 +12,11 @@ from typing import ClassVar
 from redisjobs.demo.results import Line
 from redisjobs.job import JobContext
 from redisjobs.queue import JobQueue
-from redisjobs.recording import Journal
+from redisjobs.recording import Recording
 from redisjobs.server import DEFAULT_URL
 
-QUEUE, JOURNALS = "REDISJOBS_DEMO_QUEUE", "REDISJOBS_DEMO_JOURNALS"
-"""What the demo tells its workers by the environment: the queue's name, and the journals' directory."""
+QUEUE, RECORDINGS = "REDISJOBS_DEMO_QUEUE", "REDISJOBS_DEMO_RECORDINGS"
+"""What the demo tells its workers by the environment: the queue's name, and the recordings' directory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ queue = JobQueue(DEFAULT_URL, name=os.environ.get(QUEUE, "demo"))
 
 @queue.register(HashFile)
 def hash_file(parameters: HashFile, context: JobContext) -> None:
-    """Write a file's size and SHA-256 into this process' journal; sync, so it runs in a thread."""
+    """Write a file's size and SHA-256 into this process' recording; sync, so it runs in a thread."""
     line = functools.partial(Line, context.job_id, os.getpid(), path=parameters.path)
     _write(line(at=time.time()))
     try:
@@ -50,12 +50,12 @@ def hash_file(parameters: HashFile, context: JobContext) -> None:
 
 
 def _write(line: Line) -> None:
-    _journal().write(asdict(line))
+    _recording().write(asdict(line))
 
 
 @functools.cache
-def _journal() -> Journal:
-    return Journal(os.environ[JOURNALS])
+def _recording() -> Recording:
+    return Recording(os.environ[RECORDINGS])
 
 
 def _end_with_the_demo() -> None:
@@ -69,5 +69,5 @@ def _end_with_the_demo() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-if JOURNALS in os.environ:
+if RECORDINGS in os.environ:
     _end_with_the_demo()

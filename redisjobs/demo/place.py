@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from redisjobs import server
 from redisjobs.drivers.redis.commands import Command, Commands
-from redisjobs.drivers.redis.connection import SyncLink, Target
+from redisjobs.drivers.redis.connection import SyncConnection, Target
 from redisjobs.errors import DriverError, RedisJobsError
 from redisjobs.visible import without_password
 from redisjobs.worker.child import PROGRAM
@@ -91,11 +91,11 @@ def _kept_server() -> Iterator[tuple["subprocess.Popen[str]", str, str]]:
 def _remove(url: str, queue: str) -> None:
     """Take the queue's keys from a server that is not ours; those that remember what ended end by themselves."""
     commands = Commands(queue)
-    link = SyncLink(commands, Target(url))
+    connection = SyncConnection(commands, Target(url))
     keys = [*commands.streams, *(commands.prefix + key for key in _LASTING)]
     with suppress(DriverError):
         for known in ("workers", "fenced"):
-            members = link.run(Command(["ZRANGE", commands.prefix + known, 0, -1], list))[0]
+            members = connection.run(Command(["ZRANGE", commands.prefix + known, 0, -1], list))[0]
             keys += [f"{commands.prefix}worker:{member.decode()}" for member in members]
-        link.run(Command(["DEL", *keys], int))
-    link.close()
+        connection.run(Command(["DEL", *keys], int))
+    connection.close()

@@ -11,7 +11,7 @@ from typing import Self
 
 from redisjobs import sync
 from redisjobs.codec import JobInfo
-from redisjobs.demo.jobs import JOURNALS, QUEUE
+from redisjobs.demo.jobs import QUEUE, RECORDINGS
 from redisjobs.errors import RedisJobsError
 from redisjobs.job import State
 from redisjobs.worker.child import PROGRAM
@@ -34,13 +34,13 @@ class Kill:
     held: frozenset[str]
 
 
-class Crew:
+class Workers:
     """Worker processes on one queue. A context manager that ends them all.
 
     Args:
         queue: The queue.
         url: Where it is.
-        directory: For journals and logs.
+        directory: For recordings and logs.
         options: More arguments of `redisjobs worker`.
     """
 
@@ -59,10 +59,10 @@ class Crew:
             process.kill()
             _reap(process)
 
-    def hire(self) -> int:
+    def start(self) -> int:
         """Start a worker; its process id."""
         command = [*PROGRAM, "worker", "redisjobs.demo.jobs:queue"]
-        environment = os.environ | {QUEUE: self._queue.name, JOURNALS: str(self._directory)}
+        environment = os.environ | {QUEUE: self._queue.name, RECORDINGS: str(self._directory)}
         environment |= {"REDISJOBS_URL": self._url}  # not as an argument: it may hold a password
         with open(self._directory / "workers.log", "ab") as log:
             process = subprocess.Popen(
@@ -107,7 +107,7 @@ class Crew:
         running = self._queue.jobs(State.RUNNING, 500)
         return [job for job in running if f":{process.pid}:" in job.worker]
 
-    def dismiss(self) -> None:
+    def stop(self) -> None:
         """Stop all workers as a deploy would.
 
         Raises:

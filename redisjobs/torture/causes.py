@@ -275,7 +275,7 @@ def _was_in_hand(run: Run, fault: Line, again: float) -> bool:
 def _was_handed_back(run: Run) -> bool:
     """Whether its worker gave it back, or was about to when it was last heard of."""
     if run.settled is not None:
-        return bool(run.settled["fate"] == "Release")
+        return bool(run.settled["settlement"] == "Release")
     return run.end is not None and bool(run.end["result"] == "cut")
 
 

@@ -1,4 +1,4 @@
-"""What the journals and the store say together: was anything lost, done twice, or left behind? Pure."""
+"""What the recordings and the store say together: was anything lost, done twice, or left behind? Pure."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -158,7 +158,7 @@ class _Judge:
         for key, story in self._stories.items():
             verdict.pushed += story.attempted
             verdict.acknowledged += story.acknowledged
-            verdict.refused += sum(line["word"] == "LEASE_LOST" for line in story.settled)
+            verdict.refused += sum(line["reply"] == "LEASE_LOST" for line in story.settled)
             if story.runs and not (story.attempted or story.by_hand):
                 verdict.wrong.append(f"{story.label} ran, and nobody had pushed it")
             if story.by_hand:
@@ -349,7 +349,9 @@ def _letters(stories: Mapping[Key, Story], final: Final, db: int) -> Iterable[tu
 def _was_released(run: Run, before: float) -> bool:
     """Whether its worker had handed it back by then, and that was accepted."""
     settled = run.settled
-    return settled is not None and settled["fate"] == "Release" and not run.refused and settled["at"] <= before
+    return (
+        settled is not None and settled["settlement"] == "Release" and not run.refused and settled["at"] <= before
+    )
 
 
 def _twice(story: Story, *, dead: bool, cancelled: bool, acked: bool) -> list[str]:
@@ -367,7 +369,7 @@ def _settled_by_fenced(story: Story, fenced: Mapping[str, float]) -> list[str]:
     found = []
     for settled in story.settled:
         late = settled["sent_at"] - fenced.get(settled["worker"], float("inf"))
-        if settled["word"] != "LEASE_LOST" and late > 0:
+        if settled["reply"] != "LEASE_LOST" and late > 0:
             found.append(f"{story.label}: {settled['worker']} settled it {late:.3f} s after it was fenced")
     return found
 
@@ -381,7 +383,7 @@ def _stolen(story: Story, destroyed: Sequence[float]) -> list[str]:
     """
     found = []
     for settled in story.settled:
-        if settled["word"] == "LEASE_LOST" or not (settled["sent_at"] and settled["attempt"]):
+        if settled["reply"] == "LEASE_LOST" or not (settled["sent_at"] and settled["attempt"]):
             continue  # of what was released unread nobody knows the attempt
         lease = (settled["attempt"], settled["deliveries"])
         mine = [run.at for run in story.runs if run.start["worker"] == settled["worker"]]
@@ -404,5 +406,5 @@ def _stolen(story: Story, destroyed: Sequence[float]) -> list[str]:
 
 def _who(run: Run) -> str:
     end = run.end["result"] if run.end is not None else "no end"
-    told = f"{run.settled['fate']} {run.settled['word']}" if run.settled is not None else "not settled"
+    told = f"{run.settled['settlement']} {run.settled['reply']}" if run.settled is not None else "not settled"
     return f"{run.lease[0]} (delivery {run.lease[2]}, {end}, {told})"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Self
 
 from redisjobs import recording
-from redisjobs.torture.jobs import DATABASE, JOURNALS, LEASE, LIFELINE, OLD, QUEUE
+from redisjobs.torture.jobs import DATABASE, LEASE, LIFELINE, OLD, QUEUE, RECORDINGS
 from redisjobs.torture.release import Release
 from redisjobs.worker.child import PROGRAM
 
@@ -85,7 +85,7 @@ class Fleet:
     Attributes:
         urls: Where the queue is, in each database.
         queue: Its name.
-        directory: For journals and the log.
+        directory: For recordings and the log.
         lease: Seconds that the shorter of the workers' two leases lasts.
         rng: Chooses victims.
         kinds: What it is made of; those of databases that there aren't are left out.
@@ -145,7 +145,7 @@ class Fleet:
 
     def _spawn(self, kind: Kind) -> "subprocess.Popen[bytes]":
         assert self._lifeline is not None
-        environment = os.environ | {QUEUE: self.queue, JOURNALS: str(self.directory)}
+        environment = os.environ | {QUEUE: self.queue, RECORDINGS: str(self.directory)}
         environment |= {"REDISJOBS_URL": self.urls[kind.db]}  # not as an argument: it may hold a password
         environment |= {"PYTHONPATH": str(self.release.directory), DATABASE: str(kind.db)}
         lease = str(kind.leases * self.lease)
@@ -179,7 +179,7 @@ class Fleet:
                 host.again_at = time.monotonic() + _AGAIN
                 pid = host.process.pid
                 if code == -signal.SIGKILL:
-                    self._killed.append(pid)  # by a fault, or by poison: the journals tell
+                    self._killed.append(pid)  # by a fault, or by poison: the recordings tell
                 elif host.leaving and code not in (0, -signal.SIGTERM):
                     self.unasked.append(f"worker {pid} was asked to end, and did with code {code}")
                 elif not host.leaving:
@@ -187,7 +187,7 @@ class Fleet:
 
     def pids(self) -> list[int]:
         """The worker processes that live and have reached the point where jobs are known."""
-        for path in self.directory.glob("*.journal"):
+        for path in self.directory.glob("*.recording"):
             pid = int(path.stem)
             if pid != os.getpid() and not self._parents.get(pid):
                 self._parents[pid] = _parent(path)
@@ -307,7 +307,7 @@ def _kill(pid: int) -> None:
 
 
 def _parent(path: Path) -> int:
-    """Who started the process of a journal, which says it in its first line."""
+    """Who started the process of a recording, which says it in its first line."""
     first, newline, _ = path.read_bytes().partition(b"\n")
     return int(json.loads(first)["parent"]) if newline else 0
 

@@ -1,6 +1,6 @@
 """The torture's jobs. Its workers import this as `redisjobs.torture.jobs:queue`.
 
-Every start and every end of a handler, and every settlement, is written into this process' journal.
+Every start and every end of a handler, and every settlement, is written into this process' recording.
 """
 
 import asyncio
@@ -23,15 +23,15 @@ from redisjobs.codec import new_job_id
 from redisjobs.errors import DriverError, Fail, QueueFull
 from redisjobs.job import JobContext
 from redisjobs.queue import JobQueue
-from redisjobs.recording import Journal
+from redisjobs.recording import Recording
 from redisjobs.retry import RetryPolicy, exponential_jitter, no_retry
 from redisjobs.server import DEFAULT_URL
 from redisjobs.torture.store import MARK
 
-QUEUE, JOURNALS, LIFELINE, DATABASE, LEASE, OLD = (
-    f"REDISJOBS_TORTURE_{what}" for what in ("QUEUE", "JOURNALS", "LIFELINE", "DATABASE", "LEASE", "OLD")
+QUEUE, RECORDINGS, LIFELINE, DATABASE, LEASE, OLD = (
+    f"REDISJOBS_TORTURE_{what}" for what in ("QUEUE", "RECORDINGS", "LIFELINE", "DATABASE", "LEASE", "OLD")
 )
-"""What the torture tells its workers by the environment: the queue's name, the journals' directory, the port
+"""What the torture tells its workers by the environment: the queue's name, the recordings' directory, the port
 whose silence means that it is over, which of the databases it is, the lease, and whether this worker is one of an
 older release."""
 
@@ -96,7 +96,7 @@ class Blocker:
 
 @dataclass(frozen=True, slots=True)
 class Pusher:
-    """Pushes another job."""
+    """Coalescer another job."""
 
     job_name: ClassVar[str] = "Pusher"
 
@@ -148,7 +148,7 @@ class Trap:
 
     def __post_init__(self) -> None:
         """Raise it."""
-        if JOURNALS in os.environ:
+        if RECORDINGS in os.environ:
             raise RAISED[self.what]()
 
 
@@ -310,23 +310,23 @@ class _Settlements(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Note a record that tells of a job's settlement; what is worse than that goes to the log."""
-        word = getattr(record, "word", None)
-        if record.levelno >= logging.WARNING and word != "OK":
+        reply = getattr(record, "reply", None)
+        if record.levelno >= logging.WARNING and reply != "OK":
             logging.getLogger().handle(record)
         job_id = getattr(record, "job_id", None)
         if job_id is None:
             return
         read = getattr(record, "job_name", "?") != "?"  # else it never came so far as to know its attempt
         cancelled = record.getMessage().endswith(": cancelled")
-        if word is None:  # the store itself ended it, when a worker claimed it
+        if reply is None:  # the store itself ended it, when a worker claimed it
             _note("ended", job=job_id, cancelled=cancelled)
             return
         _note(
             "settled",
             job=job_id,
             name=getattr(record, "job_name", "?"),
-            word=str(word),
-            fate=getattr(record, "fate", ""),
+            reply=str(reply),
+            settlement=getattr(record, "settlement", ""),
             cancelled=cancelled,
             worker=getattr(record, "worker", ""),
             attempt=getattr(record, "attempt", 0) if read else 0,
@@ -338,12 +338,12 @@ class _Settlements(logging.Handler):
 
 def _note(what: str, **facts: object) -> None:
     database = int(os.environ.get(DATABASE, "0"))
-    _journal().write({"what": what, "pid": os.getpid(), "db": database, "at": time.time(), **facts})
+    _recording().write({"what": what, "pid": os.getpid(), "db": database, "at": time.time(), **facts})
 
 
 @functools.cache
-def _journal() -> Journal:
-    return Journal(os.environ[JOURNALS])
+def _recording() -> Recording:
+    return Recording(os.environ[RECORDINGS])
 
 
 def _end_with_the_torture() -> None:
@@ -392,7 +392,7 @@ def _listen_to_the_worker() -> None:
     logger.addHandler(_Settlements())
 
 
-if JOURNALS in os.environ:
+if RECORDINGS in os.environ:
     _end_with_the_torture()
     _listen_to_the_worker()
     _watch_the_interpreter()

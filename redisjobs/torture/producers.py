@@ -16,7 +16,7 @@ from redisjobs.codec import new_job_id
 from redisjobs.driver import NewJob
 from redisjobs.errors import DriverError, QueueFull
 from redisjobs.job import Priority
-from redisjobs.recording import Journal
+from redisjobs.recording import Recording
 from redisjobs.registry import PushedJob, PushOptions
 from redisjobs.torture import jobs
 from redisjobs.torture.store import MARK, new_mark
@@ -40,7 +40,7 @@ class Producers:
     Args:
         urls: Where the queue is, in each database.
         name: The queue's.
-        journal: What they write into.
+        recording: What they write into.
         seed: Of what they push.
         rate: Jobs a second, of all together.
 
@@ -48,7 +48,7 @@ class Producers:
         errors: What went wrong in them, that must not.
     """
 
-    def __init__(self, urls: Sequence[str], name: str, journal: Journal, *, seed: int, rate: float) -> None:
+    def __init__(self, urls: Sequence[str], name: str, recording: Recording, *, seed: int, rate: float) -> None:
         self.errors: list[str] = []
         self._urls, self._name, self._seed = urls, name, seed
         self._over = threading.Event()
@@ -63,7 +63,7 @@ class Producers:
         self._threads = [
             threading.Thread(
                 target=self._guarded,
-                args=(kind, _Book(journal, db), number),
+                args=(kind, _Book(recording, db), number),
                 name=f"producer {number}",
                 daemon=True,
             )
@@ -137,7 +137,7 @@ class Producers:
 
     def _twins(self, book: "_Book", rng: random.Random) -> None:
         """Push each id into both databases at once; sometimes cancel one of the two."""
-        other = _Book(book.journal, 1)
+        other = _Book(book.recording, 1)
         with self._queue(0) as first, self._queue(1) as second:
             both = ((book, first), (other, second))
             while not self._over.wait(_TWINS):
@@ -169,16 +169,16 @@ class _Book:
     """What is written down of one database by one producer.
 
     Attributes:
-        journal: Where.
+        recording: Where.
         db: The database.
     """
 
-    def __init__(self, journal: Journal, db: int) -> None:
-        self.journal, self.db = journal, db
+    def __init__(self, recording: Recording, db: int) -> None:
+        self.recording, self.db = recording, db
 
     def note(self, what: str, **facts: Any) -> None:
         """Write a line."""
-        self.journal.write({"what": what, "at": time.time(), "db": self.db, **facts})
+        self.recording.write({"what": what, "at": time.time(), "db": self.db, **facts})
 
     def push(
         self, pushed: Sequence[NewJob], send: Callable[[], Sequence[PushedJob]], *, again: bool = False
@@ -201,11 +201,11 @@ class _Book:
         """Cancel a job; what was said to that, '' if nothing was."""
         self.note("cancel", job=job_id, mark=mark)
         try:
-            word = str(queue.cancel(job_id))
+            reply = str(queue.cancel(job_id))
         except DriverError:
-            word = ""  # it may be, or not
-        self.note("cancelled", job=job_id, mark=mark, word=word)
-        return word
+            reply = ""  # it may be, or not
+        self.note("cancelled", job=job_id, mark=mark, reply=reply)
+        return reply
 
     def note_attempt(self, pushed: Sequence[NewJob]) -> None:
         """Write down what is about to be pushed."""
@@ -271,11 +271,11 @@ class _Lives:
     def cancel(self) -> bool:
         """Cancel the job, which waits; whether it is known to be gone."""
         until = time.monotonic() + _PATIENCE
-        while not (word := self._book.cancel(self._queue, self._job_id, self._mark)):
+        while not (reply := self._book.cancel(self._queue, self._job_id, self._mark)):
             if time.monotonic() > until:
                 return False
             time.sleep(_PAUSE)
-        return word in ("CANCELLED", "NOT_FOUND")
+        return reply in ("CANCELLED", "NOT_FOUND")
 
 
 def _push_one(book: _Book, queue: sync.JobQueue, rng: random.Random) -> str:

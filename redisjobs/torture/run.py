@@ -11,7 +11,7 @@ from typing import Any
 from redisjobs import recording
 from redisjobs.driver import Counts
 from redisjobs.errors import DriverError, RedisJobsError
-from redisjobs.recording import Journal
+from redisjobs.recording import Recording
 from redisjobs.torture import nemesis
 from redisjobs.torture.fleet import Fleet
 from redisjobs.torture.nemesis import Fault, Field, duration
@@ -39,7 +39,7 @@ class Torture:
 
     Attributes:
         finals: What was in each database at its end.
-        wrong: What went wrong that no journal tells.
+        wrong: What went wrong that no recording tells.
         seconds: How long it took.
     """
 
@@ -54,7 +54,7 @@ class Torture:
     ) -> None:
         self.place, self.seed, self.length, self.show = place, seed, length, show
         self.directory = directory
-        self.journal = Journal(directory)
+        self.recording = Recording(directory)
         self.kinds = kinds
         self.fleet = Fleet(place.urls(place.workers), place.queue, directory, LEASE, random.Random(seed))
         lease = self.fleet.longest_lease
@@ -67,14 +67,14 @@ class Torture:
         self.seconds = 0.0
 
     def lines(self) -> list[dict[str, Any]]:
-        """All journals."""
+        """All recordings."""
         return list(recording.read(self.directory))
 
     def go(self) -> None:
         """Run it all."""
         self.started = self.looked = time.monotonic()
         urls = self.place.urls(self.place.producers)
-        producers = Producers(urls, self.place.queue, self.journal, seed=self.seed, rate=_RATE)
+        producers = Producers(urls, self.place.queue, self.recording, seed=self.seed, rate=_RATE)
         with self.field, self.fleet:
             self.fleet.start()
             if not self._until(lambda: self.fleet.complete, _WARM_UP, "the workers start"):
@@ -146,7 +146,7 @@ class Torture:
 
     def _write_notes(self) -> None:
         for note in self.field.notes:
-            self.journal.write(note)
+            self.recording.write(note)
         self.field.notes.clear()
 
     def _keep(self, begun: list[tuple[Fault, float]], lasts: Callable[[], bool]) -> None:
@@ -161,7 +161,7 @@ class Torture:
         self.faults += 1
         now = time.time()
         line = {"what": "fault", "at": began, "began": began, "ended": now, "workers": self.fleet.staying()}
-        self.journal.write(line | {"undone": undone} | fault.facts)
+        self.recording.write(line | {"undone": undone} | fault.facts)
 
     def _heal(self) -> None:
         self.in_force = "none any more"
@@ -191,7 +191,7 @@ class Torture:
         """Leases run out where nobody gets to run: that is no fault of ours, and explains what follows."""
         now = time.time()
         line = {"what": "stall", "name": "machine stood still", "at": now, "began": now - seconds, "ended": now}
-        self.journal.write(line | {"lingers": 0.0, "reaches": 0.0, "hits": "all", "db": None, "pids": []})
+        self.recording.write(line | {"lingers": 0.0, "reaches": 0.0, "hits": "all", "db": None, "pids": []})
 
     def _look(self) -> None:
         self.fleet.tend()
@@ -206,8 +206,8 @@ class Torture:
     def _line(self) -> str:
         elapsed = time.monotonic() - self.started
         parts = [f"{elapsed:5.0f} s"]
-        for key, word in _SHOWN.items() if self.counts else ():
-            parts.append(f"{sum(counts.totals.get(key, 0) for counts in self.counts)} {word}")
+        for key, reply in _SHOWN.items() if self.counts else ():
+            parts.append(f"{sum(counts.totals.get(key, 0) for counts in self.counts)} {reply}")
         parts += [f"{self.faults} faults"]
         return "  ".join(parts) + (f"  now: {self.in_force}" if self.in_force else "")
 

@@ -48,7 +48,7 @@ def spoil(place: Place, directory: Path, seed: int) -> list[str]:
                     store.queue.jobs(state)
             fleet.dismiss()
             wrong += [*fleet.unasked, *fleet.complaints()]
-        notes = recording.Journal(directory)
+        notes = recording.Recording(directory)
         for note in field.notes:
             notes.write(note)
         verdict = check(recording.read(directory), [store.final()], _LEASE)

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from redisjobs import sync
 from redisjobs.driver import Counts
 from redisjobs.drivers.redis.commands import GROUP, Command, Commands
-from redisjobs.drivers.redis.connection import SyncLink, Target
+from redisjobs.drivers.redis.connection import SyncConnection, Target
 from redisjobs.errors import DriverError
 from redisjobs.torture.settable import KEY
 
@@ -98,7 +98,7 @@ class Store:
         self.queue = sync.JobQueue(url, queue, deadline=_DEADLINE)
         self._commands = Commands(queue)
         self.prefix, self.streams = self._commands.prefix, self._commands.streams
-        self._link = SyncLink(self._commands, Target(url))
+        self._connection = SyncConnection(self._commands, Target(url))
 
     def run(self, *wire: Any) -> Any:
         """Run one command; its reply, in bytes.
@@ -106,7 +106,7 @@ class Store:
         Raises:
             DriverError: It failed.
         """
-        return self._link.run(Command(wire, lambda reply: reply))[0]
+        return self._connection.run(Command(wire, lambda reply: reply))[0]
 
     def counts(self) -> Counts:
         """How many jobs are in each state."""
@@ -159,10 +159,10 @@ class Store:
 
     def tidy(self) -> None:
         """Look at all consumers now, and for what nobody would be given, as some worker does each minute."""
-        ((_, suspects),) = self._link.run(self._commands.tidy(_HOUR_MS, 0))
+        ((_, suspects),) = self._connection.run(self._commands.tidy(_HOUR_MS, 0))
         number, start = int(suspects), b"-"
         while number:
-            ((number, start, _),) = self._link.run(self._commands.restore(number, start, _STEP))
+            ((number, start, _),) = self._connection.run(self._commands.restore(number, start, _STEP))
 
     def set_clock(self, seconds: float) -> None:
         """Let the server's clock be so far ahead, or, if that is negative, behind; see `settable`."""
@@ -260,7 +260,7 @@ class Store:
 
     def close(self) -> None:
         """Close the connections."""
-        self._link.close()
+        self._connection.close()
         self.queue.close()
 
 

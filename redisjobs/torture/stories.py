@@ -57,7 +57,7 @@ class Run:
     @property
     def refused(self) -> bool:
         """Whether the store said that it was no longer this worker's."""
-        return self.settled is not None and self.settled["word"] == "LEASE_LOST"
+        return self.settled is not None and self.settled["reply"] == "LEASE_LOST"
 
 
 @dataclass(slots=True)
@@ -129,20 +129,20 @@ class Story:
         """
         mine = [line for line in self.settled if (line["worker"], line["attempt"]) == run.lease[:2]]
         return any(
-            line["fate"] == "RetryLater"
-            and (line["word"] == "OK" or (line["word"] == "LEASE_LOST" and line["resent"]))
+            line["settlement"] == "RetryLater"
+            and (line["reply"] == "OK" or (line["reply"] == "LEASE_LOST" and line["resent"]))
             for line in mine
         )
 
 
 def is_outcome(settled: Line) -> bool:
     """Whether a settlement was accepted and ended its job."""
-    return settled["word"] == "CANCELLED" or was(settled, "Ack", "DeadLetter")
+    return settled["reply"] == "CANCELLED" or was(settled, "Ack", "DeadLetter")
 
 
-def was(settled: Line, *fates: str) -> bool:
+def was(settled: Line, *settlements: str) -> bool:
     """Whether a settlement was accepted, and one of these."""
-    return settled["word"] == "OK" and settled["fate"] in fates
+    return settled["reply"] == "OK" and settled["settlement"] in settlements
 
 
 def tell(lines: Sequence[Line]) -> dict[Key, Story]:
@@ -242,7 +242,7 @@ def _note(story: Story, what: str, line: Line) -> None:
             story.ready_at = line["at"]
         case "cancel":
             story.cancel_asked = True
-        case "cancelled" if line["word"] == "CANCELLED":
+        case "cancelled" if line["reply"] == "CANCELLED":
             _note_end(story, {**line, "cancelled": True})
         case "start":
             story.runs.append(Run(line))

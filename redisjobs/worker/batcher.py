@@ -14,10 +14,10 @@ import anyio
 from anyio.abc import TaskGroup
 
 from redisjobs.backoff import NOT_NOW
-from redisjobs.driver import MOST_JOBS, Consumer, Exchange, Fenced, Settlement, Turn
+from redisjobs.driver import MOST_JOBS, Consumer, Exchange, Fenced, Lease, Settlement, Turn
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.eventloop import Gate, gates
-from redisjobs.worker.execution import Running
+from redisjobs.worker.execution import Execution
 from redisjobs.worker.guard import keep_up, was_asked
 
 _MOST = 2  # exchanges at once
@@ -30,28 +30,28 @@ class Batch:
     """One exchange.
 
     Attributes:
-        settling: Jobs with a fate.
+        settling: Jobs with a settlement.
         count: How many jobs to claim; 0 only promotes, None asks for nothing.
         idle: Whether the worker then runs nothing, and asks for nothing else.
         turn: By what the store knows it; given when it sets out.
         sent: When it was sent last, by the monotonic clock.
         unknown: Whether nobody knows if it was applied: a try had no answer.
-        settlements: What was sent of those with a fate: by now a job may have another lease.
+        settlements: What was sent of those with a settlement: by now a job may have another lease.
     """
 
-    settling: list[Running]
+    settling: list[Execution]
     count: int | None
     idle: bool = False
     turn: Turn = Turn(0, 0)
     unknown: bool = False
     sent: float = field(default_factory=time.monotonic)
-    settlements: list[Settlement] = field(init=False)
+    settlements: list[tuple[Lease, Settlement]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.settlements = [(run.lease, run.fate) for run in self.settling if run.fate is not None]
+        self.settlements = [(run.lease, run.settlement) for run in self.settling if run.settlement is not None]
 
 
-class Exchanges:
+class Batcher:
     """Carries batches to the store.
 
     Args:

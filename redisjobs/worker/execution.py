@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import anyio
 
 from redisjobs import codec
-from redisjobs.driver import Ack, DeadLetter, Fate, Lease, Release, RetryLater, Word
+from redisjobs.driver import Ack, DeadLetter, Lease, Release, Reply, RetryLater, Settlement
 from redisjobs.errors import DecodeError, JobTimeout, RegistrationError, Snooze
 from redisjobs.job import JobContext, JobDefinition
 from redisjobs.logs import Log
@@ -61,15 +61,15 @@ class Means:
     processes: "Processes | None"
 
 
-class Running:
+class Execution:
     """A leased job, its handler about to run, running or done.
 
     Attributes:
         lease: The lease; a renewed token may replace it.
-        place: The lease's place.
+        key: The lease's key.
         over: Whether it has an outcome, or was let go; it may still have to be settled.
         ended: Whether its handler runs no more, in the loop at least.
-        fate: How to settle it, once that is decided; None also if it is no longer ours.
+        settlement: How to settle it, once that is decided; None also if it is no longer ours.
         resent: Whether its settlement was sent before, and the reply lost.
         sent_at: When it was last sent, in s since 1970; 0 if never.
     """
@@ -88,19 +88,19 @@ class Running:
         "_strikes",
         "_why",
         "ended",
-        "fate",
+        "key",
         "lease",
         "over",
-        "place",
         "resent",
         "sent_at",
+        "settlement",
     )
 
     def __init__(self, lease: Lease, settings: Settings, means: Means) -> None:
         self.lease = lease
-        self.place = lease.place
+        self.key = lease.key
         self.over = self.ended = False
-        self.fate: Fate | None = None
+        self.settlement: Settlement | None = None
         self.resent = False
         self.sent_at = 0.0
         self._settings = settings
@@ -297,7 +297,7 @@ class Running:
         )
         return self._context
 
-    def hand_back(self, *, refund: bool = True) -> Fate:
+    def hand_back(self, *, refund: bool = True) -> Settlement:
         """How to let another worker run it.
 
         One that has started does not expire any more, which only its entry can tell who runs it next.
@@ -308,13 +308,13 @@ class Running:
         return Release(refund=refund)
 
     def decide(self, outcome: Outcome, clock: Clock) -> None:
-        """Decide the job's fate, by its handler's retry policy."""
+        """Decide the job's settlement, by its handler's retry policy."""
         self._outcome = outcome
         if outcome is _DONE:
-            self.fate = _ACK
+            self.settlement = _ACK
             return
         if isinstance(outcome, Interrupted):
-            self.fate = self.hand_back()
+            self.settlement = self.hand_back()
             return
         job, now_ms = self._job, clock.server_ms
         attempt, started_ms = (job.attempt, job.started_ms or self._run_ms) if job else (1, now_ms)
@@ -322,38 +322,38 @@ class Running:
         judge = partial(decide, attempt=attempt, started_ms=started_ms, now_ms=now_ms)
         try:
             # What the policy sets in its context is no business of the next job's.
-            self.fate = self._means.contexts.fresh().run(judge, outcome, policy=policy)
+            self.settlement = self._means.contexts.fresh().run(judge, outcome, policy=policy)
         except BaseException as error:
             # The policy is the user's code too; one that breaks must cost neither the job nor the worker.
             logger.exception("%s: its retry policy raised; the default one decides", self.description)
             attach(error, "__context__", outcome.error if isinstance(outcome, Raised) else None)
-            self.fate = judge(Raised(error), policy=exponential_jitter())
+            self.settlement = judge(Raised(error), policy=exponential_jitter())
 
-    def report(self, word: Word) -> None:
+    def report(self, reply: Reply) -> None:
         """Log what became of the job, one line a state change; a failure with its traceback.
 
         Each record says in its attributes, for whoever collects them, what was settled, how, and by which lease.
         """
-        if word is Word.OK and type(self.fate) is Ack and not logger.isEnabledFor(logging.INFO):
+        if reply is Reply.OK and type(self.settlement) is Ack and not logger.isEnabledFor(logging.INFO):
             return
         error = self._outcome.error if isinstance(self._outcome, Raised) else None
         self._outcome = None  # its traceback leads to the frames that called the handler, and so to this job
-        match word, self.fate:
-            case Word.LEASE_LOST, _:
-                self._log(word, logging.WARNING, "the lease was lost before it was settled; nothing was written")
-            case Word.CANCELLED, _:
-                self._log(word, logging.INFO, "cancelled")
+        match reply, self.settlement:
+            case Reply.LEASE_LOST, _:
+                self._log(reply, logging.WARNING, "the lease was lost before it was settled; nothing was written")
+            case Reply.CANCELLED, _:
+                self._log(reply, logging.INFO, "cancelled")
             case _, Ack(cancelled):
-                self._log(word, logging.INFO, "cancelled" if cancelled else "done")
+                self._log(reply, logging.INFO, "cancelled" if cancelled else "done")
             case _, RetryLater(due):
                 level = logging.INFO if error is None or isinstance(error, Snooze) else logging.WARNING
-                self._log(word, level, f"runs again, due {due} ms", error)
+                self._log(reply, level, f"runs again, due {due} ms", error)
             case _, DeadLetter(reason, text):
-                self._log(word, logging.ERROR, f"dead letter, {reason}: {text}", error)
+                self._log(reply, logging.ERROR, f"dead letter, {reason}: {text}", error)
             case _, Release():
-                self._log(word, logging.INFO, "released")
+                self._log(reply, logging.INFO, "released")
 
-    def _log(self, word: Word, level: int, what: str, error: BaseException | None = None) -> None:
+    def _log(self, reply: Reply, level: int, what: str, error: BaseException | None = None) -> None:
         if not logger.isEnabledFor(level):
             return
         job_id, name = self.lease.job_id, self._job.name if self._job else "?"
@@ -376,8 +376,8 @@ class Running:
                 "queue": self._settings.queue.name,
                 "worker": self._settings.worker_id,
                 "deliveries": self.lease.deliveries,
-                "word": word.value,
-                "fate": type(self.fate).__name__,
+                "reply": reply.value,
+                "settlement": type(self.settlement).__name__,
                 "sent_at": self.sent_at,
                 "resent": self.resent,
             },

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from redisjobs import driver
 from redisjobs.driver import Fenced, Lease
 from redisjobs.errors import DriverError
-from redisjobs.logs import Log, log_aside
+from redisjobs.logs import Log, log_from_thread
 
 logger = Log("redisjobs.worker")
 
@@ -94,7 +94,7 @@ class Heartbeat:
             try:
                 self._look()
             except Exception as error:  # it looks at the user's code; and a thread that ended would lose every job
-                log_aside(logger, logging.WARNING, "could not look after the event loop: %r", error)
+                log_from_thread(logger, logging.WARNING, "could not look after the event loop: %r", error)
             if stirred:
                 self._stir.clear()
                 return
@@ -112,13 +112,13 @@ class Heartbeat:
         except Exception as error:  # whatever it is: a thread that ended would lose every job
             if not self._failing:
                 shown = error if isinstance(error, DriverError) else "".join(traceback.format_exception(error))
-                log_aside(logger, logging.WARNING, "no sign of life got through, trying on: %s", shown)
+                log_from_thread(logger, logging.WARNING, "no sign of life got through, trying on: %s", shown)
             self._failing = True
             return min(1.0, self._interval / 2)
         return max(0.0, started + self._interval - time.monotonic())
 
     def _beaten_at(self, started: float, cancelled: Sequence[Lease]) -> None:
         if self._failing:
-            log_aside(logger, logging.INFO, "signs of life get through again")
+            log_from_thread(logger, logging.INFO, "signs of life get through again")
         self._failing, self.beat_at = False, started
         self._beaten(cancelled)

@@ -1,4 +1,4 @@
-"""How a worker with nothing to do hears of work: a blocking read, nudges, and a timer for delayed jobs.
+"""How a worker with nothing to do hears of work: a blocking read, notifications, and a timer for delayed jobs.
 
 Each has its own task and its own connection, so that none waits behind another, nor behind a settlement.
 """
@@ -11,7 +11,7 @@ from contextlib import suppress
 import anyio
 
 from redisjobs.backoff import NOT_NOW, retrying
-from redisjobs.driver import Consumer, Lease, Nudge
+from redisjobs.driver import Consumer, Lease, Notification
 from redisjobs.worker.clock import Clock
 
 _TIME = re.compile("[0-9]{1,15}")  # ms; anybody may write to the channel
@@ -52,7 +52,7 @@ class Lookout:
         lease: float,
     ) -> None:
         self.promote = False
-        self.unsure = self.interrupted = False
+        self.needs_recovery = self.interrupted = False
         self.reading_since = float("inf")
         self.lost_at = float("-inf")
         self._consumer = consumer
@@ -71,8 +71,10 @@ class Lookout:
         self._told = float("-inf")  # when the last claim was sent that told of delayed jobs
         self._due_at: float | None = None  # when the next delayed job is, by our monotonic clock
         self._due_changed = anyio.Event()
-        self._nudged: float | None = None  # the earliest due time that nudges told, and no claim since
-        self._nudged_at = self._claim_after = float("-inf")  # when the last of these was heard; see `interrupt`
+        self._notified_due: float | None = (
+            None  # the earliest due time that notifications told, and no claim since
+        )
+        self._notified_at = self._claim_after = float("-inf")  # when the last of these was heard; see `interrupt`
 
     @property
     def waiting(self) -> bool:
@@ -139,11 +141,11 @@ class Lookout:
         if sent_at < self._told:
             return  # overtaken by a later one, which knew more
         self._told = sent_at
-        if sent_at > self._nudged_at:
-            self._nudged = None
-        # Else a nudge may have overtaken this answer; one that was in it already costs a look too many.
+        if sent_at > self._notified_at:
+            self._notified_due = None
+        # Else a notification may have overtaken this answer; one that was in it already costs a look too many.
         due_at = None if due_in is None else time.monotonic() + due_in
-        told = [at for at in (self._nudged, due_at) if at is not None]
+        told = [at for at in (self._notified_due, due_at) if at is not None]
         self._set_due(min(told, default=None))
 
     @property
@@ -171,7 +173,7 @@ class Lookout:
                     cut_off = False
         finally:
             if cut_off:
-                self.unsure = True
+                self.needs_recovery = True
                 self._note_lost()
             self._end_read()
 
@@ -188,13 +190,13 @@ class Lookout:
     async def _wait(self) -> None:
         leases: Sequence[Lease] = ()
         try:
-            # On and on: what else there may be to do, nudges and the clock tell.
+            # On and on: what else there may be to do, notifications and the clock tell.
             while not leases and not self._ending:
                 self.reading_since = time.monotonic()
                 leases = await self._consumer.wait(self._count, min(_WAIT, self._lease / 2))
             await self._consumer.adopt(leases)
         except NOT_NOW:
-            self.unsure = True
+            self.needs_recovery = True
             self._note_lost()
         else:
             self._arrived(leases)
@@ -206,17 +208,17 @@ class Lookout:
     async def _listen(self) -> None:
         await self._consumer.listen(self._heard)
 
-    def _heard(self, nudge: Nudge) -> None:
-        match nudge.kind:
+    def _heard(self, notification: Notification) -> None:
+        match notification.kind:
             case "cancel":
-                self._cancelled(nudge.value)
+                self._cancelled(notification.value)
             case "released":
                 self.interrupt()
-            case "due" if _TIME.fullmatch(nudge.value):
-                self._nudged_at = time.monotonic()
-                due_at = self._nudged_at + self._clock.seconds_until(int(nudge.value), self._nudged_at)
-                if self._nudged is None or due_at < self._nudged:
-                    self._nudged = due_at
+            case "due" if _TIME.fullmatch(notification.value):
+                self._notified_at = time.monotonic()
+                due_at = self._notified_at + self._clock.seconds_until(int(notification.value), self._notified_at)
+                if self._notified_due is None or due_at < self._notified_due:
+                    self._notified_due = due_at
                 if self._due_at is None or due_at < self._due_at:
                     self._set_due(due_at)
             case "subscribed":  # a claim of its own learns what was said before

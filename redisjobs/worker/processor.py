@@ -19,17 +19,17 @@ from anyio.abc import TaskGroup
 
 from redisjobs._version import __version__
 from redisjobs.backoff import NOT_NOW, retrying
-from redisjobs.driver import Ended, Exchange, Fenced, IdTaken, Lease, Reclaimed, Release, RetryLater, Silent, Word
+from redisjobs.driver import Ended, Exchange, Fenced, IdTaken, Lease, Reclaimed, Release, Reply, RetryLater, Silent
 from redisjobs.errors import DriverError, QueueFull, RedisJobsError, Unavailable, WrongType
-from redisjobs.eventloop import Gate, gates, waker
+from redisjobs.eventloop import Gate, gates, threadsafe_caller
 from redisjobs.logs import Log
 from redisjobs.outcome import CancelAsked, Interrupted, LeaseGone, Outcome
 from redisjobs.visible import visible
-from redisjobs.worker.batcher import Batch, Exchanges
+from redisjobs.worker.batcher import Batch, Batcher
 from redisjobs.worker.clearance import Clearance
 from redisjobs.worker.clock import Clock
 from redisjobs.worker.contexts import Contexts
-from redisjobs.worker.execution import Means, Running
+from redisjobs.worker.execution import Execution, Means
 from redisjobs.worker.guard import Guard, keep_up
 from redisjobs.worker.health import Health
 from redisjobs.worker.heartbeat import Heartbeat
@@ -38,7 +38,7 @@ from redisjobs.worker.rss import rss
 from redisjobs.worker.settings import Settings
 from redisjobs.worker.slots import Slots
 from redisjobs.worker.threads import Threads
-from redisjobs.worker.watchdog import LoopWatch
+from redisjobs.worker.watchdog import LoopWatchdog
 
 if TYPE_CHECKING:
     from redisjobs.worker.processes import Processes
@@ -62,20 +62,20 @@ _NO_DEAD_LETTERS = (
     "requeue or delete them, then delete the key"
 )
 _PUT_OFF = 2.0  # seconds within which a job that found no thread is due again
-_FAREWELL = 5.0  # seconds for the last settlements; after that the leases run out by themselves
+_DRAIN = 5.0  # seconds for the last settlements; after that the leases run out by themselves
 
 
 def _how(error: DriverError) -> str:
     return "the store refuses" if isinstance(error, QueueFull | WrongType) else "the store is away"
 
 
-def _absence(error: DriverError) -> str:
+def _described(error: DriverError) -> str:
     """What health says of the store; a refusal with its reason, which holds no address."""
     how = _how(error)
     return how if how == "the store is away" else f"{how}: {error}"
 
 
-class Shift:
+class Processor:
     """One run of a worker, from its first claim to its last settlement."""
 
     def __init__(self, settings: Settings, *, until_idle: bool, breaking: Callable[[], object] = int) -> None:
@@ -85,21 +85,21 @@ class Shift:
         self.consumer = settings.queue.driver.consumer(
             settings.worker_id, lease=settings.lease, max_deliveries=settings.max_deliveries
         )
-        self.leased: dict[str, Running] = {}  # by place: all that run or are still to be settled
-        self.outbox: list[Running] = []  # those that have a fate, to be settled
-        self.kept: list[Running] = []  # those whose dead letter can't be written, to be tried again
+        self.leased: dict[str, Execution] = {}  # by key: all that run or are still to be settled
+        self.unsettled: list[Execution] = []  # those that have a settlement, to be settled
+        self.kept: list[Execution] = []  # those whose dead letter can't be written, to be tried again
         self.kept_at = float("-inf")  # when one was tried last
         self.told_no_ids = False
         self.begun = 0  # jobs given to slots since the start
         self.refused = 0  # settlements of jobs that we had lost
-        self.alone: Running | None = None  # the job that runs with nothing beside it
+        self.alone: Execution | None = None  # the job that runs with nothing beside it
         self.clearance = Clearance(settings.lease)
         self.one_waits = True  # perhaps: a job that has to run alone, for a worker that runs nothing
         self.clock = Clock()
         self.lookout = Lookout(
             self.consumer,
             arrived=lambda leases: self._dispatch(leases, self.lookout.reading_since),
-            changed=lambda: self.attention.open(),
+            changed=lambda: self.wakeup.open(),
             cancelled=self._check_cancelled,
             clock=self.clock,
             lease=settings.lease,
@@ -107,26 +107,26 @@ class Shift:
         )
         self.slots = Slots(settings.concurrency, lambda: self.server_ms, self._ran)
         self.threads = Threads(settings.abandoned, self._threads_changed)
-        self.wake = waker()
-        self.loop = LoopWatch(self.wake, min(max(1.0, settings.lease / 3), 5.0))
+        self.call_soon = threadsafe_caller()
+        self.loop = LoopWatchdog(self.call_soon, min(max(1.0, settings.lease / 3), 5.0))
         self.heartbeat = Heartbeat(
             self.consumer.heartbeat(),
             settings.lease,
             held=self._held,
             facts=self._facts,
             beaten=self._beaten,
-            fenced=lambda error: self.wake(lambda: self._hear_of_fence(error)),
+            fenced=lambda error: self.call_soon(lambda: self._hear_of_fence(error)),
             look=self.loop.look,
         )
         self.opening = anyio.CancelScope()
-        self.exchanges = Exchanges(self.consumer, settings.concurrency, self._answered, self._failed)
+        self.batcher = Batcher(self.consumer, settings.concurrency, self._answered, self._failed)
         self.found_nothing = False  # the last exchange neither settled nor claimed anything
         self.trouble: DriverError | None = None  # why an exchange failed
         self.turn = anyio.CancelScope()
         self.opened = False
-        self.away = ""  # how the store is, if nothing can be done with it
+        self.unavailable = ""  # how the store is, if nothing can be done with it
 
-        self.unsure = False  # jobs may have been delivered into a reply that was lost
+        self.needs_recovery = False  # jobs may have been delivered into a reply that was lost
         self.reclaim_at = 0.0  # when it is time to look for lost workers
         self.missed_at = time.monotonic() + settings.lease  # and for jobs of ours that we never heard of
         self.silent: Sequence[Silent] = ()  # whose lease is over by the server's clock, if that can be trusted
@@ -134,7 +134,7 @@ class Shift:
         self.lost_at = float("-inf")  # when a call was given up that may have brought jobs, by our monotonic clock
         # Places of jobs that ended while we look for missed ones; None: we don't.
         self.ended_meanwhile: set[str] | None = None
-        self.found: dict[str, float] = {}  # by place, when we found it: a late reply may bring it as well
+        self.found: dict[str, float] = {}  # by key, when we found it: a late reply may bring it as well
         self.thorough = True  # to look at every worker's beat: the server's clock may have been set back
         self.handed_on = 0  # jobs of lost workers that we have handed on and not told of
         self.others: int | None = None  # jobs that others hold; None: not known
@@ -153,7 +153,7 @@ class Shift:
         self.left = False  # all is settled or released
 
         self.new_gate = gates()
-        self.attention = self.new_gate()  # opens when the conductor has something to do
+        self.wakeup = self.new_gate()  # opens when the conductor has something to do
         self.grace_changed = anyio.Event()
         self.started = datetime.now(UTC)
 
@@ -212,7 +212,7 @@ class Shift:
             await self.ending.wait()
 
     async def _close(self) -> None:
-        await self._farewell()
+        await self._drain()
         try:
             # With a limiter of its own: the application's threads may have taken all of the default one.
             await anyio.to_thread.run_sync(self.heartbeat.stop, 1.0, limiter=anyio.CapacityLimiter(1))
@@ -226,14 +226,14 @@ class Shift:
         self.grace_until = min(self.grace_until, time.monotonic() + grace)
         self.opening.cancel()
         self.lookout.interrupt()
-        self.attention.open()
+        self.wakeup.open()
         self.grace_changed.set()
 
     async def _open(self) -> None:
         """Reach the store, however long that takes."""
 
         def say(error: DriverError) -> None:
-            self.away = _absence(error)
+            self.unavailable = _described(error)
             logger.warning("%s, trying on: %s", _how(error), error)
 
         in_processes = [each for each in self.settings.queue.definitions.values() if each.in_process]
@@ -259,7 +259,7 @@ class Shift:
                 raise
 
         warnings = await retrying(join, failed=say)
-        self.away = ""
+        self.unavailable = ""
         for warning in warnings:
             logger.warning("%s", warning)
         names = ", ".join(sorted(self.settings.queue.definitions)) or "no handlers"
@@ -268,9 +268,9 @@ class Shift:
 
     def _start(self, tasks: TaskGroup) -> None:
         watches = (*self.lookout.watches, self._watch_leases, self._watch_grace, self._watch_progress)
-        for duty in (*watches, self._conduct_to_the_end):
+        for duty in (*watches, self._run_to_the_end):
             tasks.start_soon(keep_up, duty)
-        self.exchanges.start(tasks)
+        self.batcher.start(tasks)
         self.slots.start(tasks, self.means.guard)
 
     @property
@@ -280,8 +280,8 @@ class Shift:
         silent, unheard = now - self._progress_at, now - self.heartbeat.beat_at
         if self.heartbeat.broken:
             return Health(False, False, "the heartbeat thread has ended: this worker soon counts as dead")
-        if not self.opened or self.away:
-            return Health(True, False, self.away or "starting")
+        if not self.opened or self.unavailable:
+            return Health(True, False, self.unavailable or "starting")
         if silent > _STUCK * lease and (unheard < lease or self.loop.blocked):
             what = "the event loop is blocked" if self.loop.blocked else "stuck"
             return Health(False, False, f"{what}: no exchange with the store for {silent:.0f} s")
@@ -307,22 +307,22 @@ class Shift:
 
     # The conductor
 
-    async def _conduct_to_the_end(self) -> None:
+    async def _run_to_the_end(self) -> None:
         try:
-            await self._conduct()
+            await self._run_steps()
             # Before the handlers are waited for: one that won't end must not keep the others' jobs.
-            await self._farewell()
+            await self._drain()
             self.done = True
             if self.ending is not None:
                 self.ending.open()
         except anyio.get_cancelled_exc_class():
-            self.unsure = True  # should it go on
+            self.needs_recovery = True  # should it go on
             raise
 
-    async def _conduct(self) -> None:
+    async def _run_steps(self) -> None:
         """Settle and claim until stopped, or until nothing is left to do."""
         while not self._ended():
-            self.attention = self.new_gate()
+            self.wakeup = self.new_gate()
             worked = True
             with anyio.CancelScope() as self.turn:
                 try:
@@ -336,7 +336,7 @@ class Shift:
             if self._drained():
                 return
             if not worked:
-                await self.attention.wait()
+                await self.wakeup.wait()
 
     def _drained(self) -> bool:
         """Whether nothing is left for a worker that runs until idle."""
@@ -346,13 +346,13 @@ class Shift:
         now = time.monotonic()
         if self.idle_since is None:
             self.idle_since, self.reclaim_at = now, 0.0  # do others hold anything?
-            self.attention.open()
+            self.wakeup.open()
         # Of those who do one may be dead: that shows within a lease.
         waited = now - self.idle_since > self.settings.lease + 2 * self._look_every
         return self.others is not None and (waited or not self.others)
 
     def _runs_dry(self) -> bool:
-        if not self.found_nothing or self.leased or self.exchanges.under_way or self._is_unsure:
+        if not self.found_nothing or self.leased or self.batcher.under_way or self._must_recover:
             return False
         if self.one_waits:  # for a thread to end
             return False
@@ -360,15 +360,15 @@ class Shift:
         return not (self.threads.turned_away and (self.lookout.promote or self.lookout.expects(_PUT_OFF)))
 
     @property
-    def _is_unsure(self) -> bool:
+    def _must_recover(self) -> bool:
         """Whether jobs may be ours of which we don't know, or outcomes be settled that we hold."""
-        return self.unsure or self.lookout.unsure or bool(self.exchanges.unanswered)
+        return self.needs_recovery or self.lookout.needs_recovery or bool(self.batcher.unanswered)
 
     @property
     def _may_read_late(self) -> bool:
         """Whether a read that was given up may still be served."""
         lost_at = max(self.lost_at, self.lookout.lost_at)
-        return self._is_unsure or time.monotonic() - lost_at < self.settings.lease + _LATEST
+        return self._must_recover or time.monotonic() - lost_at < self.settings.lease + _LATEST
 
     @property
     def _look_every(self) -> float:
@@ -394,13 +394,13 @@ class Shift:
         if self.trouble is not None:
             trouble, self.trouble = self.trouble, None
             raise trouble
-        if self._is_unsure:
+        if self._must_recover:
             await self._recover()
         elif self.lookout.interrupted:
             await self.lookout.end()
             self.one_waits = True  # perhaps: it may be what was released
         elif not self.clock.is_known:
-            await self._glance()  # before any job is judged by the server's clock
+            await self._read_clock()  # before any job is judged by the server's clock
         elif now >= self.reclaim_at and not self.stopping:
             await self._reclaim()
         elif now >= self.missed_at:
@@ -408,31 +408,31 @@ class Shift:
         elif now >= self.tidy_at:
             await self._tidy()
         elif self._has_batch():
-            self.exchanges.begin(self._next_batch())
+            self.batcher.begin(self._next_batch())
         elif now - self.round_at >= self.settings.lease:
-            await self._glance()  # nothing else was said for long: to see that we would get through
+            await self._read_clock()  # nothing else was said for long: to see that we would get through
         else:
             return False
         return True
 
     def _has_batch(self) -> bool:
         asks = not self.lookout.waiting and not (self.until_idle and self.found_nothing)
-        outcomes, free = len(self.outbox), self.free if asks else 0
-        if self.one_waits and self.exchanges.under_way:
+        outcomes, free = len(self.unsettled), self.free if asks else 0
+        if self.one_waits and self.batcher.under_way:
             return False  # the next one may find that nothing runs here
-        return bool(outcomes or free or self.lookout.promote) and self.exchanges.has_room(outcomes, free)
+        return bool(outcomes or free or self.lookout.promote) and self.batcher.has_room(outcomes, free)
 
     @property
     def free(self) -> int:
         """How many jobs could start now."""
-        if self.stopping or self.alone is not None or self.exchanges.brings_one_alone:
+        if self.stopping or self.alone is not None or self.batcher.brings_one_alone:
             return 0
         if self.leased and self.clearance.is_on(time.monotonic()):
             return 0
-        taken, begun = self.slots.busy + self.exchanges.asked, self.begun + self.exchanges.asked
+        taken, begun = self.slots.busy + self.batcher.asked, self.begun + self.batcher.asked
         return int(min(self.settings.concurrency - taken, self.settings.max_jobs - begun))
 
-    async def _glance(self) -> None:
+    async def _read_clock(self) -> None:
         """Promote what is due and hear what time it is."""
         sent = time.monotonic()
         answer = await self.consumer.exchange([], 0)
@@ -442,8 +442,8 @@ class Shift:
 
     def _next_batch(self, *, asks: bool = True) -> Batch:
         """What the next exchange takes: outcomes, and, if it asks for jobs, room for as many."""
-        most = self.exchanges.most
-        settling, self.outbox = self.outbox[:most], self.outbox[most:]
+        most = self.batcher.most
+        settling, self.unsettled = self.unsettled[:most], self.unsettled[most:]
         sent_at = time.time()
         for run in settling:
             run.sent_at = sent_at
@@ -458,11 +458,11 @@ class Shift:
 
     def _answered(self, batch: Batch, answer: Exchange) -> None:
         self._progressed()
-        for run, (lease, _), word in zip(batch.settling, batch.settlements, answer.words, strict=True):
+        for run, (lease, _), reply in zip(batch.settling, batch.settlements, answer.replies, strict=True):
             if run.lease is lease:
-                self._settled(run, word)
+                self._settled(run, reply)
             else:  # handed back, or run out, and taken again by us meanwhile: that lease has to be settled too
-                self.outbox.append(run)
+                self.unsettled.append(run)
         if batch.count is not None:
             self._hear_time(answer.server_ms, batch.sent)
             self.lookout.learn(answer.due_in, batch.sent)
@@ -476,7 +476,7 @@ class Shift:
         if got_all and self.free and not self.until_idle and not self.lookout.waiting:
             # COUNT goes for each of three streams, so a third of the slots leaves little to hand back.
             self.lookout.begin(max(1, self.free // 3), batch.sent)
-        self.attention.open()
+        self.wakeup.open()
 
     def _runs_nothing(self) -> bool:
         """Whether a job that ran now would run alone, once our outcomes are settled.
@@ -485,7 +485,7 @@ class Shift:
         waited long enough for it takes the job, or, where there is another to do that, makes room.
         """
         threads = self.threads.abandoned and not self.clearance.is_on(time.monotonic())
-        return not (threads or self.slots.busy or self.exchanges.under_way)
+        return not (threads or self.slots.busy or self.batcher.under_way)
 
     def _hear_of_one_alone(self, waits: float | None) -> None:
         self.one_waits = waits is not None
@@ -496,9 +496,9 @@ class Shift:
     def _failed(self, batch: Batch, error: DriverError | None) -> None:
         for run in batch.settling:
             run.resent = True
-        self.unsure, self.lost_at = True, time.monotonic()
+        self.needs_recovery, self.lost_at = True, time.monotonic()
         self.trouble = error
-        self.attention.open()
+        self.wakeup.open()
 
     def _hear_time(self, server_ms: float, sent: float) -> None:
         step = self.clock.hear(server_ms, sent, time.monotonic())
@@ -512,10 +512,10 @@ class Shift:
 
     def _tell_ended(self, ended: Sequence[Ended]) -> None:
         """Say what the store ended when we claimed: nobody ran those jobs, so nobody else would say it."""
-        for job_id, word in ended:
-            if word is Word.NO_IDS:
+        for job_id, reply in ended:
+            if reply is Reply.NO_IDS:
                 self._tell_no_ids()
-            elif word is Word.DEAD:
+            elif reply is Reply.DEAD:
                 logger.error(
                     "job %s: dead letter, worker lost: its workers were lost with it",
                     visible(job_id),
@@ -534,22 +534,22 @@ class Shift:
         if self.renewing:
             return  # what a late read of our old id brings is for others
         if leases and self._may_be_dead:
-            self.unsure = True  # should they still be ours, they are found as soon as we know
+            self.needs_recovery = True  # should they still be ours, they are found as soon as we know
             return
         free = self.free
         for lease in leases:
-            place = lease.place
-            if asked_at < self.found.get(place, float("-inf")):
+            key = lease.key
+            if asked_at < self.found.get(key, float("-inf")):
                 continue  # we found it meanwhile
-            mine = self.leased.get(place)
-            if mine is not None and mine.lease.job_id == lease.job_id and not isinstance(mine.fate, Release):
+            mine = self.leased.get(key)
+            if mine is not None and mine.lease.job_id == lease.job_id and not isinstance(mine.settlement, Release):
                 # Our own, handed back by somebody's hand: the handler still runs, or its outcome is on its way.
                 if mine.lease.deliveries != lease.deliveries:  # else what is on its way settles this one too
                     mine.lease = lease
                 continue
             suspect = self.settings.is_suspect(lease.deliveries)
             fits = free > 0 and not (suspect and self.slots.busy)  # one that has to run alone
-            run = self.leased[place] = Running(lease, self.settings, self.means)
+            run = self.leased[key] = Execution(lease, self.settings, self.means)
             if fits:
                 free -= 1
                 if suspect:
@@ -557,11 +557,11 @@ class Shift:
                 self.begun += 1
                 self.slots.give(run)
             else:
-                run.over, run.fate = True, Release()
-                self.outbox.append(run)
+                run.over, run.settlement = True, Release()
+                self.unsettled.append(run)
         if self.begun >= self.settings.max_jobs and not self.stopping:
             self._recycle(f"{self.begun} jobs were run")
-        self.attention.open()
+        self.wakeup.open()
 
     def _recycle(self, why: str) -> None:
         """End once all that runs has run, however long it takes."""
@@ -577,11 +577,11 @@ class Shift:
         if self._may_be_dead:
             self.heartbeat.hurry()
             raise Unavailable("no sign of life got through for a lease")
-        await self.exchanges.quiet()
+        await self.batcher.quiet()
         await self.lookout.end()  # what a read still delivers would not be found
-        await self.exchanges.send_again()
+        await self.batcher.send_again()
         leases = await self.consumer.recover([run.lease for run in self.leased.values()])
-        self.unsure = self.lookout.unsure = False
+        self.needs_recovery = self.lookout.needs_recovery = False
         if leases:
             logger.info("found %d jobs whose delivery was lost on the way", len(leases))
         self._dispatch(leases)
@@ -590,7 +590,7 @@ class Shift:
         """Find jobs that are ours and of which we never heard: a claim that was given up arrived after all."""
         lease, began = self.settings.lease, time.monotonic()
         self.missed_at = began + lease
-        late = min(self.exchanges.oldest, self.lookout.reading_since) < began - 0.9 * lease
+        late = min(self.batcher.oldest, self.lookout.reading_since) < began - 0.9 * lease
         if late or not self.clock.vouches(lease, began):
             return  # what is on its way may bring them; and their age is told by the server's clock
         self.ended_meanwhile = ended = set[str]()
@@ -598,11 +598,11 @@ class Shift:
             leases = await self.consumer.recover([run.lease for run in self.leased.values()], lease)
         finally:
             self.ended_meanwhile = None
-        leases = [each for each in leases if each.place not in ended]
+        leases = [each for each in leases if each.key not in ended]
         if leases:
             logger.warning("found %d jobs that a claim brought which was given up", len(leases))
-        self.found = {place: at for place, at in self.found.items() if at > began - 10 * lease}
-        self.found |= {each.place: began for each in leases}
+        self.found = {key: at for key, at in self.found.items() if at > began - 10 * lease}
+        self.found |= {each.key: began for each in leases}
         self._dispatch(leases)
 
     async def _reclaim(self) -> None:
@@ -638,7 +638,7 @@ class Shift:
         logger.warning("%s; its jobs are for others, and it goes on under a new id", error)
         self.renewing = True
         self._cancel_all()
-        await self.exchanges.quiet()
+        await self.batcher.quiet()
         self._lose_all()
         if self.stopping:
             return
@@ -654,36 +654,36 @@ class Shift:
             await self.consumer.open(self.settings.next_id())
 
         try:
-            await retrying(join, failed=self._note_absence)
+            await retrying(join, failed=self._note_unavailable)
         finally:
-            self.away = ""
+            self.unavailable = ""
             if self.consumer.worker_id != error.worker_id:  # also where it was cut off as soon as it had joined
                 self._go_on(began)
 
-    def _note_absence(self, error: DriverError) -> None:
-        self.away = _absence(error)
+    def _note_unavailable(self, error: DriverError) -> None:
+        self.unavailable = _described(error)
 
     def _go_on(self, joined_at: float) -> None:
         """Work under the new id."""
         self.settings = replace(self.settings, worker_id=self.consumer.worker_id)
         self.heartbeat.beat_at = joined_at  # to join was a beat
-        self.renewing = self.unsure = self.lookout.unsure = self.found_nothing = False
+        self.renewing = self.needs_recovery = self.lookout.needs_recovery = self.found_nothing = False
         self.round_at = time.monotonic()
         logger.info("this worker is now %s", self.settings.worker_id)
 
     def _cancel_all(self) -> None:
         """Cancel the handlers that run: their jobs are no longer ours."""
-        for place, run in list(self.leased.items()):
+        for key, run in list(self.leased.items()):
             if not run.over:
                 logger.warning("job %s: the lease was lost; its handler is cancelled", visible(run.lease.job_id))
                 run.give_up(LeaseGone())
-                run.over, run.fate = True, None
-                del self.leased[place]
+                run.over, run.settlement = True, None
+                del self.leased[key]
 
     def _lose_all(self) -> None:
         """Let go of all that has ended. What it came to was not written; of what had no answer nobody knows."""
-        unknown = {id(run) for batch in self.exchanges.unanswered if batch.unknown for run in batch.settling}
-        self.exchanges.forget()
+        unknown = {id(run) for batch in self.batcher.unanswered if batch.unknown for run in batch.settling}
+        self.batcher.forget()
         for run in self.leased.values():
             if id(run) in unknown:
                 logger.warning(
@@ -691,9 +691,9 @@ class Shift:
                 )
             else:
                 self.refused += 1
-                run.report(Word.LEASE_LOST)
+                run.report(Reply.LEASE_LOST)
         self.leased.clear()
-        self.outbox, self.kept, self.alone, self.one_waits = [], [], None, True
+        self.unsettled, self.kept, self.alone, self.one_waits = [], [], None, True
 
     async def _tidy(self) -> None:
         self.tidy_at = time.monotonic() + _TIDY
@@ -725,17 +725,17 @@ class Shift:
                     await self._begin_anew(gone)
                 logger.info("the store is back")
 
-        self.away = _absence(error)
+        self.unavailable = _described(error)
         try:
             if isinstance(error, WrongType) and not self.stopping:  # it answers, so there is no waiting for that
                 with anyio.move_on_after(_REFUSED):
                     await self.grace_changed.wait()
-            await retrying(probe, failed=self._note_absence)
+            await retrying(probe, failed=self._note_unavailable)
         finally:
-            self.away = ""
+            self.unavailable = ""
         self.round_at = time.monotonic()
 
-    async def _farewell(self) -> None:
+    async def _drain(self) -> None:
         """Settle what has an outcome and release all the rest, also what was delivered and never seen."""
         if self.left:
             return
@@ -744,8 +744,8 @@ class Shift:
                 run.give_up(Interrupted())
                 # What ran may be what ends us: it would be handed out for ever, were its delivery not counted.
                 counts = run.began and (self.broken or self.means.guard.blames(run))
-                run.over, run.fate = True, run.hand_back(refund=not counts)
-                self.outbox.append(run)
+                run.over, run.settlement = True, run.hand_back(refund=not counts)
+                self.unsettled.append(run)
         self._try_again()
 
         why = "no answer came in time"
@@ -753,11 +753,11 @@ class Shift:
         async def settle() -> None:
             nonlocal why
             await self.lookout.end()
-            await self.exchanges.quiet()
+            await self.batcher.quiet()
             try:
-                await self.exchanges.send_again()
-                while self.outbox:
-                    await self.exchanges.carry(self._next_batch())
+                await self.batcher.send_again()
+                while self.unsettled:
+                    await self.batcher.carry(self._next_batch())
             except WrongType as error:
                 why = str(error)
                 raise
@@ -771,7 +771,7 @@ class Shift:
 
         self.stopping = True
         try:
-            with anyio.fail_after(_FAREWELL):
+            with anyio.fail_after(_DRAIN):
                 await retrying(settle)
         except (DriverError, TimeoutError) as error:
             why = str(error) or why
@@ -793,33 +793,35 @@ class Shift:
 
     # What slots come to
 
-    def _ran(self, run: Running, outcome: Outcome) -> None:
+    def _ran(self, run: Execution, outcome: Outcome) -> None:
         if not run.over:
             run.over = True
             run.decide(outcome, self)
-            if run.fate is None:
+            if run.settlement is None:
                 self._let_go(run)
             else:
-                self.outbox.append(run)
-        self.attention.open()
+                self.unsettled.append(run)
+        self.wakeup.open()
 
-    def _settled(self, run: Running, word: Word) -> None:
-        if word is Word.OK:
+    def _settled(self, run: Execution, reply: Reply) -> None:
+        if reply is Reply.OK:
             self._let_go(run)
-            run.report(word)
+            run.report(reply)
             return
-        if word is Word.NO_IDS and isinstance(run.fate, RetryLater):  # nothing was written; but it can be delayed
-            run.fate = RetryLater(_LATER, run.fate.changes)
-            self.outbox.append(run)
+        if reply is Reply.NO_IDS and isinstance(
+            run.settlement, RetryLater
+        ):  # nothing was written; but it can be delayed
+            run.settlement = RetryLater(_LATER, run.settlement.changes)
+            self.unsettled.append(run)
             return
-        if word is Word.NO_IDS:  # a dead letter
+        if reply is Reply.NO_IDS:  # a dead letter
             self._keep(run)
             return
         self._let_go(run)
-        self.refused += word is Word.LEASE_LOST
-        run.report(word)
+        self.refused += reply is Reply.LEASE_LOST
+        run.report(reply)
 
-    def _keep(self, run: Running) -> None:
+    def _keep(self, run: Execution) -> None:
         """Keep a job whose dead letter can't be written now: it must not run again, and no other waits for it."""
         self.kept.append(run)
         self.kept_at = time.monotonic()
@@ -834,7 +836,7 @@ class Shift:
 
     def _try_again(self) -> None:
         """Settle those that were kept."""
-        self.outbox, self.kept = self.outbox + self.kept, []
+        self.unsettled, self.kept = self.unsettled + self.kept, []
 
     def _threads_changed(self) -> None:
         why = self.threads.trouble.why
@@ -853,11 +855,11 @@ class Shift:
         else:
             logger.error("no handler in a process is started, their jobs wait or go to other workers: %s", why)
 
-    def _let_go(self, run: Running) -> None:
-        if self.leased.get(run.place) is run:  # after a failover another job may be in its place
-            del self.leased[run.place]
+    def _let_go(self, run: Execution) -> None:
+        if self.leased.get(run.key) is run:  # after a failover another job may be in its place
+            del self.leased[run.key]
             if self.ended_meanwhile is not None:
-                self.ended_meanwhile.add(run.place)
+                self.ended_meanwhile.add(run.key)
         if self.alone is run:
             self.alone, self.one_waits = None, True  # there may be more of its kind
         if self.one_waits:
@@ -880,7 +882,7 @@ class Shift:
             if self.one_waits and not self.leased:  # it could not be had, for a thread that may have ended by now
                 self.found_nothing = False
                 self.lookout.interrupt()
-            self.attention.open()
+            self.wakeup.open()
             if self.kept and time.monotonic() >= self.kept_at + _REFUSED:
                 self._try_again()
             if self.settings.max_rss < float("inf") and not self.stopping:
@@ -911,7 +913,7 @@ class Shift:
         await anyio.sleep(_UNWIND)
         self.cut = True
         self.turn.cancel()
-        self.attention.open()
+        self.wakeup.open()
 
     async def _watch_progress(self) -> None:
         """A worker that gets nothing through, though its heartbeat does, is stuck: it starts anew, then gives up.
@@ -933,8 +935,8 @@ class Shift:
             seen = got
             if still == 2 * _STUCK:
                 logger.error("stuck: nothing got through for %g s; connecting anew", _STUCK * lease)
-                self.unsure = True
-                self.exchanges.break_off()
+                self.needs_recovery = True
+                self.batcher.break_off()
                 self.turn.cancel()
             elif still >= 4 * _STUCK:
                 raise DriverError(
@@ -960,21 +962,21 @@ class Shift:
         }
 
     def _beaten(self, cancelled: Sequence[Lease]) -> None:
-        if cancelled or self._is_unsure:
-            self.wake(lambda: self._hear_of_cancels(cancelled))
+        if cancelled or self._must_recover:
+            self.call_soon(lambda: self._hear_of_cancels(cancelled))
 
     # And in the loop again
 
     def _hear_of_cancels(self, cancelled: Sequence[Lease]) -> None:
         for lease in cancelled:
-            run = self.leased.get(lease.place)
+            run = self.leased.get(lease.key)
             if run is not None and run.lease is lease:  # else it was settled meanwhile
                 run.give_up(CancelAsked())
-        self.attention.open()
+        self.wakeup.open()
 
     def _hear_of_fence(self, error: Fenced) -> None:
         if error.worker_id == self.consumer.worker_id:
             self.renewing = True  # no job is begun from now on
             self._cancel_all()
             self.trouble = error
-            self.attention.open()
+            self.wakeup.open()

@@ -7,7 +7,7 @@ from anyio.abc import TaskGroup
 
 from redisjobs.eventloop import Gate, gates
 from redisjobs.outcome import Outcome, Raised
-from redisjobs.worker.execution import Running
+from redisjobs.worker.execution import Execution
 from redisjobs.worker.guard import Guard, OpenScopes, be_task_of, cancel_counter, forget_cancels
 
 
@@ -23,12 +23,12 @@ class Slots:
         busy: How many run a job.
     """
 
-    def __init__(self, count: int, now_ms: Callable[[], int], ran: Callable[[Running, Outcome], None]) -> None:
+    def __init__(self, count: int, now_ms: Callable[[], int], ran: Callable[[Execution, Outcome], None]) -> None:
         self._count = count
         self._now_ms = now_ms
         self._ran = ran
         self._idle: list[_Slot] = []
-        self._waiting: list[Running] = []  # for a slot that is about to be idle
+        self._waiting: list[Execution] = []  # for a slot that is about to be idle
         self.busy = 0
 
     def start(self, tasks: TaskGroup, guard: Guard) -> None:
@@ -38,7 +38,7 @@ class Slots:
         for _ in range(self._count):
             tasks.start_soon(self._serve)
 
-    def give(self, run: Running) -> None:
+    def give(self, run: Execution) -> None:
         """Let an idle slot run a job."""
         self.busy += 1
         if self._idle:
@@ -80,7 +80,7 @@ class Slots:
             self._end(slot, outcome)
             del outcome  # what a handler raised is not to wait here for the next job
 
-    async def _next(self, slot: "_Slot") -> Running:
+    async def _next(self, slot: "_Slot") -> Execution:
         slot.gate = self._new_gate()
         self._idle.append(slot)
         await slot.gate.wait()
@@ -100,6 +100,6 @@ class _Slot:
 
     def __init__(self, new_gate: Callable[[], Gate]) -> None:
         self.gate = new_gate()
-        self.run: Running | None = None
+        self.run: Execution | None = None
         self.scopes = OpenScopes()
         self.cancels = cancel_counter()

@@ -28,7 +28,7 @@ logger = Log("redisjobs.supervisor")
 _HEALTHY = 10.0  # seconds after which a child that dies is started anew at once
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0  # seconds between starts of a child that dies again and again
 _MARGIN = 12.0  # seconds beyond the grace after which a child is killed: by then it should have ended itself
-_HANDING_OVER = 5.0  # seconds that dead children's jobs may take to be handed over at the end
+_RELEASING = 5.0  # seconds that dead children's jobs may take to be handed over at the end
 _LAST_WORDS = 0.5  # seconds that a dead child's words may take to arrive
 _LOOK = 1.0  # seconds between looks: a signal that the system gave to another of our threads ends no wait
 _STARTING = 60.0  # seconds that a child may take to import what it runs
@@ -81,7 +81,7 @@ class Supervisor:
         self._kill_at = float("inf")
         self._code = 0
         self._began = False  # a child has come as far as to say who it is, so it was started rightly
-        self._handovers: list[threading.Thread] = []
+        self._releases: list[threading.Thread] = []
 
     def stop(self) -> None:
         """Let all children stop; a second time, at once. Callable from a signal handler."""
@@ -119,9 +119,9 @@ class Supervisor:
             if ended is None:
                 self._stop()
             else:
-                self._bury(ended)
-        until = time.monotonic() + _HANDING_OVER
-        for thread in self._handovers:
+                self._handle_end(ended)
+        until = time.monotonic() + _RELEASING
+        for thread in self._releases:
             thread.join(max(0.0, until - time.monotonic()))
         return self._code
 
@@ -177,7 +177,7 @@ class Supervisor:
         logger.info("started worker process %d", child.process.pid)
         return child
 
-    def _bury(self, child: Child) -> None:
+    def _handle_end(self, child: Child) -> None:
         """Act on the end of a child."""
         slot = next(slot for slot in self._slots if slot.child is child)
         slot.child = None
@@ -192,7 +192,7 @@ class Supervisor:
         else:
             logger.warning("worker process %d %s", pid, _how(code))
         if child.worker_id and not in_order:
-            self._hand_over(child.worker_id)
+            self._release(child.worker_id)
         if code == _MISTAKE and not self._began and not self._stops:
             self._code = _MISTAKE
             self._stop()
@@ -210,7 +210,7 @@ class Supervisor:
             return 0.0
         return min(_FIRST_PAUSE * 2.0 ** (slot.deaths - 2), _LONGEST_PAUSE) * random.uniform(0.5, 1.5)
 
-    def _hand_over(self, worker_id: str) -> None:
+    def _release(self, worker_id: str) -> None:
         """Hand over what a dead child held; in a thread, for the store may be away."""
         most = 2 * self._lease  # seconds: by then its leases are over, and others have taken its jobs
 
@@ -224,14 +224,14 @@ class Supervisor:
             finally:
                 heart.close()
 
-        self._handovers = [thread for thread in self._handovers if thread.is_alive()]
+        self._releases = [thread for thread in self._releases if thread.is_alive()]
         thread = threading.Thread(target=hand_over, daemon=True)
         try:
             thread.start()
         except (RuntimeError, MemoryError) as error:  # no thread to be had just now
             logger.warning(_LEFT, error)
         else:
-            self._handovers.append(thread)
+            self._releases.append(thread)
 
     def _stop(self) -> None:
         """Pass a stop on; and see to it that it is heeded."""

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from redisjobs.eventloop import waker
+from redisjobs.eventloop import threadsafe_caller
 
 
 class NoThread(Exception):
@@ -60,7 +60,7 @@ class Threads:
         self._most = most
         # The slots are the limit; on trio an abandoned thread would keep its share.
         self._limiter = anyio.CapacityLimiter(math.inf)
-        self._wake = waker()
+        self._call_soon = threadsafe_caller()
 
     async def run(self, call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
         """Call a handler in a thread; what it returned, and what it raised.
@@ -84,7 +84,7 @@ class Threads:
         return errand.take_result()
 
     def _end(self) -> None:  # called in the thread
-        self._wake(lambda: self._count(-1))
+        self._call_soon(lambda: self._count(-1))
 
     def _count(self, number: int) -> None:
         self.abandoned += number

@@ -8,22 +8,22 @@ import traceback
 from collections.abc import Callable
 from types import FrameType
 
-from redisjobs.logs import Log, log_aside
-from redisjobs.worker.execution import Running
+from redisjobs.logs import Log, log_from_thread
+from redisjobs.worker.execution import Execution
 
 logger = Log("redisjobs.worker")
 
 
-class LoopWatch:
+class LoopWatchdog:
     """Asks the event loop for a sign of life, again and again, and says once when it stays silent.
 
     Args:
-        wake: Runs a function soon in the loop; see `waker`.
+        wake: Runs a function soon in the loop; see `threadsafe_caller`.
         patience: Seconds of silence after which the loop counts as blocked.
     """
 
     def __init__(self, wake: Callable[[Callable[[], object]], None], patience: float) -> None:
-        self._wake = wake
+        self._call_soon = wake
         self._patience = patience
         self._thread = threading.get_ident()
         self._asked = self._looked = self._answered = time.monotonic()
@@ -41,7 +41,7 @@ class LoopWatch:
         stopped, self._looked = now - self._looked > self._patience, now
         if self._answered >= self._asked:
             if self._said:
-                log_aside(
+                log_from_thread(
                     logger, logging.INFO, "the event loop runs again, after %.1f s", self._answered - self._asked
                 )
             self._ask(now)
@@ -49,7 +49,7 @@ class LoopWatch:
             self._ask(now)
         elif not self._said and now - self._asked >= self._patience:
             self._said = True
-            log_aside(  # it may be the log that blocks the loop
+            log_from_thread(  # it may be the log that blocks the loop
                 logger,
                 logging.WARNING,
                 "the event loop is blocked for %.0f s in %s: no other job can start or end; the leases are kept",
@@ -59,7 +59,7 @@ class LoopWatch:
 
     def _ask(self, now: float) -> None:
         self._asked, self._said = now, False
-        self._wake(self._answer)
+        self._call_soon(self._answer)
 
     def _answer(self) -> None:
         self._answered = time.monotonic()
@@ -70,7 +70,7 @@ def _where(frame: FrameType | None) -> str:
     line = ""
     for at, number in traceback.walk_stack(frame):
         running = at.f_locals.get("self")
-        if type(running) is Running:  # isinstance would ask it for its class: whatever is called `self` here
+        if type(running) is Execution:  # isinstance would ask it for its class: whatever is called `self` here
             return f"{running.description}, {line}"
         line = line or f"{at.f_code.co_filename}:{number}"
     return f"something that is no handler, {line or 'unknown'}"

@@ -1,4 +1,4 @@
-"""A worker: what it is told, how it is stopped. What it does is a `Shift`."""
+"""A worker: what it is told, how it is stopped. What it does is a `Processor`."""
 
 import math
 import os
@@ -19,7 +19,7 @@ from redisjobs.logs import Log
 from redisjobs.registry import Duration, Registry
 from redisjobs.worker.guard import keep_up
 from redisjobs.worker.health import Health
-from redisjobs.worker.processor import Shift
+from redisjobs.worker.processor import Processor
 from redisjobs.worker.settings import Settings
 
 logger = Log("redisjobs.worker")
@@ -145,7 +145,7 @@ class Worker:
         """Called when `run` begins to end by an error or a cancel; it may still wait for handlers."""
         self._has_run = False
         self._running = threading.Lock()  # held while it runs
-        self._shift: Shift | None = None
+        self._processor: Processor | None = None
         self._stop_asked = False  # of the run under way, or else of the next one
 
     async def run(self, *, until_idle: bool = False, handle_signals: bool = False) -> None:
@@ -175,14 +175,14 @@ class Worker:
             self._begin_anew()
             await self._run(until_idle, handle_signals)
         finally:
-            self._shift, self._stop_asked = None, False
+            self._processor, self._stop_asked = None, False
             self._running.release()
 
     @property
     def worker_id(self) -> str:
         """Who it is now: each run has an id of its own, and who was taken for dead goes on under a new one."""
-        shift = self._shift
-        return self.settings.worker_id if shift is None else shift.settings.worker_id
+        processor = self._processor
+        return self.settings.worker_id if processor is None else processor.settings.worker_id
 
     def _next_id(self) -> str:
         return _new_id() if self._given_id is None else f"{self._given_id[:180]}:{secrets.token_hex(4)}"
@@ -198,15 +198,15 @@ class Worker:
         self._has_run, self.recycled, self.hindered = True, False, False
 
     async def _run(self, until_idle: bool, handle_signals: bool) -> None:
-        self._shift = shift = Shift(self.settings, until_idle=until_idle, breaking=self.breaking)
-        if self._stop_asked:  # asked for before there was a shift to tell
+        self._processor = processor = Processor(self.settings, until_idle=until_idle, breaking=self.breaking)
+        if self._stop_asked:  # asked for before there was a processor to tell
             return
         try:
             async with anyio.create_task_group() as tasks:
                 if handle_signals:
                     tasks.start_soon(keep_up, self._watch_signals)
-                await shift.run()
-                self.recycled, self.hindered = shift.recycled, shift.hindered
+                await processor.run()
+                self.recycled, self.hindered = processor.recycled, processor.hindered
                 tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             # One cause, one error: that tasks were involved is no business of the caller's.
@@ -225,15 +225,15 @@ class Worker:
         self._stop(0.0)
 
     def _stop(self, grace: float) -> None:
-        self._stop_asked = True  # before we look whether there is a shift to tell
-        if (shift := self._shift) is not None:
-            shift.wake(lambda: shift.stop(grace))
+        self._stop_asked = True  # before we look whether there is a processor to tell
+        if (processor := self._processor) is not None:
+            processor.call_soon(lambda: processor.stop(grace))
 
     @property
     def health(self) -> Health:
         """Whether it works, by what it got done; for any thread."""
-        shift = self._shift  # once: it may be gone a moment later
-        return Health(True, False, "not running") if shift is None else shift.health
+        processor = self._processor  # once: it may be gone a moment later
+        return Health(True, False, "not running") if processor is None else processor.health
 
     async def _watch_signals(self) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

@@ -13,17 +13,17 @@ from redisjobs.driver import (
     Exchange,
     Lease,
     NewJob,
-    Nudge,
+    Notification,
     Pushed,
     Reclaimed,
+    Reply,
     Row,
-    Settlement,
+    Settlements,
     Silent,
     Turn,
-    Word,
 )
 from redisjobs.drivers.memory.state import Memory
-from redisjobs.eventloop import waker
+from redisjobs.eventloop import threadsafe_caller
 from redisjobs.job import State
 
 
@@ -48,15 +48,15 @@ class MemoryDriver:
         await anyio.lowlevel.checkpoint()
         return self.memory.push(jobs, repeated=repeated)
 
-    async def cancel(self, job_id: str) -> Word:
+    async def cancel(self, job_id: str) -> Reply:
         await anyio.lowlevel.checkpoint()
         return self.memory.cancel(job_id)
 
-    async def requeue(self, job_id: str) -> Word:
+    async def requeue(self, job_id: str) -> Reply:
         await anyio.lowlevel.checkpoint()
         return self.memory.requeue(job_id)
 
-    async def delete(self, job_id: str) -> Word:
+    async def delete(self, job_id: str) -> Reply:
         await anyio.lowlevel.checkpoint()
         return self.memory.delete(job_id)
 
@@ -100,24 +100,24 @@ class MemoryConsumer:
         await anyio.lowlevel.checkpoint()
 
     async def exchange(
-        self, settlements: Sequence[Settlement], count: int | None, *, turn: Turn | None = None, idle: bool = False
+        self, settlements: Settlements, count: int | None, *, turn: Turn | None = None, idle: bool = False
     ) -> Exchange:
         await anyio.lowlevel.checkpoint()
-        words = self._memory.settle(self.worker_id, turn, settlements)
+        replies = self._memory.settle(self.worker_id, turn, settlements)
         if count is None:
-            return Exchange(words)
+            return Exchange(replies)
         ended: list[Ended] = []
         due_in, waits, leases, more = self._memory.claim(
             self.worker_id, count, self._max_deliveries, ended, idle=idle
         )
-        return Exchange(words, leases, more, ended, due_in, waits, self._memory.now_ms())
+        return Exchange(replies, leases, more, ended, due_in, waits, self._memory.now_ms())
 
     async def wait(self, count: int, timeout: float) -> list[Lease]:
-        wake = waker()
+        wake = threadsafe_caller()
         there = anyio.Event()
 
-        def heard(nudge: Nudge) -> None:
-            if nudge.kind == "ready":
+        def heard(notification: Notification) -> None:
+            if notification.kind == "ready":
                 wake(there.set)
 
         with self._listening(heard), anyio.move_on_after(timeout):
@@ -154,19 +154,19 @@ class MemoryConsumer:
         await anyio.lowlevel.checkpoint()
         return 0, False
 
-    async def listen(self, heard: Callable[[Nudge], None]) -> None:
-        wake = waker()
+    async def listen(self, heard: Callable[[Notification], None]) -> None:
+        wake = threadsafe_caller()
 
-        def hear(nudge: Nudge) -> None:
-            if nudge.kind != "ready":  # that one is for `wait` alone
-                wake(lambda: heard(nudge))
+        def hear(notification: Notification) -> None:
+            if notification.kind != "ready":  # that one is for `wait` alone
+                wake(lambda: heard(notification))
 
         with self._listening(hear):
-            heard(Nudge("subscribed", ""))
+            heard(Notification("subscribed", ""))
             await anyio.sleep_forever()
 
     @contextmanager
-    def _listening(self, ear: Callable[[Nudge], None]) -> Iterator[None]:
+    def _listening(self, ear: Callable[[Notification], None]) -> Iterator[None]:
         self._memory.ears.append(ear)
         try:
             yield

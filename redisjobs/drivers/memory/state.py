@@ -16,21 +16,21 @@ from redisjobs.driver import (
     Counts,
     DeadLetter,
     Ended,
-    Fate,
     Fenced,
     IdTaken,
     Lease,
     NewJob,
-    Nudge,
+    Notification,
     Pushed,
     Reclaimed,
     Release,
+    Reply,
     RetryLater,
     Row,
     Settlement,
+    Settlements,
     Silent,
     Turn,
-    Word,
 )
 from redisjobs.errors import DriverError
 from redisjobs.job import Priority, State
@@ -94,7 +94,7 @@ class _Worker:
     lease: float
     until: float
     cancels: int = 0
-    answers: dict[int, tuple[int, list[Word]]] = field(default_factory=dict)
+    answers: dict[int, tuple[int, list[Reply]]] = field(default_factory=dict)
 
 
 class Memory:
@@ -119,7 +119,7 @@ class Memory:
         self.totals: dict[str, int] = {}
         self.workers: dict[str, _Worker] = {}
         self.fenced: dict[str, float] = {}  # worker id -> until when late reads of it are looked for
-        self.ears: list[Callable[[Nudge], None]] = []
+        self.ears: list[Callable[[Notification], None]] = []
         self._last_id = (0, 0)
         self._line = 0
 
@@ -134,8 +134,8 @@ class Memory:
             added: set[str] = set()
             for job in jobs:
                 push = job.job_id, job.nonce.encode()
-                answer = Pushed(Word.EXISTS) if push in seen else self._push(job, added, repeated=repeated)
-                if answer.word in (Word.OK, Word.REPEATED, Word.REFUSED):
+                answer = Pushed(Reply.EXISTS) if push in seen else self._push(job, added, repeated=repeated)
+                if answer.reply in (Reply.OK, Reply.REPEATED, Reply.REFUSED):
                     seen.add(push)
                 elif repeated and push not in seen:
                     self._remember(self.refused, push)
@@ -148,16 +148,16 @@ class Memory:
         push = job.job_id, job.nonce.encode()
         was_refused = repeated and _lately(self.refused, push, now_ms)
         if not was_refused and _lately(self.finished, push, now_ms):
-            return Pushed(Word.REPEATED)
+            return Pushed(Reply.REPEATED)
         if job.job_id in added:
-            return Pushed(Word.EXISTS)
+            return Pushed(Reply.EXISTS)
         if job.job_id in self.located:
             ours = not job.nonce or self._stored(job.job_id).get(b"nonce", b"") == job.nonce.encode()
-            return Pushed(Word.REPEATED if ours else Word.EXISTS)
+            return Pushed(Reply.REPEATED if ours else Reply.EXISTS)
         if holder is not None:
-            return Pushed(Word.DUPLICATE, holder)
+            return Pushed(Reply.DUPLICATE, holder)
         if was_refused:
-            return Pushed(Word.REFUSED)
+            return Pushed(Reply.REFUSED)
 
         flat = [part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part for part in job.fields]
         fields: Fields = {b"id": _bytes(job.job_id), **dict(zip(flat[::2], flat[1::2], strict=True))}
@@ -178,7 +178,7 @@ class Memory:
             self._add(job.job_id, self._stream(job.priority), fields)
         self._count("pushed")
         added.add(job.job_id)
-        return Pushed(Word.OK)
+        return Pushed(Reply.OK)
 
     def join(self, worker: str, lease: float, run: object) -> None:
         """Let a worker begin; `run` tells it from another one of its id."""
@@ -249,7 +249,7 @@ class Memory:
         """What a worker has beyond what it names, and has had for so many seconds."""
         with self.lock:
             self._record(worker)
-            known, until = {lease.place for lease in held}, time.monotonic() - older
+            known, until = {lease.key for lease in held}, time.monotonic() - older
             return [
                 self._lease(number, entry)
                 for number, stream in enumerate(self.streams, 1)
@@ -282,7 +282,7 @@ class Memory:
                     del self.fenced[gone]
             self._count("reclaimed", jobs)
             if jobs:
-                self._nudge("released", str(jobs))
+                self._notify("released", str(jobs))
             return Reclaimed(
                 named[:_MOST_SILENT],
                 fenced,
@@ -326,7 +326,7 @@ class Memory:
         holders = [pending.worker for stream in self.streams for pending in stream.pending.values()]
         return sum(holder not in (worker, _RELEASED) for holder in holders)
 
-    def settle(self, worker: str, turn: Turn | None, settlements: Sequence[Settlement]) -> list[Word]:
+    def settle(self, worker: str, turn: Turn | None, settlements: Settlements) -> list[Reply]:
         with self.lock:
             record = self._record(worker)
             turn = turn if settlements else None  # what settles nothing is never sent again
@@ -335,22 +335,24 @@ class Memory:
                 raise DriverError("these settlements came after later ones of this worker; nothing was written")
             if turn and turn.number == last:
                 return answer
-            words = [self._settle(worker, lease, fate) for lease, fate in settlements]
+            replies = [self._settle(worker, lease, settlement) for lease, settlement in settlements]
             released = [
-                word for word, (_, fate) in zip(words, settlements, strict=True) if isinstance(fate, Release)
+                reply
+                for reply, (_, settlement) in zip(replies, settlements, strict=True)
+                if isinstance(settlement, Release)
             ]
-            self._tell_released(released.count(Word.OK))
+            self._tell_released(released.count(Reply.OK))
             if turn:
-                record.answers[turn.lane] = (turn.number, words)
-            return words
+                record.answers[turn.lane] = (turn.number, replies)
+            return replies
 
-    def _settle(self, worker: str, lease: Lease, fate: Fate) -> Word:
+    def _settle(self, worker: str, lease: Lease, settlement: Settlement) -> Reply:
         pending = self._owned(worker, lease)
         if pending is None:
-            return Word.LEASE_LOST
+            return Reply.LEASE_LOST
         stream, entry = self.streams[lease.stream - 1], lease.entry
         fields, job_id = stream.entries[entry], self._identify(stream.priority, entry)
-        match fate:
+        match settlement:
             case Ack(cancelled):
                 self._drop(stream, entry)
                 # Of one that was pushed longer ago the push can't be repeated any more.
@@ -361,9 +363,9 @@ class Memory:
                 self._drop(stream, entry)
                 self._end(job_id, fields)
                 self._count("cancelled")
-                return Word.CANCELLED
+                return Reply.CANCELLED
             case RetryLater() if len(fields) > _MOST_FIELDS:
-                return Word.OVERSIZED
+                return Reply.OVERSIZED
             case RetryLater(due, changes):
                 self._drop(stream, entry)
                 self._again(job_id, entry, stream, fields, due, changes)
@@ -372,16 +374,16 @@ class Memory:
                 stream.pending[entry] = _Pending(_RELEASED, lease.deliveries - refund, time.monotonic())
             case DeadLetter(reason, error, traceback):
                 notes = {"reason": reason, "error": error, "traceback": traceback, "worker": worker}
-                self._bury(stream, entry, lease.deliveries, notes)
-        return Word.OK
+                self._handle_end(stream, entry, lease.deliveries, notes)
+        return Reply.OK
 
-    def cancel(self, job_id: str) -> Word:
+    def cancel(self, job_id: str) -> Reply:
         with self.lock:
             job_id, place, entry = self._locate(job_id)
             if not place:
-                return Word.NOT_FOUND
+                return Reply.NOT_FOUND
             if place == "dead":
-                return Word.DEAD
+                return Reply.DEAD
             if place == "delayed":
                 fields = self.delayed.pop(job_id).fields
             else:
@@ -392,37 +394,37 @@ class Memory:
                     self.cancelling.add((place, entry))
                     if pending.worker in self.workers:
                         self.workers[pending.worker].cancels += 1
-                    self._nudge("cancel", job_id)
-                    return Word.CANCELLING
+                    self._notify("cancel", job_id)
+                    return Reply.CANCELLING
                 fields = stream.entries[entry]
                 self._drop(stream, entry)
             self._end(job_id, fields)
             self._count("cancelled")
-            return Word.CANCELLED
+            return Reply.CANCELLED
 
-    def requeue(self, job_id: str) -> Word:
+    def requeue(self, job_id: str) -> Reply:
         with self.lock:
             job_id, place, letter = self._locate(job_id)
             if place != "dead":
-                return Word.NOT_FOUND
+                return Reply.NOT_FOUND
             fields = self.dead[letter]
             kept = {key: value for key, value in fields.items() if key not in _STRIPPED}
             if len(kept) > _MOST_FIELDS:
-                return Word.OVERSIZED
+                return Reply.OVERSIZED
             del self.dead[letter]
             self._add(job_id, self._stream(Priority(fields[b"priority"].decode())), kept)
             self._count("requeued")
-            return Word.OK
+            return Reply.OK
 
-    def delete(self, job_id: str) -> Word:
+    def delete(self, job_id: str) -> Reply:
         with self.lock:
             job_id, place, letter = self._locate(job_id)
             if place != "dead":
-                return Word.NOT_FOUND
+                return Reply.NOT_FOUND
             fields = self.dead.pop(letter)
             self._end(job_id, fields)
             self._count("deleted")
-            return Word.OK
+            return Reply.OK
 
     def find(self, job_id: str) -> Row | None:
         with self.lock:
@@ -538,7 +540,7 @@ class Memory:
         entry = self._new_id() if entry == "*" else entry
         stream.entries[entry] = fields
         stream.unread[entry] = None
-        self._nudge("ready", entry)
+        self._notify("ready", entry)
         return entry
 
     def _add(self, job_id: str, stream: _Stream, fields: Fields) -> None:
@@ -580,7 +582,7 @@ class Memory:
         self.delayed[job_id] = _Delayed(priority, fields, due_ms, self._line)
         self.located[job_id] = ("delayed", "")
         if first is None or due_ms < first:
-            self._nudge("due", str(due_ms))
+            self._notify("due", str(due_ms))
 
     def _by_due(self, until_ms: float = math.inf) -> list[tuple[str, _Delayed]]:
         due = [item for item in self.delayed.items() if item[1].due_ms <= until_ms]
@@ -616,13 +618,13 @@ class Memory:
             self._drop(stream, entry)
             self._end(job_id, fields)
             self._count("cancelled")
-            ended.append((job_id, Word.CANCELLED))
+            ended.append((job_id, Reply.CANCELLED))
             return None, False
         if deliveries > max_deliveries and (here in self.alone or max_deliveries == 1):
             alone = ", the last time with nothing beside it" if here in self.alone else ""
             error = f"delivered {deliveries - 1} times without an outcome{alone}: it may kill its workers"
             notes = {"reason": "worker lost", "error": error, "worker": worker}
-            ended.append((self._bury(stream, entry, deliveries - 1, notes), Word.DEAD))
+            ended.append((self._handle_end(stream, entry, deliveries - 1, notes), Reply.DEAD))
             return None, False
         is_alone = deliveries >= max_deliveries > 1
         if is_alone and not idle:
@@ -668,7 +670,7 @@ class Memory:
         else:
             self._add(job_id, stream, kept)
 
-    def _bury(self, stream: _Stream, entry: str, deliveries: int, notes: Mapping[str, str]) -> str:
+    def _handle_end(self, stream: _Stream, entry: str, deliveries: int, notes: Mapping[str, str]) -> str:
         """Make an entry a dead letter; the id it goes by."""
         fields, job_id = stream.entries[entry], self._identify(stream.priority, entry)
         queued = fields.get(b"queued_at", _pushed_at(entry, self.now_ms()))
@@ -694,11 +696,11 @@ class Memory:
     def _tell_released(self, number: int) -> None:
         if number:
             self._count("released", number)
-            self._nudge("released", str(number))
+            self._notify("released", str(number))
 
-    def _nudge(self, kind: str, value: str) -> None:
+    def _notify(self, kind: str, value: str) -> None:
         for ear in list(self.ears):
-            ear(Nudge(kind, value))
+            ear(Notification(kind, value))
 
     def _ready_row(self, stream: _Stream, entry: str) -> Row:
         fields, pending = stream.entries[entry], stream.pending.get(entry)

@@ -1,4 +1,4 @@
-"""Pushes that go together: what one event loop pushes while a push is under way goes with the next.
+"""Coalescer that go together: what one event loop pushes while a push is under way goes with the next.
 
 No timer: a push that finds the way free goes at once, by itself. One that does not waits for the end of what is
 under way, so it may take a round trip longer than alone; in return a crowd needs few, and each caller still gets
@@ -21,7 +21,7 @@ _PATIENCE = LONGEST_TRY / 2  # seconds after which a push is not sent any more: 
 Send = Callable[[Sequence[NewJob], bool, float], Awaitable[list[Pushed]]]
 
 
-class Pushes:
+class Coalescer:
     """The pushes of one event loop.
 
     Args:

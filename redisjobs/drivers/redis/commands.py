@@ -19,7 +19,6 @@ from redisjobs.driver import (
     Counts,
     DeadLetter,
     Ended,
-    Fate,
     Fenced,
     IdTaken,
     Lease,
@@ -27,12 +26,13 @@ from redisjobs.driver import (
     Pushed,
     Reclaimed,
     Release,
+    Reply,
     RetryLater,
     Row,
     Settlement,
+    Settlements,
     Silent,
     Turn,
-    Word,
 )
 from redisjobs.drivers.redis import scripts
 from redisjobs.errors import DriverError, QueueFull, ServerTooOld, Unavailable, WrongType
@@ -108,13 +108,13 @@ class Settled:
     """The answer to a batch of settlements.
 
     Attributes:
-        words: One for each.
+        replies: One for each.
         now_us: The server's clock.
         due_in_us: µs until the next delayed job; -1: there is none, or nothing was asked.
         ahead: What a claim would find.
     """
 
-    words: Sequence[Word]
+    replies: Sequence[Reply]
     now_us: int
     due_in_us: int
     ahead: Ahead
@@ -190,14 +190,14 @@ class Commands:
 
     # An operator's
 
-    def cancel(self, job_id: str) -> Command[Word]:
-        return self._run("cancel", [_raw(job_id), self._now], _word)
+    def cancel(self, job_id: str) -> Command[Reply]:
+        return self._run("cancel", [_raw(job_id), self._now], _reply)
 
-    def requeue(self, job_id: str) -> Command[Word]:
-        return self._run("requeue", [_raw(job_id)], _word)
+    def requeue(self, job_id: str) -> Command[Reply]:
+        return self._run("requeue", [_raw(job_id)], _reply)
 
-    def delete(self, job_id: str) -> Command[Word]:
-        return self._run("delete", [_raw(job_id), self._now], _word)
+    def delete(self, job_id: str) -> Command[Reply]:
+        return self._run("delete", [_raw(job_id), self._now], _reply)
 
     def find(self, job_id: str) -> Command[Row | None]:
         return self._run("find", [_raw(job_id)], lambda reply: _row(reply) if reply else None)
@@ -254,7 +254,7 @@ class Commands:
         self,
         worker: str,
         turn: Turn | None,
-        settlements: Sequence[Settlement],
+        settlements: Settlements,
         *,
         promote: bool,
         server_ms: float | None,
@@ -278,9 +278,9 @@ class Commands:
         uniques: list[bytes] = []
         others: list[Any] = []
         rest: list[int] = []
-        for position, (lease, fate) in enumerate(settlements):
+        for position, (lease, settlement) in enumerate(settlements):
             job_id = _raw(lease.job_id)
-            if type(fate) is Ack and not fate.cancelled and lease.deliveries == 1:
+            if type(settlement) is Ack and not settlement.cancelled and lease.deliveries == 1:
                 number = lease.stream - 1
                 done[number].append(position)
                 entries[number].append(lease.entry)
@@ -292,7 +292,7 @@ class Commands:
                 if unique:
                     uniques += (unique, job_id)
             else:
-                verb, values = _fate(lease, fate)
+                verb, values = _settlement(lease, settlement)
                 rest.append(position)
                 others += (verb, lease.stream, lease.entry, lease.deliveries, job_id, len(values), *values)
         lane, number = (turn.lane, turn.number) if turn and settlements else (0, 0)
@@ -306,12 +306,12 @@ class Commands:
 
         def parse(reply: Any) -> Settled:
             now_us, due_in, released, unread, *said = _unless_fenced(reply, worker)
-            words: list[Word] = [Word.OK] * len(settlements)
+            replies: list[Reply] = [Reply.OK] * len(settlements)
             if said != [b"OK"]:
                 order = [*done[0], *done[1], *done[2], *rest]
-                for position, word in zip(order, said, strict=True):
-                    words[position] = _word(word)
-            return Settled(words, now_us, due_in, Ahead(bool(released), unread))
+                for position, raw in zip(order, said, strict=True):
+                    replies[position] = _reply(raw)
+            return Settled(replies, now_us, due_in, Ahead(bool(released), unread))
 
         return self._run("settle", arguments, parse)
 
@@ -509,9 +509,9 @@ def _text(number: int | None) -> str:
     return "" if number is None else str(number)
 
 
-def _fate(lease: Lease, fate: Fate) -> tuple[str, list[Any]]:
+def _settlement(lease: Lease, settlement: Settlement) -> tuple[str, list[Any]]:
     """What settle calls it, and the values that it takes with it."""
-    match fate:
+    match settlement:
         case Ack(cancelled):
             return "cancelled" if cancelled else "done", [lease.unique, lease.nonce]
         case RetryLater(due, changes):
@@ -545,20 +545,20 @@ def _id(reply: bytes) -> str:
     return reply.decode("utf-8", "surrogateescape")
 
 
-def _word(reply: Any) -> Word:
-    return Word(reply.decode())
+def _reply(reply: Any) -> Reply:
+    return Reply(reply.decode())
 
 
 def _push_answer(reply: Any) -> PushAnswer:
-    now_us, *words = reply
-    if words == [Word.STALE.encode()]:
+    now_us, *said = reply
+    if said == [Reply.STALE.encode()]:
         return PushAnswer(now_us / 1000, None)
-    return PushAnswer(now_us / 1000, [_pushed(word) for word in words])
+    return PushAnswer(now_us / 1000, [_pushed(each) for each in said])
 
 
 def _pushed(reply: bytes) -> Pushed:
     word, _, holder = reply.decode("utf-8", "surrogateescape").partition(" ")
-    return Pushed(Word(word), holder)
+    return Pushed(Reply(word), holder)
 
 
 def _pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
@@ -574,7 +574,7 @@ def _lease(stream: int, entry: bytes, deliveries: int, flat: Sequence[bytes]) ->
 
 
 def _ended(reply: Any) -> list[Ended]:
-    return [(_id(job_id), _word(word)) for job_id, word in reply]
+    return [(_id(job_id), _reply(raw)) for job_id, raw in reply]
 
 
 def _row(reply: Any) -> Row:

@@ -144,7 +144,7 @@ class ServerClock:
         self._said_ms = None
 
 
-class Link:
+class Connection:
     """One async connection, opened when first used and again after a failure. One user at a time.
 
     Args:
@@ -293,8 +293,8 @@ def _replies(connection: Any) -> Any:
     return Reader(protocolError=redis.InvalidResponse, replyError=connection._parser.parse_error)
 
 
-class SyncLink:
-    """One sync connection, opened when first used and again after a failure. For one thread; see `Link`."""
+class SyncConnection:
+    """One sync connection, opened when first used and again after a failure. For one thread; see `Connection`."""
 
     def __init__(self, commands: Commands, target: Target, timeout: float = ANSWER) -> None:
         self.clock = ServerClock()

@@ -13,12 +13,12 @@ from redisjobs.driver import (
     Ended,
     Exchange,
     Lease,
-    Nudge,
+    Notification,
     Reclaimed,
-    Settlement,
+    Reply,
+    Settlements,
     Silent,
     Turn,
-    Word,
 )
 from redisjobs.drivers.redis.commands import (
     Ahead,
@@ -32,7 +32,14 @@ from redisjobs.drivers.redis.commands import (
     translate,
     unblock,
 )
-from redisjobs.drivers.redis.connection import ANSWER, Link, ServerClock, SyncLink, Target, need_asyncio
+from redisjobs.drivers.redis.connection import (
+    ANSWER,
+    Connection,
+    ServerClock,
+    SyncConnection,
+    Target,
+    need_asyncio,
+)
 from redisjobs.errors import DriverError, QueueFull, Unavailable
 
 _BLOCK = 5.0  # seconds a blocking read may last
@@ -61,10 +68,10 @@ class RedisConsumer:
         self._target = target
         self._lease_ms = int(lease * 1000)
         self._max_deliveries = max_deliveries
-        self._lines: list[Link] = []  # that nobody uses now; there are as many as there were calls at once
-        self._all_lines: list[Link] = []
-        self._reader = Link(commands, target, _BLOCK + _MARGIN)
-        self._ear = Link(commands, target)
+        self._lines: list[Connection] = []  # that nobody uses now; there are as many as there were calls at once
+        self._all_lines: list[Connection] = []
+        self._reader = Connection(commands, target, _BLOCK + _MARGIN)
+        self._ear = Connection(commands, target)
         self._reader_id: int | None = None  # by which the server knows that connection
         self._may_unblock = True
         self._is_unblocked = False  # a `wait` that has not asked yet is not to ask any more
@@ -116,17 +123,17 @@ class RedisConsumer:
         finally:
             self._lines.append(line)
 
-    def _new_line(self) -> Link:
-        line = Link(self._commands, self._target)
+    def _new_line(self) -> Connection:
+        line = Connection(self._commands, self._target)
         self._all_lines.append(line)
         return line
 
     async def aclose(self) -> None:
-        for link in (self._reader, self._ear, *self._lines):
-            await link.aclose()
+        for connection in (self._reader, self._ear, *self._lines):
+            await connection.aclose()
 
     async def exchange(
-        self, settlements: Sequence[Settlement], count: int | None, *, turn: Turn | None = None, idle: bool = False
+        self, settlements: Settlements, count: int | None, *, turn: Turn | None = None, idle: bool = False
     ) -> Exchange:
         asks = bool(count)
         # The script that claims knows what was handed back, and all else; a plain read costs the server much less.
@@ -161,22 +168,22 @@ class RedisConsumer:
         assert settled is not None
         leases: list[Lease] = replies[1] if stream is not None else []
         if count is None:
-            return Exchange(settled.words)
+            return Exchange(settled.replies)
         if stream is not None:  # it was promoted and counted before we read
             left = settled.ahead.unread[stream - 1] - len(leases) if len(leases) == most else 0
             settled.ahead.unread[stream - 1] = max(0, left)
         if not settled.ahead.released:
             self._waits = None  # who waits is with those that were handed back
-        return await self._taken(settled.words, leases, settled)
+        return await self._taken(settled.replies, leases, settled)
 
     async def _claimed(self, settled: Settled | None, claimed: Claimed) -> Exchange:
-        words = settled.words if settled is not None else ()
+        replies = settled.replies if settled is not None else ()
         self._waits = claimed.waits_ms / 1000 if claimed.waits_ms >= 0 else None
-        return await self._taken(words, claimed.leases, claimed, claimed.ended)
+        return await self._taken(replies, claimed.leases, claimed, claimed.ended)
 
     async def _taken(
         self,
-        words: Sequence[Word],
+        replies: Sequence[Reply],
         leases: list[Lease],
         told: Settled | Claimed,
         ended: Sequence[Ended] = (),
@@ -186,7 +193,7 @@ class RedisConsumer:
         self._weigh(leases)
         await self.adopt(leases)
         due_in = told.due_in_us / 1e6 if told.due_in_us >= 0 else None
-        return Exchange(words, leases, bool(told.ahead), ended, due_in, self._waits, told.now_us / 1000)
+        return Exchange(replies, leases, bool(told.ahead), ended, due_in, self._waits, told.now_us / 1000)
 
     def _weigh(self, leases: Sequence[Lease]) -> None:
         """Learn how large jobs are, by some of them: at once where they are larger, step by step where smaller."""
@@ -227,14 +234,14 @@ class RedisConsumer:
             self._may_unblock = False
 
     async def recover(self, held: Sequence[Lease], older: float = 0) -> list[Lease]:
-        places = [lease.place for lease in held]
+        keys = [lease.key for lease in held]
         found: list[Lease] = []
-        more = not older or not any(link.is_receiving for link in (self._reader, *self._all_lines))
+        more = not older or not any(connection.is_receiving for connection in (self._reader, *self._all_lines))
         while more:
-            command = self._commands.recover(self.worker_id, _REPLY_BYTES, int(older * 1000), places)
+            command = self._commands.recover(self.worker_id, _REPLY_BYTES, int(older * 1000), keys)
             ((more, leases),) = await self._run(command)
             found += leases
-            places += [lease.place for lease in leases]
+            keys += [lease.key for lease in leases]
         await self.adopt(found)
         self.has_found = self.has_found or bool(found)
         return found
@@ -279,7 +286,7 @@ class RedisConsumer:
             self._ahead = None  # a claim by script takes them
         return restored, self._restoring is not None
 
-    async def listen(self, heard: Callable[[Nudge], None]) -> None:
+    async def listen(self, heard: Callable[[Notification], None]) -> None:
         try:
             async with asyncio.timeout(ANSWER):
                 connection = await self._ear.open()
@@ -292,12 +299,12 @@ class RedisConsumer:
                     if isinstance(reply, Exception):
                         raise reply
                     if reply[0] == b"subscribe":
-                        heard(Nudge("subscribed", ""))
+                        heard(Notification("subscribed", ""))
                     elif reply[0] == b"message":
                         kind, _, value = reply[2].decode("utf-8", "surrogateescape").partition(" ")
                         if kind == "released":
                             self._ahead = None  # a claim by script takes them
-                        heard(Nudge(kind, value))
+                        heard(Notification(kind, value))
         except (redis.RedisError, OSError) as error:
             raise translate(error) from error
         except BaseExceptionGroup as group:
@@ -327,7 +334,7 @@ class RedisHeartbeat:
     """
 
     def __init__(self, commands: Commands, target: Target, consumer: RedisConsumer, lease_ms: int) -> None:
-        self._link = SyncLink(commands, target, min(ANSWER, lease_ms / 3000))
+        self._connection = SyncConnection(commands, target, min(ANSWER, lease_ms / 3000))
         self._commands = commands
         self._consumer = consumer
         self._known: tuple[str, int] = ("", 0)  # how many cancels were asked for of which worker
@@ -335,7 +342,7 @@ class RedisHeartbeat:
 
     def beat(self, held: Callable[[], Sequence[Lease]], facts: Mapping[str, str]) -> Sequence[Lease]:
         worker_id = self._consumer.worker_id
-        (cancels,) = self._link.run(self._commands.beat(worker_id, facts))
+        (cancels,) = self._connection.run(self._commands.beat(worker_id, facts))
         found, self._consumer.has_found = self._consumer.has_found, False
         if (worker_id, cancels) != self._known or found:
             self._listens = _HEARING if cancels else 0
@@ -345,14 +352,14 @@ class RedisHeartbeat:
         self._listens -= 1
         leases, asked = held(), []
         for start in range(0, len(leases), MOST_JOBS):
-            (marked,) = self._link.run(self._commands.cancelled(leases[start : start + MOST_JOBS]))
+            (marked,) = self._connection.run(self._commands.cancelled(leases[start : start + MOST_JOBS]))
             asked += marked
         return asked
 
     def release(self) -> int:
         total = 0
         while True:
-            (released,) = self._link.run(
+            (released,) = self._connection.run(
                 self._commands.release(self._consumer.worker_id, refund=False, watch=True)
             )
             total += int(released)
@@ -360,4 +367,4 @@ class RedisHeartbeat:
                 return total
 
     def close(self) -> None:
-        self._link.close()
+        self._connection.close()

@@ -1,4 +1,4 @@
-"""The Redis driver, async or sync: runs the commands of `commands.py` over the connections of `link.py`."""
+"""The Redis driver, async or sync: runs the commands of `commands.py` over the connections of `connection.py`."""
 
 import asyncio
 import copy
@@ -17,17 +17,17 @@ from redisjobs.driver import (
     Counts,
     NewJob,
     Pushed,
+    Reply,
     Row,
-    Word,
 )
-from redisjobs.drivers.redis.coalescer import Pushes
+from redisjobs.drivers.redis.coalescer import Coalescer
 from redisjobs.drivers.redis.commands import (
     Command,
     Commands,
     PushAnswer,
     hello,
 )
-from redisjobs.drivers.redis.connection import Link, ServerClock, SyncLink, Target, need_asyncio
+from redisjobs.drivers.redis.connection import Connection, ServerClock, SyncConnection, Target, need_asyncio
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.errors import Unavailable
 from redisjobs.job import State
@@ -58,20 +58,20 @@ def pushing(
 
 
 async def push_over(
-    link: Link, commands: Commands, jobs: Sequence[NewJob], repeated: bool, until: float
+    connection: Connection, commands: Commands, jobs: Sequence[NewJob], repeated: bool, until: float
 ) -> list[Pushed]:
     """Push over one connection, until then by the monotonic clock; see `pushing`."""
-    steps = pushing(link.clock, commands, jobs, repeated)
+    steps = pushing(connection.clock, commands, jobs, repeated)
     command = next(steps)
     while True:
-        (answer,) = await link.run(command, until=until)
+        (answer,) = await connection.run(command, until=until)
         try:
             command = steps.send(answer)
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
 
 
-class _Links:
+class _Connections:
     """Connections that the calls in one event loop share.
 
     Attributes:
@@ -81,22 +81,22 @@ class _Links:
     """
 
     def __init__(self, commands: Commands, target: Target) -> None:
-        self.idle: list[Link] = []
+        self.idle: list[Connection] = []
         self.room = anyio.Semaphore(_MOST_LINKS)
-        self.pushes = Pushes(self._push)
+        self.pushes = Coalescer(self._push)
         self._commands = commands
         self._target = target
 
     async def _push(self, jobs: Sequence[NewJob], repeated: bool, until: float) -> list[Pushed]:
-        link = self.take()
+        connection = self.take()
         try:
-            return await push_over(link, self._commands, jobs, repeated, until)
+            return await push_over(connection, self._commands, jobs, repeated, until)
         finally:
-            self.idle.append(link)
+            self.idle.append(connection)
 
-    def take(self) -> Link:
+    def take(self) -> Connection:
         """A connection that nobody uses."""
-        return self.idle.pop() if self.idle else Link(self._commands, self._target)
+        return self.idle.pop() if self.idle else Connection(self._commands, self._target)
 
 
 class RedisDriver:
@@ -113,13 +113,13 @@ class RedisDriver:
         self.target = Target(where)
         self.commands = Commands(queue, now_ms, self.target.database)
         # Connections live in one event loop; a program may run one after another, or one in each thread.
-        self._loops: dict[asyncio.AbstractEventLoop, _Links] = {}
+        self._loops: dict[asyncio.AbstractEventLoop, _Connections] = {}
         self._checked = False
 
     async def connect(self) -> None:
         if not self._checked:
-            async with self._link() as link:
-                await link.run(hello())
+            async with self._connection() as connection:
+                await connection.run(hello())
             self._checked = True
 
     async def aclose(self) -> None:
@@ -136,18 +136,18 @@ class RedisDriver:
                 await self.connect()
                 if len(jobs) <= _MOST_TOGETHER:
                     return await self._links().pushes.push(jobs, repeated=repeated)
-                async with self._link() as link:
-                    return await push_over(link, self.commands, jobs, repeated, math.inf)
+                async with self._connection() as connection:
+                    return await push_over(connection, self.commands, jobs, repeated, math.inf)
         except TimeoutError as error:
             raise Unavailable(f"no answer in {LONGEST_TRY:g} s") from error
 
-    async def cancel(self, job_id: str) -> Word:
+    async def cancel(self, job_id: str) -> Reply:
         return await self._run(self.commands.cancel(job_id))
 
-    async def requeue(self, job_id: str) -> Word:
+    async def requeue(self, job_id: str) -> Reply:
         return await self._run(self.commands.requeue(job_id))
 
-    async def delete(self, job_id: str) -> Word:
+    async def delete(self, job_id: str) -> Reply:
         return await self._run(self.commands.delete(job_id))
 
     async def find(self, job_id: str) -> Row | None:
@@ -164,28 +164,28 @@ class RedisDriver:
 
     async def _run(self, command: Command[T]) -> T:
         await self.connect()
-        async with self._link() as link:
-            (value,) = await link.run(command)
+        async with self._connection() as connection:
+            (value,) = await connection.run(command)
             return value  # type: ignore[no-any-return]
 
-    def _links(self) -> _Links:
+    def _links(self) -> _Connections:
         need_asyncio()
         loop = asyncio.get_running_loop()
         if loop not in self._loops:
             for ended in [other for other in list(self._loops) if other.is_closed()]:
                 self._loops.pop(ended, None)  # another thread may be faster
-            self._loops[loop] = _Links(self.commands, self.target)
+            self._loops[loop] = _Connections(self.commands, self.target)
         return self._loops[loop]
 
     @asynccontextmanager
-    async def _link(self) -> AsyncIterator[Link]:
-        links = self._links()
-        async with links.room:
-            link = links.take()
+    async def _connection(self) -> AsyncIterator[Connection]:
+        connections = self._links()
+        async with connections.room:
+            connection = connections.take()
             try:
-                yield link
+                yield connection
             finally:
-                links.idle.append(link)  # after a failure it is closed, and opens again when used
+                connections.idle.append(connection)  # after a failure it is closed, and opens again when used
 
 
 class _SyncLinks:
@@ -202,7 +202,7 @@ class _SyncLinks:
 
     def _start(self) -> None:
         self._pid = os.getpid()
-        self.idle: list[SyncLink] = []
+        self.idle: list[SyncConnection] = []
         self.room = threading.Semaphore(_MOST_LINKS)
         self.checked = False
 
@@ -229,11 +229,11 @@ class SyncRedisDriver:
         return other
 
     def connect(self) -> None:
-        links = self._links.mine()
-        if not links.checked:
-            with self._link() as link:
-                link.run(hello(), until=self._until)
-            links.checked = True
+        connections = self._links.mine()
+        if not connections.checked:
+            with self._connection() as connection:
+                connection.run(hello(), until=self._until)
+            connections.checked = True
 
     def close(self) -> None:
         idle = self._links.mine().idle
@@ -243,23 +243,23 @@ class SyncRedisDriver:
 
     def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
         self.connect()
-        with self._link() as link:
-            steps = pushing(link.clock, self.commands, jobs, repeated)
+        with self._connection() as connection:
+            steps = pushing(connection.clock, self.commands, jobs, repeated)
             command = next(steps)
             while True:
-                (answer,) = link.run(command, until=self._until)
+                (answer,) = connection.run(command, until=self._until)
                 try:
                     command = steps.send(answer)
                 except StopIteration as done:
                     return done.value  # type: ignore[no-any-return]
 
-    def cancel(self, job_id: str) -> Word:
+    def cancel(self, job_id: str) -> Reply:
         return self._run(self.commands.cancel(job_id))
 
-    def requeue(self, job_id: str) -> Word:
+    def requeue(self, job_id: str) -> Reply:
         return self._run(self.commands.requeue(job_id))
 
-    def delete(self, job_id: str) -> Word:
+    def delete(self, job_id: str) -> Reply:
         return self._run(self.commands.delete(job_id))
 
     def find(self, job_id: str) -> Row | None:
@@ -273,25 +273,25 @@ class SyncRedisDriver:
 
     def _run(self, command: Command[T]) -> T:
         self.connect()
-        with self._link() as link:
-            (value,) = link.run(command, until=self._until)
+        with self._connection() as connection:
+            (value,) = connection.run(command, until=self._until)
             return value  # type: ignore[no-any-return]
 
     @contextmanager
-    def _link(self) -> Iterator[SyncLink]:
-        links = self._links.mine()
-        room, idle = links.room, links.idle
+    def _connection(self) -> Iterator[SyncConnection]:
+        connections = self._links.mine()
+        room, idle = connections.room, connections.idle
         wait = None if self._until == math.inf else max(0.0, self._until - time.monotonic())
         if not room.acquire(timeout=wait):
             raise Unavailable(f"all {_MOST_LINKS} connections of this process are busy")
         try:
             try:
-                link = idle.pop()
+                connection = idle.pop()
             except IndexError:
-                link = SyncLink(self.commands, self.target)
+                connection = SyncConnection(self.commands, self.target)
             try:
-                yield link
+                yield connection
             finally:
-                idle.append(link)
+                idle.append(connection)
         finally:
             room.release()

@@ -1,9 +1,9 @@
--- bury: move an entry's fields, with the reason and what is known of the failure, to the dead letters.
+-- dead_letter: move an entry's fields, with the reason and what is known of the failure, to the dead letters.
 -- `notes` is a flat list of fields to add. An entry with more values than unpack takes can only have been
 -- put in by hand; it is kept whole as JSON in one field, `entry`. Needs field, pushed_at beside it.
 --
 -- Returns whether it was moved: not where `dead` has no entry ids left, by somebody's hand; then nothing was written
-local function bury(stream, jobs, dead, entry, job, fields, notes, now_ms)
+local function dead_letter(stream, jobs, dead, entry, job, fields, notes, now_ms)
   local kept = {'id', job}
   local noted = {id = true, priority = true}
   for i = 1, #notes, 2 do noted[notes[i]] = true end

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks import fleet, growth, report
+from benchmarks.commits import checked_out, resolved
 from benchmarks.measures import MEASURES, QUICK, Amount, Figures
 from benchmarks.report import Run
 from benchmarks.systems import (
@@ -39,7 +40,16 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--only", metavar="M,N", type=_measures, help=f"these only, of {', '.join(MEASURES)}")
     parser.add_argument("--rounds", type=int, help="how often each is measured (5; with --quick 3)")
     parser.add_argument(
-        "--docs", action=argparse.BooleanOptionalAction, help="write docs/benchmarks.* (unless quick)"
+        "--against",
+        metavar="REF",
+        action="append",
+        default=[],
+        help="beside this commit of the repository, too: a hash, a branch, a tag, HEAD~3; can be given again",
+    )
+    parser.add_argument(
+        "--docs",
+        action=argparse.BooleanOptionalAction,
+        help="write docs/benchmarks.* (by itself only a whole full run does)",
     )
     parser.add_argument("--growth", action="store_true", help="instead: how redisjobs' cost grows")
     parser.add_argument("--million", action="store_true", help="with --growth: a million jobs where it says 100k")
@@ -51,8 +61,11 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(words)
     if options.rounds is not None and options.rounds < 1:
         parser.error("--rounds must be at least 1")
+    if options.against and (options.growth or options.fleet or options.render):
+        parser.error("--against is for a run of measures: not with --growth, --fleet or --render")
     try:
         options.systems = chosen(options.peers, options.quick)
+        options.against = resolved(options.against)
     except ValueError as error:
         parser.error(str(error))
     return options
@@ -130,28 +143,41 @@ def main(words: Sequence[str]) -> int:
     started, used = time.monotonic(), python()
     run.machine += f", {python_version(used)}"
     alone = options.growth or options.fleet
-    systems = installed([SYSTEMS[US]] if alone else options.systems, run, used, _say)
-    if US not in run.versions:
-        return 1
-    if alone:
-        what = "growth" if options.growth else "fleet"
-        text = growth.report(options.million) if options.growth else fleet.report(options.workers)
-        print(text)
-        if options.docs:
-            _attach(what, f"{run.date}, {run.machine}, {run.server}, redisjobs {run.versions[US]}\n\n{text}")
-        return 0
-    names = options.only or (_QUICK_MEASURES if options.quick else tuple(MEASURES))
-    measure(systems, {name: MEASURES[name] for name in names}, run, QUICK if options.quick else Amount(), _say)
-    print(report.comparison(run.samples), report.everything(run.samples), sep="\n\n")
+    with checked_out(options.against) as past:
+        systems = installed([SYSTEMS[US]] if alone else beside(past, options.systems), run, used, _say)
+        if US not in run.versions:
+            return 1
+        if alone:
+            return _alone(options, run)
+        names = options.only or (_QUICK_MEASURES if options.quick else tuple(MEASURES))
+        amount = QUICK if options.quick else Amount()
+        measure(systems, {name: MEASURES[name] for name in names}, run, amount, _say)
+    print(report.comparison(run.samples), *report.pasts(run.samples), report.everything(run.samples), sep="\n\n")
     for system, what, reason in run.failures:
         print(f"\nnot measured: {system}, {what}: {reason}")
     path = RESULTS / f"{run.date.replace(':', '')}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(run.as_json(), indent=1) + "\n")
     print(f"\n{time.monotonic() - started:.0f} s; {path.relative_to(CHECKOUT)}")
-    if options.docs or (options.docs is None and not options.quick and options.only is None):
+    partly = options.quick or options.only is not None or options.against
+    if options.docs or (options.docs is None and not partly):
         run.beside = _documented().beside if _DATA.is_file() else {}
         write_docs(run)
+    return 0
+
+
+def beside(past: Sequence[System], systems: Sequence[System]) -> list[System]:
+    """Commits come next to the working tree, so that in each round little time lies between them."""
+    return [system for one in systems for system in ([one, *past] if one.name == US else [one])]
+
+
+def _alone(options: argparse.Namespace, run: Run) -> int:
+    """`--growth` and `--fleet`; the exit code."""
+    what = "growth" if options.growth else "fleet"
+    text = growth.report(options.million) if options.growth else fleet.report(options.workers)
+    print(text)
+    if options.docs:
+        _attach(what, f"{run.date}, {run.machine}, {run.server}, redisjobs {run.versions[US]}\n\n{text}")
     return 0
 
 

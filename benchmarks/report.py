@@ -144,9 +144,47 @@ def comparison(samples: Samples) -> str:
     return table(["", "redisjobs", "best peer", "ours ÷ best", "floor", "must", "holds"], rows)
 
 
+def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    """Ours by theirs, round by round; rounds that only one has, or where theirs is nothing, are left out."""
+    return [mine / other for mine, other in zip(ours, theirs, strict=False) if other]
+
+
+def beside_commit(samples: Samples, name: str) -> str:
+    """The working tree beside one commit of its past, as Markdown."""
+    rows = []
+    for row in (row for row in ROWS if name in samples.get(row.key, {})):
+        ours, theirs = samples[row.key].get(US, []), samples[row.key][name]
+        by_round = ratios(ours, theirs)
+        more, less = sum(ratio > 1 for ratio in by_round), sum(ratio < 1 for ratio in by_round)
+        better, worse = (more, less) if row.better == "more" else (less, more)
+        rows.append(
+            [
+                f"{row.label}, {row.unit}",
+                spread(ours, row.scale),
+                spread(theirs, row.scale),
+                spread(by_round, 1.0),
+                row.better,
+                f"{better} / {worse}",
+            ]
+        )
+    return table(["", US, name, "ours ÷ theirs", "better is", "rounds better / worse"], rows)
+
+
+def pasts(samples: Samples) -> list[str]:
+    """One such table for each commit of the run."""
+    return [beside_commit(samples, name) for name in _commits(samples)]
+
+
+def _commits(samples: Samples) -> list[str]:
+    """The names of the commits that were measured."""
+    names = dict.fromkeys(name for values in samples.values() for name in values)
+    return [name for name in names if name.startswith(f"{US}@")]
+
+
 def everything(samples: Samples) -> str:
     """Every system's figures, as Markdown."""
-    names = [name for name in (US, *PEER_NAMES, FLOOR) if any(name in values for values in samples.values())]
+    systems = (US, *_commits(samples), *PEER_NAMES, FLOOR)
+    names = [name for name in systems if any(name in values for values in samples.values())]
     rows = [
         [f"{row.label}, {row.unit}", *(spread(samples[row.key].get(name, []), row.scale) for name in names)]
         for row in ROWS
@@ -187,7 +225,7 @@ def losses(samples: Samples) -> list[str]:
 
 def page(run: Run) -> str:
     """`docs/benchmarks.md`."""
-    lost = losses(run.samples)
+    lost, past = losses(run.samples), pasts(run.samples)
     parts = [
         "# Benchmarks",
         "Written by `python -m benchmarks`; how it measures, and what that can't tell, is in "
@@ -204,6 +242,7 @@ def page(run: Run) -> str:
         comparison(run.samples),
         "## Where we lose, or fall short",
         "\n".join(f"- {line}" for line in lost) if lost else "Nowhere in this run.",
+        *(["## Beside the past", *past] if past else []),
         "## Every system",
         everything(run.samples),
     ]

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 import redis
 
-from benchmarks.systems import PEERS, Failed, System
+from benchmarks.systems import Failed, System
 from redisjobs import server
 
 SIZE = 200  # bytes of a job's one argument
@@ -106,7 +106,7 @@ class Session:
         with open(self.folder / "driver.log", "ab") as log:
             return subprocess.Popen(
                 [str(self.system.programs / "python"), "drive.py", self.system.module],
-                cwd=PEERS,
+                cwd=self.system.peers,
                 env=self._environment(self.system.concurrency),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -144,7 +144,7 @@ class Session:
                 self._workers.append(
                     subprocess.Popen(
                         [self.server.url if word == "URL" else word for word in command],
-                        cwd=PEERS,
+                        cwd=self.system.peers,
                         env=self._environment(concurrency),
                         stdin=subprocess.DEVNULL,
                         stdout=log,

@@ -27,7 +27,7 @@ class System:
 
     Attributes:
         name: What it is called in tables and on the command line.
-        module: `peers/<module>_jobs.py`.
+        module: Of its program, `<module>_jobs.py`.
         packages: What pip installs, versions pinned.
         distribution: Whose version is reported.
         setup: How it is set up, in a few words.
@@ -35,6 +35,7 @@ class System:
             commands that start them.
         scale: How many jobs it is given, as a share of the fastest system's.
         concurrency: Jobs at once in a drain of jobs that do nothing.
+        peers: The folder where `<module>_jobs.py`, `drive.py` and `meter.py` are.
     """
 
     name: str
@@ -45,6 +46,7 @@ class System:
     workers: Callable[[Path, int, int], Commands]
     scale: float = 1.0
     concurrency: int = 100
+    peers: Path = PEERS
 
     @property
     def venv(self) -> Path:
@@ -60,7 +62,7 @@ class System:
         """The variables that its processes are started with."""
         return {
             **{key: value for key, value in os.environ.items() if key != "REDISJOBS_URL"},  # not the user's server
-            "PYTHONPATH": str(PEERS),
+            "PYTHONPATH": str(self.peers),
             "BENCH_URL": url,
             "BENCH_METER": str(meter),
             "BENCH_CONCURRENCY": str(concurrency),
@@ -73,14 +75,31 @@ class System:
         Raises:
             Failed: It does not install; the message is pip's last word.
         """
-        stamp, wanted = self.venv / "installed.txt", f"{python}\n" + "\n".join(self.packages) + "\n" + _project()
+        self.make(python, self.packages, "\n".join(self.packages) + "\n" + _project())
+        return self.version()
+
+    def make(self, python: str, packages: Sequence[str], wanted: str) -> None:
+        """Make its environment, unless the one that is there was made for the same `python` and `wanted`.
+
+        Raises:
+            Failed: It does not install; the message is pip's last word.
+        """
+        stamp, wanted = self.venv / "installed.txt", f"{python}\n{wanted}"
         if not stamp.is_file() or stamp.read_text() != wanted:
             shutil.rmtree(self.venv, ignore_errors=True)
             _checked([python, "-m", "venv", str(self.venv)])
-            _checked([str(self.programs / "python"), "-m", "pip", "install", "--quiet", *self.packages])
+            _checked([str(self.programs / "python"), "-m", "pip", "install", "--quiet", *packages])
             stamp.write_text(wanted)
+
+    def version(self) -> str:
+        """The version of what is in its environment."""
         code = f"import importlib.metadata as m; print(m.version({self.distribution!r}))"
         return _checked([str(self.programs / "python"), "-c", code]).strip()
+
+    def pins(self) -> list[str]:
+        """The versions of all that is in its environment, as pip takes them, but not of the project itself."""
+        frozen = [str(self.programs / "python"), "-m", "pip", "freeze", "--exclude-editable"]
+        return _checked(frozen).splitlines()
 
 
 def _project() -> str:

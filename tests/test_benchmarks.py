@@ -1,5 +1,6 @@
 import json
 import re
+import subprocess
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks import report
-from benchmarks.__main__ import arguments, installed, measure
+from benchmarks.__main__ import arguments, beside, installed, measure
+from benchmarks.commits import checked_out, resolved
 from benchmarks.measures import ROWS, TIMES, Amount, Figures, Row
 from benchmarks.report import DASH, Run, Samples
 from benchmarks.session import commands_in
-from benchmarks.systems import PEER_NAMES, QUICK, SYSTEMS, Failed, System
+from benchmarks.systems import PEER_NAMES, PEERS, QUICK, SYSTEMS, Failed, System
 
 MADE_UP: Samples = {
     "drain_1": {
@@ -42,6 +44,23 @@ def a_run(
     made.samples = MADE_UP if samples is None else samples
     made.failures = list(failures)
     return made
+
+
+PAST: Samples = {
+    "drain_1": {
+        "redisjobs": [30_000.0, 22_000.0, 29_000.0],
+        "redisjobs@abc1234": [20_000.0, 20_000.0, 29_000.0],
+        "tarsk-redis": [10_000.0, 10_000.0, 10_000.0],
+    },
+    "worker_cpu": {"redisjobs": [20e-6, 30e-6, 20e-6], "redisjobs@abc1234": [40e-6, 20e-6]},
+    "left": {"redisjobs": [0.0], "redisjobs@abc1234": [0.0]},
+    "push_bulk": {"redisjobs": [60_000.0]},
+}
+
+
+def cells_of(table: str, label: str) -> list[str]:
+    (line,) = (line for line in table.splitlines() if line.startswith(f"| {label}"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def a_system(name: str, *packages: str) -> System:
@@ -90,6 +109,16 @@ def test_the_rows_where_we_lose_are_told() -> None:
     assert "where tarsk-redis has 9,000" in lost[1]
 
 
+def test_a_commit_is_no_peer() -> None:
+    line = report.compare(PAST, row("drain_1"))
+
+    assert line.best == ("tarsk-redis", 10_000)
+
+
+def test_rounds_that_only_one_has_or_where_the_other_has_nothing_give_no_ratio() -> None:
+    assert report.ratios([3.0, 1.0, 5.0], [2.0, 0.0]) == [1.5]
+
+
 # What is shown
 
 
@@ -108,6 +137,35 @@ def test_the_table_says_median_spread_ratio_and_whether_must_holds() -> None:
         "yes",
     ]
     assert len({len(line) for line in text.splitlines()}) == 1
+
+
+def test_the_working_tree_is_shown_beside_a_commit_with_the_ratio_of_each_round() -> None:
+    (text,) = report.pasts(PAST)
+
+    assert cells_of(text, "drain, 1 worker process") == [
+        "drain, 1 worker process, jobs/s",
+        f"29,000 (22,000{DASH}30,000)",
+        f"20,000 (20,000{DASH}29,000)",
+        f"1.1 (1{DASH}1.5)",  # that of the medians would be 1.45
+        "more",
+        "2 / 0",  # and one where they are equal
+    ]
+    assert cells_of(text, "worker CPU")[3:] == [f"1 (0.5{DASH}1.5)", "less", "1 / 1"]
+    assert cells_of(text, "left")[3:] == [DASH, "less", "0 / 0"]
+    assert "bulk push" not in text
+
+
+def test_a_commit_is_among_all_systems_and_on_the_page() -> None:
+    page = report.page(a_run(versions={"redisjobs": "0.1.0", "redisjobs@abc1234": "0.1.0"}, samples=PAST))
+
+    beside_past, _, every = page.partition("## Beside the past")[2].partition("## Every system")
+    assert report.pasts(PAST) == [beside_past.strip()]
+    assert cells_of(every, " ")[1:] == ["redisjobs", "redisjobs@abc1234", "tarsk-redis"]
+
+
+def test_without_a_commit_nothing_is_said_of_the_past() -> None:
+    assert report.pasts(MADE_UP) == []
+    assert "Beside the past" not in report.page(a_run())
 
 
 @pytest.mark.parametrize(
@@ -200,6 +258,166 @@ def test_what_there_is_not_is_refused(words: list[str], said: str, capsys: pytes
 def test_versions_of_all_peers_are_pinned() -> None:
     for name in PEER_NAMES:
         assert all(re.search(r"==[\d.]+$", package) for package in SYSTEMS[name].packages), name
+
+
+# A commit beside the working tree
+
+
+class Repository:
+    """A small one of git's: its first commit has no benchmarks, its second one a program of its own for them."""
+
+    program = Path("benchmarks") / "peers" / "redisjobs_jobs.py"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.git("init", "--quiet")
+        (folder / "code.py").write_text("one\n")
+        self.first = self.commit()
+        (folder / self.program).parent.mkdir(parents=True)
+        (folder / self.program).write_text("its own\n")
+        (folder / self.program).with_name("drive.py").write_text("an old one\n")
+        self.second = self.commit()
+
+    def git(self, *words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=self.folder, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    def commit(self) -> str:
+        self.git("add", "--all")
+        who = ("-c", "user.name=n", "-c", "user.email=n@example.org", "-c", "commit.gpgsign=false")
+        self.git(*who, "commit", "--quiet", "--message", "-")
+        return self.git("rev-parse", "HEAD")
+
+    def state(self) -> tuple[str, str, str]:
+        """What would show that somebody was at work in it: files, worktrees, where HEAD was."""
+        return self.git("status", "--porcelain"), self.git("worktree", "list"), self.git("reflog")
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # set where a hook of git's runs the tests
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "repository").mkdir()
+    made = Repository(tmp_path / "repository")
+    monkeypatch.setattr("benchmarks.commits.CHECKOUT", made.folder)
+    return made
+
+
+def test_a_revision_is_resolved_to_a_commit_with_its_short_hash_in_its_name(repository: Repository) -> None:
+    repository.git("tag", "v1", "HEAD~1")
+
+    first, second = arguments(["--against", "v1", "--against", "HEAD", "--only", "drain"]).against
+
+    assert (first.hash, second.hash) == (repository.first, repository.second)
+    assert re.fullmatch(r"redisjobs@[0-9a-f]{4,}", first.name)
+    assert repository.first.startswith(first.short)
+
+
+def test_a_commit_that_is_named_twice_is_one_system(repository: Repository) -> None:
+    assert [commit.hash for commit in resolved(["HEAD", repository.second])] == [repository.second]
+
+
+@pytest.mark.parametrize("revision", ["nothing", "HEAD~7", "-x", "HEAD:code.py", ""])
+def test_a_revision_that_is_no_commit_is_refused_with_its_name_and_what_to_give(
+    repository: Repository, revision: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        arguments([f"--against={revision}"])
+
+    assert refused.value.code == 2
+    assert f"no such commit: {revision}; --against takes a hash, a branch, a tag" in capsys.readouterr().err
+
+
+def test_where_there_is_no_repository_git_has_its_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.setattr("benchmarks.commits.CHECKOUT", tmp_path)
+
+    with pytest.raises(SystemExit):
+        arguments(["--against", "HEAD"])
+
+    assert "not a git repository" in capsys.readouterr().err
+
+
+def test_without_git_it_is_said_that_it_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(SystemExit):
+        arguments(["--against", "HEAD"])
+
+    assert "--against needs git" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("alone", ["--growth", "--fleet", "--render=run.json"])
+def test_a_commit_is_measured_only_where_systems_are_compared(
+    repository: Repository, alone: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        arguments(["--against", "HEAD", alone])
+
+    assert "--against is for a run of measures" in capsys.readouterr().err
+
+
+def test_a_commit_comes_right_after_the_working_tree(repository: Repository) -> None:
+    options = arguments(["--against", "HEAD", "--peers", "arq"])
+
+    with checked_out(options.against) as past:
+        names = [system.name for system in beside(past, options.systems)]
+
+    assert names == ["redisjobs", options.against[0].name, "arq", "floor"]
+
+
+def test_a_checkout_has_the_commits_own_program_and_is_measured_by_todays_driver(repository: Repository) -> None:
+    (repository.folder / "code.py").write_text("not committed\n")
+    before = repository.state()
+
+    with checked_out(resolved(["HEAD"])) as (system,):
+        folder = system.peers.parents[1]
+        assert (folder / "code.py").read_text() == "one\n"
+        assert (system.peers / "redisjobs_jobs.py").read_text() == "its own\n"
+        for name in ("drive.py", "meter.py"):
+            assert (system.peers / name).read_text() == (PEERS / name).read_text()
+        assert system.environment("redis://", folder, 1)["PYTHONPATH"] == str(system.peers)
+
+    assert repository.state() == before
+
+
+def test_a_commit_without_benchmarks_is_run_by_todays_program(repository: Repository) -> None:
+    with checked_out(resolved(["HEAD~1"])) as (system,):
+        assert (system.peers / "redisjobs_jobs.py").read_text() == (PEERS / "redisjobs_jobs.py").read_text()
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit])
+def test_checkouts_are_removed_however_a_run_ends(repository: Repository, end: type[BaseException]) -> None:
+    folders = list[Path]()
+
+    def run() -> None:
+        with checked_out(resolved(["HEAD", "HEAD~1"])) as past:
+            folders.extend(system.peers.parents[1] for system in past)
+            assert all(folder.is_dir() for folder in folders)
+            raise end
+
+    with pytest.raises(end):
+        run()
+
+    assert len(folders) == 2
+    assert not any(folder.parent.exists() for folder in folders)
+
+
+def test_a_commit_that_does_not_install_is_reported_by_its_name_and_skipped(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.systems.VENVS", tmp_path / "venvs")
+    run = a_run(versions={}, samples={})
+
+    with checked_out(resolved(["HEAD"])) as past:
+        there = installed(past, run, str(tmp_path / "no-python"), lambda text: None)
+
+    assert there == []
+    assert [failure[:2] for failure in run.failures] == [[past[0].name, "install"]]
 
 
 # What goes wrong

@@ -22,7 +22,7 @@ T = TypeVar("T")
 Errors = tuple[type[DriverError], ...]
 
 NOT_NOW: Errors = (Unavailable, QueueFull, WrongType)
-"""The store is away or full, or somebody has spoiled a key: wait, keep what is held, try again."""
+"""The store is unavailable or full, or somebody has spoiled a key: wait, keep what is held, try again."""
 
 # Up to 0.05 s, 0.1 s, 0.2 s, … 1 s: nobody waits long for a store that is back, and not all ask it at once.
 _wait = wait_random_exponential(multiplier=0.05, max=1)

@@ -47,7 +47,7 @@ class Reply(StrEnum):
 class Fenced(DriverError):
     """The store takes this worker for dead: what it held is for others, and nothing it says is heeded.
 
-    It gave no sign of life for a lease, or the store lost its record. It can go on under a new id.
+    It sent no heartbeat for a lease, or the store lost its record. It can go on under a new id.
 
     Attributes:
         worker_id: Who was fenced.
@@ -55,7 +55,7 @@ class Fenced(DriverError):
 
     def __init__(self, worker_id: str) -> None:
         super().__init__(
-            f"the store takes worker {worker_id} for dead: no sign of life for a lease, or its record is lost"
+            f"the store takes worker {worker_id} for dead: no heartbeat for a lease, or its record is lost"
         )
         self.worker_id = worker_id
 
@@ -406,7 +406,7 @@ class Driver(Protocol):
 
         Args:
             worker_id: New at each start of a worker.
-            lease: Seconds without a sign of life after which the worker counts as dead.
+            lease: Seconds without a heartbeat after which the worker counts as dead.
             max_deliveries: So often a job is delivered without an outcome, the last time with nothing beside
                 it; then it is a dead letter.
         """

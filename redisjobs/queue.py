@@ -64,7 +64,7 @@ class JobQueue(Registry):
         name: The queue's name; jobs of different queues never mix.
         retry: The retry policy of handlers that name none. Defaults to `exponential_jitter()`.
         max_parameters: Bytes of JSON that a job's parameters may have. Defaults to 512 KiB.
-        deadline: Seconds that a call is retried for while the store is away. Defaults to 10 s.
+        deadline: Seconds that a call is retried for while the store is unavailable. Defaults to 10 s.
     """
 
     def __init__(
@@ -268,7 +268,7 @@ class JobQueue(Registry):
         return [JobHandle(*each, self) for each in push.told(answers)]
 
     async def _call(self, call: Callable[[], Awaitable[T]], push: Push | None = None) -> T:
-        """Call the store, and again with backoff and jitter while it is away, until the deadline."""
+        """Call the store, and again with backoff and jitter while it is unavailable, until the deadline."""
         cause: BaseException | None = None
         deadline, began = push.deadline if push else self.deadline, anyio.current_time()
         try:

@@ -116,7 +116,7 @@ class Registry:
         name: The queue's name: 1 to 200 characters, no braces, no spaces.
         retry: The retry policy of handlers that name none. Defaults to `exponential_jitter()`.
         max_parameters: Bytes of JSON that a job's parameters may have.
-        deadline: Seconds that a call is retried for while the store is away; up to 50.
+        deadline: Seconds that a call is retried for while the store is unavailable; up to 50.
 
     Raises:
         ValueError: The name, the deadline or the number of bytes can't be one.

@@ -188,7 +188,7 @@ class JobQueue(Registry):
         return [JobHandle(*each, self) for each in push.told(answers)]
 
     def _call(self, call: Callable[[SyncDriver], T], push: Push | None = None) -> T:
-        """Call the store, and again with backoff and jitter while it is away, until the deadline."""
+        """Call the store, and again with backoff and jitter while it is unavailable, until the deadline."""
         deadline = push.deadline if push else self.deadline
         end, store = time.monotonic() + deadline, self._store(deadline)
         try:

@@ -27,7 +27,7 @@ class Work:
     seconds: float = 0.0
 
 
-class Crew:
+class Watched:
     """A queue whose handlers note what runs beside them."""
 
     def __init__(self, store: Store) -> None:
@@ -59,74 +59,74 @@ class Crew:
 
 
 async def test_jobs_that_may_kill_run_one_by_one_and_nothing_beside_them(store: Store) -> None:
-    crew = Crew(store)
-    async with crew.queue:
-        await crew.lose("a", "b", "c", seconds=0.05)
-        await crew.queue.push_many([crew.queue.prepare(Work(0.01), job_id=f"new {n}") for n in range(20)])
+    watched = Watched(store)
+    async with watched.queue:
+        await watched.lose("a", "b", "c", seconds=0.05)
+        await watched.queue.push_many([watched.queue.prepare(Work(0.01), job_id=f"new {n}") for n in range(20)])
 
-        await Worker(crew.queue, max_deliveries=2, concurrency=8).run(until_idle=True)
+        await Worker(watched.queue, max_deliveries=2, concurrency=8).run(until_idle=True)
 
-        assert [crew.beside[job_id] for job_id in "abc"] == [{"a"}, {"b"}, {"c"}]
-        assert len(crew.beside) == 23
-        counts = await crew.queue.counts()
+        assert [watched.beside[job_id] for job_id in "abc"] == [{"a"}, {"b"}, {"c"}]
+        assert len(watched.beside) == 23
+        counts = await watched.queue.counts()
         assert (counts.dead, counts.totals["completed"]) == (0, 23)
 
 
 async def test_one_that_is_found_while_others_run_waits_for_their_end(store: Store) -> None:
-    crew = Crew(store)
-    crew.gates = {name: anyio.Event() for name in ("long", "short")}
-    worker = Worker(crew.queue, max_deliveries=2, concurrency=2)
-    async with crew.queue, anyio.create_task_group() as tasks:
-        for name in crew.gates:
-            await crew.queue.push(Work(), job_id=name)
+    watched = Watched(store)
+    watched.gates = {name: anyio.Event() for name in ("long", "short")}
+    worker = Worker(watched.queue, max_deliveries=2, concurrency=2)
+    async with watched.queue, anyio.create_task_group() as tasks:
+        for name in watched.gates:
+            await watched.queue.push(Work(), job_id=name)
         tasks.start_soon(worker.run)
-        await eventually(lambda: len(crew.running) == 2)
-        await crew.lose("a")
-        await crew.queue.push(Work(), job_id="new")
-        crew.gates["short"].set()
-        await eventually(lambda: "new" in crew.beside)
-        assert "a" not in crew.beside
-        crew.gates["long"].set()
-        await eventually(lambda: "a" in crew.beside)
+        await eventually(lambda: len(watched.running) == 2)
+        await watched.lose("a")
+        await watched.queue.push(Work(), job_id="new")
+        watched.gates["short"].set()
+        await eventually(lambda: "new" in watched.beside)
+        assert "a" not in watched.beside
+        watched.gates["long"].set()
+        await eventually(lambda: "a" in watched.beside)
         worker.stop()
-    assert crew.beside["a"] == {"a"}
+    assert watched.beside["a"] == {"a"}
 
 
 async def test_a_worker_that_is_always_busy_makes_room_for_one_in_the_end(store: Store) -> None:
-    crew = Crew(store)
-    crew.gates = {name: anyio.Event() for name in ("1", "2", "3")}
-    worker = Worker(crew.queue, max_deliveries=2, concurrency=3, lease=0.4)
+    watched = Watched(store)
+    watched.gates = {name: anyio.Event() for name in ("1", "2", "3")}
+    worker = Worker(watched.queue, max_deliveries=2, concurrency=3, lease=0.4)
 
-    async with crew.queue, anyio.create_task_group() as tasks:
-        for name in crew.gates:
-            await crew.queue.push(Work(), job_id=name)
+    async with watched.queue, anyio.create_task_group() as tasks:
+        for name in watched.gates:
+            await watched.queue.push(Work(), job_id=name)
         tasks.start_soon(worker.run)
-        await eventually(lambda: len(crew.running) == 3)
-        await crew.lose("a")
-        await crew.queue.push_many([Work(0.01 * (n % 3)) for n in range(2000)])  # more than it runs in the test
-        for gate in crew.gates.values():
+        await eventually(lambda: len(watched.running) == 3)
+        await watched.lose("a")
+        await watched.queue.push_many([Work(0.01 * (n % 3)) for n in range(2000)])  # more than it runs in the test
+        for gate in watched.gates.values():
             gate.set()
-        await eventually(lambda: "a" in crew.beside, within=20)
-        assert (await crew.queue.counts()).ready[Priority.NORMAL]
+        await eventually(lambda: "a" in watched.beside, within=20)
+        assert (await watched.queue.counts()).ready[Priority.NORMAL]
         worker.stop()
-    assert crew.beside["a"] == {"a"}
+    assert watched.beside["a"] == {"a"}
 
 
 async def test_one_of_which_a_worker_was_not_told_is_found_when_it_looks_for_the_dead(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Lookout, "_heard", lambda lookout, notification: None)
-    crew = Crew(store)
-    worker = Worker(crew.queue, max_deliveries=2, lease=0.4)
-    async with crew.queue, anyio.create_task_group() as tasks:
-        await crew.queue.push(Work(), job_id="a")
+    watched = Watched(store)
+    worker = Worker(watched.queue, max_deliveries=2, lease=0.4)
+    async with watched.queue, anyio.create_task_group() as tasks:
+        await watched.queue.push(Work(), job_id="a")
         dead = store.consumer("dead", lease=0.4, max_deliveries=2)
         assert len((await dead.exchange([], 1)).leases) == 1
         await dead.aclose()
         tasks.start_soon(worker.run)
-        await eventually(lambda: "a" in crew.beside)
+        await eventually(lambda: "a" in watched.beside)
         worker.stop()
-    assert crew.beside["a"] == {"a"}
+    assert watched.beside["a"] == {"a"}
 
 
 @pytest.mark.parametrize("patience", [0.6, 1.4])
@@ -134,82 +134,82 @@ async def test_room_is_made_for_one_however_patient_the_worker(
     store: Store, patience: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(random, "uniform", lambda least, most: patience)
-    crew = Crew(store)
-    crew.gates = {name: anyio.Event() for name in ("1", "2", "3")}
-    worker = Worker(crew.queue, max_deliveries=2, concurrency=3, lease=0.4)
-    async with crew.queue, anyio.create_task_group() as tasks:
-        for name in crew.gates:
-            await crew.queue.push(Work(), job_id=name)
+    watched = Watched(store)
+    watched.gates = {name: anyio.Event() for name in ("1", "2", "3")}
+    worker = Worker(watched.queue, max_deliveries=2, concurrency=3, lease=0.4)
+    async with watched.queue, anyio.create_task_group() as tasks:
+        for name in watched.gates:
+            await watched.queue.push(Work(), job_id=name)
         tasks.start_soon(worker.run)
-        await eventually(lambda: len(crew.running) == 3)
-        await crew.lose("a")
-        await crew.queue.push_many([Work(0.2 + 0.1 * (n % 5)) for n in range(500)])
-        for gate in crew.gates.values():
+        await eventually(lambda: len(watched.running) == 3)
+        await watched.lose("a")
+        await watched.queue.push_many([Work(0.2 + 0.1 * (n % 5)) for n in range(500)])
+        for gate in watched.gates.values():
             gate.set()
-        await eventually(lambda: "a" in crew.beside, within=10)
+        await eventually(lambda: "a" in watched.beside, within=10)
         worker.stop()
         tasks.cancel_scope.cancel()
-    assert crew.beside["a"] == {"a"}
+    assert watched.beside["a"] == {"a"}
 
 
 class Stuck:
-    """A sync handler that outlives its timeout until it is let go, and a job that waits, for a crew."""
+    """A sync handler that outlives its timeout until it is let go, and a job that waits, for a watched."""
 
-    def __init__(self, crew: Crew) -> None:
-        self.crew = crew
+    def __init__(self, watched: Watched) -> None:
+        self.watched = watched
         self.go = threading.Event()
         self.name = JobName("stuck", Work)
-        crew.queue.register(self.name, timeout=0.05, retry=no_retry())(lambda _: self.go.wait(20))
-        crew.gates["hold"] = anyio.Event()
+        watched.queue.register(self.name, timeout=0.05, retry=no_retry())(lambda _: self.go.wait(20))
+        watched.gates["hold"] = anyio.Event()
 
     async def lose(self, job_id: str) -> None:
         """A worker of one slot has abandoned its thread; then another one is lost with a job."""
-        await self.crew.queue.push(Work(), job_id="hold")
-        await eventually(lambda: "hold" in self.crew.running)
-        await self.crew.lose(job_id)
-        self.crew.gates["hold"].set()
+        await self.watched.queue.push(Work(), job_id="hold")
+        await eventually(lambda: "hold" in self.watched.running)
+        await self.watched.lose(job_id)
+        self.watched.gates["hold"].set()
 
 
 async def test_one_waits_for_the_thread_of_a_handler_that_was_given_up(store: Store) -> None:
-    crew = Crew(store)
-    stuck = Stuck(crew)
-    worker = Worker(crew.queue, max_deliveries=2, concurrency=1)
-    async with crew.queue, anyio.create_task_group() as tasks:
-        await crew.queue.push(Work(), stuck.name)
+    watched = Watched(store)
+    stuck = Stuck(watched)
+    worker = Worker(watched.queue, max_deliveries=2, concurrency=1)
+    async with watched.queue, anyio.create_task_group() as tasks:
+        await watched.queue.push(Work(), stuck.name)
         tasks.start_soon(worker.run)
         await stuck.lose("a")
-        await crew.queue.push(Work(), job_id="new")
-        await eventually(lambda: "new" in crew.beside and not crew.running)
-        assert "a" not in crew.beside
+        await watched.queue.push(Work(), job_id="new")
+        await eventually(lambda: "new" in watched.beside and not watched.running)
+        assert "a" not in watched.beside
         stuck.go.set()
-        await eventually(lambda: "a" in crew.beside)
+        await eventually(lambda: "a" in watched.beside)
         worker.stop()
 
 
 @pytest.mark.parametrize("until_idle", [False, True])
 async def test_one_does_not_wait_for_ever_for_a_thread_that_never_ends(store: Store, until_idle: bool) -> None:
-    crew = Crew(store)
-    stuck = Stuck(crew)
-    worker = Worker(crew.queue, max_deliveries=2, concurrency=1, lease=0.4)
-    async with crew.queue, anyio.create_task_group() as tasks:
-        await crew.queue.push(Work(), stuck.name)
+    watched = Watched(store)
+    stuck = Stuck(watched)
+    worker = Worker(watched.queue, max_deliveries=2, concurrency=1, lease=0.4)
+    async with watched.queue, anyio.create_task_group() as tasks:
+        await watched.queue.push(Work(), stuck.name)
         tasks.start_soon(partial(worker.run, until_idle=until_idle))
         await stuck.lose("a")
-        await eventually(lambda: "a" in crew.beside, within=20)
+        await eventually(lambda: "a" in watched.beside, within=20)
         worker.stop()
         stuck.go.set()
 
 
 async def test_a_supervised_worker_with_a_thread_that_never_ends_makes_room_for_another(store: Store) -> None:
-    crew = Crew(store)
-    stuck = Stuck(crew)
-    worker = Worker(crew.queue, max_deliveries=2, concurrency=1, lease=0.4, abandoned=5, supervised=True)
-    async with crew.queue, anyio.create_task_group() as tasks:
-        await crew.queue.push(Work(), stuck.name)
+    watched = Watched(store)
+    stuck = Stuck(watched)
+    worker = Worker(watched.queue, max_deliveries=2, concurrency=1, lease=0.4, abandoned=5, supervised=True)
+    async with watched.queue, anyio.create_task_group() as tasks:
+        await watched.queue.push(Work(), stuck.name)
         tasks.start_soon(worker.run)
         await stuck.lose("a")
         await eventually(lambda: worker.recycled, within=20)
-        assert "a" not in crew.beside
+        assert "a" not in watched.beside
         stuck.go.set()
 
 

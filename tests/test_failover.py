@@ -107,7 +107,7 @@ def pair(queue_name: str) -> Iterator[Pair]:
         pair.close()
 
 
-class Crew:
+class Deployment:
     """A worker, and what it did."""
 
     def __init__(self, url: str, queue_name: str) -> None:
@@ -126,36 +126,36 @@ class Crew:
 
 
 @asynccontextmanager
-async def at_work(pair: Pair, queue_name: str) -> AsyncIterator[Crew]:
-    crew = Crew(pair.address.url, queue_name)
+async def at_work(pair: Pair, queue_name: str) -> AsyncIterator[Deployment]:
+    deployment = Deployment(pair.address.url, queue_name)
     try:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(crew.worker.run)
-            yield crew
-            crew.worker.stop()
+            tasks.start_soon(deployment.worker.run)
+            yield deployment
+            deployment.worker.stop()
     finally:
         with anyio.CancelScope(shield=True):
-            await crew.queue.aclose()
+            await deployment.queue.aclose()
 
 
 async def test_what_was_not_replicated_never_was_and_the_worker_goes_on(pair: Pair, queue_name: str) -> None:
     await pair.in_step()
-    async with at_work(pair, queue_name) as crew:
-        await crew.queue.push(Carry("gated"), job_id="gated")
-        await eventually(lambda: crew.starts == ["gated"])
+    async with at_work(pair, queue_name) as deployment:
+        await deployment.queue.push(Carry("gated"), job_id="gated")
+        await eventually(lambda: deployment.starts == ["gated"])
         await pair.in_step()
 
         pair.detach()
-        crew.may_end.set()
+        deployment.may_end.set()
         await eventually(lambda: pair.located(0) == {})
-        await crew.queue.push(Carry("unreplicated"), job_id="unreplicated", delay=3600)
+        await deployment.queue.push(Carry("unreplicated"), job_id="unreplicated", delay=3600)
         pair.promote()
         await eventually(lambda: pair.located() == {})
 
-        assert crew.ends == ["gated", "gated"]
-        assert await crew.queue.get("unreplicated") is None
-        assert (await crew.queue.push(Carry("unreplicated"), job_id="unreplicated")).added
-        await eventually(lambda: crew.ends[2:] == ["unreplicated"])
+        assert deployment.ends == ["gated", "gated"]
+        assert await deployment.queue.get("unreplicated") is None
+        assert (await deployment.queue.push(Carry("unreplicated"), job_id="unreplicated")).added
+        await eventually(lambda: deployment.ends[2:] == ["unreplicated"])
         await eventually(lambda: pair.total("completed") == 2)
 
 
@@ -222,43 +222,43 @@ async def test_a_handler_that_runs_on_does_not_end_the_job_that_has_its_entry_id
     pair: Pair, queue_name: str
 ) -> None:
     await pair.in_step()
-    async with at_work(pair, queue_name) as crew:
+    async with at_work(pair, queue_name) as deployment:
         await eventually(lambda: pair.admins[0].exists(f"{pair.prefix}ready:normal"))
         await pair.in_step()
         pair.detach()
-        await crew.queue.push(Carry("gated"), job_id="lost")
-        await eventually(lambda: crew.starts == ["gated"])
+        await deployment.queue.push(Carry("gated"), job_id="lost")
+        await eventually(lambda: deployment.starts == ["gated"])
         entry = pair.located(0)["lost"].split()[1]
 
         pair.promote()
         await mint_again(pair, Lease(2, entry, 1, "lost", {}), "another")
-        await eventually(lambda: "another" in crew.starts)
-        crew.may_end.set()
+        await eventually(lambda: "another" in deployment.starts)
+        deployment.may_end.set()
         await eventually(lambda: pair.located() == {})
-        await crew.queue.push(Carry("after"))
-        await eventually(lambda: "after" in crew.ends)
+        await deployment.queue.push(Carry("after"))
+        await eventually(lambda: "after" in deployment.ends)
         await eventually(lambda: pair.total("completed") == 2)
 
-    assert (crew.ends.count("another"), crew.ends.count("after")) == (1, 1)
+    assert (deployment.ends.count("another"), deployment.ends.count("after")) == (1, 1)
     assert pair.total("completed") == 2
 
 
 @pytest.mark.parametrize("drop", [True, False], ids=["dropped", "kept"])
 async def test_a_demoted_primary_is_left_for_the_new_one(pair: Pair, queue_name: str, drop: bool) -> None:
     await pair.in_step()
-    async with at_work(pair, queue_name) as crew:
+    async with at_work(pair, queue_name) as deployment:
         with redisjobs.sync.JobQueue(pair.address.url, queue_name) as producer:
             await anyio.to_thread.run_sync(producer.push, Carry("gated"))
-            await crew.queue.push(Carry("before"))
-            await eventually(lambda: crew.starts == ["gated", "before"])
+            await deployment.queue.push(Carry("before"))
+            await eventually(lambda: deployment.starts == ["gated", "before"])
             await pair.in_step()
 
             pair.promote(demote=True, drop=drop)
-            crew.may_end.set()
-            await crew.queue.push(Carry("async"))
+            deployment.may_end.set()
+            await deployment.queue.push(Carry("async"))
             await anyio.to_thread.run_sync(producer.push, Carry("sync"))
-            await eventually(lambda: {"async", "sync"} <= set(crew.ends), within=10)
+            await eventually(lambda: {"async", "sync"} <= set(deployment.ends), within=10)
             await eventually(lambda: pair.located() == {})
 
-    assert set(crew.starts) == {"gated", "before", "async", "sync"}
+    assert set(deployment.starts) == {"gated", "before", "async", "sync"}
     assert pair.total("completed") == 4

@@ -300,8 +300,8 @@ def test_that_beats_fail_is_said_once_and_that_they_succeed_again(
         assert bench.beats.acquire(timeout=SOON)
 
     assert said(caplog, 2) == [
-        ("WARNING", "no sign of life got through, trying on: away"),
-        ("INFO", "signs of life get through again"),
+        ("WARNING", "no heartbeat got through, retrying: away"),
+        ("INFO", "heartbeats get through again"),
     ]
 
 
@@ -314,7 +314,7 @@ def test_a_defect_that_keeps_a_worker_from_beating_is_said_with_its_traceback(
 
     ((level, text),) = said(caplog, 1)
     assert level == "WARNING"
-    assert text.startswith("no sign of life got through, trying on: Traceback")
+    assert text.startswith("no heartbeat got through, retrying: Traceback")
     assert "in _maybe_fail" in text
     assert "ValueError: a defect" in text
 

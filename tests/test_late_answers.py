@@ -56,7 +56,7 @@ async def claim(consumer: Consumer, count: int) -> Exchange:
     return answer if answer.leases or not answer.more else await consumer.exchange([], count)
 
 
-def hand_over(store: Store, lease: Lease, to: str) -> None:
+def give_to(store: Store, lease: Lease, to: str) -> None:
     """Let an operator give a job to another consumer, as redis-cli's XCLAIM does."""
     priority = list(Priority)[lease.stream - 1]
     if isinstance(store, MemoryStore):
@@ -114,7 +114,7 @@ async def test_a_job_that_ran_and_was_handed_back_by_hand_meanwhile_is_settled_a
 ) -> None:
     held = await run_one(queue, processor, Raised(ValueError("once more")))
     settling = processor._next_batch()
-    hand_over(store, held, "released")
+    give_to(store, held, "released")
     answer = await processor.consumer.exchange(settling.settlements, None)
     await processor.consumer.reclaim()  # which finds that something was handed back
     again = (await claim(processor.consumer, 1)).leases
@@ -140,7 +140,7 @@ async def test_of_jobs_of_a_dead_worker_that_come_with_one_of_our_own_none_is_fo
         assert len((await claim(dead, 1)).leases) == 1
     store.age(60)
     beat(processor)
-    hand_over(store, ours, "released")
+    give_to(store, ours, "released")
     assert (await take_over(processor.consumer)).jobs == 1
 
     processor._dispatch((await claim(processor.consumer, 2)).leases)
@@ -205,7 +205,7 @@ async def test_a_worker_tells_how_many_settlements_were_refused_and_counts_what_
     async def settle(lost: str, *, ours: bool) -> None:
         held = await run_one(queue, processor, Raised(ValueError("once more")))
         if not ours:
-            hand_over(store, held, "other")
+            give_to(store, held, "other")
         wire.loses = [lost] if lost else []
         if lost:
             with pytest.raises(Unavailable):
@@ -552,7 +552,7 @@ async def test_what_a_beat_tells_of_a_cancel_concerns_the_lease_that_it_named_an
     settled_since, ours = (await processor.consumer.exchange([], 2)).leases
     processor._dispatch([ours])
     (run,) = processor.leased.values()
-    hand_over(store, ours, "released")
+    give_to(store, ours, "released")
     await processor.consumer.reclaim()
     (again,) = (await claim(processor.consumer, 1)).leases
     processor._dispatch([again])  # from ourselves

@@ -24,7 +24,7 @@ class Work:
     text: str = ""
 
 
-class Crew:
+class Idle:
     """A worker in database 0 that runs a job `mine` until it is let go."""
 
     def __init__(self, store: RedisStore) -> None:
@@ -47,25 +47,25 @@ class Crew:
 
 
 @pytest.fixture
-async def crew(redis_store: RedisStore) -> AsyncIterator[Crew]:
-    crew = Crew(redis_store)
-    async with crew.queue:
-        await crew.queue.push(Work("wait"), job_id="mine")
+async def idle(redis_store: RedisStore) -> AsyncIterator[Idle]:
+    idle = Idle(redis_store)
+    async with idle.queue:
+        await idle.queue.push(Work("wait"), job_id="mine")
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(crew.worker.run)
-            await crew.started.wait()
-            await eventually(lambda: redis_store.admin.pubsub_numsub(crew.channel)[0][1] == 1)
-            yield crew
-            crew.go.set()
-            crew.worker.stop()
+            tasks.start_soon(idle.worker.run)
+            await idle.started.wait()
+            await eventually(lambda: redis_store.admin.pubsub_numsub(idle.channel)[0][1] == 1)
+            yield idle
+            idle.go.set()
+            idle.worker.stop()
 
 
-async def runs_on(crew: Crew) -> None:
+async def runs_on(idle: Idle) -> None:
     """The job runs to its end, and the next as well."""
-    await crew.queue.push(Work("next"))
-    await eventually(lambda: "next" in crew.ran)
-    crew.go.set()
-    await eventually(lambda: "wait" in crew.ran)
+    await idle.queue.push(Work("next"))
+    await eventually(lambda: "next" in idle.ran)
+    idle.go.set()
+    await eventually(lambda: "wait" in idle.ran)
 
 
 @asynccontextmanager
@@ -80,30 +80,30 @@ async def database_1(store: RedisStore, url: str) -> AsyncIterator[JobQueue]:
     admin.close()
 
 
-async def test_a_cancel_in_another_database_leaves_the_job_of_that_id_alone(crew: Crew, redis_url: str) -> None:
-    async with database_1(crew.store, redis_url) as elsewhere:
+async def test_a_cancel_in_another_database_leaves_the_job_of_that_id_alone(idle: Idle, redis_url: str) -> None:
+    async with database_1(idle.store, redis_url) as elsewhere:
         await elsewhere.push(Work(), job_id="mine")
         consumer = elsewhere.driver.consumer("w", lease=60, max_deliveries=3)
         await consumer.open()
         (lease,) = (await consumer.exchange([], 1)).leases
         assert await elsewhere.cancel("mine") is Reply.CANCELLING
-        await runs_on(crew)
+        await runs_on(idle)
         await consumer.release(refund=True, watch=False)
         await consumer.aclose()
     assert lease.job_id == "mine"
-    await eventually(lambda: crew.store.located() == {})
-    assert crew.store.admin.hget(f"{crew.store.prefix}stats", "completed") == b"2"
+    await eventually(lambda: idle.store.located() == {})
+    assert idle.store.admin.hget(f"{idle.store.prefix}stats", "completed") == b"2"
 
 
-async def test_a_cancel_that_somebody_only_published_cancels_nothing(crew: Crew) -> None:
-    assert crew.store.admin.publish(crew.channel, "cancel mine") == 1
-    await runs_on(crew)
+async def test_a_cancel_that_somebody_only_published_cancels_nothing(idle: Idle) -> None:
+    assert idle.store.admin.publish(idle.channel, "cancel mine") == 1
+    await runs_on(idle)
 
 
-async def test_a_cancel_reaches_the_worker_at_once(crew: Crew) -> None:
-    assert await crew.queue.cancel("mine") is Reply.CANCELLING
-    await eventually(lambda: crew.store.located() == {}, within=10)  # by itself it would renew after 20 s
-    assert crew.ran == []
+async def test_a_cancel_reaches_the_worker_at_once(idle: Idle) -> None:
+    assert await idle.queue.cancel("mine") is Reply.CANCELLING
+    await eventually(lambda: idle.store.located() == {}, within=10)  # by itself it would renew after 20 s
+    assert idle.ran == []
 
 
 @pytest.mark.parametrize(
@@ -124,18 +124,18 @@ async def test_a_cancel_reaches_the_worker_at_once(crew: Crew) -> None:
         *("subscribed ", "nothing known", b"\xff\xfe \xff", b"cancel mine\x00", "due ٣"),
     ],
 )
-async def test_nothing_that_is_published_ends_a_worker(crew: Crew, message: str | bytes) -> None:
+async def test_nothing_that_is_published_ends_a_worker(idle: Idle, message: str | bytes) -> None:
     raw = message.encode("utf-8", "surrogatepass") if isinstance(message, str) else message
-    assert crew.store.admin.publish(crew.channel, raw) == 1
-    await runs_on(crew)
+    assert idle.store.admin.publish(idle.channel, raw) == 1
+    await runs_on(idle)
 
 
-async def test_a_worker_whose_listening_a_task_was_cancelled_of_listens_again(crew: Crew) -> None:
+async def test_a_worker_whose_listening_a_task_was_cancelled_of_listens_again(idle: Idle) -> None:
     """As by code that ends what it takes for a library's leftovers."""
     (ping,) = [task for task in asyncio.all_tasks() if "_ping" in task.get_name()]
     ping.cancel()
     await eventually(lambda: ping.done())
-    await eventually(lambda: crew.store.admin.pubsub_numsub(crew.channel)[0][1] == 1)
+    await eventually(lambda: idle.store.admin.pubsub_numsub(idle.channel)[0][1] == 1)
 
-    await crew.queue.cancel("mine")
-    await eventually(lambda: crew.store.located() == {}, within=10)  # by itself it would renew after 20 s
+    await idle.queue.cancel("mine")
+    await eventually(lambda: idle.store.located() == {}, within=10)  # by itself it would renew after 20 s

@@ -850,7 +850,7 @@ async def test_a_worker_that_starts_while_a_key_is_spoiled_says_which_and_works_
 
         assert (worker.health.live, worker.health.ready) == (True, False)
         assert worker.health.why.startswith("the store refuses: WRONGTYPE ")
-        assert "the store is away" not in caplog.text
+        assert "the store is unavailable" not in caplog.text
         redis_store.admin.delete(key)
         await eventually(lambda: worker.health.ready)
         worker.stop()

@@ -185,7 +185,7 @@ async def tell(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
             writer.write(chunk)
 
 
-class Crew:
+class Deployment:
     """A worker behind the meddler, and what it did."""
 
     def __init__(self, url: str, queue_name: str, lease: float = 15) -> None:
@@ -213,19 +213,19 @@ class Crew:
 
 
 @asynccontextmanager
-async def at_work(store: RedisStore, *labels: str, lease: float = 15) -> AsyncIterator[tuple[Meddler, Crew]]:
+async def at_work(store: RedisStore, *labels: str, lease: float = 15) -> AsyncIterator[tuple[Meddler, Deployment]]:
     """A worker that has begun these jobs, behind a meddler that does nothing yet."""
     meddler = Meddler(store)
     async with meddler.listening(), JobQueue(store.url, store.queue_name) as direct:
-        crew = Crew(meddler.url, store.queue_name, lease)
+        deployment = Deployment(meddler.url, store.queue_name, lease)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(crew.run)
+            tasks.start_soon(deployment.run)
             for label in labels:
                 await direct.push(Carry(label), job_id=label)
-            await eventually(lambda: set(crew.starts) == set(labels) and meddler.asked["SUBSCRIBE"])
-            yield meddler, crew
-            crew.worker.stop()
-        await crew.queue.aclose()
+            await eventually(lambda: set(deployment.starts) == set(labels) and meddler.asked["SUBSCRIBE"])
+            yield meddler, deployment
+            deployment.worker.stop()
+        await deployment.queue.aclose()
 
 
 def totals(store: RedisStore) -> dict[str, int]:
@@ -242,10 +242,10 @@ def totals(store: RedisStore) -> dict[str, int]:
 async def test_a_worker_waits_without_spinning_until_the_server_answers_again(
     redis_store: RedisStore, error: str
 ) -> None:
-    async with at_work(redis_store, "gated") as (meddler, crew):
+    async with at_work(redis_store, "gated") as (meddler, deployment):
         meddler.error = error
-        crew.may_end.set()
-        await eventually(lambda: crew.ends == ["gated"])
+        deployment.may_end.set()
+        await eventually(lambda: deployment.ends == ["gated"])
         before = meddler.asked.total()
         await anyio.sleep(0.5)
         asked = meddler.asked.total() - before
@@ -259,8 +259,8 @@ async def test_a_worker_waits_without_spinning_until_the_server_answers_again(
 
     assert still_there
     assert asked <= 40, meddler.asked  # in half a second, by all its connections, their handshakes too
-    assert crew.error is None
-    assert crew.starts == crew.ends == ["gated", "after"]
+    assert deployment.error is None
+    assert deployment.starts == deployment.ends == ["gated", "after"]
     assert totals(redis_store) == {"pushed": 2, "completed": 2}
 
 
@@ -268,21 +268,21 @@ async def test_a_worker_waits_without_spinning_until_the_server_answers_again(
 async def test_a_worker_ends_by_a_clear_error_and_its_job_is_there_for_the_next(
     redis_store: RedisStore, error: str, text: str
 ) -> None:
-    async with at_work(redis_store, "gated", lease=1) as (meddler, crew):
+    async with at_work(redis_store, "gated", lease=1) as (meddler, deployment):
         if error.startswith("WRONGPASS"):
             meddler.auth = error
             await meddler.drop_all()
         else:
             meddler.error = error
-        crew.may_end.set()
+        deployment.may_end.set()
         with suppress(TimeoutError):
-            await eventually(lambda: crew.error)
+            await eventually(lambda: deployment.error)
 
-    assert type(crew.error) is DriverError
+    assert type(deployment.error) is DriverError
     with pytest.raises(DriverError, match=text):
-        raise crew.error
+        raise deployment.error
     assert redis_store.located().keys() == {"gated"}
-    heir = Crew(redis_store.url, redis_store.queue_name)
+    heir = Deployment(redis_store.url, redis_store.queue_name)
     heir.may_end.set()
     await heir.worker.run(until_idle=True)
     await heir.queue.aclose()
@@ -308,20 +308,20 @@ async def test_what_a_server_forgot_it_is_told_again_and_nobody_notices(
     async with JobQueue(redis_store.url, redis_store.queue_name) as direct:
         await direct.push(Carry("handed back"))
         assert len(await other.wait(1, 0.01)) == 1
-        async with at_work(redis_store, "gated") as (meddler, crew):
+        async with at_work(redis_store, "gated") as (meddler, deployment):
             meddler.first = dict.fromkeys(names, error)
             assert await other.release(refund=True, watch=False) == 1  # only the script that claims finds that
             await direct.push_many([Carry("retry"), Carry("after")])
-            crew.may_end.set()
+            deployment.may_end.set()
             await eventually(lambda: redis_store.located() == {})
-            await crew.queue.push(Carry("last"))
+            await deployment.queue.push(Carry("last"))
             await eventually(lambda: redis_store.located() == {} and "reclaim" not in meddler.first)
     await other.aclose()
 
     left = set(meddler.first) - {"beat", "recover"}  # those may have had no occasion
     assert left == set()
-    assert crew.error is None
-    assert Counter(crew.ends) == dict.fromkeys(("gated", "handed back", "retry", "after", "last"), 1)
+    assert deployment.error is None
+    assert Counter(deployment.ends) == dict.fromkeys(("gated", "handed back", "retry", "after", "last"), 1)
     assert not [record for record in caplog.records if "away" in record.message]
 
 

@@ -411,7 +411,7 @@ def test_a_code_alone_does_not_tell_that_a_child_ended_in_order(
     assert gaps(started)[1] > 0.25
     assert gaps(started)[2] > 0.5
     assert caplog.text.count(f"ended with code {code}") == 3
-    assert caplog.text.count("handed 0 jobs of it over") == 3
+    assert caplog.text.count("released 0 jobs of it") == 3
 
 
 @pytest.mark.parametrize(
@@ -486,17 +486,17 @@ def test_a_child_that_no_thread_can_attend_is_killed_and_another_started(
     assert supervised(started, f"time.sleep(3); end('{End.DRAINED}')").run() == 0
 
     assert time.monotonic() - began < 3 + 3  # those that were not attended to are gone, not waited for
-    assert caplog.text.count("could not start a worker process, trying on: can't start new thread") == len(refused)
+    assert caplog.text.count("could not start a worker process, retrying: can't start new thread") == len(refused)
     assert "was killed" not in caplog.text
 
 
-def test_jobs_that_no_thread_can_hand_over_are_left_to_their_leases(
+def test_jobs_that_no_thread_can_release_are_left_to_their_leases(
     started: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     start = threading.Thread.start
 
     def no_thread(thread: threading.Thread) -> None:
-        if "hand_over" in thread.name:
+        if "release" in thread.name:
             raise RuntimeError("can't start new thread")
         start(thread)
 

@@ -76,7 +76,7 @@ async def test_a_drain_takes_over_all_that_a_dead_worker_held_however_few_slots_
         totals = (await queue.counts()).totals
         assert (totals["completed"], totals["reclaimed"], totals["released"]) == (6, 6, 0)
     assert [record.getMessage() for record in caplog.records] == [
-        "worker holder is gone: it gave no sign of life for a lease",
+        "worker holder is gone: it sent no heartbeat for a lease",
         "6 jobs of workers that are gone run again",
     ]
 

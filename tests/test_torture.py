@@ -32,7 +32,7 @@ from redisjobs.torture.store import Final, Letter
 
 Lines = list[dict[str, Any]]
 
-# A run as it might be written down: three jobs on two workers, one of them handed over after a kill
+# A run as it might be written down: three jobs on two workers, one of them released after a kill
 
 
 def pushed(job: str, at: float, name: str = "Work") -> Lines:

@@ -266,7 +266,7 @@ async def test_a_worker_that_could_not_beat_for_a_lease_is_live_and_not_ready_un
             await anyio.sleep(2)  # four leases, in which its exchanges go through
 
             assert (worker.health.live, worker.health.ready) == (True, False)
-            assert worker.health.why.startswith("no sign of life got through for ")
+            assert worker.health.why.startswith("no heartbeat got through for ")
             failing.clear()
             await eventually(lambda: worker.health.ready)
             worker.stop()

@@ -74,7 +74,7 @@ def run() -> None:
         make(sys.argv[1:])(prog_name="redisjobs")
     except CommandError as error:
         _exit(error, error.code)
-    except RedisJobsError as error:  # the store is away, no server to be found, ...
+    except RedisJobsError as error:  # the store is unavailable, no server to be found, ...
         _exit(error, 1)
 
 

@@ -19,7 +19,7 @@ from redisjobs.job import State
 from redisjobs.visible import visible
 
 _WIDTH = 4000  # columns: nothing is folded or left out; a narrow terminal wraps lines by itself
-_GLANCE = 60  # characters of a long text in a list
+_SHORT = 60  # characters of a long text in a list
 _LONG = ("parameters", "error")
 _COLUMNS = {
     State.READY: ("job_id", "name", "priority", "attempt", "queued_at", "parameters"),
@@ -102,7 +102,7 @@ def _add_numbers(table: Table, numbers: Mapping[str, int]) -> None:
 
 
 def _cell(column: str, value: Any) -> Text:
-    return Text(_text(value, _GLANCE if column in _LONG else None))
+    return Text(_text(value, _SHORT if column in _LONG else None))
 
 
 def _text(value: Any, most: int | None = None) -> str:

@@ -15,7 +15,7 @@ from redisjobs.cli.errors import Mistake
 from redisjobs.queue import JobQueue
 from redisjobs.registry import Registry
 
-_ANSWER = 3.0  # seconds that a command which only looks is patient with a server that is away
+_ANSWER = 3.0  # seconds that a command which only looks is patient with a server that is unavailable
 
 Target = Annotated[str, typer.Argument(metavar="MODULE:QUEUE", help="Where the queue is, as in myapp.jobs:queue.")]
 Moved = Annotated[

@@ -150,7 +150,7 @@ class _Judge:
             for letter, key in _letters(stories, final, db)
         ]
         self._dead = Counter(key for _, key in self._letters)
-        self._arrived = self._maybe = self._cancelled = self._unsure = self._by_hand = self._unseen = 0
+        self._arrived = self._maybe = self._cancelled = self._unknown = self._by_hand = self._unseen = 0
 
     def judge(self) -> None:
         verdict = self._verdict
@@ -206,7 +206,7 @@ class _Judge:
         acked = any(was(line, "Ack") and not line["cancelled"] for line in story.outcomes)
         self._arrived += 1
         self._cancelled += told
-        self._unsure += story.cancel_asked and not (told or acked or dead)
+        self._unknown += story.cancel_asked and not (told or acked or dead)
         verdict.twice += _twice(story, dead=dead, cancelled=told, acked=acked)
         if dead:
             return
@@ -256,7 +256,7 @@ class _Judge:
         if story.name not in _KILLERS or not story.runs:
             return
         first, last = story.runs[0].at, story.runs[-1].at
-        # Where the group was destroyed, nobody knows any more how often a job was handed out.
+        # Where the group was destroyed, nobody knows any more how often a job was delivered.
         lives = 1 + sum(first <= at <= last for at in self._destroyed)
         if len(story.runs) > MAX_DELIVERIES * lives:
             self._verdict.wrong.append(f"{story.label} kills its workers, and was started {len(story.runs)} times")
@@ -327,7 +327,7 @@ class _Judge:
                 f"the store counts {total['completed']} completed + {total['cancelled']} cancelled + "
                 f"{total['dead']} dead = {ended}; {total['pushed']} were pushed and {self._by_hand} put in by hand"
             )
-        least, most = self._cancelled, self._cancelled + self._unsure + self._maybe
+        least, most = self._cancelled, self._cancelled + self._unknown + self._maybe
         if not least <= total["cancelled"] <= most:
             told = f"from {least} to {most}" if most > least else str(least)
             wrong.append(f"the store counts {total['cancelled']} cancelled; it must be {told}")

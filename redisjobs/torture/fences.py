@@ -9,7 +9,7 @@ _WITHIN = 2.5  # seconds after the end of a lease in which somebody fences whose
 
 
 def unfenced(lines: Sequence[Line], faults: Sequence[Line], leases: Leases) -> Iterator[str]:
-    """Workers that nobody has taken for dead though they gave no sign of life for long enough, in words.
+    """Workers that nobody has taken for dead though they sent no heartbeat for long enough, in words.
 
     Where others could not have known, as something kept them from beating as well, nothing is asked of them. Nor
     where nobody was there for long enough to be sure.

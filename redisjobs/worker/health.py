@@ -8,7 +8,7 @@ class Health:
     """Whether a worker works, judged by what it got done.
 
     Attributes:
-        live: It is worth keeping. A worker whose store is away is: to start it again would not help.
+        live: It is worth keeping. A worker whose store is unavailable is: to start it again would not help.
         ready: It takes jobs.
         why: In a few words.
     """

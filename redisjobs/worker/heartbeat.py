@@ -112,13 +112,13 @@ class Heartbeat:
         except Exception as error:  # whatever it is: a thread that ended would lose every job
             if not self._failing:
                 shown = error if isinstance(error, DriverError) else "".join(traceback.format_exception(error))
-                log_from_thread(logger, logging.WARNING, "no sign of life got through, trying on: %s", shown)
+                log_from_thread(logger, logging.WARNING, "no heartbeat got through, retrying: %s", shown)
             self._failing = True
             return min(1.0, self._interval / 2)
         return max(0.0, started + self._interval - time.monotonic())
 
     def _beaten_at(self, started: float, cancelled: Sequence[Lease]) -> None:
         if self._failing:
-            log_from_thread(logger, logging.INFO, "signs of life get through again")
+            log_from_thread(logger, logging.INFO, "heartbeats get through again")
         self._failing, self.beat_at = False, started
         self._beaten(cancelled)

@@ -37,7 +37,7 @@ class Lookout:
         interrupted: The blocking read is to be ended.
         lost_at: When a read broke off last, by the monotonic clock.
         reading_since: When the read began that is under way, by the monotonic clock; infinity: none is.
-        unsure: A blocking read broke off; jobs may have been delivered into the reply we did not see.
+        needs_recovery: A blocking read broke off; jobs may have been delivered into the reply we did not see.
     """
 
     def __init__(

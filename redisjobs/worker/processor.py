@@ -66,13 +66,13 @@ _DRAIN = 5.0  # seconds for the last settlements; after that the leases run out 
 
 
 def _how(error: DriverError) -> str:
-    return "the store refuses" if isinstance(error, QueueFull | WrongType) else "the store is away"
+    return "the store refuses" if isinstance(error, QueueFull | WrongType) else "the store is unavailable"
 
 
 def _described(error: DriverError) -> str:
     """What health says of the store; a refusal with its reason, which holds no address."""
     how = _how(error)
-    return how if how == "the store is away" else f"{how}: {error}"
+    return how if how == "the store is unavailable" else f"{how}: {error}"
 
 
 class Processor:
@@ -234,7 +234,7 @@ class Processor:
 
         def say(error: DriverError) -> None:
             self.unavailable = _described(error)
-            logger.warning("%s, trying on: %s", _how(error), error)
+            logger.warning("%s (%s); retrying", _how(error), error)
 
         in_processes = [each for each in self.settings.queue.definitions.values() if each.in_process]
         if in_processes:
@@ -292,7 +292,7 @@ class Processor:
         if self.stopping:
             return Health(True, False, f"stopping, with {len(self.leased)} jobs to go")
         if unheard >= lease:
-            return Health(True, False, f"no sign of life got through for {unheard:.0f} s")
+            return Health(True, False, f"no heartbeat got through for {unheard:.0f} s")
         return Health(True, True, f"{self.slots.busy} of {self.settings.concurrency} slots are busy")
 
     @property
@@ -526,7 +526,7 @@ class Processor:
 
     @property
     def _may_be_dead(self) -> bool:
-        """Whether no sign of life has got through for a lease: others may have our jobs by now."""
+        """Whether no heartbeat has got through for a lease: others may have our jobs by now."""
         return time.monotonic() - self.heartbeat.beat_at >= self.settings.lease
 
     def _dispatch(self, leases: Sequence[Lease], asked_at: float = float("inf")) -> None:
@@ -576,7 +576,7 @@ class Processor:
             raise fenced
         if self._may_be_dead:
             self.heartbeat.hurry()
-            raise Unavailable("no sign of life got through for a lease")
+            raise Unavailable("no heartbeat got through for a lease")
         await self.batcher.quiet()
         await self.lookout.end()  # what a read still delivers would not be found
         await self.batcher.send_again()
@@ -625,7 +625,7 @@ class Processor:
 
     def _tell_reclaimed(self, answer: Reclaimed) -> None:
         for worker_id in answer.fenced:
-            logger.warning("worker %s is gone: it gave no sign of life for a lease", visible(worker_id))
+            logger.warning("worker %s is gone: it sent no heartbeat for a lease", visible(worker_id))
         self.handed_on += answer.jobs
         if self.handed_on and not answer.more:
             logger.warning("%d jobs of workers that are gone run again", self.handed_on)
@@ -714,8 +714,8 @@ class Processor:
             )
 
     async def _wait_out(self, error: DriverError) -> None:
-        """The store is away, or refuses: keep what we hold, and try again with backoff until it is back."""
-        logger.warning("%s, holding %d jobs and trying on: %s", _how(error), len(self.leased), error)
+        """The store is unavailable, or refuses: keep what we hold, and try again with backoff until it is back."""
+        logger.warning("%s (%s); keeping %d leases, retrying", _how(error), error, len(self.leased))
 
         async def probe() -> None:
             if not self._ended():
@@ -723,7 +723,7 @@ class Processor:
                     await self._recover()
                 except Fenced as gone:
                     await self._begin_anew(gone)
-                logger.info("the store is back")
+                logger.info("the store is available again")
 
         self.unavailable = _described(error)
         try:
@@ -742,7 +742,7 @@ class Processor:
         for run in list(self.leased.values()):
             if not run.over:
                 run.give_up(Interrupted())
-                # What ran may be what ends us: it would be handed out for ever, were its delivery not counted.
+                # What ran may be what ends us: it would be delivered for ever, were its delivery not counted.
                 counts = run.began and (self.broken or self.means.guard.blames(run))
                 run.over, run.settlement = True, run.hand_back(refund=not counts)
                 self.unsettled.append(run)

@@ -1,4 +1,4 @@
-"""Keeps worker processes running: starts them anew when they end, and hands a dead one's jobs over at once.
+"""Keeps worker processes running: starts them anew when they end, and releases a dead one's jobs at once.
 
 The supervisor runs no jobs and no event loop. It waits for one thing after another in one queue of events: a child
 that ended, a stop. A dead child's jobs need not wait for their lease to run out, for who has seen a process end
@@ -28,11 +28,11 @@ logger = Log("redisjobs.supervisor")
 _HEALTHY = 10.0  # seconds after which a child that dies is started anew at once
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0  # seconds between starts of a child that dies again and again
 _MARGIN = 12.0  # seconds beyond the grace after which a child is killed: by then it should have ended itself
-_RELEASING = 5.0  # seconds that dead children's jobs may take to be handed over at the end
+_RELEASING = 5.0  # seconds that dead children's jobs may take to be released at the end
 _LAST_WORDS = 0.5  # seconds that a dead child's words may take to arrive
 _LOOK = 1.0  # seconds between looks: a signal that the system gave to another of our threads ends no wait
 _STARTING = 60.0  # seconds that a child may take to import what it runs
-_LEFT = "its jobs could not be handed over, and run once their leases are over: %s"
+_LEFT = "its jobs could not be released, and run once their leases are over: %s"
 _MISTAKE = 2  # the exit code of a process that was started wrongly: another start would end the same way
 
 
@@ -55,7 +55,7 @@ class Supervisor:
     """Runs `processes` workers until it is stopped, or until each says that it has drained the queue.
 
     Args:
-        queue: The queue, to hand over what a dead child held.
+        queue: The queue, to release what a dead child held.
         command: Starts a worker that is told by `--supervised FD` where its supervisor listens.
         processes: How many.
         lease: Seconds; the children's.
@@ -137,7 +137,7 @@ class Supervisor:
                 try:
                     slot.child = self._start()
                 except (OSError, RuntimeError, MemoryError) as error:  # no process, no thread to be had just now
-                    logger.warning("could not start a worker process, trying on: %s", error)
+                    logger.warning("could not start a worker process, retrying: %s", error)
                     slot.start_at = time.monotonic() + self._backoff(slot, lived=0.0)
 
     def _start(self) -> Child:
@@ -211,21 +211,21 @@ class Supervisor:
         return min(_FIRST_PAUSE * 2.0 ** (slot.deaths - 2), _LONGEST_PAUSE) * random.uniform(0.5, 1.5)
 
     def _release(self, worker_id: str) -> None:
-        """Hand over what a dead child held; in a thread, for the store may be away."""
+        """Release what a dead child held; in a thread, for the store may be unavailable."""
         most = 2 * self._lease  # seconds: by then its leases are over, and others have taken its jobs
 
-        def hand_over() -> None:
+        def release() -> None:
             heart = self._queue.driver.consumer(worker_id, lease=self._lease, max_deliveries=1).heartbeat()
             try:
                 jobs = retrying_sync(heart.release, on=(Unavailable,), within=most)
-                logger.log(logging.WARNING if jobs else logging.INFO, "handed %d jobs of it over", jobs)
+                logger.log(logging.WARNING if jobs else logging.INFO, "released %d jobs of it", jobs)
             except DriverError as error:
                 logger.warning(_LEFT, error)
             finally:
                 heart.close()
 
         self._releases = [thread for thread in self._releases if thread.is_alive()]
-        thread = threading.Thread(target=hand_over, daemon=True)
+        thread = threading.Thread(target=release, daemon=True)
         try:
             thread.start()
         except (RuntimeError, MemoryError) as error:  # no thread to be had just now

@@ -15,7 +15,7 @@ logger = Log("redisjobs.worker")
 
 
 class LoopWatchdog:
-    """Asks the event loop for a sign of life, again and again, and says once when it stays silent.
+    """Asks the event loop for an answer, again and again, and says once when it stays silent.
 
     Args:
         wake: Runs a function soon in the loop; see `threadsafe_caller`.

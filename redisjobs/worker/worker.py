@@ -66,7 +66,7 @@ class Worker:
     Args:
         queue: The queue with its handlers, async or sync.
         concurrency: How many jobs run at once.
-        lease: Seconds without a sign of life after which this worker counts as dead, and its jobs run again
+        lease: Seconds without a heartbeat after which this worker counts as dead, and its jobs run again
             elsewhere. It gives one every third of that. Workers of a queue may differ in it. Defaults to 15 s.
         max_deliveries: So often a job is delivered without an outcome, the last time with nothing beside it; then
             it is a dead letter, for it kills its workers. With 1 no job is delivered twice. Defaults to 3.

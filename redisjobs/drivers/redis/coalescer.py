@@ -115,7 +115,7 @@ class Coalescer:
                 at += len(push.jobs)
 
     def _give_up(self, error: Unavailable) -> None:
-        """Let all fail that wait: before a store that is away it would be one after the other."""
+        """Let all fail that wait: before a store that is unavailable it would be one after the other."""
         while self._waiting:
             self._waiting.popleft().fail(error)
 

@@ -119,7 +119,7 @@ class Field:
     def look_for_fenced(self) -> None:
         """Note who was fenced since the last time. Whatever they send from now on is to be refused."""
         for store in self.stores:
-            with suppress(DriverError):  # the store is away just now
+            with suppress(DriverError):  # the store is unavailable just now
                 for worker in store.fenced():
                     if (store.db, worker) not in self.fenced:
                         self.fenced.add((store.db, worker))
@@ -128,7 +128,7 @@ class Field:
     def tend(self) -> None:
         """Do what is due of that which comes after its fault."""
         for act in list(self.late):
-            with suppress(DriverError):  # the store is away just now
+            with suppress(DriverError):  # the store is unavailable just now
                 if act():
                     self.late.remove(act)
 
@@ -158,9 +158,9 @@ class Fault(ABC):
         hands_on: Whether jobs that it takes from somebody are handed on at once; else their leases run out first.
         grace: Seconds from its beginning that those it is about may finish in what they run: nothing of that is
             handed on sooner, unless it has ended.
-        forgets_deliveries: Whether nobody knows afterwards how often a job was handed out.
+        forgets_deliveries: Whether nobody knows afterwards how often a job was delivered.
         pids: The processes it is about.
-        silent: The ids of those of them that give no sign of life until its end, and are to be fenced by then.
+        silent: The ids of those of them that send no heartbeat until its end, and are to be fenced by then.
         lost: The same of those that it kills, where they are to be fenced by its end.
         jobs: The jobs it put in.
         db: The database it is about; None for all.

@@ -142,7 +142,7 @@ class _CutReply(_NetworkFault):
 
 
 class CutClaim(_CutReply):
-    """The reply in which jobs are handed out."""
+    """The reply in which jobs are delivered."""
 
     name = "claim cut"
     triggers = ("XREADGROUP", "claim")
@@ -204,7 +204,7 @@ class CutReclaim(_CutReply):
 
 
 class CutBeat(_CutReply):
-    """The reply to a sign of life: all of it, or its last bytes."""
+    """The reply to a heartbeat: all of it, or its last bytes."""
 
     name = "beat cut"
     triggers = ("beat",)
@@ -214,7 +214,7 @@ class CutBeat(_CutReply):
 
 
 class SlowBeat(_NetworkFault):
-    """The reply to a sign of life comes when the lease would be over."""
+    """The reply to a heartbeat comes when the lease would be over."""
 
     name = "beat late"
     in_leases = 1.0
@@ -299,8 +299,8 @@ class LateBytes(Fault):
         try:
             handle = queue.push(jobs.Work(0.001), **options)
         except DriverError as error:  # it may be there, or not
-            for unsure in error.job_ids:
-                field.note("push", job=unsure, db=store.db, name="Work")
+            for unknown in error.job_ids:
+                field.note("push", job=unknown, db=store.db, name="Work")
             held.release()
             raise
         job_id = handle.id

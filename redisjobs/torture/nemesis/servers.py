@@ -76,7 +76,7 @@ class SqueezeMemory(_ServerFault):
 
 
 class DestroyGroup(Fault):
-    """XGROUP DESTROY: all leases are forgotten, and so is what was read; everything is handed out anew."""
+    """XGROUP DESTROY: all leases are forgotten, and so is what was read; everything is delivered anew."""
 
     name = "group destroyed"
     hits = "all"

@@ -147,7 +147,7 @@ def test_the_header_names_as_many_values_of_a_job_as_the_body_reads(name: str) -
     assert not strides or int(strides[0]) == len(fixed)
 
 
-def test_the_header_of_settle_names_every_fate_and_what_it_takes_along() -> None:
+def test_the_header_of_settle_names_every_settlement_and_what_it_takes_along() -> None:
     said = header("settle").split("\n-- Returns ")[0].split("by its settlement:")[1]
     parts = [part.split(":") for part in re.sub(r"\([^)]*\)|--|\n", " ", said).split("·")]
     takes = {settlement.strip(): [value.strip() for value in values.split(",")] for settlement, values in parts}

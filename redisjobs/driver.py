@@ -24,6 +24,8 @@ and the last repetition may be under way for 8 s (`push.lua`): later, a job that
 MOST_JOBS = 500
 """Jobs in one call, so that none holds the store up."""
 
+_LONG_AGO = 10**12  # ms since 1970: in 2001
+
 
 class Reply(StrEnum):
     """What a script says of one job. A reply other than OK means nothing was written, except as noted."""
@@ -156,6 +158,12 @@ class Lease:
     def nonce(self) -> bytes:
         """What tells its push from others of the same id; b'' if the id was made for it."""
         return self.fields.get(b"nonce", b"")
+
+    @property
+    def ready_ms(self) -> int:
+        """When it became ready, in ms by the server's clock; 0 if its entry id, put in by hand, does not tell."""
+        said = int(self.entry.partition("-")[0])
+        return said if said > _LONG_AGO else 0
 
     @property
     def key(self) -> str:

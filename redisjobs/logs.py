@@ -1,47 +1,130 @@
-"""A worker's own logging: what a log goes to is the user's, and may raise or hang."""
+"""Log lines, for people, of what has happened: a listener to a queue's events."""
 
 import logging
-import sys
-import threading
-import traceback
-from collections.abc import MutableMapping
-from contextlib import suppress
-from typing import Any
+
+from redisjobs.driver import DeadLetter, RetryLater
+from redisjobs.errors import Snooze
+from redisjobs.events import (
+    Events,
+    JobsCancelled,
+    JobsCompleted,
+    JobsDead,
+    JobsReclaimed,
+    JobsReleased,
+    JobsRetried,
+    JobsSettled,
+    LeasesLost,
+    LoopBlocked,
+    ProcessEnded,
+    SettledJob,
+    SourceAvailable,
+    SourceUnavailable,
+    WorkerStarted,
+    WorkerStopped,
+)
+from redisjobs.logger import Log
+from redisjobs.outcome import Raised
+from redisjobs.visible import visible
+
+worker = Log("redisjobs.worker")
+supervisor = Log("redisjobs.supervisor")
 
 
-class Log(logging.LoggerAdapter[logging.Logger]):
-    """A logger for code that must go on: what a handler or a filter raises is shown on stderr, and no more.
-
-    Args:
-        name: The logger's.
-    """
-
-    def __init__(self, name: str) -> None:
-        super().__init__(logger := logging.getLogger(name), {})
-        self.isEnabledFor = logger.isEnabledFor  # type: ignore[method-assign]  # asked for each job
-
-    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        """Leave `extra` to the caller."""
-        return msg, kwargs
-
-    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        """Log; what all the other methods do."""
-        try:
-            super().log(level, msg, *args, **{"stacklevel": 2, **kwargs})  # the line is the caller's, not this one
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
-                raise  # Ctrl-C came meanwhile: it is not the log's
-            if logging.raiseExceptions and sys.stderr is not None:  # as logging does with what it catches itself
-                with suppress(Exception):
-                    print("--- Logging error ---", traceback.format_exc(), sep="\n", file=sys.stderr)
+def listen(events: Events) -> None:
+    """Log what happens from now on. Of completed jobs only where somebody reads INFO: they are many."""
+    events.subscribe(JobsCompleted, _settled, when=lambda: worker.isEnabledFor(logging.INFO))
+    for kind in (JobsRetried, JobsReleased, JobsCancelled, JobsDead, LeasesLost):
+        events.subscribe(kind, _settled)
+    events.subscribe(JobsReclaimed, _reclaimed)
+    events.subscribe(WorkerStarted, _started)
+    events.subscribe(WorkerStopped, lambda event: worker.info("worker %s ended", event.worker))
+    events.subscribe(SourceUnavailable, _unavailable)
+    events.subscribe(SourceAvailable, lambda _: worker.info("the store is available again"))
+    events.subscribe(LoopBlocked, _blocked)
+    events.subscribe(ProcessEnded, _process_ended)
 
 
-def log_from_thread(log: Log, level: int, text: str, *args: object, wait: float = 0) -> None:
-    """Log a line from a thread of its own, and wait for it `wait` seconds at most.
+def _settled(event: JobsSettled) -> None:
+    """One line a job: a failure with its traceback; what is known of the job in the record's attributes."""
+    for job in event.jobs:
+        error = job.outcome.error if isinstance(job.outcome, Raised) else None
+        level, what = _what(event, job, error)
+        if not worker.isEnabledFor(level):
+            continue
+        if job.lease is None:
+            worker.log(level, "job %s: %s", visible(job.job_id), what, extra={"job_id": job.job_id})
+            continue
+        worker.log(
+            level,
+            "job %s (%s, attempt %d, %.3f s): %s",
+            visible(job.job_id),
+            visible(job.name),
+            job.attempt,
+            job.ran,
+            what,
+            exc_info=error if level >= logging.WARNING else None,
+            extra={
+                "job_id": job.job_id,
+                "job_name": job.name,
+                "attempt": job.attempt,
+                "queue": event.queue,
+                "worker": event.worker,
+                "deliveries": job.lease.deliveries,
+                "reply": job.reply.value,
+                "settlement": type(job.settlement).__name__,
+                "sent_at": job.sent_at,
+                "resent": job.resent,
+            },
+        )
 
-    Where no thread can be started nothing is said: the caller may be the one that must not hang.
-    """
-    saying = threading.Thread(target=log.log, args=(level, text, *args), daemon=True)
-    with suppress(RuntimeError):
-        saying.start()
-        saying.join(wait)
+
+def _what(event: JobsSettled, job: SettledJob, error: BaseException | None) -> tuple[int, str]:
+    match event, job.settlement:
+        case LeasesLost(), _:
+            return logging.WARNING, "the lease was lost before it was settled; nothing was written"
+        case JobsCancelled(), _:
+            return logging.INFO, "cancelled"
+        case JobsRetried(), RetryLater(due):
+            level = logging.INFO if error is None or isinstance(error, Snooze) else logging.WARNING
+            return level, f"runs again, due {due} ms"
+        case JobsDead(), DeadLetter(reason, text):
+            return logging.ERROR, f"dead letter, {reason}: {text}"
+        case JobsDead(), _:
+            return logging.ERROR, "dead letter, worker lost: its workers were lost with it"
+        case JobsReleased(), _:
+            return logging.INFO, "released"
+        case _:
+            return logging.INFO, "done"
+
+
+def _reclaimed(event: JobsReclaimed) -> None:
+    for worker_id in event.lost:
+        worker.warning("worker %s is gone: it sent no heartbeat for a lease", visible(worker_id))
+    if event.jobs:
+        worker.warning("%d jobs of workers that are gone run again", event.jobs)
+
+
+def _started(event: WorkerStarted) -> None:
+    names = ", ".join(event.names) or "no handlers"
+    worker.info("worker %s runs queue '%s' in %d slots: %s", event.worker, event.queue, event.slots, names)
+
+
+def _unavailable(event: SourceUnavailable) -> None:
+    what = "the store refuses" if event.refuses else "the store is unavailable"
+    if event.leases is None:
+        worker.warning("%s (%s); retrying", what, event.why)
+    else:
+        worker.warning("%s (%s); keeping %d leases, retrying", what, event.why, event.leases)
+
+
+def _blocked(event: LoopBlocked) -> None:
+    worker.warning(
+        "the event loop is blocked for %.0f s in %s: no other job can start or end; the leases are kept",
+        event.seconds,
+        event.where,
+    )
+
+
+def _process_ended(event: ProcessEnded) -> None:
+    level = logging.INFO if event.in_order and event.expected else logging.WARNING
+    supervisor.log(level, "worker process %d %s", event.pid, event.how)

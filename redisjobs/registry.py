@@ -6,7 +6,7 @@ Both faces of a queue, async and sync, are built on it.
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import (
@@ -24,11 +24,12 @@ from typing import (
     overload,
 )
 
-from redisjobs import codec
+from redisjobs import codec, logs
 from redisjobs.arguments import is_text, one_of, whole
 from redisjobs.driver import MOST_JOBS, REPEATABLE, Driver, NewJob
 from redisjobs.durations import aware, milliseconds, seconds
 from redisjobs.errors import EncodeError, RegistrationError, UnknownJob
+from redisjobs.events import Events, JobsPushed
 from redisjobs.job import JobContext, JobDefinition, JobName, Priority, borrowed, checked_queue_name, name_of
 from redisjobs.retry import RetryPolicy, exponential_jitter
 from redisjobs.signature import Signature, handler_call
@@ -111,6 +112,7 @@ class Registry:
 
     Attributes:
         driver: The store, for whoever runs the handlers.
+        events: Who listens to what happens on this queue, in this process: `events.subscribe(kind, listener)`.
 
     Args:
         name: The queue's name: 1 to 200 characters, no braces, no spaces.
@@ -135,6 +137,8 @@ class Registry:
                 "is safe to repeat"
             )
         self.definitions: dict[str, JobDefinition[Any]] = {}
+        self.events = Events()
+        logs.listen(self.events)
         self._names: dict[Any, JobName[Any]] = {}
 
     def register(
@@ -274,6 +278,11 @@ class Registry:
                 raise TypeError(why) from None
             raise
         return _with_options(fields, options) if options else NewJob(codec.new_job_id(), fields)
+
+    def tell_pushed(self, jobs: Sequence[tuple[str, str, bool]]) -> None:
+        """Tell whoever listens of a push: of each job its id, its name, and whether it was added."""
+        if self.events.wanted(JobsPushed):
+            self.events.publish(JobsPushed(self.name, jobs=jobs))
 
     def _name_for(self, parameters: Any) -> JobName[Any]:
         kind = type(parameters)

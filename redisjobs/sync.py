@@ -185,7 +185,9 @@ class JobQueue(Registry):
     def _push(self, jobs: Sequence[NewJob], *, held: bool = False) -> list[JobHandle]:
         push = Push(jobs, self.deadline, held=held)
         answers = self._call(lambda store: store.push(jobs, repeated=push.repeated), push)
-        return [JobHandle(*each, self) for each in push.told(answers)]
+        told = list(push.told(answers))
+        self.tell_pushed(told)
+        return [JobHandle(*each, self) for each in told]
 
     def _call(self, call: Callable[[SyncDriver], T], push: Push | None = None) -> T:
         """Call the store, and again with backoff and jitter while it is unavailable, until the deadline."""

@@ -110,7 +110,7 @@ def test_it_beats_again_when_there_is_no_thread_left_to_say_what_failed(
             raise RuntimeError("can't start new thread")
 
     bench = Bench("beat", ValueError("a defect"), times=2)
-    monkeypatch.setattr("redisjobs.aside.threading.Thread", None_)
+    monkeypatch.setattr("redisjobs.logger.threading.Thread", None_)
     threads = [bench.heartbeat._thread]
 
     run(bench)

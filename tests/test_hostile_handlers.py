@@ -38,7 +38,7 @@ from redisjobs import (
     Worker,
     no_retry,
 )
-from redisjobs.logs import Log
+from redisjobs.logger import Log
 
 TWICE = RetryPolicy(wait=wait_none(), stop=stop_after_attempt(2))
 

@@ -13,11 +13,13 @@ from store import RedisStore
 PACKAGE = Path(__file__).parents[1] / "redisjobs"
 ORDER = """
 _version arguments durations visible
+logger
 eventloop errors
 backoff retry
 roundtrip job signature
 driver
 codec outcome
+events
 logs recording
 drivers.memory.state drivers.memory.driver
 drivers.redis.scripts drivers.redis.commands drivers.redis.connection

@@ -56,7 +56,7 @@ def test_the_version_is_said_in_one_place(wheel: Path, project: Path) -> None:
     saying = [path for path in sources if f'"{version}"' in path.read_text("utf-8")]
 
     assert wheel.name == f"redisjobs-{version}-py3-none-any.whl"
-    assert saying == [project / "redisjobs/__init__.py"]
+    assert saying == [project / "redisjobs/_version.py"]
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import NoReturn
 
-from redisjobs.logs import Log, log_from_thread
+from redisjobs.logger import Log, log_from_thread
 from redisjobs.worker.worker import Worker
 
 logger = Log("redisjobs.worker")

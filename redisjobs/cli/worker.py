@@ -17,7 +17,7 @@ from redisjobs.cli.probes import serve
 from redisjobs.cli.shutdown import Shutdown
 from redisjobs.cli.target import Moved, Target, load
 from redisjobs.errors import RedisJobsError
-from redisjobs.logs import Log
+from redisjobs.logger import Log
 from redisjobs.registry import Registry
 from redisjobs.worker.child import PROGRAM, End, Pipe
 from redisjobs.worker.guard import run_as_main

@@ -1,7 +1,6 @@
 """One job in a worker's hands: from its lease to its outcome."""
 
 import inspect
-import logging
 import time
 from collections.abc import Awaitable
 from contextvars import Context
@@ -13,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import anyio
 
 from redisjobs import codec
-from redisjobs.driver import Ack, DeadLetter, Lease, Release, Reply, RetryLater, Settlement
-from redisjobs.errors import DecodeError, JobTimeout, RegistrationError, Snooze
+from redisjobs.driver import Ack, Lease, Release, Reply, RetryLater, Settlement
+from redisjobs.errors import DecodeError, JobTimeout, RegistrationError
+from redisjobs.events import SettledJob
 from redisjobs.job import JobContext, JobDefinition
-from redisjobs.logs import Log
+from redisjobs.logger import Log
 from redisjobs.outcome import (
     Done,
     Expired,
@@ -329,58 +329,22 @@ class Execution:
             attach(error, "__context__", outcome.error if isinstance(outcome, Raised) else None)
             self.settlement = judge(Raised(error), policy=exponential_jitter())
 
-    def report(self, reply: Reply) -> None:
-        """Log what became of the job, one line a state change; a failure with its traceback.
-
-        Each record says in its attributes, for whoever collects them, what was settled, how, and by which lease.
-        """
-        if reply is Reply.OK and type(self.settlement) is Ack and not logger.isEnabledFor(logging.INFO):
-            return
-        error = self._outcome.error if isinstance(self._outcome, Raised) else None
-        self._outcome = None  # its traceback leads to the frames that called the handler, and so to this job
-        match reply, self.settlement:
-            case Reply.LEASE_LOST, _:
-                self._log(reply, logging.WARNING, "the lease was lost before it was settled; nothing was written")
-            case Reply.CANCELLED, _:
-                self._log(reply, logging.INFO, "cancelled")
-            case _, Ack(cancelled):
-                self._log(reply, logging.INFO, "cancelled" if cancelled else "done")
-            case _, RetryLater(due):
-                level = logging.INFO if error is None or isinstance(error, Snooze) else logging.WARNING
-                self._log(reply, level, f"runs again, due {due} ms", error)
-            case _, DeadLetter(reason, text):
-                self._log(reply, logging.ERROR, f"dead letter, {reason}: {text}", error)
-            case _, Release():
-                self._log(reply, logging.INFO, "released")
-
-    def _log(self, reply: Reply, level: int, what: str, error: BaseException | None = None) -> None:
-        if not logger.isEnabledFor(level):
-            return
-        job_id, name = self.lease.job_id, self._job.name if self._job else "?"
-        unread = self.lease.fields.get(b"attempt", b"1")[:9]
-        attempt = self._job.attempt if self._job else int(unread) if unread.isdigit() else 1
-        ran = time.monotonic() - self._started if self._started else 0.0
-        logger.log(
-            level,
-            "job %s (%s, attempt %d, %.3f s): %s",
-            visible(job_id),
-            visible(name),
-            attempt,
-            ran,
-            what,
-            exc_info=error if level >= logging.WARNING else None,
-            extra={
-                "job_id": job_id,
-                "job_name": name,
-                "attempt": attempt,
-                "queue": self._settings.queue.name,
-                "worker": self._settings.worker_id,
-                "deliveries": self.lease.deliveries,
-                "reply": reply.value,
-                "settlement": type(self.settlement).__name__,
-                "sent_at": self.sent_at,
-                "resent": self.resent,
-            },
+    def settled(self, reply: Reply) -> SettledJob:
+        """What became of the job, for the event that tells of it. It was asked for last: the outcome is let go."""
+        outcome, self._outcome = self._outcome, None  # its traceback leads to the frames that called the handler
+        job, unread = self._job, self.lease.fields.get(b"attempt", b"1")[:9]
+        return SettledJob(
+            self.lease.job_id,
+            reply,
+            name=job.name if job else "?",
+            attempt=job.attempt if job else int(unread) if unread.isdigit() else 1,
+            lease=self.lease,
+            outcome=outcome,
+            settlement=self.settlement,
+            waited=max(0, self._run_ms - self.lease.ready_ms) / 1000 if self.lease.ready_ms else 0.0,
+            ran=time.monotonic() - self._started if self._started else 0.0,
+            sent_at=self.sent_at,
+            resent=self.resent,
         )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from redisjobs import driver
 from redisjobs.driver import Fenced, Lease
 from redisjobs.errors import DriverError
-from redisjobs.logs import Log, log_from_thread
+from redisjobs.logger import Log, log_from_thread
 
 logger = Log("redisjobs.worker")
 

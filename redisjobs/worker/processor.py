@@ -7,11 +7,12 @@ With nothing to do it leaves the waiting to a blocking read on a connection of i
 
 import random
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 import anyio
 import anyio.to_thread
@@ -22,7 +23,22 @@ from redisjobs.backoff import NOT_NOW, retrying
 from redisjobs.driver import Ended, Exchange, Fenced, IdTaken, Lease, Reclaimed, Release, Reply, RetryLater, Silent
 from redisjobs.errors import DriverError, QueueFull, RedisJobsError, Unavailable, WrongType
 from redisjobs.eventloop import Gate, gates, threadsafe_caller
-from redisjobs.logs import Log
+from redisjobs.events import (
+    Event,
+    JobsClaimed,
+    JobsCompleted,
+    JobsReclaimed,
+    JobsSettled,
+    LoopBlocked,
+    SettledJob,
+    SourceAvailable,
+    SourceUnavailable,
+    WorkerDraining,
+    WorkerStarted,
+    WorkerStopped,
+    kind_of,
+)
+from redisjobs.logger import Log
 from redisjobs.outcome import CancelAsked, Interrupted, LeaseGone, Outcome
 from redisjobs.visible import visible
 from redisjobs.worker.batcher import Batch, Batcher
@@ -43,7 +59,7 @@ from redisjobs.worker.watchdog import LoopWatchdog
 if TYPE_CHECKING:
     from redisjobs.worker.processes import Processes
 
-T = TypeVar("T")
+Facts = ParamSpec("Facts")
 
 logger = Log("redisjobs.worker")
 
@@ -65,14 +81,13 @@ _PUT_OFF = 2.0  # seconds within which a job that found no thread is due again
 _DRAIN = 5.0  # seconds for the last settlements; after that the leases run out by themselves
 
 
-def _how(error: DriverError) -> str:
-    return "the store refuses" if isinstance(error, QueueFull | WrongType) else "the store is unavailable"
+def _refuses(error: DriverError) -> bool:
+    return isinstance(error, QueueFull | WrongType)
 
 
 def _described(error: DriverError) -> str:
     """What health says of the store; a refusal with its reason, which holds no address."""
-    how = _how(error)
-    return how if how == "the store is unavailable" else f"{how}: {error}"
+    return f"the store refuses: {error}" if _refuses(error) else "the store is unavailable"
 
 
 class Processor:
@@ -90,6 +105,9 @@ class Processor:
         self.kept: list[Execution] = []  # those whose dead letter can't be written, to be tried again
         self.kept_at = float("-inf")  # when one was tried last
         self.told_no_ids = False
+        # What became of jobs, to be told with the rest of their batch.
+        self.settled: defaultdict[type[JobsSettled], list[SettledJob]] = defaultdict(list)
+        self.tells_completed = False  # whether anybody wants to know of those that are done
         self.begun = 0  # jobs given to slots since the start
         self.refused = 0  # settlements of jobs that we had lost
         self.alone: Execution | None = None  # the job that runs with nothing beside it
@@ -108,7 +126,7 @@ class Processor:
         self.slots = Slots(settings.concurrency, lambda: self.server_ms, self._ran)
         self.threads = Threads(settings.abandoned, self._threads_changed)
         self.call_soon = threadsafe_caller()
-        self.loop = LoopWatchdog(self.call_soon, min(max(1.0, settings.lease / 3), 5.0))
+        self.loop = LoopWatchdog(self.call_soon, min(max(1.0, settings.lease / 3), 5.0), self._tell_blocked)
         self.heartbeat = Heartbeat(
             self.consumer.heartbeat(),
             settings.lease,
@@ -181,7 +199,7 @@ class Processor:
             guard.end()
             if self.processes is not None:
                 await self.processes.close()
-        logger.info("worker %s ended", self.settings.worker_id)
+        self._tell(WorkerStopped)
 
     async def _leave_unopened(self) -> None:
         """End before anything was claimed; the store may know us all the same."""
@@ -220,8 +238,18 @@ class Processor:
             self.heartbeat.end()
         await self.consumer.aclose()
 
+    def _tell(
+        self, kind: Callable[Concatenate[str, str, Facts], Event], *args: Facts.args, **facts: Facts.kwargs
+    ) -> None:
+        """Tell whoever listens to events of the queue, if anybody does; `kind` is the event's class."""
+        events, queue = self.settings.queue.events, self.settings.queue.name
+        if events.wanted(kind):  # type: ignore[arg-type]  # a class is a callable that knows its arguments
+            events.publish(kind(queue, self.settings.worker_id, *args, **facts))
+
     def stop(self, grace: float) -> None:
         """Claim no more, and give up what still runs after `grace` seconds. A callback of the loop may call it."""
+        if not self.stopping:
+            self._tell(WorkerDraining, jobs=len(self.leased))
         self.stopping = True
         self.grace_until = min(self.grace_until, time.monotonic() + grace)
         self.opening.cancel()
@@ -234,7 +262,7 @@ class Processor:
 
         def say(error: DriverError) -> None:
             self.unavailable = _described(error)
-            logger.warning("%s (%s); retrying", _how(error), error)
+            self._tell(SourceUnavailable, why=str(error), refuses=_refuses(error), leases=None)
 
         in_processes = [each for each in self.settings.queue.definitions.values() if each.in_process]
         if in_processes:
@@ -259,12 +287,12 @@ class Processor:
                 raise
 
         warnings = await retrying(join, failed=say)
-        self.unavailable = ""
+        if self.unavailable:
+            self.unavailable = ""
+            self._tell(SourceAvailable)
         for warning in warnings:
             logger.warning("%s", warning)
-        names = ", ".join(sorted(self.settings.queue.definitions)) or "no handlers"
-        queue, slots = self.settings.queue.name, self.settings.concurrency
-        logger.info("worker %s runs queue '%s' in %d slots: %s", self.settings.worker_id, queue, slots, names)
+        self._tell(WorkerStarted, slots=self.settings.concurrency, names=sorted(self.settings.queue.definitions))
 
     def _start(self, tasks: TaskGroup) -> None:
         watches = (*self.lookout.watches, self._watch_leases, self._watch_grace, self._watch_progress)
@@ -458,11 +486,13 @@ class Processor:
 
     def _answered(self, batch: Batch, answer: Exchange) -> None:
         self._progressed()
+        self.tells_completed = self.settings.queue.events.wanted(JobsCompleted)
         for run, (lease, _), reply in zip(batch.settling, batch.settlements, answer.replies, strict=True):
             if run.lease is lease:
                 self._settled(run, reply)
             else:  # handed back, or run out, and taken again by us meanwhile: that lease has to be settled too
                 self.unsettled.append(run)
+        self._tell_settled()
         if batch.count is not None:
             self._hear_time(answer.server_ms, batch.sent)
             self.lookout.learn(answer.due_in, batch.sent)
@@ -515,14 +545,9 @@ class Processor:
         for job_id, reply in ended:
             if reply is Reply.NO_IDS:
                 self._tell_no_ids()
-            elif reply is Reply.DEAD:
-                logger.error(
-                    "job %s: dead letter, worker lost: its workers were lost with it",
-                    visible(job_id),
-                    extra={"job_id": job_id},
-                )
             else:
-                logger.info("job %s: cancelled", visible(job_id), extra={"job_id": job_id})
+                self.settled[kind_of(None, reply)].append(SettledJob(job_id, reply))
+        self._tell_settled()
 
     @property
     def _may_be_dead(self) -> bool:
@@ -536,7 +561,7 @@ class Processor:
         if leases and self._may_be_dead:
             self.needs_recovery = True  # should they still be ours, they are found as soon as we know
             return
-        free = self.free
+        free, begun = self.free, list[Lease]()
         for lease in leases:
             key = lease.key
             if asked_at < self.found.get(key, float("-inf")):
@@ -555,10 +580,13 @@ class Processor:
                 if suspect:
                     self.alone, free = run, 0
                 self.begun += 1
+                begun.append(lease)
                 self.slots.give(run)
             else:
                 run.over, run.settlement = True, Release()
                 self.unsettled.append(run)
+        if begun:
+            self._tell(JobsClaimed, leases=begun)
         if self.begun >= self.settings.max_jobs and not self.stopping:
             self._recycle(f"{self.begun} jobs were run")
         self.wakeup.open()
@@ -624,12 +652,11 @@ class Processor:
                 self.lookout.interrupt()  # only a claim takes them
 
     def _tell_reclaimed(self, answer: Reclaimed) -> None:
-        for worker_id in answer.fenced:
-            logger.warning("worker %s is gone: it sent no heartbeat for a lease", visible(worker_id))
         self.handed_on += answer.jobs
-        if self.handed_on and not answer.more:
-            logger.warning("%d jobs of workers that are gone run again", self.handed_on)
-            self.handed_on = 0
+        jobs = 0 if answer.more else self.handed_on
+        if answer.fenced or jobs:
+            self._tell(JobsReclaimed, lost=answer.fenced, jobs=jobs)
+        self.handed_on -= jobs
 
     async def _begin_anew(self, error: Fenced) -> None:
         """The store takes us for dead, and others may run our jobs: let go of all, and go on under a new id."""
@@ -691,7 +718,8 @@ class Processor:
                 )
             else:
                 self.refused += 1
-                run.report(Reply.LEASE_LOST)
+                self._note_settled(run, Reply.LEASE_LOST)
+        self._tell_settled()
         self.leased.clear()
         self.unsettled, self.kept, self.alone, self.one_waits = [], [], None, True
 
@@ -715,7 +743,7 @@ class Processor:
 
     async def _wait_out(self, error: DriverError) -> None:
         """The store is unavailable, or refuses: keep what we hold, and try again with backoff until it is back."""
-        logger.warning("%s (%s); keeping %d leases, retrying", _how(error), error, len(self.leased))
+        self._tell(SourceUnavailable, why=str(error), refuses=_refuses(error), leases=len(self.leased))
 
         async def probe() -> None:
             if not self._ended():
@@ -723,7 +751,7 @@ class Processor:
                     await self._recover()
                 except Fenced as gone:
                     await self._begin_anew(gone)
-                logger.info("the store is available again")
+                self._tell(SourceAvailable)
 
         self.unavailable = _described(error)
         try:
@@ -806,7 +834,7 @@ class Processor:
     def _settled(self, run: Execution, reply: Reply) -> None:
         if reply is Reply.OK:
             self._let_go(run)
-            run.report(reply)
+            self._note_settled(run, reply)
             return
         if reply is Reply.NO_IDS and isinstance(
             run.settlement, RetryLater
@@ -819,7 +847,19 @@ class Processor:
             return
         self._let_go(run)
         self.refused += reply is Reply.LEASE_LOST
-        run.report(reply)
+        self._note_settled(run, reply)
+
+    def _note_settled(self, run: Execution, reply: Reply) -> None:
+        """Keep for the event of the batch what became of a job; nothing is done for one that nobody asks for."""
+        kind = kind_of(run.settlement, reply)
+        if kind is not JobsCompleted or self.tells_completed:
+            self.settled[kind].append(run.settled(reply))
+
+    def _tell_settled(self) -> None:
+        if self.settled:
+            settled, self.settled = self.settled, defaultdict(list)
+            for kind, jobs in settled.items():
+                self._tell(kind, jobs=jobs)
 
     def _keep(self, run: Execution) -> None:
         """Keep a job whose dead letter can't be written now: it must not run again, and no other waits for it."""
@@ -960,6 +1000,9 @@ class Processor:
             "refused": str(self.refused),
             "version": __version__,
         }
+
+    def _tell_blocked(self, seconds: float, where: str) -> None:
+        self._tell(LoopBlocked, seconds=seconds, where=where)
 
     def _beaten(self, cancelled: Sequence[Lease]) -> None:
         if cancelled or self._must_recover:

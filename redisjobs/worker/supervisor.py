@@ -18,7 +18,8 @@ from queue import Empty, SimpleQueue
 
 from redisjobs.backoff import retrying_sync
 from redisjobs.errors import DriverError, Unavailable
-from redisjobs.logs import Log
+from redisjobs.events import ProcessEnded
+from redisjobs.logger import Log
 from redisjobs.registry import Registry
 from redisjobs.worker.child import Child, End, listen
 from redisjobs.worker.health import Health
@@ -185,12 +186,16 @@ class Supervisor:
         in_order = child.end is not None
         self._began = self._began or bool(child.worker_id)
         was_to = self._stops or child.end in (End.DRAINED, End.SHARE)
-        if in_order and code == 0 and was_to:
-            logger.info("worker process %d ended", pid)
-        elif in_order and code == 0:
-            logger.warning("worker process %d stopped, though its supervisor did not ask for it", pid)
-        else:
-            logger.warning("worker process %d %s", pid, _how(code))
+        self._queue.events.publish(
+            ProcessEnded(
+                self._queue.name,
+                child.worker_id,
+                pid=pid,
+                in_order=in_order and code == 0,
+                expected=bool(was_to),
+                how=_how(code, in_order=in_order, was_to=bool(was_to)),
+            )
+        )
         if child.worker_id and not in_order:
             self._release(child.worker_id)
         if code == _MISTAKE and not self._began and not self._stops:
@@ -255,8 +260,10 @@ class Supervisor:
                 slot.child.process.kill()
 
 
-def _how(code: int) -> str:
-    """How a process ended that did not end in order."""
+def _how(code: int, *, in_order: bool, was_to: bool) -> str:
+    """How a process ended, in words."""
+    if code == 0 and in_order:
+        return "ended" if was_to else "stopped, though its supervisor did not ask for it"
     if code == 0:
         return "ended with code 0 and without a word: something in it exited"
     if code > 0:

@@ -6,9 +6,10 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
-from redisjobs.logs import Log, log_from_thread
+from redisjobs.logger import Log, log_from_thread
 from redisjobs.worker.execution import Execution
 
 logger = Log("redisjobs.worker")
@@ -18,12 +19,20 @@ class LoopWatchdog:
     """Asks the event loop for an answer, again and again, and says once when it stays silent.
 
     Args:
-        wake: Runs a function soon in the loop; see `threadsafe_caller`.
+        call_soon: Runs a function soon in the loop; see `threadsafe_caller`.
         patience: Seconds of silence after which the loop counts as blocked.
+        tell: Told then, for how long it has been so and where; in a thread of its own, as it may hang: what blocks
+            the loop may be the log.
     """
 
-    def __init__(self, wake: Callable[[Callable[[], object]], None], patience: float) -> None:
-        self._call_soon = wake
+    def __init__(
+        self,
+        call_soon: Callable[[Callable[[], object]], None],
+        patience: float,
+        tell: Callable[[float, str], object],
+    ) -> None:
+        self._call_soon = call_soon
+        self._tell = tell
         self._patience = patience
         self._thread = threading.get_ident()
         self._asked = self._looked = self._answered = time.monotonic()
@@ -49,13 +58,10 @@ class LoopWatchdog:
             self._ask(now)
         elif not self._said and now - self._asked >= self._patience:
             self._said = True
-            log_from_thread(  # it may be the log that blocks the loop
-                logger,
-                logging.WARNING,
-                "the event loop is blocked for %.0f s in %s: no other job can start or end; the leases are kept",
-                now - self._asked,
-                _where(sys._current_frames().get(self._thread)),
-            )
+            where = _where(sys._current_frames().get(self._thread))
+            telling = threading.Thread(target=self._tell, args=(now - self._asked, where), daemon=True)
+            with suppress(RuntimeError):  # no thread can be started: nothing is said
+                telling.start()
 
     def _ask(self, now: float) -> None:
         self._asked, self._said = now, False

@@ -15,7 +15,7 @@ import anyio
 from redisjobs.arguments import whole
 from redisjobs.durations import seconds
 from redisjobs.errors import DriverError, Unavailable
-from redisjobs.logs import Log
+from redisjobs.logger import Log
 from redisjobs.registry import Duration, Registry
 from redisjobs.worker.guard import keep_up
 from redisjobs.worker.health import Health

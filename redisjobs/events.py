@@ -1,0 +1,318 @@
+"""Events: what has happened on a queue, told after the fact to whoever listens.
+
+One event tells of a whole batch, so that nothing is done a job that nobody asked for. Logs and recordings listen.
+Who wants to take part in what happens is a middleware instead.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, TypeVar
+
+from redisjobs.driver import Ack, DeadLetter, Lease, Release, Reply, RetryLater, Settlement
+from redisjobs.logger import Log
+from redisjobs.outcome import Outcome
+
+logger = Log("redisjobs")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that has happened.
+
+    Attributes:
+        queue: The queue's name.
+        at: When it was told, in seconds since 1970 by this machine's clock.
+    """
+
+    queue: str
+    _: KW_ONLY
+    at: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobsPushed(Event):
+    """A push was answered.
+
+    Attributes:
+        jobs: Of each job its id, its name, and whether it was added.
+    """
+
+    jobs: Sequence[tuple[str, str, bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerEvent(Event):
+    """Something that has happened to a worker.
+
+    Attributes:
+        worker: Its id at that time.
+    """
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStarted(WorkerEvent):
+    """A worker has reached the store and begins to claim.
+
+    Attributes:
+        slots: How many jobs it may run at once.
+        names: The job names it has handlers for, in alphabetical order.
+    """
+
+    slots: int
+    names: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerDraining(WorkerEvent):
+    """A worker claims no more, and lets what it runs come to its end.
+
+    Attributes:
+        jobs: How many it holds.
+    """
+
+    jobs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStopped(WorkerEvent):
+    """A worker's run has ended: all is settled or released, or runs again when its lease is over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceUnavailable(WorkerEvent):
+    """The store of a worker did not answer, or refuses; the worker tries on.
+
+    Attributes:
+        why: What is wrong.
+        refuses: Whether the store answers, but refuses: it is full, or a key was spoiled by hand.
+        leases: How many jobs the worker holds meanwhile; None: it has not begun yet.
+    """
+
+    why: str
+    refuses: bool
+    leases: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceAvailable(WorkerEvent):
+    """The store of a worker answers again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopBlocked(WorkerEvent):
+    """A worker's event loop is blocked: no other job can start or end. Told from a thread of its own.
+
+    Attributes:
+        seconds: For how long so far.
+        where: In which job, and which line.
+    """
+
+    seconds: float
+    where: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessEnded(WorkerEvent):
+    """A worker process has ended; told by its supervisor.
+
+    Attributes:
+        pid: The process.
+        in_order: Whether it said before that all was settled.
+        expected: Whether that was to happen: it was asked to, drained the queue, or had its share of jobs.
+        how: In words, as `was killed by SIGKILL`.
+    """
+
+    pid: int
+    in_order: bool
+    expected: bool
+    how: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobsClaimed(WorkerEvent):
+    """A worker was delivered jobs, and begins to run them.
+
+    Attributes:
+        leases: The jobs.
+    """
+
+    leases: Sequence[Lease]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobsReclaimed(WorkerEvent):
+    """A worker found others that had sent no heartbeat for a lease, and handed back what they held.
+
+    Attributes:
+        lost: The ids of those it fenced just now.
+        jobs: How many jobs it handed back, in this look or in a row of them.
+    """
+
+    lost: Sequence[str]
+    jobs: int
+
+
+@dataclass(frozen=True, slots=True)
+class SettledJob:
+    """What became of one job.
+
+    Attributes:
+        job_id: Its id.
+        name: Its name; '?' if it could not be read, or was not.
+        attempt: Which run of it this was, from 1; 0 if it was not read.
+        lease: By which it was settled; None: the store itself ended it when a worker claimed, and nobody ran it.
+        outcome: What the run came to; None likewise.
+        settlement: What the worker asked for; None likewise.
+        reply: What the store said to that.
+        waited: Seconds from when it was ready until it was started; 0 if it was not.
+        ran: Seconds from its start until this was told; 0 if it was not started.
+        sent_at: When the settlement was last sent, in seconds since 1970; 0 if never.
+        resent: Whether it was sent before, and the reply lost.
+    """
+
+    job_id: str
+    reply: Reply
+    name: str = "?"
+    attempt: int = 0
+    lease: Lease | None = None
+    outcome: Outcome | None = None
+    settlement: Settlement | None = None
+    waited: float = 0.0
+    ran: float = 0.0
+    sent_at: float = 0.0
+    resent: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobsSettled(WorkerEvent):
+    """Jobs were settled, in one way; the events of each way follow.
+
+    Attributes:
+        jobs: The jobs.
+    """
+
+    jobs: Sequence[SettledJob]
+
+
+class JobsCompleted(JobsSettled):
+    """Handlers returned, and their jobs are done."""
+
+    __slots__ = ()
+
+
+class JobsRetried(JobsSettled):
+    """Jobs run again later."""
+
+    __slots__ = ()
+
+
+class JobsReleased(JobsSettled):
+    """Jobs were handed back without an outcome."""
+
+    __slots__ = ()
+
+
+class JobsCancelled(JobsSettled):
+    """Jobs are gone, as somebody asked."""
+
+    __slots__ = ()
+
+
+class JobsDead(JobsSettled):
+    """Jobs became dead letters."""
+
+    __slots__ = ()
+
+
+class LeasesLost(JobsSettled):
+    """Settlements were refused, as the jobs are another worker's by now; nothing was written."""
+
+    __slots__ = ()
+
+
+E_ = TypeVar("E_", bound=Event)
+Listener = Callable[[Any], object]
+
+
+def kind_of(settlement: Settlement | None, reply: Reply) -> type[JobsSettled]:
+    """Which event tells of a settlement and of what the store said to it."""
+    match reply, settlement:
+        case Reply.LEASE_LOST, _:
+            return LeasesLost
+        case (Reply.CANCELLED, _) | (_, Ack(cancelled=True)):
+            return JobsCancelled
+        case _, RetryLater():
+            return JobsRetried
+        case (Reply.DEAD, _) | (_, DeadLetter()):
+            return JobsDead
+        case _, Release():
+            return JobsReleased
+        case _:
+            return JobsCompleted
+
+
+def _always() -> bool:
+    return True
+
+
+class Events:
+    """Who listens to the events of one queue, in this process. For any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._listeners: Sequence[tuple[type[Event], Listener, Callable[[], bool]]] = ()
+        self._by_kind: Mapping[type[Event], Sequence[tuple[Listener, Callable[[], bool]]]] = {}
+
+    def subscribe(
+        self, kind: type[E_], listener: Callable[[E_], object], *, when: Callable[[], bool] = _always
+    ) -> Callable[[], None]:
+        """Let a function be called with each event of a kind from now on; what ends that.
+
+        It is called in the thread in which the event happened, most often the event loop's: so it is to be quick,
+        and what it raises is logged, no more.
+
+        Args:
+            kind: The class of the events. A class that others derive from stands for all of them.
+            listener: What is called.
+            when: Whether it listens just now. Asked before an event is made, which costs time where there are
+                many jobs in it.
+        """
+        entry = (kind, listener, when)
+        with self._lock:
+            self._listeners, self._by_kind = [*self._listeners, entry], {}
+
+        def unsubscribe() -> None:
+            with self._lock, suppress(ValueError):
+                left = list(self._listeners)
+                left.remove(entry)
+                self._listeners, self._by_kind = left, {}
+
+        return unsubscribe
+
+    def wanted(self, kind: type[Event]) -> bool:
+        """Whether anybody listens to events of a kind just now: else they need not be made."""
+        return any(when() for _, when in self._of(kind))
+
+    def publish(self, event: Event) -> None:
+        """Tell everybody who listens to events of its kind."""
+        for listener, when in self._of(type(event)):
+            try:
+                if when():
+                    listener(event)
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                    raise  # Ctrl-C came meanwhile: it is not the listener's
+                logger.exception("a listener to %s raised; nothing else is changed by it", type(event).__name__)
+
+    def _of(self, kind: type[Event]) -> Sequence[tuple[Listener, Callable[[], bool]]]:
+        found = self._by_kind.get(kind)
+        if found is None:
+            with self._lock:
+                found = [(listener, when) for each, listener, when in self._listeners if issubclass(kind, each)]
+                self._by_kind = {**self._by_kind, kind: found}
+        return found

@@ -1,0 +1,47 @@
+"""A worker's own logging: what a log goes to is the user's, and may raise or hang."""
+
+import logging
+import sys
+import threading
+import traceback
+from collections.abc import MutableMapping
+from contextlib import suppress
+from typing import Any
+
+
+class Log(logging.LoggerAdapter[logging.Logger]):
+    """A logger for code that must go on: what a handler or a filter raises is shown on stderr, and no more.
+
+    Args:
+        name: The logger's.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(logger := logging.getLogger(name), {})
+        self.isEnabledFor = logger.isEnabledFor  # type: ignore[method-assign]  # asked for each job
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        """Leave `extra` to the caller."""
+        return msg, kwargs
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        """Log; what all the other methods do."""
+        try:
+            super().log(level, msg, *args, **{"stacklevel": 2, **kwargs})  # the line is the caller's, not this one
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                raise  # Ctrl-C came meanwhile: it is not the log's
+            if logging.raiseExceptions and sys.stderr is not None:  # as logging does with what it catches itself
+                with suppress(Exception):
+                    print("--- Logging error ---", traceback.format_exc(), sep="\n", file=sys.stderr)
+
+
+def log_from_thread(log: Log, level: int, text: str, *args: object, wait: float = 0) -> None:
+    """Log a line from a thread of its own, and wait for it `wait` seconds at most.
+
+    Where no thread can be started nothing is said: the caller may be the one that must not hang.
+    """
+    saying = threading.Thread(target=log.log, args=(level, text, *args), daemon=True)
+    with suppress(RuntimeError):
+        saying.start()
+        saying.join(wait)

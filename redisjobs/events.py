@@ -121,13 +121,13 @@ class ProcessEnded(WorkerEvent):
     """A worker process has ended; told by its supervisor.
 
     Attributes:
-        pid: The process.
+        ended: The process' id.
         in_order: Whether it said before that all was settled.
         expected: Whether that was to happen: it was asked to, drained the queue, or had its share of jobs.
         how: In words, as `was killed by SIGKILL`.
     """
 
-    pid: int
+    ended: int
     in_order: bool
     expected: bool
     how: str

@@ -127,4 +127,4 @@ def _blocked(event: LoopBlocked) -> None:
 
 def _process_ended(event: ProcessEnded) -> None:
     level = logging.INFO if event.in_order and event.expected else logging.WARNING
-    supervisor.log(level, "worker process %d %s", event.pid, event.how)
+    supervisor.log(level, "worker process %d %s", event.ended, event.how)

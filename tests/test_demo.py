@@ -305,7 +305,7 @@ def test_a_line_that_a_kill_cut_off_is_no_result(tmp_path: Path) -> None:
     book = Recording(tmp_path)
     book.write(asdict(line))
     book.write(asdict(line))
-    (file,) = tmp_path.glob("*.recording")
+    (file,) = tmp_path.glob("*.jsonl")
 
     os.truncate(file, file.stat().st_size - 1)
 

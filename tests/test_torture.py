@@ -1296,8 +1296,8 @@ def test_there_is_a_database_beside_the_one_that_a_url_names(url: str, databases
 def scripts_of(release: Release, name: str = "settle") -> "subprocess.CompletedProcess[str]":
     """What a process that starts now reads."""
     code = (
-        f"from redisjobs.drivers.redis import scripts; script = scripts.script({name!r}); print(scripts.__file__); "
-        "print(script.sha); print(script.source)"
+        f"from redisjobs.drivers.redis import scripts; script = scripts.script({name!r}); "
+        "print(scripts.__file__); print(script.sha); print(script.source)"
     )
     environment = os.environ | {"PYTHONPATH": str(release.directory)}
     return subprocess.run(

@@ -19,6 +19,7 @@ from redisjobs.drivers.redis import scripts
 from redisjobs.drivers.redis.commands import Command, Commands
 from redisjobs.drivers.redis.connection import SyncConnection, Target
 from redisjobs.errors import Unavailable
+from redisjobs.events import Events, ProcessEnded
 from redisjobs.job import State
 from redisjobs.recording import Recording
 from redisjobs.server import Server
@@ -460,7 +461,12 @@ def fleet(tmp_path: Path) -> Fleet:
     return Fleet(["redis://127.0.0.1:1/0"], "q", tmp_path, 2.0, random.Random(7))
 
 
-SAID = "2026-01-01 12:00:00 WARNING redisjobs.worker.supervisor: worker process 7 "
+def tell_end(fleet: Fleet, pid: int, how: str) -> None:
+    """What a supervisor tells of a process that ended in no order."""
+    events = Events()
+    Recording(fleet.directory).listen(events, db=0)
+    in_order = how.startswith("stopped")
+    events.publish(ProcessEnded("q", "w", ended=pid, in_order=in_order, expected=False, how=how))
 
 
 @pytest.mark.parametrize(
@@ -474,18 +480,18 @@ SAID = "2026-01-01 12:00:00 WARNING redisjobs.worker.supervisor: worker process 
         "was killed by SIGABRT",
         "was killed by SIGKILL",
         "was killed by signal 64",
-        "ignored the grace and is killed",
+        "ignored the grace and was killed",
     ],
 )
 def test_any_end_of_a_supervised_worker_that_no_fault_made_is_complained_of(fleet: Fleet, how: str) -> None:
-    (fleet.directory / "workers.log").write_text(f"a line\n{SAID}{how}\nanother\n")
+    tell_end(fleet, 7, how)
 
     assert fleet.complaints() == [f"worker process 7 {how}"]
 
 
 @pytest.mark.parametrize("by", ["fault", "poison"])
 def test_a_worker_that_a_fault_or_poison_killed_is_not_complained_of(fleet: Fleet, by: str) -> None:
-    (fleet.directory / "workers.log").write_text(f"{SAID}was killed by SIGKILL\n")
+    tell_end(fleet, 7, "was killed by SIGKILL")
     if by == "fault":
         fleet.victims.add(7)
     else:
@@ -503,8 +509,8 @@ def test_a_worker_that_was_asked_to_end_before_it_could_listen_is_not_complained
 
     fleet.stop(Host(Kind(), process))
 
-    said = SAID.replace("process 7", f"process {child}")
-    (fleet.directory / "workers.log").write_text(f"{said}was killed by SIGTERM\n{SAID}was killed by SIGTERM\n")
+    for pid in (child, 7):
+        tell_end(fleet, pid, "was killed by SIGTERM")
     process.communicate()
     assert fleet.complaints() == ["worker process 7 was killed by SIGTERM"]
 

@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import re
 import select
 import signal
 import socket
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from redisjobs import recording
+from redisjobs.events import ProcessEnded
 from redisjobs.torture.jobs import DATABASE, LEASE, LIFELINE, OLD, QUEUE, RECORDINGS
 from redisjobs.torture.release import Release
 from redisjobs.worker.child import PROGRAM
@@ -24,9 +24,6 @@ from redisjobs.worker.child import PROGRAM
 GRACE = 1.0  # seconds that a worker's jobs may finish in
 CONCURRENCY = 10
 _LEAVE_WITHIN = 20.0  # seconds that a worker may take to end when asked: what the command line promises itself
-_COMPLAINT = re.compile(
-    r"worker process (\d+) (ended with code .*|was killed by .*|stopped, .*|ignored the grace.*)"
-)
 _KILLED, _TERMINATED = "was killed by SIGKILL", "was killed by SIGTERM"
 _AGAIN = 0.2  # seconds until a host that ended is started again
 
@@ -187,7 +184,7 @@ class Fleet:
 
     def pids(self) -> list[int]:
         """The worker processes that live and have reached the point where jobs are known."""
-        for path in self.directory.glob("*.recording"):
+        for path in self.directory.glob("*.jsonl"):
             pid = int(path.stem)
             if pid != os.getpid() and not self._parents.get(pid):
                 self._parents[pid] = _parent(path)
@@ -260,14 +257,12 @@ class Fleet:
 
     def complaints(self) -> list[str]:
         """Which processes ended and should not have: any end but that of one which a fault or poison killed."""
-        path = self.directory / "workers.log"
-        log = path.read_text("utf-8", "replace") if path.exists() else ""
-        ends = [(int(pid), how) for pid, how in _COMPLAINT.findall(log)] + [(pid, _KILLED) for pid in self._killed]
-        known = self.victims | {
-            line["pid"]
-            for line in recording.read(self.directory)
-            if line["what"] == "start" and line["name"] == "Poison"
-        }
+        ends, known = [(pid, _KILLED) for pid in self._killed], set(self.victims)
+        for line in recording.read(self.directory):
+            if line["what"] == "start" and line["name"] == "Poison":
+                known.add(line["pid"])
+            elif line["what"] == ProcessEnded.__name__ and not (line["in_order"] and line["expected"]):
+                ends.append((line["ended"], line["how"]))
         expected = {(pid, _KILLED) for pid in known} | {(pid, _TERMINATED) for pid in self.asked}
         return [f"worker process {pid} {how}" for pid, how in ends if (pid, how) not in expected]
 

@@ -1,6 +1,6 @@
 """The torture's jobs. Its workers import this as `redisjobs.torture.jobs:queue`.
 
-Every start and every end of a handler, and every settlement, is written into this process' recording.
+Every start and every end of a handler, and every event, is written into this process' recording.
 """
 
 import asyncio
@@ -305,40 +305,12 @@ def _noted(context: JobContext, **facts: str) -> Iterator[None]:
         _note("end", result=result, **line)
 
 
-class _Settlements(logging.Handler):
-    """Writes down what the worker logs of each settlement."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Note a record that tells of a job's settlement; what is worse than that goes to the log."""
-        reply = getattr(record, "reply", None)
-        if record.levelno >= logging.WARNING and reply != "OK":
-            logging.getLogger().handle(record)
-        job_id = getattr(record, "job_id", None)
-        if job_id is None:
-            return
-        read = getattr(record, "job_name", "?") != "?"  # else it never came so far as to know its attempt
-        cancelled = record.getMessage().endswith(": cancelled")
-        if reply is None:  # the store itself ended it, when a worker claimed it
-            _note("ended", job=job_id, cancelled=cancelled)
-            return
-        _note(
-            "settled",
-            job=job_id,
-            name=getattr(record, "job_name", "?"),
-            reply=str(reply),
-            settlement=getattr(record, "settlement", ""),
-            cancelled=cancelled,
-            worker=getattr(record, "worker", ""),
-            attempt=getattr(record, "attempt", 0) if read else 0,
-            deliveries=getattr(record, "deliveries", 0),
-            sent_at=getattr(record, "sent_at", 0.0),
-            resent=getattr(record, "resent", False),
-        )
-
-
 def _note(what: str, **facts: object) -> None:
-    database = int(os.environ.get(DATABASE, "0"))
-    _recording().write({"what": what, "pid": os.getpid(), "db": database, "at": time.time(), **facts})
+    _recording().write({"what": what, "pid": os.getpid(), "db": _database(), "at": time.time(), **facts})
+
+
+def _database() -> int:
+    return int(os.environ.get(DATABASE, "0"))
 
 
 @functools.cache
@@ -385,15 +357,14 @@ def _watch_the_interpreter() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _listen_to_the_worker() -> None:
-    logger = logging.getLogger("redisjobs.worker")
-    logger.setLevel(logging.INFO)
-    logger.propagate = False  # its log stays readable
-    logger.addHandler(_Settlements())
+def _keep_the_log_readable() -> None:
+    """Leave out of the log what became of each job: most fail on purpose here, and the recording has it."""
+    logging.getLogger("redisjobs.worker").addFilter(lambda record: getattr(record, "reply", "") != "OK")
 
 
 if RECORDINGS in os.environ:
     _end_with_the_torture()
-    _listen_to_the_worker()
+    _keep_the_log_readable()
     _watch_the_interpreter()
     _note("hello", parent=os.getppid(), lease=float(os.environ[LEASE]))
+    _recording().listen(queue.events, db=_database())

@@ -8,11 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from redisjobs import recording
 from redisjobs.driver import Counts
 from redisjobs.errors import DriverError, RedisJobsError
 from redisjobs.recording import Recording
-from redisjobs.torture import nemesis
+from redisjobs.torture import lines, nemesis
 from redisjobs.torture.fleet import Fleet
 from redisjobs.torture.nemesis import Fault, Field, duration
 from redisjobs.torture.place import Place
@@ -68,7 +67,7 @@ class Torture:
 
     def lines(self) -> list[dict[str, Any]]:
         """All recordings."""
-        return list(recording.read(self.directory))
+        return list(lines.read(self.directory))
 
     def go(self) -> None:
         """Run it all."""

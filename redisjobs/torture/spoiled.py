@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from redisjobs import recording
 from redisjobs.errors import DriverError
 from redisjobs.job import Priority, State
-from redisjobs.torture import jobs
+from redisjobs.recording import Recording
+from redisjobs.torture import jobs, lines
 from redisjobs.torture.checker import check
 from redisjobs.torture.fleet import Fleet, Kind
 from redisjobs.torture.nemesis import Field
@@ -48,10 +48,10 @@ def spoil(place: Place, directory: Path, seed: int) -> list[str]:
                     store.queue.jobs(state)
             fleet.dismiss()
             wrong += [*fleet.unasked, *fleet.complaints()]
-        notes = recording.Recording(directory)
+        notes = Recording(directory)
         for note in field.notes:
             notes.write(note)
-        verdict = check(recording.read(directory), [store.final()], _LEASE)
+        verdict = check(lines.read(directory), [store.final()], _LEASE)
         wrong += [f"{job} is lost" for job in verdict.lost if job not in suffering]
         # What suffers is in the store yet: so counters and what is left can't be judged.
         wrong += [*verdict.stolen, *verdict.twice]

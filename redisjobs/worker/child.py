@@ -42,6 +42,7 @@ class Child:
         heard_at: When that was, by the monotonic clock.
         started_at: When it was started.
         end: Its last word; None until then.
+        is_late: Whether it was killed, as it ran on after the grace.
     """
 
     process: subprocess.Popen[bytes]
@@ -50,6 +51,7 @@ class Child:
     heard_at: float = field(default_factory=time.monotonic)
     started_at: float = field(default_factory=time.monotonic)
     end: End | None = None
+    is_late: bool = False
 
 
 def listen(child: Child, line: socket.socket) -> None:

@@ -182,20 +182,10 @@ class Supervisor:
         """Act on the end of a child."""
         slot = next(slot for slot in self._slots if slot.child is child)
         slot.child = None
-        code, pid = child.process.returncode, child.process.pid
-        in_order = child.end is not None
+        code, in_order = child.process.returncode, child.end is not None
         self._began = self._began or bool(child.worker_id)
         was_to = self._stops or child.end in (End.DRAINED, End.SHARE)
-        self._queue.events.publish(
-            ProcessEnded(
-                self._queue.name,
-                child.worker_id,
-                pid=pid,
-                in_order=in_order and code == 0,
-                expected=bool(was_to),
-                how=_how(code, in_order=in_order, was_to=bool(was_to)),
-            )
-        )
+        self._tell_end(child, in_order and code == 0, bool(was_to))
         if child.worker_id and not in_order:
             self._release(child.worker_id)
         if code == _MISTAKE and not self._began and not self._stops:
@@ -207,6 +197,19 @@ class Supervisor:
             slot.deaths, slot.start_at = 0, 0.0  # it did what it was started for
         elif child.end is not End.DRAINED:
             slot.start_at = time.monotonic() + self._backoff(slot, time.monotonic() - child.started_at)
+
+    def _tell_end(self, child: Child, in_order: bool, was_to: bool) -> None:
+        how = (
+            "ignored the grace and was killed"
+            if child.is_late
+            else _how(child.process.returncode, in_order, was_to)
+        )
+        ended = child.process.pid
+        self._queue.events.publish(
+            ProcessEnded(
+                self._queue.name, child.worker_id, ended=ended, in_order=in_order, expected=was_to, how=how
+            )
+        )
 
     def _backoff(self, slot: Slot, lived: float) -> float:
         """Seconds until the slot's next start; its last child lived for so many."""
@@ -256,13 +259,13 @@ class Supervisor:
         self._kill_at = float("inf")
         for slot in self._slots:
             if slot.child is not None:
-                logger.error("worker process %d ignored the grace and is killed", slot.child.process.pid)
+                slot.child.is_late = True
                 slot.child.process.kill()
 
 
-def _how(code: int, *, in_order: bool, was_to: bool) -> str:
+def _how(code: int, in_order: bool, was_to: bool) -> str:
     """How a process ended, in words."""
-    if code == 0 and in_order:
+    if in_order:
         return "ended" if was_to else "stopped, though its supervisor did not ask for it"
     if code == 0:
         return "ended with code 0 and without a word: something in it exited"

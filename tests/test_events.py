@@ -1,0 +1,337 @@
+"""What happens is told once a batch, to whoever listens; whoever listens changes nothing."""
+
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+import anyio
+import pytest
+from store import Store, eventually
+
+from redisjobs import Fail, JobQueue, Snooze, Worker, recording, sync
+from redisjobs.driver import Ack, DeadLetter, Release, Reply, RetryLater
+from redisjobs.events import (
+    Event,
+    Events,
+    JobsCancelled,
+    JobsClaimed,
+    JobsCompleted,
+    JobsDead,
+    JobsPushed,
+    JobsReclaimed,
+    JobsReleased,
+    JobsRetried,
+    JobsSettled,
+    LeasesLost,
+    LoopBlocked,
+    SettledJob,
+    WorkerDraining,
+    WorkerStarted,
+    WorkerStopped,
+    kind_of,
+)
+from redisjobs.outcome import Done, Raised
+from redisjobs.recording import Recording
+
+pytestmark = pytest.mark.anyio
+KINDS = (JobsCompleted, JobsRetried, JobsReleased, JobsCancelled, JobsDead, LeasesLost)
+
+
+@dataclass
+class Work:
+    job_name: ClassVar[str] = "Work"
+    what: str = ""
+
+
+async def work(work: Work) -> None:
+    match work.what:
+        case "fail":
+            raise Fail("no use")
+        case "retry":
+            raise ValueError("not now")
+        case "snooze":
+            raise Snooze(3600)
+        case "wait":
+            await anyio.sleep_forever()
+        case "block":
+            time.sleep(2.5)  # noqa: ASYNC251
+
+
+@pytest.fixture
+async def queue(store: Store) -> AsyncIterator[JobQueue]:
+    async with JobQueue(store.driver, store.queue_name) as queue:
+        queue.register(Work)(work)
+        yield queue
+
+
+def heard(queue: JobQueue, *kinds: type[Event]) -> list[Any]:
+    told: list[Any] = []
+    for kind in kinds or (Event,):
+        queue.events.subscribe(kind, told.append)
+    return told
+
+
+def jobs_of(told: Sequence[Any], kind: type[JobsSettled]) -> list[SettledJob]:
+    return [job for event in told if type(event) is kind for job in event.jobs]
+
+
+async def test_a_push_is_told_with_ids_and_whether_each_was_added(queue: JobQueue) -> None:
+    told = heard(queue, JobsPushed)
+
+    await queue.push_many([queue.prepare(Work(), job_id=job_id) for job_id in ("a", "b")])
+    await queue.push(Work(), job_id="a")
+
+    assert [event.jobs for event in told] == [
+        [("a", "Work", True), ("b", "Work", True)],
+        [("a", "Work", False)],
+    ]
+    assert {event.queue for event in told} == {queue.name}
+
+
+def test_a_push_by_sync_code_is_told_alike() -> None:
+    told: list[JobsPushed] = []
+    with sync.JobQueue("memory://") as queue:
+        queue.register(Work)(lambda _: None)
+        queue.events.subscribe(JobsPushed, told.append)
+
+        queue.push(Work(), job_id="a")
+
+    assert [event.jobs for event in told] == [[("a", "Work", True)]]
+
+
+async def test_each_way_in_which_a_job_is_settled_has_its_event(queue: JobQueue) -> None:
+    told = heard(queue)
+    for what in ("done", "fail", "retry", "snooze"):
+        await queue.push(Work(what), job_id=what)
+
+    await Worker(queue).run(until_idle=True)
+
+    (done,), (dead,) = jobs_of(told, JobsCompleted), jobs_of(told, JobsDead)
+    assert (done.job_id, done.name, done.attempt, done.reply, done.settlement) == (
+        "done",
+        "Work",
+        1,
+        Reply.OK,
+        Ack(),
+    )
+    assert isinstance(done.outcome, Done)
+    assert done.lease is not None
+    assert done.lease.deliveries == 1
+    assert done.sent_at > 0
+    assert not done.resent
+    assert 0 <= done.waited < 60
+    assert 0 < done.ran < 60
+    assert isinstance(dead.settlement, DeadLetter)
+    assert isinstance(dead.outcome, Raised)
+    assert {job.job_id for job in jobs_of(told, JobsRetried)} == {"retry", "snooze"}
+    claimed = [lease.job_id for event in told if type(event) is JobsClaimed for lease in event.leases]
+    assert sorted(claimed) == ["done", "fail", "retry", "snooze"]
+    assert {event.worker for event in told if not isinstance(event, JobsPushed)} == {
+        event.worker for event in told if isinstance(event, WorkerStarted)
+    }
+
+
+async def test_a_worker_tells_of_its_start_its_drain_and_its_end_in_this_order(queue: JobQueue) -> None:
+    told = heard(queue, WorkerStarted, WorkerDraining, JobsReleased, WorkerStopped)
+    worker = Worker(queue, concurrency=3, grace=0)
+    async with anyio.create_task_group() as tasks:
+        await queue.push(Work("wait"), job_id="held")
+        tasks.start_soon(worker.run)
+        await eventually(lambda: worker.health.why.startswith("1 of 3"))
+        worker.stop()
+
+    started, draining, released, _ = told
+    assert [type(event) for event in told] == [WorkerStarted, WorkerDraining, JobsReleased, WorkerStopped]
+    assert (started.slots, started.names, draining.jobs) == (3, ["Work"], 1)
+    assert [job.job_id for job in released.jobs] == ["held"]
+
+
+async def test_a_job_that_is_cancelled_as_it_runs_is_told_as_cancelled(queue: JobQueue) -> None:
+    told = heard(queue, JobsCancelled)
+    worker = Worker(queue)
+    async with anyio.create_task_group() as tasks:
+        handle = await queue.push(Work("wait"), job_id="held")
+        tasks.start_soon(worker.run)
+        await eventually(lambda: worker.health.why.startswith("1 of"))
+        await handle.cancel()
+        await eventually(lambda: told)
+        worker.stop()
+
+    assert [job.job_id for event in told for job in event.jobs] == ["held"]
+
+
+async def test_lost_workers_and_what_they_held_are_told_by_who_found_them(queue: JobQueue, store: Store) -> None:
+    told = heard(queue, JobsReclaimed)
+    await queue.push(Work())
+    holder = store.consumer("holder", lease=0.2)
+    await holder.open()
+    await holder.exchange([], 1)
+    await holder.aclose()
+
+    await Worker(queue, lease=0.4).run(until_idle=True)
+
+    assert [worker for event in told for worker in event.lost] == ["holder"]
+    assert sum(event.jobs for event in told) == 1
+
+
+async def test_what_the_store_itself_ended_is_told_though_nobody_held_it(queue: JobQueue, store: Store) -> None:
+    """A job that two workers died with: the second one ran it alone."""
+    told = heard(queue, JobsDead)
+    await queue.push(Work(), job_id="killer")
+    for worker_id in ("first", "second"):
+        holder = store.consumer(worker_id, max_deliveries=2)
+        await holder.open()
+        while not (await holder.exchange([], 1, idle=True)).leases:
+            pass  # the first answer only tells that something was handed back
+        with closing(holder.heartbeat()) as heart:
+            assert heart.release() == 1
+        await holder.aclose()
+
+    await Worker(queue, lease=0.4, max_deliveries=2).run(until_idle=True)
+
+    ((job,),) = [event.jobs for event in told]
+    assert (job.job_id, job.reply, job.lease, job.settlement) == ("killer", Reply.DEAD, None, None)
+
+
+@pytest.mark.parametrize(
+    ("settlement", "reply", "kind"),
+    [
+        (Ack(), Reply.OK, JobsCompleted),
+        (Ack(cancelled=True), Reply.OK, JobsCancelled),
+        (RetryLater("+0"), Reply.OK, JobsRetried),
+        (RetryLater("+0"), Reply.CANCELLED, JobsCancelled),
+        (Release(), Reply.OK, JobsReleased),
+        (DeadLetter("failed", ""), Reply.OK, JobsDead),
+        (Ack(), Reply.LEASE_LOST, LeasesLost),
+        (DeadLetter("failed", ""), Reply.LEASE_LOST, LeasesLost),
+        (None, Reply.DEAD, JobsDead),
+        (None, Reply.CANCELLED, JobsCancelled),
+    ],
+)
+async def test_which_event_tells_of_a_settlement(settlement: Any, reply: Reply, kind: type[JobsSettled]) -> None:
+    assert kind_of(settlement, reply) is kind
+
+
+async def test_every_kind_of_settled_job_is_an_event_of_its_own() -> None:
+    assert set(JobsSettled.__subclasses__()) == set(KINDS)
+
+
+async def test_of_completed_jobs_nothing_is_made_that_nobody_listens_to(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logging.getLogger("redisjobs.worker").setLevel(logging.WARNING)
+    made: list[object] = []
+    monkeypatch.setattr(SettledJob, "__post_init__", made.append, raising=False)
+    monkeypatch.setattr("redisjobs.worker.execution.SettledJob", lambda *args, **facts: made.append(args))
+    await queue.push_many([Work()] * 3)
+    try:
+        await Worker(queue).run(until_idle=True)
+    finally:
+        logging.getLogger("redisjobs.worker").setLevel(logging.NOTSET)
+
+    assert made == []
+    assert (await queue.counts()).totals["completed"] == 3
+
+
+async def test_a_listener_that_raises_is_logged_and_the_others_hear_all_the_same(
+    queue: JobQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    def bad(_: Event) -> None:
+        raise SystemExit("the listener's own")
+
+    queue.events.subscribe(JobsCompleted, bad)
+    told = heard(queue, JobsCompleted)
+    await queue.push(Work(), job_id="a")
+
+    await Worker(queue).run(until_idle=True)
+
+    assert [job.job_id for job in jobs_of(told, JobsCompleted)] == ["a"]
+    assert "a listener to JobsCompleted raised" in caplog.text
+
+
+async def test_a_class_that_others_derive_from_stands_for_all_of_them() -> None:
+    events, told = Events(), list[Event]()
+    events.subscribe(JobsSettled, told.append)
+
+    for kind in KINDS:
+        events.publish(kind("q", "w", jobs=[]))
+    events.publish(WorkerStopped("q", "w"))
+
+    assert [type(event) for event in told] == list(KINDS)
+
+
+async def test_who_ends_a_subscription_hears_no_more_and_may_end_it_twice() -> None:
+    events, told = Events(), list[Event]()
+    end = events.subscribe(WorkerStopped, told.append)
+    events.publish(WorkerStopped("q", "w"))
+
+    end()
+    end()
+    events.publish(WorkerStopped("q", "w"))
+
+    assert len(told) == 1
+    assert not events.wanted(WorkerStopped)
+
+
+async def test_who_does_not_listen_just_now_is_not_told() -> None:
+    events, told, listens = Events(), list[Event](), [False]
+    events.subscribe(WorkerStopped, told.append, when=lambda: listens[0])
+    events.publish(WorkerStopped("q", "w"))
+    assert not events.wanted(WorkerStopped)
+
+    listens[0] = True
+    events.publish(WorkerStopped("q", "w"))
+
+    assert events.wanted(WorkerStopped)
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_blocked_loop_is_told_from_another_thread_while_it_lasts() -> None:
+    async with JobQueue("memory://") as queue:
+        queue.register(Work)(work)
+        told = heard(queue, LoopBlocked)
+        await queue.push(Work("block"), job_id="blocker")
+
+        await Worker(queue, lease=1).run(until_idle=True)
+
+    (event,) = told
+    assert event.seconds >= 1
+    assert "job blocker (Work)" in event.where
+
+
+async def test_a_recording_holds_each_event_as_one_line_that_any_program_can_read(
+    queue: JobQueue, tmp_path: Path
+) -> None:
+    Recording(tmp_path).listen(queue.events, host="here")
+    await queue.push_many([queue.prepare(Work(what), job_id=what) for what in ("done", "fail")])
+
+    await Worker(queue).run(until_idle=True)
+
+    lines = list(recording.read(tmp_path))
+    assert {"JobsPushed", "WorkerStarted", "JobsClaimed", "JobsCompleted", "JobsDead", "WorkerStopped"} <= {
+        line["what"] for line in lines
+    }
+    assert {line["host"] for line in lines} == {"here"}
+    (completed,) = [line for line in lines if line["what"] == "JobsCompleted"]
+    (job,) = completed["jobs"]
+    assert job.keys() == {field.name for field in fields(SettledJob)}
+    assert (job["job_id"], job["outcome"], job["settlement"], job["reply"]) == ("done", "Done", "Ack", "OK")
+    assert job["lease"] == {"job_id": "done", "deliveries": 1}
+    (dead,) = [job for line in lines if line["what"] == "JobsDead" for job in line["jobs"]]
+    assert (dead["outcome"], dead["settlement"]) == ("Raised", "DeadLetter")
+
+
+def test_an_id_that_is_no_text_is_recorded_all_the_same(tmp_path: Path) -> None:
+    events = Events()
+    Recording(tmp_path).listen(events)
+
+    events.publish(JobsDead("q", "w", jobs=[SettledJob("id \udcff", Reply.DEAD)]))
+
+    (line,) = tmp_path.glob("*.jsonl")
+    assert json.loads(line.read_text())["jobs"][0]["job_id"] == "id \udcff"

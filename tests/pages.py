@@ -4,6 +4,9 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 PROJECT = Path(__file__).parents[1]
 
@@ -66,6 +69,16 @@ class Page:
         """What a link into the page may name: its headings, as both GitHub and the site spell them."""
         titles = re.findall(r"^#+ (.+)$", self.prose, re.MULTILINE)
         return {re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", title.lower())) for title in titles}
+
+
+def of(*pages: Page) -> list[Any]:
+    """Parameters of a test, one a page."""
+    return [pytest.param(page, id=page.name) for page in pages]
+
+
+def commands_below(command: Any) -> dict[str, Any]:
+    """The commands that a command of the command line has, by name; {} where it is one that does something."""
+    return getattr(command, "commands", None) or {}
 
 
 README = Page(PROJECT / "README.md")

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import typer
 import yaml
-from pages import DOCS, PROJECT, README, Page
-from test_readme import commands_below, of, scripts
+from pages import DOCS, PROJECT, README, Page, commands_below, of
+from test_readme import scripts
 
 from redisjobs.cli.app import make
 

@@ -17,7 +17,7 @@ import pytest
 import redis
 import typer
 import yaml
-from pages import DOCS, PAGES, PROJECT, README, Page, blocks
+from pages import DOCS, PAGES, PROJECT, README, Page, blocks, commands_below, of
 
 from redisjobs import server
 from redisjobs.cli.app import make
@@ -35,18 +35,9 @@ _READ_HERE = {"ini", "yaml"}  # parsed, and their commands held to be right
 _SHOWN = {"text", "pyi"}  # output and drawings; signatures, which test_docs.py compares with the code
 
 
-def of(*pages: Page) -> list[Any]:
-    """Parameters of a test, one a page."""
-    return [pytest.param(page, id=page.name) for page in pages]
-
-
 @pytest.fixture(scope="module")
 def readme() -> str:
     return README.text
-
-
-def commands_below(command: Any) -> dict[str, Any]:
-    return getattr(command, "commands", None) or {}
 
 
 def python(*words: str, folder: Path, **variables: str) -> str:

@@ -45,6 +45,17 @@ def test_the_blocks_of_readme_and_docs_are_typed_rightly(tmp_path: Path, checker
 
 
 @pytest.mark.slow
+def test_the_blocks_of_readme_and_docs_import_what_they_use_and_no_more(tmp_path: Path) -> None:
+    pytest.importorskip("ruff")
+    write_modules(tmp_path)
+
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F", "."]
+    checked = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+
+    assert checked.returncode == 0, checked.stdout
+
+
+@pytest.mark.slow
 def test_pyright_finds_wrong_exactly_what_is_marked_so(project: Path) -> None:
     """As mypy does, which is run over all of the checkout anyway."""
     pytest.importorskip("basedpyright")

@@ -228,9 +228,9 @@ def page(run: Run) -> str:
     lost, past = losses(run.samples), pasts(run.samples)
     parts = [
         "# Benchmarks",
-        "Written by `python -m benchmarks`; how it measures, and what that can't tell, is in "
-        "[benchmarks/README.md](../benchmarks/README.md). Compare ratios within this page, never absolute figures "
-        "with those of another machine or another day.",
+        "For whoever compares queues, or plans for many jobs. Written by `python -m benchmarks`; how it measures, "
+        "and what that can't tell, is in `benchmarks/README.md` of the checkout. Compare ratios within this "
+        "page, never absolute figures with those of another machine or another day.",
         f"- {run.date}, {run.rounds} {'interleaved rounds' if run.rounds > 1 else 'round'}; medians, the least "
         f"and the most in brackets{' (a quick run: fewer jobs)' if run.quick else ''}\n"
         f"- {run.machine}\n- {run.server}\n- "

@@ -266,7 +266,7 @@ class JobQueue(Registry):
         push = Push(jobs, self.deadline, held=held)
         answers = await self._call(lambda: self.driver.push(jobs, repeated=push.repeated), push)
         told = list(push.told(answers))
-        self.tell_pushed(told)
+        self._tell_pushed(told)
         return [JobHandle(*each, self) for each in told]
 
     async def _call(self, call: Callable[[], Awaitable[T]], push: Push | None = None) -> T:

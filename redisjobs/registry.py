@@ -279,7 +279,7 @@ class Registry:
             raise
         return _with_options(fields, options) if options else NewJob(codec.new_job_id(), fields)
 
-    def tell_pushed(self, jobs: Sequence[tuple[str, str, bool]]) -> None:
+    def _tell_pushed(self, jobs: Sequence[tuple[str, str, bool]]) -> None:
         """Tell whoever listens of a push: of each job its id, its name, and whether it was added."""
         if self.events.wanted(JobsPushed):
             self.events.publish(JobsPushed(self.name, jobs=jobs))

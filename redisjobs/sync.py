@@ -186,7 +186,7 @@ class JobQueue(Registry):
         push = Push(jobs, self.deadline, held=held)
         answers = self._call(lambda store: store.push(jobs, repeated=push.repeated), push)
         told = list(push.told(answers))
-        self.tell_pushed(told)
+        self._tell_pushed(told)
         return [JobHandle(*each, self) for each in told]
 
     def _call(self, call: Callable[[SyncDriver], T], push: Push | None = None) -> T:

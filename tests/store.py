@@ -29,8 +29,9 @@ async def eventually(condition: Callable[[], object], within: float = 5) -> None
 
 
 def documented_rule(role: str, queue_name: str) -> list[str]:
-    """The rule of a role in docs/security.md, for this queue instead of `emails`: words of ACL SETUSER."""
-    page = (Path(__file__).parents[1] / "docs" / "security.md").read_text("utf-8").replace("\\\n", " ")
+    """The rule in restrict-access.md for a role, for this queue instead of `emails`: words of ACL SETUSER."""
+    path = Path(__file__).parents[1] / "docs/how-to/restrict-access.md"
+    page = path.read_text("utf-8").replace("\\\n", " ")
     (command,) = re.findall(rf"^redis-cli ACL SETUSER {role} reset on \S+ (.+)$", page, re.MULTILINE)
     return [word.replace("{emails}", f"{{{queue_name}}}") for word in shlex.split(command)]
 

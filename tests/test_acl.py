@@ -1,4 +1,4 @@
-"""The users of docs/security.md: each can do all of its role and nothing beyond, and no word of a rule is idle."""
+"""The users of docs/how-to/restrict-access.md: each can do its role and no more, and no word is idle."""
 
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator

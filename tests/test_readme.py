@@ -1,6 +1,7 @@
-"""The README is true: what it shows is run, what it names is there."""
+"""The README and all pages of the documentation are true: what they show is run, what they name is there."""
 
 import ast
+import importlib.util
 import os
 import re
 import shlex
@@ -8,44 +9,44 @@ import subprocess
 import sys
 import types
 from collections.abc import Iterator
+from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import typer
+import yaml
+from pages import DOCS, PAGES, PROJECT, README, Page, blocks, commands_below, of
 
 from redisjobs import server
 from redisjobs.cli.app import make
 
 pytestmark = pytest.mark.anyio
 
-_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_FILE = re.compile(r"# (\w+\.py): ")
 _PRINTS = re.compile(r"# prints: (.*)")
 _SAMPLE_URL = "redis://127.0.0.1:6379/0"
+_PROGRAMS = {
+    *(".", "bash", "docker", "export", "python", "python3", "redis-cli", "redisjobs"),
+    *(f".venv/bin/{name}" for name in ("basedpyright", "mutmut", "mypy", "pip", "python", "ruff", "zensical")),
+}
+_RUN_HERE = {"python", "sh", "console"}  # each such block is run, or its commands are held to be right
+_READ_HERE = {"ini", "yaml"}  # parsed, and their commands held to be right
+_SHOWN = {"text", "pyi"}  # output and drawings; signatures, which test_docs.py compares with the code
 
 
 @pytest.fixture(scope="module")
-def readme(project: Path) -> str:
-    return (project / "README.md").read_text("utf-8")
+def readme() -> str:
+    return README.text
 
 
-def blocks(text: str, *languages: str) -> list[str]:
-    """The code blocks in these languages."""
-    return [code for language, code in _BLOCK.findall(text) if language in languages]
-
-
-def commands(text: str) -> list[str]:
-    """Every command a reader is given, a prompt, a comment aside."""
-    lines = "".join(blocks(text, "sh", "console")).splitlines()
-    return [line.removeprefix("$ ").partition("  #")[0].rstrip() for line in lines]
-
-
-def python(*words: str, folder: Path) -> str:
+def python(*words: str, folder: Path, **variables: str) -> str:
     """What a Python process prints that runs in a folder, with this checkout's redisjobs."""
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "COLUMNS": "200", "TERM": "dumb"}
+    env = os.environ | {"PYTHONPATH": str(PROJECT), "COLUMNS": "200", "TERM": "dumb"}
     env.pop("REDISJOBS_URL", None)
-    run = subprocess.run([sys.executable, *words], cwd=folder, env=env, text=True, capture_output=True, timeout=50)
+    run = subprocess.run(
+        [sys.executable, *words], cwd=folder, env=env | variables, text=True, capture_output=True, timeout=50
+    )
     assert run.returncode == 0, run.stderr
     return run.stdout
 
@@ -56,57 +57,113 @@ def running() -> Iterator[server.Server]:
         yield running
 
 
-def files(readme: str) -> dict[str, str]:
-    """The blocks that are files of their own, by name."""
-    return {match[1]: code for code in blocks(readme, "python") if (match := _FILE.match(code))}
+def write_files(page: Page, folder: Path, url: str) -> None:
+    """The files of a page, as a reader would save them, with another server."""
+    for name, code in page.files.items():
+        (folder / name).write_text(code.replace(_SAMPLE_URL, url), "utf-8")
 
 
-def test_the_files_of_the_readme_are_those_of_the_examples(readme: str, project: Path) -> None:
+# The files that pages show
+
+
+def test_the_files_of_the_readme_are_those_of_the_examples(project: Path) -> None:
     examples = {path.name: path.read_text("utf-8") for path in (project / "examples/emails").glob("*.py")}
 
-    assert files(readme) == examples
+    assert README.files == examples
+
+
+@pytest.mark.parametrize("page", of(*(page for page in DOCS if page.files)))
+def test_the_files_of_a_page_are_among_the_examples(page: Page, project: Path) -> None:
+    examples = {path.name: path.read_text("utf-8") for path in (project / "examples").rglob("*.py")}
+
+    assert page.files.items() <= examples.items()
 
 
 @pytest.mark.slow
-def test_the_first_queue_runs_in_processes_of_its_own(readme: str, tmp_path: Path, running: server.Server) -> None:
-    for name, code in files(readme).items():
-        assert _SAMPLE_URL in code or name == "jobs.py"
-        (tmp_path / name).write_text(code.replace(_SAMPLE_URL, running.url), "utf-8")
+def test_the_first_queue_runs_in_processes_of_its_own(tmp_path: Path, running: server.Server) -> None:
+    assert all(_SAMPLE_URL in code or name == "jobs.py" for name, code in README.files.items())
+    write_files(README, tmp_path, running.url)
 
-    produce, work = "python signup.py", "redisjobs worker app:queue"
-    assert {produce, work} <= set(commands(readme))
+    produce, in_sync_code, work = "python signup.py", "python signup_sync.py", "redisjobs worker app:queue"
+    assert {produce, in_sync_code, work} <= set(README.commands)
 
-    job_id = python(*produce.split()[1:], folder=tmp_path)
+    job_ids = [python(*command.split()[1:], folder=tmp_path) for command in (produce, in_sync_code)]
     ran = python("-m", *work.split(), "--until-idle", folder=tmp_path)
 
-    assert re.fullmatch(r"[0-9a-f]{28}\n", job_id)
+    assert all(re.fullmatch(r"[0-9a-f]{28}\n", job_id) for job_id in job_ids)
     assert "to joe@email.com: Welcome (attempt 1)" in ran
+    assert "to ann@email.com: Welcome (attempt 1)" in ran
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("page", of(*(page for page in DOCS if page.files)))
+def test_the_commands_of_a_page_with_files_work_one_after_another_and_print_what_they_say(
+    page: Page, tmp_path: Path, running: server.Server
+) -> None:
+    write_files(page, tmp_path, running.url)
+    printed = ""
+
+    for command in page.commands:
+        words = shlex.split(command)
+        match words:
+            case ["python3", *_] | [".", *_] | ["redisjobs", "dev", *_]:
+                continue  # the environment and the server that this test has already
+            case ["python", *rest]:
+                printed += python(*rest, folder=tmp_path)
+            case ["redis-cli", *rest]:  # by the real one: test_redis_cli.py
+                with redis.Redis.from_url(running.url) as client:
+                    assert client.execute_command(*rest)
+            case ["redisjobs", "worker", *_]:
+                once = [] if "--until-idle" in words else ["--until-idle"]
+                printed += python("-m", *words, *once, folder=tmp_path)
+            case _:
+                printed += python("-m", *words, folder=tmp_path, REDISJOBS_URL=running.url)
+
+    promised = [line for code in page.files.values() for line in _PRINTS.findall(code)]
+    promised += "".join(blocks(page.text, "text")).splitlines()
+    assert promised
+    assert [line for line in promised if line not in printed.splitlines()] == []
+
+
+# The other Python blocks
+
+
+@pytest.mark.parametrize("page", of(*(page for page in PAGES if page.parts)))
 async def test_the_parts_run_from_top_to_bottom_and_print_what_they_say(
-    readme: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    page: Page, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notebook = types.ModuleType("notebook")
     monkeypatch.setitem(sys.modules, "notebook", notebook)
-    parts = [code for code in blocks(readme, "python") if not _FILE.match(code)]
-    assert len(parts) >= 6
 
-    for code in parts:
-        await run_block(code, notebook.__dict__)
+    for code in page.parts:
+        await run_block(code, notebook.__dict__, page.name)
 
         assert capsys.readouterr().out.splitlines() == _PRINTS.findall(code), code
 
 
-async def run_block(code: str, names: dict[str, Any]) -> None:
+async def run_block(code: str, names: dict[str, Any], where: str) -> None:
     """Run code that may `await` at its top level, as `python -m asyncio` does."""
-    compiled = compile(code, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    compiled = compile(code, where, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
     awaited = eval(compiled, names)
     if awaited is not None:
         await awaited
 
 
-def test_the_two_commands_need_nothing_but_python_and_stand_on_one_line_each(readme: str) -> None:
-    first, second = (line for line in commands(readme) if line.startswith("python3 -m venv"))
+def test_there_are_parts_enough_to_show_everything() -> None:
+    assert sum(len(page.parts) for page in PAGES) > 25
+
+
+@pytest.mark.parametrize("page", of(*PAGES))
+def test_every_block_says_its_language_and_is_held_to_the_truth_by_a_test(page: Page) -> None:
+    assert page.languages <= _RUN_HERE | _READ_HERE | _SHOWN
+    assert "pyi" not in page.languages or page.name.startswith("docs/reference/api/")
+
+
+# Commands
+
+
+def test_the_two_commands_need_nothing_but_python_and_stand_on_one_line_each() -> None:
+    first, second = (line for line in README.commands if line.startswith("python3 -m venv"))
 
     assert first.endswith(".venv/bin/redisjobs demo")
     assert second.endswith(".venv/bin/python -m pytest")
@@ -115,8 +172,8 @@ def test_the_two_commands_need_nothing_but_python_and_stand_on_one_line_each(rea
         assert not set(re.findall(r"\w+", command)) & {"uv", "docker", "apt", "brew", "sudo"}
 
 
-def test_ci_runs_the_very_command_of_the_readme(readme: str, project: Path) -> None:
-    second = [line for line in commands(readme) if line.endswith("-m pytest")]
+def test_ci_runs_the_very_command_of_the_readme(project: Path) -> None:
+    second = [line for line in README.commands if line.endswith("-m pytest")]
     extracting = "sed -n 's/^\\(python3 -m venv .*-m pytest\\)$/\\1/p' README.md"
     script = (project / ".ci/run").read_text("utf-8")
 
@@ -126,15 +183,47 @@ def test_ci_runs_the_very_command_of_the_readme(readme: str, project: Path) -> N
     assert os.access(project / ".ci/run", os.X_OK)
 
 
-def test_every_command_line_in_the_readme_is_one_that_is_understood(readme: str) -> None:
-    calls = [shlex.split(line)[1:] for line in commands(readme) if line.startswith("redisjobs ")]
-    assert len(calls) > 8
+def started_by_others(page: Page) -> Iterator[list[str]]:
+    """The commands in a page's units of systemd and documents of Kubernetes."""
+    for unit in blocks(page.text, "ini"):
+        parser = ConfigParser(interpolation=None)
+        parser.optionxform = str  # type: ignore[assignment,method-assign]
+        parser.read_string(unit)
+        yield shlex.split(parser["Service"]["ExecStart"])
+    for document in blocks(page.text, "yaml"):
+        for container in yaml.safe_load(document)["spec"]["template"]["spec"]["containers"]:
+            yield container["command"]
 
-    for words in calls:
+
+def calls(page: Page) -> list[list[str]]:
+    """Every call of redisjobs on a page, without the program."""
+    typed = [shlex.split(line) for line in page.commands]
+    return [words[1:] for words in (*typed, *started_by_others(page)) if words and words[0].endswith("redisjobs")]
+
+
+@pytest.mark.parametrize("page", of(*PAGES))
+def test_every_command_line_is_one_that_is_understood(page: Page) -> None:
+    for words in calls(page):
         command: Any = typer.main.get_command(make(()))
-        while commands_below := getattr(command, "commands", None):
-            command = commands_below[words.pop(0)]
+        while below := commands_below(command):
+            command = below[words.pop(0)]
         command.make_context("redisjobs", words)  # raises what the command line would say
+
+
+def test_there_are_command_lines_enough_to_show_everything() -> None:
+    assert sum(len(calls(page)) for page in PAGES) > 50
+
+
+@pytest.mark.parametrize("page", of(*PAGES))
+def test_every_other_command_runs_what_is_there(page: Page) -> None:
+    for line in page.commands:
+        words = shlex.split(line)
+        assert words[0] in _PROGRAMS, line
+        if words[0].endswith("python") and "-m" in words:
+            assert importlib.util.find_spec(words[words.index("-m") + 1]), line
+        if words[0] not in ("redisjobs", "redis-cli", "export", "docker"):
+            named = [word for word in words[1:] if re.fullmatch(r"(tests|\.ci)/[\w/]+(\.\w+)?|\w+\.py", word)]
+            assert all((PROJECT / word).exists() or word in page.files for word in named), line
 
 
 def test_every_command_the_readme_speaks_of_is_there_and_the_other_way_round(readme: str) -> None:
@@ -145,8 +234,22 @@ def test_every_command_the_readme_speaks_of_is_there_and_the_other_way_round(rea
     assert spoken_of == set(root.commands)
 
 
-def test_the_map_of_the_house_has_every_file_and_no_other(readme: str, project: Path) -> None:
-    named = set(re.findall(r"^\| `(redisjobs/[^`]+)`", readme, re.MULTILINE))
+@pytest.mark.parametrize("page", of(*PAGES))
+def test_every_command_that_a_page_speaks_of_is_there(page: Page) -> None:
+    root: Any = typer.main.get_command(make(()))
+
+    for first, second in re.findall(r"`redisjobs ([a-z]+)(?: ([a-z]+))?", page.text):
+        assert first in root.commands
+        if below := commands_below(root.commands[first]):
+            assert not second or second in below
+
+
+# What pages name
+
+
+def test_the_map_of_the_house_has_every_file_and_no_other(project: Path) -> None:
+    page = (project / "docs/reference/modules.md").read_text("utf-8")
+    named = set(re.findall(r"^\| `(redisjobs/[^`]+)`", page, re.MULTILINE))
     there = {str(path.relative_to(project)) for path in (project / "redisjobs").rglob("*.py")}
     within = {path for path in there if any(name.endswith("/") and path.startswith(name) for name in named)}
 
@@ -154,15 +257,23 @@ def test_the_map_of_the_house_has_every_file_and_no_other(readme: str, project: 
     assert all((project / name).exists() for name in named)
 
 
-def test_links_lead_somewhere(readme: str, project: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)", readme):
-        assert (project / target).exists(), target
+@pytest.mark.parametrize("page", of(*PAGES))
+def test_links_lead_somewhere(page: Page, project: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", page.prose):
+        there = (page.path.parent / target).resolve() if target else page.path
+        assert there.exists(), target
+        assert there.is_relative_to(project)
+        assert not anchor or anchor in Page(there).anchors, (target, anchor)
 
 
 def test_nobody_is_told_to_install_another_projects_package(project: Path) -> None:
-    for path in [project / "README.md", project / "lua/README.md", *project.glob("redisjobs/**/*.py")]:
+    shown = [page.path for page in PAGES]
+    for path in [*shown, project / "lua/README.md", *project.glob("redisjobs/**/*.py")]:
         text = path.read_text("utf-8")
         assert not re.search(r"pip install [^\n&]*\bredisjobs(?![\w.])", text), path
+
+
+# The page of the scripts
 
 
 def scripts(project: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from test_readme import _FILE, blocks
+from pages import PAGES
 
 CHECKERS = {
     "mypy": ["-m", "mypy", "--strict", "--cache-dir", ".mypy"],
@@ -15,39 +15,42 @@ CHECKERS = {
 }
 
 
-def pages(project: Path) -> dict[str, str]:
-    """The pages whose Python blocks are shown to users."""
-    return {path.stem: path.read_text("utf-8") for path in [project / "README.md", *project.glob("docs/*.md")]}
-
-
-def write_modules(project: Path, folder: Path) -> list[Path]:
+def write_modules(folder: Path) -> set[Path]:
     """The blocks of each page as modules; those that are no files of their own, in one function that may await."""
-    written = []
-    for page, text in pages(project).items():
-        parts = []
-        for code in blocks(text, "python"):
-            if match := _FILE.match(code):
-                written.append(folder / match[1])
-                written[-1].write_text(code, "utf-8")
-            else:
-                parts.append(code)
-        if parts:
-            written.append(folder / f"{page.lower()}_blocks.py")
-            whole = textwrap.indent("\n".join(parts), "    ")
-            written[-1].write_text(f"async def blocks() -> None:\n{whole}", "utf-8")
+    written = set()
+    for page in PAGES:
+        for name, code in page.files.items():  # the same on each page that shows it: an example
+            (folder / name).write_text(code, "utf-8")
+            written.add(folder / name)
+        if page.parts:
+            whole = textwrap.indent("\n".join(page.parts), "    ")
+            path = folder / f"{re.sub(r'[^a-z]', '_', page.name.lower())}_blocks.py"
+            path.write_text(f"async def blocks() -> None:\n{whole}", "utf-8")
+            written.add(path)
     return written
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("checker", CHECKERS)
-def test_the_blocks_of_readme_and_docs_are_typed_rightly(project: Path, tmp_path: Path, checker: str) -> None:
+def test_the_blocks_of_readme_and_docs_are_typed_rightly(tmp_path: Path, checker: str) -> None:
     pytest.importorskip(CHECKERS[checker][1])
-    assert len(write_modules(project, tmp_path)) >= 4
+    assert len(write_modules(tmp_path)) > 20
     if checker == "pyright":
         (tmp_path / "pyrightconfig.json").write_text('{"typeCheckingMode": "standard"}')
 
     command = [sys.executable, *CHECKERS[checker], "."]
     checked = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+
+    assert checked.returncode == 0, checked.stdout
+
+
+@pytest.mark.slow
+def test_the_blocks_of_readme_and_docs_import_what_they_use_and_no_more(tmp_path: Path) -> None:
+    pytest.importorskip("ruff")
+    write_modules(tmp_path)
+
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F", "."]
+    checked = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
 
     assert checked.returncode == 0, checked.stdout
 

@@ -1,0 +1,310 @@
+"""Writes the pages of docs/reference/ that are made from the code: the API and the command line.
+
+    .venv/bin/python .ci/reference.py           # write them
+    .venv/bin/python .ci/reference.py --check   # write nothing; exit code 1 if one is not as it would be written
+
+The API comes from the docstrings, which griffe reads without importing anything. The command line comes from the
+commands themselves; what stands above the marker on its page is written by hand, and kept.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator
+from enum import Enum
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args, get_type_hints
+
+import griffe
+import typer
+
+from redisjobs.cli.app import make
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs/reference"
+MARKER = "<!-- What follows is written by .ci/reference.py. -->"
+
+_TITLES = {
+    "queues": ("Queues and pushing", "For whoever pushes jobs, looks at them or registers handlers."),
+    "jobs": ("Names, contexts and states", "For whoever writes handlers, or reads what is known of a job."),
+    "workers": ("Workers", "For whoever runs workers in code of their own; else see the command line."),
+    "retries": ("Retry policies", "For whoever says when a failed job is tried again."),
+    "errors": ("Errors and steering", "For whoever catches errors, or raises what chooses a job's outcome."),
+    "sync": (
+        "The sync queue",
+        "For whoever pushes from code without an event loop: `from redisjobs.sync import JobQueue`.",
+    ),
+}
+"""Each page's title, and whom it is for."""
+
+_PAGES = {"job": "jobs", "worker": "workers", "retry": "retries", "errors": "errors"}
+"""Which page a module's names are on; those of all others are on that of the queues."""
+
+_WIDTH = 88
+_KINDS = {int: "NUMBER", float: "NUMBER", str: "TEXT", Path: "PATH"}
+_PARSER: dict[str, Any] = {"returns_multiple_items": False, "returns_named_value": False}
+_SECTIONS = {
+    griffe.DocstringSectionKind.parameters: "Arguments",
+    griffe.DocstringSectionKind.returns: "Returns",
+    griffe.DocstringSectionKind.raises: "Raises",
+}
+
+Documented = griffe.Class | griffe.Function
+
+
+def api() -> dict[Path, str]:
+    """The pages of the API: where each is to be, and its text."""
+    package = griffe.load("redisjobs", search_paths=[ROOT], docstring_parser="google")
+    groups: dict[str, list[Documented]] = {page: [] for page in _TITLES}
+    for name in package.exports or ():
+        found = _documented(package[str(name)])
+        groups[_PAGES.get(found.path.split(".")[1], "queues")].append(found)
+    sync = package["sync"]
+    groups["sync"] = [each for each in sync.classes.values() if not (each.is_alias or _is_protocol(each))]
+    pages = {DOCS / f"api/{page}.md": _api_page(page, members) for page, members in groups.items()}
+    return pages | {DOCS / "api/index.md": _index(groups)}
+
+
+def _documented(alias: griffe.Object | griffe.Alias) -> Documented:
+    found = alias.final_target if isinstance(alias, griffe.Alias) else alias
+    assert isinstance(found, griffe.Class | griffe.Function), alias.path
+    return found
+
+
+def _is_protocol(kind: griffe.Class) -> bool:
+    return any(str(base).startswith("Protocol") for base in kind.bases)
+
+
+def _index(groups: dict[str, list[Documented]]) -> str:
+    lines = [
+        "# The API",
+        "For whoever writes code: every public name, as its docstring tells it. Names are imported from "
+        "`redisjobs`, those of the sync queue from `redisjobs.sync`.",
+    ]
+    for page, members in groups.items():
+        rows = [f"| [`{each.name}`]({page}.md#{each.name.lower()}) | {_summary(each)} |" for each in members]
+        lines += [f"## {_TITLES[page][0]}", "\n".join(["| name | what |", "|---|---|", *rows])]
+    return _joined(lines)
+
+
+def _summary(member: Documented) -> str:
+    text = member.docstring.value if member.docstring else ""
+    return " ".join(text.partition("\n\n")[0].split()).replace("|", "\\|")
+
+
+def _api_page(page: str, members: Iterable[Documented]) -> str:
+    lines = [f"# {_TITLES[page][0]}", _TITLES[page][1]]
+    for member in members:
+        lines += _class(member) if isinstance(member, griffe.Class) else _function(member, "##")
+    return _joined(lines)
+
+
+def _class(found: griffe.Class) -> Iterator[str]:
+    bases = [str(base) for base in found.bases if not str(base).startswith(("Generic", "Protocol"))]
+    init = found.members.get("__init__")
+    yield f"## {found.name}"
+    if isinstance(init, griffe.Function) and not (found.labels & {"dataclass"}):
+        yield _block(_signature(init, found.name))
+    else:
+        yield _block(f"class {found.name}({', '.join(bases)})" if bases else f"class {found.name}")
+    yield from _prose(found)
+    if attributes := list(_attributes(found)):
+        yield "**Attributes**"
+        yield "\n".join(attributes)
+    for name, member in found.all_members.items():
+        target = member.final_target if isinstance(member, griffe.Alias) else member
+        if isinstance(target, griffe.Function) and not name.startswith("_") and target.docstring:
+            yield from _function(target, "###", f"{found.name}.{name}")
+
+
+def _attributes(found: griffe.Class) -> Iterator[str]:
+    """Those that the class, or a base without a place of its own here, documents; then those with a docstring."""
+    told: set[str] = set()
+    for kind in (found, *(base for base in found.mro() if not _is_public(base))):
+        for section in _parsed(kind):
+            if section.kind is griffe.DocstringSectionKind.attributes:
+                for each in section.value:
+                    told.add(each.name)
+                    yield _item(f"`{each.name}`", each.description)
+    for name, member in found.all_members.items():
+        target = member.final_target if isinstance(member, griffe.Alias) else member
+        if not isinstance(target, griffe.Attribute) or name in told or name.startswith("_"):
+            continue
+        if member.inherited and isinstance(target.parent, griffe.Class) and _is_public(target.parent):
+            continue
+        if found.bases and str(found.bases[0]) == "StrEnum":
+            yield f"- `{name}` = `{target.value}`"
+        elif target.docstring:
+            yield _item(f"`{name}`", target.docstring.value)
+
+
+def _is_public(kind: griffe.Class) -> bool:
+    return kind.name in (kind.package.exports or ())
+
+
+def _function(function: griffe.Function, heading: str, title: str = "") -> Iterator[str]:
+    yield f"{heading} {title or function.name}"
+    word = "async def " if "async" in function.labels else "def "
+    returned = f" -> {function.returns}" if function.returns is not None else ""
+    yield _block(_signature(function, word + function.name) + returned)
+    yield from _prose(function)
+
+
+def _prose(found: Documented) -> Iterator[str]:
+    for section in _parsed(found):
+        if section.kind is griffe.DocstringSectionKind.text:
+            yield section.value.strip()
+        elif title := _SECTIONS.get(section.kind):
+            yield f"**{title}**"
+            yield "\n".join(_items(section, str(getattr(found, "returns", ""))))
+
+
+def _items(section: griffe.DocstringSection, returned: str) -> Iterator[str]:
+    for each in section.value:
+        if section.kind is griffe.DocstringSectionKind.returns:
+            begin = "" if str(each.annotation) == returned else f"{each.annotation}: "  # words, taken for a type
+            yield " ".join(f"{begin}{each.description}".split())
+        elif section.kind is griffe.DocstringSectionKind.raises:
+            yield _item(f"`{each.annotation}`", each.description)
+        else:
+            yield _item(f"`{each.name}`", each.description)
+
+
+def _parsed(found: griffe.Object) -> list[griffe.DocstringSection]:
+    return found.docstring.parse(griffe.Parser.google, **_PARSER) if found.docstring else []
+
+
+def _item(what: str, told: str) -> str:
+    return f"- {what}: {' '.join(told.split())}"
+
+
+def _signature(function: griffe.Function, name: str) -> str:
+    """Name and arguments, on one line or with one a line."""
+    parts = list(_arguments(function))
+    whole = f"{name}({', '.join(parts)})"
+    return whole if len(whole) <= _WIDTH else "\n".join([f"{name}(", *(f"    {part}," for part in parts), ")"])
+
+
+def _arguments(function: griffe.Function) -> Iterator[str]:
+    before: griffe.ParameterKind | None = None
+    for each in function.parameters:
+        if each.name == "self":
+            continue
+        positional, named = griffe.ParameterKind.positional_only, griffe.ParameterKind.keyword_only
+        if before is positional and each.kind is not positional:
+            yield "/"
+        if each.kind is named and before not in (named, griffe.ParameterKind.var_positional):
+            yield "*"
+        before = each.kind
+        stars = {griffe.ParameterKind.var_positional: "*", griffe.ParameterKind.var_keyword: "**"}.get(
+            each.kind, ""
+        )
+        told = f"{stars}{each.name}" + (f": {each.annotation}" if each.annotation is not None else "")
+        if each.default is not None and not stars:
+            told += f" = {each.default}" if each.annotation is not None else f"={each.default}"
+        yield told
+    if before is griffe.ParameterKind.positional_only:
+        yield "/"
+
+
+def _block(code: str) -> str:
+    return f"```pyi\n{code}\n```"
+
+
+def _joined(parts: Iterable[str]) -> str:
+    return "\n\n".join(parts) + "\n"
+
+
+def command_line() -> dict[Path, str]:
+    """The page of the command line, what was written by hand first."""
+    path = DOCS / "command-line.md"
+    by_hand = path.read_text("utf-8").partition(MARKER)[0]
+    root: Any = typer.main.get_command(make(()))
+    return {path: by_hand + MARKER + "\n\n" + _joined(_commands(root, "redisjobs"))}
+
+
+def _commands(command: Any, called: str) -> Iterator[str]:
+    below = getattr(command, "commands", None)
+    if below is None:
+        yield from _command(command, called)
+        return
+    for name, each in below.items():
+        yield from _commands(each, f"{called} {name}")
+
+
+def _command(command: Any, called: str) -> Iterator[str]:
+    shown = [each for each in command.params if not getattr(each, "hidden", False) and each.name != "help"]
+    arguments = [each for each in shown if each.param_type_name == "argument"]
+    options = [each for each in shown if each.param_type_name == "option"]
+    usage = [called, *(["[OPTIONS]"] if options else []), *(_metavar(each) for each in arguments)]
+    yield f"## {called}"
+    yield f"`{' '.join(usage)}`"
+    yield "\n\n".join(" ".join(part.split()) for part in (command.help or "").split("\n\n"))
+    if arguments:
+        rows = [f"| `{_metavar(each)}` | {_cell(each.help)} |" for each in arguments]
+        yield "\n".join(["| argument | means |", "|---|---|", *rows])
+    if options:
+        kinds = _kinds(command)
+        rows = [
+            f"| {_names(each, kinds[each.name])} | {_cell(each.help)} | {_default(each)} |" for each in options
+        ]
+        yield "\n".join(["| option | means | by default |", "|---|---|---|", *rows])
+
+
+def _metavar(parameter: Any) -> str:
+    return str(parameter.metavar or parameter.name.upper())
+
+
+def _names(option: Any, kind: Any) -> str:
+    names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
+    if option.is_flag or kind is bool:
+        return names
+    if issubclass(kind, Enum):
+        return f"{names} {', '.join(f'`{each.value}`' for each in kind)}"
+    return f"{names} {option.metavar or _KINDS[kind]}"
+
+
+def _kinds(command: Any) -> dict[str, Any]:
+    """What each option and argument is read as, by name: of `Annotated[list[str] | None, ...]` that is str."""
+    kinds = {}
+    for name, hint in get_type_hints(command.callback, include_extras=True).items():
+        kind = hint
+        while inner := [each for each in get_args(kind) if each is not NoneType]:
+            kind = inner[0]
+        kinds[name] = kind
+    return kinds
+
+
+def _default(option: Any) -> str:
+    told = "required" if option.required else ""
+    if not (option.required or option.default is None or option.default is False or option.default == ""):
+        told = f"`{getattr(option.default, 'value', option.default)}`"
+    return " or ".join(filter(None, [f"`${option.envvar}`" if option.envvar else "", told]))
+
+
+def _cell(text: str | None) -> str:
+    return " ".join((text or "").split()).replace("|", "\\|")
+
+
+def main() -> int:
+    """Run it; the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is not up to date")
+    check = parser.parse_args().check
+    pages = api() | command_line()
+    stale = [path for path, text in pages.items() if not path.exists() or path.read_text("utf-8") != text]
+    left = sorted(set((DOCS / "api").glob("*.md")) - set(pages))
+    for path in (*stale, *left):
+        print(path.relative_to(ROOT), "is not up to date" if check else "done")
+    if check:
+        return 1 if stale or left else 0
+    for path in stale:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(pages[path], "utf-8")
+    for path in left:  # of a page that there is no more
+        path.unlink()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,9 @@
+# thumbnails.py: a handler in a process of its own
+from redisjobs import JobQueue
+
+queue = JobQueue("redis://127.0.0.1:6379/0", name="thumbnails")
+
+
+@queue.job(run_in="process", timeout=30)
+def thumbnail(path: str, width: int = 64) -> None:
+    print(f"{path} at {width}")  # prints: a.png at 64

@@ -1,0 +1,166 @@
+"""The documentation is whole: short where it has to be, every page in its place, the reference as the code is."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+from pages import DOCS, PROJECT, README, Page, commands_below, of
+from test_readme import scripts
+
+from redisjobs.cli.app import make
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.text.splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", of(*DOCS))
+def test_every_page_says_first_for_whom_it_is(page: Page) -> None:
+    title, first = page.text.split("\n\n")[:2]
+
+    assert re.fullmatch(r"# \S.*", title)
+    assert first.startswith("For whoever ")
+
+
+def targets(nav: Any) -> Iterator[str]:
+    """The pages of a navigation, in order."""
+    match nav:
+        case str():
+            yield nav
+        case dict():
+            for below in nav.values():
+                yield from targets(below)
+        case list():
+            for below in nav:
+                yield from targets(below)
+
+
+@pytest.fixture(scope="module")
+def site() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((PROJECT / "mkdocs.yml").read_text("utf-8"))
+    return loaded
+
+
+def test_every_page_is_in_the_navigation_once_and_no_other_is(site: dict[str, Any]) -> None:
+    there = sorted(page.name.removeprefix("docs/") for page in DOCS)
+
+    assert sorted(targets(site["nav"])) == there
+
+
+def test_every_page_can_be_reached_from_the_first_one() -> None:
+    known, new = set[Path](), {PROJECT / "docs/index.md"}
+    while new:
+        known |= new
+        linked = {
+            (path.parent / target).resolve()
+            for path in new
+            for target in re.findall(r"\]\(([^)#]+\.md)", Page(path).prose)
+        }
+        new = linked - known
+
+    assert {page.path for page in DOCS} <= known
+
+
+def test_the_site_needs_no_plugin_and_fetches_nothing_from_elsewhere(site: dict[str, Any]) -> None:
+    assert "plugins" not in site
+    assert site["theme"]["font"] is False
+
+
+def test_pages_of_the_site_link_to_nothing_outside_of_it() -> None:
+    for page in DOCS:
+        for target in re.findall(r"\]\(([^)#]+)", page.prose):
+            assert (page.path.parent / target).resolve().is_relative_to(PROJECT / "docs"), (page.name, target)
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("zensical")
+    shutil.copytree(PROJECT / "docs", tmp_path / "docs")
+    shutil.copy(PROJECT / "mkdocs.yml", tmp_path)
+
+    command = [sys.executable, "-m", "zensical", "build", "--strict"]
+    built = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=50)
+
+    assert built.returncode == 0, built.stdout + built.stderr
+    for page in DOCS:
+        inside = page.path.relative_to(PROJECT / "docs").with_suffix("")
+        inside = inside.parent if inside.name == "index" else inside
+        assert (tmp_path / "site" / inside / "index.html").exists(), page.name
+
+
+# The reference
+
+
+def test_the_reference_is_as_the_code_is() -> None:
+    pytest.importorskip("griffe")
+
+    command = [sys.executable, ".ci/reference.py", "--check"]
+    checked = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=50)
+
+    assert checked.returncode == 0, f"{checked.stdout}{checked.stderr}run .venv/bin/python .ci/reference.py"
+
+
+def commands(command: Any, called: str) -> Iterator[str]:
+    """Each command there is, in full."""
+    if below := commands_below(command):
+        for name, each in below.items():
+            yield from commands(each, f"{called} {name}")
+    else:
+        yield called
+
+
+COMMANDS = list(commands(typer.main.get_command(make(())), "redisjobs"))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_page_of_the_command_line_has_every_option_that_help_shows_and_no_other(command: str) -> None:
+    page = (PROJECT / "docs/reference/command-line.md").read_text("utf-8")
+    section = page.split(f"\n## {command}\n")[1].split("\n## ")[0]
+    env = os.environ | {"COLUMNS": "300", "TERM": "dumb", "PYTHONPATH": str(PROJECT)}
+
+    asked = [sys.executable, "-m", *command.split(), "--help"]
+    shown = subprocess.run(asked, env=env, capture_output=True, text=True, check=True, timeout=50).stdout
+
+    options = set(re.findall(r"^\W* (--[a-z-]+)", shown, re.MULTILINE)) - {"--help"}
+    assert set(re.findall(r"^\| `(--[a-z-]+)`", section, re.MULTILINE)) == options
+    assert shown.split("Usage:")[1].split()[0] == "redisjobs"
+
+
+def test_the_page_of_the_command_line_has_every_command_and_no_other() -> None:
+    page = (PROJECT / "docs/reference/command-line.md").read_text("utf-8")
+
+    assert re.findall(r"^## (redisjobs .+)$", page, re.MULTILINE) == COMMANDS
+
+
+def test_the_page_of_the_keys_has_every_key_and_no_other(project: Path) -> None:
+    page = (project / "docs/reference/keys.md").read_text("utf-8").split("\n## ")[0]
+    first_column = "".join(re.findall(r"^\| (`.*?) \|", page, re.MULTILINE))
+    mapped = {key.partition("<")[0] for key in re.findall(r"`([^`]+)`", first_column)}
+
+    assert mapped == set(re.findall(r"^-- KEYS\[\d+\] +(\S+)", "".join(scripts(project).values()), re.MULTILINE))
+
+
+def test_the_pages_of_the_api_have_every_public_name() -> None:
+    import redisjobs
+
+    page = (PROJECT / "docs/reference/api/index.md").read_text("utf-8")
+    named = re.findall(r"^\| \[`(\w+)`\]\((?!sync)", page, re.MULTILINE)
+
+    assert sorted(named) == sorted(redisjobs.__all__)
+
+
+def test_the_documentation_says_what_drawing_of_the_states_the_scripts_have(project: Path) -> None:
+    def drawing(path: str) -> str:
+        text = (project / path).read_text("utf-8")
+        (drawn,) = re.findall(r"^```(?:text)?\n( +push .*?)^```$", text, re.MULTILINE | re.DOTALL)
+        return str(drawn)
+
+    assert drawing("docs/reference/job-states.md") == drawing("lua/README.md")

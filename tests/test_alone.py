@@ -15,7 +15,7 @@ from redisjobs.job import JobContext, JobName, Priority
 from redisjobs.queue import JobQueue
 from redisjobs.retry import no_retry
 from redisjobs.worker.clearance import Clearance
-from redisjobs.worker.lookout import Lookout
+from redisjobs.worker.subscriber import Subscriber
 from redisjobs.worker.worker import Worker
 
 pytestmark = pytest.mark.anyio
@@ -115,7 +115,7 @@ async def test_a_worker_that_is_always_busy_makes_room_for_one_in_the_end(store:
 async def test_one_of_which_a_worker_was_not_told_is_found_when_it_looks_for_the_dead(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Lookout, "_heard", lambda lookout, notification: None)
+    monkeypatch.setattr(Subscriber, "_heard", lambda subscriber, notification: None)
     watched = Watched(store)
     worker = Worker(watched.queue, max_deliveries=2, lease=0.4)
     async with watched.queue, anyio.create_task_group() as tasks:

@@ -52,13 +52,13 @@ async def test_what_a_read_of_the_old_id_brings_while_a_worker_goes_on_is_not_ru
     old = processor.consumer.worker_id
     await queue.driver.push([NewJob("a", JOB)], repeated=False)
     late = await processor.consumer.wait(1, 1)
-    end = processor.lookout.end
+    end = processor.fetcher.end
 
     async def end_with_a_reply() -> None:
         processor._dispatch(late)
         await end()
 
-    monkeypatch.setattr(processor.lookout, "end", end_with_a_reply)
+    monkeypatch.setattr(processor.fetcher, "end", end_with_a_reply)
     await processor._begin_anew(Fenced(old))
 
     assert processor.consumer.worker_id != old

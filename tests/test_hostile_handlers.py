@@ -821,7 +821,7 @@ def test_a_worker_that_waits_for_work_outlasts_a_handler_that_cancels_all_tasks(
             running = asyncio.create_task(worker.run())
             async with asyncio.timeout(20):
                 for number in range(3):
-                    await eventually(lambda: worker._processor and worker._processor.lookout.waiting)
+                    await eventually(lambda: worker._processor and worker._processor.fetcher.waiting)
                     with suppress(asyncio.CancelledError):  # these are this task's own, too
                         await queue.push(Work(number))
                         await eventually(partial(ran.__contains__, number))

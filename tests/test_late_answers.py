@@ -21,8 +21,8 @@ from redisjobs.job import JobContext, Priority
 from redisjobs.outcome import CancelAsked, Done, LeaseGone, Outcome, Raised
 from redisjobs.worker.batcher import Batch
 from redisjobs.worker.clock import Clock
+from redisjobs.worker.fetcher import Fetcher
 from redisjobs.worker.guard import keep_up
-from redisjobs.worker.lookout import Lookout
 from redisjobs.worker.processor import Processor
 
 pytestmark = pytest.mark.anyio
@@ -457,20 +457,21 @@ def processor_of(queue: JobQueue) -> Processor:
 
 
 async def test_a_due_job_is_expected_by_the_time_that_the_last_claim_told(queue: JobQueue) -> None:
-    lookout = processor_of(queue).lookout
-    assert not lookout.expects(within=3600)
+    processor = processor_of(queue)
+    promoter = processor.promoter
+    assert not promoter.expects(within=3600)
 
-    lookout.learn(60.0, time.monotonic())
+    promoter.learn(60.0, time.monotonic())
 
-    assert lookout.expects(within=60)
-    assert not lookout.expects(within=30)
-    lookout._heard(Notification("due", str(1_000_000 + 20_000)))
-    assert lookout.expects(within=30)
-    assert not lookout.expects(within=10)
-    lookout._heard(Notification("due", str(1_000_000 + 40_000)))  # later than what is known
-    assert lookout.expects(within=30)
-    lookout.learn(None, time.monotonic())
-    assert not lookout.expects(within=3600)
+    assert promoter.expects(within=60)
+    assert not promoter.expects(within=30)
+    processor.subscriber._heard(Notification("due", str(1_000_000 + 20_000)))
+    assert promoter.expects(within=30)
+    assert not promoter.expects(within=10)
+    processor.subscriber._heard(Notification("due", str(1_000_000 + 40_000)))  # later than what is known
+    assert promoter.expects(within=30)
+    promoter.learn(None, time.monotonic())
+    assert not promoter.expects(within=3600)
 
 
 async def test_a_claim_tells_when_the_next_delayed_job_is_due(queue: JobQueue, processor: Processor) -> None:
@@ -479,8 +480,8 @@ async def test_a_claim_tells_when_the_next_delayed_job_is_due(queue: JobQueue, p
 
     processor._answered(batch, await processor.consumer.exchange(batch.settlements, batch.count))
 
-    assert processor.lookout.expects(within=3600)
-    assert not processor.lookout.expects(within=3000)
+    assert processor.promoter.expects(within=3600)
+    assert not processor.promoter.expects(within=3000)
 
 
 async def test_when_listening_begins_what_was_said_before_is_learnt_by_a_claim_and_a_beat(
@@ -490,13 +491,13 @@ async def test_when_listening_begins_what_was_said_before_is_learnt_by_a_claim_a
     monkeypatch.setattr(processor.heartbeat, "hurry", lambda: hurried.append(True))
     before = time.monotonic()
 
-    processor.lookout._heard(Notification("subscribed", ""))
+    processor.subscriber._heard(Notification("subscribed", ""))
 
     assert hurried
-    processor.lookout.begin(1, before)
-    assert not processor.lookout.waiting
-    processor.lookout.begin(1, time.monotonic() + 1)
-    assert processor.lookout.waiting
+    processor.fetcher.begin(1, before)
+    assert not processor.fetcher.waiting
+    processor.fetcher.begin(1, time.monotonic() + 1)
+    assert processor.fetcher.waiting
 
 
 @pytest.mark.parametrize("breaks", [False, True])
@@ -506,18 +507,18 @@ async def test_after_a_blocking_read_that_broke_off_and_no_other_jobs_may_have_c
     async def wait(*_: Any) -> list[Lease]:
         if breaks:
             raise Unavailable("the connection broke")
-        processor.lookout._ending = True
+        processor.fetcher._ending = True
         return []
 
     monkeypatch.setattr(processor.consumer, "wait", wait)
     async with anyio.create_task_group() as tasks:
-        for watch in processor.lookout.watches:
-            tasks.start_soon(keep_up, watch)
+        for part in (processor.fetcher, processor.subscriber, processor.promoter):
+            tasks.start_soon(keep_up, part.run)
         await anyio.wait_all_tasks_blocked()
-        processor.lookout.begin(1, time.monotonic() + 1)
-        await eventually(lambda: not processor.lookout.waiting)
+        processor.fetcher.begin(1, time.monotonic() + 1)
+        await eventually(lambda: not processor.fetcher.waiting)
 
-        assert processor.lookout.needs_recovery is breaks
+        assert processor.fetcher.needs_recovery is breaks
         tasks.cancel_scope.cancel()
 
 
@@ -528,20 +529,20 @@ async def test_a_blocking_read_that_can_not_be_ended_in_order_is_cut_off(
         await anyio.sleep_forever()
         return True
 
-    monkeypatch.setattr("redisjobs.worker.lookout._IN_ORDER", 0.1)
+    monkeypatch.setattr("redisjobs.worker.fetcher._IN_ORDER", 0.1)
     monkeypatch.setattr(processor.consumer, "unblock", unanswered)
     async with anyio.create_task_group() as tasks:
-        for watch in processor.lookout.watches:
-            tasks.start_soon(keep_up, watch)
+        for part in (processor.fetcher, processor.subscriber, processor.promoter):
+            tasks.start_soon(keep_up, part.run)
         await anyio.wait_all_tasks_blocked()
-        processor.lookout.begin(1, time.monotonic() + 1)
+        processor.fetcher.begin(1, time.monotonic() + 1)
         await anyio.wait_all_tasks_blocked()
 
         with anyio.fail_after(4):  # sooner than a read ends by itself
-            await processor.lookout.end()
+            await processor.fetcher.end()
 
-        assert not processor.lookout.waiting
-        assert processor.lookout.needs_recovery  # something may have been delivered to it
+        assert not processor.fetcher.waiting
+        assert processor.fetcher.needs_recovery  # something may have been delivered to it
         tasks.cancel_scope.cancel()
 
 
@@ -609,16 +610,16 @@ async def test_beside_a_blocking_read_outcomes_are_settled_and_due_jobs_promoted
     processor = Processor(Worker(queue, concurrency=2).settings, until_idle=False)
     assert processor._next_batch().count == 2
 
-    processor.lookout.begin(2, time.monotonic())
+    processor.fetcher.begin(2, time.monotonic())
 
     assert processor._next_batch().count is None
-    processor.lookout.promote = True
+    processor.promoter.is_due = True
     assert [processor._next_batch().count for _ in range(2)] == [0, None]
 
 
 async def test_a_worker_that_stops_settles_and_asks_for_nothing(queue: JobQueue, processor: Processor) -> None:
     processor.stop(60)
-    processor.lookout.promote = True
+    processor.promoter.is_due = True
 
     assert processor._next_batch().count is None
 
@@ -627,7 +628,7 @@ async def test_an_idle_worker_with_one_slot_takes_one_job_at_a_time(queue: JobQu
     worker = Worker(queue, concurrency=1)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(worker.run)
-        await eventually(lambda: worker._processor and settled(worker._processor.lookout))
+        await eventually(lambda: worker._processor and settled(worker._processor.fetcher))
 
         await queue.push_many([Work(n) for n in range(5)])
 
@@ -639,16 +640,17 @@ async def test_an_idle_worker_with_one_slot_takes_one_job_at_a_time(queue: JobQu
 
 
 async def test_a_due_time_heard_of_before_older_answers_came_is_kept(queue: JobQueue) -> None:
-    lookout, sent = processor_of(queue).lookout, time.monotonic()
+    processor, sent = processor_of(queue), time.monotonic()
+    promoter = processor.promoter
 
-    lookout.learn(None, sent)
-    lookout._heard(Notification("due", str(1_000_000 + 50)))
+    promoter.learn(None, sent)
+    processor.subscriber._heard(Notification("due", str(1_000_000 + 50)))
     for later in (0.0, 1e-6):  # two of them: "nothing is due", said before the push that the notification tells of
-        lookout.learn(None, sent + later)
-        assert lookout._due_at is not None
+        promoter.learn(None, sent + later)
+        assert promoter._due_at is not None
 
-    lookout.learn(None, time.monotonic() + 1)  # said after it
-    assert lookout._due_at is None
+    promoter.learn(None, time.monotonic() + 1)  # said after it
+    assert promoter._due_at is None
 
 
 async def test_more_slots_than_one_claim_can_fill_are_filled_by_as_many_claims(queue: JobQueue) -> None:
@@ -673,12 +675,12 @@ async def test_jobs_released_while_a_claim_is_answered_are_found_by_the_next(red
             return
         stop_holding()
         await other.release(refund=True, watch=False)
-        await eventually(lambda: worker._processor and worker._processor.lookout._claim_after > began)
+        await eventually(lambda: worker._processor and worker._processor.fetcher._claim_after > began)
 
     began = 0.0
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(worker.run)
-        await eventually(lambda: worker._processor and worker._processor.lookout.waiting)
+        await eventually(lambda: worker._processor and worker._processor.fetcher.waiting)
         assert worker._processor is not None
         consumer = worker._processor.consumer
         assert isinstance(consumer, RedisConsumer)
@@ -699,15 +701,15 @@ async def test_a_worker_that_is_cancelled_as_it_begins_to_ask_hands_back_at_once
     """Its tasks hear of a cancel in any order: the one that asks may outlast the one that would read."""
     job_id = await queue.push(Work())
     async with anyio.create_task_group() as tasks:
-        for watch in processor.lookout.watches:
-            tasks.start_soon(keep_up, watch)
+        for part in (processor.fetcher, processor.subscriber, processor.promoter):
+            tasks.start_soon(keep_up, part.run)
         processor.batcher.start(tasks)
         await anyio.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()
     processor._dispatch((await processor.consumer.exchange([], 1)).leases)
 
     if late == "read":
-        processor.lookout.begin(1, time.monotonic())
+        processor.fetcher.begin(1, time.monotonic())
     else:
         processor.batcher.begin(Batch([], 1))
     with anyio.fail_after(2):
@@ -759,9 +761,9 @@ def hold_answers(consumer: RedisConsumer, before: Callable[[Exchange], Awaitable
     return lambda: setattr(consumer, "exchange", exchange)
 
 
-def settled(lookout: Lookout) -> bool:
+def settled(fetcher: Fetcher) -> bool:
     """Whether it waits, and has heard that it is subscribed: for then it ends its read, and claims once more."""
-    return lookout.waiting and lookout._claim_after > 0 and not (lookout.interrupted or lookout._ending)
+    return fetcher.waiting and fetcher._claim_after > 0 and not (fetcher.interrupted or fetcher._ending)
 
 
 @pytest.mark.parametrize("verb", ["exchange", "wait"])
@@ -807,7 +809,7 @@ async def test_jobs_that_took_a_lease_to_arrive_are_run_but_not_before_a_beat_go
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(worker.run)
         if verb == "wait":
-            await eventually(lambda: worker._processor and settled(worker._processor.lookout))
+            await eventually(lambda: worker._processor and settled(worker._processor.fetcher))
             await queue.push(Late())
         with anyio.fail_after(10):
             await arrived.wait()

@@ -36,7 +36,8 @@ __main__
 WORKER = """
 worker
 processor
-lookout batcher
+batcher
+fetcher subscriber promoter
 slots watchdog
 execution
 heartbeat supervisor child

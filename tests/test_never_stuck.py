@@ -339,11 +339,11 @@ def test_a_worker_that_was_frozen_for_its_lease_starts_nothing_that_it_was_given
 async def test_an_older_answer_that_was_overtaken_changes_nothing(store: Store) -> None:
     processor = Processor(Worker(queue_at(store.driver, store.queue_name)).settings, until_idle=True)
     now = time.monotonic()
-    processor.lookout.learn(0.5, now)
+    processor.promoter.learn(0.5, now)
 
-    processor.lookout.learn(None, now - 1)
+    processor.promoter.learn(None, now - 1)
 
-    assert processor.lookout._due_at is not None
+    assert processor.promoter._due_at is not None
 
 
 @pytest.mark.parametrize("how", ["at its end", "later"])

@@ -94,7 +94,7 @@ async def until(queue: JobQueue, state: State, number: int) -> None:
 
 async def until_it_waits(worker: Worker) -> None:
     """Wait until a worker has found nothing to do, and waits in a blocking read."""
-    await eventually(lambda: worker._processor and worker._processor.lookout.waiting)
+    await eventually(lambda: worker._processor and worker._processor.fetcher.waiting)
 
 
 # Running
@@ -673,7 +673,7 @@ async def test_cancelling_a_running_job_cancels_its_handler(queue: JobQueue) -> 
 async def test_a_cancel_that_no_notification_told_of_is_learnt_with_the_next_beat(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("redisjobs.worker.lookout.Lookout._heard", lambda *_: None)
+    monkeypatch.setattr("redisjobs.worker.subscriber.Subscriber._heard", lambda *_: None)
     started, cancelled = anyio.Event(), anyio.Event()
 
     @queue.register(Work)

@@ -119,7 +119,7 @@ async def test_another_thread_can_stop_an_idle_worker_at_once(queue: JobQueue, h
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(worker.run)
-            await eventually(lambda: worker._processor and worker._processor.lookout.waiting)
+            await eventually(lambda: worker._processor and worker._processor.fetcher.waiting)
 
             asked = time.monotonic()
             await in_a_thread(getattr(worker, how))

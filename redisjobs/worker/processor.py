@@ -46,13 +46,15 @@ from redisjobs.worker.clearance import Clearance
 from redisjobs.worker.clock import Clock
 from redisjobs.worker.contexts import Contexts
 from redisjobs.worker.execution import Execution, Means
+from redisjobs.worker.fetcher import Fetcher
 from redisjobs.worker.guard import Guard, keep_up
 from redisjobs.worker.health import Health
 from redisjobs.worker.heartbeat import Heartbeat
-from redisjobs.worker.lookout import Lookout
+from redisjobs.worker.promoter import Promoter
 from redisjobs.worker.rss import rss
 from redisjobs.worker.settings import Settings
 from redisjobs.worker.slots import Slots
+from redisjobs.worker.subscriber import Subscriber
 from redisjobs.worker.threads import Threads
 from redisjobs.worker.watchdog import LoopWatchdog
 
@@ -114,15 +116,9 @@ class Processor:
         self.clearance = Clearance(settings.lease)
         self.one_waits = True  # perhaps: a job that has to run alone, for a worker that runs nothing
         self.clock = Clock()
-        self.lookout = Lookout(
-            self.consumer,
-            arrived=lambda leases: self._dispatch(leases, self.lookout.reading_since),
-            changed=lambda: self.wakeup.open(),
-            cancelled=self._check_cancelled,
-            clock=self.clock,
-            lease=settings.lease,
-            listening=lambda: self.heartbeat.hurry(),
-        )
+        self.fetcher = Fetcher(self.consumer, self, lease=settings.lease)
+        self.subscriber = Subscriber(self.consumer, self)
+        self.promoter = Promoter(self.clock, self)
         self.slots = Slots(settings.concurrency, lambda: self.server_ms, self._ran)
         self.threads = Threads(settings.abandoned, self._threads_changed)
         self.call_soon = threadsafe_caller()
@@ -253,7 +249,7 @@ class Processor:
         self.stopping = True
         self.grace_until = min(self.grace_until, time.monotonic() + grace)
         self.opening.cancel()
-        self.lookout.interrupt()
+        self.fetcher.interrupt()
         self.wakeup.open()
         self.grace_changed.set()
 
@@ -295,7 +291,8 @@ class Processor:
         self._tell(WorkerStarted, slots=self.settings.concurrency, names=sorted(self.settings.queue.definitions))
 
     def _start(self, tasks: TaskGroup) -> None:
-        watches = (*self.lookout.watches, self._watch_leases, self._watch_grace, self._watch_progress)
+        parts = (self.fetcher.run, self.subscriber.run, self.promoter.run)
+        watches = (*parts, self._watch_leases, self._watch_grace, self._watch_progress)
         for duty in (*watches, self._run_to_the_end):
             tasks.start_soon(keep_up, duty)
         self.batcher.start(tasks)
@@ -385,17 +382,17 @@ class Processor:
         if self.one_waits:  # for a thread to end
             return False
         # What found no thread is ready in truth, and only put off.
-        return not (self.threads.turned_away and (self.lookout.promote or self.lookout.expects(_PUT_OFF)))
+        return not (self.threads.turned_away and (self.promoter.is_due or self.promoter.expects(_PUT_OFF)))
 
     @property
     def _must_recover(self) -> bool:
         """Whether jobs may be ours of which we don't know, or outcomes be settled that we hold."""
-        return self.needs_recovery or self.lookout.needs_recovery or bool(self.batcher.unanswered)
+        return self.needs_recovery or self.fetcher.needs_recovery or bool(self.batcher.unanswered)
 
     @property
     def _may_read_late(self) -> bool:
         """Whether a read that was given up may still be served."""
-        lost_at = max(self.lost_at, self.lookout.lost_at)
+        lost_at = max(self.lost_at, self.fetcher.lost_at)
         return self._must_recover or time.monotonic() - lost_at < self.settings.lease + _LATEST
 
     @property
@@ -424,8 +421,8 @@ class Processor:
             raise trouble
         if self._must_recover:
             await self._recover()
-        elif self.lookout.interrupted:
-            await self.lookout.end()
+        elif self.fetcher.interrupted:
+            await self.fetcher.end()
             self.one_waits = True  # perhaps: it may be what was released
         elif not self.clock.is_known:
             await self._read_clock()  # before any job is judged by the server's clock
@@ -444,11 +441,11 @@ class Processor:
         return True
 
     def _has_batch(self) -> bool:
-        asks = not self.lookout.waiting and not (self.until_idle and self.found_nothing)
+        asks = not self.fetcher.waiting and not (self.until_idle and self.found_nothing)
         outcomes, free = len(self.unsettled), self.free if asks else 0
         if self.one_waits and self.batcher.under_way:
             return False  # the next one may find that nothing runs here
-        return bool(outcomes or free or self.lookout.promote) and self.batcher.has_room(outcomes, free)
+        return bool(outcomes or free or self.promoter.is_due) and self.batcher.has_room(outcomes, free)
 
     @property
     def free(self) -> int:
@@ -466,7 +463,7 @@ class Processor:
         answer = await self.consumer.exchange([], 0)
         self._progressed()
         self._hear_time(answer.server_ms, sent)
-        self.lookout.learn(answer.due_in, sent)
+        self.promoter.learn(answer.due_in, sent)
 
     def _next_batch(self, *, asks: bool = True) -> Batch:
         """What the next exchange takes: outcomes, and, if it asks for jobs, room for as many."""
@@ -477,9 +474,9 @@ class Processor:
             run.sent_at = sent_at
         if not asks:
             return Batch(settling, None)
-        count = min(self.free, most) if not self.lookout.waiting else 0
-        asks = bool(count or self.lookout.promote) and not self.stopping
-        self.lookout.promote = False
+        count = min(self.free, most) if not self.fetcher.waiting else 0
+        asks = bool(count or self.promoter.is_due) and not self.stopping
+        self.promoter.is_due = False
         # Only where one may wait: there is no second exchange beside one that may bring a job to run alone.
         idle = bool(count) and self.one_waits and len(settling) == len(self.leased) and self._runs_nothing()
         return Batch(settling, count if asks else None, idle)
@@ -495,7 +492,7 @@ class Processor:
         self._tell_settled()
         if batch.count is not None:
             self._hear_time(answer.server_ms, batch.sent)
-            self.lookout.learn(answer.due_in, batch.sent)
+            self.promoter.learn(answer.due_in, batch.sent)
             self._tell_ended(answer.ended)
             self._dispatch(answer.leases, batch.sent)
         if batch.count:
@@ -503,9 +500,9 @@ class Processor:
         one_more = self.one_waits and not self.leased and self._runs_nothing()
         self.found_nothing = not (batch.settling or answer.leases or answer.more or one_more)
         got_all = batch.count and not answer.more
-        if got_all and self.free and not self.until_idle and not self.lookout.waiting:
+        if got_all and self.free and not self.until_idle and not self.fetcher.waiting:
             # COUNT goes for each of three streams, so a third of the slots leaves little to hand back.
-            self.lookout.begin(max(1, self.free // 3), batch.sent)
+            self.fetcher.begin(max(1, self.free // 3), batch.sent)
         self.wakeup.open()
 
     def _runs_nothing(self) -> bool:
@@ -606,10 +603,10 @@ class Processor:
             self.heartbeat.hurry()
             raise Unavailable("no heartbeat got through for a lease")
         await self.batcher.quiet()
-        await self.lookout.end()  # what a read still delivers would not be found
+        await self.fetcher.end()  # what a read still delivers would not be found
         await self.batcher.send_again()
         leases = await self.consumer.recover([run.lease for run in self.leased.values()])
-        self.needs_recovery = self.lookout.needs_recovery = False
+        self.needs_recovery = self.fetcher.needs_recovery = False
         if leases:
             logger.info("found %d jobs whose delivery was lost on the way", len(leases))
         self._dispatch(leases)
@@ -618,7 +615,7 @@ class Processor:
         """Find jobs that are ours and of which we never heard: a claim that was given up arrived after all."""
         lease, began = self.settings.lease, time.monotonic()
         self.missed_at = began + lease
-        late = min(self.batcher.oldest, self.lookout.reading_since) < began - 0.9 * lease
+        late = min(self.batcher.oldest, self.fetcher.reading_since) < began - 0.9 * lease
         if late or not self.clock.vouches(lease, began):
             return  # what is on its way may bring them; and their age is told by the server's clock
         self.ended_meanwhile = ended = set[str]()
@@ -649,7 +646,7 @@ class Processor:
         if answer.released:
             self.found_nothing = False
             if not (self.one_waits and self.leased):
-                self.lookout.interrupt()  # only a claim takes them
+                self.fetcher.interrupt()  # only a claim takes them
 
     def _tell_reclaimed(self, answer: Reclaimed) -> None:
         self.handed_on += answer.jobs
@@ -673,7 +670,7 @@ class Processor:
 
         async def join() -> None:
             nonlocal began
-            await self.lookout.end()
+            await self.fetcher.end()
             if self.consumer.worker_id == error.worker_id:
                 await self.consumer.release(refund=False, watch=True)  # what a late read of ours brought
             began = time.monotonic()
@@ -694,7 +691,7 @@ class Processor:
         """Work under the new id."""
         self.settings = replace(self.settings, worker_id=self.consumer.worker_id)
         self.heartbeat.beat_at = joined_at  # to join was a beat
-        self.renewing = self.needs_recovery = self.lookout.needs_recovery = self.found_nothing = False
+        self.renewing = self.needs_recovery = self.fetcher.needs_recovery = self.found_nothing = False
         self.round_at = time.monotonic()
         logger.info("this worker is now %s", self.settings.worker_id)
 
@@ -780,7 +777,7 @@ class Processor:
 
         async def settle() -> None:
             nonlocal why
-            await self.lookout.end()
+            await self.fetcher.end()
             await self.batcher.quiet()
             try:
                 await self.batcher.send_again()
@@ -907,21 +904,44 @@ class Processor:
 
     def _look_for_one_alone(self) -> None:
         if not self.leased:
-            self.lookout.interrupt()  # only a claim takes it
+            self.fetcher.interrupt()  # only a claim takes it
 
-    # Watching
+    # What its parts tell it
 
-    def _check_cancelled(self, job_id: str) -> None:
+    def arrived(self, leases: Sequence[Lease]) -> None:
+        """Take jobs that the blocking read leased."""
+        self._dispatch(leases, self.fetcher.reading_since)
+
+    def changed(self) -> None:
+        """Look again what is to be done."""
+        self.wakeup.open()
+
+    def listening(self) -> None:
+        """Learn what was said before: of jobs by a claim, of cancels by a beat."""
+        self.fetcher.interrupt()
+        self.heartbeat.hurry()
+
+    def released(self) -> None:
+        """Claim what was handed back."""
+        self.fetcher.interrupt()
+
+    def due(self, due_ms: int) -> None:
+        """Set the timer, if this is earlier than what is known."""
+        self.promoter.hear(due_ms)
+
+    def cancelled(self, job_id: str) -> None:
         """Somebody says that a job is cancelled; whether it is, the store tells with the next beat."""
         if any(run.lease.job_id == job_id for run in self.leased.values()):
             self.heartbeat.hurry()
+
+    # Watching
 
     async def _watch_leases(self) -> None:
         await anyio.sleep(self._look_every * random.random())  # who started together looks at different times
         while True:
             if self.one_waits and not self.leased:  # it could not be had, for a thread that may have ended by now
                 self.found_nothing = False
-                self.lookout.interrupt()
+                self.fetcher.interrupt()
             self.wakeup.open()
             if self.kept and time.monotonic() >= self.kept_at + _REFUSED:
                 self._try_again()

@@ -1,0 +1,83 @@
+"""A timer for delayed jobs: a blocking read ends on the server's 100 ms timer, too coarse for what has a time."""
+
+import time
+from typing import Protocol
+
+import anyio
+
+from redisjobs.worker.clock import Clock
+
+
+class Owner(Protocol):
+    """Whoever promotes."""
+
+    def changed(self) -> None:
+        """Look again: a delayed job may be due."""
+
+
+class Promoter:
+    """Knows when the next delayed job is due, by what claims and notifications tell.
+
+    Args:
+        clock: The server's.
+        owner: Who is told when one may be due.
+
+    Attributes:
+        is_due: A delayed job may be due: somebody has to promote it.
+    """
+
+    def __init__(self, clock: Clock, owner: Owner) -> None:
+        self.is_due = False
+        self._clock = clock
+        self._owner = owner
+        self._told_at = float("-inf")  # when the last claim was sent that told of delayed jobs
+        self._due_at: float | None = None  # when the next delayed job is, by our monotonic clock
+        self._due_changed = anyio.Event()
+        self._notified: float | None = None  # the earliest due time of notifications, and no claim since
+        self._notified_at = float("-inf")  # when the last of these was heard
+
+    def learn(self, due_in: float | None, sent_at: float) -> None:
+        """Take in what a claim told of the next delayed job.
+
+        Args:
+            due_in: Seconds until it is due; None: there is none.
+            sent_at: When the claim was sent, by our monotonic clock.
+        """
+        if sent_at < self._told_at:
+            return  # overtaken by a later one, which knew more
+        self._told_at = sent_at
+        if sent_at > self._notified_at:
+            self._notified = None
+        # Else a notification may have overtaken this answer; one that was in it already costs a look too many.
+        due_at = None if due_in is None else time.monotonic() + due_in
+        told = [at for at in (self._notified, due_at) if at is not None]
+        self._set_due(min(told, default=None))
+
+    def hear(self, due_ms: int) -> None:
+        """Take in a notification that a job is due at that time of the server's clock."""
+        self._notified_at = time.monotonic()
+        due_at = self._notified_at + self._clock.seconds_until(due_ms, self._notified_at)
+        if self._notified is None or due_at < self._notified:
+            self._notified = due_at
+        if self._due_at is None or due_at < self._due_at:
+            self._set_due(due_at)
+
+    def expects(self, within: float) -> bool:
+        """Whether a delayed job is due within so many seconds, as well as we know it."""
+        return self._due_at is not None and self._due_at - time.monotonic() <= within
+
+    async def run(self) -> None:
+        """Say when a job may be due, until cancelled."""
+        while True:
+            self._due_changed = anyio.Event()
+            wait = float("inf") if self._due_at is None else self._due_at - time.monotonic()
+            with anyio.move_on_after(max(0.0, wait)) as until_due:
+                await self._due_changed.wait()
+            if until_due.cancelled_caught:
+                self._due_at = None
+                self.is_due = True
+                self._owner.changed()
+
+    def _set_due(self, due_at: float | None) -> None:
+        self._due_at = due_at
+        self._due_changed.set()

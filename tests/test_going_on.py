@@ -365,7 +365,7 @@ async def test_a_worker_whose_consumer_was_removed_by_hand_takes_its_job_again_a
             await eventually(lambda: len(runs) == 1)
             store.admin.xgroup_delconsumer(store.stream(), "workers", worker.worker_id)
             assert worker._processor is not None
-            worker._processor.tidy_at = 0
+            worker._processor.reclaimer.tidy_at = 0
 
             await eventually(lambda: [name for _, name, _ in store.pending()] == [worker.worker_id], within=20)
             ends.set()

@@ -366,11 +366,11 @@ async def test_a_step_of_the_servers_clock_keeps_a_worker_from_fencing_another_a
     in_touch(processor, store, 60)
     sent = time.monotonic()
 
-    processor._hear_time(store.clock() + step * 1000, sent)
+    processor.reclaimer.hear_time(store.clock() + step * 1000, sent)
     for _ in range(2):
         await processor._reclaim()
 
-    assert [each.worker_id for each in processor.silent] == (["other-10"] if step else [])
+    assert [each.worker_id for each in processor.reclaimer.silent] == (["other-10"] if step else [])
     assert len(await queue.jobs(State.RUNNING)) == (1 if step else 0)
     assert ("the server's clock was set" in caplog.text) is (abs(step) > processor.settings.lease / 2)
 
@@ -386,12 +386,12 @@ async def test_a_worker_fences_nobody_within_a_lease_of_its_own_start(
     in_touch(processor, store, 9)
     for _ in range(3):
         await processor._reclaim()
-    assert [each.worker_id for each in processor.silent] == ["other-10"]
+    assert [each.worker_id for each in processor.reclaimer.silent] == ["other-10"]
 
-    processor.clock = Clock()
+    processor.clock = processor.reclaimer._clock = Clock()
     in_touch(processor, store, 11)
     await processor._reclaim()
-    assert processor.silent == []
+    assert processor.reclaimer.silent == []
 
 
 async def test_a_worker_fences_nobody_who_has_beaten_since_it_was_named(
@@ -403,13 +403,13 @@ async def test_a_worker_fences_nobody_who_has_beaten_since_it_was_named(
         beat(processor)
         in_touch(processor, store, 60)
         await processor._reclaim()
-        assert [each.worker_id for each in processor.silent] == ["other-10"]
+        assert [each.worker_id for each in processor.reclaimer.silent] == ["other-10"]
 
         heart.beat(lambda: (), {})
         await processor._reclaim()
 
         heart.beat(lambda: (), {})  # it is still one
-        assert processor.silent == []
+        assert processor.reclaimer.silent == []
         heart.close()
 
 
@@ -422,7 +422,7 @@ async def test_a_worker_whose_own_lease_seems_to_be_over_does_not_fence_itself(
     for _ in range(3):
         await processor._reclaim()
 
-    assert processor.silent == []
+    assert processor.reclaimer.silent == []
     beat(processor)  # it is still one
 
 
@@ -438,14 +438,16 @@ async def test_what_was_left_behind_is_looked_for_once_in_a_while_and_again_soon
 
     monkeypatch.setattr(processor.consumer, "tidy", tidy)
     assert await processor._turn()  # it asks what time it is
-    processor.reclaim_at = float("inf")
-    processor.tidy_at = time.monotonic()
+    processor.reclaimer.look_at = float("inf")
+    processor.reclaimer.tidy_at = time.monotonic()
 
     for _ in range(2):  # what else there is to do comes in between
         assert await processor._turn()
 
     assert len(looks) == 1
-    assert processor.tidy_at - looks[0] < 5 if more else 30 < processor.tidy_at - looks[0] < 120
+    assert (
+        processor.reclaimer.tidy_at - looks[0] < 5 if more else 30 < processor.reclaimer.tidy_at - looks[0] < 120
+    )
 
 
 def processor_of(queue: JobQueue) -> Processor:

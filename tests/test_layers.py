@@ -37,7 +37,7 @@ WORKER = """
 worker
 processor
 batcher
-fetcher subscriber promoter
+fetcher subscriber promoter reclaimer
 slots watchdog
 execution
 heartbeat supervisor child

@@ -87,7 +87,7 @@ async def test_outcomes_that_waited_for_the_store_are_settled_before_jobs_are_ta
         driver.unavailable = True
         go.set()
         await eventually(lambda: worker._processor and worker._processor.unavailable)
-        worker._processor.reclaim_at = 0.0  # type: ignore[union-attr]
+        worker._processor.reclaimer.look_at = 0.0  # type: ignore[union-attr]
         driver.asked.clear()
         driver.unavailable = False
         await eventually(lambda: {"settle", "reclaim"} <= set(driver.asked))

@@ -20,7 +20,7 @@ from anyio.abc import TaskGroup
 
 from redisjobs._version import __version__
 from redisjobs.backoff import NOT_NOW, retrying
-from redisjobs.driver import Ended, Exchange, Fenced, IdTaken, Lease, Reclaimed, Release, Reply, RetryLater, Silent
+from redisjobs.driver import Ended, Exchange, Fenced, IdTaken, Lease, Release, Reply, RetryLater
 from redisjobs.errors import DriverError, QueueFull, RedisJobsError, Unavailable, WrongType
 from redisjobs.eventloop import Gate, gates, threadsafe_caller
 from redisjobs.events import (
@@ -51,6 +51,7 @@ from redisjobs.worker.guard import Guard, keep_up
 from redisjobs.worker.health import Health
 from redisjobs.worker.heartbeat import Heartbeat
 from redisjobs.worker.promoter import Promoter
+from redisjobs.worker.reclaimer import Reclaimer
 from redisjobs.worker.rss import rss
 from redisjobs.worker.settings import Settings
 from redisjobs.worker.slots import Slots
@@ -65,10 +66,7 @@ Facts = ParamSpec("Facts")
 
 logger = Log("redisjobs.worker")
 
-_RECLAIM = 2.0  # seconds between looks for lost workers; less for a short lease
 _LATEST = 5.0  # seconds, beyond a lease, that a read which was given up may still be served for
-_TIDY = 60.0  # seconds between looks for what dead workers left behind
-_TIDY_STEP = 0.02  # seconds between the steps of one that takes several: other things are done in between
 _UNWIND = 0.5  # seconds that cancelled handlers have to clean up before their jobs are handed on
 _LAST_TURN = 1.0  # seconds that an idle worker waits for an answer once it was told to stop
 _STUCK = 3  # leases without a byte from the store, though beats get through: start anew; as many more: give up
@@ -119,6 +117,7 @@ class Processor:
         self.fetcher = Fetcher(self.consumer, self, lease=settings.lease)
         self.subscriber = Subscriber(self.consumer, self)
         self.promoter = Promoter(self.clock, self)
+        self.reclaimer = Reclaimer(self.consumer, self.clock, self, lease=settings.lease)
         self.slots = Slots(settings.concurrency, lambda: self.server_ms, self._ran)
         self.threads = Threads(settings.abandoned, self._threads_changed)
         self.call_soon = threadsafe_caller()
@@ -141,20 +140,14 @@ class Processor:
         self.unavailable = ""  # how the store is, if nothing can be done with it
 
         self.needs_recovery = False  # jobs may have been delivered into a reply that was lost
-        self.reclaim_at = 0.0  # when it is time to look for lost workers
         self.missed_at = time.monotonic() + settings.lease  # and for jobs of ours that we never heard of
-        self.silent: Sequence[Silent] = ()  # whose lease is over by the server's clock, if that can be trusted
         self.renewing = False  # we were fenced, and are not yet somebody new
         self.lost_at = float("-inf")  # when a call was given up that may have brought jobs, by our monotonic clock
         # Places of jobs that ended while we look for missed ones; None: we don't.
         self.ended_meanwhile: set[str] | None = None
         self.found: dict[str, float] = {}  # by key, when we found it: a late reply may bring it as well
-        self.thorough = True  # to look at every worker's beat: the server's clock may have been set back
-        self.handed_on = 0  # jobs of lost workers that we have handed on and not told of
-        self.others: int | None = None  # jobs that others hold; None: not known
         self.idle_since: float | None = None  # since when nothing is left to do here
         self.rounds, self.round_at = 0, time.monotonic()  # exchanges completed, and when the last one was
-        self.tidy_at = time.monotonic() + _TIDY * random.random()
         self.stopping = False
         self.recycled = False  # it stops by itself, having had its share
         self.hindered = False  # or for want of threads that the system does not give
@@ -366,15 +359,15 @@ class Processor:
     def _drained(self) -> bool:
         """Whether nothing is left for a worker that runs until idle."""
         if not self.until_idle or not self._runs_dry():
-            self.idle_since = self.others = None
+            self.idle_since = self.reclaimer.others = None
             return False
         now = time.monotonic()
         if self.idle_since is None:
-            self.idle_since, self.reclaim_at = now, 0.0  # do others hold anything?
+            self.idle_since, self.reclaimer.look_at = now, 0.0  # do others hold anything?
             self.wakeup.open()
         # Of those who do one may be dead: that shows within a lease.
-        waited = now - self.idle_since > self.settings.lease + 2 * self._look_every
-        return self.others is not None and (waited or not self.others)
+        waited = now - self.idle_since > self.settings.lease + 2 * self.reclaimer.every
+        return self.reclaimer.others is not None and (waited or not self.reclaimer.others)
 
     def _runs_dry(self) -> bool:
         if not self.found_nothing or self.leased or self.batcher.under_way or self._must_recover:
@@ -394,12 +387,6 @@ class Processor:
         """Whether a read that was given up may still be served."""
         lost_at = max(self.lost_at, self.fetcher.lost_at)
         return self._must_recover or time.monotonic() - lost_at < self.settings.lease + _LATEST
-
-    @property
-    def _look_every(self) -> float:
-        """Seconds between looks for lost workers."""
-        shortest = min((each.lease for each in self.silent), default=float("inf"))
-        return min(_RECLAIM, self.settings.lease / 4, max(0.02, shortest / 8))
 
     def _progressed(self) -> None:
         """Note that an exchange came to its end."""
@@ -426,12 +413,12 @@ class Processor:
             self.one_waits = True  # perhaps: it may be what was released
         elif not self.clock.is_known:
             await self._read_clock()  # before any job is judged by the server's clock
-        elif now >= self.reclaim_at and not self.stopping:
+        elif now >= self.reclaimer.look_at and not self.stopping:
             await self._reclaim()
         elif now >= self.missed_at:
             await self._find_missed()
-        elif now >= self.tidy_at:
-            await self._tidy()
+        elif now >= self.reclaimer.tidy_at:
+            await self.reclaimer.tidy()
         elif self._has_batch():
             self.batcher.begin(self._next_batch())
         elif now - self.round_at >= self.settings.lease:
@@ -462,7 +449,7 @@ class Processor:
         sent = time.monotonic()
         answer = await self.consumer.exchange([], 0)
         self._progressed()
-        self._hear_time(answer.server_ms, sent)
+        self.reclaimer.hear_time(answer.server_ms, sent)
         self.promoter.learn(answer.due_in, sent)
 
     def _next_batch(self, *, asks: bool = True) -> Batch:
@@ -491,7 +478,7 @@ class Processor:
                 self.unsettled.append(run)
         self._tell_settled()
         if batch.count is not None:
-            self._hear_time(answer.server_ms, batch.sent)
+            self.reclaimer.hear_time(answer.server_ms, batch.sent)
             self.promoter.learn(answer.due_in, batch.sent)
             self._tell_ended(answer.ended)
             self._dispatch(answer.leases, batch.sent)
@@ -526,16 +513,6 @@ class Processor:
         self.needs_recovery, self.lost_at = True, time.monotonic()
         self.trouble = error
         self.wakeup.open()
-
-    def _hear_time(self, server_ms: float, sent: float) -> None:
-        step = self.clock.hear(server_ms, sent, time.monotonic())
-        self.thorough = self.thorough or step < 0
-        if abs(step) > self.settings.lease / 2:
-            logger.warning(
-                "the server's clock was set %.1f s %s: nobody is taken for dead for a lease",
-                abs(step),
-                "ahead" if step > 0 else "back",
-            )
 
     def _tell_ended(self, ended: Sequence[Ended]) -> None:
         """Say what the store ended when we claimed: nobody ran those jobs, so nobody else would say it."""
@@ -631,29 +608,13 @@ class Processor:
         self._dispatch(leases)
 
     async def _reclaim(self) -> None:
-        """Look for lost workers, and hand their jobs on; see `Clock` for who is surely lost."""
-        now = time.monotonic()
-        lost = [each for each in self.silent if self.clock.vouches(each.lease, now)]
-        thorough, self.thorough = self.thorough, False
-        answer = await self.consumer.reclaim(lost, others=self.until_idle, thorough=thorough)
+        """Look for lost workers, and hand their jobs on."""
+        released = await self.reclaimer.look(others=self.until_idle)
         self._progressed()
-        self._hear_time(answer.server_ms, now)
-        self._tell_reclaimed(answer)
-        self.silent = [each for each in answer.silent if each.worker_id != self.consumer.worker_id]
-        self.others = answer.others
-        sure = any(self.clock.vouches(each.lease, time.monotonic()) for each in self.silent)
-        self.reclaim_at = 0.0 if answer.more or sure else time.monotonic() + self._look_every
-        if answer.released:
+        if released:
             self.found_nothing = False
             if not (self.one_waits and self.leased):
                 self.fetcher.interrupt()  # only a claim takes them
-
-    def _tell_reclaimed(self, answer: Reclaimed) -> None:
-        self.handed_on += answer.jobs
-        jobs = 0 if answer.more else self.handed_on
-        if answer.fenced or jobs:
-            self._tell(JobsReclaimed, lost=answer.fenced, jobs=jobs)
-        self.handed_on -= jobs
 
     async def _begin_anew(self, error: Fenced) -> None:
         """The store takes us for dead, and others may run our jobs: let go of all, and go on under a new id."""
@@ -719,24 +680,6 @@ class Processor:
         self._tell_settled()
         self.leased.clear()
         self.unsettled, self.kept, self.alone, self.one_waits = [], [], None, True
-
-    async def _tidy(self) -> None:
-        self.tidy_at = time.monotonic() + _TIDY
-        try:
-            restored, more = await self.consumer.tidy()
-        except NOT_NOW:
-            raise
-        except DriverError as error:  # a matter of tidiness: no reason to end
-            logger.warning("could not look for what was left behind: %s", error)
-            return
-        if more:
-            self.tidy_at = time.monotonic() + _TIDY_STEP
-        if restored:
-            logger.warning(
-                "%d jobs were handed back that were neither pending nor still to be read: somebody has changed "
-                "the consumer group by hand",
-                restored,
-            )
 
     async def _wait_out(self, error: DriverError) -> None:
         """The store is unavailable, or refuses: keep what we hold, and try again with backoff until it is back."""
@@ -929,6 +872,10 @@ class Processor:
         """Set the timer, if this is earlier than what is known."""
         self.promoter.hear(due_ms)
 
+    def reclaimed(self, lost: Sequence[str], jobs: int) -> None:
+        """Tell of lost workers, and of what they held."""
+        self._tell(JobsReclaimed, lost=lost, jobs=jobs)
+
     def cancelled(self, job_id: str) -> None:
         """Somebody says that a job is cancelled; whether it is, the store tells with the next beat."""
         if any(run.lease.job_id == job_id for run in self.leased.values()):
@@ -937,7 +884,7 @@ class Processor:
     # Watching
 
     async def _watch_leases(self) -> None:
-        await anyio.sleep(self._look_every * random.random())  # who started together looks at different times
+        await anyio.sleep(self.reclaimer.every * random.random())  # who started together looks at different times
         while True:
             if self.one_waits and not self.leased:  # it could not be had, for a thread that may have ended by now
                 self.found_nothing = False
@@ -947,8 +894,10 @@ class Processor:
                 self._try_again()
             if self.settings.max_rss < float("inf") and not self.stopping:
                 self._mind_memory()
-            until_look = min(self.reclaim_at, self.tidy_at) - time.monotonic()
-            await anyio.sleep(self._look_every if self.stopping else min(self._look_every, max(0.01, until_look)))
+            until_look = min(self.reclaimer.look_at, self.reclaimer.tidy_at) - time.monotonic()
+            await anyio.sleep(
+                self.reclaimer.every if self.stopping else min(self.reclaimer.every, max(0.01, until_look))
+            )
 
     def _mind_memory(self) -> None:
         used, most = rss(), self.settings.max_rss

@@ -1,0 +1,128 @@
+"""Looks for lost workers: whose lease is surely over is fenced, and its jobs are handed back; see `Clock`.
+
+It does nothing by itself: whoever owns it asks when a look is due.
+"""
+
+import random
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from redisjobs.backoff import NOT_NOW
+from redisjobs.driver import Consumer, Reclaimed, Silent
+from redisjobs.errors import DriverError
+from redisjobs.logger import Log
+from redisjobs.worker.clock import Clock
+
+logger = Log("redisjobs.worker")
+
+_RECLAIM = 2.0  # seconds between looks for lost workers; less for a short lease
+_TIDY = 60.0  # seconds between looks for what dead workers left behind
+_TIDY_STEP = 0.02  # seconds between the steps of one that takes several: other things are done in between
+
+
+class Owner(Protocol):
+    """Whoever looks."""
+
+    def reclaimed(self, lost: Sequence[str], jobs: int) -> None:
+        """Tell of workers that were fenced just now, and of jobs that were handed back."""
+
+
+class Reclaimer:
+    """What is known of other workers of a queue.
+
+    Args:
+        consumer: The worker's side of the store.
+        clock: The server's.
+        owner: Who is told.
+        lease: Seconds; the worker's own.
+
+    Attributes:
+        look_at: When the next look for lost workers is due, by our monotonic clock.
+        tidy_at: When the next one for what dead workers left behind is.
+        silent: Whose lease is over by the server's clock, if that can be trusted.
+        others: How many jobs others hold; None: not known.
+    """
+
+    def __init__(self, consumer: Consumer, clock: Clock, owner: Owner, *, lease: float) -> None:
+        self.look_at = 0.0
+        self.tidy_at = time.monotonic() + _TIDY * random.random()
+        self.silent: Sequence[Silent] = ()
+        self.others: int | None = None
+        self._consumer = consumer
+        self._clock = clock
+        self._owner = owner
+        self._lease = lease
+        self._thorough = True  # to look at every worker's beat: the server's clock may have been set back
+        self._untold = 0  # jobs that were handed back and not told of
+
+    @property
+    def every(self) -> float:
+        """Seconds between looks."""
+        shortest = min((each.lease for each in self.silent), default=float("inf"))
+        return min(_RECLAIM, self._lease / 4, max(0.02, shortest / 8))
+
+    @property
+    def next_at(self) -> float:
+        """When the next of either look is due, by our monotonic clock."""
+        return min(self.look_at, self.tidy_at)
+
+    def hear_time(self, server_ms: float, sent: float) -> None:
+        """Take in what time the server said it is, asked at `sent` by our monotonic clock."""
+        step = self._clock.hear(server_ms, sent, time.monotonic())
+        self._thorough = self._thorough or step < 0
+        if abs(step) > self._lease / 2:
+            logger.warning(
+                "the server's clock was set %.1f s %s: nobody is taken for dead for a lease",
+                abs(step),
+                "ahead" if step > 0 else "back",
+            )
+
+    async def look(self, *, others: bool) -> bool:
+        """Fence those that are surely lost, and hand back what fenced ones hold.
+
+        Args:
+            others: Whether to count what others hold.
+
+        Returns:
+            Whether any job was handed back: a claim takes it.
+        """
+        sent = time.monotonic()
+        lost = [each for each in self.silent if self._clock.vouches(each.lease, sent)]
+        thorough, self._thorough = self._thorough, False
+        answer = await self._consumer.reclaim(lost, others=others, thorough=thorough)
+        self.hear_time(answer.server_ms, sent)
+        self._tell(answer)
+        self.silent = [each for each in answer.silent if each.worker_id != self._consumer.worker_id]
+        self.others = answer.others
+        now = time.monotonic()
+        sure = any(self._clock.vouches(each.lease, now) for each in self.silent)
+        self.look_at = 0.0 if answer.more or sure else now + self.every
+        return bool(answer.released)
+
+    def _tell(self, answer: Reclaimed) -> None:
+        """All in one at the end, where handing back takes several looks."""
+        self._untold += answer.jobs
+        jobs = 0 if answer.more else self._untold
+        if answer.fenced or jobs:
+            self._owner.reclaimed(answer.fenced, jobs)
+        self._untold -= jobs
+
+    async def tidy(self) -> None:
+        """Look for what dead workers left behind."""
+        self.tidy_at = time.monotonic() + _TIDY
+        try:
+            restored, more = await self._consumer.tidy()
+        except NOT_NOW:
+            raise
+        except DriverError as error:  # a matter of tidiness: no reason to end
+            logger.warning("could not look for what was left behind: %s", error)
+            return
+        if more:
+            self.tidy_at = time.monotonic() + _TIDY_STEP
+        if restored:
+            logger.warning(
+                "%d jobs were handed back that were neither pending nor still to be read: somebody has changed "
+                "the consumer group by hand",
+                restored,
+            )

@@ -37,7 +37,7 @@ def listen(events: Events) -> None:
         events.subscribe(kind, _settled)
     events.subscribe(JobsReclaimed, _reclaimed)
     events.subscribe(WorkerStarted, _started)
-    events.subscribe(WorkerStopped, lambda event: worker.info("worker %s ended", event.worker))
+    events.subscribe(WorkerStopped, _stopped)
     events.subscribe(SourceUnavailable, _unavailable)
     events.subscribe(SourceAvailable, lambda _: worker.info("the store is available again"))
     events.subscribe(LoopBlocked, _blocked)
@@ -107,6 +107,10 @@ def _reclaimed(event: JobsReclaimed) -> None:
 def _started(event: WorkerStarted) -> None:
     names = ", ".join(event.names) or "no handlers"
     worker.info("worker %s runs queue '%s' in %d slots: %s", event.worker, event.queue, event.slots, names)
+
+
+def _stopped(event: WorkerStopped) -> None:
+    worker.info("worker %s ended", event.worker)
 
 
 def _unavailable(event: SourceUnavailable) -> None:

@@ -38,7 +38,7 @@ worker
 processor
 batcher
 fetcher subscriber promoter reclaimer
-slots watchdog
+slots watchdog shutdown
 execution
 heartbeat supervisor child
 settings health clock clearance rss

@@ -54,6 +54,7 @@ from redisjobs.worker.promoter import Promoter
 from redisjobs.worker.reclaimer import Reclaimer
 from redisjobs.worker.rss import rss
 from redisjobs.worker.settings import Settings
+from redisjobs.worker.shutdown import Shutdown
 from redisjobs.worker.slots import Slots
 from redisjobs.worker.subscriber import Subscriber
 from redisjobs.worker.threads import Threads
@@ -148,11 +149,7 @@ class Processor:
         self.found: dict[str, float] = {}  # by key, when we found it: a late reply may bring it as well
         self.idle_since: float | None = None  # since when nothing is left to do here
         self.rounds, self.round_at = 0, time.monotonic()  # exchanges completed, and when the last one was
-        self.stopping = False
-        self.recycled = False  # it stops by itself, having had its share
-        self.hindered = False  # or for want of threads that the system does not give
-        self.grace_until = float("inf")  # by our monotonic clock
-        self.cut = False  # the grace is over, and so is the time to unwind
+        self.shutdown = Shutdown()
         self.processes: Processes | None = None
         self.broken = False  # it ends by an error
         self.done = False  # it ends in order
@@ -161,7 +158,6 @@ class Processor:
 
         self.new_gate = gates()
         self.wakeup = self.new_gate()  # opens when the conductor has something to do
-        self.grace_changed = anyio.Event()
         self.started = datetime.now(UTC)
 
     async def run(self) -> None:
@@ -237,14 +233,12 @@ class Processor:
 
     def stop(self, grace: float) -> None:
         """Claim no more, and give up what still runs after `grace` seconds. A callback of the loop may call it."""
-        if not self.stopping:
+        if not self.shutdown.stopping:
             self._tell(WorkerDraining, jobs=len(self.leased))
-        self.stopping = True
-        self.grace_until = min(self.grace_until, time.monotonic() + grace)
+        self.shutdown.ask(grace)
         self.opening.cancel()
         self.fetcher.interrupt()
         self.wakeup.open()
-        self.grace_changed.set()
 
     async def _open(self) -> None:
         """Reach the store, however long that takes."""
@@ -307,7 +301,7 @@ class Processor:
             return Health(True, False, f"no sync handler is started: {self.threads.trouble.why}")
         if self.processes is not None and self.processes.trouble.why:
             return Health(True, False, f"no handler in a process is started: {self.processes.trouble.why}")
-        if self.stopping:
+        if self.shutdown.stopping:
             return Health(True, False, f"stopping, with {len(self.leased)} jobs to go")
         if unheard >= lease:
             return Health(True, False, f"no heartbeat got through for {unheard:.0f} s")
@@ -393,12 +387,12 @@ class Processor:
         self.rounds, self.round_at = self.rounds + 1, time.monotonic()
 
     def _ended(self) -> bool:
-        return self.cut or self._is_through
+        return self.shutdown.over or self._is_through
 
     @property
     def _is_through(self) -> bool:
         """Whether it was told to stop and has nothing left to wait for; what is kept may take for ever."""
-        return self.stopping and len(self.leased) == len(self.kept)
+        return self.shutdown.stopping and len(self.leased) == len(self.kept)
 
     async def _turn(self) -> bool:
         """Do one thing that is to be done; whether there was any."""
@@ -413,7 +407,7 @@ class Processor:
             self.one_waits = True  # perhaps: it may be what was released
         elif not self.clock.is_known:
             await self._read_clock()  # before any job is judged by the server's clock
-        elif now >= self.reclaimer.look_at and not self.stopping:
+        elif now >= self.reclaimer.look_at and not self.shutdown.stopping:
             await self._reclaim()
         elif now >= self.missed_at:
             await self._find_missed()
@@ -437,7 +431,7 @@ class Processor:
     @property
     def free(self) -> int:
         """How many jobs could start now."""
-        if self.stopping or self.alone is not None or self.batcher.brings_one_alone:
+        if self.shutdown.stopping or self.alone is not None or self.batcher.brings_one_alone:
             return 0
         if self.leased and self.clearance.is_on(time.monotonic()):
             return 0
@@ -462,7 +456,7 @@ class Processor:
         if not asks:
             return Batch(settling, None)
         count = min(self.free, most) if not self.fetcher.waiting else 0
-        asks = bool(count or self.promoter.is_due) and not self.stopping
+        asks = bool(count or self.promoter.is_due) and not self.shutdown.stopping
         self.promoter.is_due = False
         # Only where one may wait: there is no second exchange beside one that may bring a job to run alone.
         idle = bool(count) and self.one_waits and len(settling) == len(self.leased) and self._runs_nothing()
@@ -561,13 +555,13 @@ class Processor:
                 self.unsettled.append(run)
         if begun:
             self._tell(JobsClaimed, leases=begun)
-        if self.begun >= self.settings.max_jobs and not self.stopping:
+        if self.begun >= self.settings.max_jobs and not self.shutdown.stopping:
             self._recycle(f"{self.begun} jobs were run")
         self.wakeup.open()
 
     def _recycle(self, why: str) -> None:
         """End once all that runs has run, however long it takes."""
-        self.recycled = True
+        self.shutdown.recycled = True
         logger.info("%s: this worker ends when those that run are done", why)
         self.stop(float("inf"))
 
@@ -625,7 +619,7 @@ class Processor:
         self._cancel_all()
         await self.batcher.quiet()
         self._lose_all()
-        if self.stopping:
+        if self.shutdown.stopping:
             return
         began = 0.0
 
@@ -695,9 +689,10 @@ class Processor:
 
         self.unavailable = _described(error)
         try:
-            if isinstance(error, WrongType) and not self.stopping:  # it answers, so there is no waiting for that
-                with anyio.move_on_after(_REFUSED):
-                    await self.grace_changed.wait()
+            if (
+                isinstance(error, WrongType) and not self.shutdown.stopping
+            ):  # it answers, so there is no waiting for that
+                await self.shutdown.wait(_REFUSED)
             await retrying(probe, failed=self._note_unavailable)
         finally:
             self.unavailable = ""
@@ -737,7 +732,7 @@ class Processor:
             if self.kept:
                 logger.warning("%d jobs could not be settled, and run again", len(self.kept))
 
-        self.stopping = True
+        self.shutdown.stopping = True
         try:
             with anyio.fail_after(_DRAIN):
                 await retrying(settle)
@@ -824,8 +819,8 @@ class Processor:
             logger.info("sync handlers are started again")
         else:
             logger.error("no sync handler is started, their jobs wait or go to other workers: %s", why)
-            if self.settings.supervised and not self.stopping:
-                self.hindered = not self.threads.full
+            if self.settings.supervised and not self.shutdown.stopping:
+                self.shutdown.hindered = not self.threads.full
                 self._recycle("no sync handler can be started")
 
     def _processes_changed(self) -> None:
@@ -892,11 +887,13 @@ class Processor:
             self.wakeup.open()
             if self.kept and time.monotonic() >= self.kept_at + _REFUSED:
                 self._try_again()
-            if self.settings.max_rss < float("inf") and not self.stopping:
+            if self.settings.max_rss < float("inf") and not self.shutdown.stopping:
                 self._mind_memory()
             until_look = min(self.reclaimer.look_at, self.reclaimer.tidy_at) - time.monotonic()
             await anyio.sleep(
-                self.reclaimer.every if self.stopping else min(self.reclaimer.every, max(0.01, until_look))
+                self.reclaimer.every
+                if self.shutdown.stopping
+                else min(self.reclaimer.every, max(0.01, until_look))
             )
 
     def _mind_memory(self) -> None:
@@ -911,18 +908,17 @@ class Processor:
 
     async def _watch_grace(self) -> None:
         """When the grace is over: cancel what runs, give it a moment to clean up, then let go of it."""
-        while time.monotonic() < self.grace_until:
-            self.grace_changed = anyio.Event()
-            if self._is_through:  # nothing to wait for but an answer, which may never come
-                self.turn.deadline = anyio.current_time() + _LAST_TURN
-            with anyio.move_on_after(self.grace_until - time.monotonic()):
-                await self.grace_changed.wait()
+        await self.shutdown.outlast_grace(self._limit_last_turn)
         for run in list(self.leased.values()):
             run.give_up(Interrupted())
         await anyio.sleep(_UNWIND)
-        self.cut = True
+        self.shutdown.over = True
         self.turn.cancel()
         self.wakeup.open()
+
+    def _limit_last_turn(self) -> None:
+        if self._is_through:  # nothing to wait for but an answer, which may never come
+            self.turn.deadline = anyio.current_time() + _LAST_TURN
 
     async def _watch_progress(self) -> None:
         """A worker that gets nothing through, though its heartbeat does, is stuck: it starts anew, then gives up.

@@ -206,7 +206,7 @@ class Worker:
                 if handle_signals:
                     tasks.start_soon(keep_up, self._watch_signals)
                 await processor.run()
-                self.recycled, self.hindered = processor.recycled, processor.hindered
+                self.recycled, self.hindered = processor.shutdown.recycled, processor.shutdown.hindered
                 tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             # One cause, one error: that tasks were involved is no business of the caller's.

@@ -133,61 +133,63 @@ def claim(memory: Memory, worker: str, count: int, max_deliveries: int, *, idle:
         memory.record(worker)
         now_ms = memory.now_ms()
         promote(memory, now_ms)
-        claim = _Claim(worker, count, max_deliveries, idle)
+        claimed = _Claim(worker, count, max_deliveries, idle)
         for stream in memory.streams:
             for entry in stream.held(RELEASED):
-                if claim.left > 0:
-                    _deliver(memory, claim, stream, entry)
-            claim.leases += _read(memory, worker, stream, claim.left)
+                if claimed.left > 0:
+                    _deliver(memory, claimed, stream, entry)
+            claimed.leases += _read(memory, worker, stream, claimed.left)
         return Exchange(
-            leases=claim.leases,
-            more=claim.left <= 0 and any(stream.unread or stream.held(RELEASED) for stream in memory.streams),
-            ended=claim.ended,
+            leases=claimed.leases,
+            more=claimed.left <= 0 and any(stream.unread or stream.held(RELEASED) for stream in memory.streams),
+            ended=claimed.ended,
             due_in=_due_in(memory, now_ms),
-            waits=claim.waits,
+            waits=claimed.waits,
             server_ms=memory.now_ms(),
         )
 
 
-def _deliver(memory: Memory, claim: _Claim, stream: Stream, entry: str) -> None:
+def _deliver(memory: Memory, claimed: _Claim, stream: Stream, entry: str) -> None:
     """Give a worker an entry that was handed back; or end its job; or leave it to one that runs nothing else."""
     pending, here = stream.pending[entry], (stream.priority, entry)
     mark, deliveries = memory.marks.get(here), pending.deliveries + 1
     if mark == "cancelling":
         job_id = identify(memory, *here)
         finish(memory, stream, entry, job_id, "cancelled")
-        claim.ended.append((job_id, Reply.CANCELLED))
+        claimed.ended.append((job_id, Reply.CANCELLED))
         return
-    if deliveries > claim.max_deliveries and (mark == "alone" or claim.max_deliveries == 1):
-        _end_killer(memory, claim, stream, entry)
+    if deliveries > claimed.max_deliveries and (mark == "alone" or claimed.max_deliveries == 1):
+        _end_killer(memory, claimed, stream, entry)
         return
-    is_last = deliveries >= claim.max_deliveries > 1
-    if is_last and not _runs_nothing(memory, claim):
-        claim.waits = max(claim.waits or 0.0, time.monotonic() - pending.since)
+    is_last = deliveries >= claimed.max_deliveries > 1
+    if is_last and not _runs_nothing(memory, claimed):
+        claimed.waits = max(claimed.waits or 0.0, time.monotonic() - pending.since)
         return
     if is_last:
         memory.marks[here] = "alone"
         memory.located[identify(memory, *here)] = here  # the mark stands beside its place there
-        claim.count = 1
+        claimed.count = 1
     else:
         memory.marks.pop(here, None)
-    stream.pending[entry] = Pending(claim.worker, deliveries, time.monotonic())
-    claim.leases.append(_lease(memory, stream, entry))
+    stream.pending[entry] = Pending(claimed.worker, deliveries, time.monotonic())
+    claimed.leases.append(_lease(memory, stream, entry))
 
 
-def _end_killer(memory: Memory, claim: _Claim, stream: Stream, entry: str) -> None:
+def _end_killer(memory: Memory, claimed: _Claim, stream: Stream, entry: str) -> None:
     """Make an entry a dead letter that was delivered as often as it may be."""
     here, deliveries = (stream.priority, entry), stream.pending[entry].deliveries
     alone = ", the last time with nothing beside it" if memory.marks.get(here) == "alone" else ""
     error = f"delivered {deliveries} times without an outcome{alone}: it may kill its workers"
     job_id = identify(memory, *here)
-    notes = {"reason": "worker lost", "error": error, "worker": claim.worker}
+    notes = {"reason": "worker lost", "error": error, "worker": claimed.worker}
     dead_letter(memory, stream, entry, job_id, deliveries, notes)
-    claim.ended.append((job_id, Reply.DEAD))
+    claimed.ended.append((job_id, Reply.DEAD))
 
 
-def _runs_nothing(memory: Memory, claim: _Claim) -> bool:
-    return claim.idle and not claim.leases and not any(stream.held(claim.worker) for stream in memory.streams)
+def _runs_nothing(memory: Memory, claimed: _Claim) -> bool:
+    if not claimed.idle or claimed.leases:
+        return False
+    return not any(stream.held(claimed.worker) for stream in memory.streams)
 
 
 def _due_in(memory: Memory, now_ms: int) -> float | None:

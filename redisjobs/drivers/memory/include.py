@@ -1,7 +1,7 @@
 """What several transitions need: the twins of `lua/include/`, by the same names.
 
-Where a job is; how it comes to a place; how it ends; how a worker is fenced. Those that are not here are what
-Python has without them, or methods of `Memory`: alive, count, tell. Whoever calls has the lock.
+Where a job is, how it comes to a place, how it ends, how a worker is fenced; whoever calls has the lock. Of the
+others `count` and `tell` are methods of `Memory`, `alive` is its `record`, and `leases` is `Stream.held`.
 """
 
 import math
@@ -76,6 +76,12 @@ def stored(memory: Memory, job_id: str) -> Fields:
     return memory.delayed[job_id].fields if place == "delayed" else memory.entries(place)[entry]
 
 
+def holder(stream: Stream, entry: str) -> str:
+    """Who holds an entry, `RELEASED` if it was handed back; '' for nobody."""
+    pending = stream.pending.get(entry)
+    return pending.worker if pending else ""
+
+
 def enqueue(memory: Memory, job_id: str, stream: Stream, fields: Fields) -> None:
     """Add a job to a ready stream."""
     memory.located[job_id] = (stream.priority, memory.append(stream, fields))
@@ -115,11 +121,11 @@ def finish(
     """The end of a job that runs or is ready: it is forgotten, but for its push."""
     fields = stream.entries[entry]
     memory.drop(stream, entry)
-    forget(memory, job_id, fields, is_remembered=is_remembered)
+    forget_job(memory, job_id, fields, is_remembered=is_remembered)
     memory.count(counter)
 
 
-def forget(memory: Memory, job_id: str, fields: Fields, *, is_remembered: bool = True) -> None:
+def forget_job(memory: Memory, job_id: str, fields: Fields, *, is_remembered: bool = True) -> None:
     """The end of a job that is in no place any more: its locator and its unique key go, its push is remembered."""
     memory.located.pop(job_id, None)
     free(memory, job_id, fields)

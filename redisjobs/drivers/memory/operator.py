@@ -3,7 +3,16 @@
 from collections.abc import Iterator
 
 from redisjobs.driver import Counts, Reply, Row
-from redisjobs.drivers.memory.include import MOST_FIELDS, address, by_due, enqueue, finish, forget, locate
+from redisjobs.drivers.memory.include import (
+    MOST_FIELDS,
+    address,
+    by_due,
+    enqueue,
+    finish,
+    forget_job,
+    holder,
+    locate,
+)
 from redisjobs.drivers.memory.state import RELEASED, Delayed, Memory, Stream
 from redisjobs.job import Priority, State
 
@@ -22,11 +31,11 @@ def cancel(memory: Memory, job_id: str) -> Reply:
         if place == "dead":
             return Reply.DEAD
         if place == "delayed":
-            forget(memory, job_id, memory.delayed.pop(job_id).fields)
+            forget_job(memory, job_id, memory.delayed.pop(job_id).fields)
             memory.count("cancelled")
             return Reply.CANCELLED
         stream = memory.stream(Priority(place))
-        worker = _holder(stream, entry)
+        worker = holder(stream, entry)
         if worker and worker != RELEASED:
             _mark(memory, job_id, place, entry, worker)
             return Reply.CANCELLING
@@ -65,7 +74,7 @@ def delete(memory: Memory, job_id: str) -> Reply:
         job_id, place, letter = locate(memory, job_id)
         if place != "dead":
             return Reply.NOT_FOUND
-        forget(memory, job_id, memory.dead.pop(letter))
+        forget_job(memory, job_id, memory.dead.pop(letter))
         memory.count("deleted")
         return Reply.OK
 
@@ -105,14 +114,8 @@ def counts(memory: Memory) -> Counts:
         return Counts(ready, sum(running.values()), len(memory.delayed), len(memory.dead), dict(memory.totals))
 
 
-def _holder(stream: Stream, entry: str) -> str:
-    """Who holds an entry, `RELEASED` if it was handed back; '' for nobody. See lua/include/holder."""
-    pending = stream.pending.get(entry)
-    return pending.worker if pending else ""
-
-
 def _ready_row(memory: Memory, stream: Stream, entry: str) -> Row:
-    pending, worker = stream.pending.get(entry), _holder(stream, entry)
+    pending, worker = stream.pending.get(entry), holder(stream, entry)
     is_running = worker not in ("", RELEASED)
     return Row(
         job_id=address(memory, stream.priority, entry),

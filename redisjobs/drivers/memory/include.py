@@ -42,18 +42,21 @@ def locate(memory: Memory, job_id: str) -> tuple[str, str, str]:
 
 def identify(memory: Memory, place: str, entry: str) -> str:
     """The id that the job of an entry goes by: the one that it says, its entry id, or that and its place."""
-    said, suffix = text_of(memory.entries(place)[entry], b"id"), f"@{place}"
-    ids = [said or entry, *(entry + suffix * more for more in range(1, 5))]
-    for job_id in ids:
-        if memory.located.get(job_id) == (place, entry):
+    said, here = text_of(memory.entries(place)[entry], b"id"), (place, entry)
+    first = said or entry
+    if memory.located.get(first) == here:
+        return first
+    others = [entry + f"@{place}" * more for more in range(1, 5)]
+    for job_id in others:
+        if memory.located.get(job_id) == here:
             return job_id
-    is_taken = ids[0] in memory.located or (not said and _has_twin(memory, place, entry))
+    is_taken = first in memory.located or (not said and _is_taken_above(memory, place, entry))
     if not is_taken:
-        return ids[0]
-    return next((job_id for job_id in ids[1:] if job_id not in memory.located), ids[-1])
+        return first
+    return next((job_id for job_id in others if job_id not in memory.located), others[-1])
 
 
-def _has_twin(memory: Memory, place: str, entry: str) -> bool:
+def _is_taken_above(memory: Memory, place: str, entry: str) -> bool:
     """Whether a stream of a higher priority has an entry of this id that says no other."""
     for stream in memory.streams:
         if stream.priority == place:

@@ -17,8 +17,8 @@ def push(memory: Memory, jobs: Sequence[NewJob], *, repeated: bool) -> list[Push
         again: set[Push] = set()
         added: set[str] = set()
         for job in jobs:
-            one = _push_of(job)
-            answer = Pushed(Reply.EXISTS) if one in again else _push(memory, job, added, repeated=repeated)
+            one = (job.job_id, job.nonce.encode())
+            answer = Pushed(Reply.EXISTS) if one in again else _push(memory, job, one, added, repeated=repeated)
             if answer.reply in (Reply.OK, Reply.REPEATED, Reply.REFUSED):
                 again.add(one)
             elif repeated and one not in again:
@@ -27,20 +27,11 @@ def push(memory: Memory, jobs: Sequence[NewJob], *, repeated: bool) -> list[Push
         return answers
 
 
-def _push(memory: Memory, job: NewJob, added: set[str], *, repeated: bool) -> Pushed:
+def _push(memory: Memory, job: NewJob, one: Push, added: set[str], *, repeated: bool) -> Pushed:
+    """Add a job, unless its push, its id or its unique key is known; `added` has the ids that this call added."""
     now_ms = memory.now_ms()
-    refusal = _refusal(memory, job, added, now_ms, repeated=repeated)
-    if refusal is not None:
-        return refusal
-    _add(memory, job, now_ms)
-    added.add(job.job_id)
-    return Pushed(Reply.OK)
-
-
-def _refusal(memory: Memory, job: NewJob, added: set[str], now_ms: int, *, repeated: bool) -> Pushed | None:
-    """Why a job is not added; None if it is. `added` are the ids that this call has added."""
-    was_refused = repeated and _lately(memory.refused, _push_of(job), now_ms)
-    if not was_refused and _lately(memory.finished, _push_of(job), now_ms):
+    was_refused = repeated and _lately(memory.refused, one, now_ms)
+    if not was_refused and _lately(memory.finished, one, now_ms):
         return Pushed(Reply.REPEATED)
     if job.job_id in added:
         return Pushed(Reply.EXISTS)
@@ -50,7 +41,11 @@ def _refusal(memory: Memory, job: NewJob, added: set[str], now_ms: int, *, repea
     holder = _unique_holder(memory, job.unique, now_ms)
     if holder is not None:
         return Pushed(Reply.DUPLICATE, holder)
-    return Pushed(Reply.REFUSED) if was_refused else None
+    if was_refused:
+        return Pushed(Reply.REFUSED)
+    _add(memory, job, now_ms)
+    added.add(job.job_id)
+    return Pushed(Reply.OK)
 
 
 def _add(memory: Memory, job: NewJob, now_ms: int) -> None:
@@ -77,10 +72,6 @@ def _fields(job: NewJob, now_ms: int) -> Fields:
     if job.unique and job.unique_for_ms is None:
         fields[b"unique"] = encoded(job.unique)
     return fields
-
-
-def _push_of(job: NewJob) -> Push:
-    return job.job_id, job.nonce.encode()
 
 
 def _lately(pushes: Mapping[Push, int], push: Push, now_ms: int) -> bool:

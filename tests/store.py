@@ -14,7 +14,8 @@ import redis
 
 from redisjobs.driver import Consumer, Counts, Driver, Lease, Reclaimed
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver
-from redisjobs.drivers.memory.state import Memory
+from redisjobs.drivers.memory.state import Memory, encoded
+from redisjobs.drivers.memory.worker import join
 from redisjobs.drivers.redis.connection import SyncConnection
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.drivers.redis.driver import RedisDriver
@@ -113,16 +114,22 @@ class MemoryStore:
         assert isinstance(consumer, MemoryConsumer)
         if worker_id in self.memory.workers:
             self.memory.workers[worker_id].run = consumer
-        self.memory.join(worker_id, lease, consumer)
+        join(self.memory, worker_id, lease, consumer)
         return consumer
 
     def age(self, seconds: float) -> None:
-        self.memory.age(seconds)
+        with self.memory.lock:
+            for record in self.memory.workers.values():
+                record.until -= seconds
+            for pending in (each for stream in self.memory.streams for each in stream.pending.values()):
+                pending.since -= seconds
 
     def put(
         self, fields: Mapping[str, str | bytes], priority: Priority = Priority.NORMAL, *, entry: str = "*"
     ) -> str:
-        return self.memory.put(fields, priority, entry=entry)
+        with self.memory.lock:
+            raw = {encoded(name): encoded(value) for name, value in fields.items()}
+            return self.memory.append(self.memory.stream(priority), raw, entry)
 
 
 class RedisStore:

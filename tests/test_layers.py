@@ -21,7 +21,9 @@ driver
 codec outcome
 events
 logs recording
-drivers.memory.state drivers.memory.driver
+drivers.memory.state drivers.memory.include
+drivers.memory.producer drivers.memory.operator drivers.memory.exchange drivers.memory.worker
+drivers.memory.driver
 drivers.redis.scripts drivers.redis.commands drivers.redis.connection
 drivers.redis.coalescer drivers.redis.consumer drivers.redis.driver
 drivers

@@ -40,6 +40,7 @@ from redisjobs.queue import JobQueue
 from redisjobs.worker.worker import Worker
 
 LUA = Path(__file__).parents[1] / "lua"
+MEMORY = LUA.parent / "redisjobs/drivers/memory"
 SCRIPTS = sorted(path.stem for path in LUA.glob("*.lua"))
 INCLUDES = sorted(path.stem for path in LUA.glob("include/*.lua"))
 PRODUCERS = {"push"}  # what may be refused when the server is full
@@ -202,6 +203,13 @@ def test_an_include_is_one_local_function_that_takes_all_it_uses(name: str) -> N
     outermost = [line for line in include(name).splitlines() if re.match(r"\S", line)]
     assert outermost[0].startswith(f"local function {name}(")
     assert outermost[1:] == ["end"]
+
+
+@pytest.mark.parametrize("name", sorted({*SCRIPTS} - {"adopt", "tidy", "restore"}))  # no hand reaches into memory
+def test_each_script_has_one_twin_of_its_name_in_the_memory_driver(name: str) -> None:
+    modules = [MEMORY / f"{module}.py" for module in ("producer", "operator", "exchange", "worker")]
+    functions = [re.findall(r"^def (\w+)\(", module.read_text("utf-8"), re.M) for module in modules]
+    assert sum(found.count(name) for found in functions) == 1
 
 
 @pytest.mark.parametrize("source", [*map(body, SCRIPTS), *map(include, INCLUDES)], ids=[*SCRIPTS, *INCLUDES])

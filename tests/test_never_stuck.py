@@ -86,7 +86,7 @@ async def test_a_worker_that_gets_nothing_through_starts_anew(caplog: pytest.Log
         await eventually(lambda: driver.asked == 1)
         await eventually(lambda: not worker.health.live)
         assert "no exchange" in worker.health.why
-        await eventually(lambda: driver.memory.find(job_id) is None)
+        await eventually(lambda: driver.sync.find(job_id) is None)
         assert worker.health.ready
         worker.stop()
 

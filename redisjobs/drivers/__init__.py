@@ -36,9 +36,9 @@ def connect_sync(where: Any, queue: str) -> tuple[Driver, Callable[[float], Sync
         ValueError: As `connect`; also for a driver that has no sync side.
     """
     driver = connect(where, queue)
-    memory: SyncDriver | None = getattr(driver, "memory", None)
-    if memory is not None:
-        return driver, lambda _seconds: memory
+    sync: SyncDriver | None = getattr(driver, "sync", None)
+    if sync is not None:
+        return driver, lambda _seconds: sync
     if driver is where:
         raise ValueError(f"{where!r} is a driver for async code; give the sync queue its URL")
     from redisjobs.drivers.redis.driver import SyncRedisDriver

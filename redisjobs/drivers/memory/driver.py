@@ -1,15 +1,15 @@
-"""The driver of `memory://`: the two sides of a queue whose state is a `Memory`, in this process."""
+"""The driver of `memory://`: both sides of a queue whose state is in this process."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import anyio
 import anyio.lowlevel
 
 from redisjobs.driver import (
     Counts,
-    Ended,
     Exchange,
     Lease,
     NewJob,
@@ -22,9 +22,41 @@ from redisjobs.driver import (
     Silent,
     Turn,
 )
+from redisjobs.drivers.memory import exchange, operator, producer, worker
 from redisjobs.drivers.memory.state import Memory
 from redisjobs.eventloop import threadsafe_caller
 from redisjobs.job import State
+
+
+class SyncMemoryDriver:
+    """`memory://` for sync code and any number of threads; see `SyncDriver`."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+
+    def close(self) -> None:
+        pass  # nothing is open
+
+    def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
+        return producer.push(self._memory, jobs, repeated=repeated)
+
+    def cancel(self, job_id: str) -> Reply:
+        return operator.cancel(self._memory, job_id)
+
+    def requeue(self, job_id: str) -> Reply:
+        return operator.requeue(self._memory, job_id)
+
+    def delete(self, job_id: str) -> Reply:
+        return operator.delete(self._memory, job_id)
+
+    def find(self, job_id: str) -> Row | None:
+        return operator.find(self._memory, job_id)
+
+    def jobs(self, state: State, limit: int) -> list[Row]:
+        return operator.jobs(self._memory, state, limit)
+
+    def counts(self) -> Counts:
+        return operator.counts(self._memory)
 
 
 class MemoryDriver:
@@ -33,10 +65,15 @@ class MemoryDriver:
     Args:
         memory: The state, if it is shared with another driver.
         now_ms: What time it is; None for this machine's clock.
+
+    Attributes:
+        memory: The state.
+        sync: The same for sync code.
     """
 
     def __init__(self, memory: Memory | None = None, now_ms: Callable[[], int] | None = None) -> None:
         self.memory = memory or Memory(now_ms)
+        self.sync = SyncMemoryDriver(self.memory)
 
     async def connect(self) -> None:
         await anyio.lowlevel.checkpoint()
@@ -46,31 +83,31 @@ class MemoryDriver:
 
     async def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
         await anyio.lowlevel.checkpoint()
-        return self.memory.push(jobs, repeated=repeated)
+        return self.sync.push(jobs, repeated=repeated)
 
     async def cancel(self, job_id: str) -> Reply:
         await anyio.lowlevel.checkpoint()
-        return self.memory.cancel(job_id)
+        return self.sync.cancel(job_id)
 
     async def requeue(self, job_id: str) -> Reply:
         await anyio.lowlevel.checkpoint()
-        return self.memory.requeue(job_id)
+        return self.sync.requeue(job_id)
 
     async def delete(self, job_id: str) -> Reply:
         await anyio.lowlevel.checkpoint()
-        return self.memory.delete(job_id)
+        return self.sync.delete(job_id)
 
     async def find(self, job_id: str) -> Row | None:
         await anyio.lowlevel.checkpoint()
-        return self.memory.find(job_id)
+        return self.sync.find(job_id)
 
     async def jobs(self, state: State, limit: int) -> list[Row]:
         await anyio.lowlevel.checkpoint()
-        return self.memory.jobs(state, limit)
+        return self.sync.jobs(state, limit)
 
     async def counts(self) -> Counts:
         await anyio.lowlevel.checkpoint()
-        return self.memory.counts()
+        return self.sync.counts()
 
     def consumer(self, worker_id: str, *, lease: float, max_deliveries: int) -> "MemoryConsumer":
         return MemoryConsumer(self.memory, worker_id, lease, max_deliveries)
@@ -92,7 +129,7 @@ class MemoryConsumer:
 
     async def open(self, worker_id: str = "") -> list[str]:
         await anyio.lowlevel.checkpoint()
-        self._memory.join(worker_id or self.worker_id, self._lease, self)
+        worker.join(self._memory, worker_id or self.worker_id, self._lease, self)
         self.worker_id = worker_id or self.worker_id
         return []
 
@@ -103,14 +140,11 @@ class MemoryConsumer:
         self, settlements: Settlements, count: int | None, *, turn: Turn | None = None, idle: bool = False
     ) -> Exchange:
         await anyio.lowlevel.checkpoint()
-        replies = self._memory.settle(self.worker_id, turn, settlements)
+        replies = exchange.settle(self._memory, self.worker_id, turn, settlements)
         if count is None:
             return Exchange(replies)
-        ended: list[Ended] = []
-        due_in, waits, leases, more = self._memory.claim(
-            self.worker_id, count, self._max_deliveries, ended, idle=idle
-        )
-        return Exchange(replies, leases, more, ended, due_in, waits, self._memory.now_ms())
+        claimed = exchange.claim(self._memory, self.worker_id, count, self._max_deliveries, idle=idle)
+        return replace(claimed, replies=replies)
 
     async def wait(self, count: int, timeout: float) -> list[Lease]:
         wake = threadsafe_caller()
@@ -122,7 +156,7 @@ class MemoryConsumer:
 
         with self._listening(heard), anyio.move_on_after(timeout):
             while True:
-                leases = self._memory.read(self.worker_id, count)
+                leases = exchange.read(self._memory, self.worker_id, count)
                 if leases:
                     return leases
                 await there.wait()
@@ -134,17 +168,17 @@ class MemoryConsumer:
 
     async def recover(self, held: Sequence[Lease], older: float = 0) -> list[Lease]:
         await anyio.lowlevel.checkpoint()
-        return self._memory.recover(self.worker_id, held, older)
+        return exchange.recover(self._memory, self.worker_id, held, older)
 
     async def reclaim(
         self, silent: Sequence[Silent] = (), *, others: bool = False, thorough: bool = False
     ) -> Reclaimed:
         await anyio.lowlevel.checkpoint()
-        return self._memory.reclaim(self.worker_id, silent, others=others)
+        return worker.reclaim(self._memory, self.worker_id, silent, others=others)
 
     async def release(self, *, refund: bool, watch: bool) -> int:
         await anyio.lowlevel.checkpoint()
-        return self._memory.release(self.worker_id, refund=refund, watch=watch)
+        return worker.release(self._memory, self.worker_id, refund=refund, watch=watch)
 
     async def unblock(self) -> bool:
         await anyio.lowlevel.checkpoint()
@@ -185,10 +219,10 @@ class MemoryHeartbeat:
         self._worker_id = worker_id
 
     def beat(self, held: Callable[[], Sequence[Lease]], facts: Mapping[str, str]) -> Sequence[Lease]:
-        return self._memory.cancelled(held()) if self._memory.beat(self._worker_id()) else ()
+        return worker.cancelled(self._memory, held()) if worker.beat(self._memory, self._worker_id()) else ()
 
     def release(self) -> int:
-        return self._memory.release(self._worker_id(), refund=False, watch=True)
+        return worker.release(self._memory, self._worker_id(), refund=False, watch=True)
 
     def close(self) -> None:
         pass

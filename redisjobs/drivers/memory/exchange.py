@@ -1,0 +1,233 @@
+"""How a worker's jobs come and go: the twins of `lua/{settle,claim,recover}.lua`, and of XREADGROUP.
+
+There is none of adopt: jobs put in by hand have their ids when they are leased.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from redisjobs.driver import (
+    Ack,
+    DeadLetter,
+    Ended,
+    Exchange,
+    Lease,
+    Release,
+    Reply,
+    RetryLater,
+    Settlement,
+    Settlements,
+    Turn,
+)
+from redisjobs.drivers.memory.include import (
+    MOST_FIELDS,
+    REMEMBERED,
+    dead_letter,
+    delay,
+    due_time,
+    enqueue,
+    finish,
+    identify,
+    next_due,
+    promote,
+    pushed_at,
+    tell_released,
+)
+from redisjobs.drivers.memory.state import RELEASED, Fields, Memory, Pending, Stream, encoded, text_of
+from redisjobs.errors import DriverError
+
+
+def settle(memory: Memory, worker: str, turn: Turn | None, settlements: Settlements) -> list[Reply]:
+    """End the leases of many jobs, each by its settlement; a turn that comes again is answered as before."""
+    with memory.lock:
+        record = memory.record(worker)
+        turn = turn if settlements else None  # what settles nothing is never sent again
+        last, answer = record.answers.get(turn.lane, (0, [])) if turn else (0, [])
+        if turn and turn.number < last:
+            raise DriverError("these settlements came after later ones of this worker; nothing was written")
+        if turn and turn.number == last:
+            return answer
+        replies = [_settle_one(memory, worker, lease, settlement) for lease, settlement in settlements]
+        answered = zip(replies, settlements, strict=True)
+        tell_released(memory, sum(reply is Reply.OK and isinstance(one, Release) for reply, (_, one) in answered))
+        if turn:
+            record.answers[turn.lane] = (turn.number, replies)
+        return replies
+
+
+def _settle_one(memory: Memory, worker: str, lease: Lease, settlement: Settlement) -> Reply:
+    stream, entry = memory.streams[lease.stream - 1], lease.entry
+    if not _owns(stream, worker, lease):
+        return Reply.LEASE_LOST
+    job_id = identify(memory, stream.priority, entry)
+    match settlement:
+        case Ack(cancelled):
+            # Of one that was pushed longer ago the push can't be repeated any more.
+            is_young = int(entry.partition("-")[0]) > memory.now_ms() - REMEMBERED
+            counter = "cancelled" if cancelled else "completed"
+            finish(memory, stream, entry, job_id, counter, is_remembered=is_young)
+        case RetryLater():
+            return _retry(memory, stream, entry, job_id, settlement)
+        case Release(refund):
+            stream.pending[entry] = Pending(RELEASED, lease.deliveries - refund, time.monotonic())
+        case DeadLetter(reason, error, traceback):
+            notes = {"reason": reason, "error": error, "traceback": traceback, "worker": worker}
+            dead_letter(memory, stream, entry, job_id, lease.deliveries, notes)
+    return Reply.OK
+
+
+def _owns(stream: Stream, worker: str, lease: Lease) -> bool:
+    pending = stream.pending.get(lease.entry)
+    return pending is not None and (pending.worker, pending.deliveries) == (worker, lease.deliveries)
+
+
+def _retry(memory: Memory, stream: Stream, entry: str, job_id: str, settlement: RetryLater) -> Reply:
+    if memory.marks.get((stream.priority, entry)) == "cancelling":
+        finish(memory, stream, entry, job_id, "cancelled")
+        return Reply.CANCELLED
+    fields = stream.entries[entry]
+    if len(fields) > MOST_FIELDS:
+        return Reply.OVERSIZED
+    memory.drop(stream, entry)
+    now_ms = memory.now_ms()
+    kept = _changed(fields, settlement)
+    kept[b"id"] = encoded(job_id)
+    kept.setdefault(b"queued_at", pushed_at(entry, now_ms))
+    due_ms = due_time(settlement.due, now_ms)
+    if due_ms > now_ms:
+        delay(memory, job_id, stream.priority, kept, due_ms)
+    else:
+        enqueue(memory, job_id, stream, kept)
+    memory.count("retried")
+    return Reply.OK
+
+
+def _changed(fields: Fields, settlement: RetryLater) -> Fields:
+    """The fields of a job that runs again; see lua/include/with."""
+    changes = {encoded(key): encoded(value) for key, value in settlement.changes.items()}
+    kept = {key: value for key, value in fields.items() if key not in changes}
+    return kept | {key: value for key, value in changes.items() if value}
+
+
+@dataclass(slots=True)
+class _Claim:
+    """A claim: what was asked, and what it has come to."""
+
+    worker: str
+    count: int
+    max_deliveries: int
+    idle: bool
+    leases: list[Lease] = field(default_factory=list)
+    ended: list[Ended] = field(default_factory=list)
+    waits: float | None = None
+
+    @property
+    def left(self) -> int:
+        return self.count - len(self.leases)
+
+
+def claim(memory: Memory, worker: str, count: int, max_deliveries: int, *, idle: bool = False) -> Exchange:
+    """Promote what is due, then lease jobs by priority, those that were handed back first; no replies."""
+    with memory.lock:
+        memory.record(worker)
+        now_ms = memory.now_ms()
+        promote(memory, now_ms)
+        claimed = _Claim(worker, count, max_deliveries, idle)
+        for stream in memory.streams:
+            for entry in stream.held(RELEASED):
+                if claimed.left > 0:
+                    _deliver(memory, claimed, stream, entry)
+            claimed.leases += _read(memory, worker, stream, claimed.left)
+        return Exchange(
+            leases=claimed.leases,
+            more=claimed.left <= 0 and any(stream.unread or stream.held(RELEASED) for stream in memory.streams),
+            ended=claimed.ended,
+            due_in=_due_in(memory, now_ms),
+            waits=claimed.waits,
+            server_ms=memory.now_ms(),
+        )
+
+
+def _deliver(memory: Memory, claimed: _Claim, stream: Stream, entry: str) -> None:
+    """Give a worker an entry that was handed back; or end its job; or leave it to one that runs nothing else."""
+    pending, here = stream.pending[entry], (stream.priority, entry)
+    mark, deliveries = memory.marks.get(here), pending.deliveries + 1
+    if mark == "cancelling":
+        job_id = identify(memory, *here)
+        finish(memory, stream, entry, job_id, "cancelled")
+        claimed.ended.append((job_id, Reply.CANCELLED))
+        return
+    if deliveries > claimed.max_deliveries and (mark == "alone" or claimed.max_deliveries == 1):
+        _end_killer(memory, claimed, stream, entry)
+        return
+    is_last = deliveries >= claimed.max_deliveries > 1
+    if is_last and not _runs_nothing(memory, claimed):
+        claimed.waits = max(claimed.waits or 0.0, time.monotonic() - pending.since)
+        return
+    if is_last:
+        memory.marks[here] = "alone"
+        memory.located[identify(memory, *here)] = here  # the mark stands beside its place there
+        claimed.count = 1
+    else:
+        memory.marks.pop(here, None)
+    stream.pending[entry] = Pending(claimed.worker, deliveries, time.monotonic())
+    claimed.leases.append(_lease(memory, stream, entry))
+
+
+def _end_killer(memory: Memory, claimed: _Claim, stream: Stream, entry: str) -> None:
+    """Make an entry a dead letter that was delivered as often as it may be."""
+    here, deliveries = (stream.priority, entry), stream.pending[entry].deliveries
+    alone = ", the last time with nothing beside it" if memory.marks.get(here) == "alone" else ""
+    error = f"delivered {deliveries} times without an outcome{alone}: it may kill its workers"
+    job_id = identify(memory, *here)
+    notes = {"reason": "worker lost", "error": error, "worker": claimed.worker}
+    dead_letter(memory, stream, entry, job_id, deliveries, notes)
+    claimed.ended.append((job_id, Reply.DEAD))
+
+
+def _runs_nothing(memory: Memory, claimed: _Claim) -> bool:
+    if not claimed.idle or claimed.leases:
+        return False
+    return not any(stream.held(claimed.worker) for stream in memory.streams)
+
+
+def _due_in(memory: Memory, now_ms: int) -> float | None:
+    due_ms = next_due(memory)
+    return None if due_ms is None else max(0, due_ms - now_ms) / 1000
+
+
+def read(memory: Memory, worker: str, count: int) -> list[Lease]:
+    """XREADGROUP: up to `count` new entries of each stream, in that order of their priority."""
+    with memory.lock:
+        return [lease for stream in memory.streams for lease in _read(memory, worker, stream, count)]
+
+
+def _read(memory: Memory, worker: str, stream: Stream, count: int) -> list[Lease]:
+    entries = list(stream.unread)[: max(0, count)]
+    for entry in entries:
+        del stream.unread[entry]
+        stream.pending[entry] = Pending(worker, 1, time.monotonic())
+    return [_lease(memory, stream, entry) for entry in entries]
+
+
+def _lease(memory: Memory, stream: Stream, entry: str) -> Lease:
+    fields = stream.entries[entry]
+    job_id = text_of(fields, b"id")
+    if not job_id:  # put in by hand: from now on it has a locator, as by lua/adopt.lua
+        job_id = identify(memory, stream.priority, entry)
+        memory.located[job_id] = (stream.priority, entry)
+    return Lease(stream.number, entry, stream.pending[entry].deliveries, job_id, fields)
+
+
+def recover(memory: Memory, worker: str, held: Sequence[Lease], older: float = 0) -> list[Lease]:
+    """What a worker has beyond what it names, and has had for so many seconds."""
+    with memory.lock:
+        memory.record(worker)
+        known, until = {lease.key for lease in held}, time.monotonic() - older
+        return [
+            _lease(memory, stream, entry)
+            for stream in memory.streams
+            for entry in stream.held(worker)
+            if f"{stream.number} {entry}" not in known and stream.pending[entry].since <= until
+        ]

@@ -1,0 +1,208 @@
+"""What several transitions need: the twins of `lua/include/`, by the same names.
+
+Where a job is, how it comes to a place, how it ends, how a worker is fenced; whoever calls has the lock. Of the
+others `count` and `tell` are methods of `Memory`, `alive` is its `record`, and `leases` is `Stream.held`.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+
+from redisjobs.driver import MOST_JOBS
+from redisjobs.drivers.memory.state import (
+    RELEASED,
+    Delayed,
+    Fields,
+    Memory,
+    Pending,
+    Push,
+    Stream,
+    encoded,
+    text_of,
+)
+from redisjobs.job import Priority
+
+REMEMBERED = 60_000  # ms that an ended job's id is known for, so that a repeated push adds nothing
+WATCHED = 5.0  # seconds, beyond its lease, that a late read of a fenced worker is looked for
+MOST_FIELDS = 500  # of an entry that a script can move; more can only have been put in by hand
+
+
+def locate(memory: Memory, job_id: str) -> tuple[str, str, str]:
+    """Which job that is, its place, and the entry there; both '' if it is nowhere."""
+    if job_id in memory.located:
+        return job_id, *memory.located[job_id]
+    entry, _, name = job_id.partition("@")
+    for place in [name] if name else list(Priority):
+        if entry in memory.entries(place):
+            known = identify(memory, place, entry)
+            if name or known == job_id:
+                return known, place, entry
+    return job_id, "", ""
+
+
+def identify(memory: Memory, place: str, entry: str) -> str:
+    """The id that the job of an entry goes by: the one that it says, its entry id, or that and its place."""
+    said, here = text_of(memory.entries(place)[entry], b"id"), (place, entry)
+    first = said or entry
+    if memory.located.get(first) == here:
+        return first
+    others = [entry + f"@{place}" * more for more in range(1, 5)]
+    for job_id in others:
+        if memory.located.get(job_id) == here:
+            return job_id
+    is_taken = first in memory.located or (not said and _is_taken_above(memory, place, entry))
+    if not is_taken:
+        return first
+    return next((job_id for job_id in others if job_id not in memory.located), others[-1])
+
+
+def _is_taken_above(memory: Memory, place: str, entry: str) -> bool:
+    """Whether a stream of a higher priority has an entry of this id that says no other."""
+    for stream in memory.streams:
+        if stream.priority == place:
+            return False
+        if entry in stream.entries and not text_of(stream.entries[entry], b"id"):
+            return True
+    return False
+
+
+def address(memory: Memory, place: str, entry: str) -> str:
+    """How to name the job of an entry to an operator, so that it is found; the last of what `identify` returns."""
+    job_id = identify(memory, place, entry)
+    is_located = memory.located.get(job_id) == (place, entry)
+    return f"{entry}@{place}" if not is_located and text_of(memory.entries(place)[entry], b"id") else job_id
+
+
+def stored(memory: Memory, job_id: str) -> Fields:
+    """The fields of a job that is located."""
+    place, entry = memory.located[job_id]
+    return memory.delayed[job_id].fields if place == "delayed" else memory.entries(place)[entry]
+
+
+def holder(stream: Stream, entry: str) -> str:
+    """Who holds an entry, `RELEASED` if it was handed back; '' for nobody."""
+    pending = stream.pending.get(entry)
+    return pending.worker if pending else ""
+
+
+def enqueue(memory: Memory, job_id: str, stream: Stream, fields: Fields) -> None:
+    """Add a job to a ready stream."""
+    memory.located[job_id] = (stream.priority, memory.append(stream, fields))
+
+
+def delay(memory: Memory, job_id: str, priority: Priority, fields: Fields, due_ms: int) -> None:
+    """Let a job wait; who sleeps until the next due time hears of one that is earlier."""
+    first = next_due(memory)
+    memory.delayed.pop(job_id, None)  # its place in line is the last
+    memory.delayed[job_id] = Delayed(priority, fields, due_ms)
+    memory.located[job_id] = ("delayed", "")
+    if first is None or due_ms < first:
+        memory.tell("due", str(due_ms))
+
+
+def next_due(memory: Memory) -> int | None:
+    """When the next delayed job is due, in ms; None if there is none."""
+    return min((job.due_ms for job in memory.delayed.values()), default=None)
+
+
+def by_due(memory: Memory, until_ms: float = math.inf) -> list[tuple[str, Delayed]]:
+    """The delayed jobs that are due until then, in the order in which they are."""
+    due = [item for item in memory.delayed.items() if item[1].due_ms <= until_ms]
+    return sorted(due, key=lambda item: item[1].due_ms)
+
+
+def promote(memory: Memory, now_ms: int) -> None:
+    """Make delayed jobs ready that are due."""
+    for job_id, job in by_due(memory, now_ms)[:MOST_JOBS]:
+        del memory.delayed[job_id]
+        enqueue(memory, job_id, memory.stream(job.priority), job.fields)
+
+
+def finish(
+    memory: Memory, stream: Stream, entry: str, job_id: str, counter: str, *, is_remembered: bool = True
+) -> None:
+    """The end of a job that runs or is ready: it is forgotten, but for its push."""
+    fields = stream.entries[entry]
+    memory.drop(stream, entry)
+    forget_job(memory, job_id, fields, is_remembered=is_remembered)
+    memory.count(counter)
+
+
+def forget_job(memory: Memory, job_id: str, fields: Fields, *, is_remembered: bool = True) -> None:
+    """The end of a job that is in no place any more: its locator and its unique key go, its push is remembered."""
+    memory.located.pop(job_id, None)
+    free(memory, job_id, fields)
+    if is_remembered:
+        remember(memory, memory.finished, (job_id, fields.get(b"nonce", b"")))
+
+
+def free(memory: Memory, job_id: str, fields: Fields) -> None:
+    """Give up a unique key, if this job is the one that holds it."""
+    key = text_of(fields, b"unique")
+    if memory.uniques.get(key, ("", None))[0] == job_id:
+        del memory.uniques[key]
+
+
+def remember(memory: Memory, pushes: dict[Push, int], push: Push) -> None:
+    """Keep a push, so that one repeated after a lost reply adds nothing; and those of the last two minutes."""
+    now_ms = memory.now_ms()
+    pushes.pop(push, None)
+    pushes[push] = now_ms
+    while pushes and next(iter(pushes.values())) < now_ms - 2 * REMEMBERED:
+        del pushes[next(iter(pushes))]
+
+
+def dead_letter(
+    memory: Memory, stream: Stream, entry: str, job_id: str, deliveries: int, notes: Mapping[str, str]
+) -> None:
+    """Move an entry to the dead letters, with what is known of the failure."""
+    fields, now_ms = stream.entries[entry], memory.now_ms()
+    known = {"priority": stream.priority, "deliveries": str(deliveries), "failed_at": str(now_ms)}
+    noted = known | {key: value for key, value in notes.items() if value or key != "traceback"}
+    letter = memory.new_id()
+    memory.dead[letter] = {
+        b"queued_at": fields.get(b"queued_at", pushed_at(entry, now_ms)),
+        **fields,
+        b"id": encoded(job_id),
+        **{encoded(key): encoded(value) for key, value in noted.items()},
+    }
+    memory.located[job_id] = ("dead", letter)
+    memory.drop(stream, entry)
+    free(memory, job_id, fields)
+    memory.count("dead")
+
+
+def fence(memory: Memory, worker: str) -> None:
+    """Take a worker's record away, and look for late reads of it from now on."""
+    record = memory.workers.pop(worker, None)
+    memory.fenced[worker] = time.monotonic() + (record.lease if record else 0.0) + WATCHED
+
+
+def hand_back(memory: Memory, worker: str, most: int | None = None, *, refund: int = 0) -> int:
+    """Pass entries of a worker to `released`; how many."""
+    total = 0
+    for stream in memory.streams:
+        for entry in stream.held(worker)[: None if most is None else most - total]:
+            deliveries = max(0, stream.pending[entry].deliveries - refund)
+            stream.pending[entry] = Pending(RELEASED, deliveries, time.monotonic())
+            total += 1
+    return total
+
+
+def tell_released(memory: Memory, number: int) -> None:
+    """Count jobs that were handed back, and tell of them."""
+    if number:
+        memory.count("released", number)
+        memory.tell("released", str(number))
+
+
+def due_time(text: str, now_ms: int) -> int:
+    """When a job may run, in ms: '' is at once, '+5000' that many ms from now, else a time."""
+    if not text:
+        return 0
+    return math.ceil(now_ms + float(text[1:])) if text.startswith("+") else int(text)
+
+
+def pushed_at(entry: str, now_ms: int) -> bytes:
+    """When an entry was pushed, in ms, as its id tells; never later than now."""
+    return b"%d" % min(int(entry.partition("-")[0]), now_ms)

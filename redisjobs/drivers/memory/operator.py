@@ -1,0 +1,140 @@
+"""What an operator does and sees: the twins of `lua/{cancel,requeue,delete,find,jobs,counts}.lua`."""
+
+from collections.abc import Iterator
+
+from redisjobs.driver import Counts, Reply, Row
+from redisjobs.drivers.memory.include import (
+    MOST_FIELDS,
+    address,
+    by_due,
+    enqueue,
+    finish,
+    forget_job,
+    holder,
+    locate,
+)
+from redisjobs.drivers.memory.state import RELEASED, Delayed, Memory, Stream
+from redisjobs.job import Priority, State
+
+_STRIPPED = (  # what a requeued job leaves behind: its failure, its attempts, its claims on time and uniqueness
+    b"reason error traceback failed_at worker deliveries priority attempt unknown_since expires_at started_at "
+    b"unique"
+).split()
+
+
+def cancel(memory: Memory, job_id: str) -> Reply:
+    """Cancel a job, wherever it is."""
+    with memory.lock:
+        job_id, place, entry = locate(memory, job_id)
+        if not place:
+            return Reply.NOT_FOUND
+        if place == "dead":
+            return Reply.DEAD
+        if place == "delayed":
+            forget_job(memory, job_id, memory.delayed.pop(job_id).fields)
+            memory.count("cancelled")
+            return Reply.CANCELLED
+        stream = memory.stream(Priority(place))
+        worker = holder(stream, entry)
+        if worker and worker != RELEASED:
+            _mark(memory, job_id, place, entry, worker)
+            return Reply.CANCELLING
+        finish(memory, stream, entry, job_id, "cancelled")
+        return Reply.CANCELLED
+
+
+def _mark(memory: Memory, job_id: str, place: str, entry: str, worker: str) -> None:
+    """Note beside the place of a job that runs, and in the record of who runs it, that it is to be cancelled."""
+    memory.located[job_id] = (place, entry)
+    memory.marks[place, entry] = "cancelling"
+    if worker in memory.workers:
+        memory.workers[worker].cancels += 1
+    memory.tell("cancel", job_id)
+
+
+def requeue(memory: Memory, job_id: str) -> Reply:
+    """Give a dead letter another life."""
+    with memory.lock:
+        job_id, place, letter = locate(memory, job_id)
+        if place != "dead":
+            return Reply.NOT_FOUND
+        fields = memory.dead[letter]
+        kept = {key: value for key, value in fields.items() if key not in _STRIPPED}
+        if len(kept) > MOST_FIELDS:
+            return Reply.OVERSIZED
+        del memory.dead[letter]
+        enqueue(memory, job_id, memory.stream(Priority(fields[b"priority"].decode())), kept)
+        memory.count("requeued")
+        return Reply.OK
+
+
+def delete(memory: Memory, job_id: str) -> Reply:
+    """Throw a dead letter away."""
+    with memory.lock:
+        job_id, place, letter = locate(memory, job_id)
+        if place != "dead":
+            return Reply.NOT_FOUND
+        forget_job(memory, job_id, memory.dead.pop(letter))
+        memory.count("deleted")
+        return Reply.OK
+
+
+def find(memory: Memory, job_id: str) -> Row | None:
+    """Where one job is."""
+    with memory.lock:
+        job_id, place, entry = locate(memory, job_id)
+        if not place:
+            return None
+        if place == "dead":
+            return _dead_row(memory, entry)
+        if place == "delayed":
+            return _delayed_row(job_id, memory.delayed[job_id])
+        return _ready_row(memory, memory.stream(Priority(place)), entry)
+
+
+def jobs(memory: Memory, state: State, limit: int) -> list[Row]:
+    """List jobs of one state."""
+    with memory.lock:
+        rows: Iterator[Row]
+        if state is State.DELAYED:
+            rows = (_delayed_row(job_id, job) for job_id, job in by_due(memory))
+        elif state is State.DEAD:
+            rows = (_dead_row(memory, letter) for letter in reversed(memory.dead))
+        else:
+            every = (_ready_row(memory, stream, entry) for stream in memory.streams for entry in stream.entries)
+            rows = (row for row in every if row.state is state)
+        return [row for row, _ in zip(rows, range(limit), strict=False)]
+
+
+def counts(memory: Memory) -> Counts:
+    """Count the jobs in each state, and tell the counters."""
+    with memory.lock:
+        running = {s.priority: sum(p.worker != RELEASED for p in s.pending.values()) for s in memory.streams}
+        ready = {s.priority: len(s.entries) - running[s.priority] for s in memory.streams}
+        return Counts(ready, sum(running.values()), len(memory.delayed), len(memory.dead), dict(memory.totals))
+
+
+def _ready_row(memory: Memory, stream: Stream, entry: str) -> Row:
+    pending, worker = stream.pending.get(entry), holder(stream, entry)
+    is_running = worker not in ("", RELEASED)
+    return Row(
+        job_id=address(memory, stream.priority, entry),
+        state=State.RUNNING if is_running else State.READY,
+        priority=stream.priority,
+        entry=entry,
+        due_ms=None,
+        worker=worker if is_running else "",
+        deliveries=pending.deliveries if pending else 0,
+        cancelling=memory.marks.get((stream.priority, entry)) == "cancelling",
+        fields=stream.entries[entry],
+    )
+
+
+def _delayed_row(job_id: str, job: Delayed) -> Row:
+    return Row(job_id, State.DELAYED, job.priority, "", job.due_ms, "", 0, False, job.fields)
+
+
+def _dead_row(memory: Memory, letter: str) -> Row:
+    fields = memory.dead[letter]
+    priority = Priority(fields[b"priority"].decode())
+    return Row(address(memory, "dead", letter), State.DEAD, priority, letter, None, "", 0, False, fields)

@@ -62,11 +62,11 @@ async def test_what_a_read_of_the_old_id_brings_while_a_worker_goes_on_is_not_ru
     await processor._begin_anew(Fenced(old))
 
     assert processor.consumer.worker_id != old
-    assert (processor.leased, processor.slots.busy) == ({}, 0)
+    assert (processor.leases.all, processor.slots.busy) == ([], 0)
     (lease,) = (await processor.consumer.exchange([], 1)).leases  # it was handed back, for anybody
     assert lease.deliveries == 2
     processor._dispatch([lease])
-    assert list(processor.leased) == [lease.key]
+    assert [held.key for held in processor.leases] == [lease.key]
 
 
 async def test_a_worker_that_is_cut_off_as_soon_as_it_has_joined_runs_jobs_under_its_new_id(
@@ -89,7 +89,7 @@ async def test_a_worker_that_is_cut_off_as_soon_as_it_has_joined_runs_jobs_under
     assert processor.settings.worker_id == processor.consumer.worker_id
     await queue.driver.push([NewJob("a", JOB)], repeated=False)
     processor._dispatch((await processor.consumer.exchange([], 1)).leases)
-    assert len(processor.leased) == 1
+    assert len(processor.leases) == 1
 
 
 async def test_a_worker_whose_first_id_was_fenced_before_it_heard_that_it_had_joined_takes_another(
@@ -133,7 +133,7 @@ async def test_what_has_ended_is_noted_only_while_missed_jobs_are_looked_for(
 
     def spy(processor: Processor, run: object) -> None:
         let_go(processor, run)  # type: ignore[arg-type]
-        noted.append(processor.ended_meanwhile)
+        noted.append(processor.leases._ended)
 
     monkeypatch.setattr(Processor, "_let_go", spy)
     await queue.driver.push([NewJob(f"job-{n}", JOB) for n in range(20)], repeated=False)
@@ -212,13 +212,13 @@ async def test_a_job_that_was_found_and_has_run_is_not_run_again_by_the_late_rep
 
     await processor._find_missed()
 
-    (run,) = processor.leased.values()
+    (run,) = processor.leases
     assert run.lease.job_id == "a"
     processor._let_go(run)
     processor._dispatch(late, asked_at)
-    assert processor.leased == {}
+    assert processor.leases.all == []
     processor._dispatch(late, time.monotonic())  # asked for since: a delivery of its own
-    assert list(processor.leased) == [run.key]
+    assert [held.key for held in processor.leases] == [run.key]
 
 
 @pytest.mark.parametrize("lost", [True, False])
@@ -298,10 +298,10 @@ async def test_once_a_worker_has_heard_that_it_was_fenced_it_begins_no_job(
     processor._hear_of_fence(Fenced(processor.consumer.worker_id))
     processor._dispatch(leases, time.monotonic())
 
-    assert (processor.leased, processor.slots.busy) == ({}, 0)
+    assert (processor.leases.all, processor.slots.busy) == ([], 0)
     await processor._begin_anew(Fenced(processor.consumer.worker_id))
     processor._dispatch((await processor.consumer.exchange([], 1)).leases)
-    assert len(processor.leased) == 1
+    assert len(processor.leases) == 1
 
 
 async def test_a_settlement_of_which_no_answer_came_is_not_counted_as_refused(
@@ -336,14 +336,14 @@ async def test_an_outcome_that_was_on_its_way_as_its_job_was_handed_back_by_hand
     await queue.driver.push([NewJob("a", JOB)], repeated=False)
     (lease,) = (await processor.consumer.exchange([], 1)).leases
     processor._dispatch([lease])
-    (run,) = processor.leased.values()
+    (run,) = processor.leases
     run.over, run.settlement = True, Ack()
     batch = Batch([run], None)
     processor._dispatch([replace(lease)])
 
     processor._answered(batch, await processor.consumer.exchange(batch.settlements, None))
 
-    assert (processor.leased, processor.unsettled, processor.refused) == ({}, [], 0)
+    assert (processor.leases.all, processor.leases.unsettled, processor.refused) == ([], [], 0)
 
 
 async def test_a_worker_whose_consumer_was_removed_by_hand_takes_its_job_again_and_goes_on_with_it(

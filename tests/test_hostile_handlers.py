@@ -656,7 +656,7 @@ async def test_a_worker_beats_whatever_becomes_of_what_is_said_of_it(
         with anyio.fail_after(20):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(worker.run)
-                await eventually(lambda: worker._processor and worker._processor.leased)
+                await eventually(lambda: worker._processor and worker._processor.leases)
                 monkeypatch.setattr(threading.Thread, "start", no_thread)
                 assert worker._processor is not None
                 heart = worker._processor.heartbeat
@@ -671,7 +671,7 @@ async def test_a_worker_beats_whatever_becomes_of_what_is_said_of_it(
                 monkeypatch.setattr(heart._heart, "beat", failing)
                 await eventually(lambda: len(beats) > 5)
                 finish.set()
-                await eventually(lambda: worker._processor and not worker._processor.leased)
+                await eventually(lambda: worker._processor and not worker._processor.leases)
                 worker.stop()
     finally:
         log.removeHandler(handler)
@@ -834,7 +834,7 @@ def test_a_worker_that_waits_for_work_outlasts_a_handler_that_cancels_all_tasks(
                 assert info is not None
                 assert info.state is State.RUNNING
                 await queue.cancel(job_id)
-                await eventually(lambda: not worker._processor or not worker._processor.leased)
+                await eventually(lambda: not worker._processor or not worker._processor.leases)
                 worker.stop()
                 await running
 

@@ -103,7 +103,7 @@ async def test_a_job_handed_back_and_claimed_again_before_that_is_answered_is_no
     processor._answered(claiming, claimed)
     processor._answered(handing_back, handed_back)
 
-    (run,) = processor.unsettled
+    (run,) = processor.leases.unsettled
     assert run.lease is claimed.leases[0]
     await processor.consumer.exchange(processor._next_batch().settlements, None)
     assert len(await queue.jobs(State.READY)) == 1
@@ -125,7 +125,7 @@ async def test_a_job_that_ran_and_was_handed_back_by_hand_meanwhile_is_settled_a
     settling = processor._next_batch()
     processor._answered(settling, await processor.consumer.exchange(settling.settlements, None))
 
-    assert processor.leased == {}
+    assert processor.leases.all == []
     counts = await queue.counts()
     assert (counts.running, counts.totals["retried"], processor.refused) == (0, 1, 0)
 
@@ -145,8 +145,8 @@ async def test_of_jobs_of_a_dead_worker_that_come_with_one_of_our_own_none_is_fo
 
     processor._dispatch((await claim(processor.consumer, 2)).leases)
 
-    assert len(processor.leased) == 2
-    (too_many,) = processor.unsettled
+    assert len(processor.leases) == 2
+    (too_many,) = processor.leases.unsettled
     await processor.consumer.exchange(processor._next_batch().settlements, None)
     assert [job.job_id for job in await queue.jobs(State.READY)] == [too_many.lease.job_id]
     assert [job.job_id for job in await queue.jobs(State.RUNNING)] == [ours.job_id]
@@ -169,7 +169,7 @@ async def run_one(queue: JobQueue, processor: Processor, outcome: Outcome = _DON
     """Let a job come to something that is yet to be settled."""
     await queue.push(Work())
     processor._dispatch((await claim(processor.consumer, 1)).leases)
-    (run,) = (run for run in processor.leased.values() if not run.over)
+    (run,) = (run for run in processor.leases if not run.over)
     processor.slots.busy -= 1
     processor._ran(run, outcome)
     return run.lease
@@ -238,7 +238,7 @@ async def test_outcomes_of_a_worker_that_is_fenced_count_as_refused_and_are_told
         await processor.batcher.carry(processor._next_batch(asks=False))
     await processor._begin_anew(fenced.value)
 
-    assert (processor.refused, processor.leased, processor.batcher.unanswered) == (1, {}, [])
+    assert (processor.refused, processor.leases.all, processor.batcher.unanswered) == (1, [], [])
     assert f"job {held.job_id} (?" in caplog.text
     assert "the lease was lost before it was settled; nothing was written" in caplog.text
     assert [job.deliveries for job in await queue.jobs(State.READY)] == [1]
@@ -269,7 +269,7 @@ async def test_what_had_no_answer_is_sent_again_with_its_turn_and_reported_by_th
     assert all(settlements == wire.sent[0][1] for _, settlements, _ in wire.sent)
     assert [count for _, _, count in wire.sent[1:]] == [None] * 3  # the claim is not made again
     totals = (await queue.counts()).totals
-    assert (totals["completed"], processor.leased, processor.refused) == (1, {}, 0)
+    assert (totals["completed"], processor.leases.all, processor.refused) == (1, [], 0)
     replies = [record.__dict__["reply"] for record in caplog.records if "reply" in record.__dict__]
     assert replies == ["OK"]
 
@@ -302,7 +302,7 @@ async def test_what_was_sent_and_not_answered_is_sent_again_and_what_else_has_co
 ) -> None:
     await queue.push_many([Work(1), Work(2)])
     processor._dispatch((await processor.consumer.exchange([], 1)).leases)
-    (run,) = processor.leased.values()
+    (run,) = processor.leases
     processor._ran(run, Done())
     wire = Wire(processor.consumer, monkeypatch)
     wire.loses = ["answer", ""]
@@ -318,7 +318,7 @@ async def test_what_was_sent_and_not_answered_is_sent_again_and_what_else_has_co
 
     counts = await queue.counts()
     assert (counts.totals["completed"], counts.totals["released"], counts.running) == (1, 0, 1)
-    (found,) = processor.leased.values()
+    (found,) = processor.leases
     assert (found.lease.deliveries, found.over, processor.refused) == (1, False, 0)
     assert not processor._must_recover
 
@@ -342,7 +342,7 @@ async def test_a_worker_that_ends_hands_back_what_it_runs_unspent_and_claims_not
 ) -> None:
     await queue.push_many([Work(n) for n in range(3)])
     processor._dispatch((await processor.consumer.exchange([], 1)).leases)
-    (run,) = processor.leased.values()
+    (run,) = processor.leases
     run._started = time.monotonic()
 
     for _ in range(2):  # told twice, it does so once
@@ -554,7 +554,7 @@ async def test_what_a_beat_tells_of_a_cancel_concerns_the_lease_that_it_named_an
     await queue.push_many([Work(1), Work(2)])
     settled_since, ours = (await processor.consumer.exchange([], 2)).leases
     processor._dispatch([ours])
-    (run,) = processor.leased.values()
+    (run,) = processor.leases
     give_to(store, ours, "released")
     await processor.consumer.reclaim()
     (again,) = (await claim(processor.consumer, 1)).leases
@@ -580,14 +580,14 @@ async def test_a_fence_that_is_heard_of_late_is_not_taken_for_one_of_whom_the_wo
     now = processor.consumer.worker_id
     assert now != before
     processor._dispatch((await claim(processor.consumer, 1)).leases)
-    (run,) = processor.leased.values()
+    (run,) = processor.leases
 
     await processor._begin_anew(Fenced(before))
     processor._hear_of_fence(Fenced(before))
 
     assert (processor.consumer.worker_id, processor.trouble) == (now, None)
     assert not isinstance(run.given_up, LeaseGone)
-    assert list(processor.leased.values()) == [run]
+    assert list(processor.leases) == [run]
 
 
 @pytest.mark.parametrize("slots", [2])
@@ -596,7 +596,7 @@ async def test_a_worker_that_ends_by_an_error_counts_the_delivery_of_what_it_beg
 ) -> None:
     await queue.push_many([Work(1), Work(2)])
     processor._dispatch((await processor.consumer.exchange([], 2)).leases)
-    began, _ = processor.leased.values()  # the other one has a slot too, which has not taken it up yet
+    began, _ = processor.leases  # the other one has a slot too, which has not taken it up yet
     began._started = time.monotonic()
     processor.broken = True
 
@@ -732,7 +732,7 @@ async def test_a_look_for_lost_leases_ends_though_nobody_carries_our_outcomes_an
         await anyio.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()
     processor._dispatch((await processor.consumer.exchange([], 1)).leases)
-    (run,) = processor.leased.values()
+    (run,) = processor.leases
     processor._ran(run, Done())
     store.age(60)
     tries: list[Batch] = []
@@ -747,7 +747,7 @@ async def test_a_look_for_lost_leases_ends_though_nobody_carries_our_outcomes_an
 
     await processor._reclaim()
 
-    assert (processor.unsettled, run.lease.deliveries) == ([run], 1)
+    assert (processor.leases.unsettled, run.lease.deliveries) == ([run], 1)
 
 
 def hold_answers(consumer: RedisConsumer, before: Callable[[Exchange], Awaitable[None]]) -> Callable[[], None]:

@@ -40,7 +40,7 @@ worker
 processor
 batcher
 fetcher subscriber promoter reclaimer
-slots watchdog shutdown
+leases slots watchdog shutdown
 execution
 heartbeat supervisor child
 settings health clock clearance rss

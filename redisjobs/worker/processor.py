@@ -50,6 +50,7 @@ from redisjobs.worker.fetcher import Fetcher
 from redisjobs.worker.guard import Guard, keep_up
 from redisjobs.worker.health import Health
 from redisjobs.worker.heartbeat import Heartbeat
+from redisjobs.worker.leases import Leases
 from redisjobs.worker.promoter import Promoter
 from redisjobs.worker.reclaimer import Reclaimer
 from redisjobs.worker.rss import rss
@@ -101,10 +102,7 @@ class Processor:
         self.consumer = settings.queue.driver.consumer(
             settings.worker_id, lease=settings.lease, max_deliveries=settings.max_deliveries
         )
-        self.leased: dict[str, Execution] = {}  # by key: all that run or are still to be settled
-        self.unsettled: list[Execution] = []  # those that have a settlement, to be settled
-        self.kept: list[Execution] = []  # those whose dead letter can't be written, to be tried again
-        self.kept_at = float("-inf")  # when one was tried last
+        self.leases = Leases()
         self.told_no_ids = False
         # What became of jobs, to be told with the rest of their batch.
         self.settled: defaultdict[type[JobsSettled], list[SettledJob]] = defaultdict(list)
@@ -144,9 +142,6 @@ class Processor:
         self.missed_at = time.monotonic() + settings.lease  # and for jobs of ours that we never heard of
         self.renewing = False  # we were fenced, and are not yet somebody new
         self.lost_at = float("-inf")  # when a call was given up that may have brought jobs, by our monotonic clock
-        # Places of jobs that ended while we look for missed ones; None: we don't.
-        self.ended_meanwhile: set[str] | None = None
-        self.found: dict[str, float] = {}  # by key, when we found it: a late reply may bring it as well
         self.idle_since: float | None = None  # since when nothing is left to do here
         self.rounds, self.round_at = 0, time.monotonic()  # exchanges completed, and when the last one was
         self.shutdown = Shutdown()
@@ -234,7 +229,7 @@ class Processor:
     def stop(self, grace: float) -> None:
         """Claim no more, and give up what still runs after `grace` seconds. A callback of the loop may call it."""
         if not self.shutdown.stopping:
-            self._tell(WorkerDraining, jobs=len(self.leased))
+            self._tell(WorkerDraining, jobs=len(self.leases))
         self.shutdown.ask(grace)
         self.opening.cancel()
         self.fetcher.interrupt()
@@ -302,7 +297,7 @@ class Processor:
         if self.processes is not None and self.processes.trouble.why:
             return Health(True, False, f"no handler in a process is started: {self.processes.trouble.why}")
         if self.shutdown.stopping:
-            return Health(True, False, f"stopping, with {len(self.leased)} jobs to go")
+            return Health(True, False, f"stopping, with {len(self.leases)} jobs to go")
         if unheard >= lease:
             return Health(True, False, f"no heartbeat got through for {unheard:.0f} s")
         return Health(True, True, f"{self.slots.busy} of {self.settings.concurrency} slots are busy")
@@ -364,7 +359,7 @@ class Processor:
         return self.reclaimer.others is not None and (waited or not self.reclaimer.others)
 
     def _runs_dry(self) -> bool:
-        if not self.found_nothing or self.leased or self.batcher.under_way or self._must_recover:
+        if not self.found_nothing or self.leases or self.batcher.under_way or self._must_recover:
             return False
         if self.one_waits:  # for a thread to end
             return False
@@ -392,7 +387,7 @@ class Processor:
     @property
     def _is_through(self) -> bool:
         """Whether it was told to stop and has nothing left to wait for; what is kept may take for ever."""
-        return self.shutdown.stopping and len(self.leased) == len(self.kept)
+        return self.shutdown.stopping and len(self.leases) == len(self.leases.kept)
 
     async def _turn(self) -> bool:
         """Do one thing that is to be done; whether there was any."""
@@ -423,7 +418,7 @@ class Processor:
 
     def _has_batch(self) -> bool:
         asks = not self.fetcher.waiting and not (self.until_idle and self.found_nothing)
-        outcomes, free = len(self.unsettled), self.free if asks else 0
+        outcomes, free = len(self.leases.unsettled), self.free if asks else 0
         if self.one_waits and self.batcher.under_way:
             return False  # the next one may find that nothing runs here
         return bool(outcomes or free or self.promoter.is_due) and self.batcher.has_room(outcomes, free)
@@ -433,7 +428,7 @@ class Processor:
         """How many jobs could start now."""
         if self.shutdown.stopping or self.alone is not None or self.batcher.brings_one_alone:
             return 0
-        if self.leased and self.clearance.is_on(time.monotonic()):
+        if self.leases and self.clearance.is_on(time.monotonic()):
             return 0
         taken, begun = self.slots.busy + self.batcher.asked, self.begun + self.batcher.asked
         return int(min(self.settings.concurrency - taken, self.settings.max_jobs - begun))
@@ -449,7 +444,7 @@ class Processor:
     def _next_batch(self, *, asks: bool = True) -> Batch:
         """What the next exchange takes: outcomes, and, if it asks for jobs, room for as many."""
         most = self.batcher.most
-        settling, self.unsettled = self.unsettled[:most], self.unsettled[most:]
+        settling = self.leases.next(most)
         sent_at = time.time()
         for run in settling:
             run.sent_at = sent_at
@@ -459,7 +454,7 @@ class Processor:
         asks = bool(count or self.promoter.is_due) and not self.shutdown.stopping
         self.promoter.is_due = False
         # Only where one may wait: there is no second exchange beside one that may bring a job to run alone.
-        idle = bool(count) and self.one_waits and len(settling) == len(self.leased) and self._runs_nothing()
+        idle = bool(count) and self.one_waits and len(settling) == len(self.leases) and self._runs_nothing()
         return Batch(settling, count if asks else None, idle)
 
     def _answered(self, batch: Batch, answer: Exchange) -> None:
@@ -469,7 +464,7 @@ class Processor:
             if run.lease is lease:
                 self._settled(run, reply)
             else:  # handed back, or run out, and taken again by us meanwhile: that lease has to be settled too
-                self.unsettled.append(run)
+                self.leases.unsettled.append(run)
         self._tell_settled()
         if batch.count is not None:
             self.reclaimer.hear_time(answer.server_ms, batch.sent)
@@ -478,7 +473,7 @@ class Processor:
             self._dispatch(answer.leases, batch.sent)
         if batch.count:
             self._hear_of_one_alone(answer.waits)
-        one_more = self.one_waits and not self.leased and self._runs_nothing()
+        one_more = self.one_waits and not self.leases and self._runs_nothing()
         self.found_nothing = not (batch.settling or answer.leases or answer.more or one_more)
         got_all = batch.count and not answer.more
         if got_all and self.free and not self.until_idle and not self.fetcher.waiting:
@@ -531,18 +526,12 @@ class Processor:
             return
         free, begun = self.free, list[Lease]()
         for lease in leases:
-            key = lease.key
-            if asked_at < self.found.get(key, float("-inf")):
-                continue  # we found it meanwhile
-            mine = self.leased.get(key)
-            if mine is not None and mine.lease.job_id == lease.job_id and not isinstance(mine.settlement, Release):
-                # Our own, handed back by somebody's hand: the handler still runs, or its outcome is on its way.
-                if mine.lease.deliveries != lease.deliveries:  # else what is on its way settles this one too
-                    mine.lease = lease
+            if self.leases.is_known(lease, asked_at):
                 continue
             suspect = self.settings.is_suspect(lease.deliveries)
             fits = free > 0 and not (suspect and self.slots.busy)  # one that has to run alone
-            run = self.leased[key] = Execution(lease, self.settings, self.means)
+            run = Execution(lease, self.settings, self.means)
+            self.leases.hold(run)
             if fits:
                 free -= 1
                 if suspect:
@@ -552,7 +541,7 @@ class Processor:
                 self.slots.give(run)
             else:
                 run.over, run.settlement = True, Release()
-                self.unsettled.append(run)
+                self.leases.unsettled.append(run)
         if begun:
             self._tell(JobsClaimed, leases=begun)
         if self.begun >= self.settings.max_jobs and not self.shutdown.stopping:
@@ -576,7 +565,7 @@ class Processor:
         await self.batcher.quiet()
         await self.fetcher.end()  # what a read still delivers would not be found
         await self.batcher.send_again()
-        leases = await self.consumer.recover([run.lease for run in self.leased.values()])
+        leases = await self.consumer.recover(self.leases.all)
         self.needs_recovery = self.fetcher.needs_recovery = False
         if leases:
             logger.info("found %d jobs whose delivery was lost on the way", len(leases))
@@ -589,16 +578,10 @@ class Processor:
         late = min(self.batcher.oldest, self.fetcher.reading_since) < began - 0.9 * lease
         if late or not self.clock.vouches(lease, began):
             return  # what is on its way may bring them; and their age is told by the server's clock
-        self.ended_meanwhile = ended = set[str]()
-        try:
-            leases = await self.consumer.recover([run.lease for run in self.leased.values()], lease)
-        finally:
-            self.ended_meanwhile = None
-        leases = [each for each in leases if each.key not in ended]
+        with self.leases.missed(10 * lease) as new:
+            leases = new(await self.consumer.recover(self.leases.all, lease))
         if leases:
             logger.warning("found %d jobs that a claim brought which was given up", len(leases))
-        self.found = {key: at for key, at in self.found.items() if at > began - 10 * lease}
-        self.found |= {each.key: began for each in leases}
         self._dispatch(leases)
 
     async def _reclaim(self) -> None:
@@ -607,7 +590,7 @@ class Processor:
         self._progressed()
         if released:
             self.found_nothing = False
-            if not (self.one_waits and self.leased):
+            if not (self.one_waits and self.leases):
                 self.fetcher.interrupt()  # only a claim takes them
 
     async def _begin_anew(self, error: Fenced) -> None:
@@ -652,18 +635,18 @@ class Processor:
 
     def _cancel_all(self) -> None:
         """Cancel the handlers that run: their jobs are no longer ours."""
-        for key, run in list(self.leased.items()):
+        for run in self.leases:
             if not run.over:
                 logger.warning("job %s: the lease was lost; its handler is cancelled", visible(run.lease.job_id))
                 run.give_up(LeaseGone())
                 run.over, run.settlement = True, None
-                del self.leased[key]
+                self.leases.let_go(run)
 
     def _lose_all(self) -> None:
         """Let go of all that has ended. What it came to was not written; of what had no answer nobody knows."""
         unknown = {id(run) for batch in self.batcher.unanswered if batch.unknown for run in batch.settling}
         self.batcher.forget()
-        for run in self.leased.values():
+        for run in self.leases:
             if id(run) in unknown:
                 logger.warning(
                     "job %s: it was settled, or is another's; no answer came", visible(run.lease.job_id)
@@ -672,12 +655,12 @@ class Processor:
                 self.refused += 1
                 self._note_settled(run, Reply.LEASE_LOST)
         self._tell_settled()
-        self.leased.clear()
-        self.unsettled, self.kept, self.alone, self.one_waits = [], [], None, True
+        self.leases.forget()
+        self.alone, self.one_waits = None, True
 
     async def _wait_out(self, error: DriverError) -> None:
         """The store is unavailable, or refuses: keep what we hold, and try again with backoff until it is back."""
-        self._tell(SourceUnavailable, why=str(error), refuses=_refuses(error), leases=len(self.leased))
+        self._tell(SourceUnavailable, why=str(error), refuses=_refuses(error), leases=len(self.leases))
 
         async def probe() -> None:
             if not self._ended():
@@ -702,14 +685,14 @@ class Processor:
         """Settle what has an outcome and release all the rest, also what was delivered and never seen."""
         if self.left:
             return
-        for run in list(self.leased.values()):
+        for run in self.leases:
             if not run.over:
                 run.give_up(Interrupted())
                 # What ran may be what ends us: it would be delivered for ever, were its delivery not counted.
                 counts = run.began and (self.broken or self.means.guard.blames(run))
                 run.over, run.settlement = True, run.hand_back(refund=not counts)
-                self.unsettled.append(run)
-        self._try_again()
+                self.leases.unsettled.append(run)
+        self.leases.try_again()
 
         why = "no answer came in time"
 
@@ -719,18 +702,18 @@ class Processor:
             await self.batcher.quiet()
             try:
                 await self.batcher.send_again()
-                while self.unsettled:
+                while self.leases.unsettled:
                     await self.batcher.carry(self._next_batch())
             except WrongType as error:
                 why = str(error)
                 raise
             except Fenced as error:
-                logger.warning("%s; its %d jobs are for others", error, len(self.leased))
+                logger.warning("%s; its %d jobs are for others", error, len(self.leases))
                 self._lose_all()
             self.heartbeat.end()  # or it would beat for a worker that has left
             await self.consumer.release(refund=True, watch=self._may_read_late)
-            if self.kept:
-                logger.warning("%d jobs could not be settled, and run again", len(self.kept))
+            if self.leases.kept:
+                logger.warning("%d jobs could not be settled, and run again", len(self.leases.kept))
 
         self.shutdown.stopping = True
         try:
@@ -738,7 +721,7 @@ class Processor:
                 await retrying(settle)
         except (DriverError, TimeoutError) as error:
             why = str(error) or why
-            if held := len(self.leased):
+            if held := len(self.leases):
                 logger.warning(
                     "%d jobs could not be settled, and run again once their leases are over: %s", held, why
                 )
@@ -763,7 +746,7 @@ class Processor:
             if run.settlement is None:
                 self._let_go(run)
             else:
-                self.unsettled.append(run)
+                self.leases.unsettled.append(run)
         self.wakeup.open()
 
     def _settled(self, run: Execution, reply: Reply) -> None:
@@ -775,7 +758,7 @@ class Processor:
             run.settlement, RetryLater
         ):  # nothing was written; but it can be delayed
             run.settlement = RetryLater(_LATER, run.settlement.changes)
-            self.unsettled.append(run)
+            self.leases.unsettled.append(run)
             return
         if reply is Reply.NO_IDS:  # a dead letter
             self._keep(run)
@@ -798,8 +781,7 @@ class Processor:
 
     def _keep(self, run: Execution) -> None:
         """Keep a job whose dead letter can't be written now: it must not run again, and no other waits for it."""
-        self.kept.append(run)
-        self.kept_at = time.monotonic()
+        self.leases.keep(run)
         self._tell_no_ids()
         if self.alone is run:
             self.alone, self.one_waits = None, True
@@ -808,10 +790,6 @@ class Processor:
         if not self.told_no_ids:
             self.told_no_ids = True
             logger.error(_NO_DEAD_LETTERS, self.settings.queue.name)
-
-    def _try_again(self) -> None:
-        """Settle those that were kept."""
-        self.unsettled, self.kept = self.unsettled + self.kept, []
 
     def _threads_changed(self) -> None:
         why = self.threads.trouble.why
@@ -831,17 +809,14 @@ class Processor:
             logger.error("no handler in a process is started, their jobs wait or go to other workers: %s", why)
 
     def _let_go(self, run: Execution) -> None:
-        if self.leased.get(run.key) is run:  # after a failover another job may be in its place
-            del self.leased[run.key]
-            if self.ended_meanwhile is not None:
-                self.ended_meanwhile.add(run.key)
+        self.leases.let_go(run)
         if self.alone is run:
             self.alone, self.one_waits = None, True  # there may be more of its kind
         if self.one_waits:
             self._look_for_one_alone()
 
     def _look_for_one_alone(self) -> None:
-        if not self.leased:
+        if not self.leases:
             self.fetcher.interrupt()  # only a claim takes it
 
     # What its parts tell it
@@ -873,7 +848,7 @@ class Processor:
 
     def cancelled(self, job_id: str) -> None:
         """Somebody says that a job is cancelled; whether it is, the store tells with the next beat."""
-        if any(run.lease.job_id == job_id for run in self.leased.values()):
+        if any(lease.job_id == job_id for lease in self.leases.all):
             self.heartbeat.hurry()
 
     # Watching
@@ -881,12 +856,12 @@ class Processor:
     async def _watch_leases(self) -> None:
         await anyio.sleep(self.reclaimer.every * random.random())  # who started together looks at different times
         while True:
-            if self.one_waits and not self.leased:  # it could not be had, for a thread that may have ended by now
+            if self.one_waits and not self.leases:  # it could not be had, for a thread that may have ended by now
                 self.found_nothing = False
                 self.fetcher.interrupt()
             self.wakeup.open()
-            if self.kept and time.monotonic() >= self.kept_at + _REFUSED:
-                self._try_again()
+            if self.leases.kept and time.monotonic() >= self.leases.kept_at + _REFUSED:
+                self.leases.try_again()
             if self.settings.max_rss < float("inf") and not self.shutdown.stopping:
                 self._mind_memory()
             until_look = min(self.reclaimer.look_at, self.reclaimer.tidy_at) - time.monotonic()
@@ -909,7 +884,7 @@ class Processor:
     async def _watch_grace(self) -> None:
         """When the grace is over: cancel what runs, give it a moment to clean up, then let go of it."""
         await self.shutdown.outlast_grace(self._limit_last_turn)
-        for run in list(self.leased.values()):
+        for run in self.leases:
             run.give_up(Interrupted())
         await anyio.sleep(_UNWIND)
         self.shutdown.over = True
@@ -952,7 +927,7 @@ class Processor:
     # The heartbeat's side: called in its thread
 
     def _held(self) -> list[Lease]:
-        return [run.lease for run in list(self.leased.values())]
+        return self.leases.all
 
     def _facts(self) -> dict[str, str]:
         host, pid, *_ = [*self.settings.worker_id.split(":"), "", ""]
@@ -977,7 +952,7 @@ class Processor:
 
     def _hear_of_cancels(self, cancelled: Sequence[Lease]) -> None:
         for lease in cancelled:
-            run = self.leased.get(lease.key)
+            run = self.leases.holder_of(lease)
             if run is not None and run.lease is lease:  # else it was settled meanwhile
                 run.give_up(CancelAsked())
         self.wakeup.open()

@@ -1,0 +1,114 @@
+"""The book of a worker's jobs: those that run, and those whose outcome is still to be settled."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from redisjobs.driver import Lease, Release
+from redisjobs.worker.execution import Execution
+
+
+class Leases:
+    """All jobs that a worker holds, by the key of their lease; its length is how many.
+
+    Attributes:
+        unsettled: Those that have a settlement, to be sent.
+        kept: Those whose dead letter can't be written, to be tried again.
+        kept_at: When one was tried last, by the monotonic clock.
+    """
+
+    def __init__(self) -> None:
+        self.unsettled: list[Execution] = []
+        self.kept: list[Execution] = []
+        self.kept_at = float("-inf")
+        self._held: dict[str, Execution] = {}
+        self._found: dict[str, float] = {}  # by key, when we found it: a late reply may bring it as well
+        self._ended: set[str] | None = (
+            None  # keys of those that ended while we look for missed ones; None: we don't
+        )
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __iter__(self) -> Iterator[Execution]:
+        """All of them, as they are now: they may come and go meanwhile, also in another thread."""
+        return iter(list(self._held.values()))
+
+    @property
+    def all(self) -> list[Lease]:
+        """What is held now; for any thread."""
+        return [run.lease for run in self]
+
+    def holder_of(self, lease: Lease) -> Execution | None:
+        """The job that is held under the key of a lease."""
+        return self._held.get(lease.key)
+
+    def is_known(self, lease: Lease, asked_at: float) -> bool:
+        """Whether a lease that has come is of a job that is held already, or was found meanwhile.
+
+        A job of our own may come again: handed back by somebody's hand while its handler still runs, or its
+        outcome is on its way. It has the newer lease from then on.
+
+        Args:
+            lease: The lease.
+            asked_at: When it was asked for, by the monotonic clock.
+        """
+        if asked_at < self._found.get(lease.key, float("-inf")):
+            return True
+        mine = self._held.get(lease.key)
+        if mine is None or mine.lease.job_id != lease.job_id or isinstance(mine.settlement, Release):
+            return False
+        if mine.lease.deliveries != lease.deliveries:  # else what is on its way settles this one too
+            mine.lease = lease
+        return True
+
+    def hold(self, run: Execution) -> None:
+        """Hold a job from now on."""
+        self._held[run.key] = run
+
+    def let_go(self, run: Execution) -> None:
+        """Hold a job no more: it is settled, or another's."""
+        if self._held.get(run.key) is run:  # after a failover another job may be in its place
+            del self._held[run.key]
+            if self._ended is not None:
+                self._ended.add(run.key)
+
+    def next(self, most: int) -> list[Execution]:
+        """Take out up to so many of those that are to be settled, the oldest first."""
+        some, self.unsettled = self.unsettled[:most], self.unsettled[most:]
+        return some
+
+    def keep(self, run: Execution) -> None:
+        """Keep a job that can't be settled now: it must not run again, and no other waits for it."""
+        self.kept.append(run)
+        self.kept_at = time.monotonic()
+
+    def try_again(self) -> None:
+        """Settle those that were kept."""
+        self.unsettled, self.kept = self.unsettled + self.kept, []
+
+    def forget(self) -> None:
+        """Hold nothing any more."""
+        self._held.clear()
+        self.unsettled, self.kept = [], []
+
+    @contextmanager
+    def missed(self, keep: float) -> Iterator[Callable[[Sequence[Lease]], list[Lease]]]:
+        """While jobs are looked for that are ours and of which we never heard: which of those that come are.
+
+        Args:
+            keep: Seconds for which it is remembered that they were found.
+        """
+        began, self._ended = time.monotonic(), set[str]()
+        ended = self._ended
+
+        def new(leases: Sequence[Lease]) -> list[Lease]:
+            self._found = {key: at for key, at in self._found.items() if at > began - keep}
+            found = [lease for lease in leases if lease.key not in ended]
+            self._found |= {lease.key: began for lease in found}
+            return found
+
+        try:
+            yield new
+        finally:
+            self._ended = None

@@ -570,7 +570,7 @@ async def test_what_a_beat_tells_of_a_cancel_concerns_the_lease_that_it_named_an
 async def test_a_fence_that_is_heard_of_late_is_not_taken_for_one_of_whom_the_worker_is_now(
     queue: JobQueue, processor: Processor, store: Store
 ) -> None:
-    """The conductor and the heartbeat hear of it each by itself, in any order."""
+    """The task that runs the steps and the heartbeat hear of it each by itself, in any order."""
     await run_one(queue, processor)
     before = processor.consumer.worker_id
     store.age(60)

@@ -21,6 +21,7 @@ OLD = {
     "hand_out": "deliver",
     "farewell": "drain",
     "conduct": "run",
+    "conductor": "the task that runs",
     "unsure": "needs recovery",
     "glance": "read clock",
     "journal": "recording",

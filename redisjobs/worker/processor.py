@@ -1,6 +1,6 @@
 """One run of a worker: it claims jobs into free slots, runs them, and settles what they came to.
 
-One task, the conductor, decides what is said to the store: an exchange settles the outcomes there are and, if
+One task decides what is said to the store: an exchange settles the outcomes there are and, if
 slots are free, claims as many jobs at once. Outcomes that arrive while one is under way go together in the next.
 With nothing to do it leaves the waiting to a blocking read on a connection of its own.
 """
@@ -152,7 +152,7 @@ class Processor:
         self.left = False  # all is settled or released
 
         self.new_gate = gates()
-        self.wakeup = self.new_gate()  # opens when the conductor has something to do
+        self.wakeup = self.new_gate()  # opens when there is something to do
         self.started = datetime.now(UTC)
 
     async def run(self) -> None:
@@ -312,7 +312,7 @@ class Processor:
         """The server's clock, as well as we know it."""
         return self.clock.now_ms(time.monotonic())
 
-    # The conductor
+    # What to do next
 
     async def _run_to_the_end(self) -> None:
         try:

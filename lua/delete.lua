@@ -36,5 +36,5 @@ if not fields then return 'NOT_FOUND' end
 expect('set', keys.ending)
 
 -- A dead letter holds no unique key: it was given up when the job became one.
-finish(keys, 'deleted', dead, {letter}, {id}, {}, {push_of(id, field(fields, 'nonce'))})
+finish(keys, 'deleted', {[dead] = {letter}}, {id}, {}, {push_of(id, field(fields, 'nonce'))})
 return 'OK'

@@ -154,17 +154,21 @@ local function expect_all(well)
 end
 
 local function end_all()
-  local at = first_done
-  local pushes = {unpack(ARGV, first_young, first_young + young - 1)}
-  local keys_held = {unpack(ARGV, first_young + young, first_other - 1)}
+  local entries, ids, at = {}, {}, first_done
   for number, many in ipairs(done) do
     if many > 0 then
-      local entries = {unpack(ARGV, at, at + many - 1)}
-      local ids = {unpack(ARGV, at + many, at + 2 * many - 1)}
-      finish(keys, 'completed', streams[number], entries, ids, keys_held, only_ids and ids or pushes)
-      at, keys_held, pushes = at + 2 * many, {}, {} -- those of all streams are told together: they go with the first
+      entries[streams[number]] = {unpack(ARGV, at, at + many - 1)}
+      if many == total then
+        ids = {unpack(ARGV, at + many, at + 2 * many - 1)} -- mostly all are of one stream
+      else
+        for i = at + many, at + 2 * many - 1 do ids[#ids + 1] = ARGV[i] end
+      end
+      at = at + 2 * many
     end
   end
+  local held = {unpack(ARGV, first_young + young, first_other - 1)}
+  local pushes = only_ids and ids or {unpack(ARGV, first_young, first_young + young - 1)}
+  finish(keys, 'completed', entries, ids, held, pushes)
 end
 
 -- The others, one by one.

@@ -204,6 +204,26 @@ def test_an_include_is_one_local_function_that_takes_all_it_uses(name: str) -> N
     assert outermost[1:] == ["end"]
 
 
+WRITTEN_BY = {
+    r"'XADD'": {"enqueue", "dead_letter"},
+    r"'XDEL'": {"remove"},
+    r"'XACK'": {"remove", "claim", "recover"},  # these two: of entries that were removed by hand
+    r"'XCLAIM', \S+, 'workers', 'released'": {"hand_back"},
+    r"'HDEL', (?:keys\.)?jobs": {"finish", "promote", "unlocate"},  # these two: of jobs that were removed by hand
+    r"'SADD'": {"remember"},
+    r"'DEL', (?:prefix|(?:keys\.)?unique)": {"free"},
+    r"'HINCRBY'": {"count"},
+}
+"""Who alone writes what makes a job ready, hands it back or ends it: all that comes with that has one place."""
+
+
+@pytest.mark.parametrize("command", WRITTEN_BY)
+def test_what_makes_a_job_ready_hands_it_back_or_ends_it_is_written_in_one_place(command: str) -> None:
+    sources = {name: body(name) for name in SCRIPTS} | {name: include(name) for name in INCLUDES}
+    writers = {name for name, source in sources.items() if re.search(rf"redis\.p?call\({command}", source)}
+    assert writers == WRITTEN_BY[command]
+
+
 @pytest.mark.parametrize("source", [*map(body, SCRIPTS), *map(include, INCLUDES)], ids=[*SCRIPTS, *INCLUDES])
 def test_nothing_global_is_defined(source: str) -> None:
     declared = set(re.findall(r"\w+", " ".join(re.findall(r"\blocal (?!function)([\w, ]+)", source))))

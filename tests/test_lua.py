@@ -1085,6 +1085,26 @@ async def test_no_call_hands_back_more_than_five_hundred_and_none_is_forgotten(
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("refund", [True, False])
+async def test_of_what_a_worker_hands_back_at_once_each_keeps_its_own_count_of_deliveries(
+    queue: RedisStore, worker: Consumer, refund: bool
+) -> None:
+    await push(queue, "b")
+    await worker.exchange([(lease, Release(refund=False)) for lease in await claim(worker)], None)
+    await push(queue, "a", priority=Priority.HIGH)
+    await push(queue, "c", "d")
+    assert [lease.deliveries for lease in await claim(worker, 4)] == [1, 2, 1, 1]
+
+    assert await worker.release(refund=refund, watch=False) == 4
+
+    heir = queue.consumer("w2", max_deliveries=9)
+    again = await claim(heir, 4)
+    counts = [(lease.job_id, lease.deliveries) for lease in again]
+    assert counts == [(job_id, n + (not refund)) for job_id, n in (("a", 1), ("b", 2), ("c", 1), ("d", 1))]
+    await heir.aclose()
+
+
+@pytest.mark.anyio
 async def test_no_look_after_lost_workers_hands_back_more_than_five_hundred_and_the_next_goes_on_there(
     queue: RedisStore, worker: Consumer
 ) -> None:

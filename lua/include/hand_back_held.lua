@@ -1,5 +1,5 @@
--- hand_back_held: hand back up to `most` of the entries that a consumer holds. So many deliveries of each do not count as
--- `refund` says. Returns how many there were. Needs leases, unlocate, hand_back beside it.
+-- hand_back_held: hand back up to `most` of the entries that a consumer holds. `refund` is how many deliveries of each do
+-- not count: 0 or 1. Returns how many entries there were. Needs leases, unlocate, hand_back beside it.
 local function hand_back_held(streams, jobs, worker, most, refund)
   local total = 0
   for _, stream in ipairs(streams) do

@@ -1,6 +1,6 @@
 -- enqueue: make a job ready: its entry in a stream, and its locator. Where somebody has used up that stream's ids, by hand
 -- with the largest there is, the lowest priority that has any takes it. `keys` has streams, jobs. A caller that adds many
--- passes a list, `located`, which gets ids and places, and writes all of it in one HSET.
+-- passes a list, `located`: ids and places are put there, and the caller writes them in one HSET.
 --
 -- Returns whether it was added: not where no stream has entry ids left; then nothing was written
 local function enqueue(keys, number, job, fields, located)

@@ -40,29 +40,30 @@
 --- @include "include/leases"
 --- @include "include/holder"
 --- @include "include/count"
+--- @include "include/remove"
 --- @include "include/finish"
+--- @include "include/finish_one"
 --- @include "include/tell"
 
 local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3], dead = KEYS[7]}
 local jobs, due, delayed, unique, finished = KEYS[4], KEYS[5], KEYS[6], KEYS[8], KEYS[9]
 local stats, control, record = KEYS[10], KEYS[11], KEYS[12]
 local job, now_ms = ARGV[1], now(ARGV[2])
-local ending = slot(finished, now_ms)
+local keys = {jobs = jobs, unique = unique, ending = slot(finished, now_ms), stats = stats}
 
 local place, entry, _, id = locate(places, jobs, job)
 if not place then return 'NOT_FOUND' end
 if place == 'dead' then return 'DEAD' end
 local fields = stored(places, delayed, id, place .. ' ' .. entry)
 if not fields then return 'NOT_FOUND' end
-expect('set', ending)
+expect('set', keys.ending)
 
-local keys = {jobs = jobs, unique = unique, ending = ending, stats = stats}
+local stream = places[place] -- nil: delayed
 if place == 'delayed' then
   expect('zset', due)
   redis.call('ZREM', due, member(entry, id))
   redis.call('HDEL', delayed, id)
 else
-  local stream = places[place]
   local consumer = holder(stream, entry)
   if consumer and consumer ~= 'released' then
     expect('hash', record .. consumer)
@@ -74,12 +75,7 @@ else
     tell(control, 'cancel ' .. id)
     return 'CANCELLING'
   end
-  finish(keys, stream, entry, id, fields, 'cancelled', consumer, now_ms)
-  return 'CANCELLED'
 end
 
-redis.call('HDEL', jobs, id)
-free(unique, field(fields, 'unique'), id)
-remember(ending, push_of(id, field(fields, 'nonce')))
-count(stats, 'cancelled', 1)
+finish_one(keys, 'cancelled', stream, entry, id, fields, now_ms)
 return 'CANCELLED'

@@ -46,9 +46,11 @@
 --- @include "include/slot"
 --- @include "include/remember"
 --- @include "include/pushed_at"
---- @include "include/dead_letter"
 --- @include "include/count"
+--- @include "include/remove"
+--- @include "include/dead_letter"
 --- @include "include/finish"
+--- @include "include/finish_one"
 --- @include "include/unlocate"
 --- @include "include/enqueue"
 --- @include "include/unpacked"
@@ -64,7 +66,7 @@ local idle = ARGV[5] == '1'
 local now_ms, exact_ms = now(ARGV[6])
 local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
 local keys = {streams = streams, jobs = jobs, due = due, delayed = delayed, unique = unique, stats = stats}
-keys.ending = slot(finished, now_ms)
+keys.dead, keys.ending = dead, slot(finished, now_ms)
 
 if not alive(record) then return 'FENCED' end
 expect('stream', streams[1], streams[2], streams[3])
@@ -112,13 +114,13 @@ local function deliver(stream, entry, deliveries)
   local place = string.match(stream, '}:(.+)$')
   local job, mark = identify(places, jobs, place, entry, fields)
   if mark == 'cancelling' then
-    finish(keys, stream, entry, job, fields, 'cancelled', true, now_ms)
+    finish_one(keys, 'cancelled', stream, entry, job, fields, now_ms)
     table.insert(ended, {job, 'CANCELLED'})
     return nil, 'ended'
   end
   if deliveries > max_deliveries and (mark == 'alone' or max_deliveries == 1) then
     local alone = mark == 'alone' and ', the last time with nothing beside it' or ''
-    local is_dead = dead_letter(stream, jobs, dead, entry, job, fields, {
+    local is_dead = dead_letter(keys, stream, entry, job, fields, {
       'reason', 'worker lost',
       'error', 'delivered ' .. (deliveries - 1) .. ' times without an outcome' .. alone .. ': it may kill its workers',
       'failed_at', whole(now_ms), 'worker', worker, 'deliveries', tostring(deliveries - 1),
@@ -127,8 +129,6 @@ local function deliver(stream, entry, deliveries)
       table.insert(ended, {job, 'NO_IDS'})
       return nil, 'stays'
     end
-    free(unique, field(fields, 'unique'), job)
-    count(stats, 'dead', 1)
     table.insert(ended, {job, 'DEAD'})
     return nil, 'ended'
   end

@@ -16,24 +16,25 @@
 --- @include "include/expect"
 --- @include "include/field"
 --- @include "include/push_of"
+--- @include "include/remove"
+--- @include "include/free"
 --- @include "include/slot"
 --- @include "include/remember"
 --- @include "include/entry_at"
 --- @include "include/identify"
 --- @include "include/locate"
 --- @include "include/count"
+--- @include "include/finish"
 
 local jobs, dead, finished, stats = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local job, now_ms = ARGV[1], now(ARGV[2])
-local ending = slot(finished, now_ms)
+local keys = {jobs = jobs, ending = slot(finished, now_ms), stats = stats}
 
 local place, letter, _, id = locate({dead = dead}, jobs, job)
 local fields = place == 'dead' and entry_at(dead, letter)
 if not fields then return 'NOT_FOUND' end
-expect('set', ending)
+expect('set', keys.ending)
 
-redis.call('XDEL', dead, letter)
-redis.call('HDEL', jobs, id)
-remember(ending, push_of(id, field(fields, 'nonce')))
-count(stats, 'deleted', 1)
+-- A dead letter holds no unique key: it was given up when the job became one.
+finish(keys, 'deleted', {[dead] = {letter}}, {id}, {}, {push_of(id, field(fields, 'nonce'))})
 return 'OK'

@@ -56,6 +56,7 @@
 local streams, jobs = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4]
 local due, delayed, dead, unique, finished = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local stats, control = KEYS[10], KEYS[11]
+local keys = {streams = streams, jobs = jobs}
 local now_ms, exact_ms = now(ARGV[1])
 local sent_ms, repeated = tonumber(ARGV[2]), ARGV[3] == '1'
 local first_job = 4
@@ -136,10 +137,8 @@ local function add(i, at)
     wait_no_more(i)
     if delay(jobs, due, delayed, ids[i], priority, fields, due_at, line(exact_ms, i)) then earliest = due_at end
   else
-    local place, entry = enqueue(streams, numbers[priority], fields)
-    if not place then return 'NO_IDS' end
+    if not enqueue(keys, numbers[priority], ids[i], fields, newly) then return 'NO_IDS' end
     wait_no_more(i)
-    newly[#newly + 1], newly[#newly + 2] = ids[i], place .. ' ' .. entry
   end
   if key ~= '' then
     holders[key] = ids[i]

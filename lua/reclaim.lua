@@ -41,6 +41,7 @@
 --- @include "include/fence"
 --- @include "include/unlocate"
 --- @include "include/hand_back"
+--- @include "include/hand_back_held"
 --- @include "include/forget"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
@@ -91,7 +92,7 @@ end
 local handed_back, more = 0, 0
 for _, id in ipairs(looked_at) do
   if redis.call('TYPE', record .. id).ok ~= 'hash' then fence(keys, id, now_ms) end -- by hand: as if it were fenced now
-  local some = most > handed_back and hand_back(streams, jobs, id, most - handed_back) or 0
+  local some = most > handed_back and hand_back_held(streams, jobs, id, most - handed_back, 0) or 0
   handed_back = handed_back + some
   local watched = redis.call('HMGET', record .. id, 'watch_ms', 'watched_until')
   if some > 0 then

@@ -31,6 +31,7 @@
 --- @include "include/fence"
 --- @include "include/unlocate"
 --- @include "include/hand_back"
+--- @include "include/hand_back_held"
 --- @include "include/forget"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
@@ -43,21 +44,16 @@ expect('zset', workers, fenced)
 expect('hash', jobs)
 
 local was_fenced = redis.call('ZSCORE', fenced, worker)
-local released = 0
-if was_fenced or refund == 0 then
-  if not was_fenced then fence(keys, worker, now_ms) end
-  released = hand_back(streams, jobs, worker, 500)
-else
-  for _, stream in ipairs(streams) do
-    for _, pending in ipairs(released < 500 and leases(stream, '-', '+', 500 - released, worker) or {}) do
-      redis.call('XCLAIM', stream, 'workers', 'released', 0, pending[1],
-        'RETRYCOUNT', math.max(0, pending[4] - refund), 'JUSTID')
-      released = released + 1
-    end
-  end
-  if released == 0 and watch then
+if was_fenced then
+  refund = 0
+elseif refund == 0 then
+  fence(keys, worker, now_ms)
+end
+local released = hand_back_held(streams, jobs, worker, 500, refund)
+if released == 0 and refund > 0 then
+  if watch then
     fence(keys, worker, now_ms)
-  elseif released == 0 then
+  else
     forget(streams, worker)
     redis.call('ZREM', workers, worker)
     redis.call('DEL', record .. worker)

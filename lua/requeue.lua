@@ -22,9 +22,11 @@
 --- @include "include/identify"
 --- @include "include/locate"
 --- @include "include/enqueue"
+--- @include "include/remove"
 --- @include "include/count"
 
 local streams, jobs, dead, stats = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5], KEYS[6]
+local keys = {streams = streams, jobs = jobs}
 local numbers = {high = 1, normal = 2, low = 3}
 local job = ARGV[1]
 
@@ -41,9 +43,7 @@ local fields = with(found, {
 })
 if field(fields, 'id') ~= id then fields = with(fields, {'id', id}) end
 if #fields > 1000 then return 'OVERSIZED' end
-local there, entry = enqueue(streams, numbers[field(found, 'priority') or ''] or 2, fields)
-if not there then return 'NO_IDS' end
-redis.call('HSET', jobs, id, there .. ' ' .. entry)
-redis.call('XDEL', dead, letter)
+if not enqueue(keys, numbers[field(found, 'priority') or ''] or 2, id, fields) then return 'NO_IDS' end
+remove(dead, letter)
 count(stats, 'requeued', 1)
 return 'OK'

@@ -21,6 +21,7 @@
 --- @include "include/group"
 --- @include "include/count"
 --- @include "include/tell"
+--- @include "include/hand_back"
 
 local streams, stats, control = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5]
 local number, from, most_bytes = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
@@ -39,7 +40,7 @@ while streams[number] and looked < 500 and bytes < most_bytes do
   local page = last and redis.call('XRANGE', stream, from, last, 'COUNT', 10) or {} -- few: they may be large
   for _, entry in ipairs(page) do
     if #leases(stream, entry[1], entry[1], 1) == 0 then
-      redis.call('XCLAIM', stream, 'workers', 'released', 0, entry[1], 'RETRYCOUNT', 0, 'FORCE', 'JUSTID')
+      hand_back(stream, 0, {entry[1]})
       total = total + 1
     end
     for _, part in ipairs(entry[2]) do bytes = bytes + #part end

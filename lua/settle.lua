@@ -69,8 +69,11 @@
 --- @include "include/remember"
 --- @include "include/count"
 --- @include "include/tell"
+--- @include "include/remove"
 --- @include "include/dead_letter"
 --- @include "include/finish"
+--- @include "include/finish_one"
+--- @include "include/hand_back"
 --- @include "include/unpacked"
 --- @include "include/parted"
 --- @include "include/promote"
@@ -89,7 +92,7 @@ local total = done[1] + done[2] + done[3]
 local first_done = 11
 local first_young = first_done + 2 * total
 local first_other = first_young + young + 2 * uniques
-local keys = {streams = streams, jobs = jobs, due = due, delayed = delayed, unique = unique, stats = stats}
+local keys = {streams = streams, jobs = jobs, due = due, delayed = delayed, dead = dead, unique = unique, stats = stats}
 keys.ending = slot(finished, now_ms)
 
 local known = redis.pcall('HMGET', record, 'lease_ms', lane)
@@ -151,19 +154,21 @@ local function expect_all(well)
 end
 
 local function end_all()
-  local at = first_done
-  count(stats, 'completed', total)
+  local entries, ids, at = {}, {}, first_done
   for number, many in ipairs(done) do
     if many > 0 then
-      redis.call('XACK', streams[number], 'workers', unpack(ARGV, at, at + many - 1))
-      redis.call('XDEL', streams[number], unpack(ARGV, at, at + many - 1))
-      redis.call('HDEL', jobs, unpack(ARGV, at + many, at + 2 * many - 1))
-      if only_ids then remember(keys.ending, unpack(ARGV, at + many, at + 2 * many - 1)) end
+      entries[streams[number]] = {unpack(ARGV, at, at + many - 1)}
+      if many == total then
+        ids = {unpack(ARGV, at + many, at + 2 * many - 1)} -- mostly all are of one stream
+      else
+        for i = at + many, at + 2 * many - 1 do ids[#ids + 1] = ARGV[i] end
+      end
       at = at + 2 * many
     end
   end
-  for i = first_young + young, first_other - 1, 2 do free(unique, ARGV[i], ARGV[i + 1]) end
-  remember(keys.ending, unpack(ARGV, first_young, first_young + young - 1))
+  local held = {unpack(ARGV, first_young + young, first_other - 1)}
+  local pushes = only_ids and ids or {unpack(ARGV, first_young, first_young + young - 1)}
+  finish(keys, 'completed', entries, ids, held, pushes)
 end
 
 -- The others, one by one.
@@ -178,9 +183,7 @@ local function again(number, entry, job, fields, changes, due_at)
     local priority = string.match(streams[number], '}:ready:(.+)$')
     if delay(jobs, due, delayed, job, priority, fields, due_at, line(exact_ms, retried)) then earliest = due_at end
   else
-    local place, added = enqueue(streams, number, fields)
-    if not place then return false end
-    redis.call('HSET', jobs, job, place .. ' ' .. added)
+    if not enqueue(keys, number, job, fields) then return false end
   end
   retried = retried + 1
   return true
@@ -193,34 +196,32 @@ local unlocated = {unique = unique, stats = stats, ending = keys.ending}
 
 settlements.done = function(number, entry, _, job, fields, values, hold)
   fields = fields or {'unique', values[1], 'nonce', values[2]}
-  finish(hold == 'unlocated' and unlocated or keys, streams[number], entry, job, fields, 'completed', true, now_ms)
+  finish_one(hold == 'unlocated' and unlocated or keys, 'completed', streams[number], entry, job, fields, now_ms)
   return 'OK'
 end
 
 settlements.cancelled = function(number, entry, _, job, fields, values, hold)
   fields = fields or {'unique', values[1], 'nonce', values[2]}
-  finish(hold == 'unlocated' and unlocated or keys, streams[number], entry, job, fields, 'cancelled', true, now_ms)
+  finish_one(hold == 'unlocated' and unlocated or keys, 'cancelled', streams[number], entry, job, fields, now_ms)
   return 'OK'
 end
 
 settlements.release = function(number, entry, deliveries, _, _, values)
-  redis.call('XCLAIM', streams[number], 'workers', 'released', 0, entry,
-    'RETRYCOUNT', math.max(0, deliveries - tonumber(values[1])), 'JUSTID')
+  hand_back(streams[number], math.max(0, deliveries - tonumber(values[1])), {entry})
   released = released + 1
   return 'OK'
 end
 
 settlements.retry = function(number, entry, _, job, fields, values, hold)
   if hold == 'cancelling' then
-    finish(keys, streams[number], entry, job, fields, 'cancelled', true, now_ms)
+    finish_one(keys, 'cancelled', streams[number], entry, job, fields, now_ms)
     return 'CANCELLED'
   end
   if #fields > 1000 then return 'OVERSIZED' end
   local due_at = due_time(table.remove(values, 1), exact_ms)
   if not again(number, entry, job, fields, values, due_at) then return 'NO_IDS' end
   -- Last: should the server refuse to add the job again, it still has it here.
-  redis.call('XACK', streams[number], 'workers', entry)
-  redis.call('XDEL', streams[number], entry)
+  remove(streams[number], entry)
   return 'OK'
 end
 
@@ -228,9 +229,7 @@ settlements.fail = function(number, entry, deliveries, job, fields, values)
   local notes = {'reason', values[1], 'error', values[2], 'failed_at', whole(now_ms), 'worker', worker,
     'deliveries', whole(deliveries)}
   if values[3] ~= '' then notes[#notes + 1], notes[#notes + 2] = 'traceback', values[3] end
-  if not dead_letter(streams[number], jobs, dead, entry, job, fields, notes, now_ms) then return 'NO_IDS' end
-  free(unique, field(fields, 'unique'), job)
-  count(stats, 'dead', 1)
+  if not dead_letter(keys, streams[number], entry, job, fields, notes, now_ms) then return 'NO_IDS' end
   return 'OK'
 end
 

@@ -536,7 +536,7 @@ async def test_a_job_that_is_pushed_again_after_its_removal_by_hand_does_not_com
     await store.driver.aclose()
 
 
-@pytest.mark.parametrize("way", ["release", "reclaim", "reclaim of what is gone"])
+@pytest.mark.parametrize("way", ["release", "reclaim", "reclaim of what is gone", "release of what is gone"])
 async def test_a_job_put_in_and_removed_by_hand_leaves_no_locator(redis_store: RedisStore, way: str) -> None:
     store, consumer = redis_store, redis_store.consumer("w1")
     await consumer.open()
@@ -552,6 +552,9 @@ async def test_a_job_put_in_and_removed_by_hand_leaves_no_locator(redis_store: R
     elif way == "reclaim":
         await outlive(store, heir)
         store.admin.xdel(store.stream(), entry)
+    elif way == "release of what is gone":
+        store.admin.xdel(store.stream(), entry)
+        assert await consumer.release(refund=True, watch=False) == 1
     else:
         store.age(60)
         beat(heir)

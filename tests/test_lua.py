@@ -212,6 +212,26 @@ def test_each_script_has_one_twin_of_its_name_in_the_memory_driver(name: str) ->
     assert sum(found.count(name) for found in functions) == 1
 
 
+WRITTEN_BY = {
+    r"'XADD'": {"enqueue", "dead_letter"},
+    r"'XDEL'": {"remove"},
+    r"'XACK'": {"remove", "claim", "recover"},  # these two: of entries that were removed by hand
+    r"'XCLAIM', \S+, 'workers', 'released'": {"hand_back"},
+    r"'HDEL', (?:keys\.)?jobs": {"finish", "promote", "unlocate"},  # these two: of jobs that were removed by hand
+    r"'SADD'": {"remember"},
+    r"'DEL', (?:prefix|(?:keys\.)?unique)": {"free"},
+    r"'HINCRBY'": {"count"},
+}
+"""Who alone writes what makes a job ready, hands it back or ends it: all that comes with that has one place."""
+
+
+@pytest.mark.parametrize("command", WRITTEN_BY)
+def test_what_makes_a_job_ready_hands_it_back_or_ends_it_is_written_in_one_place(command: str) -> None:
+    sources = {name: body(name) for name in SCRIPTS} | {name: include(name) for name in INCLUDES}
+    writers = {name for name, source in sources.items() if re.search(rf"redis\.p?call\({command}", source)}
+    assert writers == WRITTEN_BY[command]
+
+
 @pytest.mark.parametrize("source", [*map(body, SCRIPTS), *map(include, INCLUDES)], ids=[*SCRIPTS, *INCLUDES])
 def test_nothing_global_is_defined(source: str) -> None:
     declared = set(re.findall(r"\w+", " ".join(re.findall(r"\blocal (?!function)([\w, ]+)", source))))
@@ -1070,6 +1090,26 @@ async def test_no_call_hands_back_more_than_five_hundred_and_none_is_forgotten(
     again = await claim_all(worker, 600)
     assert {lease.deliveries for lease in again} == {1 if refund else 2}
     assert sorted(int(lease.job_id) for lease in again) == list(range(600))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("refund", [True, False])
+async def test_of_what_a_worker_hands_back_at_once_each_keeps_its_own_count_of_deliveries(
+    queue: RedisStore, worker: Consumer, refund: bool
+) -> None:
+    await push(queue, "b")
+    await worker.exchange([(lease, Release(refund=False)) for lease in await claim(worker)], None)
+    await push(queue, "a", priority=Priority.HIGH)
+    await push(queue, "c", "d")
+    assert [lease.deliveries for lease in await claim(worker, 4)] == [1, 2, 1, 1]
+
+    assert await worker.release(refund=refund, watch=False) == 4
+
+    heir = queue.consumer("w2", max_deliveries=9)
+    again = await claim(heir, 4)
+    counts = [(lease.job_id, lease.deliveries) for lease in again]
+    assert counts == [(job_id, n + (not refund)) for job_id, n in (("a", 1), ("b", 2), ("c", 1), ("d", 1))]
+    await heir.aclose()
 
 
 @pytest.mark.anyio

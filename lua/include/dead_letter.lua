@@ -1,9 +1,13 @@
--- dead_letter: move an entry's fields, with the reason and what is known of the failure, to the dead letters.
--- `notes` is a flat list of fields to add. An entry with more values than unpack takes can only have been
--- put in by hand; it is kept whole as JSON in one field, `entry`. Needs field, pushed_at beside it.
+-- dead_letter: the other way that a job leaves a ready stream for good: to the dead letters, with the reason and what is
+-- known of the failure. Its locator follows it, its unique key is free, and it is counted. Its push need not be remembered
+-- (see finish): the locator says that its id is taken.
+--
+-- `keys` has jobs, dead, unique, stats. `notes` is a flat list of fields to add. An entry with more values than unpack
+-- takes can only have been put in by hand; it is kept whole as JSON in one field, `entry`. Needs field, pushed_at, remove,
+-- free, count beside it.
 --
 -- Returns whether it was moved: not where `dead` has no entry ids left, by somebody's hand; then nothing was written
-local function dead_letter(stream, jobs, dead, entry, job, fields, notes, now_ms)
+local function dead_letter(keys, stream, entry, job, fields, notes, now_ms)
   local kept = {'id', job}
   local noted = {id = true, priority = true}
   for i = 1, #notes, 2 do noted[notes[i]] = true end
@@ -18,13 +22,14 @@ local function dead_letter(stream, jobs, dead, entry, job, fields, notes, now_ms
   kept[#kept + 1], kept[#kept + 2] = 'priority', string.match(stream, '}:ready:(.+)$')
   for i = 1, #notes do kept[#kept + 1] = notes[i] end
 
-  local letter = redis.pcall('XADD', dead, '*', unpack(kept))
+  local letter = redis.pcall('XADD', keys.dead, '*', unpack(kept))
   if type(letter) ~= 'string' then
     if string.find(letter.err, 'exhausted', 1, true) then return false end
     return error(letter)
   end
-  redis.call('HSET', jobs, job, 'dead ' .. letter)
-  redis.call('XACK', stream, 'workers', entry)
-  redis.call('XDEL', stream, entry)
+  redis.call('HSET', keys.jobs, job, 'dead ' .. letter)
+  remove(stream, entry)
+  free(keys.unique, field(fields, 'unique'), job)
+  count(keys.stats, 'dead', 1)
   return true
 end

@@ -1,12 +1,23 @@
--- enqueue: add an entry to its ready stream. Where somebody has used up that stream's ids, by hand with the largest
--- there is, the lowest priority that has any takes it. Returns its place and entry id; nil: none has any.
-local function enqueue(streams, number, fields)
-  local entry = redis.pcall('XADD', streams[number], '*', unpack(fields))
-  if type(entry) == 'string' then return string.match(streams[number], '}:(.+)$'), entry end
-  for other = #streams, 1, -1 do
+-- enqueue: make a job ready: its entry in a stream, and its locator. Where somebody has used up that stream's ids, by hand
+-- with the largest there is, the lowest priority that has any takes it. `keys` has streams, jobs. A caller that adds many
+-- passes a list, `located`: ids and places are put there, and the caller writes them in one HSET.
+--
+-- Returns whether it was added: not where no stream has entry ids left; then nothing was written
+local function enqueue(keys, number, job, fields, located)
+  local stream = keys.streams[number]
+  local entry = redis.pcall('XADD', stream, '*', unpack(fields))
+  for other = #keys.streams, 1, -1 do
+    if type(entry) == 'string' then break end
     if not string.find(entry.err, 'exhausted', 1, true) then return error(entry) end
-    entry = redis.pcall('XADD', streams[other], '*', unpack(fields))
-    if type(entry) == 'string' then return string.match(streams[other], '}:(.+)$'), entry end
+    stream = keys.streams[other]
+    entry = redis.pcall('XADD', stream, '*', unpack(fields))
   end
-  return nil
+  if type(entry) ~= 'string' then return false end
+  local place = string.match(stream, '}:(.+)$') .. ' ' .. entry
+  if located then
+    located[#located + 1], located[#located + 2] = job, place
+  else
+    redis.call('HSET', keys.jobs, job, place)
+  end
+  return true
 end

@@ -1,14 +1,15 @@
--- finish: the end of a job that runs or is ready: its entry, its locator and its unique key go, its push is remembered,
--- and it is counted. `keys` has jobs, unique, ending, stats. What can't see its push repeated any more, as it was pushed
--- over a minute ago, is not remembered. `keys.jobs` is nil where the locator is another job's.
--- Needs field, free, push_of, remember, count beside it.
-local function finish(keys, stream, entry, job, fields, counter, is_leased, now_ms)
-  if is_leased then redis.call('XACK', stream, 'workers', entry) end
-  redis.call('XDEL', stream, entry)
-  if keys.jobs then redis.call('HDEL', keys.jobs, job) end
-  free(keys.unique, field(fields, 'unique'), job)
-  if counter ~= 'completed' or tonumber(string.match(entry, '^%d+')) > now_ms - 60000 then
-    remember(keys.ending, push_of(job, field(fields, 'nonce')))
-  end
-  count(keys.stats, counter, 1)
+-- finish: the end of jobs, of one or of a whole batch. Whatever ends a job comes here: it is done, cancelled or deleted. Its
+-- entry and its lease go, its locator, its unique key; its push is remembered, and it is counted. Nothing else is left of
+-- it. (A dead letter has not ended, as its id is still taken: see dead_letter.)
+--
+-- `keys` has jobs, unique, ending, stats; `jobs` is nil where the locator is another job's. `entries` has those of each
+-- stream; none of a delayed job, which whoever ends it takes out of `due` and `delayed`. `uniques` is a flat list: a unique
+-- key, the id of the job that may hold it. `pushes` are those that may be repeated yet: see push_of. Needs remove, free,
+-- remember, count beside it.
+local function finish(keys, counter, entries, ids, uniques, pushes)
+  for stream, ended in pairs(entries) do remove(stream, unpack(ended)) end
+  if keys.jobs then redis.call('HDEL', keys.jobs, unpack(ids)) end
+  for i = 1, #uniques, 2 do free(keys.unique, uniques[i], uniques[i + 1]) end
+  remember(keys.ending, unpack(pushes))
+  count(keys.stats, counter, #ids)
 end

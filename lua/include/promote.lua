@@ -1,5 +1,5 @@
 -- promote: make delayed jobs ready that are due, up to 500. `keys` has streams, jobs, due, delayed.
--- Needs whole, expect, parted, unpacked, enqueue beside it.
+-- Needs whole, parted, unpacked, enqueue beside it.
 --
 -- Returns in how many µs the next delayed job is due; -1: there is none
 local function promote(keys, now_ms, exact_ms)
@@ -17,10 +17,7 @@ local function promote(keys, now_ms, exact_ms)
     local packed = redis.call('HGET', keys.delayed, job)
     if packed then -- added before it is taken away: should the server refuse the one, it has not done the other
       local fields, priority = unpacked(packed)
-      local place, entry
-      if fields then place, entry = enqueue(keys.streams, numbers[priority], fields) end
-      if not place then return false end
-      redis.call('HSET', keys.jobs, job, place .. ' ' .. entry)
+      if not fields or not enqueue(keys, numbers[priority], job, fields) then return false end
       redis.call('HDEL', keys.delayed, job)
     elseif redis.call('HGET', keys.jobs, job) == (line == '' and 'delayed' or 'delayed ' .. line) then
       redis.call('HDEL', keys.jobs, job)

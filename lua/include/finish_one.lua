@@ -1,0 +1,9 @@
+-- finish_one: finish, for one job of which the fields are known; `stream` is nil if it was delayed. What is done more than a
+-- minute after it was pushed is not remembered, as no push of it can be repeated any more. Needs field, push_of, finish
+-- beside it.
+local function finish_one(keys, counter, stream, entry, job, fields, now_ms)
+  local entries = stream and {[stream] = {entry}} or {}
+  local is_old = counter == 'completed' and tonumber(string.match(entry, '^%d+')) <= now_ms - 60000
+  local pushes = is_old and {} or {push_of(job, field(fields, 'nonce'))}
+  finish(keys, counter, entries, {job}, {field(fields, 'unique') or '', job}, pushes)
+end

@@ -1093,6 +1093,21 @@ async def test_no_call_hands_back_more_than_five_hundred_and_none_is_forgotten(
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize(("seconds", "remembered"), [(59.9, 1), (60, 0)])
+async def test_what_is_done_a_minute_after_its_push_is_not_remembered_as_no_push_of_it_can_come_any_more(
+    queue: RedisStore, worker: Consumer, seconds: float, remembered: int
+) -> None:
+    queue.clock.advance(0)
+    queue.put({"id": "a", "name": "Work"}, entry=f"{queue.clock()}-0")
+    queue.clock.advance(seconds)
+    for settlement in (Release(refund=False), Ack()):  # delivered twice, so it is ended by itself
+        (lease,) = await claim(worker)
+        assert (await worker.exchange([(lease, settlement)], None)).replies == [Reply.OK]
+
+    assert len(queue.admin.keys(f"{queue.prefix}finished:*")) == remembered
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize("refund", [True, False])
 async def test_of_what_a_worker_hands_back_at_once_each_keeps_its_own_count_of_deliveries(
     queue: RedisStore, worker: Consumer, refund: bool

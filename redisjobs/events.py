@@ -7,11 +7,10 @@ Who wants to take part in what happens is a middleware instead.
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, TypeVar
 
-from redisjobs.driver import Ack, DeadLetter, Lease, Release, Reply, RetryLater, Settlement
+from redisjobs.driver import Ack, DeadLetter, Lease, Reply, RetryLater, Settlement
 from redisjobs.logger import Log
 from redisjobs.outcome import Outcome
 
@@ -34,7 +33,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobsPushed(Event):
-    """A push was answered.
+    """A push was answered, and every job of it is on the queue, or was before.
 
     Attributes:
         jobs: Of each job its id, its name, and whether it was added.
@@ -69,7 +68,7 @@ class WorkerStarted(WorkerEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerDraining(WorkerEvent):
-    """A worker claims no more, and lets what it runs come to its end.
+    """A worker was asked to stop: it claims no more, and lets what it runs come to its end.
 
     Attributes:
         jobs: How many it holds.
@@ -80,7 +79,7 @@ class WorkerDraining(WorkerEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStopped(WorkerEvent):
-    """A worker's run has ended: all is settled or released, or runs again when its lease is over."""
+    """A worker's run has ended, in order or not: all is settled or released, or is yet to run again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,12 +163,12 @@ class SettledJob:
     Attributes:
         job_id: Its id.
         name: Its name; '?' if it could not be read, or was not.
-        attempt: Which run of it this was, from 1; 0 if it was not read.
+        attempt: Which run of it this was, from 1, as its entry says; 0 where there is no lease.
         lease: By which it was settled; None: the store itself ended it when a worker claimed, and nobody ran it.
         outcome: What the run came to; None likewise.
         settlement: What the worker asked for; None likewise.
         reply: What the store said to that.
-        waited: Seconds from when it was ready until it was started; 0 if it was not.
+        waited: Seconds from when it was first ready until it was started; 0 if it was not.
         ran: Seconds from its start until this was told; 0 if it was not started.
         sent_at: When the settlement was last sent, in seconds since 1970; 0 if never.
         resent: Whether it was sent before, and the reply lost.
@@ -250,14 +249,29 @@ def kind_of(settlement: Settlement | None, reply: Reply) -> type[JobsSettled]:
             return JobsRetried
         case (Reply.DEAD, _) | (_, DeadLetter()):
             return JobsDead
-        case _, Release():
-            return JobsReleased
-        case _:
+        case _, Ack():
             return JobsCompleted
+        case _:
+            return JobsReleased
 
 
 def _always() -> bool:
     return True
+
+
+def _listens(kind: type[Event], when: Callable[[], bool]) -> bool:
+    try:
+        return when()
+    except BaseException as error:
+        _show(kind, error)
+        return False
+
+
+def _show(kind: type[Event], error: BaseException) -> None:
+    """Log what a listener raised: whatever that is, it must not end who tells."""
+    if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+        raise error  # Ctrl-C came meanwhile: it is not the listener's
+    logger.error("a listener to %s raised; nothing else is changed by it", kind.__name__, exc_info=error)
 
 
 class Events:
@@ -287,27 +301,25 @@ class Events:
             self._listeners, self._by_kind = [*self._listeners, entry], {}
 
         def unsubscribe() -> None:
-            with self._lock, suppress(ValueError):
-                left = list(self._listeners)
-                left.remove(entry)
-                self._listeners, self._by_kind = left, {}
+            with self._lock:
+                self._listeners = [each for each in self._listeners if each is not entry]
+                self._by_kind = {}
 
         return unsubscribe
 
     def wanted(self, kind: type[Event]) -> bool:
         """Whether anybody listens to events of a kind just now: else they need not be made."""
-        return any(when() for _, when in self._of(kind))
+        return any(_listens(kind, when) for _, when in self._of(kind))
 
     def publish(self, event: Event) -> None:
         """Tell everybody who listens to events of its kind."""
         for listener, when in self._of(type(event)):
+            if not _listens(type(event), when):
+                continue
             try:
-                if when():
-                    listener(event)
+                listener(event)
             except BaseException as error:
-                if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
-                    raise  # Ctrl-C came meanwhile: it is not the listener's
-                logger.exception("a listener to %s raised; nothing else is changed by it", type(event).__name__)
+                _show(type(event), error)
 
     def _of(self, kind: type[Event]) -> Sequence[tuple[Listener, Callable[[], bool]]]:
         found = self._by_kind.get(kind)

@@ -62,7 +62,7 @@ def _settled(event: JobsSettled) -> None:
             job.attempt,
             job.ran,
             what,
-            exc_info=error if level >= logging.WARNING else None,
+            exc_info=error if level >= logging.WARNING and not isinstance(event, LeasesLost) else None,
             extra={
                 "job_id": job.job_id,
                 "job_name": job.name,

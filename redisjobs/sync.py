@@ -54,7 +54,7 @@ class JobHandle(PushedJob):
         return self._queue.get(self.id)
 
     def cancel(self) -> Reply:
-        """Cancel the job; see `redisjobs.JobQueue.cancel` for the words."""
+        """Cancel the job; see `redisjobs.JobQueue.cancel` for the replies."""
         return self._queue.cancel(self.id)
 
 
@@ -168,7 +168,7 @@ class JobQueue(Registry):
         return self._call(lambda store: store.counts())
 
     def cancel(self, job: str | PushedJob) -> Reply:
-        """Cancel a job; see `redisjobs.JobQueue.cancel` for the words."""
+        """Cancel a job; see `redisjobs.JobQueue.cancel` for the replies."""
         job_id = id_of(job)
         return self._call(lambda store: store.cancel(job_id))
 

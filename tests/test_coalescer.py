@@ -1,4 +1,4 @@
-"""Coalescer that go together: fewer round trips, and to each caller its own answer."""
+"""Pushes that go together: fewer round trips, and to each caller its own answer."""
 
 import asyncio
 import time

@@ -13,8 +13,8 @@ import anyio
 import pytest
 from store import Store, eventually
 
-from redisjobs import Fail, JobQueue, Snooze, Worker, recording, sync
-from redisjobs.driver import Ack, DeadLetter, Release, Reply, RetryLater
+from redisjobs import Fail, JobQueue, Snooze, Worker, logs, recording, sync
+from redisjobs.driver import Ack, DeadLetter, Lease, Release, Reply, RetryLater
 from redisjobs.events import (
     Event,
     Events,
@@ -252,6 +252,59 @@ async def test_a_listener_that_raises_is_logged_and_the_others_hear_all_the_same
 
     assert [job.job_id for job in jobs_of(told, JobsCompleted)] == ["a"]
     assert "a listener to JobsCompleted raised" in caplog.text
+
+
+async def test_what_is_asked_before_an_event_is_made_may_raise_too(
+    queue: JobQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    def bad() -> bool:
+        raise SystemExit("the listener's own")
+
+    queue.events.subscribe(JobsCompleted, lambda _: None, when=bad)
+    queue.events.subscribe(JobsPushed, lambda _: None, when=bad)
+    await queue.push(Work())
+
+    await Worker(queue).run(until_idle=True)
+
+    assert "a listener to JobsPushed raised" in caplog.text
+    assert (await queue.counts()).totals["completed"] == 1
+
+
+async def test_a_run_that_is_cancelled_is_told_as_stopped_too(queue: JobQueue) -> None:
+    told = heard(queue, WorkerStarted, WorkerStopped)
+    worker = Worker(queue, grace=0)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.run)
+        await eventually(lambda: worker.health.ready)
+        tasks.cancel_scope.cancel()
+
+    assert [type(event) for event in told] == [WorkerStarted, WorkerStopped]
+
+
+async def test_one_listener_that_subscribed_twice_hears_twice_until_each_is_ended() -> None:
+    events, told = Events(), list[Event]()
+    end, _ = events.subscribe(WorkerStopped, told.append), events.subscribe(WorkerStopped, told.append)
+
+    end()
+    end()
+    events.publish(WorkerStopped("q", "w"))
+
+    assert len(told) == 1
+
+
+async def test_a_lease_that_was_lost_is_logged_without_the_handlers_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    events = Events()
+    logs.listen(events)
+    lost = SettledJob(
+        "a", Reply.LEASE_LOST, lease=Lease(2, "1-0", 1, "a", {}), outcome=Raised(ValueError("its own"))
+    )
+
+    events.publish(LeasesLost("q", "w", jobs=[lost]))
+
+    (record,) = caplog.records
+    assert (record.levelname, record.exc_info) == ("WARNING", None)
 
 
 async def test_a_class_that_others_derive_from_stands_for_all_of_them() -> None:

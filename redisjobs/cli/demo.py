@@ -106,7 +106,7 @@ def _run(there: Place, paths: Sequence[str], scratch: Path, lease: float) -> rep
 
 
 class _Show:
-    """Coalescer the jobs and looks on until all are done; half-way it kills a worker and starts another."""
+    """Pushes the jobs and looks on until all are done; half-way it kills a worker and starts another."""
 
     def __init__(self, queue: sync.JobQueue, workers: Workers, progress: Progress, run: report.Run) -> None:
         self.queue, self.workers, self.progress, self.run = queue, workers, progress, run

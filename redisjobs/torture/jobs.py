@@ -96,7 +96,7 @@ class Blocker:
 
 @dataclass(frozen=True, slots=True)
 class Pusher:
-    """Coalescer another job."""
+    """Pushes another job."""
 
     job_name: ClassVar[str] = "Pusher"
 

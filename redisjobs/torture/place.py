@@ -57,7 +57,7 @@ def check_url(url: str) -> None:
     try:
         Target(url)
     except ValueError as error:
-        raise ValueError(f"{url!r} is no URL of a server: {error}") from error
+        raise ValueError(f"{url!r}: {error}") from error
 
 
 @contextmanager

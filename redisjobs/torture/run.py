@@ -205,8 +205,8 @@ class Torture:
     def _line(self) -> str:
         elapsed = time.monotonic() - self.started
         parts = [f"{elapsed:5.0f} s"]
-        for key, reply in _SHOWN.items() if self.counts else ():
-            parts.append(f"{sum(counts.totals.get(key, 0) for counts in self.counts)} {reply}")
+        for key, label in _SHOWN.items() if self.counts else ():
+            parts.append(f"{sum(counts.totals.get(key, 0) for counts in self.counts)} {label}")
         parts += [f"{self.faults} faults"]
         return "  ".join(parts) + (f"  now: {self.in_force}" if self.in_force else "")
 

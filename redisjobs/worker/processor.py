@@ -20,7 +20,7 @@ from anyio.abc import TaskGroup
 
 from redisjobs._version import __version__
 from redisjobs.backoff import NOT_NOW, retrying
-from redisjobs.driver import Ended, Exchange, Fenced, IdTaken, Lease, Release, Reply, RetryLater
+from redisjobs.driver import Ack, Ended, Exchange, Fenced, IdTaken, Lease, Release, Reply, RetryLater
 from redisjobs.errors import DriverError, QueueFull, RedisJobsError, Unavailable, WrongType
 from redisjobs.eventloop import Gate, gates, threadsafe_caller
 from redisjobs.events import (
@@ -179,7 +179,8 @@ class Processor:
             guard.end()
             if self.processes is not None:
                 await self.processes.close()
-        self._tell(WorkerStopped)
+            if self.opened:
+                self._tell(WorkerStopped)
 
     async def _leave_unopened(self) -> None:
         """End before anything was claimed; the store may know us all the same."""
@@ -228,12 +229,13 @@ class Processor:
 
     def stop(self, grace: float) -> None:
         """Claim no more, and give up what still runs after `grace` seconds. A callback of the loop may call it."""
-        if not self.shutdown.stopping:
-            self._tell(WorkerDraining, jobs=len(self.leases))
+        was_stopping = self.shutdown.stopping
         self.shutdown.ask(grace)
         self.opening.cancel()
         self.fetcher.interrupt()
         self.wakeup.open()
+        if not was_stopping:
+            self._tell(WorkerDraining, jobs=len(self.leases))
 
     async def _open(self) -> None:
         """Reach the store, however long that takes."""
@@ -769,9 +771,14 @@ class Processor:
 
     def _note_settled(self, run: Execution, reply: Reply) -> None:
         """Keep for the event of the batch what became of a job; nothing is done for one that nobody asks for."""
-        kind = kind_of(run.settlement, reply)
-        if kind is not JobsCompleted or self.tells_completed:
-            self.settled[kind].append(run.settled(reply))
+        settlement = run.settlement
+        if (
+            reply is Reply.OK
+            and isinstance(settlement, Ack)
+            and not (settlement.cancelled or self.tells_completed)
+        ):
+            return
+        self.settled[kind_of(settlement, reply)].append(run.settled(reply))
 
     def _tell_settled(self) -> None:
         if self.settled:
@@ -864,12 +871,8 @@ class Processor:
                 self.leases.try_again()
             if self.settings.max_rss < float("inf") and not self.shutdown.stopping:
                 self._mind_memory()
-            until_look = min(self.reclaimer.look_at, self.reclaimer.tidy_at) - time.monotonic()
-            await anyio.sleep(
-                self.reclaimer.every
-                if self.shutdown.stopping
-                else min(self.reclaimer.every, max(0.01, until_look))
-            )
+            pause, until_look = self.reclaimer.every, self.reclaimer.next_at - time.monotonic()
+            await anyio.sleep(pause if self.shutdown.stopping else min(pause, max(0.01, until_look)))
 
     def _mind_memory(self) -> None:
         used, most = rss(), self.settings.max_rss

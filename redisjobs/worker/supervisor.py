@@ -199,12 +199,9 @@ class Supervisor:
             slot.start_at = time.monotonic() + self._backoff(slot, time.monotonic() - child.started_at)
 
     def _tell_end(self, child: Child, in_order: bool, was_to: bool) -> None:
-        how = (
-            "ignored the grace and was killed"
-            if child.is_late
-            else _how(child.process.returncode, in_order, was_to)
-        )
-        ended = child.process.pid
+        ended, code = child.process.pid, child.process.returncode
+        is_late = child.is_late and code == -signal.SIGKILL  # else it had ended by itself just then
+        how = "ignored the grace and was killed" if is_late else _how(code, in_order, was_to)
         self._queue.events.publish(
             ProcessEnded(
                 self._queue.name, child.worker_id, ended=ended, in_order=in_order, expected=was_to, how=how
@@ -259,6 +256,7 @@ class Supervisor:
         self._kill_at = float("inf")
         for slot in self._slots:
             if slot.child is not None:
+                logger.error("worker process %d ignored the grace and is killed", slot.child.process.pid)
                 slot.child.is_late = True
                 slot.child.process.kill()
 

@@ -1,4 +1,4 @@
-"""Coalescer that go together: what one event loop pushes while a push is under way goes with the next.
+"""Pushes that go together: what one event loop pushes while a push is under way goes with the next.
 
 No timer: a push that finds the way free goes at once, by itself. One that does not waits for the end of what is
 under way, so it may take a round trip longer than alone; in return a crowd needs few, and each caller still gets

@@ -44,7 +44,7 @@ from redisjobs.errors import DriverError, QueueFull, Unavailable
 
 _BLOCK = 5.0  # seconds a blocking read may last
 _MARGIN = 3.0  # seconds after which a blocking read's connection counts as half-open
-_PING = 10.0  # seconds between heartbeats on the connection that only listens
+_PING = 10.0  # seconds between PINGs on the connection that only listens
 _GONE_MS = 3_600_000  # an unheard-of consumer with nothing pending is removed after this
 _TIDY_MS = 55_000  # all consumers are looked at so often, by whichever worker comes first
 _REPLY_BYTES = 1024 * 1024  # of jobs in one reply, or of one job that has more

@@ -123,19 +123,19 @@ class RedisDriver:
             self._checked = True
 
     async def aclose(self) -> None:
-        idle = self._links().idle
+        idle = self._connections().idle
         while idle:
             await idle.pop().aclose()
 
     async def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
         if self._checked and len(jobs) <= _MOST_TOGETHER:
-            return await self._links().pushes.push(jobs, repeated=repeated)  # in time by itself
+            return await self._connections().pushes.push(jobs, repeated=repeated)  # in time by itself
         need_asyncio()
         try:
             async with asyncio.timeout(LONGEST_TRY):
                 await self.connect()
                 if len(jobs) <= _MOST_TOGETHER:
-                    return await self._links().pushes.push(jobs, repeated=repeated)
+                    return await self._connections().pushes.push(jobs, repeated=repeated)
                 async with self._connection() as connection:
                     return await push_over(connection, self.commands, jobs, repeated, math.inf)
         except TimeoutError as error:
@@ -168,7 +168,7 @@ class RedisDriver:
             (value,) = await connection.run(command)
             return value  # type: ignore[no-any-return]
 
-    def _links(self) -> _Connections:
+    def _connections(self) -> _Connections:
         need_asyncio()
         loop = asyncio.get_running_loop()
         if loop not in self._loops:
@@ -179,7 +179,7 @@ class RedisDriver:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:
-        connections = self._links()
+        connections = self._connections()
         async with connections.room:
             connection = connections.take()
             try:
@@ -188,7 +188,7 @@ class RedisDriver:
                 connections.idle.append(connection)  # after a failure it is closed, and opens again when used
 
 
-class _SyncLinks:
+class _SyncConnections:
     """Connections that threads share. A forked process starts with none: its parent goes on using them.
 
     Attributes:
@@ -219,7 +219,7 @@ class SyncRedisDriver:
     def __init__(self, where: Any, queue: str, now_ms: Now = None) -> None:
         self.target = Target(where)
         self.commands = Commands(queue, now_ms, self.target.database)
-        self._links = _SyncLinks()
+        self._connections = _SyncConnections()
         self._until = math.inf
 
     def within(self, seconds: float) -> Self:
@@ -229,14 +229,14 @@ class SyncRedisDriver:
         return other
 
     def connect(self) -> None:
-        connections = self._links.mine()
+        connections = self._connections.mine()
         if not connections.checked:
             with self._connection() as connection:
                 connection.run(hello(), until=self._until)
             connections.checked = True
 
     def close(self) -> None:
-        idle = self._links.mine().idle
+        idle = self._connections.mine().idle
         with suppress(IndexError):  # another thread may be faster
             while True:
                 idle.pop().close()
@@ -279,7 +279,7 @@ class SyncRedisDriver:
 
     @contextmanager
     def _connection(self) -> Iterator[SyncConnection]:
-        connections = self._links.mine()
+        connections = self._connections.mine()
         room, idle = connections.room, connections.idle
         wait = None if self._until == math.inf else max(0.0, self._until - time.monotonic())
         if not room.acquire(timeout=wait):

@@ -17,7 +17,7 @@ from redisjobs.outcome import Outcome
 logger = Log("redisjobs")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Event:
     """Something that has happened.
 
@@ -31,7 +31,7 @@ class Event:
     at: float = field(default_factory=time.time)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class JobsPushed(Event):
     """A push was answered, and every job of it is on the queue, or was before.
 
@@ -42,7 +42,7 @@ class JobsPushed(Event):
     jobs: Sequence[tuple[str, str, bool]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class WorkerEvent(Event):
     """Something that has happened to a worker.
 
@@ -53,7 +53,7 @@ class WorkerEvent(Event):
     worker: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class WorkerStarted(WorkerEvent):
     """A worker has reached the store and begins to claim.
 
@@ -66,7 +66,7 @@ class WorkerStarted(WorkerEvent):
     names: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class WorkerDraining(WorkerEvent):
     """A worker was asked to stop: it claims no more, and lets what it runs come to its end.
 
@@ -77,12 +77,12 @@ class WorkerDraining(WorkerEvent):
     jobs: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class WorkerStopped(WorkerEvent):
     """A worker's run has ended, in order or not: all is settled or released, or is yet to run again."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class SourceUnavailable(WorkerEvent):
     """The store of a worker did not answer, or refuses; the worker tries on.
 
@@ -97,12 +97,12 @@ class SourceUnavailable(WorkerEvent):
     leases: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class SourceAvailable(WorkerEvent):
     """The store of a worker answers again."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class LoopBlocked(WorkerEvent):
     """A worker's event loop is blocked: no other job can start or end. Told from a thread of its own.
 
@@ -115,7 +115,7 @@ class LoopBlocked(WorkerEvent):
     where: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ProcessEnded(WorkerEvent):
     """A worker process has ended; told by its supervisor.
 
@@ -132,7 +132,7 @@ class ProcessEnded(WorkerEvent):
     how: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class JobsClaimed(WorkerEvent):
     """A worker was delivered jobs, and begins to run them.
 
@@ -143,7 +143,7 @@ class JobsClaimed(WorkerEvent):
     leases: Sequence[Lease]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class JobsReclaimed(WorkerEvent):
     """A worker found others that had sent no heartbeat for a lease, and handed back what they held.
 
@@ -187,7 +187,7 @@ class SettledJob:
     resent: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class JobsSettled(WorkerEvent):
     """Jobs were settled, in one way; the events of each way follow.
 
@@ -201,37 +201,25 @@ class JobsSettled(WorkerEvent):
 class JobsCompleted(JobsSettled):
     """Handlers returned, and their jobs are done."""
 
-    __slots__ = ()
-
 
 class JobsRetried(JobsSettled):
     """Jobs run again later."""
-
-    __slots__ = ()
 
 
 class JobsReleased(JobsSettled):
     """Jobs were handed back without an outcome."""
 
-    __slots__ = ()
-
 
 class JobsCancelled(JobsSettled):
     """Jobs are gone, as somebody asked."""
-
-    __slots__ = ()
 
 
 class JobsDead(JobsSettled):
     """Jobs became dead letters."""
 
-    __slots__ = ()
-
 
 class LeasesLost(JobsSettled):
     """Settlements were refused, as the jobs are another worker's by now; nothing was written."""
-
-    __slots__ = ()
 
 
 E_ = TypeVar("E_", bound=Event)

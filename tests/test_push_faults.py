@@ -413,7 +413,7 @@ async def test_no_try_takes_longer_than_is_said_however_often_the_clock_was_set(
     driver = bench.queue().driver if bench.face is JobQueue else bench.queue()._store(LONGEST_TRY)
     if not isinstance(driver, SyncRedisDriver):
         await driver.connect()
-        link = driver._links().take()
+        link = driver._connections().take()
         with pytest.raises(Unavailable, match="the deadline is over"):
             await push_over(link, driver.commands, [NewJob("a", [])], False, time.monotonic() - 1)
         await driver.aclose()

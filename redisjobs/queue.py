@@ -265,9 +265,7 @@ class JobQueue(Registry):
     async def _push(self, jobs: Sequence[NewJob], *, held: bool = False) -> list[JobHandle]:
         push = Push(jobs, self.deadline, held=held)
         answers = await self._call(lambda: self.driver.push(jobs, repeated=push.repeated), push)
-        told = list(push.told(answers))
-        self._tell_pushed(told)
-        return [JobHandle(*each, self) for each in told]
+        return [JobHandle(*each, self) for each in self._told(push, answers)]
 
     async def _call(self, call: Callable[[], Awaitable[T]], push: Push | None = None) -> T:
         """Call the store, and again with backoff and jitter while it is unavailable, until the deadline."""

@@ -26,11 +26,12 @@ from typing import (
 
 from redisjobs import codec, logs
 from redisjobs.arguments import is_text, one_of, whole
-from redisjobs.driver import MOST_JOBS, REPEATABLE, Driver, NewJob
+from redisjobs.driver import MOST_JOBS, REPEATABLE, Driver, NewJob, Pushed
 from redisjobs.durations import aware, milliseconds, seconds
 from redisjobs.errors import EncodeError, RegistrationError, UnknownJob
 from redisjobs.events import Events, JobsPushed
 from redisjobs.job import JobContext, JobDefinition, JobName, Priority, borrowed, checked_queue_name, name_of
+from redisjobs.push import Push
 from redisjobs.retry import RetryPolicy, exponential_jitter
 from redisjobs.signature import Signature, handler_call
 from redisjobs.visible import visible
@@ -279,10 +280,16 @@ class Registry:
             raise
         return _with_options(fields, options) if options else NewJob(codec.new_job_id(), fields)
 
-    def _tell_pushed(self, jobs: Sequence[tuple[str, str, bool]]) -> None:
-        """Tell whoever listens of a push: of each job its id, its name, and whether it was added."""
+    def _told(self, push: Push, answers: Sequence[Pushed]) -> list[tuple[str, str, bool]]:
+        """Of each job of a push its id, its name, and whether it was added; whoever listens is told as well.
+
+        Raises:
+            DriverError: One could not be added.
+        """
+        told = list(push.told(answers))
         if self.events.wanted(JobsPushed):
-            self.events.publish(JobsPushed(self.name, jobs=jobs))
+            self.events.publish(JobsPushed(self.name, jobs=told))
+        return told
 
     def _name_for(self, parameters: Any) -> JobName[Any]:
         kind = type(parameters)

@@ -185,9 +185,7 @@ class JobQueue(Registry):
     def _push(self, jobs: Sequence[NewJob], *, held: bool = False) -> list[JobHandle]:
         push = Push(jobs, self.deadline, held=held)
         answers = self._call(lambda store: store.push(jobs, repeated=push.repeated), push)
-        told = list(push.told(answers))
-        self._tell_pushed(told)
-        return [JobHandle(*each, self) for each in told]
+        return [JobHandle(*each, self) for each in self._told(push, answers)]
 
     def _call(self, call: Callable[[SyncDriver], T], push: Push | None = None) -> T:
         """Call the store, and again with backoff and jitter while it is unavailable, until the deadline."""

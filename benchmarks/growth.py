@@ -12,7 +12,7 @@ from benchmarks.report import DASH, number, table
 from benchmarks.session import SIZE, Session
 from benchmarks.systems import SYSTEMS, US, Failed
 from redisjobs import server
-from redisjobs.driver import NewJob
+from redisjobs.driver import Beat, NewJob
 from redisjobs.drivers.redis.driver import RedisDriver
 
 Cost = tuple[float, float, float]  # jobs/s; CPU of worker and of server, µs a job
@@ -61,11 +61,11 @@ async def _kept_up(url: str, held: int, workers: int) -> tuple[float, float]:
     while taken < held:
         for consumer in consumers:
             taken += len((await consumer.exchange([], -(-held // workers))).leases)
-    heart = consumers[0].heartbeat()
+    heart = consumers[0].sync
     with redis.Redis.from_url(url) as admin:
         admin.config_resetstat()
         for _ in range(_CALLS):
-            heart.beat(list, {"host": "one"})
+            heart.beat(Beat(consumers[0], list, {"host": "one"}))
         beat = _spent(admin)
         admin.config_resetstat()
         for _ in range(_CALLS):

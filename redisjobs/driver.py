@@ -6,7 +6,7 @@ worker's side and owns the leases. The store sees bytes and ids; types are the q
 Every method may raise `DriverError`; `Unavailable`, its subclass, where trying again may help.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -440,6 +440,50 @@ class SyncDriver(Protocol):
     def counts(self) -> Counts: ...  # noqa: D102
 
 
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """One worker's heartbeat, to be sent with those of others.
+
+    Attributes:
+        consumer: The worker's side of the store; it beats as the worker of the moment.
+        held: Tells what the worker holds; called only if somebody has asked to cancel one of its jobs.
+        facts: What to tell of the worker: host, pid, ...
+    """
+
+    consumer: "Consumer"
+    held: Callable[[], Sequence[Lease]]
+    facts: Mapping[str, str]
+
+
+Beaten = Sequence[Lease] | Fenced
+"""The answer to a heartbeat: those of the held jobs that somebody has asked to cancel, maybe again and again; or
+that the store took the worker for dead, and that it holds nothing any more."""
+
+
+class Until:
+    """Ends a `wait` before its time. It can be set once; for one event loop.
+
+    Attributes:
+        is_set: Whether the wait is to end.
+    """
+
+    __slots__ = ("_call", "is_set")
+
+    def __init__(self) -> None:
+        self.is_set = False
+        self._call: Callable[[], object] | None = None
+
+    def set(self) -> None:
+        """End the wait."""
+        self.is_set, call, self._call = True, self._call, None
+        if call is not None:
+            call()
+
+    def when_set(self, call: Callable[[], object] | None) -> None:
+        """Call this when it is set; None: nothing."""
+        self._call = call
+
+
 class Consumer(Protocol):
     """One worker's side of the store: its connections and its lease.
 
@@ -448,12 +492,18 @@ class Consumer(Protocol):
 
     Attributes:
         worker_id: Who the worker is.
-        is_reading: Whether a `wait` asked the store whose answer has not come: also one that was given up.
+        server: Consumers of equal ones may beat together.
+        sync: What can be said for the worker from another thread.
         heard_at: When the store last sent anything, by the monotonic clock: a long answer is progress, too.
     """
 
     worker_id: str
-    is_reading: bool
+
+    @property
+    def server(self) -> Hashable: ...  # noqa: D102
+
+    @property
+    def sync(self) -> "SyncConsumer": ...  # noqa: D102
 
     @property
     def heard_at(self) -> float: ...  # noqa: D102
@@ -486,16 +536,16 @@ class Consumer(Protocol):
             Fenced: All of it was refused.
         """
 
-    async def wait(self, count: int, timeout: float) -> list[Lease]:
+    async def wait(self, count: int, timeout: float, until: Until | None = None) -> list[Lease]:
         """Wait until jobs are there and lease them: up to `count` of each priority, so maybe more in all.
 
-        Cancelling it loses nothing: what was delivered meanwhile is for `recover` to find. What comes so has to be
-        given to `adopt`, once it is clear that it will be run. A worker that was fenced is served as well: what is
-        told here is not that it still is one.
-        """
+        It ends as soon as there are some, after `timeout` seconds, or soon after `until` is set, with whatever it
+        leased; then nothing is on its way any more. A worker that was fenced is served as well: what is told here
+        is not that it still is one.
 
-    async def adopt(self, leases: Sequence[Lease]) -> None:
-        """Learn which ids those jobs go by that were put in by hand without one."""
+        Raises:
+            Unavailable: What was delivered meanwhile is for `recover` to find; so too if this call is cancelled.
+        """
 
     async def recover(self, held: Sequence[Lease], older: float = 0) -> list[Lease]:
         """The jobs that the worker has in the store beyond `held`: their delivery was lost on the way.
@@ -531,12 +581,6 @@ class Consumer(Protocol):
             watch: A read may still be under way: what it fetches is taken from it later.
         """
 
-    async def unblock(self) -> bool:
-        """Let `wait` return soon, with whatever it leased; False if only cancelling it helps.
-
-        Nothing comes of it for a `wait` whose question is still on its way: so ask again.
-        """
-
     async def tidy(self) -> tuple[int, bool]:
         """Remove what dead workers left behind, and find jobs whose worker the store does not know.
 
@@ -545,36 +589,22 @@ class Consumer(Protocol):
             whether there is more to look at, by the next call.
         """
 
-    async def listen(self, heard: Callable[[Notification], None]) -> None:
-        """Call `heard` for each notification, until the connection ends; first with `subscribed`."""
-
-    def heartbeat(self) -> "Heartbeat":
-        """The means to beat from a thread of its own; always as the worker of the moment."""
+    async def listen(self, on_notification: Callable[[Notification], None]) -> None:
+        """Call `on_notification` for each notification, until the connection ends; first with `subscribed`."""
 
 
-class Heartbeat(Protocol):
-    """Says that a worker lives; for one thread, with a connection of its own. Nothing here is async."""
+class SyncConsumer(Protocol):
+    """What can be said for a worker by sync code, over a connection of its own; for one thread at a time."""
 
-    def beat(self, held: Callable[[], Sequence[Lease]], facts: Mapping[str, str]) -> Sequence[Lease]:
-        """Start the worker's lease anew, and so that of all it holds.
+    def beat(self, *beats: Beat) -> Sequence[Beaten]:
+        """Start the leases of workers anew, and so those of all they hold, in one round trip; an answer for each.
 
         Args:
-            held: Tells what the worker holds; called only if somebody has asked to cancel one of its jobs.
-            facts: What to tell of the worker: host, pid, ...
-
-        Returns:
-            Those of them that somebody has asked to cancel; maybe again and again.
-
-        Raises:
-            Fenced: It holds nothing any more.
+            beats: One for each worker; their consumers have this one's `server`.
         """
 
-    def release(self) -> int:
-        """For a worker that is known to be dead: what it held is for the others at once, each delivery counted.
-
-        Returns:
-            How many jobs there were. The store has forgotten the worker.
-        """
+    def release(self, *, refund: bool, watch: bool) -> int:
+        """As `Consumer.release`, also for a worker that is known to be dead."""
 
     def close(self) -> None:
         """Close the connection."""

@@ -55,6 +55,28 @@ def gates() -> Callable[[], Gate]:
     return AsyncioGate
 
 
+class Wakeup:
+    """Wakes one task of the event loop, again and again: it looks what is to be done, then waits here."""
+
+    __slots__ = ("_gate", "_new_gate")
+
+    def __init__(self) -> None:
+        self._new_gate = gates()
+        self._gate = self._new_gate()
+
+    def begin(self) -> None:
+        """Look now: what changes from here on ends the next wait."""
+        self._gate = self._new_gate()
+
+    def wake(self) -> None:
+        """Something has changed."""
+        self._gate.open()
+
+    def wait(self) -> Awaitable[object]:
+        """Wait until something has changed since `begin`."""
+        return self._gate.wait()
+
+
 def threadsafe_caller() -> Callable[[Callable[[], object]], None]:
     """A function that runs another soon in the running event loop; callable from any thread, never blocks.
 

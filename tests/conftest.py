@@ -21,6 +21,7 @@ from redisjobs.worker.contexts import Contexts
 from redisjobs.worker.execution import Means
 from redisjobs.worker.guard import Guard
 from redisjobs.worker.processor import Processor
+from redisjobs.worker.source import Source
 from redisjobs.worker.worker import Worker
 
 _CI = bool(os.environ.get("CI"))
@@ -150,13 +151,21 @@ def slots() -> int:
 @pytest.fixture
 async def processor(queue: JobQueue, slots: int) -> AsyncIterator[Processor]:
     """One run of a worker of the test's `queue`, that has opened, with slots, and does nothing by itself."""
-    processor = Processor(Worker(queue, concurrency=slots).settings, until_idle=False)
+    processor = Processor([Worker(queue, concurrency=slots).settings], until_idle=False)
     guard = Guard()
-    processor.means = Means(guard, Contexts(), processor.threads, None)
-    await processor.consumer.open()
+    processor.pool.means = Means(guard, Contexts(), processor.threads, None)
+    (source,) = processor.sources
+    await source.member.join()
+    source.member.opened = True
     yield processor
-    await processor.consumer.aclose()
+    await source.member.consumer.aclose()
     guard.end()
+
+
+@pytest.fixture
+def source(processor: Processor) -> Source:
+    """The one source of that run."""
+    return processor.sources[0]
 
 
 @pytest.fixture

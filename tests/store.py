@@ -4,7 +4,7 @@ import re
 import secrets
 import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import anyio
 import redis
 
-from redisjobs.driver import Consumer, Counts, Driver, Lease, Reclaimed
+from redisjobs.driver import Beat, Consumer, Counts, Driver, Fenced, Lease, Reclaimed
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver
 from redisjobs.drivers.memory.state import Memory, encoded
 from redisjobs.drivers.memory.worker import join
@@ -20,6 +20,8 @@ from redisjobs.drivers.redis.connection import SyncConnection
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.job import Priority
+from redisjobs.worker.batcher import Batch
+from redisjobs.worker.source import Source
 
 
 async def eventually(condition: Callable[[], object], within: float = 5) -> None:
@@ -54,6 +56,38 @@ async def restore(worker: Consumer) -> int:
         restored, more = await worker.tidy()
         total += restored
     return total
+
+
+class Heart:
+    """The heartbeats of one worker, from the thread of whoever calls."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self.consumer = consumer
+        self.close = consumer.sync.close
+
+    def beat(self, held: Callable[[], Sequence[Lease]], facts: Mapping[str, str]) -> Sequence[Lease]:
+        """Which of the held jobs are to be cancelled; Fenced where the worker is."""
+        (answer,) = self.consumer.sync.beat(Beat(self.consumer, held, facts))
+        if isinstance(answer, Fenced):
+            raise answer
+        return answer
+
+    def release(self) -> int:
+        """Hand back what a dead worker held."""
+        return self.consumer.sync.release(refund=False, watch=True)
+
+
+heart_of = Heart
+
+
+def dispatch(source: Source, leases: Sequence[Lease], asked_at: float = float("inf")) -> None:
+    """Let a source have jobs as if it had claimed them."""
+    source.dispatcher.take(leases, asked_at)
+
+
+def settling(source: Source) -> Batch:
+    """An exchange that settles what there is, and claims nothing."""
+    return Batch(source.dispatcher.leases.next(500), None)
 
 
 async def inherit(heir: Consumer, count: int = 10, *, idle: bool = False) -> list[Lease]:

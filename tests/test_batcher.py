@@ -27,11 +27,9 @@ class Counter:
         self.counts: list[int | None] = []
         self.turns: list[Turn | None] = []
         self.sent: list[Settlements] = []
-        self.answered: list[Batch] = []
-        self.failed: list[tuple[Batch, DriverError | None]] = []
-        self.batcher = Batcher(
-            cast(Consumer, self), 100, lambda batch, _: self.answered.append(batch), lambda *told: self.fail(*told)
-        )
+        self.has_answered: list[Batch] = []
+        self.has_failed: list[tuple[Batch, DriverError | None]] = []
+        self.batcher = Batcher(cast(Consumer, self), 100, self)
 
     async def exchange(
         self, settlements: Settlements, count: int | None, *, turn: Turn | None = None, idle: bool = False
@@ -49,8 +47,11 @@ class Counter:
             raise self.error
         return Exchange()
 
-    def fail(self, batch: Batch, error: DriverError | None) -> None:
-        self.failed.append((batch, error))
+    def answered(self, batch: Batch, answer: Exchange) -> None:
+        self.has_answered.append(batch)
+
+    def failed(self, batch: Batch, error: DriverError | None) -> None:
+        self.has_failed.append((batch, error))
 
 
 def done(*names: str) -> list[Any]:
@@ -96,12 +97,12 @@ async def test_what_was_asked_for_is_known_until_it_comes_whatever_else_is_under
             store.go = anyio.Event()
             for count, asked in counts:
                 exchanges.begin(Batch([], count))
-                assert exchanges.asked == asked
+                assert exchanges.asked() == asked
             await anyio.wait_all_tasks_blocked()
             store.go.set()
             await exchanges.quiet()
 
-        assert (exchanges.asked, exchanges.under_way, len(store.answered)) == (0, 0, 6)
+        assert (exchanges.asked(), exchanges.under_way, len(store.has_answered)) == (0, 0, 6)
         assert not exchanges._scopes  # or they would be kept for as long as the worker works
         assert store.most == 2
 
@@ -110,20 +111,20 @@ async def test_one_that_may_bring_a_job_to_run_alone_is_known_until_it_is_answer
     async with carried() as store:
         exchanges = store.batcher
         exchanges.begin(Batch([], 1))
-        assert not exchanges.brings_one_alone
+        assert not exchanges.brings_one_alone()
         exchanges.begin(Batch([], 1, idle=True))
-        assert exchanges.brings_one_alone
+        assert exchanges.brings_one_alone()
         store.go.set()
         await exchanges.quiet()
-        assert not exchanges.brings_one_alone
+        assert not exchanges.brings_one_alone()
 
         store.go = anyio.Event()
         exchanges.begin(Batch([], 1, idle=True))
         exchanges.begin(Batch([], None))
-        assert exchanges.brings_one_alone
+        assert exchanges.brings_one_alone()
         store.go.set()
         await exchanges.quiet()
-        assert not exchanges.brings_one_alone
+        assert not exchanges.brings_one_alone()
 
 
 @pytest.mark.parametrize("error", [Unavailable("away"), DriverError("refused")])
@@ -136,8 +137,8 @@ async def test_one_that_fails_is_told_with_its_reason_and_is_under_way_no_more(e
     with pytest.raises(type(error)):
         await store.batcher.carry(batch)
 
-    assert store.failed == [(batch, error)]
-    assert (store.batcher.asked, store.batcher.under_way, store.answered) == (0, 0, [])
+    assert store.has_failed == [(batch, error)]
+    assert (store.batcher.asked(), store.batcher.under_way, store.has_answered) == (0, 0, [])
 
 
 async def test_one_is_carried_after_another_failed_for_now() -> None:
@@ -155,7 +156,7 @@ async def test_one_is_carried_after_another_failed_for_now() -> None:
                 store.batcher.begin(Batch([], 1))
             await store.batcher.quiet()
 
-        assert (len(store.failed), len(store.answered)) == (6, 6)
+        assert (len(store.has_failed), len(store.has_answered)) == (6, 6)
 
 
 async def test_one_is_carried_after_another_was_refused_as_the_worker_was_fenced() -> None:
@@ -165,7 +166,7 @@ async def test_one_is_carried_after_another_was_refused_as_the_worker_was_fenced
         store.batcher.begin(Batch(done("a"), 1))
         store.batcher.begin(Batch([], 1))
         await store.batcher.quiet()
-        assert [error for _, error in store.failed] == [store.error] * 2
+        assert [error for _, error in store.has_failed] == [store.error] * 2
         store.error = None
 
         store.batcher.forget()
@@ -173,7 +174,7 @@ async def test_one_is_carried_after_another_was_refused_as_the_worker_was_fenced
             store.batcher.begin(Batch([], 1))
         await store.batcher.quiet()
 
-        assert len(store.answered) == 2
+        assert len(store.has_answered) == 2
 
 
 async def test_those_that_are_broken_off_fail_as_if_the_store_were_away_and_the_next_is_carried() -> None:
@@ -185,12 +186,12 @@ async def test_those_that_are_broken_off_fail_as_if_the_store_were_away_and_the_
         store.batcher.break_off()
         await store.batcher.quiet()
 
-        assert sorted(batch.count or 0 for batch, _ in store.failed) == [1, 2]
-        assert all(isinstance(error, Unavailable) for _, error in store.failed)
+        assert sorted(batch.count or 0 for batch, _ in store.has_failed) == [1, 2]
+        assert all(isinstance(error, Unavailable) for _, error in store.has_failed)
         store.go.set()
         store.batcher.begin(Batch([], 1))
         await store.batcher.quiet()
-        assert len(store.answered) == 1
+        assert len(store.has_answered) == 1
 
 
 @pytest.mark.parametrize("begun", [False, True])
@@ -205,8 +206,8 @@ async def test_each_that_a_cancel_found_waiting_or_under_way_is_told_and_so_is_e
             await anyio.wait_all_tasks_blocked()
     store.batcher.begin(batches[2])
 
-    assert sorted(batch.count or 0 for batch, _ in store.failed) == [1, 2, 3]
-    assert (store.batcher.under_way, store.batcher.asked, store.answered) == (0, 0, [])
+    assert sorted(batch.count or 0 for batch, _ in store.has_failed) == [1, 2, 3]
+    assert (store.batcher.under_way, store.batcher.asked(), store.has_answered) == (0, 0, [])
 
 
 # Turns
@@ -259,13 +260,13 @@ async def test_one_without_an_answer_is_sent_again_as_what_it_was_and_claims_no_
 
     await store.batcher.send_again()
 
-    assert (store.answered, store.batcher.unanswered) == ([batch], [])
+    assert (store.has_answered, store.batcher.unanswered) == ([batch], [])
     assert len(set(lanes(store))) == 1
     assert [[(lease.entry, settlement) for lease, settlement in sent] for sent in store.sent] == [
         [("a-0", Ack()), ("b-0", Ack())]
     ] * 4
     assert store.counts == [5, None, None, None]
-    assert (store.batcher.asked, store.batcher.under_way, store.batcher.brings_one_alone) == (0, 0, False)
+    assert (store.batcher.asked(), store.batcher.under_way, store.batcher.brings_one_alone()) == (0, 0, False)
     await store.batcher.send_again()
     assert len(store.turns) == 4  # there is nothing more to send
 
@@ -311,12 +312,12 @@ async def test_those_that_were_broken_off_or_cancelled_are_sent_again_in_the_ord
         await anyio.wait_all_tasks_blocked()
         store.batcher.break_off()
         await store.batcher.quiet()
-        failed = [batch for batch, _ in store.failed]
+        failed = [batch for batch, _ in store.has_failed]
         assert len(failed) == 2
         assert store.batcher.unanswered == failed
         store.go.set()
         await store.batcher.send_again()
-        assert store.answered == failed
+        assert store.has_answered == failed
 
         store.go = anyio.Event()
         store.batcher.begin(Batch(done("c"), 1))
@@ -343,11 +344,12 @@ async def test_those_without_an_answer_are_given_up_for_good_when_they_concern_n
     for _ in range(2):
         await store.batcher.carry(Batch(done("b"), None))
     assert len(set(lanes(store))) == 4  # their numbers are not used again
-    assert len(store.answered) == 2
+    assert len(store.has_answered) == 2
 
 
 @pytest.mark.parametrize(("slots", "jobs"), [(1, 1), (50, 50), (80, 50), (301, 151), (3000, 500)])
 async def test_a_claim_asks_for_half_of_many_slots_so_that_two_fill_them(slots: int, jobs: int) -> None:
-    processor = Processor(Worker(JobQueue("memory://", "q"), concurrency=slots).settings, until_idle=False)
+    processor = Processor([Worker(JobQueue("memory://", "q"), concurrency=slots).settings], until_idle=False)
+    (source,) = processor.sources
 
-    assert processor._next_batch().count == jobs
+    assert source.exchanger.next_batch().count == jobs

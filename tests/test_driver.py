@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
-from store import MemoryStore, RedisStore, Store, happened, take_over
+from store import MemoryStore, RedisStore, Store, happened, heart_of, take_over
 
 from redisjobs.driver import (
     Ack,
@@ -105,7 +105,7 @@ async def settle(consumer: Consumer, lease: Lease, settlement: Settlement) -> Re
 
 def beat(consumer: Consumer, *held: Lease) -> list[str]:
     """Beat as the holder of some jobs; ids of those that somebody has asked to cancel."""
-    heart = consumer.heartbeat()
+    heart = heart_of(consumer)
     try:
         return [lease.job_id for lease in heart.beat(lambda: held, {"host": "here"})]
     finally:
@@ -542,7 +542,6 @@ async def test_a_job_put_in_and_removed_by_hand_leaves_no_locator(redis_store: R
     await consumer.open()
     entry = store.put(WORK)
     (lease,) = await claim(consumer)
-    await consumer.adopt([lease])
     assert list(store.located()) == [entry]
     heir = store.consumer("w2")
     await heir.open()
@@ -630,7 +629,6 @@ async def test_a_job_put_in_by_hand_has_an_id_however_many_of_its_were_given_awa
     store.put(WORK, Priority.LOW, entry=entry)
 
     leases = await claim(consumer)
-    await consumer.adopt(leases)
 
     assert ids(leases) == [*given, entry + "@low" * 4]  # that one is taken over
     assert [(await found(store, f"{entry}@low")).priority, len(leases)] == [Priority.NORMAL, 8]
@@ -1436,7 +1434,7 @@ async def test_a_fenced_worker_goes_on_under_a_new_id_and_holds_nothing(store: S
     one, two = await worker("w1"), await worker("w2")
     await push(store, "a", "b")
     a, _ = await claim(one)
-    heart = one.heartbeat()
+    heart = heart_of(one)
     await outlive(store, two)
     with pytest.raises(DriverError, match="another worker's, or was a moment ago"):
         await one.open()  # under the same id it would find what others hold by now
@@ -1858,7 +1856,7 @@ async def test_a_cancel_reaches_whoever_holds_the_job_by_the_next_beat_even_if_i
     await push(store, "a", "b", "c")
     theirs = await claim(other, 1)
     leases = await claim(one)
-    with closing(one.heartbeat()) as heart:
+    with closing(heart_of(one)) as heart:
         assert list(heart.beat(lambda: leases, {})) == []
         assert await store.driver.cancel("b") is Reply.CANCELLING
 
@@ -2170,7 +2168,7 @@ async def test_the_jobs_of_a_worker_that_is_known_to_be_dead_are_released_by_its
     one, two = await worker("w1"), await worker("w2")
     await push(store, "a", "b")
     await claim(one)
-    heart = one.heartbeat()
+    heart = heart_of(one)
 
     assert heart.release() == 2
 

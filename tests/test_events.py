@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import anyio
 import pytest
-from store import Store, eventually
+from store import Store, eventually, heart_of
 
 from redisjobs import Fail, JobQueue, Snooze, Worker, logs, recording, sync
 from redisjobs.driver import Ack, DeadLetter, Lease, Release, Reply, RetryLater
@@ -188,7 +188,7 @@ async def test_what_the_store_itself_ended_is_told_though_nobody_held_it(queue: 
         await holder.open()
         while not (await holder.exchange([], 1, idle=True)).leases:
             pass  # the first answer only tells that something was handed back
-        with closing(holder.heartbeat()) as heart:
+        with closing(heart_of(holder)) as heart:
             assert heart.release() == 1
         await holder.aclose()
 

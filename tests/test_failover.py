@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import anyio
 import pytest
 import redis
-from store import eventually
+from store import eventually, heart_of
 
 import redisjobs.sync
 from redisjobs import JobContext, JobQueue, Worker, server
@@ -189,7 +189,7 @@ async def test_an_entry_id_that_came_again_for_another_job_is_not_settled_by_the
     ):
         assert (await consumer.exchange([(lost, settlement)], None)).replies == [Reply.LEASE_LOST]
     assert pair.located() == {"first": f"ready:normal {first.entry}", "another": f"ready:normal {lost.entry}"}
-    heart = consumer.heartbeat()
+    heart = heart_of(consumer)
     heart.beat(list, {})
     with suppress(redisjobs.Unavailable):  # its connection leads to the old primary still
         await old.cancel("another")

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import anyio
 import pytest
-from store import RedisStore, Store, eventually, happened, inherit
+from store import RedisStore, Store, dispatch, eventually, happened, heart_of, inherit
 
 from redisjobs.driver import Ack, Exchange, Fenced, IdTaken, NewJob, Reply, Settlements
 from redisjobs.errors import Unavailable
@@ -15,9 +15,11 @@ from redisjobs.job import JobContext, Priority
 from redisjobs.queue import JobQueue
 from redisjobs.worker.batcher import Batch
 from redisjobs.worker.contexts import Contexts
-from redisjobs.worker.execution import Means
+from redisjobs.worker.dispatcher import Dispatcher
+from redisjobs.worker.execution import Execution, Means
 from redisjobs.worker.guard import Guard
 from redisjobs.worker.processor import Processor
+from redisjobs.worker.source import Source
 from redisjobs.worker.worker import Worker
 
 pytestmark = pytest.mark.anyio
@@ -47,49 +49,49 @@ def slots() -> int:
 
 
 async def test_what_a_read_of_the_old_id_brings_while_a_worker_goes_on_is_not_run(
-    queue: JobQueue, processor: Processor, monkeypatch: pytest.MonkeyPatch
+    queue: JobQueue, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = processor.consumer.worker_id
+    old = source.member.consumer.worker_id
     await queue.driver.push([NewJob("a", JOB)], repeated=False)
-    late = await processor.consumer.wait(1, 1)
-    end = processor.fetcher.end
+    late = await source.member.consumer.wait(1, 1)
+    end = source.fetcher.end
 
     async def end_with_a_reply() -> None:
-        processor._dispatch(late)
+        dispatch(source, late)
         await end()
 
-    monkeypatch.setattr(processor.fetcher, "end", end_with_a_reply)
-    await processor._begin_anew(Fenced(old))
+    monkeypatch.setattr(source.fetcher, "end", end_with_a_reply)
+    await source.recovery.begin_anew(Fenced(old))
 
-    assert processor.consumer.worker_id != old
-    assert (processor.leases.all, processor.slots.busy) == ([], 0)
-    (lease,) = (await processor.consumer.exchange([], 1)).leases  # it was handed back, for anybody
+    assert source.member.consumer.worker_id != old
+    assert (source.dispatcher.leases.all, source.dispatcher._pool.slots.busy) == ([], 0)
+    (lease,) = (await source.member.consumer.exchange([], 1)).leases  # it was handed back, for anybody
     assert lease.deliveries == 2
-    processor._dispatch([lease])
-    assert [held.key for held in processor.leases] == [lease.key]
+    dispatch(source, [lease])
+    assert [held.key for held in source.dispatcher.leases] == [lease.key]
 
 
 async def test_a_worker_that_is_cut_off_as_soon_as_it_has_joined_runs_jobs_under_its_new_id(
-    queue: JobQueue, processor: Processor, monkeypatch: pytest.MonkeyPatch
+    queue: JobQueue, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old, join = processor.consumer.worker_id, processor.consumer.open
+    old, join = source.member.consumer.worker_id, source.member.consumer.open
 
     async def join_and_hang(worker_id: str = "") -> list[str]:
         await join(worker_id)
         await anyio.sleep_forever()
         return []
 
-    monkeypatch.setattr(processor.consumer, "open", join_and_hang)
+    monkeypatch.setattr(source.member.consumer, "open", join_and_hang)
     with anyio.CancelScope() as scope:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(processor._begin_anew, Fenced(old))
-            await eventually(lambda: processor.consumer.worker_id != old)
+            tasks.start_soon(source.recovery.begin_anew, Fenced(old))
+            await eventually(lambda: source.member.consumer.worker_id != old)
             scope.cancel()
 
-    assert processor.settings.worker_id == processor.consumer.worker_id
+    assert source.member.settings.worker_id == source.member.consumer.worker_id
     await queue.driver.push([NewJob("a", JOB)], repeated=False)
-    processor._dispatch((await processor.consumer.exchange([], 1)).leases)
-    assert len(processor.leases) == 1
+    dispatch(source, (await source.member.consumer.exchange([], 1)).leases)
+    assert len(source.dispatcher.leases) == 1
 
 
 async def test_a_worker_whose_first_id_was_fenced_before_it_heard_that_it_had_joined_takes_another(
@@ -97,24 +99,25 @@ async def test_a_worker_whose_first_id_was_fenced_before_it_heard_that_it_had_jo
 ) -> None:
     worker = Worker(queue)
     first, tries = worker.worker_id, list[str]()
-    processor = Processor(worker.settings, until_idle=True)
-    join = processor.consumer.open
+    processor = Processor([worker.settings], until_idle=True)
+    (source,) = processor.sources
+    join = source.member.consumer.open
 
     async def join_unheard(worker_id: str = "") -> list[str]:
         tries.append(worker_id)
         said = await join(worker_id)
         if len(tries) == 1:
-            await processor.consumer.release(refund=False, watch=True)
+            await source.member.consumer.release(refund=False, watch=True)
             raise Unavailable("the reply was lost, as the test says")
         return said
 
-    monkeypatch.setattr(processor.consumer, "open", join_unheard)
-    await processor._open()
+    monkeypatch.setattr(source.member.consumer, "open", join_unheard)
+    await source.member.join()
 
     assert tries[:2] == [first, first]
     assert tries[2] != first
-    assert processor.settings.worker_id == processor.consumer.worker_id == tries[2]
-    await processor.consumer.aclose()
+    assert source.member.settings.worker_id == source.member.consumer.worker_id == tries[2]
+    await source.member.consumer.aclose()
 
 
 async def test_an_id_that_another_worker_has_is_refused_at_the_first_try(queue: JobQueue, store: Store) -> None:
@@ -129,13 +132,13 @@ async def test_what_has_ended_is_noted_only_while_missed_jobs_are_looked_for(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noted: list[object] = []
-    let_go = Processor._let_go
+    let_go = Dispatcher.let_go
 
-    def spy(processor: Processor, run: object) -> None:
-        let_go(processor, run)  # type: ignore[arg-type]
-        noted.append(processor.leases._ended)
+    def spy(dispatcher: Dispatcher, run: Execution) -> None:
+        let_go(dispatcher, run)
+        noted.append(dispatcher.leases._ended)
 
-    monkeypatch.setattr(Processor, "_let_go", spy)
+    monkeypatch.setattr(Dispatcher, "let_go", spy)
     await queue.driver.push([NewJob(f"job-{n}", JOB) for n in range(20)], repeated=False)
     await Worker(queue).run(until_idle=True)
 
@@ -185,7 +188,7 @@ async def test_a_dead_worker_of_a_short_lease_is_found_after_the_clock_was_set_b
 async def test_a_cancel_from_before_a_worker_knew_of_its_job_is_heard_once_the_job_is_found(store: Store) -> None:
     worker = store.consumer("w")
     await worker.open()
-    heart = worker.heartbeat()
+    heart = heart_of(worker)
     await store.driver.push([NewJob("a", JOB)], repeated=False)
     await worker.wait(1, 1)  # whose reply is lost, let us say
     assert await store.driver.cancel("a") is Reply.CANCELLING
@@ -202,23 +205,23 @@ async def test_a_cancel_from_before_a_worker_knew_of_its_job_is_heard_once_the_j
 
 
 async def test_a_job_that_was_found_and_has_run_is_not_run_again_by_the_late_reply_that_brought_it(
-    queue: JobQueue, processor: Processor, store: Store, monkeypatch: pytest.MonkeyPatch
+    queue: JobQueue, source: Source, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processor.clock, "vouches", lambda lease, now: True)
+    monkeypatch.setattr(source._clock, "vouches", lambda lease, now: True)
     await queue.driver.push([NewJob("a", JOB)], repeated=False)
     asked_at = time.monotonic()
-    late = await processor.consumer.wait(1, 1)
-    store.age(processor.settings.lease + 1)
+    late = await source.member.consumer.wait(1, 1)
+    store.age(source.member.settings.lease + 1)
 
-    await processor._find_missed()
+    await source.recovery.find_missed()
 
-    (run,) = processor.leases
+    (run,) = source.dispatcher.leases
     assert run.lease.job_id == "a"
-    processor._let_go(run)
-    processor._dispatch(late, asked_at)
-    assert processor.leases.all == []
-    processor._dispatch(late, time.monotonic())  # asked for since: a delivery of its own
-    assert [held.key for held in processor.leases] == [run.key]
+    source.dispatcher.let_go(run)
+    dispatch(source, late, asked_at)
+    assert source.dispatcher.leases.all == []
+    dispatch(source, late, time.monotonic())  # asked for since: a delivery of its own
+    assert [held.key for held in source.dispatcher.leases] == [run.key]
 
 
 @pytest.mark.parametrize("lost", [True, False])
@@ -227,19 +230,21 @@ async def test_a_worker_whose_read_may_still_be_served_is_looked_after_when_it_h
 ) -> None:
     async with JobQueue(redis_store.driver, redis_store.queue_name) as queue:
         worker = Worker(queue)
-        processor = Processor(worker.settings, until_idle=False)
-        processor.means = Means(Guard(), Contexts(), processor.threads, None)
-        await processor._open()
+        processor = Processor([worker.settings], until_idle=False)
+        (source,) = processor.sources
+        processor.pool.means = Means(Guard(), Contexts(), processor.threads, None)
+        await source.member.join()
+        source.member.opened = True
         if lost:
-            processor._failed(Batch([], 1), Unavailable("the reply was lost, as the test says"))
-            await processor._recover()
+            source.exchanger.failed(Batch([], 1), Unavailable("the reply was lost, as the test says"))
+            await source.recovery.recover()
         await processor._close()
 
         assert bool(redis_store.admin.exists(f"{redis_store.prefix}fenced")) is lost
         if lost:
             redis_store.put({"name": "work", "parameters": '{"number": 1}'})
             redis_store.admin.xreadgroup("workers", worker.worker_id, {redis_store.stream(): ">"})
-            redis_store.clock.step(processor.settings.lease)
+            redis_store.clock.step(source.member.settings.lease)
             heir = redis_store.consumer("heir")
             (lease,) = await inherit(heir)
             await heir.exchange([(lease, Ack())], 0)
@@ -279,71 +284,76 @@ async def test_a_fenced_worker_cancels_its_handlers_though_a_call_of_its_own_han
             await queue.push(Long())
             await started.wait()
             assert worker._processor is not None
-            monkeypatch.setattr(worker._processor.consumer, "reclaim", hang)
+            monkeypatch.setattr(worker._processor.sources[0].member.consumer, "reclaim", hang)
             await hangs.wait()
             await fence(store, worker.worker_id)
-            worker._processor.heartbeat.hurry()
+            worker._processor.sources[0].beats.heartbeat.hurry()
 
             await cancelled.wait()
             worker.stop_now()
 
 
 async def test_once_a_worker_has_heard_that_it_was_fenced_it_begins_no_job(
-    queue: JobQueue, processor: Processor
+    queue: JobQueue, source: Source
 ) -> None:
     """It may hear of it while a call of its own is under way, and a read of its old id may still be served."""
     await queue.driver.push([NewJob("a", JOB)], repeated=False)
-    leases = await processor.consumer.wait(1, 1)
+    leases = await source.member.consumer.wait(1, 1)
 
-    processor._hear_of_fence(Fenced(processor.consumer.worker_id))
-    processor._dispatch(leases, time.monotonic())
+    source.fenced(Fenced(source.member.consumer.worker_id))
+    dispatch(source, leases, time.monotonic())
 
-    assert (processor.leases.all, processor.slots.busy) == ([], 0)
-    await processor._begin_anew(Fenced(processor.consumer.worker_id))
-    processor._dispatch((await processor.consumer.exchange([], 1)).leases)
-    assert len(processor.leases) == 1
+    assert (source.dispatcher.leases.all, source.dispatcher._pool.slots.busy) == ([], 0)
+    await source.recovery.begin_anew(Fenced(source.member.consumer.worker_id))
+    dispatch(source, (await source.member.consumer.exchange([], 1)).leases)
+    assert len(source.dispatcher.leases) == 1
 
 
 async def test_a_settlement_of_which_no_answer_came_is_not_counted_as_refused(
     queue: JobQueue, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("WARNING")
-    processor = Processor(Worker(queue).settings, until_idle=True)
-    exchange, lost = processor.consumer.exchange, list[str]()
+    processor = Processor([Worker(queue).settings], until_idle=True)
+    (source,) = processor.sources
+    exchange, lost = source.member.consumer.exchange, list[str]()
 
     async def lose_one(settlements: Settlements, count: int, **options: Any) -> Exchange:
         answer = await exchange(settlements, count, **options)
         if settlements and not lost:
-            lost.append(processor.consumer.worker_id)
-            await processor.consumer.release(refund=False, watch=True)  # fenced before it hears the answer
+            lost.append(source.member.consumer.worker_id)
+            await source.member.consumer.release(refund=False, watch=True)  # fenced before it hears the answer
             raise Unavailable("the reply was lost, as the test says")
         return answer
 
-    monkeypatch.setattr(processor.consumer, "exchange", lose_one)
+    monkeypatch.setattr(source.member.consumer, "exchange", lose_one)
     await queue.driver.push([NewJob("a", JOB)], repeated=False)
     await processor.run()
 
-    assert lost != [processor.settings.worker_id]
+    assert lost != [source.member.settings.worker_id]
     assert happened(await queue.counts()) == {"pushed": 1, "completed": 1}
-    assert processor.refused == 0
+    assert source.dispatcher.refused == 0
     assert "job a: it was settled, or is another's; no answer came" in caplog.messages
 
 
 async def test_an_outcome_that_was_on_its_way_as_its_job_was_handed_back_by_hand_and_taken_again_is_settled_once(
-    queue: JobQueue, processor: Processor
+    queue: JobQueue, source: Source
 ) -> None:
     """The store can't tell such a delivery from the first one, so the outcome of the one is that of the other."""
     await queue.driver.push([NewJob("a", JOB)], repeated=False)
-    (lease,) = (await processor.consumer.exchange([], 1)).leases
-    processor._dispatch([lease])
-    (run,) = processor.leases
+    (lease,) = (await source.member.consumer.exchange([], 1)).leases
+    dispatch(source, [lease])
+    (run,) = source.dispatcher.leases
     run.over, run.settlement = True, Ack()
     batch = Batch([run], None)
-    processor._dispatch([replace(lease)])
+    dispatch(source, [replace(lease)])
 
-    processor._answered(batch, await processor.consumer.exchange(batch.settlements, None))
+    source.exchanger.answered(batch, await source.member.consumer.exchange(batch.settlements, None))
 
-    assert (processor.leases.all, processor.leases.unsettled, processor.refused) == ([], [], 0)
+    assert (source.dispatcher.leases.all, source.dispatcher.leases.unsettled, source.dispatcher.refused) == (
+        [],
+        [],
+        0,
+    )
 
 
 async def test_a_worker_whose_consumer_was_removed_by_hand_takes_its_job_again_and_goes_on_with_it(
@@ -365,7 +375,7 @@ async def test_a_worker_whose_consumer_was_removed_by_hand_takes_its_job_again_a
             await eventually(lambda: len(runs) == 1)
             store.admin.xgroup_delconsumer(store.stream(), "workers", worker.worker_id)
             assert worker._processor is not None
-            worker._processor.reclaimer.tidy_at = 0
+            worker._processor.sources[0].reclaimer.tidy_at = 0
 
             await eventually(lambda: [name for _, name, _ in store.pending()] == [worker.worker_id], within=20)
             ends.set()

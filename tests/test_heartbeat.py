@@ -4,10 +4,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import pytest
 
-from redisjobs.driver import Fenced, Lease
+from redisjobs.driver import Beat, Beaten, Fenced, Lease
 from redisjobs.errors import Unavailable
 from redisjobs.worker.heartbeat import Heartbeat
 
@@ -28,15 +29,9 @@ class Bench:
         self.looks = threading.Semaphore(0)
         self.closed = False
         self._failing, self._error = failing, error
-        self.heartbeat = Heartbeat(
-            self,
-            lease,
-            held=self.held,
-            facts=self.facts,
-            beaten=self.beaten,
-            fenced=self.fenced,
-            look=self.look,
-        )
+        self.beat_at = 0.0
+        self.is_beating = True
+        self.heartbeat = Heartbeat([self], lease, self.look)
 
     def _maybe_fail(self, part: str) -> None:
         if part == self._failing and self.failures_left:
@@ -52,11 +47,23 @@ class Bench:
         self._maybe_fail("facts")
         return {}
 
-    def beat(self, held: Callable[[], Sequence[Lease]], facts: Mapping[str, str]) -> Sequence[Lease]:
-        self._maybe_fail("beat")
-        return held()
+    @property
+    def consumer(self) -> Any:
+        return self
 
-    def beaten(self, cancelled: Sequence[Lease]) -> None:
+    @property
+    def sync(self) -> Any:
+        return self
+
+    def beat(self, beat: Beat) -> Sequence[Beaten]:
+        try:
+            self._maybe_fail("beat")
+        except Fenced as error:
+            return [error]
+        return [beat.held()]
+
+    def beaten(self, began: float, cancelled: Sequence[Lease]) -> None:
+        self.beat_at = began
         self._maybe_fail("beaten")
         if not self.failures_left:
             self.beaten_after_it.set()
@@ -121,15 +128,15 @@ def test_it_beats_again_when_there_is_no_thread_left_to_say_what_failed(
 
 def test_while_beats_fail_none_counts_as_having_got_through(run: Callable[[Bench], Bench]) -> None:
     bench = Bench("beat", Unavailable("away"), times=10**9)
-    beat_at = run(bench).heartbeat.beat_at
+    beat_at = run(bench).beat_at
 
     assert not bench.beaten_after_it.wait(0.5)
 
-    assert bench.heartbeat.beat_at == beat_at
+    assert bench.beat_at == beat_at
     bench.failures_left = 0
     assert bench.beaten_after_it.wait(SOON)
     bench.heartbeat.stop(SOON)
-    assert bench.heartbeat.beat_at > beat_at
+    assert bench.beat_at > beat_at
     assert not bench.heartbeat.broken
 
 
@@ -141,7 +148,7 @@ def test_a_worker_beats_again_and_again_before_its_lease_is_over(run: Callable[[
         assert bench.beats.acquire(timeout=SOON)
 
     assert time.monotonic() - began < SOON
-    assert time.monotonic() - bench.heartbeat.beat_at < SOON
+    assert time.monotonic() - bench.beat_at < SOON
 
 
 def test_the_first_beat_is_at_once_and_the_next_not_before_its_time(run: Callable[[Bench], Bench]) -> None:
@@ -185,30 +192,30 @@ def test_a_beat_counts_from_when_it_was_begun_and_a_worker_that_has_just_begun_a
     begun, answer = threading.Event(), threading.Event()
 
     class Slow(Bench):
-        def beat(self, held: Callable[[], Sequence[Lease]], facts: Mapping[str, str]) -> Sequence[Lease]:
+        def beat(self, beat: Beat) -> Sequence[Beaten]:
             begun.set()
             assert answer.wait(SOON)
-            return ()
+            return [()]
 
     bench = Slow(lease=LONG)
-    bench.heartbeat.beat_at = 0.0
+    bench.beat_at = 0.0
 
     run(bench)
     assert begun.wait(SOON)
     started = time.monotonic()
-    assert bench.heartbeat.beat_at > 0
+    assert bench.beat_at == 0
     time.sleep(0.05)
     answer.set()
     assert bench.beats.acquire(timeout=SOON)
 
-    assert bench.heartbeat.beat_at <= started
+    assert 0 < bench.beat_at <= started
 
 
 def test_a_worker_that_is_fenced_is_told_and_its_heartbeat_goes_on_for_whoever_it_is_next(
     run: Callable[[Bench], Bench],
 ) -> None:
     bench = Bench("beat", Fenced("w1"), times=1)
-    bench.heartbeat.beat_at = 0.0
+    bench.beat_at = 0.0
 
     run(bench)
 
@@ -220,12 +227,12 @@ def test_a_worker_that_is_fenced_is_told_and_its_heartbeat_goes_on_for_whoever_i
 
 def test_a_beat_that_was_refused_as_the_worker_is_fenced_is_no_sign_of_life(run: Callable[[Bench], Bench]) -> None:
     bench = Bench("beat", Fenced("w1"), times=10**9)
-    beat_at = run(bench).heartbeat.beat_at
+    beat_at = run(bench).beat_at
 
     for _ in range(2):
         assert bench.fences.acquire(timeout=SOON)
 
-    assert bench.heartbeat.beat_at == beat_at
+    assert bench.beat_at == beat_at
 
 
 def test_that_whoever_is_told_of_the_fence_fails_does_not_end_the_heartbeat(run: Callable[[Bench], Bench]) -> None:
@@ -261,10 +268,10 @@ def test_a_heartbeat_that_hangs_in_a_beat_is_waited_for_no_longer_than_asked_nor
     asked, answer = threading.Event(), threading.Event()
 
     class Hanging(Bench):
-        def beat(self, held: Callable[[], Sequence[Lease]], facts: Mapping[str, str]) -> Sequence[Lease]:
+        def beat(self, beat: Beat) -> Sequence[Beaten]:
             asked.set()
             answer.wait(4 * SOON)
-            return ()
+            return [()]
 
     bench = Hanging()
     bench.heartbeat.start()
@@ -342,11 +349,11 @@ def test_a_beat_has_the_facts_and_may_ask_what_is_held_and_the_cancels_that_it_h
         def facts(self) -> Mapping[str, str]:
             return {"host": "here"}
 
-        def beat(self, held: Callable[[], Sequence[Lease]], facts: Mapping[str, str]) -> Sequence[Lease]:
-            told.append((held(), facts))
-            return held()
+        def beat(self, beat: Beat) -> Sequence[Beaten]:
+            told.append((beat.held(), beat.facts))
+            return [beat.held()]
 
-        def beaten(self, cancelled: Sequence[Lease]) -> None:
+        def beaten(self, began: float, cancelled: Sequence[Lease]) -> None:
             cancels.append(cancelled)
             beaten.set()
 
@@ -366,13 +373,13 @@ def test_a_beat_that_took_longer_than_its_turn_is_followed_by_the_next_at_once()
     thrice = threading.Event()
 
     class Slow(Bench):
-        def beat(self, held: Callable[[], Sequence[Lease]], facts: Mapping[str, str]) -> Sequence[Lease]:
+        def beat(self, beat: Beat) -> Sequence[Beaten]:
             begun.append(time.monotonic())
             if len(begun) == 3:
                 thrice.set()
             elif len(begun) < 3:
                 time.sleep(0.6)
-            return ()
+            return [()]
 
     bench = Slow(lease=1.5)  # a beat every half second
     bench.heartbeat.start()

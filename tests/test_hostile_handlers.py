@@ -656,11 +656,12 @@ async def test_a_worker_beats_whatever_becomes_of_what_is_said_of_it(
         with anyio.fail_after(20):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(worker.run)
-                await eventually(lambda: worker._processor and worker._processor.leases)
+                await eventually(lambda: worker._processor and worker._processor.sources[0].dispatcher.leases)
                 monkeypatch.setattr(threading.Thread, "start", no_thread)
                 assert worker._processor is not None
-                heart = worker._processor.heartbeat
-                beat = heart._heart.beat
+                heart = worker._processor.sources[0].beats.heartbeat
+                sync = worker._processor.sources[0].member.consumer.sync
+                beat = sync.beat
 
                 def failing(*arguments: Any) -> Any:
                     beats.append(1)
@@ -668,10 +669,10 @@ async def test_a_worker_beats_whatever_becomes_of_what_is_said_of_it(
                         raise ValueError("no beat")
                     return beat(*arguments)
 
-                monkeypatch.setattr(heart._heart, "beat", failing)
+                monkeypatch.setattr(sync, "beat", failing)
                 await eventually(lambda: len(beats) > 5)
                 finish.set()
-                await eventually(lambda: worker._processor and not worker._processor.leases)
+                await eventually(lambda: worker._processor and not worker._processor.sources[0].dispatcher.leases)
                 worker.stop()
     finally:
         log.removeHandler(handler)
@@ -819,7 +820,7 @@ def test_a_worker_that_waits_for_work_outlasts_a_handler_that_cancels_all_tasks(
             running = asyncio.create_task(worker.run())
             async with asyncio.timeout(20):
                 for number in range(3):
-                    await eventually(lambda: worker._processor and worker._processor.fetcher.waiting)
+                    await eventually(lambda: worker._processor and worker._processor.sources[0].fetcher.waiting)
                     with suppress(asyncio.CancelledError):  # these are this task's own, too
                         await queue.push(Work(number))
                         await eventually(partial(ran.__contains__, number))
@@ -834,7 +835,9 @@ def test_a_worker_that_waits_for_work_outlasts_a_handler_that_cancels_all_tasks(
                 assert info is not None
                 assert info.state is State.RUNNING
                 await queue.cancel(job_id)
-                await eventually(lambda: not worker._processor or not worker._processor.leases)
+                await eventually(
+                    lambda: not worker._processor or not worker._processor.sources[0].dispatcher.leases
+                )
                 worker.stop()
                 await running
 
@@ -1368,8 +1371,9 @@ async def test_a_worker_that_dies_of_an_unexpected_error_counts_the_deliveries_o
     async def spoil() -> None:
         await started.wait()
         assert worker._processor is not None
-        monkeypatch.setattr(worker._processor, "_turn", fail)
-        worker._processor.wakeup.open()
+        (source,) = worker._processor.sources
+        monkeypatch.setattr(source, "_step", fail)
+        source._wakeup.wake()
 
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:

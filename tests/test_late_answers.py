@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 
 import anyio
 import pytest
-from store import MemoryStore, RedisStore, Store, eventually, take_over
+from store import MemoryStore, RedisStore, Store, dispatch, eventually, heart_of, settling, take_over
 
 from redisjobs import JobQueue, State, Worker
-from redisjobs.driver import Consumer, Exchange, Fenced, Lease, Notification, Settlement, Settlements, Turn
-from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryHeartbeat
-from redisjobs.drivers.redis.consumer import RedisConsumer, RedisHeartbeat
+from redisjobs.driver import Beaten, Consumer, Exchange, Fenced, Lease, Notification, Settlement, Settlements, Turn
+from redisjobs.drivers.memory.driver import MemoryConsumer, SyncMemoryConsumer
+from redisjobs.drivers.redis.consumer import RedisConsumer, SyncRedisConsumer
 from redisjobs.errors import Unavailable
 from redisjobs.job import JobContext, Priority
 from redisjobs.outcome import CancelAsked, Done, LeaseGone, Outcome, Raised
@@ -24,6 +24,7 @@ from redisjobs.worker.clock import Clock
 from redisjobs.worker.fetcher import Fetcher
 from redisjobs.worker.guard import keep_up
 from redisjobs.worker.processor import Processor
+from redisjobs.worker.source import Source
 
 pytestmark = pytest.mark.anyio
 
@@ -66,12 +67,12 @@ def give_to(store: Store, lease: Lease, to: str) -> None:
         store.admin.xclaim(store.stream(priority), "workers", to, 0, [lease.entry], **options)
 
 
-def in_touch(processor: Processor, store: Store, seconds: float) -> None:
+def in_touch(source: Source, store: Store, seconds: float) -> None:
     """As if the store had answered for so many seconds, and its clock had run evenly."""
     now, now_ms = time.monotonic(), store.clock()
     for i in range(1001):
         ago = seconds * (1 - i / 1000)
-        processor.clock.hear(now_ms - ago * 1000, now - ago, now - ago)
+        source._clock.hear(now_ms - ago * 1000, now - ago, now - ago)
 
 
 @asynccontextmanager
@@ -82,96 +83,96 @@ async def other(store: Store, lease: float = 15) -> AsyncIterator[Consumer]:
     await consumer.aclose()
 
 
-def beat(processor: Processor) -> None:
+def beat(source: Source) -> None:
     """Beat once, as its heartbeat would."""
-    heart = processor.consumer.heartbeat()
+    heart = heart_of(source.member.consumer)
     heart.beat(lambda: (), {})
     heart.close()
 
 
 async def test_a_job_handed_back_and_claimed_again_before_that_is_answered_is_not_forgotten(
-    queue: JobQueue, processor: Processor
+    queue: JobQueue, source: Source
 ) -> None:
     await queue.push_many([Work(1), Work(2)])
-    first = await processor.consumer.exchange([], 2)
-    processor._dispatch(first.leases)  # for one there is no slot
-    handing_back, claiming = processor._next_batch(), Batch([], 1)
-    handed_back = await processor.consumer.exchange(handing_back.settlements, None)
-    claimed = await claim(processor.consumer, 1)
+    first = await source.member.consumer.exchange([], 2)
+    dispatch(source, first.leases)  # for one there is no slot
+    handing_back, claiming = source.exchanger.next_batch(), Batch([], 1)
+    handed_back = await source.member.consumer.exchange(handing_back.settlements, None)
+    claimed = await claim(source.member.consumer, 1)
     assert [lease.job_id for lease in claimed.leases] == [first.leases[1].job_id]
 
-    processor._answered(claiming, claimed)
-    processor._answered(handing_back, handed_back)
+    source.exchanger.answered(claiming, claimed)
+    source.exchanger.answered(handing_back, handed_back)
 
-    (run,) = processor.leases.unsettled
+    (run,) = source.dispatcher.leases.unsettled
     assert run.lease is claimed.leases[0]
-    await processor.consumer.exchange(processor._next_batch().settlements, None)
+    await source.member.consumer.exchange(source.exchanger.next_batch().settlements, None)
     assert len(await queue.jobs(State.READY)) == 1
 
 
 async def test_a_job_that_ran_and_was_handed_back_by_hand_meanwhile_is_settled_after_all(
-    queue: JobQueue, processor: Processor, store: Store
+    queue: JobQueue, source: Source, store: Store
 ) -> None:
-    held = await run_one(queue, processor, Raised(ValueError("once more")))
-    settling = processor._next_batch()
+    held = await run_one(queue, source, Raised(ValueError("once more")))
+    settling = source.exchanger.next_batch()
     give_to(store, held, "released")
-    answer = await processor.consumer.exchange(settling.settlements, None)
-    await processor.consumer.reclaim()  # which finds that something was handed back
-    again = (await claim(processor.consumer, 1)).leases
+    answer = await source.member.consumer.exchange(settling.settlements, None)
+    await source.member.consumer.reclaim()  # which finds that something was handed back
+    again = (await claim(source.member.consumer, 1)).leases
     assert len(again) == 1
 
-    processor._dispatch(again)
-    processor._answered(settling, answer)
-    settling = processor._next_batch()
-    processor._answered(settling, await processor.consumer.exchange(settling.settlements, None))
+    dispatch(source, again)
+    source.exchanger.answered(settling, answer)
+    settling = source.exchanger.next_batch()
+    source.exchanger.answered(settling, await source.member.consumer.exchange(settling.settlements, None))
 
-    assert processor.leases.all == []
+    assert source.dispatcher.leases.all == []
     counts = await queue.counts()
-    assert (counts.running, counts.totals["retried"], processor.refused) == (0, 1, 0)
+    assert (counts.running, counts.totals["retried"], source.dispatcher.refused) == (0, 1, 0)
 
 
 async def test_of_jobs_of_a_dead_worker_that_come_with_one_of_our_own_none_is_forgotten(
-    queue: JobQueue, processor: Processor, store: Store
+    queue: JobQueue, source: Source, store: Store
 ) -> None:
     await queue.push_many([Work(1), Work(2)])
-    (ours,) = (await processor.consumer.exchange([], 1)).leases
-    processor._dispatch([ours])
+    (ours,) = (await source.member.consumer.exchange([], 1)).leases
+    dispatch(source, [ours])
     async with other(store) as dead:
         assert len((await claim(dead, 1)).leases) == 1
     store.age(60)
-    beat(processor)
+    beat(source)
     give_to(store, ours, "released")
-    assert (await take_over(processor.consumer)).jobs == 1
+    assert (await take_over(source.member.consumer)).jobs == 1
 
-    processor._dispatch((await claim(processor.consumer, 2)).leases)
+    dispatch(source, (await claim(source.member.consumer, 2)).leases)
 
-    assert len(processor.leases) == 2
-    (too_many,) = processor.leases.unsettled
-    await processor.consumer.exchange(processor._next_batch().settlements, None)
+    assert len(source.dispatcher.leases) == 2
+    (too_many,) = source.dispatcher.leases.unsettled
+    await source.member.consumer.exchange(source.exchanger.next_batch().settlements, None)
     assert [job.job_id for job in await queue.jobs(State.READY)] == [too_many.lease.job_id]
     assert [job.job_id for job in await queue.jobs(State.RUNNING)] == [ours.job_id]
 
 
 async def test_a_job_for_which_there_was_no_slot_is_handed_back_once_by_a_worker_that_ends(
-    queue: JobQueue, processor: Processor
+    queue: JobQueue, source: Source
 ) -> None:
     await queue.push_many([Work(1), Work(2)])
-    processor._dispatch((await processor.consumer.exchange([], 2)).leases)
+    dispatch(source, (await source.member.consumer.exchange([], 2)).leases)
 
-    await processor._drain()
+    await source.drain()
 
-    assert processor.refused == 0
+    assert source.dispatcher.refused == 0
     totals = (await queue.counts()).totals
     assert (totals["released"], len(await queue.jobs(State.READY))) == (2, 2)
 
 
-async def run_one(queue: JobQueue, processor: Processor, outcome: Outcome = _DONE) -> Lease:
+async def run_one(queue: JobQueue, source: Source, outcome: Outcome = _DONE) -> Lease:
     """Let a job come to something that is yet to be settled."""
     await queue.push(Work())
-    processor._dispatch((await claim(processor.consumer, 1)).leases)
-    (run,) = (run for run in processor.leases if not run.over)
-    processor.slots.busy -= 1
-    processor._ran(run, outcome)
+    dispatch(source, (await claim(source.member.consumer, 1)).leases)
+    (run,) = (run for run in source.dispatcher.leases if not run.over)
+    source.dispatcher._pool.slots.busy -= 1
+    source.dispatcher.ran(run, outcome)
     return run.lease
 
 
@@ -198,21 +199,21 @@ class Wire:
 
 
 async def test_a_worker_tells_how_many_settlements_were_refused_and_counts_what_it_sent_again_once(
-    queue: JobQueue, processor: Processor, store: Store, monkeypatch: pytest.MonkeyPatch
+    queue: JobQueue, source: Source, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wire = Wire(processor.consumer, monkeypatch)
+    wire = Wire(source.member.consumer, monkeypatch)
 
     async def settle(lost: str, *, ours: bool) -> None:
-        held = await run_one(queue, processor, Raised(ValueError("once more")))
+        held = await run_one(queue, source, Raised(ValueError("once more")))
         if not ours:
             give_to(store, held, "other")
         wire.loses = [lost] if lost else []
         if lost:
             with pytest.raises(Unavailable):
-                await processor.batcher.carry(processor._next_batch(asks=False))
-            await processor.batcher.send_again()
+                await source.exchanger.batcher.carry(settling(source))
+            await source.exchanger.batcher.send_again()
         else:
-            await processor.batcher.carry(processor._next_batch(asks=False))
+            await source.exchanger.batcher.carry(settling(source))
 
     for lost, ours, refused in (
         ("", False, "1"),
@@ -222,23 +223,27 @@ async def test_a_worker_tells_how_many_settlements_were_refused_and_counts_what_
         ("question", True, "3"),
     ):
         await settle(lost, ours=ours)
-        assert processor._facts()["refused"] == refused
+        assert source.beats.facts()["refused"] == refused
 
 
 async def test_outcomes_of_a_worker_that_is_fenced_count_as_refused_and_are_told(
-    queue: JobQueue, processor: Processor, store: Store, caplog: pytest.LogCaptureFixture
+    queue: JobQueue, source: Source, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    held = await run_one(queue, processor)
+    held = await run_one(queue, source)
     store.age(60)
     async with other(store) as heir:
         assert (await take_over(heir)).jobs == 1
 
     with pytest.raises(Fenced) as fenced:
-        await processor.batcher.carry(processor._next_batch(asks=False))
-    await processor._begin_anew(fenced.value)
+        await source.exchanger.batcher.carry(settling(source))
+    await source.recovery.begin_anew(fenced.value)
 
-    assert (processor.refused, processor.leases.all, processor.batcher.unanswered) == (1, [], [])
+    assert (source.dispatcher.refused, source.dispatcher.leases.all, source.exchanger.batcher.unanswered) == (
+        1,
+        [],
+        [],
+    )
     assert f"job {held.job_id} (?" in caplog.text
     assert "the lease was lost before it was settled; nothing was written" in caplog.text
     assert [job.deliveries for job in await queue.jobs(State.READY)] == [1]
@@ -247,90 +252,90 @@ async def test_outcomes_of_a_worker_that_is_fenced_count_as_refused_and_are_told
 @pytest.mark.parametrize("lost", ["question", "answer"])
 async def test_what_had_no_answer_is_sent_again_with_its_turn_and_reported_by_the_first_answer(
     queue: JobQueue,
-    processor: Processor,
+    source: Source,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     lost: str,
 ) -> None:
     caplog.set_level(logging.INFO)
-    wire = Wire(processor.consumer, monkeypatch)
-    await run_one(queue, processor)
+    wire = Wire(source.member.consumer, monkeypatch)
+    await run_one(queue, source)
     wire.sent.clear()
     wire.loses = [lost, "question", "answer"]
 
     with pytest.raises(Unavailable, match=f"the {lost} was lost"):
-        await processor.batcher.carry(processor._next_batch())
+        await source.exchanger.batcher.carry(source.exchanger.next_batch())
     for _ in range(2):
         with pytest.raises(Unavailable):
-            await processor.batcher.send_again()
-    await processor.batcher.send_again()
+            await source.exchanger.batcher.send_again()
+    await source.exchanger.batcher.send_again()
 
     assert len({turn for turn, _, _ in wire.sent}) == 1
     assert all(settlements == wire.sent[0][1] for _, settlements, _ in wire.sent)
     assert [count for _, _, count in wire.sent[1:]] == [None] * 3  # the claim is not made again
     totals = (await queue.counts()).totals
-    assert (totals["completed"], processor.leases.all, processor.refused) == (1, [], 0)
+    assert (totals["completed"], source.dispatcher.leases.all, source.dispatcher.refused) == (1, [], 0)
     replies = [record.__dict__["reply"] for record in caplog.records if "reply" in record.__dict__]
     assert replies == ["OK"]
 
 
 async def test_an_exchange_after_one_that_had_no_answer_has_a_turn_of_its_own(
-    queue: JobQueue, processor: Processor, monkeypatch: pytest.MonkeyPatch
+    queue: JobQueue, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wire = Wire(processor.consumer, monkeypatch)
-    await run_one(queue, processor)
+    wire = Wire(source.member.consumer, monkeypatch)
+    await run_one(queue, source)
     wire.sent.clear()
     wire.loses = ["answer"]
     with pytest.raises(Unavailable):
-        await processor.batcher.carry(processor._next_batch(asks=False))
-    await processor.batcher.send_again()
+        await source.exchanger.batcher.carry(settling(source))
+    await source.exchanger.batcher.send_again()
 
     for _ in range(3):
-        await run_one(queue, processor)
-        await processor.batcher.carry(processor._next_batch(asks=False))
+        await run_one(queue, source)
+        await source.exchanger.batcher.carry(settling(source))
 
     turns = [turn for turn, settlements, _ in wire.sent if settlements]
     assert turns[0] == turns[1]
     assert len(set(turns)) == 4
     totals = (await queue.counts()).totals
-    assert (totals["completed"], processor.refused) == (4, 0)
+    assert (totals["completed"], source.dispatcher.refused) == (4, 0)
 
 
 @pytest.mark.parametrize("slots", [2])
 async def test_what_was_sent_and_not_answered_is_sent_again_and_what_else_has_come_is_run(
-    queue: JobQueue, processor: Processor, monkeypatch: pytest.MonkeyPatch
+    queue: JobQueue, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await queue.push_many([Work(1), Work(2)])
-    processor._dispatch((await processor.consumer.exchange([], 1)).leases)
-    (run,) = processor.leases
-    processor._ran(run, Done())
-    wire = Wire(processor.consumer, monkeypatch)
+    dispatch(source, (await source.member.consumer.exchange([], 1)).leases)
+    (run,) = source.dispatcher.leases
+    source.dispatcher.ran(run, Done())
+    wire = Wire(source.member.consumer, monkeypatch)
     wire.loses = ["answer", ""]
 
     async with anyio.create_task_group() as tasks:
-        processor.batcher.start(tasks)
-        processor.batcher.begin(processor._next_batch())
-        await eventually(lambda: processor.trouble)
+        source.exchanger.batcher.start(tasks)
+        source.exchanger.batcher.begin(source.exchanger.next_batch())
+        await eventually(lambda: source.exchanger.trouble)
         with pytest.raises(Unavailable, match="the answer was lost"):
-            await processor._turn()
-        assert await processor._turn()  # it recovers
+            await source._step()
+        assert await source._step()  # it recovers
         tasks.cancel_scope.cancel()
 
     counts = await queue.counts()
     assert (counts.totals["completed"], counts.totals["released"], counts.running) == (1, 0, 1)
-    (found,) = processor.leases
-    assert (found.lease.deliveries, found.over, processor.refused) == (1, False, 0)
-    assert not processor._must_recover
+    (found,) = source.dispatcher.leases
+    assert (found.lease.deliveries, found.over, source.dispatcher.refused) == (1, False, 0)
+    assert not source.must_recover
 
 
 async def test_of_the_jobs_of_a_lost_reply_those_for_which_there_is_no_slot_go_back_unspent(
-    queue: JobQueue, processor: Processor
+    queue: JobQueue, source: Source
 ) -> None:
     await queue.push_many([Work(1), Work(2)])
-    await processor.consumer.exchange([], 2)  # and the answer is lost
+    await source.member.consumer.exchange([], 2)  # and the answer is lost
 
-    await processor._recover()
-    await processor.batcher.carry(processor._next_batch(asks=False))
+    await source.recovery.recover()
+    await source.exchanger.batcher.carry(settling(source))
 
     assert [job.deliveries for job in await queue.jobs(State.RUNNING)] == [1]
     assert [job.deliveries for job in await queue.jobs(State.READY)] == [0]
@@ -338,97 +343,97 @@ async def test_of_the_jobs_of_a_lost_reply_those_for_which_there_is_no_slot_go_b
 
 @pytest.mark.parametrize("slots", [3])
 async def test_a_worker_that_ends_hands_back_what_it_runs_unspent_and_claims_nothing_meanwhile(
-    queue: JobQueue, processor: Processor
+    queue: JobQueue, source: Source
 ) -> None:
     await queue.push_many([Work(n) for n in range(3)])
-    processor._dispatch((await processor.consumer.exchange([], 1)).leases)
-    (run,) = processor.leases
+    dispatch(source, (await source.member.consumer.exchange([], 1)).leases)
+    (run,) = source.dispatcher.leases
     run._started = time.monotonic()
 
     for _ in range(2):  # told twice, it does so once
-        await processor._drain()
+        await source.drain()
 
     jobs = await queue.jobs(State.READY)
     assert [(job.deliveries, job.attempt) for job in jobs] == [(0, 1)] * 3
     totals = (await queue.counts()).totals
-    assert (totals["released"], processor.refused) == (1, 0)
+    assert (totals["released"], source.dispatcher.refused) == (1, 0)
 
 
 @pytest.mark.parametrize("step", [0.0, 4.0, 60.0, -60.0])
 async def test_a_step_of_the_servers_clock_keeps_a_worker_from_fencing_another_and_is_told(
-    queue: JobQueue, processor: Processor, store: Store, caplog: pytest.LogCaptureFixture, step: float
+    queue: JobQueue, source: Source, store: Store, caplog: pytest.LogCaptureFixture, step: float
 ) -> None:
     await queue.push(Work())
     async with other(store, lease=10) as dead:
         assert len((await claim(dead, 1)).leases) == 1
     store.age(20)
-    beat(processor)
-    in_touch(processor, store, 60)
+    beat(source)
+    in_touch(source, store, 60)
     sent = time.monotonic()
 
-    processor.reclaimer.hear_time(store.clock() + step * 1000, sent)
+    source.reclaimer.hear_time(store.clock() + step * 1000, sent)
     for _ in range(2):
-        await processor._reclaim()
+        await source._reclaim()
 
-    assert [each.worker_id for each in processor.reclaimer.silent] == (["other-10"] if step else [])
+    assert [each.worker_id for each in source.reclaimer.silent] == (["other-10"] if step else [])
     assert len(await queue.jobs(State.RUNNING)) == (1 if step else 0)
-    assert ("the server's clock was set" in caplog.text) is (abs(step) > processor.settings.lease / 2)
+    assert ("the server's clock was set" in caplog.text) is (abs(step) > source.member.settings.lease / 2)
 
 
 async def test_a_worker_fences_nobody_within_a_lease_of_its_own_start(
-    queue: JobQueue, processor: Processor, store: Store
+    queue: JobQueue, source: Source, store: Store
 ) -> None:
     """A store that was away for all: those who lived through it may come back a moment later than it."""
     async with other(store, lease=10):
         store.age(20)
-        beat(processor)
+        beat(source)
 
-    in_touch(processor, store, 9)
+    in_touch(source, store, 9)
     for _ in range(3):
-        await processor._reclaim()
-    assert [each.worker_id for each in processor.reclaimer.silent] == ["other-10"]
+        await source._reclaim()
+    assert [each.worker_id for each in source.reclaimer.silent] == ["other-10"]
 
-    processor.clock = processor.reclaimer._clock = Clock()
-    in_touch(processor, store, 11)
-    await processor._reclaim()
-    assert processor.reclaimer.silent == []
+    source._clock = source.reclaimer._clock = Clock()
+    in_touch(source, store, 11)
+    await source._reclaim()
+    assert source.reclaimer.silent == []
 
 
 async def test_a_worker_fences_nobody_who_has_beaten_since_it_was_named(
-    queue: JobQueue, processor: Processor, store: Store
+    queue: JobQueue, source: Source, store: Store
 ) -> None:
     async with other(store, lease=10) as slow:
-        heart = slow.heartbeat()
+        heart = heart_of(slow)
         store.age(20)
-        beat(processor)
-        in_touch(processor, store, 60)
-        await processor._reclaim()
-        assert [each.worker_id for each in processor.reclaimer.silent] == ["other-10"]
+        beat(source)
+        in_touch(source, store, 60)
+        await source._reclaim()
+        assert [each.worker_id for each in source.reclaimer.silent] == ["other-10"]
 
         heart.beat(lambda: (), {})
-        await processor._reclaim()
+        await source._reclaim()
 
         heart.beat(lambda: (), {})  # it is still one
-        assert processor.reclaimer.silent == []
+        assert source.reclaimer.silent == []
         heart.close()
 
 
 async def test_a_worker_whose_own_lease_seems_to_be_over_does_not_fence_itself(
-    queue: JobQueue, processor: Processor, store: Store
+    queue: JobQueue, source: Source, store: Store
 ) -> None:
-    in_touch(processor, store, 60)
+    in_touch(source, store, 60)
     store.age(60)
 
     for _ in range(3):
-        await processor._reclaim()
+        await source._reclaim()
 
-    assert processor.reclaimer.silent == []
-    beat(processor)  # it is still one
+    assert source.reclaimer.silent == []
+    beat(source)  # it is still one
 
 
 @pytest.mark.parametrize("more", [False, True])
 async def test_what_was_left_behind_is_looked_for_once_in_a_while_and_again_soon_where_there_is_more_to_look_at(
-    processor: Processor, monkeypatch: pytest.MonkeyPatch, more: bool
+    source: Source, monkeypatch: pytest.MonkeyPatch, more: bool
 ) -> None:
     looks: list[float] = []
 
@@ -436,171 +441,176 @@ async def test_what_was_left_behind_is_looked_for_once_in_a_while_and_again_soon
         looks.append(time.monotonic())
         return 0, more
 
-    monkeypatch.setattr(processor.consumer, "tidy", tidy)
-    assert await processor._turn()  # it asks what time it is
-    processor.reclaimer.look_at = float("inf")
-    processor.reclaimer.tidy_at = time.monotonic()
+    monkeypatch.setattr(source.member.consumer, "tidy", tidy)
+    assert await source._step()  # it asks what time it is
+    source.reclaimer.look_at = float("inf")
+    source.reclaimer.tidy_at = time.monotonic()
 
     for _ in range(2):  # what else there is to do comes in between
-        assert await processor._turn()
+        assert await source._step()
 
     assert len(looks) == 1
-    assert (
-        processor.reclaimer.tidy_at - looks[0] < 5 if more else 30 < processor.reclaimer.tidy_at - looks[0] < 120
-    )
+    assert source.reclaimer.tidy_at - looks[0] < 5 if more else 30 < source.reclaimer.tidy_at - looks[0] < 120
 
 
-def processor_of(queue: JobQueue) -> Processor:
+def source_of(queue: JobQueue) -> Source:
     """One whose store has just said that it is 1,000,000 ms there."""
-    processor = Processor(Worker(queue).settings, until_idle=True)
+    processor = Processor([Worker(queue).settings], until_idle=True)
+    (source,) = processor.sources
     now = time.monotonic()
-    processor.clock.hear(1_000_000, now, now)
-    return processor
+    source._clock.hear(1_000_000, now, now)
+    return source
 
 
 async def test_a_due_job_is_expected_by_the_time_that_the_last_claim_told(queue: JobQueue) -> None:
-    processor = processor_of(queue)
-    promoter = processor.promoter
+    source = source_of(queue)
+    promoter = source.promoter
     assert not promoter.expects(within=3600)
 
     promoter.learn(60.0, time.monotonic())
 
     assert promoter.expects(within=60)
     assert not promoter.expects(within=30)
-    processor.subscriber._heard(Notification("due", str(1_000_000 + 20_000)))
+    source.subscriber._heard(Notification("due", str(1_000_000 + 20_000)))
     assert promoter.expects(within=30)
     assert not promoter.expects(within=10)
-    processor.subscriber._heard(Notification("due", str(1_000_000 + 40_000)))  # later than what is known
+    source.subscriber._heard(Notification("due", str(1_000_000 + 40_000)))  # later than what is known
     assert promoter.expects(within=30)
     promoter.learn(None, time.monotonic())
     assert not promoter.expects(within=3600)
 
 
-async def test_a_claim_tells_when_the_next_delayed_job_is_due(queue: JobQueue, processor: Processor) -> None:
+async def test_a_claim_tells_when_the_next_delayed_job_is_due(queue: JobQueue, source: Source) -> None:
     await queue.push(Work(), delay=3600)
-    batch = processor._next_batch()
+    batch = source.exchanger.next_batch()
 
-    processor._answered(batch, await processor.consumer.exchange(batch.settlements, batch.count))
+    source.exchanger.answered(batch, await source.member.consumer.exchange(batch.settlements, batch.count))
 
-    assert processor.promoter.expects(within=3600)
-    assert not processor.promoter.expects(within=3000)
+    assert source.promoter.expects(within=3600)
+    assert not source.promoter.expects(within=3000)
 
 
 async def test_when_listening_begins_what_was_said_before_is_learnt_by_a_claim_and_a_beat(
-    processor: Processor, monkeypatch: pytest.MonkeyPatch
+    source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hurried: list[bool] = []
-    monkeypatch.setattr(processor.heartbeat, "hurry", lambda: hurried.append(True))
+    monkeypatch.setattr(source.beats.heartbeat, "hurry", lambda: hurried.append(True))
     before = time.monotonic()
 
-    processor.subscriber._heard(Notification("subscribed", ""))
+    source.subscriber._heard(Notification("subscribed", ""))
 
     assert hurried
-    processor.fetcher.begin(1, before)
-    assert not processor.fetcher.waiting
-    processor.fetcher.begin(1, time.monotonic() + 1)
-    assert processor.fetcher.waiting
+    source.fetcher.begin(1, before)
+    assert not source.fetcher.waiting
+    source.fetcher.begin(1, time.monotonic() + 1)
+    assert source.fetcher.waiting
 
 
 @pytest.mark.parametrize("breaks", [False, True])
 async def test_after_a_blocking_read_that_broke_off_and_no_other_jobs_may_have_come_unseen(
-    processor: Processor, monkeypatch: pytest.MonkeyPatch, breaks: bool
+    source: Source, monkeypatch: pytest.MonkeyPatch, breaks: bool
 ) -> None:
     async def wait(*_: Any) -> list[Lease]:
         if breaks:
             raise Unavailable("the connection broke")
-        processor.fetcher._ending = True
+        assert source.fetcher._until is not None
+        source.fetcher._until.set()
         return []
 
-    monkeypatch.setattr(processor.consumer, "wait", wait)
+    monkeypatch.setattr(source.member.consumer, "wait", wait)
     async with anyio.create_task_group() as tasks:
-        for part in (processor.fetcher, processor.subscriber, processor.promoter):
+        for part in (source.fetcher, source.subscriber, source.promoter):
             tasks.start_soon(keep_up, part.run)
         await anyio.wait_all_tasks_blocked()
-        processor.fetcher.begin(1, time.monotonic() + 1)
-        await eventually(lambda: not processor.fetcher.waiting)
+        source.fetcher.begin(1, time.monotonic() + 1)
+        await eventually(lambda: not source.fetcher.waiting)
 
-        assert processor.fetcher.needs_recovery is breaks
+        assert source.fetcher.needs_recovery is breaks
         tasks.cancel_scope.cancel()
 
 
 async def test_a_blocking_read_that_can_not_be_ended_in_order_is_cut_off(
-    processor: Processor, monkeypatch: pytest.MonkeyPatch
+    source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def unanswered() -> bool:
         await anyio.sleep_forever()
         return True
 
-    monkeypatch.setattr("redisjobs.worker.fetcher._IN_ORDER", 0.1)
-    monkeypatch.setattr(processor.consumer, "unblock", unanswered)
+    if isinstance(source.member.consumer, RedisConsumer):
+        monkeypatch.setattr("redisjobs.drivers.redis.consumer._IN_ORDER", 0.1)
+        monkeypatch.setattr(source.member.consumer, "_unblock", unanswered)
     async with anyio.create_task_group() as tasks:
-        for part in (processor.fetcher, processor.subscriber, processor.promoter):
+        for part in (source.fetcher, source.subscriber, source.promoter):
             tasks.start_soon(keep_up, part.run)
         await anyio.wait_all_tasks_blocked()
-        processor.fetcher.begin(1, time.monotonic() + 1)
+        source.fetcher.begin(1, time.monotonic() + 1)
+        consumer = source.member.consumer
+        if isinstance(consumer, RedisConsumer):
+            await eventually(lambda: consumer._reader_id is not None)  # else it has not asked for jobs yet
         await anyio.wait_all_tasks_blocked()
 
         with anyio.fail_after(4):  # sooner than a read ends by itself
-            await processor.fetcher.end()
+            await source.fetcher.end()
 
-        assert not processor.fetcher.waiting
-        assert processor.fetcher.needs_recovery  # something may have been delivered to it
+        assert not source.fetcher.waiting
+        # Something may have been delivered to it.
+        assert source.fetcher.needs_recovery is isinstance(source.member.consumer, RedisConsumer)
         tasks.cancel_scope.cancel()
 
 
 async def test_what_a_beat_tells_of_a_cancel_concerns_the_lease_that_it_named_and_no_other(
-    queue: JobQueue, processor: Processor, store: Store
+    queue: JobQueue, source: Source, store: Store
 ) -> None:
     await queue.push_many([Work(1), Work(2)])
-    settled_since, ours = (await processor.consumer.exchange([], 2)).leases
-    processor._dispatch([ours])
-    (run,) = processor.leases
+    settled_since, ours = (await source.member.consumer.exchange([], 2)).leases
+    dispatch(source, [ours])
+    (run,) = source.dispatcher.leases
     give_to(store, ours, "released")
-    await processor.consumer.reclaim()
-    (again,) = (await claim(processor.consumer, 1)).leases
-    processor._dispatch([again])  # from ourselves
+    await source.member.consumer.reclaim()
+    (again,) = (await claim(source.member.consumer, 1)).leases
+    dispatch(source, [again])  # from ourselves
 
-    processor._hear_of_cancels([settled_since, ours])
+    source.dispatcher.cancel([settled_since, ours])
 
     assert not isinstance(run.given_up, CancelAsked)
-    processor._hear_of_cancels([settled_since, again])
+    source.dispatcher.cancel([settled_since, again])
     assert isinstance(run.given_up, CancelAsked)
 
 
 async def test_a_fence_that_is_heard_of_late_is_not_taken_for_one_of_whom_the_worker_is_now(
-    queue: JobQueue, processor: Processor, store: Store
+    queue: JobQueue, source: Source, store: Store
 ) -> None:
     """The task that runs the steps and the heartbeat hear of it each by itself, in any order."""
-    await run_one(queue, processor)
-    before = processor.consumer.worker_id
+    await run_one(queue, source)
+    before = source.member.consumer.worker_id
     store.age(60)
     async with other(store) as heir:
         await take_over(heir)
-    await processor._begin_anew(Fenced(before))
-    now = processor.consumer.worker_id
+    await source.recovery.begin_anew(Fenced(before))
+    now = source.member.consumer.worker_id
     assert now != before
-    processor._dispatch((await claim(processor.consumer, 1)).leases)
-    (run,) = processor.leases
+    dispatch(source, (await claim(source.member.consumer, 1)).leases)
+    (run,) = source.dispatcher.leases
 
-    await processor._begin_anew(Fenced(before))
-    processor._hear_of_fence(Fenced(before))
+    await source.recovery.begin_anew(Fenced(before))
+    source.fenced(Fenced(before))
 
-    assert (processor.consumer.worker_id, processor.trouble) == (now, None)
+    assert (source.member.consumer.worker_id, source.exchanger.trouble) == (now, None)
     assert not isinstance(run.given_up, LeaseGone)
-    assert list(processor.leases) == [run]
+    assert list(source.dispatcher.leases) == [run]
 
 
 @pytest.mark.parametrize("slots", [2])
 async def test_a_worker_that_ends_by_an_error_counts_the_delivery_of_what_it_began_and_of_nothing_else(
-    queue: JobQueue, processor: Processor
+    queue: JobQueue, processor: Processor, source: Source
 ) -> None:
     await queue.push_many([Work(1), Work(2)])
-    processor._dispatch((await processor.consumer.exchange([], 2)).leases)
-    began, _ = processor.leases  # the other one has a slot too, which has not taken it up yet
+    dispatch(source, (await source.member.consumer.exchange([], 2)).leases)
+    began, _ = source.dispatcher.leases  # the other one has a slot too, which has not taken it up yet
     began._started = time.monotonic()
     processor.broken = True
 
-    await processor._drain()
+    await source.drain()
 
     assert [job.deliveries for job in await queue.jobs(State.READY)] == [1, 0]
 
@@ -609,28 +619,31 @@ async def test_beside_a_blocking_read_outcomes_are_settled_and_due_jobs_promoted
     queue: JobQueue,
 ) -> None:
     """What the read brings has the free slots for itself."""
-    processor = Processor(Worker(queue, concurrency=2).settings, until_idle=False)
-    assert processor._next_batch().count == 2
+    processor = Processor([Worker(queue, concurrency=2).settings], until_idle=False)
+    (source,) = processor.sources
+    assert source.exchanger.next_batch().count == 2
 
-    processor.fetcher.begin(2, time.monotonic())
+    source.fetcher.begin(2, time.monotonic())
 
-    assert processor._next_batch().count is None
-    processor.promoter.is_due = True
-    assert [processor._next_batch().count for _ in range(2)] == [0, None]
+    assert source.exchanger.next_batch().count is None
+    source.promoter.is_due = True
+    assert [source.exchanger.next_batch().count for _ in range(2)] == [0, None]
 
 
-async def test_a_worker_that_stops_settles_and_asks_for_nothing(queue: JobQueue, processor: Processor) -> None:
+async def test_a_worker_that_stops_settles_and_asks_for_nothing(
+    queue: JobQueue, processor: Processor, source: Source
+) -> None:
     processor.stop(60)
-    processor.promoter.is_due = True
+    source.promoter.is_due = True
 
-    assert processor._next_batch().count is None
+    assert source.exchanger.next_batch().count is None
 
 
 async def test_an_idle_worker_with_one_slot_takes_one_job_at_a_time(queue: JobQueue) -> None:
     worker = Worker(queue, concurrency=1)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(worker.run)
-        await eventually(lambda: worker._processor and settled(worker._processor.fetcher))
+        await eventually(lambda: worker._processor and settled(worker._processor.sources[0].fetcher))
 
         await queue.push_many([Work(n) for n in range(5)])
 
@@ -642,11 +655,11 @@ async def test_an_idle_worker_with_one_slot_takes_one_job_at_a_time(queue: JobQu
 
 
 async def test_a_due_time_heard_of_before_older_answers_came_is_kept(queue: JobQueue) -> None:
-    processor, sent = processor_of(queue), time.monotonic()
-    promoter = processor.promoter
+    source, sent = source_of(queue), time.monotonic()
+    promoter = source.promoter
 
     promoter.learn(None, sent)
-    processor.subscriber._heard(Notification("due", str(1_000_000 + 50)))
+    source.subscriber._heard(Notification("due", str(1_000_000 + 50)))
     for later in (0.0, 1e-6):  # two of them: "nothing is due", said before the push that the notification tells of
         promoter.learn(None, sent + later)
         assert promoter._due_at is not None
@@ -657,9 +670,10 @@ async def test_a_due_time_heard_of_before_older_answers_came_is_kept(queue: JobQ
 
 async def test_more_slots_than_one_claim_can_fill_are_filled_by_as_many_claims(queue: JobQueue) -> None:
     settings = Worker(queue, concurrency=3000).settings
-    processor = Processor(settings, until_idle=False)
+    processor = Processor([settings], until_idle=False)
+    (source,) = processor.sources
 
-    assert processor._next_batch().count == 500
+    assert source.exchanger.next_batch().count == 500
 
 
 async def test_jobs_released_while_a_claim_is_answered_are_found_by_the_next(redis_store: RedisStore) -> None:
@@ -677,14 +691,14 @@ async def test_jobs_released_while_a_claim_is_answered_are_found_by_the_next(red
             return
         stop_holding()
         await other.release(refund=True, watch=False)
-        await eventually(lambda: worker._processor and worker._processor.fetcher._claim_after > began)
+        await eventually(lambda: worker._processor and worker._processor.sources[0].fetcher._claim_after > began)
 
     began = 0.0
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(worker.run)
-        await eventually(lambda: worker._processor and worker._processor.fetcher.waiting)
+        await eventually(lambda: worker._processor and worker._processor.sources[0].fetcher.waiting)
         assert worker._processor is not None
-        consumer = worker._processor.consumer
+        consumer = worker._processor.sources[0].member.consumer
         assert isinstance(consumer, RedisConsumer)
         stop_holding = hold_answers(consumer, hand_back)
         began = time.monotonic()
@@ -698,24 +712,24 @@ async def test_jobs_released_while_a_claim_is_answered_are_found_by_the_next(red
 
 @pytest.mark.parametrize("late", ["read", "exchange"])
 async def test_a_worker_that_is_cancelled_as_it_begins_to_ask_hands_back_at_once(
-    queue: JobQueue, processor: Processor, late: str
+    queue: JobQueue, source: Source, late: str
 ) -> None:
     """Its tasks hear of a cancel in any order: the one that asks may outlast the one that would read."""
     job_id = await queue.push(Work())
     async with anyio.create_task_group() as tasks:
-        for part in (processor.fetcher, processor.subscriber, processor.promoter):
+        for part in (source.fetcher, source.subscriber, source.promoter):
             tasks.start_soon(keep_up, part.run)
-        processor.batcher.start(tasks)
+        source.exchanger.batcher.start(tasks)
         await anyio.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()
-    processor._dispatch((await processor.consumer.exchange([], 1)).leases)
+    dispatch(source, (await source.member.consumer.exchange([], 1)).leases)
 
     if late == "read":
-        processor.fetcher.begin(1, time.monotonic())
+        source.fetcher.begin(1, time.monotonic())
     else:
-        processor.batcher.begin(Batch([], 1))
+        source.exchanger.batcher.begin(Batch([], 1))
     with anyio.fail_after(2):
-        await processor._drain()
+        await source.drain()
 
     info = await queue.get(job_id)
     assert info is not None
@@ -723,31 +737,31 @@ async def test_a_worker_that_is_cancelled_as_it_begins_to_ask_hands_back_at_once
 
 
 async def test_a_look_for_lost_leases_ends_though_nobody_carries_our_outcomes_any_more(
-    queue: JobQueue, processor: Processor, store: Store, monkeypatch: pytest.MonkeyPatch
+    queue: JobQueue, source: Source, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when the worker is cancelled just then: it must not take over what it could not settle."""
     await queue.push(Work())
     async with anyio.create_task_group() as tasks:
-        processor.batcher.start(tasks)
+        source.exchanger.batcher.start(tasks)
         await anyio.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()
-    processor._dispatch((await processor.consumer.exchange([], 1)).leases)
-    (run,) = processor.leases
-    processor._ran(run, Done())
+    dispatch(source, (await source.member.consumer.exchange([], 1)).leases)
+    (run,) = source.dispatcher.leases
+    source.dispatcher.ran(run, Done())
     store.age(60)
     tries: list[Batch] = []
-    begin = processor.batcher.begin
+    begin = source.exchanger.batcher.begin
 
     def at_most_ten(batch: Batch) -> None:
         tries.append(batch)
         assert len(tries) < 10
         begin(batch)
 
-    monkeypatch.setattr(processor.batcher, "begin", at_most_ten)
+    monkeypatch.setattr(source.exchanger.batcher, "begin", at_most_ten)
 
-    await processor._reclaim()
+    await source._reclaim()
 
-    assert (processor.leases.unsettled, run.lease.deliveries) == ([run], 1)
+    assert (source.dispatcher.leases.unsettled, run.lease.deliveries) == ([run], 1)
 
 
 def hold_answers(consumer: RedisConsumer, before: Callable[[Exchange], Awaitable[None]]) -> Callable[[], None]:
@@ -765,7 +779,7 @@ def hold_answers(consumer: RedisConsumer, before: Callable[[Exchange], Awaitable
 
 def settled(fetcher: Fetcher) -> bool:
     """Whether it waits, and has heard that it is subscribed: for then it ends its read, and claims once more."""
-    return fetcher.waiting and fetcher._claim_after > 0 and not (fetcher.interrupted or fetcher._ending)
+    return fetcher.waiting and fetcher._claim_after > 0 and not fetcher.interrupted
 
 
 @pytest.mark.parametrize("verb", ["exchange", "wait"])
@@ -774,9 +788,8 @@ async def test_jobs_that_took_a_lease_to_arrive_are_run_but_not_before_a_beat_go
     store: Store, queue: JobQueue, monkeypatch: pytest.MonkeyPatch, verb: str, deaf: bool
 ) -> None:
     """Where none did, the lease may be over and another may run them; where they did, they are our own."""
-    kind, heart = (
-        (MemoryConsumer, MemoryHeartbeat) if isinstance(store, MemoryStore) else (RedisConsumer, RedisHeartbeat)
-    )
+    kind = MemoryConsumer if isinstance(store, MemoryStore) else RedisConsumer
+    heart = SyncMemoryConsumer if isinstance(store, MemoryStore) else SyncRedisConsumer
     answer, beat_once = getattr(kind, verb), heart.beat
     hearing, arrived = threading.Event(), anyio.Event()
     heard_again_at: list[float] = []
@@ -792,7 +805,7 @@ async def test_jobs_that_took_a_lease_to_arrive_are_run_but_not_before_a_beat_go
             arrived.set()
         return answered
 
-    def beat_if_heard(heart: Any, *told: Any) -> Sequence[Lease]:
+    def beat_if_heard(heart: Any, *told: Any) -> Sequence[Beaten]:
         if not hearing.is_set():
             raise Unavailable("nothing gets through, as the test says")
         return beat_once(heart, *told)
@@ -811,7 +824,7 @@ async def test_jobs_that_took_a_lease_to_arrive_are_run_but_not_before_a_beat_go
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(worker.run)
         if verb == "wait":
-            await eventually(lambda: worker._processor and settled(worker._processor.fetcher))
+            await eventually(lambda: worker._processor and settled(worker._processor.sources[0].fetcher))
             await queue.push(Late())
         with anyio.fail_after(10):
             await arrived.wait()

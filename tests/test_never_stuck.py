@@ -13,12 +13,12 @@ import anyio
 import anyio.from_thread
 import anyio.to_thread
 import pytest
-from store import RedisStore, Store, eventually, inherit
+from store import RedisStore, Store, eventually, heart_of, inherit
 
 from redisjobs import JobQueue, Worker, no_retry
-from redisjobs.driver import Consumer, Exchange, Lease
+from redisjobs.driver import Beaten, Consumer, Exchange, Lease
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver
-from redisjobs.drivers.redis.consumer import RedisHeartbeat
+from redisjobs.drivers.redis.consumer import SyncRedisConsumer
 from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.job import State
@@ -194,7 +194,7 @@ async def test_a_step_of_the_servers_clock_neither_robs_the_living_nor_spares_th
 ) -> None:
     ran: list[float] = []
     holder = await hold(redis_store)
-    heart = holder.heartbeat()
+    heart = heart_of(holder)
     worker = Worker(queue_at(redis_store.driver, redis_store.queue_name, ran), lease=LEASE)
 
     async def live(seconds: float) -> None:
@@ -287,13 +287,13 @@ def test_a_worker_that_was_frozen_for_its_lease_starts_nothing_that_it_was_given
     ran: list[float] = []
     thawed = threading.Event()
     thawed.set()
-    beat = RedisHeartbeat.beat
+    beat = SyncRedisConsumer.beat
 
-    def beat_unless_frozen(heart: RedisHeartbeat, *told: Any) -> Sequence[Lease]:
+    def beat_unless_frozen(heart: SyncRedisConsumer, *told: Any) -> Sequence[Beaten]:
         thawed.wait()
         return beat(heart, *told)
 
-    monkeypatch.setattr(RedisHeartbeat, "beat", beat_unless_frozen)
+    monkeypatch.setattr(SyncRedisConsumer, "beat", beat_unless_frozen)
 
     async def main() -> None:
         queue = queue_at(redis_store.url, redis_store.queue_name, ran)
@@ -337,13 +337,14 @@ def test_a_worker_that_was_frozen_for_its_lease_starts_nothing_that_it_was_given
 
 
 async def test_an_older_answer_that_was_overtaken_changes_nothing(store: Store) -> None:
-    processor = Processor(Worker(queue_at(store.driver, store.queue_name)).settings, until_idle=True)
+    processor = Processor([Worker(queue_at(store.driver, store.queue_name)).settings], until_idle=True)
+    (source,) = processor.sources
     now = time.monotonic()
-    processor.promoter.learn(0.5, now)
+    source.promoter.learn(0.5, now)
 
-    processor.promoter.learn(None, now - 1)
+    source.promoter.learn(None, now - 1)
 
-    assert processor.promoter._due_at is not None
+    assert source.promoter._due_at is not None
 
 
 @pytest.mark.parametrize("how", ["at its end", "later"])
@@ -466,7 +467,7 @@ async def test_a_beat_does_not_wait_for_its_answer_longer_than_the_lease_bears(
     driver = RedisDriver(through(redis_store, proxy), redis_store.queue_name)
     consumer = driver.consumer("w", lease=0.9, max_deliveries=3)
     await consumer.open()
-    heart = consumer.heartbeat()
+    heart = heart_of(consumer)
     heart.beat(lambda: (), {})
     proxy.black_hole(True)
     began = time.monotonic()

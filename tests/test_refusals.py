@@ -9,10 +9,11 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 import anyio
 import pytest
-from store import RedisStore, eventually, inherit, take_over
+from store import RedisStore, eventually, heart_of, inherit, take_over
 from tenacity import stop_after_attempt, wait_none
 
 from redisjobs.codec import when
@@ -77,8 +78,13 @@ class Scene:
     async def reclaim(self) -> None:
         await self.heir.reclaim([Silent("lost", str(self.store.clock() - 1), 15)])
 
+    async def adopt(self) -> None:
+        """As a read does with what it brings."""
+        consumer = cast("RedisConsumer", self.worker)
+        await consumer._adopt([self.leases["by hand"], self.leases["low by hand"]])
+
     async def beat(self) -> None:
-        with closing(self.worker.heartbeat()) as heart:
+        with closing(heart_of(self.worker)) as heart:
             heart.beat(lambda: list(self.leases.values()), {"host": "h"})
 
     async def recover(self) -> None:
@@ -117,7 +123,7 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "cancel: of one that runs": lambda scene: scene.store.driver.cancel("a"),
     "requeue": lambda scene: scene.store.driver.requeue("dead"),
     "delete": lambda scene: scene.store.driver.delete("dead"),
-    "adopt": lambda scene: scene.worker.adopt([scene.leases["by hand"], scene.leases["low by hand"]]),
+    "adopt": Scene.adopt,
 }
 """What is done, by its script and which of its ways."""
 
@@ -310,12 +316,12 @@ async def test_a_worker_whose_record_was_spoiled_is_told_so_and_then_that_it_was
     store = scene.store
     await fill(scene)
     spoil(store, "worker:", "lost")
-    with closing(scene.lost.heartbeat()) as heart, pytest.raises(WrongType, match="worker:lost is a string"):
+    with closing(heart_of(scene.lost)) as heart, pytest.raises(WrongType, match="worker:lost is a string"):
         heart.beat(list, {})
     prepare(store, "reclaim")
     await ACTS["reclaim"](scene)
 
-    with closing(scene.lost.heartbeat()) as heart, pytest.raises(Fenced):
+    with closing(heart_of(scene.lost)) as heart, pytest.raises(Fenced):
         heart.beat(list, {})
     await scene.lost.release(refund=False, watch=True)
     await scene.lost.open("lost-again")
@@ -500,7 +506,7 @@ async def test_who_may_neither_count_nor_tell_cancels_a_job_that_runs_all_the_sa
 
     assert await store.driver.cancel("b") is Reply.CANCELLING
 
-    with closing(scene.worker.heartbeat()) as heart:  # which looks each time
+    with closing(heart_of(scene.worker)) as heart:  # which looks each time
         assert [lease.job_id for lease in heart.beat(lambda: leases, {})] == ["b"]
 
 
@@ -605,7 +611,7 @@ async def test_with_no_id_left_for_a_dead_letter_a_killer_is_neither_run_nor_in_
     await lost.exchange([], 1)
     largest = exhaust_dead(store)
     if way == "released":
-        with closing(lost.heartbeat()) as heart:
+        with closing(heart_of(lost)) as heart:
             heart.release()
     else:
         store.age(60)
@@ -937,7 +943,7 @@ async def test_a_job_that_ran_alone_and_whose_dead_letter_has_no_id_left_lets_ot
         await queue.push({}, "Work", job_id="a")
         lost = redis_store.consumer("lost", max_deliveries=2)
         await lost.exchange([], 1)
-        with closing(lost.heartbeat()) as heart:
+        with closing(heart_of(lost)) as heart:
             heart.release()
         await lost.aclose()
         worker = Worker(queue, lease=60, max_deliveries=2)

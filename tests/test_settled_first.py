@@ -86,8 +86,8 @@ async def test_outcomes_that_waited_for_the_store_are_settled_before_jobs_are_ta
         await eventually(lambda: "reclaim" in driver.asked)  # in touch for long enough to do so
         driver.unavailable = True
         go.set()
-        await eventually(lambda: worker._processor and worker._processor.unavailable)
-        worker._processor.reclaimer.look_at = 0.0  # type: ignore[union-attr]
+        await eventually(lambda: worker._processor and worker._processor.sources[0].member.unavailable)
+        worker._processor.sources[0].reclaimer.look_at = 0.0  # type: ignore[union-attr]
         driver.asked.clear()
         driver.unavailable = False
         await eventually(lambda: {"settle", "reclaim"} <= set(driver.asked))
@@ -100,7 +100,7 @@ async def test_outcomes_that_waited_for_the_store_are_settled_before_jobs_are_ta
 async def test_a_worker_that_stops_while_the_store_is_away_ends_all_the_same_and_says_what_it_holds(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("redisjobs.worker.processor._DRAIN", 0.5)
+    monkeypatch.setattr("redisjobs.worker.source._DRAIN", 0.5)
     caplog.set_level(logging.INFO, "redisjobs.worker")
     driver = Driver()
     queue = JobQueue(driver, "q")

@@ -2,17 +2,16 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import anyio
 import pytest
-from store import RedisStore, Store, eventually
+from store import RedisStore, Store, eventually, heart_of
 
-from redisjobs.driver import Consumer, Lease, NewJob, Reclaimed, Silent
-from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver, MemoryHeartbeat
-from redisjobs.drivers.memory.state import Memory
+from redisjobs.driver import Beaten, Consumer, Lease, NewJob, Reclaimed, Silent
+from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.errors import Unavailable
 from redisjobs.job import JobContext, State
@@ -110,7 +109,7 @@ async def test_a_drain_leaves_to_the_living_what_they_run(store: Store) -> None:
         with anyio.fail_after(20):
             await Worker(queue, lease=0.5).run(until_idle=True)
 
-        heart = holder.heartbeat()
+        heart = heart_of(holder)
         heart.beat(lambda: (), {})  # it was not fenced
         heart.close()
         assert [job.worker for job in await queue.jobs(State.RUNNING)] == ["holder"]
@@ -127,7 +126,7 @@ async def test_jobs_of_a_dead_worker_run_within_its_lease_and_three_seconds_what
             tasks.start_soon(worker.run)
             await eventually(lambda: worker.health.ready)
             holder = store.consumer("holder", lease=LEASE)
-            heart = holder.heartbeat()
+            heart = heart_of(holder)
             await queue.push_many([Work() for _ in range(50)])
             stolen = list((await holder.exchange([], 50)).leases)
             for _ in range(10):  # the others are in touch for a while, as they mostly are
@@ -151,7 +150,7 @@ async def test_a_worker_with_a_shorter_lease_robs_no_other(store: Store) -> None
     ran: list[float] = []
     async with queue_of(store, ran) as queue:
         holder = await hold(store, queue, 3, lease=30)
-        heart = holder.heartbeat()
+        heart = heart_of(holder)
         worker = Worker(queue, lease=0.3)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(worker.run)
@@ -200,21 +199,12 @@ class Driver(MemoryDriver):
                 driver.looks.append(time.monotonic())
                 return await super().reclaim(silent, others=others, thorough=thorough)
 
-            def heartbeat(self) -> MemoryHeartbeat:
-                return Deaf(driver, driver.memory, lambda: self.worker_id)
+            def beat(self, held: Callable[[], Sequence[Lease]]) -> Beaten:
+                if driver.deaf:
+                    raise Unavailable("away, as the test says")
+                return super().beat(held)
 
         return Consumer(self.memory, worker_id, lease, max_deliveries)
-
-
-class Deaf(MemoryHeartbeat):
-    def __init__(self, driver: Driver, memory: Memory, worker_id: Callable[[], str]) -> None:
-        super().__init__(memory, worker_id)
-        self._driver = driver
-
-    def beat(self, held: Callable[[], Sequence[Lease]], facts: Mapping[str, str]) -> Sequence[Lease]:
-        if self._driver.deaf:
-            raise Unavailable("away, as the test says")
-        return super().beat(held, facts)
 
 
 @pytest.mark.parametrize("lease", [0.8, 60.0])
@@ -373,8 +363,8 @@ async def test_a_fenced_worker_hands_back_what_a_late_read_of_its_old_id_brought
     ran: list[float] = []
     wait, lost = RedisConsumer.wait, anyio.Event()
 
-    async def lose_once(consumer: RedisConsumer, count: int, timeout: float) -> list[Lease]:
-        leases = await wait(consumer, count, timeout)
+    async def lose_once(consumer: RedisConsumer, *asked: Any) -> list[Lease]:
+        leases = await wait(consumer, *asked)
         if leases and not lost.is_set():
             lost.set()
             raise Unavailable("the reply was lost, as the test says")

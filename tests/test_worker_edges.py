@@ -119,7 +119,7 @@ async def test_another_thread_can_stop_an_idle_worker_at_once(queue: JobQueue, h
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(worker.run)
-            await eventually(lambda: worker._processor and worker._processor.fetcher.waiting)
+            await eventually(lambda: worker._processor and worker._processor.sources[0].fetcher.waiting)
 
             asked = time.monotonic()
             await in_a_thread(getattr(worker, how))
@@ -245,14 +245,14 @@ async def test_a_worker_that_could_not_beat_for_a_lease_is_live_and_not_ready_un
     queue: JobQueue, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     consumer = store.consumer("unused")
-    kind = type(consumer.heartbeat())
+    kind = type(consumer.sync)
     await consumer.aclose()
     beat, failing = kind.beat, threading.Event()
 
-    def beat_if_it_can(heart: Any, held: Any, facts: Any) -> Any:
+    def beat_if_it_can(heart: Any, *beats: Any) -> Any:
         if failing.is_set():
             raise redisjobs.Unavailable("no answer")
-        return beat(heart, held, facts)
+        return beat(heart, *beats)
 
     monkeypatch.setattr(kind, "beat", beat_if_it_can)
     worker = Worker(queue, lease=0.5)

@@ -6,9 +6,9 @@ and goes together.
 """
 
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import anyio
 from anyio.abc import TaskGroup
@@ -51,29 +51,31 @@ class Batch:
         self.settlements = [(run.lease, run.settlement) for run in self.settling if run.settlement is not None]
 
 
+class Owner(Protocol):
+    """Whose outcomes are settled, and who claims."""
+
+    def answered(self, batch: Batch, answer: Exchange) -> None:
+        """Take a batch and the answer to it."""
+
+    def failed(self, batch: Batch, error: DriverError | None) -> None:
+        """Take a batch that may or may not have arrived, and why; what it settles is sent again as it is."""
+
+
 class Batcher:
     """Carries batches to the store.
 
     Args:
         consumer: The worker's side of the store.
         concurrency: The worker's.
-        answered: Takes a batch and the answer to it.
-        failed: Takes a batch that may or may not have arrived, and why; what it settles is sent again as it is.
+        owner: Who is told what became of them.
 
     Attributes:
         unanswered: Batches that may or may not have arrived; they are to be sent again before any other.
     """
 
-    def __init__(
-        self,
-        consumer: Consumer,
-        concurrency: int,
-        answered: Callable[[Batch, Exchange], None],
-        failed: Callable[[Batch, DriverError | None], None],
-    ) -> None:
+    def __init__(self, consumer: Consumer, concurrency: int, owner: Owner) -> None:
         self._consumer = consumer
-        self._answered = answered
-        self._failed = failed
+        self._owner = owner
         self._scopes: set[anyio.CancelScope] = set()
         self._batches: list[Batch] = []  # for a carrier that is about to be idle
         self._idle: list[Gate] = []
@@ -90,15 +92,13 @@ class Batcher:
         """How many exchanges are under way."""
         return len(self._under_way)
 
-    @property
-    def asked(self) -> int:
-        """How many jobs were asked for and may still come."""
-        return sum(batch.count or 0 for batch in self._under_way)
+    def asked(self, since: float = float("-inf")) -> int:
+        """How many jobs were asked for since a time of the monotonic clock, and may still come."""
+        return sum(batch.count or 0 for batch in self._under_way if batch.sent >= since)
 
-    @property
-    def brings_one_alone(self) -> bool:
+    def brings_one_alone(self, since: float = float("-inf")) -> bool:
         """Whether an idle worker's claim is under way: what it brings may have to run alone."""
-        return any(batch.idle for batch in self._under_way)
+        return any(batch.idle and batch.sent >= since for batch in self._under_way)
 
     @property
     def oldest(self) -> float:
@@ -131,7 +131,7 @@ class Batcher:
         """Carry a batch, here and now.
 
         Raises:
-            DriverError: It may or may not have arrived; it was given to `failed`.
+            DriverError: It may or may not have arrived; its owner was told.
         """
         self._set_out(batch)
         await self._carry(batch)
@@ -185,7 +185,7 @@ class Batcher:
                     finally:
                         if gate in self._idle:  # cancelled: nobody waits there any more
                             self._idle.remove(gate)
-                with suppress(*NOT_NOW, Fenced):  # `failed` was told
+                with suppress(*NOT_NOW, Fenced):  # the owner was told
                     await self._carry(self._batches.pop(0))
         finally:
             self._ended = True
@@ -204,7 +204,7 @@ class Batcher:
             self.unanswered.append(batch)
         else:
             self._free_lane(batch)
-        self._failed(batch, error)
+        self._owner.failed(batch, error)
 
     def _arrive(self, batch: Batch) -> None:
         self._under_way.remove(batch)
@@ -237,4 +237,4 @@ class Batcher:
         if error is not None:
             raise error
         assert answer is not None
-        self._answered(batch, answer)
+        self._owner.answered(batch, answer)

@@ -13,9 +13,13 @@ class Clearance:
 
     Args:
         lease: Seconds.
+
+    Attributes:
+        one_waits: Whether such a job may be there, as far as claims and notifications tell.
     """
 
     def __init__(self, lease: float) -> None:
+        self.one_waits = True
         self._lease = lease
         self._patience = lease * random.uniform(0.5, 1.5)  # not all workers at once
         self._length = 2 * lease
@@ -28,6 +32,7 @@ class Clearance:
             waits: For how many seconds a job has been waiting that has to run alone; None: there is none.
             now: By the monotonic clock.
         """
+        self.one_waits = waits is not None
         if waits is None:
             self._until, self._length = float("-inf"), 2 * self._lease
         elif waits >= self._patience and now >= self._until + self._lease:

@@ -44,11 +44,15 @@ logger = Log("redisjobs.worker")
 _DONE, _ACK = Done(), Ack()
 
 
-class Clock(Protocol):
-    """Tells the server's time, as well as the worker knows it."""
+class Owner(Protocol):
+    """Who leased the job, and is to settle it."""
 
     @property
-    def server_ms(self) -> int: ...  # noqa: D102
+    def server_ms(self) -> int:
+        """The server's clock, as well as it is known."""
+
+    def ran(self, run: "Execution", outcome: Outcome) -> None:
+        """Take the outcome."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,7 @@ class Execution:
     Attributes:
         lease: The lease; a renewed token may replace it.
         key: The lease's key.
+        owner: Who leased it.
         over: Whether it has an outcome, or was let go; it may still have to be settled.
         ended: Whether its handler runs no more, in the loop at least.
         settlement: How to settle it, once that is decided; None also if it is no longer ours.
@@ -91,14 +96,16 @@ class Execution:
         "key",
         "lease",
         "over",
+        "owner",
         "resent",
         "sent_at",
         "settlement",
     )
 
-    def __init__(self, lease: Lease, settings: Settings, means: Means) -> None:
+    def __init__(self, lease: Lease, settings: Settings, means: Means, owner: Owner) -> None:
         self.lease = lease
         self.key = lease.key
+        self.owner = owner
         self.over = self.ended = False
         self.settlement: Settlement | None = None
         self.resent = False
@@ -140,12 +147,11 @@ class Execution:
         """The outcome of a job that was given up, and whose handler did not object."""
         return self._why if self._why is not None else Interrupted()
 
-    async def run(self, scope: anyio.CancelScope, now_ms: int, scopes: OpenScopes) -> Outcome:
+    async def run(self, scope: anyio.CancelScope, scopes: OpenScopes) -> Outcome:
         """Read the job and run its handler; whatever that raises, the outcome says.
 
         Args:
             scope: What `give_up` cancels, around this call; should it cut the run off, `given_up` is the outcome.
-            now_ms: The server's clock.
             scopes: The current task's.
 
         Raises:
@@ -153,14 +159,14 @@ class Execution:
         """
         if self._why is not None:  # given up before it began
             return self._why
-        self._started, self._run_ms = time.monotonic(), now_ms
+        self._started, self._run_ms = time.monotonic(), self.owner.server_ms
         try:
             job = self._job = codec.decode_job(self.lease)
             definition = self._definition = self._settings.queue.definitions.get(job.name)
             if definition is None:
                 return UnknownName(job.name, job.unknown_ms, self._settings.unknown_ms)
-            if job.expires_ms is not None and job.expires_ms < now_ms and not self._has_started(job):
-                late = (now_ms - job.expires_ms) / 1000
+            if job.expires_ms is not None and job.expires_ms < self._run_ms and not self._has_started(job):
+                late = (self._run_ms - job.expires_ms) / 1000
                 return Expired(f"not started in time: expired {late:.1f} s before a worker was free")
         except DecodeError as error:
             return Undecodable(str(error))
@@ -307,7 +313,7 @@ class Execution:
             return RetryLater("+0", {"started_at": str(self._run_ms)})
         return Release(refund=refund)
 
-    def decide(self, outcome: Outcome, clock: Clock) -> None:
+    def decide(self, outcome: Outcome) -> None:
         """Decide the job's settlement, by its handler's retry policy."""
         self._outcome = outcome
         if outcome is _DONE:
@@ -316,7 +322,7 @@ class Execution:
         if isinstance(outcome, Interrupted):
             self.settlement = self.hand_back()
             return
-        job, now_ms = self._job, clock.server_ms
+        job, now_ms = self._job, self.owner.server_ms
         attempt, started_ms = (job.attempt, job.started_ms or self._run_ms) if job else (1, now_ms)
         policy = self._definition.retry if self._definition else self._settings.queue.retry
         judge = partial(decide, attempt=attempt, started_ms=started_ms, now_ms=now_ms)

@@ -5,27 +5,22 @@ It has a task and a connection of its own, so that it waits behind nothing, and 
 
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Protocol
 
 import anyio
 
 from redisjobs.backoff import NOT_NOW
-from redisjobs.driver import Consumer, Lease
+from redisjobs.driver import Consumer, Lease, Until
+from redisjobs.eventloop import Wakeup
 
 _WAIT = 5.0  # seconds of one blocking read
-_UNBLOCKING = (0.02, 0.05, 0.2, 0.5)  # seconds to wait after each try to let it end in order
-_IN_ORDER = 2.0  # seconds that all of that may take; then it is cut off
 
 
 class Owner(Protocol):
     """Whose jobs are fetched."""
 
-    def arrived(self, leases: Sequence[Lease]) -> None:
-        """Take jobs that the read leased."""
-
-    def changed(self) -> None:
-        """Look again: the read has ended, or is to be ended."""
+    def take(self, leases: Sequence[Lease], asked_at: float) -> None:
+        """Take jobs; `asked_at` is when they were asked for, by the monotonic clock."""
 
 
 class Fetcher:
@@ -34,6 +29,7 @@ class Fetcher:
     Args:
         consumer: The worker's side of the store.
         owner: Who takes the jobs.
+        wakeup: Wakes whoever decides, when the read has ended, or is to be ended.
         lease: Seconds a lease lasts.
 
     Attributes:
@@ -43,17 +39,17 @@ class Fetcher:
         needs_recovery: A read broke off; jobs may have been delivered into the reply we did not see.
     """
 
-    def __init__(self, consumer: Consumer, owner: Owner, *, lease: float) -> None:
+    def __init__(self, consumer: Consumer, owner: Owner, wakeup: Wakeup, *, lease: float) -> None:
         self.needs_recovery = self.interrupted = False
         self.reading_since = float("inf")
         self.lost_at = float("-inf")
         self._consumer = consumer
         self._owner = owner
+        self._wakeup = wakeup
         self._lease = lease
         self._count = 0  # most jobs of each priority that it may lease
-        self._ending = False  # it is not to begin again
         self._task_ended = False
-        self._read: anyio.CancelScope | None = None
+        self._until: Until | None = None  # ends the read that is under way, or about to begin
         self._begun = anyio.Event()
         self._over = anyio.Event()
         self._claim_after = float("-inf")  # when it was last interrupted
@@ -61,7 +57,7 @@ class Fetcher:
     @property
     def waiting(self) -> bool:
         """Whether the read is under way."""
-        return self._read is not None
+        return self._until is not None
 
     def begin(self, count: int, sent_at: float) -> None:
         """Let the read begin, if nothing was heard meanwhile that only a claim can find.
@@ -76,8 +72,7 @@ class Fetcher:
         if self._task_ended or sent_at <= self._claim_after:
             return
         self._count = count
-        self._ending = False
-        self._read = anyio.CancelScope()
+        self._until = Until()
         self._over = anyio.Event()
         self._begun.set()
 
@@ -87,26 +82,15 @@ class Fetcher:
         If one is under way it is to be ended; somebody has to call `end`.
         """
         self._claim_after = time.monotonic()
-        if self._read is not None:
+        if self._until is not None:
             self.interrupted = True
-            self._owner.changed()
+            self._wakeup.wake()
 
     async def end(self) -> None:
-        """End the read and wait until it is over: then no delivery is under way.
-
-        In order where the server lets us: a read that is cut off can still be delivered to, until the server
-        sees that the connection is closed. To be called by whoever owns the consumer.
-        """
-        self.interrupted, self._ending = False, True
-        with suppress(*NOT_NOW), anyio.move_on_after(_IN_ORDER):
-            for pause in _UNBLOCKING:
-                # Again if it was too early: a read that had not arrived could not be ended.
-                if self._read is None or not await self._consumer.unblock():
-                    break
-                with anyio.move_on_after(pause):
-                    await self._over.wait()
-        if self._read is not None:
-            self._read.cancel()
+        """End the read and wait until it is over: no delivery is under way then, or it `needs_recovery`."""
+        self.interrupted = False
+        if self._until is not None:
+            self._until.set()
             await self._over.wait()
 
     async def run(self) -> None:
@@ -116,44 +100,32 @@ class Fetcher:
             while True:
                 await self._begun.wait()
                 self._begun = anyio.Event()
-                await self._read_once()
+                if self._until is not None:
+                    await self._read(self._until)
+                self._end_read()
         finally:
             self._task_ended = True
             self._end_read()  # also one that was to begin: nobody would end it
 
-    async def _read_once(self) -> None:
-        cut_off = self._read is not None
-        try:
-            if self._read is not None:
-                with self._read:
-                    await self._wait()
-                    cut_off = False
-        finally:
-            if cut_off:
-                self.needs_recovery = True
-                self._note_lost()
-            self._end_read()
-
-    async def _wait(self) -> None:
+    async def _read(self, until: Until) -> None:
         leases: Sequence[Lease] = ()
+        ended = False
         try:
             # On and on: what else there may be to do, notifications and the clock tell.
-            while not leases and not self._ending:
+            while not leases and not until.is_set:
                 self.reading_since = time.monotonic()
-                leases = await self._consumer.wait(self._count, min(_WAIT, self._lease / 2))
-            await self._consumer.adopt(leases)
+                leases = await self._consumer.wait(self._count, min(_WAIT, self._lease / 2), until)
+            ended = True
         except NOT_NOW:
-            self.needs_recovery = True
-            self._note_lost()
-        else:
-            self._owner.arrived(leases)
-
-    def _note_lost(self) -> None:
-        if self._consumer.is_reading:  # else it had not asked yet
-            self.lost_at = time.monotonic()
+            return
+        finally:
+            if not ended:
+                self.needs_recovery = True
+                self.lost_at = time.monotonic()
+        self._owner.take(leases, self.reading_since)
 
     def _end_read(self) -> None:
-        self._read = None
+        self._until = None
         self.reading_since = float("inf")
         self._over.set()
-        self._owner.changed()
+        self._wakeup.wake()

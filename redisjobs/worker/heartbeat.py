@@ -1,13 +1,16 @@
-"""Beats for a worker, from a thread of its own: a handler that blocks the event loop keeps its job."""
+"""Beats for a worker, from a thread of its own: a handler that blocks the event loop keeps its job.
+
+There is a thread for each server. One for all of them would lose every lease where one server hangs.
+"""
 
 import logging
 import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
-from redisjobs import driver
-from redisjobs.driver import Fenced, Lease
+from redisjobs.driver import Beat, Consumer, Fenced, Lease
 from redisjobs.errors import DriverError
 from redisjobs.logger import Log, log_from_thread
 
@@ -16,45 +19,54 @@ logger = Log("redisjobs.worker")
 _LOOK = 1.0  # seconds between looks at the loop
 
 
+class Beating(Protocol):
+    """Who has a lease on a queue. The methods are called in the thread."""
+
+    @property
+    def consumer(self) -> Consumer:
+        """Its side of the store."""
+
+    @property
+    def is_beating(self) -> bool:
+        """Whether it wants heartbeats."""
+
+    def held(self) -> Sequence[Lease]:
+        """What it holds now."""
+
+    def facts(self) -> Mapping[str, str]:
+        """What to tell of it."""
+
+    def beaten(self, began: float, cancelled: Sequence[Lease]) -> None:
+        """Take what somebody has asked to cancel, by a heartbeat that got through.
+
+        Args:
+            began: When it began, by this machine's monotonic clock.
+            cancelled: Those of what it holds.
+        """
+
+    def fenced(self, error: Fenced) -> None:
+        """Take the news that it was fenced."""
+
+
 class Heartbeat:
     """The thread. It beats every third of a lease, and tries again sooner when that fails.
 
     Args:
-        heart: How to beat.
+        beating: For whom, in one round trip: their consumers have the same `server`.
         lease: Seconds a lease lasts.
-        held: What the worker holds now; called in the thread.
-        facts: What to tell of the worker; called in the thread.
-        beaten: Takes what somebody has asked to cancel, after each beat; called in the thread.
-        fenced: Takes the news that the worker was fenced; called in the thread.
-        look: Called in the thread about once a second, for what else is to be watched from outside of the loop.
-
-    Attributes:
-        beat_at: When the last beat that got through began, or the first one, by this machine's monotonic clock.
+        look: Called in the thread about once a second, for what else is to be watched from outside of the loop;
+            None: nothing.
     """
 
-    def __init__(
-        self,
-        heart: driver.Heartbeat,
-        lease: float,
-        held: Callable[[], Sequence[Lease]],
-        facts: Callable[[], Mapping[str, str]],
-        beaten: Callable[[Sequence[Lease]], None],
-        fenced: Callable[[Fenced], None],
-        look: Callable[[], None],
-    ) -> None:
-        self._heart = heart
+    def __init__(self, beating: Sequence[Beating], lease: float, look: Callable[[], None] | None) -> None:
+        self._all = beating
         self._interval = lease / 3
-        self._held = held
-        self._facts = facts
-        self._beaten = beaten
-        self._fenced = fenced
         self._look = look
         self._failing = False
         self._ended = False
         self._stir = threading.Event()
         self._thread = threading.Thread(target=self._run, name="redisjobs heartbeat", daemon=True)
         self._started = False
-        self.beat_at = time.monotonic()
 
     @property
     def broken(self) -> bool:
@@ -62,10 +74,12 @@ class Heartbeat:
         return self._started and not self._ended and not self._thread.is_alive()
 
     def start(self) -> None:
-        """Begin; the first beat is at once."""
-        self.beat_at = time.monotonic()
-        self._thread.start()
-        self._started = True
+        """Begin, if it has not; the first beat is at once."""
+        if self._started:
+            self.hurry()  # for whoever has come
+        else:
+            self._thread.start()
+            self._started = True
 
     def hurry(self) -> None:
         """Beat now, to hear now what there is to hear."""
@@ -85,14 +99,16 @@ class Heartbeat:
     def _run(self) -> None:
         while not self._ended:
             self._pause(self._beat())
-        self._heart.close()
+        for each in self._all:
+            each.consumer.sync.close()
 
     def _pause(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             stirred = self._stir.wait(min(_LOOK, left))
             try:
-                self._look()
+                if self._look is not None:
+                    self._look()
             except Exception as error:  # it looks at the user's code; and a thread that ended would lose every job
                 log_from_thread(logger, logging.WARNING, "could not look after the event loop: %r", error)
             if stirred:
@@ -103,12 +119,7 @@ class Heartbeat:
         """Beat once; seconds until the next time."""
         started = time.monotonic()
         try:
-            try:
-                cancelled = self._heart.beat(self._held, self._facts())
-            except Fenced as error:
-                self._fenced(error)
-                return self._interval
-            self._beaten_at(started, cancelled)
+            self._beat_for([each for each in self._all if each.is_beating], started)
         except Exception as error:  # whatever it is: a thread that ended would lose every job
             if not self._failing:
                 shown = error if isinstance(error, DriverError) else "".join(traceback.format_exception(error))
@@ -117,8 +128,16 @@ class Heartbeat:
             return min(1.0, self._interval / 2)
         return max(0.0, started + self._interval - time.monotonic())
 
-    def _beaten_at(self, started: float, cancelled: Sequence[Lease]) -> None:
+    def _beat_for(self, beating: Sequence[Beating], started: float) -> None:
+        if not beating:
+            return
+        beats = [Beat(each.consumer, each.held, each.facts()) for each in beating]
+        answers = beating[0].consumer.sync.beat(*beats)
         if self._failing:
             log_from_thread(logger, logging.INFO, "heartbeats get through again")
-        self._failing, self.beat_at = False, started
-        self._beaten(cancelled)
+        self._failing = False
+        for each, answer in zip(beating, answers, strict=True):
+            if isinstance(answer, Fenced):
+                each.fenced(answer)
+            else:
+                each.beaten(started, answer)

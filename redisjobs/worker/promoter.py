@@ -1,18 +1,11 @@
 """A timer for delayed jobs: a blocking read ends on the server's 100 ms timer, too coarse for what has a time."""
 
 import time
-from typing import Protocol
 
 import anyio
 
+from redisjobs.eventloop import Wakeup
 from redisjobs.worker.clock import Clock
-
-
-class Owner(Protocol):
-    """Whoever promotes."""
-
-    def changed(self) -> None:
-        """Look again: a delayed job may be due."""
 
 
 class Promoter:
@@ -20,16 +13,16 @@ class Promoter:
 
     Args:
         clock: The server's.
-        owner: Who is told when one may be due.
+        wakeup: Wakes whoever promotes, when one may be due.
 
     Attributes:
         is_due: A delayed job may be due: somebody has to promote it.
     """
 
-    def __init__(self, clock: Clock, owner: Owner) -> None:
+    def __init__(self, clock: Clock, wakeup: Wakeup) -> None:
         self.is_due = False
         self._clock = clock
-        self._owner = owner
+        self._wakeup = wakeup
         self._told_at = float("-inf")  # when the last claim was sent that told of delayed jobs
         self._due_at: float | None = None  # when the next delayed job is, by our monotonic clock
         self._due_changed = anyio.Event()
@@ -76,7 +69,7 @@ class Promoter:
             if until_due.cancelled_caught:
                 self._due_at = None
                 self.is_due = True
-                self._owner.changed()
+                self._wakeup.wake()
 
     def _set_due(self, due_at: float | None) -> None:
         self._due_at = due_at

@@ -16,17 +16,13 @@ class Slots:
 
     Args:
         count: How many.
-        now_ms: The server's clock.
-        ran: Takes a job that ran, and its outcome.
 
     Attributes:
         busy: How many run a job.
     """
 
-    def __init__(self, count: int, now_ms: Callable[[], int], ran: Callable[[Execution, Outcome], None]) -> None:
+    def __init__(self, count: int) -> None:
         self._count = count
-        self._now_ms = now_ms
-        self._ran = ran
         self._idle: list[_Slot] = []
         self._waiting: list[Execution] = []  # for a slot that is about to be idle
         self.busy = 0
@@ -74,7 +70,7 @@ class Slots:
     async def _run_jobs(self, slot: "_Slot", scope: anyio.CancelScope) -> None:
         while not scope.cancel_called:
             run = slot.run = self._waiting.pop(0) if self._waiting else await self._next(slot)
-            outcome = await run.run(scope, self._now_ms(), slot.scopes)
+            outcome = await run.run(scope, slot.scopes)
             if not scope.cancel_called and slot.cancels():
                 forget_cancels()
             self._end(slot, outcome)
@@ -92,7 +88,7 @@ class Slots:
         assert run is not None
         run.ended = True
         self.busy -= 1
-        self._ran(run, outcome)
+        run.owner.ran(run, outcome)
 
 
 class _Slot:

@@ -4,28 +4,14 @@ Anybody may write to the channel, so what it says is a hint, never the truth: th
 """
 
 import re
-from typing import Protocol
 
 from redisjobs.backoff import retrying
 from redisjobs.driver import Consumer, Notification
+from redisjobs.worker.beats import Beats
+from redisjobs.worker.fetcher import Fetcher
+from redisjobs.worker.promoter import Promoter
 
 _TIME = re.compile("[0-9]{1,15}")  # ms
-
-
-class Owner(Protocol):
-    """Whoever the notifications are for."""
-
-    def listening(self) -> None:
-        """Listening begins: what was said before was missed."""
-
-    def released(self) -> None:
-        """Jobs were handed back, it is said: only a claim takes them."""
-
-    def due(self, due_ms: int) -> None:
-        """A delayed job is due at that time of the server's clock, it is said."""
-
-    def cancelled(self, job_id: str) -> None:
-        """A job is cancelled, it is said."""
 
 
 class Subscriber:
@@ -33,12 +19,16 @@ class Subscriber:
 
     Args:
         consumer: The worker's side of the store.
-        owner: Who is told.
+        fetcher: The blocking read, to be ended where only a claim finds what there is.
+        promoter: The timer for delayed jobs.
+        beats: Learns by the next heartbeat which jobs are cancelled.
     """
 
-    def __init__(self, consumer: Consumer, owner: Owner) -> None:
+    def __init__(self, consumer: Consumer, fetcher: Fetcher, promoter: Promoter, beats: Beats) -> None:
         self._consumer = consumer
-        self._owner = owner
+        self._fetcher = fetcher
+        self._promoter = promoter
+        self._beats = beats
 
     async def run(self) -> None:
         """Listen until cancelled."""
@@ -51,10 +41,11 @@ class Subscriber:
     def _heard(self, notification: Notification) -> None:
         match notification.kind:
             case "cancel":
-                self._owner.cancelled(notification.value)
+                self._beats.hurry_for(notification.value)
             case "released":
-                self._owner.released()
+                self._fetcher.interrupt()
             case "due" if _TIME.fullmatch(notification.value):
-                self._owner.due(int(notification.value))
-            case "subscribed":
-                self._owner.listening()
+                self._promoter.hear(int(notification.value))
+            case "subscribed":  # what was said before was missed
+                self._fetcher.interrupt()
+                self._beats.hurry()

@@ -220,14 +220,16 @@ class Supervisor:
         most = 2 * self._lease  # seconds: by then its leases are over, and others have taken its jobs
 
         def release() -> None:
-            heart = self._queue.driver.consumer(worker_id, lease=self._lease, max_deliveries=1).heartbeat()
+            dead = self._queue.driver.consumer(worker_id, lease=self._lease, max_deliveries=1).sync
             try:
-                jobs = retrying_sync(heart.release, on=(Unavailable,), within=most)
+                jobs = retrying_sync(
+                    lambda: dead.release(refund=False, watch=True), on=(Unavailable,), within=most
+                )
                 logger.log(logging.WARNING if jobs else logging.INFO, "released %d jobs of it", jobs)
             except DriverError as error:
                 logger.warning(_LEFT, error)
             finally:
-                heart.close()
+                dead.close()
 
         self._releases = [thread for thread in self._releases if thread.is_alive()]
         thread = threading.Thread(target=release, daemon=True)

@@ -1,4 +1,4 @@
-"""Notices that a handler blocks the event loop, and says where."""
+"""Notices that a handler blocks the event loop, and says where; and that a source gets nothing through."""
 
 import logging
 import sys
@@ -8,11 +8,18 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
+from typing import Protocol
 
+import anyio
+
+from redisjobs.errors import DriverError
 from redisjobs.logger import Log, log_from_thread
 from redisjobs.worker.execution import Execution
+from redisjobs.worker.member import Member
 
 logger = Log("redisjobs.worker")
+
+_STUCK = 3  # leases without a byte from the store, though beats get through: start anew; as many more: give up
 
 
 class LoopWatchdog:
@@ -80,3 +87,82 @@ def _where(frame: FrameType | None) -> str:
             return f"{running.description}, {line}"
         line = line or f"{at.f_code.co_filename}:{number}"
     return f"something that is no handler, {line or 'unknown'}"
+
+
+class Watched(Protocol):
+    """What is to make progress."""
+
+    @property
+    def lacks_heartbeat(self) -> bool:
+        """Whether the heartbeat's thread has ended."""
+
+    def break_off(self) -> None:
+        """Give up what is under way, and connect anew."""
+
+
+class ProgressWatchdog:
+    """Notices that nothing gets through, though heartbeats do: then it is to start anew, and at last to give up.
+
+    Args:
+        member: The worker, as the queue knows it.
+        watched: What is to make progress.
+        lease: Seconds a lease lasts.
+    """
+
+    def __init__(self, member: Member, watched: Watched, lease: float) -> None:
+        self._member = member
+        self._watched = watched
+        self._lease = lease
+        self._done, self._done_at = 0, time.monotonic()  # exchanges, and when the last one was
+
+    def progressed(self) -> None:
+        """Note that an exchange came to its end."""
+        self._done, self._done_at = self._done + 1, time.monotonic()
+
+    def resumed(self) -> None:
+        """Begin to count anew: until now nothing could get through."""
+        self._done_at = time.monotonic()
+
+    @property
+    def said_at(self) -> float:
+        """When an exchange came to its end last, by the monotonic clock."""
+        return self._done_at
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether nothing has come through for so long that it is to start anew."""
+        return self.silent_for > _STUCK * self._lease
+
+    @property
+    def silent_for(self) -> float:
+        """For how many seconds no exchange came to its end, and no byte of one came in."""
+        return time.monotonic() - max(self._done_at, self._member.consumer.heard_at)
+
+    async def run(self) -> None:
+        """Watch until cancelled.
+
+        It counts its own ticks, not the time: a loop that was blocked could get nothing through.
+
+        Raises:
+            DriverError: Nothing came through for too long. Or the heartbeat's thread has ended: without it no job
+                can be kept.
+        """
+        seen, still, lease = (-1, 0.0), 0, self._lease
+        while True:
+            await anyio.sleep(lease / 2)
+            if self._watched.lacks_heartbeat:
+                raise DriverError(
+                    "the heartbeat thread has ended, so that this worker would soon count as dead; what is held "
+                    "is released or runs again when its lease is over"
+                )
+            got = self._done, self._member.consumer.heard_at
+            still = still + 1 if got == seen and not self._member.may_be_dead else 0
+            seen = got
+            if still == 2 * _STUCK:
+                logger.error("stuck: nothing got through for %g s; connecting anew", _STUCK * lease)
+                self._watched.break_off()
+            elif still >= 4 * _STUCK:
+                raise DriverError(
+                    f"stuck: nothing got through for {2 * _STUCK * lease:g} s though the store is there; "
+                    "what is held is released or runs again when its lease is over"
+                )

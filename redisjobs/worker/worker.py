@@ -182,7 +182,7 @@ class Worker:
     def worker_id(self) -> str:
         """Who it is now: each run has an id of its own, and who was taken for dead goes on under a new one."""
         processor = self._processor
-        return self.settings.worker_id if processor is None else processor.settings.worker_id
+        return self.settings.worker_id if processor is None else processor.worker_id
 
     def _next_id(self) -> str:
         return _new_id() if self._given_id is None else f"{self._given_id[:180]}:{secrets.token_hex(4)}"
@@ -198,7 +198,7 @@ class Worker:
         self._has_run, self.recycled, self.hindered = True, False, False
 
     async def _run(self, until_idle: bool, handle_signals: bool) -> None:
-        self._processor = processor = Processor(self.settings, until_idle=until_idle, breaking=self.breaking)
+        self._processor = processor = Processor([self.settings], until_idle=until_idle, breaking=self.breaking)
         if self._stop_asked:  # asked for before there was a processor to tell
             return
         try:

@@ -1,16 +1,20 @@
 """The driver of `memory://`: both sides of a queue whose state is in this process."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import cast
 
 import anyio
 import anyio.lowlevel
 
 from redisjobs.driver import (
+    Beat,
+    Beaten,
     Counts,
     Exchange,
+    Fenced,
     Lease,
     NewJob,
     Notification,
@@ -21,6 +25,7 @@ from redisjobs.driver import (
     Settlements,
     Silent,
     Turn,
+    Until,
 )
 from redisjobs.drivers.memory import exchange, operator, producer, worker
 from redisjobs.drivers.memory.state import Memory
@@ -121,7 +126,8 @@ class MemoryConsumer:
         self._memory = memory
         self._lease = lease
         self._max_deliveries = max_deliveries
-        self.is_reading = False  # nothing is on its way here
+        self.server = "memory"
+        self.sync = SyncMemoryConsumer(self)
 
     @property
     def heard_at(self) -> float:
@@ -146,25 +152,24 @@ class MemoryConsumer:
         claimed = exchange.claim(self._memory, self.worker_id, count, self._max_deliveries, idle=idle)
         return replace(claimed, replies=replies)
 
-    async def wait(self, count: int, timeout: float) -> list[Lease]:
+    async def wait(self, count: int, timeout: float, until: Until | None = None) -> list[Lease]:
         wake = threadsafe_caller()
         there = anyio.Event()
 
         def heard(notification: Notification) -> None:
             if notification.kind == "ready":
-                wake(there.set)
+                wake(lambda: there.set())
 
+        until = until or Until()
+        until.when_set(lambda: there.set())
         with self._listening(heard), anyio.move_on_after(timeout):
-            while True:
+            while not until.is_set:
                 leases = exchange.read(self._memory, self.worker_id, count)
                 if leases:
                     return leases
                 await there.wait()
                 there = anyio.Event()
         return []
-
-    async def adopt(self, leases: Sequence[Lease]) -> None:
-        pass  # they have their ids already
 
     async def recover(self, held: Sequence[Lease], older: float = 0) -> list[Lease]:
         await anyio.lowlevel.checkpoint()
@@ -180,23 +185,19 @@ class MemoryConsumer:
         await anyio.lowlevel.checkpoint()
         return worker.release(self._memory, self.worker_id, refund=refund, watch=watch)
 
-    async def unblock(self) -> bool:
-        await anyio.lowlevel.checkpoint()
-        return False
-
     async def tidy(self) -> tuple[int, bool]:
         await anyio.lowlevel.checkpoint()
         return 0, False
 
-    async def listen(self, heard: Callable[[Notification], None]) -> None:
+    async def listen(self, on_notification: Callable[[Notification], None]) -> None:
         wake = threadsafe_caller()
 
         def hear(notification: Notification) -> None:
             if notification.kind != "ready":  # that one is for `wait` alone
-                wake(lambda: heard(notification))
+                wake(lambda: on_notification(notification))
 
         with self._listening(hear):
-            heard(Notification("subscribed", ""))
+            on_notification(Notification("subscribed", ""))
             await anyio.sleep_forever()
 
     @contextmanager
@@ -207,22 +208,25 @@ class MemoryConsumer:
         finally:
             self._memory.ears.remove(ear)
 
-    def heartbeat(self) -> "MemoryHeartbeat":
-        return MemoryHeartbeat(self._memory, lambda: self.worker_id)
+    def beat(self, held: Callable[[], Sequence[Lease]]) -> Beaten:
+        """Beat as the worker of the moment; for any thread."""
+        try:
+            return worker.cancelled(self._memory, held()) if worker.beat(self._memory, self.worker_id) else ()
+        except Fenced as error:
+            return error
 
 
-class MemoryHeartbeat:
-    """Beats in memory; see `Heartbeat`."""
+class SyncMemoryConsumer:
+    """The same for sync code; see `SyncConsumer`."""
 
-    def __init__(self, memory: Memory, worker_id: Callable[[], str]) -> None:
-        self._memory = memory
-        self._worker_id = worker_id
+    def __init__(self, consumer: MemoryConsumer) -> None:
+        self._consumer = consumer
 
-    def beat(self, held: Callable[[], Sequence[Lease]], facts: Mapping[str, str]) -> Sequence[Lease]:
-        return worker.cancelled(self._memory, held()) if worker.beat(self._memory, self._worker_id()) else ()
+    def beat(self, *beats: Beat) -> Sequence[Beaten]:
+        return [cast("MemoryConsumer", each.consumer).beat(each.held) for each in beats]
 
-    def release(self) -> int:
-        return worker.release(self._memory, self._worker_id(), refund=False, watch=True)
+    def release(self, *, refund: bool, watch: bool) -> int:
+        return worker.release(self._consumer._memory, self._consumer.worker_id, refund=refund, watch=watch)
 
     def close(self) -> None:
         pass

@@ -50,6 +50,7 @@ _YOUNG_MS = (
 )
 _FLOORS = {"redis": (7, 0), "valkey": (8, 0)}
 _NEEDED = "redisjobs needs Redis 7.0 or newer, or Valkey 8.0 or newer"
+_FENCED = b"FENCED"
 _FAR = 1e15  # ms; somebody may have made `inf` a due time
 _PLACES = {f"ready:{priority}": priority for priority in Priority}
 
@@ -226,10 +227,11 @@ class Commands:
 
         return self._run("join", [worker, lease_ms, run, LAYOUT, self._now], parse)
 
-    def beat(self, worker: str, facts: Mapping[str, str]) -> Command[int]:
-        """Parses to how often somebody has asked to cancel a job of the worker."""
+    def beat(self, worker: str, facts: Mapping[str, str]) -> Command[int | None]:
+        """Parses to how often somebody has asked to cancel a job of the worker; None: it was fenced."""
         flat = [text for fact in facts.items() for text in fact]
-        return self._run("beat", [worker, self._now, *flat], lambda reply: int(_unless_fenced(reply, worker)))
+        arguments = [worker, self._now, *flat]
+        return self._run("beat", arguments, lambda reply: None if reply == _FENCED else int(reply))
 
     def cancelled(self, leases: Sequence[Lease]) -> Command[list[Lease]]:
         """Which of these jobs somebody has asked to cancel."""
@@ -529,7 +531,7 @@ def _unless_fenced(reply: Any, worker: str) -> Any:
         Fenced: It says that the worker is no longer one.
         DriverError: It says that what was sent is out of date.
     """
-    if reply == b"FENCED":
+    if reply == _FENCED:
         raise Fenced(worker)
     if reply == b"STALE":
         raise DriverError("these settlements came after later ones of this worker; nothing was written")

@@ -42,6 +42,7 @@ class Target:
 
     Attributes:
         database: Of the server.
+        server: Equal where the server, its database and who we are there are the same.
 
     Raises:
         ValueError: The URL, or the client's kind of connection, is none we can use.
@@ -72,6 +73,7 @@ class Target:
             checked = self._options.get("ssl_cert_reqs") not in ("none", ssl.CERT_NONE)
             self._options.setdefault("ssl_check_hostname", checked)
         self.database = int(self._options.get("db") or 0)
+        self.server = tuple(self._options.get(key) for key in ("host", "port", "path", "username")), self.database
         try:
             if isinstance(where, str):
                 pool.make_connection()

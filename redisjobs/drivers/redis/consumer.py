@@ -2,16 +2,20 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
+from typing import Any, cast
 
 import anyio
 import redis
 
 from redisjobs.driver import (
     MOST_JOBS,
+    Beat,
+    Beaten,
     Ended,
     Exchange,
+    Fenced,
     Lease,
     Notification,
     Reclaimed,
@@ -19,6 +23,7 @@ from redisjobs.driver import (
     Settlements,
     Silent,
     Turn,
+    Until,
 )
 from redisjobs.drivers.redis.commands import (
     Ahead,
@@ -43,6 +48,8 @@ from redisjobs.drivers.redis.connection import (
 from redisjobs.errors import DriverError, QueueFull, Unavailable
 
 _BLOCK = 5.0  # seconds a blocking read may last
+_UNBLOCKING = (0.02, 0.05, 0.2, 0.5)  # seconds to wait after each try to let it end in order
+_IN_ORDER = 2.0  # seconds that all of that may take; then it is cut off
 _MARGIN = 3.0  # seconds after which a blocking read's connection counts as half-open
 _PING = 10.0  # seconds between PINGs on the connection that only listens
 _GONE_MS = 3_600_000  # an unheard-of consumer with nothing pending is removed after this
@@ -74,15 +81,18 @@ class RedisConsumer:
         self._ear = Connection(commands, target)
         self._reader_id: int | None = None  # by which the server knows that connection
         self._may_unblock = True
-        self._is_unblocked = False  # a `wait` that has not asked yet is not to ask any more
         self._run_id = secrets.token_hex(8)  # tells us from another worker of our id
         self._ahead: Ahead | None = None  # what the next claim may find; None: not known
         self._restoring: tuple[int, bytes] | None = None  # where `tidy` goes on; None: it begins anew
         self._waits: float | None = None  # for how long a job has been waiting that has to run alone
         self._job_bytes: float = _FIRST_JOB_BYTES
         self._clock = ServerClock()
-        self.is_reading = False
+        self.sync = SyncRedisConsumer(commands, target, self, self._lease_ms)
         self.has_found = False  # jobs that may have been cancelled before we knew of them
+
+    @property
+    def server(self) -> Hashable:
+        return self._target.server
 
     @property
     def heard_at(self) -> float:
@@ -191,7 +201,7 @@ class RedisConsumer:
         self._ahead = told.ahead
         self._clock.hear(told.now_us / 1000)
         self._weigh(leases)
-        await self.adopt(leases)
+        await self._adopt(leases)
         due_in = told.due_in_us / 1e6 if told.due_in_us >= 0 else None
         return Exchange(replies, leases, bool(told.ahead), ended, due_in, self._waits, told.now_us / 1000)
 
@@ -202,7 +212,7 @@ class RedisConsumer:
             size = sum(len(part) for lease in some for pair in lease.fields.items() for part in pair)
             self._job_bytes = max(size / len(some), self._job_bytes / 4, 1.0)
 
-    async def adopt(self, leases: Sequence[Lease]) -> None:
+    async def _adopt(self, leases: Sequence[Lease]) -> None:
         nameless = [lease for lease in leases if lease.job_id == lease.entry]
         for start in range(0, len(nameless), MOST_JOBS):
             some = nameless[start : start + MOST_JOBS]
@@ -210,19 +220,18 @@ class RedisConsumer:
             for lease, job_id in zip(some, ids, strict=True):
                 lease.job_id = job_id
 
-    async def wait(self, count: int, timeout: float) -> list[Lease]:
-        block = max(1, int(min(timeout, _BLOCK) * 1000))  # 0 would block for ever
-        self._is_unblocked = False
+    async def wait(self, count: int, timeout: float, until: Until | None = None) -> list[Lease]:
+        until = until or Until()
         if not self._reader.is_open:
             await self._know_reader()
-            if self._is_unblocked:
-                return []
+        if until.is_set:
+            return []
+        block = max(1, int(min(timeout, _BLOCK) * 1000))  # 0 would block for ever
         most = min(count, max(1, int(_REPLY_BYTES / 3 / self._job_bytes)))
-        self.is_reading = True
-        (leases,) = await self._reader.run(self._commands.wait(self.worker_id, most, block))
-        self.is_reading = False
+        leases = await self._read(self._commands.wait(self.worker_id, most, block), until)
         self._weigh(leases)
-        return leases  # type: ignore[no-any-return]
+        await self._adopt(leases)
+        return leases
 
     async def _know_reader(self) -> None:
         self._reader_id = None
@@ -233,6 +242,51 @@ class RedisConsumer:
         except DriverError:  # the ACL forbids it
             self._may_unblock = False
 
+    async def _read(self, command: Command[list[Lease]], until: Until) -> list[Lease]:
+        """Read, and end in order where `until` is set meanwhile, if the server lets us."""
+        ending: list[asyncio.Task[None]] = []
+        over = anyio.Event()
+        with anyio.CancelScope() as cut:
+            # A task only once it is to end: one for each read would cost too much where jobs come singly.
+            until.when_set(lambda: ending.append(asyncio.create_task(self._end_read(cut, over))))
+            try:
+                (leases,) = await self._reader.run(command)
+            except BaseException:
+                for task in ending:
+                    task.cancel()
+                raise
+            finally:
+                until.when_set(None)
+                over.set()
+            for task in ending:  # not cancelled: what is under way on its connection would be lost
+                await task
+            return leases  # type: ignore[no-any-return]
+        # It can still be delivered to, until the server sees that the connection is closed.
+        raise Unavailable("a blocking read that was to end had to be cut off")
+
+    async def _end_read(self, cut: anyio.CancelScope, over: anyio.Event) -> None:
+        """Let the read return with whatever it leased; cut it off if the server does not help."""
+        with suppress(Unavailable, QueueFull), anyio.move_on_after(_IN_ORDER):
+            for pause in _UNBLOCKING:
+                # Again if it was too early: a read that had not arrived could not be ended.
+                if over.is_set() or not await self._unblock():
+                    break
+                with anyio.move_on_after(pause):
+                    await over.wait()
+        if not over.is_set():
+            cut.cancel()
+
+    async def _unblock(self) -> bool:
+        """Let the reader's call return; False if only cutting it off helps."""
+        if self._reader_id is not None and self._may_unblock:
+            try:
+                await self._run(unblock(self._reader_id))
+            except (Unavailable, QueueFull):
+                raise
+            except DriverError:  # the ACL forbids it: then it has to be done without
+                self._may_unblock = False
+        return self._may_unblock and self._reader_id is not None
+
     async def recover(self, held: Sequence[Lease], older: float = 0) -> list[Lease]:
         keys = [lease.key for lease in held]
         found: list[Lease] = []
@@ -242,7 +296,7 @@ class RedisConsumer:
             ((more, leases),) = await self._run(command)
             found += leases
             keys += [lease.key for lease in leases]
-        await self.adopt(found)
+        await self._adopt(found)
         self.has_found = self.has_found or bool(found)
         return found
 
@@ -264,17 +318,6 @@ class RedisConsumer:
             if not released:
                 return total
 
-    async def unblock(self) -> bool:
-        self._is_unblocked = True
-        if self._reader_id is not None and self._may_unblock:
-            try:
-                await self._run(unblock(self._reader_id))
-            except (Unavailable, QueueFull):
-                raise
-            except DriverError:  # the ACL forbids it: then it has to be done without
-                self._may_unblock = False
-        return self._may_unblock
-
     async def tidy(self) -> tuple[int, bool]:
         if self._restoring is None:
             ((_, suspects),) = await self._run(self._commands.tidy(_GONE_MS, _TIDY_MS))
@@ -286,7 +329,7 @@ class RedisConsumer:
             self._ahead = None  # a claim by script takes them
         return restored, self._restoring is not None
 
-    async def listen(self, heard: Callable[[Notification], None]) -> None:
+    async def listen(self, on_notification: Callable[[Notification], None]) -> None:
         try:
             async with asyncio.timeout(ANSWER):
                 connection = await self._ear.open()
@@ -299,12 +342,12 @@ class RedisConsumer:
                     if isinstance(reply, Exception):
                         raise reply
                     if reply[0] == b"subscribe":
-                        heard(Notification("subscribed", ""))
+                        on_notification(Notification("subscribed", ""))
                     elif reply[0] == b"message":
                         kind, _, value = reply[2].decode("utf-8", "surrogateescape").partition(" ")
                         if kind == "released":
                             self._ahead = None  # a claim by script takes them
-                        heard(Notification(kind, value))
+                        on_notification(Notification(kind, value))
         except (redis.RedisError, OSError) as error:
             raise translate(error) from error
         except BaseExceptionGroup as group:
@@ -322,12 +365,9 @@ class RedisConsumer:
             await anyio.sleep(_PING)
             await self._ear.send(connection, [["PING"]])
 
-    def heartbeat(self) -> "RedisHeartbeat":
-        return RedisHeartbeat(self._commands, self._target, self, self._lease_ms)
 
-
-class RedisHeartbeat:
-    """Beats over a sync connection of its own; see `Heartbeat`.
+class SyncRedisConsumer:
+    """The same for sync code, over a connection of its own; see `SyncConsumer`.
 
     Its answers are waited for no longer than a lease can bear: one that is late may be repeated, and one that
     hangs must not let the lease run out.
@@ -340,9 +380,25 @@ class RedisHeartbeat:
         self._known: tuple[str, int] = ("", 0)  # how many cancels were asked for of which worker
         self._listens = 0  # beats for which marks are still looked for
 
-    def beat(self, held: Callable[[], Sequence[Lease]], facts: Mapping[str, str]) -> Sequence[Lease]:
-        worker_id = self._consumer.worker_id
-        (cancels,) = self._connection.run(self._commands.beat(worker_id, facts))
+    def beat(self, *beats: Beat) -> Sequence[Beaten]:
+        those = [cast("RedisConsumer", each.consumer).sync for each in beats]
+        workers = [one._consumer.worker_id for one in those]
+        commands = [
+            one._commands.beat(worker_id, each.facts)
+            for one, worker_id, each in zip(those, workers, beats, strict=True)
+        ]
+        answers = self._connection.run(*commands)
+        return [
+            one._beaten(worker_id, cancels, each.held, self._connection)
+            for one, worker_id, each, cancels in zip(those, workers, beats, answers, strict=True)
+        ]
+
+    def _beaten(
+        self, worker_id: str, cancels: int | None, held: Callable[[], Sequence[Lease]], connection: SyncConnection
+    ) -> Beaten:
+        """Which of the held jobs somebody has asked to cancel, looked for if there may be any."""
+        if cancels is None:
+            return Fenced(worker_id)
         found, self._consumer.has_found = self._consumer.has_found, False
         if (worker_id, cancels) != self._known or found:
             self._listens = _HEARING if cancels else 0
@@ -350,18 +406,17 @@ class RedisHeartbeat:
         if not self._listens:
             return ()
         self._listens -= 1
-        leases, asked = held(), []
+        leases, asked = held(), list[Lease]()
         for start in range(0, len(leases), MOST_JOBS):
-            (marked,) = self._connection.run(self._commands.cancelled(leases[start : start + MOST_JOBS]))
+            (marked,) = connection.run(self._commands.cancelled(leases[start : start + MOST_JOBS]))
             asked += marked
         return asked
 
-    def release(self) -> int:
+    def release(self, *, refund: bool, watch: bool) -> int:
         total = 0
         while True:
-            (released,) = self._connection.run(
-                self._commands.release(self._consumer.worker_id, refund=False, watch=True)
-            )
+            command = self._commands.release(self._consumer.worker_id, refund=refund, watch=watch)
+            (released,) = self._connection.run(command)
             total += int(released)
             if not released:
                 return total

@@ -1,0 +1,244 @@
+"""A source's jobs: from a lease into a slot, and from what a handler came to, to its settlement."""
+
+import time
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+from redisjobs.driver import Ack, Ended, Lease, Release, Reply, RetryLater
+from redisjobs.events import JobsClaimed, JobsCompleted, JobsSettled, SettledJob, kind_of
+from redisjobs.logger import Log
+from redisjobs.outcome import CancelAsked, Interrupted, LeaseGone, Outcome
+from redisjobs.visible import visible
+from redisjobs.worker.clearance import Clearance
+from redisjobs.worker.clock import Clock
+from redisjobs.worker.execution import Execution
+from redisjobs.worker.leases import Leases
+from redisjobs.worker.member import Member
+from redisjobs.worker.pool import Pool
+
+logger = Log("redisjobs.worker")
+
+_LATER = "+60000"  # ms until a job runs again for which no ready stream has an entry id left
+_NO_DEAD_LETTERS = (
+    "no dead letter can be written: the stream redisjobs:{%s}:dead has no entry ids left, as somebody has written "
+    "the largest. The jobs are kept and tried again. Copy the letters to a new stream, as lua/README.md shows; or "
+    "requeue or delete them, then delete the key"
+)
+
+
+class Report:
+    """What became of jobs, told with the rest of their batch: one event a kind.
+
+    Args:
+        member: As whom to tell.
+    """
+
+    def __init__(self, member: Member) -> None:
+        self._member = member
+        self._settled: defaultdict[type[JobsSettled], list[SettledJob]] = defaultdict(list)
+        self._tells_completed = False
+        self._told_no_ids = False
+
+    def begin(self) -> None:
+        """Begin a batch: does anybody want to know of the jobs that are done?"""
+        self._tells_completed = self._member.settings.queue.events.wanted(JobsCompleted)
+
+    def note(self, run: Execution, reply: Reply) -> None:
+        """Keep what became of a job; nothing is done for one that nobody asks for."""
+        settlement = run.settlement
+        if (
+            reply is Reply.OK
+            and isinstance(settlement, Ack)
+            and not (settlement.cancelled or self._tells_completed)
+        ):
+            return
+        self._settled[kind_of(settlement, reply)].append(run.settled(reply))
+
+    def note_ended(self, ended: Sequence[Ended]) -> None:
+        """Keep what the store ended when we claimed: nobody ran those jobs, so nobody else would say it."""
+        for job_id, reply in ended:
+            if reply is Reply.NO_IDS:
+                self.tell_no_ids()
+            else:
+                self._settled[kind_of(None, reply)].append(SettledJob(job_id, reply))
+
+    def tell(self) -> None:
+        """Tell it."""
+        if self._settled:
+            settled, self._settled = self._settled, defaultdict(list)
+            for kind, jobs in settled.items():
+                self._member.tell(kind, jobs=jobs)
+
+    def tell_no_ids(self) -> None:
+        """Say once that no dead letter can be written."""
+        if not self._told_no_ids:
+            self._told_no_ids = True
+            logger.error(_NO_DEAD_LETTERS, self._member.settings.queue.name)
+
+
+class Owner(Protocol):
+    """Who claims the jobs."""
+
+    def emptied(self) -> None:
+        """Look whether a job that has to run alone can start: one was let go."""
+
+
+class Dispatcher:
+    """Gives leased jobs to slots, and takes what they come to.
+
+    Args:
+        member: As whom the jobs are held.
+        pool: The worker's slots.
+        clock: The server's.
+        clearance: Says whether a job waits that has to run alone.
+        owner: Who claims them.
+
+    Attributes:
+        leases: The book of them.
+        needs_recovery: Jobs came that may be another's by now: whether they are ours has to be asked.
+        report: What became of them, to be told.
+        refused: How many settlements were of jobs that we had lost.
+    """
+
+    def __init__(self, member: Member, pool: Pool, clock: Clock, clearance: Clearance, owner: Owner) -> None:
+        self.leases = Leases()
+        self.report = Report(member)
+        self.refused = 0
+        self.needs_recovery = False
+        self._member = member
+        self._pool = pool
+        self._clock = clock
+        self._clearance = clearance
+        self._owner = owner
+
+    @property
+    def server_ms(self) -> int:
+        """The server's clock, as well as it is known."""
+        return self._clock.now_ms(time.monotonic())
+
+    @property
+    def running(self) -> int:
+        """How many jobs of the worker run."""
+        return self._pool.slots.busy
+
+    def take(self, leases: Sequence[Lease], asked_at: float) -> None:
+        """Give leased jobs to free slots; what exceeds them is to go back.
+
+        Args:
+            leases: The jobs.
+            asked_at: When they were asked for, by the monotonic clock.
+        """
+        if self._member.is_renewing:
+            return  # what a late read of our old id brings is for others
+        if leases and self._member.may_be_dead:
+            self.needs_recovery = True  # should they still be ours, they are found as soon as we know
+            return
+        self._dispatch(leases, asked_at)
+        self._pool.given(self)
+
+    def _dispatch(self, leases: Sequence[Lease], asked_at: float) -> None:
+        settings, room, begun = self._member.settings, self._pool.room, list[Lease]()
+        for lease in leases:
+            if self.leases.is_known(lease, asked_at):
+                continue
+            alone = settings.is_suspect(lease.deliveries)
+            run = Execution(lease, settings, self._pool.means, self)
+            self.leases.hold(run)
+            if room > 0 and not (alone and self._pool.slots.busy):
+                room = 0 if alone else room - 1
+                begun.append(lease)
+                self._pool.give(run, alone=alone)
+            else:
+                run.over, run.settlement = True, Release()
+                self.leases.unsettled.append(run)
+        if begun:
+            self._member.tell(JobsClaimed, leases=begun)
+
+    def ran(self, run: Execution, outcome: Outcome) -> None:
+        """Take what a job came to."""
+        if not run.over:
+            run.over = True
+            run.decide(outcome)
+            if run.settlement is None:
+                self.let_go(run)
+            else:
+                self.leases.unsettled.append(run)
+        self._pool.changed()
+
+    def settled(self, run: Execution, reply: Reply) -> None:
+        """Take what the store said to a settlement."""
+        if reply is Reply.NO_IDS and isinstance(run.settlement, RetryLater):
+            # Nothing was written; but it can be delayed.
+            run.settlement = RetryLater(_LATER, run.settlement.changes)
+            self.leases.unsettled.append(run)
+        elif reply is Reply.NO_IDS:  # a dead letter: it must not run again, and no other waits for it
+            self.leases.keep(run)
+            self.report.tell_no_ids()
+            self._end_alone(run)
+        else:
+            self.let_go(run)
+            self.refused += reply is Reply.LEASE_LOST
+            self.report.note(run, reply)
+
+    def let_go(self, run: Execution) -> None:
+        """Hold a job no more."""
+        self.leases.let_go(run)
+        self._end_alone(run)
+        if self._clearance.one_waits:
+            self._owner.emptied()
+
+    def _end_alone(self, run: Execution) -> None:
+        if self._pool.let_go(run):
+            self._clearance.one_waits = True  # there may be more of its kind
+
+    def cancel(self, leases: Sequence[Lease]) -> None:
+        """Cancel the handlers of some jobs, as somebody asked."""
+        for lease in leases:
+            run = self.leases.holder_of(lease)
+            if run is not None and run.lease is lease:  # else it was settled meanwhile
+                run.give_up(CancelAsked())
+
+    def cancel_all(self) -> None:
+        """Cancel the handlers that run: their jobs are no longer ours."""
+        for run in self.leases:
+            if not run.over:
+                logger.warning("job %s: the lease was lost; its handler is cancelled", visible(run.lease.job_id))
+                run.give_up(LeaseGone())
+                run.over, run.settlement = True, None
+                self.leases.let_go(run)
+                self._pool.let_go(run)
+
+    def lose_all(self, unknown: Collection[int]) -> None:
+        """Let go of all that has ended. What it came to was not written.
+
+        Args:
+            unknown: The `id` of those whose settlement had no answer: of them nobody knows.
+        """
+        for run in self.leases:
+            if id(run) in unknown:
+                logger.warning(
+                    "job %s: it was settled, or is another's; no answer came", visible(run.lease.job_id)
+                )
+            else:
+                self.refused += 1
+                self.report.note(run, Reply.LEASE_LOST)
+            self._pool.let_go(run)
+        self.report.tell()
+        self.leases.forget()
+        self._clearance.one_waits = True
+
+    def interrupt_all(self, *, broken: bool) -> None:
+        """Give up what still runs, and settle it with all the rest.
+
+        Args:
+            broken: Whether an error ends the worker. What ran may be what ended it: it would be delivered for
+                ever, were its delivery not counted.
+        """
+        for run in self.leases:
+            if not run.over:
+                run.give_up(Interrupted())
+                counts = run.began and (broken or self._pool.means.guard.blames(run))
+                run.over, run.settlement = True, run.hand_back(refund=not counts)
+                self.leases.unsettled.append(run)
+        self.leases.try_again()

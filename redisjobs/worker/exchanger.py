@@ -1,0 +1,192 @@
+"""What the next exchange of a source takes, and what the answer to one means."""
+
+import time
+
+from redisjobs.driver import Consumer, Exchange
+from redisjobs.errors import DriverError
+from redisjobs.eventloop import Wakeup
+from redisjobs.worker.batcher import Batch, Batcher
+from redisjobs.worker.clearance import Clearance
+from redisjobs.worker.dispatcher import Dispatcher
+from redisjobs.worker.fetcher import Fetcher
+from redisjobs.worker.pool import Pool
+from redisjobs.worker.promoter import Promoter
+from redisjobs.worker.reclaimer import Reclaimer
+from redisjobs.worker.watchdog import ProgressWatchdog
+
+_DRY = 0.05  # seconds for which a source that had nothing leaves the slots to others
+
+
+class Exchanger:
+    """Settles and claims for one source.
+
+    Args:
+        pool: The worker's slots.
+        consumer: The worker's side of the store.
+        dispatcher: Its jobs.
+        fetcher: The blocking read: none is claimed meanwhile, but by it.
+        promoter: Says when a delayed job may be due.
+        reclaimer: Is told what time it is at the server.
+        clearance: Says whether a job waits that has to run alone.
+        progress: Is told of each answer.
+        wakeup: Wakes the source.
+        until_idle: Whether the worker claims no more once it found nothing.
+
+    Attributes:
+        batcher: The exchanges under way.
+        trouble: Why one failed.
+        needs_recovery: Jobs may have been delivered into a reply that was lost.
+        lost_at: When one failed last, by the monotonic clock.
+        found_nothing: The last one neither settled nor claimed anything.
+        is_paused: The source does something else, and begins no exchange meanwhile.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        consumer: Consumer,
+        dispatcher: Dispatcher,
+        fetcher: Fetcher,
+        promoter: Promoter,
+        reclaimer: Reclaimer,
+        clearance: Clearance,
+        progress: ProgressWatchdog,
+        wakeup: Wakeup,
+        *,
+        until_idle: bool,
+    ) -> None:
+        self.batcher = Batcher(consumer, pool.concurrency, self)
+        self.fetcher = fetcher
+        self.clearance = clearance
+        self.dispatcher = dispatcher
+        self.trouble: DriverError | None = None
+        self.needs_recovery = self.found_nothing = False
+        self.is_paused = True
+        self.lost_at = float("-inf")
+        self._pool = pool
+        self._promoter = promoter
+        self._reclaimer = reclaimer
+        self._progress = progress
+        self._wakeup = wakeup
+        self._until_idle = until_idle
+        self._dry_until = float("-inf")  # it had nothing, and leaves the slots to others until then
+
+    # As the pool sees it
+
+    @property
+    def is_hungry(self) -> bool:
+        """Whether it would claim, were it given slots."""
+        return self._may_claim and not self.is_paused and not (self.clearance.one_waits and self.batcher.under_way)
+
+    def make_room(self) -> None:
+        """End the blocking read, for no slot is free for what it would bring."""
+        self._dry_until = time.monotonic() + _DRY
+        self.fetcher.interrupt()
+
+    def wake(self) -> None:
+        """Look again what is to be done."""
+        self._wakeup.wake()
+
+    # What an exchange takes
+
+    @property
+    def rests_until(self) -> float:
+        """When to look again though nothing has changed, by the monotonic clock."""
+        return self._dry_until
+
+    @property
+    def _may_claim(self) -> bool:
+        if self.fetcher.waiting or (self._until_idle and self.found_nothing):
+            return False
+        return time.monotonic() >= self._dry_until
+
+    @property
+    def has_batch(self) -> bool:
+        """Whether to begin an exchange now."""
+        if self.clearance.one_waits and self.batcher.under_way:
+            return False  # the next one may find that nothing runs here
+        outcomes = len(self.dispatcher.leases.unsettled)
+        room = self._pool.share(self) if self._may_claim else 0
+        return bool(outcomes or room or self._promoter.is_due) and self.batcher.has_room(outcomes, room)
+
+    def begin(self) -> None:
+        """Begin an exchange."""
+        batch = self.next_batch()
+        self.batcher.begin(batch)
+        if batch.count:
+            self._pool.claims(self)
+
+    def next_batch(self) -> Batch:
+        """What the next exchange takes: outcomes, and, if it asks for jobs, room for as many."""
+        most, leases = self.batcher.most, self.dispatcher.leases
+        settling = leases.next(most)
+        sent_at = time.time()
+        for run in settling:
+            run.sent_at = sent_at
+        claims = not self.fetcher.waiting and time.monotonic() >= self._dry_until
+        count = min(self._pool.share(self), most) if claims else 0
+        asks = bool(count or self._promoter.is_due) and not self._pool.shutdown.stopping
+        self._promoter.is_due = False
+        # Only where one may wait: there is no second exchange beside one that may bring a job to run alone.
+        alone = bool(count) and self.clearance.one_waits and len(settling) == self._pool.holds
+        return Batch(settling, count if asks else None, alone and self._pool.runs_nothing_but(self))
+
+    # What an answer means
+
+    def answered(self, batch: Batch, answer: Exchange) -> None:
+        """Take the answer to an exchange."""
+        self._progress.progressed()
+        self._take_replies(batch, answer)
+        if batch.count is not None:
+            self.hear(answer, batch.sent)
+            self.dispatcher.report.note_ended(answer.ended)
+            self.dispatcher.report.tell()
+            self.dispatcher.take(answer.leases, batch.sent)
+        if batch.count:
+            self.clearance.hear(answer.waits, time.monotonic())
+            self._pool.hear_of_one_alone(self)
+        one_more = self.clearance.one_waits and not self._pool.holds and self._pool.runs_nothing_but(self)
+        self.found_nothing = not (batch.settling or answer.leases or answer.more or one_more)
+        if batch.settling and self._until_idle:
+            self._pool.look_again()  # those jobs may have pushed others, to any queue
+        if batch.count and not answer.more:
+            self._read(batch.sent)
+        self._pool.changed()
+
+    def hear(self, answer: Exchange, sent_at: float) -> None:
+        """Take in what an answer tells of the server's clock and of delayed jobs, asked at `sent_at`."""
+        self._reclaimer.hear_time(answer.server_ms, sent_at)
+        self._promoter.learn(answer.due_in, sent_at)
+
+    def _take_replies(self, batch: Batch, answer: Exchange) -> None:
+        leases, report = self.dispatcher.leases, self.dispatcher.report
+        report.begin()
+        for run, (lease, _), reply in zip(batch.settling, batch.settlements, answer.replies, strict=True):
+            if run.lease is lease:
+                self.dispatcher.settled(run, reply)
+            else:  # handed back, or run out, and taken again by us meanwhile: that lease has to be settled too
+                leases.unsettled.append(run)
+        report.tell()
+
+    def _read(self, sent_at: float) -> None:
+        """Wait for jobs by a blocking read: a claim that was sent then found no more."""
+        if self._until_idle or self.fetcher.waiting:
+            return
+        if most := self._pool.to_read:
+            self.fetcher.begin(most, sent_at)
+        elif len(self._pool.sources) > 1:
+            self._dry_until = time.monotonic() + _DRY
+
+    def failed(self, batch: Batch, error: DriverError | None) -> None:
+        """Take in that an exchange may or may not have arrived."""
+        for run in batch.settling:
+            run.resent = True
+        self.needs_recovery, self.lost_at = True, time.monotonic()
+        self.trouble = error
+        self._wakeup.wake()
+
+    def raise_trouble(self) -> None:
+        """Raise what an exchange failed by, where the next step is decided."""
+        trouble, self.trouble = self.trouble, None
+        if trouble is not None:
+            raise trouble

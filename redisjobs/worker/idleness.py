@@ -1,0 +1,66 @@
+"""When a worker that runs until idle has nothing left to do for one source."""
+
+import time
+
+from redisjobs.worker.exchanger import Exchanger
+from redisjobs.worker.pool import Pool
+from redisjobs.worker.promoter import Promoter
+from redisjobs.worker.reclaimer import Reclaimer
+from redisjobs.worker.recovery import Recovery
+
+_PUT_OFF = 2.0  # seconds within which a job that found no thread is due again
+
+
+class Idleness:
+    """Looks whether anything is left: ready, running here, or held by others who may be dead.
+
+    Args:
+        pool: The worker's slots.
+        exchanger: The source's exchanges.
+        promoter: Its delayed jobs.
+        reclaimer: What is known of other workers.
+        recovery: What is to be made good.
+        lease: Seconds a lease lasts.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        exchanger: Exchanger,
+        promoter: Promoter,
+        reclaimer: Reclaimer,
+        recovery: Recovery,
+        *,
+        lease: float,
+    ) -> None:
+        self._pool = pool
+        self._exchanger = exchanger
+        self._promoter = promoter
+        self._reclaimer = reclaimer
+        self._recovery = recovery
+        self._lease = lease
+        self._since: float | None = None  # since when nothing is left to do here
+
+    def look(self) -> bool:
+        """Whether nothing is left. Others may hold jobs: whether they do is asked first, and waited for."""
+        if not self._is_dry:
+            self._since = self._reclaimer.others = None
+            return False
+        now = time.monotonic()
+        if self._since is None:
+            self._since, self._reclaimer.look_at = now, 0.0  # do others hold anything?
+            self._exchanger.wake()
+        # Of those who do one may be dead: that shows within a lease.
+        waited = now - self._since > self._lease + 2 * self._reclaimer.every
+        return self._reclaimer.others is not None and (waited or not self._reclaimer.others)
+
+    @property
+    def _is_dry(self) -> bool:
+        found_nothing = self._exchanger.found_nothing and not self._exchanger.batcher.under_way
+        if not found_nothing or self._pool.holds or self._recovery.must:
+            return False
+        if self._exchanger.clearance.one_waits:  # for a thread to end
+            return False
+        # What found no thread is ready in truth, and only put off.
+        is_put_off = self._promoter.is_due or self._promoter.expects(_PUT_OFF)
+        return not (self._pool.threads.turned_away and is_put_off)

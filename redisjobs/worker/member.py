@@ -1,0 +1,109 @@
+"""A worker as a member of a queue: under which id it is known there, and whether its lease holds."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Concatenate, ParamSpec
+
+import anyio
+
+from redisjobs.backoff import retrying
+from redisjobs.driver import Consumer, IdTaken
+from redisjobs.errors import DriverError, QueueFull, WrongType
+from redisjobs.events import Event, SourceAvailable, SourceUnavailable
+from redisjobs.logger import Log
+from redisjobs.worker.settings import Settings
+
+Facts = ParamSpec("Facts")
+
+logger = Log("redisjobs.worker")
+
+
+def refuses(error: DriverError) -> bool:
+    """Whether the store answers, but refuses: it is full, or a key was spoiled by hand."""
+    return isinstance(error, QueueFull | WrongType)
+
+
+class Member:
+    """Joins a queue, and is known there until it leaves.
+
+    Args:
+        settings: What the worker is told for this queue.
+
+    Attributes:
+        settings: The same, under the id of the moment.
+        consumer: Its side of the store.
+        opening: Cancel it to give up joining.
+        beat_at: When the last heartbeat that got through began, or the first one, by the monotonic clock.
+        opened: Whether it has joined, and begun to work.
+        left: Whether all is settled or released; it is no member any more.
+        is_renewing: It was fenced, and is not yet somebody new.
+        unavailable: How the store is, in words, if nothing can be done with it.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.consumer: Consumer = settings.queue.driver.consumer(
+            settings.worker_id, lease=settings.lease, max_deliveries=settings.max_deliveries
+        )
+        self.opening = anyio.CancelScope()
+        self.beat_at = time.monotonic()
+        self.opened = self.left = self.is_renewing = False
+        self.unavailable = ""
+
+    async def join(self) -> None:
+        """Reach the store, however long that takes, and become a member.
+
+        Raises:
+            IdTaken: The id is another worker's.
+            DriverError: The store refuses for good.
+        """
+        for warning in await retrying(self._open, failed=self._could_not_join):
+            logger.warning("%s", warning)
+        if self.unavailable:
+            self.unavailable = ""
+            self.tell(SourceAvailable)
+        self.beat_at = time.monotonic()
+
+    async def _open(self) -> list[str]:
+        try:
+            return await self.consumer.open(self.settings.worker_id)
+        except IdTaken:
+            if not self.unavailable:
+                raise
+            # By ourselves: an earlier try had no answer, and was fenced since.
+            self.settings = replace(self.settings, worker_id=self.settings.next_id())
+            return await self.consumer.open(self.settings.worker_id)
+
+    def _could_not_join(self, error: DriverError) -> None:
+        self.note_unavailable(error)
+        self.tell(SourceUnavailable, why=str(error), refuses=refuses(error), leases=None)
+
+    def note_unavailable(self, error: DriverError) -> None:
+        """Note why nothing can be done with the store; a refusal with its reason, which holds no address."""
+        self.unavailable = f"the store refuses: {error}" if refuses(error) else "the store is unavailable"
+
+    def renewed(self, joined_at: float) -> None:
+        """Work under the new id, by which the consumer joined then."""
+        self.settings = replace(self.settings, worker_id=self.consumer.worker_id)
+        self.beat_at = joined_at  # to join was a beat
+        self.is_renewing = False
+        logger.info("this worker is now %s", self.settings.worker_id)
+
+    @property
+    def unheard(self) -> float:
+        """For how many seconds no heartbeat has got through."""
+        return time.monotonic() - self.beat_at
+
+    @property
+    def may_be_dead(self) -> bool:
+        """Whether no heartbeat has got through for a lease: others may have our jobs by now."""
+        return self.unheard >= self.settings.lease
+
+    def tell(
+        self, kind: Callable[Concatenate[str, str, Facts], Event], *args: Facts.args, **facts: Facts.kwargs
+    ) -> None:
+        """Tell whoever listens to events of the queue, if anybody does; `kind` is the event's class."""
+        queue = self.settings.queue
+        if queue.events.wanted(kind):  # type: ignore[arg-type]  # a class is a callable that knows its arguments
+            queue.events.publish(kind(queue.name, self.settings.worker_id, *args, **facts))

@@ -1,0 +1,233 @@
+"""The slots that the sources of a worker share, and what a source may claim for them."""
+
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from anyio.abc import TaskGroup
+
+from redisjobs.worker.allocator import Allocator
+from redisjobs.worker.batcher import Batcher
+from redisjobs.worker.clearance import Clearance
+from redisjobs.worker.execution import Execution, Means
+from redisjobs.worker.fetcher import Fetcher
+from redisjobs.worker.leases import Leases
+from redisjobs.worker.settings import Settings
+from redisjobs.worker.shutdown import Shutdown
+from redisjobs.worker.slots import Slots
+from redisjobs.worker.threads import Threads
+
+_WORTH = 25  # free slots that are worth a claim beside another source's
+_MOST_CLAIMS = 2  # by all sources at once
+_RESERVED = 1.0  # seconds for which a claim keeps its slots from other sources
+
+
+class Claimant(Protocol):
+    """Who claims for one source.
+
+    Attributes:
+        batcher: Its exchanges.
+        fetcher: Its blocking read.
+        dispatcher: Its jobs.
+        clearance: Says whether the worker is to take no new jobs for it.
+        found_nothing: Its last exchange neither settled nor claimed anything.
+    """
+
+    batcher: Batcher
+    fetcher: Fetcher
+    clearance: Clearance
+    found_nothing: bool
+
+    @property
+    def dispatcher(self) -> "Holder":
+        """Who gives its jobs to slots."""
+
+    @property
+    def is_hungry(self) -> bool:
+        """Whether it would claim, were it given slots."""
+
+    def make_room(self) -> None:
+        """End the blocking read, for no slot is free for what it would bring."""
+
+    def wake(self) -> None:
+        """Look again what is to be done."""
+
+
+class Holder(Protocol):
+    """Who holds jobs."""
+
+    @property
+    def leases(self) -> Leases:
+        """The book of them."""
+
+
+class Owner(Protocol):
+    """The worker's run."""
+
+    def recycle(self, why: str) -> None:
+        """End once all that runs has run."""
+
+
+class Pool:
+    """As many slots as jobs may run at once, and which sources may claim for them.
+
+    Free slots are not divided among the sources: whoever's turn it is may claim for all of them.
+
+    Args:
+        settings: The worker's.
+        threads: Where sync handlers run.
+        allocator: Says whose turn it is.
+        shutdown: Says whether the worker stops.
+        owner: Is told when the worker has had its share of jobs.
+
+    Attributes:
+        sources: Who shares it.
+        slots: The slots.
+        concurrency: How many there are.
+        alone: The job that runs with nothing beside it.
+        shutdown: Whether the worker stops, and how.
+        begun: Jobs given to slots since the start.
+        means: What handlers are run with; set when the worker's run begins.
+    """
+
+    means: Means
+
+    def __init__(
+        self, settings: Settings, threads: Threads, allocator: Allocator, shutdown: Shutdown, owner: Owner
+    ) -> None:
+        self.sources: Sequence[Claimant] = ()
+        self.slots = Slots(settings.concurrency)
+        self.alone: Execution | None = None
+        self.begun = 0
+        self.threads = threads
+        self._allocator = allocator
+        self.shutdown = shutdown
+        self._owner = owner
+        self.concurrency = settings.concurrency
+        self._max_jobs = settings.max_jobs
+        self._supervised = settings.supervised
+
+    def start(self, tasks: TaskGroup) -> None:
+        """Start the slots."""
+        self.slots.start(tasks, self.means.guard)
+
+    @property
+    def room(self) -> int:
+        """How many jobs could start now, beyond those that were asked for."""
+        if self.shutdown.stopping or self.alone is not None:
+            return 0
+        asked, since = 0, self._reserved_since
+        for source in self.sources:
+            if source.batcher.brings_one_alone(since):
+                return 0
+            asked += source.batcher.asked(since)
+        if self._is_clearing:
+            return 0
+        return max(0, int(min(self.concurrency - self.slots.busy - asked, self._max_jobs - self.begun - asked)))
+
+    @property
+    def holds(self) -> int:
+        """How many jobs the worker holds, whichever source they are from."""
+        return sum(len(source.dispatcher.leases) for source in self.sources)
+
+    @property
+    def _reserved_since(self) -> float:
+        """From when on claims keep slots for what they bring: a store that hangs is to cost only its own source.
+
+        What comes later goes back, if the slots have been filled.
+        """
+        return float("-inf") if len(self.sources) == 1 else time.monotonic() - _RESERVED
+
+    @property
+    def _is_clearing(self) -> bool:
+        """Whether no new jobs are taken until those that run are done, so that one can run alone."""
+        now = time.monotonic()
+        return any(each.clearance.is_on(now) for each in self.sources) and self.holds > 0
+
+    def share(self, source: Claimant) -> int:
+        """How many jobs a source may claim now; 0 where it is another's turn, who is told."""
+        room = self.room
+        if not room or len(self.sources) == 1:
+            return room
+        since = self._reserved_since
+        claims = sum(other.batcher.asked(since) > 0 for other in self.sources if other is not source)
+        if claims >= _MOST_CLAIMS or (claims and room < _WORTH):
+            return 0
+        turn = self._allocator.next([each is source or each.is_hungry for each in self.sources])
+        if turn is None or self.sources[turn] is source:
+            return room
+        self.sources[turn].wake()
+        return 0
+
+    def claims(self, source: Claimant) -> None:
+        """Note that a source claims, which was its turn."""
+        if len(self.sources) > 1:
+            number = self.sources.index(source)
+            self._allocator.claimed(number, [each is source or each.is_hungry for each in self.sources])
+            self.changed()
+
+    @property
+    def to_read(self) -> int:
+        """How many jobs of each priority a blocking read may bring; 0: there is no room for any."""
+        room = self.room
+        # COUNT goes for each of three streams, so a third of the slots leaves little to hand back.
+        return max(1, room // (3 * len(self.sources))) if room else 0
+
+    def runs_nothing_but(self, source: Claimant) -> bool:
+        """Whether a job that ran now would run alone, once the source's outcomes are settled.
+
+        A thread of a handler that was given up may be what ends this process. It may also run for ever: who has
+        waited long enough for it takes the job, or, where there is another to do that, makes room.
+        """
+        if (self.threads.abandoned and not source.clearance.is_on(time.monotonic())) or self.slots.busy:
+            return False
+        return not any(
+            each.batcher.under_way or (each.fetcher.waiting and each is not source) for each in self.sources
+        )
+
+    def quiet(self, source: Claimant) -> bool:
+        """Let a source that holds a job back claim with nothing beside it, if the worker holds no jobs at all."""
+        if self.holds:
+            return False
+        for other in self.sources:
+            if other is not source and other.fetcher.waiting:
+                other.make_room()
+        return True
+
+    def hear_of_one_alone(self, source: Claimant) -> None:
+        """Make room for a job that has to run alone; with threads that never end another worker has to."""
+        if self._supervised and self.threads.abandoned and source.clearance.is_on(time.monotonic()):
+            self._owner.recycle("a job has to run alone, and threads of handlers that were given up still run")
+
+    def give(self, run: Execution, *, alone: bool) -> None:
+        """Let a slot run a job."""
+        self.alone = run if alone else self.alone
+        self.begun += 1
+        self.slots.give(run)
+
+    def given(self, holder: Holder) -> None:
+        """Note that somebody has given its jobs: the worker may have had its share, or the slots be full."""
+        if self.begun >= self._max_jobs and not self.shutdown.stopping:
+            self._owner.recycle(f"{self.begun} jobs were run")
+        if len(self.sources) > 1 and not self.room:
+            for other in self.sources:
+                if other.dispatcher is not holder and other.fetcher.waiting:
+                    other.make_room()
+        self.changed()
+
+    def let_go(self, run: Execution) -> bool:
+        """Note that a job is settled, or another's; whether it was the one that ran alone."""
+        if self.alone is not run:
+            return False
+        self.alone = None
+        return True
+
+    def look_again(self) -> None:
+        """Let every source claim, though it found nothing before."""
+        for source in self.sources:
+            source.found_nothing = False
+
+    def changed(self) -> None:
+        """Let every source look again: slots are free, or an answer came."""
+        for source in self.sources:
+            source.wake()

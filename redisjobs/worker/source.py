@@ -1,0 +1,406 @@
+"""One queue that a worker takes jobs from, and all that it says to the store of that queue.
+
+One task decides what is said: an exchange settles the outcomes there are and, if slots are free, claims as many
+jobs at once. Outcomes that arrive while one is under way go together in the next. With nothing to do it leaves the
+waiting to a blocking read on a connection of its own.
+"""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Protocol
+
+import anyio
+from anyio.abc import TaskGroup
+
+from redisjobs.backoff import NOT_NOW, retrying
+from redisjobs.driver import Fenced
+from redisjobs.errors import DriverError, WrongType
+from redisjobs.eventloop import Wakeup
+from redisjobs.events import JobsReclaimed, WorkerDraining, WorkerStarted, WorkerStopped
+from redisjobs.logger import Log
+from redisjobs.worker.beats import Beats
+from redisjobs.worker.clearance import Clearance
+from redisjobs.worker.clock import Clock
+from redisjobs.worker.dispatcher import Dispatcher
+from redisjobs.worker.exchanger import Exchanger
+from redisjobs.worker.fetcher import Fetcher
+from redisjobs.worker.guard import keep_up
+from redisjobs.worker.health import Health
+from redisjobs.worker.idleness import Idleness
+from redisjobs.worker.member import Member
+from redisjobs.worker.pool import Pool
+from redisjobs.worker.promoter import Promoter
+from redisjobs.worker.reclaimer import Reclaimer
+from redisjobs.worker.recovery import Recovery
+from redisjobs.worker.settings import Settings
+from redisjobs.worker.step import Situation, Step, next_step
+from redisjobs.worker.subscriber import Subscriber
+from redisjobs.worker.watchdog import ProgressWatchdog
+
+logger = Log("redisjobs.worker")
+
+_LAST_TURN = 1.0  # seconds that an idle worker waits for an answer once it was told to stop
+_REFUSED = 5.0  # seconds between tries to write a dead letter that can't be written
+_DRAIN = 5.0  # seconds for the last settlements; after that the leases run out by themselves
+
+
+class Owner(Protocol):
+    """The worker's run."""
+
+    @property
+    def broken(self) -> bool:
+        """Whether it ends by an error."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether every source has found that nothing is left to do."""
+
+    def ended(self) -> None:
+        """Note that a source has ended in order."""
+
+
+class Source:
+    """One queue of a worker: joined, claimed from, settled and left by itself.
+
+    Args:
+        settings: What the worker is told for this queue.
+        pool: The worker's slots.
+        owner: The worker's run.
+        call_soon: Runs a function soon in the event loop.
+        until_idle: Whether it ends as soon as nothing is left to do.
+
+    Attributes:
+        member: The worker, as this queue knows it.
+        dispatcher: The jobs that it holds here.
+        beats: Its heartbeats here.
+        is_idle: Whether it has found that nothing is left to do.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        pool: Pool,
+        owner: Owner,
+        call_soon: Callable[[Callable[[], object]], None],
+        *,
+        until_idle: bool,
+    ) -> None:
+        lease, wakeup = settings.lease, Wakeup()
+        clock, clearance = Clock(), Clearance(lease)
+        self.member = member = Member(settings)
+        consumer = member.consumer
+        self.dispatcher = Dispatcher(member, pool, clock, clearance, self)
+        self.beats = Beats(member, self.dispatcher, self, call_soon)
+        self.fetcher = Fetcher(consumer, self.dispatcher, wakeup, lease=lease)
+        self.promoter = Promoter(clock, wakeup)
+        self.subscriber = Subscriber(consumer, self.fetcher, self.promoter, self.beats)
+        self.reclaimer = Reclaimer(consumer, clock, self, lease=lease)
+        self.progress = ProgressWatchdog(member, self, lease)
+        self.exchanger = Exchanger(
+            pool,
+            consumer,
+            self.dispatcher,
+            self.fetcher,
+            self.promoter,
+            self.reclaimer,
+            clearance,
+            self.progress,
+            wakeup,
+            until_idle=until_idle,
+        )
+        self.recovery = Recovery(
+            member, self.dispatcher, self.exchanger, self.beats, clock, pool.shutdown, self.progress, self
+        )
+        self.idleness = Idleness(pool, self.exchanger, self.promoter, self.reclaimer, self.recovery, lease=lease)
+        self.is_idle = False
+        self._until_idle = until_idle
+        self._pool = pool
+        self._owner = owner
+        self._clock = clock
+        self._wakeup = wakeup
+        self._turn = anyio.CancelScope()
+
+    # Its life
+
+    async def run(self, tasks: TaskGroup) -> None:
+        """Join the queue, work until there is nothing more to do, and leave it; for a task of the worker's own."""
+        try:
+            if not self.member.opened:
+                with self.member.opening:
+                    await self.member.join()
+                if self.member.opening.cancel_called:
+                    await self._leave_unopened()
+                    return
+                self._start(tasks)
+            await self._work()
+            # Before the handlers are waited for: one that won't end must not keep the others' jobs.
+            await self.drain()
+            self._owner.ended()
+        except anyio.get_cancelled_exc_class():
+            self.recovery.is_needed = True  # should it go on
+            raise
+
+    def _start(self, tasks: TaskGroup) -> None:
+        settings = self.member.settings
+        self.member.opened = True
+        self.beats.start()
+        self.progress.resumed()
+        self.member.tell(WorkerStarted, slots=settings.concurrency, names=sorted(settings.queue.definitions))
+        parts = (self.fetcher, self.subscriber, self.promoter, self.progress)
+        for duty in (*(part.run for part in parts), self._watch_leases):
+            tasks.start_soon(keep_up, duty)
+        self.exchanger.batcher.start(tasks)
+
+    async def _leave_unopened(self) -> None:
+        """End before anything was claimed; the store may know us all the same."""
+        with suppress(DriverError), anyio.move_on_after(_LAST_TURN):
+            await self.member.consumer.release(refund=True, watch=False)
+        self.member.left = True
+        self._owner.ended()
+
+    def stop(self, *, is_first: bool) -> None:
+        """Claim no more: the worker was asked to stop, for the first time or once more."""
+        self.member.opening.cancel()
+        self.fetcher.interrupt()
+        self._wakeup.wake()
+        if is_first:
+            self.member.tell(WorkerDraining, jobs=len(self.dispatcher.leases))
+
+    def limit_last_turn(self) -> None:
+        """Wait no longer than a moment where there is nothing to wait for but an answer, which may never come."""
+        if self.is_through:
+            self._turn.deadline = anyio.current_time() + _LAST_TURN
+
+    def end_turn(self) -> None:
+        """Give up what is under way: the grace is over."""
+        self._turn.cancel()
+        self._wakeup.wake()
+
+    async def close(self) -> None:
+        """Leave the queue, if it has not yet, and close every connection."""
+        if self.member.opened:
+            await self.drain()
+        await self.member.consumer.aclose()
+
+    def tell_stopped(self) -> None:
+        """Tell that the worker has stopped, if it had begun here."""
+        if self.member.opened:
+            self.member.tell(WorkerStopped)
+
+    def health(self, *, loop_is_blocked: bool) -> Health | None:
+        """What is wrong with it, by what it got done; None: nothing. For any thread.
+
+        Args:
+            loop_is_blocked: Whether the event loop is: then nothing is wrong with the store.
+        """
+        if not self.member.opened or self.member.unavailable:
+            return Health(True, False, self.member.unavailable or "starting")
+        if self.progress.is_stuck and (loop_is_blocked or not self.member.may_be_dead):
+            what = "the event loop is blocked" if loop_is_blocked else "stuck"
+            return Health(False, False, f"{what}: no exchange with the store for {self.progress.silent_for:.0f} s")
+        return None
+
+    # What to do next
+
+    async def _work(self) -> None:
+        """Settle and claim until stopped, or until nothing is left to do."""
+        while not self.is_ended:
+            self._wakeup.begin()
+            worked = True
+            with anyio.CancelScope() as self._turn:
+                try:
+                    worked = await self._step()
+                except Fenced as error:
+                    await self.recovery.begin_anew(error)
+                    continue
+                except NOT_NOW as error:
+                    await self.recovery.outlast(error)
+                    continue
+            self.is_idle = self._until_idle and self.idleness.look()
+            if self.is_idle and self._owner.is_idle:
+                return
+            if not worked:
+                await self._rest()
+
+    async def _step(self) -> bool:
+        """Do one thing that is to be done; whether there was any."""
+        step = next_step(self._situation(), time.monotonic())
+        self.exchanger.is_paused = step not in (Step.EXCHANGE, Step.REST)
+        await self._do(step)
+        return step is not Step.REST
+
+    def _situation(self) -> Situation:
+        return Situation(
+            has_failed=self.exchanger.trouble is not None,
+            must_recover=self.recovery.must,
+            is_interrupted=self.fetcher.interrupted,
+            knows_clock=self._clock.is_known,
+            look_at=self.reclaimer.look_at if not self._pool.shutdown.stopping else float("inf"),
+            missed_at=self.recovery.missed_at,
+            tidy_at=self.reclaimer.tidy_at,
+            has_batch=self.exchanger.has_batch,
+            silent_at=self.progress.said_at + self.member.settings.lease,
+        )
+
+    async def _do(self, step: Step) -> None:
+        match step:
+            case Step.FAIL:
+                self.exchanger.raise_trouble()
+            case Step.RECOVER:
+                await self.recovery.recover()
+            case Step.END_READ:
+                await self.fetcher.end()
+                self.exchanger.clearance.one_waits = True  # perhaps: it may be what was released
+            case Step.READ_CLOCK:
+                await self._read_clock()
+            case Step.RECLAIM:
+                await self._reclaim()
+            case Step.FIND_MISSED:
+                await self.recovery.find_missed()
+            case Step.TIDY:
+                await self.reclaimer.tidy()
+            case Step.EXCHANGE:
+                self.exchanger.begin()
+
+    async def _rest(self) -> None:
+        """Wait until something changes."""
+        left = self.exchanger.rests_until - time.monotonic()
+        if left <= 0:
+            await self._wakeup.wait()
+        else:
+            with anyio.move_on_after(left):
+                await self._wakeup.wait()
+
+    @property
+    def is_through(self) -> bool:
+        """Whether it was told to stop and has nothing left to wait for; what is kept may take for ever."""
+        leases = self.dispatcher.leases
+        return self._pool.shutdown.stopping and len(leases) == len(leases.kept)
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether there is nothing more to do."""
+        return self._pool.shutdown.over or self.is_through
+
+    async def _read_clock(self) -> None:
+        """Promote what is due and hear what time it is."""
+        sent = time.monotonic()
+        answer = await self.member.consumer.exchange([], 0)
+        self.progress.progressed()
+        self.exchanger.hear(answer, sent)
+
+    async def _reclaim(self) -> None:
+        """Look for lost workers, and hand their jobs on."""
+        released = await self.reclaimer.look(others=self._until_idle)
+        self.progress.progressed()
+        if released:
+            self.exchanger.found_nothing = False
+            if not (self.exchanger.clearance.one_waits and self._pool.holds):
+                self.fetcher.interrupt()  # only a claim takes them
+
+    async def _watch_leases(self) -> None:
+        await anyio.sleep(self.reclaimer.every * random.random())  # who started together looks at different times
+        leases = self.dispatcher.leases
+        while True:
+            if self.exchanger.clearance.one_waits:  # it could not be had, for a thread that may have ended by now
+                self.emptied()
+            if leases.kept and time.monotonic() >= leases.kept_at + _REFUSED:
+                leases.try_again()
+            self._wakeup.wake()
+            pause, until_look = self.reclaimer.every, self.reclaimer.next_at - time.monotonic()
+            await anyio.sleep(pause if self._pool.shutdown.stopping else min(pause, max(0.01, until_look)))
+
+    # At the end
+
+    async def drain(self) -> None:
+        """Settle what has an outcome and release all the rest, also what was delivered and never seen."""
+        if self.member.left:
+            return
+        self.exchanger.is_paused = True
+        self.dispatcher.interrupt_all(broken=self._owner.broken)
+        self._pool.shutdown.stopping = True
+        why = "no answer came in time"
+
+        async def settle() -> None:
+            nonlocal why
+            try:
+                await self._settle_all()
+            except WrongType as error:
+                why = str(error)
+                raise
+
+        try:
+            with anyio.fail_after(_DRAIN):
+                await retrying(settle)
+        except (DriverError, TimeoutError) as error:
+            self._tell_unsettled(str(error) or why)
+            await self._hand_back()
+        self.member.left = True
+
+    async def _settle_all(self) -> None:
+        batcher, leases = self.exchanger.batcher, self.dispatcher.leases
+        await self.fetcher.end()
+        await batcher.quiet()
+        try:
+            await batcher.send_again()
+            while leases.unsettled:
+                await batcher.carry(self.exchanger.next_batch())
+        except Fenced as error:
+            logger.warning("%s; its %d jobs are for others", error, len(leases))
+            self.recovery.lose_all()
+        self.beats.end()  # or it would beat for a worker that has left
+        await self.member.consumer.release(refund=True, watch=self.recovery.may_read_late)
+        if leases.kept:
+            logger.warning("%d jobs could not be settled, and run again", len(leases.kept))
+
+    def _tell_unsettled(self, why: str) -> None:
+        if held := len(self.dispatcher.leases):
+            logger.warning("%d jobs could not be settled, and run again once their leases are over: %s", held, why)
+        else:
+            logger.info("the store did not hear that this worker has ended, and forgets it later: %s", why)
+
+    async def _hand_back(self) -> None:
+        """Hand back what could not be settled: a refusal by the store is no sign that a job kills its workers."""
+        if not self._owner.broken:
+            self.beats.end()
+            with suppress(DriverError, TimeoutError), anyio.fail_after(_LAST_TURN):
+                await self.member.consumer.release(refund=True, watch=self.recovery.may_read_late)
+
+    # What its parts tell it
+
+    @property
+    def must_recover(self) -> bool:
+        """Whether it waits for a heartbeat to get through."""
+        return self.recovery.must
+
+    def beaten(self) -> None:
+        """A heartbeat got through."""
+        self._wakeup.wake()
+
+    def fenced(self, error: Fenced) -> None:
+        """A heartbeat was told that the store takes the worker for dead."""
+        self.recovery.fenced(error)
+        self._wakeup.wake()
+
+    def emptied(self) -> None:
+        """Look whether a job that has to run alone can start: one was let go, or some time has gone by."""
+        if self._pool.quiet(self.exchanger):
+            self.exchanger.found_nothing = False
+            self.fetcher.interrupt()  # only a claim takes it
+
+    def reclaimed(self, lost: Sequence[str], jobs: int) -> None:
+        """Tell of lost workers, and of what they held."""
+        self.member.tell(JobsReclaimed, lost=lost, jobs=jobs)
+
+    @property
+    def lacks_heartbeat(self) -> bool:
+        """Whether the heartbeat's thread has ended."""
+        return self.beats.heartbeat.broken
+
+    def break_off(self) -> None:
+        """Give up what is under way, and connect anew: nothing gets through."""
+        self.recovery.is_needed = True
+        self.exchanger.batcher.break_off()
+        self._turn.cancel()

@@ -1,0 +1,650 @@
+"""One worker with several queues: they share its slots, and what is wrong with one is nothing to the others."""
+
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
+
+import anyio
+import pytest
+import redis
+from hypothesis import given
+from hypothesis import strategies as st
+from store import MemoryStore, RedisStore, Store, eventually, happened
+
+from redisjobs import JobContext, JobQueue, Unavailable, Worker
+from redisjobs.driver import Exchange, Lease, NewJob, Reclaimed
+from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver
+from redisjobs.drivers.redis.connection import SyncConnection
+from redisjobs.events import JobsClaimed, JobsReleased, SourceAvailable, SourceUnavailable
+from redisjobs.torture.proxy import HOST, Proxy
+from redisjobs.worker.allocator import Allocator
+from redisjobs.worker.pool import Pool
+from redisjobs.worker.processor import Processor
+from redisjobs.worker.settings import Settings
+from redisjobs.worker.shutdown import Shutdown
+from redisjobs.worker.step import Situation, Step, next_step
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass
+class Work:
+    job_name: ClassVar[str] = "work"
+    number: int = 0
+    seconds: float = 0.0
+
+
+class Seen:
+    """What two queues' handlers did, in order; they end when `may_end` is set, or by themselves."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+        self.ended: list[str] = []
+        self.most = self.now = 0
+        self.beside: dict[str, int] = {}  # how many others ran as a job with an odd number began
+        self.may_end = anyio.Event()
+        self.may_end.set()
+
+    def handle(self, queue: JobQueue) -> JobQueue:
+        @queue.register(Work)
+        async def work(job: Work, context: JobContext) -> None:
+            self.started.append(queue.name)
+            self.beside[context.job_id] = self.now
+            self.now += 1
+            self.most = max(self.most, self.now)
+            try:
+                await anyio.sleep(job.seconds)
+                await self.may_end.wait()
+                self.ended.append(queue.name)
+            finally:
+                self.now -= 1
+
+        return queue
+
+
+@pytest.fixture
+def seen() -> Seen:
+    return Seen()
+
+
+def another(store: Store) -> Iterator[Store]:
+    """A second queue where the first one is."""
+    if not isinstance(store, RedisStore):
+        yield MemoryStore(f"{store.queue_name}-b")
+        return
+    server = f"redis://{store.url.rpartition('@')[2]}"
+    second = RedisStore(redis.Redis.from_url(server), server, f"{store.queue_name}-b")
+    yield second
+    faults = second.faults()
+    second.end()
+    assert faults == []
+
+
+@pytest.fixture
+def stores(store: Store) -> Iterator[tuple[Store, Store]]:
+    for second in another(store):
+        yield store, second
+
+
+@pytest.fixture
+async def queues(stores: tuple[Store, Store], seen: Seen) -> AsyncIterator[tuple[JobQueue, JobQueue]]:
+    first, second = (seen.handle(JobQueue(each.driver, each.queue_name)) for each in stores)
+    async with first, second:
+        yield first, second
+
+
+def processor_of(
+    queues: Sequence[JobQueue], *, until_idle: bool = False, allocator: Allocator | None = None, **options: Any
+) -> Processor:
+    """One run of a worker of several queues."""
+    settings = Worker(queues[0], **options).settings
+    return Processor(
+        [replace(settings, queue=queue) for queue in queues], until_idle=until_idle, allocator=allocator
+    )
+
+
+@asynccontextmanager
+async def running(processor: Processor, *, grace: float = 10) -> AsyncIterator[Processor]:
+    """A worker that runs, and is stopped at the end."""
+    with anyio.fail_after(40):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(processor.run)
+            try:
+                yield processor
+            finally:
+                processor.stop(grace)
+
+
+# Whose turn it is
+
+
+def turns(allocator: Allocator, hungry: Sequence[Sequence[bool]]) -> list[int | None]:
+    taken = []
+    for wants in hungry:
+        turn = allocator.next(wants)
+        if turn is not None:
+            allocator.claimed(turn, wants)
+        taken.append(turn)
+    return taken
+
+
+def test_sources_take_turns_smoothly_by_their_weight() -> None:
+    assert turns(Allocator([1, 1]), [[True, True]] * 4) == [0, 1, 0, 1]
+    assert turns(Allocator([5, 1, 1]), [[True] * 3] * 7) == [0, 0, 1, 0, 2, 0, 0]
+
+
+def test_in_strict_order_the_first_that_is_hungry_has_every_turn() -> None:
+    allocator = Allocator([1, 1, 1], strict=True)
+
+    assert turns(allocator, [[True] * 3, [False, True, True], [True] * 3, [False] * 3]) == [0, 1, 0, None]
+
+
+def test_a_source_that_was_not_hungry_for_long_has_saved_no_turns() -> None:
+    allocator = Allocator([1, 1])
+    turns(allocator, [[True, False]] * 100)
+
+    assert Counter(turns(allocator, [[True, True]] * 10)) == {0: 5, 1: 5}
+
+
+@given(
+    weights=st.lists(st.integers(1, 9), min_size=1, max_size=5),
+    rounds=st.lists(st.lists(st.booleans(), min_size=5, max_size=5), max_size=30),
+)
+def test_only_the_hungry_have_turns_and_none_of_them_waits_for_ever(
+    weights: list[int], rounds: list[list[bool]]
+) -> None:
+    allocator, number = Allocator(weights), len(weights)
+    for wants, turn in zip(rounds, turns(allocator, [each[:number] for each in rounds]), strict=True):
+        assert turn is None if not any(wants[:number]) else turn is not None and wants[turn]
+
+    assert Counter(turns(allocator, [[True] * number] * 20 * sum(weights))).keys() == set(range(number))
+
+
+# How many slots a source may claim for
+
+
+class Claimant:
+    """A source, as the pool sees it, that says what a test lets it say."""
+
+    def __init__(self, *, is_hungry: bool = True, asked: int = 0, holds: int = 0) -> None:
+        self.batcher: Any = SimpleNamespace(
+            asked=lambda since: asked, brings_one_alone=lambda since: False, under_way=int(asked > 0)
+        )
+        self.fetcher: Any = SimpleNamespace(waiting=False)
+        self.clearance: Any = SimpleNamespace(is_on=lambda now: False, one_waits=False)
+        self.dispatcher: Any = SimpleNamespace(leases=[None] * holds)
+        self.is_hungry = is_hungry
+        self.found_nothing = False
+        self.made_room = self.woken = 0
+
+    def make_room(self) -> None:
+        self.made_room += 1
+
+    def wake(self) -> None:
+        self.woken += 1
+
+
+class Never:
+    def recycle(self, why: str) -> None:
+        raise AssertionError(why)
+
+
+def pool_of(*sources: Claimant, slots: int = 100, allocator: Allocator | None = None) -> Pool:
+    settings = cast(Settings, SimpleNamespace(concurrency=slots, max_jobs=float("inf"), supervised=False))
+    threads: Any = SimpleNamespace(abandoned=0)
+    pool = Pool(settings, threads, allocator or Allocator([1] * len(sources)), Shutdown(), Never())
+    pool.sources = sources
+    return pool
+
+
+def test_whoevers_turn_it_is_may_claim_for_all_free_slots_and_the_other_for_none() -> None:
+    a, b = Claimant(), Claimant()
+    pool = pool_of(a, b)
+
+    assert (pool.share(a), pool.share(b)) == (100, 0)
+    assert a.woken == 1  # it is told that it is its turn
+
+    pool.claims(a)
+    assert (pool.share(a), pool.share(b)) == (0, 100)
+
+
+def test_a_source_that_is_not_hungry_is_passed_over() -> None:
+    a, b = Claimant(is_hungry=False), Claimant()
+
+    assert pool_of(a, b).share(b) == 100
+
+
+@pytest.mark.parametrize(("asked", "share"), [(76, 0), (75, 25)])
+def test_beside_anothers_claim_a_second_is_made_only_for_a_batch_worth_it(asked: int, share: int) -> None:
+    a, b = Claimant(is_hungry=False, asked=asked), Claimant()
+
+    assert pool_of(a, b).share(b) == share
+
+
+def test_beside_two_claims_of_others_there_is_no_third() -> None:
+    a, b, c = Claimant(is_hungry=False, asked=10), Claimant(is_hungry=False, asked=10), Claimant()
+
+    assert pool_of(a, b, c).share(c) == 0
+
+
+def test_idle_reads_of_all_sources_together_ask_for_a_third_of_the_free_slots() -> None:
+    a, b = Claimant(), Claimant()
+
+    assert [pool_of(a).to_read, pool_of(a, b).to_read] == [33, 16]
+    assert pool_of(a, b, slots=2).to_read == 1
+
+
+def test_with_one_source_nobody_is_asked_whose_turn_it_is() -> None:
+    class Unasked(Allocator):
+        def next(self, hungry: Sequence[bool]) -> int | None:
+            raise AssertionError
+
+        claimed = next  # type: ignore[assignment]
+
+    a = Claimant(is_hungry=False)
+    pool = pool_of(a, allocator=Unasked([1]))
+
+    assert pool.share(a) == 100
+    pool.claims(a)
+
+
+# What a source does next
+
+
+def situation(**changes: Any) -> Situation:
+    calm = Situation(
+        has_failed=False,
+        must_recover=False,
+        is_interrupted=False,
+        knows_clock=True,
+        look_at=100,
+        missed_at=100,
+        tidy_at=100,
+        has_batch=False,
+        silent_at=100,
+    )
+    return replace(calm, **changes)
+
+
+LADDER: list[tuple[dict[str, Any], Step]] = [
+    ({"has_failed": True}, Step.FAIL),
+    ({"must_recover": True}, Step.RECOVER),
+    ({"is_interrupted": True}, Step.END_READ),
+    ({"knows_clock": False}, Step.READ_CLOCK),
+    ({"look_at": 1}, Step.RECLAIM),
+    ({"missed_at": 1}, Step.FIND_MISSED),
+    ({"tidy_at": 1}, Step.TIDY),
+    ({"has_batch": True}, Step.EXCHANGE),
+    ({"silent_at": 1}, Step.READ_CLOCK),
+    ({}, Step.REST),
+]
+
+
+@pytest.mark.parametrize("rung", range(len(LADDER)))
+def test_a_source_does_first_what_matters_most(rung: int) -> None:
+    everything_from_here_on: dict[str, Any] = {}
+    for changes, _ in reversed(LADDER[rung:]):
+        everything_from_here_on |= changes
+
+    assert next_step(situation(**everything_from_here_on), now=50) is LADDER[rung][1]
+
+
+# Two queues, one pool
+
+
+async def test_jobs_of_both_queues_run_in_the_slots_of_one_worker(
+    queues: tuple[JobQueue, JobQueue], seen: Seen
+) -> None:
+    for queue in queues:
+        await queue.push_many([Work(number) for number in range(40)])
+
+    with anyio.fail_after(40):
+        await processor_of(queues, until_idle=True, concurrency=5).run()
+
+    assert Counter(seen.ended) == {queue.name: 40 for queue in queues}
+    assert seen.most <= 5
+    for queue in queues:
+        assert happened(await queue.counts()) == {"pushed": 40, "completed": 40}
+
+
+async def test_a_job_that_a_handler_pushes_to_the_other_queue_is_run_before_an_idle_worker_ends(
+    queues: tuple[JobQueue, JobQueue], seen: Seen
+) -> None:
+    first, second = queues
+
+    @dataclass
+    class Chain:
+        job_name: ClassVar[str] = "chain"
+        left: int = 0
+
+    def chain(queue: JobQueue, other: JobQueue) -> None:
+        @queue.register(Chain)
+        async def chain(job: Chain, _: JobContext) -> None:
+            if job.left:
+                await anyio.sleep(0.1)
+                await other.push(Chain(job.left - 1))
+
+    chain(first, second)
+    chain(second, first)
+    await first.push(Chain(6))
+    with anyio.fail_after(40):
+        await processor_of(queues, until_idle=True).run()
+
+    assert [happened(await queue.counts())["completed"] for queue in queues] == [4, 3]
+
+
+async def test_with_a_backlog_in_both_queues_jobs_begin_by_weight(
+    queues: tuple[JobQueue, JobQueue], seen: Seen
+) -> None:
+    for queue in queues:
+        await queue.push_many([Work(number, seconds=0.01) for number in range(60)])
+
+    with anyio.fail_after(40):
+        await processor_of(queues, until_idle=True, concurrency=1, allocator=Allocator([3, 1])).run()
+
+    first = Counter(seen.started[:40])[queues[0].name]
+    assert 28 <= first <= 32  # three of four, but for the first claims
+
+
+async def test_in_strict_order_the_second_queue_is_served_once_the_first_is_empty(
+    queues: tuple[JobQueue, JobQueue], seen: Seen
+) -> None:
+    for queue in queues:
+        await queue.push_many([Work(number) for number in range(30)])
+
+    with anyio.fail_after(40):
+        allocator = Allocator([1, 1], strict=True)
+        await processor_of(queues, until_idle=True, concurrency=2, allocator=allocator).run()
+
+    assert set(seen.started[2:30]) == {queues[0].name}  # who joins first may have the first claim
+    assert Counter(seen.ended) == {queue.name: 30 for queue in queues}
+
+
+async def test_while_one_queue_fills_the_slots_jobs_of_the_other_are_left_to_other_workers(
+    queues: tuple[JobQueue, JobQueue], stores: tuple[Store, Store], seen: Seen
+) -> None:
+    seen.may_end = anyio.Event()
+    busy, other = queues
+    async with running(processor_of(queues, concurrency=2)):
+        await busy.push_many([Work(1), Work(2), Work(3)])
+        await eventually(lambda: seen.now == 2)
+        await other.push(Work(4))
+        await anyio.sleep(0.3)  # in which nothing is to happen to it
+        elsewhere = stores[1].consumer("elsewhere")
+        await elsewhere.open()
+        with anyio.fail_after(10):
+            leases = list((await elsewhere.exchange([], 1)).leases)
+            while not leases:  # what a read of ours took goes back at once
+                await anyio.sleep(0.01)
+                leases = list((await elsewhere.exchange([], 1)).leases)
+        assert leases[0].job_id
+        await elsewhere.release(refund=True, watch=False)
+        await elsewhere.aclose()
+        seen.may_end.set()
+        await eventually(lambda: len(seen.ended) == 4, within=10)
+
+
+async def test_jobs_pushed_to_either_queue_of_an_idle_worker_begin_at_once(
+    queues: tuple[JobQueue, JobQueue], seen: Seen
+) -> None:
+    async with running(processor_of(queues, concurrency=4)) as processor:
+        await eventually(lambda: all(source.fetcher.waiting for source in processor.sources))
+        for _ in range(5):
+            for queue in queues:
+                begun = len(seen.started)
+                await queue.push(Work())
+                await eventually(lambda begun=begun: len(seen.started) > begun, within=2)  # type: ignore[misc]
+
+
+async def test_a_job_that_has_to_run_alone_runs_beside_none_of_the_other_queue(
+    queues: tuple[JobQueue, JobQueue], stores: tuple[Store, Store], seen: Seen
+) -> None:
+    """It is delivered for the last time: it may be what ended its workers."""
+    suspect, busy = queues
+    job_id = (await suspect.push(Work(1, seconds=0.2))).id
+    for number in range(2):
+        dead = stores[0].consumer(f"dead-{number}")
+        await dead.open()
+        assert (await dead.exchange([], 1, idle=True)).leases
+        await dead.release(refund=False, watch=False)
+        await dead.aclose()
+    await busy.push_many([Work(number, seconds=0.02) for number in range(60)])
+
+    with anyio.fail_after(40):
+        await processor_of(queues, until_idle=True, concurrency=4, lease=0.5).run()
+
+    assert Counter(seen.ended) == {suspect.name: 1, busy.name: 60}
+    assert seen.beside[job_id] == 0
+
+
+# What is wrong with one
+
+
+class Away(MemoryDriver):
+    """A store that can be away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_away = self.hangs = False
+        self.calls = 0
+
+    def consumer(self, worker_id: str, *, lease: float, max_deliveries: int) -> MemoryConsumer:
+        driver = self
+
+        class AwayConsumer(MemoryConsumer):
+            async def reach(self) -> None:
+                driver.calls += 1
+                if driver.hangs:
+                    await anyio.sleep(3)
+                if driver.is_away:
+                    raise Unavailable("away, as the test says")
+
+            async def open(self, worker_id: str = "") -> list[str]:
+                await self.reach()
+                return await super().open(worker_id)
+
+            async def exchange(self, *asked: Any, **more: Any) -> Exchange:
+                await self.reach()
+                return await super().exchange(*asked, **more)
+
+            async def recover(self, *asked: Any, **more: Any) -> list[Lease]:
+                await self.reach()
+                return await super().recover(*asked, **more)
+
+            async def reclaim(self, *asked: Any, **more: Any) -> Reclaimed:
+                await self.reach()
+                return await super().reclaim(*asked, **more)
+
+        consumer = AwayConsumer(self.memory, worker_id, lease, max_deliveries)
+        consumer.server = "another one"
+        return consumer
+
+
+async def test_a_queue_whose_store_is_away_backs_off_alone(store: Store, seen: Seen) -> None:
+    away = Away()
+    here, there = (
+        seen.handle(JobQueue(driver, name)) for driver, name in ((store.driver, store.queue_name), (away, "away"))
+    )
+    told: list[str] = []
+    there.events.subscribe(SourceUnavailable, lambda event: told.append("away"))
+    there.events.subscribe(SourceAvailable, lambda event: told.append("back"))
+    here.events.subscribe(SourceUnavailable, lambda event: told.append("wrong"))
+    async with here, running(processor_of([here, there], concurrency=2)) as processor:
+        await eventually(lambda: processor.health.ready)
+        await there.push_many([Work(), Work()])
+        await eventually(lambda: len(seen.ended) == 2)
+        away.is_away = True
+        await eventually(lambda: "away" in told, within=10)
+
+        assert processor.health.ready  # as the other queue is
+        await here.push_many([Work()] * 20)
+        await eventually(lambda: len(seen.ended) == 22, within=5)
+        assert told[-1] == "away"
+
+        await there.driver.push([NewJob("late", ["name", "work", "parameters", "{}"])], repeated=False)
+        away.is_away = False
+        await eventually(lambda: len(seen.ended) == 23, within=10)
+        assert told[-1] == "back"
+
+
+async def test_a_worker_one_of_whose_queues_can_not_be_reached_begins_with_the_other(
+    store: Store, seen: Seen
+) -> None:
+    away = Away()
+    away.is_away = True
+    here, there = seen.handle(JobQueue(store.driver, store.queue_name)), seen.handle(JobQueue(away, "away"))
+    await there.push(Work())
+    async with here, running(processor_of([there, here])) as processor:
+        await here.push(Work())
+        await eventually(lambda: seen.ended == [here.name])
+        assert processor.health.ready
+        away.is_away = False
+        await eventually(lambda: sorted(seen.ended) == sorted([here.name, there.name]), within=10)
+
+
+async def test_a_worker_that_can_reach_none_of_its_queues_is_not_ready(seen: Seen) -> None:
+    stores = Away(), Away()
+    for store in stores:
+        store.is_away = True
+    queues = [seen.handle(JobQueue(store, f"q{number}")) for number, store in enumerate(stores)]
+    async with running(processor_of(queues)) as processor:
+        await eventually(lambda: processor.health.why == "the store is unavailable")
+        assert (processor.health.live, processor.health.ready) == (True, False)
+        stores[1].is_away = False
+        await eventually(lambda: processor.health.ready, within=10)
+
+
+async def test_a_store_that_hangs_keeps_no_slots_from_the_other_queue_for_long(store: Store, seen: Seen) -> None:
+    hanging = Away()
+    here, there = seen.handle(JobQueue(store.driver, store.queue_name)), seen.handle(JobQueue(hanging, "hangs"))
+    async with here, running(processor_of([here, there], concurrency=2)) as processor:
+        await eventually(lambda: all(source.fetcher.waiting for source in processor.sources))
+        hanging.hangs = True
+        calls = hanging.calls
+        processor.sources[1].fetcher.interrupt()  # so that it claims, for all slots
+        await eventually(lambda: hanging.calls > calls)
+
+        began = time.monotonic()
+        await here.push_many([Work()] * 10)
+        await eventually(lambda: len(seen.ended) == 10, within=10)
+
+        assert time.monotonic() - began < 2.5  # its exchange takes 3 s
+        hanging.hangs = False
+
+
+@pytest.fixture
+def pair(redis_store: RedisStore) -> Iterator[tuple[Store, Store]]:
+    """Two queues on the server that a user would get."""
+    for second in another(redis_store):
+        yield redis_store, second
+
+
+async def test_a_server_that_hangs_costs_the_leases_of_no_queue_elsewhere(
+    redis_store: RedisStore, pair: tuple[RedisStore, RedisStore], seen: Seen
+) -> None:
+    port = int(redis_store.url.rpartition(":")[2].partition("/")[0])
+    with Proxy(HOST, port) as proxy:
+        far = pair[1].url.replace(f"{HOST}:{port}", f"{HOST}:{proxy.port}")
+        here = seen.handle(JobQueue(redis_store.url, redis_store.queue_name))
+        there = seen.handle(JobQueue(far, pair[1].queue_name))
+        async with here, there, running(processor_of([here, there], lease=0.6), grace=0) as processor:
+            await eventually(lambda: processor.health.ready)
+            members = [source.member for source in processor.sources]
+            await eventually(lambda: all(member.opened for member in members))
+            assert len(processor.heartbeats) == 2
+            before = members[0].settings.worker_id
+            proxy.black_hole(True)
+            await eventually(lambda: members[1].unheard > 1.5, within=10)  # more than two leases
+            await here.push(Work())
+            await eventually(lambda: seen.ended == [here.name])
+
+            assert members[0].settings.worker_id == before
+            assert not members[0].may_be_dead
+            proxy.black_hole(False)
+            proxy.drop_all()
+            await there.push(Work())
+            await eventually(lambda: seen.ended == [here.name, there.name], within=20)
+
+
+async def test_queues_on_one_server_beat_in_one_round_trip(
+    redis_store: RedisStore, pair: tuple[RedisStore, RedisStore], seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together: list[int] = []
+    run = SyncConnection.run
+
+    def spy(connection: SyncConnection, *commands: Any, **options: Any) -> list[Any]:
+        together.append(len(commands))
+        return run(connection, *commands, **options)
+
+    monkeypatch.setattr(SyncConnection, "run", spy)
+    server = f"redis://{redis_store.url.rpartition('@')[2]}"  # as one user, who may do everything
+    queues = [seen.handle(JobQueue(server, store.queue_name)) for store in pair]
+    async with queues[0], queues[1], running(processor_of(queues, lease=0.6)) as processor:
+        await eventually(lambda: together.count(2) > 3)
+        assert len(processor.heartbeats) == 1
+        assert not any(source.member.may_be_dead for source in processor.sources)
+
+
+async def test_a_worker_that_is_fenced_in_one_queue_goes_on_in_the_other_as_who_it_was(
+    queues: tuple[JobQueue, JobQueue], stores: tuple[Store, Store], seen: Seen
+) -> None:
+    seen.may_end = anyio.Event()
+    async with running(processor_of(queues, lease=1)) as processor:
+        for queue in queues:
+            await queue.push(Work())
+        await eventually(lambda: seen.now == 2)
+        before = processor.worker_id
+        fenced = stores[0].driver.consumer(before, lease=1, max_deliveries=3)
+        await fenced.release(refund=False, watch=True)
+        await fenced.aclose()
+        processor.heartbeats[0].hurry()
+
+        members = [source.member for source in processor.sources]
+        await eventually(lambda: members[0].settings.worker_id != before, within=10)
+        assert members[1].settings.worker_id == before
+        seen.may_end.set()
+        await eventually(lambda: sorted(seen.ended) == sorted(queue.name for queue in queues), within=10)
+        assert (await queues[1].counts()).totals["completed"] == 1
+
+
+# At the end
+
+
+async def test_a_worker_that_is_stopped_leaves_all_queues_at_once_and_by_one_deadline(
+    queues: tuple[JobQueue, JobQueue], seen: Seen
+) -> None:
+    seen.may_end = anyio.Event()
+    released: list[str] = []
+    for queue in queues:
+        queue.events.subscribe(JobsReleased, lambda event: released.append(event.queue))
+    began = 0.0
+    async with running(processor_of(queues), grace=0.3):
+        for queue in queues:
+            await queue.push_many([Work(), Work()])
+        await eventually(lambda: seen.now == 4)
+        began = time.monotonic()
+
+    assert time.monotonic() - began < 4
+    assert seen.ended == []
+    for queue in queues:
+        counts = await queue.counts()
+        assert (counts.running, sum(counts.ready.values())) == (0, 2)
+    assert sorted(released) == sorted(queue.name for queue in queues)
+
+
+async def test_what_is_told_of_a_job_names_its_queue(queues: tuple[JobQueue, JobQueue], seen: Seen) -> None:
+    claimed: list[tuple[str, str]] = []
+    for queue in queues:
+        queue.events.subscribe(
+            JobsClaimed,
+            lambda event, name=queue.name: claimed.append((name, event.queue)),  # type: ignore[misc]
+        )
+        await queue.push(Work())
+    with anyio.fail_after(40):
+        await processor_of(queues, until_idle=True).run()
+
+    assert sorted(claimed) == sorted((queue.name, queue.name) for queue in queues)

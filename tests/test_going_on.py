@@ -207,7 +207,7 @@ async def test_a_cancel_from_before_a_worker_knew_of_its_job_is_heard_once_the_j
 async def test_a_job_that_was_found_and_has_run_is_not_run_again_by_the_late_reply_that_brought_it(
     queue: JobQueue, source: Source, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source._clock, "vouches", lambda lease, now: True)
+    monkeypatch.setattr(source.reclaimer._clock, "vouches", lambda lease, now: True)
     await queue.driver.push([NewJob("a", JOB)], repeated=False)
     asked_at = time.monotonic()
     late = await source.member.consumer.wait(1, 1)

@@ -87,6 +87,24 @@ class Exchanger:
         """Look again what is to be done."""
         self._wakeup.wake()
 
+    # Whether there is more to do
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the worker was told to stop."""
+        return self._pool.shutdown.stopping
+
+    @property
+    def is_through(self) -> bool:
+        """Whether it was told to stop and has nothing left to wait for; what is kept may take for ever."""
+        leases = self.dispatcher.leases
+        return self.is_stopping and len(leases) == len(leases.kept)
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether there is nothing more to do."""
+        return self._pool.shutdown.over or self.is_through
+
     # What an exchange takes
 
     @property
@@ -125,7 +143,7 @@ class Exchanger:
             run.sent_at = sent_at
         claims = not self.fetcher.waiting and time.monotonic() >= self._dry_until
         count = min(self._pool.share(self), most) if claims else 0
-        asks = bool(count or self._promoter.is_due) and not self._pool.shutdown.stopping
+        asks = bool(count or self._promoter.is_due) and not self.is_stopping
         self._promoter.is_due = False
         # Only where one may wait: there is no second exchange beside one that may bring a job to run alone.
         alone = bool(count) and self.clearance.one_waits and len(settling) == self._pool.holds
@@ -176,6 +194,23 @@ class Exchanger:
             self.fetcher.begin(most, sent_at)
         elif len(self._pool.sources) > 1:
             self._dry_until = time.monotonic() + _DRY
+
+    async def end_read(self) -> None:
+        """End the blocking read: there is something that only a claim finds."""
+        await self.fetcher.end()
+        self.clearance.one_waits = True  # perhaps: it may be what was released
+
+    def hear_of_released(self) -> None:
+        """Claim what was handed back."""
+        self.found_nothing = False
+        if not (self.clearance.one_waits and self._pool.holds):
+            self.fetcher.interrupt()  # only a claim takes it
+
+    def emptied(self) -> None:
+        """Look whether a job that has to run alone can start: one was let go, or some time has gone by."""
+        if self.clearance.one_waits and self._pool.quiet(self):
+            self.found_nothing = False
+            self.fetcher.interrupt()  # only a claim takes it
 
     def failed(self, batch: Batch, error: DriverError | None) -> None:
         """Take in that an exchange may or may not have arrived."""

@@ -212,7 +212,7 @@ class Processor:
     @property
     def is_idle(self) -> bool:
         """Whether every source has found that nothing is left to do."""
-        return all(source.is_idle for source in self.sources)
+        return all(source.turns.is_idle for source in self.sources)
 
     @property
     def _is_done(self) -> bool:
@@ -272,8 +272,8 @@ class Processor:
         await anyio.sleep(_UNWIND)
         self.shutdown.over = True
         for source in self.sources:
-            source.end_turn()
+            source.turns.cut()
 
     def _limit_last_turns(self) -> None:
         for source in self.sources:
-            source.limit_last_turn()
+            source.turns.limit()

@@ -1,7 +1,6 @@
 """How a source gets over what goes wrong: a lost reply, an unavailable store, a lease that ran out."""
 
 import time
-from typing import Protocol
 
 from redisjobs.backoff import retrying
 from redisjobs.driver import Fenced
@@ -22,14 +21,6 @@ _LATEST = 5.0  # seconds, beyond a lease, that a read which was given up may sti
 _REFUSED = 5.0  # seconds between tries while somebody's key is in the way
 
 
-class Owner(Protocol):
-    """What is to be recovered."""
-
-    @property
-    def is_ended(self) -> bool:
-        """Whether there is nothing more to do."""
-
-
 class Recovery:
     """What one source has to make good.
 
@@ -41,7 +32,6 @@ class Recovery:
         clock: The server's.
         shutdown: Whether the worker stops.
         progress: Whether anything gets through.
-        owner: What is to be recovered.
 
     Attributes:
         is_needed: What the parts hold may not be all that is ours.
@@ -57,7 +47,6 @@ class Recovery:
         clock: Clock,
         shutdown: Shutdown,
         progress: ProgressWatchdog,
-        owner: Owner,
     ) -> None:
         self.is_needed = False
         self.missed_at = time.monotonic() + member.settings.lease
@@ -70,7 +59,6 @@ class Recovery:
         self._clock = clock
         self._progress = progress
         self._shutdown = shutdown
-        self._owner = owner
 
     @property
     def must(self) -> bool:
@@ -135,7 +123,7 @@ class Recovery:
         member.tell(SourceUnavailable, why=str(error), refuses=refuses(error), leases=held)
 
         async def probe() -> None:
-            if not self._owner.is_ended:
+            if not self._exchanger.is_ended:
                 try:
                     await self.recover()
                 except Fenced as gone:

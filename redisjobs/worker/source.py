@@ -14,9 +14,8 @@ from typing import Protocol
 import anyio
 from anyio.abc import TaskGroup
 
-from redisjobs.backoff import NOT_NOW, retrying
 from redisjobs.driver import Fenced
-from redisjobs.errors import DriverError, WrongType
+from redisjobs.errors import DriverError
 from redisjobs.eventloop import Wakeup
 from redisjobs.events import JobsReclaimed, WorkerDraining, WorkerStarted, WorkerStopped
 from redisjobs.logger import Log
@@ -24,6 +23,7 @@ from redisjobs.worker.beats import Beats
 from redisjobs.worker.clearance import Clearance
 from redisjobs.worker.clock import Clock
 from redisjobs.worker.dispatcher import Dispatcher
+from redisjobs.worker.drain import Drain
 from redisjobs.worker.exchanger import Exchanger
 from redisjobs.worker.fetcher import Fetcher
 from redisjobs.worker.guard import keep_up
@@ -35,8 +35,8 @@ from redisjobs.worker.promoter import Promoter
 from redisjobs.worker.reclaimer import Reclaimer
 from redisjobs.worker.recovery import Recovery
 from redisjobs.worker.settings import Settings
-from redisjobs.worker.step import Situation, Step, next_step
 from redisjobs.worker.subscriber import Subscriber
+from redisjobs.worker.turns import Turns
 from redisjobs.worker.watchdog import ProgressWatchdog
 
 logger = Log("redisjobs.worker")
@@ -75,7 +75,7 @@ class Source:
         member: The worker, as this queue knows it.
         dispatcher: The jobs that it holds here.
         beats: Its heartbeats here.
-        is_idle: Whether it has found that nothing is left to do.
+        turns: What it does, step by step.
     """
 
     def __init__(
@@ -111,16 +111,25 @@ class Source:
             until_idle=until_idle,
         )
         self.recovery = Recovery(
-            member, self.dispatcher, self.exchanger, self.beats, clock, pool.shutdown, self.progress, self
+            member, self.dispatcher, self.exchanger, self.beats, clock, pool.shutdown, self.progress
         )
-        self.idleness = Idleness(pool, self.exchanger, self.promoter, self.reclaimer, self.recovery, lease=lease)
-        self.is_idle = False
-        self._until_idle = until_idle
+        idleness = Idleness(pool, self.exchanger, self.promoter, self.reclaimer, self.recovery, lease=lease)
+        self.turns = Turns(
+            consumer,
+            self.exchanger,
+            self.recovery,
+            self.reclaimer,
+            idleness if until_idle else None,
+            clock,
+            self.progress,
+            wakeup,
+            owner,
+            lease=lease,
+        )
+        self._drain = Drain(member, self.exchanger, self.recovery, self.beats)
         self._pool = pool
         self._owner = owner
-        self._clock = clock
         self._wakeup = wakeup
-        self._turn = anyio.CancelScope()
 
     # Its life
 
@@ -134,7 +143,7 @@ class Source:
                     await self._leave_unopened()
                     return
                 self._start(tasks)
-            await self._work()
+            await self.turns.run()
             # Before the handlers are waited for: one that won't end must not keep the others' jobs.
             await self.drain()
             self._owner.ended()
@@ -168,21 +177,17 @@ class Source:
         if is_first:
             self.member.tell(WorkerDraining, jobs=len(self.dispatcher.leases))
 
-    def limit_last_turn(self) -> None:
-        """Wait no longer than a moment where there is nothing to wait for but an answer, which may never come."""
-        if self.is_through:
-            self._turn.deadline = anyio.current_time() + _LAST_TURN
-
-    def end_turn(self) -> None:
-        """Give up what is under way: the grace is over."""
-        self._turn.cancel()
-        self._wakeup.wake()
-
     async def close(self) -> None:
         """Leave the queue, if it has not yet, and close every connection."""
         if self.member.opened:
             await self.drain()
         await self.member.consumer.aclose()
+
+    async def drain(self) -> None:
+        """Settle what has an outcome, release all the rest, and leave the queue; once."""
+        if not self.member.left:
+            self._pool.shutdown.stopping = True
+            await self._drain.run(broken=self._owner.broken)
 
     def tell_stopped(self) -> None:
         """Tell that the worker has stopped, if it had begun here."""
@@ -202,171 +207,16 @@ class Source:
             return Health(False, False, f"{what}: no exchange with the store for {self.progress.silent_for:.0f} s")
         return None
 
-    # What to do next
-
-    async def _work(self) -> None:
-        """Settle and claim until stopped, or until nothing is left to do."""
-        while not self.is_ended:
-            self._wakeup.begin()
-            worked = True
-            with anyio.CancelScope() as self._turn:
-                try:
-                    worked = await self._step()
-                except Fenced as error:
-                    await self.recovery.begin_anew(error)
-                    continue
-                except NOT_NOW as error:
-                    await self.recovery.outlast(error)
-                    continue
-            self.is_idle = self._until_idle and self.idleness.look()
-            if self.is_idle and self._owner.is_idle:
-                return
-            if not worked:
-                await self._rest()
-
-    async def _step(self) -> bool:
-        """Do one thing that is to be done; whether there was any."""
-        step = next_step(self._situation(), time.monotonic())
-        self.exchanger.is_paused = step not in (Step.EXCHANGE, Step.REST)
-        await self._do(step)
-        return step is not Step.REST
-
-    def _situation(self) -> Situation:
-        return Situation(
-            has_failed=self.exchanger.trouble is not None,
-            must_recover=self.recovery.must,
-            is_interrupted=self.fetcher.interrupted,
-            knows_clock=self._clock.is_known,
-            look_at=self.reclaimer.look_at if not self._pool.shutdown.stopping else float("inf"),
-            missed_at=self.recovery.missed_at,
-            tidy_at=self.reclaimer.tidy_at,
-            has_batch=self.exchanger.has_batch,
-            silent_at=self.progress.said_at + self.member.settings.lease,
-        )
-
-    async def _do(self, step: Step) -> None:
-        match step:
-            case Step.FAIL:
-                self.exchanger.raise_trouble()
-            case Step.RECOVER:
-                await self.recovery.recover()
-            case Step.END_READ:
-                await self.fetcher.end()
-                self.exchanger.clearance.one_waits = True  # perhaps: it may be what was released
-            case Step.READ_CLOCK:
-                await self._read_clock()
-            case Step.RECLAIM:
-                await self._reclaim()
-            case Step.FIND_MISSED:
-                await self.recovery.find_missed()
-            case Step.TIDY:
-                await self.reclaimer.tidy()
-            case Step.EXCHANGE:
-                self.exchanger.begin()
-
-    async def _rest(self) -> None:
-        """Wait until something changes."""
-        left = self.exchanger.rests_until - time.monotonic()
-        if left <= 0:
-            await self._wakeup.wait()
-        else:
-            with anyio.move_on_after(left):
-                await self._wakeup.wait()
-
-    @property
-    def is_through(self) -> bool:
-        """Whether it was told to stop and has nothing left to wait for; what is kept may take for ever."""
-        leases = self.dispatcher.leases
-        return self._pool.shutdown.stopping and len(leases) == len(leases.kept)
-
-    @property
-    def is_ended(self) -> bool:
-        """Whether there is nothing more to do."""
-        return self._pool.shutdown.over or self.is_through
-
-    async def _read_clock(self) -> None:
-        """Promote what is due and hear what time it is."""
-        sent = time.monotonic()
-        answer = await self.member.consumer.exchange([], 0)
-        self.progress.progressed()
-        self.exchanger.hear(answer, sent)
-
-    async def _reclaim(self) -> None:
-        """Look for lost workers, and hand their jobs on."""
-        released = await self.reclaimer.look(others=self._until_idle)
-        self.progress.progressed()
-        if released:
-            self.exchanger.found_nothing = False
-            if not (self.exchanger.clearance.one_waits and self._pool.holds):
-                self.fetcher.interrupt()  # only a claim takes them
-
     async def _watch_leases(self) -> None:
         await anyio.sleep(self.reclaimer.every * random.random())  # who started together looks at different times
         leases = self.dispatcher.leases
         while True:
-            if self.exchanger.clearance.one_waits:  # it could not be had, for a thread that may have ended by now
-                self.emptied()
+            self.exchanger.emptied()  # one could not be had, for a thread that may have ended by now
             if leases.kept and time.monotonic() >= leases.kept_at + _REFUSED:
                 leases.try_again()
             self._wakeup.wake()
             pause, until_look = self.reclaimer.every, self.reclaimer.next_at - time.monotonic()
             await anyio.sleep(pause if self._pool.shutdown.stopping else min(pause, max(0.01, until_look)))
-
-    # At the end
-
-    async def drain(self) -> None:
-        """Settle what has an outcome and release all the rest, also what was delivered and never seen."""
-        if self.member.left:
-            return
-        self.exchanger.is_paused = True
-        self.dispatcher.interrupt_all(broken=self._owner.broken)
-        self._pool.shutdown.stopping = True
-        why = "no answer came in time"
-
-        async def settle() -> None:
-            nonlocal why
-            try:
-                await self._settle_all()
-            except WrongType as error:
-                why = str(error)
-                raise
-
-        try:
-            with anyio.fail_after(_DRAIN):
-                await retrying(settle)
-        except (DriverError, TimeoutError) as error:
-            self._tell_unsettled(str(error) or why)
-            await self._hand_back()
-        self.member.left = True
-
-    async def _settle_all(self) -> None:
-        batcher, leases = self.exchanger.batcher, self.dispatcher.leases
-        await self.fetcher.end()
-        await batcher.quiet()
-        try:
-            await batcher.send_again()
-            while leases.unsettled:
-                await batcher.carry(self.exchanger.next_batch())
-        except Fenced as error:
-            logger.warning("%s; its %d jobs are for others", error, len(leases))
-            self.recovery.lose_all()
-        self.beats.end()  # or it would beat for a worker that has left
-        await self.member.consumer.release(refund=True, watch=self.recovery.may_read_late)
-        if leases.kept:
-            logger.warning("%d jobs could not be settled, and run again", len(leases.kept))
-
-    def _tell_unsettled(self, why: str) -> None:
-        if held := len(self.dispatcher.leases):
-            logger.warning("%d jobs could not be settled, and run again once their leases are over: %s", held, why)
-        else:
-            logger.info("the store did not hear that this worker has ended, and forgets it later: %s", why)
-
-    async def _hand_back(self) -> None:
-        """Hand back what could not be settled: a refusal by the store is no sign that a job kills its workers."""
-        if not self._owner.broken:
-            self.beats.end()
-            with suppress(DriverError, TimeoutError), anyio.fail_after(_LAST_TURN):
-                await self.member.consumer.release(refund=True, watch=self.recovery.may_read_late)
 
     # What its parts tell it
 
@@ -385,10 +235,8 @@ class Source:
         self._wakeup.wake()
 
     def emptied(self) -> None:
-        """Look whether a job that has to run alone can start: one was let go, or some time has gone by."""
-        if self._pool.quiet(self.exchanger):
-            self.exchanger.found_nothing = False
-            self.fetcher.interrupt()  # only a claim takes it
+        """Look whether a job that has to run alone can start: one was let go."""
+        self.exchanger.emptied()
 
     def reclaimed(self, lost: Sequence[str], jobs: int) -> None:
         """Tell of lost workers, and of what they held."""
@@ -403,4 +251,4 @@ class Source:
         """Give up what is under way, and connect anew: nothing gets through."""
         self.recovery.is_needed = True
         self.exchanger.batcher.break_off()
-        self._turn.cancel()
+        self.turns.cut()

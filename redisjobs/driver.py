@@ -3,16 +3,23 @@
 A `Driver` is a producer's and an operator's side; a `Consumer`, which a driver opens for one worker, is the
 worker's side and owns the leases. The store sees bytes and ids; types are the queue's business.
 
+An operator asks by queries and acts by changes. These are values: a feature is a new value, not a new method, and
+a driver that does not know it says so by `Unsupported`.
+
 Every method may raise `DriverError`; `Unavailable`, its subclass, where trying again may help.
 """
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from redisjobs.errors import DriverError
 from redisjobs.job import Priority, State
+
+T = TypeVar("T")
+Answer = TypeVar("Answer", covariant=True)
 
 LONGEST_TRY = 10.0
 """Seconds that a driver's `push` takes at most, whatever becomes of it; other calls may wait for longer."""
@@ -70,6 +77,30 @@ class IdTaken(DriverError):
             f"the worker id {worker_id!r} is another worker's, or was a moment ago: an id must be new at each "
             "start, so best leave it out; nothing was claimed"
         )
+
+
+class Unsupported(DriverError):
+    """A driver does not know a query or a change; nothing was sent."""
+
+
+def supported(by: Mapping[type[Any], T], value: object, driver: str) -> T:
+    """What a driver has for a query or a change, by the class of that.
+
+    Args:
+        by: All that it has.
+        value: The query or the change.
+        driver: The driver's name.
+
+    Raises:
+        Unsupported: It has nothing for it.
+    """
+    found = by.get(type(value))
+    if found is None:
+        raise Unsupported(
+            f"the {driver} driver has no {type(value).__name__}; use a driver, or a release of this one, that has "
+            "it; nothing was sent"
+        )
+    return found
 
 
 @dataclass(slots=True)
@@ -366,18 +397,69 @@ class Counts:
         object.__setattr__(self, "totals", dict.fromkeys(COUNTERS, 0) | dict(self.totals))
 
 
+class Query(Generic[Answer]):
+    """What an operator asks, for an answer of this type; a frozen value."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Find(Query[Row | None]):
+    """One job, wherever it is; None if there is none."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class List(Query[list[Row]]):
+    """The first jobs of one state.
+
+    Attributes:
+        state: Which.
+        limit: How many at most; up to 500.
+    """
+
+    state: State
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Count(Query[Counts]):
+    """How many jobs are in each state, and the counters."""
+
+
+class Change(Generic[Answer]):
+    """What an operator does, in one atomic step, with an answer of this type; a frozen value."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel(Change[Reply]):
+    """Cancel a job: CANCELLED, CANCELLING, DEAD or NOT_FOUND."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Requeue(Change[Reply]):
+    """Make a dead letter ready again: OK, NOT_FOUND, OVERSIZED or NO_IDS."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delete(Change[Reply]):
+    """Throw a dead letter away: OK or NOT_FOUND."""
+
+    job_id: str
+
+
 class Driver(Protocol):
-    """A producer's and an operator's side of the store."""
+    """A producer's and an operator's side of the store. It reaches the store when it is first asked something.
 
-    async def connect(self) -> None:
-        """Reach the store and check that it is new enough; again is free.
-
-        Raises:
-            ServerTooOld: It is not; names the version found and the one needed.
-        """
-
-    async def aclose(self) -> None:
-        """Close every connection."""
+    Then each method may raise `ServerTooOld`, which names the version found and the one needed.
+    """
 
     async def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
         """Put jobs on the queue, each id once; at most 500 a call.
@@ -391,23 +473,19 @@ class Driver(Protocol):
             QueueFull: The server is out of memory; nothing was written.
         """
 
-    async def cancel(self, job_id: str) -> Reply:
-        """Cancel a job: CANCELLED, CANCELLING, DEAD or NOT_FOUND."""
+    async def read(self, query: Query[T]) -> T:
+        """Answer a query. Nothing is written.
 
-    async def requeue(self, job_id: str) -> Reply:
-        """Make a dead letter ready again: OK, NOT_FOUND, OVERSIZED or NO_IDS."""
+        Raises:
+            Unsupported: This driver does not know it.
+        """
 
-    async def delete(self, job_id: str) -> Reply:
-        """Throw a dead letter away: OK or NOT_FOUND."""
+    async def change(self, change: Change[T]) -> T:
+        """Make a change, in one atomic step.
 
-    async def find(self, job_id: str) -> Row | None:
-        """Look a job up."""
-
-    async def jobs(self, state: State, limit: int) -> list[Row]:
-        """List up to `limit` (≤ 500) jobs in a state."""
-
-    async def counts(self) -> Counts:
-        """Count the jobs in each state."""
+        Raises:
+            Unsupported: This driver does not know it.
+        """
 
     def consumer(self, worker_id: str, *, lease: float, max_deliveries: int) -> "Consumer":
         """A worker's side of this store.
@@ -419,25 +497,27 @@ class Driver(Protocol):
                 it; then it is a dead letter.
         """
 
+    async def aclose(self) -> None:
+        """Close every connection. What is asked after that opens others."""
+
 
 class SyncDriver(Protocol):
-    """The same for sync code and any number of threads; see `Driver`."""
+    """The same for sync code and any number of threads; see `Driver`.
 
-    def close(self) -> None: ...  # noqa: D102
+    Each call is over at `until`, by the monotonic clock: it raises `Unavailable` if there is no answer by then.
+    """
 
-    def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]: ...  # noqa: D102
+    def push(self, jobs: Sequence[NewJob], *, repeated: bool, until: float = math.inf) -> list[Pushed]:
+        """See `Driver.push`."""
 
-    def cancel(self, job_id: str) -> Reply: ...  # noqa: D102
+    def read(self, query: Query[T], *, until: float = math.inf) -> T:
+        """See `Driver.read`."""
 
-    def requeue(self, job_id: str) -> Reply: ...  # noqa: D102
+    def change(self, change: Change[T], *, until: float = math.inf) -> T:
+        """See `Driver.change`."""
 
-    def delete(self, job_id: str) -> Reply: ...  # noqa: D102
-
-    def find(self, job_id: str) -> Row | None: ...  # noqa: D102
-
-    def jobs(self, state: State, limit: int) -> list[Row]: ...  # noqa: D102
-
-    def counts(self) -> Counts: ...  # noqa: D102
+    def close(self) -> None:
+        """See `Driver.aclose`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,21 @@ from redisjobs import codec, drivers
 from redisjobs.arguments import one_of, whole
 from redisjobs.backoff import retrying
 from redisjobs.codec import JobInfo
-from redisjobs.driver import LONGEST_TRY, MOST_JOBS, Counts, NewJob, Reply
+from redisjobs.driver import (
+    LONGEST_TRY,
+    MOST_JOBS,
+    Cancel,
+    Change,
+    Count,
+    Counts,
+    Delete,
+    Find,
+    List,
+    NewJob,
+    Query,
+    Reply,
+    Requeue,
+)
 from redisjobs.errors import DecodeError, DriverError, Unavailable
 from redisjobs.job import JobContext, JobName, State
 from redisjobs.push import Push, no_answer
@@ -212,8 +226,7 @@ class JobQueue(Registry):
 
         A job put in by hand goes by its entry id; where that is taken, by entry and stream, as `1732-0@low`.
         """
-        job_id = id_of(job)
-        row = await self._call(lambda: self.driver.find(job_id))
+        row = await self._read(Find(id_of(job)))
         return None if row is None else codec.job_info(row)
 
     async def jobs(self, state: State | str, limit: int = 100) -> list[JobInfo]:
@@ -227,12 +240,12 @@ class JobQueue(Registry):
             ValueError: There is no such state, or the limit is less than 1.
         """
         wanted, most = one_of(State, state, "state"), min(whole(limit, "limit"), MOST_JOBS)
-        rows = await self._call(lambda: self.driver.jobs(wanted, most))
+        rows = await self._read(List(wanted, most))
         return [codec.job_info(row) for row in rows]
 
     async def counts(self) -> Counts:
         """How many jobs are in each state at one instant."""
-        return await self._call(self.driver.counts)
+        return await self._read(Count())
 
     async def cancel(self, job: str | PushedJob) -> Reply:
         """Cancel a job.
@@ -242,8 +255,7 @@ class JobQueue(Registry):
             cancelled, and it won't run again. DEAD: it is a dead letter, and stays. NOT_FOUND: it ended, or
             never was.
         """
-        job_id = id_of(job)
-        return await self._call(lambda: self.driver.cancel(job_id))
+        return await self._change(Cancel(id_of(job)))
 
     async def requeue(self, job: str | PushedJob) -> bool:
         """Give a dead letter another life: ready, under its old id, with all its attempts.
@@ -255,17 +267,22 @@ class JobQueue(Registry):
             DecodeError: The entry, put in by hand, is too large to be moved; it stays.
         """
         job_id = id_of(job)
-        return requeued(job_id, await self._call(lambda: self.driver.requeue(job_id)))
+        return requeued(job_id, await self._change(Requeue(job_id)))
 
     async def delete(self, job: str | PushedJob) -> bool:
         """Throw a dead letter away; whether there was one."""
-        job_id = id_of(job)
-        return await self._call(lambda: self.driver.delete(job_id)) is Reply.OK
+        return await self._change(Delete(id_of(job))) is Reply.OK
 
     async def _push(self, jobs: Sequence[NewJob], *, held: bool = False) -> list[JobHandle]:
         push = Push(jobs, self.deadline, held=held)
         answers = await self._call(lambda: self.driver.push(jobs, repeated=push.repeated), push)
         return [JobHandle(*each, self) for each in self._told(push, answers)]
+
+    async def _read(self, query: Query[T]) -> T:
+        return await self._call(lambda: self.driver.read(query))
+
+    async def _change(self, change: Change[T]) -> T:
+        return await self._call(lambda: self.driver.change(change))
 
     async def _call(self, call: Callable[[], Awaitable[T]], push: Push | None = None) -> T:
         """Call the store, and again with backoff and jitter while it is unavailable, until the deadline."""

@@ -15,7 +15,20 @@ from redisjobs import codec, drivers
 from redisjobs.arguments import one_of, whole
 from redisjobs.backoff import retrying_sync
 from redisjobs.codec import JobInfo
-from redisjobs.driver import MOST_JOBS, Counts, NewJob, Reply, SyncDriver
+from redisjobs.driver import (
+    MOST_JOBS,
+    Cancel,
+    Change,
+    Count,
+    Counts,
+    Delete,
+    Find,
+    List,
+    NewJob,
+    Query,
+    Reply,
+    Requeue,
+)
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.job import JobContext, JobName, State
 from redisjobs.push import Push
@@ -90,7 +103,7 @@ class JobQueue(Registry):
 
     def close(self) -> None:
         """Close the connections; the queue can be used again after."""
-        self._store(self.deadline).close()
+        self._store.close()
 
     @property
     def job(self) -> "JobDecorator":
@@ -153,46 +166,52 @@ class JobQueue(Registry):
 
     def get(self, job: str | PushedJob) -> JobInfo | None:
         """Look a job up; see `redisjobs.JobQueue.get`."""
-        job_id = id_of(job)
-        row = self._call(lambda store: store.find(job_id))
+        row = self._read(Find(id_of(job)))
         return None if row is None else codec.job_info(row)
 
     def jobs(self, state: State | str, limit: int = 100) -> list[JobInfo]:
         """List jobs of one state; see `redisjobs.JobQueue.jobs`."""
         wanted, most = one_of(State, state, "state"), min(whole(limit, "limit"), MOST_JOBS)
-        rows = self._call(lambda store: store.jobs(wanted, most))
+        rows = self._read(List(wanted, most))
         return [codec.job_info(row) for row in rows]
 
     def counts(self) -> Counts:
         """How many jobs are in each state at one instant."""
-        return self._call(lambda store: store.counts())
+        return self._read(Count())
 
     def cancel(self, job: str | PushedJob) -> Reply:
         """Cancel a job; see `redisjobs.JobQueue.cancel` for the replies."""
-        job_id = id_of(job)
-        return self._call(lambda store: store.cancel(job_id))
+        return self._change(Cancel(id_of(job)))
 
     def requeue(self, job: str | PushedJob) -> bool:
         """Make a dead letter ready again; see `redisjobs.JobQueue.requeue`."""
         job_id = id_of(job)
-        return requeued(job_id, self._call(lambda store: store.requeue(job_id)))
+        return requeued(job_id, self._change(Requeue(job_id)))
 
     def delete(self, job: str | PushedJob) -> bool:
         """Throw a dead letter away; whether there was one."""
-        job_id = id_of(job)
-        return self._call(lambda store: store.delete(job_id)) is Reply.OK
+        return self._change(Delete(id_of(job))) is Reply.OK
 
     def _push(self, jobs: Sequence[NewJob], *, held: bool = False) -> list[JobHandle]:
         push = Push(jobs, self.deadline, held=held)
-        answers = self._call(lambda store: store.push(jobs, repeated=push.repeated), push)
+        answers = self._call(lambda until: self._store.push(jobs, repeated=push.repeated, until=until), push)
         return [JobHandle(*each, self) for each in self._told(push, answers)]
 
-    def _call(self, call: Callable[[SyncDriver], T], push: Push | None = None) -> T:
-        """Call the store, and again with backoff and jitter while it is unavailable, until the deadline."""
+    def _read(self, query: Query[T]) -> T:
+        return self._call(lambda until: self._store.read(query, until=until))
+
+    def _change(self, change: Change[T]) -> T:
+        return self._call(lambda until: self._store.change(change, until=until))
+
+    def _call(self, call: Callable[[float], T], push: Push | None = None) -> T:
+        """Call the store, and again with backoff and jitter while it is unavailable, until the deadline.
+
+        `call` is told when that is, by the monotonic clock.
+        """
         deadline = push.deadline if push else self.deadline
-        end, store = time.monotonic() + deadline, self._store(deadline)
+        end = time.monotonic() + deadline
         try:
-            return call(store)
+            return call(end)
         except Unavailable as error:
             cause: BaseException = error
         except DriverError as error:
@@ -205,7 +224,7 @@ class JobQueue(Registry):
             if time.monotonic() >= end:  # the pause before lasted until then
                 raise cause
             try:
-                return call(store)
+                return call(end)
             except Unavailable as error:
                 if time.monotonic() < end:  # else it was cut off, which says less than what went before
                     cause = error

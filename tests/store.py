@@ -194,8 +194,8 @@ class RedisStore:
         assert isinstance(self.driver, RedisDriver)
         run = self.admin.hget(f"{self.prefix}worker:{worker_id}", "run")
         consumer._run_id = run.decode() if run else consumer._run_id
-        connection = SyncConnection(self.driver.commands, self.driver.target)
-        connection.run(self.driver.commands.join(worker_id, int(lease * 1000), consumer._run_id))
+        connection = SyncConnection(consumer._commands, self.driver.target)
+        connection.run(consumer._commands.join(worker_id, int(lease * 1000), consumer._run_id))
         connection.close()
         return consumer
 

@@ -17,6 +17,7 @@ from redisjobs import DriverError, Fail, JobContext, JobQueue, Retry, Worker
 from redisjobs.driver import (
     Ack,
     Consumer,
+    Count,
     DeadLetter,
     Driver,
     Exchange,
@@ -415,7 +416,7 @@ async def test_a_permission_to_count_or_to_tell_is_not_worth_a_job(redis_store: 
             assert words == [Reply.OK] * 4
             assert {lease.job_id for _ in "ce" for lease in (await claim(worker)).leases} == {"c", "e"}
             assert await worker.release(refund=True, watch=False) == 2
-        counts = await store.driver.counts()
+        counts = await store.driver.read(Count())
     assert (counts.ready[Priority.NORMAL], counts.running, counts.delayed, counts.dead) == (2, 0, 1, 1)
     assert counts.totals["released"] == 0
 

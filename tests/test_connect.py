@@ -15,7 +15,7 @@ from store import RedisStore
 
 import redisjobs.sync
 from redisjobs import DriverError, JobQueue, QueueFull, ServerTooOld, Unavailable, Worker, WrongType, server
-from redisjobs.driver import Notification
+from redisjobs.driver import Find, Notification
 from redisjobs.drivers.redis.driver import RedisDriver, SyncRedisDriver
 
 pytestmark = pytest.mark.anyio
@@ -219,7 +219,7 @@ async def test_an_error_says_whether_trying_again_may_help(
     with pretending(EVALSHA=f"-{error}\r\n".encode()) as pretender:
         asking = driver(pretender.url, "q")
         with pytest.raises(DriverError, match=text) as caught:
-            await done(asking.find("a"))
+            await done(asking.read(Find("a")))
         assert type(caught.value) is ours
         await done(asking.aclose() if driver is RedisDriver else asking.close())
 

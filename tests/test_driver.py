@@ -14,17 +14,23 @@ from store import MemoryStore, RedisStore, Store, happened, heart_of, take_over
 
 from redisjobs.driver import (
     Ack,
+    Cancel,
     Consumer,
+    Count,
     DeadLetter,
+    Delete,
     Ended,
     Fenced,
+    Find,
     Lease,
+    List,
     NewJob,
     Notification,
     Pushed,
     Reclaimed,
     Release,
     Reply,
+    Requeue,
     RetryLater,
     Row,
     Settlement,
@@ -140,7 +146,7 @@ def pass_by(store: Store, seconds: float) -> None:
 
 
 async def found(store: Store, job_id: str) -> Row:
-    row = await store.driver.find(job_id)
+    row = await store.driver.read(Find(job_id))
     assert row is not None
     return row
 
@@ -193,7 +199,7 @@ async def test_a_pushed_job_is_claimed_and_settled_once(store: Store, worker: Op
     assert texts(lease.fields) == {"id": "a", "name": "Work", "parameters": "{}"}
     assert abs(exchange.server_ms - store.clock()) < 60_000
     assert (settled.replies, settled.leases) == ([Reply.OK], [])
-    assert await store.driver.find("a") is None
+    assert await store.driver.read(Find("a")) is None
 
 
 async def test_jobs_go_strictly_by_priority_and_first_in_first_out_inside(store: Store, worker: Open) -> None:
@@ -275,11 +281,11 @@ async def test_a_job_due_now_or_in_the_past_is_ready_at_once(store: Store, worke
     store.clock.advance(0)
     now = str(store.clock())
     await push(store, job("a", due="1"), job("b", due="+0"), job("c", due=now))
-    assert [row.job_id for row in await store.driver.jobs(State.READY, 9)] == ["a", "b", "c"]
+    assert [row.job_id for row in await store.driver.read(List(State.READY, 9))] == ["a", "b", "c"]
     leases = await claim(consumer)
     again = [(lease, RetryLater(due)) for lease, due in zip(leases, ("1", "+0", now), strict=True)]
     assert (await consumer.exchange(again, None)).replies == [Reply.OK] * 3
-    assert [row.job_id for row in await store.driver.jobs(State.READY, 9)] == ["a", "b", "c"]
+    assert [row.job_id for row in await store.driver.read(List(State.READY, 9))] == ["a", "b", "c"]
 
 
 async def test_jobs_are_promoted_by_due_time_into_their_priority(store: Store, worker: Open) -> None:
@@ -306,7 +312,7 @@ async def test_jobs_with_one_due_time_keep_the_order_in_which_they_came(store: S
     assert set((await consumer.exchange(later, None)).replies) == {Reply.OK}
     store.clock.advance(6)
 
-    assert [row.job_id for row in await store.driver.jobs(State.DELAYED, 100)] == names
+    assert [row.job_id for row in await store.driver.read(List(State.DELAYED, 100))] == names
     assert ids(await claim(consumer, 100)) == names
 
 
@@ -349,17 +355,17 @@ async def finish(store: Store, consumer: Consumer) -> None:
 
 async def cancel(store: Store, consumer: Consumer) -> None:
     await push(store, "a")
-    assert await store.driver.cancel("a") is Reply.CANCELLED
+    assert await store.driver.change(Cancel("a")) is Reply.CANCELLED
 
 
 async def discard(store: Store, consumer: Consumer) -> None:
     await fail(store, consumer)
-    assert await store.driver.delete("a") is Reply.OK
+    assert await store.driver.change(Delete("a")) is Reply.OK
 
 
 async def cancel_running(store: Store, consumer: Consumer) -> None:
     await run(store, consumer)
-    assert await store.driver.cancel("a") is Reply.CANCELLING
+    assert await store.driver.change(Cancel("a")) is Reply.CANCELLING
 
 
 @pytest.mark.parametrize("repeated", [False, True])
@@ -527,7 +533,7 @@ async def test_a_job_that_is_pushed_again_after_its_removal_by_hand_does_not_com
 
     assert await push(store, another("a", due=due)) == [Pushed(Reply.OK)]
 
-    assert (await store.driver.counts()).delayed == delayed
+    assert (await store.driver.read(Count())).delayed == delayed
     store.clock.advance(2)
     assert len(await claim(consumer)) == 1 - delayed
     store.clock.advance(60)
@@ -580,7 +586,7 @@ async def test_a_job_whose_entry_was_removed_by_hand_as_it_ran_is_held_and_settl
     leases = await claim(consumer)
     for lease in leases:
         if mark == " cancelling":
-            assert await store.driver.cancel(lease.job_id) is Reply.CANCELLING
+            assert await store.driver.change(Cancel(lease.job_id)) is Reply.CANCELLING
         store.admin.hset(f"{store.prefix}jobs", lease.job_id, f"ready:normal {lease.entry}{mark}")
         store.admin.xdel(store.stream(), lease.entry)
 
@@ -610,7 +616,7 @@ async def test_a_cancel_finds_its_job_though_all_locators_are_lost_and_its_id_is
 
     store.admin.hset(f"{store.prefix}jobs", entry, f"ready:low {entry}")
     assert beat(consumer, low) == []
-    assert await store.driver.cancel(f"{entry}@low") is Reply.CANCELLING
+    assert await store.driver.change(Cancel(f"{entry}@low")) is Reply.CANCELLING
     assert beat(consumer, low) == [low.job_id] == [f"{entry}@low"]
     assert await settle(consumer, low, Ack(cancelled=True)) is Reply.OK
 
@@ -662,7 +668,7 @@ async def test_a_requeued_job_is_still_of_its_own_push(store: Store, worker: Ope
     consumer, pushed = await worker(), another("a")
     await push(store, pushed)
     await fail(store, consumer)
-    await store.driver.requeue("a")
+    await store.driver.change(Requeue("a"))
     await settle(consumer, await claim_one(consumer), Ack())
 
     assert await push(store, pushed, repeated=True) == [Pushed(Reply.REPEATED)]
@@ -680,7 +686,7 @@ async def test_a_unique_key_is_held_as_long_as_its_job_lives(
     await bring(store, await worker())
 
     assert await push(store, job("b")) == [Pushed(Reply.DUPLICATE, "a")]
-    assert await store.driver.find("b") is None
+    assert await store.driver.read(Find("b")) is None
     assert await push(store, make("b", unique="other"), make("c")) == [Pushed(Reply.OK)] * 2
 
 
@@ -697,7 +703,7 @@ async def test_a_unique_key_is_free_once_its_job_is_settled(
 @pytest.mark.parametrize("due", ["", "+1000"])
 async def test_a_unique_key_is_free_once_its_job_is_cancelled(store: Store, worker: Open, due: str) -> None:
     await push(store, job("a", unique="key", due=due))
-    assert await store.driver.cancel("a") is Reply.CANCELLED
+    assert await store.driver.change(Cancel("a")) is Reply.CANCELLED
     assert await push(store, job("b", unique="key")) == [Pushed(Reply.OK)]
 
 
@@ -714,7 +720,7 @@ async def test_a_requeued_job_does_not_take_its_unique_key_back(store: Store, wo
     await settle(consumer, await claim_one(consumer), FAILED)
     await push(store, job("b", unique="key"))
 
-    assert await store.driver.requeue("a") is Reply.OK
+    assert await store.driver.change(Requeue("a")) is Reply.OK
     leases = await claim(consumer)
     await consumer.exchange([(lease, Ack()) for lease in leases if lease.job_id == "a"], None)
 
@@ -834,11 +840,11 @@ async def test_a_released_job_passes_ahead_of_new_ones_even_behind_a_cancelled_o
     consumer = await worker()
     await push(store, "a", "b", "c")
     a, b = await claim(consumer, 2)
-    await store.driver.cancel("a")
+    await store.driver.change(Cancel("a"))
     await consumer.exchange([(a, Release()), (b, Release())], None)
 
     assert ids(await claim(consumer, 1)) == ["b"]
-    assert await store.driver.find("a") is None
+    assert await store.driver.read(Find("a")) is None
 
 
 async def test_no_more_released_jobs_are_claimed_than_asked_for_whatever_their_priority(
@@ -947,7 +953,7 @@ async def test_each_job_of_a_batch_gets_its_own_word(store: Store, worker: Open)
     replies = (await one.exchange(mixed, None)).replies
 
     assert replies == [Reply.LEASE_LOST, Reply.OK] * 5
-    states = [(await store.driver.find(lease.job_id)) for lease in (*held, *lost)]
+    states = [(await store.driver.read(Find(lease.job_id))) for lease in (*held, *lost)]
     expected = [None, State.DEAD, State.DELAYED, State.READY, State.READY, *[State.READY] * 5]
     assert [row and row.state for row in states] == expected
 
@@ -968,7 +974,7 @@ async def test_a_batch_of_which_one_job_is_not_as_it_should_be_settles_the_other
         if isinstance(store, RedisStore):
             store.admin.hdel(f"{store.prefix}jobs", odd.job_id)
     if off == "cancelling":
-        assert await store.driver.cancel(odd.job_id) is Reply.CANCELLING
+        assert await store.driver.change(Cancel(odd.job_id)) is Reply.CANCELLING
     if off == "lost":
         assert await settle(consumer, odd, AGAIN) is Reply.OK
     if off == "nobody's":
@@ -984,9 +990,9 @@ async def test_a_batch_of_which_one_job_is_not_as_it_should_be_settles_the_other
     assert answer.replies == [reply if lease is odd else Reply.OK for lease in leases]
     for lease in leases:
         if lease is not odd:
-            assert await store.driver.find(lease.job_id) is None
+            assert await store.driver.read(Find(lease.job_id)) is None
     done = [lease for lease in leases if lease is not odd or (settlement == Ack() and reply is Reply.OK)]
-    assert (await store.driver.counts()).totals["completed"] == len(done)
+    assert (await store.driver.read(Count())).totals["completed"] == len(done)
 
 
 # Batcher that are sent again
@@ -1040,10 +1046,10 @@ async def test_a_retry_that_is_sent_again_is_answered_as_the_cancel_that_it_was(
     consumer = await worker()
     await push(store, "a")
     batch = [(await claim_one(consumer), AGAIN)]
-    await store.driver.cancel("a")
+    await store.driver.change(Cancel("a"))
     for _ in range(2):
         assert (await consumer.exchange(batch, None, turn=Turn(1, 1))).replies == [Reply.CANCELLED]
-    assert (await store.driver.counts()).totals["cancelled"] == 1
+    assert (await store.driver.read(Count())).totals["cancelled"] == 1
 
 
 async def test_what_an_exchange_claims_is_claimed_once_more_when_it_is_sent_again(
@@ -1268,7 +1274,7 @@ async def test_the_many_jobs_of_a_dead_worker_are_handed_back_in_bounded_steps(s
     ordered = [str(n) for first in range(3) for n in range(first, 1200, 3)]
     assert ids(leases) == ordered
     assert {lease.deliveries for lease in leases} == {2}
-    assert (await store.driver.counts()).totals["reclaimed"] == 1200
+    assert (await store.driver.read(Count())).totals["reclaimed"] == 1200
 
 
 async def test_one_look_finds_an_orphan_behind_hundreds_of_healthy_leases(store: Store, worker: Open) -> None:
@@ -1404,7 +1410,7 @@ async def test_a_fenced_worker_does_not_come_to_life_by_a_beat(store: Store, wor
     one, two = await worker("w1"), await worker("w2")
     await push(store, "a")
     lease = await claim_one(one)
-    await store.driver.cancel("a")
+    await store.driver.change(Cancel("a"))
     await outlive(store, two)
     before = snapshot(store)
 
@@ -1474,7 +1480,7 @@ async def test_what_a_late_read_of_a_fenced_worker_brings_is_handed_back_too_and
     beat(two)
     await take_over(two)
 
-    assert (await store.driver.counts()).running == 1
+    assert (await store.driver.read(Count())).running == 1
     assert sorted(ids(await claim(two))) == ["b", "c"]
     with pytest.raises(DriverError, match="another worker's, or was a moment ago"):
         await worker("w1")
@@ -1594,7 +1600,7 @@ async def test_a_job_that_kills_its_workers_becomes_a_dead_letter(store: Store, 
         fields = texts((await found(store, job_id)).fields)
         assert (fields["reason"], fields["deliveries"], fields["priority"]) == ("worker lost", "2", priority)
         assert (fields["error"], fields["worker"], fields["failed_at"]) == (error, "w4", str(store.clock()))
-    counts = await store.driver.counts()
+    counts = await store.driver.read(Count())
     assert (sum(counts.ready.values()), counts.running) == (0, 0)
     assert happened(counts) == {"pushed": 2, "dead": 2, "reclaimed": 4}
 
@@ -1603,7 +1609,7 @@ async def test_what_is_ended_instead_of_claimed_is_no_news_for_those_who_wait(st
     one, two = await worker("w1", max_deliveries=1), await worker("w2", max_deliveries=1)
     await push(store, "killer", "unwanted")
     await claim(one)
-    await store.driver.cancel("unwanted")
+    await store.driver.change(Cancel("unwanted"))
     heard: list[Notification] = []
     subscribed = anyio.Event()
 
@@ -1792,13 +1798,13 @@ async def test_a_job_that_waits_is_cancelled_at_once(store: Store, worker: Open,
     consumer = await worker()
     await bring(store, consumer)
 
-    assert await store.driver.cancel("a") is Reply.CANCELLED
+    assert await store.driver.change(Cancel("a")) is Reply.CANCELLED
 
-    assert await store.driver.find("a") is None
+    assert await store.driver.read(Find("a")) is None
     store.clock.advance(60)
     assert await claim(consumer) == []
-    assert await store.driver.cancel("a") is Reply.NOT_FOUND
-    assert (await store.driver.counts()).totals["cancelled"] == 1
+    assert await store.driver.change(Cancel("a")) is Reply.NOT_FOUND
+    assert (await store.driver.read(Count())).totals["cancelled"] == 1
 
 
 async def test_a_dead_letter_and_a_job_that_ended_are_not_cancelled(store: Store, worker: Open) -> None:
@@ -1806,9 +1812,9 @@ async def test_a_dead_letter_and_a_job_that_ended_are_not_cancelled(store: Store
     await fail(store, consumer)
     before = snapshot(store)
 
-    assert await store.driver.cancel("a") is Reply.DEAD
-    assert await store.driver.cancel("unknown") is Reply.NOT_FOUND
-    assert await store.driver.cancel("1732438800000-0") is Reply.NOT_FOUND
+    assert await store.driver.change(Cancel("a")) is Reply.DEAD
+    assert await store.driver.change(Cancel("unknown")) is Reply.NOT_FOUND
+    assert await store.driver.change(Cancel("1732438800000-0")) is Reply.NOT_FOUND
     assert snapshot(store) == before
 
 
@@ -1817,16 +1823,16 @@ async def test_a_running_job_is_marked_and_its_worker_told(store: Store, worker:
     await push(store, "a", "b")
     leases = await claim(consumer)
 
-    assert await store.driver.cancel("a") is Reply.CANCELLING
-    assert await store.driver.cancel("a") is Reply.CANCELLING
+    assert await store.driver.change(Cancel("a")) is Reply.CANCELLING
+    assert await store.driver.change(Cancel("a")) is Reply.CANCELLING
 
     assert beat(consumer, *leases) == ["a"]
-    rows = [(await found(store, "a")), *await store.driver.jobs(State.RUNNING, 10)]
+    rows = [(await found(store, "a")), *await store.driver.read(List(State.RUNNING, 10))]
     assert [(row.state, row.cancelling) for row in rows] == [
         (State.RUNNING, is_it) for is_it in (True, True, False)
     ]
     assert await settle(consumer, leases[0], Ack(cancelled=True)) is Reply.OK
-    totals = (await store.driver.counts()).totals
+    totals = (await store.driver.read(Count())).totals
     assert (totals["cancelled"], totals["completed"]) == (1, 0)
 
 
@@ -1837,14 +1843,14 @@ async def test_a_cancelled_job_is_not_handed_out_again_after_its_worker_died(
     one, two = await worker("w1"), await worker("w2")
     await push(store, job("a", unique="key", nonce=nonce))
     await claim_one(one)
-    await store.driver.cancel("a")
+    await store.driver.change(Cancel("a"))
 
     assert await inherit(store, two) == []
 
-    assert await store.driver.find("a") is None
+    assert await store.driver.read(Find("a")) is None
     assert await push(store, job("a", nonce=nonce), repeated=True) == [Pushed(Reply.REPEATED)]
     assert await push(store, job("b", unique="key")) == [Pushed(Reply.OK)]
-    counts = await store.driver.counts()
+    counts = await store.driver.read(Count())
     assert (counts.ready[Priority.NORMAL], counts.running) == (1, 0)
     assert happened(counts) == {"pushed": 2, "reclaimed": 1, "cancelled": 1}
 
@@ -1858,12 +1864,12 @@ async def test_a_cancel_reaches_whoever_holds_the_job_by_the_next_beat_even_if_i
     leases = await claim(one)
     with closing(heart_of(one)) as heart:
         assert list(heart.beat(lambda: leases, {})) == []
-        assert await store.driver.cancel("b") is Reply.CANCELLING
+        assert await store.driver.change(Cancel("b")) is Reply.CANCELLING
 
         assert list(heart.beat(list, {})) == []  # it was delivered, and nobody has seen it yet
         assert ids(list(heart.beat(lambda: leases, {}))) == ["b"]
 
-        assert await store.driver.cancel("c") is Reply.CANCELLING
+        assert await store.driver.change(Cancel("c")) is Reply.CANCELLING
         assert "c" in ids(list(heart.beat(lambda: leases, {})))
     assert beat(other, *theirs) == []
     assert beat(one, *leases) == ["b", "c"]  # who begins to listen only now is told, too
@@ -1875,7 +1881,7 @@ async def test_nobody_is_told_of_a_cancel_that_came_before_the_job_was_handed_on
     one, two = await worker("w1"), await worker("w2")
     await push(store, "a", "b")
     a, _ = await claim(one)
-    await store.driver.cancel("a")
+    await store.driver.change(Cancel("a"))
     assert await settle(one, a, Release()) is Reply.OK
     leases, ended = await claim_and_hear(two, 5)
     assert (leases, ended) == ([], [("a", Reply.CANCELLED)])
@@ -1886,14 +1892,14 @@ async def test_a_cancelled_job_is_not_handed_out_again_after_a_release(store: St
     consumer = await worker()
     await push(store, "a")
     lease = await claim_one(consumer)
-    await store.driver.cancel("a")
+    await store.driver.change(Cancel("a"))
     await settle(consumer, lease, Release())
 
-    rows = [await found(store, "a"), *await store.driver.jobs(State.READY, 10)]
+    rows = [await found(store, "a"), *await store.driver.read(List(State.READY, 10))]
     assert [(row.state, row.cancelling) for row in rows] == [(State.READY, True)] * 2
     assert await claim(consumer) == []
-    assert await store.driver.find("a") is None
-    counts = await store.driver.counts()
+    assert await store.driver.read(Find("a")) is None
+    counts = await store.driver.read(Count())
     assert (counts.ready[Priority.NORMAL], counts.running) == (0, 0)
     assert happened(counts) == {"pushed": 1, "released": 1, "cancelled": 1}
 
@@ -1906,28 +1912,28 @@ async def test_a_retry_of_a_cancelled_job_ends_it(
     consumer = await worker()
     await push(store, job("a", unique="key", nonce=nonce))
     lease = await claim_one(consumer)
-    await store.driver.cancel("a")
+    await store.driver.change(Cancel("a"))
 
     assert await settle(consumer, lease, settlement) is Reply.CANCELLED
 
-    assert await store.driver.find("a") is None
+    assert await store.driver.read(Find("a")) is None
     assert await push(store, job("a", nonce=nonce), repeated=True) == [Pushed(Reply.REPEATED)]
     assert await push(store, job("b", unique="key")) == [Pushed(Reply.OK)]
-    assert happened(await store.driver.counts()) == {"pushed": 2, "cancelled": 1}
+    assert happened(await store.driver.read(Count())) == {"pushed": 2, "cancelled": 1}
 
 
 async def test_a_cancelled_job_may_still_succeed_or_fail(store: Store, worker: Open) -> None:
     consumer = await worker()
     await push(store, "a", "b")
     done, failed = await claim(consumer)
-    await store.driver.cancel("a")
-    await store.driver.cancel("b")
+    await store.driver.change(Cancel("a"))
+    await store.driver.change(Cancel("b"))
 
     assert (await consumer.exchange([(done, Ack()), (failed, FAILED)], None)).replies == [Reply.OK] * 2
 
     row = await found(store, "b")
     assert (row.state, row.cancelling) == (State.DEAD, False)
-    assert await store.driver.requeue("b") is Reply.OK
+    assert await store.driver.change(Requeue("b")) is Reply.OK
     assert ids(await claim(consumer)) == ["b"]
 
 
@@ -1942,22 +1948,22 @@ async def test_a_requeued_dead_letter_starts_anew_under_its_id(store: Store, wor
     lease = await claim_one(consumer)
     await settle(consumer, lease, FAILED)
 
-    assert await store.driver.requeue("a") is Reply.OK
+    assert await store.driver.change(Requeue("a")) is Reply.OK
 
     again = await claim_one(consumer)
     assert (again.job_id, again.stream, again.deliveries) == ("a", 1, 1)
     queued_at = lease.entry.partition("-")[0]
     kept = {"id": "a", "name": "Work", "parameters": "{}", "headers": '{"k":"v"}', "queued_at": queued_at}
     assert texts(again.fields) == kept
-    assert await store.driver.jobs(State.DEAD, 10) == []
+    assert await store.driver.read(List(State.DEAD, 10)) == []
 
 
 @pytest.mark.parametrize("bring", [delay, wait_in_line, run, finish])
 async def test_only_a_dead_letter_is_requeued_or_deleted(store: Store, worker: Open, bring: Any) -> None:
     await bring(store, await worker())
     before = snapshot(store)
-    assert await store.driver.requeue("a") is Reply.NOT_FOUND
-    assert await store.driver.delete("a") is Reply.NOT_FOUND
+    assert await store.driver.change(Requeue("a")) is Reply.NOT_FOUND
+    assert await store.driver.change(Delete("a")) is Reply.NOT_FOUND
     assert snapshot(store) == before
 
 
@@ -1965,10 +1971,10 @@ async def test_a_deleted_dead_letter_is_gone_and_its_id_free(store: Store, worke
     consumer = await worker()
     await fail(store, consumer)
 
-    assert await store.driver.delete("a") is Reply.OK
+    assert await store.driver.change(Delete("a")) is Reply.OK
 
-    assert await store.driver.find("a") is None
-    assert await store.driver.delete("a") is Reply.NOT_FOUND
+    assert await store.driver.read(Find("a")) is None
+    assert await store.driver.change(Delete("a")) is Reply.NOT_FOUND
     assert await push(store, another("a")) == [Pushed(Reply.OK)]
 
 
@@ -1983,17 +1989,17 @@ async def test_every_state_is_found_listed_and_counted(store: Store, worker: Ope
     await consumer.exchange([(dead, FAILED), (handed_back, Release())], None)
     await push(store, "ready", job("delayed", due="+5000", priority=Priority.HIGH))
 
-    listed = {state: await store.driver.jobs(state, 10) for state in State}
+    listed = {state: await store.driver.read(List(state, 10)) for state in State}
 
     names = {state: [row.fields[b"id"].decode() for row in rows] for state, rows in listed.items()}
     waiting = {State.READY: ["handed back", "ready"], State.DELAYED: ["delayed"]}
     assert names == waiting | {State.RUNNING: ["running"], State.DEAD: ["dead"]}
     every = [row for rows in listed.values() for row in rows]
     for row in every:
-        assert await store.driver.find(row.fields[b"id"].decode()) == row
+        assert await store.driver.read(Find(row.fields[b"id"].decode())) == row
     details = [(row.worker, row.deliveries, row.due_ms) for row in every]
     assert details == [("", 0, store.clock() + 5000), ("", 0, None), ("", 0, None), ("w1", 1, None), ("", 0, None)]
-    counts = await store.driver.counts()
+    counts = await store.driver.read(Count())
     assert (counts.ready, counts.running, counts.delayed, counts.dead) == (
         {Priority.HIGH: 0, Priority.NORMAL: 2, Priority.LOW: 0}, 1, 1, 1
     )  # fmt: skip
@@ -2003,21 +2009,21 @@ async def test_every_state_is_found_listed_and_counted(store: Store, worker: Ope
 async def test_a_list_is_in_the_order_of_its_state_and_no_longer_than_asked(store: Store, worker: Open) -> None:
     consumer = await worker()
     await push(store, job("low", priority=Priority.LOW), "a", "b", job("c", due="+9000"), job("d", due="+5000"))
-    assert [row.fields[b"id"] for row in await store.driver.jobs(State.READY, 9)] == [b"a", b"b", b"low"]
-    assert [row.fields[b"id"] for row in await store.driver.jobs(State.READY, 2)] == [b"a", b"b"]
-    assert [row.fields[b"id"] for row in await store.driver.jobs(State.DELAYED, 9)] == [b"d", b"c"]
+    assert [row.fields[b"id"] for row in await store.driver.read(List(State.READY, 9))] == [b"a", b"b", b"low"]
+    assert [row.fields[b"id"] for row in await store.driver.read(List(State.READY, 2))] == [b"a", b"b"]
+    assert [row.fields[b"id"] for row in await store.driver.read(List(State.DELAYED, 9))] == [b"d", b"c"]
     await consumer.exchange([(lease, FAILED) for lease in await claim(consumer)], None)
-    assert [row.fields[b"id"] for row in await store.driver.jobs(State.DEAD, 2)] == [b"low", b"b"]
+    assert [row.fields[b"id"] for row in await store.driver.read(List(State.DEAD, 2))] == [b"low", b"b"]
 
 
 async def test_a_queue_that_no_worker_has_joined_yet_can_be_looked_at(store: Store, worker: Open) -> None:
-    assert happened(await store.driver.counts()) == {}
+    assert happened(await store.driver.read(Count())) == {}
     await push(store, "a")
     assert (await found(store, "a")).state is State.READY
-    assert len(await store.driver.jobs(State.READY, 10)) == 1
-    assert await store.driver.jobs(State.RUNNING, 10) == []
-    assert (await store.driver.counts()).ready[Priority.NORMAL] == 1
-    assert await store.driver.cancel("a") is Reply.CANCELLED
+    assert len(await store.driver.read(List(State.READY, 10))) == 1
+    assert await store.driver.read(List(State.RUNNING, 10)) == []
+    assert (await store.driver.read(Count())).ready[Priority.NORMAL] == 1
+    assert await store.driver.change(Cancel("a")) is Reply.CANCELLED
 
 
 # Recover, release, wait, listen
@@ -2265,9 +2271,9 @@ async def test_notifications_tell_of_an_earlier_due_time_a_cancel_and_a_release(
         await push(store, job("a", due="+5000"), job("b", due="+9000"))  # the second is not the earliest
         await push(store, "c d", "e", "f")
         first, *others = await claim(consumer)
-        await store.driver.cancel("c d")
+        await store.driver.change(Cancel("c d"))
         await settle(consumer, first, Ack(cancelled=True))
-        await store.driver.cancel("b")
+        await store.driver.change(Cancel("b"))
         await consumer.exchange([(lease, Release()) for lease in others], None)
         await claim(consumer)
         await consumer.exchange([(others[0], RetryLater("+7000")), (others[1], RetryLater("+3000"))], None)
@@ -2313,7 +2319,7 @@ async def test_an_entry_put_in_by_hand_is_a_job_by_its_entry_id(store: Store, wo
     assert (row.state, row.priority, row.entry) == (State.READY, Priority.HIGH, entry)
     assert (lease.job_id, lease.stream, lease.deliveries) == (entry, 1, 1)
     assert (again.job_id, again.fields[b"id"]) == (entry, entry.encode())
-    assert await store.driver.find(entry) is None
+    assert await store.driver.read(Find(entry)) is None
 
 
 @pytest.mark.parametrize("settlement", [Ack(), LATER, AGAIN, FAILED, Release()])
@@ -2344,7 +2350,7 @@ async def test_entries_put_in_by_hand_with_one_entry_id_are_as_many_jobs(
     for priority in (Priority.NORMAL, Priority.LOW):
         store.put(WORK, priority, entry=entry)
     names = [entry, f"{entry}@normal", f"{entry}@low"]
-    assert [row.job_id for row in await store.driver.jobs(State.READY, 9)] == names
+    assert [row.job_id for row in await store.driver.read(List(State.READY, 9))] == names
     assert [(await found(store, name)).priority for name in names] == list(Priority)
 
     leases = await claim(consumer)
@@ -2352,10 +2358,10 @@ async def test_entries_put_in_by_hand_with_one_entry_id_are_as_many_jobs(
     assert [await settle(consumer, lease, settlement) for lease in leases] == [Reply.OK] * 3
 
     store.clock.advance(60)
-    left = [await store.driver.find(name) for name in names]
+    left = [await store.driver.read(Find(name)) for name in names]
     assert [row and row.job_id for row in left] == ([None] * 3 if settlement == Ack() else names)
     if settlement == FAILED:
-        assert [await store.driver.requeue(name) for name in names] == [Reply.OK] * 3
+        assert [await store.driver.change(Requeue(name)) for name in names] == [Reply.OK] * 3
         store.clock.advance(1)
     if settlement != Ack():
         assert sorted(ids(await claim(consumer))) == sorted(names)
@@ -2370,7 +2376,7 @@ async def test_an_entry_put_in_by_hand_goes_by_its_entry_id_though_a_pushed_job_
 
     assert (await found(store, entry)).priority is Priority.LOW
     assert ids(await claim(consumer)) == ["a", entry]
-    assert await store.driver.cancel(entry) is Reply.CANCELLING
+    assert await store.driver.change(Cancel(entry)) is Reply.CANCELLING
 
 
 async def test_of_entries_with_one_entry_id_the_one_is_cancelled_that_was_named(
@@ -2380,10 +2386,10 @@ async def test_of_entries_with_one_entry_id_the_one_is_cancelled_that_was_named(
     entry = store.put(WORK, Priority.HIGH)
     store.put(WORK, Priority.LOW, entry=entry)
 
-    assert await store.driver.cancel(f"{entry}@low") is Reply.CANCELLED
+    assert await store.driver.change(Cancel(f"{entry}@low")) is Reply.CANCELLED
     assert [(lease.job_id, lease.stream) for lease in await claim(consumer)] == [(entry, 1)]
-    assert await store.driver.cancel(f"{entry}@low") is Reply.NOT_FOUND
-    assert await store.driver.cancel(f"{entry}@high") is Reply.CANCELLING
+    assert await store.driver.change(Cancel(f"{entry}@low")) is Reply.NOT_FOUND
+    assert await store.driver.change(Cancel(f"{entry}@high")) is Reply.CANCELLING
 
 
 async def test_a_job_can_be_named_by_its_place_whatever_its_id(store: Store, worker: Open) -> None:
@@ -2391,11 +2397,11 @@ async def test_a_job_can_be_named_by_its_place_whatever_its_id(store: Store, wor
     await push(store, "a")
     row = await found(store, "a")
 
-    assert await store.driver.find(f"{row.entry}@normal") == row
+    assert await store.driver.read(Find(f"{row.entry}@normal")) == row
     assert await settle(consumer, await claim_one(consumer), FAILED) is Reply.OK
     letter = await found(store, "a")
-    assert await store.driver.find(f"{letter.entry}@dead") == letter
-    assert await store.driver.requeue(f"{letter.entry}@dead") is Reply.OK
+    assert await store.driver.read(Find(f"{letter.entry}@dead")) == letter
+    assert await store.driver.change(Requeue(f"{letter.entry}@dead")) is Reply.OK
     assert ids(await claim(consumer)) == ["a"]
 
 
@@ -2404,10 +2410,10 @@ async def test_a_job_can_be_named_by_its_place_whatever_its_id(store: Store, wor
 )
 async def test_a_name_that_no_job_has_finds_none(store: Store, worker: Open, name: str) -> None:
     await worker()
-    assert await store.driver.find(name) is None
-    assert await store.driver.cancel(name) is Reply.NOT_FOUND
-    assert await store.driver.requeue(name) is Reply.NOT_FOUND
-    assert await store.driver.delete(name) is Reply.NOT_FOUND
+    assert await store.driver.read(Find(name)) is None
+    assert await store.driver.change(Cancel(name)) is Reply.NOT_FOUND
+    assert await store.driver.change(Requeue(name)) is Reply.NOT_FOUND
+    assert await store.driver.change(Delete(name)) is Reply.NOT_FOUND
 
 
 @pytest.mark.parametrize("said", ["", b"\xff\xfe", "a\nb"])
@@ -2416,11 +2422,11 @@ async def test_a_dead_letter_is_requeued_and_deleted_by_the_name_it_is_listed_by
 ) -> None:
     consumer = await worker()
     store.put({"id": said, **WORK})
-    for act in (store.driver.requeue, store.driver.delete):
+    for act in (Requeue, Delete):
         assert await settle(consumer, await claim_one(consumer), FAILED) is Reply.OK
-        (letter,) = await store.driver.jobs(State.DEAD, 9)
-        assert await act(letter.job_id) is Reply.OK
-    assert (await store.driver.counts()).dead == 0
+        (letter,) = await store.driver.read(List(State.DEAD, 9))
+        assert await store.driver.change(act(letter.job_id)) is Reply.OK
+    assert (await store.driver.read(Count())).dead == 0
 
 
 async def test_what_is_pushed_under_the_id_of_an_entry_put_in_by_hand_is_another_job(
@@ -2432,7 +2438,7 @@ async def test_what_is_pushed_under_the_id_of_an_entry_put_in_by_hand_is_another
     leases = await claim(consumer)
     assert ids(leases) == [f"{entry}@normal", entry]
     assert [await settle(consumer, lease, LATER) for lease in leases] == [Reply.OK] * 2
-    assert (await store.driver.counts()).delayed == 2
+    assert (await store.driver.read(Count())).delayed == 2
 
 
 @pytest.mark.parametrize("settlement", [LATER, AGAIN, FAILED])
@@ -2448,9 +2454,9 @@ async def test_an_entry_id_in_a_finer_unit_leaves_a_time_that_a_worker_can_read(
         assert await settle(consumer, lease, settlement) is Reply.OK
 
     if settlement == FAILED:
-        assert [await store.driver.requeue(row.job_id) for row in await store.driver.jobs(State.DEAD, 9)] == [
-            Reply.OK
-        ] * 2
+        assert [
+            await store.driver.change(Requeue(row.job_id)) for row in await store.driver.read(List(State.DEAD, 9))
+        ] == [Reply.OK] * 2
     store.clock.advance(60)
     queued = [int(lease.fields[b"queued_at"]) for lease in await claim(consumer)]
     assert len(queued) == 2
@@ -2462,11 +2468,11 @@ async def test_an_entry_put_in_by_hand_with_an_id_is_a_job_by_that_id(store: Sto
     entry = store.put({"id": "mine", "name": "Work", "parameters": "{}"})
     lease = await claim_one(consumer)
 
-    assert await store.driver.find(entry) is None
+    assert await store.driver.read(Find(entry)) is None
     assert (lease.job_id, lease.entry) == ("mine", entry)
     assert await settle(consumer, lease, FAILED) is Reply.OK
     assert (await found(store, "mine")).state is State.DEAD
-    assert await store.driver.requeue("mine") is Reply.OK
+    assert await store.driver.change(Requeue("mine")) is Reply.OK
     assert ids(await claim(consumer)) == ["mine"]
 
 
@@ -2480,7 +2486,7 @@ async def test_an_entry_put_in_by_hand_without_a_name_becomes_a_dead_letter(stor
 
     fields = texts((await found(store, entry)).fields)
     assert (fields["id"], fields["reason"], fields["error"]) == (entry, "undecodable", "no name")
-    assert await store.driver.requeue(entry) is Reply.OK
+    assert await store.driver.change(Requeue(entry)) is Reply.OK
     kept = {"id", "entry", "undecodable", "parameters", "queued_at"}
     assert texts((await claim_one(consumer)).fields).keys() == kept
 
@@ -2490,17 +2496,17 @@ async def test_an_entry_put_in_by_hand_can_be_cancelled(store: Store, worker: Op
     consumer = await worker()
     entry = store.put({"name": "Work", "parameters": "{}"})
     if end is wait_in_line:
-        assert await store.driver.cancel(entry) is Reply.CANCELLED
+        assert await store.driver.change(Cancel(entry)) is Reply.CANCELLED
     else:
         lease = await claim_one(consumer)
         if end is release:
             await settle(consumer, lease, Release())
         else:
-            assert await store.driver.cancel(entry) is Reply.CANCELLING
+            assert await store.driver.change(Cancel(entry)) is Reply.CANCELLING
             assert beat(consumer, lease) == [entry]
             await settle(consumer, lease, Release())
-        assert await store.driver.cancel(entry) is Reply.CANCELLED
-    assert await store.driver.find(entry) is None
+        assert await store.driver.change(Cancel(entry)) is Reply.CANCELLED
+    assert await store.driver.read(Find(entry)) is None
     assert await claim(consumer) == []
 
 
@@ -2533,7 +2539,7 @@ async def test_an_entry_put_in_by_hand_under_the_id_of_a_job_leaves_that_job_alo
 
     assert await found(store, "a") == before
     assert await push(store, job("b", unique="key")) == [Pushed(Reply.DUPLICATE, "a")]
-    kept = await store.driver.find(f"{entry}@normal")  # it goes by its place from here on
+    kept = await store.driver.read(Find(f"{entry}@normal"))  # it goes by its place from here on
     assert (kept and kept.fields[b"id"]) == (None if settlement == Ack() else f"{entry}@normal".encode())
 
 
@@ -2555,8 +2561,8 @@ async def test_an_entry_put_in_by_hand_with_ten_thousand_fields_is_kept_as_a_dea
     assert all(b"field-%d" % number in raw for number in range(10_000))
     assert raw.count(b"\xff") == 10_000
     assert (row.state, row.fields[b"reason"]) == (State.DEAD, b"failed")
-    assert await store.driver.requeue(entry) is Reply.OVERSIZED
-    assert await store.driver.delete(entry) is Reply.OK
+    assert await store.driver.change(Requeue(entry)) is Reply.OVERSIZED
+    assert await store.driver.change(Delete(entry)) is Reply.OK
 
 
 @pytest.mark.parametrize(("fields", "reply"), [(500, Reply.OK), (501, Reply.OVERSIZED)])
@@ -2578,7 +2584,7 @@ async def test_a_dead_letter_is_requeued_with_as_many_fields_as_can_be_retried_i
     entry = store.put({f"field-{number}": "x" for number in range(fields)})  # and then id and queued_at
     assert await settle(consumer, await claim_one(consumer), FAILED) is Reply.OK
 
-    assert await store.driver.requeue(entry) is reply
+    assert await store.driver.change(Requeue(entry)) is reply
 
 
 # Odd characters
@@ -2604,9 +2610,9 @@ async def test_an_id_may_have_any_characters(store: Store, worker: Open, odd: st
         store.clock.advance(5)
 
     assert (await found(store, odd)).fields[b"id"] == odd.encode()
-    assert await store.driver.requeue(odd) is Reply.OK
+    assert await store.driver.change(Requeue(odd)) is Reply.OK
     lease = await claim_one(consumer)
-    assert await store.driver.cancel(odd) is Reply.CANCELLING
+    assert await store.driver.change(Cancel(odd)) is Reply.CANCELLING
     assert beat(consumer, lease) == [odd]
     assert await settle(consumer, lease, Ack(cancelled=True)) is Reply.OK
     assert await push(store, odd, repeated=True) == [Pushed(Reply.REPEATED)]
@@ -2634,10 +2640,10 @@ async def test_an_id_put_in_by_hand_need_not_be_text(store: Store, worker: Open)
     odd = lease.job_id
     assert odd.encode("utf-8", "surrogateescape") == b"\xff\xfe \x80"
     assert (await found(store, odd)).fields[b"parameters"] == b"\xc3"
-    assert await store.driver.requeue(odd) is Reply.OK
+    assert await store.driver.change(Requeue(odd)) is Reply.OK
     lease = await claim_one(consumer)
     assert lease.fields[b"name"] == b"\xff"
-    assert await store.driver.cancel(odd) is Reply.CANCELLING
+    assert await store.driver.change(Cancel(odd)) is Reply.CANCELLING
     assert beat(consumer, lease) == [odd]
 
 
@@ -2646,7 +2652,7 @@ async def test_what_is_ended_instead_of_handed_out_again_is_told(store: Store, w
     lost, heir = await worker("lost"), await worker("heir", max_deliveries=1)
     await push(store, "poison", "unwanted")
     await claim(lost)
-    await store.driver.cancel("unwanted")
+    await store.driver.change(Cancel("unwanted"))
     if way == "reclaimed":
         await outlive(store, heir)
         expected = [("poison", Reply.DEAD), ("unwanted", Reply.CANCELLED)]

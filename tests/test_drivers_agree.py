@@ -29,15 +29,22 @@ from store import MemoryStore, RedisStore, Store, heart_of
 
 from redisjobs.driver import (
     Ack,
+    Cancel,
+    Change,
     Consumer,
+    Count,
     DeadLetter,
+    Delete,
     Ended,
     Fenced,
+    Find,
     Lease,
+    List,
     NewJob,
     Reclaimed,
     Release,
     Reply,
+    Requeue,
     RetryLater,
     Row,
     Settlement,
@@ -58,6 +65,7 @@ LONGEST = 50  # seconds an example lasts by the set clock: a job that ended is r
 SCRIPTS = scripts.names()
 
 AGAIN = {"attempt": "2", "error": "é"}
+CHANGES: dict[str, Callable[[str], Change[Reply]]] = {"cancel": Cancel, "requeue": Requeue, "delete": Delete}
 
 workers = st.sampled_from(WORKERS)
 picks = st.lists(st.integers(-3, 9), min_size=1, max_size=6)  # below 0: a lease of earlier
@@ -537,7 +545,7 @@ class TwoDrivers(RuleBasedStateMachine):
     @rule(worker=workers, count=st.integers(1, 3))
     def wait(self, worker: str, count: int) -> None:
         async def do(side: Side) -> list[Lease]:
-            rows = await side.store.driver.jobs(State.READY, 500)
+            rows = await side.store.driver.read(List(State.READY, 500))
             # Where nothing new is there it would block, for as long as the server's timer is coarse.
             return (
                 await side.consumers[worker].wait(count, 0.001) if any(not row.deliveries for row in rows) else []
@@ -656,15 +664,14 @@ class TwoDrivers(RuleBasedStateMachine):
             expected = [self.sides[0].lease(pair[0]) for pair in missing if pair[0].key not in places]
             assert found == (sorted(map(repr, expected)),) * 2
 
-    @rule(verb=st.sampled_from(["cancel", "requeue", "delete"]), number=st.integers(0, 9), any_state=st.booleans())
+    @rule(verb=st.sampled_from(list(CHANGES)), number=st.integers(0, 9), any_state=st.booleans())
     def act(self, verb: str, number: int, any_state: bool) -> None:
         dead = [name for name, state in self.there.items() if (state is State.DEAD) == (verb != "cancel")]
         names = self.names if any_state else dead
         name = names[number % len(names)] if names else "a"
 
         async def do(side: Side) -> Reply:
-            reply: Reply = await getattr(side.store.driver, verb)(side.id_of(name))
-            return reply
+            return await side.store.driver.change(CHANGES[verb](side.id_of(name)))
 
         reply = self.agree(do)
         if reply is Reply.CANCELLING:
@@ -687,10 +694,10 @@ class TwoDrivers(RuleBasedStateMachine):
     def both_know_the_same(self) -> None:
         async def look(side: Side) -> Any:
             driver = side.store.driver
-            found = [await driver.find(side.id_of(name)) for name in names]
+            found = [await driver.read(Find(side.id_of(name))) for name in names]
             return (
-                await driver.counts(),
-                {state: [side.row(row) for row in await driver.jobs(state, 500)] for state in State},
+                await driver.read(Count()),
+                {state: [side.row(row) for row in await driver.read(List(state, 500))] for state in State},
                 [row and side.row(row) for row in found],
             )
 

@@ -12,7 +12,7 @@ from store import eventually, heart_of
 
 import redisjobs.sync
 from redisjobs import JobContext, JobQueue, Worker, server
-from redisjobs.driver import Ack, DeadLetter, Lease, NewJob, Release, Reply, RetryLater
+from redisjobs.driver import Ack, Cancel, DeadLetter, Lease, NewJob, Release, Reply, RetryLater
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.torture.proxy import HOST, Proxy
@@ -192,8 +192,8 @@ async def test_an_entry_id_that_came_again_for_another_job_is_not_settled_by_the
     heart = heart_of(consumer)
     heart.beat(list, {})
     with suppress(redisjobs.Unavailable):  # its connection leads to the old primary still
-        await old.cancel("another")
-    assert await old.cancel("another") is Reply.CANCELLING
+        await old.change(Cancel("another"))
+    assert await old.change(Cancel("another")) is Reply.CANCELLING
     assert heart.beat(lambda: [lost, again[1]], {}) == [again[1]]
     heart.close()
     assert (await consumer.exchange([(lease, Ack()) for lease in again], None)).replies == [Reply.OK] * 2

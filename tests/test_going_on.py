@@ -9,7 +9,7 @@ import anyio
 import pytest
 from store import RedisStore, Store, dispatch, eventually, happened, heart_of, inherit
 
-from redisjobs.driver import Ack, Exchange, Fenced, IdTaken, NewJob, Reply, Settlements
+from redisjobs.driver import Ack, Cancel, Exchange, Fenced, IdTaken, NewJob, Reply, Settlements
 from redisjobs.errors import Unavailable
 from redisjobs.job import JobContext, Priority
 from redisjobs.queue import JobQueue
@@ -153,7 +153,7 @@ async def test_a_stream_that_lost_count_says_whether_there_is_more_and_no_more_t
     await store.driver.push([NewJob(job_id, JOB) for job_id in "abcdef"], repeated=False)
     held = (await worker.exchange([], 3)).leases
     store.admin.xdel(store.stream(Priority.NORMAL), *(lease.entry for lease in held))
-    assert await store.driver.cancel("e") is Reply.CANCELLED
+    assert await store.driver.change(Cancel("e")) is Reply.CANCELLED
 
     assert (await worker.exchange([], 0)).more
     taken = [lease.job_id for lease in (await worker.exchange([], 9)).leases]
@@ -191,7 +191,7 @@ async def test_a_cancel_from_before_a_worker_knew_of_its_job_is_heard_once_the_j
     heart = heart_of(worker)
     await store.driver.push([NewJob("a", JOB)], repeated=False)
     await worker.wait(1, 1)  # whose reply is lost, let us say
-    assert await store.driver.cancel("a") is Reply.CANCELLING
+    assert await store.driver.change(Cancel("a")) is Reply.CANCELLING
     for _ in range(10):  # as often as a worker looks for a job that it does not hold, and more
         assert not heart.beat(list, {})
 

@@ -8,8 +8,8 @@ from store import RedisStore
 
 from redisjobs.driver import REPEATABLE, Ack, NewJob, Pushed, Reply
 from redisjobs.drivers.redis import connection
-from redisjobs.drivers.redis.commands import Commands, PushAnswer
 from redisjobs.drivers.redis.connection import SyncConnection, Target
+from redisjobs.drivers.redis.queue_commands import PushAnswer, QueueCommands
 from redisjobs.job import JobName
 from redisjobs.queue import JobQueue
 from redisjobs.sync import JobQueue as SyncJobQueue
@@ -22,9 +22,10 @@ JOB = JobName("Work", dict[str, int])
 
 def send(store: RedisStore, job: NewJob, sent_ms: float, *, repeated: bool = False) -> PushAnswer:
     """A first try, or a repetition, as it was sent then."""
-    connection = SyncConnection(Commands(store.queue_name, store.clock), Target(store.url))
+    commands = QueueCommands(store.queue_name, store.clock)
+    connection = SyncConnection(commands, Target(store.url))
     try:
-        (answer,) = connection.run(connection._commands.push([job], repeated=repeated, sent_ms=sent_ms))
+        (answer,) = connection.run(commands.push([job], repeated=repeated, sent_ms=sent_ms))
         return answer  # type: ignore[no-any-return]
     finally:
         connection.close()
@@ -143,7 +144,7 @@ async def test_no_clock_of_a_producer_has_a_say(
     redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, face: Any, ahead: int
 ) -> None:
     queue = face(redis_store.url, redis_store.queue_name)
-    sent = Sent(queue.driver if face is JobQueue else queue._store(10))
+    sent = Sent(queue.driver if face is JobQueue else queue._store)
     for name, unit in (("time", 1), ("time_ns", 10**9), ("monotonic", 1)):
         real = getattr(time, name)
         monkeypatch.setattr(time, name, lambda real=real, unit=unit: real() + ahead * unit)
@@ -166,7 +167,7 @@ async def test_a_connection_that_has_not_heard_the_servers_clock_lately_asks_aga
     redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, face: Any
 ) -> None:
     queue = face(redis_store.url, redis_store.queue_name)
-    sent = Sent(queue.driver if face is JobQueue else queue._store(10))
+    sent = Sent(queue.driver if face is JobQueue else queue._store)
 
     async def push() -> list[bool]:
         sent.said.clear()
@@ -192,7 +193,7 @@ async def test_a_connection_learns_the_servers_clock_anew_once_it_was_set(
     store = redis_store
     store.clock.advance(0)
     queue = face(store.url, store.queue_name)
-    drivers = [queue.driver] if face is JobQueue else [queue._store(10)]
+    drivers = [queue.driver] if face is JobQueue else [queue._store]
     drivers[0].commands._now_ms = store.clock
 
     async def push(job_id: str) -> None:

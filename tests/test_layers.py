@@ -24,7 +24,8 @@ logs recording
 drivers.memory.state drivers.memory.include
 drivers.memory.producer drivers.memory.operator drivers.memory.exchange drivers.memory.worker
 drivers.memory.driver
-drivers.redis.scripts drivers.redis.commands drivers.redis.connection
+drivers.redis.scripts drivers.redis.commands drivers.redis.queue_commands drivers.redis.worker_commands
+drivers.redis.connection
 drivers.redis.coalescer drivers.redis.consumer drivers.redis.driver
 drivers
 push registry queue sync

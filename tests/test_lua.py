@@ -20,20 +20,26 @@ from store import RedisStore, happened, heart_of, restore, take_over
 from redisjobs import server
 from redisjobs.driver import (
     Ack,
+    Cancel,
     Consumer,
+    Count,
     DeadLetter,
+    Delete,
     Fenced,
+    Find,
     Lease,
+    List,
     NewJob,
     Pushed,
     Release,
     Reply,
+    Requeue,
     RetryLater,
     Settlement,
     Turn,
 )
 from redisjobs.drivers.redis import scripts
-from redisjobs.drivers.redis.commands import Commands
+from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.errors import DriverError, QueueFull
 from redisjobs.job import Priority, State
 from redisjobs.queue import JobQueue
@@ -392,20 +398,20 @@ async def test_after_a_script_flush_everything_works(queue: RedisStore, worker: 
     assert exchange.replies == [Reply.OK] * 5
     flush()
     assert [lease.job_id for lease in await claim(worker)] == ["c", "b"]
-    for call in (worker.recover([]), worker.reclaim(), worker.tidy(), queue.driver.counts()):
+    for call in (worker.recover([]), worker.reclaim(), worker.tidy(), queue.driver.read(Count())):
         flush()
         await call
     flush()
     assert await worker.release(refund=True, watch=False) == 2
-    for verb, reply in ((queue.driver.requeue, Reply.OK), (queue.driver.cancel, Reply.CANCELLED)):
+    for change, reply in ((Requeue("d"), Reply.OK), (Cancel("d"), Reply.CANCELLED)):
         flush()
-        assert await verb("d") is reply
+        assert await queue.driver.change(change) is reply
     flush()
-    assert await queue.driver.delete("d") is Reply.NOT_FOUND
+    assert await queue.driver.change(Delete("d")) is Reply.NOT_FOUND
     flush()
-    assert await queue.driver.find("d") is None
+    assert await queue.driver.read(Find("d")) is None
     flush()
-    assert [row.fields[b"id"] for row in await queue.driver.jobs(State.READY, 10)] == [b"c", b"b"]
+    assert [row.fields[b"id"] for row in await queue.driver.read(List(State.READY, 10))] == [b"c", b"b"]
 
 
 @pytest.mark.anyio
@@ -467,7 +473,7 @@ async def test_a_settlement_is_whole_where_one_stream_has_lost_its_group(
         pair = [(leases.pop(0), settlement), (leases[-1], settlement)]
         assert (await worker.exchange(pair, None)).replies == [Reply.OK, Reply.LEASE_LOST]
 
-    totals = happened(await queue.driver.counts())
+    totals = happened(await queue.driver.read(Count()))
     assert totals == {"pushed": 5, "cancelled": 1, "retried": 1, "released": 1, "dead": 1}
     assert [lease.job_id for lease in await claim(worker)] == ["b", "lost"]
 
@@ -483,7 +489,7 @@ async def test_what_is_done_is_refused_where_the_group_was_destroyed_and_runs_ag
     replies = (await worker.exchange([(lease, Ack()) for lease in leases], None)).replies
 
     assert replies == [Reply.LEASE_LOST] * 2
-    assert happened(await queue.driver.counts()) == {"pushed": 2}
+    assert happened(await queue.driver.read(Count())) == {"pushed": 2}
     assert sorted(lease.job_id for lease in await claim(worker)) == ["a", "b"]
 
 
@@ -524,7 +530,7 @@ async def test_a_full_server_refuses_a_push_whole_and_settles_all_the_same(small
     with full(store):
         with pytest.raises(QueueFull, match="nothing was written"):
             await push(store, "h", "i")
-        assert await store.driver.cancel("f") is Reply.CANCELLING
+        assert await store.driver.change(Cancel("f")) is Reply.CANCELLING
         kinds: list[Settlement] = [
             Ack(),
             RetryLater("+0"),
@@ -539,13 +545,13 @@ async def test_a_full_server_refuses_a_push_whole_and_settles_all_the_same(small
         again = await claim(worker)
         (unlocated,) = [lease for lease in again if lease.job_id == by_hand]
         assert (await worker.exchange([(unlocated, FAILED)], None)).replies == [Reply.OK]
-        assert await store.driver.delete(by_hand) is Reply.OK
-        assert await store.driver.requeue("e") is Reply.OK
-        assert await store.driver.find("h") is None
+        assert await store.driver.change(Delete(by_hand)) is Reply.OK
+        assert await store.driver.change(Requeue("e")) is Reply.OK
+        assert await store.driver.read(Find("h")) is None
 
     assert replies == [Reply.OK] * 5 + [Reply.CANCELLED]
     assert [lease.job_id for lease in again] == ["d", "b", "g", by_hand]
-    counts = await store.driver.counts()
+    counts = await store.driver.read(Count())
     assert (counts.ready[Priority.NORMAL], counts.running, counts.delayed, counts.dead) == (1, 3, 1, 0)
 
 
@@ -558,7 +564,7 @@ async def test_on_a_full_server_workers_beat_are_fenced_and_jobs_are_found_taken
     await worker.open()
     await push(store, "a", "b")
     leases = await claim(worker)
-    assert await store.driver.cancel("b") is Reply.CANCELLING
+    assert await store.driver.change(Cancel("b")) is Reply.CANCELLING
 
     with full(store):
         beaten = heart.beat(lambda: leases, {"host": "here"})
@@ -648,9 +654,9 @@ async def test_nothing_comes_after_the_largest_entry_id_and_whoever_looks_there_
     queue.admin.xadd(queue.stream(), {"name": "Work", "parameters": "{}"}, id=largest)
 
     (lease,) = await claim(worker)
-    assert await queue.driver.jobs(State.READY, 10) == []
+    assert await queue.driver.read(List(State.READY, 10)) == []
     await worker.exchange([(lease, Release())], 0)
-    (ready,) = await queue.driver.jobs(State.READY, 10)
+    (ready,) = await queue.driver.read(List(State.READY, 10))
     assert ready.entry == largest
 
     (again,) = await claim(worker)
@@ -660,7 +666,7 @@ async def test_nothing_comes_after_the_largest_entry_id_and_whoever_looks_there_
     await worker.open("w1-again")
     (last,) = await claim(worker)
     assert (await worker.exchange([(last, Ack())], 0)).replies == [Reply.OK]
-    assert await queue.driver.jobs(State.READY, 10) == []
+    assert await queue.driver.read(List(State.READY, 10)) == []
 
 
 @pytest.mark.anyio
@@ -679,7 +685,7 @@ async def test_a_beat_tells_of_the_worker_and_when_its_lease_ends(queue: RedisSt
 def tidy(queue: RedisStore, idle_ms: int = -1) -> int:
     """Run the script, as if nobody had for long, and every consumer was last heard of long ago."""
     queue.admin.script_load(scripts.script("tidy").source)
-    command = Commands(queue.queue_name, queue.clock).tidy(idle_ms, 0)
+    command = WorkerCommands(queue.queue_name, queue.clock).tidy(idle_ms, 0)
     return command.parse(queue.admin.execute_command(*command.wire))[0]
 
 
@@ -807,7 +813,7 @@ async def test_jobs_whose_consumer_somebody_has_removed_run_again_and_no_others(
     ]
     assert {lease.deliveries for lease in again} == {1}  # nobody knows of the others any more
     assert (await worker.exchange([(held[0], Ack())], None)).replies == [Reply.LEASE_LOST]
-    assert happened(await queue.driver.counts())["reclaimed"] == 4
+    assert happened(await queue.driver.read(Count()))["reclaimed"] == 4
     await other.aclose()
 
 
@@ -817,7 +823,7 @@ async def test_what_is_neither_dropped_nor_lost_is_left_as_it_is(queue: RedisSto
     await push(queue, *"abcdef")
     held = await claim(worker, 3)
     queue.admin.xdel(queue.stream(), held[0].entry)  # removed by hand
-    assert await queue.driver.cancel("e") is Reply.CANCELLED  # now the server has lost count
+    assert await queue.driver.change(Cancel("e")) is Reply.CANCELLED  # now the server has lost count
 
     assert await restore(other) == 0
 
@@ -836,7 +842,7 @@ async def test_a_job_that_nobody_would_be_given_is_found_whatever_else_waits_and
     queue.admin.xreadgroup("workers", "gone", {queue.stream(): ">"}, count=3)
     queue.admin.xgroup_delconsumer(queue.stream(), "workers", "gone")
     queue.admin.hdel(f"{queue.prefix}jobs", "job-1")
-    assert await queue.driver.cancel("job-30") is Reply.CANCELLED  # the server loses count
+    assert await queue.driver.change(Cancel("job-30")) is Reply.CANCELLED  # the server loses count
 
     assert await restore(worker) == 3
 
@@ -988,7 +994,7 @@ def journey(redis_url: str) -> Iterator[Callable[[NewJob], list[Lease]]]:
                 stops.append(lease)
                 assert (await worker.exchange([(lease, settlement)], None)).replies == [Reply.OK]
                 if settlement is FAILED:
-                    assert await store.driver.requeue(new.job_id) is Reply.OK
+                    assert await store.driver.change(Requeue(new.job_id)) is Reply.OK
             return stops
 
         yield lambda new: portal.call(travel, new)
@@ -1044,7 +1050,7 @@ async def test_no_call_promotes_more_than_five_hundred_and_none_is_forgotten(
     waiting = list[int]()
     while not waiting or waiting[-1]:
         exchange = await worker.exchange([], 0)
-        waiting.append((await queue.driver.counts()).delayed)
+        waiting.append((await queue.driver.read(Count())).delayed)
         assert exchange.due_in == (0 if waiting[-1] else None)
 
     assert waiting == [700, 200, 0]
@@ -1058,7 +1064,7 @@ async def test_no_claim_looks_at_more_than_five_hundred_that_were_handed_back_an
     for start in (0, 300):
         await push(queue, *map(str, range(start, start + 300)))
     for lease in await claim_all(worker, 600):
-        assert await queue.driver.cancel(lease.job_id) is Reply.CANCELLING
+        assert await queue.driver.change(Cancel(lease.job_id)) is Reply.CANCELLING
     assert await worker.release(refund=True, watch=False) == 600
 
     await worker.open("w1-again")
@@ -1066,7 +1072,7 @@ async def test_no_claim_looks_at_more_than_five_hundred_that_were_handed_back_an
     for more in (True, False):
         answer = await worker.exchange([], 10)
         assert (answer.leases, answer.more) == ([], more)
-        ended.append((await queue.driver.counts()).totals["cancelled"])
+        ended.append((await queue.driver.read(Count())).totals["cancelled"])
 
     assert ended == [500, 600]
 
@@ -1080,7 +1086,7 @@ async def test_no_call_hands_back_more_than_five_hundred_and_none_is_forgotten(
         priority = Priority.LOW if start else Priority.NORMAL
         await push(queue, *map(str, range(start, start + 300)), priority=priority)
     assert len(await claim_all(worker, 600)) == 600
-    command = Commands(queue.queue_name).release("w1", refund=refund, watch=False)
+    command = WorkerCommands(queue.queue_name).release("w1", refund=refund, watch=False)
     queue.admin.script_load(scripts.script("release").source)
 
     released = [command.parse(queue.admin.execute_command(*command.wire)) for _ in range(3)]
@@ -1180,7 +1186,7 @@ async def test_a_dead_letter_of_a_job_put_in_by_hand_has_up_to_five_hundred_fiel
     entry = queue.put({f"field-{number}": "x" for number in range(fields)})
     (lease,) = await claim(worker)
     assert (await worker.exchange([(lease, FAILED)], None)).replies == [Reply.OK]
-    letter = await queue.driver.find(entry)
+    letter = await queue.driver.read(Find(entry))
     assert letter is not None
     assert (b"field-499" in letter.fields, b"entry" in letter.fields) == (is_whole, not is_whole)
 
@@ -1193,11 +1199,11 @@ async def test_of_more_than_five_hundred_jobs_each_that_is_cancelled_is_heard_of
         await push(queue, *map(str, range(start, min(start + 500, 1100))))
     leases = await claim_all(worker, 1100)
     for job_id in ("0", "1099"):
-        assert await queue.driver.cancel(job_id) is Reply.CANCELLING
+        assert await queue.driver.change(Cancel(job_id)) is Reply.CANCELLING
     heart = heart_of(worker)
     assert [lease.job_id for lease in heart.beat(lambda: leases, {})] == ["0", "1099"]
     heart.close()
     for start in range(0, 1100, 500):
         settlements = [(lease, Ack()) for lease in leases[start : start + 500]]
         assert set((await worker.exchange(settlements, None)).replies) == {Reply.OK}
-    assert happened(await queue.driver.counts()) == {"pushed": 1100, "completed": 1100}
+    assert happened(await queue.driver.read(Count())) == {"pushed": 1100, "completed": 1100}

@@ -16,7 +16,7 @@ import pytest
 from store import RedisStore, Store, eventually, heart_of, inherit
 
 from redisjobs import JobQueue, Worker, no_retry
-from redisjobs.driver import Beaten, Consumer, Exchange, Lease
+from redisjobs.driver import Beaten, Consumer, Exchange, Find, Lease
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver
 from redisjobs.drivers.redis.consumer import SyncRedisConsumer
 from redisjobs.drivers.redis.driver import RedisDriver
@@ -86,7 +86,7 @@ async def test_a_worker_that_gets_nothing_through_starts_anew(caplog: pytest.Log
         await eventually(lambda: driver.asked == 1)
         await eventually(lambda: not worker.health.live)
         assert "no exchange" in worker.health.why
-        await eventually(lambda: driver.sync.find(job_id) is None)
+        await eventually(lambda: driver.sync.read(Find(job_id)) is None)
         assert worker.health.ready
         worker.stop()
 

@@ -19,7 +19,7 @@ from store import eventually, happened
 
 import redisjobs.sync
 from redisjobs import DriverError, JobContext, JobQueue, QueueFull, Unavailable, Worker, server
-from redisjobs.driver import LONGEST_TRY, Ack, NewJob, Reply
+from redisjobs.driver import Ack, Count, NewJob, Reply
 from redisjobs.drivers.redis.driver import SyncRedisDriver, push_over
 from redisjobs.errors import WrongType
 from redisjobs.torture.proxy import HOST, Proxy
@@ -410,16 +410,16 @@ async def test_a_push_is_not_repeated_once_it_can_not_be_told_whether_it_was_sto
 
 async def test_no_try_takes_longer_than_is_said_however_often_the_clock_was_set(bench: Bench) -> None:
     """Sync code is told its deadline by the queue; async code ends by itself."""
-    driver = bench.queue().driver if bench.face is JobQueue else bench.queue()._store(LONGEST_TRY)
+    driver = bench.queue().driver if bench.face is JobQueue else bench.queue()._store
     if not isinstance(driver, SyncRedisDriver):
-        await driver.connect()
+        await driver.read(Count())
         link = driver._connections().take()
         with pytest.raises(Unavailable, match="the deadline is over"):
             await push_over(link, driver.commands, [NewJob("a", [])], False, time.monotonic() - 1)
         await driver.aclose()
     else:
         with pytest.raises(Unavailable, match="the deadline is over"):
-            driver.within(-1).push([NewJob("a", [])], repeated=False)
+            driver.push([NewJob("a", [])], repeated=False, until=time.monotonic() - 1)
         driver.close()
     assert bench.ids() == Counter()
 
@@ -505,9 +505,9 @@ def test_a_call_that_waits_for_a_free_connection_does_not_hang_either(bench: Ben
 
     def hold() -> None:
         with pytest.raises(Unavailable):
-            driver.within(10).counts()
+            driver.read(Count(), until=time.monotonic() + 10)
 
-    driver.connect()
+    driver.read(Count())
     bench.proxy.black_hole(True)
     threads = [threading.Thread(target=hold) for _ in range(16)]
     for thread in threads:
@@ -515,7 +515,7 @@ def test_a_call_that_waits_for_a_free_connection_does_not_hang_either(bench: Ben
     while bench.proxy.connections < 16:
         time.sleep(0.001)
     with pytest.raises(Unavailable, match="all 16 connections of this process are busy"), takes(0.1, 0.1):
-        driver.within(0.1).counts()
+        driver.read(Count(), until=time.monotonic() + 0.1)
 
     bench.proxy.drop_all()
     for thread in threads:

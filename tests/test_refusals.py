@@ -20,14 +20,20 @@ from redisjobs.codec import when
 from redisjobs.driver import (
     COUNTERS,
     Ack,
+    Cancel,
     Consumer,
+    Count,
     DeadLetter,
+    Delete,
     Fenced,
+    Find,
     Lease,
+    List,
     NewJob,
     Pushed,
     Release,
     Reply,
+    Requeue,
     RetryLater,
     Settlement,
     Silent,
@@ -119,10 +125,10 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "release: of one that was fenced": lambda scene: scene.gone.release(refund=True, watch=True),
     "tidy": lambda scene: scene.worker.tidy(),
     "restore": Scene.restore,
-    "cancel": lambda scene: scene.store.driver.cancel("ready"),
-    "cancel: of one that runs": lambda scene: scene.store.driver.cancel("a"),
-    "requeue": lambda scene: scene.store.driver.requeue("dead"),
-    "delete": lambda scene: scene.store.driver.delete("dead"),
+    "cancel": lambda scene: scene.store.driver.change(Cancel("ready")),
+    "cancel: of one that runs": lambda scene: scene.store.driver.change(Cancel("a")),
+    "requeue": lambda scene: scene.store.driver.change(Requeue("dead")),
+    "delete": lambda scene: scene.store.driver.change(Delete("dead")),
     "adopt": Scene.adopt,
 }
 """What is done, by its script and which of its ways."""
@@ -307,7 +313,9 @@ async def test_another_workers_record_is_in_nobodys_way_whatever_became_of_it(
 
     await ACTS["reclaim"](scene)
 
-    holders = [row.worker for row in [await store.driver.find(f"of {name}") for name in ("lost", "gone")] if row]
+    holders = [
+        row.worker for row in [await store.driver.read(Find(f"of {name}")) for name in ("lost", "gone")] if row
+    ]
     assert holders == ["", ""]  # they are ready
     assert {store.admin.type(f"{store.prefix}worker:{name}") for name in ("lost", "gone")} == {b"hash"}
 
@@ -504,7 +512,7 @@ async def test_who_may_neither_count_nor_tell_cancels_a_job_that_runs_all_the_sa
     leases = (await scene.worker.exchange([], 2)).leases
     store.admin.execute_command("ACL", "SETUSER", store.user, "-hincrby", "-publish")
 
-    assert await store.driver.cancel("b") is Reply.CANCELLING
+    assert await store.driver.change(Cancel("b")) is Reply.CANCELLING
 
     with closing(heart_of(scene.worker)) as heart:  # which looks each time
         assert [lease.job_id for lease in heart.beat(lambda: leases, {})] == ["b"]
@@ -548,7 +556,7 @@ async def test_where_a_priority_has_no_entry_ids_left_its_jobs_go_to_another(sce
     pushed = await store.driver.push([job("new"), job("low", priority=Priority.LOW)], repeated=False)
     assert pushed == [Pushed(Reply.OK)] * 2
     assert (await scene.worker.exchange([(again, RetryLater("+0"))], None)).replies == [Reply.OK]
-    assert await store.driver.requeue("dead") is Reply.OK
+    assert await store.driver.change(Requeue("dead")) is Reply.OK
     store.clock.advance(2)
 
     taken = [lease.job_id for lease in await claim(scene.worker)]
@@ -567,15 +575,15 @@ async def test_with_no_entry_ids_left_at_all_whatever_is_there_stays_and_is_clai
     pushed = await store.driver.push([job("new", unique="key"), job("delayed", due="+9000")], repeated=False)
     assert [each.reply for each in pushed] == [Reply.NO_IDS, Reply.OK]
     assert (await scene.worker.exchange([(again, RetryLater("+0"))], None)).replies == [Reply.NO_IDS]
-    assert await store.driver.requeue("dead") is Reply.NO_IDS
+    assert await store.driver.change(Requeue("dead")) is Reply.NO_IDS
     store.clock.advance(2)
 
     assert len(await claim(scene.worker)) == 4  # one of them the job that waited
-    row = await store.driver.find("later")
+    row = await store.driver.read(Find("later"))
     assert row is not None
     assert row.state is State.DELAYED
     assert not store.admin.exists(f"{store.prefix}unique:key")
-    assert (await store.driver.find("new")) is None
+    assert (await store.driver.read(Find("new"))) is None
 
 
 def exhaust_dead(store: RedisStore) -> str:
@@ -599,7 +607,7 @@ async def test_with_no_id_left_for_a_dead_letter_its_job_stays_and_the_others_ar
     assert store.pending() == [before[1], before[3]]
     assert store.located().keys() == {"b", "c", "d"}
     assert store.admin.get(f"{store.prefix}unique:b") == b"b"
-    assert (await store.driver.counts()).totals["dead"] == 0
+    assert (await store.driver.read(Count())).totals["dead"] == 0
 
 
 @pytest.mark.parametrize("way", ["reclaimed", "released"])
@@ -721,10 +729,10 @@ async def test_a_member_of_due_without_a_place_in_line_is_a_job_by_that_id(scene
     store.admin.zadd(f"{store.prefix}due", {job_id: store.clock() + 1000})
     store.admin.hset(f"{store.prefix}delayed", job_id, fields)
     store.admin.hset(f"{store.prefix}jobs", job_id, "delayed")
-    row = await store.driver.find(job_id)
+    row = await store.driver.read(Find(job_id))
     assert row is not None
     assert (row.state, row.due_ms) == (State.DELAYED, store.clock() + 1000)
-    assert [row.job_id for row in await store.driver.jobs(State.DELAYED, 9)] == [job_id]
+    assert [row.job_id for row in await store.driver.read(List(State.DELAYED, 9))] == [job_id]
     store.clock.advance(2)
 
     await scene.worker.exchange([], 0)
@@ -740,7 +748,7 @@ async def test_a_member_of_due_without_a_place_in_line_is_cancelled_whole(scene:
     store.admin.hset(f"{store.prefix}delayed", "order 7", '["normal","id","order 7"]')
     store.admin.hset(f"{store.prefix}jobs", "order 7", "delayed")
 
-    assert await store.driver.cancel("order 7") is Reply.CANCELLED
+    assert await store.driver.change(Cancel("order 7")) is Reply.CANCELLED
 
     assert store.admin.zcard(f"{store.prefix}due") == 0
 
@@ -774,9 +782,9 @@ async def test_what_cannot_be_counted_is_done_all_the_same(scene: Scene, counter
 
     settlements: list[Settlement] = [Ack(), FAILED, FAILED, RetryLater("+60000"), RetryLater("+0"), Release()]
     assert (await worker.exchange(list(zip(leases, settlements, strict=False)), None)).replies == [Reply.OK] * 6
-    assert await driver.requeue("b") is Reply.OK
-    assert await driver.delete("c") is Reply.OK
-    assert await driver.cancel("d") is Reply.CANCELLED
+    assert await driver.change(Requeue("b")) is Reply.OK
+    assert await driver.change(Delete("c")) is Reply.OK
+    assert await driver.change(Cancel("d")) is Reply.CANCELLED
     assert await worker.release(refund=True, watch=False) == 1
     await worker.open("w1-again")
     assert [lease.job_id for lease in await claim(worker)] == ["f", "g", "h", "e", "b"]
@@ -786,7 +794,7 @@ async def test_what_cannot_be_counted_is_done_all_the_same(scene: Scene, counter
     await heir.aclose()
 
     known = int(counter) if counter.isdigit() else 0
-    assert (await driver.counts()).totals == dict.fromkeys(COUNTERS, known)
+    assert (await driver.read(Count())).totals == dict.fromkeys(COUNTERS, known)
 
 
 async def test_what_is_no_number_among_the_counters_is_left_out(scene: Scene) -> None:
@@ -794,7 +802,7 @@ async def test_what_is_no_number_among_the_counters_is_left_out(scene: Scene) ->
     stats = {b"mine": 3, b"\xff": 4, b"text": b"\xff", b"huge": "9" * 5000, "completed": "no", "retried": 2}
     store.admin.hset(f"{store.prefix}stats", mapping=stats)
 
-    totals = (await store.driver.counts()).totals
+    totals = (await store.driver.read(Count())).totals
 
     assert totals == dict.fromkeys(COUNTERS, 0) | {"mine": 3, "\ufffd": 4, "retried": 2}
 

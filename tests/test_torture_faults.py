@@ -14,10 +14,12 @@ import pytest
 from store import eventually
 
 from redisjobs import recording, server
-from redisjobs.driver import Fenced
+from redisjobs.driver import Count, Fenced
 from redisjobs.drivers.redis import scripts
-from redisjobs.drivers.redis.commands import Command, Commands
+from redisjobs.drivers.redis.commands import Command
 from redisjobs.drivers.redis.connection import SyncConnection, Target
+from redisjobs.drivers.redis.queue_commands import QueueCommands
+from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.errors import Unavailable
 from redisjobs.events import Events, ProcessEnded
 from redisjobs.job import State
@@ -95,7 +97,7 @@ def worker(field: Field, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     process.wait()
 
 
-def commands(field: Field) -> Commands:
+def commands(field: Field) -> WorkerCommands:
     return field.store._commands
 
 
@@ -201,7 +203,7 @@ def clock(tmp_path: Path) -> Iterator[None]:
 
 def told(field: Field) -> float:
     """How far the server's clock is ahead, as its scripts hear it."""
-    answer = run(field, commands(field).push([], repeated=False, sent_ms=None))
+    answer = run(field, QueueCommands(field.store.queue.name).push([], repeated=False, sent_ms=None))
     return float(round(answer.server_ms / 1000 - time.time()))
 
 
@@ -277,7 +279,7 @@ def test_the_reply_to_a_beat_comes_late_and_the_others_in_time(field: Field, wor
     fault = SlowBeat()
     connection = SyncConnection(commands(field), Target(through(field.store.url, field.workers.port)), 0.5)
     fault.begin(field)
-    connection.run(commands(field).counts())
+    connection.run(QueueCommands(field.store.queue.name).read(Count()))
     assert not fault.happened
 
     with pytest.raises(Unavailable):

@@ -29,7 +29,7 @@ from redisjobs import (
     Worker,
     no_retry,
 )
-from redisjobs.driver import Lease, Release
+from redisjobs.driver import Find, Lease, List, Release
 
 pytestmark = pytest.mark.anyio
 
@@ -357,7 +357,7 @@ async def test_entries_that_are_no_jobs_become_dead_letters_and_the_others_run(
     assert {info.reason for info in dead.values()} == {"undecodable"}
     assert "Work.number: Input should be a valid integer" in dead[entries[1]].error
     assert "no field 'name'" in dead[entries[2]].error
-    row = await queue.driver.find(entries[0])
+    row = await queue.driver.read(Find(entries[0]))
     assert row is not None
     assert row.fields[b"parameters"] == b"\xff\xfe not json"
 
@@ -797,7 +797,7 @@ async def test_a_job_taken_over_by_a_worker_that_just_started_is_judged_by_the_s
 
     await drain(queue)  # its first claim brings what was handed back
 
-    (parked,) = await store.driver.jobs(State.DELAYED, 10)
+    (parked,) = await store.driver.read(List(State.DELAYED, 10))
     assert (parked.fields[b"name"], parked.deliveries) == (b"NewName", 0)
     assert int(parked.fields[b"unknown_since"]) == pytest.approx(store.clock(), abs=1000)
     assert ran == [2]

@@ -1,7 +1,6 @@
 """Which driver a queue gets, by its URL or its redis-py client."""
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 from redisjobs.driver import Driver, SyncDriver
@@ -29,8 +28,8 @@ def connect(where: Any, queue: str) -> Driver:
     return RedisDriver(where, queue)
 
 
-def connect_sync(where: Any, queue: str) -> tuple[Driver, Callable[[float], SyncDriver]]:
-    """The driver for a queue; and what makes the same queue's driver for a call that has so many seconds.
+def connect_sync(where: Any, queue: str) -> tuple[Driver, SyncDriver]:
+    """The driver for a queue, and the same queue's for sync code.
 
     Raises:
         ValueError: As `connect`; also for a driver that has no sync side.
@@ -38,12 +37,12 @@ def connect_sync(where: Any, queue: str) -> tuple[Driver, Callable[[float], Sync
     driver = connect(where, queue)
     sync: SyncDriver | None = getattr(driver, "sync", None)
     if sync is not None:
-        return driver, lambda _seconds: sync
+        return driver, sync
     if driver is where:
         raise ValueError(f"{where!r} is a driver for async code; give the sync queue its URL")
     from redisjobs.drivers.redis.driver import SyncRedisDriver
 
-    return driver, SyncRedisDriver(where, queue).within
+    return driver, SyncRedisDriver(where, queue)
 
 
 def _is_driver(where: Any) -> bool:

@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 
 from redisjobs import sync
 from redisjobs.driver import Counts
-from redisjobs.drivers.redis.commands import GROUP, Command, Commands
+from redisjobs.drivers.redis.commands import GROUP, Command
 from redisjobs.drivers.redis.connection import SyncConnection, Target
+from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.errors import DriverError
 from redisjobs.torture.settable import KEY
 
@@ -96,7 +97,7 @@ class Store:
     def __init__(self, url: str, queue: str, db: int = 0) -> None:
         self.url, self.db = url, db
         self.queue = sync.JobQueue(url, queue, deadline=_DEADLINE)
-        self._commands = Commands(queue)
+        self._commands = WorkerCommands(queue)
         self.prefix, self.streams = self._commands.prefix, self._commands.streams
         self._connection = SyncConnection(self._commands, Target(url))
 

@@ -1,10 +1,11 @@
 """The driver of `memory://`: both sides of a queue whose state is in this process."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import cast
+from typing import TypeVar, cast
 
 import anyio
 import anyio.lowlevel
@@ -12,16 +13,15 @@ import anyio.lowlevel
 from redisjobs.driver import (
     Beat,
     Beaten,
-    Counts,
+    Change,
     Exchange,
     Fenced,
     Lease,
     NewJob,
     Notification,
     Pushed,
+    Query,
     Reclaimed,
-    Reply,
-    Row,
     Settlements,
     Silent,
     Turn,
@@ -29,8 +29,10 @@ from redisjobs.driver import (
 )
 from redisjobs.drivers.memory import exchange, operator, producer, worker
 from redisjobs.drivers.memory.state import Memory
+from redisjobs.errors import Unavailable
 from redisjobs.eventloop import threadsafe_caller
-from redisjobs.job import State
+
+T = TypeVar("T")
 
 
 class SyncMemoryDriver:
@@ -39,29 +41,26 @@ class SyncMemoryDriver:
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
 
+    def push(self, jobs: Sequence[NewJob], *, repeated: bool, until: float = math.inf) -> list[Pushed]:
+        _check_time(until)
+        return producer.push(self._memory, jobs, repeated=repeated)
+
+    def read(self, query: Query[T], *, until: float = math.inf) -> T:
+        _check_time(until)
+        return operator.read(self._memory, query)
+
+    def change(self, change: Change[T], *, until: float = math.inf) -> T:
+        _check_time(until)
+        return operator.change(self._memory, change)
+
     def close(self) -> None:
         pass  # nothing is open
 
-    def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
-        return producer.push(self._memory, jobs, repeated=repeated)
 
-    def cancel(self, job_id: str) -> Reply:
-        return operator.cancel(self._memory, job_id)
-
-    def requeue(self, job_id: str) -> Reply:
-        return operator.requeue(self._memory, job_id)
-
-    def delete(self, job_id: str) -> Reply:
-        return operator.delete(self._memory, job_id)
-
-    def find(self, job_id: str) -> Row | None:
-        return operator.find(self._memory, job_id)
-
-    def jobs(self, state: State, limit: int) -> list[Row]:
-        return operator.jobs(self._memory, state, limit)
-
-    def counts(self) -> Counts:
-        return operator.counts(self._memory)
+def _check_time(until: float) -> None:
+    """What is in this process answers at once, and only a call that comes too late has no answer in time."""
+    if time.monotonic() >= until:
+        raise Unavailable("the deadline is over")
 
 
 class MemoryDriver:
@@ -80,42 +79,23 @@ class MemoryDriver:
         self.memory = memory or Memory(now_ms)
         self.sync = SyncMemoryDriver(self.memory)
 
-    async def connect(self) -> None:
-        await anyio.lowlevel.checkpoint()
-
-    async def aclose(self) -> None:
-        await anyio.lowlevel.checkpoint()
-
     async def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
         await anyio.lowlevel.checkpoint()
-        return self.sync.push(jobs, repeated=repeated)
+        return producer.push(self.memory, jobs, repeated=repeated)
 
-    async def cancel(self, job_id: str) -> Reply:
+    async def read(self, query: Query[T]) -> T:
         await anyio.lowlevel.checkpoint()
-        return self.sync.cancel(job_id)
+        return operator.read(self.memory, query)
 
-    async def requeue(self, job_id: str) -> Reply:
+    async def change(self, change: Change[T]) -> T:
         await anyio.lowlevel.checkpoint()
-        return self.sync.requeue(job_id)
-
-    async def delete(self, job_id: str) -> Reply:
-        await anyio.lowlevel.checkpoint()
-        return self.sync.delete(job_id)
-
-    async def find(self, job_id: str) -> Row | None:
-        await anyio.lowlevel.checkpoint()
-        return self.sync.find(job_id)
-
-    async def jobs(self, state: State, limit: int) -> list[Row]:
-        await anyio.lowlevel.checkpoint()
-        return self.sync.jobs(state, limit)
-
-    async def counts(self) -> Counts:
-        await anyio.lowlevel.checkpoint()
-        return self.sync.counts()
+        return operator.change(self.memory, change)
 
     def consumer(self, worker_id: str, *, lease: float, max_deliveries: int) -> "MemoryConsumer":
         return MemoryConsumer(self.memory, worker_id, lease, max_deliveries)
+
+    async def aclose(self) -> None:
+        await anyio.lowlevel.checkpoint()
 
 
 class MemoryConsumer:

@@ -1,8 +1,22 @@
 """What an operator does and sees: the twins of `lua/{cancel,requeue,delete,find,jobs,counts}.lua`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
-from redisjobs.driver import Counts, Reply, Row
+from redisjobs.driver import (
+    Cancel,
+    Change,
+    Count,
+    Counts,
+    Delete,
+    Find,
+    List,
+    Query,
+    Reply,
+    Requeue,
+    Row,
+    supported,
+)
 from redisjobs.drivers.memory.include import (
     MOST_FIELDS,
     address,
@@ -16,16 +30,18 @@ from redisjobs.drivers.memory.include import (
 from redisjobs.drivers.memory.state import RELEASED, Delayed, Memory, Stream
 from redisjobs.job import Priority, State
 
+T = TypeVar("T")
+
 _STRIPPED = (  # what a requeued job leaves behind: its failure, its attempts, its claims on time and uniqueness
     b"reason error traceback failed_at worker deliveries priority attempt unknown_since expires_at started_at "
     b"unique"
 ).split()
 
 
-def cancel(memory: Memory, job_id: str) -> Reply:
+def cancel(memory: Memory, change: Cancel) -> Reply:
     """Cancel a job, wherever it is."""
     with memory.lock:
-        job_id, place, entry = locate(memory, job_id)
+        job_id, place, entry = locate(memory, change.job_id)
         if not place:
             return Reply.NOT_FOUND
         if place == "dead":
@@ -52,10 +68,10 @@ def _mark(memory: Memory, job_id: str, place: str, entry: str, worker: str) -> N
     memory.tell("cancel", job_id)
 
 
-def requeue(memory: Memory, job_id: str) -> Reply:
+def requeue(memory: Memory, change: Requeue) -> Reply:
     """Give a dead letter another life."""
     with memory.lock:
-        job_id, place, letter = locate(memory, job_id)
+        job_id, place, letter = locate(memory, change.job_id)
         if place != "dead":
             return Reply.NOT_FOUND
         fields = memory.dead[letter]
@@ -68,10 +84,10 @@ def requeue(memory: Memory, job_id: str) -> Reply:
         return Reply.OK
 
 
-def delete(memory: Memory, job_id: str) -> Reply:
+def delete(memory: Memory, change: Delete) -> Reply:
     """Throw a dead letter away."""
     with memory.lock:
-        job_id, place, letter = locate(memory, job_id)
+        job_id, place, letter = locate(memory, change.job_id)
         if place != "dead":
             return Reply.NOT_FOUND
         forget_job(memory, job_id, memory.dead.pop(letter))
@@ -79,10 +95,10 @@ def delete(memory: Memory, job_id: str) -> Reply:
         return Reply.OK
 
 
-def find(memory: Memory, job_id: str) -> Row | None:
+def find(memory: Memory, query: Find) -> Row | None:
     """Where one job is."""
     with memory.lock:
-        job_id, place, entry = locate(memory, job_id)
+        job_id, place, entry = locate(memory, query.job_id)
         if not place:
             return None
         if place == "dead":
@@ -92,21 +108,21 @@ def find(memory: Memory, job_id: str) -> Row | None:
         return _ready_row(memory, memory.stream(Priority(place)), entry)
 
 
-def jobs(memory: Memory, state: State, limit: int) -> list[Row]:
+def jobs(memory: Memory, query: List) -> list[Row]:
     """List jobs of one state."""
     with memory.lock:
         rows: Iterator[Row]
-        if state is State.DELAYED:
+        if query.state is State.DELAYED:
             rows = (_delayed_row(job_id, job) for job_id, job in by_due(memory))
-        elif state is State.DEAD:
+        elif query.state is State.DEAD:
             rows = (_dead_row(memory, letter) for letter in reversed(memory.dead))
         else:
             every = (_ready_row(memory, stream, entry) for stream in memory.streams for entry in stream.entries)
-            rows = (row for row in every if row.state is state)
-        return [row for row, _ in zip(rows, range(limit), strict=False)]
+            rows = (row for row in every if row.state is query.state)
+        return [row for row, _ in zip(rows, range(query.limit), strict=False)]
 
 
-def counts(memory: Memory) -> Counts:
+def counts(memory: Memory, query: Count) -> Counts:
     """Count the jobs in each state, and tell the counters."""
     with memory.lock:
         running = {s.priority: sum(p.worker != RELEASED for p in s.pending.values()) for s in memory.streams}
@@ -138,3 +154,23 @@ def _dead_row(memory: Memory, letter: str) -> Row:
     fields = memory.dead[letter]
     priority = Priority(fields[b"priority"].decode())
     return Row(address(memory, "dead", letter), State.DEAD, priority, letter, None, "", 0, False, fields)
+
+
+_READS: Mapping[type[Query[Any]], Callable[[Memory, Any], Any]] = {Find: find, List: jobs, Count: counts}
+_CHANGES: Mapping[type[Change[Any]], Callable[[Memory, Any], Any]] = {
+    Cancel: cancel,
+    Requeue: requeue,
+    Delete: delete,
+}
+
+
+def read(memory: Memory, query: Query[T]) -> T:
+    """Answer a query."""
+    answer: T = supported(_READS, query, "memory")(memory, query)
+    return answer
+
+
+def change(memory: Memory, change: Change[T]) -> T:
+    """Make a change."""
+    answer: T = supported(_CHANGES, change, "memory")(memory, change)
+    return answer

@@ -1,4 +1,4 @@
-"""Connections to a server, async and sync: they carry the commands of `commands.py`, and nothing else.
+"""Connections to a server, async and sync: they carry commands, and nothing else.
 
 redis-py's defaults are dangerous for a queue: its automatic retries store a job twice when a reply is lost, and
 its 5 s read timeout breaks a blocking read. So each connection here is told every timeout, never retries by

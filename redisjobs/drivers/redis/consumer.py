@@ -25,18 +25,7 @@ from redisjobs.driver import (
     Turn,
     Until,
 )
-from redisjobs.drivers.redis.commands import (
-    Ahead,
-    Claimed,
-    Command,
-    Commands,
-    Settled,
-    client_id,
-    hello,
-    memory_policy,
-    translate,
-    unblock,
-)
+from redisjobs.drivers.redis.commands import Command, client_id, hello, memory_policy, translate, unblock
 from redisjobs.drivers.redis.connection import (
     ANSWER,
     Connection,
@@ -45,6 +34,7 @@ from redisjobs.drivers.redis.connection import (
     Target,
     need_asyncio,
 )
+from redisjobs.drivers.redis.worker_commands import Ahead, Claimed, Settled, WorkerCommands
 from redisjobs.errors import DriverError, QueueFull, Unavailable
 
 _BLOCK = 5.0  # seconds a blocking read may last
@@ -68,7 +58,7 @@ class RedisConsumer:
     """
 
     def __init__(
-        self, commands: Commands, target: Target, worker_id: str, lease: float, max_deliveries: int
+        self, commands: WorkerCommands, target: Target, worker_id: str, lease: float, max_deliveries: int
     ) -> None:
         self.worker_id = worker_id
         self._commands = commands
@@ -373,7 +363,7 @@ class SyncRedisConsumer:
     hangs must not let the lease run out.
     """
 
-    def __init__(self, commands: Commands, target: Target, consumer: RedisConsumer, lease_ms: int) -> None:
+    def __init__(self, commands: WorkerCommands, target: Target, consumer: RedisConsumer, lease_ms: int) -> None:
         self._connection = SyncConnection(commands, target, min(ANSWER, lease_ms / 3000))
         self._commands = commands
         self._consumer = consumer

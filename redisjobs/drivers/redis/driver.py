@@ -1,7 +1,6 @@
-"""The Redis driver, async or sync: runs the commands of `commands.py` over the connections of `connection.py`."""
+"""The Redis driver, async or sync: runs `queue_commands.py` over the connections of `connection.py`."""
 
 import asyncio
-import copy
 import math
 import os
 import threading
@@ -12,25 +11,14 @@ from typing import Any, Self, TypeVar
 
 import anyio
 
-from redisjobs.driver import (
-    LONGEST_TRY,
-    Counts,
-    NewJob,
-    Pushed,
-    Reply,
-    Row,
-)
+from redisjobs.driver import LONGEST_TRY, Change, NewJob, Pushed, Query
 from redisjobs.drivers.redis.coalescer import Coalescer
-from redisjobs.drivers.redis.commands import (
-    Command,
-    Commands,
-    PushAnswer,
-    hello,
-)
+from redisjobs.drivers.redis.commands import Command, hello
 from redisjobs.drivers.redis.connection import Connection, ServerClock, SyncConnection, Target, need_asyncio
 from redisjobs.drivers.redis.consumer import RedisConsumer
+from redisjobs.drivers.redis.queue_commands import PushAnswer, QueueCommands
+from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.errors import Unavailable
-from redisjobs.job import State
 
 T = TypeVar("T")
 Now = Callable[[], int] | None
@@ -42,7 +30,7 @@ _RESTLESS = "the server's clock was set again and again, or answers take too lon
 
 
 def pushing(
-    clock: ServerClock, commands: Commands, jobs: Sequence[NewJob], repeated: bool
+    clock: ServerClock, commands: QueueCommands, jobs: Sequence[NewJob], repeated: bool
 ) -> Generator[Command[PushAnswer], PushAnswer, list[Pushed]]:
     """Push over one connection, with the time it is by the server's clock.
 
@@ -58,7 +46,7 @@ def pushing(
 
 
 async def push_over(
-    connection: Connection, commands: Commands, jobs: Sequence[NewJob], repeated: bool, until: float
+    connection: Connection, commands: QueueCommands, jobs: Sequence[NewJob], repeated: bool, until: float
 ) -> list[Pushed]:
     """Push over one connection, until then by the monotonic clock; see `pushing`."""
     steps = pushing(connection.clock, commands, jobs, repeated)
@@ -80,7 +68,7 @@ class _Connections:
         pushes: What is pushed in this loop.
     """
 
-    def __init__(self, commands: Commands, target: Target) -> None:
+    def __init__(self, commands: QueueCommands, target: Target) -> None:
         self.idle: list[Connection] = []
         self.room = anyio.Semaphore(_MOST_LINKS)
         self.pushes = Coalescer(self._push)
@@ -111,21 +99,11 @@ class RedisDriver:
 
     def __init__(self, where: Any, queue: str, now_ms: Now = None) -> None:
         self.target = Target(where)
-        self.commands = Commands(queue, now_ms, self.target.database)
+        self.commands = QueueCommands(queue, now_ms, self.target.database)
+        self._worker_commands = WorkerCommands(queue, now_ms, self.target.database)
         # Connections live in one event loop; a program may run one after another, or one in each thread.
         self._loops: dict[asyncio.AbstractEventLoop, _Connections] = {}
         self._checked = False
-
-    async def connect(self) -> None:
-        if not self._checked:
-            async with self._connection() as connection:
-                await connection.run(hello())
-            self._checked = True
-
-    async def aclose(self) -> None:
-        idle = self._connections().idle
-        while idle:
-            await idle.pop().aclose()
 
     async def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
         if self._checked and len(jobs) <= _MOST_TOGETHER:
@@ -133,7 +111,7 @@ class RedisDriver:
         need_asyncio()
         try:
             async with asyncio.timeout(LONGEST_TRY):
-                await self.connect()
+                await self._check_server()
                 if len(jobs) <= _MOST_TOGETHER:
                     return await self._connections().pushes.push(jobs, repeated=repeated)
                 async with self._connection() as connection:
@@ -141,32 +119,32 @@ class RedisDriver:
         except TimeoutError as error:
             raise Unavailable(f"no answer in {LONGEST_TRY:g} s") from error
 
-    async def cancel(self, job_id: str) -> Reply:
-        return await self._run(self.commands.cancel(job_id))
+    async def read(self, query: Query[T]) -> T:
+        return await self._run(self.commands.read(query))
 
-    async def requeue(self, job_id: str) -> Reply:
-        return await self._run(self.commands.requeue(job_id))
-
-    async def delete(self, job_id: str) -> Reply:
-        return await self._run(self.commands.delete(job_id))
-
-    async def find(self, job_id: str) -> Row | None:
-        return await self._run(self.commands.find(job_id))
-
-    async def jobs(self, state: State, limit: int) -> list[Row]:
-        return await self._run(self.commands.jobs(state, limit))
-
-    async def counts(self) -> Counts:
-        return await self._run(self.commands.counts())
+    async def change(self, change: Change[T]) -> T:
+        return await self._run(self.commands.change(change))
 
     def consumer(self, worker_id: str, *, lease: float, max_deliveries: int) -> "RedisConsumer":
-        return RedisConsumer(self.commands, self.target, worker_id, lease, max_deliveries)
+        return RedisConsumer(self._worker_commands, self.target, worker_id, lease, max_deliveries)
+
+    async def aclose(self) -> None:
+        idle = self._connections().idle
+        while idle:
+            await idle.pop().aclose()
 
     async def _run(self, command: Command[T]) -> T:
-        await self.connect()
+        await self._check_server()
         async with self._connection() as connection:
             (value,) = await connection.run(command)
             return value  # type: ignore[no-any-return]
+
+    async def _check_server(self) -> None:
+        """Reach the server and see that it is new enough; again is free."""
+        if not self._checked:
+            async with self._connection() as connection:
+                await connection.run(hello())
+            self._checked = True
 
     def _connections(self) -> _Connections:
         need_asyncio()
@@ -218,22 +196,26 @@ class SyncRedisDriver:
 
     def __init__(self, where: Any, queue: str, now_ms: Now = None) -> None:
         self.target = Target(where)
-        self.commands = Commands(queue, now_ms, self.target.database)
+        self.commands = QueueCommands(queue, now_ms, self.target.database)
         self._connections = _SyncConnections()
-        self._until = math.inf
 
-    def within(self, seconds: float) -> Self:
-        """This driver, its connections too, but Unavailable once so many seconds from now have gone by."""
-        other = copy.copy(self)
-        other._until = time.monotonic() + seconds
-        return other
+    def push(self, jobs: Sequence[NewJob], *, repeated: bool, until: float = math.inf) -> list[Pushed]:
+        self._check_server(until)
+        with self._connection(until) as connection:
+            steps = pushing(connection.clock, self.commands, jobs, repeated)
+            command = next(steps)
+            while True:
+                (answer,) = connection.run(command, until=until)
+                try:
+                    command = steps.send(answer)
+                except StopIteration as done:
+                    return done.value  # type: ignore[no-any-return]
 
-    def connect(self) -> None:
-        connections = self._connections.mine()
-        if not connections.checked:
-            with self._connection() as connection:
-                connection.run(hello(), until=self._until)
-            connections.checked = True
+    def read(self, query: Query[T], *, until: float = math.inf) -> T:
+        return self._run(self.commands.read(query), until)
+
+    def change(self, change: Change[T], *, until: float = math.inf) -> T:
+        return self._run(self.commands.change(change), until)
 
     def close(self) -> None:
         idle = self._connections.mine().idle
@@ -241,47 +223,25 @@ class SyncRedisDriver:
             while True:
                 idle.pop().close()
 
-    def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
-        self.connect()
-        with self._connection() as connection:
-            steps = pushing(connection.clock, self.commands, jobs, repeated)
-            command = next(steps)
-            while True:
-                (answer,) = connection.run(command, until=self._until)
-                try:
-                    command = steps.send(answer)
-                except StopIteration as done:
-                    return done.value  # type: ignore[no-any-return]
-
-    def cancel(self, job_id: str) -> Reply:
-        return self._run(self.commands.cancel(job_id))
-
-    def requeue(self, job_id: str) -> Reply:
-        return self._run(self.commands.requeue(job_id))
-
-    def delete(self, job_id: str) -> Reply:
-        return self._run(self.commands.delete(job_id))
-
-    def find(self, job_id: str) -> Row | None:
-        return self._run(self.commands.find(job_id))
-
-    def jobs(self, state: State, limit: int) -> list[Row]:
-        return self._run(self.commands.jobs(state, limit))
-
-    def counts(self) -> Counts:
-        return self._run(self.commands.counts())
-
-    def _run(self, command: Command[T]) -> T:
-        self.connect()
-        with self._connection() as connection:
-            (value,) = connection.run(command, until=self._until)
+    def _run(self, command: Command[T], until: float) -> T:
+        self._check_server(until)
+        with self._connection(until) as connection:
+            (value,) = connection.run(command, until=until)
             return value  # type: ignore[no-any-return]
 
+    def _check_server(self, until: float) -> None:
+        """Reach the server and see that it is new enough; again is free."""
+        connections = self._connections.mine()
+        if not connections.checked:
+            with self._connection(until) as connection:
+                connection.run(hello(), until=until)
+            connections.checked = True
+
     @contextmanager
-    def _connection(self) -> Iterator[SyncConnection]:
+    def _connection(self, until: float) -> Iterator[SyncConnection]:
         connections = self._connections.mine()
         room, idle = connections.room, connections.idle
-        wait = None if self._until == math.inf else max(0.0, self._until - time.monotonic())
+        wait = None if until == math.inf else max(0.0, until - time.monotonic())
         if not room.acquire(timeout=wait):
             raise Unavailable(f"all {_MOST_LINKS} connections of this process are busy")
         try:

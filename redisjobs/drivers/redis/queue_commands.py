@@ -1,0 +1,154 @@
+"""What a producer and an operator say to the server; see `commands.py`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from redisjobs.driver import (
+    Cancel,
+    Change,
+    Count,
+    Counts,
+    Delete,
+    Find,
+    List,
+    NewJob,
+    Pushed,
+    Query,
+    Reply,
+    Requeue,
+    Row,
+    supported,
+)
+from redisjobs.drivers.redis.commands import Command, Commands, pairs, raw_id, reply_of
+from redisjobs.job import Priority, State
+
+T = TypeVar("T")
+
+_FAR = 1e15  # ms; somebody may have made `inf` a due time
+_PLACES = {f"ready:{priority}": priority for priority in Priority}
+
+
+@dataclass(slots=True)
+class PushAnswer:
+    """The answer to a push.
+
+    Attributes:
+        server_ms: The server's clock.
+        pushed: What became of each job; None: the push was STALE, and wrote nothing.
+    """
+
+    server_ms: float
+    pushed: list[Pushed] | None
+
+
+class QueueCommands(Commands):
+    """The commands of one queue's producers and operators."""
+
+    def push(self, jobs: Sequence[NewJob], *, repeated: bool, sent_ms: float | None) -> Command[PushAnswer]:
+        """`sent_ms` is now by the server's clock, or earlier; None: not known, and the answer is STALE."""
+        arguments: list[Any] = [self._now, "" if sent_ms is None else f"{sent_ms:.0f}", "1" if repeated else ""]
+        for job in jobs:
+            arguments += [raw_id(job.job_id), job.nonce, job.priority, job.due, job.unique]
+            arguments += [_text(job.unique_for_ms), _text(job.expires_in_ms), len(job.fields), *job.fields]
+        return self._run("push", arguments, _push_answer)
+
+    def read(self, query: Query[T]) -> Command[T]:
+        """The command for a query.
+
+        Raises:
+            Unsupported: There is none.
+        """
+        command: Command[T] = supported(_READS, query, "Redis")(self, query)
+        return command
+
+    def change(self, change: Change[T]) -> Command[T]:
+        """The command for a change.
+
+        Raises:
+            Unsupported: There is none.
+        """
+        command: Command[T] = supported(_CHANGES, change, "Redis")(self, change)
+        return command
+
+    def find(self, query: Find) -> Command[Row | None]:
+        return self._run("find", [raw_id(query.job_id)], lambda reply: _row(reply) if reply else None)
+
+    def jobs(self, query: List) -> Command[list[Row]]:
+        return self._run("jobs", [query.state, query.limit], lambda reply: [_row(row) for row in reply])
+
+    def counts(self, query: Count) -> Command[Counts]:
+        return self._run("counts", [], _counts)
+
+    def cancel(self, change: Cancel) -> Command[Reply]:
+        return self._run("cancel", [raw_id(change.job_id), self._now], reply_of)
+
+    def requeue(self, change: Requeue) -> Command[Reply]:
+        return self._run("requeue", [raw_id(change.job_id)], reply_of)
+
+    def delete(self, change: Delete) -> Command[Reply]:
+        return self._run("delete", [raw_id(change.job_id), self._now], reply_of)
+
+
+_READS: Mapping[type[Query[Any]], Callable[[QueueCommands, Any], Command[Any]]] = {
+    Find: QueueCommands.find,
+    List: QueueCommands.jobs,
+    Count: QueueCommands.counts,
+}
+_CHANGES: Mapping[type[Change[Any]], Callable[[QueueCommands, Any], Command[Any]]] = {
+    Cancel: QueueCommands.cancel,
+    Requeue: QueueCommands.requeue,
+    Delete: QueueCommands.delete,
+}
+
+
+def _text(number: int | None) -> str:
+    return "" if number is None else str(number)
+
+
+def _push_answer(reply: Any) -> PushAnswer:
+    now_us, *said = reply
+    if said == [Reply.STALE.encode()]:
+        return PushAnswer(now_us / 1000, None)
+    return PushAnswer(now_us / 1000, [_pushed(each) for each in said])
+
+
+def _pushed(reply: bytes) -> Pushed:
+    word, _, holder = reply.decode("utf-8", "surrogateescape").partition(" ")
+    return Pushed(Reply(word), holder)
+
+
+def _row(reply: Any) -> Row:
+    job_id, place, entry, due, consumer, deliveries, mark, flat = reply
+    where = place.decode()
+    fields = pairs(flat)
+    if where == "dead":
+        state, priority = State.DEAD, fields.get(b"priority", b"normal").decode("utf-8", "replace")
+    elif where.startswith("delayed:"):
+        state, priority = State.DELAYED, where.partition(":")[2]
+    else:
+        priority = _PLACES[where]
+        running = consumer not in (b"", b"released")
+        state = State.RUNNING if running else State.READY
+    known = Priority(priority) if priority in list(Priority) else Priority.NORMAL
+    return Row(
+        job_id=job_id.decode("utf-8", "surrogateescape"),
+        state=state,
+        priority=known,
+        entry=entry.decode(),
+        due_ms=int(max(-_FAR, min(float(due), _FAR))) if due else None,
+        worker=consumer.decode("utf-8", "replace") if state is State.RUNNING else "",
+        deliveries=int(deliveries) if deliveries not in (b"", "") else 0,
+        cancelling=mark == b"cancelling",
+        fields=fields,
+    )
+
+
+def _counts(reply: Any) -> Counts:
+    ready, running, delayed, dead, totals = reply
+    counted = {}
+    for name, value in pairs(totals).items():
+        with suppress(ValueError):  # by hand
+            counted[name.decode("utf-8", "replace")] = int(value)
+    return Counts(dict(zip(Priority, ready, strict=True)), running, delayed, dead, counted)

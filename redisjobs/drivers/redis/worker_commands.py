@@ -1,0 +1,350 @@
+"""What a worker says to the server, and its heartbeat; see `commands.py`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redisjobs.driver import (
+    MOST_JOBS,
+    Ack,
+    DeadLetter,
+    Ended,
+    Fenced,
+    IdTaken,
+    Lease,
+    Reclaimed,
+    Release,
+    Reply,
+    RetryLater,
+    Settlement,
+    Settlements,
+    Silent,
+    Turn,
+)
+from redisjobs.drivers.redis.commands import (
+    GROUP,
+    LAYOUT,
+    Command,
+    Commands,
+    pairs,
+    raw_id,
+    reply_of,
+    text_id,
+)
+from redisjobs.errors import DriverError
+from redisjobs.job import Priority
+
+_FENCED = b"FENCED"
+_YOUNG_MS = 65_000
+"""A push that is older can't be repeated; some seconds more, as our clock is behind the server's."""
+
+
+@dataclass(slots=True)
+class Ahead:
+    """What a claim would find.
+
+    Attributes:
+        released: Whether any job was handed back; such are claimed first.
+        unread: How many jobs of each stream were never delivered, or about as many.
+    """
+
+    released: bool
+    unread: list[int]
+
+    def __bool__(self) -> bool:
+        return self.released or any(self.unread)
+
+    @property
+    def stream(self) -> int | None:
+        """The stream of the highest priority that has jobs which were never delivered."""
+        return next((number for number, unread in enumerate(self.unread, 1) if unread > 0), None)
+
+
+@dataclass(slots=True)
+class Settled:
+    """The answer to a batch of settlements.
+
+    Attributes:
+        replies: One for each.
+        now_us: The server's clock.
+        due_in_us: µs until the next delayed job; -1: there is none, or nothing was asked.
+        ahead: What a claim would find.
+    """
+
+    replies: Sequence[Reply]
+    now_us: int
+    due_in_us: int
+    ahead: Ahead
+
+
+@dataclass(slots=True)
+class Claimed:
+    """The answer to a claim.
+
+    Attributes:
+        now_us: The server's clock.
+        due_in_us: µs until the next delayed job; -1: there is none.
+        ahead: What another claim would find.
+        waits_ms: For how long a job has been waiting for a worker with nothing else to run; -1: there is none.
+        leases: The jobs claimed.
+        ended: Those that were ended instead.
+    """
+
+    now_us: int
+    due_in_us: int
+    ahead: Ahead
+    waits_ms: int
+    leases: list[Lease]
+    ended: list[Ended]
+
+
+class WorkerCommands(Commands):
+    """The commands of one queue's workers."""
+
+    def join(self, worker: str, lease_ms: int, run: str) -> Command[None]:
+        """Let a worker begin; `run` tells it from another one of its id."""
+
+        def parse(reply: Any) -> None:
+            match reply:
+                case b"OK":
+                    return
+                case b"EXISTS":
+                    raise IdTaken(worker)
+            raise DriverError(
+                f"the keys of this queue are of version {reply.decode()}, and this release of redisjobs knows "
+                f"version {LAYOUT}: run all workers of a queue by one release; nothing was claimed"
+            )
+
+        return self._run("join", [worker, lease_ms, run, LAYOUT, self._now], parse)
+
+    def beat(self, worker: str, facts: Mapping[str, str]) -> Command[int | None]:
+        """Parses to how often somebody has asked to cancel a job of the worker; None: it was fenced."""
+        flat = [text for fact in facts.items() for text in fact]
+        arguments = [worker, self._now, *flat]
+        return self._run("beat", arguments, lambda reply: None if reply == _FENCED else int(reply))
+
+    def cancelled(self, leases: Sequence[Lease]) -> Command[list[Lease]]:
+        """Which of these jobs somebody has asked to cancel."""
+        # What was put in by hand may go by its mere entry id since it was leased: what had that has ended.
+        twins = [lease for lease in leases if lease.job_id.startswith(f"{lease.entry}@")]
+        asked = [*leases, *twins]
+
+        def parse(reply: Any) -> list[Lease]:
+            return [
+                lease
+                for lease, located in zip(asked, reply, strict=True)
+                if located == f"{self._place(lease)} cancelling".encode()
+            ]
+
+        names = [*(raw_id(lease.job_id) for lease in leases), *(lease.entry for lease in twins)]
+        return Command(["HMGET", f"{self.prefix}jobs", *names], parse)
+
+    def _place(self, lease: Lease) -> str:
+        return f"ready:{list(Priority)[lease.stream - 1]} {lease.entry}"
+
+    def settle(
+        self,
+        worker: str,
+        turn: Turn | None,
+        settlements: Settlements,
+        *,
+        promote: bool,
+        server_ms: float | None,
+    ) -> Command[Settled]:
+        """Settle at most 500 jobs.
+
+        Args:
+            worker: Who settles them.
+            turn: By what this is known when it is sent again; None: it never is.
+            settlements: The jobs, and what they came to.
+            promote: Whether to promote what is due, and hear what a claim would find.
+            server_ms: The server's clock, or earlier; None: not known.
+        """
+        # The same cut as the script would make, by text: entry ids begin with their time, of as many digits.
+        batch = _Batch(settlements, cut="" if server_ms is None else f"{server_ms - _YOUNG_MS:.0f}")
+        lane, number = (turn.lane, turn.number) if turn and settlements else (0, 0)
+        arguments = [worker, lane, number, "1" if promote else "", self._now, *batch.arguments()]
+
+        def parse(reply: Any) -> Settled:
+            now_us, due_in, released, unread, *said = _unless_fenced(reply, worker)
+            return Settled(batch.replies(said), now_us, due_in, Ahead(bool(released), unread))
+
+        return self._run("settle", arguments, parse)
+
+    def claim(
+        self, worker: str, count: int, most_bytes: int, max_deliveries: int, *, idle: bool
+    ) -> Command[Claimed]:
+        def parse(reply: Any) -> Claimed:
+            now_us, due_in, released, unread, waits, jobs, ended = _unless_fenced(reply, worker)
+            leases = [_lease(*job) for job in jobs]
+            return Claimed(now_us, due_in, Ahead(bool(released), unread), waits, leases, _ended(ended))
+
+        arguments = [worker, min(count, MOST_JOBS), most_bytes, max_deliveries, "1" if idle else "", self._now]
+        return self._run("claim", arguments, parse)
+
+    def read(self, worker: str, stream: int, count: int) -> Command[list[Lease]]:
+        """Claim from one stream what was never delivered."""
+        wire = ["XREADGROUP", "GROUP", GROUP, worker, "COUNT", count, "STREAMS", self.streams[stream - 1], ">"]
+        return Command(wire, self._read)
+
+    def wait(self, worker: str, count: int, timeout_ms: int) -> Command[list[Lease]]:
+        wire = ["XREADGROUP", "GROUP", GROUP, worker, "COUNT", count, "BLOCK", timeout_ms, "STREAMS"]
+        return Command([*wire, *self.streams, ">", ">", ">"], self._read)
+
+    def _read(self, reply: Any) -> list[Lease]:
+        leases = []
+        for stream, entries in reply or ():
+            number = self.streams.index(stream.decode()) + 1
+            for entry, fields in entries:
+                leases.append(_lease(number, entry, 1, fields or []))
+        return leases
+
+    def adopt(self, leases: Sequence[Lease]) -> Command[list[str]]:
+        """Ids for jobs that were put in by hand without one."""
+        arguments = [word for lease in leases for word in (lease.stream, lease.entry)]
+        return self._run("adopt", arguments, lambda reply: [job_id.decode() for job_id in reply])
+
+    def recover(
+        self, worker: str, most_bytes: int, idle_ms: int, held: Sequence[str]
+    ) -> Command[tuple[bool, list[Lease]]]:
+        """Whether there may be more, and what the worker has beyond what stands at the places `held`."""
+
+        def parse(reply: Any) -> tuple[bool, list[Lease]]:
+            more, jobs = _unless_fenced(reply, worker)
+            return bool(more), [_lease(*job) for job in jobs]
+
+        return self._run("recover", [worker, most_bytes, idle_ms, *held], parse)
+
+    def reclaim(
+        self, worker: str, count: int, silent: Sequence[Silent], *, others: bool, thorough: bool
+    ) -> Command[Reclaimed]:
+        def parse(reply: Any) -> Reclaimed:
+            now_us, named, fenced, jobs, more, released, held = _unless_fenced(reply, worker)
+            return Reclaimed(
+                [Silent(text_id(worker_id), end.decode(), lease_ms / 1000) for worker_id, end, lease_ms in named],
+                [text_id(worker_id) for worker_id in fenced],
+                jobs,
+                bool(more),
+                bool(released),
+                held,
+                now_us / 1000,
+            )
+
+        flat = [word for each in silent for word in (raw_id(each.worker_id), each.until_ms)]
+        return self._run(
+            "reclaim", [worker, count, "1" if others else "", "1" if thorough else "", self._now, *flat], parse
+        )
+
+    def release(self, worker: str, *, refund: bool, watch: bool) -> Command[int]:
+        return self._run("release", [worker, int(refund), "1" if watch else "", self._now], int)
+
+    def tidy(self, idle_ms: int, every_ms: int) -> Command[tuple[int, bool]]:
+        """How many consumers were removed or are to be looked at, and whether `restore` may find something."""
+        return self._run("tidy", [idle_ms, every_ms, self._now], lambda reply: (reply[0], bool(reply[1])))
+
+    def restore(self, number: int, start: bytes, most_bytes: int) -> Command[tuple[int, bytes, int]]:
+        """Where to go on, in no stream at the end, and how many jobs were handed back."""
+        return self._run("restore", [number, start, most_bytes], tuple)
+
+
+class _Batch:
+    """Settlements as `settle.lua` takes them: what is done at its first delivery, by stream, then the others.
+
+    Args:
+        settlements: The jobs, and what they came to.
+        cut: What became ready after it is young: its push may be repeated yet.
+    """
+
+    __slots__ = ("_cut", "_done", "_entries", "_has_nonces", "_ids", "_others", "_rest", "_uniques", "_young")
+
+    def __init__(self, settlements: Settlements, cut: str) -> None:
+        self._cut = cut
+        self._done: list[list[int]] = [[], [], []]  # positions
+        self._entries: list[list[str]] = [[], [], []]
+        self._ids: list[list[bytes]] = [[], [], []]
+        self._young: list[bytes] = []
+        self._has_nonces = False
+        self._uniques: list[bytes] = []
+        self._rest: list[int] = []  # positions
+        self._others: list[Any] = []
+        for position, (lease, settlement) in enumerate(settlements):
+            if type(settlement) is Ack and not settlement.cancelled and lease.deliveries == 1:
+                self._add_done(position, lease)
+            else:
+                self._add_other(position, lease, settlement)
+
+    def _add_done(self, position: int, lease: Lease) -> None:
+        job_id, number = raw_id(lease.job_id), lease.stream - 1
+        self._done[number].append(position)
+        self._entries[number].append(lease.entry)
+        self._ids[number].append(job_id)
+        nonce, unique = lease.nonce, lease.unique
+        if lease.entry > self._cut:
+            self._young.append(b"%b %b" % (nonce, job_id) if nonce else job_id)
+        if nonce:
+            self._has_nonces = True
+        if unique:
+            self._uniques += (unique, job_id)
+
+    def _add_other(self, position: int, lease: Lease, settlement: Settlement) -> None:
+        verb, values = _settlement(lease, settlement)
+        self._rest.append(position)
+        place = (lease.stream, lease.entry, lease.deliveries, raw_id(lease.job_id))
+        self._others += (verb, *place, len(values), *values)
+
+    def arguments(self) -> list[Any]:
+        """What goes to the script: how many there are of each kind, then all of them."""
+        plain = len(self._young) == sum(map(len, self._ids)) and not self._has_nonces
+        arguments: list[Any] = [*map(len, self._entries)]
+        arguments += ["ids" if plain else len(self._young), len(self._uniques) // 2]
+        for entries, ids in zip(self._entries, self._ids, strict=True):
+            arguments += entries
+            arguments += ids
+        return [*arguments, *(() if plain else self._young), *self._uniques, *self._others]
+
+    def replies(self, said: Sequence[bytes]) -> list[Reply]:
+        """One for each settlement, in their order."""
+        order = [*self._done[0], *self._done[1], *self._done[2], *self._rest]
+        replies = [Reply.OK] * len(order)
+        if said != [b"OK"]:
+            for position, raw in zip(order, said, strict=True):
+                replies[position] = reply_of(raw)
+        return replies
+
+
+def _settlement(lease: Lease, settlement: Settlement) -> tuple[str, list[Any]]:
+    """What settle calls it, and the values that it takes with it."""
+    match settlement:
+        case Ack(cancelled):
+            return "cancelled" if cancelled else "done", [lease.unique, lease.nonce]
+        case RetryLater(due, changes):
+            return "retry", [due, *(text for change in changes.items() for text in change)]
+        case Release(refund):
+            return "release", [int(refund)]
+        case DeadLetter(reason, error, traceback):
+            return "fail", [reason, error, traceback]
+
+
+def _unless_fenced(reply: Any, worker: str) -> Any:
+    """A reply of a worker's verb.
+
+    Raises:
+        Fenced: It says that the worker is no longer one.
+        DriverError: It says that what was sent is out of date.
+    """
+    if reply == _FENCED:
+        raise Fenced(worker)
+    if reply == b"STALE":
+        raise DriverError("these settlements came after later ones of this worker; nothing was written")
+    return reply
+
+
+def _lease(stream: int, entry: bytes, deliveries: int, flat: Sequence[bytes]) -> Lease:
+    fields = pairs(flat)
+    place = entry.decode()
+    job_id = fields.get(b"id", b"").decode("utf-8", "surrogateescape") or place
+    return Lease(stream, place, deliveries, job_id, fields)
+
+
+def _ended(reply: Any) -> list[Ended]:
+    return [(text_id(job_id), reply_of(raw)) for job_id, raw in reply]

@@ -455,6 +455,30 @@ class Delete(Change[Reply]):
     job_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class Tidied:
+    """What a step of tidying came to.
+
+    Attributes:
+        restored: How many jobs were handed back that nobody would have been given any more, by somebody's hand.
+        after: Where the next step goes on, for `Tidy`; '' if there is nothing more to look at.
+    """
+
+    restored: int = 0
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tidy(Change[Tidied]):
+    """Remove what dead workers left behind, and find jobs whose worker the store does not know; in bounded steps.
+
+    Attributes:
+        after: Where an earlier step left off; '' to begin. To begin is free where somebody did within a minute.
+    """
+
+    after: str = ""
+
+
 class Driver(Protocol):
     """A producer's and an operator's side of the store. It reaches the store when it is first asked something.
 
@@ -659,14 +683,6 @@ class Consumer(Protocol):
         Args:
             refund: The deliveries don't count; they do if the worker was fenced before.
             watch: A read may still be under way: what it fetches is taken from it later.
-        """
-
-    async def tidy(self) -> tuple[int, bool]:
-        """Remove what dead workers left behind, and find jobs whose worker the store does not know.
-
-        Returns:
-            How many jobs were handed back that nobody would have been given any more, by somebody's hand; and
-            whether there is more to look at, by the next call.
         """
 
     async def listen(self, on_notification: Callable[[Notification], None]) -> None:

@@ -12,7 +12,16 @@ from urllib.parse import urlsplit
 import anyio
 import redis
 
-from redisjobs.driver import Beat, Consumer, Counts, Driver, Fenced, Lease, Reclaimed
+from redisjobs.driver import (
+    Beat,
+    Consumer,
+    Counts,
+    Driver,
+    Fenced,
+    Lease,
+    Reclaimed,
+    Tidy,
+)
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver
 from redisjobs.drivers.memory.state import Memory, encoded
 from redisjobs.drivers.memory.worker import join
@@ -49,12 +58,13 @@ async def take_over(heir: Consumer) -> Reclaimed:
     return await heir.reclaim((await heir.reclaim()).silent)
 
 
-async def restore(worker: Consumer) -> int:
+async def restore(driver: Driver) -> int:
     """Look for what was left behind, to the end; how many jobs were handed back."""
-    total, more = 0, True
-    while more:
-        restored, more = await worker.tidy()
-        total += restored
+    tidied = await driver.change(Tidy())
+    total = tidied.restored
+    while tidied.after:
+        tidied = await driver.change(Tidy(tidied.after))
+        total += tidied.restored
     return total
 
 

@@ -50,7 +50,7 @@ class Add:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A consumer is gone at once, and the connection that listens shows life all the time."""
-    monkeypatch.setattr("redisjobs.drivers.redis.consumer._GONE_MS", -1)
+    monkeypatch.setattr("redisjobs.drivers.redis.queue_commands._GONE_MS", -1)
     monkeypatch.setattr("redisjobs.drivers.redis.consumer._PING", 0.002)
 
 
@@ -146,7 +146,7 @@ async def work(url: str, store: RedisStore) -> None:
             await heir.open()
             await reclaim(store, heir, leases["killer"].entry)
         await last.open()
-        await end_killer(store, last)
+        await end_killer(store, driver, last)
         await push(store, "left")
         await claim(last)
         with closing(heart_of(last)) as heart:
@@ -201,7 +201,7 @@ async def reclaim(store: RedisStore, heir: Consumer, killer: str) -> None:
     assert [lease.job_id for lease in (await claim(heir)).leases] == ["killer"]
 
 
-async def end_killer(store: RedisStore, last: Consumer) -> None:
+async def end_killer(store: RedisStore, driver: RedisDriver, last: Consumer) -> None:
     """It has killed that worker as well; and what such workers leave behind is removed."""
     lose(store, "w2")
     await take_over(last)
@@ -211,7 +211,7 @@ async def end_killer(store: RedisStore, last: Consumer) -> None:
     store.admin.hset(f"{store.prefix}jobs", "dropped", f"ready:normal {entry}")
     store.admin.xreadgroup("workers", "doomed", {store.stream(): ">"})
     store.admin.xgroup_delconsumer(store.stream(), "workers", "doomed")
-    assert await restore(last) == 1
+    assert await restore(driver) == 1
     there = {consumer["name"] for consumer in store.admin.xinfo_consumers(store.stream(), "workers")}
     assert there == {b"w1", b"w2", b"w3", b"released"}
     (lease,) = (await claim(last)).leases
@@ -457,7 +457,7 @@ async def test_only_a_worker_can_claim(engine_store: RedisStore, role: str) -> N
         as_user(store, documented_rule(role, store.queue_name)) as url,
         consuming(RedisDriver(url, store.queue_name), "w") as consumer,
     ):
-        calls = (consumer.exchange([], 1), consumer.wait(1, 0.01), consumer.reclaim(), consumer.tidy())
+        calls = (consumer.exchange([], 1), consumer.wait(1, 0.01), consumer.reclaim())
         for call in (consumer.open(), *calls, consumer.open("another")):
             with pytest.raises(DriverError, match=FORBIDDEN):
                 await call

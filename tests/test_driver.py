@@ -35,6 +35,7 @@ from redisjobs.driver import (
     Row,
     Settlement,
     Silent,
+    Tidy,
     Turn,
 )
 from redisjobs.errors import DriverError
@@ -1569,7 +1570,7 @@ async def test_jobs_of_a_worker_that_the_store_does_not_know_are_found_and_the_w
 
     with pytest.raises(Fenced):
         await settle(one, lease, Ack())
-    await two.tidy()
+    await store.driver.change(Tidy())
 
     assert (await two.reclaim()).jobs == 1
     assert [(lease.job_id, lease.deliveries) for lease in await claim(two)] == [("a", 2)]

@@ -13,7 +13,19 @@ import pytest
 from store import MemoryStore, RedisStore, Store, dispatch, eventually, heart_of, settling, take_over
 
 from redisjobs import JobQueue, State, Worker
-from redisjobs.driver import Beaten, Consumer, Exchange, Fenced, Lease, Notification, Settlement, Settlements, Turn
+from redisjobs.driver import (
+    Beaten,
+    Consumer,
+    Exchange,
+    Fenced,
+    Lease,
+    Notification,
+    Settlement,
+    Settlements,
+    Tidied,
+    Tidy,
+    Turn,
+)
 from redisjobs.drivers.memory.driver import MemoryConsumer, SyncMemoryConsumer
 from redisjobs.drivers.redis.consumer import RedisConsumer, SyncRedisConsumer
 from redisjobs.errors import Unavailable
@@ -437,11 +449,11 @@ async def test_what_was_left_behind_is_looked_for_once_in_a_while_and_again_soon
 ) -> None:
     looks: list[float] = []
 
-    async def tidy() -> tuple[int, bool]:
+    async def tidy(change: Tidy) -> Tidied:
         looks.append(time.monotonic())
-        return 0, more
+        return Tidied(0, "more" if more else "")
 
-    monkeypatch.setattr(source.member.consumer, "tidy", tidy)
+    monkeypatch.setattr(source.member.settings.queue.driver, "change", tidy)
     assert await source.turns._step()  # it asks what time it is
     source.reclaimer.look_at = float("inf")
     source.reclaimer.tidy_at = time.monotonic()
@@ -537,8 +549,8 @@ async def test_a_blocking_read_that_can_not_be_ended_in_order_is_cut_off(
         return True
 
     if isinstance(source.member.consumer, RedisConsumer):
-        monkeypatch.setattr("redisjobs.drivers.redis.consumer._IN_ORDER", 0.1)
-        monkeypatch.setattr(source.member.consumer, "_unblock", unanswered)
+        monkeypatch.setattr("redisjobs.drivers.redis.reader._IN_ORDER", 0.1)
+        monkeypatch.setattr(source.member.consumer._reader, "_unblock", unanswered)
     async with anyio.create_task_group() as tasks:
         for part in (source.fetcher, source.subscriber, source.promoter):
             tasks.start_soon(keep_up, part.run)
@@ -546,7 +558,7 @@ async def test_a_blocking_read_that_can_not_be_ended_in_order_is_cut_off(
         source.fetcher.begin(1, time.monotonic() + 1)
         consumer = source.member.consumer
         if isinstance(consumer, RedisConsumer):
-            await eventually(lambda: consumer._reader_id is not None)  # else it has not asked for jobs yet
+            await eventually(lambda: consumer._reader._id is not None)  # else it has not asked for jobs yet
         await anyio.wait_all_tasks_blocked()
 
         with anyio.fail_after(4):  # sooner than a read ends by itself

@@ -25,7 +25,7 @@ drivers.memory.state drivers.memory.include
 drivers.memory.producer drivers.memory.operator drivers.memory.exchange drivers.memory.worker
 drivers.memory.driver
 drivers.redis.scripts drivers.redis.commands drivers.redis.queue_commands drivers.redis.worker_commands
-drivers.redis.connection
+drivers.redis.connection drivers.redis.reader
 drivers.redis.coalescer drivers.redis.consumer drivers.redis.driver
 drivers
 push registry queue sync
@@ -39,9 +39,14 @@ __main__
 WORKER = """
 worker
 processor
-batcher
-fetcher subscriber promoter reclaimer
-leases slots watchdog shutdown
+source
+turns drain
+idleness recovery
+exchanger subscriber
+beats dispatcher
+pool
+batcher fetcher promoter reclaimer
+leases slots watchdog member step allocator shutdown
 execution
 heartbeat supervisor child
 settings health clock clearance rss

@@ -36,9 +36,11 @@ from redisjobs.driver import (
     Requeue,
     RetryLater,
     Settlement,
+    Tidy,
     Turn,
 )
 from redisjobs.drivers.redis import scripts
+from redisjobs.drivers.redis.queue_commands import QueueCommands
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.errors import DriverError, QueueFull
 from redisjobs.job import Priority, State
@@ -398,7 +400,7 @@ async def test_after_a_script_flush_everything_works(queue: RedisStore, worker: 
     assert exchange.replies == [Reply.OK] * 5
     flush()
     assert [lease.job_id for lease in await claim(worker)] == ["c", "b"]
-    for call in (worker.recover([]), worker.reclaim(), worker.tidy(), queue.driver.read(Count())):
+    for call in (worker.recover([]), worker.reclaim(), queue.driver.change(Tidy()), queue.driver.read(Count())):
         flush()
         await call
     flush()
@@ -449,7 +451,7 @@ async def test_whatever_a_worker_asks_of_a_server_that_lost_all_it_goes_on_under
         "reclaim": lambda: worker.reclaim(),
         "beat": lambda: anyio.to_thread.run_sync(heart.beat, lambda: [held], {}),
         "release": lambda: worker.release(refund=False, watch=True),
-        "tidy": lambda: worker.tidy(),
+        "tidy": lambda: queue.driver.change(Tidy()),
     }
     with nullcontext() if how in ("wait", "release", "tidy") else pytest.raises(Fenced):
         await asked[how]()
@@ -578,7 +580,7 @@ async def test_on_a_full_server_workers_beat_are_fenced_and_jobs_are_found_taken
             heart.beat(lambda: leases, {"host": "here"})
         taken = await claim(other)
         released = [await consumer.release(refund=True, watch=True) for consumer in (other, worker)]
-        await other.tidy()
+        await store.driver.change(Tidy())
 
     heart.close()
     await other.aclose()
@@ -685,8 +687,9 @@ async def test_a_beat_tells_of_the_worker_and_when_its_lease_ends(queue: RedisSt
 def tidy(queue: RedisStore, idle_ms: int = -1) -> int:
     """Run the script, as if nobody had for long, and every consumer was last heard of long ago."""
     queue.admin.script_load(scripts.script("tidy").source)
-    command = WorkerCommands(queue.queue_name, queue.clock).tidy(idle_ms, 0)
-    return command.parse(queue.admin.execute_command(*command.wire))[0]
+    command = QueueCommands(queue.queue_name, queue.clock).forget(idle_ms, 0)
+    looked_at: int = queue.admin.execute_command(*command.wire)[0]
+    return looked_at
 
 
 def consumers(queue: RedisStore, priority: Priority = Priority.NORMAL) -> set[str]:
@@ -804,7 +807,7 @@ async def test_jobs_whose_consumer_somebody_has_removed_run_again_and_no_others(
     for priority in Priority.HIGH, Priority.NORMAL:
         queue.admin.xgroup_delconsumer(queue.stream(priority), "workers", "w1")
 
-    assert await restore(other) == 4
+    assert await restore(queue.driver) == 4
 
     again = await claim(other, 9)
     assert [lease.job_id for lease in again] == [
@@ -825,7 +828,7 @@ async def test_what_is_neither_dropped_nor_lost_is_left_as_it_is(queue: RedisSto
     queue.admin.xdel(queue.stream(), held[0].entry)  # removed by hand
     assert await queue.driver.change(Cancel("e")) is Reply.CANCELLED  # now the server has lost count
 
-    assert await restore(other) == 0
+    assert await restore(queue.driver) == 0
 
     assert [lease.job_id for lease in await claim(other, 9)] == ["d", "f"]
     assert (await worker.exchange([(lease, Ack()) for lease in held[1:]], None)).replies == [Reply.OK] * 2
@@ -844,7 +847,7 @@ async def test_a_job_that_nobody_would_be_given_is_found_whatever_else_waits_and
     queue.admin.hdel(f"{queue.prefix}jobs", "job-1")
     assert await queue.driver.change(Cancel("job-30")) is Reply.CANCELLED  # the server loses count
 
-    assert await restore(worker) == 3
+    assert await restore(queue.driver) == 3
 
     assert [lease.job_id for lease in await claim(worker, 4)] == ["by hand", "job-0", "job-1", "job-2"]
     queue.admin.delete(queue.stream(), f"{queue.prefix}jobs")
@@ -861,7 +864,11 @@ async def test_however_much_was_delivered_it_is_looked_through_in_steps(
     queue.admin.xreadgroup("workers", "gone", {queue.stream(): ">"}, count=2000)
     queue.admin.xgroup_delconsumer(queue.stream(), "workers", "gone")
 
-    steps = [await worker.tidy() for _ in range(7)]
+    steps, after = list[tuple[int, bool]](), ""
+    for _ in range(7):
+        tidied = await queue.driver.change(Tidy(after))
+        after = tidied.after
+        steps.append((tidied.restored, bool(after)))
 
     assert steps == [(0, True), (500, True), (500, True), (10, True), (10, True), (10, True), (0, False)]
     queue.admin.delete(queue.stream(), f"{queue.prefix}jobs")
@@ -876,7 +883,7 @@ async def test_a_job_that_was_skipped_by_hand_is_no_dead_letter_however_few_deli
     await push(queue, "a", "b")
     queue.admin.xgroup_setid(queue.stream(), "workers", "$")
 
-    assert await restore(worker) == 2
+    assert await restore(queue.driver) == 2
 
     assert [(lease.job_id, lease.deliveries) for lease in await claim(worker, 9)] == [("a", 1), ("b", 1)]
     queue.admin.delete(queue.stream(), f"{queue.prefix}jobs")
@@ -894,7 +901,7 @@ async def test_the_largest_entry_id_there_is_ends_the_look_at_what_was_delivered
     queue.admin.xreadgroup("workers", "gone", {queue.stream(): ">"})
     queue.admin.xgroup_delconsumer(queue.stream(), "workers", "gone")
 
-    assert await restore(worker) == 10
+    assert await restore(queue.driver) == 10
 
     queue.admin.delete(queue.stream())
 
@@ -931,17 +938,17 @@ async def test_all_consumers_are_looked_at_once_a_minute_however_many_workers_as
 ) -> None:
     queue.clock.advance(0)
     other = queue.consumer("w2")
-    await worker.tidy()
+    await queue.driver.change(Tidy())
     queue.admin.xgroup_createconsumer(queue.stream(), "workers", "idler")
     queue.admin.xclaim(
         queue.stream(), "workers", "idler", 0, [queue.put({"name": "Work"})], force=True, justid=True
     )
 
-    await other.tidy()
+    await queue.driver.change(Tidy())
     assert queue.admin.zcard(f"{queue.prefix}fenced") == 0
 
     queue.clock.advance(60)
-    await other.tidy()
+    await queue.driver.change(Tidy())
     assert queue.admin.zrange(f"{queue.prefix}fenced", 0, -1) == [b"idler"]
     queue.clock.advance(-3600)  # whoever sets the clock back
     await take_over(other)

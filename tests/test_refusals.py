@@ -37,6 +37,7 @@ from redisjobs.driver import (
     RetryLater,
     Settlement,
     Silent,
+    Tidy,
     Turn,
 )
 from redisjobs.drivers.redis import scripts
@@ -101,8 +102,7 @@ class Scene:
         await self.heir.open("w3")
 
     async def restore(self) -> None:
-        assert isinstance(self.worker, RedisConsumer)
-        await self.worker._run(self.worker._commands.restore(1, b"-", 1))
+        await self.store.driver.change(Tidy("1 -"))
 
 
 ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
@@ -123,7 +123,7 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "release": lambda scene: scene.worker.release(refund=True, watch=False),
     "release: of one that died": lambda scene: scene.worker.release(refund=False, watch=True),
     "release: of one that was fenced": lambda scene: scene.gone.release(refund=True, watch=True),
-    "tidy": lambda scene: scene.worker.tidy(),
+    "tidy": lambda scene: scene.store.driver.change(Tidy()),
     "restore": Scene.restore,
     "cancel": lambda scene: scene.store.driver.change(Cancel("ready")),
     "cancel: of one that runs": lambda scene: scene.store.driver.change(Cancel("a")),

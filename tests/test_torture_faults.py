@@ -98,7 +98,7 @@ def worker(field: Field, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def commands(field: Field) -> WorkerCommands:
-    return field.store._commands
+    return WorkerCommands(field.store.queue.name)
 
 
 def run(field: Field, command: Command[Any]) -> Any:

@@ -40,7 +40,9 @@ MODULES = {"shift", "lookout", "running", "fate", "exchanges", "waker", "aside",
 def texts() -> Iterator[tuple[Path, str]]:
     for folder, pattern in {"redisjobs": "*.py", "lua": "*.*", "benchmarks": "*.py", "docs": "*.md"}.items():
         for path in sorted((ROOT / folder).rglob(pattern)):
-            yield path.relative_to(ROOT), path.read_text("utf-8")
+            # Not what the benchmarks install.
+            if not any(part.startswith(".") for part in path.relative_to(ROOT).parts):
+                yield path.relative_to(ROOT), path.read_text("utf-8")
     for path in (*ROOT.glob("*.md"), *(path for path in ROOT.glob("tests/*.py") if path != Path(__file__))):
         if path.name != "CHANGELOG.md":  # it tells of the past
             yield path.relative_to(ROOT), path.read_text("utf-8")

@@ -12,7 +12,7 @@ from redisjobs import sync
 from redisjobs.driver import Counts
 from redisjobs.drivers.redis.commands import GROUP, Command
 from redisjobs.drivers.redis.connection import SyncConnection, Target
-from redisjobs.drivers.redis.worker_commands import WorkerCommands
+from redisjobs.drivers.redis.queue_commands import QueueCommands
 from redisjobs.errors import DriverError
 from redisjobs.torture.settable import KEY
 
@@ -97,7 +97,7 @@ class Store:
     def __init__(self, url: str, queue: str, db: int = 0) -> None:
         self.url, self.db = url, db
         self.queue = sync.JobQueue(url, queue, deadline=_DEADLINE)
-        self._commands = WorkerCommands(queue)
+        self._commands = QueueCommands(queue)
         self.prefix, self.streams = self._commands.prefix, self._commands.streams
         self._connection = SyncConnection(self._commands, Target(url))
 
@@ -160,10 +160,9 @@ class Store:
 
     def tidy(self) -> None:
         """Look at all consumers now, and for what nobody would be given, as some worker does each minute."""
-        ((_, suspects),) = self._connection.run(self._commands.tidy(_HOUR_MS, 0))
-        number, start = int(suspects), b"-"
-        while number:
-            ((number, start, _),) = self._connection.run(self._commands.restore(number, start, _STEP))
+        (tidied,) = self._connection.run(self._commands.forget(_HOUR_MS, 0))
+        while tidied.after:
+            (tidied,) = self._connection.run(self._commands.restore(tidied.after, _STEP))
 
     def set_clock(self, seconds: float) -> None:
         """Let the server's clock be so far ahead, or, if that is negative, behind; see `settable`."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from redisjobs.backoff import NOT_NOW
-from redisjobs.driver import Consumer, Reclaimed, Silent
+from redisjobs.driver import Consumer, Driver, Reclaimed, Silent, Tidy
 from redisjobs.errors import DriverError
 from redisjobs.logger import Log
 from redisjobs.worker.clock import Clock
@@ -32,6 +32,7 @@ class Reclaimer:
     """What is known of other workers of a queue.
 
     Args:
+        driver: The queue's.
         consumer: The worker's side of the store.
         clock: The server's.
         owner: Who is told.
@@ -44,15 +45,17 @@ class Reclaimer:
         others: How many jobs others hold; None: not known.
     """
 
-    def __init__(self, consumer: Consumer, clock: Clock, owner: Owner, *, lease: float) -> None:
+    def __init__(self, driver: Driver, consumer: Consumer, clock: Clock, owner: Owner, *, lease: float) -> None:
         self.look_at = 0.0
         self.tidy_at = time.monotonic() + _TIDY * random.random()
         self.silent: Sequence[Silent] = ()
         self.others: int | None = None
+        self._driver = driver
         self._consumer = consumer
         self._clock = clock
         self._owner = owner
         self._lease = lease
+        self._after = ""  # where tidying goes on
         self._thorough = True  # to look at every worker's beat: the server's clock may have been set back
         self._untold = 0  # jobs that were handed back and not told of
 
@@ -112,17 +115,18 @@ class Reclaimer:
         """Look for what dead workers left behind."""
         self.tidy_at = time.monotonic() + _TIDY
         try:
-            restored, more = await self._consumer.tidy()
+            tidied = await self._driver.change(Tidy(self._after))
         except NOT_NOW:
             raise
         except DriverError as error:  # a matter of tidiness: no reason to end
             logger.warning("could not look for what was left behind: %s", error)
             return
-        if more:
+        self._after = tidied.after
+        if tidied.after:
             self.tidy_at = time.monotonic() + _TIDY_STEP
-        if restored:
+        if tidied.restored:
             logger.warning(
                 "%d jobs were handed back that were neither pending nor still to be read: somebody has changed "
                 "the consumer group by hand",
-                restored,
+                tidied.restored,
             )

@@ -96,7 +96,7 @@ class Source:
         self.fetcher = Fetcher(consumer, self.dispatcher, wakeup, lease=lease)
         self.promoter = Promoter(clock, wakeup)
         self.subscriber = Subscriber(consumer, self.fetcher, self.promoter, self.beats)
-        self.reclaimer = Reclaimer(consumer, clock, self, lease=lease)
+        self.reclaimer = Reclaimer(settings.queue.driver, consumer, clock, self, lease=lease)
         self.progress = ProgressWatchdog(member, self, lease)
         self.exchanger = Exchanger(
             pool,

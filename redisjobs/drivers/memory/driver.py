@@ -165,10 +165,6 @@ class MemoryConsumer:
         await anyio.lowlevel.checkpoint()
         return worker.release(self._memory, self.worker_id, refund=refund, watch=watch)
 
-    async def tidy(self) -> tuple[int, bool]:
-        await anyio.lowlevel.checkpoint()
-        return 0, False
-
     async def listen(self, on_notification: Callable[[Notification], None]) -> None:
         wake = threadsafe_caller()
 

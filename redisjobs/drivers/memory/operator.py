@@ -15,6 +15,8 @@ from redisjobs.driver import (
     Reply,
     Requeue,
     Row,
+    Tidied,
+    Tidy,
     supported,
 )
 from redisjobs.drivers.memory.include import (
@@ -156,11 +158,17 @@ def _dead_row(memory: Memory, letter: str) -> Row:
     return Row(address(memory, "dead", letter), State.DEAD, priority, letter, None, "", 0, False, fields)
 
 
+def tidy(memory: Memory, change: Tidy) -> Tidied:
+    """Find nothing: by nobody's hand are jobs taken here from those who hold them."""
+    return Tidied()
+
+
 _READS: Mapping[type[Query[Any]], Callable[[Memory, Any], Any]] = {Find: find, List: jobs, Count: counts}
 _CHANGES: Mapping[type[Change[Any]], Callable[[Memory, Any], Any]] = {
     Cancel: cancel,
     Requeue: requeue,
     Delete: delete,
+    Tidy: tidy,
 }
 
 

@@ -3,11 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import suppress
 from typing import Any, cast
-
-import anyio
-import redis
 
 from redisjobs.driver import (
     MOST_JOBS,
@@ -25,7 +21,7 @@ from redisjobs.driver import (
     Turn,
     Until,
 )
-from redisjobs.drivers.redis.commands import Command, client_id, hello, memory_policy, translate, unblock
+from redisjobs.drivers.redis.commands import Command, hello, memory_policy
 from redisjobs.drivers.redis.connection import (
     ANSWER,
     Connection,
@@ -34,16 +30,10 @@ from redisjobs.drivers.redis.connection import (
     Target,
     need_asyncio,
 )
+from redisjobs.drivers.redis.reader import BLOCK, Listener, Reader
 from redisjobs.drivers.redis.worker_commands import Ahead, Claimed, Settled, WorkerCommands
-from redisjobs.errors import DriverError, QueueFull, Unavailable
+from redisjobs.errors import DriverError, Unavailable
 
-_BLOCK = 5.0  # seconds a blocking read may last
-_UNBLOCKING = (0.02, 0.05, 0.2, 0.5)  # seconds to wait after each try to let it end in order
-_IN_ORDER = 2.0  # seconds that all of that may take; then it is cut off
-_MARGIN = 3.0  # seconds after which a blocking read's connection counts as half-open
-_PING = 10.0  # seconds between PINGs on the connection that only listens
-_GONE_MS = 3_600_000  # an unheard-of consumer with nothing pending is removed after this
-_TIDY_MS = 55_000  # all consumers are looked at so often, by whichever worker comes first
 _REPLY_BYTES = 1024 * 1024  # of jobs in one reply, or of one job that has more
 _FIRST_JOB_BYTES = 64 * 1024  # of a job, as long as none was seen
 _SAMPLE = 8  # jobs of a reply whose size is looked at
@@ -67,13 +57,10 @@ class RedisConsumer:
         self._max_deliveries = max_deliveries
         self._lines: list[Connection] = []  # that nobody uses now; there are as many as there were calls at once
         self._all_lines: list[Connection] = []
-        self._reader = Connection(commands, target, _BLOCK + _MARGIN)
-        self._ear = Connection(commands, target)
-        self._reader_id: int | None = None  # by which the server knows that connection
-        self._may_unblock = True
+        self._reader = Reader(commands, target, self._run)
+        self._listener = Listener(commands, target)
         self._run_id = secrets.token_hex(8)  # tells us from another worker of our id
         self._ahead: Ahead | None = None  # what the next claim may find; None: not known
-        self._restoring: tuple[int, bytes] | None = None  # where `tidy` goes on; None: it begins anew
         self._waits: float | None = None  # for how long a job has been waiting that has to run alone
         self._job_bytes: float = _FIRST_JOB_BYTES
         self._clock = ServerClock()
@@ -129,8 +116,10 @@ class RedisConsumer:
         return line
 
     async def aclose(self) -> None:
-        for connection in (self._reader, self._ear, *self._lines):
-            await connection.aclose()
+        await self._reader.aclose()
+        await self._listener.aclose()
+        for line in self._lines:
+            await line.aclose()
 
     async def exchange(
         self, settlements: Settlements, count: int | None, *, turn: Turn | None = None, idle: bool = False
@@ -211,76 +200,22 @@ class RedisConsumer:
                 lease.job_id = job_id
 
     async def wait(self, count: int, timeout: float, until: Until | None = None) -> list[Lease]:
-        until = until or Until()
-        if not self._reader.is_open:
-            await self._know_reader()
-        if until.is_set:
-            return []
-        block = max(1, int(min(timeout, _BLOCK) * 1000))  # 0 would block for ever
+        block = max(1, int(min(timeout, BLOCK) * 1000))  # 0 would block for ever
         most = min(count, max(1, int(_REPLY_BYTES / 3 / self._job_bytes)))
-        leases = await self._read(self._commands.wait(self.worker_id, most, block), until)
+        leases = await self._reader.read(self._commands.wait(self.worker_id, most, block), until or Until())
         self._weigh(leases)
         await self._adopt(leases)
         return leases
 
-    async def _know_reader(self) -> None:
-        self._reader_id = None
-        try:
-            (self._reader_id,) = await self._reader.run(client_id())
-        except (Unavailable, QueueFull):
-            raise
-        except DriverError:  # the ACL forbids it
-            self._may_unblock = False
-
-    async def _read(self, command: Command[list[Lease]], until: Until) -> list[Lease]:
-        """Read, and end in order where `until` is set meanwhile, if the server lets us."""
-        ending: list[asyncio.Task[None]] = []
-        over = anyio.Event()
-        with anyio.CancelScope() as cut:
-            # A task only once it is to end: one for each read would cost too much where jobs come singly.
-            until.when_set(lambda: ending.append(asyncio.create_task(self._end_read(cut, over))))
-            try:
-                (leases,) = await self._reader.run(command)
-            except BaseException:
-                for task in ending:
-                    task.cancel()
-                raise
-            finally:
-                until.when_set(None)
-                over.set()
-            for task in ending:  # not cancelled: what is under way on its connection would be lost
-                await task
-            return leases  # type: ignore[no-any-return]
-        # It can still be delivered to, until the server sees that the connection is closed.
-        raise Unavailable("a blocking read that was to end had to be cut off")
-
-    async def _end_read(self, cut: anyio.CancelScope, over: anyio.Event) -> None:
-        """Let the read return with whatever it leased; cut it off if the server does not help."""
-        with suppress(Unavailable, QueueFull), anyio.move_on_after(_IN_ORDER):
-            for pause in _UNBLOCKING:
-                # Again if it was too early: a read that had not arrived could not be ended.
-                if over.is_set() or not await self._unblock():
-                    break
-                with anyio.move_on_after(pause):
-                    await over.wait()
-        if not over.is_set():
-            cut.cancel()
-
-    async def _unblock(self) -> bool:
-        """Let the reader's call return; False if only cutting it off helps."""
-        if self._reader_id is not None and self._may_unblock:
-            try:
-                await self._run(unblock(self._reader_id))
-            except (Unavailable, QueueFull):
-                raise
-            except DriverError:  # the ACL forbids it: then it has to be done without
-                self._may_unblock = False
-        return self._may_unblock and self._reader_id is not None
+    @property
+    def _is_receiving(self) -> bool:
+        """Whether a reply has begun to arrive, and may bring jobs."""
+        return self._reader.is_receiving or any(line.is_receiving for line in self._all_lines)
 
     async def recover(self, held: Sequence[Lease], older: float = 0) -> list[Lease]:
         keys = [lease.key for lease in held]
         found: list[Lease] = []
-        more = not older or not any(connection.is_receiving for connection in (self._reader, *self._all_lines))
+        more = not older or not self._is_receiving
         while more:
             command = self._commands.recover(self.worker_id, _REPLY_BYTES, int(older * 1000), keys)
             ((more, leases),) = await self._run(command)
@@ -308,52 +243,13 @@ class RedisConsumer:
             if not released:
                 return total
 
-    async def tidy(self) -> tuple[int, bool]:
-        if self._restoring is None:
-            ((_, suspects),) = await self._run(self._commands.tidy(_GONE_MS, _TIDY_MS))
-            self._restoring = (1, b"-") if suspects else None
-            return 0, suspects
-        ((number, start, restored),) = await self._run(self._commands.restore(*self._restoring, _REPLY_BYTES))
-        self._restoring = (number, start) if number else None
-        if restored:
-            self._ahead = None  # a claim by script takes them
-        return restored, self._restoring is not None
-
     async def listen(self, on_notification: Callable[[Notification], None]) -> None:
-        try:
-            async with asyncio.timeout(ANSWER):
-                connection = await self._ear.open()
-            await self._ear.send(connection, [["SUBSCRIBE", self._commands.control]])
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._ping, connection)
-                while True:
-                    async with asyncio.timeout(_PING + _MARGIN):
-                        reply = await self._ear.read(connection)
-                    if isinstance(reply, Exception):
-                        raise reply
-                    if reply[0] == b"subscribe":
-                        on_notification(Notification("subscribed", ""))
-                    elif reply[0] == b"message":
-                        kind, _, value = reply[2].decode("utf-8", "surrogateescape").partition(" ")
-                        if kind == "released":
-                            self._ahead = None  # a claim by script takes them
-                        on_notification(Notification(kind, value))
-        except (redis.RedisError, OSError) as error:
-            raise translate(error) from error
-        except BaseExceptionGroup as group:
-            # Not `except*`: what is raised there comes out as a group, which nobody takes for Unavailable.
-            failed, other = group.split((redis.RedisError, OSError))
-            if failed is None or other is not None:
-                raise
-            raise translate(failed.exceptions[0]) from group
-        finally:
-            await self._ear.aclose()
+        def hear(notification: Notification) -> None:
+            if notification.kind == "released":
+                self._ahead = None  # a claim by script takes them
+            on_notification(notification)
 
-    async def _ping(self, connection: Any) -> None:
-        """A connection on which nothing is said can't be told from a dead one."""
-        while True:
-            await anyio.sleep(_PING)
-            await self._ear.send(connection, [["PING"]])
+        await self._listener.listen(hear)
 
 
 class SyncRedisConsumer:

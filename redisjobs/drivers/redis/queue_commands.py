@@ -19,6 +19,8 @@ from redisjobs.driver import (
     Reply,
     Requeue,
     Row,
+    Tidied,
+    Tidy,
     supported,
 )
 from redisjobs.drivers.redis.commands import Command, Commands, pairs, raw_id, reply_of
@@ -26,6 +28,9 @@ from redisjobs.job import Priority, State
 
 T = TypeVar("T")
 
+_GONE_MS = 3_600_000  # an unheard-of consumer with nothing pending is removed after this
+_TIDY_MS = 55_000  # all consumers are looked at so often, by whichever worker comes first
+_REPLY_BYTES = 1024 * 1024  # of entries that one step looks at
 _FAR = 1e15  # ms; somebody may have made `inf` a due time
 _PLACES = {f"ready:{priority}": priority for priority in Priority}
 
@@ -90,6 +95,28 @@ class QueueCommands(Commands):
     def delete(self, change: Delete) -> Command[Reply]:
         return self._run("delete", [raw_id(change.job_id), self._now], reply_of)
 
+    def tidy(self, change: Tidy) -> Command[Tidied]:
+        """The consumers first, and then, where jobs may have lost theirs, the streams."""
+        return self.restore(change.after, _REPLY_BYTES) if change.after else self.forget(_GONE_MS, _TIDY_MS)
+
+    def forget(self, idle_ms: int, every_ms: int) -> Command[Tidied]:
+        """Look after consumers of whom nobody heard for so long, at most once in so long."""
+
+        def parse(reply: Any) -> Tidied:
+            _, suspects = reply
+            return Tidied(0, "1 -" if suspects else "")
+
+        return self._run("tidy", [idle_ms, every_ms, self._now], parse)
+
+    def restore(self, after: str, most_bytes: int) -> Command[Tidied]:
+        """Look after jobs that are neither pending nor still to be read, from there on."""
+
+        def parse(reply: Any) -> Tidied:
+            number, start, restored = reply
+            return Tidied(restored, f"{number} {start.decode()}" if number else "")
+
+        return self._run("restore", [*after.split(" "), most_bytes], parse)
+
 
 _READS: Mapping[type[Query[Any]], Callable[[QueueCommands, Any], Command[Any]]] = {
     Find: QueueCommands.find,
@@ -100,6 +127,7 @@ _CHANGES: Mapping[type[Change[Any]], Callable[[QueueCommands, Any], Command[Any]
     Cancel: QueueCommands.cancel,
     Requeue: QueueCommands.requeue,
     Delete: QueueCommands.delete,
+    Tidy: QueueCommands.tidy,
 }
 
 

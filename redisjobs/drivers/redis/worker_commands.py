@@ -238,14 +238,6 @@ class WorkerCommands(Commands):
     def release(self, worker: str, *, refund: bool, watch: bool) -> Command[int]:
         return self._run("release", [worker, int(refund), "1" if watch else "", self._now], int)
 
-    def tidy(self, idle_ms: int, every_ms: int) -> Command[tuple[int, bool]]:
-        """How many consumers were removed or are to be looked at, and whether `restore` may find something."""
-        return self._run("tidy", [idle_ms, every_ms, self._now], lambda reply: (reply[0], bool(reply[1])))
-
-    def restore(self, number: int, start: bytes, most_bytes: int) -> Command[tuple[int, bytes, int]]:
-        """Where to go on, in no stream at the end, and how many jobs were handed back."""
-        return self._run("restore", [number, start, most_bytes], tuple)
-
 
 class _Batch:
     """Settlements as `settle.lua` takes them: what is done at its first delivery, by stream, then the others.

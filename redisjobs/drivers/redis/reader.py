@@ -1,0 +1,170 @@
+"""The connection of a worker that waits for jobs, and the one that listens: nothing ever waits behind them."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import anyio
+import redis
+
+from redisjobs.driver import Lease, Notification, Until
+from redisjobs.drivers.redis.commands import Command, Commands, client_id, translate, unblock
+from redisjobs.drivers.redis.connection import ANSWER, Connection, Target
+from redisjobs.errors import DriverError, QueueFull, Unavailable
+
+BLOCK = 5.0
+"""Seconds a blocking read may last."""
+
+_UNBLOCKING = (0.02, 0.05, 0.2, 0.5)  # seconds to wait after each try to let it end in order
+_IN_ORDER = 2.0  # seconds that all of that may take; then it is cut off
+_MARGIN = 3.0  # seconds after which a blocking read's connection counts as half-open
+_PING = 10.0  # seconds between PINGs on the connection that only listens
+
+
+class Reader:
+    """Runs blocking reads, one at a time, and ends them in order.
+
+    Args:
+        commands: The queue's.
+        target: Where the server is.
+        run: Runs a command on another connection.
+    """
+
+    def __init__(
+        self, commands: Commands, target: Target, run: Callable[[Command[Any]], Awaitable[object]]
+    ) -> None:
+        self._connection = Connection(commands, target, BLOCK + _MARGIN)
+        self._run = run
+        self._id: int | None = None  # by which the server knows the connection
+        self._may_unblock = True
+
+    @property
+    def is_receiving(self) -> bool:
+        """Whether a reply has begun to arrive and is not complete."""
+        return self._connection.is_receiving
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await self._connection.aclose()
+
+    async def read(self, command: Command[list[Lease]], until: Until) -> list[Lease]:
+        """Read, and end in order where `until` is set meanwhile, if the server lets us.
+
+        Raises:
+            Unavailable: The connection broke, or the read had to be cut off.
+        """
+        if not self._connection.is_open:
+            await self._ask_id()
+        if until.is_set:
+            return []
+        ending: list[asyncio.Task[None]] = []
+        over = anyio.Event()
+        with anyio.CancelScope() as cut:
+            # A task only once it is to end: one for each read would cost too much where jobs come singly.
+            until.when_set(lambda: ending.append(asyncio.create_task(self._end(cut, over))))
+            try:
+                (leases,) = await self._connection.run(command)
+            except BaseException:
+                for task in ending:
+                    task.cancel()
+                raise
+            finally:
+                until.when_set(None)
+                over.set()
+            for task in ending:  # not cancelled: what is under way on its connection would be lost
+                await task
+            return leases  # type: ignore[no-any-return]
+        # It can still be delivered to, until the server sees that the connection is closed.
+        raise Unavailable("a blocking read that was to end had to be cut off")
+
+    async def _ask_id(self) -> None:
+        self._id = None
+        try:
+            (self._id,) = await self._connection.run(client_id())
+        except (Unavailable, QueueFull):
+            raise
+        except DriverError:  # the ACL forbids it
+            self._may_unblock = False
+
+    async def _end(self, cut: anyio.CancelScope, over: anyio.Event) -> None:
+        """Let the read return with whatever it leased; cut it off if the server does not help."""
+        with suppress(Unavailable, QueueFull), anyio.move_on_after(_IN_ORDER):
+            for pause in _UNBLOCKING:
+                # Again if it was too early: a read that had not arrived could not be ended.
+                if over.is_set() or not await self._unblock():
+                    break
+                with anyio.move_on_after(pause):
+                    await over.wait()
+        if not over.is_set():
+            cut.cancel()
+
+    async def _unblock(self) -> bool:
+        """Let the read return; False if only cutting it off helps."""
+        if self._id is not None and self._may_unblock:
+            try:
+                await self._run(unblock(self._id))
+            except (Unavailable, QueueFull):
+                raise
+            except DriverError:  # the ACL forbids it: then it has to be done without
+                self._may_unblock = False
+        return self._may_unblock and self._id is not None
+
+
+class Listener:
+    """Listens to a queue's notifications.
+
+    Args:
+        commands: The queue's.
+        target: Where the server is.
+    """
+
+    def __init__(self, commands: Commands, target: Target) -> None:
+        self._connection = Connection(commands, target)
+        self._channel = commands.control
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await self._connection.aclose()
+
+    async def listen(self, on_notification: Callable[[Notification], None]) -> None:
+        """Call `on_notification` for each, until the connection ends; first with `subscribed`."""
+        try:
+            async with asyncio.timeout(ANSWER):
+                connection = await self._connection.open()
+            await self._connection.send(connection, [["SUBSCRIBE", self._channel]])
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._ping, connection)
+                while True:
+                    async with asyncio.timeout(_PING + _MARGIN):
+                        reply = await self._connection.read(connection)
+                    if isinstance(reply, Exception):
+                        raise reply
+                    if (notification := _notification(reply)) is not None:
+                        on_notification(notification)
+        except (redis.RedisError, OSError) as error:
+            raise translate(error) from error
+        except BaseExceptionGroup as group:
+            # Not `except*`: what is raised there comes out as a group, which nobody takes for Unavailable.
+            failed, other = group.split((redis.RedisError, OSError))
+            if failed is None or other is not None:
+                raise
+            raise translate(failed.exceptions[0]) from group
+        finally:
+            await self._connection.aclose()
+
+    async def _ping(self, connection: Any) -> None:
+        """A connection on which nothing is said can't be told from a dead one."""
+        while True:
+            await anyio.sleep(_PING)
+            await self._connection.send(connection, [["PING"]])
+
+
+def _notification(reply: Any) -> Notification | None:
+    """What was published; None for the answer to a PING."""
+    if reply[0] == b"subscribe":
+        return Notification("subscribed", "")
+    if reply[0] != b"message":
+        return None
+    kind, _, value = reply[2].decode("utf-8", "surrogateescape").partition(" ")
+    return Notification(kind, value)

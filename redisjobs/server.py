@@ -204,6 +204,7 @@ class Server:
         self.binary, self.description = binary, binary.description
         self.port, self.url = port, f"redis://{HOST}:{port}/0"
         self._options, self._temporary = options, not directory
+        self._log_start = 0  # where the log of the last process begins
         self.directory = Path(directory or tempfile.mkdtemp(prefix="redisjobs-")).absolute()
         try:
             self.directory.mkdir(parents=True, exist_ok=True)

@@ -50,7 +50,7 @@ leases slots watchdog member step allocator shutdown
 execution
 heartbeat supervisor child
 settings health clock clearance rss
-processes contexts
+processes process place contexts
 threads guard
 """
 """The same inside of `worker`, from its face down: a name imports only what is below it, or right of it."""

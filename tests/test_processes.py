@@ -27,7 +27,7 @@ from process_handlers import Do
 from store import MemoryStore, RedisStore, Store, eventually
 
 from redisjobs import JobName, JobQueue, RegistrationError, State, Worker, no_retry
-from redisjobs.worker import processes
+from redisjobs.worker import process, processes
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -186,9 +186,9 @@ def test_how_a_process_ended_is_known_also_where_another_thread_was_told_of_it()
         def exitcode(self) -> int | None:
             return self.codes.pop()
 
-    process = object.__new__(processes._Process)
-    process._process = Told()  # type: ignore[assignment]
-    assert process._exit_code() == 7
+    ended = object.__new__(process.Process)
+    ended._process = Told()  # type: ignore[assignment]
+    assert ended._exit_code() == 7
 
 
 async def test_a_process_that_died_while_it_was_idle_fails_no_job(queue: JobQueue, tmp_path: Path) -> None:
@@ -467,13 +467,11 @@ class _Vanishes(logging.Formatter):
 
 
 def test_a_formatter_that_a_process_can_not_have_costs_it_only_that(capfd: pytest.CaptureFixture[str]) -> None:
-    from redisjobs.worker import processes
-
     root = logging.getLogger()
     kept, level = root.handlers[:], root.level
     root.handlers[:] = []
     try:
-        processes._set_up_logging((logging.INFO, pickle.dumps(_Vanishes())))
+        process._set_up_logging((logging.INFO, pickle.dumps(_Vanishes())))
         logging.getLogger("any").info("heard")
     finally:
         root.handlers[:], root.level = kept, level
@@ -481,17 +479,15 @@ def test_a_formatter_that_a_process_can_not_have_costs_it_only_that(capfd: pytes
 
 
 def test_the_log_of_a_process_looks_as_the_workers(capfd: pytest.CaptureFixture[str]) -> None:
-    from redisjobs.worker import processes
-
     root = logging.getLogger()
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("[%(message)s]"))
     kept, level = root.handlers[:], root.level
     root.handlers[:], root.level = [handler], logging.INFO
     try:
-        settings = processes._log_settings()
+        settings = process._log_settings()
         root.handlers[:], root.level = [], logging.WARNING
-        processes._set_up_logging(settings)
+        process._set_up_logging(settings)
         assert root.level == logging.INFO
         assert root.handlers[0].formatter is not None
         assert root.handlers[0].formatter._fmt == "[%(message)s]"

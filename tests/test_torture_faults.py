@@ -27,6 +27,7 @@ from redisjobs.recording import Recording
 from redisjobs.server import Server
 from redisjobs.sync import JobQueue
 from redisjobs.torture import spoiled
+from redisjobs.torture.book import Book, _seconds_of
 from redisjobs.torture.checker import check
 from redisjobs.torture.fleet import GRACE, Fleet, Host, Kind, children
 from redisjobs.torture.jobs import Pusher, Work
@@ -36,7 +37,6 @@ from redisjobs.torture.nemesis.fault import Field
 from redisjobs.torture.nemesis.network import CutBeat, CutPush, CutSettlement, LateBytes, LateClaim, SlowBeat
 from redisjobs.torture.nemesis.records import DeleteRecord, ForgetWorkers, LoseRecord, RemoveConsumer
 from redisjobs.torture.nemesis.servers import SetClockAhead, SetClockBack
-from redisjobs.torture.producers import _Book, _seconds_of
 from redisjobs.torture.proxy import HOST, Proxy
 from redisjobs.torture.release import Release
 from redisjobs.torture.settable import settable
@@ -408,13 +408,13 @@ def test_what_is_hostile_has_each_number_of_an_entry(field: Field) -> None:
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> _Book:
-    return _Book(Recording(tmp_path), 0)
+def book(tmp_path: Path) -> Book:
+    return Book(Recording(tmp_path), 0)
 
 
 @pytest.mark.parametrize(("again", "added"), [(False, [True, False]), (True, [True, None])])
 def test_it_is_written_down_whether_a_push_added_a_job(
-    field: Field, tmp_path: Path, book: _Book, again: bool, added: list[bool | None]
+    field: Field, tmp_path: Path, book: Book, again: bool, added: list[bool | None]
 ) -> None:
     """A push that has failed before may find its own job."""
     queue = field.store.queue

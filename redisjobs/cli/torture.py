@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
@@ -18,9 +18,9 @@ from rich.text import Text
 from redisjobs.cli.dev import ended_by_signals
 from redisjobs.cli.errors import Mistake
 from redisjobs.torture import report
-from redisjobs.torture.checker import check
+from redisjobs.torture.checker import Verdict, check
 from redisjobs.torture.nemesis import FAULTS, Fault
-from redisjobs.torture.place import check_url, place
+from redisjobs.torture.place import Place, check_url, place
 from redisjobs.torture.run import LEASE, Torture
 from redisjobs.torture.settable import settable
 from redisjobs.torture.spoiled import spoil
@@ -65,24 +65,45 @@ def torture(
             settable(folder / "scripts"),
             place(url) as there,
         ):
-            console.print(f"torturing {there.description} for {minutes:g} min; the seed is {seed}")
-            with _Display(console) as display:
-                run = Torture(there, folder, seed, minutes * 60, display.show, kinds)
-                run.go()
-            verdict = check(run.lines(), run.finals, LEASE)
-            verdict.wrong += run.wrong
+            found = _torture(there, folder, seed, minutes, kinds, console)
             if not faults:
-                verdict.wrong += spoil(there, folder / "spoiled", seed)
-            log = run.fleet.log_end()
+                found.verdict.wrong += spoil(there, folder / "spoiled", seed)
     except KeyboardInterrupt:
         print("redisjobs: interrupted; nothing was left running", file=sys.stderr)
         sys.exit(130)
-    console.print(report.text(verdict, there.description, run.seconds, seed))
+    told = (found.verdict, there.description, found.seconds, seed)
+    console.print(report.text(*told))
     if json_file:
-        _write(json_file, report.document(verdict, there.description, run.seconds, seed))
-    if not verdict.passed:
-        print(f"the end of the workers' log:\n{log}", file=sys.stderr)
+        _write(json_file, report.document(*told))
+    if not found.verdict.passed:
+        print(f"the end of the workers' log:\n{found.log}", file=sys.stderr)
         sys.exit(1)
+
+
+class _Found(NamedTuple):
+    """What came of it.
+
+    Attributes:
+        verdict: What was found.
+        seconds: How long it took.
+        log: The end of the workers' log.
+    """
+
+    verdict: Verdict
+    seconds: float
+    log: str
+
+
+def _torture(
+    there: Place, folder: Path, seed: int, minutes: float, kinds: Sequence[type[Fault]], console: Console
+) -> _Found:
+    console.print(f"torturing {there.description} for {minutes:g} min; the seed is {seed}")
+    with _Display(console) as display:
+        run = Torture(there, folder, seed, minutes * 60, display.show, kinds)
+        run.go()
+    verdict = check(run.lines(), run.finals, LEASE)
+    verdict.wrong += run.wrong
+    return _Found(verdict, run.seconds, run.fleet.log_end())
 
 
 def _check(url: str) -> None:

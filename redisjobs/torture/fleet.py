@@ -17,7 +17,7 @@ from typing import Self
 
 from redisjobs import recording
 from redisjobs.events import ProcessEnded
-from redisjobs.torture.jobs import DATABASE, LEASE, LIFELINE, OLD, QUEUE, RECORDINGS
+from redisjobs.torture.process import DATABASE, LEASE, LIFELINE, OLD, QUEUE, RECORDINGS
 from redisjobs.torture.release import Release
 from redisjobs.worker.child import PROGRAM
 

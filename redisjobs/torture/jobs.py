@@ -1,18 +1,13 @@
 """The torture's jobs. Its workers import this as `redisjobs.torture.jobs:queue`.
 
-Every start and every end of a handler, and every event, is written into this process' recording.
+Every start and every end of a handler is written into this process' recording.
 """
 
 import asyncio
-import functools
-import logging
 import os
 import signal
-import socket
-import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,22 +18,12 @@ from redisjobs.codec import new_job_id
 from redisjobs.errors import DriverError, Fail, QueueFull
 from redisjobs.job import JobContext
 from redisjobs.queue import JobQueue
-from redisjobs.recording import Recording
 from redisjobs.retry import RetryPolicy, exponential_jitter, no_retry
 from redisjobs.server import DEFAULT_URL
-from redisjobs.torture.store import MARK
-
-QUEUE, RECORDINGS, LIFELINE, DATABASE, LEASE, OLD = (
-    f"REDISJOBS_TORTURE_{what}" for what in ("QUEUE", "RECORDINGS", "LIFELINE", "DATABASE", "LEASE", "OLD")
-)
-"""What the torture tells its workers by the environment: the queue's name, the recordings' directory, the port
-whose silence means that it is over, which of the databases it is, the lease, and whether this worker is one of an
-older release."""
+from redisjobs.torture import process
 
 ATTEMPTS = 3
 """Runs that a job gets which fails each time."""
-
-_LOOK, _STALL = 0.25, 0.5  # seconds between looks at the interpreter, and of delay from which on it stood still
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +133,7 @@ class Trap:
 
     def __post_init__(self) -> None:
         """Raise it."""
-        if RECORDINGS in os.environ:
+        if process.RECORDINGS in os.environ:
             raise RAISED[self.what]()
 
 
@@ -160,27 +145,27 @@ class Steep:
 
 
 _retry = exponential_jitter(max_attempts=ATTEMPTS, max_backoff=0.3)
-queue = JobQueue(DEFAULT_URL, name=os.environ.get(QUEUE, "torture"), retry=_retry)
+queue = JobQueue(DEFAULT_URL, name=os.environ.get(process.QUEUE, "torture"), retry=_retry)
 
 
 @queue.register(Work)
 async def work(parameters: Work, context: JobContext) -> None:
     """Take a while."""
-    with _noted(context):
+    with process.noted(context):
         await anyio.sleep(parameters.seconds)
 
 
 @queue.register(ThreadWork)
 def work_in_a_thread(parameters: ThreadWork, context: JobContext) -> None:
     """Take a while, and can't be interrupted."""
-    with _noted(context):
+    with process.noted(context):
         time.sleep(parameters.seconds)
 
 
 @queue.register(Flaky)
 async def fail_at_first(parameters: Flaky, context: JobContext) -> None:
     """Fail, and fail, and succeed, or not even then."""
-    with _noted(context):
+    with process.noted(context):
         await anyio.sleep(0.005)
         if context.attempt < parameters.until:
             raise RuntimeError(f"attempt {context.attempt} fails, as it should")
@@ -189,58 +174,58 @@ async def fail_at_first(parameters: Flaky, context: JobContext) -> None:
 @queue.register(Hopeless, retry=no_retry())
 async def give_up(parameters: Hopeless, context: JobContext) -> None:
     """Ask to be a dead letter."""
-    with _noted(context):
+    with process.noted(context):
         raise Fail("as it should")
 
 
-if OLD not in os.environ:
+if process.OLD not in os.environ:
 
     @queue.register(Newcomer)
     async def welcome(parameters: Newcomer, context: JobContext) -> None:
         """Be known here."""
-        with _noted(context):
+        with process.noted(context):
             pass
 
 
 @queue.register(Poison)
 async def kill(parameters: Poison, context: JobContext) -> None:
     """Take the process, and what else it runs, along."""
-    with _noted(context):
+    with process.noted(context):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 @queue.register(Blocker)
 async def block(parameters: Blocker, context: JobContext) -> None:
     """Be written badly."""
-    with _noted(context):
+    with process.noted(context):
         time.sleep(parameters.seconds)  # noqa: ASYNC251
 
 
 @queue.register(Pusher)
 async def push_another(parameters: Pusher, context: JobContext) -> None:
     """Push as any producer does, on the connection of this process."""
-    with _noted(context):
+    with process.noted(context):
         job_id, pushed = new_job_id(), Work(0.001)
-        _note("push", job=job_id, name=pushed.job_name)
+        process.note("push", job=job_id, name=pushed.job_name)
         try:
             handle = await queue.push(pushed, job_id=job_id)
         except DriverError as error:  # it may be there, or not
-            _note("refused", jobs=[job_id], full=isinstance(error, QueueFull), error=str(error))
+            process.note("refused", jobs=[job_id], full=isinstance(error, QueueFull), error=str(error))
         else:
-            _note("pushed", job=job_id, holder="", added=handle.added, delay=0.0)
+            process.note("pushed", job=job_id, holder="", added=handle.added, delay=0.0)
 
 
 @queue.register(Raiser, retry=no_retry())
 async def raise_it(parameters: Raiser, context: JobContext) -> None:
     """Raise what nobody expects."""
-    with _noted(context):
+    with process.noted(context):
         raise RAISED[parameters.what]()
 
 
 @queue.register(Upsetter, retry=no_retry())
 async def upset(parameters: Upsetter, context: JobContext) -> None:
     """Let the worker's event loop have all that a handler can do to it."""
-    with _noted(context, does=parameters.what):
+    with process.noted(context, does=parameters.what):
         match parameters.what:
             case "cancel all tasks":
                 for task in asyncio.all_tasks():
@@ -266,105 +251,23 @@ async def _held_scope() -> AsyncIterator[None]:
 @queue.register(ThreadRaiser, retry=no_retry())
 def raise_in_a_thread(parameters: ThreadRaiser, context: JobContext) -> None:
     """Raise what nobody expects, in a thread."""
-    with _noted(context):
+    with process.noted(context):
         raise RAISED[parameters.what]()
 
 
 @queue.register(Trap, retry=no_retry())
 async def never_reached(parameters: Trap, context: JobContext) -> None:
     """Its parameters can't be made."""
-    with _noted(context):
+    with process.noted(context):
         pass
 
 
 @queue.register(Steep, retry=RetryPolicy(stop_after_attempt(ATTEMPTS), wait_exponential_jitter(exp_base=10)))
 async def climb(parameters: Steep, context: JobContext) -> None:
     """Fail."""
-    with _noted(context):
+    with process.noted(context):
         raise RuntimeError("fails, as it should")
 
 
-@contextmanager
-def _noted(context: JobContext, **facts: str) -> Iterator[None]:
-    line = {
-        "job": context.job_id,
-        "mark": context.headers.get(MARK, ""),
-        "worker": context.worker_id,
-        "attempt": context.attempt,
-        "deliveries": context.deliveries,
-    }
-    _note("start", name=context.job_name, **facts, **line)
-    result = "cut"
-    try:
-        yield
-        result = "done"
-    except Exception:
-        result = "raised"
-        raise
-    finally:
-        _note("end", result=result, **line)
-
-
-def _note(what: str, **facts: object) -> None:
-    _recording().write({"what": what, "pid": os.getpid(), "db": _database(), "at": time.time(), **facts})
-
-
-def _database() -> int:
-    return int(os.environ.get(DATABASE, "0"))
-
-
-@functools.cache
-def _recording() -> Recording:
-    return Recording(os.environ[RECORDINGS])
-
-
-def _end_with_the_torture() -> None:
-    """End as soon as the torture does, even if it is killed: then its listening socket is gone.
-
-    Not by standard input, as a supervisor's children may have another one.
-    """
-    line = socket.create_connection(("127.0.0.1", int(os.environ[LIFELINE])))
-
-    def wait() -> None:
-        try:
-            while line.recv(1):
-                pass
-        finally:
-            os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def _watch_the_interpreter() -> None:
-    """Write down when this thread did not get to run: then leases may run out.
-
-    Where the process was at work meanwhile, it was one of its own threads that let no other into the interpreter;
-    else it was stopped, or the machine had no time for it, and nobody is to blame.
-    """
-
-    def watch() -> None:
-        while True:
-            began, used = time.time(), time.process_time()
-            time.sleep(_LOOK)
-            now, late = time.time(), time.time() - began - _LOOK
-            if late > _STALL:
-                busy = time.process_time() - used > _STALL
-                facts = {"busy": busy, "hits": "" if busy else "pids", "pids": [os.getpid()]}
-                _note(
-                    "stall", name="process stood still", began=began, ended=now, lingers=0.0, reaches=0.0, **facts
-                )
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _keep_the_log_readable() -> None:
-    """Leave out of the log what became of each job: most fail on purpose here, and the recording has it."""
-    logging.getLogger("redisjobs.worker").addFilter(lambda record: getattr(record, "reply", "") != "OK")
-
-
-if RECORDINGS in os.environ:
-    _end_with_the_torture()
-    _keep_the_log_readable()
-    _watch_the_interpreter()
-    _note("hello", parent=os.getppid(), lease=float(os.environ[LEASE]))
-    _recording().listen(queue.events, db=_database())
+if process.RECORDINGS in os.environ:
+    process.begin(queue.events)

@@ -6,82 +6,23 @@ the pool under its bystanders, and they stand still while one is being killed.
 """
 
 import functools
-import importlib
-import logging
 import math
-import multiprocessing
-import multiprocessing.connection
-import os
 import pickle
-import signal
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
-from contextvars import copy_context
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import anyio
 import anyio.to_thread
 
 from redisjobs.errors import ProcessDied, RegistrationError
 from redisjobs.job import JobContext, JobDefinition
-from redisjobs.outcome import RemoteTraceback, attach, plain, text_of, traceback_of
-from redisjobs.signature import Signature, handler_call
-from redisjobs.visible import visible
+from redisjobs.worker.place import place_of
+from redisjobs.worker.process import Process, load
 from redisjobs.worker.threads import NoThread, Trouble
 
-_LOOK = 1.0  # seconds between looks at a process whose end may go unnoticed: what it forked keeps its pipe open
 _END = 2.0  # seconds that idle processes have to end by themselves
-_TOLD = 1.0  # seconds that another thread may take to write down how a process ended
 _TRIES = 3  # processes that may die as they are given a job, before that counts as its failure
-_READY, _BEGUN = b"ready", b"begun"
-
-_spawn = multiprocessing.get_context("spawn")  # never fork: there are threads
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a process finds a handler.
-
-    Attributes:
-        module: Its module.
-        name: Its qualified name there.
-        wraps: How many functions are around it, as decorators make them.
-        by_name: It takes its parameters by name.
-    """
-
-    module: str
-    name: str
-    wraps: int
-    by_name: bool
-
-
-def place_of(definition: JobDefinition[Any]) -> Place:
-    """Where a process finds a handler.
-
-    Raises:
-        RegistrationError: It does not, as its module has something else under its name.
-    """
-    function = definition.function
-    module, name = function.__module__, function.__qualname__
-    found, wraps = _find(module, name), 0
-    while found is not None and found is not function:
-        found, wraps = getattr(found, "__wrapped__", None), wraps + 1
-    if found is None:
-        raise RegistrationError(
-            f"'{definition.name.name}' has run_in=\"process\", but a process would not find its handler as "
-            f"{module}.{name}: give it that name in its module"
-        )
-    return Place(module, name, wraps, definition.by_name)
-
-
-def _find(module: str, name: str) -> Any:
-    return functools.reduce(
-        lambda owner, part: getattr(owner, part, None), name.split("."), sys.modules.get(module)
-    )
 
 
 class Processes:
@@ -103,9 +44,9 @@ class Processes:
         self._places = {each.name.name: place_of(each) for each in definitions}
         # The slots are the limit; the default limiter is the application's too, which may have used it up.
         self._limiter = anyio.CapacityLimiter(math.inf)
-        self._idle: list[_Process] = []
-        self._busy: set[_Process] = set()
-        self._dying: list[_Process] = []  # that were killed, and may not have ended yet
+        self._idle: list[Process] = []
+        self._busy: set[Process] = set()
+        self._dying: list[Process] = []  # that were killed, and may not have ended yet
 
     async def open(self) -> None:
         """Start the first process.
@@ -141,7 +82,7 @@ class Processes:
         self.trouble.note("")
 
     async def _start(self) -> None:
-        process = _Process({place.module for place in self._places.values()})
+        process = Process({place.module for place in self._places.values()})
         if not await self._in_thread(process, process.start):
             raise NoThread(f"a process {process.ending}")
         self._idle.append(process)
@@ -164,13 +105,13 @@ class Processes:
             answer = await self._in_thread(process, functools.partial(process.ask, task))
             if answer is not None:
                 self._idle.append(process)
-                return _load(answer)
+                return load(answer)
             if process.begun:
                 break
             await self.prepare()
         return ProcessDied(f"the process of the handler {process.ending}")
 
-    async def _in_thread(self, process: "_Process", call: Callable[[], Any]) -> Any:
+    async def _in_thread(self, process: Process, call: Callable[[], Any]) -> Any:
         self._busy.add(process)
         try:
             return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._limiter)
@@ -183,7 +124,7 @@ class Processes:
         finally:
             self._busy.discard(process)
 
-    def _kill(self, process: "_Process") -> None:
+    def _kill(self, process: Process) -> None:
         process.kill()
         self._dying = [process, *(each for each in self._dying if not each.has_ended)]
 
@@ -207,220 +148,3 @@ class Processes:
             process.kill()
         for process in processes:
             process.join()
-
-
-class _Process:
-    """One process; what blocks is for a thread.
-
-    Attributes:
-        ending: How it ended, or why it did not begin.
-        begun: Whether it took up the task that it was given last.
-    """
-
-    def __init__(self, modules: set[str]) -> None:
-        self.ending = "was killed"
-        self.begun = False
-        self._given_up = False
-        self._pipe, theirs = _spawn.Pipe()
-        self._theirs = theirs
-        # Not a daemon: that one could have no processes of its own.
-        self._process = _spawn.Process(
-            target=_serve, args=(theirs, modules, _log_settings()), name="redisjobs handler", daemon=False
-        )
-
-    def start(self) -> bool:
-        """Start it, and wait until it has imported what it will run; whether it has."""
-        try:
-            self._process.start()
-        except OSError as error:
-            self.ending = f"could not be started: {error}"
-            return False
-        finally:
-            self._theirs.close()
-        if self._given_up:
-            self.kill()
-        return self._hear() == _READY
-
-    def ask(self, task: bytes) -> bytes | None:
-        """Run a handler there; its answer, or None if the process died."""
-        self.begun = False
-        with suppress(OSError):
-            self._pipe.send_bytes(task)
-        self.begun = self._hear() == _BEGUN
-        return self._hear() if self.begun else None
-
-    def _hear(self) -> bytes | None:
-        with suppress(EOFError, OSError):
-            while self._process.is_alive() or self._pipe.poll():
-                multiprocessing.connection.wait([self._pipe, self._process.sentinel], _LOOK)
-                if self._pipe.poll():
-                    return self._pipe.recv_bytes()
-        self._process.join()  # it has closed its pipe, or ended
-        code = self._exit_code()
-        if code is None:
-            self.ending = "ended"
-        else:
-            self.ending = f"ended with code {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
-        self._pipe.close()
-        return None
-
-    def _exit_code(self) -> int | None:
-        """How it ended; None if somebody else in this process was told of it, and keeps that to himself."""
-        until = time.monotonic() + _TOLD
-        # A thread that starts another process asks after all of them, and may not have noted yet what it heard.
-        while (code := self._process.exitcode) is None and time.monotonic() < until:
-            time.sleep(0.001)
-        return code
-
-    def kill(self) -> None:
-        """Kill it, now or as soon as it is there."""
-        self._given_up = True
-        if self._process.pid is not None:
-            with suppress(ValueError):  # it has ended, and is closed
-                self._process.kill()
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether it waits for a task. Who has closed its pipe, or says something unasked, does not."""
-        with suppress(OSError):
-            return self._process.is_alive() and not self._pipe.poll()
-        return False
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether it is no more, or never was."""
-        return self._process.pid is None or not self._process.is_alive()
-
-    def end(self) -> None:
-        """Let it end, as nothing more will come."""
-        self._pipe.close()
-
-    def join(self, until: float | None = None) -> None:
-        """Wait until it has ended, or until a time of the monotonic clock."""
-        if self._process.pid is not None:
-            self._process.join(None if until is None else max(0.0, until - time.monotonic()))
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
-def _load(answer: bytes) -> BaseException | None:
-    raised = pickle.loads(answer)
-    if raised is None:
-        return None
-    packed, name, text, shown = raised
-    error: Any = None
-    with suppress(BaseException):  # its class may be one that is only there, and its code the user's
-        error = pickle.loads(packed)
-    if not issubclass(type(error), BaseException):
-        error = type(name, (Exception,), {})(text)
-    attach(error, "__cause__", RemoteTraceback(shown))
-    return error  # type: ignore[no-any-return]
-
-
-# In the process
-
-
-def _serve(pipe: Any, modules: set[str], log_settings: Any) -> None:
-    """Run handlers, until the worker closes the pipe or is gone."""
-    # Whoever stops a whole group of processes means the worker, which has a grace. What the handlers start is to
-    # heed these as ever, so they are caught, not ignored.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
-    threading.Thread(target=_end_with_the_worker, name="redisjobs orphan", daemon=True).start()
-    _set_up_logging(log_settings)
-    for module in modules:
-        importlib.import_module(module)
-    pid = os.getpid()
-    with suppress(EOFError, OSError):
-        pipe.send_bytes(_READY)
-        while True:
-            task = pipe.recv_bytes()
-            pipe.send_bytes(_BEGUN)
-            pipe.send_bytes(_answer(task, pid))
-
-
-def _end_with_the_worker() -> None:
-    worker = multiprocessing.parent_process()
-    if worker is not None:
-        multiprocessing.connection.wait([worker.sentinel])
-        os._exit(1)
-
-
-def _answer(task: bytes, pid: int) -> bytes:
-    raised = copy_context().run(_run, task)
-    answer = _dump(raised)
-    if os.getpid() != pid:
-        _end_fork(raised)
-    return answer
-
-
-def _end_fork(raised: BaseException | None) -> NoReturn:
-    """End a process that the handler forked, and that came to the handler's end, as a program ends there."""
-    code: Any = 1
-    try:
-        if raised is None:
-            code = 0
-        elif isinstance(raised, SystemExit):
-            code = raised.code
-        else:
-            print(traceback_of(raised), file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        os._exit(code & 0xFF if isinstance(code, int) else int(code is not None))
-
-
-def _run(task: bytes) -> BaseException | None:
-    try:
-        place, parameters, context = pickle.loads(task)
-        returned = _call_of(place)(parameters, context)
-        if hasattr(type(returned), "__await__"):
-            with suppress(AttributeError):
-                returned.close()
-            raise TypeError("a handler in a process can't be async, but this one returned something to await")
-    except BaseException as error:
-        return error
-    return None
-
-
-@functools.cache
-def _call_of(place: Place) -> Callable[[Any, JobContext], Any]:
-    function = _find(place.module, place.name)
-    for _ in range(place.wraps):
-        function = function.__wrapped__
-    return Signature.of(function, place.name).call if place.by_name else handler_call(function)
-
-
-def _dump(raised: BaseException | None) -> bytes:
-    """What was raised; its name, text and traceback beside it, for where it can't be packed or made anew."""
-    if raised is None:
-        return pickle.dumps(None)
-    packed = b""
-    with suppress(BaseException):
-        packed = pickle.dumps(raised)
-    name = visible(plain(type(raised).__name__))
-    return pickle.dumps((packed, name, text_of(raised), traceback_of(raised)))
-
-
-def _log_settings() -> tuple[int, bytes | None]:
-    """The level of the log, and how its lines look; what it goes to can't be shared."""
-    root = logging.getLogger()
-    formatter = root.handlers[0].formatter if root.handlers else None
-    try:
-        return root.level, pickle.dumps(formatter)
-    except Exception:
-        return root.level, None
-
-
-def _set_up_logging(settings: tuple[int, bytes | None]) -> None:
-    level, formatter = settings
-    handler = logging.StreamHandler()
-    if formatter is not None:
-        with suppress(Exception):  # made in a module, or by a name, that this process does not have
-            handler.setFormatter(pickle.loads(formatter))
-    logging.basicConfig(level=level, handlers=[handler])

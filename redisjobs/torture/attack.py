@@ -1,0 +1,118 @@
+"""All faults of one torture, one after another."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+
+from redisjobs.errors import DriverError
+from redisjobs.recording import Recording
+from redisjobs.torture import nemesis
+from redisjobs.torture.nemesis import Fault, Field, duration
+from redisjobs.torture.plan import Planned, plan
+from redisjobs.torture.progress import Progress
+from redisjobs.torture.watch import Watch
+
+_MOMENT = 0.3  # seconds for workers to take what a fault has prepared
+_TRIES = 3  # at a fault that comes alone, until it finds something to harm
+_CHANCE = 4.0  # seconds more for a fault that has had nothing to harm so far
+_POSSIBLE = 20.0  # seconds until a fault has something to harm at all
+_KEEP = 0.1  # seconds between two calls of `keep`
+
+
+class Attack:
+    """Lets faults happen as a seed has it, and writes them down.
+
+    Args:
+        kinds: The kinds of fault.
+        field: What they act on.
+        recording: Where they are written down.
+        watch: Waits, between them and meanwhile.
+        progress: Told of them.
+    """
+
+    def __init__(
+        self,
+        kinds: Sequence[type[Fault]],
+        field: Field,
+        recording: Recording,
+        watch: Watch,
+        progress: Progress,
+    ) -> None:
+        self._kinds = {fault.name: fault for fault in kinds if fault.possible(field)}
+        self._field, self._recording = field, recording
+        self._watch, self._progress = watch, progress
+
+    def run(self, seed: int, seconds: float) -> None:
+        """Let faults happen for so long; what is in force then stays so."""
+        began = time.monotonic()
+        for planned in self._schedule(seed, seconds):
+            self._watch.pause(began + planned.at - time.monotonic())
+            for _ in range(_TRIES if len(planned.names) == 1 else 1):
+                if self._commit(planned, [self._kinds[name]() for name in planned.names]):
+                    break
+        self._watch.pause(began + seconds - time.monotonic())
+
+    def heal(self) -> None:
+        """Undo whatever may be in force."""
+        self._progress.now = "none any more"
+        nemesis.heal(self._field)
+
+    def _schedule(self, seed: int, seconds: float) -> list[Planned]:
+        return plan(
+            seed,
+            seconds,
+            {name: duration(fault, self._field.lease) for name, fault in self._kinds.items()},
+            [name for name in nemesis.COMPANY if name in self._kinds],
+            [name for name, fault in self._kinds.items() if fault.alone],
+        )
+
+    def _commit(self, planned: Planned, faults: list[Fault]) -> bool:
+        """Let faults happen; whether any did."""
+        self._progress.now = " and ".join(planned.names)
+        self._field.rng.seed(planned.seed)
+        self._field.fleet.rng.seed(planned.seed)
+        begun = self._begin(faults)
+        end = time.monotonic() + planned.holds
+        self._keep(begun, lambda: time.monotonic() < end)
+        if len(begun) == 1:  # one that waits for its chance may take longer
+            end += _CHANCE
+            self._keep(begun, lambda: time.monotonic() < end and not begun[0][0].happened)
+        for fault, at in begun:
+            undone = time.time()
+            fault.end(self._field)
+            if fault.happened:
+                self._note(fault, at, undone)
+        self._watch.write_notes()
+        self._progress.now = ""
+        return any(fault.happened for fault, _ in begun)
+
+    def _begin(self, faults: list[Fault]) -> list[tuple[Fault, float]]:
+        """Those that are in force now, and when each began."""
+        begun = []
+        for fault in faults:
+            self._watch.until(partial(fault.is_possible_now, self._field), _POSSIBLE)
+        for fault in faults:
+            with suppress(DriverError):
+                fault.prepare(self._field)
+        self._watch.pause(_MOMENT)
+        for fault in faults:
+            at = time.time()
+            with suppress(DriverError):  # the other fault keeps this one from happening
+                fault.begin(self._field)
+                begun.append((fault, at))
+        return begun
+
+    def _keep(self, begun: list[tuple[Fault, float]], lasts: Callable[[], bool]) -> None:
+        while lasts():
+            for fault, _ in begun:
+                with suppress(DriverError):
+                    fault.keep(self._field)
+            self._watch.pause(_KEEP)
+
+    def _note(self, fault: Fault, began: float, undone: float) -> None:
+        """Write it down; `undone` is when it began to be undone: by its end, all may be well again."""
+        self._progress.faults += 1
+        now, workers = time.time(), self._field.fleet.staying()
+        line = {"what": "fault", "at": began, "began": began, "ended": now, "workers": workers}
+        self._recording.write(line | {"undone": undone} | fault.facts)

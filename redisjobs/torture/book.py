@@ -1,0 +1,84 @@
+"""What one producer does in one database, and what it writes down of that."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from redisjobs import sync
+from redisjobs.driver import NewJob
+from redisjobs.errors import DriverError, QueueFull
+from redisjobs.recording import Recording
+from redisjobs.registry import PushedJob
+
+PAUSE = 0.2
+"""Seconds until a refused push is tried again."""
+
+_GIVE_UP = 30.0  # seconds after which a push is given up: within a minute, making it again is safe
+
+
+class Book:
+    """Pushes and cancels in one database, and writes down what is tried and what is told.
+
+    Attributes:
+        recording: Where.
+        db: The database.
+    """
+
+    def __init__(self, recording: Recording, db: int) -> None:
+        self.recording, self.db = recording, db
+
+    def note(self, what: str, **facts: Any) -> None:
+        """Write a line."""
+        self.recording.write({"what": what, "at": time.time(), "db": self.db, **facts})
+
+    def push(
+        self, pushed: Sequence[NewJob], send: Callable[[], Sequence[PushedJob]], *, again: bool = False
+    ) -> bool:
+        """Push, again as long as that is safe; whether it was acknowledged. `again`: the same push has failed."""
+        self.note_attempt(pushed)
+        while True:
+            try:
+                told = send()
+            except DriverError as error:
+                if not self.may_try_again(pushed, error):
+                    return False
+                again = True
+                time.sleep(PAUSE)
+            else:
+                self.note_success(pushed, told, again=again)
+                return True
+
+    def cancel(self, queue: sync.JobQueue, job_id: str, mark: str = "") -> str:
+        """Cancel a job; what was said to that, '' if nothing was."""
+        self.note("cancel", job=job_id, mark=mark)
+        try:
+            reply = str(queue.cancel(job_id))
+        except DriverError:
+            reply = ""  # it may be, or not
+        self.note("cancelled", job=job_id, mark=mark, reply=reply)
+        return reply
+
+    def note_attempt(self, pushed: Sequence[NewJob]) -> None:
+        """Write down what is about to be pushed."""
+        for job in pushed:
+            self.note("push", job=job.job_id, name=str(job.fields[1]))
+
+    def note_success(self, pushed: Sequence[NewJob], told: Sequence[PushedJob], *, again: bool) -> None:
+        """Write down what was said to it; `again`: the same push had failed before, and may have been done."""
+        for job, handle in zip(pushed, told, strict=True):
+            # With a unique key it may be told of another job: then its own was not added.
+            holder = "" if handle.id == job.job_id else handle.id
+            added = handle.added or (None if again else False)
+            self.note("pushed", job=job.job_id, holder=holder, added=added, delay=_seconds_of(job.due))
+
+    def may_try_again(self, pushed: Sequence[NewJob], error: DriverError) -> bool:
+        """Write down that a push failed; whether to try it again."""
+        full = isinstance(error, QueueFull)
+        self.note("refused", jobs=[job.job_id for job in pushed], full=full, error=str(error))
+        made_at = int(pushed[0].job_id[-28:-16], 16) / 1000
+        return time.time() - made_at < _GIVE_UP
+
+
+def _seconds_of(due: str) -> float:
+    """For how long a prepared job is delayed, of `+5000`."""
+    return float(due[1:]) / 1000 if due else 0.0

@@ -1,0 +1,45 @@
+"""What producers push: a mix of everything, drawn at random."""
+
+import random
+from typing import Any
+
+from redisjobs import queue, sync
+from redisjobs.codec import new_job_id
+from redisjobs.driver import NewJob
+from redisjobs.job import Priority
+from redisjobs.registry import PushOptions
+from redisjobs.torture import jobs
+
+_UNIQUE_KEYS = 5
+
+
+def a_job(queue: sync.JobQueue | queue.JobQueue, rng: random.Random) -> NewJob:
+    """One of the mix: mostly short work, and some of all else."""
+    options: PushOptions = {"job_id": f"own-{new_job_id()}"} if rng.random() < 0.3 else {"job_id": new_job_id()}
+    options["priority"] = rng.choices(list(Priority), (1, 8, 1))[0]
+    if rng.random() < 0.1:
+        options["delay"] = rng.uniform(0.05, 3)
+    if rng.random() < 0.02:
+        options["unique"] = f"key {rng.randrange(_UNIQUE_KEYS)}"
+    chance = rng.random()
+    if chance < 0.75:
+        kind: Any = jobs.Work(some_seconds(rng))
+    elif chance < 0.9:
+        kind = jobs.ThreadWork(some_seconds(rng))
+    elif chance < 0.93:
+        kind = jobs.Pusher()
+    elif chance < 0.98:
+        kind = jobs.Flaky(rng.randint(2, jobs.ATTEMPTS))
+    elif chance < 0.99:
+        kind = jobs.Flaky(jobs.ATTEMPTS + 1)
+    else:
+        kind = jobs.Hopeless()
+    return queue.prepare(kind, **options)
+
+
+def some_seconds(rng: random.Random) -> float:
+    """Mostly a few ms; now and then longer than a lease."""
+    chance = rng.random()
+    if chance < 0.8:
+        return rng.uniform(0.001, 0.02)
+    return rng.uniform(0.05, 0.2) if chance < 0.97 else rng.uniform(1, 3)

@@ -1,0 +1,235 @@
+"""One process that runs sync handlers: the worker's end of its pipe, and what it does itself."""
+
+import importlib
+import logging
+import multiprocessing
+import multiprocessing.connection
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+from contextvars import copy_context
+from typing import Any, NoReturn
+
+from redisjobs.outcome import RemoteTraceback, attach, plain, text_of, traceback_of
+from redisjobs.visible import visible
+from redisjobs.worker.place import call_of
+
+_LOOK = 1.0  # seconds between looks at a process whose end may go unnoticed: what it forked keeps its pipe open
+_TOLD = 1.0  # seconds that another thread may take to write down how a process ended
+_READY, _BEGUN = b"ready", b"begun"
+
+_spawn = multiprocessing.get_context("spawn")  # never fork: there are threads
+
+
+class Process:
+    """One process; what blocks is for a thread.
+
+    Attributes:
+        ending: How it ended, or why it did not begin.
+        begun: Whether it took up the task that it was given last.
+    """
+
+    def __init__(self, modules: set[str]) -> None:
+        self.ending = "was killed"
+        self.begun = False
+        self._given_up = False
+        self._pipe, theirs = _spawn.Pipe()
+        self._theirs = theirs
+        # Not a daemon: that one could have no processes of its own.
+        self._process = _spawn.Process(
+            target=_serve, args=(theirs, modules, _log_settings()), name="redisjobs handler", daemon=False
+        )
+
+    def start(self) -> bool:
+        """Start it, and wait until it has imported what it will run; whether it has."""
+        try:
+            self._process.start()
+        except OSError as error:
+            self.ending = f"could not be started: {error}"
+            return False
+        finally:
+            self._theirs.close()
+        if self._given_up:
+            self.kill()
+        return self._hear() == _READY
+
+    def ask(self, task: bytes) -> bytes | None:
+        """Run a handler there; its answer, or None if the process died."""
+        self.begun = False
+        with suppress(OSError):
+            self._pipe.send_bytes(task)
+        self.begun = self._hear() == _BEGUN
+        return self._hear() if self.begun else None
+
+    def _hear(self) -> bytes | None:
+        with suppress(EOFError, OSError):
+            while self._process.is_alive() or self._pipe.poll():
+                multiprocessing.connection.wait([self._pipe, self._process.sentinel], _LOOK)
+                if self._pipe.poll():
+                    return self._pipe.recv_bytes()
+        self._process.join()  # it has closed its pipe, or ended
+        code = self._exit_code()
+        if code is None:
+            self.ending = "ended"
+        else:
+            self.ending = f"ended with code {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
+        self._pipe.close()
+        return None
+
+    def _exit_code(self) -> int | None:
+        """How it ended; None if somebody else in this process was told of it, and keeps that to himself."""
+        until = time.monotonic() + _TOLD
+        # A thread that starts another process asks after all of them, and may not have noted yet what it heard.
+        while (code := self._process.exitcode) is None and time.monotonic() < until:
+            time.sleep(0.001)
+        return code
+
+    def kill(self) -> None:
+        """Kill it, now or as soon as it is there."""
+        self._given_up = True
+        if self._process.pid is not None:
+            with suppress(ValueError):  # it has ended, and is closed
+                self._process.kill()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for a task. Who has closed its pipe, or says something unasked, does not."""
+        with suppress(OSError):
+            return self._process.is_alive() and not self._pipe.poll()
+        return False
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is no more, or never was."""
+        return self._process.pid is None or not self._process.is_alive()
+
+    def end(self) -> None:
+        """Let it end, as nothing more will come."""
+        self._pipe.close()
+
+    def join(self, until: float | None = None) -> None:
+        """Wait until it has ended, or until a time of the monotonic clock."""
+        if self._process.pid is not None:
+            self._process.join(None if until is None else max(0.0, until - time.monotonic()))
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def load(answer: bytes) -> BaseException | None:
+    """What a handler raised, of the answer to its task; made anew as far as that can be."""
+    raised = pickle.loads(answer)
+    if raised is None:
+        return None
+    packed, name, text, shown = raised
+    error: Any = None
+    with suppress(BaseException):  # its class may be one that is only there, and its code the user's
+        error = pickle.loads(packed)
+    if not issubclass(type(error), BaseException):
+        error = type(name, (Exception,), {})(text)
+    attach(error, "__cause__", RemoteTraceback(shown))
+    return error  # type: ignore[no-any-return]
+
+
+# In the process
+
+
+def _serve(pipe: Any, modules: set[str], log_settings: Any) -> None:
+    """Run handlers, until the worker closes the pipe or is gone."""
+    # Whoever stops a whole group of processes means the worker, which has a grace. What the handlers start is to
+    # heed these as ever, so they are caught, not ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    threading.Thread(target=_end_with_the_worker, name="redisjobs orphan", daemon=True).start()
+    _set_up_logging(log_settings)
+    for module in modules:
+        importlib.import_module(module)
+    pid = os.getpid()
+    with suppress(EOFError, OSError):
+        pipe.send_bytes(_READY)
+        while True:
+            task = pipe.recv_bytes()
+            pipe.send_bytes(_BEGUN)
+            pipe.send_bytes(_answer(task, pid))
+
+
+def _end_with_the_worker() -> None:
+    worker = multiprocessing.parent_process()
+    if worker is not None:
+        multiprocessing.connection.wait([worker.sentinel])
+        os._exit(1)
+
+
+def _answer(task: bytes, pid: int) -> bytes:
+    raised = copy_context().run(_run, task)
+    answer = _dump(raised)
+    if os.getpid() != pid:
+        _end_fork(raised)
+    return answer
+
+
+def _end_fork(raised: BaseException | None) -> NoReturn:
+    """End a process that the handler forked, and that came to the handler's end, as a program ends there."""
+    code: Any = 1
+    try:
+        if raised is None:
+            code = 0
+        elif isinstance(raised, SystemExit):
+            code = raised.code
+        else:
+            print(traceback_of(raised), file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code & 0xFF if isinstance(code, int) else int(code is not None))
+
+
+def _run(task: bytes) -> BaseException | None:
+    try:
+        place, parameters, context = pickle.loads(task)
+        returned = call_of(place)(parameters, context)
+        if hasattr(type(returned), "__await__"):
+            with suppress(AttributeError):
+                returned.close()
+            raise TypeError("a handler in a process can't be async, but this one returned something to await")
+    except BaseException as error:
+        return error
+    return None
+
+
+def _dump(raised: BaseException | None) -> bytes:
+    """What was raised; its name, text and traceback beside it, for where it can't be packed or made anew."""
+    if raised is None:
+        return pickle.dumps(None)
+    packed = b""
+    with suppress(BaseException):
+        packed = pickle.dumps(raised)
+    name = visible(plain(type(raised).__name__))
+    return pickle.dumps((packed, name, text_of(raised), traceback_of(raised)))
+
+
+def _log_settings() -> tuple[int, bytes | None]:
+    """The level of the log, and how its lines look; what it goes to can't be shared."""
+    root = logging.getLogger()
+    formatter = root.handlers[0].formatter if root.handlers else None
+    try:
+        return root.level, pickle.dumps(formatter)
+    except Exception:
+        return root.level, None
+
+
+def _set_up_logging(settings: tuple[int, bytes | None]) -> None:
+    level, formatter = settings
+    handler = logging.StreamHandler()
+    if formatter is not None:
+        with suppress(Exception):  # made in a module, or by a name, that this process does not have
+            handler.setFormatter(pickle.loads(formatter))
+    logging.basicConfig(level=level, handlers=[handler])

@@ -18,6 +18,7 @@ from redisjobs.codec import JobInfo
 from redisjobs.driver import MOST_JOBS, Counts, NewJob, Reply, SyncDriver
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.job import JobContext, JobName, State
+from redisjobs.middleware import Middleware, before_push_sync
 from redisjobs.push import Push
 from redisjobs.queue import gave_up, requeued
 from redisjobs.registry import (
@@ -64,6 +65,8 @@ class JobQueue(Registry):
     It may be shared by threads. Use it as `with queue:`, or call `close` at the end.
     """
 
+    awaits_push = False
+
     def __init__(
         self,
         where: Any,
@@ -72,8 +75,11 @@ class JobQueue(Registry):
         retry: RetryPolicy | None = None,
         max_parameters: int = codec.MAX_PARAMETERS,
         deadline: Duration = 10,
+        middleware: Iterable[Middleware] = (),
     ) -> None:
-        super().__init__(name, retry=retry, max_parameters=max_parameters, deadline=deadline)
+        super().__init__(
+            name, retry=retry, max_parameters=max_parameters, deadline=deadline, middleware=middleware
+        )
         self.driver, self._store = drivers.connect_sync(where, name)
 
     def move(self, where: Any) -> None:
@@ -183,6 +189,8 @@ class JobQueue(Registry):
         return self._call(lambda store: store.delete(job_id)) is Reply.OK
 
     def _push(self, jobs: Sequence[NewJob], *, held: bool = False) -> list[JobHandle]:
+        if self._on_push:
+            before_push_sync(self._on_push, jobs)
         push = Push(jobs, self.deadline, held=held)
         answers = self._call(lambda store: store.push(jobs, repeated=push.repeated), push)
         return [JobHandle(*each, self) for each in self._told(push, answers)]

@@ -152,7 +152,7 @@ async def processor(queue: JobQueue, slots: int) -> AsyncIterator[Processor]:
     """One run of a worker of the test's `queue`, that has opened, with slots, and does nothing by itself."""
     processor = Processor(Worker(queue, concurrency=slots).settings, until_idle=False)
     guard = Guard()
-    processor.means = Means(guard, Contexts(), processor.threads, None)
+    processor.means = Means(guard, Contexts(), processor.threads, None, queue.definitions.get)
     await processor.consumer.open()
     yield processor
     await processor.consumer.aclose()

@@ -228,7 +228,7 @@ async def test_a_worker_whose_read_may_still_be_served_is_looked_after_when_it_h
     async with JobQueue(redis_store.driver, redis_store.queue_name) as queue:
         worker = Worker(queue)
         processor = Processor(worker.settings, until_idle=False)
-        processor.means = Means(Guard(), Contexts(), processor.threads, None)
+        processor.means = Means(Guard(), Contexts(), processor.threads, None, queue.definitions.get)
         await processor._open()
         if lost:
             processor._failed(Batch([], 1), Unavailable("the reply was lost, as the test says"))

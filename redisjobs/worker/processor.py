@@ -42,6 +42,7 @@ from redisjobs.logger import Log
 from redisjobs.outcome import CancelAsked, Interrupted, LeaseGone, Outcome
 from redisjobs.visible import visible
 from redisjobs.worker.batcher import Batch, Batcher
+from redisjobs.worker.chain import finder
 from redisjobs.worker.clearance import Clearance
 from redisjobs.worker.clock import Clock
 from redisjobs.worker.contexts import Contexts
@@ -50,6 +51,7 @@ from redisjobs.worker.fetcher import Fetcher
 from redisjobs.worker.guard import Guard, keep_up
 from redisjobs.worker.health import Health
 from redisjobs.worker.heartbeat import Heartbeat
+from redisjobs.worker.hooks import Hooks
 from redisjobs.worker.leases import Leases
 from redisjobs.worker.promoter import Promoter
 from redisjobs.worker.reclaimer import Reclaimer
@@ -119,6 +121,8 @@ class Processor:
         self.reclaimer = Reclaimer(self.consumer, self.clock, self, lease=settings.lease)
         self.slots = Slots(settings.concurrency, lambda: self.server_ms, self._ran)
         self.threads = Threads(settings.abandoned, self._threads_changed)
+        self.middleware = (*settings.queue.middleware, *settings.middleware)
+        self.hooks = Hooks(self.middleware, lambda: self.settings.worker_id)
         self.call_soon = threadsafe_caller()
         self.loop = LoopWatchdog(self.call_soon, min(max(1.0, settings.lease / 3), 5.0), self._tell_blocked)
         self.heartbeat = Heartbeat(
@@ -164,7 +168,8 @@ class Processor:
             if self.opening.cancel_called:
                 await self._leave_unopened()
                 return
-            self.means = Means(guard, Contexts(), self.threads, self.processes)
+            find = finder(self.settings.queue.definitions, self.middleware, self.threads, self.processes)
+            self.means = Means(guard, Contexts(), self.threads, self.processes, find)
             try:
                 self.heartbeat.start()
                 self.round_at, self.opened = time.monotonic(), True
@@ -218,6 +223,7 @@ class Processor:
         except RuntimeError:  # no thread can be started to wait for that one
             self.heartbeat.end()
         await self.consumer.aclose()
+        await self.hooks.finish()
 
     def _tell(
         self, kind: Callable[Concatenate[str, str, Facts], Event], *args: Facts.args, **facts: Facts.kwargs
@@ -281,6 +287,7 @@ class Processor:
             tasks.start_soon(keep_up, duty)
         self.batcher.start(tasks)
         self.slots.start(tasks, self.means.guard)
+        self.hooks.start(tasks, self.settings.queue.events)
 
     @property
     def health(self) -> Health:
@@ -321,6 +328,7 @@ class Processor:
             await self._run_steps()
             # Before the handlers are waited for: one that won't end must not keep the others' jobs.
             await self._drain()
+            await self.hooks.finish()
             self.done = True
             if self.ending is not None:
                 self.ending.open()

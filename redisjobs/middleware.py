@@ -5,7 +5,7 @@ Which hooks there are is found once, as a queue is given them or a worker begins
 
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -96,22 +96,30 @@ def _pairs(job: NewJob) -> Iterable[tuple[str | bytes, str | bytes]]:
     return zip(job.fields[::2], job.fields[1::2], strict=True)
 
 
-@dataclass(frozen=True)
+# Plain classes: to make a dataclass takes longer than all the rest of this module, and whoever pushes imports it.
+
+
 class RunningJob:
     """A job whose handler is to run.
 
     Attributes:
         job_id: Its id.
         name: Its name.
-        parameters: What the handler gets: an instance of the declared type; of a function its arguments by name.
     """
 
-    job_id: str
-    name: str
-    parameters: Any
+    __slots__ = ("_parameters", "job_id", "name")
+
+    def __init__(self, job_id: str, name: str, parameters: Any) -> None:
+        self.job_id = job_id
+        self.name = name
+        self._parameters = parameters
+
+    @property
+    def parameters(self) -> Any:
+        """What the handler gets: an instance of the declared type; of a function its arguments by name."""
+        return self._parameters
 
 
-@dataclass(frozen=True)
 class ClaimedJob:
     """A job that a worker was delivered.
 
@@ -123,20 +131,16 @@ class ClaimedJob:
         headers: What the producer sent along.
     """
 
-    job_id: str
-    name: str
-    attempt: int
-    deliveries: int
-    headers: Mapping[str, str]
+    __slots__ = ("attempt", "deliveries", "headers", "job_id", "name")
 
-    @classmethod
-    def of(cls, lease: Lease) -> "ClaimedJob":
-        """What a lease tells of its job."""
-        try:
+    def __init__(self, lease: Lease) -> None:
+        self.job_id = lease.job_id
+        self.deliveries = lease.deliveries
+        self.name, self.attempt = "?", 1
+        self.headers: Mapping[str, str] = {}
+        with suppress(DecodeError):
             job = codec.decode_job(lease)
-        except DecodeError:
-            return cls(lease.job_id, "?", 1, lease.deliveries, {})
-        return cls(lease.job_id, job.name, job.attempt, lease.deliveries, job.read_headers())
+            self.name, self.attempt, self.headers = job.name, job.attempt, job.read_headers()
 
 
 class Middleware:

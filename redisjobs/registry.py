@@ -130,7 +130,7 @@ class Registry:
     """
 
     driver: Driver
-    awaits_push: ClassVar[bool] = True
+    _awaits_push: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -168,7 +168,7 @@ class Registry:
         Raises:
             TypeError: It is no middleware, or has a hook that can't be called.
         """
-        self.middleware = (*self.middleware, checked(middleware, awaits_push=self.awaits_push))
+        self.middleware = (*self.middleware, checked(middleware, awaits_push=self._awaits_push))
         self._on_push = hooks(self.middleware, "on_push")
 
     def register(

@@ -65,7 +65,7 @@ class JobQueue(Registry):
     It may be shared by threads. Use it as `with queue:`, or call `close` at the end.
     """
 
-    awaits_push = False
+    _awaits_push = False
 
     def __init__(
         self,

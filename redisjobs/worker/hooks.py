@@ -61,7 +61,7 @@ class Hooks:
 
     def _claimed(self, event: JobsClaimed) -> None:
         if self._is_ours(event):
-            self._add(self._on_claim, ((ClaimedJob.of(lease),) for lease in event.leases))
+            self._add(self._on_claim, ((ClaimedJob(lease),) for lease in event.leases))
 
     def _settled(self, event: JobsSettled) -> None:
         if self._is_ours(event):

@@ -235,6 +235,8 @@ def before_push_sync(on_push: Sequence[Hook], jobs: Iterable[NewJob]) -> None:
         for hook in on_push:
             returned = _called(hook, job)
             if is_awaitable(returned):
+                if inspect.iscoroutine(returned):
+                    returned.close()  # else it would be complained of once more, as never awaited
                 _show(hook, TypeError("it returned something to await, but a sync queue can't"))
         job.write()
 

@@ -1175,16 +1175,23 @@ def test_what_cannot_be_called_is_refused_as_it_is_added() -> None:
     assert sync_queue.middleware == ()
 
 
-def test_a_plain_hook_that_returns_something_to_await_is_logged_by_a_sync_queue(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    class Later:
-        def __await__(self) -> Iterator[None]:
-            yield None
+class Later:
+    def __await__(self) -> Iterator[None]:
+        yield None
 
-    with sync.JobQueue("memory://", middleware=[OnPush(lambda _: Later())]) as queue:
-        queue.register(Work)(lambda _: None)
-        assert queue.push(Work()).added
+
+async def later() -> None: ...
+
+
+@pytest.mark.parametrize("returned", [Later, later])
+def test_a_plain_hook_that_returns_something_to_await_is_logged_by_a_sync_queue(
+    returned: Callable[[], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    with warnings.catch_warnings(action="error"):
+        with sync.JobQueue("memory://", middleware=[OnPush(lambda _: returned())]) as queue:
+            queue.register(Work)(lambda _: None)
+            assert queue.push(Work()).added
+        gc.collect()
 
     assert "a sync queue can't" in caplog.text
 

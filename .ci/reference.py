@@ -28,6 +28,10 @@ _TITLES = {
     "queues": ("Queues and pushing", "For whoever pushes jobs, looks at them or registers handlers."),
     "jobs": ("Names, contexts and states", "For whoever writes handlers, or reads what is known of a job."),
     "workers": ("Workers", "For whoever runs workers in code of their own; else see the command line."),
+    "middleware": (
+        "Middleware",
+        "For whoever takes part in what happens to jobs: before a push, around a handler.",
+    ),
     "retries": ("Retry policies", "For whoever says when a failed job is tried again."),
     "errors": ("Errors and steering", "For whoever catches errors, or raises what chooses a job's outcome."),
     "sync": (
@@ -37,7 +41,7 @@ _TITLES = {
 }
 """Each page's title, and whom it is for."""
 
-_PAGES = {"job": "jobs", "worker": "workers", "retry": "retries", "errors": "errors"}
+_PAGES = {"job": "jobs", "worker": "workers", "middleware": "middleware", "retry": "retries", "errors": "errors"}
 """Which page a module's names are on; those of all others are on that of the queues."""
 
 _WIDTH = 88

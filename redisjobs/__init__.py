@@ -39,6 +39,9 @@ from redisjobs.errors import (
 
 # Jobs
 from redisjobs.job import JobContext, JobName, Priority, State
+
+# Middleware
+from redisjobs.middleware import Middleware
 from redisjobs.queue import JobFunction, JobHandle, JobQueue
 from redisjobs.registry import PushOptions
 
@@ -61,6 +64,7 @@ __all__ = [
     "JobName",
     "JobQueue",
     "JobTimeout",
+    "Middleware",
     "Priority",
     "ProcessDied",
     "PushOptions",

@@ -295,6 +295,18 @@ def encode_headers(headers: Mapping[str, str]) -> bytes:
         raise EncodeError(f"headers can't be written: {error}") from error
 
 
+def decode_headers(raw: str | bytes | None) -> dict[str, str]:
+    """Headers from their JSON; empty if it can't be read, for headers are never worth a job."""
+    try:
+        headers = orjson.loads(raw or b"{}")
+    except orjson.JSONDecodeError:
+        return {}
+    if not isinstance(headers, dict):
+        return {}
+    # By hand there may be other values; lists and dicts may be too deep to make a text of.
+    return {key: str(value) for key, value in headers.items() if not isinstance(value, dict | list)}
+
+
 @dataclass(slots=True)
 class Job:
     """A claimed job, read from its entry.
@@ -322,15 +334,8 @@ class Job:
     headers: bytes | None
 
     def read_headers(self) -> dict[str, str]:
-        """What the producer sent along; empty if it can't be read, for headers are never worth a job."""
-        try:
-            headers = orjson.loads(self.headers or b"{}")
-        except orjson.JSONDecodeError:
-            return {}
-        if not isinstance(headers, dict):
-            return {}
-        # By hand there may be other values; lists and dicts may be too deep to make a text of.
-        return {key: str(value) for key, value in headers.items() if not isinstance(value, dict | list)}
+        """What the producer sent along; see `decode_headers`."""
+        return decode_headers(self.headers)
 
 
 def decode_job(lease: Lease) -> Job:

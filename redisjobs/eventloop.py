@@ -1,9 +1,11 @@
 """How tasks wait for each other at the least cost, and how another thread reaches into an event loop."""
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Protocol
+from types import GeneratorType
+from typing import Any, Protocol, TypeGuard
 
 import anyio
 
@@ -44,6 +46,11 @@ class _Gate:
 
     def wait(self) -> Awaitable[object]:
         return self._event.wait()
+
+
+def is_awaitable(value: Any) -> TypeGuard[Awaitable[Any]]:
+    """As `inspect.isawaitable`, which runs code of the value's: a lazy proxy may raise outside of its request."""
+    return hasattr(type(value), "__await__") or (type(value) is GeneratorType and inspect.isawaitable(value))
 
 
 def gates() -> Callable[[], Gate]:

@@ -11,7 +11,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, TypeVar
 
 from redisjobs.driver import Ack, DeadLetter, Lease, Reply, RetryLater, Settlement
-from redisjobs.logger import Log
+from redisjobs.logger import Log, is_ctrl_c
 from redisjobs.outcome import Outcome
 
 logger = Log("redisjobs")
@@ -186,6 +186,11 @@ class SettledJob:
     sent_at: float = 0.0
     resent: bool = False
 
+    @property
+    def kind(self) -> "type[JobsSettled]":
+        """Which event tells of it: in which way it was settled."""
+        return kind_of(self.settlement, self.reply)
+
 
 @dataclass(frozen=True, kw_only=True)
 class JobsSettled(WorkerEvent):
@@ -257,8 +262,8 @@ def _listens(kind: type[Event], when: Callable[[], bool]) -> bool:
 
 def _show(kind: type[Event], error: BaseException) -> None:
     """Log what a listener raised: whatever that is, it must not end who tells."""
-    if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
-        raise error  # Ctrl-C came meanwhile: it is not the listener's
+    if is_ctrl_c(error):
+        raise error
     logger.error("a listener to %s raised; nothing else is changed by it", kind.__name__, exc_info=error)
 
 

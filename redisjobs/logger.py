@@ -29,11 +29,16 @@ class Log(logging.LoggerAdapter[logging.Logger]):
         try:
             super().log(level, msg, *args, **{"stacklevel": 2, **kwargs})  # the line is the caller's, not this one
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
-                raise  # Ctrl-C came meanwhile: it is not the log's
+            if is_ctrl_c(error):
+                raise  # it is not the log's
             if logging.raiseExceptions and sys.stderr is not None:  # as logging does with what it catches itself
                 with suppress(Exception):
                     print("--- Logging error ---", traceback.format_exc(), sep="\n", file=sys.stderr)
+
+
+def is_ctrl_c(error: BaseException) -> bool:
+    """Whether an error that somebody else's code raised may be Ctrl-C, which came meanwhile and is not its own."""
+    return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
 
 
 def log_from_thread(log: Log, level: int, text: str, *args: object, wait: float = 0) -> None:

@@ -29,6 +29,7 @@ from redisjobs.driver import (
 )
 from redisjobs.errors import DecodeError, DriverError, Unavailable
 from redisjobs.job import JobContext, JobName, State
+from redisjobs.middleware import Middleware, before_push
 from redisjobs.push import Push, no_answer
 from redisjobs.registry import (
     Args,
@@ -79,6 +80,7 @@ class JobQueue(Registry):
         retry: The retry policy of handlers that name none. Defaults to `exponential_jitter()`.
         max_parameters: Bytes of JSON that a job's parameters may have. Defaults to 512 KiB.
         deadline: Seconds that a call is retried for while the store is unavailable. Defaults to 10 s.
+        middleware: Who takes part in what happens to the jobs, the outermost first; see `add_middleware`.
     """
 
     def __init__(
@@ -89,8 +91,11 @@ class JobQueue(Registry):
         retry: RetryPolicy | None = None,
         max_parameters: int = codec.MAX_PARAMETERS,
         deadline: Duration = 10,
+        middleware: Iterable[Middleware] = (),
     ) -> None:
-        super().__init__(name, retry=retry, max_parameters=max_parameters, deadline=deadline)
+        super().__init__(
+            name, retry=retry, max_parameters=max_parameters, deadline=deadline, middleware=middleware
+        )
         self.driver = drivers.connect(where, name)
 
     def move(self, where: Any) -> None:
@@ -274,6 +279,8 @@ class JobQueue(Registry):
         return await self._change(Delete(id_of(job))) is Reply.OK
 
     async def _push(self, jobs: Sequence[NewJob], *, held: bool = False) -> list[JobHandle]:
+        if self._on_push:
+            await before_push(self._on_push, jobs)
         push = Push(jobs, self.deadline, held=held)
         answers = await self._call(lambda: self.driver.push(jobs, repeated=push.repeated), push)
         return [JobHandle(*each, self) for each in self._told(push, answers)]

@@ -31,6 +31,7 @@ from redisjobs.durations import aware, milliseconds, seconds
 from redisjobs.errors import EncodeError, RegistrationError, UnknownJob
 from redisjobs.events import Events, JobsPushed
 from redisjobs.job import JobContext, JobDefinition, JobName, Priority, borrowed, checked_queue_name, name_of
+from redisjobs.middleware import Hook, Middleware, checked, hooks
 from redisjobs.push import Push
 from redisjobs.retry import RetryPolicy, exponential_jitter
 from redisjobs.signature import Signature, handler_call
@@ -114,20 +115,32 @@ class Registry:
     Attributes:
         driver: The store, for whoever runs the handlers.
         events: Who listens to what happens on this queue, in this process: `events.subscribe(kind, listener)`.
+        middleware: Who takes part in it, the outermost first; see `add_middleware`.
 
     Args:
         name: The queue's name: 1 to 200 characters, no braces, no spaces.
         retry: The retry policy of handlers that name none. Defaults to `exponential_jitter()`.
         max_parameters: Bytes of JSON that a job's parameters may have.
         deadline: Seconds that a call is retried for while the store is unavailable; up to 50.
+        middleware: Who takes part in what happens to the jobs; the outermost first.
 
     Raises:
+        TypeError: One of these is no middleware, or has a hook that the queue can't await.
         ValueError: The name, the deadline or the number of bytes can't be one.
     """
 
     driver: Driver
+    _awaits_push: ClassVar[bool] = True
 
-    def __init__(self, name: str, *, retry: RetryPolicy | None, max_parameters: int, deadline: Duration) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        retry: RetryPolicy | None,
+        max_parameters: int,
+        deadline: Duration,
+        middleware: Iterable[Middleware] = (),
+    ) -> None:
         self.name = checked_queue_name(name)
         self.retry = _policy(retry) or exponential_jitter()
         self.max_parameters = whole(max_parameters, "max_parameters")
@@ -141,6 +154,22 @@ class Registry:
         self.events = Events()
         logs.listen(self.events)
         self._names: dict[Any, JobName[Any]] = {}
+        self.middleware: tuple[Middleware, ...] = ()
+        self._on_push: tuple[Hook, ...] = ()
+        for each in middleware:
+            self.add_middleware(each)
+
+    def add_middleware(self, middleware: Middleware) -> None:
+        """Let a middleware take part in the jobs of this queue, in this process, inside of those added before.
+
+        A worker takes up those that are there when its run begins; one that is added later is for pushes, and for
+        the next run.
+
+        Raises:
+            TypeError: It is no middleware, or has a hook that can't be called.
+        """
+        self.middleware = (*self.middleware, checked(middleware, awaits_push=self._awaits_push))
+        self._on_push = hooks(self.middleware, "on_push")
 
     def register(
         self,

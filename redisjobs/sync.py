@@ -31,6 +31,7 @@ from redisjobs.driver import (
 )
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.job import JobContext, JobName, State
+from redisjobs.middleware import Middleware, before_push_sync
 from redisjobs.push import Push
 from redisjobs.queue import gave_up, requeued
 from redisjobs.registry import (
@@ -77,6 +78,8 @@ class JobQueue(Registry):
     It may be shared by threads. Use it as `with queue:`, or call `close` at the end.
     """
 
+    _awaits_push = False
+
     def __init__(
         self,
         where: Any,
@@ -85,8 +88,11 @@ class JobQueue(Registry):
         retry: RetryPolicy | None = None,
         max_parameters: int = codec.MAX_PARAMETERS,
         deadline: Duration = 10,
+        middleware: Iterable[Middleware] = (),
     ) -> None:
-        super().__init__(name, retry=retry, max_parameters=max_parameters, deadline=deadline)
+        super().__init__(
+            name, retry=retry, max_parameters=max_parameters, deadline=deadline, middleware=middleware
+        )
         self.driver, self._store = drivers.connect_sync(where, name)
 
     def move(self, where: Any) -> None:
@@ -193,6 +199,8 @@ class JobQueue(Registry):
         return self._change(Delete(id_of(job))) is Reply.OK
 
     def _push(self, jobs: Sequence[NewJob], *, held: bool = False) -> list[JobHandle]:
+        if self._on_push:
+            before_push_sync(self._on_push, jobs)
         push = Push(jobs, self.deadline, held=held)
         answers = self._call(lambda until: self._store.push(jobs, repeated=push.repeated, until=until), push)
         return [JobHandle(*each, self) for each in self._told(push, answers)]

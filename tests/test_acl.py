@@ -51,7 +51,7 @@ class Add:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A consumer is gone at once, and the connection that listens shows life all the time."""
     monkeypatch.setattr("redisjobs.drivers.redis.queue_commands._GONE_MS", -1)
-    monkeypatch.setattr("redisjobs.drivers.redis.consumer._PING", 0.002)
+    monkeypatch.setattr("redisjobs.drivers.redis.reader._PING", 0.002)
 
 
 @contextmanager

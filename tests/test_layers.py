@@ -19,7 +19,7 @@ backoff retry
 roundtrip job signature
 driver
 codec outcome
-events
+events middleware
 logs recording
 drivers.memory.state drivers.memory.include
 drivers.memory.producer drivers.memory.operator drivers.memory.exchange drivers.memory.worker
@@ -50,7 +50,7 @@ leases slots watchdog member step allocator shutdown
 execution
 heartbeat supervisor child
 settings health clock clearance rss
-processes process place contexts
+hooks chain processes process place contexts
 threads guard
 """
 """The same inside of `worker`, from its face down: a name imports only what is below it, or right of it."""

@@ -10,6 +10,7 @@ from redisjobs.events import JobsClaimed, JobsCompleted, JobsSettled, SettledJob
 from redisjobs.logger import Log
 from redisjobs.outcome import CancelAsked, Interrupted, LeaseGone, Outcome
 from redisjobs.visible import visible
+from redisjobs.worker.chain import Find
 from redisjobs.worker.clearance import Clearance
 from redisjobs.worker.clock import Clock
 from redisjobs.worker.execution import Execution
@@ -98,6 +99,7 @@ class Dispatcher:
         leases: The book of them.
         needs_recovery: Jobs came that may be another's by now: whether they are ours has to be asked.
         report: What became of them, to be told.
+        find: Gives the definition of a job name, with middleware around its handler once the worker has begun.
         refused: How many settlements were of jobs that we had lost.
     """
 
@@ -106,6 +108,7 @@ class Dispatcher:
         self.report = Report(member)
         self.refused = 0
         self.needs_recovery = False
+        self.find: Find = member.settings.queue.definitions.get
         self._member = member
         self._pool = pool
         self._clock = clock

@@ -1,12 +1,10 @@
 """One job in a worker's hands: from its lease to its outcome."""
 
-import inspect
 import time
 from collections.abc import Awaitable
 from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
-from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
@@ -14,6 +12,7 @@ import anyio
 from redisjobs import codec
 from redisjobs.driver import Ack, Lease, Release, Reply, RetryLater, Settlement
 from redisjobs.errors import DecodeError, JobTimeout, RegistrationError
+from redisjobs.eventloop import is_awaitable
 from redisjobs.events import SettledJob
 from redisjobs.job import JobContext, JobDefinition
 from redisjobs.logger import Log
@@ -31,6 +30,7 @@ from redisjobs.outcome import (
 )
 from redisjobs.retry import exponential_jitter
 from redisjobs.visible import visible
+from redisjobs.worker.chain import Find
 from redisjobs.worker.contexts import Contexts, run_in
 from redisjobs.worker.guard import Guard, OpenScopes, set_author
 from redisjobs.worker.settings import Settings
@@ -46,6 +46,10 @@ _DONE, _ACK = Done(), Ack()
 
 class Owner(Protocol):
     """Who leased the job, and is to settle it."""
+
+    @property
+    def find(self) -> Find:
+        """Gives a job name's definition, or None."""
 
     @property
     def server_ms(self) -> int:
@@ -162,7 +166,7 @@ class Execution:
         self._started, self._run_ms = time.monotonic(), self.owner.server_ms
         try:
             job = self._job = codec.decode_job(self.lease)
-            definition = self._definition = self._settings.queue.definitions.get(job.name)
+            definition = self._definition = self.owner.find(job.name)
             if definition is None:
                 return UnknownName(job.name, job.unknown_ms, self._settings.unknown_ms)
             if job.expires_ms is not None and job.expires_ms < self._run_ms and not self._has_started(job):
@@ -246,6 +250,8 @@ class Execution:
         self, raised: BaseException, definition: JobDefinition[Any], context: JobContext, scope: anyio.CancelScope
     ) -> Outcome:
         """What it means that the handler raised; a cancellation that was meant for the worker goes on."""
+        if type(raised) is NoThread:  # found only inside of the middleware
+            return self._unplaced()
         cancelled = isinstance(raised, anyio.get_cancelled_exc_class())
         if cancelled and self._means.guard.was_meant():
             try:
@@ -285,7 +291,7 @@ class Execution:
             raise NoThread
         call = partial(call_in, surroundings, definition.call, parameters, context)
         returned, raised = await self._means.threads.run(call)
-        if _is_awaitable(returned):  # a plain function that returns a coroutine, as decorators make them
+        if is_awaitable(returned):  # a plain function that returns a coroutine, as decorators make them
             return await run_in(surroundings, lambda: returned)
         return raised
 
@@ -352,8 +358,3 @@ class Execution:
             sent_at=self.sent_at,
             resent=self.resent,
         )
-
-
-def _is_awaitable(value: Any) -> bool:
-    """As `inspect.isawaitable`, which runs code of the value's: a lazy proxy may raise outside of its request."""
-    return hasattr(type(value), "__await__") or (type(value) is GeneratorType and inspect.isawaitable(value))

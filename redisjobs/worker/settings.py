@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from redisjobs.middleware import Middleware
 from redisjobs.registry import Registry
 
 
@@ -13,6 +14,7 @@ class Settings:
 
     Attributes:
         next_id: Makes the id under which the worker goes on, should the store take it for dead.
+        middleware: The worker's own, inside of the queue's.
     """
 
     queue: Registry
@@ -26,6 +28,7 @@ class Settings:
     supervised: bool = False
     max_jobs: float = math.inf
     max_rss: float = math.inf
+    middleware: tuple[Middleware, ...] = ()
 
     def is_suspect(self, deliveries: int) -> bool:
         """Whether a job is delivered for the last time, and so runs with nothing beside it."""

@@ -20,6 +20,7 @@ from redisjobs.eventloop import Wakeup
 from redisjobs.events import JobsReclaimed, WorkerDraining, WorkerStarted, WorkerStopped
 from redisjobs.logger import Log
 from redisjobs.worker.beats import Beats
+from redisjobs.worker.chain import finder
 from redisjobs.worker.clearance import Clearance
 from redisjobs.worker.clock import Clock
 from redisjobs.worker.dispatcher import Dispatcher
@@ -28,6 +29,7 @@ from redisjobs.worker.exchanger import Exchanger
 from redisjobs.worker.fetcher import Fetcher
 from redisjobs.worker.guard import keep_up
 from redisjobs.worker.health import Health
+from redisjobs.worker.hooks import Hooks
 from redisjobs.worker.idleness import Idleness
 from redisjobs.worker.member import Member
 from redisjobs.worker.pool import Pool
@@ -126,6 +128,8 @@ class Source:
             owner,
             lease=lease,
         )
+        self._middleware = (*settings.queue.middleware, *settings.middleware)
+        self._hooks = Hooks(self._middleware, lambda: self.member.settings.worker_id)
         self._drain = Drain(member, self.exchanger, self.recovery, self.beats)
         self._pool = pool
         self._owner = owner
@@ -161,6 +165,9 @@ class Source:
         for duty in (*(part.run for part in parts), self._watch_leases):
             tasks.start_soon(keep_up, duty)
         self.exchanger.batcher.start(tasks)
+        threads, processes = self._pool.threads, self._pool.means.processes
+        self.dispatcher.find = finder(settings.queue.definitions, self._middleware, threads, processes)
+        self._hooks.start(tasks, settings.queue.events)
 
     async def _leave_unopened(self) -> None:
         """End before anything was claimed; the store may know us all the same."""
@@ -188,6 +195,7 @@ class Source:
         if not self.member.left:
             self._pool.shutdown.stopping = True
             await self._drain.run(broken=self._owner.broken)
+        await self._hooks.finish()
 
     def tell_stopped(self) -> None:
         """Tell that the worker has stopped, if it had begun here."""

@@ -7,7 +7,7 @@ import secrets
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import anyio
@@ -16,6 +16,7 @@ from redisjobs.arguments import whole
 from redisjobs.durations import seconds
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.logger import Log
+from redisjobs.middleware import Middleware, checked
 from redisjobs.registry import Duration, Registry
 from redisjobs.worker.guard import keep_up
 from redisjobs.worker.health import Health
@@ -84,12 +85,14 @@ class Worker:
             too many abandoned threads; else it goes on with async handlers.
         worker_id: Who this is: 1 to 200 printable characters, no spaces or braces. It must be new at each run,
             so with one given the worker can run but once. Defaults to host:pid:random, drawn anew for each run.
+        middleware: Who takes part in the jobs that this worker runs, inside of the queue's middleware; the
+            outermost first. A worker pushes nothing, so `on_push` is not called.
 
     `stop` and `stop_now` may be called by any thread and at any time: a stop ends the run that is under way, or
     else the next one, before that claims anything.
 
     Raises:
-        TypeError: `queue` is no queue.
+        TypeError: `queue` is no queue, or one of `middleware` is none, or has a hook that can't be called.
         ValueError: Another argument has a value that can't be worked with.
     """
 
@@ -107,6 +110,7 @@ class Worker:
         abandoned: int | None = None,
         supervised: bool = False,
         worker_id: str | None = None,
+        middleware: Iterable[Middleware] = (),
     ) -> None:
         if not isinstance(queue, Registry):
             # Not its text, which may have a password.
@@ -135,6 +139,7 @@ class Worker:
             supervised=supervised,
             max_jobs=math.inf if max_jobs is None else max_jobs,
             max_rss=math.inf if max_rss is None else max_rss,
+            middleware=tuple(checked(each, awaits_push=True) for each in middleware),
         )
         self.grace = seconds(grace, "grace")
         self.recycled = False

@@ -1,0 +1,342 @@
+"""Middleware: who takes part in what happens to a job. Who only wants to hear of it listens to events.
+
+Which hooks there are is found once, as a queue is given them or a worker begins; what nobody uses is not called.
+"""
+
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+import anyio
+
+from redisjobs import codec
+from redisjobs.driver import Lease, NewJob
+from redisjobs.errors import DecodeError
+from redisjobs.eventloop import is_awaitable
+from redisjobs.events import SettledJob
+from redisjobs.job import JobContext, Priority
+from redisjobs.logger import Log, is_ctrl_c
+from redisjobs.outcome import Outcome
+from redisjobs.visible import visible
+
+logger = Log("redisjobs")
+
+Hook = Callable[..., Any]
+CallNext = Callable[[], Awaitable[Any]]
+"""Runs what is inside: the next middleware, or at last the handler. It gives what that returns."""
+
+
+class OutgoingJob:
+    """A job that is about to be pushed. Its headers may be changed, all else is to look at."""
+
+    __slots__ = ("_before", "_headers", "_job")
+
+    def __init__(self, job: NewJob) -> None:
+        self._job = job
+        self._before = codec.decode_headers(dict(_pairs(job)).get("headers"))
+        self._headers: dict[str, str] = dict(self._before)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Strings to strings that go with the job: those it was pushed with, and what hooks add."""
+        return self._headers
+
+    @property
+    def job_id(self) -> str:
+        """Its id."""
+        return self._job.job_id
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        name = self._job.fields[1]
+        return name if isinstance(name, str) else name.decode("utf-8", "replace")
+
+    @property
+    def priority(self) -> Priority:
+        """Which jobs it goes with."""
+        return self._job.priority
+
+    @property
+    def delay(self) -> float | None:
+        """Seconds from the push before it may run; None if it was given a time, or neither."""
+        due = self._job.due
+        return float(due) / 1000 if due.startswith("+") else None
+
+    @property
+    def at(self) -> datetime | None:
+        """The earliest time it may run; None if it was given a delay, or neither."""
+        due = self._job.due
+        return None if not due or due.startswith("+") else codec.when(int(due))
+
+    def write(self) -> None:
+        """Write changed headers into the job itself, which whoever pushes it again has too."""
+        headers = {key: value for key, value in self._headers.items() if self._fits(key, value)}
+        if headers == self._before or self._job.tries is not None:  # another task has pushed it meanwhile
+            return
+        fields = [part for pair in _pairs(self._job) if pair[0] != "headers" for part in pair]
+        if headers:
+            fields += ["headers", codec.encode_headers(headers)]
+        object.__setattr__(self._job, "fields", fields)
+
+    def _fits(self, key: str, value: str) -> bool:
+        try:
+            codec.encode_headers({key: value})
+        except Exception as error:  # what is no string has a text of its own making
+            name, job_id = visible(self.name), visible(self.job_id)
+            logger.error("job %s (%s): a middleware's header is left out: %s", job_id, name, error)
+            return False
+        return True
+
+
+def _pairs(job: NewJob) -> Iterable[tuple[str | bytes, str | bytes]]:
+    return zip(job.fields[::2], job.fields[1::2], strict=True)
+
+
+# Plain classes: to make a dataclass takes longer than all the rest of this module, and whoever pushes imports it.
+
+
+class RunningJob:
+    """A job whose handler is to run.
+
+    Attributes:
+        job_id: Its id.
+        name: Its name.
+    """
+
+    __slots__ = ("_parameters", "job_id", "name")
+
+    def __init__(self, job_id: str, name: str, parameters: Any) -> None:
+        self.job_id = job_id
+        self.name = name
+        self._parameters = parameters
+
+    @property
+    def parameters(self) -> Any:
+        """What the handler gets: an instance of the declared type; of a function its arguments by name."""
+        return self._parameters
+
+
+class ClaimedJob:
+    """A job that a worker was delivered.
+
+    Attributes:
+        job_id: Its id.
+        name: Its name; '?' if its entry, put in by hand, can't be read.
+        attempt: Which attempt this is, from 1.
+        deliveries: How often it was delivered since its last outcome, this time included.
+        headers: What the producer sent along.
+    """
+
+    __slots__ = ("attempt", "deliveries", "headers", "job_id", "name")
+
+    def __init__(self, lease: Lease) -> None:
+        self.job_id = lease.job_id
+        self.deliveries = lease.deliveries
+        self.name, self.attempt = "?", 1
+        self.headers: Mapping[str, str] = {}
+        with suppress(DecodeError):
+            job = codec.decode_job(lease)
+            self.name, self.attempt, self.headers = job.name, job.attempt, job.read_headers()
+
+
+class Middleware:
+    """Takes part in the jobs of a queue: derive from it, and override the hooks that you need.
+
+    A hook that is not overridden costs nothing. The jobs that hooks are given are `OutgoingJob`, `RunningJob` and
+    `ClaimedJob` of `redisjobs.middleware`, and `SettledJob` of `redisjobs.events`. All hooks but `around` may be
+    `async def` or plain; `on_push` of a sync queue must be plain. Plain ones run in the thread that calls them,
+    most often that of an event loop, so they are to be quick.
+    """
+
+    def on_push(self, job: OutgoingJob) -> Awaitable[None] | None:
+        """Look at a job before it is pushed, and add headers to it.
+
+        What it raises is logged, and the push goes on. Headers that can't be written are logged and left out. A
+        push that is repeated, as by `push_many(error.jobs)`, is the same push: it is not called again.
+        """
+        return None
+
+    async def around(self, job: RunningJob, context: JobContext, call_next: CallNext) -> Any:
+        """Run around a job's handler: `return await call_next()`, and what is to be before and after.
+
+        It runs in the job's own context and within its timeout, and is cancelled as the handler is. What it raises
+        is the job's failure, what it catches is none. `call_next` runs the handler once: a second call raises
+        RuntimeError. Without a call the handler does not run, and the job is done.
+        """
+        return await call_next()
+
+    def on_claim(self, job: ClaimedJob) -> Awaitable[None] | None:
+        """Hear, soon after, that this worker was delivered a job. What it raises is logged."""
+        return None
+
+    def on_settled(self, job: SettledJob, outcome: Outcome | None) -> Awaitable[None] | None:
+        """Hear, soon after, what became of a job: `job.kind` is the class of the event that told it.
+
+        What it raises is logged. The outcome is what the run came to; None if nobody ran the job, and the store
+        ended it.
+        """
+        return None
+
+
+def checked(middleware: Middleware, *, awaits_push: bool) -> Middleware:
+    """A middleware whose hooks can be called.
+
+    Args:
+        middleware: The middleware.
+        awaits_push: Whether an async `on_push` can be awaited.
+
+    Raises:
+        TypeError: It is none, or a hook of it is async, or is not, where it can't be.
+    """
+    if not isinstance(middleware, Middleware):
+        shown = f"the class {middleware.__name__}" if isinstance(middleware, type) else repr(middleware)
+        raise TypeError(f"{shown} is no middleware: give an instance of a class derived from Middleware")
+    kind = type(middleware).__name__
+    if not inspect.iscoroutinefunction(middleware.around):
+        raise TypeError(
+            f"{kind}.around must be `async def`: it runs in a worker's event loop, and awaits call_next"
+        )
+    if not awaits_push and inspect.iscoroutinefunction(middleware.on_push):
+        raise TypeError(f"{kind}.on_push is async, but a sync queue can't await it: make it a plain function")
+    return middleware
+
+
+def hooks(middleware: Iterable[Middleware], name: str) -> tuple[Hook, ...]:
+    """The hooks of one name that are overridden, in the order of the middleware."""
+    of_all = (getattr(each, name) for each in middleware)
+    return tuple(hook for hook in of_all if getattr(hook, "__func__", hook) is not getattr(Middleware, name))
+
+
+# What pushes
+
+
+async def before_push(on_push: Sequence[Hook], jobs: Iterable[NewJob]) -> None:
+    """Call the hooks of an async queue with each job that was not tried before."""
+    for job in _outgoing(jobs):
+        for hook in on_push:
+            returned = _called(hook, job)
+            if is_awaitable(returned):
+                try:
+                    await returned
+                except (GeneratorExit, anyio.get_cancelled_exc_class()):
+                    raise
+                except BaseException as error:
+                    _show(hook, error)
+        job.write()
+
+
+def before_push_sync(on_push: Sequence[Hook], jobs: Iterable[NewJob]) -> None:
+    """Call the hooks of a sync queue with each job that was not tried before."""
+    for job in _outgoing(jobs):
+        for hook in on_push:
+            returned = _called(hook, job)
+            if is_awaitable(returned):
+                if inspect.iscoroutine(returned):
+                    returned.close()  # else it would be complained of once more, as never awaited
+                _show(hook, TypeError("it returned something to await, but a sync queue can't"))
+        job.write()
+
+
+def _outgoing(jobs: Iterable[NewJob]) -> list[OutgoingJob]:
+    return [OutgoingJob(job) for job in jobs if job.tries is None]
+
+
+def _called(hook: Hook, job: OutgoingJob) -> Any:
+    try:
+        return hook(job)
+    except BaseException as error:
+        _show(hook, error)
+        return None
+
+
+def _show(hook: Hook, error: BaseException) -> None:
+    if is_ctrl_c(error):
+        raise error
+    log_raised(hook, error)
+
+
+def log_raised(hook: Hook, error: BaseException) -> None:
+    """Log what a hook raised: whatever that is, it must not end who calls."""
+    logger.error("%s of a middleware raised; nothing else is changed by it", _name(hook), exc_info=error)
+
+
+def _name(hook: Hook) -> str:
+    return visible(str(getattr(hook, "__qualname__", None) or f"a {type(hook).__name__}"))
+
+
+# What runs
+
+Handler = Callable[[Any, JobContext], Awaitable[Any]]
+
+
+def chained(handler: Handler, name: str, around: Sequence[Hook]) -> Handler:
+    """A handler with hooks around it, the first outermost; the handler itself where there are none."""
+    if not around:
+        return handler
+
+    async def innermost(job: RunningJob, context: JobContext) -> Any:
+        return await handler(job.parameters, context)
+
+    chain: Layer = innermost
+    for hook in reversed(around):
+        chain = _layer(hook, chain)
+
+    async def outermost(parameters: Any, context: JobContext) -> Any:
+        return await chain(RunningJob(context.job_id, name, parameters), context)
+
+    return outermost
+
+
+Layer = Callable[[RunningJob, JobContext], Coroutine[Any, Any, Any]]
+
+
+def _layer(hook: Hook, inside: Layer) -> Layer:
+    async def layer(job: RunningJob, context: JobContext) -> Any:
+        call_next = _Next(inside, job, context)
+        try:
+            returned = await hook(job, context, call_next)
+        finally:
+            awaited = call_next.end()
+        if not awaited:
+            raise RuntimeError(f"{_name(hook)} did not await call_next(): the handler did not run to its end")
+        return returned
+
+    return layer
+
+
+class _Next:
+    """Runs what is inside of a layer, once, and not after that has ended."""
+
+    __slots__ = ("_begun", "_ended", "_inside", "_over", "_steps")
+
+    def __init__(self, inside: Layer, job: RunningJob, context: JobContext) -> None:
+        self._inside = partial(inside, job, context)
+        self._steps: Coroutine[Any, Any, Any] | None = None  # until they begin
+        self._begun = self._ended = self._over = False
+
+    def __call__(self) -> Awaitable[Any]:
+        if self._over or self._begun or self._steps is not None:
+            raise RuntimeError(
+                "call_next runs a job's handler once, while around runs; for another run raise Retry"
+            )
+        self._steps = self._run()
+        return self._steps
+
+    async def _run(self) -> Any:
+        self._begun, self._steps = True, None
+        try:
+            return await self._inside()
+        finally:
+            self._ended = True
+
+    def end(self) -> bool:
+        """Let nothing begin any more; whether what was to run has come to its end."""
+        self._over = True
+        forgotten, self._steps = self._steps, None
+        if forgotten is not None:
+            forgotten.close()
+        return forgotten is None and self._ended == self._begun

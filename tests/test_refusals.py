@@ -46,7 +46,7 @@ from redisjobs.errors import DriverError, WrongType
 from redisjobs.job import Priority, State
 from redisjobs.queue import JobQueue
 from redisjobs.retry import RetryPolicy, no_retry
-from redisjobs.worker import processor
+from redisjobs.worker import drain, leases, recovery
 from redisjobs.worker.worker import Worker
 
 pytestmark = pytest.mark.anyio
@@ -833,7 +833,7 @@ async def fail_without_a_stream(store: RedisStore, starts: list[int]) -> JobQueu
 async def test_a_failure_that_can_not_be_written_is_kept_until_it_can(
     redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(processor, "_REFUSED", 0.05)
+    monkeypatch.setattr(recovery, "_REFUSED", 0.05)
     starts: list[int] = []
     async with await fail_without_a_stream(redis_store, starts) as queue, anyio.create_task_group() as tasks:
         worker = Worker(queue, lease=2)
@@ -873,7 +873,7 @@ async def test_a_worker_that_starts_while_a_key_is_spoiled_says_which_and_works_
 async def test_a_failure_that_can_not_be_written_until_the_workers_end_costs_no_delivery(
     redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(processor, "_DRAIN", 0.2)
+    monkeypatch.setattr(drain, "_DRAIN", 0.2)
     starts: list[int] = []
     async with await fail_without_a_stream(redis_store, starts) as queue, anyio.create_task_group() as tasks:
         worker = Worker(queue, lease=60, grace=0)
@@ -887,7 +887,7 @@ async def test_a_failure_that_can_not_be_written_until_the_workers_end_costs_no_
 async def test_a_failure_whose_dead_letter_has_no_id_left_is_kept_until_it_can_be_written_and_holds_nobody_up(
     redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(processor, "_REFUSED", 0.05)
+    monkeypatch.setattr(leases, "_REFUSED", 0.05)
     starts: list[int] = []
     others: list[int] = []
     queue = fail_at_once(redis_store, starts)

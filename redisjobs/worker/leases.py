@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from redisjobs.driver import Lease, Release
 from redisjobs.worker.execution import Execution
 
+_REFUSED = 5.0  # seconds between tries to write a dead letter that can't be written
+
 
 class Leases:
     """All jobs that a worker holds, by the key of their lease; its length is how many.
@@ -82,6 +84,11 @@ class Leases:
         """Keep a job that can't be settled now: it must not run again, and no other waits for it."""
         self.kept.append(run)
         self.kept_at = time.monotonic()
+
+    def try_again_later(self) -> None:
+        """Settle those that were kept, if the last try was long enough ago."""
+        if self.kept and time.monotonic() >= self.kept_at + _REFUSED:
+            self.try_again()
 
     def try_again(self) -> None:
         """Settle those that were kept."""

@@ -44,8 +44,6 @@ from redisjobs.worker.watchdog import ProgressWatchdog
 logger = Log("redisjobs.worker")
 
 _LAST_TURN = 1.0  # seconds that an idle worker waits for an answer once it was told to stop
-_REFUSED = 5.0  # seconds between tries to write a dead letter that can't be written
-_DRAIN = 5.0  # seconds for the last settlements; after that the leases run out by themselves
 
 
 class Owner(Protocol):
@@ -217,11 +215,9 @@ class Source:
 
     async def _watch_leases(self) -> None:
         await anyio.sleep(self.reclaimer.every * random.random())  # who started together looks at different times
-        leases = self.dispatcher.leases
         while True:
             self.exchanger.emptied()  # one could not be had, for a thread that may have ended by now
-            if leases.kept and time.monotonic() >= leases.kept_at + _REFUSED:
-                leases.try_again()
+            self.dispatcher.leases.try_again_later()
             self._wakeup.wake()
             pause, until_look = self.reclaimer.every, self.reclaimer.next_at - time.monotonic()
             await anyio.sleep(pause if self._pool.shutdown.stopping else min(pause, max(0.01, until_look)))

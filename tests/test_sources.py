@@ -543,6 +543,26 @@ def pair(redis_store: RedisStore) -> Iterator[tuple[Store, Store]]:
         yield redis_store, second
 
 
+async def test_a_store_that_hangs_as_it_is_to_settle_has_no_turns_meanwhile(store: Store, seen: Seen) -> None:
+    hanging = Away()
+    here, there = seen.handle(JobQueue(store.driver, store.queue_name)), seen.handle(JobQueue(hanging, "hangs"))
+    async with here, running(processor_of([here, there], concurrency=2)) as processor:
+        seen.may_end = anyio.Event()
+        await there.push_many([Work()] * 4)
+        await eventually(lambda: seen.now == 2)
+        hanging.hangs = True
+        seen.may_end.set()
+        await eventually(lambda: seen.now == 0)
+        assert not processor.sources[1].exchanger.clearance.one_waits
+
+        began = time.monotonic()
+        await here.push_many([Work()] * 10)
+        await eventually(lambda: Counter(seen.ended)[here.name] == 10, within=10)
+
+        assert time.monotonic() - began < 2.5  # its exchange takes 3 s
+        hanging.hangs = False
+
+
 async def test_a_server_that_hangs_costs_the_leases_of_no_queue_elsewhere(
     redis_store: RedisStore, pair: tuple[RedisStore, RedisStore], seen: Seen
 ) -> None:

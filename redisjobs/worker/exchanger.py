@@ -9,7 +9,7 @@ from redisjobs.worker.batcher import Batch, Batcher
 from redisjobs.worker.clearance import Clearance
 from redisjobs.worker.dispatcher import Dispatcher
 from redisjobs.worker.fetcher import Fetcher
-from redisjobs.worker.pool import Pool
+from redisjobs.worker.pool import RESERVED, Pool
 from redisjobs.worker.promoter import Promoter
 from redisjobs.worker.reclaimer import Reclaimer
 from redisjobs.worker.watchdog import ProgressWatchdog
@@ -75,8 +75,10 @@ class Exchanger:
 
     @property
     def is_hungry(self) -> bool:
-        """Whether it would claim, were it given slots."""
-        return self._may_claim and not self.is_paused and not (self.clearance.one_waits and self.batcher.under_way)
+        """Whether it would claim, were it given slots; not while an exchange hangs, for it waits for the answer."""
+        if self.is_paused or not self._may_claim or (self.clearance.one_waits and self.batcher.under_way):
+            return False
+        return self.batcher.oldest >= time.monotonic() - RESERVED
 
     def make_room(self) -> None:
         """End the blocking read, for no slot is free for what it would bring."""

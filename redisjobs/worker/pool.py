@@ -19,7 +19,9 @@ from redisjobs.worker.threads import Threads
 
 _WORTH = 25  # free slots that are worth a claim beside another source's
 _MOST_CLAIMS = 2  # by all sources at once
-_RESERVED = 1.0  # seconds for which a claim keeps its slots from other sources
+
+RESERVED = 1.0
+"""Seconds for which a claim keeps its slots from other sources."""
 
 
 class Claimant(Protocol):
@@ -136,7 +138,7 @@ class Pool:
 
         What comes later goes back, if the slots have been filled.
         """
-        return float("-inf") if len(self.sources) == 1 else time.monotonic() - _RESERVED
+        return float("-inf") if len(self.sources) == 1 else time.monotonic() - RESERVED
 
     @property
     def _is_clearing(self) -> bool:

@@ -474,7 +474,7 @@ async def test_a_queue_whose_store_is_away_backs_off_alone(store: Store, seen: S
     there.events.subscribe(SourceAvailable, lambda event: told.append("back"))
     here.events.subscribe(SourceUnavailable, lambda event: told.append("wrong"))
     async with here, running(processor_of([here, there], concurrency=2)) as processor:
-        await eventually(lambda: processor.health.ready)
+        await eventually(lambda: all(source.member.opened for source in processor.sources))
         await there.push_many([Work(), Work()])
         await eventually(lambda: len(seen.ended) == 2)
         away.is_away = True

@@ -75,7 +75,7 @@ class Exchanger:
 
     @property
     def is_hungry(self) -> bool:
-        """Whether it would claim, were it given slots; not while an exchange hangs, for it waits for the answer."""
+        """Whether it would claim, were it given slots. While an exchange hangs it waits for the answer."""
         if self.is_paused or not self._may_claim or (self.clearance.one_waits and self.batcher.under_way):
             return False
         return self.batcher.oldest >= time.monotonic() - RESERVED

@@ -255,6 +255,17 @@ def test_a_job_that_was_in_hand_as_the_group_was_destroyed_is_settled_by_who_has
     assert len(book.verdict().stolen) == 1
 
 
+@pytest.mark.parametrize(("began", "stolen"), [(103.1, False), (103.4, True)])
+def test_who_was_given_a_job_just_before_the_group_was_destroyed_may_begin_it_just_after(
+    book: Book, began: float, stolen: bool
+) -> None:
+    """By then it is the other's again, who still runs it."""
+    book.lines += [*pushed("d", 100), started("d", 1, 102), started("d", 2, began), settled("d", 1, 103.5)]
+    book.lines.append(cut(103, 103.1) | {"name": "group destroyed", "forgets_deliveries": True, "hands_on": True})
+
+    assert bool(book.verdict().stolen) is stolen
+
+
 @pytest.mark.parametrize(("reply", "found"), [("OK", True), ("LEASE_LOST", False)])
 def test_a_settlement_by_one_who_was_seen_to_be_fenced_is_found(book: Book, reply: str, found: bool) -> None:
     book.lines += [*pushed("d", 100), started("d", 1, 102), settled("d", 1, 103.5, reply=reply)]

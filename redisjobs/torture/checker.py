@@ -14,6 +14,7 @@ from redisjobs.torture.stories import Key, Line, Run, Story, tell, was
 from redisjobs.torture.waits import late
 
 _GIVEN = 1.0  # seconds from when a job is given until it begins, where the network is slow
+_STARTED = 0.3  # seconds from when a job is given until it begins, where many processes want to run at once
 _KILLERS = ("Poison",)
 _UNSEEN = 2  # jobs of a database, at most, that die with one who was given them and had not yet started them
 _LOCKED = 1.0  # seconds that one step of a process may keep its other threads from running
@@ -391,7 +392,8 @@ def _stolen(story: Story, destroyed: Sequence[float]) -> list[str]:
         began = max((at for at in mine if at <= settled["sent_at"]), default=float("inf"))
         for run in story.runs:
             worker, *theirs = run.lease
-            anew = any(run.at <= at <= settled["sent_at"] for at in destroyed)
+            # Who was given it before that may begin it after, and have lost it in between.
+            anew = any(run.at - _STARTED <= at <= settled["sent_at"] for at in destroyed)
             order = (tuple(theirs) > lease) - (tuple(theirs) < lease) if not anew else theirs[0] - lease[0]
             back = anew or _was_released(run, settled["sent_at"])
             later = order > 0 or (order == 0 and run.at > began and not back)

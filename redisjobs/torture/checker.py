@@ -14,7 +14,7 @@ from redisjobs.torture.stories import Key, Line, Run, Story, tell, was
 from redisjobs.torture.waits import late
 
 _GIVEN = 1.0  # seconds from when a job is given until it begins, where the network is slow
-_STARTED = 0.3  # seconds from when a job is given until it begins, where many processes want to run at once
+_STARTED = 0.15  # seconds from when a job is given until it begins, where many processes want to run at once
 _KILLERS = ("Poison",)
 _UNSEEN = 2  # jobs of a database, at most, that die with one who was given them and had not yet started them
 _LOCKED = 1.0  # seconds that one step of a process may keep its other threads from running

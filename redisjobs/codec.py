@@ -344,10 +344,10 @@ def decode_job(lease: Lease) -> Job:
     Raises:
         DecodeError: It has no name or parameters, or a number that is none.
     """
-    return _decode(lease.fields, lease.entry)
+    return _decode(lease.fields, lease.queued_ms)
 
 
-def _decode(fields: Mapping[bytes, bytes], entry: str) -> Job:
+def _decode(fields: Mapping[bytes, bytes], queued_ms: int) -> Job:
     if len(fields) > _MAX_FIELDS:
         raise DecodeError(f"the entry has {len(fields)} fields, at most {_MAX_FIELDS} can be a job's")
     for wanted in (b"name", b"parameters"):
@@ -360,8 +360,8 @@ def _decode(fields: Mapping[bytes, bytes], entry: str) -> Job:
         fields[b"name"].decode("utf-8", "replace"),
         fields[b"parameters"],
         numbers.get(b"attempt") or 1,
-        # An immediate push does not repeat what its entry id says.
-        queued if queued is not None else min(int(entry.partition("-")[0] or 0), _LATEST_MS),
+        # An immediate push does not repeat what the store knows.
+        queued if queued is not None else min(queued_ms, _LATEST_MS),
         numbers.get(b"expires_at"),
         numbers.get(b"started_at"),
         numbers.get(b"unknown_since"),
@@ -443,7 +443,7 @@ def job_info(row: Row) -> JobInfo:
         return when(number(key)) if number(key) else None
 
     try:
-        job = _decode(row.fields, row.entry)
+        job = _decode(row.fields, row.queued_ms)
     except DecodeError:
         job = None
     dead = row.state is State.DEAD

@@ -103,6 +103,24 @@ def supported(by: Mapping[type[Any], T], value: object, driver: str) -> T:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class After:
+    """Due so many ms after the store has taken it; not always whole ones."""
+
+    ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """Due at that time, in ms since 1970."""
+
+    ms: int
+
+
+Due = After | At
+"""When a job may run, if not now."""
+
+
 @dataclass(slots=True)
 class Tries:
     """The tries of one push so far, on this side; see `redisjobs/push.py`.
@@ -123,7 +141,7 @@ class NewJob:
     Attributes:
         job_id: Made by the producer.
         fields: The entry's names and values after `id`, flat.
-        due: When it may run: '' now, '+5000' that many ms from now (not always whole ones), else a time in ms.
+        due: When it may run; None: now.
         unique: A key that one job at a time may hold; '' for none.
         unique_for_ms: How long the key is kept; None: until the job ends.
         expires_in_ms: A job not started by then is a dead letter; None: never.
@@ -134,7 +152,7 @@ class NewJob:
     job_id: str
     fields: Sequence[str | bytes]
     priority: Priority = Priority.NORMAL
-    due: str = ""
+    due: Due | None = None
     unique: str = ""
     unique_for_ms: int | None = None
     expires_in_ms: int | None = None
@@ -167,18 +185,20 @@ class Lease:
     """A job in a worker's hands: its own for as long as the worker is not fenced.
 
     Attributes:
-        stream: Which ready stream: 1 high, 2 normal, 3 low.
-        entry: Its entry id there.
+        key: What tells one held job from another; the same when the job is delivered once more.
+        token: By what the store knows the lease. Nobody else's business.
         deliveries: How often it was delivered, this time included.
-        job_id: Its id, or the entry id for an entry put in by hand without one.
-        fields: The entry's fields as bytes.
+        job_id: Its id.
+        fields: The names and values that it was pushed with, as bytes.
+        queued_ms: When it was last made ready, in ms since 1970 by the server's clock, as far as is known.
     """
 
-    stream: int
-    entry: str
+    key: str
+    token: Any
     deliveries: int
     job_id: str
     fields: Mapping[bytes, bytes]
+    queued_ms: int
 
     @property
     def unique(self) -> bytes:
@@ -192,14 +212,8 @@ class Lease:
 
     @property
     def ready_ms(self) -> int:
-        """When it became ready, in ms by the server's clock; 0 if its entry id, put in by hand, does not tell."""
-        said = int(self.entry.partition("-")[0])
-        return said if said > _LONG_AGO else 0
-
-    @property
-    def key(self) -> str:
-        """Stream and entry in one word, as `2 1732-0`: what tells one held job from another."""
-        return f"{self.stream} {self.entry}"
+        """When it became ready, in ms since 1970; 0 where that, put in by hand, can't be true."""
+        return self.queued_ms if self.queued_ms > _LONG_AGO else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,11 +228,11 @@ class RetryLater:
     """Run it again.
 
     Attributes:
-        due: '+5000' that many ms from now, else a time in ms.
+        due: When.
         changes: Fields to change ('' removes one): `attempt`, `error`, ...
     """
 
-    due: str
+    due: Due
     changes: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -354,7 +368,8 @@ class Row:
         job_id: By what it is found, cancelled, requeued and deleted.
         state: Where it is.
         priority: Of its ready stream.
-        entry: Its entry id; '' while delayed.
+        key: By what the store knows its place there; '' while delayed. Nobody else's business.
+        queued_ms: When it came there, in ms since 1970; 0 while delayed.
         due_ms: When a delayed job may run; None otherwise.
         worker: Who runs it; '' for nobody.
         deliveries: How often it was delivered.
@@ -365,7 +380,8 @@ class Row:
     job_id: str
     state: State
     priority: Priority
-    entry: str
+    key: str
+    queued_ms: int
     due_ms: int | None
     worker: str
     deliveries: int

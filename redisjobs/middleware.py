@@ -13,7 +13,12 @@ from typing import Any
 import anyio
 
 from redisjobs import codec
-from redisjobs.driver import Lease, NewJob
+from redisjobs.driver import (
+    After,
+    At,
+    Lease,
+    NewJob,
+)
 from redisjobs.errors import DecodeError
 from redisjobs.eventloop import is_awaitable
 from redisjobs.events import SettledJob
@@ -64,13 +69,13 @@ class OutgoingJob:
     def delay(self) -> float | None:
         """Seconds from the push before it may run; None if it was given a time, or neither."""
         due = self._job.due
-        return float(due) / 1000 if due.startswith("+") else None
+        return due.ms / 1000 if isinstance(due, After) else None
 
     @property
     def at(self) -> datetime | None:
         """The earliest time it may run; None if it was given a delay, or neither."""
         due = self._job.due
-        return None if not due or due.startswith("+") else codec.when(int(due))
+        return codec.when(due.ms) if isinstance(due, At) else None
 
     def write(self) -> None:
         """Write changed headers into the job itself, which whoever pushes it again has too."""

@@ -4,7 +4,15 @@ import traceback
 from dataclasses import dataclass
 from typing import Literal
 
-from redisjobs.driver import Ack, DeadLetter, Release, RetryLater, Settlement
+from redisjobs.driver import (
+    Ack,
+    After,
+    At,
+    DeadLetter,
+    Release,
+    RetryLater,
+    Settlement,
+)
 from redisjobs.durations import milliseconds
 from redisjobs.errors import Fail, Retry, Snooze
 from redisjobs.retry import RetryPolicy
@@ -107,7 +115,7 @@ def decide(
         case Interrupted():
             return Release()
         case Unplaced():
-            return RetryLater(f"+{_UNPLACED}")
+            return RetryLater(After(_UNPLACED))
         case LeaseGone():
             return None
         case Undecodable(text):
@@ -130,7 +138,7 @@ def _park(unknown: UnknownName, now_ms: int) -> Settlement:
     # As long again as it has waited already: 1, 1, 2, 4, 8 ... s apart.
     delay = min(max(waited, _UNKNOWN_FIRST), _UNKNOWN_LONGEST)
     error = _clip(f"no handler registered for '{unknown.name}'")
-    return RetryLater(f"+{delay}", {"unknown_since": str(since), "error": error})
+    return RetryLater(After(delay), {"unknown_since": str(since), "error": error})
 
 
 def _after(error: BaseException, attempt: int, started_ms: int, now_ms: int, policy: RetryPolicy) -> Settlement:
@@ -140,9 +148,9 @@ def _after(error: BaseException, attempt: int, started_ms: int, now_ms: int, pol
         case Fail():
             return DeadLetter("failed", _clip(text_of(error)), traceback_of(error))
         case Snooze(until=None, for_=pause) if pause is not None:
-            return RetryLater(f"+{milliseconds(pause)}", changes)
+            return RetryLater(After(milliseconds(pause)), changes)
         case Snooze(until=until) if until is not None:
-            return RetryLater(str(max(0, milliseconds(until.timestamp()))), changes)
+            return RetryLater(At(max(0, milliseconds(until.timestamp()))), changes)
     elapsed = (now_ms - started_ms) / 1000
     delay = policy.delay_after(error, attempt, elapsed, asked=isinstance(error, Retry))
     if delay is None:
@@ -150,7 +158,7 @@ def _after(error: BaseException, attempt: int, started_ms: int, now_ms: int, pol
     if isinstance(error, Retry) and error.delay is not None:
         delay = error.delay
     changes |= {"attempt": str(attempt + 1), "error": describe(error)}
-    return RetryLater(f"+{milliseconds(delay)}", changes)
+    return RetryLater(After(milliseconds(delay)), changes)
 
 
 def describe(error: BaseException) -> str:

@@ -26,7 +26,16 @@ from typing import (
 
 from redisjobs import codec, logs
 from redisjobs.arguments import is_text, one_of, whole
-from redisjobs.driver import MOST_JOBS, REPEATABLE, Driver, NewJob, Pushed
+from redisjobs.driver import (
+    MOST_JOBS,
+    REPEATABLE,
+    After,
+    At,
+    Driver,
+    Due,
+    NewJob,
+    Pushed,
+)
 from redisjobs.durations import aware, milliseconds, seconds
 from redisjobs.errors import EncodeError, RegistrationError, UnknownJob
 from redisjobs.events import Events, JobsPushed
@@ -567,10 +576,10 @@ def _ms(duration: Duration | None, what: str) -> int | None:
     return None if duration is None else milliseconds(seconds(duration, what))
 
 
-def _due(delay: Duration | None, at: datetime | None) -> str:
+def _due(delay: Duration | None, at: datetime | None) -> Due | None:
     if delay is not None and at is not None:
         raise ValueError("give delay= or at=, not both")
     if at is not None:
-        return str(max(0, milliseconds(aware(at, "at").timestamp())))
+        return At(max(0, milliseconds(aware(at, "at").timestamp())))
     wait_ms = 0.0 if delay is None else round(seconds(delay, "delay") * 1000, 3)
-    return f"+{wait_ms:.15g}" if wait_ms else ""  # the store rounds it, with its own clock
+    return After(wait_ms) if wait_ms else None  # the store rounds it, with its own clock

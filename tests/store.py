@@ -90,6 +90,14 @@ class Heart:
 heart_of = Heart
 
 
+def lease_at(
+    stream: int, entry: str, deliveries: int, job_id: str, fields: Mapping[bytes, bytes] | None = None
+) -> Lease:
+    """A lease of an entry: in the stream of that number, from 1 for the highest priority."""
+    queued_ms = int(entry.partition("-")[0]) if entry[:1].isdigit() else 0
+    return Lease(f"{stream} {entry}", (stream, entry), deliveries, job_id, fields or {}, queued_ms)
+
+
 def dispatch(source: Source, leases: Sequence[Lease], asked_at: float = float("inf")) -> None:
     """Let a source have jobs as if it had claimed them."""
     source.dispatcher.take(leases, asked_at)

@@ -16,10 +16,12 @@ from store import RedisStore, documented_rule, eventually, heart_of, restore, ta
 from redisjobs import DriverError, Fail, JobContext, JobQueue, Retry, Worker
 from redisjobs.driver import (
     Ack,
+    After,
     Consumer,
     Count,
     DeadLetter,
     Driver,
+    Due,
     Exchange,
     Lease,
     NewJob,
@@ -76,7 +78,7 @@ async def consuming(driver: Driver, worker_id: str, lease: float = 15) -> AsyncI
         await consumer.aclose()
 
 
-async def push(store: RedisStore, *job_ids: str, due: str = "", unique: str = "") -> None:
+async def push(store: RedisStore, *job_ids: str, due: Due | None = None, unique: str = "") -> None:
     fields = ["name", "Add", "parameters", '{"a": 1}']
     jobs = [NewJob(job_id, fields, due=due, unique=unique) for job_id in job_ids]
     assert {pushed.reply for pushed in await store.driver.push(jobs, repeated=False)} == {Reply.OK}
@@ -132,7 +134,7 @@ async def work(url: str, store: RedisStore) -> None:
         await push(store, "done", "later", "again", "dead", "back", "unseen", "killer")
         await push(store, "unique", unique="k")
         with long_ago(store):
-            await push(store, "due", due="+1")
+            await push(store, "due", due=After(1))
 
         answer = await worker.exchange([], 10)
         leases = {lease.job_id: lease for lease in answer.leases}
@@ -144,7 +146,7 @@ async def work(url: str, store: RedisStore) -> None:
         assert [lease.job_id for lease in await worker.recover([leases["killer"]])] == ["unseen"]
         with telling(store, "released"):
             await heir.open()
-            await reclaim(store, heir, leases["killer"].entry)
+            await reclaim(store, heir, leases["killer"].token[1])
         await last.open()
         await end_killer(store, driver, last)
         await push(store, "left")
@@ -167,8 +169,8 @@ async def claim(worker: Consumer) -> Exchange:
 async def settle_all(worker: Consumer, leases: dict[str, Lease], unlocated: str) -> None:
     settlements: dict[str, Settlement] = {
         **dict.fromkeys(("done", "unique", "due"), Ack()),
-        "later": RetryLater("+60000", {"attempt": "2"}),
-        "again": RetryLater("+0"),
+        "later": RetryLater(After(60000), {"attempt": "2"}),
+        "again": RetryLater(After(0)),
         "dead": DeadLetter("failed", "ValueError: no", "a trace"),
         "back": Release(),
     }
@@ -268,7 +270,7 @@ async def put_in_each_state(store: RedisStore) -> None:
         dead = DeadLetter("failed", "no")
         await worker.exchange([(z, dead), (y, dead), (b, Release())], None)
     await push(store, "r")
-    await push(store, "d", due="+60000")
+    await push(store, "d", due=After(60000))
 
 
 async def observe(url: str, store: RedisStore) -> None:
@@ -411,7 +413,12 @@ async def test_a_permission_to_count_or_to_tell_is_not_worth_a_job(redis_store: 
             await worker.open()
             await push(store, *"abcde")
             leases = (await worker.exchange([], 4)).leases
-            settlements: list[Settlement] = [Ack(), RetryLater("+60000"), Release(), DeadLetter("failed", "no")]
+            settlements: list[Settlement] = [
+                Ack(),
+                RetryLater(After(60000)),
+                Release(),
+                DeadLetter("failed", "no"),
+            ]
             words = (await worker.exchange(list(zip(leases, settlements, strict=True)), None)).replies
             assert words == [Reply.OK] * 4
             assert {lease.job_id for _ in "ce" for lease in (await claim(worker)).leases} == {"c", "e"}

@@ -7,9 +7,10 @@ from typing import Any, cast
 
 import anyio
 import pytest
+from store import lease_at
 
 from redisjobs import JobQueue, Worker
-from redisjobs.driver import Ack, Consumer, Exchange, Fenced, Lease, Release, Settlements, Turn
+from redisjobs.driver import Ack, Consumer, Exchange, Fenced, Release, Settlements, Turn
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.worker.batcher import Batch, Batcher
 from redisjobs.worker.processor import Processor
@@ -56,7 +57,7 @@ class Counter:
 
 def done(*names: str) -> list[Any]:
     """Jobs that are done."""
-    return [SimpleNamespace(lease=Lease(2, f"{name}-0", 1, name, {}), settlement=Ack()) for name in names]
+    return [SimpleNamespace(lease=lease_at(2, f"{name}-0", 1, name, {}), settlement=Ack()) for name in names]
 
 
 @asynccontextmanager
@@ -250,7 +251,7 @@ async def test_one_without_an_answer_is_sent_again_as_what_it_was_and_claims_no_
     with pytest.raises(Unavailable):
         await store.batcher.carry(batch)
     assert store.batcher.unanswered == [batch]
-    batch.settling[0].lease = Lease(2, "9-0", 2, "a", {})  # by now the job has another lease
+    batch.settling[0].lease = lease_at(2, "9-0", 2, "a", {})  # by now the job has another lease
     batch.settling[1].settlement = Release()
     for _ in range(2):
         with pytest.raises(Unavailable):
@@ -262,7 +263,7 @@ async def test_one_without_an_answer_is_sent_again_as_what_it_was_and_claims_no_
 
     assert (store.has_answered, store.batcher.unanswered) == ([batch], [])
     assert len(set(lanes(store))) == 1
-    assert [[(lease.entry, settlement) for lease, settlement in sent] for sent in store.sent] == [
+    assert [[(lease.token[1], settlement) for lease, settlement in sent] for sent in store.sent] == [
         [("a-0", Ack()), ("b-0", Ack())]
     ] * 4
     assert store.counts == [5, None, None, None]

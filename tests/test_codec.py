@@ -18,6 +18,7 @@ import typing_extensions
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, computed_field, field_validator
+from store import lease_at
 
 from redisjobs import DecodeError, EncodeError, JobName, Priority, State
 from redisjobs.codec import (
@@ -32,6 +33,7 @@ from redisjobs.codec import (
     read_parameters,
 )
 from redisjobs.driver import Lease, Row
+from redisjobs.drivers.redis.commands import queued_ms_of
 
 
 class Colour(StrEnum):
@@ -364,7 +366,7 @@ def test_whatever_the_bytes_decoding_raises_nothing_but_decode_error(kind: Any, 
 
 
 def lease(fields: dict[bytes, bytes], entry: str = "1700000000000-0") -> Lease:
-    return Lease(2, entry, 1, "j", fields)
+    return lease_at(2, entry, 1, "j", fields)
 
 
 GOOD = {b"name": b"Add", b"parameters": b"{}"}
@@ -421,7 +423,7 @@ def test_a_value_may_be_nested_however_deep(field: bytes, depth: int) -> None:
         deep = b'{"k":"v","deep":' + opening * depth + b"1" + closing * depth + b"}"
         fields = GOOD | {field: deep}
 
-        info = job_info(Row("j", State.READY, Priority.LOW, "1-0", None, "", 0, False, fields))
+        info = job_info(Row("j", State.READY, Priority.LOW, "1-0", 1, None, "", 0, False, fields))
 
         if field == b"headers":
             readable = {"k": "v"} if depth <= 1023 else {}  # what else is no JSON to orjson
@@ -468,7 +470,9 @@ def test_whatever_is_in_an_entry_reading_it_raises_nothing_but_decode_error(
 def test_whatever_is_in_an_entry_it_can_be_looked_at(
     fields: dict[bytes, bytes], entry: str, state: State, due: int | None, deliveries: int
 ) -> None:
-    info = job_info(Row(entry, state, Priority.LOW, entry, due, "w", deliveries, False, fields))
+    info = job_info(
+        Row(entry, state, Priority.LOW, entry, queued_ms_of(entry), due, "w", deliveries, False, fields)
+    )
     assert info.state is state
     assert info.job_id or not entry
     assert (info.due_at is None) == (due is None)
@@ -479,7 +483,9 @@ def test_a_dead_letter_is_told_in_full() -> None:
         b"id": b"j", b"queued_at": b"1700000000000", b"failed_at": b"1700000060000", b"attempt": b"4",
         b"deliveries": b"2", b"worker": b"w", b"reason": b"failed", b"error": b"E: x", b"traceback": b"T",
     }  # fmt: skip
-    info = job_info(Row("j", State.DEAD, Priority.HIGH, "1700000060000-0", None, "", 0, False, fields))
+    info = job_info(
+        Row("j", State.DEAD, Priority.HIGH, "1700000060000-0", 1700000060000, None, "", 0, False, fields)
+    )
     assert (info.job_id, info.name, info.parameters, info.attempt, info.deliveries) == ("j", "Add", "{}", 4, 2)
     assert (info.worker, info.reason, info.error, info.traceback) == ("w", "failed", "E: x", "T")
     assert info.failed_at == datetime(2023, 11, 14, 22, 14, 20, tzinfo=UTC)

@@ -10,15 +10,26 @@ from typing import Any
 
 import anyio
 import pytest
-from store import MemoryStore, RedisStore, Store, happened, heart_of, take_over
+from store import (
+    MemoryStore,
+    RedisStore,
+    Store,
+    happened,
+    heart_of,
+    lease_at,
+    take_over,
+)
 
 from redisjobs.driver import (
     Ack,
+    After,
+    At,
     Cancel,
     Consumer,
     Count,
     DeadLetter,
     Delete,
+    Due,
     Ended,
     Fenced,
     Find,
@@ -46,9 +57,9 @@ pytestmark = pytest.mark.anyio
 Open = Callable[..., Awaitable[Consumer]]
 
 FAILED = DeadLetter("failed", "ValueError: no", "the traceback")
-AGAIN = RetryLater("+0", {"attempt": "2"})
+AGAIN = RetryLater(After(0), {"attempt": "2"})
 WORK = {"name": "Work", "parameters": "{}"}
-LATER = RetryLater("+5000", {"attempt": "2"})
+LATER = RetryLater(After(5000), {"attempt": "2"})
 PRIORITIES = list(Priority)
 
 
@@ -196,7 +207,7 @@ async def test_a_pushed_job_is_claimed_and_settled_once(store: Store, worker: Op
     settled = await consumer.exchange([(lease, Ack())], 10)
 
     assert pushed == [Pushed(Reply.OK)]
-    assert (lease.job_id, lease.deliveries, lease.stream) == ("a", 1, 2)
+    assert (lease.job_id, lease.deliveries, lease.token[0]) == ("a", 1, 2)
     assert texts(lease.fields) == {"id": "a", "name": "Work", "parameters": "{}"}
     assert abs(exchange.server_ms - store.clock()) < 60_000
     assert (settled.replies, settled.leases) == ([Reply.OK], [])
@@ -213,7 +224,7 @@ async def test_jobs_go_strictly_by_priority_and_first_in_first_out_inside(store:
 
     order = ["high 2", "high 5", "high 8", "normal 1", "normal 4", "normal 7", "low 0", "low 3", "low 6"]
     assert [lease.job_id for leases in one_by_one for lease in leases] + ids(the_rest) == order
-    assert [lease.stream for lease in the_rest] == [2, 2, 3, 3, 3]
+    assert [lease.token[0] for lease in the_rest] == [2, 2, 3, 3, 3]
 
 
 async def test_many_jobs_are_pushed_and_claimed_in_one_exchange_each(store: Store, worker: Open) -> None:
@@ -231,7 +242,7 @@ async def test_many_jobs_are_pushed_and_claimed_in_one_exchange_each(store: Stor
 
 async def test_an_exchange_without_a_count_settles_only(store: Store, worker: Open) -> None:
     consumer = await worker()
-    await push(store, "a", job("b", due="+1000"))
+    await push(store, "a", job("b", due=After(1000)))
     store.clock.advance(2)
 
     exchange = await consumer.exchange([], None)
@@ -243,7 +254,7 @@ async def test_an_exchange_without_a_count_settles_only(store: Store, worker: Op
 
 async def test_a_claim_of_none_only_promotes(store: Store, worker: Open) -> None:
     consumer = await worker()
-    await push(store, "a", job("b", due="+1000"))
+    await push(store, "a", job("b", due=After(1000)))
     store.clock.advance(2)
 
     exchange = await consumer.exchange([], 0)
@@ -260,7 +271,7 @@ async def test_a_delayed_job_waits_until_it_is_due(store: Store, worker: Open) -
     consumer = await worker()
     store.clock.advance(0)
     now_ms = store.clock()
-    await push(store, job("relative", due="+1000"), job("absolute", due=str(now_ms + 2000)))
+    await push(store, job("relative", due=After(1000)), job("absolute", due=At(now_ms + 2000)))
 
     assert (await consumer.exchange([], 10)).due_in == 1.0
     store.clock.advance(0.999)
@@ -280,19 +291,20 @@ async def test_a_delayed_job_waits_until_it_is_due(store: Store, worker: Open) -
 async def test_a_job_due_now_or_in_the_past_is_ready_at_once(store: Store, worker: Open) -> None:
     consumer = await worker()
     store.clock.advance(0)
-    now = str(store.clock())
-    await push(store, job("a", due="1"), job("b", due="+0"), job("c", due=now))
+    now = At(store.clock())
+    await push(store, job("a", due=At(1)), job("b", due=After(0)), job("c", due=now))
     assert [row.job_id for row in await store.driver.read(List(State.READY, 9))] == ["a", "b", "c"]
     leases = await claim(consumer)
-    again = [(lease, RetryLater(due)) for lease, due in zip(leases, ("1", "+0", now), strict=True)]
+    dues: list[Due] = [At(1), After(0), now]
+    again = [(lease, RetryLater(due)) for lease, due in zip(leases, dues, strict=True)]
     assert (await consumer.exchange(again, None)).replies == [Reply.OK] * 3
     assert [row.job_id for row in await store.driver.read(List(State.READY, 9))] == ["a", "b", "c"]
 
 
 async def test_jobs_are_promoted_by_due_time_into_their_priority(store: Store, worker: Open) -> None:
     consumer = await worker()
-    await push(store, job("third", due="+3000"), job("first", due="+1000"), job("second", due="+2000"))
-    await push(store, job("urgent", due="+4000", priority=Priority.HIGH), job("not yet", due="+9000"))
+    await push(store, job("third", due=After(3000)), job("first", due=After(1000)), job("second", due=After(2000)))
+    await push(store, job("urgent", due=After(4000), priority=Priority.HIGH), job("not yet", due=After(9000)))
     await push(store, "ready before")
     store.clock.advance(5)
 
@@ -302,7 +314,7 @@ async def test_jobs_are_promoted_by_due_time_into_their_priority(store: Store, w
 async def test_jobs_with_one_due_time_keep_the_order_in_which_they_came(store: Store, worker: Open) -> None:
     consumer = await worker()
     store.clock.advance(0)
-    due = str(store.clock() + 5000)
+    due = At(store.clock() + 5000)
     names = [f"{n * 7919 % 1000:03} {n}" for n in range(60)]  # no order by name is theirs
     for start in range(0, 40, 20):
         await push(store, *[job(name, due=due) for name in names[start : start + 20]])
@@ -322,7 +334,7 @@ async def test_jobs_with_one_due_time_keep_the_order_in_which_they_came(store: S
 
 async def delay(store: Store, consumer: Consumer) -> None:
     store.clock.advance(0)
-    await push(store, job("a", due="+1000"))
+    await push(store, job("a", due=After(1000)))
 
 
 async def wait_in_line(store: Store, consumer: Consumer) -> None:
@@ -377,7 +389,7 @@ async def test_an_id_that_is_on_the_queue_is_not_pushed_again(
     await bring(store, await worker())
     before = snapshot(store)
 
-    again = [another("a"), another("a", due="+1", unique="key")]
+    again = [another("a"), another("a", due=After(1), unique="key")]
     assert await push(store, *again, repeated=repeated) == [Pushed(Reply.EXISTS)] * 2
     assert await push(store, "a", repeated=repeated) == [Pushed(Reply.REPEATED)]
     if repeated:  # that they were refused is remembered, and nothing else
@@ -389,7 +401,7 @@ async def test_an_id_that_is_on_the_queue_is_not_pushed_again(
 async def test_a_repeated_push_of_a_given_id_knows_its_own_job_from_that_of_another_push(
     store: Store, worker: Open, bring: Any
 ) -> None:
-    mine, theirs = another("a", due="+60000" if bring is delay else ""), another("a")
+    mine, theirs = another("a", due=After(60000) if bring is delay else ""), another("a")
     assert await push(store, mine) == [Pushed(Reply.OK)]
     if bring is not delay:
         await bring(store, await worker())
@@ -495,9 +507,9 @@ async def test_a_new_push_of_an_id_that_ended_is_a_new_job_at_once(
 
 
 @pytest.mark.parametrize("bring", [delay, wait_in_line, run, release, fail])
-@pytest.mark.parametrize("due", ["", "+1000"])
+@pytest.mark.parametrize("due", [None, After(1000)], ids=str)
 async def test_an_id_whose_job_was_removed_by_hand_can_be_pushed_again(
-    redis_store: RedisStore, bring: Any, due: str
+    redis_store: RedisStore, bring: Any, due: Due | None
 ) -> None:
     store, consumer = redis_store, redis_store.consumer("w1")
     store.clock.advance(0)
@@ -522,9 +534,9 @@ async def test_an_id_whose_job_was_removed_by_hand_can_be_pushed_again(
     await store.driver.aclose()
 
 
-@pytest.mark.parametrize(("due", "delayed"), [("", 0), ("+60000", 1)])
+@pytest.mark.parametrize(("due", "delayed"), [(None, 0), (After(60_000), 1)], ids=str)
 async def test_a_job_that_is_pushed_again_after_its_removal_by_hand_does_not_come_at_its_old_time(
-    redis_store: RedisStore, due: str, delayed: int
+    redis_store: RedisStore, due: Due | None, delayed: int
 ) -> None:
     store, consumer = redis_store, redis_store.consumer("w1")
     await consumer.open()
@@ -588,13 +600,13 @@ async def test_a_job_whose_entry_was_removed_by_hand_as_it_ran_is_held_and_settl
     for lease in leases:
         if mark == " cancelling":
             assert await store.driver.change(Cancel(lease.job_id)) is Reply.CANCELLING
-        store.admin.hset(f"{store.prefix}jobs", lease.job_id, f"ready:normal {lease.entry}{mark}")
-        store.admin.xdel(store.stream(), lease.entry)
+        store.admin.hset(f"{store.prefix}jobs", lease.job_id, f"ready:normal {lease.token[1]}{mark}")
+        store.admin.xdel(store.stream(), lease.token[1])
 
     assert beat(consumer, leases[0]) == (["a"] if mark == " cancelling" else [])
     assert await settle(consumer, leases[1], Ack()) is Reply.OK
 
-    assert (list(store.located()), store.pending()) == (["a"], [(leases[0].entry, "w1", 1)])
+    assert (list(store.located()), store.pending()) == (["a"], [(leases[0].token[1], "w1", 1)])
     assert await settle(consumer, leases[0], Ack(cancelled=True)) is Reply.OK
     assert (store.located(), store.pending()) == ({}, [])
     assert await push(store, job("c", unique="a"), job("d", unique="b")) == [Pushed(Reply.OK)] * 2
@@ -642,7 +654,7 @@ async def test_a_job_put_in_by_hand_has_an_id_however_many_of_its_were_given_awa
     assert {await settle(consumer, lease, AGAIN) for lease in leases} == {Reply.OK}
     again = await claim(consumer)
     assert {await settle(consumer, lease, Ack()) for lease in again} == {Reply.OK}
-    assert sorted(lease.stream for lease in again) == [2] * 7 + [3]
+    assert sorted(lease.token[0] for lease in again) == [2] * 7 + [3]
 
 
 async def test_the_end_of_a_job_put_in_by_hand_leaves_the_locator_of_another_that_has_all_its_ids(
@@ -701,8 +713,8 @@ async def test_a_unique_key_is_free_once_its_job_is_settled(
     assert await push(store, job("b", unique="key")) == [Pushed(Reply.OK)]
 
 
-@pytest.mark.parametrize("due", ["", "+1000"])
-async def test_a_unique_key_is_free_once_its_job_is_cancelled(store: Store, worker: Open, due: str) -> None:
+@pytest.mark.parametrize("due", [None, After(1000)], ids=str)
+async def test_a_unique_key_is_free_once_its_job_is_cancelled(store: Store, worker: Open, due: Due | None) -> None:
     await push(store, job("a", unique="key", due=due))
     assert await store.driver.change(Cancel("a")) is Reply.CANCELLED
     assert await push(store, job("b", unique="key")) == [Pushed(Reply.OK)]
@@ -746,7 +758,7 @@ async def test_a_unique_key_with_a_time_is_held_for_that_time_even_if_the_job_en
 
 async def test_a_job_that_expires_carries_the_time(store: Store, worker: Open) -> None:
     store.clock.advance(0)
-    await push(store, job("a", expires_in_ms=5000), job("b", expires_in_ms=5000, due="+1"))
+    await push(store, job("a", expires_in_ms=5000), job("b", expires_in_ms=5000, due=After(1)))
     store.clock.advance(1)
 
     expires = [lease.fields[b"expires_at"] for lease in await claim(await worker())]
@@ -760,12 +772,12 @@ async def test_a_retried_job_waits_in_line_again_with_its_fields_changed(store: 
     first, other = await claim(consumer)
 
     changes = {"attempt": "2", "error": "ValueError: no", "headers": "", "more": "é"}
-    assert await settle(consumer, first, RetryLater("+0", changes)) is Reply.OK
+    assert await settle(consumer, first, RetryLater(After(0), changes)) is Reply.OK
     second = await claim_one(consumer)
 
     assert (second.job_id, second.deliveries) == ("a", 1)
-    assert second.entry != first.entry
-    queued_at = first.entry.partition("-")[0]
+    assert second.token[1] != first.token[1]
+    queued_at = first.token[1].partition("-")[0]
     kept = {"id": "a", "name": "Work", "parameters": "", "queued_at": queued_at}
     assert texts(second.fields) == kept | {"attempt": "2", "error": "ValueError: no", "more": "é"}
     assert await settle(consumer, other, Ack()) is Reply.OK
@@ -776,14 +788,14 @@ async def test_a_retried_job_keeps_its_id_priority_and_time_of_push(store: Store
     store.clock.advance(1)  # not before the server's own, by which entry ids are made
     await push(store, job("a", priority=Priority.LOW))
     first = await claim_one(consumer)
-    for settlement in (LATER, RetryLater(str(store.clock() + 9000)), AGAIN):
+    for settlement in (LATER, RetryLater(At(store.clock() + 9000)), AGAIN):
         lease = first if settlement is LATER else await claim_one(consumer)
         assert await settle(consumer, lease, settlement) is Reply.OK
         store.clock.advance(5)
 
     last = await claim_one(consumer)
-    assert (last.job_id, last.stream) == ("a", 3)
-    assert last.fields[b"queued_at"].decode() == first.entry.partition("-")[0]
+    assert (last.job_id, last.token[0]) == ("a", 3)
+    assert last.fields[b"queued_at"].decode() == first.token[1].partition("-")[0]
 
 
 @pytest.mark.parametrize("absolute", [False, True])
@@ -794,10 +806,10 @@ async def test_a_retry_with_a_delay_waits_until_it_is_due(store: Store, worker: 
     due_ms = store.clock() + 5000
     lease = await claim_one(consumer)
 
-    assert await settle(consumer, lease, RetryLater(str(due_ms) if absolute else "+5000")) is Reply.OK
+    assert await settle(consumer, lease, RetryLater(At(due_ms) if absolute else After(5000))) is Reply.OK
 
     row = await found(store, "a")
-    assert (row.state, row.due_ms, row.deliveries, row.entry) == (State.DELAYED, due_ms, 0, "")
+    assert (row.state, row.due_ms, row.deliveries, row.key) == (State.DELAYED, due_ms, 0, "")
     assert (await consumer.exchange([], 10)).due_in == 5.0
     store.clock.advance(5)
     assert ids(await claim(consumer)) == ["a"]
@@ -872,7 +884,7 @@ async def test_a_failed_job_is_a_dead_letter_with_its_fields_and_the_notes(store
     row = await found(store, "a")
     kept = {"id": "a", "name": "Work", "parameters": '{"n":1}', "attempt": "4", "priority": "high"}
     notes = {"reason": "failed", "error": "ValueError: no", "traceback": "the traceback", "worker": "w1"}
-    times = {"queued_at": lease.entry.partition("-")[0], "failed_at": str(store.clock()), "deliveries": "1"}
+    times = {"queued_at": lease.token[1].partition("-")[0], "failed_at": str(store.clock()), "deliveries": "1"}
     assert texts(row.fields) == kept | notes | times
     assert (row.state, row.priority) == (State.DEAD, Priority.HIGH)
     assert await claim(consumer) == []
@@ -889,14 +901,14 @@ async def claimed_again(store: Store, one: Consumer, two: Consumer, lease: Lease
 
 
 async def miscounted(store: Store, one: Consumer, two: Consumer, lease: Lease) -> Lease:
-    return Lease(lease.stream, lease.entry, 2, lease.job_id, lease.fields)
+    return replace(lease, deliveries=2)
 
 
 async def another_job(store: Store, one: Consumer, two: Consumer, lease: Lease) -> Lease:
     """After a failover an entry id may come again for another job."""
     if isinstance(store, MemoryStore):
         pytest.skip("memory has no failover")
-    return Lease(lease.stream, lease.entry, 1, "b", lease.fields)
+    return replace(lease, job_id="b")
 
 
 async def released(store: Store, one: Consumer, two: Consumer, lease: Lease) -> Lease:
@@ -979,7 +991,7 @@ async def test_a_batch_of_which_one_job_is_not_as_it_should_be_settles_the_other
     if off == "lost":
         assert await settle(consumer, odd, AGAIN) is Reply.OK
     if off == "nobody's":
-        odd = Lease(odd.stream, "1-1", 1, "unknown", {})
+        odd = lease_at(odd.token[0], "1-1", 1, "unknown")
         leases[4] = odd
 
     answer = await consumer.exchange([(lease, settlement if lease is odd else Ack()) for lease in leases], None)
@@ -1010,7 +1022,7 @@ async def test_an_exchange_that_is_sent_again_is_answered_as_before_and_not_appl
     store.clock.advance(0)
     await push(store, job("a", unique="key"), *(f"other {number}" for number in range(others)))
     lease, *rest = await claim(consumer)
-    lost = Lease(2, "1-1", 1, "unknown", {})
+    lost = lease_at(2, "1-1", 1, "unknown")
     batch = [(lease, settlement), *((each, Ack()) for each in rest), *([(lost, settlement)] if others else [])]
 
     first = await consumer.exchange(batch, None, turn=Turn(1, 7))
@@ -1124,7 +1136,7 @@ async def test_what_comes_with_a_higher_priority_is_passed_by_one_exchange_at_mo
     next_two = [ids(list((await consumer.exchange([], 1)).leases)) for _ in range(2)]
 
     assert sorted(next_two) == [["normal 1"], ["urgent"]]
-    await push(store, job("soon", due="+1000", priority=Priority.HIGH))
+    await push(store, job("soon", due=After(1000), priority=Priority.HIGH))
     store.clock.advance(2)
     next_two = [ids(list((await consumer.exchange([], 1)).leases)) for _ in range(2)]
     assert sorted(next_two) == [["normal 2"], ["soon"]]
@@ -1179,7 +1191,7 @@ async def test_a_job_whose_worker_died_goes_to_another(store: Store, worker: Ope
 
     assert (look.fenced, look.jobs, look.released) == (["w1"], 1, True)
     assert (row.state, row.worker, row.deliveries) == (State.READY, "", 1)
-    assert (second.job_id, second.entry, second.deliveries) == ("a", first.entry, 2)
+    assert (second.job_id, second.token[1], second.deliveries) == ("a", first.token[1], 2)
     row = await found(store, "a")
     assert (row.worker, row.deliveries) == ("w2", 2)
     assert await settle(two, second, Ack()) is Reply.OK
@@ -1394,7 +1406,7 @@ async def test_a_fenced_worker_is_refused_whole_and_writes_nothing(store: Store,
     await outlive(store, two, silent)
     store.age(60)
     beat(two)
-    await push(store, job("due", due="+1000"))
+    await push(store, job("due", due=After(1000)))
     store.clock.advance(2)
     before = snapshot(store)
 
@@ -1623,7 +1635,7 @@ async def test_what_is_ended_instead_of_claimed_is_no_news_for_those_who_wait(st
             tasks.start_soon(one.listen, hear)
             await subscribed.wait()
             assert await inherit(store, two) == []
-            await push(store, job("last", due="+60000"))
+            await push(store, job("last", due=After(60000)))
             while heard[-1].kind != "due":  # noqa: ASYNC110
                 await anyio.sleep(0.005)
             tasks.cancel_scope.cancel()
@@ -1644,7 +1656,7 @@ async def test_a_job_delivered_for_the_last_time_has_its_worker_for_itself(store
 
     assert ids(await claim(two)) == ["new"]  # not said to run nothing
     assert await claim(two, idle=True) == []  # said so, but not so
-    (new,) = [Lease(3, (await found(store, "new")).entry, 1, "new", {})]
+    (new,) = [lease_at(3, (await found(store, "new")).key, 1, "new")]
     assert await settle(two, new, Ack()) is Reply.OK
     alone = await claim(two, idle=True)
     assert ids(alone) == ["a"]
@@ -1740,7 +1752,7 @@ async def test_that_a_job_has_to_run_alone_is_told_once(store: Store, worker: Op
         await subscribed.wait()
         for _ in range(3):
             assert (await outlive(store, two)).released
-        await store.driver.push([job("last", due="+60000")], repeated=False)
+        await store.driver.push([job("last", due=After(60000))], repeated=False)
         with anyio.fail_after(5):
             while heard[-1].kind != "due":  # noqa: ASYNC110
                 await anyio.sleep(0.005)
@@ -1952,8 +1964,8 @@ async def test_a_requeued_dead_letter_starts_anew_under_its_id(store: Store, wor
     assert await store.driver.change(Requeue("a")) is Reply.OK
 
     again = await claim_one(consumer)
-    assert (again.job_id, again.stream, again.deliveries) == ("a", 1, 1)
-    queued_at = lease.entry.partition("-")[0]
+    assert (again.job_id, again.token[0], again.deliveries) == ("a", 1, 1)
+    queued_at = lease.token[1].partition("-")[0]
     kept = {"id": "a", "name": "Work", "parameters": "{}", "headers": '{"k":"v"}', "queued_at": queued_at}
     assert texts(again.fields) == kept
     assert await store.driver.read(List(State.DEAD, 10)) == []
@@ -1988,7 +2000,7 @@ async def test_every_state_is_found_listed_and_counted(store: Store, worker: Ope
     await push(store, "dead", "handed back", "running")
     dead, handed_back, _ = await claim(consumer)
     await consumer.exchange([(dead, FAILED), (handed_back, Release())], None)
-    await push(store, "ready", job("delayed", due="+5000", priority=Priority.HIGH))
+    await push(store, "ready", job("delayed", due=After(5000), priority=Priority.HIGH))
 
     listed = {state: await store.driver.read(List(state, 10)) for state in State}
 
@@ -2009,7 +2021,9 @@ async def test_every_state_is_found_listed_and_counted(store: Store, worker: Ope
 
 async def test_a_list_is_in_the_order_of_its_state_and_no_longer_than_asked(store: Store, worker: Open) -> None:
     consumer = await worker()
-    await push(store, job("low", priority=Priority.LOW), "a", "b", job("c", due="+9000"), job("d", due="+5000"))
+    await push(
+        store, job("low", priority=Priority.LOW), "a", "b", job("c", due=After(9000)), job("d", due=After(5000))
+    )
     assert [row.fields[b"id"] for row in await store.driver.read(List(State.READY, 9))] == [b"a", b"b", b"low"]
     assert [row.fields[b"id"] for row in await store.driver.read(List(State.READY, 2))] == [b"a", b"b"]
     assert [row.fields[b"id"] for row in await store.driver.read(List(State.DELAYED, 9))] == [b"d", b"c"]
@@ -2101,9 +2115,9 @@ async def test_what_was_removed_by_hand_is_not_recovered(redis_store: RedisStore
     await consumer.open()
     await push(store, "a", "b")
     a, b = await claim(consumer)
-    store.admin.xdel(store.stream(), a.entry)
+    store.admin.xdel(store.stream(), a.token[1])
     assert ids(await consumer.recover([])) == ["b"]
-    assert [row[0] for row in store.pending()] == [b.entry]
+    assert [row[0] for row in store.pending()] == [b.token[1]]
     store.admin.hdel(f"{store.prefix}jobs", "a")
     await consumer.aclose()
     await store.driver.aclose()
@@ -2232,10 +2246,10 @@ async def test_a_wait_ends_with_a_push(store: Store, worker: Open) -> None:
 
 async def test_a_wait_ends_when_somebody_promotes_a_job(store: Store, worker: Open) -> None:
     consumer, other = await worker("w1"), await worker("w2")
-    await push(store, job("a", due="+1000", priority=Priority.LOW))
+    await push(store, job("a", due=After(1000), priority=Priority.LOW))
     store.clock.advance(2)
     leases = await wait_for(consumer, lambda: other.exchange([], 0))
-    assert [(lease.job_id, lease.stream) for lease in leases] == [("a", 3)]
+    assert [(lease.job_id, lease.token[0]) for lease in leases] == [("a", 3)]
 
 
 async def test_a_wait_takes_what_is_there_by_priority_up_to_its_count_of_each(store: Store, worker: Open) -> None:
@@ -2269,7 +2283,7 @@ async def test_notifications_tell_of_an_earlier_due_time_a_cancel_and_a_release(
     now_ms = store.clock()
 
     async def act() -> None:
-        await push(store, job("a", due="+5000"), job("b", due="+9000"))  # the second is not the earliest
+        await push(store, job("a", due=After(5000)), job("b", due=After(9000)))  # the second is not the earliest
         await push(store, "c d", "e", "f")
         first, *others = await claim(consumer)
         await store.driver.change(Cancel("c d"))
@@ -2277,7 +2291,7 @@ async def test_notifications_tell_of_an_earlier_due_time_a_cancel_and_a_release(
         await store.driver.change(Cancel("b"))
         await consumer.exchange([(lease, Release()) for lease in others], None)
         await claim(consumer)
-        await consumer.exchange([(others[0], RetryLater("+7000")), (others[1], RetryLater("+3000"))], None)
+        await consumer.exchange([(others[0], RetryLater(After(7000))), (others[1], RetryLater(After(3000)))], None)
         await consumer.release(refund=True, watch=False)  # there is nothing to tell
         await consumer.open("w3")
         await push(store, "g")
@@ -2317,8 +2331,8 @@ async def test_an_entry_put_in_by_hand_is_a_job_by_its_entry_id(store: Store, wo
     again = await claim_one(consumer)
     assert await settle(consumer, again, Ack()) is Reply.OK
 
-    assert (row.state, row.priority, row.entry) == (State.READY, Priority.HIGH, entry)
-    assert (lease.job_id, lease.stream, lease.deliveries) == (entry, 1, 1)
+    assert (row.state, row.priority, row.key) == (State.READY, Priority.HIGH, entry)
+    assert (lease.job_id, lease.token[0], lease.deliveries) == (entry, 1, 1)
     assert (again.job_id, again.fields[b"id"]) == (entry, entry.encode())
     assert await store.driver.read(Find(entry)) is None
 
@@ -2334,7 +2348,7 @@ async def test_an_entry_put_in_by_hand_is_not_settled_as_another_job(
     lease = await claim_one(consumer)
     before = snapshot(store)
 
-    assert await settle(consumer, Lease(2, lease.entry, 1, "b", {}), settlement) is Reply.LEASE_LOST
+    assert await settle(consumer, lease_at(2, lease.token[1], 1, "b"), settlement) is Reply.LEASE_LOST
 
     assert snapshot(store) == before
     await consumer.aclose()
@@ -2373,7 +2387,7 @@ async def test_an_entry_put_in_by_hand_goes_by_its_entry_id_though_a_pushed_job_
 ) -> None:
     consumer = await worker()
     await push(store, job("a", priority=Priority.HIGH))
-    entry = store.put(WORK, Priority.LOW, entry=(await found(store, "a")).entry)
+    entry = store.put(WORK, Priority.LOW, entry=(await found(store, "a")).key)
 
     assert (await found(store, entry)).priority is Priority.LOW
     assert ids(await claim(consumer)) == ["a", entry]
@@ -2388,7 +2402,7 @@ async def test_of_entries_with_one_entry_id_the_one_is_cancelled_that_was_named(
     store.put(WORK, Priority.LOW, entry=entry)
 
     assert await store.driver.change(Cancel(f"{entry}@low")) is Reply.CANCELLED
-    assert [(lease.job_id, lease.stream) for lease in await claim(consumer)] == [(entry, 1)]
+    assert [(lease.job_id, lease.token[0]) for lease in await claim(consumer)] == [(entry, 1)]
     assert await store.driver.change(Cancel(f"{entry}@low")) is Reply.NOT_FOUND
     assert await store.driver.change(Cancel(f"{entry}@high")) is Reply.CANCELLING
 
@@ -2398,11 +2412,11 @@ async def test_a_job_can_be_named_by_its_place_whatever_its_id(store: Store, wor
     await push(store, "a")
     row = await found(store, "a")
 
-    assert await store.driver.read(Find(f"{row.entry}@normal")) == row
+    assert await store.driver.read(Find(f"{row.key}@normal")) == row
     assert await settle(consumer, await claim_one(consumer), FAILED) is Reply.OK
     letter = await found(store, "a")
-    assert await store.driver.read(Find(f"{letter.entry}@dead")) == letter
-    assert await store.driver.change(Requeue(f"{letter.entry}@dead")) is Reply.OK
+    assert await store.driver.read(Find(f"{letter.key}@dead")) == letter
+    assert await store.driver.change(Requeue(f"{letter.key}@dead")) is Reply.OK
     assert ids(await claim(consumer)) == ["a"]
 
 
@@ -2470,7 +2484,7 @@ async def test_an_entry_put_in_by_hand_with_an_id_is_a_job_by_that_id(store: Sto
     lease = await claim_one(consumer)
 
     assert await store.driver.read(Find(entry)) is None
-    assert (lease.job_id, lease.entry) == ("mine", entry)
+    assert (lease.job_id, lease.token[1]) == ("mine", entry)
     assert await settle(consumer, lease, FAILED) is Reply.OK
     assert (await found(store, "mine")).state is State.DEAD
     assert await store.driver.change(Requeue("mine")) is Reply.OK
@@ -2528,7 +2542,7 @@ async def test_an_entry_put_in_by_hand_under_the_id_of_a_job_leaves_that_job_alo
     store: Store, worker: Open, settlement: Settlement | None
 ) -> None:
     one, two = await worker("w1", max_deliveries=1), await worker("w2", max_deliveries=1)
-    await push(store, job("a", due="+60000", unique="key"))
+    await push(store, job("a", due=After(60000), unique="key"))
     entry = store.put({"id": "a", "name": "Other", "parameters": "{}", "unique": "key"})
     before = await found(store, "a")
     lease = await claim_one(one)
@@ -2600,7 +2614,7 @@ ODD = [
 async def test_an_id_may_have_any_characters(store: Store, worker: Open, odd: str) -> None:
     consumer = await worker()
     store.clock.advance(0)
-    await push(store, job(odd, due="+1000"))
+    await push(store, job(odd, due=After(1000)))
     assert (await found(store, odd)).state is State.DELAYED
     store.clock.advance(1)
 

@@ -29,6 +29,7 @@ from store import MemoryStore, RedisStore, Store, heart_of
 
 from redisjobs.driver import (
     Ack,
+    After,
     Cancel,
     Change,
     Consumer,
@@ -79,12 +80,13 @@ new_jobs = st.fixed_dictionaries(
         "expires_in_ms": st.sampled_from([None, 9000]),
     }
 )
+LATER = After(9000)  # of which `later` makes one of its own
 new_batch = st.lists(new_jobs, min_size=3, max_size=8, unique_by=lambda options: options["job_id"])
 settlements = st.sampled_from(
     [
         *[Ack(), Ack(), Ack(cancelled=True), Release(), DeadLetter("failed", "ValueError: no", "a trace")],
-        RetryLater("+0", AGAIN),
-        RetryLater("later", {"attempt": "", "headers": "{}"}),
+        RetryLater(After(0), AGAIN),
+        RetryLater(LATER, {"attempt": "", "headers": "{}"}),
     ]
 )
 
@@ -198,7 +200,7 @@ class Side:
 
     def _fields(self, row: Lease | Row) -> dict[bytes, bytes]:
         # Entry ids are the store's own, and so is a time of push that is read from them.
-        job_id = row.fields.get(b"id", row.entry.encode()).decode()
+        job_id = row.fields.get(b"id", row.key.rpartition(" ")[2].encode()).decode()
         return {
             **row.fields,
             b"id": self.name(job_id).encode(),
@@ -206,7 +208,7 @@ class Side:
         }
 
     def lease(self, lease: Lease) -> object:
-        return self.name(lease.job_id), lease.stream, lease.deliveries, self._fields(lease)
+        return self.name(lease.job_id), lease.token[0], lease.deliveries, self._fields(lease)
 
     def row(self, row: Row) -> Any:
         where = row.state, row.priority, row.due_ms, row.worker, row.deliveries, row.cancelling
@@ -326,10 +328,10 @@ class TwoDrivers(RuleBasedStateMachine):
         """The tokens that may settle; all others are stale."""
         return {token(owner, lease) for owner, (lease, _) in self.held.values() if owner not in self.fenced}
 
-    def later(self, seconds: int) -> str:
+    def later(self, seconds: int) -> After:
         """A delay that makes no two due times the same: which goes first then depends on their ids."""
         self.dues += 1
-        return f"+{seconds * 1000 + self.dues}"
+        return After(seconds * 1000 + self.dues)
 
     def picked(self, worker: str, numbers: list[int]) -> list[tuple[Lease, Lease]]:
         """Some of a worker's leases, each once: mostly current ones; among the others, what it held before."""
@@ -352,7 +354,7 @@ class TwoDrivers(RuleBasedStateMachine):
         made = []
         for options in jobs:
             delay = options["delay"]
-            due = "" if delay is None else self.later(delay)
+            due = None if delay is None else self.later(delay)
             rest = {key: value for key, value in options.items() if key != "delay"}
             rest["nonce"] = nonce if again else f"push {self.pushes}"
             made.append(NewJob(fields=["name", "Work", "parameters", "[]", "headers", ""], due=due, **rest))
@@ -471,7 +473,7 @@ class TwoDrivers(RuleBasedStateMachine):
             return [Reply.STALE]
 
     def dated(self, settlement: Settlement) -> Settlement:
-        if isinstance(settlement, RetryLater) and settlement.due == "later":
+        if isinstance(settlement, RetryLater) and settlement.due is LATER:
             return RetryLater(self.later(9), settlement.changes)
         return settlement
 
@@ -493,7 +495,9 @@ class TwoDrivers(RuleBasedStateMachine):
             [(pair[1], settlement) for pair, settlement in zip(held, dated, strict=True)],
         )
 
-        if any(isinstance(settlement, Release) or settlement == RetryLater("+0", AGAIN) for settlement in dated):
+        if any(
+            isinstance(settlement, Release) or settlement == RetryLater(After(0), AGAIN) for settlement in dated
+        ):
             count = None  # what becomes ready by an exchange may come before, or after, what it claims
         if count is not None:
             self.claim(worker, 0, False)  # for both to know what there is

@@ -11,10 +11,22 @@ from typing import Any, ClassVar
 
 import anyio
 import pytest
-from store import Store, eventually, heart_of
+from store import (
+    Store,
+    eventually,
+    heart_of,
+    lease_at,
+)
 
 from redisjobs import Fail, JobQueue, Snooze, Worker, logs, recording, sync
-from redisjobs.driver import Ack, DeadLetter, Lease, Release, Reply, RetryLater
+from redisjobs.driver import (
+    Ack,
+    After,
+    DeadLetter,
+    Release,
+    Reply,
+    RetryLater,
+)
 from redisjobs.events import (
     Event,
     Events,
@@ -203,8 +215,8 @@ async def test_what_the_store_itself_ended_is_told_though_nobody_held_it(queue: 
     [
         (Ack(), Reply.OK, JobsCompleted),
         (Ack(cancelled=True), Reply.OK, JobsCancelled),
-        (RetryLater("+0"), Reply.OK, JobsRetried),
-        (RetryLater("+0"), Reply.CANCELLED, JobsCancelled),
+        (RetryLater(After(0)), Reply.OK, JobsRetried),
+        (RetryLater(After(0)), Reply.CANCELLED, JobsCancelled),
         (Release(), Reply.OK, JobsReleased),
         (DeadLetter("failed", ""), Reply.OK, JobsDead),
         (Ack(), Reply.LEASE_LOST, LeasesLost),
@@ -298,7 +310,7 @@ async def test_a_lease_that_was_lost_is_logged_without_the_handlers_traceback(
     events = Events()
     logs.listen(events)
     lost = SettledJob(
-        "a", Reply.LEASE_LOST, lease=Lease(2, "1-0", 1, "a", {}), outcome=Raised(ValueError("its own"))
+        "a", Reply.LEASE_LOST, lease=lease_at(2, "1-0", 1, "a", {}), outcome=Raised(ValueError("its own"))
     )
 
     events.publish(LeasesLost("q", "w", jobs=[lost]))

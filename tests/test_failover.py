@@ -8,11 +8,25 @@ from typing import Any, ClassVar
 import anyio
 import pytest
 import redis
-from store import eventually, heart_of
+from store import (
+    eventually,
+    heart_of,
+    lease_at,
+)
 
 import redisjobs.sync
 from redisjobs import JobContext, JobQueue, Worker, server
-from redisjobs.driver import Ack, Cancel, DeadLetter, Lease, NewJob, Release, Reply, RetryLater
+from redisjobs.driver import (
+    Ack,
+    After,
+    Cancel,
+    DeadLetter,
+    Lease,
+    NewJob,
+    Release,
+    Reply,
+    RetryLater,
+)
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.torture.proxy import HOST, Proxy
@@ -177,18 +191,21 @@ async def test_an_entry_id_that_came_again_for_another_job_is_not_settled_by_the
     again = await claim(consumer)
 
     # The same entry id, the same worker, the same delivery: only the job is another.
-    assert [(lease.entry, lease.deliveries) for lease in again] == [(first.entry, 1), (lost.entry, 1)]
+    assert [(lease.token[1], lease.deliveries) for lease in again] == [(first.token[1], 1), (lost.token[1], 1)]
     assert [lease.job_id for lease in again] == ["first", "another"]
     for settlement in (
         Ack(),
         Ack(cancelled=True),
-        RetryLater("+0"),
-        RetryLater("+5"),
+        RetryLater(After(0)),
+        RetryLater(After(5)),
         Release(),
         DeadLetter("f", "e"),
     ):
         assert (await consumer.exchange([(lost, settlement)], None)).replies == [Reply.LEASE_LOST]
-    assert pair.located() == {"first": f"ready:normal {first.entry}", "another": f"ready:normal {lost.entry}"}
+    assert pair.located() == {
+        "first": f"ready:normal {first.token[1]}",
+        "another": f"ready:normal {lost.token[1]}",
+    }
     heart = heart_of(consumer)
     heart.beat(list, {})
     with suppress(redisjobs.Unavailable):  # its connection leads to the old primary still
@@ -206,8 +223,8 @@ async def mint_again(pair: Pair, lost: Lease, job_id: str) -> None:
     """The new primary gives an entry id that the old one has given already."""
     stream = f"{pair.prefix}ready:normal"
     fields = {"id": job_id, "name": "Carry", "parameters": '{"label": "another"}'}
-    pair.admins[1].xadd(stream, dict(fields), id=lost.entry)
-    pair.admins[1].hset(f"{pair.prefix}jobs", job_id, f"ready:normal {lost.entry}")
+    pair.admins[1].xadd(stream, dict(fields), id=lost.token[1])
+    pair.admins[1].hset(f"{pair.prefix}jobs", job_id, f"ready:normal {lost.token[1]}")
 
 
 async def claim(consumer: RedisConsumer) -> list[Lease]:
@@ -231,7 +248,7 @@ async def test_a_handler_that_runs_on_does_not_end_the_job_that_has_its_entry_id
         entry = pair.located(0)["lost"].split()[1]
 
         pair.promote()
-        await mint_again(pair, Lease(2, entry, 1, "lost", {}), "another")
+        await mint_again(pair, lease_at(2, entry, 1, "lost", {}), "another")
         await eventually(lambda: "another" in deployment.starts)
         deployment.may_end.set()
         await eventually(lambda: pair.located() == {})

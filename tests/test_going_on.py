@@ -152,7 +152,7 @@ async def test_a_stream_that_lost_count_says_whether_there_is_more_and_no_more_t
     store, worker = redis_store, redis_store.consumer("w")
     await store.driver.push([NewJob(job_id, JOB) for job_id in "abcdef"], repeated=False)
     held = (await worker.exchange([], 3)).leases
-    store.admin.xdel(store.stream(Priority.NORMAL), *(lease.entry for lease in held))
+    store.admin.xdel(store.stream(Priority.NORMAL), *(lease.token[1] for lease in held))
     assert await store.driver.change(Cancel("e")) is Reply.CANCELLED
 
     assert (await worker.exchange([], 0)).more

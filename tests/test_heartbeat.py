@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
+from store import lease_at
 
 from redisjobs.driver import Beat, Beaten, Fenced, Lease
 from redisjobs.errors import Unavailable
@@ -337,7 +338,7 @@ def test_that_the_loop_could_not_be_looked_at_is_said(
 
 
 def test_a_beat_has_the_facts_and_may_ask_what_is_held_and_the_cancels_that_it_heard_of_are_told() -> None:
-    lease = Lease(1, "1-1", 1, "a", {})
+    lease = lease_at(1, "1-1", 1, "a", {})
     told: list[tuple[Sequence[Lease], Mapping[str, str]]] = []
     cancels: list[Sequence[Lease]] = []
     beaten = threading.Event()

@@ -20,6 +20,7 @@ from store import RedisStore, happened, heart_of, restore, take_over
 from redisjobs import server
 from redisjobs.driver import (
     Ack,
+    After,
     Cancel,
     Consumer,
     Count,
@@ -395,7 +396,7 @@ async def test_after_a_script_flush_everything_works(queue: RedisStore, worker: 
     assert heart.beat(lambda: leases, {"host": "here"}) == ()
     heart.close()
     flush()
-    settlements: list[Settlement] = [Ack(), RetryLater("+0"), Release(), FAILED, RetryLater("+60000")]
+    settlements: list[Settlement] = [Ack(), RetryLater(After(0)), Release(), FAILED, RetryLater(After(60000))]
     exchange = await worker.exchange(list(zip(leases, settlements, strict=True)), 10)
     assert exchange.replies == [Reply.OK] * 5
     flush()
@@ -424,7 +425,7 @@ async def test_where_the_group_is_gone_a_claim_makes_it_and_finds_the_jobs_again
     lost, _ = await claim(worker)
     queue.admin.xgroup_destroy(queue.stream(), "workers")
 
-    refused = await worker.exchange([(lost, RetryLater("+0"))], None)
+    refused = await worker.exchange([(lost, RetryLater(After(0)))], None)
     found = await claim(worker)
 
     assert refused.replies == [Reply.LEASE_LOST]
@@ -470,7 +471,7 @@ async def test_a_settlement_is_whole_where_one_stream_has_lost_its_group(
     await push(queue, "lost")
     leases = await claim(worker)
 
-    for settlement in (RetryLater("+60000"), Release(), FAILED, Ack(cancelled=True)):
+    for settlement in (RetryLater(After(60000)), Release(), FAILED, Ack(cancelled=True)):
         queue.admin.xgroup_destroy(queue.stream(), "workers")
         pair = [(leases.pop(0), settlement), (leases[-1], settlement)]
         assert (await worker.exchange(pair, None)).replies == [Reply.OK, Reply.LEASE_LOST]
@@ -523,7 +524,7 @@ async def test_a_full_server_refuses_a_push_whole_and_settles_all_the_same(small
     store.clock.advance(0)
     await worker.open()
     await push(store, *"abcdef")
-    await push(store, "g", due="+1")
+    await push(store, "g", due=After(1))
     leases = await claim(worker)
     by_hand = store.put({"name": "Work", "parameters": "{}"}, Priority.LOW)
     store.clock.advance(1)
@@ -535,11 +536,11 @@ async def test_a_full_server_refuses_a_push_whole_and_settles_all_the_same(small
         assert await store.driver.change(Cancel("f")) is Reply.CANCELLING
         kinds: list[Settlement] = [
             Ack(),
-            RetryLater("+0"),
-            RetryLater("+60000"),
+            RetryLater(After(0)),
+            RetryLater(After(60000)),
             Release(),
             FAILED,
-            RetryLater("+0"),
+            RetryLater(After(0)),
         ]
         settlements = list(zip(leases, kinds, strict=True))
         replies = (await worker.exchange(settlements, None, turn=turn)).replies
@@ -659,10 +660,10 @@ async def test_nothing_comes_after_the_largest_entry_id_and_whoever_looks_there_
     assert await queue.driver.read(List(State.READY, 10)) == []
     await worker.exchange([(lease, Release())], 0)
     (ready,) = await queue.driver.read(List(State.READY, 10))
-    assert ready.entry == largest
+    assert ready.key == largest
 
     (again,) = await claim(worker)
-    assert (again.entry, again.deliveries) == (largest, 1)
+    assert (again.token[1], again.deliveries) == (largest, 1)
     assert await worker.recover([]) == [again]
     assert await worker.release(refund=True, watch=False) == 1
     await worker.open("w1-again")
@@ -825,7 +826,7 @@ async def test_what_is_neither_dropped_nor_lost_is_left_as_it_is(queue: RedisSto
     other = queue.consumer("w2")
     await push(queue, *"abcdef")
     held = await claim(worker, 3)
-    queue.admin.xdel(queue.stream(), held[0].entry)  # removed by hand
+    queue.admin.xdel(queue.stream(), held[0].token[1])  # removed by hand
     assert await queue.driver.change(Cancel("e")) is Reply.CANCELLED  # now the server has lost count
 
     assert await restore(queue.driver) == 0
@@ -995,7 +996,7 @@ def journey(redis_url: str) -> Iterator[Callable[[NewJob], list[Lease]]]:
             store.clock.advance(100)  # an id may come twice
             assert await store.driver.push([new], repeated=False) == [Pushed(Reply.OK)]
             stops = []
-            for settlement in (RetryLater("+5000"), RetryLater("+0"), Release(), FAILED, Ack()):
+            for settlement in (RetryLater(After(5000)), RetryLater(After(0)), Release(), FAILED, Ack()):
                 store.clock.advance(10)
                 (lease,) = await claim(worker)
                 stops.append(lease)
@@ -1034,7 +1035,7 @@ def test_what_is_pushed_comes_out_byte_for_byte_wherever_it_has_been(
 ) -> None:
     fields: list[str | bytes] = ["name", name, "parameters", parameters, "headers", headers]
 
-    stops = journey(NewJob(job_id, fields, due="+1000"))
+    stops = journey(NewJob(job_id, fields, due=After(1000)))
 
     raw = [part.encode() if isinstance(part, str) else part for part in fields]
     wanted = dict(zip(raw[::2], raw[1::2], strict=True))
@@ -1051,7 +1052,7 @@ async def test_no_call_promotes_more_than_five_hundred_and_none_is_forgotten(
     queue: RedisStore, worker: Consumer
 ) -> None:
     for start in range(0, 1200, 500):
-        await push(queue, *(f"{n:04}" for n in range(start, min(start + 500, 1200))), due="+1000")
+        await push(queue, *(f"{n:04}" for n in range(start, min(start + 500, 1200))), due=After(1000))
     queue.clock.advance(2)
 
     waiting = list[int]()
@@ -1178,7 +1179,7 @@ async def test_five_hundred_jobs_are_pushed_in_one_call_and_settled_in_one_excha
 ) -> None:
     assert await push(queue, *map(str, range(500)), unique_for_ms=60_000) == [Reply.OK] * 500
     leases = await claim_all(worker, 500)
-    kinds: list[Settlement] = [Ack(), RetryLater("+0"), Release(), FAILED, RetryLater("+1")]
+    kinds: list[Settlement] = [Ack(), RetryLater(After(0)), Release(), FAILED, RetryLater(After(1))]
     settlements = [(lease, kinds[n % 5]) for n, lease in enumerate(leases)]
     assert (await worker.exchange(settlements, None)).replies == [Reply.OK] * 500
     queue.clock.advance(1)

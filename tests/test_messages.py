@@ -24,7 +24,11 @@ from redisjobs import (
     exponential_jitter,
     no_retry,
 )
-from redisjobs.driver import DeadLetter, RetryLater
+from redisjobs.driver import (
+    After,
+    DeadLetter,
+    RetryLater,
+)
 from redisjobs.outcome import Raised, decide
 
 pytestmark = pytest.mark.anyio
@@ -125,7 +129,7 @@ def test_a_priority_may_be_said_in_words(queue: Any, priority: Any) -> None:
 
 
 def test_a_delay_may_be_any_kind_of_number(queue: Any) -> None:
-    assert queue.job(resize).options(delay=Decimal("1.5")).prepare("a").due == "+1500"
+    assert queue.job(resize).options(delay=Decimal("1.5")).prepare("a").due == After(1500)
 
 
 # Steering

@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 import tenacity
 
-from redisjobs.driver import Ack, DeadLetter, Release, RetryLater, Settlement
+from redisjobs.driver import (
+    Ack,
+    After,
+    At,
+    DeadLetter,
+    Due,
+    Release,
+    RetryLater,
+    Settlement,
+)
 from redisjobs.errors import Fail, JobTimeout, Retry, Snooze
 from redisjobs.outcome import (
     CancelAsked,
@@ -44,12 +53,12 @@ def raised(error: BaseException) -> Raised:
         return Raised(caught)
 
 
-def again(due: str, attempt: int, error: str) -> RetryLater:
+def again(due: Due, attempt: int, error: str) -> RetryLater:
     changes = {"attempt": str(attempt), "error": error, "started_at": str(NOW), "unknown_since": ""}
     return RetryLater(due, changes)
 
 
-def snoozed(due: str) -> RetryLater:
+def snoozed(due: Due) -> RetryLater:
     return RetryLater(due, {"started_at": str(NOW), "unknown_since": ""})
 
 
@@ -65,7 +74,7 @@ def dead(outcome: Outcome, **more: Any) -> DeadLetter:
         (Done(), Ack()),
         (CancelAsked(), Ack(cancelled=True)),
         (Interrupted(), Release()),
-        (Unplaced(), RetryLater("+1000")),
+        (Unplaced(), RetryLater(After(1000))),
         (LeaseGone(), None),
         (Undecodable("no name"), DeadLetter("undecodable", "no name")),
         (Expired("too late"), DeadLetter("expired", "too late")),
@@ -82,19 +91,19 @@ def test_what_is_no_failure_of_the_handler_is_no_business_of_its_policy(
 @pytest.mark.parametrize(
     ("error", "attempt", "policy", "settlement"),
     [
-        (ValueError("no good"), 1, FIXED, again("+8000", 2, "ValueError: no good")),
-        (ValueError("no good"), 3, FIXED, again("+8000", 4, "ValueError: no good")),
-        (JobTimeout("30 s"), 1, FIXED, again("+8000", 2, "JobTimeout: 30 s")),
-        (SystemExit(3), 1, FIXED, again("+8000", 2, "SystemExit: 3")),
-        (Retry(), 1, FIXED, again("+8000", 2, "Retry: the handler asked for a retry")),
-        (Retry(0), 1, FIXED, again("+0", 2, "Retry: the handler asked for a retry")),
-        (Retry(0.25, reason="busy"), 1, FIXED, again("+250", 2, "Retry: busy")),
-        (Retry(timedelta(hours=1), reason="x"), 3, FIXED, again("+3600000", 4, "Retry: x")),
-        (Retry(5, reason="x"), 1, RetryPolicy(retry_if=tenacity.retry_never), again("+5000", 2, "Retry: x")),
-        (Snooze(for_=5), 1, FIXED, snoozed("+5000")),
-        (Snooze(for_=timedelta(minutes=1)), 4, no_retry(), snoozed("+60000")),
-        (Snooze(until=datetime(2030, 1, 1, tzinfo=UTC)), 9, FIXED, snoozed("1893456000000")),
-        (Snooze(until=datetime(1950, 1, 1, tzinfo=UTC)), 1, FIXED, snoozed("0")),
+        (ValueError("no good"), 1, FIXED, again(After(8000), 2, "ValueError: no good")),
+        (ValueError("no good"), 3, FIXED, again(After(8000), 4, "ValueError: no good")),
+        (JobTimeout("30 s"), 1, FIXED, again(After(8000), 2, "JobTimeout: 30 s")),
+        (SystemExit(3), 1, FIXED, again(After(8000), 2, "SystemExit: 3")),
+        (Retry(), 1, FIXED, again(After(8000), 2, "Retry: the handler asked for a retry")),
+        (Retry(0), 1, FIXED, again(After(0), 2, "Retry: the handler asked for a retry")),
+        (Retry(0.25, reason="busy"), 1, FIXED, again(After(250), 2, "Retry: busy")),
+        (Retry(timedelta(hours=1), reason="x"), 3, FIXED, again(After(3600000), 4, "Retry: x")),
+        (Retry(5, reason="x"), 1, RetryPolicy(retry_if=tenacity.retry_never), again(After(5000), 2, "Retry: x")),
+        (Snooze(for_=5), 1, FIXED, snoozed(After(5000))),
+        (Snooze(for_=timedelta(minutes=1)), 4, no_retry(), snoozed(After(60000))),
+        (Snooze(until=datetime(2030, 1, 1, tzinfo=UTC)), 9, FIXED, snoozed(At(1893456000000))),
+        (Snooze(until=datetime(1950, 1, 1, tzinfo=UTC)), 1, FIXED, snoozed(At(0))),
     ],
 )
 def test_a_job_runs_again(error: BaseException, attempt: int, policy: RetryPolicy, settlement: Settlement) -> None:
@@ -104,7 +113,7 @@ def test_a_job_runs_again(error: BaseException, attempt: int, policy: RetryPolic
 def test_a_snooze_may_end_at_the_very_end_of_time_in_any_zone() -> None:
     west = timezone(timedelta(hours=-5))
     settlement = settlement_of(Raised(Snooze(until=datetime.max.replace(tzinfo=west))))
-    assert settlement == snoozed("253402318800000")
+    assert settlement == snoozed(At(253402318800000))
 
 
 @pytest.mark.parametrize(
@@ -140,16 +149,16 @@ def parked(waited_ms: int | None, give_up_ms: int = HOUR) -> Settlement | None:
 @pytest.mark.parametrize(
     ("waited_ms", "due"),
     [
-        (None, "+1000"),
-        (-500, "+1000"),
-        (0, "+1000"),
-        (999, "+1000"),
-        (2_000, "+2000"),
-        (31_000, "+31000"),
-        (600_000, "+60000"),
+        (None, After(1000)),
+        (-500, After(1000)),
+        (0, After(1000)),
+        (999, After(1000)),
+        (2_000, After(2000)),
+        (31_000, After(31000)),
+        (600_000, After(60000)),
     ],
 )
-def test_a_job_nobody_knows_waits_longer_each_time_and_spends_no_attempt(waited_ms: int | None, due: str) -> None:
+def test_a_job_nobody_knows_waits_longer_each_time_and_spends_no_attempt(waited_ms: int | None, due: Due) -> None:
     since = str(NOW if waited_ms is None else NOW - waited_ms)
     error = "no handler registered for 'Send'"
     assert parked(waited_ms) == RetryLater(due, {"unknown_since": since, "error": error})
@@ -164,7 +173,8 @@ def test_a_job_nobody_knows_is_dead_in_the_end() -> None:
 def test_a_job_nobody_knows_is_looked_at_about_seventy_times_in_its_hour() -> None:
     now_ms, looks = NOW, 0
     while isinstance(settlement := settlement_of(UnknownName("Send", NOW, HOUR), now_ms=now_ms), RetryLater):
-        now_ms += int(settlement.due)
+        assert isinstance(settlement.due, After)
+        now_ms += int(settlement.due.ms)
         looks += 1
     assert looks == 66
     assert now_ms - NOW <= HOUR + 60_000
@@ -263,7 +273,7 @@ class Mute(Exception):
 
 def test_an_error_whose_text_cannot_be_had_keeps_its_type_and_its_policy() -> None:
     text = "Mute: its text is not to be had, for __str__ raised BaseException"
-    assert settlement_of(raised(Mute())) == again("+8000", 2, text)
+    assert settlement_of(raised(Mute())) == again(After(8000), 2, text)
     letter = dead(raised(Mute()), policy=RetryPolicy(retry_if=tenacity.retry_if_not_exception_type(Mute)))
     assert letter.error == text
     assert "raise error" in letter.traceback
@@ -286,7 +296,7 @@ def test_an_error_whose_text_is_no_plain_str_keeps_its_type_and_its_policy() -> 
         def __str__(self) -> str:
             return Text("told")
 
-    assert settlement_of(raised(Told())) == again("+8000", 2, "Told: told")
+    assert settlement_of(raised(Told())) == again(After(8000), 2, "Told: told")
 
 
 def test_an_error_whose_cause_cannot_be_had_keeps_its_type_and_its_policy() -> None:

@@ -19,7 +19,7 @@ async def test_an_outcome_is_refused_once_somebody_has_given_the_job_to_another_
     (lease,) = (await first.exchange([], 1)).leases
 
     if how == "XCLAIM":
-        store.admin.xclaim(stream, "workers", "w2", 0, [lease.entry], justid=True)
+        store.admin.xclaim(stream, "workers", "w2", 0, [lease.token[1]], justid=True)
     else:
         store.admin.xgroup_destroy(stream, "workers")
         store.admin.xgroup_create(stream, "workers", "0")

@@ -13,6 +13,7 @@ from store import MemoryStore, RedisStore, Store
 
 from redisjobs.driver import (
     Ack,
+    After,
     Cancel,
     Change,
     Count,
@@ -102,7 +103,7 @@ async def put_in_each_state(store: Store) -> None:
     }
     await worker.exchange([(leases[name], settlement) for name, settlement in settlements.items()], None)
     assert await store.driver.change(Cancel("unwanted")) is Reply.CANCELLING
-    await store.driver.push([job("ready"), job("delayed", due="+5000")], repeated=False)
+    await store.driver.push([job("ready"), job("delayed", due=After(5000))], repeated=False)
     await worker.aclose()
 
 

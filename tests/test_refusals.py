@@ -20,6 +20,7 @@ from redisjobs.codec import when
 from redisjobs.driver import (
     COUNTERS,
     Ack,
+    After,
     Cancel,
     Consumer,
     Count,
@@ -75,7 +76,11 @@ class Scene:
         await self.worker.exchange(pairs, None, turn=Turn(1, 1))
 
     async def push(self) -> None:
-        jobs = [job("n1"), job("n2", due="+9000", unique="new"), job("n3", priority=Priority.LOW, unique="held")]
+        jobs = [
+            job("n1"),
+            job("n2", due=After(9000), unique="new"),
+            job("n3", priority=Priority.LOW, unique="held"),
+        ]
         jobs += [job(there, nonce="another") for there in ("dead", "twice", "a", "high")]
         await self.store.driver.push(jobs, repeated=True)
 
@@ -114,10 +119,10 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "settle: done": lambda scene: scene.settle(Ack()),
     "settle: one by one": lambda scene: scene.settle(Ack(), Ack(cancelled=True)),
     "settle: cancelled": lambda scene: scene.settle(Ack(cancelled=True)),
-    "settle: retry": lambda scene: scene.settle(RetryLater("+5000", {"attempt": "2"})),
+    "settle: retry": lambda scene: scene.settle(RetryLater(After(5000), {"attempt": "2"})),
     "settle: release": lambda scene: scene.settle(Release()),
     "settle: fail": lambda scene: scene.settle(FAILED),
-    "settle: all": lambda scene: scene.settle(RetryLater("+0"), FAILED),
+    "settle: all": lambda scene: scene.settle(RetryLater(After(0)), FAILED),
     "settle: none": lambda scene: scene.worker.exchange([], 0),
     "reclaim": Scene.reclaim,
     "release": lambda scene: scene.worker.release(refund=True, watch=False),
@@ -209,7 +214,7 @@ async def fill(scene: Scene) -> None:
     names = ("dead", "back", "twice", "a", "by hand", "held", "low by hand")
     scene.leases = dict(zip(names, taken, strict=True))
     dead, back, twice = (scene.leases.pop(name) for name in names[:3])
-    await scene.worker.exchange([(dead, FAILED), (back, Release()), (twice, RetryLater("+1000"))], None)
+    await scene.worker.exchange([(dead, FAILED), (back, Release()), (twice, RetryLater(After(1000)))], None)
     await store.driver.push([job("ready"), job("high", priority=Priority.HIGH)], repeated=False)
 
 
@@ -351,7 +356,7 @@ async def test_a_key_that_was_spoiled_by_hand_costs_no_push_and_no_claim_that_do
 
 @pytest.mark.parametrize(
     ("jobs", "key"),
-    [([job("a"), job("b", priority=Priority.LOW)], "ready:low"), ([job("a", due="+1000")], "delayed")],
+    [([job("a"), job("b", priority=Priority.LOW)], "ready:low"), ([job("a", due=After(1000))], "delayed")],
 )
 async def test_a_push_that_meets_a_spoiled_key_after_its_first_write_has_written_nothing(
     scene: Scene, jobs: list[NewJob], key: str
@@ -406,7 +411,7 @@ async def test_a_job_that_was_done_long_after_its_push_needs_nothing_of_what_rem
 async def test_a_claim_of_none_promotes_nothing_where_one_stream_was_spoiled(scene: Scene) -> None:
     store = scene.store
     store.clock.advance(0)
-    delayed = [job("a", due="+1"), job("b", due="+1", priority=Priority.LOW)]
+    delayed = [job("a", due=After(1)), job("b", due=After(1), priority=Priority.LOW)]
     await store.driver.push(delayed, repeated=False)
     store.clock.advance(1)
     spoil(store, "ready:low")
@@ -426,8 +431,8 @@ async def test_a_retry_of_two_of_which_only_the_second_meets_a_spoiled_key_has_w
     spoil(store, key)
     before = dump(store)
     both: list[tuple[Lease, Settlement]] = [
-        (scene.leases["a"], RetryLater("+0")),
-        (scene.leases["held"], RetryLater("+5000")),
+        (scene.leases["a"], RetryLater(After(0))),
+        (scene.leases["held"], RetryLater(After(5000))),
     ]
     with pytest.raises(DriverError, match="WRONGTYPE"):
         await scene.worker.exchange(both, None)
@@ -490,7 +495,7 @@ async def test_a_delayed_job_that_was_spoiled_by_hand_costs_no_other_push(
 async def test_a_counter_that_cannot_count_costs_no_push(redis_store: RedisStore, number: str) -> None:
     store = redis_store
     store.admin.hset(f"{store.prefix}stats", "pushed", number)
-    pushed = await store.driver.push([job("a", unique="key"), job("b", due="+1000")], repeated=False)
+    pushed = await store.driver.push([job("a", unique="key"), job("b", due=After(1000))], repeated=False)
     assert pushed == [Pushed(Reply.OK)] * 2
     assert await store.driver.push([job("a"), job("b")], repeated=True) == [Pushed(Reply.REPEATED)] * 2
     await store.driver.aclose()
@@ -502,7 +507,7 @@ async def test_a_producer_that_may_not_count_or_tell_pushes_all_the_same(
 ) -> None:
     store = redis_store
     store.admin.execute_command("ACL", "SETUSER", store.user, f"-{command}")
-    assert await store.driver.push([job("a", due="+1000"), job("b")], repeated=False) == [Pushed(Reply.OK)] * 2
+    assert await store.driver.push([job("a", due=After(1000)), job("b")], repeated=False) == [Pushed(Reply.OK)] * 2
     await store.driver.aclose()
 
 
@@ -548,14 +553,14 @@ def exhaust(store: RedisStore, *priorities: Priority) -> None:
 async def test_where_a_priority_has_no_entry_ids_left_its_jobs_go_to_another(scene: Scene) -> None:
     store = scene.store
     store.clock.advance(0)
-    await store.driver.push([job("later", due="+1000"), job("again"), job("dead")], repeated=False)
+    await store.driver.push([job("later", due=After(1000)), job("again"), job("dead")], repeated=False)
     again, dead = (await scene.worker.exchange([], 9)).leases
     await scene.worker.exchange([(dead, FAILED)], None)
     exhaust(store, Priority.NORMAL)
 
     pushed = await store.driver.push([job("new"), job("low", priority=Priority.LOW)], repeated=False)
     assert pushed == [Pushed(Reply.OK)] * 2
-    assert (await scene.worker.exchange([(again, RetryLater("+0"))], None)).replies == [Reply.OK]
+    assert (await scene.worker.exchange([(again, RetryLater(After(0)))], None)).replies == [Reply.OK]
     assert await store.driver.change(Requeue("dead")) is Reply.OK
     store.clock.advance(2)
 
@@ -567,14 +572,16 @@ async def test_where_a_priority_has_no_entry_ids_left_its_jobs_go_to_another(sce
 async def test_with_no_entry_ids_left_at_all_whatever_is_there_stays_and_is_claimed(scene: Scene) -> None:
     store = scene.store
     store.clock.advance(0)
-    await store.driver.push([job("later", due="+1000"), job("again"), job("dead"), job("waits")], repeated=False)
+    await store.driver.push(
+        [job("later", due=After(1000)), job("again"), job("dead"), job("waits")], repeated=False
+    )
     again, dead = (await scene.worker.exchange([], 2)).leases
     await scene.worker.exchange([(dead, FAILED)], None)
     exhaust(store, *Priority)
 
-    pushed = await store.driver.push([job("new", unique="key"), job("delayed", due="+9000")], repeated=False)
+    pushed = await store.driver.push([job("new", unique="key"), job("delayed", due=After(9000))], repeated=False)
     assert [each.reply for each in pushed] == [Reply.NO_IDS, Reply.OK]
-    assert (await scene.worker.exchange([(again, RetryLater("+0"))], None)).replies == [Reply.NO_IDS]
+    assert (await scene.worker.exchange([(again, RetryLater(After(0)))], None)).replies == [Reply.NO_IDS]
     assert await store.driver.change(Requeue("dead")) is Reply.NO_IDS
     store.clock.advance(2)
 
@@ -600,7 +607,7 @@ async def test_with_no_id_left_for_a_dead_letter_its_job_stays_and_the_others_ar
     exhaust_dead(store)
     before = store.pending()
 
-    settlements: list[Settlement] = [Ack(), FAILED, RetryLater("+60000"), FAILED]
+    settlements: list[Settlement] = [Ack(), FAILED, RetryLater(After(60000)), FAILED]
     replies = (await scene.worker.exchange(list(zip(leases, settlements, strict=True)), None)).replies
 
     assert replies == [Reply.OK, Reply.NO_IDS, Reply.OK, Reply.NO_IDS]
@@ -670,7 +677,7 @@ UNREADABLE = [
 async def test_what_cannot_be_promoted_is_in_nobodys_way(scene: Scene, text: str) -> None:
     store = scene.store
     store.clock.advance(0)
-    await store.driver.push([job("bad", due="+1000"), job("good", due="+2000")], repeated=False)
+    await store.driver.push([job("bad", due=After(1000)), job("good", due=After(2000))], repeated=False)
     store.admin.hset(f"{store.prefix}delayed", "bad", text)
     store.clock.advance(3)
 
@@ -688,7 +695,7 @@ async def test_a_delayed_job_that_cannot_be_read_is_listed_with_the_others_and_c
     scene: Scene, text: str
 ) -> None:
     store = scene.store
-    await store.driver.push([job("bad", due="+1000"), job("good", due="+2000")], repeated=False)
+    await store.driver.push([job("bad", due=After(1000)), job("good", due=After(2000))], repeated=False)
     store.admin.hset(f"{store.prefix}delayed", "bad", text)
     async with JobQueue(store.url, store.queue_name) as queue:
         listed = await queue.jobs("delayed")
@@ -704,7 +711,7 @@ async def test_a_delayed_job_that_cannot_be_read_is_listed_with_the_others_and_c
 @pytest.mark.parametrize("score", [math.inf, -math.inf, 1e300])
 async def test_a_due_time_may_be_any_number(scene: Scene, score: float) -> None:
     store = scene.store
-    await store.driver.push([job("odd", due="+1000")], repeated=False)
+    await store.driver.push([job("odd", due=After(1000))], repeated=False)
     store.admin.zadd(f"{store.prefix}due", {store.admin.zrange(f"{store.prefix}due", 0, 0)[0]: score})
     async with JobQueue(store.url, store.queue_name) as queue:
         (listed,) = await queue.jobs("delayed")
@@ -758,7 +765,7 @@ async def test_a_member_of_due_of_which_nothing_is_known_goes_and_no_other_job_l
 ) -> None:
     store = scene.store
     store.clock.advance(0)
-    await store.driver.push([job("7"), job("later", due="+60000")], repeated=False)
+    await store.driver.push([job("7"), job("later", due=After(60000))], repeated=False)
     located, now = store.located(), store.clock()
     store.admin.zadd(f"{store.prefix}due", {"order 7": now, "7": now, "1-1 7": now, "": now, "1-1 gone": now})
     store.admin.hset(f"{store.prefix}jobs", "gone", "delayed 1-1")
@@ -780,7 +787,14 @@ async def test_what_cannot_be_counted_is_done_all_the_same(scene: Scene, counter
         store.admin.hset(f"{store.prefix}stats", name, counter)
     leases = (await worker.exchange([], 7)).leases
 
-    settlements: list[Settlement] = [Ack(), FAILED, FAILED, RetryLater("+60000"), RetryLater("+0"), Release()]
+    settlements: list[Settlement] = [
+        Ack(),
+        FAILED,
+        FAILED,
+        RetryLater(After(60000)),
+        RetryLater(After(0)),
+        Release(),
+    ]
     assert (await worker.exchange(list(zip(leases, settlements, strict=False)), None)).replies == [Reply.OK] * 6
     assert await driver.change(Requeue("b")) is Reply.OK
     assert await driver.change(Delete("c")) is Reply.OK

@@ -14,7 +14,10 @@ import pytest
 from store import eventually
 
 from redisjobs import recording, server
-from redisjobs.driver import Count
+from redisjobs.driver import (
+    After,
+    Count,
+)
 from redisjobs.drivers.redis import scripts
 from redisjobs.drivers.redis.commands import Command
 from redisjobs.drivers.redis.connection import SyncConnection, Target
@@ -428,7 +431,7 @@ def test_it_is_written_down_whether_a_push_added_a_job(
 
 
 def test_how_long_a_prepared_job_is_delayed_is_read_of_it() -> None:
-    assert [_seconds_of(due) for due in ("", "+2500", "+50.5")] == [0, 2.5, 0.0505]
+    assert [_seconds_of(due) for due in (None, After(2500), After(50.5))] == [0, 2.5, 0.0505]
 
 
 def test_what_a_handler_pushes_is_judged_as_what_any_producer_does(target: Server, tmp_path: Path) -> None:

@@ -5,7 +5,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from redisjobs import sync
-from redisjobs.driver import NewJob
+from redisjobs.driver import (
+    After,
+    Due,
+    NewJob,
+)
 from redisjobs.errors import DriverError, QueueFull
 from redisjobs.recording import Recording
 from redisjobs.registry import PushedJob
@@ -79,6 +83,6 @@ class Book:
         return time.time() - made_at < _GIVE_UP
 
 
-def _seconds_of(due: str) -> float:
-    """For how long a prepared job is delayed, of `+5000`."""
-    return float(due[1:]) / 1000 if due else 0.0
+def _seconds_of(due: Due | None) -> float:
+    """For how long a prepared job is delayed."""
+    return due.ms / 1000 if isinstance(due, After) else 0.0

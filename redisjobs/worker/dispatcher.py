@@ -5,7 +5,15 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
-from redisjobs.driver import Ack, Ended, Lease, Release, Reply, RetryLater
+from redisjobs.driver import (
+    Ack,
+    After,
+    Ended,
+    Lease,
+    Release,
+    Reply,
+    RetryLater,
+)
 from redisjobs.events import JobsClaimed, JobsCompleted, JobsSettled, SettledJob, kind_of
 from redisjobs.logger import Log
 from redisjobs.outcome import CancelAsked, Interrupted, LeaseGone, Outcome
@@ -20,7 +28,7 @@ from redisjobs.worker.pool import Pool
 
 logger = Log("redisjobs.worker")
 
-_LATER = "+60000"  # ms until a job runs again for which no ready stream has an entry id left
+_LATER = After(60_000)  # ms until a job runs again for which no ready stream has an entry id left
 _NO_DEAD_LETTERS = (
     "no dead letter can be written: the stream redisjobs:{%s}:dead has no entry ids left, as somebody has written "
     "the largest. The jobs are kept and tried again. Copy the letters to a new stream, as lua/README.md shows; or "

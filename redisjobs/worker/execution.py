@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import anyio
 
 from redisjobs import codec
-from redisjobs.driver import Ack, Lease, Release, Reply, RetryLater, Settlement
+from redisjobs.driver import (
+    Ack,
+    After,
+    Lease,
+    Release,
+    Reply,
+    RetryLater,
+    Settlement,
+)
 from redisjobs.errors import DecodeError, JobTimeout, RegistrationError
 from redisjobs.eventloop import is_awaitable
 from redisjobs.events import SettledJob
@@ -316,7 +324,7 @@ class Execution:
         """
         job = self._job
         if refund and self.began and job is not None and job.expires_ms is not None and job.started_ms is None:
-            return RetryLater("+0", {"started_at": str(self._run_ms)})
+            return RetryLater(After(0), {"started_at": str(self._run_ms)})
         return Release(refund=refund)
 
     def decide(self, outcome: Outcome) -> None:

@@ -57,7 +57,8 @@ def settle(memory: Memory, worker: str, turn: Turn | None, settlements: Settleme
 
 
 def _settle_one(memory: Memory, worker: str, lease: Lease, settlement: Settlement) -> Reply:
-    stream, entry = memory.streams[lease.stream - 1], lease.entry
+    number, entry = lease.token
+    stream = memory.streams[number - 1]
     if not _owns(stream, worker, lease):
         return Reply.LEASE_LOST
     job_id = identify(memory, stream.priority, entry)
@@ -78,7 +79,7 @@ def _settle_one(memory: Memory, worker: str, lease: Lease, settlement: Settlemen
 
 
 def _owns(stream: Stream, worker: str, lease: Lease) -> bool:
-    pending = stream.pending.get(lease.entry)
+    pending = stream.pending.get(lease.token[1])
     return pending is not None and (pending.worker, pending.deliveries) == (worker, lease.deliveries)
 
 
@@ -217,7 +218,8 @@ def _lease(memory: Memory, stream: Stream, entry: str) -> Lease:
     if not job_id:  # put in by hand: from now on it has a locator, as by lua/adopt.lua
         job_id = identify(memory, stream.priority, entry)
         memory.located[job_id] = (stream.priority, entry)
-    return Lease(stream.number, entry, stream.pending[entry].deliveries, job_id, fields)
+    deliveries, queued_ms = stream.pending[entry].deliveries, int(entry.partition("-")[0])
+    return Lease(f"{stream.number} {entry}", (stream.number, entry), deliveries, job_id, fields, queued_ms)
 
 
 def recover(memory: Memory, worker: str, held: Sequence[Lease], older: float = 0) -> list[Lease]:

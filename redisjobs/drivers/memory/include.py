@@ -8,7 +8,12 @@ import math
 import time
 from collections.abc import Mapping
 
-from redisjobs.driver import MOST_JOBS
+from redisjobs.driver import (
+    MOST_JOBS,
+    After,
+    At,
+    Due,
+)
 from redisjobs.drivers.memory.state import (
     RELEASED,
     Delayed,
@@ -196,11 +201,15 @@ def tell_released(memory: Memory, number: int) -> None:
         memory.tell("released", str(number))
 
 
-def due_time(text: str, now_ms: int) -> int:
-    """When a job may run, in ms: '' is at once, '+5000' that many ms from now, else a time."""
-    if not text:
-        return 0
-    return math.ceil(now_ms + float(text[1:])) if text.startswith("+") else int(text)
+def due_time(due: Due | None, now_ms: int) -> int:
+    """When a job may run, in ms; 0 is at once."""
+    match due:
+        case None:
+            return 0
+        case After(ms):
+            return math.ceil(now_ms + ms)
+        case At(ms):
+            return ms
 
 
 def pushed_at(entry: str, now_ms: int) -> bytes:

@@ -139,7 +139,8 @@ def _ready_row(memory: Memory, stream: Stream, entry: str) -> Row:
         job_id=address(memory, stream.priority, entry),
         state=State.RUNNING if is_running else State.READY,
         priority=stream.priority,
-        entry=entry,
+        key=entry,
+        queued_ms=int(entry.partition("-")[0]),
         due_ms=None,
         worker=worker if is_running else "",
         deliveries=pending.deliveries if pending else 0,
@@ -149,13 +150,14 @@ def _ready_row(memory: Memory, stream: Stream, entry: str) -> Row:
 
 
 def _delayed_row(job_id: str, job: Delayed) -> Row:
-    return Row(job_id, State.DELAYED, job.priority, "", job.due_ms, "", 0, False, job.fields)
+    return Row(job_id, State.DELAYED, job.priority, "", 0, job.due_ms, "", 0, False, job.fields)
 
 
 def _dead_row(memory: Memory, letter: str) -> Row:
     fields = memory.dead[letter]
     priority = Priority(fields[b"priority"].decode())
-    return Row(address(memory, "dead", letter), State.DEAD, priority, letter, None, "", 0, False, fields)
+    dead_ms, job_id = int(letter.partition("-")[0]), address(memory, "dead", letter)
+    return Row(job_id, State.DEAD, priority, letter, dead_ms, None, "", 0, False, fields)
 
 
 def tidy(memory: Memory, change: Tidy) -> Tidied:

@@ -107,6 +107,8 @@ def beat(memory: Memory, worker: str) -> int:
 def cancelled(memory: Memory, leases: Sequence[Lease]) -> list[Lease]:
     """Those of them that somebody has asked to cancel."""
     with memory.lock:
-        places = [(memory.streams[lease.stream - 1].priority, lease.entry) for lease in leases]
+        places = [
+            (memory.streams[stream - 1].priority, entry) for stream, entry in (lease.token for lease in leases)
+        ]
         marks = [memory.marks.get(place) for place in places]
         return [lease for lease, mark in zip(leases, marks, strict=True) if mark == "cancelling"]

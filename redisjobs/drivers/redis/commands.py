@@ -13,7 +13,12 @@ from typing import Any, Generic, TypeVar
 
 from redis import exceptions as redis_errors
 
-from redisjobs.driver import Reply
+from redisjobs.driver import (
+    After,
+    At,
+    Due,
+    Reply,
+)
 from redisjobs.drivers.redis import scripts
 from redisjobs.errors import DriverError, QueueFull, ServerTooOld, Unavailable, WrongType
 from redisjobs.job import Priority, checked_queue_name
@@ -214,6 +219,22 @@ def text_id(reply: bytes) -> str:
 def reply_of(reply: Any) -> Reply:
     """What a script says of one job."""
     return Reply(reply.decode())
+
+
+def due_word(due: Due | None) -> str:
+    """When a job may run, as scripts take it: '' now, '+5000' in so many ms, else a time in ms."""
+    match due:
+        case None:
+            return ""
+        case After(ms):
+            return f"+{ms:.15g}"
+        case At(ms):
+            return str(ms)
+
+
+def queued_ms_of(entry: str) -> int:
+    """When an entry was written, in ms, as its id says."""
+    return int(entry.partition("-")[0] or 0)
 
 
 def pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:

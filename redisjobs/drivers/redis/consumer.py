@@ -192,7 +192,7 @@ class RedisConsumer:
             self._job_bytes = max(size / len(some), self._job_bytes / 4, 1.0)
 
     async def _adopt(self, leases: Sequence[Lease]) -> None:
-        nameless = [lease for lease in leases if lease.job_id == lease.entry]
+        nameless = [lease for lease in leases if lease.job_id == lease.token[1]]
         for start in range(0, len(nameless), MOST_JOBS):
             some = nameless[start : start + MOST_JOBS]
             (ids,) = await self._run(self._commands.adopt(some))

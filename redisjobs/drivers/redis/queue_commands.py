@@ -23,7 +23,15 @@ from redisjobs.driver import (
     Tidy,
     supported,
 )
-from redisjobs.drivers.redis.commands import Command, Commands, pairs, raw_id, reply_of
+from redisjobs.drivers.redis.commands import (
+    Command,
+    Commands,
+    due_word,
+    pairs,
+    queued_ms_of,
+    raw_id,
+    reply_of,
+)
 from redisjobs.job import Priority, State
 
 T = TypeVar("T")
@@ -55,7 +63,7 @@ class QueueCommands(Commands):
         """`sent_ms` is now by the server's clock, or earlier; None: not known, and the answer is STALE."""
         arguments: list[Any] = [self._now, "" if sent_ms is None else f"{sent_ms:.0f}", "1" if repeated else ""]
         for job in jobs:
-            arguments += [raw_id(job.job_id), job.nonce, job.priority, job.due, job.unique]
+            arguments += [raw_id(job.job_id), job.nonce, job.priority, due_word(job.due), job.unique]
             arguments += [_text(job.unique_for_ms), _text(job.expires_in_ms), len(job.fields), *job.fields]
         return self._run("push", arguments, _push_answer)
 
@@ -164,7 +172,8 @@ def _row(reply: Any) -> Row:
         job_id=job_id.decode("utf-8", "surrogateescape"),
         state=state,
         priority=known,
-        entry=entry.decode(),
+        key=entry.decode(),
+        queued_ms=queued_ms_of(entry.decode()),
         due_ms=int(max(-_FAR, min(float(due), _FAR))) if due else None,
         worker=consumer.decode("utf-8", "replace") if state is State.RUNNING else "",
         deliveries=int(deliveries) if deliveries not in (b"", "") else 0,

@@ -26,7 +26,9 @@ from redisjobs.drivers.redis.commands import (
     LAYOUT,
     Command,
     Commands,
+    due_word,
     pairs,
+    queued_ms_of,
     raw_id,
     reply_of,
     text_id,
@@ -126,7 +128,7 @@ class WorkerCommands(Commands):
     def cancelled(self, leases: Sequence[Lease]) -> Command[list[Lease]]:
         """Which of these jobs somebody has asked to cancel."""
         # What was put in by hand may go by its mere entry id since it was leased: what had that has ended.
-        twins = [lease for lease in leases if lease.job_id.startswith(f"{lease.entry}@")]
+        twins = [lease for lease in leases if lease.job_id.startswith(f"{lease.token[1]}@")]
         asked = [*leases, *twins]
 
         def parse(reply: Any) -> list[Lease]:
@@ -136,11 +138,12 @@ class WorkerCommands(Commands):
                 if located == f"{self._place(lease)} cancelling".encode()
             ]
 
-        names = [*(raw_id(lease.job_id) for lease in leases), *(lease.entry for lease in twins)]
+        names = [*(raw_id(lease.job_id) for lease in leases), *(lease.token[1] for lease in twins)]
         return Command(["HMGET", f"{self.prefix}jobs", *names], parse)
 
     def _place(self, lease: Lease) -> str:
-        return f"ready:{list(Priority)[lease.stream - 1]} {lease.entry}"
+        stream, entry = lease.token
+        return f"ready:{list(Priority)[stream - 1]} {entry}"
 
     def settle(
         self,
@@ -201,7 +204,7 @@ class WorkerCommands(Commands):
 
     def adopt(self, leases: Sequence[Lease]) -> Command[list[str]]:
         """Ids for jobs that were put in by hand without one."""
-        arguments = [word for lease in leases for word in (lease.stream, lease.entry)]
+        arguments = [word for lease in leases for word in lease.token]
         return self._run("adopt", arguments, lambda reply: [job_id.decode() for job_id in reply])
 
     def recover(
@@ -266,12 +269,13 @@ class _Batch:
                 self._add_other(position, lease, settlement)
 
     def _add_done(self, position: int, lease: Lease) -> None:
-        job_id, number = raw_id(lease.job_id), lease.stream - 1
+        stream, entry = lease.token
+        job_id, number = raw_id(lease.job_id), stream - 1
         self._done[number].append(position)
-        self._entries[number].append(lease.entry)
+        self._entries[number].append(entry)
         self._ids[number].append(job_id)
         nonce, unique = lease.nonce, lease.unique
-        if lease.entry > self._cut:
+        if entry > self._cut:
             self._young.append(b"%b %b" % (nonce, job_id) if nonce else job_id)
         if nonce:
             self._has_nonces = True
@@ -281,7 +285,7 @@ class _Batch:
     def _add_other(self, position: int, lease: Lease, settlement: Settlement) -> None:
         verb, values = _settlement(lease, settlement)
         self._rest.append(position)
-        place = (lease.stream, lease.entry, lease.deliveries, raw_id(lease.job_id))
+        place = (*lease.token, lease.deliveries, raw_id(lease.job_id))
         self._others += (verb, *place, len(values), *values)
 
     def arguments(self) -> list[Any]:
@@ -310,7 +314,7 @@ def _settlement(lease: Lease, settlement: Settlement) -> tuple[str, list[Any]]:
         case Ack(cancelled):
             return "cancelled" if cancelled else "done", [lease.unique, lease.nonce]
         case RetryLater(due, changes):
-            return "retry", [due, *(text for change in changes.items() for text in change)]
+            return "retry", [due_word(due), *(text for change in changes.items() for text in change)]
         case Release(refund):
             return "release", [int(refund)]
         case DeadLetter(reason, error, traceback):
@@ -335,7 +339,7 @@ def _lease(stream: int, entry: bytes, deliveries: int, flat: Sequence[bytes]) ->
     fields = pairs(flat)
     place = entry.decode()
     job_id = fields.get(b"id", b"").decode("utf-8", "surrogateescape") or place
-    return Lease(stream, place, deliveries, job_id, fields)
+    return Lease(f"{stream} {place}", (stream, place), deliveries, job_id, fields, queued_ms_of(place))
 
 
 def _ended(reply: Any) -> list[Ended]:

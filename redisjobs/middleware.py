@@ -210,6 +210,18 @@ def checked(middleware: Middleware, *, awaits_push: bool) -> Middleware:
     return middleware
 
 
+def all_checked(middleware: Iterable[Middleware], *, awaits_push: bool) -> tuple[Middleware, ...]:
+    """A list of middleware whose hooks can be called; see `checked`.
+
+    Raises:
+        TypeError: It is no list, or one of it can't be used.
+    """
+    if not isinstance(middleware, Iterable):
+        shown = f"the class {middleware.__name__}" if isinstance(middleware, type) else repr(middleware)
+        raise TypeError(f"middleware={shown}: give a list of instances of classes derived from Middleware")
+    return tuple(checked(each, awaits_push=awaits_push) for each in middleware)
+
+
 def hooks(middleware: Iterable[Middleware], name: str) -> tuple[Hook, ...]:
     """The hooks of one name that are overridden, in the order of the middleware."""
     of_all = (getattr(each, name) for each in middleware)

@@ -40,7 +40,7 @@ from redisjobs.durations import aware, milliseconds, seconds
 from redisjobs.errors import EncodeError, RegistrationError, UnknownJob
 from redisjobs.events import Events, JobsPushed
 from redisjobs.job import JobContext, JobDefinition, JobName, Priority, borrowed, checked_queue_name, name_of
-from redisjobs.middleware import Hook, Middleware, checked, hooks
+from redisjobs.middleware import Hook, Middleware, all_checked, checked, hooks
 from redisjobs.push import Push
 from redisjobs.retry import RetryPolicy, exponential_jitter
 from redisjobs.signature import Signature, handler_call
@@ -165,7 +165,7 @@ class Registry:
         self._names: dict[Any, JobName[Any]] = {}
         self.middleware: tuple[Middleware, ...] = ()
         self._on_push: tuple[Hook, ...] = ()
-        for each in middleware:
+        for each in all_checked(middleware, awaits_push=self._awaits_push):
             self.add_middleware(each)
 
     def add_middleware(self, middleware: Middleware) -> None:

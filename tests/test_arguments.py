@@ -15,7 +15,17 @@ import pytest
 from pydantic import BaseModel
 
 import redisjobs
-from redisjobs import JobName, JobQueue, Retry, RetryPolicy, Snooze, Worker, exponential_jitter, sync
+from redisjobs import (
+    JobName,
+    JobQueue,
+    Middleware,
+    Retry,
+    RetryPolicy,
+    Snooze,
+    Worker,
+    exponential_jitter,
+    sync,
+)
 
 PACKAGE = redisjobs.__file__.removesuffix("__init__.py")
 
@@ -57,12 +67,14 @@ OPTIONS: dict[str, list[Any]] = {
 }
 POLICIES = [3, "often", Odd(), RetryPolicy, exponential_jitter]
 JOB: dict[str, list[Any]] = {"retry": POLICIES, "timeout": DURATIONS, "run_in": ["fork", "", 5, None, Odd()]}
+NO_MIDDLEWARE = [5, "Middleware", None, Odd(), Middleware]
 QUEUE: dict[str, list[Any]] = {
     "where": PLACES,
     "name": [*TEXTS, None, "", "a b", "{a}", "a\n", "\ud800"],
     "retry": POLICIES,
     "max_parameters": [*NUMBERS, None, "1MB"],
     "deadline": [*DURATIONS, None, 0, 61],
+    "middleware": [*([each] for each in NO_MIDDLEWARE), 5, None, Middleware()],
 }
 ID = [*(text for text in TEXTS if text is not Card), None, Card, CARD]
 NOT_ONE_ID: dict[str, list[Any]] = {"job": ID}
@@ -81,6 +93,7 @@ def cases(make: Any) -> Iterator[Case]:
     prepared = queue.prepare(CARD)
     no_card = [*NAMES, queue, job, "text", None]
     yield "JobQueue", make, {"where": "memory://"}, QUEUE
+    yield "add_middleware", queue.add_middleware, {}, {"middleware": NO_MIDDLEWARE}
     yield "move", queue.move, {}, {"where": PLACES}
     yield (
         "register",
@@ -141,6 +154,7 @@ def others() -> Iterator[Case]:
         Worker,
         {"queue": queue},
         {
+            "middleware": [*([each] for each in NO_MIDDLEWARE), 5, None, Middleware()],
             "queue": ["redis://127.0.0.1:1/0", JobQueue, sync.JobQueue, None, 5, CARD],
             "concurrency": [*NUMBERS, None],
             "lease": [*DURATIONS, None, 0, 0.05],

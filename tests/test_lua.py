@@ -809,6 +809,7 @@ async def test_jobs_whose_consumer_somebody_has_removed_run_again_and_no_others(
         queue.admin.xgroup_delconsumer(queue.stream(priority), "workers", "w1")
 
     assert await restore(queue.driver) == 4
+    await other.reclaim()  # which tells that something was handed back, as a notification would
 
     again = await claim(other, 9)
     assert [lease.job_id for lease in again] == [

@@ -16,7 +16,7 @@ from redisjobs.arguments import whole
 from redisjobs.durations import seconds
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.logger import Log
-from redisjobs.middleware import Middleware, checked
+from redisjobs.middleware import Middleware, all_checked
 from redisjobs.registry import Duration, Registry
 from redisjobs.worker.guard import keep_up
 from redisjobs.worker.health import Health
@@ -139,7 +139,7 @@ class Worker:
             supervised=supervised,
             max_jobs=math.inf if max_jobs is None else max_jobs,
             max_rss=math.inf if max_rss is None else max_rss,
-            middleware=tuple(checked(each, awaits_push=True) for each in middleware),
+            middleware=all_checked(middleware, awaits_push=True),
         )
         self.grace = seconds(grace, "grace")
         self.recycled = False

@@ -54,8 +54,10 @@ class Reader:
         Raises:
             Unavailable: The connection broke, or the read had to be cut off.
         """
-        if not self._connection.is_open:
-            await self._ask_id()
+        with anyio.CancelScope() as asking:
+            until.when_set(asking.cancel)  # nothing can have been delivered yet
+            if not self._connection.is_open:
+                await self._ask_id()
         if until.is_set:
             return []
         ending: list[asyncio.Task[None]] = []

@@ -17,7 +17,7 @@ class Links:
     """
 
     def __init__(self, counters: Counters, impairments: Impairments, target: tuple[str, int]) -> None:
-        self._counters, self._impairments, self._target = counters, impairments, target
+        self._counters, self._impairments, self.target = counters, impairments, target
         self._links: set[Link] = set()
 
     def count(self) -> None:
@@ -29,7 +29,7 @@ class Links:
         with socket.socket() as server:
             server.setblocking(False)
             try:
-                await asyncio.get_running_loop().sock_connect(server, self._target)
+                await asyncio.get_running_loop().sock_connect(server, self.target)
                 if self._impairments.refuse:  # by now: one that came before must not slip through
                     raise ConnectionRefusedError
             except OSError:

@@ -18,7 +18,6 @@ class Proxy:
     means a TCP RST to both sides: a client sees ECONNRESET and not an orderly end.
 
     Attributes:
-        target: Host and port of what it stands in front of.
         port: Where it listens on 127.0.0.1, once entered.
         connections: How many it has accepted, refused ones included.
         request_bytes: How many bytes it has forwarded to the server.
@@ -29,10 +28,18 @@ class Proxy:
 
     def __init__(self, target_host: str, target_port: int) -> None:
         self.port = self.connections = self.request_bytes = self.reply_bytes = self.cuts = self.lags = 0
-        self.target = (target_host, target_port)
         self._impairments = Impairments()
-        self._links = Links(self, self._impairments, self.target)
+        self._links = Links(self, self._impairments, (target_host, target_port))
         self._listener: Listener | None = None
+
+    @property
+    def target(self) -> tuple[str, int]:
+        """Where new connections lead; may be changed."""
+        return self._links.target
+
+    @target.setter
+    def target(self, target: tuple[str, int]) -> None:
+        self._links.target = target
 
     @property
     def url(self) -> str:

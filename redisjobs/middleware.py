@@ -199,7 +199,9 @@ def checked(middleware: Middleware, *, awaits_push: bool) -> Middleware:
     """
     if not isinstance(middleware, Middleware):
         shown = f"the class {middleware.__name__}" if isinstance(middleware, type) else repr(middleware)
-        raise TypeError(f"{shown} is no middleware: give an instance of a class derived from Middleware")
+        raise TypeError(
+            f"middleware={shown} is no middleware: give an instance of a class derived from Middleware"
+        )
     kind = type(middleware).__name__
     if not inspect.iscoroutinefunction(middleware.around):
         raise TypeError(

@@ -38,6 +38,7 @@ class Exchanger:
         needs_recovery: Jobs may have been delivered into a reply that was lost.
         lost_at: When one failed last, by the monotonic clock.
         found_nothing: The last one neither settled nor claimed anything.
+        dry_until: It had nothing, and leaves the slots to other sources until then, by the monotonic clock.
         is_paused: The source does something else, and begins no exchange meanwhile.
     """
 
@@ -69,7 +70,7 @@ class Exchanger:
         self._progress = progress
         self._wakeup = wakeup
         self._until_idle = until_idle
-        self._dry_until = float("-inf")  # it had nothing, and leaves the slots to others until then
+        self.dry_until = float("-inf")
 
     # As the pool sees it
 
@@ -82,7 +83,7 @@ class Exchanger:
 
     def make_room(self) -> None:
         """End the blocking read, for no slot is free for what it would bring."""
-        self._dry_until = time.monotonic() + _DRY
+        self.dry_until = time.monotonic() + _DRY
         self.fetcher.interrupt()
 
     def wake(self) -> None:
@@ -110,15 +111,10 @@ class Exchanger:
     # What an exchange takes
 
     @property
-    def rests_until(self) -> float:
-        """When to look again though nothing has changed, by the monotonic clock."""
-        return self._dry_until
-
-    @property
     def _may_claim(self) -> bool:
         if self.fetcher.waiting or (self._until_idle and self.found_nothing):
             return False
-        return time.monotonic() >= self._dry_until
+        return time.monotonic() >= self.dry_until
 
     @property
     def has_batch(self) -> bool:
@@ -143,7 +139,7 @@ class Exchanger:
         sent_at = time.time()
         for run in settling:
             run.sent_at = sent_at
-        claims = not self.fetcher.waiting and time.monotonic() >= self._dry_until
+        claims = not self.fetcher.waiting and time.monotonic() >= self.dry_until
         count = min(self._pool.share(self), most) if claims else 0
         asks = bool(count or self._promoter.is_due) and not self.is_stopping
         self._promoter.is_due = False
@@ -195,7 +191,7 @@ class Exchanger:
         if most := self._pool.to_read:
             self.fetcher.begin(most, sent_at)
         elif len(self._pool.sources) > 1:
-            self._dry_until = time.monotonic() + _DRY
+            self.dry_until = time.monotonic() + _DRY
 
     async def end_read(self) -> None:
         """End the blocking read: there is something that only a claim finds."""

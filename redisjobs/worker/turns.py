@@ -140,7 +140,7 @@ class Turns:
 
     async def _rest(self) -> None:
         """Wait until something changes."""
-        left = self._exchanger.rests_until - time.monotonic()
+        left = self._exchanger.dry_until - time.monotonic()
         if left <= 0:
             await self._wakeup.wait()
         else:

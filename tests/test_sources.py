@@ -589,6 +589,29 @@ async def test_queues_on_one_server_beat_in_one_round_trip(
         assert not any(source.member.may_be_dead for source in processor.sources)
 
 
+async def test_a_queue_whose_keys_somebody_has_spoiled_costs_the_leases_of_no_other(
+    redis_store: RedisStore, pair: tuple[RedisStore, RedisStore], seen: Seen
+) -> None:
+    server = f"redis://{redis_store.url.rpartition('@')[2]}"  # as one user: they beat together
+    spoiled, sound = (seen.handle(JobQueue(server, store.queue_name)) for store in pair)
+    async with spoiled, sound, running(processor_of([spoiled, sound], lease=0.6), grace=0) as processor:
+        members = [source.member for source in processor.sources]
+        await eventually(lambda: all(member.opened for member in members))
+        client, key = redis.Redis.from_url(server), f"redisjobs:{{{spoiled.name}}}:workers"
+        kept = client.dump(key)
+        client.delete(key)
+        client.set(key, "what somebody wrote")
+        await eventually(lambda: members[0].unheard > 1.5, within=10)  # more than two leases
+
+        assert not members[1].may_be_dead
+        await sound.push(Work())
+        await eventually(lambda: seen.ended == [sound.name])
+        assert kept is not None
+        client.restore(key, 0, kept, replace=True)
+        client.close()
+        await eventually(lambda: not members[0].may_be_dead, within=10)
+
+
 async def test_a_worker_that_is_fenced_in_one_queue_goes_on_in_the_other_as_who_it_was(
     queues: tuple[JobQueue, JobQueue], stores: tuple[Store, Store], seen: Seen
 ) -> None:

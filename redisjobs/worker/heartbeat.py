@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from redisjobs.driver import Beat, Consumer, Fenced, Lease
-from redisjobs.errors import DriverError
+from redisjobs.errors import DriverError, Unavailable
 from redisjobs.logger import Log, log_from_thread
 
 logger = Log("redisjobs.worker")
@@ -118,26 +118,47 @@ class Heartbeat:
     def _beat(self) -> float:
         """Beat once; seconds until the next time."""
         started = time.monotonic()
+        beating = [each for each in self._all if each.is_beating]
         try:
-            self._beat_for([each for each in self._all if each.is_beating], started)
+            if beating:
+                self._beat_for(beating, started)
         except Exception as error:  # whatever it is: a thread that ended would lose every job
             if not self._failing:
                 shown = error if isinstance(error, DriverError) else "".join(traceback.format_exception(error))
                 log_from_thread(logger, logging.WARNING, "no heartbeat got through, retrying: %s", shown)
             self._failing = True
             return min(1.0, self._interval / 2)
+        if beating and self._failing:
+            log_from_thread(logger, logging.INFO, "heartbeats get through again")
+            self._failing = False
         return max(0.0, started + self._interval - time.monotonic())
 
     def _beat_for(self, beating: Sequence[Beating], started: float) -> None:
-        if not beating:
-            return
         beats = [Beat(each.consumer, each.held, each.facts()) for each in beating]
-        answers = beating[0].consumer.sync.beat(*beats)
-        if self._failing:
-            log_from_thread(logger, logging.INFO, "heartbeats get through again")
-        self._failing = False
+        try:
+            answers = beating[0].consumer.sync.beat(*beats)
+        except Unavailable:
+            raise
+        except DriverError:
+            if len(beating) == 1:
+                raise
+            self._beat_for_each(beating, started)
+            return
         for each, answer in zip(beating, answers, strict=True):
             if isinstance(answer, Fenced):
                 each.fenced(answer)
             else:
                 each.beaten(started, answer)
+
+    def _beat_for_each(self, beating: Sequence[Beating], started: float) -> None:
+        """Beat for one after another: the server refuses one of them, and the others are to keep their leases."""
+        refused: DriverError | None = None
+        for each in beating:
+            try:
+                self._beat_for([each], started)
+            except Unavailable:
+                raise
+            except DriverError as error:
+                refused = error
+        if refused is not None:
+            raise refused

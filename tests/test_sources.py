@@ -176,7 +176,7 @@ class Claimant:
         )
         self.fetcher: Any = SimpleNamespace(waiting=False)
         self.clearance: Any = SimpleNamespace(is_on=lambda now: False, one_waits=False)
-        self.dispatcher: Any = SimpleNamespace(leases=[None] * holds)
+        self.dispatcher: Any = SimpleNamespace(leases=[None] * holds, is_away=False)
         self.is_hungry = is_hungry
         self.found_nothing = False
         self.made_room = self.woken = 0
@@ -534,6 +534,60 @@ async def test_a_store_that_hangs_keeps_no_slots_from_the_other_queue_for_long(s
 
         assert time.monotonic() - began < 2.5  # its exchange takes 3 s
         hanging.hangs = False
+
+
+async def lose_twice(driver: MemoryDriver) -> None:
+    """Let two workers die of the job that is there: it is to run alone from then on."""
+    for number in range(2):
+        dead = MemoryConsumer(driver.memory, f"dead-{number}", 15, 3)
+        await dead.open()
+        assert (await dead.exchange([], 1, idle=True)).leases
+        await dead.release(refund=False, watch=False)
+
+
+@pytest.fixture
+def near_and_far(seen: Seen) -> tuple[JobQueue, JobQueue, Away]:
+    """Two queues; the store of the second can be away."""
+    away = Away()
+    return seen.handle(JobQueue(MemoryDriver(), "near")), seen.handle(JobQueue(away, "far")), away
+
+
+async def test_a_job_that_ran_alone_and_can_not_be_settled_keeps_no_slots_from_another_queue(
+    near_and_far: tuple[JobQueue, JobQueue, Away], seen: Seen
+) -> None:
+    near, far, away = near_and_far
+    seen.may_end = anyio.Event()
+    await far.push(Work())
+    await lose_twice(away)
+    async with running(processor_of([near, far], lease=1)):
+        await eventually(lambda: seen.now == 1)
+        await near.push_many([Work()] * 5)
+        away.is_away = True
+        seen.may_end.set()
+        await eventually(lambda: seen.ended == [far.name] + [near.name] * 5)
+
+        away.is_away = False
+        await eventually(lambda: not away.memory.streams[1].pending, within=10)
+        assert happened(await far.counts())["completed"] == 1
+
+
+async def test_no_room_is_made_for_a_job_to_run_alone_while_what_is_held_can_not_be_settled(
+    near_and_far: tuple[JobQueue, JobQueue, Away], seen: Seen
+) -> None:
+    near, far, away = near_and_far
+    async with running(processor_of([near, far])) as processor:
+        source = processor.sources[0]
+        await far.push(Work(seconds=0.1))
+        await eventually(lambda: seen.now == 1)
+        away.is_away = True
+        await eventually(lambda: processor.sources[1].member.unavailable, within=10)
+        assert processor.pool.holds == 1  # as long as that store is away
+        source.exchanger.clearance.hear(60, time.monotonic())
+        assert source.exchanger.clearance.is_on(time.monotonic())
+
+        await near.push_many([Work()] * 5)
+        await eventually(lambda: seen.ended.count(near.name) == 5)
+        away.is_away = False
 
 
 @pytest.fixture

@@ -60,6 +60,10 @@ class Holder(Protocol):
     def leases(self) -> Leases:
         """The book of them."""
 
+    @property
+    def is_away(self) -> bool:
+        """Whether its store is: what has run can't be settled."""
+
 
 class Owner(Protocol):
     """The worker's run."""
@@ -114,7 +118,7 @@ class Pool:
     @property
     def room(self) -> int:
         """How many jobs could start now, beyond those that were asked for."""
-        if self.shutdown.stopping or self.alone is not None:
+        if self.shutdown.stopping or self._is_taken_alone:
             return 0
         asked, since = 0, self._reserved_since
         for source in self.sources:
@@ -139,10 +143,23 @@ class Pool:
         return float("-inf") if len(self.sources) == 1 else time.monotonic() - _RESERVED
 
     @property
+    def _is_taken_alone(self) -> bool:
+        """Whether a job has the worker to itself: until it is settled, or has run if its store is away."""
+        if self.alone is None or len(self.sources) == 1 or not self.alone.ended:
+            return self.alone is not None
+        return not any(each.dispatcher.is_away and self.alone in each.dispatcher.leases for each in self.sources)
+
+    @property
     def _is_clearing(self) -> bool:
-        """Whether no new jobs are taken until those that run are done, so that one can run alone."""
+        """Whether no new jobs are taken until those that run are done, so that one can run alone.
+
+        What is held at a store that is away can't be let go: then there is no end to wait for.
+        """
         now = time.monotonic()
-        return any(each.clearance.is_on(now) for each in self.sources) and self.holds > 0
+        if not any(each.clearance.is_on(now) for each in self.sources):
+            return False
+        holders = [each.dispatcher for each in self.sources if len(each.dispatcher.leases)]
+        return bool(holders) and (len(self.sources) == 1 or not any(holder.is_away for holder in holders))
 
     def share(self, source: Claimant) -> int:
         """How many jobs a source may claim now; 0 where it is another's turn, who is told."""

@@ -590,6 +590,37 @@ async def test_no_room_is_made_for_a_job_to_run_alone_while_what_is_held_can_not
         away.is_away = False
 
 
+async def test_a_worker_does_not_end_as_idle_while_a_queue_of_its_is_away(
+    near_and_far: tuple[JobQueue, JobQueue, Away], seen: Seen
+) -> None:
+    first, second, away = near_and_far
+    late = Away()
+    late.is_away = True
+    first = JobQueue(late, first.name)
+
+    @first.job(name="chain")
+    async def chain() -> None:
+        await away.push([NewJob("chained", ["name", "work", "parameters", "{}"])], repeated=False)
+        back.set()
+
+    back = anyio.Event()
+    await chain.push()
+    processor = processor_of([first, second], until_idle=True, lease=1)
+    far = processor.sources[1]
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(processor.run)
+            await eventually(lambda: far.turns.is_idle, within=10)
+            away.is_away = True
+            await eventually(lambda: far.member.unavailable, within=10)
+            late.is_away = False
+            await back.wait()
+            await eventually(lambda: processor.sources[0].turns.is_idle, within=10)
+            away.is_away = False
+
+    assert seen.ended == [second.name]
+
+
 @pytest.fixture
 def pair(redis_store: RedisStore) -> Iterator[tuple[Store, Store]]:
     """Two queues on the server that a user would get."""

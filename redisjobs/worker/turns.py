@@ -76,6 +76,7 @@ class Turns:
         """Settle and claim until stopped, or until nothing is left to do."""
         while not self._exchanger.is_ended:
             self._wakeup.begin()
+            self.is_idle = False  # as far as others know: a step may take long, or bring something
             worked = True
             with anyio.CancelScope() as self._turn:
                 try:

@@ -621,6 +621,30 @@ async def test_a_worker_does_not_end_as_idle_while_a_queue_of_its_is_away(
     assert seen.ended == [second.name]
 
 
+async def test_a_claim_that_fails_keeps_the_slots_from_another_queue_no_longer(
+    near_and_far: tuple[JobQueue, JobQueue, Away], seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("redisjobs.worker.reclaimer._RECLAIM", 1000.0)  # or it would look again by itself
+    near, far, away = near_and_far
+    processor = processor_of([far, near], concurrency=1, lease=1000, allocator=Allocator([1, 1], strict=True))
+    async with running(processor):
+        consumer, denied = processor.sources[0].member.consumer, anyio.Event()
+        exchange = consumer.exchange
+
+        async def fail(settlements: Any, count: int | None, **more: Any) -> Exchange:
+            if not count or len(seen.ended) < 5:
+                return await exchange(settlements, count, **more)
+            await anyio.wait_all_tasks_blocked()  # the other one has been denied the slot
+            denied.set()
+            away.is_away = True
+            raise Unavailable("away, as the test says")
+
+        monkeypatch.setattr(consumer, "exchange", fail)
+        await near.push_many([Work(seconds=0.02)] * 20)
+        await denied.wait()
+        await eventually(lambda: len(seen.ended) == 20)
+
+
 @pytest.fixture
 def pair(redis_store: RedisStore) -> Iterator[tuple[Store, Store]]:
     """Two queues on the server that a user would get."""

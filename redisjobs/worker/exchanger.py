@@ -127,6 +127,12 @@ class Exchanger:
         room = self._pool.share(self) if self._may_claim else 0
         return bool(outcomes or room or self._promoter.is_due) and self.batcher.has_room(outcomes, room)
 
+    def pause(self) -> None:
+        """Begin no exchange for now, as something else is to be done; it may be another source's turn then."""
+        if not self.is_paused:
+            self.is_paused = True
+            self._pool.passes(self)
+
     def begin(self) -> None:
         """Begin an exchange."""
         batch = self.next_batch()

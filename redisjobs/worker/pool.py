@@ -239,6 +239,12 @@ class Pool:
         self.alone = None
         return True
 
+    def passes(self, source: Claimant) -> None:
+        """Let others have the turn of a source that claims nothing for now."""
+        for other in self.sources:
+            if other is not source:
+                other.wake()
+
     def look_again(self) -> None:
         """Let every source claim, though it found nothing before."""
         for source in self.sources:

@@ -106,7 +106,10 @@ class Turns:
     async def _step(self) -> bool:
         """Do one thing that is to be done; whether there was any."""
         step = next_step(self._situation(), time.monotonic())
-        self._exchanger.is_paused = step not in (Step.EXCHANGE, Step.REST)
+        if step in (Step.EXCHANGE, Step.REST):
+            self._exchanger.is_paused = False
+        else:
+            self._exchanger.pause()
         match step:
             case Step.FAIL:
                 self._exchanger.raise_trouble()

@@ -19,7 +19,7 @@ from redisjobs import JobContext, JobQueue, Unavailable, Worker
 from redisjobs.driver import Exchange, Lease, NewJob, Reclaimed
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver
 from redisjobs.drivers.redis.connection import SyncConnection
-from redisjobs.events import JobsClaimed, JobsReleased, SourceAvailable, SourceUnavailable
+from redisjobs.events import JobsClaimed, JobsReleased, LoopBlocked, SourceAvailable, SourceUnavailable
 from redisjobs.torture.proxy import HOST, Proxy
 from redisjobs.worker.allocator import Allocator
 from redisjobs.worker.pool import Pool
@@ -643,6 +643,25 @@ async def test_a_claim_that_fails_keeps_the_slots_from_another_queue_no_longer(
         await near.push_many([Work(seconds=0.02)] * 20)
         await denied.wait()
         await eventually(lambda: len(seen.ended) == 20)
+
+
+async def test_a_blocked_loop_is_noticed_though_the_first_queue_was_never_reached(
+    near_and_far: tuple[JobQueue, JobQueue, Away],
+) -> None:
+    near, far, away = near_and_far
+    away.is_away = True
+    said: list[LoopBlocked] = []
+    near.events.subscribe(LoopBlocked, said.append)
+
+    @near.job(name="block")
+    async def block() -> None:
+        until = time.monotonic() + 20
+        while not said and time.monotonic() < until:
+            time.sleep(0.01)  # noqa: ASYNC251  (that is what it is for)
+
+    async with running(processor_of([far, near], lease=1.5)):
+        await block.push()
+        await eventually(lambda: said, within=30)
 
 
 @pytest.fixture

@@ -54,11 +54,13 @@ class Heartbeat:
     Args:
         beating: For whom, in one round trip: their consumers have the same `server`.
         lease: Seconds a lease lasts.
-        look: Called in the thread about once a second, for what else is to be watched from outside of the loop;
-            None: nothing.
+        look: Called in the thread about once a second, for what else is to be watched from outside of the loop.
+
+    Attributes:
+        started: Whether the thread was.
     """
 
-    def __init__(self, beating: Sequence[Beating], lease: float, look: Callable[[], None] | None) -> None:
+    def __init__(self, beating: Sequence[Beating], lease: float, look: Callable[[], object]) -> None:
         self._all = beating
         self._interval = lease / 3
         self._look = look
@@ -66,20 +68,20 @@ class Heartbeat:
         self._ended = False
         self._stir = threading.Event()
         self._thread = threading.Thread(target=self._run, name="redisjobs heartbeat", daemon=True)
-        self._started = False
+        self.started = False
 
     @property
     def broken(self) -> bool:
         """Whether the thread has ended though nobody asked it to."""
-        return self._started and not self._ended and not self._thread.is_alive()
+        return self.started and not self._ended and not self._thread.is_alive()
 
     def start(self) -> None:
         """Begin, if it has not; the first beat is at once."""
-        if self._started:
+        if self.started:
             self.hurry()  # for whoever has come
         else:
             self._thread.start()
-            self._started = True
+            self.started = True
 
     def hurry(self) -> None:
         """Beat now, to hear now what there is to hear."""
@@ -93,7 +95,7 @@ class Heartbeat:
     def stop(self, timeout: float) -> None:
         """End, waiting up to `timeout` seconds for a beat that is under way."""
         self.end()
-        if self._started:
+        if self.started:
             self._thread.join(timeout)
 
     def _run(self) -> None:
@@ -107,8 +109,7 @@ class Heartbeat:
         while (left := until - time.monotonic()) > 0:
             stirred = self._stir.wait(min(_LOOK, left))
             try:
-                if self._look is not None:
-                    self._look()
+                self._look()
             except Exception as error:  # it looks at the user's code; and a thread that ended would lose every job
                 log_from_thread(logger, logging.WARNING, "could not look after the event loop: %r", error)
             if stirred:

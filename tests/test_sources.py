@@ -22,6 +22,7 @@ from redisjobs.drivers.redis.connection import SyncConnection
 from redisjobs.events import JobsClaimed, JobsReleased, LoopBlocked, SourceAvailable, SourceUnavailable
 from redisjobs.torture.proxy import HOST, Proxy
 from redisjobs.worker.allocator import Allocator
+from redisjobs.worker.health import Health
 from redisjobs.worker.pool import Pool
 from redisjobs.worker.processor import Processor
 from redisjobs.worker.settings import Settings
@@ -799,3 +800,28 @@ async def test_what_is_told_of_a_job_names_its_queue(queues: tuple[JobQueue, Job
         await processor_of(queues, until_idle=True).run()
 
     assert sorted(claimed) == sorted((queue.name, queue.name) for queue in queues)
+
+
+async def test_a_queue_that_was_left_is_not_taken_for_stuck_while_jobs_of_another_block_the_loop(
+    pair: tuple[Store, Store], seen: Seen
+) -> None:
+    near, far = (seen.handle(JobQueue(store.driver, store.queue_name)) for store in pair)
+    may_block, said = anyio.Event(), list[Health]()
+
+    @near.job(name="block")
+    async def block() -> None:
+        await may_block.wait()
+        until = time.monotonic() + 20
+        while not processor.loop.blocked and time.monotonic() < until:
+            time.sleep(0.01)  # noqa: ASYNC251  (that is what it is for)
+        said.append(processor.health)
+
+    async with near, far, running(processor_of([near, far], lease=1.2)) as processor:
+        await block.push()
+        await eventually(lambda: processor.pool.slots.busy)
+        processor.stop(30)
+        left = processor.sources[1]
+        await eventually(lambda: left.member.left and left.progress.is_stuck, within=20)
+        may_block.set()
+
+    assert [health.live for health in said] == [True]

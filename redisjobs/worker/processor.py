@@ -195,7 +195,9 @@ class Processor:
         """How it goes, by what its loop and its heartbeats got done; for any thread."""
         if any(heartbeat.broken for heartbeat in self.heartbeats):
             return Health(False, False, "the heartbeat thread has ended: this worker soon counts as dead")
-        states = [source.health(loop_is_blocked=self.loop.blocked) for source in self.sources]
+        # Who has left has nothing more to say to its store.
+        sources = [source for source in self.sources if not source.member.left] or self.sources
+        states = [source.health(loop_is_blocked=self.loop.blocked) for source in sources]
         wrong = [state for state in states if state is not None]
         if dead := [state for state in wrong if not state.live]:
             return dead[0]

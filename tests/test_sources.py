@@ -422,6 +422,36 @@ async def test_a_job_that_has_to_run_alone_runs_beside_none_of_the_other_queue(
     assert seen.beside[job_id] == 0
 
 
+async def test_room_is_made_for_a_job_to_run_alone_though_the_other_queue_is_never_without_jobs(
+    queues: tuple[JobQueue, JobQueue], stores: tuple[Store, Store], seen: Seen
+) -> None:
+    """Its queue has no other jobs, so that nothing but the wait for one goes on there."""
+    suspect, busy = queues
+    dead = [stores[0].consumer(f"dead-{number}") for number in range(2)]
+    job_id = (await suspect.push(Work(1))).id
+    for each in dead:
+        await each.open()
+    assert (await dead[0].exchange([], 1, idle=True)).leases
+    await dead[0].release(refund=False, watch=False)
+    assert (await dead[1].exchange([], 1, idle=True)).leases
+
+    async def keep_busy() -> None:
+        while suspect.name not in seen.ended:
+            await busy.push(Work(seconds=0.3))
+            await anyio.sleep(0.1)
+
+    processor = processor_of(queues, concurrency=10, lease=1)
+    async with running(processor), anyio.create_task_group() as tasks:
+        tasks.start_soon(keep_busy)
+        await eventually(lambda: seen.now > 1 and processor.sources[0].fetcher.waiting)
+        await dead[1].release(refund=False, watch=False)  # by now it has to run alone
+        await eventually(lambda: suspect.name in seen.ended, within=25)
+
+    assert seen.beside[job_id] == 0
+    for each in dead:
+        await each.aclose()
+
+
 # What is wrong with one
 
 

@@ -209,7 +209,9 @@ class Exchanger:
     def hear_of_released(self) -> None:
         """Claim what was handed back."""
         self.found_nothing = False
-        if not (self.clearance.one_waits and self._pool.holds):
+        # One that has to run alone would not be had. With several sources it is asked for all the same: it may
+        # have waited long enough for room to be made, and the jobs of the others bring no claim here.
+        if not (self.clearance.one_waits and self._pool.holds) or len(self._pool.sources) > 1:
             self.fetcher.interrupt()  # only a claim takes it
 
     def emptied(self) -> None:

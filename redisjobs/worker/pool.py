@@ -118,7 +118,7 @@ class Pool:
     @property
     def room(self) -> int:
         """How many jobs could start now, beyond those that were asked for."""
-        if self.shutdown.stopping or self._is_taken_alone:
+        if self.shutdown.stopping or (self.alone is not None and self._is_taken_alone(self.alone)):
             return 0
         asked, since = 0, self._reserved_since
         for source in self.sources:
@@ -142,12 +142,11 @@ class Pool:
         """
         return float("-inf") if len(self.sources) == 1 else time.monotonic() - _RESERVED
 
-    @property
-    def _is_taken_alone(self) -> bool:
+    def _is_taken_alone(self, run: Execution) -> bool:
         """Whether a job has the worker to itself: until it is settled, or has run if its store is away."""
-        if self.alone is None or len(self.sources) == 1 or not self.alone.ended:
-            return self.alone is not None
-        return not any(each.dispatcher.is_away and self.alone in each.dispatcher.leases for each in self.sources)
+        if len(self.sources) == 1 or not run.ended:
+            return True
+        return not any(each.dispatcher.is_away and run in each.dispatcher.leases for each in self.sources)
 
     @property
     def _is_clearing(self) -> bool:

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import aclosing, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -124,6 +124,7 @@ def counted(store: RedisStore, counter: str) -> int:
 async def work(url: str, store: RedisStore) -> None:
     driver = RedisDriver(url, store.queue_name)
     async with (
+        aclosing(driver),
         consuming(driver, "w1") as worker,
         consuming(driver, "w2") as heir,
         consuming(driver, "w3") as last,

@@ -25,12 +25,15 @@ from redisjobs.driver import (
     Tidied,
     Tidy,
     Turn,
+    Until,
 )
 from redisjobs.drivers.memory.driver import MemoryConsumer, SyncMemoryConsumer
 from redisjobs.drivers.redis.consumer import RedisConsumer, SyncRedisConsumer
+from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.errors import Unavailable
 from redisjobs.job import JobContext, Priority
 from redisjobs.outcome import CancelAsked, Done, LeaseGone, Outcome, Raised
+from redisjobs.torture.proxy import HOST, Proxy
 from redisjobs.worker.batcher import Batch
 from redisjobs.worker.clock import Clock
 from redisjobs.worker.fetcher import Fetcher
@@ -568,6 +571,26 @@ async def test_a_blocking_read_that_can_not_be_ended_in_order_is_cut_off(
         # Something may have been delivered to it.
         assert source.fetcher.needs_recovery is isinstance(source.member.consumer, RedisConsumer)
         tasks.cancel_scope.cancel()
+
+
+async def test_a_blocking_read_whose_connection_hangs_as_it_opens_is_cut_off_too(redis_store: RedisStore) -> None:
+    """It is ended before a worker settles its last jobs, for which there are 5 s."""
+    port = int(redis_store.url.rpartition(":")[2].partition("/")[0])
+    with Proxy(HOST, port) as proxy:
+        proxy.black_hole(True)
+        far = redis_store.url.replace(f"{HOST}:{port}", f"{HOST}:{proxy.port}")
+        consumer = RedisDriver(far, redis_store.queue_name).consumer("w", lease=15, max_deliveries=3)
+        until = Until()
+
+        async def end() -> None:
+            await anyio.wait_all_tasks_blocked()
+            until.set()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(end)
+            with anyio.fail_after(4), pytest.raises(Unavailable, match="cut off"):  # sooner than it ends by itself
+                await consumer.wait(1, 5, until)
+        await consumer.aclose()
 
 
 async def test_what_a_beat_tells_of_a_cancel_concerns_the_lease_that_it_named_and_no_other(

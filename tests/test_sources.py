@@ -19,9 +19,10 @@ from redisjobs import JobContext, JobQueue, Unavailable, Worker
 from redisjobs.driver import Exchange, Lease, NewJob, Reclaimed
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver
 from redisjobs.drivers.redis.connection import SyncConnection
-from redisjobs.events import JobsClaimed, JobsReleased, SourceAvailable, SourceUnavailable
+from redisjobs.events import JobsClaimed, JobsReleased, LoopBlocked, SourceAvailable, SourceUnavailable
 from redisjobs.torture.proxy import HOST, Proxy
 from redisjobs.worker.allocator import Allocator
+from redisjobs.worker.health import Health
 from redisjobs.worker.pool import Pool
 from redisjobs.worker.processor import Processor
 from redisjobs.worker.settings import Settings
@@ -176,7 +177,7 @@ class Claimant:
         )
         self.fetcher: Any = SimpleNamespace(waiting=False)
         self.clearance: Any = SimpleNamespace(is_on=lambda now: False, one_waits=False)
-        self.dispatcher: Any = SimpleNamespace(leases=[None] * holds)
+        self.dispatcher: Any = SimpleNamespace(leases=[None] * holds, is_away=False)
         self.is_hungry = is_hungry
         self.found_nothing = False
         self.made_room = self.woken = 0
@@ -421,6 +422,36 @@ async def test_a_job_that_has_to_run_alone_runs_beside_none_of_the_other_queue(
     assert seen.beside[job_id] == 0
 
 
+async def test_room_is_made_for_a_job_to_run_alone_though_the_other_queue_is_never_without_jobs(
+    queues: tuple[JobQueue, JobQueue], stores: tuple[Store, Store], seen: Seen
+) -> None:
+    """Its queue has no other jobs, so that nothing but the wait for one goes on there."""
+    suspect, busy = queues
+    dead = [stores[0].consumer(f"dead-{number}") for number in range(2)]
+    job_id = (await suspect.push(Work(1))).id
+    for each in dead:
+        await each.open()
+    assert (await dead[0].exchange([], 1, idle=True)).leases
+    await dead[0].release(refund=False, watch=False)
+    assert (await dead[1].exchange([], 1, idle=True)).leases
+
+    async def keep_busy() -> None:
+        while suspect.name not in seen.ended:
+            await busy.push(Work(seconds=0.3))
+            await anyio.sleep(0.1)
+
+    processor = processor_of(queues, concurrency=10, lease=1)
+    async with running(processor), anyio.create_task_group() as tasks:
+        tasks.start_soon(keep_busy)
+        await eventually(lambda: seen.now > 1 and processor.sources[0].fetcher.waiting)
+        await dead[1].release(refund=False, watch=False)  # by now it has to run alone
+        await eventually(lambda: suspect.name in seen.ended, within=25)
+
+    assert seen.beside[job_id] == 0
+    for each in dead:
+        await each.aclose()
+
+
 # What is wrong with one
 
 
@@ -536,6 +567,134 @@ async def test_a_store_that_hangs_keeps_no_slots_from_the_other_queue_for_long(s
         hanging.hangs = False
 
 
+async def lose_twice(driver: MemoryDriver) -> None:
+    """Let two workers die of the job that is there: it is to run alone from then on."""
+    for number in range(2):
+        dead = MemoryConsumer(driver.memory, f"dead-{number}", 15, 3)
+        await dead.open()
+        assert (await dead.exchange([], 1, idle=True)).leases
+        await dead.release(refund=False, watch=False)
+
+
+@pytest.fixture
+def near_and_far(seen: Seen) -> tuple[JobQueue, JobQueue, Away]:
+    """Two queues; the store of the second can be away."""
+    away = Away()
+    return seen.handle(JobQueue(MemoryDriver(), "near")), seen.handle(JobQueue(away, "far")), away
+
+
+async def test_a_job_that_ran_alone_and_can_not_be_settled_keeps_no_slots_from_another_queue(
+    near_and_far: tuple[JobQueue, JobQueue, Away], seen: Seen
+) -> None:
+    near, far, away = near_and_far
+    seen.may_end = anyio.Event()
+    await far.push(Work())
+    await lose_twice(away)
+    async with running(processor_of([near, far], lease=1)):
+        await eventually(lambda: seen.now == 1)
+        await near.push_many([Work()] * 5)
+        away.is_away = True
+        seen.may_end.set()
+        await eventually(lambda: seen.ended == [far.name] + [near.name] * 5)
+
+        away.is_away = False
+        await eventually(lambda: not away.memory.streams[1].pending, within=10)
+        assert happened(await far.counts())["completed"] == 1
+
+
+async def test_no_room_is_made_for_a_job_to_run_alone_while_what_is_held_can_not_be_settled(
+    near_and_far: tuple[JobQueue, JobQueue, Away], seen: Seen
+) -> None:
+    near, far, away = near_and_far
+    async with running(processor_of([near, far])) as processor:
+        source = processor.sources[0]
+        await far.push(Work(seconds=0.1))
+        await eventually(lambda: seen.now == 1)
+        away.is_away = True
+        await eventually(lambda: processor.sources[1].member.unavailable, within=10)
+        assert processor.pool.holds == 1  # as long as that store is away
+        source.exchanger.clearance.hear(60, time.monotonic())
+        assert source.exchanger.clearance.is_on(time.monotonic())
+
+        await near.push_many([Work()] * 5)
+        await eventually(lambda: seen.ended.count(near.name) == 5)
+        away.is_away = False
+
+
+async def test_a_worker_does_not_end_as_idle_while_a_queue_of_its_is_away(
+    near_and_far: tuple[JobQueue, JobQueue, Away], seen: Seen
+) -> None:
+    first, second, away = near_and_far
+    late = Away()
+    late.is_away = True
+    first = JobQueue(late, first.name)
+
+    @first.job(name="chain")
+    async def chain() -> None:
+        await away.push([NewJob("chained", ["name", "work", "parameters", "{}"])], repeated=False)
+        back.set()
+
+    back = anyio.Event()
+    await chain.push()
+    processor = processor_of([first, second], until_idle=True, lease=1)
+    far = processor.sources[1]
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(processor.run)
+            await eventually(lambda: far.turns.is_idle, within=10)
+            away.is_away = True
+            await eventually(lambda: far.member.unavailable, within=10)
+            late.is_away = False
+            await back.wait()
+            await eventually(lambda: processor.sources[0].turns.is_idle, within=10)
+            away.is_away = False
+
+    assert seen.ended == [second.name]
+
+
+async def test_a_claim_that_fails_keeps_the_slots_from_another_queue_no_longer(
+    near_and_far: tuple[JobQueue, JobQueue, Away], seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("redisjobs.worker.reclaimer._RECLAIM", 1000.0)  # or it would look again by itself
+    near, far, away = near_and_far
+    processor = processor_of([far, near], concurrency=1, lease=1000, allocator=Allocator([1, 1], strict=True))
+    async with running(processor):
+        consumer, denied = processor.sources[0].member.consumer, anyio.Event()
+        exchange = consumer.exchange
+
+        async def fail(settlements: Any, count: int | None, **more: Any) -> Exchange:
+            if not count or len(seen.ended) < 5:
+                return await exchange(settlements, count, **more)
+            await anyio.wait_all_tasks_blocked()  # the other one has been denied the slot
+            denied.set()
+            away.is_away = True
+            raise Unavailable("away, as the test says")
+
+        monkeypatch.setattr(consumer, "exchange", fail)
+        await near.push_many([Work(seconds=0.02)] * 20)
+        await denied.wait()
+        await eventually(lambda: len(seen.ended) == 20)
+
+
+async def test_a_blocked_loop_is_noticed_though_the_first_queue_was_never_reached(
+    near_and_far: tuple[JobQueue, JobQueue, Away],
+) -> None:
+    near, far, away = near_and_far
+    away.is_away = True
+    said: list[LoopBlocked] = []
+    near.events.subscribe(LoopBlocked, said.append)
+
+    @near.job(name="block")
+    async def block() -> None:
+        until = time.monotonic() + 20
+        while not said and time.monotonic() < until:
+            time.sleep(0.01)  # noqa: ASYNC251  (that is what it is for)
+
+    async with running(processor_of([far, near], lease=1.5)):
+        await block.push()
+        await eventually(lambda: said, within=30)
+
+
 @pytest.fixture
 def pair(redis_store: RedisStore) -> Iterator[tuple[Store, Store]]:
     """Two queues on the server that a user would get."""
@@ -609,6 +768,29 @@ async def test_queues_on_one_server_beat_in_one_round_trip(
         assert not any(source.member.may_be_dead for source in processor.sources)
 
 
+async def test_a_queue_whose_keys_somebody_has_spoiled_costs_the_leases_of_no_other(
+    redis_store: RedisStore, pair: tuple[RedisStore, RedisStore], seen: Seen
+) -> None:
+    server = f"redis://{redis_store.url.rpartition('@')[2]}"  # as one user: they beat together
+    spoiled, sound = (seen.handle(JobQueue(server, store.queue_name)) for store in pair)
+    async with spoiled, sound, running(processor_of([spoiled, sound], lease=0.6), grace=0) as processor:
+        members = [source.member for source in processor.sources]
+        await eventually(lambda: all(member.opened for member in members))
+        client, key = redis.Redis.from_url(server), f"redisjobs:{{{spoiled.name}}}:workers"
+        kept = client.dump(key)
+        client.delete(key)
+        client.set(key, "what somebody wrote")
+        await eventually(lambda: members[0].unheard > 1.5, within=10)  # more than two leases
+
+        assert not members[1].may_be_dead
+        await sound.push(Work())
+        await eventually(lambda: seen.ended == [sound.name])
+        assert kept is not None
+        client.restore(key, 0, kept, replace=True)
+        client.close()
+        await eventually(lambda: not members[0].may_be_dead, within=10)
+
+
 async def test_a_worker_that_is_fenced_in_one_queue_goes_on_in_the_other_as_who_it_was(
     queues: tuple[JobQueue, JobQueue], stores: tuple[Store, Store], seen: Seen
 ) -> None:
@@ -668,3 +850,28 @@ async def test_what_is_told_of_a_job_names_its_queue(queues: tuple[JobQueue, Job
         await processor_of(queues, until_idle=True).run()
 
     assert sorted(claimed) == sorted((queue.name, queue.name) for queue in queues)
+
+
+async def test_a_queue_that_was_left_is_not_taken_for_stuck_while_jobs_of_another_block_the_loop(
+    pair: tuple[Store, Store], seen: Seen
+) -> None:
+    near, far = (seen.handle(JobQueue(store.driver, store.queue_name)) for store in pair)
+    may_block, said = anyio.Event(), list[Health]()
+
+    @near.job(name="block")
+    async def block() -> None:
+        await may_block.wait()
+        until = time.monotonic() + 20
+        while not processor.loop.blocked and time.monotonic() < until:
+            time.sleep(0.01)  # noqa: ASYNC251  (that is what it is for)
+        said.append(processor.health)
+
+    async with near, far, running(processor_of([near, far], lease=1.2)) as processor:
+        await block.push()
+        await eventually(lambda: processor.pool.slots.busy)
+        processor.stop(30)
+        left = processor.sources[1]
+        await eventually(lambda: left.member.left and left.progress.is_stuck, within=20)
+        may_block.set()
+
+    assert [health.live for health in said] == [True]

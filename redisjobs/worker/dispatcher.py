@@ -133,6 +133,11 @@ class Dispatcher:
         """How many jobs of the worker run."""
         return self._pool.slots.busy
 
+    @property
+    def is_away(self) -> bool:
+        """Whether the store is: what has run can't be settled."""
+        return bool(self._member.unavailable)
+
     def take(self, leases: Sequence[Lease], asked_at: float) -> None:
         """Give leased jobs to free slots; what exceeds them is to go back.
 

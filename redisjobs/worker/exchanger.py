@@ -125,6 +125,12 @@ class Exchanger:
         room = self._pool.share(self) if self._may_claim else 0
         return bool(outcomes or room or self._promoter.is_due) and self.batcher.has_room(outcomes, room)
 
+    def pause(self) -> None:
+        """Begin no exchange for now, as something else is to be done; it may be another source's turn then."""
+        if not self.is_paused:
+            self.is_paused = True
+            self._pool.passes(self)
+
     def begin(self) -> None:
         """Begin an exchange."""
         batch = self.next_batch()
@@ -201,7 +207,9 @@ class Exchanger:
     def hear_of_released(self) -> None:
         """Claim what was handed back."""
         self.found_nothing = False
-        if not (self.clearance.one_waits and self._pool.holds):
+        # One that has to run alone would not be had. With several sources it is asked for all the same: it may
+        # have waited long enough for room to be made, and the jobs of the others bring no claim here.
+        if not (self.clearance.one_waits and self._pool.holds) or len(self._pool.sources) > 1:
             self.fetcher.interrupt()  # only a claim takes it
 
     def emptied(self) -> None:

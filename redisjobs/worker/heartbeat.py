@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from redisjobs.driver import Beat, Consumer, Fenced, Lease
-from redisjobs.errors import DriverError
+from redisjobs.errors import DriverError, Unavailable
 from redisjobs.logger import Log, log_from_thread
 
 logger = Log("redisjobs.worker")
@@ -54,11 +54,13 @@ class Heartbeat:
     Args:
         beating: For whom, in one round trip: their consumers have the same `server`.
         lease: Seconds a lease lasts.
-        look: Called in the thread about once a second, for what else is to be watched from outside of the loop;
-            None: nothing.
+        look: Called in the thread about once a second, for what else is to be watched from outside of the loop.
+
+    Attributes:
+        started: Whether the thread was.
     """
 
-    def __init__(self, beating: Sequence[Beating], lease: float, look: Callable[[], None] | None) -> None:
+    def __init__(self, beating: Sequence[Beating], lease: float, look: Callable[[], object]) -> None:
         self._all = beating
         self._interval = lease / 3
         self._look = look
@@ -66,20 +68,20 @@ class Heartbeat:
         self._ended = False
         self._stir = threading.Event()
         self._thread = threading.Thread(target=self._run, name="redisjobs heartbeat", daemon=True)
-        self._started = False
+        self.started = False
 
     @property
     def broken(self) -> bool:
         """Whether the thread has ended though nobody asked it to."""
-        return self._started and not self._ended and not self._thread.is_alive()
+        return self.started and not self._ended and not self._thread.is_alive()
 
     def start(self) -> None:
         """Begin, if it has not; the first beat is at once."""
-        if self._started:
+        if self.started:
             self.hurry()  # for whoever has come
         else:
             self._thread.start()
-            self._started = True
+            self.started = True
 
     def hurry(self) -> None:
         """Beat now, to hear now what there is to hear."""
@@ -93,7 +95,7 @@ class Heartbeat:
     def stop(self, timeout: float) -> None:
         """End, waiting up to `timeout` seconds for a beat that is under way."""
         self.end()
-        if self._started:
+        if self.started:
             self._thread.join(timeout)
 
     def _run(self) -> None:
@@ -107,8 +109,7 @@ class Heartbeat:
         while (left := until - time.monotonic()) > 0:
             stirred = self._stir.wait(min(_LOOK, left))
             try:
-                if self._look is not None:
-                    self._look()
+                self._look()
             except Exception as error:  # it looks at the user's code; and a thread that ended would lose every job
                 log_from_thread(logger, logging.WARNING, "could not look after the event loop: %r", error)
             if stirred:
@@ -118,26 +119,47 @@ class Heartbeat:
     def _beat(self) -> float:
         """Beat once; seconds until the next time."""
         started = time.monotonic()
+        beating = [each for each in self._all if each.is_beating]
         try:
-            self._beat_for([each for each in self._all if each.is_beating], started)
+            if beating:
+                self._beat_for(beating, started)
         except Exception as error:  # whatever it is: a thread that ended would lose every job
             if not self._failing:
                 shown = error if isinstance(error, DriverError) else "".join(traceback.format_exception(error))
                 log_from_thread(logger, logging.WARNING, "no heartbeat got through, retrying: %s", shown)
             self._failing = True
             return min(1.0, self._interval / 2)
+        if beating and self._failing:
+            log_from_thread(logger, logging.INFO, "heartbeats get through again")
+            self._failing = False
         return max(0.0, started + self._interval - time.monotonic())
 
     def _beat_for(self, beating: Sequence[Beating], started: float) -> None:
-        if not beating:
-            return
         beats = [Beat(each.consumer, each.held, each.facts()) for each in beating]
-        answers = beating[0].consumer.sync.beat(*beats)
-        if self._failing:
-            log_from_thread(logger, logging.INFO, "heartbeats get through again")
-        self._failing = False
+        try:
+            answers = beating[0].consumer.sync.beat(*beats)
+        except Unavailable:
+            raise
+        except DriverError:
+            if len(beating) == 1:
+                raise
+            self._beat_for_each(beating, started)
+            return
         for each, answer in zip(beating, answers, strict=True):
             if isinstance(answer, Fenced):
                 each.fenced(answer)
             else:
                 each.beaten(started, answer)
+
+    def _beat_for_each(self, beating: Sequence[Beating], started: float) -> None:
+        """Beat for one after another: the server refuses one of them, and the others are to keep their leases."""
+        refused: DriverError | None = None
+        for each in beating:
+            try:
+                self._beat_for([each], started)
+            except Unavailable:
+                raise
+            except DriverError as error:
+                refused = error
+        if refused is not None:
+            raise refused

@@ -62,6 +62,10 @@ class Holder(Protocol):
     def leases(self) -> Leases:
         """The book of them."""
 
+    @property
+    def is_away(self) -> bool:
+        """Whether its store is: what has run can't be settled."""
+
 
 class Owner(Protocol):
     """The worker's run."""
@@ -116,7 +120,7 @@ class Pool:
     @property
     def room(self) -> int:
         """How many jobs could start now, beyond those that were asked for."""
-        if self.shutdown.stopping or self.alone is not None:
+        if self.shutdown.stopping or (self.alone is not None and self._is_taken_alone(self.alone)):
             return 0
         asked, since = 0, self._reserved_since
         for source in self.sources:
@@ -140,11 +144,23 @@ class Pool:
         """
         return float("-inf") if len(self.sources) == 1 else time.monotonic() - RESERVED
 
+    def _is_taken_alone(self, run: Execution) -> bool:
+        """Whether a job has the worker to itself: until it is settled, or has run if its store is away."""
+        if len(self.sources) == 1 or not run.ended:
+            return True
+        return not any(each.dispatcher.is_away and run in each.dispatcher.leases for each in self.sources)
+
     @property
     def _is_clearing(self) -> bool:
-        """Whether no new jobs are taken until those that run are done, so that one can run alone."""
+        """Whether no new jobs are taken until those that run are done, so that one can run alone.
+
+        What is held at a store that is away can't be let go: then there is no end to wait for.
+        """
         now = time.monotonic()
-        return any(each.clearance.is_on(now) for each in self.sources) and self.holds > 0
+        if not any(each.clearance.is_on(now) for each in self.sources):
+            return False
+        holders = [each.dispatcher for each in self.sources if len(each.dispatcher.leases)]
+        return bool(holders) and (len(self.sources) == 1 or not any(holder.is_away for holder in holders))
 
     def share(self, source: Claimant) -> int:
         """How many jobs a source may claim now; 0 where it is another's turn, who is told."""
@@ -223,6 +239,12 @@ class Pool:
             return False
         self.alone = None
         return True
+
+    def passes(self, source: Claimant) -> None:
+        """Let others have the turn of a source that claims nothing for now."""
+        for other in self.sources:
+            if other is not source:
+                other.wake()
 
     def look_again(self) -> None:
         """Let every source claim, though it found nothing before."""

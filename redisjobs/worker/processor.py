@@ -80,17 +80,22 @@ class Processor:
         self.broken = False
 
     def _make_heartbeats(self) -> list[Heartbeat]:
-        """A thread for each server; the first one looks after the event loop as well."""
+        """A thread for each server."""
         by_server = defaultdict[Hashable, list[Source]](list)
         for source in self.sources:
             by_server[source.member.consumer.server].append(source)
         heartbeats = list[Heartbeat]()
         for sources in by_server.values():
-            look = None if heartbeats else self.loop.look
+            look = partial(self._look, len(heartbeats))
             heartbeats.append(Heartbeat([each.beats for each in sources], self._settings.lease, look))
             for source in sources:
                 source.beats.heartbeat = heartbeats[-1]
         return heartbeats
+
+    def _look(self, number: int) -> None:
+        """Look after the event loop, from one heartbeat: the first server may not have been reached yet."""
+        if not any(heartbeat.started for heartbeat in self.heartbeats[:number]):
+            self.loop.look()
 
     async def run(self) -> None:
         """Work until stopped, or until idle if so asked; what is still held at the end is released."""
@@ -190,7 +195,9 @@ class Processor:
         """How it goes, by what its loop and its heartbeats got done; for any thread."""
         if any(heartbeat.broken for heartbeat in self.heartbeats):
             return Health(False, False, "the heartbeat thread has ended: this worker soon counts as dead")
-        states = [source.health(loop_is_blocked=self.loop.blocked) for source in self.sources]
+        # Who has left has nothing more to say to its store.
+        sources = [source for source in self.sources if not source.member.left] or self.sources
+        states = [source.health(loop_is_blocked=self.loop.blocked) for source in sources]
         wrong = [state for state in states if state is not None]
         if dead := [state for state in wrong if not state.live]:
             return dead[0]

@@ -76,6 +76,7 @@ class Turns:
         """Settle and claim until stopped, or until nothing is left to do."""
         while not self._exchanger.is_ended:
             self._wakeup.begin()
+            self.is_idle = False  # as far as others know: a step may take long, or bring something
             worked = True
             with anyio.CancelScope() as self._turn:
                 try:
@@ -105,7 +106,10 @@ class Turns:
     async def _step(self) -> bool:
         """Do one thing that is to be done; whether there was any."""
         step = next_step(self._situation(), time.monotonic())
-        self._exchanger.is_paused = step not in (Step.EXCHANGE, Step.REST)
+        if step in (Step.EXCHANGE, Step.REST):
+            self._exchanger.is_paused = False
+        else:
+            self._exchanger.pause()
         match step:
             case Step.FAIL:
                 self._exchanger.raise_trouble()

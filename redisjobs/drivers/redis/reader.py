@@ -54,19 +54,17 @@ class Reader:
         Raises:
             Unavailable: The connection broke, or the read had to be cut off.
         """
-        with anyio.CancelScope() as asking:
-            until.when_set(asking.cancel)  # nothing can have been delivered yet
-            if not self._connection.is_open:
-                await self._ask_id()
-        if until.is_set:
-            return []
         ending: list[asyncio.Task[None]] = []
         over = anyio.Event()
         with anyio.CancelScope() as cut:
             # A task only once it is to end: one for each read would cost too much where jobs come singly.
             until.when_set(lambda: ending.append(asyncio.create_task(self._end(cut, over))))
             try:
-                (leases,) = await self._connection.run(command)
+                if not self._connection.is_open:
+                    await self._ask_id()  # that may hang, too
+                leases: list[Lease] = []
+                if not until.is_set:
+                    (leases,) = await self._connection.run(command)
             except BaseException:
                 for task in ending:
                     task.cancel()
@@ -76,7 +74,7 @@ class Reader:
                 over.set()
             for task in ending:  # not cancelled: what is under way on its connection would be lost
                 await task
-            return leases  # type: ignore[no-any-return]
+            return leases
         # It can still be delivered to, until the server sees that the connection is closed.
         raise Unavailable("a blocking read that was to end had to be cut off")
 
@@ -102,7 +100,7 @@ class Reader:
             cut.cancel()
 
     async def _unblock(self) -> bool:
-        """Let the read return; False if only cutting it off helps."""
+        """Let the read return, if it has begun; False if only cutting it off helps."""
         if self._id is not None and self._may_unblock:
             try:
                 await self._run(unblock(self._id))
@@ -110,7 +108,7 @@ class Reader:
                 raise
             except DriverError:  # the ACL forbids it: then it has to be done without
                 self._may_unblock = False
-        return self._may_unblock and self._id is not None
+        return self._may_unblock
 
 
 class Listener:

@@ -693,6 +693,9 @@ class Consumer(Protocol):
             Fenced: This worker is no longer one itself.
         """
 
+    async def change(self, change: Change[T]) -> T:
+        """As `Driver.change`, over a connection of the worker's own."""
+
     async def release(self, *, refund: bool, watch: bool) -> int:
         """Hand back all that this worker holds, and let the store forget it; how many jobs there were.
 

@@ -120,6 +120,26 @@ async def test_a_worker_whose_first_id_was_fenced_before_it_heard_that_it_had_jo
     await source.member.consumer.aclose()
 
 
+async def test_a_worker_leaves_no_connection_open_though_nobody_closes_its_queue(redis_store: RedisStore) -> None:
+    queue = JobQueue(redis_store.url, redis_store.queue_name)
+    worker = Worker(queue)
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            await eventually(lambda: worker._processor and worker._processor.sources[0].fetcher.waiting)
+            assert worker._processor is not None
+            (source,) = worker._processor.sources
+            source.reclaimer.tidy_at = 0.0
+            source.fetcher.interrupt()
+            await eventually(lambda: source.reclaimer.tidy_at > 0)
+            worker.stop()
+
+    def connections() -> list[Any]:
+        return [each for each in redis_store.admin.client_list() if each["user"] == redis_store.user]
+
+    await eventually(lambda: not connections())
+
+
 async def test_an_id_that_another_worker_has_is_refused_at_the_first_try(queue: JobQueue, store: Store) -> None:
     mine = store.consumer("mine")
     await mine.aclose()

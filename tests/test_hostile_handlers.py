@@ -1372,7 +1372,7 @@ async def test_a_worker_that_dies_of_an_unexpected_error_counts_the_deliveries_o
         await started.wait()
         assert worker._processor is not None
         (source,) = worker._processor.sources
-        monkeypatch.setattr(source.turns, "_step", fail)
+        monkeypatch.setattr(source.stepper, "_step", fail)
         source._wakeup.wake()
 
     with anyio.fail_after(20):

@@ -332,8 +332,8 @@ async def test_what_was_sent_and_not_answered_is_sent_again_and_what_else_has_co
         source.exchanger.batcher.begin(source.exchanger.next_batch())
         await eventually(lambda: source.exchanger.trouble)
         with pytest.raises(Unavailable, match="the answer was lost"):
-            await source.turns._step()
-        assert await source.turns._step()  # it recovers
+            await source.stepper._step()
+        assert await source.stepper._step()  # it recovers
         tasks.cancel_scope.cancel()
 
     counts = await queue.counts()
@@ -388,7 +388,7 @@ async def test_a_step_of_the_servers_clock_keeps_a_worker_from_fencing_another_a
 
     source.reclaimer.hear_time(store.clock() + step * 1000, sent)
     for _ in range(2):
-        await source.turns._reclaim()
+        await source.stepper._reclaim()
 
     assert [each.worker_id for each in source.reclaimer.silent] == (["other-10"] if step else [])
     assert len(await queue.jobs(State.RUNNING)) == (1 if step else 0)
@@ -405,12 +405,12 @@ async def test_a_worker_fences_nobody_within_a_lease_of_its_own_start(
 
     in_touch(source, store, 9)
     for _ in range(3):
-        await source.turns._reclaim()
+        await source.stepper._reclaim()
     assert [each.worker_id for each in source.reclaimer.silent] == ["other-10"]
 
     source.reclaimer._clock = Clock()
     in_touch(source, store, 11)
-    await source.turns._reclaim()
+    await source.stepper._reclaim()
     assert source.reclaimer.silent == []
 
 
@@ -422,11 +422,11 @@ async def test_a_worker_fences_nobody_who_has_beaten_since_it_was_named(
         store.age(20)
         beat(source)
         in_touch(source, store, 60)
-        await source.turns._reclaim()
+        await source.stepper._reclaim()
         assert [each.worker_id for each in source.reclaimer.silent] == ["other-10"]
 
         heart.beat(lambda: (), {})
-        await source.turns._reclaim()
+        await source.stepper._reclaim()
 
         heart.beat(lambda: (), {})  # it is still one
         assert source.reclaimer.silent == []
@@ -440,7 +440,7 @@ async def test_a_worker_whose_own_lease_seems_to_be_over_does_not_fence_itself(
     store.age(60)
 
     for _ in range(3):
-        await source.turns._reclaim()
+        await source.stepper._reclaim()
 
     assert source.reclaimer.silent == []
     beat(source)  # it is still one
@@ -456,13 +456,13 @@ async def test_what_was_left_behind_is_looked_for_once_in_a_while_and_again_soon
         looks.append(time.monotonic())
         return Tidied(0, "more" if more else "")
 
-    monkeypatch.setattr(source.member.settings.queue.driver, "change", tidy)
-    assert await source.turns._step()  # it asks what time it is
+    monkeypatch.setattr(source.member.consumer, "change", tidy)
+    assert await source.stepper._step()  # it asks what time it is
     source.reclaimer.look_at = float("inf")
     source.reclaimer.tidy_at = time.monotonic()
 
     for _ in range(2):  # what else there is to do comes in between
-        assert await source.turns._step()
+        assert await source.stepper._step()
 
     assert len(looks) == 1
     assert source.reclaimer.tidy_at - looks[0] < 5 if more else 30 < source.reclaimer.tidy_at - looks[0] < 120
@@ -794,7 +794,7 @@ async def test_a_look_for_lost_leases_ends_though_nobody_carries_our_outcomes_an
 
     monkeypatch.setattr(source.exchanger.batcher, "begin", at_most_ten)
 
-    await source.turns._reclaim()
+    await source.stepper._reclaim()
 
     assert (source.dispatcher.leases.unsettled, run.lease.deliveries) == ([run], 1)
 

@@ -40,7 +40,7 @@ WORKER = """
 worker
 processor
 source
-turns drain
+stepper drain
 idleness recovery
 exchanger subscriber
 beats dispatcher

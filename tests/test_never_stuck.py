@@ -121,8 +121,9 @@ async def test_a_reply_that_takes_long_but_keeps_coming_is_not_taken_for_being_s
     assert "stuck" not in caplog.text
 
 
+@pytest.mark.parametrize("lease", [0.2, 3.0])
 async def test_a_blocked_loop_is_no_reason_to_give_up_but_one_to_say_where(
-    caplog: pytest.LogCaptureFixture, redis_store: RedisStore
+    caplog: pytest.LogCaptureFixture, redis_store: RedisStore, lease: float
 ) -> None:
     queue = JobQueue(redis_store.url, redis_store.queue_name)
     starts = 0
@@ -133,8 +134,8 @@ async def test_a_blocked_loop_is_no_reason_to_give_up_but_one_to_say_where(
         starts += 1
         time.sleep(work.seconds)  # noqa: ASYNC251  (this is what must not be done)
 
-    job_id = (await queue.push(Work(2.5))).id  # 12 leases
-    worker = Worker(queue, lease=0.2, concurrency=1)
+    job_id = (await queue.push(Work(2.5))).id  # 12 of the shorter leases
+    worker = Worker(queue, lease=lease, concurrency=1)
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(worker.run)

@@ -18,6 +18,8 @@ from store import MemoryStore, RedisStore, Store, eventually, happened
 from redisjobs import JobContext, JobQueue, Unavailable, Worker
 from redisjobs.driver import Exchange, Lease, NewJob, Reclaimed
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver
+from redisjobs.drivers.memory.exchange import claim
+from redisjobs.drivers.memory.worker import join, release
 from redisjobs.drivers.redis.connection import SyncConnection
 from redisjobs.events import JobsClaimed, JobsReleased, LoopBlocked, SourceAvailable, SourceUnavailable
 from redisjobs.torture.proxy import HOST, Proxy
@@ -621,6 +623,28 @@ async def test_no_room_is_made_for_a_job_to_run_alone_while_what_is_held_can_not
         away.is_away = False
 
 
+async def test_a_job_that_has_to_run_alone_does_though_what_has_run_elsewhere_can_not_be_settled(
+    seen: Seen,
+) -> None:
+    driver, away = MemoryDriver(), Away()
+    near, far = seen.handle(JobQueue(driver, "near")), seen.handle(JobQueue(away, "far"))
+    async with running(processor_of([near, far], lease=1)) as processor:
+        await far.push(Work(seconds=0.1))
+        await eventually(lambda: seen.now == 1)
+        away.is_away = True
+        await eventually(lambda: processor.sources[1].member.unavailable, within=10)
+        assert processor.pool.holds == 1
+        driver.sync.push([NewJob("a", ["name", "work", "parameters", "{}"])], repeated=False)
+        for number in range(2):  # not awaited: before the worker can have it, two others died of it
+            dead = f"dead-{number}"
+            join(driver.memory, dead, 15, object())
+            assert claim(driver.memory, dead, 1, 3, idle=True).leases
+            release(driver.memory, dead, refund=False, watch=False)
+        await eventually(lambda: seen.ended == [far.name, near.name], within=10)
+        assert processor.pool.holds == 1
+        away.is_away = False
+
+
 async def test_a_worker_does_not_end_as_idle_while_a_queue_of_its_is_away(
     near_and_far: tuple[JobQueue, JobQueue, Away], seen: Seen
 ) -> None:
@@ -641,12 +665,12 @@ async def test_a_worker_does_not_end_as_idle_while_a_queue_of_its_is_away(
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(processor.run)
-            await eventually(lambda: far.turns.is_idle, within=10)
+            await eventually(lambda: far.stepper.is_idle, within=10)
             away.is_away = True
             await eventually(lambda: far.member.unavailable, within=10)
             late.is_away = False
             await back.wait()
-            await eventually(lambda: processor.sources[0].turns.is_idle, within=10)
+            await eventually(lambda: processor.sources[0].stepper.is_idle, within=10)
             away.is_away = False
 
     assert seen.ended == [second.name]

@@ -150,7 +150,7 @@ class Exchanger:
         asks = bool(count or self._promoter.is_due) and not self.is_stopping
         self._promoter.is_due = False
         # Only where one may wait: there is no second exchange beside one that may bring a job to run alone.
-        alone = bool(count) and self.clearance.one_waits and len(settling) == self._pool.holds
+        alone = bool(count) and self.clearance.one_waits and len(settling) == len(leases)
         return Batch(settling, count if asks else None, alone and self._pool.runs_nothing_but(self))
 
     # What an answer means
@@ -167,7 +167,7 @@ class Exchanger:
         if batch.count:
             self.clearance.hear(answer.waits, time.monotonic())
             self._pool.hear_of_one_alone(self)
-        one_more = self.clearance.one_waits and not self._pool.holds and self._pool.runs_nothing_but(self)
+        one_more = self.clearance.one_waits and not self.dispatcher.leases and self._pool.runs_nothing_but(self)
         self.found_nothing = not (batch.settling or answer.leases or answer.more or one_more)
         if batch.settling and self._until_idle:
             self._pool.look_again()  # those jobs may have pushed others, to any queue

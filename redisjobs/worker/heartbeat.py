@@ -16,7 +16,7 @@ from redisjobs.logger import Log, log_from_thread
 
 logger = Log("redisjobs.worker")
 
-_LOOK = 1.0  # seconds between looks at the loop
+_LOOK = 0.5  # seconds between looks at the loop; less than a loop may be silent for
 
 
 class Beating(Protocol):
@@ -54,7 +54,7 @@ class Heartbeat:
     Args:
         beating: For whom, in one round trip: their consumers have the same `server`.
         lease: Seconds a lease lasts.
-        look: Called in the thread about once a second, for what else is to be watched from outside of the loop.
+        look: Called in the thread twice a second, for what else is to be watched from outside of the loop.
 
     Attributes:
         started: Whether the thread was.

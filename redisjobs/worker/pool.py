@@ -18,6 +18,7 @@ from redisjobs.worker.slots import Slots
 from redisjobs.worker.threads import Threads
 
 _WORTH = 25  # free slots that are worth a claim beside another source's
+_LOOK = 0.05  # seconds between claims of a worker that runs until idle, of queues that had nothing
 _MOST_CLAIMS = 2  # by all sources at once
 
 RESERVED = 1.0
@@ -110,6 +111,7 @@ class Pool:
         self.shutdown = shutdown
         self._owner = owner
         self.concurrency = settings.concurrency
+        self._looked_at = float("-inf")  # when all sources were last let claim, though they found nothing
         self._max_jobs = settings.max_jobs
         self._supervised = settings.supervised
 
@@ -122,12 +124,14 @@ class Pool:
         """How many jobs could start now, beyond those that were asked for."""
         if self.shutdown.stopping or (self.alone is not None and self._is_taken_alone(self.alone)):
             return 0
-        asked, since = 0, self._reserved_since
+        asked, since, one_waits = 0, self._reserved_since, False
         for source in self.sources:
-            if source.batcher.brings_one_alone(since):
-                return 0
-            asked += source.batcher.asked(since)
-        if self._is_clearing:
+            if source.batcher.under_way:
+                if source.batcher.brings_one_alone(since):
+                    return 0
+                asked += source.batcher.asked(since)
+            one_waits = one_waits or source.clearance.one_waits
+        if one_waits and self._is_clearing:
             return 0
         return max(0, int(min(self.concurrency - self.slots.busy - asked, self._max_jobs - self.begun - asked)))
 
@@ -204,8 +208,8 @@ class Pool:
         )
 
     def quiet(self, source: Claimant) -> bool:
-        """Let a source that holds a job back claim with nothing beside it, if the worker holds no jobs at all."""
-        if self.holds:
+        """Let a source that holds a job back claim with nothing beside it, if it holds no job and none runs."""
+        if source.dispatcher.leases or (self.slots.busy and len(self.sources) > 1):
             return False
         for other in self.sources:
             if other is not source and other.fetcher.waiting:
@@ -247,9 +251,12 @@ class Pool:
                 other.wake()
 
     def look_again(self) -> None:
-        """Let every source claim, though it found nothing before."""
-        for source in self.sources:
-            source.found_nothing = False
+        """Let every source claim, though it found nothing before: now and then, and once nothing is held."""
+        now = time.monotonic()
+        if now >= self._looked_at + _LOOK or not self.holds:
+            self._looked_at = now
+            for source in self.sources:
+                source.found_nothing = False
 
     def changed(self) -> None:
         """Let every source look again: slots are free, or an answer came."""

@@ -219,7 +219,7 @@ class Processor:
     @property
     def is_idle(self) -> bool:
         """Whether every source has found that nothing is left to do."""
-        return all(source.turns.is_idle for source in self.sources)
+        return all(source.stepper.is_idle for source in self.sources)
 
     @property
     def _is_done(self) -> bool:
@@ -279,8 +279,8 @@ class Processor:
         await anyio.sleep(_UNWIND)
         self.shutdown.over = True
         for source in self.sources:
-            source.turns.cut()
+            source.stepper.cut()
 
     def _limit_last_turns(self) -> None:
         for source in self.sources:
-            source.turns.limit()
+            source.stepper.limit()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from redisjobs.backoff import NOT_NOW
-from redisjobs.driver import Consumer, Driver, Reclaimed, Silent, Tidy
+from redisjobs.driver import Consumer, Reclaimed, Silent, Tidy
 from redisjobs.errors import DriverError
 from redisjobs.logger import Log
 from redisjobs.worker.clock import Clock
@@ -32,7 +32,6 @@ class Reclaimer:
     """What is known of other workers of a queue.
 
     Args:
-        driver: The queue's.
         consumer: The worker's side of the store.
         clock: The server's.
         owner: Who is told.
@@ -45,12 +44,11 @@ class Reclaimer:
         others: How many jobs others hold; None: not known.
     """
 
-    def __init__(self, driver: Driver, consumer: Consumer, clock: Clock, owner: Owner, *, lease: float) -> None:
+    def __init__(self, consumer: Consumer, clock: Clock, owner: Owner, *, lease: float) -> None:
         self.look_at = 0.0
         self.tidy_at = time.monotonic() + _TIDY * random.random()
         self.silent: Sequence[Silent] = ()
         self.others: int | None = None
-        self._driver = driver
         self._consumer = consumer
         self._clock = clock
         self._owner = owner
@@ -115,7 +113,7 @@ class Reclaimer:
         """Look for what dead workers left behind."""
         self.tidy_at = time.monotonic() + _TIDY
         try:
-            tidied = await self._driver.change(Tidy(self._after))
+            tidied = await self._consumer.change(Tidy(self._after))
         except NOT_NOW:
             raise
         except DriverError as error:  # a matter of tidiness: no reason to end

@@ -37,8 +37,8 @@ from redisjobs.worker.promoter import Promoter
 from redisjobs.worker.reclaimer import Reclaimer
 from redisjobs.worker.recovery import Recovery
 from redisjobs.worker.settings import Settings
+from redisjobs.worker.stepper import Stepper
 from redisjobs.worker.subscriber import Subscriber
-from redisjobs.worker.turns import Turns
 from redisjobs.worker.watchdog import ProgressWatchdog
 
 logger = Log("redisjobs.worker")
@@ -75,7 +75,7 @@ class Source:
         member: The worker, as this queue knows it.
         dispatcher: The jobs that it holds here.
         beats: Its heartbeats here.
-        turns: What it does, step by step.
+        stepper: What it does, step by step.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Source:
         self.fetcher = Fetcher(consumer, self.dispatcher, wakeup, lease=lease)
         self.promoter = Promoter(clock, wakeup)
         self.subscriber = Subscriber(consumer, self.fetcher, self.promoter, self.beats)
-        self.reclaimer = Reclaimer(settings.queue.driver, consumer, clock, self, lease=lease)
+        self.reclaimer = Reclaimer(consumer, clock, self, lease=lease)
         self.progress = ProgressWatchdog(member, self, lease)
         self.exchanger = Exchanger(
             pool,
@@ -114,7 +114,7 @@ class Source:
             member, self.dispatcher, self.exchanger, self.beats, clock, pool.shutdown, self.progress
         )
         idleness = Idleness(pool, self.exchanger, self.promoter, self.reclaimer, self.recovery, lease=lease)
-        self.turns = Turns(
+        self.stepper = Stepper(
             consumer,
             self.exchanger,
             self.recovery,
@@ -145,7 +145,7 @@ class Source:
                     await self._leave_unopened()
                     return
                 self._start(tasks)
-            await self.turns.run()
+            await self.stepper.run()
             # Before the handlers are waited for: one that won't end must not keep the others' jobs.
             await self.drain()
             self._owner.ended()
@@ -255,4 +255,4 @@ class Source:
         """Give up what is under way, and connect anew: nothing gets through."""
         self.recovery.is_needed = True
         self.exchanger.batcher.break_off()
-        self.turns.cut()
+        self.stepper.cut()

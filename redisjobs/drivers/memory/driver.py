@@ -161,6 +161,10 @@ class MemoryConsumer:
         await anyio.lowlevel.checkpoint()
         return worker.reclaim(self._memory, self.worker_id, silent, others=others)
 
+    async def change(self, change: Change[T]) -> T:
+        await anyio.lowlevel.checkpoint()
+        return operator.change(self._memory, change)
+
     async def release(self, *, refund: bool, watch: bool) -> int:
         await anyio.lowlevel.checkpoint()
         return worker.release(self._memory, self.worker_id, refund=refund, watch=watch)

@@ -73,7 +73,8 @@ class Target:
             checked = self._options.get("ssl_cert_reqs") not in ("none", ssl.CERT_NONE)
             self._options.setdefault("ssl_check_hostname", checked)
         self.database = int(self._options.get("db") or 0)
-        self.server = tuple(self._options.get(key) for key in ("host", "port", "path", "username")), self.database
+        whose = self._options.get("username") or id(self._options.get("credential_provider"))
+        self.server = *(self._options.get(key) for key in ("host", "port", "path")), whose, self.database
         try:
             if isinstance(where, str):
                 pool.make_connection()

@@ -3,12 +3,13 @@
 import asyncio
 import secrets
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from redisjobs.driver import (
     MOST_JOBS,
     Beat,
     Beaten,
+    Change,
     Ended,
     Exchange,
     Fenced,
@@ -18,6 +19,7 @@ from redisjobs.driver import (
     Reply,
     Settlements,
     Silent,
+    Tidied,
     Turn,
     Until,
 )
@@ -30,9 +32,12 @@ from redisjobs.drivers.redis.connection import (
     Target,
     need_asyncio,
 )
+from redisjobs.drivers.redis.queue_commands import QueueCommands
 from redisjobs.drivers.redis.reader import BLOCK, Listener, Reader
 from redisjobs.drivers.redis.worker_commands import Ahead, Claimed, Settled, WorkerCommands
 from redisjobs.errors import DriverError, Unavailable
+
+T = TypeVar("T")
 
 _REPLY_BYTES = 1024 * 1024  # of jobs in one reply, or of one job that has more
 _FIRST_JOB_BYTES = 64 * 1024  # of a job, as long as none was seen
@@ -48,10 +53,17 @@ class RedisConsumer:
     """
 
     def __init__(
-        self, commands: WorkerCommands, target: Target, worker_id: str, lease: float, max_deliveries: int
+        self,
+        commands: WorkerCommands,
+        changes: QueueCommands,
+        target: Target,
+        worker_id: str,
+        lease: float,
+        max_deliveries: int,
     ) -> None:
         self.worker_id = worker_id
         self._commands = commands
+        self._changes = changes
         self._target = target
         self._lease_ms = int(lease * 1000)
         self._max_deliveries = max_deliveries
@@ -234,6 +246,12 @@ class RedisConsumer:
         if reclaimed.released:
             self._ahead = None  # a claim by script takes them
         return reclaimed  # type: ignore[no-any-return]
+
+    async def change(self, change: Change[T]) -> T:
+        (answer,) = await self._run(self._changes.change(change))
+        if isinstance(answer, Tidied) and answer.restored:
+            self._ahead = None  # a claim by script takes them
+        return answer  # type: ignore[no-any-return]
 
     async def release(self, *, refund: bool, watch: bool) -> int:
         total = 0

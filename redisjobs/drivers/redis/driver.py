@@ -126,7 +126,7 @@ class RedisDriver:
         return await self._run(self.commands.change(change))
 
     def consumer(self, worker_id: str, *, lease: float, max_deliveries: int) -> "RedisConsumer":
-        return RedisConsumer(self._worker_commands, self.target, worker_id, lease, max_deliveries)
+        return RedisConsumer(self._worker_commands, self.commands, self.target, worker_id, lease, max_deliveries)
 
     async def aclose(self) -> None:
         idle = self._connections().idle

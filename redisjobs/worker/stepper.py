@@ -27,7 +27,7 @@ class Owner(Protocol):
         """Whether every source has found that nothing is left to do."""
 
 
-class Turns:
+class Stepper:
     """Takes a source's steps until it was told to stop, or nothing is left to do.
 
     Args:
@@ -70,7 +70,7 @@ class Turns:
         self._wakeup = wakeup
         self._owner = owner
         self._lease = lease
-        self._turn = anyio.CancelScope()
+        self._scope = anyio.CancelScope()
 
     async def run(self) -> None:
         """Settle and claim until stopped, or until nothing is left to do."""
@@ -78,7 +78,7 @@ class Turns:
             self._wakeup.begin()
             self.is_idle = False  # as far as others know: a step may take long, or bring something
             worked = True
-            with anyio.CancelScope() as self._turn:
+            with anyio.CancelScope() as self._scope:
                 try:
                     worked = await self._step()
                 except Fenced as error:
@@ -96,11 +96,11 @@ class Turns:
     def limit(self) -> None:
         """Wait no longer than a moment where there is nothing to wait for but an answer, which may never come."""
         if self._exchanger.is_through:
-            self._turn.deadline = anyio.current_time() + _LAST_TURN
+            self._scope.deadline = anyio.current_time() + _LAST_TURN
 
     def cut(self) -> None:
         """Give up the step that is under way."""
-        self._turn.cancel()
+        self._scope.cancel()
         self._wakeup.wake()
 
     async def _step(self) -> bool:

@@ -401,7 +401,7 @@ async def test_an_id_that_is_on_the_queue_is_not_pushed_again(
 async def test_a_repeated_push_of_a_given_id_knows_its_own_job_from_that_of_another_push(
     store: Store, worker: Open, bring: Any
 ) -> None:
-    mine, theirs = another("a", due=After(60000) if bring is delay else ""), another("a")
+    mine, theirs = another("a", due=After(60000) if bring is delay else None), another("a")
     assert await push(store, mine) == [Pushed(Reply.OK)]
     if bring is not delay:
         await bring(store, await worker())

@@ -200,7 +200,7 @@ def pool_of(*sources: Claimant, slots: int = 100, allocator: Allocator | None = 
     settings = cast(Settings, SimpleNamespace(concurrency=slots, max_jobs=float("inf"), supervised=False))
     threads: Any = SimpleNamespace(abandoned=0)
     pool = Pool(settings, threads, allocator or Allocator([1] * len(sources)), Shutdown(), Never())
-    pool.sources = sources
+    pool.share_among(sources)
     return pool
 
 

@@ -14,6 +14,7 @@ from redisjobs.driver import (
     Reply,
     RetryLater,
 )
+from redisjobs.eventloop import Wakeup
 from redisjobs.events import JobsClaimed, JobsCompleted, JobsSettled, SettledJob, kind_of
 from redisjobs.logger import Log
 from redisjobs.outcome import CancelAsked, Interrupted, LeaseGone, Outcome
@@ -101,6 +102,7 @@ class Dispatcher:
         pool: The worker's slots.
         clock: The server's.
         clearance: Says whether a job waits that has to run alone.
+        wakeup: Wakes who claims and settles.
         owner: Who claims them.
 
     Attributes:
@@ -111,7 +113,9 @@ class Dispatcher:
         refused: How many settlements were of jobs that we had lost.
     """
 
-    def __init__(self, member: Member, pool: Pool, clock: Clock, clearance: Clearance, owner: Owner) -> None:
+    def __init__(
+        self, member: Member, pool: Pool, clock: Clock, clearance: Clearance, wakeup: Wakeup, owner: Owner
+    ) -> None:
         self.leases = Leases()
         self.report = Report(member)
         self.refused = 0
@@ -122,6 +126,7 @@ class Dispatcher:
         self._clock = clock
         self._clearance = clearance
         self._owner = owner
+        self._wakeup = wakeup
 
     @property
     def server_ms(self) -> int:
@@ -180,7 +185,10 @@ class Dispatcher:
                 self.let_go(run)
             else:
                 self.leases.unsettled.append(run)
-        self._pool.changed()
+        if self._pool.is_shared:
+            self._pool.changed()
+        else:
+            self._wakeup.wake()
 
     def settled(self, run: Execution, reply: Reply) -> None:
         """Take what the store said to a settlement."""
@@ -191,7 +199,8 @@ class Dispatcher:
         elif reply is Reply.NO_IDS:  # a dead letter: it must not run again, and no other waits for it
             self.leases.keep(run)
             self.report.tell_no_ids()
-            self._end_alone(run)
+            if self._pool.alone is run:
+                self._end_alone()
         else:
             self.let_go(run)
             self.refused += reply is Reply.LEASE_LOST
@@ -200,13 +209,14 @@ class Dispatcher:
     def let_go(self, run: Execution) -> None:
         """Hold a job no more."""
         self.leases.let_go(run)
-        self._end_alone(run)
+        if self._pool.alone is run:
+            self._end_alone()
         if self._clearance.one_waits:
             self._owner.emptied()
 
-    def _end_alone(self, run: Execution) -> None:
-        if self._pool.let_go(run):
-            self._clearance.one_waits = True  # there may be more of its kind
+    def _end_alone(self) -> None:
+        self._pool.alone = None
+        self._clearance.one_waits = True  # there may be more of its kind
 
     def cancel(self, leases: Sequence[Lease]) -> None:
         """Cancel the handlers of some jobs, as somebody asked."""

@@ -196,7 +196,7 @@ class Exchanger:
             return
         if most := self._pool.to_read:
             self.fetcher.begin(most, sent_at)
-        elif len(self._pool.sources) > 1:
+        elif self._pool.is_shared:
             self.dry_until = time.monotonic() + _DRY
 
     async def end_read(self) -> None:
@@ -209,7 +209,7 @@ class Exchanger:
         self.found_nothing = False
         # One that has to run alone would not be had. With several sources it is asked for all the same: it may
         # have waited long enough for room to be made, and the jobs of the others bring no claim here.
-        if not (self.clearance.one_waits and self._pool.holds) or len(self._pool.sources) > 1:
+        if not (self.clearance.one_waits and self._pool.holds) or self._pool.is_shared:
             self.fetcher.interrupt()  # only a claim takes it
 
     def emptied(self) -> None:

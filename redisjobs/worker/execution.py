@@ -171,14 +171,15 @@ class Execution:
         """
         if self._why is not None:  # given up before it began
             return self._why
-        self._started, self._run_ms = time.monotonic(), self.owner.server_ms
+        self._started, now_ms = time.monotonic(), self.owner.server_ms
+        self._run_ms = now_ms
         try:
             job = self._job = codec.decode_job(self.lease)
             definition = self._definition = self.owner.find(job.name)
             if definition is None:
                 return UnknownName(job.name, job.unknown_ms, self._settings.unknown_ms)
-            if job.expires_ms is not None and job.expires_ms < self._run_ms and not self._has_started(job):
-                late = (self._run_ms - job.expires_ms) / 1000
+            if job.expires_ms is not None and job.expires_ms < now_ms and not self._has_started(job):
+                late = (now_ms - job.expires_ms) / 1000
                 return Expired(f"not started in time: expired {late:.1f} s before a worker was free")
         except DecodeError as error:
             return Undecodable(str(error))

@@ -89,6 +89,7 @@ class Pool:
 
     Attributes:
         sources: Who shares it.
+        is_shared: Whether they are several.
         slots: The slots.
         concurrency: How many there are.
         alone: The job that runs with nothing beside it.
@@ -103,6 +104,7 @@ class Pool:
         self, settings: Settings, threads: Threads, allocator: Allocator, shutdown: Shutdown, owner: Owner
     ) -> None:
         self.sources: Sequence[Claimant] = ()
+        self.is_shared = False
         self.slots = Slots(settings.concurrency)
         self.alone: Execution | None = None
         self.begun = 0
@@ -114,6 +116,10 @@ class Pool:
         self._looked_at = float("-inf")  # when all sources were last let claim, though they found nothing
         self._max_jobs = settings.max_jobs
         self._supervised = settings.supervised
+
+    def share_among(self, sources: Sequence[Claimant]) -> None:
+        """Let these share it."""
+        self.sources, self.is_shared = sources, len(sources) > 1
 
     def start(self, tasks: TaskGroup) -> None:
         """Start the slots."""
@@ -146,11 +152,11 @@ class Pool:
 
         What comes later goes back, if the slots have been filled.
         """
-        return float("-inf") if len(self.sources) == 1 else time.monotonic() - RESERVED
+        return time.monotonic() - RESERVED if self.is_shared else float("-inf")
 
     def _is_taken_alone(self, run: Execution) -> bool:
         """Whether a job has the worker to itself: until it is settled, or has run if its store is away."""
-        if len(self.sources) == 1 or not run.ended:
+        if not self.is_shared or not run.ended:
             return True
         return not any(each.dispatcher.is_away and run in each.dispatcher.leases for each in self.sources)
 
@@ -164,12 +170,12 @@ class Pool:
         if not any(each.clearance.is_on(now) for each in self.sources):
             return False
         holders = [each.dispatcher for each in self.sources if len(each.dispatcher.leases)]
-        return bool(holders) and (len(self.sources) == 1 or not any(holder.is_away for holder in holders))
+        return bool(holders) and (not self.is_shared or not any(holder.is_away for holder in holders))
 
     def share(self, source: Claimant) -> int:
         """How many jobs a source may claim now; 0 where it is another's turn, who is told."""
         room = self.room
-        if not room or len(self.sources) == 1:
+        if not room or not self.is_shared:
             return room
         since = self._reserved_since
         claims = sum(other.batcher.asked(since) > 0 for other in self.sources if other is not source)
@@ -183,7 +189,7 @@ class Pool:
 
     def claims(self, source: Claimant) -> None:
         """Note that a source claims, which was its turn."""
-        if len(self.sources) > 1:
+        if self.is_shared:
             number = self.sources.index(source)
             self._allocator.claimed(number, [each is source or each.is_hungry for each in self.sources])
             self.changed()
@@ -209,7 +215,7 @@ class Pool:
 
     def quiet(self, source: Claimant) -> bool:
         """Let a source that holds a job back claim with nothing beside it, if it holds no job and none runs."""
-        if source.dispatcher.leases or (self.slots.busy and len(self.sources) > 1):
+        if source.dispatcher.leases or (self.slots.busy and self.is_shared):
             return False
         for other in self.sources:
             if other is not source and other.fetcher.waiting:
@@ -231,18 +237,16 @@ class Pool:
         """Note that somebody has given its jobs: the worker may have had its share, or the slots be full."""
         if self.begun >= self._max_jobs and not self.shutdown.stopping:
             self._owner.recycle(f"{self.begun} jobs were run")
-        if len(self.sources) > 1 and not self.room:
+        if self.is_shared and not self.room:
             for other in self.sources:
                 if other.dispatcher is not holder and other.fetcher.waiting:
                     other.make_room()
         self.changed()
 
-    def let_go(self, run: Execution) -> bool:
-        """Note that a job is settled, or another's; whether it was the one that ran alone."""
-        if self.alone is not run:
-            return False
-        self.alone = None
-        return True
+    def let_go(self, run: Execution) -> None:
+        """Note that a job is another's; it may be the one that ran alone."""
+        if self.alone is run:
+            self.alone = None
 
     def passes(self, source: Claimant) -> None:
         """Let others have the turn of a source that claims nothing for now."""

@@ -73,7 +73,7 @@ class Processor:
         self.call_soon = threadsafe_caller()
         self.pool = Pool(first, self.threads, allocator or Allocator([1] * len(settings)), self.shutdown, self)
         self.sources = [Source(each, self.pool, self, self.call_soon, until_idle=until_idle) for each in settings]
-        self.pool.sources = [source.exchanger for source in self.sources]
+        self.pool.share_among([source.exchanger for source in self.sources])
         self.loop = LoopWatchdog(self.call_soon, min(max(1.0, first.lease / 3), 5.0), self._tell_blocked)
         self.heartbeats: list[Heartbeat] = self._make_heartbeats()
         self.processes: Processes | None = None

@@ -91,7 +91,7 @@ class Source:
         clock, clearance = Clock(), Clearance(lease)
         self.member = member = Member(settings)
         consumer = member.consumer
-        self.dispatcher = Dispatcher(member, pool, clock, clearance, self)
+        self.dispatcher = Dispatcher(member, pool, clock, clearance, wakeup, self)
         self.beats = Beats(member, self.dispatcher, self, call_soon)
         self.fetcher = Fetcher(consumer, self.dispatcher, wakeup, lease=lease)
         self.promoter = Promoter(clock, wakeup)

@@ -87,9 +87,6 @@ class Heart:
         return self.consumer.sync.release(refund=False, watch=True)
 
 
-heart_of = Heart
-
-
 def lease_at(
     stream: int, entry: str, deliveries: int, job_id: str, fields: Mapping[bytes, bytes] | None = None
 ) -> Lease:

@@ -11,7 +11,7 @@ import anyio
 import pytest
 import redis
 from conftest import ENGINES, Servers
-from store import RedisStore, documented_rule, eventually, heart_of, restore, take_over
+from store import Heart, RedisStore, documented_rule, eventually, restore, take_over
 
 from redisjobs import DriverError, Fail, JobContext, JobQueue, Retry, Worker
 from redisjobs.driver import (
@@ -140,7 +140,7 @@ async def work(url: str, store: RedisStore) -> None:
         answer = await worker.exchange([], 10)
         leases = {lease.job_id: lease for lease in answer.leases}
         assert len(leases) == 9
-        with closing(heart_of(worker)) as heart:
+        with closing(Heart(worker)) as heart:
             assert heart.beat(lambda: list(leases.values()), {"host": "h"}) == ()
         with telling(store, "due", "released"):
             await settle_all(worker, leases, store.put({"name": "Add", "parameters": "{}"}))
@@ -152,7 +152,7 @@ async def work(url: str, store: RedisStore) -> None:
         await end_killer(store, driver, last)
         await push(store, "left")
         await claim(last)
-        with closing(heart_of(last)) as heart:
+        with closing(Heart(last)) as heart:
             assert heart.release() == 1
         await listen(worker, store, url)
     counters = ("completed", "retried", "dead", "released", "reclaimed")

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import anyio
 import pytest
-from store import Store, eventually, heart_of
+from store import Heart, Store, eventually
 
 from redisjobs.job import JobContext, JobName, Priority
 from redisjobs.queue import JobQueue
@@ -53,7 +53,7 @@ class Watched:
         dead = self.store.consumer("dead", max_deliveries=2)
         await dead.open()
         assert len((await dead.exchange([], len(job_ids))).leases) == len(job_ids)
-        with closing(heart_of(dead)) as heart:
+        with closing(Heart(dead)) as heart:
             assert heart.release() == len(job_ids)
         await dead.aclose()
 

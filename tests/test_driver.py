@@ -11,11 +11,11 @@ from typing import Any
 import anyio
 import pytest
 from store import (
+    Heart,
     MemoryStore,
     RedisStore,
     Store,
     happened,
-    heart_of,
     lease_at,
     take_over,
 )
@@ -123,7 +123,7 @@ async def settle(consumer: Consumer, lease: Lease, settlement: Settlement) -> Re
 
 def beat(consumer: Consumer, *held: Lease) -> list[str]:
     """Beat as the holder of some jobs; ids of those that somebody has asked to cancel."""
-    heart = heart_of(consumer)
+    heart = Heart(consumer)
     try:
         return [lease.job_id for lease in heart.beat(lambda: held, {"host": "here"})]
     finally:
@@ -1453,7 +1453,7 @@ async def test_a_fenced_worker_goes_on_under_a_new_id_and_holds_nothing(store: S
     one, two = await worker("w1"), await worker("w2")
     await push(store, "a", "b")
     a, _ = await claim(one)
-    heart = heart_of(one)
+    heart = Heart(one)
     await outlive(store, two)
     with pytest.raises(DriverError, match="another worker's, or was a moment ago"):
         await one.open()  # under the same id it would find what others hold by now
@@ -1875,7 +1875,7 @@ async def test_a_cancel_reaches_whoever_holds_the_job_by_the_next_beat_even_if_i
     await push(store, "a", "b", "c")
     theirs = await claim(other, 1)
     leases = await claim(one)
-    with closing(heart_of(one)) as heart:
+    with closing(Heart(one)) as heart:
         assert list(heart.beat(lambda: leases, {})) == []
         assert await store.driver.change(Cancel("b")) is Reply.CANCELLING
 
@@ -2189,7 +2189,7 @@ async def test_the_jobs_of_a_worker_that_is_known_to_be_dead_are_released_by_its
     one, two = await worker("w1"), await worker("w2")
     await push(store, "a", "b")
     await claim(one)
-    heart = heart_of(one)
+    heart = Heart(one)
 
     assert heart.release() == 2
 

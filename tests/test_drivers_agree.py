@@ -25,7 +25,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from store import MemoryStore, RedisStore, Store, heart_of
+from store import Heart, MemoryStore, RedisStore, Store
 
 from redisjobs.driver import (
     Ack,
@@ -145,7 +145,7 @@ class Side:
 
     def beat(self, worker: str, held: Sequence[Lease]) -> list[str] | None:
         """The names of those of these jobs that somebody has asked to cancel; None: the worker is fenced."""
-        heart = heart_of(self.consumers[worker])
+        heart = Heart(self.consumers[worker])
         try:
             return sorted(self.name(lease.job_id) for lease in heart.beat(lambda: held, {}))
         except Fenced:

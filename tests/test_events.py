@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 import anyio
 import pytest
 from store import (
+    Heart,
     Store,
     eventually,
-    heart_of,
     lease_at,
 )
 
@@ -200,7 +200,7 @@ async def test_what_the_store_itself_ended_is_told_though_nobody_held_it(queue: 
         await holder.open()
         while not (await holder.exchange([], 1, idle=True)).leases:
             pass  # the first answer only tells that something was handed back
-        with closing(heart_of(holder)) as heart:
+        with closing(Heart(holder)) as heart:
             assert heart.release() == 1
         await holder.aclose()
 

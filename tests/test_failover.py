@@ -9,8 +9,8 @@ import anyio
 import pytest
 import redis
 from store import (
+    Heart,
     eventually,
-    heart_of,
     lease_at,
 )
 
@@ -206,7 +206,7 @@ async def test_an_entry_id_that_came_again_for_another_job_is_not_settled_by_the
         "first": f"ready:normal {first.token[1]}",
         "another": f"ready:normal {lost.token[1]}",
     }
-    heart = heart_of(consumer)
+    heart = Heart(consumer)
     heart.beat(list, {})
     with suppress(redisjobs.Unavailable):  # its connection leads to the old primary still
         await old.change(Cancel("another"))

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import anyio
 import pytest
-from store import RedisStore, Store, dispatch, eventually, happened, heart_of, inherit
+from store import Heart, RedisStore, Store, dispatch, eventually, happened, inherit
 
 from redisjobs.driver import Ack, Cancel, Exchange, Fenced, IdTaken, NewJob, Reply, Settlements
 from redisjobs.errors import Unavailable
@@ -208,7 +208,7 @@ async def test_a_dead_worker_of_a_short_lease_is_found_after_the_clock_was_set_b
 async def test_a_cancel_from_before_a_worker_knew_of_its_job_is_heard_once_the_job_is_found(store: Store) -> None:
     worker = store.consumer("w")
     await worker.open()
-    heart = heart_of(worker)
+    heart = Heart(worker)
     await store.driver.push([NewJob("a", JOB)], repeated=False)
     await worker.wait(1, 1)  # whose reply is lost, let us say
     assert await store.driver.change(Cancel("a")) is Reply.CANCELLING

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import anyio
 import pytest
-from store import MemoryStore, RedisStore, Store, dispatch, eventually, heart_of, settling, take_over
+from store import Heart, MemoryStore, RedisStore, Store, dispatch, eventually, settling, take_over
 
 from redisjobs import JobQueue, State, Worker
 from redisjobs.driver import (
@@ -100,7 +100,7 @@ async def other(store: Store, lease: float = 15) -> AsyncIterator[Consumer]:
 
 def beat(source: Source) -> None:
     """Beat once, as its heartbeat would."""
-    heart = heart_of(source.member.consumer)
+    heart = Heart(source.member.consumer)
     heart.beat(lambda: (), {})
     heart.close()
 
@@ -418,7 +418,7 @@ async def test_a_worker_fences_nobody_who_has_beaten_since_it_was_named(
     queue: JobQueue, source: Source, store: Store
 ) -> None:
     async with other(store, lease=10) as slow:
-        heart = heart_of(slow)
+        heart = Heart(slow)
         store.age(20)
         beat(source)
         in_touch(source, store, 60)

@@ -15,7 +15,7 @@ import redis
 from conftest import ENGINES, Servers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from store import RedisStore, happened, heart_of, restore, take_over
+from store import Heart, RedisStore, happened, restore, take_over
 
 from redisjobs import server
 from redisjobs.driver import (
@@ -391,7 +391,7 @@ async def test_after_a_script_flush_everything_works(queue: RedisStore, worker: 
     assert await push(queue, *"abcde") == [Reply.OK] * 5
     flush()
     leases = await claim(worker)
-    heart = heart_of(worker)
+    heart = Heart(worker)
     flush()
     assert heart.beat(lambda: leases, {"host": "here"}) == ()
     heart.close()
@@ -442,7 +442,7 @@ async def test_whatever_a_worker_asks_of_a_server_that_lost_all_it_goes_on_under
     (held,) = await claim(worker)
     queue.admin.delete(*(queue.prefix + key for key in list(queue.keys())))  # as by a restart without a disk
     queue.admin.script_flush()
-    heart = heart_of(worker)
+    heart = Heart(worker)
 
     asked: dict[str, Callable[[], Any]] = {
         "claim": lambda: worker.exchange([], 10),
@@ -563,7 +563,7 @@ async def test_on_a_full_server_workers_beat_are_fenced_and_jobs_are_found_taken
     small: Small,
 ) -> None:
     store, worker = small
-    heart = heart_of(worker)
+    heart = Heart(worker)
     await worker.open()
     await push(store, "a", "b")
     leases = await claim(worker)
@@ -675,7 +675,7 @@ async def test_nothing_comes_after_the_largest_entry_id_and_whoever_looks_there_
 @pytest.mark.anyio
 async def test_a_beat_tells_of_the_worker_and_when_its_lease_ends(queue: RedisStore, worker: Consumer) -> None:
     queue.clock.advance(5)
-    heart = heart_of(worker)
+    heart = Heart(worker)
     assert heart.beat(list, {"host": "here", "pid": "1"}) == ()
     heart.close()
     record = queue.admin.hgetall(f"{queue.prefix}worker:w1")
@@ -751,7 +751,7 @@ async def test_a_worker_that_lives_keeps_its_jobs_though_the_list_of_workers_was
     assert (await take_over(heir)).jobs == 0
     await heir.aclose()
 
-    with closing(heart_of(worker)) as heart:
+    with closing(Heart(worker)) as heart:
         heart.beat(lambda: [held], {})
     assert queue.admin.zscore(f"{queue.prefix}workers", "w1") is not None
     assert (await worker.exchange([(held, Ack())], None)).replies == [Reply.OK]
@@ -1209,7 +1209,7 @@ async def test_of_more_than_five_hundred_jobs_each_that_is_cancelled_is_heard_of
     leases = await claim_all(worker, 1100)
     for job_id in ("0", "1099"):
         assert await queue.driver.change(Cancel(job_id)) is Reply.CANCELLING
-    heart = heart_of(worker)
+    heart = Heart(worker)
     assert [lease.job_id for lease in heart.beat(lambda: leases, {})] == ["0", "1099"]
     heart.close()
     for start in range(0, 1100, 500):

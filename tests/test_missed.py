@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import anyio
 import pytest
-from store import Store, eventually, heart_of
+from store import Heart, Store, eventually
 
 from redisjobs.driver import Ack, NewJob
 from redisjobs.queue import JobQueue
@@ -28,7 +28,7 @@ async def test_what_was_delivered_a_while_ago_is_found_and_what_was_just_deliver
 
     assert await worker.recover([held], 5) == []
     store.age(6)
-    beat = heart_of(worker)
+    beat = Heart(worker)
     beat.beat(list, {})
     beat.close()
     (found,) = await worker.recover([held], 5)

@@ -13,7 +13,7 @@ import anyio
 import anyio.from_thread
 import anyio.to_thread
 import pytest
-from store import RedisStore, Store, eventually, heart_of, inherit
+from store import Heart, RedisStore, Store, eventually, inherit
 
 from redisjobs import JobQueue, Worker, no_retry
 from redisjobs.driver import Beaten, Consumer, Exchange, Find, Lease
@@ -195,7 +195,7 @@ async def test_a_step_of_the_servers_clock_neither_robs_the_living_nor_spares_th
 ) -> None:
     ran: list[float] = []
     holder = await hold(redis_store)
-    heart = heart_of(holder)
+    heart = Heart(holder)
     worker = Worker(queue_at(redis_store.driver, redis_store.queue_name, ran), lease=LEASE)
 
     async def live(seconds: float) -> None:
@@ -468,7 +468,7 @@ async def test_a_beat_does_not_wait_for_its_answer_longer_than_the_lease_bears(
     driver = RedisDriver(through(redis_store, proxy), redis_store.queue_name)
     consumer = driver.consumer("w", lease=0.9, max_deliveries=3)
     await consumer.open()
-    heart = heart_of(consumer)
+    heart = Heart(consumer)
     heart.beat(lambda: (), {})
     proxy.black_hole(True)
     began = time.monotonic()

@@ -17,7 +17,7 @@ import pytest
 import redis
 from anyio.from_thread import start_blocking_portal
 from pages import PAGES, PROJECT, Page
-from store import RedisStore, heart_of
+from store import Heart, RedisStore
 
 from redisjobs import Fail, JobContext, JobName, Priority, Worker, server
 from redisjobs import JobQueue as AsyncJobQueue
@@ -102,7 +102,7 @@ async def die(url: str) -> None:
     driver = RedisDriver(url, "emails")
     worker = driver.consumer("web-2:17:5d2f01aa", lease=3600, max_deliveries=3)
     await worker.open()
-    with closing(heart_of(worker)) as heart:
+    with closing(Heart(worker)) as heart:
         heart.release()
     await worker.aclose()
     await driver.aclose()

@@ -13,7 +13,7 @@ from typing import cast
 
 import anyio
 import pytest
-from store import RedisStore, eventually, heart_of, inherit, take_over
+from store import Heart, RedisStore, eventually, inherit, take_over
 from tenacity import stop_after_attempt, wait_none
 
 from redisjobs.codec import when
@@ -96,7 +96,7 @@ class Scene:
         await consumer._adopt([self.leases["by hand"], self.leases["low by hand"]])
 
     async def beat(self) -> None:
-        with closing(heart_of(self.worker)) as heart:
+        with closing(Heart(self.worker)) as heart:
             heart.beat(lambda: list(self.leases.values()), {"host": "h"})
 
     async def recover(self) -> None:
@@ -329,12 +329,12 @@ async def test_a_worker_whose_record_was_spoiled_is_told_so_and_then_that_it_was
     store = scene.store
     await fill(scene)
     spoil(store, "worker:", "lost")
-    with closing(heart_of(scene.lost)) as heart, pytest.raises(WrongType, match="worker:lost is a string"):
+    with closing(Heart(scene.lost)) as heart, pytest.raises(WrongType, match="worker:lost is a string"):
         heart.beat(list, {})
     prepare(store, "reclaim")
     await ACTS["reclaim"](scene)
 
-    with closing(heart_of(scene.lost)) as heart, pytest.raises(Fenced):
+    with closing(Heart(scene.lost)) as heart, pytest.raises(Fenced):
         heart.beat(list, {})
     await scene.lost.release(refund=False, watch=True)
     await scene.lost.open("lost-again")
@@ -519,7 +519,7 @@ async def test_who_may_neither_count_nor_tell_cancels_a_job_that_runs_all_the_sa
 
     assert await store.driver.change(Cancel("b")) is Reply.CANCELLING
 
-    with closing(heart_of(scene.worker)) as heart:  # which looks each time
+    with closing(Heart(scene.worker)) as heart:  # which looks each time
         assert [lease.job_id for lease in heart.beat(lambda: leases, {})] == ["b"]
 
 
@@ -626,7 +626,7 @@ async def test_with_no_id_left_for_a_dead_letter_a_killer_is_neither_run_nor_in_
     await lost.exchange([], 1)
     largest = exhaust_dead(store)
     if way == "released":
-        with closing(heart_of(lost)) as heart:
+        with closing(Heart(lost)) as heart:
             heart.release()
     else:
         store.age(60)
@@ -965,7 +965,7 @@ async def test_a_job_that_ran_alone_and_whose_dead_letter_has_no_id_left_lets_ot
         await queue.push({}, "Work", job_id="a")
         lost = redis_store.consumer("lost", max_deliveries=2)
         await lost.exchange([], 1)
-        with closing(heart_of(lost)) as heart:
+        with closing(Heart(lost)) as heart:
             heart.release()
         await lost.aclose()
         worker = Worker(queue, lease=60, max_deliveries=2)

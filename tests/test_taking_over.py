@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import anyio
 import pytest
-from store import RedisStore, Store, eventually, heart_of
+from store import Heart, RedisStore, Store, eventually
 
 from redisjobs.driver import Beaten, Consumer, Lease, NewJob, Reclaimed, Silent
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver
@@ -109,7 +109,7 @@ async def test_a_drain_leaves_to_the_living_what_they_run(store: Store) -> None:
         with anyio.fail_after(20):
             await Worker(queue, lease=0.5).run(until_idle=True)
 
-        heart = heart_of(holder)
+        heart = Heart(holder)
         heart.beat(lambda: (), {})  # it was not fenced
         heart.close()
         assert [job.worker for job in await queue.jobs(State.RUNNING)] == ["holder"]
@@ -126,7 +126,7 @@ async def test_jobs_of_a_dead_worker_run_within_its_lease_and_three_seconds_what
             tasks.start_soon(worker.run)
             await eventually(lambda: worker.health.ready)
             holder = store.consumer("holder", lease=LEASE)
-            heart = heart_of(holder)
+            heart = Heart(holder)
             await queue.push_many([Work() for _ in range(50)])
             stolen = list((await holder.exchange([], 50)).leases)
             for _ in range(10):  # the others are in touch for a while, as they mostly are
@@ -150,7 +150,7 @@ async def test_a_worker_with_a_shorter_lease_robs_no_other(store: Store) -> None
     ran: list[float] = []
     async with queue_of(store, ran) as queue:
         holder = await hold(store, queue, 3, lease=30)
-        heart = heart_of(holder)
+        heart = Heart(holder)
         worker = Worker(queue, lease=0.3)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(worker.run)

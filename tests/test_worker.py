@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import anyio
 import anyio.lowlevel
 import pytest
-from store import MemoryStore, RedisStore, Store, eventually, heart_of, inherit
+from store import Heart, MemoryStore, RedisStore, Store, eventually, inherit
 from tenacity import stop_after_attempt, stop_after_delay, wait_fixed, wait_none
 
 from redisjobs import (
@@ -498,7 +498,7 @@ async def lose_worker(store: Store, count: int = 1) -> None:
     """Let a worker take jobs and die, as whoever started it has seen."""
     lost = store.consumer("lost")
     assert len((await lost.exchange([], count)).leases) == count
-    with contextlib.closing(heart_of(lost)) as heart:
+    with contextlib.closing(Heart(lost)) as heart:
         assert heart.release() == count
     await lost.aclose()
 

@@ -139,7 +139,9 @@ class Source:
         """Join the queue, work until there is nothing more to do, and leave it; for a task of the worker's own."""
         try:
             if not self.member.opened:
-                with self.member.opening:
+                with anyio.CancelScope() as self.member.opening:  # a new one: this may be done again
+                    if self._pool.shutdown.stopping:
+                        self.member.opening.cancel()
                     await self.member.join()
                 if self.member.opening.cancel_called:
                     await self._leave_unopened()

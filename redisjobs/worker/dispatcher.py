@@ -5,15 +5,7 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
-from redisjobs.driver import (
-    Ack,
-    After,
-    Ended,
-    Lease,
-    Release,
-    Reply,
-    RetryLater,
-)
+from redisjobs.driver import Ack, After, Ended, Lease, Release, Reply, RetryLater
 from redisjobs.eventloop import Wakeup
 from redisjobs.events import JobsClaimed, JobsCompleted, JobsSettled, SettledJob, kind_of
 from redisjobs.logger import Log

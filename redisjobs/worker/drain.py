@@ -16,7 +16,7 @@ from redisjobs.worker.recovery import Recovery
 logger = Log("redisjobs.worker")
 
 _DRAIN = 5.0  # seconds for the last settlements; after that the leases run out by themselves
-_LAST_TRY = 1.0  # seconds to hand back what could not be settled
+_LAST_TRY = 1.0  # seconds to hand back what could not be settled, or to leave before anything was claimed
 
 
 class Drain:
@@ -60,6 +60,12 @@ class Drain:
             self._tell_unsettled(str(error) or why)
             if not broken:
                 await self._hand_back()
+        self._member.left = True
+
+    async def leave_unopened(self) -> None:
+        """Leave before anything was claimed; the store may know the worker all the same."""
+        with suppress(DriverError), anyio.move_on_after(_LAST_TRY):
+            await self._member.consumer.release(refund=True, watch=False)
         self._member.left = True
 
     async def _settle(self) -> None:

@@ -132,10 +132,8 @@ class Recovery:
 
         member.note_unavailable(error)
         try:
-            if (
-                isinstance(error, WrongType) and not self._shutdown.stopping
-            ):  # it answers: there is no waiting for that
-                await self._shutdown.wait(_REFUSED)
+            if isinstance(error, WrongType) and not self._shutdown.stopping:
+                await self._shutdown.wait(_REFUSED)  # it answers: there is no backing off from that
             await retrying(probe, failed=member.note_unavailable)
         finally:
             member.unavailable = ""

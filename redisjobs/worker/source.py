@@ -8,17 +8,14 @@ waiting to a blocking read on a connection of its own.
 import random
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Protocol
 
 import anyio
 from anyio.abc import TaskGroup
 
 from redisjobs.driver import Fenced
-from redisjobs.errors import DriverError
 from redisjobs.eventloop import Wakeup
 from redisjobs.events import JobsReclaimed, WorkerDraining, WorkerStarted, WorkerStopped
-from redisjobs.logger import Log
 from redisjobs.worker.beats import Beats
 from redisjobs.worker.chain import finder
 from redisjobs.worker.clearance import Clearance
@@ -40,10 +37,6 @@ from redisjobs.worker.settings import Settings
 from redisjobs.worker.stepper import Stepper
 from redisjobs.worker.subscriber import Subscriber
 from redisjobs.worker.watchdog import ProgressWatchdog
-
-logger = Log("redisjobs.worker")
-
-_LAST_TURN = 1.0  # seconds that an idle worker waits for an answer once it was told to stop
 
 
 class Owner(Protocol):
@@ -144,7 +137,8 @@ class Source:
                         self.member.opening.cancel()
                     await self.member.join()
                 if self.member.opening.cancel_called:
-                    await self._leave_unopened()
+                    await self._drain.leave_unopened()
+                    self._owner.ended()
                     return
                 self._start(tasks)
             await self.stepper.run()
@@ -168,13 +162,6 @@ class Source:
         threads, processes = self._pool.threads, self._pool.means.processes
         self.dispatcher.find = finder(settings.queue.definitions, self._middleware, threads, processes)
         self._hooks.start(tasks, settings.queue.events)
-
-    async def _leave_unopened(self) -> None:
-        """End before anything was claimed; the store may know us all the same."""
-        with suppress(DriverError), anyio.move_on_after(_LAST_TURN):
-            await self.member.consumer.release(refund=True, watch=False)
-        self.member.left = True
-        self._owner.ended()
 
     def stop(self, *, is_first: bool) -> None:
         """Claim no more: the worker was asked to stop, for the first time or once more."""

@@ -562,9 +562,8 @@ async def test_a_push_that_was_cancelled_leaves_no_reply_behind_for_the_next_cal
             assert info.job_id == "a"
 
 
+@pytest.mark.parametrize("bench", ["async"], indirect=True)  # sync code is not cancelled
 async def test_a_prepared_push_that_was_cancelled_is_repeated_and_told_once(bench: Bench) -> None:
-    if bench.face is not JobQueue:
-        pytest.skip("sync code is not cancelled")
     async with bench.queue() as queue:
         await queue.push(Add(0), job_id="known")
         job = queue.prepare(Add(1), job_id="mine")

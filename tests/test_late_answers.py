@@ -814,7 +814,8 @@ def hold_answers(consumer: RedisConsumer, before: Callable[[Exchange], Awaitable
 
 def settled(fetcher: Fetcher) -> bool:
     """Whether it waits, and has heard that it is subscribed: for then it ends its read, and claims once more."""
-    return fetcher.waiting and fetcher._claim_after > 0 and not fetcher.interrupted
+    is_ending = fetcher.interrupted or fetcher._until is None or fetcher._until.is_set
+    return fetcher.waiting and fetcher._claim_after > 0 and not is_ending
 
 
 @pytest.mark.parametrize("verb", ["exchange", "wait"])

@@ -4,7 +4,8 @@ import re
 import secrets
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -46,6 +47,16 @@ def documented_rule(role: str, queue_name: str) -> list[str]:
     page = path.read_text("utf-8").replace("\\\n", " ")
     (command,) = re.findall(rf"^redis-cli ACL SETUSER {role} reset on \S+ (.+)$", page, re.MULTILINE)
     return [word.replace("{emails}", f"{{{queue_name}}}") for word in shlex.split(command)]
+
+
+@contextmanager
+def a_deadline_of(seconds: float, queue: Any) -> Iterator[None]:
+    """Have a queue of either face give up after so long; what it is asked afterwards may take its time again."""
+    usual, queue.deadline = queue.deadline, seconds
+    try:
+        yield
+    finally:
+        queue.deadline = usual
 
 
 def happened(counts: Counts) -> dict[str, int]:

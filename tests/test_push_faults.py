@@ -15,7 +15,7 @@ import anyio
 import anyio.to_thread
 import pytest
 import redis
-from store import eventually, happened
+from store import a_deadline_of, eventually, happened
 
 import redisjobs.sync
 from redisjobs import DriverError, JobContext, JobQueue, QueueFull, Unavailable, Worker, server
@@ -213,15 +213,14 @@ async def test_a_lost_reply_among_those_of_many_jobs_makes_each_once(bench: Benc
 
 
 async def test_many_jobs_pushed_again_after_a_failure_are_there_once(bench: Bench) -> None:
-    queue = bench.queue(deadline=0.2)
+    queue = bench.queue()
     jobs = [queue.prepare(Add(number)) for number in range(1_100)]
     await call(queue.push, Add(0), job_id="first")
     bench.proxy.refuse(True)
     bench.proxy.cut_after_reply_bytes(100, b'{"a":700}')
 
-    with pytest.raises(
-        Unavailable, match=rf"may or may not be on the queue \({jobs[500].job_id} and 499"
-    ) as caught:
+    unsure = rf"may or may not be on the queue \({jobs[500].job_id} and 499"
+    with a_deadline_of(0.2, queue), pytest.raises(Unavailable, match=unsure) as caught:
         await call(queue.push_many, jobs)
     bench.proxy.refuse(False)
     assert len(bench.ids()) == 1 + 1_000
@@ -249,13 +248,14 @@ def silent(bench: Bench) -> None:
 async def test_a_store_away_until_the_deadline_is_an_error_that_says_what_is_true(
     bench: Bench, fault: Callable[[Bench], None], connected: bool
 ) -> None:
-    queue = bench.queue(deadline=0.3)
+    queue = bench.queue()
     if connected:
         await call(queue.counts)
         bench.proxy.cut_after_reply_bytes(0)
     fault(bench)
 
-    with pytest.raises(Unavailable, match=r"no answer from the store in 0\.3 s: ") as caught, takes(0.2, 0.3):
+    gives_up = pytest.raises(Unavailable, match=r"no answer from the store in 0\.3 s: ")
+    with a_deadline_of(0.3, queue), gives_up as caught, takes(0.2, 0.3):
         await call(queue.push, Add(1))
 
     (job_id,) = caught.value.job_ids
@@ -286,13 +286,14 @@ def lost_reply(bench: Bench) -> Iterator[Callable[[], None]]:
 async def push_without_answer(bench: Bench, queue: Any, jobs: list[Any]) -> tuple[Any, ...]:
     """Push; they are stored, and the caller is not told. What the error has."""
     await call(queue.push, Add(0), job_id="known")  # a connection is there, and knows the server's clock
-    with lost_reply(bench), pytest.raises(Unavailable, match="may or may not be on the queue") as caught:
+    unsure = pytest.raises(Unavailable, match="may or may not be on the queue")
+    with lost_reply(bench), a_deadline_of(0.2, queue), unsure as caught:
         await call(queue.push_many, jobs)
     return caught.value.jobs
 
 
 async def test_whoever_repeats_a_push_is_told_once_that_it_added_the_job(bench: Bench) -> None:
-    queue = bench.queue(deadline=0.2)
+    queue = bench.queue()
     lost = await push_without_answer(bench, queue, [Add(1), queue.prepare(Add(2), job_id="mine")])
     assert len(bench.ids()) == 3
 
@@ -305,7 +306,7 @@ async def test_whoever_repeats_a_push_is_told_once_that_it_added_the_job(bench: 
 async def test_a_push_that_was_refused_is_never_said_to_be_added_however_many_replies_are_lost(
     bench: Bench,
 ) -> None:
-    queue, direct = bench.queue(deadline=0.2), bench.direct()
+    queue, direct = bench.queue(), bench.direct()
     async with direct:
         await direct.push(Add(0), job_id="mine", unique="key")
         lost: Any = [queue.prepare(Add(1), unique="key"), queue.prepare(Add(2), job_id="mine")]
@@ -396,9 +397,10 @@ async def test_a_push_is_not_repeated_once_it_can_not_be_told_whether_it_was_sto
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("redisjobs.push.REPEATABLE", 0.3)
-    queue = bench.queue(deadline=0.3)
+    queue = bench.queue()
     await call(queue.push, Add(0))
     with (
+        a_deadline_of(0.3, queue),
         takes(0.2, 0.3),
         lost_reply(bench),
         pytest.raises(Unavailable, match="it can't be repeated safely any more: look with get") as caught,
@@ -441,12 +443,13 @@ async def answer(ask: Callable[[Any], Any], queue: Any) -> Any:
 
 @pytest.mark.parametrize("connected", [False, True])
 async def test_no_call_hangs_beyond_its_deadline(bench: Bench, connected: bool) -> None:
-    queue = bench.queue(deadline=0.15)
+    queue = bench.queue()
     if connected:
         await call(queue.counts)
     bench.proxy.black_hole(True)
+    gives_up = r"no answer from the store in 0\.15 s"
     for ask in CALLS:
-        with pytest.raises(Unavailable, match=r"no answer from the store in 0\.15 s"), takes(0.1, 0.15):
+        with a_deadline_of(0.15, queue), pytest.raises(Unavailable, match=gives_up), takes(0.1, 0.15):
             await answer(ask, queue)
     bench.proxy.black_hole(False)
     assert happened(await call(queue.counts)) == {}
@@ -462,7 +465,7 @@ async def test_no_call_of_a_crowd_waits_for_the_others_beyond_its_deadline(
     monkeypatch.setattr("redisjobs.queue.LONGEST_TRY", 0.3)
     monkeypatch.setattr("redisjobs.drivers.redis.driver.LONGEST_TRY", 0.3)
     monkeypatch.setattr("redisjobs.drivers.redis.coalescer.LONGEST_TRY", 0.3)
-    queue = bench.queue(deadline=0.3)
+    queue = bench.queue()
     if connected:
         await queue.counts()
     bench.proxy.black_hole(True)
@@ -471,7 +474,7 @@ async def test_no_call_of_a_crowd_waits_for_the_others_beyond_its_deadline(
         with pytest.raises(Unavailable):
             await (queue.get("a") if what == "get" else queue.push(Add(1)))
 
-    with takes(0.2, 0.3):
+    with a_deadline_of(0.3, queue), takes(0.2, 0.3):
         async with anyio.create_task_group() as tasks:
             for _ in range(100):
                 tasks.start_soon(ask)
@@ -479,12 +482,12 @@ async def test_no_call_of_a_crowd_waits_for_the_others_beyond_its_deadline(
 
 
 async def test_no_call_hangs_on_a_server_that_is_stopped_while_it_answers(bench: Bench) -> None:
-    queue = bench.queue(deadline=0.3)
+    queue = bench.queue()
     await call(queue.push_many, [Add(n) for n in range(500)])
     bench.proxy.delay(0.1)  # the first part of the reply is on its way when all goes dark
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(anyio.to_thread.run_sync, darken_in(0.25, bench))
-        with takes(0, 0.3), suppress(Unavailable):
+        with a_deadline_of(0.3, queue), takes(0, 0.3), suppress(Unavailable):
             await call(queue.jobs, "ready", 500)
     bench.proxy.delay(0)
     bench.proxy.black_hole(False)

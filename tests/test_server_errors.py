@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import anyio
 import anyio.to_thread
 import pytest
-from store import RedisStore, eventually, happened
+from store import RedisStore, a_deadline_of, eventually, happened
 
 import redisjobs.sync
 from redisjobs import DriverError, JobContext, JobQueue, QueueFull, Retry, Unavailable, Worker, WrongType
@@ -345,7 +345,7 @@ async def call(method: Any, *args: Any, **kwargs: Any) -> Any:
 @asynccontextmanager
 async def pushing(face: Any, store: RedisStore) -> AsyncIterator[tuple[Meddler, Any]]:
     async with Meddler(store).listening() as meddler:
-        queue = face(meddler.url, store.queue_name, deadline=0.3)
+        queue = face(meddler.url, store.queue_name)
         await call(queue.counts)
         yield meddler, queue
         await call(queue.aclose if isinstance(queue, JobQueue) else queue.close)
@@ -358,7 +358,10 @@ async def test_a_push_is_repeated_until_its_deadline_and_safe_to_repeat_then(
     async with pushing(face, redis_store) as (meddler, queue):
         meddler.error = error
         started = time.monotonic()
-        with pytest.raises(Unavailable, match="may or may not be on the queue") as caught:
+        with (
+            a_deadline_of(0.3, queue),
+            pytest.raises(Unavailable, match="may or may not be on the queue") as caught,
+        ):
             await call(queue.push, Carry("a"))
         took, asked = time.monotonic() - started, meddler.asked["push"]
         (job_id,) = caught.value.job_ids

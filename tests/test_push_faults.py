@@ -219,8 +219,8 @@ async def test_many_jobs_pushed_again_after_a_failure_are_there_once(bench: Benc
     bench.proxy.refuse(True)
     bench.proxy.cut_after_reply_bytes(100, b'{"a":700}')
 
-    unsure = rf"may or may not be on the queue \({jobs[500].job_id} and 499"
-    with a_deadline_of(0.2, queue), pytest.raises(Unavailable, match=unsure) as caught:
+    said = rf"may or may not be on the queue \({jobs[500].job_id} and 499"
+    with a_deadline_of(0.2, queue), pytest.raises(Unavailable, match=said) as caught:
         await call(queue.push_many, jobs)
     bench.proxy.refuse(False)
     assert len(bench.ids()) == 1 + 1_000
@@ -286,8 +286,8 @@ def lost_reply(bench: Bench) -> Iterator[Callable[[], None]]:
 async def push_without_answer(bench: Bench, queue: Any, jobs: list[Any]) -> tuple[Any, ...]:
     """Push; they are stored, and the caller is not told. What the error has."""
     await call(queue.push, Add(0), job_id="known")  # a connection is there, and knows the server's clock
-    unsure = pytest.raises(Unavailable, match="may or may not be on the queue")
-    with lost_reply(bench), a_deadline_of(0.2, queue), unsure as caught:
+    gives_up = pytest.raises(Unavailable, match="may or may not be on the queue")
+    with lost_reply(bench), a_deadline_of(0.2, queue), gives_up as caught:
         await call(queue.push_many, jobs)
     return caught.value.jobs
 

@@ -73,7 +73,8 @@ def stretches(zone: tzinfo, day: date) -> tuple[Stretch, ...]:
 
 def _stretches(zone: tzinfo, day: datetime) -> Iterator[Stretch]:
     # What was reached two days ago can come again: the clock has been set back by up to 24 h.
-    before = [part for start in (day - 2 * DAY, day - DAY) if start >= FIRST for part in _parts(zone, start)]
+    days_back = range(1, min(2, (day - FIRST).days) + 1)
+    before = [part for back in days_back for part in _parts(zone, day - back * DAY)]
     reached = max((end + offset for _, end, offset in before), default=None)
     for start, stop, offset in _parts(zone, day):
         begin, end = start + offset, stop + offset

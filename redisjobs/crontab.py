@@ -3,6 +3,7 @@
 import re
 from bisect import bisect_left
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import count, pairwise, product
@@ -53,6 +54,7 @@ _FIELDS = {
 """The fields in order, as cronsim calls them, and what may stand there."""
 
 _DAY = timedelta(days=1)
+_START = datetime(2000, 1, 1, tzinfo=UTC)  # cronsim wants one, though it goes through nothing here
 _YEARS = date(2000, 1, 1), date(2027, 12, 31)
 """28 years in which each of the 14 calendars there are comes up: what does not match in them never does."""
 
@@ -69,7 +71,7 @@ class Crontab:
     """What a cron text names.
 
     Attributes:
-        text: The text, in the one form that all texts of the same meaning have.
+        text: The text, in its one way of writing: what it names in order, as ranges and by name where that can be.
         seconds: The seconds.
         minutes: The minutes.
         hours: The hours.
@@ -155,6 +157,22 @@ class Crontab:
 def _read(text: str) -> "CronSim":
     from cronsim import CronSim, CronSimError  # only here: not every program has schedules
 
+    fields = _fields(text)
+    try:
+        return CronSim(" ".join(fields), _START)
+    except CronSimError as error:
+        wrong = str(error)
+    except ValueError:  # a number of thousands of digits
+        raise ValueError(f"cron text of {len(text)} characters holds a number out of range") from None
+    if wrong == "Bad day-of-month":  # or is it a day that none of its months has?
+        fields[-2] = "*"
+        with suppress(CronSimError):
+            CronSim(" ".join(fields), _START)
+            raise _never(text)
+    raise _bad(text, fields, wrong)
+
+
+def _fields(text: str) -> list[str]:
     if not isinstance(text, str):
         raise ValueError(f"cron text {text!r}: give text, such as '0 4 * * *'")
     words = text.split()
@@ -167,20 +185,7 @@ def _read(text: str) -> "CronSim":
         )
     if not text.isascii():
         raise ValueError(f"cron text {text!r}: give digits, *, ranges, lists, steps, and names in English")
-    start = datetime(2000, 1, 1, tzinfo=UTC)
-    try:
-        return CronSim(" ".join(words), start)
-    except CronSimError as error:
-        fields = ["0", *words][-6:]
-        try:
-            CronSim(" ".join([*fields[:4], "*", fields[5]]), start)
-        except CronSimError:
-            raise _bad(text, fields, str(error)) from None
-        if str(error) == "Bad month":
-            raise _bad(text, fields, str(error)) from None
-        raise _never(text) from None
-    except ValueError:  # a number of thousands of digits
-        raise ValueError(f"cron text of {len(text)} characters holds a number out of range") from None
+    return words
 
 
 def _nickname(text: str) -> str:
@@ -197,7 +202,7 @@ def _nickname(text: str) -> str:
 
 def _bad(text: str, fields: list[str], error: str) -> ValueError:
     name = error.removeprefix("Bad ")
-    wrong = fields[list(_FIELDS).index(name)]
+    wrong = fields[list(_FIELDS).index(name) - len(_FIELDS)]
     return ValueError(
         f"cron text {text!r}: {wrong!r} is no {name}; give * or {_FIELDS[name]}, a range from low to high (1-5), "
         "a list (1,3) or steps from 1 up (*/2)"

@@ -72,9 +72,8 @@ def stretches(zone: tzinfo, day: date) -> tuple[Stretch, ...]:
 
 
 def _stretches(zone: tzinfo, day: datetime) -> Iterator[Stretch]:
-    # What was reached two days ago can come again: the clock has been set back by up to 24 h.
-    days_back = range(1, min(2, (day - FIRST).days) + 1)
-    before = [part for back in days_back for part in _parts(zone, day - back * DAY)]
+    # No clock was ever set back by more than 24 h: what it showed earlier than the day before does not come again.
+    before = _parts(zone, day - DAY) if day > FIRST else ()
     reached = max((end + offset for _, end, offset in before), default=None)
     for start, stop, offset in _parts(zone, day):
         begin, end = start + offset, stop + offset

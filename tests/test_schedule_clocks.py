@@ -104,7 +104,7 @@ WORKDAYS = range(5)
 
 RULES = [
     Rule("*/15 * 1,8,15,22,29 * *", ALL, QUARTERS, lambda day: day.day % 7 == 1),
-    Rule("0 * * * *", ALL, [0]),
+    Rule("0 * * * sat,sun", ALL, [0], lambda day: day.weekday() in (5, 6)),
     Rule("*/30 2 * * *", [2], [0, 30]),
     Rule("45 */2 * * *", range(0, 24, 2), [45]),
     Rule("*/15 1-3 * * sun", [1, 2, 3], QUARTERS, lambda day: day.weekday() == 6),
@@ -216,6 +216,7 @@ def test_around_every_change_of_some_years_each_minute_is_as_the_clock_shows_it(
     ("zone", "year", "number"),
     [
         ("Asia/Kathmandu", 1986, 1),  # by a quarter of an hour
+        ("Africa/Casablanca", 2008, 2),  # at midnight of UTC
         ("Pacific/Apia", 2011, 3),  # 30 December is skipped
         ("Pacific/Kwajalein", 1993, 1),  # 21 August is skipped
         ("America/St_Johns", 1988, 2),  # by two hours, a minute after midnight

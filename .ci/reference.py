@@ -33,6 +33,7 @@ _TITLES = {
         "For whoever takes part in what happens to jobs: before a push, around a handler.",
     ),
     "retries": ("Retry policies", "For whoever says when a failed job is tried again."),
+    "schedules": ("Schedules", "For whoever says when something is to happen again and again."),
     "errors": ("Errors and steering", "For whoever catches errors, or raises what chooses a job's outcome."),
     "sync": (
         "The sync queue",
@@ -41,7 +42,14 @@ _TITLES = {
 }
 """Each page's title, and whom it is for."""
 
-_PAGES = {"job": "jobs", "worker": "workers", "middleware": "middleware", "retry": "retries", "errors": "errors"}
+_PAGES = {
+    "job": "jobs",
+    "worker": "workers",
+    "middleware": "middleware",
+    "retry": "retries",
+    "schedule": "schedules",
+    "errors": "errors",
+}
 """Which page a module's names are on; those of all others are on that of the queues."""
 
 _WIDTH = 88
@@ -192,7 +200,7 @@ def _signature(function: griffe.Function, name: str) -> str:
 def _arguments(function: griffe.Function) -> Iterator[str]:
     before: griffe.ParameterKind | None = None
     for each in function.parameters:
-        if each.name == "self":
+        if each.name in ("self", "cls"):
             continue
         positional, named = griffe.ParameterKind.positional_only, griffe.ParameterKind.keyword_only
         if before is positional and each.kind is not positional:

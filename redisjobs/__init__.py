@@ -48,6 +48,9 @@ from redisjobs.registry import PushOptions
 # Retries
 from redisjobs.retry import RetryPolicy, exponential_jitter, no_retry
 
+# Schedules
+from redisjobs.schedule import Schedule
+
 # Workers
 from redisjobs.worker.worker import Worker
 
@@ -74,6 +77,7 @@ __all__ = [
     "Reply",
     "Retry",
     "RetryPolicy",
+    "Schedule",
     "ServerNotFound",
     "ServerTooOld",
     "Snooze",

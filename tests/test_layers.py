@@ -16,6 +16,7 @@ _version arguments durations visible
 logger
 eventloop errors
 backoff retry
+zones crontab recurrence rule_words schedule
 roundtrip job signature
 driver
 codec outcome
@@ -147,6 +148,7 @@ def test_imports_go_in_no_circle() -> None:
         ("redis", {"drivers"}),
         ("pydantic", {"job", "codec"}),
         ("pydantic_core", {"codec"}),
+        ("cronsim", {"crontab"}),
         ("typer", {"cli"}),
         ("rich", {"cli"}),
         ("uvloop", {"cli"}),
@@ -175,6 +177,7 @@ def test_only_the_command_line_reads_the_environment() -> None:
 
 HEAVY = {
     "multiprocessing",
+    "cronsim",
     "typer",
     "rich",
     "click",

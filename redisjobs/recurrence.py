@@ -1,0 +1,131 @@
+"""The slots of a rule: the dates and times of a cron text in a zone, or one moment every so often. Pure.
+
+Moments are UTC without saying so in what goes in, and aware datetimes in what comes out. A window goes from its
+begin to before its end.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta, tzinfo
+from itertools import islice
+
+from redisjobs.crontab import Crontab
+from redisjobs.zones import FIRST, LAST, TICK, Stretch, stretches
+
+EPOCH = datetime(1970, 1, 1)
+MILLISECOND = timedelta(milliseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Calendar:
+    """A cron text in a time zone.
+
+    One that goes by the clock fires once where that skips its time, at the moment after, and once where a time
+    comes twice. All others go by elapsed time: they fire whenever the clock shows their time.
+
+    Attributes:
+        crontab: The text.
+        zone_name: The zone's name.
+        zone: The zone.
+    """
+
+    crontab: Crontab
+    zone_name: str
+    zone: tzinfo = field(compare=False)
+
+    def ascending(self, begin: datetime, end: datetime) -> Iterator[datetime]:
+        """The slots in a window, from the first one on."""
+        times, zone = self.crontab.times, self.zone
+        for stretch, low, high in self._stretches(begin, end):
+            if self._fires_at_the_change(stretch, low):
+                yield low.replace(tzinfo=zone)
+            for day, start, stop in self.crontab.runs(low, high):
+                slots = (datetime.combine(day, each, zone) for each in islice(times, start, stop))
+                yield from (slot.replace(fold=1) for slot in slots) if stretch.repeated else slots
+
+    def descending(self, begin: datetime, end: datetime) -> Iterator[datetime]:
+        """The slots in a window, from the last one back."""
+        for stretch, low, high in self._stretches(begin, end, backwards=True):
+            for day, start, stop in reversed(list(self.crontab.runs(low, high))):
+                for place in range(stop - 1, start - 1, -1):
+                    slot = datetime.combine(day, self.crontab.times[place], self.zone)
+                    yield slot.replace(fold=int(stretch.repeated))
+            if self._fires_at_the_change(stretch, low):
+                yield low.replace(tzinfo=self.zone)
+
+    def count(self, begin: datetime, end: datetime) -> int:
+        """How many slots are in a window."""
+        return sum(
+            self._fires_at_the_change(stretch, low)
+            + sum(stop - start for _, start, stop in self.crontab.runs(low, high))
+            for stretch, low, high in self._stretches(begin, end)
+        )
+
+    def _fires_at_the_change(self, stretch: Stretch, low: datetime) -> bool:
+        """Whether the clock skipped a time of the rule, and the moment after has to do instead."""
+        if stretch.skipped is None or low != stretch.begin or not self.crontab.by_the_clock:
+            return False
+        skipped = next(self.crontab.runs(stretch.skipped, stretch.begin), None)
+        return skipped is not None and next(self.crontab.runs(low, low + TICK), None) is None
+
+    def _stretches(
+        self, begin: datetime, end: datetime, *, backwards: bool = False
+    ) -> Iterator[tuple[Stretch, datetime, datetime]]:
+        """The stretches in which slots may be, each with the local window in it."""
+        begin, end = max(begin, FIRST), min(end, LAST)
+        if begin >= end:
+            return
+        for day in self._days(begin.date(), (end - TICK).date(), backwards=backwards):
+            found = stretches(self.zone, day)
+            for stretch in reversed(found) if backwards else found:
+                if stretch.repeated and self.crontab.by_the_clock:
+                    continue
+                low = max(stretch.begin, begin + stretch.offset)
+                high = min(stretch.end, end + stretch.offset)
+                if low < high:
+                    yield stretch, low, high
+
+    def _days(self, first: date, last: date, *, backwards: bool) -> Iterator[date]:
+        """The days of UTC in which slots may be: no zone is further away than a day."""
+        step = -1 if backwards else 1
+        begin, end = (each.toordinal() * step for each in ((last, first) if backwards else (first, last)))
+        around = (date.fromordinal(abs(begin - 1)), date.fromordinal(abs(end + 1)))
+        for match in self.crontab.dates(*around):
+            place = match.toordinal() * step
+            for ordinal in range(max(begin, place - 1), min(end, place + 1) + 1):
+                yield date.fromordinal(abs(ordinal))
+                begin = ordinal + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """One moment every so often.
+
+    Attributes:
+        step: The time from one slot to the next, in whole ms.
+        anchor: One of the slots; there are others before it.
+    """
+
+    step: timedelta
+    anchor: datetime = EPOCH
+
+    def ascending(self, begin: datetime, end: datetime) -> Iterator[datetime]:
+        """The slots in a window, from the first one on."""
+        for number in self._numbers(begin, end):
+            yield self._slot(number)
+
+    def descending(self, begin: datetime, end: datetime) -> Iterator[datetime]:
+        """The slots in a window, from the last one back."""
+        for number in reversed(self._numbers(begin, end)):
+            yield self._slot(number)
+
+    def count(self, begin: datetime, end: datetime) -> int:
+        """How many slots are in a window."""
+        return len(self._numbers(begin, end))
+
+    def _slot(self, number: int) -> datetime:
+        return (self.anchor + number * self.step).replace(tzinfo=UTC)
+
+    def _numbers(self, begin: datetime, end: datetime) -> range:
+        """The numbers of the slots in a window: that of the anchor is 0."""
+        return range(-((self.anchor - begin) // self.step), -((self.anchor - end) // self.step))

@@ -1,0 +1,471 @@
+"""When something is to happen again and again: a value, without a store and without a clock."""
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Any, TypeVar
+
+from redisjobs.crontab import MONTHS, WEEKDAYS, Crontab, without_zone
+from redisjobs.durations import aware, seconds
+from redisjobs.recurrence import EPOCH, MILLISECOND, Calendar, Interval
+from redisjobs.rule_words import calendar_words, interval_words
+from redisjobs.zones import TICK, zone
+
+Value = TypeVar("Value")
+
+_EVERY = re.compile(r"every (\d{1,12}(?:\.\d{1,3})?) s(?: from (\S+))?", re.ASCII)
+_LONGEST_MONTH = dict.fromkeys(MONTHS, 31) | dict.fromkeys((4, 6, 9, 11), 30) | {2: 29}
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Schedule:
+    """When something is to happen again and again.
+
+    Make one by its class methods: `Schedule.daily(hour=4, tz="Europe/Berlin")`, `Schedule.every(90)`,
+    `Schedule.cron("*/5 9-17 * * mon-fri")`. It is a value: two of the same text are equal, it can be a key of a
+    dict and be pickled, and `str` says it in words. The moments it names are its slots.
+
+    Where the clock changes, a rule that names its hours and minutes goes by the clock: a time that is skipped
+    fires once, at the moment after, and a time that comes twice fires the first time. A rule whose minutes or
+    hours begin with `*` goes by elapsed time, as `every` does.
+
+    Moments that it is asked about are aware datetimes, in any zone. The slots of a rule in a zone are in that
+    zone, those of `every` in UTC. Python compares two datetimes of one zone by the clock alone: where it is set
+    back, compare them in UTC.
+    """
+
+    _rule: Calendar | Interval
+
+    def __post_init__(self) -> None:
+        if not isinstance(self._rule, Calendar | Interval):
+            raise ValueError(
+                f"Schedule({self._rule!r}): give Schedule.cron('0 4 * * *'), Schedule.daily(hour=4) or the like"
+            )
+
+    # Making one
+
+    @classmethod
+    def every_minute(cls, *, second: int = 0, tz: str | tzinfo = "UTC") -> "Schedule":
+        """Every minute.
+
+        Args:
+            second: At which second of it.
+            tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
+
+        Raises:
+            ValueError: A value is out of range, or the zone is not known.
+        """
+        return cls._at(second=str(_number(second, "second", 59)), tz=tz)
+
+    @classmethod
+    def on_minutes(cls, minutes: Iterable[int], *, second: int = 0, tz: str | tzinfo = "UTC") -> "Schedule":
+        """At these minutes of every hour.
+
+        Args:
+            minutes: The minutes, from 0 to 59.
+            second: At which second of them.
+            tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
+
+        Raises:
+            ValueError: There are no minutes, a value is out of range, or the zone is not known.
+        """
+        at = str(_number(second, "second", 59))
+        return cls._at(second=at, minute=_numbers(minutes, "minutes", 0, 59), tz=tz)
+
+    @classmethod
+    def hourly(cls, *, minute: int = 0, tz: str | tzinfo = "UTC") -> "Schedule":
+        """Every hour.
+
+        Args:
+            minute: At which minute of it.
+            tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
+
+        Raises:
+            ValueError: A value is out of range, or the zone is not known.
+        """
+        return cls._at(minute=str(_number(minute, "minute", 59)), tz=tz)
+
+    @classmethod
+    def on_hours(cls, hours: Iterable[int], *, minute: int = 0, tz: str | tzinfo = "UTC") -> "Schedule":
+        """At these hours of every day.
+
+        Args:
+            hours: The hours, from 0 to 23.
+            minute: At which minute of them.
+            tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
+
+        Raises:
+            ValueError: There are no hours, a value is out of range, or the zone is not known.
+        """
+        at = str(_number(minute, "minute", 59))
+        return cls._at(minute=at, hour=_numbers(hours, "hours", 0, 23), tz=tz)
+
+    @classmethod
+    def daily(cls, *, hour: int = 0, minute: int = 0, tz: str | tzinfo = "UTC") -> "Schedule":
+        """Every day.
+
+        Args:
+            hour: At which hour.
+            minute: At which minute.
+            tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
+
+        Raises:
+            ValueError: A value is out of range, or the zone is not known.
+        """
+        return cls._at_time(hour, minute, tz)
+
+    @classmethod
+    def on_days(
+        cls, days: Iterable[str], *, hour: int = 0, minute: int = 0, tz: str | tzinfo = "UTC"
+    ) -> "Schedule":
+        """On these days of the week.
+
+        Args:
+            days: The weekdays, as words: `"mon"` or `"monday"`.
+            hour: At which hour.
+            minute: At which minute.
+            tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
+
+        Raises:
+            ValueError: There are no days, one is no weekday, a value is out of range, or the zone is not known.
+        """
+        weekdays = [_weekday(day, "days") for day in _some(days, "days", "['mon', 'fri']")]
+        return cls._at_time(hour, minute, tz, weekday=_listed(weekdays))
+
+    @classmethod
+    def weekly(cls, day: str, *, hour: int = 0, minute: int = 0, tz: str | tzinfo = "UTC") -> "Schedule":
+        """Every week.
+
+        Args:
+            day: The weekday, as a word: `"mon"` or `"monday"`.
+            hour: At which hour.
+            minute: At which minute.
+            tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
+
+        Raises:
+            ValueError: It is no weekday, a value is out of range, or the zone is not known.
+        """
+        return cls._at_time(hour, minute, tz, weekday=str(_weekday(day, "day")))
+
+    @classmethod
+    def on_dates(
+        cls, dates: Iterable[int], *, hour: int = 0, minute: int = 0, tz: str | tzinfo = "UTC"
+    ) -> "Schedule":
+        """On these days of every month; a month that lacks one goes without.
+
+        Args:
+            dates: The days, from 1 to 31.
+            hour: At which hour.
+            minute: At which minute.
+            tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
+
+        Raises:
+            ValueError: There are no days, a value is out of range, or the zone is not known.
+        """
+        return cls._at_time(hour, minute, tz, date=_numbers(dates, "dates", 1, 31))
+
+    @classmethod
+    def monthly(cls, date: int, *, hour: int = 0, minute: int = 0, tz: str | tzinfo = "UTC") -> "Schedule":
+        """Every month; one that lacks the day goes without: `cron("0 0 L * *")` is the last day of each.
+
+        Args:
+            date: The day, from 1 to 31.
+            hour: At which hour.
+            minute: At which minute.
+            tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
+
+        Raises:
+            ValueError: A value is out of range, or the zone is not known.
+        """
+        return cls._at_time(hour, minute, tz, date=str(_number(date, "date", 31, low=1)))
+
+    @classmethod
+    def on_months(
+        cls,
+        months: Iterable[int | str],
+        date: int,
+        *,
+        hour: int = 0,
+        minute: int = 0,
+        tz: str | tzinfo = "UTC",
+    ) -> "Schedule":
+        """On one day of these months.
+
+        Args:
+            months: The months, from 1 to 12, or as words: `"feb"` or `"february"`.
+            date: The day, from 1 to 31; each of the months has to have it.
+            hour: At which hour.
+            minute: At which minute.
+            tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
+
+        Raises:
+            ValueError: There are no months, a value is out of range, one lacks the day, or the zone is not known.
+        """
+        numbers = [_month(month, "months") for month in _some(months, "months", "[1, 7]")]
+        return cls._at_date(numbers, date, hour, minute, tz)
+
+    @classmethod
+    def yearly(
+        cls, month: int | str, date: int, *, hour: int = 0, minute: int = 0, tz: str | tzinfo = "UTC"
+    ) -> "Schedule":
+        """Every year; on 29 February only in those that have it.
+
+        Args:
+            month: The month, from 1 to 12, or as a word: `"feb"` or `"february"`.
+            date: The day, from 1 to 31.
+            hour: At which hour.
+            minute: At which minute.
+            tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
+
+        Raises:
+            ValueError: A value is out of range, the month lacks the day, or the zone is not known.
+        """
+        return cls._at_date([_month(month, "month")], date, hour, minute, tz)
+
+    @classmethod
+    def cron(cls, text: str, tz: str | tzinfo = "UTC") -> "Schedule":
+        """By a cron text: minute, hour, day of month, month, day of week.
+
+        Args:
+            text: Five fields, six with the second first, or `@hourly`, `@daily`, `@midnight`, `@weekly`,
+                `@monthly`, `@yearly`, `@annually`.
+            tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
+
+        Raises:
+            ValueError: It is no such text, it never matches, as `0 0 31 2 *`, or the zone is not known.
+        """
+        return cls(Calendar(Crontab.parse(text), *zone(tz)))
+
+    @classmethod
+    def every(cls, interval: float | timedelta, anchor: datetime | None = None) -> "Schedule":
+        """One moment every so often, by elapsed time.
+
+        Args:
+            interval: Seconds or a timedelta, from 1 s up, in whole ms.
+            anchor: One of the slots, an aware datetime in whole ms; there are others before it. Defaults to the
+                start of 1970 in UTC, so that every process has the same ones.
+
+        Raises:
+            ValueError: The interval is too short, one of them is not in whole ms, or the anchor has no zone.
+        """
+        if anchor is None:
+            return cls(Interval(_interval(interval)))
+        return cls(Interval(_interval(interval), _in_whole_ms(_utc(anchor, "anchor"))))
+
+    @classmethod
+    def parse(cls, text: str) -> "Schedule":
+        """The schedule whose `text` this is.
+
+        Raises:
+            ValueError: It is no such text.
+        """
+        if not isinstance(text, str):
+            raise ValueError(f"{text!r}: give the text of a schedule, such as '0 4 * * * Europe/Berlin'")
+        if text.split()[:1] == ["every"]:
+            return cls._parse_every(text)
+        return cls.cron(*without_zone(text))
+
+    @classmethod
+    def _parse_every(cls, text: str) -> "Schedule":
+        found = _EVERY.fullmatch(text)
+        if found is None:
+            raise ValueError(
+                f"{text!r}: give an interval in seconds, such as 'every 90 s', "
+                "or 'every 90 s from 2026-01-01T00:00:00+00:00'"
+            )
+        interval, anchor = found.groups()
+        try:
+            return cls.every(float(interval), datetime.fromisoformat(anchor) if anchor else None)
+        except ValueError as error:
+            raise ValueError(f"{text!r}: {error}") from None
+
+    @classmethod
+    def _at_date(cls, months: Collection[int], date: int, hour: int, minute: int, tz: str | tzinfo) -> "Schedule":
+        day = _number(date, "date", 31, low=1)
+        for month in months:
+            if date > _LONGEST_MONTH[month]:
+                raise ValueError(
+                    f"date={date}: {MONTHS[month]} has no such day; give 1 to {_LONGEST_MONTH[month]}"
+                )
+        return cls._at_time(hour, minute, tz, date=str(day), month=_listed(months))
+
+    @classmethod
+    def _at_time(
+        cls, hour: int, minute: int, tz: str | tzinfo, *, date: str = "*", month: str = "*", weekday: str = "*"
+    ) -> "Schedule":
+        return cls._at(
+            minute=str(_number(minute, "minute", 59)),
+            hour=str(_number(hour, "hour", 23)),
+            date=date,
+            month=month,
+            weekday=weekday,
+            tz=tz,
+        )
+
+    @classmethod
+    def _at(
+        cls,
+        *,
+        second: str = "0",
+        minute: str = "*",
+        hour: str = "*",
+        date: str = "*",
+        month: str = "*",
+        weekday: str = "*",
+        tz: str | tzinfo,
+    ) -> "Schedule":
+        return cls.cron(f"{second} {minute} {hour} {date} {month} {weekday}", tz)
+
+    # What it is
+
+    @property
+    def text(self) -> str:
+        """All of it on one line: `*/5 9-17 * * mon-fri Europe/Berlin`, `every 90 s`; `parse` reads it."""
+        match self._rule:
+            case Calendar(crontab, "UTC"):
+                return crontab.text
+            case Calendar(crontab, name):
+                return f"{crontab.text} {name}"
+            case Interval(step, anchor):
+                begin = f" from {anchor.replace(tzinfo=UTC).isoformat()}" if anchor != EPOCH else ""
+                return f"every {_plain_seconds(step)} s{begin}"
+
+    def __str__(self) -> str:
+        if isinstance(self._rule, Interval):
+            return interval_words(self._rule)
+        return calendar_words(self._rule) or self.text
+
+    def __repr__(self) -> str:
+        match self._rule:
+            case Calendar(crontab, "UTC"):
+                return f"Schedule.cron({crontab.text!r})"
+            case Calendar(crontab, name):
+                return f"Schedule.cron({crontab.text!r}, tz={name!r})"
+            case Interval(anchor=anchor) if anchor == EPOCH:
+                return f"Schedule.every({_plain_seconds(self._rule.step)})"
+        return f"Schedule.parse({self.text!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As its text: what a zone is, another machine knows itself."""
+        return Schedule.parse, (self.text,)
+
+    # Its slots
+
+    def next_after(self, moment: datetime) -> datetime:
+        """The first slot after a moment, strictly.
+
+        Raises:
+            ValueError: The moment has no time zone, or there is no slot before the year 10000.
+        """
+        return self._one(
+            self._rule.ascending(_just_after(_utc(moment, "moment")), datetime.max), f"after {moment}"
+        )
+
+    def last_before(self, moment: datetime) -> datetime:
+        """The last slot before a moment, strictly.
+
+        Raises:
+            ValueError: The moment has no time zone, or there is no slot since the year 1.
+        """
+        return self._one(self._rule.descending(datetime.min, _utc(moment, "moment")), f"before {moment}")
+
+    def between(self, after: datetime, until: datetime) -> Iterator[datetime]:
+        """The slots after one moment, strictly, up to another one, from the first one on.
+
+        Raises:
+            ValueError: One of them has no time zone.
+        """
+        return self._rule.ascending(_just_after(_utc(after, "after")), _just_after(_utc(until, "until")))
+
+    def count(self, after: datetime, until: datetime) -> int:
+        """How many slots there are after one moment, strictly, up to another one.
+
+        Raises:
+            ValueError: One of them has no time zone.
+        """
+        return self._rule.count(_just_after(_utc(after, "after")), _just_after(_utc(until, "until")))
+
+    def _one(self, slots: Iterator[datetime], where: str) -> datetime:
+        found = next(slots, None)
+        if found is None:
+            raise ValueError(f"{self.text!r} has no slot {where}: there are only the years 1 to 9999")
+        return found
+
+
+# Checks of what is given
+
+
+def _utc(moment: datetime, what: str) -> datetime:
+    """A moment in UTC, without saying so."""
+    try:
+        return aware(moment, what).astimezone(UTC).replace(tzinfo=None)
+    except OverflowError:
+        raise ValueError(f"{what}={moment} is not in the years 1 to 9999 of UTC") from None
+
+
+def _just_after(moment: datetime) -> datetime:
+    return min(moment, datetime.max - TICK) + TICK
+
+
+def _in_whole_ms(anchor: datetime) -> datetime:
+    if anchor.microsecond % 1000:
+        raise ValueError(f"anchor={anchor}: give whole milliseconds, as anchor.replace(microsecond=0)")
+    return anchor
+
+
+def _interval(interval: float | timedelta) -> timedelta:
+    given = seconds(interval, "interval")
+    step = timedelta(milliseconds=round(given * 1000))
+    exact = (
+        interval == step if isinstance(interval, timedelta) else abs(given * 1000 - round(given * 1000)) < 0.005
+    )
+    if given < 1 or not exact:
+        raise ValueError(f"interval={interval!r}: give seconds from 1 up, or a timedelta, in whole milliseconds")
+    return step
+
+
+def _plain_seconds(step: timedelta) -> str:
+    whole, ms = divmod(step // MILLISECOND, 1000)
+    return f"{whole}.{ms:03}".rstrip("0") if ms else str(whole)
+
+
+def _number(value: int, what: str, high: int, *, low: int = 0) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"{what}={value!r}: give a whole number from {low} to {high}")
+    return value
+
+
+def _some(values: Iterable[Value], what: str, example: str) -> list[Value]:
+    found = [] if isinstance(values, str) or not isinstance(values, Iterable) else list(values)
+    if not found:
+        raise ValueError(f"{what}={values!r}: give a list with at least one, such as {example}")
+    return found
+
+
+def _numbers(values: Iterable[int], what: str, low: int, high: int) -> str:
+    return _listed([_number(value, what, high, low=low) for value in _some(values, what, f"[{low}, {high}]")])
+
+
+def _listed(values: Iterable[int]) -> str:
+    return ",".join(str(value) for value in values)
+
+
+def _weekday(word: str, what: str) -> int:
+    if found := _named(word, WEEKDAYS):
+        return found
+    raise ValueError(f"{what}={word!r}: give a weekday as a word, such as 'mon' or 'monday'")
+
+
+def _month(month: int | str, what: str) -> int:
+    if isinstance(month, int):
+        return _number(month, what, 12, low=1)
+    if found := _named(month, MONTHS):
+        return found
+    raise ValueError(f"{what}={month!r}: give 1 to 12, or a word, such as 'feb' or 'february'")
+
+
+def _named(word: str, names: Mapping[int, str]) -> int | None:
+    """The number of a name, which may be cut down to three letters."""
+    known = {cut: number for number, name in names.items() for cut in (name.lower(), name[:3].lower())}
+    return known.get(word.strip().lower()) if isinstance(word, str) else None

@@ -33,7 +33,7 @@ _TITLES = {
         "For whoever takes part in what happens to jobs: before a push, around a handler.",
     ),
     "retries": ("Retry policies", "For whoever says when a failed job is tried again."),
-    "schedules": ("Schedules", "For whoever says when something is to happen again and again."),
+    "schedules": ("Schedules", "For whoever has jobs pushed again and again."),
     "errors": ("Errors and steering", "For whoever catches errors, or raises what chooses a job's outcome."),
     "sync": (
         "The sync queue",
@@ -47,7 +47,7 @@ _PAGES = {
     "worker": "workers",
     "middleware": "middleware",
     "retry": "retries",
-    "schedule": "schedules",
+    "schedules": "schedules",
     "errors": "errors",
 }
 """Which page a module's names are on; those of all others are on that of the queues."""

@@ -50,13 +50,14 @@
 --- @include "include/line"
 --- @include "include/delay"
 --- @include "include/enqueue"
+--- @include "include/add_job"
 --- @include "include/count"
 --- @include "include/tell"
 
 local streams, jobs = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4]
 local due, delayed, dead, unique, finished = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local stats, control = KEYS[10], KEYS[11]
-local keys = {streams = streams, jobs = jobs}
+local keys = {streams = streams, jobs = jobs, due = due, delayed = delayed, unique = unique}
 local now_ms, exact_ms = now(ARGV[1])
 local sent_ms, repeated = tonumber(ARGV[2]), ARGV[3] == '1'
 local first_job = 4
@@ -70,7 +71,6 @@ end
 
 -- All is read before the first write: who is refused for what somebody put in a key's place has written nothing.
 -- What is asked for, in columns: what is asked of the server about all of them is asked once.
-local numbers = {high = 1, normal = 2, low = 3}
 local places = {['ready:high'] = streams[1], ['ready:normal'] = streams[2], ['ready:low'] = streams[3], dead = dead}
 local ids, pushes, holders, starts, delays = {}, {}, {}, {}, false
 local at = first_job
@@ -118,37 +118,13 @@ if #ids > 1 then expect('stream', streams[1], streams[2], streams[3]) end -- the
 if delays then expect('hash', delayed) end
 if delays or next(lines) then expect('zset', due) end
 
-local function wait_no_more(i)
-  if lines[i] then redis.call('ZREM', due, lines[i] .. ' ' .. ids[i]) end
-end
-
 local words, pushed, earliest, newly, refused = {}, 0, nil, {}, {}
 local function add(i, at)
-  local priority, due_at = ARGV[at + 2], due_time(ARGV[at + 3], exact_ms)
-  local key, unique_for, expires_in = ARGV[at + 4], ARGV[at + 5], ARGV[at + 6]
-  local fields = {'id', ids[i], unpack(ARGV, at + 8, at + 7 + tonumber(ARGV[at + 7]))}
-  if ids[i] ~= pushes[i] then fields[#fields + 1], fields[#fields + 2] = 'nonce', ARGV[at + 1] end
-  if expires_in ~= '' then
-    fields[#fields + 1], fields[#fields + 2] = 'expires_at', whole(now_ms + tonumber(expires_in))
-  end
-  if key ~= '' and unique_for == '' then fields[#fields + 1], fields[#fields + 2] = 'unique', key end
-  if due_at > now_ms then
-    fields[#fields + 1], fields[#fields + 2] = 'queued_at', whole(now_ms)
-    wait_no_more(i)
-    if delay(jobs, due, delayed, ids[i], priority, fields, due_at, line(exact_ms, i)) then earliest = due_at end
-  else
-    if not enqueue(keys, numbers[priority], ids[i], fields, newly) then return 'NO_IDS' end
-    wait_no_more(i)
-  end
-  if key ~= '' then
-    holders[key] = ids[i]
-    if unique_for == '' then
-      redis.call('SET', unique .. key, ids[i])
-    else
-      redis.call('SET', unique .. key, ids[i], 'PX', unique_for)
-    end
-  end
-  pushed = pushed + 1
+  local stale = lines[i] and lines[i] .. ' ' .. ids[i]
+  local is_added, first = add_job(keys, ARGV, at, now_ms, exact_ms, i, stale, newly)
+  if not is_added then return 'NO_IDS' end
+  earliest, pushed = first or earliest, pushed + 1
+  if ARGV[at + 4] ~= '' then holders[ARGV[at + 4]] = ids[i] end
   return 'OK'
 end
 

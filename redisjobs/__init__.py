@@ -34,6 +34,7 @@ from redisjobs.errors import (
     Snooze,
     Unavailable,
     UnknownJob,
+    UnknownSchedule,
     WrongType,
 )
 
@@ -49,12 +50,15 @@ from redisjobs.registry import PushOptions
 from redisjobs.retry import RetryPolicy, exponential_jitter, no_retry
 
 # Schedules
-from redisjobs.schedule import Schedule
+from redisjobs.schedules.schedule import Schedule
+from redisjobs.schedules.scheduler import Scheduler
+from redisjobs.schedules.stored import Accuracy, ScheduleInfo
 
 # Workers
 from redisjobs.worker.worker import Worker
 
 __all__ = [
+    "Accuracy",
     "Counts",
     "DecodeError",
     "DriverError",
@@ -78,12 +82,15 @@ __all__ = [
     "Retry",
     "RetryPolicy",
     "Schedule",
+    "ScheduleInfo",
+    "Scheduler",
     "ServerNotFound",
     "ServerTooOld",
     "Snooze",
     "State",
     "Unavailable",
     "UnknownJob",
+    "UnknownSchedule",
     "Worker",
     "WrongType",
     "exponential_jitter",

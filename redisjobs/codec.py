@@ -26,7 +26,10 @@ MAX_PARAMETERS = 512 * 1024
 """Bytes of JSON a job's parameters may have, unless the queue says otherwise."""
 
 _LATEST_MS = 253_402_300_799_999  # the end of the year 9999, the last that a datetime knows
-_NUMBERS = (b"attempt", b"queued_at", b"expires_at", b"started_at", b"unknown_since", b"next_scheduled_at")
+_NUMBERS = (
+    *(b"attempt", b"queued_at", b"expires_at", b"started_at", b"unknown_since"),
+    *(b"scheduled_for", b"next_scheduled_at"),
+)
 _MAX_FIELDS = 64  # an entry of ours has at most a dozen; more is nothing we wrote, nor can Lua unpack any number
 
 
@@ -319,7 +322,8 @@ class Job:
         expires_ms: Not to be started after this; None: whenever.
         started_ms: When its first run that had an outcome began; None if none had one yet.
         unknown_ms: Since when no worker knew its name; None if one did.
-        next_scheduled_ms: The slot after this one, for a job pushed by a schedule.
+        scheduled_ms: The slot that a schedule pushed it for; None: none did.
+        next_scheduled_ms: The slot after that.
         headers: JSON, or None.
     """
 
@@ -330,6 +334,7 @@ class Job:
     expires_ms: int | None
     started_ms: int | None
     unknown_ms: int | None
+    scheduled_ms: int | None
     next_scheduled_ms: int | None
     headers: bytes | None
 
@@ -365,6 +370,7 @@ def _decode(fields: Mapping[bytes, bytes], queued_ms: int) -> Job:
         numbers.get(b"expires_at"),
         numbers.get(b"started_at"),
         numbers.get(b"unknown_since"),
+        numbers.get(b"scheduled_for"),
         numbers.get(b"next_scheduled_at"),
         fields.get(b"headers"),
     )

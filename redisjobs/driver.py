@@ -31,6 +31,9 @@ and the last repetition may be under way for 8 s (`push.lua`): later, a job that
 MOST_JOBS = 500
 """Jobs in one call, so that none holds the store up."""
 
+MOST_BYTES = 4 * 1024 * 1024
+"""Of jobs in one call, likewise; one that is larger goes alone."""
+
 _LONG_AGO = 10**12  # ms since 1970: in 2001
 
 
@@ -51,6 +54,15 @@ class Reply(StrEnum):
     NO_IDS = "NO_IDS"
     STALE = "STALE"  # of a whole call: it was sent too long ago, or the server's clock was set since
     FENCED = "FENCED"  # of a whole call: the worker is no longer one
+    # Of schedules; see `redisjobs/schedules/stored.py`.
+    NEWER = "NEWER"
+    KEPT = "KEPT"
+    DECLARED = "DECLARED"
+    SPOILED = "SPOILED"
+    FIRED = "FIRED"
+    EARLY = "EARLY"
+    PAUSED = "PAUSED"
+    CHANGED = "CHANGED"
 
 
 class Fenced(DriverError):
@@ -351,9 +363,9 @@ class Notification:
     """A hint that something changed; the truth is always in a key.
 
     Attributes:
-        kind: `due`, `cancel` or `released`; `subscribed` when the listening began: what came before
+        kind: `due`, `cancel`, `released` or `schedules`; `subscribed` when the listening began: what came before
             was missed.
-        value: A time in ms, a job id, a number, nothing.
+        value: A time in ms, a job id, a number, a number, nothing.
     """
 
     kind: str
@@ -536,6 +548,9 @@ class Driver(Protocol):
             max_deliveries: So often a job is delivered without an outcome, the last time with nothing beside
                 it; then it is a dead letter.
         """
+
+    async def listen(self, on_notification: Callable[[Notification], None]) -> None:
+        """Call `on_notification` for each notification, until the connection ends; first with `subscribed`."""
 
     async def aclose(self) -> None:
         """Close every connection. What is asked after that opens others."""

@@ -7,6 +7,7 @@
     ├── DecodeError        an entry's bytes are not a job, or its parameters do not fit the handler
     ├── RegistrationError  a handler, a name or a type can't be registered as asked
     ├── UnknownJob         no handler is registered for a name
+    ├── UnknownSchedule    the queue has no schedule of a name, or none that can be read
     ├── JobTimeout         a handler outran its timeout; the retry policy decides
     ├── ProcessDied        a handler's process died while it ran; the retry policy decides
     ├── DriverError        the store failed or did not answer
@@ -47,6 +48,10 @@ class RegistrationError(RedisJobsError):
 
 class UnknownJob(RedisJobsError):
     """Raised when no handler is registered for a job's name."""
+
+
+class UnknownSchedule(RedisJobsError):
+    """Raised when a queue has no schedule of a name, or none that can be read; nothing was pushed."""
 
 
 class JobTimeout(RedisJobsError):

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from datetime import datetime
 from typing import Any, TypeVar
 
 from redisjobs.driver import Ack, DeadLetter, Lease, Reply, RetryLater, Settlement
@@ -39,6 +40,23 @@ class JobsPushed(Event):
         jobs: Of each job its id, its name, and whether it was added.
     """
 
+    jobs: Sequence[tuple[str, str, bool]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleFired(Event):
+    """A schedule has fired: a scheduler of this process was the first to see to its slot.
+
+    Attributes:
+        schedule: Its name.
+        slot: The slot; the last of them, if there were several to make up for.
+        missed: How many slots before it have no job of their own.
+        jobs: Of each job its id, its name, and whether it was added: not where another holds its unique key.
+    """
+
+    schedule: str
+    slot: datetime
+    missed: int
     jobs: Sequence[tuple[str, str, bool]]
 
 

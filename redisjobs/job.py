@@ -191,6 +191,7 @@ class JobContext:
         attempt: int,
         deliveries: int,
         queued_ms: int,
+        scheduled_ms: int | None,
         next_scheduled_ms: int | None,
         read_headers: Callable[[], Mapping[str, str]],
         worker_id: str,
@@ -201,6 +202,7 @@ class JobContext:
         self.attempt = attempt
         self.deliveries = deliveries
         self._queued_ms = queued_ms
+        self._scheduled_ms = scheduled_ms
         self._next_scheduled_ms = next_scheduled_ms
         self._read_headers = read_headers
         self.worker_id = worker_id
@@ -216,8 +218,14 @@ class JobContext:
         return datetime.fromtimestamp(self._queued_ms / 1000, UTC)
 
     @cached_property
+    def scheduled_for(self) -> datetime | None:
+        """The slot that this job was pushed for, by a schedule; None for any other job. Retries keep it."""
+        slot = self._scheduled_ms
+        return None if slot is None else datetime.fromtimestamp(slot / 1000, UTC)
+
+    @cached_property
     def next_scheduled_at(self) -> datetime | None:
-        """The slot after this one, for a job that a schedule pushed."""
+        """The slot after that. A run that is late by so much can leave its work to the next one."""
         slot = self._next_scheduled_ms
         return None if slot is None else datetime.fromtimestamp(slot / 1000, UTC)
 

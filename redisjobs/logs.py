@@ -16,6 +16,7 @@ from redisjobs.events import (
     LeasesLost,
     LoopBlocked,
     ProcessEnded,
+    ScheduleFired,
     SettledJob,
     SourceAvailable,
     SourceUnavailable,
@@ -28,6 +29,7 @@ from redisjobs.visible import visible
 
 worker = Log("redisjobs.worker")
 supervisor = Log("redisjobs.supervisor")
+scheduler = Log("redisjobs.scheduler")
 
 
 def listen(events: Events) -> None:
@@ -42,6 +44,7 @@ def listen(events: Events) -> None:
     events.subscribe(SourceAvailable, lambda _: worker.info("the store is available again"))
     events.subscribe(LoopBlocked, _blocked)
     events.subscribe(ProcessEnded, _process_ended)
+    events.subscribe(ScheduleFired, _schedule_fired)
 
 
 def _settled(event: JobsSettled) -> None:
@@ -132,3 +135,11 @@ def _blocked(event: LoopBlocked) -> None:
 def _process_ended(event: ProcessEnded) -> None:
     level = logging.INFO if event.in_order and event.expected else logging.WARNING
     supervisor.log(level, "worker process %d %s", event.ended, event.how)
+
+
+def _schedule_fired(event: ScheduleFired) -> None:
+    name, slot = visible(event.schedule), event.slot.isoformat()
+    added = sum(is_added for _, _, is_added in event.jobs)
+    scheduler.info("schedule '%s' fired for %s, jobs pushed: %d", name, slot, added)
+    if event.missed:
+        scheduler.warning("schedule '%s': %d slots before %s have no job of their own", name, event.missed, slot)

@@ -49,6 +49,8 @@ from redisjobs.registry import (
     id_of,
 )
 from redisjobs.retry import RetryPolicy
+from redisjobs.schedules.faces import Schedules
+from redisjobs.schedules.schedule import Schedule
 from redisjobs.signature import Signature
 
 T = TypeVar("T")
@@ -115,6 +117,11 @@ class JobQueue(Registry):
         await self.driver.aclose()
 
     @property
+    def schedules(self) -> Schedules[JobHandle]:
+        """The schedules of this queue, to look at, and to make and change at run time."""
+        return Schedules(self)
+
+    @property
     def job(self) -> "JobDecorator":
         """Make the decorated function a job: its signature is the parameters, and it can still be called.
 
@@ -127,6 +134,7 @@ class JobQueue(Registry):
             retry: When a failed run is tried again. Defaults to the queue's policy.
             timeout: How long one run may take. Defaults to no limit.
             run_in: `"thread"` or `"process"`, where a sync function runs: see `register`.
+            schedule: When it is pushed, again and again, without arguments; see the method `schedule`.
 
         Raises:
             RegistrationError: The name has a handler already, or the signature can't be a job's.
@@ -279,8 +287,8 @@ class JobQueue(Registry):
         return await self._change(Delete(id_of(job))) is Reply.OK
 
     async def _push(self, jobs: Sequence[NewJob], *, held: bool = False) -> list[JobHandle]:
-        if self._on_push:
-            await before_push(self._on_push, jobs)
+        if self.on_push:
+            await before_push(self.on_push, jobs)
         push = Push(jobs, self.deadline, held=held)
         answers = await self._call(lambda: self.driver.push(jobs, repeated=push.repeated), push)
         return [JobHandle(*each, self) for each in self._told(push, answers)]
@@ -339,6 +347,7 @@ class JobDecorator(Protocol):
         retry: RetryPolicy | None = None,
         timeout: Duration | None = None,
         run_in: RunIn = "thread",
+        schedule: Schedule | None = None,
     ) -> "JobDecorator": ...
 
 

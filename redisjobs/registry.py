@@ -7,7 +7,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import (
     Any,
@@ -27,6 +27,7 @@ from typing import (
 from redisjobs import codec, logs
 from redisjobs.arguments import is_text, one_of, whole
 from redisjobs.driver import (
+    MOST_BYTES,
     MOST_JOBS,
     REPEATABLE,
     After,
@@ -43,6 +44,8 @@ from redisjobs.job import JobContext, JobDefinition, JobName, Priority, borrowed
 from redisjobs.middleware import Hook, Middleware, all_checked, checked, hooks
 from redisjobs.push import Push
 from redisjobs.retry import RetryPolicy, exponential_jitter
+from redisjobs.schedules.schedule import Schedule
+from redisjobs.schedules.stored import Accuracy, Definition
 from redisjobs.signature import Signature, handler_call
 from redisjobs.visible import visible
 
@@ -87,9 +90,6 @@ class HandlerDecorator(Protocol[P]):
     def __call__(self, handler: Callable[[P], Returned], /) -> Callable[[P], Returned]: ...
 
 
-_CALL_BYTES = 4 * 1024 * 1024  # what one script call of a push_many may carry
-
-
 class PushOptions(TypedDict, total=False):
     """How a job is pushed; every one may be left out.
 
@@ -123,8 +123,10 @@ class Registry:
 
     Attributes:
         driver: The store, for whoever runs the handlers.
+        declared: The schedules that the code declares, by name; see `schedule`.
         events: Who listens to what happens on this queue, in this process: `events.subscribe(kind, listener)`.
         middleware: Who takes part in it, the outermost first; see `add_middleware`.
+        on_push: Their hooks of that name, for whoever pushes.
 
     Args:
         name: The queue's name: 1 to 200 characters, no braces, no spaces.
@@ -160,11 +162,12 @@ class Registry:
                 "is safe to repeat"
             )
         self.definitions: dict[str, JobDefinition[Any]] = {}
+        self.declared: dict[str, Definition] = {}
         self.events = Events()
         logs.listen(self.events)
         self._names: dict[Any, JobName[Any]] = {}
         self.middleware: tuple[Middleware, ...] = ()
-        self._on_push: tuple[Hook, ...] = ()
+        self.on_push: tuple[Hook, ...] = ()
         for each in all_checked(middleware, awaits_push=self._awaits_push):
             self.add_middleware(each)
 
@@ -178,7 +181,7 @@ class Registry:
             TypeError: It is no middleware, or has a hook that can't be called.
         """
         self.middleware = (*self.middleware, checked(middleware, awaits_push=self._awaits_push))
-        self._on_push = hooks(self.middleware, "on_push")
+        self.on_push = hooks(self.middleware, "on_push")
 
     def register(
         self,
@@ -187,6 +190,7 @@ class Registry:
         retry: RetryPolicy | None = None,
         timeout: Duration | None = None,
         run_in: RunIn = "thread",
+        schedule: Schedule | None = None,
     ) -> HandlerDecorator[P]:
         """Register the decorated function as the handler of a job name; it stays as it is.
 
@@ -196,10 +200,13 @@ class Registry:
             timeout: How long one run may take. Defaults to no limit.
             run_in: Where a sync handler runs. A `"process"` ends with the timeout, and a crash there is the job's
                 failure, `ProcessDied`; it must find the handler by its name in its module.
+            schedule: When the job is pushed, again and again, with parameters that need no arguments. For more,
+                and for other parameters, there is the method `schedule`.
 
         Raises:
             RegistrationError: The name has a handler already, or the handler takes something other than
-                (parameters) or (parameters, context), or can't run in a process.
+                (parameters) or (parameters, context), or can't run in a process; or there is a schedule, and the
+                parameters can't be made without arguments.
         """
         name = name_of(parameters)
 
@@ -208,6 +215,8 @@ class Registry:
             in_process = _process(handler, is_async, run_in)
             call = handler_call(handler)
             self._add(name, call, is_async, retry, timeout, in_process=in_process, function=handler)
+            if schedule is not None:
+                self._schedule_bare(name, name.parameters, schedule)
             return handler
 
         return decorate
@@ -220,6 +229,7 @@ class Registry:
         retry: RetryPolicy | None = None,
         timeout: Duration | None = None,
         run_in: RunIn = "thread",
+        schedule: Schedule | None = None,
     ) -> tuple[JobName[Any], Signature]:
         """Register a plain function whose signature is the parameters; what `job` of each face does."""
         called = getattr(function, "__name__", None) if name is None else name
@@ -239,7 +249,21 @@ class Registry:
             function=function,
             by_name=True,
         )
+        if schedule is not None:
+            self._schedule_bare(job_name, signature.arguments, schedule)
         return job_name, signature
+
+    def _schedule_bare(self, name: JobName[Any], make: Callable[[], Any], schedule: Schedule) -> None:
+        """Declare a schedule of a job whose parameters need no arguments."""
+        try:
+            parameters = make()
+            self.prepare(parameters, name)
+        except Exception as error:  # a type's own code may raise anything
+            raise RegistrationError(
+                f"{name.name}: schedule= pushes the job without arguments, which does not do ({error}); declare "
+                "it by queue.schedule(parameters, schedule)"
+            ) from error
+        self.schedule(parameters, schedule, job=name)
 
     def _add(
         self,
@@ -257,6 +281,77 @@ class Registry:
         limit = None if timeout is None else seconds(timeout, "timeout")
         self.definitions[name.name] = JobDefinition(
             name, call, is_async, _policy(retry) or self.retry, limit, **place
+        )
+
+    def schedule(
+        self,
+        parameters: Any,
+        schedule: Schedule,
+        *,
+        job: JobName[Any] | str | None = None,
+        name: str | None = None,
+        accuracy: Accuracy | Literal["latest", "all"] = Accuracy.LATEST,
+        at_most: int = 100,
+        jitter: Duration | None = None,
+        **options: Unpack[PushOptions],
+    ) -> None:
+        """Declare that a job is pushed again and again, by whichever scheduler of this release comes first.
+
+        Schedulers run in workers that are told so. Each slot of a schedule is fired once, however many there are.
+        Its job has the id `name@slot`, as `nightly@2026-11-26T04:00:00Z`.
+
+        Args:
+            parameters: What the handler gets, or a job that `prepare` made.
+            schedule: When.
+            job: For parameters whose type has no `job_name` of its own; see `prepare`.
+            name: What the schedule is called: 1 to 200 characters, no spaces. Defaults to the job's name.
+            accuracy: What becomes of slots that nobody fired in time, after an outage say: `latest` makes one job
+                for all of them, `all` one for each.
+            at_most: With `all`, how many are made up for, the newest; up to 500. The rest counts as missed.
+            jitter: Each job may run at a time up to so long after its slot, by chance, so that not all start at
+                once.
+            options: As for `push`; but not `job_id` and `at`. A `delay` counts from when the slot is fired.
+
+        Raises:
+            ValueError: The queue has a schedule of this name, or an argument has a value that can't be worked
+                with.
+            EncodeError: The parameters don't fit their type.
+        """
+        definition = self.define(
+            parameters, schedule, job=job, name=name, accuracy=accuracy, at_most=at_most, jitter=jitter, **options
+        )
+        if definition.name in self.declared:
+            raise ValueError(
+                f"queue '{self.name}' has a schedule '{definition.name}' already: give this one another name="
+            )
+        self.declared[definition.name] = definition
+
+    def define(
+        self,
+        parameters: Any,
+        schedule: Schedule,
+        *,
+        job: JobName[Any] | str | None = None,
+        name: str | None = None,
+        accuracy: str = Accuracy.LATEST,
+        at_most: int = 100,
+        jitter: Duration | None = None,
+        **options: Unpack[PushOptions],
+    ) -> Definition:
+        """What `schedule` declares, and `schedules.put` puts; see there."""
+        _check_names(options)
+        if isinstance(parameters, NewJob) and (job is not None or options):
+            raise TypeError("a job that was prepared has its name and its push options: give these to prepare")
+        made = parameters if isinstance(parameters, NewJob) else self.prepare(parameters, job, **options)
+        if not isinstance(schedule, Schedule):
+            raise TypeError(f"{schedule!r} is no schedule: give one, as Schedule.cron('0 4 * * *')")
+        return Definition(
+            name if name is not None else str(made.fields[1]),
+            schedule,
+            replace(made, job_id="", tries=None),
+            one_of(Accuracy, accuracy, "accuracy"),
+            at_most,
+            _ms(jitter, "jitter") or 0,
         )
 
     def definition(self, name: str) -> JobDefinition[Any]:
@@ -368,7 +463,7 @@ class Registry:
             job = item if isinstance(item, NewJob) else self.prepare(item, name, **options)
             chunk.append(job)
             size += sum(map(len, job.fields))
-            if len(chunk) == MOST_JOBS or size >= _CALL_BYTES:
+            if len(chunk) == MOST_JOBS or size >= MOST_BYTES:
                 yield chunk, held
                 chunk, size, held = [], 0, False
         if chunk:

@@ -52,6 +52,8 @@ from redisjobs.registry import (
     id_of,
 )
 from redisjobs.retry import RetryPolicy
+from redisjobs.schedules.faces import SyncSchedules
+from redisjobs.schedules.schedule import Schedule
 from redisjobs.signature import Signature
 
 T = TypeVar("T")
@@ -110,6 +112,11 @@ class JobQueue(Registry):
     def close(self) -> None:
         """Close the connections; the queue can be used again after."""
         self._store.close()
+
+    @property
+    def schedules(self) -> SyncSchedules[JobHandle]:
+        """The schedules of this queue, to look at, and to make and change at run time."""
+        return SyncSchedules(self)
 
     @property
     def job(self) -> "JobDecorator":
@@ -199,8 +206,8 @@ class JobQueue(Registry):
         return self._change(Delete(id_of(job))) is Reply.OK
 
     def _push(self, jobs: Sequence[NewJob], *, held: bool = False) -> list[JobHandle]:
-        if self._on_push:
-            before_push_sync(self._on_push, jobs)
+        if self.on_push:
+            before_push_sync(self.on_push, jobs)
         push = Push(jobs, self.deadline, held=held)
         answers = self._call(lambda until: self._store.push(jobs, repeated=push.repeated, until=until), push)
         return [JobHandle(*each, self) for each in self._told(push, answers)]
@@ -270,6 +277,7 @@ class JobDecorator(Protocol):
         retry: RetryPolicy | None = None,
         timeout: Duration | None = None,
         run_in: RunIn = "thread",
+        schedule: Schedule | None = None,
     ) -> "JobDecorator": ...
 
 

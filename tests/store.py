@@ -33,6 +33,9 @@ from redisjobs.job import Priority
 from redisjobs.worker.batcher import Batch
 from redisjobs.worker.source import Source
 
+ROLES = ("producer", "worker", "scheduler", "operator")
+"""Who write, each by its rule in restrict-access.md."""
+
 
 async def eventually(condition: Callable[[], object], within: float = 5) -> None:
     """Wait until a condition holds that nobody signals; TimeoutError if it does not in time."""
@@ -208,7 +211,7 @@ class RedisStore:
         self.prefix = f"redisjobs:{{{queue_name}}}:"
         self.clock = Clock()
         self.user, password = f"user-{queue_name}", secrets.token_hex(8)
-        rules = [rule for role in ("producer", "worker", "operator") for rule in documented_rule(role, queue_name)]
+        rules = [rule for role in ROLES for rule in documented_rule(role, queue_name)]
         self.admin.execute_command("ACL", "SETUSER", self.user, "on", f">{password}", *rules)
         parts = urlsplit(url)
         self.url = f"redis://{self.user}:{password}@{parts.hostname}:{parts.port}{parts.path or '/0'}"
@@ -298,7 +301,9 @@ class RedisStore:
 
     def _has_reason(self, key: str, ttl: int) -> bool:
         streams = ("ready:high", "ready:normal", "ready:low", "dead")
-        lasting = (*streams, "jobs", "due", "delayed", "stats", "workers", "fenced", "layout")
+        lasting = (*streams, "jobs", "due", "delayed", "stats", "workers", "fenced", "layout", "schedules")
+        if key.startswith("schedule:"):
+            return self.admin.hexists(f"{self.prefix}schedules", key.removeprefix("schedule:")) is True
         if key.startswith("worker:"):
             worker = key.removeprefix("worker:")
             alive = self.admin.zscore(f"{self.prefix}workers", worker) is not None

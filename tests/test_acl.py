@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -33,6 +33,8 @@ from redisjobs.driver import (
 )
 from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.job import Priority, State
+from redisjobs.schedules.schedule import Schedule
+from redisjobs.schedules.stored import Definition, Fire, Firing, ListSchedules, PutSchedules
 from redisjobs.sync import JobQueue as SyncJobQueue
 
 pytestmark = pytest.mark.anyio
@@ -115,6 +117,8 @@ async def produce(url: str, store: RedisStore) -> None:
         assert {queue.cancel(job_id) for job_id in gone} == {Reply.CANCELLED}
         assert queue.push(Add(1), unique="k").added
         assert queue.cancel("running") is Reply.CANCELLING
+        with telling(store, "schedules"):
+            queue.schedules.put("nightly", Add(1), Schedule.daily())
     assert counted(store, "cancelled") == len(gone)
 
 
@@ -221,7 +225,39 @@ async def end_killer(store: RedisStore, driver: RedisDriver, last: Consumer) -> 
     assert (await last.exchange([(lease, Ack())], None)).replies == [Reply.OK]
 
 
-async def listen(worker: Consumer, store: RedisStore, url: str) -> None:
+async def schedule(url: str, store: RedisStore) -> None:
+    """Declare, look, fire: a job at once, one later, one that is there, one whose locator stands for nothing."""
+    driver = RedisDriver(url, store.queue_name)
+    nightly = Definition("nightly", Schedule.every(5), NewJob("", ["name", "Add", "parameters", '{"a": 1}']))
+    put = PutSchedules([("nightly", nightly.fingerprint, nightly)], 0)
+    store.admin.hset(f"{store.prefix}schedules", "gone", "1")
+    await push(store, "there")
+    await push(store, "stale", due=After(60000))
+    store.admin.hdel(f"{store.prefix}delayed", "stale")
+    async with aclosing(driver):
+        with telling(store, "schedules"):
+            assert (await driver.change(put)).replies == [Reply.OK]
+        page = await driver.read(ListSchedules())
+        assert [row.name for row in page.rows] == ["nightly"]
+        assert store.admin.hkeys(f"{store.prefix}schedules") == [b"nightly"]
+        jobs = [
+            replace(nightly.job, job_id="f1", unique="k"),
+            replace(nightly.job, job_id="f2", due=After(9000)),
+            *(replace(nightly.job, job_id=job_id) for job_id in ("there", "stale")),
+        ]
+        now_ms = page.rows[0].last_ms
+        await anyio.sleep(0.002)
+        with telling(store, "due"):
+            answer = await driver.change(
+                Fire("s", [Firing("nightly", nightly.fingerprint, now_ms, now_ms + 1, 1, jobs)])
+            )
+        assert [each.reply for each in answer.fired[0].pushed] == [Reply.OK, Reply.OK, Reply.EXISTS, Reply.OK]
+        assert store.admin.zcard(f"{store.prefix}due") == 1
+        assert counted(store, "pushed") == 5
+        await listen(driver, store, url)
+
+
+async def listen(listener: Consumer | Driver, store: RedisStore, url: str) -> None:
     subscribed, name = anyio.Event(), urlsplit(url).username or ""
 
     def heard(notification: Notification) -> None:
@@ -232,7 +268,7 @@ async def listen(worker: Consumer, store: RedisStore, url: str) -> None:
         return any(client["cmd"] == "ping" for client in mine)
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(worker.listen, heard)
+        tasks.start_soon(listener.listen, heard)
         await subscribed.wait()
         await eventually(pinged)
         await anyio.sleep(0.01)  # a refusal is on its way by now
@@ -272,6 +308,8 @@ async def put_in_each_state(store: RedisStore) -> None:
         await worker.exchange([(z, dead), (y, dead), (b, Release())], None)
     await push(store, "r")
     await push(store, "d", due=After(60000))
+    nightly = Definition("nightly", Schedule.every(5), NewJob("", ["name", "Add", "parameters", '{"a": 1}']))
+    await store.driver.change(PutSchedules([("nightly", nightly.fingerprint, nightly)]))
 
 
 async def observe(url: str, store: RedisStore) -> None:
@@ -281,6 +319,7 @@ async def observe(url: str, store: RedisStore) -> None:
 
 
 def look(queue: SyncJobQueue) -> None:
+    assert [info.name for info in queue.schedules.list()] == ["nightly"]
     counts = queue.counts()
     assert (sum(counts.ready.values()), counts.running, counts.delayed, counts.dead) == (2, 1, 1, 2)
     assert counts.totals["pushed"] == 6
@@ -301,10 +340,22 @@ async def operate(url: str, store: RedisStore) -> None:
             assert [queue.cancel(job_id) for job_id in "brdx"] == [Reply.CANCELLED] * 3 + [Reply.CANCELLING]
         assert queue.requeue("z")
         assert queue.delete("y")
+        with telling(store, "schedules"):
+            assert queue.schedules.pause("nightly")
+        with telling(store, "schedules"):
+            assert queue.schedules.resume("nightly")
+        with telling(store, "schedules"):
+            assert queue.schedules.remove("nightly")
     assert [counted(store, counter) for counter in ("cancelled", "requeued", "deleted")] == [4, 1, 1]
 
 
-ROLES: dict[str, Role] = {"producer": produce, "worker": work, "observer": observe, "operator": operate}
+ROLES: dict[str, Role] = {
+    "producer": produce,
+    "worker": work,
+    "scheduler": schedule,
+    "observer": observe,
+    "operator": operate,
+}
 
 
 @pytest.fixture(params=ENGINES)

@@ -16,20 +16,25 @@ _version arguments durations visible
 logger
 eventloop errors
 backoff retry
-zones crontab recurrence rule_words schedule
+schedules.zones schedules.crontab schedules.recurrence schedules.words schedules.schedule
 roundtrip job signature
 driver
+schedules.stored
 codec outcome
 events middleware
 logs recording
 drivers.memory.state drivers.memory.include
-drivers.memory.producer drivers.memory.operator drivers.memory.exchange drivers.memory.worker
+drivers.memory.producer drivers.memory.schedules drivers.memory.operator drivers.memory.exchange
+drivers.memory.worker
 drivers.memory.driver
-drivers.redis.scripts drivers.redis.commands drivers.redis.queue_commands drivers.redis.worker_commands
+drivers.redis.scripts drivers.redis.commands drivers.redis.schedule_commands drivers.redis.queue_commands
+drivers.redis.worker_commands
 drivers.redis.connection drivers.redis.reader
 drivers.redis.coalescer drivers.redis.consumer drivers.redis.driver
 drivers
-push registry queue sync
+push registry
+schedules.faces queue sync
+schedules.scheduler schedules
 worker
 redisjobs
 server demo torture cli
@@ -148,7 +153,7 @@ def test_imports_go_in_no_circle() -> None:
         ("redis", {"drivers"}),
         ("pydantic", {"job", "codec"}),
         ("pydantic_core", {"codec"}),
-        ("cronsim", {"crontab"}),
+        ("cronsim", {"schedules"}),
         ("typer", {"cli"}),
         ("rich", {"cli"}),
         ("uvloop", {"cli"}),

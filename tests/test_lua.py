@@ -52,8 +52,8 @@ LUA = Path(__file__).parents[1] / "lua"
 MEMORY = LUA.parent / "redisjobs/drivers/memory"
 SCRIPTS = sorted(path.stem for path in LUA.glob("*.lua"))
 INCLUDES = sorted(path.stem for path in LUA.glob("include/*.lua"))
-PRODUCERS = {"push"}  # what may be refused when the server is full
-READERS = {"find", "jobs", "counts"}
+PRODUCERS = {"push", "fire", "put_schedule"}  # what may be refused when the server is full
+READERS = {"find", "jobs", "counts", "schedules"}
 FAILED = DeadLetter("failed", "ValueError: no")
 
 
@@ -151,7 +151,9 @@ def test_the_header_names_as_many_values_of_a_job_as_the_body_reads(name: str) -
     values = re.sub(r"\([^)]*\)|--", " ", said).split(",")
     fixed = [value for value in values if value.split()[0] != "then"]
 
-    offsets = [int(n or 0) for n in re.findall(r"ARGV\[at(?: \+ (\d+))?\]", body(name))]
+    reads = r"(?:ARGV|arguments)\[at(?: \+ (\d+))?\]"
+    code = body(name) + (include("add_job") if "add_job" in included(name) else "")
+    offsets = [int(n or 0) for n in re.findall(reads, code)]
     assert sorted(set(offsets)) == list(range(len(fixed)))
     strides = re.findall(r"#ARGV, (\d+) do", body(name))
     assert not strides or int(strides[0]) == len(fixed)
@@ -216,7 +218,7 @@ def test_an_include_is_one_local_function_that_takes_all_it_uses(name: str) -> N
 
 @pytest.mark.parametrize("name", sorted({*SCRIPTS} - {"adopt", "tidy", "restore"}))  # no hand reaches into memory
 def test_each_script_has_one_twin_of_its_name_in_the_memory_driver(name: str) -> None:
-    modules = [MEMORY / f"{module}.py" for module in ("producer", "operator", "exchange", "worker")]
+    modules = [MEMORY / f"{module}.py" for module in ("producer", "operator", "exchange", "worker", "schedules")]
     functions = [re.findall(r"^def (\w+)\(", module.read_text("utf-8"), re.M) for module in modules]
     assert sum(found.count(name) for found in functions) == 1
 

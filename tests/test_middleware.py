@@ -151,7 +151,7 @@ async def test_hooks_that_are_not_overridden_are_neither_called_nor_listened_for
     queue.add_middleware(Middleware())
     queue.add_middleware(Around("m", []))
 
-    assert queue._on_push == ()
+    assert queue.on_push == ()
     logging.getLogger("redisjobs.worker").setLevel(logging.WARNING)
     try:
         queue.register(Work)(lambda _: None)
@@ -559,6 +559,7 @@ def a_context() -> JobContext:
         attempt=1,
         deliveries=1,
         queued_ms=0,
+        scheduled_ms=None,
         next_scheduled_ms=None,
         read_headers=dict,
         worker_id="w",

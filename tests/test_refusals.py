@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
@@ -47,6 +47,8 @@ from redisjobs.errors import DriverError, WrongType
 from redisjobs.job import Priority, State
 from redisjobs.queue import JobQueue
 from redisjobs.retry import RetryPolicy, no_retry
+from redisjobs.schedules.schedule import Schedule
+from redisjobs.schedules.stored import Definition, Fire, Firing, PauseSchedule, PutSchedules, RemoveSchedule
 from redisjobs.worker import drain, leases, recovery
 from redisjobs.worker.worker import Worker
 
@@ -106,6 +108,24 @@ class Scene:
     async def join(self) -> None:
         await self.heir.open("w3")
 
+    async def fire(self) -> None:
+        """One job at once, one later, one that is there, one whose unique key is held."""
+        jobs = [
+            job("f1"),
+            job("f2", due=After(9000), unique="new"),
+            job("dead"),
+            job("f3", priority=Priority.LOW, unique="held"),
+        ]
+        now_ms = self.store.clock()
+        await self.store.driver.change(
+            Fire("s", [Firing("nightly", NIGHTLY.fingerprint, now_ms - 5000, now_ms, 2, jobs)])
+        )
+
+    async def put(self, declared_by: int | None = None) -> None:
+        other = replace(NIGHTLY, rule=Schedule.every(7))
+        named = [(name, other.fingerprint, other) for name in ("nightly", "new")]
+        await self.store.driver.change(PutSchedules(named, declared_by))
+
     async def restore(self) -> None:
         await self.store.driver.change(Tidy("1 -"))
 
@@ -135,15 +155,23 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "requeue": lambda scene: scene.store.driver.change(Requeue("dead")),
     "delete": lambda scene: scene.store.driver.change(Delete("dead")),
     "adopt": Scene.adopt,
+    "fire": Scene.fire,
+    "put_schedule": Scene.put,
+    "put_schedule: declared": lambda scene: scene.put(0),
+    "pause_schedule": lambda scene: scene.store.driver.change(PauseSchedule("nightly", pause=True)),
+    "remove_schedule": lambda scene: scene.store.driver.change(RemoveSchedule("nightly")),
 }
 """What is done, by its script and which of its ways."""
 
-READERS = {"find", "jobs", "counts"}
+READERS = {"find", "jobs", "counts", "schedules"}
+
+NIGHTLY = Definition("nightly", Schedule.every(5), job(""))
 
 LATER = ("due", "delayed", "dead")  # where a job is that does not just end
 
 SPARED = {
-    *[(act, "unique:") for act in ACTS if act != "push"],  # not held then
+    *[(act, "unique:") for act in ACTS if act not in ("push", "fire")],  # not held then
+    *[(act, "schedule:") for act in ACTS],  # one schedule that is none is in no other's way
     *[
         ("cancel", key) for key in ("due", "delayed", "dead", "ready:high", "ready:low", "worker:")
     ],  # where it is not
@@ -216,6 +244,8 @@ async def fill(scene: Scene) -> None:
     dead, back, twice = (scene.leases.pop(name) for name in names[:3])
     await scene.worker.exchange([(dead, FAILED), (back, Release()), (twice, RetryLater(After(1000)))], None)
     await store.driver.push([job("ready"), job("high", priority=Priority.HIGH)], repeated=False)
+    await store.driver.change(PutSchedules([("nightly", NIGHTLY.fingerprint, NIGHTLY)]))
+    store.admin.hset(f"{store.prefix}schedules", "nightly", store.clock() - 5000)
 
 
 async def fence(scene: Scene, worker_id: str) -> None:

@@ -13,7 +13,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from redisjobs import Schedule
-from redisjobs.crontab import Crontab
+from redisjobs.schedules.crontab import Crontab
 
 NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)  # a Thursday
 

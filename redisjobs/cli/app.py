@@ -44,6 +44,7 @@ _COMMANDS = {
     "job": "redisjobs.cli.job:show_job",
     "cancel": "redisjobs.cli.cancel:cancel",
     "dead": "redisjobs.cli.dead:app",
+    "schedules": "redisjobs.cli.schedules:app",
 }
 
 

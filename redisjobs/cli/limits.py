@@ -66,14 +66,14 @@ class Limits:
     def __post_init__(self) -> None:
         check_seconds(lease=self.lease, grace=self.grace, unknown_for=self.unknown_for)
 
-    def worker(self, queue: Registry, *, supervised: bool) -> Worker:
+    def worker(self, queue: Registry, *, supervised: bool, schedules: bool = False) -> Worker:
         """A worker with these limits.
 
         Raises:
             Mistake: They can't be worked with.
         """
         try:
-            return Worker(queue, supervised=supervised, **asdict(self))
+            return Worker(queue, supervised=supervised, schedules=schedules, **asdict(self))
         except ValueError as error:
             raise Mistake(str(error)) from error
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -47,13 +47,17 @@ def _iso(value: Any) -> str:
 
 def job_document(job: JobInfo) -> dict[str, Any]:
     """A job for JSON. Its parameters are a value, or the stored text if that is not JSON or too deep to print."""
-    document = dataclasses.asdict(job)
+    return dataclasses.asdict(job) | {"parameters": json_value(job.parameters)}
+
+
+def json_value(text: str) -> Any:
+    """The value of a JSON text; the text itself if it is none, or too deep to print."""
     with suppress(ValueError, RecursionError):
-        parameters = json.loads(job.parameters)
+        value = json.loads(text)
         # From Python 3.12 on it reads deeper than it writes; and it reads NaN, which is no JSON.
-        json.dumps([[[parameters]]], indent=2, allow_nan=False)
-        document["parameters"] = parameters
-    return document
+        json.dumps([[[value]]], indent=2, allow_nan=False)
+        return value
+    return text
 
 
 def counts_document(queue: str, counts: Counts) -> dict[str, Any]:
@@ -66,12 +70,18 @@ def job_list(jobs: Sequence[JobInfo], state: State, queue: str) -> None:
     if not jobs:
         say(f"no {state} jobs on queue '{visible(queue)}'")
         return
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for column in _COLUMNS[state]:
-        table.add_column(column.replace("_", " "))
-    for job in jobs:
-        table.add_row(*(_cell(column, getattr(job, column)) for column in _COLUMNS[state]))
-    _print(table)
+    columns = _COLUMNS[state]
+    table(columns, ([getattr(job, column) for column in columns] for job in jobs))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print rows, one a line."""
+    printed = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for column in columns:
+        printed.add_column(column.replace("_", " "))
+    for row in rows:
+        printed.add_row(*map(_cell, columns, row))
+    _print(printed)
 
 
 def job_page(job: JobInfo) -> None:

@@ -31,6 +31,7 @@ Processes = Annotated[
     typer.Option("--processes", "-p", min=1, help="Run so many, and start those anew that end."),
 ]
 UntilIdle = Annotated[bool, typer.Option("--until-idle", help="Exit when nothing is left to run.")]
+Schedules = Annotated[bool, typer.Option("--schedules", help="Fire the schedules of the queue as well.")]
 Probed = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Answer /livez and /readyz there.")]
 Level = Annotated[LogLevel, typer.Option(case_sensitive=False, help="How much is logged.")]
 Format = Annotated[LogFormat, typer.Option(case_sensitive=False, help="Lines of text or of JSON.")]
@@ -50,6 +51,7 @@ def worker(
     max_jobs: limits.MaxJobs = None,
     max_rss: limits.MaxRss = None,
     abandoned: limits.Abandoned = None,
+    schedules: Schedules = False,
     health: Probed = None,
     log_level: Level = LogLevel.INFO,
     log: Format = LogFormat.TEXT,
@@ -76,10 +78,12 @@ def worker(
     configure(log_level, log)  # before the user's module is imported, which may have its own idea of logging
     shutdown = Shutdown(grace, supervised=supervised is not None) if processes is None else None
     queue = load(target, url)
-    worker = told.worker(queue, supervised=supervised is not None)  # a supervisor, too, finds out what can't be
+    # A supervisor, too, finds out what can't be.
+    worker = told.worker(queue, supervised=supervised is not None, schedules=schedules)
     if shutdown is None:
         command = [*PROGRAM, "worker", target, "--log-level", log_level.value, "--log", log.value]
         command += [*told.options(), *(["--until-idle"] if until_idle else [])]
+        command += ["--schedules"] if schedules else []
         supervisor = _supervisor(queue, command, processes or 1, told, url)
         sys.exit(_supervise(supervisor, health))
     if health is not None:

@@ -312,6 +312,7 @@ class Execution:
             attempt=job.attempt,
             deliveries=self.lease.deliveries,
             queued_ms=min(job.queued_ms, self._run_ms),  # an entry id that somebody wrote may be later
+            scheduled_ms=job.scheduled_ms,
             next_scheduled_ms=job.next_scheduled_ms,
             read_headers=job.read_headers,
             worker_id=self._settings.worker_id,

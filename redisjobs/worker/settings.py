@@ -15,6 +15,7 @@ class Settings:
     Attributes:
         next_id: Makes the id under which the worker goes on, should the store take it for dead.
         middleware: The worker's own, inside of the queue's.
+        schedules: Whether it fires the schedules of the queue, too.
     """
 
     queue: Registry
@@ -29,6 +30,7 @@ class Settings:
     max_jobs: float = math.inf
     max_rss: float = math.inf
     middleware: tuple[Middleware, ...] = ()
+    schedules: bool = False
 
     def is_suspect(self, deliveries: int) -> bool:
         """Whether a job is delivered for the last time, and so runs with nothing beside it."""

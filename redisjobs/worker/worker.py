@@ -87,6 +87,7 @@ class Worker:
             so with one given the worker can run but once. Defaults to host:pid:random, drawn anew for each run.
         middleware: Who takes part in the jobs that this worker runs, inside of the queue's middleware; the
             outermost first. A worker pushes nothing, so `on_push` is not called.
+        schedules: Fire the schedules of the queue as well, until it is stopped. Any number of workers may.
 
     `stop` and `stop_now` may be called by any thread and at any time: a stop ends the run that is under way, or
     else the next one, before that claims anything.
@@ -111,6 +112,7 @@ class Worker:
         supervised: bool = False,
         worker_id: str | None = None,
         middleware: Iterable[Middleware] = (),
+        schedules: bool = False,
     ) -> None:
         if not isinstance(queue, Registry):
             # Not its text, which may have a password.
@@ -140,6 +142,7 @@ class Worker:
             max_jobs=math.inf if max_jobs is None else max_jobs,
             max_rss=math.inf if max_rss is None else max_rss,
             middleware=all_checked(middleware, awaits_push=True),
+            schedules=schedules,
         )
         self.grace = seconds(grace, "grace")
         self.recycled = False

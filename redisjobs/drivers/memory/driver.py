@@ -94,8 +94,32 @@ class MemoryDriver:
     def consumer(self, worker_id: str, *, lease: float, max_deliveries: int) -> "MemoryConsumer":
         return MemoryConsumer(self.memory, worker_id, lease, max_deliveries)
 
+    async def listen(self, on_notification: Callable[[Notification], None]) -> None:
+        await _listen(self.memory, on_notification)
+
     async def aclose(self) -> None:
         await anyio.lowlevel.checkpoint()
+
+
+async def _listen(memory: Memory, on_notification: Callable[[Notification], None]) -> None:
+    wake = threadsafe_caller()
+
+    def hear(notification: Notification) -> None:
+        if notification.kind != "ready":  # that one is for `wait` alone
+            wake(lambda: on_notification(notification))
+
+    with _listening(memory, hear):
+        on_notification(Notification("subscribed", ""))
+        await anyio.sleep_forever()
+
+
+@contextmanager
+def _listening(memory: Memory, ear: Callable[[Notification], None]) -> Iterator[None]:
+    memory.ears.append(ear)
+    try:
+        yield
+    finally:
+        memory.ears.remove(ear)
 
 
 class MemoryConsumer:
@@ -142,7 +166,7 @@ class MemoryConsumer:
 
         until = until or Until()
         until.when_set(lambda: there.set())
-        with self._listening(heard), anyio.move_on_after(timeout):
+        with _listening(self._memory, heard), anyio.move_on_after(timeout):
             while not until.is_set:
                 leases = exchange.read(self._memory, self.worker_id, count)
                 if leases:
@@ -170,23 +194,7 @@ class MemoryConsumer:
         return worker.release(self._memory, self.worker_id, refund=refund, watch=watch)
 
     async def listen(self, on_notification: Callable[[Notification], None]) -> None:
-        wake = threadsafe_caller()
-
-        def hear(notification: Notification) -> None:
-            if notification.kind != "ready":  # that one is for `wait` alone
-                wake(lambda: on_notification(notification))
-
-        with self._listening(hear):
-            on_notification(Notification("subscribed", ""))
-            await anyio.sleep_forever()
-
-    @contextmanager
-    def _listening(self, ear: Callable[[Notification], None]) -> Iterator[None]:
-        self._memory.ears.append(ear)
-        try:
-            yield
-        finally:
-            self._memory.ears.remove(ear)
+        await _listen(self._memory, on_notification)
 
     def beat(self, held: Callable[[], Sequence[Lease]]) -> Beaten:
         """Beat as the worker of the moment; for any thread."""

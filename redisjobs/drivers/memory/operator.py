@@ -29,8 +29,10 @@ from redisjobs.drivers.memory.include import (
     holder,
     locate,
 )
+from redisjobs.drivers.memory.schedules import fire, pause_schedule, put_schedule, remove_schedule, schedules
 from redisjobs.drivers.memory.state import RELEASED, Delayed, Memory, Stream
 from redisjobs.job import Priority, State
+from redisjobs.schedules.stored import Fire, ListSchedules, PauseSchedule, PutSchedules, RemoveSchedule
 
 T = TypeVar("T")
 
@@ -165,12 +167,21 @@ def tidy(memory: Memory, change: Tidy) -> Tidied:
     return Tidied()
 
 
-_READS: Mapping[type[Query[Any]], Callable[[Memory, Any], Any]] = {Find: find, List: jobs, Count: counts}
+_READS: Mapping[type[Query[Any]], Callable[[Memory, Any], Any]] = {
+    Find: find,
+    List: jobs,
+    Count: counts,
+    ListSchedules: schedules,
+}
 _CHANGES: Mapping[type[Change[Any]], Callable[[Memory, Any], Any]] = {
     Cancel: cancel,
     Requeue: requeue,
     Delete: delete,
     Tidy: tidy,
+    PutSchedules: put_schedule,
+    PauseSchedule: pause_schedule,
+    RemoveSchedule: remove_schedule,
+    Fire: fire,
 }
 
 

@@ -38,17 +38,18 @@ def _push(memory: Memory, job: NewJob, one: Push, added: set[str], *, repeated: 
     if job.job_id in memory.located:
         is_ours = not job.nonce or stored(memory, job.job_id).get(b"nonce", b"") == job.nonce.encode()
         return Pushed(Reply.REPEATED if is_ours else Reply.EXISTS)
-    holder = _unique_holder(memory, job.unique, now_ms)
+    holder = unique_holder(memory, job.unique, now_ms)
     if holder is not None:
         return Pushed(Reply.DUPLICATE, holder)
     if was_refused:
         return Pushed(Reply.REFUSED)
-    _add(memory, job, now_ms)
+    add(memory, job, now_ms)
     added.add(job.job_id)
     return Pushed(Reply.OK)
 
 
-def _add(memory: Memory, job: NewJob, now_ms: int) -> None:
+def add(memory: Memory, job: NewJob, now_ms: int) -> None:
+    """Put a job on the queue; see lua/include/add_job."""
     fields = _fields(job, now_ms)
     if job.unique:
         until = None if job.unique_for_ms is None else now_ms + job.unique_for_ms
@@ -78,6 +79,7 @@ def _lately(pushes: Mapping[Push, int], push: Push, now_ms: int) -> bool:
     return pushes.get(push, -REMEMBERED * 2) > now_ms - REMEMBERED
 
 
-def _unique_holder(memory: Memory, key: str, now_ms: int) -> str | None:
+def unique_holder(memory: Memory, key: str, now_ms: int) -> str | None:
+    """The id of the job that holds a unique key; None for nobody."""
     job_id, until = memory.uniques.get(key, ("", 0)) if key else ("", 0)
     return job_id if until is None or until > now_ms else None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from redisjobs.driver import Fenced, Notification, Reply
 from redisjobs.job import Priority
+from redisjobs.schedules.stored import THERE_MS, Definition
 
 Fields = dict[bytes, bytes]
 Place = tuple[str, str]  # a priority, that of a ready stream, `delayed` or `dead`; and the entry there
@@ -71,6 +72,34 @@ class Record:
     answers: dict[int, tuple[int, list[Reply]]] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class StoredSchedule:
+    """A schedule, and what became of it; see `schedule:<name>` in lua/README.md. Times in ms.
+
+    Attributes:
+        last_ms: The slot that was seen to last.
+        fired_ms: The slot that it fired last; None for none yet.
+        fired_by: Who did.
+        missed: How many slots had no job of their own.
+        declared_by: When the scheduler began whose declaration counts; None: it was put at run time.
+        seen_ms: When a scheduler last declared it.
+    """
+
+    definition: Definition
+    fingerprint: str
+    last_ms: int
+    fired_ms: int | None = None
+    fired_by: str = ""
+    missed: int = 0
+    is_paused: bool = False
+    declared_by: int | None = None
+    seen_ms: int = 0
+
+    def is_declared(self, now_ms: int) -> bool:
+        """Whether a scheduler that is there declares it."""
+        return self.declared_by is not None and self.seen_ms > now_ms - THERE_MS
+
+
 class Memory:
     """The state of one queue. Every transition takes the lock, as Redis runs one script at a time.
 
@@ -87,6 +116,8 @@ class Memory:
         finished: `finished:<n>`: pushes whose job ended, and when, in ms.
         refused: `finished:<n>`: pushes that were refused when they were repeated, and when, in ms.
         totals: `stats`.
+        schedules: `schedules` and `schedule:<name>`, by schedule name.
+        changes: How often the schedules were changed.
         workers: `workers` and `worker:<id>`, by worker id.
         fenced: Until when late reads of a fenced worker are looked for, by this process' monotonic clock.
         ears: Who is subscribed to `control`, or blocks on a read: that one hears `ready`.
@@ -104,6 +135,8 @@ class Memory:
         self.finished: dict[Push, int] = {}
         self.refused: dict[Push, int] = {}
         self.totals: dict[str, int] = {}
+        self.schedules: dict[str, StoredSchedule] = {}
+        self.changes = 0
         self.workers: dict[str, Record] = {}
         self.fenced: dict[str, float] = {}
         self.ears: list[Callable[[Notification], None]] = []

@@ -11,12 +11,13 @@ from typing import Any, Self, TypeVar
 
 import anyio
 
-from redisjobs.driver import LONGEST_TRY, Change, NewJob, Pushed, Query
+from redisjobs.driver import LONGEST_TRY, Change, NewJob, Notification, Pushed, Query
 from redisjobs.drivers.redis.coalescer import Coalescer
 from redisjobs.drivers.redis.commands import Command, hello
 from redisjobs.drivers.redis.connection import Connection, ServerClock, SyncConnection, Target, need_asyncio
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.drivers.redis.queue_commands import PushAnswer, QueueCommands
+from redisjobs.drivers.redis.reader import Listener
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.errors import Unavailable
 
@@ -124,6 +125,10 @@ class RedisDriver:
 
     async def change(self, change: Change[T]) -> T:
         return await self._run(self.commands.change(change))
+
+    async def listen(self, on_notification: Callable[[Notification], None]) -> None:
+        need_asyncio()
+        await Listener(self.commands, self.target).listen(on_notification)
 
     def consumer(self, worker_id: str, *, lease: float, max_deliveries: int) -> "RedisConsumer":
         return RedisConsumer(self._worker_commands, self.commands, self.target, worker_id, lease, max_deliveries)

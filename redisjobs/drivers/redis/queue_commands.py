@@ -25,14 +25,14 @@ from redisjobs.driver import (
 )
 from redisjobs.drivers.redis.commands import (
     Command,
-    Commands,
-    due_word,
     pairs,
     queued_ms_of,
     raw_id,
     reply_of,
 )
+from redisjobs.drivers.redis.schedule_commands import ScheduleCommands, job_words, pushed
 from redisjobs.job import Priority, State
+from redisjobs.schedules.stored import Fire, ListSchedules, PauseSchedule, PutSchedules, RemoveSchedule
 
 T = TypeVar("T")
 
@@ -56,15 +56,14 @@ class PushAnswer:
     pushed: list[Pushed] | None
 
 
-class QueueCommands(Commands):
+class QueueCommands(ScheduleCommands):
     """The commands of one queue's producers and operators."""
 
     def push(self, jobs: Sequence[NewJob], *, repeated: bool, sent_ms: float | None) -> Command[PushAnswer]:
         """`sent_ms` is now by the server's clock, or earlier; None: not known, and the answer is STALE."""
         arguments: list[Any] = [self._now, "" if sent_ms is None else f"{sent_ms:.0f}", "1" if repeated else ""]
         for job in jobs:
-            arguments += [raw_id(job.job_id), job.nonce, job.priority, due_word(job.due), job.unique]
-            arguments += [_text(job.unique_for_ms), _text(job.expires_in_ms), len(job.fields), *job.fields]
+            arguments += job_words(job)
         return self._run("push", arguments, _push_answer)
 
     def read(self, query: Query[T]) -> Command[T]:
@@ -130,29 +129,25 @@ _READS: Mapping[type[Query[Any]], Callable[[QueueCommands, Any], Command[Any]]] 
     Find: QueueCommands.find,
     List: QueueCommands.jobs,
     Count: QueueCommands.counts,
+    ListSchedules: QueueCommands.schedules,
 }
 _CHANGES: Mapping[type[Change[Any]], Callable[[QueueCommands, Any], Command[Any]]] = {
     Cancel: QueueCommands.cancel,
     Requeue: QueueCommands.requeue,
     Delete: QueueCommands.delete,
     Tidy: QueueCommands.tidy,
+    PutSchedules: QueueCommands.put_schedule,
+    PauseSchedule: QueueCommands.pause_schedule,
+    RemoveSchedule: QueueCommands.remove_schedule,
+    Fire: QueueCommands.fire,
 }
-
-
-def _text(number: int | None) -> str:
-    return "" if number is None else str(number)
 
 
 def _push_answer(reply: Any) -> PushAnswer:
     now_us, *said = reply
     if said == [Reply.STALE.encode()]:
         return PushAnswer(now_us / 1000, None)
-    return PushAnswer(now_us / 1000, [_pushed(each) for each in said])
-
-
-def _pushed(reply: bytes) -> Pushed:
-    word, _, holder = reply.decode("utf-8", "surrogateescape").partition(" ")
-    return Pushed(Reply(word), holder)
+    return PushAnswer(now_us / 1000, [pushed(each) for each in said])
 
 
 def _row(reply: Any) -> Row:

@@ -38,7 +38,15 @@ def _malformed() -> list[Fields]:
 def _hostile() -> list[Fields]:
     """Entries that are jobs but for one field, which may cost them their life and nobody else's."""
     numbers = ["soon", "-1", "1e9", "\u00b2", "9" * 400, "1" * 15, "0", ""]
-    fields = ("attempt", "queued_at", "started_at", "expires_at", "unknown_since", "next_scheduled_at")
+    fields = (
+        "attempt",
+        "queued_at",
+        "started_at",
+        "expires_at",
+        "unknown_since",
+        "scheduled_for",
+        "next_scheduled_at",
+    )
     ids: list[str | bytes] = [
         b"\xff\xfe\xfd",
         "",

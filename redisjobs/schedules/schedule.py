@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, TypeVar
 
-from redisjobs.crontab import MONTHS, WEEKDAYS, Crontab, without_zone
 from redisjobs.durations import aware, seconds
-from redisjobs.recurrence import EPOCH, MILLISECOND, Calendar, Interval
-from redisjobs.rule_words import calendar_words, interval_words
-from redisjobs.zones import TICK, zone
+from redisjobs.schedules.crontab import MONTHS, WEEKDAYS, Crontab, without_zone
+from redisjobs.schedules.recurrence import EPOCH, MILLISECOND, Calendar, Interval
+from redisjobs.schedules.words import calendar_words, interval_words
+from redisjobs.schedules.zones import TICK, zone
 
 Value = TypeVar("Value")
 

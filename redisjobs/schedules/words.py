@@ -3,8 +3,8 @@
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, timedelta
 
-from redisjobs.crontab import LAST, LAST_WEEKDAY, MONTHS, WEEKDAYS, Crontab, Weekday, ranges
-from redisjobs.recurrence import EPOCH, Calendar, Interval
+from redisjobs.schedules.crontab import LAST, LAST_WEEKDAY, MONTHS, WEEKDAYS, Crontab, Weekday, ranges
+from redisjobs.schedules.recurrence import EPOCH, Calendar, Interval
 
 _UNITS = {"hour": timedelta(hours=1), "minute": timedelta(minutes=1), "second": timedelta(seconds=1)}
 _MOST_TIMES = 4  # of day: more are told as minutes and hours

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from itertools import islice
 
-from redisjobs.crontab import Crontab
-from redisjobs.zones import FIRST, LAST, TICK, Stretch, stretches
+from redisjobs.schedules.crontab import Crontab
+from redisjobs.schedules.zones import FIRST, LAST, TICK, Stretch, stretches
 
 EPOCH = datetime(1970, 1, 1)
 MILLISECOND = timedelta(milliseconds=1)

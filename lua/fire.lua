@@ -1,0 +1,127 @@
+#!lua
+-- fire: push the jobs that schedules ask for, each slot once. Refused whole when the server is out of memory.
+--
+-- Any number of schedulers, on any hosts, ask for the same slots. Who asks first moves the schedule's last slot, and
+-- pushes; whoever comes after finds it moved. So no lock is needed, and none that dies leaves anything behind.
+--
+-- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
+-- KEYS[2]  ready:normal  stream
+-- KEYS[3]  ready:low     stream
+-- KEYS[4]  jobs          hash    the locator: job id -> where it is
+-- KEYS[5]  due           zset    delayed jobs by due time, ms: place in line, job id
+-- KEYS[6]  delayed       hash    delayed job id -> JSON list: priority, then names and values
+-- KEYS[7]  dead          stream  dead letters
+-- KEYS[8]  unique:       string  prefix; unique:<key> holds the id of the job that has the key
+-- KEYS[9]  schedules     hash    schedule name -> the last slot that was seen to, ms
+-- KEYS[10] schedule:     hash    prefix; schedule:<name> holds one schedule: its rule, its job, what became of it
+-- KEYS[11] stats         hash    counters
+-- KEYS[12] control       channel notifications
+--
+-- ARGV[1]  now_ms    int ms; '' = the server's clock
+-- ARGV[2]  scheduler who fires; tells one that asks again from others
+-- ARGV[3..] for each schedule: name, fingerprint of its definition, its last slot (ms) as far as the caller knows, the
+--           slot up to which it fires now (ms), how many slots it leaves out, number of jobs; then for each job what push
+--           takes: id, nonce, priority, due, unique key, unique_for, expires_in, number of field values, names and values
+--
+-- Returns  {now_us, {word, ...}, ...}: the server's clock, and for each schedule a word:
+--          OK       the slots are seen to; after it a word for each job: OK, or one of the next two
+--          EXISTS   a job of this id is on the queue; nothing was written of this one
+--          DUPLICATE <id> that job holds the unique key; nothing was written of this one
+--          REPEATED they were by this very call, of which the reply was lost; nothing was written
+--          FIRED    they were by another scheduler, or lie behind: after it the slot that was seen to last; nothing
+--                   was written
+--          EARLY    the last of them is yet to come; nothing was written
+--          PAUSED   it is paused; nothing was written
+--          CHANGED  its definition is another one by now, or it is gone; nothing was written
+--          NO_IDS   the ready streams have no entry ids left, by somebody's hand; nothing was written
+
+--- @include "include/now"
+--- @include "include/due_time"
+--- @include "include/whole"
+--- @include "include/expect"
+--- @include "include/entry_at"
+--- @include "include/unpacked"
+--- @include "include/stored"
+--- @include "include/push_of"
+--- @include "include/line"
+--- @include "include/delay"
+--- @include "include/enqueue"
+--- @include "include/add_job"
+--- @include "include/count"
+--- @include "include/tell"
+--- @include "include/schedule"
+
+local streams, jobs = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4]
+local due, delayed, dead, unique = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local schedules, prefix, stats, control = KEYS[9], KEYS[10], KEYS[11], KEYS[12]
+local keys = {streams = streams, jobs = jobs, due = due, delayed = delayed, unique = unique}
+local now_ms, exact_ms = now(ARGV[1])
+local scheduler = ARGV[2]
+
+-- All is read before the first write.
+expect('stream', streams[1], streams[2], streams[3])
+expect('hash', jobs, delayed, schedules)
+expect('zset', due)
+local places = {['ready:high'] = streams[1], ['ready:normal'] = streams[2], ['ready:low'] = streams[3], dead = dead}
+local first_schedule = 3
+local firings, holders, at = {}, {}, first_schedule
+while at <= #ARGV do
+  local firing = {at = at, known = schedule(schedules, prefix, ARGV[at]), starts = {}}
+  local number = tonumber(ARGV[at + 5])
+  at = at + 6
+  for i = 1, number do
+    local job, key = ARGV[at], ARGV[at + 4]
+    local located = redis.call('HGET', jobs, job)
+    local is_there = located and stored(places, delayed, job, located)
+    local stale = located and not is_there and string.match(located, '^delayed (%S+)')
+    firing.starts[i] = {at = at, is_there = is_there, stale = stale and stale .. ' ' .. job}
+    if key ~= '' then holders[key] = redis.call('GET', unique .. key) end
+    at = at + 8 + tonumber(ARGV[at + 7])
+  end
+  firings[#firings + 1] = firing
+end
+
+local function verdict(known, at)
+  local fingerprint, last, slot = ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
+  if type(known) ~= 'table' or known.fingerprint ~= fingerprint then return 'CHANGED' end
+  if known.paused == '1' then return 'PAUSED' end
+  local seen = tonumber(known.last_slot)
+  if seen == slot and known.fired_by == scheduler then return 'REPEATED' end
+  if seen ~= last or slot <= seen then return 'FIRED' end
+  return slot > now_ms and 'EARLY' or 'OK'
+end
+
+local pushed, earliest, number = 0, nil, 0
+local function add(one)
+  local job, key = ARGV[one.at], ARGV[one.at + 4]
+  number = number + 1
+  if one.is_there then return 'EXISTS' end
+  if holders[key] then return 'DUPLICATE ' .. holders[key] end
+  local is_added, first = add_job(keys, ARGV, one.at, now_ms, exact_ms, number, one.stale)
+  if not is_added then return 'NO_IDS' end
+  if key ~= '' then holders[key] = job end
+  pushed, earliest = pushed + 1, first or earliest
+  return 'OK'
+end
+
+local answers = {}
+for i, firing in ipairs(firings) do
+  local name, slot, missed = ARGV[firing.at], ARGV[firing.at + 3], tonumber(ARGV[firing.at + 4])
+  local answer = {verdict(firing.known, firing.at)}
+  if answer[1] == 'FIRED' then answer[2] = firing.known.last_slot end
+  if answer[1] == 'OK' then
+    for _, one in ipairs(firing.starts) do answer[#answer + 1] = add(one) end
+    if answer[2] == 'NO_IDS' then
+      answer = {'NO_IDS'}
+    else
+      redis.call('HSET', schedules, name, slot)
+      redis.call('HSET', prefix .. name, 'fired_slot', slot, 'fired_by', scheduler)
+      local before = tonumber(firing.known.missed) or 0
+      if missed > 0 then redis.call('HSET', prefix .. name, 'missed', whole(before + missed)) end
+    end
+  end
+  answers[i] = answer
+end
+if pushed > 0 then count(stats, 'pushed', pushed) end
+if earliest then tell(control, 'due ' .. whole(earliest)) end
+return {exact_ms * 1000, unpack(answers)}

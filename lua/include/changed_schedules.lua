@@ -1,0 +1,9 @@
+-- changed_schedules: note that the schedules were changed, if they were, and tell of it. Returns how often they were in all,
+-- which is how a scheduler knows that it has to look. Needs whole, tell beside it.
+local function changed_schedules(layout, control, has_changed)
+  local changes = tonumber(redis.call('HGET', layout, 'schedules') or 0) or 0 -- no number, by hand
+  if not has_changed then return changes end
+  redis.call('HSET', layout, 'schedules', whole(changes + 1))
+  tell(control, 'schedules ' .. whole(changes + 1))
+  return changes + 1
+end

@@ -1,0 +1,337 @@
+"""Pushes what the schedules of a queue say is due. Any number of schedulers may run, on any hosts.
+
+There is no lock and no leader: the store compares the last slot of a schedule, sets it, and pushes its job, in one
+step. Whoever comes first does, and time is the server's. What is stored of a schedule is in `stored.py`.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from secrets import token_hex
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+
+from redisjobs.backoff import retrying
+from redisjobs.driver import MOST_BYTES, MOST_JOBS, NewJob, Notification, Pushed, Reply
+from redisjobs.errors import DriverError, QueueFull, Unavailable, WrongType
+from redisjobs.events import JobsPushed, ScheduleFired
+from redisjobs.logger import Log
+from redisjobs.middleware import before_push
+from redisjobs.registry import Registry
+from redisjobs.schedules.stored import (
+    Accuracy,
+    Definition,
+    Fire,
+    Fired,
+    Firing,
+    ListSchedules,
+    PutSchedules,
+    ScheduleRow,
+    moment,
+    ms_of,
+    slot_job,
+)
+from redisjobs.visible import visible
+
+T = TypeVar("T")
+
+logger = Log("redisjobs.scheduler")
+
+_EVERY = 20.0  # seconds between two declarations; after 60 s without one a schedule has stopped
+_AGAIN = 5.0  # seconds after which a schedule that could not be fired is tried again
+_LONG = 86_400_000  # ms; the slots of more are counted in a thread
+
+
+@dataclass(slots=True)
+class Plan:
+    """A schedule that this scheduler fires.
+
+    Attributes:
+        definition: What it is.
+        fingerprint: Of the definition.
+        last_ms: The slot that was seen to last.
+        next_ms: The slot after that.
+        not_before: When it is tried again after an error, by the monotonic clock.
+    """
+
+    definition: Definition
+    fingerprint: str
+    last_ms: int
+    next_ms: int = 0
+    not_before: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.move_to(self.last_ms)
+
+    def move_to(self, slot_ms: int) -> None:
+        """Note which slot was seen to last."""
+        self.last_ms = slot_ms
+        self.next_ms = ms_of(self.definition.rule.next_after(moment(slot_ms)))
+
+
+class Scheduler:
+    """Fires the schedules of one queue: those that its code declares, and those that were put at run time.
+
+    Args:
+        queue: The queue, async or sync.
+    """
+
+    def __init__(self, queue: Registry) -> None:
+        self._queue = queue
+        self._id = token_hex(8)
+        self._plans: dict[str, Plan] = {}
+        self._began_ms = 0  # when this one began, by the server's clock; 0: it has not declared anything yet
+        self._changes = -1  # of the schedules, as far as they were looked at
+        self._mine = set[str]()  # names of those that count as this release declares them
+        self._ahead = 0.0  # the server's clock less this process' monotonic one, ms
+        self._declared_at = float("-inf")
+        self._wake: anyio.Event | None = None
+        self._scope: anyio.CancelScope | None = None
+        self._stopped = False
+        self._said: dict[str, str] = {}  # of a schedule, what the log has last
+
+    async def run(self) -> None:
+        """Fire what is due, until it is stopped. While the store is away it waits, and makes up for it then.
+
+        Raises:
+            DriverError: The store refuses for good.
+        """
+        self._declared_at = float("-inf")
+        if self._stopped:
+            return
+        with anyio.CancelScope() as self._scope:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._listen)
+                await self._work()
+
+    def stop(self) -> None:
+        """Fire nothing from now on; `run` returns. For the event loop it runs in."""
+        self._stopped = True
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def _work(self) -> None:
+        while True:
+            self._wake = anyio.Event()
+            await self._look()
+            await self._fire()
+            with anyio.move_on_after(self._pause()):
+                await self._wake.wait()
+
+    async def _listen(self) -> None:
+        while True:
+            await retrying(partial(self._queue.driver.listen, self._heard))
+
+    def _heard(self, notification: Notification) -> None:
+        if notification.kind in ("schedules", "subscribed"):
+            self._declared_at = float("-inf")
+            if self._wake is not None:
+                self._wake.set()
+
+    def _pause(self) -> float:
+        """Seconds until something is to be done."""
+        now = time.monotonic()
+        waits = [max((plan.next_ms - self._now_ms) / 1000, plan.not_before - now) for plan in self._plans.values()]
+        return max(0.0, min([*waits, self._declared_at + _EVERY - now]))
+
+    @property
+    def _now_ms(self) -> float:
+        """What time it is by the server's clock, or a little earlier."""
+        return time.monotonic() * 1000 + self._ahead
+
+    def _hear(self, server_ms: float) -> None:
+        self._ahead = server_ms - time.monotonic() * 1000
+
+    def _failed(self, error: DriverError) -> None:
+        logger.debug("the schedules of queue '%s' wait for the store: %s", self._queue.name, error)
+
+    def _say(self, name: str, what: str) -> None:
+        """Log what is wrong with a schedule, once for as long as it stays so."""
+        if self._said.get(name) != what:
+            self._said[name] = what
+            logger.warning("schedule '%s' of queue '%s': %s", visible(name), self._queue.name, what)
+
+    # What there is
+
+    async def _look(self) -> None:
+        """Say which schedules this release declares; look at all of them if they have changed."""
+        if time.monotonic() < self._declared_at + _EVERY:
+            return
+        mine, changes = await self._declare()
+        self._declared_at = time.monotonic()
+        if changes != self._changes or mine != self._mine:
+            self._mine = mine
+            await self._read()
+
+    async def _declare(self) -> tuple[set[str], int]:
+        """The names of the schedules that count as this release declares them; how often any were changed."""
+        declared = list(self._queue.declared.values())
+        mine, changes = set[str](), 0
+        for some in _parts(declared, lambda _: (1, 0)):
+            replies, changes = await self._put([(each.name, each.fingerprint, None) for each in some])
+            unknown = [each for each, reply in zip(some, replies, strict=True) if reply is Reply.NOT_FOUND]
+            mine.update(self._counted(some, replies))
+            for part in _parts(unknown, lambda each: (1, _size(each.job))):
+                replies, changes = await self._put([(each.name, each.fingerprint, each) for each in part])
+                mine.update(self._counted(part, replies))
+        return mine, changes
+
+    async def _put(self, schedules: Sequence[tuple[str, str, Definition | None]]) -> tuple[Sequence[Reply], int]:
+        change = PutSchedules(schedules, self._began_ms)
+        answer = await retrying(lambda: self._queue.driver.change(change), failed=self._failed)
+        self._hear(answer.server_ms)
+        self._began_ms = self._began_ms or int(answer.server_ms)
+        return answer.replies, answer.changes
+
+    def _counted(self, definitions: Sequence[Definition], replies: Sequence[Reply]) -> Iterator[str]:
+        """The names of those that count; what is against the others goes to the log."""
+        for definition, reply in zip(definitions, replies, strict=True):
+            name = definition.name
+            if reply is Reply.OK:
+                self._said.pop(name, None)
+                yield name
+            elif reply is Reply.NEWER:
+                self._say(name, "a newer release declares it differently: it is left to that one")
+            elif reply is Reply.KEPT:
+                self._say(
+                    name, "one of that name was put at run time, and counts; what the code declares does not"
+                )
+            elif reply is Reply.SPOILED:
+                self._say(
+                    name, "what is stored of it is no schedule, by somebody's hand: it is left alone; remove it"
+                )
+
+    async def _read(self) -> None:
+        """Make plans of all schedules that this scheduler may fire."""
+        plans, query, changes = dict[str, Plan](), ListSchedules(), None
+        while True:
+            page = await retrying(partial(self._queue.driver.read, query), failed=self._failed)
+            self._hear(page.server_ms)
+            changes = page.changes if changes is None else changes  # what has changed since is looked at again
+            for row in page.rows:
+                if (plan := self._plan(row)) is not None:
+                    plans[row.name] = plan
+            if not page.more:
+                break
+            query = ListSchedules(after=page.more)
+        self._plans, self._changes = plans, changes
+
+    def _plan(self, row: ScheduleRow) -> Plan | None:
+        """What this scheduler has to do for a schedule; None: nothing."""
+        if row.is_paused or (row.is_declared and row.name not in self._mine):
+            return None
+        try:
+            definition = Definition.read(row.name, row.fields)
+            plan = Plan(definition, row.fingerprint, row.last_ms)
+        except ValueError as error:
+            self._say(row.name, f"what is stored of it can't be read, and it is left alone: {error}")
+            return None
+        if not row.is_declared:
+            self._said.pop(row.name, None)
+        return plan
+
+    # What is due
+
+    async def _fire(self) -> None:
+        await retrying(self._fire_due, on=(Unavailable, QueueFull), failed=self._failed)
+
+    async def _fire_due(self) -> None:
+        """Fire what is due now. After an error it is asked again what that is: time went by."""
+        now, now_ms = time.monotonic(), self._now_ms
+        due = [plan for plan in self._plans.values() if plan.next_ms <= now_ms and plan.not_before <= now]
+        firings = [await self._firing(plan, now_ms) for plan in due]
+        for some in _parts(firings, lambda each: (len(each.jobs), sum(map(_size, each.jobs)))):
+            try:
+                await self._fire_some(some)
+            except WrongType:  # one of them has what somebody spoiled; the others are fired
+                for each in some:
+                    await self._fire_one(each)
+
+    async def _firing(self, plan: Plan, now_ms: float) -> Firing:
+        """The slots of a schedule that are due, and their jobs."""
+        slots, missed = await slots_due(plan, now_ms)
+        jobs = [slot_job(plan.definition, slot) for slot in slots]
+        if on_push := self._queue.on_push:
+            await before_push(on_push, jobs)
+        return Firing(plan.definition.name, plan.fingerprint, plan.last_ms, slots[-1], missed, jobs)
+
+    async def _fire_one(self, firing: Firing) -> None:
+        try:
+            await self._fire_some([firing])
+        except WrongType as error:
+            self._put_off(self._plans[firing.name], str(error))
+
+    async def _fire_some(self, firings: Sequence[Firing]) -> None:
+        answer = await self._queue.driver.change(Fire(self._id, firings))
+        self._hear(answer.server_ms)
+        for firing, fired in zip(firings, answer.fired, strict=True):
+            self._fired(self._plans[firing.name], firing, fired)
+
+    def _fired(self, plan: Plan, firing: Firing, fired: Fired) -> None:
+        match fired.reply:
+            case Reply.OK | Reply.REPEATED:
+                plan.move_to(firing.slot_ms)
+                self._said.pop(firing.name, None)
+                self._tell(firing, fired)
+            case Reply.FIRED:
+                plan.move_to(fired.last_ms)
+            case Reply.NO_IDS:
+                self._put_off(plan, "the ready streams have no entry ids left, by somebody's hand")
+            case Reply.EARLY:  # the server's clock was set back: it was heard just now
+                pass
+            case _:  # paused, changed or gone
+                del self._plans[firing.name]
+                self._changes, self._declared_at = -1, float("-inf")
+
+    def _put_off(self, plan: Plan, why: str) -> None:
+        plan.not_before = time.monotonic() + _AGAIN
+        self._say(plan.definition.name, f"it could not be fired, and is tried again: {why}")
+
+    def _tell(self, firing: Firing, fired: Fired) -> None:
+        events, queue = self._queue.events, self._queue.name
+        pushed = fired.pushed or [Pushed(Reply.OK)] * len(firing.jobs)  # the reply to the first try was lost
+        jobs = [
+            (each.holder or job.job_id, str(job.fields[1]), each.reply is Reply.OK)
+            for job, each in zip(firing.jobs, pushed, strict=True)
+        ]
+        if events.wanted(JobsPushed):
+            events.publish(JobsPushed(queue, jobs=jobs))
+        if events.wanted(ScheduleFired):
+            slot = moment(firing.slot_ms)
+            events.publish(ScheduleFired(queue, schedule=firing.name, slot=slot, missed=firing.missed, jobs=jobs))
+
+
+async def slots_due(plan: Plan, now_ms: float) -> tuple[list[int], int]:
+    """The slots, in ms, that get a job now, the first of them first; and how many others are past."""
+    rule, last, now = plan.definition.rule, moment(plan.last_ms), moment(now_ms)
+    first = moment(plan.next_ms)
+    if rule.next_after(first) > now:  # the usual case
+        return [plan.next_ms], 0
+    most = plan.definition.at_most if plan.definition.accuracy is Accuracy.ALL else 1
+    slots, after = list[int](), now + timedelta(microseconds=1)
+    while len(slots) < most and (after := rule.last_before(after)) > last:
+        slots.insert(0, ms_of(after))
+    count = partial(rule.count, last, now)
+    total = await anyio.to_thread.run_sync(count) if now_ms - plan.last_ms > _LONG else count()
+    return slots, total - len(slots)
+
+
+def _parts(items: Sequence[T], weight: Callable[[T], tuple[int, int]]) -> Iterator[list[T]]:
+    """Items in lists that one call takes; the weight of one is how many jobs, and how many bytes. Never none."""
+    part, jobs, size = list[T](), 0, 0
+    for item in items:
+        more, larger = weight(item)
+        if part and (jobs + more > MOST_JOBS or size + larger > MOST_BYTES):
+            yield part
+            part, jobs, size = [], 0, 0
+        part.append(item)
+        jobs, size = jobs + more, size + larger
+    yield part
+
+
+def _size(job: NewJob) -> int:
+    return sum(map(len, job.fields))

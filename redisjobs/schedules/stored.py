@@ -1,0 +1,421 @@
+"""What the store knows of schedules: the values that cross the seam for them, and the words for an operator.
+
+When a rule fires is in `schedule.py`; who fires it in `scheduler.py`.
+"""
+
+import hashlib
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from redisjobs.arguments import is_text, whole
+from redisjobs.driver import MOST_JOBS, After, At, Change, NewJob, Pushed, Query, Reply
+from redisjobs.job import Priority
+from redisjobs.schedules.schedule import Schedule
+
+THERE_MS = 60_000
+"""A schedule that no scheduler has declared for so long has stopped; see `lua/put_schedule.lua`."""
+
+
+class Accuracy(StrEnum):
+    """What becomes of the slots that nobody fired in time, after an outage say."""
+
+    LATEST = "latest"
+    ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A schedule as somebody wrote it down.
+
+    Attributes:
+        name: One of the queue's has it.
+        rule: When it fires.
+        job: What it pushes: a job without an id, whose due time is how long after the slot it may run.
+        accuracy: What becomes of slots that nobody fired in time.
+        at_most: How many of them are made up for, where it is all.
+        jitter_ms: Up to so long after its slot a job may run.
+    """
+
+    name: str
+    rule: Schedule
+    job: NewJob
+    accuracy: Accuracy = Accuracy.LATEST
+    at_most: int = 100
+    jitter_ms: int = 0
+
+    def __post_init__(self) -> None:
+        if not is_text(self.name, r"[^\s\x00-\x1f]{1,200}"):
+            raise ValueError(f"{self.name!r} can't name a schedule: give 1 to 200 characters, no spaces")
+        if not isinstance(self.rule, Schedule):
+            raise TypeError(f"{self.rule!r} is no schedule: give one, as Schedule.cron('0 4 * * *')")
+        if self.job.nonce or isinstance(self.job.due, At):
+            raise ValueError(
+                f"schedule '{self.name}': each slot has an id and a time of its own, so leave out job_id= and at="
+            )
+        if whole(self.at_most, "at_most") > MOST_JOBS:
+            raise ValueError(f"at_most={self.at_most!r}: give at most {MOST_JOBS}")
+
+    @property
+    def fields(self) -> list[bytes]:
+        """As the store keeps it: names and values, flat; times in ms, what is left out is not there."""
+        job = self.job
+        given = dict(zip(job.fields[::2], job.fields[1::2], strict=True))
+        flat: dict[str, str | bytes | int | None] = {
+            "rule": self.rule.text,
+            "accuracy": self.accuracy.value,
+            "at_most": self.at_most,
+            "jitter_ms": self.jitter_ms or None,
+            "job": given["name"],
+            "parameters": given["parameters"],
+            "headers": given.get("headers"),
+            "priority": job.priority.value,
+            "delay_ms": round(job.due.ms) if isinstance(job.due, After) else None,
+            "unique": job.unique or None,
+            "unique_for_ms": job.unique_for_ms,
+            "expires_in_ms": job.expires_in_ms,
+        }
+        there = {key: value for key, value in flat.items() if value is not None}
+        return [_raw(part) for pair in there.items() for part in pair]
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells it from another definition of its name."""
+        digest = hashlib.sha256()
+        for part in self.fields:
+            digest.update(b"%d:%b" % (len(part), part))
+        return digest.hexdigest()[:16]
+
+    @classmethod
+    def read(cls, name: str, fields: Mapping[bytes, bytes]) -> "Definition":
+        """A definition as the store keeps it.
+
+        Raises:
+            ValueError: It is none, by somebody's hand; the message says what is wrong.
+        """
+
+        def text(key: bytes, default: str | None = None) -> str:
+            value = fields.get(key)
+            if value is None and default is None:
+                raise ValueError(f"it has no field '{key.decode()}'")
+            return value.decode("utf-8", "surrogateescape") if value is not None else str(default)
+
+        def number(key: bytes) -> int | None:
+            value = text(key, "")
+            if not value:
+                return None
+            if not (value.isascii() and value.isdigit()) or len(value) > 15:
+                raise ValueError(f"its field '{key.decode()}' is {value!r:.60}, no whole number from 0 up")
+            return int(value)
+
+        kept: list[str | bytes] = ["name", text(b"job"), "parameters", text(b"parameters").encode()]
+        if b"headers" in fields:
+            kept += ["headers", fields[b"headers"]]
+        delay_ms = number(b"delay_ms")
+        job = NewJob(
+            "",
+            kept,
+            Priority(text(b"priority", "normal")),
+            After(delay_ms) if delay_ms else None,
+            text(b"unique", ""),
+            number(b"unique_for_ms"),
+            number(b"expires_in_ms"),
+        )
+        at_most = number(b"at_most") or 100
+        return cls(
+            name,
+            Schedule.parse(text(b"rule")),
+            job,
+            Accuracy(text(b"accuracy", "latest")),
+            at_most,
+            number(b"jitter_ms") or 0,
+        )
+
+
+def _raw(part: str | bytes | int) -> bytes:
+    return part if isinstance(part, bytes) else str(part).encode("utf-8", "surrogateescape")
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleRow:
+    """One schedule as the store knows it, whatever somebody has put there by hand.
+
+    Attributes:
+        name: Its name.
+        last_slot: The slot that was seen to last, ms as text: what comes after is still to be fired.
+        fields: As `Definition.fields`, and what became of it.
+    """
+
+    name: str
+    last_slot: bytes
+    fields: Mapping[bytes, bytes]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of its definition."""
+        return self.fields.get(b"fingerprint", b"").decode("utf-8", "replace")
+
+    @property
+    def last_ms(self) -> int:
+        """The slot that was seen to last, in ms.
+
+        Raises:
+            ValueError: It is no time, by somebody's hand.
+        """
+        if not self.last_slot.isdigit() or len(self.last_slot) > 15:
+            raise ValueError(f"its value in `schedules` is {self.last_slot!r:.60}, no time in ms")
+        return int(self.last_slot)
+
+    @property
+    def is_declared(self) -> bool:
+        """Whether a release declares it; else it was put at run time."""
+        return b"declared_by" in self.fields
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it is to fire nothing."""
+        return self.fields.get(b"paused") == b"1"
+
+    def ms(self, key: bytes) -> int:
+        """A time or a number in one of its fields; 0 where there is none."""
+        value = self.fields.get(key, b"")
+        return int(value) if value.isdigit() and len(value) <= 15 else 0
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulePage:
+    """Some schedules, and the server's state of mind about them.
+
+    Attributes:
+        rows: In the order of their names.
+        changes: How often the schedules of this queue were changed in all.
+        more: The name after which there are more; '' for none.
+        server_ms: The server's clock.
+    """
+
+    rows: Sequence[ScheduleRow]
+    changes: int
+    more: str
+    server_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class ListSchedules(Query[SchedulePage]):
+    """The schedules of a queue, in bounded steps.
+
+    Attributes:
+        name: This one only; '' for all.
+        after: Begin after this name.
+    """
+
+    name: str = ""
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PutSchedules(Change["PutAnswer"]):
+    """Put schedules on a queue, or say that they are still declared.
+
+    Attributes:
+        schedules: Names and fingerprints; and the definitions, or None to say no more than that.
+        declared_by: When the scheduler that declares them began, in ms by the server's clock; 0: now; None: nobody
+            declares them, they are put at run time.
+    """
+
+    schedules: Sequence[tuple[str, str, Definition | None]]
+    declared_by: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PutAnswer:
+    """What came of it.
+
+    Attributes:
+        replies: For each OK, NEWER, KEPT, DECLARED, NOT_FOUND or SPOILED.
+        changes: How often the schedules of this queue were changed in all.
+        server_ms: The server's clock.
+    """
+
+    replies: Sequence[Reply]
+    changes: int
+    server_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class PauseSchedule(Change[Reply]):
+    """Let a schedule fire nothing, or let it fire again, from now on: OK or NOT_FOUND."""
+
+    name: str
+    pause: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveSchedule(Change[Reply]):
+    """Forget a schedule: OK, DECLARED or NOT_FOUND."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """The slots of one schedule that are to be fired now.
+
+    Attributes:
+        name: Of the schedule.
+        fingerprint: Of its definition, by which the jobs were made.
+        last_ms: The slot that was seen to last, as far as is known.
+        slot_ms: The last of the slots.
+        missed: How many of them have no job of their own.
+        jobs: What to push.
+    """
+
+    name: str
+    fingerprint: str
+    last_ms: int
+    slot_ms: int
+    missed: int
+    jobs: Sequence[NewJob]
+
+
+@dataclass(frozen=True, slots=True)
+class Fired:
+    """What became of a firing.
+
+    Attributes:
+        reply: OK, REPEATED, FIRED, EARLY, PAUSED, CHANGED or NO_IDS.
+        pushed: If OK, what became of each job.
+        last_ms: If FIRED, the slot that was seen to last.
+    """
+
+    reply: Reply
+    pushed: Sequence[Pushed] = ()
+    last_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FireAnswer:
+    """What became of some firings.
+
+    Attributes:
+        fired: Of each.
+        server_ms: The server's clock.
+    """
+
+    fired: Sequence[Fired]
+    server_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fire(Change[FireAnswer]):
+    """Push the jobs that schedules ask for, each slot once; up to 500 jobs.
+
+    Attributes:
+        scheduler: Who fires.
+        firings: At most one of each schedule.
+    """
+
+    scheduler: str
+    firings: Sequence[Firing]
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleInfo:
+    """A schedule as an operator sees it.
+
+    Attributes:
+        name: Its name.
+        rule: When it fires; None if what is stored can't be read.
+        job_name: What it pushes; '' if that can't be read.
+        parameters: The JSON text that it pushes.
+        accuracy: What becomes of slots that nobody fired in time.
+        last_slot: The slot that it fired last; None for none yet.
+        next_slot: The slot that it fires next; None while it is paused, has stopped or can't be read.
+        missed: How many slots had no job of their own.
+        paused: Whether it is to fire nothing.
+        declared: Whether code declares it; else it was put at run time.
+        stopped: Whether it fires nothing as no scheduler that declares it is there any more.
+        error: Why what is stored can't be read, or fired; '' if all is well.
+    """
+
+    name: str
+    rule: Schedule | None
+    job_name: str = ""
+    parameters: str = ""
+    accuracy: Accuracy = Accuracy.LATEST
+    last_slot: datetime | None = None
+    next_slot: datetime | None = None
+    missed: int = 0
+    paused: bool = False
+    declared: bool = False
+    stopped: bool = False
+    error: str = ""
+
+    def upcoming(self, number: int) -> Iterator[datetime]:
+        """The next so many slots, if nothing is changed."""
+        slot = self.next_slot
+        for _ in range(number):
+            if slot is None or self.rule is None:
+                return
+            yield slot
+            slot = self.rule.next_after(slot)
+
+
+def schedule_info(row: ScheduleRow, server_ms: float) -> ScheduleInfo:
+    """A row of the store in an operator's words; never fails, whatever somebody has put there."""
+    definition, error, last_ms = None, "", 0
+    try:
+        definition = Definition.read(row.name, row.fields)
+        last_ms = row.last_ms
+    except ValueError as wrong:
+        error = str(wrong)
+    stopped = row.is_declared and row.ms(b"seen_at") <= server_ms - THERE_MS
+    fires = definition is not None and not (error or row.is_paused or stopped)
+    fired_ms = row.ms(b"fired_slot")
+    return ScheduleInfo(
+        name=row.name,
+        rule=definition.rule if definition else None,
+        job_name=row.fields.get(b"job", b"").decode("utf-8", "replace"),
+        parameters=row.fields.get(b"parameters", b"").decode("utf-8", "replace"),
+        accuracy=definition.accuracy if definition else Accuracy.LATEST,
+        last_slot=moment(fired_ms) if fired_ms else None,
+        next_slot=definition.rule.next_after(moment(last_ms)) if definition and fires else None,
+        missed=row.ms(b"missed"),
+        paused=row.is_paused,
+        declared=row.is_declared,
+        stopped=stopped,
+        error=error,
+    )
+
+
+def slot_id(name: str, slot_ms: int) -> str:
+    """The id of the job that a schedule pushes for a slot: `nightly@2026-11-26T04:00:00Z`."""
+    spec = "milliseconds" if slot_ms % 1000 else "seconds"
+    return f"{name}@{moment(slot_ms).replace(tzinfo=None).isoformat(timespec=spec)}Z"
+
+
+def slot_job(definition: Definition, slot_ms: int) -> NewJob:
+    """The job that a schedule pushes for a slot; the same whoever makes it."""
+    job_id, due = slot_id(definition.name, slot_ms), definition.job.due
+    wait_ms = due.ms if isinstance(due, After) else 0.0
+    # The same share of the jitter for each scheduler that tries, so that one more try changes nothing.
+    wait_ms += definition.jitter_ms * zlib.crc32(job_id.encode()) / 2**32
+    return replace(job_now(definition, job_id, slot_ms), due=After(round(wait_ms, 3)) if wait_ms else None)
+
+
+def job_now(definition: Definition, job_id: str, now_ms: int) -> NewJob:
+    """The job that a schedule pushes if it is asked to now, under that id."""
+    next_ms = ms_of(definition.rule.next_after(moment(now_ms)))
+    added = ["scheduled_for", str(now_ms), "next_scheduled_at", str(next_ms)]
+    return replace(definition.job, job_id=job_id, fields=[*definition.job.fields, *added], due=None)
+
+
+def ms_of(time: datetime) -> int:
+    """A datetime as a time of the wire."""
+    return round(time.timestamp() * 1000)
+
+
+def moment(ms: float) -> datetime:
+    """A time of the wire as a datetime, in UTC."""
+    return datetime.fromtimestamp(ms / 1000, UTC)

@@ -1,0 +1,406 @@
+"""Schedulers: what is due is fired once, by whoever comes first, whatever happens to the store and to time."""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any, ClassVar, Literal
+from urllib.parse import urlsplit
+
+import anyio
+import pytest
+from store import MemoryStore, RedisStore, Store, eventually
+
+from redisjobs import JobContext, JobQueue, Middleware, Retry, Schedule, Scheduler, Worker, exponential_jitter
+from redisjobs.events import JobsPushed, ScheduleFired
+from redisjobs.middleware import OutgoingJob
+from redisjobs.schedules.stored import moment
+from redisjobs.torture.proxy import Proxy
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass
+class Report:
+    job_name: ClassVar[str] = "Report"
+    days: int = 1
+
+
+@pytest.fixture
+async def queue(store: Store) -> AsyncIterator[JobQueue]:
+    async with JobQueue(store.driver, store.queue_name) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def scheduling(*queues: JobQueue) -> AsyncIterator[None]:
+    """A scheduler for each of these meanwhile; a queue given twice has two."""
+    async with anyio.create_task_group() as tasks:
+        for each in queues:
+            tasks.start_soon(Scheduler(each).run)
+        yield
+        tasks.cancel_scope.cancel()
+
+
+@contextmanager
+def hearing(queue: JobQueue) -> Iterator[list[ScheduleFired]]:
+    fired: list[ScheduleFired] = []
+    end = queue.events.subscribe(ScheduleFired, fired.append)
+    yield fired
+    end()
+
+
+def look_back(store: Store, name: str, seconds: float) -> datetime:
+    """Let the last slot of a schedule be so long ago: the slots since were missed by everybody."""
+    last_ms = store.clock() - int(seconds * 1000)
+    if isinstance(store, RedisStore):
+        store.admin.hset(f"{store.prefix}schedules", name, last_ms)
+    else:
+        assert isinstance(store, MemoryStore)
+        store.memory.schedules[name].last_ms = last_ms
+    return moment(last_ms)
+
+
+async def slots(queue: JobQueue) -> list[str]:
+    return [job.job_id.partition("@")[2] for job in await queue.jobs("ready", 500)]
+
+
+def text(slot: datetime) -> str:
+    return slot.astimezone(UTC).replace(tzinfo=None).isoformat() + "Z"
+
+
+async def test_a_declared_schedule_fires_at_its_slots(queue: JobQueue) -> None:
+    queue.schedule(Report(), Schedule.every(1))
+    with hearing(queue) as fired:
+        async with scheduling(queue):
+            await eventually(lambda: len(fired) == 2)
+            now = datetime.now(UTC)
+
+    first, second = fired
+    assert second.slot - first.slot == timedelta(seconds=1)
+    assert now - timedelta(seconds=1) < second.slot <= now
+    assert await slots(queue) == [text(each.slot) for each in fired]
+    assert [job for each in fired for job in each.jobs] == [
+        (f"Report@{text(each.slot)}", "Report", True) for each in fired
+    ]
+
+
+async def test_however_many_schedulers_there_are_each_slot_is_fired_once(store: Store, queue: JobQueue) -> None:
+    others = [JobQueue(store.driver, store.queue_name) for _ in range(4)]
+    told = Counter[str]()
+    for each in (queue, *others):
+        each.schedule(Report(), Schedule.every(1))
+        each.events.subscribe(ScheduleFired, lambda event: told.update([text(event.slot)]))
+        each.events.subscribe(JobsPushed, lambda event: told.update(job_id for job_id, _, _ in event.jobs))
+
+    async with scheduling(queue, *others):
+        await eventually(lambda: len(told) >= 4)
+
+    assert set(told.values()) == {1}
+    assert sorted(await slots(queue)) == sorted(slot for slot in told if "@" not in slot)
+
+
+@pytest.mark.parametrize("accuracy", ["latest", "all"])
+async def test_after_an_outage_the_slots_that_were_missed_are_made_up_for(
+    store: Store, queue: JobQueue, accuracy: Literal["latest", "all"], caplog: pytest.LogCaptureFixture
+) -> None:
+    store.clock.advance(0)
+    rule = Schedule.every(60)
+    await queue.schedules.put("reports", Report(), rule, accuracy=accuracy, at_most=5)
+    since = look_back(store, "reports", 600)
+    missed = list(rule.between(since, moment(store.clock())))
+
+    with hearing(queue) as fired:
+        async with scheduling(queue):
+            await eventually(lambda: fired)
+
+    wanted = missed[-1:] if accuracy == "latest" else missed[-5:]
+    assert await slots(queue) == [text(slot) for slot in wanted]
+    assert (fired[0].slot, fired[0].missed) == (missed[-1], len(missed) - len(wanted))
+    info = await queue.schedules.get("reports")
+    assert info
+    assert (info.last_slot, info.missed) == (missed[-1], len(missed) - len(wanted))
+    assert f"{len(missed) - len(wanted)} slots before" in caplog.text
+
+
+async def test_the_slots_of_years_are_counted_while_all_else_goes_on(store: Store, queue: JobQueue) -> None:
+    store.clock.advance(0)
+    await queue.schedules.put("reports", Report(), Schedule.cron("* * * * *"))
+    look_back(store, "reports", 400 * 86_400)
+    with hearing(queue) as fired:
+        async with scheduling(queue):
+            await eventually(lambda: fired, within=20)
+    assert fired[0].missed == 400 * 24 * 60 - 1
+
+
+async def test_what_is_put_pauses_or_goes_at_run_time_is_heeded_at_once(queue: JobQueue) -> None:
+    with hearing(queue) as fired:
+        async with scheduling(queue):
+            await anyio.sleep(0.05)  # it waits by now, for nothing
+            await queue.schedules.put("reports", Report(), Schedule.every(1))
+            await eventually(lambda: fired)
+            await queue.schedules.pause("reports")
+            before = len(fired)
+            await queue.schedules.put("others", Report(), Schedule.every(1))
+            await eventually(lambda: len([each for each in fired if each.schedule == "others"]) == 2)
+            assert [each.schedule for each in fired[before:]] == ["others", "others"]
+            await queue.schedules.resume("reports")
+            await queue.schedules.remove("others")
+            await eventually(lambda: fired[-1].schedule == "reports")
+
+
+async def test_whoever_fires_a_schedule_of_run_time_need_not_know_its_job(store: Store) -> None:
+    async with JobQueue(store.driver, store.queue_name) as knows, JobQueue(store.driver, store.queue_name) as bare:
+        knows.register(Report)(lambda parameters: None)
+        await knows.schedules.put("reports", {"days": 4}, Schedule.every(1), job="Report", priority="high")
+        with hearing(bare) as fired:
+            async with scheduling(bare):
+                await eventually(lambda: fired)
+        (job, *_) = await knows.jobs("ready")
+    assert (job.name, job.parameters, job.priority) == ("Report", '{"days":4}', "high")
+
+
+async def test_a_scheduler_of_an_older_release_leaves_a_schedule_to_the_newer_one_and_says_so_once(
+    store: Store, queue: JobQueue, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("redisjobs.schedules.scheduler._EVERY", 0.05)
+    newer = JobQueue(store.driver, store.queue_name)
+    queue.schedule(Report(1), Schedule.every(1))
+    newer.schedule(Report(2), Schedule.every(1))
+    with hearing(queue) as old, hearing(newer) as new:
+        async with scheduling(queue):
+            await eventually(lambda: old)
+            async with scheduling(newer):
+                await eventually(lambda: "it is left to that one" in caplog.text)
+                before = len(old)
+                await eventually(lambda: len(new) == 2)
+    assert len(old) == before
+    assert caplog.text.count("it is left to that one") == 1
+
+
+async def test_what_code_declares_stops_with_the_last_scheduler_that_declares_it(
+    store: Store, queue: JobQueue
+) -> None:
+    other = JobQueue(store.driver, store.queue_name)
+    queue.schedule(Report(), Schedule.every(1), name="mine")
+    other.schedule(Report(), Schedule.every(1), name="other")
+    with hearing(queue) as fired:
+        async with scheduling(other):
+            await eventually_there(queue, "other")
+        async with scheduling(queue):
+            await eventually(lambda: len(fired) == 2)
+        store.clock.step(61)
+        infos = {info.name: info for info in await queue.schedules.list()}
+    assert {each.schedule for each in fired} == {"mine"}
+    assert (infos["other"].declared, infos["other"].stopped, infos["other"].next_slot) == (True, True, None)
+
+
+async def eventually_there(queue: JobQueue, name: str) -> None:
+    with anyio.fail_after(5):
+        while await queue.schedules.get(name) is None:  # noqa: ASYNC110  (no event tells of it)
+            await anyio.sleep(0.01)
+
+
+async def test_what_code_declares_in_place_of_what_was_put_at_run_time_does_not_count(
+    queue: JobQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    await queue.schedules.put("reports", Report(1), Schedule.every(1))
+    queue.schedule(Report(2), Schedule.every(1), name="reports")
+    with hearing(queue) as fired:
+        async with scheduling(queue):
+            await eventually(lambda: fired)
+    assert (await queue.jobs("ready"))[0].parameters == '{"days":1}'
+    assert "one of that name was put at run time" in caplog.text
+
+
+async def test_a_schedule_that_somebody_spoiled_is_reported_and_the_others_fire(
+    redis_store: RedisStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = redis_store
+    async with JobQueue(store.driver, store.queue_name) as queue:
+        for name in ("rule", "slot", "gone", "kind", "fine"):
+            await queue.schedules.put(name, Report(), Schedule.every(1))
+        queue.schedule(Report(), Schedule.every(1), name="kind")
+        store.admin.hset(f"{store.prefix}schedule:rule", "rule", "whenever")
+        store.admin.hset(f"{store.prefix}schedules", "slot", "never")
+        store.admin.delete(f"{store.prefix}schedule:gone", f"{store.prefix}schedule:kind")
+        store.admin.set(f"{store.prefix}schedule:kind", "x")
+        store.admin.hset(f"{store.prefix}schedules", mapping={"": "x", "\x00": "9" * 400})
+        with hearing(queue) as fired:
+            async with scheduling(queue):
+                await eventually(lambda: len(fired) == 2)
+
+    assert {each.schedule for each in fired} == {"fine"}
+    for name in ("rule", "slot"):
+        assert (
+            caplog.text.count(f"schedule '{name}' of queue '{store.queue_name}': what is stored of it can't be")
+            == 1
+        )
+    assert f"schedule 'kind' of queue '{store.queue_name}': what is stored of it" in caplog.text
+
+
+async def test_a_schedule_whose_unique_key_somebody_spoiled_waits_and_the_others_fire(
+    redis_store: RedisStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = redis_store
+    async with JobQueue(store.driver, store.queue_name) as queue:
+        await queue.schedules.put("spoiled", Report(), Schedule.every(1), unique="k")
+        await queue.schedules.put("fine", Report(), Schedule.every(1))
+        store.admin.rpush(f"{store.prefix}unique:k", "x")
+        with hearing(queue) as fired:
+            async with scheduling(queue):
+                await eventually(lambda: len(fired) == 2)
+        store.admin.delete(f"{store.prefix}unique:k")
+    assert {each.schedule for each in fired} == {"fine"}
+    assert caplog.text.count("schedule 'spoiled'") == 1
+    assert "it could not be fired, and is tried again: WRONGTYPE" in caplog.text
+
+
+class Sign(Middleware):
+    async def on_push(self, job: OutgoingJob) -> None:
+        job.headers["signed"] = job.job_id
+
+
+async def test_middleware_takes_part_in_what_a_schedule_pushes(store: Store) -> None:
+    async with JobQueue(store.driver, store.queue_name, middleware=[Sign()]) as queue:
+        await queue.schedules.put("reports", Report(), Schedule.every(1), headers={"a": "b"})
+        with hearing(queue) as fired:
+            async with scheduling(queue):
+                await eventually(lambda: len(fired) == 2)
+        jobs = await queue.jobs("ready")
+    assert [job.headers for job in jobs] == [{"a": "b", "signed": job.job_id} for job in jobs]
+
+
+# Time
+
+
+async def test_a_clock_that_is_set_ahead_and_back_fires_no_slot_twice(store: Store, queue: JobQueue) -> None:
+    await queue.schedules.put("reports", Report(), Schedule.every(60), accuracy="all", at_most=500)
+    with hearing(queue) as fired:
+        async with scheduling(queue):
+            store.clock.step(600)
+            await queue.schedules.put("wake", Report(), Schedule.every(3600))
+            await eventually(lambda: fired)
+            first = await slots(queue)
+            store.clock.step(-300)
+            await queue.schedules.put("wake", Report(2), Schedule.every(3600))
+            store.clock.step(600)
+            await queue.schedules.put("wake", Report(3), Schedule.every(3600))
+            await eventually(lambda: len(fired) == 2)
+    then = [slot for slot in await slots(queue) if slot not in first]
+    assert (len(first), len(then)) == (10, 5)
+    whole = sorted([*first, *then])
+    assert len({datetime.fromisoformat(b) - datetime.fromisoformat(a) for a, b in pairwise(whole)}) == 1
+
+
+# The store
+
+
+def proxied(store: RedisStore) -> Proxy:
+    parts = urlsplit(store.url)
+    return Proxy(str(parts.hostname), parts.port or 6379)
+
+
+async def test_a_reply_that_is_lost_fires_nothing_twice(redis_store: RedisStore) -> None:
+    store = redis_store
+    with proxied(store) as proxy:
+        async with JobQueue(proxy.url, store.queue_name) as queue:
+            await queue.schedules.put("reports", Report(), Schedule.every(1))
+            told: list[Any] = []
+            queue.events.subscribe(JobsPushed, lambda event: told.extend(event.jobs))
+            with hearing(queue) as fired:
+                async with scheduling(queue):
+                    await eventually(lambda: fired)
+                    proxy.cut_after_reply_bytes(0, b"EVALSHA")
+                    await eventually(lambda: proxy.cuts == 1)  # of the answer to a slot
+                    await eventually(lambda: len(fired) == 3)
+            ids = [job.job_id for job in await queue.jobs("ready", 500)]
+    assert Counter(ids).most_common(1)[0][1] == 1
+    assert told == [(job_id, "Report", True) for job_id in ids[: len(told)]]
+
+
+async def test_slots_that_pass_while_the_store_is_away_are_made_up_for_when_it_is_back(
+    redis_store: RedisStore,
+) -> None:
+    store = redis_store
+    with proxied(store) as proxy:
+        async with (
+            JobQueue(proxy.url, store.queue_name) as queue,
+            JobQueue(store.driver, store.queue_name) as admin,
+        ):
+            await queue.schedules.put("all", Report(), Schedule.every(1), accuracy="all")
+            await queue.schedules.put("latest", Report(), Schedule.every(1))
+            with hearing(queue) as fired:
+                async with scheduling(queue):
+                    await eventually(lambda: len(fired) == 2)
+                    proxy.refuse(True)
+                    proxy.drop_all()
+                    await anyio.sleep(2.2)  # slots pass by the server's clock
+                    before = len(fired)
+                    proxy.refuse(False)
+                    await eventually(lambda: len(fired) >= before + 2)
+            ids = sorted(job.job_id for job in await admin.jobs("ready", 500))
+    made_up = [event for event in fired[before:][:2] if event.schedule == "all"]
+    assert len(made_up[0].jobs) >= 2
+    every = [datetime.fromisoformat(job_id.partition("@")[2]) for job_id in ids if job_id.startswith("all@")]
+    assert {b - a for a, b in pairwise(every)} == {timedelta(seconds=1)}
+    latest = [event for event in fired[before:] if event.schedule == "latest"]
+    assert [len(event.jobs) for event in latest] == [1] * len(latest)
+
+
+# In a worker
+
+
+async def test_a_worker_that_is_told_so_fires_and_runs_what_is_scheduled_until_it_stops(queue: JobQueue) -> None:
+    seen: list[tuple[datetime | None, datetime | None, int]] = []
+
+    @queue.job(schedule=Schedule.every(1), retry=exponential_jitter(max_attempts=3))
+    async def report(context: JobContext) -> None:
+        seen.append((context.scheduled_for, context.next_scheduled_at, context.attempt))
+        if context.attempt == 1:
+            raise Retry(delay=0)
+
+    worker = Worker(queue, schedules=True)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.run)
+        await eventually(lambda: len(seen) >= 4)
+        worker.stop()
+
+    first, second = seen[:2]
+    assert first[0]
+    assert first[:2] == second[:2] == (first[0], first[0] + timedelta(seconds=1))
+    assert [each[2] for each in (first, second)] == [1, 2]
+
+
+async def test_a_worker_fires_no_schedules_unless_told_so(queue: JobQueue) -> None:
+    queue.schedule(Report(), Schedule.every(1))
+    await queue.schedules.put("reports", Report(), Schedule.every(1))
+    ran: list[str] = []
+    queue.register(Report)(lambda report, context: ran.append(context.job_id))
+    worker = Worker(queue)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.run)
+        await anyio.sleep(1.2)
+        worker.stop()
+    assert ran == []
+
+
+async def test_a_job_that_no_schedule_pushed_is_scheduled_for_no_time(queue: JobQueue) -> None:
+    seen: list[Any] = []
+    queue.register(Report)(lambda report, context: seen.append((context.scheduled_for, context.next_scheduled_at)))
+    await queue.push(Report())
+    await Worker(queue).run(until_idle=True)
+    assert seen == [(None, None)]
+
+
+async def test_a_scheduler_that_was_stopped_ends(queue: JobQueue) -> None:
+    scheduler = Scheduler(queue)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(scheduler.run)
+        await anyio.sleep(0.05)
+        scheduler.stop()
+    stopped_before = Scheduler(queue)
+    stopped_before.stop()
+    await stopped_before.run()

@@ -45,7 +45,7 @@ from redisjobs.middleware import Hook, Middleware, all_checked, checked, hooks
 from redisjobs.push import Push
 from redisjobs.retry import RetryPolicy, exponential_jitter
 from redisjobs.schedules.schedule import Schedule
-from redisjobs.schedules.stored import Accuracy, Definition
+from redisjobs.schedules.stored import Accuracy, Definition, check_schedule
 from redisjobs.signature import Signature, handler_call
 from redisjobs.visible import visible
 
@@ -214,9 +214,8 @@ class Registry:
             is_async = _is_async(handler)
             in_process = _process(handler, is_async, run_in)
             call = handler_call(handler)
-            self._add(name, call, is_async, retry, timeout, in_process=in_process, function=handler)
-            if schedule is not None:
-                self._schedule_bare(name, name.parameters, schedule)
+            bare = self._bare(name, name.parameters, schedule)
+            self._add(name, call, is_async, retry, timeout, bare, in_process=in_process, function=handler)
             return handler
 
         return decorate
@@ -245,25 +244,26 @@ class Registry:
             is_async,
             retry,
             timeout,
+            self._bare(job_name, signature.arguments, schedule),
             in_process=in_process,
             function=function,
             by_name=True,
         )
-        if schedule is not None:
-            self._schedule_bare(job_name, signature.arguments, schedule)
         return job_name, signature
 
-    def _schedule_bare(self, name: JobName[Any], make: Callable[[], Any], schedule: Schedule) -> None:
-        """Declare a schedule of a job whose parameters need no arguments."""
+    def _bare(self, name: JobName[Any], make: Callable[[], Any], schedule: Schedule | None) -> Definition | None:
+        """The schedule of a job that is pushed without arguments, if it has one; nothing is declared yet."""
+        if schedule is None:
+            return None
+        check_schedule(schedule)
         try:
-            parameters = make()
-            self.prepare(parameters, name)
+            definition = self.define(make(), schedule, job=name)
         except Exception as error:  # a type's own code may raise anything
             raise RegistrationError(
                 f"{name.name}: schedule= pushes the job without arguments, which does not do ({error}); declare "
                 "it by queue.schedule(parameters, schedule)"
             ) from error
-        self.schedule(parameters, schedule, job=name)
+        return self._undeclared(definition)
 
     def _add(
         self,
@@ -272,6 +272,7 @@ class Registry:
         is_async: bool,
         retry: RetryPolicy | None,
         timeout: Duration | None,
+        bare: Definition | None,
         **place: Any,
     ) -> None:
         if name.name in self.definitions:
@@ -282,6 +283,8 @@ class Registry:
         self.definitions[name.name] = JobDefinition(
             name, call, is_async, _policy(retry) or self.retry, limit, **place
         )
+        if bare is not None:
+            self.declared[bare.name] = bare
 
     def schedule(
         self,
@@ -320,11 +323,15 @@ class Registry:
         definition = self.define(
             parameters, schedule, job=job, name=name, accuracy=accuracy, at_most=at_most, jitter=jitter, **options
         )
+        self.declared[definition.name] = self._undeclared(definition)
+
+    def _undeclared(self, definition: Definition) -> Definition:
+        """A schedule, if none of its name is declared."""
         if definition.name in self.declared:
             raise ValueError(
                 f"queue '{self.name}' has a schedule '{definition.name}' already: give this one another name="
             )
-        self.declared[definition.name] = definition
+        return definition
 
     def define(
         self,
@@ -343,11 +350,9 @@ class Registry:
         if isinstance(parameters, NewJob) and (job is not None or options):
             raise TypeError("a job that was prepared has its name and its push options: give these to prepare")
         made = parameters if isinstance(parameters, NewJob) else self.prepare(parameters, job, **options)
-        if not isinstance(schedule, Schedule):
-            raise TypeError(f"{schedule!r} is no schedule: give one, as Schedule.cron('0 4 * * *')")
         return Definition(
             name if name is not None else str(made.fields[1]),
-            schedule,
+            check_schedule(schedule),
             replace(made, job_id="", tries=None),
             one_of(Accuracy, accuracy, "accuracy"),
             at_most,

@@ -21,6 +21,7 @@ from redisjobs import (
     Middleware,
     Retry,
     RetryPolicy,
+    Schedule,
     Snooze,
     Worker,
     exponential_jitter,
@@ -66,7 +67,12 @@ OPTIONS: dict[str, list[Any]] = {
     "expires_in": DURATIONS,
 }
 POLICIES = [3, "often", Odd(), RetryPolicy, exponential_jitter]
-JOB: dict[str, list[Any]] = {"retry": POLICIES, "timeout": DURATIONS, "run_in": ["fork", "", 5, None, Odd()]}
+JOB: dict[str, list[Any]] = {
+    "retry": POLICIES,
+    "timeout": DURATIONS,
+    "run_in": ["fork", "", 5, None, Odd()],
+    "schedule": ["0 4 * * *", 5, Odd()],
+}
 NO_MIDDLEWARE = [5, "Middleware", None, Odd(), Middleware]
 QUEUE: dict[str, list[Any]] = {
     "where": PLACES,
@@ -141,6 +147,23 @@ def cases(make: Any) -> Iterator[Case]:
         {"state": "ready"},
         {"state": ["gone", "", 5, None, Odd()], "limit": [*NUMBERS, None]},
     )
+    rules = {
+        "schedule": ["0 4 * * *", 5, None, Odd(), Schedule],
+        "job": NAMES,
+        "name": [*TEXTS, "", "a b"],
+        "accuracy": ["some", "", 5, None, Odd()],
+        "at_most": [*NUMBERS, None, 501],
+        "jitter": DURATIONS,
+    }
+    declared = {"parameters": CARD, "schedule": Schedule.daily()}
+    parameters = {"parameters": [each for each in no_card if each != "text"]}
+    for verb in ("schedule", "define"):
+        yield verb, getattr(queue, verb), declared, OPTIONS | rules | parameters
+    put = {"name": "nightly", "parameters": CARD, "rule": Schedule.daily()}
+    rules["rule"] = rules.pop("schedule")
+    yield "schedules.put", queue.schedules.put, put, OPTIONS | rules | parameters
+    for verb in ("get", "pause", "resume", "remove", "run_now"):
+        yield f"schedules.{verb}", getattr(queue.schedules, verb), {}, {"name": [*TEXTS, None, ""]}
     yield "options", job.options, {}, OPTIONS
     yield "job.prepare", job.prepare, {}, {"path": TEXTS}
     yield "job.push", job.push, {}, {"path": TEXTS}
@@ -277,7 +300,7 @@ def test_every_argument_of_every_public_call_is_tried() -> None:
         }
         assert untried == set()
     for kind in (JobQueue, sync.JobQueue, Worker, JobName, RetryPolicy, exponential_jitter):
-        wanted = set(inspect.signature(kind).parameters) - {"supervised"}
+        wanted = set(inspect.signature(kind).parameters) - {"supervised", "schedules"}
         assert {(kind.__name__, argument) for argument in wanted} <= tried
     assert {("push", option) for option in get_type_hints(redisjobs.PushOptions)} <= tried
 

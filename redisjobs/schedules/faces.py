@@ -45,7 +45,10 @@ class Queue(Protocol[Handle]):
 
 
 class Schedules(Generic[Handle]):
-    """The schedules of an async queue. Every method may raise `DriverError`, as those of the queue do."""
+    """The schedules of an async queue. Every method may raise `DriverError`, as those of the queue do.
+
+    A name that is no text is a `TypeError`.
+    """
 
     def __init__(self, queue: Queue[Handle]) -> None:
         self._queue = queue
@@ -61,7 +64,7 @@ class Schedules(Generic[Handle]):
 
     async def get(self, name: str) -> ScheduleInfo | None:
         """One schedule; None if there is none of that name."""
-        return next(iter(_infos(await self._queue._read(ListSchedules(name)))), None)
+        return next(iter(_infos(await self._queue._read(ListSchedules(_named(name))))), None)
 
     async def put(
         self,
@@ -90,11 +93,11 @@ class Schedules(Generic[Handle]):
 
     async def pause(self, name: str) -> bool:
         """Let a schedule fire nothing, over restarts and releases; whether there is one of that name."""
-        return await self._queue._change(PauseSchedule(name, pause=True)) is Reply.OK
+        return await self._queue._change(PauseSchedule(_named(name), pause=True)) is Reply.OK
 
     async def resume(self, name: str) -> bool:
         """Let a paused schedule fire again, from now on, what it left out left out; whether there is one."""
-        return await self._queue._change(PauseSchedule(name, pause=False)) is Reply.OK
+        return await self._queue._change(PauseSchedule(_named(name), pause=False)) is Reply.OK
 
     async def remove(self, name: str) -> bool:
         """Forget a schedule; whether there was one.
@@ -102,7 +105,7 @@ class Schedules(Generic[Handle]):
         Raises:
             RegistrationError: A release that is running declares it in its code, and would have it back at once.
         """
-        return _removed(name, await self._queue._change(RemoveSchedule(name)))
+        return _removed(name, await self._queue._change(RemoveSchedule(_named(name))))
 
     async def run_now(self, name: str) -> Handle:
         """Push what a schedule pushes, at once; its slots stay as they are, also where it is paused.
@@ -110,7 +113,7 @@ class Schedules(Generic[Handle]):
         Raises:
             UnknownSchedule: There is none of that name, or what is stored of it can't be read.
         """
-        (handle,) = await self._queue._push([_now(name, await self._queue._read(ListSchedules(name)))])
+        (handle,) = await self._queue._push([_now(name, await self._queue._read(ListSchedules(_named(name))))])
         return handle
 
 
@@ -144,7 +147,7 @@ class SyncSchedules(Generic[Handle]):
 
     def get(self, name: str) -> ScheduleInfo | None:
         """See `Schedules.get`."""
-        return next(iter(_infos(self._queue._read(ListSchedules(name)))), None)
+        return next(iter(_infos(self._queue._read(ListSchedules(_named(name))))), None)
 
     def put(
         self,
@@ -166,20 +169,27 @@ class SyncSchedules(Generic[Handle]):
 
     def pause(self, name: str) -> bool:
         """See `Schedules.pause`."""
-        return self._queue._change(PauseSchedule(name, pause=True)) is Reply.OK
+        return self._queue._change(PauseSchedule(_named(name), pause=True)) is Reply.OK
 
     def resume(self, name: str) -> bool:
         """See `Schedules.resume`."""
-        return self._queue._change(PauseSchedule(name, pause=False)) is Reply.OK
+        return self._queue._change(PauseSchedule(_named(name), pause=False)) is Reply.OK
 
     def remove(self, name: str) -> bool:
         """See `Schedules.remove`."""
-        return _removed(name, self._queue._change(RemoveSchedule(name)))
+        return _removed(name, self._queue._change(RemoveSchedule(_named(name))))
 
     def run_now(self, name: str) -> Handle:
         """See `Schedules.run_now`."""
-        (handle,) = self._queue._push([_now(name, self._queue._read(ListSchedules(name)))])
+        (handle,) = self._queue._push([_now(name, self._queue._read(ListSchedules(_named(name))))])
         return handle
+
+
+def _named(name: str) -> str:
+    """A schedule's name; what was put there by hand may have any."""
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"{name!r:.100} is no schedule's name: give its text")
+    return name
 
 
 def _infos(page: SchedulePage) -> list[ScheduleInfo]:

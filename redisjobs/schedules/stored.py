@@ -49,8 +49,6 @@ class Definition:
     def __post_init__(self) -> None:
         if not is_text(self.name, r"[^\s\x00-\x1f]{1,200}"):
             raise ValueError(f"{self.name!r} can't name a schedule: give 1 to 200 characters, no spaces")
-        if not isinstance(self.rule, Schedule):
-            raise TypeError(f"{self.rule!r} is no schedule: give one, as Schedule.cron('0 4 * * *')")
         if self.job.nonce or isinstance(self.job.due, At):
             raise ValueError(
                 f"schedule '{self.name}': each slot has an id and a time of its own, so leave out job_id= and at="
@@ -132,6 +130,17 @@ class Definition:
             at_most,
             number(b"jitter_ms") or 0,
         )
+
+
+def check_schedule(rule: Schedule) -> Schedule:
+    """A rule, if it is one.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if not isinstance(rule, Schedule):
+        raise TypeError(f"{rule!r} is no schedule: give one, as Schedule.cron('0 4 * * *')")
+    return rule
 
 
 def _raw(part: str | bytes | int) -> bytes:

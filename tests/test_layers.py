@@ -178,6 +178,7 @@ def test_only_the_command_line_reads_the_environment() -> None:
 HEAVY = {
     "multiprocessing",
     "cronsim",
+    "redisjobs.crontab",
     "typer",
     "rich",
     "click",

@@ -183,6 +183,7 @@ def test_only_the_command_line_reads_the_environment() -> None:
 HEAVY = {
     "multiprocessing",
     "cronsim",
+    "redisjobs.schedules.crontab",
     "typer",
     "rich",
     "click",

@@ -315,6 +315,8 @@ CRON = [
     ("0 9-17 * * *", "0 9-17 * * *", "every hour at minute 0 from 09:00 to 17:59, UTC"),
     ("0 1,2,3,7,9 * * *", "0 1-3,7,9 * * *", "at minute 0 in the hours 1, 2, 3, 7 and 9, UTC"),
     ("0,30 4 * * 6,7", "0,30 4 * * sat,sun", "every Saturday and Sunday at 04:00 and 04:30, UTC"),
+    ("0,15,30,45 * * * *", "0,15,30,45 * * * *", "every 15 minutes, UTC"),
+    ("0-59 0-59 0-23 1 1-12 *", "* 0-59 0-23 1 * *", "every second, on the 1st of every month, UTC"),
     ("0 0 * * 0", "0 0 * * sun", "every Sunday at 00:00, UTC"),
     ("0 0 * * 5-7", "0 0 * * fri,sat,sun", "Friday to Sunday at 00:00, UTC"),
     ("0 0 * * 1-3,5", "0 0 * * mon-wed,fri", "every Monday to Wednesday and Friday at 00:00, UTC"),

@@ -13,7 +13,7 @@ from redisjobs.schedules.crontab import Crontab
 from redisjobs.schedules.zones import FIRST, LAST, TICK, Stretch, stretches
 
 EPOCH = datetime(1970, 1, 1)
-MILLISECOND = timedelta(milliseconds=1)
+_MILLISECOND = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,17 @@ class Calendar:
     crontab: Crontab
     zone_name: str
     zone: tzinfo = field(compare=False)
+
+    @property
+    def text(self) -> str:
+        """All of it on one line."""
+        return self.crontab.text if self.zone_name == "UTC" else f"{self.crontab.text} {self.zone_name}"
+
+    @property
+    def code(self) -> str:
+        """The call that makes it."""
+        zone = "" if self.zone_name == "UTC" else f", tz={self.zone_name!r}"
+        return f"cron({self.crontab.text!r}{zone})"
 
     def ascending(self, begin: datetime, end: datetime) -> Iterator[datetime]:
         """The slots in a window, from the first one on."""
@@ -109,6 +120,17 @@ class Interval:
     step: timedelta
     anchor: datetime = EPOCH
 
+    @property
+    def text(self) -> str:
+        """All of it on one line."""
+        begin = "" if self.anchor == EPOCH else f" from {self.anchor.replace(tzinfo=UTC).isoformat()}"
+        return f"every {_plain_seconds(self.step)} s{begin}"
+
+    @property
+    def code(self) -> str:
+        """The call that makes it."""
+        return f"every({_plain_seconds(self.step)})" if self.anchor == EPOCH else f"parse({self.text!r})"
+
     def ascending(self, begin: datetime, end: datetime) -> Iterator[datetime]:
         """The slots in a window, from the first one on."""
         for number in self._numbers(begin, end):
@@ -129,3 +151,8 @@ class Interval:
     def _numbers(self, begin: datetime, end: datetime) -> range:
         """The numbers of the slots in a window: that of the anchor is 0."""
         return range(-((self.anchor - begin) // self.step), -((self.anchor - end) // self.step))
+
+
+def _plain_seconds(step: timedelta) -> str:
+    whole, ms = divmod(step // _MILLISECOND, 1000)
+    return f"{whole}.{ms:03}".rstrip("0") if ms else str(whole)

@@ -1,21 +1,24 @@
-"""When something is to happen again and again: a value, without a store and without a clock."""
+"""When something is to happen again and again: a value, without a store and without a clock.
+
+What a rule is made of is imported when the first one is made: not every program has schedules.
+"""
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from redisjobs.durations import aware, seconds
-from redisjobs.schedules.crontab import MONTHS, WEEKDAYS, Crontab, without_zone
-from redisjobs.schedules.recurrence import EPOCH, MILLISECOND, Calendar, Interval
-from redisjobs.schedules.words import calendar_words, interval_words
-from redisjobs.schedules.zones import TICK, zone
+
+if TYPE_CHECKING:
+    from redisjobs.schedules.recurrence import Calendar, Interval
 
 Value = TypeVar("Value")
 
 _EVERY = re.compile(r"every (\d{1,12}(?:\.\d{1,3})?) s(?: from (\S+))?", re.ASCII)
-_LONGEST_MONTH = dict.fromkeys(MONTHS, 31) | dict.fromkeys((4, 6, 9, 11), 30) | {2: 29}
+_LONGEST_MONTH = dict.fromkeys(range(1, 13), 31) | dict.fromkeys((4, 6, 9, 11), 30) | {2: 29}
+_TICK = timedelta.resolution
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -35,10 +38,10 @@ class Schedule:
     back, compare them in UTC.
     """
 
-    _rule: Calendar | Interval
+    _rule: "Calendar | Interval"
 
     def __post_init__(self) -> None:
-        if not isinstance(self._rule, Calendar | Interval):
+        if not hasattr(self._rule, "ascending"):
             raise ValueError(
                 f"Schedule({self._rule!r}): give Schedule.cron('0 4 * * *'), Schedule.daily(hour=4) or the like"
             )
@@ -235,6 +238,10 @@ class Schedule:
         Raises:
             ValueError: It is no such text, it never matches, as `0 0 31 2 *`, or the zone is not known.
         """
+        from redisjobs.schedules.crontab import Crontab
+        from redisjobs.schedules.recurrence import Calendar
+        from redisjobs.schedules.zones import zone
+
         return cls(Calendar(Crontab.parse(text), *zone(tz)))
 
     @classmethod
@@ -249,6 +256,8 @@ class Schedule:
         Raises:
             ValueError: The interval is too short, one of them is not in whole ms, or the anchor has no zone.
         """
+        from redisjobs.schedules.recurrence import Interval
+
         if anchor is None:
             return cls(Interval(_interval(interval)))
         return cls(Interval(_interval(interval), _in_whole_ms(_utc(anchor, "anchor"))))
@@ -264,6 +273,8 @@ class Schedule:
             raise ValueError(f"{text!r}: give the text of a schedule, such as '0 4 * * * Europe/Berlin'")
         if text.split()[:1] == ["every"]:
             return cls._parse_every(text)
+        from redisjobs.schedules.crontab import without_zone
+
         return cls.cron(*without_zone(text))
 
     @classmethod
@@ -283,6 +294,8 @@ class Schedule:
     @classmethod
     def _at_date(cls, months: Collection[int], date: int, hour: int, minute: int, tz: str | tzinfo) -> "Schedule":
         day = _number(date, "date", 31, low=1)
+        from redisjobs.schedules.crontab import MONTHS
+
         for month in months:
             if date > _LONGEST_MONTH[month]:
                 raise ValueError(
@@ -322,29 +335,15 @@ class Schedule:
     @property
     def text(self) -> str:
         """All of it on one line: `*/5 9-17 * * mon-fri Europe/Berlin`, `every 90 s`; `parse` reads it."""
-        match self._rule:
-            case Calendar(crontab, "UTC"):
-                return crontab.text
-            case Calendar(crontab, name):
-                return f"{crontab.text} {name}"
-            case Interval(step, anchor):
-                begin = f" from {anchor.replace(tzinfo=UTC).isoformat()}" if anchor != EPOCH else ""
-                return f"every {_plain_seconds(step)} s{begin}"
+        return self._rule.text
 
     def __str__(self) -> str:
-        if isinstance(self._rule, Interval):
-            return interval_words(self._rule)
-        return calendar_words(self._rule) or self.text
+        from redisjobs.schedules.words import words
+
+        return words(self._rule) or self.text
 
     def __repr__(self) -> str:
-        match self._rule:
-            case Calendar(crontab, "UTC"):
-                return f"Schedule.cron({crontab.text!r})"
-            case Calendar(crontab, name):
-                return f"Schedule.cron({crontab.text!r}, tz={name!r})"
-            case Interval(anchor=anchor) if anchor == EPOCH:
-                return f"Schedule.every({_plain_seconds(self._rule.step)})"
-        return f"Schedule.parse({self.text!r})"
+        return f"Schedule.{self._rule.code}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """As its text: what a zone is, another machine knows itself."""
@@ -405,7 +404,7 @@ def _utc(moment: datetime, what: str) -> datetime:
 
 
 def _just_after(moment: datetime) -> datetime:
-    return min(moment, datetime.max - TICK) + TICK
+    return min(moment, datetime.max - _TICK) + _TICK
 
 
 def _in_whole_ms(anchor: datetime) -> datetime:
@@ -423,11 +422,6 @@ def _interval(interval: float | timedelta) -> timedelta:
     if given < 1 or not exact:
         raise ValueError(f"interval={interval!r}: give seconds from 1 up, or a timedelta, in whole milliseconds")
     return step
-
-
-def _plain_seconds(step: timedelta) -> str:
-    whole, ms = divmod(step // MILLISECOND, 1000)
-    return f"{whole}.{ms:03}".rstrip("0") if ms else str(whole)
 
 
 def _number(value: int, what: str, high: int, *, low: int = 0) -> int:
@@ -452,12 +446,16 @@ def _listed(values: Iterable[int]) -> str:
 
 
 def _weekday(word: str, what: str) -> int:
+    from redisjobs.schedules.crontab import WEEKDAYS
+
     if found := _named(word, WEEKDAYS):
         return found
     raise ValueError(f"{what}={word!r}: give a weekday as a word, such as 'mon' or 'monday'")
 
 
 def _month(month: int | str, what: str) -> int:
+    from redisjobs.schedules.crontab import MONTHS
+
     if isinstance(month, int):
         return _number(month, what, 12, low=1)
     if found := _named(month, MONTHS):

@@ -11,8 +11,12 @@ _MOST_TIMES = 4  # of day: more are told as minutes and hours
 _MOST_VALUES = 12  # longer lists are no easier to read than the text
 
 
-def interval_words(interval: Interval) -> str:
-    """An interval in words."""
+def words(rule: Calendar | Interval) -> str | None:
+    """A rule in words; None for one that is easier to read as its text."""
+    return _interval_words(rule) if isinstance(rule, Interval) else _calendar_words(rule)
+
+
+def _interval_words(interval: Interval) -> str:
     unit, length = next(
         ((unit, length) for unit, length in _UNITS.items() if not interval.step % length),
         ("second", _UNITS["second"]),
@@ -24,8 +28,7 @@ def interval_words(interval: Interval) -> str:
     return f"{every}, counted from {interval.anchor.replace(tzinfo=UTC)}"
 
 
-def calendar_words(calendar: Calendar) -> str | None:
-    """A cron text in its zone in words; None for one that is easier to read as it is."""
+def _calendar_words(calendar: Calendar) -> str | None:
     times, dates = _times(calendar.crontab), _dates(calendar.crontab)
     if times is None or dates is None:
         return None

@@ -48,6 +48,7 @@ _PAGES = {
     "middleware": "middleware",
     "retry": "retries",
     "schedules": "schedules",
+    "service": "workers",
     "errors": "errors",
 }
 """Which page a module's names are on; those of all others are on that of the queues."""

@@ -54,6 +54,9 @@ from redisjobs.schedules.schedule import Schedule
 from redisjobs.schedules.scheduler import Scheduler
 from redisjobs.schedules.stored import Accuracy, ScheduleInfo
 
+# Services
+from redisjobs.service import Lifespan, Service
+
 # Workers
 from redisjobs.worker.worker import Worker
 
@@ -71,6 +74,7 @@ __all__ = [
     "JobName",
     "JobQueue",
     "JobTimeout",
+    "Lifespan",
     "Middleware",
     "Priority",
     "ProcessDied",
@@ -86,6 +90,7 @@ __all__ = [
     "Scheduler",
     "ServerNotFound",
     "ServerTooOld",
+    "Service",
     "Snooze",
     "State",
     "Unavailable",

@@ -51,6 +51,7 @@ from redisjobs.registry import (
 from redisjobs.retry import RetryPolicy
 from redisjobs.schedules.faces import Schedules
 from redisjobs.schedules.schedule import Schedule
+from redisjobs.service import AppLifespan, Lifespan, OnFailure, Service, WorkerOptions
 from redisjobs.signature import Signature
 
 T = TypeVar("T")
@@ -120,6 +121,32 @@ class JobQueue(Registry):
     def schedules(self) -> Schedules[JobHandle]:
         """The schedules of this queue, to look at, and to make and change at run time."""
         return Schedules(self)
+
+    def service(
+        self,
+        *,
+        worker: bool = True,
+        schedules: bool | None = None,
+        on_failure: OnFailure = "raise",
+        **options: Unpack[WorkerOptions],
+    ) -> Service:
+        """A worker and a scheduler of this queue as one thing inside of a program; see `Service`."""
+        return Service(self, worker=worker, schedules=schedules, on_failure=on_failure, **options)
+
+    def lifespan(
+        self,
+        *,
+        worker: bool = True,
+        schedules: bool | None = None,
+        then: AppLifespan | None = None,
+        on_failure: OnFailure = "raise",
+        **options: Unpack[WorkerOptions],
+    ) -> Lifespan:
+        """What an application on ASGI takes as its `lifespan=`; see `Lifespan`.
+
+        With `worker=False` it is the producer's side alone: it connects at the start, and closes at the end.
+        """
+        return Lifespan(self, then=then, on_failure=on_failure, worker=worker, schedules=schedules, **options)
 
     @property
     def job(self) -> "JobDecorator":

@@ -171,6 +171,10 @@ class Registry:
         for each in all_checked(middleware, awaits_push=self._awaits_push):
             self.add_middleware(each)
 
+    async def disconnect(self) -> None:
+        """Close the connections of this queue; it can be used again after."""
+        await self.driver.aclose()
+
     def add_middleware(self, middleware: Middleware) -> None:
         """Let a middleware take part in the jobs of this queue, in this process, inside of those added before.
 

@@ -54,6 +54,7 @@ from redisjobs.registry import (
 from redisjobs.retry import RetryPolicy
 from redisjobs.schedules.faces import SyncSchedules
 from redisjobs.schedules.schedule import Schedule
+from redisjobs.service import AppLifespan, Lifespan, OnFailure, Service, WorkerOptions
 from redisjobs.signature import Signature
 
 T = TypeVar("T")
@@ -113,10 +114,41 @@ class JobQueue(Registry):
         """Close the connections; the queue can be used again after."""
         self._store.close()
 
+    async def disconnect(self) -> None:
+        """Close all connections, also those of a worker of this queue; for the event loop that this runs in."""
+        await super().disconnect()
+        self.close()
+
     @property
     def schedules(self) -> SyncSchedules[JobHandle]:
         """The schedules of this queue, to look at, and to make and change at run time."""
         return SyncSchedules(self)
+
+    def service(
+        self,
+        *,
+        worker: bool = True,
+        schedules: bool | None = None,
+        on_failure: OnFailure = "raise",
+        **options: Unpack[WorkerOptions],
+    ) -> Service:
+        """A worker and a scheduler of this queue as one thing inside of a program; see `Service`."""
+        return Service(self, worker=worker, schedules=schedules, on_failure=on_failure, **options)
+
+    def lifespan(
+        self,
+        *,
+        worker: bool = True,
+        schedules: bool | None = None,
+        then: AppLifespan | None = None,
+        on_failure: OnFailure = "raise",
+        **options: Unpack[WorkerOptions],
+    ) -> Lifespan:
+        """What an application on ASGI takes as its `lifespan=`; see `Lifespan`.
+
+        With `worker=False` it is the producer's side alone: it connects at the start, and closes at the end.
+        """
+        return Lifespan(self, then=then, on_failure=on_failure, worker=worker, schedules=schedules, **options)
 
     @property
     def job(self) -> "JobDecorator":

@@ -164,6 +164,9 @@ def cases(make: Any) -> Iterator[Case]:
     yield "schedules.put", queue.schedules.put, put, OPTIONS | rules | parameters
     for verb in ("get", "pause", "resume", "remove", "run_now"):
         yield f"schedules.{verb}", getattr(queue.schedules, verb), {}, {"name": [*TEXTS, None, ""]}
+    failures = {"on_failure": ["stop", "", 5, None, Odd()], "concurrency": [*NUMBERS, None]}
+    yield "service", queue.service, {}, failures
+    yield "lifespan", queue.lifespan, {}, failures | {"then": ["app", 5, Odd()]}
     yield "options", job.options, {}, OPTIONS
     yield "job.prepare", job.prepare, {}, {"path": TEXTS}
     yield "job.push", job.push, {}, {"path": TEXTS}
@@ -282,10 +285,13 @@ async def test_a_right_argument_is_none(
 
 
 UNTRIED = {
-    "JobQueue.aclose", "JobQueue.close", "JobQueue.counts",  # take nothing
+    "JobQueue.aclose", "JobQueue.close", "JobQueue.counts", "JobQueue.disconnect",  # take nothing
     "Worker.run", "Worker.stop", "Worker.stop_now",  # take nothing but flags
     "JobQueue.definition", "JobQueue.register_function", "JobQueue.prepare_many",  # of the inside
 }  # fmt: skip
+
+
+FLAGS = {"supervised", "schedules", "worker"}  # of these any value says yes or no
 
 
 def test_every_argument_of_every_public_call_is_tried() -> None:
@@ -296,11 +302,11 @@ def test_every_argument_of_every_public_call_is_tried() -> None:
             for name, verb in inspect.getmembers(face, inspect.isfunction)
             if not name.startswith("_") and f"JobQueue.{name}" not in UNTRIED
             for argument in inspect.signature(verb).parameters
-            if argument not in ("self", "options") and (name, argument) not in tried
+            if argument not in ("self", "options", *FLAGS) and (name, argument) not in tried
         }
         assert untried == set()
     for kind in (JobQueue, sync.JobQueue, Worker, JobName, RetryPolicy, exponential_jitter):
-        wanted = set(inspect.signature(kind).parameters) - {"supervised", "schedules"}
+        wanted = set(inspect.signature(kind).parameters) - FLAGS
         assert {(kind.__name__, argument) for argument in wanted} <= tried
     assert {("push", option) for option in get_type_hints(redisjobs.PushOptions)} <= tried
 

@@ -33,9 +33,10 @@ drivers.redis.connection drivers.redis.reader
 drivers.redis.coalescer drivers.redis.consumer drivers.redis.driver
 drivers
 push registry
-schedules.faces queue sync
-schedules.scheduler schedules
+schedules.faces schedules.scheduler schedules
 worker
+service
+queue sync
 redisjobs
 server demo torture cli
 __main__

@@ -103,10 +103,14 @@ class Scheduler:
         self._declared_at = float("-inf")
         if self._stopped:
             return
-        with anyio.CancelScope() as self._scope:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._listen)
-                await self._work()
+        try:
+            with anyio.CancelScope() as self._scope:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._listen)
+                    await self._work()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._queue.disconnect()
 
     def stop(self) -> None:
         """Fire nothing from now on; `run` returns. For the event loop it runs in."""

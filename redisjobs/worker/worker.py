@@ -45,7 +45,7 @@ def _checked_id(worker_id: str) -> str:
     return worker_id
 
 
-def _cause(error: BaseException) -> BaseException:
+def single_cause(error: BaseException) -> BaseException:
     """What a group of errors comes from, if that is one thing: what the store refuses, it refuses every task."""
     leaves = list(_leaves(error))
     if len(leaves) > 1 and not all(isinstance(leaf, DriverError) for leaf in leaves):
@@ -218,7 +218,7 @@ class Worker:
                 tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             # One cause, one error: that tasks were involved is no business of the caller's.
-            error = _cause(group)
+            error = single_cause(group)
             raise error from error.__cause__
 
     def stop(self) -> None:

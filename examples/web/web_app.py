@@ -1,0 +1,29 @@
+"""A web application that pushes jobs.
+
+`uvicorn web_app:alone` runs them in the same process: on `memory://` nothing else is needed. `uvicorn web_app:web`
+only pushes; `python web_worker.py`, on any host, runs them. For that set REDISJOBS_URL, for both the same.
+"""
+
+from fastapi import FastAPI
+from signups import SendEmail, queue
+
+from redisjobs import Lifespan
+
+
+def make(lifespan: Lifespan) -> FastAPI:
+    app = FastAPI(lifespan=lifespan)
+
+    @app.post("/signup", status_code=202)
+    async def signup(email: str) -> dict[str, str]:
+        job = await queue.push(SendEmail(to=email, subject="Welcome"))
+        return {"job": job.id}
+
+    @app.get("/readyz")
+    async def ready() -> dict[str, str]:
+        return {"jobs": lifespan.service.health.why if lifespan.service else "not started"}
+
+    return app
+
+
+alone = make(queue.lifespan())
+web = make(queue.lifespan(worker=False))

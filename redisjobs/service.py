@@ -1,0 +1,288 @@
+"""The work of a queue as one thing inside of a program: its worker, its scheduler, and its connections.
+
+`async with queue.service():` in any program, `lifespan=queue.lifespan()` in an application on ASGI, `await
+queue.service().run()` in a process of its own: the same code with another URL.
+"""
+
+import signal
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from types import TracebackType
+from typing import Any, Literal, Self, TypedDict, Unpack
+
+import anyio
+from anyio.abc import TaskGroup
+
+from redisjobs.driver import Count
+from redisjobs.errors import Unavailable
+from redisjobs.events import SourceUnavailable, WorkerStarted
+from redisjobs.logger import Log
+from redisjobs.middleware import Middleware
+from redisjobs.registry import Duration, Registry
+from redisjobs.schedules.scheduler import Scheduler
+from redisjobs.worker.health import Health
+from redisjobs.worker.worker import Worker, single_cause
+
+logger = Log("redisjobs.service")
+
+OnFailure = Literal["raise", "log"]
+AppLifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
+"""What an application on ASGI takes as its lifespan."""
+
+_CONNECTING = 5.0  # seconds that an application's start waits for the store
+
+
+class WorkerOptions(TypedDict, total=False):
+    """What a service tells its worker; see `Worker`."""
+
+    concurrency: int
+    lease: Duration
+    max_deliveries: int
+    grace: Duration
+    unknown_for: Duration
+    max_jobs: int | None
+    max_rss: int | None
+    abandoned: int | None
+    worker_id: str | None
+    middleware: Iterable[Middleware]
+
+
+class Service:
+    """Runs the jobs of a queue, and fires its schedules, beside whatever else a program does.
+
+    As a context manager it begins when it is entered. When it is left, it claims and fires nothing more, running
+    jobs finish within the grace, and connections are closed. It can be entered again.
+
+    Args:
+        queue: The queue with its handlers, async or sync.
+        worker: Whether to run its jobs; that looks after what others left behind, too.
+        schedules: Whether to fire its schedules. Defaults to what `worker` says.
+        on_failure: What follows if it dies, by an error that no waiting mends: `raise` ends what is inside of the
+            context, by that error; `log` goes on without it. It is logged in any case.
+        options: What else `Worker` takes.
+
+    Attributes:
+        error: By what it died; None: it did not.
+
+    Raises:
+        ValueError: An option has a value that can't be worked with, or is for a worker and there is none.
+        TypeError: There is no such option.
+    """
+
+    def __init__(
+        self,
+        queue: Registry,
+        *,
+        worker: bool = True,
+        schedules: bool | None = None,
+        on_failure: OnFailure = "raise",
+        **options: Unpack[WorkerOptions],
+    ) -> None:
+        if on_failure not in ("raise", "log"):
+            raise ValueError(f"on_failure={on_failure!r}: give 'raise' or 'log'")
+        if options and not worker:
+            raise ValueError(f"{', '.join(options)}: these are for a worker, and this service has none")
+        self.error: BaseException | None = None
+        self._queue = queue
+        self._raises = on_failure == "raise"
+        self._schedules = worker if schedules is None else schedules
+        self._worker = Worker(queue, schedules=self._schedules, **options) if worker else None
+        self._scheduler: Scheduler | None = None
+        self._tasks: TaskGroup | None = None
+        self._is_running = False
+
+    @property
+    def health(self) -> Health:
+        """Whether it works; for any thread."""
+        if self.error is not None:
+            return Health(True, False, f"it had to end: {self.error}")
+        if self._is_running and self._worker is not None:
+            return self._worker.health
+        return Health(True, self._is_running, "running" if self._is_running else "not running")
+
+    def stop(self) -> None:
+        """Claim and fire nothing from now on, and end once what runs has run, or the grace is over."""
+        if self._worker is not None:
+            self._worker.stop()
+        if self._scheduler is not None:
+            self._scheduler.stop()
+
+    async def run(self, *, handle_signals: bool = True) -> None:
+        """Run until it is stopped, in a process of its own.
+
+        Args:
+            handle_signals: Let SIGTERM and SIGINT stop it, a second one at once. Main thread only.
+
+        Raises:
+            RuntimeError: It has neither a worker nor schedules, so there is nothing to run.
+            DriverError: The store refuses what it needs; while that is only away, it waits.
+        """
+        if not self._has_work:
+            raise RuntimeError("this service has neither a worker nor schedules: there is nothing to run")
+        try:
+            await self._work(handle_signals)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._queue.disconnect()
+
+    @property
+    def _has_work(self) -> bool:
+        return self._worker is not None or self._schedules
+
+    async def _work(self, handle_signals: bool) -> None:
+        self._is_running, self.error = True, None
+        try:
+            if self._worker is not None:
+                await self._worker.run(handle_signals=handle_signals)
+            else:
+                await self._schedule(handle_signals)
+        finally:
+            self._is_running = False
+
+    async def _schedule(self, handle_signals: bool) -> None:
+        self._scheduler = Scheduler(self._queue)
+        try:
+            async with anyio.create_task_group() as tasks:
+                if handle_signals:
+                    tasks.start_soon(self._watch_signals)
+                await self._scheduler.run()
+                tasks.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            cause = single_cause(group)
+            raise cause from cause.__cause__
+
+    async def _watch_signals(self) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                logger.info("%s: stopping", number.name)
+                self.stop()
+
+    # Inside of a program
+
+    async def __aenter__(self) -> Self:
+        if self._tasks is not None:
+            raise RuntimeError("this service runs already")
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        try:
+            if self._has_work:
+                await self._begin(self._tasks)
+        except BaseException as error:
+            await self.__aexit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    async def _begin(self, tasks: TaskGroup) -> None:
+        """Start, and wait until that is done, has failed, or has to wait for the store."""
+        begun = anyio.Event()
+        kinds = (WorkerStarted, SourceUnavailable)
+        ends = [self._queue.events.subscribe(kind, lambda _: begun.set()) for kind in kinds]
+        tasks.start_soon(self._serve, begun)
+        try:
+            if self._worker is not None:
+                await begun.wait()
+        finally:
+            for end in ends:
+                end()
+
+    async def _serve(self, begun: anyio.Event) -> None:
+        try:
+            await self._work(handle_signals=False)
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as error:
+            self.error = error
+            logger.error("the service of queue '%s' had to end: %s", self._queue.name, error, exc_info=error)
+            self._died(error)
+        finally:
+            begun.set()
+
+    def _died(self, error: BaseException) -> None:
+        if self._raises:
+            raise error
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        tasks, self._tasks = self._tasks, None
+        assert tasks is not None
+        self.stop()
+        # An error of the program's own is no reason to give jobs up; where it is cancelled, they are handed back.
+        given = (kind, error, trace) if isinstance(error, anyio.get_cancelled_exc_class()) else (None, None, None)
+        try:
+            await tasks.__aexit__(*given)
+        except BaseExceptionGroup as group:
+            cause = single_cause(group)
+            raise cause from cause.__cause__
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._queue.disconnect()
+
+
+class Lifespan:
+    """What an application on ASGI, such as one of FastAPI or Starlette, takes as its `lifespan=`.
+
+    It connects the queue, enters `then`, and starts the service; at the end it goes the other way round. So what
+    `then` opens is there for as long as jobs run.
+
+    Once an application has begun, servers do not heed an error of its lifespan. So if the service dies later, the
+    process gets SIGTERM, by which the server ends it in order; with `on_failure="log"` the application goes on.
+
+    Args:
+        queue: The queue.
+        then: Another lifespan, of the application's own; what it yields is the application's state.
+        on_failure: `raise`, or `log` to go on without the service.
+        options: What `Service` takes.
+
+    Attributes:
+        service: Of the application that runs, or ran last.
+    """
+
+    def __init__(
+        self, queue: Registry, *, then: AppLifespan | None = None, on_failure: OnFailure = "raise", **options: Any
+    ) -> None:
+        Service(queue, on_failure=on_failure, **options)  # what is wrong is said here, not at the start
+        if not (then is None or callable(then)):
+            raise TypeError(f"then={then!r}: give a lifespan, which makes a context manager of the application")
+        self.service: Service | None = None
+        self._queue, self._then = queue, then
+        self._raises, self._options = on_failure == "raise", options
+
+    @asynccontextmanager
+    async def __call__(self, app: Any) -> AsyncIterator[Any]:
+        """The lifespan of one application, from its start to its end."""
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._queue.disconnect)
+            await self._connect()
+            state = None if self._then is None else await stack.enter_async_context(self._then(app))
+            self.service = service = _Inside(self._queue, self._options)
+            await stack.enter_async_context(service)
+            if self._raises and service.error is not None:
+                raise service.error
+            service.ends_app = self._raises
+            yield state
+
+    async def _connect(self) -> None:
+        """Reach the store, so that a wrong password is an error of the start. One that is away may come yet."""
+        try:
+            with anyio.fail_after(_CONNECTING):
+                await self._queue.driver.read(Count())
+        except (Unavailable, TimeoutError) as error:
+            logger.warning("queue '%s': the store is unavailable (%s); going on", self._queue.name, error)
+
+
+class _Inside(Service):
+    """The service of an application, which goes on whatever becomes of it.
+
+    Attributes:
+        ends_app: Whether the process is to end with it.
+    """
+
+    def __init__(self, queue: Registry, options: Mapping[str, Any]) -> None:
+        super().__init__(queue, on_failure="log", **options)
+        self.ends_app = False
+
+    def _died(self, error: BaseException) -> None:
+        if self.ends_app:
+            logger.error("this process is ended with it, by SIGTERM")
+            signal.raise_signal(signal.SIGTERM)

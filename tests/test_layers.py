@@ -38,7 +38,7 @@ __main__
 
 WORKER = """
 worker
-processor
+processor queues
 source
 stepper drain
 idleness recovery

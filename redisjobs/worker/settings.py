@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from redisjobs.logger import Log
 from redisjobs.middleware import Middleware
 from redisjobs.registry import Registry
 
@@ -15,6 +16,7 @@ class Settings:
     Attributes:
         next_id: Makes the id under which the worker goes on, should the store take it for dead.
         middleware: The worker's own, inside of the queue's.
+        queues: The names of all of its queues, where it has several.
     """
 
     queue: Registry
@@ -29,6 +31,12 @@ class Settings:
     max_jobs: float = math.inf
     max_rss: float = math.inf
     middleware: tuple[Middleware, ...] = ()
+    queues: tuple[str, ...] = ()
+
+    @property
+    def log(self) -> Log:
+        """Where the worker tells of this queue; of one among several by its name."""
+        return Log("redisjobs.worker", [self.queue.name] if self.queues else ())
 
     def is_suspect(self, deliveries: int) -> bool:
         """Whether a job is delivered for the last time, and so runs with nothing beside it."""

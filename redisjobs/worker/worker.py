@@ -21,7 +21,7 @@ from redisjobs.registry import Duration, Registry
 from redisjobs.worker.guard import keep_up
 from redisjobs.worker.health import Health, combined
 from redisjobs.worker.processor import Processor
-from redisjobs.worker.queues import Listed, Queues
+from redisjobs.worker.queues import Queues
 from redisjobs.worker.settings import Settings
 
 logger = Log("redisjobs.worker")
@@ -113,7 +113,7 @@ class Worker:
 
     def __init__(
         self,
-        queue: Registry | Iterable[Listed],
+        queue: Registry | Iterable[Registry | tuple[Registry, float]],
         *,
         weights: Mapping[str, float] | None = None,
         strict: bool = False,

@@ -396,6 +396,23 @@ async def test_a_supervisor_says_why_a_process_takes_no_jobs(fleet: Fleet, redis
     await eventually(lambda: ask(port, "/readyz") == (200, "1 of 1 processes are ready\n"), within=20)
 
 
+async def test_a_supervisor_says_of_which_queue_a_process_that_is_ready_takes_no_jobs(
+    fleet_of_two: Fleet, pair: tuple[RedisStore, RedisStore]
+) -> None:
+    port, (_, spoiled) = free_port(), pair
+    spoiled.admin.set(spoiled.stream(), "by hand")
+    options = ("--processes", "1", "--lease", "1", "--health", f"127.0.0.1:{port}")
+    fleet_of_two.command(*options, targets=("two:queue", "two:other"))
+
+    refused = f"; queue '{spoiled.queue_name}': the store refuses: WRONGTYPE "
+    await eventually(lambda: refused in ask(port, "/readyz")[1], within=20)
+    assert ask(port, "/readyz")[1].startswith("1 of 1 processes are ready; process ")
+    assert ask(port, "/readyz")[0] == 200
+
+    spoiled.admin.delete(spoiled.stream())
+    await eventually(lambda: ask(port, "/readyz") == (200, "1 of 1 processes are ready\n"), within=20)
+
+
 # With children that only do what the test wants: `started` has a line for each, and `end` is a last word
 
 

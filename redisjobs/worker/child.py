@@ -40,6 +40,7 @@ class Child:
         process: The process.
         worker_ids: Who it is in each of its queues, as it told us, before it claimed anything; empty until then.
         health: As it told us last.
+        is_partial: Whether it takes jobs of some of its queues only.
         heard_at: When that was, by the monotonic clock.
         started_at: When it was started.
         end: Its last word; None until then.
@@ -49,6 +50,7 @@ class Child:
     process: subprocess.Popen[bytes]
     worker_ids: tuple[str, ...] = ()
     health: Health = field(default_factory=lambda: Health(True, False, "starting"))
+    is_partial: bool = False
     heard_at: float = field(default_factory=time.monotonic)
     started_at: float = field(default_factory=time.monotonic)
     end: End | None = None
@@ -67,7 +69,8 @@ def listen(child: Child, line: socket.socket) -> None:
                 child.end = End(what)
                 continue
             ready, why = rest
-            child.health = Health(what == "live", ready == "ready", why)
+            child.health = Health(what == "live", ready in ("ready", "partly"), why)
+            child.is_partial = ready == "partly"
             child.heard_at = time.monotonic()
 
 
@@ -86,7 +89,8 @@ class Pipe:
         self._say(Health(True, False, "starting"))
 
     def _say(self, health: Health) -> None:
-        live, ready = "live" if health.live else "-", "ready" if health.ready else "-"
+        takes = "ready" if all(queue.ready for queue in health.queues) else "partly"
+        live, ready = "live" if health.live else "-", takes if health.ready else "-"
         self._socket.sendall(f"{self._who()} {live} {ready} {visible(health.why)}\n".encode())
 
     def _who(self) -> str:

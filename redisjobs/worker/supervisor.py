@@ -102,9 +102,10 @@ class Supervisor:
             if time.monotonic() - child.heard_at > silent:
                 return Health(False, False, f"process {child.process.pid} says nothing for over {silent:g} s")
         # A child's health is read but once: its thread replaces it.
-        said = [(child.process.pid, child.health) for child in children]
-        ready = sum(health.ready for _, health in said)
-        why = next((f"; process {pid}: {health.why}" for pid, health in said if not health.ready), "")
+        said = [(child.process.pid, child.health, child.is_partial) for child in children]
+        ready = sum(health.ready for _, health, _ in said)
+        wrong = [(pid, health) for pid, health, is_partial in said if is_partial or not health.ready]
+        why = next((f"; process {pid}: {health.why}" for pid, health in wrong), "")
         return Health(True, ready > 0, f"{ready} of {len(self._slots)} processes are ready{why}")
 
     def run(self) -> int:

@@ -170,9 +170,9 @@ class Worker:
         """Run jobs until `stop` is called or the task is cancelled.
 
         Args:
-            until_idle: Return as soon as nothing is ready and nothing runs here; delayed jobs that are not
-                due are left. Jobs for which there was no thread or process are waited for. While other workers
-                hold jobs it stays for a lease, as they may be dead: then it runs what they held.
+            until_idle: Return as soon as nothing is ready in any queue and nothing runs here; delayed jobs that
+                are not due are left. Jobs for which there was no thread or process are waited for. While other
+                workers hold jobs it stays for a lease, as they may be dead: then it runs what they held.
             handle_signals: Let SIGTERM and SIGINT stop the worker, a second one at once. Main thread only.
 
         An async handler that swallows its cancellation keeps this from returning, though not from releasing its
@@ -180,8 +180,9 @@ class Worker:
 
         Raises:
             RuntimeError: This worker runs already, or the id that it was given has had its run.
-            DriverError: The store refuses what a worker needs (too old, no permission); while it is only away
-                the worker waits for it. Whatever this worker held is released.
+            DriverError: The store refuses what a worker needs (too old, no permission), be it that of one of
+                several queues; while it is only away the worker waits for it. Whatever this worker held is
+                released.
             RedisJobsError: More memory than `max_rss` was in use before any job had run.
         """
         if not self._running.acquire(blocking=False):

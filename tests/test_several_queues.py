@@ -127,6 +127,7 @@ A, B, SAME = JobQueue("memory://", "a"), JobQueue("memory://", "b"), JobQueue("m
         ({"queue": [(A, float("nan"))]}, ValueError, r"weight nan of queue 'a': give a number above 0"),
         ({"queue": [(A, float("inf"))]}, ValueError, r"weight inf of queue 'a': give a number above 0"),
         ({"queue": [(A, True)]}, ValueError, r"weight True of queue 'a': give a number above 0"),
+        ({"queue": [(A, None)]}, ValueError, r"weight None of queue 'a': give a number above 0"),
         ({"queue": [(A, "3")]}, ValueError, r"weight '3' of queue 'a': give a number above 0"),
         ({"weights": {"a": 0}}, ValueError, r"^weights={'a': 0}: weight 0 of queue 'a': give a number above 0"),
         ({"weights": {"a": False}}, ValueError, r"weight False of queue 'a': give a number above 0"),

@@ -43,11 +43,11 @@ class Queues:
         pairs = [_pair(each) for each in _each(listed)]
         queues = tuple(queue for queue, _ in pairs)
         _check_once(queues)
-        given = [None if weight is None else _weight(weight, queue) for queue, weight in pairs]
-        named = _by_name(queues, given, weights)
-        if strict and (named or any(weight is not None for weight in given)):
-            raise ValueError("strict=True: the order is all that counts then, so give no weights")
-        own = [named.get(queue.name, weight) for queue, weight in zip(queues, given, strict=True)]
+        named = _by_name(pairs, weights)
+        own = [named.get(queue.name, weight) for queue, weight in pairs]
+        heavy = {queue.name: weight for queue, weight in zip(queues, own, strict=True) if weight is not None}
+        if strict and heavy:
+            raise ValueError(f"strict=True: the order is all that counts then, so give no weights, as {heavy}")
         return cls(queues, tuple(1 if weight is None else weight for weight in own), strict)
 
     @property
@@ -92,7 +92,7 @@ def _pair(each: Any) -> tuple[Registry, float | None]:
         case Registry():
             return each, None
         case (Registry() as queue, weight) if isinstance(each, tuple):
-            return queue, weight
+            return queue, _weight(weight, queue)
     raise _no_queue(each)
 
 
@@ -126,14 +126,14 @@ def _weight(weight: Any, queue: Registry, where: str = "") -> float:
     return float(weight)
 
 
-def _by_name(queues: tuple[Registry, ...], given: list[float | None], weights: Any) -> dict[str, float]:
+def _by_name(pairs: list[tuple[Registry, float | None]], weights: Any) -> dict[str, float]:
     """Weights by the names of queues, checked."""
     if weights is None:
         return {}
     if not isinstance(weights, Mapping):
         raise TypeError(f"weights={weights!r}: give numbers by the names of queues, as {{'emails': 3}}")
-    names = Counter(queue.name for queue in queues)
-    pairs = {queue.name: (queue, weight) for queue, weight in zip(queues, given, strict=True)}
+    names = Counter(queue.name for queue, _ in pairs)
+    by_name = {queue.name: (queue, weight) for queue, weight in pairs}
     for name, weight in weights.items():
         if name not in names:
             raise ValueError(f"weights={weights!r}: {name!r} is none of the queues {quoted(names)}")
@@ -142,7 +142,7 @@ def _by_name(queues: tuple[Registry, ...], given: list[float | None], weights: A
                 f"weights={weights!r}: several of the queues are called '{name}'; give each its weight where it "
                 "is listed, as (queue, 2)"
             )
-        queue, own = pairs[name]
+        queue, own = by_name[name]
         if own is not None:
             raise ValueError(f"weights={weights!r}: queue '{name}' is listed with the weight {own:g} already")
         _weight(weight, queue, f"weights={weights!r}: ")

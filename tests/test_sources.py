@@ -699,7 +699,7 @@ async def test_a_job_that_has_to_run_alone_does_though_what_has_run_elsewhere_ca
             assert claim(driver.memory, dead, 1, 3, idle=True).leases
             release(driver.memory, dead, refund=False, watch=False)
         await eventually(lambda: seen.ended == [far.name, near.name], within=10)
-        assert processor.pool.holds == 1
+        await eventually(lambda: processor.pool.holds == 1)  # a handler ends before its job is settled
         away.is_away = False
 
 

@@ -511,7 +511,13 @@ class Driver(Protocol):
     """A producer's and an operator's side of the store. It reaches the store when it is first asked something.
 
     Then each method may raise `ServerTooOld`, which names the version found and the one needed.
+
+    Attributes:
+        place: Equal where two drivers are known to be of one queue.
     """
+
+    @property
+    def place(self) -> Hashable: ...  # noqa: D102
 
     async def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
         """Put jobs on the queue, each id once; at most 500 a call.

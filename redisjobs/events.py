@@ -66,9 +66,12 @@ class WorkerEvent(Event):
 
     Attributes:
         worker: Its id at that time.
+        queues: The names of all queues of that worker, in order, where it has several; else empty.
     """
 
     worker: str
+    _: KW_ONLY
+    queues: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

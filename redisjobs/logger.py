@@ -4,7 +4,7 @@ import logging
 import sys
 import threading
 import traceback
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -14,15 +14,18 @@ class Log(logging.LoggerAdapter[logging.Logger]):
 
     Args:
         name: The logger's.
+        queues: The queues that its lines are about, named first in each; none where that goes without saying.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, queues: Sequence[str] = ()) -> None:
         super().__init__(logger := logging.getLogger(name), {})
         self.isEnabledFor = logger.isEnabledFor  # type: ignore[method-assign]  # asked for each job
+        named = ", ".join(f"'{queue}'" for queue in queues).replace("%", "%%")
+        self._first = f"{'queues' if len(queues) > 1 else 'queue'} {named}: " if queues else ""
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        """Leave `extra` to the caller."""
-        return msg, kwargs
+        """Name the queues, and leave `extra` to the caller."""
+        return f"{self._first}{msg}" if self._first else msg, kwargs
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         """Log; what all the other methods do."""

@@ -20,6 +20,7 @@ from redisjobs.events import (
     SettledJob,
     SourceAvailable,
     SourceUnavailable,
+    WorkerEvent,
     WorkerStarted,
     WorkerStopped,
 )
@@ -41,23 +42,34 @@ def listen(events: Events) -> None:
     events.subscribe(WorkerStarted, _started)
     events.subscribe(WorkerStopped, _stopped)
     events.subscribe(SourceUnavailable, _unavailable)
-    events.subscribe(SourceAvailable, lambda _: worker.info("the store is available again"))
+    events.subscribe(SourceAvailable, lambda event: _log_of(event).info("the store is available again"))
     events.subscribe(LoopBlocked, _blocked)
     events.subscribe(ProcessEnded, _process_ended)
     events.subscribe(ScheduleFired, _schedule_fired)
 
 
+def _log_of(event: WorkerEvent) -> Log:
+    """Where it is told, by the name of the queue where the worker has several."""
+    return Log("redisjobs.worker", [event.queue]) if event.queues else worker
+
+
+def _is_told_elsewhere(event: WorkerEvent) -> bool:
+    """Whether it is about the whole worker, and is told of the first of its queues."""
+    return bool(event.queues) and event.queue != event.queues[0]
+
+
 def _settled(event: JobsSettled) -> None:
     """One line a job: a failure with its traceback; what is known of the job in the record's attributes."""
+    log = _log_of(event)
     for job in event.jobs:
         error = job.outcome.error if isinstance(job.outcome, Raised) else None
         level, what = _what(event, job, error)
         if not worker.isEnabledFor(level):
             continue
         if job.lease is None:
-            worker.log(level, "job %s: %s", visible(job.job_id), what, extra={"job_id": job.job_id})
+            log.log(level, "job %s: %s", visible(job.job_id), what, extra={"job_id": job.job_id})
             continue
-        worker.log(
+        log.log(
             level,
             "job %s (%s, attempt %d, %.3f s): %s",
             visible(job.job_id),
@@ -102,9 +114,9 @@ def _what(event: JobsSettled, job: SettledJob, error: BaseException | None) -> t
 
 def _reclaimed(event: JobsReclaimed) -> None:
     for worker_id in event.lost:
-        worker.warning("worker %s is gone: it sent no heartbeat for a lease", visible(worker_id))
+        _log_of(event).warning("worker %s is gone: it sent no heartbeat for a lease", visible(worker_id))
     if event.jobs:
-        worker.warning("%d jobs of workers that are gone run again", event.jobs)
+        _log_of(event).warning("%d jobs of workers that are gone run again", event.jobs)
 
 
 def _started(event: WorkerStarted) -> None:
@@ -113,18 +125,23 @@ def _started(event: WorkerStarted) -> None:
 
 
 def _stopped(event: WorkerStopped) -> None:
-    worker.info("worker %s ended", event.worker)
+    if event.queues:
+        worker.info("worker %s ended on queue '%s'", event.worker, event.queue)
+    else:
+        worker.info("worker %s ended", event.worker)
 
 
 def _unavailable(event: SourceUnavailable) -> None:
     what = "the store refuses" if event.refuses else "the store is unavailable"
     if event.leases is None:
-        worker.warning("%s (%s); retrying", what, event.why)
+        _log_of(event).warning("%s (%s); retrying", what, event.why)
     else:
-        worker.warning("%s (%s); keeping %d leases, retrying", what, event.why, event.leases)
+        _log_of(event).warning("%s (%s); keeping %d leases, retrying", what, event.why, event.leases)
 
 
 def _blocked(event: LoopBlocked) -> None:
+    if _is_told_elsewhere(event):
+        return
     worker.warning(
         "the event loop is blocked for %.0f s in %s: no other job can start or end; the leases are kept",
         event.seconds,
@@ -133,6 +150,8 @@ def _blocked(event: LoopBlocked) -> None:
 
 
 def _process_ended(event: ProcessEnded) -> None:
+    if _is_told_elsewhere(event):
+        return
     level = logging.INFO if event.in_order and event.expected else logging.WARNING
     supervisor.log(level, "worker process %d %s", event.ended, event.how)
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -142,9 +143,9 @@ class Fleet:
     def worker(self, worker_id: str, **options: float) -> "subprocess.Popen[bytes]":
         return self.python(WORKER, f"id={worker_id}", *(f"{key}={value}" for key, value in options.items()))
 
-    def command(self, *arguments: str) -> "subprocess.Popen[bytes]":
-        """`redisjobs worker app:queue`, with more arguments."""
-        return self._start([sys.executable, "-m", "redisjobs", "worker", "app:queue", *arguments])
+    def command(self, *arguments: str, targets: Sequence[str] = ("app:queue",)) -> "subprocess.Popen[bytes]":
+        """`redisjobs worker` with targets, and more arguments."""
+        return self._start([sys.executable, "-m", "redisjobs", "worker", *targets, *arguments])
 
     async def at_work(self, *worker_ids: str) -> None:
         """Wait until these workers have reached the queue."""

@@ -234,3 +234,12 @@ def queue_of(driver: Any, name: str, **options: Any) -> JobQueue:
     queue = JobQueue(driver, name)
     queue.register(Do, run_in="process", **{"retry": no_retry(), **options})(do)
     return queue
+
+
+def first_of_two(folder: str) -> None:
+    """For one job name in two queues: each writes which of the handlers it is."""
+    (Path(folder) / "first").touch()
+
+
+def second_of_two(folder: str) -> None:
+    (Path(folder) / "second").touch()

@@ -39,6 +39,7 @@ from redisjobs import JobQueue, no_retry, sync
 print("imported")
 queue = JobQueue("redis://127.0.0.1:1/0", name="{queue}")
 plain = sync.JobQueue("redis://127.0.0.1:1/0", name="{queue}-sync")
+same = JobQueue("redis://127.0.0.1:2/0", name="{queue}")
 memory = JobQueue("memory://")
 shelf = {{}}
 
@@ -209,6 +210,36 @@ def test_what_push_puts_on_the_queue_a_worker_runs_and_stats_count(start: Start,
     assert counted == dict.fromkeys(COUNTERS, 0) | {"pushed": 1, "completed": 1}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [[], ["--processes", "2"]], ids=["worker", "supervisor"])
+def test_a_worker_runs_several_queues_and_its_log_says_of_which_each_job_is(
+    start: Start, queue_name: str, processes: list[str]
+) -> None:
+    assert ended(start("push", "shop:queue", "Mail", '{"to": "joe"}', "--id", "mine")).code == 0
+    assert ended(start("push", "shop:plain", "parent", "{}", "--id", "yours")).code == 0
+
+    ran = ended(start("worker", "shop:queue=3", "shop:plain", "--until-idle", *processes))
+
+    assert ran.code == 0
+    assert "mailed joe x1" in ran.out
+    assert "born" in ran.out
+    several = rf"redisjobs\.worker: worker \S+ has 10 slots for queues '{queue_name}' \(weight 3\), "
+    assert re.search(rf"{several}'{queue_name}-sync' \(weight 1\)$", ran.err, re.M)
+    assert re.search(rf"redisjobs\.worker: queue '{queue_name}': job mine \(Mail.*done$", ran.err, re.M)
+    assert re.search(rf"redisjobs\.worker: queue '{queue_name}-sync': job yours \(parent.*done$", ran.err, re.M)
+    for name in (queue_name, f"{queue_name}-sync"):
+        assert re.search(rf"worker \S+ ended on queue '{name}'$", ran.err, re.M)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [[], ["--processes", "1"]], ids=["worker", "supervisor"])
+def test_a_worker_that_is_told_to_takes_its_queues_in_strict_order(start: Start, processes: list[str]) -> None:
+    ran = ended(start("worker", "shop:queue", "shop:plain", "--strict", "--until-idle", *processes))
+
+    assert ran.code == 0
+    assert re.search(r"has 10 slots for queues '\S+', '\S+-sync', in strict order$", ran.err, re.M)
+
+
 def test_push_prints_the_id_that_the_job_has_and_whether_it_was_added(
     cli: Callable[..., Ended], there: sync.JobQueue
 ) -> None:
@@ -352,11 +383,22 @@ def test_requeue_all_takes_every_dead_letter(cli: Callable[..., Ended], queue_na
         (["worker", ".shop:queue"], r"'.shop' can't name a module"),
         (
             ["worker", "shop:line"],
-            r"shop \(/.*shop\.py\) has no attribute 'line'; its queues: memory, plain, queue",
+            r"shop \(/.*shop\.py\) has no attribute 'line'; its queues: memory, plain, queue, same",
         ),
         (["worker", "shop:shelf"], r"shop:shelf is a dict, not a JobQueue"),
         (["worker", "shop:queue.name"], r"shop:queue.name is a str, not a JobQueue"),
         (["worker", "shop:queue", "--url", "http://x"], r"'http://x': a queue is at memory://, redis://"),
+        (["worker", "shop:queue", "shop:shelf=2"], r"shop:shelf is a dict, not a JobQueue"),
+        (
+            ["worker", "shop:queue", "shop:plain=often"],
+            r"'shop:plain=often': 'often' is no number; give MODULE:QU",
+        ),
+        (["worker", "shop:queue="], r"'shop:queue=': '' is no number; give MODULE:QUEUE=WEIGHT, as shop:queue=3$"),
+        (["worker", "shop:queue=0", "shop:plain"], r"weight 0\.0 of queue '\S+': give a number above 0"),
+        (["worker", "shop:queue=nan", "shop:plain"], r"weight nan of queue '\S+': give a number above 0"),
+        (["worker", "shop:queue", "shop:plain", "shop:queue=2"], r"shop:queue is given twice$"),
+        (["worker", "shop:queue", "shop:same"], r"queue '\S+' is listed twice: "),  # they are moved to one server
+        (["worker", "shop:queue=2", "shop:plain", "--strict"], r"strict=True: the order is all that counts then"),
         (["push", "shop:queue", "Male", "{}"], r"no handler for 'Male'; registered: Mail, block, boom, rest,"),
         (["push", "shop:queue", "Mail", '{"to"'], r"Mail: Invalid JSON"),
         (["push", "shop:queue", "Mail", '{"to": 5}'], r"Mail\.to: Input should be a valid string \(got int\)"),

@@ -45,7 +45,7 @@ __main__
 
 WORKER = """
 worker
-processor
+processor queues
 source
 stepper drain
 idleness recovery

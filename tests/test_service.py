@@ -234,7 +234,8 @@ def test_what_can_not_be_a_service_is_an_error_where_it_is_made(face: Any) -> No
 
 
 def test_a_service_takes_what_a_worker_takes() -> None:
-    wanted = set(signature(Worker).parameters) - {"queue", "supervised", "schedules"}
+    several = {"queue", "weights", "strict"}  # what a worker is told of its queues
+    wanted = set(signature(Worker).parameters) - several - {"supervised", "schedules"}
     assert set(get_type_hints(WorkerOptions)) == wanted
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -19,8 +20,10 @@ import anyio
 import pytest
 from fleet import Fleet, has_ended
 from store import RedisStore, eventually
+from test_sources import another
 
 from redisjobs import JobQueue
+from redisjobs.events import ProcessEnded
 from redisjobs.job import State
 from redisjobs.torture.fleet import children
 from redisjobs.torture.proxy import Proxy
@@ -61,6 +64,58 @@ async def test_the_jobs_of_a_dead_child_run_elsewhere_at_once_and_it_is_replaced
     assert {int(deliveries) for *_, deliveries in fleet.recording("start")} == {1, 2}
     assert len(children(supervisor.pid)) == 2
     assert victim not in children(supervisor.pid)
+
+
+TWO = """
+import os
+from app import JobQueue, Work, queue, work
+
+other = JobQueue(os.environ["REDISJOBS_URL"], os.environ["QUEUE"] + "-b")
+other.register(Work)(work)
+"""
+
+
+@pytest.fixture
+def pair(redis_store: RedisStore) -> Iterator[tuple[RedisStore, RedisStore]]:
+    """Two queues on one server."""
+    for second in another(redis_store):
+        assert isinstance(second, RedisStore)
+        yield redis_store, second
+
+
+@pytest.fixture
+def fleet_of_two(tmp_path: Path, pair: tuple[RedisStore, RedisStore]) -> Iterator[Fleet]:
+    """Processes on both, as a user who may use both; `two:queue` and `two:other`."""
+    fleet = Fleet(tmp_path, f"redis://{pair[0].url.rpartition('@')[2]}", pair[0].queue_name)
+    (tmp_path / "two.py").write_text(TWO)
+    yield fleet
+    fleet.end()
+
+
+async def test_what_a_dead_child_held_of_each_of_its_queues_runs_elsewhere_at_once(
+    fleet_of_two: Fleet, pair: tuple[RedisStore, RedisStore]
+) -> None:
+    fleet, names = fleet_of_two, {store.queue_name for store in pair}
+    options = ("--processes", "2", "--lease", "60", "--concurrency", "4")
+    supervisor = fleet.command(*options, targets=("two:queue", "two:other=2"))
+    for number in range(4):
+        for store in pair:
+            label = f"{store.queue_name}-{number}"
+            store.put({"name": "Work", "parameters": f'{{"label": "{label}", "seconds": 5}}'})
+    await eventually(lambda: len(fleet.recording("start")) == 8, within=20)
+    victim = children(supervisor.pid)[0]
+
+    os.kill(victim, signal.SIGKILL)
+
+    await eventually(lambda: len(fleet.recording("end")) == 8, within=30)
+    assert sorted(fleet.labels("start").values()) == [1] * 4 + [2] * 4
+    supervisor.terminate()
+    assert supervisor.wait(40) == 0
+    log = (fleet.folder / "log").read_text()
+    released = dict(re.findall(r"queue '(\S+)': released (\d+) jobs of it", log))
+    assert released.keys() == names
+    assert sum(map(int, released.values())) == 4
+    assert log.count(f"worker process {victim} was killed by SIGKILL") == 1
 
 
 async def test_a_job_that_kills_its_process_each_time_is_a_dead_letter_and_the_others_run(fleet: Fleet) -> None:
@@ -341,6 +396,23 @@ async def test_a_supervisor_says_why_a_process_takes_no_jobs(fleet: Fleet, redis
     await eventually(lambda: ask(port, "/readyz") == (200, "1 of 1 processes are ready\n"), within=20)
 
 
+async def test_a_supervisor_says_of_which_queue_a_process_that_is_ready_takes_no_jobs(
+    fleet_of_two: Fleet, pair: tuple[RedisStore, RedisStore]
+) -> None:
+    port, (_, spoiled) = free_port(), pair
+    spoiled.admin.set(spoiled.stream(), "by hand")
+    options = ("--processes", "1", "--lease", "1", "--health", f"127.0.0.1:{port}")
+    fleet_of_two.command(*options, targets=("two:queue", "two:other"))
+
+    refused = f"; queue '{spoiled.queue_name}': the store refuses: WRONGTYPE "
+    await eventually(lambda: refused in ask(port, "/readyz")[1], within=20)
+    assert ask(port, "/readyz")[1].startswith("1 of 1 processes are ready; process ")
+    assert ask(port, "/readyz")[0] == 200
+
+    spoiled.admin.delete(spoiled.stream())
+    await eventually(lambda: ask(port, "/readyz") == (200, "1 of 1 processes are ready\n"), within=20)
+
+
 # With children that only do what the test wants: `started` has a line for each, and `end` is a last word
 
 
@@ -349,7 +421,7 @@ def started(tmp_path: Path) -> Path:
     return tmp_path / "started"
 
 
-def supervised(started: Path, then: str) -> Supervisor:
+def supervised(started: Path, then: str, *queues: str) -> Supervisor:
     """A supervisor of one child, which notes its start, says who it is, and does `then`."""
     code = f"""
 import os, signal, socket, sys, time
@@ -362,8 +434,34 @@ def end(how):
     sys.exit()
 {then}
 """
-    queue = JobQueue("memory://", "q")
-    return Supervisor(queue, [sys.executable, "-c", code], 1, lease=1, grace=1)
+    of = [JobQueue("memory://", name) for name in queues or ["q"]]
+    return Supervisor(of, [sys.executable, "-c", code], 1, lease=1, grace=1)
+
+
+def test_a_dead_child_is_released_in_each_queue_as_who_it_was_there(
+    started: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who was taken for dead in one queue goes on there under another id."""
+    then = f"""
+if number > 1: end('{End.DRAINED}')
+line.sendall(b"host:1:id}}host:1:other live ready well\\n")
+os._exit(1)
+"""
+    supervisor, told = supervised(started, then, "a", "b"), list[ProcessEnded]()
+    for queue in supervisor.queues:
+        queue.events.subscribe(ProcessEnded, told.append)
+    caplog.set_level(logging.INFO, "redisjobs")
+
+    assert supervisor.run() == 0
+
+    assert [(event.queue, event.worker, event.how) for event in told][:2] == [
+        ("a", "host:1:id", "ended with code 1"),
+        ("b", "host:1:other", "ended with code 1"),
+    ]
+    assert {tuple(event.queues) for event in told} == {("a", "b")}
+    assert caplog.text.count("ended with code 1") == 1
+    for name in "ab":
+        assert caplog.text.count(f"queue '{name}': released 0 jobs of it") == 1
 
 
 def gaps(started: Path) -> list[float]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypedDict, assert_type
 
 from pydantic import BaseModel
 
-from redisjobs import JobContext, JobName, JobQueue, Priority, sync
+from redisjobs import JobContext, JobName, JobQueue, Priority, Worker, sync
 from redisjobs.driver import NewJob
 
 
@@ -40,6 +40,22 @@ TABLE = JobName("table", dict[str, int])
 
 queue = JobQueue("memory://")
 plain = sync.JobQueue("memory://")
+
+
+# Workers
+
+
+def workers() -> None:
+    Worker(queue)
+    Worker(plain, strict=True)
+    Worker([queue, plain], weights={"default": 3})
+    Worker([(queue, 3), (plain, 0.5)])
+    Worker([(queue, 3), plain], concurrency=5)
+    Worker(each for each in (queue, plain))
+    Worker("emails")  # type: ignore[arg-type]  # pyright: ignore
+    Worker([(queue, "3")])  # type: ignore[list-item]  # pyright: ignore
+    Worker([queue], weights={queue: 3})  # type: ignore[dict-item]  # pyright: ignore
+    Worker([queue], strict="yes")  # type: ignore[arg-type]  # pyright: ignore
 
 
 # Pushing

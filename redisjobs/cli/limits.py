@@ -1,14 +1,14 @@
 """What the command line tells a worker of its limits, and how it passes them on to a worker process of its own."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import typer
 
 from redisjobs.cli.errors import Mistake, check_seconds
-from redisjobs.registry import Registry
+from redisjobs.worker.queues import Listed
 from redisjobs.worker.worker import Worker
 
 _SIZE = re.compile(r"(\d+)\s*([kmg]?)(?:i?b)?", re.IGNORECASE)
@@ -66,14 +66,16 @@ class Limits:
     def __post_init__(self) -> None:
         check_seconds(lease=self.lease, grace=self.grace, unknown_for=self.unknown_for)
 
-    def worker(self, queue: Registry, *, supervised: bool, schedules: bool = False) -> Worker:
-        """A worker with these limits.
+    def worker(
+        self, queues: Sequence[Listed], *, strict: bool, supervised: bool, schedules: bool = False
+    ) -> Worker:
+        """A worker of these queues, with these limits.
 
         Raises:
             Mistake: They can't be worked with.
         """
         try:
-            return Worker(queue, supervised=supervised, schedules=schedules, **asdict(self))
+            return Worker(queues, strict=strict, supervised=supervised, schedules=schedules, **asdict(self))
         except ValueError as error:
             raise Mistake(str(error)) from error
 

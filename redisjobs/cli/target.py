@@ -5,6 +5,7 @@ import os
 import sys
 import sysconfig
 import traceback
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Annotated, Any
 
@@ -18,6 +19,13 @@ from redisjobs.registry import Registry
 _ANSWER = 3.0  # seconds that a command which only looks is patient with a server that is unavailable
 
 Target = Annotated[str, typer.Argument(metavar="MODULE:QUEUE", help="Where the queue is, as in myapp.jobs:queue.")]
+Targets = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MODULE:QUEUE[=WEIGHT]...",
+        help="Where the queue is, as in myapp.jobs:queue; or several, each with how often it has its turn.",
+    ),
+]
 Moved = Annotated[
     str | None,
     typer.Option("--url", envvar="REDISJOBS_URL", help="Use this server instead of the one the module names."),
@@ -68,6 +76,37 @@ def load(target: str, url: str | None = None) -> Registry:
         except ValueError as error:
             raise Mistake(str(error)) from error
     return found
+
+
+def load_all(targets: Sequence[str], url: str | None = None) -> list[Registry | tuple[Registry, float]]:
+    """The queues that modules define, each with its weight where its target says one.
+
+    Args:
+        targets: `MODULE:QUEUE` or `MODULE:QUEUE=WEIGHT`.
+        url: Where all of them are to be instead of where the modules say.
+
+    Raises:
+        Mistake: As `load`; a weight is no number; or two targets are one queue.
+    """
+    found, by = list[Registry | tuple[Registry, float]](), dict[int, str]()
+    for target in targets:
+        path, equals, weight = target.partition("=")
+        share = _number(weight, target) if equals else None
+        queue = load(path, url)
+        if (earlier := by.get(id(queue))) is not None:
+            raise Mistake(f"{path} is given twice" if earlier == path else f"{earlier} and {path} are one queue")
+        by[id(queue)] = path
+        found.append(queue if share is None else (queue, share))
+    return found
+
+
+def _number(weight: str, target: str) -> float:
+    try:
+        return float(weight)
+    except ValueError:
+        raise Mistake(
+            f"{target!r}: {weight!r} is no number; give MODULE:QUEUE=WEIGHT, as {target.partition('=')[0]}=3"
+        ) from None
 
 
 def _import(name: str) -> Any:

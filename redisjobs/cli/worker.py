@@ -5,7 +5,7 @@ import importlib.util
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
@@ -15,7 +15,7 @@ from redisjobs.cli.errors import Mistake
 from redisjobs.cli.log import LogFormat, LogLevel, configure
 from redisjobs.cli.probes import serve
 from redisjobs.cli.shutdown import Shutdown
-from redisjobs.cli.target import Moved, Target, load
+from redisjobs.cli.target import Moved, Targets, load_all
 from redisjobs.errors import RedisJobsError
 from redisjobs.logger import Log
 from redisjobs.registry import Registry
@@ -30,8 +30,14 @@ Processes = Annotated[
     int | None,
     typer.Option("--processes", "-p", min=1, help="Run so many, and start those anew that end."),
 ]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict", help="Of several queues run the first one's jobs first; those of the others may starve."
+    ),
+]
 UntilIdle = Annotated[bool, typer.Option("--until-idle", help="Exit when nothing is left to run.")]
-Schedules = Annotated[bool, typer.Option("--schedules", help="Fire the schedules of the queue as well.")]
+Schedules = Annotated[bool, typer.Option("--schedules", help="Fire the schedules of the queues as well.")]
 Probed = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Answer /livez and /readyz there.")]
 Level = Annotated[LogLevel, typer.Option(case_sensitive=False, help="How much is logged.")]
 Format = Annotated[LogFormat, typer.Option(case_sensitive=False, help="Lines of text or of JSON.")]
@@ -39,7 +45,8 @@ Supervised = Annotated[int | None, typer.Option(hidden=True)]
 
 
 def worker(
-    target: Target,
+    targets: Targets,
+    strict: Strict = False,
     concurrency: limits.Concurrency = 10,
     processes: Processes = None,
     url: Moved = None,
@@ -59,6 +66,9 @@ def worker(
 ) -> None:
     """Run jobs until SIGTERM or Ctrl-C; a second one stops at once.
 
+    Several queues share its slots, and take turns: with app:critical=3 app:bulk three of four jobs that start are
+    of the first, while both have some. With --strict the order is all that counts.
+
     With --processes a supervisor starts that many and keeps them running: one that dies is started anew, and its
     jobs are handed to the others at once.
 
@@ -77,33 +87,33 @@ def worker(
     )
     configure(log_level, log)  # before the user's module is imported, which may have its own idea of logging
     shutdown = Shutdown(grace, supervised=supervised is not None) if processes is None else None
-    queue = load(target, url)
+    queues = load_all(targets, url)
     # A supervisor, too, finds out what can't be.
-    worker = told.worker(queue, supervised=supervised is not None, schedules=schedules)
+    worker = told.worker(queues, strict=strict, supervised=supervised is not None, schedules=schedules)
     if shutdown is None:
-        command = [*PROGRAM, "worker", target, "--log-level", log_level.value, "--log", log.value]
-        command += [*told.options(), *(["--until-idle"] if until_idle else [])]
-        command += ["--schedules"] if schedules else []
-        supervisor = _supervisor(queue, command, processes or 1, told, url)
+        command = [*PROGRAM, "worker", *targets, "--log-level", log_level.value, "--log", log.value]
+        flags = {"--until-idle": until_idle, "--strict": strict, "--schedules": schedules}
+        command += [*told.options(), *(flag for flag, is_set in flags.items() if is_set)]
+        supervisor = _supervisor(worker.queues, command, processes or 1, told, url)
         sys.exit(_supervise(supervisor, health))
     if health is not None:
         serve(health, lambda: worker.health)
-    pipe = Pipe(supervised, lambda: worker.worker_id) if supervised is not None else None
+    pipe = Pipe(supervised, lambda: worker.worker_ids) if supervised is not None else None
     if pipe is not None:
         pipe.follow(lambda: worker.health, shutdown.stop)
     shutdown.leave(_run(worker, until_idle, shutdown, pipe))
 
 
 def _supervisor(
-    queue: Registry, command: list[str], processes: int, told: limits.Limits, url: str | None
+    queues: Sequence[Registry], command: list[str], processes: int, told: limits.Limits, url: str | None
 ) -> Supervisor:
     if sys.platform == "win32":
         raise Mistake("--processes needs a POSIX system; start several workers instead")
-    if hasattr(queue.driver, "memory"):
+    if any(hasattr(queue.driver, "memory") for queue in queues):
         raise Mistake("memory:// is a queue inside one process, which other processes can't share")
     if url is not None:
         os.environ["REDISJOBS_URL"] = url  # not as an argument of theirs: it may hold a password
-    return Supervisor(queue, command, processes, lease=told.lease, grace=told.grace)
+    return Supervisor(queues, command, processes, lease=told.lease, grace=told.grace)
 
 
 def _supervise(supervisor: Supervisor, health: str | None) -> int:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -20,6 +20,7 @@ PROGRAM = (sys.executable, "-P", "-m", "redisjobs")
 """How a process is started that runs a command of ours."""
 
 _SAY = 1.0  # seconds between what a child says of its health
+_BETWEEN = "}"  # two ids in what it says: none has a brace
 
 
 class End(StrEnum):
@@ -37,8 +38,9 @@ class Child:
 
     Attributes:
         process: The process.
-        worker_id: As it told us, before it claimed anything; '' until then.
+        worker_ids: Who it is in each of its queues, as it told us, before it claimed anything; empty until then.
         health: As it told us last.
+        is_partial: Whether it takes jobs of some of its queues only.
         heard_at: When that was, by the monotonic clock.
         started_at: When it was started.
         end: Its last word; None until then.
@@ -46,8 +48,9 @@ class Child:
     """
 
     process: subprocess.Popen[bytes]
-    worker_id: str = ""
+    worker_ids: tuple[str, ...] = ()
     health: Health = field(default_factory=lambda: Health(True, False, "starting"))
+    is_partial: bool = False
     heard_at: float = field(default_factory=time.monotonic)
     started_at: float = field(default_factory=time.monotonic)
     end: End | None = None
@@ -60,12 +63,14 @@ def listen(child: Child, line: socket.socket) -> None:
         for word in words:
             if not word.endswith(b"\n"):
                 return  # cut off by its end
-            child.worker_id, what, *rest = word.decode().rstrip("\n").split(" ", 3)
+            ids, what, *rest = word.decode().rstrip("\n").split(" ", 3)
+            child.worker_ids = tuple(ids.split(_BETWEEN))
             if not rest:
                 child.end = End(what)
                 continue
             ready, why = rest
-            child.health = Health(what == "live", ready == "ready", why)
+            child.health = Health(what == "live", ready in ("ready", "partly"), why)
+            child.is_partial = ready == "partly"
             child.heard_at = time.monotonic()
 
 
@@ -74,23 +79,27 @@ class Pipe:
 
     Args:
         descriptor: The file descriptor.
-        worker_id: Tells who it is; told at once, and whenever something is said.
+        worker_ids: Tells who it is in each of its queues; told at once, and whenever something is said.
     """
 
-    def __init__(self, descriptor: int, worker_id: Callable[[], str]) -> None:
+    def __init__(self, descriptor: int, worker_ids: Callable[[], Sequence[str]]) -> None:
         os.set_inheritable(descriptor, False)  # what the handlers start has no business with it
         self._socket = socket.socket(fileno=descriptor)
-        self._worker_id = worker_id
+        self._worker_ids = worker_ids
         self._say(Health(True, False, "starting"))
 
     def _say(self, health: Health) -> None:
-        live, ready = "live" if health.live else "-", "ready" if health.ready else "-"
-        self._socket.sendall(f"{self._worker_id()} {live} {ready} {visible(health.why)}\n".encode())
+        takes = "ready" if all(queue.ready for queue in health.queues) else "partly"
+        live, ready = "live" if health.live else "-", takes if health.ready else "-"
+        self._socket.sendall(f"{self._who()} {live} {ready} {visible(health.why)}\n".encode())
+
+    def _who(self) -> str:
+        return _BETWEEN.join(self._worker_ids())
 
     def end(self, end: End) -> None:
         """Say that the worker has ended in order; there is no more to say."""
         with suppress(OSError):  # nobody listens any more
-            self._socket.sendall(f"{self._worker_id()} {end.value}\n".encode())
+            self._socket.sendall(f"{self._who()} {end.value}\n".encode())
 
     def follow(self, health: Callable[[], Health], orphaned: Callable[[], object]) -> None:
         """Tell of the worker every second, in a thread; call `orphaned` once nobody listens any more."""

@@ -221,7 +221,9 @@ class Dispatcher:
         """Cancel the handlers that run: their jobs are no longer ours."""
         for run in self.leases:
             if not run.over:
-                logger.warning("job %s: the lease was lost; its handler is cancelled", visible(run.lease.job_id))
+                self._member.log.warning(
+                    "job %s: the lease was lost; its handler is cancelled", visible(run.lease.job_id)
+                )
                 run.give_up(LeaseGone())
                 run.over, run.settlement = True, None
                 self.leases.let_go(run)
@@ -235,7 +237,7 @@ class Dispatcher:
         """
         for run in self.leases:
             if id(run) in unknown:
-                logger.warning(
+                self._member.log.warning(
                     "job %s: it was settled, or is another's; no answer came", visible(run.lease.job_id)
                 )
             else:

@@ -7,13 +7,10 @@ import anyio
 from redisjobs.backoff import retrying
 from redisjobs.driver import Fenced
 from redisjobs.errors import DriverError, WrongType
-from redisjobs.logger import Log
 from redisjobs.worker.beats import Beats
 from redisjobs.worker.exchanger import Exchanger
 from redisjobs.worker.member import Member
 from redisjobs.worker.recovery import Recovery
-
-logger = Log("redisjobs.worker")
 
 _DRAIN = 5.0  # seconds for the last settlements; after that the leases run out by themselves
 _LAST_TRY = 1.0  # seconds to hand back what could not be settled, or to leave before anything was claimed
@@ -77,11 +74,11 @@ class Drain:
             while leases.unsettled:
                 await batcher.carry(self._exchanger.next_batch())
         except Fenced as error:
-            logger.warning("%s; its %d jobs are for others", error, len(leases))
+            self._member.log.warning("%s; its %d jobs are for others", error, len(leases))
             self._recovery.lose_all()
         await self._release()
         if leases.kept:
-            logger.warning("%d jobs could not be settled, and run again", len(leases.kept))
+            self._member.log.warning("%d jobs could not be settled, and run again", len(leases.kept))
 
     async def _release(self) -> None:
         self._beats.end()  # or they would be for a worker that has left
@@ -94,6 +91,10 @@ class Drain:
 
     def _tell_unsettled(self, why: str) -> None:
         if held := len(self._exchanger.dispatcher.leases):
-            logger.warning("%d jobs could not be settled, and run again once their leases are over: %s", held, why)
+            self._member.log.warning(
+                "%d jobs could not be settled, and run again once their leases are over: %s", held, why
+            )
         else:
-            logger.info("the store did not hear that this worker has ended, and forgets it later: %s", why)
+            self._member.log.info(
+                "the store did not hear that this worker has ended, and forgets it later: %s", why
+            )

@@ -165,6 +165,7 @@ class Exchanger:
             self.dispatcher.report.tell()
             self.dispatcher.take(answer.leases, batch.sent)
         if batch.count:
+            self._pool.brought(self, len(answer.leases), more=answer.more)
             self.clearance.hear(answer.waits, time.monotonic())
             self._pool.hear_of_one_alone(self)
         one_more = self.clearance.one_waits and not self.dispatcher.leases and self._pool.runs_nothing_but(self)

@@ -23,7 +23,6 @@ from redisjobs.errors import DecodeError, JobTimeout, RegistrationError
 from redisjobs.eventloop import is_awaitable
 from redisjobs.events import SettledJob
 from redisjobs.job import JobContext, JobDefinition
-from redisjobs.logger import Log
 from redisjobs.outcome import (
     Done,
     Expired,
@@ -46,8 +45,6 @@ from redisjobs.worker.threads import NoThread, Threads, call_in
 
 if TYPE_CHECKING:
     from redisjobs.worker.processes import Processes  # only where it is needed, for what it loads
-
-logger = Log("redisjobs.worker")
 
 _DONE, _ACK = Done(), Ack()
 
@@ -347,7 +344,7 @@ class Execution:
             self.settlement = self._means.contexts.fresh().run(judge, outcome, policy=policy)
         except BaseException as error:
             # The policy is the user's code too; one that breaks must cost neither the job nor the worker.
-            logger.exception("%s: its retry policy raised; the default one decides", self.description)
+            self._settings.log.exception("%s: its retry policy raised; the default one decides", self.description)
             attach(error, "__context__", outcome.error if isinstance(outcome, Raised) else None)
             self.settlement = judge(Raised(error), policy=exponential_jitter())
 

@@ -1,6 +1,24 @@
 """What a worker says of its own health."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True)
+class QueueHealth:
+    """How a worker is at one of its queues.
+
+    Attributes:
+        queue: The queue's name.
+        live: It gets something done there, or can't by no fault of its own.
+        ready: It takes jobs of that queue.
+        why: In a few words.
+    """
+
+    queue: str
+    live: bool
+    ready: bool
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -9,10 +27,41 @@ class Health:
 
     Attributes:
         live: It is worth keeping. A worker whose store is unavailable is: to start it again would not help.
-        ready: It takes jobs.
-        why: In a few words.
+        ready: It takes jobs; of one queue at least, where it has several.
+        why: In a few words; also what is wrong with single queues.
+        queues: Each of its queues, in order, where it has several; else empty.
     """
 
     live: bool
     ready: bool
     why: str
+    queues: tuple[QueueHealth, ...] = ()
+
+
+def combined(common: Health, single: Sequence[tuple[str, Health | None]]) -> Health:
+    """The health of a worker.
+
+    Args:
+        common: How that is which all of its queues share.
+        single: The name of each queue, and what is wrong with that one alone; None: nothing.
+    """
+    if len(single) == 1:
+        return common if not common.live else single[0][1] or common
+    queues = _each(common, single)
+    if not common.live:
+        return replace(common, queues=queues)
+    wrong = [(name, health) for name, health in single if health is not None]
+    some_are_well = len(wrong) < len(single)
+    told = [f"queue '{name}': {health.why}" for name, health in wrong]
+    if some_are_well:
+        told = [common.why, *told]
+    elif len({health.why for _, health in wrong}) == 1:  # said once it is said of all
+        told = [wrong[0][1].why]
+    live = all(health.live for _, health in wrong)
+    return Health(live, live and common.ready and some_are_well, "; ".join(told), queues)
+
+
+def _each(common: Health, single: Sequence[tuple[str, Health | None]]) -> tuple[QueueHealth, ...]:
+    well = replace(common, why="takes jobs") if common.ready else common
+    states = [(name, wrong or well) for name, wrong in single]
+    return tuple(QueueHealth(name, state.live, state.ready, state.why) for name, state in states)

@@ -55,15 +55,19 @@ class Heartbeat:
         beating: For whom, in one round trip: their consumers have the same `server`.
         lease: Seconds a lease lasts.
         look: Called in the thread twice a second, for what else is to be watched from outside of the loop.
+        log: Where it tells of these queues.
 
     Attributes:
         started: Whether the thread was.
     """
 
-    def __init__(self, beating: Sequence[Beating], lease: float, look: Callable[[], object]) -> None:
+    def __init__(
+        self, beating: Sequence[Beating], lease: float, look: Callable[[], object], log: Log = logger
+    ) -> None:
         self._all = beating
         self._interval = lease / 3
         self._look = look
+        self._log = log
         self._failing = False
         self._ended = False
         self._stir = threading.Event()
@@ -126,11 +130,11 @@ class Heartbeat:
         except Exception as error:  # whatever it is: a thread that ended would lose every job
             if not self._failing:
                 shown = error if isinstance(error, DriverError) else "".join(traceback.format_exception(error))
-                log_from_thread(logger, logging.WARNING, "no heartbeat got through, retrying: %s", shown)
+                log_from_thread(self._log, logging.WARNING, "no heartbeat got through, retrying: %s", shown)
             self._failing = True
             return min(1.0, self._interval / 2)
         if beating and self._failing:
-            log_from_thread(logger, logging.INFO, "heartbeats get through again")
+            log_from_thread(self._log, logging.INFO, "heartbeats get through again")
             self._failing = False
         return max(0.0, started + self._interval - time.monotonic())
 

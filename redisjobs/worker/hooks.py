@@ -15,8 +15,6 @@ from redisjobs.middleware import ClaimedJob, Hook, Middleware, hooks, log_raised
 from redisjobs.worker.contexts import Contexts, run_in
 from redisjobs.worker.guard import OpenScopes, keep_up, set_author, was_asked
 
-logger = Log("redisjobs.worker")
-
 _MOST = 10_000  # jobs that may wait for their hooks
 _LAST = 2.0  # seconds that those which wait at the end may take
 _IN_A_ROW = 20  # jobs whose hooks are called before other tasks have a turn
@@ -32,6 +30,7 @@ class Hooks:
     Args:
         middleware: All of it, the outermost first.
         worker_id: Tells who the worker is: other workers of the queue tell their events as well.
+        log: Where it tells of the queue.
 
     Attributes:
         ended: Never: hooks run on for as long as the worker does. For the guard, whose author they are.
@@ -39,11 +38,12 @@ class Hooks:
 
     ended = False
 
-    def __init__(self, middleware: Sequence[Middleware], worker_id: Callable[[], str]) -> None:
+    def __init__(self, middleware: Sequence[Middleware], worker_id: Callable[[], str], log: Log) -> None:
         self._on_claim = hooks(middleware, "on_claim")
         self._on_settled = hooks(middleware, "on_settled")
         self._contexts = Contexts()
         self._worker_id = worker_id
+        self._log = log
         self._waiting: deque[tuple[Sequence[Hook], Sequence[Any]]] = deque()
         self._left_out = 0
         self._wakeup = anyio.Event()
@@ -76,7 +76,7 @@ class Hooks:
                 self._waiting.append((called, job))
                 continue
             if not self._left_out:
-                logger.warning("hooks of middleware are slower than the jobs: they are not called for some")
+                self._log.warning("hooks of middleware are slower than the jobs: they are not called for some")
             self._left_out += 1
         self._wakeup.set()
 
@@ -132,7 +132,7 @@ class Hooks:
 
     def _say_left_out(self) -> None:
         if self._left_out:
-            logger.warning("for %d jobs hooks of middleware were not called: they are too slow", self._left_out)
+            self._log.warning("for %d jobs hooks of middleware were not called: they are too slow", self._left_out)
             self._left_out = 0
 
 

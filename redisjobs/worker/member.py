@@ -10,13 +10,10 @@ import anyio
 from redisjobs.backoff import retrying
 from redisjobs.driver import Consumer, IdTaken
 from redisjobs.errors import DriverError, QueueFull, WrongType
-from redisjobs.events import Event, SourceAvailable, SourceUnavailable
-from redisjobs.logger import Log
+from redisjobs.events import SourceAvailable, SourceUnavailable, WorkerEvent
 from redisjobs.worker.settings import Settings
 
 Facts = ParamSpec("Facts")
-
-logger = Log("redisjobs.worker")
 
 
 def refuses(error: DriverError) -> bool:
@@ -33,6 +30,7 @@ class Member:
     Attributes:
         settings: The same, under the id of the moment.
         consumer: Its side of the store.
+        log: Where it tells of this queue.
         opening: Cancel it to give up joining.
         beat_at: When the last heartbeat that got through began, or the first one, by the monotonic clock.
         opened: Whether it has joined, and begun to work.
@@ -46,6 +44,7 @@ class Member:
         self.consumer: Consumer = settings.queue.driver.consumer(
             settings.worker_id, lease=settings.lease, max_deliveries=settings.max_deliveries
         )
+        self.log = settings.log
         self.opening = anyio.CancelScope()
         self.beat_at = time.monotonic()
         self.opened = self.left = self.is_renewing = False
@@ -59,7 +58,7 @@ class Member:
             DriverError: The store refuses for good.
         """
         for warning in await retrying(self._open, failed=self._could_not_join):
-            logger.warning("%s", warning)
+            self.log.warning("%s", warning)
         if self.unavailable:
             self.unavailable = ""
             self.tell(SourceAvailable)
@@ -88,7 +87,7 @@ class Member:
         self.settings = replace(self.settings, worker_id=self.consumer.worker_id)
         self.beat_at = joined_at  # to join was a beat
         self.is_renewing = False
-        logger.info("this worker is now %s", self.settings.worker_id)
+        self.log.info("this worker is now %s", self.settings.worker_id)
 
     @property
     def unheard(self) -> float:
@@ -101,9 +100,12 @@ class Member:
         return self.unheard >= self.settings.lease
 
     def tell(
-        self, kind: Callable[Concatenate[str, str, Facts], Event], *args: Facts.args, **facts: Facts.kwargs
+        self, kind: Callable[Concatenate[str, str, Facts], WorkerEvent], *args: Facts.args, **facts: Facts.kwargs
     ) -> None:
         """Tell whoever listens to events of the queue, if anybody does; `kind` is the event's class."""
         queue = self.settings.queue
         if queue.events.wanted(kind):  # type: ignore[arg-type]  # a class is a callable that knows its arguments
-            queue.events.publish(kind(queue.name, self.settings.worker_id, *args, **facts))
+            event = kind(queue.name, self.settings.worker_id, *args, **facts)
+            if self.settings.queues:
+                event = replace(event, queues=self.settings.queues)
+            queue.events.publish(event)

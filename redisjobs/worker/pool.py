@@ -194,6 +194,21 @@ class Pool:
             self._allocator.claimed(number, [each is source or each.is_hungry for each in self.sources])
             self.changed()
 
+    def brought(self, source: Claimant, jobs: int, *, more: bool) -> None:
+        """Note how many jobs a claim brought, and whether there are more.
+
+        Turns are counted by jobs. Counted by claims, a source whose turn it is whenever many slots are free would
+        have more than its share: with jobs that all take the same time that repeats itself for ever.
+        """
+        if not self.is_shared:
+            return
+        number = self.sources.index(source)
+        if jobs > 1:  # the first was counted when it was claimed
+            hungry = [each is source or each.is_hungry for each in self.sources]
+            self._allocator.claimed(number, hungry, jobs - 1)
+        if not more:
+            self._allocator.emptied(number)
+
     @property
     def to_read(self) -> int:
         """How many jobs of each priority a blocking read may bring; 0: there is no room for any."""

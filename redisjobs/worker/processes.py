@@ -41,7 +41,8 @@ class Processes:
 
     def __init__(self, definitions: Iterable[JobDefinition[Any]], changed: Callable[[], None]) -> None:
         self.trouble = Trouble(changed)
-        self._places = {each.name.name: place_of(each) for each in definitions}
+        # Not by their names: handlers of several queues may share one.
+        self._places = {id(each): place_of(each) for each in definitions}
         # The slots are the limit; the default limiter is the application's too, which may have used it up.
         self._limiter = anyio.CapacityLimiter(math.inf)
         self._idle: list[Process] = []
@@ -97,7 +98,7 @@ class Processes:
             BaseException: A cancellation; the process was killed.
         """
         try:
-            task = pickle.dumps((self._places[definition.name.name], parameters, context))
+            task = pickle.dumps((self._places[id(definition)], parameters, context))
         except BaseException as error:
             return error
         for _ in range(_TRIES):

@@ -20,7 +20,7 @@ from redisjobs.worker.allocator import Allocator
 from redisjobs.worker.contexts import Contexts
 from redisjobs.worker.execution import Means
 from redisjobs.worker.guard import Guard, keep_up
-from redisjobs.worker.health import Health
+from redisjobs.worker.health import Health, combined
 from redisjobs.worker.heartbeat import Heartbeat
 from redisjobs.worker.pool import Pool
 from redisjobs.worker.rss import rss
@@ -89,7 +89,9 @@ class Processor:
         heartbeats = list[Heartbeat]()
         for sources in by_server.values():
             look = partial(self._look, len(heartbeats))
-            heartbeats.append(Heartbeat([each.beats for each in sources], self._settings.lease, look))
+            told_of = [each.member.settings.queue.name for each in sources] if self._settings.queues else ()
+            log = Log("redisjobs.worker", told_of)
+            heartbeats.append(Heartbeat([each.beats for each in sources], self._settings.lease, look, log))
             for source in sources:
                 source.beats.heartbeat = heartbeats[-1]
         return heartbeats
@@ -193,32 +195,46 @@ class Processor:
 
     @property
     def worker_id(self) -> str:
-        """Who it is now."""
-        return self.sources[0].member.settings.worker_id
+        """Who it is now, in the first queue."""
+        return self.worker_ids[0]
+
+    @property
+    def worker_ids(self) -> tuple[str, ...]:
+        """Who it is now, in each queue."""
+        return tuple(source.member.settings.worker_id for source in self.sources)
 
     @property
     def health(self) -> Health:
         """How it goes, by what its loop and its heartbeats got done; for any thread."""
+        common = self._common_health
+        # Who has left has nothing more to say to its store.
+        have_left = [source.member.left for source in self.sources]
+        own = [
+            None if left and not all(have_left) else self._own_health(source, common)
+            for source, left in zip(self.sources, have_left, strict=True)
+        ]
+        names = [source.member.settings.queue.name for source in self.sources]
+        return combined(common, list(zip(names, own, strict=True)))
+
+    @property
+    def _common_health(self) -> Health:
         if any(heartbeat.broken for heartbeat in self.heartbeats):
             return Health(False, False, "the heartbeat thread has ended: this worker soon counts as dead")
-        # Who has left has nothing more to say to its store.
-        sources = [source for source in self.sources if not source.member.left] or self.sources
-        states = [source.health(loop_is_blocked=self.loop.blocked) for source in sources]
-        wrong = [state for state in states if state is not None]
-        if dead := [state for state in wrong if not state.live]:
-            return dead[0]
-        if len(wrong) == len(states):
-            return wrong[0]
         if self.threads.trouble.why:
             return Health(True, False, f"no sync handler is started: {self.threads.trouble.why}")
         if self.processes is not None and self.processes.trouble.why:
             return Health(True, False, f"no handler in a process is started: {self.processes.trouble.why}")
         if self.shutdown.stopping:
             return Health(True, False, f"stopping, with {self.pool.holds} jobs to go")
-        unheard = min(source.member.unheard for source in self.sources)
-        if unheard >= self._settings.lease:
-            return Health(True, False, f"no heartbeat got through for {unheard:.0f} s")
         return Health(True, True, f"{self.pool.slots.busy} of {self._settings.concurrency} slots are busy")
+
+    def _own_health(self, source: Source, common: Health) -> Health | None:
+        """What is wrong with a source alone; None: nothing."""
+        wrong = source.health(loop_is_blocked=self.loop.blocked)
+        unheard = source.member.unheard
+        if wrong is None and common.ready and unheard >= self._settings.lease:
+            return Health(True, False, f"no heartbeat got through for {unheard:.0f} s")
+        return wrong
 
     # What its parts tell it
 

@@ -14,8 +14,6 @@ from redisjobs.errors import DriverError
 from redisjobs.logger import Log
 from redisjobs.worker.clock import Clock
 
-logger = Log("redisjobs.worker")
-
 _RECLAIM = 2.0  # seconds between looks for lost workers; less for a short lease
 _TIDY = 60.0  # seconds between looks for what dead workers left behind
 _TIDY_STEP = 0.02  # seconds between the steps of one that takes several: other things are done in between
@@ -35,6 +33,7 @@ class Reclaimer:
         consumer: The worker's side of the store.
         clock: The server's.
         owner: Who is told.
+        log: Where it tells of the queue.
         lease: Seconds; the worker's own.
 
     Attributes:
@@ -44,7 +43,7 @@ class Reclaimer:
         others: How many jobs others hold; None: not known.
     """
 
-    def __init__(self, consumer: Consumer, clock: Clock, owner: Owner, *, lease: float) -> None:
+    def __init__(self, consumer: Consumer, clock: Clock, owner: Owner, log: Log, *, lease: float) -> None:
         self.look_at = 0.0
         self.tidy_at = time.monotonic() + _TIDY * random.random()
         self.silent: Sequence[Silent] = ()
@@ -52,6 +51,7 @@ class Reclaimer:
         self._consumer = consumer
         self._clock = clock
         self._owner = owner
+        self._log = log
         self._lease = lease
         self._after = ""  # where tidying goes on
         self._thorough = True  # to look at every worker's beat: the server's clock may have been set back
@@ -73,7 +73,7 @@ class Reclaimer:
         step = self._clock.hear(server_ms, sent, time.monotonic())
         self._thorough = self._thorough or step < 0
         if abs(step) > self._lease / 2:
-            logger.warning(
+            self._log.warning(
                 "the server's clock was set %.1f s %s: nobody is taken for dead for a lease",
                 abs(step),
                 "ahead" if step > 0 else "back",
@@ -117,13 +117,13 @@ class Reclaimer:
         except NOT_NOW:
             raise
         except DriverError as error:  # a matter of tidiness: no reason to end
-            logger.warning("could not look for what was left behind: %s", error)
+            self._log.warning("could not look for what was left behind: %s", error)
             return
         self._after = tidied.after
         if tidied.after:
             self.tidy_at = time.monotonic() + _TIDY_STEP
         if tidied.restored:
-            logger.warning(
+            self._log.warning(
                 "%d jobs were handed back that were neither pending nor still to be read: somebody has changed "
                 "the consumer group by hand",
                 tidied.restored,

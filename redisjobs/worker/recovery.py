@@ -6,7 +6,6 @@ from redisjobs.backoff import retrying
 from redisjobs.driver import Fenced
 from redisjobs.errors import DriverError, Unavailable, WrongType
 from redisjobs.events import SourceAvailable, SourceUnavailable
-from redisjobs.logger import Log
 from redisjobs.worker.beats import Beats
 from redisjobs.worker.clock import Clock
 from redisjobs.worker.dispatcher import Dispatcher
@@ -14,8 +13,6 @@ from redisjobs.worker.exchanger import Exchanger
 from redisjobs.worker.member import Member, refuses
 from redisjobs.worker.shutdown import Shutdown
 from redisjobs.worker.watchdog import ProgressWatchdog
-
-logger = Log("redisjobs.worker")
 
 _LATEST = 5.0  # seconds, beyond a lease, that a read which was given up may still be served for
 _REFUSED = 5.0  # seconds between tries while somebody's key is in the way
@@ -95,7 +92,7 @@ class Recovery:
         leases = await self._member.consumer.recover(self._dispatcher.leases.all)
         self._is_sure()
         if leases:
-            logger.info("found %d jobs whose delivery was lost on the way", len(leases))
+            self._member.log.info("found %d jobs whose delivery was lost on the way", len(leases))
         self._dispatcher.take(leases, float("inf"))
 
     async def find_missed(self) -> None:
@@ -109,7 +106,7 @@ class Recovery:
         with held.missed(10 * lease) as new:
             leases = new(await self._member.consumer.recover(held.all, lease))
         if leases:
-            logger.warning("found %d jobs that a claim brought which was given up", len(leases))
+            self._member.log.warning("found %d jobs that a claim brought which was given up", len(leases))
         self._dispatcher.take(leases, float("inf"))
 
     async def outlast(self, error: DriverError) -> None:
@@ -144,7 +141,7 @@ class Recovery:
         member, consumer = self._member, self._member.consumer
         if fenced.worker_id != consumer.worker_id:
             return  # that was before
-        logger.warning("%s; its jobs are for others, and it goes on under a new id", fenced)
+        self._member.log.warning("%s; its jobs are for others, and it goes on under a new id", fenced)
         member.is_renewing = True
         self._dispatcher.cancel_all()
         await self._batcher.quiet()

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from redisjobs.logger import Log
 from redisjobs.middleware import Middleware
 from redisjobs.registry import Registry
 
@@ -16,6 +17,7 @@ class Settings:
         next_id: Makes the id under which the worker goes on, should the store take it for dead.
         middleware: The worker's own, inside of the queue's.
         schedules: Whether it fires the schedules of the queue, too.
+        queues: The names of all of its queues, where it has several.
     """
 
     queue: Registry
@@ -31,6 +33,12 @@ class Settings:
     max_rss: float = math.inf
     middleware: tuple[Middleware, ...] = ()
     schedules: bool = False
+    queues: tuple[str, ...] = ()
+
+    @property
+    def log(self) -> Log:
+        """Where the worker tells of this queue; of one among several by its name."""
+        return Log("redisjobs.worker", [self.queue.name] if self.queues else ())
 
     def is_suspect(self, deliveries: int) -> bool:
         """Whether a job is delivered for the last time, and so runs with nothing beside it."""

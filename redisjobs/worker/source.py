@@ -89,7 +89,7 @@ class Source:
         self.fetcher = Fetcher(consumer, self.dispatcher, wakeup, lease=lease)
         self.promoter = Promoter(clock, wakeup)
         self.subscriber = Subscriber(consumer, self.fetcher, self.promoter, self.beats)
-        self.reclaimer = Reclaimer(consumer, clock, self, lease=lease)
+        self.reclaimer = Reclaimer(consumer, clock, self, member.log, lease=lease)
         self.progress = ProgressWatchdog(member, self, lease)
         self.exchanger = Exchanger(
             pool,
@@ -120,7 +120,7 @@ class Source:
             lease=lease,
         )
         self._middleware = (*settings.queue.middleware, *settings.middleware)
-        self._hooks = Hooks(self._middleware, lambda: self.member.settings.worker_id)
+        self._hooks = Hooks(self._middleware, lambda: self.member.settings.worker_id, member.log)
         self._drain = Drain(member, self.exchanger, self.recovery, self.beats)
         self._pool = pool
         self._owner = owner

@@ -56,23 +56,26 @@ class Supervisor:
     """Runs `processes` workers until it is stopped, or until each says that it has drained the queue.
 
     Args:
-        queue: The queue, to release what a dead child held.
+        queues: The queues, to release what a dead child held.
         command: Starts a worker that is told by `--supervised FD` where its supervisor listens.
         processes: How many.
         lease: Seconds; the children's.
         grace: Seconds; the children's.
+
+    Attributes:
+        queues: The queues.
     """
 
     def __init__(
         self,
-        queue: Registry,
+        queues: Sequence[Registry],
         command: Sequence[str],
         processes: int,
         *,
         lease: float,
         grace: float,
     ) -> None:
-        self._queue = queue
+        self.queues = queues
         self._command = command
         self._lease = lease
         self._grace = grace
@@ -93,15 +96,16 @@ class Supervisor:
         """Live if every child is, ready if any is; for any thread."""
         children = [child for slot in self._slots if (child := slot.child) is not None]
         for child in children:
-            silent = 3 * self._lease + 2 if child.worker_id else _STARTING
+            silent = 3 * self._lease + 2 if child.worker_ids else _STARTING
             if not child.health.live:
                 return Health(False, False, f"process {child.process.pid}: {child.health.why}")
             if time.monotonic() - child.heard_at > silent:
                 return Health(False, False, f"process {child.process.pid} says nothing for over {silent:g} s")
         # A child's health is read but once: its thread replaces it.
-        said = [(child.process.pid, child.health) for child in children]
-        ready = sum(health.ready for _, health in said)
-        why = next((f"; process {pid}: {health.why}" for pid, health in said if not health.ready), "")
+        said = [(child.process.pid, child.health, child.is_partial) for child in children]
+        ready = sum(health.ready for _, health, _ in said)
+        wrong = [(pid, health) for pid, health, is_partial in said if is_partial or not health.ready]
+        why = next((f"; process {pid}: {health.why}" for pid, health in wrong), "")
         return Health(True, ready > 0, f"{ready} of {len(self._slots)} processes are ready{why}")
 
     def run(self) -> int:
@@ -183,11 +187,12 @@ class Supervisor:
         slot = next(slot for slot in self._slots if slot.child is child)
         slot.child = None
         code, in_order = child.process.returncode, child.end is not None
-        self._began = self._began or bool(child.worker_id)
+        self._began = self._began or bool(child.worker_ids)
         was_to = self._stops or child.end in (End.DRAINED, End.SHARE)
         self._tell_end(child, in_order and code == 0, bool(was_to))
-        if child.worker_id and not in_order:
-            self._release(child.worker_id)
+        if not in_order:
+            for queue, worker_id in zip(self.queues, child.worker_ids, strict=False):  # no id: it had not begun
+                self._release(queue, worker_id)
         if code == _MISTAKE and not self._began and not self._stops:
             self._code = _MISTAKE
             self._stop()
@@ -202,11 +207,20 @@ class Supervisor:
         ended, code = child.process.pid, child.process.returncode
         is_late = child.is_late and code == -signal.SIGKILL  # else it had ended by itself just then
         how = "ignored the grace and was killed" if is_late else _how(code, in_order, was_to)
-        self._queue.events.publish(
-            ProcessEnded(
-                self._queue.name, child.worker_id, ended=ended, in_order=in_order, expected=was_to, how=how
+        names = [queue.name for queue in self.queues] if len(self.queues) > 1 else []
+        ids = child.worker_ids or ("",) * len(self.queues)
+        for queue, worker_id in zip(self.queues, ids, strict=False):
+            queue.events.publish(
+                ProcessEnded(
+                    queue.name,
+                    worker_id,
+                    ended=ended,
+                    in_order=in_order,
+                    expected=was_to,
+                    how=how,
+                    queues=names,
+                )
             )
-        )
 
     def _backoff(self, slot: Slot, lived: float) -> float:
         """Seconds until the slot's next start; its last child lived for so many."""
@@ -215,19 +229,20 @@ class Supervisor:
             return 0.0
         return min(_FIRST_PAUSE * 2.0 ** (slot.deaths - 2), _LONGEST_PAUSE) * random.uniform(0.5, 1.5)
 
-    def _release(self, worker_id: str) -> None:
-        """Release what a dead child held; in a thread, for the store may be unavailable."""
+    def _release(self, queue: Registry, worker_id: str) -> None:
+        """Release what a dead child held of a queue; in a thread, for its store may be unavailable."""
+        log = Log("redisjobs.supervisor", [queue.name] if len(self.queues) > 1 else ())
         most = 2 * self._lease  # seconds: by then its leases are over, and others have taken its jobs
 
         def release() -> None:
-            dead = self._queue.driver.consumer(worker_id, lease=self._lease, max_deliveries=1).sync
+            dead = queue.driver.consumer(worker_id, lease=self._lease, max_deliveries=1).sync
             try:
                 jobs = retrying_sync(
                     lambda: dead.release(refund=False, watch=True), on=(Unavailable,), within=most
                 )
-                logger.log(logging.WARNING if jobs else logging.INFO, "released %d jobs of it", jobs)
+                log.log(logging.WARNING if jobs else logging.INFO, "released %d jobs of it", jobs)
             except DriverError as error:
-                logger.warning(_LEFT, error)
+                log.warning(_LEFT, error)
             finally:
                 dead.close()
 
@@ -236,7 +251,7 @@ class Supervisor:
         try:
             thread.start()
         except (RuntimeError, MemoryError) as error:  # no thread to be had just now
-            logger.warning(_LEFT, error)
+            log.warning(_LEFT, error)
         else:
             self._releases.append(thread)
 

@@ -159,7 +159,7 @@ class ProgressWatchdog:
             still = still + 1 if got == seen and not self._member.may_be_dead else 0
             seen = got
             if still == 2 * _STUCK:
-                logger.error("stuck: nothing got through for %g s; connecting anew", _STUCK * lease)
+                self._member.log.error("stuck: nothing got through for %g s; connecting anew", _STUCK * lease)
                 self._watched.break_off()
             elif still >= 4 * _STUCK:
                 raise DriverError(

@@ -7,7 +7,7 @@ import secrets
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import anyio
@@ -19,8 +19,9 @@ from redisjobs.logger import Log
 from redisjobs.middleware import Middleware, all_checked
 from redisjobs.registry import Duration, Registry
 from redisjobs.worker.guard import keep_up
-from redisjobs.worker.health import Health
+from redisjobs.worker.health import Health, combined
 from redisjobs.worker.processor import Processor
+from redisjobs.worker.queues import Queues
 from redisjobs.worker.settings import Settings
 
 logger = Log("redisjobs.worker")
@@ -62,11 +63,17 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 class Worker:
-    """Runs the jobs of a queue.
+    """Runs the jobs of a queue, or of several.
 
     Args:
-        queue: The queue with its handlers, async or sync.
-        concurrency: How many jobs run at once.
+        queue: The queue with its handlers, async or sync; or several, as a list of queues, or of pairs of a queue
+            and its weight. They share this worker's slots and all that follows, but each keeps its own handlers,
+            retry policies and middleware.
+        weights: Of several queues by their names, where these differ: how often each has its turn while others
+            have jobs as well. At 3 and 1 three of four jobs that begin are of the first. Defaults to 1 each.
+        strict: Of several queues the first one listed that has jobs comes first. A later one then starts no job
+            while an earlier one has enough to fill the slots: it may starve, which is meant.
+        concurrency: How many jobs run at once, of all queues together.
         lease: Seconds without a heartbeat after which this worker counts as dead, and its jobs run again
             elsewhere. It gives one every third of that. Workers of a queue may differ in it. Defaults to 15 s.
         max_deliveries: So often a job is delivered without an outcome, the last time with nothing beside it; then
@@ -85,22 +92,32 @@ class Worker:
             too many abandoned threads; else it goes on with async handlers.
         worker_id: Who this is: 1 to 200 printable characters, no spaces or braces. It must be new at each run,
             so with one given the worker can run but once. Defaults to host:pid:random, drawn anew for each run.
-        middleware: Who takes part in the jobs that this worker runs, inside of the queue's middleware; the
-            outermost first. A worker pushes nothing, so `on_push` is not called.
-        schedules: Fire the schedules of the queue as well, until it is stopped. Any number of workers may.
+        middleware: Who takes part in the jobs that this worker runs, of each queue, inside of that queue's own
+            middleware; the outermost first. A worker pushes nothing, so `on_push` is not called.
+        schedules: Fire the schedules of its queues as well, until it is stopped. Any number of workers may.
 
     `stop` and `stop_now` may be called by any thread and at any time: a stop ends the run that is under way, or
     else the next one, before that claims anything.
 
+    A free slot waits for no queue in particular: whichever has jobs fills it. What is wrong with the store of one
+    queue concerns that queue alone.
+
+    Attributes:
+        queues: The queues, in the order in which they were listed.
+
     Raises:
-        TypeError: `queue` is no queue, or one of `middleware` is none, or has a hook that can't be called.
-        ValueError: Another argument has a value that can't be worked with.
+        TypeError: `queue` is no queue or list of them, or one of `middleware` is none, or has a hook that can't be
+            called.
+        ValueError: Another argument has a value that can't be worked with: no queue is listed, or one twice; a
+            weight is none, or of no queue that is listed; or there are weights beside `strict`.
     """
 
     def __init__(
         self,
-        queue: Registry,
+        queue: Registry | Iterable[Registry | tuple[Registry, float]],
         *,
+        weights: Mapping[str, float] | None = None,
+        strict: bool = False,
         concurrency: int = 10,
         lease: Duration = 15,
         max_deliveries: int = 3,
@@ -114,13 +131,8 @@ class Worker:
         middleware: Iterable[Middleware] = (),
         schedules: bool = False,
     ) -> None:
-        if not isinstance(queue, Registry):
-            # Not its text, which may have a password.
-            shown = f"the class {queue.__name__}" if isinstance(queue, type) else f"a {type(queue).__name__}"
-            raise TypeError(
-                f"Worker runs the jobs of a queue, not of {shown}: give a JobQueue with its handlers, as "
-                "Worker(JobQueue('redis://HOST:PORT/0'))"
-            )
+        self._queues = Queues.of(queue, weights, strict=strict)
+        self.queues = self._queues.all
         whole(concurrency, "concurrency")
         whole(max_deliveries, "max_deliveries")
         for what, limit in (("max_jobs", max_jobs), ("max_rss", max_rss), ("abandoned", abandoned)):
@@ -130,7 +142,8 @@ class Worker:
             raise ValueError(f"lease={lease!r}: give at least 0.1 s, or renewing it can't keep up")
         self._given_id = None if worker_id is None else _checked_id(worker_id)
         self.settings = Settings(
-            queue=queue,
+            queue=self.queues[0],
+            queues=self._queues.names if len(self.queues) > 1 else (),
             worker_id=self._given_id or _new_id(),
             next_id=self._next_id,
             concurrency=concurrency,
@@ -160,9 +173,9 @@ class Worker:
         """Run jobs until `stop` is called or the task is cancelled.
 
         Args:
-            until_idle: Return as soon as nothing is ready and nothing runs here; delayed jobs that are not
-                due are left. Jobs for which there was no thread or process are waited for. While other workers
-                hold jobs it stays for a lease, as they may be dead: then it runs what they held.
+            until_idle: Return as soon as nothing is ready in any queue and nothing runs here; delayed jobs that
+                are not due are left. Jobs for which there was no thread or process are waited for. While other
+                workers hold jobs it stays for a lease, as they may be dead: then it runs what they held.
             handle_signals: Let SIGTERM and SIGINT stop the worker, a second one at once. Main thread only.
 
         An async handler that swallows its cancellation keeps this from returning, though not from releasing its
@@ -170,8 +183,9 @@ class Worker:
 
         Raises:
             RuntimeError: This worker runs already, or the id that it was given has had its run.
-            DriverError: The store refuses what a worker needs (too old, no permission); while it is only away
-                the worker waits for it. Whatever this worker held is released.
+            DriverError: The store refuses what a worker needs (too old, no permission), be it that of one of
+                several queues; while it is only away the worker waits for it. Whatever this worker held is
+                released.
             RedisJobsError: More memory than `max_rss` was in use before any job had run.
         """
         if not self._running.acquire(blocking=False):
@@ -188,9 +202,17 @@ class Worker:
 
     @property
     def worker_id(self) -> str:
-        """Who it is now: each run has an id of its own, and who was taken for dead goes on under a new one."""
+        """Who it is now: each run has an id of its own, and who was taken for dead goes on under a new one.
+
+        Of several queues it is who it is in the first.
+        """
+        return self.worker_ids[0]
+
+    @property
+    def worker_ids(self) -> tuple[str, ...]:
+        """Who it is now in each of its queues: the same, until it was taken for dead in one of them."""
         processor = self._processor
-        return self.settings.worker_id if processor is None else processor.worker_id
+        return (self.settings.worker_id,) * len(self.queues) if processor is None else processor.worker_ids
 
     def _next_id(self) -> str:
         return _new_id() if self._given_id is None else f"{self._given_id[:180]}:{secrets.token_hex(4)}"
@@ -206,9 +228,17 @@ class Worker:
         self._has_run, self.recycled, self.hindered = True, False, False
 
     async def _run(self, until_idle: bool, handle_signals: bool) -> None:
-        self._processor = processor = Processor([self.settings], until_idle=until_idle, breaking=self.breaking)
+        self._processor = processor = Processor(
+            [replace(self.settings, queue=queue) for queue in self.queues],
+            until_idle=until_idle,
+            allocator=self._queues.allocator(),
+            breaking=self.breaking,
+        )
         if self._stop_asked:  # asked for before there was a processor to tell
             return
+        if len(self.queues) > 1:
+            slots = self.settings.concurrency
+            logger.info("worker %s has %d slots for queues %s", self.worker_id, slots, self._queues)
         try:
             async with anyio.create_task_group() as tasks:
                 if handle_signals:
@@ -239,9 +269,15 @@ class Worker:
 
     @property
     def health(self) -> Health:
-        """Whether it works, by what it got done; for any thread."""
+        """Whether it works, and of several queues each one, by what it got done; for any thread."""
         processor = self._processor  # once: it may be gone a moment later
-        return Health(True, False, "not running") if processor is None else processor.health
+        if processor is not None:
+            return processor.health
+        return combined(Health(True, False, "not running"), [(name, None) for name in self._queues.names])
+
+    def __repr__(self) -> str:
+        several = len(self.queues) > 1
+        return f"<Worker of {'queues' if several else 'queue'} {self._queues}>"
 
     async def _watch_signals(self) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

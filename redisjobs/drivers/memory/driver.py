@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeVar, cast
@@ -78,6 +78,10 @@ class MemoryDriver:
     def __init__(self, memory: Memory | None = None, now_ms: Callable[[], int] | None = None) -> None:
         self.memory = memory or Memory(now_ms)
         self.sync = SyncMemoryDriver(self.memory)
+
+    @property
+    def place(self) -> Hashable:
+        return self.memory
 
     async def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
         await anyio.lowlevel.checkpoint()

@@ -9,7 +9,7 @@ import asyncio
 import math
 import ssl
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -42,6 +42,7 @@ class Target:
 
     Attributes:
         database: Of the server.
+        place: Equal where the server and its database are the same.
         server: Equal where the server, its database and who we are there are the same.
 
     Raises:
@@ -74,7 +75,12 @@ class Target:
             self._options.setdefault("ssl_check_hostname", checked)
         self.database = int(self._options.get("db") or 0)
         whose = self._options.get("username") or id(self._options.get("credential_provider"))
-        self.server = *(self._options.get(key) for key in ("host", "port", "path")), whose, self.database
+        where_at = self._options.get("path") or (
+            self._options.get("host", "localhost"),
+            self._options.get("port", 6379),
+        )
+        self.place: Hashable = where_at, self.database
+        self.server = self.place, whose
         try:
             if isinstance(where, str):
                 pool.make_connection()

@@ -100,6 +100,7 @@ class RedisDriver:
 
     def __init__(self, where: Any, queue: str, now_ms: Now = None) -> None:
         self.target = Target(where)
+        self.place = self.target.place, queue
         self.commands = QueueCommands(queue, now_ms, self.target.database)
         self._worker_commands = WorkerCommands(queue, now_ms, self.target.database)
         # Connections live in one event loop; a program may run one after another, or one in each thread.

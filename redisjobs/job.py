@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, Generic, NotRequired, TypeVar, get_origin, get_type_hints, is_typeddict
+from typing import Any, Generic, NotRequired, get_origin, get_type_hints, is_typeddict
 
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
 
@@ -21,7 +21,13 @@ if sys.version_info >= (3, 12):
 else:
     from typing_extensions import TypedDict
 
+if sys.version_info >= (3, 13):
+    from typing import TypeVar
+else:
+    from typing_extensions import TypeVar
+
 P = TypeVar("P")
+AppState = TypeVar("AppState", default=None)
 
 logger = logging.getLogger("redisjobs")
 
@@ -170,8 +176,10 @@ def borrowed(kind: type[Any]) -> str:
     return ""
 
 
-class JobContext:
+class JobContext(Generic[AppState]):
     """What a handler is told of the job it runs.
+
+    A handler that says `JobContext[Resources]` has `context.state` of that type.
 
     Attributes:
         job_id: The same for all its attempts; what an idempotent handler remembers.
@@ -195,6 +203,7 @@ class JobContext:
         next_scheduled_ms: int | None,
         read_headers: Callable[[], Mapping[str, str]],
         worker_id: str,
+        state: AppState,
     ) -> None:
         self.job_id = job_id
         self.job_name = job_name
@@ -206,9 +215,24 @@ class JobContext:
         self._next_scheduled_ms = next_scheduled_ms
         self._read_headers = read_headers
         self.worker_id = worker_id
+        self._state, self._has_state = state, True
         self.cancelled = False
         """Whether this run was given up: timed out, cancelled, shut down or its lease lost. An async handler is
         interrupted then; a sync one runs on in its thread, its outcome ignored, and may look here."""
+
+    @property
+    def state(self) -> AppState:
+        """What the application has set as `queue.state`: a database pool, an HTTP client.
+
+        Raises:
+            AttributeError: This is a process of the handler's own, and the state is the worker's.
+        """
+        if not self._has_state:
+            raise AttributeError(
+                f'{self.job_name} runs in a process of its own, by run_in="process": queue.state stays with the '
+                "worker; make what the handler needs in its module"
+            )
+        return self._state
 
     # Most handlers look at few of these, so they are made when asked for.
 
@@ -247,7 +271,8 @@ class JobContext:
 
     def __getstate__(self) -> dict[str, Any]:
         """For a handler in another process: all of it, the headers read."""
-        return {**vars(self), "headers": self.headers, "_read_headers": None}
+        left = {"_read_headers": None, "_state": None, "_has_state": False}
+        return {**vars(self), "headers": self.headers, **left}
 
 
 class _JobLogger(logging.LoggerAdapter["logging.Logger"]):

@@ -40,7 +40,16 @@ from redisjobs.driver import (
 from redisjobs.durations import aware, milliseconds, seconds
 from redisjobs.errors import EncodeError, RegistrationError, UnknownJob
 from redisjobs.events import Events, JobsPushed
-from redisjobs.job import JobContext, JobDefinition, JobName, Priority, borrowed, checked_queue_name, name_of
+from redisjobs.job import (
+    AppState,
+    JobContext,
+    JobDefinition,
+    JobName,
+    Priority,
+    borrowed,
+    checked_queue_name,
+    name_of,
+)
 from redisjobs.middleware import Hook, Middleware, all_checked, checked, hooks
 from redisjobs.push import Push
 from redisjobs.retry import RetryPolicy, exponential_jitter
@@ -67,10 +76,10 @@ class Anything:
 # where the first argument may be anything, so also a context, what is pushed goes unchecked until it is.
 Unchecked = (
     Callable[Concatenate[Anything, ...], Returned]
-    | Callable[Concatenate[Any, JobContext, ...], Returned]
-    | Callable[Concatenate[Any, Any, JobContext, ...], Returned]
-    | Callable[Concatenate[Any, Any, Any, JobContext, ...], Returned]
-    | Callable[Concatenate[Any, Any, Any, Any, JobContext, ...], Returned]
+    | Callable[Concatenate[Any, JobContext[AppState], ...], Returned]
+    | Callable[Concatenate[Any, Any, JobContext[AppState], ...], Returned]
+    | Callable[Concatenate[Any, Any, Any, JobContext[AppState], ...], Returned]
+    | Callable[Concatenate[Any, Any, Any, Any, JobContext[AppState], ...], Returned]
 )
 
 
@@ -84,7 +93,9 @@ class HandlerDecorator(Protocol[P]):
     """What `register(...)` returns: makes a function the handler of a job; the function stays as it is."""
 
     @overload
-    def __call__(self, handler: Callable[[P, JobContext], Returned], /) -> Callable[[P, JobContext], Returned]: ...
+    def __call__(
+        self, handler: Callable[[P, JobContext[AppState]], Returned], /
+    ) -> Callable[[P, JobContext[AppState]], Returned]: ...
 
     @overload
     def __call__(self, handler: Callable[[P], Returned], /) -> Callable[[P], Returned]: ...
@@ -125,6 +136,7 @@ class Registry:
         driver: The store, for whoever runs the handlers.
         declared: The schedules that the code declares, by name; see `schedule`.
         events: Who listens to what happens on this queue, in this process: `events.subscribe(kind, listener)`.
+        state: What handlers find as `context.state`; an application sets it before jobs run.
         middleware: Who takes part in it, the outermost first; see `add_middleware`.
         on_push: Their hooks of that name, for whoever pushes.
 
@@ -161,6 +173,7 @@ class Registry:
                 f"deadline={deadline!r}: give more than 0 and up to {REPEATABLE:g} s, for so long a push "
                 "is safe to repeat"
             )
+        self.state: Any = None
         self.definitions: dict[str, JobDefinition[Any]] = {}
         self.declared: dict[str, Definition] = {}
         self.events = Events()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import NoneType
-from typing import Any, NotRequired, get_args, get_type_hints
+from typing import Any, NotRequired, get_args, get_origin, get_type_hints
 
 from redisjobs.errors import EncodeError, RegistrationError
 from redisjobs.job import JobContext
@@ -118,7 +118,10 @@ def _annotated(function: Any) -> Any:
 
 def _is_context(hint: Any) -> bool:
     """Whether an argument asks for the context; with `| None` it can be left out of a plain call."""
-    return hint is JobContext or set(get_args(hint)) == {JobContext, NoneType}
+    if get_origin(hint) is JobContext:  # as in JobContext[Resources]
+        return True
+    several = [each for each in get_args(hint) if each is not NoneType]
+    return hint is JobContext or (len(several) == 1 and NoneType in get_args(hint) and _is_context(several[0]))
 
 
 def _refuse_generator(function: Callable[..., Any]) -> None:

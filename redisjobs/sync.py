@@ -30,7 +30,7 @@ from redisjobs.driver import (
     Requeue,
 )
 from redisjobs.errors import DriverError, Unavailable
-from redisjobs.job import JobContext, JobName, State
+from redisjobs.job import AppState, JobContext, JobName, State
 from redisjobs.middleware import Middleware, before_push_sync
 from redisjobs.push import Push
 from redisjobs.queue import gave_up, requeued
@@ -290,12 +290,12 @@ class JobDecorator(Protocol):
     """Makes a function a job."""
 
     @overload
-    def __call__(self, function: Unchecked[Returned], /) -> "JobFunction[..., ..., Returned]": ...
+    def __call__(self, function: Unchecked[Returned, AppState], /) -> "JobFunction[..., ..., Returned]": ...
 
     @overload
     def __call__(
-        self, function: Callable[Concatenate[JobContext, Given], Returned], /
-    ) -> "JobFunction[Concatenate[JobContext, Given], Given, Returned]": ...
+        self, function: Callable[Concatenate[JobContext[AppState], Given], Returned], /
+    ) -> "JobFunction[Concatenate[JobContext[AppState], Given], Given, Returned]": ...
 
     @overload
     def __call__(self, function: Callable[Args, Returned], /) -> "JobFunction[Args, Args, Returned]": ...

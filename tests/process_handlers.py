@@ -107,6 +107,8 @@ def do(do: Do, context: JobContext) -> None:
             ]
             told += [context.worker_id, dict(context.headers), context.queued_at.isoformat(), os.getpid()]
             (folder / "context").write_text(repr(told))
+        case "state":
+            raise ValueError(context.state)
         case "leak":
             with (folder / "leaks").open("a") as leaks:
                 leaks.write(f"{variable.get()} {decimal.getcontext().prec} {os.getpid()}\n")

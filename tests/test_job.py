@@ -58,7 +58,8 @@ def queue(request: pytest.FixtureRequest) -> JobQueue:
 def context(**changes: Any) -> JobContext:
     told: dict[str, Any] = {
         "job_id": "j", "job_name": "Add", "queue_name": "emails", "attempt": 2, "deliveries": 1, "worker_id": "w",
-        "queued_ms": 1_700_000_000_123, "next_scheduled_ms": None, "read_headers": lambda: {"k": "v"},
+        "queued_ms": 1_700_000_000_123, "scheduled_ms": None, "next_scheduled_ms": None, "state": None,
+        "read_headers": lambda: {"k": "v"},
     }  # fmt: skip
     return JobContext(**told | changes)
 
@@ -412,11 +413,13 @@ def test_only_arguments_that_were_given_go_on_the_wire_so_defaults_are_the_worke
 
 
 def test_a_context_tells_the_handler_of_its_job(caplog: pytest.LogCaptureFixture) -> None:
-    told = context(next_scheduled_ms=1_700_000_060_000)
+    told = context(scheduled_ms=1_700_000_000_000, next_scheduled_ms=1_700_000_060_000)
     assert told.queued_at.isoformat() == "2023-11-14T22:13:20.123000+00:00"
+    assert told.scheduled_for is not None
+    assert told.scheduled_for.isoformat() == "2023-11-14T22:13:20+00:00"
     assert told.next_scheduled_at is not None
     assert told.next_scheduled_at.isoformat() == "2023-11-14T22:14:20+00:00"
-    assert context().next_scheduled_at is None
+    assert context().scheduled_for is context().next_scheduled_at is None
     assert told.headers == {"k": "v"}
 
     told.logger.warning("look")

@@ -560,6 +560,7 @@ def a_context() -> JobContext:
         deliveries=1,
         queued_ms=0,
         scheduled_ms=None,
+        state=None,
         next_scheduled_ms=None,
         read_headers=dict,
         worker_id="w",

@@ -19,7 +19,7 @@ from anyio.from_thread import start_blocking_portal
 from pages import PAGES, PROJECT, Page
 from store import Heart, RedisStore
 
-from redisjobs import Fail, JobContext, JobName, Priority, Worker, server
+from redisjobs import Fail, JobContext, JobName, Priority, Schedule, Worker, server
 from redisjobs import JobQueue as AsyncJobQueue
 from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.sync import JobQueue
@@ -122,6 +122,7 @@ def put_in_line(queue: JobQueue) -> None:
     """Jobs that stay where they are put, as the only slot is taken."""
     run = job_name(queue, "Run")
     queue.push({}, run, job_id="invoice-42")
+    queue.schedules.put("nightly", {}, Schedule.daily(hour=4), job=run)
     queue.push({}, run, job_id="invoice-43", delay=3600)
     queue.push({}, run, job_id="invoice-44", priority=Priority.LOW)
 

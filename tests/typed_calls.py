@@ -234,3 +234,27 @@ async def wrong_function_pushes(context: JobContext) -> None:
     resize.options(dealy=5)  # type: ignore[call-arg]  # pyright: ignore
     shrink.push(5)  # type: ignore[arg-type]  # pyright: ignore
     queue.job(retries=3)  # type: ignore[call-overload]  # pyright: ignore
+
+
+# What an application sets as its state is of the type that a handler says
+
+
+@dataclass
+class Resources:
+    pool: str
+
+
+@queue.register(OTHER)
+async def with_state(parameters: Other, context: JobContext[Resources]) -> None:
+    assert_type(context.state, Resources)
+
+
+@queue.job
+async def function_with_state(context: JobContext[Resources], path: str) -> None:
+    assert_type(context.state.pool, str)
+
+
+async def pushes_with_state(context: JobContext) -> None:
+    await function_with_state.push("a.png")
+    await function_with_state.push(5)  # type: ignore[arg-type]  # pyright: ignore
+    assert_type(context.state, None)

@@ -313,6 +313,7 @@ class Execution:
             next_scheduled_ms=job.next_scheduled_ms,
             read_headers=job.read_headers,
             worker_id=self._settings.worker_id,
+            state=self._settings.queue.state,
         )
         return self._context
 

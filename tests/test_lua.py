@@ -53,7 +53,7 @@ MEMORY = LUA.parent / "redisjobs/drivers/memory"
 SCRIPTS = sorted(path.stem for path in LUA.glob("*.lua"))
 INCLUDES = sorted(path.stem for path in LUA.glob("include/*.lua"))
 PRODUCERS = {"push"}  # what may be refused when the server is full
-READERS = {"find", "jobs", "counts"}
+READERS = {"find", "jobs", "counts", "backlog"}
 FAILED = DeadLetter("failed", "ValueError: no")
 
 

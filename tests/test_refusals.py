@@ -138,7 +138,7 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
 }
 """What is done, by its script and which of its ways."""
 
-READERS = {"find", "jobs", "counts"}
+READERS = {"find", "jobs", "counts", "backlog"}
 
 LATER = ("due", "delayed", "dead")  # where a job is that does not just end
 

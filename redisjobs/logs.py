@@ -15,6 +15,7 @@ from redisjobs.events import (
     JobsSettled,
     LeasesLost,
     LoopBlocked,
+    LoopResumed,
     ProcessEnded,
     SettledJob,
     SourceAvailable,
@@ -41,6 +42,9 @@ def listen(events: Events) -> None:
     events.subscribe(SourceUnavailable, _unavailable)
     events.subscribe(SourceAvailable, lambda _: worker.info("the store is available again"))
     events.subscribe(LoopBlocked, _blocked)
+    events.subscribe(
+        LoopResumed, lambda event: worker.info("the event loop runs again, after %.1f s", event.seconds)
+    )
     events.subscribe(ProcessEnded, _process_ended)
 
 

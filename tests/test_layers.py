@@ -30,6 +30,7 @@ drivers.redis.coalescer drivers.redis.consumer drivers.redis.driver
 drivers
 push registry queue sync
 worker
+metrics tracing
 redisjobs
 server demo torture cli
 __main__

@@ -30,9 +30,8 @@ from redisjobs.middleware import CallNext, Middleware, OutgoingJob, RunningJob
 from redisjobs.outcome import text_of
 from redisjobs.worker.threads import NoThread
 
-# The names of OpenTelemetry's semantic conventions 1.44 for messaging spans, still in development there:
-# https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/. Copied, as the package that has them
-# changes their place as they become stable.
+# The names of OpenTelemetry's semantic conventions 1.44 for messaging spans, `messaging/messaging-spans.md` there,
+# which are still in development. Copied, as the package that has them changes their place as they become stable.
 SYSTEM = "messaging.system"
 OPERATION_NAME = "messaging.operation.name"
 OPERATION_TYPE = "messaging.operation.type"

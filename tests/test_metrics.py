@@ -1,6 +1,8 @@
 """Metrics: what is counted of a process and asked of a queue, as a Prometheus parser reads it."""
 
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -14,6 +16,7 @@ from typing import Any, ClassVar
 
 import anyio
 import pytest
+import yaml
 from fleet import Fleet
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -737,3 +740,88 @@ def test_without_the_extra_a_command_says_what_to_install(fleet: Fleet, argument
 
     assert ended.returncode == 2
     assert "needs prometheus_client; in a checkout of redisjobs: pip install '.[metrics]'" in ended.stderr
+
+
+# What is written of them
+
+
+async def every_metric(registry: CollectorRegistry) -> dict[str, tuple[str, frozenset[str]]]:
+    """Each metric that there is, with its type and its labels."""
+    queue = JobQueue("memory://", "q")
+    queue.register(Work)(work)
+    Metrics(registry).listen(queue)
+    registry.register(QueueMetrics(queue))
+    await queue.push_many([Work(), Work("fail")])
+    queue.events.publish(LeasesLost("q", "w", jobs=[SettledJob("a", Reply.LEASE_LOST)]))
+    await drain(queue)
+    families = text_string_to_metric_families(generate_latest(registry).decode())
+    found = {}
+    for family in families:
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = {key for sample in family.samples for key, text in sample.labels.items()}
+        found[name] = family.type, frozenset(labels - {"le"})
+    # prometheus_client says of each child when it was made.
+    return {name: told for name, told in found.items() if not name.endswith("_created")}
+
+
+@pytest.mark.parametrize("setting", ["memory asyncio"])
+async def test_the_page_of_the_metrics_has_each_with_its_type_and_its_labels_and_no_other(
+    registry: CollectorRegistry, project: Path
+) -> None:
+    page = (project / "docs/reference/metrics.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(redisjobs_\w+)` \| (\w+) \| (.+?) \|", page, re.MULTILINE)
+
+    there = {name: (kind, frozenset(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+    assert there == await every_metric(registry)
+
+
+MONITORING = (
+    "examples/monitoring/grafana.json",
+    "examples/monitoring/alerts.yaml",
+    "docs/how-to/export-metrics.md",
+)
+
+
+@pytest.mark.parametrize("setting", ["memory asyncio"])
+@pytest.mark.parametrize("path", MONITORING)
+async def test_boards_alerts_and_pages_name_only_metrics_and_labels_that_there_are(
+    registry: CollectorRegistry, project: Path, path: str
+) -> None:
+    metrics = await every_metric(registry)
+    shown = {name: labels for name, (_, labels) in metrics.items()}
+    for name, (kind, labels) in metrics.items():
+        if kind == "histogram":
+            shown |= {f"{name}_bucket": labels | {"le"}, f"{name}_sum": labels, f"{name}_count": labels}
+    text = (project / path).read_text("utf-8").replace('\\"', '"')
+
+    uses = re.findall(r"\b(redisjobs_[a-z_]+)(?:\{([^}]*)\})?", text)
+
+    assert len(uses) > 5
+    for name, matchers in uses:
+        assert name in shown, name
+        assert set(re.findall(r"(\w+)(?:=~|!=|=)\"", matchers)) <= shown[name], (name, matchers)
+
+
+def test_the_board_has_a_variable_for_the_source_and_one_for_the_queue_and_panels_apart(project: Path) -> None:
+    board = json.loads((project / MONITORING[0]).read_text("utf-8"))
+
+    assert [variable["name"] for variable in board["templating"]["list"]] == ["datasource", "queue"]
+    places = [tuple(panel["gridPos"].values()) for panel in board["panels"]]
+    ids = [panel["id"] for panel in board["panels"]]
+    assert len(set(places)) == len(places)
+    assert len(set(ids)) == len(ids)
+    for panel in board["panels"]:
+        for target in panel["targets"]:
+            assert target["datasource"]["uid"] == "${datasource}"
+            of_queues = "worker_slots" not in target["expr"] and "loop_blocked" not in target["expr"]
+            assert ('queue=~"$queue"' in target["expr"]) == of_queues
+
+
+def test_each_alert_says_when_and_what_it_means(project: Path) -> None:
+    (group,) = yaml.safe_load((project / MONITORING[1]).read_text("utf-8"))["groups"]
+
+    assert len(group["rules"]) > 5
+    for rule in group["rules"]:
+        assert rule["alert"].startswith("Redisjobs")
+        assert rule["labels"]["severity"] in ("warning", "critical")
+        assert rule["annotations"]["summary"].endswith(".")

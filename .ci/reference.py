@@ -89,7 +89,8 @@ def _index(groups: dict[str, list[Documented]]) -> str:
     lines = [
         "# The API",
         "For whoever writes code: every public name, as its docstring tells it. Names are imported from "
-        "`redisjobs`, those of the sync queue from `redisjobs.sync`; those of metrics and tracing as their page says.",
+        "`redisjobs`, those of the sync queue from `redisjobs.sync`, those of metrics and tracing as their page "
+        "says.",
     ]
     for page, members in groups.items():
         rows = [f"| [`{each.name}`]({page}.md#{each.name.lower()}) | {_summary(each)} |" for each in members]

@@ -14,6 +14,7 @@ try:
     from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
     from prometheus_client.registry import Collector
+    from prometheus_client.values import ValueClass
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "prometheus_client":
         raise
@@ -56,6 +57,7 @@ UNKNOWN = "unknown"
 """The name of jobs that no handler of the process goes by: names come from whoever pushes, however many."""
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)  # seconds
+_IN_FILES: bool = getattr(ValueClass, "_multiprocess", True)  # what is counted is read by another process
 _PATIENCE = 4.0  # seconds that all queues of a scrape may take together: less than a client of ours has
 
 
@@ -232,15 +234,16 @@ class _Slots:
         )
         self._busy, self._free = gauge.labels("busy"), gauge.labels("free")
         self._workers: dict[tuple[str, str], tuple[Callable[[], int], int]] = {}
-        # As it is, to whoever asks this process; what is set is for who reads it from a file.
+        # As it is, to whoever asks this process. Who reads it from a file has what was set last.
         self._busy.set_function(lambda: self._count()[0])
         self._free.set_function(lambda: self._count()[1])
 
     def listen(self, queue: Registry) -> None:
         queue.events.subscribe(WorkerStarted, self._started)
         queue.events.subscribe(WorkerStopped, self._stopped)
-        for kind in (JobsClaimed, JobsSettled):
-            queue.events.subscribe(kind, self._changed)
+        if _IN_FILES:
+            for kind in (JobsClaimed, JobsSettled):
+                queue.events.subscribe(kind, self._changed)
 
     def _started(self, event: WorkerStarted) -> None:
         self._workers[event.queue, event.worker] = event.busy, event.slots

@@ -35,6 +35,10 @@ _TITLES = {
     "retries": ("Retry policies", "For whoever says when a failed job is tried again."),
     "schedules": ("Schedules", "For whoever has jobs pushed again and again."),
     "errors": ("Errors and steering", "For whoever catches errors, or raises what chooses a job's outcome."),
+    "metrics": (
+        "Metrics and tracing",
+        "For whoever watches: `from redisjobs.metrics import Metrics`, `from redisjobs.tracing import Tracing`.",
+    ),
     "sync": (
         "The sync queue",
         "For whoever pushes from code without an event loop: `from redisjobs.sync import JobQueue`.",
@@ -73,6 +77,8 @@ def api() -> dict[Path, str]:
         found = _documented(package[str(name)])
         groups[_PAGES.get(found.path.split(".")[1], "queues")].append(found)
     sync = package["sync"]
+    groups["metrics"] = [package["metrics"][name] for name in ("Metrics", "QueueMetrics")]
+    groups["metrics"].append(package["tracing"]["Tracing"])
     groups["sync"] = [each for each in sync.classes.values() if not (each.is_alias or _is_protocol(each))]
     pages = {DOCS / f"api/{page}.md": _api_page(page, members) for page, members in groups.items()}
     return pages | {DOCS / "api/index.md": _index(groups)}
@@ -92,7 +98,8 @@ def _index(groups: dict[str, list[Documented]]) -> str:
     lines = [
         "# The API",
         "For whoever writes code: every public name, as its docstring tells it. Names are imported from "
-        "`redisjobs`, those of the sync queue from `redisjobs.sync`.",
+        "`redisjobs`, those of the sync queue from `redisjobs.sync`, those of metrics and tracing as their page "
+        "says.",
     ]
     for page, members in groups.items():
         rows = [f"| [`{each.name}`]({page}.md#{each.name.lower()}) | {_summary(each)} |" for each in members]

@@ -10,7 +10,7 @@ Every method may raise `DriverError`; `Unavailable`, its subclass, where trying 
 """
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar
@@ -425,6 +425,36 @@ class Counts:
         object.__setattr__(self, "totals", dict.fromkeys(COUNTERS, 0) | dict(self.totals))
 
 
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How far a queue is behind, at one instant.
+
+    Attributes:
+        oldest: For how many seconds the oldest ready job of each priority has been ready; a priority with none is
+            left out. A delayed job that is due counts, though nobody has made it ready yet. Of one put in by hand
+            with an entry id that can't be a time it is not known, and it does not count.
+        workers: How many workers there are: their leases run.
+    """
+
+    oldest: Mapping[Priority, float]
+    workers: int
+
+
+def backlog_since(since: Iterable[tuple[Priority, float]], now_ms: float, workers: int) -> Backlog:
+    """How far a queue is behind.
+
+    Args:
+        since: Priorities, and when a job of each became ready, in ms; the earliest of each is the oldest job's.
+        now_ms: The store's clock.
+        workers: How many there are.
+    """
+    first: dict[Priority, float] = {}
+    for priority, ms in since:
+        if ms > _LONG_AGO:
+            first[priority] = min(ms, first.get(priority, ms))
+    return Backlog({priority: max(0.0, now_ms - ms) / 1000 for priority, ms in first.items()}, workers)
+
+
 class Query(Generic[Answer]):
     """What an operator asks, for an answer of this type; a frozen value."""
 
@@ -454,6 +484,11 @@ class List(Query[list[Row]]):
 @dataclass(frozen=True, slots=True)
 class Count(Query[Counts]):
     """How many jobs are in each state, and the counters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measure(Query[Backlog]):
+    """For how long jobs have been ready, and how many workers there are."""
 
 
 class Change(Generic[Answer]):

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from redisjobs.driver import Ack, DeadLetter, Lease, Reply, RetryLater, Settlement
+from redisjobs.errors import DriverError
 from redisjobs.logger import Log, is_ctrl_c
 from redisjobs.outcome import Outcome
 
@@ -60,6 +61,19 @@ class ScheduleFired(Event):
     jobs: Sequence[tuple[str, str, bool]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class PushFailed(Event):
+    """A push raised: its jobs are not on the queue, or nobody knows whether they are.
+
+    Attributes:
+        jobs: Of each job that is not known to be there its id and its name.
+        error: What it raised.
+    """
+
+    jobs: Sequence[tuple[str, str]]
+    error: DriverError
+
+
 @dataclass(frozen=True)
 class WorkerEvent(Event):
     """Something that has happened to a worker.
@@ -81,10 +95,13 @@ class WorkerStarted(WorkerEvent):
     Attributes:
         slots: How many jobs it may run at once.
         names: The job names it has handlers for, in alphabetical order.
+        busy: Tells how many of the slots run a job, at any time and for any thread. Equal for queues that share
+            the slots of one worker.
     """
 
     slots: int
     names: Sequence[str]
+    busy: Callable[[], int] = int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +117,13 @@ class WorkerDraining(WorkerEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerStopped(WorkerEvent):
-    """A worker's run has ended, in order or not: all is settled or released, or is yet to run again."""
+    """A worker's run has ended, in order or not: all is settled or released, or is yet to run again.
+
+    Attributes:
+        started_as: Its id when it started; it may have another by now.
+    """
+
+    started_as: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +157,17 @@ class LoopBlocked(WorkerEvent):
 
     seconds: float
     where: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopResumed(WorkerEvent):
+    """A worker's event loop that was blocked runs again. Told from a thread of its own.
+
+    Attributes:
+        seconds: For how long it was blocked.
+    """
+
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,8 +223,9 @@ class SettledJob:
         outcome: What the run came to; None likewise.
         settlement: What the worker asked for; None likewise.
         reply: What the store said to that.
-        waited: Seconds from when it was first ready until it was started; 0 if it was not.
-        ran: Seconds from its start until this was told; 0 if it was not started.
+        waited: Seconds from when it was ready until it was started, a deliberate delay aside; 0 if it was not.
+        ran: Seconds from its start until its handler ended, or until this was told where it had not, or where
+            nobody listened then; 0 if it was not started.
         sent_at: When the settlement was last sent, in seconds since 1970; 0 if never.
         resent: Whether it was sent before, and the reply lost.
     """

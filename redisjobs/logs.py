@@ -15,6 +15,7 @@ from redisjobs.events import (
     JobsSettled,
     LeasesLost,
     LoopBlocked,
+    LoopResumed,
     ProcessEnded,
     ScheduleFired,
     SettledJob,
@@ -44,6 +45,9 @@ def listen(events: Events) -> None:
     events.subscribe(SourceUnavailable, _unavailable)
     events.subscribe(SourceAvailable, lambda event: _log_of(event).info("the store is available again"))
     events.subscribe(LoopBlocked, _blocked)
+    events.subscribe(
+        LoopResumed, lambda event: worker.info("the event loop runs again, after %.1f s", event.seconds)
+    )
     events.subscribe(ProcessEnded, _process_ended)
     events.subscribe(ScheduleFired, _schedule_fired)
 

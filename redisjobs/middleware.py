@@ -34,12 +34,22 @@ CallNext = Callable[[], Awaitable[Any]]
 """Runs what is inside: the next middleware, or at last the handler. It gives what that returns."""
 
 
+PushEnded = Callable[[bool, BaseException | None], object]
+"""Is told what a push came to: whether it added the job, and what it raised, None for nothing."""
+
+
 class OutgoingJob:
-    """A job that is about to be pushed. Its headers may be changed, all else is to look at."""
+    """A job that is about to be pushed. Its headers may be changed, all else is to look at.
 
-    __slots__ = ("_before", "_headers", "_job")
+    Attributes:
+        queue_name: The queue that it is pushed to.
+    """
 
-    def __init__(self, job: NewJob) -> None:
+    __slots__ = ("_before", "_headers", "_job", "_when_ended", "queue_name")
+
+    def __init__(self, job: NewJob, queue_name: str, when_ended: Callable[[PushEnded], object]) -> None:
+        self.queue_name = queue_name
+        self._when_ended = when_ended
         self._job = job
         self._before = codec.decode_headers(dict(_pairs(job)).get("headers"))
         self._headers: dict[str, str] = dict(self._before)
@@ -76,6 +86,14 @@ class OutgoingJob:
         """The earliest time it may run; None if it was given a delay, or neither."""
         due = self._job.due
         return codec.when(due.ms) if isinstance(due, At) else None
+
+    def when_pushed(self, call: PushEnded) -> None:
+        """Have this called once the push of this job has come to its end, whatever that is.
+
+        It is called as `call(added, error)`: whether the push added the job, and what it raised, a cancellation
+        included. That comes after all tries, before the caller has its handle. What `call` raises is logged.
+        """
+        self._when_ended(call)
 
     def write(self) -> None:
         """Write changed headers into the job itself, which whoever pushes it again has too."""
@@ -233,24 +251,68 @@ def hooks(middleware: Iterable[Middleware], name: str) -> tuple[Hook, ...]:
 # What pushes
 
 
-async def before_push(on_push: Sequence[Hook], jobs: Iterable[NewJob]) -> None:
-    """Call the hooks of an async queue with each job that was not tried before."""
-    for job in _outgoing(jobs):
-        for hook in on_push:
-            returned = _called(hook, job)
-            if is_awaitable(returned):
-                try:
-                    await returned
-                except (GeneratorExit, anyio.get_cancelled_exc_class()):
-                    raise
-                except BaseException as error:
-                    _show(hook, error)
-        job.write()
+class PushEnds:
+    """Who wants to hear what one push comes to.
+
+    Args:
+        queue_name: The queue's.
+    """
+
+    __slots__ = ("_queue_name", "_waiting")
+
+    def __init__(self, queue_name: str) -> None:
+        self._queue_name = queue_name
+        self._waiting: list[tuple[int, PushEnded]] = []
+
+    def outgoing(self, jobs: Iterable[NewJob]) -> list[OutgoingJob]:
+        """Those of the jobs that were not tried before, for hooks to look at."""
+        return [
+            OutgoingJob(job, self._queue_name, partial(self._wait, number))
+            for number, job in enumerate(jobs)
+            if job.tries is None
+        ]
+
+    def _wait(self, number: int, call: PushEnded) -> None:
+        self._waiting.append((number, call))
+
+    def tell(self, added: Sequence[bool], error: BaseException | None = None) -> None:
+        """Tell them: whether each job of the push was added, if none was for what error."""
+        for number, call in self._waiting:
+            try:
+                call(error is None and added[number], error)
+            except BaseException as raised:
+                _show(call, raised)
 
 
-def before_push_sync(on_push: Sequence[Hook], jobs: Iterable[NewJob]) -> None:
-    """Call the hooks of a sync queue with each job that was not tried before."""
-    for job in _outgoing(jobs):
+NOBODY = PushEnds("")
+"""Of a push without hooks."""
+
+
+async def before_push(on_push: Sequence[Hook], jobs: Iterable[NewJob], queue_name: str) -> PushEnds:
+    """Call the hooks of an async queue with each job that was not tried before; who wants to hear of their end."""
+    ends = PushEnds(queue_name)
+    try:
+        for job in ends.outgoing(jobs):
+            for hook in on_push:
+                returned = _called(hook, job)
+                if is_awaitable(returned):
+                    try:
+                        await returned
+                    except (GeneratorExit, anyio.get_cancelled_exc_class()):
+                        raise
+                    except BaseException as error:
+                        _show(hook, error)
+            job.write()
+    except BaseException as error:
+        ends.tell((), error)
+        raise
+    return ends
+
+
+def before_push_sync(on_push: Sequence[Hook], jobs: Iterable[NewJob], queue_name: str) -> PushEnds:
+    """Call the hooks of a sync queue likewise."""
+    ends = PushEnds(queue_name)
+    for job in ends.outgoing(jobs):
         for hook in on_push:
             returned = _called(hook, job)
             if is_awaitable(returned):
@@ -258,10 +320,7 @@ def before_push_sync(on_push: Sequence[Hook], jobs: Iterable[NewJob]) -> None:
                     returned.close()  # else it would be complained of once more, as never awaited
                 _show(hook, TypeError("it returned something to await, but a sync queue can't"))
         job.write()
-
-
-def _outgoing(jobs: Iterable[NewJob]) -> list[OutgoingJob]:
-    return [OutgoingJob(job) for job in jobs if job.tries is None]
+    return ends
 
 
 def _called(hook: Hook, job: OutgoingJob) -> Any:

@@ -78,9 +78,7 @@ class Push:
                 jobs=refused,
             )
         for job, answer, is_added in zip(self.jobs, answers, added, strict=True):
-            name = job.fields[1]
-            text = name if isinstance(name, str) else name.decode("utf-8", "replace")
-            yield answer.holder or job.job_id, text, is_added
+            yield answer.holder or job.job_id, name_in(job), is_added
 
     def _is_added(self, job: NewJob, reply: Reply) -> bool:
         """Whether this push made the job, and this is the first time that its caller is told."""
@@ -130,6 +128,12 @@ class Push:
     def _named(self) -> str:
         first, more = visible(self.jobs[0].job_id), len(self.jobs) - 1
         return f"{first} and {more} more" if more else first
+
+
+def name_in(job: NewJob) -> str:
+    """The name of a job on its way in."""
+    name = job.fields[1]
+    return name if isinstance(name, str) else name.decode("utf-8", "replace")
 
 
 def _forget(job: NewJob) -> None:

@@ -29,7 +29,7 @@ from redisjobs.driver import (
 )
 from redisjobs.errors import DecodeError, DriverError, Unavailable
 from redisjobs.job import AppState, JobContext, JobName, State
-from redisjobs.middleware import Middleware, before_push
+from redisjobs.middleware import NOBODY, Middleware, before_push
 from redisjobs.push import Push, no_answer
 from redisjobs.registry import (
     Args,
@@ -314,11 +314,17 @@ class JobQueue(Registry):
         return await self._change(Delete(id_of(job))) is Reply.OK
 
     async def _push(self, jobs: Sequence[NewJob], *, held: bool = False) -> list[JobHandle]:
-        if self.on_push:
-            await before_push(self.on_push, jobs)
-        push = Push(jobs, self.deadline, held=held)
-        answers = await self._call(lambda: self.driver.push(jobs, repeated=push.repeated), push)
-        return [JobHandle(*each, self) for each in self._told(push, answers)]
+        ends = await before_push(self.on_push, jobs, self.name) if self.on_push else NOBODY
+        try:
+            push = Push(jobs, self.deadline, held=held)
+            answers = await self._call(lambda: self.driver.push(jobs, repeated=push.repeated), push)
+            told = self._told(push, answers)
+        except BaseException as error:
+            self._tell_failed(error, ends)
+            raise
+        if ends is not NOBODY:
+            ends.tell([added for _, _, added in told])
+        return [JobHandle(*each, self) for each in told]
 
     async def _read(self, query: Query[T]) -> T:
         return await self._call(lambda: self.driver.read(query))

@@ -38,8 +38,8 @@ from redisjobs.driver import (
     Pushed,
 )
 from redisjobs.durations import aware, milliseconds, seconds
-from redisjobs.errors import EncodeError, RegistrationError, UnknownJob
-from redisjobs.events import Events, JobsPushed
+from redisjobs.errors import DriverError, EncodeError, RegistrationError, UnknownJob
+from redisjobs.events import Events, JobsPushed, PushFailed
 from redisjobs.job import (
     AppState,
     JobContext,
@@ -50,8 +50,8 @@ from redisjobs.job import (
     checked_queue_name,
     name_of,
 )
-from redisjobs.middleware import Hook, Middleware, all_checked, checked, hooks
-from redisjobs.push import Push
+from redisjobs.middleware import Hook, Middleware, PushEnds, all_checked, checked, hooks
+from redisjobs.push import Push, name_in
 from redisjobs.retry import RetryPolicy, exponential_jitter
 from redisjobs.schedules.schedule import Schedule
 from redisjobs.schedules.stored import Accuracy, Definition, check_schedule
@@ -445,6 +445,13 @@ class Registry:
         if self.events.wanted(JobsPushed):
             self.events.publish(JobsPushed(self.name, jobs=told))
         return told
+
+    def _tell_failed(self, error: BaseException, ends: PushEnds) -> None:
+        """Tell that a push raised: who took part in it; and, unless it was only given up, whoever listens."""
+        ends.tell((), error)
+        if isinstance(error, DriverError) and self.events.wanted(PushFailed):
+            jobs = [(job.job_id, name_in(job)) for job in error.jobs]
+            self.events.publish(PushFailed(self.name, jobs=jobs, error=error))
 
     def _name_for(self, parameters: Any) -> JobName[Any]:
         kind = type(parameters)

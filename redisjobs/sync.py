@@ -31,7 +31,7 @@ from redisjobs.driver import (
 )
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.job import AppState, JobContext, JobName, State
-from redisjobs.middleware import Middleware, before_push_sync
+from redisjobs.middleware import NOBODY, Middleware, before_push_sync
 from redisjobs.push import Push
 from redisjobs.queue import gave_up, requeued
 from redisjobs.registry import (
@@ -238,11 +238,17 @@ class JobQueue(Registry):
         return self._change(Delete(id_of(job))) is Reply.OK
 
     def _push(self, jobs: Sequence[NewJob], *, held: bool = False) -> list[JobHandle]:
-        if self.on_push:
-            before_push_sync(self.on_push, jobs)
-        push = Push(jobs, self.deadline, held=held)
-        answers = self._call(lambda until: self._store.push(jobs, repeated=push.repeated, until=until), push)
-        return [JobHandle(*each, self) for each in self._told(push, answers)]
+        ends = before_push_sync(self.on_push, jobs, self.name) if self.on_push else NOBODY
+        try:
+            push = Push(jobs, self.deadline, held=held)
+            answers = self._call(lambda until: self._store.push(jobs, repeated=push.repeated, until=until), push)
+            told = self._told(push, answers)
+        except BaseException as error:
+            self._tell_failed(error, ends)
+            raise
+        if ends is not NOBODY:
+            ends.tell([added for _, _, added in told])
+        return [JobHandle(*each, self) for each in told]
 
     def _read(self, query: Query[T]) -> T:
         return self._call(lambda until: self._store.read(query, until=until))

@@ -132,9 +132,10 @@ class Fleet:
         (folder / "app.py").write_text(APP)
 
     def python(self, code: str, *arguments: str) -> "subprocess.Popen[bytes]":
-        return self._start([sys.executable, "-c", "import sys; sys.path.insert(0, '')\n" + code, *arguments])
+        return self.start([sys.executable, "-c", "import sys; sys.path.insert(0, '')\n" + code, *arguments])
 
-    def _start(self, command: list[str]) -> "subprocess.Popen[bytes]":
+    def start(self, command: list[str]) -> "subprocess.Popen[bytes]":
+        """Any command, in the folder of the fleet."""
         with (self.folder / "log").open("ab") as log:
             process = subprocess.Popen(command, cwd=self.folder, env=self.env, stdout=log, stderr=log)
         self.processes.append(process)
@@ -145,7 +146,7 @@ class Fleet:
 
     def command(self, *arguments: str, targets: Sequence[str] = ("app:queue",)) -> "subprocess.Popen[bytes]":
         """`redisjobs worker` with targets, and more arguments."""
-        return self._start([sys.executable, "-m", "redisjobs", "worker", *targets, *arguments])
+        return self.start([sys.executable, "-m", "redisjobs", "worker", *targets, *arguments])
 
     async def at_work(self, *worker_ids: str) -> None:
         """Wait until these workers have reached the queue."""

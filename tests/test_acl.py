@@ -24,6 +24,7 @@ from redisjobs.driver import (
     Due,
     Exchange,
     Lease,
+    Measure,
     NewJob,
     Notification,
     Release,
@@ -31,6 +32,7 @@ from redisjobs.driver import (
     RetryLater,
     Settlement,
 )
+from redisjobs.drivers import sync_side
 from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.job import Priority, State
 from redisjobs.schedules.schedule import Schedule
@@ -323,6 +325,7 @@ def look(queue: SyncJobQueue) -> None:
     counts = queue.counts()
     assert (sum(counts.ready.values()), counts.running, counts.delayed, counts.dead) == (2, 1, 1, 2)
     assert counts.totals["pushed"] == 6
+    assert sync_side(queue.driver).read(Measure()).oldest.keys() == {Priority.NORMAL}
     expected = {State.READY: ["b", "r"], State.RUNNING: ["x"], State.DELAYED: ["d"], State.DEAD: ["y", "z"]}
     for state, ids in expected.items():
         assert [info.job_id for info in queue.jobs(state)] == ids

@@ -41,6 +41,7 @@ from redisjobs.driver import (
     Find,
     Lease,
     List,
+    Measure,
     NewJob,
     Reclaimed,
     Release,
@@ -701,6 +702,7 @@ class TwoDrivers(RuleBasedStateMachine):
             found = [await driver.read(Find(side.id_of(name))) for name in names]
             return (
                 await driver.read(Count()),
+                sorted((await driver.read(Measure())).oldest),
                 {state: [side.row(row) for row in await driver.read(List(state, 500))] for state in State},
                 [row and side.row(row) for row in found],
             )
@@ -709,8 +711,9 @@ class TwoDrivers(RuleBasedStateMachine):
         self.done["reclaimed"] = self.jobs[0]
         self.looks += 1
         names = [self.names[(self.looks + n) % len(self.names)] for n in range(3)]  # all of them, in turn
-        counts, listed, found = self.agree(look)
+        counts, waiting, listed, found = self.agree(look)
 
+        assert {where[1] for _, where, _ in listed[State.READY]} <= set(waiting)
         # The counters add up, and nothing is lost or there twice.
         assert {state: len(rows) for state, rows in listed.items()} == {
             State.READY: sum(counts.ready.values()),

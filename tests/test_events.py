@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import anyio
 import pytest
@@ -18,7 +18,7 @@ from store import (
     lease_at,
 )
 
-from redisjobs import Fail, JobQueue, Snooze, Worker, logs, recording, sync
+from redisjobs import Fail, JobQueue, QueueFull, Snooze, Worker, logs, recording, sync
 from redisjobs.driver import (
     Ack,
     After,
@@ -41,6 +41,8 @@ from redisjobs.events import (
     JobsSettled,
     LeasesLost,
     LoopBlocked,
+    LoopResumed,
+    PushFailed,
     SettledJob,
     WorkerDraining,
     WorkerStarted,
@@ -114,6 +116,24 @@ def test_a_push_by_sync_code_is_told_alike() -> None:
         queue.push(Work(), job_id="a")
 
     assert [event.jobs for event in told] == [[("a", "Work", True)]]
+
+
+async def test_a_push_that_fails_is_told_with_its_jobs_and_why(queue: JobQueue) -> None:
+    class Full:
+        consumer = None
+
+        async def push(self, jobs: Any, *, repeated: bool) -> Any:
+            raise QueueFull("no room")
+
+    told, driver, full = heard(queue, PushFailed), queue.driver, Full()
+    queue.driver = cast(Any, full)
+    with pytest.raises(QueueFull) as failed:
+        await queue.push_many([queue.prepare(Work(), job_id=job_id) for job_id in ("a", "b")])
+    queue.driver = driver
+
+    assert [(event.queue, event.jobs, event.error) for event in told] == [
+        (queue.name, [("a", "Work"), ("b", "Work")], failed.value)
+    ]
 
 
 async def test_each_way_in_which_a_job_is_settled_has_its_event(queue: JobQueue) -> None:
@@ -360,14 +380,18 @@ async def test_who_does_not_listen_just_now_is_not_told() -> None:
 async def test_a_blocked_loop_is_told_from_another_thread_while_it_lasts() -> None:
     async with JobQueue("memory://") as queue:
         queue.register(Work)(work)
-        told = heard(queue, LoopBlocked)
+        told = heard(queue, LoopBlocked, LoopResumed)
         await queue.push(Work("block"), job_id="blocker")
+        worker = Worker(queue, lease=1)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            await eventually(lambda: len(told) == 2, within=20)
+            worker.stop()
 
-        await Worker(queue, lease=1).run(until_idle=True)
-
-    (event,) = told
+    event, resumed = told
     assert event.seconds >= 1
     assert "job blocker (Work)" in event.where
+    assert resumed.seconds >= event.seconds
 
 
 async def test_a_recording_holds_each_event_as_one_line_that_any_program_can_read(

@@ -37,6 +37,7 @@ schedules.faces schedules.scheduler schedules
 worker
 service
 queue sync
+metrics tracing
 redisjobs
 server demo torture cli
 __main__

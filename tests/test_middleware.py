@@ -983,6 +983,101 @@ async def test_a_push_that_was_refused_is_a_new_one_when_it_is_made_again(queue:
     assert (await info_of(queue, job)).headers == {"number": "2"}
 
 
+async def test_it_is_told_when_a_push_has_ended_and_whether_that_added_the_job(queue: JobQueue) -> None:
+    told: list[Any] = []
+
+    def hear(job: OutgoingJob) -> None:
+        job.when_pushed(lambda added, error: told.append((job.queue_name, job.job_id, added, error)))
+
+    queue.add_middleware(OnPush(hear))
+    queue.register(Work)(lambda _: None)
+
+    await queue.push_many([queue.prepare(Work(), job_id=job_id) for job_id in ("a", "b", "a")])
+
+    assert told == [(queue.name, "a", True, None), (queue.name, "b", True, None), (queue.name, "a", False, None)]
+
+
+async def test_it_is_told_that_a_push_has_failed_or_was_given_up_and_why(queue: JobQueue) -> None:
+    told: list[Any] = []
+    queue.add_middleware(OnPush(lambda job: job.when_pushed(lambda *end: told.append(end))))
+    queue.register(Work)(lambda _: None)
+    driver = queue.driver
+
+    class Hangs(Failing):
+        async def push(self, jobs: Any, *, repeated: bool) -> Any:
+            await anyio.sleep_forever()
+
+    queue.driver = Failing(driver, error := QueueFull("no room"))
+    with pytest.raises(QueueFull):
+        await queue.push(Work())
+    queue.driver = Hangs(driver)
+    with anyio.move_on_after(0.01):
+        await queue.push(Work())
+    queue.driver = driver
+
+    (failed, why), (given_up, cancelled) = told
+    assert (failed, why, given_up) == (False, error, False)
+    assert isinstance(cancelled, anyio.get_cancelled_exc_class())
+
+
+async def test_it_is_told_of_a_push_that_was_given_up_while_a_hook_waits(queue: JobQueue) -> None:
+    told: list[Any] = []
+
+    async def waits(job: OutgoingJob) -> None:
+        await anyio.sleep_forever()
+
+    queue.add_middleware(OnPush(lambda job: job.when_pushed(lambda *end: told.append(end))))
+    queue.add_middleware(OnPush(waits))
+    queue.register(Work)(lambda _: None)
+
+    with anyio.move_on_after(0.01):
+        await queue.push(Work())
+
+    assert len(told) == 1
+
+
+async def test_what_is_raised_at_the_end_of_a_push_is_logged_and_the_push_was_made(
+    queue: JobQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(added: bool, error: BaseException | None) -> None:
+        raise ValueError("at the end")
+
+    told: list[bool] = []
+    queue.add_middleware(OnPush(lambda job: job.when_pushed(fail)))
+    queue.add_middleware(OnPush(lambda job: job.when_pushed(lambda added, _: told.append(added))))
+    queue.register(Work)(lambda _: None)
+
+    job = await queue.push(Work())
+
+    assert (job.added, told) == (True, [True])
+    assert "at the end" in caplog.text
+
+
+def test_a_sync_queue_tells_of_the_end_of_a_push_alike() -> None:
+    told: list[Any] = []
+    hook = OnPush(lambda job: job.when_pushed(lambda added, error: told.append((job.queue_name, added, error))))
+    with sync.JobQueue("memory://", "q", middleware=[hook]) as queue:
+        queue.register(Work)(lambda _: None)
+        queue.push(Work(), job_id="a")
+        queue.push(Work(), job_id="a")
+
+        class Full:
+            def push(self, jobs: Any, *, repeated: bool, until: float) -> Any:
+                raise QueueFull("no room")
+
+        store: Any = Full()
+        queue._store, there = store, queue._store
+        with pytest.raises(QueueFull):
+            queue.push(Work())
+        queue._store = there
+
+    assert [(name, added, type(error)) for name, added, error in told] == [
+        ("q", True, type(None)),
+        ("q", False, type(None)),
+        ("q", False, QueueFull),
+    ]
+
+
 # After a claim and a settlement
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from redisjobs.cli import probes
+from redisjobs.cli import probes, responder
 from redisjobs.cli.errors import Mistake
 from redisjobs.worker.health import Health
 
@@ -47,7 +47,7 @@ def probed() -> Probed:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
-    monkeypatch.setattr(probes, "_WITHIN", 0.5)
+    monkeypatch.setattr(responder, "_WITHIN", 0.5)
     return 0.5
 
 
@@ -110,7 +110,7 @@ def test_of_more_connections_than_it_keeps_the_oldest_end_and_probes_are_answere
         assert probed.ask("/livez")[0] == 200
         assert time.monotonic() - began < 1
 
-        assert all(is_ended(client) for client in clients[: 200 - probes._MOST])
+        assert all(is_ended(client) for client in clients[: 200 - responder._MOST])
         clients[-1].sendall(b"GET /livez HTTP/1.1\r\n\r\n")
         assert clients[-1].recv(12) == b"HTTP/1.1 200"
 

@@ -23,6 +23,7 @@ from redisjobs.driver import (
     Find,
     Lease,
     List,
+    Measure,
     NewJob,
     Pushed,
     Query,
@@ -112,6 +113,7 @@ QUERIES: list[Query[Any]] = [
     *(Find(name) for name in NAMES),
     *(List(state, limit) for state in State for limit in (1, 500)),
     Count(),
+    Measure(),
 ]
 
 
@@ -226,3 +228,62 @@ async def test_the_type_of_an_answer_follows_from_what_was_asked(store: Store, d
     assert {each.state for each in rows} == {State.READY}
     assert (counts.running, counts.delayed, counts.dead) == (2, 1, 1)
     assert reply.value == "OK"
+
+
+async def test_the_oldest_ready_job_of_each_priority_tells_how_far_the_queue_is_behind(
+    store: Store, driver: Driver
+) -> None:
+    store.clock.advance(0)
+    await driver.push([job("first"), job("high", priority=Priority.HIGH)], repeated=False)
+    store.clock.advance(20)
+    await driver.push([job("second")], repeated=False)
+
+    backlog = await driver.read(Measure())
+
+    assert backlog.oldest.keys() == {Priority.HIGH, Priority.NORMAL}
+    # An entry's id is by the server's own clock, and later than when this one was stopped.
+    assert all(0 < seconds <= 20 for seconds in backlog.oldest.values())
+
+
+async def test_a_job_that_was_handed_back_waits_since_it_was_pushed_and_one_that_runs_does_not(
+    store: Store, driver: Driver
+) -> None:
+    store.clock.advance(0)
+    worker = store.consumer("w")
+    await driver.push([job("back"), job("runs")], repeated=False)
+    leases = (await worker.exchange([], 2)).leases
+    assert (await driver.read(Measure())).oldest == {}
+
+    store.clock.advance(20)
+    await worker.exchange([(lease, Release()) for lease in leases if lease.job_id == "back"], None)
+
+    assert 0 < (await driver.read(Measure())).oldest[Priority.NORMAL] <= 20
+    await worker.aclose()
+
+
+async def test_a_delayed_job_that_is_due_waits_though_no_worker_has_made_it_ready(
+    store: Store, driver: Driver
+) -> None:
+    store.clock.advance(0)
+    await driver.push([job("late", due=After(5000), priority=Priority.LOW)], repeated=False)
+    assert (await driver.read(Measure())).oldest == {}
+
+    store.clock.advance(35)
+
+    assert (await driver.read(Measure())).oldest == {Priority.LOW: pytest.approx(30, abs=0.01)}
+
+
+async def test_workers_are_counted_for_as_long_as_their_leases_run(store: Store, driver: Driver) -> None:
+    for worker_id in ("one", "two"):
+        store.consumer(worker_id, lease=30)
+    assert (await driver.read(Measure())).workers == 2
+
+    store.age(60)
+
+    assert (await driver.read(Measure())).workers == 0
+
+
+async def test_an_entry_id_that_can_be_no_time_says_nothing_of_the_backlog(store: Store, driver: Driver) -> None:
+    store.put({"name": "Work", "parameters": "{}"}, entry="5-0")
+
+    assert (await driver.read(Measure())).oldest == {}

@@ -40,6 +40,7 @@ _COMMANDS = {
     "torture": "redisjobs.cli.torture:torture",
     "push": "redisjobs.cli.push:push",
     "stats": "redisjobs.cli.stats:stats",
+    "metrics": "redisjobs.cli.metrics:metrics",
     "jobs": "redisjobs.cli.jobs:list_jobs",
     "job": "redisjobs.cli.job:show_job",
     "cancel": "redisjobs.cli.cancel:cancel",

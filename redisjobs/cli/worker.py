@@ -5,7 +5,8 @@ import importlib.util
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -13,6 +14,7 @@ import typer
 from redisjobs.cli import limits
 from redisjobs.cli.errors import Mistake
 from redisjobs.cli.log import LogFormat, LogLevel, configure
+from redisjobs.cli.metrics import need_library
 from redisjobs.cli.probes import serve
 from redisjobs.cli.shutdown import Shutdown
 from redisjobs.cli.target import Moved, Targets, load_all
@@ -39,6 +41,7 @@ Strict = Annotated[
 UntilIdle = Annotated[bool, typer.Option("--until-idle", help="Exit when nothing is left to run.")]
 Schedules = Annotated[bool, typer.Option("--schedules", help="Fire the schedules of the queues as well.")]
 Probed = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Answer /livez and /readyz there.")]
+Counted = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Answer /metrics there, for Prometheus.")]
 Level = Annotated[LogLevel, typer.Option(case_sensitive=False, help="How much is logged.")]
 Format = Annotated[LogFormat, typer.Option(case_sensitive=False, help="Lines of text or of JSON.")]
 Supervised = Annotated[int | None, typer.Option(hidden=True)]
@@ -60,6 +63,7 @@ def worker(
     abandoned: limits.Abandoned = None,
     schedules: Schedules = False,
     health: Probed = None,
+    metrics: Counted = None,
     log_level: Level = LogLevel.INFO,
     log: Format = LogFormat.TEXT,
     supervised: Supervised = None,
@@ -94,14 +98,47 @@ def worker(
         command = [*PROGRAM, "worker", *targets, "--log-level", log_level.value, "--log", log.value]
         flags = {"--until-idle": until_idle, "--strict": strict, "--schedules": schedules}
         command += [*told.options(), *(flag for flag, is_set in flags.items() if is_set)]
-        supervisor = _supervisor(worker.queues, command, processes or 1, told, url)
-        sys.exit(_supervise(supervisor, health))
+        with _count_together(worker.queues, metrics, command):
+            supervisor = _supervisor(worker.queues, command, processes or 1, told, url)
+            sys.exit(_supervise(supervisor, health))
     if health is not None:
         serve(health, lambda: worker.health)
+    if metrics is not None:
+        _count(worker.queues, metrics, shown=supervised is None)
     pipe = Pipe(supervised, lambda: worker.worker_ids) if supervised is not None else None
     if pipe is not None:
         pipe.follow(lambda: worker.health, shutdown.stop)
     shutdown.leave(_run(worker, until_idle, shutdown, pipe))
+
+
+def _count(queues: Iterable[Registry], where: str, *, shown: bool) -> None:
+    """Count what this process does; shown there, or by its supervisor."""
+    need_library()
+    from prometheus_client import REGISTRY
+
+    from redisjobs.cli import exposition
+    from redisjobs.metrics import Metrics
+
+    counted = Metrics()
+    for queue in queues:
+        counted.listen(queue)
+    if shown:
+        exposition.serve("--metrics", where, REGISTRY)
+
+
+@contextmanager
+def _count_together(queues: Sequence[Registry], where: str | None, command: list[str]) -> Iterator[None]:
+    """Show what the worker processes count, if so asked; the command that starts them is told to."""
+    if where is None:
+        yield
+        return
+    need_library()
+    from redisjobs.cli import exposition
+
+    command += ["--metrics", where]
+    with exposition.of_processes(queues[0]) as registry:  # each of them tells of a process that ended
+        exposition.serve("--metrics", where, registry)
+        yield
 
 
 def _supervisor(

@@ -45,6 +45,19 @@ def connect_sync(where: Any, queue: str) -> tuple[Driver, SyncDriver]:
     return driver, SyncRedisDriver(where, queue)
 
 
+def sync_side(driver: Driver) -> SyncDriver:
+    """The side of a queue's driver that sync code can ask, in whatever thread.
+
+    Raises:
+        ValueError: It has none.
+    """
+    if hasattr(driver, "sync"):
+        return driver.sync  # type: ignore[no-any-return]
+    if hasattr(driver, "make_sync"):
+        return driver.make_sync()  # type: ignore[no-any-return]
+    raise ValueError(f"{driver!r} is a driver for async code alone: give a queue by its URL")
+
+
 def _is_driver(where: Any) -> bool:
     return hasattr(where, "consumer") and hasattr(where, "push")
 

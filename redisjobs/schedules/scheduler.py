@@ -20,7 +20,8 @@ from redisjobs.driver import MOST_BYTES, MOST_JOBS, NewJob, Notification, Pushed
 from redisjobs.errors import DriverError, QueueFull, Unavailable, WrongType
 from redisjobs.events import JobsPushed, ScheduleFired
 from redisjobs.logger import Log
-from redisjobs.middleware import before_push
+from redisjobs.middleware import NOBODY, PushEnds, before_push
+from redisjobs.push import name_in
 from redisjobs.registry import Registry
 from redisjobs.schedules.stored import (
     Accuracy,
@@ -175,7 +176,7 @@ class Scheduler:
         """The names of the schedules that count as this release declares them; how often any were changed."""
         declared = list(self._queue.declared.values())
         mine, changes = set[str](), 0
-        for some in _parts(declared, lambda _: (1, 0)):
+        for some in _parts(declared, lambda _: (1, 0)) if declared else [[]]:
             replies, changes = await self._put([(each.name, each.fingerprint, None) for each in some])
             unknown = [each for each, reply in zip(some, replies, strict=True) if reply is Reply.NOT_FOUND]
             mine.update(self._counted(some, replies))
@@ -247,40 +248,49 @@ class Scheduler:
         """Fire what is due now. After an error it is asked again what that is: time went by."""
         now, now_ms = time.monotonic(), self._now_ms
         due = [plan for plan in self._plans.values() if plan.next_ms <= now_ms and plan.not_before <= now]
-        firings = [await self._firing(plan, now_ms) for plan in due]
-        for some in _parts(firings, lambda each: (len(each.jobs), sum(map(_size, each.jobs)))):
+        attempts = [await self._attempt(plan, now_ms) for plan in due]
+        for some in _parts(attempts, lambda each: (len(each.jobs), sum(map(_size, each.jobs)))):
             try:
                 await self._fire_some(some)
             except WrongType:  # one of them has what somebody spoiled; the others are fired
                 for each in some:
                     await self._fire_one(each)
 
-    async def _firing(self, plan: Plan, now_ms: float) -> Firing:
-        """The slots of a schedule that are due, and their jobs."""
+    async def _attempt(self, plan: Plan, now_ms: float) -> "Attempt":
+        """Make jobs for the slots of a schedule that are due."""
         slots, missed = await slots_due(plan, now_ms)
         jobs = [slot_job(plan.definition, slot) for slot in slots]
-        if on_push := self._queue.on_push:
-            await before_push(on_push, jobs)
-        return Firing(plan.definition.name, plan.fingerprint, plan.last_ms, slots[-1], missed, jobs)
+        hooks, queue = self._queue.on_push, self._queue.name
+        ends = await before_push(hooks, jobs, queue) if hooks else NOBODY
+        firing = Firing(plan.definition.name, plan.fingerprint, plan.last_ms, slots[-1], missed, jobs)
+        return Attempt(plan, firing, ends)
 
-    async def _fire_one(self, firing: Firing) -> None:
+    async def _fire_one(self, attempt: "Attempt") -> None:
         try:
-            await self._fire_some([firing])
+            await self._fire_some([attempt])
         except WrongType as error:
-            self._put_off(self._plans[firing.name], str(error))
+            self._put_off(attempt.plan, str(error))
 
-    async def _fire_some(self, firings: Sequence[Firing]) -> None:
-        answer = await self._queue.driver.change(Fire(self._id, firings))
+    async def _fire_some(self, attempts: Sequence["Attempt"]) -> None:
+        try:
+            answer = await self._queue.driver.change(Fire(self._id, [each.firing for each in attempts]))
+        except BaseException as error:
+            if len(attempts) == 1 or not isinstance(error, WrongType):  # else they are tried one by one
+                for each in attempts:
+                    each.ends.tell((), error)
+            raise
         self._hear(answer.server_ms)
-        for firing, fired in zip(firings, answer.fired, strict=True):
-            self._fired(self._plans[firing.name], firing, fired)
+        for attempt, fired in zip(attempts, answer.fired, strict=True):
+            self._fired(attempt, fired)
 
-    def _fired(self, plan: Plan, firing: Firing, fired: Fired) -> None:
+    def _fired(self, attempt: "Attempt", fired: Fired) -> None:
+        plan, firing = attempt.plan, attempt.firing
         match fired.reply:
             case Reply.OK | Reply.REPEATED:
                 plan.move_to(firing.slot_ms)
                 self._said.pop(firing.name, None)
-                self._tell(firing, fired)
+                self._tell(attempt, fired)
+                return
             case Reply.FIRED:
                 plan.move_to(fired.last_ms)
             case Reply.NO_IDS:
@@ -288,18 +298,20 @@ class Scheduler:
             case Reply.EARLY:  # the server's clock was set back: it was heard just now
                 pass
             case _:  # paused, changed or gone
-                del self._plans[firing.name]
+                self._plans.pop(firing.name, None)
                 self._changes, self._declared_at = -1, float("-inf")
+        attempt.ends.tell([False] * len(firing.jobs))
 
     def _put_off(self, plan: Plan, why: str) -> None:
         plan.not_before = time.monotonic() + _AGAIN
         self._say(plan.definition.name, f"it could not be fired, and is tried again: {why}")
 
-    def _tell(self, firing: Firing, fired: Fired) -> None:
-        events, queue = self._queue.events, self._queue.name
+    def _tell(self, attempt: "Attempt", fired: Fired) -> None:
+        firing, events, queue = attempt.firing, self._queue.events, self._queue.name
         pushed = fired.pushed or [Pushed(Reply.OK)] * len(firing.jobs)  # the reply to the first try was lost
+        attempt.ends.tell([each.reply is Reply.OK for each in pushed])
         jobs = [
-            (each.holder or job.job_id, str(job.fields[1]), each.reply is Reply.OK)
+            (each.holder or job.job_id, name_in(job), each.reply is Reply.OK)
             for job, each in zip(firing.jobs, pushed, strict=True)
         ]
         if events.wanted(JobsPushed):
@@ -307,6 +319,26 @@ class Scheduler:
         if events.wanted(ScheduleFired):
             slot = moment(firing.slot_ms)
             events.publish(ScheduleFired(queue, schedule=firing.name, slot=slot, missed=firing.missed, jobs=jobs))
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try to fire a schedule.
+
+    Attributes:
+        plan: The schedule.
+        firing: What is asked of the store.
+        ends: Who wants to hear what became of the jobs.
+    """
+
+    plan: Plan
+    firing: Firing
+    ends: PushEnds
+
+    @property
+    def jobs(self) -> Sequence[NewJob]:
+        """What is pushed."""
+        return self.firing.jobs
 
 
 async def slots_due(plan: Plan, now_ms: float) -> tuple[list[int], int]:
@@ -325,7 +357,7 @@ async def slots_due(plan: Plan, now_ms: float) -> tuple[list[int], int]:
 
 
 def _parts(items: Sequence[T], weight: Callable[[T], tuple[int, int]]) -> Iterator[list[T]]:
-    """Items in lists that one call takes; the weight of one is how many jobs, and how many bytes. Never none."""
+    """Items in lists that one call takes; the weight of one is how many jobs, and how many bytes."""
     part, jobs, size = list[T](), 0, 0
     for item in items:
         more, larger = weight(item)
@@ -334,7 +366,8 @@ def _parts(items: Sequence[T], weight: Callable[[T], tuple[int, int]]) -> Iterat
             part, jobs, size = [], 0, 0
         part.append(item)
         jobs, size = jobs + more, size + larger
-    yield part
+    if part:
+        yield part
 
 
 def _size(job: NewJob) -> int:

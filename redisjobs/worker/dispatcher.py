@@ -9,7 +9,7 @@ from redisjobs.driver import Ack, After, Ended, Lease, Release, Reply, RetryLate
 from redisjobs.eventloop import Wakeup
 from redisjobs.events import JobsClaimed, JobsCompleted, JobsSettled, SettledJob, kind_of
 from redisjobs.logger import Log
-from redisjobs.outcome import CancelAsked, Interrupted, LeaseGone, Outcome
+from redisjobs.outcome import CancelAsked, Done, Interrupted, LeaseGone, Outcome
 from redisjobs.visible import visible
 from redisjobs.worker.chain import Find
 from redisjobs.worker.clearance import Clearance
@@ -34,26 +34,25 @@ class Report:
 
     Args:
         member: As whom to tell.
+
+    Attributes:
+        is_wanted: Whether somebody listens to jobs that are done, as the last batch has shown.
     """
 
     def __init__(self, member: Member) -> None:
         self._member = member
         self._settled: defaultdict[type[JobsSettled], list[SettledJob]] = defaultdict(list)
-        self._tells_completed = False
+        self.is_wanted = True
         self._told_no_ids = False
 
     def begin(self) -> None:
         """Begin a batch: does anybody want to know of the jobs that are done?"""
-        self._tells_completed = self._member.settings.queue.events.wanted(JobsCompleted)
+        self.is_wanted = self._member.settings.queue.events.wanted(JobsCompleted)
 
     def note(self, run: Execution, reply: Reply) -> None:
         """Keep what became of a job; nothing is done for one that nobody asks for."""
         settlement = run.settlement
-        if (
-            reply is Reply.OK
-            and isinstance(settlement, Ack)
-            and not (settlement.cancelled or self._tells_completed)
-        ):
+        if reply is Reply.OK and isinstance(settlement, Ack) and not (settlement.cancelled or self.is_wanted):
             return
         self._settled[kind_of(settlement, reply)].append(run.settled(reply))
 
@@ -172,6 +171,8 @@ class Dispatcher:
         """Take what a job came to."""
         if not run.over:
             run.over = True
+            if self.report.is_wanted or not isinstance(outcome, Done):  # else nobody will ask for it
+                run.ended_at = time.monotonic()
             run.decide(outcome)
             if run.settlement is None:
                 self.let_go(run)

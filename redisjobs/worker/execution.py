@@ -86,6 +86,7 @@ class Execution:
         settlement: How to settle it, once that is decided; None also if it is no longer ours.
         resent: Whether its settlement was sent before, and the reply lost.
         sent_at: When it was last sent, in s since 1970; 0 if never.
+        ended_at: When it came to its outcome, by the monotonic clock; 0 if it did not, or nobody asked for it.
     """
 
     __slots__ = (
@@ -102,6 +103,7 @@ class Execution:
         "_strikes",
         "_why",
         "ended",
+        "ended_at",
         "key",
         "lease",
         "over",
@@ -118,7 +120,7 @@ class Execution:
         self.over = self.ended = False
         self.settlement: Settlement | None = None
         self.resent = False
-        self.sent_at = 0.0
+        self.sent_at = self.ended_at = 0.0
         self._settings = settings
         self._means = means
         self._strikes = 0
@@ -362,7 +364,7 @@ class Execution:
             outcome=outcome,
             settlement=self.settlement,
             waited=max(0, self._run_ms - self.lease.ready_ms) / 1000 if self.lease.ready_ms else 0.0,
-            ran=time.monotonic() - self._started if self._started else 0.0,
+            ran=(self.ended_at or time.monotonic()) - self._started if self._started else 0.0,
             sent_at=self.sent_at,
             resent=self.resent,
         )

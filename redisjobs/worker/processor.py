@@ -12,7 +12,7 @@ from anyio.abc import TaskGroup
 
 from redisjobs.errors import RedisJobsError
 from redisjobs.eventloop import Gate, threadsafe_caller
-from redisjobs.events import LoopBlocked
+from redisjobs.events import LoopBlocked, LoopResumed
 from redisjobs.logger import Log
 from redisjobs.outcome import Interrupted
 from redisjobs.schedules.scheduler import Scheduler
@@ -75,7 +75,8 @@ class Processor:
         self.pool = Pool(first, self.threads, allocator or Allocator([1] * len(settings)), self.shutdown, self)
         self.sources = [Source(each, self.pool, self, self.call_soon, until_idle=until_idle) for each in settings]
         self.pool.share_among([source.exchanger for source in self.sources])
-        self.loop = LoopWatchdog(self.call_soon, min(max(1.0, first.lease / 3), 5.0), self._tell_blocked)
+        patience = min(max(1.0, first.lease / 3), 5.0)
+        self.loop = LoopWatchdog(self.call_soon, patience, self._tell_blocked, self._tell_resumed)
         self.heartbeats: list[Heartbeat] = self._make_heartbeats()
         self.processes: Processes | None = None
         self._schedulers = [Scheduler(each.queue) for each in settings if each.schedules]
@@ -256,6 +257,10 @@ class Processor:
     def _tell_blocked(self, seconds: float, where: str) -> None:
         for source in self.sources:
             source.member.tell(LoopBlocked, seconds=seconds, where=where)
+
+    def _tell_resumed(self, seconds: float) -> None:
+        for source in self.sources:
+            source.member.tell(LoopResumed, seconds=seconds)
 
     def _threads_changed(self) -> None:
         why = self.threads.trouble.why

@@ -34,6 +34,10 @@ class Slots:
         for _ in range(self._count):
             tasks.start_soon(self._serve)
 
+    def count_busy(self) -> int:
+        """How many run a job; for any thread."""
+        return self.busy
+
     def give(self, run: Execution) -> None:
         """Let an idle slot run a job."""
         self.busy += 1

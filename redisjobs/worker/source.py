@@ -122,6 +122,7 @@ class Source:
         self._middleware = (*settings.queue.middleware, *settings.middleware)
         self._hooks = Hooks(self._middleware, lambda: self.member.settings.worker_id, member.log)
         self._drain = Drain(member, self.exchanger, self.recovery, self.beats)
+        self._started_as = ""
         self._pool = pool
         self._owner = owner
         self._wakeup = wakeup
@@ -154,7 +155,9 @@ class Source:
         self.member.opened = True
         self.beats.start()
         self.progress.resumed()
-        self.member.tell(WorkerStarted, slots=settings.concurrency, names=sorted(settings.queue.definitions))
+        self._started_as = settings.worker_id
+        names, busy = sorted(settings.queue.definitions), self._pool.slots.count_busy
+        self.member.tell(WorkerStarted, slots=settings.concurrency, names=names, busy=busy)
         parts = (self.fetcher, self.subscriber, self.promoter, self.progress)
         for duty in (*(part.run for part in parts), self._watch_leases):
             tasks.start_soon(keep_up, duty)
@@ -187,7 +190,7 @@ class Source:
     def tell_stopped(self) -> None:
         """Tell that the worker has stopped, if it had begun here."""
         if self.member.opened:
-            self.member.tell(WorkerStopped)
+            self.member.tell(WorkerStopped, started_as=self._started_as)
 
     def health(self, *, loop_is_blocked: bool) -> Health | None:
         """What is wrong with it, by what it got done; None: nothing. For any thread.

@@ -1,6 +1,5 @@
 """Notices that a handler blocks the event loop, and says where; and that a source gets nothing through."""
 
-import logging
 import sys
 import threading
 import time
@@ -13,7 +12,7 @@ from typing import Protocol
 import anyio
 
 from redisjobs.errors import DriverError
-from redisjobs.logger import Log, log_from_thread
+from redisjobs.logger import Log
 from redisjobs.worker.execution import Execution
 from redisjobs.worker.member import Member
 
@@ -30,6 +29,7 @@ class LoopWatchdog:
         patience: Seconds of silence after which the loop counts as blocked.
         tell: Told then, for how long it has been so and where; in a thread of its own, as it may hang: what blocks
             the loop may be the log.
+        resumed: Told once the loop runs again, for how long it was blocked; in a thread of its own, too.
     """
 
     def __init__(
@@ -37,9 +37,11 @@ class LoopWatchdog:
         call_soon: Callable[[Callable[[], object]], None],
         patience: float,
         tell: Callable[[float, str], object],
+        resumed: Callable[[float], object],
     ) -> None:
         self._call_soon = call_soon
         self._tell = tell
+        self._resumed = resumed
         self._patience = patience
         self._thread = threading.get_ident()
         self._asked = self._looked = self._answered = time.monotonic()
@@ -57,18 +59,14 @@ class LoopWatchdog:
         stopped, self._looked = now - self._looked > self._patience, now
         if self._answered >= self._asked:
             if self._said:
-                log_from_thread(
-                    logger, logging.INFO, "the event loop runs again, after %.1f s", self._answered - self._asked
-                )
+                _in_thread(self._resumed, self._answered - self._asked)
             self._ask(now)
         elif stopped:
             self._ask(now)
         elif not self._said and now - self._asked >= self._patience:
             self._said = True
             where = _where(sys._current_frames().get(self._thread))
-            telling = threading.Thread(target=self._tell, args=(now - self._asked, where), daemon=True)
-            with suppress(RuntimeError):  # no thread can be started: nothing is said
-                telling.start()
+            _in_thread(self._tell, now - self._asked, where)
 
     def _ask(self, now: float) -> None:
         self._asked, self._said = now, False
@@ -76,6 +74,12 @@ class LoopWatchdog:
 
     def _answer(self) -> None:
         self._answered = time.monotonic()
+
+
+def _in_thread(tell: Callable[..., object], *facts: object) -> None:
+    telling = threading.Thread(target=tell, args=facts, daemon=True)
+    with suppress(RuntimeError):  # no thread can be started: nothing is said
+        telling.start()
 
 
 def _where(frame: FrameType | None) -> str:

@@ -1,9 +1,11 @@
-"""What an operator does and sees: the twins of `lua/{cancel,requeue,delete,find,jobs,counts}.lua`."""
+"""What an operator does and sees: the twins of `lua/{cancel,requeue,delete,find,jobs,counts,backlog}.lua`."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from redisjobs.driver import (
+    Backlog,
     Cancel,
     Change,
     Count,
@@ -11,12 +13,14 @@ from redisjobs.driver import (
     Delete,
     Find,
     List,
+    Measure,
     Query,
     Reply,
     Requeue,
     Row,
     Tidied,
     Tidy,
+    backlog_since,
     supported,
 )
 from redisjobs.drivers.memory.include import (
@@ -134,6 +138,24 @@ def counts(memory: Memory, query: Count) -> Counts:
         return Counts(ready, sum(running.values()), len(memory.delayed), len(memory.dead), dict(memory.totals))
 
 
+def backlog(memory: Memory, query: Measure) -> Backlog:
+    """Tell since when the oldest ready jobs have been ready, and how many workers there are."""
+    with memory.lock:
+        since: list[tuple[Priority, float]] = []
+        for stream in memory.streams:
+            held = {entry for entry, pending in stream.pending.items() if pending.worker != RELEASED}
+            since += [(stream.priority, _ms_of(entry)) for entry in stream.entries if entry not in held]
+        now_ms, now = memory.now_ms(), time.monotonic()
+        first = next(iter(by_due(memory)), None)
+        if first is not None and first[1].due_ms <= now_ms:
+            since.append((first[1].priority, first[1].due_ms))
+        return backlog_since(since, now_ms, sum(record.until > now for record in memory.workers.values()))
+
+
+def _ms_of(entry: str) -> int:
+    return int(entry.partition("-")[0])
+
+
 def _ready_row(memory: Memory, stream: Stream, entry: str) -> Row:
     pending, worker = stream.pending.get(entry), holder(stream, entry)
     is_running = worker not in ("", RELEASED)
@@ -172,6 +194,7 @@ _READS: Mapping[type[Query[Any]], Callable[[Memory, Any], Any]] = {
     List: jobs,
     Count: counts,
     ListSchedules: schedules,
+    Measure: backlog,
 }
 _CHANGES: Mapping[type[Change[Any]], Callable[[Memory, Any], Any]] = {
     Cancel: cancel,

@@ -101,6 +101,7 @@ class RedisDriver:
     def __init__(self, where: Any, queue: str, now_ms: Now = None) -> None:
         self.target = Target(where)
         self.place = self.target.place, queue
+        self._queue, self._now_ms = queue, now_ms
         self.commands = QueueCommands(queue, now_ms, self.target.database)
         self._worker_commands = WorkerCommands(queue, now_ms, self.target.database)
         # Connections live in one event loop; a program may run one after another, or one in each thread.
@@ -133,6 +134,10 @@ class RedisDriver:
 
     def consumer(self, worker_id: str, *, lease: float, max_deliveries: int) -> "RedisConsumer":
         return RedisConsumer(self._worker_commands, self.commands, self.target, worker_id, lease, max_deliveries)
+
+    def make_sync(self) -> "SyncRedisDriver":
+        """The same for sync code, over connections of its own."""
+        return SyncRedisDriver(self.target, self._queue, self._now_ms)
 
     async def aclose(self) -> None:
         idle = self._connections().idle
@@ -201,7 +206,7 @@ class SyncRedisDriver:
     """The same for sync code and any number of threads; see `Driver`. It opens no event loop."""
 
     def __init__(self, where: Any, queue: str, now_ms: Now = None) -> None:
-        self.target = Target(where)
+        self.target = where if isinstance(where, Target) else Target(where)
         self.commands = QueueCommands(queue, now_ms, self.target.database)
         self._connections = _SyncConnections()
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from redisjobs.driver import (
+    Backlog,
     Cancel,
     Change,
     Count,
@@ -13,6 +14,7 @@ from redisjobs.driver import (
     Delete,
     Find,
     List,
+    Measure,
     NewJob,
     Pushed,
     Query,
@@ -21,6 +23,7 @@ from redisjobs.driver import (
     Row,
     Tidied,
     Tidy,
+    backlog_since,
     supported,
 )
 from redisjobs.drivers.redis.commands import (
@@ -93,6 +96,9 @@ class QueueCommands(ScheduleCommands):
     def counts(self, query: Count) -> Command[Counts]:
         return self._run("counts", [], _counts)
 
+    def backlog(self, query: Measure) -> Command[Backlog]:
+        return self._run("backlog", [self._now], _backlog)
+
     def cancel(self, change: Cancel) -> Command[Reply]:
         return self._run("cancel", [raw_id(change.job_id), self._now], reply_of)
 
@@ -130,6 +136,7 @@ _READS: Mapping[type[Query[Any]], Callable[[QueueCommands, Any], Command[Any]]] 
     List: QueueCommands.jobs,
     Count: QueueCommands.counts,
     ListSchedules: QueueCommands.schedules,
+    Measure: QueueCommands.backlog,
 }
 _CHANGES: Mapping[type[Change[Any]], Callable[[QueueCommands, Any], Command[Any]]] = {
     Cancel: QueueCommands.cancel,
@@ -184,3 +191,15 @@ def _counts(reply: Any) -> Counts:
         with suppress(ValueError):  # by hand
             counted[name.decode("utf-8", "replace")] = int(value)
     return Counts(dict(zip(Priority, ready, strict=True)), running, delayed, dead, counted)
+
+
+def _backlog(reply: Any) -> Backlog:
+    now_ms, workers, since = reply
+    words = iter(since)
+    waiting = [(Priority(priority.decode()), _since(value)) for priority, value in zip(words, words, strict=True)]
+    return backlog_since(waiting, float(now_ms), workers)
+
+
+def _since(value: bytes) -> float:
+    """When a job became ready, in ms: of its entry's id, or a due time, which somebody may have made `-inf`."""
+    return float(value.partition(b"-")[0] or 0)

@@ -1,0 +1,119 @@
+"""Shows metrics to whoever collects them: `GET /metrics`. Needs the extra `metrics`."""
+
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.mmap_dict import MmapedDict
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+
+from redisjobs.cli import responder
+from redisjobs.cli.responder import Answer
+from redisjobs.events import ProcessEnded
+from redisjobs.logger import Log
+from redisjobs.registry import Registry
+
+logger = Log("redisjobs")
+
+_SHARED = "PROMETHEUS_MULTIPROC_DIR"  # where prometheus_client keeps what processes count together
+
+
+def serve(option: str, where: str, registry: CollectorRegistry) -> None:
+    """Listen at HOST:PORT, in a thread.
+
+    Args:
+        option: The option of the command that says where, for messages.
+        where: HOST:PORT.
+        registry: What is shown.
+
+    Raises:
+        Mistake: That is no address, or not ours to listen at.
+    """
+    responder.serve(option, where, {"/metrics": partial(_page, registry)})
+
+
+def _page(registry: CollectorRegistry) -> Answer:
+    try:
+        return Answer(HTTPStatus.OK, generate_latest(registry), CONTENT_TYPE_LATEST)
+    except Exception as error:  # a collector may be the user's
+        logger.exception("the metrics could not be collected")
+        return Answer(HTTPStatus.INTERNAL_SERVER_ERROR, f"{type(error).__name__}; see the log\n".encode())
+
+
+@contextmanager
+def of_processes(queue: Registry) -> Iterator[CollectorRegistry]:
+    """Let the processes that are started from now on count together; what shows it.
+
+    They write into a directory of their own, which goes at the end.
+
+    Args:
+        queue: Tells of processes that ended.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="redisjobs-metrics-"))
+    os.environ[_SHARED] = str(directory)  # for them: this process has its own metrics in memory by now
+    together = _Together(directory)
+    unsubscribe = queue.events.subscribe(ProcessEnded, together.take_over)
+    registry = CollectorRegistry()
+    registry.register(together)
+    try:
+        yield registry
+    finally:
+        unsubscribe()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+class _Together(Collector):
+    """What processes have counted together, those that have ended included.
+
+    Args:
+        directory: Where each writes files of its own.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._files = MultiProcessCollector(None, str(directory))  # type: ignore[no-untyped-call]
+        self._lock = threading.Lock()
+
+    def describe(self) -> Sequence[Metric]:
+        """Nothing: it is known once it is collected."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """Add it all up."""
+        with self._lock:
+            return list(self._files.collect())  # type: ignore[no-untyped-call]
+
+    def take_over(self, event: ProcessEnded) -> None:
+        """Keep what a process has counted, and nothing of how it was, as its slots; its files go.
+
+        There may be thousands, where each process has a share of jobs, and a scrape would read them all.
+        """
+        with self._lock:
+            mark_process_dead(event.ended, str(self._directory))  # type: ignore[no-untyped-call]
+            for kind in ("counter", "histogram", "summary"):
+                left = self._directory / f"{kind}_{event.ended}.db"
+                if left.exists():
+                    self._add(left, self._directory / f"{kind}_ended.db")
+                    left.unlink()
+
+    def _add(self, left: Path, kept: Path) -> None:
+        try:
+            values = MmapedDict.read_all_values_from_file(str(left))  # type: ignore[no-untyped-call]
+            counted = [(key, value) for key, value, *_ in values]
+        except Exception as error:  # it was killed as it made the file
+            logger.warning("what is in %s is lost, it can't be read: %s", left.name, error)
+            return
+        total = MmapedDict(str(kept))  # type: ignore[no-untyped-call]
+        for key, value in counted:
+            total.write_value(key, total.read_value(key)[0] + value, 0.0)  # type: ignore[no-untyped-call]
+        total.close()  # type: ignore[no-untyped-call]

@@ -1,0 +1,75 @@
+"""The command that shows how whole queues are, for Prometheus."""
+
+import signal
+import threading
+from typing import Annotated
+
+import typer
+
+from redisjobs.cli.errors import Mistake
+from redisjobs.cli.output import say
+from redisjobs.cli.target import Moved, load
+from redisjobs.registry import Registry
+
+_LOOK = 1.0  # seconds between looks: a signal that the system gave to another thread ends no wait
+
+Targets = Annotated[
+    list[str], typer.Argument(metavar="MODULE:QUEUE...", help="Where the queues are, as in myapp.jobs:queue.")
+]
+Listen = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Answer /metrics there, until it is ended.")]
+Once = Annotated[bool, typer.Option("--once", help="Print them, and exit.")]
+
+
+def metrics(targets: Targets, listen: Listen = None, once: Once = False, url: Moved = None) -> None:
+    """Show metrics of whole queues, for Prometheus: jobs by state, how long they wait, workers, counters.
+
+    One of these is enough for a queue, and two would double every sum. What each worker counts itself is shown by
+    `redisjobs worker --metrics`.
+    """
+    if (listen is not None) == once:
+        raise Mistake("say where to answer, by --listen HOST:PORT, or --once to print them")
+    need_library()
+    queues = [load(target, url) for target in targets]
+    _check(queues)
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    from redisjobs.cli import exposition
+    from redisjobs.metrics import QueueMetrics
+
+    registry = CollectorRegistry()
+    registry.register(QueueMetrics(*queues))
+    if listen is None:
+        say(generate_latest(registry).decode().rstrip("\n"))
+        return
+    exposition.serve("--listen", listen, registry)
+    _wait_for_stop()
+
+
+def _wait_for_stop() -> None:
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    while not stopped.wait(_LOOK):
+        pass
+
+
+def need_library() -> None:
+    """See that the extra `metrics` is installed.
+
+    Raises:
+        Mistake: It is not.
+    """
+    try:
+        import redisjobs.metrics  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name != "prometheus_client":
+            raise
+        raise Mistake(str(error)) from None
+
+
+def _check(queues: list[Registry]) -> None:
+    if any(hasattr(queue.driver, "memory") for queue in queues):
+        raise Mistake("memory:// is a queue inside one process, which this one can't look into")
+    names = [queue.name for queue in queues]
+    if len(set(names)) < len(names):
+        raise Mistake("two of these queues have one name, so their metrics could not be told apart")

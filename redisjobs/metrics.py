@@ -1,0 +1,380 @@
+"""Metrics for Prometheus: of what this process pushes and runs, and of a whole queue. Needs the extra `metrics`.
+
+`Metrics` listens to events, for these are told once a batch, and none is left out where a worker is busy; a
+middleware would cost each job a call, and a place in a line. `QueueMetrics` asks the store as it is scraped.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+from weakref import WeakKeyDictionary, WeakSet
+
+try:
+    from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+    from prometheus_client.registry import Collector
+    from prometheus_client.values import ValueClass
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] != "prometheus_client":
+        raise
+    raise ModuleNotFoundError(
+        "redisjobs.metrics needs prometheus_client; in a checkout of redisjobs: pip install '.[metrics]'",
+        name="prometheus_client",
+    ) from error
+
+from redisjobs.backoff import retrying_sync
+from redisjobs.driver import COUNTERS, Backlog, Count, Counts, DeadLetter, Driver, Measure, Query, SyncDriver
+from redisjobs.drivers import sync_side
+from redisjobs.errors import DriverError, Snooze, Unavailable
+from redisjobs.events import (
+    Event,
+    JobsCancelled,
+    JobsClaimed,
+    JobsCompleted,
+    JobsDead,
+    JobsPushed,
+    JobsRetried,
+    JobsSettled,
+    LeasesLost,
+    LoopBlocked,
+    LoopResumed,
+    PushFailed,
+    SettledJob,
+    WorkerStarted,
+    WorkerStopped,
+)
+from redisjobs.job import Priority
+from redisjobs.logger import Log
+from redisjobs.outcome import Raised
+from redisjobs.registry import Registry
+
+T = TypeVar("T")
+
+logger = Log("redisjobs")
+
+UNKNOWN = "unknown"
+"""The name of jobs that no handler of the process goes by: names come from whoever pushes, however many."""
+
+_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)  # seconds
+_IN_FILES: bool = getattr(ValueClass, "_multiprocess", True)  # what is counted is read by another process
+_PATIENCE = 4.0  # seconds that all queues of a scrape may take together: less than a client of ours has
+
+
+class Metrics:
+    """Counts and times what happens on queues, in this process.
+
+    One of these can listen to any number of queues and their workers; several with one registry count together,
+    and nothing twice. Which metrics there are is in the reference. With `PROMETHEUS_MULTIPROC_DIR` set, as
+    prometheus_client has it, several processes count together.
+
+    Args:
+        registry: Where the metrics are registered. Defaults to the process' own, `prometheus_client.REGISTRY`.
+    """
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self._families = _families(REGISTRY if registry is None else registry)
+
+    def listen(self, queue: Registry) -> None:
+        """Count what happens on a queue from now on, and what its workers do; again is free.
+
+        Args:
+            queue: The queue object that pushes, or that workers run: events are told in one process.
+        """
+        self._families.listen(queue)
+
+
+_LOCK = threading.Lock()
+_ALL: "WeakKeyDictionary[CollectorRegistry, _Families]" = WeakKeyDictionary()
+
+
+def _families(registry: CollectorRegistry) -> "_Families":
+    with _LOCK:
+        found = _ALL.get(registry)
+        if found is None:
+            found = _ALL[registry] = _Families(registry)
+        return found
+
+
+class _Families:
+    """The metrics of one registry, and the queues that they are told of."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.jobs = Counter(
+            "redisjobs_jobs",
+            "Jobs that were settled, by what became of them.",
+            ["queue", "name", "outcome"],
+            registry=registry,
+        )
+        self.duration = Histogram(
+            "redisjobs_job_duration_seconds",
+            "How long a run took, whatever it came to.",
+            ["queue", "name", "outcome"],
+            buckets=_BUCKETS,
+            registry=registry,
+        )
+        self.wait = Histogram(
+            "redisjobs_job_wait_seconds",
+            "How long a job was ready before a run of it was started; a deliberate delay is no wait.",
+            ["queue", "name"],
+            buckets=_BUCKETS,
+            registry=registry,
+        )
+        self.pushes = Counter(
+            "redisjobs_pushes",
+            "Jobs that were pushed, by what came of it.",
+            ["queue", "result"],
+            registry=registry,
+        )
+        self.dead = Counter(
+            "redisjobs_dead", "Jobs that became dead letters, by why.", ["queue", "reason"], registry=registry
+        )
+        self.lost = Counter(
+            "redisjobs_lease_lost",
+            "Settlements that were refused, as the job was another worker's by then.",
+            ["queue"],
+            registry=registry,
+        )
+        self._slots = _Slots(registry)
+        self._loops = _Loops(registry)
+        self._listening: WeakSet[Registry] = WeakSet()
+
+    def listen(self, queue: Registry) -> None:
+        with _LOCK:
+            if queue in self._listening:
+                return
+            self._listening.add(queue)
+        events, of_queue = queue.events, _OfQueue(self, queue)
+        self._loops.listen(queue)
+        self._slots.listen(queue)
+        events.subscribe(JobsSettled, of_queue.settled)
+        events.subscribe(JobsPushed, of_queue.pushed)
+        events.subscribe(PushFailed, of_queue.failed)
+
+
+class _OfQueue:
+    """What happens on one queue."""
+
+    def __init__(self, families: _Families, queue: Registry) -> None:
+        self._families = families
+        self._name = queue.name
+        self._definitions = queue.definitions
+        self._series: dict[tuple[str, str], _Series] = {}
+        self._added, self._duplicate, self._failed = (
+            families.pushes.labels(queue.name, result) for result in ("added", "duplicate", "failed")
+        )
+        self._lost = families.lost.labels(queue.name)
+
+    def settled(self, event: JobsSettled) -> None:
+        kind = type(event)
+        if kind is LeasesLost:
+            self._lost.inc(len(event.jobs))
+            return
+        for job in event.jobs:
+            name = job.name if job.name in self._definitions else UNKNOWN
+            key = name, _outcome(kind, job)
+            series = self._series.get(key)
+            if series is None:
+                series = self._series[key] = _Series(self._families, self._name, *key)
+            series.jobs.inc()
+            if job.ran:
+                series.duration.observe(job.ran)
+                series.wait.observe(job.waited)
+            if kind is JobsDead:
+                self._families.dead.labels(self._name, _reason(job)).inc()
+
+    def pushed(self, event: JobsPushed) -> None:
+        added = sum(is_added for _, _, is_added in event.jobs)
+        if added:
+            self._added.inc(added)
+        if added < len(event.jobs):
+            self._duplicate.inc(len(event.jobs) - added)
+
+    def failed(self, event: PushFailed) -> None:
+        self._failed.inc(len(event.jobs))
+
+
+class _Series:
+    """What is counted of jobs of one name that came to one outcome."""
+
+    __slots__ = ("duration", "jobs", "wait")
+
+    def __init__(self, families: _Families, queue: str, name: str, outcome: str) -> None:
+        self.jobs = families.jobs.labels(queue, name, outcome)
+        self.duration = families.duration.labels(queue, name, outcome)
+        self.wait = families.wait.labels(queue, name)
+
+
+def _outcome(kind: type[JobsSettled], job: SettledJob) -> str:
+    if kind is JobsCompleted:
+        return "completed"
+    if kind is JobsDead:
+        return "dead"
+    if kind is JobsCancelled:
+        return "cancelled"
+    if kind is JobsRetried and isinstance(job.outcome, Raised):
+        return "snoozed" if isinstance(job.outcome.error, Snooze) else "retried"
+    return "released"  # also one that waits for a thread, or for a worker that knows its name: it spent no attempt
+
+
+def _reason(job: SettledJob) -> str:
+    return job.settlement.reason if isinstance(job.settlement, DeadLetter) else "worker lost"
+
+
+class _Slots:
+    """How many slots the workers of the process have, and how many of these run a job."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        gauge = Gauge(
+            "redisjobs_worker_slots",
+            "Slots of workers, by whether they run a job.",
+            ["state"],
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._busy, self._free = gauge.labels("busy"), gauge.labels("free")
+        self._workers: dict[tuple[str, str], tuple[Callable[[], int], int]] = {}
+        # As it is, to whoever asks this process. Who reads it from a file has what was set last.
+        self._busy.set_function(lambda: self._count()[0])
+        self._free.set_function(lambda: self._count()[1])
+
+    def listen(self, queue: Registry) -> None:
+        queue.events.subscribe(WorkerStarted, self._started)
+        queue.events.subscribe(WorkerStopped, self._stopped)
+        if _IN_FILES:
+            for kind in (JobsClaimed, JobsSettled):
+                queue.events.subscribe(kind, self._changed)
+
+    def _started(self, event: WorkerStarted) -> None:
+        self._workers[event.queue, event.worker] = event.busy, event.slots
+        self._changed(event)
+
+    def _stopped(self, event: WorkerStopped) -> None:
+        self._workers.pop((event.queue, event.started_as), None)
+        self._changed(event)
+
+    def _changed(self, event: Event) -> None:
+        busy, free = self._count()
+        self._busy.set(busy)
+        self._free.set(free)
+
+    def _count(self) -> tuple[int, int]:
+        slots = dict(list(self._workers.values()))  # of a worker of several queues once
+        busy = sum(count_busy() for count_busy in slots)
+        return busy, sum(slots.values()) - busy
+
+
+class _Loops:
+    """For how long event loops were blocked."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._blocked = Counter(
+            "redisjobs_loop_blocked_seconds",
+            "For how long event loops of workers were blocked by a handler, once that is a second or more.",
+            registry=registry,
+        )
+        self._told: dict[str, float] = {}  # by worker: what was counted while it lasts
+        self._lock = threading.Lock()  # it is told from any thread
+
+    def listen(self, queue: Registry) -> None:
+        queue.events.subscribe(LoopBlocked, self._begins)
+        queue.events.subscribe(LoopResumed, self._ends)
+
+    def _begins(self, event: LoopBlocked) -> None:
+        with self._lock:
+            if event.worker not in self._told:  # else another queue of this worker has told it
+                self._told[event.worker] = event.seconds
+                self._blocked.inc(event.seconds)
+
+    def _ends(self, event: LoopResumed) -> None:
+        with self._lock:
+            told = self._told.pop(event.worker, None)
+            if told is not None:
+                self._blocked.inc(max(0.0, event.seconds - told))
+
+
+class QueueMetrics(Collector):
+    """How whole queues are, asked for as they are scraped: register it in one process, or sums are multiplied.
+
+    `redisjobs metrics` is that process. In one of your own: `registry.register(QueueMetrics(queue))`. To collect
+    blocks the thread that does it, for up to 4 s where stores are away. A queue whose store did not answer is left
+    out, but for `redisjobs_queue_up`, which is 0.
+
+    Args:
+        queues: The queues, async or sync; they need no handlers.
+
+    Raises:
+        ValueError: A queue has a driver that is for async code alone.
+    """
+
+    def __init__(self, *queues: Registry) -> None:
+        self._stores = [_Store(queue) for queue in queues]
+
+    def describe(self) -> Sequence[Metric]:
+        """Nothing: what is registered here is not to ask the store before it is scraped."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Ask for all of it."""
+        patience = _PATIENCE / max(1, len(self._stores))
+        found = [(store.queue.name, store.ask(patience)) for store in self._stores]
+        up = GaugeMetricFamily("redisjobs_queue_up", "Whether the store of a queue answers.", labels=["queue"])
+        for queue, state in found:
+            up.add_metric([queue], 0 if state is None else 1)
+        yield up
+        yield from _queue_families([(queue, state) for queue, state in found if state is not None])
+
+
+State = tuple[Counts, Backlog]
+
+
+def _queue_families(states: Sequence[tuple[str, State]]) -> Iterator[Metric]:
+    jobs = GaugeMetricFamily(
+        "redisjobs_queue_jobs",
+        "Jobs of a queue by state; those that are ready by priority as well.",
+        labels=["queue", "state", "priority"],
+    )
+    latency = GaugeMetricFamily(
+        "redisjobs_queue_latency_seconds",
+        "For how long the oldest ready job has been ready; 0 where none is.",
+        labels=["queue", "priority"],
+    )
+    events = CounterMetricFamily(
+        "redisjobs_queue_events", "What was counted since the queue began.", labels=["queue", "event"]
+    )
+    workers = GaugeMetricFamily("redisjobs_queue_workers", "Workers whose leases run.", labels=["queue"])
+    for queue, (counts, backlog) in states:
+        for priority in Priority:
+            jobs.add_metric([queue, "ready", priority], counts.ready[priority])
+            latency.add_metric([queue, priority], backlog.oldest.get(priority, 0.0))
+        for state, number in (("running", counts.running), ("delayed", counts.delayed), ("dead", counts.dead)):
+            jobs.add_metric([queue, state, ""], number)
+        for event in COUNTERS:
+            events.add_metric([queue, event], counts.totals[event])
+        workers.add_metric([queue], backlog.workers)
+    return iter((jobs, latency, events, workers))
+
+
+class _Store:
+    """The store of one queue, for whatever thread."""
+
+    def __init__(self, queue: Registry) -> None:
+        self.queue = queue
+        self._driver: Driver = queue.driver
+        self._side: SyncDriver = sync_side(queue.driver)
+
+    def ask(self, patience: float) -> State | None:
+        """How the queue is; None if the store did not answer in so many seconds, or refused."""
+        if self.queue.driver is not self._driver:  # it was moved
+            self._driver, self._side = self.queue.driver, sync_side(self.queue.driver)
+        until = time.monotonic() + patience
+        try:
+            return self._read(Count(), until), self._read(Measure(), until)
+        except DriverError as error:
+            logger.warning("no metrics of queue '%s': %s", self.queue.name, error)
+            return None
+
+    def _read(self, query: Query[T], until: float) -> T:
+        return retrying_sync(
+            lambda: self._side.read(query, until=until), on=(Unavailable,), within=until - time.monotonic()
+        )

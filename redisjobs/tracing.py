@@ -1,0 +1,159 @@
+"""Spans for OpenTelemetry: one around each push, one around each run, joined by the job's headers.
+
+Needs the extra `tracing`, which is OpenTelemetry's interface alone: which SDK and exporter there is, is the
+application's choice. Without one all of this does nothing.
+"""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+try:
+    from opentelemetry import context as contexts
+    from opentelemetry import propagate, trace
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Link, Span, SpanKind, StatusCode, TracerProvider
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] != "opentelemetry":
+        raise
+    raise ModuleNotFoundError(
+        "redisjobs.tracing needs opentelemetry-api; in a checkout of redisjobs: pip install '.[tracing]'",
+        name="opentelemetry",
+    ) from error
+
+import anyio
+
+from redisjobs._version import __version__
+from redisjobs.errors import Snooze
+from redisjobs.job import JobContext
+from redisjobs.middleware import CallNext, Middleware, OutgoingJob, RunningJob
+from redisjobs.outcome import text_of
+from redisjobs.worker.threads import NoThread
+
+# The names of OpenTelemetry's semantic conventions 1.44 for messaging spans, `messaging/messaging-spans.md` there,
+# which are still in development. Copied, as the package that has them changes their place as they become stable.
+SYSTEM = "messaging.system"
+OPERATION_NAME = "messaging.operation.name"
+OPERATION_TYPE = "messaging.operation.type"
+DESTINATION = "messaging.destination.name"
+MESSAGE_ID = "messaging.message.id"
+CONSUMER_GROUP = "messaging.consumer.group.name"
+CLIENT_ID = "messaging.client.id"
+ERROR_TYPE = "error.type"
+
+# Ours.
+JOB_NAME = "redisjobs.job.name"
+JOB_ATTEMPT = "redisjobs.job.attempt"
+JOB_DELIVERIES = "redisjobs.job.deliveries"
+JOB_ADDED = "redisjobs.job.added"
+
+_GROUP = "workers"  # the consumer group of a queue's streams
+_UNSTARTED = Context()  # of a span that begins a trace
+
+
+class Tracing(Middleware):
+    """Makes spans of pushes and runs: give it to a queue, in the module that both producers and workers import.
+
+    `push QUEUE` is a PRODUCER span from before a job is sent until the push has its answer or its error, all tries
+    included. Its trace context goes into the job's headers, as the propagator of the application writes it, and
+    stays there through retries, snoozes and delays. `process QUEUE` is a CONSUMER span around each run, and the
+    current one in it. By default it begins a trace of its own and has a link to the push.
+
+    A run that raises is an error, and so is one that raises `Retry` or `Fail`. One that raises `Snooze` is none,
+    nor one that was given up by a cancel or a stop of the worker.
+
+    Args:
+        tracer_provider: Whose spans they are. Defaults to the global provider, also to one that is set later.
+        parent: Whether the push is the parent of each run, instead of linked: then all is one trace, however long
+            the job waits.
+    """
+
+    def __init__(self, tracer_provider: TracerProvider | None = None, parent: bool = False) -> None:
+        self._tracer = trace.get_tracer("redisjobs", __version__, tracer_provider)
+        self._parent = parent
+
+    def on_push(self, job: OutgoingJob) -> None:
+        """Begin the span of a push, and write its trace context into the job's headers."""
+        span = self._tracer.start_span(
+            f"push {job.queue_name}",
+            kind=SpanKind.PRODUCER,
+            attributes={
+                **_attributes(job.queue_name, job.job_id, job.name),
+                OPERATION_NAME: "push",
+                OPERATION_TYPE: "send",
+            },
+        )
+        propagate.inject(job.headers, trace.set_span_in_context(span))
+        if not span.is_recording():
+            span.end()
+            return
+
+        def end(added: bool, error: BaseException | None) -> None:
+            if error is None:
+                span.set_attribute(JOB_ADDED, added)
+            else:
+                _note_error(span, error)
+            span.end()
+
+        job.when_pushed(end)
+
+    async def around(self, job: RunningJob, context: JobContext, call_next: CallNext) -> Any:
+        """Run a job inside of its span."""
+        sent = _extracted(context.headers)
+        before = trace.get_current_span(sent).get_span_context()
+        linked = not self._parent and before.is_valid
+        # What goes with the trace context, such as baggage, is kept; without its span this begins a trace.
+        inside = sent if self._parent else trace.set_span_in_context(trace.INVALID_SPAN, sent)
+        span = self._tracer.start_span(
+            f"process {context.queue_name}",
+            inside,
+            SpanKind.CONSUMER,
+            {
+                **_attributes(context.queue_name, context.job_id, context.job_name),
+                OPERATION_NAME: "process",
+                OPERATION_TYPE: "process",
+                CONSUMER_GROUP: _GROUP,
+                CLIENT_ID: context.worker_id,
+                JOB_ATTEMPT: context.attempt,
+                JOB_DELIVERIES: context.deliveries,
+            },
+            [Link(before)] if linked else None,
+        )
+        token = contexts.attach(trace.set_span_in_context(span, inside))
+        try:
+            return await call_next()
+        except BaseException as error:
+            _note_end(span, context, error)
+            raise
+        finally:
+            contexts.detach(token)
+            span.end()
+
+
+def _attributes(queue: str, job_id: str, name: str) -> dict[str, str | int]:
+    return {SYSTEM: "redisjobs", DESTINATION: queue, MESSAGE_ID: job_id, JOB_NAME: name}
+
+
+def _extracted(headers: Mapping[str, str]) -> Context:
+    return propagate.extract(headers, _UNSTARTED) if headers else _UNSTARTED
+
+
+def _note_end(span: Span, context: JobContext, error: BaseException) -> None:
+    """Note what a run raised: an error, or how it was ended otherwise."""
+    if isinstance(error, Snooze):
+        span.add_event("snoozed")
+    elif isinstance(error, NoThread):
+        span.add_event("put off")
+    elif isinstance(error, anyio.get_cancelled_exc_class()) and context.cancelled:
+        span.add_event("given up")
+    else:
+        _note_error(span, error)
+
+
+def _note_error(span: Span, error: BaseException) -> None:
+    kind = type(error)
+    builtin = kind.__module__ in ("builtins", "__main__")
+    span.set_attribute(ERROR_TYPE, kind.__qualname__ if builtin else f"{kind.__module__}.{kind.__qualname__}")
+    span.set_status(StatusCode.ERROR, text_of(error))
+    with suppress(Exception):  # its text is made by its own code
+        span.record_exception(error)

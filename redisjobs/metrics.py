@@ -7,6 +7,7 @@ middleware would cost each job a call, and a place in a line. `QueueMetrics` ask
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -48,6 +49,8 @@ from redisjobs.job import Priority
 from redisjobs.logger import Log
 from redisjobs.outcome import Raised
 from redisjobs.registry import Registry
+from redisjobs.schedules.stored import ScheduleInfo, schedule_info, schedule_pages
+from redisjobs.visible import visible
 
 T = TypeVar("T")
 
@@ -325,7 +328,13 @@ class QueueMetrics(Collector):
         yield from _queue_families([(queue, state) for queue, state in found if state is not None])
 
 
-State = tuple[Counts, Backlog]
+@dataclass(frozen=True, slots=True)
+class State:
+    """How a queue is."""
+
+    counts: Counts
+    backlog: Backlog
+    schedules: Sequence[ScheduleInfo]
 
 
 def _queue_families(states: Sequence[tuple[str, State]]) -> Iterator[Metric]:
@@ -343,7 +352,8 @@ def _queue_families(states: Sequence[tuple[str, State]]) -> Iterator[Metric]:
         "redisjobs_queue_events", "What was counted since the queue began.", labels=["queue", "event"]
     )
     workers = GaugeMetricFamily("redisjobs_queue_workers", "Workers whose leases run.", labels=["queue"])
-    for queue, (counts, backlog) in states:
+    for queue, known in states:
+        counts, backlog = known.counts, known.backlog
         for priority in Priority:
             jobs.add_metric([queue, "ready", priority], counts.ready[priority])
             latency.add_metric([queue, priority], backlog.oldest.get(priority, 0.0))
@@ -352,7 +362,30 @@ def _queue_families(states: Sequence[tuple[str, State]]) -> Iterator[Metric]:
         for event in COUNTERS:
             events.add_metric([queue, event], counts.totals[event])
         workers.add_metric([queue], backlog.workers)
-    return iter((jobs, latency, events, workers))
+    yield from (jobs, latency, events, workers)
+    yield from _schedule_families(states)
+
+
+def _schedule_families(states: Sequence[tuple[str, State]]) -> Iterator[Metric]:
+    labels = ["queue", "schedule"]
+    fired = GaugeMetricFamily(
+        "redisjobs_schedule_last_fired_timestamp_seconds", "The slot that a schedule fired last.", labels=labels
+    )
+    following = GaugeMetricFamily(
+        "redisjobs_schedule_next_timestamp_seconds", "The slot that a schedule is to fire next.", labels=labels
+    )
+    missed = CounterMetricFamily(
+        "redisjobs_schedule_missed", "Slots of a schedule that had no job of their own.", labels=labels
+    )
+    for queue, known in states:
+        for schedule in known.schedules:
+            name = [queue, visible(schedule.name)]
+            if schedule.last_slot is not None:
+                fired.add_metric(name, schedule.last_slot.timestamp())
+            if schedule.next_slot is not None:
+                following.add_metric(name, schedule.next_slot.timestamp())
+            missed.add_metric(name, schedule.missed)
+    yield from (fired, following, missed)
 
 
 class _Store:
@@ -369,7 +402,9 @@ class _Store:
             self._driver, self._side = self.queue.driver, sync_side(self.queue.driver)
         until = time.monotonic() + patience
         try:
-            return self._read(Count(), until), self._read(Measure(), until)
+            pages = list(schedule_pages(lambda query: self._read(query, until)))
+            schedules = [schedule_info(row, page.server_ms) for page in pages for row in page.rows]
+            return State(self._read(Count(), until), self._read(Measure(), until), schedules)
         except DriverError as error:
             logger.warning("no metrics of queue '%s': %s", self.queue.name, error)
             return None

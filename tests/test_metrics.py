@@ -23,11 +23,19 @@ from prometheus_client.parser import text_string_to_metric_families
 from store import MemoryStore, RedisStore, Store, eventually
 
 import redisjobs.sync
-from redisjobs import Fail, JobQueue, Priority, QueueFull, Retry, Snooze, Worker
+from redisjobs import Fail, JobQueue, Priority, QueueFull, Retry, Schedule, Scheduler, Snooze, Worker
 from redisjobs.cli import exposition
 from redisjobs.cli.errors import Mistake
 from redisjobs.driver import COUNTERS, Ack, Reply
-from redisjobs.events import LeasesLost, LoopBlocked, LoopResumed, ProcessEnded, SettledJob, WorkerStarted
+from redisjobs.events import (
+    LeasesLost,
+    LoopBlocked,
+    LoopResumed,
+    ProcessEnded,
+    ScheduleFired,
+    SettledJob,
+    WorkerStarted,
+)
 from redisjobs.metrics import Metrics, QueueMetrics
 from redisjobs.outcome import Done
 from redisjobs.torture.fleet import children
@@ -478,6 +486,36 @@ async def test_a_queue_tells_of_its_jobs_its_backlog_its_workers_and_its_counter
     }
     assert counted == dict.fromkeys(COUNTERS, 0) | {"pushed": 5, "dead": 1}
     assert value(samples, "redisjobs_queue_up", queue=queue.name) == 1
+
+
+async def test_of_each_schedule_it_is_shown_what_it_fired_last_and_what_it_is_to_fire_next(
+    store: Store, queue: JobQueue, registry: CollectorRegistry
+) -> None:
+    registry.register(QueueMetrics(queue))
+    store.clock.advance(0)
+    for name in ("nightly", "paused"):
+        await queue.schedules.put(name, Work(), Schedule.every(10))
+    await queue.schedules.pause("paused")
+    began, fired = store.clock(), anyio.Event()
+    end = queue.events.subscribe(ScheduleFired, lambda _: fired.set())
+    store.clock.advance(35)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(Scheduler(queue).run)
+        await fired.wait()
+        tasks.cancel_scope.cancel()
+    end()
+
+    samples = await anyio.to_thread.run_sync(shown, registry)
+
+    def of(metric: str, schedule: str) -> float | None:
+        return value(samples, f"redisjobs_schedule_{metric}", queue=queue.name, schedule=schedule)
+
+    last = (began + 35_000) // 10_000 * 10
+    assert of("last_fired_timestamp_seconds", "nightly") == last
+    assert of("next_timestamp_seconds", "nightly") == last + 10
+    assert of("missed_total", "nightly") in (2, 3)
+    assert of("last_fired_timestamp_seconds", "paused") is None
+    assert of("next_timestamp_seconds", "paused") is None
 
 
 def test_a_sync_queue_and_several_are_asked_alike(redis_store: RedisStore, registry: CollectorRegistry) -> None:

@@ -24,6 +24,7 @@ from redisjobs.schedules.stored import (
     SchedulePage,
     job_now,
     schedule_info,
+    schedule_pages,
 )
 from redisjobs.visible import visible
 
@@ -138,12 +139,7 @@ class SyncSchedules(Generic[Handle]):
 
     def list(self) -> list[ScheduleInfo]:
         """See `Schedules.list`."""
-        page = self._queue._read(ListSchedules())
-        infos = _infos(page)
-        while page.more:
-            page = self._queue._read(ListSchedules(after=page.more))
-            infos += _infos(page)
-        return infos
+        return [info for page in schedule_pages(self._queue._read) for info in _infos(page)]
 
     def get(self, name: str) -> ScheduleInfo | None:
         """See `Schedules.get`."""

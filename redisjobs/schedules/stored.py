@@ -5,7 +5,7 @@ When a rule fires is in `schedule.py`; who fires it in `scheduler.py`.
 
 import hashlib
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -369,6 +369,15 @@ class ScheduleInfo:
                 return
             yield slot
             slot = self.rule.next_after(slot)
+
+
+def schedule_pages(read: Callable[[ListSchedules], SchedulePage]) -> Iterator[SchedulePage]:
+    """All schedules of a queue, in bounded steps."""
+    page = read(ListSchedules())
+    yield page
+    while page.more:
+        page = read(ListSchedules(after=page.more))
+        yield page
 
 
 def schedule_info(row: ScheduleRow, server_ms: float) -> ScheduleInfo:

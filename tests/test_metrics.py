@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import anyio
 import pytest
@@ -27,6 +27,7 @@ from redisjobs import Fail, JobQueue, Priority, QueueFull, Retry, Schedule, Sche
 from redisjobs.cli import exposition
 from redisjobs.cli.errors import Mistake
 from redisjobs.driver import COUNTERS, Ack, Reply
+from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.events import (
     LeasesLost,
     LoopBlocked,
@@ -783,6 +784,19 @@ def test_without_the_extra_a_command_says_what_to_install(fleet: Fleet, argument
 # What is written of them
 
 
+async def fire(queue: JobQueue) -> None:
+    """Let a schedule fire that is due."""
+    fired = anyio.Event()
+    end = queue.events.subscribe(ScheduleFired, lambda _: fired.set())
+    await queue.schedules.put("nightly", Work(), Schedule.every(10))
+    cast("MemoryDriver", queue.driver).memory.schedules["nightly"].last_ms -= 20_000
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(Scheduler(queue).run)
+        await fired.wait()
+        tasks.cancel_scope.cancel()
+    end()
+
+
 async def every_metric(registry: CollectorRegistry) -> dict[str, tuple[str, frozenset[str]]]:
     """Each metric that there is, with its type and its labels."""
     queue = JobQueue("memory://", "q")
@@ -792,6 +806,7 @@ async def every_metric(registry: CollectorRegistry) -> dict[str, tuple[str, froz
     await queue.push_many([Work(), Work("fail")])
     queue.events.publish(LeasesLost("q", "w", jobs=[SettledJob("a", Reply.LEASE_LOST)]))
     await drain(queue)
+    await fire(queue)
     families = text_string_to_metric_families(generate_latest(registry).decode())
     found = {}
     for family in families:

@@ -13,11 +13,13 @@ from redisjobs.torture.nemesis.network import (
     BlackHole,
     CutBeat,
     CutClaim,
+    CutFire,
     CutPush,
     CutReclaim,
     CutSettlement,
     LateBytes,
     LateClaim,
+    LateFire,
     RefuseConnections,
     ResetConnections,
     SlowBeat,
@@ -51,7 +53,7 @@ FAULTS: Sequence[type[Fault]] = (
     *(DeleteRecord, RemoveConsumer, ForgetWorkers, LoseRecord),
     *(KillServer, KillClients, FlushScripts, SqueezeMemory, DestroyGroup, SetClockAhead, SetClockBack),
     *(ResetConnections, RefuseConnections, BlackHole, SlowNetwork, CutClaim, LateClaim, CutSettlement),
-    *(CutReclaim, CutBeat, SlowBeat, CutPush, LateBytes),
+    *(CutReclaim, CutBeat, SlowBeat, CutPush, LateBytes, CutFire, LateFire),
 )
 COMPANY = tuple(fault.name for fault in (KillWorker, KillChild, KillHost, StopWorker, PushPoison))
 """Those that may come together with one that is not of these."""

@@ -488,7 +488,16 @@ def test_commands_of_clients_are_told_from_those_of_scripts() -> None:
 
 def fired(number: int, pid: int = 1) -> Line:
     job = f"all@2026-11-26T08:00:0{number}Z"
-    return {"what": "fired", "job": job, "name": "Tick", "db": 0, "pid": pid, "at": number, "added": True}
+    return {
+        "what": "fired",
+        "job": job,
+        "name": "Tick",
+        "db": 0,
+        "pid": pid,
+        "at": number,
+        "added": True,
+        "missed": 0,
+    }
 
 
 def ran(number: int, deliveries: int = 1) -> Line:

@@ -1,6 +1,8 @@
 """What the torture finds of schedules: each slot was fired once, or it says which was not; faults of firing."""
 
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -18,11 +20,12 @@ from redisjobs.schedules.stored import Accuracy, ScheduleInfo
 from redisjobs.server import Server
 from redisjobs.torture import lines, schedules
 from redisjobs.torture.checker import Verdict, check
-from redisjobs.torture.fleet import HOSTS, Fleet
+from redisjobs.torture.fleet import HOSTS, Fleet, Host, Kind
 from redisjobs.torture.jobs import Tick
 from redisjobs.torture.jobs import queue as jobs_queue
 from redisjobs.torture.nemesis.fault import Fault, Field
 from redisjobs.torture.nemesis.network import CutFire, LateFire
+from redisjobs.torture.nemesis.processes import FreezeInTurn
 from redisjobs.torture.proxy import HOST, Proxy
 from redisjobs.torture.store import Final, Letter, Store, through
 
@@ -39,17 +42,9 @@ def job_of(number: int, name: str = "all") -> str:
     return f"{name}@{slot(number):%Y-%m-%dT%H:%M:%S}Z"
 
 
-def fired(number: int, pid: int = 1, name: str = "all", *, added: bool = True) -> dict[str, Any]:
-    at = slot(number).timestamp() + 0.02
-    return {
-        "what": "fired",
-        "job": job_of(number, name),
-        "name": "Tick",
-        "db": 0,
-        "pid": pid,
-        "at": at,
-        "added": added,
-    }
+def fired(number: int, pid: int = 1, name: str = "all", *, added: bool = True, missed: int = 0) -> dict[str, Any]:
+    line = {"what": "fired", "job": job_of(number, name), "name": "Tick", "db": 0, "pid": pid}
+    return line | {"at": slot(number).timestamp() + 0.02, "added": added, "missed": missed}
 
 
 def ran(number: int, pid: int = 1, name: str = "all", *, after: float = 0.01) -> list[dict[str, Any]]:
@@ -207,10 +202,25 @@ def test_a_schedule_that_is_to_make_up_for_all_and_missed_some_is_found(every: B
     assert every.verdict().wrong == ["schedule 'all' has missed 1 slots, and is to make up for all"]
 
 
-def test_a_slot_that_is_neither_fired_nor_counted_as_missed_is_found(latest: Book) -> None:
-    latest.final.schedules = [latest.info(missed=1)]
+@pytest.mark.parametrize("missed", [1, 3])
+def test_slots_that_have_no_job_and_are_not_counted_as_missed_once_each_are_found(
+    latest: Book, missed: int
+) -> None:
+    latest.final.schedules = [latest.info(missed=missed)]
 
-    assert latest.verdict().wrong == ["schedule 'latest' has 2 slots without a job, and counts 1 as missed"]
+    wrong = f"schedule 'latest' has 2 slots without a job, and counts {missed} as missed"
+    assert latest.verdict().wrong == [wrong]
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_slots_that_are_missed_before_the_first_that_was_fired_may_be_counted(latest: Book, told: bool) -> None:
+    latest.without(0, "fired")
+    latest.lines += [fired(0, 1, "latest", missed=5)] if told else []
+    latest.final.schedules = [latest.info(missed=7)]
+
+    assert latest.verdict().passed
+    latest.final.schedules = [latest.info(missed=1)]
+    assert not latest.verdict().passed
 
 
 @pytest.mark.parametrize(
@@ -246,13 +256,11 @@ def test_what_a_scheduler_tells_is_a_line_for_each_slot(tmp_path: Path) -> None:
     Recording(tmp_path).listen(events, db=1)
     told = [(job_of(number), "Tick", number > 0) for number in range(2)]
 
-    events.publish(ScheduleFired("q", schedule="all", slot=slot(1), missed=0, jobs=told))
+    events.publish(ScheduleFired("q", schedule="all", slot=slot(1), missed=3, jobs=told))
 
     read = list(lines.read(tmp_path))
-    assert [(line["what"], line["job"], line["name"], line["added"], line["db"]) for line in read] == [
-        ("fired", job_of(0), "Tick", False, 1),
-        ("fired", job_of(1), "Tick", True, 1),
-    ]
+    told_of = [tuple(line[key] for key in ("what", "job", "name", "added", "db", "missed")) for line in read]
+    assert told_of == [("fired", job_of(0), "Tick", False, 1, 3), ("fired", job_of(1), "Tick", True, 1, 3)]
 
 
 # Its schedules on a real server, and the faults that are about firing them
@@ -320,6 +328,52 @@ def test_a_store_that_is_away_tells_of_no_schedule_that_it_is_up_to_date() -> No
     assert len(schedules.behind(store)) == 1
     assert not schedules.pause(store)
     store.close()
+
+
+@pytest.fixture
+def two_workers(field: Field, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Processes that only sleep."""
+    processes = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) for _ in range(2)]
+    hosts = {process.pid: Host(Kind(), process) for process in processes}
+    field.fleet.hosts = list(hosts.values())
+    monkeypatch.setattr(Fleet, "pids", lambda self: list(hosts))
+    monkeypatch.setattr(Fleet, "host_of", lambda self, pid: hosts[pid])
+    yield list(hosts)
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def test_of_two_workers_the_first_goes_on_as_the_other_has_stopped(field: Field, two_workers: list[int]) -> None:
+    fault, seen = FreezeInTurn(), [(False, False)]  # which of them is stopped
+
+    fault.begin(field)
+    first, other = fault.pids
+    while seen[-1] != (False, True):
+        fault.keep(field)
+        now = is_stopped(first), is_stopped(other)
+        seen += [now] if seen[-1] != now else []
+    fault.end(field)
+
+    assert seen[1:] == [(True, False), (True, True), (False, True)]
+    assert sorted(two_workers) == sorted(fault.pids)
+    assert not any(host.frozen for host in map(field.fleet.host_of, two_workers))
+    while is_stopped(other):
+        pass
+
+
+def is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def test_workers_are_frozen_in_turn_only_where_there_are_two(field: Field) -> None:
+    fault = FreezeInTurn()
+
+    fault.begin(field)
+    fault.keep(field)
+
+    assert not fault.happened
+    assert not FreezeInTurn.possible(field)  # the last database is the first, which has more
 
 
 @pytest.mark.parametrize("kind", [CutFire, LateFire])

@@ -22,7 +22,7 @@ def read(directory: str | Path) -> Iterator[dict[str, Any]]:
 
 
 def _of_slot(event: Mapping[str, Any], job_id: str, name: str, added: bool) -> dict[str, Any]:
-    line = {key: event[key] for key in ("pid", "db", "at")}
+    line = {key: event[key] for key in ("pid", "db", "at", "missed")}
     return line | {"what": "fired", "job": job_id, "name": name, "added": added}
 
 

@@ -26,6 +26,7 @@ from redisjobs.torture.nemesis.network import (
     SlowNetwork,
 )
 from redisjobs.torture.nemesis.processes import (
+    FreezeInTurn,
     FreezeWorker,
     KillChild,
     KillHost,
@@ -47,7 +48,7 @@ from redisjobs.torture.nemesis.servers import (
 __all__ = ["COMPANY", "FAULTS", "Fault", "Field", "duration", "heal"]
 
 FAULTS: Sequence[type[Fault]] = (
-    *(KillWorker, KillChild, KillHost, FreezeWorker, StopWorker, UpgradeInPlace),
+    *(KillWorker, KillChild, KillHost, FreezeWorker, FreezeInTurn, StopWorker, UpgradeInPlace),
     *(PushPoison, TwoKillers, BlockLoop, RaiseAnything),
     *(PutMalformed, PutHostile, PutSteep, PutTogether, SayAnything),
     *(DeleteRecord, RemoveConsumer, ForgetWorkers, LoseRecord),

@@ -14,9 +14,10 @@ import pytest
 from store import MemoryStore, RedisStore, Store, eventually
 
 from redisjobs import JobContext, JobQueue, Middleware, Retry, Schedule, Scheduler, Worker, exponential_jitter
+from redisjobs.driver import Change
 from redisjobs.events import JobsPushed, ScheduleFired
 from redisjobs.middleware import OutgoingJob
-from redisjobs.schedules.stored import moment
+from redisjobs.schedules.stored import Fire, PutSchedules, moment
 from redisjobs.torture.proxy import Proxy
 
 pytestmark = pytest.mark.anyio
@@ -293,6 +294,32 @@ async def test_a_clock_that_is_set_ahead_and_back_fires_no_slot_twice(store: Sto
     assert (len(first), len(then)) == (10, 5)
     whole = sorted([*first, *then])
     assert len({datetime.fromisoformat(b) - datetime.fromisoformat(a) for a, b in pairwise(whole)}) == 1
+
+
+async def test_while_nothing_is_due_a_scheduler_asks_for_nothing_but_what_is_declared(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Change[Any]] = []
+    change = queue.driver.change
+
+    async def noted(wanted: Change[Any]) -> Any:
+        asked.append(wanted)
+        return await change(wanted)
+
+    monkeypatch.setattr(queue.driver, "change", noted)
+    queue.schedule(Report(), Schedule.cron("0 0 29 2 *"))
+    async with scheduling(queue):
+        for number in range(3):  # each time it looks at all
+            before = len(declarations(asked))
+            await queue.schedules.put(f"other-{number}", Report(), Schedule.cron("0 0 29 2 *"))
+            await eventually(lambda before=before: len(declarations(asked)) > before)  # type: ignore[misc]
+
+    assert not [each for each in asked if isinstance(each, Fire)]
+    assert all(each.schedules for each in declarations(asked))
+
+
+def declarations(asked: list[Change[Any]]) -> list[PutSchedules]:
+    return [each for each in asked if isinstance(each, PutSchedules) and each.declared_by is not None]
 
 
 # The store

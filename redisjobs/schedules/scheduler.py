@@ -171,7 +171,8 @@ class Scheduler:
         """The names of the schedules that count as this release declares them; how often any were changed."""
         declared = list(self._queue.declared.values())
         mine, changes = set[str](), 0
-        for some in _parts(declared, lambda _: (1, 0)):
+        # Also where none is: how often they were changed is told in the same answer.
+        for some in list(_parts(declared, lambda _: (1, 0))) or [[]]:
             replies, changes = await self._put([(each.name, each.fingerprint, None) for each in some])
             unknown = [each for each, reply in zip(some, replies, strict=True) if reply is Reply.NOT_FOUND]
             mine.update(self._counted(some, replies))
@@ -321,7 +322,7 @@ async def slots_due(plan: Plan, now_ms: float) -> tuple[list[int], int]:
 
 
 def _parts(items: Sequence[T], weight: Callable[[T], tuple[int, int]]) -> Iterator[list[T]]:
-    """Items in lists that one call takes; the weight of one is how many jobs, and how many bytes. Never none."""
+    """Items in lists that one call takes; the weight of one is how many jobs, and how many bytes."""
     part, jobs, size = list[T](), 0, 0
     for item in items:
         more, larger = weight(item)
@@ -330,7 +331,8 @@ def _parts(items: Sequence[T], weight: Callable[[T], tuple[int, int]]) -> Iterat
             part, jobs, size = [], 0, 0
         part.append(item)
         jobs, size = jobs + more, size + larger
-    yield part
+    if part:
+        yield part
 
 
 def _size(job: NewJob) -> int:

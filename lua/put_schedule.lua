@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- put_schedule: put schedules on a queue, or say that they are still declared.
 --
 -- A scheduler says so of those that its release declares, when it begins and then again and again. Where two releases

@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,8 @@ def _plain(value: object) -> Any:
     match value:
         case str() | int() | float() | None:
             return value
+        case datetime():
+            return value.isoformat()
         case list() | tuple():
             return [_plain(each) for each in value]
         case SettledJob():

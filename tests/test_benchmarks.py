@@ -3,6 +3,7 @@ import re
 import subprocess
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,12 @@ from benchmarks.__main__ import arguments, beside, installed, measure
 from benchmarks.commits import checked_out, resolved
 from benchmarks.measures import ROWS, TIMES, Amount, Figures, Row
 from benchmarks.report import DASH, Run, Samples
+from benchmarks.schedules import commands_of, judge
 from benchmarks.session import commands_in
 from benchmarks.systems import PEER_NAMES, PEERS, QUICK, SYSTEMS, Failed, System
+from redisjobs import Schedule
+from redisjobs.schedules.stored import Accuracy, ScheduleInfo
+from redisjobs.torture.stories import Line
 
 MADE_UP: Samples = {
     "drain_1": {
@@ -476,3 +481,57 @@ def test_commands_of_clients_are_told_from_those_of_scripts() -> None:
     )
 
     assert commands_in(monitored) == {"evalsha abc": 2, "ping": 1}
+
+
+# Schedules
+
+
+def fired(number: int, pid: int = 1) -> Line:
+    job = f"all@2026-11-26T08:00:0{number}Z"
+    return {
+        "what": "fired",
+        "job": job,
+        "name": "Tick",
+        "db": 0,
+        "pid": pid,
+        "at": number,
+        "added": True,
+        "missed": 0,
+    }
+
+
+def ran(number: int, deliveries: int = 1) -> Line:
+    lease = {"worker": "w", "attempt": 1, "deliveries": deliveries}
+    return {**fired(number), "what": "start", "at": number + 0.1, **lease}
+
+
+RULE = Schedule.every(1)
+LAST = datetime(2026, 11, 26, 8, 0, 2, tzinfo=UTC)
+ALL = ScheduleInfo("all", RULE, accuracy=Accuracy.ALL, last_slot=LAST)
+IN_ORDER = [line for number in range(3) for line in (fired(number), ran(number))]
+
+
+@pytest.mark.parametrize(
+    ("told", "wrong"),
+    [
+        (IN_ORDER, []),
+        (IN_ORDER[1:], []),  # whoever fired it was killed
+        (IN_ORDER[:2] + IN_ORDER[4:], ["all@2026-11-26T08:00:01Z was never fired"]),
+        ([*IN_ORDER, fired(1, 2)], ["all@2026-11-26T08:00:01Z was fired 2 times, by processes 1 and 2"]),
+        ([*IN_ORDER, ran(1, 2)], ["all@2026-11-26T08:00:01Z ran 2 times"]),
+        (IN_ORDER[:-1], ["all@2026-11-26T08:00:02Z ran 0 times"]),
+    ],
+    ids=["in order", "untold", "missing", "fired twice", "ran twice", "never ran"],
+)
+def test_each_slot_that_was_not_fired_and_run_once_is_said(told: list[Line], wrong: list[str]) -> None:
+    assert judge(told, [ALL], 3) == wrong
+
+
+def test_a_run_in_which_hardly_anything_was_fired_proves_nothing() -> None:
+    assert judge(IN_ORDER, [ALL], 7) == ["schedule 'all' has fired 3 slots in 7 s"]
+
+
+def test_commands_are_counted_by_what_the_server_says() -> None:
+    said = {"cmdstat_evalsha": {"calls": 3, "usec": 9}, "cmdstat_config|resetstat": {"calls": 1, "usec": 9}}
+
+    assert commands_of(said) == {"evalsha": 3, "config|resetstat": 1}

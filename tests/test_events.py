@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -43,6 +44,7 @@ from redisjobs.events import (
     LoopBlocked,
     LoopResumed,
     PushFailed,
+    ScheduleFired,
     SettledJob,
     WorkerDraining,
     WorkerStarted,
@@ -424,3 +426,13 @@ def test_an_id_that_is_no_text_is_recorded_all_the_same(tmp_path: Path) -> None:
 
     (line,) = tmp_path.glob("*.jsonl")
     assert json.loads(line.read_text())["jobs"][0]["job_id"] == "id \udcff"
+
+
+def test_a_time_is_recorded_as_one(tmp_path: Path) -> None:
+    events = Events()
+    Recording(tmp_path).listen(events)
+
+    events.publish(ScheduleFired("q", schedule="s", slot=datetime(2026, 1, 1, tzinfo=UTC), missed=0, jobs=[]))
+
+    (line,) = recording.read(tmp_path)
+    assert datetime.fromisoformat(line["slot"]) == datetime(2026, 1, 1, tzinfo=UTC)

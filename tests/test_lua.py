@@ -52,7 +52,7 @@ LUA = Path(__file__).parents[1] / "lua"
 MEMORY = LUA.parent / "redisjobs/drivers/memory"
 SCRIPTS = sorted(path.stem for path in LUA.glob("*.lua"))
 INCLUDES = sorted(path.stem for path in LUA.glob("include/*.lua"))
-PRODUCERS = {"push", "fire", "put_schedule"}  # what may be refused when the server is full
+PRODUCERS = {"push", "fire"}  # what may be refused when the server is full
 READERS = {"find", "jobs", "counts", "schedules", "backlog"}
 FAILED = DeadLetter("failed", "ValueError: no")
 

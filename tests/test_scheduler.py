@@ -14,9 +14,11 @@ import pytest
 from store import MemoryStore, RedisStore, Store, eventually
 
 from redisjobs import JobContext, JobQueue, Middleware, Retry, Schedule, Scheduler, Worker, exponential_jitter
+from redisjobs.driver import Change
+from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.events import JobsPushed, ScheduleFired
 from redisjobs.middleware import OutgoingJob
-from redisjobs.schedules.stored import moment
+from redisjobs.schedules.stored import Fire, PutSchedules, moment
 from redisjobs.torture.proxy import Proxy
 
 pytestmark = pytest.mark.anyio
@@ -293,6 +295,62 @@ async def test_a_clock_that_is_set_ahead_and_back_fires_no_slot_twice(store: Sto
     assert (len(first), len(then)) == (10, 5)
     whole = sorted([*first, *then])
     assert len({datetime.fromisoformat(b) - datetime.fromisoformat(a) for a, b in pairwise(whole)}) == 1
+
+
+async def test_while_nothing_is_due_a_scheduler_asks_for_nothing_but_what_is_declared(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Change[Any]] = []
+    change = queue.driver.change
+
+    async def noted(wanted: Change[Any]) -> Any:
+        asked.append(wanted)
+        return await change(wanted)
+
+    monkeypatch.setattr(queue.driver, "change", noted)
+    queue.schedule(Report(), Schedule.cron("0 0 29 2 *"))
+    async with scheduling(queue):
+        for number in range(3):  # each time it looks at all
+            before = len(declarations(asked))
+            await queue.schedules.put(f"other-{number}", Report(), Schedule.cron("0 0 29 2 *"))
+            await eventually(lambda before=before: len(declarations(asked)) > before)  # type: ignore[misc]
+
+    assert not [each for each in asked if isinstance(each, Fire)]
+    assert all(each.schedules for each in declarations(asked))
+
+
+async def test_a_change_that_is_told_of_while_a_scheduler_looks_is_not_missed(
+    store: Store, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change, fired, looks = queue.driver.change, anyio.Event(), 0
+
+    async def slow(wanted: Change[Any]) -> Any:
+        nonlocal looks
+        answer = await change(wanted)
+        looks += isinstance(wanted, PutSchedules)
+        if looks == 2:  # which is to find that nothing has changed
+            looks += 1
+            await other.schedules.put("reports", Report(), Schedule.every(1))
+            await anyio.sleep(0.1)  # it has heard of that by now
+        return answer
+
+    other = JobQueue(MemoryDriver(store.memory), "other") if isinstance(store, MemoryStore) else again(store)
+    monkeypatch.setattr(queue.driver, "change", slow)
+    queue.events.subscribe(ScheduleFired, lambda _: fired.set())
+    async with scheduling(queue):
+        with anyio.fail_after(5):
+            await fired.wait()
+    await other.aclose()
+
+
+def again(store: Store) -> JobQueue:
+    """The same queue, by another driver."""
+    assert isinstance(store, RedisStore)
+    return JobQueue(store.url, store.queue_name)
+
+
+def declarations(asked: list[Change[Any]]) -> list[PutSchedules]:
+    return [each for each in asked if isinstance(each, PutSchedules) and each.declared_by is not None]
 
 
 # The store

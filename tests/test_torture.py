@@ -1412,6 +1412,7 @@ def test_ninety_seconds_of_every_fault_lose_nothing(tortures: Tortures, tmp_path
     assert told["faults"].keys() == KINDS.keys()
     assert all(fault["times"] >= 1 for fault in told["faults"].values())
     assert told["done"] > 3000
+    assert told["slots"] > 200
     assert {"failed", "undecodable", "unknown name", "worker lost"} <= told["dead"].keys()
     assert told["refused"] > 0
     assert out.splitlines()[-1] == "0 lost, 0 settled by a non-owner, 0 left behind"

@@ -166,8 +166,8 @@ class Scheduler:
         """Say which schedules this release declares; look at all of them if they have changed."""
         if time.monotonic() < self._declared_at + _EVERY:
             return
+        self._declared_at = time.monotonic()  # before: what is heard of meanwhile is looked at again
         mine, changes = await self._declare()
-        self._declared_at = time.monotonic()
         if changes != self._changes or mine != self._mine:
             self._mine = mine
             await self._read()
@@ -176,7 +176,8 @@ class Scheduler:
         """The names of the schedules that count as this release declares them; how often any were changed."""
         declared = list(self._queue.declared.values())
         mine, changes = set[str](), 0
-        for some in _parts(declared, lambda _: (1, 0)) if declared else [[]]:
+        # Also where none is: how often they were changed is told in the same answer.
+        for some in list(_parts(declared, lambda _: (1, 0))) or [[]]:
             replies, changes = await self._put([(each.name, each.fingerprint, None) for each in some])
             unknown = [each for each, reply in zip(some, replies, strict=True) if reply is Reply.NOT_FOUND]
             mine.update(self._counted(some, replies))

@@ -9,6 +9,7 @@ from redisjobs.torture.clock import Clock
 from redisjobs.torture.fences import unfenced
 from redisjobs.torture.order import disorder
 from redisjobs.torture.recovery import Recovery, measure
+from redisjobs.torture.slots import misfired, take_as_pushed
 from redisjobs.torture.store import Final, Letter
 from redisjobs.torture.stories import Key, Line, Run, Story, tell, was
 from redisjobs.torture.waits import late
@@ -37,6 +38,8 @@ class Verdict:
     Attributes:
         pushed: Jobs that somebody tried to push.
         acknowledged: Those he was told are on the queue.
+        slots: Jobs of schedules among these, one for each slot that was fired.
+        left_out: Slots that had no job, as a later one had.
         by_hand: Entries put in past the producers.
         done: Jobs that ended so.
         cancelled: Jobs that ended so.
@@ -57,6 +60,8 @@ class Verdict:
 
     pushed: int = 0
     acknowledged: int = 0
+    slots: int = 0
+    left_out: int = 0
     by_hand: int = 0
     done: int = 0
     cancelled: int = 0
@@ -95,6 +100,8 @@ def check(lines: Iterable[Line], finals: Sequence[Final], lease: float = 2.0) ->
     leases = Leases(lease, {line["pid"]: line["lease"] for line in ordered if line.get("lease")})
     clock = Clock(ordered)
     causes = Causes(faults, stories, leases, databases)
+    verdict.slots = take_as_pushed(stories, finals)
+    verdict.left_out = sum(info.missed for final in finals for info in final.schedules)
     verdict.full = sum(line["what"] == "refused" and line["full"] for line in ordered)
     for db, final in enumerate(finals):
         mine = {key: story for key, story in stories.items() if key[0] == db}
@@ -104,6 +111,7 @@ def check(lines: Iterable[Line], finals: Sequence[Final], lease: float = 2.0) ->
         setattr(verdict, counts, dict(Counter(getattr(verdict, counts)).most_common()))
     verdict.faults, stuck = measure(ordered)
     verdict.wrong += [
+        *misfired(stories, finals),
         *stuck,
         *late(stories, ordered, leases),
         *disorder(stories, faults, clock),

@@ -15,10 +15,12 @@ import anyio
 from tenacity import stop_after_attempt, wait_exponential_jitter
 
 from redisjobs.codec import new_job_id
+from redisjobs.driver import MOST_JOBS
 from redisjobs.errors import DriverError, Fail, QueueFull
 from redisjobs.job import JobContext
 from redisjobs.queue import JobQueue
 from redisjobs.retry import RetryPolicy, exponential_jitter, no_retry
+from redisjobs.schedules.schedule import Schedule
 from redisjobs.server import DEFAULT_URL
 from redisjobs.torture import process
 
@@ -142,6 +144,13 @@ class Steep:
     """Fails, and its wait grows tenfold with each attempt."""
 
     job_name: ClassVar[str] = "Steep"
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """What schedules push."""
+
+    job_name: ClassVar[str] = "Tick"
 
 
 _retry = exponential_jitter(max_attempts=ATTEMPTS, max_backoff=0.3)
@@ -268,6 +277,15 @@ async def climb(parameters: Steep, context: JobContext) -> None:
     with process.noted(context):
         raise RuntimeError("fails, as it should")
 
+
+@queue.register(Tick)
+async def tick(parameters: Tick, context: JobContext) -> None:
+    """Be the job of a slot."""
+    with process.noted(context):
+        pass
+
+
+queue.schedule(Tick(), Schedule.every(1), name="all", accuracy="all", at_most=MOST_JOBS)
 
 if process.RECORDINGS in os.environ:
     process.begin(queue.events)

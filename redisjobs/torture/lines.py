@@ -5,18 +5,25 @@ from pathlib import Path
 from typing import Any
 
 from redisjobs import recording
-from redisjobs.events import JobsCancelled, JobsSettled
+from redisjobs.events import JobsCancelled, JobsSettled, ScheduleFired
 
 _SETTLED = {kind.__name__ for kind in JobsSettled.__subclasses__()}
 
 
 def read(directory: str | Path) -> Iterator[dict[str, Any]]:
-    """Every line; an event of several jobs as one line for each: `settled`, or `ended` by the store itself."""
+    """Every line; an event of several jobs as one for each: `settled`, `ended` by the store itself, or `fired`."""
     for line in recording.read(directory):
         if line["what"] in _SETTLED:
             yield from (_of_one(line, job) for job in line["jobs"])
+        elif line["what"] == ScheduleFired.__name__:
+            yield from (_of_slot(line, *job) for job in line["jobs"])
         else:
             yield line
+
+
+def _of_slot(event: Mapping[str, Any], job_id: str, name: str, added: bool) -> dict[str, Any]:
+    line = {key: event[key] for key in ("pid", "db", "at", "missed")}
+    return line | {"what": "fired", "job": job_id, "name": name, "added": added}
 
 
 def _of_one(event: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str, Any]:

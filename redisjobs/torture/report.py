@@ -17,6 +17,7 @@ def text(verdict: Verdict, where: str, seconds: float, seed: int) -> str:
         f"{seconds:.0f} s on {where}; seed {seed}",
         f"pushed        {verdict.pushed} jobs, {verdict.acknowledged} acknowledged; "
         f"{verdict.by_hand} entries by hand; {verdict.full} times told that the queue is full",
+        f"slots         {verdict.slots} fired, {verdict.left_out} left out for a later one",
         f"done          {verdict.done}",
         f"dead          {sum(verdict.dead.values())}" + (f" ({dead})" if dead else ""),
         f"cancelled     {verdict.cancelled}",

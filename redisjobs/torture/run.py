@@ -8,7 +8,7 @@ from typing import Any
 
 from redisjobs.errors import RedisJobsError
 from redisjobs.recording import Recording
-from redisjobs.torture import lines
+from redisjobs.torture import lines, schedules
 from redisjobs.torture.attack import Attack
 from redisjobs.torture.fleet import Fleet
 from redisjobs.torture.nemesis import Fault, Field
@@ -82,6 +82,8 @@ class Torture:
             self.fleet.start()
             if not watch.until(lambda: self.fleet.complete, _WARM_UP, "the workers start"):
                 raise RedisJobsError(f"the workers did not start in {_WARM_UP:g} s:\n{self.fleet.log_end()}")
+            for store in self._place.stores:
+                schedules.put(store)
             self._harm(watch, progress)
             self._drain(watch)
         self.finals = [store.final() for store in self._place.stores]
@@ -101,12 +103,21 @@ class Torture:
         """Let all work come to its end, then the workers."""
         if not watch.until(lambda: not self._field.late, _LATE, "late bytes arrive"):
             self.wrong.append(f"{len(self._field.late)} jobs did not end in {_LATE:g} s")
+        self._pause_schedules(watch)
         if not watch.until(self._is_drained, _DRAIN, "the rest drains"):
             self.wrong.append(f"the queue did not drain in {_DRAIN:g} s")
         self.fleet.dismiss()
         self._field.look_for_fenced()
         watch.write_notes()
         self.wrong += [*self.fleet.unasked, *self.fleet.complaints()]
+
+    def _pause_schedules(self, watch: Watch) -> None:
+        """Let schedules make up for what was missed, then fire nothing more: or the queue would never drain."""
+        stores = self._place.stores
+        if not watch.until(lambda: not any(map(schedules.behind, stores)), _LATE, "the schedules make up for it"):
+            self.wrong += [what for store in stores for what in schedules.behind(store)]
+        if not watch.until(lambda: all(map(schedules.pause, stores)), _LATE, "the schedules are paused"):
+            self.wrong.append(f"the schedules could not be paused in {_LATE:g} s")
 
     def _is_drained(self) -> bool:
         return all(store.drained for store in self._place.stores)

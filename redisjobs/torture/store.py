@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,6 +15,7 @@ from redisjobs.drivers.redis.commands import GROUP, Command
 from redisjobs.drivers.redis.connection import SyncConnection, Target
 from redisjobs.drivers.redis.queue_commands import QueueCommands
 from redisjobs.errors import DriverError
+from redisjobs.schedules.stored import ScheduleInfo
 from redisjobs.torture.settable import KEY
 
 Fields = Mapping[str, str | bytes]
@@ -77,12 +79,14 @@ class Final:
         left: What should not be there any more, in words.
         located: Ids the locator still knows, where they are said to be.
         totals: The counters.
+        schedules: Each schedule, and what became of it.
     """
 
     letters: list[Letter] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     located: dict[str, str] = field(default_factory=dict)
     totals: dict[str, int] = field(default_factory=dict)
+    schedules: list[ScheduleInfo] = field(default_factory=list)
 
 
 class Store:
@@ -114,6 +118,15 @@ class Store:
         with suppress(DriverError):
             self.run("PING")  # a fault may have broken this connection: the next command gets a new one
         return self.queue.counts()
+
+    def time(self) -> datetime:
+        """What the server's own clock says, to the second.
+
+        Raises:
+            DriverError: The store is unavailable.
+        """
+        seconds, _ = self.run("TIME")
+        return datetime.fromtimestamp(int(seconds), UTC)
 
     @property
     def drained(self) -> bool:
@@ -175,7 +188,7 @@ class Store:
 
     def final(self) -> Final:
         """Look at all that is left."""
-        final = Final(totals=dict(self.counts().totals))
+        final = Final(totals=dict(self.counts().totals), schedules=self.queue.schedules.list())
         located = self.run("HGETALL", f"{self.prefix}jobs")
         for job, place in zip(located[::2], located[1::2], strict=True):
             final.located[_text(job)] = place.decode()
@@ -206,10 +219,13 @@ class Store:
             "layout",
             "workers",
             "fenced",
+            "schedules",
         }
         # Those that were fenced lately: a late read of theirs may be served yet. And who was killed just now.
         lasting |= {f"worker:{worker}" for worker in self.fenced()}
         lasting |= {f"worker:{_text(raw)}" for raw in self.run("ZRANGE", f"{self.prefix}workers", 0, -1)}
+        # What a release declares goes with the releases that do.
+        lasting |= {f"schedule:{info.name}" for info in final.schedules if not info.declared}
         for key in self.keys():
             if key.removeprefix(self.prefix) not in lasting and self.run("PTTL", key) == -1:
                 final.left.append(f"the key {key}")
@@ -218,10 +234,10 @@ class Store:
 
     def _watched_for_long(self) -> Iterator[str]:
         """Workers that were fenced so long ago that no late read of theirs is served any more."""
-        seconds, _ = map(int, self.run("TIME"))
+        now = self.time().timestamp()
         for worker in self.fenced():
             until = self.run("HGET", f"{self.prefix}worker:{worker}", "watched_until")
-            if until is None or int(until) / 1000 + _UNWATCHED < seconds:
+            if until is None or int(until) / 1000 + _UNWATCHED < now:
                 yield f"{worker}, fenced, whose consumer need not be watched any more"
 
     def _read_letters(self, final: Final) -> Iterator[str]:

@@ -72,6 +72,7 @@ class Story:
         attempted: Somebody tried to push it.
         acknowledged: He was told it is there.
         by_hand: It was put in as an entry.
+        fired: What schedulers were told when they fired its slot: each that it did.
         expected: What its producer knew of the id when he pushed: `new`, it was free; `there`, a job had it.
         added: What he was told of that: whether it is a new job; None if he was told nothing.
         holder: The job that had its unique key, so that it was not added.
@@ -93,6 +94,7 @@ class Story:
     attempted: bool = False
     acknowledged: bool = False
     by_hand: bool = False
+    fired: list[Line] = field(default_factory=list)
     expected: str = "new"
     added: bool | None = None
     holder: str = ""
@@ -240,6 +242,10 @@ def _note(story: Story, what: str, line: Line) -> None:
         case "by hand":
             story.by_hand, story.name = True, "by hand"
             story.ready_at = line["at"]
+        case "fired":
+            story.name = line["name"]
+            story.ready_at = line["at"] if not story.fired else story.ready_at
+            story.fired.append(line)
         case "cancel":
             story.cancel_asked = True
         case "cancelled" if line["reply"] == "CANCELLED":

@@ -13,17 +13,20 @@ from redisjobs.torture.nemesis.network import (
     BlackHole,
     CutBeat,
     CutClaim,
+    CutFire,
     CutPush,
     CutReclaim,
     CutSettlement,
     LateBytes,
     LateClaim,
+    LateFire,
     RefuseConnections,
     ResetConnections,
     SlowBeat,
     SlowNetwork,
 )
 from redisjobs.torture.nemesis.processes import (
+    FreezeInTurn,
     FreezeWorker,
     KillChild,
     KillHost,
@@ -45,13 +48,13 @@ from redisjobs.torture.nemesis.servers import (
 __all__ = ["COMPANY", "FAULTS", "Fault", "Field", "duration", "heal"]
 
 FAULTS: Sequence[type[Fault]] = (
-    *(KillWorker, KillChild, KillHost, FreezeWorker, StopWorker, UpgradeInPlace),
+    *(KillWorker, KillChild, KillHost, FreezeWorker, FreezeInTurn, StopWorker, UpgradeInPlace),
     *(PushPoison, TwoKillers, BlockLoop, RaiseAnything),
     *(PutMalformed, PutHostile, PutSteep, PutTogether, SayAnything),
     *(DeleteRecord, RemoveConsumer, ForgetWorkers, LoseRecord),
     *(KillServer, KillClients, FlushScripts, SqueezeMemory, DestroyGroup, SetClockAhead, SetClockBack),
     *(ResetConnections, RefuseConnections, BlackHole, SlowNetwork, CutClaim, LateClaim, CutSettlement),
-    *(CutReclaim, CutBeat, SlowBeat, CutPush, LateBytes),
+    *(CutReclaim, CutBeat, SlowBeat, CutPush, LateBytes, CutFire, LateFire),
 )
 COMPANY = tuple(fault.name for fault in (KillWorker, KillChild, KillHost, StopWorker, PushPoison))
 """Those that may come together with one that is not of these."""

@@ -165,6 +165,7 @@ class SayAnything(Fault):
             *(b"due \xc2\xb2", b"due " + b"9" * 400, b"due -1", b"due 1e9", b"due", b"due  ", b"due \xff"),
             *(b"", b" ", b"\xff\xfe\x00", b"cancel", b"cancel ", b"cancel \xff", b"released", b"subscribed"),
             *(b"released " + b"9" * 400, b"paused 1", b"x" * 100_000),
+            *(b"schedules", b"schedules 0", b"schedules " + b"9" * 400, b"schedules \xff"),
         ]
         for job in self.jobs:
             said += [b"cancel " + job.encode(), b"cancel 0 " + job.encode(), b"cancel 1 " + job.encode()]

@@ -148,28 +148,25 @@ class CutClaim(_CutReply):
     triggers = ("XREADGROUP", "claim")
 
 
-class LateClaim(_NetworkFault):
-    """A claim is held on its way, maybe with a settlement before it; it arrives when nobody waits for it any more.
+class _LateRequest(_NetworkFault):
+    """A request is held on its way, and arrives when nobody waits for it any more."""
 
-    What it settles was settled meanwhile. What it claims, nobody is told of: its worker has to find it.
-    """
-
-    name = "claim late"
     holds = 1.0
     WHILES: ClassVar[Sequence[float]] = (0.2, 1, 3, 6)  # less than what a late read is reckoned with
     TOO_LATE: ClassVar[float] = 1.0  # seconds after that
+    triggers: ClassVar[Sequence[str]] = ()
 
-    def begin(self, field: Field) -> None:  # noqa: D102
+    def begin(self, field: Field) -> None:
         assert field.workers is not None
-        trigger, self.pause = field.rng.choice((b"BLOCK", b"XREADGROUP")), field.rng.choice(self.WHILES)
-        self.held = field.workers.hold(trigger)
-        self.proxies, self.detail = [field.workers], f"{trigger.decode()}, for {self.pause:g} s"
+        trigger, self.pause = field.rng.choice(self.triggers), field.rng.choice(self.WHILES)
+        self.held = field.workers.hold(*_wires(field, trigger))
+        self.proxies, self.detail = [field.workers], f"{trigger}, for {self.pause:g} s"
 
-    def keep(self, field: Field) -> None:  # noqa: D102
+    def keep(self, field: Field) -> None:
         if not self.happened:
             self.give_work(field)
 
-    def end(self, field: Field) -> None:  # noqa: D102
+    def end(self, field: Field) -> None:
         due = time.monotonic() + self.pause
 
         def let_go() -> bool:
@@ -184,8 +181,26 @@ class LateClaim(_NetworkFault):
         field.late.append(let_go)
 
     @property
-    def happened(self) -> bool:  # noqa: D102
+    def happened(self) -> bool:
         return self.held.bytes > 0
+
+
+class LateClaim(_LateRequest):
+    """A claim is late, maybe with a settlement before it.
+
+    What it settles was settled meanwhile. What it claims, nobody is told of: its worker has to find it.
+    """
+
+    name = "claim late"
+    triggers = ("BLOCK", "XREADGROUP")
+
+
+class LateFire(_LateRequest):
+    """What fires schedules is late: its slots were fired meanwhile, by that scheduler or by others."""
+
+    name = "fire late"
+    recovery = ""
+    triggers = ("fire",)
 
 
 class CutSettlement(_CutReply):
@@ -240,6 +255,15 @@ class CutPush(_CutReply):
     name = "push cut"
     recovery = ""
     triggers = ("push",)
+    most = 150
+
+
+class CutFire(_CutReply):
+    """The reply that says which slots were fired."""
+
+    name = "fire cut"
+    recovery = ""
+    triggers = ("fire",)
     most = 150
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from contextlib import suppress
 from typing import ClassVar
 
@@ -101,6 +102,48 @@ class FreezeWorker(ProcessFault):
                 host.frozen = False
 
 
+class FreezeInTurn(ProcessFault):
+    """SIGSTOP of one of the last database's two workers; then of the other, and SIGCONT of the first.
+
+    So the first goes on when a slot is due that nobody has fired: to it all slots since it was stopped are due.
+    """
+
+    name = "frozen in turn"
+    holds = 3.0
+    OTHER, FIRST_GOES_ON = 1.2, 2.5  # seconds from the beginning; a slot lies between them
+
+    @classmethod
+    def possible(cls, field: Field) -> bool:  # noqa: D102
+        return len(field.stores) > 1
+
+    def begin(self, field: Field) -> None:  # noqa: D102
+        pids = [pid for pid in field.fleet.pids() if field.fleet.host_of(pid).kind.db == field.stores[-1].db]
+        hosts = [field.fleet.host_of(pid) for pid in pids]
+        if len(pids) != 2 or any(host.frozen or host.leaving for host in hosts):
+            return
+        for host in hosts:
+            host.frozen = True
+        self.pids, self.db = field.rng.sample(sorted(pids), 2), field.stores[-1].db
+        self.detail = f"processes {self.pids[0]} and {self.pids[1]}"
+        self.began = time.monotonic()
+        self.to_come = [
+            (self.OTHER, self.pids[1], signal.SIGSTOP),
+            (self.FIRST_GOES_ON, self.pids[0], signal.SIGCONT),
+        ]
+        _send(self.pids[0], signal.SIGSTOP)
+
+    def keep(self, field: Field) -> None:  # noqa: D102
+        while self.pids and self.to_come and time.monotonic() >= self.began + self.to_come[0][0]:
+            _, pid, number = self.to_come.pop(0)
+            _send(pid, number)
+
+    def end(self, field: Field) -> None:  # noqa: D102
+        for pid in self.pids:
+            _send(pid, signal.SIGCONT)
+        for host in field.fleet.hosts:
+            host.frozen = False
+
+
 class StopWorker(ProcessFault):
     """SIGTERM of a host, as a deploy does; another is started."""
 
@@ -134,3 +177,8 @@ class UpgradeInPlace(ProcessFault):
         self.pids = field.fleet.members(host)
         field.fleet.stop(host)
         self.detail = f"scripts are now in {scripts}/; process {host.process.pid} is stopped"
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)

@@ -49,21 +49,21 @@ class Held:
     """What a proxy holds back of one connection, once its client has sent what is waited for.
 
     Args:
-        trigger: What is waited for.
+        triggers: What one of is waited for.
 
     Attributes:
         bytes: How many bytes it has of it; 0 if nothing was caught so far.
     """
 
-    def __init__(self, trigger: bytes) -> None:
+    def __init__(self, *triggers: bytes) -> None:
         self.bytes = 0
-        self._trigger = trigger
+        self._triggers = triggers
         self._waits = True
         self._kept: tuple[socket.socket, bytes] | None = None
 
     def wants(self, chunk: bytes) -> bool:
         """Whether these bytes are what it still waits for."""
-        return self._waits and self._trigger in chunk
+        return self._waits and any(trigger in chunk for trigger in self._triggers)
 
     def keep(self, server: socket.socket, chunk: bytes) -> None:
         """Take bytes that are to go to a server, and the connection they are to go over; no more after them."""

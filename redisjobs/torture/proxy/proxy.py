@@ -80,12 +80,12 @@ class Proxy:
         """Takes back what `delay_reply` has set and has not struck yet; what is held back stays so."""
         self._in_loop(self._links.set_lag(None))
 
-    def hold(self, trigger: bytes) -> Held:
-        """Keeps, once, the next packet that contains `trigger` instead of sending it on, and resets its client.
+    def hold(self, *triggers: bytes) -> Held:
+        """Keeps, once, the next packet with one of `triggers` instead of sending it on, and resets its client.
 
         So a request can arrive that its client has given up, however much later `release` is called.
         """
-        held = Held(trigger)
+        held = Held(*triggers)
         self._impairments.holds.append(held)
         return held
 

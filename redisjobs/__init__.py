@@ -11,6 +11,9 @@
         job = await queue.push(SendEmail(to="joe@email.com"))
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from redisjobs._version import __version__ as __version__
 
 # Queues
@@ -51,14 +54,21 @@ from redisjobs.retry import RetryPolicy, exponential_jitter, no_retry
 
 # Schedules
 from redisjobs.schedules.schedule import Schedule
-from redisjobs.schedules.scheduler import Scheduler
 from redisjobs.schedules.stored import Accuracy, ScheduleInfo
 
-# Services
-from redisjobs.service import Lifespan, Service
+if TYPE_CHECKING:
+    # Whoever runs jobs
+    from redisjobs.schedules.scheduler import Scheduler
+    from redisjobs.service import Lifespan, Service
+    from redisjobs.worker.worker import Worker
 
-# Workers
-from redisjobs.worker.worker import Worker
+_LATER = {
+    "Lifespan": "redisjobs.service",
+    "Scheduler": "redisjobs.schedules.scheduler",
+    "Service": "redisjobs.service",
+    "Worker": "redisjobs.worker.worker",
+}
+"""What runs jobs, and its module: it is imported once somebody asks for it. Who only pushes never does."""
 
 __all__ = [
     "Accuracy",
@@ -101,3 +111,14 @@ __all__ = [
     "exponential_jitter",
     "no_retry",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_LATER[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

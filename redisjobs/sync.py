@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Concatenate, Protocol, Self, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Protocol, Self, TypeVar, Unpack, cast, overload
 
 from redisjobs import codec, drivers
 from redisjobs.arguments import one_of, whole
@@ -54,8 +54,10 @@ from redisjobs.registry import (
 from redisjobs.retry import RetryPolicy
 from redisjobs.schedules.faces import SyncSchedules
 from redisjobs.schedules.schedule import Schedule
-from redisjobs.service import AppLifespan, Lifespan, OnFailure, Service, WorkerOptions
 from redisjobs.signature import Signature
+
+if TYPE_CHECKING:
+    from redisjobs.service import AppLifespan, Lifespan, OnFailure, Service, WorkerOptions
 
 T = TypeVar("T")
 
@@ -129,10 +131,12 @@ class JobQueue(Registry):
         *,
         worker: bool = True,
         schedules: bool | None = None,
-        on_failure: OnFailure = "raise",
-        **options: Unpack[WorkerOptions],
-    ) -> Service:
+        on_failure: "OnFailure" = "raise",
+        **options: "Unpack[WorkerOptions]",
+    ) -> "Service":
         """A worker and a scheduler of this queue as one thing inside of a program; see `Service`."""
+        from redisjobs.service import Service  # here, as who only pushes needs none of it
+
         return Service(self, worker=worker, schedules=schedules, on_failure=on_failure, **options)
 
     def lifespan(
@@ -140,14 +144,16 @@ class JobQueue(Registry):
         *,
         worker: bool = True,
         schedules: bool | None = None,
-        then: AppLifespan | None = None,
-        on_failure: OnFailure = "raise",
-        **options: Unpack[WorkerOptions],
-    ) -> Lifespan:
+        then: "AppLifespan | None" = None,
+        on_failure: "OnFailure" = "raise",
+        **options: "Unpack[WorkerOptions]",
+    ) -> "Lifespan":
         """What an application on ASGI takes as its `lifespan=`; see `Lifespan`.
 
         With `worker=False` it is the producer's side alone: it connects at the start, and closes at the end.
         """
+        from redisjobs.service import Lifespan
+
         return Lifespan(self, then=then, on_failure=on_failure, worker=worker, schedules=schedules, **options)
 
     @property

@@ -209,7 +209,7 @@ def test_memory_and_redis_agree_on_schedules(engine: str, servers: Servers, queu
         run_state_machine_as_test(
             Here,
             settings=settings(
-                max_examples=40,
+                max_examples=25,
                 stateful_step_count=30,
                 suppress_health_check=list(HealthCheck),
                 phases=[Phase.explicit, Phase.generate, Phase.shrink],

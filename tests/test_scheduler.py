@@ -1,7 +1,7 @@
 """Schedulers: what is due is fired once, by whoever comes first, whatever happens to the store and to time."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,9 +14,10 @@ import pytest
 from store import MemoryStore, RedisStore, Store, eventually
 
 from redisjobs import JobContext, JobQueue, Middleware, Retry, Schedule, Scheduler, Worker, exponential_jitter
+from redisjobs.driver import Notification
 from redisjobs.events import JobsPushed, ScheduleFired
 from redisjobs.middleware import OutgoingJob
-from redisjobs.schedules.stored import moment
+from redisjobs.schedules.stored import PutSchedules, moment
 from redisjobs.torture.proxy import Proxy
 
 pytestmark = pytest.mark.anyio
@@ -149,6 +150,37 @@ async def test_what_is_put_pauses_or_goes_at_run_time_is_heeded_at_once(queue: J
             await queue.schedules.resume("reports")
             await queue.schedules.remove("others")
             await eventually(lambda: fired[-1].schedule == "reports")
+
+
+async def test_what_is_put_while_the_answer_to_a_declaration_is_on_its_way_is_heeded_at_once(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change, listen = queue.driver.change, queue.driver.listen
+    declarations, heard = 0, anyio.Event()
+
+    async def listen_and_tell(hear: Callable[[Notification], None]) -> None:
+        def heard_by_the_scheduler(notification: Notification) -> None:
+            hear(notification)
+            if notification.kind == "schedules":
+                heard.set()
+
+        await listen(heard_by_the_scheduler)
+
+    async def answer_late(wanted: Any) -> Any:
+        nonlocal declarations
+        answer = await change(wanted)
+        if isinstance(wanted, PutSchedules) and wanted.declared_by is not None:
+            declarations += 1
+            if declarations == 2:  # it is subscribed by now
+                await queue.schedules.put("reports", Report(), Schedule.every(1))
+                await heard.wait()
+        return answer
+
+    monkeypatch.setattr(queue.driver, "listen", listen_and_tell)
+    monkeypatch.setattr(queue.driver, "change", answer_late)
+    with hearing(queue) as fired:
+        async with scheduling(queue):
+            await eventually(lambda: fired)
 
 
 async def test_whoever_fires_a_schedule_of_run_time_need_not_know_its_job(store: Store) -> None:

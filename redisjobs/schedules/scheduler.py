@@ -166,8 +166,8 @@ class Scheduler:
         """Say which schedules this release declares; look at all of them if they have changed."""
         if time.monotonic() < self._declared_at + _EVERY:
             return
+        self._declared_at = time.monotonic()  # before: what is changed meanwhile is to be looked at again
         mine, changes = await self._declare()
-        self._declared_at = time.monotonic()
         if changes != self._changes or mine != self._mine:
             self._mine = mine
             await self._read()

@@ -206,6 +206,34 @@ async def test_a_service_runs_once_at_a_time(queue: JobQueue) -> None:
     await queue.aclose()
 
 
+async def test_a_service_that_only_schedules_ends_with_its_block_however_short_that_is(queue: JobQueue) -> None:
+    with anyio.fail_after(5):
+        async with queue.service(worker=False, schedules=True) as service:
+            assert service.health.ready
+    assert not service.health.ready
+    await queue.aclose()
+
+
+async def test_a_service_whose_worker_had_ended_runs_jobs_when_it_is_entered_again(queue: JobQueue) -> None:
+    ran = Ran().of(queue)
+    service = queue.service(max_jobs=1)
+    for n in (1, 2):
+        async with service:
+            await queue.push(Work(n))
+            await eventually(lambda: service.health.why == "not running")
+    assert ran == [1, 2]
+    await queue.aclose()
+
+
+async def test_a_service_that_was_stopped_before_its_run_ends_at_once(queue: JobQueue) -> None:
+    for worker in (True, False):
+        service = queue.service(worker=worker, schedules=True)
+        service.stop()
+        with anyio.fail_after(5):
+            await service.run(handle_signals=False)
+    await queue.aclose()
+
+
 async def test_a_service_with_nothing_to_run_says_so(queue: JobQueue) -> None:
     with pytest.raises(RuntimeError, match="there is nothing to run"):
         await queue.service(worker=False).run()

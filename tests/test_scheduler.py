@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 import anyio
+import anyio.lowlevel
 import pytest
 from store import MemoryStore, RedisStore, Store, eventually
 
@@ -436,3 +437,13 @@ async def test_a_scheduler_that_was_stopped_ends(queue: JobQueue) -> None:
     stopped_before = Scheduler(queue)
     stopped_before.stop()
     await stopped_before.run()
+
+
+async def test_a_scheduler_runs_once_at_a_time(queue: JobQueue) -> None:
+    scheduler = Scheduler(queue)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(scheduler.run)
+        await anyio.lowlevel.checkpoint()
+        with pytest.raises(RuntimeError, match="this scheduler runs already"):
+            await scheduler.run()
+        scheduler.stop()

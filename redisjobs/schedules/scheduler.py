@@ -92,24 +92,29 @@ class Scheduler:
         self._declared_at = float("-inf")
         self._wake: anyio.Event | None = None
         self._scope: anyio.CancelScope | None = None
-        self._stopped = False
+        self._stopped = self._is_running = False
         self._said: dict[str, str] = {}  # of a schedule, what the log has last
 
     async def run(self) -> None:
         """Fire what is due, until it is stopped. While the store is away it waits, and makes up for it then.
 
         Raises:
+            RuntimeError: This scheduler runs already.
             DriverError: The store refuses for good.
         """
+        if self._is_running:
+            raise RuntimeError("this scheduler runs already, and goes on; make another Scheduler")
         self._declared_at = float("-inf")
         if self._stopped:
             return
+        self._is_running = True
         try:
             with anyio.CancelScope() as self._scope:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._listen)
                     await self._work()
         finally:
+            self._is_running = False
             with anyio.CancelScope(shield=True):
                 await self._queue.disconnect()
 

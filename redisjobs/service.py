@@ -14,7 +14,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from redisjobs.driver import Count
-from redisjobs.errors import Unavailable
+from redisjobs.errors import DriverError, Unavailable
 from redisjobs.events import SourceUnavailable, WorkerStarted
 from redisjobs.logger import Log
 from redisjobs.middleware import Middleware
@@ -275,6 +275,10 @@ class Lifespan:
                 await self._queue.driver.read(Count())
         except (Unavailable, TimeoutError) as error:
             logger.warning("queue '%s': the store is unavailable (%s); going on", self._queue.name, error)
+        except DriverError as error:
+            if self._raises:
+                raise
+            logger.error("queue '%s': the store refuses (%s); going on without it", self._queue.name, error)
 
 
 class _Inside(Service):

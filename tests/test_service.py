@@ -341,6 +341,17 @@ async def test_an_application_whose_store_refuses_does_not_start(redis_store: Re
                 pytest.fail("it started")
 
 
+async def test_an_application_that_is_to_go_on_starts_though_its_store_refuses(
+    redis_store: RedisStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    wrong = re.sub(r"//[^@]+@", "//nobody:wrong@", redis_store.url)
+    lifespan = JobQueue(wrong, redis_store.queue_name).lifespan(on_failure="log")
+    async with lifespan(None):
+        assert lifespan.service
+        assert "refused the credentials" in lifespan.service.health.why
+    assert "the store refuses" in caplog.text
+
+
 async def test_an_application_whose_store_is_away_starts_and_says_so(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@
 --         somebody has put there by hand may lack anything.
 
 --- @include "include/now"
+--- @include "include/times_changed"
 
 local schedules, prefix, layout = KEYS[1], KEYS[2], KEYS[3]
 local _, exact_ms = now(ARGV[1])
@@ -40,5 +41,4 @@ for i, each in ipairs(names) do
   if is_other or #fields > 0 then rows[#rows + 1] = {each, slots[each], is_other and {} or fields} end
   for _, part in ipairs(fields) do size = size + #part end
 end
-local changes = tonumber(redis.call('HGET', layout, 'schedules') or 0) or 0
-return {exact_ms * 1000, changes, more, unpack(rows)}
+return {exact_ms * 1000, times_changed(layout), more, unpack(rows)}

@@ -291,6 +291,62 @@ async def test_a_schedule_whose_unique_key_somebody_spoiled_waits_and_the_others
     assert "it could not be fired, and is tried again: WRONGTYPE" in caplog.text
 
 
+BY_HAND: dict[str, dict[str, str | bytes]] = {
+    "job": {"job": b"\xff"},
+    "unique": {"unique": b"\xff"},
+    "unique_for": {"unique": "k", "unique_for_ms": "0"},
+    "fingerprint": {"fingerprint": b"\xff"},
+    "no_fingerprint": {"fingerprint": ""},
+    "fired_slot": {"fired_slot": "9" * 15},
+    "declared_by": {"declared_by": "long ago"},
+    "seen_at": {"seen_at": "today", "fingerprint": "another"},
+}
+"""What somebody writes into schedules: fields by schedule."""
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["while_it_runs", "before"])
+async def test_nothing_that_somebody_writes_into_a_schedule_ends_a_scheduler_or_keeps_it_busy(
+    redis_store: RedisStore, is_there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, calls = redis_store, list[Any]()
+    async with JobQueue(store.driver, store.queue_name) as queue:
+        for name in (*BY_HAND, "slot", "fine"):
+            await queue.schedules.put(name, Report(), Schedule.every(1))
+        queue.schedule(Report(), Schedule.every(1), name="declared")
+        await Scheduler(queue)._declare()
+        change = queue.driver.change
+
+        async def count(wanted: Any) -> Any:
+            calls.append(wanted)
+            return await change(wanted)
+
+        def spoil() -> None:
+            for name, fields in BY_HAND.items():
+                store.admin.hset(f"{store.prefix}schedule:{name}", mapping=fields)
+            store.admin.hdel(f"{store.prefix}schedule:no_fingerprint", "fingerprint")
+            store.admin.hset(f"{store.prefix}schedule:declared", "declared_by", "long ago")
+            store.admin.hset(f"{store.prefix}schedules", "slot", "9" * 15)
+            store.admin.hset(f"{store.prefix}layout", "schedules", "nan")
+
+        monkeypatch.setattr(queue.driver, "change", count)
+        if not is_there:
+            spoil()
+        with hearing(queue) as fired:
+            async with scheduling(queue):
+                if is_there:
+                    await eventually(lambda: fired)
+                    spoil()
+                before, calls[:] = len(fired), []
+                await eventually(lambda: sum(each.schedule == "fine" for each in fired[before:]) == 2)
+                assert len(calls) < 50
+                await queue.schedules.put("later", Report(), Schedule.every(1))
+                await eventually(lambda: "later" in {each.schedule for each in fired})
+        infos = {info.name: info for info in await queue.schedules.list()}
+    assert {name for name, info in infos.items() if info.error} == {
+        *("job", "unique", "unique_for", "fingerprint", "no_fingerprint", "slot")
+    }
+
+
 class Sign(Middleware):
     async def on_push(self, job: OutgoingJob) -> None:
         job.headers["signed"] = job.job_id

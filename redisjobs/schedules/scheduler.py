@@ -6,6 +6,7 @@ step. Whoever comes first does, and time is the server's. What is stored of a sc
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -296,16 +297,24 @@ class Scheduler:
                 self._said.pop(firing.name, None)
                 self._tell(attempt, fired)
                 return
-            case Reply.FIRED:
-                plan.move_to(fired.last_ms)
+            case Reply.FIRED if self._has_moved(plan, fired.last_ms):
+                pass
             case Reply.NO_IDS:
                 self._put_off(plan, "the ready streams have no entry ids left, by somebody's hand")
             case Reply.EARLY:  # the server's clock was set back: it was heard just now
                 pass
-            case _:  # paused, changed or gone
+            case _:  # paused, changed, gone, or its last slot was set by hand
                 self._plans.pop(firing.name, None)
                 self._changes, self._declared_at = -1, float("-inf")
         attempt.ends.tell([False] * len(firing.jobs))
+
+    @staticmethod
+    def _has_moved(plan: Plan, last_ms: int) -> bool:
+        """Go on from the slot that another scheduler saw to, if that is a time."""
+        with suppress(ValueError):
+            plan.move_to(last_ms)
+            return True
+        return False
 
     def _put_off(self, plan: Plan, why: str) -> None:
         plan.not_before = time.monotonic() + _AGAIN

@@ -14,8 +14,18 @@ import anyio.lowlevel
 import pytest
 from store import MemoryStore, RedisStore, Store, eventually
 
-from redisjobs import JobContext, JobQueue, Middleware, Retry, Schedule, Scheduler, Worker, exponential_jitter
-from redisjobs.driver import Notification
+from redisjobs import (
+    DriverError,
+    JobContext,
+    JobQueue,
+    Middleware,
+    Retry,
+    Schedule,
+    Scheduler,
+    Worker,
+    exponential_jitter,
+)
+from redisjobs.driver import MOST_BYTES, MOST_JOBS, Notification
 from redisjobs.events import JobsPushed, ScheduleFired
 from redisjobs.middleware import OutgoingJob
 from redisjobs.schedules.stored import PutSchedules, moment
@@ -28,6 +38,12 @@ pytestmark = pytest.mark.anyio
 class Report:
     job_name: ClassVar[str] = "Report"
     days: int = 1
+
+
+@dataclass
+class Large:
+    job_name: ClassVar[str] = "Large"
+    text: str
 
 
 @pytest.fixture
@@ -125,6 +141,25 @@ async def test_after_an_outage_the_slots_that_were_missed_are_made_up_for(
     assert info
     assert (info.last_slot, info.missed) == (missed[-1], len(missed) - len(wanted))
     assert f"{len(missed) - len(wanted)} slots before" in caplog.text
+
+
+async def test_slots_with_more_parameters_than_one_call_takes_are_made_up_for_in_several(
+    store: Store, queue: JobQueue
+) -> None:
+    store.clock.advance(0)
+    rule, large = Schedule.every(60), "x" * (MOST_BYTES // 10)
+    queue.register(Large)(lambda parameters: None)
+    await queue.schedules.put("large", Large(large), rule, accuracy="all", at_most=24)
+    since = look_back(store, "large", 1800)
+    passed = list(rule.between(since, moment(store.clock())))
+
+    with hearing(queue) as fired:
+        async with scheduling(queue):
+            await eventually(lambda: sum(len(each.jobs) for each in fired) == 24)
+
+    assert await slots(queue) == [text(slot) for slot in passed[-24:]]
+    assert [len(each.jobs) for each in fired] == [9, 9, 6]
+    assert [each.missed for each in fired] == [len(passed) - 24, 0, 0]
 
 
 async def test_the_slots_of_years_are_counted_while_all_else_goes_on(store: Store, queue: JobQueue) -> None:
@@ -350,6 +385,39 @@ async def test_nothing_that_somebody_writes_into_a_schedule_ends_a_scheduler_or_
 class Sign(Middleware):
     async def on_push(self, job: OutgoingJob) -> None:
         job.headers["signed"] = job.job_id
+
+
+class Hear(Middleware):
+    def __init__(self) -> None:
+        self.told: list[tuple[str, BaseException | None]] = []
+        self.seen: list[str] = []
+
+    def on_push(self, job: OutgoingJob) -> None:
+        self.seen.append(job.job_id)
+        job.when_pushed(lambda added, error: self.told.append((job.job_id, error)))
+
+
+async def test_whoever_takes_part_in_more_jobs_than_one_call_takes_hears_of_the_end_of_each(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hear, error = Hear(), DriverError("no")
+    async with JobQueue(store.driver, store.queue_name, middleware=[hear]) as queue:
+        store.clock.advance(0)
+        for number in range(MOST_JOBS + 1):
+            queue.schedule(Report(), Schedule.every(60), name=f"report-{number:03}")
+        scheduler = Scheduler(queue)
+        await scheduler._look()
+        store.clock.advance(60)
+        await scheduler._read()
+
+        async def refuse(wanted: Any) -> Any:
+            raise error
+
+        monkeypatch.setattr(queue.driver, "change", refuse)
+        with pytest.raises(DriverError):
+            await scheduler._fire()
+    assert hear.told == [(job_id, error) for job_id in hear.seen]
+    assert len(hear.told) == MOST_JOBS
 
 
 async def test_middleware_takes_part_in_what_a_schedule_pushes(store: Store) -> None:

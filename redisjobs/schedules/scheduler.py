@@ -254,22 +254,28 @@ class Scheduler:
         """Fire what is due now. After an error it is asked again what that is: time went by."""
         now, now_ms = time.monotonic(), self._now_ms
         due = [plan for plan in self._plans.values() if plan.next_ms <= now_ms and plan.not_before <= now]
-        attempts = [await self._attempt(plan, now_ms) for plan in due]
-        for some in _parts(attempts, lambda each: (len(each.jobs), sum(map(_size, each.jobs)))):
+        firings = [(plan, await firing_of(plan, now_ms)) for plan in due]
+        for some in _parts(firings, lambda each: (len(each[1].jobs), sum(map(_size, each[1].jobs)))):
+            attempts = await self._attempts(some)
             try:
-                await self._fire_some(some)
+                await self._fire_some(attempts)
             except WrongType:  # one of them has what somebody spoiled; the others are fired
-                for each in some:
+                for each in attempts:
                     await self._fire_one(each)
 
-    async def _attempt(self, plan: Plan, now_ms: float) -> "Attempt":
-        """Make jobs for the slots of a schedule that are due."""
-        slots, missed = await slots_due(plan, now_ms)
-        jobs = [slot_job(plan.definition, slot) for slot in slots]
+    async def _attempts(self, firings: Sequence[tuple[Plan, Firing]]) -> list["Attempt"]:
+        """Let whoever takes part in pushes look at the jobs, just before they are pushed."""
         hooks, queue = self._queue.on_push, self._queue.name
-        ends = await before_push(hooks, jobs, queue) if hooks else NOBODY
-        firing = Firing(plan.definition.name, plan.fingerprint, plan.last_ms, slots[-1], missed, jobs)
-        return Attempt(plan, firing, ends)
+        attempts = list[Attempt]()
+        try:
+            for plan, firing in firings:
+                ends = await before_push(hooks, firing.jobs, queue) if hooks else NOBODY
+                attempts.append(Attempt(plan, firing, ends))
+        except BaseException as error:
+            for each in attempts:
+                each.ends.tell((), error)
+            raise
+        return attempts
 
     async def _fire_one(self, attempt: "Attempt") -> None:
         try:
@@ -349,10 +355,13 @@ class Attempt:
     firing: Firing
     ends: PushEnds
 
-    @property
-    def jobs(self) -> Sequence[NewJob]:
-        """What is pushed."""
-        return self.firing.jobs
+
+async def firing_of(plan: Plan, now_ms: float) -> Firing:
+    """What a schedule fires now: all that is due, or as much of it as one call takes, from the first slot on."""
+    slots, missed = await slots_due(plan, now_ms)
+    jobs = [slot_job(plan.definition, slot) for slot in slots]
+    most = max(1, MOST_BYTES // _size(jobs[0]))  # what is left is due in the next turn
+    return Firing(plan.definition.name, plan.fingerprint, plan.last_ms, slots[:most][-1], missed, jobs[:most])
 
 
 async def slots_due(plan: Plan, now_ms: float) -> tuple[list[int], int]:

@@ -98,6 +98,8 @@ class Service:
             return Health(True, False, f"it had to end: {self.error}")
         if self._is_running and self._worker is not None:
             return self._worker.health
+        if self._is_running and self._scheduler.trouble:
+            return Health(True, False, f"the schedules wait for the store: {self._scheduler.trouble}")
         return Health(True, self._is_running, "running" if self._is_running else "not running")
 
     def stop(self) -> None:

@@ -247,6 +247,17 @@ async def test_a_store_that_is_away_is_waited_for(queue: JobQueue, monkeypatch: 
     await queue.aclose()
 
 
+async def test_a_service_that_only_schedules_says_that_it_waits_for_a_store(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    away = JobQueue("redis://127.0.0.1:1/0", "away")
+    async with away.service(worker=False, schedules=True) as service:
+        await eventually(lambda: not service.health.ready)
+        assert service.health.live
+        assert "the schedules wait for the store: " in service.health.why
+    assert caplog.text.count("the schedules of queue 'away' wait for the store") == 1
+
+
 @pytest.mark.parametrize("face", [JobQueue, redisjobs.sync.JobQueue])
 def test_what_can_not_be_a_service_is_an_error_where_it_is_made(face: Any) -> None:
     queue = face("memory://")

@@ -80,9 +80,13 @@ class Scheduler:
 
     Args:
         queue: The queue, async or sync.
+
+    Attributes:
+        trouble: Why nothing is fired: what the store said; "" if all is well.
     """
 
     def __init__(self, queue: Registry) -> None:
+        self.trouble = ""
         self._queue = queue
         self._id = token_hex(8)
         self._plans: dict[str, Plan] = {}
@@ -156,9 +160,14 @@ class Scheduler:
 
     def _hear(self, server_ms: float) -> None:
         self._ahead = server_ms - time.monotonic() * 1000
+        if self.trouble:
+            self.trouble = ""
+            logger.info("the schedules of queue '%s' go on", self._queue.name)
 
     def _failed(self, error: DriverError) -> None:
-        logger.debug("the schedules of queue '%s' wait for the store: %s", self._queue.name, error)
+        if not self.trouble:
+            logger.warning("the schedules of queue '%s' wait for the store: %s", self._queue.name, error)
+        self.trouble = str(error)
 
     def _say(self, name: str, what: str) -> None:
         """Log what is wrong with a schedule, once for as long as it stays so."""

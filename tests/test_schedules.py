@@ -102,6 +102,16 @@ async def test_a_schedule_is_stored_as_it_was_written_down(store: Store, driver:
     assert there.last_ms == store.clock()  # its slots count from now
 
 
+def test_what_is_read_of_schedules_of_one_rule_shares_it() -> None:
+    first, second = (Definition(name, Schedule.cron("* * * * *"), JOB) for name in "ab")
+    read = [
+        Definition.read(each.name, dict(zip(each.fields[::2], each.fields[1::2], strict=True)))
+        for each in (first, second)
+    ]
+    assert read[0].rule == first.rule
+    assert read[0].rule is read[1].rule
+
+
 async def test_schedules_are_listed_by_name_in_pages(driver: Driver) -> None:
     names = [f"s{number:04}" for number in range(1_100)]
     named = [replace(NIGHTLY, name=name) for name in names]

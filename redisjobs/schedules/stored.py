@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 
 from redisjobs.arguments import is_text, whole
 from redisjobs.driver import MOST_JOBS, After, At, Change, NewJob, Pushed, Query, Reply
@@ -132,12 +133,18 @@ class Definition:
         at_most = number(b"at_most") or 100
         return cls(
             name,
-            Schedule.parse(text(b"rule")),
+            _rule(text(b"rule")),
             job,
             Accuracy(text(b"accuracy", "latest")),
             at_most,
             number(b"jitter_ms") or 0,
         )
+
+
+@lru_cache(maxsize=256)
+def _rule(text: str) -> Schedule:
+    """The rule of a text. Thousands of schedules often have a few rules, and one costs time and memory to make."""
+    return Schedule.parse(text)
 
 
 def check_schedule(rule: Schedule) -> Schedule:

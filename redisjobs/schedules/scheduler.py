@@ -263,6 +263,10 @@ class Scheduler:
         """Fire what is due now. After an error it is asked again what that is: time went by."""
         now, now_ms = time.monotonic(), self._now_ms
         due = [plan for plan in self._plans.values() if plan.next_ms <= now_ms and plan.not_before <= now]
+        for start in range(0, len(due), MOST_JOBS):  # so many at a time: what else runs in this event loop waits
+            await self._fire_these(due[start : start + MOST_JOBS], now_ms)
+
+    async def _fire_these(self, due: Sequence[Plan], now_ms: float) -> None:
         firings = [(plan, await firing_of(plan, now_ms)) for plan in due]
         for some in _parts(firings, lambda each: (len(each[1].jobs), sum(map(_size, each[1].jobs)))):
             attempts = await self._attempts(some)

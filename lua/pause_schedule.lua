@@ -18,6 +18,7 @@
 --- @include "include/whole"
 --- @include "include/expect"
 --- @include "include/tell"
+--- @include "include/times_changed"
 --- @include "include/changed_schedules"
 --- @include "include/schedule"
 

@@ -15,22 +15,31 @@
 --         somebody has put there by hand may lack anything.
 
 --- @include "include/now"
+--- @include "include/times_changed"
 
 local schedules, prefix, layout = KEYS[1], KEYS[2], KEYS[3]
 local _, exact_ms = now(ARGV[1])
 local name, after, bytes = ARGV[2], ARGV[3], tonumber(ARGV[4])
 
-local slots, names = {}, {}
+local most = 500 -- rows
+local slots, names, last = {}, {}, nil
 local flat = name == '' and redis.call('HGETALL', schedules) or {name, redis.call('HGET', schedules, name) or ''}
+-- Only the first names are wanted, and whether there are more: to sort ten thousand takes too long.
 for i = 1, #flat, 2 do
-  slots[flat[i]] = flat[i + 1]
-  if flat[i] > after then names[#names + 1] = flat[i] end
+  if flat[i] > after and (not last or flat[i] < last) then
+    names[#names + 1], slots[flat[i]] = flat[i], flat[i + 1]
+    if #names > 2 * most then
+      table.sort(names)
+      for j = #names, most + 2, -1 do names[j] = nil end
+      last = names[#names]
+    end
+  end
 end
 table.sort(names)
 
-local rows, more, size = {}, '', 0
+local rows, more, size = {}, last or '', 0
 for i, each in ipairs(names) do
-  if size > bytes or #rows == 500 then
+  if size > bytes or #rows == most then
     more = names[i - 1]
     break
   end
@@ -40,5 +49,4 @@ for i, each in ipairs(names) do
   if is_other or #fields > 0 then rows[#rows + 1] = {each, slots[each], is_other and {} or fields} end
   for _, part in ipairs(fields) do size = size + #part end
 end
-local changes = tonumber(redis.call('HGET', layout, 'schedules') or 0) or 0
-return {exact_ms * 1000, changes, more, unpack(rows)}
+return {exact_ms * 1000, times_changed(layout), more, unpack(rows)}

@@ -14,7 +14,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from redisjobs.driver import Count
-from redisjobs.errors import Unavailable
+from redisjobs.errors import DriverError, Unavailable
 from redisjobs.events import SourceUnavailable, WorkerStarted
 from redisjobs.logger import Log
 from redisjobs.middleware import Middleware
@@ -87,7 +87,7 @@ class Service:
         self._raises = on_failure == "raise"
         self._schedules = worker if schedules is None else schedules
         self._worker = Worker(queue, schedules=self._schedules, **options) if worker else None
-        self._scheduler: Scheduler | None = None
+        self._scheduler = Scheduler(queue)  # where there is no worker; a new one for each run
         self._tasks: TaskGroup | None = None
         self._is_running = False
 
@@ -98,13 +98,18 @@ class Service:
             return Health(True, False, f"it had to end: {self.error}")
         if self._is_running and self._worker is not None:
             return self._worker.health
+        if self._is_running and self._scheduler.trouble:
+            return Health(True, False, f"the schedules wait for the store: {self._scheduler.trouble}")
         return Health(True, self._is_running, "running" if self._is_running else "not running")
 
     def stop(self) -> None:
-        """Claim and fire nothing from now on, and end once what runs has run, or the grace is over."""
+        """Claim and fire nothing from now on, and end once what runs has run, or the grace is over.
+
+        Where nothing runs, the next run ends at once.
+        """
         if self._worker is not None:
             self._worker.stop()
-        if self._scheduler is not None:
+        else:
             self._scheduler.stop()
 
     async def run(self, *, handle_signals: bool = True) -> None:
@@ -140,7 +145,6 @@ class Service:
             self._is_running = False
 
     async def _schedule(self, handle_signals: bool) -> None:
-        self._scheduler = Scheduler(self._queue)
         try:
             async with anyio.create_task_group() as tasks:
                 if handle_signals:
@@ -150,6 +154,8 @@ class Service:
         except BaseExceptionGroup as group:
             cause = single_cause(group)
             raise cause from cause.__cause__
+        finally:
+            self._scheduler = Scheduler(self._queue)
 
     async def _watch_signals(self) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -179,13 +185,14 @@ class Service:
         ends = [self._queue.events.subscribe(kind, lambda _: begun.set()) for kind in kinds]
         tasks.start_soon(self._serve, begun)
         try:
-            if self._worker is not None:
-                await begun.wait()
+            await begun.wait()
         finally:
             for end in ends:
                 end()
 
     async def _serve(self, begun: anyio.Event) -> None:
+        if self._worker is None:
+            begun.set()  # a scheduler tells of no start
         try:
             await self._work(handle_signals=False)
         except anyio.get_cancelled_exc_class():
@@ -206,7 +213,8 @@ class Service:
     ) -> None:
         tasks, self._tasks = self._tasks, None
         assert tasks is not None
-        self.stop()
+        if self._is_running:  # else the stop would be for the next run
+            self.stop()
         # An error of the program's own is no reason to give jobs up; where it is cancelled, they are handed back.
         given = (kind, error, trace) if isinstance(error, anyio.get_cancelled_exc_class()) else (None, None, None)
         try:
@@ -269,6 +277,10 @@ class Lifespan:
                 await self._queue.driver.read(Count())
         except (Unavailable, TimeoutError) as error:
             logger.warning("queue '%s': the store is unavailable (%s); going on", self._queue.name, error)
+        except DriverError as error:
+            if self._raises:
+                raise
+            logger.error("queue '%s': the store refuses (%s); going on without it", self._queue.name, error)
 
 
 class _Inside(Service):

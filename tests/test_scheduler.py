@@ -1,7 +1,7 @@
 """Schedulers: what is due is fired once, by whoever comes first, whatever happens to the store and to time."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -10,11 +10,22 @@ from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 import anyio
+import anyio.lowlevel
 import pytest
 from store import MemoryStore, RedisStore, Store, eventually
 
-from redisjobs import JobContext, JobQueue, Middleware, Retry, Schedule, Scheduler, Worker, exponential_jitter
-from redisjobs.driver import Change
+from redisjobs import (
+    DriverError,
+    JobContext,
+    JobQueue,
+    Middleware,
+    Retry,
+    Schedule,
+    Scheduler,
+    Worker,
+    exponential_jitter,
+)
+from redisjobs.driver import MOST_BYTES, MOST_JOBS, Change, Notification
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.events import JobsPushed, ScheduleFired
 from redisjobs.middleware import OutgoingJob
@@ -24,10 +35,19 @@ from redisjobs.torture.proxy import Proxy
 pytestmark = pytest.mark.anyio
 
 
+RARELY = Schedule.cron("0 0 29 2 *")
+
+
 @dataclass
 class Report:
     job_name: ClassVar[str] = "Report"
     days: int = 1
+
+
+@dataclass
+class Large:
+    job_name: ClassVar[str] = "Large"
+    text: str
 
 
 @pytest.fixture
@@ -127,6 +147,25 @@ async def test_after_an_outage_the_slots_that_were_missed_are_made_up_for(
     assert f"{len(missed) - len(wanted)} slots before" in caplog.text
 
 
+async def test_slots_with_more_parameters_than_one_call_takes_are_made_up_for_in_several(
+    store: Store, queue: JobQueue
+) -> None:
+    store.clock.advance(0)
+    rule, large = Schedule.every(60), "x" * (MOST_BYTES // 10)
+    queue.register(Large)(lambda parameters: None)
+    await queue.schedules.put("large", Large(large), rule, accuracy="all", at_most=24)
+    since = look_back(store, "large", 1800)
+    passed = list(rule.between(since, moment(store.clock())))
+
+    with hearing(queue) as fired:
+        async with scheduling(queue):
+            await eventually(lambda: sum(len(each.jobs) for each in fired) == 24)
+
+    assert await slots(queue) == [text(slot) for slot in passed[-24:]]
+    assert [len(each.jobs) for each in fired] == [9, 9, 6]
+    assert [each.missed for each in fired] == [len(passed) - 24, 0, 0]
+
+
 async def test_the_slots_of_years_are_counted_while_all_else_goes_on(store: Store, queue: JobQueue) -> None:
     store.clock.advance(0)
     await queue.schedules.put("reports", Report(), Schedule.cron("* * * * *"))
@@ -151,6 +190,37 @@ async def test_what_is_put_pauses_or_goes_at_run_time_is_heeded_at_once(queue: J
             await queue.schedules.resume("reports")
             await queue.schedules.remove("others")
             await eventually(lambda: fired[-1].schedule == "reports")
+
+
+async def test_what_is_put_while_the_answer_to_a_declaration_is_on_its_way_is_heeded_at_once(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change, listen = queue.driver.change, queue.driver.listen
+    declarations, heard = 0, anyio.Event()
+
+    async def listen_and_tell(hear: Callable[[Notification], None]) -> None:
+        def heard_by_the_scheduler(notification: Notification) -> None:
+            hear(notification)
+            if notification.kind == "schedules":
+                heard.set()
+
+        await listen(heard_by_the_scheduler)
+
+    async def answer_late(wanted: Any) -> Any:
+        nonlocal declarations
+        answer = await change(wanted)
+        if isinstance(wanted, PutSchedules) and wanted.declared_by is not None:
+            declarations += 1
+            if declarations == 2:  # it is subscribed by now
+                await queue.schedules.put("reports", Report(), Schedule.every(1))
+                await heard.wait()
+        return answer
+
+    monkeypatch.setattr(queue.driver, "listen", listen_and_tell)
+    monkeypatch.setattr(queue.driver, "change", answer_late)
+    with hearing(queue) as fired:
+        async with scheduling(queue):
+            await eventually(lambda: fired)
 
 
 async def test_whoever_fires_a_schedule_of_run_time_need_not_know_its_job(store: Store) -> None:
@@ -260,9 +330,98 @@ async def test_a_schedule_whose_unique_key_somebody_spoiled_waits_and_the_others
     assert "it could not be fired, and is tried again: WRONGTYPE" in caplog.text
 
 
+BY_HAND: dict[str, dict[str, str | bytes]] = {
+    "job": {"job": b"\xff"},
+    "unique": {"unique": b"\xff"},
+    "unique_for": {"unique": "k", "unique_for_ms": "0"},
+    "fingerprint": {"fingerprint": b"\xff"},
+    "no_fingerprint": {"fingerprint": ""},
+    "fired_slot": {"fired_slot": "9" * 15},
+    "declared_by": {"declared_by": "long ago"},
+    "seen_at": {"seen_at": "today", "fingerprint": "another"},
+}
+"""What somebody writes into schedules: fields by schedule."""
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["while_it_runs", "before"])
+async def test_nothing_that_somebody_writes_into_a_schedule_ends_a_scheduler_or_keeps_it_busy(
+    redis_store: RedisStore, is_there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, calls = redis_store, list[Any]()
+    async with JobQueue(store.driver, store.queue_name) as queue:
+        for name in (*BY_HAND, "slot", "fine"):
+            await queue.schedules.put(name, Report(), Schedule.every(1))
+        queue.schedule(Report(), Schedule.every(1), name="declared")
+        await Scheduler(queue)._declare()
+        change = queue.driver.change
+
+        async def count(wanted: Any) -> Any:
+            calls.append(wanted)
+            return await change(wanted)
+
+        def spoil() -> None:
+            for name, fields in BY_HAND.items():
+                store.admin.hset(f"{store.prefix}schedule:{name}", mapping=fields)
+            store.admin.hdel(f"{store.prefix}schedule:no_fingerprint", "fingerprint")
+            store.admin.hset(f"{store.prefix}schedule:declared", "declared_by", "long ago")
+            store.admin.hset(f"{store.prefix}schedules", "slot", "9" * 15)
+            store.admin.hset(f"{store.prefix}layout", "schedules", "nan")
+
+        monkeypatch.setattr(queue.driver, "change", count)
+        if not is_there:
+            spoil()
+        with hearing(queue) as fired:
+            async with scheduling(queue):
+                if is_there:
+                    await eventually(lambda: fired)
+                    spoil()
+                before, calls[:] = len(fired), []
+                await eventually(lambda: sum(each.schedule == "fine" for each in fired[before:]) == 2)
+                assert len(calls) < 50
+                await queue.schedules.put("later", Report(), Schedule.every(1))
+                await eventually(lambda: "later" in {each.schedule for each in fired})
+        infos = {info.name: info for info in await queue.schedules.list()}
+    assert {name for name, info in infos.items() if info.error} == {
+        *("job", "unique", "unique_for", "fingerprint", "no_fingerprint", "slot")
+    }
+
+
 class Sign(Middleware):
     async def on_push(self, job: OutgoingJob) -> None:
         job.headers["signed"] = job.job_id
+
+
+class Hear(Middleware):
+    def __init__(self) -> None:
+        self.told: list[tuple[str, BaseException | None]] = []
+        self.seen: list[str] = []
+
+    def on_push(self, job: OutgoingJob) -> None:
+        self.seen.append(job.job_id)
+        job.when_pushed(lambda added, error: self.told.append((job.job_id, error)))
+
+
+async def test_whoever_takes_part_in_more_jobs_than_one_call_takes_hears_of_the_end_of_each(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hear, error = Hear(), DriverError("no")
+    async with JobQueue(store.driver, store.queue_name, middleware=[hear]) as queue:
+        store.clock.advance(0)
+        for number in range(MOST_JOBS + 1):
+            queue.schedule(Report(), Schedule.every(60), name=f"report-{number:03}")
+        scheduler = Scheduler(queue)
+        await scheduler._look()
+        store.clock.advance(60)
+        await scheduler._read()
+
+        async def refuse(wanted: Any) -> Any:
+            raise error
+
+        monkeypatch.setattr(queue.driver, "change", refuse)
+        with pytest.raises(DriverError):
+            await scheduler._fire()
+    assert hear.told == [(job_id, error) for job_id in hear.seen]
+    assert len(hear.told) == MOST_JOBS
 
 
 async def test_middleware_takes_part_in_what_a_schedule_pushes(store: Store) -> None:
@@ -283,13 +442,13 @@ async def test_a_clock_that_is_set_ahead_and_back_fires_no_slot_twice(store: Sto
     with hearing(queue) as fired:
         async with scheduling(queue):
             store.clock.step(600)
-            await queue.schedules.put("wake", Report(), Schedule.every(3600))
+            await queue.schedules.put("wake", Report(), RARELY)
             await eventually(lambda: fired)
             first = await slots(queue)
             store.clock.step(-300)
-            await queue.schedules.put("wake", Report(2), Schedule.every(3600))
+            await queue.schedules.put("wake", Report(2), RARELY)
             store.clock.step(600)
-            await queue.schedules.put("wake", Report(3), Schedule.every(3600))
+            await queue.schedules.put("wake", Report(3), RARELY)
             await eventually(lambda: len(fired) == 2)
     then = [slot for slot in await slots(queue) if slot not in first]
     assert (len(first), len(then)) == (10, 5)
@@ -308,11 +467,11 @@ async def test_while_nothing_is_due_a_scheduler_asks_for_nothing_but_what_is_dec
         return await change(wanted)
 
     monkeypatch.setattr(queue.driver, "change", noted)
-    queue.schedule(Report(), Schedule.cron("0 0 29 2 *"))
+    queue.schedule(Report(), RARELY)
     async with scheduling(queue):
         for number in range(3):  # each time it looks at all
             before = len(declarations(asked))
-            await queue.schedules.put(f"other-{number}", Report(), Schedule.cron("0 0 29 2 *"))
+            await queue.schedules.put(f"other-{number}", Report(), RARELY)
             await eventually(lambda before=before: len(declarations(asked)) > before)  # type: ignore[misc]
 
     assert not [each for each in asked if isinstance(each, Fire)]
@@ -462,3 +621,13 @@ async def test_a_scheduler_that_was_stopped_ends(queue: JobQueue) -> None:
     stopped_before = Scheduler(queue)
     stopped_before.stop()
     await stopped_before.run()
+
+
+async def test_a_scheduler_runs_once_at_a_time(queue: JobQueue) -> None:
+    scheduler = Scheduler(queue)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(scheduler.run)
+        await anyio.lowlevel.checkpoint()
+        with pytest.raises(RuntimeError, match="this scheduler runs already"):
+            await scheduler.run()
+        scheduler.stop()

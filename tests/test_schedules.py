@@ -102,13 +102,17 @@ async def test_a_schedule_is_stored_as_it_was_written_down(store: Store, driver:
     assert there.last_ms == store.clock()  # its slots count from now
 
 
-async def test_schedules_are_listed_by_name_in_pages(driver: Driver) -> None:
-    names = [f"s{number:04}" for number in range(1_100)]
-    named = [replace(NIGHTLY, name=name) for name in names]
-    for start in range(0, len(named), 500):
-        part = named[start : start + 500]
-        await driver.change(PutSchedules([(each.name, each.fingerprint, each) for each in part]))
+def test_what_is_read_of_schedules_of_one_rule_shares_it() -> None:
+    first, second = (Definition(name, Schedule.cron("* * * * *"), JOB) for name in "ab")
+    read = [
+        Definition.read(each.name, dict(zip(each.fields[::2], each.fields[1::2], strict=True)))
+        for each in (first, second)
+    ]
+    assert read[0].rule == first.rule
+    assert read[0].rule is read[1].rule
 
+
+async def listed(driver: Driver) -> list[str]:
     found, query = list[str](), ListSchedules()
     while True:
         page = await driver.read(query)
@@ -116,8 +120,27 @@ async def test_schedules_are_listed_by_name_in_pages(driver: Driver) -> None:
         if not page.more:
             break
         query = ListSchedules(after=page.more)
+    return found
 
-    assert found == names
+
+async def test_schedules_are_listed_after_any_number_of_names_whose_record_has_expired(
+    redis_store: RedisStore,
+) -> None:
+    async with aclosing(redis_store.driver) as driver:
+        await put(driver, replace(NIGHTLY, name="z"))
+        gone = {f"s{number:04}": redis_store.clock() for number in range(1_100)}
+        redis_store.admin.hset(f"{redis_store.prefix}schedules", mapping=gone)
+        assert await listed(driver) == ["z"]
+
+
+async def test_schedules_are_listed_by_name_in_pages(driver: Driver) -> None:
+    names = [f"s{number:04}" for number in range(1_100)]
+    named = [replace(NIGHTLY, name=name) for name in names]
+    for start in range(0, len(named), 500):
+        part = named[start : start + 500]
+        await driver.change(PutSchedules([(each.name, each.fingerprint, each) for each in part]))
+
+    assert await listed(driver) == names
 
 
 async def test_large_schedules_come_in_more_pages(redis_store: RedisStore) -> None:

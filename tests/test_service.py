@@ -206,6 +206,34 @@ async def test_a_service_runs_once_at_a_time(queue: JobQueue) -> None:
     await queue.aclose()
 
 
+async def test_a_service_that_only_schedules_ends_with_its_block_however_short_that_is(queue: JobQueue) -> None:
+    with anyio.fail_after(5):
+        async with queue.service(worker=False, schedules=True) as service:
+            assert service.health.ready
+    assert not service.health.ready
+    await queue.aclose()
+
+
+async def test_a_service_whose_worker_had_ended_runs_jobs_when_it_is_entered_again(queue: JobQueue) -> None:
+    ran = Ran().of(queue)
+    service = queue.service(max_jobs=1)
+    for n in (1, 2):
+        async with service:
+            await queue.push(Work(n))
+            await eventually(lambda: service.health.why == "not running")
+    assert ran == [1, 2]
+    await queue.aclose()
+
+
+async def test_a_service_that_was_stopped_before_its_run_ends_at_once(queue: JobQueue) -> None:
+    for worker in (True, False):
+        service = queue.service(worker=worker, schedules=True)
+        service.stop()
+        with anyio.fail_after(5):
+            await service.run(handle_signals=False)
+    await queue.aclose()
+
+
 async def test_a_service_with_nothing_to_run_says_so(queue: JobQueue) -> None:
     with pytest.raises(RuntimeError, match="there is nothing to run"):
         await queue.service(worker=False).run()
@@ -217,6 +245,17 @@ async def test_a_store_that_is_away_is_waited_for(queue: JobQueue, monkeypatch: 
         async with away.service() as service:  # entered all the same
             assert "unavailable" in service.health.why
     await queue.aclose()
+
+
+async def test_a_service_that_only_schedules_says_that_it_waits_for_a_store(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    away = JobQueue("redis://127.0.0.1:1/0", "away")
+    async with away.service(worker=False, schedules=True) as service:
+        await eventually(lambda: not service.health.ready)
+        assert service.health.live
+        assert "the schedules wait for the store: " in service.health.why
+    assert caplog.text.count("the schedules of queue 'away' wait for the store") == 1
 
 
 @pytest.mark.parametrize("face", [JobQueue, redisjobs.sync.JobQueue])
@@ -311,6 +350,17 @@ async def test_an_application_whose_store_refuses_does_not_start(redis_store: Re
         with pytest.raises(DriverError, match="refused the credentials"):
             async with JobQueue(wrong, redis_store.queue_name).lifespan(worker=worker)(None):
                 pytest.fail("it started")
+
+
+async def test_an_application_that_is_to_go_on_starts_though_its_store_refuses(
+    redis_store: RedisStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    wrong = re.sub(r"//[^@]+@", "//nobody:wrong@", redis_store.url)
+    lifespan = JobQueue(wrong, redis_store.queue_name).lifespan(on_failure="log")
+    async with lifespan(None):
+        assert lifespan.service
+        assert "refused the credentials" in lifespan.service.health.why
+    assert "the store refuses" in caplog.text
 
 
 async def test_an_application_whose_store_is_away_starts_and_says_so(

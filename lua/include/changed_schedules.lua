@@ -1,7 +1,7 @@
 -- changed_schedules: note that the schedules were changed, if they were, and tell of it. Returns how often they were in all,
--- which is how a scheduler knows that it has to look. Needs whole, tell beside it.
+-- which is how a scheduler knows that it has to look. Needs whole, tell, times_changed beside it.
 local function changed_schedules(layout, control, has_changed)
-  local changes = tonumber(redis.call('HGET', layout, 'schedules') or 0) or 0 -- no number, by hand
+  local changes = times_changed(layout)
   if not has_changed then return changes end
   redis.call('HSET', layout, 'schedules', whole(changes + 1))
   tell(control, 'schedules ' .. whole(changes + 1))

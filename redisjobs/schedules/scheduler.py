@@ -6,6 +6,7 @@ step. Whoever comes first does, and time is the server's. What is stored of a sc
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -79,9 +80,13 @@ class Scheduler:
 
     Args:
         queue: The queue, async or sync.
+
+    Attributes:
+        trouble: Why nothing is fired: what the store said; "" if all is well.
     """
 
     def __init__(self, queue: Registry) -> None:
+        self.trouble = ""
         self._queue = queue
         self._id = token_hex(8)
         self._plans: dict[str, Plan] = {}
@@ -92,24 +97,29 @@ class Scheduler:
         self._declared_at = float("-inf")
         self._wake: anyio.Event | None = None
         self._scope: anyio.CancelScope | None = None
-        self._stopped = False
+        self._stopped = self._is_running = False
         self._said: dict[str, str] = {}  # of a schedule, what the log has last
 
     async def run(self) -> None:
         """Fire what is due, until it is stopped. While the store is away it waits, and makes up for it then.
 
         Raises:
+            RuntimeError: This scheduler runs already.
             DriverError: The store refuses for good.
         """
+        if self._is_running:
+            raise RuntimeError("this scheduler runs already, and goes on; make another Scheduler")
         self._declared_at = float("-inf")
         if self._stopped:
             return
+        self._is_running = True
         try:
             with anyio.CancelScope() as self._scope:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._listen)
                     await self._work()
         finally:
+            self._is_running = False
             with anyio.CancelScope(shield=True):
                 await self._queue.disconnect()
 
@@ -150,9 +160,14 @@ class Scheduler:
 
     def _hear(self, server_ms: float) -> None:
         self._ahead = server_ms - time.monotonic() * 1000
+        if self.trouble:
+            self.trouble = ""
+            logger.info("the schedules of queue '%s' go on", self._queue.name)
 
     def _failed(self, error: DriverError) -> None:
-        logger.debug("the schedules of queue '%s' wait for the store: %s", self._queue.name, error)
+        if not self.trouble:
+            logger.warning("the schedules of queue '%s' wait for the store: %s", self._queue.name, error)
+        self.trouble = str(error)
 
     def _say(self, name: str, what: str) -> None:
         """Log what is wrong with a schedule, once for as long as it stays so."""
@@ -249,22 +264,32 @@ class Scheduler:
         """Fire what is due now. After an error it is asked again what that is: time went by."""
         now, now_ms = time.monotonic(), self._now_ms
         due = [plan for plan in self._plans.values() if plan.next_ms <= now_ms and plan.not_before <= now]
-        attempts = [await self._attempt(plan, now_ms) for plan in due]
-        for some in _parts(attempts, lambda each: (len(each.jobs), sum(map(_size, each.jobs)))):
+        for start in range(0, len(due), MOST_JOBS):  # so many at a time: what else runs in this event loop waits
+            await self._fire_these(due[start : start + MOST_JOBS], now_ms)
+
+    async def _fire_these(self, due: Sequence[Plan], now_ms: float) -> None:
+        firings = [(plan, await firing_of(plan, now_ms)) for plan in due]
+        for some in _parts(firings, lambda each: (len(each[1].jobs), sum(map(_size, each[1].jobs)))):
+            attempts = await self._attempts(some)
             try:
-                await self._fire_some(some)
+                await self._fire_some(attempts)
             except WrongType:  # one of them has what somebody spoiled; the others are fired
-                for each in some:
+                for each in attempts:
                     await self._fire_one(each)
 
-    async def _attempt(self, plan: Plan, now_ms: float) -> "Attempt":
-        """Make jobs for the slots of a schedule that are due."""
-        slots, missed = await slots_due(plan, now_ms)
-        jobs = [slot_job(plan.definition, slot) for slot in slots]
+    async def _attempts(self, firings: Sequence[tuple[Plan, Firing]]) -> list["Attempt"]:
+        """Let whoever takes part in pushes look at the jobs, just before they are pushed."""
         hooks, queue = self._queue.on_push, self._queue.name
-        ends = await before_push(hooks, jobs, queue) if hooks else NOBODY
-        firing = Firing(plan.definition.name, plan.fingerprint, plan.last_ms, slots[-1], missed, jobs)
-        return Attempt(plan, firing, ends)
+        attempts = list[Attempt]()
+        try:
+            for plan, firing in firings:
+                ends = await before_push(hooks, firing.jobs, queue) if hooks else NOBODY
+                attempts.append(Attempt(plan, firing, ends))
+        except BaseException as error:
+            for each in attempts:
+                each.ends.tell((), error)
+            raise
+        return attempts
 
     async def _fire_one(self, attempt: "Attempt") -> None:
         try:
@@ -292,16 +317,24 @@ class Scheduler:
                 self._said.pop(firing.name, None)
                 self._tell(attempt, fired)
                 return
-            case Reply.FIRED:
-                plan.move_to(fired.last_ms)
+            case Reply.FIRED if self._has_moved(plan, fired.last_ms):
+                pass
             case Reply.NO_IDS:
                 self._put_off(plan, "the ready streams have no entry ids left, by somebody's hand")
             case Reply.EARLY:  # the server's clock was set back: it was heard just now
                 pass
-            case _:  # paused, changed or gone
+            case _:  # paused, changed, gone, or its last slot was set by hand
                 self._plans.pop(firing.name, None)
                 self._changes, self._declared_at = -1, float("-inf")
         attempt.ends.tell([False] * len(firing.jobs))
+
+    @staticmethod
+    def _has_moved(plan: Plan, last_ms: int) -> bool:
+        """Go on from the slot that another scheduler saw to, if that is a time."""
+        with suppress(ValueError):
+            plan.move_to(last_ms)
+            return True
+        return False
 
     def _put_off(self, plan: Plan, why: str) -> None:
         plan.not_before = time.monotonic() + _AGAIN
@@ -336,10 +369,13 @@ class Attempt:
     firing: Firing
     ends: PushEnds
 
-    @property
-    def jobs(self) -> Sequence[NewJob]:
-        """What is pushed."""
-        return self.firing.jobs
+
+async def firing_of(plan: Plan, now_ms: float) -> Firing:
+    """What a schedule fires now: all that is due, or as much of it as one call takes, from the first slot on."""
+    slots, missed = await slots_due(plan, now_ms)
+    jobs = [slot_job(plan.definition, slot) for slot in slots]
+    most = max(1, MOST_BYTES // _size(jobs[0]))  # what is left is due in the next turn
+    return Firing(plan.definition.name, plan.fingerprint, plan.last_ms, slots[:most][-1], missed, jobs[:most])
 
 
 async def slots_due(plan: Plan, now_ms: float) -> tuple[list[int], int]:

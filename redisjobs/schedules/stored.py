@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 
 from redisjobs.arguments import is_text, whole
 from redisjobs.driver import MOST_JOBS, After, At, Change, NewJob, Pushed, Query, Reply
@@ -17,6 +18,9 @@ from redisjobs.schedules.schedule import Schedule
 
 THERE_MS = 60_000
 """A schedule that no scheduler has declared for so long has stopped; see `lua/put_schedule.lua`."""
+
+_LAST_MS = 253_370_764_800_000
+"""The begin of the year 9999: datetimes end there, and a slot has another one after it."""
 
 
 class Accuracy(StrEnum):
@@ -98,7 +102,10 @@ class Definition:
             value = fields.get(key)
             if value is None and default is None:
                 raise ValueError(f"it has no field '{key.decode()}'")
-            return value.decode("utf-8", "surrogateescape") if value is not None else str(default)
+            try:
+                return value.decode() if value is not None else str(default)
+            except UnicodeDecodeError:
+                raise ValueError(f"its field '{key.decode()}' is no text in UTF-8") from None
 
         def number(key: bytes) -> int | None:
             value = text(key, "")
@@ -111,25 +118,33 @@ class Definition:
         kept: list[str | bytes] = ["name", text(b"job"), "parameters", text(b"parameters").encode()]
         if b"headers" in fields:
             kept += ["headers", fields[b"headers"]]
-        delay_ms = number(b"delay_ms")
+        delay_ms, unique_for_ms = number(b"delay_ms"), number(b"unique_for_ms")
+        if unique_for_ms == 0:
+            raise ValueError("its field 'unique_for_ms' is 0: a key is held for 1 ms at least")
         job = NewJob(
             "",
             kept,
             Priority(text(b"priority", "normal")),
             After(delay_ms) if delay_ms else None,
             text(b"unique", ""),
-            number(b"unique_for_ms"),
+            unique_for_ms,
             number(b"expires_in_ms"),
         )
         at_most = number(b"at_most") or 100
         return cls(
             name,
-            Schedule.parse(text(b"rule")),
+            _rule(text(b"rule")),
             job,
             Accuracy(text(b"accuracy", "latest")),
             at_most,
             number(b"jitter_ms") or 0,
         )
+
+
+@lru_cache(maxsize=256)
+def _rule(text: str) -> Schedule:
+    """The rule of a text. Thousands of schedules often have a few rules, and one costs time and memory to make."""
+    return Schedule.parse(text)
 
 
 def check_schedule(rule: Schedule) -> Schedule:
@@ -163,8 +178,15 @@ class ScheduleRow:
 
     @property
     def fingerprint(self) -> str:
-        """Of its definition."""
-        return self.fields.get(b"fingerprint", b"").decode("utf-8", "replace")
+        """Of its definition.
+
+        Raises:
+            ValueError: It has none, by somebody's hand.
+        """
+        found = self.fields.get(b"fingerprint", b"")
+        if not found.isalnum():
+            raise ValueError(f"its field 'fingerprint' is {found!r:.60}, no fingerprint: put it again")
+        return found.decode()
 
     @property
     def last_ms(self) -> int:
@@ -173,7 +195,7 @@ class ScheduleRow:
         Raises:
             ValueError: It is no time, by somebody's hand.
         """
-        if not self.last_slot.isdigit() or len(self.last_slot) > 15:
+        if not self.last_slot.isdigit() or len(self.last_slot) > 15 or int(self.last_slot) > _LAST_MS:
             raise ValueError(f"its value in `schedules` is {self.last_slot!r:.60}, no time in ms")
         return int(self.last_slot)
 
@@ -382,15 +404,16 @@ def schedule_pages(read: Callable[[ListSchedules], SchedulePage]) -> Iterator[Sc
 
 def schedule_info(row: ScheduleRow, server_ms: float) -> ScheduleInfo:
     """A row of the store in an operator's words; never fails, whatever somebody has put there."""
-    definition, error, last_ms = None, "", 0
+    definition, next_slot, error = None, None, ""
     try:
         definition = Definition.read(row.name, row.fields)
-        last_ms = row.last_ms
+        next_slot = definition.rule.next_after(moment(row.last_ms))
+        _ = row.fingerprint
     except ValueError as wrong:
         error = str(wrong)
     stopped = row.is_declared and row.ms(b"seen_at") <= server_ms - THERE_MS
-    fires = definition is not None and not (error or row.is_paused or stopped)
-    fired_ms = row.ms(b"fired_slot")
+    fires = not (error or row.is_paused or stopped)
+    fired_ms = min(row.ms(b"fired_slot"), _LAST_MS)
     return ScheduleInfo(
         name=row.name,
         rule=definition.rule if definition else None,
@@ -398,7 +421,7 @@ def schedule_info(row: ScheduleRow, server_ms: float) -> ScheduleInfo:
         parameters=row.fields.get(b"parameters", b"").decode("utf-8", "replace"),
         accuracy=definition.accuracy if definition else Accuracy.LATEST,
         last_slot=moment(fired_ms) if fired_ms else None,
-        next_slot=definition.rule.next_after(moment(last_ms)) if definition and fires else None,
+        next_slot=next_slot if fires else None,
         missed=row.ms(b"missed"),
         paused=row.is_paused,
         declared=row.is_declared,

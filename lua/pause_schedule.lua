@@ -33,7 +33,7 @@ local is_paused = there.paused == '1'
 if pause and not is_paused then redis.call('HSET', prefix .. name, 'paused', '1') end
 if is_paused and not pause then
   redis.call('HDEL', prefix .. name, 'paused')
-  redis.call('HSET', schedules, name, whole(now_ms))
+  redis.call('HSET', schedules, name, whole(math.max(now_ms, tonumber(there.last_slot))))
 end
 changed_schedules(layout, control, pause ~= is_paused)
 return 'OK'

@@ -31,6 +31,7 @@
 --- @include "include/times_changed"
 --- @include "include/changed_schedules"
 --- @include "include/schedule"
+--- @include "include/is_declared"
 
 local schedules, prefix, layout, control = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local now_ms, exact_ms = now(ARGV[1])
@@ -50,11 +51,11 @@ end
 -- What is there against it; nil for nothing.
 local function against(name, there, is_same, is_whole)
   if there == 'SPOILED' then return there end
-  local is_declared = there and there.declared_by and tonumber(there.seen_at or 0) > now_ms - 60000
-  if is_put then return is_declared and 'DECLARED' or nil end
+  local is_there = is_declared(there, now_ms)
+  if is_put then return is_there and 'DECLARED' or nil end
   if there and not there.declared_by then return 'KEPT' end
   if is_same then return nil end
-  if is_declared and tonumber(there.declared_by) >= tonumber(declared_by) then return 'NEWER' end
+  if is_there and tonumber(there.declared_by) >= tonumber(declared_by) then return 'NEWER' end
   return not is_whole and 'NOT_FOUND' or nil
 end
 
@@ -66,7 +67,11 @@ local function write(name, fingerprint, there, definition)
   for _, kept in ipairs({'paused', 'missed', 'fired_slot', 'fired_by'}) do
     if there and there[kept] then redis.call('HSET', record, kept, there[kept]) end
   end
-  if is_new_rule then redis.call('HSET', schedules, name, whole(now_ms)) end
+  -- Not before a slot that was fired: the clock may have been set back.
+  if is_new_rule then
+    local last_ms = there and tonumber(there.last_slot) or 0
+    redis.call('HSET', schedules, name, whole(math.max(now_ms, last_ms)))
+  end
 end
 
 local first_schedule = 3

@@ -21,6 +21,7 @@
 --- @include "include/times_changed"
 --- @include "include/changed_schedules"
 --- @include "include/schedule"
+--- @include "include/is_declared"
 
 local schedules, prefix, layout, control = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local now_ms = now(ARGV[1])
@@ -28,9 +29,7 @@ local name = ARGV[2]
 
 expect('hash', schedules, layout)
 local there = schedule(schedules, prefix, name)
-if type(there) == 'table' and there.declared_by and (tonumber(there.seen_at) or 0) > now_ms - 60000 then
-  return 'DECLARED'
-end
+if is_declared(there, now_ms) then return 'DECLARED' end
 local record = prefix .. name
 local gone = redis.call('DEL', record) + redis.call('HDEL', schedules, name)
 if gone == 0 then return 'NOT_FOUND' end

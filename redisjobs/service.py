@@ -197,7 +197,7 @@ class Service:
             await self._work(handle_signals=False)
         except anyio.get_cancelled_exc_class():
             raise
-        except BaseException as error:
+        except Exception as error:
             self.error = error
             logger.error("the service of queue '%s' had to end: %s", self._queue.name, error, exc_info=error)
             self._died(error)
@@ -250,6 +250,11 @@ class Lifespan:
         self, queue: Registry, *, then: AppLifespan | None = None, on_failure: OnFailure = "raise", **options: Any
     ) -> None:
         Service(queue, on_failure=on_failure, **options)  # what is wrong is said here, not at the start
+        if share := {"max_jobs", "max_rss"} & {key for key, value in options.items() if value is not None}:
+            raise ValueError(
+                f"{', '.join(sorted(share))}: these end a worker, and the application would go on without one; "
+                "give them to `redisjobs worker`, which starts another"
+            )
         if not (then is None or callable(then)):
             raise TypeError(f"then={then!r}: give a lifespan, which makes a context manager of the application")
         self.service: Service | None = None

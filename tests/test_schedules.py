@@ -317,6 +317,35 @@ async def test_a_paused_schedule_fires_nothing_and_makes_nothing_up(store: Store
     assert (await fire(driver, began, began + MINUTE)).reply is Reply.FIRED
 
 
+async def test_after_the_clock_was_set_back_no_slot_that_was_fired_comes_again(
+    store: Store, driver: Driver
+) -> None:
+    await put(driver, NIGHTLY)
+    began = store.clock()
+    store.clock.advance(600)
+    slot = began + 10 * MINUTE
+    await fire(driver, began, slot)
+    store.clock.advance(-300)
+
+    for pause in (True, False):
+        await driver.change(PauseSchedule("nightly", pause))
+    assert (await row(driver)).last_ms == slot
+    for rule in (Schedule.every(61), NIGHTLY.rule):
+        await put(driver, replace(NIGHTLY, rule=rule))
+        assert (await row(driver)).last_ms == slot
+
+
+async def test_a_release_that_is_gone_does_not_count_because_the_clock_was_set_back(
+    store: Store, driver: Driver
+) -> None:
+    await put(driver, NIGHTLY, 0)
+    store.clock.advance(-3600)
+    assert schedule_info(await row(driver), store.clock()).stopped
+    assert await put(driver, replace(NIGHTLY, at_most=5), store.clock()) is Reply.OK
+    store.clock.advance(-3600)
+    assert await driver.change(RemoveSchedule("nightly")) is Reply.OK
+
+
 async def test_a_pause_outlasts_another_release(driver: Driver) -> None:
     await put(driver, NIGHTLY, 0)
     await driver.change(PauseSchedule("nightly", pause=True))

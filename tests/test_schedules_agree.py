@@ -93,7 +93,7 @@ class Machine(RuleBasedStateMachine):
         assert pages[0] == pages[1]
         return pages[0]
 
-    @rule(seconds=st.sampled_from([0.001, 5, 10, 35, 70]))
+    @rule(seconds=st.sampled_from([0.001, 5, 10, 35, 70, -25, -90]))
     def go_on(self, seconds: float) -> None:
         self.now += int(seconds * 1000)
         self.set_clocks()
@@ -111,7 +111,8 @@ class Machine(RuleBasedStateMachine):
             assert after.fingerprint == definition.fingerprint
             assert after.is_declared == (by is not None)
             same_rule = before is not None and before.fields[b"rule"] == after.fields[b"rule"]
-            assert after.last_ms == (before.last_ms if before and same_rule else self.now)
+            last = before.last_ms if before else 0
+            assert after.last_ms == (last if same_rule else max(self.now, last))
         else:
             assert after == before
 
@@ -127,10 +128,12 @@ class Machine(RuleBasedStateMachine):
         before = self.rows().get(name)
         reply = self.both(RemoveSchedule(name))
         wanted = Reply.NOT_FOUND if before is None else Reply.OK
-        if before and before.is_declared and before.ms(b"seen_at") > self.now - 60_000:
+        if before and before.is_declared and abs(self.now - before.ms(b"seen_at")) < 60_000:
             wanted = Reply.DECLARED
         assert reply is wanted
         assert (name in self.rows()) == (reply is Reply.DECLARED)
+        if reply is Reply.OK:  # what it fired is forgotten with it
+            self.fired = {(other, slot) for other, slot in self.fired if other != name}
 
     @rule(
         name=names,

@@ -272,6 +272,15 @@ def test_what_can_not_be_a_service_is_an_error_where_it_is_made(face: Any) -> No
             make(concurency=3)
 
 
+def test_an_application_does_not_outlive_its_worker_by_a_share_of_jobs_or_memory() -> None:
+    queue = JobQueue("memory://")
+    for option in ("max_jobs", "max_rss"):
+        given: Any = {option: 10**9}
+        with pytest.raises(ValueError, match=f"{option}: these end a worker, and the application would go on"):
+            queue.lifespan(**given)
+        queue.service(**given)
+
+
 def test_a_service_takes_what_a_worker_takes() -> None:
     several = {"queue", "weights", "strict"}  # what a worker is told of its queues
     wanted = set(signature(Worker).parameters) - several - {"supervised", "schedules"}

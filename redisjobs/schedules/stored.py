@@ -411,7 +411,7 @@ def schedule_info(row: ScheduleRow, server_ms: float) -> ScheduleInfo:
         _ = row.fingerprint
     except ValueError as wrong:
         error = str(wrong)
-    stopped = row.is_declared and row.ms(b"seen_at") <= server_ms - THERE_MS
+    stopped = row.is_declared and abs(server_ms - row.ms(b"seen_at")) >= THERE_MS
     fires = not (error or row.is_paused or stopped)
     fired_ms = min(row.ms(b"fired_slot"), _LAST_MS)
     return ScheduleInfo(

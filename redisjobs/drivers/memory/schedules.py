@@ -53,7 +53,7 @@ def _put(
         there = there or StoredSchedule(definition, fingerprint, now_ms)
         memory.schedules[name] = there = replace(there, definition=definition, fingerprint=fingerprint)
         if is_new_rule:
-            there.last_ms = now_ms
+            there.last_ms = max(now_ms, there.last_ms)  # the clock may have been set back
         there.declared_by = None
         memory.changes += 1
     if there is not None and declared_by is not None:
@@ -85,7 +85,7 @@ def pause_schedule(memory: Memory, change: PauseSchedule) -> Reply:
         if there is None:
             return Reply.NOT_FOUND
         if there.is_paused and not change.pause:
-            there.last_ms = memory.now_ms()
+            there.last_ms = max(memory.now_ms(), there.last_ms)
         if there.is_paused != change.pause:
             there.is_paused = change.pause
             _changed(memory)

@@ -97,7 +97,7 @@ class StoredSchedule:
 
     def is_declared(self, now_ms: int) -> bool:
         """Whether a scheduler that is there declares it."""
-        return self.declared_by is not None and self.seen_ms > now_ms - THERE_MS
+        return self.declared_by is not None and abs(now_ms - self.seen_ms) < THERE_MS
 
 
 class Memory:

@@ -37,8 +37,8 @@ if field(found, 'entry') and not field(found, 'queued_at') then return 'OVERSIZE
 expect('stream', streams[1], streams[2], streams[3])
 
 local fields = with(found, {
-  'reason', '', 'error', '', 'traceback', '', 'failed_at', '', 'worker', '', 'deliveries', '',
-  'priority', '', 'attempt', '', 'unknown_since', '', 'expires_at', '',
+  'reason', '', 'error', '', 'traceback', '', 'error_type', '', 'fingerprint', '', 'failed_at', '', 'worker', '',
+  'deliveries', '', 'priority', '', 'attempt', '', 'unknown_since', '', 'expires_at', '',
   'started_at', '', 'unique', '',
 })
 if field(fields, 'id') ~= id then fields = with(fields, {'id', id}) end

@@ -267,11 +267,15 @@ class DeadLetter:
         reason: One of a few words: `failed`, `undecodable`, `unknown name`, `expired`, `worker lost`.
         error: One line.
         traceback: Text, or ''.
+        error_type: The class of the exception of a job that failed; ''.
+        fingerprint: Equal for failures of one kind; '' for what is none. See `redisjobs/fingerprint.py`.
     """
 
     reason: str
     error: str
     traceback: str = ""
+    error_type: str = ""
+    fingerprint: str = ""
 
 
 Settlement = Ack | RetryLater | Release | DeadLetter

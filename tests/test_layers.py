@@ -20,7 +20,7 @@ schedules.zones schedules.crontab schedules.recurrence schedules.words schedules
 roundtrip job signature
 driver
 schedules.stored
-codec outcome
+fingerprint codec outcome
 events middleware
 logs recording
 drivers.memory.state drivers.memory.include

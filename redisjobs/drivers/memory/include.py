@@ -163,7 +163,7 @@ def dead_letter(
     """Move an entry to the dead letters, with what is known of the failure."""
     fields, now_ms = stream.entries[entry], memory.now_ms()
     known = {"priority": stream.priority, "deliveries": str(deliveries), "failed_at": str(now_ms)}
-    noted = known | {key: value for key, value in notes.items() if value or key != "traceback"}
+    noted = known | dict(notes)
     letter = memory.new_id()
     memory.dead[letter] = {
         b"queued_at": fields.get(b"queued_at", pushed_at(entry, now_ms)),

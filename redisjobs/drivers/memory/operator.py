@@ -41,8 +41,8 @@ from redisjobs.schedules.stored import Fire, ListSchedules, PauseSchedule, PutSc
 T = TypeVar("T")
 
 _STRIPPED = (  # what a requeued job leaves behind: its failure, its attempts, its claims on time and uniqueness
-    b"reason error traceback failed_at worker deliveries priority attempt unknown_since expires_at started_at "
-    b"unique"
+    b"reason error traceback error_type fingerprint failed_at worker deliveries priority attempt unknown_since "
+    b"expires_at started_at unique"
 ).split()
 
 

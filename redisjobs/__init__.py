@@ -38,6 +38,10 @@ from redisjobs.errors import (
     WrongType,
 )
 
+# Looking at many jobs
+from redisjobs.filters import FilterOptions
+from redisjobs.groups import DeadGroup
+
 # Jobs
 from redisjobs.job import JobContext, JobName, Priority, State
 
@@ -63,10 +67,12 @@ from redisjobs.worker.worker import Worker
 __all__ = [
     "Accuracy",
     "Counts",
+    "DeadGroup",
     "DecodeError",
     "DriverError",
     "EncodeError",
     "Fail",
+    "FilterOptions",
     "JobContext",
     "JobFunction",
     "JobHandle",

@@ -1,7 +1,7 @@
 """The async face of a queue: register handlers, push jobs, look at them, act on them."""
 
 import functools
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Concatenate, Protocol, Self, TypeVar, Unpack, cast, overload
@@ -20,14 +20,19 @@ from redisjobs.driver import (
     Count,
     Counts,
     Delete,
+    Filter,
     Find,
+    GroupDead,
     List,
     NewJob,
     Query,
     Reply,
     Requeue,
+    Scan,
 )
 from redisjobs.errors import DecodeError, DriverError, Unavailable
+from redisjobs.filters import FilterOptions, filter_of, scanned_state
+from redisjobs.groups import DeadGroup, Groups
 from redisjobs.job import AppState, JobContext, JobName, State
 from redisjobs.middleware import NOBODY, Middleware, before_push
 from redisjobs.push import Push, no_answer
@@ -282,6 +287,45 @@ class JobQueue(Registry):
         wanted, most = one_of(State, state, "state"), min(whole(limit, "limit"), MOST_JOBS)
         rows = await self._read(List(wanted, most))
         return [codec.job_info(row) for row in rows]
+
+    def scan(self, state: State | str, **options: Unpack[FilterOptions]) -> AsyncIterator[JobInfo]:
+        """Go through all jobs of one state that are meant, however many there are, for `async for`.
+
+        They come ready by priority and age, delayed by due time, dead newest first. Each step looks at 500 jobs at
+        most, so no server is held up; one may find nothing. A job that is in one place all the while comes once.
+
+        Args:
+            state: delayed, ready or dead.
+            options: Which of them; see `FilterOptions`.
+
+        Raises:
+            ValueError: There is no such state, or an option makes no sense.
+            TypeError: There is no such option.
+        """
+        return self._scan(scanned_state(state), filter_of(options))
+
+    async def _scan(self, state: State, wanted: Filter) -> AsyncIterator[JobInfo]:
+        after = None
+        while after != "":
+            step = await self._read(Scan(state, wanted, after or ""))
+            for row in step.rows:
+                yield codec.job_info(row)
+            after = step.after
+
+    async def dead_groups(self) -> list[DeadGroup]:
+        """Tell how many dead letters there are of each kind: of each fingerprint, or reason where there is none.
+
+        All of them are looked at, in steps; what is kept here are the groups alone, at most the newest 1,000.
+
+        Returns:
+            The groups, the largest first.
+        """
+        groups, after = Groups(), None
+        while after != "":
+            step = await self._read(GroupDead(after or ""))
+            groups.add(step.groups)
+            after = step.after
+        return groups.result()
 
     async def counts(self) -> Counts:
         """How many jobs are in each state at one instant."""

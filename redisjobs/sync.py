@@ -6,7 +6,7 @@ handlers.
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Concatenate, Protocol, Self, TypeVar, Unpack, cast, overload
@@ -22,14 +22,19 @@ from redisjobs.driver import (
     Count,
     Counts,
     Delete,
+    Filter,
     Find,
+    GroupDead,
     List,
     NewJob,
     Query,
     Reply,
     Requeue,
+    Scan,
 )
 from redisjobs.errors import DriverError, Unavailable
+from redisjobs.filters import FilterOptions, filter_of, scanned_state
+from redisjobs.groups import DeadGroup, Groups
 from redisjobs.job import AppState, JobContext, JobName, State
 from redisjobs.middleware import NOBODY, Middleware, before_push_sync
 from redisjobs.push import Push
@@ -219,6 +224,26 @@ class JobQueue(Registry):
         wanted, most = one_of(State, state, "state"), min(whole(limit, "limit"), MOST_JOBS)
         rows = self._read(List(wanted, most))
         return [codec.job_info(row) for row in rows]
+
+    def scan(self, state: State | str, **options: Unpack[FilterOptions]) -> Iterator[JobInfo]:
+        """Go through all jobs of one state that are meant; see `redisjobs.JobQueue.scan`."""
+        return self._scan(scanned_state(state), filter_of(options))
+
+    def _scan(self, state: State, wanted: Filter) -> Iterator[JobInfo]:
+        after = None
+        while after != "":
+            step = self._read(Scan(state, wanted, after or ""))
+            yield from map(codec.job_info, step.rows)
+            after = step.after
+
+    def dead_groups(self) -> list[DeadGroup]:
+        """Tell how many dead letters there are of each kind; see `redisjobs.JobQueue.dead_groups`."""
+        groups, after = Groups(), None
+        while after != "":
+            step = self._read(GroupDead(after or ""))
+            groups.add(step.groups)
+            after = step.after
+        return groups.result()
 
     def counts(self) -> Counts:
         """How many jobs are in each state at one instant."""

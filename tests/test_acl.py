@@ -326,6 +326,9 @@ def look(queue: SyncJobQueue) -> None:
     assert (sum(counts.ready.values()), counts.running, counts.delayed, counts.dead) == (2, 1, 1, 2)
     assert counts.totals["pushed"] == 6
     assert sync_side(queue.driver).read(Measure()).oldest.keys() == {Priority.NORMAL}
+    assert [(group.count, group.job_id) for group in queue.dead_groups()] == [(2, "y")]
+    for state, found in {State.READY: ["b", "r"], State.DELAYED: ["d"], State.DEAD: ["y", "z"]}.items():
+        assert [info.job_id for info in queue.scan(state, name="Add", text="a", older_than=0)] == found
     expected = {State.READY: ["b", "r"], State.RUNNING: ["x"], State.DELAYED: ["d"], State.DEAD: ["y", "z"]}
     for state, ids in expected.items():
         assert [info.job_id for info in queue.jobs(state)] == ids

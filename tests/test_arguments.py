@@ -66,6 +66,11 @@ OPTIONS: dict[str, list[Any]] = {
     "headers": ["a=b", 5, ["a"], {"a": 1}, {1: "a"}, {"a": b"b"}, Odd()],
     "expires_in": DURATIONS,
 }
+WANTED: dict[str, list[Any]] = {
+    **{name: [*TEXTS, ""] for name in ("name", "text", "fingerprint", "reason")},
+    "older_than": DURATIONS,
+    "age": [5],
+}
 POLICIES = [3, "often", Odd(), RetryPolicy, exponential_jitter]
 JOB: dict[str, list[Any]] = {
     "retry": POLICIES,
@@ -147,6 +152,7 @@ def cases(make: Any) -> Iterator[Case]:
         {"state": "ready"},
         {"state": ["gone", "", 5, None, Odd()], "limit": [*NUMBERS, None]},
     )
+    yield "scan", queue.scan, {"state": "dead"}, WANTED | {"state": ["gone", "running", "", 5, None, Odd()]}
     rules = {
         "schedule": ["0 4 * * *", 5, None, Odd(), Schedule],
         "job": NAMES,
@@ -306,7 +312,8 @@ async def test_a_right_argument_is_none(
 
 
 UNTRIED = {
-    "JobQueue.aclose", "JobQueue.close", "JobQueue.counts", "JobQueue.disconnect",  # take nothing
+    "JobQueue.aclose", "JobQueue.close", "JobQueue.disconnect",  # take nothing
+    "JobQueue.counts", "JobQueue.dead_groups",  # nor do these
     "Worker.run", "Worker.stop", "Worker.stop_now",  # take nothing but flags
     "JobQueue.definition", "JobQueue.register_function", "JobQueue.prepare_many",  # of the inside
 }  # fmt: skip
@@ -330,6 +337,7 @@ def test_every_argument_of_every_public_call_is_tried() -> None:
         wanted = set(inspect.signature(kind).parameters) - FLAGS
         assert {(kind.__name__, argument) for argument in wanted} <= tried
     assert {("push", option) for option in get_type_hints(redisjobs.PushOptions)} <= tried
+    assert {("scan", option) for option in get_type_hints(redisjobs.FilterOptions)} <= tried
 
 
 @pytest.mark.parametrize("make", [JobQueue, sync.JobQueue])

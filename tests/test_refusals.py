@@ -163,7 +163,7 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
 }
 """What is done, by its script and which of its ways."""
 
-READERS = {"find", "jobs", "counts", "schedules", "backlog"}
+READERS = {"find", "jobs", "scan", "groups", "counts", "schedules", "backlog"}
 
 NIGHTLY = Definition("nightly", Schedule.every(5), job(""))
 

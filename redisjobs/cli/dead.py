@@ -1,6 +1,8 @@
 """Commands on dead letters: jobs that were set aside for a human."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Annotated
 
 import typer
@@ -8,6 +10,7 @@ import typer
 from redisjobs import sync
 from redisjobs.cli import show
 from redisjobs.cli.errors import Failure, Mistake
+from redisjobs.cli.filters import Fingerprint, Name, OlderThan, Reason, Text, filters
 from redisjobs.cli.output import say, telling
 from redisjobs.cli.target import JobId, Json, Limit, QueueName, Url, named
 from redisjobs.errors import DecodeError
@@ -23,15 +26,38 @@ MaybeIds = Annotated[list[str] | None, typer.Argument(metavar="[ID...]", help="W
 
 @app.command("list")
 def list_letters(
-    queue: QueueName = "default", url: Url = DEFAULT_URL, limit: Limit = 100, as_json: Json = False
+    queue: QueueName = "default",
+    url: Url = DEFAULT_URL,
+    limit: Limit = 100,
+    name: Name = None,
+    text: Text = None,
+    older_than: OlderThan = None,
+    fingerprint: Fingerprint = None,
+    reason: Reason = None,
+    as_json: Json = False,
 ) -> None:
     """List dead letters, newest first."""
+    wanted = filters(name, text, older_than, fingerprint, reason)
     with named(queue, url) as there:
-        letters = there.jobs(State.DEAD, limit)
+        letters = list(islice(there.scan(State.DEAD, **wanted), limit))
     if as_json:
         show.document([show.job_document(letter) for letter in letters])
     else:
         show.job_list(letters, State.DEAD, queue)
+
+
+@app.command("groups")
+def group_letters(queue: QueueName = "default", url: Url = DEFAULT_URL, as_json: Json = False) -> None:
+    """Tell how many dead letters there are of each kind of failure, or reason; the largest groups first."""
+    with named(queue, url) as there:
+        groups = there.dead_groups()
+    if as_json:
+        show.document([dataclasses.asdict(group) for group in groups])
+    elif not groups:
+        say(f"no dead letters on queue '{visible(queue)}'")
+    else:
+        columns = ("count", "fingerprint", "reason", "names", "last_at", "job_id", "error")
+        show.table(columns, ([getattr(group, column) for column in columns] for group in groups))
 
 
 @app.command("show")

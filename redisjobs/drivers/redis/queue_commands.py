@@ -13,6 +13,9 @@ from redisjobs.driver import (
     Counts,
     Delete,
     Find,
+    Group,
+    GroupDead,
+    Grouped,
     List,
     Measure,
     NewJob,
@@ -21,6 +24,8 @@ from redisjobs.driver import (
     Reply,
     Requeue,
     Row,
+    Scan,
+    Scanned,
     Tidied,
     Tidy,
     backlog_since,
@@ -32,6 +37,7 @@ from redisjobs.drivers.redis.commands import (
     queued_ms_of,
     raw_id,
     reply_of,
+    text_id,
 )
 from redisjobs.drivers.redis.schedule_commands import ScheduleCommands, job_words, pushed
 from redisjobs.job import Priority, State
@@ -93,6 +99,18 @@ class QueueCommands(ScheduleCommands):
     def jobs(self, query: List) -> Command[list[Row]]:
         return self._run("jobs", [query.state, query.limit], lambda reply: [_row(row) for row in reply])
 
+    def scan(self, query: Scan) -> Command[Scanned]:
+        wanted = query.filter
+        texts = [raw_id(text) for text in (wanted.name, wanted.text, wanted.fingerprint, wanted.reason)]
+        older = "" if wanted.older_ms is None else wanted.older_ms
+        arguments = [query.state, raw_id(query.after), query.limit, *texts, older, self._now]
+        return self._run("scan", arguments, lambda reply: Scanned([*map(_row, reply[1:])], text_id(reply[0])))
+
+    def groups(self, query: GroupDead) -> Command[Grouped]:
+        return self._run(
+            "groups", [query.after], lambda reply: Grouped([*map(_group, reply[1:])], text_id(reply[0]))
+        )
+
     def counts(self, query: Count) -> Command[Counts]:
         return self._run("counts", [], _counts)
 
@@ -134,6 +152,8 @@ class QueueCommands(ScheduleCommands):
 _READS: Mapping[type[Query[Any]], Callable[[QueueCommands, Any], Command[Any]]] = {
     Find: QueueCommands.find,
     List: QueueCommands.jobs,
+    Scan: QueueCommands.scan,
+    GroupDead: QueueCommands.groups,
     Count: QueueCommands.counts,
     ListSchedules: QueueCommands.schedules,
     Measure: QueueCommands.backlog,
@@ -182,6 +202,25 @@ def _row(reply: Any) -> Row:
         cancelling=mark == b"cancelling",
         fields=fields,
     )
+
+
+def _group(reply: Any) -> Group:
+    fingerprint, reason, error_type, count, first_ms, last_ms, job_id, error, *names = reply
+    return Group(
+        fingerprint=_shown(fingerprint),
+        reason=_shown(reason),
+        error_type=_shown(error_type),
+        count=count,
+        first_ms=first_ms,
+        last_ms=last_ms,
+        job_id=text_id(job_id),
+        error=_shown(error),
+        names=[*map(_shown, names)],
+    )
+
+
+def _shown(text: bytes) -> str:
+    return text.decode("utf-8", "replace")
 
 
 def _counts(reply: Any) -> Counts:

@@ -613,9 +613,15 @@ class Cancel(Change[Reply]):
 
 @dataclass(frozen=True, slots=True)
 class Requeue(Change[Reply]):
-    """Make a dead letter ready again: OK, NOT_FOUND, OVERSIZED or NO_IDS."""
+    """Make a dead letter ready again: OK, NOT_FOUND, OVERSIZED or NO_IDS.
+
+    Attributes:
+        job_id: Which.
+        due: When it may run; None: now.
+    """
 
     job_id: str
+    due: Due | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -623,6 +629,16 @@ class Delete(Change[Reply]):
     """Throw a dead letter away: OK or NOT_FOUND."""
 
     job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Several(Change[list[Reply]]):
+    """Some changes, each an atomic step of its own, in one round trip; a reply for each.
+
+    Others may come between. If there is no answer, some may be made and some not.
+    """
+
+    changes: Sequence[Cancel | Requeue | Delete]
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,10 +28,22 @@ from redisjobs.driver import (
     Query,
     Reply,
     Requeue,
+    Row,
     Scan,
+    Several,
 )
 from redisjobs.errors import DecodeError, DriverError, Unavailable
-from redisjobs.filters import FilterOptions, filter_of, scanned_state
+from redisjobs.filters import (
+    AT_ONCE,
+    FilterOptions,
+    Requeuing,
+    cancellation,
+    deletion,
+    done,
+    filter_of,
+    scanned_state,
+    waiting_state,
+)
 from redisjobs.groups import DeadGroup, Groups
 from redisjobs.job import AppState, JobContext, JobName, State
 from redisjobs.middleware import NOBODY, Middleware, before_push
@@ -356,6 +368,52 @@ class JobQueue(Registry):
     async def delete(self, job: str | PushedJob) -> bool:
         """Throw a dead letter away; whether there was one."""
         return await self._change(Delete(id_of(job))) is Reply.OK
+
+    async def requeue_all(self, *, rate: str | None = None, **options: Unpack[FilterOptions]) -> int:
+        """Give all dead letters that are meant another life, the newest first; who dies anew is not taken again.
+
+        It is done in steps. Should the connection end, what was done stays done, and the same call does the rest.
+        Letters put in by hand with too many fields to be moved stay.
+
+        Args:
+            rate: How many may run in a time, as `100/s`, `20/m` or `5/h`. The others are delayed, each by its own
+                due time, so nobody has to wait for them here. Defaults to all at once.
+            options: Which of them; see `FilterOptions`. Defaults to all.
+
+        Returns:
+            How many. After a reply that was lost it may be less than were.
+
+        Raises:
+            ValueError: An option makes no sense.
+            TypeError: There is no such option.
+        """
+        return await self._change_all(State.DEAD, filter_of(options), Requeuing(rate).changes)
+
+    async def delete_all(self, **options: Unpack[FilterOptions]) -> int:
+        """Throw all dead letters away that are meant; see `requeue_all` for the options and what it returns."""
+        return await self._change_all(State.DEAD, filter_of(options), deletion)
+
+    async def cancel_all(self, state: State | str, **options: Unpack[FilterOptions]) -> int:
+        """Cancel all jobs that are meant; see `requeue_all` for the options and what it returns.
+
+        Args:
+            state: delayed or ready. A job that has begun to run meanwhile is cancelled too.
+            options: Which of them; see `FilterOptions`. Defaults to all.
+
+        Raises:
+            ValueError: There is no such state, or an option makes no sense.
+            TypeError: There is no such option.
+        """
+        return await self._change_all(waiting_state(state), filter_of(options), cancellation)
+
+    async def _change_all(self, state: State, wanted: Filter, change: Callable[[Sequence[Row]], Several]) -> int:
+        total, after = 0, None
+        while after != "":
+            step = await self._read(Scan(state, wanted, after or "", AT_ONCE))
+            if step.rows:
+                total += done(await self._change(change(step.rows)))
+            after = step.after
+        return total
 
     async def _push(self, jobs: Sequence[NewJob], *, held: bool = False) -> list[JobHandle]:
         ends = await before_push(self.on_push, jobs, self.name) if self.on_push else NOBODY

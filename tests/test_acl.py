@@ -29,6 +29,7 @@ from redisjobs.driver import (
     Notification,
     Release,
     Reply,
+    Requeue,
     RetryLater,
     Settlement,
 )
@@ -335,6 +336,15 @@ def look(queue: SyncJobQueue) -> None:
         assert [(info and info.state) for info in map(queue.get, ids)] == [state] * len(ids)
 
 
+async def die(store: RedisStore, job_id: str) -> None:
+    """One more dead letter, where nothing else is ready."""
+    await push(store, job_id)
+    async with consuming(store.driver, "w2") as worker:
+        await worker.open()
+        (lease,) = (await claim(worker)).leases
+        await worker.exchange([(lease, DeadLetter("failed", "no"))], None)
+
+
 async def operate(url: str, store: RedisStore) -> None:
     await put_in_each_state(store)
     await push(store, "u", unique="k")
@@ -344,15 +354,20 @@ async def operate(url: str, store: RedisStore) -> None:
         look(queue)
         with telling(store, "cancel"):
             assert [queue.cancel(job_id) for job_id in "brdx"] == [Reply.CANCELLED] * 3 + [Reply.CANCELLING]
-        assert queue.requeue("z")
-        assert queue.delete("y")
+        await die(store, "q")
+        assert queue.requeue("q")
+        with telling(store, "due"):
+            assert sync_side(queue.driver).change(Requeue("z", After(60000))) is Reply.OK
+        assert store.admin.zcard(f"{store.prefix}due") == 1
+        assert queue.delete_all(name="Add") == 1
+        assert queue.cancel_all("delayed") == 1
         with telling(store, "schedules"):
             assert queue.schedules.pause("nightly")
         with telling(store, "schedules"):
             assert queue.schedules.resume("nightly")
         with telling(store, "schedules"):
             assert queue.schedules.remove("nightly")
-    assert [counted(store, counter) for counter in ("cancelled", "requeued", "deleted")] == [4, 1, 1]
+    assert [counted(store, counter) for counter in ("cancelled", "requeued", "deleted")] == [5, 2, 1]
 
 
 ROLES: dict[str, Role] = {

@@ -152,6 +152,11 @@ def cases(make: Any) -> Iterator[Case]:
         {"state": "ready"},
         {"state": ["gone", "", 5, None, Odd()], "limit": [*NUMBERS, None]},
     )
+    rates = [5, 1.5, b"5/s", ["5/s"], Odd(), "", "5", "5/d", "0/s", "-1/s", "1e3/s", "nan/s", "5 /s", "5/s\n"]
+    yield "requeue_all", queue.requeue_all, {"rate": "1.5/m"}, WANTED | {"rate": rates}
+    yield "delete_all", queue.delete_all, {"name": "Card"}, WANTED
+    states = {"state": ["gone", "running", "dead", "", 5, None, Odd()]}
+    yield "cancel_all", queue.cancel_all, {"state": "ready"}, WANTED | states
     yield "scan", queue.scan, {"state": "dead"}, WANTED | {"state": ["gone", "running", "", 5, None, Odd()]}
     rules = {
         "schedule": ["0 4 * * *", 5, None, Odd(), Schedule],
@@ -337,7 +342,8 @@ def test_every_argument_of_every_public_call_is_tried() -> None:
         wanted = set(inspect.signature(kind).parameters) - FLAGS
         assert {(kind.__name__, argument) for argument in wanted} <= tried
     assert {("push", option) for option in get_type_hints(redisjobs.PushOptions)} <= tried
-    assert {("scan", option) for option in get_type_hints(redisjobs.FilterOptions)} <= tried
+    for verb in ("scan", "requeue_all", "delete_all", "cancel_all"):
+        assert {(verb, option) for option in get_type_hints(redisjobs.FilterOptions)} <= tried
 
 
 @pytest.mark.parametrize("make", [JobQueue, sync.JobQueue])

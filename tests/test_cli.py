@@ -369,6 +369,26 @@ def test_dead_letters_are_requeued_and_deleted_several_at_once(
 
 
 @pytest.mark.usefixtures("full")
+def test_jobs_that_are_meant_are_requeued_deleted_and_cancelled_all_at_once(
+    cli: Callable[..., Ended], there: sync.JobQueue, queue_name: str
+) -> None:
+    def ask(*arguments: str) -> int:
+        answer = cli(*arguments, "-q", queue_name, "--json")
+        assert (answer.code, answer.err) == (0, "")
+        return int(answer.document["count"])
+
+    assert ask("dead", "requeue", "--reason", "expired") == ask("dead", "delete", "--name", "rest") == 0
+    assert ask("dead", "requeue", "--all", "--rate", "100/s") == 1
+    assert ask("cancel", "--state", "ready", "--text", "[bold]") == 1
+    assert ask("cancel", "--state", "delayed", "--older-than", "60") == 0
+    said = cli("cancel", "--state", "delayed", "-q", queue_name)
+    assert said.out == f"cancelled 1 delayed jobs on queue '{queue_name}'\n"
+    said = cli("dead", "delete", "--all", "-q", queue_name)
+    assert said.out == f"deleted 0 dead letters on queue '{queue_name}'\n"
+    assert there.counts().ready[Priority.NORMAL] == 1
+
+
+@pytest.mark.usefixtures("full")
 def test_requeue_all_takes_every_dead_letter(cli: Callable[..., Ended], queue_name: str) -> None:
     assert cli("dead", "requeue", "--all", "-q", queue_name).out == "requeued dead\n"
 
@@ -439,6 +459,14 @@ def test_requeue_all_takes_every_dead_letter(cli: Callable[..., Ended], queue_na
         (["dead", "list", "--text", ""], r"--text '': give 1 to 1,000 characters"),
         (["dead", "list", "--older-than", "-1"], r"--older-than -1: give seconds from 0 up$"),
         (["dead", "requeue"], r"name the dead letters to requeue, or say --all"),
+        (["dead", "delete"], r"name the dead letters to delete, or say --all"),
+        (["dead", "delete", "x", "--name", "a"], r"name the dead letters to delete, or say --all"),
+        (["dead", "requeue", "x", "--rate", "1/s"], r"--rate is for letters that are not named one by one"),
+        (["dead", "requeue", "--all", "--rate", "fast"], r"--rate 'fast': give how many in a second"),
+        (["cancel"], r"name the job to cancel, or say --state"),
+        (["cancel", "x", "--state", "ready"], r"name the job to cancel, or say --state"),
+        (["cancel", "x", "--name", "a"], r"name the job to cancel, or say --state"),
+        (["cancel", "--state", "dead"], r"--state dead: give ready or delayed"),
         (["dead", "requeue", "x", "--all"], r"name the dead letters to requeue, or say --all"),
         (["demo", "nowhere"], r"/.*/nowhere is no directory"),
     ],

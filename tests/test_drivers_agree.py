@@ -67,7 +67,15 @@ LONGEST = 50  # seconds an example lasts by the set clock: a job that ended is r
 SCRIPTS = scripts.names()
 
 AGAIN = {"attempt": "2", "error": "é"}
-CHANGES: dict[str, Callable[[str], Change[Reply]]] = {"cancel": Cancel, "requeue": Requeue, "delete": Delete}
+LATER = After(9000)  # of which `later` makes one of its own
+CHANGES: dict[str, Callable[[str], Change[Reply]]] = {
+    "cancel": Cancel,
+    "requeue": Requeue,
+    "requeue later": lambda job_id: Requeue(job_id, LATER),
+    "delete": Delete,
+}
+
+COUNTERS = {"cancel": "cancelled", "requeue": "requeued", "requeue later": "requeued", "delete": "deleted"}
 
 workers = st.sampled_from(WORKERS)
 picks = st.lists(st.integers(-3, 9), min_size=1, max_size=6)  # below 0: a lease of earlier
@@ -81,7 +89,6 @@ new_jobs = st.fixed_dictionaries(
         "expires_in_ms": st.sampled_from([None, 9000]),
     }
 )
-LATER = After(9000)  # of which `later` makes one of its own
 new_batch = st.lists(new_jobs, min_size=3, max_size=8, unique_by=lambda options: options["job_id"])
 settlements = st.sampled_from(
     [
@@ -684,7 +691,7 @@ class TwoDrivers(RuleBasedStateMachine):
         elif reply is Reply.CANCELLED or (verb, reply) == ("delete", Reply.OK):
             self.end(name)
         if reply in (Reply.CANCELLED, Reply.OK):
-            self.done[{"cancel": "cancelled", "requeue": "requeued", "delete": "deleted"}[verb]] += 1
+            self.done[COUNTERS[verb]] += 1
 
     @rule(seconds=st.integers(1, 10))
     def advance(self, seconds: int) -> None:

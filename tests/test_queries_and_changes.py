@@ -182,6 +182,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "read: Count": lambda driver, **until: driver.read(Count(), **until),
     "change: Cancel": lambda driver, **until: driver.change(Cancel("ready"), **until),
     "change: Requeue": lambda driver, **until: driver.change(Requeue("dead"), **until),
+    "change: Requeue later": lambda driver, **until: driver.change(Requeue("dead", After(5000)), **until),
     "change: Delete": lambda driver, **until: driver.change(Delete("dead"), **until),
 }
 

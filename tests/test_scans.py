@@ -1,6 +1,6 @@
 """Going through the jobs of a state, on memory and on every server at hand: by a filter, in steps, and by kind."""
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -11,6 +11,7 @@ from redisjobs import sync
 from redisjobs.driver import (
     After,
     Cancel,
+    Count,
     DeadLetter,
     Delete,
     Driver,
@@ -20,16 +21,20 @@ from redisjobs.driver import (
     Lease,
     NewJob,
     Release,
+    Reply,
     Requeue,
     Row,
     Scan,
     Settlement,
 )
+from redisjobs.filters import Requeuing, deletion, pause_of
 from redisjobs.groups import MOST_GROUPS, Groups
 from redisjobs.job import Priority, State
 from redisjobs.queue import JobQueue
 
 pytestmark = pytest.mark.anyio
+
+Act = Callable[..., Awaitable[Any]]
 
 FAILED = DeadLetter("failed", "ValueError: no", "a trace", "ValueError", "0123456789ab")
 OTHER = DeadLetter("failed", "KeyError: 'é'", "a trace", "KeyError", "ba9876543210")
@@ -396,3 +401,134 @@ async def test_a_scan_of_jobs_that_run_is_refused_at_the_call() -> None:
     for queue in (JobQueue("memory://"), sync.JobQueue("memory://")):
         with pytest.raises(ValueError, match=r"^state='running': give one of ready, delayed, dead; `jobs` lists"):
             queue.scan("running")
+
+
+# Many at once
+
+
+@pytest.fixture(params=["async", "sync"])
+def act(request: pytest.FixtureRequest, driver: Driver, plain: sync.JobQueue) -> Act:
+    """Calls a method of either face."""
+
+    async def call(verb: str, *arguments: Any, **options: Any) -> Any:
+        if request.param == "sync":
+            return getattr(plain, verb)(*arguments, **options)
+        return await getattr(JobQueue(driver), verb)(*arguments, **options)
+
+    return call
+
+
+async def test_dead_letters_that_are_meant_are_requeued_and_the_others_stay(
+    store: Store, driver: Driver, act: Act
+) -> None:
+    await end(store, [(job("a"), FAILED), (job("b"), OTHER), (job("c", "Other"), FAILED), (job("d"), FAILED)])
+
+    assert await act("requeue_all", fingerprint=FAILED.fingerprint, name="Work") == 2
+    assert await act("requeue_all", fingerprint=FAILED.fingerprint, name="Work") == 0
+
+    assert await found(driver, State.READY) == ["d", "a"]
+    assert await found(driver, State.DEAD) == ["c", "b"]
+    row = (await scan(driver, State.READY))[0]
+    assert row.fields.keys() & {b"error_type", b"fingerprint", b"error", b"reason"} == set()
+
+
+async def test_dead_letters_that_are_meant_are_deleted_and_the_others_stay(
+    store: Store, driver: Driver, act: Act
+) -> None:
+    await end(store, [(job("a"), FAILED), (job("b"), EXPIRED), (job("c"), EXPIRED)])
+
+    assert await act("delete_all", reason="expired") == 2
+
+    assert await found(driver, State.DEAD) == ["a"]
+    assert await act("delete_all") == 1
+    assert (await driver.read(Count())).totals["deleted"] == 3
+
+
+@pytest.mark.parametrize("state", [State.READY, State.DELAYED])
+async def test_jobs_that_are_meant_are_cancelled_and_the_others_stay(
+    driver: Driver, act: Act, state: State
+) -> None:
+    due = After(5000) if state is State.DELAYED else None
+    for start in (0, 120):
+        await push(driver, *(job(f"j{start + number}", due=due) for number in range(120)))
+    await push(driver, job("kept", "Other", due=due), job("apart", due=None if due else After(9000)))
+
+    assert await act("cancel_all", state, name="Work") == 240
+
+    assert await found(driver, state) == ["kept"]
+    counts = await driver.read(Count())
+    assert (sum(counts.ready.values()) + counts.delayed, counts.totals["cancelled"]) == (2, 240)
+
+
+async def test_letters_that_are_requeued_at_a_rate_are_due_one_after_another(
+    store: Store, driver: Driver, act: Act
+) -> None:
+    await end(store, [(job(name, priority=Priority.LOW), FAILED) for name in "abc"])
+    began_ms = store.clock()
+
+    assert await act("requeue_all", rate="2/m") == 3
+
+    assert await found(driver, State.READY) == ["c"]
+    rows = await scan(driver, State.DELAYED)
+    waits = [(row.due_ms or 0) - began_ms for row in rows]
+    assert [(row.job_id, row.priority) for row in rows] == [("b", Priority.LOW), ("a", Priority.LOW)]
+    assert waits == [pytest.approx(30_000, abs=10_000), pytest.approx(60_000, abs=10_000)]
+    store.clock.advance(70)
+    await work(store, {"a": FAILED, "b": FAILED, "c": FAILED})  # they are promoted, and claimed
+    assert (await driver.read(Count())).dead == 3
+
+
+async def test_a_letter_is_named_apart_from_what_becomes_of_its_job(store: Store, driver: Driver) -> None:
+    """A call that is sent again, as its reply was lost, takes no job that died anew since."""
+    await end(store, [(job("a"), FAILED), (job("b"), FAILED)])
+    step = await driver.read(Scan(State.DEAD))
+    requeue = Requeuing(None).changes(step.rows)
+    assert await driver.change(requeue) == [Reply.OK, Reply.OK]
+    await work(store, {"a": FAILED})
+
+    assert await driver.change(requeue) == [Reply.NOT_FOUND, Reply.NOT_FOUND]
+    assert await driver.change(deletion(step.rows)) == [Reply.NOT_FOUND, Reply.NOT_FOUND]
+
+    assert await found(driver, State.DEAD) == ["a"]
+
+
+async def test_what_was_done_before_the_connection_ended_stays_done(store: Store, driver: Driver) -> None:
+    await end(store, [(job(f"j{number}"), FAILED) for number in range(150)])
+    queue = JobQueue(driver)
+    failed = ConnectionError("the network is gone")
+    steps = 0
+
+    async def one_step(change: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == 2:
+            raise failed
+        return await driver.change(change)
+
+    queue._change = one_step  # type: ignore[method-assign]
+    with pytest.raises(ConnectionError):
+        await queue.requeue_all()
+
+    assert (len(await found(driver, State.READY)), len(await found(driver, State.DEAD))) == (100, 50)
+    assert await JobQueue(driver).requeue_all() == 50
+
+
+async def test_a_letter_with_too_many_fields_stays_and_is_in_nobodys_way(redis_store: RedisStore) -> None:
+    driver = redis_store.driver
+    many = {f"f{number}": "" for number in range(600)} | {"id": "large", "name": "Work", "parameters": "{}"}
+    entry = redis_store.admin.xadd(f"{redis_store.prefix}dead", many)
+    redis_store.admin.hset(f"{redis_store.prefix}jobs", "large", f"dead {entry.decode()}")
+    await end(redis_store, [(job("a"), FAILED)])
+
+    assert await JobQueue(redis_store.driver).requeue_all() == 1
+
+    assert await found(driver, State.DEAD) == ["large"]
+    await driver.aclose()
+
+
+@pytest.mark.parametrize(
+    ("rate", "pause_ms"),
+    [("100/s", 10), ("20/m", 3_000), ("5/h", 720_000), ("0.5/s", 2_000), ("1/s", 1_000)],
+)
+def test_a_rate_says_how_long_is_between_two_jobs(rate: str, pause_ms: float) -> None:
+    assert pause_of(rate) == pause_ms

@@ -20,6 +20,7 @@ from redisjobs.driver import (
     Requeue,
     Row,
     Scan,
+    Several,
     Tidied,
     Tidy,
     backlog_since,
@@ -28,6 +29,8 @@ from redisjobs.driver import (
 from redisjobs.drivers.memory.include import (
     MOST_FIELDS,
     by_due,
+    delay,
+    due_time,
     enqueue,
     finish,
     forget_job,
@@ -90,7 +93,12 @@ def requeue(memory: Memory, change: Requeue) -> Reply:
         if len(kept) > MOST_FIELDS:
             return Reply.OVERSIZED
         del memory.dead[letter]
-        enqueue(memory, job_id, memory.stream(Priority(fields[b"priority"].decode())), kept)
+        priority, now_ms = Priority(fields[b"priority"].decode()), memory.now_ms()
+        due_ms = due_time(change.due, now_ms)
+        if due_ms > now_ms:
+            delay(memory, job_id, priority, kept, due_ms)
+        else:
+            enqueue(memory, job_id, memory.stream(priority), kept)
         memory.count("requeued")
         return Reply.OK
 
@@ -104,6 +112,11 @@ def delete(memory: Memory, change: Delete) -> Reply:
         forget_job(memory, job_id, memory.dead.pop(letter))
         memory.count("deleted")
         return Reply.OK
+
+
+def several(memory: Memory, changes: Several) -> list[Reply]:
+    """Make some changes, one after another."""
+    return [change(memory, each) for each in changes.changes]
 
 
 def find(memory: Memory, query: Find) -> Row | None:
@@ -177,6 +190,7 @@ _CHANGES: Mapping[type[Change[Any]], Callable[[Memory, Any], Any]] = {
     Cancel: cancel,
     Requeue: requeue,
     Delete: delete,
+    Several: several,
     Tidy: tidy,
     PutSchedules: put_schedule,
     PauseSchedule: pause_schedule,

@@ -33,6 +33,7 @@ from redisjobs.driver import (
 )
 from redisjobs.drivers.redis.commands import (
     Command,
+    due_word,
     pairs,
     queued_ms_of,
     raw_id,
@@ -121,7 +122,7 @@ class QueueCommands(ScheduleCommands):
         return self._run("cancel", [raw_id(change.job_id), self._now], reply_of)
 
     def requeue(self, change: Requeue) -> Command[Reply]:
-        return self._run("requeue", [raw_id(change.job_id)], reply_of)
+        return self._run("requeue", [raw_id(change.job_id), due_word(change.due), self._now], reply_of)
 
     def delete(self, change: Delete) -> Command[Reply]:
         return self._run("delete", [raw_id(change.job_id), self._now], reply_of)

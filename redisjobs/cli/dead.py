@@ -1,13 +1,12 @@
 """Commands on dead letters: jobs that were set aside for a human."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Annotated
 
 import typer
 
-from redisjobs import sync
 from redisjobs.cli import show
 from redisjobs.cli.errors import Failure, Mistake
 from redisjobs.cli.filters import Fingerprint, Name, OlderThan, Reason, Text, filters
@@ -103,7 +102,8 @@ def requeue(
         if wanted or rate is not None:
             _told("requeued", there.requeue_all(rate=rate, **wanted), queue, as_json)
         else:
-            ids: Iterable[str] = _every_letter(there) if everything else job_ids or ()
+            every = (letter.job_id for letter in there.scan(State.DEAD))  # who dies anew does not come again
+            ids: Iterable[str] = every if everything else job_ids or ()
             _act(there.requeue, ids, "requeued", queue, as_json)
 
 
@@ -153,14 +153,6 @@ def _told(done: str, count: int, queue: str, as_json: bool) -> None:
             show.document({"count": count})
         else:
             say(f"{done} {count} dead letters on queue '{visible(queue)}'")
-
-
-def _every_letter(queue: sync.JobQueue) -> Iterator[str]:
-    """The ids of all dead letters there are now; one that dies anew meanwhile does not come again."""
-    seen: set[str] = set()
-    while new := [letter.job_id for letter in queue.jobs(State.DEAD, 500) if letter.job_id not in seen]:
-        seen.update(new)
-        yield from new
 
 
 def _act(act: Callable[[str], bool], ids: Iterable[str], done: str, queue: str, as_json: bool) -> None:

@@ -1,49 +1,74 @@
 #!lua flags=allow-oom
--- requeue: give a dead letter another life: ready again, under its old id, with all its attempts.
+-- requeue: give a dead letter another life: ready again, or delayed, under its old id, with all its attempts.
 --
 -- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
 -- KEYS[2]  ready:normal  stream
 -- KEYS[3]  ready:low     stream
 -- KEYS[4]  jobs          hash    the locator: job id -> where it is
--- KEYS[5]  dead          stream  dead letters: the entry's fields, and the notes
--- KEYS[6]  stats         hash    counters
+-- KEYS[5]  due           zset    delayed jobs by due time, ms: place in line, job id
+-- KEYS[6]  delayed       hash    delayed job id -> JSON list: priority, then names and values
+-- KEYS[7]  dead          stream  dead letters: the entry's fields, and the notes
+-- KEYS[8]  stats         hash    counters
+-- KEYS[9]  control       channel notifications
 --
 -- ARGV[1]  job           job id, or entry and place, as 1732-5@dead
+-- ARGV[2]  due           when it may run: '' now, '+5000' in ms, or a time in ms
+-- ARGV[3]  now_ms        int ms; '' = the server's clock
 --
--- Returns  OK         ready
+-- Returns  OK         ready, or delayed
 --          NOT_FOUND  no dead letter has this id; nothing was written
 --          OVERSIZED  put in by hand with more values than a script can add; nothing was written
 --          NO_IDS     the ready streams have no entry ids left, by somebody's hand; nothing was written
 
+--- @include "include/now"
+--- @include "include/whole"
+--- @include "include/due_time"
 --- @include "include/expect"
 --- @include "include/field"
 --- @include "include/with"
 --- @include "include/entry_at"
 --- @include "include/identify"
 --- @include "include/locate"
+--- @include "include/line"
+--- @include "include/delay"
 --- @include "include/enqueue"
 --- @include "include/remove"
 --- @include "include/count"
+--- @include "include/tell"
 
-local streams, jobs, dead, stats = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5], KEYS[6]
+local streams, jobs, due, delayed = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5], KEYS[6]
+local dead, stats, control = KEYS[7], KEYS[8], KEYS[9]
 local keys = {streams = streams, jobs = jobs}
 local numbers = {high = 1, normal = 2, low = 3}
-local job = ARGV[1]
+local job, now_ms, exact_ms = ARGV[1], now(ARGV[3])
+local due_at = due_time(ARGV[2], exact_ms)
+local is_later = due_at > now_ms
 
 local place, letter, _, id = locate({dead = dead}, jobs, job)
 local found = place == 'dead' and entry_at(dead, letter)
 if not found then return 'NOT_FOUND' end
 if field(found, 'entry') and not field(found, 'queued_at') then return 'OVERSIZED' end -- as dead_letter packs it
-expect('stream', streams[1], streams[2], streams[3])
+if is_later then
+  expect('zset', due)
+  expect('hash', delayed)
+else
+  expect('stream', streams[1], streams[2], streams[3])
+end
 
 local fields = with(found, {
-  'reason', '', 'error', '', 'traceback', '', 'failed_at', '', 'worker', '', 'deliveries', '',
-  'priority', '', 'attempt', '', 'unknown_since', '', 'expires_at', '',
+  'reason', '', 'error', '', 'traceback', '', 'error_type', '', 'fingerprint', '', 'failed_at', '', 'worker', '',
+  'deliveries', '', 'priority', '', 'attempt', '', 'unknown_since', '', 'expires_at', '',
   'started_at', '', 'unique', '',
 })
 if field(fields, 'id') ~= id then fields = with(fields, {'id', id}) end
 if #fields > 1000 then return 'OVERSIZED' end
-if not enqueue(keys, numbers[field(found, 'priority') or ''] or 2, id, fields) then return 'NO_IDS' end
+local priority = field(found, 'priority')
+if not numbers[priority or ''] then priority = 'normal' end
+if not is_later then
+  if not enqueue(keys, numbers[priority], id, fields) then return 'NO_IDS' end
+elseif delay(jobs, due, delayed, id, priority, fields, due_at, line(exact_ms, 0)) then
+  tell(control, 'due ' .. whole(due_at))
+end
 remove(dead, letter)
 count(stats, 'requeued', 1)
 return 'OK'

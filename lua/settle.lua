@@ -36,7 +36,7 @@
 --          done: unique key, nonce of its push · cancelled: unique key, nonce of its push ·
 --          release: refund ('1': the delivery does not count; '0': it does) ·
 --          retry: due ('+5000' in ms, or a time in ms), names and values of the fields to change ('' removes one) ·
---          fail: reason, error, traceback
+--          fail: reason, error, traceback, error type, fingerprint (each of these three '' for none)
 --
 -- Returns  {now_us, due_in, released, {unread, unread, unread}, word, ...}: the clock; µs until the next delayed job
 --          (-1: none); 1 if jobs were handed back; how many jobs of each stream were never delivered; and one word for
@@ -228,7 +228,10 @@ end
 settlements.fail = function(number, entry, deliveries, job, fields, values)
   local notes = {'reason', values[1], 'error', values[2], 'failed_at', whole(now_ms), 'worker', worker,
     'deliveries', whole(deliveries)}
-  if values[3] ~= '' then notes[#notes + 1], notes[#notes + 2] = 'traceback', values[3] end
+  local told = {'traceback', values[3], 'error_type', values[4], 'fingerprint', values[5]}
+  for i = 1, #told, 2 do
+    if told[i + 1] ~= '' then notes[#notes + 1], notes[#notes + 2] = told[i], told[i + 1] end
+  end
   if not dead_letter(keys, streams[number], entry, job, fields, notes, now_ms) then return 'NO_IDS' end
   return 'OK'
 end

@@ -41,6 +41,10 @@ from redisjobs.errors import (
     WrongType,
 )
 
+# Looking at many jobs
+from redisjobs.filters import FilterOptions
+from redisjobs.groups import DeadGroup
+
 # Jobs
 from redisjobs.job import JobContext, JobName, Priority, State
 
@@ -73,10 +77,12 @@ _LATER = {
 __all__ = [
     "Accuracy",
     "Counts",
+    "DeadGroup",
     "DecodeError",
     "DriverError",
     "EncodeError",
     "Fail",
+    "FilterOptions",
     "JobContext",
     "JobFunction",
     "JobHandle",

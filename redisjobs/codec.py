@@ -412,6 +412,9 @@ class JobInfo:
         reason: Why it is dead, in a word or two; '' if it isn't.
         error: The last failure, in one line; '' for none.
         traceback: Of the failure that made it a dead letter.
+        error_type: The class of that exception: module and qualified name, of a builtin the name alone.
+        fingerprint: 12 hex characters, equal for failures of one kind: by the class, and the functions of yours
+            that it came through; '' of what is no failure.
     """
 
     job_id: str
@@ -431,6 +434,8 @@ class JobInfo:
     reason: str = ""
     error: str = ""
     traceback: str = ""
+    error_type: str = ""
+    fingerprint: str = ""
 
 
 def job_info(row: Row) -> JobInfo:
@@ -471,4 +476,6 @@ def job_info(row: Row) -> JobInfo:
         reason=text(b"reason"),
         error=text(b"error"),
         traceback=text(b"traceback"),
+        error_type=text(b"error_type"),
+        fingerprint=text(b"fingerprint"),
     )

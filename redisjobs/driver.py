@@ -267,11 +267,15 @@ class DeadLetter:
         reason: One of a few words: `failed`, `undecodable`, `unknown name`, `expired`, `worker lost`.
         error: One line.
         traceback: Text, or ''.
+        error_type: The class of the exception of a job that failed; ''.
+        fingerprint: Equal for failures of one kind; '' for what is none. See `redisjobs/fingerprint.py`.
     """
 
     reason: str
     error: str
     traceback: str = ""
+    error_type: str = ""
+    fingerprint: str = ""
 
 
 Settlement = Ack | RetryLater | Release | DeadLetter
@@ -482,6 +486,109 @@ class List(Query[list[Row]]):
 
 
 @dataclass(frozen=True, slots=True)
+class Filter:
+    """Which jobs are meant; each that is given must hold.
+
+    Attributes:
+        name: Of the job; '': any.
+        text: What its parameters, as they are stored, or its error have in them; '': anything.
+        fingerprint: Of a dead letter's failure; '': any.
+        reason: Of a dead letter; '': any.
+        older_ms: For how long at least it has been on the queue, a dead letter been dead, in ms; None: any time.
+    """
+
+    name: str = ""
+    text: str = ""
+    fingerprint: str = ""
+    reason: str = ""
+    older_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """What a step of a scan came to.
+
+    Attributes:
+        rows: The jobs that the filter lets through.
+        after: Where the next step goes on, for `Scan`; '' if there is nothing more to look at.
+    """
+
+    rows: Sequence[Row]
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scan(Query[Scanned]):
+    """Jobs that a filter lets through, in bounded steps: one looks at 500 at most, and may find none of them.
+
+    They come ready by priority and age, delayed by due time, dead letters newest first. A job that is in one place
+    all the while comes once; a dead letter that comes after the first step does not.
+
+    Attributes:
+        state: Ready, delayed or dead.
+        filter: Which of them.
+        after: Where an earlier step left off; '' to begin.
+        limit: How many rows at most; up to 500.
+    """
+
+    state: State
+    filter: Filter = Filter()
+    after: str = ""
+    limit: int = MOST_JOBS
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Dead letters of one kind: of one fingerprint, or of one reason where they have none.
+
+    Attributes:
+        fingerprint: Of their failures; '' for none.
+        reason: Of the newest.
+        error_type: Of the newest.
+        count: How many there are.
+        first_ms: When the first of them died, in ms since 1970.
+        last_ms: When the last did.
+        job_id: Of the newest.
+        error: Of the newest.
+        names: Of their jobs; some of them, if there are many.
+    """
+
+    fingerprint: str
+    reason: str
+    error_type: str
+    count: int
+    first_ms: int
+    last_ms: int
+    job_id: str
+    error: str
+    names: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Grouped:
+    """What a step of grouping came to.
+
+    Attributes:
+        groups: Of the letters that it looked at, the newest first.
+        after: Where the next step goes on, for `GroupDead`; '' if there is nothing more to look at.
+    """
+
+    groups: Sequence[Group]
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupDead(Query[Grouped]):
+    """Dead letters by kind of failure, the newest first, in bounded steps.
+
+    Attributes:
+        after: Where an earlier step left off; '' to begin.
+    """
+
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Count(Query[Counts]):
     """How many jobs are in each state, and the counters."""
 
@@ -506,9 +613,15 @@ class Cancel(Change[Reply]):
 
 @dataclass(frozen=True, slots=True)
 class Requeue(Change[Reply]):
-    """Make a dead letter ready again: OK, NOT_FOUND, OVERSIZED or NO_IDS."""
+    """Make a dead letter ready again: OK, NOT_FOUND, OVERSIZED or NO_IDS.
+
+    Attributes:
+        job_id: Which.
+        due: When it may run; None: now.
+    """
 
     job_id: str
+    due: Due | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -516,6 +629,16 @@ class Delete(Change[Reply]):
     """Throw a dead letter away: OK or NOT_FOUND."""
 
     job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Several(Change[list[Reply]]):
+    """Some changes, each an atomic step of its own, in one round trip; a reply for each.
+
+    Others may come between. If there is no answer, some may be made and some not.
+    """
+
+    changes: Sequence[Cancel | Requeue | Delete]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from redisjobs.driver import (
 )
 from redisjobs.durations import milliseconds
 from redisjobs.errors import Fail, Retry, Snooze
+from redisjobs.fingerprint import Fingerprint, fingerprint_of
 from redisjobs.retry import RetryPolicy
 from redisjobs.visible import visible
 
@@ -37,7 +38,15 @@ class Raised:
 
 
 class RemoteTraceback(Exception):
-    """The cause of an error that a handler raised in another process: its traceback there, as text."""
+    """The cause of an error that a handler raised in another process: its traceback there, as text.
+
+    Attributes:
+        fingerprint: Of the error there, where its class and its frames were known.
+    """
+
+    def __init__(self, text: str, fingerprint: Fingerprint | None = None) -> None:
+        super().__init__(text)
+        self.fingerprint = fingerprint or Fingerprint()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +155,7 @@ def _after(error: BaseException, attempt: int, started_ms: int, now_ms: int, pol
     changes = {"started_at": str(started_ms), "unknown_since": ""}
     match error:
         case Fail():
-            return DeadLetter("failed", _clip(text_of(error)), traceback_of(error))
+            return _failed(_clip(text_of(error)), error)
         case Snooze(until=None, for_=pause) if pause is not None:
             return RetryLater(After(milliseconds(pause)), changes)
         case Snooze(until=until) if until is not None:
@@ -154,11 +163,22 @@ def _after(error: BaseException, attempt: int, started_ms: int, now_ms: int, pol
     elapsed = (now_ms - started_ms) / 1000
     delay = policy.delay_after(error, attempt, elapsed, asked=isinstance(error, Retry))
     if delay is None:
-        return DeadLetter("failed", describe(error), traceback_of(error))
+        return _failed(describe(error), error)
     if isinstance(error, Retry) and error.delay is not None:
         delay = error.delay
     changes |= {"attempt": str(attempt + 1), "error": describe(error)}
     return RetryLater(After(milliseconds(delay)), changes)
+
+
+def _failed(text: str, error: BaseException) -> DeadLetter:
+    known = known_as(error)
+    return DeadLetter("failed", text, traceback_of(error), known.error_type, known.digest)
+
+
+def known_as(error: BaseException) -> Fingerprint:
+    """The fingerprint of an error; of one in another process the one from there."""
+    cause = BaseException.__dict__["__cause__"].__get__(error)
+    return cause.fingerprint if type(cause) is RemoteTraceback else fingerprint_of(error)
 
 
 def describe(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """The async face of a queue: register handlers, push jobs, look at them, act on them."""
 
 import functools
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Protocol, Self, TypeVar, Unpack, cast, overload
@@ -20,14 +20,31 @@ from redisjobs.driver import (
     Count,
     Counts,
     Delete,
+    Filter,
     Find,
+    GroupDead,
     List,
     NewJob,
     Query,
     Reply,
     Requeue,
+    Row,
+    Scan,
+    Several,
 )
 from redisjobs.errors import DecodeError, DriverError, Unavailable
+from redisjobs.filters import (
+    AT_ONCE,
+    FilterOptions,
+    Requeuing,
+    cancellation,
+    deletion,
+    done,
+    filter_of,
+    scanned_state,
+    waiting_state,
+)
+from redisjobs.groups import DeadGroup, Groups
 from redisjobs.job import AppState, JobContext, JobName, State
 from redisjobs.middleware import NOBODY, Middleware, before_push
 from redisjobs.push import Push, no_answer
@@ -289,6 +306,45 @@ class JobQueue(Registry):
         rows = await self._read(List(wanted, most))
         return [codec.job_info(row) for row in rows]
 
+    def scan(self, state: State | str, **options: Unpack[FilterOptions]) -> AsyncIterator[JobInfo]:
+        """Go through all jobs of one state that are meant, however many there are, for `async for`.
+
+        They come ready by priority and age, delayed by due time, dead newest first. Each step looks at 500 jobs at
+        most, so no server is held up; one may find nothing. A job that is in one place all the while comes once.
+
+        Args:
+            state: delayed, ready or dead.
+            options: Which of them; see `FilterOptions`.
+
+        Raises:
+            ValueError: There is no such state, or an option makes no sense.
+            TypeError: There is no such option.
+        """
+        return self._scan(scanned_state(state), filter_of(options))
+
+    async def _scan(self, state: State, wanted: Filter) -> AsyncIterator[JobInfo]:
+        after = None
+        while after != "":
+            step = await self._read(Scan(state, wanted, after or ""))
+            for row in step.rows:
+                yield codec.job_info(row)
+            after = step.after
+
+    async def dead_groups(self) -> list[DeadGroup]:
+        """Tell how many dead letters there are of each kind: of each fingerprint, or reason where there is none.
+
+        All of them are looked at, in steps; what is kept here are the groups alone, at most the newest 1,000.
+
+        Returns:
+            The groups, the largest first.
+        """
+        groups, after = Groups(), None
+        while after != "":
+            step = await self._read(GroupDead(after or ""))
+            groups.add(step.groups)
+            after = step.after
+        return groups.result()
+
     async def counts(self) -> Counts:
         """How many jobs are in each state at one instant."""
         return await self._read(Count())
@@ -318,6 +374,52 @@ class JobQueue(Registry):
     async def delete(self, job: str | PushedJob) -> bool:
         """Throw a dead letter away; whether there was one."""
         return await self._change(Delete(id_of(job))) is Reply.OK
+
+    async def requeue_all(self, *, rate: str | None = None, **options: Unpack[FilterOptions]) -> int:
+        """Give all dead letters that are meant another life, the newest first; who dies anew is not taken again.
+
+        It is done in steps. Should the connection end, what was done stays done, and the same call does the rest.
+        Letters put in by hand with too many fields to be moved stay.
+
+        Args:
+            rate: How many may run in a time, as `100/s`, `20/m` or `5/h`. The others are delayed, each by its own
+                due time, so nobody has to wait for them here. Defaults to all at once.
+            options: Which of them; see `FilterOptions`. Defaults to all.
+
+        Returns:
+            How many. After a reply that was lost it may be less than were.
+
+        Raises:
+            ValueError: An option makes no sense.
+            TypeError: There is no such option.
+        """
+        return await self._change_all(State.DEAD, filter_of(options), Requeuing(rate).changes)
+
+    async def delete_all(self, **options: Unpack[FilterOptions]) -> int:
+        """Throw all dead letters away that are meant; see `requeue_all` for the options and what it returns."""
+        return await self._change_all(State.DEAD, filter_of(options), deletion)
+
+    async def cancel_all(self, state: State | str, **options: Unpack[FilterOptions]) -> int:
+        """Cancel all jobs that are meant; see `requeue_all` for the options and what it returns.
+
+        Args:
+            state: delayed or ready. A job that has begun to run meanwhile is cancelled too.
+            options: Which of them; see `FilterOptions`. Defaults to all.
+
+        Raises:
+            ValueError: There is no such state, or an option makes no sense.
+            TypeError: There is no such option.
+        """
+        return await self._change_all(waiting_state(state), filter_of(options), cancellation)
+
+    async def _change_all(self, state: State, wanted: Filter, change: Callable[[Sequence[Row]], Several]) -> int:
+        total, after = 0, None
+        while after != "":
+            step = await self._read(Scan(state, wanted, after or "", AT_ONCE))
+            if step.rows:
+                total += done(await self._change(change(step.rows)))
+            after = step.after
+        return total
 
     async def _push(self, jobs: Sequence[NewJob], *, held: bool = False) -> list[JobHandle]:
         ends = await before_push(self.on_push, jobs, self.name) if self.on_push else NOBODY

@@ -6,7 +6,7 @@ handlers.
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Protocol, Self, TypeVar, Unpack, cast, overload
@@ -22,14 +22,31 @@ from redisjobs.driver import (
     Count,
     Counts,
     Delete,
+    Filter,
     Find,
+    GroupDead,
     List,
     NewJob,
     Query,
     Reply,
     Requeue,
+    Row,
+    Scan,
+    Several,
 )
 from redisjobs.errors import DriverError, Unavailable
+from redisjobs.filters import (
+    AT_ONCE,
+    FilterOptions,
+    Requeuing,
+    cancellation,
+    deletion,
+    done,
+    filter_of,
+    scanned_state,
+    waiting_state,
+)
+from redisjobs.groups import DeadGroup, Groups
 from redisjobs.job import AppState, JobContext, JobName, State
 from redisjobs.middleware import NOBODY, Middleware, before_push_sync
 from redisjobs.push import Push
@@ -226,6 +243,26 @@ class JobQueue(Registry):
         rows = self._read(List(wanted, most))
         return [codec.job_info(row) for row in rows]
 
+    def scan(self, state: State | str, **options: Unpack[FilterOptions]) -> Iterator[JobInfo]:
+        """Go through all jobs of one state that are meant; see `redisjobs.JobQueue.scan`."""
+        return self._scan(scanned_state(state), filter_of(options))
+
+    def _scan(self, state: State, wanted: Filter) -> Iterator[JobInfo]:
+        after = None
+        while after != "":
+            step = self._read(Scan(state, wanted, after or ""))
+            yield from map(codec.job_info, step.rows)
+            after = step.after
+
+    def dead_groups(self) -> list[DeadGroup]:
+        """Tell how many dead letters there are of each kind; see `redisjobs.JobQueue.dead_groups`."""
+        groups, after = Groups(), None
+        while after != "":
+            step = self._read(GroupDead(after or ""))
+            groups.add(step.groups)
+            after = step.after
+        return groups.result()
+
     def counts(self) -> Counts:
         """How many jobs are in each state at one instant."""
         return self._read(Count())
@@ -242,6 +279,27 @@ class JobQueue(Registry):
     def delete(self, job: str | PushedJob) -> bool:
         """Throw a dead letter away; whether there was one."""
         return self._change(Delete(id_of(job))) is Reply.OK
+
+    def requeue_all(self, *, rate: str | None = None, **options: Unpack[FilterOptions]) -> int:
+        """Give all dead letters that are meant another life; see `redisjobs.JobQueue.requeue_all`."""
+        return self._change_all(State.DEAD, filter_of(options), Requeuing(rate).changes)
+
+    def delete_all(self, **options: Unpack[FilterOptions]) -> int:
+        """Throw all dead letters away that are meant; see `redisjobs.JobQueue.delete_all`."""
+        return self._change_all(State.DEAD, filter_of(options), deletion)
+
+    def cancel_all(self, state: State | str, **options: Unpack[FilterOptions]) -> int:
+        """Cancel all jobs that are meant; see `redisjobs.JobQueue.cancel_all`."""
+        return self._change_all(waiting_state(state), filter_of(options), cancellation)
+
+    def _change_all(self, state: State, wanted: Filter, change: Callable[[Sequence[Row]], Several]) -> int:
+        total, after = 0, None
+        while after != "":
+            step = self._read(Scan(state, wanted, after or "", AT_ONCE))
+            if step.rows:
+                total += done(self._change(change(step.rows)))
+            after = step.after
+        return total
 
     def _push(self, jobs: Sequence[NewJob], *, held: bool = False) -> list[JobHandle]:
         ends = before_push_sync(self.on_push, jobs, self.name) if self.on_push else NOBODY

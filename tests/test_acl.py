@@ -29,6 +29,7 @@ from redisjobs.driver import (
     Notification,
     Release,
     Reply,
+    Requeue,
     RetryLater,
     Settlement,
 )
@@ -326,10 +327,22 @@ def look(queue: SyncJobQueue) -> None:
     assert (sum(counts.ready.values()), counts.running, counts.delayed, counts.dead) == (2, 1, 1, 2)
     assert counts.totals["pushed"] == 6
     assert sync_side(queue.driver).read(Measure()).oldest.keys() == {Priority.NORMAL}
+    assert [(group.count, group.job_id) for group in queue.dead_groups()] == [(2, "y")]
+    for state, found in {State.READY: ["b", "r"], State.DELAYED: ["d"], State.DEAD: ["y", "z"]}.items():
+        assert [info.job_id for info in queue.scan(state, name="Add", text="a", older_than=0)] == found
     expected = {State.READY: ["b", "r"], State.RUNNING: ["x"], State.DELAYED: ["d"], State.DEAD: ["y", "z"]}
     for state, ids in expected.items():
         assert [info.job_id for info in queue.jobs(state)] == ids
         assert [(info and info.state) for info in map(queue.get, ids)] == [state] * len(ids)
+
+
+async def die(store: RedisStore, job_id: str) -> None:
+    """One more dead letter, where nothing else is ready."""
+    await push(store, job_id)
+    async with consuming(store.driver, "w2") as worker:
+        await worker.open()
+        (lease,) = (await claim(worker)).leases
+        await worker.exchange([(lease, DeadLetter("failed", "no"))], None)
 
 
 async def operate(url: str, store: RedisStore) -> None:
@@ -341,15 +354,20 @@ async def operate(url: str, store: RedisStore) -> None:
         look(queue)
         with telling(store, "cancel"):
             assert [queue.cancel(job_id) for job_id in "brdx"] == [Reply.CANCELLED] * 3 + [Reply.CANCELLING]
-        assert queue.requeue("z")
-        assert queue.delete("y")
+        await die(store, "q")
+        assert queue.requeue("q")
+        with telling(store, "due"):
+            assert sync_side(queue.driver).change(Requeue("z", After(60000))) is Reply.OK
+        assert store.admin.zcard(f"{store.prefix}due") == 1
+        assert queue.delete_all(name="Add") == 1
+        assert queue.cancel_all("delayed") == 1
         with telling(store, "schedules"):
             assert queue.schedules.pause("nightly")
         with telling(store, "schedules"):
             assert queue.schedules.resume("nightly")
         with telling(store, "schedules"):
             assert queue.schedules.remove("nightly")
-    assert [counted(store, counter) for counter in ("cancelled", "requeued", "deleted")] == [4, 1, 1]
+    assert [counted(store, counter) for counter in ("cancelled", "requeued", "deleted")] == [5, 2, 1]
 
 
 ROLES: dict[str, Role] = {

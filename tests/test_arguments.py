@@ -66,6 +66,11 @@ OPTIONS: dict[str, list[Any]] = {
     "headers": ["a=b", 5, ["a"], {"a": 1}, {1: "a"}, {"a": b"b"}, Odd()],
     "expires_in": DURATIONS,
 }
+WANTED: dict[str, list[Any]] = {
+    **{name: [*TEXTS, ""] for name in ("name", "text", "fingerprint", "reason")},
+    "older_than": DURATIONS,
+    "age": [5],
+}
 POLICIES = [3, "often", Odd(), RetryPolicy, exponential_jitter]
 JOB: dict[str, list[Any]] = {
     "retry": POLICIES,
@@ -147,6 +152,12 @@ def cases(make: Any) -> Iterator[Case]:
         {"state": "ready"},
         {"state": ["gone", "", 5, None, Odd()], "limit": [*NUMBERS, None]},
     )
+    rates = [5, 1.5, b"5/s", ["5/s"], Odd(), "", "5", "5/d", "0/s", "-1/s", "1e3/s", "nan/s", "5 /s", "5/s\n"]
+    yield "requeue_all", queue.requeue_all, {"rate": "1.5/m"}, WANTED | {"rate": rates}
+    yield "delete_all", queue.delete_all, {"name": "Card"}, WANTED
+    states = {"state": ["gone", "running", "dead", "", 5, None, Odd()]}
+    yield "cancel_all", queue.cancel_all, {"state": "ready"}, WANTED | states
+    yield "scan", queue.scan, {"state": "dead"}, WANTED | {"state": ["gone", "running", "", 5, None, Odd()]}
     rules = {
         "schedule": ["0 4 * * *", 5, None, Odd(), Schedule],
         "job": NAMES,
@@ -306,7 +317,8 @@ async def test_a_right_argument_is_none(
 
 
 UNTRIED = {
-    "JobQueue.aclose", "JobQueue.close", "JobQueue.counts", "JobQueue.disconnect",  # take nothing
+    "JobQueue.aclose", "JobQueue.close", "JobQueue.disconnect",  # take nothing
+    "JobQueue.counts", "JobQueue.dead_groups",  # nor do these
     "Worker.run", "Worker.stop", "Worker.stop_now",  # take nothing but flags
     "JobQueue.definition", "JobQueue.register_function", "JobQueue.prepare_many",  # of the inside
 }  # fmt: skip
@@ -330,6 +342,8 @@ def test_every_argument_of_every_public_call_is_tried() -> None:
         wanted = set(inspect.signature(kind).parameters) - FLAGS
         assert {(kind.__name__, argument) for argument in wanted} <= tried
     assert {("push", option) for option in get_type_hints(redisjobs.PushOptions)} <= tried
+    for verb in ("scan", "requeue_all", "delete_all", "cancel_all"):
+        assert {(verb, option) for option in get_type_hints(redisjobs.FilterOptions)} <= tried
 
 
 @pytest.mark.parametrize("make", [JobQueue, sync.JobQueue])

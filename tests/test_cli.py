@@ -321,6 +321,11 @@ def test_every_command_that_prints_data_prints_one_json_document(
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", ask("job", "delayed")["due_at"])
     assert ask("dead", "list")[0]["parameters"] == {"what": "\x1b[31m[bold]no"}
     assert "Traceback" in ask("dead", "show", "dead")["traceback"]
+    kind = ask("dead", "groups")[0]
+    assert (kind["count"], kind["error_type"], kind["names"]) == (1, "ValueError", ["boom"])
+    assert ask("dead", "list", "--fingerprint", kind["fingerprint"], "--text", "[bold]")[0]["job_id"] == "dead"
+    assert ask("dead", "list", "--reason", "expired") == ask("dead", "list", "--older-than", "60") == []
+    assert [job["job_id"] for job in ask("jobs", "--state", "delayed", "--name", "rest")] == ["delayed"]
     assert ask("dead", "requeue", "dead") == {"requeued": ["dead"], "not_found": [], "failed": []}
     assert ask("cancel", "dead") == {"job_id": "dead", "result": "cancelled"}
     assert ask("dead", "requeue", "--all") == {"requeued": [], "not_found": [], "failed": []}
@@ -331,8 +336,10 @@ def test_tables_keep_ids_whole_and_control_characters_out(cli: Callable[..., End
     listed = cli("dead", "list", "-q", queue_name)
     shown = cli("dead", "show", "dead", "-q", queue_name)
     counted = cli("stats", "-q", queue_name)
+    grouped = cli("dead", "groups", "-q", queue_name)
 
     assert re.search(r"^dead +boom +failed +1 +\S+ \S+ +ValueError: \\x1b\[31m\[bold\]no *$", listed.out, re.M)
+    assert re.search(r"^1 +[0-9a-f]{12} +failed +boom +\S+ \S+ +dead +ValueError: \\x1b", grouped.out, re.M)
     assert re.search(r"^reason +failed *$", shown.out, re.M)
     assert "ValueError: \\x1b[31m[bold]no" in shown.out.splitlines()[-1]
     assert re.search(r"^ready, normal +1 *$", counted.out, re.M)
@@ -359,6 +366,26 @@ def test_dead_letters_are_requeued_and_deleted_several_at_once(
     none = cli("dead", "delete", "dead", "ready", "-q", queue_name, "--json")
     assert (none.code, none.document["not_found"]) == (1, ["dead", "ready"])
     assert there.counts().ready[Priority.NORMAL] == 2
+
+
+@pytest.mark.usefixtures("full")
+def test_jobs_that_are_meant_are_requeued_deleted_and_cancelled_all_at_once(
+    cli: Callable[..., Ended], there: sync.JobQueue, queue_name: str
+) -> None:
+    def ask(*arguments: str) -> int:
+        answer = cli(*arguments, "-q", queue_name, "--json")
+        assert (answer.code, answer.err) == (0, "")
+        return int(answer.document["count"])
+
+    assert ask("dead", "requeue", "--reason", "expired") == ask("dead", "delete", "--name", "rest") == 0
+    assert ask("dead", "requeue", "--all", "--rate", "100/s") == 1
+    assert ask("cancel", "--state", "ready", "--text", "[bold]") == 1
+    assert ask("cancel", "--state", "delayed", "--older-than", "60") == 0
+    said = cli("cancel", "--state", "delayed", "-q", queue_name)
+    assert said.out == f"cancelled 1 delayed jobs on queue '{queue_name}'\n"
+    said = cli("dead", "delete", "--all", "-q", queue_name)
+    assert said.out == f"deleted 0 dead letters on queue '{queue_name}'\n"
+    assert there.counts().ready[Priority.NORMAL] == 1
 
 
 @pytest.mark.usefixtures("full")
@@ -428,7 +455,18 @@ def test_requeue_all_takes_every_dead_letter(cli: Callable[..., Ended], queue_na
         (["stats", "-q", "a b"], r"'a b' can't name a queue"),
         (["stats", "5"], r"stats 5 says how long between, which is for --watch"),
         (["stats", "--url", "nowhere"], r"'nowhere': a queue is at"),
+        (["jobs", "--state", "running", "--name", "a"], r"are for jobs that are ready, delayed or dead$"),
+        (["dead", "list", "--text", ""], r"--text '': give 1 to 1,000 characters"),
+        (["dead", "list", "--older-than", "-1"], r"--older-than -1: give seconds from 0 up$"),
         (["dead", "requeue"], r"name the dead letters to requeue, or say --all"),
+        (["dead", "delete"], r"name the dead letters to delete, or say --all"),
+        (["dead", "delete", "x", "--name", "a"], r"name the dead letters to delete, or say --all"),
+        (["dead", "requeue", "x", "--rate", "1/s"], r"--rate is for letters that are not named one by one"),
+        (["dead", "requeue", "--all", "--rate", "fast"], r"--rate 'fast': give how many in a second"),
+        (["cancel"], r"name the job to cancel, or say --state"),
+        (["cancel", "x", "--state", "ready"], r"name the job to cancel, or say --state"),
+        (["cancel", "x", "--name", "a"], r"name the job to cancel, or say --state"),
+        (["cancel", "--state", "dead"], r"--state dead: give ready or delayed"),
         (["dead", "requeue", "x", "--all"], r"name the dead letters to requeue, or say --all"),
         (["demo", "nowhere"], r"/.*/nowhere is no directory"),
     ],

@@ -482,12 +482,14 @@ def test_a_dead_letter_is_told_in_full() -> None:
     fields = GOOD | {
         b"id": b"j", b"queued_at": b"1700000000000", b"failed_at": b"1700000060000", b"attempt": b"4",
         b"deliveries": b"2", b"worker": b"w", b"reason": b"failed", b"error": b"E: x", b"traceback": b"T",
+        b"error_type": b"shop.E", b"fingerprint": b"0123456789ab",
     }  # fmt: skip
     info = job_info(
         Row("j", State.DEAD, Priority.HIGH, "1700000060000-0", 1700000060000, None, "", 0, False, fields)
     )
     assert (info.job_id, info.name, info.parameters, info.attempt, info.deliveries) == ("j", "Add", "{}", 4, 2)
     assert (info.worker, info.reason, info.error, info.traceback) == ("w", "failed", "E: x", "T")
+    assert (info.error_type, info.fingerprint) == ("shop.E", "0123456789ab")
     assert info.failed_at == datetime(2023, 11, 14, 22, 14, 20, tzinfo=UTC)
     assert info.queued_at == datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
 

@@ -56,7 +56,7 @@ pytestmark = pytest.mark.anyio
 
 Open = Callable[..., Awaitable[Consumer]]
 
-FAILED = DeadLetter("failed", "ValueError: no", "the traceback")
+FAILED = DeadLetter("failed", "ValueError: no", "the traceback", "ValueError", "0123456789ab")
 AGAIN = RetryLater(After(0), {"attempt": "2"})
 WORK = {"name": "Work", "parameters": "{}"}
 LATER = RetryLater(After(5000), {"attempt": "2"})
@@ -884,6 +884,7 @@ async def test_a_failed_job_is_a_dead_letter_with_its_fields_and_the_notes(store
     row = await found(store, "a")
     kept = {"id": "a", "name": "Work", "parameters": '{"n":1}', "attempt": "4", "priority": "high"}
     notes = {"reason": "failed", "error": "ValueError: no", "traceback": "the traceback", "worker": "w1"}
+    notes |= {"error_type": "ValueError", "fingerprint": "0123456789ab"}
     times = {"queued_at": lease.token[1].partition("-")[0], "failed_at": str(store.clock()), "deliveries": "1"}
     assert texts(row.fields) == kept | notes | times
     assert (row.state, row.priority) == (State.DEAD, Priority.HIGH)

@@ -36,6 +36,7 @@ from redisjobs.driver import (
     Count,
     DeadLetter,
     Delete,
+    Driver,
     Ended,
     Fenced,
     Find,
@@ -49,12 +50,14 @@ from redisjobs.driver import (
     Requeue,
     RetryLater,
     Row,
+    Scan,
     Settlement,
     Silent,
     Turn,
 )
 from redisjobs.drivers.redis import scripts
 from redisjobs.errors import DriverError
+from redisjobs.filters import SCANNED
 from redisjobs.job import Priority, State
 
 T = TypeVar("T")
@@ -67,7 +70,15 @@ LONGEST = 50  # seconds an example lasts by the set clock: a job that ended is r
 SCRIPTS = scripts.names()
 
 AGAIN = {"attempt": "2", "error": "é"}
-CHANGES: dict[str, Callable[[str], Change[Reply]]] = {"cancel": Cancel, "requeue": Requeue, "delete": Delete}
+LATER = After(9000)  # of which `later` makes one of its own
+CHANGES: dict[str, Callable[[str, After], Change[Reply]]] = {
+    "cancel": lambda job_id, due: Cancel(job_id),
+    "requeue": lambda job_id, due: Requeue(job_id),
+    "requeue later": Requeue,
+    "delete": lambda job_id, due: Delete(job_id),
+}
+
+COUNTERS = {"cancel": "cancelled", "requeue": "requeued", "requeue later": "requeued", "delete": "deleted"}
 
 workers = st.sampled_from(WORKERS)
 picks = st.lists(st.integers(-3, 9), min_size=1, max_size=6)  # below 0: a lease of earlier
@@ -81,7 +92,6 @@ new_jobs = st.fixed_dictionaries(
         "expires_in_ms": st.sampled_from([None, 9000]),
     }
 )
-LATER = After(9000)  # of which `later` makes one of its own
 new_batch = st.lists(new_jobs, min_size=3, max_size=8, unique_by=lambda options: options["job_id"])
 settlements = st.sampled_from(
     [
@@ -214,6 +224,16 @@ class Side:
     def row(self, row: Row) -> Any:
         where = row.state, row.priority, row.due_ms, row.worker, row.deliveries, row.cancelling
         return self.name(row.job_id), where, self._fields(row)
+
+
+async def scan(driver: Driver, state: State) -> list[Row]:
+    """All jobs of a state, in steps of two."""
+    step = await driver.read(Scan(state, limit=2))
+    rows = list(step.rows)
+    while step.after:
+        step = await driver.read(Scan(state, after=step.after, limit=2))
+        rows += step.rows
+    return rows
 
 
 class TwoDrivers(RuleBasedStateMachine):
@@ -675,8 +695,10 @@ class TwoDrivers(RuleBasedStateMachine):
         names = self.names if any_state else dead
         name = names[number % len(names)] if names else "a"
 
+        due = self.later(9)
+
         async def do(side: Side) -> Reply:
-            return await side.store.driver.change(CHANGES[verb](side.id_of(name)))
+            return await side.store.driver.change(CHANGES[verb](side.id_of(name), due))
 
         reply = self.agree(do)
         if reply is Reply.CANCELLING:
@@ -684,7 +706,7 @@ class TwoDrivers(RuleBasedStateMachine):
         elif reply is Reply.CANCELLED or (verb, reply) == ("delete", Reply.OK):
             self.end(name)
         if reply in (Reply.CANCELLED, Reply.OK):
-            self.done[{"cancel": "cancelled", "requeue": "requeued", "delete": "deleted"}[verb]] += 1
+            self.done[COUNTERS[verb]] += 1
 
     @rule(seconds=st.integers(1, 10))
     def advance(self, seconds: int) -> None:
@@ -705,13 +727,16 @@ class TwoDrivers(RuleBasedStateMachine):
                 sorted((await driver.read(Measure())).oldest),
                 {state: [side.row(row) for row in await driver.read(List(state, 500))] for state in State},
                 [row and side.row(row) for row in found],
+                [side.row(row) for row in await scan(driver, scanned)],
             )
 
         assert self.jobs[0] == self.jobs[1]
         self.done["reclaimed"] = self.jobs[0]
         self.looks += 1
         names = [self.names[(self.looks + n) % len(self.names)] for n in range(3)]  # all of them, in turn
-        counts, waiting, listed, found = self.agree(look)
+        scanned = SCANNED[self.looks % len(SCANNED)]
+        counts, waiting, listed, found, stepped = self.agree(look)
+        assert sorted(stepped, key=str) == sorted(listed[scanned], key=str)
 
         assert {where[1] for _, where, _ in listed[State.READY]} <= set(waiting)
         # The counters add up, and nothing is lost or there twice.

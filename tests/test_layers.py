@@ -20,10 +20,10 @@ schedules.zones schedules.crontab schedules.recurrence schedules.words schedules
 roundtrip job signature
 driver
 schedules.stored
-codec outcome
+fingerprint codec outcome filters groups
 events middleware
 logs recording
-drivers.memory.state drivers.memory.include
+drivers.memory.state drivers.memory.include drivers.memory.rows drivers.memory.scans
 drivers.memory.producer drivers.memory.schedules drivers.memory.operator drivers.memory.exchange
 drivers.memory.worker
 drivers.memory.driver

@@ -18,6 +18,7 @@ from redisjobs.driver import (
     Settlement,
 )
 from redisjobs.errors import Fail, JobTimeout, Retry, Snooze
+from redisjobs.fingerprint import Fingerprint, fingerprint_of
 from redisjobs.outcome import (
     CancelAsked,
     Done,
@@ -202,6 +203,26 @@ def test_the_traceback_of_an_error_in_another_process_is_the_one_from_there() ->
     error = ValueError("far away")
     error.__cause__ = RemoteTraceback("as it was there")
     assert dead(Raised(error), policy=no_retry()).traceback == "as it was there"
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), Fail("x")], ids=["no attempt is left", "Fail"])
+def test_a_job_that_failed_has_the_fingerprint_of_its_error(error: Exception) -> None:
+    outcome = raised(error)
+    letter = dead(outcome, policy=no_retry())
+    assert Fingerprint(letter.error_type, letter.fingerprint) == fingerprint_of(outcome.error)
+
+
+def test_the_fingerprint_of_an_error_in_another_process_is_the_one_from_there() -> None:
+    error, known = ValueError("far away"), Fingerprint("shop.Declined", "0123456789ab")
+    error.__cause__ = RemoteTraceback("as it was there", known)
+    letter = dead(Raised(error), policy=no_retry())
+    assert Fingerprint(letter.error_type, letter.fingerprint) == known
+
+
+@pytest.mark.parametrize("outcome", [Undecodable("no name"), Expired("late"), UnknownName("Send", 0, 1)])
+def test_what_is_dead_without_having_failed_has_no_fingerprint(outcome: Outcome) -> None:
+    letter = dead(outcome)
+    assert (letter.error_type, letter.fingerprint) == ("", "")
 
 
 def test_an_error_that_was_never_raised_has_its_message_for_a_traceback() -> None:

@@ -125,6 +125,20 @@ async def test_what_a_handler_raises_in_a_process_is_its_failure_with_type_and_t
     assert all(
         info and "process_handlers.py" in info.traceback and "raise " in info.traceback for info in with_frames
     )
+    types = [info.error_type.rpartition(".")[2] for info in infos if info]
+    assert types == [
+        "ValueError",
+        "Odd",
+        "Unpackable",
+        "SystemExit",
+        "Fail",
+        "Frozen",
+        "Local",
+        "Text",
+        "Exits",
+        "Causes",
+    ]
+    assert len({info.fingerprint for info in infos if info} - {""}) == len(words)
 
 
 async def test_an_error_whose_class_has_no_name_ends_no_worker(queue: JobQueue) -> None:

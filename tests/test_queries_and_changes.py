@@ -20,7 +20,9 @@ from redisjobs.driver import (
     DeadLetter,
     Delete,
     Driver,
+    Filter,
     Find,
+    GroupDead,
     Lease,
     List,
     Measure,
@@ -30,6 +32,7 @@ from redisjobs.driver import (
     Release,
     Reply,
     Requeue,
+    Scan,
     Settlement,
     SyncDriver,
     Unsupported,
@@ -37,6 +40,7 @@ from redisjobs.driver import (
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.drivers.redis.driver import SyncRedisDriver
 from redisjobs.errors import DriverError, Unavailable
+from redisjobs.filters import SCANNED
 from redisjobs.job import Priority, State
 
 pytestmark = pytest.mark.anyio
@@ -112,6 +116,9 @@ NAMES = ("dead", "back", "done", "unwanted", "running", "ready", "delayed", "unk
 QUERIES: list[Query[Any]] = [
     *(Find(name) for name in NAMES),
     *(List(state, limit) for state in State for limit in (1, 500)),
+    *(Scan(state, Filter(text="no"), limit=limit) for state in SCANNED for limit in (1, 500)),
+    *(Scan(state, Filter(older_ms=0)) for state in SCANNED),
+    GroupDead(),
     Count(),
     Measure(),
 ]
@@ -175,6 +182,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "read: Count": lambda driver, **until: driver.read(Count(), **until),
     "change: Cancel": lambda driver, **until: driver.change(Cancel("ready"), **until),
     "change: Requeue": lambda driver, **until: driver.change(Requeue("dead"), **until),
+    "change: Requeue later": lambda driver, **until: driver.change(Requeue("dead", After(5000)), **until),
     "change: Delete": lambda driver, **until: driver.change(Delete("dead"), **until),
 }
 

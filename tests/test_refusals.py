@@ -153,6 +153,7 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "cancel": lambda scene: scene.store.driver.change(Cancel("ready")),
     "cancel: of one that runs": lambda scene: scene.store.driver.change(Cancel("a")),
     "requeue": lambda scene: scene.store.driver.change(Requeue("dead")),
+    "requeue: later": lambda scene: scene.store.driver.change(Requeue("dead", After(5000))),
     "delete": lambda scene: scene.store.driver.change(Delete("dead")),
     "adopt": Scene.adopt,
     "fire": Scene.fire,
@@ -163,7 +164,7 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
 }
 """What is done, by its script and which of its ways."""
 
-READERS = {"find", "jobs", "counts", "schedules", "backlog"}
+READERS = {"find", "jobs", "scan", "groups", "counts", "schedules", "backlog"}
 
 NIGHTLY = Definition("nightly", Schedule.every(5), job(""))
 
@@ -181,6 +182,8 @@ SPARED = {
     *[("settle: release", key) for key in (*LATER, "finished:")],
     *[("settle: fail", key) for key in ("due", "delayed", "finished:")],
     ("settle: retry", "dead"),
+    *[("requeue", key) for key in ("due", "delayed")],
+    *[("requeue: later", key) for key in ("ready:high", "ready:normal", "ready:low")],
     ("settle: none", "dead"),
     ("settle: none", "finished:"),
     *[(act, "worker:") for act in ACTS if act.startswith("release")],  # it goes, whatever it is

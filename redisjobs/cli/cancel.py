@@ -1,15 +1,54 @@
-"""The command that cancels a job."""
+"""The command that cancels a job, or all that are meant."""
+
+from typing import Annotated
+
+import typer
 
 from redisjobs.cli import show
-from redisjobs.cli.errors import Failure
+from redisjobs.cli.errors import Failure, Mistake
+from redisjobs.cli.filters import Name, OlderThan, Text, filters
 from redisjobs.cli.output import say, telling
-from redisjobs.cli.target import JobId, Json, QueueName, Url, named
+from redisjobs.cli.target import Json, QueueName, Url, named
 from redisjobs.driver import Reply
+from redisjobs.filters import FilterOptions
+from redisjobs.job import State
 from redisjobs.server import DEFAULT_URL
+from redisjobs.visible import visible
 
 
-def cancel(job_id: JobId, queue: QueueName = "default", url: Url = DEFAULT_URL, as_json: Json = False) -> None:
-    """Cancel a job: one that waits is gone at once, one that runs has its handler cancelled."""
+def cancel(
+    job_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="The job's id.")] = None,
+    state: Annotated[State | None, typer.Option(help="All jobs that are ready, or delayed.")] = None,
+    name: Name = None,
+    text: Text = None,
+    older_than: OlderThan = None,
+    queue: QueueName = "default",
+    url: Url = DEFAULT_URL,
+    as_json: Json = False,
+) -> None:
+    """Cancel a job: one that waits is gone at once, one that runs has its handler cancelled. Or all of a state."""
+    wanted = filters(name, text, older_than)
+    if (job_id is None) == (state is None) or (wanted and state is None):
+        raise Mistake("name the job to cancel, or say --state, and which of those by --name, --text, --older-than")
+    if state is not None:
+        _cancel_all(state, wanted, queue, url, as_json)
+    elif job_id is not None:
+        _cancel(job_id, queue, url, as_json)
+
+
+def _cancel_all(state: State, wanted: FilterOptions, queue: str, url: str, as_json: bool) -> None:
+    if state not in (State.READY, State.DELAYED):
+        raise Mistake(f"--state {state}: give ready or delayed; `redisjobs dead delete` removes dead letters")
+    with named(queue, url) as there:
+        count = there.cancel_all(state, **wanted)
+    with telling(f"cancelled: {count}"):
+        if as_json:
+            show.document({"count": count})
+        else:
+            say(f"cancelled {count} {state} jobs on queue '{visible(queue)}'")
+
+
+def _cancel(job_id: str, queue: str, url: str, as_json: bool) -> None:
     with named(queue, url) as there:
         reply = there.cancel(job_id)
     said: dict[Reply, str] = {

@@ -1,37 +1,63 @@
 """Commands on dead letters: jobs that were set aside for a human."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Annotated
 
 import typer
 
-from redisjobs import sync
 from redisjobs.cli import show
 from redisjobs.cli.errors import Failure, Mistake
+from redisjobs.cli.filters import Fingerprint, Name, OlderThan, Reason, Text, filters
 from redisjobs.cli.output import say, telling
 from redisjobs.cli.target import JobId, Json, Limit, QueueName, Url, named
 from redisjobs.errors import DecodeError
+from redisjobs.filters import FilterOptions, pause_of
 from redisjobs.job import State
 from redisjobs.server import DEFAULT_URL
 from redisjobs.visible import visible
 
 app = typer.Typer(help="Dead letters: jobs set aside for a human.", no_args_is_help=True)
 
-JobIds = Annotated[list[str], typer.Argument(metavar="ID...", help="Which ones.")]
 MaybeIds = Annotated[list[str] | None, typer.Argument(metavar="[ID...]", help="Which ones.")]
+Everything = Annotated[bool, typer.Option("--all", help="All dead letters of the queue.")]
 
 
 @app.command("list")
 def list_letters(
-    queue: QueueName = "default", url: Url = DEFAULT_URL, limit: Limit = 100, as_json: Json = False
+    queue: QueueName = "default",
+    url: Url = DEFAULT_URL,
+    limit: Limit = 100,
+    name: Name = None,
+    text: Text = None,
+    older_than: OlderThan = None,
+    fingerprint: Fingerprint = None,
+    reason: Reason = None,
+    as_json: Json = False,
 ) -> None:
     """List dead letters, newest first."""
+    wanted = filters(name, text, older_than, fingerprint, reason)
     with named(queue, url) as there:
-        letters = there.jobs(State.DEAD, limit)
+        letters = list(islice(there.scan(State.DEAD, **wanted), limit))
     if as_json:
         show.document([show.job_document(letter) for letter in letters])
     else:
         show.job_list(letters, State.DEAD, queue)
+
+
+@app.command("groups")
+def group_letters(queue: QueueName = "default", url: Url = DEFAULT_URL, as_json: Json = False) -> None:
+    """Tell how many dead letters there are of each kind of failure, or reason; the largest groups first."""
+    with named(queue, url) as there:
+        groups = there.dead_groups()
+    if as_json:
+        show.document([dataclasses.asdict(group) for group in groups])
+    elif not groups:
+        say(f"no dead letters on queue '{visible(queue)}'")
+    else:
+        columns = ("count", "fingerprint", "reason", "names", "last_at", "job_id", "error")
+        show.table(columns, ([getattr(group, column) for column in columns] for group in groups))
 
 
 @app.command("show")
@@ -54,32 +80,79 @@ def show_letter(
 @app.command()
 def requeue(
     job_ids: MaybeIds = None,
-    everything: Annotated[bool, typer.Option("--all", help="All dead letters of the queue.")] = False,
+    everything: Everything = False,
+    name: Name = None,
+    text: Text = None,
+    older_than: OlderThan = None,
+    fingerprint: Fingerprint = None,
+    reason: Reason = None,
+    rate: Annotated[
+        str | None, typer.Option(metavar="N/s|m|h", help="So many in a second, a minute or an hour, as 100/s.")
+    ] = None,
     queue: QueueName = "default",
     url: Url = DEFAULT_URL,
     as_json: Json = False,
 ) -> None:
     """Give dead letters another life: ready, under their old ids, with all their attempts."""
-    if bool(job_ids) == everything:
-        raise Mistake("name the dead letters to requeue, or say --all")
+    wanted = filters(name, text, older_than, fingerprint, reason)
+    _check("requeue", job_ids, everything, wanted)
+    if rate is not None:
+        _check_rate(rate, job_ids)
     with named(queue, url) as there:
-        ids: Iterable[str] = _every_letter(there) if everything else job_ids or ()
-        _act(there.requeue, ids, "requeued", queue, as_json)
+        if wanted or rate is not None:
+            _told("requeued", there.requeue_all(rate=rate, **wanted), queue, as_json)
+        else:
+            every = (letter.job_id for letter in there.scan(State.DEAD))  # who dies anew does not come again
+            ids: Iterable[str] = every if everything else job_ids or ()
+            _act(there.requeue, ids, "requeued", queue, as_json)
 
 
 @app.command()
-def delete(job_ids: JobIds, queue: QueueName = "default", url: Url = DEFAULT_URL, as_json: Json = False) -> None:
+def delete(
+    job_ids: MaybeIds = None,
+    everything: Everything = False,
+    name: Name = None,
+    text: Text = None,
+    older_than: OlderThan = None,
+    fingerprint: Fingerprint = None,
+    reason: Reason = None,
+    queue: QueueName = "default",
+    url: Url = DEFAULT_URL,
+    as_json: Json = False,
+) -> None:
     """Throw dead letters away."""
+    wanted = filters(name, text, older_than, fingerprint, reason)
+    _check("delete", job_ids, everything, wanted)
     with named(queue, url) as there:
-        _act(there.delete, job_ids, "deleted", queue, as_json)
+        if job_ids:
+            _act(there.delete, job_ids, "deleted", queue, as_json)
+        else:
+            _told("deleted", there.delete_all(**wanted), queue, as_json)
 
 
-def _every_letter(queue: sync.JobQueue) -> Iterator[str]:
-    """The ids of all dead letters there are now; one that dies anew meanwhile does not come again."""
-    seen: set[str] = set()
-    while new := [letter.job_id for letter in queue.jobs(State.DEAD, 500) if letter.job_id not in seen]:
-        seen.update(new)
-        yield from new
+def _check(verb: str, job_ids: Sequence[str] | None, everything: bool, wanted: FilterOptions) -> None:
+    """Whether it was said once, and in one way, which letters are meant."""
+    if bool(job_ids) == (everything or bool(wanted)):
+        raise Mistake(
+            f"name the dead letters to {verb}, or say --all, or which by --name, --fingerprint and the like"
+        )
+
+
+def _check_rate(rate: str, job_ids: Sequence[str] | None) -> None:
+    if job_ids:
+        raise Mistake("--rate is for letters that are not named one by one")
+    try:
+        pause_of(rate)
+    except ValueError:
+        raise Mistake(f"--rate {rate!r}: give how many in a second, a minute or an hour, as 100/s") from None
+
+
+def _told(done: str, count: int, queue: str, as_json: bool) -> None:
+    with telling(f"{done}: {count}"):
+        if as_json:
+            show.document({"count": count})
+        else:
+            say(f"{done} {count} dead letters on queue '{visible(queue)}'")
 
 
 def _act(act: Callable[[str], bool], ids: Iterable[str], done: str, queue: str, as_json: bool) -> None:

@@ -1,10 +1,13 @@
 """The command that lists jobs."""
 
+from itertools import islice
 from typing import Annotated
 
 import typer
 
 from redisjobs.cli import show
+from redisjobs.cli.errors import Mistake
+from redisjobs.cli.filters import Name, OlderThan, Text, filters
 from redisjobs.cli.target import Json, Limit, QueueName, Url, named
 from redisjobs.job import State
 from redisjobs.server import DEFAULT_URL
@@ -15,11 +18,17 @@ def list_jobs(
     queue: QueueName = "default",
     url: Url = DEFAULT_URL,
     limit: Limit = 100,
+    name: Name = None,
+    text: Text = None,
+    older_than: OlderThan = None,
     as_json: Json = False,
 ) -> None:
     """List jobs: ready and running by priority and age, delayed by due time, dead newest first."""
+    wanted = filters(name, text, older_than)
+    if wanted and state is State.RUNNING:
+        raise Mistake("--name, --text and --older-than are for jobs that are ready, delayed or dead")
     with named(queue, url) as there:
-        jobs = there.jobs(state, limit)
+        jobs = list(islice(there.scan(state, **wanted), limit)) if wanted else there.jobs(state, limit)
     if as_json:
         show.document([show.job_document(job) for job in jobs])
     else:

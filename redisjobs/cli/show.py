@@ -118,6 +118,8 @@ def _cell(column: str, value: Any) -> Text:
 def _text(value: Any, most: int | None = None) -> str:
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat(" ", "seconds").replace("+00:00", "Z")
+    if isinstance(value, tuple):
+        return visible(", ".join(map(str, value)), most)
     if isinstance(value, Mapping):
         return visible(json.dumps(value), most)
     return visible(str(value if value is not None else ""), most)

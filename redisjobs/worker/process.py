@@ -14,7 +14,7 @@ from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, NoReturn
 
-from redisjobs.outcome import RemoteTraceback, attach, plain, text_of, traceback_of
+from redisjobs.outcome import RemoteTraceback, attach, known_as, plain, text_of, traceback_of
 from redisjobs.visible import visible
 from redisjobs.worker.place import call_of
 
@@ -129,13 +129,13 @@ def load(answer: bytes) -> BaseException | None:
     raised = pickle.loads(answer)
     if raised is None:
         return None
-    packed, name, text, shown = raised
+    packed, name, text, shown, fingerprint = raised
     error: Any = None
     with suppress(BaseException):  # its class may be one that is only there, and its code the user's
         error = pickle.loads(packed)
     if not issubclass(type(error), BaseException):
         error = type(name, (Exception,), {})(text)
-    attach(error, "__cause__", RemoteTraceback(shown))
+    attach(error, "__cause__", RemoteTraceback(shown, fingerprint))
     return error  # type: ignore[no-any-return]
 
 
@@ -206,14 +206,14 @@ def _run(task: bytes) -> BaseException | None:
 
 
 def _dump(raised: BaseException | None) -> bytes:
-    """What was raised; its name, text and traceback beside it, for where it can't be packed or made anew."""
+    """What was raised; beside it what is told of it, for where it can't be packed or made anew."""
     if raised is None:
         return pickle.dumps(None)
     packed = b""
     with suppress(BaseException):
         packed = pickle.dumps(raised)
     name = visible(plain(type(raised).__name__))
-    return pickle.dumps((packed, name, text_of(raised), traceback_of(raised)))
+    return pickle.dumps((packed, name, text_of(raised), traceback_of(raised), known_as(raised)))
 
 
 def _log_settings() -> tuple[int, bytes | None]:

@@ -72,8 +72,10 @@ def _settle_one(memory: Memory, worker: str, lease: Lease, settlement: Settlemen
             return _retry(memory, stream, entry, job_id, settlement)
         case Release(refund):
             stream.pending[entry] = Pending(RELEASED, lease.deliveries - refund, time.monotonic())
-        case DeadLetter(reason, error, traceback):
-            notes = {"reason": reason, "error": error, "traceback": traceback, "worker": worker}
+        case DeadLetter(reason, error, traceback, error_type, fingerprint):
+            told = {"traceback": traceback, "error_type": error_type, "fingerprint": fingerprint}
+            known = {name: text for name, text in told.items() if text}
+            notes = {"reason": reason, "error": error, "worker": worker} | known
             dead_letter(memory, stream, entry, job_id, lease.deliveries, notes)
     return Reply.OK
 

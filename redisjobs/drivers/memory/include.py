@@ -99,7 +99,8 @@ def delay(memory: Memory, job_id: str, priority: Priority, fields: Fields, due_m
     """Let a job wait; who sleeps until the next due time hears of one that is earlier."""
     first = next_due(memory)
     memory.delayed.pop(job_id, None)  # its place in line is the last
-    memory.delayed[job_id] = Delayed(priority, fields, due_ms)
+    memory.lines += 1
+    memory.delayed[job_id] = Delayed(priority, fields, due_ms, memory.lines)
     memory.located[job_id] = ("delayed", "")
     if first is None or due_ms < first:
         memory.tell("due", str(due_ms))
@@ -163,7 +164,7 @@ def dead_letter(
     """Move an entry to the dead letters, with what is known of the failure."""
     fields, now_ms = stream.entries[entry], memory.now_ms()
     known = {"priority": stream.priority, "deliveries": str(deliveries), "failed_at": str(now_ms)}
-    noted = known | {key: value for key, value in notes.items() if value or key != "traceback"}
+    noted = known | dict(notes)
     letter = memory.new_id()
     memory.dead[letter] = {
         b"queued_at": fields.get(b"queued_at", pushed_at(entry, now_ms)),

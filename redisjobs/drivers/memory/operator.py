@@ -12,12 +12,15 @@ from redisjobs.driver import (
     Counts,
     Delete,
     Find,
+    GroupDead,
     List,
     Measure,
     Query,
     Reply,
     Requeue,
     Row,
+    Scan,
+    Several,
     Tidied,
     Tidy,
     backlog_since,
@@ -25,24 +28,27 @@ from redisjobs.driver import (
 )
 from redisjobs.drivers.memory.include import (
     MOST_FIELDS,
-    address,
     by_due,
+    delay,
+    due_time,
     enqueue,
     finish,
     forget_job,
     holder,
     locate,
 )
+from redisjobs.drivers.memory.rows import dead_row, delayed_row, ready_row
+from redisjobs.drivers.memory.scans import groups, scan
 from redisjobs.drivers.memory.schedules import fire, pause_schedule, put_schedule, remove_schedule, schedules
-from redisjobs.drivers.memory.state import RELEASED, Delayed, Memory, Stream
+from redisjobs.drivers.memory.state import RELEASED, Memory
 from redisjobs.job import Priority, State
 from redisjobs.schedules.stored import Fire, ListSchedules, PauseSchedule, PutSchedules, RemoveSchedule
 
 T = TypeVar("T")
 
 _STRIPPED = (  # what a requeued job leaves behind: its failure, its attempts, its claims on time and uniqueness
-    b"reason error traceback failed_at worker deliveries priority attempt unknown_since expires_at started_at "
-    b"unique"
+    b"reason error traceback error_type fingerprint failed_at worker deliveries priority attempt unknown_since "
+    b"expires_at started_at unique"
 ).split()
 
 
@@ -87,7 +93,12 @@ def requeue(memory: Memory, change: Requeue) -> Reply:
         if len(kept) > MOST_FIELDS:
             return Reply.OVERSIZED
         del memory.dead[letter]
-        enqueue(memory, job_id, memory.stream(Priority(fields[b"priority"].decode())), kept)
+        priority, now_ms = Priority(fields[b"priority"].decode()), memory.now_ms()
+        due_ms = due_time(change.due, now_ms)
+        if due_ms > now_ms:
+            delay(memory, job_id, priority, kept, due_ms)
+        else:
+            enqueue(memory, job_id, memory.stream(priority), kept)
         memory.count("requeued")
         return Reply.OK
 
@@ -103,6 +114,11 @@ def delete(memory: Memory, change: Delete) -> Reply:
         return Reply.OK
 
 
+def several(memory: Memory, changes: Several) -> list[Reply]:
+    """Make some changes, one after another."""
+    return [change(memory, each) for each in changes.changes]
+
+
 def find(memory: Memory, query: Find) -> Row | None:
     """Where one job is."""
     with memory.lock:
@@ -110,10 +126,10 @@ def find(memory: Memory, query: Find) -> Row | None:
         if not place:
             return None
         if place == "dead":
-            return _dead_row(memory, entry)
+            return dead_row(memory, entry)
         if place == "delayed":
-            return _delayed_row(job_id, memory.delayed[job_id])
-        return _ready_row(memory, memory.stream(Priority(place)), entry)
+            return delayed_row(job_id, memory.delayed[job_id])
+        return ready_row(memory, memory.stream(Priority(place)), entry)
 
 
 def jobs(memory: Memory, query: List) -> list[Row]:
@@ -121,11 +137,11 @@ def jobs(memory: Memory, query: List) -> list[Row]:
     with memory.lock:
         rows: Iterator[Row]
         if query.state is State.DELAYED:
-            rows = (_delayed_row(job_id, job) for job_id, job in by_due(memory))
+            rows = (delayed_row(job_id, job) for job_id, job in by_due(memory))
         elif query.state is State.DEAD:
-            rows = (_dead_row(memory, letter) for letter in reversed(memory.dead))
+            rows = (dead_row(memory, letter) for letter in reversed(memory.dead))
         else:
-            every = (_ready_row(memory, stream, entry) for stream in memory.streams for entry in stream.entries)
+            every = (ready_row(memory, stream, entry) for stream in memory.streams for entry in stream.entries)
             rows = (row for row in every if row.state is query.state)
         return [row for row, _ in zip(rows, range(query.limit), strict=False)]
 
@@ -156,34 +172,6 @@ def _ms_of(entry: str) -> int:
     return int(entry.partition("-")[0])
 
 
-def _ready_row(memory: Memory, stream: Stream, entry: str) -> Row:
-    pending, worker = stream.pending.get(entry), holder(stream, entry)
-    is_running = worker not in ("", RELEASED)
-    return Row(
-        job_id=address(memory, stream.priority, entry),
-        state=State.RUNNING if is_running else State.READY,
-        priority=stream.priority,
-        key=entry,
-        queued_ms=int(entry.partition("-")[0]),
-        due_ms=None,
-        worker=worker if is_running else "",
-        deliveries=pending.deliveries if pending else 0,
-        cancelling=memory.marks.get((stream.priority, entry)) == "cancelling",
-        fields=stream.entries[entry],
-    )
-
-
-def _delayed_row(job_id: str, job: Delayed) -> Row:
-    return Row(job_id, State.DELAYED, job.priority, "", 0, job.due_ms, "", 0, False, job.fields)
-
-
-def _dead_row(memory: Memory, letter: str) -> Row:
-    fields = memory.dead[letter]
-    priority = Priority(fields[b"priority"].decode())
-    dead_ms, job_id = int(letter.partition("-")[0]), address(memory, "dead", letter)
-    return Row(job_id, State.DEAD, priority, letter, dead_ms, None, "", 0, False, fields)
-
-
 def tidy(memory: Memory, change: Tidy) -> Tidied:
     """Find nothing: by nobody's hand are jobs taken here from those who hold them."""
     return Tidied()
@@ -192,6 +180,8 @@ def tidy(memory: Memory, change: Tidy) -> Tidied:
 _READS: Mapping[type[Query[Any]], Callable[[Memory, Any], Any]] = {
     Find: find,
     List: jobs,
+    Scan: scan,
+    GroupDead: groups,
     Count: counts,
     ListSchedules: schedules,
     Measure: backlog,
@@ -200,6 +190,7 @@ _CHANGES: Mapping[type[Change[Any]], Callable[[Memory, Any], Any]] = {
     Cancel: cancel,
     Requeue: requeue,
     Delete: delete,
+    Several: several,
     Tidy: tidy,
     PutSchedules: put_schedule,
     PauseSchedule: pause_schedule,

@@ -46,11 +46,12 @@ class Stream:
 
 @dataclass(slots=True)
 class Delayed:
-    """A delayed job."""
+    """A delayed job; `line` is greater for each, its place among those due at the same time."""
 
     priority: Priority
     fields: Fields
     due_ms: int
+    line: int
 
 
 @dataclass(slots=True)
@@ -119,6 +120,7 @@ class Memory:
         schedules: `schedules` and `schedule:<name>`, by schedule name.
         changes: How often the schedules were changed.
         workers: `workers` and `worker:<id>`, by worker id.
+        lines: How many jobs were delayed so far.
         fenced: Until when late reads of a fenced worker are looked for, by this process' monotonic clock.
         ears: Who is subscribed to `control`, or blocks on a read: that one hears `ready`.
     """
@@ -130,6 +132,7 @@ class Memory:
         self.located: dict[str, Place] = {}
         self.marks: dict[Place, str] = {}
         self.delayed: dict[str, Delayed] = {}
+        self.lines = 0
         self.dead: dict[str, Fields] = {}
         self.uniques: dict[str, tuple[str, int | None]] = {}
         self.finished: dict[Push, int] = {}

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 
 import anyio
 
-from redisjobs.driver import LONGEST_TRY, Change, NewJob, Notification, Pushed, Query
+from redisjobs.driver import LONGEST_TRY, Change, NewJob, Notification, Pushed, Query, Several
 from redisjobs.drivers.redis.coalescer import Coalescer
 from redisjobs.drivers.redis.commands import Command, hello
 from redisjobs.drivers.redis.connection import Connection, ServerClock, SyncConnection, Target, need_asyncio
@@ -126,6 +126,9 @@ class RedisDriver:
         return await self._run(self.commands.read(query))
 
     async def change(self, change: Change[T]) -> T:
+        if isinstance(change, Several):
+            replies: Any = await self._run_all([self.commands.change(each) for each in change.changes])
+            return replies  # type: ignore[no-any-return]
         return await self._run(self.commands.change(change))
 
     async def listen(self, on_notification: Callable[[Notification], None]) -> None:
@@ -145,10 +148,13 @@ class RedisDriver:
             await idle.pop().aclose()
 
     async def _run(self, command: Command[T]) -> T:
+        (value,) = await self._run_all([command])
+        return value
+
+    async def _run_all(self, commands: Sequence[Command[T]]) -> list[T]:
         await self._check_server()
         async with self._connection() as connection:
-            (value,) = await connection.run(command)
-            return value  # type: ignore[no-any-return]
+            return await connection.run(*commands)
 
     async def _check_server(self) -> None:
         """Reach the server and see that it is new enough; again is free."""
@@ -226,6 +232,9 @@ class SyncRedisDriver:
         return self._run(self.commands.read(query), until)
 
     def change(self, change: Change[T], *, until: float = math.inf) -> T:
+        if isinstance(change, Several):
+            replies: Any = self._run_all([self.commands.change(each) for each in change.changes], until)
+            return replies  # type: ignore[no-any-return]
         return self._run(self.commands.change(change), until)
 
     def close(self) -> None:
@@ -235,10 +244,13 @@ class SyncRedisDriver:
                 idle.pop().close()
 
     def _run(self, command: Command[T], until: float) -> T:
+        (value,) = self._run_all([command], until)
+        return value
+
+    def _run_all(self, commands: Sequence[Command[T]], until: float) -> list[T]:
         self._check_server(until)
         with self._connection(until) as connection:
-            (value,) = connection.run(command, until=until)
-            return value  # type: ignore[no-any-return]
+            return connection.run(*commands, until=until)
 
     def _check_server(self, until: float) -> None:
         """Reach the server and see that it is new enough; again is free."""

@@ -13,6 +13,9 @@ from redisjobs.driver import (
     Counts,
     Delete,
     Find,
+    Group,
+    GroupDead,
+    Grouped,
     List,
     Measure,
     NewJob,
@@ -21,6 +24,8 @@ from redisjobs.driver import (
     Reply,
     Requeue,
     Row,
+    Scan,
+    Scanned,
     Tidied,
     Tidy,
     backlog_since,
@@ -28,10 +33,12 @@ from redisjobs.driver import (
 )
 from redisjobs.drivers.redis.commands import (
     Command,
+    due_word,
     pairs,
     queued_ms_of,
     raw_id,
     reply_of,
+    text_id,
 )
 from redisjobs.drivers.redis.schedule_commands import ScheduleCommands, job_words, pushed
 from redisjobs.job import Priority, State
@@ -93,6 +100,18 @@ class QueueCommands(ScheduleCommands):
     def jobs(self, query: List) -> Command[list[Row]]:
         return self._run("jobs", [query.state, query.limit], lambda reply: [_row(row) for row in reply])
 
+    def scan(self, query: Scan) -> Command[Scanned]:
+        wanted = query.filter
+        texts = [raw_id(text) for text in (wanted.name, wanted.text, wanted.fingerprint, wanted.reason)]
+        older = "" if wanted.older_ms is None else wanted.older_ms
+        arguments = [query.state, raw_id(query.after), query.limit, *texts, older, self._now]
+        return self._run("scan", arguments, lambda reply: Scanned([*map(_row, reply[1:])], text_id(reply[0])))
+
+    def groups(self, query: GroupDead) -> Command[Grouped]:
+        return self._run(
+            "groups", [query.after], lambda reply: Grouped([*map(_group, reply[1:])], text_id(reply[0]))
+        )
+
     def counts(self, query: Count) -> Command[Counts]:
         return self._run("counts", [], _counts)
 
@@ -103,7 +122,7 @@ class QueueCommands(ScheduleCommands):
         return self._run("cancel", [raw_id(change.job_id), self._now], reply_of)
 
     def requeue(self, change: Requeue) -> Command[Reply]:
-        return self._run("requeue", [raw_id(change.job_id)], reply_of)
+        return self._run("requeue", [raw_id(change.job_id), due_word(change.due), self._now], reply_of)
 
     def delete(self, change: Delete) -> Command[Reply]:
         return self._run("delete", [raw_id(change.job_id), self._now], reply_of)
@@ -134,6 +153,8 @@ class QueueCommands(ScheduleCommands):
 _READS: Mapping[type[Query[Any]], Callable[[QueueCommands, Any], Command[Any]]] = {
     Find: QueueCommands.find,
     List: QueueCommands.jobs,
+    Scan: QueueCommands.scan,
+    GroupDead: QueueCommands.groups,
     Count: QueueCommands.counts,
     ListSchedules: QueueCommands.schedules,
     Measure: QueueCommands.backlog,
@@ -182,6 +203,25 @@ def _row(reply: Any) -> Row:
         cancelling=mark == b"cancelling",
         fields=fields,
     )
+
+
+def _group(reply: Any) -> Group:
+    fingerprint, reason, error_type, count, first_ms, last_ms, job_id, error, *names = reply
+    return Group(
+        fingerprint=_shown(fingerprint),
+        reason=_shown(reason),
+        error_type=_shown(error_type),
+        count=count,
+        first_ms=first_ms,
+        last_ms=last_ms,
+        job_id=text_id(job_id),
+        error=_shown(error),
+        names=[*map(_shown, names)],
+    )
+
+
+def _shown(text: bytes) -> str:
+    return text.decode("utf-8", "replace")
 
 
 def _counts(reply: Any) -> Counts:

@@ -317,8 +317,8 @@ def _settlement(lease: Lease, settlement: Settlement) -> tuple[str, list[Any]]:
             return "retry", [due_word(due), *(text for change in changes.items() for text in change)]
         case Release(refund):
             return "release", [int(refund)]
-        case DeadLetter(reason, error, traceback):
-            return "fail", [reason, error, traceback]
+        case DeadLetter(reason, error, traceback, error_type, fingerprint):
+            return "fail", [reason, error, traceback, error_type, fingerprint]
 
 
 def _unless_fenced(reply: Any, worker: str) -> Any:

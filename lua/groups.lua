@@ -1,0 +1,71 @@
+#!lua flags=no-writes,allow-oom
+-- groups: dead letters by kind of failure, in steps, newest first: how many there are of each fingerprint, or of each reason
+-- where a letter has none. A step looks at 500 letters at most, and at about 1 MB. Writes nothing.
+--
+-- KEYS[1] jobs  hash    the locator: job id -> where it is
+-- KEYS[2] dead  stream  dead letters
+--
+-- ARGV[1] after where the step before has left off; '' to begin
+--
+-- Returns {after, group, ...}: where the next step goes on, '' where there is no more; and for each kind among these letters
+--         {fingerprint, reason, error type, count, first ms, last ms, job id, error, name, ...}: when the first and the last
+--         died, the id and the error of the newest, and the names of up to 50 jobs. What is long, by hand, is cut off
+
+--- @include "include/field"
+--- @include "include/time_of"
+--- @include "include/page"
+--- @include "include/bytes_of"
+--- @include "include/entry_at"
+--- @include "include/identify"
+
+local jobs, dead = KEYS[1], KEYS[2]
+local after = ARGV[1]
+
+local groups, by_kind = {}, {}
+
+local function text_of(fields, name)
+  return string.sub(field(fields, name) or '', 1, 1000)
+end
+
+local function group_of(letter, fields, at_ms)
+  local fingerprint, reason = text_of(fields, 'fingerprint'), text_of(fields, 'reason')
+  local kind = fingerprint ~= '' and 'f' .. fingerprint or 'r' .. reason
+  if not by_kind[kind] then
+    local _, _, job = identify({dead = dead}, jobs, 'dead', letter, fields)
+    local row = {fingerprint, reason, text_of(fields, 'error_type'), 0, at_ms, at_ms, job, text_of(fields, 'error')}
+    by_kind[kind] = {row = row, names = {}}
+    groups[#groups + 1] = row
+  end
+  return by_kind[kind]
+end
+
+local function add(letter, fields)
+  local at_ms = time_of(fields, 'failed_at', letter)
+  local group, name = group_of(letter, fields, at_ms), text_of(fields, 'name')
+  local row = group.row
+  row[4], row[5], row[6] = row[4] + 1, math.min(row[5], at_ms), math.max(row[6], at_ms)
+  if not group.names[name] and #row < 58 then
+    group.names[name] = true
+    row[#row + 1] = name
+  end
+end
+
+local looked, bytes = 0, 0
+local many = page(looked, bytes)
+while many > 0 do
+  local found = redis.pcall('XREVRANGE', dead, after == '' and '+' or '(' .. after, '-', 'COUNT', many)
+  if found.err then -- nothing comes before the smallest entry id there is
+    if not string.find(found.err, 'invalid %a+ ID') then return error(found) end
+    found = {}
+  end
+  for _, letter in ipairs(found) do
+    looked, bytes, after = looked + 1, bytes + bytes_of(letter[2]), letter[1]
+    add(letter[1], letter[2])
+  end
+  if #found < many then
+    after = ''
+    break
+  end
+  many = page(looked, bytes)
+end
+return {after, unpack(groups)}

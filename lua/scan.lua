@@ -1,0 +1,175 @@
+#!lua flags=no-writes,allow-oom
+-- scan: jobs of one state that a filter lets through, in steps: ready by priority and age, delayed by due time, dead letters
+-- newest first. A step looks at 500 jobs at most, and at about 1 MB. Writes nothing.
+--
+-- A step goes on after the last job that the one before has looked at, by its place, and that job may be gone. So a dead letter
+-- that comes meanwhile is newer than all that are still to be looked at, and a job is never looked at twice in one place.
+--
+-- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
+-- KEYS[2]  ready:normal  stream
+-- KEYS[3]  ready:low     stream
+-- KEYS[4]  jobs          hash    the locator: job id -> where it is
+-- KEYS[5]  due           zset    delayed jobs by due time, ms: place in line, job id
+-- KEYS[6]  delayed       hash    delayed job id -> JSON list: priority, then names and values
+-- KEYS[7]  dead          stream  dead letters
+--
+-- ARGV[1]  state         ready, delayed or dead
+-- ARGV[2]  after         where the step before has left off; '' to begin
+-- ARGV[3]  limit         int     most jobs to list
+-- ARGV[4]  name          of the job; '': any
+-- ARGV[5]  text          what its parameters or its error have in them, as it stands; '': any
+-- ARGV[6]  fingerprint   of the failure of a dead letter; '': any
+-- ARGV[7]  reason        of a dead letter; '': any
+-- ARGV[8]  older_ms      int ms  since it was pushed, a dead letter since it died; '': any
+-- ARGV[9]  now_ms        int ms; '' = the server's clock
+--
+-- Returns  {after, row, ...}: where the next step goes on, '' where there is no more; and jobs as find tells one
+
+--- @include "include/now"
+--- @include "include/leases"
+--- @include "include/holder"
+--- @include "include/field"
+--- @include "include/time_of"
+--- @include "include/page"
+--- @include "include/bytes_of"
+--- @include "include/entry_at"
+--- @include "include/identify"
+--- @include "include/unpacked"
+--- @include "include/stored"
+--- @include "include/parted"
+
+local streams = {KEYS[1], KEYS[2], KEYS[3]}
+local jobs, due, delayed, dead = KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3], dead = dead}
+local state, after, limit, name, text = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
+local fingerprint, reason, older_ms, now_ms = ARGV[6], ARGV[7], tonumber(ARGV[8]), now(ARGV[9])
+
+local rows, looked, bytes = {}, 0, 0
+
+local function has_text(fields, field_name)
+  return string.find(field(fields, field_name) or '', text, 1, true) ~= nil
+end
+
+local function passes(fields, since_ms)
+  if name ~= '' and field(fields, 'name') ~= name then return false end
+  if fingerprint ~= '' and field(fields, 'fingerprint') ~= fingerprint then return false end
+  if reason ~= '' and field(fields, 'reason') ~= reason then return false end
+  if older_ms and since_ms > now_ms - older_ms then return false end
+  return text == '' or has_text(fields, 'parameters') or has_text(fields, 'error')
+end
+
+local function add(stream, entry, consumer, deliveries)
+  local place = string.match(stream, '}:(.+)$')
+  local _, mark, address = identify(places, jobs, place, entry[1], entry[2])
+  rows[#rows + 1] = {address, place, entry[1], '', consumer, deliveries, mark or '', entry[2]}
+end
+
+local function add_ready(stream, entry)
+  if not passes(entry[2], time_of(entry[2], 'queued_at', entry[1])) then return end
+  local consumer, deliveries = holder(stream, entry[1])
+  if not consumer or consumer == 'released' then add(stream, entry, '', deliveries or '') end
+end
+
+local function add_dead(stream, entry)
+  if passes(entry[2], time_of(entry[2], 'failed_at', entry[1])) then add(stream, entry, '', '') end
+end
+
+local function is_over()
+  return #rows >= limit or page(looked, bytes) == 0
+end
+
+-- Look at the entries of a stream that come after one; where that has left off, nil at the end.
+local function walk(stream, last, read, offer)
+  while not is_over() do
+    local many = page(looked, bytes)
+    local found = read(stream, last, many)
+    if found.err then -- nothing comes after the largest entry id there is, and nothing before the smallest
+      if string.find(found.err, 'invalid %a+ ID') then return nil end
+      return error(found)
+    end
+    for _, entry in ipairs(found) do
+      looked, bytes, last = looked + 1, bytes + bytes_of(entry[2]), entry[1]
+      offer(stream, entry)
+      if is_over() then return last end
+    end
+    if #found < many then return nil end
+  end
+  return last
+end
+
+local function older(stream, last, many)
+  return redis.pcall('XREVRANGE', stream, last == '' and '+' or '(' .. last, '-', 'COUNT', many)
+end
+
+local function younger(stream, last, many)
+  return redis.pcall('XRANGE', stream, last == '' and '-' or '(' .. last, '+', 'COUNT', many)
+end
+
+local function walk_ready()
+  local number, last = string.match(after, '^(%d) (%S*)$')
+  number, last = tonumber(number or 1), last or ''
+  while streams[number] do
+    local left_off = walk(streams[number], last, younger, add_ready)
+    if left_off then return number .. ' ' .. left_off end
+    number, last = number + 1, ''
+  end
+  return ''
+end
+
+-- As the server compares members that are due at once; Lua's own `<` goes by the locale.
+local function is_before(one, other)
+  for i = 1, math.min(#one, #other) do
+    local a, b = string.byte(one, i), string.byte(other, i)
+    if a ~= b then return a < b end
+  end
+  return #one < #other
+end
+
+-- The rank of the first delayed job that comes after a place; whoever had that may be gone.
+local function rank_after(score, member)
+  local low, high = 0, redis.call('ZCARD', due)
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    local found = redis.call('ZRANGE', due, middle, middle, 'WITHSCORES')
+    local other = tonumber(found[2])
+    if other < score or other == score and not is_before(member, found[1]) then
+      low = middle + 1
+    else
+      high = middle
+    end
+  end
+  return low
+end
+
+local function add_delayed(member, score)
+  local line, job = parted(member)
+  local fields, priority = stored(places, delayed, job, 'delayed')
+  bytes = bytes + bytes_of(fields or {})
+  if not fields then return end
+  local since_ms = math.floor(tonumber(string.match(line, '^%d+') or 0) / 1000)
+  if passes(fields, time_of(fields, 'queued_at', string.format('%.0f', since_ms))) then
+    rows[#rows + 1] = {job, 'delayed:' .. priority, '', score, '', '', '', fields}
+  end
+end
+
+local function walk_delayed()
+  local score, last = string.match(after, '^(%S+) (.*)$')
+  local rank = score and rank_after(tonumber(score), last) or 0
+  local members = redis.call('ZRANGE', due, rank, rank + 499, 'WITHSCORES')
+  for i = 1, #members, 2 do
+    looked = looked + 1
+    add_delayed(members[i], members[i + 1])
+    if is_over() then return members[i + 1] .. ' ' .. members[i] end
+  end
+  return ''
+end
+
+local left_off = ''
+if state == 'ready' then
+  left_off = walk_ready()
+elseif state == 'delayed' then
+  left_off = walk_delayed()
+elseif state == 'dead' then
+  left_off = walk(dead, after, older, add_dead) or ''
+end
+return {left_off, unpack(rows)}

@@ -1,0 +1,37 @@
+"""How an operator is told of one job, by where it is. Whoever calls has the lock."""
+
+from redisjobs.driver import Row
+from redisjobs.drivers.memory.include import address, holder
+from redisjobs.drivers.memory.state import RELEASED, Delayed, Memory, Stream
+from redisjobs.job import Priority, State
+
+
+def ready_row(memory: Memory, stream: Stream, entry: str) -> Row:
+    """Of a job in a ready stream, whether it is ready or runs."""
+    pending, worker = stream.pending.get(entry), holder(stream, entry)
+    is_running = worker not in ("", RELEASED)
+    return Row(
+        job_id=address(memory, stream.priority, entry),
+        state=State.RUNNING if is_running else State.READY,
+        priority=stream.priority,
+        key=entry,
+        queued_ms=int(entry.partition("-")[0]),
+        due_ms=None,
+        worker=worker if is_running else "",
+        deliveries=pending.deliveries if pending else 0,
+        cancelling=memory.marks.get((stream.priority, entry)) == "cancelling",
+        fields=stream.entries[entry],
+    )
+
+
+def delayed_row(job_id: str, job: Delayed) -> Row:
+    """Of a delayed job."""
+    return Row(job_id, State.DELAYED, job.priority, "", 0, job.due_ms, "", 0, False, job.fields)
+
+
+def dead_row(memory: Memory, letter: str) -> Row:
+    """Of a dead letter."""
+    fields = memory.dead[letter]
+    priority = Priority(fields[b"priority"].decode())
+    dead_ms, job_id = int(letter.partition("-")[0]), address(memory, "dead", letter)
+    return Row(job_id, State.DEAD, priority, letter, dead_ms, None, "", 0, False, fields)

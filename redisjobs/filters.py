@@ -1,0 +1,148 @@
+"""Which jobs an operator means: what is given to the calls that go through a whole state."""
+
+import re
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TypedDict
+
+from redisjobs.arguments import is_text, one_of
+from redisjobs.driver import After, Cancel, Delete, Due, Filter, Reply, Requeue, Row, Several
+from redisjobs.durations import milliseconds, seconds
+from redisjobs.job import State
+
+AT_ONCE = 100
+"""Changes in one round trip: so many take a server a few ms."""
+
+SCANNED = (State.READY, State.DELAYED, State.DEAD)
+"""The states that can be gone through."""
+
+
+class FilterOptions(TypedDict, total=False):
+    """Which jobs are meant; each option that is given must hold.
+
+    Attributes:
+        name: Of the job.
+        text: What its parameters, as they are stored, or its last error have in them. It is no pattern.
+        fingerprint: Of a dead letter's failure, as `JobInfo.fingerprint` has it.
+        reason: Of a dead letter, as `JobInfo.reason` has it.
+        older_than: For how long at least, in seconds or as a timedelta, it has been on the queue; a dead letter,
+            been dead.
+    """
+
+    name: str | None
+    text: str | None
+    fingerprint: str | None
+    reason: str | None
+    older_than: float | timedelta | None
+
+
+def filter_of(options: FilterOptions) -> Filter:
+    """What was asked for, checked.
+
+    Raises:
+        ValueError: An option makes no sense.
+        TypeError: There is no such option.
+    """
+    unknown = options.keys() - FilterOptions.__annotations__.keys()
+    if unknown:
+        known = ", ".join(FilterOptions.__annotations__)
+        raise TypeError(f"jobs are not chosen by {', '.join(sorted(unknown))}=; give one of {known}")
+    older_than = options.get("older_than")
+    return Filter(
+        _text(options.get("name"), "name"),
+        _text(options.get("text"), "text"),
+        _text(options.get("fingerprint"), "fingerprint"),
+        _text(options.get("reason"), "reason"),
+        None if older_than is None else milliseconds(seconds(older_than, "older_than")),
+    )
+
+
+def scanned_state(state: State | str) -> State:
+    """A state that can be gone through.
+
+    Raises:
+        ValueError: It is no state, or that of jobs that run.
+    """
+    wanted = one_of(State, state, "state")
+    if wanted not in SCANNED:
+        raise ValueError(f"state={state!r}: give one of {', '.join(SCANNED)}; `jobs` lists those that run")
+    return wanted
+
+
+def waiting_state(state: State | str) -> State:
+    """A state whose jobs can be cancelled all at once.
+
+    Raises:
+        ValueError: It is no state, or that of other jobs.
+    """
+    wanted = one_of(State, state, "state")
+    if wanted not in (State.READY, State.DELAYED):
+        raise ValueError(f"state={state!r}: give ready or delayed; dead letters are deleted by `delete_all`")
+    return wanted
+
+
+class Requeuing:
+    """Requeues dead letters as they are found: at once, or so many in a time.
+
+    Args:
+        rate: As `100/s`, `20/m` or `5/h`; None: as fast as can be.
+
+    Raises:
+        ValueError: That is no rate.
+    """
+
+    def __init__(self, rate: str | None) -> None:
+        self._pause_ms = 0.0 if rate is None else pause_of(rate)
+        self._began = time.monotonic()
+        self._number = 0
+
+    def changes(self, rows: Sequence[Row]) -> Several:
+        """The change that requeues these. The letter itself is named: one that died anew meanwhile is another."""
+        return Several([Requeue(letter_of(row), self._next_due()) for row in rows])
+
+    def _next_due(self) -> Due | None:
+        if not self._pause_ms:
+            return None
+        passed_ms = (time.monotonic() - self._began) * 1000
+        wait_ms = self._number * self._pause_ms - passed_ms
+        self._number += 1
+        return After(wait_ms) if wait_ms > 0 else None
+
+
+def deletion(rows: Sequence[Row]) -> Several:
+    """The change that deletes these dead letters, and none that died anew meanwhile."""
+    return Several([Delete(letter_of(row)) for row in rows])
+
+
+def cancellation(rows: Sequence[Row]) -> Several:
+    """The change that cancels these jobs, also where they run by now."""
+    return Several([Cancel(row.job_id) for row in rows])
+
+
+def letter_of(row: Row) -> str:
+    """What names a dead letter, and not what becomes of its job after."""
+    return f"{row.key}@dead"
+
+
+def done(replies: Sequence[Reply]) -> int:
+    """To how many it was done."""
+    return sum(reply in (Reply.OK, Reply.CANCELLED, Reply.CANCELLING) for reply in replies)
+
+
+def pause_of(rate: str) -> float:
+    """How many ms are between two jobs.
+
+    Raises:
+        ValueError: It is no rate.
+    """
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)/([smh])", rate) if isinstance(rate, str) else None
+    if not found or not float(found[1]):
+        raise ValueError(f"rate={rate!r}: give how many in a second, a minute or an hour, as 100/s, 20/m or 5/h")
+    return {"s": 1_000, "m": 60_000, "h": 3_600_000}[found[2]] / float(found[1])
+
+
+def _text(text: str | None, what: str) -> str:
+    if text is None or is_text(text, r"(?s:.{1,1000})"):
+        return text or ""
+    raise ValueError(f"{what}={text!r}: give 1 to 1,000 characters that UTF-8 can carry")

@@ -1,0 +1,534 @@
+"""Going through the jobs of a state, on memory and on every server at hand: by a filter, in steps, and by kind."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+from store import RedisStore, Store
+
+from redisjobs import sync
+from redisjobs.driver import (
+    After,
+    Cancel,
+    Count,
+    DeadLetter,
+    Delete,
+    Driver,
+    Filter,
+    Group,
+    GroupDead,
+    Lease,
+    NewJob,
+    Release,
+    Reply,
+    Requeue,
+    Row,
+    Scan,
+    Settlement,
+)
+from redisjobs.filters import Requeuing, deletion, pause_of
+from redisjobs.groups import MOST_GROUPS, Groups
+from redisjobs.job import Priority, State
+from redisjobs.queue import JobQueue
+
+pytestmark = pytest.mark.anyio
+
+Act = Callable[..., Awaitable[Any]]
+
+FAILED = DeadLetter("failed", "ValueError: no", "a trace", "ValueError", "0123456789ab")
+OTHER = DeadLetter("failed", "KeyError: 'é'", "a trace", "KeyError", "ba9876543210")
+EXPIRED = DeadLetter("expired", "it was not started in time")
+
+
+def job(job_id: str, name: str = "Work", parameters: str = "{}", **options: Any) -> NewJob:
+    return NewJob(job_id, ["name", name, "parameters", parameters], **options)
+
+
+@pytest.fixture
+async def driver(store: Store) -> AsyncIterator[Driver]:
+    store.clock.advance(0)
+    async with aclosing(store.driver) as open_driver:
+        yield open_driver
+
+
+async def push(driver: Driver, *jobs: NewJob) -> None:
+    await driver.push(jobs, repeated=False)
+
+
+async def work(store: Store, settlements: Mapping[str, Settlement]) -> None:
+    """Claim all that is ready, and settle these of them."""
+    async with aclosing(store.consumer("w1")) as worker:
+        leases: dict[str, Lease] = {}
+        answer = await worker.exchange([], 500)
+        while answer.leases or answer.more:
+            leases |= {lease.job_id: lease for lease in answer.leases}
+            answer = await worker.exchange([], 500)
+        await worker.exchange([(leases[job_id], each) for job_id, each in settlements.items()], None)
+
+
+async def end(store: Store, settlements: Sequence[tuple[NewJob, DeadLetter]]) -> None:
+    """Let jobs be dead letters, in this order."""
+    await push(store.driver, *(each for each, _ in settlements))
+    await work(store, {each.job_id: settlement for each, settlement in settlements})
+
+
+async def scan(driver: Driver, state: State, limit: int = 500, **wanted: Any) -> list[Row]:
+    """All that it finds, by as many steps as it takes."""
+    rows: list[Row] = []
+    after = None
+    while after != "":
+        step = await driver.read(Scan(state, Filter(**wanted), after or "", limit))
+        assert len(step.rows) <= limit
+        rows += step.rows
+        after = step.after
+    return rows
+
+
+async def found(driver: Driver, state: State, **wanted: Any) -> list[str]:
+    return [row.job_id for row in await scan(driver, state, **wanted)]
+
+
+FILTERS: dict[str, tuple[dict[str, Any], str]] = {
+    "none": ({}, "abcd"),
+    "a name": ({"name": "Work"}, "abc"),
+    "a part of a name": ({"name": "Wor"}, ""),
+    "text in the parameters": ({"text": "joe"}, "ab"),
+    "text that would be a pattern": ({"text": "."}, "d"),
+    "text that is not ASCII": ({"text": "größe"}, "c"),
+    "a name and text": ({"name": "Other", "text": "joe"}, ""),
+    "text that is nowhere": ({"text": "Work"}, ""),
+}
+
+
+@pytest.mark.parametrize("state", [State.READY, State.DELAYED, State.DEAD])
+@pytest.mark.parametrize("case", FILTERS)
+async def test_a_scan_finds_the_jobs_that_its_filter_lets_through(
+    store: Store, driver: Driver, state: State, case: str
+) -> None:
+    due = After(5000) if state is State.DELAYED else None
+    jobs = [
+        job("a", parameters='{"to": "joe"}', due=due),
+        job("b", parameters='{"to": "joe"}', due=due),
+        job("c", parameters='{"to": "größe"}', due=due),
+        job("d", "Other", '{"to": 1.5}', due=due),
+    ]
+    if state is State.DEAD:
+        await end(store, [(each, EXPIRED) for each in jobs])
+    else:
+        await push(driver, *jobs)
+    wanted, ids = FILTERS[case]
+
+    assert await found(driver, state, **wanted) == [*(reversed(ids) if state is State.DEAD else ids)]
+
+
+async def test_dead_letters_are_found_by_what_is_known_of_their_end(store: Store, driver: Driver) -> None:
+    await end(store, [(job("a"), FAILED), (job("b"), OTHER), (job("c"), EXPIRED), (job("d"), FAILED)])
+
+    assert await found(driver, State.DEAD, fingerprint=FAILED.fingerprint) == ["d", "a"]
+    assert await found(driver, State.DEAD, text="Error: ") == ["d", "b", "a"]
+    assert await found(driver, State.DEAD, text="'é'") == ["b"]
+    assert await found(driver, State.DEAD, text="a trace") == []
+    assert await found(driver, State.DEAD, reason="expired") == ["c"]
+    assert await found(driver, State.DEAD, reason="failed", text="KeyError") == ["b"]
+    assert await found(driver, State.READY, fingerprint=FAILED.fingerprint) == []
+
+
+@pytest.mark.parametrize("state", [State.READY, State.DELAYED, State.DEAD])
+async def test_the_age_of_a_job_counts_since_it_was_pushed_and_of_a_dead_letter_since_it_died(
+    store: Store, driver: Driver, state: State
+) -> None:
+    due = After(90_000) if state is State.DELAYED else None
+    await push(driver, job("old", due=due))
+    if state is State.DEAD:
+        store.clock.advance(60)
+        await work(store, {"old": FAILED})
+    store.clock.advance(20)
+
+    assert await found(driver, state, older_ms=10_000) == ["old"]
+    assert await found(driver, state, older_ms=30_000) == []
+
+
+async def test_ready_jobs_are_those_that_wait_also_those_handed_back_and_not_those_that_run(
+    store: Store, driver: Driver
+) -> None:
+    await push(driver, job("back"), job("runs"))
+    await work(store, {"back": Release()})
+    await push(driver, job("low", priority=Priority.LOW), job("high", priority=Priority.HIGH), job("new"))
+
+    rows = await scan(driver, State.READY)
+
+    assert [(row.job_id, row.priority, row.worker) for row in rows] == [
+        ("high", "high", ""),
+        ("back", "normal", ""),
+        ("new", "normal", ""),
+        ("low", "low", ""),
+    ]
+    assert {row.state for row in rows} == {State.READY}
+
+
+@pytest.mark.parametrize("limit", [1, 2, 500])
+@pytest.mark.parametrize("state", [State.READY, State.DELAYED, State.DEAD])
+async def test_a_scan_in_steps_finds_each_job_once_and_as_a_list_does(
+    store: Store, driver: Driver, state: State, limit: int
+) -> None:
+    ids = [f"j{number}" for number in range(7)]
+    priorities = [Priority.NORMAL, Priority.LOW, Priority.HIGH]
+    due = After(5000) if state is State.DELAYED else None
+    jobs = [job(each, priority=priorities[number % 3], due=due) for number, each in enumerate(ids)]
+    if state is State.DEAD:
+        await end(store, [(each, FAILED) for each in jobs])
+        ids.reverse()
+    else:
+        await push(driver, *jobs)
+    if state is State.READY:
+        ids = [ids[n] for n in (2, 5, 0, 3, 6, 1, 4)]
+
+    rows = await scan(driver, state, limit)
+
+    assert [row.job_id for row in rows] == ids
+
+
+@pytest.mark.parametrize("state", [State.READY, State.DELAYED, State.DEAD])
+async def test_a_scan_goes_on_where_it_left_off_though_what_it_saw_last_is_gone(
+    store: Store, driver: Driver, state: State
+) -> None:
+    due = After(5000) if state is State.DELAYED else None
+    jobs = [job(name, due=due) for name in "abcd"]
+    if state is State.DEAD:
+        await end(store, [(each, FAILED) for each in reversed(jobs)])
+    else:
+        await push(driver, *jobs)
+
+    first = await driver.read(Scan(state, limit=2))
+    for name in "ab":
+        await driver.change(Delete(name) if state is State.DEAD else Cancel(name))
+    second = await driver.read(Scan(state, after=first.after))
+
+    assert [row.job_id for row in first.rows] == ["a", "b"]
+    assert [row.job_id for row in second.rows] == ["c", "d"]
+    assert second.after == ""
+
+
+async def test_a_dead_letter_that_dies_anew_meanwhile_is_not_found_again(store: Store, driver: Driver) -> None:
+    await end(store, [(job(name), FAILED) for name in "cba"])
+    first = await driver.read(Scan(State.DEAD, limit=1))
+    assert [row.job_id for row in first.rows] == ["a"]
+
+    await driver.change(Requeue("a"))
+    await work(store, {"a": FAILED})
+    second = await driver.read(Scan(State.DEAD, after=first.after))
+
+    assert [row.job_id for row in second.rows] == ["b", "c"]
+
+
+async def test_a_step_looks_at_500_jobs_and_may_find_none(store: Store, driver: Driver) -> None:
+    for start in (0, 400):
+        await push(driver, *(job(f"j{start + number}") for number in range(400)))
+    await push(driver, job("wanted", "Other"))
+    wanted = Filter(name="Other")
+
+    first = await driver.read(Scan(State.READY, wanted))
+    second = await driver.read(Scan(State.READY, wanted, first.after))
+
+    assert (list(first.rows), first.after != "") == ([], True)
+    assert ([row.job_id for row in second.rows], second.after) == (["wanted"], "")
+
+
+async def test_a_step_looks_at_about_a_megabyte(redis_store: RedisStore) -> None:
+    large = '"' + "x" * 400_000 + '"'
+    await push(redis_store.driver, *(job(f"j{number}", parameters=large) for number in range(9)))
+
+    first = await redis_store.driver.read(Scan(State.READY))
+
+    assert 1 <= len(first.rows) <= 4
+    assert len(await found(redis_store.driver, State.READY)) == 9
+    await redis_store.driver.aclose()
+
+
+async def groups(driver: Driver) -> list[Group]:
+    """Of each step, one after another."""
+    found: list[Group] = []
+    after = None
+    while after != "":
+        step = await driver.read(GroupDead(after or ""))
+        found += step.groups
+        after = step.after
+    return found
+
+
+async def test_dead_letters_are_told_by_kind_the_newest_first(store: Store, driver: Driver) -> None:
+    assert await groups(driver) == []
+    await end(store, [(job("a"), FAILED), (job("b", "Other"), FAILED), (job("c"), EXPIRED)])
+    first_ms = store.clock()
+    store.clock.advance(7)
+    await end(store, [(job("d"), FAILED), (job("e"), OTHER)])
+
+    failed, expired = ("0123456789ab", "failed", "ValueError"), ("", "expired", "")
+    other = ("ba9876543210", "failed", "KeyError")
+    last_ms = store.clock()
+    assert await groups(driver) == [
+        Group(*other, 1, last_ms, last_ms, "e", "KeyError: 'é'", ["Work"]),
+        Group(*failed, 3, first_ms, last_ms, "d", "ValueError: no", ["Work", "Other"]),
+        Group(*expired, 1, first_ms, first_ms, "c", "it was not started in time", ["Work"]),
+    ]
+
+
+async def test_groups_of_many_letters_come_in_steps(store: Store, driver: Driver) -> None:
+    for start in (0, 400):
+        await end(store, [(job(f"j{start + number}"), FAILED) for number in range(400)])
+
+    assert [(group.count, group.job_id) for group in await groups(driver)] == [(500, "j799"), (300, "j299")]
+
+
+async def test_what_a_hand_has_put_among_the_dead_letters_is_scanned_and_grouped(redis_store: RedisStore) -> None:
+    dead = f"{redis_store.prefix}dead"
+    redis_store.admin.xadd(dead, {"reason": "x" * 5000, "failed_at": "nan", "error": b"\xff"}, id="1-0")
+    redis_store.admin.xadd(
+        dead, {"any": "thing", "failed_at": "9" * 400}, id="18446744073709551615-18446744073709551615"
+    )
+    driver = redis_store.driver
+
+    rows = await scan(driver, State.DEAD, limit=1)
+    told = await groups(driver)
+    ids = [row.job_id for row in rows]
+
+    assert ids == ["18446744073709551615-18446744073709551615", "1-0"]
+    assert [(group.job_id, group.count, len(group.reason)) for group in told] == [
+        (ids[0], 1, 0),
+        (ids[1], 1, 1000),
+    ]
+    assert [group.first_ms for group in told][1] == 1
+    redis_store.admin.delete(dead)
+    await driver.aclose()
+
+
+async def test_delayed_jobs_of_a_hand_are_scanned(redis_store: RedisStore) -> None:
+    members = {"plain": 5, b"\xff": 5, "": 5, "endless": float("inf"), "never": float("-inf")}
+    redis_store.admin.zadd(f"{redis_store.prefix}due", members)
+    redis_store.admin.hset(
+        f"{redis_store.prefix}delayed", mapping=dict.fromkeys(members, '["low", "name", "Work"]')
+    )
+
+    ids = await found(redis_store.driver, State.DELAYED, limit=1)
+
+    assert ids == ["never", "", "plain", "\udcff", "endless"]
+    redis_store.admin.delete(f"{redis_store.prefix}due", f"{redis_store.prefix}delayed")
+    await redis_store.driver.aclose()
+
+
+# The faces
+
+
+@pytest.fixture
+def plain(store: Store, driver: Driver) -> Iterator[sync.JobQueue]:
+    """The sync face of the same queue."""
+    where = store.url if isinstance(store, RedisStore) else driver
+    with sync.JobQueue(where, store.queue_name) as queue:
+        yield queue
+
+
+async def looked(driver: Driver, plain: sync.JobQueue, state: str, **options: Any) -> list[str]:
+    """What a scan of either face finds, which is the same."""
+    infos = [info async for info in JobQueue(driver).scan(state, **options)]
+    assert list(plain.scan(state, **options)) == infos
+    return [info.job_id for info in infos]
+
+
+async def test_a_queue_goes_through_all_jobs_that_are_meant(
+    store: Store, driver: Driver, plain: sync.JobQueue
+) -> None:
+    letters = [(job("a"), FAILED), (job("b", "Other", '"joe"'), EXPIRED), (job("c"), OTHER)]
+    await end(store, letters)
+    for start in (0, 400):
+        await push(driver, *(job(f"j{start + number}") for number in range(400)))
+
+    assert len(await looked(driver, plain, "ready")) == 800
+    assert await looked(driver, plain, "ready", name="Other") == []
+    assert await looked(driver, plain, "ready", older_than=60) == []
+    assert await looked(driver, plain, "dead", text="joe") == ["b"]
+    assert await looked(driver, plain, "dead", name="Work", fingerprint=OTHER.fingerprint, text=None) == ["c"]
+    assert await looked(driver, plain, "dead", reason="failed") == ["c", "a"]
+
+
+async def test_a_queue_adds_the_groups_of_all_steps_up_the_largest_first(
+    store: Store, driver: Driver, plain: sync.JobQueue
+) -> None:
+    await end(store, [(job("first", "Other"), FAILED), (job("late"), EXPIRED)])
+    for start in (0, 300):
+        await end(store, [(job(f"j{start + number}"), FAILED) for number in range(300)])
+    await end(store, [(job("last"), OTHER)])
+
+    groups = await JobQueue(driver).dead_groups()
+
+    assert plain.dead_groups() == groups
+    assert [(group.count, group.error_type, group.reason, group.job_id, group.names) for group in groups] == [
+        (601, "ValueError", "failed", "j599", ("Work", "Other")),
+        (1, "KeyError", "failed", "last", ("Work",)),
+        (1, "", "expired", "late", ("Work",)),
+    ]
+    info = await JobQueue(driver).get("first")
+    assert info is not None
+    assert groups[0].first_at == info.failed_at
+    assert groups[0].last_at >= groups[0].first_at
+
+
+def group(fingerprint: str, count: int, *names: str) -> Group:
+    return Group(fingerprint, "failed", "E", count, 5, 9, f"of {fingerprint}", "E", names)
+
+
+def test_of_too_many_kinds_the_newest_are_kept() -> None:
+    groups = Groups()
+    groups.add(group(f"f{number}", 1) for number in range(1200))
+    groups.add([group("f0", 2), group("f1100", 2)])
+
+    told = groups.result()
+
+    assert len(told) == MOST_GROUPS == 1000
+    assert [(each.fingerprint, each.count) for each in told[:2]] == [("f0", 3), ("f1", 1)]
+
+
+def test_of_too_many_jobs_a_group_names_some() -> None:
+    groups = Groups()
+    for number in range(100):
+        groups.add([group("f", 1, f"n{number}", "same")])
+
+    assert len(groups.result()[0].names) == 50
+    assert groups.result()[0].count == 100
+
+
+async def test_a_scan_of_jobs_that_run_is_refused_at_the_call() -> None:
+    for queue in (JobQueue("memory://"), sync.JobQueue("memory://")):
+        with pytest.raises(ValueError, match=r"^state='running': give one of ready, delayed, dead; `jobs` lists"):
+            queue.scan("running")
+
+
+# Many at once
+
+
+@pytest.fixture(params=["async", "sync"])
+def act(request: pytest.FixtureRequest, driver: Driver, plain: sync.JobQueue) -> Act:
+    """Calls a method of either face."""
+
+    async def call(verb: str, *arguments: Any, **options: Any) -> Any:
+        if request.param == "sync":
+            return getattr(plain, verb)(*arguments, **options)
+        return await getattr(JobQueue(driver), verb)(*arguments, **options)
+
+    return call
+
+
+async def test_dead_letters_that_are_meant_are_requeued_and_the_others_stay(
+    store: Store, driver: Driver, act: Act
+) -> None:
+    await end(store, [(job("a"), FAILED), (job("b"), OTHER), (job("c", "Other"), FAILED), (job("d"), FAILED)])
+
+    assert await act("requeue_all", fingerprint=FAILED.fingerprint, name="Work") == 2
+    assert await act("requeue_all", fingerprint=FAILED.fingerprint, name="Work") == 0
+
+    assert await found(driver, State.READY) == ["d", "a"]
+    assert await found(driver, State.DEAD) == ["c", "b"]
+    row = (await scan(driver, State.READY))[0]
+    assert row.fields.keys() & {b"error_type", b"fingerprint", b"error", b"reason"} == set()
+
+
+async def test_dead_letters_that_are_meant_are_deleted_and_the_others_stay(
+    store: Store, driver: Driver, act: Act
+) -> None:
+    await end(store, [(job("a"), FAILED), (job("b"), EXPIRED), (job("c"), EXPIRED)])
+
+    assert await act("delete_all", reason="expired") == 2
+
+    assert await found(driver, State.DEAD) == ["a"]
+    assert await act("delete_all") == 1
+    assert (await driver.read(Count())).totals["deleted"] == 3
+
+
+@pytest.mark.parametrize("state", [State.READY, State.DELAYED])
+async def test_jobs_that_are_meant_are_cancelled_and_the_others_stay(
+    driver: Driver, act: Act, state: State
+) -> None:
+    due = After(5000) if state is State.DELAYED else None
+    for start in (0, 120):
+        await push(driver, *(job(f"j{start + number}", due=due) for number in range(120)))
+    await push(driver, job("kept", "Other", due=due), job("apart", due=None if due else After(9000)))
+
+    assert await act("cancel_all", state, name="Work") == 240
+
+    assert await found(driver, state) == ["kept"]
+    counts = await driver.read(Count())
+    assert (sum(counts.ready.values()) + counts.delayed, counts.totals["cancelled"]) == (2, 240)
+
+
+async def test_letters_that_are_requeued_at_a_rate_are_due_one_after_another(
+    store: Store, driver: Driver, act: Act
+) -> None:
+    await end(store, [(job(name, priority=Priority.LOW), FAILED) for name in "abc"])
+    began_ms = store.clock()
+
+    assert await act("requeue_all", rate="2/m") == 3
+
+    assert await found(driver, State.READY) == ["c"]
+    rows = await scan(driver, State.DELAYED)
+    waits = [(row.due_ms or 0) - began_ms for row in rows]
+    assert [(row.job_id, row.priority) for row in rows] == [("b", Priority.LOW), ("a", Priority.LOW)]
+    assert waits == [pytest.approx(30_000, abs=10_000), pytest.approx(60_000, abs=10_000)]
+    store.clock.advance(70)
+    await work(store, {"a": FAILED, "b": FAILED, "c": FAILED})  # they are promoted, and claimed
+    assert (await driver.read(Count())).dead == 3
+
+
+async def test_a_letter_is_named_apart_from_what_becomes_of_its_job(store: Store, driver: Driver) -> None:
+    """A call that is sent again, as its reply was lost, takes no job that died anew since."""
+    await end(store, [(job("a"), FAILED), (job("b"), FAILED)])
+    step = await driver.read(Scan(State.DEAD))
+    requeue = Requeuing(None).changes(step.rows)
+    assert await driver.change(requeue) == [Reply.OK, Reply.OK]
+    await work(store, {"a": FAILED})
+
+    assert await driver.change(requeue) == [Reply.NOT_FOUND, Reply.NOT_FOUND]
+    assert await driver.change(deletion(step.rows)) == [Reply.NOT_FOUND, Reply.NOT_FOUND]
+
+    assert await found(driver, State.DEAD) == ["a"]
+
+
+async def test_what_was_done_before_the_connection_ended_stays_done(store: Store, driver: Driver) -> None:
+    await end(store, [(job(f"j{number}"), FAILED) for number in range(150)])
+    queue = JobQueue(driver)
+    failed = ConnectionError("the network is gone")
+    steps = 0
+
+    async def one_step(change: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == 2:
+            raise failed
+        return await driver.change(change)
+
+    queue._change = one_step  # type: ignore[method-assign]
+    with pytest.raises(ConnectionError):
+        await queue.requeue_all()
+
+    assert (len(await found(driver, State.READY)), len(await found(driver, State.DEAD))) == (100, 50)
+    assert await JobQueue(driver).requeue_all() == 50
+
+
+async def test_a_letter_with_too_many_fields_stays_and_is_in_nobodys_way(redis_store: RedisStore) -> None:
+    driver = redis_store.driver
+    many = {f"f{number}": "" for number in range(600)} | {"id": "large", "name": "Work", "parameters": "{}"}
+    entry = redis_store.admin.xadd(f"{redis_store.prefix}dead", many)
+    redis_store.admin.hset(f"{redis_store.prefix}jobs", "large", f"dead {entry.decode()}")
+    await end(redis_store, [(job("a"), FAILED)])
+
+    assert await JobQueue(redis_store.driver).requeue_all() == 1
+
+    assert await found(driver, State.DEAD) == ["large"]
+    await driver.aclose()
+
+
+@pytest.mark.parametrize(
+    ("rate", "pause_ms"),
+    [("100/s", 10), ("20/m", 3_000), ("5/h", 720_000), ("0.5/s", 2_000), ("1/s", 1_000)],
+)
+def test_a_rate_says_how_long_is_between_two_jobs(rate: str, pause_ms: float) -> None:
+    assert pause_of(rate) == pause_ms

@@ -4,7 +4,7 @@ import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, Protocol, Self, TypeVar, Unpack, cast, overload
+from typing import Any, Concatenate, Protocol, Self, TypeVar, Unpack, cast, overload
 
 import anyio
 
@@ -57,7 +57,6 @@ from redisjobs.registry import (
     P,
     PushedJob,
     PushOptions,
-    Registry,
     Returned,
     RunIn,
     TypedMapping,
@@ -68,10 +67,8 @@ from redisjobs.registry import (
 from redisjobs.retry import RetryPolicy
 from redisjobs.schedules.faces import Schedules
 from redisjobs.schedules.schedule import Schedule
+from redisjobs.serving import Serving
 from redisjobs.signature import Signature
-
-if TYPE_CHECKING:
-    from redisjobs.service import AppLifespan, Lifespan, OnFailure, Service, WorkerOptions
 
 T = TypeVar("T")
 
@@ -91,7 +88,7 @@ class JobHandle(PushedJob):
         return await self._queue.cancel(self.id)
 
 
-class JobQueue(Registry):
+class JobQueue(Serving):
     """A queue of jobs: what producers push to, and where handlers are registered.
 
     Use it as `async with queue:`, or call `aclose` at the end; connections open when first needed.
@@ -134,42 +131,12 @@ class JobQueue(Registry):
 
     async def aclose(self) -> None:
         """Close the connections; the queue can be used again after."""
-        await self.driver.aclose()
+        await self.disconnect()
 
     @property
     def schedules(self) -> Schedules[JobHandle]:
         """The schedules of this queue, to look at, and to make and change at run time."""
         return Schedules(self)
-
-    def service(
-        self,
-        *,
-        worker: bool = True,
-        schedules: bool | None = None,
-        on_failure: "OnFailure" = "raise",
-        **options: "Unpack[WorkerOptions]",
-    ) -> "Service":
-        """A worker and a scheduler of this queue as one thing inside of a program; see `Service`."""
-        from redisjobs.service import Service  # here, as who only pushes needs none of it
-
-        return Service(self, worker=worker, schedules=schedules, on_failure=on_failure, **options)
-
-    def lifespan(
-        self,
-        *,
-        worker: bool = True,
-        schedules: bool | None = None,
-        then: "AppLifespan | None" = None,
-        on_failure: "OnFailure" = "raise",
-        **options: "Unpack[WorkerOptions]",
-    ) -> "Lifespan":
-        """What an application on ASGI takes as its `lifespan=`; see `Lifespan`.
-
-        With `worker=False` it is the producer's side alone: it connects at the start, and closes at the end.
-        """
-        from redisjobs.service import Lifespan
-
-        return Lifespan(self, then=then, on_failure=on_failure, worker=worker, schedules=schedules, **options)
 
     @property
     def job(self) -> "JobDecorator":

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, Protocol, Self, TypeVar, Unpack, cast, overload
+from typing import Any, Concatenate, Protocol, Self, TypeVar, Unpack, cast, overload
 
 from redisjobs import codec, drivers
 from redisjobs.arguments import one_of, whole
@@ -60,7 +60,6 @@ from redisjobs.registry import (
     P,
     PushedJob,
     PushOptions,
-    Registry,
     Returned,
     RunIn,
     TypedMapping,
@@ -71,10 +70,8 @@ from redisjobs.registry import (
 from redisjobs.retry import RetryPolicy
 from redisjobs.schedules.faces import SyncSchedules
 from redisjobs.schedules.schedule import Schedule
+from redisjobs.serving import Serving
 from redisjobs.signature import Signature
-
-if TYPE_CHECKING:
-    from redisjobs.service import AppLifespan, Lifespan, OnFailure, Service, WorkerOptions
 
 T = TypeVar("T")
 
@@ -94,7 +91,7 @@ class JobHandle(PushedJob):
         return self._queue.cancel(self.id)
 
 
-class JobQueue(Registry):
+class JobQueue(Serving):
     """A queue of jobs for sync code; see `redisjobs.JobQueue`, whose arguments and methods these are.
 
     It may be shared by threads. Use it as `with queue:`, or call `close` at the end.
@@ -142,36 +139,6 @@ class JobQueue(Registry):
     def schedules(self) -> SyncSchedules[JobHandle]:
         """The schedules of this queue, to look at, and to make and change at run time."""
         return SyncSchedules(self)
-
-    def service(
-        self,
-        *,
-        worker: bool = True,
-        schedules: bool | None = None,
-        on_failure: "OnFailure" = "raise",
-        **options: "Unpack[WorkerOptions]",
-    ) -> "Service":
-        """A worker and a scheduler of this queue as one thing inside of a program; see `Service`."""
-        from redisjobs.service import Service  # here, as who only pushes needs none of it
-
-        return Service(self, worker=worker, schedules=schedules, on_failure=on_failure, **options)
-
-    def lifespan(
-        self,
-        *,
-        worker: bool = True,
-        schedules: bool | None = None,
-        then: "AppLifespan | None" = None,
-        on_failure: "OnFailure" = "raise",
-        **options: "Unpack[WorkerOptions]",
-    ) -> "Lifespan":
-        """What an application on ASGI takes as its `lifespan=`; see `Lifespan`.
-
-        With `worker=False` it is the producer's side alone: it connects at the start, and closes at the end.
-        """
-        from redisjobs.service import Lifespan
-
-        return Lifespan(self, then=then, on_failure=on_failure, worker=worker, schedules=schedules, **options)
 
     @property
     def job(self) -> "JobDecorator":

@@ -33,9 +33,9 @@ drivers.redis.connection drivers.redis.reader
 drivers.redis.coalescer drivers.redis.consumer drivers.redis.driver
 drivers
 push registry
-schedules.faces schedules.scheduler schedules
+schedules.faces schedules.plan schedules.scheduler schedules
 worker
-service
+service serving
 queue sync
 metrics tracing
 redisjobs

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from secrets import token_hex
 from typing import TypeVar
@@ -17,15 +16,15 @@ import anyio
 import anyio.to_thread
 
 from redisjobs.backoff import retrying
-from redisjobs.driver import MOST_BYTES, MOST_JOBS, NewJob, Notification, Pushed, Reply
+from redisjobs.driver import MOST_BYTES, MOST_JOBS, Notification, Pushed, Reply
 from redisjobs.errors import DriverError, QueueFull, Unavailable, WrongType
 from redisjobs.events import JobsPushed, ScheduleFired
 from redisjobs.logger import Log
 from redisjobs.middleware import NOBODY, PushEnds, before_push
 from redisjobs.push import name_in
 from redisjobs.registry import Registry
+from redisjobs.schedules.plan import Plan, firing_of, size_of
 from redisjobs.schedules.stored import (
-    Accuracy,
     Definition,
     Fire,
     Fired,
@@ -34,8 +33,6 @@ from redisjobs.schedules.stored import (
     PutSchedules,
     ScheduleRow,
     moment,
-    ms_of,
-    slot_job,
 )
 from redisjobs.visible import visible
 
@@ -45,34 +42,6 @@ logger = Log("redisjobs.scheduler")
 
 _EVERY = 20.0  # seconds between two declarations; after 60 s without one a schedule has stopped
 _AGAIN = 5.0  # seconds after which a schedule that could not be fired is tried again
-_LONG = 86_400_000  # ms; the slots of more are counted in a thread
-
-
-@dataclass(slots=True)
-class Plan:
-    """A schedule that this scheduler fires.
-
-    Attributes:
-        definition: What it is.
-        fingerprint: Of the definition.
-        last_ms: The slot that was seen to last.
-        next_ms: The slot after that.
-        not_before: When it is tried again after an error, by the monotonic clock.
-    """
-
-    definition: Definition
-    fingerprint: str
-    last_ms: int
-    next_ms: int = 0
-    not_before: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.move_to(self.last_ms)
-
-    def move_to(self, slot_ms: int) -> None:
-        """Note which slot was seen to last."""
-        self.last_ms = slot_ms
-        self.next_ms = ms_of(self.definition.rule.next_after(moment(slot_ms)))
 
 
 class Scheduler:
@@ -196,7 +165,7 @@ class Scheduler:
             replies, changes = await self._put([(each.name, each.fingerprint, None) for each in some])
             unknown = [each for each, reply in zip(some, replies, strict=True) if reply is Reply.NOT_FOUND]
             mine.update(self._counted(some, replies))
-            for part in _parts(unknown, lambda each: (1, _size(each.job))):
+            for part in _parts(unknown, lambda each: (1, size_of(each.job))):
                 replies, changes = await self._put([(each.name, each.fingerprint, each) for each in part])
                 mine.update(self._counted(part, replies))
         return mine, changes
@@ -269,7 +238,7 @@ class Scheduler:
 
     async def _fire_these(self, due: Sequence[Plan], now_ms: float) -> None:
         firings = [(plan, await firing_of(plan, now_ms)) for plan in due]
-        for some in _parts(firings, lambda each: (len(each[1].jobs), sum(map(_size, each[1].jobs)))):
+        for some in _parts(firings, lambda each: (len(each[1].jobs), sum(map(size_of, each[1].jobs)))):
             attempts = await self._attempts(some)
             try:
                 await self._fire_some(attempts)
@@ -370,29 +339,6 @@ class Attempt:
     ends: PushEnds
 
 
-async def firing_of(plan: Plan, now_ms: float) -> Firing:
-    """What a schedule fires now: all that is due, or as much of it as one call takes, from the first slot on."""
-    slots, missed = await slots_due(plan, now_ms)
-    jobs = [slot_job(plan.definition, slot) for slot in slots]
-    most = max(1, MOST_BYTES // _size(jobs[0]))  # what is left is due in the next turn
-    return Firing(plan.definition.name, plan.fingerprint, plan.last_ms, slots[:most][-1], missed, jobs[:most])
-
-
-async def slots_due(plan: Plan, now_ms: float) -> tuple[list[int], int]:
-    """The slots, in ms, that get a job now, the first of them first; and how many others are past."""
-    rule, last, now = plan.definition.rule, moment(plan.last_ms), moment(now_ms)
-    first = moment(plan.next_ms)
-    if rule.next_after(first) > now:  # the usual case
-        return [plan.next_ms], 0
-    most = plan.definition.at_most if plan.definition.accuracy is Accuracy.ALL else 1
-    slots, after = list[int](), now + timedelta(microseconds=1)
-    while len(slots) < most and (after := rule.last_before(after)) > last:
-        slots.insert(0, ms_of(after))
-    count = partial(rule.count, last, now)
-    total = await anyio.to_thread.run_sync(count) if now_ms - plan.last_ms > _LONG else count()
-    return slots, total - len(slots)
-
-
 def _parts(items: Sequence[T], weight: Callable[[T], tuple[int, int]]) -> Iterator[list[T]]:
     """Items in lists that one call takes; the weight of one is how many jobs, and how many bytes."""
     part, jobs, size = list[T](), 0, 0
@@ -405,7 +351,3 @@ def _parts(items: Sequence[T], weight: Callable[[T], tuple[int, int]]) -> Iterat
         jobs, size = jobs + more, size + larger
     if part:
         yield part
-
-
-def _size(job: NewJob) -> int:
-    return sum(map(len, job.fields))

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import anyio
 import redis
+from tenacity import wait_none
 
 from redisjobs.driver import (
     Beat,
@@ -30,6 +31,7 @@ from redisjobs.drivers.redis.connection import SyncConnection
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.job import Priority
+from redisjobs.retry import RetryPolicy
 from redisjobs.worker.batcher import Batch
 from redisjobs.worker.source import Source
 
@@ -60,6 +62,23 @@ def a_deadline_of(seconds: float, queue: Any) -> Iterator[None]:
         yield
     finally:
         queue.deadline = usual
+
+
+class Begun:
+    """For a sync handler with a short timeout: a run whose thread had not begun is tried again, no other one."""
+
+    def __init__(self) -> None:
+        self._threads = 0
+        self.retry = RetryPolicy(stop=lambda _: self._take(), wait=wait_none())
+
+    def note(self) -> None:
+        """A thread has begun."""
+        self._threads += 1
+
+    def _take(self) -> bool:
+        took = self._threads > 0
+        self._threads -= took
+        return took
 
 
 def happened(counts: Counts) -> dict[str, int]:

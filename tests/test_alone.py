@@ -9,11 +9,10 @@ from typing import ClassVar
 
 import anyio
 import pytest
-from store import Heart, Store, eventually
+from store import Begun, Heart, Store, eventually
 
 from redisjobs.job import JobContext, JobName, Priority
 from redisjobs.queue import JobQueue
-from redisjobs.retry import no_retry
 from redisjobs.worker.clearance import Clearance
 from redisjobs.worker.subscriber import Subscriber
 from redisjobs.worker.worker import Worker
@@ -159,8 +158,13 @@ class Stuck:
         self.watched = watched
         self.go = threading.Event()
         self.name = JobName("stuck", Work)
-        watched.queue.register(self.name, timeout=0.05, retry=no_retry())(lambda _: self.go.wait(20))
+        self.begun = Begun()
+        watched.queue.register(self.name, timeout=0.05, retry=self.begun.retry)(self._run)
         watched.gates["hold"] = anyio.Event()
+
+    def _run(self, _: Work) -> None:
+        self.begun.note()
+        self.go.wait(20)
 
     async def lose(self, job_id: str) -> None:
         """A worker of one slot has abandoned its thread; then another one is lost with a job."""

@@ -107,7 +107,7 @@ async def test_each_slot_is_fired_once_though_schedulers_are_killed_and_frozen_a
     await schedulers.go_on(2)
     schedulers.server.kill()
     away = time.monotonic()
-    await eventually(lambda: time.monotonic() > away + 2.5)  # slots pass
+    await eventually(lambda: time.monotonic() > away + 3.5)  # three slots pass, or four
     schedulers.server.restart()
     await schedulers.go_on()
     last.kill()

@@ -13,7 +13,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 from fleet import Fleet
-from store import MemoryStore, RedisStore, Store, eventually
+from store import Begun, MemoryStore, RedisStore, Store, eventually
 
 from redisjobs import JobHandle, JobQueue, State, Worker, no_retry
 from redisjobs.worker.threads import _Errand
@@ -81,9 +81,11 @@ def let_go() -> Iterator[threading.Event]:
 async def queue(store: Store, let_go: threading.Event) -> AsyncIterator[JobQueue]:
     """A queue with a handler that outruns its timeout, a sync one and an async one."""
     async with JobQueue(store.driver, store.queue_name) as queue:
+        begun = Begun()
 
-        @queue.register(Stuck, timeout=0.2, retry=no_retry())
+        @queue.register(Stuck, timeout=0.2, retry=begun.retry)
         def stuck(_: Stuck) -> None:
+            begun.note()
             let_go.wait(20)
 
         queue.register(Sync)(lambda _: None)

@@ -12,8 +12,9 @@ from benchmarks.report import DASH, number, table
 from benchmarks.session import SIZE, Session
 from benchmarks.systems import SYSTEMS, US, Failed
 from redisjobs import server
-from redisjobs.driver import Beat, NewJob
+from redisjobs.driver import Beat
 from redisjobs.drivers.redis.driver import RedisDriver
+from redisjobs.transitions import NewJob
 
 Cost = tuple[float, float, float]  # jobs/s; CPU of worker and of server, µs a job
 _DRAINED = 20_000  # jobs that are timed, at most

@@ -18,7 +18,6 @@ from redisjobs._version import __version__ as __version__
 
 # Queues
 from redisjobs.codec import JobInfo
-from redisjobs.driver import Counts, Reply
 
 # Errors
 from redisjobs.errors import (
@@ -50,6 +49,7 @@ from redisjobs.job import JobContext, JobName, Priority, State
 
 # Middleware
 from redisjobs.middleware import Middleware
+from redisjobs.queries import Counts
 from redisjobs.queue import JobFunction, JobHandle, JobQueue
 from redisjobs.registry import PushOptions
 
@@ -59,6 +59,7 @@ from redisjobs.retry import RetryPolicy, exponential_jitter, no_retry
 # Schedules
 from redisjobs.schedules.schedule import Schedule
 from redisjobs.schedules.stored import Accuracy, ScheduleInfo
+from redisjobs.transitions import Reply
 
 if TYPE_CHECKING:
     # Whoever runs jobs

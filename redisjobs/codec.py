@@ -15,10 +15,11 @@ import orjson
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
-from redisjobs.driver import Lease, Row
 from redisjobs.errors import DecodeError, EncodeError
 from redisjobs.job import JobName, Priority, State
+from redisjobs.queries import Row
 from redisjobs.roundtrip import Fault
+from redisjobs.transitions import Lease
 
 P = TypeVar("P")
 

@@ -11,10 +11,10 @@ from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
 
-from redisjobs.driver import Ack, DeadLetter, Lease, Reply, RetryLater, Settlement
 from redisjobs.errors import DriverError
 from redisjobs.logger import Log, is_ctrl_c
 from redisjobs.outcome import Outcome
+from redisjobs.transitions import Ack, DeadLetter, Lease, Reply, RetryLater, Settlement
 
 logger = Log("redisjobs")
 

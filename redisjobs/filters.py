@@ -7,9 +7,10 @@ from datetime import timedelta
 from typing import TypedDict
 
 from redisjobs.arguments import is_text, one_of
-from redisjobs.driver import After, Cancel, Delete, Due, Filter, Reply, Requeue, Row, Several
 from redisjobs.durations import milliseconds, seconds
 from redisjobs.job import State
+from redisjobs.queries import Cancel, Delete, Filter, Requeue, Row, Several
+from redisjobs.transitions import After, Due, Reply
 
 AT_ONCE = 100
 """Changes in one round trip: so many take a server a few ms."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from redisjobs.codec import when
-from redisjobs.driver import Group
+from redisjobs.queries import Group
 
 MOST_GROUPS = 1_000
 MOST_NAMES = 50

@@ -2,7 +2,6 @@
 
 import logging
 
-from redisjobs.driver import DeadLetter, RetryLater
 from redisjobs.errors import Snooze
 from redisjobs.events import (
     Events,
@@ -27,6 +26,7 @@ from redisjobs.events import (
 )
 from redisjobs.logger import Log
 from redisjobs.outcome import Raised
+from redisjobs.transitions import DeadLetter, RetryLater
 from redisjobs.visible import visible
 
 worker = Log("redisjobs.worker")

@@ -25,7 +25,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 from redisjobs.backoff import retrying_sync
-from redisjobs.driver import COUNTERS, Backlog, Count, Counts, DeadLetter, Driver, Measure, Query, SyncDriver
+from redisjobs.driver import Driver, SyncDriver
 from redisjobs.drivers import sync_side
 from redisjobs.errors import DriverError, Snooze, Unavailable
 from redisjobs.events import (
@@ -48,8 +48,10 @@ from redisjobs.events import (
 from redisjobs.job import Priority
 from redisjobs.logger import Log
 from redisjobs.outcome import Raised
+from redisjobs.queries import COUNTERS, Backlog, Count, Counts, Measure, Query
 from redisjobs.registry import Registry
 from redisjobs.schedules.stored import ScheduleInfo, schedule_info, schedule_pages
+from redisjobs.transitions import DeadLetter
 from redisjobs.visible import visible
 
 T = TypeVar("T")

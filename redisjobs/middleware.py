@@ -13,18 +13,13 @@ from typing import Any
 import anyio
 
 from redisjobs import codec
-from redisjobs.driver import (
-    After,
-    At,
-    Lease,
-    NewJob,
-)
 from redisjobs.errors import DecodeError
 from redisjobs.eventloop import is_awaitable
 from redisjobs.events import SettledJob
 from redisjobs.job import JobContext, Priority
 from redisjobs.logger import Log, is_ctrl_c
 from redisjobs.outcome import Outcome
+from redisjobs.transitions import After, At, Lease, NewJob
 from redisjobs.visible import visible
 
 logger = Log("redisjobs")

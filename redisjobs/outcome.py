@@ -4,19 +4,11 @@ import traceback
 from dataclasses import dataclass
 from typing import Literal
 
-from redisjobs.driver import (
-    Ack,
-    After,
-    At,
-    DeadLetter,
-    Release,
-    RetryLater,
-    Settlement,
-)
 from redisjobs.durations import milliseconds
 from redisjobs.errors import Fail, Retry, Snooze
 from redisjobs.fingerprint import Fingerprint, fingerprint_of
 from redisjobs.retry import RetryPolicy
+from redisjobs.transitions import Ack, After, At, DeadLetter, Release, RetryLater, Settlement
 from redisjobs.visible import visible
 
 _UNKNOWN_FIRST, _UNKNOWN_LONGEST = 1_000, 60_000  # ms between tries of a job whose name no worker knows

@@ -7,8 +7,8 @@ be pushed again knows when that was tried first, and whether its caller was told
 import time
 from collections.abc import Iterator, Sequence
 
-from redisjobs.driver import REPEATABLE, NewJob, Pushed, Reply, Tries
 from redisjobs.errors import DriverError, QueueFull, ServerTooOld, Unavailable, WrongType
+from redisjobs.transitions import REPEATABLE, NewJob, Pushed, Reply, Tries
 from redisjobs.visible import visible
 
 _UNWRITTEN = (QueueFull, WrongType, ServerTooOld)  # what is refused so has written nothing

@@ -12,26 +12,6 @@ from redisjobs import codec, drivers
 from redisjobs.arguments import one_of, whole
 from redisjobs.backoff import retrying
 from redisjobs.codec import JobInfo
-from redisjobs.driver import (
-    LONGEST_TRY,
-    MOST_JOBS,
-    Cancel,
-    Change,
-    Count,
-    Counts,
-    Delete,
-    Filter,
-    Find,
-    GroupDead,
-    List,
-    NewJob,
-    Query,
-    Reply,
-    Requeue,
-    Row,
-    Scan,
-    Several,
-)
 from redisjobs.errors import DecodeError, DriverError, Unavailable
 from redisjobs.filters import (
     AT_ONCE,
@@ -48,6 +28,22 @@ from redisjobs.groups import DeadGroup, Groups
 from redisjobs.job import AppState, JobContext, JobName, State
 from redisjobs.middleware import NOBODY, Middleware, before_push
 from redisjobs.push import Push, no_answer
+from redisjobs.queries import (
+    Cancel,
+    Change,
+    Count,
+    Counts,
+    Delete,
+    Filter,
+    Find,
+    GroupDead,
+    List,
+    Query,
+    Requeue,
+    Row,
+    Scan,
+    Several,
+)
 from redisjobs.registry import (
     Args,
     Duration,
@@ -69,6 +65,7 @@ from redisjobs.schedules.faces import Schedules
 from redisjobs.schedules.schedule import Schedule
 from redisjobs.serving import Serving
 from redisjobs.signature import Signature
+from redisjobs.transitions import LONGEST_TRY, MOST_JOBS, NewJob, Reply
 
 T = TypeVar("T")
 

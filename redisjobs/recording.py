@@ -13,8 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from redisjobs.driver import Lease
 from redisjobs.events import Event, Events, SettledJob
+from redisjobs.transitions import Lease
 
 
 class Recording:

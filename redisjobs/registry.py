@@ -26,17 +26,7 @@ from typing import (
 
 from redisjobs import codec, logs
 from redisjobs.arguments import is_text, one_of, whole
-from redisjobs.driver import (
-    MOST_BYTES,
-    MOST_JOBS,
-    REPEATABLE,
-    After,
-    At,
-    Driver,
-    Due,
-    NewJob,
-    Pushed,
-)
+from redisjobs.driver import Driver
 from redisjobs.durations import aware, milliseconds, seconds
 from redisjobs.errors import DriverError, EncodeError, RegistrationError, UnknownJob
 from redisjobs.events import Events, JobsPushed, PushFailed
@@ -56,6 +46,7 @@ from redisjobs.retry import RetryPolicy, exponential_jitter
 from redisjobs.schedules.schedule import Schedule
 from redisjobs.schedules.stored import Accuracy, Definition, check_schedule
 from redisjobs.signature import Signature, handler_call
+from redisjobs.transitions import MOST_BYTES, MOST_JOBS, REPEATABLE, After, At, Due, NewJob, Pushed
 from redisjobs.visible import visible
 
 P = TypeVar("P")

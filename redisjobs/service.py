@@ -13,11 +13,11 @@ from typing import Any, Literal, Self, TypedDict, Unpack
 import anyio
 from anyio.abc import TaskGroup
 
-from redisjobs.driver import Count
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.events import SourceUnavailable, WorkerStarted
 from redisjobs.logger import Log
 from redisjobs.middleware import Middleware
+from redisjobs.queries import Count
 from redisjobs.registry import Duration, Registry
 from redisjobs.schedules.scheduler import Scheduler
 from redisjobs.worker.health import Health

@@ -15,25 +15,6 @@ from redisjobs import codec, drivers
 from redisjobs.arguments import one_of, whole
 from redisjobs.backoff import retrying_sync
 from redisjobs.codec import JobInfo
-from redisjobs.driver import (
-    MOST_JOBS,
-    Cancel,
-    Change,
-    Count,
-    Counts,
-    Delete,
-    Filter,
-    Find,
-    GroupDead,
-    List,
-    NewJob,
-    Query,
-    Reply,
-    Requeue,
-    Row,
-    Scan,
-    Several,
-)
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.filters import (
     AT_ONCE,
@@ -50,6 +31,22 @@ from redisjobs.groups import DeadGroup, Groups
 from redisjobs.job import AppState, JobContext, JobName, State
 from redisjobs.middleware import NOBODY, Middleware, before_push_sync
 from redisjobs.push import Push
+from redisjobs.queries import (
+    Cancel,
+    Change,
+    Count,
+    Counts,
+    Delete,
+    Filter,
+    Find,
+    GroupDead,
+    List,
+    Query,
+    Requeue,
+    Row,
+    Scan,
+    Several,
+)
 from redisjobs.queue import gave_up, requeued
 from redisjobs.registry import (
     Args,
@@ -72,6 +69,7 @@ from redisjobs.schedules.faces import SyncSchedules
 from redisjobs.schedules.schedule import Schedule
 from redisjobs.serving import Serving
 from redisjobs.signature import Signature
+from redisjobs.transitions import MOST_JOBS, NewJob, Reply
 
 T = TypeVar("T")
 

@@ -14,16 +14,7 @@ import anyio
 import redis
 from tenacity import wait_none
 
-from redisjobs.driver import (
-    Beat,
-    Consumer,
-    Counts,
-    Driver,
-    Fenced,
-    Lease,
-    Reclaimed,
-    Tidy,
-)
+from redisjobs.driver import Beat, Consumer, Driver, Fenced
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver
 from redisjobs.drivers.memory.state import Memory, encoded
 from redisjobs.drivers.memory.worker import join
@@ -31,7 +22,9 @@ from redisjobs.drivers.redis.connection import SyncConnection
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.job import Priority
+from redisjobs.queries import Counts, Tidy
 from redisjobs.retry import RetryPolicy
+from redisjobs.transitions import Lease, Reclaimed
 from redisjobs.worker.batcher import Batch
 from redisjobs.worker.source import Source
 

@@ -14,31 +14,27 @@ from conftest import ENGINES, Servers
 from store import Heart, RedisStore, documented_rule, eventually, restore, take_over
 
 from redisjobs import DriverError, Fail, JobContext, JobQueue, Retry, Worker
-from redisjobs.driver import (
-    Ack,
-    After,
-    Consumer,
-    Count,
-    DeadLetter,
-    Driver,
-    Due,
-    Exchange,
-    Lease,
-    Measure,
-    NewJob,
-    Notification,
-    Release,
-    Reply,
-    Requeue,
-    RetryLater,
-    Settlement,
-)
+from redisjobs.driver import Consumer, Driver, Notification
 from redisjobs.drivers import sync_side
 from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.job import Priority, State
+from redisjobs.queries import Count, Measure, Requeue
 from redisjobs.schedules.schedule import Schedule
 from redisjobs.schedules.stored import Definition, Fire, Firing, ListSchedules, PutSchedules
 from redisjobs.sync import JobQueue as SyncJobQueue
+from redisjobs.transitions import (
+    Ack,
+    After,
+    DeadLetter,
+    Due,
+    Exchange,
+    Lease,
+    NewJob,
+    Release,
+    Reply,
+    RetryLater,
+    Settlement,
+)
 
 pytestmark = pytest.mark.anyio
 

@@ -10,8 +10,9 @@ import pytest
 from store import lease_at
 
 from redisjobs import JobQueue, Worker
-from redisjobs.driver import Ack, Consumer, Exchange, Fenced, Release, Settlements, Turn
+from redisjobs.driver import Consumer, Fenced
 from redisjobs.errors import DriverError, Unavailable
+from redisjobs.transitions import Ack, Exchange, Release, Settlements, Turn
 from redisjobs.worker.batcher import Batch, Batcher
 from redisjobs.worker.processor import Processor
 

@@ -21,8 +21,8 @@ import redisjobs
 from redisjobs import Worker, no_retry, sync
 from redisjobs.cli import app
 from redisjobs.cli.dev import ended_by_signals
-from redisjobs.driver import COUNTERS
 from redisjobs.job import Priority
+from redisjobs.queries import COUNTERS
 from redisjobs.visible import without_password
 
 PACKAGE = Path(redisjobs.__file__).parent

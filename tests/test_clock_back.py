@@ -3,7 +3,7 @@
 import pytest
 from store import RedisStore, Store
 
-from redisjobs.driver import Ack, NewJob, Reply
+from redisjobs.transitions import Ack, NewJob, Reply
 
 pytestmark = pytest.mark.anyio
 

@@ -8,10 +8,10 @@ import anyio
 import pytest
 from store import RedisStore
 
-from redisjobs.driver import LONGEST_TRY, NewJob, Pushed, Reply
 from redisjobs.drivers.redis.coalescer import Coalescer
 from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.errors import DriverError, QueueFull, Unavailable
+from redisjobs.transitions import LONGEST_TRY, NewJob, Pushed, Reply
 
 pytestmark = pytest.mark.anyio
 

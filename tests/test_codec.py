@@ -32,8 +32,9 @@ from redisjobs.codec import (
     new_job_id,
     read_parameters,
 )
-from redisjobs.driver import Lease, Row
 from redisjobs.drivers.redis.commands import queued_ms_of
+from redisjobs.queries import Row
+from redisjobs.transitions import Lease
 
 
 class Colour(StrEnum):

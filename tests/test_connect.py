@@ -15,8 +15,9 @@ from store import RedisStore
 
 import redisjobs.sync
 from redisjobs import DriverError, JobQueue, QueueFull, ServerTooOld, Unavailable, Worker, WrongType, server
-from redisjobs.driver import Find, Notification
+from redisjobs.driver import Notification
 from redisjobs.drivers.redis.driver import RedisDriver, SyncRedisDriver
+from redisjobs.queries import Find
 
 pytestmark = pytest.mark.anyio
 

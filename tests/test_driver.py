@@ -20,37 +20,28 @@ from store import (
     take_over,
 )
 
-from redisjobs.driver import (
+from redisjobs.driver import Consumer, Fenced, Notification
+from redisjobs.errors import DriverError
+from redisjobs.job import Priority, State
+from redisjobs.queries import Cancel, Count, Delete, Find, List, Requeue, Row, Tidy
+from redisjobs.transitions import (
     Ack,
     After,
     At,
-    Cancel,
-    Consumer,
-    Count,
     DeadLetter,
-    Delete,
     Due,
     Ended,
-    Fenced,
-    Find,
     Lease,
-    List,
     NewJob,
-    Notification,
     Pushed,
     Reclaimed,
     Release,
     Reply,
-    Requeue,
     RetryLater,
-    Row,
     Settlement,
     Silent,
-    Tidy,
     Turn,
 )
-from redisjobs.errors import DriverError
-from redisjobs.job import Priority, State
 
 pytestmark = pytest.mark.anyio
 

@@ -27,38 +27,27 @@ from hypothesis.stateful import (
 )
 from store import Heart, MemoryStore, RedisStore, Store
 
-from redisjobs.driver import (
-    Ack,
-    After,
-    Cancel,
-    Change,
-    Consumer,
-    Count,
-    DeadLetter,
-    Delete,
-    Driver,
-    Ended,
-    Fenced,
-    Find,
-    Lease,
-    List,
-    Measure,
-    NewJob,
-    Reclaimed,
-    Release,
-    Reply,
-    Requeue,
-    RetryLater,
-    Row,
-    Scan,
-    Settlement,
-    Silent,
-    Turn,
-)
+from redisjobs.driver import Consumer, Driver, Fenced
 from redisjobs.drivers.redis import scripts
 from redisjobs.errors import DriverError
 from redisjobs.filters import SCANNED
 from redisjobs.job import Priority, State
+from redisjobs.queries import Cancel, Change, Count, Delete, Find, List, Measure, Requeue, Row, Scan
+from redisjobs.transitions import (
+    Ack,
+    After,
+    DeadLetter,
+    Ended,
+    Lease,
+    NewJob,
+    Reclaimed,
+    Release,
+    Reply,
+    RetryLater,
+    Settlement,
+    Silent,
+    Turn,
+)
 
 T = TypeVar("T")
 

@@ -20,14 +20,6 @@ from store import (
 )
 
 from redisjobs import Fail, JobQueue, QueueFull, Snooze, Worker, logs, recording, sync
-from redisjobs.driver import (
-    Ack,
-    After,
-    DeadLetter,
-    Release,
-    Reply,
-    RetryLater,
-)
 from redisjobs.events import (
     Event,
     Events,
@@ -53,6 +45,7 @@ from redisjobs.events import (
 )
 from redisjobs.outcome import Done, Raised
 from redisjobs.recording import Recording
+from redisjobs.transitions import Ack, After, DeadLetter, Release, Reply, RetryLater
 
 pytestmark = pytest.mark.anyio
 KINDS = (JobsCompleted, JobsRetried, JobsReleased, JobsCancelled, JobsDead, LeasesLost)

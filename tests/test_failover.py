@@ -16,20 +16,11 @@ from store import (
 
 import redisjobs.sync
 from redisjobs import JobContext, JobQueue, Worker, server
-from redisjobs.driver import (
-    Ack,
-    After,
-    Cancel,
-    DeadLetter,
-    Lease,
-    NewJob,
-    Release,
-    Reply,
-    RetryLater,
-)
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.drivers.redis.driver import RedisDriver
+from redisjobs.queries import Cancel
 from redisjobs.torture.proxy import HOST, Proxy
+from redisjobs.transitions import Ack, After, DeadLetter, Lease, NewJob, Release, Reply, RetryLater
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

@@ -9,10 +9,12 @@ import anyio
 import pytest
 from store import Heart, RedisStore, Store, dispatch, eventually, happened, inherit
 
-from redisjobs.driver import Ack, Cancel, Exchange, Fenced, IdTaken, NewJob, Reply, Settlements
+from redisjobs.driver import Fenced, IdTaken
 from redisjobs.errors import Unavailable
 from redisjobs.job import JobContext, Priority
+from redisjobs.queries import Cancel
 from redisjobs.queue import JobQueue
+from redisjobs.transitions import Ack, Exchange, NewJob, Reply, Settlements
 from redisjobs.worker.batcher import Batch
 from redisjobs.worker.contexts import Contexts
 from redisjobs.worker.dispatcher import Dispatcher

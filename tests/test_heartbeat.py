@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from store import lease_at
 
-from redisjobs.driver import Beat, Beaten, Fenced, Lease
+from redisjobs.driver import Beat, Beaten, Fenced
 from redisjobs.errors import Unavailable
+from redisjobs.transitions import Lease
 from redisjobs.worker.heartbeat import Heartbeat
 
 SOON = 5.0  # seconds: many times the lease

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from store import RedisStore
 
-from redisjobs.driver import REPEATABLE, Ack, NewJob, Pushed, Reply
 from redisjobs.drivers.redis import connection
 from redisjobs.drivers.redis.connection import SyncConnection, Target
 from redisjobs.drivers.redis.queue_commands import PushAnswer, QueueCommands
 from redisjobs.job import JobName
 from redisjobs.queue import JobQueue
 from redisjobs.sync import JobQueue as SyncJobQueue
+from redisjobs.transitions import REPEATABLE, Ack, NewJob, Pushed, Reply
 
 pytestmark = pytest.mark.anyio
 

@@ -18,7 +18,7 @@ eventloop errors
 backoff retry
 schedules.zones schedules.crontab schedules.recurrence schedules.words schedules.schedule
 roundtrip job signature
-driver
+transitions queries driver
 schedules.stored
 fingerprint codec outcome filters groups
 events middleware

@@ -18,34 +18,27 @@ from hypothesis import strategies as st
 from store import Heart, RedisStore, happened, restore, take_over
 
 from redisjobs import server
-from redisjobs.driver import (
-    Ack,
-    After,
-    Cancel,
-    Consumer,
-    Count,
-    DeadLetter,
-    Delete,
-    Fenced,
-    Find,
-    Lease,
-    List,
-    NewJob,
-    Pushed,
-    Release,
-    Reply,
-    Requeue,
-    RetryLater,
-    Settlement,
-    Tidy,
-    Turn,
-)
+from redisjobs.driver import Consumer, Fenced
 from redisjobs.drivers.redis import scripts
 from redisjobs.drivers.redis.queue_commands import QueueCommands
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.errors import DriverError, QueueFull
 from redisjobs.job import Priority, State
+from redisjobs.queries import Cancel, Count, Delete, Find, List, Requeue, Tidy
 from redisjobs.queue import JobQueue
+from redisjobs.transitions import (
+    Ack,
+    After,
+    DeadLetter,
+    Lease,
+    NewJob,
+    Pushed,
+    Release,
+    Reply,
+    RetryLater,
+    Settlement,
+    Turn,
+)
 from redisjobs.worker.worker import Worker
 
 LUA = Path(__file__).parents[1] / "lua"

@@ -24,12 +24,8 @@ from redisjobs import (
     exponential_jitter,
     no_retry,
 )
-from redisjobs.driver import (
-    After,
-    DeadLetter,
-    RetryLater,
-)
 from redisjobs.outcome import Raised, decide
+from redisjobs.transitions import After, DeadLetter, RetryLater
 
 pytestmark = pytest.mark.anyio
 

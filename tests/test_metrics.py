@@ -26,7 +26,6 @@ import redisjobs.sync
 from redisjobs import Fail, JobQueue, Priority, QueueFull, Retry, Schedule, Scheduler, Snooze, Worker
 from redisjobs.cli import exposition
 from redisjobs.cli.errors import Mistake
-from redisjobs.driver import COUNTERS, Ack, Reply
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.events import (
     LeasesLost,
@@ -39,7 +38,9 @@ from redisjobs.events import (
 )
 from redisjobs.metrics import Metrics, QueueMetrics
 from redisjobs.outcome import Done
+from redisjobs.queries import COUNTERS
 from redisjobs.torture.fleet import children
+from redisjobs.transitions import Ack, Reply
 from redisjobs.worker.processor import Processor
 
 pytestmark = pytest.mark.anyio

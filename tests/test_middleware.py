@@ -35,10 +35,10 @@ from redisjobs import (
     no_retry,
     sync,
 )
-from redisjobs.driver import Reply
 from redisjobs.events import JobsCompleted, JobsDead, JobsRetried, SettledJob
 from redisjobs.middleware import CallNext, ClaimedJob, OutgoingJob, RunningJob
 from redisjobs.outcome import Done, Outcome, Raised
+from redisjobs.transitions import Reply
 from redisjobs.worker import hooks
 from redisjobs.worker.chain import finder
 from redisjobs.worker.processor import Processor

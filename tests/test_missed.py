@@ -6,8 +6,8 @@ import anyio
 import pytest
 from store import Heart, Store, eventually
 
-from redisjobs.driver import Ack, NewJob
 from redisjobs.queue import JobQueue
+from redisjobs.transitions import Ack, NewJob
 from redisjobs.worker.worker import Worker
 
 pytestmark = pytest.mark.anyio

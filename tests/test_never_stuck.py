@@ -16,13 +16,15 @@ import pytest
 from store import Heart, RedisStore, Store, eventually, inherit
 
 from redisjobs import JobQueue, Worker, no_retry
-from redisjobs.driver import Beaten, Consumer, Exchange, Find, Lease
+from redisjobs.driver import Beaten, Consumer
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver
 from redisjobs.drivers.redis.consumer import SyncRedisConsumer
 from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.job import State
+from redisjobs.queries import Find
 from redisjobs.torture.proxy import Proxy
+from redisjobs.transitions import Exchange, Lease
 from redisjobs.worker.processor import Processor
 
 pytestmark = pytest.mark.anyio

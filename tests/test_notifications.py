@@ -11,8 +11,8 @@ import pytest
 import redis
 from store import RedisStore, eventually
 
-from redisjobs.driver import Reply
 from redisjobs.queue import JobQueue
+from redisjobs.transitions import Reply
 from redisjobs.worker.worker import Worker
 
 pytestmark = pytest.mark.anyio

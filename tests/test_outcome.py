@@ -7,16 +7,6 @@ from typing import Any
 import pytest
 import tenacity
 
-from redisjobs.driver import (
-    Ack,
-    After,
-    At,
-    DeadLetter,
-    Due,
-    Release,
-    RetryLater,
-    Settlement,
-)
 from redisjobs.errors import Fail, JobTimeout, Retry, Snooze
 from redisjobs.fingerprint import Fingerprint, fingerprint_of
 from redisjobs.outcome import (
@@ -34,6 +24,7 @@ from redisjobs.outcome import (
     decide,
 )
 from redisjobs.retry import RetryPolicy, no_retry
+from redisjobs.transitions import Ack, After, At, DeadLetter, Due, Release, RetryLater, Settlement
 
 NOW = 1_700_000_000_000
 FIXED = RetryPolicy(wait=tenacity.wait_fixed(8))  # four attempts, 8 s apart

@@ -3,8 +3,8 @@
 import pytest
 from store import RedisStore
 
-from redisjobs.driver import Ack, NewJob, Reply, Turn
 from redisjobs.job import Priority
+from redisjobs.transitions import Ack, NewJob, Reply, Turn
 
 pytestmark = pytest.mark.anyio
 

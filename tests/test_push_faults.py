@@ -19,10 +19,11 @@ from store import a_deadline_of, eventually, happened
 
 import redisjobs.sync
 from redisjobs import DriverError, JobContext, JobQueue, QueueFull, Unavailable, Worker, server
-from redisjobs.driver import Ack, Count, NewJob, Reply
 from redisjobs.drivers.redis.driver import SyncRedisDriver, push_over
 from redisjobs.errors import WrongType
+from redisjobs.queries import Count
 from redisjobs.torture.proxy import HOST, Proxy
+from redisjobs.transitions import Ack, NewJob, Reply
 
 pytestmark = pytest.mark.anyio
 

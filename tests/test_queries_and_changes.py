@@ -11,37 +11,27 @@ from typing import Any, cast
 import pytest
 from store import MemoryStore, RedisStore, Store
 
-from redisjobs.driver import (
-    Ack,
-    After,
-    Cancel,
-    Change,
-    Count,
-    DeadLetter,
-    Delete,
-    Driver,
-    Filter,
-    Find,
-    GroupDead,
-    Lease,
-    List,
-    Measure,
-    NewJob,
-    Pushed,
-    Query,
-    Release,
-    Reply,
-    Requeue,
-    Scan,
-    Settlement,
-    SyncDriver,
-    Unsupported,
-)
+from redisjobs.driver import Driver, SyncDriver, Unsupported
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.drivers.redis.driver import SyncRedisDriver
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.filters import SCANNED
 from redisjobs.job import Priority, State
+from redisjobs.queries import (
+    Cancel,
+    Change,
+    Count,
+    Delete,
+    Filter,
+    Find,
+    GroupDead,
+    List,
+    Measure,
+    Query,
+    Requeue,
+    Scan,
+)
+from redisjobs.transitions import Ack, After, DeadLetter, Lease, NewJob, Pushed, Release, Reply, Settlement
 
 pytestmark = pytest.mark.anyio
 

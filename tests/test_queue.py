@@ -37,8 +37,9 @@ from redisjobs import (
     UnknownJob,
     server,
 )
-from redisjobs.driver import COUNTERS, REPEATABLE, Ack, DeadLetter, Lease, Settlement
 from redisjobs.errors import ServerNotFound
+from redisjobs.queries import COUNTERS
+from redisjobs.transitions import REPEATABLE, Ack, DeadLetter, Lease, Settlement
 
 pytestmark = pytest.mark.anyio
 

@@ -17,38 +17,30 @@ from store import Heart, RedisStore, eventually, inherit, take_over
 from tenacity import stop_after_attempt, wait_none
 
 from redisjobs.codec import when
-from redisjobs.driver import (
-    COUNTERS,
-    Ack,
-    After,
-    Cancel,
-    Consumer,
-    Count,
-    DeadLetter,
-    Delete,
-    Fenced,
-    Find,
-    Lease,
-    List,
-    NewJob,
-    Pushed,
-    Release,
-    Reply,
-    Requeue,
-    RetryLater,
-    Settlement,
-    Silent,
-    Tidy,
-    Turn,
-)
+from redisjobs.driver import Consumer, Fenced
 from redisjobs.drivers.redis import scripts
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.errors import DriverError, WrongType
 from redisjobs.job import Priority, State
+from redisjobs.queries import COUNTERS, Cancel, Count, Delete, Find, List, Requeue, Tidy
 from redisjobs.queue import JobQueue
 from redisjobs.retry import RetryPolicy, no_retry
 from redisjobs.schedules.schedule import Schedule
 from redisjobs.schedules.stored import Definition, Fire, Firing, PauseSchedule, PutSchedules, RemoveSchedule
+from redisjobs.transitions import (
+    Ack,
+    After,
+    DeadLetter,
+    Lease,
+    NewJob,
+    Pushed,
+    Release,
+    Reply,
+    RetryLater,
+    Settlement,
+    Silent,
+    Turn,
+)
 from redisjobs.worker import drain, leases, recovery
 from redisjobs.worker.worker import Worker
 

@@ -8,29 +8,13 @@ import pytest
 from store import RedisStore, Store
 
 from redisjobs import sync
-from redisjobs.driver import (
-    After,
-    Cancel,
-    Count,
-    DeadLetter,
-    Delete,
-    Driver,
-    Filter,
-    Group,
-    GroupDead,
-    Lease,
-    NewJob,
-    Release,
-    Reply,
-    Requeue,
-    Row,
-    Scan,
-    Settlement,
-)
+from redisjobs.driver import Driver
 from redisjobs.filters import Requeuing, deletion, pause_of
 from redisjobs.groups import MOST_GROUPS, Groups
 from redisjobs.job import Priority, State
+from redisjobs.queries import Cancel, Count, Delete, Filter, Group, GroupDead, Requeue, Row, Scan
 from redisjobs.queue import JobQueue
+from redisjobs.transitions import After, DeadLetter, Lease, NewJob, Release, Reply, Settlement
 
 pytestmark = pytest.mark.anyio
 

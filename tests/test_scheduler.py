@@ -25,12 +25,14 @@ from redisjobs import (
     Worker,
     exponential_jitter,
 )
-from redisjobs.driver import MOST_BYTES, MOST_JOBS, Change, Notification
+from redisjobs.driver import Notification
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.events import JobsPushed, ScheduleFired
 from redisjobs.middleware import OutgoingJob
+from redisjobs.queries import Change
 from redisjobs.schedules.stored import Fire, PutSchedules, moment
 from redisjobs.torture.proxy import Proxy
+from redisjobs.transitions import MOST_BYTES, MOST_JOBS
 
 pytestmark = pytest.mark.anyio
 

@@ -22,7 +22,7 @@ from redisjobs import (
     Schedule,
     UnknownSchedule,
 )
-from redisjobs.driver import After, Driver, NewJob, Pushed, Reply
+from redisjobs.driver import Driver
 from redisjobs.job import Priority
 from redisjobs.schedules.stored import (
     Definition,
@@ -38,6 +38,7 @@ from redisjobs.schedules.stored import (
     slot_id,
     slot_job,
 )
+from redisjobs.transitions import After, NewJob, Pushed, Reply
 
 pytestmark = pytest.mark.anyio
 

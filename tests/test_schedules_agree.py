@@ -21,7 +21,6 @@ from hypothesis.stateful import (
 from store import MemoryStore, RedisStore, Store
 
 from redisjobs import Accuracy, Schedule
-from redisjobs.driver import NewJob, Reply
 from redisjobs.schedules.stored import (
     Definition,
     Fire,
@@ -34,6 +33,7 @@ from redisjobs.schedules.stored import (
     ScheduleRow,
     slot_job,
 )
+from redisjobs.transitions import NewJob, Reply
 
 T = TypeVar("T")
 

@@ -9,10 +9,10 @@ import anyio
 import pytest
 from store import eventually
 
-from redisjobs.driver import Exchange, Lease, Reclaimed, Settlements, Silent, Turn
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver
 from redisjobs.errors import Unavailable
 from redisjobs.queue import JobQueue
+from redisjobs.transitions import Exchange, Lease, Reclaimed, Settlements, Silent, Turn
 from redisjobs.worker.worker import Worker
 
 pytestmark = pytest.mark.anyio

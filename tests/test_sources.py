@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from store import MemoryStore, RedisStore, Store, eventually, happened
 
 from redisjobs import JobContext, JobQueue, Unavailable, Worker
-from redisjobs.driver import Exchange, Lease, NewJob, Reclaimed
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver
 from redisjobs.drivers.memory.exchange import claim
 from redisjobs.drivers.memory.worker import join, release
 from redisjobs.drivers.redis.connection import SyncConnection
 from redisjobs.events import JobsClaimed, JobsReleased, LoopBlocked, SourceAvailable, SourceUnavailable
 from redisjobs.torture.proxy import HOST, Proxy
+from redisjobs.transitions import Exchange, Lease, NewJob, Reclaimed
 from redisjobs.worker.allocator import Allocator
 from redisjobs.worker.health import Health
 from redisjobs.worker.pool import Pool

@@ -10,12 +10,13 @@ import anyio
 import pytest
 from store import Heart, RedisStore, Store, eventually
 
-from redisjobs.driver import Beaten, Consumer, Lease, NewJob, Reclaimed, Silent
+from redisjobs.driver import Beaten, Consumer
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.errors import Unavailable
 from redisjobs.job import JobContext, State
 from redisjobs.queue import JobQueue
+from redisjobs.transitions import Lease, NewJob, Reclaimed, Silent
 from redisjobs.worker.worker import Worker
 
 pytestmark = pytest.mark.anyio

@@ -14,10 +14,6 @@ import pytest
 from store import eventually
 
 from redisjobs import recording, server
-from redisjobs.driver import (
-    After,
-    Count,
-)
 from redisjobs.drivers.redis import scripts
 from redisjobs.drivers.redis.commands import Command
 from redisjobs.drivers.redis.connection import SyncConnection, Target
@@ -26,6 +22,7 @@ from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.errors import Unavailable
 from redisjobs.events import Events, ProcessEnded
 from redisjobs.job import State
+from redisjobs.queries import Count
 from redisjobs.recording import Recording
 from redisjobs.server import Server
 from redisjobs.sync import JobQueue
@@ -44,6 +41,7 @@ from redisjobs.torture.proxy import HOST, Proxy
 from redisjobs.torture.release import Release
 from redisjobs.torture.settable import settable
 from redisjobs.torture.store import Store, through
+from redisjobs.transitions import After
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,8 @@ from redisjobs import (
     Worker,
     no_retry,
 )
-from redisjobs.driver import Find, Lease, List, Release
+from redisjobs.queries import Find, List
+from redisjobs.transitions import Lease, Release
 
 pytestmark = pytest.mark.anyio
 

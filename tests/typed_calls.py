@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypedDict, assert_type
 from pydantic import BaseModel
 
 from redisjobs import JobContext, JobName, JobQueue, Priority, Worker, sync
-from redisjobs.driver import NewJob
+from redisjobs.transitions import NewJob
 
 
 @dataclass

@@ -9,10 +9,10 @@ from redisjobs.cli.errors import Failure, Mistake
 from redisjobs.cli.filters import Name, OlderThan, Text, filters
 from redisjobs.cli.output import say, telling
 from redisjobs.cli.target import Json, QueueName, Url, named
-from redisjobs.driver import Reply
 from redisjobs.filters import FilterOptions
 from redisjobs.job import State
 from redisjobs.server import DEFAULT_URL
+from redisjobs.transitions import Reply
 from redisjobs.visible import visible
 
 

@@ -15,12 +15,12 @@ from redisjobs.cli import show
 from redisjobs.cli.errors import Mistake, check_seconds
 from redisjobs.cli.output import say, telling
 from redisjobs.cli.target import Json, Moved, Target, load
-from redisjobs.driver import NewJob
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.errors import DecodeError, EncodeError, UnknownJob
 from redisjobs.job import Priority
 from redisjobs.queue import JobQueue
 from redisjobs.registry import PushedJob, PushOptions, Registry
+from redisjobs.transitions import NewJob
 from redisjobs.visible import visible
 
 

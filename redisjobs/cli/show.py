@@ -14,8 +14,8 @@ from rich.text import Text
 
 from redisjobs.cli.output import is_read, say
 from redisjobs.codec import JobInfo
-from redisjobs.driver import Counts
 from redisjobs.job import State
+from redisjobs.queries import Counts
 from redisjobs.visible import visible
 
 _WIDTH = 4000  # columns: nothing is folded or left out; a narrow terminal wraps lines by itself

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, Literal, Protocol, TypeVar, Unpack
 
 from redisjobs.codec import new_job_id
-from redisjobs.driver import Change, NewJob, Query, Reply
 from redisjobs.errors import DriverError, RegistrationError, UnknownSchedule
 from redisjobs.job import JobName
+from redisjobs.queries import Change, Query
 from redisjobs.registry import Duration, PushOptions
 from redisjobs.schedules.schedule import Schedule
 from redisjobs.schedules.stored import (
@@ -26,6 +26,7 @@ from redisjobs.schedules.stored import (
     schedule_info,
     schedule_pages,
 )
+from redisjobs.transitions import NewJob, Reply
 from redisjobs.visible import visible
 
 T = TypeVar("T")

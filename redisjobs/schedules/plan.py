@@ -6,8 +6,8 @@ from functools import partial
 
 import anyio.to_thread
 
-from redisjobs.driver import MOST_BYTES, NewJob
 from redisjobs.schedules.stored import Accuracy, Definition, Firing, moment, ms_of, slot_job
+from redisjobs.transitions import MOST_BYTES, NewJob
 
 _LONG = 86_400_000  # ms; the slots of more are counted in a thread
 

@@ -16,7 +16,7 @@ import anyio
 import anyio.to_thread
 
 from redisjobs.backoff import retrying
-from redisjobs.driver import MOST_BYTES, MOST_JOBS, Notification, Pushed, Reply
+from redisjobs.driver import Notification
 from redisjobs.errors import DriverError, QueueFull, Unavailable, WrongType
 from redisjobs.events import JobsPushed, ScheduleFired
 from redisjobs.logger import Log
@@ -34,6 +34,7 @@ from redisjobs.schedules.stored import (
     ScheduleRow,
     moment,
 )
+from redisjobs.transitions import MOST_BYTES, MOST_JOBS, Pushed, Reply
 from redisjobs.visible import visible
 
 T = TypeVar("T")

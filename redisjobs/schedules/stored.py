@@ -12,9 +12,10 @@ from enum import StrEnum
 from functools import lru_cache
 
 from redisjobs.arguments import is_text, whole
-from redisjobs.driver import MOST_JOBS, After, At, Change, NewJob, Pushed, Query, Reply
 from redisjobs.job import Priority
+from redisjobs.queries import Change, Query
 from redisjobs.schedules.schedule import Schedule
+from redisjobs.transitions import MOST_JOBS, After, At, NewJob, Pushed, Reply
 
 THERE_MS = 60_000
 """A schedule that no scheduler has declared for so long has stopped; see `lua/put_schedule.lua`."""

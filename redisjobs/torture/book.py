@@ -5,14 +5,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from redisjobs import sync
-from redisjobs.driver import (
-    After,
-    Due,
-    NewJob,
-)
 from redisjobs.errors import DriverError, QueueFull
 from redisjobs.recording import Recording
 from redisjobs.registry import PushedJob
+from redisjobs.transitions import After, Due, NewJob
 
 PAUSE = 0.2
 """Seconds until a refused push is tried again."""

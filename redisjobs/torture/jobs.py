@@ -15,7 +15,6 @@ import anyio
 from tenacity import stop_after_attempt, wait_exponential_jitter
 
 from redisjobs.codec import new_job_id
-from redisjobs.driver import MOST_JOBS
 from redisjobs.errors import DriverError, Fail, QueueFull
 from redisjobs.job import JobContext
 from redisjobs.queue import JobQueue
@@ -23,6 +22,7 @@ from redisjobs.retry import RetryPolicy, exponential_jitter, no_retry
 from redisjobs.schedules.schedule import Schedule
 from redisjobs.server import DEFAULT_URL
 from redisjobs.torture import process
+from redisjobs.transitions import MOST_JOBS
 
 ATTEMPTS = 3
 """Runs that a job gets which fails each time."""

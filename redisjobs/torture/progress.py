@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from redisjobs.driver import Counts
 from redisjobs.errors import DriverError
+from redisjobs.queries import Counts
 from redisjobs.torture.store import Store
 
 _EVERY = 0.5  # seconds between two lines

@@ -10,11 +10,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from redisjobs import sync
-from redisjobs.driver import Counts
 from redisjobs.drivers.redis.commands import GROUP, Command
 from redisjobs.drivers.redis.connection import SyncConnection, Target
 from redisjobs.drivers.redis.queue_commands import QueueCommands
 from redisjobs.errors import DriverError
+from redisjobs.queries import Counts
 from redisjobs.schedules.stored import ScheduleInfo
 from redisjobs.torture.settable import KEY
 

@@ -14,9 +14,10 @@ import anyio
 from anyio.abc import TaskGroup
 
 from redisjobs.backoff import NOT_NOW
-from redisjobs.driver import MOST_JOBS, Consumer, Exchange, Fenced, Lease, Settlement, Turn
+from redisjobs.driver import Consumer, Fenced
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.eventloop import Gate, gates
+from redisjobs.transitions import MOST_JOBS, Exchange, Lease, Settlement, Turn
 from redisjobs.worker.execution import Execution
 from redisjobs.worker.guard import keep_up, was_asked
 

@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from redisjobs._version import __version__
-from redisjobs.driver import Consumer, Fenced, Lease
+from redisjobs.driver import Consumer, Fenced
+from redisjobs.transitions import Lease
 from redisjobs.worker.dispatcher import Dispatcher
 from redisjobs.worker.heartbeat import Heartbeat
 from redisjobs.worker.member import Member

@@ -5,11 +5,11 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
-from redisjobs.driver import Ack, After, Ended, Lease, Release, Reply, RetryLater
 from redisjobs.eventloop import Wakeup
 from redisjobs.events import JobsClaimed, JobsCompleted, JobsSettled, SettledJob, kind_of
 from redisjobs.logger import Log
 from redisjobs.outcome import CancelAsked, Done, Interrupted, LeaseGone, Outcome
+from redisjobs.transitions import Ack, After, Ended, Lease, Release, Reply, RetryLater
 from redisjobs.visible import visible
 from redisjobs.worker.chain import Find
 from redisjobs.worker.clearance import Clearance

@@ -2,9 +2,10 @@
 
 import time
 
-from redisjobs.driver import Consumer, Exchange
+from redisjobs.driver import Consumer
 from redisjobs.errors import DriverError
 from redisjobs.eventloop import Wakeup
+from redisjobs.transitions import Exchange
 from redisjobs.worker.batcher import Batch, Batcher
 from redisjobs.worker.clearance import Clearance
 from redisjobs.worker.dispatcher import Dispatcher

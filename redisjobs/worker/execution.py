@@ -10,15 +10,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import anyio
 
 from redisjobs import codec
-from redisjobs.driver import (
-    Ack,
-    After,
-    Lease,
-    Release,
-    Reply,
-    RetryLater,
-    Settlement,
-)
 from redisjobs.errors import DecodeError, JobTimeout, RegistrationError
 from redisjobs.eventloop import is_awaitable
 from redisjobs.events import SettledJob
@@ -36,6 +27,7 @@ from redisjobs.outcome import (
     decide,
 )
 from redisjobs.retry import exponential_jitter
+from redisjobs.transitions import Ack, After, Lease, Release, Reply, RetryLater, Settlement
 from redisjobs.visible import visible
 from redisjobs.worker.chain import Find
 from redisjobs.worker.contexts import Contexts, run_in

@@ -10,8 +10,9 @@ from typing import Protocol
 import anyio
 
 from redisjobs.backoff import NOT_NOW
-from redisjobs.driver import Consumer, Lease, Until
+from redisjobs.driver import Consumer, Until
 from redisjobs.eventloop import Wakeup
+from redisjobs.transitions import Lease
 
 _WAIT = 5.0  # seconds of one blocking read
 

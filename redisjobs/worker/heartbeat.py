@@ -10,9 +10,10 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from redisjobs.driver import Beat, Consumer, Fenced, Lease
+from redisjobs.driver import Beat, Consumer, Fenced
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.logger import Log, log_from_thread
+from redisjobs.transitions import Lease
 
 logger = Log("redisjobs.worker")
 

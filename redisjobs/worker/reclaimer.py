@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from redisjobs.backoff import NOT_NOW
-from redisjobs.driver import Consumer, Reclaimed, Silent, Tidy
+from redisjobs.driver import Consumer
 from redisjobs.errors import DriverError
 from redisjobs.logger import Log
+from redisjobs.queries import Tidy
+from redisjobs.transitions import Reclaimed, Silent
 from redisjobs.worker.clock import Clock
 
 _RECLAIM = 2.0  # seconds between looks for lost workers; less for a short lease

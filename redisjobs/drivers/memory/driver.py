@@ -10,27 +10,13 @@ from typing import TypeVar, cast
 import anyio
 import anyio.lowlevel
 
-from redisjobs.driver import (
-    Beat,
-    Beaten,
-    Change,
-    Exchange,
-    Fenced,
-    Lease,
-    NewJob,
-    Notification,
-    Pushed,
-    Query,
-    Reclaimed,
-    Settlements,
-    Silent,
-    Turn,
-    Until,
-)
+from redisjobs.driver import Beat, Beaten, Fenced, Notification, Until
 from redisjobs.drivers.memory import exchange, operator, producer, worker
 from redisjobs.drivers.memory.state import Memory
 from redisjobs.errors import Unavailable
 from redisjobs.eventloop import threadsafe_caller
+from redisjobs.queries import Change, Query
+from redisjobs.transitions import Exchange, Lease, NewJob, Pushed, Reclaimed, Settlements, Silent, Turn
 
 T = TypeVar("T")
 

@@ -7,19 +7,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from redisjobs.driver import (
-    Ack,
-    DeadLetter,
-    Ended,
-    Exchange,
-    Lease,
-    Release,
-    Reply,
-    RetryLater,
-    Settlement,
-    Settlements,
-    Turn,
-)
 from redisjobs.drivers.memory.include import (
     MOST_FIELDS,
     REMEMBERED,
@@ -36,6 +23,19 @@ from redisjobs.drivers.memory.include import (
 )
 from redisjobs.drivers.memory.state import RELEASED, Fields, Memory, Pending, Stream, encoded, text_of
 from redisjobs.errors import DriverError
+from redisjobs.transitions import (
+    Ack,
+    DeadLetter,
+    Ended,
+    Exchange,
+    Lease,
+    Release,
+    Reply,
+    RetryLater,
+    Settlement,
+    Settlements,
+    Turn,
+)
 
 
 def settle(memory: Memory, worker: str, turn: Turn | None, settlements: Settlements) -> list[Reply]:

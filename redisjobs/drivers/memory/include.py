@@ -8,12 +8,6 @@ import math
 import time
 from collections.abc import Mapping
 
-from redisjobs.driver import (
-    MOST_JOBS,
-    After,
-    At,
-    Due,
-)
 from redisjobs.drivers.memory.state import (
     RELEASED,
     Delayed,
@@ -26,6 +20,7 @@ from redisjobs.drivers.memory.state import (
     text_of,
 )
 from redisjobs.job import Priority
+from redisjobs.transitions import MOST_JOBS, After, At, Due
 
 REMEMBERED = 60_000  # ms that an ended job's id is known for, so that a repeated push adds nothing
 WATCHED = 5.0  # seconds, beyond its lease, that a late read of a fenced worker is looked for

@@ -4,28 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from redisjobs.driver import (
-    Backlog,
-    Cancel,
-    Change,
-    Count,
-    Counts,
-    Delete,
-    Find,
-    GroupDead,
-    List,
-    Measure,
-    Query,
-    Reply,
-    Requeue,
-    Row,
-    Scan,
-    Several,
-    Tidied,
-    Tidy,
-    backlog_since,
-    supported,
-)
+from redisjobs.driver import supported
 from redisjobs.drivers.memory.include import (
     MOST_FIELDS,
     by_due,
@@ -42,7 +21,28 @@ from redisjobs.drivers.memory.scans import groups, scan
 from redisjobs.drivers.memory.schedules import fire, pause_schedule, put_schedule, remove_schedule, schedules
 from redisjobs.drivers.memory.state import RELEASED, Memory
 from redisjobs.job import Priority, State
+from redisjobs.queries import (
+    Backlog,
+    Cancel,
+    Change,
+    Count,
+    Counts,
+    Delete,
+    Find,
+    GroupDead,
+    List,
+    Measure,
+    Query,
+    Requeue,
+    Row,
+    Scan,
+    Several,
+    Tidied,
+    Tidy,
+    backlog_since,
+)
 from redisjobs.schedules.stored import Fire, ListSchedules, PauseSchedule, PutSchedules, RemoveSchedule
+from redisjobs.transitions import Reply
 
 T = TypeVar("T")
 

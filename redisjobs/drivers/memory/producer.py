@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from redisjobs.driver import NewJob, Pushed, Reply
 from redisjobs.drivers.memory.include import REMEMBERED, delay, due_time, enqueue, remember, stored
 from redisjobs.drivers.memory.state import Fields, Memory, Push, encoded
+from redisjobs.transitions import NewJob, Pushed, Reply
 
 
 def push(memory: Memory, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:

@@ -1,9 +1,9 @@
 """How an operator is told of one job, by where it is. Whoever calls has the lock."""
 
-from redisjobs.driver import Row
 from redisjobs.drivers.memory.include import address, holder
 from redisjobs.drivers.memory.state import RELEASED, Delayed, Memory, Stream
 from redisjobs.job import Priority, State
+from redisjobs.queries import Row
 
 
 def ready_row(memory: Memory, stream: Stream, entry: str) -> Row:

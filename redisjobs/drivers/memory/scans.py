@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from redisjobs.driver import MOST_JOBS, Filter, Group, GroupDead, Grouped, Row, Scan, Scanned
 from redisjobs.drivers.memory.include import by_due
 from redisjobs.drivers.memory.rows import dead_row, delayed_row, ready_row
 from redisjobs.drivers.memory.state import Memory, text_of
 from redisjobs.job import State
+from redisjobs.queries import Filter, Group, GroupDead, Grouped, Row, Scan, Scanned
+from redisjobs.transitions import MOST_JOBS
 
 _MOST_NAMES = 50  # of the jobs of a group
 

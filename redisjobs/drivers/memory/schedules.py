@@ -5,7 +5,6 @@ The twins of `lua/{put_schedule,pause_schedule,remove_schedule,schedules,fire}.l
 
 from dataclasses import replace
 
-from redisjobs.driver import Pushed, Reply
 from redisjobs.drivers.memory.producer import add, unique_holder
 from redisjobs.drivers.memory.state import Memory, StoredSchedule
 from redisjobs.schedules.stored import (
@@ -22,6 +21,7 @@ from redisjobs.schedules.stored import (
     SchedulePage,
     ScheduleRow,
 )
+from redisjobs.transitions import Pushed, Reply
 
 
 def put_schedule(memory: Memory, change: PutSchedules) -> PutAnswer:

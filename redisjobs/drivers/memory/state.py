@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from redisjobs.driver import Fenced, Notification, Reply
+from redisjobs.driver import Fenced, Notification
 from redisjobs.job import Priority
 from redisjobs.schedules.stored import THERE_MS, Definition
+from redisjobs.transitions import Reply
 
 Fields = dict[bytes, bytes]
 Place = tuple[str, str]  # a priority, that of a ready stream, `delayed` or `dead`; and the entry there

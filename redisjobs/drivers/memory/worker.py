@@ -6,9 +6,10 @@ There are none of tidy and restore: by nobody's hand are jobs taken here from th
 import time
 from collections.abc import Sequence
 
-from redisjobs.driver import MOST_JOBS, IdTaken, Lease, Reclaimed, Silent
+from redisjobs.driver import IdTaken
 from redisjobs.drivers.memory.include import WATCHED, fence, hand_back, tell_released
 from redisjobs.drivers.memory.state import RELEASED, Memory, Record
+from redisjobs.transitions import MOST_JOBS, Lease, Reclaimed, Silent
 
 _MOST_SILENT = 100  # workers that one look names
 

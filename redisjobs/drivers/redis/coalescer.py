@@ -10,8 +10,8 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
-from redisjobs.driver import LONGEST_TRY, MOST_JOBS, NewJob, Pushed, found_again
 from redisjobs.errors import DriverError, QueueFull, Unavailable
+from redisjobs.transitions import LONGEST_TRY, MOST_JOBS, NewJob, Pushed, found_again
 
 _MOST = 2  # round trips at once
 _WORTH = 32  # callers waiting that are worth a second one

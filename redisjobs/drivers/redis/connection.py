@@ -21,9 +21,9 @@ import redis.retry
 from hiredis import Reader, pack_command
 from redis.backoff import NoBackoff
 
-from redisjobs.driver import LONGEST_TRY
 from redisjobs.drivers.redis.commands import Command, Commands, translate
 from redisjobs.errors import DriverError, Unavailable
+from redisjobs.transitions import LONGEST_TRY
 
 ANSWER = LONGEST_TRY / 2
 """Seconds in which a server sends at least one byte of an answer it owes, or accepts a connection."""

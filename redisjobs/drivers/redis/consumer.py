@@ -5,24 +5,7 @@ import secrets
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar, cast
 
-from redisjobs.driver import (
-    MOST_JOBS,
-    Beat,
-    Beaten,
-    Change,
-    Ended,
-    Exchange,
-    Fenced,
-    Lease,
-    Notification,
-    Reclaimed,
-    Reply,
-    Settlements,
-    Silent,
-    Tidied,
-    Turn,
-    Until,
-)
+from redisjobs.driver import Beat, Beaten, Fenced, Notification, Until
 from redisjobs.drivers.redis.commands import Command, hello, memory_policy
 from redisjobs.drivers.redis.connection import (
     ANSWER,
@@ -36,6 +19,8 @@ from redisjobs.drivers.redis.queue_commands import QueueCommands
 from redisjobs.drivers.redis.reader import BLOCK, Listener, Reader
 from redisjobs.drivers.redis.worker_commands import Ahead, Claimed, Settled, WorkerCommands
 from redisjobs.errors import DriverError, Unavailable
+from redisjobs.queries import Change, Tidied
+from redisjobs.transitions import MOST_JOBS, Ended, Exchange, Lease, Reclaimed, Reply, Settlements, Silent, Turn
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 
 import anyio
 
-from redisjobs.driver import LONGEST_TRY, Change, NewJob, Notification, Pushed, Query, Several
+from redisjobs.driver import Notification
 from redisjobs.drivers.redis.coalescer import Coalescer
 from redisjobs.drivers.redis.commands import Command, hello
 from redisjobs.drivers.redis.connection import Connection, ServerClock, SyncConnection, Target, need_asyncio
@@ -20,6 +20,8 @@ from redisjobs.drivers.redis.queue_commands import PushAnswer, QueueCommands
 from redisjobs.drivers.redis.reader import Listener
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.errors import Unavailable
+from redisjobs.queries import Change, Query, Several
+from redisjobs.transitions import LONGEST_TRY, NewJob, Pushed
 
 T = TypeVar("T")
 Now = Callable[[], int] | None

@@ -5,7 +5,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from redisjobs.driver import (
+from redisjobs.driver import supported
+from redisjobs.drivers.redis.commands import (
+    Command,
+    due_word,
+    pairs,
+    queued_ms_of,
+    raw_id,
+    reply_of,
+    text_id,
+)
+from redisjobs.drivers.redis.schedule_commands import ScheduleCommands, job_words, pushed
+from redisjobs.job import Priority, State
+from redisjobs.queries import (
     Backlog,
     Cancel,
     Change,
@@ -18,10 +30,7 @@ from redisjobs.driver import (
     Grouped,
     List,
     Measure,
-    NewJob,
-    Pushed,
     Query,
-    Reply,
     Requeue,
     Row,
     Scan,
@@ -29,20 +38,9 @@ from redisjobs.driver import (
     Tidied,
     Tidy,
     backlog_since,
-    supported,
 )
-from redisjobs.drivers.redis.commands import (
-    Command,
-    due_word,
-    pairs,
-    queued_ms_of,
-    raw_id,
-    reply_of,
-    text_id,
-)
-from redisjobs.drivers.redis.schedule_commands import ScheduleCommands, job_words, pushed
-from redisjobs.job import Priority, State
 from redisjobs.schedules.stored import Fire, ListSchedules, PauseSchedule, PutSchedules, RemoveSchedule
+from redisjobs.transitions import NewJob, Pushed, Reply
 
 T = TypeVar("T")
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from redisjobs.driver import NewJob, Pushed, Reply
 from redisjobs.drivers.redis.commands import Command, Commands, due_word, pairs, raw_id, reply_of
 from redisjobs.schedules.stored import (
     Fire,
@@ -17,6 +16,7 @@ from redisjobs.schedules.stored import (
     SchedulePage,
     ScheduleRow,
 )
+from redisjobs.transitions import NewJob, Pushed, Reply
 
 _REPLY_BYTES = 1024 * 1024  # of schedules in one page, more or less
 

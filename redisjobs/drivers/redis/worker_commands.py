@@ -4,23 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from redisjobs.driver import (
-    MOST_JOBS,
-    Ack,
-    DeadLetter,
-    Ended,
-    Fenced,
-    IdTaken,
-    Lease,
-    Reclaimed,
-    Release,
-    Reply,
-    RetryLater,
-    Settlement,
-    Settlements,
-    Silent,
-    Turn,
-)
+from redisjobs.driver import Fenced, IdTaken
 from redisjobs.drivers.redis.commands import (
     GROUP,
     LAYOUT,
@@ -35,6 +19,21 @@ from redisjobs.drivers.redis.commands import (
 )
 from redisjobs.errors import DriverError
 from redisjobs.job import Priority
+from redisjobs.transitions import (
+    MOST_JOBS,
+    Ack,
+    DeadLetter,
+    Ended,
+    Lease,
+    Reclaimed,
+    Release,
+    Reply,
+    RetryLater,
+    Settlement,
+    Settlements,
+    Silent,
+    Turn,
+)
 
 _FENCED = b"FENCED"
 _YOUNG_MS = 65_000

@@ -1,0 +1,302 @@
+"""What an operator asks of a queue, and does to it, as values: queries and changes, with their answers.
+
+A feature is a new value, not a new method of the driver: one that does not know it says so by `Unsupported`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from redisjobs.job import Priority, State
+from redisjobs.transitions import LONG_AGO, MOST_JOBS, Due, Reply
+
+Answer = TypeVar("Answer", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One job as the store knows it.
+
+    Attributes:
+        job_id: By what it is found, cancelled, requeued and deleted.
+        state: Where it is.
+        priority: Of its ready stream.
+        key: By what the store knows its place there; '' while delayed. Nobody else's business.
+        queued_ms: When it came there, in ms since 1970; 0 while delayed.
+        due_ms: When a delayed job may run; None otherwise.
+        worker: Who runs it; '' for nobody.
+        deliveries: How often it was delivered.
+        cancelling: Whether a cancel was asked for while it ran.
+        fields: Its fields as bytes.
+    """
+
+    job_id: str
+    state: State
+    priority: Priority
+    key: str
+    queued_ms: int
+    due_ms: int | None
+    worker: str
+    deliveries: int
+    cancelling: bool
+    fields: Mapping[bytes, bytes]
+
+
+COUNTERS = ["pushed", "completed", "retried", "dead", "reclaimed", "released", "cancelled", "requeued", "deleted"]
+"""What is counted since a queue began."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many jobs are in each state at one instant, and the counters since the queue began.
+
+    Attributes:
+        ready: By priority.
+        totals: Each of `COUNTERS`, 0 if it never happened, and what else was counted by hand. What is no number,
+            by hand, is left out: 0, or not there.
+    """
+
+    ready: Mapping[Priority, int]
+    running: int
+    delayed: int
+    dead: int
+    totals: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "totals", dict.fromkeys(COUNTERS, 0) | dict(self.totals))
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How far a queue is behind, at one instant.
+
+    Attributes:
+        oldest: For how many seconds the oldest ready job of each priority has been ready; a priority with none is
+            left out. A delayed job that is due counts, though nobody has made it ready yet. Of one put in by hand
+            with an entry id that can't be a time it is not known, and it does not count.
+        workers: How many workers there are: their leases run.
+    """
+
+    oldest: Mapping[Priority, float]
+    workers: int
+
+
+def backlog_since(since: Iterable[tuple[Priority, float]], now_ms: float, workers: int) -> Backlog:
+    """How far a queue is behind.
+
+    Args:
+        since: Priorities, and when a job of each became ready, in ms; the earliest of each is the oldest job's.
+        now_ms: The store's clock.
+        workers: How many there are.
+    """
+    first: dict[Priority, float] = {}
+    for priority, ms in since:
+        if ms > LONG_AGO:
+            first[priority] = min(ms, first.get(priority, ms))
+    return Backlog({priority: max(0.0, now_ms - ms) / 1000 for priority, ms in first.items()}, workers)
+
+
+class Query(Generic[Answer]):
+    """What an operator asks, for an answer of this type; a frozen value."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Find(Query[Row | None]):
+    """One job, wherever it is; None if there is none."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class List(Query[list[Row]]):
+    """The first jobs of one state.
+
+    Attributes:
+        state: Which.
+        limit: How many at most; up to 500.
+    """
+
+    state: State
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which jobs are meant; each that is given must hold.
+
+    Attributes:
+        name: Of the job; '': any.
+        text: What its parameters, as they are stored, or its error have in them; '': anything.
+        fingerprint: Of a dead letter's failure; '': any.
+        reason: Of a dead letter; '': any.
+        older_ms: For how long at least it has been on the queue, a dead letter been dead, in ms; None: any time.
+    """
+
+    name: str = ""
+    text: str = ""
+    fingerprint: str = ""
+    reason: str = ""
+    older_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """What a step of a scan came to.
+
+    Attributes:
+        rows: The jobs that the filter lets through.
+        after: Where the next step goes on, for `Scan`; '' if there is nothing more to look at.
+    """
+
+    rows: Sequence[Row]
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scan(Query[Scanned]):
+    """Jobs that a filter lets through, in bounded steps: one looks at 500 at most, and may find none of them.
+
+    They come ready by priority and age, delayed by due time, dead letters newest first. A job that is in one place
+    all the while comes once; a dead letter that comes after the first step does not.
+
+    Attributes:
+        state: Ready, delayed or dead.
+        filter: Which of them.
+        after: Where an earlier step left off; '' to begin.
+        limit: How many rows at most; up to 500.
+    """
+
+    state: State
+    filter: Filter = Filter()
+    after: str = ""
+    limit: int = MOST_JOBS
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Dead letters of one kind: of one fingerprint, or of one reason where they have none.
+
+    Attributes:
+        fingerprint: Of their failures; '' for none.
+        reason: Of the newest.
+        error_type: Of the newest.
+        count: How many there are.
+        first_ms: When the first of them died, in ms since 1970.
+        last_ms: When the last did.
+        job_id: Of the newest.
+        error: Of the newest.
+        names: Of their jobs; some of them, if there are many.
+    """
+
+    fingerprint: str
+    reason: str
+    error_type: str
+    count: int
+    first_ms: int
+    last_ms: int
+    job_id: str
+    error: str
+    names: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Grouped:
+    """What a step of grouping came to.
+
+    Attributes:
+        groups: Of the letters that it looked at, the newest first.
+        after: Where the next step goes on, for `GroupDead`; '' if there is nothing more to look at.
+    """
+
+    groups: Sequence[Group]
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupDead(Query[Grouped]):
+    """Dead letters by kind of failure, the newest first, in bounded steps.
+
+    Attributes:
+        after: Where an earlier step left off; '' to begin.
+    """
+
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Count(Query[Counts]):
+    """How many jobs are in each state, and the counters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measure(Query[Backlog]):
+    """For how long jobs have been ready, and how many workers there are."""
+
+
+class Change(Generic[Answer]):
+    """What an operator does, in one atomic step, with an answer of this type; a frozen value."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel(Change[Reply]):
+    """Cancel a job: CANCELLED, CANCELLING, DEAD or NOT_FOUND."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Requeue(Change[Reply]):
+    """Make a dead letter ready again: OK, NOT_FOUND, OVERSIZED or NO_IDS.
+
+    Attributes:
+        job_id: Which.
+        due: When it may run; None: now.
+    """
+
+    job_id: str
+    due: Due | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delete(Change[Reply]):
+    """Throw a dead letter away: OK or NOT_FOUND."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Several(Change[list[Reply]]):
+    """Some changes, each an atomic step of its own, in one round trip; a reply for each.
+
+    Others may come between. If there is no answer, some may be made and some not.
+    """
+
+    changes: Sequence[Cancel | Requeue | Delete]
+
+
+@dataclass(frozen=True, slots=True)
+class Tidied:
+    """What a step of tidying came to.
+
+    Attributes:
+        restored: How many jobs were handed back that nobody would have been given any more, by somebody's hand.
+        after: Where the next step goes on, for `Tidy`; '' if there is nothing more to look at.
+    """
+
+    restored: int = 0
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tidy(Change[Tidied]):
+    """Remove what dead workers left behind, and find jobs whose worker the store does not know; in bounded steps.
+
+    Attributes:
+        after: Where an earlier step left off; '' to begin. To begin is free where somebody did within a minute.
+    """
+
+    after: str = ""

@@ -13,6 +13,7 @@
 -- KEYS[10] stats         hash    counters
 -- KEYS[11] control       channel notifications
 -- KEYS[12] worker:       hash    prefix; worker:<id> is the record of one worker
+-- KEYS[13] held          hash    ids of jobs that are held -> since when, ms
 --
 -- ARGV[1]  job           job id, or entry and place of one put in by hand, as 1732-0@low
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
@@ -39,6 +40,7 @@
 --- @include "include/member"
 --- @include "include/leases"
 --- @include "include/holder"
+--- @include "include/is_waiting"
 --- @include "include/count"
 --- @include "include/remove"
 --- @include "include/finish"
@@ -47,7 +49,7 @@
 
 local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3], dead = KEYS[7]}
 local jobs, due, delayed, unique, finished = KEYS[4], KEYS[5], KEYS[6], KEYS[8], KEYS[9]
-local stats, control, record = KEYS[10], KEYS[11], KEYS[12]
+local stats, control, record, held = KEYS[10], KEYS[11], KEYS[12], KEYS[13]
 local job, now_ms = ARGV[1], now(ARGV[2])
 local keys = {jobs = jobs, unique = unique, ending = slot(finished, now_ms), stats = stats}
 
@@ -57,6 +59,7 @@ if place == 'dead' then return 'DEAD' end
 local fields = stored(places, delayed, id, place .. ' ' .. entry)
 if not fields then return 'NOT_FOUND' end
 expect('set', keys.ending)
+expect('hash', held)
 
 local stream = places[place] -- nil: delayed
 if place == 'delayed' then
@@ -65,7 +68,7 @@ if place == 'delayed' then
   redis.call('HDEL', delayed, id)
 else
   local consumer = holder(stream, entry)
-  if consumer and consumer ~= 'released' then
+  if not is_waiting(consumer) then
     expect('hash', record .. consumer)
     redis.call('HSET', jobs, id, place .. ' ' .. entry .. ' cancelling')
     local known = redis.call('HMGET', record .. consumer, 'lease_ms', 'cancels')
@@ -77,5 +80,6 @@ else
   end
 end
 
+redis.call('HDEL', held, id)
 finish_one(keys, 'cancelled', stream, entry, id, fields, now_ms)
 return 'CANCELLED'

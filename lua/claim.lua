@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- claim: promote what is due, then lease up to `count` jobs to a worker, strictly by priority, first in
--- first out; a job that was released keeps its place before the new ones. A group that is missing is made.
+-- first out; a job that was released keeps its place before the new ones. One that may not start now, as its name is paused
+-- or it is held, goes to the consumer `parked`; of a paused queue nothing is leased. A group that is missing is made.
 --
 -- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
 -- KEYS[2]  ready:normal  stream
@@ -13,6 +14,9 @@
 -- KEYS[9]  finished:     set     prefix; finished:<n> holds what ended in those 5 s: ids, after a nonce if there was one
 -- KEYS[10] stats         hash    counters
 -- KEYS[11] worker:       hash    prefix; worker:<id> is the record of one worker
+-- KEYS[12] paused        string  there while the queue is paused
+-- KEYS[13] paused:names  hash    job names that are paused -> since when, ms
+-- KEYS[14] held          hash    ids of jobs that are held -> since when, ms
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  count         int     most jobs to lease; 0 only promotes
@@ -22,7 +26,7 @@
 --                        has to run alone, as its workers were lost whenever it ran before
 -- ARGV[6]  now_ms        int ms; '' = the server's clock
 --
--- Returns  {now_us, due_in, released, {unread, unread, unread}, waits_ms, jobs, ended}: the first four as settle does,
+-- Returns  {now_us, due_in, ahead, {unread, unread, unread}, waits_ms, jobs, ended}: the first four as settle does,
 --          after this claim; for how many ms a job has been waiting that needs a worker with nothing else to run (-1:
 --          none); for each job {stream 1..3, entry, deliveries, {name, value, ...}}; and for each that was ended instead
 --          {id, word}. Or one word, FENCED:
@@ -57,6 +61,10 @@
 --- @include "include/parted"
 --- @include "include/promote"
 --- @include "include/ahead"
+--- @include "include/may_not_start"
+--- @include "include/restrictions"
+--- @include "include/prospect"
+--- @include "include/hand_back"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
 local jobs, due, delayed, dead, unique, finished = KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
@@ -73,6 +81,8 @@ expect('stream', streams[1], streams[2], streams[3])
 expect('hash', jobs)
 expect('zset', due)
 if redis.call('EXISTS', due) == 1 then expect('hash', delayed) end
+local limits = restrictions(KEYS[12], KEYS[13], KEYS[14])
+if limits and limits.all then most = 0 end
 local released, any_released = {}, false
 for number, stream in ipairs(most > 0 and streams or {}) do
   released[number] = leases(stream, '-', '+', most, 'released')
@@ -85,6 +95,7 @@ end
 local due_in = promote(keys, now_ms, exact_ms)
 
 local claimed, ended, waits_ms, bytes, goes_on = {}, {}, -1, 0, false
+local parked = 0
 local passed_over = 0 -- bytes of jobs that were looked at, and wait
 local function runs_nothing()
   if not idle or #claimed > 0 then return false end
@@ -100,8 +111,8 @@ end
 -- last time to a worker that runs nothing beside it, so that no other job dies, or is judged, in its place; the locator
 -- has the mark `alone` then. (With a `max_deliveries` of 1 no job is delivered twice: no proof can be had.)
 --
--- Returns the fields if it was given, and whether it is to run alone; or nil, and why it was not: `ended`; or `waits`, for
--- a worker with nothing else to run, or `stays`, with NO_IDS: then nothing was written
+-- Returns the fields if it was given, and whether it is to run alone; or nil, and why it was not: `ended`; `parked`; or
+-- `waits`, for a worker with nothing else to run, or `stays`, with NO_IDS: then nothing was written
 local function deliver(stream, entry, deliveries)
   local is_last = deliveries >= max_deliveries and max_deliveries > 1
   if is_last and passed_over >= most_bytes and not runs_nothing() then return nil, 'waits' end -- unread: it may be large
@@ -117,6 +128,11 @@ local function deliver(stream, entry, deliveries)
     finish_one(keys, 'cancelled', stream, entry, job, fields, now_ms)
     table.insert(ended, {job, 'CANCELLED'})
     return nil, 'ended'
+  end
+  if limits and limits.job(job, fields) then
+    hand_back(stream, deliveries - 1, {entry}, 'parked')
+    parked = parked + 1
+    return nil, 'parked'
   end
   if deliveries > max_deliveries and (mark == 'alone' or max_deliveries == 1) then
     local alone = mark == 'alone' and ', the last time with nothing beside it' or ''
@@ -167,27 +183,59 @@ local function take_released(number, stream)
     -- Again where some of them were not to be delivered, or new jobs would pass those behind.
     looked = looked + #page
     if looked >= 500 then
-      goes_on = #ended > 0 -- else the next claim would look at the same ones
+      goes_on = #ended + parked > 0 -- else the next claim would look at the same ones
       return
     end
     page = leases(stream, '(' .. page[#page][1], '+', most - #claimed, 'released')
   end
 end
 
-local function take_new(number, stream)
+local function read_new(stream)
   local reply = redis.call('XREADGROUP', 'GROUP', 'workers', worker, 'COUNT', most - #claimed, 'STREAMS', stream, '>')
-  if not reply then return end
-  for _, entry in ipairs(reply[1][2]) do
-    claimed[#claimed + 1] = {number, entry[1], 1, entry[2]}
+  return reply and reply[1][2] or {}
+end
+
+-- Those of new entries that may start; the others are parked, as never delivered.
+local function startable(stream, entries)
+  if not limits then return entries end
+  local place, some = string.match(stream, '}:(.+)$'), {}
+  for _, entry in ipairs(entries) do
+    if limits.job(identify(places, jobs, place, entry[1], entry[2]), entry[2]) then
+      hand_back(stream, 0, {entry[1]}, 'parked')
+      parked = parked + 1
+    else
+      some[#some + 1] = entry
+    end
+  end
+  return some
+end
+
+local function take_new(number, stream)
+  local looked = 0
+  while most > #claimed do
+    local entries = read_new(stream)
+    if #entries == 0 then return end
+    for _, entry in ipairs(startable(stream, entries)) do
+      claimed[#claimed + 1] = {number, entry[1], 1, entry[2]}
+    end
+    if not limits then return end
+    looked = looked + #entries
+    for _, entry in ipairs(entries) do
+      for _, part in ipairs(entry[2]) do bytes = bytes + #part end
+    end
+    if looked >= 500 or bytes >= most_bytes then
+      goes_on = true
+      return
+    end
   end
 end
 
 for number, stream in ipairs(streams) do
-  if most > #claimed then take_released(number, stream) end
-  if most > #claimed then take_new(number, stream) end
+  if most > #claimed and not goes_on then take_released(number, stream) end
+  if most > #claimed and not goes_on then take_new(number, stream) end
 end
 
 -- Where there was room for more, and all were looked at, what is left waits for a worker that runs nothing.
-local handed_back, unread = 0, {0, 0, 0}
-if #claimed >= most or goes_on then handed_back, unread = ahead(streams) end
-return {exact_ms * 1000, due_in, handed_back, unread, waits_ms, claimed, ended}
+local finds, unread = limits and 2 or 0, {0, 0, 0}
+if #claimed >= most or goes_on then finds, unread = prospect(streams, limits) end
+return {exact_ms * 1000, due_in, finds, unread, waits_ms, claimed, ended}

@@ -11,6 +11,7 @@
 -- Returns  {{ready high, normal, low}, running, delayed, dead, {counter, value, ...}}
 
 --- @include "include/leases"
+--- @include "include/is_waiting"
 
 local streams, due, dead, stats = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5], KEYS[6]
 
@@ -20,7 +21,7 @@ for number, stream in ipairs(streams) do
   local pending = leases(stream)
   if pending and pending[1] > 0 then
     for _, consumer in ipairs(pending[4]) do
-      if consumer[1] ~= 'released' then leased = leased + tonumber(consumer[2]) end
+      if not is_waiting(consumer[1]) then leased = leased + tonumber(consumer[2]) end
     end
   end
   ready[number] = redis.call('XLEN', stream) - leased

@@ -8,13 +8,14 @@
 -- KEYS[5]  due           zset    delayed jobs by due time, ms: place in line, job id
 -- KEYS[6]  delayed       hash    delayed job id -> JSON list: priority, then names and values
 -- KEYS[7]  dead          stream  dead letters
+-- KEYS[8]  held          hash    ids of jobs that are held -> since when, ms
 --
 -- ARGV[1]  job           job id, or entry and place of one put in by hand, as 1732-0@low
 --
 -- Returns  {} if there is no such job, else
---          {job id, place, entry, due ms, consumer, deliveries, mark, {name, value, ...}}; '' for what does
---          not apply; mark is `cancelling` if a cancel was asked for while the job ran, `alone` if it runs, or
---          ran last, with nothing beside it
+--          {job id, place, entry, due ms, consumer, deliveries, mark, held, {name, value, ...}}; '' for what
+--          does not apply; mark is `cancelling` if a cancel was asked for while the job ran, `alone` if it runs,
+--          or ran last, with nothing beside it; held is 1 if the job is
 
 --- @include "include/field"
 --- @include "include/entry_at"
@@ -25,9 +26,10 @@
 --- @include "include/member"
 --- @include "include/leases"
 --- @include "include/holder"
+--- @include "include/is_held"
 
 local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3], dead = KEYS[7]}
-local jobs, due, delayed = KEYS[4], KEYS[5], KEYS[6]
+local jobs, due, delayed, held = KEYS[4], KEYS[5], KEYS[6], KEYS[8]
 local job = ARGV[1]
 
 local place, entry, mark, id = locate(places, jobs, job)
@@ -36,12 +38,12 @@ local fields, priority = stored(places, delayed, id, place .. ' ' .. entry)
 if not fields then return {} end
 if place == 'delayed' then
   local due_ms = redis.call('ZSCORE', due, member(entry, id)) or ''
-  return {id, 'delayed:' .. priority, '', due_ms, '', '', '', fields}
+  return {id, 'delayed:' .. priority, '', due_ms, '', '', '', is_held(held, id), fields}
 end
 
 local consumer, deliveries
 if place ~= 'dead' then
   consumer, deliveries = holder(places[place], entry)
 end
-local _, _, address = identify(places, jobs, place, entry, fields)
-return {address, place, entry, '', consumer or '', deliveries or '', mark, fields}
+local known, _, address = identify(places, jobs, place, entry, fields)
+return {address, place, entry, '', consumer or '', deliveries or '', mark, is_held(held, known), fields}

@@ -9,13 +9,15 @@
 -- KEYS[5]  due           zset    delayed jobs by due time, ms: place in line, job id
 -- KEYS[6]  delayed       hash    delayed job id -> JSON list: priority, then names and values
 -- KEYS[7]  dead          stream  dead letters
+-- KEYS[8]  held          hash    ids of jobs that are held -> since when, ms
 --
 -- ARGV[1]  state         ready, running, delayed or dead
 -- ARGV[2]  limit         int     most jobs to list; at most 500
 --
--- Returns  a list of {job id, place, entry, due ms, consumer, deliveries, mark, {name, value, ...}}, as find does
+-- Returns  a list of {job id, place, entry, due ms, consumer, deliveries, mark, held, {name, value, ...}}, as find does
 
 --- @include "include/leases"
+--- @include "include/is_waiting"
 --- @include "include/field"
 --- @include "include/group"
 --- @include "include/entry_at"
@@ -23,9 +25,10 @@
 --- @include "include/unpacked"
 --- @include "include/stored"
 --- @include "include/parted"
+--- @include "include/is_held"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
-local jobs, due, delayed, dead = KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local jobs, due, delayed, dead, held = KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3], dead = dead}
 local state, limit = ARGV[1], math.min(tonumber(ARGV[2]), 500)
 
@@ -33,25 +36,40 @@ local rows = {}
 
 local function add(stream, entry, consumer, deliveries)
   local place = string.match(stream, '}:(.+)$')
-  local _, mark, address = identify(places, jobs, place, entry[1], entry[2])
-  rows[#rows + 1] = {address, place, entry[1], '', consumer, deliveries, mark or '', entry[2]}
+  local id, mark, address = identify(places, jobs, place, entry[1], entry[2])
+  rows[#rows + 1] = {address, place, entry[1], '', consumer, deliveries, mark or '', is_held(held, id), entry[2]}
 end
 
 local function add_page(stream, page)
   for _, lease in ipairs(page) do
-    local running = lease[2] ~= 'released'
-    local found = running == (state == 'running') and redis.call('XRANGE', stream, lease[1], lease[1])[1]
-    if found and #rows < limit then add(stream, found, running and lease[2] or '', lease[4]) end
+    local waits = is_waiting(lease[2])
+    local found = waits == (state == 'ready') and #rows < limit and redis.call('XRANGE', stream, lease[1], lease[1])[1]
+    if found then add(stream, found, waits and '' or lease[2], lease[4]) end
   end
 end
 
-local function add_pending(stream, ...)
+local function add_running(stream)
   local from, pages = '-', 0
-  repeat -- a page may hold nothing but released jobs, of which there can be many
-    local page = leases(stream, from, '+', 500, ...) or {}
+  repeat -- a page may hold nothing but jobs that were handed back or are parked, of which there can be many
+    local page = leases(stream, from, '+', 500) or {}
     add_page(stream, page)
     from, pages = '(' .. (page[#page] or {'0'})[1], pages + 1
   until #page < 500 or #rows >= limit or pages == 20
+end
+
+local function is_older(one, other)
+  local ms, sequence = string.match(one[1], '^(%d+)-(%d+)$')
+  local other_ms, other_sequence = string.match(other[1], '^(%d+)-(%d+)$')
+  if ms == other_ms then ms, other_ms = sequence, other_sequence end
+  if #ms ~= #other_ms then return #ms < #other_ms end
+  return ms < other_ms
+end
+
+local function add_waiting(stream)
+  local page = leases(stream, '-', '+', limit, 'released') or {}
+  for _, lease in ipairs(leases(stream, '-', '+', limit, 'parked') or {}) do page[#page + 1] = lease end
+  table.sort(page, is_older)
+  add_page(stream, page)
 end
 
 -- What the group has not read yet begins after its last delivered id; with no group, at the start.
@@ -68,7 +86,7 @@ end
 
 if state == 'ready' or state == 'running' then
   for _, stream in ipairs(streams) do
-    if state == 'running' then add_pending(stream) else add_pending(stream, 'released') end
+    if state == 'running' then add_running(stream) else add_waiting(stream) end
     if state == 'ready' and #rows < limit then add_unread(stream) end
   end
 elseif state == 'delayed' then
@@ -76,7 +94,7 @@ elseif state == 'delayed' then
   for i = 1, #members, 2 do
     local _, job = parted(members[i])
     local fields, priority = stored(places, delayed, job, 'delayed')
-    if fields then rows[#rows + 1] = {job, 'delayed:' .. priority, '', members[i + 1], '', '', '', fields} end
+    if fields then rows[#rows + 1] = {job, 'delayed:' .. priority, '', members[i + 1], '', '', '', is_held(held, job), fields} end
   end
 elseif state == 'dead' then
   for _, found in ipairs(redis.call('XREVRANGE', dead, '+', '-', 'COUNT', limit)) do

@@ -34,6 +34,7 @@
 --- @include "include/whole"
 --- @include "include/expect"
 --- @include "include/leases"
+--- @include "include/is_waiting"
 --- @include "include/alive"
 --- @include "include/count"
 --- @include "include/tell"
@@ -121,7 +122,7 @@ local released, others = 0, 0
 for _, stream in ipairs(streams) do
   if released == 0 then released = #(leases(stream, '-', '+', 1, 'released') or {}) end
   for _, held in ipairs(counts_others and (leases(stream) or {})[4] or {}) do
-    if held[1] ~= worker and held[1] ~= 'released' then others = others + tonumber(held[2]) end
+    if held[1] ~= worker and not is_waiting(held[1]) then others = others + tonumber(held[2]) end
   end
 end
 return {exact_ms * 1000, silent, gone, handed_back, more, released, others}

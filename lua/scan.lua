@@ -12,6 +12,7 @@
 -- KEYS[5]  due           zset    delayed jobs by due time, ms: place in line, job id
 -- KEYS[6]  delayed       hash    delayed job id -> JSON list: priority, then names and values
 -- KEYS[7]  dead          stream  dead letters
+-- KEYS[8]  held          hash    ids of jobs that are held -> since when, ms
 --
 -- ARGV[1]  state         ready, delayed or dead
 -- ARGV[2]  after         where the step before has left off; '' to begin
@@ -28,6 +29,7 @@
 --- @include "include/now"
 --- @include "include/leases"
 --- @include "include/holder"
+--- @include "include/is_waiting"
 --- @include "include/field"
 --- @include "include/time_of"
 --- @include "include/page"
@@ -37,9 +39,10 @@
 --- @include "include/unpacked"
 --- @include "include/stored"
 --- @include "include/parted"
+--- @include "include/is_held"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
-local jobs, due, delayed, dead = KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local jobs, due, delayed, dead, held = KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3], dead = dead}
 local state, after, limit, name, text = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local fingerprint, reason, older_ms, now_ms = ARGV[6], ARGV[7], tonumber(ARGV[8]), now(ARGV[9])
@@ -60,14 +63,14 @@ end
 
 local function add(stream, entry, consumer, deliveries)
   local place = string.match(stream, '}:(.+)$')
-  local _, mark, address = identify(places, jobs, place, entry[1], entry[2])
-  rows[#rows + 1] = {address, place, entry[1], '', consumer, deliveries, mark or '', entry[2]}
+  local id, mark, address = identify(places, jobs, place, entry[1], entry[2])
+  rows[#rows + 1] = {address, place, entry[1], '', consumer, deliveries, mark or '', is_held(held, id), entry[2]}
 end
 
 local function add_ready(stream, entry)
   if not passes(entry[2], time_of(entry[2], 'queued_at', entry[1])) then return end
   local consumer, deliveries = holder(stream, entry[1])
-  if not consumer or consumer == 'released' then add(stream, entry, '', deliveries or '') end
+  if is_waiting(consumer) then add(stream, entry, '', deliveries or '') end
 end
 
 local function add_dead(stream, entry)
@@ -148,7 +151,7 @@ local function add_delayed(member, score)
   if not fields then return end
   local since_ms = math.floor(tonumber(string.match(line, '^%d+') or 0) / 1000)
   if passes(fields, time_of(fields, 'queued_at', string.format('%.0f', since_ms))) then
-    rows[#rows + 1] = {job, 'delayed:' .. priority, '', score, '', '', '', fields}
+    rows[#rows + 1] = {job, 'delayed:' .. priority, '', score, '', '', '', is_held(held, job), fields}
   end
 end
 

@@ -19,6 +19,9 @@
 -- KEYS[10] stats         hash    counters
 -- KEYS[11] control       channel notifications
 -- KEYS[12] worker:       hash    prefix; worker:<id> is the record of one worker, with its last answers
+-- KEYS[13] paused        string  there while the queue is paused
+-- KEYS[14] paused:names  hash    job names that are paused -> since when, ms
+-- KEYS[15] held          hash    ids of jobs that are held -> since when, ms
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  lane          which of the worker's exchanges this is: there may be two under way
@@ -38,9 +41,11 @@
 --          retry: due ('+5000' in ms, or a time in ms), names and values of the fields to change ('' removes one) ·
 --          fail: reason, error, traceback, error type, fingerprint (each of these three '' for none)
 --
--- Returns  {now_us, due_in, released, {unread, unread, unread}, word, ...}: the clock; µs until the next delayed job
---          (-1: none); 1 if jobs were handed back; how many jobs of each stream were never delivered; and one word for
---          each job, in their order, or OK alone for all of them. Or one word for the whole call, FENCED or STALE:
+-- Returns  {now_us, due_in, ahead, {unread, unread, unread}, word, ...}: the clock; µs until the next delayed job
+--          (-1: none); what a claim would find, as a sum: 1 if jobs were handed back, 2 if some jobs may not start, so
+--          that only the script claims, 4 if the queue is paused, and then nothing else is told; how many jobs of each
+--          stream were never delivered; and one word for each job, in their order, or OK alone for all of them. Or one
+--          word for the whole call, FENCED or STALE:
 --          OK          settled, as it says
 --          CANCELLED   it was to run again, and a cancel was asked for while it ran: gone instead
 --          OVERSIZED   put in by hand with more values than a script can add; nothing was written
@@ -78,6 +83,9 @@
 --- @include "include/parted"
 --- @include "include/promote"
 --- @include "include/ahead"
+--- @include "include/may_not_start"
+--- @include "include/restrictions"
+--- @include "include/prospect"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
 local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
@@ -328,7 +336,9 @@ end
 
 expect('stream', streams[1], streams[2], streams[3])
 expect('hash', jobs)
+local limits = nil
 if promotes then
+  limits = restrictions(KEYS[13], KEYS[14], KEYS[15])
   expect('zset', due)
   if redis.call('EXISTS', due) == 1 then expect('hash', delayed) end
 end
@@ -341,7 +351,7 @@ if turn > last then redis.call('HSET', record, lane, ARGV[3] .. ' ' .. answer) e
 local reply = {exact_ms * 1000, -1, 0, {0, 0, 0}}
 if promotes then
   reply[2] = promote(keys, now_ms, exact_ms)
-  reply[3], reply[4] = ahead(streams)
+  reply[3], reply[4] = prospect(streams, limits)
 end
 for word in string.gmatch(answer, '%S+') do reply[#reply + 1] = word end
 return reply

@@ -9,19 +9,21 @@
 -- KEYS[4]  workers       zset    worker ids by the end of their lease, ms
 -- KEYS[5]  worker:       hash    prefix; worker:<id> is the record of one worker
 -- KEYS[6]  fenced        zset    ids of fenced workers by when their consumer is looked at next, ms
--- KEYS[7]  layout        hash    when this was done last
+-- KEYS[7]  layout        hash    when this was done last; `unpark`: jobs may be parked that may start
 --
 -- ARGV[1]  idle_ms       int ms  a consumer that holds nothing and is unheard of for this long is removed
 -- ARGV[2]  every_ms      int ms  nothing is done where it was done so lately
 -- ARGV[3]  now_ms        int ms; '' = the server's clock
 --
--- Returns  {count, suspects}: how many consumers were removed, or are to be looked at, at most 500 a call; and 1 if there
---          may be entries that are neither pending nor still to be read, by somebody's hand: see restore
+-- Returns  {count, suspects, parked}: how many consumers were removed, or are to be looked at, at most 500 a call; 1 if
+--          there may be entries that are neither pending nor still to be read, by somebody's hand: see restore; and 1 if
+--          jobs may be parked that may start, as whoever resumed them came no further: see unpark
 
 --- @include "include/now"
 --- @include "include/whole"
 --- @include "include/expect"
 --- @include "include/leases"
+--- @include "include/is_waiting"
 --- @include "include/alive"
 --- @include "include/field"
 --- @include "include/group"
@@ -37,13 +39,13 @@ expect('stream', streams[1], streams[2], streams[3])
 expect('zset', workers, fenced)
 expect('hash', layout)
 local last_ms = tonumber(redis.call('HGET', layout, 'tidied_at') or nil)
-if last_ms and last_ms <= now_ms and now_ms < last_ms + every_ms then return {0, 0} end
+if last_ms and last_ms <= now_ms and now_ms < last_ms + every_ms then return {0, 0, 0} end
 
 local total, suspects = 0, 0
 for _, stream in ipairs(streams) do
   for _, consumer in ipairs(leases(stream) and redis.call('XINFO', 'CONSUMERS', stream, 'workers') or {}) do
     local name, pending = field(consumer, 'name'), field(consumer, 'pending')
-    local known = name == 'released' or redis.call('ZSCORE', workers, name) or redis.call('ZSCORE', fenced, name)
+    local known = is_waiting(name) or redis.call('ZSCORE', workers, name) or redis.call('ZSCORE', fenced, name)
     if not known and total < 500 then
       local kind = redis.call('TYPE', record .. name).ok
       local lease_ms = kind == 'hash' and alive(record .. name)
@@ -67,4 +69,4 @@ for _, stream in ipairs(streams) do
   if ours and (not unread or redis.call('XLEN', stream) > field(ours, 'pending') + unread) then suspects = 1 end
 end
 redis.call('HSET', layout, 'tidied_at', whole(now_ms))
-return {total, suspects}
+return {total, suspects, redis.call('HGET', layout, 'unpark') and 1 or 0}

@@ -49,6 +49,7 @@ from redisjobs.job import JobContext, JobName, Priority, State
 
 # Middleware
 from redisjobs.middleware import Middleware
+from redisjobs.pauses import PauseInfo
 from redisjobs.queries import Counts
 from redisjobs.queue import JobFunction, JobHandle, JobQueue
 from redisjobs.registry import PushOptions
@@ -93,6 +94,7 @@ __all__ = [
     "JobTimeout",
     "Lifespan",
     "Middleware",
+    "PauseInfo",
     "Priority",
     "ProcessDied",
     "PushOptions",

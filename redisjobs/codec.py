@@ -416,6 +416,7 @@ class JobInfo:
         error_type: The class of that exception: module and qualified name, of a builtin the name alone.
         fingerprint: 12 hex characters, equal for failures of one kind: by the class, and the functions of yours
             that it came through; '' of what is no failure.
+        held: Whether it waits, and does not start until it is let go.
     """
 
     job_id: str
@@ -437,6 +438,7 @@ class JobInfo:
     traceback: str = ""
     error_type: str = ""
     fingerprint: str = ""
+    held: bool = False
 
 
 def job_info(row: Row) -> JobInfo:
@@ -479,4 +481,5 @@ def job_info(row: Row) -> JobInfo:
         traceback=text(b"traceback"),
         error_type=text(b"error_type"),
         fingerprint=text(b"fingerprint"),
+        held=row.held,
     )

@@ -74,9 +74,9 @@ class Notification:
     """A hint that something changed; the truth is always in a key.
 
     Attributes:
-        kind: `due`, `cancel`, `released` or `schedules`; `subscribed` when the listening began: what came before
-            was missed.
-        value: A time in ms, a job id, a number, a number, nothing.
+        kind: `due`, `cancel`, `released`, `schedules`, `paused` or `resumed`; `subscribed` when the listening
+            began: what came before was missed.
+        value: A time in ms, a job id, a number, a number; nothing.
     """
 
     kind: str
@@ -249,6 +249,9 @@ class Consumer(Protocol):
         `idle` says that, these settled, the worker runs nothing, and that nothing else is under way that could
         bring it jobs: then it may be given a job that is delivered for the last time, and nothing beside it.
 
+        While the queue is paused nothing is claimed. Jobs whose name is paused, and those that are held, are
+        passed over, and keep their place.
+
         Raises:
             Fenced: All of it was refused.
         """
@@ -258,7 +261,7 @@ class Consumer(Protocol):
 
         It ends as soon as there are some, after `timeout` seconds, or soon after `until` is set, with whatever it
         leased; then nothing is on its way any more. A worker that was fenced is served as well: what is told here
-        is not that it still is one.
+        is not that it still is one. What may not start is left out, as by `exchange`.
 
         Raises:
             Unavailable: What was delivered meanwhile is for `recover` to find; so too if this call is cancelled.

@@ -9,7 +9,7 @@ from typing import TypedDict
 from redisjobs.arguments import is_text, one_of
 from redisjobs.durations import milliseconds, seconds
 from redisjobs.job import State
-from redisjobs.queries import Cancel, Delete, Filter, Requeue, Row, Several
+from redisjobs.queries import Cancel, Delete, Filter, Hold, Requeue, Row, Several, Unhold
 from redisjobs.transitions import After, Due, Reply
 
 AT_ONCE = 100
@@ -72,7 +72,7 @@ def scanned_state(state: State | str) -> State:
 
 
 def waiting_state(state: State | str) -> State:
-    """A state whose jobs can be cancelled all at once.
+    """A state whose jobs can be cancelled or held all at once.
 
     Raises:
         ValueError: It is no state, or that of other jobs.
@@ -121,6 +121,16 @@ def cancellation(rows: Sequence[Row]) -> Several:
     return Several([Cancel(row.job_id) for row in rows])
 
 
+def holding(rows: Sequence[Row]) -> Several:
+    """The change that holds these jobs, but for those that run by now."""
+    return Several([Hold(row.job_id) for row in rows])
+
+
+def letting_go(rows: Sequence[Row]) -> Several:
+    """The change that lets go of those of these jobs that are held."""
+    return Several([Unhold(row.job_id) for row in rows if row.held])
+
+
 def letter_of(row: Row) -> str:
     """What names a dead letter, and not what becomes of its job after."""
     return f"{row.key}@dead"
@@ -128,7 +138,7 @@ def letter_of(row: Row) -> str:
 
 def done(replies: Sequence[Reply]) -> int:
     """To how many it was done."""
-    return sum(reply in (Reply.OK, Reply.CANCELLED, Reply.CANCELLING) for reply in replies)
+    return sum(reply in (Reply.OK, Reply.CANCELLED, Reply.CANCELLING, Reply.HELD) for reply in replies)
 
 
 def pause_of(rate: str) -> float:

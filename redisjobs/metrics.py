@@ -48,7 +48,7 @@ from redisjobs.events import (
 from redisjobs.job import Priority
 from redisjobs.logger import Log
 from redisjobs.outcome import Raised
-from redisjobs.queries import COUNTERS, Backlog, Count, Counts, Measure, Query
+from redisjobs.queries import COUNTERS, Backlog, Count, Counts, FindPauses, Measure, Pauses, Query
 from redisjobs.registry import Registry
 from redisjobs.schedules.stored import ScheduleInfo, schedule_info, schedule_pages
 from redisjobs.transitions import DeadLetter
@@ -336,6 +336,7 @@ class State:
 
     counts: Counts
     backlog: Backlog
+    pauses: Pauses
     schedules: Sequence[ScheduleInfo]
 
 
@@ -354,6 +355,11 @@ def _queue_families(states: Sequence[tuple[str, State]]) -> Iterator[Metric]:
         "redisjobs_queue_events", "What was counted since the queue began.", labels=["queue", "event"]
     )
     workers = GaugeMetricFamily("redisjobs_queue_workers", "Workers whose leases run.", labels=["queue"])
+    paused = GaugeMetricFamily(
+        "redisjobs_queue_paused",
+        "1 while the queue is paused, else 0; and for each job name that is.",
+        labels=["queue", "job"],
+    )
     for queue, known in states:
         counts, backlog = known.counts, known.backlog
         for priority in Priority:
@@ -364,7 +370,10 @@ def _queue_families(states: Sequence[tuple[str, State]]) -> Iterator[Metric]:
         for event in COUNTERS:
             events.add_metric([queue, event], counts.totals[event])
         workers.add_metric([queue], backlog.workers)
-    yield from (jobs, latency, events, workers)
+        paused.add_metric([queue, ""], int(known.pauses.queue is not None))
+        for name in known.pauses.names:
+            paused.add_metric([queue, visible(name)], 1)
+    yield from (jobs, latency, events, workers, paused)
     yield from _schedule_families(states)
 
 
@@ -406,7 +415,8 @@ class _Store:
         try:
             pages = list(schedule_pages(lambda query: self._read(query, until)))
             schedules = [schedule_info(row, page.server_ms) for page in pages for row in page.rows]
-            return State(self._read(Count(), until), self._read(Measure(), until), schedules)
+            counts, backlog = self._read(Count(), until), self._read(Measure(), until)
+            return State(counts, backlog, self._read(FindPauses(), until), schedules)
         except DriverError as error:
             logger.warning("no metrics of queue '%s': %s", self.queue.name, error)
             return None

@@ -28,6 +28,7 @@ class Row:
         deliveries: How often it was delivered.
         cancelling: Whether a cancel was asked for while it ran.
         fields: Its fields as bytes.
+        held: Whether it waits, and does not start.
     """
 
     job_id: str
@@ -40,6 +41,7 @@ class Row:
     deliveries: int
     cancelling: bool
     fields: Mapping[bytes, bytes]
+    held: bool = False
 
 
 COUNTERS = ["pushed", "completed", "retried", "dead", "reclaimed", "released", "cancelled", "requeued", "deleted"]
@@ -235,6 +237,26 @@ class Measure(Query[Backlog]):
     """For how long jobs have been ready, and how many workers there are."""
 
 
+@dataclass(frozen=True, slots=True)
+class Pauses:
+    """What may not start now.
+
+    Attributes:
+        queue: Since when the queue is paused, in ms since 1970; None: it is not.
+        names: The job names that are paused, and since when.
+        held: How many jobs are held.
+    """
+
+    queue: int | None
+    names: Mapping[str, int]
+    held: int
+
+
+@dataclass(frozen=True, slots=True)
+class FindPauses(Query[Pauses]):
+    """What may not start now."""
+
+
 class Change(Generic[Answer]):
     """What an operator does, in one atomic step, with an answer of this type; a frozen value."""
 
@@ -269,13 +291,62 @@ class Delete(Change[Reply]):
 
 
 @dataclass(frozen=True, slots=True)
+class Hold(Change[Reply]):
+    """Let a waiting job not start: HELD, RUNNING, DEAD or NOT_FOUND. It keeps its due time, priority and place."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unhold(Change[Reply]):
+    """Let go of a job that is held: OK or NOT_FOUND."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pause(Change[Reply]):
+    """Let no job start that has not yet: OK.
+
+    Attributes:
+        name: Of the jobs; '' for all of the queue.
+    """
+
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Resume(Change[Reply]):
+    """Let jobs start again: OK. What was passed over for a name is given back by `Unpark`, step by step.
+
+    Attributes:
+        name: Of the jobs; '' for the queue.
+    """
+
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Unpark(Change[str]):
+    """Give jobs back that were passed over and may start now; a step. `Tidy` does it where nobody else does.
+
+    The answer is where the next step goes on; '' at the end.
+
+    Attributes:
+        after: Where the step before has left off; '' to begin.
+    """
+
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Several(Change[list[Reply]]):
     """Some changes, each an atomic step of its own, in one round trip; a reply for each.
 
     Others may come between. If there is no answer, some may be made and some not.
     """
 
-    changes: Sequence[Cancel | Requeue | Delete]
+    changes: Sequence[Cancel | Requeue | Delete | Hold | Unhold]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,12 +21,15 @@ from redisjobs.filters import (
     deletion,
     done,
     filter_of,
+    holding,
+    letting_go,
     scanned_state,
     waiting_state,
 )
 from redisjobs.groups import DeadGroup, Groups
 from redisjobs.job import AppState, JobContext, JobName, State
 from redisjobs.middleware import NOBODY, Middleware, before_push
+from redisjobs.pauses import PauseInfo, pause_info, paused_name
 from redisjobs.push import Push, no_answer
 from redisjobs.queries import (
     Cancel,
@@ -36,13 +39,19 @@ from redisjobs.queries import (
     Delete,
     Filter,
     Find,
+    FindPauses,
     GroupDead,
+    Hold,
     List,
+    Pause,
     Query,
     Requeue,
+    Resume,
     Row,
     Scan,
     Several,
+    Unhold,
+    Unpark,
 )
 from redisjobs.registry import (
     Args,
@@ -323,6 +332,57 @@ class JobQueue(Serving):
         """
         return await self._change(Cancel(id_of(job)))
 
+    async def pause(self, name: str | JobName[Any] | None = None) -> None:
+        """Let no job start, of the queue or of one name, until `resume`. What runs goes on to its end.
+
+        It outlives workers, producers and restarts. Jobs can be pushed, looked up, cancelled and held meanwhile,
+        and delayed ones become ready. No job that is pushed after this has returned starts.
+
+        Args:
+            name: Of the jobs; None: the whole queue.
+
+        Raises:
+            ValueError: There can be no such name.
+        """
+        await self._change(Pause(paused_name(name)))
+
+    async def resume(self, name: str | JobName[Any] | None = None) -> None:
+        """Let jobs start again, in their places: what `pause` of the same name has stopped.
+
+        Args:
+            name: Of the jobs; None: the whole queue. A name that is paused stays so when the queue is resumed.
+
+        Raises:
+            ValueError: There can be no such name.
+            Unavailable: No answer until the deadline. If it is resumed, some worker gives the jobs back that
+                were passed over, within a minute or so.
+        """
+        await self._change(Resume(paused_name(name)))
+        after = None
+        while name is not None and after != "":
+            after = await self._change(Unpark(after or ""))
+
+    async def is_paused(self, name: str | JobName[Any] | None = None) -> bool:
+        """Whether the queue is paused, or, if one is given, that job name by itself."""
+        return (await self.pauses()).is_paused(paused_name(name))
+
+    async def pauses(self) -> PauseInfo:
+        """What may not start: since when the queue is paused, which names are, and how many jobs are held."""
+        return pause_info(await self._read(FindPauses()))
+
+    async def hold(self, job: str | PushedJob) -> Reply:
+        """Let one waiting job not start, until `unhold`. It keeps its due time, its priority and its place.
+
+        Returns:
+            HELD: it does not start. RUNNING: it does already, and goes on. DEAD: it is a dead letter.
+            NOT_FOUND: it ended, or never was.
+        """
+        return await self._change(Hold(id_of(job)))
+
+    async def unhold(self, job: str | PushedJob) -> bool:
+        """Let go of a job that is held; whether it was. If it is due it is ready at once, in its place."""
+        return await self._change(Unhold(id_of(job))) is Reply.OK
+
     async def requeue(self, job: str | PushedJob) -> bool:
         """Give a dead letter another life: ready, under its old id, with all its attempts.
 
@@ -376,12 +436,30 @@ class JobQueue(Serving):
         """
         return await self._change_all(waiting_state(state), filter_of(options), cancellation)
 
+    async def hold_all(self, state: State | str, **options: Unpack[FilterOptions]) -> int:
+        """Hold all waiting jobs that are meant; see `requeue_all` for the options and what it returns.
+
+        Args:
+            state: delayed or ready. A job that has begun to run meanwhile goes on.
+            options: Which of them; see `FilterOptions`. Defaults to all.
+
+        Raises:
+            ValueError: There is no such state, or an option makes no sense.
+            TypeError: There is no such option.
+        """
+        return await self._change_all(waiting_state(state), filter_of(options), holding)
+
+    async def unhold_all(self, state: State | str, **options: Unpack[FilterOptions]) -> int:
+        """Let go of all held jobs that are meant; see `hold_all`."""
+        return await self._change_all(waiting_state(state), filter_of(options), letting_go)
+
     async def _change_all(self, state: State, wanted: Filter, change: Callable[[Sequence[Row]], Several]) -> int:
         total, after = 0, None
         while after != "":
             step = await self._read(Scan(state, wanted, after or "", AT_ONCE))
-            if step.rows:
-                total += done(await self._change(change(step.rows)))
+            several = change(step.rows)
+            if several.changes:
+                total += done(await self._change(several))
             after = step.after
         return total
 

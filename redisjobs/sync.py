@@ -24,12 +24,15 @@ from redisjobs.filters import (
     deletion,
     done,
     filter_of,
+    holding,
+    letting_go,
     scanned_state,
     waiting_state,
 )
 from redisjobs.groups import DeadGroup, Groups
 from redisjobs.job import AppState, JobContext, JobName, State
 from redisjobs.middleware import NOBODY, Middleware, before_push_sync
+from redisjobs.pauses import PauseInfo, pause_info, paused_name
 from redisjobs.push import Push
 from redisjobs.queries import (
     Cancel,
@@ -39,13 +42,19 @@ from redisjobs.queries import (
     Delete,
     Filter,
     Find,
+    FindPauses,
     GroupDead,
+    Hold,
     List,
+    Pause,
     Query,
     Requeue,
+    Resume,
     Row,
     Scan,
     Several,
+    Unhold,
+    Unpark,
 )
 from redisjobs.queue import gave_up, requeued
 from redisjobs.registry import (
@@ -236,6 +245,33 @@ class JobQueue(Serving):
         """Cancel a job; see `redisjobs.JobQueue.cancel` for the replies."""
         return self._change(Cancel(id_of(job)))
 
+    def pause(self, name: str | JobName[Any] | None = None) -> None:
+        """Let no job start, of the queue or of one name; see `redisjobs.JobQueue.pause`."""
+        self._change(Pause(paused_name(name)))
+
+    def resume(self, name: str | JobName[Any] | None = None) -> None:
+        """Let jobs start again; see `redisjobs.JobQueue.resume`."""
+        self._change(Resume(paused_name(name)))
+        after = None
+        while name is not None and after != "":
+            after = self._change(Unpark(after or ""))
+
+    def is_paused(self, name: str | JobName[Any] | None = None) -> bool:
+        """Whether the queue is paused, or, if one is given, that job name by itself."""
+        return self.pauses().is_paused(paused_name(name))
+
+    def pauses(self) -> PauseInfo:
+        """What may not start; see `redisjobs.JobQueue.pauses`."""
+        return pause_info(self._read(FindPauses()))
+
+    def hold(self, job: str | PushedJob) -> Reply:
+        """Let one waiting job not start; see `redisjobs.JobQueue.hold` for the replies."""
+        return self._change(Hold(id_of(job)))
+
+    def unhold(self, job: str | PushedJob) -> bool:
+        """Let go of a job that is held; whether it was."""
+        return self._change(Unhold(id_of(job))) is Reply.OK
+
     def requeue(self, job: str | PushedJob) -> bool:
         """Make a dead letter ready again; see `redisjobs.JobQueue.requeue`."""
         job_id = id_of(job)
@@ -257,12 +293,21 @@ class JobQueue(Serving):
         """Cancel all jobs that are meant; see `redisjobs.JobQueue.cancel_all`."""
         return self._change_all(waiting_state(state), filter_of(options), cancellation)
 
+    def hold_all(self, state: State | str, **options: Unpack[FilterOptions]) -> int:
+        """Hold all waiting jobs that are meant; see `redisjobs.JobQueue.hold_all`."""
+        return self._change_all(waiting_state(state), filter_of(options), holding)
+
+    def unhold_all(self, state: State | str, **options: Unpack[FilterOptions]) -> int:
+        """Let go of all held jobs that are meant; see `redisjobs.JobQueue.unhold_all`."""
+        return self._change_all(waiting_state(state), filter_of(options), letting_go)
+
     def _change_all(self, state: State, wanted: Filter, change: Callable[[Sequence[Row]], Several]) -> int:
         total, after = 0, None
         while after != "":
             step = self._read(Scan(state, wanted, after or "", AT_ONCE))
-            if step.rows:
-                total += done(self._change(change(step.rows)))
+            several = change(step.rows)
+            if several.changes:
+                total += done(self._change(several))
             after = step.after
         return total
 

@@ -38,6 +38,8 @@ class Reply(StrEnum):
     LEASE_LOST = "LEASE_LOST"
     CANCELLED = "CANCELLED"  # written: the job is gone, as somebody asked
     CANCELLING = "CANCELLING"  # written: noted for the worker that runs the job
+    HELD = "HELD"  # written: it does not start
+    RUNNING = "RUNNING"
     DEAD = "DEAD"
     NOT_FOUND = "NOT_FOUND"
     OVERSIZED = "OVERSIZED"
@@ -253,6 +255,7 @@ class Exchange:
         waits: For how many seconds a job has been waiting that only a worker with nothing else to run may claim;
             None if there is none.
         server_ms: The server's clock, to the microsecond; 0 if nothing was asked.
+        paused: Whether the queue is paused, so that nothing is claimed; False if nothing was asked.
     """
 
     replies: Sequence[Reply] = ()
@@ -262,6 +265,7 @@ class Exchange:
     due_in: float | None = None
     waits: float | None = None
     server_ms: float = 0
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)

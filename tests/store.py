@@ -309,11 +309,33 @@ class RedisStore:
                 holder = self.admin.get(self.prefix + key).decode()
                 if holder not in located:
                     faults.append(f"{key} is held by {holder}, which is gone")
-        return faults
+        held = {job.decode("utf-8", "replace") for job in self.admin.hkeys(f"{self.prefix}held")}
+        faults += [f"{job} is held, and gone" for job in held - located.keys() if not job[:1].isdigit()]
+        return faults + self._parked_for_nothing(held)
+
+    def _parked_for_nothing(self, held: set[str]) -> list[str]:
+        names = self.admin.hkeys(f"{self.prefix}paused:names")
+        faults = []
+        for place in (f"ready:{priority}" for priority in Priority):
+            parked = self._pending(place, "parked")
+            for entry in parked:
+                fields = dict(self.admin.xrange(f"{self.prefix}{place}", entry, entry)).get(entry, {})
+                job = fields.get(b"id", entry).decode("utf-8", "replace")
+                if fields.get(b"name") not in names and not {job, f"{entry.decode()}@{place[6:]}"} & held:
+                    faults.append(f"{job} is parked, and neither its name is paused nor it is held")
+        return [] if self.admin.hexists(f"{self.prefix}layout", "unpark") else faults
+
+    def _pending(self, place: str, consumer: str) -> list[bytes]:
+        try:
+            found = self.admin.xpending_range(f"{self.prefix}{place}", "workers", "-", "+", 1000, consumer)
+        except redis.ResponseError:  # there is no group
+            return []
+        return [pending["message_id"] for pending in found]
 
     def _has_reason(self, key: str, ttl: int) -> bool:
         streams = ("ready:high", "ready:normal", "ready:low", "dead")
         lasting = (*streams, "jobs", "due", "delayed", "stats", "workers", "fenced", "layout", "schedules")
+        lasting += ("paused", "paused:names", "held")
         if key.startswith("schedule:"):
             return self.admin.hexists(f"{self.prefix}schedules", key.removeprefix("schedule:")) is True
         if key.startswith("worker:"):

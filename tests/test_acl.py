@@ -319,6 +319,7 @@ async def observe(url: str, store: RedisStore) -> None:
 
 def look(queue: SyncJobQueue) -> None:
     assert [info.name for info in queue.schedules.list()] == ["nightly"]
+    assert queue.pauses().is_paused("") is False
     counts = queue.counts()
     assert (sum(counts.ready.values()), counts.running, counts.delayed, counts.dead) == (2, 1, 1, 2)
     assert counts.totals["pushed"] == 6
@@ -357,6 +358,7 @@ async def operate(url: str, store: RedisStore) -> None:
         assert store.admin.zcard(f"{store.prefix}due") == 1
         assert queue.delete_all(name="Add") == 1
         assert queue.cancel_all("delayed") == 1
+        await pause_and_hold(queue, store)
         with telling(store, "schedules"):
             assert queue.schedules.pause("nightly")
         with telling(store, "schedules"):
@@ -364,6 +366,27 @@ async def operate(url: str, store: RedisStore) -> None:
         with telling(store, "schedules"):
             assert queue.schedules.remove("nightly")
     assert [counted(store, counter) for counter in ("cancelled", "requeued", "deleted")] == [5, 2, 1]
+
+
+async def pause_and_hold(queue: SyncJobQueue, store: RedisStore) -> None:
+    await push(store, "parked", "held")
+    with telling(store, "paused"):
+        queue.pause()
+    queue.pause("Add")
+    assert queue.hold("held") is Reply.HELD
+    with telling(store, "resumed"):
+        queue.resume()
+    async with consuming(store.driver, "w3") as worker:
+        await worker.open()
+        assert not (await worker.exchange([], 9)).leases
+        with telling(store, "released"):
+            queue.resume("Add")
+        leases = [*(await worker.exchange([], 9)).leases]
+        with telling(store, "released"):
+            assert queue.unhold("held")
+        leases += (await claim(worker)).leases
+        await worker.exchange([(lease, Ack()) for lease in leases], None)
+    assert [lease.job_id for lease in leases] == ["q", "parked", "held"]
 
 
 ROLES: dict[str, Role] = {

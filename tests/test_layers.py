@@ -20,7 +20,7 @@ schedules.zones schedules.crontab schedules.recurrence schedules.words schedules
 roundtrip job signature
 transitions queries driver
 schedules.stored
-fingerprint codec outcome filters groups
+fingerprint codec outcome filters groups pauses
 events middleware
 logs recording
 drivers.memory.state drivers.memory.include drivers.memory.rows drivers.memory.scans
@@ -50,7 +50,7 @@ processor queues
 source
 stepper drain
 idleness recovery
-exchanger subscriber
+subscriber exchanger
 beats dispatcher
 pool
 batcher fetcher promoter reclaimer

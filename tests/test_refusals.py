@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -22,7 +22,22 @@ from redisjobs.drivers.redis import scripts
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.errors import DriverError, WrongType
 from redisjobs.job import Priority, State
-from redisjobs.queries import COUNTERS, Cancel, Count, Delete, Find, List, Requeue, Tidy
+from redisjobs.queries import (
+    COUNTERS,
+    Cancel,
+    Change,
+    Count,
+    Delete,
+    Find,
+    Hold,
+    List,
+    Pause,
+    Requeue,
+    Resume,
+    Tidy,
+    Unhold,
+    Unpark,
+)
 from redisjobs.queue import JobQueue
 from redisjobs.retry import RetryPolicy, no_retry
 from redisjobs.schedules.schedule import Schedule
@@ -118,8 +133,16 @@ class Scene:
         named = [(name, other.fingerprint, other) for name in ("nightly", "new")]
         await self.store.driver.change(PutSchedules(named, declared_by))
 
+    async def screen(self) -> None:
+        """As a read does with what it brings while something may not start."""
+        consumer = cast("RedisConsumer", self.worker)
+        await consumer._screen([self.leases["a"], self.leases["held"]])
+
+    async def change(self, change: Change[Any]) -> None:
+        await self.store.driver.change(change)
+
     async def restore(self) -> None:
-        await self.store.driver.change(Tidy("1 -"))
+        await self.store.driver.change(Tidy("restore 1 -"))
 
 
 ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
@@ -142,6 +165,14 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "release: of one that was fenced": lambda scene: scene.gone.release(refund=True, watch=True),
     "tidy": lambda scene: scene.store.driver.change(Tidy()),
     "restore": Scene.restore,
+    "screen": Scene.screen,
+    "pause": lambda scene: scene.change(Pause()),
+    "pause: of a name": lambda scene: scene.change(Pause("Other")),
+    "resume": lambda scene: scene.change(Resume()),
+    "resume: of a name": lambda scene: scene.change(Resume("Paused")),
+    "unpark": lambda scene: scene.change(Unpark()),
+    "hold": lambda scene: scene.change(Hold("ready")),
+    "unhold": lambda scene: scene.change(Unhold("ready")),
     "cancel": lambda scene: scene.store.driver.change(Cancel("ready")),
     "cancel: of one that runs": lambda scene: scene.store.driver.change(Cancel("a")),
     "requeue": lambda scene: scene.store.driver.change(Requeue("dead")),
@@ -156,10 +187,11 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
 }
 """What is done, by its script and which of its ways."""
 
-READERS = {"find", "jobs", "scan", "groups", "counts", "schedules", "backlog"}
+READERS = {"find", "jobs", "scan", "groups", "counts", "schedules", "backlog", "pauses"}
 
 NIGHTLY = Definition("nightly", Schedule.every(5), job(""))
 
+MAY_NOT_START = ("paused:names", "held")  # what is looked at only where jobs are claimed
 LATER = ("due", "delayed", "dead")  # where a job is that does not just end
 
 SPARED = {
@@ -169,6 +201,11 @@ SPARED = {
         ("cancel", key) for key in ("due", "delayed", "dead", "ready:high", "ready:low", "worker:")
     ],  # where it is not
     *[("cancel: of one that runs", key) for key in ("due", "delayed", "dead", "ready:high", "ready:low")],
+    *[(act, "paused") for act in ACTS],  # that it is there is all that counts
+    *[(act, key) for act in ACTS if act.startswith("settle") and "none" not in act for key in MAY_NOT_START],
+    *[("pause", "paused:names"), ("resume", "paused:names"), ("pause: of a name", "paused")],
+    *[("hold", key) for key in ("dead", "ready:high", "ready:low")],  # where it is not
+    ("unhold", "dead"),
     *[(act, "stats") for act in ACTS],  # to be counted is not worth a job
     *[(act, key) for act in ("settle: done", "settle: one by one", "settle: cancelled") for key in LATER],
     *[("settle: release", key) for key in (*LATER, "finished:")],
@@ -267,6 +304,16 @@ def prepare(store: RedisStore, script: str) -> None:
         case "recover":
             (entry, _, _), *_ = [row for row in store.pending() if row[1] == "w1"][1:]
             store.admin.xdel(store.stream(), entry)
+        case "screen":
+            store.admin.hset(f"{store.prefix}held", "a", "1")
+        case "resume":
+            store.admin.set(f"{store.prefix}paused", "1")
+            store.admin.hset(f"{store.prefix}paused:names", "Paused", "1")
+        case "unpark" | "unhold":
+            store.admin.xreadgroup("workers", "parked", {store.stream(): ">"})
+            store.admin.hset(
+                f"{store.prefix}held", mapping={"ready": "1"} if script == "unhold" else {"other": "1"}
+            )
         case "adopt":
             store.admin.delete(f"{store.prefix}jobs")
         case "join":

@@ -44,6 +44,10 @@ _COMMANDS = {
     "jobs": "redisjobs.cli.jobs:list_jobs",
     "job": "redisjobs.cli.job:show_job",
     "cancel": "redisjobs.cli.cancel:cancel",
+    "hold": "redisjobs.cli.hold:hold",
+    "unhold": "redisjobs.cli.hold:unhold",
+    "pause": "redisjobs.cli.pause:pause",
+    "resume": "redisjobs.cli.pause:resume",
     "dead": "redisjobs.cli.dead:app",
     "schedules": "redisjobs.cli.schedules:app",
 }

@@ -15,6 +15,7 @@ from rich.text import Text
 from redisjobs.cli.output import is_read, say
 from redisjobs.codec import JobInfo
 from redisjobs.job import State
+from redisjobs.pauses import PauseInfo
 from redisjobs.queries import Counts
 from redisjobs.visible import visible
 
@@ -60,9 +61,10 @@ def json_value(text: str) -> Any:
     return text
 
 
-def counts_document(queue: str, counts: Counts) -> dict[str, Any]:
+def counts_document(queue: str, counts: Counts, pauses: PauseInfo) -> dict[str, Any]:
     """The counts of a queue for JSON."""
-    return {"queue": queue, **dataclasses.asdict(counts)}
+    paused = {"paused_since": pauses.since, "paused_names": pauses.names, "held": pauses.held}
+    return {"queue": queue, **dataclasses.asdict(counts), **paused}
 
 
 def job_list(jobs: Sequence[JobInfo], state: State, queue: str) -> None:
@@ -93,17 +95,23 @@ def job_page(job: JobInfo) -> None:
         say("\n" + "\n".join(map(visible, job.traceback.splitlines())))
 
 
-def counts_table(queue: str, counts: Counts, before: str = "") -> bool:
+def counts_table(queue: str, counts: Counts, pauses: PauseInfo, before: str = "") -> bool:
     """Print how many jobs are in which state, and the counters, after some text; whether anybody reads it."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column(Text(f"queue '{visible(queue)}'"))
+    table.add_column(Text(f"queue '{visible(queue)}'{_paused(pauses)}"))
     table.add_column("jobs", justify="right")
     states = {f"ready, {priority}": number for priority, number in counts.ready.items()}
     states |= {"running": counts.running, "delayed": counts.delayed, "dead": counts.dead}
+    states |= {"held": pauses.held} if pauses.held else {}
     _add_numbers(table, states)
     table.add_section()
     _add_numbers(table, {f"{name} in all": number for name, number in sorted(counts.totals.items())})
     return _print(table, before)
+
+
+def _paused(pauses: PauseInfo) -> str:
+    names = f", paused by name: {', '.join(map(visible, pauses.names))}" if pauses.names else ""
+    return f"{', paused since ' + _text(pauses.since) if pauses.since else ''}{names}"
 
 
 def _add_numbers(table: Table, numbers: Mapping[str, int]) -> None:

@@ -32,9 +32,9 @@ def stats(
         if watch:
             _watch(there, seconds or 2, as_json)
         elif as_json:
-            show.document(show.counts_document(queue, there.counts()))
+            show.document(show.counts_document(queue, there.counts(), there.pauses()))
         else:
-            show.counts_table(queue, there.counts())
+            show.counts_table(queue, there.counts(), there.pauses())
 
 
 def _watch(queue: sync.JobQueue, seconds: float, as_json: bool) -> None:
@@ -44,12 +44,12 @@ def _watch(queue: sync.JobQueue, seconds: float, as_json: bool) -> None:
         read = True
         while read:
             try:
-                counts = queue.counts()
+                counts, pauses = queue.counts(), queue.pauses()
             except RedisJobsError as error:
                 print(f"redisjobs: {error}", file=sys.stderr)
             else:
                 if as_json:
-                    read = show.line(show.counts_document(queue.name, counts))
+                    read = show.line(show.counts_document(queue.name, counts, pauses))
                 else:
-                    read = show.counts_table(queue.name, counts, clear)
+                    read = show.counts_table(queue.name, counts, pauses, clear)
             time.sleep(seconds)

@@ -14,7 +14,7 @@ from redisjobs.drivers.redis.commands import GROUP, Command
 from redisjobs.drivers.redis.connection import SyncConnection, Target
 from redisjobs.drivers.redis.queue_commands import QueueCommands
 from redisjobs.errors import DriverError
-from redisjobs.queries import Counts
+from redisjobs.queries import Counts, Tidy
 from redisjobs.schedules.stored import ScheduleInfo
 from redisjobs.torture.settable import KEY
 
@@ -175,7 +175,7 @@ class Store:
         """Look at all consumers now, and for what nobody would be given, as some worker does each minute."""
         (tidied,) = self._connection.run(self._commands.forget(_HOUR_MS, 0))
         while tidied.after:
-            (tidied,) = self._connection.run(self._commands.restore(tidied.after, _STEP))
+            (tidied,) = self._connection.run(self._commands.tidy(Tidy(tidied.after)))
 
     def set_clock(self, seconds: float) -> None:
         """Let the server's clock be so far ahead, or, if that is negative, behind; see `settable`."""

@@ -41,6 +41,7 @@ class Exchanger:
         found_nothing: The last one neither settled nor claimed anything.
         dry_until: It had nothing, and leaves the slots to other sources until then, by the monotonic clock.
         is_paused: The source does something else, and begins no exchange meanwhile.
+        queue_paused: The queue is paused, as far as is known: nothing is claimed.
     """
 
     def __init__(
@@ -62,9 +63,9 @@ class Exchanger:
         self.clearance = clearance
         self.dispatcher = dispatcher
         self.trouble: DriverError | None = None
-        self.needs_recovery = self.found_nothing = False
+        self.needs_recovery = self.found_nothing = self.queue_paused = False
         self.is_paused = True
-        self.lost_at = float("-inf")
+        self.lost_at = self._pause_heard_at = float("-inf")
         self._pool = pool
         self._promoter = promoter
         self._reclaimer = reclaimer
@@ -113,7 +114,7 @@ class Exchanger:
 
     @property
     def _may_claim(self) -> bool:
-        if self.fetcher.waiting or (self._until_idle and self.found_nothing):
+        if self.fetcher.waiting or self.queue_paused or (self._until_idle and self.found_nothing):
             return False
         return time.monotonic() >= self.dry_until
 
@@ -146,7 +147,7 @@ class Exchanger:
         sent_at = time.time()
         for run in settling:
             run.sent_at = sent_at
-        claims = not self.fetcher.waiting and time.monotonic() >= self.dry_until
+        claims = not (self.fetcher.waiting or self.queue_paused) and time.monotonic() >= self.dry_until
         count = min(self._pool.share(self), most) if claims else 0
         asks = bool(count or self._promoter.is_due) and not self.is_stopping
         self._promoter.is_due = False
@@ -170,10 +171,11 @@ class Exchanger:
             self.clearance.hear(answer.waits, time.monotonic())
             self._pool.hear_of_one_alone(self)
         one_more = self.clearance.one_waits and not self.dispatcher.leases and self._pool.runs_nothing_but(self)
-        self.found_nothing = not (batch.settling or answer.leases or answer.more or one_more)
+        found = batch.settling or answer.leases or answer.more or one_more
+        self.found_nothing = not found or self.queue_paused
         if batch.settling and self._until_idle:
             self._pool.look_again()  # those jobs may have pushed others, to any queue
-        if batch.count and not answer.more:
+        if batch.count and not answer.more and not self.queue_paused:
             self._read(batch.sent)
         self._pool.changed()
 
@@ -181,6 +183,14 @@ class Exchanger:
         """Take in what an answer tells of the server's clock and of delayed jobs, asked at `sent_at`."""
         self._reclaimer.hear_time(answer.server_ms, sent_at)
         self._promoter.learn(answer.due_in, sent_at)
+        self.queue_paused = answer.paused and sent_at > self._pause_heard_at
+
+    def hear_of_pause(self) -> None:
+        """Ask by a claim whether the queue is paused: it was paused, or resumed, somebody says."""
+        self.queue_paused = self.found_nothing = False
+        self._pause_heard_at = time.monotonic()
+        self.fetcher.interrupt()
+        self._wakeup.wake()
 
     def _take_replies(self, batch: Batch, answer: Exchange) -> None:
         leases, report = self.dispatcher.leases, self.dispatcher.report

@@ -88,7 +88,6 @@ class Source:
         self.beats = Beats(member, self.dispatcher, self, call_soon)
         self.fetcher = Fetcher(consumer, self.dispatcher, wakeup, lease=lease)
         self.promoter = Promoter(clock, wakeup)
-        self.subscriber = Subscriber(consumer, self.fetcher, self.promoter, self.beats)
         self.reclaimer = Reclaimer(consumer, clock, self, member.log, lease=lease)
         self.progress = ProgressWatchdog(member, self, lease)
         self.exchanger = Exchanger(
@@ -103,6 +102,7 @@ class Source:
             wakeup,
             until_idle=until_idle,
         )
+        self.subscriber = Subscriber(consumer, self.exchanger, self.promoter, self.beats)
         self.recovery = Recovery(
             member, self.dispatcher, self.exchanger, self.beats, clock, pool.shutdown, self.progress
         )

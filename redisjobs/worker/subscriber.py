@@ -8,7 +8,7 @@ import re
 from redisjobs.backoff import retrying
 from redisjobs.driver import Consumer, Notification
 from redisjobs.worker.beats import Beats
-from redisjobs.worker.fetcher import Fetcher
+from redisjobs.worker.exchanger import Exchanger
 from redisjobs.worker.promoter import Promoter
 
 _TIME = re.compile("[0-9]{1,15}")  # ms
@@ -19,14 +19,14 @@ class Subscriber:
 
     Args:
         consumer: The worker's side of the store.
-        fetcher: The blocking read, to be ended where only a claim finds what there is.
+        exchanger: Is told where only a claim finds what there is.
         promoter: The timer for delayed jobs.
         beats: Learns by the next heartbeat which jobs are cancelled.
     """
 
-    def __init__(self, consumer: Consumer, fetcher: Fetcher, promoter: Promoter, beats: Beats) -> None:
+    def __init__(self, consumer: Consumer, exchanger: Exchanger, promoter: Promoter, beats: Beats) -> None:
         self._consumer = consumer
-        self._fetcher = fetcher
+        self._exchanger = exchanger
         self._promoter = promoter
         self._beats = beats
 
@@ -43,9 +43,11 @@ class Subscriber:
             case "cancel":
                 self._beats.hurry_for(notification.value)
             case "released":
-                self._fetcher.interrupt()
+                self._exchanger.fetcher.interrupt()
+            case "paused" | "resumed":
+                self._exchanger.hear_of_pause()
             case "due" if _TIME.fullmatch(notification.value):
                 self._promoter.hear(int(notification.value))
             case "subscribed":  # what was said before was missed
-                self._fetcher.interrupt()
+                self._exchanger.hear_of_pause()
                 self._beats.hurry()

@@ -16,7 +16,9 @@ from redisjobs.drivers.memory.include import (
     enqueue,
     finish,
     identify,
+    may_not_start,
     next_due,
+    park,
     promote,
     pushed_at,
     tell_released,
@@ -136,7 +138,8 @@ def claim(memory: Memory, worker: str, count: int, max_deliveries: int, *, idle:
         memory.record(worker)
         now_ms = memory.now_ms()
         promote(memory, now_ms)
-        claimed = _Claim(worker, count, max_deliveries, idle)
+        paused = memory.paused is not None
+        claimed = _Claim(worker, 0 if paused else count, max_deliveries, idle)
         for stream in memory.streams:
             for entry in stream.held(RELEASED):
                 if claimed.left > 0:
@@ -144,12 +147,17 @@ def claim(memory: Memory, worker: str, count: int, max_deliveries: int, *, idle:
             claimed.leases += _read(memory, worker, stream, claimed.left)
         return Exchange(
             leases=claimed.leases,
-            more=claimed.left <= 0 and any(stream.unread or stream.held(RELEASED) for stream in memory.streams),
+            more=not paused and claimed.left <= 0 and _has_more(memory),
             ended=claimed.ended,
             due_in=_due_in(memory, now_ms),
             waits=claimed.waits,
             server_ms=memory.now_ms(),
+            paused=paused,
         )
+
+
+def _has_more(memory: Memory) -> bool:
+    return any(stream.unread or stream.held(RELEASED) for stream in memory.streams)
 
 
 def _deliver(memory: Memory, claimed: _Claim, stream: Stream, entry: str) -> None:
@@ -160,6 +168,9 @@ def _deliver(memory: Memory, claimed: _Claim, stream: Stream, entry: str) -> Non
         job_id = identify(memory, *here)
         finish(memory, stream, entry, job_id, "cancelled")
         claimed.ended.append((job_id, Reply.CANCELLED))
+        return
+    if may_not_start(memory, stream, entry):
+        park(stream, entry, pending.deliveries)
         return
     if deliveries > claimed.max_deliveries and (mark == "alone" or claimed.max_deliveries == 1):
         _end_killer(memory, claimed, stream, entry)
@@ -201,17 +212,25 @@ def _due_in(memory: Memory, now_ms: int) -> float | None:
 
 
 def read(memory: Memory, worker: str, count: int) -> list[Lease]:
-    """XREADGROUP: up to `count` new entries of each stream, in that order of their priority."""
+    """XREADGROUP: up to `count` new entries of each stream, in that order of their priority, that may start."""
     with memory.lock:
+        if memory.paused is not None:
+            return []
         return [lease for stream in memory.streams for lease in _read(memory, worker, stream, count)]
 
 
 def _read(memory: Memory, worker: str, stream: Stream, count: int) -> list[Lease]:
-    entries = list(stream.unread)[: max(0, count)]
-    for entry in entries:
+    leases: list[Lease] = []
+    for entry in list(stream.unread):
+        if len(leases) >= count:
+            break
         del stream.unread[entry]
+        if may_not_start(memory, stream, entry):
+            park(stream, entry, 0)
+            continue
         stream.pending[entry] = Pending(worker, 1, time.monotonic())
-    return [_lease(memory, stream, entry) for entry in entries]
+        leases.append(_lease(memory, stream, entry))
+    return leases
 
 
 def _lease(memory: Memory, stream: Stream, entry: str) -> Lease:

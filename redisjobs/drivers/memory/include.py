@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 
 from redisjobs.drivers.memory.state import (
+    PARKED,
     RELEASED,
     Delayed,
     Fields,
@@ -80,9 +81,27 @@ def stored(memory: Memory, job_id: str) -> Fields:
 
 
 def holder(stream: Stream, entry: str) -> str:
-    """Who holds an entry, `RELEASED` if it was handed back; '' for nobody."""
+    """Which consumer has an entry, `RELEASED` or `PARKED` too; '' for nobody."""
     pending = stream.pending.get(entry)
     return pending.worker if pending else ""
+
+
+def is_waiting(consumer: str) -> bool:
+    """Whether an entry that this consumer has is ready."""
+    return consumer in ("", RELEASED, PARKED)
+
+
+def may_not_start(memory: Memory, stream: Stream, entry: str) -> bool:
+    """Whether the name of an entry's job is paused, or that is held; see lua/include/restrictions."""
+    if not (memory.paused_names or memory.held):
+        return False
+    name = text_of(stream.entries[entry], b"name")
+    return name in memory.paused_names or identify(memory, stream.priority, entry) in memory.held
+
+
+def park(stream: Stream, entry: str, deliveries: int) -> None:
+    """Pass over an entry that may not start."""
+    stream.pending[entry] = Pending(PARKED, deliveries, time.monotonic())
 
 
 def enqueue(memory: Memory, job_id: str, stream: Stream, fields: Fields) -> None:

@@ -14,12 +14,14 @@ from redisjobs.drivers.memory.include import (
     finish,
     forget_job,
     holder,
+    is_waiting,
     locate,
+    may_not_start,
 )
 from redisjobs.drivers.memory.rows import dead_row, delayed_row, ready_row
 from redisjobs.drivers.memory.scans import groups, scan
 from redisjobs.drivers.memory.schedules import fire, pause_schedule, put_schedule, remove_schedule, schedules
-from redisjobs.drivers.memory.state import RELEASED, Memory
+from redisjobs.drivers.memory.state import PARKED, RELEASED, Memory, Pending
 from redisjobs.job import Priority, State
 from redisjobs.queries import (
     Backlog,
@@ -29,16 +31,23 @@ from redisjobs.queries import (
     Counts,
     Delete,
     Find,
+    FindPauses,
     GroupDead,
+    Hold,
     List,
     Measure,
+    Pause,
+    Pauses,
     Query,
     Requeue,
+    Resume,
     Row,
     Scan,
     Several,
     Tidied,
     Tidy,
+    Unhold,
+    Unpark,
     backlog_since,
 )
 from redisjobs.schedules.stored import Fire, ListSchedules, PauseSchedule, PutSchedules, RemoveSchedule
@@ -61,14 +70,16 @@ def cancel(memory: Memory, change: Cancel) -> Reply:
         if place == "dead":
             return Reply.DEAD
         if place == "delayed":
+            memory.held.pop(job_id, None)
             forget_job(memory, job_id, memory.delayed.pop(job_id).fields)
             memory.count("cancelled")
             return Reply.CANCELLED
         stream = memory.stream(Priority(place))
         worker = holder(stream, entry)
-        if worker and worker != RELEASED:
+        if not is_waiting(worker):
             _mark(memory, job_id, place, entry, worker)
             return Reply.CANCELLING
+        memory.held.pop(job_id, None)
         finish(memory, stream, entry, job_id, "cancelled")
         return Reply.CANCELLED
 
@@ -114,6 +125,77 @@ def delete(memory: Memory, change: Delete) -> Reply:
         return Reply.OK
 
 
+def hold(memory: Memory, change: Hold) -> Reply:
+    """Let one waiting job not start."""
+    with memory.lock:
+        job_id, place, entry = locate(memory, change.job_id)
+        if not place:
+            return Reply.NOT_FOUND
+        if place == "dead":
+            return Reply.DEAD
+        if place != "delayed" and not is_waiting(holder(memory.stream(Priority(place)), entry)):
+            return Reply.RUNNING
+        memory.held.setdefault(job_id, memory.now_ms())
+        return Reply.HELD
+
+
+def unhold(memory: Memory, change: Unhold) -> Reply:
+    """Let go of a job that is held."""
+    with memory.lock:
+        job_id, _, _ = locate(memory, change.job_id)
+        if memory.held.pop(job_id, None) is None:
+            return Reply.NOT_FOUND
+        _unpark(memory)
+        return Reply.OK
+
+
+def pause(memory: Memory, change: Pause) -> Reply:
+    """Let nothing start, or no job of one name."""
+    with memory.lock:
+        if change.name:
+            memory.paused_names.setdefault(change.name, memory.now_ms())
+        elif memory.paused is None:
+            memory.paused = memory.now_ms()
+            memory.tell("paused", "")
+        return Reply.OK
+
+
+def resume(memory: Memory, change: Resume) -> Reply:
+    """Let jobs start again."""
+    with memory.lock:
+        if change.name:
+            memory.paused_names.pop(change.name, None)
+        elif memory.paused is not None:
+            memory.paused = None
+            memory.tell("resumed", "")
+        return Reply.OK
+
+
+def unpark(memory: Memory, change: Unpark) -> str:
+    """Give back what may start now."""
+    with memory.lock:
+        _unpark(memory)
+        return ""
+
+
+def _unpark(memory: Memory) -> None:
+    given_back = 0
+    for stream in memory.streams:
+        for entry in stream.held(PARKED):
+            if not may_not_start(memory, stream, entry):
+                deliveries = stream.pending[entry].deliveries
+                stream.pending[entry] = Pending(RELEASED, deliveries, time.monotonic())
+                given_back += 1
+    if given_back:
+        memory.tell("released", str(given_back))
+
+
+def pauses(memory: Memory, query: FindPauses) -> Pauses:
+    """Tell what may not start."""
+    with memory.lock:
+        return Pauses(memory.paused, dict(memory.paused_names), len(memory.held))
+
+
 def several(memory: Memory, changes: Several) -> list[Reply]:
     """Make some changes, one after another."""
     return [change(memory, each) for each in changes.changes]
@@ -128,7 +210,7 @@ def find(memory: Memory, query: Find) -> Row | None:
         if place == "dead":
             return dead_row(memory, entry)
         if place == "delayed":
-            return delayed_row(job_id, memory.delayed[job_id])
+            return delayed_row(memory, job_id, memory.delayed[job_id])
         return ready_row(memory, memory.stream(Priority(place)), entry)
 
 
@@ -137,7 +219,7 @@ def jobs(memory: Memory, query: List) -> list[Row]:
     with memory.lock:
         rows: Iterator[Row]
         if query.state is State.DELAYED:
-            rows = (delayed_row(job_id, job) for job_id, job in by_due(memory))
+            rows = (delayed_row(memory, job_id, job) for job_id, job in by_due(memory))
         elif query.state is State.DEAD:
             rows = (dead_row(memory, letter) for letter in reversed(memory.dead))
         else:
@@ -149,7 +231,7 @@ def jobs(memory: Memory, query: List) -> list[Row]:
 def counts(memory: Memory, query: Count) -> Counts:
     """Count the jobs in each state, and tell the counters."""
     with memory.lock:
-        running = {s.priority: sum(p.worker != RELEASED for p in s.pending.values()) for s in memory.streams}
+        running = {s.priority: sum(not is_waiting(p.worker) for p in s.pending.values()) for s in memory.streams}
         ready = {s.priority: len(s.entries) - running[s.priority] for s in memory.streams}
         return Counts(ready, sum(running.values()), len(memory.delayed), len(memory.dead), dict(memory.totals))
 
@@ -159,8 +241,8 @@ def backlog(memory: Memory, query: Measure) -> Backlog:
     with memory.lock:
         since: list[tuple[Priority, float]] = []
         for stream in memory.streams:
-            held = {entry for entry, pending in stream.pending.items() if pending.worker != RELEASED}
-            since += [(stream.priority, _ms_of(entry)) for entry in stream.entries if entry not in held]
+            back = stream.held(RELEASED)
+            since += [(stream.priority, _ms_of(entry)) for entry in [*back, *stream.unread]]
         now_ms, now = memory.now_ms(), time.monotonic()
         first = next(iter(by_due(memory)), None)
         if first is not None and first[1].due_ms <= now_ms:
@@ -179,6 +261,7 @@ def tidy(memory: Memory, change: Tidy) -> Tidied:
 
 _READS: Mapping[type[Query[Any]], Callable[[Memory, Any], Any]] = {
     Find: find,
+    FindPauses: pauses,
     List: jobs,
     Scan: scan,
     GroupDead: groups,
@@ -192,6 +275,11 @@ _CHANGES: Mapping[type[Change[Any]], Callable[[Memory, Any], Any]] = {
     Delete: delete,
     Several: several,
     Tidy: tidy,
+    Hold: hold,
+    Unhold: unhold,
+    Pause: pause,
+    Resume: resume,
+    Unpark: unpark,
     PutSchedules: put_schedule,
     PauseSchedule: pause_schedule,
     RemoveSchedule: remove_schedule,

@@ -46,7 +46,7 @@ def _delayed(memory: Memory, after: str) -> Iterator[tuple[str, Row]]:
     begin = (int(due), int(line)) if after else None
     for job_id, job in by_due(memory):
         if begin is None or (job.due_ms, job.line) > begin:
-            yield f"{job.due_ms} {job.line}", delayed_row(job_id, job)
+            yield f"{job.due_ms} {job.line}", delayed_row(memory, job_id, job)
 
 
 def _order(entry: str) -> tuple[int, int]:

@@ -19,6 +19,7 @@ Place = tuple[str, str]  # a priority, that of a ready stream, `delayed` or `dea
 Push = tuple[str, bytes]  # job id, nonce
 
 RELEASED = "released"  # who holds what was handed back
+PARKED = "parked"  # who holds what may not start
 
 
 @dataclass(slots=True)
@@ -41,7 +42,7 @@ class Stream:
     pending: dict[str, Pending] = field(default_factory=dict)
 
     def held(self, worker: str) -> list[str]:
-        """XPENDING: the entries that a worker holds, or `RELEASED`."""
+        """XPENDING: the entries that a worker holds, `RELEASED`, or `PARKED`."""
         return [entry for entry, pending in self.pending.items() if pending.worker == worker]
 
 
@@ -114,6 +115,9 @@ class Memory:
         marks: What the locator has beside a place: `cancelling`, or `alone`.
         delayed: `due` and `delayed`, by job id; of those due at the same time, the first is first in line.
         dead: The dead letters.
+        paused: Since when the queue is paused, in ms; None: it is not.
+        paused_names: `paused:names`: job names that are paused, and since when, in ms.
+        held: Ids of jobs that are held, and since when, in ms.
         uniques: `unique:<key>`: the id of the job that holds a key, and until when, in ms; None: until it ends.
         finished: `finished:<n>`: pushes whose job ended, and when, in ms.
         refused: `finished:<n>`: pushes that were refused when they were repeated, and when, in ms.
@@ -135,6 +139,9 @@ class Memory:
         self.delayed: dict[str, Delayed] = {}
         self.lines = 0
         self.dead: dict[str, Fields] = {}
+        self.paused: int | None = None
+        self.paused_names: dict[str, int] = {}
+        self.held: dict[str, int] = {}
         self.uniques: dict[str, tuple[str, int | None]] = {}
         self.finished: dict[Push, int] = {}
         self.refused: dict[Push, int] = {}

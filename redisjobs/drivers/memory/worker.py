@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from redisjobs.driver import IdTaken
-from redisjobs.drivers.memory.include import WATCHED, fence, hand_back, tell_released
+from redisjobs.drivers.memory.include import WATCHED, fence, hand_back, is_waiting, tell_released
 from redisjobs.drivers.memory.state import RELEASED, Memory, Record
 from redisjobs.transitions import MOST_JOBS, Lease, Reclaimed, Silent
 
@@ -82,7 +82,7 @@ def _hand_back_fenced(memory: Memory, now: float) -> int:
 
 def _held_by_others(memory: Memory, worker: str) -> int:
     holders = [pending.worker for stream in memory.streams for pending in stream.pending.values()]
-    return sum(holder not in (worker, RELEASED) for holder in holders)
+    return sum(holder != worker and not is_waiting(holder) for holder in holders)
 
 
 def release(memory: Memory, worker: str, *, refund: bool, watch: bool) -> int:

@@ -123,7 +123,7 @@ class RedisConsumer:
     ) -> Exchange:
         asks = bool(count)
         # The script that claims knows what was handed back, and all else; a plain read costs the server much less.
-        by_script = asks and (self._ahead is None or self._ahead.released)
+        by_script = asks and (self._ahead is None or self._ahead.released or self._ahead.restricted)
         stream = self._ahead.stream if asks and not by_script and self._ahead is not None else None
         most = min(count or 0, MOST_JOBS, max(1, int(_REPLY_BYTES / self._job_bytes)))
         commands: list[Command[Any]] = []
@@ -158,6 +158,8 @@ class RedisConsumer:
         if stream is not None:  # it was promoted and counted before we read
             left = settled.ahead.unread[stream - 1] - len(leases) if len(leases) == most else 0
             settled.ahead.unread[stream - 1] = max(0, left)
+        if settled.ahead.restricted:
+            leases = await self._screen(leases)
         if not settled.ahead.released:
             self._waits = None  # who waits is with those that were handed back
         return await self._taken(settled.replies, leases, settled)
@@ -179,7 +181,19 @@ class RedisConsumer:
         self._weigh(leases)
         await self._adopt(leases)
         due_in = told.due_in_us / 1e6 if told.due_in_us >= 0 else None
-        return Exchange(replies, leases, bool(told.ahead), ended, due_in, self._waits, told.now_us / 1000)
+        ahead, server_ms = told.ahead, told.now_us / 1000
+        return Exchange(replies, leases, bool(ahead), ended, due_in, self._waits, server_ms, ahead.paused)
+
+    async def _screen(self, leases: Sequence[Lease]) -> list[Lease]:
+        """Those that may start, now that some may not; of a worker that was fenced none: they are for others."""
+        kept: list[Lease] = []
+        for start in range(0, len(leases), MOST_JOBS):
+            try:
+                (some,) = await self._run(self._commands.screen(self.worker_id, leases[start : start + MOST_JOBS]))
+            except Fenced:
+                return []
+            kept += some
+        return kept
 
     def _weigh(self, leases: Sequence[Lease]) -> None:
         """Learn how large jobs are, by some of them: at once where they are larger, step by step where smaller."""
@@ -199,7 +213,10 @@ class RedisConsumer:
     async def wait(self, count: int, timeout: float, until: Until | None = None) -> list[Lease]:
         block = max(1, int(min(timeout, BLOCK) * 1000))  # 0 would block for ever
         most = min(count, max(1, int(_REPLY_BYTES / 3 / self._job_bytes)))
-        leases = await self._reader.read(self._commands.wait(self.worker_id, most, block), until or Until())
+        command = self._commands.wait(self.worker_id, most, block)
+        leases, restricted = await self._reader.read(command, self._commands.is_restricted(), until or Until())
+        if restricted:
+            leases = await self._screen(leases)
         self._weigh(leases)
         await self._adopt(leases)
         return leases
@@ -215,9 +232,9 @@ class RedisConsumer:
         more = not older or not self._is_receiving
         while more:
             command = self._commands.recover(self.worker_id, _REPLY_BYTES, int(older * 1000), keys)
-            ((more, leases),) = await self._run(command)
-            found += leases
+            (more, leases), restricted = await self._run(command, self._commands.is_restricted())
             keys += [lease.key for lease in leases]
+            found += await self._screen(leases) if restricted else leases
         await self._adopt(found)
         self.has_found = self.has_found or bool(found)
         return found
@@ -248,8 +265,8 @@ class RedisConsumer:
 
     async def listen(self, on_notification: Callable[[Notification], None]) -> None:
         def hear(notification: Notification) -> None:
-            if notification.kind == "released":
-                self._ahead = None  # a claim by script takes them
+            if notification.kind in ("released", "paused", "resumed"):
+                self._ahead = None  # only a claim by script takes them, and hears whether the queue is paused
             on_notification(notification)
 
         await self._listener.listen(hear)

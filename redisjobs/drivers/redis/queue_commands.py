@@ -25,18 +25,25 @@ from redisjobs.queries import (
     Counts,
     Delete,
     Find,
+    FindPauses,
     Group,
     GroupDead,
     Grouped,
+    Hold,
     List,
     Measure,
+    Pause,
+    Pauses,
     Query,
     Requeue,
+    Resume,
     Row,
     Scan,
     Scanned,
     Tidied,
     Tidy,
+    Unhold,
+    Unpark,
     backlog_since,
 )
 from redisjobs.schedules.stored import Fire, ListSchedules, PauseSchedule, PutSchedules, RemoveSchedule
@@ -48,6 +55,7 @@ _GONE_MS = 3_600_000  # an unheard-of consumer with nothing pending is removed a
 _TIDY_MS = 55_000  # all consumers are looked at so often, by whichever worker comes first
 _REPLY_BYTES = 1024 * 1024  # of entries that one step looks at
 _FAR = 1e15  # ms; somebody may have made `inf` a due time
+_NOBODY = (b"", b"released", b"parked")  # who has a job that is ready
 _PLACES = {f"ready:{priority}": priority for priority in Priority}
 
 
@@ -116,6 +124,34 @@ class QueueCommands(ScheduleCommands):
     def backlog(self, query: Measure) -> Command[Backlog]:
         return self._run("backlog", [self._now], _backlog)
 
+    def pauses(self, query: FindPauses) -> Command[Pauses]:
+        def parse(reply: Any) -> Pauses:
+            since, names, held = reply
+            paused = {name.decode("utf-8", "replace"): _whole(value) for name, value in pairs(names).items()}
+            return Pauses(_whole(since) if since else None, paused, held)
+
+        return self._run("pauses", [], parse)
+
+    def pause(self, change: Pause) -> Command[Reply]:
+        return self._run("pause", [raw_id(change.name), self._now], reply_of)
+
+    def resume(self, change: Resume) -> Command[Reply]:
+        return self._run("resume", [raw_id(change.name), self._now], reply_of)
+
+    def unpark(self, change: Unpark) -> Command[str]:
+        def parse(reply: Any) -> str:
+            note, number, start = reply
+            return f"{note.decode()} {number} {start.decode()}" if number else ""
+
+        note, number, start = change.after.split(" ") if change.after else ("", 1, "-")
+        return self._run("unpark", [note, number, start, _REPLY_BYTES], parse)
+
+    def hold(self, change: Hold) -> Command[Reply]:
+        return self._run("hold", [raw_id(change.job_id), self._now], reply_of)
+
+    def unhold(self, change: Unhold) -> Command[Reply]:
+        return self._run("unhold", [raw_id(change.job_id)], reply_of)
+
     def cancel(self, change: Cancel) -> Command[Reply]:
         return self._run("cancel", [raw_id(change.job_id), self._now], reply_of)
 
@@ -126,30 +162,52 @@ class QueueCommands(ScheduleCommands):
         return self._run("delete", [raw_id(change.job_id), self._now], reply_of)
 
     def tidy(self, change: Tidy) -> Command[Tidied]:
-        """The consumers first, and then, where jobs may have lost theirs, the streams."""
-        return self.restore(change.after, _REPLY_BYTES) if change.after else self.forget(_GONE_MS, _TIDY_MS)
+        """The consumers first, and then what they say there is to do, one duty after another."""
+        if not change.after:
+            return self.forget(_GONE_MS, _TIDY_MS)
+        duties, _, after = change.after.partition(" ")
+        duty, _, others = duties.partition("+")
+        step = _DUTIES[duty](self, after)
+
+        def parse(reply: Any) -> Tidied:
+            tidied: Tidied = step.parse(reply)
+            after = f"{duties} {tidied.after}" if tidied.after else f"{others} " if others else ""
+            return Tidied(tidied.restored, after)
+
+        return Command(step.wire, parse, step.script)
 
     def forget(self, idle_ms: int, every_ms: int) -> Command[Tidied]:
         """Look after consumers of whom nobody heard for so long, at most once in so long."""
 
         def parse(reply: Any) -> Tidied:
-            _, suspects = reply
-            return Tidied(0, "1 -" if suspects else "")
+            _, suspects, parked = reply
+            duties = [*(["restore"] if suspects else []), *(["unpark"] if parked else [])]
+            return Tidied(0, f"{'+'.join(duties)} " if duties else "")
 
         return self._run("tidy", [idle_ms, every_ms, self._now], parse)
 
-    def restore(self, after: str, most_bytes: int) -> Command[Tidied]:
+    def restore(self, after: str) -> Command[Tidied]:
         """Look after jobs that are neither pending nor still to be read, from there on."""
 
         def parse(reply: Any) -> Tidied:
             number, start, restored = reply
             return Tidied(restored, f"{number} {start.decode()}" if number else "")
 
-        return self._run("restore", [*after.split(" "), most_bytes], parse)
+        return self._run("restore", [*(after or "1 -").split(" "), _REPLY_BYTES], parse)
+
+    def unpark_later(self, after: str) -> Command[Tidied]:
+        """Do what whoever resumed jobs did not come to."""
+        step = self.unpark(Unpark(after))
+        return Command(step.wire, lambda reply: Tidied(0, step.parse(reply)), step.script)
 
 
+_DUTIES: Mapping[str, Callable[[QueueCommands, str], Command[Tidied]]] = {
+    "restore": QueueCommands.restore,
+    "unpark": QueueCommands.unpark_later,
+}
 _READS: Mapping[type[Query[Any]], Callable[[QueueCommands, Any], Command[Any]]] = {
     Find: QueueCommands.find,
+    FindPauses: QueueCommands.pauses,
     List: QueueCommands.jobs,
     Scan: QueueCommands.scan,
     GroupDead: QueueCommands.groups,
@@ -162,6 +220,11 @@ _CHANGES: Mapping[type[Change[Any]], Callable[[QueueCommands, Any], Command[Any]
     Requeue: QueueCommands.requeue,
     Delete: QueueCommands.delete,
     Tidy: QueueCommands.tidy,
+    Hold: QueueCommands.hold,
+    Unhold: QueueCommands.unhold,
+    Pause: QueueCommands.pause,
+    Resume: QueueCommands.resume,
+    Unpark: QueueCommands.unpark,
     PutSchedules: QueueCommands.put_schedule,
     PauseSchedule: QueueCommands.pause_schedule,
     RemoveSchedule: QueueCommands.remove_schedule,
@@ -177,7 +240,7 @@ def _push_answer(reply: Any) -> PushAnswer:
 
 
 def _row(reply: Any) -> Row:
-    job_id, place, entry, due, consumer, deliveries, mark, flat = reply
+    job_id, place, entry, due, consumer, deliveries, mark, held, flat = reply
     where = place.decode()
     fields = pairs(flat)
     if where == "dead":
@@ -186,7 +249,7 @@ def _row(reply: Any) -> Row:
         state, priority = State.DELAYED, where.partition(":")[2]
     else:
         priority = _PLACES[where]
-        running = consumer not in (b"", b"released")
+        running = consumer not in _NOBODY
         state = State.RUNNING if running else State.READY
     known = Priority(priority) if priority in list(Priority) else Priority.NORMAL
     return Row(
@@ -200,6 +263,7 @@ def _row(reply: Any) -> Row:
         deliveries=int(deliveries) if deliveries not in (b"", "") else 0,
         cancelling=mark == b"cancelling",
         fields=fields,
+        held=bool(held) and state in (State.READY, State.DELAYED),
     )
 
 
@@ -220,6 +284,11 @@ def _group(reply: Any) -> Group:
 
 def _shown(text: bytes) -> str:
     return text.decode("utf-8", "replace")
+
+
+def _whole(value: bytes) -> int:
+    """A time in ms; 0 for what somebody has put there by hand and is none."""
+    return int(value) if value.isdigit() and len(value) < 16 else 0
 
 
 def _counts(reply: Any) -> Counts:

@@ -49,8 +49,15 @@ class Reader:
         """Close the connection."""
         await self._connection.aclose()
 
-    async def read(self, command: Command[list[Lease]], until: Until) -> list[Lease]:
+    async def read(
+        self, command: Command[list[Lease]], after: Command[bool], until: Until
+    ) -> tuple[list[Lease], bool]:
         """Read, and end in order where `until` is set meanwhile, if the server lets us.
+
+        Args:
+            command: The read.
+            after: What is asked right behind it.
+            until: When it is to end.
 
         Raises:
             Unavailable: The connection broke, or the read had to be cut off.
@@ -63,9 +70,9 @@ class Reader:
             try:
                 if not self._connection.is_open:
                     await self._ask_id()  # that may hang, too
-                leases: list[Lease] = []
+                leases, answer = list[Lease](), False
                 if not until.is_set:
-                    (leases,) = await self._connection.run(command)
+                    leases, answer = await self._connection.run(command, after)
             except BaseException:
                 for task in ending:
                     task.cancel()
@@ -75,7 +82,7 @@ class Reader:
                 over.set()
             for task in ending:  # not cancelled: what is under way on its connection would be lost
                 await task
-            return leases
+            return leases, answer
         # It can still be delivered to, until the server sees that the connection is closed.
         raise Unavailable("a blocking read that was to end had to be cut off")
 

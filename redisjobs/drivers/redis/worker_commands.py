@@ -36,6 +36,7 @@ from redisjobs.transitions import (
 )
 
 _FENCED = b"FENCED"
+_RELEASED, _PAUSED = 1, 4
 _YOUNG_MS = 65_000
 """A push that is older can't be repeated; some seconds more, as our clock is behind the server's."""
 
@@ -45,15 +46,30 @@ class Ahead:
     """What a claim would find.
 
     Attributes:
-        released: Whether any job was handed back; such are claimed first.
+        finds: A sum: 1 if jobs were handed back, 2 if some may not start, 4 if the queue is paused.
         unread: How many jobs of each stream were never delivered, or about as many.
     """
 
-    released: bool
+    finds: int
     unread: list[int]
 
     def __bool__(self) -> bool:
         return self.released or any(self.unread)
+
+    @property
+    def released(self) -> bool:
+        """Whether any job was handed back; such are claimed first."""
+        return bool(self.finds & _RELEASED)
+
+    @property
+    def restricted(self) -> bool:
+        """Whether some jobs may not start, or none."""
+        return self.finds > _RELEASED
+
+    @property
+    def paused(self) -> bool:
+        """Whether the queue is."""
+        return bool(self.finds & _PAUSED)
 
     @property
     def stream(self) -> int | None:
@@ -168,8 +184,8 @@ class WorkerCommands(Commands):
         arguments = [worker, lane, number, "1" if promote else "", self._now, *batch.arguments()]
 
         def parse(reply: Any) -> Settled:
-            now_us, due_in, released, unread, *said = _unless_fenced(reply, worker)
-            return Settled(batch.replies(said), now_us, due_in, Ahead(bool(released), unread))
+            now_us, due_in, finds, unread, *said = _unless_fenced(reply, worker)
+            return Settled(batch.replies(said), now_us, due_in, Ahead(finds, unread))
 
         return self._run("settle", arguments, parse)
 
@@ -177,9 +193,9 @@ class WorkerCommands(Commands):
         self, worker: str, count: int, most_bytes: int, max_deliveries: int, *, idle: bool
     ) -> Command[Claimed]:
         def parse(reply: Any) -> Claimed:
-            now_us, due_in, released, unread, waits, jobs, ended = _unless_fenced(reply, worker)
+            now_us, due_in, finds, unread, waits, jobs, ended = _unless_fenced(reply, worker)
             leases = [_lease(*job) for job in jobs]
-            return Claimed(now_us, due_in, Ahead(bool(released), unread), waits, leases, _ended(ended))
+            return Claimed(now_us, due_in, Ahead(finds, unread), waits, leases, _ended(ended))
 
         arguments = [worker, min(count, MOST_JOBS), most_bytes, max_deliveries, "1" if idle else "", self._now]
         return self._run("claim", arguments, parse)
@@ -192,6 +208,19 @@ class WorkerCommands(Commands):
     def wait(self, worker: str, count: int, timeout_ms: int) -> Command[list[Lease]]:
         wire = ["XREADGROUP", "GROUP", GROUP, worker, "COUNT", count, "BLOCK", timeout_ms, "STREAMS"]
         return Command([*wire, *self.streams, ">", ">", ">"], self._read)
+
+    def is_restricted(self) -> Command[bool]:
+        """Whether some jobs may not start: what was just read has to be screened."""
+        return Command(["EXISTS", *(self.prefix + key for key in ("paused", "paused:names", "held"))], bool)
+
+    def screen(self, worker: str, leases: Sequence[Lease]) -> Command[list[Lease]]:
+        """Keep those of at most 500 jobs that may start, and hand the others on."""
+
+        def parse(reply: Any) -> list[Lease]:
+            answers = _unless_fenced(reply, worker)
+            return [lease for lease, starts in zip(leases, answers, strict=True) if starts]
+
+        return self._run("screen", [worker, *(word for lease in leases for word in lease.token)], parse)
 
     def _read(self, reply: Any) -> list[Lease]:
         leases = []

@@ -126,6 +126,7 @@ local function deliver(stream, entry, deliveries)
   local job, mark = identify(places, jobs, place, entry, fields)
   if mark == 'cancelling' then
     finish_one(keys, 'cancelled', stream, entry, job, fields, now_ms)
+    if limits then redis.call('HDEL', KEYS[14], job) end
     table.insert(ended, {job, 'CANCELLED'})
     return nil, 'ended'
   end

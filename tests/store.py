@@ -335,14 +335,19 @@ class RedisStore:
     def _has_reason(self, key: str, ttl: int) -> bool:
         streams = ("ready:high", "ready:normal", "ready:low", "dead")
         lasting = (*streams, "jobs", "due", "delayed", "stats", "workers", "fenced", "layout", "schedules")
-        lasting += ("paused", "paused:names", "held")
+        stopping = ("paused", "paused:names", "held")
         if key.startswith("schedule:"):
             return self.admin.hexists(f"{self.prefix}schedules", key.removeprefix("schedule:")) is True
         if key.startswith("worker:"):
             worker = key.removeprefix("worker:")
             alive = self.admin.zscore(f"{self.prefix}workers", worker) is not None
             return alive or self.admin.zscore(f"{self.prefix}fenced", worker) is not None
-        return key in lasting or key.startswith("unique:") or (ttl > 0 and key.startswith("finished:"))
+        return (
+            key in lasting
+            or key in stopping
+            or key.startswith("unique:")
+            or (ttl > 0 and key.startswith("finished:"))
+        )
 
     def end(self) -> None:
         """Remove the queue and its user."""

@@ -22,6 +22,7 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
+    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -32,7 +33,24 @@ from redisjobs.drivers.redis import scripts
 from redisjobs.errors import DriverError
 from redisjobs.filters import SCANNED
 from redisjobs.job import Priority, State
-from redisjobs.queries import Cancel, Change, Count, Delete, Find, List, Measure, Requeue, Row, Scan
+from redisjobs.queries import (
+    Cancel,
+    Change,
+    Count,
+    Delete,
+    Find,
+    FindPauses,
+    Hold,
+    List,
+    Measure,
+    Pause,
+    Requeue,
+    Resume,
+    Row,
+    Scan,
+    Unhold,
+    Unpark,
+)
 from redisjobs.transitions import (
     Ack,
     After,
@@ -57,6 +75,7 @@ WORKERS = ("w1", "w2", "w3")
 LEASE = 1000.0  # seconds: no example is so long, so that leases run out only when they are made to
 LONGEST = 50  # seconds an example lasts by the set clock: a job that ended is remembered for a minute
 SCRIPTS = scripts.names()
+PAUSED = ("", "Work", "Other")  # the queue, and names
 
 AGAIN = {"attempt": "2", "error": "é"}
 LATER = After(9000)  # of which `later` makes one of its own
@@ -74,6 +93,7 @@ picks = st.lists(st.integers(-3, 9), min_size=1, max_size=6)  # below 0: a lease
 new_jobs = st.fixed_dictionaries(
     {
         "job_id": st.sampled_from("abcdefghijklmnop"),
+        "name": st.sampled_from(["Work", "Work", "Other"]),
         "priority": st.sampled_from(Priority),
         "delay": st.sampled_from([None, None, None, 0, 5, 20]),
         "unique": st.sampled_from(["", "", "k", "l m"]),
@@ -211,7 +231,7 @@ class Side:
         return self.name(lease.job_id), lease.token[0], lease.deliveries, self._fields(lease)
 
     def row(self, row: Row) -> Any:
-        where = row.state, row.priority, row.due_ms, row.worker, row.deliveries, row.cancelling
+        where = row.state, row.priority, row.due_ms, row.worker, row.deliveries, row.cancelling, row.held
         return self.name(row.job_id), where, self._fields(row)
 
 
@@ -259,6 +279,7 @@ class TwoDrivers(RuleBasedStateMachine):
         self.put_in = 0
         self.pushed: set[str] = set()  # ids that are on the queue, but for those asked to be cancelled
         self.shared: set[str] = set()  # ids that were put in by hand beside a pushed job
+        self.restricted = self.to_unpark = False  # some jobs may not start; some may again, and are parked
         self.over: set[str] = set()  # jobs that ended, and were not pushed again
         self.done: Counter[str] = Counter()  # what was done how often, as the replies said
 
@@ -365,9 +386,10 @@ class TwoDrivers(RuleBasedStateMachine):
         for options in jobs:
             delay = options["delay"]
             due = None if delay is None else self.later(delay)
-            rest = {key: value for key, value in options.items() if key != "delay"}
+            name = options["name"]
+            rest = {key: value for key, value in options.items() if key not in ("delay", "name")}
             rest["nonce"] = nonce if again else f"push {self.pushes}"
-            made.append(NewJob(fields=["name", "Work", "parameters", "[]", "headers", ""], due=due, **rest))
+            made.append(NewJob(fields=["name", name, "parameters", "[]", "headers", ""], due=due, **rest))
 
         async def do(side: Side) -> list[Any]:
             return await side.store.driver.push(made, repeated=again)
@@ -398,7 +420,7 @@ class TwoDrivers(RuleBasedStateMachine):
 
         async def promote(side: Side) -> Any:
             answer = await side.consumers[worker].exchange([], 0)
-            return answer.due_in, answer.server_ms
+            return answer.due_in, answer.server_ms, answer.paused
 
         heard = self.unless_fenced(worker, promote)
         assert heard is None or heard[0] == heard[1]
@@ -558,14 +580,11 @@ class TwoDrivers(RuleBasedStateMachine):
 
     @rule(worker=workers, count=st.integers(1, 3))
     def wait(self, worker: str, count: int) -> None:
-        async def do(side: Side) -> list[Lease]:
-            rows = await side.store.driver.read(List(State.READY, 500))
-            # Where nothing new is there it would block, for as long as the server's timer is coarse.
-            return (
-                await side.consumers[worker].wait(count, 0.001) if any(not row.deliveries for row in rows) else []
-            )
-
-        self.take(worker, self.ask(do))
+        memory = self.sides[0].store
+        assert isinstance(memory, MemoryStore)
+        # Where nothing new is there it would block, for as long as the server's timer is coarse.
+        if any(stream.unread for stream in memory.memory.streams):
+            self.take(worker, self.ask(lambda side: side.consumers[worker].wait(count, 0.001)))
 
     @rule(stalled=st.lists(workers, min_size=1, max_size=2, unique=True))
     def fall_silent(self, stalled: list[str]) -> None:
@@ -672,6 +691,8 @@ class TwoDrivers(RuleBasedStateMachine):
             mine = [pair[self.sides.index(side)] for pair in known]
             return sorted(map(repr, map(side.lease, await side.consumers[worker].recover(mine))))
 
+        if self.restricted:
+            return  # some of them are for others then
         found = self.unless_fenced(worker, do)
         if found is not None:
             missing = [pair for owner, pair in self.held.values() if owner == self.ids[worker]]
@@ -697,6 +718,45 @@ class TwoDrivers(RuleBasedStateMachine):
         if reply in (Reply.CANCELLED, Reply.OK):
             self.done[COUNTERS[verb]] += 1
 
+    @rule(
+        name=st.sampled_from(["", "Work", "Other"]), worker=workers, count=st.integers(0, 4), reads=st.booleans()
+    )
+    def pause(self, name: str, worker: str, count: int, reads: bool) -> None:
+        """Pause the queue or a name; then somebody asks for jobs."""
+        self.agree(lambda side: side.store.driver.change(Pause(name)))
+        self.both_know_the_same()
+        self.claim(worker, count, False)
+        if reads:
+            self.wait(worker, 2)
+
+    @rule(unparks=st.booleans())
+    def resume_all(self, unparks: bool) -> None:
+        """What was parked is passed on at once, or later."""
+        for name in PAUSED:
+            self.agree(lambda side, name=name: side.store.driver.change(Resume(name)))  # type: ignore[misc]
+        self.to_unpark = True
+        if unparks:
+            self.unpark()
+
+    @rule()
+    def unpark(self) -> None:
+        self.agree(lambda side: side.store.driver.change(Unpark()))
+        self.to_unpark = False
+
+    @precondition(lambda self: self.restricted)
+    @rule()
+    def go_on(self) -> None:
+        """More often than not nothing is paused."""
+        self.resume_all(True)
+
+    @rule(number=st.integers(0, 9), holds=st.booleans())
+    def hold(self, number: int, holds: bool) -> None:
+        waiting = [name for name, state in self.there.items() if state in (State.READY, State.DELAYED)]
+        names = waiting or self.names
+        name = names[number % len(names)]
+        verb = Hold if holds else Unhold
+        self.agree(lambda side: side.store.driver.change(verb(side.id_of(name))))
+
     @rule(seconds=st.integers(1, 10))
     def advance(self, seconds: int) -> None:
         if self.passed + seconds <= LONGEST:
@@ -712,6 +772,7 @@ class TwoDrivers(RuleBasedStateMachine):
             driver = side.store.driver
             found = [await driver.read(Find(side.id_of(name))) for name in names]
             return (
+                await driver.read(FindPauses()),
                 await driver.read(Count()),
                 sorted((await driver.read(Measure())).oldest),
                 {state: [side.row(row) for row in await driver.read(List(state, 500))] for state in State},
@@ -724,10 +785,12 @@ class TwoDrivers(RuleBasedStateMachine):
         self.looks += 1
         names = [self.names[(self.looks + n) % len(self.names)] for n in range(3)]  # all of them, in turn
         scanned = SCANNED[self.looks % len(SCANNED)]
-        counts, waiting, listed, found, stepped = self.agree(look)
+        pauses, counts, waiting, listed, found, stepped = self.agree(look)
         assert sorted(stepped, key=str) == sorted(listed[scanned], key=str)
 
-        assert {where[1] for _, where, _ in listed[State.READY]} <= set(waiting)
+        self.restricted = bool(pauses.names or pauses.held or pauses.queue is not None)
+        if not (self.restricted or self.to_unpark):
+            assert {where[1] for _, where, _ in listed[State.READY]} <= set(waiting)
         # The counters add up, and nothing is lost or there twice.
         assert {state: len(rows) for state, rows in listed.items()} == {
             State.READY: sum(counts.ready.values()),

@@ -159,7 +159,7 @@ class MemoryConsumer:
         with _listening(self._memory, heard), anyio.move_on_after(timeout):
             while not until.is_set:
                 leases = exchange.read(self._memory, self.worker_id, count)
-                if leases:
+                if leases is not None:
                     return leases
                 await there.wait()
                 there = anyio.Event()

@@ -18,12 +18,11 @@ from redisjobs.drivers.memory.include import (
     identify,
     may_not_start,
     next_due,
-    park,
     promote,
     pushed_at,
     tell_released,
 )
-from redisjobs.drivers.memory.state import RELEASED, Fields, Memory, Pending, Stream, encoded, text_of
+from redisjobs.drivers.memory.state import PARKED, RELEASED, Fields, Memory, Pending, Stream, encoded, text_of
 from redisjobs.errors import DriverError
 from redisjobs.transitions import (
     Ack,
@@ -144,7 +143,7 @@ def claim(memory: Memory, worker: str, count: int, max_deliveries: int, *, idle:
             for entry in stream.held(RELEASED):
                 if claimed.left > 0:
                     _deliver(memory, claimed, stream, entry)
-            claimed.leases += _read(memory, worker, stream, claimed.left)
+            claimed.leases += _read_startable(memory, worker, stream, claimed.left)
         return Exchange(
             leases=claimed.leases,
             more=not paused and claimed.left <= 0 and _has_more(memory),
@@ -166,11 +165,12 @@ def _deliver(memory: Memory, claimed: _Claim, stream: Stream, entry: str) -> Non
     mark, deliveries = memory.marks.get(here), pending.deliveries + 1
     if mark == "cancelling":
         job_id = identify(memory, *here)
+        memory.held.pop(job_id, None)
         finish(memory, stream, entry, job_id, "cancelled")
         claimed.ended.append((job_id, Reply.CANCELLED))
         return
     if may_not_start(memory, stream, entry):
-        park(stream, entry, pending.deliveries)
+        stream.pending[entry] = Pending(PARKED, pending.deliveries, time.monotonic())
         return
     if deliveries > claimed.max_deliveries and (mark == "alone" or claimed.max_deliveries == 1):
         _end_killer(memory, claimed, stream, entry)
@@ -211,26 +211,49 @@ def _due_in(memory: Memory, now_ms: int) -> float | None:
     return None if due_ms is None else max(0, due_ms - now_ms) / 1000
 
 
-def read(memory: Memory, worker: str, count: int) -> list[Lease]:
-    """XREADGROUP: up to `count` new entries of each stream, in that order of their priority, that may start."""
+def read(memory: Memory, worker: str, count: int) -> list[Lease] | None:
+    """XREADGROUP, and `lua/screen.lua`: of up to `count` new entries of each stream those that may start.
+
+    None: there was no new entry.
+    """
     with memory.lock:
-        if memory.paused is not None:
-            return []
-        return [lease for stream in memory.streams for lease in _read(memory, worker, stream, count)]
+        leases = [lease for stream in memory.streams for lease in _read(memory, worker, stream, count)]
+        return screen(memory, leases) if leases else None
+
+
+def screen(memory: Memory, leases: Sequence[Lease]) -> list[Lease]:
+    """Keep a worker those of its jobs that may start, and hand the others on."""
+    return [lease for lease in leases if not _handed_on(memory, lease)]
+
+
+def _handed_on(memory: Memory, lease: Lease) -> bool:
+    number, entry = lease.token
+    stream = memory.streams[number - 1]
+    may_not = may_not_start(memory, stream, entry)
+    if not may_not and memory.paused is None:
+        return False
+    heir = PARKED if may_not else RELEASED
+    stream.pending[entry] = Pending(heir, max(0, lease.deliveries - 1), time.monotonic())
+    return True
+
+
+def _read_startable(memory: Memory, worker: str, stream: Stream, count: int) -> list[Lease]:
+    """Of new entries so many that may start; those between them are parked."""
+    leases: list[Lease] = []
+    while len(leases) < count:
+        read = _read(memory, worker, stream, count - len(leases))
+        if not read:
+            break
+        leases += screen(memory, read)
+    return leases
 
 
 def _read(memory: Memory, worker: str, stream: Stream, count: int) -> list[Lease]:
-    leases: list[Lease] = []
-    for entry in list(stream.unread):
-        if len(leases) >= count:
-            break
+    entries = list(stream.unread)[: max(0, count)]
+    for entry in entries:
         del stream.unread[entry]
-        if may_not_start(memory, stream, entry):
-            park(stream, entry, 0)
-            continue
         stream.pending[entry] = Pending(worker, 1, time.monotonic())
-        leases.append(_lease(memory, stream, entry))
-    return leases
+    return [_lease(memory, stream, entry) for entry in entries]
 
 
 def _lease(memory: Memory, stream: Stream, entry: str) -> Lease:
@@ -248,9 +271,10 @@ def recover(memory: Memory, worker: str, held: Sequence[Lease], older: float = 0
     with memory.lock:
         memory.record(worker)
         known, until = {lease.key for lease in held}, time.monotonic() - older
-        return [
+        found = [
             _lease(memory, stream, entry)
             for stream in memory.streams
             for entry in stream.held(worker)
             if f"{stream.number} {entry}" not in known and stream.pending[entry].since <= until
         ]
+        return screen(memory, found)

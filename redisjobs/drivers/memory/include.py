@@ -99,11 +99,6 @@ def may_not_start(memory: Memory, stream: Stream, entry: str) -> bool:
     return name in memory.paused_names or identify(memory, stream.priority, entry) in memory.held
 
 
-def park(stream: Stream, entry: str, deliveries: int) -> None:
-    """Pass over an entry that may not start."""
-    stream.pending[entry] = Pending(PARKED, deliveries, time.monotonic())
-
-
 def enqueue(memory: Memory, job_id: str, stream: Stream, fields: Fields) -> None:
     """Add a job to a ready stream."""
     memory.located[job_id] = (stream.priority, memory.append(stream, fields))

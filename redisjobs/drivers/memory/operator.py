@@ -21,7 +21,7 @@ from redisjobs.drivers.memory.include import (
 from redisjobs.drivers.memory.rows import dead_row, delayed_row, ready_row
 from redisjobs.drivers.memory.scans import groups, scan
 from redisjobs.drivers.memory.schedules import fire, pause_schedule, put_schedule, remove_schedule, schedules
-from redisjobs.drivers.memory.state import PARKED, RELEASED, Memory, Pending
+from redisjobs.drivers.memory.state import PARKED, RELEASED, Memory, Pending, Stream
 from redisjobs.job import Priority, State
 from redisjobs.queries import (
     Backlog,
@@ -142,10 +142,11 @@ def hold(memory: Memory, change: Hold) -> Reply:
 def unhold(memory: Memory, change: Unhold) -> Reply:
     """Let go of a job that is held."""
     with memory.lock:
-        job_id, _, _ = locate(memory, change.job_id)
+        job_id, place, entry = locate(memory, change.job_id)
         if memory.held.pop(job_id, None) is None:
             return Reply.NOT_FOUND
-        _unpark(memory)
+        if place in list(Priority) and _unpark(memory, memory.stream(Priority(place)), entry):
+            memory.tell("released", "1")
         return Reply.OK
 
 
@@ -174,20 +175,20 @@ def resume(memory: Memory, change: Resume) -> Reply:
 def unpark(memory: Memory, change: Unpark) -> str:
     """Give back what may start now."""
     with memory.lock:
-        _unpark(memory)
+        parked = [(stream, entry) for stream in memory.streams for entry in stream.held(PARKED)]
+        given_back = sum(_unpark(memory, stream, entry) for stream, entry in parked)
+        if given_back:
+            memory.tell("released", str(given_back))
         return ""
 
 
-def _unpark(memory: Memory) -> None:
-    given_back = 0
-    for stream in memory.streams:
-        for entry in stream.held(PARKED):
-            if not may_not_start(memory, stream, entry):
-                deliveries = stream.pending[entry].deliveries
-                stream.pending[entry] = Pending(RELEASED, deliveries, time.monotonic())
-                given_back += 1
-    if given_back:
-        memory.tell("released", str(given_back))
+def _unpark(memory: Memory, stream: Stream, entry: str) -> bool:
+    """Give an entry back if it is parked and may start; whether it was."""
+    pending = stream.pending.get(entry)
+    if pending is None or pending.worker != PARKED or may_not_start(memory, stream, entry):
+        return False
+    stream.pending[entry] = Pending(RELEASED, pending.deliveries, time.monotonic())
+    return True
 
 
 def pauses(memory: Memory, query: FindPauses) -> Pauses:

@@ -358,7 +358,7 @@ def _queue_families(states: Sequence[tuple[str, State]]) -> Iterator[Metric]:
     paused = GaugeMetricFamily(
         "redisjobs_queue_paused",
         "1 while the queue is paused, else 0; and for each job name that is.",
-        labels=["queue", "job"],
+        labels=["queue", "name"],
     )
     for queue, known in states:
         counts, backlog = known.counts, known.backlog

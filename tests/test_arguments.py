@@ -144,7 +144,7 @@ def cases(make: Any) -> Iterator[Case]:
     ]
     options = OPTIONS | {"job_id": [*OPTIONS["job_id"], "mine"]}
     yield "push_many", queue.push_many, {"items": [CARD]}, options | {"items": no_cards, "name": NAMES}
-    for verb in ("get", "cancel", "requeue", "delete"):
+    for verb in ("get", "cancel", "requeue", "delete", "hold", "unhold"):
         yield verb, getattr(queue, verb), {}, NOT_ONE_ID
     yield (
         "jobs",
@@ -157,6 +157,10 @@ def cases(make: Any) -> Iterator[Case]:
     yield "delete_all", queue.delete_all, {"name": "Card"}, WANTED
     states = {"state": ["gone", "running", "dead", "", 5, None, Odd()]}
     yield "cancel_all", queue.cancel_all, {"state": "ready"}, WANTED | states
+    for verb in ("hold_all", "unhold_all"):
+        yield verb, getattr(queue, verb), {"state": "ready"}, WANTED | states
+    for verb in ("pause", "resume", "is_paused"):
+        yield verb, getattr(queue, verb), {}, {"name": ["", "two words", b"Card", 5, ["Card"], Card, Odd()]}
     yield "scan", queue.scan, {"state": "dead"}, WANTED | {"state": ["gone", "running", "", 5, None, Odd()]}
     rules = {
         "schedule": ["0 4 * * *", 5, None, Odd(), Schedule],
@@ -342,7 +346,7 @@ def test_every_argument_of_every_public_call_is_tried() -> None:
         wanted = set(inspect.signature(kind).parameters) - FLAGS
         assert {(kind.__name__, argument) for argument in wanted} <= tried
     assert {("push", option) for option in get_type_hints(redisjobs.PushOptions)} <= tried
-    for verb in ("scan", "requeue_all", "delete_all", "cancel_all"):
+    for verb in ("scan", "requeue_all", "delete_all", "cancel_all", "hold_all", "unhold_all"):
         assert {(verb, option) for option in get_type_hints(redisjobs.FilterOptions)} <= tried
 
 

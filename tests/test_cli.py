@@ -389,6 +389,39 @@ def test_jobs_that_are_meant_are_requeued_deleted_and_cancelled_all_at_once(
 
 
 @pytest.mark.usefixtures("full")
+def test_a_queue_and_a_name_are_paused_and_jobs_are_held(
+    cli: Callable[..., Ended], there: sync.JobQueue, queue_name: str
+) -> None:
+    def said(*arguments: str) -> str:
+        answer = cli(*arguments, "-q", queue_name)
+        assert (answer.code, answer.err) == (0, "")
+        return str(answer.out)
+
+    assert said("pause") == f"queue '{queue_name}' is paused\n"
+    assert said("pause", "--name", "rest") == f"'rest' on queue '{queue_name}' is paused\n"
+    assert cli("pause", "-q", queue_name, "--json").document == {"queue": queue_name, "name": None, "paused": True}
+    assert said("hold", "ready") == "held\n"
+    assert said("hold", "--state", "delayed") == f"held 1 delayed jobs on queue '{queue_name}'\n"
+    assert cli("hold", "--state", "ready", "-q", queue_name, "--json").document == {"count": 1}
+    table = said("stats")
+    assert ", paused since 20" in table
+    assert ", paused by name: rest" in table
+    assert re.search(r"held +2", table)
+    stats = cli("stats", "-q", queue_name, "--json").document
+    assert (stats["paused_since"] is not None, list(stats["paused_names"]), stats["held"]) == (True, ["rest"], 2)
+    assert "held        True" in said("job", "ready")
+
+    assert said("unhold", "ready") == "let go\n"
+    assert cli("unhold", "ready", "-q", queue_name).code == 1
+    assert said("unhold", "--state", "ready", "--name", "rest").startswith("let go of ")
+    assert said("unhold", "--state", "delayed") == f"let go of 1 delayed jobs on queue '{queue_name}'\n"
+    assert said("resume", "--name", "rest") == f"'rest' on queue '{queue_name}' is not paused\n"
+    assert said("resume") == f"queue '{queue_name}' is not paused\n"
+    assert "paused" not in said("stats")
+    assert not there.is_paused()
+
+
+@pytest.mark.usefixtures("full")
 def test_requeue_all_takes_every_dead_letter(cli: Callable[..., Ended], queue_name: str) -> None:
     assert cli("dead", "requeue", "--all", "-q", queue_name).out == "requeued dead\n"
 
@@ -467,6 +500,12 @@ def test_requeue_all_takes_every_dead_letter(cli: Callable[..., Ended], queue_na
         (["cancel", "x", "--state", "ready"], r"name the job to cancel, or say --state"),
         (["cancel", "x", "--name", "a"], r"name the job to cancel, or say --state"),
         (["cancel", "--state", "dead"], r"--state dead: give ready or delayed"),
+        (["hold"], r"name one job, or say --state"),
+        (["unhold", "x", "--state", "ready"], r"name one job, or say --state"),
+        (["hold", "x", "--name", "a"], r"name one job, or say --state"),
+        (["unhold", "--state", "running"], r"--state running: give ready or delayed"),
+        (["pause", "--name", ""], r"--name='': give the name of a job"),
+        (["resume", "--name", "a b"], r"--name='a b': give the name of a job"),
         (["dead", "requeue", "x", "--all"], r"name the dead letters to requeue, or say --all"),
         (["demo", "nowhere"], r"/.*/nowhere is no directory"),
     ],
@@ -544,6 +583,9 @@ def test_without_the_worker_extra_one_line_says_what_to_install(missing: str) ->
         (["job", "nobody"], r"no job 'nobody' on queue '{queue}': it ended, or never was"),
         (["cancel", "nobody"], r"no job 'nobody' on queue '{queue}'"),
         (["cancel", "dead"], r"job 'dead' is a dead letter, and stays one"),
+        (["hold", "nobody"], r"no job 'nobody' on queue '{queue}'"),
+        (["hold", "dead"], r"job 'dead' is a dead letter"),
+        (["unhold", "ready"], r"job 'ready' is not held on queue '{queue}'"),
         (["dead", "show", "nobody"], r"no dead letter 'nobody' on queue '{queue}'"),
         (["dead", "show", "ready"], r"no dead letter 'ready' on queue '{queue}'; it is ready"),
     ],

@@ -463,6 +463,7 @@ async def test_a_queue_tells_of_its_jobs_its_backlog_its_workers_and_its_counter
     await queue.push_many([Work(), Work()])
     await queue.push(Work(), priority="high")
     await queue.push(Work(), delay=3600)
+    await queue.pause(name="Other")
     holder = store.consumer("holder", lease=60)
     await holder.exchange([], 1)
     store.clock.advance(20)
@@ -483,6 +484,8 @@ async def test_a_queue_tells_of_its_jobs_its_backlog_its_workers_and_its_counter
     assert waits[Priority.HIGH] == waits[Priority.LOW] == 0
     assert 0 < (waits[Priority.NORMAL] or 0) <= 20
     assert value(samples, "redisjobs_queue_workers", queue=queue.name) == 1
+    assert value(samples, "redisjobs_queue_paused", queue=queue.name, name="") == 0
+    assert value(samples, "redisjobs_queue_paused", queue=queue.name, name="Other") == 1
     counted = {
         event: value(samples, "redisjobs_queue_events_total", queue=queue.name, event=event) for event in COUNTERS
     }

@@ -159,7 +159,8 @@ BUILT = {
     "reclaiming": ["reclaim"],
     "last_deliveries": ["idle"],
     "waiting": ["wait", "listen of a consumer"],
-    "asking": ["the sync driver", "Measure", "Scan", "GroupDead", "Several", "Tidy"],
+    "scanning": ["Scan", "GroupDead"],
+    "asking": ["the sync driver", "Measure", "Several", "Tidy"],
     "sharing": ["listen of a driver"],
 }
 """What there is from a step on, of what `driver_faults` can take away."""

@@ -25,5 +25,6 @@ from redisjobs.testing.driver_contract.leaving import *  # noqa: E402
 from redisjobs.testing.driver_contract.reclaiming import *  # noqa: E402
 from redisjobs.testing.driver_contract.last_deliveries import *  # noqa: E402
 from redisjobs.testing.driver_contract.waiting import *  # noqa: E402
+from redisjobs.testing.driver_contract.scanning import *  # noqa: E402
 from redisjobs.testing.driver_contract.asking import *  # noqa: E402
 from redisjobs.testing.driver_contract.sharing import *  # noqa: E402

@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, closing
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -27,6 +27,8 @@ from redisjobs.queries import (
     Query,
     Requeue,
     Scan,
+    Several,
+    Tidy,
 )
 from redisjobs.testing.driver_contract.acts import Open, job
 from redisjobs.testing.driver_contract.needs import needs
@@ -44,12 +46,6 @@ class Reorder(Change[Reply]):
     """A change that no driver knows."""
 
     job_id: str
-
-
-@pytest.fixture
-async def driver(store: DriverStore) -> AsyncIterator[Driver]:
-    async with aclosing(store.driver) as open_driver:
-        yield open_driver
 
 
 async def put_in_each_state(store: DriverStore) -> None:
@@ -261,3 +257,34 @@ async def test_workers_are_counted_for_as_long_as_their_leases_run(
     store.age(60)
 
     assert (await driver.read(Measure())).workers == 0
+
+
+@needs(Several)
+async def test_several_changes_are_made_in_order_and_each_is_answered(store: DriverStore, driver: Driver) -> None:
+    await put_in_each_state(store)
+    changes: list[Cancel | Requeue | Delete] = [
+        Cancel("ready"),
+        Delete("unknown"),
+        Requeue("dead"),
+        Cancel("running"),
+        Cancel("dead"),
+    ]
+
+    replies = await driver.change(Several(changes))
+
+    assert replies == [Reply.CANCELLED, Reply.NOT_FOUND, Reply.OK, Reply.CANCELLING, Reply.CANCELLED]
+    with closing(sync_side(store.driver)) as sync:
+        assert sync.change(Several([Cancel("delayed"), Cancel("delayed")])) == [Reply.CANCELLED, Reply.NOT_FOUND]
+
+
+@needs(Tidy)
+async def test_there_is_nothing_to_tidy_in_a_queue_that_is_in_order(store: DriverStore, driver: Driver) -> None:
+    await put_in_each_state(store)
+    before = [await driver.read(List(state, 500)) for state in State]
+
+    tidied = [await driver.change(Tidy())]
+    while tidied[-1].after:
+        tidied.append(await driver.change(Tidy(tidied[-1].after)))
+
+    assert [step.restored for step in tidied] == [0] * len(tidied)
+    assert [await driver.read(List(state, 500)) for state in State] == before

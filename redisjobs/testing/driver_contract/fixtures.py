@@ -1,10 +1,11 @@
 """What the tests of the contract ask for; `driver_store` is the author's."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import pytest
 
-from redisjobs.driver import Consumer
+from redisjobs.driver import Consumer, Driver
 from redisjobs.testing.driver_contract.acts import Open
 from redisjobs.testing.store import DriverStore
 
@@ -24,6 +25,13 @@ def store(driver_store: DriverStore, request: pytest.FixtureRequest) -> DriverSt
     if missing:
         pytest.skip(f"this driver has no {', '.join(sorted(missing))}")
     return driver_store
+
+
+@pytest.fixture
+async def driver(store: DriverStore) -> AsyncIterator[Driver]:
+    """The driver, closed at the end."""
+    async with aclosing(store.driver) as open_driver:
+        yield open_driver
 
 
 @pytest.fixture

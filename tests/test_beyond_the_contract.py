@@ -87,6 +87,22 @@ async def test_of_a_repeated_push_of_an_id_that_is_on_the_queue_only_its_refusal
     assert store.contents() == before
 
 
+async def test_of_a_job_that_ends_long_after_its_push_the_push_is_not_remembered(
+    store: Store, worker: Open
+) -> None:
+    consumer, late, later = await worker(), another("a"), another("b")
+    store.clock.advance(0)
+    await push(store, late, later)
+    leases = await claim(consumer)
+    store.clock.advance(59)
+    assert await settle(consumer, leases[0], Ack()) is Reply.OK
+    assert await push(store, late, repeated=True) == [Pushed(Reply.REPEATED)]
+    store.clock.advance(8)  # a few seconds more are granted, as a worker knows the time only roughly
+    await consumer.exchange([], 0)
+    assert await settle(consumer, leases[1], Ack()) is Reply.OK
+    assert await push(store, later, repeated=True) == [Pushed(Reply.OK)]
+
+
 # Settling
 
 

@@ -17,6 +17,7 @@ from store import MemoryStore, RedisStore, Store
 from redisjobs import server
 from redisjobs.errors import ServerNotFound
 from redisjobs.queue import JobQueue
+from redisjobs.testing.driver_contract.fixtures import worker as worker
 from redisjobs.worker.contexts import Contexts
 from redisjobs.worker.execution import Means
 from redisjobs.worker.guard import Guard
@@ -120,13 +121,19 @@ def _redis_store(url: str, queue_name: str) -> Iterator[RedisStore]:
 
 
 @pytest.fixture(params=["memory", *ENGINES])
-def store(request: pytest.FixtureRequest, queue_name: str) -> Iterator[Store]:
+def driver_store(request: pytest.FixtureRequest, queue_name: str) -> Iterator[Store]:
     """One queue's store, on memory and on every server at hand: the contract of a driver."""
     if request.param == "memory":
         yield MemoryStore(queue_name)
     else:
         servers = request.getfixturevalue("servers")
         yield from _redis_store(servers.url(request.param), queue_name)
+
+
+@pytest.fixture
+def store(driver_store: Store) -> Store:
+    """The same for a test that is not about drivers."""
+    return driver_store
 
 
 @pytest.fixture

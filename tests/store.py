@@ -1,11 +1,12 @@
 """A queue's store as tests need it: its driver, a clock to set, leases to age, and what is wrong in it."""
 
+import copy
 import re
 import secrets
 import shlex
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -14,7 +15,7 @@ import anyio
 import redis
 from tenacity import wait_none
 
-from redisjobs.driver import Beat, Consumer, Driver, Fenced
+from redisjobs.driver import Consumer, Driver
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver
 from redisjobs.drivers.memory.state import Memory, encoded
 from redisjobs.drivers.memory.worker import join
@@ -22,9 +23,14 @@ from redisjobs.drivers.redis.connection import SyncConnection
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.job import Priority
-from redisjobs.queries import Counts, Tidy
+from redisjobs.queries import Tidy
 from redisjobs.retry import RetryPolicy
-from redisjobs.transitions import Lease, Reclaimed
+from redisjobs.testing.clock import Clock as Clock
+from redisjobs.testing.driver_contract.acts import Heart as Heart
+from redisjobs.testing.driver_contract.acts import happened as happened
+from redisjobs.testing.driver_contract.acts import take_over as take_over
+from redisjobs.testing.store import DriverStore
+from redisjobs.transitions import Lease
 from redisjobs.worker.batcher import Batch
 from redisjobs.worker.source import Source
 
@@ -74,16 +80,6 @@ class Begun:
         return took
 
 
-def happened(counts: Counts) -> dict[str, int]:
-    """The counters of a queue, those that are 0 aside."""
-    return {counter: number for counter, number in counts.totals.items() if number}
-
-
-async def take_over(heir: Consumer) -> Reclaimed:
-    """Fence each worker whose lease is over, and hand back what fenced ones hold."""
-    return await heir.reclaim((await heir.reclaim()).silent)
-
-
 async def restore(driver: Driver) -> int:
     """Look for what was left behind, to the end; how many jobs were handed back."""
     tidied = await driver.change(Tidy())
@@ -92,25 +88,6 @@ async def restore(driver: Driver) -> int:
         tidied = await driver.change(Tidy(tidied.after))
         total += tidied.restored
     return total
-
-
-class Heart:
-    """The heartbeats of one worker, from the thread of whoever calls."""
-
-    def __init__(self, consumer: Consumer) -> None:
-        self.consumer = consumer
-        self.close = consumer.sync.close
-
-    def beat(self, held: Callable[[], Sequence[Lease]], facts: Mapping[str, str]) -> Sequence[Lease]:
-        """Which of the held jobs are to be cancelled; Fenced where the worker is."""
-        (answer,) = self.consumer.sync.beat(Beat(self.consumer, held, facts))
-        if isinstance(answer, Fenced):
-            raise answer
-        return answer
-
-    def release(self) -> int:
-        """Hand back what a dead worker held."""
-        return self.consumer.sync.release(refund=False, watch=True)
 
 
 def lease_at(
@@ -137,37 +114,17 @@ async def inherit(heir: Consumer, count: int = 10, *, idle: bool = False) -> lis
     return list((await heir.exchange([], count, idle=idle)).leases)
 
 
-class Clock:
-    """What time it is, in ms: the real time until a test sets it."""
+class Store(DriverStore, Protocol):
+    """What every kind of store offers a test here: all that the contract needs, and more.
 
-    def __init__(self) -> None:
-        self.set_to: int | None = None
-        self.ahead = 0.0  # seconds
-
-    def __call__(self) -> int:
-        return time.time_ns() // 1_000_000 + int(self.ahead * 1000) if self.set_to is None else self.set_to
-
-    def step(self, seconds: float) -> None:
-        """Set the clock ahead, or back; it runs on."""
-        self.ahead += seconds
-
-    def advance(self, seconds: float) -> None:
-        """Stop the clock, that much later."""
-        self.set_to = self() + int(seconds * 1000)
-
-
-class Store(Protocol):
-    """What every kind of store offers a test."""
+    Attributes:
+        queue_name: Of the queue.
+    """
 
     queue_name: str
-    clock: Clock
-    driver: Driver
 
     def consumer(self, worker_id: str, *, lease: float = 15, max_deliveries: int = 3) -> Consumer:
         """A worker's side; the worker has joined, or has long been there."""
-
-    def age(self, seconds: float) -> None:
-        """Let every beat, and every delivery, look older."""
 
     def put(
         self, fields: Mapping[str, str | bytes], priority: Priority = Priority.NORMAL, *, entry: str = "*"
@@ -183,6 +140,16 @@ class MemoryStore:
         self.clock = Clock()
         self.memory = Memory(self.clock)
         self.driver: Driver = MemoryDriver(self.memory)
+        self.lacks: Collection[type[Any]] = ()
+
+    def another(self) -> Driver:
+        return MemoryDriver(self.memory)
+
+    def contents(self) -> object:
+        unstored = ("lock", "ears", "now_ms", "workers")
+        stored = {key: value for key, value in vars(self.memory).items() if key not in unstored}
+        workers = {worker: replace(record, run=id(record.run)) for worker, record in self.memory.workers.items()}
+        return copy.deepcopy((stored, workers))
 
     def consumer(self, worker_id: str, *, lease: float = 15, max_deliveries: int = 3) -> Consumer:
         consumer = self.driver.consumer(worker_id, lease=lease, max_deliveries=max_deliveries)
@@ -228,6 +195,14 @@ class RedisStore:
         parts = urlsplit(url)
         self.url = f"redis://{self.user}:{password}@{parts.hostname}:{parts.port}{parts.path or '/0'}"
         self.driver: Driver = RedisDriver(self.url, queue_name, self.clock)
+        self.lacks: Collection[type[Any]] = ()
+
+    def another(self) -> Driver:
+        return RedisDriver(self.url, self.queue_name, self.clock)
+
+    def contents(self) -> object:
+        keys = {key: self.admin.dump(self.prefix + key) for key in list(self.keys())}
+        return keys, [self.pending(priority) for priority in Priority]
 
     def consumer(self, worker_id: str, *, lease: float = 15, max_deliveries: int = 3) -> Consumer:
         consumer = self.driver.consumer(worker_id, lease=lease, max_deliveries=max_deliveries)

@@ -41,6 +41,7 @@ metrics tracing
 redisjobs
 server demo torture cli
 __main__
+testing
 """
 """A name imports only what is above it, or left of it."""
 
@@ -63,7 +64,9 @@ threads guard
 """
 """The same inside of `worker`, from its face down: a name imports only what is below it, or right of it."""
 
-PACKAGES = ("worker", "demo", "torture", "cli")  # each is one name in the order; its modules have one of their own
+PACKAGES = ("worker", "demo", "torture", "cli", "testing")
+"""Each is one name in the order; the modules of `worker` have one of their own."""
+
 RANK = {name: place for place, name in enumerate(ORDER.split())}
 RANK_IN_WORKER = {f"worker.{name}": -place for place, name in enumerate(WORKER.split())}
 
@@ -103,7 +106,7 @@ def users(package: str) -> set[str]:
     return {layer(module).split(".")[0] for module in MODULES if f"{package}:" in imports(module)}
 
 
-EMPTY = {"drivers.memory", "drivers.redis", "worker", "demo", "torture", "cli"}
+EMPTY = {"drivers.memory", "drivers.redis", "worker", "demo", "torture", "cli", "testing"}
 """Packages whose own file says what they hold, and imports nothing."""
 
 
@@ -144,6 +147,12 @@ def test_nothing_but_the_command_line_knows_the_command_line() -> None:
     }
 
 
+def test_nothing_but_the_test_kit_knows_the_test_kit() -> None:
+    assert {layer(module) for module in MODULES for other in imports(module) if layer(other) == "testing"} == {
+        "testing"
+    }
+
+
 def test_imports_go_in_no_circle() -> None:
     graph = {module: [other for other in imports(module) if not other.endswith(":")] for module in MODULES}
     assert len(list(TopologicalSorter(graph).static_order())) == len(MODULES)
@@ -159,6 +168,8 @@ def test_imports_go_in_no_circle() -> None:
         ("typer", {"cli"}),
         ("rich", {"cli"}),
         ("uvloop", {"cli"}),
+        ("pytest", {"testing"}),
+        ("hypothesis", set()),
         ("trio", {"eventloop", "worker"}),
         ("subprocess", {"server", "worker", "demo", "torture"}),
     ],
@@ -200,6 +211,8 @@ HEAVY = {
     "redisjobs.cli",
     "redisjobs.demo",
     "redisjobs.torture",
+    "redisjobs.testing",
+    "pytest",
 }
 ASYNC = """
 import asyncio, sys

@@ -1,0 +1,43 @@
+# test_memory.py: the contract of a driver, run on the one in memory
+import copy
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from redisjobs.driver import Driver
+from redisjobs.drivers.memory.driver import MemoryDriver
+from redisjobs.drivers.memory.state import Memory
+from redisjobs.testing.clock import Clock
+from redisjobs.testing.driver_contract import *  # noqa: F403
+from redisjobs.testing.store import DriverStore
+
+
+class MemoryStore:
+    def __init__(self) -> None:
+        self.clock = Clock()  # the driver goes by it, and tests set it
+        self.memory = Memory(self.clock)
+        self.driver: Driver = MemoryDriver(self.memory)
+        self.lacks: Collection[type[Any]] = ()  # queries and changes that this driver does not know
+
+    def another(self) -> Driver:  # as another process has it
+        return MemoryDriver(self.memory)
+
+    def age(self, seconds: float) -> None:  # the beats of workers, the deliveries of jobs
+        for worker in self.memory.workers.values():
+            worker.until -= seconds
+        for stream in self.memory.streams:
+            for delivery in stream.pending.values():
+                delivery.since -= seconds
+
+    def contents(self) -> object:  # all that is stored: equal if nothing was written
+        unstored = ("lock", "ears", "now_ms", "workers")
+        stored = {key: value for key, value in vars(self.memory).items() if key not in unstored}
+        workers = {name: replace(worker, run=id(worker.run)) for name, worker in self.memory.workers.items()}
+        return copy.deepcopy((stored, workers))
+
+
+@pytest.fixture
+def driver_store() -> DriverStore:
+    return MemoryStore()

@@ -1,0 +1,30 @@
+"""The contract of a driver, as tests: `from redisjobs.testing.driver_contract import *` in a module of tests.
+
+That module, or a conftest, has a fixture `driver_store`, which gives a `DriverStore`. docs/drivers.md has an
+example, and says which of the modules here need what of a driver.
+"""
+
+import pkgutil
+
+try:
+    import pytest
+except ImportError as missing:
+    raise ImportError(
+        "the contract of a driver is run by pytest, which is not here: install redisjobs with its extra `testing`"
+    ) from missing
+
+# What a failed `assert` of these compared is shown only if pytest knows of them before they are imported.
+pytest.register_assert_rewrite(*(f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__)))
+
+from redisjobs.testing.driver_contract.fixtures import *  # noqa: E402, I001  (in the order in which a driver is built)
+from redisjobs.testing.driver_contract.claiming import *  # noqa: E402
+from redisjobs.testing.driver_contract.settling import *  # noqa: E402
+from redisjobs.testing.driver_contract.operating import *  # noqa: E402
+from redisjobs.testing.driver_contract.repeating import *  # noqa: E402
+from redisjobs.testing.driver_contract.leaving import *  # noqa: E402
+from redisjobs.testing.driver_contract.reclaiming import *  # noqa: E402
+from redisjobs.testing.driver_contract.last_deliveries import *  # noqa: E402
+from redisjobs.testing.driver_contract.waiting import *  # noqa: E402
+from redisjobs.testing.driver_contract.scanning import *  # noqa: E402
+from redisjobs.testing.driver_contract.asking import *  # noqa: E402
+from redisjobs.testing.driver_contract.sharing import *  # noqa: E402

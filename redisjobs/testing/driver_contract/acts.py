@@ -1,0 +1,187 @@
+"""What the tests of the contract do: push, claim, settle, beat, and bring a job into each state."""
+
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from redisjobs.driver import Beat, Consumer, Fenced
+from redisjobs.job import Priority
+from redisjobs.queries import Cancel, Counts, Delete, Find, Row
+from redisjobs.testing.store import DriverStore
+from redisjobs.transitions import (
+    Ack,
+    After,
+    DeadLetter,
+    Ended,
+    Lease,
+    NewJob,
+    Pushed,
+    Reclaimed,
+    Release,
+    Reply,
+    RetryLater,
+    Settlement,
+)
+
+Open = Callable[..., Awaitable[Consumer]]
+FAILED = DeadLetter("failed", "ValueError: no", "the traceback", "ValueError", "0123456789ab")
+AGAIN = RetryLater(After(0), {"attempt": "2"})
+WORK = {"name": "Work", "parameters": "{}"}
+LATER = RetryLater(After(5000), {"attempt": "2"})
+PRIORITIES = list(Priority)
+
+
+def job(job_id: str, **options: Any) -> NewJob:
+    return NewJob(job_id, ["name", "Work", "parameters", "{}"], **options)
+
+
+def another(job_id: str, **options: Any) -> NewJob:
+    """A new push of an id that was pushed before."""
+    return job(job_id, nonce=secrets.token_hex(8), **options)
+
+
+def happened(counts: Counts) -> dict[str, int]:
+    """The counters of a queue, those that are 0 aside."""
+    return {counter: number for counter, number in counts.totals.items() if number}
+
+
+class Heart:
+    """The heartbeats of one worker, from the thread of whoever calls."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self.consumer = consumer
+        self.close = consumer.sync.close
+
+    def beat(self, held: Callable[[], Sequence[Lease]], facts: Mapping[str, str]) -> Sequence[Lease]:
+        """Which of the held jobs are to be cancelled; Fenced where the worker is."""
+        (answer,) = self.consumer.sync.beat(Beat(self.consumer, held, facts))
+        if isinstance(answer, Fenced):
+            raise answer
+        return answer
+
+    def release(self) -> int:
+        """Hand back what a dead worker held."""
+        return self.consumer.sync.release(refund=False, watch=True)
+
+
+async def take_over(heir: Consumer) -> Reclaimed:
+    """Fence each worker whose lease is over, and hand back what fenced ones hold."""
+    return await heir.reclaim((await heir.reclaim()).silent)
+
+
+async def push(store: DriverStore, *jobs: NewJob | str, repeated: bool = False) -> list[Pushed]:
+    return await store.driver.push([job(j) if isinstance(j, str) else j for j in jobs], repeated=repeated)
+
+
+async def claim(consumer: Consumer, count: int = 10, *, idle: bool = False) -> list[Lease]:
+    """Claim as a worker does that has just heard what there is, and asks on for as long as there is more."""
+    return (await claim_and_hear(consumer, count, idle=idle))[0]
+
+
+async def claim_and_hear(consumer: Consumer, count: int, *, idle: bool = False) -> tuple[list[Lease], list[Ended]]:
+    """The same; also what was ended instead of claimed."""
+    await consumer.exchange([], 0)
+    leases: list[Lease] = []
+    ended: list[Ended] = []
+    while True:
+        exchange = await consumer.exchange([], count - len(leases), idle=idle)
+        leases += exchange.leases
+        ended += exchange.ended
+        if len(leases) == count or not exchange.more or (idle and leases):  # that may have to run alone
+            return leases, ended
+
+
+async def claim_one(consumer: Consumer) -> Lease:
+    (lease,) = await claim(consumer)
+    return lease
+
+
+async def settle(consumer: Consumer, lease: Lease, settlement: Settlement) -> Reply:
+    (reply,) = (await consumer.exchange([(lease, settlement)], None)).replies
+    return reply
+
+
+def beat(consumer: Consumer, *held: Lease) -> list[str]:
+    """Beat as the holder of some jobs; ids of those that somebody has asked to cancel."""
+    heart = Heart(consumer)
+    try:
+        return [lease.job_id for lease in heart.beat(lambda: held, {"host": "here"})]
+    finally:
+        heart.close()
+
+
+async def outlive(store: DriverStore, *living: Consumer) -> Reclaimed:
+    """All other workers fall silent for good; the first of these fences them, and hands back what they hold."""
+    store.age(60)
+    for consumer in living:
+        beat(consumer)
+    return await take_over(living[0])
+
+
+async def inherit(store: DriverStore, heir: Consumer, count: int = 10, *, idle: bool = False) -> list[Lease]:
+    """Outlive all others, and claim."""
+    await outlive(store, heir)
+    return await claim(heir, count, idle=idle)
+
+
+async def found(store: DriverStore, job_id: str) -> Row:
+    row = await store.driver.read(Find(job_id))
+    assert row is not None
+    return row
+
+
+def ids(leases: list[Lease]) -> list[str]:
+    return [lease.job_id for lease in leases]
+
+
+def texts(fields: Mapping[bytes, bytes]) -> dict[str, str]:
+    return {key.decode(): value.decode() for key, value in fields.items()}
+
+
+async def delay(store: DriverStore, consumer: Consumer) -> None:
+    store.clock.advance(0)
+    await push(store, job("a", due=After(1000)))
+
+
+async def wait_in_line(store: DriverStore, consumer: Consumer) -> None:
+    await push(store, "a")
+
+
+async def run(store: DriverStore, consumer: Consumer) -> None:
+    await push(store, "a")
+    await claim_one(consumer)
+
+
+async def retry(store: DriverStore, consumer: Consumer) -> None:
+    await push(store, "a")
+    assert await settle(consumer, await claim_one(consumer), LATER) is Reply.OK
+
+
+async def release(store: DriverStore, consumer: Consumer) -> None:
+    await push(store, "a")
+    assert await settle(consumer, await claim_one(consumer), Release()) is Reply.OK
+
+
+async def fail(store: DriverStore, consumer: Consumer) -> None:
+    await push(store, "a")
+    assert await settle(consumer, await claim_one(consumer), FAILED) is Reply.OK
+
+
+async def finish(store: DriverStore, consumer: Consumer) -> None:
+    await push(store, "a")
+    assert await settle(consumer, await claim_one(consumer), Ack()) is Reply.OK
+
+
+async def cancel(store: DriverStore, consumer: Consumer) -> None:
+    await push(store, "a")
+    assert await store.driver.change(Cancel("a")) is Reply.CANCELLED
+
+
+async def discard(store: DriverStore, consumer: Consumer) -> None:
+    await fail(store, consumer)
+    assert await store.driver.change(Delete("a")) is Reply.OK
+
+
+async def cancel_running(store: DriverStore, consumer: Consumer) -> None:
+    await run(store, consumer)
+    assert await store.driver.change(Cancel("a")) is Reply.CANCELLING

@@ -1,0 +1,52 @@
+"""What the tests of the contract ask for; `driver_store` is the author's."""
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import pytest
+
+from redisjobs.driver import Consumer, Driver
+from redisjobs.testing.driver_contract.acts import Open
+from redisjobs.testing.store import DriverStore
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The event loop. Whoever wants others has a fixture of this name below the import."""
+    return "asyncio"
+
+
+@pytest.fixture
+def store(driver_store: DriverStore, request: pytest.FixtureRequest) -> DriverStore:
+    """The author's store, for a test that the driver is to pass."""
+    missing = {value.__name__ for value in getattr(request.function, "needs", ()) if value in driver_store.lacks}
+    if missing:
+        pytest.skip(f"this driver has no {', '.join(sorted(missing))}")
+    return driver_store
+
+
+@pytest.fixture
+async def driver(store: DriverStore) -> AsyncIterator[Driver]:
+    """The driver, closed at the end."""
+    async with aclosing(store.driver) as open_driver:
+        yield open_driver
+
+
+@pytest.fixture
+async def worker(store: DriverStore) -> AsyncIterator[Open]:
+    """Opens consumers, each id's own only once, and closes every connection at the end."""
+    consumers: dict[str, Consumer] = {}
+
+    async def open_one(worker_id: str = "w1", *, lease: float = 15, max_deliveries: int = 3) -> Consumer:
+        if worker_id not in consumers:
+            made = store.driver.consumer(worker_id, lease=lease, max_deliveries=max_deliveries)
+            consumers[worker_id] = made
+        await consumers[worker_id].open()
+        return consumers[worker_id]
+
+    yield open_one
+    for consumer in consumers.values():
+        await consumer.aclose()
+    await store.driver.aclose()

@@ -1,0 +1,18 @@
+"""What a test needs of a driver beyond what all have."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from redisjobs.queries import Change, Query
+
+Test = TypeVar("Test", bound=Callable[..., Any])
+
+
+def needs(*values: type[Query[Any] | Change[Any]]) -> Callable[[Test], Test]:
+    """Skip a test where the driver lacks one of these queries or changes, as its `DriverStore` says."""
+
+    def note(test: Test) -> Test:
+        test.__dict__["needs"] = values
+        return test
+
+    return note

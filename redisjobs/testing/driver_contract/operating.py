@@ -1,0 +1,274 @@
+"""What an operator does to a job, and sees: cancel, requeue, delete, find, list, count."""
+
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from redisjobs.job import Priority, State
+from redisjobs.queries import Cancel, Count, Delete, Find, List, Requeue
+from redisjobs.testing.driver_contract.acts import (
+    AGAIN,
+    FAILED,
+    Heart,
+    Open,
+    another,
+    beat,
+    claim,
+    claim_and_hear,
+    claim_one,
+    delay,
+    fail,
+    finish,
+    found,
+    happened,
+    ids,
+    job,
+    push,
+    release,
+    retry,
+    run,
+    settle,
+    texts,
+    wait_in_line,
+)
+from redisjobs.testing.store import DriverStore
+from redisjobs.transitions import (
+    Ack,
+    After,
+    NewJob,
+    Pushed,
+    Release,
+    Reply,
+    Turn,
+)
+
+
+async def test_a_released_job_passes_ahead_of_new_ones_even_behind_a_cancelled_one(
+    store: DriverStore, worker: Open
+) -> None:
+    consumer = await worker()
+    await push(store, "a", "b", "c")
+    a, b = await claim(consumer, 2)
+    await store.driver.change(Cancel("a"))
+    await consumer.exchange([(a, Release()), (b, Release())], None)
+
+    assert ids(await claim(consumer, 1)) == ["b"]
+    assert await store.driver.read(Find("a")) is None
+
+
+async def test_a_retry_that_is_sent_again_is_answered_as_the_cancel_that_it_was(
+    store: DriverStore, worker: Open
+) -> None:
+    consumer = await worker()
+    await push(store, "a")
+    batch = [(await claim_one(consumer), AGAIN)]
+    await store.driver.change(Cancel("a"))
+    for _ in range(2):
+        assert (await consumer.exchange(batch, None, turn=Turn(1, 1))).replies == [Reply.CANCELLED]
+    assert (await store.driver.read(Count())).totals["cancelled"] == 1
+
+
+@pytest.mark.parametrize("bring", [delay, wait_in_line, retry, release])
+async def test_a_job_that_waits_is_cancelled_at_once(store: DriverStore, worker: Open, bring: Any) -> None:
+    consumer = await worker()
+    await bring(store, consumer)
+
+    assert await store.driver.change(Cancel("a")) is Reply.CANCELLED
+
+    assert await store.driver.read(Find("a")) is None
+    store.clock.advance(60)
+    assert await claim(consumer) == []
+    assert await store.driver.change(Cancel("a")) is Reply.NOT_FOUND
+    assert (await store.driver.read(Count())).totals["cancelled"] == 1
+
+
+async def test_a_dead_letter_and_a_job_that_ended_are_not_cancelled(store: DriverStore, worker: Open) -> None:
+    consumer = await worker()
+    await fail(store, consumer)
+    before = store.contents()
+
+    assert await store.driver.change(Cancel("a")) is Reply.DEAD
+    assert await store.driver.change(Cancel("unknown")) is Reply.NOT_FOUND
+    assert await store.driver.change(Cancel("1732438800000-0")) is Reply.NOT_FOUND
+    assert store.contents() == before
+
+
+async def test_a_running_job_is_marked_and_its_worker_told(store: DriverStore, worker: Open) -> None:
+    consumer = await worker()
+    await push(store, "a", "b")
+    leases = await claim(consumer)
+
+    assert await store.driver.change(Cancel("a")) is Reply.CANCELLING
+    assert await store.driver.change(Cancel("a")) is Reply.CANCELLING
+
+    assert beat(consumer, *leases) == ["a"]
+    rows = [(await found(store, "a")), *await store.driver.read(List(State.RUNNING, 10))]
+    assert [(row.state, row.cancelling) for row in rows] == [
+        (State.RUNNING, is_it) for is_it in (True, True, False)
+    ]
+    assert await settle(consumer, leases[0], Ack(cancelled=True)) is Reply.OK
+    totals = (await store.driver.read(Count())).totals
+    assert (totals["cancelled"], totals["completed"]) == (1, 0)
+
+
+async def test_a_cancel_reaches_whoever_holds_the_job_by_the_next_beat_even_if_it_was_still_on_its_way(
+    store: DriverStore, worker: Open
+) -> None:
+    one, other = await worker("w1"), await worker("w2")
+    await push(store, "a", "b", "c")
+    theirs = await claim(other, 1)
+    leases = await claim(one)
+    with closing(Heart(one)) as heart:
+        assert list(heart.beat(lambda: leases, {})) == []
+        assert await store.driver.change(Cancel("b")) is Reply.CANCELLING
+
+        assert list(heart.beat(list, {})) == []  # it was delivered, and nobody has seen it yet
+        assert ids(list(heart.beat(lambda: leases, {}))) == ["b"]
+
+        assert await store.driver.change(Cancel("c")) is Reply.CANCELLING
+        assert "c" in ids(list(heart.beat(lambda: leases, {})))
+    assert beat(other, *theirs) == []
+    assert beat(one, *leases) == ["b", "c"]  # who begins to listen only now is told, too
+
+
+async def test_nobody_is_told_of_a_cancel_that_came_before_the_job_was_handed_on(
+    store: DriverStore, worker: Open
+) -> None:
+    one, two = await worker("w1"), await worker("w2")
+    await push(store, "a", "b")
+    a, _ = await claim(one)
+    await store.driver.change(Cancel("a"))
+    assert await settle(one, a, Release()) is Reply.OK
+    leases, ended = await claim_and_hear(two, 5)
+    assert (leases, ended) == ([], [("a", Reply.CANCELLED)])
+    assert beat(two, *leases) == []
+
+
+async def test_a_cancelled_job_is_not_handed_out_again_after_a_release(store: DriverStore, worker: Open) -> None:
+    consumer = await worker()
+    await push(store, "a")
+    lease = await claim_one(consumer)
+    await store.driver.change(Cancel("a"))
+    await settle(consumer, lease, Release())
+
+    rows = [await found(store, "a"), *await store.driver.read(List(State.READY, 10))]
+    assert [(row.state, row.cancelling) for row in rows] == [(State.READY, True)] * 2
+    assert await claim(consumer) == []
+    assert await store.driver.read(Find("a")) is None
+    counts = await store.driver.read(Count())
+    assert (counts.ready[Priority.NORMAL], counts.running) == (0, 0)
+    assert happened(counts) == {"pushed": 1, "released": 1, "cancelled": 1}
+
+
+async def test_a_cancelled_job_may_still_succeed_or_fail(store: DriverStore, worker: Open) -> None:
+    consumer = await worker()
+    await push(store, "a", "b")
+    done, failed = await claim(consumer)
+    await store.driver.change(Cancel("a"))
+    await store.driver.change(Cancel("b"))
+
+    assert (await consumer.exchange([(done, Ack()), (failed, FAILED)], None)).replies == [Reply.OK] * 2
+
+    row = await found(store, "b")
+    assert (row.state, row.cancelling) == (State.DEAD, False)
+    assert await store.driver.change(Requeue("b")) is Reply.OK
+    assert ids(await claim(consumer)) == ["b"]
+
+
+async def test_a_requeued_dead_letter_starts_anew_under_its_id(store: DriverStore, worker: Open) -> None:
+    consumer = await worker()
+    fields = ["name", "Work", "parameters", "{}", "headers", '{"k":"v"}', "attempt", "4", "unknown_since", "1"]
+    fields += ["started_at", "1"]
+    await push(store, NewJob("a", fields, Priority.HIGH, expires_in_ms=1, unique="key"))
+    lease = await claim_one(consumer)
+    await settle(consumer, lease, FAILED)
+
+    assert await store.driver.change(Requeue("a")) is Reply.OK
+
+    again = await claim_one(consumer)
+    assert (again.job_id, (await found(store, "a")).priority, again.deliveries) == ("a", Priority.HIGH, 1)
+    queued_at = str(lease.queued_ms)
+    kept = {"id": "a", "name": "Work", "parameters": "{}", "headers": '{"k":"v"}', "queued_at": queued_at}
+    assert texts(again.fields) == kept
+    assert await store.driver.read(List(State.DEAD, 10)) == []
+
+
+@pytest.mark.parametrize("bring", [delay, wait_in_line, run, finish])
+async def test_only_a_dead_letter_is_requeued_or_deleted(store: DriverStore, worker: Open, bring: Any) -> None:
+    await bring(store, await worker())
+    before = store.contents()
+    assert await store.driver.change(Requeue("a")) is Reply.NOT_FOUND
+    assert await store.driver.change(Delete("a")) is Reply.NOT_FOUND
+    assert store.contents() == before
+
+
+async def test_a_deleted_dead_letter_is_gone_and_its_id_free(store: DriverStore, worker: Open) -> None:
+    consumer = await worker()
+    await fail(store, consumer)
+
+    assert await store.driver.change(Delete("a")) is Reply.OK
+
+    assert await store.driver.read(Find("a")) is None
+    assert await store.driver.change(Delete("a")) is Reply.NOT_FOUND
+    assert await push(store, another("a")) == [Pushed(Reply.OK)]
+
+
+async def test_every_state_is_found_listed_and_counted(store: DriverStore, worker: Open) -> None:
+    consumer = await worker()
+    store.clock.advance(0)
+    await push(store, "dead", "handed back", "running")
+    dead, handed_back, _ = await claim(consumer)
+    await consumer.exchange([(dead, FAILED), (handed_back, Release())], None)
+    await push(store, "ready", job("delayed", due=After(5000), priority=Priority.HIGH))
+
+    listed = {state: await store.driver.read(List(state, 10)) for state in State}
+
+    names = {state: [row.fields[b"id"].decode() for row in rows] for state, rows in listed.items()}
+    waiting = {State.READY: ["handed back", "ready"], State.DELAYED: ["delayed"]}
+    assert names == waiting | {State.RUNNING: ["running"], State.DEAD: ["dead"]}
+    every = [row for rows in listed.values() for row in rows]
+    for row in every:
+        assert await store.driver.read(Find(row.fields[b"id"].decode())) == row
+    details = [(row.worker, row.deliveries, row.due_ms) for row in every]
+    assert details == [("", 0, store.clock() + 5000), ("", 0, None), ("", 0, None), ("w1", 1, None), ("", 0, None)]
+    counts = await store.driver.read(Count())
+    assert (counts.ready, counts.running, counts.delayed, counts.dead) == (
+        {Priority.HIGH: 0, Priority.NORMAL: 2, Priority.LOW: 0}, 1, 1, 1
+    )  # fmt: skip
+    assert happened(counts) == {"pushed": 5, "dead": 1, "released": 1}
+
+
+async def test_a_list_is_in_the_order_of_its_state_and_no_longer_than_asked(
+    store: DriverStore, worker: Open
+) -> None:
+    consumer = await worker()
+    await push(
+        store, job("low", priority=Priority.LOW), "a", "b", job("c", due=After(9000)), job("d", due=After(5000))
+    )
+    assert [row.fields[b"id"] for row in await store.driver.read(List(State.READY, 9))] == [b"a", b"b", b"low"]
+    assert [row.fields[b"id"] for row in await store.driver.read(List(State.READY, 2))] == [b"a", b"b"]
+    assert [row.fields[b"id"] for row in await store.driver.read(List(State.DELAYED, 9))] == [b"d", b"c"]
+    await consumer.exchange([(lease, FAILED) for lease in await claim(consumer)], None)
+    assert [row.fields[b"id"] for row in await store.driver.read(List(State.DEAD, 2))] == [b"low", b"b"]
+
+
+async def test_a_queue_that_no_worker_has_joined_yet_can_be_looked_at(store: DriverStore, worker: Open) -> None:
+    assert happened(await store.driver.read(Count())) == {}
+    await push(store, "a")
+    assert (await found(store, "a")).state is State.READY
+    assert len(await store.driver.read(List(State.READY, 10))) == 1
+    assert await store.driver.read(List(State.RUNNING, 10)) == []
+    assert (await store.driver.read(Count())).ready[Priority.NORMAL] == 1
+    assert await store.driver.change(Cancel("a")) is Reply.CANCELLED
+
+
+@pytest.mark.parametrize(
+    "name", ["1-0@", "1-0@nowhere", "1-0@dead", "1-0@high", "99999999999999999999-0", "1-0@HIGH"]
+)
+async def test_a_name_that_no_job_has_finds_none(store: DriverStore, worker: Open, name: str) -> None:
+    await worker()
+    assert await store.driver.read(Find(name)) is None
+    assert await store.driver.change(Cancel(name)) is Reply.NOT_FOUND
+    assert await store.driver.change(Requeue(name)) is Reply.NOT_FOUND
+    assert await store.driver.change(Delete(name)) is Reply.NOT_FOUND

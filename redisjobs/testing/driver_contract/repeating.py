@@ -1,0 +1,298 @@
+"""Pushes that are made again, ids that are given twice, and keys that one job at a time may hold."""
+
+from functools import partial
+from typing import Any
+
+import anyio
+import pytest
+
+from redisjobs.job import State
+from redisjobs.queries import Cancel, Count, Find, List, Requeue
+from redisjobs.testing.driver_contract import acts
+from redisjobs.testing.driver_contract.acts import (
+    AGAIN,
+    FAILED,
+    LATER,
+    Open,
+    another,
+    beat,
+    cancel,
+    cancel_running,
+    claim,
+    claim_one,
+    delay,
+    discard,
+    fail,
+    finish,
+    found,
+    happened,
+    ids,
+    job,
+    push,
+    release,
+    retry,
+    run,
+    settle,
+    wait_in_line,
+)
+from redisjobs.testing.store import DriverStore
+from redisjobs.transitions import (
+    Ack,
+    After,
+    Due,
+    Pushed,
+    Reply,
+    Settlement,
+)
+
+
+async def seen(store: DriverStore) -> object:
+    """What an operator sees of the queue."""
+    rows = [await store.driver.read(List(state, 500)) for state in State]
+    return rows, await store.driver.read(Count())
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+@pytest.mark.parametrize("bring", [delay, wait_in_line, run, retry, release, fail, cancel_running])
+async def test_an_id_that_is_on_the_queue_is_not_pushed_again(
+    store: DriverStore, worker: Open, bring: Any, repeated: bool
+) -> None:
+    await bring(store, await worker())
+    before, listed = store.contents(), await seen(store)
+
+    again = [another("a"), another("a", due=After(1), unique="key")]
+    assert await push(store, *again, repeated=repeated) == [Pushed(Reply.EXISTS)] * 2
+    assert await push(store, "a", repeated=repeated) == [Pushed(Reply.REPEATED)]
+    if not repeated:  # that they were refused is remembered
+        assert store.contents() == before
+    assert await seen(store) == listed
+
+
+@pytest.mark.parametrize("bring", [delay, wait_in_line, run, retry, release, fail, cancel_running])
+async def test_a_repeated_push_of_a_given_id_knows_its_own_job_from_that_of_another_push(
+    store: DriverStore, worker: Open, bring: Any
+) -> None:
+    mine, theirs = another("a", due=After(60000) if bring is delay else None), another("a")
+    assert await push(store, mine) == [Pushed(Reply.OK)]
+    if bring is not delay:
+        await bring(store, await worker())
+
+    assert await push(store, mine, repeated=True) == [Pushed(Reply.REPEATED)]
+    assert await push(store, theirs, repeated=True) == [Pushed(Reply.EXISTS)]
+
+
+@pytest.mark.parametrize("nonce", ["", "0123456789abcdef"])
+async def test_a_push_that_is_made_twice_in_one_call_finds_itself_once(
+    store: DriverStore, worker: Open, nonce: str
+) -> None:
+    once, other = job("a", nonce=nonce), another("a")
+    assert await push(store, once, once, other) == [Pushed(Reply.OK), *[Pushed(Reply.EXISTS)] * 2]
+    assert await push(store, once, once, repeated=True) == [Pushed(Reply.REPEATED), Pushed(Reply.EXISTS)]
+    consumer = await worker()
+    await settle(consumer, await claim_one(consumer), Ack())
+    assert await push(store, once, once, repeated=True) == [Pushed(Reply.REPEATED), Pushed(Reply.EXISTS)]
+    assert await push(store, once, another("a"), repeated=True) == [Pushed(Reply.REPEATED), Pushed(Reply.OK)]
+
+
+async def test_a_push_that_was_refused_when_it_was_repeated_stays_refused(
+    store: DriverStore, worker: Open
+) -> None:
+    consumer = await worker()
+    await push(store, job("a", unique="key"))
+    refused = [another("a"), job("b", unique="key")]
+    for _ in range(2):
+        replies = [each.reply for each in await push(store, *refused, repeated=True)]
+        assert replies == [Reply.EXISTS, Reply.DUPLICATE]
+    await settle(consumer, await claim_one(consumer), Ack())
+
+    assert await push(store, *refused, refused[0], repeated=True) == [
+        *[Pushed(Reply.REFUSED)] * 2,
+        Pushed(Reply.EXISTS),
+    ]
+    assert await push(store, another("a"), another("b", unique="key")) == [Pushed(Reply.OK)] * 2
+    assert await push(store, refused[0], job("c", unique="key"), refused[1], repeated=True) == [
+        Pushed(Reply.EXISTS),
+        Pushed(Reply.DUPLICATE, "b"),
+        Pushed(Reply.REPEATED),  # by its id, which no other push should have been given
+    ]
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+async def test_pushes_of_one_call_that_were_refused_stay_so_however_many_they_are(
+    store: DriverStore, worker: Open, number: int
+) -> None:
+    consumer = await worker()
+    await push(store, "a")
+    refused = [another("a") for _ in range(number)]
+    assert await push(store, *refused, repeated=True) == [Pushed(Reply.EXISTS)] * number
+    await settle(consumer, await claim_one(consumer), Ack())
+    assert await push(store, *refused, repeated=True) == [Pushed(Reply.REFUSED)] * number
+
+
+async def test_the_push_of_a_job_that_ends_almost_a_minute_later_is_remembered(
+    store: DriverStore, worker: Open
+) -> None:
+    consumer, late = await worker(), another("a")
+    store.clock.advance(0)
+    await push(store, late)
+    lease = await claim_one(consumer)
+    store.clock.advance(59)
+    assert await settle(consumer, lease, Ack()) is Reply.OK
+
+    assert await push(store, late, repeated=True) == [Pushed(Reply.REPEATED)]
+
+
+@pytest.mark.parametrize("nonce", ["", "0123456789abcdef"])
+@pytest.mark.parametrize("bring", [finish, cancel, discard])
+async def test_a_repeated_push_of_a_job_that_ended_adds_nothing(
+    store: DriverStore, worker: Open, bring: Any, nonce: str
+) -> None:
+    store.clock.set_to = store.clock() // 5000 * 5000 + 7000  # amid the 5 s that are remembered together
+    await push(store, job("a", nonce=nonce))
+    await bring(store, await worker())
+
+    assert await push(store, job("a", nonce=nonce), repeated=True) == [Pushed(Reply.REPEATED)]
+    store.clock.advance(59)
+    assert await push(store, job("a", nonce=nonce), repeated=True) == [Pushed(Reply.REPEATED)]
+    assert await claim(await worker()) == []
+    store.clock.advance(62)
+    assert await push(store, job("a", nonce=nonce), repeated=True) == [Pushed(Reply.OK)]
+
+
+@pytest.mark.parametrize("nonce", ["", "0123456789abcdef"])
+@pytest.mark.parametrize("bring", [finish, cancel, discard])
+async def test_a_new_push_of_an_id_that_ended_is_a_new_job_at_once(
+    store: DriverStore, worker: Open, bring: Any, nonce: str
+) -> None:
+    await push(store, job("a", nonce=nonce))
+    await bring(store, await worker())
+
+    assert await push(store, another("a"), repeated=True) == [Pushed(Reply.OK)]
+    assert ids(await claim(await worker())) == ["a"]
+
+
+async def test_a_requeued_job_is_still_of_its_own_push(store: DriverStore, worker: Open) -> None:
+    consumer, pushed = await worker(), another("a")
+    await push(store, pushed)
+    await fail(store, consumer)
+    await store.driver.change(Requeue("a"))
+    await settle(consumer, await claim_one(consumer), Ack())
+
+    assert await push(store, pushed, repeated=True) == [Pushed(Reply.REPEATED)]
+
+
+@pytest.mark.parametrize("bring", [delay, wait_in_line, run, retry, release, cancel_running])
+async def test_a_unique_key_is_held_as_long_as_its_job_lives(
+    store: DriverStore, worker: Open, bring: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acts, "job", partial(job, unique="key"))
+    await bring(store, await worker())
+
+    assert await push(store, job("b", unique="key")) == [Pushed(Reply.DUPLICATE, "a")]
+    assert await store.driver.read(Find("b")) is None
+    assert await push(store, job("b", unique="other"), job("c")) == [Pushed(Reply.OK)] * 2
+
+
+@pytest.mark.parametrize("settlement", [Ack(), Ack(cancelled=True), FAILED])
+async def test_a_unique_key_is_free_once_its_job_is_settled(
+    store: DriverStore, worker: Open, settlement: Settlement
+) -> None:
+    consumer = await worker()
+    await push(store, job("a", unique="key"))
+    assert await settle(consumer, await claim_one(consumer), settlement) is Reply.OK
+    assert await push(store, job("b", unique="key")) == [Pushed(Reply.OK)]
+
+
+@pytest.mark.parametrize("due", [None, After(1000)], ids=str)
+async def test_a_unique_key_is_free_once_its_job_is_cancelled(
+    store: DriverStore, worker: Open, due: Due | None
+) -> None:
+    await push(store, job("a", unique="key", due=due))
+    assert await store.driver.change(Cancel("a")) is Reply.CANCELLED
+    assert await push(store, job("b", unique="key")) == [Pushed(Reply.OK)]
+
+
+async def test_a_requeued_job_does_not_take_its_unique_key_back(store: DriverStore, worker: Open) -> None:
+    consumer = await worker()
+    await push(store, job("a", unique="key"))
+    await settle(consumer, await claim_one(consumer), FAILED)
+    await push(store, job("b", unique="key"))
+
+    assert await store.driver.change(Requeue("a")) is Reply.OK
+    leases = await claim(consumer)
+    await consumer.exchange([(lease, Ack()) for lease in leases if lease.job_id == "a"], None)
+
+    assert await push(store, job("c", unique="key")) == [Pushed(Reply.DUPLICATE, "b")]
+
+
+async def test_a_unique_key_with_a_time_is_held_for_that_time_even_if_the_job_ends(
+    store: DriverStore, worker: Open
+) -> None:
+    consumer = await worker()
+    await push(store, job("a", unique="key", unique_for_ms=300))
+    await settle(consumer, await claim_one(consumer), Ack())
+    assert await push(store, job("b", unique="key")) == [Pushed(Reply.DUPLICATE, "a")]
+
+    with anyio.fail_after(5):  # by the server's own clock, which no test sets
+        while await push(store, job("b", unique="key")) != [Pushed(Reply.OK)]:  # noqa: ASYNC110
+            await anyio.sleep(0.02)
+
+
+ODD = [
+    "with  spaces ", "ünïcödé 🐇", "quotes'\"\\", "100% %s %1", "line\nbreak\r\n", "nul\0", "{brace}:*?[a-z]",
+    "x" * 500, "1-1", "ready:normal 1-1", "delayed", "dead 1-1 cancelling", "-", "+5000",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD)
+async def test_an_id_may_have_any_characters(store: DriverStore, worker: Open, odd: str) -> None:
+    consumer = await worker()
+    store.clock.advance(0)
+    await push(store, job(odd, due=After(1000)))
+    assert (await found(store, odd)).state is State.DELAYED
+    store.clock.advance(1)
+
+    for settlement in (AGAIN, LATER, FAILED):
+        lease = await claim_one(consumer)
+        assert (lease.job_id, beat(consumer, lease)) == (odd, [])
+        assert await settle(consumer, lease, settlement) is Reply.OK
+        store.clock.advance(5)
+
+    assert (await found(store, odd)).fields[b"id"] == odd.encode()
+    assert await store.driver.change(Requeue(odd)) is Reply.OK
+    lease = await claim_one(consumer)
+    assert await store.driver.change(Cancel(odd)) is Reply.CANCELLING
+    assert beat(consumer, lease) == [odd]
+    assert await settle(consumer, lease, Ack(cancelled=True)) is Reply.OK
+    assert await push(store, odd, repeated=True) == [Pushed(Reply.REPEATED)]
+
+
+@pytest.mark.parametrize("odd", ODD)
+async def test_a_unique_key_and_its_holder_may_have_any_characters(
+    store: DriverStore, worker: Open, odd: str
+) -> None:
+    consumer = await worker()
+    await push(store, job(odd, unique=odd))
+    assert await push(store, job("b", unique=odd)) == [Pushed(Reply.DUPLICATE, odd)]
+    lease = await claim_one(consumer)
+    assert lease.unique == odd.encode()
+    assert await settle(consumer, lease, Ack()) is Reply.OK
+    assert await push(store, job("b", unique=odd)) == [Pushed(Reply.OK)]
+
+
+@pytest.mark.parametrize("nonce", ["", "0123456789abcdef"])
+@pytest.mark.parametrize("settlement", [AGAIN, LATER])
+async def test_a_retry_of_a_cancelled_job_ends_it(
+    store: DriverStore, worker: Open, settlement: Settlement, nonce: str
+) -> None:
+    consumer = await worker()
+    await push(store, job("a", unique="key", nonce=nonce))
+    lease = await claim_one(consumer)
+    await store.driver.change(Cancel("a"))
+
+    assert await settle(consumer, lease, settlement) is Reply.CANCELLED
+
+    assert await store.driver.read(Find("a")) is None
+    assert await push(store, job("a", nonce=nonce), repeated=True) == [Pushed(Reply.REPEATED)]
+    assert await push(store, job("b", unique="key")) == [Pushed(Reply.OK)]
+    assert happened(await store.driver.read(Count())) == {"pushed": 2, "cancelled": 1}

@@ -1,0 +1,260 @@
+"""Going through the jobs of a state, by a filter and in steps; and dead letters by kind."""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+
+from redisjobs.driver import Driver
+from redisjobs.job import Priority, State
+from redisjobs.queries import Cancel, Delete, Filter, Group, GroupDead, Requeue, Row, Scan
+from redisjobs.testing.driver_contract.needs import needs
+from redisjobs.testing.store import DriverStore
+from redisjobs.transitions import MOST_JOBS, After, DeadLetter, Lease, NewJob, Release, Settlement
+
+FAILED = DeadLetter("failed", "ValueError: no", "a trace", "ValueError", "0123456789ab")
+OTHER = DeadLetter("failed", "KeyError: 'é'", "a trace", "KeyError", "ba9876543210")
+EXPIRED = DeadLetter("expired", "it was not started in time")
+
+
+def job(job_id: str, name: str = "Work", parameters: str = "{}", **options: Any) -> NewJob:
+    return NewJob(job_id, ["name", name, "parameters", parameters], **options)
+
+
+async def push(driver: Driver, *jobs: NewJob) -> None:
+    await driver.push(jobs, repeated=False)
+
+
+async def work(store: DriverStore, settlements: Mapping[str, Settlement]) -> None:
+    """Claim all that is ready, and settle these of them."""
+    async with aclosing(store.driver.consumer(secrets.token_hex(8), lease=15, max_deliveries=3)) as worker:
+        await worker.open()
+        leases: dict[str, Lease] = {}
+        answer = await worker.exchange([], 500)
+        while answer.leases or answer.more:
+            leases |= {lease.job_id: lease for lease in answer.leases}
+            answer = await worker.exchange([], 500)
+        await worker.exchange([(leases[job_id], each) for job_id, each in settlements.items()], None)
+
+
+async def end(store: DriverStore, settlements: Sequence[tuple[NewJob, DeadLetter]]) -> None:
+    """Let jobs be dead letters, in this order; the clock stands still."""
+    store.clock.advance(0)
+    await push(store.driver, *(each for each, _ in settlements))
+    await work(store, {each.job_id: settlement for each, settlement in settlements})
+
+
+async def scan(driver: Driver, state: State, limit: int = 500, **wanted: Any) -> list[Row]:
+    """All that it finds, by as many steps as it takes."""
+    rows: list[Row] = []
+    after = None
+    while after != "":
+        step = await driver.read(Scan(state, Filter(**wanted), after or "", limit))
+        assert len(step.rows) <= limit
+        rows += step.rows
+        after = step.after
+    return rows
+
+
+async def found(driver: Driver, state: State, **wanted: Any) -> list[str]:
+    return [row.job_id for row in await scan(driver, state, **wanted)]
+
+
+FILTERS: dict[str, tuple[dict[str, Any], str]] = {
+    "none": ({}, "abcd"),
+    "a name": ({"name": "Work"}, "abc"),
+    "a part of a name": ({"name": "Wor"}, ""),
+    "text in the parameters": ({"text": "joe"}, "ab"),
+    "text that would be a pattern": ({"text": "."}, "d"),
+    "text that is not ASCII": ({"text": "größe"}, "c"),
+    "a name and text": ({"name": "Other", "text": "joe"}, ""),
+    "text that is nowhere": ({"text": "Work"}, ""),
+}
+
+
+@needs(Scan)
+@pytest.mark.parametrize("state", [State.READY, State.DELAYED, State.DEAD])
+@pytest.mark.parametrize("case", FILTERS)
+async def test_a_scan_finds_the_jobs_that_its_filter_lets_through(
+    store: DriverStore, driver: Driver, state: State, case: str
+) -> None:
+    due = After(5000) if state is State.DELAYED else None
+    jobs = [
+        job("a", parameters='{"to": "joe"}', due=due),
+        job("b", parameters='{"to": "joe"}', due=due),
+        job("c", parameters='{"to": "größe"}', due=due),
+        job("d", "Other", '{"to": 1.5}', due=due),
+    ]
+    if state is State.DEAD:
+        await end(store, [(each, EXPIRED) for each in jobs])
+    else:
+        await push(driver, *jobs)
+    wanted, ids = FILTERS[case]
+
+    assert await found(driver, state, **wanted) == [*(reversed(ids) if state is State.DEAD else ids)]
+
+
+@needs(Scan)
+async def test_dead_letters_are_found_by_what_is_known_of_their_end(store: DriverStore, driver: Driver) -> None:
+    await end(store, [(job("a"), FAILED), (job("b"), OTHER), (job("c"), EXPIRED), (job("d"), FAILED)])
+
+    assert await found(driver, State.DEAD, fingerprint=FAILED.fingerprint) == ["d", "a"]
+    assert await found(driver, State.DEAD, text="Error: ") == ["d", "b", "a"]
+    assert await found(driver, State.DEAD, text="'é'") == ["b"]
+    assert await found(driver, State.DEAD, text="a trace") == []
+    assert await found(driver, State.DEAD, reason="expired") == ["c"]
+    assert await found(driver, State.DEAD, reason="failed", text="KeyError") == ["b"]
+    assert await found(driver, State.READY, fingerprint=FAILED.fingerprint) == []
+
+
+@needs(Scan)
+@pytest.mark.parametrize("state", [State.READY, State.DELAYED, State.DEAD])
+async def test_the_age_of_a_job_counts_since_it_was_pushed_and_of_a_dead_letter_since_it_died(
+    store: DriverStore, driver: Driver, state: State
+) -> None:
+    store.clock.advance(0)
+    due = After(90_000) if state is State.DELAYED else None
+    await push(driver, job("old", due=due))
+    if state is State.DEAD:
+        store.clock.advance(60)
+        await work(store, {"old": FAILED})
+    store.clock.advance(20)
+
+    assert await found(driver, state, older_ms=10_000) == ["old"]
+    assert await found(driver, state, older_ms=30_000) == []
+
+
+@needs(Scan)
+async def test_ready_jobs_are_those_that_wait_also_those_handed_back_and_not_those_that_run(
+    store: DriverStore, driver: Driver
+) -> None:
+    await push(driver, job("back"), job("runs"))
+    await work(store, {"back": Release()})
+    await push(driver, job("low", priority=Priority.LOW), job("high", priority=Priority.HIGH), job("new"))
+
+    rows = await scan(driver, State.READY)
+
+    assert [(row.job_id, row.priority, row.worker) for row in rows] == [
+        ("high", "high", ""),
+        ("back", "normal", ""),
+        ("new", "normal", ""),
+        ("low", "low", ""),
+    ]
+    assert {row.state for row in rows} == {State.READY}
+
+
+@needs(Scan)
+@pytest.mark.parametrize("limit", [1, 2, 500])
+@pytest.mark.parametrize("state", [State.READY, State.DELAYED, State.DEAD])
+async def test_a_scan_in_steps_finds_each_job_once_and_as_a_list_does(
+    store: DriverStore, driver: Driver, state: State, limit: int
+) -> None:
+    ids = [f"j{number}" for number in range(7)]
+    priorities = [Priority.NORMAL, Priority.LOW, Priority.HIGH]
+    due = After(5000) if state is State.DELAYED else None
+    jobs = [job(each, priority=priorities[number % 3], due=due) for number, each in enumerate(ids)]
+    if state is State.DEAD:
+        await end(store, [(each, FAILED) for each in jobs])
+        ids.reverse()
+    else:
+        await push(driver, *jobs)
+    if state is State.READY:
+        ids = [ids[n] for n in (2, 5, 0, 3, 6, 1, 4)]
+
+    rows = await scan(driver, state, limit)
+
+    assert [row.job_id for row in rows] == ids
+
+
+@needs(Scan)
+@pytest.mark.parametrize("state", [State.READY, State.DELAYED, State.DEAD])
+async def test_a_scan_goes_on_where_it_left_off_though_what_it_saw_last_is_gone(
+    store: DriverStore, driver: Driver, state: State
+) -> None:
+    due = After(5000) if state is State.DELAYED else None
+    jobs = [job(name, due=due) for name in "abcd"]
+    if state is State.DEAD:
+        await end(store, [(each, FAILED) for each in reversed(jobs)])
+    else:
+        await push(driver, *jobs)
+
+    first = await driver.read(Scan(state, limit=2))
+    for name in "ab":
+        await driver.change(Delete(name) if state is State.DEAD else Cancel(name))
+    second = await driver.read(Scan(state, after=first.after))
+
+    assert [row.job_id for row in first.rows] == ["a", "b"]
+    assert [row.job_id for row in second.rows] == ["c", "d"]
+    assert second.after == ""
+
+
+@needs(Scan)
+async def test_a_dead_letter_that_dies_anew_meanwhile_is_not_found_again(
+    store: DriverStore, driver: Driver
+) -> None:
+    await end(store, [(job(name), FAILED) for name in "cba"])
+    first = await driver.read(Scan(State.DEAD, limit=1))
+    assert [row.job_id for row in first.rows] == ["a"]
+
+    await driver.change(Requeue("a"))
+    await work(store, {"a": FAILED})
+    second = await driver.read(Scan(State.DEAD, after=first.after))
+
+    assert [row.job_id for row in second.rows] == ["b", "c"]
+
+
+async def groups(driver: Driver) -> list[Group]:
+    """Of each step, one after another."""
+    found: list[Group] = []
+    after = None
+    while after != "":
+        step = await driver.read(GroupDead(after or ""))
+        found += step.groups
+        after = step.after
+    return found
+
+
+@needs(GroupDead)
+async def test_dead_letters_are_told_by_kind_the_newest_first(store: DriverStore, driver: Driver) -> None:
+    assert await groups(driver) == []
+    await end(store, [(job("a"), FAILED), (job("b", "Other"), FAILED), (job("c"), EXPIRED)])
+    first_ms = store.clock()
+    store.clock.advance(7)
+    await end(store, [(job("d"), FAILED), (job("e"), OTHER)])
+
+    failed, expired = ("0123456789ab", "failed", "ValueError"), ("", "expired", "")
+    other = ("ba9876543210", "failed", "KeyError")
+    last_ms = store.clock()
+    assert await groups(driver) == [
+        Group(*other, 1, last_ms, last_ms, "e", "KeyError: 'é'", ["Work"]),
+        Group(*failed, 3, first_ms, last_ms, "d", "ValueError: no", ["Work", "Other"]),
+        Group(*expired, 1, first_ms, first_ms, "c", "it was not started in time", ["Work"]),
+    ]
+
+
+@needs(Scan)
+async def test_a_scan_goes_through_more_jobs_than_a_step_looks_at_though_none_is_meant(
+    store: DriverStore, driver: Driver
+) -> None:
+    for start in (0, 400):
+        await push(driver, *(job(f"j{start + number}") for number in range(400)))
+    await push(driver, job("wanted", "Other"))
+
+    first = await driver.read(Scan(State.READY, Filter(name="Other")))
+
+    assert (list(first.rows), first.after != "") == ([], True)
+    assert await found(driver, State.READY, name="Other") == ["wanted"]
+
+
+@needs(GroupDead)
+async def test_groups_of_many_letters_come_in_steps(store: DriverStore, driver: Driver) -> None:
+    for start in (0, 400):
+        await end(store, [(job(f"j{start + number}"), FAILED) for number in range(400)])
+
+    found = await groups(driver)
+
+    assert sum(group.count for group in found) == 800
+    assert max(group.count for group in found) <= MOST_JOBS
+    assert found[0].job_id == "j799"

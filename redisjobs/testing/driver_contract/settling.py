@@ -1,0 +1,362 @@
+"""What becomes of a job: retried, released, set aside; by its holder alone, and once, however often it is sent."""
+
+from typing import Any
+
+import pytest
+
+from redisjobs.driver import Consumer, Fenced
+from redisjobs.errors import DriverError
+from redisjobs.job import Priority, State
+from redisjobs.queries import Cancel, Count, Find, List
+from redisjobs.testing.driver_contract.acts import (
+    AGAIN,
+    FAILED,
+    LATER,
+    Open,
+    claim,
+    claim_one,
+    found,
+    ids,
+    job,
+    push,
+    settle,
+    texts,
+)
+from redisjobs.testing.store import DriverStore
+from redisjobs.transitions import (
+    Ack,
+    After,
+    At,
+    Due,
+    Lease,
+    NewJob,
+    Release,
+    Reply,
+    RetryLater,
+    Settlement,
+    Turn,
+)
+
+
+async def test_a_job_due_now_or_in_the_past_is_ready_at_once(store: DriverStore, worker: Open) -> None:
+    consumer = await worker()
+    store.clock.advance(0)
+    now = At(store.clock())
+    await push(store, job("a", due=At(1)), job("b", due=After(0)), job("c", due=now))
+    assert [row.job_id for row in await store.driver.read(List(State.READY, 9))] == ["a", "b", "c"]
+    leases = await claim(consumer)
+    dues: list[Due] = [At(1), After(0), now]
+    again = [(lease, RetryLater(due)) for lease, due in zip(leases, dues, strict=True)]
+    assert (await consumer.exchange(again, None)).replies == [Reply.OK] * 3
+    assert [row.job_id for row in await store.driver.read(List(State.READY, 9))] == ["a", "b", "c"]
+
+
+async def test_jobs_with_one_due_time_keep_the_order_in_which_they_came(store: DriverStore, worker: Open) -> None:
+    consumer = await worker()
+    store.clock.advance(0)
+    due = At(store.clock() + 5000)
+    names = [f"{n * 7919 % 1000:03} {n}" for n in range(60)]  # no order by name is theirs
+    for start in range(0, 40, 20):
+        await push(store, *[job(name, due=due) for name in names[start : start + 20]])
+        store.clock.advance(0.001)
+    await push(store, *[job(name, priority=Priority.NORMAL) for name in names[40:]])
+    late = await claim(consumer, 50)
+    later = [(lease, RetryLater(due)) for lease in late]
+    assert set((await consumer.exchange(later, None)).replies) == {Reply.OK}
+    store.clock.advance(6)
+
+    assert [row.job_id for row in await store.driver.read(List(State.DELAYED, 100))] == names
+    assert ids(await claim(consumer, 100)) == names
+
+
+async def test_a_retried_job_waits_in_line_again_with_its_fields_changed(store: DriverStore, worker: Open) -> None:
+    consumer = await worker()
+    fields = ["name", "Work", "parameters", "", "headers", "{}", "error", "old"]
+    await push(store, NewJob("a", fields), "b")
+    first, other = await claim(consumer)
+
+    changes = {"attempt": "2", "error": "ValueError: no", "headers": "", "more": "é"}
+    assert await settle(consumer, first, RetryLater(After(0), changes)) is Reply.OK
+    second = await claim_one(consumer)
+
+    assert (second.job_id, second.deliveries) == ("a", 1)
+    assert second.token != first.token
+    queued_at = str(first.queued_ms)
+    kept = {"id": "a", "name": "Work", "parameters": "", "queued_at": queued_at}
+    assert texts(second.fields) == kept | {"attempt": "2", "error": "ValueError: no", "more": "é"}
+    assert await settle(consumer, other, Ack()) is Reply.OK
+
+
+async def test_a_retried_job_keeps_its_id_priority_and_time_of_push(store: DriverStore, worker: Open) -> None:
+    consumer = await worker()
+    store.clock.advance(1)  # not before the server's own, by which entry ids are made
+    await push(store, job("a", priority=Priority.LOW))
+    first = await claim_one(consumer)
+    for settlement in (LATER, RetryLater(At(store.clock() + 9000)), AGAIN):
+        lease = first if settlement is LATER else await claim_one(consumer)
+        assert await settle(consumer, lease, settlement) is Reply.OK
+        store.clock.advance(5)
+
+    last = await claim_one(consumer)
+    assert (last.job_id, (await found(store, "a")).priority) == ("a", Priority.LOW)
+    assert last.fields[b"queued_at"].decode() == str(first.queued_ms)
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+async def test_a_retry_with_a_delay_waits_until_it_is_due(
+    store: DriverStore, worker: Open, absolute: bool
+) -> None:
+    consumer = await worker()
+    await push(store, "a")
+    store.clock.advance(0)
+    due_ms = store.clock() + 5000
+    lease = await claim_one(consumer)
+
+    assert await settle(consumer, lease, RetryLater(At(due_ms) if absolute else After(5000))) is Reply.OK
+
+    row = await found(store, "a")
+    assert (row.state, row.due_ms, row.deliveries, row.key) == (State.DELAYED, due_ms, 0, "")
+    assert (await consumer.exchange([], 10)).due_in == 5.0
+    store.clock.advance(5)
+    assert ids(await claim(consumer)) == ["a"]
+
+
+async def test_a_released_job_keeps_its_place_and_its_delivery_is_refunded(
+    store: DriverStore, worker: Open
+) -> None:
+    one, two = await worker("w1"), await worker("w2")
+    await push(store, "a", "b", "c", job("urgent", priority=Priority.HIGH))
+    urgent, _, b = await claim(one, 3)
+
+    assert await settle(one, b, Release()) is Reply.OK
+    await settle(one, urgent, Release())
+
+    assert (await found(store, "b")).state is State.READY
+    assert [(lease.job_id, lease.deliveries) for lease in await claim(two)] == [("urgent", 1), ("b", 1), ("c", 1)]
+
+
+async def test_no_more_released_jobs_are_claimed_than_asked_for_whatever_their_priority(
+    store: DriverStore, worker: Open
+) -> None:
+    consumer = await worker()
+    await push(store, *[job(f"{priority} {n}", priority=priority) for n in range(3) for priority in Priority])
+    for lease in await claim(consumer, 9):
+        await settle(consumer, lease, Release())
+    await push(store, "new")
+
+    assert ids(await claim(consumer, 4)) == ["high 0", "high 1", "high 2", "normal 0"]
+    assert ids(await claim(consumer, 9)) == ["normal 1", "normal 2", "new", "low 0", "low 1", "low 2"]
+
+
+async def test_a_failed_job_is_a_dead_letter_with_its_fields_and_the_notes(
+    store: DriverStore, worker: Open
+) -> None:
+    consumer = await worker()
+    await push(store, NewJob("a", ["name", "Work", "parameters", '{"n":1}', "attempt", "4"], Priority.HIGH))
+    store.clock.advance(1)
+    lease = await claim_one(consumer)
+
+    assert await settle(consumer, lease, FAILED) is Reply.OK
+
+    row = await found(store, "a")
+    kept = {"id": "a", "name": "Work", "parameters": '{"n":1}', "attempt": "4", "priority": "high"}
+    notes = {"reason": "failed", "error": "ValueError: no", "traceback": "the traceback", "worker": "w1"}
+    notes |= {"error_type": "ValueError", "fingerprint": "0123456789ab"}
+    times = {"queued_at": str(lease.queued_ms), "failed_at": str(store.clock()), "deliveries": "1"}
+    assert texts(row.fields) == kept | notes | times
+    assert (row.state, row.priority) == (State.DEAD, Priority.HIGH)
+    assert await claim(consumer) == []
+
+
+async def claimed_again(store: DriverStore, one: Consumer, two: Consumer, lease: Lease) -> Lease:
+    """The same worker again, but the earlier delivery: its handler is not the one that counts."""
+    assert await settle(one, lease, Release(refund=False)) is Reply.OK
+    assert (await claim_one(one)).deliveries == lease.deliveries + 1
+    return lease
+
+
+async def released(store: DriverStore, one: Consumer, two: Consumer, lease: Lease) -> Lease:
+    assert await settle(one, lease, Release()) is Reply.OK
+    return lease
+
+
+async def handed_on(store: DriverStore, one: Consumer, two: Consumer, lease: Lease) -> Lease:
+    """The delivery count is what it was: only the worker differs."""
+    await settle(one, lease, Release())
+    assert (await claim_one(two)).deliveries == lease.deliveries
+    return lease
+
+
+async def settled(store: DriverStore, one: Consumer, two: Consumer, lease: Lease) -> Lease:
+    assert await settle(one, lease, Ack()) is Reply.OK
+    return lease
+
+
+async def retried(store: DriverStore, one: Consumer, two: Consumer, lease: Lease) -> Lease:
+    assert await settle(one, lease, AGAIN) is Reply.OK
+    return lease
+
+
+async def retried_and_claimed(store: DriverStore, one: Consumer, two: Consumer, lease: Lease) -> Lease:
+    """The worker and the delivery count are what they were: only the attempt differs."""
+    assert await settle(one, lease, AGAIN) is Reply.OK
+    assert (await claim_one(one)).deliveries == lease.deliveries
+    return lease
+
+
+@pytest.mark.parametrize(
+    ("lose", "settlement"),
+    [
+        (lose, settlement)
+        for lose in (claimed_again, released, handed_on, settled, retried, retried_and_claimed)
+        for settlement in (Ack(), Ack(cancelled=True), AGAIN, LATER, FAILED, Release(), Release(refund=False))
+    ],
+)
+async def test_a_worker_that_lost_its_lease_writes_nothing(
+    store: DriverStore, worker: Open, lose: Any, settlement: Settlement
+) -> None:
+    one, two = await worker("w1"), await worker("w2")
+    await push(store, job("a", unique="key"))
+    lease = await lose(store, one, two, await claim_one(one))
+    before = store.contents()
+
+    assert await settle(one, lease, settlement) is Reply.LEASE_LOST
+
+    assert store.contents() == before
+
+
+async def test_each_job_of_a_batch_gets_its_own_word(store: DriverStore, worker: Open) -> None:
+    one = await worker("w1")
+    settlements: list[Settlement] = [Ack(), FAILED, LATER, AGAIN, Release()]
+    await push(store, *(job(f"{kind} {number}") for number in range(5) for kind in ("lost", "held")))
+    leases = await claim(one)
+    lost, held = leases[::2], leases[1::2]
+    await one.exchange([(lease, AGAIN) for lease in lost], None)
+
+    mixed = [(lease, settlements[number // 2]) for number, lease in enumerate(leases)]
+    replies = (await one.exchange(mixed, None)).replies
+
+    assert replies == [Reply.LEASE_LOST, Reply.OK] * 5
+    states = [(await store.driver.read(Find(lease.job_id))) for lease in (*held, *lost)]
+    expected = [None, State.DEAD, State.DELAYED, State.READY, State.READY, *[State.READY] * 5]
+    assert [row and row.state for row in states] == expected
+
+
+@pytest.mark.parametrize("off", ["cancelling", "lost"])
+@pytest.mark.parametrize("settlement", [Ack(), AGAIN, LATER, FAILED, Release(), Ack(cancelled=True)])
+async def test_a_batch_of_which_one_job_is_not_as_it_should_be_settles_the_others(
+    store: DriverStore, worker: Open, off: str, settlement: Settlement
+) -> None:
+    consumer = await worker()
+    await push(store, *[job(f"{priority} {n}", priority=priority) for n in range(3) for priority in Priority])
+    leases = await claim(consumer, 20)
+    odd = leases[4]
+    if off == "cancelling":
+        assert await store.driver.change(Cancel(odd.job_id)) is Reply.CANCELLING
+        reply = Reply.CANCELLED if isinstance(settlement, RetryLater) else Reply.OK
+    else:
+        assert await settle(consumer, odd, AGAIN) is Reply.OK
+        reply = Reply.LEASE_LOST
+
+    answer = await consumer.exchange([(lease, settlement if lease is odd else Ack()) for lease in leases], None)
+
+    assert answer.replies == [reply if lease is odd else Reply.OK for lease in leases]
+    for lease in leases:
+        if lease is not odd:
+            assert await store.driver.read(Find(lease.job_id)) is None
+    done = [lease for lease in leases if lease is not odd or (settlement == Ack() and reply is Reply.OK)]
+    assert (await store.driver.read(Count())).totals["completed"] == len(done)
+
+
+@pytest.mark.parametrize(
+    "settlement", [Ack(), Ack(cancelled=True), AGAIN, LATER, FAILED, Release(), Release(refund=False)]
+)
+@pytest.mark.parametrize("others", [0, 2])
+async def test_an_exchange_that_is_sent_again_is_answered_as_before_and_not_applied_twice(
+    store: DriverStore, worker: Open, settlement: Settlement, others: int
+) -> None:
+    consumer = await worker()
+    store.clock.advance(0)
+    await push(store, "lost", job("a", unique="key"), *(f"other {number}" for number in range(others)))
+    lost, lease, *rest = await claim(consumer)
+    assert await settle(consumer, lost, Ack()) is Reply.OK
+    batch = [(lease, settlement), *((each, Ack()) for each in rest), *([(lost, settlement)] if others else [])]
+
+    first = await consumer.exchange(batch, None, turn=Turn(1, 7))
+    before = store.contents()
+    second = await consumer.exchange(batch, None, turn=Turn(1, 7))
+
+    assert first.replies == [Reply.OK] * (1 + others) + ([Reply.LEASE_LOST] if others else [])
+    assert second.replies == first.replies
+    assert store.contents() == before
+
+
+@pytest.mark.parametrize("refund", [True, False])
+async def test_a_release_that_is_sent_again_leaves_its_job_to_whoever_claimed_it_since(
+    store: DriverStore, worker: Open, refund: bool
+) -> None:
+    """Be it the same worker, whose later lease may look as the earlier one did."""
+    consumer = await worker()
+    await push(store, "a")
+    batch = [(await claim_one(consumer), Release(refund=refund))]
+    assert (await consumer.exchange(batch, None, turn=Turn(1, 1))).replies == [Reply.OK]
+    later = await claim_one(consumer)
+    assert later.deliveries == (1 if refund else 2)
+    before = store.contents()
+
+    assert (await consumer.exchange(batch, None, turn=Turn(1, 1))).replies == [Reply.OK]
+
+    assert store.contents() == before
+    assert await settle(consumer, later, Ack()) is Reply.OK
+
+
+async def test_what_an_exchange_claims_is_claimed_once_more_when_it_is_sent_again(
+    store: DriverStore, worker: Open
+) -> None:
+    consumer = await worker()
+    await push(store, "a", "b", "c")
+    batch = [((await consumer.exchange([], 1)).leases[0], Ack())]
+
+    first = await consumer.exchange(batch, 1, turn=Turn(1, 1))
+    second = await consumer.exchange(batch, 1, turn=Turn(1, 1))
+
+    assert (first.replies, second.replies) == ([Reply.OK], [Reply.OK])
+    assert (ids(list(first.leases)), ids(list(second.leases))) == (["b"], ["c"])
+
+
+async def test_an_exchange_that_comes_after_a_later_one_is_refused(store: DriverStore, worker: Open) -> None:
+    consumer = await worker()
+    await push(store, "a", "b", "c", "d")
+    a, b, c, d = await claim(consumer)
+    await consumer.exchange([(a, Ack())], None, turn=Turn(1, 8))
+    before = store.contents()
+
+    with pytest.raises(DriverError, match="nothing was written") as refused:
+        await consumer.exchange([(b, Ack())], None, turn=Turn(1, 7))
+
+    assert not isinstance(refused.value, Fenced)
+    assert store.contents() == before
+    assert (await consumer.exchange([(b, Ack())], None, turn=Turn(2, 1))).replies == [Reply.OK]  # another lane
+    assert (await consumer.exchange([(c, Ack())], None, turn=Turn(1, 9))).replies == [Reply.OK]
+    assert (await consumer.exchange([(d, Ack())], None)).replies == [Reply.OK]  # never sent again: no turn
+
+
+async def test_what_settles_nothing_has_no_turn_to_keep(store: DriverStore, worker: Open) -> None:
+    consumer = await worker()
+    await push(store, "a", "b")
+    claimed = [(await consumer.exchange([], 1, turn=Turn(1, number))).leases[0] for number in (3, 2)]
+
+    assert ids(claimed) == ["a", "b"]
+    assert (await consumer.exchange([(claimed[0], Ack())], None, turn=Turn(1, 1))).replies == [Reply.OK]
+
+
+async def test_what_was_handed_back_is_passed_by_one_exchange_at_most(store: DriverStore, worker: Open) -> None:
+    consumer, other = await worker("w1"), await worker("w2")
+    await push(store, "a", "b", "c", "d")
+    a = await claim(other, 1)
+    assert ids(list((await consumer.exchange([], 1)).leases)) == ["b"]
+    await settle(other, a[0], Release())
+
+    next_two = [ids(list((await consumer.exchange([], 1)).leases)) for _ in range(2)]
+
+    assert sorted(next_two) == [["a"], ["c"]]

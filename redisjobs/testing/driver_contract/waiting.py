@@ -1,0 +1,213 @@
+"""Waiting for jobs, and hearing of changes."""
+
+from collections.abc import Awaitable, Callable
+
+import anyio
+import pytest
+
+from redisjobs.driver import Consumer, Notification
+from redisjobs.job import Priority
+from redisjobs.queries import Cancel
+from redisjobs.testing.driver_contract.acts import (
+    AGAIN,
+    Open,
+    claim,
+    claim_one,
+    found,
+    ids,
+    inherit,
+    job,
+    outlive,
+    push,
+    settle,
+)
+from redisjobs.testing.store import DriverStore
+from redisjobs.transitions import (
+    Ack,
+    After,
+    Lease,
+    Release,
+    Reply,
+    RetryLater,
+)
+
+
+async def test_what_is_ended_instead_of_claimed_is_no_news_for_those_who_wait(
+    store: DriverStore, worker: Open
+) -> None:
+    one, two = await worker("w1", max_deliveries=1), await worker("w2", max_deliveries=1)
+    await push(store, "killer", "unwanted")
+    await claim(one)
+    await store.driver.change(Cancel("unwanted"))
+    heard: list[Notification] = []
+    subscribed = anyio.Event()
+
+    def hear(notification: Notification) -> None:
+        heard.append(notification)
+        subscribed.set()
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(one.listen, hear)
+            await subscribed.wait()
+            assert await inherit(store, two) == []
+            await push(store, job("last", due=After(60000)))
+            while heard[-1].kind != "due":  # noqa: ASYNC110
+                await anyio.sleep(0.005)
+            tasks.cancel_scope.cancel()
+
+    assert [notification.kind for notification in heard] == ["subscribed", "released", "due"]
+    assert heard[1].value == "2"  # as they were handed back: whether they are ended shows in a claim
+    error = (await found(store, "killer")).fields[b"error"]
+    assert error == b"delivered 1 times without an outcome: it may kill its workers"
+
+
+async def test_that_a_job_has_to_run_alone_is_told_once(store: DriverStore, worker: Open) -> None:
+    one, two = await worker("w1", max_deliveries=2), await worker("w2", max_deliveries=2)
+    await push(store, "a", "b")
+    await claim(one)
+    heard: list[Notification] = []
+    subscribed = anyio.Event()
+
+    def hear(notification: Notification) -> None:
+        heard.append(notification)
+        subscribed.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(one.listen, hear)
+        await subscribed.wait()
+        for _ in range(3):
+            assert (await outlive(store, two)).released
+        await store.driver.push([job("last", due=After(60000))], repeated=False)
+        with anyio.fail_after(5):
+            while heard[-1].kind != "due":  # noqa: ASYNC110
+                await anyio.sleep(0.005)
+        tasks.cancel_scope.cancel()
+    assert [notification.kind for notification in heard] == ["subscribed", "released", "due"]
+    assert heard[1].value == "2"
+
+
+async def test_what_came_by_a_wait_that_nobody_heard_is_recovered(store: DriverStore, worker: Open) -> None:
+    consumer = await worker()
+    await push(store, "a", job("b", priority=Priority.LOW))
+    await consumer.wait(5, 1)
+    leases = await consumer.recover([])
+    assert [(lease.job_id, lease.deliveries) for lease in leases] == [("a", 1), ("b", 1)]
+    assert (await consumer.exchange([(lease, AGAIN) for lease in leases], None)).replies == [Reply.OK] * 2
+
+
+@pytest.mark.parametrize(("refund", "deliveries"), [(True, 1), (False, 2)])
+@pytest.mark.parametrize("watch", [False, True])
+async def test_all_that_a_worker_holds_is_released_in_its_place(
+    store: DriverStore, worker: Open, refund: bool, deliveries: int, watch: bool
+) -> None:
+    one, two = await worker("w1"), await worker("w2")
+    await push(store, "a", "b", "c", job("d", priority=Priority.LOW), "e")
+    await claim(one, 2)
+    await one.wait(1, 5)
+    others = await claim(two, 1)
+
+    assert await one.release(refund=refund, watch=watch) == 4
+
+    assert (await two.exchange([(others[0], Ack())], None)).replies == [Reply.OK]
+    left = [(lease.job_id, lease.deliveries) for lease in await claim(two)]
+    assert left == [("a", deliveries), ("b", deliveries), ("c", deliveries), ("d", deliveries)]
+    assert await one.release(refund=refund, watch=watch) == 0
+
+
+async def wait_for(consumer: Consumer, do: Callable[[], Awaitable[object]]) -> list[Lease]:
+    """What a wait returns that has begun before something is done."""
+    leases: list[Lease] = []
+
+    async def wait() -> None:
+        leases.extend(await consumer.wait(10, 5))
+
+    with anyio.fail_after(3):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
+            await do()
+    return leases
+
+
+async def test_a_wait_ends_with_a_push(store: DriverStore, worker: Open) -> None:
+    consumer = await worker()
+    leases = await wait_for(consumer, lambda: push(store, "a"))
+    assert [(lease.job_id, lease.deliveries) for lease in leases] == [("a", 1)]
+    assert await settle(consumer, leases[0], Ack()) is Reply.OK
+
+
+async def test_a_wait_ends_when_somebody_promotes_a_job(store: DriverStore, worker: Open) -> None:
+    consumer, other = await worker("w1"), await worker("w2")
+    await push(store, job("a", due=After(1000), priority=Priority.LOW))
+    store.clock.advance(2)
+    leases = await wait_for(consumer, lambda: other.exchange([], 0))
+    assert ids(leases) == ["a"]
+    assert (await found(store, "a")).priority is Priority.LOW
+
+
+async def test_a_wait_takes_what_is_there_by_priority_up_to_its_count_of_each(
+    store: DriverStore, worker: Open
+) -> None:
+    await push(store, "a", "b", "c", job("d", priority=Priority.LOW), job("e", priority=Priority.HIGH))
+    assert ids(await (await worker()).wait(2, 5)) == ["e", "a", "b", "d"]
+
+
+async def test_a_wait_for_nothing_ends_after_its_time(store: DriverStore, worker: Open) -> None:
+    with anyio.fail_after(3):
+        assert await (await worker()).wait(10, 0.01) == []
+
+
+async def test_a_cancelled_wait_loses_nothing(store: DriverStore, worker: Open) -> None:
+    consumer, other = await worker("w1"), await worker("w2")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(consumer.wait, 10, 5)
+        await anyio.wait_all_tasks_blocked()
+        tasks.cancel_scope.cancel()
+
+    await push(store, "a")
+    await consumer.release(refund=True, watch=False)
+    assert [(lease.job_id, lease.deliveries) for lease in await claim(other)] == [("a", 1)]
+
+
+async def test_notifications_tell_of_an_earlier_due_time_a_cancel_and_a_release(
+    store: DriverStore, worker: Open
+) -> None:
+    consumer, heard, waiting = await worker(), list[Notification](), anyio.Event()
+    ear = await worker("w2")
+    store.clock.advance(0)
+    now_ms = store.clock()
+
+    async def act() -> None:
+        await push(store, job("a", due=After(5000)), job("b", due=After(9000)))  # the second is not the earliest
+        await push(store, "c d", "e", "f")
+        first, *others = await claim(consumer)
+        await store.driver.change(Cancel("c d"))
+        await settle(consumer, first, Ack(cancelled=True))
+        await store.driver.change(Cancel("b"))
+        await consumer.exchange([(lease, Release()) for lease in others], None)
+        await claim(consumer)
+        await consumer.exchange([(others[0], RetryLater(After(7000))), (others[1], RetryLater(After(3000)))], None)
+        await consumer.release(refund=True, watch=False)  # there is nothing to tell
+        await consumer.open("w3")
+        await push(store, "g")
+        await claim_one(consumer)
+        await consumer.release(refund=True, watch=False)
+
+    def hear(notification: Notification) -> None:
+        heard.append(notification)
+        if len(heard) == 1:
+            waiting.set()
+        if len(heard) == 6:
+            tasks.cancel_scope.cancel()
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ear.listen, hear)
+            await waiting.wait()
+            await act()
+            await anyio.sleep_forever()
+
+    told = [("subscribed", ""), ("due", str(now_ms + 5000)), ("cancel", "c d"), ("released", "2")]
+    told += [("due", str(now_ms + 3000)), ("released", "1")]
+    assert heard == [Notification(kind, value) for kind, value in told]

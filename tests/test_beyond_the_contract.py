@@ -1,0 +1,359 @@
+"""What memory and Redis do beyond the contract of a driver."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from store import (
+    MemoryStore,
+    RedisStore,
+    Store,
+    lease_at,
+    take_over,
+)
+
+from redisjobs.driver import Fenced
+from redisjobs.errors import DriverError
+from redisjobs.job import Priority
+from redisjobs.queries import Count, Find, Requeue, Tidy
+from redisjobs.testing.driver_contract.acts import (
+    AGAIN,
+    FAILED,
+    LATER,
+    WORK,
+    Open,
+    another,
+    beat,
+    cancel_running,
+    claim,
+    claim_one,
+    delay,
+    fail,
+    ids,
+    job,
+    outlive,
+    push,
+    release,
+    retry,
+    run,
+    settle,
+    wait_in_line,
+)
+from redisjobs.transitions import Ack, After, Lease, NewJob, Pushed, Release, Reply, Settlement
+
+pytestmark = pytest.mark.anyio
+
+
+def workers_known(store: RedisStore) -> list[str]:
+    """The keys that are about a worker, or about one that was fenced."""
+    return [key for key in list(store.keys()) if key == "fenced" or key.startswith("worker:")]
+
+
+def pass_by(store: Store, seconds: float) -> None:
+    """Let time pass for what a driver remembers of fenced workers."""
+    store.clock.advance(seconds)
+    if isinstance(store, MemoryStore):
+        for worker in store.memory.fenced:
+            store.memory.fenced[worker] -= seconds
+
+
+def forget(store: Store, refused: list[NewJob]) -> None:
+    """Undo what was written of pushes that were refused when they were repeated."""
+    for each in refused:
+        if isinstance(store, RedisStore):
+            slots = [key for key, _ in store.keys().items() if key.startswith("finished:")]
+            members = [f"{each.nonce} {each.job_id}", f"refused {each.nonce} {each.job_id}"]
+            assert sum(store.admin.srem(store.prefix + slot, *members) for slot in slots) == 2
+        else:
+            assert isinstance(store, MemoryStore)
+            del store.memory.refused[each.job_id, each.nonce.encode()]
+
+
+# Pushes
+
+
+@pytest.mark.parametrize("bring", [delay, wait_in_line, run, retry, release, fail, cancel_running])
+async def test_of_a_repeated_push_of_an_id_that_is_on_the_queue_only_its_refusal_is_written(
+    store: Store, worker: Open, bring: Any
+) -> None:
+    await bring(store, await worker())
+    before = store.contents()
+
+    again = [another("a"), another("a", due=After(1), unique="key")]
+    assert await push(store, *again, repeated=True) == [Pushed(Reply.EXISTS)] * 2
+    assert await push(store, "a", repeated=True) == [Pushed(Reply.REPEATED)]
+
+    forget(store, again)
+    assert store.contents() == before
+
+
+async def test_of_a_job_that_ends_long_after_its_push_the_push_is_not_remembered(
+    store: Store, worker: Open
+) -> None:
+    consumer, late, later = await worker(), another("a"), another("b")
+    store.clock.advance(0)
+    await push(store, late, later)
+    leases = await claim(consumer)
+    store.clock.advance(59)
+    assert await settle(consumer, leases[0], Ack()) is Reply.OK
+    assert await push(store, late, repeated=True) == [Pushed(Reply.REPEATED)]
+    store.clock.advance(8)  # a few seconds more are granted, as a worker knows the time only roughly
+    await consumer.exchange([], 0)
+    assert await settle(consumer, leases[1], Ack()) is Reply.OK
+    assert await push(store, later, repeated=True) == [Pushed(Reply.OK)]
+
+
+# Settling
+
+
+async def test_what_tells_the_stream_of_a_job_is_in_its_lease(store: Store, worker: Open) -> None:
+    consumer = await worker()
+    await push(store, *(job(priority, priority=priority) for priority in Priority))
+
+    leases = await claim(consumer)
+    assert [lease.token[0] for lease in leases] == [1, 2, 3]
+    assert [lease.queued_ms for lease in leases] == [int(lease.token[1].partition("-")[0]) for lease in leases]
+    await consumer.exchange([(leases[0], AGAIN), (leases[1], LATER), (leases[2], FAILED)], None)
+    assert await store.driver.change(Requeue("low")) is Reply.OK
+    store.clock.advance(6)
+
+    again = await claim(consumer)
+    assert [(lease.job_id, lease.token[0]) for lease in again] == [("high", 1), ("normal", 2), ("low", 3)]
+    assert not {lease.token for lease in again} & {lease.token for lease in leases}
+    assert [lease.fields[b"queued_at"].decode() for lease in again] == [str(lease.queued_ms) for lease in leases]
+
+
+async def miscounted(store: Store, lease: Lease) -> Lease:
+    return replace(lease, deliveries=2)
+
+
+async def another_job(store: Store, lease: Lease) -> Lease:
+    """After a failover an entry id may come again for another job."""
+    if isinstance(store, MemoryStore):
+        pytest.skip("memory has no failover")
+    return replace(lease, job_id="b")
+
+
+@pytest.mark.parametrize(
+    "settlement", [Ack(), Ack(cancelled=True), AGAIN, LATER, FAILED, Release(), Release(refund=False)]
+)
+@pytest.mark.parametrize("change", [miscounted, another_job])
+async def test_a_lease_that_is_not_quite_the_one_of_the_store_settles_nothing(
+    store: Store, worker: Open, change: Any, settlement: Settlement
+) -> None:
+    consumer = await worker()
+    await push(store, job("a", unique="key"))
+    lease = await change(store, await claim_one(consumer))
+    before = store.contents()
+
+    assert await settle(consumer, lease, settlement) is Reply.LEASE_LOST
+
+    assert store.contents() == before
+
+
+@pytest.mark.parametrize("off", ["unlocated", "nobody's"])
+@pytest.mark.parametrize("settlement", [Ack(), AGAIN, LATER, FAILED, Release(), Ack(cancelled=True)])
+async def test_a_batch_of_which_one_entry_is_not_located_or_nobodys_settles_the_others(
+    store: Store, worker: Open, off: str, settlement: Settlement
+) -> None:
+    consumer = await worker()
+    await push(store, *[job(f"{priority} {n}", priority=priority) for n in range(3) for priority in Priority])
+    if off == "unlocated":
+        store.put(WORK)
+    leases = await claim(consumer, 20)
+    odd = leases[-1] if off == "unlocated" else leases[4]
+    if off == "unlocated":
+        odd = next(lease for lease in leases if lease.fields.get(b"id") is None)
+        if isinstance(store, RedisStore):
+            store.admin.hdel(f"{store.prefix}jobs", odd.job_id)
+    if off == "nobody's":
+        odd = lease_at(odd.token[0], "1-1", 1, "unknown")
+        leases[4] = odd
+
+    answer = await consumer.exchange([(lease, settlement if lease is odd else Ack()) for lease in leases], None)
+
+    reply = Reply.OK if off == "unlocated" else Reply.LEASE_LOST
+    assert answer.replies == [reply if lease is odd else Reply.OK for lease in leases]
+    for lease in leases:
+        if lease is not odd:
+            assert await store.driver.read(Find(lease.job_id)) is None
+    done = [lease for lease in leases if lease is not odd or (settlement == Ack() and reply is Reply.OK)]
+    assert (await store.driver.read(Count())).totals["completed"] == len(done)
+
+
+# Workers
+
+
+@pytest.mark.parametrize("way", ["wait", "claim"])
+async def test_what_a_late_read_of_a_fenced_worker_brings_is_handed_back_too_and_its_id_forgotten_in_the_end(
+    store: Store, worker: Open, way: str
+) -> None:
+    one, two = await worker("w1"), await worker("w2")
+    await push(store, "a", "b", "c")
+    await one.exchange([], 1)  # it has heard that there is more
+    await outlive(store, two)
+    assert ids(await claim(two, 1)) == ["a"]
+    if way == "wait":
+        late = await one.wait(1, 5)
+        assert ids(late) == ["b"]
+        with pytest.raises(Fenced):
+            await settle(one, late[0], Ack())
+    else:
+        with pytest.raises(Fenced):
+            await one.exchange([], 1)
+
+    pass_by(store, 2)
+    beat(two)
+    await take_over(two)
+
+    assert (await store.driver.read(Count())).running == 1
+    assert sorted(ids(await claim(two))) == ["b", "c"]
+    with pytest.raises(DriverError, match="another worker's, or was a moment ago"):
+        await worker("w1")
+    for _ in range(4):
+        pass_by(store, 15)
+        beat(two)
+        await two.reclaim()
+    if isinstance(store, RedisStore):
+        assert workers_known(store) == ["worker:w2"]
+        for priority in Priority:
+            consumers = store.admin.xinfo_consumers(store.stream(priority), "workers")
+            assert b"w1" not in [consumer["name"] for consumer in consumers]
+    else:
+        assert isinstance(store, MemoryStore)
+        assert (list(store.memory.workers), store.memory.fenced) == (["w2"], {})
+    await worker("w1")
+
+
+async def test_a_fenced_id_is_kept_for_as_long_as_a_late_read_still_brings_something(
+    store: Store, worker: Open
+) -> None:
+    one, two = await worker("w1", lease=2), await worker("w2")
+    await outlive(store, two)
+    for number in range(4):
+        pass_by(store, 5)
+        beat(two)
+        await push(store, f"late {number}")
+        assert ids(await one.wait(1, 5)) == [f"late {number}"]
+        look = await two.reclaim()
+        assert (look.jobs, look.released) == (1, True)
+        (lease,) = await claim(two)
+        assert lease.deliveries == 2
+        await settle(two, lease, Ack())
+
+
+async def test_a_queue_of_another_release_is_refused_with_both_versions_named(redis_store: RedisStore) -> None:
+    store, one = redis_store, redis_store.consumer("w1")
+    await one.open()
+    assert store.admin.hget(f"{store.prefix}layout", "version") == b"1"
+    store.admin.hset(f"{store.prefix}layout", "version", "2")
+    before = store.contents()
+    other = store.driver.consumer("w2", lease=15, max_deliveries=3)
+
+    with pytest.raises(DriverError, match=r"of version 2, .* version 1\b.*nothing was claimed"):
+        await other.open()
+
+    assert store.contents() == before
+    await other.aclose()
+    await one.aclose()
+    await store.driver.aclose()
+
+
+async def test_jobs_of_a_worker_that_the_store_does_not_know_are_found_and_the_worker_told(
+    redis_store: RedisStore,
+) -> None:
+    """Its record was lost in a failover."""
+    store, one, two = redis_store, redis_store.consumer("w1"), redis_store.consumer("w2")
+    await one.open()
+    await two.open()
+    await push(store, "a")
+    lease = await claim_one(one)
+    store.admin.delete(f"{store.prefix}worker:w1")
+    store.admin.zrem(f"{store.prefix}workers", "w1")
+
+    with pytest.raises(Fenced):
+        await settle(one, lease, Ack())
+    await store.driver.change(Tidy())
+
+    assert (await two.reclaim()).jobs == 1
+    assert [(lease.job_id, lease.deliveries) for lease in await claim(two)] == [("a", 2)]
+    await one.aclose()
+    await two.aclose()
+    await store.driver.aclose()
+
+
+async def test_what_a_late_read_of_a_worker_that_left_brings_is_handed_back_if_it_was_said(
+    store: Store, worker: Open
+) -> None:
+    one, two = await worker("w1"), await worker("w2")
+    assert await one.release(refund=True, watch=True) == 0
+    await push(store, "a")
+    assert ids(await one.wait(1, 5)) == ["a"]  # sent before, by what was heard of it
+
+    pass_by(store, 2)
+    beat(two)
+    assert (await two.reclaim()).jobs == 1
+
+    assert [(lease.job_id, lease.deliveries) for lease in await claim(two)] == [("a", 2)]
+
+
+async def test_of_a_worker_that_left_no_key_is_left(store: Store, worker: Open) -> None:
+    one, two = await worker("w1"), await worker("w2")
+    await push(store, "a")
+    await claim_one(one)
+    await one.release(refund=True, watch=False)
+
+    assert (await outlive(store, two)).fenced == []
+    if isinstance(store, RedisStore):
+        assert workers_known(store) == ["worker:w2"]
+    else:
+        assert isinstance(store, MemoryStore)
+        assert (list(store.memory.workers), store.memory.fenced) == (["w2"], {})
+
+
+@pytest.mark.parametrize("refund", [True, False])
+@pytest.mark.parametrize("watch", [False, True])
+async def test_what_a_fenced_worker_holds_by_a_late_read_is_released_without_a_refund(
+    store: Store, worker: Open, refund: bool, watch: bool
+) -> None:
+    one, two = await worker("w1"), await worker("w2")
+    await push(store, "a", "b", "c", job("d", priority=Priority.LOW), "e")
+    await outlive(store, two)
+    assert len(await one.wait(2, 5)) == 3
+    others = await claim(two, 1)
+
+    assert await one.release(refund=refund, watch=watch) == 3
+
+    assert (await two.exchange([(others[0], Ack())], None)).replies == [Reply.OK]
+    left = [(lease.job_id, lease.deliveries) for lease in await claim(two)]
+    assert left == [("a", 2), ("b", 2), ("e", 1), ("d", 2)]
+    assert await one.release(refund=refund, watch=watch) == 0
+
+
+async def test_of_many_jobs_of_a_dead_worker_five_hundred_are_handed_back_in_a_step(
+    store: Store, worker: Open
+) -> None:
+    one, two = await worker("w1"), await worker("w2")
+    for start in range(0, 1200, 400):
+        await push(store, *(str(n) for n in range(start, start + 400)))
+    assert len(await claim(one, 1200)) == 1200
+    store.age(60)
+    beat(two)
+
+    looks = [await take_over(two)]
+    while looks[-1].more:
+        looks.append(await two.reclaim())
+
+    assert [look.jobs for look in looks if look.jobs] == [500, 500, 200]
+
+
+async def test_of_many_workers_that_died_at_once_a_hundred_are_fenced_in_a_step(
+    store: Store, worker: Open
+) -> None:
+    for number in range(105):
+        await worker(f"dead {number}")
+    heir = await worker("heir")
+    store.age(60)
+    beat(heir)
+
+    assert [len((await take_over(heir)).fenced) for _ in range(4)] == [100, 5, 0, 0]

@@ -13,7 +13,8 @@
 --
 -- ARGV[1]  job           job id, or entry and place, as 1732-5@dead
 -- ARGV[2]  due           when it may run: '' now, '+5000' in ms, or a time in ms
--- ARGV[3]  now_ms        int ms; '' = the server's clock
+-- ARGV[3]  parameters    JSON text in place of what it had; '' = as they are
+-- ARGV[4]  now_ms        int ms; '' = the server's clock
 --
 -- Returns  OK         ready, or delayed
 --          NOT_FOUND  no dead letter has this id; nothing was written
@@ -40,8 +41,8 @@ local streams, jobs, due, delayed = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5
 local dead, stats, control = KEYS[7], KEYS[8], KEYS[9]
 local keys = {streams = streams, jobs = jobs}
 local numbers = {high = 1, normal = 2, low = 3}
-local job, now_ms, exact_ms = ARGV[1], now(ARGV[3])
-local due_at = due_time(ARGV[2], exact_ms)
+local job, now_ms, exact_ms = ARGV[1], now(ARGV[4])
+local due_at, parameters = due_time(ARGV[2], exact_ms), ARGV[3]
 local is_later = due_at > now_ms
 
 local place, letter, _, id = locate({dead = dead}, jobs, job)
@@ -61,6 +62,7 @@ local fields = with(found, {
   'started_at', '', 'unique', '',
 })
 if field(fields, 'id') ~= id then fields = with(fields, {'id', id}) end
+if parameters ~= '' then fields = with(fields, {'parameters', parameters}) end
 if #fields > 1000 then return 'OVERSIZED' end
 local priority = field(found, 'priority')
 if not numbers[priority or ''] then priority = 'normal' end

@@ -1,6 +1,7 @@
 """The wire format: job ⇄ fields of an entry, parameters ⇄ JSON. Nobody else knows it."""
 
 import functools
+import json
 import math
 import os
 import re
@@ -69,12 +70,41 @@ def encode_parameters(name: JobName[P], parameters: P, limit: int = MAX_PARAMETE
     except Exception as error:  # the type's own validators and serializers may raise anything
         why = _unwritable(name, parameters, error) or f" as {_type_name(name)}: {error}"
         raise EncodeError(f"{name.name}: parameters can't be written{why}") from error
+    return _within(name.name, raw, limit)
+
+
+def _within(name: str, raw: bytes, limit: int) -> bytes:
     if len(raw) > limit:
         raise EncodeError(
-            f"{name.name}: parameters take {len(raw):,} bytes of JSON, the limit is {limit:,}; keep large data "
+            f"{name}: parameters take {len(raw):,} bytes of JSON, the limit is {limit:,}; keep large data "
             "elsewhere and push where it is, or raise max_parameters= of the queue"
         )
     return raw
+
+
+def encode_untyped(name: str, parameters: Any, limit: int = MAX_PARAMETERS) -> bytes:
+    """Parameters of a job whose type is not known here, as JSON: what a JSON text can say, and nothing else.
+
+    Args:
+        name: The job's, for the message.
+        parameters: Dicts with strings as keys, lists, strings, numbers, booleans and None.
+        limit: Bytes that they may take.
+
+    Raises:
+        EncodeError: They are something else, or take more than `limit` bytes.
+    """
+    try:
+        text = json.dumps(parameters, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+        is_same = json.loads(text) == parameters  # a tuple would come back as a list, a key 1 as "1"
+        raw = text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise EncodeError(f"{name}: {_UNTYPED}; a {type(parameters).__name__} can't be written: {error}") from None
+    if not is_same:
+        raise EncodeError(f"{name}: {_UNTYPED}; {parameters!r:.100} would come back as {text[:100]}")
+    return _within(name, raw, limit)
+
+
+_UNTYPED = "no handler here has this name, so parameters are to be what JSON can say: dicts, lists, strings, ..."
 
 
 def read_parameters(name: JobName[P], raw: bytes) -> P:

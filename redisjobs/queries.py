@@ -255,10 +255,12 @@ class Requeue(Change[Reply]):
     Attributes:
         job_id: Which.
         due: When it may run; None: now.
+        parameters: JSON in place of what it had; None: as they are.
     """
 
     job_id: str
     due: Due | None = None
+    parameters: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from redisjobs.filters import (
     deletion,
     done,
     filter_of,
+    letter_of,
     scanned_state,
     waiting_state,
 )
@@ -323,17 +324,29 @@ class JobQueue(Serving):
         """
         return await self._change(Cancel(id_of(job)))
 
-    async def requeue(self, job: str | PushedJob) -> bool:
+    async def requeue(self, job: str | PushedJob, *, parameters: Any = None) -> bool:
         """Give a dead letter another life: ready, under its old id, with all its attempts.
+
+        Args:
+            job: Its id, or its handle.
+            parameters: What its handler gets in place of what it had: of the type of the handler that this queue
+                has here, or a dict of the fields; where it has none, what JSON can say. None: as they are.
 
         Returns:
             Whether there was one.
 
         Raises:
+            EncodeError: The parameters don't fit their type, or are too large; it stays as it is.
             DecodeError: The entry, put in by hand, is too large to be moved; it stays.
         """
         job_id = id_of(job)
-        return requeued(job_id, await self._change(Requeue(job_id)))
+        if parameters is None:
+            return requeued(job_id, await self._change(Requeue(job_id)))
+        row = await self._read(Find(job_id))
+        if row is None or row.state is not State.DEAD:
+            return False
+        change = Requeue(letter_of(row), parameters=self.edited(row, parameters))
+        return requeued(job_id, await self._change(change))
 
     async def delete(self, job: str | PushedJob) -> bool:
         """Throw a dead letter away; whether there was one."""

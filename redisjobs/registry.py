@@ -42,6 +42,7 @@ from redisjobs.job import (
 )
 from redisjobs.middleware import Hook, Middleware, PushEnds, all_checked, checked, hooks
 from redisjobs.push import Push, name_in
+from redisjobs.queries import Row
 from redisjobs.retry import RetryPolicy, exponential_jitter
 from redisjobs.schedules.schedule import Schedule
 from redisjobs.schedules.stored import Accuracy, Definition, check_schedule
@@ -417,14 +418,31 @@ class Registry:
             parameters = codec.instance(name, parameters)
         elif not isinstance(name, JobName):
             raise TypeError(f"{name!r} is no job name: give a JobName, or as a string the name of a job here")
-        fields: list[str | bytes] = ["name", name.name, "parameters"]
+        fields: list[str | bytes] = ["name", name.name, "parameters", self._encode(name, parameters)]
+        return _with_options(fields, options) if options else NewJob(codec.new_job_id(), fields)
+
+    def _encode(self, name: JobName[Any], parameters: Any) -> bytes:
         try:
-            fields.append(codec.encode_parameters(name, parameters, self.max_parameters))
+            return codec.encode_parameters(name, parameters, self.max_parameters)
         except EncodeError:
             if why := _no_parameters(parameters):
                 raise TypeError(why) from None
             raise
-        return _with_options(fields, options) if options else NewJob(codec.new_job_id(), fields)
+
+    def edited(self, row: Row, parameters: Any) -> bytes:
+        """New parameters for a job that is there: by the type of its handler here, else by what JSON can say.
+
+        Raises:
+            EncodeError: They don't fit, or are too large.
+            TypeError: What is given is something else, such as a class.
+        """
+        name = row.fields.get(b"name", b"").decode("utf-8", "replace")
+        if name in self.definitions:
+            known = self.definitions[name].name
+            return self._encode(known, codec.instance(known, parameters))
+        if why := _no_parameters(parameters):
+            raise TypeError(why)
+        return codec.encode_untyped(visible(name), parameters, self.max_parameters)
 
     def _told(self, push: Push, answers: Sequence[Pushed]) -> list[tuple[str, str, bool]]:
         """Of each job of a push its id, its name, and whether it was added; whoever listens is told as well.

@@ -24,6 +24,7 @@ from redisjobs.filters import (
     deletion,
     done,
     filter_of,
+    letter_of,
     scanned_state,
     waiting_state,
 )
@@ -236,10 +237,16 @@ class JobQueue(Serving):
         """Cancel a job; see `redisjobs.JobQueue.cancel` for the replies."""
         return self._change(Cancel(id_of(job)))
 
-    def requeue(self, job: str | PushedJob) -> bool:
+    def requeue(self, job: str | PushedJob, *, parameters: Any = None) -> bool:
         """Make a dead letter ready again; see `redisjobs.JobQueue.requeue`."""
         job_id = id_of(job)
-        return requeued(job_id, self._change(Requeue(job_id)))
+        if parameters is None:
+            return requeued(job_id, self._change(Requeue(job_id)))
+        row = self._read(Find(job_id))
+        if row is None or row.state is not State.DEAD:
+            return False
+        change = Requeue(letter_of(row), parameters=self.edited(row, parameters))
+        return requeued(job_id, self._change(change))
 
     def delete(self, job: str | PushedJob) -> bool:
         """Throw a dead letter away; whether there was one."""

@@ -27,6 +27,7 @@ from redisjobs import (
     exponential_jitter,
     sync,
 )
+from redisjobs.drivers.memory.state import encoded
 
 PACKAGE = redisjobs.__file__.removesuffix("__init__.py")
 
@@ -92,6 +93,15 @@ NOT_ONE_ID: dict[str, list[Any]] = {"job": ID}
 NAMES = [5, b"Card", ["Card"], Odd(), Card]
 
 
+def put_letters(queue: Any) -> None:
+    """Dead letters of a job that has a handler there, and of one that has none."""
+    for job_id, name in (("known", "Card"), ("unknown", "Other")):
+        fields = {"id": job_id, "name": name, "parameters": "{}", "priority": "normal"}
+        letter = queue.driver.memory.new_id()
+        queue.driver.memory.dead[letter] = {encoded(key): encoded(value) for key, value in fields.items()}
+        queue.driver.memory.located[job_id] = ("dead", letter)
+
+
 # For each call: how it is made of what is given in place of right arguments, those, and what to try for each.
 Case = tuple[str, Callable[..., Any], dict[str, Any], dict[str, list[Any]]]
 
@@ -144,8 +154,17 @@ def cases(make: Any) -> Iterator[Case]:
     ]
     options = OPTIONS | {"job_id": [*OPTIONS["job_id"], "mine"]}
     yield "push_many", queue.push_many, {"items": [CARD]}, options | {"items": no_cards, "name": NAMES}
-    for verb in ("get", "cancel", "requeue", "delete"):
+    for verb in ("get", "cancel", "delete"):
         yield verb, getattr(queue, verb), {}, NOT_ONE_ID
+    edits = [5, 1.5, "text", ["text"], Odd(), Card, Letter(), queue, job]
+
+    def requeue(**given: Any) -> Any:
+        put_letters(queue)
+        return queue.requeue(**given)
+
+    yield "requeue", requeue, {"job": "known"}, NOT_ONE_ID | {"parameters": edits}
+    odd = [CARD, Card, b"text", (1,), {1: 2}, float("nan"), "\ud800", Odd(), Letter(), job]
+    yield "requeue", requeue, {"job": "unknown", "parameters": {"n": [1]}}, {"parameters": odd}
     yield (
         "jobs",
         queue.jobs,
@@ -321,6 +340,7 @@ UNTRIED = {
     "JobQueue.counts", "JobQueue.dead_groups",  # nor do these
     "Worker.run", "Worker.stop", "Worker.stop_now",  # take nothing but flags
     "JobQueue.definition", "JobQueue.register_function", "JobQueue.prepare_many",  # of the inside
+    "JobQueue.edited",  # as well
 }  # fmt: skip
 
 

@@ -369,6 +369,32 @@ def test_dead_letters_are_requeued_and_deleted_several_at_once(
 
 
 @pytest.mark.usefixtures("full")
+def test_a_dead_letter_is_requeued_with_other_parameters_by_the_type_of_its_handler(
+    cli: Callable[..., Ended], there: sync.JobQueue, queue_name: str
+) -> None:
+    def edit(*arguments: str) -> Ended:
+        return cli("dead", "requeue", "dead", "--parameters", *arguments)
+
+    for ended_so, said in (
+        (edit('{"wat": "no"}', "--target", "shop:queue"), r"--parameters .*: boom: boom.what: Field required"),
+        (edit("{what}", "-q", queue_name), r"--parameters '{what}': Expecting"),
+        (edit("null", "-q", queue_name), r"leave the option out to keep the parameters"),
+        (edit("{}", "another", "-q", queue_name), r"--parameters are for one dead letter: name it"),
+        (cli("dead", "requeue", "dead", "--target", "shop:queue"), r"--target is for --parameters"),
+    ):
+        assert ended_so.code == 2
+        assert re.search(said, ended_so.err)
+
+    assert edit('{"what": "yes"}', "--target", "shop:queue").out == "imported\nrequeued dead\n"
+
+    job = there.get("dead")
+    assert job is not None
+    assert (job.state, job.parameters) == ("ready", '{"what":"yes"}')
+    gone = edit('{"what": 5}', "-q", queue_name)
+    assert (gone.code, one_line(gone.err)) == (1, f"redisjobs: no dead letter on queue '{queue_name}': dead")
+
+
+@pytest.mark.usefixtures("full")
 def test_jobs_that_are_meant_are_requeued_deleted_and_cancelled_all_at_once(
     cli: Callable[..., Ended], there: sync.JobQueue, queue_name: str
 ) -> None:

@@ -64,10 +64,17 @@ CHANGES: dict[str, Callable[[str, After], Change[Reply]]] = {
     "cancel": lambda job_id, due: Cancel(job_id),
     "requeue": lambda job_id, due: Requeue(job_id),
     "requeue later": Requeue,
+    "edit": lambda job_id, due: Requeue(job_id, parameters=b'{"edited":true}'),
     "delete": lambda job_id, due: Delete(job_id),
 }
 
-COUNTERS = {"cancel": "cancelled", "requeue": "requeued", "requeue later": "requeued", "delete": "deleted"}
+COUNTERS = {
+    "cancel": "cancelled",
+    "requeue": "requeued",
+    "requeue later": "requeued",
+    "edit": "requeued",
+    "delete": "deleted",
+}
 
 workers = st.sampled_from(WORKERS)
 picks = st.lists(st.integers(-3, 9), min_size=1, max_size=6)  # below 0: a lease of earlier

@@ -92,6 +92,8 @@ def requeue(memory: Memory, change: Requeue) -> Reply:
         kept = {key: value for key, value in fields.items() if key not in _STRIPPED}
         if len(kept) > MOST_FIELDS:
             return Reply.OVERSIZED
+        if change.parameters is not None:
+            kept[b"parameters"] = change.parameters
         del memory.dead[letter]
         priority, now_ms = Priority(fields[b"priority"].decode()), memory.now_ms()
         due_ms = due_time(change.due, now_ms)

@@ -120,7 +120,8 @@ class QueueCommands(ScheduleCommands):
         return self._run("cancel", [raw_id(change.job_id), self._now], reply_of)
 
     def requeue(self, change: Requeue) -> Command[Reply]:
-        return self._run("requeue", [raw_id(change.job_id), due_word(change.due), self._now], reply_of)
+        arguments = [raw_id(change.job_id), due_word(change.due), change.parameters or "", self._now]
+        return self._run("requeue", arguments, reply_of)
 
     def delete(self, change: Delete) -> Command[Reply]:
         return self._run("delete", [raw_id(change.job_id), self._now], reply_of)

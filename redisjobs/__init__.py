@@ -53,6 +53,9 @@ from redisjobs.queries import Counts
 from redisjobs.queue import JobFunction, JobHandle, JobQueue
 from redisjobs.registry import PushOptions
 
+# What is kept
+from redisjobs.retention import Keep, Retention
+
 # Retries
 from redisjobs.retry import RetryPolicy, exponential_jitter, no_retry
 
@@ -91,6 +94,7 @@ __all__ = [
     "JobName",
     "JobQueue",
     "JobTimeout",
+    "Keep",
     "Lifespan",
     "Middleware",
     "Priority",
@@ -100,6 +104,7 @@ __all__ = [
     "RedisJobsError",
     "RegistrationError",
     "Reply",
+    "Retention",
     "Retry",
     "RetryPolicy",
     "Schedule",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from redisjobs.job import Priority, State
+from redisjobs.retention import Retention
 from redisjobs.transitions import LONG_AGO, MOST_JOBS, Due, Reply
 
 Answer = TypeVar("Answer", covariant=True)
@@ -42,7 +43,10 @@ class Row:
     fields: Mapping[bytes, bytes]
 
 
-COUNTERS = ["pushed", "completed", "retried", "dead", "reclaimed", "released", "cancelled", "requeued", "deleted"]
+COUNTERS = [
+    *("pushed", "completed", "retried", "dead", "reclaimed", "released", "cancelled", "requeued", "deleted"),
+    "trimmed",
+]
 """What is counted since a queue began."""
 
 
@@ -281,21 +285,30 @@ class Several(Change[list[Reply]]):
 
 
 @dataclass(frozen=True, slots=True)
+class Retain(Change[Reply]):
+    """Say what the queue keeps, and for how long, in place of what was said before: OK."""
+
+    retention: Retention
+
+
+@dataclass(frozen=True, slots=True)
 class Tidied:
     """What a step of tidying came to.
 
     Attributes:
         restored: How many jobs were handed back that nobody would have been given any more, by somebody's hand.
         after: Where the next step goes on, for `Tidy`; '' if there is nothing more to look at.
+        trimmed: How many jobs were thrown away that are kept no longer.
     """
 
     restored: int = 0
     after: str = ""
+    trimmed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Tidy(Change[Tidied]):
-    """Remove what dead workers left behind, and find jobs whose worker the store does not know; in bounded steps.
+    """Remove what dead workers left behind, find jobs without one, throw away what is kept no longer; in steps.
 
     Attributes:
         after: Where an earlier step left off; '' to begin. To begin is free where somebody did within a minute.

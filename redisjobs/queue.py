@@ -61,6 +61,7 @@ from redisjobs.registry import (
     check_job_options,
     id_of,
 )
+from redisjobs.retention import Retention
 from redisjobs.retry import RetryPolicy
 from redisjobs.schedules.faces import Schedules
 from redisjobs.schedules.schedule import Schedule
@@ -98,6 +99,8 @@ class JobQueue(Serving):
         max_parameters: Bytes of JSON that a job's parameters may have. Defaults to 512 KiB.
         deadline: Seconds that a call is retried for while the store is unavailable. Defaults to 10 s.
         middleware: Who takes part in what happens to the jobs, the outermost first; see `add_middleware`.
+        retention: What the queue keeps, and for how long. A worker of it stores that as it begins, and the last
+            that did so counts. None leaves what is stored: at first 30 days and 100,000 of the dead, no others.
     """
 
     def __init__(
@@ -109,9 +112,15 @@ class JobQueue(Serving):
         max_parameters: int = codec.MAX_PARAMETERS,
         deadline: Duration = 10,
         middleware: Iterable[Middleware] = (),
+        retention: Retention | None = None,
     ) -> None:
         super().__init__(
-            name, retry=retry, max_parameters=max_parameters, deadline=deadline, middleware=middleware
+            name,
+            retry=retry,
+            max_parameters=max_parameters,
+            deadline=deadline,
+            middleware=middleware,
+            retention=retention,
         )
         self.driver = drivers.connect(where, name)
 

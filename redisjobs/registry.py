@@ -43,6 +43,7 @@ from redisjobs.job import (
 from redisjobs.middleware import Hook, Middleware, PushEnds, all_checked, checked, hooks
 from redisjobs.push import Push, name_in
 from redisjobs.queries import Row
+from redisjobs.retention import Retention
 from redisjobs.retry import RetryPolicy, exponential_jitter
 from redisjobs.schedules.schedule import Schedule
 from redisjobs.schedules.stored import Accuracy, Definition, check_schedule
@@ -131,6 +132,7 @@ class Registry:
         state: What handlers find as `context.state`; an application sets it before jobs run.
         middleware: Who takes part in it, the outermost first; see `add_middleware`.
         on_push: Their hooks of that name, for whoever pushes.
+        retention: What the queue keeps, which its workers say as they begin; None: they leave it as it is.
 
     Args:
         name: The queue's name: 1 to 200 characters, no braces, no spaces.
@@ -138,9 +140,10 @@ class Registry:
         max_parameters: Bytes of JSON that a job's parameters may have.
         deadline: Seconds that a call is retried for while the store is unavailable; up to 50.
         middleware: Who takes part in what happens to the jobs; the outermost first.
+        retention: What the queue keeps; None: what it was told before.
 
     Raises:
-        TypeError: One of these is no middleware, or has a hook that the queue can't await.
+        TypeError: One of these is no middleware, or has a hook that the queue can't await; or retention is none.
         ValueError: The name, the deadline or the number of bytes can't be one.
     """
 
@@ -155,6 +158,7 @@ class Registry:
         max_parameters: int,
         deadline: Duration,
         middleware: Iterable[Middleware] = (),
+        retention: Retention | None = None,
     ) -> None:
         self.name = checked_queue_name(name)
         self.retry = _policy(retry) or exponential_jitter()
@@ -165,6 +169,9 @@ class Registry:
                 f"deadline={deadline!r}: give more than 0 and up to {REPEATABLE:g} s, for so long a push "
                 "is safe to repeat"
             )
+        if retention is not None and not isinstance(retention, Retention):
+            raise TypeError(f"retention={retention!r}: give a Retention, as Retention(completed=Keep(count=1000))")
+        self.retention = retention
         self.state: Any = None
         self.definitions: dict[str, JobDefinition[Any]] = {}
         self.declared: dict[str, Definition] = {}

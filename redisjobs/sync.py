@@ -65,6 +65,7 @@ from redisjobs.registry import (
     check_job_options,
     id_of,
 )
+from redisjobs.retention import Retention
 from redisjobs.retry import RetryPolicy
 from redisjobs.schedules.faces import SyncSchedules
 from redisjobs.schedules.schedule import Schedule
@@ -107,9 +108,15 @@ class JobQueue(Serving):
         max_parameters: int = codec.MAX_PARAMETERS,
         deadline: Duration = 10,
         middleware: Iterable[Middleware] = (),
+        retention: Retention | None = None,
     ) -> None:
         super().__init__(
-            name, retry=retry, max_parameters=max_parameters, deadline=deadline, middleware=middleware
+            name,
+            retry=retry,
+            max_parameters=max_parameters,
+            deadline=deadline,
+            middleware=middleware,
+            retention=retention,
         )
         self.driver, self._store = drivers.connect_sync(where, name)
 

@@ -313,7 +313,20 @@ class RedisStore:
 
     def _has_reason(self, key: str, ttl: int) -> bool:
         streams = ("ready:high", "ready:normal", "ready:low", "dead")
-        lasting = (*streams, "jobs", "due", "delayed", "stats", "workers", "fenced", "layout", "schedules")
+        lasting = (
+            *streams,
+            "completed",
+            "cancelled",
+            "retention",
+            "jobs",
+            "due",
+            "delayed",
+            "stats",
+            "workers",
+            "fenced",
+            "layout",
+            "schedules",
+        )
         if key.startswith("schedule:"):
             return self.admin.hexists(f"{self.prefix}schedules", key.removeprefix("schedule:")) is True
         if key.startswith("worker:"):

@@ -18,7 +18,9 @@ import redisjobs
 from redisjobs import (
     JobName,
     JobQueue,
+    Keep,
     Middleware,
+    Retention,
     Retry,
     RetryPolicy,
     Schedule,
@@ -87,6 +89,7 @@ QUEUE: dict[str, list[Any]] = {
     "max_parameters": [*NUMBERS, None, "1MB"],
     "deadline": [*DURATIONS, None, 0, 61],
     "middleware": [*([each] for each in NO_MIDDLEWARE), 5, None, Middleware()],
+    "retention": [5, "30 days", Odd(), Retention, Keep(5)],
 }
 ID = [*(text for text in TEXTS if text is not Card), None, Card, CARD]
 NOT_ONE_ID: dict[str, list[Any]] = {"job": ID}
@@ -271,6 +274,10 @@ def others() -> Iterator[Case]:
             "retry_if": [OSError, (OSError,), "OSError", None, 3, Odd()],
         },
     )
+    yield "Keep", Keep, {"age": 5, "count": 5}, {"age": [*DURATIONS, 0], "count": NUMBERS}
+    no_keep = [5, "30 days", Odd(), Keep]
+    kept = {"completed": no_keep, "cancelled": no_keep, "dead": [*no_keep, None]}
+    yield "Retention", Retention, {"completed": Keep(5)}, kept
     odd = [value for value in DURATIONS if not isinstance(value, str)]
     yield "Retry", lambda either: Retry(either), {}, {"either": odd}
     yield "Retry", Retry, {}, {"delay": DURATIONS}
@@ -358,7 +365,7 @@ def test_every_argument_of_every_public_call_is_tried() -> None:
             if argument not in ("self", "options", *FLAGS) and (name, argument) not in tried
         }
         assert untried == set()
-    for kind in (JobQueue, sync.JobQueue, Worker, JobName, RetryPolicy, exponential_jitter):
+    for kind in (JobQueue, sync.JobQueue, Worker, JobName, Keep, Retention, RetryPolicy, exponential_jitter):
         wanted = set(inspect.signature(kind).parameters) - FLAGS
         assert {(kind.__name__, argument) for argument in wanted} <= tried
     assert {("push", option) for option in get_type_hints(redisjobs.PushOptions)} <= tried

@@ -212,7 +212,8 @@ def test_an_include_is_one_local_function_that_takes_all_it_uses(name: str) -> N
 @pytest.mark.parametrize("name", sorted({*SCRIPTS} - {"adopt", "tidy", "restore"}))  # no hand reaches into memory
 def test_each_script_has_one_twin_of_its_name_in_the_memory_driver(name: str) -> None:
     modules = [
-        MEMORY / f"{module}.py" for module in ("producer", "operator", "scans", "exchange", "worker", "schedules")
+        MEMORY / f"{module}.py"
+        for module in ("producer", "operator", "scans", "exchange", "worker", "schedules", "retention")
     ]
     functions = [re.findall(r"^def (\w+)\(", module.read_text("utf-8"), re.M) for module in modules]
     assert sum(found.count(name) for found in functions) == 1
@@ -864,12 +865,21 @@ async def test_however_much_was_delivered_it_is_looked_through_in_steps(
     queue.admin.xgroup_delconsumer(queue.stream(), "workers", "gone")
 
     steps, after = list[tuple[int, bool]](), ""
-    for _ in range(7):
+    for _ in range(8):
         tidied = await queue.driver.change(Tidy(after))
         after = tidied.after
         steps.append((tidied.restored, bool(after)))
 
-    assert steps == [(0, True), (500, True), (500, True), (10, True), (10, True), (10, True), (0, False)]
+    assert steps == [
+        (0, True),
+        (500, True),
+        (500, True),
+        (10, True),
+        (10, True),
+        (10, True),
+        (0, True),
+        (0, False),
+    ]
     queue.admin.delete(queue.stream(), f"{queue.prefix}jobs")
 
 

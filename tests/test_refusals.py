@@ -22,8 +22,9 @@ from redisjobs.drivers.redis import scripts
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.errors import DriverError, WrongType
 from redisjobs.job import Priority, State
-from redisjobs.queries import COUNTERS, Cancel, Count, Delete, Find, List, Requeue, Tidy
+from redisjobs.queries import COUNTERS, Cancel, Count, Delete, Find, List, Requeue, Retain, Tidy
 from redisjobs.queue import JobQueue
+from redisjobs.retention import Keep, Retention
 from redisjobs.retry import RetryPolicy, no_retry
 from redisjobs.schedules.schedule import Schedule
 from redisjobs.schedules.stored import Definition, Fire, Firing, PauseSchedule, PutSchedules, RemoveSchedule
@@ -141,6 +142,8 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "release: of one that died": lambda scene: scene.worker.release(refund=False, watch=True),
     "release: of one that was fenced": lambda scene: scene.gone.release(refund=True, watch=True),
     "tidy": lambda scene: scene.store.driver.change(Tidy()),
+    "trim": lambda scene: scene.store.driver.change(Tidy("trim")),
+    "retain": lambda scene: scene.store.driver.change(Retain(Retention(Keep(5), Keep(count=5)))),
     "restore": Scene.restore,
     "cancel": lambda scene: scene.store.driver.change(Cancel("ready")),
     "cancel: of one that runs": lambda scene: scene.store.driver.change(Cancel("a")),
@@ -262,6 +265,8 @@ def prepare(store: RedisStore, script: str) -> None:
             store.admin.zrem(f"{store.prefix}workers", "w1", "lost")
             store.admin.delete(f"{store.prefix}worker:lost")
             store.admin.xgroup_createconsumer(store.stream(Priority.HIGH), "workers", "idler")
+        case "trim":
+            store.admin.hset(f"{store.prefix}retention", "dead", "0 -")
         case "restore":
             store.admin.xgroup_delconsumer(store.stream(), "workers", "w1")
         case "recover":

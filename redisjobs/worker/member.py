@@ -11,6 +11,7 @@ from redisjobs.backoff import retrying
 from redisjobs.driver import Consumer, IdTaken
 from redisjobs.errors import DriverError, QueueFull, WrongType
 from redisjobs.events import SourceAvailable, SourceUnavailable, WorkerEvent
+from redisjobs.queries import Retain
 from redisjobs.worker.settings import Settings
 
 Facts = ParamSpec("Facts")
@@ -63,6 +64,9 @@ class Member:
             self.unavailable = ""
             self.tell(SourceAvailable)
         self.beat_at = time.monotonic()
+        retention = self.settings.queue.retention
+        if retention is not None:
+            await retrying(lambda: self.consumer.change(Retain(retention)))
 
     async def _open(self) -> list[str]:
         try:

@@ -16,6 +16,7 @@ from redisjobs.drivers.memory.include import (
     holder,
     locate,
 )
+from redisjobs.drivers.memory.retention import retain, tidy
 from redisjobs.drivers.memory.rows import dead_row, delayed_row, ready_row
 from redisjobs.drivers.memory.scans import groups, scan
 from redisjobs.drivers.memory.schedules import fire, pause_schedule, put_schedule, remove_schedule, schedules
@@ -34,10 +35,10 @@ from redisjobs.queries import (
     Measure,
     Query,
     Requeue,
+    Retain,
     Row,
     Scan,
     Several,
-    Tidied,
     Tidy,
     backlog_since,
 )
@@ -174,11 +175,6 @@ def _ms_of(entry: str) -> int:
     return int(entry.partition("-")[0])
 
 
-def tidy(memory: Memory, change: Tidy) -> Tidied:
-    """Find nothing: by nobody's hand are jobs taken here from those who hold them."""
-    return Tidied()
-
-
 _READS: Mapping[type[Query[Any]], Callable[[Memory, Any], Any]] = {
     Find: find,
     List: jobs,
@@ -193,6 +189,7 @@ _CHANGES: Mapping[type[Change[Any]], Callable[[Memory, Any], Any]] = {
     Requeue: requeue,
     Delete: delete,
     Several: several,
+    Retain: retain,
     Tidy: tidy,
     PutSchedules: put_schedule,
     PauseSchedule: pause_schedule,

@@ -32,6 +32,7 @@ from redisjobs.queries import (
     Measure,
     Query,
     Requeue,
+    Retain,
     Row,
     Scan,
     Scanned,
@@ -39,6 +40,7 @@ from redisjobs.queries import (
     Tidy,
     backlog_since,
 )
+from redisjobs.retention import DEFAULT
 from redisjobs.schedules.stored import Fire, ListSchedules, PauseSchedule, PutSchedules, RemoveSchedule
 from redisjobs.transitions import NewJob, Pushed, Reply
 
@@ -47,6 +49,7 @@ T = TypeVar("T")
 _GONE_MS = 3_600_000  # an unheard-of consumer with nothing pending is removed after this
 _TIDY_MS = 55_000  # all consumers are looked at so often, by whichever worker comes first
 _REPLY_BYTES = 1024 * 1024  # of entries that one step looks at
+_TRIM, _RESTORE = "trim", "1 -"  # where tidying goes on
 _FAR = 1e15  # ms; somebody may have made `inf` a due time
 _PLACES = {f"ready:{priority}": priority for priority in Priority}
 
@@ -127,24 +130,39 @@ class QueueCommands(ScheduleCommands):
         return self._run("delete", [raw_id(change.job_id), self._now], reply_of)
 
     def tidy(self, change: Tidy) -> Command[Tidied]:
-        """The consumers first, and then, where jobs may have lost theirs, the streams."""
-        return self.restore(change.after, _REPLY_BYTES) if change.after else self.forget(_GONE_MS, _TIDY_MS)
+        """The consumers first; then, where jobs may have lost theirs, the streams; then what is kept no longer."""
+        if not change.after:
+            return self.forget(_GONE_MS, _TIDY_MS)
+        return self.trim() if change.after == _TRIM else self.restore(change.after, _REPLY_BYTES)
 
     def forget(self, idle_ms: int, every_ms: int) -> Command[Tidied]:
         """Look after consumers of whom nobody heard for so long, at most once in so long."""
 
         def parse(reply: Any) -> Tidied:
-            _, suspects = reply
-            return Tidied(0, "1 -" if suspects else "")
+            _, suspects, began = reply
+            return Tidied(after=(_RESTORE if suspects else _TRIM) if began else "")
 
         return self._run("tidy", [idle_ms, every_ms, self._now], parse)
+
+    def trim(self) -> Command[Tidied]:
+        """Throw away what is kept no longer."""
+
+        def parse(reply: Any) -> Tidied:
+            trimmed, more = reply
+            return Tidied(after=_TRIM if more else "", trimmed=trimmed)
+
+        return self._run("trim", [DEFAULT.dead.text, self._now], parse)
+
+    def retain(self, change: Retain) -> Command[Reply]:
+        kept = [change.retention.of(state) for state in ("completed", "cancelled", "dead")]
+        return self._run("retain", [keep.text if keep else "" for keep in kept], reply_of)
 
     def restore(self, after: str, most_bytes: int) -> Command[Tidied]:
         """Look after jobs that are neither pending nor still to be read, from there on."""
 
         def parse(reply: Any) -> Tidied:
             number, start, restored = reply
-            return Tidied(restored, f"{number} {start.decode()}" if number else "")
+            return Tidied(restored, f"{number} {start.decode()}" if number else _TRIM)
 
         return self._run("restore", [*after.split(" "), most_bytes], parse)
 
@@ -162,6 +180,7 @@ _CHANGES: Mapping[type[Change[Any]], Callable[[QueueCommands, Any], Command[Any]
     Cancel: QueueCommands.cancel,
     Requeue: QueueCommands.requeue,
     Delete: QueueCommands.delete,
+    Retain: QueueCommands.retain,
     Tidy: QueueCommands.tidy,
     PutSchedules: QueueCommands.put_schedule,
     PauseSchedule: QueueCommands.pause_schedule,

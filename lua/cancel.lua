@@ -13,6 +13,9 @@
 -- KEYS[10] stats         hash    counters
 -- KEYS[11] control       channel notifications
 -- KEYS[12] worker:       hash    prefix; worker:<id> is the record of one worker
+-- KEYS[13] retention     hash    state -> how long its jobs are kept: ms and count, `-` for no limit; '' not at all
+-- KEYS[14] completed     stream  jobs that are done, where they are kept
+-- KEYS[15] cancelled     stream  jobs that were cancelled, where they are kept
 --
 -- ARGV[1]  job           job id, or entry and place of one put in by hand, as 1732-0@low
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
@@ -41,6 +44,10 @@
 --- @include "include/holder"
 --- @include "include/count"
 --- @include "include/remove"
+--- @include "include/pushed_at"
+--- @include "include/set_aside"
+--- @include "include/kept"
+--- @include "include/keep"
 --- @include "include/finish"
 --- @include "include/finish_one"
 --- @include "include/tell"
@@ -48,19 +55,21 @@
 local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3], dead = KEYS[7]}
 local jobs, due, delayed, unique, finished = KEYS[4], KEYS[5], KEYS[6], KEYS[8], KEYS[9]
 local stats, control, record = KEYS[10], KEYS[11], KEYS[12]
+local retention, completed, cancelled = KEYS[13], KEYS[14], KEYS[15]
 local job, now_ms = ARGV[1], now(ARGV[2])
 local keys = {jobs = jobs, unique = unique, ending = slot(finished, now_ms), stats = stats}
 
 local place, entry, _, id = locate(places, jobs, job)
 if not place then return 'NOT_FOUND' end
 if place == 'dead' then return 'DEAD' end
-local fields = stored(places, delayed, id, place .. ' ' .. entry)
+local fields, priority = stored(places, delayed, id, place .. ' ' .. entry)
 if not fields then return 'NOT_FOUND' end
 expect('set', keys.ending)
 
 local stream = places[place] -- nil: delayed
 if place == 'delayed' then
   expect('zset', due)
+  keys.kept = kept(retention, completed, cancelled)
   redis.call('ZREM', due, member(entry, id))
   redis.call('HDEL', delayed, id)
 else
@@ -77,5 +86,6 @@ else
   end
 end
 
-finish_one(keys, 'cancelled', stream, entry, id, fields, now_ms)
+keys.kept = keys.kept or kept(retention, completed, cancelled)
+finish_one(keys, 'cancelled', stream, entry, id, fields, now_ms, {}, priority)
 return 'CANCELLED'

@@ -13,6 +13,9 @@
 -- KEYS[9]  finished:     set     prefix; finished:<n> holds what ended in those 5 s: ids, after a nonce if there was one
 -- KEYS[10] stats         hash    counters
 -- KEYS[11] worker:       hash    prefix; worker:<id> is the record of one worker
+-- KEYS[12] retention     hash    state -> how long its jobs are kept: ms and count, `-` for no limit; '' not at all
+-- KEYS[13] completed     stream  jobs that are done, where they are kept
+-- KEYS[14] cancelled     stream  jobs that were cancelled, where they are kept
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  count         int     most jobs to lease; 0 only promotes
@@ -48,7 +51,10 @@
 --- @include "include/pushed_at"
 --- @include "include/count"
 --- @include "include/remove"
+--- @include "include/set_aside"
 --- @include "include/dead_letter"
+--- @include "include/kept"
+--- @include "include/keep"
 --- @include "include/finish"
 --- @include "include/finish_one"
 --- @include "include/unlocate"
@@ -61,6 +67,7 @@
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
 local jobs, due, delayed, dead, unique, finished = KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local stats, record = KEYS[10], KEYS[11] .. ARGV[1]
+local retention, completed, cancelled = KEYS[12], KEYS[13], KEYS[14]
 local worker, most, most_bytes, max_deliveries = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local idle = ARGV[5] == '1'
 local now_ms, exact_ms = now(ARGV[6])
@@ -81,6 +88,7 @@ end
 if any_released then
   expect('stream', dead)
   expect('set', keys.ending)
+  keys.kept = kept(retention, completed, cancelled)
 end
 local due_in = promote(keys, now_ms, exact_ms)
 
@@ -114,7 +122,7 @@ local function deliver(stream, entry, deliveries)
   local place = string.match(stream, '}:(.+)$')
   local job, mark = identify(places, jobs, place, entry, fields)
   if mark == 'cancelling' then
-    finish_one(keys, 'cancelled', stream, entry, job, fields, now_ms)
+    finish_one(keys, 'cancelled', stream, entry, job, fields, now_ms, {'deliveries', whole(deliveries - 1)})
     table.insert(ended, {job, 'CANCELLED'})
     return nil, 'ended'
   end

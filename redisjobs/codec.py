@@ -19,6 +19,7 @@ from pydantic_core import PydanticSerializationError
 from redisjobs.errors import DecodeError, EncodeError
 from redisjobs.job import JobName, Priority, State
 from redisjobs.queries import Row
+from redisjobs.retention import ASIDE
 from redisjobs.roundtrip import Fault
 from redisjobs.transitions import Lease
 
@@ -433,10 +434,11 @@ class JobInfo:
         parameters: The JSON text as stored; U+FFFD stands for bytes that are not UTF-8.
         attempt: Which attempt it is at, from 1.
         deliveries: How often it was delivered since its last outcome.
-        worker: Who runs it, or who settled it as dead; '' for nobody.
+        worker: Who runs it, or who settled it as dead, done or cancelled; '' for nobody.
         queued_at: When it was pushed, by the server's clock; None if the entry does not tell.
         due_at: When a delayed job may run.
         failed_at: When it became a dead letter.
+        finished_at: When it was done or cancelled, of a job that was kept.
         cancelling: Whether a cancel was asked for while it runs.
         unique: The unique key it holds; '' for none.
         headers: What the producer sent along.
@@ -459,6 +461,7 @@ class JobInfo:
     queued_at: datetime | None = None
     due_at: datetime | None = None
     failed_at: datetime | None = None
+    finished_at: datetime | None = None
     cancelling: bool = False
     unique: str = ""
     headers: Mapping[str, str] | None = None
@@ -488,7 +491,7 @@ def job_info(row: Row) -> JobInfo:
         job = _decode(row.fields, row.queued_ms)
     except DecodeError:
         job = None
-    dead = row.state is State.DEAD
+    is_aside = row.state in ASIDE
     return JobInfo(
         job_id=row.job_id,
         name=text(b"name"),
@@ -496,11 +499,12 @@ def job_info(row: Row) -> JobInfo:
         priority=row.priority,
         parameters=text(b"parameters"),
         attempt=job.attempt if job else 1,
-        deliveries=number(b"deliveries") if dead else row.deliveries,
-        worker=text(b"worker") if dead else row.worker,
+        deliveries=number(b"deliveries") if is_aside else row.deliveries,
+        worker=text(b"worker") if is_aside else row.worker,
         queued_at=when(job.queued_ms) if job and job.queued_ms else time_of(b"queued_at"),
         due_at=when(row.due_ms) if row.due_ms is not None else None,
         failed_at=time_of(b"failed_at"),
+        finished_at=time_of(b"finished_at"),
         cancelling=row.cancelling,
         unique=text(b"unique"),
         headers=(job.read_headers() or None) if job else None,

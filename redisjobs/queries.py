@@ -58,6 +58,8 @@ class Counts:
         ready: By priority.
         totals: Each of `COUNTERS`, 0 if it never happened, and what else was counted by hand. What is no number,
             by hand, is left out: 0, or not there.
+        completed: Jobs that are done and were kept: see `Retention`.
+        cancelled: Jobs that were cancelled and kept.
     """
 
     ready: Mapping[Priority, int]
@@ -65,6 +67,8 @@ class Counts:
     delayed: int
     dead: int
     totals: Mapping[str, int]
+    completed: int = 0
+    cancelled: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "totals", dict.fromkeys(COUNTERS, 0) | dict(self.totals))
@@ -135,7 +139,8 @@ class Filter:
         text: What its parameters, as they are stored, or its error have in them; '': anything.
         fingerprint: Of a dead letter's failure; '': any.
         reason: Of a dead letter; '': any.
-        older_ms: For how long at least it has been on the queue, a dead letter been dead, in ms; None: any time.
+        older_ms: For how long at least it has been on the queue, a dead letter been dead, a job that was kept
+            ended, in ms; None: any time.
     """
 
     name: str = ""
@@ -162,11 +167,11 @@ class Scanned:
 class Scan(Query[Scanned]):
     """Jobs that a filter lets through, in bounded steps: one looks at 500 at most, and may find none of them.
 
-    They come ready by priority and age, delayed by due time, dead letters newest first. A job that is in one place
-    all the while comes once; a dead letter that comes after the first step does not.
+    They come ready by priority and age, delayed by due time, dead letters and those that ended newest first. A job
+    that is in one place all the while comes once; one of the latter that comes after the first step does not.
 
     Attributes:
-        state: Ready, delayed or dead.
+        state: Any but running.
         filter: Which of them.
         after: Where an earlier step left off; '' to begin.
         limit: How many rows at most; up to 500.
@@ -254,7 +259,7 @@ class Cancel(Change[Reply]):
 
 @dataclass(frozen=True, slots=True)
 class Requeue(Change[Reply]):
-    """Make a dead letter ready again: OK, NOT_FOUND, OVERSIZED or NO_IDS.
+    """Make a dead letter, or a job that was kept, ready again: OK, NOT_FOUND, OVERSIZED or NO_IDS.
 
     Attributes:
         job_id: Which.
@@ -269,7 +274,7 @@ class Requeue(Change[Reply]):
 
 @dataclass(frozen=True, slots=True)
 class Delete(Change[Reply]):
-    """Throw a dead letter away: OK or NOT_FOUND."""
+    """Throw a dead letter, or a job that was kept, away: OK or NOT_FOUND."""
 
     job_id: str
 

@@ -65,7 +65,7 @@ from redisjobs.registry import (
     check_job_options,
     id_of,
 )
-from redisjobs.retention import Retention
+from redisjobs.retention import ASIDE, Retention
 from redisjobs.retry import RetryPolicy
 from redisjobs.schedules.faces import SyncSchedules
 from redisjobs.schedules.schedule import Schedule
@@ -250,7 +250,7 @@ class JobQueue(Serving):
         if parameters is None:
             return requeued(job_id, self._change(Requeue(job_id)))
         row = self._read(Find(job_id))
-        if row is None or row.state is not State.DEAD:
+        if row is None or row.state not in ASIDE:
             return False
         change = Requeue(letter_of(row), parameters=self.edited(row, parameters))
         return requeued(job_id, self._change(change))

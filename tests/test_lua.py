@@ -220,7 +220,7 @@ def test_each_script_has_one_twin_of_its_name_in_the_memory_driver(name: str) ->
 
 
 WRITTEN_BY = {
-    r"'XADD'": {"enqueue", "dead_letter"},
+    r"'XADD'": {"enqueue", "set_aside"},
     r"'XDEL'": {"remove"},
     r"'XACK'": {"remove", "claim", "recover"},  # these two: of entries that were removed by hand
     r"'XCLAIM', \S+, 'workers', 'released'": {"hand_back"},

@@ -163,6 +163,8 @@ READERS = {"find", "jobs", "scan", "groups", "counts", "schedules", "backlog"}
 
 NIGHTLY = Definition("nightly", Schedule.every(5), job(""))
 
+KEPT = ("retention", "completed", "cancelled")  # where a job is that has ended
+
 LATER = ("due", "delayed", "dead")  # where a job is that does not just end
 
 SPARED = {
@@ -183,6 +185,9 @@ SPARED = {
     ("settle: none", "finished:"),
     *[(act, "worker:") for act in ACTS if act.startswith("release")],  # it goes, whatever it is
     ("tidy", "worker:"),
+    *[(act, key) for act in ("settle: release", "settle: fail", "settle: none") for key in KEPT],
+    *[("cancel: of one that runs", key) for key in KEPT],
+    *[(act, key) for act in ("requeue", "requeue: later", "delete") for key in ("completed", "cancelled")],
 }
 """What a script can do without, for these jobs."""
 
@@ -244,6 +249,7 @@ async def fill(scene: Scene) -> None:
     await store.driver.push([job("ready"), job("high", priority=Priority.HIGH)], repeated=False)
     await store.driver.change(PutSchedules([("nightly", NIGHTLY.fingerprint, NIGHTLY)]))
     store.admin.hset(f"{store.prefix}schedules", "nightly", store.clock() - 5000)
+    await store.driver.change(Retain(Retention(completed=Keep(), cancelled=Keep())))
 
 
 async def fence(scene: Scene, worker_id: str) -> None:

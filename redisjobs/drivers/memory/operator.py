@@ -14,10 +14,11 @@ from redisjobs.drivers.memory.include import (
     finish,
     forget_job,
     holder,
+    keep,
     locate,
 )
 from redisjobs.drivers.memory.retention import retain, tidy
-from redisjobs.drivers.memory.rows import dead_row, delayed_row, ready_row
+from redisjobs.drivers.memory.rows import aside_row, delayed_row, ready_row
 from redisjobs.drivers.memory.scans import groups, scan
 from redisjobs.drivers.memory.schedules import fire, pause_schedule, put_schedule, remove_schedule, schedules
 from redisjobs.drivers.memory.state import RELEASED, Memory
@@ -49,7 +50,7 @@ T = TypeVar("T")
 
 _STRIPPED = (  # what a requeued job leaves behind: its failure, its attempts, its claims on time and uniqueness
     b"reason error traceback error_type fingerprint failed_at worker deliveries priority attempt unknown_since "
-    b"expires_at started_at unique"
+    b"expires_at started_at unique finished_at"
 ).split()
 
 
@@ -57,20 +58,22 @@ def cancel(memory: Memory, change: Cancel) -> Reply:
     """Cancel a job, wherever it is."""
     with memory.lock:
         job_id, place, entry = locate(memory, change.job_id)
-        if not place:
+        if not place or place in ("completed", "cancelled"):
             return Reply.NOT_FOUND
         if place == "dead":
             return Reply.DEAD
         if place == "delayed":
-            forget_job(memory, job_id, memory.delayed.pop(job_id).fields)
+            job = memory.delayed.pop(job_id)
+            forget_job(memory, job_id, job.fields)
             memory.count("cancelled")
+            keep(memory, "cancelled", job.priority, entry, job_id, job.fields, {})
             return Reply.CANCELLED
         stream = memory.stream(Priority(place))
         worker = holder(stream, entry)
         if worker and worker != RELEASED:
             _mark(memory, job_id, place, entry, worker)
             return Reply.CANCELLING
-        finish(memory, stream, entry, job_id, "cancelled")
+        finish(memory, stream, entry, job_id, "cancelled", {})
         return Reply.CANCELLED
 
 
@@ -84,18 +87,18 @@ def _mark(memory: Memory, job_id: str, place: str, entry: str, worker: str) -> N
 
 
 def requeue(memory: Memory, change: Requeue) -> Reply:
-    """Give a dead letter another life."""
+    """Give a dead letter another life, or a job that was kept."""
     with memory.lock:
         job_id, place, letter = locate(memory, change.job_id)
-        if place != "dead":
+        if place not in memory.aside:
             return Reply.NOT_FOUND
-        fields = memory.dead[letter]
+        fields = memory.aside[place][letter]
         kept = {key: value for key, value in fields.items() if key not in _STRIPPED}
         if len(kept) > MOST_FIELDS:
             return Reply.OVERSIZED
         if change.parameters is not None:
             kept[b"parameters"] = change.parameters
-        del memory.dead[letter]
+        del memory.aside[place][letter]
         priority, now_ms = Priority(fields[b"priority"].decode()), memory.now_ms()
         due_ms = due_time(change.due, now_ms)
         if due_ms > now_ms:
@@ -107,12 +110,12 @@ def requeue(memory: Memory, change: Requeue) -> Reply:
 
 
 def delete(memory: Memory, change: Delete) -> Reply:
-    """Throw a dead letter away."""
+    """Throw a dead letter away, or a job that was kept."""
     with memory.lock:
         job_id, place, letter = locate(memory, change.job_id)
-        if place != "dead":
+        if place not in memory.aside:
             return Reply.NOT_FOUND
-        forget_job(memory, job_id, memory.dead.pop(letter))
+        forget_job(memory, job_id, memory.aside[place].pop(letter))
         memory.count("deleted")
         return Reply.OK
 
@@ -128,8 +131,8 @@ def find(memory: Memory, query: Find) -> Row | None:
         job_id, place, entry = locate(memory, query.job_id)
         if not place:
             return None
-        if place == "dead":
-            return dead_row(memory, entry)
+        if place in memory.aside:
+            return aside_row(memory, State(place), entry)
         if place == "delayed":
             return delayed_row(job_id, memory.delayed[job_id])
         return ready_row(memory, memory.stream(Priority(place)), entry)
@@ -141,8 +144,8 @@ def jobs(memory: Memory, query: List) -> list[Row]:
         rows: Iterator[Row]
         if query.state is State.DELAYED:
             rows = (delayed_row(job_id, job) for job_id, job in by_due(memory))
-        elif query.state is State.DEAD:
-            rows = (dead_row(memory, letter) for letter in reversed(memory.dead))
+        elif query.state in memory.aside:
+            rows = (aside_row(memory, query.state, entry) for entry in reversed(memory.aside[query.state]))
         else:
             every = (ready_row(memory, stream, entry) for stream in memory.streams for entry in stream.entries)
             rows = (row for row in every if row.state is query.state)
@@ -154,7 +157,8 @@ def counts(memory: Memory, query: Count) -> Counts:
     with memory.lock:
         running = {s.priority: sum(p.worker != RELEASED for p in s.pending.values()) for s in memory.streams}
         ready = {s.priority: len(s.entries) - running[s.priority] for s in memory.streams}
-        return Counts(ready, sum(running.values()), len(memory.delayed), len(memory.dead), dict(memory.totals))
+        aside = {state: len(entries) for state, entries in memory.aside.items()}
+        return Counts(ready, sum(running.values()), len(memory.delayed), totals=dict(memory.totals), **aside)
 
 
 def backlog(memory: Memory, query: Measure) -> Backlog:

@@ -40,7 +40,7 @@ from redisjobs.queries import (
     Tidy,
     backlog_since,
 )
-from redisjobs.retention import DEFAULT
+from redisjobs.retention import ASIDE, DEFAULT
 from redisjobs.schedules.stored import Fire, ListSchedules, PauseSchedule, PutSchedules, RemoveSchedule
 from redisjobs.transitions import NewJob, Pushed, Reply
 
@@ -200,8 +200,8 @@ def _row(reply: Any) -> Row:
     job_id, place, entry, due, consumer, deliveries, mark, flat = reply
     where = place.decode()
     fields = pairs(flat)
-    if where == "dead":
-        state, priority = State.DEAD, fields.get(b"priority", b"normal").decode("utf-8", "replace")
+    if where in ASIDE:
+        state, priority = State(where), fields.get(b"priority", b"normal").decode("utf-8", "replace")
     elif where.startswith("delayed:"):
         state, priority = State.DELAYED, where.partition(":")[2]
     else:
@@ -243,12 +243,12 @@ def _shown(text: bytes) -> str:
 
 
 def _counts(reply: Any) -> Counts:
-    ready, running, delayed, dead, totals = reply
+    ready, running, delayed, dead, completed, cancelled, totals = reply
     counted = {}
     for name, value in pairs(totals).items():
         with suppress(ValueError):  # by hand
             counted[name.decode("utf-8", "replace")] = int(value)
-    return Counts(dict(zip(Priority, ready, strict=True)), running, delayed, dead, counted)
+    return Counts(dict(zip(Priority, ready, strict=True)), running, delayed, dead, counted, completed, cancelled)
 
 
 def _backlog(reply: Any) -> Backlog:

@@ -18,7 +18,7 @@ import pytest
 import redis
 
 import redisjobs
-from redisjobs import Worker, no_retry, sync
+from redisjobs import Keep, Retention, Worker, no_retry, sync
 from redisjobs.cli import app
 from redisjobs.cli.dev import ended_by_signals
 from redisjobs.job import Priority
@@ -346,6 +346,26 @@ def test_tables_keep_ids_whole_and_control_characters_out(cli: Callable[..., End
     assert "\x1b" not in listed.out + shown.out + counted.out
 
 
+def test_jobs_that_were_kept_are_listed_counted_and_shown(
+    cli: Callable[..., Ended], there: sync.JobQueue, queue_name: str
+) -> None:
+    there.retention = Retention(completed=Keep(count=5))
+    there.job(name="rest")(lambda: None)
+    there.push_many([there.prepare({}, "rest", job_id="mine")])
+    anyio.run(functools.partial(Worker(there).run, until_idle=True))
+
+    (listed,) = cli("jobs", "--state", "completed", "-q", queue_name, "--json").document
+    table = cli("jobs", "--state", "completed", "-q", queue_name)
+    stats = cli("stats", "-q", queue_name)
+
+    assert (listed["job_id"], listed["state"], listed["parameters"]) == ("mine", "completed", {})
+    assert re.search(r"^job id +name +attempt +finished at +worker +parameters *$", table.out, re.M)
+    assert re.search(r"^mine +rest +1 +\S+ \S+Z +\S+ +\{\} *$", table.out, re.M)
+    assert re.search(r"^completed +1 *$", stats.out, re.M)
+    assert cli("stats", "-q", queue_name, "--json").document["completed"] == 1
+    assert re.search(r"^finished at +\d{4}-", cli("job", "mine", "-q", queue_name).out, re.M)
+
+
 def test_a_pipe_gets_one_line_a_job_however_long_its_id(cli: Callable[..., Ended], queue_name: str) -> None:
     long = "x" * 300
     cli("push", "shop:queue", "rest", "{}", "--id", long)
@@ -481,7 +501,7 @@ def test_requeue_all_takes_every_dead_letter(cli: Callable[..., Ended], queue_na
         (["stats", "-q", "a b"], r"'a b' can't name a queue"),
         (["stats", "5"], r"stats 5 says how long between, which is for --watch"),
         (["stats", "--url", "nowhere"], r"'nowhere': a queue is at"),
-        (["jobs", "--state", "running", "--name", "a"], r"are for jobs that are ready, delayed or dead$"),
+        (["jobs", "--state", "running", "--name", "a"], r"are for jobs that do not run$"),
         (["dead", "list", "--text", ""], r"--text '': give 1 to 1,000 characters"),
         (["dead", "list", "--older-than", "-1"], r"--older-than -1: give seconds from 0 up$"),
         (["dead", "requeue"], r"name the dead letters to requeue, or say --all"),

@@ -12,7 +12,7 @@ from redisjobs import JobQueue, Keep, Retention, Worker
 from redisjobs.codec import job_info
 from redisjobs.driver import Consumer, Driver
 from redisjobs.job import Priority, State
-from redisjobs.queries import Cancel, Count, Delete, Filter, Find, List, Requeue, Retain, Scan, Tidy
+from redisjobs.queries import Cancel, Count, Delete, Filter, Find, List, Requeue, Retain, Row, Scan, Tidy
 from redisjobs.transitions import Ack, After, Lease, NewJob, Release, Reply, RetryLater
 
 pytestmark = pytest.mark.anyio
@@ -164,7 +164,7 @@ async def test_they_are_gone_through_by_a_filter(store: Store, driver: Driver, w
         (Filter(text='"n":1'), ["newer", "new", "old"]),
         (Filter(name="Other"), []),
     ):
-        rows, after = [], None
+        rows, after = list[Row](), None
         while after != "":
             step = await driver.read(Scan(State.COMPLETED, wanted, after or "", 2))
             rows += step.rows

@@ -10,6 +10,7 @@ from store import MemoryStore, RedisStore, Store
 
 from redisjobs import JobQueue, Keep, Retention, Worker, sync
 from redisjobs.driver import Consumer, Driver
+from redisjobs.events import SourceUnavailable
 from redisjobs.job import State
 from redisjobs.queries import Count, Delete, Find, List, Requeue, Retain, Tidied, Tidy
 from redisjobs.transitions import DeadLetter, NewJob, Reply
@@ -105,6 +106,24 @@ async def test_a_worker_of_a_queue_with_a_retention_stores_it_and_one_without_le
         )
 
     assert stored() == {b"completed": b"3600000 -", b"cancelled": b"- 5", b"dead": b"- -"}
+
+
+async def test_a_worker_that_can_not_store_it_yet_says_why_and_begins_once_it_can(redis_store: RedisStore) -> None:
+    spoiled = f"{redis_store.prefix}retention"
+    redis_store.admin.set(spoiled, "by hand")
+    queue = JobQueue(redis_store.url, redis_store.queue_name, retention=Retention(dead=Keep(count=5)))
+    why: list[str] = []
+
+    def mend(event: SourceUnavailable) -> None:
+        why.append(event.why)
+        redis_store.admin.delete(spoiled)
+
+    queue.events.subscribe(SourceUnavailable, mend)
+    async with queue:
+        await Worker(queue).run(until_idle=True)
+
+    assert [text.partition(";")[0] for text in why] == [f"WRONGTYPE {spoiled} is a string, it must be a hash"]
+    assert redis_store.admin.hget(spoiled, "dead") == b"- 5"
 
 
 # What is trimmed

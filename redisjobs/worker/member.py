@@ -58,15 +58,20 @@ class Member:
             IdTaken: The id is another worker's.
             DriverError: The store refuses for good.
         """
-        for warning in await retrying(self._open, failed=self._could_not_join):
+        for warning in await retrying(self._enter, failed=self._could_not_join):
             self.log.warning("%s", warning)
         if self.unavailable:
             self.unavailable = ""
             self.tell(SourceAvailable)
         self.beat_at = time.monotonic()
+
+    async def _enter(self) -> list[str]:
+        """Join; and say what the queue keeps, if its code does."""
+        warnings = await self._open()
         retention = self.settings.queue.retention
         if retention is not None:
-            await retrying(lambda: self.consumer.change(Retain(retention)))
+            await self.consumer.change(Retain(retention))
+        return warnings
 
     async def _open(self) -> list[str]:
         try:

@@ -13,7 +13,10 @@
 -- KEYS[10] stats         hash    counters
 -- KEYS[11] control       channel notifications
 -- KEYS[12] worker:       hash    prefix; worker:<id> is the record of one worker
--- KEYS[13] held          hash    ids of jobs that are held -> since when, ms
+-- KEYS[13] retention     hash    state -> how long its jobs are kept: ms and count, `-` for no limit; '' not at all
+-- KEYS[14] completed     stream  jobs that are done, where they are kept
+-- KEYS[15] cancelled     stream  jobs that were cancelled, where they are kept
+-- KEYS[16] held          hash    ids of jobs that are held -> since when, ms
 --
 -- ARGV[1]  job           job id, or entry and place of one put in by hand, as 1732-0@low
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
@@ -43,20 +46,25 @@
 --- @include "include/is_waiting"
 --- @include "include/count"
 --- @include "include/remove"
+--- @include "include/pushed_at"
+--- @include "include/set_aside"
+--- @include "include/kept"
+--- @include "include/keep"
 --- @include "include/finish"
 --- @include "include/finish_one"
 --- @include "include/tell"
 
 local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3], dead = KEYS[7]}
 local jobs, due, delayed, unique, finished = KEYS[4], KEYS[5], KEYS[6], KEYS[8], KEYS[9]
-local stats, control, record, held = KEYS[10], KEYS[11], KEYS[12], KEYS[13]
+local stats, control, record = KEYS[10], KEYS[11], KEYS[12]
+local retention, completed, cancelled, held = KEYS[13], KEYS[14], KEYS[15], KEYS[16]
 local job, now_ms = ARGV[1], now(ARGV[2])
 local keys = {jobs = jobs, unique = unique, ending = slot(finished, now_ms), stats = stats}
 
 local place, entry, _, id = locate(places, jobs, job)
 if not place then return 'NOT_FOUND' end
 if place == 'dead' then return 'DEAD' end
-local fields = stored(places, delayed, id, place .. ' ' .. entry)
+local fields, priority = stored(places, delayed, id, place .. ' ' .. entry)
 if not fields then return 'NOT_FOUND' end
 expect('set', keys.ending)
 expect('hash', held)
@@ -64,6 +72,7 @@ expect('hash', held)
 local stream = places[place] -- nil: delayed
 if place == 'delayed' then
   expect('zset', due)
+  keys.kept = kept(retention, completed, cancelled)
   redis.call('ZREM', due, member(entry, id))
   redis.call('HDEL', delayed, id)
 else
@@ -80,6 +89,7 @@ else
   end
 end
 
+keys.kept = keys.kept or kept(retention, completed, cancelled)
 redis.call('HDEL', held, id)
-finish_one(keys, 'cancelled', stream, entry, id, fields, now_ms)
+finish_one(keys, 'cancelled', stream, entry, id, fields, now_ms, {}, priority)
 return 'CANCELLED'

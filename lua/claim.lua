@@ -14,9 +14,12 @@
 -- KEYS[9]  finished:     set     prefix; finished:<n> holds what ended in those 5 s: ids, after a nonce if there was one
 -- KEYS[10] stats         hash    counters
 -- KEYS[11] worker:       hash    prefix; worker:<id> is the record of one worker
--- KEYS[12] paused        string  there while the queue is paused
--- KEYS[13] paused:names  hash    job names that are paused -> since when, ms
--- KEYS[14] held          hash    ids of jobs that are held -> since when, ms
+-- KEYS[12] retention     hash    state -> how long its jobs are kept: ms and count, `-` for no limit; '' not at all
+-- KEYS[13] completed     stream  jobs that are done, where they are kept
+-- KEYS[14] cancelled     stream  jobs that were cancelled, where they are kept
+-- KEYS[15] paused        string  there while the queue is paused
+-- KEYS[16] paused:names  hash    job names that are paused -> since when, ms
+-- KEYS[17] held          hash    ids of jobs that are held -> since when, ms
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  count         int     most jobs to lease; 0 only promotes
@@ -52,7 +55,10 @@
 --- @include "include/pushed_at"
 --- @include "include/count"
 --- @include "include/remove"
+--- @include "include/set_aside"
 --- @include "include/dead_letter"
+--- @include "include/kept"
+--- @include "include/keep"
 --- @include "include/finish"
 --- @include "include/finish_one"
 --- @include "include/unlocate"
@@ -69,6 +75,8 @@
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
 local jobs, due, delayed, dead, unique, finished = KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local stats, record = KEYS[10], KEYS[11] .. ARGV[1]
+local retention, completed, cancelled = KEYS[12], KEYS[13], KEYS[14]
+local paused, paused_names, held = KEYS[15], KEYS[16], KEYS[17]
 local worker, most, most_bytes, max_deliveries = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local idle = ARGV[5] == '1'
 local now_ms, exact_ms = now(ARGV[6])
@@ -81,7 +89,7 @@ expect('stream', streams[1], streams[2], streams[3])
 expect('hash', jobs)
 expect('zset', due)
 if redis.call('EXISTS', due) == 1 then expect('hash', delayed) end
-local limits = restrictions(KEYS[12], KEYS[13], KEYS[14])
+local limits = restrictions(paused, paused_names, held)
 if limits and limits.all then most = 0 end
 local released, any_released = {}, false
 for number, stream in ipairs(most > 0 and streams or {}) do
@@ -91,6 +99,7 @@ end
 if any_released then
   expect('stream', dead)
   expect('set', keys.ending)
+  keys.kept = kept(retention, completed, cancelled)
 end
 local due_in = promote(keys, now_ms, exact_ms)
 
@@ -125,8 +134,8 @@ local function deliver(stream, entry, deliveries)
   local place = string.match(stream, '}:(.+)$')
   local job, mark = identify(places, jobs, place, entry, fields)
   if mark == 'cancelling' then
-    finish_one(keys, 'cancelled', stream, entry, job, fields, now_ms)
-    if limits then redis.call('HDEL', KEYS[14], job) end
+    finish_one(keys, 'cancelled', stream, entry, job, fields, now_ms, {'deliveries', whole(deliveries - 1)})
+    if limits then redis.call('HDEL', held, job) end
     table.insert(ended, {job, 'CANCELLED'})
     return nil, 'ended'
   end

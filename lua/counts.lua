@@ -6,14 +6,17 @@
 -- KEYS[3]  ready:low     stream
 -- KEYS[4]  due           zset    delayed jobs by due time, ms: place in line, job id
 -- KEYS[5]  dead          stream  dead letters
--- KEYS[6]  stats         hash    counters
+-- KEYS[6]  completed     stream  jobs that are done, where they are kept
+-- KEYS[7]  cancelled     stream  jobs that were cancelled, where they are kept
+-- KEYS[8]  stats         hash    counters
 --
--- Returns  {{ready high, normal, low}, running, delayed, dead, {counter, value, ...}}
+-- Returns  {{ready high, normal, low}, running, delayed, dead, completed, cancelled, {counter, value, ...}}
 
 --- @include "include/leases"
 --- @include "include/is_waiting"
 
-local streams, due, dead, stats = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5], KEYS[6]
+local streams, due, dead = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5]
+local completed, cancelled, stats = KEYS[6], KEYS[7], KEYS[8]
 
 local ready, running = {}, 0
 for number, stream in ipairs(streams) do
@@ -27,4 +30,5 @@ for number, stream in ipairs(streams) do
   ready[number] = redis.call('XLEN', stream) - leased
   running = running + leased
 end
-return {ready, running, redis.call('ZCARD', due), redis.call('XLEN', dead), redis.call('HGETALL', stats)}
+local aside = {redis.call('XLEN', dead), redis.call('XLEN', completed), redis.call('XLEN', cancelled)}
+return {ready, running, redis.call('ZCARD', due), aside[1], aside[2], aside[3], redis.call('HGETALL', stats)}

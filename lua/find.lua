@@ -8,7 +8,9 @@
 -- KEYS[5]  due           zset    delayed jobs by due time, ms: place in line, job id
 -- KEYS[6]  delayed       hash    delayed job id -> JSON list: priority, then names and values
 -- KEYS[7]  dead          stream  dead letters
--- KEYS[8]  held          hash    ids of jobs that are held -> since when, ms
+-- KEYS[8]  completed     stream  jobs that are done, where they are kept
+-- KEYS[9]  cancelled     stream  jobs that were cancelled, where they are kept
+-- KEYS[10] held          hash    ids of jobs that are held -> since when, ms
 --
 -- ARGV[1]  job           job id, or entry and place of one put in by hand, as 1732-0@low
 --
@@ -28,9 +30,11 @@
 --- @include "include/holder"
 --- @include "include/is_held"
 
-local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3], dead = KEYS[7]}
-local jobs, due, delayed, held = KEYS[4], KEYS[5], KEYS[6], KEYS[8]
+local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
+local jobs, due, delayed, held = KEYS[4], KEYS[5], KEYS[6], KEYS[10]
+local aside = {dead = KEYS[7], completed = KEYS[8], cancelled = KEYS[9]}
 local job = ARGV[1]
+for place, stream in pairs(aside) do places[place] = stream end
 
 local place, entry, mark, id = locate(places, jobs, job)
 if not place then return {} end
@@ -42,7 +46,7 @@ if place == 'delayed' then
 end
 
 local consumer, deliveries
-if place ~= 'dead' then
+if not aside[place] then
   consumer, deliveries = holder(places[place], entry)
 end
 local known, _, address = identify(places, jobs, place, entry, fields)

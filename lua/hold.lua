@@ -34,7 +34,8 @@ local job, now_ms = ARGV[1], now(ARGV[2])
 local place, entry, _, id = locate(places, jobs, job)
 if not place then return 'NOT_FOUND' end
 if place == 'dead' then return 'DEAD' end
-local stream = places[place] -- nil: delayed
+local stream = places[place] -- nil: delayed, or it has ended
+if not stream and place ~= 'delayed' then return 'NOT_FOUND' end
 if stream then
   if not entry_at(stream, entry) then return 'NOT_FOUND' end
   local consumer = holder(stream, entry)

@@ -1,6 +1,6 @@
 #!lua flags=no-writes,allow-oom
 -- jobs: list jobs of one state: ready and running by priority and age, delayed by due time, dead letters
--- newest first. Writes nothing.
+-- and those that have ended newest first. Writes nothing.
 --
 -- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
 -- KEYS[2]  ready:normal  stream
@@ -9,9 +9,11 @@
 -- KEYS[5]  due           zset    delayed jobs by due time, ms: place in line, job id
 -- KEYS[6]  delayed       hash    delayed job id -> JSON list: priority, then names and values
 -- KEYS[7]  dead          stream  dead letters
--- KEYS[8]  held          hash    ids of jobs that are held -> since when, ms
+-- KEYS[8]  completed     stream  jobs that are done, where they are kept
+-- KEYS[9]  cancelled     stream  jobs that were cancelled, where they are kept
+-- KEYS[10] held          hash    ids of jobs that are held -> since when, ms
 --
--- ARGV[1]  state         ready, running, delayed or dead
+-- ARGV[1]  state         ready, running, delayed, dead, completed or cancelled
 -- ARGV[2]  limit         int     most jobs to list; at most 500
 --
 -- Returns  a list of {job id, place, entry, due ms, consumer, deliveries, mark, held, {name, value, ...}}, as find does
@@ -28,8 +30,9 @@
 --- @include "include/is_held"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
-local jobs, due, delayed, dead, held = KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3], dead = dead}
+local jobs, due, delayed, held = KEYS[4], KEYS[5], KEYS[6], KEYS[10]
+local aside = {dead = KEYS[7], completed = KEYS[8], cancelled = KEYS[9]}
+local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
 local state, limit = ARGV[1], math.min(tonumber(ARGV[2]), 500)
 
 local rows = {}
@@ -96,9 +99,9 @@ elseif state == 'delayed' then
     local fields, priority = stored(places, delayed, job, 'delayed')
     if fields then rows[#rows + 1] = {job, 'delayed:' .. priority, '', members[i + 1], '', '', '', is_held(held, job), fields} end
   end
-elseif state == 'dead' then
-  for _, found in ipairs(redis.call('XREVRANGE', dead, '+', '-', 'COUNT', limit)) do
-    add(dead, found, '', '')
+elseif aside[state] then
+  for _, found in ipairs(redis.call('XREVRANGE', aside[state], '+', '-', 'COUNT', limit)) do
+    add(aside[state], found, '', '')
   end
 end
 return rows

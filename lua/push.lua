@@ -97,8 +97,10 @@ for n = math.floor(since_ms / 5000), math.floor(until_ms / 5000) do
   end
 end
 
+local kept = {completed = true, cancelled = true} -- where jobs are that have ended: their ids are free
 local found, lines = {}, {}
 for i, start in ipairs(starts) do
+  if located[i] and kept[string.match(located[i], '^%l*')] then located[i] = false end
   if located[i] and ids[i] == pushes[i] then
     found[i] = 'REPEATED' -- the id was made for this push
   elseif located[i] then

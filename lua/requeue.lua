@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
--- requeue: give a dead letter another life: ready again, or delayed, under its old id, with all its attempts.
+-- requeue: give a dead letter another life: ready again, or delayed, under its old id, with all its attempts. So too a job
+-- that has ended and was kept.
 --
 -- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
 -- KEYS[2]  ready:normal  stream
@@ -8,15 +9,18 @@
 -- KEYS[5]  due           zset    delayed jobs by due time, ms: place in line, job id
 -- KEYS[6]  delayed       hash    delayed job id -> JSON list: priority, then names and values
 -- KEYS[7]  dead          stream  dead letters: the entry's fields, and the notes
--- KEYS[8]  stats         hash    counters
--- KEYS[9]  control       channel notifications
+-- KEYS[8]  completed     stream  jobs that are done, where they are kept
+-- KEYS[9]  cancelled     stream  jobs that were cancelled, where they are kept
+-- KEYS[10] stats         hash    counters
+-- KEYS[11] control       channel notifications
 --
 -- ARGV[1]  job           job id, or entry and place, as 1732-5@dead
 -- ARGV[2]  due           when it may run: '' now, '+5000' in ms, or a time in ms
--- ARGV[3]  now_ms        int ms; '' = the server's clock
+-- ARGV[3]  parameters    JSON text in place of what it had; '' = as they are
+-- ARGV[4]  now_ms        int ms; '' = the server's clock
 --
 -- Returns  OK         ready, or delayed
---          NOT_FOUND  no dead letter has this id; nothing was written
+--          NOT_FOUND  no dead letter, and no job that was kept, has this id; nothing was written
 --          OVERSIZED  put in by hand with more values than a script can add; nothing was written
 --          NO_IDS     the ready streams have no entry ids left, by somebody's hand; nothing was written
 
@@ -37,15 +41,16 @@
 --- @include "include/tell"
 
 local streams, jobs, due, delayed = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5], KEYS[6]
-local dead, stats, control = KEYS[7], KEYS[8], KEYS[9]
+local aside = {dead = KEYS[7], completed = KEYS[8], cancelled = KEYS[9]}
+local stats, control = KEYS[10], KEYS[11]
 local keys = {streams = streams, jobs = jobs}
 local numbers = {high = 1, normal = 2, low = 3}
-local job, now_ms, exact_ms = ARGV[1], now(ARGV[3])
-local due_at = due_time(ARGV[2], exact_ms)
+local job, now_ms, exact_ms = ARGV[1], now(ARGV[4])
+local due_at, parameters = due_time(ARGV[2], exact_ms), ARGV[3]
 local is_later = due_at > now_ms
 
-local place, letter, _, id = locate({dead = dead}, jobs, job)
-local found = place == 'dead' and entry_at(dead, letter)
+local place, letter, _, id = locate(aside, jobs, job)
+local found = aside[place] and entry_at(aside[place], letter)
 if not found then return 'NOT_FOUND' end
 if field(found, 'entry') and not field(found, 'queued_at') then return 'OVERSIZED' end -- as dead_letter packs it
 if is_later then
@@ -58,9 +63,10 @@ end
 local fields = with(found, {
   'reason', '', 'error', '', 'traceback', '', 'error_type', '', 'fingerprint', '', 'failed_at', '', 'worker', '',
   'deliveries', '', 'priority', '', 'attempt', '', 'unknown_since', '', 'expires_at', '',
-  'started_at', '', 'unique', '',
+  'started_at', '', 'unique', '', 'finished_at', '',
 })
 if field(fields, 'id') ~= id then fields = with(fields, {'id', id}) end
+if parameters ~= '' then fields = with(fields, {'parameters', parameters}) end
 if #fields > 1000 then return 'OVERSIZED' end
 local priority = field(found, 'priority')
 if not numbers[priority or ''] then priority = 'normal' end
@@ -69,6 +75,6 @@ if not is_later then
 elseif delay(jobs, due, delayed, id, priority, fields, due_at, line(exact_ms, 0)) then
   tell(control, 'due ' .. whole(due_at))
 end
-remove(dead, letter)
+remove(aside[place], letter)
 count(stats, 'requeued', 1)
 return 'OK'

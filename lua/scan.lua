@@ -1,6 +1,6 @@
 #!lua flags=no-writes,allow-oom
 -- scan: jobs of one state that a filter lets through, in steps: ready by priority and age, delayed by due time, dead letters
--- newest first. A step looks at 500 jobs at most, and at about 1 MB. Writes nothing.
+-- and those that have ended newest first. A step looks at 500 jobs at most, and at about 1 MB. Writes nothing.
 --
 -- A step goes on after the last job that the one before has looked at, by its place, and that job may be gone. So a dead letter
 -- that comes meanwhile is newer than all that are still to be looked at, and a job is never looked at twice in one place.
@@ -12,16 +12,18 @@
 -- KEYS[5]  due           zset    delayed jobs by due time, ms: place in line, job id
 -- KEYS[6]  delayed       hash    delayed job id -> JSON list: priority, then names and values
 -- KEYS[7]  dead          stream  dead letters
--- KEYS[8]  held          hash    ids of jobs that are held -> since when, ms
+-- KEYS[8]  completed     stream  jobs that are done, where they are kept
+-- KEYS[9]  cancelled     stream  jobs that were cancelled, where they are kept
+-- KEYS[10] held          hash    ids of jobs that are held -> since when, ms
 --
--- ARGV[1]  state         ready, delayed or dead
+-- ARGV[1]  state         ready, delayed, dead, completed or cancelled
 -- ARGV[2]  after         where the step before has left off; '' to begin
 -- ARGV[3]  limit         int     most jobs to list
 -- ARGV[4]  name          of the job; '': any
 -- ARGV[5]  text          what its parameters or its error have in them, as it stands; '': any
 -- ARGV[6]  fingerprint   of the failure of a dead letter; '': any
 -- ARGV[7]  reason        of a dead letter; '': any
--- ARGV[8]  older_ms      int ms  since it was pushed, a dead letter since it died; '': any
+-- ARGV[8]  older_ms      int ms  since it was pushed, a dead letter since it died, one that has ended since then; '': any
 -- ARGV[9]  now_ms        int ms; '' = the server's clock
 --
 -- Returns  {after, row, ...}: where the next step goes on, '' where there is no more; and jobs as find tells one
@@ -42,8 +44,9 @@
 --- @include "include/is_held"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
-local jobs, due, delayed, dead, held = KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3], dead = dead}
+local jobs, due, delayed, held = KEYS[4], KEYS[5], KEYS[6], KEYS[10]
+local aside = {dead = KEYS[7], completed = KEYS[8], cancelled = KEYS[9]}
+local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
 local state, after, limit, name, text = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local fingerprint, reason, older_ms, now_ms = ARGV[6], ARGV[7], tonumber(ARGV[8]), now(ARGV[9])
 
@@ -73,8 +76,9 @@ local function add_ready(stream, entry)
   if is_waiting(consumer) then add(stream, entry, '', deliveries or '') end
 end
 
-local function add_dead(stream, entry)
-  if passes(entry[2], time_of(entry[2], 'failed_at', entry[1])) then add(stream, entry, '', '') end
+local function add_aside(stream, entry)
+  local since = state == 'dead' and 'failed_at' or 'finished_at'
+  if passes(entry[2], time_of(entry[2], since, entry[1])) then add(stream, entry, '', '') end
 end
 
 local function is_over()
@@ -172,7 +176,7 @@ if state == 'ready' then
   left_off = walk_ready()
 elseif state == 'delayed' then
   left_off = walk_delayed()
-elseif state == 'dead' then
-  left_off = walk(dead, after, older, add_dead) or ''
+elseif aside[state] then
+  left_off = walk(aside[state], after, older, add_aside) or ''
 end
 return {left_off, unpack(rows)}

@@ -19,9 +19,12 @@
 -- KEYS[10] stats         hash    counters
 -- KEYS[11] control       channel notifications
 -- KEYS[12] worker:       hash    prefix; worker:<id> is the record of one worker, with its last answers
--- KEYS[13] paused        string  there while the queue is paused
--- KEYS[14] paused:names  hash    job names that are paused -> since when, ms
--- KEYS[15] held          hash    ids of jobs that are held -> since when, ms
+-- KEYS[13] retention     hash    state -> how long its jobs are kept: ms and count, `-` for no limit; '' not at all
+-- KEYS[14] completed     stream  jobs that are done, where they are kept
+-- KEYS[15] cancelled     stream  jobs that were cancelled, where they are kept
+-- KEYS[16] paused        string  there while the queue is paused
+-- KEYS[17] paused:names  hash    job names that are paused -> since when, ms
+-- KEYS[18] held          hash    ids of jobs that are held -> since when, ms
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  lane          which of the worker's exchanges this is: there may be two under way
@@ -75,7 +78,10 @@
 --- @include "include/count"
 --- @include "include/tell"
 --- @include "include/remove"
+--- @include "include/set_aside"
 --- @include "include/dead_letter"
+--- @include "include/kept"
+--- @include "include/keep"
 --- @include "include/finish"
 --- @include "include/finish_one"
 --- @include "include/hand_back"
@@ -91,6 +97,8 @@ local streams = {KEYS[1], KEYS[2], KEYS[3]}
 local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
 local jobs, due, delayed, dead, unique, finished = KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local stats, control, record = KEYS[10], KEYS[11], KEYS[12] .. ARGV[1]
+local retention, completed, cancelled = KEYS[13], KEYS[14], KEYS[15]
+local paused, paused_names, held = KEYS[16], KEYS[17], KEYS[18]
 local worker, lane, turn, promotes = ARGV[1], 'answer:' .. ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
 local now_ms, exact_ms = now(ARGV[5])
 local done = {tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])}
@@ -102,6 +110,8 @@ local first_young = first_done + 2 * total
 local first_other = first_young + young + 2 * uniques
 local keys = {streams = streams, jobs = jobs, due = due, delayed = delayed, dead = dead, unique = unique, stats = stats}
 keys.ending = slot(finished, now_ms)
+-- For what ends though the locator of its id is another job's.
+local unlocated = {unique = unique, stats = stats, ending = keys.ending}
 
 local known = redis.pcall('HMGET', record, 'lease_ms', lane)
 if known.err then
@@ -158,7 +168,24 @@ local function expect_all(well)
   end
   if settlements.fail then expect('stream', dead) end
   local remembers = total > 0 and (not well or only_ids or young > 0)
-  if remembers or settlements.done or settlements.cancelled or settlements.retry then expect('set', keys.ending) end
+  local ends = settlements.done or settlements.cancelled or settlements.retry
+  if remembers or ends then expect('set', keys.ending) end
+  if total > 0 or ends then keys.kept = kept(retention, completed, cancelled) end
+  unlocated.kept = keys.kept
+end
+
+-- What those that are done are kept by, before they go. One that was removed by hand as it ran is not kept.
+local function fields_of_all()
+  local read, at = {}, first_done
+  for number, many in ipairs(done) do
+    local priority = string.match(streams[number], '}:ready:(.+)$')
+    for i = at, at + many - 1 do
+      local fields = entry_at(streams[number], ARGV[i])
+      if fields then read[#read + 1] = {priority = priority, entry = ARGV[i], job = ARGV[i + many], fields = fields} end
+    end
+    at = at + 2 * many
+  end
+  return read
 end
 
 local function end_all()
@@ -176,7 +203,11 @@ local function end_all()
   end
   local held = {unpack(ARGV, first_young + young, first_other - 1)}
   local pushes = only_ids and ids or {unpack(ARGV, first_young, first_young + young - 1)}
+  local read = keys.kept.completed and fields_of_all() or {}
   finish(keys, 'completed', entries, ids, held, pushes)
+  for _, one in ipairs(read) do
+    keep(keys, 'completed', one.priority, one.entry, one.job, one.fields, {'worker', worker, 'deliveries', '1'}, now_ms)
+  end
 end
 
 -- The others, one by one.
@@ -199,18 +230,21 @@ end
 
 local settlements = {}
 
--- For what ends though the locator of its id is another job's.
-local unlocated = {unique = unique, stats = stats, ending = keys.ending}
+local function ran(deliveries)
+  return {'worker', worker, 'deliveries', whole(deliveries)}
+end
 
-settlements.done = function(number, entry, _, job, fields, values, hold)
+settlements.done = function(number, entry, deliveries, job, fields, values, hold)
+  local at, notes = hold == 'unlocated' and unlocated or keys, ran(deliveries)
   fields = fields or {'unique', values[1], 'nonce', values[2]}
-  finish_one(hold == 'unlocated' and unlocated or keys, 'completed', streams[number], entry, job, fields, now_ms)
+  finish_one(at, 'completed', streams[number], entry, job, fields, now_ms, notes)
   return 'OK'
 end
 
-settlements.cancelled = function(number, entry, _, job, fields, values, hold)
+settlements.cancelled = function(number, entry, deliveries, job, fields, values, hold)
+  local at, notes = hold == 'unlocated' and unlocated or keys, ran(deliveries)
   fields = fields or {'unique', values[1], 'nonce', values[2]}
-  finish_one(hold == 'unlocated' and unlocated or keys, 'cancelled', streams[number], entry, job, fields, now_ms)
+  finish_one(at, 'cancelled', streams[number], entry, job, fields, now_ms, notes)
   return 'OK'
 end
 
@@ -220,9 +254,9 @@ settlements.release = function(number, entry, deliveries, _, _, values)
   return 'OK'
 end
 
-settlements.retry = function(number, entry, _, job, fields, values, hold)
+settlements.retry = function(number, entry, deliveries, job, fields, values, hold)
   if hold == 'cancelling' then
-    finish_one(keys, 'cancelled', streams[number], entry, job, fields, now_ms)
+    finish_one(keys, 'cancelled', streams[number], entry, job, fields, now_ms, ran(deliveries))
     return 'CANCELLED'
   end
   if #fields > 1000 then return 'OVERSIZED' end
@@ -338,7 +372,7 @@ expect('stream', streams[1], streams[2], streams[3])
 expect('hash', jobs)
 local limits = nil
 if promotes then
-  limits = restrictions(KEYS[13], KEYS[14], KEYS[15])
+  limits = restrictions(paused, paused_names, held)
   expect('zset', due)
   if redis.call('EXISTS', due) == 1 then expect('hash', delayed) end
 end

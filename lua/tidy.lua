@@ -15,9 +15,10 @@
 -- ARGV[2]  every_ms      int ms  nothing is done where it was done so lately
 -- ARGV[3]  now_ms        int ms; '' = the server's clock
 --
--- Returns  {count, suspects, parked}: how many consumers were removed, or are to be looked at, at most 500 a call; 1 if
---          there may be entries that are neither pending nor still to be read, by somebody's hand: see restore; and 1 if
---          jobs may be parked that may start, as whoever resumed them came no further: see unpark
+-- Returns  {count, suspects, parked, began}: how many consumers were removed, or are to be looked at, at most 500 a call; 1 if
+--          there may be entries that are neither pending nor still to be read, by somebody's hand: see restore; 1 if jobs
+--          may be parked that may start, as whoever resumed them came no further: see unpark; and 1 if this was done now,
+--          and so what is kept no longer is to be trimmed
 
 --- @include "include/now"
 --- @include "include/whole"
@@ -39,7 +40,7 @@ expect('stream', streams[1], streams[2], streams[3])
 expect('zset', workers, fenced)
 expect('hash', layout)
 local last_ms = tonumber(redis.call('HGET', layout, 'tidied_at') or nil)
-if last_ms and last_ms <= now_ms and now_ms < last_ms + every_ms then return {0, 0, 0} end
+if last_ms and last_ms <= now_ms and now_ms < last_ms + every_ms then return {0, 0, 0, 0} end
 
 local total, suspects = 0, 0
 for _, stream in ipairs(streams) do
@@ -69,4 +70,4 @@ for _, stream in ipairs(streams) do
   if ours and (not unread or redis.call('XLEN', stream) > field(ours, 'pending') + unread) then suspects = 1 end
 end
 redis.call('HSET', layout, 'tidied_at', whole(now_ms))
-return {total, suspects, redis.call('HGET', layout, 'unpark') and 1 or 0}
+return {total, suspects, redis.call('HGET', layout, 'unpark') and 1 or 0, 1}

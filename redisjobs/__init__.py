@@ -54,6 +54,9 @@ from redisjobs.queries import Counts
 from redisjobs.queue import JobFunction, JobHandle, JobQueue
 from redisjobs.registry import PushOptions
 
+# What is kept
+from redisjobs.retention import Keep, Retention
+
 # Retries
 from redisjobs.retry import RetryPolicy, exponential_jitter, no_retry
 
@@ -92,6 +95,7 @@ __all__ = [
     "JobName",
     "JobQueue",
     "JobTimeout",
+    "Keep",
     "Lifespan",
     "Middleware",
     "PauseInfo",
@@ -102,6 +106,7 @@ __all__ = [
     "RedisJobsError",
     "RegistrationError",
     "Reply",
+    "Retention",
     "Retry",
     "RetryPolicy",
     "Schedule",

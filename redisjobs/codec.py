@@ -1,6 +1,7 @@
 """The wire format: job ⇄ fields of an entry, parameters ⇄ JSON. Nobody else knows it."""
 
 import functools
+import json
 import math
 import os
 import re
@@ -18,6 +19,7 @@ from pydantic_core import PydanticSerializationError
 from redisjobs.errors import DecodeError, EncodeError
 from redisjobs.job import JobName, Priority, State
 from redisjobs.queries import Row
+from redisjobs.retention import ASIDE
 from redisjobs.roundtrip import Fault
 from redisjobs.transitions import Lease
 
@@ -69,12 +71,41 @@ def encode_parameters(name: JobName[P], parameters: P, limit: int = MAX_PARAMETE
     except Exception as error:  # the type's own validators and serializers may raise anything
         why = _unwritable(name, parameters, error) or f" as {_type_name(name)}: {error}"
         raise EncodeError(f"{name.name}: parameters can't be written{why}") from error
+    return _within(name.name, raw, limit)
+
+
+def _within(name: str, raw: bytes, limit: int) -> bytes:
     if len(raw) > limit:
         raise EncodeError(
-            f"{name.name}: parameters take {len(raw):,} bytes of JSON, the limit is {limit:,}; keep large data "
+            f"{name}: parameters take {len(raw):,} bytes of JSON, the limit is {limit:,}; keep large data "
             "elsewhere and push where it is, or raise max_parameters= of the queue"
         )
     return raw
+
+
+def encode_untyped(name: str, parameters: Any, limit: int = MAX_PARAMETERS) -> bytes:
+    """Parameters of a job whose type is not known here, as JSON: what a JSON text can say, and nothing else.
+
+    Args:
+        name: The job's, for the message.
+        parameters: Dicts with strings as keys, lists, strings, numbers, booleans and None.
+        limit: Bytes that they may take.
+
+    Raises:
+        EncodeError: They are something else, or take more than `limit` bytes.
+    """
+    try:
+        text = json.dumps(parameters, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+        is_same = json.loads(text) == parameters  # a tuple would come back as a list, a key 1 as "1"
+        raw = text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise EncodeError(f"{name}: {_UNTYPED}; a {type(parameters).__name__} can't be written: {error}") from None
+    if not is_same:
+        raise EncodeError(f"{name}: {_UNTYPED}; {parameters!r:.100} would come back as {text[:100]}")
+    return _within(name, raw, limit)
+
+
+_UNTYPED = "no handler here has this name, so parameters are to be what JSON can say: dicts, lists, strings, ..."
 
 
 def read_parameters(name: JobName[P], raw: bytes) -> P:
@@ -403,10 +434,11 @@ class JobInfo:
         parameters: The JSON text as stored; U+FFFD stands for bytes that are not UTF-8.
         attempt: Which attempt it is at, from 1.
         deliveries: How often it was delivered since its last outcome.
-        worker: Who runs it, or who settled it as dead; '' for nobody.
+        worker: Who runs it, or who settled it as dead, done or cancelled; '' for nobody.
         queued_at: When it was pushed, by the server's clock; None if the entry does not tell.
         due_at: When a delayed job may run.
         failed_at: When it became a dead letter.
+        finished_at: When it was done or cancelled, of a job that was kept.
         cancelling: Whether a cancel was asked for while it runs.
         unique: The unique key it holds; '' for none.
         headers: What the producer sent along.
@@ -430,6 +462,7 @@ class JobInfo:
     queued_at: datetime | None = None
     due_at: datetime | None = None
     failed_at: datetime | None = None
+    finished_at: datetime | None = None
     cancelling: bool = False
     unique: str = ""
     headers: Mapping[str, str] | None = None
@@ -460,7 +493,7 @@ def job_info(row: Row) -> JobInfo:
         job = _decode(row.fields, row.queued_ms)
     except DecodeError:
         job = None
-    dead = row.state is State.DEAD
+    is_aside = row.state in ASIDE
     return JobInfo(
         job_id=row.job_id,
         name=text(b"name"),
@@ -468,11 +501,12 @@ def job_info(row: Row) -> JobInfo:
         priority=row.priority,
         parameters=text(b"parameters"),
         attempt=job.attempt if job else 1,
-        deliveries=number(b"deliveries") if dead else row.deliveries,
-        worker=text(b"worker") if dead else row.worker,
+        deliveries=number(b"deliveries") if is_aside else row.deliveries,
+        worker=text(b"worker") if is_aside else row.worker,
         queued_at=when(job.queued_ms) if job and job.queued_ms else time_of(b"queued_at"),
         due_at=when(row.due_ms) if row.due_ms is not None else None,
         failed_at=time_of(b"failed_at"),
+        finished_at=time_of(b"finished_at"),
         cancelling=row.cancelling,
         unique=text(b"unique"),
         headers=(job.read_headers() or None) if job else None,

@@ -15,7 +15,7 @@ from redisjobs.transitions import After, Due, Reply
 AT_ONCE = 100
 """Changes in one round trip: so many take a server a few ms."""
 
-SCANNED = (State.READY, State.DELAYED, State.DEAD)
+SCANNED = (State.READY, State.DELAYED, State.DEAD, State.COMPLETED, State.CANCELLED)
 """The states that can be gone through."""
 
 
@@ -28,7 +28,7 @@ class FilterOptions(TypedDict, total=False):
         fingerprint: Of a dead letter's failure, as `JobInfo.fingerprint` has it.
         reason: Of a dead letter, as `JobInfo.reason` has it.
         older_than: For how long at least, in seconds or as a timedelta, it has been on the queue; a dead letter,
-            been dead.
+            been dead; a job that has ended and was kept, since then.
     """
 
     name: str | None
@@ -132,8 +132,8 @@ def letting_go(rows: Sequence[Row]) -> Several:
 
 
 def letter_of(row: Row) -> str:
-    """What names a dead letter, and not what becomes of its job after."""
-    return f"{row.key}@dead"
+    """What names a dead letter, or a job that was kept, and not what becomes of its job after."""
+    return f"{row.key}@{row.state}"
 
 
 def done(replies: Sequence[Reply]) -> int:

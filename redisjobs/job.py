@@ -41,12 +41,14 @@ class Priority(StrEnum):
 
 
 class State(StrEnum):
-    """Where a job is in its life."""
+    """Where a job is in its life. The last two are only known of jobs that the queue keeps: see `Retention`."""
 
     DELAYED = "delayed"
     READY = "ready"
     RUNNING = "running"
     DEAD = "dead"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
 
 
 def checked_queue_name(name: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from redisjobs.job import Priority, State
+from redisjobs.retention import Retention
 from redisjobs.transitions import LONG_AGO, MOST_JOBS, Due, Reply
 
 Answer = TypeVar("Answer", covariant=True)
@@ -44,7 +45,10 @@ class Row:
     held: bool = False
 
 
-COUNTERS = ["pushed", "completed", "retried", "dead", "reclaimed", "released", "cancelled", "requeued", "deleted"]
+COUNTERS = [
+    *("pushed", "completed", "retried", "dead", "reclaimed", "released", "cancelled", "requeued", "deleted"),
+    "trimmed",
+]
 """What is counted since a queue began."""
 
 
@@ -56,6 +60,8 @@ class Counts:
         ready: By priority.
         totals: Each of `COUNTERS`, 0 if it never happened, and what else was counted by hand. What is no number,
             by hand, is left out: 0, or not there.
+        completed: Jobs that are done and were kept: see `Retention`.
+        cancelled: Jobs that were cancelled and kept.
     """
 
     ready: Mapping[Priority, int]
@@ -63,6 +69,8 @@ class Counts:
     delayed: int
     dead: int
     totals: Mapping[str, int]
+    completed: int = 0
+    cancelled: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "totals", dict.fromkeys(COUNTERS, 0) | dict(self.totals))
@@ -133,7 +141,8 @@ class Filter:
         text: What its parameters, as they are stored, or its error have in them; '': anything.
         fingerprint: Of a dead letter's failure; '': any.
         reason: Of a dead letter; '': any.
-        older_ms: For how long at least it has been on the queue, a dead letter been dead, in ms; None: any time.
+        older_ms: For how long at least it has been on the queue, a dead letter been dead, a job that was kept
+            ended, in ms; None: any time.
     """
 
     name: str = ""
@@ -160,11 +169,11 @@ class Scanned:
 class Scan(Query[Scanned]):
     """Jobs that a filter lets through, in bounded steps: one looks at 500 at most, and may find none of them.
 
-    They come ready by priority and age, delayed by due time, dead letters newest first. A job that is in one place
-    all the while comes once; a dead letter that comes after the first step does not.
+    They come ready by priority and age, delayed by due time, dead letters and those that ended newest first. A job
+    that is in one place all the while comes once; one of the latter that comes after the first step does not.
 
     Attributes:
-        state: Ready, delayed or dead.
+        state: Any but running.
         filter: Which of them.
         after: Where an earlier step left off; '' to begin.
         limit: How many rows at most; up to 500.
@@ -272,20 +281,22 @@ class Cancel(Change[Reply]):
 
 @dataclass(frozen=True, slots=True)
 class Requeue(Change[Reply]):
-    """Make a dead letter ready again: OK, NOT_FOUND, OVERSIZED or NO_IDS.
+    """Make a dead letter, or a job that was kept, ready again: OK, NOT_FOUND, OVERSIZED or NO_IDS.
 
     Attributes:
         job_id: Which.
         due: When it may run; None: now.
+        parameters: JSON in place of what it had; None: as they are.
     """
 
     job_id: str
     due: Due | None = None
+    parameters: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Delete(Change[Reply]):
-    """Throw a dead letter away: OK or NOT_FOUND."""
+    """Throw a dead letter, or a job that was kept, away: OK or NOT_FOUND."""
 
     job_id: str
 
@@ -350,21 +361,30 @@ class Several(Change[list[Reply]]):
 
 
 @dataclass(frozen=True, slots=True)
+class Retain(Change[Reply]):
+    """Say what the queue keeps, and for how long, in place of what was said before: OK."""
+
+    retention: Retention
+
+
+@dataclass(frozen=True, slots=True)
 class Tidied:
     """What a step of tidying came to.
 
     Attributes:
         restored: How many jobs were handed back that nobody would have been given any more, by somebody's hand.
         after: Where the next step goes on, for `Tidy`; '' if there is nothing more to look at.
+        trimmed: How many jobs were thrown away that are kept no longer.
     """
 
     restored: int = 0
     after: str = ""
+    trimmed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Tidy(Change[Tidied]):
-    """Remove what dead workers left behind, and find jobs whose worker the store does not know; in bounded steps.
+    """Remove what dead workers left behind, find jobs without one, throw away what is kept no longer; in steps.
 
     Attributes:
         after: Where an earlier step left off; '' to begin. To begin is free where somebody did within a minute.

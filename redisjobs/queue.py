@@ -22,6 +22,7 @@ from redisjobs.filters import (
     done,
     filter_of,
     holding,
+    letter_of,
     letting_go,
     scanned_state,
     waiting_state,
@@ -69,6 +70,7 @@ from redisjobs.registry import (
     check_job_options,
     id_of,
 )
+from redisjobs.retention import ASIDE, Retention
 from redisjobs.retry import RetryPolicy
 from redisjobs.schedules.faces import Schedules
 from redisjobs.schedules.schedule import Schedule
@@ -106,6 +108,8 @@ class JobQueue(Serving):
         max_parameters: Bytes of JSON that a job's parameters may have. Defaults to 512 KiB.
         deadline: Seconds that a call is retried for while the store is unavailable. Defaults to 10 s.
         middleware: Who takes part in what happens to the jobs, the outermost first; see `add_middleware`.
+        retention: What the queue keeps, and for how long. A worker of it stores that as it begins, and the last
+            that did so counts. None leaves what is stored: at first 30 days and 100,000 of the dead, no others.
     """
 
     def __init__(
@@ -117,9 +121,15 @@ class JobQueue(Serving):
         max_parameters: int = codec.MAX_PARAMETERS,
         deadline: Duration = 10,
         middleware: Iterable[Middleware] = (),
+        retention: Retention | None = None,
     ) -> None:
         super().__init__(
-            name, retry=retry, max_parameters=max_parameters, deadline=deadline, middleware=middleware
+            name,
+            retry=retry,
+            max_parameters=max_parameters,
+            deadline=deadline,
+            middleware=middleware,
+            retention=retention,
         )
         self.driver = drivers.connect(where, name)
 
@@ -260,16 +270,18 @@ class JobQueue(Serving):
     async def get(self, job: str | PushedJob) -> JobInfo | None:
         """Look a job up, by its id or handle: delayed, ready, running or dead; None if it ended or never was.
 
+        One that has ended is found where the queue keeps such: see `Retention`.
+
         A job put in by hand goes by its entry id; where that is taken, by entry and stream, as `1732-0@low`.
         """
         row = await self._read(Find(id_of(job)))
         return None if row is None else codec.job_info(row)
 
     async def jobs(self, state: State | str, limit: int = 100) -> list[JobInfo]:
-        """List jobs of one state: ready and running by priority and age, delayed by due time, dead newest first.
+        """List jobs of one state: ready and running by priority and age, delayed by due time, others newest first.
 
         Args:
-            state: delayed, ready, running or dead.
+            state: delayed, ready, running, dead; or completed or cancelled, where the queue keeps those.
             limit: How many at most; up to 500.
 
         Raises:
@@ -282,11 +294,11 @@ class JobQueue(Serving):
     def scan(self, state: State | str, **options: Unpack[FilterOptions]) -> AsyncIterator[JobInfo]:
         """Go through all jobs of one state that are meant, however many there are, for `async for`.
 
-        They come ready by priority and age, delayed by due time, dead newest first. Each step looks at 500 jobs at
-        most, so no server is held up; one may find nothing. A job that is in one place all the while comes once.
+        They come ready by priority and age, delayed by due time, others newest first. Each step looks at 500 jobs
+        at most, so none holds a server up, and one may find nothing. A job that stays where it is comes once.
 
         Args:
-            state: delayed, ready or dead.
+            state: delayed, ready, dead; or completed or cancelled, where the queue keeps those.
             options: Which of them; see `FilterOptions`.
 
         Raises:
@@ -383,20 +395,34 @@ class JobQueue(Serving):
         """Let go of a job that is held; whether it was. If it is due it is ready at once, in its place."""
         return await self._change(Unhold(id_of(job))) is Reply.OK
 
-    async def requeue(self, job: str | PushedJob) -> bool:
+    async def requeue(self, job: str | PushedJob, *, parameters: Any = None) -> bool:
         """Give a dead letter another life: ready, under its old id, with all its attempts.
+
+        A job that has ended can be had again so, where the queue keeps such: see `Retention`.
+
+        Args:
+            job: Its id, or its handle.
+            parameters: What its handler gets in place of what it had: of the type of the handler that this queue
+                has here, or a dict of the fields; where it has none, what JSON can say. None: as they are.
 
         Returns:
             Whether there was one.
 
         Raises:
+            EncodeError: The parameters don't fit their type, or are too large; it stays as it is.
             DecodeError: The entry, put in by hand, is too large to be moved; it stays.
         """
         job_id = id_of(job)
-        return requeued(job_id, await self._change(Requeue(job_id)))
+        if parameters is None:
+            return requeued(job_id, await self._change(Requeue(job_id)))
+        row = await self._read(Find(job_id))
+        if row is None or row.state not in ASIDE:
+            return False
+        change = Requeue(letter_of(row), parameters=self.edited(row, parameters))
+        return requeued(job_id, await self._change(change))
 
     async def delete(self, job: str | PushedJob) -> bool:
-        """Throw a dead letter away; whether there was one."""
+        """Throw away a dead letter, or a job that has ended and was kept; whether there was one."""
         return await self._change(Delete(id_of(job))) is Reply.OK
 
     async def requeue_all(self, *, rate: str | None = None, **options: Unpack[FilterOptions]) -> int:

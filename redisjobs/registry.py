@@ -42,6 +42,8 @@ from redisjobs.job import (
 )
 from redisjobs.middleware import Hook, Middleware, PushEnds, all_checked, checked, hooks
 from redisjobs.push import Push, name_in
+from redisjobs.queries import Row
+from redisjobs.retention import Retention
 from redisjobs.retry import RetryPolicy, exponential_jitter
 from redisjobs.schedules.schedule import Schedule
 from redisjobs.schedules.stored import Accuracy, Definition, check_schedule
@@ -130,6 +132,7 @@ class Registry:
         state: What handlers find as `context.state`; an application sets it before jobs run.
         middleware: Who takes part in it, the outermost first; see `add_middleware`.
         on_push: Their hooks of that name, for whoever pushes.
+        retention: What the queue keeps, which its workers say as they begin; None: they leave it as it is.
 
     Args:
         name: The queue's name: 1 to 200 characters, no braces, no spaces.
@@ -137,9 +140,10 @@ class Registry:
         max_parameters: Bytes of JSON that a job's parameters may have.
         deadline: Seconds that a call is retried for while the store is unavailable; up to 50.
         middleware: Who takes part in what happens to the jobs; the outermost first.
+        retention: What the queue keeps; None: what it was told before.
 
     Raises:
-        TypeError: One of these is no middleware, or has a hook that the queue can't await.
+        TypeError: One of these is no middleware, or has a hook that the queue can't await; or retention is none.
         ValueError: The name, the deadline or the number of bytes can't be one.
     """
 
@@ -154,6 +158,7 @@ class Registry:
         max_parameters: int,
         deadline: Duration,
         middleware: Iterable[Middleware] = (),
+        retention: Retention | None = None,
     ) -> None:
         self.name = checked_queue_name(name)
         self.retry = _policy(retry) or exponential_jitter()
@@ -164,6 +169,9 @@ class Registry:
                 f"deadline={deadline!r}: give more than 0 and up to {REPEATABLE:g} s, for so long a push "
                 "is safe to repeat"
             )
+        if retention is not None and not isinstance(retention, Retention):
+            raise TypeError(f"retention={retention!r}: give a Retention, as Retention(completed=Keep(count=1000))")
+        self.retention = retention
         self.state: Any = None
         self.definitions: dict[str, JobDefinition[Any]] = {}
         self.declared: dict[str, Definition] = {}
@@ -417,14 +425,31 @@ class Registry:
             parameters = codec.instance(name, parameters)
         elif not isinstance(name, JobName):
             raise TypeError(f"{name!r} is no job name: give a JobName, or as a string the name of a job here")
-        fields: list[str | bytes] = ["name", name.name, "parameters"]
+        fields: list[str | bytes] = ["name", name.name, "parameters", self._encode(name, parameters)]
+        return _with_options(fields, options) if options else NewJob(codec.new_job_id(), fields)
+
+    def _encode(self, name: JobName[Any], parameters: Any) -> bytes:
         try:
-            fields.append(codec.encode_parameters(name, parameters, self.max_parameters))
+            return codec.encode_parameters(name, parameters, self.max_parameters)
         except EncodeError:
             if why := _no_parameters(parameters):
                 raise TypeError(why) from None
             raise
-        return _with_options(fields, options) if options else NewJob(codec.new_job_id(), fields)
+
+    def edited(self, row: Row, parameters: Any) -> bytes:
+        """New parameters for a job that is there: by the type of its handler here, else by what JSON can say.
+
+        Raises:
+            EncodeError: They don't fit, or are too large.
+            TypeError: What is given is something else, such as a class.
+        """
+        name = row.fields.get(b"name", b"").decode("utf-8", "replace")
+        if name in self.definitions:
+            known = self.definitions[name].name
+            return self._encode(known, codec.instance(known, parameters))
+        if why := _no_parameters(parameters):
+            raise TypeError(why)
+        return codec.encode_untyped(visible(name), parameters, self.max_parameters)
 
     def _told(self, push: Push, answers: Sequence[Pushed]) -> list[tuple[str, str, bool]]:
         """Of each job of a push its id, its name, and whether it was added; whoever listens is told as well.

@@ -25,6 +25,7 @@ from redisjobs.filters import (
     done,
     filter_of,
     holding,
+    letter_of,
     letting_go,
     scanned_state,
     waiting_state,
@@ -73,6 +74,7 @@ from redisjobs.registry import (
     check_job_options,
     id_of,
 )
+from redisjobs.retention import ASIDE, Retention
 from redisjobs.retry import RetryPolicy
 from redisjobs.schedules.faces import SyncSchedules
 from redisjobs.schedules.schedule import Schedule
@@ -115,9 +117,15 @@ class JobQueue(Serving):
         max_parameters: int = codec.MAX_PARAMETERS,
         deadline: Duration = 10,
         middleware: Iterable[Middleware] = (),
+        retention: Retention | None = None,
     ) -> None:
         super().__init__(
-            name, retry=retry, max_parameters=max_parameters, deadline=deadline, middleware=middleware
+            name,
+            retry=retry,
+            max_parameters=max_parameters,
+            deadline=deadline,
+            middleware=middleware,
+            retention=retention,
         )
         self.driver, self._store = drivers.connect_sync(where, name)
 
@@ -272,10 +280,16 @@ class JobQueue(Serving):
         """Let go of a job that is held; whether it was."""
         return self._change(Unhold(id_of(job))) is Reply.OK
 
-    def requeue(self, job: str | PushedJob) -> bool:
+    def requeue(self, job: str | PushedJob, *, parameters: Any = None) -> bool:
         """Make a dead letter ready again; see `redisjobs.JobQueue.requeue`."""
         job_id = id_of(job)
-        return requeued(job_id, self._change(Requeue(job_id)))
+        if parameters is None:
+            return requeued(job_id, self._change(Requeue(job_id)))
+        row = self._read(Find(job_id))
+        if row is None or row.state not in ASIDE:
+            return False
+        change = Requeue(letter_of(row), parameters=self.edited(row, parameters))
+        return requeued(job_id, self._change(change))
 
     def delete(self, job: str | PushedJob) -> bool:
         """Throw a dead letter away; whether there was one."""

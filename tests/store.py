@@ -262,22 +262,24 @@ class RedisStore:
         """What contradicts what in the queue's keys; empty if all is in order."""
         keys, located = self.keys(), self.located()
         faults = [f"key without a reason: {key}" for key, ttl in keys.items() if not self._has_reason(key, ttl)]
-        there = {}
-        for place in (*(f"ready:{priority}" for priority in Priority), "dead"):
+        there: dict[str, set[str]] = {}
+        for place in (*(f"ready:{priority}" for priority in Priority), "dead", "completed", "cancelled"):
             for entry, fields in self.admin.xrange(f"{self.prefix}{place}"):
                 if b"id" in fields:
-                    there[fields[b"id"].decode("utf-8", "replace")] = f"{place} {entry.decode()}"
+                    job = fields[b"id"].decode("utf-8", "replace")
+                    there.setdefault(job, set()).add(f"{place} {entry.decode()}")
         lines = [member.decode().partition(" ") for member in self.admin.zrange(f"{self.prefix}due", 0, -1)]
         due = {job for _, _, job in lines}
         delayed = {job.decode() for job in self.admin.hkeys(f"{self.prefix}delayed")}
         if due != delayed:
             faults.append(f"due and delayed differ: {due ^ delayed}")
-        there |= {job: f"delayed {line}" for line, _, job in lines}
+        for line, _, job in lines:
+            there.setdefault(job, set()).add(f"delayed {line}")
         for job, place in located.items():
             unlocated = (
                 job.partition("-")[0].isdigit() and place.split()[1:2] == job.split("@")[:1]
             )  # put in by hand
-            if there.get(job) != re.sub(" (cancelling|alone)$", "", place) and not unlocated:
+            if re.sub(" (cancelling|alone)$", "", place) not in there.get(job, ()) and not unlocated:
                 faults.append(f"{job} is located at {place} but is at {there.get(job)}")
         for key, ttl in keys.items():
             if key.startswith("unique:") and ttl == -1:
@@ -309,20 +311,17 @@ class RedisStore:
 
     def _has_reason(self, key: str, ttl: int) -> bool:
         streams = ("ready:high", "ready:normal", "ready:low", "dead")
-        lasting = (*streams, "jobs", "due", "delayed", "stats", "workers", "fenced", "layout", "schedules")
-        stopping = ("paused", "paused:names", "held")
+        lasting = (
+            *(*streams, "completed", "cancelled", "retention", "paused", "paused:names", "held"),
+            *("jobs", "due", "delayed", "stats", "workers", "fenced", "layout", "schedules"),
+        )
         if key.startswith("schedule:"):
             return self.admin.hexists(f"{self.prefix}schedules", key.removeprefix("schedule:")) is True
         if key.startswith("worker:"):
             worker = key.removeprefix("worker:")
             alive = self.admin.zscore(f"{self.prefix}workers", worker) is not None
             return alive or self.admin.zscore(f"{self.prefix}fenced", worker) is not None
-        return (
-            key in lasting
-            or key in stopping
-            or key.startswith("unique:")
-            or (ttl > 0 and key.startswith("finished:"))
-        )
+        return key in lasting or key.startswith("unique:") or (ttl > 0 and key.startswith("finished:"))
 
     def end(self) -> None:
         """Remove the queue and its user."""

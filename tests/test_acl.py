@@ -18,7 +18,8 @@ from redisjobs.driver import Consumer, Driver, Notification
 from redisjobs.drivers import sync_side
 from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.job import Priority, State
-from redisjobs.queries import Count, Measure, Requeue
+from redisjobs.queries import Count, Measure, Requeue, Retain
+from redisjobs.retention import Keep, Retention
 from redisjobs.schedules.schedule import Schedule
 from redisjobs.schedules.stored import Definition, Fire, Firing, ListSchedules, PutSchedules
 from redisjobs.sync import JobQueue as SyncJobQueue
@@ -135,6 +136,7 @@ async def work(url: str, store: RedisStore) -> None:
         consuming(driver, "w3") as last,
     ):
         assert await worker.open() == []
+        assert await driver.change(Retain(Retention(completed=Keep(), dead=Keep(count=1)))) is Reply.OK
         await push(store, "done", "later", "again", "dead", "back", "unseen", "killer")
         await push(store, "unique", unique="k")
         with long_ago(store):
@@ -158,8 +160,9 @@ async def work(url: str, store: RedisStore) -> None:
         with closing(Heart(last)) as heart:
             assert heart.release() == 1
         await listen(worker, store, url)
-    counters = ("completed", "retried", "dead", "released", "reclaimed")
-    assert [counted(store, counter) for counter in counters] == [8, 2, 2, 2, 4]
+    counters = ("completed", "retried", "dead", "released", "reclaimed", "trimmed")
+    assert [counted(store, counter) for counter in counters] == [8, 2, 2, 2, 4, 1]
+    assert [store.admin.xlen(f"{store.prefix}{state}") for state in ("completed", "dead")] == [8, 1]
 
 
 async def claim(worker: Consumer) -> Exchange:

@@ -18,7 +18,9 @@ import redisjobs
 from redisjobs import (
     JobName,
     JobQueue,
+    Keep,
     Middleware,
+    Retention,
     Retry,
     RetryPolicy,
     Schedule,
@@ -27,6 +29,7 @@ from redisjobs import (
     exponential_jitter,
     sync,
 )
+from redisjobs.drivers.memory.state import encoded
 
 PACKAGE = redisjobs.__file__.removesuffix("__init__.py")
 
@@ -86,10 +89,20 @@ QUEUE: dict[str, list[Any]] = {
     "max_parameters": [*NUMBERS, None, "1MB"],
     "deadline": [*DURATIONS, None, 0, 61],
     "middleware": [*([each] for each in NO_MIDDLEWARE), 5, None, Middleware()],
+    "retention": [5, "30 days", Odd(), Retention, Keep(5)],
 }
 ID = [*(text for text in TEXTS if text is not Card), None, Card, CARD]
 NOT_ONE_ID: dict[str, list[Any]] = {"job": ID}
 NAMES = [5, b"Card", ["Card"], Odd(), Card]
+
+
+def put_letters(queue: Any) -> None:
+    """Dead letters of a job that has a handler there, and of one that has none."""
+    for job_id, name in (("known", "Card"), ("unknown", "Other")):
+        fields = {"id": job_id, "name": name, "parameters": "{}", "priority": "normal"}
+        letter = queue.driver.memory.new_id()
+        queue.driver.memory.dead[letter] = {encoded(key): encoded(value) for key, value in fields.items()}
+        queue.driver.memory.located[job_id] = ("dead", letter)
 
 
 # For each call: how it is made of what is given in place of right arguments, those, and what to try for each.
@@ -144,8 +157,17 @@ def cases(make: Any) -> Iterator[Case]:
     ]
     options = OPTIONS | {"job_id": [*OPTIONS["job_id"], "mine"]}
     yield "push_many", queue.push_many, {"items": [CARD]}, options | {"items": no_cards, "name": NAMES}
-    for verb in ("get", "cancel", "requeue", "delete", "hold", "unhold"):
+    for verb in ("get", "cancel", "delete", "hold", "unhold"):
         yield verb, getattr(queue, verb), {}, NOT_ONE_ID
+    edits = [5, 1.5, "text", ["text"], Odd(), Card, Letter(), queue, job]
+
+    def requeue(**given: Any) -> Any:
+        put_letters(queue)
+        return queue.requeue(**given)
+
+    yield "requeue", requeue, {"job": "known"}, NOT_ONE_ID | {"parameters": edits}
+    odd = [CARD, Card, b"text", (1,), {1: 2}, float("nan"), "\ud800", Odd(), Letter(), job]
+    yield "requeue", requeue, {"job": "unknown", "parameters": {"n": [1]}}, {"parameters": odd}
     yield (
         "jobs",
         queue.jobs,
@@ -256,6 +278,10 @@ def others() -> Iterator[Case]:
             "retry_if": [OSError, (OSError,), "OSError", None, 3, Odd()],
         },
     )
+    yield "Keep", Keep, {"age": 5, "count": 5}, {"age": [*DURATIONS, 0], "count": NUMBERS}
+    no_keep = [5, "30 days", Odd(), Keep]
+    kept = {"completed": no_keep, "cancelled": no_keep, "dead": [*no_keep, None]}
+    yield "Retention", Retention, {"completed": Keep(5)}, kept
     odd = [value for value in DURATIONS if not isinstance(value, str)]
     yield "Retry", lambda either: Retry(either), {}, {"either": odd}
     yield "Retry", Retry, {}, {"delay": DURATIONS}
@@ -325,6 +351,7 @@ UNTRIED = {
     "JobQueue.counts", "JobQueue.dead_groups",  # nor do these
     "Worker.run", "Worker.stop", "Worker.stop_now",  # take nothing but flags
     "JobQueue.definition", "JobQueue.register_function", "JobQueue.prepare_many",  # of the inside
+    "JobQueue.edited",  # as well
 }  # fmt: skip
 
 
@@ -342,7 +369,7 @@ def test_every_argument_of_every_public_call_is_tried() -> None:
             if argument not in ("self", "options", *FLAGS) and (name, argument) not in tried
         }
         assert untried == set()
-    for kind in (JobQueue, sync.JobQueue, Worker, JobName, RetryPolicy, exponential_jitter):
+    for kind in (JobQueue, sync.JobQueue, Worker, JobName, Keep, Retention, RetryPolicy, exponential_jitter):
         wanted = set(inspect.signature(kind).parameters) - FLAGS
         assert {(kind.__name__, argument) for argument in wanted} <= tried
     assert {("push", option) for option in get_type_hints(redisjobs.PushOptions)} <= tried

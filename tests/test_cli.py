@@ -18,7 +18,7 @@ import pytest
 import redis
 
 import redisjobs
-from redisjobs import Worker, no_retry, sync
+from redisjobs import Keep, Retention, Worker, no_retry, sync
 from redisjobs.cli import app
 from redisjobs.cli.dev import ended_by_signals
 from redisjobs.job import Priority
@@ -346,6 +346,26 @@ def test_tables_keep_ids_whole_and_control_characters_out(cli: Callable[..., End
     assert "\x1b" not in listed.out + shown.out + counted.out
 
 
+def test_jobs_that_were_kept_are_listed_counted_and_shown(
+    cli: Callable[..., Ended], there: sync.JobQueue, queue_name: str
+) -> None:
+    there.retention = Retention(completed=Keep(count=5))
+    there.job(name="rest")(lambda: None)
+    there.push_many([there.prepare({}, "rest", job_id="mine")])
+    anyio.run(functools.partial(Worker(there).run, until_idle=True))
+
+    (listed,) = cli("jobs", "--state", "completed", "-q", queue_name, "--json").document
+    table = cli("jobs", "--state", "completed", "-q", queue_name)
+    stats = cli("stats", "-q", queue_name)
+
+    assert (listed["job_id"], listed["state"], listed["parameters"]) == ("mine", "completed", {})
+    assert re.search(r"^job id +name +attempt +finished at +worker +parameters *$", table.out, re.M)
+    assert re.search(r"^mine +rest +1 +\S+ \S+Z +\S+ +\{\} *$", table.out, re.M)
+    assert re.search(r"^completed +1 *$", stats.out, re.M)
+    assert cli("stats", "-q", queue_name, "--json").document["completed"] == 1
+    assert re.search(r"^finished at +\d{4}-", cli("job", "mine", "-q", queue_name).out, re.M)
+
+
 def test_a_pipe_gets_one_line_a_job_however_long_its_id(cli: Callable[..., Ended], queue_name: str) -> None:
     long = "x" * 300
     cli("push", "shop:queue", "rest", "{}", "--id", long)
@@ -366,6 +386,32 @@ def test_dead_letters_are_requeued_and_deleted_several_at_once(
     none = cli("dead", "delete", "dead", "ready", "-q", queue_name, "--json")
     assert (none.code, none.document["not_found"]) == (1, ["dead", "ready"])
     assert there.counts().ready[Priority.NORMAL] == 2
+
+
+@pytest.mark.usefixtures("full")
+def test_a_dead_letter_is_requeued_with_other_parameters_by_the_type_of_its_handler(
+    cli: Callable[..., Ended], there: sync.JobQueue, queue_name: str
+) -> None:
+    def edit(*arguments: str) -> Ended:
+        return cli("dead", "requeue", "dead", "--parameters", *arguments)
+
+    for ended_so, said in (
+        (edit('{"wat": "no"}', "--target", "shop:queue"), r"--parameters .*: boom: boom.what: Field required"),
+        (edit("{what}", "-q", queue_name), r"--parameters '{what}': Expecting"),
+        (edit("null", "-q", queue_name), r"leave the option out to keep the parameters"),
+        (edit("{}", "another", "-q", queue_name), r"--parameters are for one dead letter: name it"),
+        (cli("dead", "requeue", "dead", "--target", "shop:queue"), r"--target is for --parameters"),
+    ):
+        assert ended_so.code == 2
+        assert re.search(said, ended_so.err)
+
+    assert edit('{"what": "yes"}', "--target", "shop:queue").out == "imported\nrequeued dead\n"
+
+    job = there.get("dead")
+    assert job is not None
+    assert (job.state, job.parameters) == ("ready", '{"what":"yes"}')
+    gone = edit('{"what": 5}', "-q", queue_name)
+    assert (gone.code, one_line(gone.err)) == (1, f"redisjobs: no dead letter on queue '{queue_name}': dead")
 
 
 @pytest.mark.usefixtures("full")
@@ -488,7 +534,7 @@ def test_requeue_all_takes_every_dead_letter(cli: Callable[..., Ended], queue_na
         (["stats", "-q", "a b"], r"'a b' can't name a queue"),
         (["stats", "5"], r"stats 5 says how long between, which is for --watch"),
         (["stats", "--url", "nowhere"], r"'nowhere': a queue is at"),
-        (["jobs", "--state", "running", "--name", "a"], r"are for jobs that are ready, delayed or dead$"),
+        (["jobs", "--state", "running", "--name", "a"], r"are for jobs that do not run$"),
         (["dead", "list", "--text", ""], r"--text '': give 1 to 1,000 characters"),
         (["dead", "list", "--older-than", "-1"], r"--older-than -1: give seconds from 0 up$"),
         (["dead", "requeue"], r"name the dead letters to requeue, or say --all"),

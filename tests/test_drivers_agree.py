@@ -46,11 +46,14 @@ from redisjobs.queries import (
     Pause,
     Requeue,
     Resume,
+    Retain,
     Row,
     Scan,
+    Tidy,
     Unhold,
     Unpark,
 )
+from redisjobs.retention import DEFAULT, Keep, Retention
 from redisjobs.transitions import (
     Ack,
     After,
@@ -83,10 +86,25 @@ CHANGES: dict[str, Callable[[str, After], Change[Reply]]] = {
     "cancel": lambda job_id, due: Cancel(job_id),
     "requeue": lambda job_id, due: Requeue(job_id),
     "requeue later": Requeue,
+    "edit": lambda job_id, due: Requeue(job_id, parameters=b'{"edited":true}'),
     "delete": lambda job_id, due: Delete(job_id),
 }
 
-COUNTERS = {"cancel": "cancelled", "requeue": "requeued", "requeue later": "requeued", "delete": "deleted"}
+COUNTERS = {
+    "cancel": "cancelled",
+    "requeue": "requeued",
+    "requeue later": "requeued",
+    "edit": "requeued",
+    "delete": "deleted",
+}
+
+LIVE = (State.READY, State.RUNNING, State.DELAYED, State.DEAD)
+RETENTIONS = [
+    Retention(),
+    Retention(completed=Keep(), cancelled=Keep()),
+    Retention(completed=Keep(), dead=Keep(count=2)),
+]
+"""By number alone: of age each store has a clock of its own. Of jobs that end at once the order is nobody's."""
 
 workers = st.sampled_from(WORKERS)
 picks = st.lists(st.integers(-3, 9), min_size=1, max_size=6)  # below 0: a lease of earlier
@@ -231,6 +249,8 @@ class Side:
         return self.name(lease.job_id), lease.token[0], lease.deliveries, self._fields(lease)
 
     def row(self, row: Row) -> Any:
+        if row.state not in LIVE and row.job_id.startswith(f"{row.key}@"):  # its id is another job's by now
+            return f"{row.fields[b'name']!r}@{row.state}", self._fields(row)
         where = row.state, row.priority, row.due_ms, row.worker, row.deliveries, row.cancelling, row.held
         return self.name(row.job_id), where, self._fields(row)
 
@@ -282,6 +302,9 @@ class TwoDrivers(RuleBasedStateMachine):
         self.restricted = self.to_unpark = False  # some jobs may not start; some may again, and are parked
         self.over: set[str] = set()  # jobs that ended, and were not pushed again
         self.done: Counter[str] = Counter()  # what was done how often, as the replies said
+        self.retention = DEFAULT
+        self.kept: Counter[str] = Counter()  # jobs that have ended and are kept, by state
+        self.revived = self.deleted_dead = self.requeued_dead = self.trimmed_dead = 0
 
     def teardown(self) -> None:
         faults = [] if self.shared else self.redis.faults()
@@ -317,9 +340,10 @@ class TwoDrivers(RuleBasedStateMachine):
         """Both ended the same jobs instead of giving them to somebody."""
         assert ends[0] == ends[1]
         for name, reply in ends[0]:
-            self.done["cancelled" if reply is Reply.CANCELLED else "dead"] += 1
             if reply is Reply.CANCELLED:
-                self.end(name)
+                self.finished("cancelled", name)
+            else:
+                self.done["dead"] += 1
 
     def lose_all(self, worker_id: str) -> None:
         """Nothing is this worker's any more."""
@@ -349,6 +373,12 @@ class TwoDrivers(RuleBasedStateMachine):
     def retire(self, place: str) -> None:
         if place in self.held:
             self.stale.append(self.held.pop(place))
+
+    def finished(self, state: str, name: str) -> None:
+        """This job was done or cancelled, and may be kept."""
+        self.done[state] += 1
+        self.kept[state] += self.retention.of(state) is not None
+        self.end(name)
 
     def end(self, name: str) -> None:
         """This job must never be seen again, unless it is pushed again."""
@@ -566,11 +596,9 @@ class TwoDrivers(RuleBasedStateMachine):
             self.gone.add(lease.key)
         match reply, settlement:
             case (Reply.CANCELLED, _) | (Reply.OK, Ack(cancelled=True)):
-                self.done["cancelled"] += 1
-                self.end(self.sides[0].name(lease.job_id))
+                self.finished("cancelled", self.sides[0].name(lease.job_id))
             case Reply.OK, Ack():
-                self.done["completed"] += 1
-                self.end(self.sides[0].name(lease.job_id))
+                self.finished("completed", self.sides[0].name(lease.job_id))
             case Reply.OK, RetryLater():
                 self.done["retried"] += 1
             case Reply.OK, DeadLetter():
@@ -710,13 +738,61 @@ class TwoDrivers(RuleBasedStateMachine):
         async def do(side: Side) -> Reply:
             return await side.store.driver.change(CHANGES[verb](side.id_of(name), due))
 
+        async def look(side: Side) -> State | None:
+            row = await side.store.driver.read(Find(side.id_of(name)))
+            return row.state if row else None
+
+        state = self.agree(look)
         reply = self.agree(do)
-        if reply is Reply.CANCELLING:
+        if reply is Reply.CANCELLED:
+            self.finished("cancelled", name)
+        elif reply is Reply.CANCELLING:
             self.pushed.discard(name)
-        elif reply is Reply.CANCELLED or (verb, reply) == ("delete", Reply.OK):
-            self.end(name)
-        if reply in (Reply.CANCELLED, Reply.OK):
+        elif reply is Reply.OK:
             self.done[COUNTERS[verb]] += 1
+            self.acted(verb, name, state)
+
+    def acted(self, verb: str, name: str, state: State | None) -> None:
+        """A dead letter, or a job that was kept, was requeued or deleted."""
+        if state is State.DEAD:
+            self.deleted_dead += verb == "delete"
+            self.requeued_dead += verb != "delete"
+        else:
+            self.kept[str(state)] -= 1
+            self.revived += verb != "delete"
+        if verb == "delete":
+            self.end(name)
+        else:
+            self.over.discard(name)
+
+    @rule(retention=st.sampled_from(RETENTIONS))
+    def retain(self, retention: Retention) -> None:
+        """Somebody says what is kept; what is kept no longer is there until it is trimmed."""
+        assert self.agree(lambda side: side.store.driver.change(Retain(retention))) is Reply.OK
+        self.retention = retention
+
+    @rule()
+    def trim(self) -> None:
+        """What is kept no longer goes."""
+
+        async def do(side: Side) -> int:
+            if isinstance(side.store, MemoryStore):
+                side.store.memory.tidied_ms = None
+                return (await side.store.driver.change(Tidy())).trimmed
+            return (await side.store.driver.change(Tidy("trim "))).trimmed
+
+        async def dead(side: Side) -> list[Any]:
+            return [side.row(row)[0] for row in await side.store.driver.read(List(State.DEAD, 500))]
+
+        before = self.agree(dead)
+        most = self.retention.dead.count or 500
+        over = {state: kept for state, kept in self.kept.items() if self.retention.of(state) is None}
+        self.trimmed_dead += max(0, len(before) - most)
+        assert self.agree(do) == sum(over.values()) + max(0, len(before) - most)
+        self.done["trimmed"] += sum(over.values()) + max(0, len(before) - most)
+        self.kept -= Counter(over)
+        for name in before[most:]:
+            self.end(name)
 
     @rule(
         name=st.sampled_from(["", "Work", "Other"]), worker=workers, count=st.integers(0, 4), reads=st.booleans()
@@ -775,9 +851,13 @@ class TwoDrivers(RuleBasedStateMachine):
                 await driver.read(FindPauses()),
                 await driver.read(Count()),
                 sorted((await driver.read(Measure())).oldest),
-                {state: [side.row(row) for row in await driver.read(List(state, 500))] for state in State},
+                {state: [side.row(row) for row in await driver.read(List(state, 500))] for state in LIVE},
+                {
+                    state: sorted([side.row(row) for row in await driver.read(List(state, 500))], key=str)
+                    for state in (State.COMPLETED, State.CANCELLED)
+                },
                 [row and side.row(row) for row in found],
-                [side.row(row) for row in await scan(driver, scanned)],
+                sorted([side.row(row) for row in await scan(driver, scanned)], key=str),
             )
 
         assert self.jobs[0] == self.jobs[1]
@@ -785,8 +865,8 @@ class TwoDrivers(RuleBasedStateMachine):
         self.looks += 1
         names = [self.names[(self.looks + n) % len(self.names)] for n in range(3)]  # all of them, in turn
         scanned = SCANNED[self.looks % len(SCANNED)]
-        pauses, counts, waiting, listed, found, stepped = self.agree(look)
-        assert sorted(stepped, key=str) == sorted(listed[scanned], key=str)
+        pauses, counts, waiting, listed, kept, found, stepped = self.agree(look)
+        assert stepped == sorted((listed | kept)[scanned], key=str)
 
         self.restricted = bool(pauses.names or pauses.held or pauses.queue is not None)
         if not (self.restricted or self.to_unpark):
@@ -800,9 +880,15 @@ class TwoDrivers(RuleBasedStateMachine):
         }
         total = {counter: counts.totals.get(counter, 0) for counter in (*counts.totals, *self.done)}
         assert total == {counter: self.done[counter] for counter in total}
-        ended = self.done["completed"] + self.done["cancelled"] + self.done["deleted"]
-        assert self.done["pushed"] + self.put_in == ended + sum(map(len, listed.values()))
-        assert counts.dead == self.done["dead"] - self.done["requeued"] - self.done["deleted"]
+        gone = self.deleted_dead + self.trimmed_dead
+        ended = self.done["completed"] + self.done["cancelled"] + gone
+        assert self.done["pushed"] + self.put_in + self.revived == ended + sum(map(len, listed.values()))
+        assert counts.dead == self.done["dead"] - self.requeued_dead - gone
+        assert {state: len(rows) for state, rows in kept.items()} == {
+            State.COMPLETED: self.kept["completed"],
+            State.CANCELLED: self.kept["cancelled"],
+        }
+        assert (counts.completed, counts.cancelled) == (self.kept["completed"], self.kept["cancelled"])
         there = [(name, state) for state, rows in listed.items() for name, *_ in rows if name not in self.shared]
         self.there = dict(there)
         assert len(there) == len(self.there)
@@ -816,7 +902,7 @@ class TwoDrivers(RuleBasedStateMachine):
         assert len([run for run in runs if run[0] not in self.shared]) == len(
             {name for name, *_ in runs} - self.shared
         )
-        rows = {row[0]: row for rows in listed.values() for row in rows}
+        rows = {row[0]: row for rows in (listed | kept).values() for row in rows}
         for name, row in zip(names, found, strict=True):
             assert row == rows.get(name) or name in self.shared
 

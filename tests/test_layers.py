@@ -12,7 +12,7 @@ from store import RedisStore
 
 PACKAGE = Path(__file__).parents[1] / "redisjobs"
 ORDER = """
-_version arguments durations visible
+_version arguments durations visible retention
 logger
 eventloop errors
 backoff retry
@@ -24,8 +24,8 @@ fingerprint codec outcome filters groups pauses
 events middleware
 logs recording
 drivers.memory.state drivers.memory.include drivers.memory.rows drivers.memory.scans
-drivers.memory.producer drivers.memory.schedules drivers.memory.operator drivers.memory.exchange
-drivers.memory.worker
+drivers.memory.producer drivers.memory.schedules drivers.memory.retention drivers.memory.operator
+drivers.memory.exchange drivers.memory.worker
 drivers.memory.driver
 drivers.redis.scripts drivers.redis.commands drivers.redis.schedule_commands drivers.redis.queue_commands
 drivers.redis.worker_commands

@@ -214,14 +214,15 @@ def test_an_include_is_one_local_function_that_takes_all_it_uses(name: str) -> N
 )  # no hand reaches into memory
 def test_each_script_has_one_twin_of_its_name_in_the_memory_driver(name: str) -> None:
     modules = [
-        MEMORY / f"{module}.py" for module in ("producer", "operator", "scans", "exchange", "worker", "schedules")
+        MEMORY / f"{module}.py"
+        for module in ("producer", "operator", "scans", "exchange", "worker", "schedules", "retention")
     ]
     functions = [re.findall(r"^def (\w+)\(", module.read_text("utf-8"), re.M) for module in modules]
     assert sum(found.count(name) for found in functions) == 1
 
 
 WRITTEN_BY = {
-    r"'XADD'": {"enqueue", "dead_letter"},
+    r"'XADD'": {"enqueue", "set_aside"},
     r"'XDEL'": {"remove"},
     r"'XACK'": {"remove", "claim", "recover"},  # these two: of entries that were removed by hand
     r"'XCLAIM', \S+, 'workers', to": {"hand_back"},
@@ -866,12 +867,21 @@ async def test_however_much_was_delivered_it_is_looked_through_in_steps(
     queue.admin.xgroup_delconsumer(queue.stream(), "workers", "gone")
 
     steps, after = list[tuple[int, bool]](), ""
-    for _ in range(7):
+    for _ in range(8):
         tidied = await queue.driver.change(Tidy(after))
         after = tidied.after
         steps.append((tidied.restored, bool(after)))
 
-    assert steps == [(0, True), (500, True), (500, True), (10, True), (10, True), (10, True), (0, False)]
+    assert steps == [
+        (0, True),
+        (500, True),
+        (500, True),
+        (10, True),
+        (10, True),
+        (10, True),
+        (0, True),
+        (0, False),
+    ]
     queue.admin.delete(queue.stream(), f"{queue.prefix}jobs")
 
 

@@ -34,11 +34,13 @@ from redisjobs.queries import (
     Pause,
     Requeue,
     Resume,
+    Retain,
     Tidy,
     Unhold,
     Unpark,
 )
 from redisjobs.queue import JobQueue
+from redisjobs.retention import Keep, Retention
 from redisjobs.retry import RetryPolicy, no_retry
 from redisjobs.schedules.schedule import Schedule
 from redisjobs.schedules.stored import Definition, Fire, Firing, PauseSchedule, PutSchedules, RemoveSchedule
@@ -164,6 +166,8 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "release: of one that died": lambda scene: scene.worker.release(refund=False, watch=True),
     "release: of one that was fenced": lambda scene: scene.gone.release(refund=True, watch=True),
     "tidy": lambda scene: scene.store.driver.change(Tidy()),
+    "trim": lambda scene: scene.store.driver.change(Tidy("trim ")),
+    "retain": lambda scene: scene.store.driver.change(Retain(Retention(Keep(5), Keep(count=5)))),
     "restore": Scene.restore,
     "screen": Scene.screen,
     "pause": lambda scene: scene.change(Pause()),
@@ -192,6 +196,8 @@ READERS = {"find", "jobs", "scan", "groups", "counts", "schedules", "backlog", "
 NIGHTLY = Definition("nightly", Schedule.every(5), job(""))
 
 MAY_NOT_START = ("paused:names", "held")  # what is looked at only where jobs are claimed
+KEPT = ("retention", "completed", "cancelled")  # where a job is that has ended
+
 LATER = ("due", "delayed", "dead")  # where a job is that does not just end
 
 SPARED = {
@@ -217,6 +223,9 @@ SPARED = {
     ("settle: none", "finished:"),
     *[(act, "worker:") for act in ACTS if act.startswith("release")],  # it goes, whatever it is
     ("tidy", "worker:"),
+    *[(act, key) for act in ("settle: release", "settle: fail", "settle: none") for key in KEPT],
+    *[("cancel: of one that runs", key) for key in KEPT],
+    *[(act, key) for act in ("requeue", "requeue: later", "delete") for key in ("completed", "cancelled")],
 }
 """What a script can do without, for these jobs."""
 
@@ -278,6 +287,7 @@ async def fill(scene: Scene) -> None:
     await store.driver.push([job("ready"), job("high", priority=Priority.HIGH)], repeated=False)
     await store.driver.change(PutSchedules([("nightly", NIGHTLY.fingerprint, NIGHTLY)]))
     store.admin.hset(f"{store.prefix}schedules", "nightly", store.clock() - 5000)
+    await store.driver.change(Retain(Retention(completed=Keep(), cancelled=Keep())))
 
 
 async def fence(scene: Scene, worker_id: str) -> None:
@@ -299,6 +309,8 @@ def prepare(store: RedisStore, script: str) -> None:
             store.admin.zrem(f"{store.prefix}workers", "w1", "lost")
             store.admin.delete(f"{store.prefix}worker:lost")
             store.admin.xgroup_createconsumer(store.stream(Priority.HIGH), "workers", "idler")
+        case "trim":
+            store.admin.hset(f"{store.prefix}retention", "dead", "0 -")
         case "restore":
             store.admin.xgroup_delconsumer(store.stream(), "workers", "w1")
         case "recover":

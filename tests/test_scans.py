@@ -189,7 +189,10 @@ def test_of_too_many_jobs_a_group_names_some() -> None:
 
 async def test_a_scan_of_jobs_that_run_is_refused_at_the_call() -> None:
     for queue in (JobQueue("memory://"), sync.JobQueue("memory://")):
-        with pytest.raises(ValueError, match=r"^state='running': give one of ready, delayed, dead; `jobs` lists"):
+        with pytest.raises(
+            ValueError,
+            match=r"^state='running': give one of ready, delayed, dead, completed, cancelled; `jobs` lists",
+        ):
             queue.scan("running")
 
 

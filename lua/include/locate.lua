@@ -9,7 +9,7 @@ local function locate(places, jobs, job)
   end
   local entry, name = string.match(job, '^(%d+%-%d+)@(%l+)$')
   local among = {'ready:high', 'ready:normal', 'ready:low'}
-  if entry then among = {name == 'dead' and name or 'ready:' .. name} end
+  if entry then among = {places[name] and name or 'ready:' .. name} end
   entry = entry or string.match(job, '^%d+%-%d+$')
   for _, place in ipairs(entry and among or {}) do
     local fields = places[place] and entry_at(places[place], entry)

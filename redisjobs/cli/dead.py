@@ -1,20 +1,28 @@
 """Commands on dead letters: jobs that were set aside for a human."""
 
 import dataclasses
+import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
-from typing import Annotated
+from typing import Annotated, Any
 
+import anyio
 import typer
 
+from redisjobs import codec, sync
 from redisjobs.cli import show
 from redisjobs.cli.errors import Failure, Mistake
 from redisjobs.cli.filters import Fingerprint, Name, OlderThan, Reason, Text, filters
 from redisjobs.cli.output import say, telling
-from redisjobs.cli.target import JobId, Json, Limit, QueueName, Url, named
-from redisjobs.errors import DecodeError
+from redisjobs.cli.target import JobId, Json, Limit, Moved, QueueName, Url, load, named
+from redisjobs.codec import JobInfo
+from redisjobs.drivers.memory.driver import MemoryDriver
+from redisjobs.errors import DecodeError, EncodeError
 from redisjobs.filters import FilterOptions, pause_of
 from redisjobs.job import State
+from redisjobs.queue import JobQueue
+from redisjobs.registry import Registry
 from redisjobs.server import DEFAULT_URL
 from redisjobs.visible import visible
 
@@ -89,8 +97,14 @@ def requeue(
     rate: Annotated[
         str | None, typer.Option(metavar="N/s|m|h", help="So many in a second, a minute or an hour, as 100/s.")
     ] = None,
+    parameters: Annotated[
+        str | None, typer.Option(metavar="JSON", help="What the one job gets in place of its parameters.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="MODULE:QUEUE", help="Whose handler says what --parameters may be.")
+    ] = None,
     queue: QueueName = "default",
-    url: Url = DEFAULT_URL,
+    url: Moved = None,
     as_json: Json = False,
 ) -> None:
     """Give dead letters another life: ready, under their old ids, with all their attempts."""
@@ -98,7 +112,12 @@ def requeue(
     _check("requeue", job_ids, everything, wanted)
     if rate is not None:
         _check_rate(rate, job_ids)
-    with named(queue, url) as there:
+    if target is not None and parameters is None:
+        raise Mistake("--target is for --parameters, which its handler's type checks")
+    if parameters is not None:
+        _requeue_edited(job_ids or (), parameters, target, queue, url, as_json)
+        return
+    with named(queue, url or DEFAULT_URL) as there:
         if wanted or rate is not None:
             _told("requeued", there.requeue_all(rate=rate, **wanted), queue, as_json)
         else:
@@ -128,6 +147,55 @@ def delete(
             _act(there.delete, job_ids, "deleted", queue, as_json)
         else:
             _told("deleted", there.delete_all(**wanted), queue, as_json)
+
+
+def _requeue_edited(
+    job_ids: Sequence[str], text: str, target: str | None, queue: str, url: str | None, as_json: bool
+) -> None:
+    """Requeue one letter with other parameters."""
+    if len(job_ids) != 1:
+        raise Mistake("--parameters are for one dead letter: name it")
+    there = named(queue, url or DEFAULT_URL) if target is None else load(target, url)
+    if isinstance(there.driver, MemoryDriver):
+        raise Mistake(f"{target} is at memory://, which would end with this command; give --url")
+
+    def act(job_id: str) -> bool:
+        return _requeue_with(there, job_id, os.fsencode(text))
+
+    _act(act, job_ids, "requeued", there.name, as_json)
+
+
+def _requeue_with(queue: Registry, job_id: str, raw: bytes) -> bool:
+    """Requeue a letter of a queue of either face with what was typed."""
+    try:
+        if isinstance(queue, sync.JobQueue):
+            with queue:
+                job = queue.get(job_id)
+                return job is not None and queue.requeue(job_id, parameters=_typed(queue, job, raw))
+        if isinstance(queue, JobQueue):
+            return anyio.run(_requeue_async, queue, job_id, raw)
+    except EncodeError as error:
+        raise Mistake(str(error)) from error
+    raise Mistake(f"a {type(queue).__name__} has no requeue")
+
+
+async def _requeue_async(queue: JobQueue, job_id: str, raw: bytes) -> bool:
+    async with queue:
+        job = await queue.get(job_id)
+        return job is not None and await queue.requeue(job_id, parameters=_typed(queue, job, raw))
+
+
+def _typed(queue: Registry, job: JobInfo, raw: bytes) -> Any:
+    """What was typed as parameters of a job: by the type of its handler, or as JSON where there is none."""
+    try:
+        if job.name in queue.definitions:
+            return codec.read_parameters(queue.definitions[job.name].name, raw)
+        value = json.loads(raw)
+    except (DecodeError, ValueError, RecursionError) as error:
+        raise Mistake(f"--parameters {raw.decode('utf-8', 'replace')[:60]!r}: {error}") from None
+    if value is None:
+        raise Mistake("--parameters null: leave the option out to keep the parameters that there are")
+    return value
 
 
 def _check(verb: str, job_ids: Sequence[str] | None, everything: bool, wanted: FilterOptions) -> None:

@@ -23,10 +23,10 @@ def list_jobs(
     older_than: OlderThan = None,
     as_json: Json = False,
 ) -> None:
-    """List jobs: ready and running by priority and age, delayed by due time, dead newest first."""
+    """List jobs: ready and running by priority and age, delayed by due time, others newest first."""
     wanted = filters(name, text, older_than)
     if wanted and state is State.RUNNING:
-        raise Mistake("--name, --text and --older-than are for jobs that are ready, delayed or dead")
+        raise Mistake("--name, --text and --older-than are for jobs that do not run")
     with named(queue, url) as there:
         jobs = list(islice(there.scan(state, **wanted), limit)) if wanted else there.jobs(state, limit)
     if as_json:

@@ -27,6 +27,8 @@ _COLUMNS = {
     State.RUNNING: ("job_id", "name", "priority", "attempt", "deliveries", "worker", "parameters"),
     State.DELAYED: ("job_id", "name", "priority", "attempt", "due_at", "error"),
     State.DEAD: ("job_id", "name", "reason", "attempt", "failed_at", "error"),
+    State.COMPLETED: ("job_id", "name", "attempt", "finished_at", "worker", "parameters"),
+    State.CANCELLED: ("job_id", "name", "attempt", "finished_at", "worker", "parameters"),
 }
 
 
@@ -103,6 +105,8 @@ def counts_table(queue: str, counts: Counts, pauses: PauseInfo, before: str = ""
     states = {f"ready, {priority}": number for priority, number in counts.ready.items()}
     states |= {"running": counts.running, "delayed": counts.delayed, "dead": counts.dead}
     states |= {"held": pauses.held} if pauses.held else {}
+    kept = {"completed": counts.completed, "cancelled": counts.cancelled}
+    states |= {state: number for state, number in kept.items() if number}
     _add_numbers(table, states)
     table.add_section()
     _add_numbers(table, {f"{name} in all": number for name, number in sorted(counts.totals.items())})

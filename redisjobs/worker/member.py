@@ -11,6 +11,7 @@ from redisjobs.backoff import retrying
 from redisjobs.driver import Consumer, IdTaken
 from redisjobs.errors import DriverError, QueueFull, WrongType
 from redisjobs.events import SourceAvailable, SourceUnavailable, WorkerEvent
+from redisjobs.queries import Retain
 from redisjobs.worker.settings import Settings
 
 Facts = ParamSpec("Facts")
@@ -57,12 +58,20 @@ class Member:
             IdTaken: The id is another worker's.
             DriverError: The store refuses for good.
         """
-        for warning in await retrying(self._open, failed=self._could_not_join):
+        for warning in await retrying(self._enter, failed=self._could_not_join):
             self.log.warning("%s", warning)
         if self.unavailable:
             self.unavailable = ""
             self.tell(SourceAvailable)
         self.beat_at = time.monotonic()
+
+    async def _enter(self) -> list[str]:
+        """Join; and say what the queue keeps, if its code does."""
+        warnings = await self._open()
+        retention = self.settings.queue.retention
+        if retention is not None:
+            await self.consumer.change(Retain(retention))
+        return warnings
 
     async def _open(self) -> list[str]:
         try:

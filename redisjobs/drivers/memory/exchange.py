@@ -68,9 +68,11 @@ def _settle_one(memory: Memory, worker: str, lease: Lease, settlement: Settlemen
             # Of one that was pushed longer ago the push can't be repeated any more.
             is_young = int(entry.partition("-")[0]) > memory.now_ms() - REMEMBERED
             counter = "cancelled" if cancelled else "completed"
-            finish(memory, stream, entry, job_id, counter, is_remembered=is_young)
+            is_here = memory.located.get(job_id) == (stream.priority, entry)
+            ran = {"worker": worker, "deliveries": str(lease.deliveries)}
+            finish(memory, stream, entry, job_id, counter, ran, is_remembered=is_young, is_located=is_here)
         case RetryLater():
-            return _retry(memory, stream, entry, job_id, settlement)
+            return _retry(memory, worker, stream, lease, job_id, settlement)
         case Release(refund):
             stream.pending[entry] = Pending(RELEASED, lease.deliveries - refund, time.monotonic())
         case DeadLetter(reason, error, traceback, error_type, fingerprint):
@@ -86,9 +88,13 @@ def _owns(stream: Stream, worker: str, lease: Lease) -> bool:
     return pending is not None and (pending.worker, pending.deliveries) == (worker, lease.deliveries)
 
 
-def _retry(memory: Memory, stream: Stream, entry: str, job_id: str, settlement: RetryLater) -> Reply:
+def _retry(
+    memory: Memory, worker: str, stream: Stream, lease: Lease, job_id: str, settlement: RetryLater
+) -> Reply:
+    entry = lease.token[1]
     if memory.marks.get((stream.priority, entry)) == "cancelling":
-        finish(memory, stream, entry, job_id, "cancelled")
+        ran = {"worker": worker, "deliveries": str(lease.deliveries)}
+        finish(memory, stream, entry, job_id, "cancelled", ran)
         return Reply.CANCELLED
     fields = stream.entries[entry]
     if len(fields) > MOST_FIELDS:
@@ -166,7 +172,7 @@ def _deliver(memory: Memory, claimed: _Claim, stream: Stream, entry: str) -> Non
     if mark == "cancelling":
         job_id = identify(memory, *here)
         memory.held.pop(job_id, None)
-        finish(memory, stream, entry, job_id, "cancelled")
+        finish(memory, stream, entry, job_id, "cancelled", {"deliveries": str(pending.deliveries)})
         claimed.ended.append((job_id, Reply.CANCELLED))
         return
     if may_not_start(memory, stream, entry):

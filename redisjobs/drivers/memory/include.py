@@ -21,6 +21,7 @@ from redisjobs.drivers.memory.state import (
     text_of,
 )
 from redisjobs.job import Priority
+from redisjobs.retention import DEFAULT
 from redisjobs.transitions import MOST_JOBS, After, At, Due
 
 REMEMBERED = 60_000  # ms that an ended job's id is known for, so that a repeated push adds nothing
@@ -134,13 +135,62 @@ def promote(memory: Memory, now_ms: int) -> None:
 
 
 def finish(
-    memory: Memory, stream: Stream, entry: str, job_id: str, counter: str, *, is_remembered: bool = True
+    memory: Memory,
+    stream: Stream,
+    entry: str,
+    job_id: str,
+    counter: str,
+    notes: Mapping[str, str],
+    *,
+    is_remembered: bool = True,
+    is_located: bool = True,
 ) -> None:
-    """The end of a job that runs or is ready: it is forgotten, but for its push."""
+    """The end of a job that runs or is ready: it is forgotten, but for its push, or kept with these notes."""
     fields = stream.entries[entry]
     memory.drop(stream, entry)
     forget_job(memory, job_id, fields, is_remembered=is_remembered)
     memory.count(counter)
+    keep(memory, counter, stream.priority, entry, job_id, fields, notes, is_located=is_located)
+
+
+def keep(
+    memory: Memory,
+    state: str,
+    priority: Priority,
+    entry: str,
+    job_id: str,
+    fields: Fields,
+    notes: Mapping[str, str],
+    *,
+    is_located: bool = True,
+) -> None:
+    """Let a job that has just ended stay in sight, where the queue keeps such."""
+    if (memory.retention or DEFAULT).of(state) is not None and b"name" in fields:
+        noted = {"finished_at": str(memory.now_ms()), **notes}
+        set_aside(memory, state, priority, entry, job_id, fields, noted, is_located=is_located)
+
+
+def set_aside(
+    memory: Memory,
+    state: str,
+    priority: Priority,
+    entry: str,
+    job_id: str,
+    fields: Fields,
+    notes: Mapping[str, str],
+    *,
+    is_located: bool = True,
+) -> None:
+    """Keep the job of an entry where nobody waits for it; its locator follows, unless that is another job's."""
+    noted = {"id": job_id, "priority": str(priority), **notes}
+    there = memory.new_id()
+    memory.aside[state][there] = {
+        b"queued_at": fields[b"queued_at"] if b"queued_at" in fields else pushed_at(entry, memory.now_ms()),
+        **fields,
+        **{encoded(key): encoded(value) for key, value in noted.items()},
+    }
+    if is_located:
+        memory.located[job_id] = (state, there)
 
 
 def forget_job(memory: Memory, job_id: str, fields: Fields, *, is_remembered: bool = True) -> None:
@@ -172,16 +222,8 @@ def dead_letter(
 ) -> None:
     """Move an entry to the dead letters, with what is known of the failure."""
     fields, now_ms = stream.entries[entry], memory.now_ms()
-    known = {"priority": stream.priority, "deliveries": str(deliveries), "failed_at": str(now_ms)}
-    noted = known | dict(notes)
-    letter = memory.new_id()
-    memory.dead[letter] = {
-        b"queued_at": fields.get(b"queued_at", pushed_at(entry, now_ms)),
-        **fields,
-        b"id": encoded(job_id),
-        **{encoded(key): encoded(value) for key, value in noted.items()},
-    }
-    memory.located[job_id] = ("dead", letter)
+    known = {"deliveries": str(deliveries), "failed_at": str(now_ms)}
+    set_aside(memory, "dead", stream.priority, entry, job_id, fields, known | dict(notes))
     memory.drop(stream, entry)
     free(memory, job_id, fields)
     memory.count("dead")

@@ -15,10 +15,12 @@ from redisjobs.drivers.memory.include import (
     forget_job,
     holder,
     is_waiting,
+    keep,
     locate,
     may_not_start,
 )
-from redisjobs.drivers.memory.rows import dead_row, delayed_row, ready_row
+from redisjobs.drivers.memory.retention import retain, tidy
+from redisjobs.drivers.memory.rows import aside_row, delayed_row, ready_row
 from redisjobs.drivers.memory.scans import groups, scan
 from redisjobs.drivers.memory.schedules import fire, pause_schedule, put_schedule, remove_schedule, schedules
 from redisjobs.drivers.memory.state import PARKED, RELEASED, Memory, Pending, Stream
@@ -41,10 +43,10 @@ from redisjobs.queries import (
     Query,
     Requeue,
     Resume,
+    Retain,
     Row,
     Scan,
     Several,
-    Tidied,
     Tidy,
     Unhold,
     Unpark,
@@ -57,7 +59,7 @@ T = TypeVar("T")
 
 _STRIPPED = (  # what a requeued job leaves behind: its failure, its attempts, its claims on time and uniqueness
     b"reason error traceback error_type fingerprint failed_at worker deliveries priority attempt unknown_since "
-    b"expires_at started_at unique"
+    b"expires_at started_at unique finished_at"
 ).split()
 
 
@@ -65,14 +67,16 @@ def cancel(memory: Memory, change: Cancel) -> Reply:
     """Cancel a job, wherever it is."""
     with memory.lock:
         job_id, place, entry = locate(memory, change.job_id)
-        if not place:
+        if not place or place in ("completed", "cancelled"):
             return Reply.NOT_FOUND
         if place == "dead":
             return Reply.DEAD
         if place == "delayed":
             memory.held.pop(job_id, None)
-            forget_job(memory, job_id, memory.delayed.pop(job_id).fields)
+            job = memory.delayed.pop(job_id)
+            forget_job(memory, job_id, job.fields)
             memory.count("cancelled")
+            keep(memory, "cancelled", job.priority, entry, job_id, job.fields, {})
             return Reply.CANCELLED
         stream = memory.stream(Priority(place))
         worker = holder(stream, entry)
@@ -80,7 +84,7 @@ def cancel(memory: Memory, change: Cancel) -> Reply:
             _mark(memory, job_id, place, entry, worker)
             return Reply.CANCELLING
         memory.held.pop(job_id, None)
-        finish(memory, stream, entry, job_id, "cancelled")
+        finish(memory, stream, entry, job_id, "cancelled", {})
         return Reply.CANCELLED
 
 
@@ -94,16 +98,18 @@ def _mark(memory: Memory, job_id: str, place: str, entry: str, worker: str) -> N
 
 
 def requeue(memory: Memory, change: Requeue) -> Reply:
-    """Give a dead letter another life."""
+    """Give a dead letter another life, or a job that was kept."""
     with memory.lock:
         job_id, place, letter = locate(memory, change.job_id)
-        if place != "dead":
+        if place not in memory.aside:
             return Reply.NOT_FOUND
-        fields = memory.dead[letter]
+        fields = memory.aside[place][letter]
         kept = {key: value for key, value in fields.items() if key not in _STRIPPED}
         if len(kept) > MOST_FIELDS:
             return Reply.OVERSIZED
-        del memory.dead[letter]
+        if change.parameters is not None:
+            kept[b"parameters"] = change.parameters
+        del memory.aside[place][letter]
         priority, now_ms = Priority(fields[b"priority"].decode()), memory.now_ms()
         due_ms = due_time(change.due, now_ms)
         if due_ms > now_ms:
@@ -115,12 +121,12 @@ def requeue(memory: Memory, change: Requeue) -> Reply:
 
 
 def delete(memory: Memory, change: Delete) -> Reply:
-    """Throw a dead letter away."""
+    """Throw a dead letter away, or a job that was kept."""
     with memory.lock:
         job_id, place, letter = locate(memory, change.job_id)
-        if place != "dead":
+        if place not in memory.aside:
             return Reply.NOT_FOUND
-        forget_job(memory, job_id, memory.dead.pop(letter))
+        forget_job(memory, job_id, memory.aside[place].pop(letter))
         memory.count("deleted")
         return Reply.OK
 
@@ -208,8 +214,8 @@ def find(memory: Memory, query: Find) -> Row | None:
         job_id, place, entry = locate(memory, query.job_id)
         if not place:
             return None
-        if place == "dead":
-            return dead_row(memory, entry)
+        if place in memory.aside:
+            return aside_row(memory, State(place), entry)
         if place == "delayed":
             return delayed_row(memory, job_id, memory.delayed[job_id])
         return ready_row(memory, memory.stream(Priority(place)), entry)
@@ -221,8 +227,8 @@ def jobs(memory: Memory, query: List) -> list[Row]:
         rows: Iterator[Row]
         if query.state is State.DELAYED:
             rows = (delayed_row(memory, job_id, job) for job_id, job in by_due(memory))
-        elif query.state is State.DEAD:
-            rows = (dead_row(memory, letter) for letter in reversed(memory.dead))
+        elif query.state in memory.aside:
+            rows = (aside_row(memory, query.state, entry) for entry in reversed(memory.aside[query.state]))
         else:
             every = (ready_row(memory, stream, entry) for stream in memory.streams for entry in stream.entries)
             rows = (row for row in every if row.state is query.state)
@@ -234,7 +240,8 @@ def counts(memory: Memory, query: Count) -> Counts:
     with memory.lock:
         running = {s.priority: sum(not is_waiting(p.worker) for p in s.pending.values()) for s in memory.streams}
         ready = {s.priority: len(s.entries) - running[s.priority] for s in memory.streams}
-        return Counts(ready, sum(running.values()), len(memory.delayed), len(memory.dead), dict(memory.totals))
+        aside = {state: len(entries) for state, entries in memory.aside.items()}
+        return Counts(ready, sum(running.values()), len(memory.delayed), totals=dict(memory.totals), **aside)
 
 
 def backlog(memory: Memory, query: Measure) -> Backlog:
@@ -255,11 +262,6 @@ def _ms_of(entry: str) -> int:
     return int(entry.partition("-")[0])
 
 
-def tidy(memory: Memory, change: Tidy) -> Tidied:
-    """Find nothing: by nobody's hand are jobs taken here from those who hold them."""
-    return Tidied()
-
-
 _READS: Mapping[type[Query[Any]], Callable[[Memory, Any], Any]] = {
     Find: find,
     FindPauses: pauses,
@@ -275,6 +277,7 @@ _CHANGES: Mapping[type[Change[Any]], Callable[[Memory, Any], Any]] = {
     Requeue: requeue,
     Delete: delete,
     Several: several,
+    Retain: retain,
     Tidy: tidy,
     Hold: hold,
     Unhold: unhold,

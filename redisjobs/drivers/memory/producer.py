@@ -35,7 +35,8 @@ def _push(memory: Memory, job: NewJob, one: Push, added: set[str], *, repeated: 
         return Pushed(Reply.REPEATED)
     if job.job_id in added:
         return Pushed(Reply.EXISTS)
-    if job.job_id in memory.located:
+    place, _ = memory.located.get(job.job_id, ("", ""))
+    if place and place not in ("completed", "cancelled"):  # the id of one that has ended, and was kept, is free
         is_ours = not job.nonce or stored(memory, job.job_id).get(b"nonce", b"") == job.nonce.encode()
         return Pushed(Reply.REPEATED if is_ours else Reply.EXISTS)
     holder = unique_holder(memory, job.unique, now_ms)

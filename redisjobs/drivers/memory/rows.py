@@ -32,9 +32,9 @@ def delayed_row(memory: Memory, job_id: str, job: Delayed) -> Row:
     return Row(job_id, State.DELAYED, job.priority, "", 0, job.due_ms, "", 0, False, job.fields, held)
 
 
-def dead_row(memory: Memory, letter: str) -> Row:
-    """Of a dead letter."""
-    fields = memory.dead[letter]
+def aside_row(memory: Memory, state: State, entry: str) -> Row:
+    """Of a dead letter, or of a job that has ended and was kept."""
+    fields = memory.aside[state][entry]
     priority = Priority(fields[b"priority"].decode())
-    dead_ms, job_id = int(letter.partition("-")[0]), address(memory, "dead", letter)
-    return Row(job_id, State.DEAD, priority, letter, dead_ms, None, "", 0, False, fields)
+    since_ms, job_id = int(entry.partition("-")[0]), address(memory, state, entry)
+    return Row(job_id, state, priority, entry, since_ms, None, "", 0, False, fields)

@@ -1,22 +1,26 @@
 """Going through the jobs of a state in steps: the twins of `lua/{scan,groups}.lua`, with no limit in bytes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from redisjobs.drivers.memory.include import by_due
-from redisjobs.drivers.memory.rows import dead_row, delayed_row, ready_row
+from redisjobs.drivers.memory.rows import aside_row, delayed_row, ready_row
 from redisjobs.drivers.memory.state import Memory, text_of
 from redisjobs.job import State
 from redisjobs.queries import Filter, Group, GroupDead, Grouped, Row, Scan, Scanned
 from redisjobs.transitions import MOST_JOBS
 
+_SINCE = {State.DEAD: b"failed_at", State.COMPLETED: b"finished_at", State.CANCELLED: b"finished_at"}
 _MOST_NAMES = 50  # of the jobs of a group
 
 
 def scan(memory: Memory, query: Scan) -> Scanned:
     """List jobs that a filter lets through, a step at a time."""
     with memory.lock:
-        walks = {State.READY: _ready, State.DELAYED: _delayed, State.DEAD: _dead}
+        aside = {state: partial(_aside, state) for state in (State.DEAD, State.COMPLETED, State.CANCELLED)}
+        walks: dict[State, Callable[[Memory, str], Iterator[tuple[str, Row]]]]
+        walks = {State.READY: _ready, State.DELAYED: _delayed, **aside}
         rows: list[Row] = []
         for looked, (after, row) in enumerate(walks[query.state](memory, query.after), 1):
             if row.state is query.state and _passes(row, query.filter, memory.now_ms()):
@@ -26,10 +30,10 @@ def scan(memory: Memory, query: Scan) -> Scanned:
         return Scanned(rows)
 
 
-def _dead(memory: Memory, after: str) -> Iterator[tuple[str, Row]]:
-    for letter in reversed(memory.dead):
-        if not after or _order(letter) < _order(after):
-            yield letter, dead_row(memory, letter)
+def _aside(state: State, memory: Memory, after: str) -> Iterator[tuple[str, Row]]:
+    for entry in reversed(memory.aside[state]):
+        if not after or _order(entry) < _order(after):
+            yield entry, aside_row(memory, state, entry)
 
 
 def _ready(memory: Memory, after: str) -> Iterator[tuple[str, Row]]:
@@ -58,7 +62,7 @@ def _passes(row: Row, wanted: Filter, now_ms: int) -> bool:
     exact = {b"name": wanted.name, b"fingerprint": wanted.fingerprint, b"reason": wanted.reason}
     if any(text and text_of(row.fields, name) != text for name, text in exact.items()):
         return False
-    since = _time_of(row.fields, b"failed_at" if row.state is State.DEAD else b"queued_at", row.queued_ms)
+    since = _time_of(row.fields, _SINCE.get(row.state, b"queued_at"), row.queued_ms)
     if wanted.older_ms is not None and since > now_ms - wanted.older_ms:
         return False
     return any(wanted.text in text_of(row.fields, name) for name in (b"parameters", b"error"))
@@ -108,7 +112,7 @@ def groups(memory: Memory, query: GroupDead) -> Grouped:
     with memory.lock:
         kinds: dict[tuple[str, str], _Kind] = {}
         after = ""
-        for looked, (letter, row) in enumerate(_dead(memory, query.after), 1):
+        for looked, (letter, row) in enumerate(_aside(State.DEAD, memory, query.after), 1):
             fingerprint = text_of(row.fields, b"fingerprint")
             kind = ("fingerprint", fingerprint) if fingerprint else ("reason", text_of(row.fields, b"reason"))
             kinds.setdefault(kind, _Kind(row)).add(row)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from redisjobs.driver import Fenced, Notification
 from redisjobs.job import Priority
+from redisjobs.retention import ASIDE, Retention
 from redisjobs.schedules.stored import THERE_MS, Definition
 from redisjobs.transitions import Reply
 
@@ -114,7 +115,9 @@ class Memory:
         located: `jobs`, the locator: where each job is, by its id.
         marks: What the locator has beside a place: `cancelling`, or `alone`.
         delayed: `due` and `delayed`, by job id; of those due at the same time, the first is first in line.
-        dead: The dead letters.
+        aside: `dead`, `completed` and `cancelled`, each by entry.
+        retention: `retention`; None: nobody has said.
+        tidied_ms: When what is kept no longer was trimmed last; None: never.
         paused: Since when the queue is paused, in ms; None: it is not.
         paused_names: `paused:names`: job names that are paused, and since when, in ms.
         held: Ids of jobs that are held, and since when, in ms.
@@ -138,7 +141,9 @@ class Memory:
         self.marks: dict[Place, str] = {}
         self.delayed: dict[str, Delayed] = {}
         self.lines = 0
-        self.dead: dict[str, Fields] = {}
+        self.aside: dict[str, dict[str, Fields]] = {state: {} for state in ASIDE}
+        self.retention: Retention | None = None
+        self.tidied_ms: int | None = None
         self.paused: int | None = None
         self.paused_names: dict[str, int] = {}
         self.held: dict[str, int] = {}
@@ -156,10 +161,15 @@ class Memory:
     def stream(self, priority: Priority) -> Stream:
         return self.streams[list(Priority).index(priority)]
 
+    @property
+    def dead(self) -> dict[str, Fields]:
+        """The dead letters."""
+        return self.aside["dead"]
+
     def entries(self, place: str) -> Mapping[str, Fields]:
-        """The entries of a ready stream, or the dead letters; of any other place none."""
-        if place == "dead":
-            return self.dead
+        """The entries of a ready stream, or of jobs that were set aside; of any other place none."""
+        if place in self.aside:
+            return self.aside[place]
         return self.stream(Priority(place)).entries if place in list(Priority) else {}
 
     def record(self, worker: str) -> Record:

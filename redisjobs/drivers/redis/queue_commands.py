@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from redisjobs.driver import supported
@@ -37,6 +37,7 @@ from redisjobs.queries import (
     Query,
     Requeue,
     Resume,
+    Retain,
     Row,
     Scan,
     Scanned,
@@ -46,6 +47,7 @@ from redisjobs.queries import (
     Unpark,
     backlog_since,
 )
+from redisjobs.retention import ASIDE, DEFAULT
 from redisjobs.schedules.stored import Fire, ListSchedules, PauseSchedule, PutSchedules, RemoveSchedule
 from redisjobs.transitions import NewJob, Pushed, Reply
 
@@ -156,7 +158,8 @@ class QueueCommands(ScheduleCommands):
         return self._run("cancel", [raw_id(change.job_id), self._now], reply_of)
 
     def requeue(self, change: Requeue) -> Command[Reply]:
-        return self._run("requeue", [raw_id(change.job_id), due_word(change.due), self._now], reply_of)
+        arguments = [raw_id(change.job_id), due_word(change.due), change.parameters or "", self._now]
+        return self._run("requeue", arguments, reply_of)
 
     def delete(self, change: Delete) -> Command[Reply]:
         return self._run("delete", [raw_id(change.job_id), self._now], reply_of)
@@ -171,8 +174,8 @@ class QueueCommands(ScheduleCommands):
 
         def parse(reply: Any) -> Tidied:
             tidied: Tidied = step.parse(reply)
-            after = f"{duties} {tidied.after}" if tidied.after else f"{others} " if others else ""
-            return Tidied(tidied.restored, after)
+            left = f"{others} " if others else ""
+            return replace(tidied, after=f"{duties} {tidied.after}" if tidied.after else left)
 
         return Command(step.wire, parse, step.script)
 
@@ -180,11 +183,25 @@ class QueueCommands(ScheduleCommands):
         """Look after consumers of whom nobody heard for so long, at most once in so long."""
 
         def parse(reply: Any) -> Tidied:
-            _, suspects, parked = reply
-            duties = [*(["restore"] if suspects else []), *(["unpark"] if parked else [])]
-            return Tidied(0, f"{'+'.join(duties)} " if duties else "")
+            _, suspects, parked, began = reply
+            said = {"restore": suspects, "unpark": parked, "trim": began}
+            duties = [duty for duty, is_due in said.items() if is_due]
+            return Tidied(after=f"{'+'.join(duties)} " if duties else "")
 
         return self._run("tidy", [idle_ms, every_ms, self._now], parse)
+
+    def trim(self, after: str) -> Command[Tidied]:
+        """Throw away what is kept no longer."""
+
+        def parse(reply: Any) -> Tidied:
+            trimmed, more = reply
+            return Tidied(after="more" if more else "", trimmed=trimmed)
+
+        return self._run("trim", [DEFAULT.dead.text, self._now], parse)
+
+    def retain(self, change: Retain) -> Command[Reply]:
+        kept = [change.retention.of(state) for state in ("completed", "cancelled", "dead")]
+        return self._run("retain", [keep.text if keep else "" for keep in kept], reply_of)
 
     def restore(self, after: str) -> Command[Tidied]:
         """Look after jobs that are neither pending nor still to be read, from there on."""
@@ -204,6 +221,7 @@ class QueueCommands(ScheduleCommands):
 _DUTIES: Mapping[str, Callable[[QueueCommands, str], Command[Tidied]]] = {
     "restore": QueueCommands.restore,
     "unpark": QueueCommands.unpark_later,
+    "trim": QueueCommands.trim,
 }
 _READS: Mapping[type[Query[Any]], Callable[[QueueCommands, Any], Command[Any]]] = {
     Find: QueueCommands.find,
@@ -219,6 +237,7 @@ _CHANGES: Mapping[type[Change[Any]], Callable[[QueueCommands, Any], Command[Any]
     Cancel: QueueCommands.cancel,
     Requeue: QueueCommands.requeue,
     Delete: QueueCommands.delete,
+    Retain: QueueCommands.retain,
     Tidy: QueueCommands.tidy,
     Hold: QueueCommands.hold,
     Unhold: QueueCommands.unhold,
@@ -243,8 +262,8 @@ def _row(reply: Any) -> Row:
     job_id, place, entry, due, consumer, deliveries, mark, held, flat = reply
     where = place.decode()
     fields = pairs(flat)
-    if where == "dead":
-        state, priority = State.DEAD, fields.get(b"priority", b"normal").decode("utf-8", "replace")
+    if where in ASIDE:
+        state, priority = State(where), fields.get(b"priority", b"normal").decode("utf-8", "replace")
     elif where.startswith("delayed:"):
         state, priority = State.DELAYED, where.partition(":")[2]
     else:
@@ -292,12 +311,12 @@ def _whole(value: bytes) -> int:
 
 
 def _counts(reply: Any) -> Counts:
-    ready, running, delayed, dead, totals = reply
+    ready, running, delayed, dead, completed, cancelled, totals = reply
     counted = {}
     for name, value in pairs(totals).items():
         with suppress(ValueError):  # by hand
             counted[name.decode("utf-8", "replace")] = int(value)
-    return Counts(dict(zip(Priority, ready, strict=True)), running, delayed, dead, counted)
+    return Counts(dict(zip(Priority, ready, strict=True)), running, delayed, dead, counted, completed, cancelled)
 
 
 def _backlog(reply: Any) -> Backlog:

@@ -1,0 +1,64 @@
+"""What is kept, and for how long: the twins of `lua/{retain,trim}.lua`, the latter in one step."""
+
+from redisjobs.drivers.memory.include import REMEMBERED, remember
+from redisjobs.drivers.memory.state import Fields, Memory, text_of
+from redisjobs.queries import Retain, Tidied, Tidy
+from redisjobs.retention import ASIDE, DEFAULT, Keep
+from redisjobs.transitions import Reply
+
+_TIDY_MS = 55_000  # nothing is done where it was done so lately
+
+
+def retain(memory: Memory, change: Retain) -> Reply:
+    """Say what the queue keeps."""
+    with memory.lock:
+        memory.retention = change.retention
+        return Reply.OK
+
+
+def tidy(memory: Memory, change: Tidy) -> Tidied:
+    """Trim; by nobody's hand are jobs taken here from those who hold them."""
+    with memory.lock:
+        now_ms = memory.now_ms()
+        if memory.tidied_ms is not None and memory.tidied_ms <= now_ms < memory.tidied_ms + _TIDY_MS:
+            return Tidied()
+        memory.tidied_ms = now_ms
+        return Tidied(trimmed=trim(memory))
+
+
+def trim(memory: Memory) -> int:
+    """Throw away what is kept no longer; how much."""
+    total, kept = 0, memory.retention or DEFAULT
+    for state in ASIDE:
+        for entry in _over(memory, state, kept.of(state)):
+            _throw_away(memory, state, entry, memory.aside[state].pop(entry))
+            total += 1
+    memory.count("trimmed", total)
+    return total
+
+
+def _over(memory: Memory, state: str, keep: Keep | None) -> list[str]:
+    """The entries of a state that go, the oldest first."""
+    entries = list(memory.aside[state])
+    if keep is None:
+        return entries
+    excess = 0 if keep.count is None else len(entries) - keep.count
+    oldest_ms = None if keep.age_ms is None else memory.now_ms() - keep.age_ms
+    return [
+        entry
+        for number, entry in enumerate(entries)
+        if number < excess or (oldest_ms is not None and _ms_of(entry) <= oldest_ms)
+    ]
+
+
+def _throw_away(memory: Memory, state: str, entry: str, fields: Fields) -> None:
+    """Forget an entry that was taken out; its id may be another job's by now."""
+    job_id = text_of(fields, b"id")
+    if memory.located.get(job_id) == (state, entry):
+        del memory.located[job_id]
+    if job_id and _ms_of(entry) > memory.now_ms() - REMEMBERED:
+        remember(memory, memory.finished, (job_id, fields.get(b"nonce", b"")))
+
+
+def _ms_of(entry: str) -> int:
+    return int(entry.partition("-")[0])

@@ -1,5 +1,7 @@
 """Real servers, a queue of its own for each test, and the check that each test leaves nothing without a reason."""
 
+import functools
+import importlib.metadata
 import os
 import shutil
 import signal
@@ -29,6 +31,9 @@ _CI = bool(os.environ.get("CI"))
 # How long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+# redis-py reads its own version anew for each connection, which is a sixth of what the tests cost.
+importlib.metadata.version = functools.cache(importlib.metadata.version)
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -1,6 +1,7 @@
 """Real servers, a queue of its own for each test, and the check that each test leaves nothing without a reason."""
 
 import functools
+import gc
 import importlib.metadata
 import os
 import shutil
@@ -186,3 +187,9 @@ def project() -> Path:
 def pytest_collection_modifyitems(items: list[Any]) -> None:
     """Slow tests last: what is quick to say is said first. The slowest lead those, to end with the others."""
     items.sort(key=lambda item: (item.get_closest_marker("slow") is not None, "test_torture" not in item.nodeid))
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays to the end: a test that collects garbage need not look through it, time and again."""
+    gc.collect()
+    gc.freeze()

@@ -190,6 +190,6 @@ def pytest_collection_modifyitems(items: list[Any]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What was collected stays to the end: a test that collects garbage need not look through it, time and again."""
+    """What was collected stays to the end: a test that collects garbage need not look through it."""
     gc.collect()
     gc.freeze()

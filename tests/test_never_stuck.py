@@ -208,13 +208,13 @@ async def test_a_step_of_the_servers_clock_neither_robs_the_living_nor_spares_th
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(worker.run)
-        await live(2 * LEASE)  # until it has been in touch for more than a lease
+        await live(1.4 * LEASE)  # until it has been in touch for more than a lease
 
         set_at = time.monotonic()
         redis_store.clock.step(step)
 
         if alive:
-            await live(4 * LEASE)
+            await live(LEASE + 3.5)  # longer than the dead are spared
             assert ran == []
         else:
             await eventually(lambda: ran, within=10)
@@ -275,7 +275,7 @@ async def test_when_jobs_are_released_idle_workers_take_them_without_connecting_
 
         await holder.release(refund=True, watch=False)
 
-        await eventually(lambda: len(ran) == 1, within=2)  # by itself it would look after 15 s
+        await eventually(lambda: len(ran) == 1, within=10)  # by itself it would look after 15 s
         await eventually(lambda: blocked_readers(redis_store)() == 1)
         assert redis_store.admin.info("stats")["total_connections_received"] == before
         worker.stop()
@@ -478,7 +478,7 @@ async def test_a_beat_does_not_wait_for_its_answer_longer_than_the_lease_bears(
     with pytest.raises(Unavailable):
         await anyio.to_thread.run_sync(lambda: heart.beat(lambda: (), {}))
 
-    assert time.monotonic() - began < 3  # others are waited for 5 s
+    assert time.monotonic() - began < 4.5  # others are waited for 5 s
     proxy.black_hole(False)
     heart.close()
     await consumer.aclose()

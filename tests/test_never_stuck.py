@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -203,12 +204,13 @@ async def test_a_step_of_the_servers_clock_neither_robs_the_living_nor_spares_th
     async def live(seconds: float) -> None:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            heart.beat(lambda: (), {})
+            with suppress(Unavailable):  # on a busy machine: it beats again
+                heart.beat(lambda: (), {})
             await anyio.sleep(LEASE / 5)
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(worker.run)
-        await live(1.4 * LEASE)  # until it has been in touch for more than a lease
+        await live(2 * LEASE)  # until it has been in touch for more than a lease
 
         set_at = time.monotonic()
         redis_store.clock.step(step)

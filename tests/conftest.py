@@ -1,8 +1,12 @@
 """Real servers, a queue of its own for each test, and the check that each test leaves nothing without a reason."""
 
+import functools
+import gc
+import importlib.metadata
 import os
 import shutil
 import signal
+import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -27,9 +31,14 @@ from redisjobs.worker.worker import Worker
 
 _CI = bool(os.environ.get("CI"))
 
-# How long an example takes depends on what else the machine does.
-hypothesis.settings.register_profile("untimed", deadline=None)
+# How long an example takes depends on what else the machine does. What these tests find, they mostly find in the
+# first few; REDISJOBS_EXAMPLES says how many more to try.
+_EXAMPLES = int(os.environ.get("REDISJOBS_EXAMPLES", "40"))
+hypothesis.settings.register_profile("untimed", deadline=None, max_examples=_EXAMPLES)
 hypothesis.settings.load_profile("untimed")
+
+# redis-py reads its own version anew for each connection, which is a sixth of what the tests cost.
+importlib.metadata.version = functools.cache(importlib.metadata.version)
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -49,6 +58,19 @@ def signals() -> Iterator[None]:
     before = [signal.getsignal(number) for number in numbers]
     yield
     assert [signal.getsignal(number) for number in numbers] == before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def bytecode(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Where Python is told to write none, the processes that tests start share theirs, outside of the checkout.
+
+    Else each of these many would compile all of redisjobs anew.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if sys.dont_write_bytecode:
+            patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+            patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.getbasetemp().parent / "bytecode"))
+        yield
 
 
 def _engines() -> dict[str, str]:
@@ -188,3 +210,12 @@ def project() -> Path:
 def pytest_collection_modifyitems(items: list[Any]) -> None:
     """Slow tests last: what is quick to say is said first. The slowest lead those, to end with the others."""
     items.sort(key=lambda item: (item.get_closest_marker("slow") is not None, "test_torture" not in item.nodeid))
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(240))  # processes start slowly on a busy machine
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays to the end: a test that collects garbage need not look through it."""
+    gc.collect()
+    gc.freeze()

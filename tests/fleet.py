@@ -9,9 +9,11 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypedDict
 
 from store import eventually
 
+from redisjobs.job import JobName
 from redisjobs.sync import JobQueue
 from redisjobs.torture.fleet import children
 
@@ -114,6 +116,16 @@ asyncio.run(worker.run(handle_signals=True))
 """
 
 
+class Work(TypedDict):
+    """The parameters of the app's one job, for whoever pushes and does not import it."""
+
+    label: str
+    seconds: float
+
+
+WORK = JobName("Work", Work)
+
+
 def has_ended(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
@@ -164,9 +176,7 @@ class Fleet:
         return Counter(label for label, *_ in self.recording(what))
 
     def push(self, *labels: str, seconds: float = 0) -> None:
-        code = "from app import *\nseconds, *labels = sys.argv[1:]\n"
-        code += "asyncio.run(queue.push_many(Work(label, float(seconds)) for label in labels))"
-        assert self.python(code, str(seconds), *labels).wait(20) == 0
+        self.queue.push_many([Work(label=label, seconds=seconds) for label in labels], WORK)
 
     def end(self) -> None:
         for process in self.processes:

@@ -19,6 +19,11 @@ from tenacity import retry_if_exception_type, stop_after_attempt, wait_none
 
 from redisjobs import Fail, JobContext, JobQueue, Retry, RetryPolicy, Snooze, no_retry
 
+START_TAKES = "START_TAKES"
+"""For how many more seconds a process starts, by its environment."""
+
+time.sleep(float(os.environ.get(START_TAKES, "0")))
+
 TWICE = RetryPolicy(wait=wait_none(), stop=stop_after_attempt(2), retry_if=retry_if_exception_type(BaseException))
 
 

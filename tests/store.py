@@ -1,6 +1,7 @@
 """A queue's store as tests need it: its driver, a clock to set, leases to age, and what is wrong in it."""
 
 import copy
+import functools
 import re
 import secrets
 import shlex
@@ -47,10 +48,15 @@ async def eventually(condition: Callable[[], object], within: float = 5) -> None
 
 def documented_rule(role: str, queue_name: str) -> list[str]:
     """The rule in restrict-access.md for a role, for this queue instead of `emails`: words of ACL SETUSER."""
+    return [word.replace("{emails}", f"{{{queue_name}}}") for word in _documented_words(role)]
+
+
+@functools.cache  # each test has a queue, and by these a user, of its own
+def _documented_words(role: str) -> list[str]:
     path = Path(__file__).parents[1] / "docs/how-to/restrict-access.md"
     page = path.read_text("utf-8").replace("\\\n", " ")
     (command,) = re.findall(rf"^redis-cli ACL SETUSER {role} reset on \S+ (.+)$", page, re.MULTILINE)
-    return [word.replace("{emails}", f"{{{queue_name}}}") for word in shlex.split(command)]
+    return shlex.split(command)
 
 
 @contextmanager
@@ -247,9 +253,12 @@ class RedisStore:
 
     def keys(self) -> dict[str, int]:
         """Every key of the queue, without its prefix, and its time to live in ms (-1: for ever)."""
-        found = self.admin.scan_iter(match=self.prefix.replace("[", r"\[") + "*", count=1000)
-        lives = {key.decode().removeprefix(self.prefix): self.admin.pttl(key) for key in found}
-        return {key: ttl for key, ttl in lives.items() if ttl != -2}  # that one ended as it was looked at
+        found = list(self.admin.scan_iter(match=self.prefix.replace("[", r"\[") + "*", count=1000))
+        asked = self.admin.pipeline(transaction=False)
+        for key in found:
+            asked.pttl(key)
+        lives = zip((key.decode().removeprefix(self.prefix) for key in found), asked.execute(), strict=True)
+        return {key: ttl for key, ttl in lives if ttl != -2}  # that one ended as it was looked at
 
     def located(self) -> dict[str, str]:
         """The locator: job id -> where it is."""
@@ -325,7 +334,7 @@ class RedisStore:
 
     def end(self) -> None:
         """Remove the queue and its user."""
-        for key in self.keys():
-            self.admin.delete(self.prefix + key)
+        if keys := self.keys():
+            self.admin.delete(*(self.prefix + key for key in keys))
         self.admin.execute_command("ACL", "DELUSER", self.user)
         self.admin.close()

@@ -1,6 +1,5 @@
 """The documentation is whole: short where it has to be, every page in its place, the reference as the code is."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -15,7 +14,7 @@ import yaml
 from pages import DOCS, PROJECT, README, Page, commands_below, of
 from test_readme import scripts
 
-from redisjobs.cli.app import make
+from redisjobs.cli.app import make, run
 
 
 def test_the_readme_is_short() -> None:
@@ -121,14 +120,19 @@ COMMANDS = list(commands(typer.main.get_command(make(())), "redisjobs"))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_page_of_the_command_line_has_every_option_that_help_shows_and_no_other(command: str) -> None:
+def test_the_page_of_the_command_line_has_every_option_that_help_shows_and_no_other(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     page = (PROJECT / "docs/reference/command-line.md").read_text("utf-8")
     section = page.split(f"\n## {command}\n")[1].split("\n## ")[0]
-    env = os.environ | {"COLUMNS": "300", "TERM": "dumb", "PYTHONPATH": str(PROJECT)}
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 300)  # read from the environment when it is imported
+    monkeypatch.setattr(sys, "argv", [*command.split(), "--help"])
 
-    asked = [sys.executable, "-m", *command.split(), "--help"]
-    shown = subprocess.run(asked, env=env, capture_output=True, text=True, check=True, timeout=50).stdout
+    with pytest.raises(SystemExit, match="0"):
+        run()
 
+    shown = capsys.readouterr().out
     options = set(re.findall(r"^\W* (--[a-z-]+)", shown, re.MULTILINE)) - {"--help"}
     assert set(re.findall(r"^\| `(--[a-z-]+)`", section, re.MULTILINE)) == options
     assert shown.split("Usage:")[1].split()[0] == "redisjobs"

@@ -752,7 +752,7 @@ async def test_a_worker_that_is_cancelled_as_it_begins_to_ask_hands_back_at_once
         source.fetcher.begin(1, time.monotonic())
     else:
         source.exchanger.batcher.begin(Batch([], 1))
-    with anyio.fail_after(2):
+    with anyio.fail_after(4):  # sooner than a read or an exchange that nobody ends
         await source.drain()
 
     info = await queue.get(job_id)

@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -203,7 +204,8 @@ async def test_a_step_of_the_servers_clock_neither_robs_the_living_nor_spares_th
     async def live(seconds: float) -> None:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            heart.beat(lambda: (), {})
+            with suppress(Unavailable):  # on a busy machine: it beats again
+                heart.beat(lambda: (), {})
             await anyio.sleep(LEASE / 5)
 
     async with anyio.create_task_group() as tasks:
@@ -214,7 +216,7 @@ async def test_a_step_of_the_servers_clock_neither_robs_the_living_nor_spares_th
         redis_store.clock.step(step)
 
         if alive:
-            await live(4 * LEASE)
+            await live(LEASE + 3.5)  # longer than the dead are spared
             assert ran == []
         else:
             await eventually(lambda: ran, within=10)
@@ -275,7 +277,7 @@ async def test_when_jobs_are_released_idle_workers_take_them_without_connecting_
 
         await holder.release(refund=True, watch=False)
 
-        await eventually(lambda: len(ran) == 1, within=2)  # by itself it would look after 15 s
+        await eventually(lambda: len(ran) == 1, within=10)  # by itself it would look after 15 s
         await eventually(lambda: blocked_readers(redis_store)() == 1)
         assert redis_store.admin.info("stats")["total_connections_received"] == before
         worker.stop()
@@ -478,7 +480,7 @@ async def test_a_beat_does_not_wait_for_its_answer_longer_than_the_lease_bears(
     with pytest.raises(Unavailable):
         await anyio.to_thread.run_sync(lambda: heart.beat(lambda: (), {}))
 
-    assert time.monotonic() - began < 3  # others are waited for 5 s
+    assert time.monotonic() - began < 4.5  # others are waited for 5 s
     proxy.black_hole(False)
     heart.close()
     await consumer.aclose()

@@ -45,7 +45,7 @@ def python(*words: str, folder: Path, **variables: str) -> str:
     env = os.environ | {"PYTHONPATH": str(PROJECT), "COLUMNS": "200", "TERM": "dumb"}
     env.pop("REDISJOBS_URL", None)
     run = subprocess.run(
-        [sys.executable, *words], cwd=folder, env=env | variables, text=True, capture_output=True, timeout=50
+        [sys.executable, *words], cwd=folder, env=env | variables, text=True, capture_output=True, timeout=120
     )
     assert run.returncode == 0, run.stderr
     return run.stdout

@@ -38,6 +38,7 @@ pytestmark = pytest.mark.anyio
 
 
 RARELY = Schedule.cron("0 0 29 2 *")
+MINUTELY = Schedule.every(60)
 
 
 @dataclass
@@ -87,6 +88,25 @@ def look_back(store: Store, name: str, seconds: float) -> datetime:
     return moment(last_ms)
 
 
+def stop_between_slots(store: Store) -> None:
+    """Stop the store's clock half a minute from each slot of MINUTELY."""
+    store.clock.set_to = store.clock() // 60_000 * 60_000 + 30_000
+
+
+def go_on_before_a_slot(store: Store) -> datetime:
+    """Let the store's clock run, from a little before the next slot of MINUTELY; that slot."""
+    slot_ms = (store.clock() // 60_000 + 1) * 60_000
+    store.clock.set_to, store.clock.ahead = None, 0
+    store.clock.step((slot_ms - store.clock()) / 1000 - 0.3)
+    return moment(slot_ms)
+
+
+async def pass_a_minute(store: Store, queue: JobQueue) -> None:
+    """Let one slot of MINUTELY pass by the store's clock, and schedulers be told to look at it."""
+    store.clock.advance(60)
+    await queue.schedules.put(f"wake-{store.clock()}", Report(), RARELY)
+
+
 async def slots(queue: JobQueue) -> list[str]:
     return [job.job_id.partition("@")[2] for job in await queue.jobs("ready", 500)]
 
@@ -95,32 +115,40 @@ def text(slot: datetime) -> str:
     return slot.astimezone(UTC).replace(tzinfo=None).isoformat() + "Z"
 
 
-async def test_a_declared_schedule_fires_at_its_slots(queue: JobQueue) -> None:
-    queue.schedule(Report(), Schedule.every(1))
+async def test_a_declared_schedule_fires_at_its_slots(store: Store, queue: JobQueue) -> None:
+    stop_between_slots(store)
+    queue.schedule(Report(), MINUTELY)
+    wanted: list[datetime] = []
     with hearing(queue) as fired:
         async with scheduling(queue):
-            await eventually(lambda: len(fired) == 2)
-            now = datetime.now(UTC)
+            await eventually_there(queue, "Report")
+            for number in (1, 2):
+                wanted.append(go_on_before_a_slot(store))
+                await queue.schedules.put(f"wake-{number}", Report(), RARELY)
+                await eventually(lambda number=number: len(fired) == number)  # type: ignore[misc]
+                assert wanted[-1] <= moment(store.clock())
 
-    first, second = fired
-    assert second.slot - first.slot == timedelta(seconds=1)
-    assert now - timedelta(seconds=1) < second.slot <= now
-    assert await slots(queue) == [text(each.slot) for each in fired]
+    assert [each.slot for each in fired] == wanted
+    assert await slots(queue) == [text(slot) for slot in wanted]
     assert [job for each in fired for job in each.jobs] == [
-        (f"Report@{text(each.slot)}", "Report", True) for each in fired
+        (f"Report@{text(slot)}", "Report", True) for slot in wanted
     ]
 
 
 async def test_however_many_schedulers_there_are_each_slot_is_fired_once(store: Store, queue: JobQueue) -> None:
+    stop_between_slots(store)
     others = [JobQueue(store.driver, store.queue_name) for _ in range(4)]
     told = Counter[str]()
     for each in (queue, *others):
-        each.schedule(Report(), Schedule.every(1))
+        each.schedule(Report(), MINUTELY)
         each.events.subscribe(ScheduleFired, lambda event: told.update([text(event.slot)]))
         each.events.subscribe(JobsPushed, lambda event: told.update(job_id for job_id, _, _ in event.jobs))
 
     async with scheduling(queue, *others):
-        await eventually(lambda: len(told) >= 4)
+        await eventually_there(queue, "Report")
+        for number in (1, 2):
+            await pass_a_minute(store, queue)
+            await eventually(lambda number=number: len(told) >= 2 * number)  # type: ignore[misc]
 
     assert set(told.values()) == {1}
     assert sorted(await slots(queue)) == sorted(slot for slot in told if "@" not in slot)
@@ -228,11 +256,13 @@ async def test_what_is_put_while_the_answer_to_a_declaration_is_on_its_way_is_he
 async def test_whoever_fires_a_schedule_of_run_time_need_not_know_its_job(store: Store) -> None:
     async with JobQueue(store.driver, store.queue_name) as knows, JobQueue(store.driver, store.queue_name) as bare:
         knows.register(Report)(lambda parameters: None)
-        await knows.schedules.put("reports", {"days": 4}, Schedule.every(1), job="Report", priority="high")
+        stop_between_slots(store)
+        await knows.schedules.put("reports", {"days": 4}, MINUTELY, job="Report", priority="high")
         with hearing(bare) as fired:
             async with scheduling(bare):
+                await pass_a_minute(store, knows)
                 await eventually(lambda: fired)
-        (job, *_) = await knows.jobs("ready")
+        (job,) = await knows.jobs("ready")
     assert (job.name, job.parameters, job.priority) == ("Report", '{"days":4}', "high")
 
 
@@ -240,32 +270,39 @@ async def test_a_scheduler_of_an_older_release_leaves_a_schedule_to_the_newer_on
     store: Store, queue: JobQueue, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("redisjobs.schedules.scheduler._EVERY", 0.05)
+    stop_between_slots(store)
     newer = JobQueue(store.driver, store.queue_name)
-    queue.schedule(Report(1), Schedule.every(1))
-    newer.schedule(Report(2), Schedule.every(1))
+    queue.schedule(Report(1), MINUTELY)
+    newer.schedule(Report(2), MINUTELY)
     with hearing(queue) as old, hearing(newer) as new:
         async with scheduling(queue):
+            await eventually_there(queue, "Report")
+            await pass_a_minute(store, queue)
             await eventually(lambda: old)
             async with scheduling(newer):
                 await eventually(lambda: "it is left to that one" in caplog.text)
-                before = len(old)
-                await eventually(lambda: len(new) == 2)
-    assert len(old) == before
+                for number in (1, 2):
+                    await pass_a_minute(store, queue)
+                    await eventually(lambda number=number: len(new) == number)  # type: ignore[misc]
+    assert len(old) == 1
     assert caplog.text.count("it is left to that one") == 1
 
 
 async def test_what_code_declares_stops_with_the_last_scheduler_that_declares_it(
     store: Store, queue: JobQueue
 ) -> None:
+    stop_between_slots(store)
     other = JobQueue(store.driver, store.queue_name)
-    queue.schedule(Report(), Schedule.every(1), name="mine")
-    other.schedule(Report(), Schedule.every(1), name="other")
+    queue.schedule(Report(), MINUTELY, name="mine")
+    other.schedule(Report(), MINUTELY, name="other")
     with hearing(queue) as fired:
         async with scheduling(other):
             await eventually_there(queue, "other")
         async with scheduling(queue):
-            await eventually(lambda: len(fired) == 2)
-        store.clock.step(61)
+            await eventually_there(queue, "mine")
+            await pass_a_minute(store, queue)
+            await eventually(lambda: fired)
+        store.clock.advance(61)
         infos = {info.name: info for info in await queue.schedules.list()}
     assert {each.schedule for each in fired} == {"mine"}
     assert (infos["other"].declared, infos["other"].stopped, infos["other"].next_slot) == (True, True, None)
@@ -278,12 +315,14 @@ async def eventually_there(queue: JobQueue, name: str) -> None:
 
 
 async def test_what_code_declares_in_place_of_what_was_put_at_run_time_does_not_count(
-    queue: JobQueue, caplog: pytest.LogCaptureFixture
+    store: Store, queue: JobQueue, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await queue.schedules.put("reports", Report(1), Schedule.every(1))
-    queue.schedule(Report(2), Schedule.every(1), name="reports")
+    stop_between_slots(store)
+    await queue.schedules.put("reports", Report(1), MINUTELY)
+    queue.schedule(Report(2), MINUTELY, name="reports")
     with hearing(queue) as fired:
         async with scheduling(queue):
+            await pass_a_minute(store, queue)
             await eventually(lambda: fired)
     assert (await queue.jobs("ready"))[0].parameters == '{"days":1}'
     assert "one of that name was put at run time" in caplog.text
@@ -293,10 +332,11 @@ async def test_a_schedule_that_somebody_spoiled_is_reported_and_the_others_fire(
     redis_store: RedisStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = redis_store
+    stop_between_slots(store)
     async with JobQueue(store.driver, store.queue_name) as queue:
         for name in ("rule", "slot", "gone", "kind", "fine"):
-            await queue.schedules.put(name, Report(), Schedule.every(1))
-        queue.schedule(Report(), Schedule.every(1), name="kind")
+            await queue.schedules.put(name, Report(), MINUTELY)
+        queue.schedule(Report(), MINUTELY, name="kind")
         store.admin.hset(f"{store.prefix}schedule:rule", "rule", "whenever")
         store.admin.hset(f"{store.prefix}schedules", "slot", "never")
         store.admin.delete(f"{store.prefix}schedule:gone", f"{store.prefix}schedule:kind")
@@ -304,7 +344,9 @@ async def test_a_schedule_that_somebody_spoiled_is_reported_and_the_others_fire(
         store.admin.hset(f"{store.prefix}schedules", mapping={"": "x", "\x00": "9" * 400})
         with hearing(queue) as fired:
             async with scheduling(queue):
-                await eventually(lambda: len(fired) == 2)
+                for number in (1, 2):
+                    await pass_a_minute(store, queue)
+                    await eventually(lambda number=number: len(fired) == number)  # type: ignore[misc]
 
     assert {each.schedule for each in fired} == {"fine"}
     for name in ("rule", "slot"):
@@ -427,12 +469,16 @@ async def test_whoever_takes_part_in_more_jobs_than_one_call_takes_hears_of_the_
 
 
 async def test_middleware_takes_part_in_what_a_schedule_pushes(store: Store) -> None:
+    stop_between_slots(store)
     async with JobQueue(store.driver, store.queue_name, middleware=[Sign()]) as queue:
-        await queue.schedules.put("reports", Report(), Schedule.every(1), headers={"a": "b"})
+        await queue.schedules.put("reports", Report(), MINUTELY, headers={"a": "b"})
         with hearing(queue) as fired:
             async with scheduling(queue):
-                await eventually(lambda: len(fired) == 2)
+                for number in (1, 2):
+                    await pass_a_minute(store, queue)
+                    await eventually(lambda number=number: len(fired) == number)  # type: ignore[misc]
         jobs = await queue.jobs("ready")
+    assert len(jobs) == 2
     assert [job.headers for job in jobs] == [{"a": "b", "signed": job.job_id} for job in jobs]
 
 
@@ -572,38 +618,50 @@ async def test_slots_that_pass_while_the_store_is_away_are_made_up_for_when_it_i
 # In a worker
 
 
-async def test_a_worker_that_is_told_so_fires_and_runs_what_is_scheduled_until_it_stops(queue: JobQueue) -> None:
+async def test_a_worker_that_is_told_so_fires_and_runs_what_is_scheduled_until_it_stops(
+    store: Store, queue: JobQueue
+) -> None:
+    stop_between_slots(store)
     seen: list[tuple[datetime | None, datetime | None, int]] = []
 
-    @queue.job(schedule=Schedule.every(1), retry=exponential_jitter(max_attempts=3))
+    @queue.job(schedule=MINUTELY, retry=exponential_jitter(max_attempts=3))
     async def report(context: JobContext) -> None:
         seen.append((context.scheduled_for, context.next_scheduled_at, context.attempt))
         if context.attempt == 1:
             raise Retry(delay=0)
 
-    worker = Worker(queue, schedules=True)
+    worker = Worker(queue, schedules=True, lease=3600)  # which is not over by the clock that the test sets
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(worker.run)
-        await eventually(lambda: len(seen) >= 4)
+        await eventually_there(queue, "report")
+        for number in (1, 2):
+            await pass_a_minute(store, queue)
+            await eventually(lambda number=number: len(seen) == 2 * number)  # type: ignore[misc]
         worker.stop()
 
-    first, second = seen[:2]
-    assert first[0]
-    assert first[:2] == second[:2] == (first[0], first[0] + timedelta(seconds=1))
-    assert [each[2] for each in (first, second)] == [1, 2]
+    assert seen[0][0]
+    whens = [seen[0][0] + timedelta(minutes=number) for number in range(3)]
+    assert [each[:2] for each in seen] == [(whens[0], whens[1])] * 2 + [(whens[1], whens[2])] * 2
+    assert [each[2] for each in seen] == [1, 2, 1, 2]
 
 
-async def test_a_worker_fires_no_schedules_unless_told_so(queue: JobQueue) -> None:
-    queue.schedule(Report(), Schedule.every(1))
-    await queue.schedules.put("reports", Report(), Schedule.every(1))
+async def test_a_worker_fires_no_schedules_unless_told_so(store: Store, queue: JobQueue) -> None:
+    stop_between_slots(store)
+    queue.schedule(Report(), MINUTELY)
+    await queue.schedules.put("reports", Report(), MINUTELY)
     ran: list[str] = []
     queue.register(Report)(lambda report, context: ran.append(context.job_id))
-    worker = Worker(queue)
+    worker = Worker(queue, lease=3600)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(worker.run)
-        await anyio.sleep(1.2)
+        for job_id in ("before", "after"):
+            await queue.push(Report(), job_id=job_id)
+            await eventually(lambda job_id=job_id: job_id in ran)  # type: ignore[misc]
+            await pass_a_minute(store, queue)
+        await queue.push(Report(), job_id="last")
+        await eventually(lambda: "last" in ran)
         worker.stop()
-    assert ran == []
+    assert ran == ["before", "after", "last"]
 
 
 async def test_a_job_that_no_schedule_pushed_is_scheduled_for_no_time(queue: JobQueue) -> None:

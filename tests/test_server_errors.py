@@ -359,7 +359,7 @@ async def test_a_push_is_repeated_until_its_deadline_and_safe_to_repeat_then(
         meddler.error = error
         started = time.monotonic()
         with (
-            a_deadline_of(0.3, queue),
+            a_deadline_of(0.6, queue),
             pytest.raises(Unavailable, match="may or may not be on the queue") as caught,
         ):
             await call(queue.push, Carry("a"))
@@ -369,7 +369,7 @@ async def test_a_push_is_repeated_until_its_deadline_and_safe_to_repeat_then(
         assert [job.id for job in await call(queue.push_many, caught.value.jobs)] == [job_id]
         assert (await call(queue.get, job_id)).state == "ready"
 
-    assert took < 2
+    assert took < 5  # the usual deadline is 10 s
     assert 2 <= asked <= 20
     assert redis_store.located().keys() == {job_id}
 

@@ -449,7 +449,7 @@ async def test_jobs_pushed_to_either_queue_of_an_idle_worker_begin_at_once(
             for queue in queues:
                 begun = len(seen.started)
                 await queue.push(Work())
-                await eventually(lambda begun=begun: len(seen.started) > begun, within=2)  # type: ignore[misc]
+                await eventually(lambda begun=begun: len(seen.started) > begun, within=4)  # type: ignore[misc]
 
 
 async def test_a_job_that_has_to_run_alone_runs_beside_none_of_the_other_queue(

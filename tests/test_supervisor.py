@@ -613,7 +613,7 @@ def test_a_child_that_crashes_once_all_is_settled_had_its_share_all_the_same(
 
     assert supervised(started, f"if number > 5: end('{End.DRAINED}')\n{then}").run() == 0
 
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 10  # with pauses it would be 15 s at least
     assert caplog.text.count("was killed by SIGABRT") == 5
     assert "handed" not in caplog.text
 

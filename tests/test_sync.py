@@ -200,7 +200,7 @@ async def test_a_push_from_another_thread_wakes_an_idle_worker(queue: JobQueue) 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(worker.run)
         await anyio.to_thread.run_sync(queue.push, Add(1))
-        with anyio.fail_after(3):  # the blocking read alone would last longer
+        with anyio.fail_after(4.5):  # the blocking read alone would last longer
             await ran.wait()
         worker.stop()
     assert queue.counts().totals["completed"] == 1

@@ -659,10 +659,10 @@ async def test_cancelling_a_running_job_cancels_its_handler(queue: JobQueue) -> 
             cancelled.set()
 
     job_id = (await queue.push(Work())).id
-    async with working(Worker(queue)):
+    async with working(Worker(queue, lease=60)):
         await started.wait()
         word = await queue.cancel(job_id)
-        with anyio.fail_after(1):
+        with anyio.fail_after(10):  # sooner than the next heartbeat would tell
             await cancelled.wait()
         await until(queue, State.RUNNING, 0)
 

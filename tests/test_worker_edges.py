@@ -124,7 +124,7 @@ async def test_another_thread_can_stop_an_idle_worker_at_once(queue: JobQueue, h
             asked = time.monotonic()
             await in_a_thread(getattr(worker, how))
 
-    assert time.monotonic() - asked < 2  # by itself it would look up after 5 s
+    assert time.monotonic() - asked < 4.5  # by itself it would look up after 5 s
 
 
 async def test_a_sync_handler_can_stop_its_worker(queue: JobQueue) -> None:

@@ -74,6 +74,42 @@ class PushFailed(Event):
     error: DriverError
 
 
+@dataclass(frozen=True, kw_only=True)
+class JobsChanged(Event):
+    """Jobs were cancelled, requeued, deleted, held or let go, by a call on this queue.
+
+    Attributes:
+        change: `cancel`, `requeue`, `delete`, `hold` or `unhold`.
+        jobs: Of each job to which it was done its id, as it was named in the call, and what the store said: OK,
+            CANCELLED, CANCELLING or HELD.
+    """
+
+    change: str
+    jobs: Sequence[tuple[str, Reply]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueuePaused(Event):
+    """A queue, or a job name, was paused by a call on this queue, or was before.
+
+    Attributes:
+        name: The job name; '' for the whole queue.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueResumed(Event):
+    """A queue, or a job name, was resumed by a call on this queue, or was not paused.
+
+    Attributes:
+        name: The job name; '' for the whole queue.
+    """
+
+    name: str
+
+
 @dataclass(frozen=True)
 class WorkerEvent(Event):
     """Something that has happened to a worker.

@@ -15,6 +15,9 @@ from redisjobs.transitions import After, Due, Reply
 AT_ONCE = 100
 """Changes in one round trip: so many take a server a few ms."""
 
+DONE = (Reply.OK, Reply.CANCELLED, Reply.CANCELLING, Reply.HELD)
+"""What the store says of a job to which something was done."""
+
 SCANNED = (State.READY, State.DELAYED, State.DEAD, State.COMPLETED, State.CANCELLED)
 """The states that can be gone through."""
 
@@ -138,7 +141,7 @@ def letter_of(row: Row) -> str:
 
 def done(replies: Sequence[Reply]) -> int:
     """To how many it was done."""
-    return sum(reply in (Reply.OK, Reply.CANCELLED, Reply.CANCELLING, Reply.HELD) for reply in replies)
+    return sum(reply in DONE for reply in replies)
 
 
 def pause_of(rate: str) -> float:

@@ -350,6 +350,10 @@ class Unpark(Change[str]):
     after: str = ""
 
 
+JobChange = Cancel | Requeue | Delete | Hold | Unhold
+"""What is done to one job, by its id."""
+
+
 @dataclass(frozen=True, slots=True)
 class Several(Change[list[Reply]]):
     """Some changes, each an atomic step of its own, in one round trip; a reply for each.
@@ -357,7 +361,7 @@ class Several(Change[list[Reply]]):
     Others may come between. If there is no answer, some may be made and some not.
     """
 
-    changes: Sequence[Cancel | Requeue | Delete | Hold | Unhold]
+    changes: Sequence[JobChange]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import anyio
 from redisjobs import codec, drivers
 from redisjobs.arguments import one_of, whole
 from redisjobs.backoff import retrying
+from redisjobs.changes import tell_changed
 from redisjobs.codec import JobInfo
 from redisjobs.errors import DecodeError, DriverError, Unavailable
 from redisjobs.filters import (
@@ -506,7 +507,9 @@ class JobQueue(Serving):
         return await self._call(lambda: self.driver.read(query))
 
     async def _change(self, change: Change[T]) -> T:
-        return await self._call(lambda: self.driver.change(change))
+        answer = await self._call(lambda: self.driver.change(change))
+        tell_changed(self.events, self.name, change, answer)
+        return answer
 
     async def _call(self, call: Callable[[], Awaitable[T]], push: Push | None = None) -> T:
         """Call the store, and again with backoff and jitter while it is unavailable, until the deadline."""

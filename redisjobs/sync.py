@@ -14,6 +14,7 @@ from typing import Any, Concatenate, Protocol, Self, TypeVar, Unpack, cast, over
 from redisjobs import codec, drivers
 from redisjobs.arguments import one_of, whole
 from redisjobs.backoff import retrying_sync
+from redisjobs.changes import tell_changed
 from redisjobs.codec import JobInfo
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.filters import (
@@ -342,7 +343,9 @@ class JobQueue(Serving):
         return self._call(lambda until: self._store.read(query, until=until))
 
     def _change(self, change: Change[T]) -> T:
-        return self._call(lambda until: self._store.change(change, until=until))
+        answer = self._call(lambda until: self._store.change(change, until=until))
+        tell_changed(self.events, self.name, change, answer)
+        return answer
 
     def _call(self, call: Callable[[float], T], push: Push | None = None) -> T:
         """Call the store, and again with backoff and jitter while it is unavailable, until the deadline.

@@ -24,6 +24,7 @@ from redisjobs.events import (
     Event,
     Events,
     JobsCancelled,
+    JobsChanged,
     JobsClaimed,
     JobsCompleted,
     JobsDead,
@@ -36,6 +37,8 @@ from redisjobs.events import (
     LoopBlocked,
     LoopResumed,
     PushFailed,
+    QueuePaused,
+    QueueResumed,
     ScheduleFired,
     SettledJob,
     WorkerDraining,
@@ -111,6 +114,59 @@ def test_a_push_by_sync_code_is_told_alike() -> None:
         queue.push(Work(), job_id="a")
 
     assert [event.jobs for event in told] == [[("a", "Work", True)]]
+
+
+async def test_what_a_call_did_to_jobs_is_told_and_what_it_did_not_is_not(queue: JobQueue) -> None:
+    told = heard(queue, JobsChanged)
+    await queue.push_many([queue.prepare(Work("fail"), job_id=job_id) for job_id in ("a", "b")])
+    await Worker(queue).run(until_idle=True)
+    await queue.push_many([queue.prepare(Work(), job_id=job_id, delay=60) for job_id in ("c", "d", "e")])
+
+    await queue.requeue("a")
+    await queue.requeue("nobody")
+    await queue.delete("b")
+    await queue.hold("c")
+    await queue.unhold("c")
+    await queue.unhold("c")
+    await queue.cancel("c")
+    await queue.cancel("c")
+    await queue.cancel_all("delayed")
+
+    assert [(event.change, event.jobs) for event in told] == [
+        ("requeue", [("a", Reply.OK)]),
+        ("delete", [("b", Reply.OK)]),
+        ("hold", [("c", Reply.HELD)]),
+        ("unhold", [("c", Reply.OK)]),
+        ("cancel", [("c", Reply.CANCELLED)]),
+        ("cancel", [("d", Reply.CANCELLED), ("e", Reply.CANCELLED)]),
+    ]
+
+
+async def test_a_pause_and_a_resume_are_told(queue: JobQueue) -> None:
+    told = heard(queue, QueuePaused, QueueResumed)
+    await queue.pause()
+    await queue.pause("Work")
+    await queue.resume("Work")
+    await queue.resume()
+    assert [(type(event), event.name) for event in told] == [
+        (QueuePaused, ""),
+        (QueuePaused, "Work"),
+        (QueueResumed, "Work"),
+        (QueueResumed, ""),
+    ]
+
+
+def test_what_a_call_of_sync_code_did_is_told_alike() -> None:
+    told: list[Event] = []
+    with sync.JobQueue("memory://") as queue:
+        queue.register(Work)(lambda _: None)
+        for kind in (JobsChanged, QueuePaused):
+            queue.events.subscribe(kind, told.append)
+        queue.push(Work(), job_id="a")
+        queue.pause()
+        queue.cancel("a")
+
+    assert [type(event) for event in told] == [QueuePaused, JobsChanged]
 
 
 async def test_a_push_that_fails_is_told_with_its_jobs_and_why(queue: JobQueue) -> None:

@@ -21,7 +21,7 @@ roundtrip job signature
 transitions queries driver
 schedules.stored
 fingerprint codec outcome filters groups pauses
-events middleware
+events middleware changes
 logs recording
 drivers.memory.state drivers.memory.include drivers.memory.rows drivers.memory.scans
 drivers.memory.producer drivers.memory.schedules drivers.memory.retention drivers.memory.operator

@@ -797,6 +797,31 @@ def test_one_that_was_held_up_may_start_what_was_cancelled_meanwhile(
     assert book.verdict().passed is excused
 
 
+@pytest.mark.parametrize(
+    ("stop", "pushed_at", "wrong"),
+    [
+        ({"name": ""}, 101.5, "its queue was paused"),
+        ({"name": "Work"}, 101.5, "Work was paused"),
+        ({"name": "Other"}, 101.5, ""),
+        ({"name": ""}, 100, ""),  # somebody may have had it
+        ({"job": "d"}, 100, "it was held"),
+        ({"job": "a"}, 101.5, ""),
+        ({"name": "", "db": 1}, 101.5, ""),
+        ({"name": "", "until": 102}, 101.5, ""),
+    ],
+)
+def test_a_job_that_was_stopped_is_not_started_before_it_may(
+    book: Book, stop: dict[str, Any], pushed_at: float, wrong: str
+) -> None:
+    said = {"what": "stopped", "at": 103, "db": 0, "since": 101, "until": 103} | stop
+    book.lines += [*pushed("d", pushed_at), said, *done("d", 2, 102.5)]
+    book.final.totals |= {"pushed": 4, "completed": 4}
+
+    found = [what for what in book.verdict().wrong if "d (Work) was started" in what]
+
+    assert found == ([f"d (Work) was started 1.500 s after {wrong}"] if wrong else [])
+
+
 @pytest.mark.parametrize(("at", "early"), [(102.9, True), (102.995, False), (103.005, False)])
 def test_a_job_that_was_delayed_is_not_started_before_its_push_and_that_time(
     book: Book, at: float, early: bool

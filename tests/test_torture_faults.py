@@ -33,10 +33,11 @@ from redisjobs.torture.fleet import GRACE, Fleet, Host, Kind, children
 from redisjobs.torture.jobs import Pusher, Work
 from redisjobs.torture.nemesis import FAULTS, heal
 from redisjobs.torture.nemesis.entries import PutHostile
-from redisjobs.torture.nemesis.fault import Field
+from redisjobs.torture.nemesis.fault import Fault, Field
 from redisjobs.torture.nemesis.network import CutBeat, CutPush, CutSettlement, LateBytes, LateClaim, SlowBeat
 from redisjobs.torture.nemesis.records import DeleteRecord, ForgetWorkers, LoseRecord, RemoveConsumer
 from redisjobs.torture.nemesis.servers import SetClockAhead, SetClockBack
+from redisjobs.torture.nemesis.stops import HoldJobs, PauseName, PauseQueue
 from redisjobs.torture.proxy import HOST, Proxy
 from redisjobs.torture.release import Release
 from redisjobs.torture.settable import settable
@@ -548,3 +549,28 @@ def test_an_unsupervised_worker_that_something_else_killed_is_complained_of(
     assert [*fleet.unasked, *fleet.complaints()] == [complaint.format(pid=process.pid)]
     fleet.victims.add(process.pid)
     assert fleet.complaints() == []
+
+
+@pytest.mark.parametrize("kind", [PauseQueue, PauseName, HoldJobs])
+@pytest.mark.parametrize("how", ["ends", "is undone"])
+def test_what_was_stopped_may_start_once_the_fault_is_over(field: Field, kind: type[Fault], how: str) -> None:
+    fault, queue = kind(), field.store.queue
+
+    fault.begin(field)
+
+    assert fault.happened
+    info = queue.pauses()
+    assert (info.since is not None, [*info.names], info.held) == {
+        PauseQueue: (True, [], 0),
+        PauseName: (False, ["Work"], 0),
+        HoldJobs: (False, [], 6),
+    }[kind]
+    if how == "ends":
+        fault.end(field)
+        stops = [note for note in field.notes if note["what"] == "stopped"]
+        assert len(stops) == (6 if kind is HoldJobs else 1)
+        assert all(stop["since"] < stop["until"] for stop in stops)
+    else:
+        heal(field)
+    info = queue.pauses()
+    assert (info.since, [*info.names], info.held) == (None, [], 0)

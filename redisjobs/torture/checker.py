@@ -10,6 +10,7 @@ from redisjobs.torture.fences import unfenced
 from redisjobs.torture.order import disorder
 from redisjobs.torture.recovery import Recovery, measure
 from redisjobs.torture.slots import misfired, take_as_pushed
+from redisjobs.torture.stops import started_though_stopped
 from redisjobs.torture.store import Final, Letter
 from redisjobs.torture.stories import Key, Line, Run, Story, tell, was
 from redisjobs.torture.waits import late
@@ -112,6 +113,7 @@ def check(lines: Iterable[Line], finals: Sequence[Final], lease: float = 2.0) ->
     verdict.faults, stuck = measure(ordered)
     verdict.wrong += [
         *misfired(stories, finals),
+        *started_though_stopped(stories, ordered),
         *stuck,
         *late(stories, ordered, leases),
         *disorder(stories, faults, clock),

@@ -44,6 +44,7 @@ from redisjobs.torture.nemesis.servers import (
     SetClockBack,
     SqueezeMemory,
 )
+from redisjobs.torture.nemesis.stops import HoldJobs, PauseName, PauseQueue, resume
 
 __all__ = ["COMPANY", "FAULTS", "Fault", "Field", "duration", "heal"]
 
@@ -55,6 +56,7 @@ FAULTS: Sequence[type[Fault]] = (
     *(KillServer, KillClients, FlushScripts, SqueezeMemory, DestroyGroup, SetClockAhead, SetClockBack),
     *(ResetConnections, RefuseConnections, BlackHole, SlowNetwork, CutClaim, LateClaim, CutSettlement),
     *(CutReclaim, CutBeat, SlowBeat, CutPush, LateBytes, CutFire, LateFire),
+    *(PauseQueue, PauseName, HoldJobs),
 )
 COMPANY = tuple(fault.name for fault in (KillWorker, KillChild, KillHost, StopWorker, PushPoison))
 """Those that may come together with one that is not of these."""
@@ -80,6 +82,7 @@ def heal(field: Field) -> None:
     for store in field.stores:
         with suppress(DriverError):
             store.set_clock(0)
+        resume(store)
     for pid in field.fleet.pids():
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)

@@ -19,7 +19,7 @@ from anyio.from_thread import start_blocking_portal
 from pages import PAGES, PROJECT, Page
 from store import Heart, RedisStore
 
-from redisjobs import Fail, JobContext, JobName, Priority, Schedule, Worker, server
+from redisjobs import Fail, JobContext, JobName, Keep, Priority, Retention, Schedule, Worker, server
 from redisjobs import JobQueue as AsyncJobQueue
 from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.sync import JobQueue
@@ -30,6 +30,7 @@ _RULES = "docs/how-to/restrict-access.md"  # its commands are test_acl.py's
 _PAGES = (*(page for page in PAGES if page.name != _RULES), Page(PROJECT / "lua/README.md"))
 _WORKER = "web-1:4242:9f3c2a1b"
 _SAMPLE_ENTRY, _SAMPLE_SLOT = "1732438800000-0", "346487760"
+KEPT = Retention(completed=Keep(count=100), cancelled=Keep(count=100))
 
 
 @dataclass
@@ -61,13 +62,18 @@ class Live:
             command = command.replace(sample, real)
         return command
 
+    def pause(self) -> None:
+        """As one of these commands undoes it."""
+        with redis.Redis.from_url(self.url) as admin:
+            admin.set("redisjobs:{emails}:paused", "by-hand")
+
 
 @pytest.fixture(scope="module")
 def live() -> Iterator[Live]:
     started, ended = threading.Event(), threading.Event()
     with (
         server.start() as running,
-        JobQueue(running.url, name="emails") as queue,
+        JobQueue(running.url, name="emails", retention=KEPT) as queue,
         start_blocking_portal() as portal,
     ):
         register(queue, started, ended)
@@ -125,6 +131,8 @@ def put_in_line(queue: JobQueue) -> None:
     queue.schedules.put("nightly", {}, Schedule.daily(hour=4), job=run)
     queue.push({}, run, job_id="invoice-43", delay=3600)
     queue.push({}, run, job_id="invoice-44", priority=Priority.LOW)
+    queue.hold("invoice-43")
+    queue.pause("Break")
 
 
 def samples(url: str) -> dict[str, str]:
@@ -170,6 +178,7 @@ WAYS = [by_the_same_words, by_redis_cli] if shutil.which("redis-cli") else [by_t
 @pytest.mark.parametrize("run", WAYS)
 @pytest.mark.parametrize("command", documented())
 def test_a_documented_command_shows_something(live: Live, run: Callable[[str, str], str], command: str) -> None:
+    live.pause()
     shown = run(live.url, live.here(command))
 
     assert shown.strip() not in ("", "(nil)", "(empty array)", "0")

@@ -32,7 +32,7 @@ class Work:
 
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
-    store: str = request.node.callspec.params.get("store", "memory")
+    store: str = request.node.callspec.params.get("driver_store", "memory")
     if request.param == "trio" and (store != "memory" or "redis_store" in request.fixturenames):
         pytest.skip("redis-py needs asyncio")
     backend: str = request.param

@@ -16,6 +16,7 @@ from redisjobs.drivers.memory.include import (
     enqueue,
     finish,
     identify,
+    is_restricted,
     may_not_start,
     next_due,
     promote,
@@ -224,6 +225,8 @@ def read(memory: Memory, worker: str, count: int) -> list[Lease] | None:
     """
     with memory.lock:
         leases = [lease for stream in memory.streams for lease in _read(memory, worker, stream, count)]
+        if leases and worker not in memory.workers and is_restricted(memory):
+            return []  # it was fenced: they are for others
         return screen(memory, leases) if leases else None
 
 

@@ -92,6 +92,11 @@ def is_waiting(consumer: str) -> bool:
     return consumer in ("", RELEASED, PARKED)
 
 
+def is_restricted(memory: Memory) -> bool:
+    """Whether some jobs may not start; see lua/include/restrictions."""
+    return memory.paused is not None or bool(memory.paused_names or memory.held)
+
+
 def may_not_start(memory: Memory, stream: Stream, entry: str) -> bool:
     """Whether the name of an entry's job is paused, or that is held; see lua/include/restrictions."""
     if not (memory.paused_names or memory.held):

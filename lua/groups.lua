@@ -17,6 +17,9 @@
 --- @include "include/bytes_of"
 --- @include "include/entry_at"
 --- @include "include/identify"
+--- @include "include/first_id"
+--- @include "include/is_older"
+--- @include "include/before"
 
 local jobs, dead = KEYS[1], KEYS[2]
 local after = ARGV[1]
@@ -50,10 +53,10 @@ local function add(letter, fields)
   end
 end
 
-local looked, bytes = 0, 0
+local looked, bytes, first = 0, 0, first_id(dead)
 local many = page(looked, bytes)
 while many > 0 do
-  local found = redis.pcall('XREVRANGE', dead, after == '' and '+' or '(' .. after, '-', 'COUNT', many)
+  local found = before(dead, first, after, many)
   if found.err then -- nothing comes before the smallest entry id there is
     if not string.find(found.err, 'invalid %a+ ID') then return error(found) end
     found = {}

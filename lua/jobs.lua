@@ -28,6 +28,7 @@
 --- @include "include/stored"
 --- @include "include/parted"
 --- @include "include/is_held"
+--- @include "include/is_older"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
 local jobs, due, delayed, held = KEYS[4], KEYS[5], KEYS[6], KEYS[10]
@@ -60,18 +61,10 @@ local function add_running(stream)
   until #page < 500 or #rows >= limit or pages == 20
 end
 
-local function is_older(one, other)
-  local ms, sequence = string.match(one[1], '^(%d+)-(%d+)$')
-  local other_ms, other_sequence = string.match(other[1], '^(%d+)-(%d+)$')
-  if ms == other_ms then ms, other_ms = sequence, other_sequence end
-  if #ms ~= #other_ms then return #ms < #other_ms end
-  return ms < other_ms
-end
-
 local function add_waiting(stream)
   local page = leases(stream, '-', '+', limit, 'released') or {}
   for _, lease in ipairs(leases(stream, '-', '+', limit, 'parked') or {}) do page[#page + 1] = lease end
-  table.sort(page, is_older)
+  table.sort(page, function(one, other) return is_older(one[1], other[1]) end)
   add_page(stream, page)
 end
 

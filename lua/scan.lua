@@ -42,6 +42,9 @@
 --- @include "include/stored"
 --- @include "include/parted"
 --- @include "include/is_held"
+--- @include "include/first_id"
+--- @include "include/is_older"
+--- @include "include/before"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
 local jobs, due, delayed, held = KEYS[4], KEYS[5], KEYS[6], KEYS[10]
@@ -102,10 +105,6 @@ local function walk(stream, last, read, offer)
     if #found < many then return nil end
   end
   return last
-end
-
-local function older(stream, last, many)
-  return redis.pcall('XREVRANGE', stream, last == '' and '+' or '(' .. last, '-', 'COUNT', many)
 end
 
 local function younger(stream, last, many)
@@ -177,6 +176,8 @@ if state == 'ready' then
 elseif state == 'delayed' then
   left_off = walk_delayed()
 elseif aside[state] then
+  local first = first_id(aside[state])
+  local function older(stream, last, many) return before(stream, first, last, many) end
   left_off = walk(aside[state], after, older, add_aside) or ''
 end
 return {left_off, unpack(rows)}

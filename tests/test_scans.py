@@ -12,7 +12,7 @@ from redisjobs.driver import Driver
 from redisjobs.filters import Requeuing, deletion, pause_of
 from redisjobs.groups import MOST_GROUPS, Groups
 from redisjobs.job import Priority, State
-from redisjobs.queries import Count, Filter, Group, Scan
+from redisjobs.queries import Count, Filter, Group, GroupDead, Scan
 from redisjobs.queue import JobQueue
 from redisjobs.testing.driver_contract.scanning import (
     EXPIRED,
@@ -325,3 +325,24 @@ async def test_a_letter_with_too_many_fields_stays_and_is_in_nobodys_way(redis_s
 )
 def test_a_rate_says_how_long_is_between_two_jobs(rate: str, pause_ms: float) -> None:
     assert pause_of(rate) == pause_ms
+
+
+@pytest.mark.parametrize("query", [lambda after: Scan(State.DEAD, after=after), GroupDead])
+async def test_where_nothing_comes_before_a_cursor_the_server_does_not_go_through_all_there_is(
+    driver: Driver, store: Store, query: Callable[[str], Any]
+) -> None:
+    """XREVRANGE up to what is smaller than the smallest id walks the whole stream from its end."""
+    if not isinstance(store, RedisStore):
+        pytest.skip("of Redis' streams")
+    await end(store, [(job("a"), FAILED), (job("b"), FAILED)])
+    (first, _), *_ = store.admin.xrange(f"{store.prefix}dead", count=1)
+
+    def asked() -> int:
+        return int(store.admin.info("commandstats").get("cmdstat_xrevrange", {"calls": 0})["calls"])
+
+    before = asked()
+    for cursor in (first.decode(), "1-1"):
+        assert (await driver.read(query(cursor))).after == ""
+    assert asked() == before
+    assert (await driver.read(query(""))).after == ""
+    assert asked() == before + 1

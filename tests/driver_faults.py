@@ -187,6 +187,8 @@ VERBS: dict[str, Callable[[], None]] = {
     "Measure": _asked("Measure", "read"),
     "Scan": _asked("Scan", "read"),
     "GroupDead": _asked("GroupDead", "read"),
+    **{name: _asked(name, "change") for name in ("Pause", "Resume", "Hold", "Unhold", "Unpark")},
+    "FindPauses": _asked("FindPauses", "read"),
     "Several": _asked("Several", "change"),
     "Tidy": _asked("Tidy", "change"),
     "listen of a driver": _missing(MemoryDriver, "listen"),

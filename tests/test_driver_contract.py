@@ -161,6 +161,7 @@ BUILT = {
     "waiting": ["wait", "listen of a consumer"],
     "scanning": ["Scan", "GroupDead"],
     "asking": ["the sync driver", "Measure", "Several", "Tidy"],
+    "pausing": ["Pause", "Resume", "FindPauses", "Hold", "Unhold", "Unpark"],
     "sharing": ["listen of a driver"],
 }
 """What there is from a step on, of what `driver_faults` can take away."""

@@ -24,8 +24,8 @@ fingerprint codec outcome filters groups pauses
 events middleware changes
 logs recording
 drivers.memory.state drivers.memory.include drivers.memory.rows drivers.memory.scans
-drivers.memory.producer drivers.memory.schedules drivers.memory.retention drivers.memory.operator
-drivers.memory.exchange drivers.memory.worker
+drivers.memory.producer drivers.memory.schedules drivers.memory.pauses drivers.memory.retention
+drivers.memory.operator drivers.memory.exchange drivers.memory.worker
 drivers.memory.driver
 drivers.redis.scripts drivers.redis.commands drivers.redis.schedule_commands drivers.redis.queue_commands
 drivers.redis.worker_commands

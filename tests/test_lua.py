@@ -215,7 +215,7 @@ def test_an_include_is_one_local_function_that_takes_all_it_uses(name: str) -> N
 def test_each_script_has_one_twin_of_its_name_in_the_memory_driver(name: str) -> None:
     modules = [
         MEMORY / f"{module}.py"
-        for module in ("producer", "operator", "scans", "exchange", "worker", "schedules", "retention")
+        for module in ["producer", "operator", "scans", "exchange", "worker", "schedules", "retention", "pauses"]
     ]
     functions = [re.findall(r"^def (\w+)\(", module.read_text("utf-8"), re.M) for module in modules]
     assert sum(found.count(name) for found in functions) == 1

@@ -11,26 +11,21 @@ import pytest
 from store import RedisStore, Store, eventually
 
 from redisjobs import JobName, JobQueue, Reply, State, Worker, sync
-from redisjobs.driver import Consumer, Driver, Until
-from redisjobs.drivers.memory.driver import MemoryDriver
+from redisjobs.driver import Consumer, Driver
 from redisjobs.job import Priority
 from redisjobs.queries import (
-    Cancel,
     Count,
-    Find,
     FindPauses,
     Hold,
     List,
-    Measure,
     Pause,
     Pauses,
     Resume,
     Scan,
-    Tidy,
     Unhold,
     Unpark,
 )
-from redisjobs.transitions import Ack, After, DeadLetter, Exchange, Lease, NewJob, Release, RetryLater, Settlement
+from redisjobs.transitions import Exchange, NewJob
 
 pytestmark = pytest.mark.anyio
 
@@ -95,294 +90,7 @@ async def ids(driver: Driver, state: State = State.READY) -> list[str]:
     return listed
 
 
-# A queue
-
-
-async def test_of_a_paused_queue_nothing_is_claimed_and_an_answer_says_so(
-    driver: Driver, worker: Consumer
-) -> None:
-    await push(driver, job("a"))
-    assert not (await worker.exchange([], 0)).paused
-    assert await driver.change(Pause()) is Reply.OK
-    await push(driver, job("b"))
-
-    answer = await worker.exchange([], 10)
-    assert (answer.leases, answer.more, answer.paused) == ([], False, True)
-    assert (await worker.exchange([], 0)).paused
-    assert await ids(driver) == ["a", "b"]
-
-    assert await driver.change(Resume()) is Reply.OK
-    assert await claim(worker) == ["a", "b"]
-    assert not (await worker.exchange([], 0)).paused
-
-
-async def test_a_read_that_waits_brings_nothing_that_was_pushed_after_the_pause(
-    driver: Driver, worker: Consumer
-) -> None:
-    found, until = list[str](), Until()
-
-    async def wait() -> None:
-        while not until.is_set:
-            found.extend(lease.job_id for lease in await worker.wait(10, 5, until))
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(wait)
-        await push(driver, job("before"))
-        await eventually(lambda: found)
-        await driver.change(Pause())
-        await push(driver, job("high", priority=Priority.HIGH), *map(job, "abc"))
-        await driver.change(Resume())
-        await push(driver, job("after"))
-        await eventually(lambda: "after" in found)
-        until.set()
-
-    assert found[0] == "before"
-    assert await ids(driver, State.RUNNING) == sorted(found, key=["high", "before", *"abc", "after"].index)
-    assert [*found, *(await claim(worker))] != []
-    assert (await driver.read(Count())).running == 6
-
-
-async def test_what_runs_is_settled_while_the_queue_is_paused(driver: Driver, worker: Consumer) -> None:
-    await push(driver, *map(job, "abcd"))
-    a, b, c, d = (await worker.exchange([], 4)).leases
-    await driver.change(Pause())
-
-    settlements: list[tuple[Lease, Settlement]] = [
-        (a, Ack()),
-        (b, RetryLater(After(0))),
-        (c, Release()),
-        (d, DeadLetter("failed", "no")),
-    ]
-    answer = await worker.exchange(settlements, 10)
-    assert (answer.replies, answer.leases, answer.paused) == ([Reply.OK] * 4, [], True)
-    assert await ids(driver) == ["c", "b"]
-
-    await driver.change(Resume())
-    assert await claim(worker) == ["c", "b"]
-
-
-async def test_a_delayed_job_becomes_ready_while_the_queue_is_paused(
-    store: Store, driver: Driver, worker: Consumer
-) -> None:
-    await push(driver, job("late", due=After(1000)))
-    await driver.change(Pause())
-    assert (await worker.exchange([], 0)).due_in == pytest.approx(1, abs=0.1)
-    store.clock.advance(2)
-
-    assert (await worker.exchange([], 10)).leases == []
-    assert await ids(driver) == ["late"]
-
-
-async def test_a_pause_is_told_with_its_beginning_whoever_repeats_it(store: Store, driver: Driver) -> None:
-    assert await driver.read(FindPauses()) == Pauses(None, {}, 0)
-    began = store.clock()
-    await driver.change(Pause())
-    await driver.change(Pause("Work"))
-    store.clock.advance(5)
-    await driver.change(Pause())
-    await driver.change(Pause("Work"))
-    await driver.change(Pause("Other"))
-
-    assert await driver.read(FindPauses()) == Pauses(began, {"Work": began, "Other": began + 5000}, 0)
-    await driver.change(Resume())
-    await driver.change(Resume("Work"))
-    assert await driver.read(FindPauses()) == Pauses(None, {"Other": began + 5000}, 0)
-
-
-# Names
-
-
-async def test_jobs_of_a_paused_name_are_passed_over_and_keep_their_place(
-    driver: Driver, worker: Consumer
-) -> None:
-    await push(driver, job("a"), job("b", "Other"), job("c"), job("d", "Other", priority=Priority.LOW))
-    await driver.change(Pause("Work"))
-    await push(driver, job("e"), job("f", "Other"), job("high", priority=Priority.HIGH))
-
-    answers = await claims(worker)
-    assert [lease.job_id for answer in answers for lease in answer.leases] == ["b", "f", "d"]
-    assert not any(answer.paused for answer in answers)
-    assert await ids(driver) == ["high", "a", "c", "e"]
-    counts = await driver.read(Count())
-    assert ([*counts.ready.values()], counts.running) == ([1, 3, 0], 3)
-
-    await push(driver, job("g"))
-    await driver.change(Resume("Work"))
-    await unpark(driver)
-    assert await claim(worker) == ["high", "a", "c", "e", "g"]
-    assert {(await driver.read(Find(job_id))).deliveries for job_id in ("high", "a", "g")} == {1}  # type: ignore[union-attr]
-
-
-async def test_a_claim_reaches_past_any_number_of_jobs_of_a_paused_name(driver: Driver, worker: Consumer) -> None:
-    for start in range(0, 1200, 400):
-        await push(driver, *(job(f"paused-{number:04}") for number in range(start, start + 400)))
-    await push(driver, job("runs", "Other"))
-    await driver.change(Pause("Work"))
-
-    assert await claim(worker, 3) == ["runs"]
-    assert (await driver.read(Count())).running == 1
-    await driver.change(Resume("Work"))
-    await unpark(driver)
-    assert await claim(worker) == [f"paused-{number:04}" for number in range(1200)]
-
-
-async def test_a_read_that_waits_passes_over_a_paused_name(driver: Driver, worker: Consumer) -> None:
-    await driver.change(Pause("Work"))
-    found: list[str] = []
-
-    async def wait() -> None:
-        while "b" not in found:
-            found.extend(lease.job_id for lease in await worker.wait(10, 5))
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(wait)
-        await push(driver, job("a"))
-        await push(driver, job("b", "Other"))
-
-    assert found == ["b"]
-    assert await ids(driver) == ["a"]
-
-
-async def test_a_job_that_was_handed_back_or_is_to_run_again_is_passed_over_with_its_attempts_kept(
-    store: Store, driver: Driver, worker: Consumer
-) -> None:
-    await push(driver, job("back"), job("again"), job("lost"))
-    async with aclosing(store.consumer("w2")) as gone:
-        await gone.open()
-        (back, again, _) = (await gone.exchange([], 3)).leases
-        await gone.exchange([(back, Release(refund=False)), (again, RetryLater(After(0), {"attempt": "2"}))], None)
-        await driver.change(Pause("Work"))
-        await gone.release(refund=False, watch=False)
-        await worker.reclaim()
-
-    assert await claim(worker) == []
-    await driver.change(Resume("Work"))
-    await unpark(driver)
-    leases = [lease for answer in await claims(worker) for lease in answer.leases]
-    assert {lease.job_id: lease.deliveries for lease in leases} == {"back": 2, "lost": 2, "again": 1}
-    assert [lease.fields.get(b"attempt") for lease in leases if lease.job_id == "again"] == [b"2"]
-
-
-async def test_a_cancel_that_was_asked_for_ends_a_job_that_would_be_passed_over(
-    store: Store, driver: Driver, worker: Consumer
-) -> None:
-    await push(driver, job("a"))
-    (lease,) = (await worker.exchange([], 1)).leases
-    assert await driver.change(Cancel("a")) is Reply.CANCELLING
-    await worker.exchange([(lease, Release())], None)
-    await driver.change(Pause("Work"))
-
-    answers = await claims(worker)
-    assert [each for answer in answers for each in answer.ended] == [("a", Reply.CANCELLED)]
-    assert await driver.read(Find("a")) is None
-
-
-async def test_what_was_resumed_is_given_back_by_tidying_where_nobody_else_comes_to_it(
-    driver: Driver, worker: Consumer
-) -> None:
-    await push(driver, job("a"))
-    await driver.change(Pause("Work"))
-    assert await claim(worker) == []
-    await driver.change(Resume("Work"))  # and whoever resumed it dies
-
-    tidied = await driver.change(Tidy())
-    while tidied.after:
-        tidied = await driver.change(Tidy(tidied.after))
-    if isinstance(driver, MemoryDriver):
-        await unpark(driver)  # it dies with whoever resumes
-    assert await claim(worker) == ["a"]
-
-
-# Jobs
-
-
-async def test_a_held_job_is_passed_over_until_it_is_let_go_and_keeps_its_place(
-    driver: Driver, worker: Consumer
-) -> None:
-    await push(driver, *map(job, "abc"))
-    assert await driver.change(Hold("a")) is Reply.HELD
-    assert await driver.change(Hold("c")) is Reply.HELD
-    assert await driver.change(Hold("a")) is Reply.HELD
-    assert await claim(worker) == ["b"]
-    rows = await driver.read(List(State.READY, 10))
-    assert [(row.job_id, row.held) for row in rows] == [("a", True), ("c", True)]
-    assert (await driver.read(FindPauses())).held == 2
-
-    await push(driver, job("d"))
-    assert await driver.change(Unhold("a")) is Reply.OK
-    assert await driver.change(Unhold("a")) is Reply.NOT_FOUND
-    assert await driver.change(Unhold("b")) is Reply.NOT_FOUND
-    assert await claim(worker) == ["a", "d"]
-    row = await driver.read(Find("a"))
-    assert row is not None
-    assert (row.held, row.deliveries) == (False, 1)
-
-
-async def test_a_held_delayed_job_becomes_ready_when_it_is_due_and_does_not_start(
-    store: Store, driver: Driver, worker: Consumer
-) -> None:
-    await push(driver, job("late", due=After(1000)), job("let go", due=After(1000)))
-    for job_id in ("late", "let go"):
-        assert await driver.change(Hold(job_id)) is Reply.HELD
-    assert [row.held for row in await driver.read(List(State.DELAYED, 10))] == [True, True]
-    assert await driver.change(Unhold("let go")) is Reply.OK
-    row = await driver.read(Find("late"))
-    assert row is not None
-    assert (row.state, row.held, row.due_ms) == (State.DELAYED, True, store.clock() + 1000)
-
-    store.clock.advance(2)
-    assert await claim(worker) == ["let go"]
-    assert [(row.job_id, row.held) for row in (await driver.read(Scan(State.READY))).rows] == [("late", True)]
-
-
-async def test_a_hold_says_what_is_true(driver: Driver, worker: Consumer) -> None:
-    await push(driver, job("dead"), job("runs"))
-    dead, _ = (await worker.exchange([], 2)).leases
-    await worker.exchange([(dead, DeadLetter("failed", "no"))], None)
-
-    assert await driver.change(Hold("runs")) is Reply.RUNNING
-    assert await driver.change(Hold("dead")) is Reply.DEAD
-    assert await driver.change(Hold("nobody")) is Reply.NOT_FOUND
-    assert (await driver.read(FindPauses())).held == 0
-
-
-@pytest.mark.parametrize("when", ["at once", "parked", "delayed"])
-async def test_a_held_job_can_be_cancelled_and_its_id_is_free_then(
-    store: Store, driver: Driver, worker: Consumer, when: str
-) -> None:
-    await push(driver, job("a", due=After(1000) if when == "delayed" else None))
-    await driver.change(Hold("a"))
-    if when == "parked":
-        assert await claim(worker) == []
-    assert await driver.change(Cancel("a")) is Reply.CANCELLED
-
-    store.clock.advance(120)  # that push is forgotten
-    await push(driver, job("a"))
-    assert await claim(worker) == ["a"]
-    assert (await driver.read(FindPauses())).held == 0
-
-
-async def test_a_job_that_is_let_go_while_its_name_is_paused_waits_on(driver: Driver, worker: Consumer) -> None:
-    await push(driver, job("a"))
-    await driver.change(Hold("a"))
-    await driver.change(Pause("Work"))
-    assert await claim(worker) == []
-    assert await driver.change(Unhold("a")) is Reply.OK
-    assert await claim(worker) == []
-    await driver.change(Resume("Work"))
-    await unpark(driver)
-    assert await claim(worker) == ["a"]
-
-
-async def test_a_name_that_is_resumed_lets_no_held_job_start(driver: Driver, worker: Consumer) -> None:
-    await push(driver, job("held"), job("a"))
-    await driver.change(Hold("held"))
-    await driver.change(Pause("Work"))
-    assert await claim(worker) == []
-    await driver.change(Resume("Work"))
-    await unpark(driver)
-    assert await claim(worker) == ["a"]
-    await driver.change(Cancel("held"))
+# By hand
 
 
 async def test_a_job_that_was_put_in_by_hand_can_be_held(store: Store, driver: Driver, worker: Consumer) -> None:
@@ -391,36 +99,6 @@ async def test_a_job_that_was_put_in_by_hand_can_be_held(store: Store, driver: D
     assert await claim(worker) == []
     assert await driver.change(Unhold(entry)) is Reply.OK
     assert await claim(worker) == [entry]
-
-
-async def test_what_waits_because_it_may_not_start_is_nobodys_backlog(
-    store: Store, driver: Driver, worker: Consumer
-) -> None:
-    await push(driver, job("a"))
-    await driver.change(Pause("Work"))
-    assert await claim(worker) == []
-    store.clock.advance(60)
-    assert (await driver.read(Measure())).oldest == {}
-
-
-async def test_deliveries_into_a_lost_reply_are_found_again_but_for_what_may_not_start(
-    driver: Driver, worker: Consumer
-) -> None:
-    await push(driver, *map(job, "abc"))
-    assert await claim(worker) == ["a", "b", "c"]  # and the worker never hears of it
-    await driver.change(Cancel("c"))
-    await driver.change(Pause("Work"))
-
-    found = await worker.recover([])
-    if found:  # on memory no reply is lost
-        assert [lease.job_id for lease in found] == ["a", "b", "c"]
-    else:
-        await driver.change(Resume("Work"))
-        await unpark(driver)
-        assert await claim(worker) == ["a", "b"]
-
-
-# By hand
 
 
 async def test_a_queue_is_paused_by_the_key_alone(engine_redis: RedisStore) -> None:

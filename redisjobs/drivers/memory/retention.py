@@ -1,8 +1,9 @@
 """What is kept, and for how long: the twins of `lua/{retain,trim}.lua`, the latter in one step."""
 
 from redisjobs.drivers.memory.include import REMEMBERED, remember
+from redisjobs.drivers.memory.pauses import unpark
 from redisjobs.drivers.memory.state import Fields, Memory, text_of
-from redisjobs.queries import Retain, Tidied, Tidy
+from redisjobs.queries import Retain, Tidied, Tidy, Unpark
 from redisjobs.retention import ASIDE, DEFAULT, Keep
 from redisjobs.transitions import Reply
 
@@ -17,12 +18,13 @@ def retain(memory: Memory, change: Retain) -> Reply:
 
 
 def tidy(memory: Memory, change: Tidy) -> Tidied:
-    """Trim; by nobody's hand are jobs taken here from those who hold them."""
+    """Give back what may start, and trim; by nobody's hand are jobs taken here from those who hold them."""
     with memory.lock:
         now_ms = memory.now_ms()
         if memory.tidied_ms is not None and memory.tidied_ms <= now_ms < memory.tidied_ms + _TIDY_MS:
             return Tidied()
         memory.tidied_ms = now_ms
+        unpark(memory, Unpark())
         return Tidied(trimmed=trim(memory))
 
 

@@ -27,4 +27,5 @@ from redisjobs.testing.driver_contract.last_deliveries import *  # noqa: E402
 from redisjobs.testing.driver_contract.waiting import *  # noqa: E402
 from redisjobs.testing.driver_contract.scanning import *  # noqa: E402
 from redisjobs.testing.driver_contract.asking import *  # noqa: E402
+from redisjobs.testing.driver_contract.pausing import *  # noqa: E402
 from redisjobs.testing.driver_contract.sharing import *  # noqa: E402

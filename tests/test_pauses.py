@@ -578,6 +578,62 @@ async def test_a_worker_that_runs_until_idle_does_not_wait_for_what_may_not_star
     assert len(ran) == 3
 
 
+async def test_a_worker_that_runs_until_idle_ends_though_its_queue_is_paused_as_it_works(queue: JobQueue) -> None:
+    began, finish = anyio.Event(), anyio.Event()
+
+    @queue.register(Work)
+    async def work(_: Work) -> None:
+        began.set()
+        await finish.wait()
+
+    await queue.push(Work())
+    worker = Worker(queue, concurrency=2, lease=0.5)
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(worker.run, until_idle=True))
+            await began.wait()
+            await queue.pause()
+            await everybody_has_looked(queue, [worker])
+            finish.set()
+    assert (await queue.counts()).totals["completed"] == 1
+    await queue.resume()
+
+
+async def test_a_worker_of_several_queues_runs_until_idle_though_one_is_paused(
+    queue: JobQueue, ran: list[Any]
+) -> None:
+    async with JobQueue("memory://", "another") as another:
+
+        @another.job
+        async def remind() -> None:
+            ran.append("remind")
+
+        await queue.pause()
+        await queue.push(Work(1))
+        for _ in range(3):
+            await remind.push()
+        with anyio.fail_after(20):
+            await Worker([queue, another], concurrency=1, lease=0.5).run(until_idle=True)
+        assert ran == ["remind"] * 3
+    await queue.resume()
+    await queue.cancel_all("ready")
+
+
+async def test_a_worker_that_is_not_told_that_its_queue_is_resumed_asks_within_a_lease(
+    engine_redis: RedisStore, queue: JobQueue, ran: list[Any]
+) -> None:
+    worker = Worker(queue, lease=0.5)
+    await queue.pause()
+    await queue.push(Work(1))
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            await eventually(lambda: worker._processor and worker._processor.sources[0].exchanger.queue_paused)
+            engine_redis.admin.delete(f"{engine_redis.prefix}paused")
+            await eventually(lambda: ran == [Work(1)], within=15)
+            worker.stop()
+
+
 async def test_a_job_that_runs_as_its_queue_is_paused_finishes(queue: JobQueue) -> None:
     began, finish = anyio.Event(), anyio.Event()
 

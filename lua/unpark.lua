@@ -34,7 +34,8 @@ local note, number, from, most_bytes = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonu
 
 expect('stream', streams[1], streams[2], streams[3])
 expect('hash', jobs, names, held, layout)
-if note == '' then note = redis.call('HGET', layout, 'unpark') or '' end
+-- Of a walk that began without a note it is `-`: one that comes meanwhile is not its own.
+if note == '' then note = redis.call('HGET', layout, 'unpark') or '-' end
 
 local total, looked, bytes = 0, 0, 0
 local function look_at(stream, entry, deliveries)

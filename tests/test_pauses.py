@@ -293,6 +293,26 @@ async def test_what_was_resumed_is_given_back_by_tidying_where_nobody_else_comes
     assert await claim(worker) == ["a"]
 
 
+async def test_what_was_resumed_is_given_back_though_another_walk_went_on_meanwhile(
+    driver: Driver, worker: Consumer
+) -> None:
+    for start in range(0, 800, 400):
+        await push(driver, *(job(f"{number:04}") for number in range(start, start + 400)))
+    await driver.change(Pause("Work"))
+    assert await claim(worker) == []
+    after = await driver.change(Unpark())  # of somebody who resumes another name
+    await driver.change(Resume("Work"))  # and whoever resumed it dies
+    while after:
+        after = await driver.change(Unpark(after))
+
+    tidied = await driver.change(Tidy())
+    while tidied.after:
+        tidied = await driver.change(Tidy(tidied.after))
+    if isinstance(driver, MemoryDriver):
+        await unpark(driver)  # it dies with whoever resumes
+    assert await claim(worker) == [f"{number:04}" for number in range(800)]
+
+
 # Jobs
 
 

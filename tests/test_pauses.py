@@ -1,7 +1,8 @@
 """What may not start: paused queues and names, and held jobs, on memory and on every server at hand."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -13,9 +14,11 @@ from store import RedisStore, Store, eventually
 from redisjobs import JobName, JobQueue, Reply, State, Worker, sync
 from redisjobs.driver import Consumer, Driver, Until
 from redisjobs.drivers.memory.driver import MemoryDriver
+from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.job import Priority
 from redisjobs.queries import (
     Cancel,
+    Change,
     Count,
     Find,
     FindPauses,
@@ -469,6 +472,69 @@ async def test_a_parked_entry_that_is_removed_by_hand_is_in_nobodys_way(engine_r
         assert await claim(worker) == ["there"]
         assert store.located().keys() == {"there"}
         assert (await driver.read(Count())).ready[Priority.NORMAL] == 0
+
+
+@asynccontextmanager
+async def relay(target: str, caught: anyio.Event, go_on: anyio.Event) -> AsyncIterator[str]:
+    """A way to a server on which the first plain read of new jobs comes later than what was sent with it."""
+    host, port = target.rpartition("@")[2].split("/")[0].split(":")
+    writers: list[asyncio.StreamWriter] = []
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while chunk := await reader.read(65536):
+                before, read, after = chunk.partition(b"$10\r\nXREADGROUP")
+                if read and b"BLOCK" not in after and not caught.is_set():
+                    before, count = before[: before.rindex(b"*")], before[before.rindex(b"*") :]
+                    writer.write(before)
+                    caught.set()
+                    await go_on.wait()
+                    chunk = count + read + after
+                writer.write(chunk)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(host, int(port))
+        writers.extend((writer, back))
+        await asyncio.gather(copy(reader, back), copy(there, writer))
+
+    server = await asyncio.start_server(serve, "127.0.0.1")
+    try:
+        yield target.replace(f":{port}/", f":{server.sockets[0].getsockname()[1]}/")
+    finally:
+        server.close()
+        for writer in writers:
+            writer.close()
+
+
+@pytest.mark.parametrize("stop", [Pause(), Pause("Work"), Hold("a")])
+async def test_a_job_does_not_start_that_was_stopped_between_the_settle_and_the_read(
+    engine_redis: RedisStore, stop: Change[Any]
+) -> None:
+    store = engine_redis
+    caught, go_on, answers = anyio.Event(), anyio.Event(), list[Exchange]()
+
+    async def exchange(worker: Consumer) -> None:
+        answers.append(await worker.exchange([], 5))
+
+    async with relay(store.url, caught, go_on) as url, aclosing(store.driver) as driver:
+        late = RedisDriver(url, store.queue_name)
+        async with aclosing(late), aclosing(late.consumer("w1", lease=15, max_deliveries=3)) as worker:
+            await worker.open()
+            await worker.exchange([], 5)
+            await push(driver, job("a"))
+            await worker.exchange([], 0)  # hears of it
+            with anyio.fail_after(20):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(exchange, worker)
+                    await caught.wait()
+                    assert await driver.change(stop) in (Reply.OK, Reply.HELD)
+                    go_on.set()
+            assert not answers[0].leases
+            await driver.change(Unhold("a") if isinstance(stop, Hold) else Resume(getattr(stop, "name", "")))
+            await unpark(driver)
+            assert await claim(worker) == ["a"]
 
 
 @pytest.fixture

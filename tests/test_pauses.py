@@ -458,6 +458,36 @@ async def test_a_queue_is_paused_by_the_key_alone(engine_redis: RedisStore) -> N
         assert await claim(worker) == ["a"]
 
 
+async def test_a_job_is_let_go_whose_note_was_taken_away_by_hand(engine_redis: RedisStore) -> None:
+    store = engine_redis
+    async with aclosing(store.driver) as driver, aclosing(store.consumer("w1")) as worker:
+        await worker.open()
+        await push(driver, job("a"))
+        await driver.change(Hold("a"))
+        assert await claim(worker) == []
+        store.admin.delete(f"{store.prefix}held")
+        assert await driver.change(Unhold("a")) is Reply.OK
+        assert await claim(worker) == ["a"]
+        assert await driver.change(Unhold("a")) is Reply.NOT_FOUND
+
+
+async def test_of_two_jobs_with_one_entry_id_the_held_one_is_let_go_after_the_other_has_ended(
+    engine_redis: RedisStore,
+) -> None:
+    store = engine_redis
+    async with aclosing(store.driver) as driver, aclosing(store.consumer("w1")) as worker:
+        await worker.open()
+        for priority in (Priority.HIGH, Priority.LOW):
+            store.admin.xadd(store.stream(priority), {"name": "Work", "parameters": "{}"}, id="9999999999999-1")
+        assert await driver.change(Hold("9999999999999-1@low")) is Reply.HELD
+        ran = [lease for answer in await claims(worker) for lease in answer.leases]
+        assert [lease.job_id for lease in ran] == ["9999999999999-1"]
+        await worker.exchange([(ran[0], Ack())], None)
+        assert await driver.change(Unhold("9999999999999-1@low")) is Reply.OK
+        assert len(await claim(worker)) == 1
+        assert store.admin.exists(f"{store.prefix}held") == 0
+
+
 async def test_a_parked_entry_that_is_removed_by_hand_is_in_nobodys_way(engine_redis: RedisStore) -> None:
     store = engine_redis
     async with aclosing(store.driver) as driver, aclosing(store.consumer("w1")) as worker:

@@ -20,6 +20,7 @@
 --- @include "include/expect"
 --- @include "include/leases"
 --- @include "include/field"
+--- @include "include/bytes_of"
 --- @include "include/entry_at"
 --- @include "include/identify"
 --- @include "include/unlocate"
@@ -45,7 +46,7 @@ local function look_at(stream, entry, deliveries)
     unlocate(jobs, stream, entry)
     return
   end
-  for _, part in ipairs(fields) do bytes = bytes + #part end
+  bytes = bytes + bytes_of(fields)
   local id = identify(places, jobs, string.match(stream, '}:(.+)$'), entry, fields)
   if may_not_start(names, held, id, fields) then return end
   hand_back(stream, deliveries, {entry})

@@ -488,6 +488,27 @@ async def test_of_two_jobs_with_one_entry_id_the_held_one_is_let_go_after_the_ot
         assert store.admin.exists(f"{store.prefix}held") == 0
 
 
+async def test_a_claim_passes_over_about_a_megabyte_of_what_was_handed_back(engine_redis: RedisStore) -> None:
+    store = engine_redis
+    async with aclosing(store.driver) as driver, aclosing(store.consumer("w1")) as worker:
+        await worker.open()
+        for _ in range(12):
+            store.put({"name": "Work", "parameters": "{}", "padding": b"x" * 400_000})
+        assert len(await claim(worker)) == 12
+        await worker.release(refund=True, watch=False)
+        await worker.open()
+        await driver.change(Pause("Work"))
+
+        answer = await worker.exchange([], 50)
+        assert (answer.leases, answer.more) == ([], True)
+        assert [consumer for _, consumer, _ in store.pending()].count("parked") == 3
+        assert await claim(worker) == []
+        assert [consumer for _, consumer, _ in store.pending()].count("parked") == 12
+        await driver.change(Resume("Work"))
+        await unpark(driver)
+        assert len(await claim(worker)) == 12
+
+
 async def test_a_parked_entry_that_is_removed_by_hand_is_in_nobodys_way(engine_redis: RedisStore) -> None:
     store = engine_redis
     async with aclosing(store.driver) as driver, aclosing(store.consumer("w1")) as worker:

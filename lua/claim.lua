@@ -46,6 +46,7 @@
 --- @include "include/make_group"
 --- @include "include/field"
 --- @include "include/group"
+--- @include "include/bytes_of"
 --- @include "include/entry_at"
 --- @include "include/identify"
 --- @include "include/free"
@@ -105,7 +106,7 @@ local due_in = promote(keys, now_ms, exact_ms)
 
 local claimed, ended, waits_ms, bytes, goes_on = {}, {}, -1, 0, false
 local parked = 0
-local passed_over = 0 -- bytes of jobs that were looked at, and wait
+local passed_over = 0 -- bytes of jobs that were looked at, and wait or are parked
 local function runs_nothing()
   if not idle or #claimed > 0 then return false end
   for _, stream in ipairs(streams) do
@@ -141,7 +142,7 @@ local function deliver(stream, entry, deliveries)
   end
   if limits and limits.job(job, fields) then
     hand_back(stream, deliveries - 1, {entry}, 'parked')
-    parked = parked + 1
+    parked, passed_over = parked + 1, passed_over + bytes_of(fields)
     return nil, 'parked'
   end
   if deliveries > max_deliveries and (mark == 'alone' or max_deliveries == 1) then
@@ -159,7 +160,7 @@ local function deliver(stream, entry, deliveries)
     return nil, 'ended'
   end
   if is_last and not runs_nothing() then
-    for _, part in ipairs(fields) do passed_over = passed_over + #part end
+    passed_over = passed_over + bytes_of(fields)
     return nil, 'waits'
   end
   redis.call('XCLAIM', stream, 'workers', worker, 0, entry, 'RETRYCOUNT', deliveries, 'JUSTID')
@@ -184,10 +185,13 @@ local function take_released(number, stream)
       local fields, how = deliver(stream, entry, deliveries)
       if fields then
         claimed[#claimed + 1] = {number, entry, deliveries, fields}
-        for _, part in ipairs(fields) do bytes = bytes + #part end
+        bytes = bytes + bytes_of(fields)
         if how or bytes >= most_bytes then most = #claimed return end
       elseif how == 'waits' then
         waits_ms = math.max(waits_ms, pending[3])
+      elseif how == 'parked' and passed_over >= most_bytes then
+        goes_on = true
+        return
       end
     end
     -- Again where some of them were not to be delivered, or new jobs would pass those behind.
@@ -230,9 +234,7 @@ local function take_new(number, stream)
     end
     if not limits then return end
     looked = looked + #entries
-    for _, entry in ipairs(entries) do
-      for _, part in ipairs(entry[2]) do bytes = bytes + #part end
-    end
+    for _, entry in ipairs(entries) do bytes = bytes + bytes_of(entry[2]) end
     if looked >= 500 or bytes >= most_bytes then
       goes_on = true
       return

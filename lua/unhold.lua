@@ -12,7 +12,7 @@
 --
 -- ARGV[1]  job           job id, or entry and place of one put in by hand, as 1732-0@low
 --
--- Returns  OK         it was held, and is not any more
+-- Returns  OK         it was held, and is not any more; or the note of it was taken away by hand, and it was parked still
 --          NOT_FOUND  it was not held; nothing was written
 
 --- @include "include/expect"
@@ -33,7 +33,8 @@ local job = ARGV[1]
 expect('stream', KEYS[1], KEYS[2], KEYS[3])
 expect('hash', names, held)
 local place, entry, _, id = locate(places, jobs, job)
-if redis.call('HDEL', held, id or job) == 0 then return 'NOT_FOUND' end
+-- Of two that were put in by hand with one entry id, the one that is left goes by that when the other has ended.
+local let_go = redis.call('HDEL', held, job, id or job) > 0
 local stream = place and places[place]
 local fields = stream and entry_at(stream, entry)
 local consumer, deliveries = nil, nil
@@ -41,5 +42,6 @@ if fields then consumer, deliveries = holder(stream, entry) end
 if consumer == 'parked' and not may_not_start(names, held, id, fields) then
   hand_back(stream, deliveries, {entry})
   tell(control, 'released 1')
+  let_go = true
 end
-return 'OK'
+return let_go and 'OK' or 'NOT_FOUND'

@@ -20,6 +20,7 @@
 --- @include "include/expect"
 --- @include "include/leases"
 --- @include "include/field"
+--- @include "include/bytes_of"
 --- @include "include/entry_at"
 --- @include "include/identify"
 --- @include "include/unlocate"
@@ -34,7 +35,8 @@ local note, number, from, most_bytes = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonu
 
 expect('stream', streams[1], streams[2], streams[3])
 expect('hash', jobs, names, held, layout)
-if note == '' then note = redis.call('HGET', layout, 'unpark') or '' end
+-- Of a walk that began without a note it is `-`: one that comes meanwhile is not its own.
+if note == '' then note = redis.call('HGET', layout, 'unpark') or '-' end
 
 local total, looked, bytes = 0, 0, 0
 local function look_at(stream, entry, deliveries)
@@ -44,7 +46,7 @@ local function look_at(stream, entry, deliveries)
     unlocate(jobs, stream, entry)
     return
   end
-  for _, part in ipairs(fields) do bytes = bytes + #part end
+  bytes = bytes + bytes_of(fields)
   local id = identify(places, jobs, string.match(stream, '}:(.+)$'), entry, fields)
   if may_not_start(names, held, id, fields) then return end
   hand_back(stream, deliveries, {entry})

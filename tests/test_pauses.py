@@ -1,7 +1,8 @@
 """What may not start: paused queues and names, and held jobs, on memory and on every server at hand."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -12,8 +13,11 @@ from store import RedisStore, Store, eventually
 
 from redisjobs import JobName, JobQueue, Reply, State, Worker, sync
 from redisjobs.driver import Consumer, Driver
+from redisjobs.drivers.memory.driver import MemoryDriver
+from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.job import Priority
 from redisjobs.queries import (
+    Change,
     Count,
     FindPauses,
     Hold,
@@ -22,10 +26,11 @@ from redisjobs.queries import (
     Pauses,
     Resume,
     Scan,
+    Tidy,
     Unhold,
     Unpark,
 )
-from redisjobs.transitions import Exchange, NewJob
+from redisjobs.transitions import Ack, Exchange, NewJob
 
 pytestmark = pytest.mark.anyio
 
@@ -313,3 +318,193 @@ async def test_the_sync_face_does_the_same(store: Store) -> None:
         queue.resume()
         queue.resume("Work")
         assert queue.pauses() == type(info)(None, {}, 0)
+
+
+async def test_what_was_resumed_is_given_back_though_another_walk_went_on_meanwhile(
+    driver: Driver, worker: Consumer
+) -> None:
+    for start in range(0, 800, 400):
+        await push(driver, *(job(f"{number:04}") for number in range(start, start + 400)))
+    await driver.change(Pause("Work"))
+    assert await claim(worker) == []
+    after = await driver.change(Unpark())  # of somebody who resumes another name
+    await driver.change(Resume("Work"))  # and whoever resumed it dies
+    while after:
+        after = await driver.change(Unpark(after))
+
+    tidied = await driver.change(Tidy())
+    while tidied.after:
+        tidied = await driver.change(Tidy(tidied.after))
+    if isinstance(driver, MemoryDriver):
+        await unpark(driver)  # it dies with whoever resumes
+    assert await claim(worker) == [f"{number:04}" for number in range(800)]
+
+
+async def test_a_job_is_let_go_whose_note_was_taken_away_by_hand(engine_redis: RedisStore) -> None:
+    store = engine_redis
+    async with aclosing(store.driver) as driver, aclosing(store.consumer("w1")) as worker:
+        await worker.open()
+        await push(driver, job("a"))
+        await driver.change(Hold("a"))
+        assert await claim(worker) == []
+        store.admin.delete(f"{store.prefix}held")
+        assert await driver.change(Unhold("a")) is Reply.OK
+        assert await claim(worker) == ["a"]
+        assert await driver.change(Unhold("a")) is Reply.NOT_FOUND
+
+
+async def test_of_two_jobs_with_one_entry_id_the_held_one_is_let_go_after_the_other_has_ended(
+    engine_redis: RedisStore,
+) -> None:
+    store = engine_redis
+    async with aclosing(store.driver) as driver, aclosing(store.consumer("w1")) as worker:
+        await worker.open()
+        for priority in (Priority.HIGH, Priority.LOW):
+            store.admin.xadd(store.stream(priority), {"name": "Work", "parameters": "{}"}, id="9999999999999-1")
+        assert await driver.change(Hold("9999999999999-1@low")) is Reply.HELD
+        ran = [lease for answer in await claims(worker) for lease in answer.leases]
+        assert [lease.job_id for lease in ran] == ["9999999999999-1"]
+        await worker.exchange([(ran[0], Ack())], None)
+        assert await driver.change(Unhold("9999999999999-1@low")) is Reply.OK
+        assert len(await claim(worker)) == 1
+        assert store.admin.exists(f"{store.prefix}held") == 0
+
+
+async def test_a_claim_passes_over_about_a_megabyte_of_what_was_handed_back(engine_redis: RedisStore) -> None:
+    store = engine_redis
+    async with aclosing(store.driver) as driver, aclosing(store.consumer("w1")) as worker:
+        await worker.open()
+        for _ in range(12):
+            store.put({"name": "Work", "parameters": "{}", "padding": b"x" * 400_000})
+        assert len(await claim(worker)) == 12
+        await worker.release(refund=True, watch=False)
+        await worker.open()
+        await driver.change(Pause("Work"))
+
+        answer = await worker.exchange([], 50)
+        assert (answer.leases, answer.more) == ([], True)
+        assert [consumer for _, consumer, _ in store.pending()].count("parked") == 3
+        assert await claim(worker) == []
+        assert [consumer for _, consumer, _ in store.pending()].count("parked") == 12
+        await driver.change(Resume("Work"))
+        await unpark(driver)
+        assert len(await claim(worker)) == 12
+
+
+@asynccontextmanager
+async def relay(target: str, caught: anyio.Event, go_on: anyio.Event) -> AsyncIterator[str]:
+    """A way to a server on which the first plain read of new jobs comes later than what was sent with it."""
+    host, port = target.rpartition("@")[2].split("/")[0].split(":")
+    writers: list[asyncio.StreamWriter] = []
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while chunk := await reader.read(65536):
+                before, read, after = chunk.partition(b"$10\r\nXREADGROUP")
+                if read and b"BLOCK" not in after and not caught.is_set():
+                    before, count = before[: before.rindex(b"*")], before[before.rindex(b"*") :]
+                    writer.write(before)
+                    caught.set()
+                    await go_on.wait()
+                    chunk = count + read + after
+                writer.write(chunk)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(host, int(port))
+        writers.extend((writer, back))
+        await asyncio.gather(copy(reader, back), copy(there, writer))
+
+    server = await asyncio.start_server(serve, "127.0.0.1")
+    try:
+        yield target.replace(f":{port}/", f":{server.sockets[0].getsockname()[1]}/")
+    finally:
+        server.close()
+        for writer in writers:
+            writer.close()
+
+
+@pytest.mark.parametrize("stop", [Pause(), Pause("Work"), Hold("a")])
+async def test_a_job_does_not_start_that_was_stopped_between_the_settle_and_the_read(
+    engine_redis: RedisStore, stop: Change[Any]
+) -> None:
+    store = engine_redis
+    caught, go_on, answers = anyio.Event(), anyio.Event(), list[Exchange]()
+
+    async def exchange(worker: Consumer) -> None:
+        answers.append(await worker.exchange([], 5))
+
+    async with relay(store.url, caught, go_on) as url, aclosing(store.driver) as driver:
+        late = RedisDriver(url, store.queue_name)
+        async with aclosing(late), aclosing(late.consumer("w1", lease=15, max_deliveries=3)) as worker:
+            await worker.open()
+            await worker.exchange([], 5)
+            await push(driver, job("a"))
+            await worker.exchange([], 0)  # hears of it
+            with anyio.fail_after(20):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(exchange, worker)
+                    await caught.wait()
+                    assert await driver.change(stop) in (Reply.OK, Reply.HELD)
+                    go_on.set()
+            assert not answers[0].leases
+            await driver.change(Unhold("a") if isinstance(stop, Hold) else Resume(getattr(stop, "name", "")))
+            await unpark(driver)
+            assert await claim(worker) == ["a"]
+
+
+async def test_a_worker_that_runs_until_idle_ends_though_its_queue_is_paused_as_it_works(queue: JobQueue) -> None:
+    began, finish = anyio.Event(), anyio.Event()
+
+    @queue.register(Work)
+    async def work(_: Work) -> None:
+        began.set()
+        await finish.wait()
+
+    await queue.push(Work())
+    worker = Worker(queue, concurrency=2, lease=0.5)
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(worker.run, until_idle=True))
+            await began.wait()
+            await queue.pause()
+            await everybody_has_looked(queue, [worker])
+            finish.set()
+    assert (await queue.counts()).totals["completed"] == 1
+    await queue.resume()
+
+
+async def test_a_worker_of_several_queues_runs_until_idle_though_one_is_paused(
+    queue: JobQueue, ran: list[Any]
+) -> None:
+    async with JobQueue("memory://", "another") as another:
+
+        @another.job
+        async def remind() -> None:
+            ran.append("remind")
+
+        await queue.pause()
+        await queue.push(Work(1))
+        for _ in range(3):
+            await remind.push()
+        with anyio.fail_after(20):
+            await Worker([queue, another], concurrency=1, lease=0.5).run(until_idle=True)
+        assert ran == ["remind"] * 3
+    await queue.resume()
+    await queue.cancel_all("ready")
+
+
+async def test_a_worker_that_is_not_told_that_its_queue_is_resumed_asks_within_a_lease(
+    engine_redis: RedisStore, queue: JobQueue, ran: list[Any]
+) -> None:
+    worker = Worker(queue, lease=0.5)
+    await queue.pause()
+    await queue.push(Work(1))
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            await eventually(lambda: worker._processor and worker._processor.sources[0].exchanger.queue_paused)
+            engine_redis.admin.delete(f"{engine_redis.prefix}paused")
+            await eventually(lambda: ran == [Work(1)], within=15)
+            worker.stop()

@@ -65,7 +65,7 @@ class Exchanger:
         self.trouble: DriverError | None = None
         self.needs_recovery = self.found_nothing = self.queue_paused = False
         self.is_paused = True
-        self.lost_at = self._pause_heard_at = float("-inf")
+        self.lost_at = self._pause_heard_at = self._asked_at = float("-inf")
         self._pool = pool
         self._promoter = promoter
         self._reclaimer = reclaimer
@@ -183,7 +183,15 @@ class Exchanger:
         """Take in what an answer tells of the server's clock and of delayed jobs, asked at `sent_at`."""
         self._reclaimer.hear_time(answer.server_ms, sent_at)
         self._promoter.learn(answer.due_in, sent_at)
+        was_paused, self._asked_at = self.queue_paused, sent_at
         self.queue_paused = answer.paused and sent_at > self._pause_heard_at
+        if was_paused and not self.queue_paused:
+            self.found_nothing = False
+
+    @property
+    def paused_at(self) -> float:
+        """When an answer last said that the queue is paused, by the monotonic clock; infinity: it may not be."""
+        return self._asked_at if self.queue_paused else float("inf")
 
     def hear_of_pause(self) -> None:
         """Ask by a claim whether the queue is paused: it was paused, or resumed, somebody says."""

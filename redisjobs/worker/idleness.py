@@ -56,10 +56,11 @@ class Idleness:
 
     @property
     def _is_dry(self) -> bool:
-        found_nothing = self._exchanger.found_nothing and not self._exchanger.batcher.under_way
+        is_paused = self._exchanger.queue_paused  # then no claim looks once more, whoever asked for one
+        found_nothing = (self._exchanger.found_nothing or is_paused) and not self._exchanger.batcher.under_way
         if not found_nothing or self._pool.holds or self._recovery.must:
             return False
-        if self._exchanger.clearance.one_waits:  # for a thread to end
+        if self._exchanger.clearance.one_waits and not is_paused:  # for a thread to end
             return False
         # What found no thread is ready in truth, and only put off.
         is_put_off = self._promoter.is_due or self._promoter.expects(_PUT_OFF)

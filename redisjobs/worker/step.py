@@ -40,7 +40,8 @@ class Situation:
         missed_at: When the next one for jobs that were missed is.
         tidy_at: When the next one for what dead workers left behind is.
         has_batch: There are outcomes to settle, or free slots to claim for.
-        silent_at: When nothing was said to the store for so long that one has to see whether it still answers.
+        silent_at: When nothing was said to the store for so long that one has to see whether it still answers, or
+            nothing was heard of a paused queue, so that one has to see whether it still is.
     """
 
     has_failed: bool

@@ -139,7 +139,7 @@ class Stepper:
             missed_at=self._recovery.missed_at,
             tidy_at=self._reclaimer.tidy_at,
             has_batch=self._exchanger.has_batch,
-            silent_at=self._progress.said_at + self._lease,
+            silent_at=min(self._progress.said_at, self._exchanger.paused_at) + self._lease,
         )
 
     async def _rest(self) -> None:

@@ -142,7 +142,8 @@ class RedisConsumer:
                 self._commands.claim(self.worker_id, most, _REPLY_BYTES, self._max_deliveries, idle=idle)
             )
         elif stream is not None:
-            commands.append(self._commands.read(self.worker_id, stream, most))
+            # Asked again behind the read: what may not start since we were told is parked before it can run.
+            commands += [self._commands.read(self.worker_id, stream, most), self._commands.is_restricted()]
         try:
             replies = await self._run(*commands)
         except DriverError:
@@ -158,7 +159,7 @@ class RedisConsumer:
         if stream is not None:  # it was promoted and counted before we read
             left = settled.ahead.unread[stream - 1] - len(leases) if len(leases) == most else 0
             settled.ahead.unread[stream - 1] = max(0, left)
-        if settled.ahead.restricted:
+        if leases and replies[2]:
             leases = await self._screen(leases)
         if not settled.ahead.released:
             self._waits = None  # who waits is with those that were handed back

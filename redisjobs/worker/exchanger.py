@@ -172,7 +172,8 @@ class Exchanger:
             self._pool.hear_of_one_alone(self)
         one_more = self.clearance.one_waits and not self.dispatcher.leases and self._pool.runs_nothing_but(self)
         found = batch.settling or answer.leases or answer.more or one_more
-        self.found_nothing = not found or self.queue_paused
+        is_late = batch.sent <= self._pause_heard_at  # it was sent before the queue was paused, or resumed
+        self.found_nothing = (not found or self.queue_paused) and not is_late
         if batch.settling and self._until_idle:
             self._pool.look_again()  # those jobs may have pushed others, to any queue
         if batch.count and not answer.more and not self.queue_paused:

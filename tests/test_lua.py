@@ -291,13 +291,13 @@ async def test_a_worker_whose_release_knows_the_keys_of_another_version_refuses_
     redis_store: RedisStore,
 ) -> None:
     await push(redis_store, "a")
-    redis_store.admin.hset(f"{redis_store.prefix}layout", "version", "2")
+    redis_store.admin.hset(f"{redis_store.prefix}layout", "version", "9")
     before = {key: redis_store.admin.dump(redis_store.prefix + key) for key, _ in redis_store.keys().items()}
     queue = JobQueue(redis_store.url, redis_store.queue_name)
     queue.job(name="Work")(lambda: None)
 
     async with queue:
-        with pytest.raises(DriverError, match="of version 2, and this release of redisjobs knows version 1"):
+        with pytest.raises(DriverError, match="of version 9, and this release of redisjobs knows version 2"):
             await Worker(queue).run(until_idle=True)
 
     after = {key: redis_store.admin.dump(redis_store.prefix + key) for key, _ in redis_store.keys().items()}

@@ -20,6 +20,7 @@
 --- @include "include/leases"
 --- @include "include/alive"
 --- @include "include/entry_at"
+--- @include "include/bytes_of"
 
 local streams, record = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4] .. ARGV[1]
 local worker, most_bytes, idle_ms = ARGV[1], tonumber(ARGV[2]), ARGV[3]
@@ -44,7 +45,7 @@ for number, stream in ipairs(streams) do
         local fields = entry_at(stream, entry)
         if fields then
           found[#found + 1] = {number, entry, pending[4], fields}
-          for _, part in ipairs(fields) do bytes = bytes + #part end
+          bytes = bytes + bytes_of(fields)
         else -- removed by hand while it was leased
           redis.call('XACK', stream, 'workers', entry)
         end

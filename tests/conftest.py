@@ -164,6 +164,12 @@ def redis_store(redis_url: str, queue_name: str) -> Iterator[RedisStore]:
     yield from _redis_store(redis_url, queue_name)
 
 
+@pytest.fixture(params=ENGINES)
+def engine_store(request: pytest.FixtureRequest, servers: Servers, queue_name: str) -> Iterator[RedisStore]:
+    """One queue's store on each server at hand: for what is about Redis' own keys."""
+    yield from _redis_store(servers.url(request.param), queue_name)
+
+
 @pytest.fixture
 def fleet(tmp_path: Path, redis_store: RedisStore) -> Iterator[Fleet]:
     """Processes on the queue of `redis_store`, all gone at the end."""

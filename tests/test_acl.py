@@ -403,7 +403,7 @@ ROLES: dict[str, Role] = {
 
 @pytest.fixture(params=ENGINES)
 def engine_store(request: pytest.FixtureRequest, servers: Servers, queue_name: str) -> Iterator[RedisStore]:
-    """A queue on each server at hand."""
+    """As elsewhere, but nothing is looked for at its end: a role that lacks a word may stop half-way."""
     url = servers.url(request.param)
     store = RedisStore(redis.Redis.from_url(url), url, queue_name)
     yield store

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import anyio
 import pytest
-from store import RedisStore, Store, eventually
+from store import MemoryStore, RedisStore, Store, eventually
 
 from redisjobs import JobName, JobQueue, Reply, State, Worker, sync
 from redisjobs.driver import Consumer, Driver
@@ -30,6 +30,7 @@ from redisjobs.queries import (
     Unhold,
     Unpark,
 )
+from redisjobs.testing.driver_contract.pausing import claims, ids_of_claim, push, unpark
 from redisjobs.transitions import Ack, Exchange, NewJob
 
 pytestmark = pytest.mark.anyio
@@ -65,28 +66,6 @@ async def worker(store: Store, driver: Driver) -> AsyncIterator[Consumer]:
         yield consumer
 
 
-async def push(driver: Driver, *jobs: NewJob) -> None:
-    await driver.push(jobs, repeated=False)
-
-
-async def claim(worker: Consumer, count: int = 50) -> list[str]:
-    """The ids of all that can be claimed."""
-    return [lease.job_id for answer in await claims(worker, count) for lease in answer.leases]
-
-
-async def claims(worker: Consumer, count: int = 50) -> list[Exchange]:
-    answers = [await worker.exchange([], count)]
-    while answers[-1].more:
-        answers.append(await worker.exchange([], count))
-    return answers
-
-
-async def unpark(driver: Driver) -> None:
-    after = await driver.change(Unpark())
-    while after:
-        after = await driver.change(Unpark(after))
-
-
 async def ids(driver: Driver, state: State = State.READY) -> list[str]:
     listed = [row.job_id for row in await driver.read(List(state, 500))]
     if state is not State.RUNNING:
@@ -101,13 +80,13 @@ async def ids(driver: Driver, state: State = State.READY) -> list[str]:
 async def test_a_job_that_was_put_in_by_hand_can_be_held(store: Store, driver: Driver, worker: Consumer) -> None:
     entry = store.put({"name": "Work", "parameters": "{}"})
     assert await driver.change(Hold(entry)) is Reply.HELD
-    assert await claim(worker) == []
+    assert await ids_of_claim(worker) == []
     assert await driver.change(Unhold(entry)) is Reply.OK
-    assert await claim(worker) == [entry]
+    assert await ids_of_claim(worker) == [entry]
 
 
-async def test_a_queue_is_paused_by_the_key_alone(engine_redis: RedisStore) -> None:
-    store = engine_redis
+async def test_a_queue_is_paused_by_the_key_alone(engine_store: RedisStore) -> None:
+    store = engine_store
     store.admin.set(f"{store.prefix}paused", "by hand")
     async with aclosing(store.driver), aclosing(store.consumer("w1")) as worker:
         await worker.open()
@@ -115,30 +94,23 @@ async def test_a_queue_is_paused_by_the_key_alone(engine_redis: RedisStore) -> N
         assert (await worker.exchange([], 5)).paused
         assert await store.driver.read(FindPauses()) == Pauses(0, {}, 0)
         store.admin.delete(f"{store.prefix}paused")
-        assert await claim(worker) == ["a"]
+        assert await ids_of_claim(worker) == ["a"]
 
 
-async def test_a_parked_entry_that_is_removed_by_hand_is_in_nobodys_way(engine_redis: RedisStore) -> None:
-    store = engine_redis
+async def test_a_parked_entry_that_is_removed_by_hand_is_in_nobodys_way(engine_store: RedisStore) -> None:
+    store = engine_store
     async with aclosing(store.driver) as driver, aclosing(store.consumer("w1")) as worker:
         await worker.open()
         entry = store.put({"name": "Work", "parameters": "{}"})
         await push(driver, job("there"))
         await driver.change(Pause("Work"))
-        assert await claim(worker) == []
+        assert await ids_of_claim(worker) == []
         store.admin.xdel(store.stream(), entry)
         await driver.change(Resume("Work"))
         await unpark(driver)
-        assert await claim(worker) == ["there"]
+        assert await ids_of_claim(worker) == ["there"]
         assert store.located().keys() == {"there"}
         assert (await driver.read(Count())).ready[Priority.NORMAL] == 0
-
-
-@pytest.fixture
-def engine_redis(store: Store) -> RedisStore:
-    if not isinstance(store, RedisStore):
-        pytest.skip("of Redis' keys")
-    return store
 
 
 # Workers
@@ -326,7 +298,7 @@ async def test_what_was_resumed_is_given_back_though_another_walk_went_on_meanwh
     for start in range(0, 800, 400):
         await push(driver, *(job(f"{number:04}") for number in range(start, start + 400)))
     await driver.change(Pause("Work"))
-    assert await claim(worker) == []
+    assert await ids_of_claim(worker) == []
     after = await driver.change(Unpark())  # of somebody who resumes another name
     await driver.change(Resume("Work"))  # and whoever resumed it dies
     while after:
@@ -337,26 +309,26 @@ async def test_what_was_resumed_is_given_back_though_another_walk_went_on_meanwh
         tidied = await driver.change(Tidy(tidied.after))
     if isinstance(driver, MemoryDriver):
         await unpark(driver)  # it dies with whoever resumes
-    assert await claim(worker) == [f"{number:04}" for number in range(800)]
+    assert await ids_of_claim(worker) == [f"{number:04}" for number in range(800)]
 
 
-async def test_a_job_is_let_go_whose_note_was_taken_away_by_hand(engine_redis: RedisStore) -> None:
-    store = engine_redis
+async def test_a_job_is_let_go_whose_note_was_taken_away_by_hand(engine_store: RedisStore) -> None:
+    store = engine_store
     async with aclosing(store.driver) as driver, aclosing(store.consumer("w1")) as worker:
         await worker.open()
         await push(driver, job("a"))
         await driver.change(Hold("a"))
-        assert await claim(worker) == []
+        assert await ids_of_claim(worker) == []
         store.admin.delete(f"{store.prefix}held")
         assert await driver.change(Unhold("a")) is Reply.OK
-        assert await claim(worker) == ["a"]
+        assert await ids_of_claim(worker) == ["a"]
         assert await driver.change(Unhold("a")) is Reply.NOT_FOUND
 
 
 async def test_of_two_jobs_with_one_entry_id_the_held_one_is_let_go_after_the_other_has_ended(
-    engine_redis: RedisStore,
+    engine_store: RedisStore,
 ) -> None:
-    store = engine_redis
+    store = engine_store
     async with aclosing(store.driver) as driver, aclosing(store.consumer("w1")) as worker:
         await worker.open()
         for priority in (Priority.HIGH, Priority.LOW):
@@ -366,17 +338,17 @@ async def test_of_two_jobs_with_one_entry_id_the_held_one_is_let_go_after_the_ot
         assert [lease.job_id for lease in ran] == ["9999999999999-1"]
         await worker.exchange([(ran[0], Ack())], None)
         assert await driver.change(Unhold("9999999999999-1@low")) is Reply.OK
-        assert len(await claim(worker)) == 1
+        assert len(await ids_of_claim(worker)) == 1
         assert store.admin.exists(f"{store.prefix}held") == 0
 
 
-async def test_a_claim_passes_over_about_a_megabyte_of_what_was_handed_back(engine_redis: RedisStore) -> None:
-    store = engine_redis
+async def test_a_claim_passes_over_about_a_megabyte_of_what_was_handed_back(engine_store: RedisStore) -> None:
+    store = engine_store
     async with aclosing(store.driver) as driver, aclosing(store.consumer("w1")) as worker:
         await worker.open()
         for _ in range(12):
             store.put({"name": "Work", "parameters": "{}", "padding": b"x" * 400_000})
-        assert len(await claim(worker)) == 12
+        assert len(await ids_of_claim(worker)) == 12
         await worker.release(refund=True, watch=False)
         await worker.open()
         await driver.change(Pause("Work"))
@@ -384,11 +356,11 @@ async def test_a_claim_passes_over_about_a_megabyte_of_what_was_handed_back(engi
         answer = await worker.exchange([], 50)
         assert (answer.leases, answer.more) == ([], True)
         assert [consumer for _, consumer, _ in store.pending()].count("parked") == 3
-        assert await claim(worker) == []
+        assert await ids_of_claim(worker) == []
         assert [consumer for _, consumer, _ in store.pending()].count("parked") == 12
         await driver.change(Resume("Work"))
         await unpark(driver)
-        assert len(await claim(worker)) == 12
+        assert len(await ids_of_claim(worker)) == 12
 
 
 @asynccontextmanager
@@ -427,9 +399,9 @@ async def relay(target: str, caught: anyio.Event, go_on: anyio.Event) -> AsyncIt
 
 @pytest.mark.parametrize("stop", [Pause(), Pause("Work"), Hold("a")])
 async def test_a_job_does_not_start_that_was_stopped_between_the_settle_and_the_read(
-    engine_redis: RedisStore, stop: Change[Any]
+    engine_store: RedisStore, stop: Change[Any]
 ) -> None:
-    store = engine_redis
+    store = engine_store
     caught, go_on, answers = anyio.Event(), anyio.Event(), list[Exchange]()
 
     async def exchange(worker: Consumer) -> None:
@@ -451,7 +423,7 @@ async def test_a_job_does_not_start_that_was_stopped_between_the_settle_and_the_
             assert not answers[0].leases
             await driver.change(Unhold("a") if isinstance(stop, Hold) else Resume(getattr(stop, "name", "")))
             await unpark(driver)
-            assert await claim(worker) == ["a"]
+            assert await ids_of_claim(worker) == ["a"]
 
 
 async def test_a_worker_that_runs_until_idle_ends_though_its_queue_is_paused_as_it_works(queue: JobQueue) -> None:
@@ -496,7 +468,7 @@ async def test_a_worker_of_several_queues_runs_until_idle_though_one_is_paused(
 
 
 async def test_a_worker_that_is_not_told_that_its_queue_is_resumed_asks_within_a_lease(
-    engine_redis: RedisStore, queue: JobQueue, ran: list[Any]
+    store: Store, queue: JobQueue, ran: list[Any]
 ) -> None:
     worker = Worker(queue, lease=0.5)
     await queue.pause()
@@ -505,6 +477,10 @@ async def test_a_worker_that_is_not_told_that_its_queue_is_resumed_asks_within_a
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(worker.run)
             await eventually(lambda: worker._processor and worker._processor.sources[0].exchanger.queue_paused)
-            engine_redis.admin.delete(f"{engine_redis.prefix}paused")
+            if isinstance(store, RedisStore):
+                store.admin.delete(f"{store.prefix}paused")
+            else:
+                assert isinstance(store, MemoryStore)
+                store.memory.paused = None
             await eventually(lambda: ran == [Work(1)], within=15)
             worker.stop()

@@ -329,11 +329,10 @@ def test_a_rate_says_how_long_is_between_two_jobs(rate: str, pause_ms: float) ->
 
 @pytest.mark.parametrize("query", [lambda after: Scan(State.DEAD, after=after), GroupDead])
 async def test_where_nothing_comes_before_a_cursor_the_server_does_not_go_through_all_there_is(
-    driver: Driver, store: Store, query: Callable[[str], Any]
+    engine_store: RedisStore, query: Callable[[str], Any]
 ) -> None:
     """XREVRANGE up to what is smaller than the smallest id walks the whole stream from its end."""
-    if not isinstance(store, RedisStore):
-        pytest.skip("of Redis' streams")
+    store, driver = engine_store, engine_store.driver
     await end(store, [(job("a"), FAILED), (job("b"), FAILED)])
     (first, _), *_ = store.admin.xrange(f"{store.prefix}dead", count=1)
 
@@ -346,3 +345,4 @@ async def test_where_nothing_comes_before_a_cursor_the_server_does_not_go_throug
     assert asked() == before
     assert (await driver.read(query(""))).after == ""
     assert asked() == before + 2  # a page of one, and the next
+    await driver.aclose()

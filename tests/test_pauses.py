@@ -12,7 +12,7 @@ import pytest
 from store import MemoryStore, RedisStore, Store, eventually
 
 from redisjobs import JobName, JobQueue, Reply, State, Worker, sync
-from redisjobs.driver import Consumer, Driver
+from redisjobs.driver import Consumer, Driver, Until
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.job import Priority
@@ -111,6 +111,31 @@ async def test_a_parked_entry_that_is_removed_by_hand_is_in_nobodys_way(engine_s
         assert await ids_of_claim(worker) == ["there"]
         assert store.located().keys() == {"there"}
         assert (await driver.read(Count())).ready[Priority.NORMAL] == 0
+
+
+async def test_a_read_that_had_to_make_the_group_anew_brings_nothing_that_may_not_start(
+    engine_store: RedisStore,
+) -> None:
+    store, until, found = engine_store, Until(), list[str]()
+
+    async def wait(worker: Consumer) -> None:
+        found.extend(lease.job_id for lease in await worker.wait(5, 5, until))
+
+    def blocks() -> bool:
+        return any("b" in client["flags"] and client["user"] == store.user for client in store.admin.client_list())
+
+    async with aclosing(store.driver) as driver, aclosing(store.consumer("w1")) as worker:
+        await worker.open()
+        for priority in Priority:
+            store.admin.xgroup_destroy(store.stream(priority), "workers")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait, worker)
+            await eventually(blocks)
+            await driver.change(Pause())
+            await push(driver, job("a"))
+        assert found == []
+        await driver.change(Resume())
+        assert await ids_of_claim(worker) == ["a"]
 
 
 # Workers

@@ -37,11 +37,13 @@ class Command(Generic[T]):
         wire: The words to send.
         parse: Makes a value of the reply.
         script: The script that EVALSHA runs, in case the server has to be given it.
+        looks_back: Whether it asks about what came before it, so that it is run again where any of that is.
     """
 
     wire: Wire
     parse: Callable[[Any], T]
     script: scripts.Script | None = None
+    looks_back: bool = False
 
 
 class Commands:
@@ -100,6 +102,7 @@ class Commands:
             if not healed:
                 break
             cures = self._cures([(commands[i], replies[i]) for i in healed])
+            healed += [i for i in range(healed[0], len(commands)) if commands[i].looks_back and i not in healed]
             again = yield [*cures, *(commands[i].wire for i in healed)]
             for reply in again[: len(cures)]:
                 if isinstance(reply, Exception):

@@ -211,7 +211,8 @@ class WorkerCommands(Commands):
 
     def is_restricted(self) -> Command[bool]:
         """Whether some jobs may not start: what was just read has to be screened."""
-        return Command(["EXISTS", *(self.prefix + key for key in ("paused", "paused:names", "held"))], bool)
+        keys = (f"{self.prefix}{key}" for key in ("paused", "paused:names", "held"))
+        return Command(["EXISTS", *keys], bool, looks_back=True)
 
     def screen(self, worker: str, leases: Sequence[Lease]) -> Command[list[Lease]]:
         """Keep those of at most 500 jobs that may start, and hand the others on."""

@@ -17,6 +17,11 @@
 -- KEYS[14] completed     stream  jobs that are done, where they are kept
 -- KEYS[15] cancelled     stream  jobs that were cancelled, where they are kept
 -- KEYS[16] held          hash    ids of jobs that are held -> since when, ms
+-- KEYS[17] result:       string  prefix; result:<id> is what the job's handler returned, JSON, where that is kept
+-- KEYS[18] outcome:      string  prefix; outcome:<id> is how the job has ended, where its result is kept
+-- KEYS[19] progress:     string  prefix; progress:<id> is what the job has reported last, JSON
+-- KEYS[20] waiters       hash    job id -> processes that wait for its end
+-- KEYS[21] waiter:       channel prefix; waiter:<process> has the notifications to one that waits
 --
 -- ARGV[1]  job           job id, or entry and place of one put in by hand, as 1732-0@low
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
@@ -46,18 +51,21 @@
 --- @include "include/is_waiting"
 --- @include "include/count"
 --- @include "include/remove"
+--- @include "include/tell"
+--- @include "include/ends"
+--- @include "include/conclude"
 --- @include "include/pushed_at"
 --- @include "include/set_aside"
 --- @include "include/kept"
 --- @include "include/keep"
 --- @include "include/finish"
 --- @include "include/finish_one"
---- @include "include/tell"
 
 local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3], dead = KEYS[7]}
 local jobs, due, delayed, unique, finished = KEYS[4], KEYS[5], KEYS[6], KEYS[8], KEYS[9]
 local stats, control, record = KEYS[10], KEYS[11], KEYS[12]
 local retention, completed, cancelled, held = KEYS[13], KEYS[14], KEYS[15], KEYS[16]
+local result, outcome, progress, waiters, waiter = KEYS[17], KEYS[18], KEYS[19], KEYS[20], KEYS[21]
 local job, now_ms = ARGV[1], now(ARGV[2])
 local keys = {jobs = jobs, unique = unique, ending = slot(finished, now_ms), stats = stats}
 
@@ -68,6 +76,7 @@ local fields, priority = stored(places, delayed, id, place .. ' ' .. entry)
 if not fields then return 'NOT_FOUND' end
 expect('set', keys.ending)
 expect('hash', held)
+keys.ends = ends(result, outcome, progress, waiters, waiter)
 
 local stream = places[place] -- nil: delayed
 if place == 'delayed' then

@@ -20,6 +20,11 @@
 -- KEYS[15] paused        string  there while the queue is paused
 -- KEYS[16] paused:names  hash    job names that are paused -> since when, ms
 -- KEYS[17] held          hash    ids of jobs that are held -> since when, ms
+-- KEYS[18] result:       string  prefix; result:<id> is what the job's handler returned, JSON, where that is kept
+-- KEYS[19] outcome:      string  prefix; outcome:<id> is how the job has ended, where its result is kept
+-- KEYS[20] progress:     string  prefix; progress:<id> is what the job has reported last, JSON
+-- KEYS[21] waiters       hash    job id -> processes that wait for its end
+-- KEYS[22] waiter:       channel prefix; waiter:<process> has the notifications to one that waits
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  count         int     most jobs to lease; 0 only promotes
@@ -56,6 +61,9 @@
 --- @include "include/pushed_at"
 --- @include "include/count"
 --- @include "include/remove"
+--- @include "include/tell"
+--- @include "include/ends"
+--- @include "include/conclude"
 --- @include "include/set_aside"
 --- @include "include/dead_letter"
 --- @include "include/kept"
@@ -78,6 +86,7 @@ local jobs, due, delayed, dead, unique, finished = KEYS[4], KEYS[5], KEYS[6], KE
 local stats, record = KEYS[10], KEYS[11] .. ARGV[1]
 local retention, completed, cancelled = KEYS[12], KEYS[13], KEYS[14]
 local paused, paused_names, held = KEYS[15], KEYS[16], KEYS[17]
+local result, outcome, progress, waiters, waiter = KEYS[18], KEYS[19], KEYS[20], KEYS[21], KEYS[22]
 local worker, most, most_bytes, max_deliveries = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local idle = ARGV[5] == '1'
 local now_ms, exact_ms = now(ARGV[6])
@@ -101,6 +110,7 @@ if any_released then
   expect('stream', dead)
   expect('set', keys.ending)
   keys.kept = kept(retention, completed, cancelled)
+  keys.ends = ends(result, outcome, progress, waiters, waiter)
 end
 local due_in = promote(keys, now_ms, exact_ms)
 

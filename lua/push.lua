@@ -16,6 +16,8 @@
 -- KEYS[9]  finished:     set     prefix; finished:<n> holds what ended in those 5 s: ids, after a nonce if there was one
 -- KEYS[10] stats         hash    counters
 -- KEYS[11] control       channel notifications
+-- KEYS[12] result:       string  prefix; result:<id> is what the job's handler returned, JSON, where that is kept
+-- KEYS[13] outcome:      string  prefix; outcome:<id> is how the job has ended, where its result is kept
 --
 -- ARGV[1]  now_ms        int ms; '' = the server's clock
 -- ARGV[2]  sent_ms       int ms  when this was sent, by the server's clock; '' if the client does not know it yet
@@ -56,7 +58,7 @@
 
 local streams, jobs = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4]
 local due, delayed, dead, unique, finished = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
-local stats, control = KEYS[10], KEYS[11]
+local stats, control, result, outcome = KEYS[10], KEYS[11], KEYS[12], KEYS[13]
 local keys = {streams = streams, jobs = jobs, due = due, delayed = delayed, unique = unique}
 local now_ms, exact_ms = now(ARGV[1])
 local sent_ms, repeated = tonumber(ARGV[2]), ARGV[3] == '1'
@@ -125,6 +127,8 @@ local function add(i, at)
   local stale = lines[i] and lines[i] .. ' ' .. ids[i]
   local is_added, first = add_job(keys, ARGV, at, now_ms, exact_ms, i, stale, newly)
   if not is_added then return 'NO_IDS' end
+  -- Of a job that had this id before; one that was made for this push nobody had.
+  if ids[i] ~= pushes[i] then redis.call('DEL', result .. ids[i], outcome .. ids[i]) end
   earliest, pushed = first or earliest, pushed + 1
   if ARGV[at + 4] ~= '' then holders[ARGV[at + 4]] = ids[i] end
   return 'OK'

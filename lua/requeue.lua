@@ -13,6 +13,8 @@
 -- KEYS[9]  cancelled     stream  jobs that were cancelled, where they are kept
 -- KEYS[10] stats         hash    counters
 -- KEYS[11] control       channel notifications
+-- KEYS[12] result:       string  prefix; result:<id> is what the job's handler returned, JSON, where that is kept
+-- KEYS[13] outcome:      string  prefix; outcome:<id> is how the job has ended, where its result is kept
 --
 -- ARGV[1]  job           job id, or entry and place, as 1732-5@dead
 -- ARGV[2]  due           when it may run: '' now, '+5000' in ms, or a time in ms
@@ -42,7 +44,7 @@
 
 local streams, jobs, due, delayed = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5], KEYS[6]
 local aside = {dead = KEYS[7], completed = KEYS[8], cancelled = KEYS[9]}
-local stats, control = KEYS[10], KEYS[11]
+local stats, control, result, outcome = KEYS[10], KEYS[11], KEYS[12], KEYS[13]
 local keys = {streams = streams, jobs = jobs}
 local numbers = {high = 1, normal = 2, low = 3}
 local job, now_ms, exact_ms = ARGV[1], now(ARGV[4])
@@ -76,5 +78,6 @@ elseif delay(jobs, due, delayed, id, priority, fields, due_at, line(exact_ms, 0)
   tell(control, 'due ' .. whole(due_at))
 end
 remove(aside[place], letter)
+redis.call('DEL', result .. id, outcome .. id)
 count(stats, 'requeued', 1)
 return 'OK'

@@ -25,6 +25,11 @@
 -- KEYS[16] paused        string  there while the queue is paused
 -- KEYS[17] paused:names  hash    job names that are paused -> since when, ms
 -- KEYS[18] held          hash    ids of jobs that are held -> since when, ms
+-- KEYS[19] result:       string  prefix; result:<id> is what the job's handler returned, JSON, where that is kept
+-- KEYS[20] outcome:      string  prefix; outcome:<id> is how the job has ended, where its result is kept
+-- KEYS[21] progress:     string  prefix; progress:<id> is what the job has reported last, JSON
+-- KEYS[22] waiters       hash    job id -> processes that wait for its end
+-- KEYS[23] waiter:       channel prefix; waiter:<process> has the notifications to one that waits
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  lane          which of the worker's exchanges this is: there may be two under way
@@ -36,13 +41,17 @@
 -- ARGV[8]  low           int     the same of ready:low
 -- ARGV[9]  young         int     so many pushes of those may still be repeated; 'ids': all, and each is its id alone
 -- ARGV[10] uniques       int     so many unique keys those have
--- ARGV[11..] for each stream the entries of those, then their ids; the pushes; for each unique key: key, job id; then for
+-- ARGV[11] results       int     so many of those have a result that is kept
+-- ARGV[12..] for each stream the entries of those, then their ids; the pushes; for each unique key: key, job id; for each
+--          result: stream 1..3, which entry of that, from 1, and the result; then for
 --          each other job: settlement, stream 1..3, entry, deliveries, job id, number of values; the
 --          values, by its settlement:
---          done: unique key, nonce of its push · cancelled: unique key, nonce of its push ·
+--          done: unique key, nonce of its push, and the result · cancelled: the same ·
 --          release: refund ('1': the delivery does not count; '0': it does) ·
 --          retry: due ('+5000' in ms, or a time in ms), names and values of the fields to change ('' removes one) ·
 --          fail: reason, error, traceback, error type, fingerprint (each of these three '' for none)
+--          A result is three values: for how long it is kept, ms, '' for as long as the entry says; `completed`, `refused` or
+--          `cancelled`, '' for no result; JSON, or why it was refused
 --
 -- Returns  {now_us, due_in, ahead, {unread, unread, unread}, word, ...}: the clock; µs until the next delayed job
 --          (-1: none); what a claim would find, as a sum: 1 if jobs were handed back, 2 if some jobs may not start, so
@@ -78,6 +87,8 @@
 --- @include "include/count"
 --- @include "include/tell"
 --- @include "include/remove"
+--- @include "include/ends"
+--- @include "include/conclude"
 --- @include "include/set_aside"
 --- @include "include/dead_letter"
 --- @include "include/kept"
@@ -99,15 +110,18 @@ local jobs, due, delayed, dead, unique, finished = KEYS[4], KEYS[5], KEYS[6], KE
 local stats, control, record = KEYS[10], KEYS[11], KEYS[12] .. ARGV[1]
 local retention, completed, cancelled = KEYS[13], KEYS[14], KEYS[15]
 local paused, paused_names, held = KEYS[16], KEYS[17], KEYS[18]
+local result, outcome, progress, waiters, waiter = KEYS[19], KEYS[20], KEYS[21], KEYS[22], KEYS[23]
 local worker, lane, turn, promotes = ARGV[1], 'answer:' .. ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
 local now_ms, exact_ms = now(ARGV[5])
 local done = {tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])}
 local only_ids = ARGV[9] == 'ids'
 local young, uniques = only_ids and 0 or tonumber(ARGV[9]), tonumber(ARGV[10])
-local total = done[1] + done[2] + done[3]
-local first_done = 11
+local results, total = tonumber(ARGV[11]), done[1] + done[2] + done[3]
+local first_done = 12
 local first_young = first_done + 2 * total
-local first_other = first_young + young + 2 * uniques
+local first_unique = first_young + young
+local first_result = first_unique + 2 * uniques
+local first_other = first_result + 5 * results
 local keys = {streams = streams, jobs = jobs, due = due, delayed = delayed, dead = dead, unique = unique, stats = stats}
 keys.ending = slot(finished, now_ms)
 -- For what ends though the locator of its id is another job's.
@@ -168,9 +182,10 @@ local function expect_all(well)
   end
   if settlements.fail then expect('stream', dead) end
   local remembers = total > 0 and (not well or only_ids or young > 0)
-  local ends = settlements.done or settlements.cancelled or settlements.retry
-  if remembers or ends then expect('set', keys.ending) end
-  if total > 0 or ends then keys.kept = kept(retention, completed, cancelled) end
+  if remembers or settlements.done or settlements.cancelled or settlements.retry then expect('set', keys.ending) end
+  if total > 0 or settlements.done or settlements.cancelled or settlements.retry then
+    keys.kept = kept(retention, completed, cancelled)
+  end
   unlocated.kept = keys.kept
 end
 
@@ -188,6 +203,19 @@ local function fields_of_all()
   return read
 end
 
+-- What those come to that are done, all at once: for whoever asks for their results, or waits for their end.
+local function conclude_all(ids)
+  local places = {0, done[1], done[1] + done[2]}
+  for at = first_result, first_other - 1, 5 do
+    local id = ids[places[tonumber(ARGV[at])] + tonumber(ARGV[at + 1])]
+    conclude(keys.ends, id, ARGV[at + 3], ARGV[at + 4], ARGV[at + 2])
+  end
+  if not keys.ends.awaited then return end
+  for i, processes in ipairs(redis.call('HMGET', waiters, unpack(ids))) do
+    if processes then conclude(keys.ends, ids[i], 'completed') end
+  end
+end
+
 local function end_all()
   local entries, ids, at = {}, {}, first_done
   for number, many in ipairs(done) do
@@ -201,9 +229,10 @@ local function end_all()
       at = at + 2 * many
     end
   end
-  local held = {unpack(ARGV, first_young + young, first_other - 1)}
+  local held = {unpack(ARGV, first_unique, first_result - 1)}
   local pushes = only_ids and ids or {unpack(ARGV, first_young, first_young + young - 1)}
   local read = keys.kept.completed and fields_of_all() or {}
+  conclude_all(ids)
   finish(keys, 'completed', entries, ids, held, pushes)
   for _, one in ipairs(read) do
     keep(keys, 'completed', one.priority, one.entry, one.job, one.fields, {'worker', worker, 'deliveries', '1'}, now_ms)
@@ -234,19 +263,15 @@ local function ran(deliveries)
   return {'worker', worker, 'deliveries', whole(deliveries)}
 end
 
-settlements.done = function(number, entry, deliveries, job, fields, values, hold)
-  local at, notes = hold == 'unlocated' and unlocated or keys, ran(deliveries)
-  fields = fields or {'unique', values[1], 'nonce', values[2]}
-  finish_one(at, 'completed', streams[number], entry, job, fields, now_ms, notes)
-  return 'OK'
+local function finishes(counter)
+  return function(number, entry, deliveries, job, fields, values, hold)
+    local at, notes = hold == 'unlocated' and unlocated or keys, ran(deliveries)
+    fields = fields or {'unique', values[1], 'nonce', values[2]}
+    finish_one(at, counter, streams[number], entry, job, fields, now_ms, notes, nil, {unpack(values, 3)})
+    return 'OK'
+  end
 end
-
-settlements.cancelled = function(number, entry, deliveries, job, fields, values, hold)
-  local at, notes = hold == 'unlocated' and unlocated or keys, ran(deliveries)
-  fields = fields or {'unique', values[1], 'nonce', values[2]}
-  finish_one(at, 'cancelled', streams[number], entry, job, fields, now_ms, notes)
-  return 'OK'
-end
+settlements.done, settlements.cancelled = finishes('completed'), finishes('cancelled')
 
 settlements.release = function(number, entry, deliveries, _, _, values)
   hand_back(streams[number], math.max(0, deliveries - tonumber(values[1])), {entry})
@@ -311,25 +336,32 @@ local function end_one(settlement, number, entry, deliveries, job, values)
   return settlements[settlement](number, entry, deliveries, id, fields, values, hold)
 end
 
--- What the worker says of a job that is done, by its first delivery: its unique key, and the nonce of its push. Of one
--- whose entry was removed by hand as it ran, nobody else can say them.
-local function told_of(job)
+-- What the worker says of a job that is done, by its first delivery: its unique key, and the nonce of its push, as of one
+-- whose entry was removed by hand as it ran nobody else can say them; and its result.
+local function told_of(job, number, place)
   local key, nonce
   for i = first_young, first_young + young - 1 do
     local known, id = string.match(ARGV[i], '^(%S+) (.*)$')
     if id == job then nonce = known end
   end
-  for i = first_young + young, first_other - 1, 2 do
+  for i = first_unique, first_result - 1, 2 do
     if ARGV[i + 1] == job then key = ARGV[i] end
   end
-  return {key or '', nonce or ''}
+  local told = {key or '', nonce or ''}
+  for i = first_result, first_other - 1, 5 do
+    if tonumber(ARGV[i]) == number and tonumber(ARGV[i + 1]) == place then
+      for value = 1, 3 do told[2 + value] = ARGV[i + 1 + value] end
+    end
+  end
+  return told
 end
 
 local function end_each()
   local words, at = {}, first_done
   for number, many in ipairs(done) do
     for i = at, at + many - 1 do
-      words[#words + 1] = end_one('done', number, ARGV[i], 1, ARGV[i + many], told_of(ARGV[i + many]))
+      local told = told_of(ARGV[i + many], number, i - at + 1)
+      words[#words + 1] = end_one('done', number, ARGV[i], 1, ARGV[i + many], told)
     end
     at = at + 2 * many
   end
@@ -378,6 +410,7 @@ if promotes then
 end
 if turn == 0 or turn > last then -- else it was applied before, and is only answered
   local in_order = all_in_order()
+  keys.ends = ends(result, outcome, progress, waiters, waiter)
   expect_all(in_order)
   answer = settle(in_order)
 end

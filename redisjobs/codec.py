@@ -31,7 +31,7 @@ MAX_PARAMETERS = 512 * 1024
 _LATEST_MS = 253_402_300_799_999  # the end of the year 9999, the last that a datetime knows
 _NUMBERS = (
     *(b"attempt", b"queued_at", b"expires_at", b"started_at", b"unknown_since"),
-    *(b"scheduled_for", b"next_scheduled_at"),
+    *(b"scheduled_for", b"next_scheduled_at", b"keep_result"),
 )
 _MAX_FIELDS = 64  # an entry of ours has at most a dozen; more is nothing we wrote, nor can Lua unpack any number
 
@@ -49,6 +49,8 @@ def new_nonce() -> str:
 def encode_parameters(name: JobName[P], parameters: P, limit: int = MAX_PARAMETERS) -> bytes:
     """Parameters as JSON, validated as a worker will validate them, but strictly: no `"5"` for 5.
 
+    What a handler returned is written so too, by its `ReturnType`.
+
     Raises:
         EncodeError: They don't fit their type, JSON can't carry them, they would not come back as they are, or
             they take more than `limit` bytes.
@@ -57,7 +59,7 @@ def encode_parameters(name: JobName[P], parameters: P, limit: int = MAX_PARAMETE
         raw = _dump(name, parameters)
         # What JSON can't say is written as null, as stars or as U+FFFD, and would reach the handler so.
         if (b"null" in raw or b"****" in raw or b"\xef\xbf\xbd" in raw) and (lost := _lost(name, parameters)):
-            raise EncodeError(f"{name.name}: parameters can't be written: {lost}")
+            raise EncodeError(f"{name.name}: {name.what} can't be written: {lost}")
         decoded = name.adapter.validate_json(raw, strict=True)
         if check := name.round_trip.check:
             if name.round_trip.decodes:
@@ -70,15 +72,15 @@ def encode_parameters(name: JobName[P], parameters: P, limit: int = MAX_PARAMETE
         raise EncodeError(f"{name.name}: {_misspelt(name, parameters) or _misfits(name, error)}") from None
     except Exception as error:  # the type's own validators and serializers may raise anything
         why = _unwritable(name, parameters, error) or f" as {_type_name(name)}: {error}"
-        raise EncodeError(f"{name.name}: parameters can't be written{why}") from error
-    return _within(name.name, raw, limit)
+        raise EncodeError(f"{name.name}: {name.what} can't be written{why}") from error
+    return _within(name.name, raw, limit, *(("the result takes", "return") if name.is_result else ()))
 
 
-def _within(name: str, raw: bytes, limit: int) -> bytes:
+def _within(name: str, raw: bytes, limit: int, takes: str = "parameters take", give: str = "push") -> bytes:
     if len(raw) > limit:
         raise EncodeError(
-            f"{name}: parameters take {len(raw):,} bytes of JSON, the limit is {limit:,}; keep large data "
-            "elsewhere and push where it is, or raise max_parameters= of the queue"
+            f"{name}: {takes} {len(raw):,} bytes of JSON, the limit is {limit:,}; keep large data "
+            f"elsewhere and {give} where it is, or raise max_parameters= of the queue"
         )
     return raw
 
@@ -199,7 +201,7 @@ def _dump(name: JobName[P], parameters: P) -> bytes:
         name.adapter.validate_json(raw, strict=True)  # says it better, if it refuses too
         said = [_say_misfit(name, misfit) for misfit in misfits if misfit and misfit["wanted"] != "generator"]
         if said:
-            raise EncodeError(f"{name.name}: parameters don't fit: {'; '.join(said)}") from None
+            raise EncodeError(f"{name.name}: {_fits_not(name)}: {'; '.join(said)}") from None
         return raw  # pydantic expects nothing but a generator for an Iterable
 
 
@@ -215,7 +217,11 @@ def _say_misfit(name: JobName[Any], misfit: re.Match[str]) -> str:
 
 
 def _misfits(name: JobName[Any], error: ValidationError) -> str:
-    return f"parameters don't fit: {_say(name, error)}"
+    return f"{_fits_not(name)}: {_say(name, error)}"
+
+
+def _fits_not(name: JobName[Any]) -> str:
+    return f"{name.what} does not fit" if name.is_result else f"{name.what} don't fit"
 
 
 def _misspelt(name: JobName[Any], parameters: Any) -> str:
@@ -356,6 +362,7 @@ class Job:
         unknown_ms: Since when no worker knew its name; None if one did.
         scheduled_ms: The slot that a schedule pushed it for; None: none did.
         next_scheduled_ms: The slot after that.
+        keep_ms: For how long what its handler returns is kept, 0 for not at all; None: the entry does not say.
         headers: JSON, or None.
     """
 
@@ -368,6 +375,7 @@ class Job:
     unknown_ms: int | None
     scheduled_ms: int | None
     next_scheduled_ms: int | None
+    keep_ms: int | None
     headers: bytes | None
 
     def read_headers(self) -> dict[str, str]:
@@ -404,6 +412,7 @@ def _decode(fields: Mapping[bytes, bytes], queued_ms: int) -> Job:
         numbers.get(b"unknown_since"),
         numbers.get(b"scheduled_for"),
         numbers.get(b"next_scheduled_at"),
+        numbers.get(b"keep_result"),
         fields.get(b"headers"),
     )
 

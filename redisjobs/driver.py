@@ -74,9 +74,9 @@ class Notification:
     """A hint that something changed; the truth is always in a key.
 
     Attributes:
-        kind: `due`, `cancel`, `released`, `schedules`, `paused` or `resumed`; `subscribed` when the listening
-            began: what came before was missed.
-        value: A time in ms, a job id, a number, a number; nothing.
+        kind: `due`, `cancel`, `released`, `schedules`, `paused` or `resumed`; to a process that waits `changed`;
+            `subscribed` when the listening began: what came before was missed.
+        value: A time in ms, a job id, a number, a number; nothing; a job id.
     """
 
     kind: str
@@ -131,8 +131,13 @@ class Driver(Protocol):
                 it; then it is a dead letter.
         """
 
-    async def listen(self, on_notification: Callable[[Notification], None]) -> None:
-        """Call `on_notification` for each notification, until the connection ends; first with `subscribed`."""
+    async def listen(self, on_notification: Callable[[Notification], None], process: str = "") -> None:
+        """Call `on_notification` for each notification, until the connection ends; first with `subscribed`.
+
+        Args:
+            on_notification: What to call.
+            process: To hear of what this one waits for, by `Await`, and of nothing else.
+        """
 
     async def aclose(self) -> None:
         """Close every connection. What is asked after that opens others."""

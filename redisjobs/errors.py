@@ -4,12 +4,19 @@
 
     RedisJobsError
     ├── EncodeError        parameters do not fit their declared type, or are too large; nothing was sent
+    │   └── UnwritableResult  what a handler returned can't be kept, and its job has strict_result
     ├── DecodeError        an entry's bytes are not a job, or its parameters do not fit the handler
     ├── RegistrationError  a handler, a name or a type can't be registered as asked
     ├── UnknownJob         no handler is registered for a name
     ├── UnknownSchedule    the queue has no schedule of a name, or none that can be read
     ├── JobTimeout         a handler outran its timeout; the retry policy decides
     ├── ProcessDied        a handler's process died while it ran; the retry policy decides
+    ├── NoResult           a job that somebody waits for has none
+    │   ├── JobFailed      it is a dead letter
+    │   ├── JobCancelled   somebody cancelled it
+    │   ├── ResultRefused  it is done, but what its handler returned could not be kept
+    │   ├── ResultExpired  it is done, and its result was kept until a while ago
+    │   └── ResultNotKept  no result of it is kept
     ├── DriverError        the store failed or did not answer
     │   ├── Unavailable    it did not answer, or not now; trying again may help
     │   ├── QueueFull      the server is out of memory; nothing was written
@@ -25,9 +32,19 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from redisjobs.durations import aware, seconds
+from redisjobs.visible import visible
+
+E = TypeVar("E", bound=BaseException)
+
+
+def _made_anew(kind: type[E], arguments: tuple[Any, ...], state: dict[str, Any]) -> E:
+    """An exception as it was in another process: what it was made from is not kept."""
+    error = kind.__new__(kind, *arguments)
+    vars(error).update(state)
+    return error
 
 
 class RedisJobsError(Exception):
@@ -36,6 +53,10 @@ class RedisJobsError(Exception):
 
 class EncodeError(RedisJobsError):
     """Raised at push when parameters don't fit their declared type or are too large; nothing was sent."""
+
+
+class UnwritableResult(EncodeError):
+    """Raised in a handler's stead when what it returned can't be kept, by `strict_result`; it is not run again."""
 
 
 class DecodeError(RedisJobsError):
@@ -60,6 +81,56 @@ class JobTimeout(RedisJobsError):
 
 class ProcessDied(RedisJobsError):
     """Raised in a handler's stead when the process that it ran in died; the retry policy decides what follows."""
+
+
+class NoResult(RedisJobsError):
+    """Raised to whoever waits for the result of a job that has none.
+
+    Attributes:
+        job_id: Which job.
+    """
+
+    def __init__(self, job_id: str, message: str) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Taken to another process as it is."""
+        return _made_anew, (type(self), self.args, vars(self))
+
+
+class JobFailed(NoResult):
+    """Raised to whoever waits for a job that is a dead letter: it stays one until it is requeued or deleted.
+
+    Attributes:
+        type: The class of the exception of its handler, with its module; '' where none was raised.
+        message: The error, in one line.
+        traceback: Of the exception, as text; '' where none was raised, or the dead letter was deleted.
+        reason: Why it is one, in a word or two, as `failed`; '' where it was deleted.
+    """
+
+    def __init__(self, job_id: str, type: str, message: str, traceback: str = "", reason: str = "") -> None:
+        super().__init__(job_id, f"job {visible(job_id)} failed: {message}")
+        self.type = type
+        self.message = message
+        self.traceback = traceback
+        self.reason = reason
+
+
+class JobCancelled(NoResult):
+    """Raised to whoever waits for a job that was cancelled."""
+
+
+class ResultRefused(NoResult):
+    """Raised to whoever waits for a job that is done, but whose result could not be kept; the message says why."""
+
+
+class ResultExpired(NoResult):
+    """Raised to whoever asks for the result of a job that is done, which was kept until a while ago."""
+
+
+class ResultNotKept(NoResult):
+    """Raised to whoever waits for a job of which no result is kept, or of which nothing is known."""
 
 
 class DriverError(RedisJobsError):
@@ -111,13 +182,7 @@ class Steering(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Taken to another process as it is: what it was made from is not kept."""
-        return _steering, (type(self), self.args, vars(self))
-
-
-def _steering(kind: type[Steering], arguments: tuple[Any, ...], state: dict[str, Any]) -> Steering:
-    steering = kind.__new__(kind, *arguments)
-    vars(steering).update(state)
-    return steering
+        return _made_anew, (type(self), self.args, vars(self))
 
 
 class Retry(Steering):

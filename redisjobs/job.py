@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, Generic, NotRequired, get_origin, get_type_hints, is_typeddict
+from typing import Any, ClassVar, Generic, NotRequired, get_origin, get_type_hints, is_typeddict
 
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
 
@@ -73,6 +73,8 @@ class JobName(Generic[P]):
 
     name: str
     parameters: type[P]
+    what: ClassVar[str] = "parameters"
+    is_result: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not is_text(self.name, r"[^\s\x00-\x1f]{1,200}"):
@@ -96,6 +98,13 @@ class JobName(Generic[P]):
     def round_trip(self) -> RoundTrip:
         """What of the parameters their type leaves open."""
         return RoundTrip(self.adapter.core_schema)
+
+
+class ReturnType(JobName[P]):
+    """What the handler of a job returns, where that is kept: written and read by its type, as parameters are."""
+
+    what: ClassVar[str] = "the result"
+    is_result: ClassVar[bool] = True
 
 
 def _may_be_type(parameters: object) -> bool:
@@ -295,9 +304,12 @@ class JobDefinition(Generic[P]):
         is_async: Whether `call` is a coroutine function; a sync one runs in a thread.
         retry: When a failed run is tried again.
         timeout: Seconds a run may take; None: no limit.
+        keep_ms: For how long what it returns is kept, in ms, where the push does not say; 0: not at all.
+        strict_result: Whether a job fails whose result can't be kept.
         in_process: Whether it runs in a process of its own.
         function: The handler itself, as that process finds it.
         by_name: Whether that takes its parameters by name.
+        returned: The type that it returns, by its annotation.
     """
 
     name: JobName[P]
@@ -305,6 +317,20 @@ class JobDefinition(Generic[P]):
     is_async: bool
     retry: RetryPolicy
     timeout: float | None = None
+    keep_ms: int = 0
+    strict_result: bool = False
     in_process: bool = False
     function: Any = None
     by_name: bool = False
+    returned: Any = Any
+
+    @cached_property
+    def returns(self) -> ReturnType[Any]:
+        """What the handler returns, by its annotation.
+
+        Raises:
+            RegistrationError: pydantic has no schema for the type.
+        """
+        kind = ReturnType(self.name.name, self.returned)
+        _ = kind.round_trip
+        return kind

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from redisjobs.durations import milliseconds
-from redisjobs.errors import Fail, Retry, Snooze
+from redisjobs.errors import Fail, Retry, Snooze, UnwritableResult
 from redisjobs.fingerprint import Fingerprint, fingerprint_of
 from redisjobs.retry import RetryPolicy
-from redisjobs.transitions import Ack, After, At, DeadLetter, Release, RetryLater, Settlement
+from redisjobs.transitions import Ack, After, At, DeadLetter, Release, Result, RetryLater, Settlement
 from redisjobs.visible import visible
 
 _UNKNOWN_FIRST, _UNKNOWN_LONGEST = 1_000, 60_000  # ms between tries of a job whose name no worker knows
@@ -19,7 +19,13 @@ _FRAMES_CHARACTERS, _MESSAGE_CHARACTERS = 12_000, 4_000  # of a traceback
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The handler returned."""
+    """The handler returned.
+
+    Attributes:
+        result: What is kept of that; None: nothing.
+    """
+
+    result: Result | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +115,8 @@ def decide(
         How to settle it; None if it is no longer ours to settle.
     """
     match outcome:
-        case Done():
-            return Ack()
+        case Done(result):
+            return Ack(result=result)
         case CancelAsked():
             return Ack(cancelled=True)
         case Interrupted():
@@ -146,7 +152,7 @@ def _after(error: BaseException, attempt: int, started_ms: int, now_ms: int, pol
     # Whoever runs it next can't see that it has run before but by this: it no longer expires.
     changes = {"started_at": str(started_ms), "unknown_since": ""}
     match error:
-        case Fail():
+        case Fail() | UnwritableResult():
             return _failed(_clip(text_of(error)), error)
         case Snooze(until=None, for_=pause) if pause is not None:
             return RetryLater(After(milliseconds(pause)), changes)

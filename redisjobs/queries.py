@@ -5,6 +5,7 @@ A feature is a new value, not a new method of the driver: one that does not know
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Generic, TypeVar
 
 from redisjobs.job import Priority, State
@@ -266,6 +267,49 @@ class FindPauses(Query[Pauses]):
     """What may not start now."""
 
 
+class Ending(StrEnum):
+    """How a job that somebody waits for has ended, or that it has not."""
+
+    PENDING = "PENDING"
+    COMPLETED = "COMPLETED"
+    REFUSED = "REFUSED"
+    DEAD = "DEAD"
+    CANCELLED = "CANCELLED"
+    EXPIRED = "EXPIRED"
+    NOT_KEPT = "NOT_KEPT"
+    NOT_FOUND = "NOT_FOUND"
+    LATER = "LATER"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a job stands that somebody waits for.
+
+    Attributes:
+        ending: How it has ended. REFUSED: it is done, but what it returned could not be kept. EXPIRED: that was
+            kept until a while ago. NOT_KEPT: it was not. NOT_FOUND: it has ended, and nothing is known of it, or
+            it never was. LATER: it was not looked at, as the answer would be too large.
+        place: Where it waits or runs, of one that has not ended.
+        keep: For how long its result is to be kept, in ms, 0 for not at all; None: its entry does not say.
+        progress: What it has reported last, as JSON; b'' for nothing.
+        value: What its handler returned, as JSON.
+        error: Why that was refused, or why the job is a dead letter, in one line.
+        error_type: The class of the error of a dead letter; '' where none was raised.
+        traceback: Of that error.
+        reason: Why it is a dead letter, in a word or two.
+    """
+
+    ending: Ending
+    place: str = ""
+    keep: int | None = None
+    progress: bytes = b""
+    value: bytes = b""
+    error: str = ""
+    error_type: str = ""
+    traceback: str = ""
+    reason: str = ""
+
+
 class Change(Generic[Answer]):
     """What an operator does, in one atomic step, with an answer of this type; a frozen value."""
 
@@ -362,6 +406,22 @@ class Several(Change[list[Reply]]):
     """
 
     changes: Sequence[JobChange]
+
+
+@dataclass(frozen=True, slots=True)
+class Await(Change[list[Standing]]):
+    """How jobs stand, for a process that waits for them: it is told by a notification when one has ended.
+
+    A notification `changed` with the job's id comes to the process by `Driver.listen`, once, when the job ends,
+    and each time that it reports progress. One may be lost, so who waits asks again now and then.
+
+    Attributes:
+        job_ids: Which; up to 500.
+        process: Who waits: a name of its own, without spaces; '' to ask and not wait.
+    """
+
+    job_ids: Sequence[str]
+    process: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ from redisjobs.retention import Retention
 from redisjobs.retry import RetryPolicy, exponential_jitter
 from redisjobs.schedules.schedule import Schedule
 from redisjobs.schedules.stored import Accuracy, Definition, check_schedule
-from redisjobs.signature import Signature, handler_call
+from redisjobs.signature import Signature, handler_call, returned_type
 from redisjobs.transitions import MOST_BYTES, MOST_JOBS, REPEATABLE, After, At, Due, NewJob, Pushed
 from redisjobs.visible import visible
 
@@ -110,6 +110,8 @@ class PushOptions(TypedDict, total=False):
         headers: Strings to strings that go with the job, such as a trace context.
         expires_in: A job not started within this time becomes a dead letter, reason `expired`. One that was
             started never does, however often it is tried again, also after its worker died or stopped.
+        keep_result: For how long what its handler returns is kept, for `queue.result`; 0: not at all. Defaults to
+            what is said where the handler is registered.
     """
 
     delay: Duration | None
@@ -120,6 +122,7 @@ class PushOptions(TypedDict, total=False):
     unique_for: Duration | None
     headers: Mapping[str, str] | None
     expires_in: Duration | None
+    keep_result: Duration | None
 
 
 class Registry:
@@ -207,6 +210,8 @@ class Registry:
         timeout: Duration | None = None,
         run_in: RunIn = "thread",
         schedule: Schedule | None = None,
+        keep_result: Duration | None = None,
+        strict_result: bool = False,
     ) -> HandlerDecorator[P]:
         """Register the decorated function as the handler of a job name; it stays as it is.
 
@@ -218,11 +223,16 @@ class Registry:
                 failure, `ProcessDied`; it must find the handler by its name in its module.
             schedule: When the job is pushed, again and again, with parameters that need no arguments. For more,
                 and for other parameters, there is the method `schedule`.
+            keep_result: For how long what the handler returns is kept, for `queue.result`; None: not at all. What
+                a push says goes first.
+            strict_result: Whether a job fails whose handler returns what can't be kept, instead of being done with
+                its result refused. It is not run again.
 
         Raises:
             RegistrationError: The name has a handler already, or the handler takes something other than
                 (parameters) or (parameters, context), or can't run in a process; or there is a schedule, and the
-                parameters can't be made without arguments.
+                parameters can't be made without arguments; or what it returns can't be kept.
+            ValueError: A duration can't be one.
         """
         name = name_of(parameters)
 
@@ -231,7 +241,8 @@ class Registry:
             in_process = _process(handler, is_async, run_in)
             call = handler_call(handler)
             bare = self._bare(name, name.parameters, schedule)
-            self._add(name, call, is_async, retry, timeout, bare, in_process=in_process, function=handler)
+            kept = _kept(handler, keep_result, strict_result)
+            self._add(name, call, is_async, retry, timeout, bare, in_process=in_process, function=handler, **kept)
             return handler
 
         return decorate
@@ -245,6 +256,8 @@ class Registry:
         timeout: Duration | None = None,
         run_in: RunIn = "thread",
         schedule: Schedule | None = None,
+        keep_result: Duration | None = None,
+        strict_result: bool = False,
     ) -> tuple[JobName[Any], Signature]:
         """Register a plain function whose signature is the parameters; what `job` of each face does."""
         called = getattr(function, "__name__", None) if name is None else name
@@ -264,6 +277,7 @@ class Registry:
             in_process=in_process,
             function=function,
             by_name=True,
+            **_kept(function, keep_result, strict_result),
         )
         return job_name, signature
 
@@ -296,9 +310,10 @@ class Registry:
         _ = name.round_trip  # a type that pydantic can't read is an error here and now
         self._names.clear()  # what was pushed before may be a subclass of what this handler takes
         limit = None if timeout is None else seconds(timeout, "timeout")
-        self.definitions[name.name] = JobDefinition(
-            name, call, is_async, _policy(retry) or self.retry, limit, **place
-        )
+        definition = JobDefinition(name, call, is_async, _policy(retry) or self.retry, limit, **place)
+        if definition.keep_ms:
+            _ = definition.returns  # likewise
+        self.definitions[name.name] = definition
         if bare is not None:
             self.declared[bare.name] = bare
 
@@ -426,6 +441,9 @@ class Registry:
         elif not isinstance(name, JobName):
             raise TypeError(f"{name!r} is no job name: give a JobName, or as a string the name of a job here")
         fields: list[str | bytes] = ["name", name.name, "parameters", self._encode(name, parameters)]
+        known = self.definitions.get(name.name)
+        if known is not None and known.keep_ms and options.get("keep_result") is None:
+            fields += ["keep_result", str(known.keep_ms)]
         return _with_options(fields, options) if options else NewJob(codec.new_job_id(), fields)
 
     def _encode(self, name: JobName[Any], parameters: Any) -> bytes:
@@ -613,6 +631,8 @@ def _with_options(fields: list[str | bytes], options: PushOptions) -> NewJob:
     unique_for = _ms(options.get("unique_for"), "unique_for")
     if headers:
         fields += ["headers", codec.encode_headers(headers)]
+    if options.get("keep_result") is not None:
+        fields += ["keep_result", str(_ms(options["keep_result"], "keep_result"))]
     if unique_for is not None and not (unique and unique_for):
         raise ValueError("unique_for= says how long, at least 1 ms, a unique= key is held; give the key too")
     return NewJob(
@@ -692,6 +712,15 @@ def check_job_options(function: object, options: Mapping[str, Any]) -> None:
             f"job() has no option {', '.join(sorted(unknown))}; it has {', '.join(known)}"
             + (hint if any("retr" in name or "attempt" in name for name in unknown) else "")
         )
+
+
+def _kept(handler: Any, keep_result: Duration | None, strict_result: bool) -> dict[str, Any]:
+    """What a definition has of the result of its handler."""
+    return {
+        "keep_ms": _ms(keep_result, "keep_result") or 0,
+        "strict_result": bool(strict_result),
+        "returned": returned_type(handler),
+    }
 
 
 def _policy(retry: RetryPolicy | None) -> RetryPolicy | None:

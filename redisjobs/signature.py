@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import NoneType
@@ -106,6 +106,16 @@ class Signature:
         if self.context is None:
             return self.function(**parameters)
         return self.function(**parameters, **{self.context: context})
+
+
+def returned_type(function: Any) -> Any:
+    """What a handler returns once it was awaited, by its annotation; Any where it has none that can be read."""
+    try:
+        kind = get_type_hints(inspect.unwrap(_annotated(function)), include_extras=True).get("return", Any)
+    except Exception:  # it may name what is not there, and run any code
+        return Any
+    awaited = get_origin(kind) in (Awaitable, Coroutine)
+    return get_args(kind)[-1] if awaited else kind
 
 
 def _annotated(function: Any) -> Any:

@@ -171,10 +171,30 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class Result:
+    """What is kept of a job that has run.
+
+    Attributes:
+        keep_ms: For how long; 0: for as long as its entry says.
+        value: What its handler returned, as JSON; None: nothing, as it was cancelled, or that was refused.
+        refused: Why that could not be kept; '' if it could.
+    """
+
+    keep_ms: int
+    value: bytes | None = None
+    refused: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Ack:
-    """Done: forget the job. `cancelled` jobs end so too, and are counted apart."""
+    """Done: forget the job. `cancelled` jobs end so too, and are counted apart.
+
+    Attributes:
+        result: What is kept of it; None: nothing.
+    """
 
     cancelled: bool = False
+    result: Result | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 -- known of the failure. Its locator follows it, its unique key is free, and it is counted. Its push need not be remembered
 -- (see finish): the locator says that its id is taken.
 --
--- `keys` has jobs, dead, unique, stats. `notes` is a flat list of fields to add. Needs field, set_aside, remove, free, count
--- beside it.
+-- `keys` has jobs, dead, unique, stats, ends. `notes` is a flat list of fields to add. Needs field, set_aside, remove, free,
+-- count, conclude beside it.
 --
 -- Returns whether it was moved: not where `dead` has no entry ids left, by somebody's hand; then nothing was written
 local function dead_letter(keys, stream, entry, job, fields, notes, now_ms)
@@ -12,5 +12,7 @@ local function dead_letter(keys, stream, entry, job, fields, notes, now_ms)
   remove(stream, entry)
   free(keys.unique, field(fields, 'unique'), job)
   count(keys.stats, 'dead', 1)
+  local why = (field(notes, 'error_type') or '') .. ' ' .. (field(notes, 'error') or '')
+  conclude(keys.ends, job, 'dead', why, field(fields, 'keep_result'))
   return true
 end

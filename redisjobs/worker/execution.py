@@ -1,7 +1,7 @@
 """One job in a worker's hands: from its lease to its outcome."""
 
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import anyio
 
 from redisjobs import codec
-from redisjobs.errors import DecodeError, JobTimeout, RegistrationError
+from redisjobs.errors import DecodeError, EncodeError, JobTimeout, RegistrationError, UnwritableResult
 from redisjobs.eventloop import is_awaitable
 from redisjobs.events import SettledJob
 from redisjobs.job import JobContext, JobDefinition
 from redisjobs.outcome import (
+    CancelAsked,
     Done,
     Expired,
     Interrupted,
@@ -27,7 +28,7 @@ from redisjobs.outcome import (
     decide,
 )
 from redisjobs.retry import exponential_jitter
-from redisjobs.transitions import Ack, After, Lease, Release, Reply, RetryLater, Settlement
+from redisjobs.transitions import Ack, After, Lease, Release, Reply, Result, RetryLater, Settlement
 from redisjobs.visible import visible
 from redisjobs.worker.chain import Find
 from redisjobs.worker.contexts import Contexts, run_in
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from redisjobs.worker.processes import Processes  # only where it is needed, for what it loads
 
 _DONE, _ACK = Done(), Ack()
+_WHY_CHARACTERS = 1_000  # of why a result is refused
 
 
 class Owner(Protocol):
@@ -86,8 +88,10 @@ class Execution:
         "_context",
         "_definition",
         "_job",
+        "_keep_ms",
         "_means",
         "_outcome",
+        "_returned",
         "_run_ms",
         "_scope",
         "_settings",
@@ -117,7 +121,8 @@ class Execution:
         self._means = means
         self._strikes = 0
         self._started = 0.0
-        self._run_ms = 0
+        self._run_ms = self._keep_ms = 0
+        self._returned: Any = None
         self._job: codec.Job | None = None
         self._outcome: Outcome | None = None
         self._definition: JobDefinition[Any] | None = None
@@ -178,6 +183,7 @@ class Execution:
         if definition.in_process and (unplaced := await self._prepare_process()):
             return unplaced
         self._strikes = self._means.guard.strikes
+        self._keep_ms = definition.keep_ms if job.keep_ms is None else job.keep_ms
         context = self._make_context(job)
         set_author(self)
         if definition.timeout is None:
@@ -240,11 +246,24 @@ class Execution:
         if scopes.innermost() is not innermost:
             scopes.close_inside(innermost)
         if raised is None:
-            return _DONE
+            return surroundings.run(self._keep, definition) if self._keep_ms else _DONE
         try:
             return self._came_to(raised, definition, context, scope)
         finally:
             del raised  # or it would hold itself: its traceback leads to the frames that called the handler
+
+    def _keep(self, definition: JobDefinition[Any]) -> Outcome:
+        """The outcome of a run whose result is kept: that, or why it can't be."""
+        returned, self._returned = self._returned, None
+        try:
+            value = codec.encode_parameters(definition.returns, returned, self._settings.queue.max_parameters)
+        except (EncodeError, RegistrationError) as error:
+            if definition.strict_result:
+                return Raised(UnwritableResult(f"the handler has returned, and is not run again: {error}"))
+            return Done(Result(self._keep_ms, refused=visible(str(error), _WHY_CHARACTERS)))
+        except BaseException as error:  # the code of its type
+            return Raised(error)
+        return Done(Result(self._keep_ms, value))
 
     def _came_to(
         self, raised: BaseException, definition: JobDefinition[Any], context: JobContext, scope: anyio.CancelScope
@@ -279,10 +298,19 @@ class Execution:
     ) -> Awaitable[BaseException | None]:
         """Run the handler; what it raised."""
         if definition.is_async:
-            return run_in(surroundings, definition.call, parameters, context)
+            call = self._returning(definition.call) if self._keep_ms else definition.call
+            return run_in(surroundings, call, parameters, context)
         if definition.in_process and self._means.processes is not None:
             return self._means.processes.run(definition, parameters, context)
         return self._call_in_thread(definition, parameters, context, surroundings)
+
+    def _returning(self, call: Callable[..., Any]) -> Callable[..., Awaitable[None]]:
+        """The same call, and what it returns is noted."""
+
+        async def called(parameters: Any, context: JobContext) -> None:
+            self._returned = await call(parameters, context)
+
+        return called
 
     async def _call_in_thread(
         self, definition: JobDefinition[Any], parameters: Any, context: JobContext, surroundings: Context
@@ -292,7 +320,8 @@ class Execution:
         call = partial(call_in, surroundings, definition.call, parameters, context)
         returned, raised = await self._means.threads.run(call)
         if is_awaitable(returned):  # a plain function that returns a coroutine, as decorators make them
-            return await run_in(surroundings, lambda: returned)
+            return await run_in(surroundings, self._returning(lambda *_: returned), None, context)
+        self._returned = returned if self._keep_ms else None
         return raised
 
     def _make_context(self, job: codec.Job) -> JobContext:
@@ -330,6 +359,9 @@ class Execution:
         if isinstance(outcome, Interrupted):
             self.settlement = self.hand_back()
             return
+        if isinstance(outcome, CancelAsked):
+            self.settlement = Ack(cancelled=True, result=Result(self._keep_ms) if self._keep_ms else None)
+            return
         job, now_ms = self._job, self.owner.server_ms
         attempt, started_ms = (job.attempt, job.started_ms or self._run_ms) if job else (1, now_ms)
         policy = self._definition.retry if self._definition else self._settings.queue.retry
@@ -342,6 +374,10 @@ class Execution:
             self._settings.log.exception("%s: its retry policy raised; the default one decides", self.description)
             attach(error, "__context__", outcome.error if isinstance(outcome, Raised) else None)
             self.settlement = judge(Raised(error), policy=exponential_jitter())
+        if isinstance(self.settlement, RetryLater) and self._keep_ms and job and job.keep_ms is None:
+            # From now on its entry says it, to whoever waits, and to whatever ends it.
+            changes = {**self.settlement.changes, "keep_result": str(self._keep_ms)}
+            self.settlement = RetryLater(self.settlement.due, changes)
 
     def settled(self, reply: Reply) -> SettledJob:
         """What became of the job, for the event that tells of it. It was asked for last: the outcome is let go."""

@@ -84,32 +84,37 @@ class MemoryDriver:
     def consumer(self, worker_id: str, *, lease: float, max_deliveries: int) -> "MemoryConsumer":
         return MemoryConsumer(self.memory, worker_id, lease, max_deliveries)
 
-    async def listen(self, on_notification: Callable[[Notification], None]) -> None:
-        await _listen(self.memory, on_notification)
+    async def listen(self, on_notification: Callable[[Notification], None], process: str = "") -> None:
+        await _listen(self.memory, on_notification, process)
 
     async def aclose(self) -> None:
         await anyio.lowlevel.checkpoint()
 
 
-async def _listen(memory: Memory, on_notification: Callable[[Notification], None]) -> None:
+async def _listen(memory: Memory, on_notification: Callable[[Notification], None], process: str = "") -> None:
     wake = threadsafe_caller()
+    ears = memory.processes.setdefault(process, []) if process else memory.ears
 
     def hear(notification: Notification) -> None:
         if notification.kind != "ready":  # that one is for `wait` alone
             wake(lambda: on_notification(notification))
 
-    with _listening(memory, hear):
-        on_notification(Notification("subscribed", ""))
-        await anyio.sleep_forever()
+    try:
+        with _listening(ears, hear):
+            on_notification(Notification("subscribed", ""))
+            await anyio.sleep_forever()
+    finally:
+        if process and not ears:
+            memory.processes.pop(process, None)
 
 
 @contextmanager
-def _listening(memory: Memory, ear: Callable[[Notification], None]) -> Iterator[None]:
-    memory.ears.append(ear)
+def _listening(ears: list[Callable[[Notification], None]], ear: Callable[[Notification], None]) -> Iterator[None]:
+    ears.append(ear)
     try:
         yield
     finally:
-        memory.ears.remove(ear)
+        ears.remove(ear)
 
 
 class MemoryConsumer:
@@ -156,7 +161,7 @@ class MemoryConsumer:
 
         until = until or Until()
         until.when_set(lambda: there.set())
-        with _listening(self._memory, heard), anyio.move_on_after(timeout):
+        with _listening(self._memory.ears, heard), anyio.move_on_after(timeout):
             while not until.is_set:
                 leases = exchange.read(self._memory, self.worker_id, count)
                 if leases is not None:

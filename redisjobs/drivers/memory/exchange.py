@@ -65,13 +65,13 @@ def _settle_one(memory: Memory, worker: str, lease: Lease, settlement: Settlemen
         return Reply.LEASE_LOST
     job_id = identify(memory, stream.priority, entry)
     match settlement:
-        case Ack(cancelled):
+        case Ack(cancelled, result):
             # Of one that was pushed longer ago the push can't be repeated any more.
             is_young = int(entry.partition("-")[0]) > memory.now_ms() - REMEMBERED
             counter = "cancelled" if cancelled else "completed"
             is_here = memory.located.get(job_id) == (stream.priority, entry)
             ran = {"worker": worker, "deliveries": str(lease.deliveries)}
-            finish(memory, stream, entry, job_id, counter, ran, is_remembered=is_young, is_located=is_here)
+            finish(memory, stream, entry, job_id, counter, ran, result, is_remembered=is_young, is_located=is_here)
         case RetryLater():
             return _retry(memory, worker, stream, lease, job_id, settlement)
         case Release(refund):

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Mapping
 
+from redisjobs.drivers.memory.ends import conclude
 from redisjobs.drivers.memory.state import (
     PARKED,
     RELEASED,
@@ -22,7 +23,7 @@ from redisjobs.drivers.memory.state import (
 )
 from redisjobs.job import Priority
 from redisjobs.retention import DEFAULT
-from redisjobs.transitions import MOST_JOBS, After, At, Due
+from redisjobs.transitions import MOST_JOBS, After, At, Due, Result
 
 REMEMBERED = 60_000  # ms that an ended job's id is known for, so that a repeated push adds nothing
 WATCHED = 5.0  # seconds, beyond its lease, that a late read of a fenced worker is looked for
@@ -146,12 +147,15 @@ def finish(
     job_id: str,
     counter: str,
     notes: Mapping[str, str],
+    result: Result | None = None,
     *,
     is_remembered: bool = True,
     is_located: bool = True,
 ) -> None:
     """The end of a job that runs or is ready: it is forgotten, but for its push, or kept with these notes."""
     fields = stream.entries[entry]
+    if is_located:
+        conclude(memory, job_id, counter, fields, result)
     memory.drop(stream, entry)
     forget_job(memory, job_id, fields, is_remembered=is_remembered)
     memory.count(counter)
@@ -232,6 +236,8 @@ def dead_letter(
     memory.drop(stream, entry)
     free(memory, job_id, fields)
     memory.count("dead")
+    why = f"{notes.get('error_type', '')} {notes.get('error', '')}"
+    conclude(memory, job_id, "dead", fields, text=why)
 
 
 def fence(memory: Memory, worker: str) -> None:

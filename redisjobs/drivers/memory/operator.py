@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from redisjobs.driver import supported
+from redisjobs.drivers.memory.ends import conclude, forget_end
 from redisjobs.drivers.memory.include import (
     MOST_FIELDS,
     by_due,
@@ -24,8 +25,10 @@ from redisjobs.drivers.memory.rows import aside_row, delayed_row, ready_row
 from redisjobs.drivers.memory.scans import groups, scan
 from redisjobs.drivers.memory.schedules import fire, pause_schedule, put_schedule, remove_schedule, schedules
 from redisjobs.drivers.memory.state import RELEASED, Memory
+from redisjobs.drivers.memory.waiting import await_
 from redisjobs.job import Priority, State
 from redisjobs.queries import (
+    Await,
     Backlog,
     Cancel,
     Change,
@@ -73,6 +76,7 @@ def cancel(memory: Memory, change: Cancel) -> Reply:
         if place == "delayed":
             memory.held.pop(job_id, None)
             job = memory.delayed.pop(job_id)
+            conclude(memory, job_id, "cancelled", job.fields)
             forget_job(memory, job_id, job.fields)
             memory.count("cancelled")
             keep(memory, "cancelled", job.priority, entry, job_id, job.fields, {})
@@ -115,6 +119,7 @@ def requeue(memory: Memory, change: Requeue) -> Reply:
             delay(memory, job_id, priority, kept, due_ms)
         else:
             enqueue(memory, job_id, memory.stream(priority), kept)
+        forget_end(memory, job_id)
         memory.count("requeued")
         return Reply.OK
 
@@ -204,6 +209,7 @@ _CHANGES: Mapping[type[Change[Any]], Callable[[Memory, Any], Any]] = {
     Requeue: requeue,
     Delete: delete,
     Several: several,
+    Await: await_,
     Retain: retain,
     Tidy: tidy,
     Hold: hold,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from redisjobs.drivers.memory.ends import forget_end
 from redisjobs.drivers.memory.include import REMEMBERED, delay, due_time, enqueue, remember, stored
 from redisjobs.drivers.memory.state import Fields, Memory, Push, encoded
 from redisjobs.transitions import NewJob, Pushed, Reply
@@ -45,6 +46,8 @@ def _push(memory: Memory, job: NewJob, one: Push, added: set[str], *, repeated: 
     if was_refused:
         return Pushed(Reply.REFUSED)
     add(memory, job, now_ms)
+    if job.nonce:
+        forget_end(memory, job.job_id)
     added.add(job.job_id)
     return Pushed(Reply.OK)
 

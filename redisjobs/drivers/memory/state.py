@@ -21,6 +21,7 @@ Push = tuple[str, bytes]  # job id, nonce
 
 RELEASED = "released"  # who holds what was handed back
 PARKED = "parked"  # who holds what may not start
+SWEPT = 1_000  # outcomes below which nobody looks for those that are over
 
 
 @dataclass(slots=True)
@@ -104,6 +105,34 @@ class StoredSchedule:
         return self.declared_by is not None and abs(now_ms - self.seen_ms) < THERE_MS
 
 
+@dataclass(slots=True)
+class Outcome:
+    """How a job has ended, where its result is kept. Times in ms.
+
+    Attributes:
+        word: `completed`, `cancelled`, `refused` or `dead`.
+        text: Why, of the last two.
+        until_ms: When it is forgotten.
+        value: What the handler returned, as JSON.
+        value_until_ms: When that is forgotten.
+    """
+
+    word: str
+    text: str
+    until_ms: int
+    value: bytes = b""
+    value_until_ms: int = 0
+
+
+@dataclass(slots=True)
+class Ends:
+    """What is known of jobs that have ended, and who waits for others."""
+
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    waiters: dict[str, list[str]] = field(default_factory=dict)
+    sweep_at: int = SWEPT
+
+
 class Memory:
     """The state of one queue. Every transition takes the lock, as Redis runs one script at a time.
 
@@ -155,7 +184,10 @@ class Memory:
         self.changes = 0
         self.workers: dict[str, Record] = {}
         self.fenced: dict[str, float] = {}
+        self.ends = Ends()
+        self.progress: dict[str, bytes] = {}
         self.ears: list[Callable[[Notification], None]] = []
+        self.processes: dict[str, list[Callable[[Notification], None]]] = {}
         self._last_id = (0, 0)
 
     def stream(self, priority: Priority) -> Stream:
@@ -208,6 +240,11 @@ class Memory:
         """Add to one of the counters."""
         if number:
             self.totals[counter] = self.totals.get(counter, 0) + number
+
+    def tell_process(self, process: str, job_id: str) -> None:
+        """PUBLISH: tell a process that waits for a job."""
+        for ear in list(self.processes.get(process, ())):
+            ear(Notification("changed", job_id))
 
     def tell(self, kind: str, value: str) -> None:
         """PUBLISH: tell whoever listens."""

@@ -57,7 +57,8 @@ class Commands:
 
     def __init__(self, queue: str, now_ms: Callable[[], int] | None = None, database: int = 0) -> None:
         self.prefix = f"redisjobs:{{{checked_queue_name(queue)}}}:"
-        self._channel = f"control:{database}"
+        # Where keys are named, these are channels.
+        self._channels = {"control": f"control:{database}", "waiter:": f"waiter:{database}:"}
         scripts.load()
         self._now_ms = now_ms
         self._heads: dict[str, Wire] = {}
@@ -70,7 +71,11 @@ class Commands:
     @property
     def control(self) -> str:
         """The channel of notifications."""
-        return f"{self.prefix}{self._channel}"
+        return f"{self.prefix}{self._channels['control']}"
+
+    def waiter(self, process: str) -> str:
+        """The channel of a process that waits for jobs."""
+        return f"{self.prefix}{self._channels['waiter:']}{process}"
 
     @property
     def _now(self) -> str:
@@ -80,7 +85,7 @@ class Commands:
         """Run a script; `name` is its own."""
         script = scripts.script(name)
         if name not in self._heads:
-            keys = [self.prefix + (key if key != "control" else self._channel) for key in script.keys]
+            keys = [self.prefix + self._channels.get(key, key) for key in script.keys]
             self._heads[name] = ["EVALSHA", script.sha, len(keys), *keys]
         return Command([*self._heads[name], *arguments], parse, script)
 

@@ -133,9 +133,9 @@ class RedisDriver:
             return replies  # type: ignore[no-any-return]
         return await self._run(self.commands.change(change))
 
-    async def listen(self, on_notification: Callable[[Notification], None]) -> None:
+    async def listen(self, on_notification: Callable[[Notification], None], process: str = "") -> None:
         need_asyncio()
-        await Listener(self.commands, self.target).listen(on_notification)
+        await Listener(self.commands, self.target, process).listen(on_notification)
 
     def consumer(self, worker_id: str, *, lease: float, max_deliveries: int) -> "RedisConsumer":
         return RedisConsumer(self._worker_commands, self.commands, self.target, worker_id, lease, max_deliveries)

@@ -18,12 +18,14 @@ from redisjobs.drivers.redis.commands import (
 from redisjobs.drivers.redis.schedule_commands import ScheduleCommands, job_words, pushed
 from redisjobs.job import Priority, State
 from redisjobs.queries import (
+    Await,
     Backlog,
     Cancel,
     Change,
     Count,
     Counts,
     Delete,
+    Ending,
     Find,
     FindPauses,
     Group,
@@ -41,6 +43,7 @@ from redisjobs.queries import (
     Row,
     Scan,
     Scanned,
+    Standing,
     Tidied,
     Tidy,
     Unhold,
@@ -164,6 +167,10 @@ class QueueCommands(ScheduleCommands):
     def delete(self, change: Delete) -> Command[Reply]:
         return self._run("delete", [raw_id(change.job_id), self._now], reply_of)
 
+    def await_(self, change: Await) -> Command[list[Standing]]:
+        arguments = [change.process, _REPLY_BYTES, *map(raw_id, change.job_ids)]
+        return self._run("await", arguments, lambda reply: [*map(_standing, reply)])
+
     def tidy(self, change: Tidy) -> Command[Tidied]:
         """The consumers first, and then what they say there is to do, one duty after another."""
         if not change.after:
@@ -237,6 +244,7 @@ _CHANGES: Mapping[type[Change[Any]], Callable[[QueueCommands, Any], Command[Any]
     Cancel: QueueCommands.cancel,
     Requeue: QueueCommands.requeue,
     Delete: QueueCommands.delete,
+    Await: QueueCommands.await_,
     Retain: QueueCommands.retain,
     Tidy: QueueCommands.tidy,
     Hold: QueueCommands.hold,
@@ -284,6 +292,24 @@ def _row(reply: Any) -> Row:
         fields=fields,
         held=bool(held) and state in (State.READY, State.DELAYED),
     )
+
+
+def _standing(reply: Any) -> Standing:
+    word, *facts = reply
+    match ending := Ending(word.decode()):
+        case Ending.PENDING:
+            place, keep, progress = facts
+            kept = _whole(keep) if keep.isdigit() else None
+            return Standing(ending, place.decode(), keep=kept, progress=progress)
+        case Ending.COMPLETED:
+            return Standing(ending, value=facts[0])
+        case Ending.REFUSED:
+            return Standing(ending, error=_shown(facts[0]))
+        case Ending.DEAD:
+            error, error_type, traceback, reason = map(_shown, facts)
+            return Standing(ending, error=error, error_type=error_type, traceback=traceback, reason=reason)
+        case _:
+            return Standing(ending)
 
 
 def _group(reply: Any) -> Group:

@@ -125,11 +125,12 @@ class Listener:
     Args:
         commands: The queue's.
         target: Where the server is.
+        process: Who waits for jobs, to hear of these alone; '' for what the whole queue is told.
     """
 
-    def __init__(self, commands: Commands, target: Target) -> None:
+    def __init__(self, commands: Commands, target: Target, process: str = "") -> None:
         self._connection = Connection(commands, target)
-        self._channel = commands.control
+        self._channel = commands.waiter(process) if process else commands.control
 
     async def aclose(self) -> None:
         """Close the connection."""

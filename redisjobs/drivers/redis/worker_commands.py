@@ -28,6 +28,7 @@ from redisjobs.transitions import (
     Reclaimed,
     Release,
     Reply,
+    Result,
     RetryLater,
     Settlement,
     Settlements,
@@ -279,7 +280,10 @@ class _Batch:
         cut: What became ready after it is young: its push may be repeated yet.
     """
 
-    __slots__ = ("_cut", "_done", "_entries", "_has_nonces", "_ids", "_others", "_rest", "_uniques", "_young")
+    __slots__ = (
+        *("_cut", "_done", "_entries", "_has_nonces", "_ids", "_others", "_rest", "_results", "_uniques"),
+        "_young",
+    )
 
     def __init__(self, settlements: Settlements, cut: str) -> None:
         self._cut = cut
@@ -289,15 +293,16 @@ class _Batch:
         self._young: list[bytes] = []
         self._has_nonces = False
         self._uniques: list[bytes] = []
+        self._results: list[Any] = []
         self._rest: list[int] = []  # positions
         self._others: list[Any] = []
         for position, (lease, settlement) in enumerate(settlements):
             if type(settlement) is Ack and not settlement.cancelled and lease.deliveries == 1:
-                self._add_done(position, lease)
+                self._add_done(position, lease, settlement.result)
             else:
                 self._add_other(position, lease, settlement)
 
-    def _add_done(self, position: int, lease: Lease) -> None:
+    def _add_done(self, position: int, lease: Lease, result: Result | None) -> None:
         stream, entry = lease.token
         job_id, number = raw_id(lease.job_id), stream - 1
         self._done[number].append(position)
@@ -310,6 +315,8 @@ class _Batch:
             self._has_nonces = True
         if unique:
             self._uniques += (unique, job_id)
+        if result is not None:
+            self._results += (stream, len(self._ids[number]), *_result(result))
 
     def _add_other(self, position: int, lease: Lease, settlement: Settlement) -> None:
         verb, values = _settlement(lease, settlement)
@@ -321,11 +328,11 @@ class _Batch:
         """What goes to the script: how many there are of each kind, then all of them."""
         plain = len(self._young) == sum(map(len, self._ids)) and not self._has_nonces
         arguments: list[Any] = [*map(len, self._entries)]
-        arguments += ["ids" if plain else len(self._young), len(self._uniques) // 2]
+        arguments += ["ids" if plain else len(self._young), len(self._uniques) // 2, len(self._results) // 5]
         for entries, ids in zip(self._entries, self._ids, strict=True):
             arguments += entries
             arguments += ids
-        return [*arguments, *(() if plain else self._young), *self._uniques, *self._others]
+        return [*arguments, *(() if plain else self._young), *self._uniques, *self._results, *self._others]
 
     def replies(self, said: Sequence[bytes]) -> list[Reply]:
         """One for each settlement, in their order."""
@@ -340,14 +347,23 @@ class _Batch:
 def _settlement(lease: Lease, settlement: Settlement) -> tuple[str, list[Any]]:
     """What settle calls it, and the values that it takes with it."""
     match settlement:
-        case Ack(cancelled):
-            return "cancelled" if cancelled else "done", [lease.unique, lease.nonce]
+        case Ack(cancelled, result):
+            verb = "cancelled" if cancelled else "done"
+            return verb, [lease.unique, lease.nonce, *(() if result is None else _result(result))]
         case RetryLater(due, changes):
             return "retry", [due_word(due), *(text for change in changes.items() for text in change)]
         case Release(refund):
             return "release", [int(refund)]
         case DeadLetter(reason, error, traceback, error_type, fingerprint):
             return "fail", [reason, error, traceback, error_type, fingerprint]
+
+
+def _result(result: Result) -> tuple[int | str, str, bytes | str]:
+    """What is kept of a job that has run, as settle takes it."""
+    keep = result.keep_ms or ""
+    if result.refused:
+        return keep, "refused", result.refused
+    return (keep, "", "") if result.value is None else (keep, "completed", result.value)
 
 
 def _unless_fenced(reply: Any, worker: str) -> Any:

@@ -1,0 +1,105 @@
+#!lua flags=allow-oom
+-- await: say how jobs stand, to a process that waits for them, and note that it does where they have not ended: whatever ends
+-- one tells it then, and what it reports meanwhile is told too.
+--
+-- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
+-- KEYS[2]  ready:normal  stream
+-- KEYS[3]  ready:low     stream
+-- KEYS[4]  jobs          hash    the locator: job id -> where it is
+-- KEYS[5]  delayed       hash    delayed job id -> JSON list: priority, then names and values
+-- KEYS[6]  dead          stream  dead letters
+-- KEYS[7]  result:       string  prefix; result:<id> is what the job's handler returned, JSON
+-- KEYS[8]  outcome:      string  prefix; outcome:<id> is how the job has ended
+-- KEYS[9]  progress:     string  prefix; progress:<id> is what the job has reported last, JSON
+-- KEYS[10] waiters       hash    job id -> processes that wait for it, the newest last
+--
+-- ARGV[1]  process       who waits: by what its channel is called; '' = nothing is noted
+-- ARGV[2]  most_bytes    int     of what is answered about ended jobs; one that has more is answered alone
+-- ARGV[3..] job ids
+--
+-- Returns  for each job a word, and what belongs to it:
+--          {PENDING, place, keep, progress}  it has not ended; for how long its result is to be kept, ms, '0' for not at all,
+--                     '' where the entry does not say; JSON, or ''
+--          {COMPLETED, result}               JSON
+--          {REFUSED, why}                    it is done, but what it returned could not be kept
+--          {DEAD, error, error type, traceback, reason}  it is a dead letter, or was one that somebody has deleted
+--          {CANCELLED}
+--          {EXPIRED}                         it is done, and its result was kept until a while ago
+--          {NOT_KEPT}                        it is done, and no result was kept
+--          {NOT_FOUND}                       no such job, or it has ended, and nothing is known of it
+--          {LATER}                           not looked at: ask again, what came before is large
+
+--- @include "include/expect"
+--- @include "include/field"
+--- @include "include/entry_at"
+--- @include "include/identify"
+--- @include "include/locate"
+--- @include "include/unpacked"
+--- @include "include/stored"
+
+local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3], dead = KEYS[6]}
+local jobs, delayed, result, outcome, progress, waiters = KEYS[4], KEYS[5], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local process, most_bytes = ARGV[1], tonumber(ARGV[2])
+local first_job = 3
+
+expect('hash', jobs, waiters)
+local bytes, noted = 0, false
+
+-- What somebody has made something else by hand is as if it were not there.
+local function text_at(key)
+  local text = redis.pcall('GET', key)
+  return type(text) == 'string' and text or nil
+end
+
+-- Note that the process waits. A job for which many do tells the newest 100; the others ask once a minute.
+local function note(id)
+  if process == '' then return end
+  local names = {}
+  for name in string.gmatch(redis.call('HGET', waiters, id) or '', '%S+') do
+    if name == process then return end
+    names[#names + 1] = name
+  end
+  names[#names + 1] = process
+  while #names > 100 do table.remove(names, 1) end
+  redis.call('HSET', waiters, id, table.concat(names, ' '))
+  noted = true
+end
+
+local function ended(id, place)
+  local said = text_at(outcome .. id)
+  if not said then return {place == 'completed' and 'NOT_KEPT' or place == 'cancelled' and 'CANCELLED' or 'NOT_FOUND'} end
+  local word, text = string.match(said, '^(%S+) ?(.*)$')
+  if word == 'cancelled' then return {'CANCELLED'} end
+  if word == 'refused' then return {'REFUSED', text} end
+  if word == 'dead' then
+    local error_type, error = string.match(text, '^(%S*) (.*)$')
+    return {'DEAD', error or text, error_type or '', '', ''}
+  end
+  local value = text_at(result .. id)
+  return value and {'COMPLETED', value} or {'EXPIRED'}
+end
+
+local function standing(job)
+  local place, entry, _, id = locate(places, jobs, job)
+  local fields = place and stored(places, delayed, id, place .. ' ' .. entry)
+  if not fields then return ended(id or job, place) end
+  if place == 'dead' then
+    local said = {'DEAD'}
+    for i, name in ipairs({'error', 'error_type', 'traceback', 'reason'}) do said[i + 1] = field(fields, name) or '' end
+    return said
+  end
+  note(id)
+  return {'PENDING', place, field(fields, 'keep_result') or '', text_at(progress .. id) or ''}
+end
+
+local answers = {}
+for i = first_job, #ARGV do
+  local said = {'LATER'}
+  if bytes < most_bytes then
+    said = standing(ARGV[i])
+    for _, text in ipairs(said) do bytes = bytes + #text end
+  end
+  answers[#answers + 1] = said
+end
+if noted then redis.call('PEXPIRE', waiters, 86400000) end
+return answers

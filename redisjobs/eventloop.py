@@ -2,8 +2,9 @@
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from contextlib import suppress
+from contextvars import Context
 from types import GeneratorType
 from typing import Any, Protocol, TypeGuard
 
@@ -60,6 +61,52 @@ def gates() -> Callable[[], Gate]:
     except RuntimeError:
         return _Gate
     return AsyncioGate
+
+
+def loop_key() -> Hashable:
+    """What tells the running event loop from any other."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        import trio
+
+        return trio.lowlevel.current_trio_token()
+
+
+def has_closed(key: Hashable) -> bool:
+    """Whether that event loop, of `loop_key`, is known to be no more."""
+    return isinstance(key, asyncio.AbstractEventLoop) and key.is_closed()
+
+
+_spawned: set[asyncio.Task[None]] = set()  # the event loop keeps only weak references to its tasks
+
+
+def spawn(call: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], object]:
+    """Run something in a task of the event loop's own, in no context of the caller's; what is returned cancels it.
+
+    It is for what serves many callers, of whom the first one may leave before the others.
+    """
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return _spawn_on_trio(call)
+    task = loop.create_task(call(), context=Context())
+    _spawned.add(task)
+    task.add_done_callback(_spawned.discard)
+    return task.cancel
+
+
+def _spawn_on_trio(call: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], object]:
+    import trio
+
+    scope = trio.CancelScope()
+
+    async def run() -> None:
+        with scope:
+            await call()
+
+    trio.lowlevel.spawn_system_task(run, context=Context())
+    return scope.cancel
 
 
 class Wakeup:

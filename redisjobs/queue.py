@@ -1,10 +1,10 @@
 """The async face of a queue: register handlers, push jobs, look at them, act on them."""
 
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Concatenate, Protocol, Self, TypeVar, Unpack, cast, overload
+from typing import Any, Concatenate, Generic, Protocol, Self, TypeVar, Unpack, cast, overload
 
 import anyio
 
@@ -13,6 +13,7 @@ from redisjobs.arguments import one_of, whole
 from redisjobs.backoff import retrying
 from redisjobs.changes import tell_changed
 from redisjobs.codec import JobInfo
+from redisjobs.durations import seconds
 from redisjobs.errors import DecodeError, DriverError, Unavailable
 from redisjobs.filters import (
     AT_ONCE,
@@ -71,6 +72,7 @@ from redisjobs.registry import (
     check_job_options,
     id_of,
 )
+from redisjobs.results import kept_for_a_while
 from redisjobs.retention import ASIDE, Retention
 from redisjobs.retry import RetryPolicy
 from redisjobs.schedules.faces import Schedules
@@ -78,15 +80,25 @@ from redisjobs.schedules.schedule import Schedule
 from redisjobs.serving import Serving
 from redisjobs.signature import Signature
 from redisjobs.transitions import LONGEST_TRY, MOST_JOBS, NewJob, Reply
+from redisjobs.waiting import Waitings
 
+R = TypeVar("R")
 T = TypeVar("T")
 
 
 @dataclass(slots=True, unsafe_hash=True)
-class JobHandle(PushedJob):
-    """A job that was pushed; see `PushedJob`."""
+class JobHandle(PushedJob, Generic[R]):
+    """A job that was pushed; see `PushedJob`. For type checkers it knows what the job's handler returns."""
 
     _queue: "JobQueue" = field(repr=False, compare=False)
+
+    async def result(self, *, timeout: Duration | None = None) -> R:
+        """Wait until the job has ended, and give what its handler returned; see `JobQueue.result`.
+
+        Where this queue has its handler, that is of the type that the handler says.
+        """
+        returned: R = await self._queue.result(self, timeout=timeout)
+        return returned
 
     async def info(self) -> JobInfo | None:
         """Look the job up; see `JobQueue.get`."""
@@ -133,6 +145,7 @@ class JobQueue(Serving):
             retention=retention,
         )
         self.driver = drivers.connect(where, name)
+        self._waitings = Waitings()
 
     def move(self, where: Any) -> None:
         """Let the queue be somewhere else, before its first call; `where` as for the queue itself."""
@@ -150,8 +163,13 @@ class JobQueue(Serving):
         """Close the connections; the queue can be used again after."""
         await self.disconnect()
 
+    async def disconnect(self) -> None:
+        """Close all connections, also those of a worker of this queue; for the event loop that this runs in."""
+        self._waitings.close()
+        await super().disconnect()
+
     @property
-    def schedules(self) -> Schedules[JobHandle]:
+    def schedules(self) -> Schedules[JobHandle[Any]]:
         """The schedules of this queue, to look at, and to make and change at run time."""
         return Schedules(self)
 
@@ -183,22 +201,24 @@ class JobQueue(Serving):
         return JobFunction(self, function, *self.register_function(function, **options))
 
     @overload
-    async def push(self, parameters: P, name: JobName[P], **options: Unpack[PushOptions]) -> JobHandle: ...
+    async def push(self, parameters: P, name: JobName[P], **options: Unpack[PushOptions]) -> JobHandle[Any]: ...
 
     @overload
     async def push(
         self, parameters: dict[str, Any], name: JobName[TypedMapping], **options: Unpack[PushOptions]
-    ) -> JobHandle: ...
+    ) -> JobHandle[Any]: ...
 
     @overload
-    async def push(self, parameters: Named, name: None = None, **options: Unpack[PushOptions]) -> JobHandle: ...
+    async def push(
+        self, parameters: Named, name: None = None, **options: Unpack[PushOptions]
+    ) -> JobHandle[Any]: ...
 
     @overload
-    async def push(self, parameters: Any, name: str, **options: Unpack[PushOptions]) -> JobHandle: ...
+    async def push(self, parameters: Any, name: str, **options: Unpack[PushOptions]) -> JobHandle[Any]: ...
 
     async def push(
         self, parameters: Any, name: JobName[Any] | str | None = None, **options: Unpack[PushOptions]
-    ) -> JobHandle:
+    ) -> JobHandle[Any]:
         """Put a job on the queue; when this returns, it is there.
 
         Args:
@@ -227,26 +247,26 @@ class JobQueue(Serving):
     @overload
     async def push_many(
         self, items: Iterable[P | NewJob], name: JobName[P], **options: Unpack[PushOptions]
-    ) -> list[JobHandle]: ...
+    ) -> list[JobHandle[Any]]: ...
 
     @overload
     async def push_many(
         self, items: Iterable[dict[str, Any] | NewJob], name: JobName[TypedMapping], **options: Unpack[PushOptions]
-    ) -> list[JobHandle]: ...
+    ) -> list[JobHandle[Any]]: ...
 
     @overload
     async def push_many(
         self, items: Iterable[Named | NewJob], name: None = None, **options: Unpack[PushOptions]
-    ) -> list[JobHandle]: ...
+    ) -> list[JobHandle[Any]]: ...
 
     @overload
     async def push_many(
         self, items: Iterable[Any], name: str, **options: Unpack[PushOptions]
-    ) -> list[JobHandle]: ...
+    ) -> list[JobHandle[Any]]: ...
 
     async def push_many(
         self, items: Iterable[Any], name: JobName[Any] | str | None = None, **options: Unpack[PushOptions]
-    ) -> list[JobHandle]:
+    ) -> list[JobHandle[Any]]:
         """Put many jobs on the queue, in order, one script call for each 500.
 
         Args:
@@ -263,10 +283,104 @@ class JobQueue(Serving):
             DriverError: As for `push`. The chunks before were pushed, its own is in `jobs`, and what comes after
                 was not taken from `items` yet.
         """
-        handles: list[JobHandle] = []
+        handles: list[JobHandle[Any]] = []
         for jobs, held in self.prepare_many(items, name, options):
             handles += await self._push(jobs, held=held)
         return handles
+
+    @overload
+    async def result(self, job: str | PushedJob, *, timeout: Duration | None = None, returns: type[R]) -> R: ...
+
+    @overload
+    async def result(
+        self, job: str | PushedJob, *, timeout: Duration | None = None, returns: None = None
+    ) -> Any: ...
+
+    async def result(self, job: str | PushedJob, *, timeout: Duration | None = None, returns: Any = None) -> Any:
+        """Wait until a job has ended, and give what its handler returned.
+
+        The result is kept where the push says so, or the handler's registration: `keep_result=`. Nothing is
+        polled: however many wait in this process, it listens on one connection, and is told.
+
+        Args:
+            job: Its id, or its handle.
+            timeout: How long to wait. Defaults to for ever. The job goes on in any case.
+            returns: The type that the result is to be of, and is checked by. Of a handle it defaults to what the
+                handler says, if this queue has it; else to what JSON says: dicts, lists, strings, numbers.
+
+        Raises:
+            TimeoutError: It has not ended in that time.
+            JobFailed: It is a dead letter; the error has type, message and traceback.
+            JobCancelled: It was cancelled.
+            ResultRefused: It is done, but what its handler returned could not be kept.
+            ResultExpired: It is done, and its result was kept until a while ago.
+            ResultNotKept: No result is kept: at once where that is known, else when the job has ended. Also where
+                nothing is known of such a job.
+            DecodeError: The result does not fit the type.
+            DriverError: The store refuses to answer. While it is merely away, this waits.
+        """
+        job_id, kind = id_of(job), self.returned_by(job, returns)
+        limit = None if timeout is None else seconds(timeout, "timeout")
+        return await self._waitings.here(self.driver).result(job_id, kind, limit)
+
+    @overload
+    async def run(
+        self,
+        parameters: P,
+        name: JobName[P],
+        *,
+        timeout: Duration | None = None,
+        **options: Unpack[PushOptions],
+    ) -> Any: ...
+
+    @overload
+    async def run(
+        self,
+        parameters: dict[str, Any],
+        name: JobName[TypedMapping],
+        *,
+        timeout: Duration | None = None,
+        **options: Unpack[PushOptions],
+    ) -> Any: ...
+
+    @overload
+    async def run(
+        self,
+        parameters: Named,
+        name: None = None,
+        *,
+        timeout: Duration | None = None,
+        **options: Unpack[PushOptions],
+    ) -> Any: ...
+
+    @overload
+    async def run(
+        self, parameters: Any, name: str, *, timeout: Duration | None = None, **options: Unpack[PushOptions]
+    ) -> Any: ...
+
+    async def run(
+        self,
+        parameters: Any,
+        name: JobName[Any] | str | None = None,
+        *,
+        timeout: Duration | None = None,
+        **options: Unpack[PushOptions],
+    ) -> Any:
+        """Push a job, wait until it has ended, and give what its handler returned.
+
+        Args:
+            parameters: As for `push`.
+            name: As for `push`.
+            timeout: How long to wait once it is pushed. Defaults to for ever. The job goes on in any case.
+            options: As for `push`. `keep_result` defaults to what the registration says, else to an hour.
+
+        Raises:
+            NoResult: As `result`, as do TimeoutError, DecodeError and DriverError.
+            EncodeError: As `push`.
+        """
+        job = self.prepare(parameters, name, **options)
+        (handle,) = await self._push([kept_for_a_while(job)])
+        return await self.result(handle, timeout=timeout)
 
     async def get(self, job: str | PushedJob) -> JobInfo | None:
         """Look a job up, by its id or handle: delayed, ready, running or dead; None if it ended or never was.
@@ -490,7 +604,7 @@ class JobQueue(Serving):
             after = step.after
         return total
 
-    async def _push(self, jobs: Sequence[NewJob], *, held: bool = False) -> list[JobHandle]:
+    async def _push(self, jobs: Sequence[NewJob], *, held: bool = False) -> list[JobHandle[Any]]:
         ends = await before_push(self.on_push, jobs, self.name) if self.on_push else NOBODY
         try:
             push = Push(jobs, self.deadline, held=held)
@@ -572,10 +686,36 @@ class JobFunction(FunctionJob[Args, Given, Returned]):
         super().__init__(queue, function, name, signature)
         self._queue = queue
 
-    async def push(self, *args: Given.args, **kwargs: Given.kwargs) -> JobHandle:
+    @overload
+    async def push(
+        self: "JobFunction[Args, Given, Coroutine[Any, Any, R]]", *args: Given.args, **kwargs: Given.kwargs
+    ) -> JobHandle[R]: ...
+
+    @overload
+    async def push(
+        self: "JobFunction[Args, Given, R]", *args: Given.args, **kwargs: Given.kwargs
+    ) -> JobHandle[R]: ...
+
+    async def push(self, *args: Given.args, **kwargs: Given.kwargs) -> JobHandle[Any]:
         """Put a call of the function on the queue; see `JobQueue.push`."""
         parameters = self._signature.arguments(*args, **kwargs)
         return await self._queue.push(parameters, self.name, **self._options)
+
+    @overload
+    async def run(
+        self: "JobFunction[Args, Given, Coroutine[Any, Any, R]]", *args: Given.args, **kwargs: Given.kwargs
+    ) -> R: ...
+
+    @overload
+    async def run(self: "JobFunction[Args, Given, R]", *args: Given.args, **kwargs: Given.kwargs) -> R: ...
+
+    async def run(self, *args: Given.args, **kwargs: Given.kwargs) -> Any:
+        """Push a call of the function, and wait for what it returns; see `JobQueue.run`.
+
+        How long to wait is for the caller to say, as `asyncio.timeout` does: arguments are the function's here.
+        """
+        parameters = self._signature.arguments(*args, **kwargs)
+        return await self._queue.run(parameters, self.name, **self._options)
 
 
 def requeued(job_id: str, reply: Reply) -> bool:

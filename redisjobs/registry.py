@@ -36,6 +36,7 @@ from redisjobs.job import (
     JobDefinition,
     JobName,
     Priority,
+    ReturnType,
     borrowed,
     checked_queue_name,
     name_of,
@@ -469,6 +470,23 @@ class Registry:
             raise TypeError(why)
         return codec.encode_untyped(visible(name), parameters, self.max_parameters)
 
+    def returned_by(self, job: "str | PushedJob", returns: Any) -> ReturnType[Any] | None:
+        """What a job returns, as far as that is known here; None: what its JSON says.
+
+        Args:
+            job: Its handle, by which the handler is found that is registered here; or its id.
+            returns: The type, if somebody says it.
+
+        Raises:
+            RegistrationError: Pydantic has no schema for the type.
+        """
+        if returns is not None:
+            kind = ReturnType(name_of_pushed(job) or id_of(job)[:200], returns)
+            _ = kind.adapter
+            return kind
+        known = self.definitions.get(name_of_pushed(job))
+        return known.returns if known is not None else None
+
     def _told(self, push: Push, answers: Sequence[Pushed]) -> list[tuple[str, str, bool]]:
         """Of each job of a push its id, its name, and whether it was added; whoever listens is told as well.
 
@@ -549,6 +567,11 @@ class PushedJob:
 
     def __str__(self) -> str:
         return self.id
+
+
+def name_of_pushed(job: str | PushedJob) -> str:
+    """The job's name, of its handle; '' of an id."""
+    return job.name if isinstance(job, PushedJob) else ""
 
 
 def id_of(job: str | PushedJob) -> str:

@@ -6,16 +6,17 @@ handlers.
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Concatenate, Protocol, Self, TypeVar, Unpack, cast, overload
+from typing import Any, Concatenate, Generic, Protocol, Self, TypeVar, Unpack, cast, overload
 
 from redisjobs import codec, drivers
 from redisjobs.arguments import one_of, whole
 from redisjobs.backoff import retrying_sync
 from redisjobs.changes import tell_changed
 from redisjobs.codec import JobInfo
+from redisjobs.durations import seconds
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.filters import (
     AT_ONCE,
@@ -32,7 +33,7 @@ from redisjobs.filters import (
     waiting_state,
 )
 from redisjobs.groups import DeadGroup, Groups
-from redisjobs.job import AppState, JobContext, JobName, State
+from redisjobs.job import AppState, JobContext, JobName, ReturnType, State
 from redisjobs.middleware import NOBODY, Middleware, before_push_sync
 from redisjobs.pauses import PauseInfo, pause_info, paused_name
 from redisjobs.push import Push
@@ -75,6 +76,7 @@ from redisjobs.registry import (
     check_job_options,
     id_of,
 )
+from redisjobs.results import kept_for_a_while
 from redisjobs.retention import ASIDE, Retention
 from redisjobs.retry import RetryPolicy
 from redisjobs.schedules.faces import SyncSchedules
@@ -82,15 +84,22 @@ from redisjobs.schedules.schedule import Schedule
 from redisjobs.serving import Serving
 from redisjobs.signature import Signature
 from redisjobs.transitions import MOST_JOBS, NewJob, Reply
+from redisjobs.waiting import Waitings, WaitingThread
 
+R = TypeVar("R")
 T = TypeVar("T")
 
 
 @dataclass(slots=True, unsafe_hash=True)
-class JobHandle(PushedJob):
-    """A job that was pushed; see `PushedJob`."""
+class JobHandle(PushedJob, Generic[R]):
+    """A job that was pushed; see `PushedJob`. For type checkers it knows what the job's handler returns."""
 
     _queue: "JobQueue" = field(repr=False, compare=False)
+
+    def result(self, *, timeout: Duration | None = None) -> R:
+        """Wait until the job has ended, and give what its handler returned; see `redisjobs.JobQueue.result`."""
+        returned: R = self._queue.result(self, timeout=timeout)
+        return returned
 
     def info(self) -> JobInfo | None:
         """Look the job up; see `redisjobs.JobQueue.get`."""
@@ -129,6 +138,7 @@ class JobQueue(Serving):
             retention=retention,
         )
         self.driver, self._store = drivers.connect_sync(where, name)
+        self._waitings, self._thread = Waitings(), WaitingThread()
 
     def move(self, where: Any) -> None:
         """Let the queue be somewhere else, before its first call; `where` as for the queue itself."""
@@ -144,7 +154,12 @@ class JobQueue(Serving):
 
     def close(self) -> None:
         """Close the connections; the queue can be used again after."""
+        self._thread.close(self._stop_waiting)
         self._store.close()
+
+    async def _stop_waiting(self) -> None:
+        self._waitings.close()
+        await self.driver.aclose()
 
     async def disconnect(self) -> None:
         """Close all connections, also those of a worker of this queue; for the event loop that this runs in."""
@@ -152,7 +167,7 @@ class JobQueue(Serving):
         self.close()
 
     @property
-    def schedules(self) -> SyncSchedules[JobHandle]:
+    def schedules(self) -> SyncSchedules[JobHandle[Any]]:
         """The schedules of this queue, to look at, and to make and change at run time."""
         return SyncSchedules(self)
 
@@ -168,22 +183,22 @@ class JobQueue(Serving):
         return JobFunction(self, function, *self.register_function(function, **options))
 
     @overload
-    def push(self, parameters: P, name: JobName[P], **options: Unpack[PushOptions]) -> JobHandle: ...
+    def push(self, parameters: P, name: JobName[P], **options: Unpack[PushOptions]) -> JobHandle[Any]: ...
 
     @overload
     def push(
         self, parameters: dict[str, Any], name: JobName[TypedMapping], **options: Unpack[PushOptions]
-    ) -> JobHandle: ...
+    ) -> JobHandle[Any]: ...
 
     @overload
-    def push(self, parameters: Named, name: None = None, **options: Unpack[PushOptions]) -> JobHandle: ...
+    def push(self, parameters: Named, name: None = None, **options: Unpack[PushOptions]) -> JobHandle[Any]: ...
 
     @overload
-    def push(self, parameters: Any, name: str, **options: Unpack[PushOptions]) -> JobHandle: ...
+    def push(self, parameters: Any, name: str, **options: Unpack[PushOptions]) -> JobHandle[Any]: ...
 
     def push(
         self, parameters: Any, name: JobName[Any] | str | None = None, **options: Unpack[PushOptions]
-    ) -> JobHandle:
+    ) -> JobHandle[Any]:
         """Put a job on the queue; see `redisjobs.JobQueue.push` for what it returns and raises."""
         (handle,) = self._push([self.prepare(parameters, name, **options)])
         return handle
@@ -191,29 +206,97 @@ class JobQueue(Serving):
     @overload
     def push_many(
         self, items: Iterable[P | NewJob], name: JobName[P], **options: Unpack[PushOptions]
-    ) -> list[JobHandle]: ...
+    ) -> list[JobHandle[Any]]: ...
 
     @overload
     def push_many(
         self, items: Iterable[dict[str, Any] | NewJob], name: JobName[TypedMapping], **options: Unpack[PushOptions]
-    ) -> list[JobHandle]: ...
+    ) -> list[JobHandle[Any]]: ...
 
     @overload
     def push_many(
         self, items: Iterable[Named | NewJob], name: None = None, **options: Unpack[PushOptions]
-    ) -> list[JobHandle]: ...
+    ) -> list[JobHandle[Any]]: ...
 
     @overload
-    def push_many(self, items: Iterable[Any], name: str, **options: Unpack[PushOptions]) -> list[JobHandle]: ...
+    def push_many(
+        self, items: Iterable[Any], name: str, **options: Unpack[PushOptions]
+    ) -> list[JobHandle[Any]]: ...
 
     def push_many(
         self, items: Iterable[Any], name: JobName[Any] | str | None = None, **options: Unpack[PushOptions]
-    ) -> list[JobHandle]:
+    ) -> list[JobHandle[Any]]:
         """Put many jobs on the queue; see `redisjobs.JobQueue.push_many`."""
-        handles: list[JobHandle] = []
+        handles: list[JobHandle[Any]] = []
         for jobs, held in self.prepare_many(items, name, options):
             handles += self._push(jobs, held=held)
         return handles
+
+    @overload
+    def result(self, job: str | PushedJob, *, timeout: Duration | None = None, returns: type[R]) -> R: ...
+
+    @overload
+    def result(self, job: str | PushedJob, *, timeout: Duration | None = None, returns: None = None) -> Any: ...
+
+    def result(self, job: str | PushedJob, *, timeout: Duration | None = None, returns: Any = None) -> Any:
+        """Wait until a job has ended, and give what its handler returned; see `redisjobs.JobQueue.result`.
+
+        All threads that wait share one connection, in a thread of its own, which begins with the first of them.
+        """
+        job_id, kind = id_of(job), self.returned_by(job, returns)
+        limit = None if timeout is None else seconds(timeout, "timeout")
+        return self._thread.call(self._wait_for(job_id, kind, limit))
+
+    async def _wait_for(self, job_id: str, kind: ReturnType[Any] | None, limit: float | None) -> Any:
+        return await self._waitings.here(self.driver).result(job_id, kind, limit)
+
+    @overload
+    def run(
+        self,
+        parameters: P,
+        name: JobName[P],
+        *,
+        timeout: Duration | None = None,
+        **options: Unpack[PushOptions],
+    ) -> Any: ...
+
+    @overload
+    def run(
+        self,
+        parameters: dict[str, Any],
+        name: JobName[TypedMapping],
+        *,
+        timeout: Duration | None = None,
+        **options: Unpack[PushOptions],
+    ) -> Any: ...
+
+    @overload
+    def run(
+        self,
+        parameters: Named,
+        name: None = None,
+        *,
+        timeout: Duration | None = None,
+        **options: Unpack[PushOptions],
+    ) -> Any: ...
+
+    @overload
+    def run(
+        self, parameters: Any, name: str, *, timeout: Duration | None = None, **options: Unpack[PushOptions]
+    ) -> Any: ...
+
+    def run(
+        self,
+        parameters: Any,
+        name: JobName[Any] | str | None = None,
+        *,
+        timeout: Duration | None = None,
+        **options: Unpack[PushOptions],
+    ) -> Any:
+        """Push a job, wait until it has ended, and give what it returned; see `redisjobs.JobQueue.run`."""
+        job = self.prepare(parameters, name, **options)
+        (handle,) = self._push([kept_for_a_while(job)])
+        return self.result(handle, timeout=timeout)
 
     def get(self, job: str | PushedJob) -> JobInfo | None:
         """Look a job up; see `redisjobs.JobQueue.get`."""
@@ -326,7 +409,7 @@ class JobQueue(Serving):
             after = step.after
         return total
 
-    def _push(self, jobs: Sequence[NewJob], *, held: bool = False) -> list[JobHandle]:
+    def _push(self, jobs: Sequence[NewJob], *, held: bool = False) -> list[JobHandle[Any]]:
         ends = before_push_sync(self.on_push, jobs, self.name) if self.on_push else NOBODY
         try:
             push = Push(jobs, self.deadline, held=held)
@@ -419,7 +502,28 @@ class JobFunction(FunctionJob[Args, Given, Returned]):
         super().__init__(queue, function, name, signature)
         self._queue = queue
 
-    def push(self, *args: Given.args, **kwargs: Given.kwargs) -> JobHandle:
-        """Put a call of the function on the queue; see `redisjobs.JobQueue.push`."""
+    @overload
+    def push(
+        self: "JobFunction[Args, Given, Coroutine[Any, Any, R]]", *args: Given.args, **kwargs: Given.kwargs
+    ) -> JobHandle[R]: ...
+
+    @overload
+    def push(self: "JobFunction[Args, Given, R]", *args: Given.args, **kwargs: Given.kwargs) -> JobHandle[R]: ...
+
+    def push(self, *args: Given.args, **kwargs: Given.kwargs) -> JobHandle[Any]:
+        """Put a call of the function on the queue; see `JobQueue.push`."""
         parameters = self._signature.arguments(*args, **kwargs)
         return self._queue.push(parameters, self.name, **self._options)
+
+    @overload
+    def run(
+        self: "JobFunction[Args, Given, Coroutine[Any, Any, R]]", *args: Given.args, **kwargs: Given.kwargs
+    ) -> R: ...
+
+    @overload
+    def run(self: "JobFunction[Args, Given, R]", *args: Given.args, **kwargs: Given.kwargs) -> R: ...
+
+    def run(self, *args: Given.args, **kwargs: Given.kwargs) -> Any:
+        """Push a call of the function, and wait for what it returns; see `JobQueue.run`."""
+        parameters = self._signature.arguments(*args, **kwargs)
+        return self._queue.run(parameters, self.name, **self._options)

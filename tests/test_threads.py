@@ -6,7 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import anyio
 import anyio.lowlevel
@@ -96,7 +96,7 @@ async def queue(store: Store, let_go: threading.Event) -> AsyncIterator[JobQueue
         yield queue
 
 
-async def gone(*jobs: JobHandle) -> None:
+async def gone(*jobs: JobHandle[Any]) -> None:
     """Wait until these jobs are done."""
     with anyio.fail_after(10):
         for job in jobs:

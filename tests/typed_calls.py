@@ -256,5 +256,5 @@ async def function_with_state(context: JobContext[Resources], path: str) -> None
 
 async def pushes_with_state(context: JobContext) -> None:
     await function_with_state.push("a.png")
-    await function_with_state.push(5)  # type: ignore[arg-type]  # pyright: ignore
+    await function_with_state.push(5)  # type: ignore[call-overload]  # pyright: ignore
     assert_type(context.state, None)

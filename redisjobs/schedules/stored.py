@@ -79,6 +79,7 @@ class Definition:
             "unique": job.unique or None,
             "unique_for_ms": job.unique_for_ms,
             "expires_in_ms": job.expires_in_ms,
+            "keep_result_ms": given.get("keep_result"),
         }
         there = {key: value for key, value in flat.items() if value is not None}
         return [_raw(part) for pair in there.items() for part in pair]
@@ -119,6 +120,8 @@ class Definition:
         kept: list[str | bytes] = ["name", text(b"job"), "parameters", text(b"parameters").encode()]
         if b"headers" in fields:
             kept += ["headers", fields[b"headers"]]
+        if (keep_ms := number(b"keep_result_ms")) is not None:
+            kept += ["keep_result", str(keep_ms)]
         delay_ms, unique_for_ms = number(b"delay_ms"), number(b"unique_for_ms")
         if unique_for_ms == 0:
             raise ValueError("its field 'unique_for_ms' is 0: a key is held for 1 ms at least")

@@ -1,0 +1,90 @@
+"""What somebody gets who waits for a job: its result, or why there is none."""
+
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from redisjobs import codec
+from redisjobs.errors import (
+    DecodeError,
+    JobCancelled,
+    JobFailed,
+    NoResult,
+    ResultExpired,
+    ResultNotKept,
+    ResultRefused,
+)
+from redisjobs.job import ReturnType
+from redisjobs.queries import Ending, Standing
+from redisjobs.transitions import NewJob
+from redisjobs.visible import visible
+
+KEPT = 3600
+"""Seconds for which the result of a job is kept that `run` pushes, where nothing else is said."""
+
+
+def kept_for_a_while(job: NewJob) -> NewJob:
+    """A job whose result is kept, for `KEPT` where nothing else was said."""
+    return (
+        job if "keep_result" in job.fields else replace(job, fields=[*job.fields, "keep_result", str(KEPT * 1000)])
+    )
+
+
+def has_ended(standing: Standing) -> bool:
+    """Whether there is nothing more to wait for."""
+    return standing.ending not in (Ending.PENDING, Ending.LATER)
+
+
+def result_of(job_id: str, standing: Standing, returns: ReturnType[Any] | None, *, was_there: bool) -> Any:
+    """What the handler of a job returned that has ended.
+
+    Args:
+        job_id: Which job.
+        standing: How it has ended.
+        returns: The type of that; None: it is not known here, and is what its JSON says.
+        was_there: Whether it had not ended when it was asked for first.
+
+    Raises:
+        NoResult: There is none; one class for each reason.
+        DecodeError: It does not fit the type that is declared here.
+    """
+    if standing.ending is not Ending.COMPLETED:
+        raise _no_result(job_id, standing, was_there=was_there)
+    if returns is not None:
+        return codec.decode_parameters(returns, standing.value)
+    try:
+        return orjson.loads(standing.value)
+    except orjson.JSONDecodeError as error:
+        raise DecodeError(f"the result of job {visible(job_id)} is no JSON: {error}") from None
+
+
+def not_kept_yet(job_id: str, standing: Standing) -> ResultNotKept | None:
+    """The error for whoever waits for a job of which it is known that nothing will be kept; None for any other."""
+    if standing.ending is not Ending.PENDING or standing.keep != 0:
+        return None
+    return ResultNotKept(
+        job_id,
+        f"job {visible(job_id)} was pushed with keep_result=0, so no result of it will be kept; it goes on",
+    )
+
+
+def _no_result(job_id: str, standing: Standing, *, was_there: bool) -> NoResult:
+    job = f"job {visible(job_id)}"
+    match standing.ending:
+        case Ending.DEAD:
+            return JobFailed(job_id, standing.error_type, standing.error, standing.traceback, standing.reason)
+        case Ending.CANCELLED:
+            return JobCancelled(job_id, f"{job} was cancelled")
+        case Ending.REFUSED:
+            return ResultRefused(job_id, f"{job} is done, but its result could not be kept: {standing.error}")
+        case Ending.EXPIRED:
+            return ResultExpired(job_id, f"{job} is done, and its result was kept until a while ago; push it anew")
+    if was_there or standing.ending is Ending.NOT_KEPT:
+        why = f"{job} has ended, and no result of it was kept; give keep_result= where it is pushed or registered"
+    else:
+        why = (
+            f"no {job} is on the queue, and nothing is known of one that has ended: there never was one, or no "
+            "result of it was kept, or it ended long ago"
+        )
+    return ResultNotKept(job_id, why)

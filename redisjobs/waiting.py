@@ -1,0 +1,325 @@
+"""How a process waits for jobs: one connection that listens, and one question about as many jobs as have changed.
+
+Nothing is polled. Whatever ends a job tells the processes that wait for it, by the job's id alone; what that means
+is asked for, many jobs at once. A message may be lost: then all of them are asked about, when the connection is
+there again, and once a minute.
+"""
+
+import asyncio
+import math
+import os
+import secrets
+import threading
+from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Sequence
+from contextlib import aclosing
+from functools import partial
+from typing import Any, TypeVar
+
+import anyio
+
+from redisjobs.backoff import NOT_NOW, retrying
+from redisjobs.driver import Driver, Notification
+from redisjobs.errors import DriverError
+from redisjobs.eventloop import Wakeup, has_closed, loop_key, spawn
+from redisjobs.job import ReturnType
+from redisjobs.queries import Await, Ending, Standing
+from redisjobs.results import has_ended, not_kept_yet, result_of
+from redisjobs.visible import visible
+
+T = TypeVar("T")
+
+_AT_ONCE = 500  # jobs of one question
+_EVERY = 60.0  # seconds after which all are asked about, as a message may have been lost
+_IDLE = 5.0  # seconds for which the connection is kept when nobody waits any more
+
+
+class Waiter:
+    """One who waits for a job.
+
+    Args:
+        job_id: Which.
+        begin: Sees to it that somebody asks; called again and again.
+    """
+
+    def __init__(self, job_id: str, begin: Callable[[], object]) -> None:
+        self._job_id = job_id
+        self._begin = begin
+        self._news: Standing | DriverError | None = None
+        self._wakeup = Wakeup()
+
+    def tell(self, news: Standing | DriverError | None) -> None:
+        """Note how the job stands now, or why that can't be known; None: nobody asks any more."""
+        self._news = news if news is not None else self._news
+        self._wakeup.wake()
+
+    async def changed(self) -> Standing:
+        """Wait until there is news, and tell it.
+
+        Raises:
+            DriverError: The store refuses to answer.
+        """
+        while self._news is None:
+            self._begin()
+            await self._wakeup.wait()
+            self._wakeup.begin()
+        news, self._news = self._news, None
+        if isinstance(news, DriverError):
+            raise news
+        return news
+
+
+class Waiting:
+    """Waits for any number of jobs of one queue, in one event loop.
+
+    Args:
+        driver: The queue's.
+
+    Attributes:
+        trouble: Why the store can't be asked at the moment; None: it can.
+    """
+
+    def __init__(self, driver: Driver) -> None:
+        self.trouble: DriverError | None = None
+        self._driver = driver
+        self._process = f"{os.getpid()}-{secrets.token_hex(8)}"
+        self._waiters: dict[str, list[Waiter]] = {}
+        self._changed: dict[str, None] = {}  # ids to ask about, in order
+        self._wakeup = Wakeup()
+        self._listening = False
+        self._end: Callable[[], object] | None = None  # of the task that does all of this
+        self._run_number = 0
+
+    async def standings(self, job_id: str) -> AsyncGenerator[Standing, None]:
+        """How a job stands, now and each time that it has changed; the last says how it has ended.
+
+        Raises:
+            DriverError: The store refuses to answer.
+        """
+        waiter = Waiter(job_id, self._begin)
+        self._waiters.setdefault(job_id, []).append(waiter)
+        self._changed[job_id] = None
+        self._wakeup.wake()
+        try:
+            while True:
+                standing = await waiter.changed()
+                yield standing
+                if has_ended(standing):
+                    return
+        finally:
+            left = self._waiters.get(job_id, [])
+            if waiter in left:
+                left.remove(waiter)
+            if not left:
+                self._waiters.pop(job_id, None)
+
+    async def end_of(self, job_id: str) -> tuple[Standing, bool]:
+        """How a job has ended, once it has; and whether it had not when it was asked for first.
+
+        Raises:
+            ResultNotKept: It is known that nothing of it will be kept.
+            DriverError: The store refuses to answer.
+        """
+        was_there = False
+        async with aclosing(self.standings(job_id)) as standings:
+            async for standing in standings:
+                if has_ended(standing):
+                    break
+                if (error := not_kept_yet(job_id, standing)) is not None:
+                    raise error
+                was_there = True
+        return standing, was_there
+
+    async def result(self, job_id: str, returns: ReturnType[Any] | None, timeout: float | None) -> Any:
+        """What a job's handler returned, once that has ended.
+
+        Args:
+            job_id: Which job.
+            returns: The type of that; None: what its JSON says.
+            timeout: Seconds to wait; None: for ever.
+
+        Raises:
+            TimeoutError: It has not ended in that time.
+            NoResult: There is none.
+            DecodeError: It does not fit the type.
+            DriverError: The store refuses to answer.
+        """
+        try:
+            with anyio.fail_after(timeout):
+                standing, was_there = await self.end_of(job_id)
+        except TimeoutError:
+            trouble = f"; the store can't be asked at the moment: {self.trouble}" if self.trouble else ""
+            raise TimeoutError(
+                f"job {visible(job_id)} has not ended in {timeout:g} s; it goes on{trouble}"
+            ) from None
+        return result_of(job_id, standing, returns, was_there=was_there)
+
+    def close(self) -> None:
+        """End the connection; whoever waits yet begins anew."""
+        end, self._end = self._end, None
+        if end is not None:
+            end()
+
+    def _begin(self) -> None:
+        if self._end is None:
+            self._run_number += 1
+            self._end = spawn(partial(self._run, self._run_number))
+
+    async def _run(self, number: int) -> None:
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._listen)
+                tasks.start_soon(self._look_again)
+                await self._ask_all()
+                tasks.cancel_scope.cancel()
+        finally:
+            if number == self._run_number:  # else it was closed, and another has begun
+                self._end, self._listening = None, False
+                self._changed |= dict.fromkeys(self._waiters)
+                self._tell_all(None)  # it was cut off by somebody: whoever waits begins anew
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                await retrying(partial(self._driver.listen, self._heard, self._process), failed=self._failed)
+            except DriverError as error:  # it is refused for good, as by the server's ACL
+                self._tell_all(error)
+                self.close()
+            self._listening = False
+
+    def _failed(self, error: DriverError) -> None:
+        self.trouble, self._listening = error, False
+
+    def _heard(self, notification: Notification) -> None:
+        if notification.kind == "subscribed":  # what was said before was missed
+            self._listening, self.trouble = True, None
+            self._changed |= dict.fromkeys(self._waiters)
+        elif notification.kind == "changed" and notification.value in self._waiters:
+            self._changed[notification.value] = None
+        self._wakeup.wake()
+
+    async def _look_again(self) -> None:
+        while True:
+            await anyio.sleep(_EVERY)
+            self._changed |= dict.fromkeys(self._waiters)
+            self._wakeup.wake()
+
+    async def _ask_all(self) -> None:
+        """Ask about what has changed, until nobody has waited for a while."""
+        idle = math.inf
+        while True:
+            self._wakeup.begin()
+            while self._changed and self._listening:
+                await self._ask(list(self._changed)[:_AT_ONCE])
+            idle = math.inf if self._waiters else min(idle, anyio.current_time() + _IDLE)
+            if anyio.current_time() >= idle:
+                return
+            with anyio.move_on_after(idle - anyio.current_time()):
+                await self._wakeup.wait()
+
+    async def _ask(self, job_ids: Sequence[str]) -> None:
+        for job_id in job_ids:
+            del self._changed[job_id]
+        wanted = [job_id for job_id in job_ids if job_id in self._waiters]
+        if not wanted:
+            return
+        try:
+            standings = await retrying(
+                lambda: self._driver.change(Await(wanted, self._process)), on=NOT_NOW, failed=self._failed_to_ask
+            )
+        except DriverError as error:
+            self._tell_all(error)
+            return
+        self.trouble = None
+        for job_id, standing in zip(wanted, standings, strict=True):
+            if standing.ending is Ending.LATER:
+                self._changed[job_id] = None
+            else:
+                self._tell(job_id, standing)
+
+    def _failed_to_ask(self, error: DriverError) -> None:
+        self.trouble = error
+
+    def _tell(self, job_id: str, standing: Standing) -> None:
+        for waiter in self._waiters.get(job_id, ()):
+            waiter.tell(standing)
+        if has_ended(standing):
+            self._waiters.pop(job_id, None)
+
+    def _tell_all(self, news: DriverError | None) -> None:
+        for waiters in self._waiters.values():
+            for waiter in waiters:
+                waiter.tell(news)
+
+
+class Waitings:
+    """The `Waiting` of each event loop that a queue is used in."""
+
+    def __init__(self) -> None:
+        self._by_loop: dict[Hashable, Waiting] = {}
+
+    def here(self, driver: Driver) -> Waiting:
+        """That of the running event loop."""
+        key = loop_key()
+        if key not in self._by_loop:
+            for other in [each for each in list(self._by_loop) if has_closed(each)]:
+                self._by_loop.pop(other, None)  # another thread may be faster
+            self._by_loop[key] = Waiting(driver)
+        return self._by_loop[key]
+
+    def close(self) -> None:
+        """End that of the running event loop."""
+        waiting = self._by_loop.pop(loop_key(), None)
+        if waiting is not None:
+            waiting.close()
+
+
+class WaitingThread:
+    """Waits for jobs on behalf of sync code: in an event loop, in a thread of its own, which begins when needed.
+
+    A forked process starts with none.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.current_thread()
+        self._pid = 0
+
+    def call(self, steps: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine there, and wait until it has ended; what it returned, or raised."""
+        future = asyncio.run_coroutine_threadsafe(steps, self._running())
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # a Ctrl-C, say
+            raise
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None or self._pid != os.getpid():
+                self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
+                self._thread = threading.Thread(
+                    target=_run_forever, args=(self._loop,), name="redisjobs waiting", daemon=True
+                )
+                self._thread.start()
+            return self._loop
+
+    def close(self, end: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """End the thread, if there is one, after `end`, which runs there."""
+        with self._lock:
+            loop, self._loop = self._loop, None
+        if loop is not None and self._pid == os.getpid():
+            asyncio.run_coroutine_threadsafe(end(), loop).result()
+            loop.call_soon_threadsafe(loop.stop)
+            self._thread.join()
+
+
+def _run_forever(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+    finally:
+        loop.close()

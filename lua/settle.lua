@@ -41,17 +41,17 @@
 -- ARGV[8]  low           int     the same of ready:low
 -- ARGV[9]  young         int     so many pushes of those may still be repeated; 'ids': all, and each is its id alone
 -- ARGV[10] uniques       int     so many unique keys those have
--- ARGV[11] results       int     so many of those have a result that is kept
+-- ARGV[11] results       int     so many of those have a result: for how long it is kept, ms; `completed` or `refused`; JSON,
+--          or why
 -- ARGV[12..] for each stream the entries of those, then their ids; the pushes; for each unique key: key, job id; for each
---          result: stream 1..3, which entry of that, from 1, and the result; then for
+--          result: stream 1..3, which entry of that, from 1, keep, word, text; then for
 --          each other job: settlement, stream 1..3, entry, deliveries, job id, number of values; the
 --          values, by its settlement:
---          done: unique key, nonce of its push, and the result · cancelled: the same ·
+--          done: unique key, nonce of its push, keep, word, text ·
+--          cancelled: unique key, nonce of its push, keep, word, text ·
 --          release: refund ('1': the delivery does not count; '0': it does) ·
 --          retry: due ('+5000' in ms, or a time in ms), names and values of the fields to change ('' removes one) ·
 --          fail: reason, error, traceback, error type, fingerprint (each of these three '' for none)
---          A result is three values: for how long it is kept, ms, '' for as long as the entry says; `completed`, `refused` or
---          `cancelled`, '' for no result; JSON, or why it was refused
 --
 -- Returns  {now_us, due_in, ahead, {unread, unread, unread}, word, ...}: the clock; µs until the next delayed job
 --          (-1: none); what a claim would find, as a sum: 1 if jobs were handed back, 2 if some jobs may not start, so
@@ -263,15 +263,21 @@ local function ran(deliveries)
   return {'worker', worker, 'deliveries', whole(deliveries)}
 end
 
-local function finishes(counter)
-  return function(number, entry, deliveries, job, fields, values, hold)
-    local at, notes = hold == 'unlocated' and unlocated or keys, ran(deliveries)
-    fields = fields or {'unique', values[1], 'nonce', values[2]}
-    finish_one(at, counter, streams[number], entry, job, fields, now_ms, notes, nil, {unpack(values, 3)})
-    return 'OK'
-  end
+settlements.done = function(number, entry, deliveries, job, fields, values, hold)
+  local at, notes = hold == 'unlocated' and unlocated or keys, ran(deliveries)
+  fields = fields or {'unique', values[1], 'nonce', values[2]}
+  local told = {values[3], values[4], values[5]}
+  finish_one(at, 'completed', streams[number], entry, job, fields, now_ms, notes, nil, told)
+  return 'OK'
 end
-settlements.done, settlements.cancelled = finishes('completed'), finishes('cancelled')
+
+settlements.cancelled = function(number, entry, deliveries, job, fields, values, hold)
+  local at, notes = hold == 'unlocated' and unlocated or keys, ran(deliveries)
+  fields = fields or {'unique', values[1], 'nonce', values[2]}
+  local told = {values[3], values[4], values[5]}
+  finish_one(at, 'cancelled', streams[number], entry, job, fields, now_ms, notes, nil, told)
+  return 'OK'
+end
 
 settlements.release = function(number, entry, deliveries, _, _, values)
   hand_back(streams[number], math.max(0, deliveries - tonumber(values[1])), {entry})

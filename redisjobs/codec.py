@@ -107,6 +107,18 @@ def encode_untyped(name: str, parameters: Any, limit: int = MAX_PARAMETERS) -> b
     return _within(name, raw, limit)
 
 
+def decode_untyped(what: str, raw: bytes) -> Any:
+    """What a JSON text says; `what` names it in the error.
+
+    Raises:
+        DecodeError: It is no JSON.
+    """
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise DecodeError(f"{what} is no JSON: {error}") from None
+
+
 _UNTYPED = "no handler here has this name, so parameters are to be what JSON can say: dicts, lists, strings, ..."
 
 

@@ -136,7 +136,7 @@ class Driver(Protocol):
 
         Args:
             on_notification: What to call.
-            process: To hear of what this one waits for, by `Await`, and of nothing else.
+            process: To hear of what this one waits for, by `Ask`, and of nothing else.
         """
 
     async def aclose(self) -> None:

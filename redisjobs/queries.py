@@ -409,7 +409,7 @@ class Several(Change[list[Reply]]):
 
 
 @dataclass(frozen=True, slots=True)
-class Await(Change[list[Standing]]):
+class Ask(Change[list[Standing]]):
     """How jobs stand, for a process that waits for them: it is told by a notification when one has ended.
 
     A notification `changed` with the job's id comes to the process by `Driver.listen`, once, when the job ends,

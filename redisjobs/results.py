@@ -3,11 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
-import orjson
-
 from redisjobs import codec
 from redisjobs.errors import (
-    DecodeError,
     JobCancelled,
     JobFailed,
     NoResult,
@@ -53,10 +50,7 @@ def result_of(job_id: str, standing: Standing, returns: ReturnType[Any] | None, 
         raise _no_result(job_id, standing, was_there=was_there)
     if returns is not None:
         return codec.decode_parameters(returns, standing.value)
-    try:
-        return orjson.loads(standing.value)
-    except orjson.JSONDecodeError as error:
-        raise DecodeError(f"the result of job {visible(job_id)} is no JSON: {error}") from None
+    return codec.decode_untyped(f"the result of job {visible(job_id)}", standing.value)
 
 
 def not_kept_yet(job_id: str, standing: Standing) -> ResultNotKept | None:

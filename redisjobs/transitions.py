@@ -175,7 +175,7 @@ class Result:
     """What is kept of a job that has run.
 
     Attributes:
-        keep_ms: For how long; 0: for as long as its entry says.
+        keep_ms: For how long.
         value: What its handler returned, as JSON; None: nothing, as it was cancelled, or that was refused.
         refused: Why that could not be kept; '' if it could.
     """

@@ -22,7 +22,7 @@ from redisjobs.driver import Driver, Notification
 from redisjobs.errors import DriverError
 from redisjobs.eventloop import Wakeup, has_closed, loop_key, spawn
 from redisjobs.job import ReturnType
-from redisjobs.queries import Await, Ending, Standing
+from redisjobs.queries import Ask, Ending, Standing
 from redisjobs.results import has_ended, not_kept_yet, result_of
 from redisjobs.visible import visible
 
@@ -224,7 +224,7 @@ class Waiting:
             return
         try:
             standings = await retrying(
-                lambda: self._driver.change(Await(wanted, self._process)), on=NOT_NOW, failed=self._failed_to_ask
+                lambda: self._driver.change(Ask(wanted, self._process)), on=NOT_NOW, failed=self._failed_to_ask
             )
         except DriverError as error:
             self._tell_all(error)

@@ -152,7 +152,7 @@ class MemoryStore:
         return MemoryDriver(self.memory)
 
     def contents(self) -> object:
-        unstored = ("lock", "ears", "now_ms", "workers")
+        unstored = ("lock", "ears", "processes", "now_ms", "workers")
         stored = {key: value for key, value in vars(self.memory).items() if key not in unstored}
         workers = {worker: replace(record, run=id(record.run)) for worker, record in self.memory.workers.items()}
         return copy.deepcopy((stored, workers))
@@ -297,6 +297,10 @@ class RedisStore:
                     faults.append(f"{key} is held by {holder}, which is gone")
         held = {job.decode("utf-8", "replace") for job in self.admin.hkeys(f"{self.prefix}held")}
         faults += [f"{job} is held, and gone" for job in held - located.keys() if not job[:1].isdigit()]
+        waited_for = {job.decode("utf-8", "replace") for job in self.admin.hkeys(f"{self.prefix}waiters")}
+        faults += [
+            f"{job} is waited for, and gone" for job in waited_for - located.keys() if not job[:1].isdigit()
+        ]
         return faults + self._parked_for_nothing(held)
 
     def _parked_for_nothing(self, held: set[str]) -> list[str]:
@@ -330,7 +334,8 @@ class RedisStore:
             worker = key.removeprefix("worker:")
             alive = self.admin.zscore(f"{self.prefix}workers", worker) is not None
             return alive or self.admin.zscore(f"{self.prefix}fenced", worker) is not None
-        return key in lasting or key.startswith("unique:") or (ttl > 0 and key.startswith("finished:"))
+        ends = key == "waiters" or key.startswith(("finished:", "result:", "outcome:", "progress:"))
+        return key in lasting or key.startswith("unique:") or (ttl > 0 and ends)
 
     def end(self) -> None:
         """Remove the queue and its user."""

@@ -23,8 +23,9 @@ schedules.stored
 fingerprint codec outcome filters groups pauses
 events middleware changes
 logs recording
-drivers.memory.state drivers.memory.include drivers.memory.rows drivers.memory.scans
+drivers.memory.state drivers.memory.ends drivers.memory.include drivers.memory.rows drivers.memory.scans
 drivers.memory.producer drivers.memory.schedules drivers.memory.pauses drivers.memory.retention
+drivers.memory.waiting
 drivers.memory.operator drivers.memory.exchange drivers.memory.worker
 drivers.memory.driver
 drivers.redis.scripts drivers.redis.commands drivers.redis.schedule_commands drivers.redis.queue_commands
@@ -33,6 +34,7 @@ drivers.redis.connection drivers.redis.reader
 drivers.redis.coalescer drivers.redis.consumer drivers.redis.driver
 drivers
 push registry
+results waiting
 schedules.faces schedules.plan schedules.scheduler schedules
 worker
 service serving

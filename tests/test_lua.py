@@ -24,7 +24,7 @@ from redisjobs.drivers.redis.queue_commands import QueueCommands
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.errors import DriverError, QueueFull
 from redisjobs.job import Priority, State
-from redisjobs.queries import Cancel, Count, Delete, Find, List, Requeue, Tidy
+from redisjobs.queries import Cancel, Count, Delete, Ending, Find, List, Requeue, Tidy
 from redisjobs.queue import JobQueue
 from redisjobs.transitions import (
     Ack,
@@ -180,7 +180,7 @@ def test_the_header_names_every_word_that_the_body_returns(name: str) -> None:
     said = set(re.findall(r"^(?:-- {10}| )([A-Z_]{2,})\b", answer, re.M))
 
     assert returned == said
-    assert said <= set(Reply)
+    assert said <= {*Reply, *Ending}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -215,7 +215,10 @@ def test_an_include_is_one_local_function_that_takes_all_it_uses(name: str) -> N
 def test_each_script_has_one_twin_of_its_name_in_the_memory_driver(name: str) -> None:
     modules = [
         MEMORY / f"{module}.py"
-        for module in ["producer", "operator", "scans", "exchange", "worker", "schedules", "retention", "pauses"]
+        for module in [
+            *("producer", "operator", "scans", "exchange", "worker", "schedules", "retention", "pauses"),
+            "waiting",
+        ]
     ]
     functions = [re.findall(r"^def (\w+)\(", module.read_text("utf-8"), re.M) for module in modules]
     assert sum(found.count(name) for found in functions) == 1

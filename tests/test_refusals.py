@@ -24,6 +24,7 @@ from redisjobs.errors import DriverError, WrongType
 from redisjobs.job import Priority, State
 from redisjobs.queries import (
     COUNTERS,
+    Ask,
     Cancel,
     Change,
     Count,
@@ -177,6 +178,7 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "unpark": lambda scene: scene.change(Unpark()),
     "hold": lambda scene: scene.change(Hold("ready")),
     "unhold": lambda scene: scene.change(Unhold("ready")),
+    "ask": lambda scene: scene.change(Ask(["ready", "dead", "a"], "me")),
     "cancel": lambda scene: scene.store.driver.change(Cancel("ready")),
     "cancel: of one that runs": lambda scene: scene.store.driver.change(Cancel("a")),
     "requeue": lambda scene: scene.store.driver.change(Requeue("dead")),
@@ -191,6 +193,7 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
 }
 """What is done, by its script and which of its ways."""
 
+CHANNELS = ("control", "waiter:")
 READERS = {"find", "jobs", "scan", "groups", "counts", "schedules", "backlog", "pauses"}
 
 NIGHTLY = Definition("nightly", Schedule.every(5), job(""))
@@ -212,6 +215,9 @@ SPARED = {
     *[("pause", "paused:names"), ("resume", "paused:names"), ("pause: of a name", "paused")],
     *[("hold", key) for key in ("dead", "ready:high", "ready:low")],  # where it is not
     ("unhold", "dead"),
+    *[(act, key) for act in ACTS for key in ("result:", "outcome:", "progress:")],  # whatever was there is over
+    *[(act, "waiters") for act in ACTS if act != "ask"],  # to be told is not worth a job
+    *[("ask", key) for key in ("delayed", "ready:high", "ready:low")],  # where they are not
     *[(act, "stats") for act in ACTS],  # to be counted is not worth a job
     *[(act, key) for act in ("settle: done", "settle: one by one", "settle: cancelled") for key in LATER],
     *[("settle: release", key) for key in (*LATER, "finished:")],
@@ -235,7 +241,7 @@ def script_of(act: str) -> str:
 
 
 def pairs() -> list[tuple[str, str]]:
-    return [(act, key) for act in ACTS for key in scripts.script(script_of(act)).keys if key != "control"]
+    return [(act, key) for act in ACTS for key in scripts.script(script_of(act)).keys if key not in CHANNELS]
 
 
 def test_every_script_that_writes_is_walked() -> None:

@@ -25,10 +25,10 @@ from redisjobs.drivers.memory.rows import aside_row, delayed_row, ready_row
 from redisjobs.drivers.memory.scans import groups, scan
 from redisjobs.drivers.memory.schedules import fire, pause_schedule, put_schedule, remove_schedule, schedules
 from redisjobs.drivers.memory.state import RELEASED, Memory
-from redisjobs.drivers.memory.waiting import await_
+from redisjobs.drivers.memory.waiting import ask
 from redisjobs.job import Priority, State
 from redisjobs.queries import (
-    Await,
+    Ask,
     Backlog,
     Cancel,
     Change,
@@ -209,7 +209,7 @@ _CHANGES: Mapping[type[Change[Any]], Callable[[Memory, Any], Any]] = {
     Requeue: requeue,
     Delete: delete,
     Several: several,
-    Await: await_,
+    Ask: ask,
     Retain: retain,
     Tidy: tidy,
     Hold: hold,

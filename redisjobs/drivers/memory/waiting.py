@@ -1,14 +1,14 @@
-"""How jobs stand that somebody waits for: the twin of `lua/await.lua`."""
+"""How jobs stand that somebody waits for: the twin of `lua/ask.lua`."""
 
 from redisjobs.drivers.memory.ends import kept_ms
 from redisjobs.drivers.memory.include import locate
 from redisjobs.drivers.memory.state import Fields, Memory, text_of
-from redisjobs.queries import Await, Ending, Standing
+from redisjobs.queries import Ask, Ending, Standing
 
 _MOST = 100  # processes that are told of one job
 
 
-def await_(memory: Memory, change: Await) -> list[Standing]:
+def ask(memory: Memory, change: Ask) -> list[Standing]:
     """Say how jobs stand, and note who waits for those that have not ended."""
     with memory.lock:
         return [_standing(memory, job_id, change.process) for job_id in change.job_ids]

@@ -18,7 +18,7 @@ from redisjobs.drivers.redis.commands import (
 from redisjobs.drivers.redis.schedule_commands import ScheduleCommands, job_words, pushed
 from redisjobs.job import Priority, State
 from redisjobs.queries import (
-    Await,
+    Ask,
     Backlog,
     Cancel,
     Change,
@@ -167,9 +167,9 @@ class QueueCommands(ScheduleCommands):
     def delete(self, change: Delete) -> Command[Reply]:
         return self._run("delete", [raw_id(change.job_id), self._now], reply_of)
 
-    def await_(self, change: Await) -> Command[list[Standing]]:
+    def ask(self, change: Ask) -> Command[list[Standing]]:
         arguments = [change.process, _REPLY_BYTES, *map(raw_id, change.job_ids)]
-        return self._run("await", arguments, lambda reply: [*map(_standing, reply)])
+        return self._run("ask", arguments, lambda reply: [*map(_standing, reply)])
 
     def tidy(self, change: Tidy) -> Command[Tidied]:
         """The consumers first, and then what they say there is to do, one duty after another."""
@@ -244,7 +244,7 @@ _CHANGES: Mapping[type[Change[Any]], Callable[[QueueCommands, Any], Command[Any]
     Cancel: QueueCommands.cancel,
     Requeue: QueueCommands.requeue,
     Delete: QueueCommands.delete,
-    Await: QueueCommands.await_,
+    Ask: QueueCommands.ask,
     Retain: QueueCommands.retain,
     Tidy: QueueCommands.tidy,
     Hold: QueueCommands.hold,

@@ -349,7 +349,7 @@ def _settlement(lease: Lease, settlement: Settlement) -> tuple[str, list[Any]]:
     match settlement:
         case Ack(cancelled, result):
             verb = "cancelled" if cancelled else "done"
-            return verb, [lease.unique, lease.nonce, *(() if result is None else _result(result))]
+            return verb, [lease.unique, lease.nonce, *(("", "", "") if result is None else _result(result))]
         case RetryLater(due, changes):
             return "retry", [due_word(due), *(text for change in changes.items() for text in change)]
         case Release(refund):
@@ -360,10 +360,9 @@ def _settlement(lease: Lease, settlement: Settlement) -> tuple[str, list[Any]]:
 
 def _result(result: Result) -> tuple[int | str, str, bytes | str]:
     """What is kept of a job that has run, as settle takes it."""
-    keep = result.keep_ms or ""
     if result.refused:
-        return keep, "refused", result.refused
-    return (keep, "", "") if result.value is None else (keep, "completed", result.value)
+        return result.keep_ms, "refused", result.refused
+    return (result.keep_ms, "", "") if result.value is None else (result.keep_ms, "completed", result.value)
 
 
 def _unless_fenced(reply: Any, worker: str) -> Any:

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- await: say how jobs stand, to a process that waits for them, and note that it does where they have not ended: whatever ends
+-- ask: say how jobs stand, to a process that waits for them, and note that it does where they have not ended: whatever ends
 -- one tells it then, and what it reports meanwhile is told too.
 --
 -- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
@@ -17,17 +17,17 @@
 -- ARGV[2]  most_bytes    int     of what is answered about ended jobs; one that has more is answered alone
 -- ARGV[3..] job ids
 --
--- Returns  for each job a word, and what belongs to it:
---          {PENDING, place, keep, progress}  it has not ended; for how long its result is to be kept, ms, '0' for not at all,
---                     '' where the entry does not say; JSON, or ''
---          {COMPLETED, result}               JSON
---          {REFUSED, why}                    it is done, but what it returned could not be kept
---          {DEAD, error, error type, traceback, reason}  it is a dead letter, or was one that somebody has deleted
---          {CANCELLED}
---          {EXPIRED}                         it is done, and its result was kept until a while ago
---          {NOT_KEPT}                        it is done, and no result was kept
---          {NOT_FOUND}                       no such job, or it has ended, and nothing is known of it
---          {LATER}                           not looked at: ask again, what came before is large
+-- Returns  for each job a list of a word and what belongs to it:
+--          PENDING    it has not ended: place; for how long its result is to be kept, ms, '0' for not at all, '' where the
+--                     entry does not say; its progress, JSON or ''
+--          COMPLETED  it is done: its result, JSON
+--          REFUSED    it is done, but what it returned could not be kept: why
+--          DEAD       it is a dead letter, or was one that somebody has deleted: error, error type, traceback, reason
+--          CANCELLED  it was cancelled
+--          EXPIRED    it is done, and its result was kept until a while ago
+--          NOT_KEPT   it is done, and no result was kept
+--          NOT_FOUND  no such job, or it has ended, and nothing is known of it
+--          LATER      not looked at, as what came before is large: ask again
 
 --- @include "include/expect"
 --- @include "include/field"

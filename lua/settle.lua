@@ -5,7 +5,8 @@
 -- Every check comes before the first write: the worker has a record, and each job's locator names the very entry that it
 -- settles. So a batch of jobs that are all done takes a few commands, however many they are; where one of them is not as
 -- it should be, each is looked at by itself. A batch has a number: sent again, it is answered as before, and not applied
--- twice.
+-- twice. Jobs that push others go in a batch of their own, which is sent without the flag `allow-oom`: so a server that is
+-- out of memory refuses it whole, and only it.
 --
 -- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
 -- KEYS[2]  ready:normal  stream
@@ -50,6 +51,7 @@
 --          done: unique key, nonce of its push, keep, word, text ·
 --          cancelled: unique key, nonce of its push, keep, word, text ·
 --          release: refund ('1': the delivery does not count; '0': it does) ·
+--          pushes: unique key, nonce of its push, keep, word, text, how many jobs it pushes (and these, as push takes them) ·
 --          retry: due ('+5000' in ms, or a time in ms), names and values of the fields to change ('' removes one) ·
 --          fail: reason, error, traceback, error type, fingerprint (each of these three '' for none)
 --
@@ -58,7 +60,8 @@
 --          that only the script claims, 4 if the queue is paused, and then nothing else is told; how many jobs of each
 --          stream were never delivered; and one word for each job, in their order, or OK alone for all of them. Or one
 --          word for the whole call, FENCED or STALE:
---          OK          settled, as it says
+--          OK          settled, as it says. Of a job that pushes others, after `:`, for each of these 1 if it was added, 0 if
+--                      its id or its unique key was another's
 --          CANCELLED   it was to run again, and a cancel was asked for while it ran: gone instead
 --          OVERSIZED   put in by hand with more values than a script can add; nothing was written
 --          NO_IDS      no stream that could take it has entry ids left, by somebody's hand; nothing was written
@@ -82,6 +85,7 @@
 --- @include "include/enqueue"
 --- @include "include/free"
 --- @include "include/push_of"
+--- @include "include/add_job"
 --- @include "include/slot"
 --- @include "include/remember"
 --- @include "include/count"
@@ -97,6 +101,7 @@
 --- @include "include/finish_one"
 --- @include "include/hand_back"
 --- @include "include/unpacked"
+--- @include "include/stored"
 --- @include "include/parted"
 --- @include "include/promote"
 --- @include "include/ahead"
@@ -105,7 +110,7 @@
 --- @include "include/prospect"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
-local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
+local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3], dead = KEYS[7]}
 local jobs, due, delayed, dead, unique, finished = KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local stats, control, record = KEYS[10], KEYS[11], KEYS[12] .. ARGV[1]
 local retention, completed, cancelled = KEYS[13], KEYS[14], KEYS[15]
@@ -176,14 +181,15 @@ local function expect_all(well)
     settlements[ARGV[at]] = true
     at = at + 6 + tonumber(ARGV[at + 5])
   end
-  if settlements.retry then
+  if settlements.retry or settlements.pushes then
     expect('zset', due)
     expect('hash', delayed)
   end
   if settlements.fail then expect('stream', dead) end
+  local ends_some = settlements.done or settlements.cancelled or settlements.pushes or settlements.retry
   local remembers = total > 0 and (not well or only_ids or young > 0)
-  if remembers or settlements.done or settlements.cancelled or settlements.retry then expect('set', keys.ending) end
-  if total > 0 or settlements.done or settlements.cancelled or settlements.retry then
+  if remembers or ends_some then expect('set', keys.ending) end
+  if total > 0 or ends_some then
     keys.kept = kept(retention, completed, cancelled)
   end
   unlocated.kept = keys.kept
@@ -240,7 +246,7 @@ local function end_all()
 end
 
 -- The others, one by one.
-local retried, released, earliest = 0, 0, nil
+local retried, released, pushed, earliest = 0, 0, 0, nil
 local function again(number, entry, job, fields, changes, due_at)
   if field(fields, 'id') ~= job then table.insert(changes, 1, job) table.insert(changes, 1, 'id') end
   if not field(fields, 'queued_at') then
@@ -249,7 +255,7 @@ local function again(number, entry, job, fields, changes, due_at)
   fields = with(fields, changes)
   if due_at > now_ms then
     local priority = string.match(streams[number], '}:ready:(.+)$')
-    if delay(jobs, due, delayed, job, priority, fields, due_at, line(exact_ms, retried)) then earliest = due_at end
+    if delay(jobs, due, delayed, job, priority, fields, due_at, line(exact_ms, retried + pushed)) then earliest = due_at end
   else
     if not enqueue(keys, number, job, fields) then return false end
   end
@@ -277,6 +283,33 @@ settlements.cancelled = function(number, entry, deliveries, job, fields, values,
   local told = {values[3], values[4], values[5]}
   finish_one(at, 'cancelled', streams[number], entry, job, fields, now_ms, notes, nil, told)
   return 'OK'
+end
+
+-- Whether a job that is pushed is not to be added: its id is another's that has not ended, or its unique key is. One that
+-- its parent holds is free, as that ends.
+local function is_taken(job, key, parent)
+  local located = redis.call('HGET', jobs, job)
+  local ended = located and (string.find(located, '^completed') or string.find(located, '^cancelled'))
+  if located and not ended and stored(places, delayed, job, located) then return true end
+  local holder = key ~= '' and redis.pcall('GET', unique .. key)
+  return holder and holder ~= parent
+end
+
+settlements.pushes = function(number, entry, deliveries, job, fields, values, hold)
+  local at, added = 7, {}
+  for i = 1, tonumber(values[6]) do
+    local id, nonce, key = values[at], values[at + 1], values[at + 4]
+    added[i] = is_taken(id, key, job) and '0' or '1'
+    if added[i] == '1' then
+      local is_added, first = add_job(keys, values, at, now_ms, exact_ms, retried + pushed)
+      -- Those before it are there already: the next try finds them, by their ids.
+      if not is_added then return 'NO_IDS' end
+      if nonce ~= '' then redis.call('DEL', result .. id, outcome .. id) end
+      pushed, earliest = pushed + 1, first or earliest
+    end
+    at = at + 8 + tonumber(values[at + 7])
+  end
+  return settlements.done(number, entry, deliveries, job, fields, values, hold) .. ':' .. table.concat(added)
 end
 
 settlements.release = function(number, entry, deliveries, _, _, values)
@@ -398,6 +431,7 @@ local function settle(in_order)
   if only_done then return 'OK' end
   end_others(words)
   if retried > 0 then count(stats, 'retried', retried) end
+  if pushed > 0 then count(stats, 'pushed', pushed) end
   if released > 0 then
     count(stats, 'released', released)
     tell(control, 'released ' .. released)

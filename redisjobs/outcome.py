@@ -1,6 +1,7 @@
 """A job's settlement is a value: what a run came to, and what follows from it. Pure; the worker carries it out."""
 
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,7 +9,7 @@ from redisjobs.durations import milliseconds
 from redisjobs.errors import Fail, Retry, Snooze, UnwritableResult
 from redisjobs.fingerprint import Fingerprint, fingerprint_of
 from redisjobs.retry import RetryPolicy
-from redisjobs.transitions import Ack, After, At, DeadLetter, Release, Result, RetryLater, Settlement
+from redisjobs.transitions import Ack, After, At, DeadLetter, NewJob, Release, Result, RetryLater, Settlement
 from redisjobs.visible import visible
 
 _UNKNOWN_FIRST, _UNKNOWN_LONGEST = 1_000, 60_000  # ms between tries of a job whose name no worker knows
@@ -23,9 +24,11 @@ class Done:
 
     Attributes:
         result: What is kept of that; None: nothing.
+        pushes: Jobs that it has pushed, to be added as its own ends.
     """
 
     result: Result | None = None
+    pushes: Sequence[NewJob] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +118,8 @@ def decide(
         How to settle it; None if it is no longer ours to settle.
     """
     match outcome:
-        case Done(result):
-            return Ack(result=result)
+        case Done(result, pushes):
+            return Ack(result=result, pushes=pushes)
         case CancelAsked():
             return Ack(cancelled=True)
         case Interrupted():

@@ -44,6 +44,7 @@ class Reply(StrEnum):
     NOT_FOUND = "NOT_FOUND"
     OVERSIZED = "OVERSIZED"
     NO_IDS = "NO_IDS"
+    FULL = "FULL"  # no script says it: the server refused to run it, for want of memory
     STALE = "STALE"  # of a whole call: it was sent too long ago, or the server's clock was set since
     FENCED = "FENCED"  # of a whole call: the worker is no longer one
     # Of schedules; see `redisjobs/schedules/stored.py`.
@@ -191,10 +192,12 @@ class Ack:
 
     Attributes:
         result: What is kept of it; None: nothing.
+        pushes: Jobs that it pushes, in the same step; at most 500, and about 4 MB.
     """
 
     cancelled: bool = False
     result: Result | None = None
+    pushes: Sequence[NewJob] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +270,10 @@ class Exchange:
     """The answer to one round trip of a worker.
 
     Attributes:
-        replies: One for each settlement: OK, LEASE_LOST or CANCELLED; OVERSIZED or NO_IDS where it can't be done.
+        replies: One for each settlement: OK, LEASE_LOST or CANCELLED; OVERSIZED or NO_IDS where it can't be done;
+            FULL for one with pushes where the store is out of memory. The job is still the worker's then.
+        added: By the position of a settlement with pushes that was OK: whether each was added. It was not where
+            its id, or its unique key, is another job's.
         leases: The jobs claimed.
         more: Whether another claim would find more, as well as the store can say; False if nothing was asked.
         ended: Jobs that were ended instead of claimed.
@@ -286,6 +292,7 @@ class Exchange:
     waits: float | None = None
     server_ms: float = 0
     paused: bool = False
+    added: Mapping[int, Sequence[bool]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver, SyncMe
 from redisjobs.drivers.memory.include import fence
 from redisjobs.drivers.memory.state import Memory, Record, Stream
 from redisjobs.queries import Measure
-from redisjobs.transitions import Lease, NewJob, Pushed, Reply, Settlement, Silent, Turn
+from redisjobs.transitions import Exchange, Lease, NewJob, Pushed, Reply, Settlement, Silent, Turn
 
 
 def pushes_what_is_there() -> None:
@@ -50,7 +50,7 @@ def settles_again() -> None:
 
     def anew(
         memory: Memory, worker: str, turn: Turn | None, settlements: Sequence[tuple[Lease, Settlement]]
-    ) -> list[Reply]:
+    ) -> Exchange:
         return settle(memory, worker, None, settlements)
 
     exchange.settle = anew

@@ -145,11 +145,11 @@ class MemoryConsumer:
         self, settlements: Settlements, count: int | None, *, turn: Turn | None = None, idle: bool = False
     ) -> Exchange:
         await anyio.lowlevel.checkpoint()
-        replies = exchange.settle(self._memory, self.worker_id, turn, settlements)
+        settled = exchange.settle(self._memory, self.worker_id, turn, settlements)
         if count is None:
-            return Exchange(replies)
+            return settled
         claimed = exchange.claim(self._memory, self.worker_id, count, self._max_deliveries, idle=idle)
-        return replace(claimed, replies=replies)
+        return replace(claimed, replies=settled.replies, added=settled.added)
 
     async def wait(self, count: int, timeout: float, until: Until | None = None) -> list[Lease]:
         wake = threadsafe_caller()

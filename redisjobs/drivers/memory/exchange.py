@@ -4,8 +4,9 @@ There is none of adopt: jobs put in by hand have their ids when they are leased.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from redisjobs.drivers.memory.include import (
     MOST_FIELDS,
@@ -23,6 +24,7 @@ from redisjobs.drivers.memory.include import (
     pushed_at,
     tell_released,
 )
+from redisjobs.drivers.memory.producer import push_with
 from redisjobs.drivers.memory.state import PARKED, RELEASED, Fields, Memory, Pending, Stream, encoded, text_of
 from redisjobs.errors import DriverError
 from redisjobs.transitions import (
@@ -40,32 +42,41 @@ from redisjobs.transitions import (
 )
 
 
-def settle(memory: Memory, worker: str, turn: Turn | None, settlements: Settlements) -> list[Reply]:
+def settle(memory: Memory, worker: str, turn: Turn | None, settlements: Settlements) -> Exchange:
     """End the leases of many jobs, each by its settlement; a turn that comes again is answered as before."""
     with memory.lock:
         record = memory.record(worker)
         turn = turn if settlements else None  # what settles nothing is never sent again
-        last, answer = record.answers.get(turn.lane, (0, [])) if turn else (0, [])
+        last, answer = record.answers.get(turn.lane, (0, Exchange())) if turn else (0, Exchange())
         if turn and turn.number < last:
             raise DriverError("these settlements came after later ones of this worker; nothing was written")
         if turn and turn.number == last:
             return answer
-        replies = [_settle_one(memory, worker, lease, settlement) for lease, settlement in settlements]
+        added: dict[int, list[bool]] = {}
+        replies = [
+            _settle_one(memory, worker, lease, settlement, partial(added.__setitem__, at))
+            for at, (lease, settlement) in enumerate(settlements)
+        ]
         answered = zip(replies, settlements, strict=True)
         tell_released(memory, sum(reply is Reply.OK and isinstance(one, Release) for reply, (_, one) in answered))
+        answer = Exchange(replies, added=added)
         if turn:
-            record.answers[turn.lane] = (turn.number, replies)
-        return replies
+            record.answers[turn.lane] = (turn.number, answer)
+        return answer
 
 
-def _settle_one(memory: Memory, worker: str, lease: Lease, settlement: Settlement) -> Reply:
+def _settle_one(
+    memory: Memory, worker: str, lease: Lease, settlement: Settlement, added: Callable[[list[bool]], object]
+) -> Reply:
     number, entry = lease.token
     stream = memory.streams[number - 1]
     if not _owns(stream, worker, lease):
         return Reply.LEASE_LOST
     job_id = identify(memory, stream.priority, entry)
     match settlement:
-        case Ack(cancelled, result):
+        case Ack(cancelled, result, pushes):
+            if pushes:
+                added([push_with(memory, job_id, each) for each in pushes])
             # Of one that was pushed longer ago the push can't be repeated any more.
             is_young = int(entry.partition("-")[0]) > memory.now_ms() - REMEMBERED
             counter = "cancelled" if cancelled else "completed"

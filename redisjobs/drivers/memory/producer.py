@@ -46,15 +46,27 @@ def _push(memory: Memory, job: NewJob, one: Push, added: set[str], *, repeated: 
     if was_refused:
         return Pushed(Reply.REFUSED)
     add(memory, job, now_ms)
-    if job.nonce:
-        forget_end(memory, job.job_id)
     added.add(job.job_id)
     return Pushed(Reply.OK)
+
+
+def push_with(memory: Memory, parent: str, job: NewJob) -> bool:
+    """Add a job that another one pushes as it ends, unless its id or its unique key is taken; whether it was."""
+    now_ms = memory.now_ms()
+    place, _ = memory.located.get(job.job_id, ("", ""))
+    if place and place not in ("completed", "cancelled"):
+        return False
+    if unique_holder(memory, job.unique, now_ms) not in (None, parent):
+        return False
+    add(memory, job, now_ms)
+    return True
 
 
 def add(memory: Memory, job: NewJob, now_ms: int) -> None:
     """Put a job on the queue; see lua/include/add_job."""
     fields = _fields(job, now_ms)
+    if job.nonce:
+        forget_end(memory, job.job_id)
     if job.unique:
         until = None if job.unique_for_ms is None else now_ms + job.unique_for_ms
         memory.uniques[job.unique] = (job.job_id, until)

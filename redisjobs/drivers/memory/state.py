@@ -13,7 +13,7 @@ from redisjobs.driver import Fenced, Notification
 from redisjobs.job import Priority
 from redisjobs.retention import ASIDE, Retention
 from redisjobs.schedules.stored import THERE_MS, Definition
-from redisjobs.transitions import Reply
+from redisjobs.transitions import Exchange
 
 Fields = dict[bytes, bytes]
 Place = tuple[str, str]  # a priority, that of a ready stream, `delayed` or `dead`; and the entry there
@@ -74,7 +74,7 @@ class Record:
     lease: float
     until: float
     cancels: int = 0
-    answers: dict[int, tuple[int, list[Reply]]] = field(default_factory=dict)
+    answers: dict[int, tuple[int, Exchange]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -38,12 +38,15 @@ class Command(Generic[T]):
         parse: Makes a value of the reply.
         script: The script that EVALSHA runs, in case the server has to be given it.
         looks_back: Whether it asks about what came before it, so that it is run again where any of that is.
+        when_full: What it comes to where the server refuses it for want of memory, and others go on; None: that is
+            an error.
     """
 
     wire: Wire
     parse: Callable[[Any], T]
     script: scripts.Script | None = None
     looks_back: bool = False
+    when_full: T | None = None
 
 
 class Commands:
@@ -81,13 +84,16 @@ class Commands:
     def _now(self) -> str:
         return "" if self._now_ms is None else str(self._now_ms())
 
-    def _run(self, name: str, arguments: Wire, parse: Callable[[Any], T]) -> Command[T]:
-        """Run a script; `name` is its own."""
+    def _run(
+        self, name: str, arguments: Wire, parse: Callable[[Any], T], when_full: T | None = None
+    ) -> Command[T]:
+        """Run a script; `name` is its own. See `Command` for `when_full`."""
         script = scripts.script(name)
-        if name not in self._heads:
+        script = script if when_full is None else script.careful
+        if script.sha not in self._heads:
             keys = [self.prefix + self._channels.get(key, key) for key in script.keys]
-            self._heads[name] = ["EVALSHA", script.sha, len(keys), *keys]
-        return Command([*self._heads[name], *arguments], parse, script)
+            self._heads[script.sha] = ["EVALSHA", script.sha, len(keys), *keys]
+        return Command([*self._heads[script.sha], *arguments], parse, script, when_full=when_full)
 
     def conversation(self, commands: Sequence[Command[Any]]) -> Generator[list[Wire], list[Any], list[Any]]:
         """Run commands in one round trip, in a second only for those a server had to be readied for.
@@ -114,10 +120,7 @@ class Commands:
                     raise translate(reply)
             for i, reply in zip(healed, again[len(cures) :], strict=True):
                 replies[i] = reply
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise translate(reply)
-        return [command.parse(reply) for command, reply in zip(commands, replies, strict=True)]
+        return [_value(command, reply) for command, reply in zip(commands, replies, strict=True)]
 
     def _cures(self, failed: Sequence[tuple[Command[Any], Any]]) -> list[Wire]:
         lacks_group = [reply for _, reply in failed if not isinstance(reply, redis_errors.NoScriptError)]
@@ -129,6 +132,20 @@ class Commands:
     def _make_groups(self) -> Command[None]:
         """Make the groups that are missing: let nobody join."""
         return self._run("join", ["", 0, "", LAYOUT, self._now], lambda _: None)
+
+
+def _value(command: Command[T], reply: Any) -> T:
+    """What a reply means.
+
+    Raises:
+        DriverError: It is an error.
+    """
+    if not isinstance(reply, Exception):
+        return command.parse(reply)
+    error = translate(reply)
+    if isinstance(error, QueueFull) and command.when_full is not None:
+        return command.when_full
+    raise error
 
 
 def _is_curable(error: Exception) -> bool:

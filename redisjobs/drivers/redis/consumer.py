@@ -20,7 +20,18 @@ from redisjobs.drivers.redis.reader import BLOCK, Listener, Reader
 from redisjobs.drivers.redis.worker_commands import Ahead, Claimed, Settled, WorkerCommands
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.queries import Change, Tidied
-from redisjobs.transitions import MOST_JOBS, Ended, Exchange, Lease, Reclaimed, Reply, Settlements, Silent, Turn
+from redisjobs.transitions import (
+    MOST_JOBS,
+    Ack,
+    Ended,
+    Exchange,
+    Lease,
+    Reclaimed,
+    Settlement,
+    Settlements,
+    Silent,
+    Turn,
+)
 
 T = TypeVar("T")
 
@@ -126,13 +137,16 @@ class RedisConsumer:
         by_script = asks and (self._ahead is None or self._ahead.released or self._ahead.restricted)
         stream = self._ahead.stream if asks and not by_script and self._ahead is not None else None
         most = min(count or 0, MOST_JOBS, max(1, int(_REPLY_BYTES / self._job_bytes)))
-        commands: list[Command[Any]] = []
-        if settlements or not by_script:
+        parts = _Parts(settlements)
+        # First, so that what they push is there to be claimed.
+        commands: list[Command[Any]] = self._settle_with_pushes(parts, turn)
+        first = len(commands)
+        if parts.plain or not by_script:
             commands.append(
                 self._commands.settle(
                     self.worker_id,
                     turn,
-                    settlements,
+                    parts.plain,
                     promote=count is not None and not by_script,
                     server_ms=self._clock.now_ms,
                 )
@@ -145,17 +159,19 @@ class RedisConsumer:
             # Asked again behind the read: what may not start since we were told is parked before it can run.
             commands += [self._commands.read(self.worker_id, stream, most), self._commands.is_restricted()]
         try:
-            replies = await self._run(*commands)
+            answers = await self._run(*commands)
         except DriverError:
             self._ahead = None
             raise
+        pushed, replies = answers[:first], answers[first:]
         settled: Settled | None = replies[0] if isinstance(replies[0], Settled) else None
+        told = parts.told(settled, pushed)
         if by_script:
-            return await self._claimed(settled, replies[-1])
+            return await self._claimed(told, replies[-1])
         assert settled is not None
         leases: list[Lease] = replies[1] if stream is not None else []
         if count is None:
-            return Exchange(settled.replies)
+            return told
         if stream is not None:  # it was promoted and counted before we read
             left = settled.ahead.unread[stream - 1] - len(leases) if len(leases) == most else 0
             settled.ahead.unread[stream - 1] = max(0, left)
@@ -163,27 +179,40 @@ class RedisConsumer:
             leases = await self._screen(leases)
         if not settled.ahead.released:
             self._waits = None  # who waits is with those that were handed back
-        return await self._taken(settled.replies, leases, settled)
+        return await self._taken(told, leases, settled)
 
-    async def _claimed(self, settled: Settled | None, claimed: Claimed) -> Exchange:
-        replies = settled.replies if settled is not None else ()
+    def _settle_with_pushes(self, parts: "_Parts", turn: Turn | None) -> list[Command[Any]]:
+        return [
+            self._commands.settle_with_pushes(self.worker_id, turn, number, some)
+            for number, some in enumerate(parts.pushing)
+        ]
+
+    async def _claimed(self, told: Exchange, claimed: Claimed) -> Exchange:
         self._waits = claimed.waits_ms / 1000 if claimed.waits_ms >= 0 else None
-        return await self._taken(replies, claimed.leases, claimed, claimed.ended)
+        return await self._taken(told, claimed.leases, claimed, claimed.ended)
 
     async def _taken(
         self,
-        replies: Sequence[Reply],
+        settled: Exchange,
         leases: list[Lease],
         told: Settled | Claimed,
         ended: Sequence[Ended] = (),
     ) -> Exchange:
-        self._ahead = told.ahead
+        self._ahead = ahead = told.ahead
         self._clock.hear(told.now_us / 1000)
         self._weigh(leases)
         await self._adopt(leases)
-        due_in = told.due_in_us / 1e6 if told.due_in_us >= 0 else None
-        ahead, server_ms = told.ahead, told.now_us / 1000
-        return Exchange(replies, leases, bool(ahead), ended, due_in, self._waits, server_ms, ahead.paused)
+        return Exchange(
+            settled.replies,
+            leases,
+            bool(ahead),
+            ended,
+            told.due_in_us / 1e6 if told.due_in_us >= 0 else None,
+            self._waits,
+            told.now_us / 1000,
+            ahead.paused,
+            settled.added,
+        )
 
     async def _screen(self, leases: Sequence[Lease]) -> list[Lease]:
         """Those that may start, now that some may not; of a worker that was fenced none: they are for others."""
@@ -271,6 +300,51 @@ class RedisConsumer:
             on_notification(notification)
 
         await self._listener.listen(hear)
+
+
+class _Parts:
+    """The settlements of one exchange, as they go to the server: those that push jobs in calls of their own.
+
+    Attributes:
+        plain: Those that push none, for one call.
+        pushing: The others, in calls that each push a bounded number of jobs and bytes.
+    """
+
+    def __init__(self, settlements: Settlements) -> None:
+        self.plain: Settlements = settlements
+        self.pushing: list[list[tuple[Lease, Settlement]]] = []
+        self._order: list[int] | None = None  # the positions of all of them, in the order in which they go
+        if any(type(one) is Ack and one.pushes for _, one in settlements):
+            self._part(settlements)
+
+    def _part(self, settlements: Settlements) -> None:
+        pushing, plain = list[int](), list[int]()
+        jobs = size = 0
+        for position, (lease, settlement) in enumerate(settlements):
+            pushes = settlement.pushes if isinstance(settlement, Ack) else ()
+            if not pushes:
+                plain.append(position)
+                continue
+            if not self.pushing or jobs + len(pushes) > MOST_JOBS or size > _REPLY_BYTES:
+                self.pushing.append([])
+                jobs = size = 0
+            jobs += len(pushes)
+            size += sum(len(part) for job in pushes for part in job.fields)
+            self.pushing[-1].append((lease, settlement))
+            pushing.append(position)
+        self.plain = [settlements[position] for position in plain]
+        self._order = pushing + plain
+
+    def told(self, plain: Settled | None, pushing: Sequence[Settled]) -> Exchange:
+        """The answers to all of them, in their own order."""
+        replies = plain.replies if plain is not None else ()
+        if self._order is None:
+            return Exchange(replies)
+        said = [reply for each in pushing for reply in each.replies]
+        pushed = [each.added.get(at, ()) for each in pushing for at in range(len(each.replies))]
+        by_position = dict(zip(self._order, [*said, *replies], strict=True))
+        added = {at: some for at, some in zip(self._order, pushed, strict=False) if some}
+        return Exchange([by_position[at] for at in sorted(by_position)], added=added)
 
 
 class SyncRedisConsumer:

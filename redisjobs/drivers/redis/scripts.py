@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from hashlib import sha1
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -12,7 +12,7 @@ _INCLUDE = re.compile(r'^--- @include "(include/[a-z_]+)"$', re.MULTILINE)
 _KEY = re.compile(r"^-- KEYS\[\d+\] +(\S+)", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Script:
     """One Lua script, includes spliced in.
 
@@ -28,6 +28,16 @@ class Script:
     sha: str
     keys: tuple[str, ...]
 
+    @cached_property
+    def careful(self) -> "Script":
+        """The same, but refused whole by a server that is out of memory."""
+        first, _, rest = self.source.partition("\n")
+        return _script(self.name, f"{first.replace('flags=allow-oom', '').rstrip()}\n{rest}", self.keys)
+
+
+def _script(name: str, source: str, keys: tuple[str, ...]) -> Script:
+    return Script(name, source, sha1(source.encode()).hexdigest(), keys)
+
 
 def folder() -> Traversable:
     """Where the scripts are: inside an installed wheel, else beside the package in a checkout."""
@@ -41,7 +51,7 @@ def script(name: str) -> Script:
     lua = folder()
     text = lua.joinpath(f"{name}.lua").read_text("utf-8")
     source = _INCLUDE.sub(lambda line: lua.joinpath(f"{line[1]}.lua").read_text("utf-8"), text)
-    return Script(name, source, sha1(source.encode()).hexdigest(), tuple(_KEY.findall(text)))
+    return _script(name, source, tuple(_KEY.findall(text)))
 
 
 def names() -> list[str]:

@@ -1,7 +1,7 @@
 """What a worker says to the server, and its heartbeat; see `commands.py`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from redisjobs.driver import Fenced, IdTaken
@@ -17,6 +17,7 @@ from redisjobs.drivers.redis.commands import (
     reply_of,
     text_id,
 )
+from redisjobs.drivers.redis.schedule_commands import job_words
 from redisjobs.errors import DriverError
 from redisjobs.job import Priority
 from redisjobs.transitions import (
@@ -84,6 +85,7 @@ class Settled:
 
     Attributes:
         replies: One for each.
+        added: By position, for each job that those with pushes push whether it was added.
         now_us: The server's clock.
         due_in_us: µs until the next delayed job; -1: there is none, or nothing was asked.
         ahead: What a claim would find.
@@ -93,6 +95,7 @@ class Settled:
     now_us: int
     due_in_us: int
     ahead: Ahead
+    added: Mapping[int, Sequence[bool]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -189,6 +192,26 @@ class WorkerCommands(Commands):
             return Settled(batch.replies(said), now_us, due_in, Ahead(finds, unread))
 
         return self._run("settle", arguments, parse)
+
+    def settle_with_pushes(
+        self, worker: str, turn: Turn | None, call: int, settlements: Settlements
+    ) -> Command[Settled]:
+        """Settle jobs that push others; where the server is out of memory they are all FULL.
+
+        `call` tells it from other calls of the same turn.
+        """
+        others = [word for lease, one in settlements for word in _words(lease, one)]
+        lane, number = (f"{turn.lane}+{call}", turn.number) if turn else (0, 0)
+        arguments = [worker, lane, number, "", self._now, 0, 0, 0, 0, 0, 0, *others]
+
+        def parse(reply: Any) -> Settled:
+            now_us, _, _, _, *said = _unless_fenced(reply, worker)
+            words = [raw.partition(b":") for raw in said]
+            added = {at: [bit == 49 for bit in bits] for at, (word, _, bits) in enumerate(words) if word == b"OK"}
+            return Settled([reply_of(word) for word, _, _ in words], now_us, -1, Ahead(0, [0, 0, 0]), added)
+
+        full = Settled([Reply.FULL] * len(settlements), 0, -1, Ahead(0, [0, 0, 0]))
+        return self._run("settle", arguments, parse, when_full=full)
 
     def claim(
         self, worker: str, count: int, most_bytes: int, max_deliveries: int, *, idle: bool
@@ -319,10 +342,8 @@ class _Batch:
             self._results += (stream, len(self._ids[number]), *_result(result))
 
     def _add_other(self, position: int, lease: Lease, settlement: Settlement) -> None:
-        verb, values = _settlement(lease, settlement)
         self._rest.append(position)
-        place = (*lease.token, lease.deliveries, raw_id(lease.job_id))
-        self._others += (verb, *place, len(values), *values)
+        self._others += _words(lease, settlement)
 
     def arguments(self) -> list[Any]:
         """What goes to the script: how many there are of each kind, then all of them."""
@@ -344,12 +365,21 @@ class _Batch:
         return replies
 
 
+def _words(lease: Lease, settlement: Settlement) -> list[Any]:
+    """A settlement that is no plain success, as settle takes it."""
+    verb, values = _settlement(lease, settlement)
+    return [verb, *lease.token, lease.deliveries, raw_id(lease.job_id), len(values), *values]
+
+
 def _settlement(lease: Lease, settlement: Settlement) -> tuple[str, list[Any]]:
     """What settle calls it, and the values that it takes with it."""
     match settlement:
-        case Ack(cancelled, result):
+        case Ack(cancelled, result, pushes):
+            told = [lease.unique, lease.nonce, *(("", "", "") if result is None else _result(result))]
+            if pushes:
+                return "pushes", [*told, len(pushes), *(word for job in pushes for word in job_words(job))]
             verb = "cancelled" if cancelled else "done"
-            return verb, [lease.unique, lease.nonce, *(("", "", "") if result is None else _result(result))]
+            return verb, told
         case RetryLater(due, changes):
             return "retry", [due_word(due), *(text for change in changes.items() for text in change)]
         case Release(refund):

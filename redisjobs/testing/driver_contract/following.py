@@ -1,0 +1,175 @@
+"""Jobs that push others as they end: all of it in one step, or none of it."""
+
+from collections.abc import Sequence
+
+from redisjobs.driver import Consumer
+from redisjobs.job import Priority, State
+from redisjobs.queries import Ask, Cancel, Count, Ending, Find
+from redisjobs.testing.driver_contract.acts import (
+    FAILED,
+    Open,
+    another,
+    claim,
+    claim_one,
+    found,
+    happened,
+    ids,
+    job,
+    push,
+    settle,
+)
+from redisjobs.testing.driver_contract.needs import needs
+from redisjobs.testing.store import DriverStore
+from redisjobs.transitions import Ack, After, Exchange, Lease, NewJob, Release, Reply, Result, Settlement, Turn
+
+
+async def finish_with(consumer: Consumer, lease: Lease, *jobs: NewJob, turn: Turn | None = None) -> Exchange:
+    """Settle a job as done that pushes these."""
+    return await consumer.exchange([(lease, Ack(pushes=jobs))], None, turn=turn)
+
+
+def said(answer: Exchange) -> tuple[Sequence[Reply], dict[int, list[bool]]]:
+    return [*answer.replies], {at: [*added] for at, added in answer.added.items()}
+
+
+async def test_jobs_are_pushed_as_the_one_that_pushes_them_ends(store: DriverStore, worker: Open) -> None:
+    store.clock.advance(0)
+    one = await worker()
+    await push(store, "parent")
+    lease = await claim_one(one)
+    options = {"unique": "key", "expires_in_ms": 5000}
+
+    answer = await finish_with(
+        one, lease, job("now", priority=Priority.HIGH, **options), job("later", due=After(4000)), job("last")
+    )
+
+    assert said(answer) == ([Reply.OK], {0: [True, True, True]})
+    assert await store.driver.read(Find("parent")) is None
+    assert (await found(store, "later")).due_ms == store.clock() + 4000
+    assert (await found(store, "now")).fields[b"expires_at"] == b"%d" % (store.clock() + 5000)
+    assert await store.driver.push([job("other", unique="key")], repeated=False) != []
+    assert await store.driver.read(Find("other")) is None  # the key is held
+    assert ids(await claim(one)) == ["now", "last"]
+    counted = happened(await store.driver.read(Count()))
+    assert {name: counted[name] for name in ("pushed", "completed")} == {"pushed": 4, "completed": 1}
+
+
+async def test_a_worker_that_lost_its_lease_pushes_nothing(store: DriverStore, worker: Open) -> None:
+    one, two = await worker("w1"), await worker("w2")
+    await push(store, "parent")
+    lease = await claim_one(one)
+    await settle(one, lease, Release(refund=False))
+    mine = await claim_one(two)
+
+    assert said(await finish_with(one, lease, job("next"))) == ([Reply.LEASE_LOST], {})
+    assert await store.driver.read(Find("next")) is None
+    assert said(await finish_with(two, mine, job("next"))) == ([Reply.OK], {0: [True]})
+    assert (await found(store, "next")).state is State.READY
+
+
+async def test_a_settlement_that_is_sent_again_pushes_once_and_is_answered_as_before(
+    store: DriverStore, worker: Open
+) -> None:
+    one = await worker()
+    await push(store, "parent", "taken")
+    leases = {lease.job_id: lease for lease in await claim(one)}
+    pushes = [job("next"), another("taken")]
+    first = await finish_with(one, leases["parent"], *pushes, turn=Turn(1, 1))
+    assert said(first) == ([Reply.OK], {0: [True, False]})
+    await store.driver.change(Cancel("next"))
+
+    again = await finish_with(one, leases["parent"], *pushes, turn=Turn(1, 1))
+
+    assert said(again) == said(first)
+    assert await store.driver.read(Find("next")) is None
+
+
+async def test_a_job_whose_id_is_taken_is_not_added_and_the_others_are(store: DriverStore, worker: Open) -> None:
+    one = await worker()
+    await push(store, "parent", "runs", "dead", "ended")
+    leases = {lease.job_id: lease for lease in await claim(one)}
+    await settle(one, leases["dead"], FAILED)
+    await settle(one, leases["ended"], Ack())
+    await push(store, "ready", job("delayed", due=After(60_000)))
+    pushes = [another(name) for name in ("runs", "dead", "ready", "delayed", "parent", "ended", "new")]
+
+    answer = await finish_with(one, leases["parent"], *pushes)
+
+    assert said(answer) == ([Reply.OK], {0: [False] * 5 + [True] * 2})
+    assert sorted(ids(await claim(one))) == ["ended", "new", "ready"]
+
+
+async def test_a_unique_key_of_another_is_held_and_that_of_the_job_itself_is_free(
+    store: DriverStore, worker: Open
+) -> None:
+    one = await worker()
+    await push(store, job("parent", unique="mine"), job("other", unique="theirs", due=After(60_000)))
+    lease = await claim_one(one)
+
+    answer = await finish_with(one, lease, job("a", unique="theirs"), job("b", unique="mine"), job("c"))
+
+    assert said(answer) == ([Reply.OK], {0: [False, True, True]})
+    (held,) = await push(store, job("d", unique="mine"))
+    assert (held.reply, held.holder) == (Reply.DUPLICATE, "b")
+    for lease in await claim(one):
+        await settle(one, lease, Ack())
+    assert [answer.reply for answer in await push(store, job("e", unique="mine"))] == [Reply.OK]
+
+
+async def test_jobs_that_push_and_jobs_that_do_not_are_settled_together(store: DriverStore, worker: Open) -> None:
+    one = await worker()
+    await push(store, *"abcde")
+    leases = {lease.job_id: lease for lease in await claim(one)}
+    await settle(one, leases["c"], Release())
+    leases["c"] = await claim_one(one)  # by its second delivery
+    settlements: list[tuple[Lease, Settlement]] = [
+        (leases["a"], Ack()),
+        (leases["b"], Ack(pushes=[job("b1"), job("b2")])),
+        (leases["c"], Ack(pushes=[job("c1"), job("b2")])),
+        (leases["d"], FAILED),
+        (leases["e"], Ack(pushes=[job("e1")])),
+    ]
+
+    answer = await one.exchange(settlements, None, turn=Turn(1, 1))
+
+    assert said(answer) == ([Reply.OK] * 5, {1: [True, True], 2: [True, False], 4: [True]})
+    assert sorted(ids(await claim(one))) == ["b1", "b2", "c1", "e1"]
+    assert (await store.driver.read(Count())).dead == 1
+
+
+async def test_what_a_job_pushes_can_be_claimed_by_the_same_exchange(store: DriverStore, worker: Open) -> None:
+    one = await worker()
+    await push(store, "parent")
+    lease = await claim_one(one)
+    await one.exchange([], 0)
+
+    answer = await one.exchange([(lease, Ack(pushes=[job("next")]))], 5, turn=Turn(1, 1))
+
+    assert said(answer) == ([Reply.OK], {0: [True]})
+    assert ids([*answer.leases]) == ["next"] or answer.more
+
+
+@needs(Ask)
+async def test_a_job_that_pushes_others_has_a_result_as_any(store: DriverStore, worker: Open) -> None:
+    one = await worker()
+    await push(store, "parent")
+    settlement = Ack(result=Result(60_000, b"5"), pushes=[job("next")])
+
+    assert await settle(one, await claim_one(one), settlement) == Reply.OK
+
+    parent, following = await store.driver.change(Ask(["parent", "next"]))
+    assert (parent.ending, parent.value) == (Ending.COMPLETED, b"5")
+    assert following.ending is Ending.PENDING
+
+
+async def test_a_chain_of_jobs_each_of_which_pushes_the_next_goes_on_to_its_end(
+    store: DriverStore, worker: Open
+) -> None:
+    one = await worker()
+    await push(store, "0")
+    for step in range(1, 21):
+        lease = await claim_one(one)
+        assert lease.job_id == str(step - 1)
+        await finish_with(one, lease, job(str(step)))
+
+    assert ids(await claim(one)) == ["20"]

@@ -9,6 +9,7 @@
     ├── UnknownJob         no handler is registered for a name
     ├── UnknownSchedule    the queue has no schedule of a name, or none that can be read
     ├── JobTimeout         a handler outran its timeout; the retry policy decides
+    ├── JobStalled         a handler reported no progress for too long; the retry policy decides
     ├── ProcessDied        a handler's process died while it ran; the retry policy decides
     ├── DriverError        the store failed or did not answer
     │   ├── Unavailable    it did not answer, or not now; trying again may help
@@ -56,6 +57,10 @@ class UnknownSchedule(RedisJobsError):
 
 class JobTimeout(RedisJobsError):
     """Raised in a handler's stead when it outran its timeout; the retry policy decides what follows."""
+
+
+class JobStalled(RedisJobsError):
+    """Raised in a handler's stead when it reported no progress for too long; the retry policy decides on it."""
 
 
 class ProcessDied(RedisJobsError):

@@ -205,6 +205,7 @@ class Registry:
         *,
         retry: RetryPolicy | None = None,
         timeout: Duration | None = None,
+        stalled_after: Duration | None = None,
         run_in: RunIn = "thread",
         schedule: Schedule | None = None,
     ) -> HandlerDecorator[P]:
@@ -213,7 +214,9 @@ class Registry:
         Args:
             parameters: A parameter type that has a `job_name`, or a JobName.
             retry: When a failed run is tried again. Defaults to the queue's policy.
-            timeout: How long one run may take. Defaults to no limit.
+            timeout: How long one run may take; it may ask for more by `context.extend`. Defaults to no limit.
+            stalled_after: For how long one run may report no progress, by `context.progress` or `context.track`,
+                before it counts as failed, with `JobStalled`. Defaults to any time.
             run_in: Where a sync handler runs. A `"process"` ends with the timeout, and a crash there is the job's
                 failure, `ProcessDied`; it must find the handler by its name in its module.
             schedule: When the job is pushed, again and again, with parameters that need no arguments. For more,
@@ -231,7 +234,8 @@ class Registry:
             in_process = _process(handler, is_async, run_in)
             call = handler_call(handler)
             bare = self._bare(name, name.parameters, schedule)
-            self._add(name, call, is_async, retry, timeout, bare, in_process=in_process, function=handler)
+            limits = (timeout, stalled_after)
+            self._add(name, call, is_async, retry, limits, bare, in_process=in_process, function=handler)
             return handler
 
         return decorate
@@ -243,6 +247,7 @@ class Registry:
         name: str | None = None,
         retry: RetryPolicy | None = None,
         timeout: Duration | None = None,
+        stalled_after: Duration | None = None,
         run_in: RunIn = "thread",
         schedule: Schedule | None = None,
     ) -> tuple[JobName[Any], Signature]:
@@ -259,7 +264,7 @@ class Registry:
             signature.call,
             is_async,
             retry,
-            timeout,
+            (timeout, stalled_after),
             self._bare(job_name, signature.arguments, schedule),
             in_process=in_process,
             function=function,
@@ -287,7 +292,7 @@ class Registry:
         call: Callable[..., Any],
         is_async: bool,
         retry: RetryPolicy | None,
-        timeout: Duration | None,
+        limits: tuple[Duration | None, Duration | None],
         bare: Definition | None,
         **place: Any,
     ) -> None:
@@ -295,9 +300,15 @@ class Registry:
             raise RegistrationError(f"queue '{self.name}' has a handler for '{name.name}' already")
         _ = name.round_trip  # a type that pydantic can't read is an error here and now
         self._names.clear()  # what was pushed before may be a subclass of what this handler takes
-        limit = None if timeout is None else seconds(timeout, "timeout")
+        timeout, stalled_after = limits
         self.definitions[name.name] = JobDefinition(
-            name, call, is_async, _policy(retry) or self.retry, limit, **place
+            name,
+            call,
+            is_async,
+            _policy(retry) or self.retry,
+            None if timeout is None else seconds(timeout, "timeout"),
+            _stalled_after(stalled_after),
+            **place,
         )
         if bare is not None:
             self.declared[bare.name] = bare
@@ -698,6 +709,13 @@ def _policy(retry: RetryPolicy | None) -> RetryPolicy | None:
     if retry is None or isinstance(retry, RetryPolicy):
         return retry
     raise RegistrationError(f"retry={retry!r}: give a RetryPolicy, such as exponential_jitter(max_attempts=3)")
+
+
+def _stalled_after(duration: Duration | None) -> float | None:
+    value = None if duration is None else seconds(duration, "stalled_after")
+    if value == 0:
+        raise ValueError("stalled_after=0: no run reports progress before it began; give more than 0 s")
+    return value
 
 
 def _priority(priority: str | None) -> Priority:

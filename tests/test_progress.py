@@ -2,20 +2,25 @@
 
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, ClassVar
 
 import anyio
 import anyio.to_thread
+import process_handlers as handlers
 import pytest
+from fleet import has_ended
+from process_handlers import Do
 from store import MemoryStore, RedisStore, Store
 
-from redisjobs import JobContext, JobQueue, Progress, State, Worker, no_retry
+from redisjobs import JobContext, JobQueue, Middleware, Progress, State, Worker, no_retry
 from redisjobs.codec import decode_progress, encode_progress
+from redisjobs.middleware import RunningJob
 from redisjobs.progress import Said, progress_of
 from redisjobs.worker.dispatcher import Dispatcher
 from redisjobs.worker.execution import Execution
@@ -678,3 +683,94 @@ async def test_reports_move_the_deadline_at_most_four_times_a_second_and_never_e
 
     assert 0.999 <= last < 1.25
     assert len(moves) == 4
+
+
+# In a process
+
+
+@pytest.mark.anyio
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "progress"),
+    [("track", Progress(1.0, 1000, 1000, "items")), ("report in a fork", Progress(0.5)), ("keep", Progress(0.5))],
+)
+async def test_a_run_has_what_its_handler_in_a_process_said_last(
+    store: Store, runs: list[Execution], tmp_path: Path, what: str, progress: Progress
+) -> None:
+    async with handlers.queue_of(store.driver, store.queue_name) as queue:
+        await queue.push(Do(what, str(tmp_path)))
+        await drain(queue)
+        assert await queue.jobs(State.DEAD) == []
+
+    assert runs
+    assert [run.progress for run in runs] == [progress] * len(runs)
+
+
+@pytest.mark.anyio
+@pytest.mark.slow
+async def test_what_is_said_to_the_context_of_a_job_that_is_over_in_its_process_is_dropped(
+    store: Store, runs: list[Execution], tmp_path: Path
+) -> None:
+    async with handlers.queue_of(store.driver, store.queue_name, timeout=30) as queue:
+        for what in ("keep", "report by another's", "", ""):
+            await queue.push(Do(what, str(tmp_path)))
+        await drain(queue, concurrency=1)
+
+    assert {run.progress for run in runs} == {Progress(0.5)}
+    ran = [line.split()[1] for line in (tmp_path / "ran").read_text().splitlines()]
+    assert ran == [(tmp_path / "reported").read_text()] * 2  # in the same process: nothing was amiss with it
+
+
+@pytest.mark.anyio
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "options"), [("report", {"stalled_after": 1}), ("extend", {"timeout": 1}), ("extend", {})]
+)
+async def test_a_handler_in_a_process_goes_on_for_as_long_as_it_reports_or_extends(
+    store: Store, tmp_path: Path, what: str, options: dict[str, Any]
+) -> None:
+    async with handlers.queue_of(store.driver, store.queue_name, **options) as queue:
+        await queue.push(Do(what, str(tmp_path)))
+        await drain(queue)
+        assert await queue.jobs(State.DEAD) == []
+
+
+@pytest.mark.anyio
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "options", "says"),
+    [
+        ("report once", {"stalled_after": 1}, "JobStalled: the handler reported no progress for 1 s"),
+        ("sleep", {"stalled_after": 1}, "JobStalled: the handler reported no progress for 1 s"),
+        ("extend once", {"timeout": 1}, "to which it had extended its timeout of 1 s"),
+    ],
+)
+async def test_a_handler_in_a_process_is_killed_when_it_reports_nothing_more_or_its_extension_is_over(
+    store: Store, tmp_path: Path, what: str, options: dict[str, Any], says: str
+) -> None:
+    async with handlers.queue_of(store.driver, store.queue_name, **options) as queue:
+        job_id = (await queue.push(Do(what, str(tmp_path)))).id
+        await drain(queue)
+        assert says in await error_of(queue)
+
+    assert has_ended(int((tmp_path / f"pid-{job_id}").read_text()))
+
+
+class Around(Middleware):
+    """One that runs around handlers, in the event loop."""
+
+    async def around(self, job: RunningJob, context: JobContext, call_next: Callable[[], Awaitable[Any]]) -> Any:
+        return await call_next()
+
+
+@pytest.mark.anyio
+@pytest.mark.slow
+async def test_with_middleware_around_it_a_handler_in_a_process_is_heard_as_well(
+    store: Store, runs: list[Execution], tmp_path: Path
+) -> None:
+    async with handlers.queue_of(store.driver, store.queue_name) as queue:
+        queue.add_middleware(Around())
+        await queue.push(Do("track", str(tmp_path)))
+        await drain(queue)
+
+    assert {run.progress for run in runs} == {Progress(1.0, 1000, 1000, "items")}

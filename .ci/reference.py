@@ -48,6 +48,7 @@ _TITLES = {
 
 _PAGES = {
     "job": "jobs",
+    "progress": "jobs",
     "worker": "workers",
     "middleware": "middleware",
     "retry": "retries",

@@ -25,6 +25,7 @@ from redisjobs.errors import (
     DriverError,
     EncodeError,
     Fail,
+    JobStalled,
     JobTimeout,
     ProcessDied,
     QueueFull,
@@ -50,6 +51,7 @@ from redisjobs.job import JobContext, JobName, Priority, State
 # Middleware
 from redisjobs.middleware import Middleware
 from redisjobs.pauses import PauseInfo
+from redisjobs.progress import Progress
 from redisjobs.queries import Counts
 from redisjobs.queue import JobFunction, JobHandle, JobQueue
 from redisjobs.registry import PushOptions
@@ -94,6 +96,7 @@ __all__ = [
     "JobInfo",
     "JobName",
     "JobQueue",
+    "JobStalled",
     "JobTimeout",
     "Keep",
     "Lifespan",
@@ -101,6 +104,7 @@ __all__ = [
     "PauseInfo",
     "Priority",
     "ProcessDied",
+    "Progress",
     "PushOptions",
     "QueueFull",
     "RedisJobsError",

@@ -18,6 +18,7 @@ from pydantic_core import PydanticSerializationError
 
 from redisjobs.errors import DecodeError, EncodeError
 from redisjobs.job import JobName, Priority, State
+from redisjobs.progress import Progress, measured, note_of
 from redisjobs.queries import Row
 from redisjobs.retention import ASIDE
 from redisjobs.roundtrip import Fault
@@ -538,3 +539,22 @@ def job_info(row: Row) -> JobInfo:
         fingerprint=text(b"fingerprint"),
         held=row.held,
     )
+
+
+def encode_progress(progress: Progress) -> bytes:
+    """How far a running job is, as JSON; what its handler did not say is left out."""
+    said = {"fraction": progress.fraction, "done": progress.done, "total": progress.total}
+    told: dict[str, Any] = {key: value for key, value in said.items() if value is not None}
+    return orjson.dumps(told | {"note": progress.note} if progress.note else told)
+
+
+def decode_progress(raw: bytes | None) -> Progress | None:
+    """What such JSON says; None if it is none, as somebody may have written anything. Never fails."""
+    try:
+        told = orjson.loads(raw or b"")
+        note = note_of(told["note"]) if "note" in told else ""
+        if "done" in told:
+            return measured((told["done"], told.get("total")), note)
+        return measured((told["fraction"],), note) if "fraction" in told else Progress(note=note) if note else None
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None

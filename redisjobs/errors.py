@@ -10,6 +10,7 @@
     ├── UnknownJob         no handler is registered for a name
     ├── UnknownSchedule    the queue has no schedule of a name, or none that can be read
     ├── JobTimeout         a handler outran its timeout; the retry policy decides
+    ├── JobStalled         a handler reported no progress for too long; the retry policy decides
     ├── ProcessDied        a handler's process died while it ran; the retry policy decides
     ├── NoResult           a job that somebody waits for has none
     │   ├── JobFailed      it is a dead letter
@@ -77,6 +78,10 @@ class UnknownSchedule(RedisJobsError):
 
 class JobTimeout(RedisJobsError):
     """Raised in a handler's stead when it outran its timeout; the retry policy decides what follows."""
+
+
+class JobStalled(RedisJobsError):
+    """Raised in a handler's stead when it reported no progress for too long; the retry policy decides on it."""
 
 
 class ProcessDied(RedisJobsError):

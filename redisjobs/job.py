@@ -2,17 +2,30 @@
 
 import logging
 import sys
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, ClassVar, Generic, NotRequired, get_origin, get_type_hints, is_typeddict
+from typing import Any, ClassVar, Generic, NotRequired, get_origin, get_type_hints, is_typeddict, overload
 
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
 
 from redisjobs.arguments import is_text
+from redisjobs.durations import seconds
 from redisjobs.errors import RegistrationError
+from redisjobs.progress import (
+    AsyncTracked,
+    Extension,
+    Hearer,
+    Item,
+    Progress,
+    counted,
+    note_of,
+    progress_of,
+    total_of,
+    tracked,
+)
 from redisjobs.retry import RetryPolicy
 from redisjobs.roundtrip import RoundTrip
 
@@ -215,6 +228,7 @@ class JobContext(Generic[AppState]):
         read_headers: Callable[[], Mapping[str, str]],
         worker_id: str,
         state: AppState,
+        hearer: Hearer | None = None,
     ) -> None:
         self.job_id = job_id
         self.job_name = job_name
@@ -227,6 +241,7 @@ class JobContext(Generic[AppState]):
         self._read_headers = read_headers
         self.worker_id = worker_id
         self._state, self._has_state = state, True
+        self._hearer = hearer
         self.cancelled = False
         """Whether this run was given up: timed out, cancelled, shut down or its lease lost. An async handler is
         interrupted then; a sync one runs on in its thread, its outcome ignored, and may look here."""
@@ -244,6 +259,94 @@ class JobContext(Generic[AppState]):
                 "worker; make what the handler needs in its module"
             )
         return self._state
+
+    # What the handler says of itself
+
+    _progress: Progress | None = None
+
+    @overload
+    def progress(self, fraction: float, /, note: str = ...) -> None: ...
+
+    @overload
+    def progress(self, done: float, total: float | None, /, note: str = ...) -> None: ...
+
+    @overload
+    def progress(self, note: str) -> None: ...
+
+    def progress(self, *said: float | str | None, note: str | None = None) -> None:
+        """Say how far this run is: `progress(0.4)`, `progress(12, 30)`, either with a note, or a note alone.
+
+        It costs microseconds, and waits for nothing: what was said last is published at most 4 times a second,
+        within half a second. Any thread of the handler may call it, and one in a process as well. Once the run is
+        over, or was given up, it does nothing.
+
+        Args:
+            said: A fraction from 0 to 1; or what is done and the total, in a unit of your own, the total None if
+                nobody knows it. More than the total may be done, as that may be an estimate.
+            note: A line of text, of which 200 characters are kept. A note alone leaves the numbers as they were;
+                numbers alone take the note away.
+
+        Raises:
+            ValueError: A number is none, negative or too large, or the note is no text.
+            TypeError: Nothing was given, or too much.
+        """
+        self._say(progress_of(said, note, self._progress))
+
+    def _say(self, progress: Progress) -> None:
+        self._progress = progress
+        if self._hearer is not None:
+            self._hearer.hear(progress)
+
+    @overload
+    def track(self, items: Iterable[Item], total: float | None = None, note: str = "") -> Iterator[Item]: ...
+
+    @overload
+    def track(
+        self, items: AsyncIterable[Item], total: float | None = None, note: str = ""
+    ) -> AsyncIterator[Item]: ...
+
+    def track(
+        self, items: Iterable[Item] | AsyncIterable[Item], total: float | None = None, note: str = ""
+    ) -> Iterator[Item] | AsyncIterator[Item]:
+        """The items, for a loop over them that says by itself how far it is; see `progress`.
+
+        An item is done when the next one is asked for.
+
+        Args:
+            items: What `for` takes, or `async for`.
+            total: How many there are. Defaults to their `len()`, if they have one.
+            note: Goes with each report.
+
+        Raises:
+            ValueError: The total can't be one, or the note is no text.
+            TypeError: No loop could go over the items.
+        """
+        many, text = total_of(items, total), note_of(note)
+
+        def report(done: int) -> None:
+            self._say(counted(done, many, text))
+
+        if isinstance(items, Iterable):
+            return tracked(items, report)
+        if isinstance(items, AsyncIterable):
+            return AsyncTracked(items, report)
+        raise TypeError(f"track({items!r}): give it what `for` or `async for` can go over")
+
+    def extend(self, duration: float | timedelta) -> None:
+        """Let this run take longer: its `timeout` is over so much from now, if not later anyway.
+
+        A job that has no timeout is not limited, and this does nothing; nor does it once the run is over, or was
+        given up. It is no progress, so `stalled_after` is left as it is.
+
+        Args:
+            duration: Seconds or a timedelta.
+
+        Raises:
+            ValueError: It is negative, or no duration.
+        """
+        extension = Extension(seconds(duration, "duration"))
+        if self._hearer is not None:
+            self._hearer.hear(extension)
 
     # Most handlers look at few of these, so they are made when asked for.
 
@@ -282,8 +385,18 @@ class JobContext(Generic[AppState]):
 
     def __getstate__(self) -> dict[str, Any]:
         """For a handler in another process: all of it, the headers read."""
-        left = {"_read_headers": None, "_state": None, "_has_state": False}
+        left = {"_read_headers": None, "_state": None, "_has_state": False, "_hearer": None}
         return {**vars(self), "headers": self.headers, **left}
+
+
+def hearer_of(context: JobContext[Any]) -> Hearer | None:
+    """Who hears what a handler says to its context; None: nobody."""
+    return context._hearer
+
+
+def set_hearer(context: JobContext[Any], hearer: Hearer) -> None:
+    """Let somebody hear it: where the context was taken to another process."""
+    context._hearer = hearer
 
 
 class _JobLogger(logging.LoggerAdapter["logging.Logger"]):
@@ -304,6 +417,7 @@ class JobDefinition(Generic[P]):
         is_async: Whether `call` is a coroutine function; a sync one runs in a thread.
         retry: When a failed run is tried again.
         timeout: Seconds a run may take; None: no limit.
+        stalled_after: Seconds a run may go on without reporting progress; None: no limit.
         keep_ms: For how long what it returns is kept, in ms, where the push does not say; 0: not at all.
         strict_result: Whether a job fails whose result can't be kept.
         in_process: Whether it runs in a process of its own.
@@ -317,6 +431,7 @@ class JobDefinition(Generic[P]):
     is_async: bool
     retry: RetryPolicy
     timeout: float | None = None
+    stalled_after: float | None = None
     keep_ms: int = 0
     strict_result: bool = False
     in_process: bool = False

@@ -184,7 +184,9 @@ class JobQueue(Serving):
             function: The function, or a partial of one, or an object that can be called.
             name: The job's name. Defaults to the function's.
             retry: When a failed run is tried again. Defaults to the queue's policy.
-            timeout: How long one run may take. Defaults to no limit.
+            timeout: How long one run may take; it may ask for more by `context.extend`. Defaults to no limit.
+            stalled_after: For how long one run may report no progress before it counts as failed. Defaults to any
+                time.
             run_in: `"thread"` or `"process"`, where a sync function runs: see `register`.
             schedule: When it is pushed, again and again, without arguments; see the method `schedule`.
 
@@ -672,6 +674,7 @@ class JobDecorator(Protocol):
         name: str | None = None,
         retry: RetryPolicy | None = None,
         timeout: Duration | None = None,
+        stalled_after: Duration | None = None,
         run_in: RunIn = "thread",
         schedule: Schedule | None = None,
     ) -> "JobDecorator": ...

@@ -209,6 +209,7 @@ class Registry:
         *,
         retry: RetryPolicy | None = None,
         timeout: Duration | None = None,
+        stalled_after: Duration | None = None,
         run_in: RunIn = "thread",
         schedule: Schedule | None = None,
         keep_result: Duration | None = None,
@@ -219,7 +220,9 @@ class Registry:
         Args:
             parameters: A parameter type that has a `job_name`, or a JobName.
             retry: When a failed run is tried again. Defaults to the queue's policy.
-            timeout: How long one run may take. Defaults to no limit.
+            timeout: How long one run may take; it may ask for more by `context.extend`. Defaults to no limit.
+            stalled_after: For how long one run may report no progress, by `context.progress` or `context.track`,
+                before it counts as failed, with `JobStalled`. Defaults to any time.
             run_in: Where a sync handler runs. A `"process"` ends with the timeout, and a crash there is the job's
                 failure, `ProcessDied`; it must find the handler by its name in its module.
             schedule: When the job is pushed, again and again, with parameters that need no arguments. For more,
@@ -243,7 +246,8 @@ class Registry:
             call = handler_call(handler)
             bare = self._bare(name, name.parameters, schedule)
             kept = _kept(handler, keep_result, strict_result)
-            self._add(name, call, is_async, retry, timeout, bare, in_process=in_process, function=handler, **kept)
+            limits = (timeout, stalled_after)
+            self._add(name, call, is_async, retry, limits, bare, in_process=in_process, function=handler, **kept)
             return handler
 
         return decorate
@@ -255,6 +259,7 @@ class Registry:
         name: str | None = None,
         retry: RetryPolicy | None = None,
         timeout: Duration | None = None,
+        stalled_after: Duration | None = None,
         run_in: RunIn = "thread",
         schedule: Schedule | None = None,
         keep_result: Duration | None = None,
@@ -273,7 +278,7 @@ class Registry:
             signature.call,
             is_async,
             retry,
-            timeout,
+            (timeout, stalled_after),
             self._bare(job_name, signature.arguments, schedule),
             in_process=in_process,
             function=function,
@@ -302,7 +307,7 @@ class Registry:
         call: Callable[..., Any],
         is_async: bool,
         retry: RetryPolicy | None,
-        timeout: Duration | None,
+        limits: tuple[Duration | None, Duration | None],
         bare: Definition | None,
         **place: Any,
     ) -> None:
@@ -310,8 +315,16 @@ class Registry:
             raise RegistrationError(f"queue '{self.name}' has a handler for '{name.name}' already")
         _ = name.round_trip  # a type that pydantic can't read is an error here and now
         self._names.clear()  # what was pushed before may be a subclass of what this handler takes
-        limit = None if timeout is None else seconds(timeout, "timeout")
-        definition = JobDefinition(name, call, is_async, _policy(retry) or self.retry, limit, **place)
+        timeout, stalled_after = limits
+        definition = JobDefinition(
+            name,
+            call,
+            is_async,
+            _policy(retry) or self.retry,
+            None if timeout is None else seconds(timeout, "timeout"),
+            _stalled_after(stalled_after),
+            **place,
+        )
         if definition.keep_ms:
             _ = definition.returns  # likewise
         self.definitions[name.name] = definition
@@ -750,6 +763,13 @@ def _policy(retry: RetryPolicy | None) -> RetryPolicy | None:
     if retry is None or isinstance(retry, RetryPolicy):
         return retry
     raise RegistrationError(f"retry={retry!r}: give a RetryPolicy, such as exponential_jitter(max_attempts=3)")
+
+
+def _stalled_after(duration: Duration | None) -> float | None:
+    value = None if duration is None else seconds(duration, "stalled_after")
+    if value == 0:
+        raise ValueError("stalled_after=0: no run reports progress before it began; give more than 0 s")
+    return value
 
 
 def _priority(priority: str | None) -> Priority:

@@ -488,6 +488,7 @@ class JobDecorator(Protocol):
         name: str | None = None,
         retry: RetryPolicy | None = None,
         timeout: Duration | None = None,
+        stalled_after: Duration | None = None,
         run_in: RunIn = "thread",
         schedule: Schedule | None = None,
     ) -> "JobDecorator": ...

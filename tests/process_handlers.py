@@ -96,6 +96,7 @@ class Nameless(Unpackable, metaclass=Kind): ...
 
 
 variable = contextvars.ContextVar("variable", default=0)
+kept = list[JobContext]()
 
 
 def do(do: Do, context: JobContext) -> None:
@@ -180,6 +181,39 @@ def do(do: Do, context: JobContext) -> None:
             while len(list(folder.glob("lingers-*"))) < 3:
                 (folder / f"lingers-{os.getpid()}").touch()
                 time.sleep(0.005)
+        case "track":
+            for _ in context.track(range(1000), note="items"):
+                pass
+        case "report once":
+            (folder / f"pid-{context.job_id}").write_text(str(os.getpid()))
+            context.progress(0.5)
+            time.sleep(600)
+        case "report":
+            for step in range(40):
+                context.progress(step, 40)
+                time.sleep(0.05)
+        case "extend":
+            for _ in range(40):
+                context.extend(1)
+                time.sleep(0.05)
+        case "extend once":
+            (folder / f"pid-{context.job_id}").write_text(str(os.getpid()))
+            context.extend(1.5)
+            time.sleep(600)
+        case "report in a fork":
+            context.progress(0.5)
+            if (forked := os.fork()) == 0:
+                context.progress(0.75)
+                context.extend(600)
+                os._exit(0)
+            os.waitpid(forked, 0)
+        case "keep":
+            context.progress(0.5)
+            kept.append(context)
+        case "report by another's":
+            kept[0].progress(0.75)
+            kept[0].extend(600)
+            (folder / "reported").write_text(str(os.getpid()))
         case "retry":
             raise Retry(delay=50, reason="busy")
         case "snooze":

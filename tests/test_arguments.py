@@ -78,6 +78,7 @@ POLICIES = [3, "often", Odd(), RetryPolicy, exponential_jitter]
 JOB: dict[str, list[Any]] = {
     "retry": POLICIES,
     "timeout": DURATIONS,
+    "stalled_after": [*DURATIONS, 0],
     "run_in": ["fork", "", 5, None, Odd()],
     "schedule": ["0 4 * * *", 5, Odd()],
 }

@@ -17,7 +17,7 @@ logger
 eventloop errors
 backoff retry
 schedules.zones schedules.crontab schedules.recurrence schedules.words schedules.schedule
-roundtrip job signature
+roundtrip progress job signature
 transitions queries driver
 schedules.stored
 fingerprint codec outcome filters groups pauses
@@ -59,6 +59,7 @@ pool
 batcher fetcher promoter reclaimer
 leases slots watchdog member step allocator shutdown
 execution
+reporter limit
 heartbeat supervisor child
 settings health clock clearance rss
 hooks chain processes process place contexts

@@ -3,7 +3,9 @@
 A call that is to be refused says so to each checker; such a comment where there is no error is one itself.
 """
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from typing import Any, ClassVar, TypedDict, assert_type
 
@@ -147,10 +149,26 @@ def no_context(parameters: Mail, context: int) -> None: ...
 def of_nothing() -> None: ...
 
 
+async def says(context: JobContext, rows: AsyncIterator[Mail]) -> None:
+    context.progress(0.5)
+    context.progress(1, 2, "half")
+    context.progress(1, None, note="some")
+    context.progress(note="late")
+    context.progress("late")
+    context.progress(1, 2, 3)  # type: ignore[call-overload]  # pyright: ignore
+    context.extend(timedelta(minutes=1))
+    for letter in context.track("abc", total=3):
+        letter.upper()
+    async for row in context.track(rows):
+        row.to.upper()
+        row.upper()  # type: ignore[attr-defined]  # pyright: ignore
+    context.track(5)  # type: ignore[call-overload]  # pyright: ignore
+
+
 # Functions
 
 
-@queue.job(timeout=5)
+@queue.job(timeout=5, stalled_after=1)
 async def charge(card: str, context: JobContext) -> bool:
     return bool(card)
 

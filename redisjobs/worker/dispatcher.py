@@ -18,6 +18,7 @@ from redisjobs.worker.execution import Execution
 from redisjobs.worker.leases import Leases
 from redisjobs.worker.member import Member
 from redisjobs.worker.pool import Pool
+from redisjobs.worker.reporter import Reporter
 
 logger = Log("redisjobs.worker")
 
@@ -100,6 +101,7 @@ class Dispatcher:
         leases: The book of them.
         needs_recovery: Jobs came that may be another's by now: whether they are ours has to be asked.
         report: What became of them, to be told.
+        reporter: Which of them have said how far they are, to be published.
         find: Gives the definition of a job name, with middleware around its handler once the worker has begun.
         refused: How many settlements were of jobs that we had lost.
     """
@@ -109,6 +111,7 @@ class Dispatcher:
     ) -> None:
         self.leases = Leases()
         self.report = Report(member)
+        self.reporter = Reporter[Execution](pool.threads.call_soon, wakeup)
         self.refused = 0
         self.needs_recovery = False
         self.find: Find = member.settings.queue.definitions.get
@@ -167,6 +170,10 @@ class Dispatcher:
         if begun:
             self._member.tell(JobsClaimed, leases=begun)
 
+    def reported(self, run: Execution) -> None:
+        """Take note that a job has said how far it is; for any thread."""
+        self.reporter.note(run)
+
     def ran(self, run: Execution, outcome: Outcome) -> None:
         """Take what a job came to."""
         if not run.over:
@@ -174,6 +181,8 @@ class Dispatcher:
             if self.report.is_wanted or not isinstance(outcome, Done):  # else nobody will ask for it
                 run.ended_at = time.monotonic()
             run.decide(outcome)
+            if run.reported is not None:
+                self.reporter.forget(run)
             if run.settlement is None:
                 self.let_go(run)
             else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import anyio
 
 from redisjobs import codec
-from redisjobs.errors import DecodeError, EncodeError, JobTimeout, RegistrationError, UnwritableResult
+from redisjobs.errors import DecodeError, EncodeError, RegistrationError, UnwritableResult
 from redisjobs.eventloop import is_awaitable
 from redisjobs.events import SettledJob
 from redisjobs.job import JobContext, JobDefinition
@@ -27,12 +27,15 @@ from redisjobs.outcome import (
     attach,
     decide,
 )
+from redisjobs.progress import Extension, Progress, Said
 from redisjobs.retry import exponential_jitter
 from redisjobs.transitions import Ack, After, Lease, Release, Reply, Result, RetryLater, Settlement
 from redisjobs.visible import visible
 from redisjobs.worker.chain import Find
 from redisjobs.worker.contexts import Contexts, run_in
 from redisjobs.worker.guard import Guard, OpenScopes, set_author
+from redisjobs.worker.limit import Limit
+from redisjobs.worker.reporter import Reported
 from redisjobs.worker.settings import Settings
 from redisjobs.worker.threads import NoThread, Threads, call_in
 
@@ -56,6 +59,9 @@ class Owner(Protocol):
 
     def ran(self, run: "Execution", outcome: Outcome) -> None:
         """Take the outcome."""
+
+    def reported(self, run: "Execution") -> None:
+        """Take note that it has said how far it is, in any thread; not again until that was taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +87,7 @@ class Execution:
         resent: Whether its settlement was sent before, and the reply lost.
         sent_at: When it was last sent, in s since 1970; 0 if never.
         ended_at: When it came to its outcome, by the monotonic clock; 0 if it did not, or nobody asked for it.
+        reported: What its handler has said last of how far it is; None: nothing.
     """
 
     __slots__ = (
@@ -89,6 +96,7 @@ class Execution:
         "_definition",
         "_job",
         "_keep_ms",
+        "_limit",
         "_means",
         "_outcome",
         "_returned",
@@ -104,6 +112,7 @@ class Execution:
         "lease",
         "over",
         "owner",
+        "reported",
         "resent",
         "sent_at",
         "settlement",
@@ -129,6 +138,8 @@ class Execution:
         self._context: JobContext | None = None
         self._scope: anyio.CancelScope | None = None
         self._why: Outcome | None = None
+        self._limit: Limit | None = None
+        self.reported: Reported | None = None
 
     @property
     def description(self) -> str:
@@ -144,6 +155,31 @@ class Execution:
             self._context.cancelled = True
         if self._scope is not None:
             self._scope.cancel()
+
+    def hear(self, said: Said) -> None:
+        """Take in what its handler says, in any thread; nothing once it is over, or was given up."""
+        if self.over or self._why is not None:
+            return
+        if isinstance(said, Extension):
+            if self._limit is not None:
+                self._limit.extend(said.seconds)
+            return
+        now = time.monotonic()
+        if self._limit is not None:
+            self._limit.progressed(now)
+        reported = self.reported
+        if reported is None:
+            reported = self.reported = Reported(said, now)
+        else:
+            reported.progress, reported.made_at = said, now
+        if not reported.is_noted:
+            reported.is_noted = True
+            self.owner.reported(self)
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far it is, as its handler said last; None: it did not."""
+        return None if self.reported is None else self.reported.progress
 
     @property
     def began(self) -> bool:
@@ -186,9 +222,9 @@ class Execution:
         self._keep_ms = definition.keep_ms if job.keep_ms is None else job.keep_ms
         context = self._make_context(job)
         set_author(self)
-        if definition.timeout is None:
+        if definition.timeout is None and definition.stalled_after is None:
             return await self._handle(definition, job.parameters, context, scope, scopes)
-        return await self._handle_in_time(definition, job.parameters, context, definition.timeout, scopes)
+        return await self._handle_in_time(definition, job.parameters, context, scopes)
 
     async def _prepare_process(self) -> Outcome | None:
         """Wait for the process that the handler is to run in; its time runs only from then."""
@@ -213,12 +249,13 @@ class Execution:
         definition: JobDefinition[Any],
         parameters: bytes,
         context: JobContext,
-        timeout: float,
         scopes: OpenScopes,
     ) -> Outcome:
-        with anyio.CancelScope(deadline=anyio.current_time() + timeout) as limit:
-            return await self._handle(definition, parameters, context, limit, scopes)
-        return self._why if self._why is not None else self._timed_out(timeout)
+        call_soon = self._means.threads.call_soon
+        limit = self._limit = Limit(definition.timeout, definition.stalled_after, call_soon)
+        with limit.scope as scope:
+            return await self._handle(definition, parameters, context, scope, scopes)
+        return self._why if self._why is not None else self._outran(limit)
 
     async def _handle(
         self,
@@ -279,17 +316,17 @@ class Execution:
                 del raised  # as above
         if self._why is not None:
             return self._why
-        if scope.cancel_called and definition.timeout is not None:
-            return self._timed_out(definition.timeout, raised)
+        if self._limit is not None and scope.cancel_called:
+            return self._outran(self._limit, raised)
         # One that ran in a thread raised it itself: nobody can cancel what runs there.
         if cancelled and definition.is_async and self._means.guard.hit(self, self._strikes):
             return Interrupted()
         return Raised(raised)
 
-    def _timed_out(self, timeout: float, cause: BaseException | None = None) -> Outcome:
+    def _outran(self, limit: Limit, cause: BaseException | None = None) -> Outcome:
         if self._context is not None:
             self._context.cancelled = True
-        error = JobTimeout(f"the handler was still running after its timeout of {timeout:g} s")
+        error = limit.error
         error.__cause__ = cause
         return Raised(error)
 
@@ -337,6 +374,7 @@ class Execution:
             read_headers=job.read_headers,
             worker_id=self._settings.worker_id,
             state=self._settings.queue.state,
+            hearer=self,
         )
         return self._context
 
@@ -353,6 +391,7 @@ class Execution:
     def decide(self, outcome: Outcome) -> None:
         """Decide the job's settlement, by its handler's retry policy."""
         self._outcome = outcome
+        self._context = None  # which leads back to here: a reference cycle
         if outcome is _DONE:
             self.settlement = _ACK
             return

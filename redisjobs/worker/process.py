@@ -10,17 +10,22 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, NoReturn
 
+from redisjobs.job import set_hearer
 from redisjobs.outcome import RemoteTraceback, attach, known_as, plain, text_of, traceback_of
+from redisjobs.progress import Progress, Said
 from redisjobs.visible import visible
 from redisjobs.worker.place import call_of
 
 _LOOK = 1.0  # seconds between looks at a process whose end may go unnoticed: what it forked keeps its pipe open
 _TOLD = 1.0  # seconds that another thread may take to write down how a process ended
+_BETWEEN = 0.1  # seconds between two reports of progress, at least
 _READY, _BEGUN = b"ready", b"begun"
+_SAID = b"said "  # and then, pickled, what the handler says before its answer; a pickle never begins like this
 
 _spawn = multiprocessing.get_context("spawn")  # never fork: there are threads
 
@@ -57,13 +62,25 @@ class Process:
             self.kill()
         return self._hear() == _READY
 
-    def ask(self, task: bytes) -> bytes | None:
-        """Run a handler there; its answer, or None if the process died."""
+    def ask(self, task: bytes, said: Callable[[Said], object]) -> bytes | None:
+        """Run a handler there.
+
+        Args:
+            task: Which, with what.
+            said: Is called, in this thread, with what the handler says before its answer.
+
+        Returns:
+            The answer, or None if the process died.
+        """
         self.begun = False
         with suppress(OSError):
             self._pipe.send_bytes(task)
         self.begun = self._hear() == _BEGUN
-        return self._hear() if self.begun else None
+        answer = self._hear() if self.begun else None
+        while answer is not None and answer.startswith(_SAID):
+            said(pickle.loads(answer[len(_SAID) :]))
+            answer = self._hear()
+        return answer
 
     def _hear(self) -> bytes | None:
         with suppress(EOFError, OSError):
@@ -158,7 +175,10 @@ def _serve(pipe: Any, modules: set[str], log_settings: Any) -> None:
         while True:
             task = pipe.recv_bytes()
             pipe.send_bytes(_BEGUN)
-            pipe.send_bytes(_answer(task, pid))
+            teller = _Teller(pipe)
+            answer = _answer(task, pid, teller)
+            teller.end()
+            pipe.send_bytes(answer)
 
 
 def _end_with_the_worker() -> None:
@@ -168,8 +188,72 @@ def _end_with_the_worker() -> None:
         os._exit(1)
 
 
-def _answer(task: bytes, pid: int) -> bytes:
-    raised = copy_context().run(_run, task)
+class _Teller:
+    """Tells the worker what a handler says while it runs; for any thread of this process.
+
+    Progress is sent by a thread, the latest alone, so that reporting it costs the handler nothing. The thread is
+    started by the first report. All else is sent at once.
+    """
+
+    def __init__(self, pipe: Any) -> None:
+        self._pipe = pipe
+        self._pid = os.getpid()
+        self._latest: Progress | None = None
+        self._news = threading.Event()
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def hear(self, said: Said) -> None:
+        """Send it soon; nothing once the handler is over, or of a process that it forked: the pipe is ours."""
+        if self._over.is_set() or os.getpid() != self._pid:
+            return
+        if not isinstance(said, Progress):
+            with self._lock:
+                self._send(said)
+            return
+        self._latest = said
+        if not self._news.is_set():
+            self._news.set()
+            if self._thread is None and not self._start():
+                self._send_latest()
+
+    def _start(self) -> bool:
+        """Start the thread; whether the system has one."""
+        with self._lock:
+            if self._thread is None:
+                thread = threading.Thread(target=self._follow, name="redisjobs progress", daemon=True)
+                with suppress(RuntimeError):
+                    thread.start()
+                    self._thread = thread
+        return self._thread is not None
+
+    def _follow(self) -> None:
+        while self._news.wait() and not self._over.is_set():
+            self._send_latest()
+            self._over.wait(_BETWEEN)
+
+    def _send_latest(self, *, last: bool = False) -> None:
+        with self._lock:
+            if self._news.is_set() and self._latest is not None:
+                self._news.clear()  # first: what is said from now on is news again
+                self._send(self._latest)
+            if last:
+                self._over.set()
+
+    def _send(self, said: Said) -> None:
+        if not self._over.is_set():
+            with suppress(OSError):  # the worker is gone
+                self._pipe.send_bytes(_SAID + pickle.dumps(said))
+
+    def end(self) -> None:
+        """Send what was said last, and then nothing more: the answer follows."""
+        self._send_latest(last=True)
+        self._news.set()  # the thread ends
+
+
+def _answer(task: bytes, pid: int, teller: _Teller) -> bytes:
+    raised = copy_context().run(_run, task, teller)
     answer = _dump(raised)
     if os.getpid() != pid:
         _end_fork(raised)
@@ -192,9 +276,10 @@ def _end_fork(raised: BaseException | None) -> NoReturn:
         os._exit(code & 0xFF if isinstance(code, int) else int(code is not None))
 
 
-def _run(task: bytes) -> BaseException | None:
+def _run(task: bytes, teller: _Teller) -> BaseException | None:
     try:
         place, parameters, context = pickle.loads(task)
+        set_hearer(context, teller)
         returned = call_of(place)(parameters, context)
         if hasattr(type(returned), "__await__"):
             with suppress(AttributeError):

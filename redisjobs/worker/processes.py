@@ -16,7 +16,8 @@ import anyio
 import anyio.to_thread
 
 from redisjobs.errors import ProcessDied, RegistrationError
-from redisjobs.job import JobContext, JobDefinition
+from redisjobs.job import JobContext, JobDefinition, hearer_of
+from redisjobs.progress import Said
 from redisjobs.worker.place import place_of
 from redisjobs.worker.process import Process, load
 from redisjobs.worker.threads import NoThread, Trouble
@@ -101,9 +102,11 @@ class Processes:
             task = pickle.dumps((self._places[id(definition)], parameters, context))
         except BaseException as error:
             return error
+        hearer = hearer_of(context)
+        said: Callable[[Said], object] = hearer.hear if hearer is not None else bool
         for _ in range(_TRIES):
             process = self._idle.pop()
-            answer = await self._in_thread(process, functools.partial(process.ask, task))
+            answer = await self._in_thread(process, functools.partial(process.ask, task, said))
             if answer is not None:
                 self._idle.append(process)
                 return load(answer)

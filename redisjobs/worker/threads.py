@@ -50,6 +50,7 @@ class Threads:
         trouble: Why none can be started.
         turned_away: Whether a job has found no thread, or process, and waits for the next try.
         abandoned: How many threads are.
+        call_soon: Runs a function soon in the event loop; for any thread.
     """
 
     def __init__(self, most: int, changed: Callable[[], None]) -> None:
@@ -60,7 +61,7 @@ class Threads:
         self._most = most
         # The slots are the limit; on trio an abandoned thread would keep its share.
         self._limiter = anyio.CapacityLimiter(math.inf)
-        self._call_soon = threadsafe_caller()
+        self.call_soon = threadsafe_caller()
 
     async def run(self, call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
         """Call a handler in a thread; what it returned, and what it raised.
@@ -84,7 +85,7 @@ class Threads:
         return errand.take_result()
 
     def _end(self) -> None:  # called in the thread
-        self._call_soon(lambda: self._count(-1))
+        self.call_soon(lambda: self._count(-1))
 
     def _count(self, number: int) -> None:
         self.abandoned += number

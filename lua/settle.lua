@@ -43,17 +43,18 @@
 -- ARGV[9]  young         int     so many pushes of those may still be repeated; 'ids': all, and each is its id alone
 -- ARGV[10] uniques       int     so many unique keys those have
 -- ARGV[11] results       int     so many of those have a result: for how long it is kept, ms; `completed` or `refused`; JSON,
---          or why
+--          or why. So has one that has reported progress: '', `reported`, ''
 -- ARGV[12..] for each stream the entries of those, then their ids; the pushes; for each unique key: key, job id; for each
 --          result: stream 1..3, which entry of that, from 1, keep, word, text; then for
 --          each other job: settlement, stream 1..3, entry, deliveries, job id, number of values; the
 --          values, by its settlement:
 --          done: unique key, nonce of its push, keep, word, text ·
 --          cancelled: unique key, nonce of its push, keep, word, text ·
+--          report: progress (JSON; the job runs on) ·
 --          release: refund ('1': the delivery does not count; '0': it does) ·
 --          pushes: unique key, nonce of its push, keep, word, text, how many jobs it pushes (and these, as push takes them) ·
 --          retry: due ('+5000' in ms, or a time in ms), names and values of the fields to change ('' removes one) ·
---          fail: reason, error, traceback, error type, fingerprint (each of these three '' for none)
+--          fail: reason, error, traceback, error type, fingerprint (each of these three '' for none), reported ('1': progress)
 --
 -- Returns  {now_us, due_in, ahead, {unread, unread, unread}, word, ...}: the clock; µs until the next delayed job
 --          (-1: none); what a claim would find, as a sum: 1 if jobs were handed back, 2 if some jobs may not start, so
@@ -312,6 +313,15 @@ settlements.pushes = function(number, entry, deliveries, job, fields, values, ho
   return settlements.done(number, entry, deliveries, job, fields, values, hold) .. ':' .. table.concat(added)
 end
 
+settlements.report = function(_, _, _, job, _, values, hold)
+  if hold == 'unlocated' then return 'OK' end -- the id is another job's by now
+  redis.call('SET', progress .. job, values[1], 'PX', 86400000)
+  for process in string.gmatch(keys.ends.awaited and redis.call('HGET', waiters, job) or '', '%S+') do
+    tell(waiter .. process, 'changed ' .. job)
+  end
+  return 'OK'
+end
+
 settlements.release = function(number, entry, deliveries, _, _, values)
   hand_back(streams[number], math.max(0, deliveries - tonumber(values[1])), {entry})
   released = released + 1
@@ -339,6 +349,7 @@ settlements.fail = function(number, entry, deliveries, job, fields, values)
     if told[i + 1] ~= '' then notes[#notes + 1], notes[#notes + 2] = told[i], told[i + 1] end
   end
   if not dead_letter(keys, streams[number], entry, job, fields, notes, now_ms) then return 'NO_IDS' end
+  if values[6] == '1' then redis.call('DEL', progress .. job) end
   return 'OK'
 end
 
@@ -370,8 +381,9 @@ end
 local function end_one(settlement, number, entry, deliveries, job, values)
   local hold, id = owns(streams[number], entry, deliveries, job)
   if not hold then return 'LEASE_LOST' end
-  local fields = entry_at(streams[number], entry)
-  if not fields and settlement ~= 'done' and settlement ~= 'cancelled' then return 'LEASE_LOST' end
+  local needs = settlement ~= 'done' and settlement ~= 'cancelled' and settlement ~= 'report'
+  local fields = settlement ~= 'report' and entry_at(streams[number], entry) or nil
+  if needs and not fields then return 'LEASE_LOST' end
   return settlements[settlement](number, entry, deliveries, id, fields, values, hold)
 end
 

@@ -33,6 +33,7 @@ from redisjobs.groups import DeadGroup, Groups
 from redisjobs.job import AppState, JobContext, JobName, State
 from redisjobs.middleware import NOBODY, Middleware, before_push
 from redisjobs.pauses import PauseInfo, pause_info, paused_name
+from redisjobs.progress import Progress
 from redisjobs.push import Push, no_answer
 from redisjobs.queries import (
     Cancel,
@@ -99,6 +100,10 @@ class JobHandle(PushedJob, Generic[R]):
         """
         returned: R = await self._queue.result(self, timeout=timeout)
         return returned
+
+    def watch(self) -> AsyncIterator[Progress]:
+        """Go through what the job reports of how far it is, until it has ended; see `JobQueue.watch`."""
+        return self._queue.watch(self.id)
 
     async def info(self) -> JobInfo | None:
         """Look the job up; see `JobQueue.get`."""
@@ -324,6 +329,20 @@ class JobQueue(Serving):
         job_id, kind = id_of(job), self.returned_by(job, returns)
         limit = None if timeout is None else seconds(timeout, "timeout")
         return await self._waitings.here(self.driver).result(job_id, kind, limit)
+
+    def watch(self, job: str | PushedJob) -> AsyncIterator[Progress]:
+        """Go through what a job reports of how far it is, for `async for`; it ends as the job ends.
+
+        It begins with the last that is known. Reports that come faster than they are looked at are left out, but
+        for the newest. How the job has ended `result` and `get` tell. A job of which nothing is known has ended.
+
+        Args:
+            job: Its id, or its handle.
+
+        Raises:
+            DriverError: The store refuses to answer. While it is merely away, this waits.
+        """
+        return self._waitings.here(self.driver).progress(id_of(job))
 
     @overload
     async def run(

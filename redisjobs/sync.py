@@ -6,7 +6,8 @@ handlers.
 
 import functools
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Concatenate, Generic, Protocol, Self, TypeVar, Unpack, cast, overload
@@ -36,6 +37,7 @@ from redisjobs.groups import DeadGroup, Groups
 from redisjobs.job import AppState, JobContext, JobName, ReturnType, State
 from redisjobs.middleware import NOBODY, Middleware, before_push_sync
 from redisjobs.pauses import PauseInfo, pause_info, paused_name
+from redisjobs.progress import Progress
 from redisjobs.push import Push
 from redisjobs.queries import (
     Cancel,
@@ -100,6 +102,10 @@ class JobHandle(PushedJob, Generic[R]):
         """Wait until the job has ended, and give what its handler returned; see `redisjobs.JobQueue.result`."""
         returned: R = self._queue.result(self, timeout=timeout)
         return returned
+
+    def watch(self) -> Iterator[Progress]:
+        """Go through what the job reports of how far it is, until it has ended; see `redisjobs.JobQueue.watch`."""
+        return self._queue.watch(self.id)
 
     def info(self) -> JobInfo | None:
         """Look the job up; see `redisjobs.JobQueue.get`."""
@@ -249,6 +255,15 @@ class JobQueue(Serving):
 
     async def _wait_for(self, job_id: str, kind: ReturnType[Any] | None, limit: float | None) -> Any:
         return await self._waitings.here(self.driver).result(job_id, kind, limit)
+
+    def watch(self, job: str | PushedJob) -> Iterator[Progress]:
+        """Go through what a job reports of how far it is, until it has ended; see `redisjobs.JobQueue.watch`."""
+        return self._thread.each(self._progress(id_of(job)))
+
+    async def _progress(self, job_id: str) -> AsyncGenerator[Progress, None]:
+        async with aclosing(self._waitings.here(self.driver).progress(job_id)) as reports:
+            async for progress in reports:
+                yield progress
 
     @overload
     def run(

@@ -193,11 +193,13 @@ class Ack:
     Attributes:
         result: What is kept of it; None: nothing.
         pushes: Jobs that it pushes, in the same step; at most 500, and about 4 MB.
+        reported: Whether its run has reported progress, which is to be forgotten.
     """
 
     cancelled: bool = False
     result: Result | None = None
     pushes: Sequence[NewJob] = ()
+    reported: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +236,7 @@ class DeadLetter:
         traceback: Text, or ''.
         error_type: The class of the exception of a job that failed; ''.
         fingerprint: Equal for failures of one kind; '' for what is none. See `redisjobs/fingerprint.py`.
+        reported: Whether its run has reported progress, which is to be forgotten.
     """
 
     reason: str
@@ -241,9 +244,21 @@ class DeadLetter:
     traceback: str = ""
     error_type: str = ""
     fingerprint: str = ""
+    reported: bool = False
 
 
-Settlement = Ack | RetryLater | Release | DeadLetter
+@dataclass(frozen=True, slots=True)
+class ReportProgress:
+    """How far a job is that runs on: it ends no lease, and is OK only from whoever holds that.
+
+    Attributes:
+        progress: What its handler has said last, as JSON.
+    """
+
+    progress: bytes
+
+
+Settlement = Ack | RetryLater | Release | DeadLetter | ReportProgress
 Settlements = Sequence[tuple[Lease, Settlement]]
 
 

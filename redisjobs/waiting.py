@@ -10,18 +10,20 @@ import math
 import os
 import secrets
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Iterator, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any, TypeVar
 
 import anyio
 
+from redisjobs import codec
 from redisjobs.backoff import NOT_NOW, retrying
 from redisjobs.driver import Driver, Notification
 from redisjobs.errors import DriverError
 from redisjobs.eventloop import Wakeup, has_closed, loop_key, spawn
 from redisjobs.job import ReturnType
+from redisjobs.progress import Progress
 from redisjobs.queries import Ask, Ending, Standing
 from redisjobs.results import has_ended, not_kept_yet, result_of
 from redisjobs.visible import visible
@@ -152,6 +154,20 @@ class Waiting:
                 f"job {visible(job_id)} has not ended in {timeout:g} s; it goes on{trouble}"
             ) from None
         return result_of(job_id, standing, returns, was_there=was_there)
+
+    async def progress(self, job_id: str) -> AsyncGenerator[Progress, None]:
+        """What a job reports of how far it is: first the last that is known, then each that comes, until it has ended.
+
+        Raises:
+            DriverError: The store refuses to answer.
+        """
+        before = None
+        async with aclosing(self.standings(job_id)) as standings:
+            async for standing in standings:
+                said = codec.decode_progress(standing.progress)
+                if said is not None and said != before:
+                    before = said
+                    yield said
 
     def close(self) -> None:
         """End the connection; whoever waits yet begins anew."""
@@ -293,6 +309,17 @@ class WaitingThread:
         except BaseException:
             future.cancel()  # a Ctrl-C, say
             raise
+
+    def each(self, steps: AsyncGenerator[T, None]) -> Iterator[T]:
+        """What an async generator gives that runs there."""
+        try:
+            while True:
+                try:
+                    yield self.call(anext(steps))
+                except StopAsyncIteration:
+                    return
+        finally:
+            self.call(steps.aclose())
 
     def _running(self) -> asyncio.AbstractEventLoop:
         with self._lock:

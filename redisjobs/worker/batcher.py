@@ -17,7 +17,7 @@ from redisjobs.backoff import NOT_NOW
 from redisjobs.driver import Consumer, Fenced
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.eventloop import Gate, gates
-from redisjobs.transitions import MOST_JOBS, Exchange, Lease, Settlement, Turn
+from redisjobs.transitions import MOST_JOBS, Exchange, Lease, Settlement, Settlements, Turn
 from redisjobs.worker.execution import Execution
 from redisjobs.worker.guard import keep_up, was_asked
 
@@ -37,6 +37,7 @@ class Batch:
         turn: By what the store knows it; given when it sets out.
         sent: When it was sent last, by the monotonic clock.
         unknown: Whether nobody knows if it was applied: a try had no answer.
+        reports: How far others are, that run on.
         settlements: What was sent of those with a settlement: by now a job may have another lease.
     """
 
@@ -46,6 +47,7 @@ class Batch:
     turn: Turn = Turn(0, 0)
     unknown: bool = False
     sent: float = field(default_factory=time.monotonic)
+    reports: Settlements = ()
     settlements: list[tuple[Lease, Settlement]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -218,7 +220,7 @@ class Batcher:
             with anyio.CancelScope() as scope:
                 self._scopes.add(scope)
                 answer = await self._consumer.exchange(
-                    batch.settlements, batch.count, turn=batch.turn, idle=batch.idle
+                    [*batch.settlements, *batch.reports], batch.count, turn=batch.turn, idle=batch.idle
                 )
             if answer is None:
                 error = Unavailable("the exchange was broken off")

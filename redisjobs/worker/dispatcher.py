@@ -5,11 +5,12 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
+from redisjobs.codec import encode_progress
 from redisjobs.eventloop import Wakeup
 from redisjobs.events import JobsClaimed, JobsCompleted, JobsSettled, SettledJob, kind_of
 from redisjobs.logger import Log
 from redisjobs.outcome import CancelAsked, Done, Interrupted, LeaseGone, Outcome
-from redisjobs.transitions import Ack, After, Ended, Lease, Release, Reply, RetryLater
+from redisjobs.transitions import Ack, After, Ended, Lease, Release, Reply, ReportProgress, RetryLater, Settlements
 from redisjobs.visible import visible
 from redisjobs.worker.chain import Find
 from redisjobs.worker.clearance import Clearance
@@ -173,6 +174,13 @@ class Dispatcher:
     def reported(self, run: Execution) -> None:
         """Take note that a job has said how far it is; for any thread."""
         self.reporter.note(run)
+
+    def take_reports(self, most: int) -> Settlements:
+        """What is to be published now of how far jobs are; of no more than so many."""
+        if self.reporter.late_at == float("inf") or most <= 0:
+            return ()
+        runs = self.reporter.take(time.monotonic(), most)
+        return [(run.lease, ReportProgress(encode_progress(run.progress))) for run in runs if run.progress]
 
     def ran(self, run: Execution, outcome: Outcome) -> None:
         """Take what a job came to."""

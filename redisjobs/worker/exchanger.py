@@ -125,7 +125,15 @@ class Exchanger:
             return False  # the next one may find that nothing runs here
         outcomes = len(self.dispatcher.leases.unsettled)
         room = self._pool.share(self) if self._may_claim else 0
-        return bool(outcomes or room or self._promoter.is_due) and self.batcher.has_room(outcomes, room)
+        is_due = self._promoter.is_due or self.dispatcher.reporter.late_at <= time.monotonic()
+        return bool(outcomes or room or is_due) and self.batcher.has_room(outcomes, room)
+
+    @property
+    def look_at(self) -> float:
+        """When there may be more to do, though nobody wakes the source, by the monotonic clock."""
+        dry_until = self.dry_until if self.dry_until > time.monotonic() else float("inf")
+        # While an exchange is under way its answer wakes the source.
+        return dry_until if self.batcher.under_way else min(dry_until, self.dispatcher.reporter.late_at)
 
     def pause(self) -> None:
         """Begin no exchange for now, as something else is to be done; it may be another source's turn then."""
@@ -153,7 +161,9 @@ class Exchanger:
         self._promoter.is_due = False
         # Only where one may wait: there is no second exchange beside one that may bring a job to run alone.
         alone = bool(count) and self.clearance.one_waits and len(settling) == len(leases)
-        return Batch(settling, count if asks else None, alone and self._pool.runs_nothing_but(self))
+        reports = self.dispatcher.take_reports(most - len(settling))
+        idle = alone and self._pool.runs_nothing_but(self)
+        return Batch(settling, count if asks else None, idle, reports=reports)
 
     # What an answer means
 
@@ -204,7 +214,7 @@ class Exchanger:
     def _take_replies(self, batch: Batch, answer: Exchange) -> None:
         leases, report = self.dispatcher.leases, self.dispatcher.report
         report.begin()
-        for run, (lease, _), reply in zip(batch.settling, batch.settlements, answer.replies, strict=True):
+        for run, (lease, _), reply in zip(batch.settling, batch.settlements, answer.replies, strict=False):
             if run.lease is lease:
                 self.dispatcher.settled(run, reply)
             else:  # handed back, or run out, and taken again by us meanwhile: that lease has to be settled too

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,7 +29,7 @@ from redisjobs.outcome import (
 )
 from redisjobs.progress import Extension, Progress, Said
 from redisjobs.retry import exponential_jitter
-from redisjobs.transitions import Ack, After, Lease, Release, Reply, Result, RetryLater, Settlement
+from redisjobs.transitions import Ack, After, DeadLetter, Lease, Release, Reply, Result, RetryLater, Settlement
 from redisjobs.visible import visible
 from redisjobs.worker.chain import Find
 from redisjobs.worker.contexts import Contexts, run_in
@@ -393,13 +393,14 @@ class Execution:
         self._outcome = outcome
         self._context = None  # which leads back to here: a reference cycle
         if outcome is _DONE:
-            self.settlement = _ACK
+            self.settlement = _ACK if self.reported is None else Ack(reported=True)
             return
         if isinstance(outcome, Interrupted):
             self.settlement = self.hand_back()
             return
         if isinstance(outcome, CancelAsked):
-            self.settlement = Ack(cancelled=True, result=Result(self._keep_ms) if self._keep_ms else None)
+            kept = Result(self._keep_ms) if self._keep_ms else None
+            self.settlement = Ack(cancelled=True, result=kept, reported=self.reported is not None)
             return
         job, now_ms = self._job, self.owner.server_ms
         attempt, started_ms = (job.attempt, job.started_ms or self._run_ms) if job else (1, now_ms)
@@ -417,6 +418,8 @@ class Execution:
             # From now on its entry says it, to whoever waits, and to whatever ends it.
             changes = {**self.settlement.changes, "keep_result": str(self._keep_ms)}
             self.settlement = RetryLater(self.settlement.due, changes)
+        if self.reported is not None and isinstance(self.settlement, Ack | DeadLetter):
+            self.settlement = replace(self.settlement, reported=True)
 
     def settled(self, reply: Reply) -> SettledJob:
         """What became of the job, for the event that tells of it. It was asked for last: the outcome is let go."""

@@ -144,11 +144,11 @@ class Stepper:
 
     async def _rest(self) -> None:
         """Wait until something changes."""
-        left = self._exchanger.dry_until - time.monotonic()
-        if left <= 0:
+        look_at = self._exchanger.look_at
+        if look_at == float("inf"):
             await self._wakeup.wait()
         else:
-            with anyio.move_on_after(left):
+            with anyio.move_on_after(max(0.0, look_at - time.monotonic())):
                 await self._wakeup.wait()
 
     async def _read_clock(self) -> None:

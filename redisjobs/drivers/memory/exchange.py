@@ -35,6 +35,7 @@ from redisjobs.transitions import (
     Lease,
     Release,
     Reply,
+    ReportProgress,
     RetryLater,
     Settlement,
     Settlements,
@@ -74,7 +75,14 @@ def _settle_one(
         return Reply.LEASE_LOST
     job_id = identify(memory, stream.priority, entry)
     match settlement:
-        case Ack(cancelled, result, pushes):
+        case ReportProgress(progress):
+            if memory.located.get(job_id) == (stream.priority, entry):
+                memory.progress[job_id] = progress
+                for process in memory.ends.waiters.get(job_id, ()):
+                    memory.tell_process(process, job_id)
+        case Ack(cancelled, result, pushes, reported):
+            if reported:
+                memory.progress.pop(job_id, None)
             if pushes:
                 added([push_with(memory, job_id, each) for each in pushes])
             # Of one that was pushed longer ago the push can't be repeated any more.
@@ -87,7 +95,9 @@ def _settle_one(
             return _retry(memory, worker, stream, lease, job_id, settlement)
         case Release(refund):
             stream.pending[entry] = Pending(RELEASED, lease.deliveries - refund, time.monotonic())
-        case DeadLetter(reason, error, traceback, error_type, fingerprint):
+        case DeadLetter(reason, error, traceback, error_type, fingerprint, reported):
+            if reported:
+                memory.progress.pop(job_id, None)
             told = {"traceback": traceback, "error_type": error_type, "fingerprint": fingerprint}
             known = {name: text for name, text in told.items() if text}
             notes = {"reason": reason, "error": error, "worker": worker} | known

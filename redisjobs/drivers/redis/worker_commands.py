@@ -29,7 +29,7 @@ from redisjobs.transitions import (
     Reclaimed,
     Release,
     Reply,
-    Result,
+    ReportProgress,
     RetryLater,
     Settlement,
     Settlements,
@@ -321,11 +321,11 @@ class _Batch:
         self._others: list[Any] = []
         for position, (lease, settlement) in enumerate(settlements):
             if type(settlement) is Ack and not settlement.cancelled and lease.deliveries == 1:
-                self._add_done(position, lease, settlement.result)
+                self._add_done(position, lease, settlement)
             else:
                 self._add_other(position, lease, settlement)
 
-    def _add_done(self, position: int, lease: Lease, result: Result | None) -> None:
+    def _add_done(self, position: int, lease: Lease, done: Ack) -> None:
         stream, entry = lease.token
         job_id, number = raw_id(lease.job_id), stream - 1
         self._done[number].append(position)
@@ -338,8 +338,8 @@ class _Batch:
             self._has_nonces = True
         if unique:
             self._uniques += (unique, job_id)
-        if result is not None:
-            self._results += (stream, len(self._ids[number]), *_result(result))
+        if done.result is not None or done.reported:
+            self._results += (stream, len(self._ids[number]), *_result(done))
 
     def _add_other(self, position: int, lease: Lease, settlement: Settlement) -> None:
         self._rest.append(position)
@@ -374,8 +374,8 @@ def _words(lease: Lease, settlement: Settlement) -> list[Any]:
 def _settlement(lease: Lease, settlement: Settlement) -> tuple[str, list[Any]]:
     """What settle calls it, and the values that it takes with it."""
     match settlement:
-        case Ack(cancelled, result, pushes):
-            told = [lease.unique, lease.nonce, *(("", "", "") if result is None else _result(result))]
+        case Ack(cancelled, _, pushes):
+            told = [lease.unique, lease.nonce, *_result(settlement)]
             if pushes:
                 return "pushes", [*told, len(pushes), *(word for job in pushes for word in job_words(job))]
             verb = "cancelled" if cancelled else "done"
@@ -384,12 +384,17 @@ def _settlement(lease: Lease, settlement: Settlement) -> tuple[str, list[Any]]:
             return "retry", [due_word(due), *(text for change in changes.items() for text in change)]
         case Release(refund):
             return "release", [int(refund)]
-        case DeadLetter(reason, error, traceback, error_type, fingerprint):
-            return "fail", [reason, error, traceback, error_type, fingerprint]
+        case DeadLetter(reason, error, traceback, error_type, fingerprint, reported):
+            return "fail", [reason, error, traceback, error_type, fingerprint, "1" if reported else ""]
+        case ReportProgress(progress):
+            return "report", [progress]
 
 
-def _result(result: Result) -> tuple[int | str, str, bytes | str]:
+def _result(done: Ack) -> tuple[int | str, str, bytes | str]:
     """What is kept of a job that has run, as settle takes it."""
+    result = done.result
+    if result is None:
+        return "", "reported" if done.reported else "", ""
     if result.refused:
         return result.keep_ms, "refused", result.refused
     return (result.keep_ms, "", "") if result.value is None else (result.keep_ms, "completed", result.value)

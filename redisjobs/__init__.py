@@ -46,7 +46,13 @@ from redisjobs.filters import FilterOptions
 from redisjobs.groups import DeadGroup
 
 # Jobs
-from redisjobs.job import JobContext, JobName, Priority, State
+from redisjobs.job import (
+    JobContext,
+    JobName,
+    Priority,
+    PushOptions,
+    State,
+)
 
 # Middleware
 from redisjobs.middleware import Middleware
@@ -54,7 +60,6 @@ from redisjobs.pauses import PauseInfo
 from redisjobs.progress import Progress
 from redisjobs.queries import Counts
 from redisjobs.queue import JobFunction, JobHandle, JobQueue
-from redisjobs.registry import PushOptions
 
 # What is kept
 from redisjobs.retention import Keep, Retention

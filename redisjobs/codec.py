@@ -471,6 +471,7 @@ class JobInfo:
         fingerprint: 12 hex characters, equal for failures of one kind: by the class, and the functions of yours
             that it came through; '' of what is no failure.
         held: Whether it waits, and does not start until it is let go.
+        parent: The id of the job that has pushed it; '' if none did.
     """
 
     job_id: str
@@ -494,6 +495,7 @@ class JobInfo:
     error_type: str = ""
     fingerprint: str = ""
     held: bool = False
+    parent: str = ""
 
 
 def job_info(row: Row) -> JobInfo:
@@ -538,6 +540,7 @@ def job_info(row: Row) -> JobInfo:
         error_type=text(b"error_type"),
         fingerprint=text(b"fingerprint"),
         held=row.held,
+        parent=text(b"parent"),
     )
 
 

@@ -7,7 +7,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, ClassVar, Generic, NotRequired, get_origin, get_type_hints, is_typeddict, overload
+from typing import (
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    NotRequired,
+    Protocol,
+    Unpack,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+    overload,
+)
 
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
 
@@ -20,6 +32,7 @@ from redisjobs.progress import (
     Hearer,
     Item,
     Progress,
+    Pushing,
     counted,
     note_of,
     progress_of,
@@ -28,6 +41,7 @@ from redisjobs.progress import (
 )
 from redisjobs.retry import RetryPolicy
 from redisjobs.roundtrip import RoundTrip
+from redisjobs.visible import visible
 
 if sys.version_info >= (3, 12):
     from typing import TypedDict
@@ -40,7 +54,11 @@ else:
     from typing_extensions import TypeVar
 
 P = TypeVar("P")
+TypedMapping = TypeVar("TypedMapping", bound=Mapping[str, object])
 AppState = TypeVar("AppState", default=None)
+
+Duration = float | timedelta
+"""Seconds, or a timedelta."""
 
 logger = logging.getLogger("redisjobs")
 
@@ -62,6 +80,62 @@ class State(StrEnum):
     DEAD = "dead"
     COMPLETED = "completed"
     CANCELLED = "cancelled"
+
+
+class Named(Protocol):
+    """Parameters whose type says the name of its job."""
+
+    job_name: ClassVar[str]
+
+
+class PushOptions(TypedDict, total=False):
+    """How a job is pushed; every one may be left out.
+
+    Attributes:
+        delay: Seconds or a timedelta from now, by the server's clock, before it may run.
+        at: The earliest time it may run: an aware datetime. Not with delay.
+        priority: HIGH, NORMAL (the default) or LOW, or the same in words: "high".
+        job_id: One job at a time may have it: while a job of that id is on the queue, delayed or dead, another is
+            not added. Once that has ended or was cancelled, a new push makes a new job. Defaults to a new id.
+            Whichever it is, a push that is tried again after a lost reply adds nothing.
+        unique: A key that one job at a time may hold, from its push until it is done, dead or cancelled; a push
+            while another job holds it adds nothing; its handle has that job's id.
+        unique_for: Hold the unique key for just this long from the push instead, whatever becomes of the job.
+        headers: Strings to strings that go with the job, such as a trace context.
+        expires_in: A job not started within this time becomes a dead letter, reason `expired`. One that was
+            started never does, however often it is tried again, also after its worker died or stopped.
+        keep_result: For how long what its handler returns is kept, for `queue.result`; 0: not at all. Defaults to
+            what is said where the handler is registered.
+    """
+
+    delay: Duration | None
+    at: datetime | None
+    priority: Priority | Literal["high", "normal", "low"] | None
+    job_id: str | None
+    unique: str | None
+    unique_for: Duration | None
+    headers: Mapping[str, str] | None
+    expires_in: Duration | None
+    keep_result: Duration | None
+
+
+@dataclass(slots=True, unsafe_hash=True)  # one a push; to freeze it costs as much again
+class PushedJob:
+    """What a push came to; `str` of it is the job's id. Both faces of a queue make a handle of it.
+
+    Attributes:
+        id: The job's id; where another job holds the unique key, that job's.
+        name: The name that was pushed.
+        added: Whether the push added a job; False if the id is on the queue, or the unique key is held. None if it
+            is not known yet: a job that another one pushes is added as that ends.
+    """
+
+    id: str
+    name: str
+    added: bool | None
+
+    def __str__(self) -> str:
+        return self.id
 
 
 def checked_queue_name(name: str) -> str:
@@ -347,6 +421,52 @@ class JobContext(Generic[AppState]):
         extension = Extension(seconds(duration, "duration"))
         if self._hearer is not None:
             self._hearer.hear(extension)
+
+    @overload
+    def push(self, parameters: P, name: JobName[P], **options: Unpack[PushOptions]) -> PushedJob: ...
+
+    @overload
+    def push(
+        self, parameters: dict[str, Any], name: JobName[TypedMapping], **options: Unpack[PushOptions]
+    ) -> PushedJob: ...
+
+    @overload
+    def push(self, parameters: Named, name: None = None, **options: Unpack[PushOptions]) -> PushedJob: ...
+
+    @overload
+    def push(self, parameters: Any, name: str, **options: Unpack[PushOptions]) -> PushedJob: ...
+
+    def push(
+        self, parameters: Any, name: JobName[Any] | str | None = None, **options: Unpack[PushOptions]
+    ) -> PushedJob:
+        """Push a job to this queue as this one ends: both happen, or neither does.
+
+        It costs no round trip, and needs no `await`: the job is added by the step that ends this one, once the
+        handler has returned. If it raises, or its worker dies, nothing is pushed, and the next run pushes anew. A
+        job whose id or unique key is another's by then is not added; a unique key of this job is free for it.
+
+        Args:
+            parameters: As for `JobQueue.push`.
+            name: As for `JobQueue.push`.
+            options: As for `JobQueue.push`. Without a `job_id` the id is made of the id of this job, of how many
+                it has pushed before, and of the name, so that each run makes the same.
+
+        Returns:
+            The job, its `added` None, as that is not known yet.
+
+        Raises:
+            UnknownJob: No handler here has that name.
+            EncodeError: The parameters don't fit their declared type, or are too large.
+            ValueError: An option makes no sense; or these are more than 500 jobs, or 4 MB.
+            TypeError: There is no such option, or what is given as parameters is something else.
+            RuntimeError: The run is over, or was given up.
+        """
+        pushed: PushedJob | None = None
+        if self._hearer is not None:
+            pushed = self._hearer.hear(Pushing(parameters, name, options))
+        if pushed is None:
+            raise RuntimeError(f"job {visible(self.job_id)}: this run is over, so it can push nothing any more")
+        return pushed
 
     # Most handlers look at few of these, so they are made when asked for.
 

@@ -43,15 +43,34 @@ class Extension:
     seconds: float
 
 
-Said = Progress | Extension
+@dataclass(frozen=True, slots=True)
+class Pushing:
+    """A run pushes a job.
+
+    Attributes:
+        parameters: What that job's handler gets.
+        name: Its name, as for `JobQueue.push`.
+        options: Push options.
+    """
+
+    parameters: Any
+    name: Any
+    options: Any
+
+
+Said = Progress | Extension | Pushing
 """What a handler says to whoever runs it."""
 
 
 class Hearer(Protocol):
     """Who runs a handler, and hears what it says."""
 
-    def hear(self, said: Said) -> None:
-        """Take it in, in any thread, without waiting for anything; nothing once the run is over."""
+    def hear(self, said: Said) -> Any:
+        """Take it in, in any thread, without waiting for anything; nothing once the run is over.
+
+        Returns:
+            Of a push the job, as a `PushedJob`; else None.
+        """
 
 
 def progress_of(said: tuple[Any, ...], note: Any, before: Progress | None) -> Progress:

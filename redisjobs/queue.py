@@ -30,7 +30,17 @@ from redisjobs.filters import (
     waiting_state,
 )
 from redisjobs.groups import DeadGroup, Groups
-from redisjobs.job import AppState, JobContext, JobName, State
+from redisjobs.job import (
+    AppState,
+    Duration,
+    JobContext,
+    JobName,
+    Named,
+    PushedJob,
+    PushOptions,
+    State,
+    TypedMapping,
+)
 from redisjobs.middleware import NOBODY, Middleware, before_push
 from redisjobs.pauses import PauseInfo, pause_info, paused_name
 from redisjobs.progress import Progress
@@ -59,16 +69,11 @@ from redisjobs.queries import (
 )
 from redisjobs.registry import (
     Args,
-    Duration,
     FunctionJob,
     Given,
-    Named,
     P,
-    PushedJob,
-    PushOptions,
     Returned,
     RunIn,
-    TypedMapping,
     Unchecked,
     check_job_options,
     id_of,
@@ -637,6 +642,10 @@ class JobQueue(Serving):
         if ends is not NOBODY:
             ends.tell([added for _, _, added in told])
         return [JobHandle(*each, self) for each in told]
+
+    def handle(self, job_id: str, name: str, *, added: bool | None) -> JobHandle[Any]:
+        """The handle of a job of this queue."""
+        return JobHandle(job_id, name, added, self)
 
     async def _read(self, query: Query[T]) -> T:
         return await self._call(lambda: self.driver.read(query))

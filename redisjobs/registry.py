@@ -7,8 +7,8 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import datetime
 from typing import (
     Any,
     ClassVar,
@@ -18,7 +18,6 @@ from typing import (
     ParamSpec,
     Protocol,
     Self,
-    TypedDict,
     TypeVar,
     Unpack,
     overload,
@@ -32,11 +31,16 @@ from redisjobs.errors import DriverError, EncodeError, RegistrationError, Unknow
 from redisjobs.events import Events, JobsPushed, PushFailed
 from redisjobs.job import (
     AppState,
+    Duration,
     JobContext,
     JobDefinition,
     JobName,
+    Named,
     Priority,
+    PushedJob,
+    PushOptions,
     ReturnType,
+    TypedMapping,
     borrowed,
     checked_queue_name,
     name_of,
@@ -53,11 +57,9 @@ from redisjobs.transitions import MOST_BYTES, MOST_JOBS, REPEATABLE, After, At, 
 from redisjobs.visible import visible
 
 P = TypeVar("P")
-TypedMapping = TypeVar("TypedMapping", bound=Mapping[str, object])
 Args = ParamSpec("Args")
 Given = ParamSpec("Given")
 Returned = TypeVar("Returned")
-Duration = float | timedelta
 RunIn = Literal["thread", "process"]
 """Where a sync handler runs: a thread is cheap and can't be killed, a process is neither."""
 
@@ -77,12 +79,6 @@ Unchecked = (
 )
 
 
-class Named(Protocol):
-    """Parameters whose type says the name of its job."""
-
-    job_name: ClassVar[str]
-
-
 class HandlerDecorator(Protocol[P]):
     """What `register(...)` returns: makes a function the handler of a job; the function stays as it is."""
 
@@ -93,37 +89,6 @@ class HandlerDecorator(Protocol[P]):
 
     @overload
     def __call__(self, handler: Callable[[P], Returned], /) -> Callable[[P], Returned]: ...
-
-
-class PushOptions(TypedDict, total=False):
-    """How a job is pushed; every one may be left out.
-
-    Attributes:
-        delay: Seconds or a timedelta from now, by the server's clock, before it may run.
-        at: The earliest time it may run: an aware datetime. Not with delay.
-        priority: HIGH, NORMAL (the default) or LOW, or the same in words: "high".
-        job_id: One job at a time may have it: while a job of that id is on the queue, delayed or dead, another is
-            not added. Once that has ended or was cancelled, a new push makes a new job. Defaults to a new id.
-            Whichever it is, a push that is tried again after a lost reply adds nothing.
-        unique: A key that one job at a time may hold, from its push until it is done, dead or cancelled; a push
-            while another job holds it adds nothing; its handle has that job's id.
-        unique_for: Hold the unique key for just this long from the push instead, whatever becomes of the job.
-        headers: Strings to strings that go with the job, such as a trace context.
-        expires_in: A job not started within this time becomes a dead letter, reason `expired`. One that was
-            started never does, however often it is tried again, also after its worker died or stopped.
-        keep_result: For how long what its handler returns is kept, for `queue.result`; 0: not at all. Defaults to
-            what is said where the handler is registered.
-    """
-
-    delay: Duration | None
-    at: datetime | None
-    priority: Priority | Literal["high", "normal", "low"] | None
-    job_id: str | None
-    unique: str | None
-    unique_for: Duration | None
-    headers: Mapping[str, str] | None
-    expires_in: Duration | None
-    keep_result: Duration | None
 
 
 class Registry:
@@ -483,6 +448,10 @@ class Registry:
             raise TypeError(why)
         return codec.encode_untyped(visible(name), parameters, self.max_parameters)
 
+    def handle(self, job_id: str, name: str, *, added: bool | None) -> PushedJob:
+        """The handle of a job of this queue."""
+        return PushedJob(job_id, name, added)
+
     def returned_by(self, job: "str | PushedJob", returns: Any) -> ReturnType[Any] | None:
         """What a job returns, as far as that is known here; None: what its JSON says.
 
@@ -562,24 +531,6 @@ class Registry:
                 chunk, size, held = [], 0, False
         if chunk:
             yield chunk, held
-
-
-@dataclass(slots=True, unsafe_hash=True)  # one a push; to freeze it costs as much again
-class PushedJob:
-    """What a push came to; `str` of it is the job's id. Both faces of a queue make a handle of it.
-
-    Attributes:
-        id: The job's id; where another job holds the unique key, that job's.
-        name: The name that was pushed.
-        added: Whether the push added a job; False if the id is on the queue, or the unique key is held.
-    """
-
-    id: str
-    name: str
-    added: bool
-
-    def __str__(self) -> str:
-        return self.id
 
 
 def name_of_pushed(job: str | PushedJob) -> str:

@@ -15,10 +15,11 @@ from anyio.abc import TaskGroup
 
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.events import SourceUnavailable, WorkerStarted
+from redisjobs.job import Duration
 from redisjobs.logger import Log
 from redisjobs.middleware import Middleware
 from redisjobs.queries import Count
-from redisjobs.registry import Duration, Registry
+from redisjobs.registry import Registry
 from redisjobs.schedules.scheduler import Scheduler
 from redisjobs.worker.health import Health
 from redisjobs.worker.worker import Worker, single_cause

@@ -156,7 +156,7 @@ class Waiting:
         return result_of(job_id, standing, returns, was_there=was_there)
 
     async def progress(self, job_id: str) -> AsyncGenerator[Progress, None]:
-        """What a job reports of how far it is: first the last that is known, then each that comes, until it has ended.
+        """What a job reports of how far it is, until it has ended: the last that is known, then each that comes.
 
         Raises:
             DriverError: The store refuses to answer.

@@ -59,6 +59,7 @@ pool
 batcher fetcher promoter reclaimer
 leases slots watchdog member step allocator shutdown
 execution
+pushes
 reporter limit
 heartbeat supervisor child
 settings health clock clearance rss

@@ -564,7 +564,7 @@ async def test_a_delayed_job_that_was_spoiled_by_hand_costs_no_other_push(
 
         await work.options(job_id="x", delay=3600).push(0)
         store.admin.hset(f"{store.prefix}delayed", "x", spoiled)
-        added: dict[int, bool] = {}
+        added: dict[int, bool | None] = {}
 
         async def push(n: int) -> None:
             options = {"job_id": "x"} if n == 20 else {"unique": f"key {n}"}

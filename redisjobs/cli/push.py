@@ -17,9 +17,13 @@ from redisjobs.cli.output import say, telling
 from redisjobs.cli.target import Json, Moved, Target, load
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.errors import DecodeError, EncodeError, UnknownJob
-from redisjobs.job import Priority
+from redisjobs.job import (
+    Priority,
+    PushedJob,
+    PushOptions,
+)
 from redisjobs.queue import JobQueue
-from redisjobs.registry import PushedJob, PushOptions, Registry
+from redisjobs.registry import Registry
 from redisjobs.transitions import NewJob
 from redisjobs.visible import visible
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from redisjobs import sync
 from redisjobs.errors import DriverError, QueueFull
+from redisjobs.job import PushedJob
 from redisjobs.recording import Recording
-from redisjobs.registry import PushedJob
 from redisjobs.transitions import After, Due, NewJob
 
 PAUSE = 0.2

@@ -5,8 +5,10 @@ from typing import Any
 
 from redisjobs import queue, sync
 from redisjobs.codec import new_job_id
-from redisjobs.job import Priority
-from redisjobs.registry import PushOptions
+from redisjobs.job import (
+    Priority,
+    PushOptions,
+)
 from redisjobs.torture import jobs
 from redisjobs.transitions import NewJob
 

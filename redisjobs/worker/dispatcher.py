@@ -7,7 +7,7 @@ from typing import Protocol
 
 from redisjobs.codec import encode_progress
 from redisjobs.eventloop import Wakeup
-from redisjobs.events import JobsClaimed, JobsCompleted, JobsSettled, SettledJob, kind_of
+from redisjobs.events import JobsClaimed, JobsCompleted, JobsPushed, JobsSettled, SettledJob, kind_of
 from redisjobs.logger import Log
 from redisjobs.outcome import CancelAsked, Done, Interrupted, LeaseGone, Outcome
 from redisjobs.transitions import Ack, After, Ended, Lease, Release, Reply, ReportProgress, RetryLater, Settlements
@@ -19,6 +19,7 @@ from redisjobs.worker.execution import Execution
 from redisjobs.worker.leases import Leases
 from redisjobs.worker.member import Member
 from redisjobs.worker.pool import Pool
+from redisjobs.worker.pushes import Pushes
 from redisjobs.worker.reporter import Reporter
 
 logger = Log("redisjobs.worker")
@@ -28,6 +29,10 @@ _NO_DEAD_LETTERS = (
     "no dead letter can be written: the stream redisjobs:{%s}:dead has no entry ids left, as somebody has written "
     "the largest. The jobs are kept and tried again. Copy the letters to a new stream, as lua/README.md shows; or "
     "requeue or delete them, then delete the key"
+)
+_FULL = (
+    "the server is out of memory: jobs of queue '%s' that have run and push others are kept, and settled once there "
+    "is room; jobs that push none go on. Give it memory, or take jobs off the queue"
 )
 
 
@@ -45,7 +50,7 @@ class Report:
         self._member = member
         self._settled: defaultdict[type[JobsSettled], list[SettledJob]] = defaultdict(list)
         self.is_wanted = True
-        self._told_no_ids = False
+        self._told_no_ids = self._told_full = False
 
     def begin(self) -> None:
         """Begin a batch: does anybody want to know of the jobs that are done?"""
@@ -72,6 +77,12 @@ class Report:
             settled, self._settled = self._settled, defaultdict(list)
             for kind, jobs in settled.items():
                 self._member.tell(kind, jobs=jobs)
+
+    def tell_full(self) -> None:
+        """Say once that jobs wait to be settled, as the server has no room for those that they push."""
+        if not self._told_full:
+            self._told_full = True
+            logger.error(_FULL, self._member.settings.queue.name)
 
     def tell_no_ids(self) -> None:
         """Say once that no dead letter can be written."""
@@ -200,12 +211,15 @@ class Dispatcher:
         else:
             self._wakeup.wake()
 
-    def settled(self, run: Execution, reply: Reply) -> None:
-        """Take what the store said to a settlement."""
+    def settled(self, run: Execution, reply: Reply, added: Sequence[bool] = ()) -> None:
+        """Take what the store said to a settlement; of one that pushes jobs, whether each was added."""
         if reply is Reply.NO_IDS and isinstance(run.settlement, RetryLater):
             # Nothing was written; but it can be delayed.
             run.settlement = RetryLater(_LATER, run.settlement.changes)
             self.leases.unsettled.append(run)
+        elif reply is Reply.FULL:
+            self.leases.keep(run)
+            self.report.tell_full()
         elif reply is Reply.NO_IDS:  # a dead letter: it must not run again, and no other waits for it
             self.leases.keep(run)
             self.report.tell_no_ids()
@@ -215,6 +229,16 @@ class Dispatcher:
             self.let_go(run)
             self.refused += reply is Reply.LEASE_LOST
             self.report.note(run, reply)
+            if run.pushes is not None:
+                self._tell_pushed(run.pushes, added)
+
+    def _tell_pushed(self, pushes: Pushes, added: Sequence[bool]) -> None:
+        if not added:
+            pushes.lost()
+            return
+        told, queue = pushes.told(added), self._member.settings.queue
+        if queue.events.wanted(JobsPushed):
+            queue.events.publish(JobsPushed(queue.name, jobs=told))
 
     def let_go(self, run: Execution) -> None:
         """Hold a job no more."""

@@ -116,6 +116,8 @@ class Exchanger:
     def _may_claim(self) -> bool:
         if self.fetcher.waiting or self.queue_paused or (self._until_idle and self.found_nothing):
             return False
+        if len(self.dispatcher.leases.kept) >= self._pool.concurrency:
+            return False  # what can't be settled must not become more and more
         return time.monotonic() >= self.dry_until
 
     @property
@@ -214,9 +216,10 @@ class Exchanger:
     def _take_replies(self, batch: Batch, answer: Exchange) -> None:
         leases, report = self.dispatcher.leases, self.dispatcher.report
         report.begin()
-        for run, (lease, _), reply in zip(batch.settling, batch.settlements, answer.replies, strict=False):
+        replies = zip(batch.settling, batch.settlements, answer.replies, strict=False)
+        for at, (run, (lease, _), reply) in enumerate(replies):
             if run.lease is lease:
-                self.dispatcher.settled(run, reply)
+                self.dispatcher.settled(run, reply, answer.added.get(at, ()))
             else:  # handed back, or run out, and taken again by us meanwhile: that lease has to be settled too
                 leases.unsettled.append(run)
         report.tell()

@@ -13,7 +13,7 @@ from redisjobs import codec
 from redisjobs.errors import DecodeError, EncodeError, RegistrationError, UnwritableResult
 from redisjobs.eventloop import is_awaitable
 from redisjobs.events import SettledJob
-from redisjobs.job import JobContext, JobDefinition
+from redisjobs.job import JobContext, JobDefinition, PushedJob
 from redisjobs.outcome import (
     CancelAsked,
     Done,
@@ -27,7 +27,8 @@ from redisjobs.outcome import (
     attach,
     decide,
 )
-from redisjobs.progress import Extension, Progress, Said
+from redisjobs.progress import Extension, Progress, Pushing, Said
+from redisjobs.push import name_in
 from redisjobs.retry import exponential_jitter
 from redisjobs.transitions import Ack, After, DeadLetter, Lease, Release, Reply, Result, RetryLater, Settlement
 from redisjobs.visible import visible
@@ -35,6 +36,7 @@ from redisjobs.worker.chain import Find
 from redisjobs.worker.contexts import Contexts, run_in
 from redisjobs.worker.guard import Guard, OpenScopes, set_author
 from redisjobs.worker.limit import Limit
+from redisjobs.worker.pushes import Pushes
 from redisjobs.worker.reporter import Reported
 from redisjobs.worker.settings import Settings
 from redisjobs.worker.threads import NoThread, Threads, call_in
@@ -88,12 +90,14 @@ class Execution:
         sent_at: When it was last sent, in s since 1970; 0 if never.
         ended_at: When it came to its outcome, by the monotonic clock; 0 if it did not, or nobody asked for it.
         reported: What its handler has said last of how far it is; None: nothing.
+        pushes: What its handler has pushed; None: nothing.
     """
 
     __slots__ = (
         "__weakref__",
         "_context",
         "_definition",
+        "_has_returned",
         "_job",
         "_keep_ms",
         "_limit",
@@ -112,6 +116,7 @@ class Execution:
         "lease",
         "over",
         "owner",
+        "pushes",
         "reported",
         "resent",
         "sent_at",
@@ -131,7 +136,9 @@ class Execution:
         self._strikes = 0
         self._started = 0.0
         self._run_ms = self._keep_ms = 0
+        self._has_returned = False
         self._returned: Any = None
+        self.pushes: Pushes | None = None
         self._job: codec.Job | None = None
         self._outcome: Outcome | None = None
         self._definition: JobDefinition[Any] | None = None
@@ -156,14 +163,16 @@ class Execution:
         if self._scope is not None:
             self._scope.cancel()
 
-    def hear(self, said: Said) -> None:
+    def hear(self, said: Said) -> PushedJob | None:
         """Take in what its handler says, in any thread; nothing once it is over, or was given up."""
         if self.over or self._why is not None:
-            return
+            return None
         if isinstance(said, Extension):
             if self._limit is not None:
                 self._limit.extend(said.seconds)
-            return
+            return None
+        if isinstance(said, Pushing):
+            return self._push(said)
         now = time.monotonic()
         if self._limit is not None:
             self._limit.progressed(now)
@@ -175,6 +184,15 @@ class Execution:
         if not reported.is_noted:
             reported.is_noted = True
             self.owner.reported(self)
+        return None
+
+    def _push(self, pushing: Pushing) -> PushedJob | None:
+        if self._has_returned:
+            return None
+        if self.pushes is None:
+            self.pushes = Pushes(self._settings.queue, self.lease)
+        job = self.pushes.add(pushing)
+        return self._settings.queue.handle(job.job_id, name_in(job), added=None)
 
     @property
     def progress(self) -> Progress | None:
@@ -283,11 +301,21 @@ class Execution:
         if scopes.innermost() is not innermost:
             scopes.close_inside(innermost)
         if raised is None:
-            return surroundings.run(self._keep, definition) if self._keep_ms else _DONE
+            return await self._returned_in_order(definition, surroundings)
         try:
             return self._came_to(raised, definition, context, scope)
         finally:
             del raised  # or it would hold itself: its traceback leads to the frames that called the handler
+
+    async def _returned_in_order(self, definition: JobDefinition[Any], surroundings: Context) -> Outcome:
+        """The outcome of a run whose handler has returned."""
+        if not self._keep_ms and self.pushes is None:
+            return _DONE
+        self._has_returned = True
+        outcome = surroundings.run(self._keep, definition) if self._keep_ms else _DONE
+        if self.pushes is None or not isinstance(outcome, Done):
+            return outcome
+        return Done(outcome.result, await self.pushes.close())
 
     def _keep(self, definition: JobDefinition[Any]) -> Outcome:
         """The outcome of a run whose result is kept: that, or why it can't be."""

@@ -15,9 +15,10 @@ import anyio
 from redisjobs.arguments import whole
 from redisjobs.durations import seconds
 from redisjobs.errors import DriverError, Unavailable
+from redisjobs.job import Duration
 from redisjobs.logger import Log
 from redisjobs.middleware import Middleware, all_checked
-from redisjobs.registry import Duration, Registry
+from redisjobs.registry import Registry
 from redisjobs.worker.guard import keep_up
 from redisjobs.worker.health import Health, combined
 from redisjobs.worker.processor import Processor

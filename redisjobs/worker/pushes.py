@@ -1,0 +1,93 @@
+"""The jobs that a handler pushes: kept until it has returned, and then added by the step that ends its own job."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import blake2b
+
+from redisjobs.errors import DriverError
+from redisjobs.middleware import NOBODY, PushEnds, before_push
+from redisjobs.progress import Pushing
+from redisjobs.push import name_in
+from redisjobs.registry import Registry
+from redisjobs.transitions import MOST_BYTES, MOST_JOBS, Lease, NewJob
+from redisjobs.visible import visible
+
+
+class Pushes:
+    """What one run pushes; its handler may do so in any thread.
+
+    Args:
+        queue: Where to: that of its own job.
+        lease: Of that.
+    """
+
+    def __init__(self, queue: Registry, lease: Lease) -> None:
+        self._queue = queue
+        self._lease = lease
+        self._lock = threading.Lock()
+        self._jobs: list[NewJob] = []
+        self._bytes = 0
+        self._ends: PushEnds = NOBODY
+
+    def add(self, pushing: Pushing) -> NewJob:
+        """Take one more.
+
+        Raises:
+            UnknownJob: No handler here has that name.
+            EncodeError: The parameters don't fit their declared type, or are too large.
+            ValueError: An option makes no sense, or these are too many, or too large, for one job.
+            TypeError: There is no such option.
+        """
+        job = self._queue.prepare(pushing.parameters, pushing.name, **pushing.options)
+        size = sum(map(len, job.fields))
+        with self._lock:
+            if len(self._jobs) >= MOST_JOBS:
+                raise ValueError(
+                    f"this run has pushed {MOST_JOBS} jobs, and one step adds no more: push one that does the rest"
+                )
+            if self._jobs and self._bytes + size > MOST_BYTES:
+                raise ValueError(
+                    f"this run has pushed {self._bytes:,} bytes of jobs, and one step adds {MOST_BYTES:,} at "
+                    "most: keep large data elsewhere and push where it is"
+                )
+            named = self._named(job, len(self._jobs))
+            self._jobs.append(named)
+            self._bytes += size
+        return named
+
+    def _named(self, job: NewJob, number: int) -> NewJob:
+        """The job under an id that it has in each run of its parent that pushes the same."""
+        parent, name = self._lease.job_id, name_in(job)
+        seed = b"\0".join([_raw(parent), self._lease.nonce, b"%d" % number, _raw(name)])
+        digest = blake2b(seed, digest_size=14).hexdigest()
+        fields = [*job.fields, "parent", parent]
+        if job.nonce:  # the id was given: what tells this push from others of it has to be the same, too
+            return replace(job, fields=fields, nonce=digest[:16])
+        return replace(job, fields=fields, job_id=digest)
+
+    async def close(self) -> Sequence[NewJob]:
+        """All of them, once the handler has returned; the queue's middleware has seen them."""
+        with self._lock:
+            jobs = self._jobs
+        if jobs and self._queue.on_push:
+            self._ends = await before_push(self._queue.on_push, jobs, self._queue.name)
+        return jobs
+
+    def told(self, added: Sequence[bool]) -> list[tuple[str, str, bool]]:
+        """Tell the middleware what became of them: whether each was added.
+
+        Returns:
+            Of each its id, its name, and whether it was added.
+        """
+        self._ends.tell(added)
+        return [(job.job_id, name_in(job), each) for job, each in zip(self._jobs, added, strict=True)]
+
+    def lost(self) -> None:
+        """Tell the middleware that none was added: the job that pushes them did not end so."""
+        job_id = visible(self._lease.job_id)
+        self._ends.tell((), DriverError(f"nothing was pushed: job {job_id} did not end by this run"))
+
+
+def _raw(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")

@@ -172,6 +172,10 @@ class JobName(Generic[P]):
                 "model or a TypedDict"
             )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Taken to another process as it was made."""
+        return type(self), (self.name, self.parameters)
+
     @cached_property
     def adapter(self) -> TypeAdapter[P]:
         """How pydantic dumps and validates the parameters.

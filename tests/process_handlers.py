@@ -284,3 +284,13 @@ def first_of_two(folder: str) -> None:
 
 def second_of_two(folder: str) -> None:
     (Path(folder) / "second").touch()
+
+
+def push_from_process(number: int, context: JobContext) -> None:
+    """Pushes one job, and one that there is no handler for."""
+    pushed = context.push({"number": number + 1}, "Next", delay=3600)
+    try:
+        context.push({}, "nobody")
+    except Exception as error:
+        refused = f"{type(error).__name__}: {error}"
+    context.push({"number": len(refused)}, "Next", delay=3600, job_id=f"after-{pushed.id}")

@@ -12,7 +12,7 @@ import redis
 from conftest import ENGINES
 from store import RedisStore, eventually
 
-from redisjobs import JobQueue, Worker, server
+from redisjobs import JobContext, JobQueue, Worker, server
 from redisjobs.job import Priority
 
 pytestmark = pytest.mark.anyio
@@ -168,3 +168,32 @@ async def test_a_worker_that_may_not_make_the_groups_ends_and_says_so(bench: Ben
 def commands(store: RedisStore) -> Counter[str]:
     """How often each command was called."""
     return Counter({name: row["calls"] for name, row in store.admin.info("commandstats").items()})
+
+
+async def test_on_a_full_server_jobs_that_push_others_wait_and_the_rest_goes_on(
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("redisjobs.worker.leases._REFUSED", 0.1)
+    queue = bench.queue
+
+    @queue.job
+    async def parent(context: JobContext) -> None:
+        context.push({"number": 7}, "Work")
+
+    await parent.push()
+    await queue.push_many([{"number": number} for number in range(3)], "Work")
+    bench.fill()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(Worker(queue, concurrency=5, lease=1).run)
+        await eventually(lambda: "are kept, and settled once it has room" in caplog.text)
+        await eventually(lambda: sorted(bench.ran) == [0, 1, 2])
+        with anyio.fail_after(5):
+            while (counts := await queue.counts()).totals["completed"] != 3:  # noqa: ASYNC110
+                await anyio.sleep(0.01)
+        assert counts.running == 1
+        bench.make_room()
+        await eventually(lambda: 7 in bench.ran)
+        tasks.cancel_scope.cancel()
+
+    assert (await queue.counts()).totals["completed"] == 5
+    assert caplog.text.count("are kept") == 1

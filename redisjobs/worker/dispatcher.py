@@ -31,8 +31,8 @@ _NO_DEAD_LETTERS = (
     "requeue or delete them, then delete the key"
 )
 _FULL = (
-    "the server is out of memory: jobs of queue '%s' that have run and push others are kept, and settled once there "
-    "is room; jobs that push none go on. Give it memory, or take jobs off the queue"
+    "the server is out of memory: jobs of queue '%s' that have run and push others are kept, and settled once it "
+    "has room; jobs that push none go on. Give it memory, or take jobs off the queue"
 )
 
 

@@ -15,9 +15,9 @@ from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, NoReturn
 
-from redisjobs.job import set_hearer
+from redisjobs.job import PushedJob, set_hearer
 from redisjobs.outcome import RemoteTraceback, attach, known_as, plain, text_of, traceback_of
-from redisjobs.progress import Progress, Said
+from redisjobs.progress import Progress, Pushing, Said
 from redisjobs.visible import visible
 from redisjobs.worker.place import call_of
 
@@ -78,9 +78,21 @@ class Process:
         self.begun = self._hear() == _BEGUN
         answer = self._hear() if self.begun else None
         while answer is not None and answer.startswith(_SAID):
-            said(pickle.loads(answer[len(_SAID) :]))
+            self._answer(pickle.loads(answer[len(_SAID) :]), said)
             answer = self._hear()
         return answer
+
+    def _answer(self, what: Said, said: Callable[[Said], Any]) -> None:
+        """Pass on what the handler says; who pushes a job waits to hear what it is called."""
+        answer: PushedJob | Exception | None
+        try:
+            pushed = said(what)
+            answer = PushedJob(pushed.id, pushed.name, pushed.added) if isinstance(pushed, PushedJob) else None
+        except Exception as error:
+            answer = error
+        if isinstance(what, Pushing):
+            with suppress(OSError):
+                self._pipe.send_bytes(pickle.dumps(answer))
 
     def _hear(self) -> bytes | None:
         with suppress(EOFError, OSError):
@@ -204,19 +216,32 @@ class _Teller:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def hear(self, said: Said) -> None:
+    def hear(self, said: Said) -> PushedJob | None:
         """Send it soon; nothing once the handler is over, or of a process that it forked: the pipe is ours."""
         if self._over.is_set() or os.getpid() != self._pid:
-            return
+            return None
+        if isinstance(said, Pushing):
+            return self._push(said)
         if not isinstance(said, Progress):
             with self._lock:
                 self._send(said)
-            return
+            return None
         self._latest = said
         if not self._news.is_set():
             self._news.set()
             if self._thread is None and not self._start():
                 self._send_latest()
+        return None
+
+    def _push(self, pushing: Pushing) -> PushedJob | None:
+        """Send it, and wait for the answer, in which is also what is wrong with it."""
+        with self._lock:
+            self._pipe.send_bytes(_SAID + pickle.dumps(pushing))
+            answer = pickle.loads(self._pipe.recv_bytes())
+        if isinstance(answer, Exception):
+            raise answer
+        pushed: PushedJob | None = answer
+        return pushed
 
     def _start(self) -> bool:
         """Start the thread; whether the system has one."""

@@ -1,0 +1,328 @@
+"""Jobs that handlers push: added as their own job ends, each once, or not at all."""
+
+import json
+import threading
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import anyio
+import process_handlers
+import pytest
+from store import RedisStore, Store
+from tenacity import stop_after_attempt, wait_none
+
+from redisjobs import Fail, JobContext, JobHandle, JobQueue, Middleware, Retry, Snooze, State, Worker
+from redisjobs.events import JobsPushed
+from redisjobs.job import JobName
+from redisjobs.middleware import OutgoingJob
+from redisjobs.retry import RetryPolicy, no_retry
+
+pytestmark = pytest.mark.anyio
+
+AT_ONCE = RetryPolicy(wait=wait_none(), stop=stop_after_attempt(3))
+
+
+@dataclass
+class Next:
+    job_name: ClassVar[str] = "Next"
+    number: int = 0
+
+
+@dataclass
+class Bare:
+    """Parameters whose type has no job name."""
+
+    text: str
+
+
+BARE = JobName("Bare", Bare)
+Handler = Callable[[JobContext], Any]
+
+
+class Bench:
+    """A queue, and what ran of `Next`."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.queue = JobQueue(store.driver, store.queue_name)
+        self.ran: list[int] = []
+        self.queue.register(Next)(lambda job: self.ran.append(job.number))
+        self.queue.register(BARE)(lambda job: None)
+
+    def handler(self, function: Any, **options: Any) -> Any:
+        return self.queue.job(name="parent", **options)(function)
+
+    async def run(self) -> None:
+        with anyio.fail_after(20):
+            await Worker(self.queue, concurrency=4).run(until_idle=True)
+
+
+@pytest.fixture
+async def work(store: Store) -> AsyncIterator[Bench]:
+    made = Bench(store)
+    async with made.queue:
+        yield made
+
+
+async def test_a_job_that_a_handler_pushes_is_there_once_it_has_returned(work: Bench) -> None:
+    there: list[Any] = []
+
+    async def parent(context: JobContext) -> None:
+        pushed = context.push(Next(5))
+        there.append(pushed)
+        there.append(await work.queue.get(pushed.id))
+
+    handle = await work.handler(parent).push()
+    await work.run()
+
+    pushed, before = there
+    assert isinstance(pushed, JobHandle)
+    assert (pushed.name, pushed.added, before) == ("Next", None, None)
+    assert work.ran == [5]
+    assert (await work.queue.counts()).totals["pushed"] == 2
+    assert handle.id != pushed.id
+
+
+async def test_it_is_pushed_with_the_options_of_any_push_and_names_its_parent(work: Bench) -> None:
+    async def parent(context: JobContext) -> None:
+        context.push(
+            Bare("x"),
+            BARE,
+            delay=3600,
+            priority="low",
+            job_id="mine",
+            unique="key",
+            headers={"a": "b"},
+            expires_in=60,
+        )
+        context.push({"text": "y"}, "Bare", delay=3600)
+
+    handle = await work.handler(parent).push()
+    await work.run()
+
+    info = await work.queue.get("mine")
+    assert info is not None
+    assert (info.state, info.priority, info.unique, info.headers) == (State.DELAYED, "low", "key", {"a": "b"})
+    assert info.parent == handle.id
+    assert sorted(json.loads(job.parameters)["text"] for job in await work.queue.jobs("delayed")) == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("no"), Retry(delay=0), Snooze(0), Fail("no")], ids=lambda e: type(e).__name__
+)
+async def test_what_a_run_pushed_that_did_not_return_is_dropped(work: Bench, error: Exception) -> None:
+    runs: list[str] = []
+
+    async def parent(context: JobContext) -> None:
+        runs.append(context.push(Next(len(runs))).id)
+        if len(runs) == 1:
+            raise error
+
+    await work.handler(parent, retry=AT_ONCE).push()
+    await work.run()
+
+    if isinstance(error, Fail):
+        assert (len(runs), work.ran) == (1, [])
+    else:
+        assert (len(set(runs)), len(runs), work.ran) == (1, 2, [1])  # under the same id
+
+
+async def test_jobs_that_a_run_pushes_have_ids_of_their_own_which_another_job_does_not_share(work: Bench) -> None:
+    pushed: dict[str, list[str]] = {}
+
+    async def parent(context: JobContext) -> None:
+        pushed[context.job_id] = [context.push(Next(1)).id, context.push(Next(1)).id]
+
+    job = work.handler(parent)
+    await job.options(job_id="a").push()
+    await job.options(job_id="b").push()
+    await work.run()
+    first = pushed["a"]
+    await job.options(job_id="a").push()  # a new job of that id
+    await work.run()
+
+    assert len({*first, *pushed["a"], *pushed["b"]}) == 6
+    assert work.ran == [1] * 6
+
+
+@pytest.mark.parametrize("kind", ["thread", "threads", "async"])
+async def test_a_handler_pushes_in_whatever_thread_it_runs(work: Bench, kind: str) -> None:
+    def push_some(context: JobContext) -> None:
+        for number in range(20):
+            context.push(Next(number))
+
+    def in_thread(context: JobContext) -> None:
+        push_some(context)
+
+    def in_threads(context: JobContext) -> None:
+        threads = [threading.Thread(target=push_some, args=(context,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    async def in_loop(context: JobContext) -> None:
+        push_some(context)
+
+    await work.handler({"thread": in_thread, "threads": in_threads, "async": in_loop}[kind]).push()
+    await work.run()
+
+    assert sorted(work.ran) == sorted([*range(20)] * (4 if kind == "threads" else 1))
+
+
+@pytest.mark.slow
+async def test_a_handler_in_a_process_pushes_and_hears_what_is_wrong(work: Bench) -> None:
+    job = work.queue.job(name="parent", run_in="process")(process_handlers.push_from_process)
+    await job.push(number=6)
+    await work.run()
+
+    one, other = await work.queue.jobs("delayed")
+    assert json.loads(one.parameters) == {"number": 7}
+    assert other.job_id == f"after-{one.job_id}"
+    said = f"UnknownJob: queue '{work.queue.name}' has no handler for 'nobody'; registered: Bare, Next, parent"
+    assert json.loads(other.parameters) == {"number": len(said)}
+
+
+async def test_bad_pushes_are_told_at_the_call_and_the_others_are_made(work: Bench) -> None:
+    told: list[str] = []
+
+    async def parent(context: JobContext) -> None:
+        for push in (
+            partial(context.push, {"number": 1}, "Nobody"),
+            partial(context.push, Next("x")),  # type: ignore[arg-type]
+            partial(context.push, Next(1), dealy=5),
+            partial(context.push, Next(1), delay=-1),
+            partial(context.push, Next),
+        ):
+            with pytest.raises((Exception,)) as raised:
+                push()
+            told.append(f"{raised.type.__name__}: {str(raised.value)[:40]}")
+        context.push(Next(3))
+
+    await work.handler(parent).push()
+    await work.run()
+
+    assert [line.split(":")[0] for line in told] == [
+        "UnknownJob", "EncodeError", "TypeError", "ValueError", "TypeError"
+    ]  # fmt: skip
+    assert work.ran == [3]
+
+
+async def test_a_run_pushes_500_jobs_and_no_more(work: Bench) -> None:
+    said: list[str] = []
+
+    async def parent(context: JobContext) -> None:
+        for number in range(500):
+            context.push(Next(number))
+        with pytest.raises(ValueError, match="has pushed 500 jobs") as raised:
+            context.push(Next(500))
+        said.append(str(raised.value))
+
+    await work.handler(parent).push()
+    await work.run()
+
+    assert sorted(work.ran) == [*range(500)]
+    assert said
+
+
+async def test_a_run_pushes_4_mb_and_no_more(work: Bench) -> None:
+    async def parent(context: JobContext) -> None:
+        for _ in range(8):
+            context.push(Bare("x" * 500_000), BARE)
+        with pytest.raises(ValueError, match="one step adds 4,194,304 at most"):
+            context.push(Bare("x" * 500_000), BARE)
+
+    await work.handler(parent).push()
+    await work.run()
+
+    assert (await work.queue.counts()).totals["completed"] == 9
+
+
+async def test_a_run_that_is_over_can_push_nothing_any_more(work: Bench) -> None:
+    contexts: list[JobContext] = []
+
+    async def parent(context: JobContext) -> None:
+        contexts.append(context)
+
+    await work.handler(parent).push()
+    await work.run()
+
+    with pytest.raises(RuntimeError, match="this run is over, so it can push nothing any more"):
+        contexts[0].push(Next(1))
+
+
+async def test_a_run_that_outlives_its_time_pushes_nothing(work: Bench) -> None:
+    async def parent(context: JobContext) -> None:
+        context.push(Next(1))
+        await anyio.sleep_forever()
+
+    handle = await work.handler(parent, timeout=0.05, retry=no_retry()).push()
+    await work.run()
+
+    info = await handle.info()
+    assert info is not None
+    assert (info.state, work.ran) == (State.DEAD, [])
+
+
+async def test_a_unique_key_of_its_own_is_free_for_what_a_job_pushes(work: Bench) -> None:
+    runs: list[int] = []
+
+    async def parent(number: int, context: JobContext) -> None:
+        runs.append(number)
+        if number < 5:
+            context.push({"number": number + 1}, "parent", unique="the one")
+
+    await work.handler(parent).options(unique="the one").push(number=1)
+    await work.run()
+
+    assert runs == [1, 2, 3, 4, 5]
+
+
+class Watching(Middleware):
+    def __init__(self) -> None:
+        self.ends: list[tuple[str, bool, str]] = []
+
+    async def on_push(self, job: OutgoingJob) -> None:
+        await anyio.lowlevel.checkpoint()
+        job.headers["seen"] = job.name
+        job.when_pushed(lambda added, error: self.ends.append((job.name, added, type(error).__name__)))
+
+
+async def test_middleware_and_listeners_of_the_queue_see_what_a_handler_pushes(work: Bench) -> None:
+    watching, told, headers = Watching(), [], list[Any]()
+    work.queue.add_middleware(watching)
+    work.queue.events.subscribe(JobsPushed, lambda event: told.extend(event.jobs))
+
+    async def parent(context: JobContext) -> None:
+        headers.append(context.headers)
+        context.push(Next(1), job_id="one")
+        context.push(Next(1), job_id="one")  # the second is not added
+
+    handle = await work.handler(parent).push()
+    await work.run()
+
+    assert headers == [{"seen": "parent"}]
+    assert watching.ends == [("parent", True, "NoneType"), ("Next", True, "NoneType"), ("Next", False, "NoneType")]
+    assert told == [(handle.id, "parent", True), ("one", "Next", True), ("one", "Next", False)]
+
+
+async def test_what_a_run_pushed_that_lost_its_lease_is_told_to_the_middleware_as_not_added(
+    redis_store: RedisStore,
+) -> None:
+    work, watching, admin, stream = Bench(redis_store), Watching(), redis_store.admin, redis_store.stream()
+    work.queue.add_middleware(watching)
+
+    async def parent(context: JobContext) -> None:
+        context.push(Next(1))
+        ((entry, _),) = admin.xrange(stream)
+        admin.xack(stream, "workers", entry)
+
+    async with work.queue:
+        await work.handler(parent).push()
+        await work.run()
+
+    assert ("Next", False, "DriverError") in watching.ends
+    assert work.ran == []
+    admin.delete(stream, f"{redis_store.prefix}jobs")

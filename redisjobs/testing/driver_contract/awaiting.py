@@ -2,13 +2,14 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import anyio
 import pytest
 
 from redisjobs.driver import Notification
-from redisjobs.queries import Ask, Cancel, Delete, Ending, Requeue, Standing
+from redisjobs.queries import Ask, Cancel, Delete, Ending, Find, Requeue, Standing
 from redisjobs.testing.driver_contract.acts import (
     AGAIN,
     FAILED,
@@ -23,7 +24,7 @@ from redisjobs.testing.driver_contract.acts import (
 )
 from redisjobs.testing.driver_contract.needs import needs
 from redisjobs.testing.store import DriverStore
-from redisjobs.transitions import Ack, After, NewJob, Release, Reply, Result, Turn
+from redisjobs.transitions import Ack, After, NewJob, Release, Reply, ReportProgress, Result, Settlement, Turn
 
 pytestmark = pytest.mark.anyio
 
@@ -318,3 +319,100 @@ async def test_who_has_asked_is_forgotten_once_the_job_has_ended(store: DriverSt
     await store.driver.change(Ask(["a"], "me"))
 
     assert store.contents() == after
+
+
+SOME = ReportProgress(b'{"fraction":0.5}')
+
+
+@needs(Ask)
+async def test_what_a_job_reports_is_kept_while_it_runs_and_those_who_wait_are_told(
+    store: DriverStore, worker: Open
+) -> None:
+    one = await worker()
+    await push(store, "a", "b")
+    a, b = await claim(one)
+    async with told(store) as heard:
+        await store.driver.change(Ask(["a"], "me"))
+        assert await settle(one, a, SOME) == Reply.OK
+        assert await settle(one, b, SOME) == Reply.OK
+        await until_told(heard)
+        assert (await standing(store)).progress == b'{"fraction":0.5}'
+        assert await settle(one, a, ReportProgress(b'{"fraction":0.6}')) == Reply.OK
+        await until_told(heard, 2)
+        assert (await standing(store)).progress == b'{"fraction":0.6}'
+        await settle(one, a, Ack(reported=True))
+        await until_told(heard, 3)
+
+    assert heard == ["changed a"] * 3
+
+
+@needs(Ask)
+async def test_reports_go_with_settlements_of_other_jobs(store: DriverStore, worker: Open) -> None:
+    one = await worker()
+    await push(store, "a", "b", kept("c"))
+    a, b, c = await claim(one)
+
+    answer = await one.exchange([(b, Ack()), (c, RESULT), (a, SOME)], None, turn=Turn(1, 1))
+
+    assert [*answer.replies] == [Reply.OK] * 3
+    assert (await standing(store)).progress == SOME.progress
+    assert (await standing(store, "c")).value == b'{"total":5}'
+    assert await settle(one, a, Ack(reported=True)) == Reply.OK
+
+
+@needs(Ask)
+async def test_a_worker_that_lost_its_lease_reports_nothing(store: DriverStore, worker: Open) -> None:
+    one, two = await worker("w1"), await worker("w2")
+    await push(store, "a")
+    lease = await claim_one(one)
+    await settle(one, lease, Release(refund=False))
+    mine = await claim_one(two)
+
+    assert await settle(one, lease, SOME) == Reply.LEASE_LOST
+    assert (await standing(store)).progress == b""
+    await settle(two, mine, Ack())
+
+
+REPORTED: dict[str, Settlement] = {
+    "done": Ack(reported=True),
+    "done, with a result": Ack(result=Result(HOUR, b"5"), reported=True),
+    "cancelled": Ack(cancelled=True, reported=True),
+    "failed": replace(FAILED, reported=True),
+    "done, and pushes": Ack(pushes=[job("next")], reported=True),
+}
+
+
+@needs(Ask)
+@pytest.mark.parametrize("delivery", [1, 2])
+@pytest.mark.parametrize("end", REPORTED)
+async def test_what_a_job_has_reported_is_forgotten_when_it_ends(
+    store: DriverStore, worker: Open, end: str, delivery: int
+) -> None:
+    one = await worker()
+    await push(store, "a")
+    lease = await claim_one(one)
+    if delivery == 2:
+        await settle(one, lease, Release(refund=False))
+        lease = await claim_one(one)
+    before = await store.driver.read(Find("a"))
+    await settle(one, lease, SOME)
+    assert await store.driver.read(Find("a")) == before
+
+    assert await settle(one, lease, REPORTED[end]) == Reply.OK
+
+    if end == "failed":
+        await store.driver.change(Delete("a"))
+    await push(store, another("a"))
+    assert (await standing(store)).progress == b""
+
+
+@needs(Ask)
+async def test_what_a_job_has_reported_is_there_for_its_next_run(store: DriverStore, worker: Open) -> None:
+    one = await worker()
+    await push(store, "a")
+    lease = await claim_one(one)
+    await settle(one, lease, SOME)
+    await settle(one, lease, AGAIN)
+
+    assert (await standing(store)).progress == SOME.progress
+    await settle(one, await claim_one(one), Ack(reported=True))

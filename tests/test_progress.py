@@ -20,6 +20,7 @@ from store import MemoryStore, RedisStore, Store
 
 from redisjobs import JobContext, JobQueue, Middleware, Progress, State, Worker, no_retry
 from redisjobs.codec import decode_progress, encode_progress
+from redisjobs.eventloop import Loop
 from redisjobs.middleware import RunningJob
 from redisjobs.progress import Said, progress_of
 from redisjobs.worker.dispatcher import Dispatcher
@@ -665,8 +666,9 @@ async def test_progress_does_not_outlast_a_timeout_nor_an_extension_a_stall(queu
 
 @pytest.mark.anyio
 async def test_reports_move_the_deadline_at_most_four_times_a_second_and_never_early() -> None:
-    moves = list[Callable[[], object]]()
-    limit = Limit(None, 30, moves.append)
+    loop, moves = Loop(), list[Callable[[], object]]()
+    loop.call_soon = moves.append
+    limit = Limit(None, 30, loop)
     with limit.scope:
         first, now = limit.scope.deadline, time.monotonic()
 

@@ -27,6 +27,7 @@ class Limit:
     _extended_to: float = -math.inf
     _reported_at: float = -math.inf
     _moves_at: float = -math.inf  # when a report may move the deadline again
+    _is_moving: bool = False  # or is soon
     _given: float | None = None  # seconds, of a timeout that was extended
 
     def __init__(self, timeout: float | None, stalled_after: float | None, loop: Loop) -> None:
@@ -43,7 +44,7 @@ class Limit:
         extended_to = time.monotonic() + seconds
         if self._timeout is not None and extended_to > self._extended_to:
             self._extended_to = extended_to
-            self._loop.run(self._move)
+            self._move_soon()
 
     def progressed(self, now: float) -> None:
         """Take in that it reported progress, at a time of the monotonic clock."""
@@ -52,13 +53,19 @@ class Limit:
         self._reported_at = now
         if now >= self._moves_at:
             self._moves_at = now + self._often
-            self._loop.run(self._move)
+            self._move_soon()
 
     @property
     def _often(self) -> float:
         return min(_OFTEN, self._stalled_after or 0)
 
+    def _move_soon(self) -> None:
+        if not self._is_moving:
+            self._is_moving = True
+            self._loop.run(self._move)
+
     def _move(self) -> None:
+        self._is_moving = False  # first: what is said from now on moves it again
         if self.scope.cancel_called:
             return  # what it was cancelled for stays so
         offset = self._loop.time() - time.monotonic()

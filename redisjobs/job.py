@@ -292,6 +292,10 @@ class JobContext(Generic[AppState]):
         worker_id: Who runs it.
     """
 
+    # Of the class, as few contexts ever have others: one is made for each job.
+    _has_state: bool = True
+    _progress: Progress | None = None
+
     def __init__(
         self,
         *,
@@ -318,7 +322,7 @@ class JobContext(Generic[AppState]):
         self._next_scheduled_ms = next_scheduled_ms
         self._read_headers = read_headers
         self.worker_id = worker_id
-        self._state, self._has_state = state, True
+        self._state = state
         self._hearer = hearer
         self.cancelled = False
         """Whether this run was given up: timed out, cancelled, shut down or its lease lost. An async handler is
@@ -339,8 +343,6 @@ class JobContext(Generic[AppState]):
         return self._state
 
     # What the handler says of itself
-
-    _progress: Progress | None = None
 
     @overload
     def progress(self, fraction: float, /, note: str = ...) -> None: ...

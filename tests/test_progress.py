@@ -20,6 +20,7 @@ from store import MemoryStore, RedisStore, Store
 
 from redisjobs import JobContext, JobQueue, Middleware, Progress, State, Worker, no_retry
 from redisjobs.codec import decode_progress, encode_progress
+from redisjobs.eventloop import Loop
 from redisjobs.middleware import RunningJob
 from redisjobs.progress import Said, progress_of
 from redisjobs.worker.dispatcher import Dispatcher
@@ -663,26 +664,52 @@ async def test_progress_does_not_outlast_a_timeout_nor_an_extension_a_stall(queu
     assert errors == {"busy": "JobTimeout", "stuck": "JobStalled"}
 
 
+class Counting(Loop):
+    """The event loop, which counts what it was to run."""
+
+    runs = 0
+
+    def run(self, call: Callable[[], object]) -> None:
+        self.runs += 1
+        super().run(call)
+
+
 @pytest.mark.anyio
 async def test_reports_move_the_deadline_at_most_four_times_a_second_and_never_early() -> None:
-    moves = list[Callable[[], object]]()
-    limit = Limit(None, 30, moves.append)
+    loop = Counting()
+    limit = Limit(None, 30, loop)
     with limit.scope:
         first, now = limit.scope.deadline, time.monotonic()
-
-        def report() -> None:
-            for step in range(1000):
-                limit.progressed(now + step / 1000)
-
-        report()
+        for step in range(2000):  # for two seconds
+            limit.progressed(now + step / 1000)
         last = limit.scope.deadline - first
-        now += 1
-        thread = threading.Thread(target=report)
-        thread.start()
-        thread.join()
 
-    assert 0.999 <= last < 1.25
-    assert len(moves) == 4
+    assert loop.runs == 8
+    assert 1.999 <= last < 2.25
+
+
+@pytest.mark.anyio
+async def test_however_often_another_thread_extends_the_loop_is_asked_once_until_it_has_moved_the_deadline() -> (
+    None
+):
+    loop, moves = Loop(), list[Callable[[], object]]()
+    loop.call_soon = moves.append
+    limit = Limit(1, None, loop)
+
+    def extend() -> None:
+        for seconds in range(100):
+            limit.extend(seconds)
+
+    with limit.scope:
+        first = limit.scope.deadline
+        for _ in range(2):
+            thread = threading.Thread(target=extend)
+            thread.start()
+            thread.join()
+            (move,) = moves
+            moves.clear()
+            move()
+        assert limit.scope.deadline - first > 97.9
 
 
 # In a process

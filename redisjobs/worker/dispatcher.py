@@ -123,7 +123,7 @@ class Dispatcher:
     ) -> None:
         self.leases = Leases()
         self.report = Report(member)
-        self.reporter = Reporter[Execution](pool.threads.call_soon, wakeup)
+        self.reporter = Reporter[Execution](pool.threads.loop.call_soon, wakeup)
         self.refused = 0
         self.needs_recovery = False
         self.find: Find = member.settings.queue.definitions.get

@@ -269,8 +269,7 @@ class Execution:
         context: JobContext,
         scopes: OpenScopes,
     ) -> Outcome:
-        call_soon = self._means.threads.call_soon
-        limit = self._limit = Limit(definition.timeout, definition.stalled_after, call_soon)
+        limit = self._limit = Limit(definition.timeout, definition.stalled_after, self._means.threads.loop)
         with limit.scope as scope:
             return await self._handle(definition, parameters, context, scope, scopes)
         return self._why if self._why is not None else self._outran(limit)

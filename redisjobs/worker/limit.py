@@ -1,103 +1,102 @@
 """How long one run may take: until its timeout, and for as long as it reports progress."""
 
 import math
-import threading
 import time
-from collections.abc import Callable
 
 import anyio
 
 from redisjobs.errors import JobStalled, JobTimeout, RedisJobsError
+from redisjobs.eventloop import Loop
 
 _OFTEN = 0.25  # seconds between moves of the deadline, at most; by so much a stalled run may be noticed late
 
 
 class Limit:
-    """The limit of one run, from now. What it says of itself moves it; any thread may bring that.
+    """The limit of one run, from now. What the run says of itself moves it; any thread may bring that.
 
     Args:
-        timeout: Seconds that it may take; None: any number.
+        timeout: Seconds that it may take; None: any number. One of the two is given.
         stalled_after: Seconds that it may go on without reporting progress; None: any number.
-        call_soon: Runs a function soon in the event loop, which is the one of the current thread.
+        loop: The event loop that it runs in.
 
     Attributes:
         scope: Is cancelled at the limit; for the current task, around the run.
     """
 
-    __slots__ = (
-        "_begun_at",
-        "_call_soon",
-        "_ends_at",
-        "_given",
-        "_has_stalled",
-        "_moves_at",
-        "_offset",
-        "_stalled_after",
-        "_stalls_at",
-        "_thread",
-        "_timeout",
-        "scope",
-    )
+    # By the monotonic clock. Of the class, as few runs say anything: a limit is made for each.
+    _extended_to: float = -math.inf
+    _reported_at: float = -math.inf
+    _moves_at: float = -math.inf  # when a report may move the deadline again
+    _is_moving: bool = False  # or is soon
+    _given: float | None = None  # seconds, of a timeout that was extended
 
-    def __init__(
-        self,
-        timeout: float | None,
-        stalled_after: float | None,
-        call_soon: Callable[[Callable[[], object]], None],
-    ) -> None:
+    def __init__(self, timeout: float | None, stalled_after: float | None, loop: Loop) -> None:
         self._timeout = timeout
         self._stalled_after = stalled_after
-        self._call_soon = call_soon
-        self._thread = threading.get_ident()
-        now = self._begun_at = time.monotonic()
-        self._offset = anyio.current_time() - now
-        self._ends_at = math.inf if timeout is None else now + timeout
-        self._stalls_at = math.inf if stalled_after is None else now + stalled_after
-        self._moves_at = -math.inf
-        self._given = timeout
-        self._has_stalled = self._stalls_at < self._ends_at
-        self.scope = anyio.CancelScope(deadline=min(self._ends_at, self._stalls_at) + self._offset)
+        self._loop = loop
+        self._begun_at = loop.time()
+        self._has_stalled = stalled_after is not None and (timeout is None or stalled_after < timeout)
+        first = stalled_after if self._has_stalled else timeout
+        self.scope = anyio.CancelScope(deadline=self._begun_at + (first or 0))
 
     def extend(self, seconds: float) -> None:
         """Let the timeout be over so many seconds from now, if not later anyway; without one nothing changes."""
-        ends_at = time.monotonic() + seconds
-        if self._timeout is not None and ends_at > self._ends_at:
-            self._ends_at = ends_at
+        extended_to = time.monotonic() + seconds
+        if self._timeout is not None and extended_to > self._extended_to:
+            self._extended_to = extended_to
             self._move_soon()
 
     def progressed(self, now: float) -> None:
         """Take in that it reported progress, at a time of the monotonic clock."""
         if self._stalled_after is None:
             return
-        often = min(_OFTEN, self._stalled_after)
-        # Not early: for reports that come before the next move there is none.
-        self._stalls_at = now + self._stalled_after + often
+        self._reported_at = now
         if now >= self._moves_at:
-            self._moves_at = now + often
+            self._moves_at = now + self._often
             self._move_soon()
 
+    @property
+    def _often(self) -> float:
+        return min(_OFTEN, self._stalled_after or 0)
+
     def _move_soon(self) -> None:
-        if threading.get_ident() == self._thread:
-            self._move()
-        else:
-            self._call_soon(self._move)
+        if not self._is_moving:
+            self._is_moving = True
+            self._loop.run(self._move)
 
     def _move(self) -> None:
+        self._is_moving = False  # first: what is said from now on moves it again
         if self.scope.cancel_called:
             return  # what it was cancelled for stays so
-        if self._timeout is not None:
-            self._given = self._ends_at - self._begun_at
-        self._has_stalled = self._stalls_at < self._ends_at
-        self.scope.deadline = min(self._ends_at, self._stalls_at) + self._offset
+        offset = self._loop.time() - time.monotonic()
+        ends_at, stalls_at = self._ends_at(offset), self._stalls_at(offset)
+        self._has_stalled = stalls_at < ends_at
+        self.scope.deadline = min(ends_at, stalls_at)
+
+    def _ends_at(self, offset: float) -> float:
+        """When the timeout is over, by the loop's clock, which is that much ahead of the monotonic one."""
+        if self._timeout is None:
+            return math.inf
+        first, extended_to = self._begun_at + self._timeout, self._extended_to + offset
+        if extended_to > first:
+            self._given = extended_to - self._begun_at
+        return max(first, extended_to)
+
+    def _stalls_at(self, offset: float) -> float:
+        if self._stalled_after is None:
+            return math.inf
+        # Not early: reports that come before the next move don't move it.
+        reported = self._reported_at + offset + self._often
+        return max(self._begun_at, reported) + self._stalled_after
 
     @property
     def error(self) -> RedisJobsError:
-        """What a run is told to have failed by that was cancelled at the limit."""
+        """What a run has failed by that was cancelled at the limit."""
         if self._has_stalled:
             return JobStalled(f"the handler reported no progress for {self._stalled_after:g} s")
-        if self._given == self._timeout:
+        if self._given is None:
             return JobTimeout(f"the handler was still running after its timeout of {self._timeout:g} s")
         return JobTimeout(
-            f"the handler was still running after {round(self._given or 0, 3):g} s, to which it had extended its "
+            f"the handler was still running after {round(self._given, 3):g} s, to which it had extended its "
             f"timeout of {self._timeout:g} s"
         )

@@ -199,6 +199,7 @@ class JobContext(Generic[AppState]):
         attempt: Which attempt this is, from 1; failed runs count, lost workers don't.
         deliveries: How often it was delivered since its last outcome, lost workers included.
         worker_id: Who runs it.
+        keeps_result: Whether what the handler returns is kept.
     """
 
     def __init__(
@@ -215,6 +216,7 @@ class JobContext(Generic[AppState]):
         read_headers: Callable[[], Mapping[str, str]],
         worker_id: str,
         state: AppState,
+        keeps_result: bool = False,
     ) -> None:
         self.job_id = job_id
         self.job_name = job_name
@@ -226,6 +228,7 @@ class JobContext(Generic[AppState]):
         self._next_scheduled_ms = next_scheduled_ms
         self._read_headers = read_headers
         self.worker_id = worker_id
+        self.keeps_result = keeps_result
         self._state, self._has_state = state, True
         self.cancelled = False
         """Whether this run was given up: timed out, cancelled, shut down or its lease lost. An async handler is

@@ -187,9 +187,12 @@ class JobQueue(Serving):
             timeout: How long one run may take. Defaults to no limit.
             run_in: `"thread"` or `"process"`, where a sync function runs: see `register`.
             schedule: When it is pushed, again and again, without arguments; see the method `schedule`.
+            keep_result: For how long what it returns is kept; see `register`. Defaults to not at all.
+            strict_result: Whether the job fails when that can't be kept; see `register`.
 
         Raises:
-            RegistrationError: The name has a handler already, or the signature can't be a job's.
+            RegistrationError: The name has a handler already, or the signature can't be a job's; or what it
+                returns can't be kept.
             TypeError: There is no such option.
         """
         return cast("JobDecorator", self._job)
@@ -300,11 +303,12 @@ class JobQueue(Serving):
         """Wait until a job has ended, and give what its handler returned.
 
         The result is kept where the push says so, or the handler's registration: `keep_result=`. Nothing is
-        polled: however many wait in this process, it listens on one connection, and is told.
+        polled: however many wait in this process, it listens on one connection, and is told. When the queue is
+        closed meanwhile, whoever waits yet opens it again.
 
         Args:
             job: Its id, or its handle.
-            timeout: How long to wait. Defaults to for ever. The job goes on in any case.
+            timeout: How long to wait; 0 to look once. Defaults to for ever. The job goes on in any case.
             returns: The type that the result is to be of, and is checked by. Of a handle it defaults to what the
                 handler says, if this queue has it; else to what JSON says: dicts, lists, strings, numbers.
 
@@ -674,6 +678,8 @@ class JobDecorator(Protocol):
         timeout: Duration | None = None,
         run_in: RunIn = "thread",
         schedule: Schedule | None = None,
+        keep_result: Duration | None = None,
+        strict_result: bool = False,
     ) -> "JobDecorator": ...
 
 

@@ -242,13 +242,15 @@ class JobQueue(Serving):
         """Wait until a job has ended, and give what its handler returned; see `redisjobs.JobQueue.result`.
 
         All threads that wait share one connection, in a thread of its own, which begins with the first of them.
+        `close` ends it; for whoever waits yet another one begins.
         """
         job_id, kind = id_of(job), self.returned_by(job, returns)
         limit = None if timeout is None else seconds(timeout, "timeout")
-        return self._thread.call(self._wait_for(job_id, kind, limit))
+        since = time.monotonic()
+        return self._thread.call(lambda: self._wait_for(job_id, kind, limit, since))
 
-    async def _wait_for(self, job_id: str, kind: ReturnType[Any] | None, limit: float | None) -> Any:
-        return await self._waitings.here(self.driver).result(job_id, kind, limit)
+    async def _wait_for(self, job_id: str, kind: ReturnType[Any] | None, limit: float | None, since: float) -> Any:
+        return await self._waitings.here(self.driver).result(job_id, kind, limit, since)
 
     @overload
     def run(
@@ -490,6 +492,8 @@ class JobDecorator(Protocol):
         timeout: Duration | None = None,
         run_in: RunIn = "thread",
         schedule: Schedule | None = None,
+        keep_result: Duration | None = None,
+        strict_result: bool = False,
     ) -> "JobDecorator": ...
 
 

@@ -250,3 +250,18 @@ def first_of_two(folder: str) -> None:
 
 def second_of_two(folder: str) -> None:
     (Path(folder) / "second").touch()
+
+
+def returns(what: str) -> Any:
+    """What can leave its process, or can't."""
+    return {"total": {"total": 5}, "call": lambda: 5, "local": local_class()()}[what]
+
+
+def local_class() -> type[Any]:
+    class Local: ...
+
+    return Local
+
+
+def strictly() -> int:
+    return "5"  # type: ignore[return-value]

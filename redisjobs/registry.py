@@ -57,6 +57,7 @@ TypedMapping = TypeVar("TypedMapping", bound=Mapping[str, object])
 Args = ParamSpec("Args")
 Given = ParamSpec("Given")
 Returned = TypeVar("Returned")
+Returned_co = TypeVar("Returned_co", covariant=True)  # so that any coroutine is one
 Duration = float | timedelta
 RunIn = Literal["thread", "process"]
 """Where a sync handler runs: a thread is cheap and can't be killed, a process is neither."""
@@ -587,7 +588,7 @@ def id_of(job: str | PushedJob) -> str:
     raise TypeError(f"{shown} is no job: give its id{hint}, or the handle that push returned")
 
 
-class FunctionJob(Generic[Args, Given, Returned]):
+class FunctionJob(Generic[Args, Given, Returned_co]):
     """A function that is a job as well: call it as ever, or push it with the same arguments but the context.
 
     For type checkers it has the function's arguments, those that are pushed, and what it returns. They know which
@@ -601,7 +602,7 @@ class FunctionJob(Generic[Args, Given, Returned]):
     __name__: str  # the function's, as its docstring and the rest of its looks
 
     def __init__(
-        self, registry: Registry, function: Callable[Args, Returned], name: JobName[Any], signature: Signature
+        self, registry: Registry, function: Callable[Args, Returned_co], name: JobName[Any], signature: Signature
     ) -> None:
         # Not the attributes of an object that can be called: they would stand in for ours.
         functools.update_wrapper(self, function, updated=("__dict__",) if inspect.isroutine(function) else ())
@@ -611,7 +612,7 @@ class FunctionJob(Generic[Args, Given, Returned]):
         self._signature = signature
         self._options = PushOptions()
 
-    def __call__(self, *args: Args.args, **kwargs: Args.kwargs) -> Returned:
+    def __call__(self, *args: Args.args, **kwargs: Args.kwargs) -> Returned_co:
         """Call the function itself, here and now."""
         return self._function(*args, **kwargs)
 

@@ -70,6 +70,7 @@ from redisjobs.registry import (
     PushedJob,
     PushOptions,
     Returned,
+    Returned_co,
     RunIn,
     TypedMapping,
     Unchecked,
@@ -497,11 +498,11 @@ class JobDecorator(Protocol):
     ) -> "JobDecorator": ...
 
 
-class JobFunction(FunctionJob[Args, Given, Returned]):
+class JobFunction(FunctionJob[Args, Given, Returned_co]):
     """A function that is a job of a sync queue as well; see `FunctionJob`."""
 
     def __init__(
-        self, queue: JobQueue, function: Callable[Args, Returned], name: JobName[Any], signature: Signature
+        self, queue: JobQueue, function: Callable[Args, Returned_co], name: JobName[Any], signature: Signature
     ) -> None:
         super().__init__(queue, function, name, signature)
         self._queue = queue

@@ -75,15 +75,14 @@ class JobName(Generic[P]):
     parameters: type[P]
     what: ClassVar[str] = "parameters"
     is_result: ClassVar[bool] = False
+    wanted: ClassVar[str] = "a dataclass, a pydantic model or a TypedDict"
 
     def __post_init__(self) -> None:
         if not is_text(self.name, r"[^\s\x00-\x1f]{1,200}"):
             raise RegistrationError(f"{self.name!r} can't name a job: give 1 to 200 characters, no spaces")
         if not _may_be_type(self.parameters):
-            raise RegistrationError(
-                f"JobName({self.name!r}, ...): {_shown(self.parameters)} is no type; give a dataclass, a pydantic "
-                "model or a TypedDict"
-            )
+            told = f"{type(self).__name__}({self.name!r}, ...): {_shown(self.parameters)} is no type"
+            raise RegistrationError(f"{told}; give {self.wanted}")
 
     @cached_property
     def adapter(self) -> TypeAdapter[P]:
@@ -92,7 +91,7 @@ class JobName(Generic[P]):
         Raises:
             RegistrationError: pydantic has no schema for the type.
         """
-        return adapter_for(self.parameters)
+        return adapter_for(self.parameters, "result" if self.is_result else "parameters")
 
     @cached_property
     def round_trip(self) -> RoundTrip:
@@ -105,6 +104,7 @@ class ReturnType(JobName[P]):
 
     what: ClassVar[str] = "the result"
     is_result: ClassVar[bool] = True
+    wanted: ClassVar[str] = "what the handler returns, as int or a dataclass"
 
 
 def _may_be_type(parameters: object) -> bool:
@@ -117,8 +117,8 @@ def _shown(value: object) -> str:
     return repr(value) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
 
 
-def adapter_for(parameters: Any) -> TypeAdapter[Any]:
-    """Pydantic's adapter for a parameter type.
+def adapter_for(parameters: Any, what: str = "parameters") -> TypeAdapter[Any]:
+    """Pydantic's adapter for the type of a job's parameters, or of its result.
 
     Raises:
         RegistrationError: pydantic has no schema for the type.
@@ -126,9 +126,9 @@ def adapter_for(parameters: Any) -> TypeAdapter[Any]:
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(_readable(parameters))
     except (PydanticSchemaGenerationError, PydanticUserError, NameError) as error:
-        raise RegistrationError(f"{parameters!r} can't be a job's parameters: {error}") from error
+        raise RegistrationError(f"{parameters!r} can't be a job's {what}: {error}") from error
     if not adapter.pydantic_complete:
-        raise RegistrationError(f"{parameters!r} can't be a job's parameters: it names a type that isn't there")
+        raise RegistrationError(f"{parameters!r} can't be a job's {what}: it names a type that isn't there")
     return adapter
 
 

@@ -383,9 +383,10 @@ class JobQueue(Serving):
             NoResult: As `result`, as do TimeoutError, DecodeError and DriverError.
             EncodeError: As `push`.
         """
+        limit = None if timeout is None else seconds(timeout, "timeout")
         job = self.prepare(parameters, name, **options)
         (handle,) = await self._push([kept_for_a_while(job)])
-        return await self.result(handle, timeout=timeout)
+        return await self.result(handle, timeout=limit)
 
     async def get(self, job: str | PushedJob) -> JobInfo | None:
         """Look a job up, by its id or handle: delayed, ready, running or dead; None if it ended or never was.

@@ -740,9 +740,11 @@ def check_job_options(function: object, options: Mapping[str, Any]) -> None:
 
 def _kept(handler: Any, keep_result: Duration | None, strict_result: bool) -> dict[str, Any]:
     """What a definition has of the result of its handler."""
+    if not isinstance(strict_result, bool):
+        raise RegistrationError(f"strict_result={strict_result!r}: give True or False")
     return {
         "keep_ms": _ms(keep_result, "keep_result") or 0,
-        "strict_result": bool(strict_result),
+        "strict_result": strict_result,
         "returned": returned_type(handler),
     }
 

@@ -297,9 +297,10 @@ class JobQueue(Serving):
         **options: Unpack[PushOptions],
     ) -> Any:
         """Push a job, wait until it has ended, and give what it returned; see `redisjobs.JobQueue.run`."""
+        limit = None if timeout is None else seconds(timeout, "timeout")
         job = self.prepare(parameters, name, **options)
         (handle,) = self._push([kept_for_a_while(job)])
-        return self.result(handle, timeout=timeout)
+        return self.result(handle, timeout=limit)
 
     def get(self, job: str | PushedJob) -> JobInfo | None:
         """Look a job up; see `redisjobs.JobQueue.get`."""

@@ -374,7 +374,10 @@ def test_job_shows_how_a_job_has_ended_where_its_result_is_kept(
     assert "outcome" not in show("dead").document
     there.delete("dead")
     assert show("dead").document == {
-        "job_id": "dead", "outcome": "dead", "error": "ValueError: no", "error_type": "ValueError",
+        "job_id": "dead",
+        "outcome": "dead",
+        "error": "ValueError: no",
+        "error_type": "ValueError",
     }
     assert show("never").code == 1
 

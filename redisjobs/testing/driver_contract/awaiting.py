@@ -145,6 +145,7 @@ async def test_a_worker_that_lost_its_lease_leaves_no_result(store: DriverStore,
     assert await settle(two, mine, Ack(result=Result(HOUR, b"6"))) == Reply.OK
     assert await settle(two, other, Ack()) == Reply.OK
     assert (await standing(store)).value == b"6"
+    assert (await standing(store, "b")).value == b'{"total":5}'
     assert (await standing(store, "c")).ending is Ending.NOT_FOUND
 
 

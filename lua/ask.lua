@@ -43,7 +43,7 @@ local process, most_bytes = ARGV[1], tonumber(ARGV[2])
 local first_job = 3
 
 expect('hash', jobs, waiters)
-local bytes, noted = 0, false
+local bytes, pending = 0, {}
 
 -- What somebody has made something else by hand is as if it were not there.
 local function text_at(key)
@@ -53,7 +53,6 @@ end
 
 -- Note that the process waits. A job for which many do tells the newest 100; the others ask once a minute.
 local function note(id)
-  if process == '' then return end
   local names = {}
   for name in string.gmatch(redis.call('HGET', waiters, id) or '', '%S+') do
     if name == process then return end
@@ -62,7 +61,6 @@ local function note(id)
   names[#names + 1] = process
   while #names > 100 do table.remove(names, 1) end
   redis.call('HSET', waiters, id, table.concat(names, ' '))
-  noted = true
 end
 
 local function ended(id, place)
@@ -88,7 +86,7 @@ local function standing(job)
     for i, name in ipairs({'error', 'error_type', 'traceback', 'reason'}) do said[i + 1] = field(fields, name) or '' end
     return said
   end
-  note(id)
+  pending[#pending + 1] = id
   return {'PENDING', place, field(fields, 'keep_result') or '', text_at(progress .. id) or ''}
 end
 
@@ -101,5 +99,9 @@ for i = first_job, #ARGV do
   end
   answers[#answers + 1] = said
 end
-if noted then redis.call('PEXPIRE', waiters, 86400000) end
+-- Last, when all is read.
+if process ~= '' and #pending > 0 then
+  for _, id in ipairs(pending) do note(id) end
+  redis.call('PEXPIRE', waiters, 86400000)
+end
 return answers

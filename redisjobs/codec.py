@@ -115,8 +115,8 @@ def decode_untyped(what: str, raw: bytes) -> Any:
         DecodeError: It is no JSON.
     """
     try:
-        return orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
+        return json.loads(raw)  # orjson would make a float of an integer of more than 64 bits
+    except (ValueError, RecursionError) as error:
         raise DecodeError(f"{what} is no JSON: {error}") from None
 
 

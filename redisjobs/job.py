@@ -162,15 +162,14 @@ class JobName(Generic[P]):
     parameters: type[P]
     what: ClassVar[str] = "parameters"
     is_result: ClassVar[bool] = False
+    wanted: ClassVar[str] = "a dataclass, a pydantic model or a TypedDict"
 
     def __post_init__(self) -> None:
         if not is_text(self.name, r"[^\s\x00-\x1f]{1,200}"):
             raise RegistrationError(f"{self.name!r} can't name a job: give 1 to 200 characters, no spaces")
         if not _may_be_type(self.parameters):
-            raise RegistrationError(
-                f"JobName({self.name!r}, ...): {_shown(self.parameters)} is no type; give a dataclass, a pydantic "
-                "model or a TypedDict"
-            )
+            told = f"{type(self).__name__}({self.name!r}, ...): {_shown(self.parameters)} is no type"
+            raise RegistrationError(f"{told}; give {self.wanted}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Taken to another process as it was made."""
@@ -183,7 +182,7 @@ class JobName(Generic[P]):
         Raises:
             RegistrationError: pydantic has no schema for the type.
         """
-        return adapter_for(self.parameters)
+        return adapter_for(self.parameters, "result" if self.is_result else "parameters")
 
     @cached_property
     def round_trip(self) -> RoundTrip:
@@ -196,6 +195,7 @@ class ReturnType(JobName[P]):
 
     what: ClassVar[str] = "the result"
     is_result: ClassVar[bool] = True
+    wanted: ClassVar[str] = "what the handler returns, as int or a dataclass"
 
 
 def _may_be_type(parameters: object) -> bool:
@@ -208,8 +208,8 @@ def _shown(value: object) -> str:
     return repr(value) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
 
 
-def adapter_for(parameters: Any) -> TypeAdapter[Any]:
-    """Pydantic's adapter for a parameter type.
+def adapter_for(parameters: Any, what: str = "parameters") -> TypeAdapter[Any]:
+    """Pydantic's adapter for the type of a job's parameters, or of its result.
 
     Raises:
         RegistrationError: pydantic has no schema for the type.
@@ -217,9 +217,9 @@ def adapter_for(parameters: Any) -> TypeAdapter[Any]:
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(_readable(parameters))
     except (PydanticSchemaGenerationError, PydanticUserError, NameError) as error:
-        raise RegistrationError(f"{parameters!r} can't be a job's parameters: {error}") from error
+        raise RegistrationError(f"{parameters!r} can't be a job's {what}: {error}") from error
     if not adapter.pydantic_complete:
-        raise RegistrationError(f"{parameters!r} can't be a job's parameters: it names a type that isn't there")
+        raise RegistrationError(f"{parameters!r} can't be a job's {what}: it names a type that isn't there")
     return adapter
 
 
@@ -290,6 +290,7 @@ class JobContext(Generic[AppState]):
         attempt: Which attempt this is, from 1; failed runs count, lost workers don't.
         deliveries: How often it was delivered since its last outcome, lost workers included.
         worker_id: Who runs it.
+        keeps_result: Whether what the handler returns is kept.
     """
 
     # Of the class, as few contexts ever have others: one is made for each job.
@@ -311,6 +312,7 @@ class JobContext(Generic[AppState]):
         worker_id: str,
         state: AppState,
         hearer: Hearer | None = None,
+        keeps_result: bool = False,
     ) -> None:
         self.job_id = job_id
         self.job_name = job_name
@@ -322,6 +324,7 @@ class JobContext(Generic[AppState]):
         self._next_scheduled_ms = next_scheduled_ms
         self._read_headers = read_headers
         self.worker_id = worker_id
+        self.keeps_result = keeps_result
         self._state = state
         self._hearer = hearer
         self.cancelled = False

@@ -182,8 +182,9 @@ class Middleware:
         """Run around a job's handler: `return await call_next()`, and what is to be before and after.
 
         It runs in the job's own context and within its timeout, and is cancelled as the handler is. What it raises
-        is the job's failure, what it catches is none. `call_next` runs the handler once: a second call raises
-        RuntimeError. Without a call the handler does not run, and the job is done.
+        is the job's failure, what it catches is none; what it returns is the job's result, where that is kept.
+        `call_next` runs the handler once: a second call raises RuntimeError. Without a call the handler does not
+        run, and the job is done.
         """
         return await call_next()
 

@@ -73,6 +73,7 @@ from redisjobs.registry import (
     Given,
     P,
     Returned,
+    Returned_co,
     RunIn,
     Unchecked,
     check_job_options,
@@ -199,9 +200,12 @@ class JobQueue(Serving):
                 time.
             run_in: `"thread"` or `"process"`, where a sync function runs: see `register`.
             schedule: When it is pushed, again and again, without arguments; see the method `schedule`.
+            keep_result: For how long what it returns is kept; see `register`. Defaults to not at all.
+            strict_result: Whether the job fails when that can't be kept; see `register`.
 
         Raises:
-            RegistrationError: The name has a handler already, or the signature can't be a job's.
+            RegistrationError: The name has a handler already, or the signature can't be a job's; or what it
+                returns can't be kept.
             TypeError: There is no such option.
         """
         return cast("JobDecorator", self._job)
@@ -312,11 +316,12 @@ class JobQueue(Serving):
         """Wait until a job has ended, and give what its handler returned.
 
         The result is kept where the push says so, or the handler's registration: `keep_result=`. Nothing is
-        polled: however many wait in this process, it listens on one connection, and is told.
+        polled: however many wait in this process, it listens on one connection, and is told. When the queue is
+        closed meanwhile, whoever waits yet opens it again.
 
         Args:
             job: Its id, or its handle.
-            timeout: How long to wait. Defaults to for ever. The job goes on in any case.
+            timeout: How long to wait; 0 to look once. Defaults to for ever. The job goes on in any case.
             returns: The type that the result is to be of, and is checked by. Of a handle it defaults to what the
                 handler says, if this queue has it; else to what JSON says: dicts, lists, strings, numbers.
 
@@ -404,9 +409,10 @@ class JobQueue(Serving):
             NoResult: As `result`, as do TimeoutError, DecodeError and DriverError.
             EncodeError: As `push`.
         """
+        limit = None if timeout is None else seconds(timeout, "timeout")
         job = self.prepare(parameters, name, **options)
         (handle,) = await self._push([kept_for_a_while(job)])
-        return await self.result(handle, timeout=timeout)
+        return await self.result(handle, timeout=limit)
 
     async def get(self, job: str | PushedJob) -> JobInfo | None:
         """Look a job up, by its id or handle: delayed, ready, running or dead; None if it ended or never was.
@@ -705,14 +711,16 @@ class JobDecorator(Protocol):
         stalled_after: Duration | None = None,
         run_in: RunIn = "thread",
         schedule: Schedule | None = None,
+        keep_result: Duration | None = None,
+        strict_result: bool = False,
     ) -> "JobDecorator": ...
 
 
-class JobFunction(FunctionJob[Args, Given, Returned]):
+class JobFunction(FunctionJob[Args, Given, Returned_co]):
     """A function that is a job of an async queue as well; see `FunctionJob`."""
 
     def __init__(
-        self, queue: JobQueue, function: Callable[Args, Returned], name: JobName[Any], signature: Signature
+        self, queue: JobQueue, function: Callable[Args, Returned_co], name: JobName[Any], signature: Signature
     ) -> None:
         super().__init__(queue, function, name, signature)
         self._queue = queue

@@ -60,6 +60,7 @@ P = TypeVar("P")
 Args = ParamSpec("Args")
 Given = ParamSpec("Given")
 Returned = TypeVar("Returned")
+Returned_co = TypeVar("Returned_co", covariant=True)  # so that any coroutine is one
 RunIn = Literal["thread", "process"]
 """Where a sync handler runs: a thread is cheap and can't be killed, a process is neither."""
 
@@ -551,7 +552,7 @@ def id_of(job: str | PushedJob) -> str:
     raise TypeError(f"{shown} is no job: give its id{hint}, or the handle that push returned")
 
 
-class FunctionJob(Generic[Args, Given, Returned]):
+class FunctionJob(Generic[Args, Given, Returned_co]):
     """A function that is a job as well: call it as ever, or push it with the same arguments but the context.
 
     For type checkers it has the function's arguments, those that are pushed, and what it returns. They know which
@@ -565,7 +566,7 @@ class FunctionJob(Generic[Args, Given, Returned]):
     __name__: str  # the function's, as its docstring and the rest of its looks
 
     def __init__(
-        self, registry: Registry, function: Callable[Args, Returned], name: JobName[Any], signature: Signature
+        self, registry: Registry, function: Callable[Args, Returned_co], name: JobName[Any], signature: Signature
     ) -> None:
         # Not the attributes of an object that can be called: they would stand in for ours.
         functools.update_wrapper(self, function, updated=("__dict__",) if inspect.isroutine(function) else ())
@@ -575,7 +576,7 @@ class FunctionJob(Generic[Args, Given, Returned]):
         self._signature = signature
         self._options = PushOptions()
 
-    def __call__(self, *args: Args.args, **kwargs: Args.kwargs) -> Returned:
+    def __call__(self, *args: Args.args, **kwargs: Args.kwargs) -> Returned_co:
         """Call the function itself, here and now."""
         return self._function(*args, **kwargs)
 
@@ -703,9 +704,11 @@ def check_job_options(function: object, options: Mapping[str, Any]) -> None:
 
 def _kept(handler: Any, keep_result: Duration | None, strict_result: bool) -> dict[str, Any]:
     """What a definition has of the result of its handler."""
+    if not isinstance(strict_result, bool):
+        raise RegistrationError(f"strict_result={strict_result!r}: give True or False")
     return {
         "keep_ms": _ms(keep_result, "keep_result") or 0,
-        "strict_result": bool(strict_result),
+        "strict_result": strict_result,
         "returned": returned_type(handler),
     }
 

@@ -23,9 +23,9 @@ KEPT = 3600
 
 def kept_for_a_while(job: NewJob) -> NewJob:
     """A job whose result is kept, for `KEPT` where nothing else was said."""
-    return (
-        job if "keep_result" in job.fields else replace(job, fields=[*job.fields, "keep_result", str(KEPT * 1000)])
-    )
+    if "keep_result" in job.fields[::2]:
+        return job
+    return replace(job, fields=[*job.fields, "keep_result", str(KEPT * 1000)])
 
 
 def has_ended(standing: Standing) -> bool:

@@ -79,6 +79,7 @@ from redisjobs.registry import (
     Given,
     P,
     Returned,
+    Returned_co,
     RunIn,
     Unchecked,
     check_job_options,
@@ -254,17 +255,19 @@ class JobQueue(Serving):
         """Wait until a job has ended, and give what its handler returned; see `redisjobs.JobQueue.result`.
 
         All threads that wait share one connection, in a thread of its own, which begins with the first of them.
+        `close` ends it; for whoever waits yet another one begins.
         """
         job_id, kind = id_of(job), self.returned_by(job, returns)
         limit = None if timeout is None else seconds(timeout, "timeout")
-        return self._thread.call(self._wait_for(job_id, kind, limit))
+        since = time.monotonic()
+        return self._thread.call(lambda: self._wait_for(job_id, kind, limit, since))
 
-    async def _wait_for(self, job_id: str, kind: ReturnType[Any] | None, limit: float | None) -> Any:
-        return await self._waitings.here(self.driver).result(job_id, kind, limit)
+    async def _wait_for(self, job_id: str, kind: ReturnType[Any] | None, limit: float | None, since: float) -> Any:
+        return await self._waitings.here(self.driver).result(job_id, kind, limit, since)
 
     def watch(self, job: str | PushedJob) -> Iterator[Progress]:
         """Go through what a job reports of how far it is, until it has ended; see `redisjobs.JobQueue.watch`."""
-        return self._thread.each(self._progress(id_of(job)))
+        return self._thread.each(functools.partial(self._progress, id_of(job)))
 
     async def _progress(self, job_id: str) -> AsyncGenerator[Progress, None]:
         async with aclosing(self._waitings.here(self.driver).progress(job_id)) as reports:
@@ -315,9 +318,10 @@ class JobQueue(Serving):
         **options: Unpack[PushOptions],
     ) -> Any:
         """Push a job, wait until it has ended, and give what it returned; see `redisjobs.JobQueue.run`."""
+        limit = None if timeout is None else seconds(timeout, "timeout")
         job = self.prepare(parameters, name, **options)
         (handle,) = self._push([kept_for_a_while(job)])
-        return self.result(handle, timeout=timeout)
+        return self.result(handle, timeout=limit)
 
     def get(self, job: str | PushedJob) -> JobInfo | None:
         """Look a job up; see `redisjobs.JobQueue.get`."""
@@ -516,14 +520,16 @@ class JobDecorator(Protocol):
         stalled_after: Duration | None = None,
         run_in: RunIn = "thread",
         schedule: Schedule | None = None,
+        keep_result: Duration | None = None,
+        strict_result: bool = False,
     ) -> "JobDecorator": ...
 
 
-class JobFunction(FunctionJob[Args, Given, Returned]):
+class JobFunction(FunctionJob[Args, Given, Returned_co]):
     """A function that is a job of a sync queue as well; see `FunctionJob`."""
 
     def __init__(
-        self, queue: JobQueue, function: Callable[Args, Returned], name: JobName[Any], signature: Signature
+        self, queue: JobQueue, function: Callable[Args, Returned_co], name: JobName[Any], signature: Signature
     ) -> None:
         super().__init__(queue, function, name, signature)
         self._queue = queue

@@ -6,10 +6,13 @@ there again, and once a minute.
 """
 
 import asyncio
+import concurrent.futures
+import itertools
 import math
 import os
 import secrets
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Iterator, Sequence
 from contextlib import aclosing
 from functools import partial
@@ -131,13 +134,27 @@ class Waiting:
                 was_there = True
         return standing, was_there
 
-    async def result(self, job_id: str, returns: ReturnType[Any] | None, timeout: float | None) -> Any:
+    async def _look(self, job_id: str) -> tuple[Standing, bool]:
+        """How a job has ended, by one look.
+
+        Raises:
+            TimeoutError: It has not.
+        """
+        (standing,) = await self._driver.change(Ask([job_id]))
+        if not has_ended(standing):
+            raise not_kept_yet(job_id, standing) or TimeoutError
+        return standing, False
+
+    async def result(
+        self, job_id: str, returns: ReturnType[Any] | None, timeout: float | None, since: float | None = None
+    ) -> Any:
         """What a job's handler returned, once that has ended.
 
         Args:
             job_id: Which job.
             returns: The type of that; None: what its JSON says.
-            timeout: Seconds to wait; None: for ever.
+            timeout: Seconds to wait, 0 to look once; None: for ever.
+            since: When the wait began, by the monotonic clock. Defaults to now.
 
         Raises:
             TimeoutError: It has not ended in that time.
@@ -145,9 +162,12 @@ class Waiting:
             DecodeError: It does not fit the type.
             DriverError: The store refuses to answer.
         """
+        left = timeout
+        if timeout and since is not None:
+            left = since + timeout - time.monotonic()
         try:
-            with anyio.fail_after(timeout):
-                standing, was_there = await self.end_of(job_id)
+            with anyio.fail_after(left or None):
+                standing, was_there = await self.end_of(job_id) if left != 0 else await self._look(job_id)
         except TimeoutError:
             trouble = f"; the store can't be asked at the moment: {self.trouble}" if self.trouble else ""
             raise TimeoutError(
@@ -225,7 +245,7 @@ class Waiting:
         while True:
             self._wakeup.begin()
             while self._changed and self._listening:
-                await self._ask(list(self._changed)[:_AT_ONCE])
+                await self._ask(list(itertools.islice(self._changed, _AT_ONCE)))
             idle = math.inf if self._waiters else min(idle, anyio.current_time() + _IDLE)
             if anyio.current_time() >= idle:
                 return
@@ -283,8 +303,8 @@ class Waitings:
         return self._by_loop[key]
 
     def close(self) -> None:
-        """End that of the running event loop."""
-        waiting = self._by_loop.pop(loop_key(), None)
+        """End the connection of that of the running event loop; whoever waits yet has it begin anew."""
+        waiting = self._by_loop.get(loop_key())
         if waiting is not None:
             waiting.close()
 
@@ -299,54 +319,95 @@ class WaitingThread:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.current_thread()
-        self._pid = 0
+        self._pid = os.getpid()
 
-    def call(self, steps: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine there, and wait until it has ended; what it returned, or raised."""
-        future = asyncio.run_coroutine_threadsafe(steps, self._running())
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()  # a Ctrl-C, say
-            raise
+    def call(self, steps: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a coroutine there, and wait until it has ended; what it returned, or raised.
 
-    def each(self, steps: AsyncGenerator[T, None]) -> Iterator[T]:
-        """What an async generator gives that runs there."""
+        Args:
+            steps: Makes it; once more where the thread was ended meanwhile.
+        """
+        while True:
+            future = self._begin(steps)
+            try:
+                return future.result()
+            except concurrent.futures.CancelledError:
+                continue  # by `close`, and nobody else
+            except BaseException:
+                future.cancel()  # a Ctrl-C, say
+                raise
+
+    def _begin(self, steps: Callable[[], Coroutine[Any, Any, T]]) -> "concurrent.futures.Future[T]":
+        if self._pid != os.getpid():
+            self._lock, self._loop = threading.Lock(), None  # a thread that is not here may hold the old one
+        with self._lock:  # so what has begun is there for `close` to end
+            return asyncio.run_coroutine_threadsafe(steps(), self._running())
+
+    def each(self, make: Callable[[], AsyncGenerator[T, None]]) -> Iterator[T]:
+        """What an async generator gives that runs there.
+
+        Args:
+            make: Makes it; once more where the thread was ended meanwhile.
+        """
+        steps = make()
         try:
             while True:
+                future = self._begin(partial(_next, steps))
                 try:
-                    yield self.call(anext(steps))
-                except StopAsyncIteration:
+                    value = future.result()
+                except concurrent.futures.CancelledError:
+                    steps = make()
+                    continue
+                except BaseException:
+                    future.cancel()
+                    raise
+                if value is _END:
                     return
+                yield value
         finally:
-            self.call(steps.aclose())
+            self.call(steps.aclose)
 
     def _running(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._loop is None or self._pid != os.getpid():
-                self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
-                self._thread = threading.Thread(
-                    target=_run_forever, args=(self._loop,), name="redisjobs waiting", daemon=True
-                )
-                self._thread.start()
-            return self._loop
+        if self._loop is None:
+            loop = asyncio.new_event_loop()
+            thread = threading.Thread(target=_run_forever, args=(loop,), name="redisjobs waiting", daemon=True)
+            thread.start()
+            # Last: a Ctrl-C leaves no loop that stands.
+            self._thread, self._loop, self._pid = thread, loop, os.getpid()
+        return self._loop
 
     def close(self, end: Callable[[], Coroutine[Any, Any, object]]) -> None:
-        """End the thread, if there is one, after `end`, which runs there."""
+        """End the thread, if there is one, after `end`, which runs there; whoever waits yet begins another."""
+        if self._pid != os.getpid():
+            return
         with self._lock:
-            loop, self._loop = self._loop, None
-        if loop is not None and self._pid == os.getpid():
+            loop, thread, self._loop = self._loop, self._thread, None
+        if loop is not None:
             asyncio.run_coroutine_threadsafe(end(), loop).result()
             loop.call_soon_threadsafe(loop.stop)
-            self._thread.join()
+            thread.join()
+
+
+_END: Any = object()
+"""That there is nothing more in an async generator."""
+
+
+async def _next(steps: AsyncGenerator[Any, None]) -> Any:
+    return await anext(steps, _END)
 
 
 def _run_forever(loop: asyncio.AbstractEventLoop) -> None:
     try:
         loop.run_forever()
-        left = asyncio.all_tasks(loop)
-        for task in left:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        loop.run_until_complete(_end_others())
+        loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
         loop.close()
+
+
+async def _end_others() -> None:
+    """End all tasks of the event loop but this one."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)

@@ -134,7 +134,8 @@ def queue_name() -> str:
     return f"test-{uuid.uuid4().hex[:12]}"
 
 
-def _redis_store(url: str, queue_name: str) -> Iterator[RedisStore]:
+def redis_store_of(url: str, queue_name: str) -> Iterator[RedisStore]:
+    """A queue's store on a server, which is to be in order at the end of the test."""
     store = RedisStore(redis.Redis.from_url(url), url, queue_name)
     yield store
     faults = store.faults()
@@ -149,7 +150,7 @@ def driver_store(request: pytest.FixtureRequest, queue_name: str) -> Iterator[St
         yield MemoryStore(queue_name)
     else:
         servers = request.getfixturevalue("servers")
-        yield from _redis_store(servers.url(request.param), queue_name)
+        yield from redis_store_of(servers.url(request.param), queue_name)
 
 
 @pytest.fixture
@@ -161,13 +162,13 @@ def store(driver_store: Store) -> Store:
 @pytest.fixture
 def redis_store(redis_url: str, queue_name: str) -> Iterator[RedisStore]:
     """One queue's store on the server that a user would get."""
-    yield from _redis_store(redis_url, queue_name)
+    yield from redis_store_of(redis_url, queue_name)
 
 
 @pytest.fixture(params=ENGINES)
 def engine_store(request: pytest.FixtureRequest, servers: Servers, queue_name: str) -> Iterator[RedisStore]:
     """One queue's store on each server at hand: for what is about Redis' own keys."""
-    yield from _redis_store(servers.url(request.param), queue_name)
+    yield from redis_store_of(servers.url(request.param), queue_name)
 
 
 @pytest.fixture

@@ -7,10 +7,11 @@ from typing import Any
 
 from redisjobs.drivers.memory import exchange, operator, producer, worker
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver, SyncMemoryConsumer, SyncMemoryDriver
+from redisjobs.drivers.memory.ends import conclude
 from redisjobs.drivers.memory.include import fence
 from redisjobs.drivers.memory.state import Memory, Record, Stream
 from redisjobs.queries import Measure
-from redisjobs.transitions import Exchange, Lease, NewJob, Pushed, Reply, Settlement, Silent, Turn
+from redisjobs.transitions import Ack, Exchange, Lease, NewJob, Pushed, Reply, Settlement, Silent, Turn
 
 
 def pushes_what_is_there() -> None:
@@ -118,6 +119,29 @@ def knows_only_what_it_did_itself() -> None:
     MemoryDriver.__init__ = alone  # type: ignore[method-assign, assignment]
 
 
+def keeps_results_of_lost_leases() -> None:
+    """What a handler returned is kept, whoever holds its job by now."""
+    settle_one = exchange._settle_one
+
+    def keep(memory: Memory, worker: str, lease: Lease, settlement: Settlement, added: Any) -> Reply:
+        reply = settle_one(memory, worker, lease, settlement, added)
+        if isinstance(settlement, Ack) and settlement.result is not None:
+            conclude(memory, lease.job_id, "completed", {}, settlement.result)
+        return reply
+
+    exchange._settle_one = keep
+
+
+def tells_nobody_who_waits() -> None:
+    """A process that waits for a job does not hear of its end."""
+    Memory.tell_process = lambda self, process, job_id: None  # type: ignore[method-assign]
+
+
+def forgets_no_end() -> None:
+    """How the last job of an id has ended is taken for the end of the next one."""
+    producer.forget_end = operator.forget_end = lambda memory, job_id: None  # type: ignore[attr-defined]
+
+
 def lacks_measure() -> None:
     """One query is not known; no fault in a driver that says so."""
     operator._READS = {query: answer for query, answer in operator._READS.items() if query is not Measure}
@@ -192,5 +216,6 @@ VERBS: dict[str, Callable[[], None]] = {
     "Several": _asked("Several", "change"),
     "Tidy": _asked("Tidy", "change"),
     "listen of a driver": _missing(MemoryDriver, "listen"),
+    "Ask": _asked("Ask", "change"),
 }
 """What a driver's author may not have built yet."""

@@ -294,3 +294,18 @@ def push_from_process(number: int, context: JobContext) -> None:
     except Exception as error:
         refused = f"{type(error).__name__}: {error}"
     context.push({"number": len(refused)}, "Next", delay=3600, job_id=f"after-{pushed.id}")
+
+
+def returns(what: str) -> Any:
+    """What can leave its process, or can't."""
+    return {"total": {"total": 5}, "call": lambda: 5, "local": local_class()()}[what]
+
+
+def local_class() -> type[Any]:
+    class Local: ...
+
+    return Local
+
+
+def strictly() -> int:
+    return "5"  # type: ignore[return-value]

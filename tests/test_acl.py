@@ -4,21 +4,23 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import anyio
+import anyio.to_thread
 import pytest
 import redis
 from conftest import ENGINES, Servers
 from store import Heart, RedisStore, documented_rule, eventually, restore, take_over
 
-from redisjobs import DriverError, Fail, JobContext, JobQueue, Retry, Worker
+from redisjobs import DriverError, Fail, JobContext, JobFailed, JobQueue, ResultNotKept, Retry, Worker
 from redisjobs.driver import Consumer, Driver, Notification
 from redisjobs.drivers import sync_side
 from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.job import Priority, State
-from redisjobs.queries import Count, Measure, Requeue, Retain
+from redisjobs.queries import Ask, Count, Measure, Requeue, Retain
 from redisjobs.retention import Keep, Retention
 from redisjobs.schedules.schedule import Schedule
 from redisjobs.schedules.stored import Definition, Fire, Firing, ListSchedules, PutSchedules
@@ -33,6 +35,7 @@ from redisjobs.transitions import (
     NewJob,
     Release,
     Reply,
+    Result,
     RetryLater,
     Settlement,
 )
@@ -119,7 +122,54 @@ async def produce(url: str, store: RedisStore) -> None:
         assert queue.cancel("running") is Reply.CANCELLING
         with telling(store, "schedules"):
             queue.schedules.put("nightly", Add(1), Schedule.daily())
-    assert counted(store, "cancelled") == len(gone)
+        await wait_for_a_result(queue, store, url)
+        with telling_waiters(store):
+            await end_by_a_cancel(queue, store)
+    assert counted(store, "cancelled") == len(gone) + 1
+
+
+async def wait_for_a_result(queue: SyncJobQueue, store: RedisStore, url: str) -> None:
+    """It is waited for until the connection that listens has shown life, and then it is there."""
+    job, got, name = queue.push(Add(1), job_id="kept", priority="high", keep_result=60), list[Any](), user_of(url)
+
+    def is_waited_for() -> bool:
+        return store.admin.hexists(f"{store.prefix}waiters", job.id) and has_pinged(store, name)
+
+    async def wait() -> None:
+        got.append(await anyio.to_thread.run_sync(partial(queue.result, job, timeout=5)))
+
+    async with anyio.create_task_group() as tasks, consuming(store.driver, "w5") as worker:
+        tasks.start_soon(wait)
+        await worker.open()
+        await eventually(lambda: is_waited_for() or got)
+        assert 0 < store.admin.ttl(f"{store.prefix}waiters") <= 86400
+        (lease,) = (await worker.exchange([], 1)).leases
+        await worker.exchange([(lease, Ack(result=Result(60_000, b"5")))], None)
+    assert got == [5]
+    assert queue.push(Add(1), job_id="kept", delay=60).added
+    assert not store.admin.exists(f"{store.prefix}result:kept", f"{store.prefix}outcome:kept")
+
+
+async def end_by_a_cancel(queue: SyncJobQueue, store: RedisStore) -> None:
+    """A job is cancelled that somebody waits for, and whose end is written down."""
+    fields = ["name", "Add", "parameters", '{"a": 1}', "keep_result", "60000"]
+    assert await store.driver.push([NewJob("waited", fields)], repeated=False)
+    await store.driver.change(Ask(["waited"], "somebody"))
+    assert queue.cancel("waited") is Reply.CANCELLED
+    assert store.admin.get(f"{store.prefix}outcome:waited") == b"cancelled"
+    assert not store.admin.exists(f"{store.prefix}waiters")
+
+
+@contextmanager
+def telling_waiters(store: RedisStore) -> Iterator[None]:
+    """Somebody who waits for a job is told of its end meanwhile."""
+    with store.admin.pubsub(ignore_subscribe_messages=True) as ear:
+        ear.psubscribe(f"{store.prefix}waiter:0:*".replace("[", r"\["))
+        ear.get_message(timeout=5)  # that it is subscribed
+        yield
+        message = ear.get_message(timeout=1)
+        assert message
+        assert message["data"].startswith(b"changed ")
 
 
 def counted(store: RedisStore, counter: str) -> int:
@@ -147,7 +197,8 @@ async def work(url: str, store: RedisStore) -> None:
         assert len(leases) == 9
         with closing(Heart(worker)) as heart:
             assert heart.beat(lambda: list(leases.values()), {"host": "h"}) == ()
-        with telling(store, "due", "released"):
+        await store.driver.change(Ask(["done"], "somebody"))
+        with telling(store, "due", "released"), telling_waiters(store):
             await settle_all(worker, leases, store.put({"name": "Add", "parameters": "{}"}))
         assert [lease.job_id for lease in await worker.recover([leases["killer"]])] == ["unseen"]
         with telling(store, "released"):
@@ -160,6 +211,9 @@ async def work(url: str, store: RedisStore) -> None:
         with closing(Heart(last)) as heart:
             assert heart.release() == 1
         await listen(worker, store, url)
+    assert store.admin.get(f"{store.prefix}result:done") == b"5"
+    assert store.admin.get(f"{store.prefix}outcome:done") == b"completed"
+    assert not store.admin.exists(f"{store.prefix}waiters")
     counters = ("completed", "retried", "dead", "released", "reclaimed", "trimmed")
     assert [counted(store, counter) for counter in counters] == [8, 2, 2, 2, 4, 1]
     assert [store.admin.xlen(f"{store.prefix}{state}") for state in ("completed", "dead")] == [8, 1]
@@ -175,7 +229,8 @@ async def claim(worker: Consumer) -> Exchange:
 
 async def settle_all(worker: Consumer, leases: dict[str, Lease], unlocated: str) -> None:
     settlements: dict[str, Settlement] = {
-        **dict.fromkeys(("done", "unique", "due"), Ack()),
+        "done": Ack(result=Result(60_000, b"5")),
+        **dict.fromkeys(("unique", "due"), Ack()),
         "later": RetryLater(After(60000), {"attempt": "2"}),
         "again": RetryLater(After(0)),
         "dead": DeadLetter("failed", "ValueError: no", "a trace"),
@@ -259,20 +314,26 @@ async def schedule(url: str, store: RedisStore) -> None:
         await listen(driver, store, url)
 
 
+def user_of(url: str) -> str:
+    return urlsplit(url).username or ""
+
+
+def has_pinged(store: RedisStore, name: str) -> bool:
+    """Whether a connection of this user has just shown life."""
+    mine = [client for client in store.admin.client_list() if client["user"] == name]
+    return any(client["cmd"] == "ping" for client in mine)
+
+
 async def listen(listener: Consumer | Driver, store: RedisStore, url: str) -> None:
-    subscribed, name = anyio.Event(), urlsplit(url).username or ""
+    subscribed, name = anyio.Event(), user_of(url)
 
     def heard(notification: Notification) -> None:
         subscribed.set()
 
-    def pinged() -> bool:
-        mine = [client for client in store.admin.client_list() if client["user"] == name]
-        return any(client["cmd"] == "ping" for client in mine)
-
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(listener.listen, heard)
         await subscribed.wait()
-        await eventually(pinged)
+        await eventually(lambda: has_pinged(store, name))
         await anyio.sleep(0.01)  # a refusal is on its way by now
         tasks.cancel_scope.cancel()
 
@@ -328,6 +389,10 @@ def look(queue: SyncJobQueue) -> None:
     assert counts.totals["pushed"] == 6
     assert sync_side(queue.driver).read(Measure()).oldest.keys() == {Priority.NORMAL}
     assert [(group.count, group.job_id) for group in queue.dead_groups()] == [(2, "y")]
+    with pytest.raises(JobFailed):
+        queue.result("z", timeout=0)
+    with pytest.raises(ResultNotKept):
+        queue.result("never", timeout=0)
     for state, found in {State.READY: ["b", "r"], State.DELAYED: ["d"], State.DEAD: ["y", "z"]}.items():
         assert [info.job_id for info in queue.scan(state, name="Add", text="a", older_than=0)] == found
     expected = {State.READY: ["b", "r"], State.RUNNING: ["x"], State.DELAYED: ["d"], State.DEAD: ["y", "z"]}
@@ -362,13 +427,15 @@ async def operate(url: str, store: RedisStore) -> None:
         assert queue.delete_all(name="Add") == 1
         assert queue.cancel_all("delayed") == 1
         await pause_and_hold(queue, store)
+        with telling_waiters(store):
+            await end_by_a_cancel(queue, store)
         with telling(store, "schedules"):
             assert queue.schedules.pause("nightly")
         with telling(store, "schedules"):
             assert queue.schedules.resume("nightly")
         with telling(store, "schedules"):
             assert queue.schedules.remove("nightly")
-    assert [counted(store, counter) for counter in ("cancelled", "requeued", "deleted")] == [5, 2, 1]
+    assert [counted(store, counter) for counter in ("cancelled", "requeued", "deleted")] == [6, 2, 1]
 
 
 async def pause_and_hold(queue: SyncJobQueue, store: RedisStore) -> None:

@@ -68,6 +68,7 @@ OPTIONS: dict[str, list[Any]] = {
     "unique_for": DURATIONS,
     "headers": ["a=b", 5, ["a"], {"a": 1}, {1: "a"}, {"a": b"b"}, Odd()],
     "expires_in": DURATIONS,
+    "keep_result": DURATIONS,
 }
 WANTED: dict[str, list[Any]] = {
     **{name: [*TEXTS, ""] for name in ("name", "text", "fingerprint", "reason")},
@@ -81,6 +82,8 @@ JOB: dict[str, list[Any]] = {
     "stalled_after": [*DURATIONS, 0],
     "run_in": ["fork", "", 5, None, Odd()],
     "schedule": ["0 4 * * *", 5, Odd()],
+    "keep_result": DURATIONS,
+    "strict_result": ["no", 1, None, Odd()],
 }
 NO_MIDDLEWARE = [5, "Middleware", None, Odd(), Middleware]
 QUEUE: dict[str, list[Any]] = {
@@ -160,6 +163,18 @@ def cases(make: Any) -> Iterator[Case]:
     yield "push_many", queue.push_many, {"items": [CARD]}, options | {"items": no_cards, "name": NAMES}
     for verb in ("get", "cancel", "delete", "hold", "unhold"):
         yield verb, getattr(queue, verb), {}, NOT_ONE_ID
+    yield (
+        "result",
+        lambda job="never", **given: queue.result(job, **given),
+        {},
+        NOT_ONE_ID | {"timeout": DURATIONS, "returns": [5, "int", CARD, Odd(), Odd]},
+    )
+    yield (
+        "run",
+        lambda **given: queue.run(**{"parameters": CARD} | given),
+        {},
+        OPTIONS | {"parameters": no_card, "name": NAMES, "timeout": DURATIONS},
+    )
     edits = [5, 1.5, "text", ["text"], Odd(), Card, Letter(), queue, job]
 
     def requeue(**given: Any) -> Any:
@@ -208,6 +223,7 @@ def cases(make: Any) -> Iterator[Case]:
     yield "options", job.options, {}, OPTIONS
     yield "job.prepare", job.prepare, {}, {"path": TEXTS}
     yield "job.push", job.push, {}, {"path": TEXTS}
+    yield "job.run", job.run, {}, {"path": TEXTS}
 
 
 def others() -> Iterator[Case]:
@@ -352,7 +368,7 @@ UNTRIED = {
     "JobQueue.counts", "JobQueue.dead_groups",  # nor do these
     "Worker.run", "Worker.stop", "Worker.stop_now",  # take nothing but flags
     "JobQueue.definition", "JobQueue.register_function", "JobQueue.prepare_many",  # of the inside
-    "JobQueue.edited",  # as well
+    "JobQueue.edited", "JobQueue.returned_by",  # as well
 }  # fmt: skip
 
 

@@ -16,9 +16,10 @@ from typing import Any
 import anyio
 import pytest
 import redis
+from test_results_sync import at_work
 
 import redisjobs
-from redisjobs import Keep, Retention, Worker, no_retry, sync
+from redisjobs import JobFailed, JobName, Keep, Retention, Worker, no_retry, sync
 from redisjobs.cli import app
 from redisjobs.cli.dev import ended_by_signals
 from redisjobs.job import Priority
@@ -80,6 +81,10 @@ def thread() -> None:
 @queue.job(retry=no_retry())
 def boom(what: str) -> None:
     raise ValueError(what)
+
+@queue.job(keep_result=60)
+async def add(a: int) -> int:
+    return a + 1
 
 @plain.job
 def parent() -> None:
@@ -271,6 +276,110 @@ def test_push_takes_what_goes_along_and_how_long_a_key_is_held(
         assert 50 < admin.ttl(f"redisjobs:{{{queue_name}}}:unique:joe") <= 60
         ((entry, fields),) = admin.xrange(f"redisjobs:{{{queue_name}}}:ready:normal")
     assert int(fields[b"expires_at"]) - int(entry.partition(b"-")[0]) == pytest.approx(30_500, abs=5)
+
+
+@pytest.fixture
+def works(there: sync.JobQueue) -> Iterator[None]:
+    """A worker that has handlers for some of the module's jobs."""
+
+    @there.job(keep_result=60)
+    async def add(a: int) -> int:
+        return a + 2**70
+
+    @there.job(retry=no_retry())
+    def boom(what: str) -> None:
+        raise ValueError(what)
+
+    @there.register(JobName("Mail", dict[str, Any]))
+    async def mail(parameters: dict[str, Any]) -> dict[str, Any]:
+        return parameters
+
+    with at_work(there):
+        yield
+
+
+@pytest.mark.usefixtures("works")
+def test_push_waits_for_a_result_and_prints_it_as_json(cli: Callable[..., Ended], there: sync.JobQueue) -> None:
+    done = cli("push", "shop:queue", "add", '{"a": 4}', "--wait", "--id", "mine")
+    assert (done.code, done.err, done.out.splitlines()) == (0, "", ["imported", str(2**70 + 4)])
+    done = cli("push", "shop:queue", "Mail", '{"to": "joe"}', "--wait", "--timeout", "30", "--json")
+    assert (done.code, done.err) == (0, "")
+    document = json.loads(done.out.removeprefix("imported\n"))
+    assert document.pop("job_id")
+    assert document == {"added": True, "result": {"to": "joe", "copies": 1}}
+
+    failed = cli("push", "shop:queue", "boom", '{"what": "no luck"}', "--wait", "--id", "bad")
+    assert (failed.code, failed.out) == (1, "imported\n")
+    first, *traceback = failed.err.splitlines()
+    assert first == "redisjobs: job bad failed: ValueError: no luck"
+    assert traceback[0] == "Traceback (most recent call last):"
+    assert traceback[-1] == "ValueError: no luck"
+
+
+def test_push_waits_so_long_and_no_longer(cli: Callable[..., Ended], there: sync.JobQueue) -> None:
+    late = cli("push", "shop:queue", "add", '{"a": 4}', "--wait", "--timeout", "0.1", "--id", "mine")
+    assert (late.code, late.out) == (124, "imported\n")
+    assert late.err == "redisjobs: job mine has not ended in 0.1 s; it goes on\n"
+    there.cancel("mine")
+    gone = cli("push", "shop:queue", "add", '{"a": 4}', "--keep-result", "0", "--id", "mine")
+    assert gone.code == 0
+    job = there.get("mine")
+    assert job is not None
+    for options, said in {
+        ("--timeout", "5"): "--timeout says how long --wait waits; give that too",
+        ("--wait", "--keep-result", "0"): "--keep-result 0 keeps nothing that --wait could print",
+        ("--wait", "--timeout", "-1"): "--timeout -1: give seconds from 0 up",
+    }.items():
+        wrong = cli("push", "shop:queue", "add", '{"a": 4}', *options)
+        assert (wrong.code, wrong.err) == (2, f"redisjobs: {said}\n")
+
+
+@pytest.mark.slow
+def test_a_ctrl_c_ends_the_wait_of_a_push_and_not_its_job(
+    start: Start, there: sync.JobQueue, redis_url: str
+) -> None:
+    waits = start("push", "shop:queue", "add", '{"a": 4}', "--wait", "--id", "mine")
+    with redis.Redis.from_url(redis_url) as admin:
+        end = time.monotonic() + 20
+        while not admin.hexists(f"redisjobs:{{{there.name}}}:waiters", "mine"):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+    waits.send_signal(signal.SIGINT)
+    left = ended(waits)
+    assert (left.code, left.err) == (130, "redisjobs: nobody waits any longer; job mine goes on\n")
+    assert there.get("mine")
+
+
+@pytest.mark.usefixtures("works")
+def test_job_shows_how_a_job_has_ended_where_its_result_is_kept(
+    cli: Callable[..., Ended], there: sync.JobQueue, queue_name: str
+) -> None:
+    def show(job_id: str) -> Ended:
+        return cli("job", job_id, "-q", queue_name, "--json")
+
+    mail = JobName("Mail", dict[str, Any])
+    there.run({"to": "joe"}, mail, job_id="done", timeout=30)
+    assert show("done").document == {"job_id": "done", "outcome": "completed", "result": {"to": "joe"}}
+    page = cli("job", "done", "-q", queue_name)
+    assert page.out.splitlines() == [
+        *("job id      done", "outcome     completed", 'result      {"to": "joe"}'),
+    ]
+    there.push({}, mail, job_id="gone", delay=60, keep_result=60)
+    assert "outcome" not in show("gone").document
+    there.cancel("gone")
+    assert show("gone").document == {"job_id": "gone", "outcome": "cancelled"}
+    with pytest.raises(JobFailed):
+        there.run({"what": "no"}, "boom", job_id="dead", timeout=30)
+    assert show("dead").document["reason"] == "failed"
+    assert "outcome" not in show("dead").document
+    there.delete("dead")
+    assert show("dead").document == {
+        "job_id": "dead",
+        "outcome": "dead",
+        "error": "ValueError: no",
+        "error_type": "ValueError",
+    }
+    assert show("never").code == 1
 
 
 def test_push_takes_a_time_and_parameters_from_stdin(start: Start, there: sync.JobQueue) -> None:

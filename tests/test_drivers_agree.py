@@ -34,10 +34,12 @@ from redisjobs.errors import DriverError
 from redisjobs.filters import SCANNED
 from redisjobs.job import Priority, State
 from redisjobs.queries import (
+    Ask,
     Cancel,
     Change,
     Count,
     Delete,
+    Ending,
     Find,
     FindPauses,
     Hold,
@@ -49,6 +51,7 @@ from redisjobs.queries import (
     Retain,
     Row,
     Scan,
+    Standing,
     Tidy,
     Unhold,
     Unpark,
@@ -64,6 +67,7 @@ from redisjobs.transitions import (
     Reclaimed,
     Release,
     Reply,
+    Result,
     RetryLater,
     Settlement,
     Silent,
@@ -79,6 +83,7 @@ LEASE = 1000.0  # seconds: no example is so long, so that leases run out only wh
 LONGEST = 50  # seconds an example lasts by the set clock: a job that ended is remembered for a minute
 SCRIPTS = scripts.names()
 PAUSED = ("", "Work", "Other")  # the queue, and names
+HOUR = 3_600_000  # ms for which results are kept: by its own clock, so none ends in an example
 
 AGAIN = {"attempt": "2", "error": "é"}
 LATER = After(9000)  # of which `later` makes one of its own
@@ -117,6 +122,7 @@ new_jobs = st.fixed_dictionaries(
         "unique": st.sampled_from(["", "", "k", "l m"]),
         "unique_for_ms": st.sampled_from([None, None, 3_600_000]),
         "expires_in_ms": st.sampled_from([None, 9000]),
+        "keep_result": st.sampled_from([None, None, 0, HOUR]),
     }
 )
 new_batch = st.lists(new_jobs, min_size=3, max_size=8, unique_by=lambda options: options["job_id"])
@@ -125,6 +131,10 @@ settlements = st.sampled_from(
         *[Ack(), Ack(), Ack(cancelled=True), Release(), DeadLetter("failed", "ValueError: no", "a trace")],
         RetryLater(After(0), AGAIN),
         RetryLater(LATER, {"attempt": "", "headers": "{}"}),
+        RetryLater(LATER, {"keep_result": str(HOUR)}),
+        Ack(result=Result(HOUR, b"5")),
+        Ack(result=Result(HOUR, refused="too large")),
+        Ack(cancelled=True, result=Result(HOUR)),
     ]
 )
 
@@ -235,6 +245,19 @@ class Side:
     def id_of(self, name: str) -> str:
         entry, at, place = name.partition("@")
         return self.ids.get(entry, entry) + at + place
+
+    async def standings(self, names: Sequence[str], process: str = "") -> list[Standing]:
+        """How jobs stand, by our names for them."""
+        return await self.store.driver.change(Ask([self.id_of(name) for name in names], process))
+
+    def waiters(self) -> dict[str, list[str]]:
+        """Who waits for which job."""
+        if isinstance(self.store, MemoryStore):
+            waiters = self.store.memory.ends.waiters
+            return {self.name(job_id): list(processes) for job_id, processes in waiters.items()}
+        assert isinstance(self.store, RedisStore)
+        noted = self.store.admin.hgetall(f"{self.store.prefix}waiters")
+        return {self.name(job_id.decode()): processes.decode().split() for job_id, processes in noted.items()}
 
     def _fields(self, row: Lease | Row) -> dict[bytes, bytes]:
         # Entry ids are the store's own, and so is a time of push that is read from them.
@@ -417,9 +440,12 @@ class TwoDrivers(RuleBasedStateMachine):
             delay = options["delay"]
             due = None if delay is None else self.later(delay)
             name = options["name"]
-            rest = {key: value for key, value in options.items() if key not in ("delay", "name")}
+            keep = options["keep_result"]
+            rest = {key: value for key, value in options.items() if key not in ("delay", "name", "keep_result")}
             rest["nonce"] = nonce if again else f"push {self.pushes}"
-            made.append(NewJob(fields=["name", name, "parameters", "[]", "headers", ""], due=due, **rest))
+            fields = ["name", name, "parameters", "[]", "headers", ""]
+            fields += [] if keep is None else ["keep_result", str(keep)]
+            made.append(NewJob(fields=fields, due=due, **rest))
 
         async def do(side: Side) -> list[Any]:
             return await side.store.driver.push(made, repeated=again)
@@ -835,6 +861,12 @@ class TwoDrivers(RuleBasedStateMachine):
         verb = Hold if holds else Unhold
         self.agree(lambda side: side.store.driver.change(verb(side.id_of(name))))
 
+    @rule(numbers=picks, process=st.sampled_from(["", "p1", "p2"]))
+    def ask_for(self, numbers: list[int], process: str) -> None:
+        """A process waits for some jobs, or only asks how they stand."""
+        names = [self.names[number % len(self.names)] for number in numbers]
+        self.agree(lambda side: side.standings(names, process))
+
     @rule(seconds=st.integers(1, 10))
     def advance(self, seconds: int) -> None:
         if self.passed + seconds <= LONGEST:
@@ -859,6 +891,8 @@ class TwoDrivers(RuleBasedStateMachine):
                     for state in (State.COMPLETED, State.CANCELLED)
                 },
                 [row and side.row(row) for row in found],
+                await side.standings(names),
+                side.waiters(),
                 sorted([side.row(row) for row in await scan(driver, scanned)], key=str),
             )
 
@@ -867,7 +901,7 @@ class TwoDrivers(RuleBasedStateMachine):
         self.looks += 1
         names = [self.names[(self.looks + n) % len(self.names)] for n in range(3)]  # all of them, in turn
         scanned = SCANNED[self.looks % len(SCANNED)]
-        pauses, counts, waiting, listed, kept, found, stepped = self.agree(look)
+        pauses, counts, waiting, listed, kept, found, standings, waiters, stepped = self.agree(look)
         assert stepped == sorted((listed | kept)[scanned], key=str)
 
         self.restricted = bool(pauses.names or pauses.held or pauses.queue is not None)
@@ -904,6 +938,11 @@ class TwoDrivers(RuleBasedStateMachine):
         assert len([run for run in runs if run[0] not in self.shared]) == len(
             {name for name, *_ in runs} - self.shared
         )
+        # Who has ended is waited for no more, and says so.
+        assert waiters.keys() - self.shared <= self.there.keys()
+        for name, standing in zip(names, standings, strict=True):
+            is_pending = name in self.there and self.there[name] is not State.DEAD
+            assert (standing.ending is Ending.PENDING) == is_pending or name in self.shared
         rows = {row[0]: row for rows in (listed | kept).values() for row in rows}
         for name, row in zip(names, found, strict=True):
             assert row == rows.get(name) or name in self.shared

@@ -73,7 +73,7 @@ def test_an_option_that_a_job_does_not_have_is_refused_at_once_with_those_it_has
         TypeError, match=r"no option retries; it has name, retry, timeout, run_in.*exponential_jitter\(max_"
     ):
         queue.job(retries=3)
-    with pytest.raises(TypeError, match=r"no option colour; it has name, retry, timeout, run_in, schedule$"):
+    with pytest.raises(TypeError, match=r"no option colour; it has name, retry, .* keep_result, strict_result$"):
         queue.job(resize, colour="red")
     with pytest.raises(TypeError, match=r"job\('resize'\): give it a function; a name is given as job\(name="):
         queue.job("resize")

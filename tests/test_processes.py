@@ -26,7 +26,18 @@ from fleet import has_ended
 from process_handlers import Do
 from store import MemoryStore, RedisStore, Store, eventually
 
-from redisjobs import JobName, JobQueue, RegistrationError, State, Worker, no_retry
+from redisjobs import (
+    JobFailed,
+    JobName,
+    JobQueue,
+    Middleware,
+    RegistrationError,
+    ResultNotKept,
+    ResultRefused,
+    State,
+    Worker,
+    no_retry,
+)
 from redisjobs.worker import process, processes
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -510,3 +521,28 @@ def test_the_log_of_a_process_looks_as_the_workers(capfd: pytest.CaptureFixture[
         assert root.handlers[0].formatter._fmt == "[%(message)s]"
     finally:
         root.handlers[:], root.level = kept, level
+
+
+@pytest.mark.parametrize("around", [False, True])
+async def test_what_a_handler_returns_in_a_process_is_its_result(store: Store, *, around: bool) -> None:
+    class Around(Middleware):
+        async def around(self, _job: Any, _context: Any, call_next: Any) -> Any:
+            return await call_next()
+
+    middleware = [Around()] if around else []
+    async with JobQueue(store.driver, store.queue_name, middleware=middleware) as queue:
+        job = queue.job(run_in="process", keep_result=60)(handlers.returns)
+        strict = queue.job(run_in="process", keep_result=60, strict_result=True)(handlers.strictly)
+        total, call, local = [await job.push(what) for what in ("total", "call", "local")]
+        plain, failed = await job.options(keep_result=0).push("call"), await strict.push()
+        await drain(queue, concurrency=1)
+
+        assert await total.result(timeout=5) == {"total": 5}
+        for handle in (call, local):
+            with pytest.raises(ResultRefused, match=r"returns: the result can't leave its process: .*pickle"):
+                await handle.result(timeout=5)
+        with pytest.raises(JobFailed, match="valid integer"):
+            await failed.result(timeout=5)
+        with pytest.raises(ResultNotKept):
+            await plain.result(timeout=5)
+        assert (await queue.counts()).totals["completed"] == 4

@@ -22,6 +22,7 @@ from store import Heart, RedisStore
 from redisjobs import Fail, JobContext, JobName, Keep, Priority, Retention, Schedule, Worker, server
 from redisjobs import JobQueue as AsyncJobQueue
 from redisjobs.drivers.redis.driver import RedisDriver
+from redisjobs.queries import Ask
 from redisjobs.sync import JobQueue
 
 pytestmark = pytest.mark.anyio
@@ -85,6 +86,7 @@ def live() -> Iterator[Live]:
         assert started.wait(30)
         put_in_line(queue)
         portal.call(die, running.url)
+        portal.call(wait, running.url)
         yield Live(running.url, samples(running.url))
         ended.set()
         portal.call(worker.stop)
@@ -93,10 +95,11 @@ def live() -> Iterator[Live]:
 
 def register(queue: JobQueue, started: threading.Event, ended: threading.Event) -> None:
     @queue.job(name="Run")
-    def run(long: bool = False) -> None:
+    def run(long: bool = False) -> dict[str, int]:
         if long:
             started.set()
             ended.wait(60)
+        return {"pages": 3}
 
     @queue.job(name="Break")
     def break_down() -> None:
@@ -114,13 +117,22 @@ async def die(url: str) -> None:
     await driver.aclose()
 
 
+async def wait(url: str) -> None:
+    """A process waits for a job, which has reported how far it is."""
+    driver = RedisDriver(url, "emails")
+    await driver.change(Ask(["invoice-42"], "4242-9f3c2a1b"))
+    await driver.aclose()
+    with redis.Redis.from_url(url) as admin:
+        admin.set("redisjobs:{emails}:progress:invoice-42", '{"fraction":0.5}', ex=86400)
+
+
 def job_name(queue: JobQueue, name: str) -> JobName[Any]:
     return queue.definition(name).name
 
 
 def put_behind(queue: JobQueue) -> None:
     """Jobs that the first worker finishes: one well, one as a dead letter."""
-    queue.push({}, job_name(queue, "Run"), job_id="invoice-40")
+    queue.push({}, job_name(queue, "Run"), job_id="invoice-40", keep_result=3600)
     queue.push({}, job_name(queue, "Break"), job_id="invoice-41")
 
 
@@ -163,9 +175,9 @@ def by_the_same_words(url: str, command: str) -> str:
     with redis.Redis.from_url(url, decode_responses=True) as client:
         if words[:2] == ["--scan", "--pattern"]:
             return "\n".join(client.scan_iter(words[2]))
-        if words[0] == "SUBSCRIBE":
+        if words[0] in ("SUBSCRIBE", "PSUBSCRIBE"):
             with client.pubsub() as ear:
-                ear.subscribe(words[1])
+                (ear.subscribe if words[0] == "SUBSCRIBE" else ear.psubscribe)(words[1])
                 return str(ear.get_message(timeout=10) or "")
         client.response_callbacks.clear()  # the reply as it is
         reply: Any = client.execute_command(*words)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypedDict, assert_type
 
 from pydantic import BaseModel
 
-from redisjobs import JobContext, JobName, JobQueue, Priority, Worker, sync
+from redisjobs import JobContext, JobHandle, JobName, JobQueue, Priority, Worker, sync
 from redisjobs.transitions import NewJob
 
 
@@ -276,3 +276,72 @@ async def pushes_with_state(context: JobContext) -> None:
     await function_with_state.push("a.png")
     await function_with_state.push(5)  # type: ignore[call-overload]  # pyright: ignore
     assert_type(context.state, None)
+
+
+# Results
+
+
+@queue.job(keep_result=60, strict_result=True)
+async def added(a: int, b: int = 1) -> int:
+    return a + b
+
+
+@queue.job
+def counted(context: JobContext, path: str) -> dict[str, int]:
+    return {path: context.attempt}
+
+
+@plain.job(keep_result=60)
+def halved(number: int) -> float:
+    return number / 2
+
+
+@plain.job(keep_result=60)
+async def said(text: str) -> str:
+    return text
+
+
+@queue.register(MAIL, keep_result=60, strict_result=True)
+async def kept_mail(parameters: Mail) -> int:
+    return len(parameters.to)
+
+
+async def results(job_id: str) -> None:
+    assert_type(await added.push(1), JobHandle[int])
+    assert_type(await (await added.push(1)).result(), int)
+    assert_type(await (await added.options(keep_result=5).push(1)).result(timeout=5), int)
+    assert_type(await added.run(1, b=2), int)
+    assert_type(await (await counted.push("a.png")).result(), dict[str, int])
+    assert_type(await counted.run("a.png"), dict[str, int])
+    assert_type(await queue.result(job_id), Any)
+    assert_type(await queue.result(job_id, returns=Letter), Letter)
+    assert_type(await queue.result(job_id, returns=list[int], timeout=timedelta(seconds=5)), list[int])
+    assert_type(await queue.run(Mail("joe"), timeout=5, keep_result=5, priority="high"), Any)
+    assert_type(await queue.run(Mail("joe"), MAIL), Any)
+    assert_type(await queue.run({"a": 1}, "loose", timeout=5), Any)
+    handle = await queue.push(Mail("joe"), keep_result=timedelta(hours=1))
+    assert_type(await queue.result(handle, returns=int), int)
+
+
+def sync_results(job_id: str) -> None:
+    assert_type(halved.push(1), sync.JobHandle[float])
+    assert_type(halved.push(1).result(), float)
+    assert_type(halved.run(1), float)
+    assert_type(said.push("a").result(timeout=5), str)
+    assert_type(said.run("a"), str)
+    assert_type(plain.result(job_id), Any)
+    assert_type(plain.result(job_id, returns=Letter, timeout=5), Letter)
+    assert_type(plain.run(Mail("joe"), timeout=5, keep_result=5), Any)
+    assert_type(plain.run({"a": 1}, LOOSE), Any)
+
+
+async def wrong_results() -> None:
+    await added.run("1")  # type: ignore[call-overload]  # pyright: ignore
+    await added.push(1, c=2)  # type: ignore[call-overload]  # pyright: ignore
+    await queue.run(Other(1))  # type: ignore[call-overload]  # pyright: ignore
+    await queue.run(Mail("joe"), timeout="5")  # type: ignore[call-overload]  # pyright: ignore
+    await queue.push(Mail("joe"), keep_result="an hour")  # type: ignore[call-overload]  # pyright: ignore
+    await queue.result(5)  # type: ignore[call-overload]  # pyright: ignore
+    queue.job(keep_result="an hour")  # type: ignore[call-overload]  # pyright: ignore
+    halved.run("1")  # type: ignore[arg-type]  # pyright: ignore
+    plain.result(5)  # type: ignore[call-overload]  # pyright: ignore

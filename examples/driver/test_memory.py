@@ -32,7 +32,7 @@ class MemoryStore:
                 delivery.since -= seconds
 
     def contents(self) -> object:  # all that is stored: equal if nothing was written
-        unstored = ("lock", "ears", "now_ms", "workers")
+        unstored = ("lock", "ears", "processes", "now_ms", "workers")
         stored = {key: value for key, value in vars(self.memory).items() if key not in unstored}
         workers = {name: replace(worker, run=id(worker.run)) for name, worker in self.memory.workers.items()}
         return copy.deepcopy((stored, workers))

@@ -1,18 +1,56 @@
 """The command that shows one job."""
 
+from typing import Any
+
 from redisjobs.cli import show
 from redisjobs.cli.errors import Failure
 from redisjobs.cli.target import JobId, Json, QueueName, Url, named
+from redisjobs.errors import (
+    JobCancelled,
+    JobFailed,
+    NoResult,
+    ResultExpired,
+    ResultNotKept,
+    ResultRefused,
+)
+from redisjobs.retention import ASIDE
 from redisjobs.server import DEFAULT_URL
+from redisjobs.sync import JobQueue
 
 
 def show_job(job_id: JobId, queue: QueueName = "default", url: Url = DEFAULT_URL, as_json: Json = False) -> None:
-    """Show all that is known of one job."""
+    """Show all that is known of one job; of one that has ended also its result, where that is kept."""
     with named(queue, url) as there:
         job = there.get(job_id)
-    if job is None:
+        end = _end(there, job_id) if job is None or job.state in ASIDE else {}
+    if job is None and not end:
         raise Failure(f"no job {job_id!r} on queue '{queue}': it ended, or never was")
     if as_json:
-        show.document(show.job_document(job))
+        show.document((show.job_document(job) if job else {"job_id": job_id}) | end)
     else:
-        show.job_page(job)
+        if job is not None:
+            show.job_page(job)
+        show.end_page(end if job else {"job_id": job_id} | end)
+
+
+def _end(there: JobQueue, job_id: str) -> dict[str, Any]:
+    """How a job has ended, as far as that is known where results are kept; {} where nothing is."""
+    try:
+        return {"outcome": "completed", "result": there.result(job_id, timeout=0)}
+    except NoResult as error:
+        return _without_result(error)
+    except TimeoutError:  # requeued just now
+        return {}
+
+
+def _without_result(error: NoResult) -> dict[str, Any]:
+    match error:
+        case JobFailed() if not error.reason:  # its dead letter, which says more, was deleted
+            return {"outcome": "dead", "error": error.message, "error_type": error.type}
+        case JobCancelled():
+            return {"outcome": "cancelled"}
+        case ResultRefused() | ResultExpired():
+            return {"outcome": "completed", "no_result": str(error)}
+        case JobFailed() | ResultNotKept():
+            return {}
+    raise error

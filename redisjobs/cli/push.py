@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import anyio
 import typer
@@ -15,6 +15,7 @@ from redisjobs.cli import show
 from redisjobs.cli.errors import Mistake, check_seconds
 from redisjobs.cli.output import say, telling
 from redisjobs.cli.target import Json, Moved, Target, load
+from redisjobs.cli.wait import wait_for
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.errors import DecodeError, EncodeError, UnknownJob
 from redisjobs.job import (
@@ -24,6 +25,7 @@ from redisjobs.job import (
 )
 from redisjobs.queue import JobQueue
 from redisjobs.registry import Registry
+from redisjobs.results import kept_for_a_while
 from redisjobs.transitions import NewJob
 from redisjobs.visible import visible
 
@@ -45,23 +47,52 @@ def push(
         list[str] | None, typer.Option("--header", metavar="NAME=VALUE", help="What goes along; more than once.")
     ] = None,
     expires_in: Annotated[float | None, typer.Option(help="Seconds within which it has to be started.")] = None,
+    keep_result: Annotated[
+        float | None, typer.Option(help="Seconds for which its result is kept; 0: not at all.")
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until it has ended; print its result as JSON.")
+    ] = False,
+    timeout: Annotated[float | None, typer.Option(help="Seconds to wait at most; then exit with 124.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Push a job whose parameters fit its registered type; print its id, and whether it was added."""
+    """Push a job whose parameters fit its registered type; print its id, and whether it was added.
+
+    With --wait its result is printed instead. The exit code is 0 if it is done, 1 if it failed, or has no result
+    for another reason, and 124 if it has not ended in time; it goes on then.
+    """
     options = PushOptions(delay=delay, at=_time(at), priority=priority, job_id=job_id, unique=unique)
     options |= PushOptions(unique_for=unique_for, headers=_headers(headers), expires_in=expires_in)
+    options |= PushOptions(keep_result=keep_result)
     check_seconds(delay=delay, unique_for=unique_for, expires_in=expires_in)
+    check_seconds(keep_result=keep_result, timeout=timeout)
     _check(options)
+    if timeout is not None and not wait:
+        raise Mistake("--timeout says how long --wait waits; give that too")
+    if wait and keep_result == 0:
+        raise Mistake("--keep-result 0 keeps nothing that --wait could print")
     queue = load(target, url)
     if isinstance(queue.driver, MemoryDriver):
         raise Mistake(f"{target} is at memory://, which would end with this command; give --url")
-    pushed = _push(queue, _prepare(queue, name, parameters, options))
+    job = _prepare(queue, name, parameters, options)
+    pushed = _push(queue, kept_for_a_while(job) if wait else job)
+    if wait:
+        _print_result(pushed, wait_for(queue, pushed.id, timeout), as_json=as_json)
+        return
     told = f"{visible(pushed.id)} {'added' if pushed.added else 'already there'}"
     with telling(f"the job was pushed: {told}"):
         if as_json:
             show.document({"job_id": pushed.id, "added": pushed.added})
         else:
             say(told)
+
+
+def _print_result(pushed: PushedJob, result: Any, *, as_json: bool) -> None:
+    with telling(f"job {visible(pushed.id)} is done"):
+        if as_json:
+            show.document({"job_id": pushed.id, "added": pushed.added, "result": result})
+        else:
+            show.document(result)
 
 
 def _prepare(queue: Registry, name: str, text: str, options: PushOptions) -> NewJob:

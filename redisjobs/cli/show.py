@@ -97,6 +97,13 @@ def job_page(job: JobInfo) -> None:
         say("\n" + "\n".join(map(visible, job.traceback.splitlines())))
 
 
+def end_page(end: Mapping[str, Any]) -> None:
+    """Print how one job has ended, and its result as JSON."""
+    for column, value in end.items():
+        text = visible(json.dumps(value, ensure_ascii=False)) if column == "result" else _text(value)
+        say(f"{column.replace('_', ' '):<12}{text}")
+
+
 def counts_table(queue: str, counts: Counts, pauses: PauseInfo, before: str = "") -> bool:
     """Print how many jobs are in which state, and the counters, after some text; whether anybody reads it."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)

@@ -93,10 +93,10 @@ class _Chains:
         call = partial(call_in, copy_context(), definition.call, parameters, context)
         return await _come_to(*await self._threads.run(call))
 
-    async def _in_process(self, definition: JobDefinition[Any], parameters: Any, context: JobContext) -> None:
+    async def _in_process(self, definition: JobDefinition[Any], parameters: Any, context: JobContext) -> Any:
         assert self._processes is not None  # or the job was refused before
         await self._processes.prepare()  # another job may have taken the one that was, as the middleware waited
-        await _come_to(None, await self._processes.run(definition, parameters, context))
+        return await _come_to(*await self._processes.run(definition, parameters, context))
 
 
 async def _come_to(returned: Any, raised: BaseException | None) -> Any:

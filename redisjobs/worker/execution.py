@@ -36,6 +36,7 @@ from redisjobs.worker.chain import Find
 from redisjobs.worker.contexts import Contexts, run_in
 from redisjobs.worker.guard import Guard, OpenScopes, set_author
 from redisjobs.worker.limit import Limit
+from redisjobs.worker.place import NotPacked
 from redisjobs.worker.pushes import Pushes
 from redisjobs.worker.reporter import Reported
 from redisjobs.worker.settings import Settings
@@ -46,6 +47,10 @@ if TYPE_CHECKING:
 
 _DONE, _ACK = Done(), Ack()
 _WHY_CHARACTERS = 1_000  # of why a result is refused
+
+
+def _itself(called: Awaitable[Any], _context: JobContext) -> Awaitable[Any]:
+    return called
 
 
 class Owner(Protocol):
@@ -320,6 +325,8 @@ class Execution:
         """The outcome of a run whose result is kept: that, or why it can't be."""
         returned, self._returned = self._returned, None
         try:
+            if type(returned) is NotPacked:
+                raise EncodeError(f"{definition.name.name}: the result can't leave its process: {returned.why}")
             value = codec.encode_parameters(definition.returns, returned, self._settings.queue.max_parameters)
         except (EncodeError, RegistrationError) as error:
             if definition.strict_result:
@@ -365,7 +372,7 @@ class Execution:
             call = self._returning(definition.call) if self._keep_ms else definition.call
             return run_in(surroundings, call, parameters, context)
         if definition.in_process and self._means.processes is not None:
-            return self._means.processes.run(definition, parameters, context)
+            return self._call_in_process(self._means.processes, definition, parameters, context)
         return self._call_in_thread(definition, parameters, context, surroundings)
 
     def _returning(self, call: Callable[..., Any]) -> Callable[..., Awaitable[None]]:
@@ -376,15 +383,22 @@ class Execution:
 
         return called
 
+    async def _call_in_process(
+        self, processes: "Processes", definition: JobDefinition[Any], parameters: Any, context: JobContext
+    ) -> BaseException | None:
+        self._returned, raised = await processes.run(definition, parameters, context)
+        return raised
+
     async def _call_in_thread(
         self, definition: JobDefinition[Any], parameters: Any, context: JobContext, surroundings: Context
     ) -> BaseException | None:
         if self._means.threads.full:
             raise NoThread
-        call = partial(call_in, surroundings, definition.call, parameters, context)
-        returned, raised = await self._means.threads.run(call)
+        errand = partial(call_in, surroundings, definition.call, parameters, context)
+        returned, raised = await self._means.threads.run(errand)
         if is_awaitable(returned):  # a plain function that returns a coroutine, as decorators make them
-            return await run_in(surroundings, self._returning(lambda *_: returned), None, context)
+            call = self._returning(_itself) if self._keep_ms else _itself
+            return await run_in(surroundings, call, returned, context)
         self._returned = returned if self._keep_ms else None
         return raised
 
@@ -402,6 +416,7 @@ class Execution:
             worker_id=self._settings.worker_id,
             state=self._settings.queue.state,
             hearer=self,
+            keeps_result=self._keep_ms > 0,
         )
         return self._context
 

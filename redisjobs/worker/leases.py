@@ -4,10 +4,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from redisjobs.transitions import Lease, Release
+from redisjobs.transitions import MOST_BYTES, Ack, Lease, Release
 from redisjobs.worker.execution import Execution
 
 _REFUSED = 5.0  # seconds between tries to write a dead letter that can't be written
+
+
+def _together(runs: Sequence[Execution]) -> int:
+    """How many of these are settled together: a large result takes a store its time."""
+    size = 0
+    for many, run in enumerate(runs, 1):
+        settlement = run.settlement
+        if type(settlement) is Ack and settlement.result is not None:
+            size += len(settlement.result.value or b"")
+            if size >= MOST_BYTES:
+                return many
+    return len(runs)
 
 
 class Leases:
@@ -76,7 +88,8 @@ class Leases:
                 self._ended.add(run.key)
 
     def next(self, most: int) -> list[Execution]:
-        """Take out up to so many of those that are to be settled, the oldest first."""
+        """Take out up to so many of those that are to be settled, the oldest first; fewer if results are large."""
+        most = min(most, _together(self.unsettled[:most]))
         some, self.unsettled = self.unsettled[:most], self.unsettled[most:]
         return some
 

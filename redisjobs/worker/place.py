@@ -28,6 +28,17 @@ class Place:
     by_name: bool
 
 
+@dataclass(frozen=True, slots=True)
+class NotPacked:
+    """In the place of what a handler returned, which can't leave its process.
+
+    Attributes:
+        why: In one line.
+    """
+
+    why: str
+
+
 def place_of(definition: JobDefinition[Any]) -> Place:
     """Where a process finds a handler.
 

@@ -16,10 +16,10 @@ from contextvars import copy_context
 from typing import Any, NoReturn
 
 from redisjobs.job import PushedJob, set_hearer
-from redisjobs.outcome import RemoteTraceback, attach, known_as, plain, text_of, traceback_of
+from redisjobs.outcome import RemoteTraceback, attach, describe, known_as, plain, text_of, traceback_of
 from redisjobs.progress import Progress, Pushing, Said
 from redisjobs.visible import visible
-from redisjobs.worker.place import call_of
+from redisjobs.worker.place import NotPacked, call_of
 
 _LOOK = 1.0  # seconds between looks at a process whose end may go unnoticed: what it forked keeps its pipe open
 _TOLD = 1.0  # seconds that another thread may take to write down how a process ended
@@ -153,14 +153,25 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def load(answer: bytes) -> BaseException | None:
-    """What a handler raised, of the answer to its task; made anew as far as that can be."""
-    raised = pickle.loads(answer)
-    if raised is None:
-        return None
+def load(answer: bytes) -> tuple[Any, BaseException | None]:
+    """What a handler returned and raised, of the answer to its task; made anew as far as that can be."""
+    returned, raised = pickle.loads(answer)
+    return _load_returned(returned), None if raised is None else _load_raised(raised)
+
+
+def _load_returned(packed: bytes | NotPacked) -> Any:
+    if isinstance(packed, NotPacked):
+        return packed
+    try:
+        return pickle.loads(packed)
+    except BaseException as error:  # its class may be one that is only there, and its code the user's
+        return NotPacked(describe(error))
+
+
+def _load_raised(raised: Any) -> BaseException:
     packed, name, text, shown, fingerprint = raised
     error: Any = None
-    with suppress(BaseException):  # its class may be one that is only there, and its code the user's
+    with suppress(BaseException):  # as above
         error = pickle.loads(packed)
     if not issubclass(type(error), BaseException):
         error = type(name, (Exception,), {})(text)
@@ -278,8 +289,8 @@ class _Teller:
 
 
 def _answer(task: bytes, pid: int, teller: _Teller) -> bytes:
-    raised = copy_context().run(_run, task, teller)
-    answer = _dump(raised)
+    returned, raised = copy_context().run(_run, task, teller)
+    answer = pickle.dumps((returned, _dump(raised)))
     if os.getpid() != pid:
         _end_fork(raised)
     return answer
@@ -301,9 +312,9 @@ def _end_fork(raised: BaseException | None) -> NoReturn:
         os._exit(code & 0xFF if isinstance(code, int) else int(code is not None))
 
 
-def _run(task: bytes, teller: _Teller) -> BaseException | None:
+def _run(task: bytes, teller: _Teller) -> tuple[bytes | NotPacked, BaseException | None]:
     try:
-        place, parameters, context = pickle.loads(task)
+        place, parameters, context, is_kept = pickle.loads(task)
         set_hearer(context, teller)
         returned = call_of(place)(parameters, context)
         if hasattr(type(returned), "__await__"):
@@ -311,19 +322,29 @@ def _run(task: bytes, teller: _Teller) -> BaseException | None:
                 returned.close()
             raise TypeError("a handler in a process can't be async, but this one returned something to await")
     except BaseException as error:
-        return error
-    return None
+        return _NOTHING, error
+    return _pack(returned) if is_kept else _NOTHING, None
 
 
-def _dump(raised: BaseException | None) -> bytes:
+_NOTHING = pickle.dumps(None)
+
+
+def _pack(returned: Any) -> bytes | NotPacked:
+    try:
+        return pickle.dumps(returned)
+    except BaseException as error:  # its class may be made in a function, and its code is the user's
+        return NotPacked(describe(error))
+
+
+def _dump(raised: BaseException | None) -> Any:
     """What was raised; beside it what is told of it, for where it can't be packed or made anew."""
     if raised is None:
-        return pickle.dumps(None)
+        return None
     packed = b""
     with suppress(BaseException):
         packed = pickle.dumps(raised)
     name = visible(plain(type(raised).__name__))
-    return pickle.dumps((packed, name, text_of(raised), traceback_of(raised), known_as(raised)))
+    return packed, name, text_of(raised), traceback_of(raised), known_as(raised)
 
 
 def _log_settings() -> tuple[int, bytes | None]:

@@ -91,17 +91,17 @@ class Processes:
 
     async def run(
         self, definition: JobDefinition[Any], parameters: Any, context: JobContext
-    ) -> BaseException | None:
-        """Run a handler in a process that was prepared; what it raised.
+    ) -> tuple[Any, BaseException | None]:
+        """Run a handler in a process that was prepared; what it returned, where that is kept, and what it raised.
 
         Raises:
             NoThread: It was not begun.
             BaseException: A cancellation; the process was killed.
         """
         try:
-            task = pickle.dumps((self._places[id(definition)], parameters, context))
+            task = pickle.dumps((self._places[id(definition)], parameters, context, context.keeps_result))
         except BaseException as error:
-            return error
+            return None, error
         hearer = hearer_of(context)
         said: Callable[[Said], object] = hearer.hear if hearer is not None else bool
         for _ in range(_TRIES):
@@ -113,7 +113,7 @@ class Processes:
             if process.begun:
                 break
             await self.prepare()
-        return ProcessDied(f"the process of the handler {process.ending}")
+        return None, ProcessDied(f"the process of the handler {process.ending}")
 
     async def _in_thread(self, process: Process, call: Callable[[], Any]) -> Any:
         self._busy.add(process)

@@ -134,15 +134,20 @@ async def test_results_of_a_batch_go_with_their_jobs(store: DriverStore, worker:
 @needs(Ask)
 async def test_a_worker_that_lost_its_lease_leaves_no_result(store: DriverStore, worker: Open) -> None:
     one, two = await worker("w1"), await worker("w2")
-    await push(store, kept("a"), kept("b"))
-    a, b = await claim(one)
+    await push(store, kept("a"), kept("b"), kept("c"))
+    a, b, c = await claim(one)
     await settle(one, a, Release(refund=False))
-    (mine,) = await claim(two)
+    await settle(one, c, Release(refund=False))
+    mine, other = await claim(two)
 
-    assert [*(await one.exchange([(b, RESULT), (a, RESULT)], None)).replies] == [Reply.OK, Reply.LEASE_LOST]
+    answer = await one.exchange([(b, RESULT), (a, RESULT), (c, RESULT)], None)
+    assert [*answer.replies] == [Reply.OK, Reply.LEASE_LOST, Reply.LEASE_LOST]
     assert (await standing(store)).ending is Ending.PENDING
     assert await settle(two, mine, Ack(result=Result(HOUR, b"6"))) == Reply.OK
+    assert await settle(two, other, Ack()) == Reply.OK
     assert (await standing(store)).value == b"6"
+    assert (await standing(store, "b")).value == b'{"total":5}'
+    assert (await standing(store, "c")).ending is Ending.NOT_FOUND
 
 
 @needs(Ask)

@@ -1,0 +1,52 @@
+"""Waiting for a job on the command line."""
+
+from typing import Any
+
+import anyio
+
+from redisjobs.cli.errors import CommandError, Failure
+from redisjobs.errors import JobFailed
+from redisjobs.queue import JobQueue
+from redisjobs.registry import Registry
+from redisjobs.visible import visible
+
+
+class TimedOut(CommandError):
+    """The job has not ended in the time that was given: exit code 124, as of timeout(1)."""
+
+    code = 124
+
+
+class LeftAlone(CommandError):
+    """Somebody who waited would not any longer, by Ctrl-C: exit code 130, as of a shell."""
+
+    code = 130
+
+
+def wait_for(queue: Registry, job_id: str, timeout: float | None) -> Any:
+    """Wait until a job has ended; what its handler returned, as JSON has it.
+
+    Args:
+        queue: Its queue, of either face; the connections that it takes are closed after.
+        job_id: Its id.
+        timeout: Seconds to wait; None: for ever.
+
+    Raises:
+        Failure: It is a dead letter; the text has the error and its traceback.
+        TimedOut: It has not ended in that time.
+        LeftAlone: Somebody pressed Ctrl-C.
+        NoResult: It has no result for another reason.
+    """
+    try:
+        return anyio.run(_wait, queue, job_id, timeout)
+    except JobFailed as error:
+        raise Failure("\n".join([str(error), *error.traceback.splitlines()])) from None
+    except TimeoutError as error:
+        raise TimedOut(str(error)) from None
+    except KeyboardInterrupt:
+        raise LeftAlone(f"nobody waits any longer; job {visible(job_id)} goes on") from None
+
+
+async def _wait(queue: Registry, job_id: str, timeout: float | None) -> Any:
+    async with JobQueue(queue.driver, queue.name) as waits:
+        return await waits.result(job_id, timeout=timeout)

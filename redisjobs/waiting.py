@@ -365,7 +365,7 @@ class WaitingThread:
                     return
                 yield value
         finally:
-            self.call(steps.aclose)
+            self.call(partial(_close, steps))
 
     def _running(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
@@ -394,6 +394,10 @@ _END: Any = object()
 
 async def _next(steps: AsyncGenerator[Any, None]) -> Any:
     return await anext(steps, _END)
+
+
+async def _close(steps: AsyncGenerator[Any, None]) -> None:
+    await steps.aclose()
 
 
 def _run_forever(loop: asyncio.AbstractEventLoop) -> None:

@@ -1,0 +1,156 @@
+"""Watching a job: what it reports comes to whoever watches, until the job has ended."""
+
+import threading
+from collections.abc import AsyncIterator
+
+import anyio
+import anyio.to_thread
+import pytest
+from store import RedisStore, Store, eventually
+
+from redisjobs import JobContext, JobQueue, Progress, Worker
+from redisjobs.sync import JobQueue as SyncJobQueue
+
+pytestmark = pytest.mark.anyio
+
+
+class Steps:
+    """A handler that reports as it is told, and ends when it is told so."""
+
+    def __init__(self) -> None:
+        self.send, self._receive = anyio.create_memory_object_stream[float](10)
+
+    async def run(self, context: JobContext) -> None:
+        async with self._receive:
+            async for fraction in self._receive:
+                context.progress(fraction, "so far")
+
+
+@pytest.fixture
+async def queue(store: Store) -> AsyncIterator[JobQueue]:
+    async with JobQueue(store.driver, store.queue_name) as queue:
+        yield queue
+
+
+async def until(seen: list[float | None], fraction: float) -> None:
+    await eventually(lambda: bool(seen) and seen[-1] == fraction)
+
+
+async def test_who_watches_a_job_sees_what_it_reports_and_that_it_ends(queue: JobQueue) -> None:
+    steps, seen, late = Steps(), list[float | None](), list[float | None]()
+    job = queue.job(name="work")(steps.run)
+    handle = await job.push()
+
+    async def watch(into: list[float | None]) -> None:
+        async for progress in handle.watch():
+            assert progress.note == "so far"
+            into.append(progress.fraction)
+        into.append(None)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(Worker(queue).run)
+        tasks.start_soon(watch, seen)
+        await steps.send.send(0.25)
+        await until(seen, 0.25)
+        await steps.send.send(0.5)
+        await until(seen, 0.5)
+        tasks.start_soon(watch, late)
+        await until(late, 0.5)  # the last that is known
+        steps.send.close()
+        await eventually(lambda: seen[-1] is None and late[-1] is None)
+        tasks.cancel_scope.cancel()
+
+    assert (seen, late) == ([0.25, 0.5, None], [0.5, None])
+
+
+async def test_a_job_that_has_ended_or_never_was_has_nothing_to_watch(queue: JobQueue) -> None:
+    assert [progress async for progress in queue.watch("never")] == []
+
+
+async def test_whoever_stops_watching_leaves_the_job_and_the_others_alone(queue: JobQueue) -> None:
+    steps, seen = Steps(), list[float | None]()
+    handle = await queue.job(name="work", keep_result=60)(steps.run).push()
+
+    async def watch_once() -> None:
+        async for progress in handle.watch():
+            seen.append(progress.fraction)
+            break
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(Worker(queue).run)
+        tasks.start_soon(watch_once)
+        await steps.send.send(0.25)
+        await until(seen, 0.25)
+        steps.send.close()
+        with anyio.fail_after(10):
+            await handle.result()
+        tasks.cancel_scope.cancel()
+
+    assert seen == [0.25]
+
+
+async def test_reports_of_a_job_that_nobody_watches_are_there_for_who_comes_later(queue: JobQueue) -> None:
+    reported = anyio.Event()
+    go_on = anyio.Event()
+
+    @queue.job
+    async def work(context: JobContext) -> None:
+        context.progress(3, 4)
+        reported.set()
+        await go_on.wait()
+
+    handle = await work.push()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(Worker(queue).run)
+        await reported.wait()
+        with anyio.fail_after(10):
+            async for progress in handle.watch():
+                assert progress == Progress(0.75, 3, 4)
+                go_on.set()
+        tasks.cancel_scope.cancel()
+
+
+async def test_sync_code_watches_likewise(store: Store) -> None:
+    where = store.url if isinstance(store, RedisStore) else store.driver
+    seen: list[float | None] = []
+    with SyncJobQueue(where, store.queue_name) as queue:
+        steps = Steps()
+        handle = queue.job(name="work")(steps.run).push()
+
+        def watch() -> None:
+            for progress in handle.watch():
+                seen.append(progress.fraction)
+            seen.append(None)
+
+        watching = threading.Thread(target=watch)
+        watching.start()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(Worker(queue).run)
+            await steps.send.send(0.25)
+            await until(seen, 0.25)
+            steps.send.close()
+            await anyio.to_thread.run_sync(watching.join)
+            tasks.cancel_scope.cancel()
+        await queue.disconnect()
+
+    assert seen == [0.25, None]
+
+
+async def test_what_somebody_wrote_for_progress_is_no_progress(redis_store: RedisStore) -> None:
+    async with JobQueue(redis_store.url, redis_store.queue_name) as queue:
+
+        @queue.job
+        async def work() -> None: ...
+
+        handle = await work.push()
+        redis_store.admin.set(f"{redis_store.prefix}progress:{handle.id}", "by hand", px=60_000)
+        seen: list[Progress] = []
+
+        async def watch() -> None:
+            seen.extend([progress async for progress in handle.watch()])
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(watch)
+            await Worker(queue).run(until_idle=True)
+
+    assert seen == []

@@ -6,6 +6,7 @@ and goes together.
 """
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -14,10 +15,11 @@ import anyio
 from anyio.abc import TaskGroup
 
 from redisjobs.backoff import NOT_NOW
+from redisjobs.codec import encode_progress
 from redisjobs.driver import Consumer, Fenced
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.eventloop import Gate, gates
-from redisjobs.transitions import MOST_JOBS, Exchange, Lease, Settlement, Settlements, Turn
+from redisjobs.transitions import MOST_JOBS, Exchange, Lease, ReportProgress, Settlement, Turn
 from redisjobs.worker.execution import Execution
 from redisjobs.worker.guard import keep_up, was_asked
 
@@ -37,8 +39,9 @@ class Batch:
         turn: By what the store knows it; given when it sets out.
         sent: When it was sent last, by the monotonic clock.
         unknown: Whether nobody knows if it was applied: a try had no answer.
-        reports: How far others are, that run on.
-        settlements: What was sent of those with a settlement: by now a job may have another lease.
+        reporting: Others that run on, and have said how far they are.
+        settlements: What was sent of those with a settlement, and then of those that report: by now a job may have
+            another lease.
     """
 
     settling: list[Execution]
@@ -47,11 +50,14 @@ class Batch:
     turn: Turn = Turn(0, 0)
     unknown: bool = False
     sent: float = field(default_factory=time.monotonic)
-    reports: Settlements = ()
+    reporting: Sequence[Execution] = ()
     settlements: list[tuple[Lease, Settlement]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.settlements = [(run.lease, run.settlement) for run in self.settling if run.settlement is not None]
+        self.settlements += [
+            (run.lease, ReportProgress(encode_progress(run.progress))) for run in self.reporting if run.progress
+        ]
 
 
 class Owner(Protocol):
@@ -220,7 +226,7 @@ class Batcher:
             with anyio.CancelScope() as scope:
                 self._scopes.add(scope)
                 answer = await self._consumer.exchange(
-                    [*batch.settlements, *batch.reports], batch.count, turn=batch.turn, idle=batch.idle
+                    batch.settlements, batch.count, turn=batch.turn, idle=batch.idle
                 )
             if answer is None:
                 error = Unavailable("the exchange was broken off")

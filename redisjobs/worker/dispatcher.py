@@ -5,12 +5,11 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
-from redisjobs.codec import encode_progress
 from redisjobs.eventloop import Wakeup
 from redisjobs.events import JobsClaimed, JobsCompleted, JobsPushed, JobsSettled, SettledJob, kind_of
 from redisjobs.logger import Log
 from redisjobs.outcome import CancelAsked, Done, Interrupted, LeaseGone, Outcome
-from redisjobs.transitions import Ack, After, Ended, Lease, Release, Reply, ReportProgress, RetryLater, Settlements
+from redisjobs.transitions import Ack, After, Ended, Lease, Release, Reply, RetryLater
 from redisjobs.visible import visible
 from redisjobs.worker.chain import Find
 from redisjobs.worker.clearance import Clearance
@@ -186,12 +185,18 @@ class Dispatcher:
         """Take note that a job has said how far it is; for any thread."""
         self.reporter.note(run)
 
-    def take_reports(self, most: int) -> Settlements:
-        """What is to be published now of how far jobs are; of no more than so many."""
+    def take_reports(self, most: int) -> Sequence[Execution]:
+        """Jobs of which it is to be published now how far they are; no more than so many."""
         if self.reporter.late_at == float("inf") or most <= 0:
             return ()
-        runs = self.reporter.take(time.monotonic(), most)
-        return [(run.lease, ReportProgress(encode_progress(run.progress))) for run in runs if run.progress]
+        return self.reporter.take(time.monotonic(), most)
+
+    def report_again(self, runs: Sequence[Execution]) -> None:
+        """Publish anew how far jobs are: what was sent had no answer."""
+        for run in runs:
+            if run.reported is not None and not run.reported.is_noted:
+                run.reported.is_noted = True
+                self.reporter.note(run)
 
     def ran(self, run: Execution, outcome: Outcome) -> None:
         """Take what a job came to."""

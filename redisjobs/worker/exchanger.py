@@ -163,9 +163,9 @@ class Exchanger:
         self._promoter.is_due = False
         # Only where one may wait: there is no second exchange beside one that may bring a job to run alone.
         alone = bool(count) and self.clearance.one_waits and len(settling) == len(leases)
-        reports = self.dispatcher.take_reports(most - len(settling))
+        reporting = self.dispatcher.take_reports(most - len(settling))
         idle = alone and self._pool.runs_nothing_but(self)
-        return Batch(settling, count if asks else None, idle, reports=reports)
+        return Batch(settling, count if asks else None, idle, reporting=reporting)
 
     # What an answer means
 
@@ -256,6 +256,8 @@ class Exchanger:
         """Take in that an exchange may or may not have arrived."""
         for run in batch.settling:
             run.resent = True
+        if not batch.settling:  # else they are sent again with what it settles
+            self.dispatcher.report_again(batch.reporting)
         self.needs_recovery, self.lost_at = True, time.monotonic()
         self.trouble = error
         self._wakeup.wake()

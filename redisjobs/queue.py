@@ -32,7 +32,7 @@ from redisjobs.groups import DeadGroup, Groups
 from redisjobs.job import AppState, JobContext, JobName, State
 from redisjobs.middleware import NOBODY, Middleware, before_push
 from redisjobs.pauses import PauseInfo, pause_info, paused_name
-from redisjobs.push import Push, no_answer
+from redisjobs.push import Conflict, Push, no_answer, raise_conflicts
 from redisjobs.queries import (
     Cancel,
     Change,
@@ -209,11 +209,13 @@ class JobQueue(Serving):
 
         Returns:
             The job: its `id`, and whether it was `added`. It was not if a job of this id is on the queue, or if
-            another job holds the unique key: the id is that job's then.
+            another job holds the unique key: the id is that job's then, and `replaced` says whether that one is by
+            now what was pushed.
 
         Raises:
             EncodeError: The parameters don't fit their declared type, or are too large; nothing was sent.
             UnknownJob: No handler here has that name; nothing was sent.
+            UniqueConflict: Another job holds the unique key, and `on_conflict` is `"raise"`; nothing was written.
             QueueFull: The server is out of memory; nothing was written.
             WrongType: A key was made by hand as something else; nothing was written.
             Unavailable: No answer until the deadline. The job may or may not be there.
@@ -221,7 +223,9 @@ class JobQueue(Serving):
                 the push began, `push_many(error.jobs)` makes the same push again, and adds nothing twice; after
                 that it is refused, for it can't be told any more whether the job was there and has ended.
         """
-        (handle,) = await self._push([self.prepare(parameters, name, **options)])
+        conflicts = list[Conflict]()
+        (handle,) = await self._push([self.prepare(parameters, name, **options)], conflicts)
+        raise_conflicts(conflicts)
         return handle
 
     @overload
@@ -260,12 +264,14 @@ class JobQueue(Serving):
 
         Raises:
             EncodeError: One of them is bad; the chunks before its own were pushed, nothing of its own was.
+            UniqueConflict: Other jobs hold unique keys, and `on_conflict` is `"raise"`. All others were pushed.
             DriverError: As for `push`. The chunks before were pushed, its own is in `jobs`, and what comes after
                 was not taken from `items` yet.
         """
-        handles: list[JobHandle] = []
+        handles, conflicts = list[JobHandle](), list[Conflict]()
         for jobs, held in self.prepare_many(items, name, options):
-            handles += await self._push(jobs, held=held)
+            handles += await self._push(jobs, conflicts, held=held)
+        raise_conflicts(conflicts)
         return handles
 
     async def get(self, job: str | PushedJob) -> JobInfo | None:
@@ -490,17 +496,20 @@ class JobQueue(Serving):
             after = step.after
         return total
 
-    async def _push(self, jobs: Sequence[NewJob], *, held: bool = False) -> list[JobHandle]:
+    async def _push(
+        self, jobs: Sequence[NewJob], conflicts: list[Conflict], *, held: bool = False
+    ) -> list[JobHandle]:
         ends = await before_push(self.on_push, jobs, self.name) if self.on_push else NOBODY
         try:
             push = Push(jobs, self.deadline, held=held)
             answers = await self._call(lambda: self.driver.push(jobs, repeated=push.repeated), push)
             told = self._told(push, answers)
+            conflicts += push.conflicts(answers)
         except BaseException as error:
             self._tell_failed(error, ends)
             raise
         if ends is not NOBODY:
-            ends.tell([added for _, _, added in told])
+            ends.tell([added for _, _, added, _ in told])
         return [JobHandle(*each, self) for each in told]
 
     async def _read(self, query: Query[T]) -> T:

@@ -41,14 +41,14 @@ from redisjobs.job import (
     name_of,
 )
 from redisjobs.middleware import Hook, Middleware, PushEnds, all_checked, checked, hooks
-from redisjobs.push import Push, name_in
+from redisjobs.push import Push, Told, name_in
 from redisjobs.queries import Row
 from redisjobs.retention import Retention
 from redisjobs.retry import RetryPolicy, exponential_jitter
 from redisjobs.schedules.schedule import Schedule
 from redisjobs.schedules.stored import Accuracy, Definition, check_schedule
 from redisjobs.signature import Signature, handler_call
-from redisjobs.transitions import MOST_BYTES, MOST_JOBS, REPEATABLE, After, At, Due, NewJob, Pushed
+from redisjobs.transitions import MOST_BYTES, MOST_JOBS, REPEATABLE, After, At, Due, NewJob, OnConflict, Pushed
 from redisjobs.visible import visible
 
 P = TypeVar("P")
@@ -107,6 +107,11 @@ class PushOptions(TypedDict, total=False):
         unique: A key that one job at a time may hold, from its push until it is done, dead or cancelled; a push
             while another job holds it adds nothing; its handle has that job's id.
         unique_for: Hold the unique key for just this long from the push instead, whatever becomes of the job.
+        unique_until: `"start"`: hold the unique key only while the job waits. A push that comes once a worker has
+            it adds a job, which holds the key from then on. Not with unique_for. Defaults to `"end"`.
+        on_conflict: What becomes of a push while another job holds its unique key. `"skip"`, the default: it adds
+            nothing. `"replace"`: if that job waits, delayed or ready, it becomes what is pushed, under its own id:
+            see the guide on unique jobs; if it runs or has ended, nothing is added. `"raise"`: UniqueConflict.
         headers: Strings to strings that go with the job, such as a trace context.
         expires_in: A job not started within this time becomes a dead letter, reason `expired`. One that was
             started never does, however often it is tried again, also after its worker died or stopped.
@@ -118,6 +123,8 @@ class PushOptions(TypedDict, total=False):
     job_id: str | None
     unique: str | None
     unique_for: Duration | None
+    unique_until: Literal["start", "end"] | None
+    on_conflict: OnConflict | Literal["skip", "replace", "raise"] | None
     headers: Mapping[str, str] | None
     expires_in: Duration | None
 
@@ -451,15 +458,15 @@ class Registry:
             raise TypeError(why)
         return codec.encode_untyped(visible(name), parameters, self.max_parameters)
 
-    def _told(self, push: Push, answers: Sequence[Pushed]) -> list[tuple[str, str, bool]]:
-        """Of each job of a push its id, its name, and whether it was added; whoever listens is told as well.
+    def _told(self, push: Push, answers: Sequence[Pushed]) -> list[Told]:
+        """What became of each job of a push; whoever listens is told as well.
 
         Raises:
             DriverError: One could not be added.
         """
         told = list(push.told(answers))
         if self.events.wanted(JobsPushed):
-            self.events.publish(JobsPushed(self.name, jobs=told))
+            self.events.publish(JobsPushed(self.name, jobs=[each[:3] for each in told]))
         return told
 
     def _tell_failed(self, error: BaseException, ends: PushEnds) -> None:
@@ -523,11 +530,13 @@ class PushedJob:
         id: The job's id; where another job holds the unique key, that job's.
         name: The name that was pushed.
         added: Whether the push added a job; False if the id is on the queue, or the unique key is held.
+        replaced: Whether that other job waited, and is by now what was pushed: see `on_conflict`.
     """
 
     id: str
     name: str
     added: bool
+    replaced: bool
 
     def __str__(self) -> str:
         return self.id
@@ -615,6 +624,8 @@ def _with_options(fields: list[str | bytes], options: PushOptions) -> NewJob:
         fields += ["headers", codec.encode_headers(headers)]
     if unique_for is not None and not (unique and unique_for):
         raise ValueError("unique_for= says how long, at least 1 ms, a unique= key is held; give the key too")
+    if options.get("unique_until") is not None:
+        fields += _unique_until(options["unique_until"], unique, unique_for)
     return NewJob(
         job_id or codec.new_job_id(),
         fields,
@@ -624,6 +635,7 @@ def _with_options(fields: list[str | bytes], options: PushOptions) -> NewJob:
         unique_for,
         _ms(options.get("expires_in"), "expires_in"),
         codec.new_nonce() if job_id else "",
+        _on_conflict(options.get("on_conflict"), unique),
     )
 
 
@@ -704,6 +716,29 @@ def _priority(priority: str | None) -> Priority:
     if priority is None:
         return Priority.NORMAL
     return one_of(Priority, priority, "priority")
+
+
+def _unique_until(until: str | None, unique: str | None, unique_for: int | None) -> list[str | bytes]:
+    """The field for how long a unique key is held: until the job starts, or, without one, until its end."""
+    if until not in ("start", "end"):
+        raise ValueError(f'unique_until={until!r}: give "start" or "end"')
+    if not unique:
+        raise ValueError("unique_until= says how long a unique= key is held; give the key too")
+    if unique_for is not None:
+        raise ValueError(
+            "unique_for= holds the key for a time, whatever becomes of the job; leave out unique_until="
+        )
+    return ["unique_until", "start"] if until == "start" else []
+
+
+def _on_conflict(on_conflict: str | None, unique: str | None) -> OnConflict:
+    if on_conflict is None:
+        return OnConflict.SKIP
+    if not unique:
+        raise ValueError(
+            "on_conflict= says what is done where another job holds the unique= key; give the key too"
+        )
+    return one_of(OnConflict, on_conflict, "on_conflict")
 
 
 def _text(text: str | None, what: str) -> str | None:

@@ -35,7 +35,7 @@ from redisjobs.groups import DeadGroup, Groups
 from redisjobs.job import AppState, JobContext, JobName, State
 from redisjobs.middleware import NOBODY, Middleware, before_push_sync
 from redisjobs.pauses import PauseInfo, pause_info, paused_name
-from redisjobs.push import Push
+from redisjobs.push import Conflict, Push, raise_conflicts
 from redisjobs.queries import (
     Cancel,
     Change,
@@ -185,7 +185,9 @@ class JobQueue(Serving):
         self, parameters: Any, name: JobName[Any] | str | None = None, **options: Unpack[PushOptions]
     ) -> JobHandle:
         """Put a job on the queue; see `redisjobs.JobQueue.push` for what it returns and raises."""
-        (handle,) = self._push([self.prepare(parameters, name, **options)])
+        conflicts = list[Conflict]()
+        (handle,) = self._push([self.prepare(parameters, name, **options)], conflicts)
+        raise_conflicts(conflicts)
         return handle
 
     @overload
@@ -210,9 +212,10 @@ class JobQueue(Serving):
         self, items: Iterable[Any], name: JobName[Any] | str | None = None, **options: Unpack[PushOptions]
     ) -> list[JobHandle]:
         """Put many jobs on the queue; see `redisjobs.JobQueue.push_many`."""
-        handles: list[JobHandle] = []
+        handles, conflicts = list[JobHandle](), list[Conflict]()
         for jobs, held in self.prepare_many(items, name, options):
-            handles += self._push(jobs, held=held)
+            handles += self._push(jobs, conflicts, held=held)
+        raise_conflicts(conflicts)
         return handles
 
     def get(self, job: str | PushedJob) -> JobInfo | None:
@@ -326,17 +329,18 @@ class JobQueue(Serving):
             after = step.after
         return total
 
-    def _push(self, jobs: Sequence[NewJob], *, held: bool = False) -> list[JobHandle]:
+    def _push(self, jobs: Sequence[NewJob], conflicts: list[Conflict], *, held: bool = False) -> list[JobHandle]:
         ends = before_push_sync(self.on_push, jobs, self.name) if self.on_push else NOBODY
         try:
             push = Push(jobs, self.deadline, held=held)
             answers = self._call(lambda until: self._store.push(jobs, repeated=push.repeated, until=until), push)
             told = self._told(push, answers)
+            conflicts += push.conflicts(answers)
         except BaseException as error:
             self._tell_failed(error, ends)
             raise
         if ends is not NOBODY:
-            ends.tell([added for _, _, added in told])
+            ends.tell([added for _, _, added, _ in told])
         return [JobHandle(*each, self) for each in told]
 
     def _read(self, query: Query[T]) -> T:

@@ -35,6 +35,7 @@ class Reply(StrEnum):
     REFUSED = "REFUSED"
     EXISTS = "EXISTS"
     DUPLICATE = "DUPLICATE"
+    REPLACED = "REPLACED"  # written: another job, which waits, is what this push says by now
     LEASE_LOST = "LEASE_LOST"
     CANCELLED = "CANCELLED"  # written: the job is gone, as somebody asked
     CANCELLING = "CANCELLING"  # written: noted for the worker that runs the job
@@ -75,6 +76,14 @@ Due = After | At
 """When a job may run, if not now."""
 
 
+class OnConflict(StrEnum):
+    """What becomes of a push whose unique key another job holds."""
+
+    SKIP = "skip"
+    REPLACE = "replace"
+    RAISE = "raise"
+
+
 @dataclass(slots=True)
 class Tries:
     """The tries of one push so far, on this side; see `redisjobs/push.py`.
@@ -100,6 +109,8 @@ class NewJob:
         unique_for_ms: How long the key is kept; None: until the job ends.
         expires_in_ms: A job not started by then is a dead letter; None: never.
         nonce: Tells pushes of one given id apart; '' if the id was made for this push alone.
+        on_conflict: What becomes of it if another job holds the key. RAISE is for whoever hears the answer: the
+            store only remembers what that was, as of REPLACE.
         tries: What is known of its pushing; None: it was not tried, or is as if it had not been.
     """
 
@@ -111,6 +122,7 @@ class NewJob:
     unique_for_ms: int | None = None
     expires_in_ms: int | None = None
     nonce: str = ""
+    on_conflict: OnConflict = OnConflict.SKIP
     tries: Tries | None = field(default=None, compare=False, repr=False)
 
 
@@ -121,8 +133,9 @@ class Pushed:
     Attributes:
         reply: OK: it is on the queue. REPEATED: it was pushed before by this very push. EXISTS: the queue has
             a job of this id by another push, or this call names the job twice. DUPLICATE: another job holds the
-            key. REFUSED: it was one of these two when it was repeated before, and stays so.
-        holder: The id of the job that holds the unique key.
+            key. REFUSED: it was one of these two when it was repeated before, and stays so. REPLACED: another job
+            holds the key and waits, and has become what this push says.
+        holder: The id of the job that holds the unique key; of DUPLICATE and REPLACED.
     """
 
     reply: Reply

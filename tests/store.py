@@ -330,7 +330,9 @@ class RedisStore:
             worker = key.removeprefix("worker:")
             alive = self.admin.zscore(f"{self.prefix}workers", worker) is not None
             return alive or self.admin.zscore(f"{self.prefix}fenced", worker) is not None
-        return key in lasting or key.startswith("unique:") or (ttl > 0 and key.startswith("finished:"))
+        return (
+            key in lasting or key.startswith("unique:") or (ttl > 0 and key.startswith(("finished:", "conflict:")))
+        )
 
     def end(self) -> None:
         """Remove the queue and its user."""

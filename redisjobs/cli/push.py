@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 import anyio
 import typer
@@ -20,7 +20,7 @@ from redisjobs.errors import DecodeError, EncodeError, UnknownJob
 from redisjobs.job import Priority
 from redisjobs.queue import JobQueue
 from redisjobs.registry import PushedJob, PushOptions, Registry
-from redisjobs.transitions import NewJob
+from redisjobs.transitions import NewJob, OnConflict
 from redisjobs.visible import visible
 
 
@@ -37,25 +37,34 @@ def push(
     ] = None,
     unique: Annotated[str | None, typer.Option(help="A key that one job at a time may hold.")] = None,
     unique_for: Annotated[float | None, typer.Option(help="Seconds that it holds the key, come what may.")] = None,
+    unique_until: Annotated[
+        Literal["start", "end"] | None, typer.Option(help="What of the job it holds the key until.")
+    ] = None,
+    on_conflict: Annotated[
+        OnConflict | None, typer.Option(help="What to do where another job holds the key.")
+    ] = None,
     headers: Annotated[
         list[str] | None, typer.Option("--header", metavar="NAME=VALUE", help="What goes along; more than once.")
     ] = None,
     expires_in: Annotated[float | None, typer.Option(help="Seconds within which it has to be started.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Push a job whose parameters fit its registered type; print its id, and whether it was added."""
+    """Push a job whose parameters fit its registered type; print its id, and whether it was added or replaced."""
     options = PushOptions(delay=delay, at=_time(at), priority=priority, job_id=job_id, unique=unique)
     options |= PushOptions(unique_for=unique_for, headers=_headers(headers), expires_in=expires_in)
+    options |= PushOptions(unique_until=unique_until, on_conflict=on_conflict)
     check_seconds(delay=delay, unique_for=unique_for, expires_in=expires_in)
     _check(options)
     queue = load(target, url)
     if isinstance(queue.driver, MemoryDriver):
         raise Mistake(f"{target} is at memory://, which would end with this command; give --url")
     pushed = _push(queue, _prepare(queue, name, parameters, options))
-    told = f"{visible(pushed.id)} {'added' if pushed.added else 'already there'}"
+    told = (
+        f"{visible(pushed.id)} {'added' if pushed.added else 'replaced' if pushed.replaced else 'already there'}"
+    )
     with telling(f"the job was pushed: {told}"):
         if as_json:
-            show.document({"job_id": pushed.id, "added": pushed.added})
+            show.document({"job_id": pushed.id, "added": pushed.added, "replaced": pushed.replaced})
         else:
             say(told)
 
@@ -80,6 +89,11 @@ def _check(options: PushOptions) -> None:
     unique_for = options.get("unique_for")
     if unique_for is not None and not (options.get("unique") and unique_for):
         raise Mistake("--unique-for says how long, at least 0.001 s, a --unique key is held; give the key too")
+    for option in ("unique_until", "on_conflict"):
+        if options.get(option) is not None and not options.get("unique"):
+            raise Mistake(f"--{option.replace('_', '-')} is about a --unique key; give the key too")
+    if options.get("unique_until") is not None and unique_for is not None:
+        raise Mistake("give --unique-for or --unique-until, not both")
 
 
 def _headers(texts: Sequence[str] | None) -> dict[str, str]:

@@ -21,6 +21,7 @@ from redisjobs.testing.driver_contract.claiming import *  # noqa: E402
 from redisjobs.testing.driver_contract.settling import *  # noqa: E402
 from redisjobs.testing.driver_contract.operating import *  # noqa: E402
 from redisjobs.testing.driver_contract.repeating import *  # noqa: E402
+from redisjobs.testing.driver_contract.unique_keys import *  # noqa: E402
 from redisjobs.testing.driver_contract.leaving import *  # noqa: E402
 from redisjobs.testing.driver_contract.reclaiming import *  # noqa: E402
 from redisjobs.testing.driver_contract.last_deliveries import *  # noqa: E402

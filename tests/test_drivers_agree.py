@@ -61,6 +61,7 @@ from redisjobs.transitions import (
     Ended,
     Lease,
     NewJob,
+    OnConflict,
     Reclaimed,
     Release,
     Reply,
@@ -116,6 +117,10 @@ new_jobs = st.fixed_dictionaries(
         "delay": st.sampled_from([None, None, None, 0, 5, 20]),
         "unique": st.sampled_from(["", "", "k", "l m"]),
         "unique_for_ms": st.sampled_from([None, None, 3_600_000]),
+        "unique_until": st.sampled_from([[], [], ["unique_until", "start"]]),
+        "on_conflict": st.sampled_from(
+            [OnConflict.SKIP, OnConflict.REPLACE, OnConflict.REPLACE, OnConflict.RAISE]
+        ),
         "expires_in_ms": st.sampled_from([None, 9000]),
     }
 )
@@ -297,6 +302,7 @@ class TwoDrivers(RuleBasedStateMachine):
         self.passed = 0
         self.dues = self.pushes = 0
         self.put_in = 0
+        self.replaced: set[tuple[str, str]] = set()  # pushes that have replaced a job
         self.pushed: set[str] = set()  # ids that are on the queue, but for those asked to be cancelled
         self.shared: set[str] = set()  # ids that were put in by hand beside a pushed job
         self.restricted = self.to_unpark = False  # some jobs may not start; some may again, and are parked
@@ -417,9 +423,10 @@ class TwoDrivers(RuleBasedStateMachine):
             delay = options["delay"]
             due = None if delay is None else self.later(delay)
             name = options["name"]
-            rest = {key: value for key, value in options.items() if key not in ("delay", "name")}
+            rest = {k: value for k, value in options.items() if k not in ("delay", "name", "unique_until")}
             rest["nonce"] = nonce if again else f"push {self.pushes}"
-            made.append(NewJob(fields=["name", name, "parameters", "[]", "headers", ""], due=due, **rest))
+            fields = ["name", name, "parameters", f"[{self.pushes}]", "headers", "", *options["unique_until"]]
+            made.append(NewJob(fields=fields, due=due, **rest))
 
         async def do(side: Side) -> list[Any]:
             return await side.store.driver.push(made, repeated=again)
@@ -429,6 +436,9 @@ class TwoDrivers(RuleBasedStateMachine):
                 self.done["pushed"] += 1
                 self.over.discard(job.job_id)
                 self.pushed |= {job.job_id} - self.shared
+            elif answer.reply is Reply.REPLACED:
+                self.replaced.add((job.job_id, job.nonce))
+        self.done["replaced"] = len(self.replaced)  # one that comes again is told so again, for a minute
 
     @rule(job_id=st.sampled_from([None, None, "a", "mine"]), unique=st.sampled_from([{}, {"unique": "k"}]))
     def put_by_hand(self, job_id: str | None, unique: dict[str, str]) -> None:

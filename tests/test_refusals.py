@@ -50,6 +50,7 @@ from redisjobs.transitions import (
     DeadLetter,
     Lease,
     NewJob,
+    OnConflict,
     Pushed,
     Release,
     Reply,
@@ -91,6 +92,8 @@ class Scene:
             job("n1"),
             job("n2", due=After(9000), unique="new"),
             job("n3", priority=Priority.LOW, unique="held"),
+            job("n4", unique="held", on_conflict=OnConflict.RAISE),
+            job("n5", due=After(9000), unique="ready", on_conflict=OnConflict.REPLACE),
         ]
         jobs += [job(there, nonce="another") for there in ("dead", "twice", "a", "high")]
         await self.store.driver.push(jobs, repeated=True)
@@ -118,12 +121,13 @@ class Scene:
         await self.heir.open("w3")
 
     async def fire(self) -> None:
-        """One job at once, one later, one that is there, one whose unique key is held."""
+        """One job at once, one later, one that is there; one whose key is held, one that replaces who holds it."""
         jobs = [
             job("f1"),
             job("f2", due=After(9000), unique="new"),
             job("dead"),
             job("f3", priority=Priority.LOW, unique="held"),
+            job("f4", unique="ready", on_conflict=OnConflict.REPLACE),
         ]
         now_ms = self.store.clock()
         await self.store.driver.change(
@@ -284,7 +288,8 @@ async def fill(scene: Scene) -> None:
     scene.leases = dict(zip(names, taken, strict=True))
     dead, back, twice = (scene.leases.pop(name) for name in names[:3])
     await scene.worker.exchange([(dead, FAILED), (back, Release()), (twice, RetryLater(After(1000)))], None)
-    await store.driver.push([job("ready"), job("high", priority=Priority.HIGH)], repeated=False)
+    ready = [job("ready", unique="ready"), job("high", priority=Priority.HIGH)]
+    await store.driver.push(ready, repeated=False)
     await store.driver.change(PutSchedules([("nightly", NIGHTLY.fingerprint, NIGHTLY)]))
     store.admin.hset(f"{store.prefix}schedules", "nightly", store.clock() - 5000)
     await store.driver.change(Retain(Retention(completed=Keep(), cancelled=Keep())))
@@ -337,11 +342,15 @@ OWN = {"claim": "w2", "reclaim": "w2", "join": "w3", "release: of one that was f
 
 def spoil(store: RedisStore, key: str, worker_id: str = "w1") -> None:
     """Let this key be of another type than it should."""
-    names = {"unique:": "unique:held", "finished:": f"finished:{store.clock() // 5000}"}
+    names = {
+        "unique:": "unique:held",
+        "finished:": f"finished:{store.clock() // 5000}",
+        "conflict:": "conflict:n5",
+    }
     names["worker:"] = f"worker:{worker_id}"
     name = store.prefix + names.get(key, key)
     store.admin.delete(name)
-    if key == "unique:":
+    if key in ("unique:", "conflict:"):
         store.admin.rpush(name, "by hand")
     else:
         store.admin.set(name, "by hand")

@@ -33,7 +33,7 @@ from redisjobs.schedules.stored import (
     ScheduleRow,
     slot_job,
 )
-from redisjobs.transitions import NewJob, Reply
+from redisjobs.transitions import NewJob, OnConflict, Reply
 
 T = TypeVar("T")
 
@@ -43,6 +43,7 @@ DEFINITIONS = [
     Definition("any", Schedule.every(10), BARE),
     Definition("any", Schedule.every(10), replace(BARE, unique="k"), Accuracy.ALL),
     Definition("any", Schedule.every(20), BARE),
+    Definition("any", Schedule.every(10), replace(BARE, unique="k", on_conflict=OnConflict.REPLACE), Accuracy.ALL),
 ]
 
 names = st.sampled_from("abc")

@@ -22,9 +22,9 @@ local function key_holder(places, jobs, delayed, unique, key, replaces, now_ms)
     return not is_over and found or nil
   end
   if field(fields, 'unique') ~= key and field(fields, 'window') ~= key then return found end
-  found.notes = {'queued_at', field(fields, 'queued_at') or pushed_at(entry, now_ms)}
-  for _, name in ipairs({'nonce', 'attempt', 'error', 'started_at'}) do
-    local value = field(fields, name)
+  found.notes = {}
+  for _, name in ipairs({'nonce', 'queued_at', 'attempt', 'error', 'started_at'}) do
+    local value = field(fields, name) or name == 'queued_at' and pushed_at(entry, now_ms)
     if value then found.notes[#found.notes + 1], found.notes[#found.notes + 2] = name, value end
   end
   if is_ready then

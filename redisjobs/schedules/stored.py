@@ -126,8 +126,10 @@ class Definition:
         kept: list[str | bytes] = ["name", text(b"job"), "parameters", text(b"parameters").encode()]
         if b"headers" in fields:
             kept += ["headers", fields[b"headers"]]
-        if b"unique_until" in fields:
-            kept += ["unique_until", text(b"unique_until")]
+        if until := text(b"unique_until", ""):
+            if until != "start":
+                raise ValueError(f"its field 'unique_until' is {until!r:.60}, not `start`")
+            kept += ["unique_until", until]
         delay_ms, unique_for_ms = number(b"delay_ms"), number(b"unique_for_ms")
         if unique_for_ms == 0:
             raise ValueError("its field 'unique_for_ms' is 0: a key is held for 1 ms at least")

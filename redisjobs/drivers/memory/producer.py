@@ -18,7 +18,7 @@ from redisjobs.drivers.memory.state import Fields, Memory, Push, encoded, text_o
 from redisjobs.job import Priority
 from redisjobs.transitions import NewJob, OnConflict, Pushed, Reply
 
-_STAYS = (b"nonce", b"attempt", b"error", b"started_at")  # of a job that is replaced
+_STAYS = (b"nonce", b"queued_at", b"attempt", b"error", b"started_at")  # of a job that is replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +125,9 @@ def add(memory: Memory, job: NewJob, now_ms: int) -> None:
 def _replace(memory: Memory, job: NewJob, job_id: str, now_ms: int) -> None:
     """Let a job that waits be what a new push says, all but its id, nonce, attempt and time of push."""
     fields, (place, entry) = stored(memory, job_id), memory.located[job_id]
+    if place != "delayed":
+        fields = {b"queued_at": pushed_at(entry, now_ms), **fields}
     stays = {name: fields[name] for name in _STAYS if name in fields}
-    stays[b"queued_at"] = fields.get(b"queued_at") or pushed_at(entry, now_ms)
     if place == "delayed":
         del memory.delayed[job_id]
     else:
@@ -137,7 +138,7 @@ def _replace(memory: Memory, job: NewJob, job_id: str, now_ms: int) -> None:
 
 def _put(memory: Memory, job: NewJob, job_id: str, notes: Fields, now_ms: int) -> None:
     """Let a job be ready or delayed, and hold its key; `notes` are fields beyond those that the push says."""
-    fields = _fields(job, job_id, now_ms) | notes
+    fields = _fields(job, job_id, notes, now_ms)
     if job.unique:
         until = None if job.unique_for_ms is None else now_ms + job.unique_for_ms
         memory.uniques[job.unique] = (job_id, until)
@@ -149,9 +150,9 @@ def _put(memory: Memory, job: NewJob, job_id: str, notes: Fields, now_ms: int) -
         enqueue(memory, job_id, memory.stream(job.priority), fields)
 
 
-def _fields(job: NewJob, job_id: str, now_ms: int) -> Fields:
+def _fields(job: NewJob, job_id: str, notes: Fields, now_ms: int) -> Fields:
     flat = [encoded(part) for part in job.fields]
-    fields: Fields = {b"id": encoded(job_id), **dict(zip(flat[::2], flat[1::2], strict=True))}
+    fields: Fields = {b"id": encoded(job_id), **dict(zip(flat[::2], flat[1::2], strict=True)), **notes}
     if job.expires_in_ms is not None:
         fields[b"expires_at"] = b"%d" % (now_ms + job.expires_in_ms)
     if job.unique:

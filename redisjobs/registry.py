@@ -48,7 +48,18 @@ from redisjobs.retry import RetryPolicy, exponential_jitter
 from redisjobs.schedules.schedule import Schedule
 from redisjobs.schedules.stored import Accuracy, Definition, check_schedule
 from redisjobs.signature import Signature, handler_call
-from redisjobs.transitions import MOST_BYTES, MOST_JOBS, REPEATABLE, After, At, Due, NewJob, OnConflict, Pushed
+from redisjobs.transitions import (
+    MOST_BYTES,
+    MOST_JOBS,
+    REPEATABLE,
+    After,
+    At,
+    Due,
+    NewJob,
+    OnConflict,
+    Pushed,
+    UniqueUntil,
+)
 from redisjobs.visible import visible
 
 P = TypeVar("P")
@@ -123,7 +134,7 @@ class PushOptions(TypedDict, total=False):
     job_id: str | None
     unique: str | None
     unique_for: Duration | None
-    unique_until: Literal["start", "end"] | None
+    unique_until: UniqueUntil | Literal["start", "end"] | None
     on_conflict: OnConflict | Literal["skip", "replace", "raise"] | None
     headers: Mapping[str, str] | None
     expires_in: Duration | None
@@ -624,8 +635,7 @@ def _with_options(fields: list[str | bytes], options: PushOptions) -> NewJob:
         fields += ["headers", codec.encode_headers(headers)]
     if unique_for is not None and not (unique and unique_for):
         raise ValueError("unique_for= says how long, at least 1 ms, a unique= key is held; give the key too")
-    if options.get("unique_until") is not None:
-        fields += _unique_until(options["unique_until"], unique, unique_for)
+    fields += _unique_until(options.get("unique_until"), unique, unique_for)
     return NewJob(
         job_id or codec.new_job_id(),
         fields,
@@ -720,15 +730,16 @@ def _priority(priority: str | None) -> Priority:
 
 def _unique_until(until: str | None, unique: str | None, unique_for: int | None) -> list[str | bytes]:
     """The field for how long a unique key is held: until the job starts, or, without one, until its end."""
-    if until not in ("start", "end"):
-        raise ValueError(f'unique_until={until!r}: give "start" or "end"')
+    if until is None:
+        return []
     if not unique:
         raise ValueError("unique_until= says how long a unique= key is held; give the key too")
     if unique_for is not None:
         raise ValueError(
             "unique_for= holds the key for a time, whatever becomes of the job; leave out unique_until="
         )
-    return ["unique_until", "start"] if until == "start" else []
+    is_short = one_of(UniqueUntil, until, "unique_until") is UniqueUntil.START
+    return ["unique_until", "start"] if is_short else []
 
 
 def _on_conflict(on_conflict: str | None, unique: str | None) -> OnConflict:

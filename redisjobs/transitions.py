@@ -76,6 +76,13 @@ Due = After | At
 """When a job may run, if not now."""
 
 
+class UniqueUntil(StrEnum):
+    """What of its job a unique key is held until."""
+
+    START = "start"
+    END = "end"
+
+
 class OnConflict(StrEnum):
     """What becomes of a push whose unique key another job holds."""
 

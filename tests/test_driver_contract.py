@@ -99,6 +99,10 @@ FAULTS = {
     "tells_nothing": ("waiting", "notifications_tell_of_an_earlier_due_time_a_cancel_and_a_release"),
     "writes_as_it_reads": ("asking", "a_query_writes_nothing"),
     "knows_only_what_it_did_itself": ("sharing", "what_one_driver_pushes_and_changes_another_finds"),
+    "replaces_as_often_as_it_is_told": (
+        "unique_keys",
+        "a_push_that_replaced_and_is_repeated_undoes_no_later_one",
+    ),
     "lacks_measure": ("asking", "workers_are_counted_for_as_long_as_their_leases_run"),
 }
 """A fault of a driver; in which module of the contract a test finds it, and which."""
@@ -162,6 +166,7 @@ BUILT = {
     "scanning": ["Scan", "GroupDead"],
     "asking": ["the sync driver", "Measure", "Several", "Tidy"],
     "pausing": ["Pause", "Resume", "FindPauses", "Hold", "Unhold", "Unpark"],
+    "unique_keys": ["on_conflict"],
     "sharing": ["listen of a driver"],
 }
 """What there is from a step on, of what `driver_faults` can take away."""

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated
 
 import anyio
 import typer
@@ -20,7 +20,7 @@ from redisjobs.errors import DecodeError, EncodeError, UnknownJob
 from redisjobs.job import Priority
 from redisjobs.queue import JobQueue
 from redisjobs.registry import PushedJob, PushOptions, Registry
-from redisjobs.transitions import NewJob, OnConflict
+from redisjobs.transitions import NewJob, OnConflict, UniqueUntil
 from redisjobs.visible import visible
 
 
@@ -38,7 +38,7 @@ def push(
     unique: Annotated[str | None, typer.Option(help="A key that one job at a time may hold.")] = None,
     unique_for: Annotated[float | None, typer.Option(help="Seconds that it holds the key, come what may.")] = None,
     unique_until: Annotated[
-        Literal["start", "end"] | None, typer.Option(help="What of the job it holds the key until.")
+        UniqueUntil | None, typer.Option(help="What of the job it holds the key until.")
     ] = None,
     on_conflict: Annotated[
         OnConflict | None, typer.Option(help="What to do where another job holds the key.")

@@ -21,7 +21,6 @@ from redisjobs.testing.driver_contract.claiming import *  # noqa: E402
 from redisjobs.testing.driver_contract.settling import *  # noqa: E402
 from redisjobs.testing.driver_contract.operating import *  # noqa: E402
 from redisjobs.testing.driver_contract.repeating import *  # noqa: E402
-from redisjobs.testing.driver_contract.unique_keys import *  # noqa: E402
 from redisjobs.testing.driver_contract.leaving import *  # noqa: E402
 from redisjobs.testing.driver_contract.reclaiming import *  # noqa: E402
 from redisjobs.testing.driver_contract.last_deliveries import *  # noqa: E402
@@ -29,4 +28,5 @@ from redisjobs.testing.driver_contract.waiting import *  # noqa: E402
 from redisjobs.testing.driver_contract.scanning import *  # noqa: E402
 from redisjobs.testing.driver_contract.asking import *  # noqa: E402
 from redisjobs.testing.driver_contract.pausing import *  # noqa: E402
+from redisjobs.testing.driver_contract.unique_keys import *  # noqa: E402
 from redisjobs.testing.driver_contract.sharing import *  # noqa: E402

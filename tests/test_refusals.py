@@ -686,6 +686,27 @@ async def test_with_no_entry_ids_left_at_all_whatever_is_there_stays_and_is_clai
     assert (await store.driver.read(Find("new"))) is None
 
 
+async def test_with_no_entry_ids_left_a_job_that_was_to_be_replaced_stays_as_it_is(scene: Scene) -> None:
+    store = scene.store
+    store.clock.advance(0)
+    await store.driver.push([job("ready", unique="r"), job("later", unique="l", due=After(5000))], repeated=False)
+    exhaust(store, *Priority)
+    before = dump(store)
+
+    replacing = {"fields": ["name", "New", "parameters", "1"], "on_conflict": OnConflict.REPLACE}
+    at_once = [replace(job(key), unique=key, **replacing) for key in ("r", "l")]  # type: ignore[arg-type]
+    assert await store.driver.push(at_once, repeated=False) == [Pushed(Reply.NO_IDS)] * 2
+    assert changed(before, dump(store)) == set()
+    delayed = replace(at_once[0], due=After(9000))
+    assert await store.driver.push([delayed], repeated=False) == [Pushed(Reply.REPLACED, "ready")]
+
+    rows = [await store.driver.read(Find(job_id)) for job_id in ("ready", "later")]
+    assert [(row.state, row.fields[b"name"]) for row in rows if row] == [
+        (State.DELAYED, b"New"),
+        (State.DELAYED, b"Work"),
+    ]
+
+
 def exhaust_dead(store: RedisStore) -> str:
     """Write the largest entry id there is, by hand, to the dead letters; that id."""
     largest = f"{2**64 - 1}-{2**64 - 1}"

@@ -116,10 +116,9 @@ for n = math.floor(since_ms / 5000), math.floor(until_ms / 5000) do
   end
 end
 
--- Whether the job that holds a key stays as it is, whatever comes.
-local function is_kept_from(i)
-  local holder, on_conflict = holders[ARGV[starts[i] + 4]], ARGV[starts[i] + 7]
-  return holder and not (on_conflict == 'replace' and holder.notes)
+-- Whether the job that holds a key, if one does, may not be replaced by the push that begins there.
+local function is_kept(holder, at)
+  return holder and not (ARGV[at + 7] == 'replace' and holder.notes)
 end
 
 local kept = {completed = true, cancelled = true} -- where jobs are that have ended: their ids are free
@@ -135,7 +134,7 @@ for i, start in ipairs(starts) do
     if not fields then lines[i] = string.match(located[i], '^delayed (%S+)') end
   end
   if found[i] ~= 'REPEATED' and ended[#ids + i] then
-    found[i] = found[i] or not is_kept_from(i) and 'REFUSED'
+    found[i] = found[i] or not is_kept(holders[ARGV[start + 4]], start) and 'REFUSED'
   elseif ended[i] then
     found[i] = 'REPEATED'
   end
@@ -175,7 +174,7 @@ local function add_all()
       words[i], again[pushes[i]] = answered[i], true
     elseif found[i] == 'REPEATED' or found[i] == 'REFUSED' then
       words[i], again[pushes[i]] = found[i], true
-    elseif found[i] or added[ids[i]] or is_kept_from(i) then
+    elseif found[i] or added[ids[i]] or holder and is_kept(holder, start) then
       local is_there = found[i] or added[ids[i]]
       words[i] = is_there and 'EXISTS' or 'DUPLICATE ' .. holder.id
       if repeated then -- its first try may come yet, and find the way free

@@ -914,6 +914,14 @@ class TwoDrivers(RuleBasedStateMachine):
         assert len([run for run in runs if run[0] not in self.shared]) == len(
             {name for name, *_ in runs} - self.shared
         )
+        # A key that is held to the end has one job at most: an entry by hand has none, nor has what was requeued.
+        alone = Counter(
+            fields[b"unique"]
+            for state in (State.READY, State.RUNNING, State.DELAYED)
+            for name, _, fields in listed[state]
+            if b"unique" in fields and b"unique_until" not in fields and b"nonce" in fields
+        )
+        assert max(alone.values(), default=1) == 1
         rows = {row[0]: row for rows in (listed | kept).values() for row in rows}
         for name, row in zip(names, found, strict=True):
             assert row == rows.get(name) or name in self.shared

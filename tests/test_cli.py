@@ -262,6 +262,25 @@ def test_push_prints_the_id_that_the_job_has_and_whether_it_was_added(
     assert json.loads(job.parameters) == {"to": "joe", "copies": 2}
 
 
+def test_push_replaces_a_job_that_waits_or_says_who_holds_the_key(
+    cli: Callable[..., Ended], there: sync.JobQueue
+) -> None:
+    push = ["push", "shop:queue", "Mail"]
+    cli(*push, '{"to": "joe"}', "--id", "first", "--unique", "joe", "--unique-until", "start", "--delay", "60")
+
+    replaced = cli(*push, '{"to": "jim"}', "--unique", "joe", "--on-conflict", "replace", "--delay", "60")
+    assert replaced.out.splitlines() == ["imported", "first replaced"]
+    as_json = cli(*push, '{"to": "ann"}', "--unique", "joe", "--on-conflict", "replace", "--json")
+    told = json.loads(as_json.out.removeprefix("imported\n"))
+    assert told == {"job_id": "first", "added": False, "replaced": True}
+    refused = cli(*push, '{"to": "eve"}', "--unique", "joe", "--on-conflict", "raise")
+    assert refused.code == 1
+    assert refused.err.endswith("not pushed: the job first holds the unique key 'joe'\n")
+    job = there.get("first")
+    assert job is not None
+    assert json.loads(job.parameters)["to"] == "ann"
+
+
 def test_push_takes_what_goes_along_and_how_long_a_key_is_held(
     cli: Callable[..., Ended], there: sync.JobQueue, redis_url: str, queue_name: str
 ) -> None:
@@ -695,6 +714,18 @@ def test_requeue_all_takes_every_dead_letter(cli: Callable[..., Ended], queue_na
         (
             ["push", "shop:queue", "rest", "{}", "--unique-for", "0", "--unique", "a"],
             r"at least 0\.001 s, a --uni",
+        ),
+        (
+            ["push", "shop:queue", "rest", "{}", "--unique-until", "start"],
+            r"--unique-until is about a --unique key",
+        ),
+        (
+            ["push", "shop:queue", "rest", "{}", "--on-conflict", "skip"],
+            r"--on-conflict is about a --unique key; give",
+        ),
+        (
+            ["push", "shop:queue", "rest", "{}", "--unique", "a", "--unique-for", "5", "--unique-until", "end"],
+            r"give --unique-for or --unique-until, not both$",
         ),
         (["push", "shop:queue", "rest", "{}", "--unique-for", "-5"], r"--unique-for -5: give seconds from 0 up$"),
         (["push", "shop:queue", "rest", "{}", "--expires-in", "-1"], r"--expires-in -1: give seconds from 0 up$"),

@@ -163,7 +163,7 @@ def cases(make: Any) -> Iterator[Case]:
     ]
     options = OPTIONS | {"job_id": [*OPTIONS["job_id"], "mine"]}
     yield "push_many", queue.push_many, {"items": [CARD]}, options | {"items": no_cards, "name": NAMES}
-    for verb in ("get", "cancel", "delete", "hold", "unhold"):
+    for verb in ("get", "cancel", "delete", "hold", "unhold", "watch"):
         yield verb, getattr(queue, verb), {}, NOT_ONE_ID
     yield (
         "result",
@@ -370,7 +370,7 @@ UNTRIED = {
     "JobQueue.counts", "JobQueue.dead_groups",  # nor do these
     "Worker.run", "Worker.stop", "Worker.stop_now",  # take nothing but flags
     "JobQueue.definition", "JobQueue.register_function", "JobQueue.prepare_many",  # of the inside
-    "JobQueue.edited", "JobQueue.returned_by",  # as well
+    "JobQueue.edited", "JobQueue.returned_by", "JobQueue.handle",  # as well
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from redisjobs.driver import Notification
+from redisjobs.job import Priority
 from redisjobs.queries import Ask, Cancel, Delete, Ending, Requeue, Standing
 from redisjobs.testing.driver_contract.acts import (
     AGAIN,
@@ -80,11 +81,14 @@ async def until_told(heard: list[str], many: int = 1) -> None:
 @needs(Ask)
 async def test_a_job_that_has_not_ended_is_pending_and_says_where_it_is(store: DriverStore, worker: Open) -> None:
     await push(store, kept("a"), job("b"), kept("c", 0, due=After(9000)))
+    await push(store, job("low", priority=Priority.LOW), job("high", priority=Priority.HIGH))
 
-    assert await store.driver.change(Ask(["a", "b", "c"])) == [
+    assert await store.driver.change(Ask(["a", "b", "c", "low", "high"])) == [
         Standing(Ending.PENDING, "ready:normal", keep=HOUR),
         Standing(Ending.PENDING, "ready:normal"),
         Standing(Ending.PENDING, "delayed", keep=0),
+        Standing(Ending.PENDING, "ready:low"),
+        Standing(Ending.PENDING, "ready:high"),
     ]
     await claim(await worker())
     assert await standing(store) == Standing(Ending.PENDING, "ready:normal", keep=HOUR)
@@ -279,6 +283,24 @@ async def test_a_process_that_waits_is_told_once_when_the_job_ends(
 
     assert heard == ["changed a", "changed b", "changed c"]
     assert others == ["changed b"]
+
+
+@needs(Ask)
+async def test_each_process_that_waits_for_a_job_is_told_once_however_often_it_asked(
+    store: DriverStore, worker: Open
+) -> None:
+    one = await worker()
+    await push(store, "a")
+    lease = await claim_one(one)
+    async with told(store, "p1") as first, told(store, "p2") as second, told(store, "p3") as third:
+        for process in ("p1", "p2", "p3", "p2", "p1"):
+            await store.driver.change(Ask(["a"], process))
+        await settle(one, lease, Ack())
+        for heard in (first, second, third):
+            await until_told(heard)
+        await store.driver.change(Ask(["a"], "p1"))
+
+    assert first == second == third == ["changed a"]
 
 
 @needs(Ask)

@@ -24,7 +24,7 @@ from redisjobs.testing.driver_contract.acts import (
 )
 from redisjobs.testing.driver_contract.needs import needs
 from redisjobs.testing.store import DriverStore
-from redisjobs.transitions import Ack, After, NewJob, Release, Reply, Result, Turn
+from redisjobs.transitions import Ack, After, NewJob, Release, Reply, Result, RetryLater, Turn
 
 pytestmark = pytest.mark.anyio
 
@@ -183,6 +183,19 @@ async def test_a_job_that_is_cancelled_says_so_wherever_it_was(store: DriverStor
 
     standings = await store.driver.change(Ask(["delayed", "ready", "runs", "again", "lost"]))
     assert standings == [Standing(Ending.CANCELLED)] * 5
+
+
+@needs(Ask)
+async def test_a_retry_that_ends_a_cancelled_job_says_so_though_only_the_worker_knew_that_this_is_kept(
+    store: DriverStore, worker: Open
+) -> None:
+    one = await worker()
+    await push(store, "a")
+    lease = await claim_one(one)
+    await store.driver.change(Cancel("a"))
+
+    assert await settle(one, lease, RetryLater(After(0), {"keep_result": str(HOUR)})) == Reply.CANCELLED
+    assert (await standing(store)).ending is Ending.CANCELLED
 
 
 @needs(Ask)

@@ -344,7 +344,8 @@ end
 
 settlements.retry = function(number, entry, deliveries, job, fields, values, hold)
   if hold == 'cancelling' then
-    finish_one(keys, 'cancelled', streams[number], entry, job, fields, now_ms, ran(deliveries))
+    local told = {field(values, 'keep_result')} -- where only its worker knew
+    finish_one(keys, 'cancelled', streams[number], entry, job, fields, now_ms, ran(deliveries), nil, told)
     return 'CANCELLED'
   end
   if #fields > 1000 then return 'OVERSIZED' end

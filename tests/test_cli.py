@@ -340,6 +340,8 @@ def test_push_waits_so_long_and_no_longer(cli: Callable[..., Ended], there: sync
     late = cli("push", "shop:queue", "add", '{"a": 4}', "--wait", "--timeout", "0.1", "--id", "mine")
     assert (late.code, late.out) == (124, "imported\n")
     assert late.err == "redisjobs: job mine has not ended in 0.1 s; it goes on\n"
+    late = cli("push", "shop:plain", "parent", "{}", "--wait", "--timeout", "0.1", "--id", "yours")
+    assert (late.code, late.err) == (124, "redisjobs: job yours has not ended in 0.1 s; it goes on\n")
     there.cancel("mine")
     gone = cli("push", "shop:queue", "add", '{"a": 4}', "--keep-result", "0", "--id", "mine")
     assert gone.code == 0

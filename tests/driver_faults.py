@@ -223,6 +223,11 @@ VERBS: dict[str, Callable[[], None]] = {
     "recover": _missing(MemoryConsumer, "recover"),
     "release": _all(_missing(MemoryConsumer, "release"), _missing(SyncMemoryConsumer, "release")),
     "reclaim": _missing(MemoryConsumer, "reclaim"),
+    "pushes": _missing(
+        MemoryConsumer,
+        "exchange",
+        without=lambda settlements, *_, **__: any(getattr(one, "pushes", ()) for _, one in settlements),
+    ),
     "idle": _missing(MemoryConsumer, "exchange", without=lambda *_, idle=False, **__: idle),
     "wait": _missing(MemoryConsumer, "wait"),
     "listen of a consumer": _missing(MemoryConsumer, "listen"),

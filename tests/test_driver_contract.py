@@ -170,6 +170,7 @@ BUILT = {
     "asking": ["the sync driver", "Measure", "Several", "Tidy"],
     "pausing": ["Pause", "Resume", "FindPauses", "Hold", "Unhold", "Unpark"],
     "unique_keys": ["on_conflict"],
+    "following": ["pushes"],
     "sharing": ["listen of a driver"],
     "awaiting": ["Ask"],
 }

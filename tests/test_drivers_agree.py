@@ -7,9 +7,9 @@ answer.
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import anyio.from_thread
 import pytest
@@ -71,6 +71,7 @@ from redisjobs.transitions import (
     Reclaimed,
     Release,
     Reply,
+    ReportProgress,
     Result,
     RetryLater,
     Settlement,
@@ -143,6 +144,9 @@ settlements = st.sampled_from(
         Ack(result=Result(HOUR, b"5")),
         Ack(result=Result(HOUR, refused="too large")),
         Ack(cancelled=True, result=Result(HOUR)),
+        Ack(reported=True),
+        DeadLetter("failed", "ValueError: no", reported=True),
+        ReportProgress(b'{"fraction":0.5}'),
     ]
 )
 
@@ -173,6 +177,7 @@ class Claimed:
     leases: list[Lease]
     ended: list[Ended]
     waits: bool
+    added: dict[int, list[bool]] = field(default_factory=dict)
 
 
 def token(worker: str, lease: Lease) -> tuple[str, str, int, str]:
@@ -443,6 +448,25 @@ class TwoDrivers(RuleBasedStateMachine):
     @rule(jobs=new_batch, again=st.booleans(), nonce=st.sampled_from(["", "first", "second"]))
     def push(self, jobs: list[dict[str, Any]], again: bool, nonce: str = "") -> None:
         """A push of some ids, a new one or one that may have been made before."""
+        made = self.made(jobs, nonce if again else None)
+
+        async def do(side: Side) -> list[Any]:
+            return await side.store.driver.push(made, repeated=again)
+
+        for job, answer in zip(made, self.agree(do), strict=True):
+            if answer.reply is Reply.OK:
+                self.added(job)
+            elif answer.reply is Reply.REPLACED:
+                self.replaced.add((job.job_id, job.nonce))
+        self.done["replaced"] = len(self.replaced)  # one that comes again is told so again, for a minute
+
+    def added(self, job: NewJob) -> None:
+        self.done["pushed"] += 1
+        self.over.discard(job.job_id)
+        self.pushed |= {job.job_id} - self.shared
+
+    def made(self, jobs: list[dict[str, Any]], nonce: str | None = None) -> list[NewJob]:
+        """Jobs to be pushed; by a push of their own where no nonce is given."""
         self.pushes += 1
         made = []
         for options in jobs:
@@ -452,22 +476,11 @@ class TwoDrivers(RuleBasedStateMachine):
             keep = options["keep_result"]
             left_out = ("delay", "name", "keep_result", "unique_until")
             rest = {key: value for key, value in options.items() if key not in left_out}
-            rest["nonce"] = nonce if again else f"push {self.pushes}"
+            rest["nonce"] = f"push {self.pushes}" if nonce is None else nonce
             fields = ["name", name, "parameters", f"[{self.pushes}]", "headers", "", *options["unique_until"]]
             fields += [] if keep is None else ["keep_result", str(keep)]
             made.append(NewJob(fields=fields, due=due, **rest))
-
-        async def do(side: Side) -> list[Any]:
-            return await side.store.driver.push(made, repeated=again)
-
-        for job, answer in zip(made, self.agree(do), strict=True):
-            if answer.reply is Reply.OK:
-                self.done["pushed"] += 1
-                self.over.discard(job.job_id)
-                self.pushed |= {job.job_id} - self.shared
-            elif answer.reply is Reply.REPLACED:
-                self.replaced.add((job.job_id, job.nonce))
-        self.done["replaced"] = len(self.replaced)  # one that comes again is told so again, for a minute
+        return made
 
     @rule(job_id=st.sampled_from([None, None, "a", "mine"]), unique=st.sampled_from([{}, {"unique": "k"}]))
     def put_by_hand(self, job_id: str | None, unique: dict[str, str]) -> None:
@@ -550,6 +563,19 @@ class TwoDrivers(RuleBasedStateMachine):
         held = self.picked(worker, numbers)
         self._settle(worker, held, chosen[: len(held)], lane, count)
 
+    @rule(worker=workers, count=st.integers(1, 4), jobs=new_batch, chosen=several_settlements, lane=lanes)
+    def work_and_push(
+        self, worker: str, count: int, jobs: list[dict[str, Any]], chosen: list[Settlement], lane: int
+    ) -> None:
+        """Claim some, and settle what was claimed; every other job pushes some as it ends."""
+        before = set(self.held)
+        self.claim(worker, count, False)
+        claimed = [pair for place, (_, pair) in self.held.items() if place not in before]
+        made = self.made([options | {"on_conflict": OnConflict.SKIP} for options in jobs])
+        pushing = [Ack(pushes=made[at::count], result=Result(HOUR, b"1")) for at in range(count)]
+        settlements: list[Settlement] = [pushing[at] if at % 2 == 0 else chosen[at] for at in range(len(claimed))]
+        self._settle(worker, claimed, settlements, lane)
+
     @rule(worker=workers, owner=workers, chosen=several_settlements)
     def settle_what_another_holds(self, worker: str, owner: str, chosen: list[Settlement]) -> None:
         if worker != owner:
@@ -607,8 +633,8 @@ class TwoDrivers(RuleBasedStateMachine):
             mine = settlements[self.sides.index(side)]
             if count is not None:
                 return await side.claim(worker, count, idle=False, settlements=mine, turn=turn)
-            replies = list((await side.consumers[worker].exchange(mine, None, turn=turn)).replies)
-            return Claimed(replies, [], [], False)
+            answer = await side.consumers[worker].exchange(mine, None, turn=turn)
+            return Claimed(list(answer.replies), [], [], False, {at: [*each] for at, each in answer.added.items()})
 
         current = self.current()
         answers = self.unless_fenced(worker, do)
@@ -618,6 +644,11 @@ class TwoDrivers(RuleBasedStateMachine):
         replies = memory.replies
         assert replies == redis.replies
         assert memory.waits == redis.waits
+        assert memory.added == redis.added
+        for at, flags in memory.added.items():
+            for job, is_added in zip(cast("Ack", dated[at]).pushes, flags, strict=True):
+                if is_added:
+                    self.added(job)
         if turn is not None and held:
             self.sent.setdefault((worker, lane), []).append(Sent(turn, settlements, replies))
         for (lease, _), settlement, reply in zip(held, dated, replies, strict=True):
@@ -629,6 +660,8 @@ class TwoDrivers(RuleBasedStateMachine):
 
     def settled(self, lease: Lease, settlement: Settlement, reply: Reply) -> None:
         if reply is Reply.LEASE_LOST:
+            return
+        if isinstance(settlement, ReportProgress):
             return
         self.retire(lease.key)
         if not isinstance(settlement, Release):

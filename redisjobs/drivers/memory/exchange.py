@@ -55,16 +55,20 @@ def settle(memory: Memory, worker: str, turn: Turn | None, settlements: Settleme
         if turn and turn.number == last:
             return answer
         added: dict[int, list[bool]] = {}
-        replies = [
-            _settle_one(memory, worker, lease, settlement, partial(added.__setitem__, at))
-            for at, (lease, settlement) in enumerate(settlements)
-        ]
+        replies = [Reply.LEASE_LOST] * len(settlements)
+        # Those that push others first, as on Redis they are calls of their own, before the rest.
+        for at in sorted(range(len(settlements)), key=lambda at: not _pushes(settlements[at][1])):
+            replies[at] = _settle_one(memory, worker, *settlements[at], partial(added.__setitem__, at))
         answered = zip(replies, settlements, strict=True)
         tell_released(memory, sum(reply is Reply.OK and isinstance(one, Release) for reply, (_, one) in answered))
         answer = Exchange(replies, added=added)
         if turn:
             record.answers[turn.lane] = (turn.number, answer)
         return answer
+
+
+def _pushes(settlement: Settlement) -> bool:
+    return isinstance(settlement, Ack) and bool(settlement.pushes)
 
 
 def _settle_one(

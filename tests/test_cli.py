@@ -696,7 +696,10 @@ def test_requeue_all_takes_every_dead_letter(cli: Callable[..., Ended], queue_na
         (["worker", "shop:queue", "shop:plain", "shop:queue=2"], r"shop:queue is given twice$"),
         (["worker", "shop:queue", "shop:same"], r"queue '\S+' is listed twice: "),  # they are moved to one server
         (["worker", "shop:queue=2", "shop:plain", "--strict"], r"strict=True: the order is all that counts then"),
-        (["push", "shop:queue", "Male", "{}"], r"no handler for 'Male'; registered: Mail, block, boom, rest,"),
+        (
+            ["push", "shop:queue", "Male", "{}"],
+            r"no handler for 'Male'; registered: Mail, add, block, boom, rest,",
+        ),
         (["push", "shop:queue", "Mail", '{"to"'], r"Mail: Invalid JSON"),
         (["push", "shop:queue", "Mail", '{"to": 5}'], r"Mail\.to: Input should be a valid string \(got int\)"),
         (["push", "shop:queue", "Mail", '{"to": "joe", "copy": 2}'], r"Mail: Mail has no key 'copy'$"),

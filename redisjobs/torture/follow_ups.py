@@ -66,7 +66,7 @@ def _of_one(
     there = {job for job in children if stories[parent.db, job].was_there or (parent.db, job) in dead}
     able = _may_have_ended_it(parent, is_dead=(parent.db, parent.job) in dead)
     ways: list[tuple[Run | None, Set[str]]] = [(run, pushed.get(run.lease, set())) for run in able]
-    if not parent.completed and (parent.cancel_asked or not able):
+    if not able or (parent.cancel_asked and not parent.completed):
         ways.append((None, set()))  # it may never have ended as done
     # Where several may be: the one that explains most.
     run, created = min(ways, key=lambda way: len(there ^ way[1]))
@@ -91,8 +91,8 @@ def _may_have_ended_it(parent: Story, *, is_dead: bool) -> list[Run]:
 def _take_as_pushed(story: Story, run: Run | None) -> None:
     """As if its parent had been told that it is there; when, if it is known."""
     story.attempted = story.acknowledged = True
-    settled = run.settled if run is not None else None
-    if settled is None or settled["resent"] or not run.accepted:  # type: ignore[union-attr]
+    settled = run.settled if run is not None and run.accepted else None
+    if settled is None or settled["resent"]:
         return
     delay = next((line["delay"] for line in story.pushed_by), 0.0)
     story.sent_at, story.ready_at = settled["sent_at"], settled["at"] + delay

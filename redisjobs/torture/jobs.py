@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import anyio
@@ -102,11 +102,15 @@ class Parent:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Pushes the next step of its chain, as long as some are left; all of them hold the chain's unique key."""
+    """Takes so many seconds, and pushes the next step of its chain as long as some are left.
+
+    Each holds the chain's unique key, if it has one.
+    """
 
     job_name: ClassVar[str] = "Step"
     left: int
     key: str = ""
+    seconds: float = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,8 +281,9 @@ def go_on(parameters: Step, context: JobContext) -> dict[str, Any]:
     """Push the next step, in a thread."""
     with process.noted(context):
         if parameters.left:
-            process.follow_up(context, Step(parameters.left - 1, parameters.key), unique=parameters.key or None)
-        time.sleep(0.01)
+            following = replace(parameters, left=parameters.left - 1)
+            process.follow_up(context, following, unique=parameters.key or None)
+        time.sleep(parameters.seconds)
     return process.result(context)
 
 

@@ -24,7 +24,7 @@ from redisjobs.torture.watch import Watch
 LEASE = 2.0
 """The shorter of the workers' leases, in seconds: short, so that many faults fit in."""
 
-_RATE = 110.0  # jobs a second
+_RATE = 105.0  # jobs a second
 _DRAIN = 90.0  # seconds that all work may take to drain once the faults are over
 _LATE = 60.0  # seconds that what comes after its fault may take
 _WARM_UP = 60.0  # seconds that the workers may take to start, where others work on the machine as well

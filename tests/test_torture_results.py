@@ -234,6 +234,31 @@ def test_who_watches_a_job_is_told_of_its_end_and_not_before(run: Kept, watch: d
     assert all(wrong in each for each in found)
 
 
+@pytest.mark.parametrize(
+    ("standing", "error", "wrong"),
+    [
+        (result_of("r", 1), "", "is that of a run which never ended: w1"),  # of the job that had the id before
+        (result_of("r", 2), "", ""),
+        (None, "TimeoutError", ""),
+        (None, "ResultNotKept", "was told ResultNotKept, and it had ended as done"),
+    ],
+)
+def test_of_jobs_that_had_an_id_after_one_another_each_has_its_own_result(
+    run: Kept, standing: Standing | None, error: str, wrong: str
+) -> None:
+    for mark, worker, at in (("first", 1, 102), ("second", 2, 106)):
+        lines = [*pushed("r", at - 1), *done("r", worker, at)]
+        run.lines += [line | {"mark": mark, "attempt": 1} for line in lines if line["what"] != "settled"]
+        run.lines += [line for line in lines if line["what"] == "settled"]
+    run.lines.append(answered("r", 107, standing, error, mark="second"))
+    run.final.totals |= {"pushed": 6, "completed": 4}
+
+    found = run.verdict().wrong
+
+    assert len(found) == bool(wrong)
+    assert all(wrong in each for each in found)
+
+
 # Follow-ups: of a job that is run twice; each run pushes others
 
 

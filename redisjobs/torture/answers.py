@@ -37,6 +37,9 @@ def misanswered(stories: Mapping[Key, Story], finals: Sequence[Final], faults: S
                 yield from _of_kept(story, standing, is_dead=story.job in dead)
                 for answer in story.answers:
                     yield from _of_answer(story, answer, standing, faults)
+            elif story.mark:
+                for answer in story.answers:
+                    yield from _of_shared_id(story, answer)
             for watch in story.watches:
                 yield from _of_watch(story, watch, faults)
 
@@ -50,7 +53,7 @@ def _of_kept(story: Story, standing: Standing, *, is_dead: bool) -> Iterator[str
             f"not {expected}"
         )
     elif standing.ending is Ending.COMPLETED:
-        yield from _of_result(story, standing)
+        yield from _of_result(story, json.loads(standing.value))
 
 
 def _endings(story: Story, *, is_dead: bool) -> Set[Ending]:
@@ -69,9 +72,8 @@ def _endings(story: Story, *, is_dead: bool) -> Set[Ending]:
     return may_be or {Ending.COMPLETED}
 
 
-def _of_result(story: Story, standing: Standing) -> Iterator[str]:
+def _of_result(story: Story, said: Any) -> Iterator[str]:
     """A result is that of the run whose outcome was accepted; of one that went to its end, where nobody knows."""
-    said: Any = json.loads(standing.value)
     label = f"the result of {story.label} ({story.name})"
     if said.get("job") != story.job:
         yield f"{label} is that of {said.get('job')!r}"
@@ -103,6 +105,14 @@ def _of_answer(story: Story, answer: Line, standing: Standing, faults: Sequence[
     elif not _is_excused(story, answer, faults):
         after = answer["at"] - _ended_by(story)
         yield f"{label} was told {error} {after:.1f} s after its end, and no fault excuses it"
+
+
+def _of_shared_id(story: Story, answer: Line) -> Iterator[str]:
+    """Of jobs that had one id after another each has its own result."""
+    if not answer["error"]:
+        yield from _of_result(story, answer["result"])
+    elif answer["error"] not in UNKNOWN:
+        yield f"who waited for {story.label} ({story.name}) was told {answer['error']}, and it had ended as done"
 
 
 def _of_watch(story: Story, watch: Line, faults: Sequence[Line]) -> Iterator[str]:

@@ -152,8 +152,10 @@ class Producers:
             while not self._over.is_set():
                 reused = ReusedId(book, queue, f"again-{new_job_id()}")
                 for _ in range(rng.randint(1, 3)):
-                    if not (reused.push(jobs.Work(rng.uniform(0, 0.05))) and reused.wait_for_end(self._over)):
+                    work = jobs.Work(rng.uniform(0, 0.05))
+                    if not (reused.push(work, keep_result=jobs.KEPT) and reused.wait_for_end(self._over)):
                         break
+                    reused.ask()
                 else:
                     sure = reused.push(jobs.Work(0.001), delay=_LONG) and reused.push_meanwhile()
                     if reused.cancel() and sure:

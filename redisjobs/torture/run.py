@@ -128,7 +128,7 @@ class Torture:
         """Ask for the results once more that somebody waited for in vain: now all of them are there."""
         for store, url in zip(self._place.stores, self._place.urls(self._place.producers), strict=True):
             answers = (line for line in told if line["what"] == "answered" and line["db"] == store.db)
-            in_vain = [line["job"] for line in answers if line["error"] in UNKNOWN]
+            in_vain = [line["job"] for line in answers if line["error"] in UNKNOWN and not line.get("mark")]
             wait_again(store, url, self._recording, in_vain)
 
     def _is_drained(self) -> bool:

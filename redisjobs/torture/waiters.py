@@ -45,14 +45,22 @@ def wait(book: Book, store: sync.JobQueue, rng: random.Random, over: threading.E
             answer(book, job.job_id, partial(store.result, job.job_id, timeout=_TIMEOUT))
 
 
-def answer(book: Book, job_id: str, ask: Callable[[], Any], *, over: bool = False) -> None:
-    """Ask for a result, and write down what was said; `over`: all faults are, and the job has ended."""
+def answer(book: Book, job_id: str, ask: Callable[[], Any], *, over: bool = False, mark: str = "") -> None:
+    """Ask for a result, and write down what was said.
+
+    Args:
+        book: Where.
+        job_id: The job's.
+        ask: Called once.
+        over: Whether all faults are, and the job has ended.
+        mark: What tells the job from others of its id.
+    """
     result, error = None, ""
     try:
         result = ask()
     except (RedisJobsError, TimeoutError) as said:
         error = type(said).__name__
-    book.note("answered", job=job_id, result=result, error=error, over=over)
+    book.note("answered", job=job_id, mark=mark, result=result, error=error, over=over)
 
 
 def wait_again(store: Store, url: str, recording: Recording, job_ids: Sequence[str]) -> None:

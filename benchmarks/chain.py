@@ -23,7 +23,7 @@ from redisjobs.torture.store import Final, Store
 from redisjobs.torture.stories import Line, tell
 
 _WORKERS = 2
-_LEASE = 2.0
+_LEASE = 0.5  # seconds: nobody takes a job over who has not lived for a lease, and few live for long here
 _TAKES = 0.05  # seconds that a step takes: else all of them would be done before the first kill
 _AWAY = 0.2  # seconds that the server is away
 _WITHIN = 1200.0  # seconds

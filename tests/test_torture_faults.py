@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
+import redis
 from store import eventually
 
 from redisjobs import recording, server
@@ -36,7 +37,7 @@ from redisjobs.torture.nemesis.entries import PutHostile
 from redisjobs.torture.nemesis.fault import Fault, Field
 from redisjobs.torture.nemesis.network import CutBeat, CutPush, CutSettlement, LateBytes, LateClaim, SlowBeat
 from redisjobs.torture.nemesis.records import DeleteRecord, ForgetWorkers, LoseRecord, RemoveConsumer
-from redisjobs.torture.nemesis.servers import SetClockAhead, SetClockBack
+from redisjobs.torture.nemesis.servers import KillListeners, SetClockAhead, SetClockBack
 from redisjobs.torture.nemesis.stops import HoldJobs, PauseName, PauseQueue
 from redisjobs.torture.proxy import HOST, Proxy
 from redisjobs.torture.release import Release
@@ -490,6 +491,20 @@ def test_what_handlers_return_and_push_as_they_end_is_judged(target: Server, tmp
     assert check(without, [final]).lost == [child]
     store.remove()
     store.close()
+
+
+def test_only_those_who_listen_lose_their_connections(field: Field) -> None:
+    fault = KillListeners()
+    with redis.Redis.from_url(field.store.url) as client, client.pubsub() as listener:
+        before = field.store.run("CLIENT", "ID")
+        listener.subscribe("a channel")
+        assert listener.get_message(timeout=5) is not None
+
+        fault.begin(field)
+
+        assert client.client_list(_type="pubsub") == []
+        assert field.store.run("CLIENT", "ID") == before
+    assert fault.detail == "1 connections"
 
 
 def test_who_waits_for_a_job_that_has_gone_is_left_behind(target: Server) -> None:

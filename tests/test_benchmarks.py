@@ -600,3 +600,13 @@ def test_each_step_of_a_chain_that_was_not_created_and_ended_once_is_said(
 
     assert judged.wrong == wrong
     assert judged.created == 3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_chain_goes_on_to_its_end_though_workers_and_server_are_killed() -> None:
+    kills, judged = chain.endure(40, 1.5, 1)
+
+    assert judged.wrong == []
+    assert (judged.created, judged.ended) == (40, 40)
+    assert kills.workers + kills.servers > 0

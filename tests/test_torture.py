@@ -1380,7 +1380,7 @@ def scripts_of(release: Release, name: str = "settle") -> "subprocess.CompletedP
     """What a process that starts now reads."""
     code = (
         f"from redisjobs.drivers.redis import scripts; script = scripts.script({name!r}); "
-        "print(scripts.__file__); print(script.sha); print(script.source)"
+        "print(scripts.__file__); print(script.sha, script.careful.sha); print(script.source)"
     )
     environment = os.environ | {"PYTHONPATH": str(release.directory)}
     return subprocess.run(
@@ -1405,14 +1405,15 @@ def test_a_release_is_a_copy_that_can_be_replaced_again_and_again(tmp_path: Path
 
 def test_a_script_is_known_by_what_each_release_calls_it(tmp_path: Path) -> None:
     release = Release(tmp_path / "release")
-    called = [scripts_of(release).stdout.splitlines()[1]]
+    called = [scripts_of(release).stdout.splitlines()[1].split()]
 
     for _ in range(3):
         release.upgrade()
-        called.append(scripts_of(release).stdout.splitlines()[1])
+        called.append(scripts_of(release).stdout.splitlines()[1].split())
 
-    assert release.shas("settle") == called
-    assert len(set(called)) == 4
+    assert release.shas("settle") == [plain for plain, _ in called]
+    assert release.shas("settle", careful=True) == [careful for _, careful in called]
+    assert len({sha for both in called for sha in both}) == 8
 
 
 # As it is run

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- settle: end the leases of many jobs at once: each is done, runs again later, is handed back, or is a dead letter. Then
--- promote what is due, and say what a claim would find.
+-- settle: end the leases of many jobs at once: each is done, runs again later, is handed back, or is a dead letter. What they
+-- held of the limits of their names is free. Then promote what is due, and say what a claim would find.
 --
 -- Every check comes before the first write: the worker has a record, and each job's locator names the very entry that it
 -- settles. So a batch of jobs that are all done takes a few commands, however many they are; where one of them is not as
@@ -25,6 +25,12 @@
 -- KEYS[16] paused        string  there while the queue is paused
 -- KEYS[17] paused:names  hash    job names that are paused -> since when, ms
 -- KEYS[18] held          hash    ids of jobs that are held -> since when, ms
+-- KEYS[19] limits        hash    job name -> its limit, in words
+-- KEYS[20] shares        hash    place and entry of each limited job that runs -> what it is counted under: name, key
+-- KEYS[21] holders:      zset    prefix; holders:<name> <key> has those places, since when, ms
+-- KEYS[22] rate:         string  prefix; rate:<name> <key> has the theoretical arrival time of its next job, µs
+-- KEYS[23] turns         zset    names and keys with a waiting line -> when one of it may start, ms
+-- KEYS[24] lines         zset    names and keys that have a waiting line, in alphabetical order
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  lane          which of the worker's exchanges this is: there may be two under way
@@ -44,10 +50,12 @@
 --          retry: due ('+5000' in ms, or a time in ms), names and values of the fields to change ('' removes one) ·
 --          fail: reason, error, traceback, error type, fingerprint (each of these three '' for none)
 --
--- Returns  {now_us, due_in, ahead, {unread, unread, unread}, word, ...}: the clock; µs until the next delayed job
+-- Returns  {now_us, due_in, ahead, {unread, unread, unread}, turn_in, word, ...}: the clock; µs until the next delayed job
 --          (-1: none); what a claim would find, as a sum: 1 if jobs were handed back, 2 if some jobs may not start, so
---          that only the script claims, 4 if the queue is paused, and then nothing else is told; how many jobs of each
---          stream were never delivered; and one word for each job, in their order, or OK alone for all of them. Or one
+--          that only the script claims, 4 if the queue is paused, and then nothing else is told; where nothing was
+--          promoted, 8 if the next of a waiting line may start, so that a claim is needed; 16 if this call has changed
+--          when the next one may, so that this worker sees to it; how many jobs of each stream were never delivered;
+--          µs until the next of a line may start (-1: nobody waits for a time); and one word for each job, in their order, or OK alone for all of them. Or one
 --          word for the whole call, FENCED or STALE:
 --          OK          settled, as it says
 --          CANCELLED   it was to run again, and a cancel was asked for while it ran: gone instead
@@ -92,6 +100,15 @@
 --- @include "include/may_not_start"
 --- @include "include/restrictions"
 --- @include "include/prospect"
+--- @include "include/unlocate"
+--- @include "include/limit_of"
+--- @include "include/arrival"
+--- @include "include/room"
+--- @include "include/give_up"
+--- @include "include/hand_back_held"
+--- @include "include/forget"
+--- @include "include/take_turns"
+--- @include "include/next_turn"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
 local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
@@ -110,6 +127,9 @@ local first_young = first_done + 2 * total
 local first_other = first_young + young + 2 * uniques
 local keys = {streams = streams, jobs = jobs, due = due, delayed = delayed, dead = dead, unique = unique, stats = stats}
 keys.ending = slot(finished, now_ms)
+keys.limits, keys.shares, keys.holders, keys.rate, keys.turns, keys.lines =
+  KEYS[19], KEYS[20], KEYS[21], KEYS[22], KEYS[23], KEYS[24]
+keys.paused_names = paused_names
 -- For what ends though the locator of its id is another job's.
 local unlocated = {unique = unique, stats = stats, ending = keys.ending}
 
@@ -188,6 +208,8 @@ local function fields_of_all()
   return read
 end
 
+local is_limited = redis.call('EXISTS', keys.shares, keys.turns) > 0 -- whether any job runs that has a limit, or waits for one
+
 local function end_all()
   local entries, ids, at = {}, {}, first_done
   for number, many in ipairs(done) do
@@ -204,6 +226,14 @@ local function end_all()
   local held = {unpack(ARGV, first_young + young, first_other - 1)}
   local pushes = only_ids and ids or {unpack(ARGV, first_young, first_young + young - 1)}
   local read = keys.kept.completed and fields_of_all() or {}
+  if is_limited then
+    local places = {}
+    for stream, ended in pairs(entries) do
+      local place = string.match(stream, '}:(.+)$') .. ' '
+      for _, entry in ipairs(ended) do places[#places + 1] = place .. entry end
+    end
+    give_up(keys, places, now_ms)
+  end
   finish(keys, 'completed', entries, ids, held, pushes)
   for _, one in ipairs(read) do
     keep(keys, 'completed', one.priority, one.entry, one.job, one.fields, {'worker', worker, 'deliveries', '1'}, now_ms)
@@ -308,7 +338,12 @@ local function end_one(settlement, number, entry, deliveries, job, values)
   if not hold then return 'LEASE_LOST' end
   local fields = entry_at(streams[number], entry)
   if not fields and settlement ~= 'done' and settlement ~= 'cancelled' then return 'LEASE_LOST' end
-  return settlements[settlement](number, entry, deliveries, id, fields, values, hold)
+  local is_refunded = settlement == 'release' and values[1] == '1'
+  local word = settlements[settlement](number, entry, deliveries, id, fields, values, hold)
+  if is_limited and (word == 'OK' or word == 'CANCELLED') then
+    give_up(keys, {string.match(streams[number], '}:(.+)$') .. ' ' .. entry}, now_ms, is_refunded)
+  end
+  return word
 end
 
 -- What the worker says of a job that is done, by its first delivery: its unique key, and the nonce of its push. Of one
@@ -370,9 +405,13 @@ end
 
 expect('stream', streams[1], streams[2], streams[3])
 expect('hash', jobs)
-local limits = nil
+if is_limited then
+  expect('hash', keys.limits, keys.shares)
+  expect('zset', keys.turns, keys.lines)
+end
+local restricted = nil
 if promotes then
-  limits = restrictions(paused, paused_names, held)
+  restricted = restrictions(paused, paused_names, held, keys.limits)
   expect('zset', due)
   if redis.call('EXISTS', due) == 1 then expect('hash', delayed) end
 end
@@ -382,10 +421,19 @@ if turn == 0 or turn > last then -- else it was applied before, and is only answ
   answer = settle(in_order)
 end
 if turn > last then redis.call('HSET', record, lane, ARGV[3] .. ' ' .. answer) end
-local reply = {exact_ms * 1000, -1, 0, {0, 0, 0}}
+local reply = {exact_ms * 1000, -1, 0, {0, 0, 0}, -1}
 if promotes then
   reply[2] = promote(keys, now_ms, exact_ms)
-  reply[3], reply[4] = prospect(streams, limits)
+  local is_paused, turned = restricted and restricted.all, 0
+  if is_limited and not is_paused then
+    turned = take_turns(keys, now_ms, math.floor(exact_ms * 1000 + 0.5))
+    if turned > 0 then tell(control, 'released ' .. turned) end -- this worker may have no room for them
+  end
+  reply[3], reply[4] = prospect(streams, restricted)
+  if turned > 0 then reply[3] = reply[3] + 16 end
+  if is_limited and not is_paused then reply[5] = next_turn(keys.turns, exact_ms) end
+elseif is_limited and #redis.call('ZRANGEBYSCORE', keys.turns, '-inf', whole(now_ms), 'LIMIT', 0, 1) > 0 then
+  reply[3] = 8
 end
 for word in string.gmatch(answer, '%S+') do reply[#reply + 1] = word end
 return reply

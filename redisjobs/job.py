@@ -298,6 +298,7 @@ class JobDefinition(Generic[P]):
         in_process: Whether it runs in a process of its own.
         function: The handler itself, as that process finds it.
         by_name: Whether that takes its parameters by name.
+        limit: How many of its jobs may run at once, or start in a time, as its code declares; '' for no limit.
     """
 
     name: JobName[P]
@@ -308,3 +309,4 @@ class JobDefinition(Generic[P]):
     in_process: bool = False
     function: Any = None
     by_name: bool = False
+    limit: str = ""

@@ -33,6 +33,7 @@ from redisjobs.filters import (
 )
 from redisjobs.groups import DeadGroup, Groups
 from redisjobs.job import AppState, JobContext, JobName, State
+from redisjobs.limits import Limit, LimitInfo, limit_infos, limited_name
 from redisjobs.middleware import NOBODY, Middleware, before_push_sync
 from redisjobs.pauses import PauseInfo, pause_info, paused_name
 from redisjobs.push import Push
@@ -44,6 +45,7 @@ from redisjobs.queries import (
     Delete,
     Filter,
     Find,
+    FindLimits,
     FindPauses,
     GroupDead,
     Hold,
@@ -54,6 +56,7 @@ from redisjobs.queries import (
     Resume,
     Row,
     Scan,
+    SetLimit,
     Several,
     Unhold,
     Unpark,
@@ -273,6 +276,26 @@ class JobQueue(Serving):
         """What may not start; see `redisjobs.JobQueue.pauses`."""
         return pause_info(self._read(FindPauses()))
 
+    def set_limit(
+        self,
+        name: str | JobName[Any],
+        *,
+        max_concurrency: int | None = None,
+        rate: str | None = None,
+        burst: int | None = None,
+    ) -> None:
+        """Limit the jobs of a name in the whole fleet; see `redisjobs.JobQueue.set_limit`."""
+        limit, after = Limit(max_concurrency, rate, burst).text, None
+        while after != "":
+            after = self._change(SetLimit(limited_name(name), limit, after or ""))
+
+    def limits(self) -> list[LimitInfo]:
+        """Which job names have limits, and who holds what; see `redisjobs.JobQueue.limits`."""
+        steps = [self._read(FindLimits())]
+        while steps[-1].after:
+            steps.append(self._read(FindLimits(steps[-1].after)))
+        return limit_infos(steps)
+
     def hold(self, job: str | PushedJob) -> Reply:
         """Let one waiting job not start; see `redisjobs.JobQueue.hold` for the replies."""
         return self._change(Hold(id_of(job)))
@@ -407,6 +430,10 @@ class JobDecorator(Protocol):
         timeout: Duration | None = None,
         run_in: RunIn = "thread",
         schedule: Schedule | None = None,
+        max_concurrency: int | None = None,
+        rate: str | None = None,
+        burst: int | None = None,
+        limit_key: Callable[[Any], str | int] | None = None,
     ) -> "JobDecorator": ...
 
 

@@ -256,6 +256,7 @@ class Exchange:
             None if there is none.
         server_ms: The server's clock, to the microsecond; 0 if nothing was asked.
         paused: Whether the queue is paused, so that nothing is claimed; False if nothing was asked.
+        turns: Nothing was asked, and a job that waited for a limit may start now: ask for jobs.
     """
 
     replies: Sequence[Reply] = ()
@@ -266,6 +267,7 @@ class Exchange:
     waits: float | None = None
     server_ms: float = 0
     paused: bool = False
+    turns: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,8 +148,8 @@ class Exchanger:
         for run in settling:
             run.sent_at = sent_at
         claims = not (self.fetcher.waiting or self.queue_paused) and time.monotonic() >= self.dry_until
-        count = min(self._pool.share(self), most) if claims else 0
-        asks = bool(count or self._promoter.is_due) and not self.is_stopping
+        count = min(self._pool.share(self), most) if claims and not self.is_stopping else 0
+        asks = bool(count or self._promoter.is_due)
         self._promoter.is_due = False
         # Only where one may wait: there is no second exchange beside one that may bring a job to run alone.
         alone = bool(count) and self.clearance.one_waits and len(settling) == len(leases)
@@ -170,6 +170,9 @@ class Exchanger:
             self._pool.brought(self, len(answer.leases), more=answer.more)
             self.clearance.hear(answer.waits, time.monotonic())
             self._pool.hear_of_one_alone(self)
+        elif answer.turns:
+            self._promoter.is_due = True  # for others, should there be no room here
+            self.hear_of_released()
         one_more = self.clearance.one_waits and not self.dispatcher.leases and self._pool.runs_nothing_but(self)
         found = batch.settling or answer.leases or answer.more or one_more
         is_late = batch.sent <= self._pause_heard_at  # it was sent before the queue was paused, or resumed

@@ -142,7 +142,7 @@ class MemoryConsumer:
         await anyio.lowlevel.checkpoint()
         replies = exchange.settle(self._memory, self.worker_id, turn, settlements)
         if count is None:
-            return Exchange(replies)
+            return Exchange(replies, turns=exchange.has_turn(self._memory))
         claimed = exchange.claim(self._memory, self.worker_id, count, self._max_deliveries, idle=idle)
         return replace(claimed, replies=replies)
 

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 from redisjobs.driver import Beat, Beaten, Fenced, Notification, Until
@@ -27,6 +28,7 @@ T = TypeVar("T")
 _REPLY_BYTES = 1024 * 1024  # of jobs in one reply, or of one job that has more
 _FIRST_JOB_BYTES = 64 * 1024  # of a job, as long as none was seen
 _SAMPLE = 8  # jobs of a reply whose size is looked at
+_TURN_LATE_US = 1_000_000
 _HEARING = 4  # beats for which marks are looked for after a cancel: its job may have been on its way to us
 
 
@@ -61,6 +63,7 @@ class RedisConsumer:
         self._waits: float | None = None  # for how long a job has been waiting that has to run alone
         self._job_bytes: float = _FIRST_JOB_BYTES
         self._clock = ServerClock()
+        self._turn_us = 0  # by the server's clock: when somebody in line may start, and we are the one to look
         self.sync = SyncRedisConsumer(commands, target, self, self._lease_ms)
         self.has_found = False  # jobs that may have been cancelled before we knew of them
 
@@ -155,7 +158,7 @@ class RedisConsumer:
         assert settled is not None
         leases: list[Lease] = replies[1] if stream is not None else []
         if count is None:
-            return Exchange(settled.replies)
+            return Exchange(settled.replies, turns=settled.ahead.turns)
         if stream is not None:  # it was promoted and counted before we read
             left = settled.ahead.unread[stream - 1] - len(leases) if len(leases) == most else 0
             settled.ahead.unread[stream - 1] = max(0, left)
@@ -168,7 +171,11 @@ class RedisConsumer:
     async def _claimed(self, settled: Settled | None, claimed: Claimed) -> Exchange:
         replies = settled.replies if settled is not None else ()
         self._waits = claimed.waits_ms / 1000 if claimed.waits_ms >= 0 else None
-        return await self._taken(replies, claimed.leases, claimed, claimed.ended)
+        answer = await self._taken(replies, claimed.leases, claimed, claimed.ended)
+        if settled is not None and settled.ahead.turns and not claimed.ahead.sees_to_turns:
+            # The server had to be given the script that settles first, so the claim came before it.
+            return replace(answer, due_in=0.0)
+        return answer
 
     async def _taken(
         self,
@@ -181,9 +188,25 @@ class RedisConsumer:
         self._clock.hear(told.now_us / 1000)
         self._weigh(leases)
         await self._adopt(leases)
-        due_in = told.due_in_us / 1e6 if told.due_in_us >= 0 else None
         ahead, server_ms = told.ahead, told.now_us / 1000
+        due_in = self._due_in(told)
         return Exchange(replies, leases, bool(ahead), ended, due_in, self._waits, server_ms, ahead.paused)
+
+    def _due_in(self, told: Settled | Claimed) -> float | None:
+        """In how many seconds to look after delayed jobs, and after those in line.
+
+        Whoever has changed when the next in line may start looks then; others a second later, should that one be
+        gone. Else all of a fleet would look each time that a rate lets another job start.
+        """
+        turn_in_us = told.ahead.turn_in_us
+        if turn_in_us >= 0 and told.ahead.sees_to_turns:
+            self._turn_us = told.now_us + turn_in_us
+        elif self._turn_us > told.now_us:
+            turn_in_us = self._turn_us - told.now_us
+        elif turn_in_us >= 0:
+            turn_in_us += _TURN_LATE_US
+        waits = [wait for wait in (told.due_in_us, turn_in_us) if wait >= 0]
+        return min(waits) / 1e6 if waits else None
 
     async def _screen(self, leases: Sequence[Lease]) -> list[Lease]:
         """Those that may start, now that some may not; of a worker that was fenced none: they are for others."""

@@ -47,6 +47,9 @@ from redisjobs.groups import DeadGroup
 # Jobs
 from redisjobs.job import JobContext, JobName, Priority, State
 
+# Limits
+from redisjobs.limits import LimitedKey, LimitInfo
+
 # Middleware
 from redisjobs.middleware import Middleware
 from redisjobs.pauses import PauseInfo
@@ -97,6 +100,8 @@ __all__ = [
     "JobTimeout",
     "Keep",
     "Lifespan",
+    "LimitInfo",
+    "LimitedKey",
     "Middleware",
     "PauseInfo",
     "Priority",

@@ -103,12 +103,16 @@ class LimitInfo:
 
     Attributes:
         name: Of the jobs.
-        limit: What is allowed; of a limit that was removed, and has jobs left, no more than that it is none.
-        keys: What runs or waits, by key.
+        max_concurrency: So many may run at once, in all workers together; None: any number.
+        rate: So many may start in a time, as `50/s`; None: any number.
+        burst: So many of these may start together after a rest; None: there is no rate.
+        keys: What runs or waits, by key; '' for jobs without one. Some may be left of a limit that was removed.
     """
 
     name: str
-    limit: Limit
+    max_concurrency: int | None
+    rate: str | None
+    burst: int | None
     keys: Mapping[str, LimitedKey]
 
     @property
@@ -138,10 +142,11 @@ def limit_infos(steps: Iterable[LimitsFound]) -> list[LimitInfo]:
             one.waiting, one.next_at = waiting, None if next_ms is None else when(next_ms)
         for bucket, worker, job_id in step.running:
             key_of(bucket).jobs[job_id] = worker
-    return [
-        LimitInfo(name, limits.get(name, Limit()), dict(sorted(found.get(name, {}).items())))
-        for name in sorted(limits | found)
-    ]
+    return [_info(name, limits.get(name, Limit()), found.get(name, {})) for name in sorted(limits | found)]
+
+
+def _info(name: str, limit: Limit, keys: Mapping[str, LimitedKey]) -> LimitInfo:
+    return LimitInfo(name, limit.max_concurrency, limit.rate, limit.bursting, dict(sorted(keys.items())))
 
 
 def limited_name(name: str | JobName[Any]) -> str:

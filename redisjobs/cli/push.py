@@ -18,6 +18,7 @@ from redisjobs.cli.target import Json, Moved, Target, load
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.errors import DecodeError, EncodeError, UnknownJob
 from redisjobs.job import Priority
+from redisjobs.limits import checked_key
 from redisjobs.queue import JobQueue
 from redisjobs.registry import PushedJob, PushOptions, Registry
 from redisjobs.transitions import NewJob
@@ -41,11 +42,13 @@ def push(
         list[str] | None, typer.Option("--header", metavar="NAME=VALUE", help="What goes along; more than once.")
     ] = None,
     expires_in: Annotated[float | None, typer.Option(help="Seconds within which it has to be started.")] = None,
+    limit_key: Annotated[str | None, typer.Option(help="Under which key it is counted for a limit.")] = None,
     as_json: Json = False,
 ) -> None:
     """Push a job whose parameters fit its registered type; print its id, and whether it was added."""
     options = PushOptions(delay=delay, at=_time(at), priority=priority, job_id=job_id, unique=unique)
     options |= PushOptions(unique_for=unique_for, headers=_headers(headers), expires_in=expires_in)
+    options |= PushOptions(limit_key=_key(limit_key))
     check_seconds(delay=delay, unique_for=unique_for, expires_in=expires_in)
     _check(options)
     queue = load(target, url)
@@ -80,6 +83,13 @@ def _check(options: PushOptions) -> None:
     unique_for = options.get("unique_for")
     if unique_for is not None and not (options.get("unique") and unique_for):
         raise Mistake("--unique-for says how long, at least 0.001 s, a --unique key is held; give the key too")
+
+
+def _key(text: str | None) -> str | None:
+    try:
+        return None if text is None else checked_key(text)
+    except ValueError as error:
+        raise Mistake(f"--{error}".replace("limit_key", "limit-key")) from error
 
 
 def _headers(texts: Sequence[str] | None) -> dict[str, str]:

@@ -844,6 +844,7 @@ class TwoDrivers(RuleBasedStateMachine):
         """Set a limit, or remove it; then somebody asks for jobs."""
         self.limited = True
         assert self.agree(lambda side: side.store.driver.change(SetLimit(name, limit))) == ""
+        self.running = Counter(dict.fromkeys((name, f"{name} x y"), 1_000))  # what ran before is counted
         self.both_know_the_same()
         self.claim(worker, count, False)
 

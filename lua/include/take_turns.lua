@@ -23,10 +23,10 @@ local function take_turns(keys, now_ms, now_us)
     if redis.call('HGET', keys.paused_names, name) then return 0 end
     local limit, free, from_us = limit_of(keys.limits, name), math.huge, nil
     if limit then free, from_us = room(keys, bucket, limit, now_us) end
-    if free == 0 then
-      local again_ms = from_us and math.ceil(from_us / 1000) or drop_false_holder(bucket) and now_ms
-      return 0, again_ms
+    if free == 0 and not from_us and drop_false_holder(bucket) then
+      free, from_us = room(keys, bucket, limit, now_us)
     end
+    if free == 0 then return 0, from_us and math.ceil(from_us / 1000) end
     local wanted = math.min(free, 500 - total)
     local given = hand_back_held(keys, consumer, wanted, 0, now_ms)
     if given == wanted then return given, limit and now_ms + 5000 or now_ms end

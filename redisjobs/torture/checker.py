@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from redisjobs.torture.causes import FAILED, MAX_DELIVERIES, NONE, Causes, Leases, pairs
 from redisjobs.torture.clock import Clock
 from redisjobs.torture.fences import unfenced
+from redisjobs.torture.limits import over_the_limit
 from redisjobs.torture.order import disorder
 from redisjobs.torture.recovery import Recovery, measure
 from redisjobs.torture.slots import misfired, take_as_pushed
@@ -114,6 +115,7 @@ def check(lines: Iterable[Line], finals: Sequence[Final], lease: float = 2.0) ->
     verdict.wrong += [
         *misfired(stories, finals),
         *started_though_stopped(stories, ordered),
+        *over_the_limit(stories, ordered),
         *stuck,
         *late(stories, ordered, leases),
         *disorder(stories, faults, clock),

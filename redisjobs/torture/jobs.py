@@ -27,6 +27,9 @@ from redisjobs.transitions import MOST_JOBS
 ATTEMPTS = 3
 """Runs that a job gets which fails each time."""
 
+AT_ONCE = 2
+"""Jobs of a key that run at once, of those that are limited."""
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -86,6 +89,22 @@ class Pusher:
     """Pushes another job."""
 
     job_name: ClassVar[str] = "Pusher"
+
+
+@dataclass(frozen=True, slots=True)
+class Limited:
+    """Runs for so many seconds, `AT_ONCE` of a key at once."""
+
+    job_name: ClassVar[str] = "Limited"
+    key: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Paced:
+    """One of so many that may start in a second."""
+
+    job_name: ClassVar[str] = "Paced"
 
 
 class Unheard(BaseException):
@@ -276,6 +295,20 @@ async def climb(parameters: Steep, context: JobContext) -> None:
     """Fail."""
     with process.noted(context):
         raise RuntimeError("fails, as it should")
+
+
+@queue.register(Limited, max_concurrency=AT_ONCE, limit_key=lambda limited: limited.key)
+async def run_few(parameters: Limited, context: JobContext) -> None:
+    """Be one of few."""
+    with process.noted(context, key=parameters.key):
+        await anyio.sleep(parameters.seconds)
+
+
+@queue.register(Paced, rate="20/s", burst=5)
+async def pace(parameters: Paced, context: JobContext) -> None:
+    """Start in time."""
+    with process.noted(context):
+        pass
 
 
 @queue.register(Tick)

@@ -11,6 +11,7 @@ from redisjobs.torture import jobs
 from redisjobs.transitions import NewJob
 
 _UNIQUE_KEYS = 5
+_LIMIT_KEYS = 3
 
 
 def a_job(queue: sync.JobQueue | queue.JobQueue, rng: random.Random) -> NewJob:
@@ -22,8 +23,12 @@ def a_job(queue: sync.JobQueue | queue.JobQueue, rng: random.Random) -> NewJob:
     if rng.random() < 0.02:
         options["unique"] = f"key {rng.randrange(_UNIQUE_KEYS)}"
     chance = rng.random()
-    if chance < 0.75:
+    if chance < 0.65:
         kind: Any = jobs.Work(some_seconds(rng))
+    elif chance < 0.73:
+        kind = jobs.Limited(rng.randrange(_LIMIT_KEYS), rng.uniform(0.001, 0.1))
+    elif chance < 0.75:
+        kind = jobs.Paced()
     elif chance < 0.9:
         kind = jobs.ThreadWork(some_seconds(rng))
     elif chance < 0.93:

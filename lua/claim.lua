@@ -308,6 +308,6 @@ end
 local finds, unread = restricted and 2 or 0, {0, 0, 0}
 if #claimed >= most or goes_on then finds, unread = prospect(streams, restricted) end
 if turned > 0 and finds % 2 == 1 then tell(control, 'released ' .. turned) end -- more than this worker has room for
-local turn_in = limiting and next_turn(keys.turns, exact_ms) or -1
+local turn_in = limiting and not (restricted and restricted.all) and next_turn(keys.turns, exact_ms) or -1
 if turned > 0 or limiting and limiting.has_turned then finds = finds + 16 end
 return {exact_ms * 1000, due_in, finds, unread, turn_in, waits_ms, claimed, ended}

@@ -83,5 +83,6 @@ for at = first_job, #ARGV, 2 do
   answers[#answers + 1] = pending and keeps(stream, entry, math.max(0, pending[4] - 1)) and 1 or 0
 end
 -- A read tells nobody when to look next, and few jobs come by one: so all are told.
-if limiting and limiting.has_turned then tell(control, 'due ' .. redis.call('ZRANGE', keys.turns, 0, 0, 'WITHSCORES')[2]) end
+local turn = limiting and limiting.has_turned and redis.call('ZRANGE', keys.turns, 0, 0, 'WITHSCORES')[2]
+if turn then tell(control, 'due ' .. turn) end
 return answers

@@ -17,6 +17,8 @@ LimitKey = Callable[[Any], str | int]
 """Says by the parameters of a job under which key it is counted."""
 
 _MOST = 1_000_000
+_SLOWEST_US = 32_000_000_000_000  # a year; as `lua/include/limit_of.lua` has it
+_LONGEST_US = 100 * _SLOWEST_US
 _TEXT = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 
 
@@ -39,7 +41,10 @@ class Limit:
             if number is not None and whole(number, what) > _MOST:
                 raise ValueError(f"{what}={number!r}: give at most {_MOST:,}, or leave it out for any number")
         if self.rate is not None:
-            pause_of(self.rate)
+            if pause_of(self.rate) * 1000 > _SLOWEST_US:
+                raise ValueError(f"rate={self.rate!r}: it is too slow; give at least one in a year")
+            if (self.every_us or 0) * (self.bursting or 0) > _LONGEST_US:
+                raise ValueError(f"burst={self.burst!r}: so many take more than a hundred years; give less")
         elif self.burst is not None:
             raise ValueError(
                 f"burst={self.burst!r}: it says how many may start together of a rate=; give that too"

@@ -283,6 +283,8 @@ async def test_a_key_that_raises_is_told_by_the_push() -> None:
         ({"max_concurrency": 10**7}, "max_concurrency=10000000: give at most 1,000,000"),
         ({"rate": "fast"}, "rate='fast': give how many in a second, a minute or an hour, as 100/s"),
         ({"rate": "0/s"}, "rate='0/s': give how many"),
+        ({"rate": "0.0001/h"}, "rate='0.0001/h': it is too slow; give at least one in a year"),
+        ({"rate": "1/h", "burst": 10**6}, "burst=1000000: so many take more than a hundred years"),
         ({"rate": "5/s", "burst": 0}, "burst=0: give a whole number from 1 up"),
         ({"burst": 5}, "burst=5: it says how many may start together of a rate=; give that too"),
     ],
@@ -445,6 +447,14 @@ async def test_a_limit_that_was_set_by_hand_is_obeyed_and_what_cannot_be_read_li
     store.admin.hset(f"{store.prefix}limits", "Limited", "max_concurrency=3")
     await restore(driver)
     assert job_ids(await claim(worker)) == ["c"]
+
+
+@pytest.mark.parametrize("rate", ["0.000000001/h", "999999999/s"])
+async def test_a_rate_of_any_size_that_was_set_by_hand_is_obeyed(stage: Stage, rate: str) -> None:
+    store, driver, worker = stage
+    store.admin.hset(f"{store.prefix}limits", "Limited", f"rate={rate} burst=999999999")
+    await push(driver, *"abc")
+    assert job_ids(await claim(worker)) == ["a", "b", "c"]
 
 
 async def test_a_name_with_a_space_that_was_put_in_by_hand_is_under_no_limit(stage: Stage) -> None:

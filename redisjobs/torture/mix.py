@@ -11,7 +11,7 @@ from redisjobs.torture import jobs
 from redisjobs.transitions import NewJob
 
 _UNIQUE_KEYS = 5
-_LIMIT_KEYS = 3
+_LIMIT_KEYS = 2
 
 
 def a_job(queue: sync.JobQueue | queue.JobQueue, rng: random.Random) -> NewJob:
@@ -26,7 +26,7 @@ def a_job(queue: sync.JobQueue | queue.JobQueue, rng: random.Random) -> NewJob:
     if chance < 0.65:
         kind: Any = jobs.Work(some_seconds(rng))
     elif chance < 0.73:
-        kind = jobs.Limited(rng.randrange(_LIMIT_KEYS), rng.uniform(0.001, 0.1))
+        kind = jobs.Limited(rng.randrange(_LIMIT_KEYS), rng.uniform(0.001, 0.3))
     elif chance < 0.75:
         kind = jobs.Paced()
     elif chance < 0.9:

@@ -63,7 +63,7 @@ class Exchanger:
         self.clearance = clearance
         self.dispatcher = dispatcher
         self.trouble: DriverError | None = None
-        self.needs_recovery = self.found_nothing = self.queue_paused = False
+        self.needs_recovery = self.found_nothing = self.queue_paused = self._has_lines = False
         self.is_paused = True
         self.lost_at = self._pause_heard_at = self._asked_at = float("-inf")
         self._pool = pool
@@ -123,6 +123,9 @@ class Exchanger:
         """Whether to begin an exchange now."""
         if self.clearance.one_waits and self.batcher.under_way:
             return False  # the next one may find that nothing runs here
+        if self._promoter.is_due and self._has_lines and self.fetcher.waiting and not self.is_stopping:
+            self.fetcher.interrupt()  # a claim of ours takes what we could only hand to others meanwhile
+            return False
         outcomes = len(self.dispatcher.leases.unsettled)
         room = self._pool.share(self) if self._may_claim else 0
         return bool(outcomes or room or self._promoter.is_due) and self.batcher.has_room(outcomes, room)
@@ -189,6 +192,7 @@ class Exchanger:
         self._promoter.learn(answer.due_in, sent_at)
         was_paused, self._asked_at = self.queue_paused, sent_at
         self.queue_paused = answer.paused and sent_at > self._pause_heard_at
+        self._has_lines = answer.lines
         if was_paused and not self.queue_paused:
             self.found_nothing = False
 

@@ -173,6 +173,7 @@ def claim(memory: Memory, worker: str, count: int, max_deliveries: int, *, idle:
             waits=claimed.waits,
             server_ms=memory.now_ms(),
             paused=paused,
+            lines=bool(memory.turns) and not paused,
         )
 
 

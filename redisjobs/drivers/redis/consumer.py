@@ -190,7 +190,17 @@ class RedisConsumer:
         await self._adopt(leases)
         ahead, server_ms = told.ahead, told.now_us / 1000
         due_in = self._due_in(told)
-        return Exchange(replies, leases, bool(ahead), ended, due_in, self._waits, server_ms, ahead.paused)
+        return Exchange(
+            replies,
+            leases,
+            bool(ahead),
+            ended,
+            due_in,
+            self._waits,
+            server_ms,
+            ahead.paused,
+            lines=ahead.turn_in_us >= 0,
+        )
 
     def _due_in(self, told: Settled | Claimed) -> float | None:
         """In how many seconds to look after delayed jobs, and after those in line.

@@ -123,9 +123,6 @@ class Exchanger:
         """Whether to begin an exchange now."""
         if self.clearance.one_waits and self.batcher.under_way:
             return False  # the next one may find that nothing runs here
-        if self._promoter.is_due and self._has_lines and self.fetcher.waiting and not self.is_stopping:
-            self.fetcher.interrupt()  # a claim of ours takes what we could only hand to others meanwhile
-            return False
         outcomes = len(self.dispatcher.leases.unsettled)
         room = self._pool.share(self) if self._may_claim else 0
         return bool(outcomes or room or self._promoter.is_due) and self.batcher.has_room(outcomes, room)
@@ -226,6 +223,11 @@ class Exchanger:
             self.fetcher.begin(most, sent_at)
         elif self._pool.is_shared:
             self.dry_until = time.monotonic() + _DRY
+
+    def look_after_lines(self) -> None:
+        """End the blocking read where the next of a line may start: a claim takes it, no other worker is woken."""
+        if self._promoter.is_due and self._has_lines and self.fetcher.waiting and not self.is_stopping:
+            self.fetcher.interrupt()
 
     async def end_read(self) -> None:
         """End the blocking read: there is something that only a claim finds."""

@@ -10,6 +10,7 @@ from redisjobs.torture.clock import Clock
 from redisjobs.torture.fences import unfenced
 from redisjobs.torture.follow_ups import follow_up
 from redisjobs.torture.latest import outdated
+from redisjobs.torture.limits import over_the_limit
 from redisjobs.torture.order import disorder
 from redisjobs.torture.recovery import Recovery, measure
 from redisjobs.torture.slots import misfired, take_as_pushed
@@ -133,6 +134,7 @@ def check(lines: Iterable[Line], finals: Sequence[Final], lease: float = 2.0) ->
         *misfired(stories, finals),
         *outdated(ordered, finals),
         *started_though_stopped(stories, ordered),
+        *over_the_limit(stories, ordered),
         *stuck,
         *late(stories, ordered, leases),
         *disorder(stories, faults, clock),

@@ -30,6 +30,9 @@ ATTEMPTS = 3
 KEPT = 6 * 3600
 """Seconds for which results are kept: longer than any torture lasts."""
 
+AT_ONCE = 2
+"""Jobs of a key that run at once, of those that are limited."""
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -89,6 +92,22 @@ class Pusher:
     """Pushes another job."""
 
     job_name: ClassVar[str] = "Pusher"
+
+
+@dataclass(frozen=True, slots=True)
+class Limited:
+    """Runs for so many seconds, `AT_ONCE` of a key at once."""
+
+    job_name: ClassVar[str] = "Limited"
+    key: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Paced:
+    """One of so many that may start in a second."""
+
+    job_name: ClassVar[str] = "Paced"
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,6 +389,20 @@ async def be_the_latest(parameters: Latest, context: JobContext) -> None:
     """Say which version this is."""
     with process.noted(context, key=parameters.key, version=str(parameters.version)):
         await anyio.sleep(0.02)
+
+
+@queue.register(Limited, max_concurrency=AT_ONCE, limit_key=lambda limited: limited.key)
+async def run_few(parameters: Limited, context: JobContext) -> None:
+    """Be one of few."""
+    with process.noted(context, key=parameters.key):
+        await anyio.sleep(parameters.seconds)
+
+
+@queue.register(Paced, rate="20/s", burst=5)
+async def pace(parameters: Paced, context: JobContext) -> None:
+    """Start in time."""
+    with process.noted(context):
+        pass
 
 
 @queue.register(Tick)

@@ -13,6 +13,7 @@ from redisjobs.torture import jobs
 from redisjobs.transitions import NewJob
 
 _UNIQUE_KEYS = 5
+_LIMIT_KEYS = 2
 
 
 def a_job(queue: sync.JobQueue | queue.JobQueue, rng: random.Random) -> NewJob:
@@ -26,8 +27,12 @@ def a_job(queue: sync.JobQueue | queue.JobQueue, rng: random.Random) -> NewJob:
     if rng.random() < 0.2:
         options["keep_result"] = jobs.KEPT
     chance = rng.random()
-    if chance < 0.72:
+    if chance < 0.63:
         kind: Any = jobs.Work(some_seconds(rng))
+    elif chance < 0.7:
+        kind = jobs.Limited(rng.randrange(_LIMIT_KEYS), rng.uniform(0.001, 0.3))
+    elif chance < 0.72:
+        kind = jobs.Paced()
     elif chance < 0.86:
         kind = jobs.ThreadWork(some_seconds(rng))
     elif chance < 0.89:

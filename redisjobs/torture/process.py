@@ -35,7 +35,7 @@ def begin(events: Events) -> None:
 
 
 @contextmanager
-def noted(context: JobContext, **facts: str) -> Iterator[None]:
+def noted(context: JobContext, **facts: str | int) -> Iterator[None]:
     """Write down the start and the end of a handler, and how it ended."""
     line = {"job": context.job_id, "mark": context.headers.get(MARK, ""), **_lease(context)}
     note("start", name=context.job_name, **facts, **line)

@@ -224,7 +224,9 @@ class Store:
             "workers",
             "fenced",
             "schedules",
+            "limits",
         }
+        lasting |= self._looked_at_later()
         # Those that were fenced lately: a late read of theirs may be served yet. And who was killed just now.
         lasting |= {f"worker:{worker}" for worker in self.fenced()}
         lasting |= {f"worker:{_text(raw)}" for raw in self.run("ZRANGE", f"{self.prefix}workers", 0, -1)}
@@ -249,6 +251,15 @@ class Store:
                 else:
                     found[job] = standing
         return found
+
+    def _looked_at_later(self) -> set[str]:
+        """The keys of waiting lines that are at their end, which the next look at them takes away."""
+        waiting = set[bytes]()
+        for stream in self.streams:
+            with suppress(DriverError):  # no worker ever came
+                rows = self.run("XPENDING", stream, GROUP)[3] or ()
+                waiting |= {consumer for consumer, _ in rows if consumer.startswith(b"line:")}
+        return set() if waiting else {"lines", "turns"}
 
     def _watched_for_long(self) -> Iterator[str]:
         """Workers that were fenced so long ago that no late read of theirs is served any more."""

@@ -48,6 +48,8 @@ _TITLES = {
 
 _PAGES = {
     "job": "jobs",
+    "options": "jobs",
+    "context": "jobs",
     "progress": "jobs",
     "worker": "workers",
     "middleware": "middleware",

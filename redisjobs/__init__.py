@@ -19,6 +19,9 @@ from redisjobs._version import __version__ as __version__
 # Queues
 from redisjobs.codec import JobInfo
 
+# Jobs
+from redisjobs.context import JobContext
+
 # Errors
 from redisjobs.errors import (
     DecodeError,
@@ -52,21 +55,14 @@ from redisjobs.errors import (
 # Looking at many jobs
 from redisjobs.filters import FilterOptions
 from redisjobs.groups import DeadGroup
-
-# Jobs
-from redisjobs.job import (
-    JobContext,
-    JobName,
-    Priority,
-    PushOptions,
-    State,
-)
+from redisjobs.job import JobName, Priority, State
 
 # Limits
 from redisjobs.limits import LimitedKey, LimitInfo
 
 # Middleware
 from redisjobs.middleware import Middleware
+from redisjobs.options import HandlerOptions, PushOptions
 from redisjobs.pauses import PauseInfo
 from redisjobs.progress import Progress
 from redisjobs.queries import Counts
@@ -106,6 +102,7 @@ __all__ = [
     "EncodeError",
     "Fail",
     "FilterOptions",
+    "HandlerOptions",
     "JobCancelled",
     "JobContext",
     "JobFailed",

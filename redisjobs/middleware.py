@@ -13,10 +13,11 @@ from typing import Any
 import anyio
 
 from redisjobs import codec
+from redisjobs.context import JobContext
 from redisjobs.errors import DecodeError
 from redisjobs.eventloop import is_awaitable
 from redisjobs.events import SettledJob
-from redisjobs.job import JobContext, Priority
+from redisjobs.job import Priority
 from redisjobs.logger import Log, is_ctrl_c
 from redisjobs.outcome import Outcome
 from redisjobs.transitions import After, At, Lease, NewJob

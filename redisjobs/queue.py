@@ -13,6 +13,7 @@ from redisjobs.arguments import one_of, whole
 from redisjobs.backoff import retrying
 from redisjobs.changes import tell_changed
 from redisjobs.codec import JobInfo
+from redisjobs.context import JobContext
 from redisjobs.durations import seconds
 from redisjobs.errors import DecodeError, DriverError, Unavailable
 from redisjobs.filters import (
@@ -30,19 +31,10 @@ from redisjobs.filters import (
     waiting_state,
 )
 from redisjobs.groups import DeadGroup, Groups
-from redisjobs.job import (
-    AppState,
-    Duration,
-    JobContext,
-    JobName,
-    Named,
-    PushedJob,
-    PushOptions,
-    State,
-    TypedMapping,
-)
-from redisjobs.limits import Limit, LimitInfo, limit_infos, limited_name
+from redisjobs.job import AppState, Duration, JobName, Named, PushedJob, State, TypedMapping
+from redisjobs.limits import Limit, LimitInfo, LimitKey, limit_infos, limited_name
 from redisjobs.middleware import NOBODY, Middleware, before_push
+from redisjobs.options import HandlerOptions, PushOptions
 from redisjobs.pauses import PauseInfo, pause_info, paused_name
 from redisjobs.progress import Progress
 from redisjobs.push import Conflict, Push, no_answer, raise_conflicts
@@ -77,7 +69,6 @@ from redisjobs.registry import (
     P,
     Returned,
     Returned_co,
-    RunIn,
     Unchecked,
     check_job_options,
     id_of,
@@ -86,7 +77,6 @@ from redisjobs.results import kept_for_a_while
 from redisjobs.retention import ASIDE, Retention
 from redisjobs.retry import RetryPolicy
 from redisjobs.schedules.faces import Schedules
-from redisjobs.schedules.schedule import Schedule
 from redisjobs.serving import Serving
 from redisjobs.signature import Signature
 from redisjobs.transitions import LONGEST_TRY, MOST_JOBS, NewJob, Reply
@@ -197,18 +187,8 @@ class JobQueue(Serving):
         Args:
             function: The function, or a partial of one, or an object that can be called.
             name: The job's name. Defaults to the function's.
-            retry: When a failed run is tried again. Defaults to the queue's policy.
-            timeout: How long one run may take; it may ask for more by `context.extend`. Defaults to no limit.
-            stalled_after: For how long one run may report no progress before it counts as failed. Defaults to any
-                time.
-            run_in: `"thread"` or `"process"`, where a sync function runs: see `register`.
-            schedule: When it is pushed, again and again, without arguments; see the method `schedule`.
-            keep_result: For how long what it returns is kept; see `register`. Defaults to not at all.
-            strict_result: Whether the job fails when that can't be kept; see `register`.
-            max_concurrency: So many of these jobs run at once at most, in all workers; see `register`.
-            rate: So many of them start in a time, as `50/s`.
-            burst: So many may start together after a rest.
             limit_key: Says under which key a job is counted. It gets an object with the arguments as attributes.
+            options: See `HandlerOptions`.
 
         Raises:
             RegistrationError: The name has a handler already, or the signature can't be a job's; or what it
@@ -757,17 +737,8 @@ class JobDecorator(Protocol):
         /,
         *,
         name: str | None = None,
-        retry: RetryPolicy | None = None,
-        timeout: Duration | None = None,
-        stalled_after: Duration | None = None,
-        run_in: RunIn = "thread",
-        schedule: Schedule | None = None,
-        keep_result: Duration | None = None,
-        strict_result: bool = False,
-        max_concurrency: int | None = None,
-        rate: str | None = None,
-        burst: int | None = None,
-        limit_key: Callable[[Any], str | int] | None = None,
+        limit_key: LimitKey | None = None,
+        **options: Unpack[HandlerOptions],
     ) -> "JobDecorator": ...
 
 

@@ -8,7 +8,6 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 from typing import (
     Any,
     ClassVar,
@@ -24,31 +23,37 @@ from typing import (
 )
 
 from redisjobs import codec, logs
-from redisjobs.arguments import is_text, one_of, whole
+from redisjobs.arguments import one_of, whole
+from redisjobs.context import JobContext
 from redisjobs.driver import Driver
-from redisjobs.durations import aware, milliseconds, seconds
+from redisjobs.durations import seconds
 from redisjobs.errors import DriverError, EncodeError, RegistrationError, UnknownJob
 from redisjobs.events import Events, JobsPushed, PushFailed
 from redisjobs.job import (
     AppState,
     Duration,
-    JobContext,
     JobDefinition,
     JobName,
     Named,
-    OnConflict,
-    Priority,
     PushedJob,
-    PushOptions,
     ReturnType,
     TypedMapping,
-    UniqueUntil,
     borrowed,
     checked_queue_name,
     name_of,
 )
-from redisjobs.limits import LimitKey, checked_key, declared
+from redisjobs.limits import LimitKey, checked_key
 from redisjobs.middleware import Hook, Middleware, PushEnds, all_checked, checked, hooks
+from redisjobs.options import (
+    HandlerOptions,
+    PushOptions,
+    check_handler_options,
+    check_push_options,
+    checked_policy,
+    in_ms,
+    new_definition,
+    new_job,
+)
 from redisjobs.push import Push, Told, name_in
 from redisjobs.queries import Row
 from redisjobs.retention import Retention
@@ -60,9 +65,6 @@ from redisjobs.transitions import (
     MOST_BYTES,
     MOST_JOBS,
     REPEATABLE,
-    After,
-    At,
-    Due,
     NewJob,
     Pushed,
 )
@@ -73,8 +75,6 @@ Args = ParamSpec("Args")
 Given = ParamSpec("Given")
 Returned = TypeVar("Returned")
 Returned_co = TypeVar("Returned_co", covariant=True)  # so that any coroutine is one
-RunIn = Literal["thread", "process"]
-"""Where a sync handler runs: a thread is cheap and can't be killed, a process is neither."""
 
 
 class Anything:
@@ -143,7 +143,7 @@ class Registry:
         retention: Retention | None = None,
     ) -> None:
         self.name = checked_queue_name(name)
-        self.retry = _policy(retry) or exponential_jitter()
+        self.retry = checked_policy(retry) or exponential_jitter()
         self.max_parameters = whole(max_parameters, "max_parameters")
         self.deadline = seconds(deadline, "deadline")
         if not 0 < self.deadline <= REPEATABLE:
@@ -186,60 +186,30 @@ class Registry:
         self,
         parameters: type[P] | JobName[P],
         *,
-        retry: RetryPolicy | None = None,
-        timeout: Duration | None = None,
-        stalled_after: Duration | None = None,
-        run_in: RunIn = "thread",
-        schedule: Schedule | None = None,
-        keep_result: Duration | None = None,
-        strict_result: bool = False,
-        max_concurrency: int | None = None,
-        rate: str | None = None,
-        burst: int | None = None,
         limit_key: Callable[[P], str | int] | None = None,
+        **options: Unpack[HandlerOptions],
     ) -> HandlerDecorator[P]:
         """Register the decorated function as the handler of a job name; it stays as it is.
 
         Args:
             parameters: A parameter type that has a `job_name`, or a JobName.
-            retry: When a failed run is tried again. Defaults to the queue's policy.
-            timeout: How long one run may take; it may ask for more by `context.extend`. Defaults to no limit.
-            stalled_after: For how long one run may report no progress, by `context.progress` or `context.track`,
-                before it counts as failed, with `JobStalled`. Defaults to any time.
-            run_in: Where a sync handler runs. A `"process"` ends with the timeout, and a crash there is the job's
-                failure, `ProcessDied`; it must find the handler by its name in its module.
-            schedule: When the job is pushed, again and again, with parameters that need no arguments. For more,
-                and for other parameters, there is the method `schedule`.
-            keep_result: For how long what the handler returns is kept, for `queue.result`; None: not at all. What
-                a push says goes first.
-            strict_result: Whether a job fails whose handler returns what can't be kept, instead of being done with
-                its result refused. It is not run again.
-            max_concurrency: So many of these jobs run at once at most, in all workers of the queue together. A
-                worker stores that as it begins, and the last that did so, or `set_limit`, counts.
-            rate: So many of them start in a time, as `50/s`, `100/m` or `5/h`.
-            burst: So many may start together after a rest. Defaults to those of one second, and at least one.
-            limit_key: Says by the parameters under which key a job is counted: then the limits hold for each key.
-                It is called where a job is pushed.
+            limit_key: Says by the parameters under which key a job is counted: then `max_concurrency` and `rate`
+                hold for each key. It is called where a job is pushed.
+            options: See `HandlerOptions`.
 
         Raises:
             RegistrationError: The name has a handler already, or the handler takes something other than
                 (parameters) or (parameters, context), or can't run in a process; or there is a schedule, and the
                 parameters can't be made without arguments; or what it returns can't be kept.
             ValueError: A duration can't be one, or a limit makes no sense.
+            TypeError: There is no such option.
         """
-        limit = declared(max_concurrency, rate, burst)
+        check_handler_options(options, "limit_key")
         name = name_of(parameters)
 
         def decorate(handler: Any) -> Any:
-            is_async = _is_async(handler)
-            in_process = _process(handler, is_async, run_in)
-            call = handler_call(handler)
             self._count_by(name, limit_key)
-            bare = self._bare(name, name.parameters, schedule)
-            kept = _kept(handler, keep_result, strict_result)
-            limits = (timeout, stalled_after)
-            kept["limit"] = limit.text if limit else ""
-            self._add(name, call, is_async, retry, limits, bare, in_process=in_process, function=handler, **kept)
+            self._add(name, handler_call(handler), handler, options, name.parameters)
             return handler
 
         return decorate
@@ -249,41 +219,17 @@ class Registry:
         function: Callable[..., Any],
         *,
         name: str | None = None,
-        retry: RetryPolicy | None = None,
-        timeout: Duration | None = None,
-        stalled_after: Duration | None = None,
-        run_in: RunIn = "thread",
-        schedule: Schedule | None = None,
-        keep_result: Duration | None = None,
-        strict_result: bool = False,
-        max_concurrency: int | None = None,
-        rate: str | None = None,
-        burst: int | None = None,
         limit_key: LimitKey | None = None,
+        **options: Unpack[HandlerOptions],
     ) -> tuple[JobName[Any], Signature]:
         """Register a plain function whose signature is the parameters; what `job` of each face does."""
-        limit = declared(max_concurrency, rate, burst)
         called = getattr(function, "__name__", None) if name is None else name
         if called is None:  # a partial, or an object that can be called
             raise RegistrationError(f"{function!r} has no name of its own: give one, as job(name='...')")
         signature = Signature.of(function, str(called))
         job_name = JobName(called, signature.type)
-        is_async = _is_async(function)
-        in_process = _process(function, is_async, run_in)
         self._count_by(job_name, limit_key, signature.named)
-        self._add(
-            job_name,
-            signature.call,
-            is_async,
-            retry,
-            (timeout, stalled_after),
-            self._bare(job_name, signature.arguments, schedule),
-            in_process=in_process,
-            function=function,
-            by_name=True,
-            **_kept(function, keep_result, strict_result),
-            limit=limit.text if limit else "",
-        )
+        self._add(job_name, signature.call, function, options, signature.arguments, by_name=True)
         return job_name, signature
 
     def _count_by(
@@ -314,28 +260,23 @@ class Registry:
         self,
         name: JobName[Any],
         call: Callable[..., Any],
-        is_async: bool,
-        retry: RetryPolicy | None,
-        limits: tuple[Duration | None, Duration | None],
-        bare: Definition | None,
-        **place: Any,
+        function: Any,
+        options: HandlerOptions,
+        make: Callable[[], Any],
+        *,
+        by_name: bool = False,
     ) -> None:
         if name.name in self.definitions:
             raise RegistrationError(f"queue '{self.name}' has a handler for '{name.name}' already")
         _ = name.round_trip  # a type that pydantic can't read is an error here and now
-        self._names.clear()  # what was pushed before may be a subclass of what this handler takes
-        timeout, stalled_after = limits
-        definition = JobDefinition(
-            name,
-            call,
-            is_async,
-            _policy(retry) or self.retry,
-            None if timeout is None else seconds(timeout, "timeout"),
-            _stalled_after(stalled_after),
-            **place,
+        returned = returned_type(function)
+        definition = new_definition(
+            name, call, function, options, retry=self.retry, returned=returned, by_name=by_name
         )
         if definition.keep_ms:
             _ = definition.returns  # likewise
+        self._names.clear()  # what was pushed before may be a subclass of what this handler takes
+        bare = self._bare(name, make, options.get("schedule"))
         self.definitions[name.name] = definition
         if bare is not None:
             self.declared[bare.name] = bare
@@ -400,7 +341,7 @@ class Registry:
         **options: Unpack[PushOptions],
     ) -> Definition:
         """What `schedule` declares, and `schedules.put` puts; see there."""
-        _check_names(options)
+        check_push_options(options)
         if isinstance(parameters, NewJob) and (job is not None or options):
             raise TypeError("a job that was prepared has its name and its push options: give these to prepare")
         made = parameters if isinstance(parameters, NewJob) else self.prepare(parameters, job, **options)
@@ -410,7 +351,7 @@ class Registry:
             replace(made, job_id="", tries=None),
             one_of(Accuracy, accuracy, "accuracy"),
             at_most,
-            _ms(jitter, "jitter") or 0,
+            in_ms(jitter, "jitter") or 0,
         )
 
     def definition(self, name: str) -> JobDefinition[Any]:
@@ -455,7 +396,7 @@ class Registry:
             ValueError: An option makes no sense.
             TypeError: There is no such option, or what is given as parameters is something else, such as a class.
         """
-        _check_names(options)
+        check_push_options(options)
         if name is None:
             name = self._names.get(type(parameters)) or self._name_for(parameters)
         elif isinstance(name, str):
@@ -469,7 +410,7 @@ class Registry:
             fields += ["keep_result", str(known.keep_ms)]
         if self._limit_keys and name.name in self._limit_keys and options.get("limit_key") is None:
             fields += ["limit_key", self._key_of(name, parameters)]
-        return _with_options(fields, options) if options else NewJob(codec.new_job_id(), fields)
+        return new_job(fields, options) if options else NewJob(codec.new_job_id(), fields)
 
     def _encode(self, name: JobName[Any], parameters: Any) -> bytes:
         try:
@@ -568,7 +509,7 @@ class Registry:
         self, items: Iterable[Any], name: JobName[Any] | str | None, options: PushOptions
     ) -> Iterator[tuple[list[NewJob], bool]]:
         """Encode jobs in chunks that one script call takes; whether the caller holds any, to push it again."""
-        _check_names(options)
+        check_push_options(options)
         _check_items(items)
         if options.get("job_id"):
             raise ValueError("job_id= would give all jobs one id; use prepare(..., job_id=...) for each")
@@ -640,10 +581,10 @@ class FunctionJob(Generic[Args, Given, Returned_co]):
             ValueError: An option makes no sense.
             EncodeError: The headers are not strings.
         """
-        _check_names(options)
+        check_push_options(options)
         other = copy.copy(self)
         other._options = {**self._options, **options}
-        _with_options([], other._options)  # what makes no sense is said here, not at each push
+        new_job([], other._options)  # what makes no sense is said here, not at each push
         return other
 
     def prepare(self, *args: Given.args, **kwargs: Given.kwargs) -> NewJob:
@@ -653,42 +594,6 @@ class FunctionJob(Generic[Args, Given, Returned_co]):
             EncodeError: The arguments don't fit the function.
         """
         return self._registry.prepare(self._signature.arguments(*args, **kwargs), self.name, **self._options)
-
-
-def _is_async(handler: Callable[..., Any]) -> bool:
-    call = getattr(handler, "__call__", None)  # noqa: B004  (an object may have an async one)
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
-
-
-def _with_options(fields: list[str | bytes], options: PushOptions) -> NewJob:
-    """A job with what was asked for.
-
-    Raises:
-        ValueError: An option makes no sense.
-    """
-    headers, unique = options.get("headers"), _text(options.get("unique"), "unique")
-    job_id = _text(options.get("job_id"), "job_id")
-    unique_for = _ms(options.get("unique_for"), "unique_for")
-    if headers:
-        fields += ["headers", codec.encode_headers(headers)]
-    if options.get("keep_result") is not None:
-        fields += ["keep_result", str(_ms(options["keep_result"], "keep_result"))]
-    if (limit_key := options.get("limit_key")) is not None:
-        fields += ["limit_key", checked_key(limit_key)]
-    if unique_for is not None and not (unique and unique_for):
-        raise ValueError("unique_for= says how long, at least 1 ms, a unique= key is held; give the key too")
-    fields += _unique_until(options.get("unique_until"), unique, unique_for)
-    return NewJob(
-        job_id or codec.new_job_id(),
-        fields,
-        _priority(options.get("priority")),
-        _due(options.get("delay"), options.get("at")),
-        unique or "",
-        unique_for,
-        _ms(options.get("expires_in"), "expires_in"),
-        codec.new_nonce() if job_id else "",
-        _on_conflict(options.get("on_conflict"), unique),
-    )
 
 
 def _no_parameters(given: object) -> str:
@@ -715,32 +620,6 @@ def _check_items(items: object) -> None:
         raise TypeError(f"push_many takes jobs in a list or another iterable, not {shown}: give push_many([job])")
 
 
-def _check_names(options: PushOptions) -> None:
-    """A misspelt option must not be an option left out: the job would run, but not as asked."""
-    if unknown := options.keys() - PushOptions.__annotations__.keys():
-        known = ", ".join(PushOptions.__annotations__)
-        raise TypeError(f"there is no push option {', '.join(sorted(unknown))}; there are {known}")
-
-
-def _process(handler: Any, is_async: bool, run_in: RunIn) -> bool:
-    """Whether a handler is to run in a process of its own."""
-    if run_in == "thread":
-        return False
-    called = getattr(handler, "__qualname__", "")
-    if run_in != "process":
-        raise RegistrationError(f'run_in={run_in!r}: give "thread" or "process"')
-    if is_async:
-        raise RegistrationError(
-            f'{called} is async, so it runs in the event loop: run_in="process" is for sync handlers'
-        )
-    if not called or not getattr(handler, "__module__", "") or "<" in called:
-        raise RegistrationError(
-            f'{called or repr(handler)} has run_in="process", but a process would not find it: '
-            "define it at the top of a module"
-        )
-    return True
-
-
 def check_job_options(function: object, options: Mapping[str, Any]) -> None:
     """What `job` was given: a function, or options that there are.
 
@@ -749,83 +628,4 @@ def check_job_options(function: object, options: Mapping[str, Any]) -> None:
     """
     if function is not None and not callable(function):
         raise TypeError(f"job({function!r}): give it a function; a name is given as job(name='...')")
-    known = list(inspect.signature(Registry.register_function).parameters)[2:]
-    if unknown := options.keys() - known:
-        hint = "; how often it is tried, as retry=exponential_jitter(max_attempts=3)"
-        raise TypeError(
-            f"job() has no option {', '.join(sorted(unknown))}; it has {', '.join(known)}"
-            + (hint if any("retr" in name or "attempt" in name for name in unknown) else "")
-        )
-
-
-def _kept(handler: Any, keep_result: Duration | None, strict_result: bool) -> dict[str, Any]:
-    """What a definition has of the result of its handler."""
-    if not isinstance(strict_result, bool):
-        raise RegistrationError(f"strict_result={strict_result!r}: give True or False")
-    return {
-        "keep_ms": _ms(keep_result, "keep_result") or 0,
-        "strict_result": strict_result,
-        "returned": returned_type(handler),
-    }
-
-
-def _policy(retry: RetryPolicy | None) -> RetryPolicy | None:
-    if retry is None or isinstance(retry, RetryPolicy):
-        return retry
-    raise RegistrationError(f"retry={retry!r}: give a RetryPolicy, such as exponential_jitter(max_attempts=3)")
-
-
-def _stalled_after(duration: Duration | None) -> float | None:
-    value = None if duration is None else seconds(duration, "stalled_after")
-    if value == 0:
-        raise ValueError("stalled_after=0: no run reports progress before it began; give more than 0 s")
-    return value
-
-
-def _priority(priority: str | None) -> Priority:
-    if priority is None:
-        return Priority.NORMAL
-    return one_of(Priority, priority, "priority")
-
-
-def _unique_until(until: str | None, unique: str | None, unique_for: int | None) -> list[str | bytes]:
-    """The field for how long a unique key is held: until the job starts, or, without one, until its end."""
-    if until is None:
-        return []
-    if not unique:
-        raise ValueError("unique_until= says how long a unique= key is held; give the key too")
-    if unique_for is not None:
-        raise ValueError(
-            "unique_for= holds the key for a time, whatever becomes of the job; leave out unique_until="
-        )
-    is_short = one_of(UniqueUntil, until, "unique_until") is UniqueUntil.START
-    return ["unique_until", "start"] if is_short else []
-
-
-def _on_conflict(on_conflict: str | None, unique: str | None) -> OnConflict:
-    if on_conflict is None:
-        return OnConflict.SKIP
-    if not unique:
-        raise ValueError(
-            "on_conflict= says what is done where another job holds the unique= key; give the key too"
-        )
-    return one_of(OnConflict, on_conflict, "on_conflict")
-
-
-def _text(text: str | None, what: str) -> str | None:
-    if text is None or is_text(text, r"(?s:.{1,500})"):
-        return text
-    raise ValueError(f"{what}={text!r}: give 1 to 500 characters that UTF-8 can carry")
-
-
-def _ms(duration: Duration | None, what: str) -> int | None:
-    return None if duration is None else milliseconds(seconds(duration, what))
-
-
-def _due(delay: Duration | None, at: datetime | None) -> Due | None:
-    if delay is not None and at is not None:
-        raise ValueError("give delay= or at=, not both")
-    if at is not None:
-        return At(max(0, milliseconds(aware(at, "at").timestamp())))
-    wait_ms = 0.0 if delay is None else round(seconds(delay, "delay") * 1000, 3)
-    return After(wait_ms) if wait_ms else None  # the store rounds it, with its own clock
+    check_handler_options(options, "name", "limit_key")

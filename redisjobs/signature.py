@@ -8,8 +8,8 @@ from functools import partial
 from types import NoneType, SimpleNamespace
 from typing import Any, NotRequired, get_args, get_origin, get_type_hints
 
+from redisjobs.context import JobContext
 from redisjobs.errors import EncodeError, RegistrationError
-from redisjobs.job import JobContext
 
 if sys.version_info >= (3, 12):
     from typing import TypedDict

@@ -17,6 +17,7 @@ from redisjobs.arguments import one_of, whole
 from redisjobs.backoff import retrying_sync
 from redisjobs.changes import tell_changed
 from redisjobs.codec import JobInfo
+from redisjobs.context import JobContext
 from redisjobs.durations import seconds
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.filters import (
@@ -34,20 +35,10 @@ from redisjobs.filters import (
     waiting_state,
 )
 from redisjobs.groups import DeadGroup, Groups
-from redisjobs.job import (
-    AppState,
-    Duration,
-    JobContext,
-    JobName,
-    Named,
-    PushedJob,
-    PushOptions,
-    ReturnType,
-    State,
-    TypedMapping,
-)
-from redisjobs.limits import Limit, LimitInfo, limit_infos, limited_name
+from redisjobs.job import AppState, Duration, JobName, Named, PushedJob, ReturnType, State, TypedMapping
+from redisjobs.limits import Limit, LimitInfo, LimitKey, limit_infos, limited_name
 from redisjobs.middleware import NOBODY, Middleware, before_push_sync
+from redisjobs.options import HandlerOptions, PushOptions
 from redisjobs.pauses import PauseInfo, pause_info, paused_name
 from redisjobs.progress import Progress
 from redisjobs.push import Conflict, Push, raise_conflicts
@@ -83,7 +74,6 @@ from redisjobs.registry import (
     P,
     Returned,
     Returned_co,
-    RunIn,
     Unchecked,
     check_job_options,
     id_of,
@@ -92,7 +82,6 @@ from redisjobs.results import kept_for_a_while
 from redisjobs.retention import ASIDE, Retention
 from redisjobs.retry import RetryPolicy
 from redisjobs.schedules.faces import SyncSchedules
-from redisjobs.schedules.schedule import Schedule
 from redisjobs.serving import Serving
 from redisjobs.signature import Signature
 from redisjobs.transitions import MOST_JOBS, NewJob, Reply
@@ -545,17 +534,8 @@ class JobDecorator(Protocol):
         /,
         *,
         name: str | None = None,
-        retry: RetryPolicy | None = None,
-        timeout: Duration | None = None,
-        stalled_after: Duration | None = None,
-        run_in: RunIn = "thread",
-        schedule: Schedule | None = None,
-        keep_result: Duration | None = None,
-        strict_result: bool = False,
-        max_concurrency: int | None = None,
-        rate: str | None = None,
-        burst: int | None = None,
-        limit_key: Callable[[Any], str | int] | None = None,
+        limit_key: LimitKey | None = None,
+        **options: Unpack[HandlerOptions],
     ) -> "JobDecorator": ...
 
 

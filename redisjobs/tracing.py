@@ -24,8 +24,8 @@ except ModuleNotFoundError as error:
 import anyio
 
 from redisjobs._version import __version__
+from redisjobs.context import JobContext
 from redisjobs.errors import Snooze
-from redisjobs.job import JobContext
 from redisjobs.middleware import CallNext, Middleware, OutgoingJob, RunningJob
 from redisjobs.outcome import text_of
 from redisjobs.worker.threads import NoThread

@@ -11,7 +11,8 @@ import anyio
 import pytest
 from store import Begun, Heart, Store, eventually
 
-from redisjobs.job import JobContext, JobName, Priority
+from redisjobs.context import JobContext
+from redisjobs.job import JobName, Priority
 from redisjobs.queue import JobQueue
 from redisjobs.worker.clearance import Clearance
 from redisjobs.worker.subscriber import Subscriber

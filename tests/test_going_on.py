@@ -9,9 +9,10 @@ import anyio
 import pytest
 from store import Heart, RedisStore, Store, dispatch, eventually, happened, inherit
 
+from redisjobs.context import JobContext
 from redisjobs.driver import Fenced, IdTaken
 from redisjobs.errors import Unavailable
-from redisjobs.job import JobContext, Priority
+from redisjobs.job import Priority
 from redisjobs.queries import Cancel
 from redisjobs.queue import JobQueue
 from redisjobs.transitions import Ack, Exchange, NewJob, Reply, Settlements

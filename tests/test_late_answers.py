@@ -13,12 +13,13 @@ import pytest
 from store import Heart, MemoryStore, RedisStore, Store, dispatch, eventually, settling, take_over
 
 from redisjobs import JobQueue, State, Worker
+from redisjobs.context import JobContext
 from redisjobs.driver import Beaten, Consumer, Fenced, Notification, Until
 from redisjobs.drivers.memory.driver import MemoryConsumer, SyncMemoryConsumer
 from redisjobs.drivers.redis.consumer import RedisConsumer, SyncRedisConsumer
 from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.errors import Unavailable
-from redisjobs.job import JobContext, Priority
+from redisjobs.job import Priority
 from redisjobs.outcome import CancelAsked, Done, LeaseGone, Outcome, Raised
 from redisjobs.queries import Tidied, Tidy
 from redisjobs.torture.proxy import HOST, Proxy

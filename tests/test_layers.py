@@ -17,10 +17,11 @@ logger
 eventloop errors
 backoff retry
 schedules.zones schedules.crontab schedules.recurrence schedules.words schedules.schedule
-roundtrip progress job signature
+roundtrip progress job
 transitions queries driver
 schedules.stored
 fingerprint codec outcome filters groups pauses limits
+options context signature
 events middleware changes
 logs recording
 drivers.memory.state drivers.memory.ends drivers.memory.shares drivers.memory.include drivers.memory.rows

@@ -71,10 +71,10 @@ def test_the_longest_wait_is_seconds_or_a_timedelta() -> None:
 def test_an_option_that_a_job_does_not_have_is_refused_at_once_with_those_it_has(queue: Any) -> None:
     with pytest.raises(
         TypeError,
-        match=r"no option retries; it has name, retry, timeout, stalled_after, run_in.*exponential_jitter\(max_",
+        match=r"no handler option retries; there are name, limit_key, retry, timeout, .*exponential_jitter\(max_",
     ):
         queue.job(retries=3)
-    with pytest.raises(TypeError, match=r"no option colour; it has name, retry, .* keep_result, strict_result$"):
+    with pytest.raises(TypeError, match=r"no handler option colour; there are name, limit_key, retry, .*, burst$"):
         queue.job(resize, colour="red")
     with pytest.raises(TypeError, match=r"job\('resize'\): give it a function; a name is given as job\(name="):
         queue.job("resize")

@@ -10,11 +10,12 @@ import anyio
 import pytest
 from store import Heart, RedisStore, Store, eventually
 
+from redisjobs.context import JobContext
 from redisjobs.driver import Beaten, Consumer
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.errors import Unavailable
-from redisjobs.job import JobContext, State
+from redisjobs.job import State
 from redisjobs.queue import JobQueue
 from redisjobs.transitions import Lease, NewJob, Reclaimed, Silent
 from redisjobs.worker.worker import Worker

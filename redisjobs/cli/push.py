@@ -18,8 +18,9 @@ from redisjobs.cli.target import Json, Moved, Target, load
 from redisjobs.cli.wait import wait_for
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.errors import DecodeError, EncodeError, UnknownJob
-from redisjobs.job import OnConflict, Priority, PushedJob, PushOptions, UniqueUntil
+from redisjobs.job import OnConflict, Priority, PushedJob, UniqueUntil
 from redisjobs.limits import checked_key
+from redisjobs.options import PushOptions
 from redisjobs.queue import JobQueue
 from redisjobs.registry import Registry
 from redisjobs.results import kept_for_a_while

@@ -9,8 +9,8 @@ import time
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
+from redisjobs.context import JobContext
 from redisjobs.demo.results import Line
-from redisjobs.job import JobContext
 from redisjobs.queue import JobQueue
 from redisjobs.recording import Recording
 from redisjobs.server import DEFAULT_URL

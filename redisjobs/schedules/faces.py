@@ -8,11 +8,8 @@ from typing import Any, Generic, Literal, Protocol, TypeVar, Unpack
 
 from redisjobs.codec import new_job_id
 from redisjobs.errors import DriverError, RegistrationError, UnknownSchedule
-from redisjobs.job import (
-    Duration,
-    JobName,
-    PushOptions,
-)
+from redisjobs.job import Duration, JobName
+from redisjobs.options import PushOptions
 from redisjobs.queries import Change, Query
 from redisjobs.schedules.schedule import Schedule
 from redisjobs.schedules.stored import (

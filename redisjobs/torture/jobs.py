@@ -15,8 +15,10 @@ import anyio
 from tenacity import stop_after_attempt, wait_exponential_jitter
 
 from redisjobs.codec import new_job_id
+from redisjobs.context import JobContext
 from redisjobs.errors import DriverError, Fail, QueueFull
-from redisjobs.job import JobContext, Priority, PushOptions
+from redisjobs.job import Priority
+from redisjobs.options import PushOptions
 from redisjobs.queue import JobQueue
 from redisjobs.retry import RetryPolicy, exponential_jitter, no_retry
 from redisjobs.schedules.schedule import Schedule

@@ -5,10 +5,8 @@ from typing import Any
 
 from redisjobs import queue, sync
 from redisjobs.codec import new_job_id
-from redisjobs.job import (
-    Priority,
-    PushOptions,
-)
+from redisjobs.job import Priority
+from redisjobs.options import PushOptions
 from redisjobs.torture import jobs
 from redisjobs.transitions import NewJob
 

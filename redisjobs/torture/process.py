@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Unpack
 
+from redisjobs.context import JobContext
 from redisjobs.events import Events
-from redisjobs.job import JobContext, Named, PushOptions
+from redisjobs.job import Named
+from redisjobs.options import PushOptions
 from redisjobs.recording import Recording
 from redisjobs.torture.store import MARK
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from redisjobs.context import JobContext
 from redisjobs.eventloop import is_awaitable
-from redisjobs.job import JobContext, JobDefinition
+from redisjobs.job import JobDefinition
 from redisjobs.middleware import Handler, Middleware, chained, hooks
 from redisjobs.worker.threads import NoThread, Threads, call_in
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import anyio
 
 from redisjobs import codec
+from redisjobs.context import JobContext
 from redisjobs.errors import DecodeError, EncodeError, RegistrationError, UnwritableResult
 from redisjobs.eventloop import is_awaitable
 from redisjobs.events import SettledJob
-from redisjobs.job import JobContext, JobDefinition, PushedJob
+from redisjobs.job import JobDefinition, PushedJob
 from redisjobs.outcome import (
     CancelAsked,
     Done,

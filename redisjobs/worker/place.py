@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from redisjobs.context import JobContext
 from redisjobs.errors import RegistrationError
-from redisjobs.job import JobContext, JobDefinition
+from redisjobs.job import JobDefinition
 from redisjobs.signature import Signature, handler_call
 
 

@@ -15,7 +15,8 @@ from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, NoReturn
 
-from redisjobs.job import PushedJob, set_hearer
+from redisjobs.context import set_hearer
+from redisjobs.job import PushedJob
 from redisjobs.outcome import RemoteTraceback, attach, describe, known_as, plain, text_of, traceback_of
 from redisjobs.progress import Progress, Pushing, Said
 from redisjobs.visible import visible

@@ -15,8 +15,9 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
+from redisjobs.context import JobContext, hearer_of
 from redisjobs.errors import ProcessDied, RegistrationError
-from redisjobs.job import JobContext, JobDefinition, hearer_of
+from redisjobs.job import JobDefinition
 from redisjobs.progress import Said
 from redisjobs.worker.place import place_of
 from redisjobs.worker.process import Process, load

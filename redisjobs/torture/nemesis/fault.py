@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self, Unpack
 from redisjobs import server
 from redisjobs.codec import new_job_id
 from redisjobs.errors import DriverError
-from redisjobs.job import PushOptions
+from redisjobs.options import PushOptions
 from redisjobs.torture.fleet import Fleet
 from redisjobs.torture.proxy import Proxy
 from redisjobs.torture.store import MARK, Fields, Store, new_mark

@@ -9,7 +9,7 @@ from typing import ClassVar
 from redisjobs import sync
 from redisjobs.codec import new_job_id
 from redisjobs.errors import DriverError
-from redisjobs.job import PushOptions
+from redisjobs.options import PushOptions
 from redisjobs.torture import jobs
 from redisjobs.torture.nemesis.fault import Fault, Field
 from redisjobs.torture.proxy import Proxy

@@ -54,6 +54,14 @@ def test_every_page_is_in_the_navigation_once_and_no_other_is(site: dict[str, An
     assert sorted(targets(site["nav"])) == there
 
 
+def test_the_first_page_links_every_guide() -> None:
+    guides = {
+        page.name.removeprefix("docs/") for page in DOCS if page.path.parent.name in ("how-to", "explanation")
+    }
+
+    assert guides <= set(re.findall(r"\]\(([^)#]+\.md)", (PROJECT / "docs/index.md").read_text("utf-8")))
+
+
 def test_every_page_can_be_reached_from_the_first_one() -> None:
     known, new = set[Path](), {PROJECT / "docs/index.md"}
     while new:

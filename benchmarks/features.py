@@ -95,9 +95,11 @@ class Featured(System):
 
     Attributes:
         feature: The one that is measured; its program may be set up by that.
+        waiters: So many may wait at once, as each costs it a connection.
     """
 
     feature: str = "plain"
+    waiters: int = 1_000_000
 
     @property
     def producer(self) -> list[str]:
@@ -162,7 +164,9 @@ FEATURED: dict[str, Featured] = {
     system.name: system
     for system in (
         Featured(US, US, OURS, US, "uvloop, hiredis, every check on", _redisjobs),
-        Featured("ardiq", "ardiq", SYSTEMS["ardiq"].packages, "ardiq", SYSTEMS["ardiq"].setup, _ardiq),
+        Featured(
+            "ardiq", "ardiq", SYSTEMS["ardiq"].packages, "ardiq", SYSTEMS["ardiq"].setup, _ardiq, waiters=500
+        ),
         Featured(
             "docket",
             "docket",
@@ -171,9 +175,16 @@ FEATURED: dict[str, Featured] = {
             "uvloop, hiredis, nothing kept of what is done unless results are",
             _docket,
             scale=0.1,
+            waiters=500,
         ),
         FeaturedNode(
-            "BullMQ", "bullmq", ("bullmq@6.7.0",), "bullmq", "nothing kept unless results are", _bullmq, scale=0.3
+            "BullMQ",
+            "bullmq",
+            ("bullmq@6.7.0", "ioredis@6.0.0"),
+            "bullmq",
+            "nothing kept unless results are",
+            _bullmq,
+            scale=0.3,
         ),
     )
 }
@@ -200,7 +211,7 @@ def take(system: Featured, feature: Feature, jobs: int) -> Figures:
     Returns:
         Jobs a second, and CPU seconds for each job that was pushed beforehand.
     """
-    pushed = jobs // feature.ran
+    pushed = min(jobs // feature.ran, system.waiters if feature.waited else jobs)
     with Session(replace(system, feature=feature.key)) as session:
         before = session.server_cpu()
         session.ask("push", feature=feature.key, count=pushed, size=SIZE)

@@ -27,8 +27,9 @@ class Driver:
     async def lacks(self):
         return self.module.LACKS
 
-    async def push(self, feature, count, size):
-        texts = [f"{number:020d}" + "x" * (size - 20) for number in range(count)]
+    async def push(self, feature, count, size, first=0, step=1):
+        """Push jobs; the text of each begins with a number of its own, or with one for all if `step` is 0."""
+        texts = [f"{first + step * number:020d}" + "x" * (size - 20) for number in range(count)]
         started = time.perf_counter()
         self.jobs = await self.producer.push(feature, texts)
         return time.perf_counter() - started

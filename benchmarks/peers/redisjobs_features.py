@@ -68,6 +68,10 @@ if HAS_LIMITS:
     async def limit(parameters: Work) -> None:
         meter.count()
 
+    @handler("keyed", rate="1/h", burst=1, limit_key=lambda work: int(work.text[:20]))
+    async def keyed(parameters: Work) -> None:
+        meter.count()
+
 
 NAMES = {"wait": "kept", "unique": "plain", "unique_start": "plain"}
 UNIQUE = {"unique": {}, "unique_start": {"unique_until": "start"}}

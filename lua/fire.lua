@@ -21,12 +21,14 @@
 -- ARGV[2]  scheduler who fires; tells one that asks again from others
 -- ARGV[3..] for each schedule: name, fingerprint of its definition, its last slot (ms) as far as the caller knows, the
 --           slot up to which it fires now (ms), how many slots it leaves out, number of jobs; then for each job what push
---           takes: id, nonce, priority, due, unique key, unique_for, expires_in, number of field values, names and values
+--           takes: id, nonce, priority, due, unique key, unique_for, expires_in, on_conflict, number of field values, names
+--           and values
 --
 -- Returns  {now_us, {word, ...}, ...}: the server's clock, and for each schedule a word:
---          OK       the slots are seen to; after it a word for each job: OK, or one of the next two
+--          OK       the slots are seen to; after it a word for each job: OK, or one of the next three
 --          EXISTS   a job of this id is on the queue; nothing was written of this one
 --          DUPLICATE <id> that job holds the unique key; nothing was written of this one
+--          REPLACED <id> that job holds it, and waits: it is what this one says by now, as push has it
 --          REPEATED they were by this very call, of which the reply was lost; nothing was written
 --          FIRED    they were by another scheduler, or lie behind: after it the slot that was seen to last; nothing
 --                   was written
@@ -43,9 +45,17 @@
 --- @include "include/unpacked"
 --- @include "include/stored"
 --- @include "include/push_of"
+--- @include "include/pushed_at"
+--- @include "include/field"
+--- @include "include/member"
+--- @include "include/leases"
+--- @include "include/holder"
+--- @include "include/is_waiting"
+--- @include "include/key_holder"
 --- @include "include/line"
 --- @include "include/delay"
 --- @include "include/enqueue"
+--- @include "include/remove"
 --- @include "include/add_job"
 --- @include "include/count"
 --- @include "include/tell"
@@ -64,7 +74,7 @@ expect('hash', jobs, delayed, schedules)
 expect('zset', due)
 local places = {['ready:high'] = streams[1], ['ready:normal'] = streams[2], ['ready:low'] = streams[3], dead = dead}
 local first_schedule = 3
-local firings, holders, at = {}, {}, first_schedule
+local firings, holders, asked, at = {}, {}, {}, first_schedule
 while at <= #ARGV do
   local firing = {at = at, known = schedule(schedules, prefix, ARGV[at]), starts = {}}
   local number = tonumber(ARGV[at + 5])
@@ -75,10 +85,13 @@ while at <= #ARGV do
     local is_there = located and stored(places, delayed, job, located)
     local stale = located and not is_there and string.match(located, '^delayed (%S+)')
     firing.starts[i] = {at = at, is_there = is_there, stale = stale and stale .. ' ' .. job}
-    if key ~= '' then holders[key] = redis.call('GET', unique .. key) end
-    at = at + 8 + tonumber(ARGV[at + 7])
+    if key ~= '' then asked[key] = asked[key] or ARGV[at + 7] == 'replace' end
+    at = at + 9 + tonumber(ARGV[at + 8])
   end
   firings[#firings + 1] = firing
+end
+for key, replaces in pairs(asked) do
+  holders[key] = key_holder(places, jobs, delayed, unique, key, replaces, now_ms)
 end
 
 local function verdict(known, at)
@@ -91,16 +104,22 @@ local function verdict(known, at)
   return slot > now_ms and 'EARLY' or 'OK'
 end
 
-local pushed, earliest, number = 0, nil, 0
+local pushed, replaced, earliest, number = 0, 0, nil, 0
 local function add(one)
-  local job, key = ARGV[one.at], ARGV[one.at + 4]
+  local key = ARGV[one.at + 4]
   number = number + 1
   if one.is_there then return 'EXISTS' end
-  if holders[key] then return 'DUPLICATE ' .. holders[key] end
-  local is_added, first = add_job(keys, ARGV, one.at, now_ms, exact_ms, number, one.stale)
+  local holder = holders[key]
+  if holder and not (ARGV[one.at + 7] == 'replace' and holder.notes) then return 'DUPLICATE ' .. holder.id end
+  local is_added, first, waits = add_job(keys, ARGV, one.at, now_ms, exact_ms, number, one.stale, nil, holder)
   if not is_added then return 'NO_IDS' end
-  if key ~= '' then holders[key] = job end
-  pushed, earliest = pushed + 1, first or earliest
+  if key ~= '' then holders[key] = waits end
+  earliest = first or earliest
+  if holder then
+    replaced = replaced + 1
+    return 'REPLACED ' .. holder.id
+  end
+  pushed = pushed + 1
   return 'OK'
 end
 
@@ -123,5 +142,6 @@ for i, firing in ipairs(firings) do
   answers[i] = answer
 end
 if pushed > 0 then count(stats, 'pushed', pushed) end
+if replaced > 0 then count(stats, 'replaced', replaced) end
 if earliest then tell(control, 'due ' .. whole(earliest)) end
 return {exact_ms * 1000, unpack(answers)}

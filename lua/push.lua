@@ -16,15 +16,17 @@
 -- KEYS[9]  finished:     set     prefix; finished:<n> holds what ended in those 5 s: ids, after a nonce if there was one
 -- KEYS[10] stats         hash    counters
 -- KEYS[11] control       channel notifications
--- KEYS[12] result:       string  prefix; result:<id> is what the job's handler returned, JSON, where that is kept
--- KEYS[13] outcome:      string  prefix; outcome:<id> is how the job has ended, where its result is kept
+-- KEYS[12] conflict:     string  prefix; conflict:<push> holds what a push was answered that met a held key, gone after 65 s
+-- KEYS[13] result:       string  prefix; result:<id> is what the job's handler returned, JSON, where that is kept
+-- KEYS[14] outcome:      string  prefix; outcome:<id> is how the job has ended, where its result is kept
 --
 -- ARGV[1]  now_ms        int ms; '' = the server's clock
 -- ARGV[2]  sent_ms       int ms  when this was sent, by the server's clock; '' if the client does not know it yet
 -- ARGV[3]  repeated      '1': these may have been pushed before, so all that ended in the last minute is looked for
 -- ARGV[4..] for each job: id, nonce (tells pushes of one given id apart; '' if the id was made for this push),
 --           priority, due ('' now, '+5000' in ms, or a time in ms), unique key ('' none),
---           unique_for (ms the key is kept; '' until the job ends), expires_in (ms; '' never),
+--           unique_for (ms the key is kept; '' until the job ends), expires_in (ms; '' never), on_conflict (where another
+--           job holds the key: 'replace' has it replaced while it waits, 'raise' wants to hear of it; '' neither),
 --           number of field values, then the entry's names and values
 --
 -- Returns  {now_us, word, ...}: the server's clock, and one word for each job:
@@ -33,8 +35,11 @@
 --          REFUSED        this very push was refused before, when it was repeated, and stays so; nothing was written
 --          EXISTS         another push's job of this id is on the queue, or this call names the job twice
 --          DUPLICATE <id> that job holds the unique key
+--          REPLACED <id>  that job holds it and waits: it is what this push says by now, its id, nonce, attempt and time
+--                         of push aside, and waits where a new job would
 --          NO_IDS         the ready streams have no entry ids left, by somebody's hand; nothing was written
---          After EXISTS and DUPLICATE nothing was written either, but that the push was refused, if it is `repeated`.
+--          After EXISTS and DUPLICATE nothing was written either, but that the push was refused, if it is `repeated`. A push
+--          with an on_conflict is answered REPLACED or such a DUPLICATE again when it comes once more.
 --          or, for all of them, one word:
 --          STALE          sent too long ago, or the server's clock was set since; nothing was written
 
@@ -47,18 +52,25 @@
 --- @include "include/unpacked"
 --- @include "include/stored"
 --- @include "include/push_of"
+--- @include "include/pushed_at"
+--- @include "include/member"
+--- @include "include/leases"
+--- @include "include/holder"
+--- @include "include/is_waiting"
+--- @include "include/key_holder"
 --- @include "include/slot"
 --- @include "include/remember"
 --- @include "include/line"
 --- @include "include/delay"
 --- @include "include/enqueue"
+--- @include "include/remove"
 --- @include "include/add_job"
 --- @include "include/count"
 --- @include "include/tell"
 
 local streams, jobs = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4]
 local due, delayed, dead, unique, finished = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
-local stats, control, result, outcome = KEYS[10], KEYS[11], KEYS[12], KEYS[13]
+local stats, control, conflict, result, outcome = KEYS[10], KEYS[11], KEYS[12], KEYS[13], KEYS[14]
 local keys = {streams = streams, jobs = jobs, due = due, delayed = delayed, unique = unique}
 local now_ms, exact_ms = now(ARGV[1])
 local sent_ms, repeated = tonumber(ARGV[2]), ARGV[3] == '1'
@@ -74,16 +86,23 @@ end
 -- All is read before the first write: who is refused for what somebody put in a key's place has written nothing.
 -- What is asked for, in columns: what is asked of the server about all of them is asked once.
 local places = {['ready:high'] = streams[1], ['ready:normal'] = streams[2], ['ready:low'] = streams[3], dead = dead}
-local ids, pushes, holders, starts, delays = {}, {}, {}, {}, false
+local ids, pushes, starts, delays = {}, {}, {}, false
+local asked, answered = {}, {} -- keys, and whether a push would replace its holder; what pushes were answered before
 local at = first_job
 while at <= #ARGV do
-  local job, nonce, key = ARGV[at], ARGV[at + 1], ARGV[at + 4]
+  local job, nonce, key, on_conflict = ARGV[at], ARGV[at + 1], ARGV[at + 4], ARGV[at + 7]
   ids[#ids + 1], pushes[#pushes + 1], starts[#starts + 1] = job, push_of(job, nonce), at
-  if key ~= '' then holders[key] = redis.call('GET', unique .. key) end
+  if key ~= '' then asked[key] = asked[key] or on_conflict == 'replace' end
+  if on_conflict ~= '' then answered[#ids] = redis.call('GET', conflict .. pushes[#ids]) end
   delays = delays or ARGV[at + 3] ~= ''
-  at = at + 8 + tonumber(ARGV[at + 7])
+  at = at + 9 + tonumber(ARGV[at + 8])
 end
 local located = redis.call('HMGET', jobs, unpack(ids))
+local holders, replaces = {}, false
+for key, is_replaced in pairs(asked) do
+  holders[key] = key_holder(places, jobs, delayed, unique, key, is_replaced, now_ms)
+  replaces = replaces or is_replaced
+end
 
 local ended, look = {}, pushes
 if repeated then
@@ -99,6 +118,11 @@ for n = math.floor(since_ms / 5000), math.floor(until_ms / 5000) do
   end
 end
 
+-- Whether the job that holds a key, if one does, may not be replaced by the push that begins there.
+local function is_kept(holder, at)
+  return holder and not (ARGV[at + 7] == 'replace' and holder.notes)
+end
+
 local kept = {completed = true, cancelled = true} -- where jobs are that have ended: their ids are free
 local found, lines = {}, {}
 for i, start in ipairs(starts) do
@@ -112,44 +136,58 @@ for i, start in ipairs(starts) do
     if not fields then lines[i] = string.match(located[i], '^delayed (%S+)') end
   end
   if found[i] ~= 'REPEATED' and ended[#ids + i] then
-    found[i] = found[i] or not holders[ARGV[start + 4]] and 'REFUSED'
+    found[i] = found[i] or not is_kept(holders[ARGV[start + 4]], start) and 'REFUSED'
   elseif ended[i] then
     found[i] = 'REPEATED'
   end
 end
 
-if #ids > 1 then expect('stream', streams[1], streams[2], streams[3]) end -- the first write of one alone shows it
-if delays then expect('hash', delayed) end
-if delays or next(lines) then expect('zset', due) end
+if #ids > 1 or replaces then expect('stream', unpack(streams)) end -- the first write of one alone shows it
+if delays or replaces then expect('hash', delayed) end
+if delays or replaces or next(lines) then expect('zset', due) end
 
-local words, pushed, earliest, newly, refused = {}, 0, nil, {}, {}
-local function add(i, at)
+local words, pushed, replaced, earliest, newly, refused = {}, 0, 0, nil, {}, {}
+local function answer(push, word)
+  redis.call('SET', conflict .. push, word, 'PX', 65000)
+  return word
+end
+
+local function add(i, at, holder)
   local stale = lines[i] and lines[i] .. ' ' .. ids[i]
-  local is_added, first = add_job(keys, ARGV, at, now_ms, exact_ms, i, stale, newly)
+  local is_added, first, waits = add_job(keys, ARGV, at, now_ms, exact_ms, i, stale, newly, holder)
   if not is_added then return 'NO_IDS' end
+  earliest = first or earliest
+  if ARGV[at + 4] ~= '' then holders[ARGV[at + 4]] = waits end
+  if holder then
+    replaced = replaced + 1
+    return answer(pushes[i], 'REPLACED ' .. holder.id)
+  end
   -- Of a job that had this id before; one that was made for this push nobody had.
   if ids[i] ~= pushes[i] then redis.call('DEL', result .. ids[i], outcome .. ids[i]) end
-  earliest, pushed = first or earliest, pushed + 1
-  if ARGV[at + 4] ~= '' then holders[ARGV[at + 4]] = ids[i] end
+  pushed = pushed + 1
   return 'OK'
 end
 
 local added, again = {}, {}
 local function add_all()
   for i, start in ipairs(starts) do
-    local key = ARGV[start + 4]
+    local holder = holders[ARGV[start + 4]]
     if again[pushes[i]] then
       words[i] = 'EXISTS'
+    elseif answered[i] then
+      words[i], again[pushes[i]] = answered[i], true
     elseif found[i] == 'REPEATED' or found[i] == 'REFUSED' then
       words[i], again[pushes[i]] = found[i], true
-    elseif found[i] or added[ids[i]] or holders[key] then
-      words[i] = (found[i] or added[ids[i]]) and 'EXISTS' or 'DUPLICATE ' .. holders[key]
+    elseif found[i] or added[ids[i]] or holder and is_kept(holder, start) then
+      local is_there = found[i] or added[ids[i]]
+      words[i] = is_there and 'EXISTS' or 'DUPLICATE ' .. holder.id
       if repeated then -- its first try may come yet, and find the way free
         refused[#refused + 1], refused[#refused + 2] = pushes[i], 'refused ' .. pushes[i]
+        if ARGV[start + 7] ~= '' and not is_there then answer(pushes[i], words[i]) end
       end
     else
-      words[i] = add(i, start)
-      added[ids[i]], again[pushes[i]] = words[i] == 'OK', words[i] == 'OK'
+      words[i] = add(i, start, holder)
+      added[ids[i]], again[pushes[i]] = words[i] == 'OK', words[i] ~= 'NO_IDS'
     end
   end
 end
@@ -160,5 +198,6 @@ if #newly > 0 then redis.call('HSET', jobs, unpack(newly)) end
 if not whole_of_it then return error(failure) end
 remember(slot(finished, now_ms), unpack(refused))
 if pushed > 0 then count(stats, 'pushed', pushed) end
+if replaced > 0 then count(stats, 'replaced', replaced) end
 if earliest then tell(control, 'due ' .. whole(earliest)) end
 return {exact_ms * 1000, unpack(words)}

@@ -65,7 +65,7 @@ end
 local fields = with(found, {
   'reason', '', 'error', '', 'traceback', '', 'error_type', '', 'fingerprint', '', 'failed_at', '', 'worker', '',
   'deliveries', '', 'priority', '', 'attempt', '', 'unknown_since', '', 'expires_at', '',
-  'started_at', '', 'unique', '', 'finished_at', '',
+  'started_at', '', 'unique', '', 'unique_until', '', 'window', '', 'finished_at', '',
 })
 if field(fields, 'id') ~= id then fields = with(fields, {'id', id}) end
 if parameters ~= '' then fields = with(fields, {'parameters', parameters}) end

@@ -62,7 +62,7 @@
 --          stream were never delivered; and one word for each job, in their order, or OK alone for all of them. Or one
 --          word for the whole call, FENCED or STALE:
 --          OK          settled, as it says. Of a job that pushes others, after `:`, for each of these 1 if it was added, 0 if
---                      its id or its unique key was another's
+--                      its id was another's, or the job that holds its unique key stays, or was replaced
 --          CANCELLED   it was to run again, and a cancel was asked for while it ran: gone instead
 --          OVERSIZED   put in by hand with more values than a script can add; nothing was written
 --          NO_IDS      no stream that could take it has entry ids left, by somebody's hand; nothing was written
@@ -79,6 +79,8 @@
 --- @include "include/group"
 --- @include "include/entry_at"
 --- @include "include/identify"
+--- @include "include/unpacked"
+--- @include "include/stored"
 --- @include "include/with"
 --- @include "include/pushed_at"
 --- @include "include/line"
@@ -86,12 +88,16 @@
 --- @include "include/enqueue"
 --- @include "include/free"
 --- @include "include/push_of"
---- @include "include/add_job"
+--- @include "include/member"
+--- @include "include/holder"
+--- @include "include/is_waiting"
+--- @include "include/key_holder"
 --- @include "include/slot"
 --- @include "include/remember"
 --- @include "include/count"
 --- @include "include/tell"
 --- @include "include/remove"
+--- @include "include/add_job"
 --- @include "include/ends"
 --- @include "include/conclude"
 --- @include "include/set_aside"
@@ -101,8 +107,6 @@
 --- @include "include/finish"
 --- @include "include/finish_one"
 --- @include "include/hand_back"
---- @include "include/unpacked"
---- @include "include/stored"
 --- @include "include/parted"
 --- @include "include/promote"
 --- @include "include/ahead"
@@ -247,7 +251,7 @@ local function end_all()
 end
 
 -- The others, one by one.
-local retried, released, pushed, earliest = 0, 0, 0, nil
+local retried, released, pushed, replaced, earliest = 0, 0, 0, 0, nil
 local function again(number, entry, job, fields, changes, due_at)
   if field(fields, 'id') ~= job then table.insert(changes, 1, job) table.insert(changes, 1, 'id') end
   if not field(fields, 'queued_at') then
@@ -256,7 +260,7 @@ local function again(number, entry, job, fields, changes, due_at)
   fields = with(fields, changes)
   if due_at > now_ms then
     local priority = string.match(streams[number], '}:ready:(.+)$')
-    if delay(jobs, due, delayed, job, priority, fields, due_at, line(exact_ms, retried + pushed)) then earliest = due_at end
+    if delay(jobs, due, delayed, job, priority, fields, due_at, line(exact_ms, retried + pushed + replaced)) then earliest = due_at end
   else
     if not enqueue(keys, number, job, fields) then return false end
   end
@@ -286,29 +290,39 @@ settlements.cancelled = function(number, entry, deliveries, job, fields, values,
   return 'OK'
 end
 
--- Whether a job that is pushed is not to be added: its id is another's that has not ended, or its unique key is. One that
--- its parent holds is free, as that ends.
-local function is_taken(job, key, parent)
+-- Whether the id of a job that is pushed is another's that has not ended.
+local function is_there(job)
   local located = redis.call('HGET', jobs, job)
   local ended = located and (string.find(located, '^completed') or string.find(located, '^cancelled'))
-  if located and not ended and stored(places, delayed, job, located) then return true end
-  local holder = key ~= '' and redis.pcall('GET', unique .. key)
-  return holder and holder ~= parent
+  return located and not ended and stored(places, delayed, job, located) ~= nil
+end
+
+-- Push one of them: '1' if it was added, '0' if not; nil where no stream has entry ids left. A unique key that its parent
+-- holds is free, as that ends.
+local function push_one(values, at, parent)
+  local id, nonce, key, replaces = values[at], values[at + 1], values[at + 4], values[at + 7] == 'replace'
+  if is_there(id) then return '0' end
+  local holding = key ~= '' and key_holder(places, jobs, delayed, unique, key, replaces, now_ms) or nil
+  if holding and holding.id == parent then holding = nil end
+  if holding and not (replaces and holding.notes) then return '0' end
+  local is_added, first = add_job(keys, values, at, now_ms, exact_ms, retried + pushed + replaced, nil, nil, holding)
+  if not is_added then return nil end
+  earliest = first or earliest
+  if holding then
+    replaced = replaced + 1
+    return '0'
+  end
+  if nonce ~= '' then redis.call('DEL', result .. id, outcome .. id) end
+  pushed = pushed + 1
+  return '1'
 end
 
 settlements.pushes = function(number, entry, deliveries, job, fields, values, hold)
   local at, added = 7, {}
   for i = 1, tonumber(values[6]) do
-    local id, nonce, key = values[at], values[at + 1], values[at + 4]
-    added[i] = is_taken(id, key, job) and '0' or '1'
-    if added[i] == '1' then
-      local is_added, first = add_job(keys, values, at, now_ms, exact_ms, retried + pushed)
-      -- Those before it are there already: the next try finds them, by their ids.
-      if not is_added then return 'NO_IDS' end
-      if nonce ~= '' then redis.call('DEL', result .. id, outcome .. id) end
-      pushed, earliest = pushed + 1, first or earliest
-    end
-    at = at + 8 + tonumber(values[at + 7])
+    added[i] = push_one(values, at, job)
+    if not added[i] then return 'NO_IDS' end -- those before it are there: the next try finds them, by their ids
+    at = at + 9 + tonumber(values[at + 8])
   end
   return settlements.done(number, entry, deliveries, job, fields, values, hold) .. ':' .. table.concat(added)
 end
@@ -330,7 +344,8 @@ end
 
 settlements.retry = function(number, entry, deliveries, job, fields, values, hold)
   if hold == 'cancelling' then
-    finish_one(keys, 'cancelled', streams[number], entry, job, fields, now_ms, ran(deliveries))
+    local told = {field(values, 'keep_result')} -- where only its worker knew
+    finish_one(keys, 'cancelled', streams[number], entry, job, fields, now_ms, ran(deliveries), nil, told)
     return 'CANCELLED'
   end
   if #fields > 1000 then return 'OVERSIZED' end
@@ -444,6 +459,7 @@ local function settle(in_order)
   end_others(words)
   if retried > 0 then count(stats, 'retried', retried) end
   if pushed > 0 then count(stats, 'pushed', pushed) end
+  if replaced > 0 then count(stats, 'replaced', replaced) end
   if released > 0 then
     count(stats, 'released', released)
     tell(control, 'released ' .. released)

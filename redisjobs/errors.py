@@ -8,6 +8,7 @@
     ├── DecodeError        an entry's bytes are not a job, or its parameters do not fit the handler
     ├── RegistrationError  a handler, a name or a type can't be registered as asked
     ├── UnknownJob         no handler is registered for a name
+    ├── UniqueConflict     another job holds the unique key, and the push asked to be told so
     ├── UnknownSchedule    the queue has no schedule of a name, or none that can be read
     ├── JobTimeout         a handler outran its timeout; the retry policy decides
     ├── JobStalled         a handler reported no progress for too long; the retry policy decides
@@ -74,6 +75,25 @@ class UnknownJob(RedisJobsError):
 
 class UnknownSchedule(RedisJobsError):
     """Raised when a queue has no schedule of a name, or none that can be read; nothing was pushed."""
+
+
+class UniqueConflict(RedisJobsError):
+    """Raised at push when another job holds the unique key, and `on_conflict="raise"` was asked for.
+
+    Nothing was written of the jobs that met a held key. All others of the same call were pushed, as without it.
+
+    Attributes:
+        job_ids: The ids of the jobs that hold the keys, one for each job that was not pushed, in their order.
+    """
+
+    def __init__(self, message: str, *, job_ids: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.job_ids = tuple(job_ids)
+
+    @property
+    def job_id(self) -> str:
+        """The id of the job that holds the key; of several the first."""
+        return self.job_ids[0] if self.job_ids else ""
 
 
 class JobTimeout(RedisJobsError):

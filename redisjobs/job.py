@@ -71,6 +71,21 @@ class Priority(StrEnum):
     LOW = "low"
 
 
+class UniqueUntil(StrEnum):
+    """What of its job a unique key is held until."""
+
+    START = "start"
+    END = "end"
+
+
+class OnConflict(StrEnum):
+    """What becomes of a push whose unique key another job holds."""
+
+    SKIP = "skip"
+    REPLACE = "replace"
+    RAISE = "raise"
+
+
 class State(StrEnum):
     """Where a job is in its life. The last two are only known of jobs that the queue keeps: see `Retention`."""
 
@@ -101,6 +116,11 @@ class PushOptions(TypedDict, total=False):
         unique: A key that one job at a time may hold, from its push until it is done, dead or cancelled; a push
             while another job holds it adds nothing; its handle has that job's id.
         unique_for: Hold the unique key for just this long from the push instead, whatever becomes of the job.
+        unique_until: `"start"`: hold the unique key only while the job waits. A push that comes once a worker has
+            it adds a job, which holds the key from then on. Not with unique_for. Defaults to `"end"`.
+        on_conflict: What becomes of a push while another job holds its unique key. `"skip"`, the default: it adds
+            nothing. `"replace"`: if that job waits, delayed or ready, it becomes what is pushed, under its own id:
+            see the guide on unique jobs; if it runs or has ended, nothing is added. `"raise"`: UniqueConflict.
         headers: Strings to strings that go with the job, such as a trace context.
         expires_in: A job not started within this time becomes a dead letter, reason `expired`. One that was
             started never does, however often it is tried again, also after its worker died or stopped.
@@ -114,6 +134,8 @@ class PushOptions(TypedDict, total=False):
     job_id: str | None
     unique: str | None
     unique_for: Duration | None
+    unique_until: UniqueUntil | Literal["start", "end"] | None
+    on_conflict: OnConflict | Literal["skip", "replace", "raise"] | None
     headers: Mapping[str, str] | None
     expires_in: Duration | None
     keep_result: Duration | None
@@ -128,11 +150,13 @@ class PushedJob:
         name: The name that was pushed.
         added: Whether the push added a job; False if the id is on the queue, or the unique key is held. None if it
             is not known yet: a job that another one pushes is added as that ends.
+        replaced: Whether that other job waited, and is by now what was pushed: see `on_conflict`.
     """
 
     id: str
     name: str
     added: bool | None
+    replaced: bool
 
     def __str__(self) -> str:
         return self.id
@@ -466,7 +490,8 @@ class JobContext(Generic[AppState]):
         Raises:
             UnknownJob: No handler here has that name.
             EncodeError: The parameters don't fit their declared type, or are too large.
-            ValueError: An option makes no sense; or these are more than 500 jobs, or 4 MB.
+            ValueError: An option makes no sense, as `on_conflict="raise"`, for it is pushed only when the handler
+                has returned; or these are more than 500 jobs, or 4 MB.
             TypeError: There is no such option, or what is given as parameters is something else.
             RuntimeError: The run is over, or was given up.
         """

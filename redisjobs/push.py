@@ -7,9 +7,23 @@ be pushed again knows when that was tried first, and whether its caller was told
 import time
 from collections.abc import Iterator, Sequence
 
-from redisjobs.errors import DriverError, QueueFull, ServerTooOld, Unavailable, WrongType
-from redisjobs.transitions import REPEATABLE, NewJob, Pushed, Reply, Tries
+from redisjobs.errors import DriverError, QueueFull, ServerTooOld, Unavailable, UniqueConflict, WrongType
+from redisjobs.job import OnConflict
+from redisjobs.transitions import (
+    REPEATABLE,
+    NewJob,
+    Pushed,
+    Reply,
+    Tries,
+)
 from redisjobs.visible import visible
+
+Told = tuple[str, str, bool, bool]
+"""Of a job that was pushed: its id, or that of the job which holds its key; its name; whether it was added; and
+whether it has replaced that other job."""
+
+Conflict = tuple[str, str]
+"""Of a job that met a held key: the key, and the id of the job that holds it."""
 
 _UNWRITTEN = (QueueFull, WrongType, ServerTooOld)  # what is refused so has written nothing
 
@@ -62,8 +76,8 @@ class Push:
         self._note()
         self.repeated = self._is_unknown = True
 
-    def told(self, answers: Sequence[Pushed]) -> Iterator[tuple[str, str, bool]]:
-        """Id, name and whether it was added, of each job.
+    def told(self, answers: Sequence[Pushed]) -> Iterator[Told]:
+        """What became of each job.
 
         Raises:
             DriverError: One could not be added.
@@ -78,7 +92,13 @@ class Push:
                 jobs=refused,
             )
         for job, answer, is_added in zip(self.jobs, answers, added, strict=True):
-            yield answer.holder or job.job_id, name_in(job), is_added
+            yield answer.holder or job.job_id, name_in(job), is_added, answer.reply is Reply.REPLACED
+
+    def conflicts(self, answers: Sequence[Pushed]) -> Iterator[Conflict]:
+        """Of the jobs that met a held key, those whose caller wants that as an error."""
+        for job, answer in zip(self.jobs, answers, strict=True):
+            if answer.reply is Reply.DUPLICATE and job.on_conflict is OnConflict.RAISE:
+                yield job.unique, answer.holder
 
     def _is_added(self, job: NewJob, reply: Reply) -> bool:
         """Whether this push made the job, and this is the first time that its caller is told."""
@@ -86,7 +106,7 @@ class Push:
         if tries is None:
             return reply is Reply.OK
         is_found = reply is Reply.REPEATED and self.repeated and not tries.told
-        if self.repeated or reply in (Reply.OK, Reply.REPEATED):
+        if self.repeated or reply in (Reply.OK, Reply.REPEATED, Reply.REPLACED):
             tries.told = True
         else:
             _forget(job)  # it was refused, and no bytes of it are under way
@@ -128,6 +148,24 @@ class Push:
     def _named(self) -> str:
         first, more = visible(self.jobs[0].job_id), len(self.jobs) - 1
         return f"{first} and {more} more" if more else first
+
+
+def raise_conflicts(conflicts: Sequence[Conflict]) -> None:
+    """Raise for the jobs of a call that met a held key and want that as an error, if there are any.
+
+    Raises:
+        UniqueConflict: There are.
+    """
+    if not conflicts:
+        return
+    (key, holder), more = conflicts[0], len(conflicts) - 1
+    others = (
+        f", and {more} more of this call met a held key likewise; all its other jobs were pushed" if more else ""
+    )
+    raise UniqueConflict(
+        f"not pushed: the job {visible(holder, 60)} holds the unique key '{visible(key, 60)}'{others}",
+        job_ids=[each for _, each in conflicts],
+    )
 
 
 def name_in(job: NewJob) -> str:

@@ -48,7 +48,7 @@ class Row:
 
 COUNTERS = [
     *("pushed", "completed", "retried", "dead", "reclaimed", "released", "cancelled", "requeued", "deleted"),
-    "trimmed",
+    *("trimmed", "replaced"),
 ]
 """What is counted since a queue began."""
 

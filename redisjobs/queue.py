@@ -44,7 +44,7 @@ from redisjobs.job import (
 from redisjobs.middleware import NOBODY, Middleware, before_push
 from redisjobs.pauses import PauseInfo, pause_info, paused_name
 from redisjobs.progress import Progress
-from redisjobs.push import Push, no_answer
+from redisjobs.push import Conflict, Push, no_answer, raise_conflicts
 from redisjobs.queries import (
     Cancel,
     Change,
@@ -245,11 +245,13 @@ class JobQueue(Serving):
 
         Returns:
             The job: its `id`, and whether it was `added`. It was not if a job of this id is on the queue, or if
-            another job holds the unique key: the id is that job's then.
+            another job holds the unique key: the id is that job's then, and `replaced` says whether that one is by
+            now what was pushed.
 
         Raises:
             EncodeError: The parameters don't fit their declared type, or are too large; nothing was sent.
             UnknownJob: No handler here has that name; nothing was sent.
+            UniqueConflict: Another job holds the unique key, and `on_conflict` is `"raise"`; nothing was written.
             QueueFull: The server is out of memory; nothing was written.
             WrongType: A key was made by hand as something else; nothing was written.
             Unavailable: No answer until the deadline. The job may or may not be there.
@@ -257,7 +259,9 @@ class JobQueue(Serving):
                 the push began, `push_many(error.jobs)` makes the same push again, and adds nothing twice; after
                 that it is refused, for it can't be told any more whether the job was there and has ended.
         """
-        (handle,) = await self._push([self.prepare(parameters, name, **options)])
+        conflicts = list[Conflict]()
+        (handle,) = await self._push([self.prepare(parameters, name, **options)], conflicts)
+        raise_conflicts(conflicts)
         return handle
 
     @overload
@@ -296,12 +300,14 @@ class JobQueue(Serving):
 
         Raises:
             EncodeError: One of them is bad; the chunks before its own were pushed, nothing of its own was.
+            UniqueConflict: Other jobs hold unique keys, and `on_conflict` is `"raise"`. All others were pushed.
             DriverError: As for `push`. The chunks before were pushed, its own is in `jobs`, and what comes after
                 was not taken from `items` yet.
         """
-        handles: list[JobHandle[Any]] = []
+        handles, conflicts = list[JobHandle[Any]](), list[Conflict]()
         for jobs, held in self.prepare_many(items, name, options):
-            handles += await self._push(jobs, held=held)
+            handles += await self._push(jobs, conflicts, held=held)
+        raise_conflicts(conflicts)
         return handles
 
     @overload
@@ -410,8 +416,9 @@ class JobQueue(Serving):
             EncodeError: As `push`.
         """
         limit = None if timeout is None else seconds(timeout, "timeout")
-        job = self.prepare(parameters, name, **options)
-        (handle,) = await self._push([kept_for_a_while(job)])
+        job, conflicts = self.prepare(parameters, name, **options), list[Conflict]()
+        (handle,) = await self._push([kept_for_a_while(job)], conflicts)
+        raise_conflicts(conflicts)
         return await self.result(handle, timeout=limit)
 
     async def get(self, job: str | PushedJob) -> JobInfo | None:
@@ -636,22 +643,25 @@ class JobQueue(Serving):
             after = step.after
         return total
 
-    async def _push(self, jobs: Sequence[NewJob], *, held: bool = False) -> list[JobHandle[Any]]:
+    async def _push(
+        self, jobs: Sequence[NewJob], conflicts: list[Conflict], *, held: bool = False
+    ) -> list[JobHandle[Any]]:
         ends = await before_push(self.on_push, jobs, self.name) if self.on_push else NOBODY
         try:
             push = Push(jobs, self.deadline, held=held)
             answers = await self._call(lambda: self.driver.push(jobs, repeated=push.repeated), push)
             told = self._told(push, answers)
+            conflicts += push.conflicts(answers)
         except BaseException as error:
             self._tell_failed(error, ends)
             raise
         if ends is not NOBODY:
-            ends.tell([added for _, _, added in told])
+            ends.tell([added for _, _, added, _ in told])
         return [JobHandle(*each, self) for each in told]
 
     def handle(self, job_id: str, name: str, *, added: bool | None) -> JobHandle[Any]:
         """The handle of a job of this queue."""
-        return JobHandle(job_id, name, added, self)
+        return JobHandle(job_id, name, added, False, self)
 
     async def _read(self, query: Query[T]) -> T:
         return await self._call(lambda: self.driver.read(query))

@@ -36,24 +36,35 @@ from redisjobs.job import (
     JobDefinition,
     JobName,
     Named,
+    OnConflict,
     Priority,
     PushedJob,
     PushOptions,
     ReturnType,
     TypedMapping,
+    UniqueUntil,
     borrowed,
     checked_queue_name,
     name_of,
 )
 from redisjobs.middleware import Hook, Middleware, PushEnds, all_checked, checked, hooks
-from redisjobs.push import Push, name_in
+from redisjobs.push import Push, Told, name_in
 from redisjobs.queries import Row
 from redisjobs.retention import Retention
 from redisjobs.retry import RetryPolicy, exponential_jitter
 from redisjobs.schedules.schedule import Schedule
 from redisjobs.schedules.stored import Accuracy, Definition, check_schedule
 from redisjobs.signature import Signature, handler_call, returned_type
-from redisjobs.transitions import MOST_BYTES, MOST_JOBS, REPEATABLE, After, At, Due, NewJob, Pushed
+from redisjobs.transitions import (
+    MOST_BYTES,
+    MOST_JOBS,
+    REPEATABLE,
+    After,
+    At,
+    Due,
+    NewJob,
+    Pushed,
+)
 from redisjobs.visible import visible
 
 P = TypeVar("P")
@@ -451,7 +462,7 @@ class Registry:
 
     def handle(self, job_id: str, name: str, *, added: bool | None) -> PushedJob:
         """The handle of a job of this queue."""
-        return PushedJob(job_id, name, added)
+        return PushedJob(job_id, name, added, False)
 
     def returned_by(self, job: "str | PushedJob", returns: Any) -> ReturnType[Any] | None:
         """What a job returns, as far as that is known here; None: what its JSON says.
@@ -470,15 +481,15 @@ class Registry:
         known = self.definitions.get(name_of_pushed(job))
         return known.returns if known is not None else None
 
-    def _told(self, push: Push, answers: Sequence[Pushed]) -> list[tuple[str, str, bool]]:
-        """Of each job of a push its id, its name, and whether it was added; whoever listens is told as well.
+    def _told(self, push: Push, answers: Sequence[Pushed]) -> list[Told]:
+        """What became of each job of a push; whoever listens is told as well.
 
         Raises:
             DriverError: One could not be added.
         """
         told = list(push.told(answers))
         if self.events.wanted(JobsPushed):
-            self.events.publish(JobsPushed(self.name, jobs=told))
+            self.events.publish(JobsPushed(self.name, jobs=[each[:3] for each in told]))
         return told
 
     def _tell_failed(self, error: BaseException, ends: PushEnds) -> None:
@@ -623,6 +634,7 @@ def _with_options(fields: list[str | bytes], options: PushOptions) -> NewJob:
         fields += ["keep_result", str(_ms(options["keep_result"], "keep_result"))]
     if unique_for is not None and not (unique and unique_for):
         raise ValueError("unique_for= says how long, at least 1 ms, a unique= key is held; give the key too")
+    fields += _unique_until(options.get("unique_until"), unique, unique_for)
     return NewJob(
         job_id or codec.new_job_id(),
         fields,
@@ -632,6 +644,7 @@ def _with_options(fields: list[str | bytes], options: PushOptions) -> NewJob:
         unique_for,
         _ms(options.get("expires_in"), "expires_in"),
         codec.new_nonce() if job_id else "",
+        _on_conflict(options.get("on_conflict"), unique),
     )
 
 
@@ -730,6 +743,30 @@ def _priority(priority: str | None) -> Priority:
     if priority is None:
         return Priority.NORMAL
     return one_of(Priority, priority, "priority")
+
+
+def _unique_until(until: str | None, unique: str | None, unique_for: int | None) -> list[str | bytes]:
+    """The field for how long a unique key is held: until the job starts, or, without one, until its end."""
+    if until is None:
+        return []
+    if not unique:
+        raise ValueError("unique_until= says how long a unique= key is held; give the key too")
+    if unique_for is not None:
+        raise ValueError(
+            "unique_for= holds the key for a time, whatever becomes of the job; leave out unique_until="
+        )
+    is_short = one_of(UniqueUntil, until, "unique_until") is UniqueUntil.START
+    return ["unique_until", "start"] if is_short else []
+
+
+def _on_conflict(on_conflict: str | None, unique: str | None) -> OnConflict:
+    if on_conflict is None:
+        return OnConflict.SKIP
+    if not unique:
+        raise ValueError(
+            "on_conflict= says what is done where another job holds the unique= key; give the key too"
+        )
+    return one_of(OnConflict, on_conflict, "on_conflict")
 
 
 def _text(text: str | None, what: str) -> str | None:

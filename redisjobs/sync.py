@@ -49,7 +49,7 @@ from redisjobs.job import (
 from redisjobs.middleware import NOBODY, Middleware, before_push_sync
 from redisjobs.pauses import PauseInfo, pause_info, paused_name
 from redisjobs.progress import Progress
-from redisjobs.push import Push
+from redisjobs.push import Conflict, Push, raise_conflicts
 from redisjobs.queries import (
     Cancel,
     Change,
@@ -213,7 +213,9 @@ class JobQueue(Serving):
         self, parameters: Any, name: JobName[Any] | str | None = None, **options: Unpack[PushOptions]
     ) -> JobHandle[Any]:
         """Put a job on the queue; see `redisjobs.JobQueue.push` for what it returns and raises."""
-        (handle,) = self._push([self.prepare(parameters, name, **options)])
+        conflicts = list[Conflict]()
+        (handle,) = self._push([self.prepare(parameters, name, **options)], conflicts)
+        raise_conflicts(conflicts)
         return handle
 
     @overload
@@ -240,9 +242,10 @@ class JobQueue(Serving):
         self, items: Iterable[Any], name: JobName[Any] | str | None = None, **options: Unpack[PushOptions]
     ) -> list[JobHandle[Any]]:
         """Put many jobs on the queue; see `redisjobs.JobQueue.push_many`."""
-        handles: list[JobHandle[Any]] = []
+        handles, conflicts = list[JobHandle[Any]](), list[Conflict]()
         for jobs, held in self.prepare_many(items, name, options):
-            handles += self._push(jobs, held=held)
+            handles += self._push(jobs, conflicts, held=held)
+        raise_conflicts(conflicts)
         return handles
 
     @overload
@@ -319,8 +322,9 @@ class JobQueue(Serving):
     ) -> Any:
         """Push a job, wait until it has ended, and give what it returned; see `redisjobs.JobQueue.run`."""
         limit = None if timeout is None else seconds(timeout, "timeout")
-        job = self.prepare(parameters, name, **options)
-        (handle,) = self._push([kept_for_a_while(job)])
+        job, conflicts = self.prepare(parameters, name, **options), list[Conflict]()
+        (handle,) = self._push([kept_for_a_while(job)], conflicts)
+        raise_conflicts(conflicts)
         return self.result(handle, timeout=limit)
 
     def get(self, job: str | PushedJob) -> JobInfo | None:
@@ -434,22 +438,25 @@ class JobQueue(Serving):
             after = step.after
         return total
 
-    def _push(self, jobs: Sequence[NewJob], *, held: bool = False) -> list[JobHandle[Any]]:
+    def _push(
+        self, jobs: Sequence[NewJob], conflicts: list[Conflict], *, held: bool = False
+    ) -> list[JobHandle[Any]]:
         ends = before_push_sync(self.on_push, jobs, self.name) if self.on_push else NOBODY
         try:
             push = Push(jobs, self.deadline, held=held)
             answers = self._call(lambda until: self._store.push(jobs, repeated=push.repeated, until=until), push)
             told = self._told(push, answers)
+            conflicts += push.conflicts(answers)
         except BaseException as error:
             self._tell_failed(error, ends)
             raise
         if ends is not NOBODY:
-            ends.tell([added for _, _, added in told])
+            ends.tell([added for _, _, added, _ in told])
         return [JobHandle(*each, self) for each in told]
 
     def handle(self, job_id: str, name: str, *, added: bool | None) -> JobHandle[Any]:
         """The handle of a job of this queue."""
-        return JobHandle(job_id, name, added, self)
+        return JobHandle(job_id, name, added, False, self)
 
     def _read(self, query: Query[T]) -> T:
         return self._call(lambda until: self._store.read(query, until=until))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from redisjobs.job import Priority
+from redisjobs.job import OnConflict, Priority
 
 LONGEST_TRY = 10.0
 """Seconds that a driver's `push` takes at most, whatever becomes of it; other calls may wait for longer."""
@@ -35,6 +35,7 @@ class Reply(StrEnum):
     REFUSED = "REFUSED"
     EXISTS = "EXISTS"
     DUPLICATE = "DUPLICATE"
+    REPLACED = "REPLACED"  # written: another job, which waits, is what this push says by now
     LEASE_LOST = "LEASE_LOST"
     CANCELLED = "CANCELLED"  # written: the job is gone, as somebody asked
     CANCELLING = "CANCELLING"  # written: noted for the worker that runs the job
@@ -101,6 +102,8 @@ class NewJob:
         unique_for_ms: How long the key is kept; None: until the job ends.
         expires_in_ms: A job not started by then is a dead letter; None: never.
         nonce: Tells pushes of one given id apart; '' if the id was made for this push alone.
+        on_conflict: What becomes of it if another job holds the key. RAISE is for whoever hears the answer: the
+            store only remembers what that was, as of REPLACE.
         tries: What is known of its pushing; None: it was not tried, or is as if it had not been.
     """
 
@@ -112,6 +115,7 @@ class NewJob:
     unique_for_ms: int | None = None
     expires_in_ms: int | None = None
     nonce: str = ""
+    on_conflict: OnConflict = OnConflict.SKIP
     tries: Tries | None = field(default=None, compare=False, repr=False)
 
 
@@ -122,8 +126,9 @@ class Pushed:
     Attributes:
         reply: OK: it is on the queue. REPEATED: it was pushed before by this very push. EXISTS: the queue has
             a job of this id by another push, or this call names the job twice. DUPLICATE: another job holds the
-            key. REFUSED: it was one of these two when it was repeated before, and stays so.
-        holder: The id of the job that holds the unique key.
+            key. REFUSED: it was one of these two when it was repeated before, and stays so. REPLACED: another job
+            holds the key and waits, and has become what this push says.
+        holder: The id of the job that holds the unique key; of DUPLICATE and REPLACED.
     """
 
     reply: Reply

@@ -207,6 +207,10 @@ class Waiting:
                 tasks.start_soon(self._look_again)
                 await self._ask_all()
                 tasks.cancel_scope.cancel()
+        except Exception as error:  # as no driver should raise; else all would begin again and again
+            failure = DriverError(f"nobody can wait for jobs here: {error!r}")
+            failure.__cause__ = error
+            self._tell_all(failure)
         finally:
             if number == self._run_number:  # else it was closed, and another has begun
                 self._end, self._listening = None, False

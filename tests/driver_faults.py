@@ -10,8 +10,19 @@ from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver, SyncMe
 from redisjobs.drivers.memory.ends import conclude
 from redisjobs.drivers.memory.include import fence
 from redisjobs.drivers.memory.state import Memory, Record, Stream
+from redisjobs.job import OnConflict
 from redisjobs.queries import Measure
-from redisjobs.transitions import Ack, Exchange, Lease, NewJob, Pushed, Reply, Settlement, Silent, Turn
+from redisjobs.transitions import (
+    Ack,
+    Exchange,
+    Lease,
+    NewJob,
+    Pushed,
+    Reply,
+    Settlement,
+    Silent,
+    Turn,
+)
 
 
 def pushes_what_is_there() -> None:
@@ -34,6 +45,11 @@ def forgets_what_it_refused() -> None:
         return push(memory, jobs, repeated=repeated)
 
     producer.push = forget
+
+
+def replaces_as_often_as_it_is_told() -> None:
+    """A push that replaces a job does so again when it is repeated."""
+    producer._lately_answered = lambda memory, job, one: None
 
 
 def heeds_lost_leases() -> None:
@@ -201,6 +217,9 @@ VERBS: dict[str, Callable[[], None]] = {
     "Delete": _asked("Delete", "change"),
     "beat": _missing(SyncMemoryConsumer, "beat"),
     "repeated": _missing(MemoryDriver, "push", without=lambda *_, repeated, **__: repeated),
+    "on_conflict": _missing(
+        MemoryDriver, "push", without=lambda jobs, **_: any(job.on_conflict is not OnConflict.SKIP for job in jobs)
+    ),
     "recover": _missing(MemoryConsumer, "recover"),
     "release": _all(_missing(MemoryConsumer, "release"), _missing(SyncMemoryConsumer, "release")),
     "reclaim": _missing(MemoryConsumer, "reclaim"),

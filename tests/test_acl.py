@@ -19,7 +19,11 @@ from redisjobs import DriverError, Fail, JobContext, JobFailed, JobQueue, Result
 from redisjobs.driver import Consumer, Driver, Notification
 from redisjobs.drivers import sync_side
 from redisjobs.drivers.redis.driver import RedisDriver
-from redisjobs.job import Priority, State
+from redisjobs.job import (
+    OnConflict,
+    Priority,
+    State,
+)
 from redisjobs.queries import Ask, Count, Measure, Requeue, Retain
 from redisjobs.retention import Keep, Retention
 from redisjobs.schedules.schedule import Schedule
@@ -113,6 +117,10 @@ async def produce(url: str, store: RedisStore) -> None:
         assert str(queue.push(Add(1), job_id="held", unique="k")) == str(queue.push(Add(1), unique="k")) == "held"
         late = queue.push(Add(1), delay=60).id
         assert store.admin.hget(f"{store.prefix}stats", "pushed") == b"5"
+        replacing = [
+            queue.push(Add(2), unique="k", on_conflict="replace", delay=each) for each in (None, 60, None)
+        ]
+        assert [(each.id, each.replaced) for each in replacing] == [("held", True)] * 3
         ids = ["mine", *map(str, queue.push_many([Add(1), Add(2)])), late, by_hand, "running"]
         infos = [queue.get(job_id) for job_id in ids]
         assert [info and info.state for info in infos] == ["ready"] * 3 + ["delayed", "ready", "running"]
@@ -283,12 +291,16 @@ async def end_killer(store: RedisStore, driver: RedisDriver, last: Consumer) -> 
 
 
 async def schedule(url: str, store: RedisStore) -> None:
-    """Declare, look, fire: a job at once, one later, one that is there, one whose locator stands for nothing."""
+    """Declare, look, fire: a job at once, one later, one that is there, one that replaces another.
+
+    And one whose locator stands for nothing.
+    """
     driver = RedisDriver(url, store.queue_name)
     nightly = Definition("nightly", Schedule.every(5), NewJob("", ["name", "Add", "parameters", '{"a": 1}']))
     put = PutSchedules([("nightly", nightly.fingerprint, nightly)], 0)
     store.admin.hset(f"{store.prefix}schedules", "gone", "1")
     await push(store, "there")
+    await push(store, "waits", unique="held")
     await push(store, "stale", due=After(60000))
     store.admin.hdel(f"{store.prefix}delayed", "stale")
     async with aclosing(driver):
@@ -301,6 +313,7 @@ async def schedule(url: str, store: RedisStore) -> None:
             replace(nightly.job, job_id="f1", unique="k"),
             replace(nightly.job, job_id="f2", due=After(9000)),
             *(replace(nightly.job, job_id=job_id) for job_id in ("there", "stale")),
+            replace(nightly.job, job_id="f3", unique="held", on_conflict=OnConflict.REPLACE),
         ]
         now_ms = page.rows[0].last_ms
         await anyio.sleep(0.002)
@@ -308,9 +321,10 @@ async def schedule(url: str, store: RedisStore) -> None:
             answer = await driver.change(
                 Fire("s", [Firing("nightly", nightly.fingerprint, now_ms, now_ms + 1, 1, jobs)])
             )
-        assert [each.reply for each in answer.fired[0].pushed] == [Reply.OK, Reply.OK, Reply.EXISTS, Reply.OK]
+        replies = [each.reply for each in answer.fired[0].pushed]
+        assert replies == [Reply.OK, Reply.OK, Reply.EXISTS, Reply.OK, Reply.REPLACED]
         assert store.admin.zcard(f"{store.prefix}due") == 1
-        assert counted(store, "pushed") == 5
+        assert counted(store, "pushed") == 6
         await listen(driver, store, url)
 
 

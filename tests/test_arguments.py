@@ -66,6 +66,8 @@ OPTIONS: dict[str, list[Any]] = {
     "job_id": [*TEXTS, ""],
     "unique": [*TEXTS, ""],
     "unique_for": DURATIONS,
+    "unique_until": ["never", "", 5, True, Odd(), ["start"]],
+    "on_conflict": ["skp", "", 5, True, Odd(), ["skip"]],
     "headers": ["a=b", 5, ["a"], {"a": 1}, {1: "a"}, {"a": b"b"}, Odd()],
     "expires_in": DURATIONS,
     "keep_result": DURATIONS,
@@ -161,7 +163,7 @@ def cases(make: Any) -> Iterator[Case]:
     ]
     options = OPTIONS | {"job_id": [*OPTIONS["job_id"], "mine"]}
     yield "push_many", queue.push_many, {"items": [CARD]}, options | {"items": no_cards, "name": NAMES}
-    for verb in ("get", "cancel", "delete", "hold", "unhold"):
+    for verb in ("get", "cancel", "delete", "hold", "unhold", "watch"):
         yield verb, getattr(queue, verb), {}, NOT_ONE_ID
     yield (
         "result",
@@ -345,7 +347,7 @@ async def test_a_wrong_argument_is_an_error_at_the_call_that_says_what_is_wrong(
     bad = []
     for name, values in wrong.items():
         for value in values:
-            also = {"unique": "key"} if name == "unique_for" else {}
+            also = {"unique": "key"} if name in ("unique_for", "unique_until", "on_conflict") else {}
             error = await outcome(call, right | also | {name: value})
             if error is None or not raised_by_us(error):
                 bad.append(f"{name}={value!r}: {error!r}")
@@ -368,7 +370,7 @@ UNTRIED = {
     "JobQueue.counts", "JobQueue.dead_groups",  # nor do these
     "Worker.run", "Worker.stop", "Worker.stop_now",  # take nothing but flags
     "JobQueue.definition", "JobQueue.register_function", "JobQueue.prepare_many",  # of the inside
-    "JobQueue.edited", "JobQueue.returned_by",  # as well
+    "JobQueue.edited", "JobQueue.returned_by", "JobQueue.handle",  # as well
 }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from store import (
 from redisjobs.driver import Fenced
 from redisjobs.errors import DriverError
 from redisjobs.job import Priority
-from redisjobs.queries import Count, Find, Requeue, Tidy
+from redisjobs.queries import Ask, Count, Find, Requeue, Tidy
 from redisjobs.testing.driver_contract.acts import (
     AGAIN,
     FAILED,
@@ -39,7 +39,8 @@ from redisjobs.testing.driver_contract.acts import (
     settle,
     wait_in_line,
 )
-from redisjobs.transitions import Ack, After, Lease, NewJob, Pushed, Release, Reply, Settlement
+from redisjobs.testing.driver_contract.awaiting import told, until_told
+from redisjobs.transitions import Ack, After, Lease, NewJob, Pushed, Release, Reply, Result, Settlement
 
 pytestmark = pytest.mark.anyio
 
@@ -357,3 +358,53 @@ async def test_of_many_workers_that_died_at_once_a_hundred_are_fenced_in_a_step(
     beat(heir)
 
     assert [len((await take_over(heir)).fenced) for _ in range(4)] == [100, 5, 0, 0]
+
+
+# Results
+
+
+async def test_of_many_processes_that_wait_for_one_job_the_newest_hundred_are_told(
+    driver_store: Store, worker: Open
+) -> None:
+    store, one = driver_store, await worker()
+    await push(store, "a")
+    lease = await claim_one(one)
+    async with told(store, "p0") as first, told(store, "p1") as second, told(store, "p100") as last:
+        for number in range(101):
+            await store.driver.change(Ask(["a"], f"p{number}"))
+        await settle(one, lease, Ack())
+        await until_told(second)
+        await until_told(last)
+
+    assert (first, second, last) == ([], ["changed a"], ["changed a"])
+
+
+@pytest.mark.parametrize(("days", "lasts"), [(1 / 24, 2 / 24), (1, 2), (2, 3)])
+async def test_an_outcome_outlives_its_result_by_as_long_again_and_a_day_at_most(
+    engine_store: RedisStore, days: float, lasts: float
+) -> None:
+    store, day = engine_store, 86_400_000
+    one = store.consumer("w1")
+    await push(store, "a", "b")
+    a, b = await claim(one)
+    await store.driver.change(Ask(["b"], "me"))
+    assert day - 60_000 < store.keys()["waiters"] <= day
+    await settle(one, a, Ack(result=Result(int(days * day), b"5")))
+    await settle(one, b, Ack(result=Result(int(days * day), refused="no")))
+    await one.aclose()
+    await store.driver.aclose()
+
+    ends = {key: ttl / day for key, ttl in store.keys().items() if key.startswith(("result:", "outcome:"))}
+    assert ends == pytest.approx({"result:a": days, "outcome:a": lasts, "outcome:b": lasts}, abs=0.001)
+
+
+async def test_what_was_reported_of_a_job_goes_where_its_result_is_kept(engine_store: RedisStore) -> None:
+    store, one = engine_store, engine_store.consumer("w1")
+    await push(store, "a")
+    store.admin.set(f"{store.prefix}progress:a", "{}", ex=60)
+    (standing,) = await store.driver.change(Ask(["a"]))
+    assert standing.progress == b"{}"
+    await settle(one, await claim_one(one), Ack(result=Result(60_000, b"5")))
+    await one.aclose()
+    await store.driver.aclose()
+    assert "progress:a" not in store.keys()  # noqa: SIM118  (a method of ours)

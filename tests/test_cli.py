@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import redis
 from test_results_sync import at_work
 
 import redisjobs
-from redisjobs import JobFailed, JobName, Keep, Retention, Worker, no_retry, sync
+from redisjobs import JobContext, JobFailed, JobName, Keep, Retention, Worker, no_retry, sync
 from redisjobs.cli import app
 from redisjobs.cli.dev import ended_by_signals
 from redisjobs.job import Priority
@@ -162,7 +163,7 @@ def start(folder: Path, redis_url: str, there: object) -> Iterator[Start]:
     environment |= {"REDISJOBS_URL": redis_url, "PYTHONPATH": str(PACKAGE.parent)}
     started: list[subprocess.Popen[str]] = []
 
-    def run(*arguments: str, **changes: str) -> "subprocess.Popen[str]":
+    def run(*arguments: str, stderr: int = subprocess.PIPE, **changes: str) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
             [sys.executable, "-m", "redisjobs", *arguments],
             cwd=folder,
@@ -170,7 +171,7 @@ def start(folder: Path, redis_url: str, there: object) -> Iterator[Start]:
             text=True,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
         )
         started.append(process)
         return process
@@ -261,6 +262,25 @@ def test_push_prints_the_id_that_the_job_has_and_whether_it_was_added(
     assert json.loads(job.parameters) == {"to": "joe", "copies": 2}
 
 
+def test_push_replaces_a_job_that_waits_or_says_who_holds_the_key(
+    cli: Callable[..., Ended], there: sync.JobQueue
+) -> None:
+    push = ["push", "shop:queue", "Mail"]
+    cli(*push, '{"to": "joe"}', "--id", "first", "--unique", "joe", "--unique-until", "start", "--delay", "60")
+
+    replaced = cli(*push, '{"to": "jim"}', "--unique", "joe", "--on-conflict", "replace", "--delay", "60")
+    assert replaced.out.splitlines() == ["imported", "first replaced"]
+    as_json = cli(*push, '{"to": "ann"}', "--unique", "joe", "--on-conflict", "replace", "--json")
+    told = json.loads(as_json.out.removeprefix("imported\n"))
+    assert told == {"job_id": "first", "added": False, "replaced": True}
+    refused = cli(*push, '{"to": "eve"}', "--unique", "joe", "--on-conflict", "raise")
+    assert refused.code == 1
+    assert refused.err.endswith("not pushed: the job first holds the unique key 'joe'\n")
+    job = there.get("first")
+    assert job is not None
+    assert json.loads(job.parameters)["to"] == "ann"
+
+
 def test_push_takes_what_goes_along_and_how_long_a_key_is_held(
     cli: Callable[..., Ended], there: sync.JobQueue, redis_url: str, queue_name: str
 ) -> None:
@@ -320,6 +340,8 @@ def test_push_waits_so_long_and_no_longer(cli: Callable[..., Ended], there: sync
     late = cli("push", "shop:queue", "add", '{"a": 4}', "--wait", "--timeout", "0.1", "--id", "mine")
     assert (late.code, late.out) == (124, "imported\n")
     assert late.err == "redisjobs: job mine has not ended in 0.1 s; it goes on\n"
+    late = cli("push", "shop:plain", "parent", "{}", "--wait", "--timeout", "0.1", "--id", "yours")
+    assert (late.code, late.err) == (124, "redisjobs: job yours has not ended in 0.1 s; it goes on\n")
     there.cancel("mine")
     gone = cli("push", "shop:queue", "add", '{"a": 4}', "--keep-result", "0", "--id", "mine")
     assert gone.code == 0
@@ -332,6 +354,66 @@ def test_push_waits_so_long_and_no_longer(cli: Callable[..., Ended], there: sync
     }.items():
         wrong = cli("push", "shop:queue", "add", '{"a": 4}', *options)
         assert (wrong.code, wrong.err) == (2, f"redisjobs: {said}\n")
+
+
+@pytest.fixture
+def book(there: sync.JobQueue) -> Iterator[threading.Event]:
+    """A worker with a job that reports how far it is, and ends once this is set."""
+    seen = threading.Event()
+
+    @there.job(keep_result=60)
+    def book(context: JobContext) -> int:
+        context.progress(1, 4, "pages")
+        assert seen.wait(30)
+        return 4
+
+    with at_work(there):
+        yield seen
+        seen.set()
+
+
+@pytest.mark.slow
+def test_a_job_can_be_watched_until_it_has_ended(
+    start: Start, there: sync.JobQueue, book: threading.Event
+) -> None:
+    job_id = there.push({}, "book").id
+    of = (job_id, "--queue", there.name, "--watch")
+    for_people, for_programs = start("job", *of), start("job", *of, "--json")
+    assert until(for_people, "of") == "1 of 4  pages\n"
+    said = {"fraction": 0.25, "done": 1, "total": 4, "note": "pages"}
+    assert json.loads(until(for_programs, "fraction")) == said
+
+    book.set()
+
+    left = ended(for_people)
+    assert (left.code, left.err) == (0, "")
+    assert left.out.split() == ["job", "id", job_id, "outcome", "completed", "result", "4"]
+    assert ended(for_programs).document == {"job_id": job_id, "outcome": "completed", "result": 4}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["push", "job"])
+def test_on_a_terminal_a_bar_shows_how_far_a_job_is_and_leaves_nothing(
+    start: Start, there: sync.JobQueue, book: threading.Event, folder: Path, command: str
+) -> None:
+    ours, theirs = os.openpty()
+    (folder / "shop.py").write_text(
+        f"from redisjobs import JobQueue\nqueue = JobQueue('redis://127.0.0.1:1/0', name='{there.name}')\n"
+        "@queue.job(keep_result=60)\ndef book() -> int: ..."
+    )
+    of = ["job", there.push({}, "book").id, "--queue", there.name, "--watch"]
+    runs = start(*(["push", "shop:queue", "book", "{}", "--wait"] if command == "push" else of), stderr=theirs)
+    shown = ""
+    while "1 of 4" not in shown:
+        shown += os.read(ours, 4096).decode()
+    assert "pages" in shown
+
+    book.set()
+
+    out, _ = runs.communicate(timeout=40)
+    assert (runs.returncode, out.split()[-1]) == (0, "4")
+    os.close(theirs)
+    os.close(ours)
 
 
 @pytest.mark.slow
@@ -634,6 +716,18 @@ def test_requeue_all_takes_every_dead_letter(cli: Callable[..., Ended], queue_na
         (
             ["push", "shop:queue", "rest", "{}", "--unique-for", "0", "--unique", "a"],
             r"at least 0\.001 s, a --uni",
+        ),
+        (
+            ["push", "shop:queue", "rest", "{}", "--unique-until", "start"],
+            r"--unique-until is about a --unique key",
+        ),
+        (
+            ["push", "shop:queue", "rest", "{}", "--on-conflict", "skip"],
+            r"--on-conflict is about a --unique key; give",
+        ),
+        (
+            ["push", "shop:queue", "rest", "{}", "--unique", "a", "--unique-for", "5", "--unique-until", "end"],
+            r"give --unique-for or --unique-until, not both$",
         ),
         (["push", "shop:queue", "rest", "{}", "--unique-for", "-5"], r"--unique-for -5: give seconds from 0 up$"),
         (["push", "shop:queue", "rest", "{}", "--expires-in", "-1"], r"--expires-in -1: give seconds from 0 up$"),

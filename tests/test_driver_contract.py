@@ -102,6 +102,10 @@ FAULTS = {
     "keeps_results_of_lost_leases": ("awaiting", "a_worker_that_lost_its_lease_leaves_no_result"),
     "tells_nobody_who_waits": ("awaiting", "a_batch_tells_those_who_wait_for_some_of_it"),
     "forgets_no_end": ("awaiting", "a_new_life_of_an_id_forgets_how_the_last_one_ended"),
+    "replaces_as_often_as_it_is_told": (
+        "unique_keys",
+        "a_push_that_replaced_and_is_repeated_undoes_no_later_one",
+    ),
     "lacks_measure": ("asking", "workers_are_counted_for_as_long_as_their_leases_run"),
 }
 """A fault of a driver; in which module of the contract a test finds it, and which."""
@@ -165,6 +169,7 @@ BUILT = {
     "scanning": ["Scan", "GroupDead"],
     "asking": ["the sync driver", "Measure", "Several", "Tidy"],
     "pausing": ["Pause", "Resume", "FindPauses", "Hold", "Unhold", "Unpark"],
+    "unique_keys": ["on_conflict"],
     "sharing": ["listen of a driver"],
     "awaiting": ["Ask"],
 }

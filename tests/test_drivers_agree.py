@@ -32,7 +32,11 @@ from redisjobs.driver import Consumer, Driver, Fenced
 from redisjobs.drivers.redis import scripts
 from redisjobs.errors import DriverError
 from redisjobs.filters import SCANNED
-from redisjobs.job import Priority, State
+from redisjobs.job import (
+    OnConflict,
+    Priority,
+    State,
+)
 from redisjobs.queries import (
     Ask,
     Cancel,
@@ -121,6 +125,10 @@ new_jobs = st.fixed_dictionaries(
         "delay": st.sampled_from([None, None, None, 0, 5, 20]),
         "unique": st.sampled_from(["", "", "k", "l m"]),
         "unique_for_ms": st.sampled_from([None, None, 3_600_000]),
+        "unique_until": st.sampled_from([[], [], ["unique_until", "start"]]),
+        "on_conflict": st.sampled_from(
+            [OnConflict.SKIP, OnConflict.REPLACE, OnConflict.REPLACE, OnConflict.RAISE]
+        ),
         "expires_in_ms": st.sampled_from([None, 9000]),
         "keep_result": st.sampled_from([None, None, 0, HOUR]),
     }
@@ -320,6 +328,7 @@ class TwoDrivers(RuleBasedStateMachine):
         self.passed = 0
         self.dues = self.pushes = 0
         self.put_in = 0
+        self.replaced: set[tuple[str, str]] = set()  # pushes that have replaced a job
         self.pushed: set[str] = set()  # ids that are on the queue, but for those asked to be cancelled
         self.shared: set[str] = set()  # ids that were put in by hand beside a pushed job
         self.restricted = self.to_unpark = False  # some jobs may not start; some may again, and are parked
@@ -441,9 +450,10 @@ class TwoDrivers(RuleBasedStateMachine):
             due = None if delay is None else self.later(delay)
             name = options["name"]
             keep = options["keep_result"]
-            rest = {key: value for key, value in options.items() if key not in ("delay", "name", "keep_result")}
+            left_out = ("delay", "name", "keep_result", "unique_until")
+            rest = {key: value for key, value in options.items() if key not in left_out}
             rest["nonce"] = nonce if again else f"push {self.pushes}"
-            fields = ["name", name, "parameters", "[]", "headers", ""]
+            fields = ["name", name, "parameters", f"[{self.pushes}]", "headers", "", *options["unique_until"]]
             fields += [] if keep is None else ["keep_result", str(keep)]
             made.append(NewJob(fields=fields, due=due, **rest))
 
@@ -455,6 +465,9 @@ class TwoDrivers(RuleBasedStateMachine):
                 self.done["pushed"] += 1
                 self.over.discard(job.job_id)
                 self.pushed |= {job.job_id} - self.shared
+            elif answer.reply is Reply.REPLACED:
+                self.replaced.add((job.job_id, job.nonce))
+        self.done["replaced"] = len(self.replaced)  # one that comes again is told so again, for a minute
 
     @rule(job_id=st.sampled_from([None, None, "a", "mine"]), unique=st.sampled_from([{}, {"unique": "k"}]))
     def put_by_hand(self, job_id: str | None, unique: dict[str, str]) -> None:
@@ -943,6 +956,14 @@ class TwoDrivers(RuleBasedStateMachine):
         for name, standing in zip(names, standings, strict=True):
             is_pending = name in self.there and self.there[name] is not State.DEAD
             assert (standing.ending is Ending.PENDING) == is_pending or name in self.shared
+        # A key that is held to the end has one job at most: an entry by hand has none, nor has what was requeued.
+        alone = Counter(
+            fields[b"unique"]
+            for state in (State.READY, State.RUNNING, State.DELAYED)
+            for name, _, fields in listed[state]
+            if b"unique" in fields and b"unique_until" not in fields and b"nonce" in fields
+        )
+        assert max(alone.values(), default=1) == 1
         rows = {row[0]: row for rows in (listed | kept).values() for row in rows}
         for name, row in zip(names, found, strict=True):
             assert row == rows.get(name) or name in self.shared

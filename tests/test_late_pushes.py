@@ -9,10 +9,20 @@ from store import RedisStore
 from redisjobs.drivers.redis import connection
 from redisjobs.drivers.redis.connection import SyncConnection, Target
 from redisjobs.drivers.redis.queue_commands import PushAnswer, QueueCommands
-from redisjobs.job import JobName
+from redisjobs.job import (
+    JobName,
+    OnConflict,
+)
+from redisjobs.queries import Find
 from redisjobs.queue import JobQueue
 from redisjobs.sync import JobQueue as SyncJobQueue
-from redisjobs.transitions import REPEATABLE, Ack, NewJob, Pushed, Reply
+from redisjobs.transitions import (
+    REPEATABLE,
+    Ack,
+    NewJob,
+    Pushed,
+    Reply,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -81,6 +91,29 @@ async def test_a_first_try_that_comes_after_its_repetition_was_refused_adds_noth
     assert send(store, job, sent_ms).pushed == [Pushed(Reply.REPEATED)]
 
     assert await run_it(store) == 0
+    await store.driver.aclose()
+
+
+@pytest.mark.parametrize("late", [0, 4.9, 29, 31])
+async def test_a_first_try_that_comes_after_its_repetition_has_replaced_undoes_no_later_replacement(
+    redis_store: RedisStore, late: float
+) -> None:
+    store = redis_store
+    store.clock.advance(0)
+    jobs = [
+        NewJob(job_id, ["name", "Work", "parameters", job_id], unique="key", on_conflict=OnConflict.REPLACE)
+        for job_id in ("1", "2", "3")
+    ]
+    sent_ms = store.clock()
+    await store.driver.push(jobs, repeated=True)
+    store.clock.advance(late)
+
+    assert send(store, jobs[1], sent_ms).pushed in (None, [Pushed(Reply.REPLACED, "1")])
+
+    row = await store.driver.read(Find("1"))
+    assert row is not None
+    assert row.fields[b"parameters"] == b"3"
+    assert await run_it(store) == 1
     await store.driver.aclose()
 
 

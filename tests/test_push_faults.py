@@ -1,6 +1,7 @@
 """Pushing over a network that breaks: one job of each id in the end, and no call that hangs."""
 
 import inspect
+import json
 import re
 import threading
 import time
@@ -18,7 +19,17 @@ import redis
 from store import a_deadline_of, eventually, happened
 
 import redisjobs.sync
-from redisjobs import DriverError, JobContext, JobQueue, QueueFull, Unavailable, Worker, server
+from redisjobs import (
+    DriverError,
+    JobContext,
+    JobQueue,
+    QueueFull,
+    State,
+    Unavailable,
+    UniqueConflict,
+    Worker,
+    server,
+)
 from redisjobs.drivers.redis.driver import SyncRedisDriver, push_over
 from redisjobs.errors import WrongType
 from redisjobs.queries import Count
@@ -318,6 +329,47 @@ async def test_a_push_that_was_refused_is_never_said_to_be_added_however_many_re
         assert [each.added for each in await call(queue.push_many, lost)] == [False, False]
         assert bench.ids() == Counter(["known"])
         assert [each.added for each in await direct.push_many([Add(3)], unique="key")] == [True]
+    await close(queue)
+
+
+async def test_a_push_that_replaced_a_job_says_so_after_a_lost_reply_and_undoes_no_later_one(bench: Bench) -> None:
+    queue = bench.queue(deadline=5)
+    async with bench.direct() as direct:
+        first = await direct.push(Add(0), unique="key", delay=60)
+        lost = await push_without_answer(
+            bench, queue, [queue.prepare(Add(1), unique="key", on_conflict="replace")]
+        )
+        await direct.push(Add(2), unique="key", on_conflict="replace", delay=60)
+
+        for _ in range(2):
+            (told,) = await call(queue.push_many, lost)
+            assert (told.id, told.added, told.replaced) == (first.id, False, True)
+
+        info = await direct.get(first)
+        assert info is not None
+        assert (info.state, json.loads(info.parameters)["a"]) == (State.DELAYED, 2)
+        bench.proxy.cut_after_reply_bytes(0, b"EVALSHA")
+        again = await call(queue.push, Add(3), unique="key", on_conflict="replace")
+        assert (again.id, again.replaced, bench.ids()[first.id]) == (first.id, True, 1)
+    await close(queue)
+
+
+async def test_a_push_that_raised_for_a_held_key_raises_again_however_often_its_reply_is_lost(
+    bench: Bench,
+) -> None:
+    queue = bench.queue()
+    async with bench.direct() as direct:
+        first = await direct.push(Add(0), unique="key")
+        lost: Any = [queue.prepare(Add(1), unique="key", on_conflict="raise")]
+        for _ in range(2):
+            lost = await push_without_answer(bench, queue, lost)
+        await first.cancel()
+
+        with pytest.raises(UniqueConflict) as raised:
+            await call(queue.push_many, lost)
+
+        assert raised.value.job_id == first.id
+        assert (await direct.push(Add(2), unique="key", on_conflict="raise")).added
     await close(queue)
 
 

@@ -34,10 +34,13 @@ from redisjobs import (
     Reply,
     State,
     Unavailable,
+    UniqueConflict,
     UnknownJob,
     server,
 )
 from redisjobs.errors import ServerNotFound
+from redisjobs.events import JobsPushed
+from redisjobs.middleware import Middleware, OutgoingJob
 from redisjobs.queries import COUNTERS
 from redisjobs.transitions import REPEATABLE, Ack, DeadLetter, Lease, Settlement
 
@@ -186,6 +189,11 @@ async def test_options_travel_with_the_job(queue: Any, store: Store) -> None:
         ({"unique_for": 60}, ValueError, "give the key too"),
         ({"unique": "k", "unique_for": -1}, ValueError, "unique_for=-1"),
         ({"unique": "k", "unique_for": 0}, ValueError, "at least 1 ms"),
+        ({"unique_until": "start"}, ValueError, "give the key too"),
+        ({"unique": "k", "unique_until": "begin"}, ValueError, "unique_until='begin': give one of"),
+        ({"unique": "k", "unique_until": "start", "unique_for": 5}, ValueError, "leave out unique_until="),
+        ({"on_conflict": "skip"}, ValueError, "give the key too"),
+        ({"unique": "k", "on_conflict": "drop"}, ValueError, "on_conflict='drop': give one of"),
         ({"unique": ""}, ValueError, "unique='': give 1 to 500 characters"),
         ({"unique": 5}, ValueError, "unique=5: give 1 to 500 characters"),
         ({"job_id": ""}, ValueError, "job_id='': give 1 to 500 characters"),
@@ -398,6 +406,76 @@ async def test_a_unique_key_with_a_time_is_held_for_that_time_whatever_becomes_o
     await end(store, *await claim(store))
     assert await pushed(queue.push(Add(2), unique="joe")) == (first, False)
     assert await done(queue.get(first)) is None
+
+
+async def test_a_key_is_free_again_once_the_job_starts_where_the_push_said_so(queue: Any, store: Store) -> None:
+    first, _ = await pushed(queue.push(Add(1), unique="joe", unique_until="start"))
+    assert await pushed(queue.push(Add(2), unique="joe", unique_until="end")) == (first, False)
+    (lease,) = await claim(store)
+    assert (await pushed(queue.push(Add(3), unique="joe")))[1]
+    await end(store, lease, *await claim(store))
+
+
+async def test_a_job_that_waits_becomes_what_a_later_push_says(queue: Any, store: Store) -> None:
+    added = []
+    queue.events.subscribe(JobsPushed, lambda event: added.extend(event.jobs))
+    first = await done(queue.push(Add(1), unique="joe", delay=60))
+    again = await done(queue.push(Add(2), unique="joe", on_conflict="replace", headers={"a": "b"}))
+
+    assert (first.added, first.replaced) == (True, False)
+    assert (again.id, again.added, again.replaced) == (first.id, False, True)
+    assert added == [(first.id, "Add", True), (first.id, "Add", False)]
+    info = await done(again.info())
+    assert (info.state, json.loads(info.parameters)["a"], info.headers) == (State.READY, 2, {"a": "b"})
+    (lease,) = await claim(store)
+    skipped = await done(queue.push(Add(3), unique="joe", on_conflict="replace"))
+    assert (skipped.id, skipped.added, skipped.replaced) == (first.id, False, False)  # it runs
+    await end(store, lease)
+
+
+async def test_a_held_key_is_an_error_where_the_push_asked_for_it(queue: Any, store: Store) -> None:
+    first, _ = await pushed(queue.push(Add(1), unique="joe"))
+    before = store.contents()
+
+    with pytest.raises(UniqueConflict, match=f"not pushed: the job {first} holds the unique key 'joe'$") as raised:
+        await done(queue.push(Add(2), unique="joe", on_conflict="raise"))
+
+    assert (raised.value.job_id, raised.value.job_ids) == (first, (first,))
+    assert store.contents() == before
+    assert (await done(queue.push(Add(3), unique="jim", on_conflict="raise"))).added
+
+
+async def test_of_many_jobs_those_are_pushed_that_meet_no_held_key_before_the_others_raise(queue: Any) -> None:
+    await done(queue.push(Add(0), job_id="holds 3", unique="3"))
+    told = []
+    queue.events.subscribe(JobsPushed, lambda event: told.extend(event.jobs))
+    jobs = [queue.prepare(Add(n), unique=str(n % 600), on_conflict="raise") for n in range(1_100)]
+
+    with pytest.raises(
+        UniqueConflict, match="holds the unique key '3', and 500 more of this call met a"
+    ) as raised:
+        await done(queue.push_many(jobs))
+
+    holders = ["holds 3", *(job.job_id for job in jobs[:500])]
+    holders[4] = "holds 3"
+    assert list(raised.value.job_ids) == holders
+    assert sum((await done(queue.counts())).ready.values()) == 600
+    assert sum(added for _, _, added in told) == 599
+
+
+async def test_a_middleware_hears_of_a_job_that_replaced_or_raised_that_it_was_not_added(queue: Any) -> None:
+    heard: list[Any] = []
+
+    class Hear(Middleware):
+        def on_push(self, job: OutgoingJob) -> None:
+            job.when_pushed(lambda added, error: heard.append((added, error)))
+
+    await done(queue.push(Add(1), unique="joe"))
+    queue.add_middleware(Hear())
+    await done(queue.push(Add(2), unique="joe", on_conflict="replace"))
+    with pytest.raises(UniqueConflict):
+        await done(queue.push_many([queue.prepare(Add(3), unique="joe", on_conflict="raise"), Add(4)]))
+    assert heard == [(False, None), (False, None), (True, None)]
 
 
 async def test_a_handle_looks_its_job_up_and_cancels_it(queue: Any, store: Store) -> None:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from subprocess import PIPE
 from typing import Any, ClassVar
 
@@ -143,6 +143,9 @@ def put_in_line(queue: JobQueue) -> None:
     queue.schedules.put("nightly", {}, Schedule.daily(hour=4), job=run)
     queue.push({}, run, job_id="invoice-43", delay=3600)
     queue.push({}, run, job_id="invoice-44", priority=Priority.LOW)
+    queue.push({}, run, unique="jim", delay=3600)
+    replacing = queue.prepare({}, run, unique="jim", delay=7200, on_conflict="replace")
+    queue.push_many([replace(replacing, job_id="invoice-45")])
     queue.hold("invoice-43")
     queue.pause("Break")
 
@@ -152,6 +155,7 @@ def samples(url: str) -> dict[str, str]:
     with redis.Redis.from_url(url, decode_responses=True) as admin:
         place = str(admin.hget("redisjobs:{emails}:jobs", "invoice-42"))
         finished, *_ = admin.scan_iter("redisjobs:{emails}:finished:*")
+        admin.persist("redisjobs:{emails}:conflict:invoice-45")
     return {_SAMPLE_ENTRY: place.split()[1], _SAMPLE_SLOT: finished.rpartition(":")[2]}
 
 

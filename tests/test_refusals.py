@@ -21,7 +21,11 @@ from redisjobs.driver import Consumer, Fenced
 from redisjobs.drivers.redis import scripts
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.errors import DriverError, WrongType
-from redisjobs.job import Priority, State
+from redisjobs.job import (
+    OnConflict,
+    Priority,
+    State,
+)
 from redisjobs.queries import (
     COUNTERS,
     Ask,
@@ -92,6 +96,8 @@ class Scene:
             job("n1"),
             job("n2", due=After(9000), unique="new"),
             job("n3", priority=Priority.LOW, unique="held"),
+            job("n4", unique="held", on_conflict=OnConflict.RAISE),
+            job("n5", due=After(9000), unique="ready", on_conflict=OnConflict.REPLACE),
         ]
         jobs += [job(there, nonce="another") for there in ("dead", "twice", "a", "high")]
         await self.store.driver.push(jobs, repeated=True)
@@ -119,12 +125,13 @@ class Scene:
         await self.heir.open("w3")
 
     async def fire(self) -> None:
-        """One job at once, one later, one that is there, one whose unique key is held."""
+        """One job at once, one later, one that is there; one whose key is held, one that replaces who holds it."""
         jobs = [
             job("f1"),
             job("f2", due=After(9000), unique="new"),
             job("dead"),
             job("f3", priority=Priority.LOW, unique="held"),
+            job("f4", unique="ready", on_conflict=OnConflict.REPLACE),
         ]
         now_ms = self.store.clock()
         await self.store.driver.change(
@@ -290,7 +297,8 @@ async def fill(scene: Scene) -> None:
     scene.leases = dict(zip(names, taken, strict=True))
     dead, back, twice = (scene.leases.pop(name) for name in names[:3])
     await scene.worker.exchange([(dead, FAILED), (back, Release()), (twice, RetryLater(After(1000)))], None)
-    await store.driver.push([job("ready"), job("high", priority=Priority.HIGH)], repeated=False)
+    ready = [job("ready", unique="ready"), job("high", priority=Priority.HIGH)]
+    await store.driver.push(ready, repeated=False)
     await store.driver.change(PutSchedules([("nightly", NIGHTLY.fingerprint, NIGHTLY)]))
     store.admin.hset(f"{store.prefix}schedules", "nightly", store.clock() - 5000)
     await store.driver.change(Retain(Retention(completed=Keep(), cancelled=Keep())))
@@ -343,11 +351,15 @@ OWN = {"claim": "w2", "reclaim": "w2", "join": "w3", "release: of one that was f
 
 def spoil(store: RedisStore, key: str, worker_id: str = "w1") -> None:
     """Let this key be of another type than it should."""
-    names = {"unique:": "unique:held", "finished:": f"finished:{store.clock() // 5000}"}
+    names = {
+        "unique:": "unique:held",
+        "finished:": f"finished:{store.clock() // 5000}",
+        "conflict:": "conflict:n5",
+    }
     names["worker:"] = f"worker:{worker_id}"
     name = store.prefix + names.get(key, key)
     store.admin.delete(name)
-    if key == "unique:":
+    if key in ("unique:", "conflict:"):
         store.admin.rpush(name, "by hand")
     else:
         store.admin.set(name, "by hand")
@@ -681,6 +693,27 @@ async def test_with_no_entry_ids_left_at_all_whatever_is_there_stays_and_is_clai
     assert row.state is State.DELAYED
     assert not store.admin.exists(f"{store.prefix}unique:key")
     assert (await store.driver.read(Find("new"))) is None
+
+
+async def test_with_no_entry_ids_left_a_job_that_was_to_be_replaced_stays_as_it_is(scene: Scene) -> None:
+    store = scene.store
+    store.clock.advance(0)
+    await store.driver.push([job("ready", unique="r"), job("later", unique="l", due=After(5000))], repeated=False)
+    exhaust(store, *Priority)
+    before = dump(store)
+
+    replacing = {"fields": ["name", "New", "parameters", "1"], "on_conflict": OnConflict.REPLACE}
+    at_once = [replace(job(key), unique=key, **replacing) for key in ("r", "l")]  # type: ignore[arg-type]
+    assert await store.driver.push(at_once, repeated=False) == [Pushed(Reply.NO_IDS)] * 2
+    assert changed(before, dump(store)) == set()
+    delayed = replace(at_once[0], due=After(9000))
+    assert await store.driver.push([delayed], repeated=False) == [Pushed(Reply.REPLACED, "ready")]
+
+    rows = [await store.driver.read(Find(job_id)) for job_id in ("ready", "later")]
+    assert [(row.state, row.fields[b"name"]) for row in rows if row] == [
+        (State.DELAYED, b"New"),
+        (State.DELAYED, b"Work"),
+    ]
 
 
 def exhaust_dead(store: RedisStore) -> str:

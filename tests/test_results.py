@@ -18,6 +18,7 @@ from store import MemoryStore, RedisStore, Store, eventually
 
 from redisjobs import (
     DecodeError,
+    DriverError,
     Fail,
     JobCancelled,
     JobContext,
@@ -38,6 +39,7 @@ from redisjobs import (
     Worker,
     no_retry,
 )
+from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.queries import Ask, Ending
 from redisjobs.testing.driver_contract.awaiting import ends_by_itself
 from redisjobs.transitions import MOST_BYTES
@@ -626,6 +628,16 @@ async def test_a_wait_that_takes_too_long_says_so_and_the_job_goes_on(queue: Job
         await handle.result(timeout=-1)
     with pytest.raises(TypeError, match="is no job"):
         await queue.result(5)  # type: ignore[call-overload]
+
+
+async def test_whoever_waits_by_a_driver_that_cant_listen_for_them_is_told_so() -> None:
+    class Old(MemoryDriver):
+        async def listen(self, on_notification: Any) -> None:  # type: ignore[override]
+            await anyio.sleep_forever()
+
+    async with JobQueue(Old(), "old") as queue:
+        with pytest.raises(DriverError, match=r"nobody can wait for jobs here: .*listen"), anyio.fail_after(10):
+            await queue.result("a")
 
 
 # Many who wait

@@ -11,6 +11,7 @@ from test_results import drain, listening, result, waited_for
 import redisjobs
 import redisjobs.waiting
 from redisjobs import JobQueue, Unavailable, server
+from redisjobs.queries import Ask, Ending
 
 pytestmark = pytest.mark.anyio
 
@@ -28,6 +29,25 @@ def keeping(queue: JobQueue) -> Any:
         return a + 1
 
     return add
+
+
+async def test_large_results_come_some_at_a_time(far: JobQueue, engine_store: RedisStore) -> None:
+    @far.job(keep_result=60)
+    async def large(number: int) -> str:
+        return f"{number}" * 500_000
+
+    handles = await far.push_many([large.prepare(number) for number in range(9)])
+    await drain(far)
+    (standings, got) = await engine_store.driver.change(Ask([handle.id for handle in handles])), dict[str, Any]()
+    assert {standing.ending for standing in standings} == {Ending.COMPLETED, Ending.LATER}
+
+    async def wait(job_id: str) -> None:
+        got[job_id] = await result(far.result(job_id))
+
+    async with anyio.create_task_group() as tasks:
+        for handle in handles:
+            tasks.start_soon(wait, handle.id)
+    assert [got[handle.id][:1] for handle in handles] == [*"012345678"]
 
 
 async def test_a_listening_connection_that_is_cut_is_made_anew_and_nothing_is_missed(

@@ -23,7 +23,12 @@ from redisjobs import (
     UnknownSchedule,
 )
 from redisjobs.driver import Driver
-from redisjobs.job import Priority
+from redisjobs.job import (
+    OnConflict,
+    Priority,
+    State,
+)
+from redisjobs.queries import Count, List
 from redisjobs.schedules.stored import (
     Definition,
     Fire,
@@ -38,7 +43,12 @@ from redisjobs.schedules.stored import (
     slot_id,
     slot_job,
 )
-from redisjobs.transitions import After, NewJob, Pushed, Reply
+from redisjobs.transitions import (
+    After,
+    NewJob,
+    Pushed,
+    Reply,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -90,6 +100,7 @@ async def test_a_schedule_is_stored_as_it_was_written_down(store: Store, driver:
         unique="joe",
         unique_for_ms=1000,
         expires_in_ms=2000,
+        on_conflict=OnConflict.REPLACE,
     )
     rule = Schedule.cron("*/5 9-17 * * mon-fri", tz="Europe/Berlin")
     definition = Definition("nightly", rule, job, Accuracy.ALL, 7, 300)
@@ -387,6 +398,43 @@ async def test_a_slot_counts_as_fired_where_its_job_can_not_be_added(store: Stor
     assert (await row(driver)).last_ms == began + MINUTE
 
 
+async def test_a_slot_replaces_the_job_that_waits_under_its_key_where_it_says_so(
+    store: Store, driver: Driver
+) -> None:
+    replacing = replace(JOB, unique="k", on_conflict=OnConflict.REPLACE)
+    of = replace(NIGHTLY, job=replacing)
+    await put(driver, of)
+    began = store.clock()
+    await driver.push([replace(JOB, job_id="waits", unique="k", due=After(1000))], repeated=False)
+    store.clock.advance(60)
+    jobs = [slot_job(of, began + each) for each in (1, 2)]
+
+    answer = await fire(driver, began, began + MINUTE, *jobs, of=of)
+
+    assert list(answer.pushed) == [Pushed(Reply.REPLACED, "waits")] * 2
+    (ready,) = await driver.read(List(State.READY, 10))
+    assert (ready.job_id, ready.fields[b"scheduled_for"]) == ("waits", b"%d" % (began + 2))
+    assert await driver.read(List(State.DELAYED, 10)) == []
+    assert (await fire(driver, began, began + MINUTE, *jobs, of=of)).reply is Reply.REPEATED
+    assert (await driver.read(Count())).totals["replaced"] == 2
+
+
+def test_a_schedule_has_nobody_to_raise_to() -> None:
+    with pytest.raises(ValueError, match="schedule 'nightly': there is nobody to raise to"):
+        replace(NIGHTLY, job=replace(JOB, unique="k", on_conflict=OnConflict.RAISE))
+
+
+def test_how_long_a_key_is_held_goes_with_a_schedule() -> None:
+    definition = replace(NIGHTLY, job=replace(JOB, unique="k", fields=[*JOB.fields, "unique_until", "start"]))
+    fields = dict(zip(definition.fields[::2], definition.fields[1::2], strict=True))
+
+    assert Definition.read("nightly", fields).fields == definition.fields
+    with pytest.raises(ValueError, match="'unique_until' is 'noon', not `start`"):
+        Definition.read("nightly", fields | {b"unique_until": b"noon"})
+    with pytest.raises(ValueError, match="'often' is not a valid OnConflict"):
+        Definition.read("nightly", fields | {b"on_conflict": b"often"})
+
+
 async def test_each_schedule_of_a_call_has_its_own_answer(store: Store, driver: Driver) -> None:
     began = store.clock()
     for name in "abc":
@@ -409,6 +457,7 @@ async def test_each_schedule_of_a_call_has_its_own_answer(store: Store, driver: 
         {"due": After(5000), "priority": Priority.LOW},
         {"unique": "k", "unique_for_ms": 5000},
         {"unique": "k", "expires_in_ms": 7000},
+        {"unique": "k", "fields": [*JOB.fields, "unique_until", "start"], "on_conflict": OnConflict.REPLACE},
     ],
     ids=str,
 )

@@ -21,6 +21,7 @@ from hypothesis.stateful import (
 from store import MemoryStore, RedisStore, Store
 
 from redisjobs import Accuracy, Schedule
+from redisjobs.job import OnConflict
 from redisjobs.schedules.stored import (
     Definition,
     Fire,
@@ -33,7 +34,10 @@ from redisjobs.schedules.stored import (
     ScheduleRow,
     slot_job,
 )
-from redisjobs.transitions import NewJob, Reply
+from redisjobs.transitions import (
+    NewJob,
+    Reply,
+)
 
 T = TypeVar("T")
 
@@ -43,6 +47,7 @@ DEFINITIONS = [
     Definition("any", Schedule.every(10), BARE),
     Definition("any", Schedule.every(10), replace(BARE, unique="k"), Accuracy.ALL),
     Definition("any", Schedule.every(20), BARE),
+    Definition("any", Schedule.every(10), replace(BARE, unique="k", on_conflict=OnConflict.REPLACE), Accuracy.ALL),
 ]
 
 names = st.sampled_from("abc")

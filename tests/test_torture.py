@@ -123,6 +123,53 @@ def book() -> Book:
     return Book()
 
 
+def version(number: int, job: str, at: float, *, taken: bool = True) -> dict[str, Any]:
+    """A version of a thing that was pushed, and the job that has its key since."""
+    return {"what": "version", "db": 0, "at": at, "key": "k", "version": number, "holder": job, "taken": taken}
+
+
+def started_as(number: int, job: str, at: float) -> Lines:
+    """The run of a job that had become that version."""
+    first, *rest = done(job, 1, at)
+    return [first | {"key": "k", "version": str(number)}, *rest]
+
+
+def test_the_last_version_that_was_taken_has_to_be_run_or_a_later_one(book: Book) -> None:
+    pushes = [*pushed("v", 200), version(1, "v", 200.1), version(2, "v", 200.2)]
+    book.final.totals.update(pushed=4, completed=3)
+
+    assert check([*book.lines, *pushes, *started_as(2, "v", 201)], [book.final]).passed
+    assert check([*book.lines, *pushes, *started_as(3, "v", 201)], [book.final]).passed  # its answer was lost
+    found = check([*book.lines, *pushes, *started_as(1, "v", 201)], [book.final])
+    assert found.wrong == ["version 2 of k was taken, and the last that was run is 1"]
+
+
+def test_a_version_meets_no_held_key(book: Book) -> None:
+    lines = [
+        *pushed("v", 200),
+        version(1, "v", 200.1),
+        *started_as(1, "v", 201),
+        version(2, "v", 202, taken=False),
+    ]
+    book.final.totals.update(pushed=4, completed=3)
+
+    (wrong, _) = check([*book.lines, *lines], [book.final]).wrong
+    assert wrong.startswith("version 2 of k was told that v holds its key, though")
+
+
+def test_of_a_thing_with_a_dead_letter_no_version_has_to_be_run(book: Book) -> None:
+    lines = [version(2, "c", 200.1)]
+    assert check([*book.lines, *lines], [book.final]).passed
+
+
+def test_a_job_that_was_replaced_has_its_deliveries_counted_anew(book: Book) -> None:
+    told = {"what": "pushed", "db": 0, "job": "x", "holder": "b", "added": False, "replaced": True, "at": 104.8}
+    book.lines += [started("b", 3, 104.4, deliveries=3)]
+    assert book.verdict().stolen
+    book.lines += [*pushed("x", 104.6)[:1], told | {"at": 104.45}]
+    assert not book.verdict().stolen
+
+
 def test_a_run_in_which_all_went_well_passes(book: Book) -> None:
     verdict = book.verdict()
 

@@ -66,6 +66,9 @@ def workers() -> None:
 async def pushes(prepared: NewJob, name: str) -> None:
     await queue.push(Mail("joe"), delay=5, priority="high")
     await queue.push(Letter(to="joe"), priority=Priority.LOW)
+    handle = await queue.push(Mail("joe"), unique="joe", unique_until="start", on_conflict="replace")
+    assert_type(handle.replaced, bool)
+    await queue.push(Mail("joe"), unique="joe", on_conflict="drop")  # type: ignore[call-overload]  # pyright: ignore
     await queue.push(Mail("joe"), MAIL)
     await queue.push(Other(1), OTHER, headers={"a": "b"})
     await queue.push({"a": 1}, LOOSE)

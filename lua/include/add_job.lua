@@ -1,35 +1,49 @@
 -- add_job: put a job on the queue as push takes one: from `at` on, `arguments` has its id, nonce, priority, due, unique key,
--- unique_for, expires_in, the number of field values, and those. `keys` has streams, jobs, due, delayed, unique; `stale` is
--- a member of `due` that stands for nothing any more, nil for none; `number` is the job's in this call; for `newly`
--- see enqueue. Needs push_of, due_time, whole, line, delay, enqueue beside it.
+-- unique_for, expires_in, on_conflict, the number of field values, and those. `keys` has streams, jobs, due, delayed, unique;
+-- `stale` is a member of `due` that stands for nothing any more, nil for none; `number` is the job's in this call; for
+-- `newly` see enqueue. `replaced` is a job that waits, as key_holder has it: all that it is but its id and its notes is
+-- replaced, and it goes where the new one is to be. Needs push_of, due_time, whole, line, member, delay, enqueue, remove
+-- beside it.
 --
--- Returns whether it was added: not where the ready streams have no entry ids left, then nothing was written; and when it
--- is due, if it is now the first of the delayed jobs
-local function add_job(keys, arguments, at, now_ms, exact_ms, number, stale, newly)
+-- Returns whether it was added: not where the ready streams have no entry ids left, then nothing was written; when it
+-- is due, if it is now the first of the delayed jobs; and, where it has a key, the job that holds it and waits by now, as
+-- key_holder would find it
+local function add_job(keys, arguments, at, now_ms, exact_ms, number, stale, newly, replaced)
   local numbers = {high = 1, normal = 2, low = 3}
   local job, nonce, priority = arguments[at], arguments[at + 1], arguments[at + 2]
   local due_at, key = due_time(arguments[at + 3], exact_ms), arguments[at + 4]
   local unique_for, expires_in = arguments[at + 5], arguments[at + 6]
-  local fields = {'id', job, unpack(arguments, at + 8, at + 7 + tonumber(arguments[at + 7]))}
-  if push_of(job, nonce) ~= job then fields[#fields + 1], fields[#fields + 2] = 'nonce', nonce end
+  local notes = push_of(job, nonce) ~= job and {'nonce', nonce} or nil
+  if replaced then job, notes, stale = replaced.id, replaced.notes, replaced.member end
+  local fields = {'id', job, unpack(arguments, at + 9, at + 8 + tonumber(arguments[at + 8]))}
+  for i = 1, notes and #notes or 0 do fields[#fields + 1] = notes[i] end
   if expires_in ~= '' then
     fields[#fields + 1], fields[#fields + 2] = 'expires_at', whole(now_ms + tonumber(expires_in))
   end
-  if key ~= '' and unique_for == '' then fields[#fields + 1], fields[#fields + 2] = 'unique', key end
-  local earliest
+  if key ~= '' then fields[#fields + 1], fields[#fields + 2] = unique_for == '' and 'unique' or 'window', key end
+  local earliest, member_of_due, entry, stream
   if due_at > now_ms then
-    fields[#fields + 1], fields[#fields + 2] = 'queued_at', whole(now_ms)
+    if not replaced then fields[#fields + 1], fields[#fields + 2] = 'queued_at', whole(now_ms) end
     if stale then redis.call('ZREM', keys.due, stale) end
     local place = line(exact_ms, number)
+    member_of_due = member(place, job)
     if delay(keys.jobs, keys.due, keys.delayed, job, priority, fields, due_at, place) then earliest = due_at end
+    -- It may have become ready in this very call, and what `newly` says is written after this.
+    if replaced and newly then newly[#newly + 1], newly[#newly + 2] = job, 'delayed ' .. place end
   else
-    if not enqueue(keys, numbers[priority], job, fields, newly) then return false end
+    entry, stream = enqueue(keys, numbers[priority], job, fields, newly)
+    if not entry then return false end
     if stale then redis.call('ZREM', keys.due, stale) end
+    if replaced and replaced.member then redis.call('HDEL', keys.delayed, job) end
   end
-  if key ~= '' and unique_for == '' then
+  if replaced and replaced.entry then remove(replaced.stream, replaced.entry) end
+  if key == '' then return true, earliest end
+  if unique_for == '' then
     redis.call('SET', keys.unique .. key, job)
-  elseif key ~= '' then
+  else
     redis.call('SET', keys.unique .. key, job, 'PX', unique_for)
   end
-  return true, earliest
+  notes = notes or {}
+  if not replaced then notes[#notes + 1], notes[#notes + 2] = 'queued_at', whole(now_ms) end
+  return true, earliest, {id = job, notes = notes, stream = stream, entry = entry, member = member_of_due}
 end

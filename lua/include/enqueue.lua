@@ -2,7 +2,7 @@
 -- with the largest there is, the lowest priority that has any takes it. `keys` has streams, jobs. A caller that adds many
 -- passes a list, `located`: ids and places are put there, and the caller writes them in one HSET.
 --
--- Returns whether it was added: not where no stream has entry ids left; then nothing was written
+-- Returns its entry, and the stream; nil where no stream has entry ids left: then nothing was written
 local function enqueue(keys, number, job, fields, located)
   local stream = keys.streams[number]
   local entry = redis.pcall('XADD', stream, '*', unpack(fields))
@@ -12,12 +12,12 @@ local function enqueue(keys, number, job, fields, located)
     stream = keys.streams[other]
     entry = redis.pcall('XADD', stream, '*', unpack(fields))
   end
-  if type(entry) ~= 'string' then return false end
+  if type(entry) ~= 'string' then return nil end
   local place = string.match(stream, '}:(.+)$') .. ' ' .. entry
   if located then
     located[#located + 1], located[#located + 2] = job, place
   else
     redis.call('HSET', keys.jobs, job, place)
   end
-  return true
+  return entry, stream
 end

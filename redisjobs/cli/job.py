@@ -1,9 +1,14 @@
 """The command that shows one job."""
 
-from typing import Any
+import dataclasses
+from typing import Annotated, Any
+
+import typer
 
 from redisjobs.cli import show
+from redisjobs.cli.bar import Bar, amount
 from redisjobs.cli.errors import Failure
+from redisjobs.cli.output import say
 from redisjobs.cli.target import JobId, Json, QueueName, Url, named
 from redisjobs.errors import (
     JobCancelled,
@@ -16,11 +21,22 @@ from redisjobs.errors import (
 from redisjobs.retention import ASIDE
 from redisjobs.server import DEFAULT_URL
 from redisjobs.sync import JobQueue
+from redisjobs.visible import visible
 
 
-def show_job(job_id: JobId, queue: QueueName = "default", url: Url = DEFAULT_URL, as_json: Json = False) -> None:
+def show_job(
+    job_id: JobId,
+    queue: QueueName = "default",
+    url: Url = DEFAULT_URL,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="First show what it reports of how far it is, until it has ended.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Show all that is known of one job; of one that has ended also its result, where that is kept."""
     with named(queue, url) as there:
+        if watch:
+            _watch(there, job_id, as_json=as_json)
         job = there.get(job_id)
         end = _end(there, job_id) if job is None or job.state in ASIDE else {}
     if job is None and not end:
@@ -31,6 +47,18 @@ def show_job(job_id: JobId, queue: QueueName = "default", url: Url = DEFAULT_URL
         if job is not None:
             show.job_page(job)
         show.end_page(end if job else {"job_id": job_id} | end)
+
+
+def _watch(there: JobQueue, job_id: str, *, as_json: bool) -> None:
+    """Show what a job reports, until it has ended: on a terminal as a bar, else a line for each report."""
+    with Bar(job_id) as bar:
+        for progress in there.watch(job_id):
+            if as_json:
+                show.line(dataclasses.asdict(progress))
+            elif bar.is_shown:
+                bar.show(progress)
+            else:
+                say("  ".join(filter(None, [amount(progress), visible(progress.note)])))
 
 
 def _end(there: JobQueue, job_id: str) -> dict[str, Any]:

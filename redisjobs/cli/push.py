@@ -19,14 +19,18 @@ from redisjobs.cli.wait import wait_for
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.errors import DecodeError, EncodeError, UnknownJob
 from redisjobs.job import (
+    OnConflict,
     Priority,
     PushedJob,
     PushOptions,
+    UniqueUntil,
 )
 from redisjobs.queue import JobQueue
 from redisjobs.registry import Registry
 from redisjobs.results import kept_for_a_while
-from redisjobs.transitions import NewJob
+from redisjobs.transitions import (
+    NewJob,
+)
 from redisjobs.visible import visible
 
 
@@ -43,6 +47,12 @@ def push(
     ] = None,
     unique: Annotated[str | None, typer.Option(help="A key that one job at a time may hold.")] = None,
     unique_for: Annotated[float | None, typer.Option(help="Seconds that it holds the key, come what may.")] = None,
+    unique_until: Annotated[
+        UniqueUntil | None, typer.Option(help="What of the job it holds the key until.")
+    ] = None,
+    on_conflict: Annotated[
+        OnConflict | None, typer.Option(help="What to do where another job holds the key.")
+    ] = None,
     headers: Annotated[
         list[str] | None, typer.Option("--header", metavar="NAME=VALUE", help="What goes along; more than once.")
     ] = None,
@@ -56,14 +66,14 @@ def push(
     timeout: Annotated[float | None, typer.Option(help="Seconds to wait at most; then exit with 124.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Push a job whose parameters fit its registered type; print its id, and whether it was added.
+    """Push a job whose parameters fit its registered type; print its id, and whether it was added or replaced.
 
     With --wait its result is printed instead. The exit code is 0 if it is done, 1 if it failed, or has no result
     for another reason, and 124 if it has not ended in time; it goes on then.
     """
     options = PushOptions(delay=delay, at=_time(at), priority=priority, job_id=job_id, unique=unique)
     options |= PushOptions(unique_for=unique_for, headers=_headers(headers), expires_in=expires_in)
-    options |= PushOptions(keep_result=keep_result)
+    options |= PushOptions(unique_until=unique_until, on_conflict=on_conflict, keep_result=keep_result)
     check_seconds(delay=delay, unique_for=unique_for, expires_in=expires_in)
     check_seconds(keep_result=keep_result, timeout=timeout)
     _check(options)
@@ -79,10 +89,12 @@ def push(
     if wait:
         _print_result(pushed, wait_for(queue, pushed.id, timeout), as_json=as_json)
         return
-    told = f"{visible(pushed.id)} {'added' if pushed.added else 'already there'}"
+    told = (
+        f"{visible(pushed.id)} {'added' if pushed.added else 'replaced' if pushed.replaced else 'already there'}"
+    )
     with telling(f"the job was pushed: {told}"):
         if as_json:
-            show.document({"job_id": pushed.id, "added": pushed.added})
+            show.document({"job_id": pushed.id, "added": pushed.added, "replaced": pushed.replaced})
         else:
             say(told)
 
@@ -115,6 +127,11 @@ def _check(options: PushOptions) -> None:
     unique_for = options.get("unique_for")
     if unique_for is not None and not (options.get("unique") and unique_for):
         raise Mistake("--unique-for says how long, at least 0.001 s, a --unique key is held; give the key too")
+    for option in ("unique_until", "on_conflict"):
+        if options.get(option) is not None and not options.get("unique"):
+            raise Mistake(f"--{option.replace('_', '-')} is about a --unique key; give the key too")
+    if options.get("unique_until") is not None and unique_for is not None:
+        raise Mistake("give --unique-for or --unique-until, not both")
 
 
 def _headers(texts: Sequence[str] | None) -> dict[str, str]:

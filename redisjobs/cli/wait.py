@@ -4,6 +4,7 @@ from typing import Any
 
 import anyio
 
+from redisjobs.cli.bar import Bar
 from redisjobs.cli.errors import CommandError, Failure
 from redisjobs.errors import JobFailed
 from redisjobs.queue import JobQueue
@@ -48,5 +49,21 @@ def wait_for(queue: Registry, job_id: str, timeout: float | None) -> Any:
 
 
 async def _wait(queue: Registry, job_id: str, timeout: float | None) -> Any:
-    async with JobQueue(queue.driver, queue.name) as waits:
-        return await waits.result(job_id, timeout=timeout)
+    result: Any = None
+    failure: Exception | None = None
+    with Bar(job_id) as bar:
+        async with JobQueue(queue.driver, queue.name) as waits, anyio.create_task_group() as tasks:
+
+            async def follow() -> None:
+                async for progress in waits.watch(job_id):
+                    bar.show(progress)
+
+            tasks.start_soon(follow)
+            try:
+                result = await waits.result(job_id, timeout=timeout)
+            except Exception as error:  # which the task group would wrap
+                failure = error
+            tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return result

@@ -46,7 +46,7 @@ class Queue(Protocol[Handle]):
 
     async def _change(self, change: Change[T]) -> T: ...
 
-    async def _push(self, jobs: Sequence[NewJob]) -> Sequence[Handle]: ...
+    async def _push(self, jobs: Sequence[NewJob], conflicts: list[tuple[str, str]]) -> Sequence[Handle]: ...
 
 
 class Schedules(Generic[Handle]):
@@ -118,7 +118,8 @@ class Schedules(Generic[Handle]):
         Raises:
             UnknownSchedule: There is none of that name, or what is stored of it can't be read.
         """
-        (handle,) = await self._queue._push([_now(name, await self._queue._read(ListSchedules(_named(name))))])
+        job = _now(name, await self._queue._read(ListSchedules(_named(name))))
+        (handle,) = await self._queue._push([job], [])
         return handle
 
 
@@ -132,7 +133,7 @@ class SyncQueue(Protocol[Handle]):
 
     def _change(self, change: Change[T]) -> T: ...
 
-    def _push(self, jobs: Sequence[NewJob]) -> Sequence[Handle]: ...
+    def _push(self, jobs: Sequence[NewJob], conflicts: list[tuple[str, str]]) -> Sequence[Handle]: ...
 
 
 class SyncSchedules(Generic[Handle]):
@@ -181,7 +182,8 @@ class SyncSchedules(Generic[Handle]):
 
     def run_now(self, name: str) -> Handle:
         """See `Schedules.run_now`."""
-        (handle,) = self._queue._push([_now(name, self._queue._read(ListSchedules(_named(name))))])
+        job = _now(name, self._queue._read(ListSchedules(_named(name))))
+        (handle,) = self._queue._push([job], [])
         return handle
 
 

@@ -12,10 +12,20 @@ from enum import StrEnum
 from functools import lru_cache
 
 from redisjobs.arguments import is_text, whole
-from redisjobs.job import Priority
+from redisjobs.job import (
+    OnConflict,
+    Priority,
+)
 from redisjobs.queries import Change, Query
 from redisjobs.schedules.schedule import Schedule
-from redisjobs.transitions import MOST_JOBS, After, At, NewJob, Pushed, Reply
+from redisjobs.transitions import (
+    MOST_JOBS,
+    After,
+    At,
+    NewJob,
+    Pushed,
+    Reply,
+)
 
 THERE_MS = 60_000
 """A schedule that no scheduler has declared for so long has stopped; see `lua/put_schedule.lua`."""
@@ -58,6 +68,11 @@ class Definition:
             raise ValueError(
                 f"schedule '{self.name}': each slot has an id and a time of its own, so leave out job_id= and at="
             )
+        if self.job.on_conflict is OnConflict.RAISE:
+            raise ValueError(
+                f"schedule '{self.name}': there is nobody to raise to where it fires, so leave out "
+                'on_conflict="raise"; a slot whose unique key is held counts as fired'
+            )
         if whole(self.at_most, "at_most") > MOST_JOBS:
             raise ValueError(f"at_most={self.at_most!r}: give at most {MOST_JOBS}")
 
@@ -78,6 +93,8 @@ class Definition:
             "delay_ms": round(job.due.ms) if isinstance(job.due, After) else None,
             "unique": job.unique or None,
             "unique_for_ms": job.unique_for_ms,
+            "unique_until": given.get("unique_until"),
+            "on_conflict": None if job.on_conflict is OnConflict.SKIP else job.on_conflict.value,
             "expires_in_ms": job.expires_in_ms,
             "keep_result_ms": given.get("keep_result"),
         }
@@ -122,6 +139,10 @@ class Definition:
             kept += ["headers", fields[b"headers"]]
         if (keep_ms := number(b"keep_result_ms")) is not None:
             kept += ["keep_result", str(keep_ms)]
+        if until := text(b"unique_until", ""):
+            if until != "start":
+                raise ValueError(f"its field 'unique_until' is {until!r:.60}, not `start`")
+            kept += ["unique_until", until]
         delay_ms, unique_for_ms = number(b"delay_ms"), number(b"unique_for_ms")
         if unique_for_ms == 0:
             raise ValueError("its field 'unique_for_ms' is 0: a key is held for 1 ms at least")
@@ -133,6 +154,7 @@ class Definition:
             text(b"unique", ""),
             unique_for_ms,
             number(b"expires_in_ms"),
+            on_conflict=OnConflict(text(b"on_conflict", "skip")),
         )
         at_most = number(b"at_most") or 100
         return cls(

@@ -69,7 +69,8 @@ class Book:
             # With a unique key it may be told of another job: then its own was not added.
             holder = "" if handle.id == job.job_id else handle.id
             added = handle.added or (None if again else False)
-            self.note("pushed", job=job.job_id, holder=holder, added=added, delay=_seconds_of(job.due))
+            facts = {"holder": holder, "added": added, "replaced": handle.replaced}
+            self.note("pushed", job=job.job_id, delay=_seconds_of(job.due), **facts)
 
     def may_try_again(self, pushed: Sequence[NewJob], error: DriverError) -> bool:
         """Write down that a push failed; whether to try it again."""

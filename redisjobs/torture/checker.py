@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from redisjobs.torture.causes import FAILED, MAX_DELIVERIES, NONE, Causes, Leases, pairs
 from redisjobs.torture.clock import Clock
 from redisjobs.torture.fences import unfenced
+from redisjobs.torture.latest import outdated
 from redisjobs.torture.order import disorder
 from redisjobs.torture.recovery import Recovery, measure
 from redisjobs.torture.slots import misfired, take_as_pushed
@@ -113,6 +114,7 @@ def check(lines: Iterable[Line], finals: Sequence[Final], lease: float = 2.0) ->
     verdict.faults, stuck = measure(ordered)
     verdict.wrong += [
         *misfired(stories, finals),
+        *outdated(ordered, finals),
         *started_though_stopped(stories, ordered),
         *stuck,
         *late(stories, ordered, leases),
@@ -178,7 +180,8 @@ class _Judge:
             elif (story.attempted or story.runs) and self._was_added(key, story):
                 self._judge_end(key, story)
             self._judge_runs(story)
-            verdict.stolen += _stolen(story, self._destroyed) or _settled_by_fenced(story, self._fenced)
+            counted_anew = [*self._destroyed, *story.renewed]
+            verdict.stolen += _stolen(story, counted_anew) or _settled_by_fenced(story, self._fenced)
             verdict.wrong += self._refused(story)
             self._judge_killer(story)
         verdict.by_hand += self._by_hand
@@ -309,7 +312,8 @@ class _Judge:
 
     def _judge_bereft(self, story: Story, letter: Letter) -> None:
         """A job that kills nobody ends so only if faults took the last worker it had."""
-        counted_anew = max((at for at in self._destroyed if at <= letter.failed_at), default=0.0)
+        anew = (*self._destroyed, *story.renewed)
+        counted_anew = max((at for at in anew if at <= letter.failed_at), default=0.0)
         runs = [run for run in story.runs if run.at >= counted_anew]
         last = max(runs, key=lambda run: run.lease[2], default=None)
         if last is not None and last.lease[2] >= (letter.deliveries or MAX_DELIVERIES):

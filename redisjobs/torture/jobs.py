@@ -88,6 +88,15 @@ class Pusher:
     job_name: ClassVar[str] = "Pusher"
 
 
+@dataclass(frozen=True, slots=True)
+class Latest:
+    """A version of a thing, pushed in place of an older one that waits."""
+
+    job_name: ClassVar[str] = "Latest"
+    key: str
+    version: int
+
+
 class Unheard(BaseException):
     """What no `except Exception` catches."""
 
@@ -276,6 +285,13 @@ async def climb(parameters: Steep, context: JobContext) -> None:
     """Fail."""
     with process.noted(context):
         raise RuntimeError("fails, as it should")
+
+
+@queue.register(Latest)
+async def be_the_latest(parameters: Latest, context: JobContext) -> None:
+    """Say which version this is."""
+    with process.noted(context, key=parameters.key, version=str(parameters.version)):
+        await anyio.sleep(0.02)
 
 
 @queue.register(Tick)

@@ -13,6 +13,7 @@ import anyio
 from redisjobs import queue, sync
 from redisjobs.codec import new_job_id
 from redisjobs.errors import DriverError, QueueFull
+from redisjobs.job import PushedJob
 from redisjobs.recording import Recording
 from redisjobs.torture import jobs
 from redisjobs.torture.book import PAUSE, Book
@@ -50,7 +51,7 @@ class Producers:
             *((self._one_by_one, db) for db in range(1, len(urls))),
         ]
         self._every = len(kinds) / rate
-        kinds += [(self._again, db) for db in range(len(urls))]
+        kinds += [(kind, db) for db in range(len(urls)) for kind in (self._again, self._versions)]
         if len(urls) > 1:
             kinds.append((self._twins, 0))
         self._threads = [
@@ -156,6 +157,30 @@ class Producers:
                     if reused.cancel() and sure:
                         reused.push(jobs.Work(0.001))
                 self._over.wait(PAUSE)
+
+    def _versions(self, book: Book, rng: random.Random) -> None:
+        """Push versions of one thing after the other under one key, each in place of one that waits."""
+        with self._queue(book.db) as queue:
+            while not self._over.is_set():
+                key = f"latest {new_job_id()}"
+                for version in range(1, rng.randint(3, 7)):
+                    _push_version(book, queue, jobs.Latest(key, version))
+                    self._over.wait(rng.choice((0, 0.02, 0.2)))
+                self._over.wait(PAUSE)
+
+
+def _push_version(book: Book, queue: sync.JobQueue, latest: jobs.Latest) -> None:
+    """Push a version; if it was acknowledged, write down who has the key, and whether that one is this version."""
+    job = queue.prepare(latest, unique=latest.key, unique_until="start", on_conflict="replace")
+    told: list[PushedJob] = []
+
+    def send() -> Sequence[PushedJob]:
+        told[:] = queue.push_many([job])
+        return told
+
+    if book.push([job], send):
+        taken = told[0].added or told[0].replaced
+        book.note("version", key=latest.key, version=latest.version, holder=told[0].id, taken=taken)
 
 
 def _push_one(book: Book, queue: sync.JobQueue, rng: random.Random) -> str:

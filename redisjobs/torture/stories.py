@@ -76,6 +76,7 @@ class Story:
         expected: What its producer knew of the id when he pushed: `new`, it was free; `there`, a job had it.
         added: What he was told of that: whether it is a new job; None if he was told nothing.
         holder: The job that had its unique key, so that it was not added.
+        renewed: When it was replaced by a later push, or a little later: its deliveries are counted anew.
         sent_at: When its push was first sent, or a little before; None if nobody pushed it.
         ready_at: From when on it might be run; None if nobody was told that it is there.
         due_at: Before when it must not be run, as its push said; None if that said nothing of it.
@@ -98,6 +99,7 @@ class Story:
     expected: str = "new"
     added: bool | None = None
     holder: str = ""
+    renewed: list[float] = field(default_factory=list)
     sent_at: float | None = None
     ready_at: float | None = None
     due_at: float | None = None
@@ -187,6 +189,8 @@ class _Reader:
                     _note_end(self._story(line), line)
             case what:
                 _note(self._story(line), what, line)
+                if what == "pushed" and line.get("replaced"):
+                    self.stories[line["db"], line["holder"]].renewed.append(line["at"])
                 if what == "start":
                     story = self._story(line)
                     self._open[_lease(line)].append((story, story.runs[-1]))

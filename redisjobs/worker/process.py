@@ -87,7 +87,8 @@ class Process:
         answer: PushedJob | Exception | None
         try:
             pushed = said(what)
-            answer = PushedJob(pushed.id, pushed.name, pushed.added) if isinstance(pushed, PushedJob) else None
+            is_job = isinstance(pushed, PushedJob)
+            answer = PushedJob(pushed.id, pushed.name, pushed.added, pushed.replaced) if is_job else None
         except Exception as error:
             answer = error
         if isinstance(what, Pushing):

@@ -6,6 +6,7 @@ from dataclasses import replace
 from hashlib import blake2b
 
 from redisjobs.errors import DriverError
+from redisjobs.job import OnConflict
 from redisjobs.middleware import NOBODY, PushEnds, before_push
 from redisjobs.progress import Pushing
 from redisjobs.push import name_in
@@ -40,6 +41,11 @@ class Pushes:
             TypeError: There is no such option.
         """
         job = self._queue.prepare(pushing.parameters, pushing.name, **pushing.options)
+        if job.on_conflict is OnConflict.RAISE:
+            raise ValueError(
+                'on_conflict="raise" can tell nobody here: the job is pushed once the handler has returned; give '
+                '"skip" or "replace"'
+            )
         size = sum(map(len, job.fields))
         with self._lock:
             if len(self._jobs) >= MOST_JOBS:

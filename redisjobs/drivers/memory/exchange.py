@@ -36,6 +36,7 @@ from redisjobs.transitions import (
     Release,
     Reply,
     ReportProgress,
+    Result,
     RetryLater,
     Settlement,
     Settlements,
@@ -116,7 +117,8 @@ def _retry(
     entry = lease.token[1]
     if memory.marks.get((stream.priority, entry)) == "cancelling":
         ran = {"worker": worker, "deliveries": str(lease.deliveries)}
-        finish(memory, stream, entry, job_id, "cancelled", ran)
+        keep_ms = settlement.changes.get("keep_result")  # where only its worker knew
+        finish(memory, stream, entry, job_id, "cancelled", ran, Result(int(keep_ms)) if keep_ms else None)
         return Reply.CANCELLED
     fields = stream.entries[entry]
     if len(fields) > MOST_FIELDS:

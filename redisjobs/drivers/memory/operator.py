@@ -61,7 +61,7 @@ T = TypeVar("T")
 
 _STRIPPED = (  # what a requeued job leaves behind: its failure, its attempts, its claims on time and uniqueness
     b"reason error traceback error_type fingerprint failed_at worker deliveries priority attempt unknown_since "
-    b"expires_at started_at unique finished_at"
+    b"expires_at started_at unique unique_until window finished_at"
 ).split()
 
 

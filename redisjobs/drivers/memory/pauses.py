@@ -27,11 +27,11 @@ def unhold(memory: Memory, change: Unhold) -> Reply:
     """Let go of a job that is held."""
     with memory.lock:
         job_id, place, entry = locate(memory, change.job_id)
-        if memory.held.pop(job_id, None) is None:
-            return Reply.NOT_FOUND
+        was_held = memory.held.pop(job_id, None) is not None
         if place in list(Priority) and _unpark(memory, memory.stream(Priority(place)), entry):
             memory.tell("released", "1")
-        return Reply.OK
+            return Reply.OK
+        return Reply.OK if was_held else Reply.NOT_FOUND
 
 
 def pause(memory: Memory, change: Pause) -> Reply:

@@ -5,7 +5,7 @@ The twins of `lua/{put_schedule,pause_schedule,remove_schedule,schedules,fire}.l
 
 from dataclasses import replace
 
-from redisjobs.drivers.memory.producer import add, unique_holder
+from redisjobs.drivers.memory.producer import add_or_replace, key_holder
 from redisjobs.drivers.memory.state import Memory, StoredSchedule
 from redisjobs.schedules.stored import (
     Definition,
@@ -154,14 +154,10 @@ def _fire(memory: Memory, scheduler: str, firing: Firing, now_ms: int) -> Fired:
         return Fired(Reply.EARLY)
     pushed = []
     for job in firing.jobs:
-        holder = unique_holder(memory, job.unique, now_ms)
         if job.job_id in memory.located:
             pushed.append(Pushed(Reply.EXISTS))
-        elif holder is not None:
-            pushed.append(Pushed(Reply.DUPLICATE, holder))
         else:
-            add(memory, job, now_ms)
-            pushed.append(Pushed(Reply.OK))
+            pushed.append(add_or_replace(memory, job, key_holder(memory, job, now_ms), now_ms))
     there.last_ms = there.fired_ms = firing.slot_ms
     there.fired_by = scheduler
     there.missed += firing.missed

@@ -13,7 +13,7 @@ from redisjobs.driver import Fenced, Notification
 from redisjobs.job import Priority
 from redisjobs.retention import ASIDE, Retention
 from redisjobs.schedules.stored import THERE_MS, Definition
-from redisjobs.transitions import Exchange
+from redisjobs.transitions import Exchange, Pushed
 
 Fields = dict[bytes, bytes]
 Place = tuple[str, str]  # a priority, that of a ready stream, `delayed` or `dead`; and the entry there
@@ -153,6 +153,7 @@ class Memory:
         uniques: `unique:<key>`: the id of the job that holds a key, and until when, in ms; None: until it ends.
         finished: `finished:<n>`: pushes whose job ended, and when, in ms.
         refused: `finished:<n>`: pushes that were refused when they were repeated, and when, in ms.
+        conflicts: `conflict:<push>`: what pushes were answered that met a held key, and when, in ms.
         totals: `stats`.
         schedules: `schedules` and `schedule:<name>`, by schedule name.
         changes: How often the schedules were changed.
@@ -179,6 +180,7 @@ class Memory:
         self.uniques: dict[str, tuple[str, int | None]] = {}
         self.finished: dict[Push, int] = {}
         self.refused: dict[Push, int] = {}
+        self.conflicts: dict[Push, tuple[Pushed, int]] = {}
         self.totals: dict[str, int] = {}
         self.schedules: dict[str, StoredSchedule] = {}
         self.changes = 0

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from redisjobs.drivers.redis.commands import Command, Commands, due_word, pairs, raw_id, reply_of
+from redisjobs.job import OnConflict
 from redisjobs.schedules.stored import (
     Fire,
     FireAnswer,
@@ -16,9 +17,14 @@ from redisjobs.schedules.stored import (
     SchedulePage,
     ScheduleRow,
 )
-from redisjobs.transitions import NewJob, Pushed, Reply
+from redisjobs.transitions import (
+    NewJob,
+    Pushed,
+    Reply,
+)
 
 _REPLY_BYTES = 1024 * 1024  # of schedules in one page, more or less
+_CONFLICTS = {OnConflict.SKIP: "", OnConflict.REPLACE: "replace", OnConflict.RAISE: "raise"}
 
 
 class ScheduleCommands(Commands):
@@ -52,8 +58,9 @@ class ScheduleCommands(Commands):
 
 def job_words(job: NewJob) -> list[Any]:
     """A job as `push` and `fire` take it."""
-    words = [raw_id(job.job_id), job.nonce, job.priority, due_word(job.due), job.unique]
-    return [*words, _text(job.unique_for_ms), _text(job.expires_in_ms), len(job.fields), *job.fields]
+    words: list[Any] = [raw_id(job.job_id), job.nonce, job.priority, due_word(job.due), job.unique]
+    words += [_text(job.unique_for_ms), _text(job.expires_in_ms), _CONFLICTS[job.on_conflict], len(job.fields)]
+    return [*words, *job.fields]
 
 
 def _text(number: int | None) -> str:

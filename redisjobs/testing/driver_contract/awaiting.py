@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from redisjobs.driver import Notification
+from redisjobs.job import Priority
 from redisjobs.queries import Ask, Cancel, Delete, Ending, Find, Requeue, Standing
 from redisjobs.testing.driver_contract.acts import (
     AGAIN,
@@ -24,7 +25,18 @@ from redisjobs.testing.driver_contract.acts import (
 )
 from redisjobs.testing.driver_contract.needs import needs
 from redisjobs.testing.store import DriverStore
-from redisjobs.transitions import Ack, After, NewJob, Release, Reply, ReportProgress, Result, Settlement, Turn
+from redisjobs.transitions import (
+    Ack,
+    After,
+    NewJob,
+    Release,
+    Reply,
+    ReportProgress,
+    Result,
+    RetryLater,
+    Settlement,
+    Turn,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -81,11 +93,14 @@ async def until_told(heard: list[str], many: int = 1) -> None:
 @needs(Ask)
 async def test_a_job_that_has_not_ended_is_pending_and_says_where_it_is(store: DriverStore, worker: Open) -> None:
     await push(store, kept("a"), job("b"), kept("c", 0, due=After(9000)))
+    await push(store, job("low", priority=Priority.LOW), job("high", priority=Priority.HIGH))
 
-    assert await store.driver.change(Ask(["a", "b", "c"])) == [
+    assert await store.driver.change(Ask(["a", "b", "c", "low", "high"])) == [
         Standing(Ending.PENDING, "ready:normal", keep=HOUR),
         Standing(Ending.PENDING, "ready:normal"),
         Standing(Ending.PENDING, "delayed", keep=0),
+        Standing(Ending.PENDING, "ready:low"),
+        Standing(Ending.PENDING, "ready:high"),
     ]
     await claim(await worker())
     assert await standing(store) == Standing(Ending.PENDING, "ready:normal", keep=HOUR)
@@ -180,6 +195,19 @@ async def test_a_job_that_is_cancelled_says_so_wherever_it_was(store: DriverStor
 
     standings = await store.driver.change(Ask(["delayed", "ready", "runs", "again", "lost"]))
     assert standings == [Standing(Ending.CANCELLED)] * 5
+
+
+@needs(Ask)
+async def test_a_retry_that_ends_a_cancelled_job_says_so_though_only_the_worker_knew_that_this_is_kept(
+    store: DriverStore, worker: Open
+) -> None:
+    one = await worker()
+    await push(store, "a")
+    lease = await claim_one(one)
+    await store.driver.change(Cancel("a"))
+
+    assert await settle(one, lease, RetryLater(After(0), {"keep_result": str(HOUR)})) == Reply.CANCELLED
+    assert (await standing(store)).ending is Ending.CANCELLED
 
 
 @needs(Ask)
@@ -280,6 +308,24 @@ async def test_a_process_that_waits_is_told_once_when_the_job_ends(
 
     assert heard == ["changed a", "changed b", "changed c"]
     assert others == ["changed b"]
+
+
+@needs(Ask)
+async def test_each_process_that_waits_for_a_job_is_told_once_however_often_it_asked(
+    store: DriverStore, worker: Open
+) -> None:
+    one = await worker()
+    await push(store, "a")
+    lease = await claim_one(one)
+    async with told(store, "p1") as first, told(store, "p2") as second, told(store, "p3") as third:
+        for process in ("p1", "p2", "p3", "p2", "p1"):
+            await store.driver.change(Ask(["a"], process))
+        await settle(one, lease, Ack())
+        for heard in (first, second, third):
+            await until_told(heard)
+        await store.driver.change(Ask(["a"], "p1"))
+
+    assert first == second == third == ["changed a"]
 
 
 @needs(Ask)

@@ -1,0 +1,36 @@
+-- key_holder: the job that holds a unique key; nil where the key is free. It is free too where its job holds it until its start
+-- only, and a worker has that job in its hands: who pushes now is not to lose what they push to a run that has begun.
+--
+-- Returns {id}; where `replaces`, and the job waits, also where: `stream` and `entry`, or of a delayed one its `member` of
+-- `due`; and `notes`, a flat list of what stays of it though all else is replaced. One that waits only to be cancelled does
+-- not count as waiting, and a key that outlives its job is that of no waiting one. Needs field, entry_at, unpacked, stored,
+-- leases, holder, is_waiting, member, pushed_at beside it.
+local function key_holder(places, jobs, delayed, unique, key, replaces, now_ms)
+  local id = redis.call('GET', unique .. key)
+  if not id then return nil end
+  local found, located = {id = id}, redis.call('HGET', jobs, id)
+  local place, entry, mark = string.match(located or '', '^(%S+) ?(%S*) ?(%S*)$')
+  local is_ready = place and string.sub(place, 1, 6) == 'ready:' and places[place]
+  if not is_ready and place ~= 'delayed' then return found end
+  local waits = not is_ready or is_waiting((holder(places[place], entry)))
+  if waits and (not replaces or mark == 'cancelling') then return found end
+
+  local fields = stored(places, delayed, id, located)
+  if not fields or field(fields, 'id') ~= id then return found end
+  if not waits then
+    local is_over = field(fields, 'unique') == key and field(fields, 'unique_until') == 'start'
+    return not is_over and found or nil
+  end
+  if field(fields, 'unique') ~= key and field(fields, 'window') ~= key then return found end
+  found.notes = {}
+  for _, name in ipairs({'nonce', 'queued_at', 'attempt', 'error', 'started_at'}) do
+    local value = field(fields, name) or name == 'queued_at' and pushed_at(entry, now_ms)
+    if value then found.notes[#found.notes + 1], found.notes[#found.notes + 2] = name, value end
+  end
+  if is_ready then
+    found.stream, found.entry = places[place], entry
+  else
+    found.member = member(entry, id)
+  end
+  return found
+end

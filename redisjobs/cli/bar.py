@@ -1,0 +1,60 @@
+"""How far a job is, on the command line: a bar on a terminal, and nothing in a pipe."""
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as RichProgress
+
+from redisjobs.progress import Progress
+from redisjobs.visible import visible
+
+
+class Bar:
+    """A bar on stderr, for as long as the block runs; it leaves nothing behind.
+
+    Args:
+        job_id: What to call it.
+
+    Attributes:
+        is_shown: Whether there is a terminal for it.
+    """
+
+    def __init__(self, job_id: str) -> None:
+        self._bar = RichProgress(
+            TextColumn("{task.fields[job]}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[done]}", markup=False),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self.is_shown = self._bar.console.is_terminal
+        self._bar.disable = not self.is_shown
+        self._task = self._bar.add_task("", total=None, job=visible(job_id, 40), done="", note="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def show(self, progress: Progress) -> None:
+        """Show how far it is."""
+        total = None if progress.fraction is None else 1.0
+        note = visible(progress.note)
+        self._bar.update(
+            self._task, total=total, completed=progress.fraction or 0.0, done=amount(progress), note=note
+        )
+
+
+def amount(progress: Progress) -> str:
+    """How much is done, as `40 %`, `12 of 30` or `12`; '' where that is not said."""
+    if progress.done is not None:
+        return f"{progress.done:g}" + ("" if progress.total is None else f" of {progress.total:g}")
+    return "" if progress.fraction is None else f"{progress.fraction:.0%}".replace("%", " %")

@@ -56,7 +56,8 @@ BY_NAME = {task.__name__: task for task in TASKS} | {"wait": kept, "unique": pla
 
 def make():
     ttl = timedelta(hours=1) if os.environ.get("BENCH_FEATURE") in KEPT else timedelta(0)
-    docket = Docket(name="bench", url=os.environ["BENCH_URL"], execution_ttl=ttl)
+    url = os.environ["BENCH_URL"] + "?max_connections=2000"  # 100 are too few for 100 jobs at once
+    docket = Docket(name="bench", url=url, execution_ttl=ttl)
     for task in TASKS:
         docket.register(task)
     return docket

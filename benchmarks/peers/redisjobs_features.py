@@ -3,8 +3,7 @@ import os
 from dataclasses import dataclass
 from itertools import count
 
-from redisjobs import JobContext, JobName, JobQueue
-from redisjobs.job import PushOptions
+from redisjobs import JobContext, JobName, JobQueue, PushOptions
 
 import meter
 

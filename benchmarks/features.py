@@ -294,7 +294,7 @@ _BESIDE = """\
 Beside others: CPU of the worker and of Redis together, that of the push in it, µs a job. Compare what a feature
 costs a system with what a plain job costs it; and mind that BullMQ's worker is JavaScript. Only redisjobs adds a
 follow-up in the step that ends its parent: others push it in the handler, so one may be pushed twice. Docket opens
-a connection for each who waits, so 1,000 wait; in ardiq 500, as of 3,000 most timed out; else as many as jobs."""
+a connection for each who waits, so 1,000 wait; in ardiq 500, as 3,000 had timed out; else as many as jobs."""
 
 
 def more(run: Run, system: str, feature: Feature, figure: Figure) -> list[float]:

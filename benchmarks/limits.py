@@ -46,6 +46,7 @@ class Judged:
     Attributes:
         at_once: The most jobs of the name with `max_concurrency` that ran at once.
         counted: The most that the server counted at once.
+        cut_off: How many runs of jobs of that name were cut off by a kill, or by the end.
         used: Of what that limit allows, the share that was leased, from 0 to 1.
         starts: How many jobs of the name with a rate were started.
         most_a_second: The most of these in any second.
@@ -55,6 +56,7 @@ class Judged:
 
     at_once: int
     counted: int
+    cut_off: int
     used: float
     starts: int
     most_a_second: int
@@ -140,7 +142,8 @@ def judge(
     for name, share in (("few", used), ("often", allowed)):
         if share < _LEAST:
             wrong.append(f"of what is allowed of '{name}' only {share:.1%} ran while jobs waited")
-    return Judged(at_once, counted, used, len(starts), most_within(starts, 1000), allowed, wrong)
+    cut_off = sum(line["name"] == "few" and line["run"] not in ends for line in lines)
+    return Judged(at_once, counted, cut_off, used, len(starts), most_within(starts, 1000), allowed, wrong)
 
 
 # Under kills
@@ -284,6 +287,7 @@ def said_of(judged: Judged, seconds: float) -> str:
     rows = [
         [f"max_concurrency={AT_ONCE}: most at once, by the workers", str(judged.at_once)],
         ["the same, as the server counts", str(judged.counted)],
+        ["runs that a kill has cut off, whose lease has to end", str(judged.cut_off)],
         ["of what is allowed, leased while jobs waited", f"{judged.used:.1%}"],
         [f"rate={RATE}/s: most starts in a second, the burst of {RATE} in it", str(judged.most_a_second)],
         ["of what is allowed after the first burst, started while jobs waited", f"{judged.allowed:.1%}"],

@@ -790,6 +790,12 @@ def test_what_is_above_a_limit_or_below_what_it_allows_is_said(
     assert wrong in said
 
 
+def test_a_run_that_was_cut_off_is_told_and_may_have_run_or_not() -> None:
+    judged = limits.judge([*LIMITED, *limited("few", 9, 500, None, [])], [3], LEFT, 1)
+
+    assert (judged.cut_off, judged.at_once, judged.wrong) == (1, 3, [])
+
+
 def test_a_run_whose_lease_was_lost_does_not_count() -> None:
     lost = {"what": "lost", "jobs": ["job-9"]}
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import signal
 import statistics
 import subprocess
 import sys
@@ -206,4 +207,5 @@ def _say(what: str) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # what was started is ended then too
     sys.exit(main(sys.argv[1:]))

@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- claim: promote what is due, then lease up to `count` jobs to a worker, strictly by priority, first in
 -- first out; a job that was released keeps its place before the new ones. One that may not start now, as its name is paused
--- or it is held, goes to the consumer `parked`; of a paused queue nothing is leased. A group that is missing is made.
+-- or it is held, goes to the consumer `parked`; one over its limit to a waiting line. Whose turn it is in such a line is
+-- handed back first. Of a paused queue nothing is leased. A group that is missing is made.
 --
 -- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
 -- KEYS[2]  ready:normal  stream
@@ -20,11 +21,18 @@
 -- KEYS[15] paused        string  there while the queue is paused
 -- KEYS[16] paused:names  hash    job names that are paused -> since when, ms
 -- KEYS[17] held          hash    ids of jobs that are held -> since when, ms
--- KEYS[18] result:       string  prefix; result:<id> is what the job's handler returned, JSON, where that is kept
--- KEYS[19] outcome:      string  prefix; outcome:<id> is how the job has ended, where its result is kept
--- KEYS[20] progress:     string  prefix; progress:<id> is what the job has reported last, JSON
--- KEYS[21] waiters       hash    job id -> processes that wait for its end
--- KEYS[22] waiter:       channel prefix; waiter:<process> has the notifications to one that waits
+-- KEYS[18] limits        hash    job name -> its limit, in words
+-- KEYS[19] shares        hash    place and entry of each limited job that runs -> what it is counted under: name, key
+-- KEYS[20] holders:      zset    prefix; holders:<name> <key> has those places, since when, ms
+-- KEYS[21] rate:         string  prefix; rate:<name> <key> has the theoretical arrival time of its next job, µs
+-- KEYS[22] turns         zset    names and keys with a waiting line -> when one of it may start, ms
+-- KEYS[23] lines         zset    names and keys that have a waiting line, in alphabetical order
+-- KEYS[24] control       channel notifications
+-- KEYS[25] result:       string  prefix; result:<id> is what the job's handler returned, JSON, where that is kept
+-- KEYS[26] outcome:      string  prefix; outcome:<id> is how the job has ended, where its result is kept
+-- KEYS[27] progress:     string  prefix; progress:<id> is what the job has reported last, JSON
+-- KEYS[28] waiters       hash    job id -> processes that wait for its end
+-- KEYS[29] waiter:       channel prefix; waiter:<process> has the notifications to one that waits
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  count         int     most jobs to lease; 0 only promotes
@@ -34,8 +42,8 @@
 --                        has to run alone, as its workers were lost whenever it ran before
 -- ARGV[6]  now_ms        int ms; '' = the server's clock
 --
--- Returns  {now_us, due_in, ahead, {unread, unread, unread}, waits_ms, jobs, ended}: the first four as settle does,
---          after this claim; for how many ms a job has been waiting that needs a worker with nothing else to run (-1:
+-- Returns  {now_us, due_in, ahead, {unread, unread, unread}, turn_in, waits_ms, jobs, ended}: the first five as settle
+--          does, after this claim; for how many ms a job has been waiting that needs a worker with nothing else to run (-1:
 --          none); for each job {stream 1..3, entry, deliveries, {name, value, ...}}; and for each that was ended instead
 --          {id, word}. Or one word, FENCED:
 --          CANCELLED  as was asked while it ran: gone
@@ -80,42 +88,71 @@
 --- @include "include/restrictions"
 --- @include "include/prospect"
 --- @include "include/hand_back"
+--- @include "include/limit_of"
+--- @include "include/arrival"
+--- @include "include/room"
+--- @include "include/take_share"
+--- @include "include/give_up"
+--- @include "include/limiter"
+--- @include "include/hand_back_held"
+--- @include "include/forget"
+--- @include "include/take_turns"
+--- @include "include/next_turn"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
 local jobs, due, delayed, dead, unique, finished = KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local stats, record = KEYS[10], KEYS[11] .. ARGV[1]
 local retention, completed, cancelled = KEYS[12], KEYS[13], KEYS[14]
 local paused, paused_names, held = KEYS[15], KEYS[16], KEYS[17]
-local result, outcome, progress, waiters, waiter = KEYS[18], KEYS[19], KEYS[20], KEYS[21], KEYS[22]
+local control = KEYS[24]
+local result, outcome, progress, waiters, waiter = KEYS[25], KEYS[26], KEYS[27], KEYS[28], KEYS[29]
 local worker, most, most_bytes, max_deliveries = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local idle = ARGV[5] == '1'
 local now_ms, exact_ms = now(ARGV[6])
+local now_us = math.floor(exact_ms * 1000 + 0.5)
 local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
 local keys = {streams = streams, jobs = jobs, due = due, delayed = delayed, unique = unique, stats = stats}
 keys.dead, keys.ending = dead, slot(finished, now_ms)
+keys.limits, keys.shares, keys.holders, keys.rate, keys.turns, keys.lines =
+  KEYS[18], KEYS[19], KEYS[20], KEYS[21], KEYS[22], KEYS[23]
+keys.paused_names = paused_names
 
 if not alive(record) then return 'FENCED' end
 expect('stream', streams[1], streams[2], streams[3])
 expect('hash', jobs)
 expect('zset', due)
 if redis.call('EXISTS', due) == 1 then expect('hash', delayed) end
-local limits = restrictions(paused, paused_names, held)
-if limits and limits.all then most = 0 end
-local released, any_released = {}, false
-for number, stream in ipairs(most > 0 and streams or {}) do
-  released[number] = leases(stream, '-', '+', most, 'released')
-  any_released = any_released or #(released[number] or {}) > 0
+local restricted = restrictions(paused, paused_names, held, keys.limits)
+if restricted and restricted.all then most = 0 end
+local takes_turns = most > 0 and redis.call('EXISTS', keys.turns) == 1
+local limiting = nil
+if takes_turns or restricted and restricted.limited then
+  expect('hash', keys.shares)
+  expect('zset', keys.turns, keys.lines)
+  limiting = limiter(keys, now_ms, now_us)
 end
+local released, any_released = {}, takes_turns
+local function look_at_released()
+  for number, stream in ipairs(most > 0 and streams or {}) do
+    released[number] = leases(stream, '-', '+', most, 'released')
+    any_released = any_released or #(released[number] or {}) > 0
+  end
+end
+look_at_released()
 if any_released then
   expect('stream', dead)
   expect('set', keys.ending)
   keys.kept = kept(retention, completed, cancelled)
   keys.ends = ends(result, outcome, progress, waiters, waiter)
 end
-local due_in = promote(keys, now_ms, exact_ms)
+local due_in, turned = promote(keys, now_ms, exact_ms), 0
+if takes_turns then
+  turned = take_turns(keys, now_ms, now_us)
+  if turned > 0 then look_at_released() end
+end
 
 local claimed, ended, waits_ms, bytes, goes_on = {}, {}, -1, 0, false
-local parked = 0
+local parked = 0 -- or waiting in line
 local passed_over = 0 -- bytes of jobs that were looked at, and wait or are parked
 local function runs_nothing()
   if not idle or #claimed > 0 then return false end
@@ -131,7 +168,8 @@ end
 -- last time to a worker that runs nothing beside it, so that no other job dies, or is judged, in its place; the locator
 -- has the mark `alone` then. (With a `max_deliveries` of 1 no job is delivered twice: no proof can be had.)
 --
--- Returns the fields if it was given, and whether it is to run alone; or nil, and why it was not: `ended`; `parked`; or
+-- Returns the fields if it was given, and whether it is to run alone; or nil, and why it was not: `ended`; `parked`, or in
+-- line; or
 -- `waits`, for a worker with nothing else to run, or `stays`, with NO_IDS: then nothing was written
 local function deliver(stream, entry, deliveries)
   local is_last = deliveries >= max_deliveries and max_deliveries > 1
@@ -146,14 +184,19 @@ local function deliver(stream, entry, deliveries)
   local job, mark = identify(places, jobs, place, entry, fields)
   if mark == 'cancelling' then
     finish_one(keys, 'cancelled', stream, entry, job, fields, now_ms, {'deliveries', whole(deliveries - 1)})
-    if limits then redis.call('HDEL', held, job) end
+    if restricted and restricted.job then redis.call('HDEL', held, job) end
+    if limiting then limiting.pass(fields) end
     table.insert(ended, {job, 'CANCELLED'})
     return nil, 'ended'
   end
-  if limits and limits.job(job, fields) then
-    hand_back(stream, deliveries - 1, {entry}, 'parked')
+  local function pass_over(to)
+    if to then hand_back(stream, deliveries - 1, {entry}, to) end
     parked, passed_over = parked + 1, passed_over + bytes_of(fields)
     return nil, 'parked'
+  end
+  if restricted and restricted.job and restricted.job(job, fields) then
+    if limiting then limiting.pass(fields) end
+    return pass_over('parked')
   end
   if deliveries > max_deliveries and (mark == 'alone' or max_deliveries == 1) then
     local alone = mark == 'alone' and ', the last time with nothing beside it' or ''
@@ -166,12 +209,18 @@ local function deliver(stream, entry, deliveries)
       table.insert(ended, {job, 'NO_IDS'})
       return nil, 'stays'
     end
+    if limiting then limiting.pass(fields) end
     table.insert(ended, {job, 'DEAD'})
     return nil, 'ended'
   end
   if is_last and not runs_nothing() then
     passed_over = passed_over + bytes_of(fields)
     return nil, 'waits'
+  end
+  local bucket = limiting and limiting.start(place .. ' ' .. entry, fields, true)
+  if bucket then
+    limiting.line_up(stream, deliveries - 1, {entry}, bucket)
+    return pass_over()
   end
   redis.call('XCLAIM', stream, 'workers', worker, 0, entry, 'RETRYCOUNT', deliveries, 'JUSTID')
   if is_last then
@@ -219,18 +268,25 @@ local function read_new(stream)
   return reply and reply[1][2] or {}
 end
 
--- Those of new entries that may start; the others are parked, as never delivered.
+-- Those of new entries that may start; the others are parked, or wait in line, as never delivered.
 local function startable(stream, entries)
-  if not limits then return entries end
-  local place, some = string.match(stream, '}:(.+)$'), {}
+  if not restricted then return entries end
+  local place, some, lines = string.match(stream, '}:(.+)$'), {}, {}
   for _, entry in ipairs(entries) do
-    if limits.job(identify(places, jobs, place, entry[1], entry[2]), entry[2]) then
-      hand_back(stream, 0, {entry[1]}, 'parked')
-      parked = parked + 1
+    local id, fields = entry[1], entry[2]
+    if restricted.job and restricted.job(identify(places, jobs, place, id, fields), fields) then
+      hand_back(stream, 0, {id}, 'parked')
     else
-      some[#some + 1] = entry
+      local bucket = limiting and limiting.start(place .. ' ' .. id, fields)
+      if bucket then
+        lines[bucket] = lines[bucket] or {}
+        table.insert(lines[bucket], id)
+      else
+        some[#some + 1] = entry
+      end
     end
   end
+  for bucket, waiting in pairs(lines) do limiting.line_up(stream, 0, waiting, bucket) end
   return some
 end
 
@@ -242,7 +298,7 @@ local function take_new(number, stream)
     for _, entry in ipairs(startable(stream, entries)) do
       claimed[#claimed + 1] = {number, entry[1], 1, entry[2]}
     end
-    if not limits then return end
+    if not restricted then return end
     looked = looked + #entries
     for _, entry in ipairs(entries) do bytes = bytes + bytes_of(entry[2]) end
     if looked >= 500 or bytes >= most_bytes then
@@ -258,6 +314,9 @@ for number, stream in ipairs(streams) do
 end
 
 -- Where there was room for more, and all were looked at, what is left waits for a worker that runs nothing.
-local finds, unread = limits and 2 or 0, {0, 0, 0}
-if #claimed >= most or goes_on then finds, unread = prospect(streams, limits) end
-return {exact_ms * 1000, due_in, finds, unread, waits_ms, claimed, ended}
+local finds, unread = restricted and 2 or 0, {0, 0, 0}
+if #claimed >= most or goes_on then finds, unread = prospect(streams, restricted) end
+if turned > 0 and finds % 2 == 1 then tell(control, 'released ' .. turned) end -- more than this worker has room for
+local turn_in = limiting and not (restricted and restricted.all) and next_turn(keys.turns, exact_ms) or -1
+if turned > 0 or limiting and limiting.has_turned then finds = finds + 16 end
+return {exact_ms * 1000, due_in, finds, unread, turn_in, waits_ms, claimed, ended}

@@ -12,6 +12,7 @@
 -- KEYS[8]  completed     stream  jobs that are done, where they are kept
 -- KEYS[9]  cancelled     stream  jobs that were cancelled, where they are kept
 -- KEYS[10] held          hash    ids of jobs that are held -> since when, ms
+-- KEYS[11] lines         zset    names and keys that have a waiting line, in alphabetical order
 --
 -- ARGV[1]  state         ready, running, delayed, dead, completed or cancelled
 -- ARGV[2]  limit         int     most jobs to list; at most 500
@@ -31,7 +32,7 @@
 --- @include "include/is_older"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
-local jobs, due, delayed, held = KEYS[4], KEYS[5], KEYS[6], KEYS[10]
+local jobs, due, delayed, held, lines = KEYS[4], KEYS[5], KEYS[6], KEYS[10], KEYS[11]
 local aside = {dead = KEYS[7], completed = KEYS[8], cancelled = KEYS[9]}
 local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
 local state, limit = ARGV[1], math.min(tonumber(ARGV[2]), 500)
@@ -52,9 +53,9 @@ local function add_page(stream, page)
   end
 end
 
-local function add_running(stream)
+local function add_pending(stream)
   local from, pages = '-', 0
-  repeat -- a page may hold nothing but jobs that were handed back or are parked, of which there can be many
+  repeat -- a page may hold nothing but jobs that run, or wait while those are asked for that do, of which there can be many
     local page = leases(stream, from, '+', 500) or {}
     add_page(stream, page)
     from, pages = '(' .. (page[#page] or {'0'})[1], pages + 1
@@ -82,7 +83,8 @@ end
 
 if state == 'ready' or state == 'running' then
   for _, stream in ipairs(streams) do
-    if state == 'running' then add_running(stream) else add_waiting(stream) end
+    -- Where there are lines, of which each has a consumer, all that is pending is gone through.
+    if state == 'running' or redis.call('ZCARD', lines) > 0 then add_pending(stream) else add_waiting(stream) end
     if state == 'ready' and #rows < limit then add_unread(stream) end
   end
 elseif state == 'delayed' then

@@ -16,6 +16,12 @@
 -- KEYS[7]  stats         hash    counters
 -- KEYS[8]  control       channel notifications
 -- KEYS[9]  jobs          hash    the locator: job id -> where it is
+-- KEYS[10] limits        hash    job name -> its limit, in words
+-- KEYS[11] shares        hash    place and entry of each limited job that runs -> what it is counted under: name, key
+-- KEYS[12] holders:      zset    prefix; holders:<name> <key> has those places, since when, ms
+-- KEYS[13] rate:         string  prefix; rate:<name> <key> has the theoretical arrival time of its next job, µs
+-- KEYS[14] turns         zset    names and keys with a waiting line -> when one of it may start, ms
+-- KEYS[15] lines         zset    names and keys that have a waiting line, in alphabetical order
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  count         int     most jobs to hand back
@@ -42,6 +48,8 @@
 --- @include "include/fence"
 --- @include "include/unlocate"
 --- @include "include/hand_back"
+--- @include "include/limit_of"
+--- @include "include/give_up"
 --- @include "include/hand_back_held"
 --- @include "include/forget"
 
@@ -50,13 +58,16 @@ local workers, record, fenced, stats, control, jobs = KEYS[4], KEYS[5], KEYS[6],
 local worker, most, counts_others = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1'
 local looks_at_all, now_ms, exact_ms = ARGV[4] == '1', now(ARGV[5])
 local first_silent = 6
-local keys = {workers = workers, fenced = fenced, record = record}
+local keys = {workers = workers, fenced = fenced, record = record, streams = streams, jobs = jobs}
+keys.limits, keys.shares, keys.holders, keys.rate, keys.turns, keys.lines =
+  KEYS[10], KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15]
 
 local lease_ms = alive(record .. worker)
 if not lease_ms then return 'FENCED' end
 expect('stream', streams[1], streams[2], streams[3])
 expect('zset', workers, fenced)
-expect('hash', jobs)
+expect('hash', jobs, keys.limits, keys.shares)
+expect('zset', keys.turns, keys.lines)
 local looked_at = redis.call('ZRANGEBYSCORE', fenced, '-inf', now_ms, 'LIMIT', 0, 10)
 if #looked_at < 10 then -- later than the next second is none, unless the clock was set back
   local later = redis.call('ZRANGEBYSCORE', fenced, whole(now_ms + 1001), '+inf', 'LIMIT', 0, 10 - #looked_at)
@@ -93,7 +104,7 @@ end
 local handed_back, more = 0, 0
 for _, id in ipairs(looked_at) do
   if redis.call('TYPE', record .. id).ok ~= 'hash' then fence(keys, id, now_ms) end -- by hand: as if it were fenced now
-  local some = most > handed_back and hand_back_held(streams, jobs, id, most - handed_back, 0) or 0
+  local some = most > handed_back and hand_back_held(keys, id, most - handed_back, 0, now_ms) or 0
   handed_back = handed_back + some
   local watched = redis.call('HMGET', record .. id, 'watch_ms', 'watched_until')
   if some > 0 then

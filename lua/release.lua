@@ -11,6 +11,12 @@
 -- KEYS[7]  stats         hash    counters
 -- KEYS[8]  control       channel notifications
 -- KEYS[9]  jobs          hash    the locator: job id -> where it is
+-- KEYS[10] limits        hash    job name -> its limit, in words
+-- KEYS[11] shares        hash    place and entry of each limited job that runs -> what it is counted under: name, key
+-- KEYS[12] holders:      zset    prefix; holders:<name> <key> has those places, since when, ms
+-- KEYS[13] rate:         string  prefix; rate:<name> <key> has the theoretical arrival time of its next job, µs
+-- KEYS[14] turns         zset    names and keys with a waiting line -> when one of it may start, ms
+-- KEYS[15] lines         zset    names and keys that have a waiting line, in alphabetical order
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  refund        '1': the deliveries do not count, as nothing runs any more; '0': they do, as what ran may be what
@@ -31,17 +37,22 @@
 --- @include "include/fence"
 --- @include "include/unlocate"
 --- @include "include/hand_back"
+--- @include "include/limit_of"
+--- @include "include/give_up"
 --- @include "include/hand_back_held"
 --- @include "include/forget"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
 local workers, record, fenced, stats, control, jobs = KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local worker, refund, watch, now_ms = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1', now(ARGV[4])
-local keys = {workers = workers, fenced = fenced, record = record}
+local keys = {workers = workers, fenced = fenced, record = record, streams = streams, jobs = jobs}
+keys.limits, keys.shares, keys.holders, keys.rate, keys.turns, keys.lines =
+  KEYS[10], KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15]
 
 expect('stream', streams[1], streams[2], streams[3])
 expect('zset', workers, fenced)
-expect('hash', jobs)
+expect('hash', jobs, keys.limits, keys.shares)
+expect('zset', keys.turns, keys.lines)
 
 local was_fenced = redis.call('ZSCORE', fenced, worker)
 if was_fenced then
@@ -49,7 +60,7 @@ if was_fenced then
 elseif refund == 0 then
   fence(keys, worker, now_ms)
 end
-local released = hand_back_held(streams, jobs, worker, 500, refund)
+local released = hand_back_held(keys, worker, 500, refund, now_ms)
 if released == 0 and refund > 0 then
   if watch then
     fence(keys, worker, now_ms)
@@ -64,4 +75,7 @@ if released > 0 then
   count(stats, 'released', released)
   tell(control, 'released ' .. released)
 end
+-- It may be the one that knew when the next of a waiting line may start.
+local turn = redis.call('ZRANGE', keys.turns, 0, 0, 'WITHSCORES')[2]
+if turn then tell(control, 'due ' .. turn) end
 return released

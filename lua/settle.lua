@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- settle: end the leases of many jobs at once: each is done, runs again later, is handed back, or is a dead letter. Then
--- promote what is due, and say what a claim would find.
+-- settle: end the leases of many jobs at once: each is done, runs again later, is handed back, or is a dead letter. What they
+-- held of the limits of their names is free. Then promote what is due, and say what a claim would find.
 --
 -- Every check comes before the first write: the worker has a record, and each job's locator names the very entry that it
 -- settles. So a batch of jobs that are all done takes a few commands, however many they are; where one of them is not as
@@ -26,11 +26,17 @@
 -- KEYS[16] paused        string  there while the queue is paused
 -- KEYS[17] paused:names  hash    job names that are paused -> since when, ms
 -- KEYS[18] held          hash    ids of jobs that are held -> since when, ms
--- KEYS[19] result:       string  prefix; result:<id> is what the job's handler returned, JSON, where that is kept
--- KEYS[20] outcome:      string  prefix; outcome:<id> is how the job has ended, where its result is kept
--- KEYS[21] progress:     string  prefix; progress:<id> is what the job has reported last, JSON
--- KEYS[22] waiters       hash    job id -> processes that wait for its end
--- KEYS[23] waiter:       channel prefix; waiter:<process> has the notifications to one that waits
+-- KEYS[19] limits        hash    job name -> its limit, in words
+-- KEYS[20] shares        hash    place and entry of each limited job that runs -> what it is counted under: name, key
+-- KEYS[21] holders:      zset    prefix; holders:<name> <key> has those places, since when, ms
+-- KEYS[22] rate:         string  prefix; rate:<name> <key> has the theoretical arrival time of its next job, µs
+-- KEYS[23] turns         zset    names and keys with a waiting line -> when one of it may start, ms
+-- KEYS[24] lines         zset    names and keys that have a waiting line, in alphabetical order
+-- KEYS[25] result:       string  prefix; result:<id> is what the job's handler returned, JSON, where that is kept
+-- KEYS[26] outcome:      string  prefix; outcome:<id> is how the job has ended, where its result is kept
+-- KEYS[27] progress:     string  prefix; progress:<id> is what the job has reported last, JSON
+-- KEYS[28] waiters       hash    job id -> processes that wait for its end
+-- KEYS[29] waiter:       channel prefix; waiter:<process> has the notifications to one that waits
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  lane          which of the worker's exchanges this is: there may be two under way
@@ -56,10 +62,12 @@
 --          retry: due ('+5000' in ms, or a time in ms), names and values of the fields to change ('' removes one) ·
 --          fail: reason, error, traceback, error type, fingerprint (each of these three '' for none), reported ('1': progress)
 --
--- Returns  {now_us, due_in, ahead, {unread, unread, unread}, word, ...}: the clock; µs until the next delayed job
+-- Returns  {now_us, due_in, ahead, {unread, unread, unread}, turn_in, word, ...}: the clock; µs until the next delayed job
 --          (-1: none); what a claim would find, as a sum: 1 if jobs were handed back, 2 if some jobs may not start, so
---          that only the script claims, 4 if the queue is paused, and then nothing else is told; how many jobs of each
---          stream were never delivered; and one word for each job, in their order, or OK alone for all of them. Or one
+--          that only the script claims, 4 if the queue is paused, and then nothing else is told; where nothing was
+--          promoted, 8 if the next of a waiting line may start, so that a claim is needed; 16 if this call has changed
+--          when the next one may, so that this worker sees to it; how many jobs of each stream were never delivered;
+--          µs until the next of a line may start (-1: nobody waits for a time); and one word for each job, in their order, or OK alone for all of them. Or one
 --          word for the whole call, FENCED or STALE:
 --          OK          settled, as it says. Of a job that pushes others, after `:`, for each of these 1 if it was added, 0 if
 --                      its id was another's, or the job that holds its unique key stays, or was replaced
@@ -113,6 +121,15 @@
 --- @include "include/may_not_start"
 --- @include "include/restrictions"
 --- @include "include/prospect"
+--- @include "include/unlocate"
+--- @include "include/limit_of"
+--- @include "include/arrival"
+--- @include "include/room"
+--- @include "include/give_up"
+--- @include "include/hand_back_held"
+--- @include "include/forget"
+--- @include "include/take_turns"
+--- @include "include/next_turn"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
 local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3], dead = KEYS[7]}
@@ -120,7 +137,7 @@ local jobs, due, delayed, dead, unique, finished = KEYS[4], KEYS[5], KEYS[6], KE
 local stats, control, record = KEYS[10], KEYS[11], KEYS[12] .. ARGV[1]
 local retention, completed, cancelled = KEYS[13], KEYS[14], KEYS[15]
 local paused, paused_names, held = KEYS[16], KEYS[17], KEYS[18]
-local result, outcome, progress, waiters, waiter = KEYS[19], KEYS[20], KEYS[21], KEYS[22], KEYS[23]
+local result, outcome, progress, waiters, waiter = KEYS[25], KEYS[26], KEYS[27], KEYS[28], KEYS[29]
 local worker, lane, turn, promotes = ARGV[1], 'answer:' .. ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
 local now_ms, exact_ms = now(ARGV[5])
 local done = {tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])}
@@ -134,6 +151,9 @@ local first_result = first_unique + 2 * uniques
 local first_other = first_result + 5 * results
 local keys = {streams = streams, jobs = jobs, due = due, delayed = delayed, dead = dead, unique = unique, stats = stats}
 keys.ending = slot(finished, now_ms)
+keys.limits, keys.shares, keys.holders, keys.rate, keys.turns, keys.lines =
+  KEYS[19], KEYS[20], KEYS[21], KEYS[22], KEYS[23], KEYS[24]
+keys.paused_names = paused_names
 -- For what ends though the locator of its id is another job's.
 local unlocated = {unique = unique, stats = stats, ending = keys.ending}
 
@@ -227,6 +247,8 @@ local function conclude_all(ids)
   end
 end
 
+local is_limited = redis.call('EXISTS', keys.shares, keys.turns) > 0 -- whether any job runs that has a limit, or waits for one
+
 local function end_all()
   local entries, ids, at = {}, {}, first_done
   for number, many in ipairs(done) do
@@ -244,6 +266,14 @@ local function end_all()
   local pushes = only_ids and ids or {unpack(ARGV, first_young, first_young + young - 1)}
   local read = keys.kept.completed and fields_of_all() or {}
   conclude_all(ids)
+  if is_limited then
+    local places = {}
+    for stream, ended in pairs(entries) do
+      local place = string.match(stream, '}:(.+)$') .. ' '
+      for _, entry in ipairs(ended) do places[#places + 1] = place .. entry end
+    end
+    give_up(keys, places, now_ms)
+  end
   finish(keys, 'completed', entries, ids, held, pushes)
   for _, one in ipairs(read) do
     keep(keys, 'completed', one.priority, one.entry, one.job, one.fields, {'worker', worker, 'deliveries', '1'}, now_ms)
@@ -260,7 +290,8 @@ local function again(number, entry, job, fields, changes, due_at)
   fields = with(fields, changes)
   if due_at > now_ms then
     local priority = string.match(streams[number], '}:ready:(.+)$')
-    if delay(jobs, due, delayed, job, priority, fields, due_at, line(exact_ms, retried + pushed + replaced)) then earliest = due_at end
+    local place = line(exact_ms, retried + pushed + replaced)
+    if delay(jobs, due, delayed, job, priority, fields, due_at, place) then earliest = due_at end
   else
     if not enqueue(keys, number, job, fields) then return false end
   end
@@ -399,7 +430,13 @@ local function end_one(settlement, number, entry, deliveries, job, values)
   local needs = settlement ~= 'done' and settlement ~= 'cancelled' and settlement ~= 'report'
   local fields = settlement ~= 'report' and entry_at(streams[number], entry) or nil
   if needs and not fields then return 'LEASE_LOST' end
-  return settlements[settlement](number, entry, deliveries, id, fields, values, hold)
+  local is_refunded = settlement == 'release' and values[1] == '1'
+  local word = settlements[settlement](number, entry, deliveries, id, fields, values, hold)
+  local is_over = settlement ~= 'report' and (string.sub(word, 1, 2) == 'OK' or word == 'CANCELLED')
+  if is_limited and is_over then
+    give_up(keys, {string.match(streams[number], '}:(.+)$') .. ' ' .. entry}, now_ms, is_refunded)
+  end
+  return word
 end
 
 -- What the worker says of a job that is done, by its first delivery: its unique key, and the nonce of its push, as of one
@@ -470,9 +507,13 @@ end
 
 expect('stream', streams[1], streams[2], streams[3])
 expect('hash', jobs)
-local limits = nil
+if is_limited then
+  expect('hash', keys.limits, keys.shares)
+  expect('zset', keys.turns, keys.lines)
+end
+local restricted = nil
 if promotes then
-  limits = restrictions(paused, paused_names, held)
+  restricted = restrictions(paused, paused_names, held, keys.limits)
   expect('zset', due)
   if redis.call('EXISTS', due) == 1 then expect('hash', delayed) end
 end
@@ -483,10 +524,19 @@ if turn == 0 or turn > last then -- else it was applied before, and is only answ
   answer = settle(in_order)
 end
 if turn > last then redis.call('HSET', record, lane, ARGV[3] .. ' ' .. answer) end
-local reply = {exact_ms * 1000, -1, 0, {0, 0, 0}}
+local reply = {exact_ms * 1000, -1, 0, {0, 0, 0}, -1}
 if promotes then
   reply[2] = promote(keys, now_ms, exact_ms)
-  reply[3], reply[4] = prospect(streams, limits)
+  local is_paused, turned = restricted and restricted.all, 0
+  if is_limited and not is_paused then
+    turned = take_turns(keys, now_ms, math.floor(exact_ms * 1000 + 0.5))
+    if turned > 0 then tell(control, 'released ' .. turned) end -- this worker may have no room for them
+  end
+  reply[3], reply[4] = prospect(streams, restricted)
+  if turned > 0 then reply[3] = reply[3] + 16 end
+  if is_limited and not is_paused then reply[5] = next_turn(keys.turns, exact_ms) end
+elseif is_limited and #redis.call('ZRANGEBYSCORE', keys.turns, '-inf', whole(now_ms), 'LIMIT', 0, 1) > 0 then
+  reply[3] = 8
 end
 for word in string.gmatch(answer, '%S+') do reply[#reply + 1] = word end
 return reply

@@ -62,6 +62,9 @@ from redisjobs.job import (
     State,
 )
 
+# Limits
+from redisjobs.limits import LimitedKey, LimitInfo
+
 # Middleware
 from redisjobs.middleware import Middleware
 from redisjobs.pauses import PauseInfo
@@ -115,6 +118,8 @@ __all__ = [
     "JobTimeout",
     "Keep",
     "Lifespan",
+    "LimitInfo",
+    "LimitedKey",
     "Middleware",
     "NoResult",
     "PauseInfo",

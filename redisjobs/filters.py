@@ -1,6 +1,5 @@
 """Which jobs an operator means: what is given to the calls that go through a whole state."""
 
-import re
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -10,6 +9,7 @@ from redisjobs.arguments import is_text, one_of
 from redisjobs.durations import milliseconds, seconds
 from redisjobs.job import State
 from redisjobs.queries import Cancel, Delete, Filter, Hold, Requeue, Row, Several, Unhold
+from redisjobs.rates import pause_of
 from redisjobs.transitions import After, Due, Reply
 
 AT_ONCE = 100
@@ -142,18 +142,6 @@ def letter_of(row: Row) -> str:
 def done(replies: Sequence[Reply]) -> int:
     """To how many it was done."""
     return sum(reply in DONE for reply in replies)
-
-
-def pause_of(rate: str) -> float:
-    """How many ms are between two jobs.
-
-    Raises:
-        ValueError: It is no rate.
-    """
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)/([smh])", rate) if isinstance(rate, str) else None
-    if not found or not float(found[1]):
-        raise ValueError(f"rate={rate!r}: give how many in a second, a minute or an hour, as 100/s, 20/m or 5/h")
-    return {"s": 1_000, "m": 60_000, "h": 3_600_000}[found[2]] / float(found[1])
 
 
 def _text(text: str | None, what: str) -> str:

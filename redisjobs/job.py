@@ -126,6 +126,8 @@ class PushOptions(TypedDict, total=False):
             started never does, however often it is tried again, also after its worker died or stopped.
         keep_result: For how long what its handler returns is kept, for `queue.result`; 0: not at all. Defaults to
             what is said where the handler is registered.
+        limit_key: Under which key the job is counted, where its name has a limit: text of 1 to 200 characters, or
+            a whole number. Defaults to what the `limit_key` of its handler says, if that is here.
     """
 
     delay: Duration | None
@@ -139,6 +141,7 @@ class PushOptions(TypedDict, total=False):
     headers: Mapping[str, str] | None
     expires_in: Duration | None
     keep_result: Duration | None
+    limit_key: str | int | None
 
 
 @dataclass(slots=True, unsafe_hash=True)  # one a push; to freeze it costs as much again
@@ -578,6 +581,7 @@ class JobDefinition(Generic[P]):
         function: The handler itself, as that process finds it.
         by_name: Whether that takes its parameters by name.
         returned: The type that it returns, by its annotation.
+        limit: How many of its jobs may run at once, or start in a time, as its code declares; '' for no limit.
     """
 
     name: JobName[P]
@@ -591,6 +595,7 @@ class JobDefinition(Generic[P]):
     in_process: bool = False
     function: Any = None
     by_name: bool = False
+    limit: str = ""
     returned: Any = Any
 
     @cached_property

@@ -267,6 +267,35 @@ class FindPauses(Query[Pauses]):
     """What may not start now."""
 
 
+@dataclass(frozen=True, slots=True)
+class LimitsFound:
+    """What a step of looking at limits came to. What is counted together goes by the job name, and a key after it.
+
+    Attributes:
+        limits: Job names, and the limit of each in words, as `Limit.text`.
+        lines: What is counted together, how many of it wait in line, and when the next may start, in ms since
+            1970; None: when one that runs has ended.
+        running: What is counted together, the worker of a job that runs, and the job's id.
+        after: Where the next step goes on, for `FindLimits`; '' if there is nothing more to look at.
+    """
+
+    limits: Mapping[str, str]
+    lines: Sequence[tuple[str, int, int | None]]
+    running: Sequence[tuple[str, str, str]]
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FindLimits(Query[LimitsFound]):
+    """Which job names have limits, what runs under them and what waits in line, in bounded steps.
+
+    Attributes:
+        after: Where an earlier step left off; '' to begin.
+    """
+
+    after: str = ""
+
+
 class Ending(StrEnum):
     """How a job that somebody waits for has ended, or that it has not."""
 
@@ -391,6 +420,23 @@ class Unpark(Change[str]):
         after: Where the step before has left off; '' to begin.
     """
 
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SetLimit(Change[str]):
+    """Set the limit of a job name, or remove it; whoever waits for it is looked at anew, in bounded steps.
+
+    The answer is where the next step goes on; '' at the end.
+
+    Attributes:
+        name: Of the jobs.
+        limit: In words, as `Limit.text`; '' removes it.
+        after: Where the step before has left off; '' to begin.
+    """
+
+    name: str
+    limit: str
     after: str = ""
 
 

@@ -41,6 +41,7 @@ from redisjobs.job import (
     State,
     TypedMapping,
 )
+from redisjobs.limits import Limit, LimitInfo, limit_infos, limited_name
 from redisjobs.middleware import NOBODY, Middleware, before_push
 from redisjobs.pauses import PauseInfo, pause_info, paused_name
 from redisjobs.progress import Progress
@@ -53,6 +54,7 @@ from redisjobs.queries import (
     Delete,
     Filter,
     Find,
+    FindLimits,
     FindPauses,
     GroupDead,
     Hold,
@@ -63,6 +65,7 @@ from redisjobs.queries import (
     Resume,
     Row,
     Scan,
+    SetLimit,
     Several,
     Unhold,
     Unpark,
@@ -202,11 +205,16 @@ class JobQueue(Serving):
             schedule: When it is pushed, again and again, without arguments; see the method `schedule`.
             keep_result: For how long what it returns is kept; see `register`. Defaults to not at all.
             strict_result: Whether the job fails when that can't be kept; see `register`.
+            max_concurrency: So many of these jobs run at once at most, in all workers; see `register`.
+            rate: So many of them start in a time, as `50/s`.
+            burst: So many may start together after a rest.
+            limit_key: Says under which key a job is counted. It gets an object with the arguments as attributes.
 
         Raises:
             RegistrationError: The name has a handler already, or the signature can't be a job's; or what it
                 returns can't be kept.
             TypeError: There is no such option.
+            ValueError: A limit makes no sense.
         """
         return cast("JobDecorator", self._job)
 
@@ -536,6 +544,39 @@ class JobQueue(Serving):
         """What may not start: since when the queue is paused, which names are, and how many jobs are held."""
         return pause_info(await self._read(FindPauses()))
 
+    async def set_limit(
+        self,
+        name: str | JobName[Any],
+        *,
+        max_concurrency: int | None = None,
+        rate: str | None = None,
+        burst: int | None = None,
+    ) -> None:
+        """Limit the jobs of a name in the whole fleet, in place of what was said before; with nothing, no more.
+
+        It counts at once, and until a worker begins whose code declares a limit for the name. What runs goes on.
+        Jobs over the limit wait in a line, each key in one of its own: see `limit_key` of `register`.
+
+        Args:
+            name: Of the jobs.
+            max_concurrency: So many run at once at most; None: any number.
+            rate: So many start in a time, runs that are tried again too, as `50/s`, `100/m` or `5/h`; None: any.
+            burst: So many may start together after a rest. Defaults to those of one second, and at least one.
+
+        Raises:
+            ValueError: There can be no such name, or a limit makes no sense.
+        """
+        limit, after = Limit(max_concurrency, rate, burst).text, None
+        while after != "":
+            after = await self._change(SetLimit(limited_name(name), limit, after or ""))
+
+    async def limits(self) -> list[LimitInfo]:
+        """Which job names have limits, which jobs run under them, and how many wait in line; by name."""
+        steps = [await self._read(FindLimits())]
+        while steps[-1].after:
+            steps.append(await self._read(FindLimits(steps[-1].after)))
+        return limit_infos(steps)
+
     async def hold(self, job: str | PushedJob) -> Reply:
         """Let one waiting job not start, until `unhold`. It keeps its due time, its priority and its place.
 
@@ -723,6 +764,10 @@ class JobDecorator(Protocol):
         schedule: Schedule | None = None,
         keep_result: Duration | None = None,
         strict_result: bool = False,
+        max_concurrency: int | None = None,
+        rate: str | None = None,
+        burst: int | None = None,
+        limit_key: Callable[[Any], str | int] | None = None,
     ) -> "JobDecorator": ...
 
 

@@ -47,6 +47,7 @@ from redisjobs.job import (
     checked_queue_name,
     name_of,
 )
+from redisjobs.limits import LimitKey, checked_key, declared
 from redisjobs.middleware import Hook, Middleware, PushEnds, all_checked, checked, hooks
 from redisjobs.push import Push, Told, name_in
 from redisjobs.queries import Row
@@ -159,6 +160,7 @@ class Registry:
         self.events = Events()
         logs.listen(self.events)
         self._names: dict[Any, JobName[Any]] = {}
+        self._limit_keys: dict[str, LimitKey] = {}
         self.middleware: tuple[Middleware, ...] = ()
         self.on_push: tuple[Hook, ...] = ()
         for each in all_checked(middleware, awaits_push=self._awaits_push):
@@ -191,6 +193,10 @@ class Registry:
         schedule: Schedule | None = None,
         keep_result: Duration | None = None,
         strict_result: bool = False,
+        max_concurrency: int | None = None,
+        rate: str | None = None,
+        burst: int | None = None,
+        limit_key: Callable[[P], str | int] | None = None,
     ) -> HandlerDecorator[P]:
         """Register the decorated function as the handler of a job name; it stays as it is.
 
@@ -208,22 +214,31 @@ class Registry:
                 a push says goes first.
             strict_result: Whether a job fails whose handler returns what can't be kept, instead of being done with
                 its result refused. It is not run again.
+            max_concurrency: So many of these jobs run at once at most, in all workers of the queue together. A
+                worker stores that as it begins, and the last that did so, or `set_limit`, counts.
+            rate: So many of them start in a time, as `50/s`, `100/m` or `5/h`.
+            burst: So many may start together after a rest. Defaults to those of one second, and at least one.
+            limit_key: Says by the parameters under which key a job is counted: then the limits hold for each key.
+                It is called where a job is pushed.
 
         Raises:
             RegistrationError: The name has a handler already, or the handler takes something other than
                 (parameters) or (parameters, context), or can't run in a process; or there is a schedule, and the
                 parameters can't be made without arguments; or what it returns can't be kept.
-            ValueError: A duration can't be one.
+            ValueError: A duration can't be one, or a limit makes no sense.
         """
+        limit = declared(max_concurrency, rate, burst)
         name = name_of(parameters)
 
         def decorate(handler: Any) -> Any:
             is_async = _is_async(handler)
             in_process = _process(handler, is_async, run_in)
             call = handler_call(handler)
+            self._count_by(name, limit_key)
             bare = self._bare(name, name.parameters, schedule)
             kept = _kept(handler, keep_result, strict_result)
             limits = (timeout, stalled_after)
+            kept["limit"] = limit.text if limit else ""
             self._add(name, call, is_async, retry, limits, bare, in_process=in_process, function=handler, **kept)
             return handler
 
@@ -241,8 +256,13 @@ class Registry:
         schedule: Schedule | None = None,
         keep_result: Duration | None = None,
         strict_result: bool = False,
+        max_concurrency: int | None = None,
+        rate: str | None = None,
+        burst: int | None = None,
+        limit_key: LimitKey | None = None,
     ) -> tuple[JobName[Any], Signature]:
         """Register a plain function whose signature is the parameters; what `job` of each face does."""
+        limit = declared(max_concurrency, rate, burst)
         called = getattr(function, "__name__", None) if name is None else name
         if called is None:  # a partial, or an object that can be called
             raise RegistrationError(f"{function!r} has no name of its own: give one, as job(name='...')")
@@ -250,6 +270,7 @@ class Registry:
         job_name = JobName(called, signature.type)
         is_async = _is_async(function)
         in_process = _process(function, is_async, run_in)
+        self._count_by(job_name, limit_key, signature.named)
         self._add(
             job_name,
             signature.call,
@@ -261,8 +282,19 @@ class Registry:
             function=function,
             by_name=True,
             **_kept(function, keep_result, strict_result),
+            limit=limit.text if limit else "",
         )
         return job_name, signature
+
+    def _count_by(
+        self, name: JobName[Any], limit_key: LimitKey | None, seen: Callable[[Any], Any] | None = None
+    ) -> None:
+        """Note by what the jobs of a name are counted, before one is made that is scheduled without arguments."""
+        if limit_key is None or name.name in self.definitions:
+            return
+        if not callable(limit_key):
+            raise TypeError(f"limit_key={limit_key!r}: give a function of the parameters, as lambda p: p.tenant")
+        self._limit_keys[name.name] = limit_key if seen is None else lambda parameters: limit_key(seen(parameters))
 
     def _bare(self, name: JobName[Any], make: Callable[[], Any], schedule: Schedule | None) -> Definition | None:
         """The schedule of a job that is pushed without arguments, if it has one; nothing is declared yet."""
@@ -435,6 +467,8 @@ class Registry:
         known = self.definitions.get(name.name)
         if known is not None and known.keep_ms and options.get("keep_result") is None:
             fields += ["keep_result", str(known.keep_ms)]
+        if self._limit_keys and name.name in self._limit_keys and options.get("limit_key") is None:
+            fields += ["limit_key", self._key_of(name, parameters)]
         return _with_options(fields, options) if options else NewJob(codec.new_job_id(), fields)
 
     def _encode(self, name: JobName[Any], parameters: Any) -> bytes:
@@ -444,6 +478,13 @@ class Registry:
             if why := _no_parameters(parameters):
                 raise TypeError(why) from None
             raise
+
+    def _key_of(self, name: JobName[Any], parameters: Any) -> str:
+        """Under which key a job is counted, as its handler says."""
+        try:
+            return checked_key(self._limit_keys[name.name](parameters))
+        except Exception as error:  # it is the user's code, and may raise anything
+            raise EncodeError(f"{name.name}: limit_key= gave no key for these parameters ({error})") from error
 
     def edited(self, row: Row, parameters: Any) -> bytes:
         """New parameters for a job that is there: by the type of its handler here, else by what JSON can say.
@@ -632,6 +673,8 @@ def _with_options(fields: list[str | bytes], options: PushOptions) -> NewJob:
         fields += ["headers", codec.encode_headers(headers)]
     if options.get("keep_result") is not None:
         fields += ["keep_result", str(_ms(options["keep_result"], "keep_result"))]
+    if (limit_key := options.get("limit_key")) is not None:
+        fields += ["limit_key", checked_key(limit_key)]
     if unique_for is not None and not (unique and unique_for):
         raise ValueError("unique_for= says how long, at least 1 ms, a unique= key is held; give the key too")
     fields += _unique_until(options.get("unique_until"), unique, unique_for)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from types import NoneType
+from types import NoneType, SimpleNamespace
 from typing import Any, NotRequired, get_args, get_origin, get_type_hints
 
 from redisjobs.errors import EncodeError, RegistrationError
@@ -100,6 +100,16 @@ class Signature:
             return signature.bind(*args, **kwargs).arguments
         except TypeError as error:
             raise EncodeError(f"{self.type.__name__}{signature}: {error}") from None
+
+    def named(self, parameters: Mapping[str, Any]) -> SimpleNamespace:
+        """The arguments of one call as attributes of an object, also those that have their default."""
+        every = self._signature.parameters.items()
+        defaults = {
+            name: argument.default
+            for name, argument in every
+            if argument.default is not argument.empty and name != self.context
+        }
+        return SimpleNamespace(**(defaults | dict(parameters)))
 
     def call(self, parameters: Mapping[str, Any], context: JobContext) -> Any:
         """Call the function with its arguments by name."""

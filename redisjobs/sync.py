@@ -46,6 +46,7 @@ from redisjobs.job import (
     State,
     TypedMapping,
 )
+from redisjobs.limits import Limit, LimitInfo, limit_infos, limited_name
 from redisjobs.middleware import NOBODY, Middleware, before_push_sync
 from redisjobs.pauses import PauseInfo, pause_info, paused_name
 from redisjobs.progress import Progress
@@ -58,6 +59,7 @@ from redisjobs.queries import (
     Delete,
     Filter,
     Find,
+    FindLimits,
     FindPauses,
     GroupDead,
     Hold,
@@ -68,6 +70,7 @@ from redisjobs.queries import (
     Resume,
     Row,
     Scan,
+    SetLimit,
     Several,
     Unhold,
     Unpark,
@@ -385,6 +388,26 @@ class JobQueue(Serving):
         """What may not start; see `redisjobs.JobQueue.pauses`."""
         return pause_info(self._read(FindPauses()))
 
+    def set_limit(
+        self,
+        name: str | JobName[Any],
+        *,
+        max_concurrency: int | None = None,
+        rate: str | None = None,
+        burst: int | None = None,
+    ) -> None:
+        """Limit the jobs of a name in the whole fleet; see `redisjobs.JobQueue.set_limit`."""
+        limit, after = Limit(max_concurrency, rate, burst).text, None
+        while after != "":
+            after = self._change(SetLimit(limited_name(name), limit, after or ""))
+
+    def limits(self) -> list[LimitInfo]:
+        """Which job names have limits, and who holds what; see `redisjobs.JobQueue.limits`."""
+        steps = [self._read(FindLimits())]
+        while steps[-1].after:
+            steps.append(self._read(FindLimits(steps[-1].after)))
+        return limit_infos(steps)
+
     def hold(self, job: str | PushedJob) -> Reply:
         """Let one waiting job not start; see `redisjobs.JobQueue.hold` for the replies."""
         return self._change(Hold(id_of(job)))
@@ -529,6 +552,10 @@ class JobDecorator(Protocol):
         schedule: Schedule | None = None,
         keep_result: Duration | None = None,
         strict_result: bool = False,
+        max_concurrency: int | None = None,
+        rate: str | None = None,
+        burst: int | None = None,
+        limit_key: Callable[[Any], str | int] | None = None,
     ) -> "JobDecorator": ...
 
 

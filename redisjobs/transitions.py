@@ -302,6 +302,8 @@ class Exchange:
             None if there is none.
         server_ms: The server's clock, to the microsecond; 0 if nothing was asked.
         paused: Whether the queue is paused, so that nothing is claimed; False if nothing was asked.
+        turns: Nothing was asked, and a job that waited for a limit may start now: ask for jobs.
+        lines: Whether jobs wait for a limit, and it is known when the next may start; `due_in` has that too.
     """
 
     replies: Sequence[Reply] = ()
@@ -313,6 +315,8 @@ class Exchange:
     server_ms: float = 0
     paused: bool = False
     added: Mapping[int, Sequence[bool]] = field(default_factory=dict)
+    turns: bool = False
+    lines: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -414,8 +414,17 @@ def _run_forever(loop: asyncio.AbstractEventLoop) -> None:
 
 
 async def _end_others() -> None:
-    """End all tasks of the event loop but this one."""
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    """End all tasks of the event loop but this one.
+
+    Those of a task group are left to it: what such a task is to run would never be awaited if it has not begun.
+    """
+    this = asyncio.current_task()
+    while others := [task for task in _outermost_tasks() if task is not this]:
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+
+def _outermost_tasks() -> list[asyncio.Task[Any]]:
+    inside = {task.id for task in anyio.get_running_tasks() if task.parent_id is not None}
+    return [task for task in asyncio.all_tasks() if id(task) not in inside]

@@ -9,6 +9,7 @@ from redisjobs.drivers.memory import exchange, operator, producer, worker
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver, SyncMemoryConsumer, SyncMemoryDriver
 from redisjobs.drivers.memory.ends import conclude
 from redisjobs.drivers.memory.include import fence
+from redisjobs.drivers.memory.shares import Limiter
 from redisjobs.drivers.memory.state import Memory, Record, Stream
 from redisjobs.job import OnConflict
 from redisjobs.queries import Measure
@@ -112,6 +113,16 @@ def leaves_no_killer_alone() -> None:
 def tells_nothing() -> None:
     """Nobody hears of what happens."""
     Memory.tell = lambda self, kind, value: None  # type: ignore[method-assign]
+
+
+def keeps_shares() -> None:
+    """What was limited, and has ended, is counted on."""
+    exchange.give_up = lambda memory, place, *, refund=False: None  # type: ignore[attr-defined]
+
+
+def starts_over_a_limit() -> None:
+    """A limit stops nobody."""
+    Limiter.start = lambda self, stream, entry, *, waited=False: None  # type: ignore[method-assign]
 
 
 def writes_as_it_reads() -> None:
@@ -223,6 +234,11 @@ VERBS: dict[str, Callable[[], None]] = {
     "recover": _missing(MemoryConsumer, "recover"),
     "release": _all(_missing(MemoryConsumer, "release"), _missing(SyncMemoryConsumer, "release")),
     "reclaim": _missing(MemoryConsumer, "reclaim"),
+    "pushes": _missing(
+        MemoryConsumer,
+        "exchange",
+        without=lambda settlements, *_, **__: any(getattr(one, "pushes", ()) for _, one in settlements),
+    ),
     "idle": _missing(MemoryConsumer, "exchange", without=lambda *_, idle=False, **__: idle),
     "wait": _missing(MemoryConsumer, "wait"),
     "listen of a consumer": _missing(MemoryConsumer, "listen"),
@@ -230,8 +246,9 @@ VERBS: dict[str, Callable[[], None]] = {
     "Measure": _asked("Measure", "read"),
     "Scan": _asked("Scan", "read"),
     "GroupDead": _asked("GroupDead", "read"),
-    **{name: _asked(name, "change") for name in ("Pause", "Resume", "Hold", "Unhold", "Unpark")},
+    **{name: _asked(name, "change") for name in ("Pause", "Resume", "Hold", "Unhold", "Unpark", "SetLimit")},
     "FindPauses": _asked("FindPauses", "read"),
+    "FindLimits": _asked("FindLimits", "read"),
     "Several": _asked("Several", "change"),
     "Tidy": _asked("Tidy", "change"),
     "listen of a driver": _missing(MemoryDriver, "listen"),

@@ -301,7 +301,7 @@ class RedisStore:
         faults += [
             f"{job} is waited for, and gone" for job in waited_for - located.keys() if not job[:1].isdigit()
         ]
-        return faults + self._parked_for_nothing(held)
+        return faults + self._parked_for_nothing(held) + self._limited_for_nothing()
 
     def _parked_for_nothing(self, held: set[str]) -> list[str]:
         names = self.admin.hkeys(f"{self.prefix}paused:names")
@@ -315,6 +315,34 @@ class RedisStore:
                     faults.append(f"{job} is parked, and neither its name is paused nor it is held")
         return [] if self.admin.hexists(f"{self.prefix}layout", "unpark") else faults
 
+    def _limited_for_nothing(self) -> list[str]:
+        """Shares that nobody holds, or are noted on one side only, and waiting lines that wait for nothing."""
+        shares = {place.decode(): bucket for place, bucket in self.admin.hgetall(f"{self.prefix}shares").items()}
+        running, lines = dict[str, str](), dict[bytes, int]()
+        for priority in Priority:
+            for entry, consumer, _ in self.pending(priority):
+                running[f"ready:{priority} {entry}"] = consumer
+                if consumer.startswith("line:"):
+                    lines[consumer[5:].encode()] = lines.get(consumer[5:].encode(), 0) + 1
+        idle = [
+            place for place in shares if running.get(place, "line:").startswith(("line:", "released", "parked"))
+        ]
+        faults = [f"{place} holds a share, and does not run" for place in idle]
+        held = dict[str, bytes]()
+        for key in self.admin.scan_iter(match=self.prefix.replace("[", r"\[") + "holders:*", count=1000):
+            bucket = key.removeprefix(f"{self.prefix}holders:".encode())
+            held |= {place.decode(): bucket for place in self.admin.zrange(key, 0, -1)}
+        if held != shares:
+            faults.append(f"shares and holders differ: {held.items() ^ shares.items()}")
+        turns = {bucket for bucket, _ in self.admin.zrange(f"{self.prefix}turns", 0, -1, withscores=True)}
+        names = self.admin.hkeys(f"{self.prefix}paused:names")
+        noted = set(self.admin.zrange(f"{self.prefix}lines", 0, -1))
+        for bucket in lines:
+            is_seen_to = bucket in turns or bucket in shares.values() or bucket.partition(b" ")[0] in names
+            if bucket not in noted or not is_seen_to:
+                faults.append(f"{bucket.decode()} has a line, and nobody will look at it")
+        return faults
+
     def _pending(self, place: str, consumer: str) -> list[bytes]:
         try:
             found = self.admin.xpending_range(f"{self.prefix}{place}", "workers", "-", "+", 1000, consumer)
@@ -325,11 +353,15 @@ class RedisStore:
     def _has_reason(self, key: str, ttl: int) -> bool:
         streams = ("ready:high", "ready:normal", "ready:low", "dead")
         lasting = (
-            *(*streams, "completed", "cancelled", "retention", "paused", "paused:names", "held"),
+            *(*streams, "completed", "cancelled", "retention", "paused", "paused:names", "held", "limits"),
             *("jobs", "due", "delayed", "stats", "workers", "fenced", "layout", "schedules"),
         )
         if key.startswith("schedule:"):
             return self.admin.hexists(f"{self.prefix}schedules", key.removeprefix("schedule:")) is True
+        if key in ("shares", "lines", "turns") or key.startswith("holders:"):
+            return True  # what is wrong in them, `_limited_for_nothing` says
+        if key.startswith("rate:"):
+            return ttl >= 0
         if key.startswith("worker:"):
             worker = key.removeprefix("worker:")
             alive = self.admin.zscore(f"{self.prefix}workers", worker) is not None

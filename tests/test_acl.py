@@ -24,7 +24,7 @@ from redisjobs.job import (
     Priority,
     State,
 )
-from redisjobs.queries import Ask, Count, Measure, Requeue, Retain
+from redisjobs.queries import Ask, Count, Measure, Requeue, Retain, SetLimit, Tidy
 from redisjobs.retention import Keep, Retention
 from redisjobs.schedules.schedule import Schedule
 from redisjobs.schedules.stored import Definition, Fire, Firing, ListSchedules, PutSchedules
@@ -218,13 +218,28 @@ async def work(url: str, store: RedisStore) -> None:
         await claim(last)
         with closing(Heart(last)) as heart:
             assert heart.release() == 1
+        await work_under_a_limit(driver, last, store)
         await listen(worker, store, url)
     assert store.admin.get(f"{store.prefix}result:done") == b"5"
     assert store.admin.get(f"{store.prefix}outcome:done") == b"completed"
     assert not store.admin.exists(f"{store.prefix}waiters")
     counters = ("completed", "retried", "dead", "released", "reclaimed", "trimmed")
-    assert [counted(store, counter) for counter in counters] == [8, 2, 2, 2, 4, 1]
-    assert [store.admin.xlen(f"{store.prefix}{state}") for state in ("completed", "dead")] == [8, 1]
+    assert [counted(store, counter) for counter in counters] == [10, 2, 2, 2, 4, 1]
+    assert [store.admin.xlen(f"{store.prefix}{state}") for state in ("completed", "dead")] == [10, 1]
+
+
+async def work_under_a_limit(driver: Driver, last: Consumer, store: RedisStore) -> None:
+    """One of two jobs waits until the other has ended; and shares of jobs that do not run are looked for."""
+    await last.open("w4")
+    assert await driver.change(SetLimit("Add", "max_concurrency=1 rate=1000/s")) == ""
+    left = (await claim(last)).leases
+    await push(store, "limited")
+    assert (await last.exchange([], 3)).leases == []
+    second = await last.exchange([(lease, Ack()) for lease in left], 3)
+    assert [lease.job_id for lease in (*left, *second.leases)] == ["left", "limited"]
+    assert (await driver.change(Tidy("shares "))).after == ""
+    assert (await last.exchange([(lease, Ack()) for lease in second.leases], None)).replies == [Reply.OK]
+    assert await driver.change(SetLimit("Add", "")) == ""
 
 
 async def claim(worker: Consumer) -> Exchange:
@@ -398,6 +413,7 @@ async def observe(url: str, store: RedisStore) -> None:
 def look(queue: SyncJobQueue) -> None:
     assert [info.name for info in queue.schedules.list()] == ["nightly"]
     assert queue.pauses().is_paused("") is False
+    assert queue.limits() == []
     counts = queue.counts()
     assert (sum(counts.ready.values()), counts.running, counts.delayed, counts.dead) == (2, 1, 1, 2)
     assert counts.totals["pushed"] == 6
@@ -443,6 +459,8 @@ async def operate(url: str, store: RedisStore) -> None:
         await pause_and_hold(queue, store)
         with telling_waiters(store):
             await end_by_a_cancel(queue, store)
+        queue.set_limit("Add", rate="5/s")
+        assert [info.rate for info in queue.limits()] == ["5/s"]
         with telling(store, "schedules"):
             assert queue.schedules.pause("nightly")
         with telling(store, "schedules"):

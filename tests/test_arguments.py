@@ -71,6 +71,7 @@ OPTIONS: dict[str, list[Any]] = {
     "headers": ["a=b", 5, ["a"], {"a": 1}, {1: "a"}, {"a": b"b"}, Odd()],
     "expires_in": DURATIONS,
     "keep_result": DURATIONS,
+    "limit_key": ["", "a\n", "x" * 201, "\ud800", 1.5, True, b"a", ["a"], Odd(), Card],
 }
 WANTED: dict[str, list[Any]] = {
     **{name: [*TEXTS, ""] for name in ("name", "text", "fingerprint", "reason")},
@@ -86,6 +87,10 @@ JOB: dict[str, list[Any]] = {
     "schedule": ["0 4 * * *", 5, Odd()],
     "keep_result": DURATIONS,
     "strict_result": ["no", 1, None, Odd()],
+    "max_concurrency": NUMBERS,
+    "rate": [5, b"5/s", Odd(), "", "5", "5/d", "0/s", "-1/s"],
+    "burst": [*NUMBERS, 5],
+    "limit_key": [5, "tenant", Odd()],
 }
 NO_MIDDLEWARE = [5, "Middleware", None, Odd(), Middleware]
 QUEUE: dict[str, list[Any]] = {
@@ -201,6 +206,14 @@ def cases(make: Any) -> Iterator[Case]:
         yield verb, getattr(queue, verb), {"state": "ready"}, WANTED | states
     for verb in ("pause", "resume", "is_paused"):
         yield verb, getattr(queue, verb), {}, {"name": ["", "two words", b"Card", 5, ["Card"], Card, Odd()]}
+    limits = {"max_concurrency": [*NUMBERS, 10**9], "rate": JOB["rate"], "burst": [*NUMBERS, 10**9]}
+    limited = {"name": "Card", "rate": "5/s"}
+    yield (
+        "set_limit",
+        queue.set_limit,
+        limited,
+        limits | {"name": ["", "two words", b"Card", 5, None, Card, Odd()]},
+    )
     yield "scan", queue.scan, {"state": "dead"}, WANTED | {"state": ["gone", "running", "", 5, None, Odd()]}
     rules = {
         "schedule": ["0 4 * * *", 5, None, Odd(), Schedule],
@@ -367,7 +380,7 @@ async def test_a_right_argument_is_none(
 
 UNTRIED = {
     "JobQueue.aclose", "JobQueue.close", "JobQueue.disconnect",  # take nothing
-    "JobQueue.counts", "JobQueue.dead_groups",  # nor do these
+    "JobQueue.counts", "JobQueue.dead_groups", "JobQueue.limits",  # nor do these
     "Worker.run", "Worker.stop", "Worker.stop_now",  # take nothing but flags
     "JobQueue.definition", "JobQueue.register_function", "JobQueue.prepare_many",  # of the inside
     "JobQueue.edited", "JobQueue.returned_by", "JobQueue.handle",  # as well

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import features, limits, report, waiters
+from benchmarks import chain, features, limits, report, waiters
 from benchmarks.__main__ import arguments, beside, installed, measure
 from benchmarks.commits import checked_out, resolved
 from benchmarks.measures import ROWS, TIMES, Amount, Figures, Row
@@ -19,6 +19,7 @@ from benchmarks.session import commands_in
 from benchmarks.systems import PEER_NAMES, PEERS, QUICK, SYSTEMS, Failed, System
 from redisjobs import Schedule
 from redisjobs.schedules.stored import Accuracy, ScheduleInfo
+from redisjobs.torture.store import Final, Letter
 from redisjobs.torture.stories import Line
 
 MADE_UP: Samples = {
@@ -833,3 +834,77 @@ def test_limits_are_not_measured_where_there_are_none(
 
     assert limits.main([]) == 1
     assert "this version of redisjobs has no limits" in capsys.readouterr().out
+
+
+# A chain of three steps, the second of which was begun by a worker that was killed
+
+
+def step(number: int, at: float, deliveries: int = 1, *, ends: bool = True, last: bool = False) -> list[Line]:
+    lease = {"job": f"step {number}", "db": 0, "pid": 1, "worker": "w", "attempt": 1, "deliveries": deliveries}
+    told = {"reply": "OK", "settlement": "Ack", "cancelled": False, "sent_at": at + 0.3, "resent": False}
+    parent = {"parent": lease["job"], "kept": False, "delay": 0.0, "name": "Step"}
+    found: list[Line] = [{**lease, "what": "start", "name": "Step", "at": at}]
+    if not last:
+        found.append({**lease, **parent, "what": "follow-up", "job": f"step {number + 1}", "at": at + 0.1})
+    if ends:
+        found.append({**lease, "what": "end", "result": "done", "at": at + 0.2})
+        found.append({**lease, **told, "what": "settled", "at": at + 0.4})
+    return found
+
+
+CHAIN = [*step(1, 1), *step(2, 2, ends=False), *step(2, 4, 2), *step(3, 5, last=True)]
+COUNTED = {"pushed": 3, "completed": 3}
+
+
+@pytest.mark.parametrize(
+    ("told", "final", "wrong"),
+    [
+        (CHAIN, Final(totals=COUNTED), []),
+        (
+            CHAIN[:-3],
+            Final(totals={"pushed": 2, "completed": 2}),
+            [
+                "step 3 was created, and never ended",
+                "the store counts 2 pushed, and there must be 3",
+                "the store counts 2 completed, and there must be 3",
+            ],
+        ),
+        (
+            [*CHAIN[:6], *CHAIN[10:]],
+            Final(totals=COUNTED),
+            [
+                "step 3 was created, and its parent step 2 did not push it: which never ended as done",
+                "step 2 was created, and never ended",
+            ],
+        ),
+        ([*CHAIN, *step(3, 6, 2, last=True)], Final(totals=COUNTED), ["step 3 ended twice"]),
+        (
+            [*CHAIN, {"what": "JobsPushed", "pid": 1, "db": 0, "at": 5, "jobs": [["step 3", "Step", True]] * 2}],
+            Final(totals=COUNTED),
+            ["step 3 (Step) was created 2 times"],
+        ),
+        (
+            CHAIN,
+            Final([Letter("step 3", "worker lost")], left=["1 jobs in due"], totals=COUNTED),
+            ["1 jobs in due", "step 3 is a dead letter: worker lost"],
+        ),
+    ],
+    ids=["in order", "lost", "not pushed", "ended twice", "created twice", "left"],
+)
+def test_each_step_of_a_chain_that_was_not_created_and_ended_once_is_said(
+    told: list[Line], final: Final, wrong: list[str]
+) -> None:
+    judged = chain.judge(told, final, "step 1", 3)
+
+    assert judged.wrong == wrong
+    assert judged.created == 3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_chain_goes_on_to_its_end_though_workers_and_server_are_killed() -> None:
+    kills, judged = chain.endure(40, 1.5, 1)
+
+    assert judged.wrong == []
+    assert (judged.created, judged.ended) == (40, 40)
+    assert kills.workers + kills.servers > 0

@@ -659,6 +659,36 @@ def test_a_queue_and_a_name_are_paused_and_jobs_are_held(
 
 
 @pytest.mark.usefixtures("full")
+def test_limits_are_set_listed_and_removed(
+    cli: Callable[..., Ended], there: sync.JobQueue, queue_name: str
+) -> None:
+    def said(*arguments: str) -> str:
+        answer = cli("limits", *arguments, "-q", queue_name)
+        assert (answer.code, answer.err) == (0, "")
+        return str(answer.out)
+
+    assert said("list") == f"no limits on queue '{queue_name}'\n"
+    assert said("set", "rest", "--max-concurrency", "3", "--rate", "50/s") == (
+        f"'rest' on queue '{queue_name}': max_concurrency=3 rate=50/s burst=50\n"
+    )
+    document = {"name": "other", "max_concurrency": None, "rate": "5/h", "burst": 2}
+    assert json.loads(said("set", "other", "--rate", "5/h", "--burst", "2", "--json")) == document
+    assert json.loads(said("list", "--json"))[0] == document | {"keys": []}
+    heads, _, other, rest = said("list").splitlines()
+    assert heads.split() == [
+        *("name", "key", "max", "concurrency", "rate", "burst", "running", "waiting"),
+        *heads.split()[-2:],
+    ]
+    assert (other.split(), rest.split()) == (
+        ["other", "5/h", "2", "0", "0"],
+        ["rest", "3", "50/s", "50", "0", "0"],
+    )
+
+    assert said("remove", "other") == f"'other' on queue '{queue_name}': no limit\n"
+    assert [info.name for info in there.limits()] == ["rest"]
+
+
+@pytest.mark.usefixtures("full")
 def test_requeue_all_takes_every_dead_letter(cli: Callable[..., Ended], queue_name: str) -> None:
     assert cli("dead", "requeue", "--all", "-q", queue_name).out == "requeued dead\n"
 
@@ -696,7 +726,10 @@ def test_requeue_all_takes_every_dead_letter(cli: Callable[..., Ended], queue_na
         (["worker", "shop:queue", "shop:plain", "shop:queue=2"], r"shop:queue is given twice$"),
         (["worker", "shop:queue", "shop:same"], r"queue '\S+' is listed twice: "),  # they are moved to one server
         (["worker", "shop:queue=2", "shop:plain", "--strict"], r"strict=True: the order is all that counts then"),
-        (["push", "shop:queue", "Male", "{}"], r"no handler for 'Male'; registered: Mail, block, boom, rest,"),
+        (
+            ["push", "shop:queue", "Male", "{}"],
+            r"no handler for 'Male'; registered: Mail, add, block, boom, rest,",
+        ),
         (["push", "shop:queue", "Mail", '{"to"'], r"Mail: Invalid JSON"),
         (["push", "shop:queue", "Mail", '{"to": 5}'], r"Mail\.to: Input should be a valid string \(got int\)"),
         (["push", "shop:queue", "Mail", '{"to": "joe", "copy": 2}'], r"Mail: Mail has no key 'copy'$"),
@@ -755,6 +788,12 @@ def test_requeue_all_takes_every_dead_letter(cli: Callable[..., Ended], queue_na
         (["unhold", "--state", "running"], r"--state running: give ready or delayed"),
         (["pause", "--name", ""], r"--name='': give the name of a job"),
         (["resume", "--name", "a b"], r"--name='a b': give the name of a job"),
+        (["limits", "set", "a b", "--rate", "1/s"], r"--name='a b': give the name of a job"),
+        (["limits", "remove", ""], r"--name='': give the name of a job"),
+        (["limits", "set", "a"], r"say --max-concurrency, --rate or both; `redisjobs limits remove` removes"),
+        (["limits", "set", "a", "--rate", "fast"], r"--rate='fast': give how many in a second"),
+        (["limits", "set", "a", "--max-concurrency", "0"], r"--max-concurrency=0: give a whole number from 1 up"),
+        (["limits", "set", "a", "--burst", "3"], r"--burst=3: it says how many may start together of a rate="),
         (["dead", "requeue", "x", "--all"], r"name the dead letters to requeue, or say --all"),
         (["demo", "nowhere"], r"/.*/nowhere is no directory"),
     ],

@@ -97,6 +97,8 @@ FAULTS = {
     "spares_nobody": ("reclaiming", "a_worker_that_beats_between_being_named_and_being_fenced_is_spared"),
     "leaves_no_killer_alone": ("last_deliveries", "a_job_delivered_for_the_last_time_has_its_worker_for_itself"),
     "tells_nothing": ("waiting", "notifications_tell_of_an_earlier_due_time_a_cancel_and_a_release"),
+    "keeps_shares": ("limiting", "however_a_job_ends_its_share_is_free_for_the_next_in_line"),
+    "starts_over_a_limit": ("limiting", "no_more_jobs_of_a_name_run_at_once_than_its_limit_says"),
     "writes_as_it_reads": ("asking", "a_query_writes_nothing"),
     "knows_only_what_it_did_itself": ("sharing", "what_one_driver_pushes_and_changes_another_finds"),
     "keeps_results_of_lost_leases": ("awaiting", "a_worker_that_lost_its_lease_leaves_no_result"),
@@ -169,7 +171,9 @@ BUILT = {
     "scanning": ["Scan", "GroupDead"],
     "asking": ["the sync driver", "Measure", "Several", "Tidy"],
     "pausing": ["Pause", "Resume", "FindPauses", "Hold", "Unhold", "Unpark"],
+    "limiting": ["SetLimit", "FindLimits"],
     "unique_keys": ["on_conflict"],
+    "following": ["pushes"],
     "sharing": ["listen of a driver"],
     "awaiting": ["Ask"],
 }

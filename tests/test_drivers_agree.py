@@ -5,11 +5,12 @@ often each thing was done. Workers stall, come back, are fenced between any two 
 answer.
 """
 
+import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import anyio.from_thread
 import pytest
@@ -45,6 +46,7 @@ from redisjobs.queries import (
     Delete,
     Ending,
     Find,
+    FindLimits,
     FindPauses,
     Hold,
     List,
@@ -55,6 +57,7 @@ from redisjobs.queries import (
     Retain,
     Row,
     Scan,
+    SetLimit,
     Standing,
     Tidy,
     Unhold,
@@ -71,6 +74,7 @@ from redisjobs.transitions import (
     Reclaimed,
     Release,
     Reply,
+    ReportProgress,
     Result,
     RetryLater,
     Settlement,
@@ -88,6 +92,8 @@ LONGEST = 50  # seconds an example lasts by the set clock: a job that ended is r
 SCRIPTS = scripts.names()
 PAUSED = ("", "Work", "Other")  # the queue, and names
 HOUR = 3_600_000  # ms for which results are kept: by its own clock, so none ends in an example
+RULES = ("", "max_concurrency=1", "max_concurrency=2", "rate=2/m burst=2", "max_concurrency=2 rate=2/m burst=3")
+"""Limits; a rate is slow, as a server lets what it knows of one expire by its own clock."""
 
 AGAIN = {"attempt": "2", "error": "é"}
 LATER = After(9000)  # of which `later` makes one of its own
@@ -121,6 +127,7 @@ new_jobs = st.fixed_dictionaries(
     {
         "job_id": st.sampled_from("abcdefghijklmnop"),
         "name": st.sampled_from(["Work", "Work", "Other"]),
+        "key": st.sampled_from(["", "", "x y"]),
         "priority": st.sampled_from(Priority),
         "delay": st.sampled_from([None, None, None, 0, 5, 20]),
         "unique": st.sampled_from(["", "", "k", "l m"]),
@@ -143,6 +150,9 @@ settlements = st.sampled_from(
         Ack(result=Result(HOUR, b"5")),
         Ack(result=Result(HOUR, refused="too large")),
         Ack(cancelled=True, result=Result(HOUR)),
+        Ack(reported=True),
+        DeadLetter("failed", "ValueError: no", reported=True),
+        ReportProgress(b'{"fraction":0.5}'),
     ]
 )
 
@@ -173,6 +183,7 @@ class Claimed:
     leases: list[Lease]
     ended: list[Ended]
     waits: bool
+    added: dict[int, list[bool]] = field(default_factory=dict)
 
 
 def token(worker: str, lease: Lease) -> tuple[str, str, int, str]:
@@ -332,6 +343,8 @@ class TwoDrivers(RuleBasedStateMachine):
         self.pushed: set[str] = set()  # ids that are on the queue, but for those asked to be cancelled
         self.shared: set[str] = set()  # ids that were put in by hand beside a pushed job
         self.restricted = self.to_unpark = False  # some jobs may not start; some may again, and are parked
+        self.limited = False  # a limit was set
+        self.running: Counter[str] = Counter()  # jobs under a limit, as of the last look
         self.over: set[str] = set()  # jobs that ended, and were not pushed again
         self.done: Counter[str] = Counter()  # what was done how often, as the replies said
         self.retention = DEFAULT
@@ -443,6 +456,25 @@ class TwoDrivers(RuleBasedStateMachine):
     @rule(jobs=new_batch, again=st.booleans(), nonce=st.sampled_from(["", "first", "second"]))
     def push(self, jobs: list[dict[str, Any]], again: bool, nonce: str = "") -> None:
         """A push of some ids, a new one or one that may have been made before."""
+        made = self.made(jobs, nonce if again else None)
+
+        async def do(side: Side) -> list[Any]:
+            return await side.store.driver.push(made, repeated=again)
+
+        for job, answer in zip(made, self.agree(do), strict=True):
+            if answer.reply is Reply.OK:
+                self.added(job)
+            elif answer.reply is Reply.REPLACED:
+                self.replaced.add((job.job_id, job.nonce))
+        self.done["replaced"] = len(self.replaced)  # one that comes again is told so again, for a minute
+
+    def added(self, job: NewJob) -> None:
+        self.done["pushed"] += 1
+        self.over.discard(job.job_id)
+        self.pushed |= {job.job_id} - self.shared
+
+    def made(self, jobs: list[dict[str, Any]], nonce: str | None = None) -> list[NewJob]:
+        """Jobs to be pushed; by a push of their own where no nonce is given."""
         self.pushes += 1
         made = []
         for options in jobs:
@@ -452,22 +484,11 @@ class TwoDrivers(RuleBasedStateMachine):
             keep = options["keep_result"]
             left_out = ("delay", "name", "keep_result", "unique_until")
             rest = {key: value for key, value in options.items() if key not in left_out}
-            rest["nonce"] = nonce if again else f"push {self.pushes}"
+            rest["nonce"] = f"push {self.pushes}" if nonce is None else nonce
             fields = ["name", name, "parameters", f"[{self.pushes}]", "headers", "", *options["unique_until"]]
             fields += [] if keep is None else ["keep_result", str(keep)]
             made.append(NewJob(fields=fields, due=due, **rest))
-
-        async def do(side: Side) -> list[Any]:
-            return await side.store.driver.push(made, repeated=again)
-
-        for job, answer in zip(made, self.agree(do), strict=True):
-            if answer.reply is Reply.OK:
-                self.done["pushed"] += 1
-                self.over.discard(job.job_id)
-                self.pushed |= {job.job_id} - self.shared
-            elif answer.reply is Reply.REPLACED:
-                self.replaced.add((job.job_id, job.nonce))
-        self.done["replaced"] = len(self.replaced)  # one that comes again is told so again, for a minute
+        return made
 
     @rule(job_id=st.sampled_from([None, None, "a", "mine"]), unique=st.sampled_from([{}, {"unique": "k"}]))
     def put_by_hand(self, job_id: str | None, unique: dict[str, str]) -> None:
@@ -489,7 +510,8 @@ class TwoDrivers(RuleBasedStateMachine):
 
         async def promote(side: Side) -> Any:
             answer = await side.consumers[worker].exchange([], 0)
-            return answer.due_in, answer.server_ms, answer.paused
+            due_in = None if self.limited else answer.due_in  # a fleet looks a little later than one process does
+            return due_in, answer.server_ms, answer.paused
 
         heard = self.unless_fenced(worker, promote)
         assert heard is None or heard[0] == heard[1]
@@ -550,6 +572,19 @@ class TwoDrivers(RuleBasedStateMachine):
         held = self.picked(worker, numbers)
         self._settle(worker, held, chosen[: len(held)], lane, count)
 
+    @rule(worker=workers, count=st.integers(1, 4), jobs=new_batch, chosen=several_settlements, lane=lanes)
+    def work_and_push(
+        self, worker: str, count: int, jobs: list[dict[str, Any]], chosen: list[Settlement], lane: int
+    ) -> None:
+        """Claim some, and settle what was claimed; every other job pushes some as it ends."""
+        before = set(self.held)
+        self.claim(worker, count, False)
+        claimed = [pair for place, (_, pair) in self.held.items() if place not in before]
+        made = self.made([options | {"on_conflict": OnConflict.SKIP} for options in jobs])
+        pushing = [Ack(pushes=made[at::count], result=Result(HOUR, b"1")) for at in range(count)]
+        settlements: list[Settlement] = [pushing[at] if at % 2 == 0 else chosen[at] for at in range(len(claimed))]
+        self._settle(worker, claimed, settlements, lane)
+
     @rule(worker=workers, owner=workers, chosen=several_settlements)
     def settle_what_another_holds(self, worker: str, owner: str, chosen: list[Settlement]) -> None:
         if worker != owner:
@@ -607,8 +642,8 @@ class TwoDrivers(RuleBasedStateMachine):
             mine = settlements[self.sides.index(side)]
             if count is not None:
                 return await side.claim(worker, count, idle=False, settlements=mine, turn=turn)
-            replies = list((await side.consumers[worker].exchange(mine, None, turn=turn)).replies)
-            return Claimed(replies, [], [], False)
+            answer = await side.consumers[worker].exchange(mine, None, turn=turn)
+            return Claimed(list(answer.replies), [], [], False, {at: [*each] for at, each in answer.added.items()})
 
         current = self.current()
         answers = self.unless_fenced(worker, do)
@@ -618,6 +653,11 @@ class TwoDrivers(RuleBasedStateMachine):
         replies = memory.replies
         assert replies == redis.replies
         assert memory.waits == redis.waits
+        assert memory.added == redis.added
+        for at, flags in memory.added.items():
+            for job, is_added in zip(cast("Ack", dated[at]).pushes, flags, strict=True):
+                if is_added:
+                    self.added(job)
         if turn is not None and held:
             self.sent.setdefault((worker, lane), []).append(Sent(turn, settlements, replies))
         for (lease, _), settlement, reply in zip(held, dated, replies, strict=True):
@@ -629,6 +669,8 @@ class TwoDrivers(RuleBasedStateMachine):
 
     def settled(self, lease: Lease, settlement: Settlement, reply: Reply) -> None:
         if reply is Reply.LEASE_LOST:
+            return
+        if isinstance(settlement, ReportProgress):
             return
         self.retire(lease.key)
         if not isinstance(settlement, Release):
@@ -647,7 +689,7 @@ class TwoDrivers(RuleBasedStateMachine):
 
     @rule(worker=workers, count=st.integers(1, 3))
     def wait(self, worker: str, count: int) -> None:
-        if self.restricted and self.ids[worker] in self.fenced:
+        if (self.restricted or self.limited) and self.ids[worker] in self.fenced:
             return  # what it read is nobody's until somebody looks for it
         memory = self.sides[0].store
         assert isinstance(memory, MemoryStore)
@@ -760,7 +802,7 @@ class TwoDrivers(RuleBasedStateMachine):
             mine = [pair[self.sides.index(side)] for pair in known]
             return sorted(map(repr, map(side.lease, await side.consumers[worker].recover(mine))))
 
-        if self.restricted:
+        if self.restricted or self.limited:
             return  # some of them are for others then
         found = self.unless_fenced(worker, do)
         if found is not None:
@@ -866,6 +908,15 @@ class TwoDrivers(RuleBasedStateMachine):
         """More often than not nothing is paused."""
         self.resume_all(True)
 
+    @rule(name=st.sampled_from(PAUSED[1:]), limit=st.sampled_from(RULES), worker=workers, count=st.integers(0, 4))
+    def limit(self, name: str, limit: str, worker: str, count: int) -> None:
+        """Set a limit, or remove it; then somebody asks for jobs."""
+        self.limited = True
+        assert self.agree(lambda side: side.store.driver.change(SetLimit(name, limit))) == ""
+        self.running = Counter(dict.fromkeys((name, f"{name} x y"), 1_000))  # what ran before is counted
+        self.both_know_the_same()
+        self.claim(worker, count, False)
+
     @rule(number=st.integers(0, 9), holds=st.booleans())
     def hold(self, number: int, holds: bool) -> None:
         waiting = [name for name, state in self.there.items() if state in (State.READY, State.DELAYED)]
@@ -896,6 +947,7 @@ class TwoDrivers(RuleBasedStateMachine):
             found = [await driver.read(Find(side.id_of(name))) for name in names]
             return (
                 await driver.read(FindPauses()),
+                await self.limits(side),
                 await driver.read(Count()),
                 sorted((await driver.read(Measure())).oldest),
                 {state: [side.row(row) for row in await driver.read(List(state, 500))] for state in LIVE},
@@ -914,11 +966,13 @@ class TwoDrivers(RuleBasedStateMachine):
         self.looks += 1
         names = [self.names[(self.looks + n) % len(self.names)] for n in range(3)]  # all of them, in turn
         scanned = SCANNED[self.looks % len(SCANNED)]
-        pauses, counts, waiting, listed, kept, found, standings, waiters, stepped = self.agree(look)
+        look_at = self.agree(look)
+        pauses, (limits, _, shares), counts, waiting, listed, kept, found, standings, waiters, stepped = look_at
         assert stepped == sorted((listed | kept)[scanned], key=str)
 
         self.restricted = bool(pauses.names or pauses.held or pauses.queue is not None)
-        if not (self.restricted or self.to_unpark):
+        self.keeps_limits(limits, shares)
+        if not (self.restricted or self.to_unpark or self.limited):
             assert {where[1] for _, where, _ in listed[State.READY]} <= set(waiting)
         # The counters add up, and nothing is lost or there twice.
         assert {state: len(rows) for state, rows in listed.items()} == {
@@ -967,6 +1021,26 @@ class TwoDrivers(RuleBasedStateMachine):
         rows = {row[0]: row for rows in (listed | kept).values() for row in rows}
         for name, row in zip(names, found, strict=True):
             assert row == rows.get(name) or name in self.shared
+
+    async def limits(self, side: Side) -> Any:
+        """The limits, how many wait in each line, and what runs under each."""
+        step = await side.store.driver.read(FindLimits())
+        lines, running, limits = [*step.lines], [*step.running], dict(step.limits)
+        while step.after:
+            step = await side.store.driver.read(FindLimits(step.after))
+            lines += step.lines
+            running += step.running
+        held = sorted((bucket, worker, side.name(job_id)) for bucket, worker, job_id in running)
+        return limits, [(bucket, count) for bucket, count, _ in lines], held
+
+    def keeps_limits(self, limits: dict[str, str], shares: list[tuple[str, str, str]]) -> None:
+        """No more run under a limit than it allows, unless it was lower when they began."""
+        running = Counter(bucket for bucket, _, _ in shares)
+        for bucket, count in running.items():
+            found = re.search(r"max_concurrency=(\d+)", limits.get(bucket.partition(" ")[0], ""))
+            most = int(found[1]) if found else 1_000
+            assert count <= max(most, self.running[bucket])
+        self.running = running
 
 
 @pytest.fixture(params=ENGINES)

@@ -12,7 +12,7 @@ from store import RedisStore
 
 PACKAGE = Path(__file__).parents[1] / "redisjobs"
 ORDER = """
-_version arguments durations visible retention
+_version arguments durations visible retention rates
 logger
 eventloop errors
 backoff retry
@@ -20,12 +20,13 @@ schedules.zones schedules.crontab schedules.recurrence schedules.words schedules
 roundtrip progress job signature
 transitions queries driver
 schedules.stored
-fingerprint codec outcome filters groups pauses
+fingerprint codec outcome filters groups pauses limits
 events middleware changes
 logs recording
-drivers.memory.state drivers.memory.ends drivers.memory.include drivers.memory.rows drivers.memory.scans
-drivers.memory.producer drivers.memory.schedules drivers.memory.pauses drivers.memory.retention
-drivers.memory.waiting
+drivers.memory.state drivers.memory.ends drivers.memory.shares drivers.memory.include drivers.memory.rows
+drivers.memory.scans
+drivers.memory.producer drivers.memory.schedules drivers.memory.limits drivers.memory.pauses
+drivers.memory.retention drivers.memory.waiting
 drivers.memory.operator drivers.memory.exchange drivers.memory.worker
 drivers.memory.driver
 drivers.redis.scripts drivers.redis.commands drivers.redis.schedule_commands drivers.redis.queue_commands

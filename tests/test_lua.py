@@ -46,7 +46,7 @@ MEMORY = LUA.parent / "redisjobs/drivers/memory"
 SCRIPTS = sorted(path.stem for path in LUA.glob("*.lua"))
 INCLUDES = sorted(path.stem for path in LUA.glob("include/*.lua"))
 PRODUCERS = {"push", "fire"}  # what may be refused when the server is full
-READERS = {"find", "jobs", "counts", "schedules", "backlog", "scan", "groups", "pauses"}
+READERS = {"find", "jobs", "counts", "schedules", "backlog", "scan", "groups", "pauses", "limits"}
 FAILED = DeadLetter("failed", "ValueError: no")
 
 
@@ -210,14 +210,14 @@ def test_an_include_is_one_local_function_that_takes_all_it_uses(name: str) -> N
 
 
 @pytest.mark.parametrize(
-    "name", sorted({*SCRIPTS} - {"adopt", "tidy", "restore", "screen"})
+    "name", sorted({*SCRIPTS} - {"adopt", "tidy", "restore", "shares", "screen"})
 )  # no hand reaches into memory
 def test_each_script_has_one_twin_of_its_name_in_the_memory_driver(name: str) -> None:
     modules = [
         MEMORY / f"{module}.py"
         for module in [
             *("producer", "operator", "scans", "exchange", "worker", "schedules", "retention", "pauses"),
-            "waiting",
+            *("waiting", "limits"),
         ]
     ]
     functions = [re.findall(r"^def (\w+)\(", module.read_text("utf-8"), re.M) for module in modules]

@@ -70,7 +70,8 @@ def test_the_longest_wait_is_seconds_or_a_timedelta() -> None:
 
 def test_an_option_that_a_job_does_not_have_is_refused_at_once_with_those_it_has(queue: Any) -> None:
     with pytest.raises(
-        TypeError, match=r"no option retries; it has name, retry, timeout, run_in.*exponential_jitter\(max_"
+        TypeError,
+        match=r"no option retries; it has name, retry, timeout, stalled_after, run_in.*exponential_jitter\(max_",
     ):
         queue.job(retries=3)
     with pytest.raises(TypeError, match=r"no option colour; it has name, retry, .* keep_result, strict_result$"):

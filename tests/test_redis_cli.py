@@ -22,8 +22,9 @@ from store import Heart, RedisStore
 from redisjobs import Fail, JobContext, JobName, Keep, Priority, Retention, Schedule, Worker, server
 from redisjobs import JobQueue as AsyncJobQueue
 from redisjobs.drivers.redis.driver import RedisDriver
-from redisjobs.queries import Ask
+from redisjobs.queries import Ask, SetLimit
 from redisjobs.sync import JobQueue
+from redisjobs.transitions import NewJob
 
 pytestmark = pytest.mark.anyio
 
@@ -67,6 +68,7 @@ class Live:
         """As one of these commands undoes it."""
         with redis.Redis.from_url(self.url) as admin:
             admin.set("redisjobs:{emails}:paused", "by-hand")
+            admin.hdel("redisjobs:{emails}:limits", "Thumbnail")
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,7 @@ def live() -> Iterator[Live]:
         queue.push({"long": True}, job_name(queue, "Run"), priority=Priority.HIGH, unique="joe")
         ran = portal.start_task_soon(worker.run)
         assert started.wait(30)
+        portal.call(wait_for_a_rate, running.url)
         put_in_line(queue)
         portal.call(die, running.url)
         portal.call(wait, running.url)
@@ -124,6 +127,19 @@ async def wait(url: str) -> None:
     await driver.aclose()
     with redis.Redis.from_url(url) as admin:
         admin.set("redisjobs:{emails}:progress:invoice-42", '{"fraction":0.5}', ex=86400)
+
+
+async def wait_for_a_rate(url: str) -> None:
+    """Of two jobs of a tenant one runs, for as long as its worker's lease is; one waits for an hour."""
+    driver = RedisDriver(url, "emails")
+    worker = driver.consumer("web-3:99:7a1c22bd", lease=3600, max_deliveries=3)
+    await worker.open()
+    await driver.change(SetLimit("SendEmail", "max_concurrency=5 rate=1/h burst=1"))
+    fields = ["name", "SendEmail", "parameters", "{}", "limit_key", "joe"]
+    await driver.push([NewJob("tenant-1", fields), NewJob("tenant-2", fields)], repeated=False)
+    assert [lease.job_id for lease in (await worker.exchange([], 9)).leases] == ["tenant-1"]
+    await worker.aclose()
+    await driver.aclose()
 
 
 def job_name(queue: JobQueue, name: str) -> JobName[Any]:

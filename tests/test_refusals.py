@@ -40,6 +40,7 @@ from redisjobs.queries import (
     Requeue,
     Resume,
     Retain,
+    SetLimit,
     Tidy,
     Unhold,
     Unpark,
@@ -175,6 +176,10 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "release: of one that was fenced": lambda scene: scene.gone.release(refund=True, watch=True),
     "tidy": lambda scene: scene.store.driver.change(Tidy()),
     "trim": lambda scene: scene.store.driver.change(Tidy("trim ")),
+    "limit": lambda scene: scene.change(SetLimit("Work", "max_concurrency=1")),
+    "limit: removed": lambda scene: scene.change(SetLimit("Work", "")),
+    "limit: of jobs that run": lambda scene: scene.change(SetLimit("Other", "max_concurrency=1")),
+    "shares": lambda scene: scene.change(Tidy("shares ")),
     "retain": lambda scene: scene.store.driver.change(Retain(Retention(Keep(5), Keep(count=5)))),
     "restore": Scene.restore,
     "screen": Scene.screen,
@@ -201,7 +206,7 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
 """What is done, by its script and which of its ways."""
 
 CHANNELS = ("control", "waiter:")
-READERS = {"find", "jobs", "scan", "groups", "counts", "schedules", "backlog", "pauses"}
+READERS = {"find", "jobs", "scan", "groups", "counts", "schedules", "backlog", "pauses", "limits"}
 
 NIGHTLY = Definition("nightly", Schedule.every(5), job(""))
 
@@ -212,6 +217,8 @@ LATER = ("due", "delayed", "dead")  # where a job is that does not just end
 
 SPARED = {
     *[(act, "unique:") for act in ACTS if act not in ("push", "fire")],  # not held then
+    *[(act, key) for act in ACTS for key in ("holders:", "rate:")],  # nor is one share, or one rate
+    *[("resume", key) for key in ("turns", "lines")],
     *[(act, "schedule:") for act in ACTS],  # one schedule that is none is in no other's way
     *[
         ("cancel", key) for key in ("due", "delayed", "dead", "ready:high", "ready:low", "worker:")
@@ -288,6 +295,7 @@ async def fill(scene: Scene) -> None:
         await store.driver.push([job(f"of {consumer.worker_id}")], repeated=False)
         assert len(await consumer.wait(1, 0.01)) == 1
     store.admin.zadd(f"{store.prefix}fenced", {"gone": store.clock() - 1})
+    await store.driver.change(SetLimit("Work", "max_concurrency=100 rate=100/h burst=1000"))
     await store.driver.push([job("dead"), job("back"), job("twice"), job("a")], repeated=False)
     await store.driver.push([job("held", priority=Priority.LOW, unique="held")], repeated=False)
     store.put({"name": "Work", "parameters": "{}"})
@@ -302,6 +310,7 @@ async def fill(scene: Scene) -> None:
     await store.driver.change(PutSchedules([("nightly", NIGHTLY.fingerprint, NIGHTLY)]))
     store.admin.hset(f"{store.prefix}schedules", "nightly", store.clock() - 5000)
     await store.driver.change(Retain(Retention(completed=Keep(), cancelled=Keep())))
+    store.admin.zadd(f"{store.prefix}lines", {"Work": 0})
 
 
 async def fence(scene: Scene, worker_id: str) -> None:
@@ -323,6 +332,8 @@ def prepare(store: RedisStore, script: str) -> None:
             store.admin.zrem(f"{store.prefix}workers", "w1", "lost")
             store.admin.delete(f"{store.prefix}worker:lost")
             store.admin.xgroup_createconsumer(store.stream(Priority.HIGH), "workers", "idler")
+        case "shares":
+            store.admin.hset(f"{store.prefix}shares", "ready:normal 1-1", "Work")
         case "trim":
             store.admin.hset(f"{store.prefix}retention", "dead", "0 -")
         case "restore":
@@ -356,7 +367,7 @@ def spoil(store: RedisStore, key: str, worker_id: str = "w1") -> None:
         "finished:": f"finished:{store.clock() // 5000}",
         "conflict:": "conflict:n5",
     }
-    names["worker:"] = f"worker:{worker_id}"
+    names |= {"worker:": f"worker:{worker_id}", "holders:": "holders:Work", "rate:": "rate:Work"}
     name = store.prefix + names.get(key, key)
     store.admin.delete(name)
     if key in ("unique:", "conflict:"):

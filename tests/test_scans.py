@@ -9,11 +9,12 @@ from store import RedisStore, Store
 
 from redisjobs import sync
 from redisjobs.driver import Driver
-from redisjobs.filters import Requeuing, deletion, pause_of
+from redisjobs.filters import Requeuing, deletion
 from redisjobs.groups import MOST_GROUPS, Groups
 from redisjobs.job import Priority, State
 from redisjobs.queries import Count, Filter, Group, GroupDead, Scan
 from redisjobs.queue import JobQueue
+from redisjobs.rates import pause_of
 from redisjobs.testing.driver_contract.scanning import (
     EXPIRED,
     FAILED,

@@ -20,6 +20,7 @@ from store import MemoryStore, RedisStore, Store, happened
 from redisjobs import JobContext, Priority, State, Worker
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.sync import JobQueue
+from redisjobs.waiting import WaitingThread
 
 THREADS, EACH = 24, 25  # more threads than the 16 connections that a process keeps
 
@@ -135,6 +136,20 @@ def test_a_closed_queue_can_be_used_again(queue: JobQueue) -> None:
     queue.close()
     queue.push(Add(2))
     assert queue.counts().ready[Priority.NORMAL] == 2
+
+
+def test_a_thread_in_which_nobody_waits_any_more_ends_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    died: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", died.append)
+
+    async def answer() -> int:
+        return 7
+
+    thread = WaitingThread()
+    assert thread.call(answer) == 7
+    thread.close(answer)
+
+    assert died == []
 
 
 FORKING = """

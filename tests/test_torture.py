@@ -869,6 +869,32 @@ def test_a_job_that_was_stopped_is_not_started_before_it_may(
     assert found == ([f"d (Work) was started 1.500 s after {wrong}"] if wrong else [])
 
 
+@pytest.mark.parametrize(
+    ("third", "key", "reply", "forgotten", "is_over"),
+    [
+        (101.05, 1, "OK", [], True),
+        (101.11, 1, "OK", [], False),  # the first has ended
+        (101.05, 2, "OK", [], False),
+        (101.05, 1, "LEASE_LOST", [], False),  # whose lease was another's by then
+        (101.05, 1, "OK", [killed(9, 101.06) | {"forgets_deliveries": True}], False),
+    ],
+)
+def test_no_more_jobs_of_a_key_run_at_once_under_their_leases_than_are_allowed(
+    book: Book, third: float, key: int, reply: str, forgotten: Lines, is_over: bool
+) -> None:
+    for job, worker, at, of in (("d", 1, 101.0, 1), ("e", 2, 101.02, 1), ("f", 3, third, key)):
+        begun = started(job, worker, at, name="Limited") | {"key": of}
+        end = settled(job, worker, at + 0.11)
+        book.lines += [*pushed(job, 100, "Limited"), begun, ended(job, worker, at + 0.1)]
+        book.lines.append(end | {"reply": reply} if job == "f" else end)
+    book.lines += forgotten
+
+    found = [what for what in book.verdict().wrong if "ran at once" in what]
+
+    wrong = "database 0: 3 jobs of key 1 ran at once, as f was started at 101.050"
+    assert found == ([wrong] if is_over else [])
+
+
 @pytest.mark.parametrize(("at", "early"), [(102.9, True), (102.995, False), (103.005, False)])
 def test_a_job_that_was_delayed_is_not_started_before_its_push_and_that_time(
     book: Book, at: float, early: bool
@@ -1380,7 +1406,7 @@ def scripts_of(release: Release, name: str = "settle") -> "subprocess.CompletedP
     """What a process that starts now reads."""
     code = (
         f"from redisjobs.drivers.redis import scripts; script = scripts.script({name!r}); "
-        "print(scripts.__file__); print(script.sha); print(script.source)"
+        "print(scripts.__file__); print(script.sha, script.careful.sha); print(script.source)"
     )
     environment = os.environ | {"PYTHONPATH": str(release.directory)}
     return subprocess.run(
@@ -1405,14 +1431,15 @@ def test_a_release_is_a_copy_that_can_be_replaced_again_and_again(tmp_path: Path
 
 def test_a_script_is_known_by_what_each_release_calls_it(tmp_path: Path) -> None:
     release = Release(tmp_path / "release")
-    called = [scripts_of(release).stdout.splitlines()[1]]
+    called = [scripts_of(release).stdout.splitlines()[1].split()]
 
     for _ in range(3):
         release.upgrade()
-        called.append(scripts_of(release).stdout.splitlines()[1])
+        called.append(scripts_of(release).stdout.splitlines()[1].split())
 
-    assert release.shas("settle") == called
-    assert len(set(called)) == 4
+    assert release.shas("settle") == [plain for plain, _ in called]
+    assert release.shas("settle", careful=True) == [careful for _, careful in called]
+    assert len({sha for both in called for sha in both}) == 8
 
 
 # As it is run

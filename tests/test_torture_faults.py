@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
+import redis
 from store import eventually
 
 from redisjobs import recording, server
@@ -22,21 +23,21 @@ from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.errors import Unavailable
 from redisjobs.events import Events, ProcessEnded
 from redisjobs.job import State
-from redisjobs.queries import Count
+from redisjobs.queries import Count, Ending
 from redisjobs.recording import Recording
 from redisjobs.server import Server
 from redisjobs.sync import JobQueue
-from redisjobs.torture import spoiled
+from redisjobs.torture import lines, spoiled
 from redisjobs.torture.book import Book, _seconds_of
 from redisjobs.torture.checker import check
 from redisjobs.torture.fleet import GRACE, Fleet, Host, Kind, children
-from redisjobs.torture.jobs import Pusher, Work
+from redisjobs.torture.jobs import KEPT, Parent, Pusher, Reporting, Step, Work
 from redisjobs.torture.nemesis import FAULTS, heal
 from redisjobs.torture.nemesis.entries import PutHostile
 from redisjobs.torture.nemesis.fault import Fault, Field
 from redisjobs.torture.nemesis.network import CutBeat, CutPush, CutSettlement, LateBytes, LateClaim, SlowBeat
 from redisjobs.torture.nemesis.records import DeleteRecord, ForgetWorkers, LoseRecord, RemoveConsumer
-from redisjobs.torture.nemesis.servers import SetClockAhead, SetClockBack
+from redisjobs.torture.nemesis.servers import KillListeners, SetClockAhead, SetClockBack
 from redisjobs.torture.nemesis.stops import HoldJobs, PauseName, PauseQueue
 from redisjobs.torture.proxy import HOST, Proxy
 from redisjobs.torture.release import Release
@@ -359,7 +360,9 @@ def test_what_would_harm_a_users_server_is_not_done_to_it_and_all_else_is(field:
     spared = {kind.name for kind in FAULTS if not kind.possible(field)}
 
     one = {"frozen in turn"}  # here is but one database
-    assert spared - one == {"server killed", "clients killed", "scripts flushed", "memory full"}
+    assert spared - one == {
+        *("server killed", "clients killed", "listeners killed", "scripts flushed", "memory full")
+    }
 
 
 def test_late_bytes_of_which_none_was_held_are_no_fault() -> None:
@@ -453,6 +456,62 @@ def test_what_a_handler_pushes_is_judged_as_what_any_producer_does(target: Serve
     assert (verdict.acknowledged, verdict.done) == (2, 2)
     (job,) = (line["job"] for line in lines if line["what"] == "start" and line["name"] == "Work")
     assert check([line for line in lines if line.get("job") != job], [store.final()]).wrong
+    store.remove()
+    store.close()
+
+
+def test_what_handlers_return_and_push_as_they_end_is_judged(target: Server, tmp_path: Path) -> None:
+    store = Store(target.url, f"q-{random.randrange(10**9)}")
+    fleet = Fleet([store.url], store.queue.name, tmp_path, 2.0, random.Random(7), kinds=[Kind()])
+    with fleet, Field(fleet, [store], 2.0) as field:
+        fleet.start()
+        asked = [field.push(job, store, keep_result=KEPT) for job in (Parent(until=2), Work(0.01))]
+        field.push(Step(3, "key"), store, unique="key")
+        watched = field.push(Reporting(3), store)
+        assert {progress.note for progress in store.queue.watch(watched)} <= {watched}
+        anyio.run(eventually, lambda: store.drained, 30)
+        fleet.dismiss()
+    mine = Recording(tmp_path)
+    for note in field.notes:
+        mine.write(note | {"kept": note.get("job") in asked})
+    told = list(lines.read(tmp_path))
+    final = store.final([line["job"] for line in told if line.get("kept")])
+
+    verdict = check(told, [final])
+
+    assert verdict.passed, verdict
+    # In its first run a parent pushes three, in the second one.
+    assert (verdict.follow_ups, verdict.done) == (1 + 3, 4 + 1 + 3)
+    assert {standing.ending for standing in final.standings.values()} == {Ending.COMPLETED, Ending.NOT_FOUND}
+    for job in asked:
+        store.run("DEL", f"{store.prefix}outcome:{job}")
+    assert len(check(told, [store.final(asked)]).wrong) == 2
+    (child,) = (line["job"] for line in told if line["what"] == "follow-up" and line["attempt"] == 2)
+    without = [line for line in told if line.get("job") != child or line["what"] == "follow-up"]
+    assert check(without, [final]).lost == [child]
+    store.remove()
+    store.close()
+
+
+def test_only_those_who_listen_lose_their_connections(field: Field) -> None:
+    fault = KillListeners()
+    with redis.Redis.from_url(field.store.url) as client, client.pubsub() as listener:
+        before = field.store.run("CLIENT", "ID")
+        listener.subscribe("a channel")
+        assert listener.get_message(timeout=5) is not None
+
+        fault.begin(field)
+
+        assert client.client_list(_type="pubsub") == []
+        assert field.store.run("CLIENT", "ID") == before
+    assert fault.detail == "1 connections"
+
+
+def test_who_waits_for_a_job_that_has_gone_is_left_behind(target: Server) -> None:
+    store = Store(target.url, f"q-{random.randrange(10**9)}")
+    store.run("HSET", f"{store.prefix}waiters", "gone", "a-process")
+
+    assert "1 jobs in waiters" in store.final().left
     store.remove()
     store.close()
 

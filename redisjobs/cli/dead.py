@@ -19,9 +19,10 @@ from redisjobs.cli.target import JobId, Json, Limit, Moved, QueueName, Url, load
 from redisjobs.codec import JobInfo
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.errors import DecodeError, EncodeError
-from redisjobs.filters import FilterOptions, pause_of
+from redisjobs.filters import FilterOptions
 from redisjobs.job import State
 from redisjobs.queue import JobQueue
+from redisjobs.rates import pause_of
 from redisjobs.registry import Registry
 from redisjobs.server import DEFAULT_URL
 from redisjobs.visible import visible

@@ -18,13 +18,8 @@ from redisjobs.cli.target import Json, Moved, Target, load
 from redisjobs.cli.wait import wait_for
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.errors import DecodeError, EncodeError, UnknownJob
-from redisjobs.job import (
-    OnConflict,
-    Priority,
-    PushedJob,
-    PushOptions,
-    UniqueUntil,
-)
+from redisjobs.job import OnConflict, Priority, PushedJob, PushOptions, UniqueUntil
+from redisjobs.limits import checked_key
 from redisjobs.queue import JobQueue
 from redisjobs.registry import Registry
 from redisjobs.results import kept_for_a_while
@@ -64,6 +59,7 @@ def push(
         bool, typer.Option("--wait", help="Wait until it has ended; print its result as JSON.")
     ] = False,
     timeout: Annotated[float | None, typer.Option(help="Seconds to wait at most; then exit with 124.")] = None,
+    limit_key: Annotated[str | None, typer.Option(help="Under which key it is counted for a limit.")] = None,
     as_json: Json = False,
 ) -> None:
     """Push a job whose parameters fit its registered type; print its id, and whether it was added or replaced.
@@ -74,6 +70,7 @@ def push(
     options = PushOptions(delay=delay, at=_time(at), priority=priority, job_id=job_id, unique=unique)
     options |= PushOptions(unique_for=unique_for, headers=_headers(headers), expires_in=expires_in)
     options |= PushOptions(unique_until=unique_until, on_conflict=on_conflict, keep_result=keep_result)
+    options |= PushOptions(limit_key=_key(limit_key))
     check_seconds(delay=delay, unique_for=unique_for, expires_in=expires_in)
     check_seconds(keep_result=keep_result, timeout=timeout)
     _check(options)
@@ -132,6 +129,13 @@ def _check(options: PushOptions) -> None:
             raise Mistake(f"--{option.replace('_', '-')} is about a --unique key; give the key too")
     if options.get("unique_until") is not None and unique_for is not None:
         raise Mistake("give --unique-for or --unique-until, not both")
+
+
+def _key(text: str | None) -> str | None:
+    try:
+        return None if text is None else checked_key(text)
+    except ValueError as error:
+        raise Mistake(f"--{error}".replace("limit_key", "limit-key")) from error
 
 
 def _headers(texts: Sequence[str] | None) -> dict[str, str]:

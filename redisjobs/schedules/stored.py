@@ -89,6 +89,7 @@ class Definition:
             "job": given["name"],
             "parameters": given["parameters"],
             "headers": given.get("headers"),
+            "limit_key": given.get("limit_key"),
             "priority": job.priority.value,
             "delay_ms": round(job.due.ms) if isinstance(job.due, After) else None,
             "unique": job.unique or None,
@@ -143,6 +144,8 @@ class Definition:
             if until != "start":
                 raise ValueError(f"its field 'unique_until' is {until!r:.60}, not `start`")
             kept += ["unique_until", until]
+        if b"limit_key" in fields:
+            kept += ["limit_key", fields[b"limit_key"]]
         delay_ms, unique_for_ms = number(b"delay_ms"), number(b"unique_for_ms")
         if unique_for_ms == 0:
             raise ValueError("its field 'unique_for_ms' is 0: a key is held for 1 ms at least")

@@ -1,8 +1,10 @@
 """What one producer does in one database, and what it writes down of that."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
+
+import anyio
 
 from redisjobs import sync
 from redisjobs.errors import DriverError, QueueFull
@@ -48,6 +50,24 @@ class Book:
                 self.note_success(pushed, told, again=again)
                 return True
 
+    async def push_async(
+        self, pushed: Sequence[NewJob], send: Callable[[], Awaitable[Sequence[PushedJob]]]
+    ) -> bool:
+        """The same in an event loop."""
+        self.note_attempt(pushed)
+        again = False
+        while True:
+            try:
+                told = await send()
+            except DriverError as error:
+                if not self.may_try_again(pushed, error):
+                    return False
+                again = True
+                await anyio.sleep(PAUSE)
+            else:
+                self.note_success(pushed, told, again=again)
+                return True
+
     def cancel(self, queue: sync.JobQueue, job_id: str, mark: str = "") -> str:
         """Cancel a job; what was said to that, '' if nothing was."""
         self.note("cancel", job=job_id, mark=mark)
@@ -61,7 +81,7 @@ class Book:
     def note_attempt(self, pushed: Sequence[NewJob]) -> None:
         """Write down what is about to be pushed."""
         for job in pushed:
-            self.note("push", job=job.job_id, name=str(job.fields[1]))
+            self.note("push", job=job.job_id, name=str(job.fields[1]), kept="keep_result" in job.fields)
 
     def note_success(self, pushed: Sequence[NewJob], told: Sequence[PushedJob], *, again: bool) -> None:
         """Write down what was said to it; `again`: the same push had failed before, and may have been done."""

@@ -4,10 +4,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from redisjobs.torture.answers import misanswered
 from redisjobs.torture.causes import FAILED, MAX_DELIVERIES, NONE, Causes, Leases, pairs
 from redisjobs.torture.clock import Clock
 from redisjobs.torture.fences import unfenced
+from redisjobs.torture.follow_ups import follow_up
 from redisjobs.torture.latest import outdated
+from redisjobs.torture.limits import over_the_limit
 from redisjobs.torture.order import disorder
 from redisjobs.torture.recovery import Recovery, measure
 from redisjobs.torture.slots import misfired, take_as_pushed
@@ -43,6 +46,10 @@ class Verdict:
         slots: Jobs of schedules among these, one for each slot that was fired.
         left_out: Slots that had no job, as a later one had.
         by_hand: Entries put in past the producers.
+        follow_ups: Jobs that handlers pushed as their own ended.
+        results: Jobs whose results were to be kept.
+        answers: What those were told who waited for results: `result`, or the error.
+        watches: Jobs that somebody watched until they had ended.
         done: Jobs that ended so.
         cancelled: Jobs that ended so.
         dead: Dead letters by reason.
@@ -65,6 +72,10 @@ class Verdict:
     slots: int = 0
     left_out: int = 0
     by_hand: int = 0
+    follow_ups: int = 0
+    results: int = 0
+    answers: dict[str, int] = field(default_factory=dict)
+    watches: int = 0
     done: int = 0
     cancelled: int = 0
     dead: dict[str, int] = field(default_factory=dict)
@@ -103,6 +114,7 @@ def check(lines: Iterable[Line], finals: Sequence[Final], lease: float = 2.0) ->
     clock = Clock(ordered)
     causes = Causes(faults, stories, leases, databases)
     verdict.slots = take_as_pushed(stories, finals)
+    verdict.follow_ups, strange = follow_up(stories, ordered, finals)
     verdict.left_out = sum(info.missed for final in finals for info in final.schedules)
     verdict.full = sum(line["what"] == "refused" and line["full"] for line in ordered)
     for db, final in enumerate(finals):
@@ -112,10 +124,17 @@ def check(lines: Iterable[Line], finals: Sequence[Final], lease: float = 2.0) ->
     for counts in ("again", "duplicates", "bereft"):
         setattr(verdict, counts, dict(Counter(getattr(verdict, counts)).most_common()))
     verdict.faults, stuck = measure(ordered)
+    verdict.results = sum(len(final.standings) for final in finals)
+    told = (line["error"] or "result" for line in ordered if line["what"] == "answered")
+    verdict.answers = dict(Counter(told).most_common())
+    verdict.watches = sum(line["what"] == "watched" for line in ordered)
     verdict.wrong += [
+        *strange,
+        *misanswered(stories, finals, faults),
         *misfired(stories, finals),
         *outdated(ordered, finals),
         *started_though_stopped(stories, ordered),
+        *over_the_limit(stories, ordered),
         *stuck,
         *late(stories, ordered, leases),
         *disorder(stories, faults, clock),
@@ -207,7 +226,7 @@ class _Judge:
         if story.added is False:
             wrong.append(f"{story.label} was told to be there already, though no job had that id any more")
             return ran
-        there = bool(story.acknowledged or ran or story.settled or story.cancelled)
+        there = ran or story.was_there
         self._maybe += story.cancel_asked and not there  # nobody knows whether it was there to be cancelled
         return there
 

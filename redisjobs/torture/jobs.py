@@ -7,16 +7,16 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import anyio
 from tenacity import stop_after_attempt, wait_exponential_jitter
 
 from redisjobs.codec import new_job_id
 from redisjobs.errors import DriverError, Fail, QueueFull
-from redisjobs.job import JobContext
+from redisjobs.job import JobContext, Priority, PushOptions
 from redisjobs.queue import JobQueue
 from redisjobs.retry import RetryPolicy, exponential_jitter, no_retry
 from redisjobs.schedules.schedule import Schedule
@@ -26,6 +26,12 @@ from redisjobs.transitions import MOST_JOBS
 
 ATTEMPTS = 3
 """Runs that a job gets which fails each time."""
+
+KEPT = 6 * 3600
+"""Seconds for which results are kept: longer than any torture lasts."""
+
+AT_ONCE = 2
+"""Jobs of a key that run at once, of those that are limited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +95,58 @@ class Pusher:
 
 
 @dataclass(frozen=True, slots=True)
+class Limited:
+    """Runs for so many seconds, `AT_ONCE` of a key at once."""
+
+    job_name: ClassVar[str] = "Limited"
+    key: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Paced:
+    """One of so many that may start in a second."""
+
+    job_name: ClassVar[str] = "Paced"
+
+
+@dataclass(frozen=True, slots=True)
 class Latest:
     """A version of a thing, pushed in place of an older one that waits."""
 
     job_name: ClassVar[str] = "Latest"
     key: str
     version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """Pushes follow-ups, others in each run; takes so many seconds, and fails until its attempt of this number."""
+
+    job_name: ClassVar[str] = "Parent"
+    seconds: float = 0.0
+    until: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Takes so many seconds, and pushes the next step of its chain as long as some are left.
+
+    Each holds the chain's unique key, if it has one.
+    """
+
+    job_name: ClassVar[str] = "Step"
+    left: int
+    key: str = ""
+    seconds: float = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Reporting:
+    """Reports progress, so often."""
+
+    job_name: ClassVar[str] = "Reporting"
+    times: int
 
 
 class Unheard(BaseException):
@@ -167,26 +219,28 @@ queue = JobQueue(DEFAULT_URL, name=os.environ.get(process.QUEUE, "torture"), ret
 
 
 @queue.register(Work)
-async def work(parameters: Work, context: JobContext) -> None:
+async def work(parameters: Work, context: JobContext) -> dict[str, Any]:
     """Take a while."""
     with process.noted(context):
         await anyio.sleep(parameters.seconds)
+    return process.result(context)
 
 
 @queue.register(ThreadWork)
-def work_in_a_thread(parameters: ThreadWork, context: JobContext) -> None:
+def work_in_a_thread(parameters: ThreadWork, context: JobContext) -> dict[str, Any]:
     """Take a while, and can't be interrupted."""
     with process.noted(context):
         time.sleep(parameters.seconds)
+    return process.result(context)
 
 
 @queue.register(Flaky)
-async def fail_at_first(parameters: Flaky, context: JobContext) -> None:
+async def fail_at_first(parameters: Flaky, context: JobContext) -> dict[str, Any]:
     """Fail, and fail, and succeed, or not even then."""
     with process.noted(context):
         await anyio.sleep(0.005)
-        if context.attempt < parameters.until:
-            raise RuntimeError(f"attempt {context.attempt} fails, as it should")
+        _fail_until(parameters.until, context)
+    return process.result(context)
 
 
 @queue.register(Hopeless, retry=no_retry())
@@ -220,7 +274,7 @@ async def block(parameters: Blocker, context: JobContext) -> None:
 
 
 @queue.register(Pusher)
-async def push_another(parameters: Pusher, context: JobContext) -> None:
+async def push_another(parameters: Pusher, context: JobContext) -> dict[str, Any]:
     """Push as any producer does, on the connection of this process."""
     with process.noted(context):
         job_id, pushed = new_job_id(), Work(0.001)
@@ -231,6 +285,49 @@ async def push_another(parameters: Pusher, context: JobContext) -> None:
             process.note("refused", jobs=[job_id], full=isinstance(error, QueueFull), error=str(error))
         else:
             process.note("pushed", job=job_id, holder="", added=handle.added, delay=0.0)
+    return process.result(context)
+
+
+@queue.register(Parent)
+async def push_follow_ups(parameters: Parent, context: JobContext) -> dict[str, Any]:
+    """Push one to three, as no other run of this job does; they are there only if this run ends it."""
+    with process.noted(context):
+        options: Sequence[PushOptions] = (
+            {},
+            {"delay": 0.3, "keep_result": KEPT},
+            {"job_id": f"of-{context.job_id}", "priority": Priority.HIGH},
+        )
+        for each in options[: 1 + (context.attempt + context.deliveries) % len(options)]:
+            process.follow_up(context, Work(0.001), **each)
+        await anyio.sleep(parameters.seconds)
+        _fail_until(parameters.until, context)
+    return process.result(context)
+
+
+@queue.register(Step)
+def go_on(parameters: Step, context: JobContext) -> dict[str, Any]:
+    """Push the next step, in a thread."""
+    with process.noted(context):
+        if parameters.left:
+            following = replace(parameters, left=parameters.left - 1)
+            process.follow_up(context, following, unique=parameters.key or None)
+        time.sleep(parameters.seconds)
+    return process.result(context)
+
+
+@queue.register(Reporting)
+async def report(parameters: Reporting, context: JobContext) -> dict[str, Any]:
+    """Say how far it is, and whose that is."""
+    with process.noted(context):
+        for number in range(parameters.times):
+            context.progress(number, parameters.times, context.job_id)
+            await anyio.sleep(0.1)
+    return process.result(context)
+
+
+def _fail_until(attempt: int, context: JobContext) -> None:
+    if context.attempt < attempt:
+        raise RuntimeError(f"attempt {context.attempt} fails, as it should")
 
 
 @queue.register(Raiser, retry=no_retry())
@@ -292,6 +389,20 @@ async def be_the_latest(parameters: Latest, context: JobContext) -> None:
     """Say which version this is."""
     with process.noted(context, key=parameters.key, version=str(parameters.version)):
         await anyio.sleep(0.02)
+
+
+@queue.register(Limited, max_concurrency=AT_ONCE, limit_key=lambda limited: limited.key)
+async def run_few(parameters: Limited, context: JobContext) -> None:
+    """Be one of few."""
+    with process.noted(context, key=parameters.key):
+        await anyio.sleep(parameters.seconds)
+
+
+@queue.register(Paced, rate="20/s", burst=5)
+async def pace(parameters: Paced, context: JobContext) -> None:
+    """Start in time."""
+    with process.noted(context):
+        pass
 
 
 @queue.register(Tick)

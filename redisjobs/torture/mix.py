@@ -13,6 +13,7 @@ from redisjobs.torture import jobs
 from redisjobs.transitions import NewJob
 
 _UNIQUE_KEYS = 5
+_LIMIT_KEYS = 2
 
 
 def a_job(queue: sync.JobQueue | queue.JobQueue, rng: random.Random) -> NewJob:
@@ -23,13 +24,23 @@ def a_job(queue: sync.JobQueue | queue.JobQueue, rng: random.Random) -> NewJob:
         options["delay"] = rng.uniform(0.05, 3)
     if rng.random() < 0.02:
         options["unique"] = f"key {rng.randrange(_UNIQUE_KEYS)}"
+    if rng.random() < 0.2:
+        options["keep_result"] = jobs.KEPT
     chance = rng.random()
-    if chance < 0.75:
+    if chance < 0.63:
         kind: Any = jobs.Work(some_seconds(rng))
-    elif chance < 0.9:
+    elif chance < 0.7:
+        kind = jobs.Limited(rng.randrange(_LIMIT_KEYS), rng.uniform(0.001, 0.3))
+    elif chance < 0.72:
+        kind = jobs.Paced()
+    elif chance < 0.86:
         kind = jobs.ThreadWork(some_seconds(rng))
-    elif chance < 0.93:
+    elif chance < 0.89:
         kind = jobs.Pusher()
+    elif chance < 0.926:
+        kind = jobs.Parent(some_seconds(rng), rng.choice((1, 1, 2)))
+    elif chance < 0.93:
+        kind = a_chain(rng, options)
     elif chance < 0.98:
         kind = jobs.Flaky(rng.randint(2, jobs.ATTEMPTS))
     elif chance < 0.99:
@@ -37,6 +48,12 @@ def a_job(queue: sync.JobQueue | queue.JobQueue, rng: random.Random) -> NewJob:
     else:
         kind = jobs.Hopeless()
     return queue.prepare(kind, **options)
+
+
+def a_chain(rng: random.Random, options: PushOptions) -> jobs.Step:
+    """The first step of a chain. Half of them have a key, which each step hands on to the next."""
+    key = options["unique"] = f"chain {rng.getrandbits(64)}" if rng.random() < 0.5 else None
+    return jobs.Step(rng.randint(3, 20), key or "")
 
 
 def some_seconds(rng: random.Random) -> float:

@@ -8,9 +8,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, Unpack
 
 from redisjobs.events import Events
-from redisjobs.job import JobContext
+from redisjobs.job import JobContext, Named, PushOptions
 from redisjobs.recording import Recording
 from redisjobs.torture.store import MARK
 
@@ -34,15 +35,9 @@ def begin(events: Events) -> None:
 
 
 @contextmanager
-def noted(context: JobContext, **facts: str) -> Iterator[None]:
+def noted(context: JobContext, **facts: str | int) -> Iterator[None]:
     """Write down the start and the end of a handler, and how it ended."""
-    line = {
-        "job": context.job_id,
-        "mark": context.headers.get(MARK, ""),
-        "worker": context.worker_id,
-        "attempt": context.attempt,
-        "deliveries": context.deliveries,
-    }
+    line = {"job": context.job_id, "mark": context.headers.get(MARK, ""), **_lease(context)}
     note("start", name=context.job_name, **facts, **line)
     result = "cut"
     try:
@@ -53,6 +48,23 @@ def noted(context: JobContext, **facts: str) -> Iterator[None]:
         raise
     finally:
         note("end", result=result, **line)
+
+
+def result(context: JobContext) -> dict[str, Any]:
+    """What a handler returns: by it everybody knows which run of which job that was."""
+    return {"job": context.job_id, **_lease(context)}
+
+
+def follow_up(context: JobContext, parameters: Named, **options: Unpack[PushOptions]) -> None:
+    """Push a job as this one ends, and write down that this run means to."""
+    pushed = context.push(parameters, **options)
+    facts = {"kept": bool(options.get("keep_result")), "delay": options.get("delay") or 0.0}
+    note("follow-up", job=pushed.id, name=parameters.job_name, parent=context.job_id, **facts, **_lease(context))
+
+
+def _lease(context: JobContext) -> dict[str, Any]:
+    """By which lease a handler runs."""
+    return {"worker": context.worker_id, "attempt": context.attempt, "deliveries": context.deliveries}
 
 
 def note(what: str, **facts: object) -> None:

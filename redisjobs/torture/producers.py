@@ -19,6 +19,7 @@ from redisjobs.torture import jobs
 from redisjobs.torture.book import PAUSE, Book
 from redisjobs.torture.mix import a_job, some_seconds
 from redisjobs.torture.reused import ReusedId
+from redisjobs.torture.waiters import wait, wait_in_async
 
 _DEADLINE = 2.0  # seconds that one push is tried for
 _BATCH = 8
@@ -52,6 +53,7 @@ class Producers:
         ]
         self._every = len(kinds) / rate
         kinds += [(kind, db) for db in range(len(urls)) for kind in (self._again, self._versions)]
+        kinds += [(self._waits, len(urls) - 1), (self._waits_in_async, 0)]
         if len(urls) > 1:
             kinds.append((self._twins, 0))
         self._threads = [
@@ -111,21 +113,22 @@ class Producers:
                 while not self._over.is_set():
                     await anyio.sleep(self._every)
                     job = a_job(store, rng)
-                    book.note_attempt([job])
-                    again = False
-                    while True:
-                        try:
-                            told = await store.push_many([job])
-                        except DriverError as error:
-                            if not book.may_try_again([job], error):
-                                break
-                            again = True
-                            await anyio.sleep(PAUSE)
-                        else:
-                            book.note_success([job], told, again=again)
-                            break
+                    await book.push_async([job], partial(store.push_many, [job]))
 
         anyio.run(push)
+
+    # Those that wait for what becomes of a job
+
+    def _waits(self, book: Book, rng: random.Random) -> None:
+        with self._queue(book.db) as queue:
+            wait(book, queue, rng, self._over)
+
+    def _waits_in_async(self, book: Book, rng: random.Random) -> None:
+        async def push_and_wait() -> None:
+            async with queue.JobQueue(self._urls[book.db], self._name, deadline=_DEADLINE) as store:
+                await wait_in_async(book, store, rng, self._over)
+
+        anyio.run(push_and_wait)
 
     # Those that push one id more than once
 
@@ -150,8 +153,10 @@ class Producers:
             while not self._over.is_set():
                 reused = ReusedId(book, queue, f"again-{new_job_id()}")
                 for _ in range(rng.randint(1, 3)):
-                    if not (reused.push(jobs.Work(rng.uniform(0, 0.05))) and reused.wait_for_end(self._over)):
+                    work = jobs.Work(rng.uniform(0, 0.05))
+                    if not (reused.push(work, keep_result=jobs.KEPT) and reused.wait_for_end(self._over)):
                         break
+                    reused.ask()
                 else:
                     sure = reused.push(jobs.Work(0.001), delay=_LONG) and reused.push_meanwhile()
                     if reused.cancel() and sure:

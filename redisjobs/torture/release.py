@@ -32,9 +32,15 @@ class Release:
         self._number = 0
         self._marks = [""]  # what each release so far has added to its scripts, all in all
 
-    def shas(self, script: str) -> list[str]:
-        """What `script` is called by in each release so far: workers of several may run at once."""
-        return [sha1(f"{scripts.script(script).source}{mark}".encode()).hexdigest() for mark in self._marks]
+    def shas(self, script: str, *, careful: bool = False) -> list[str]:
+        """What `script` is called by in each release so far: workers of several may run at once.
+
+        Args:
+            script: Its name.
+            careful: Whether as it is sent where a full server is to refuse it.
+        """
+        sent = scripts.script(script).careful if careful else scripts.script(script)
+        return [sha1(f"{sent.source}{mark}".encode()).hexdigest() for mark in self._marks]
 
     def upgrade(self) -> str:
         """Put another release in its place, which keeps its scripts elsewhere; the name of that folder.

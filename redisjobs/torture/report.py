@@ -17,6 +17,9 @@ def text(verdict: Verdict, where: str, seconds: float, seed: int) -> str:
         f"{seconds:.0f} s on {where}; seed {seed}",
         f"pushed        {verdict.pushed} jobs, {verdict.acknowledged} acknowledged; "
         f"{verdict.by_hand} entries by hand; {verdict.full} times told that the queue is full",
+        f"follow-ups    {verdict.follow_ups} pushed by handlers as their jobs ended",
+        f"results       {verdict.results} to be kept; waited for {_by_cause(verdict.answers)}; "
+        f"{verdict.watches} jobs watched",
         f"slots         {verdict.slots} fired, {verdict.left_out} left out for a later one",
         f"done          {verdict.done}",
         f"dead          {sum(verdict.dead.values())}" + (f" ({dead})" if dead else ""),

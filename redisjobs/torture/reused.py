@@ -2,6 +2,7 @@
 
 import threading
 import time
+from functools import partial
 from typing import Any
 
 from redisjobs import sync
@@ -9,6 +10,7 @@ from redisjobs.errors import DriverError, QueueFull
 from redisjobs.torture import jobs
 from redisjobs.torture.book import PAUSE, Book
 from redisjobs.torture.store import MARK, new_mark
+from redisjobs.torture.waiters import answer
 
 _LOOK = 0.02  # seconds between looks at whether a job has ended
 _PATIENCE = 15.0  # seconds that its end is waited for
@@ -53,6 +55,12 @@ class ReusedId:
                 pass
             time.sleep(_LOOK)
         return False
+
+    def ask(self) -> None:
+        """Ask for the result of the job, which has ended, and write down what was said."""
+        answer(
+            self._book, self._job_id, partial(self._queue.result, self._job_id, timeout=_PATIENCE), mark=self._mark
+        )
 
     def cancel(self) -> bool:
         """Cancel the job, which waits; whether it is known to be gone."""

@@ -9,6 +9,7 @@ from typing import Any
 from redisjobs.errors import RedisJobsError
 from redisjobs.recording import Recording
 from redisjobs.torture import lines, schedules
+from redisjobs.torture.answers import UNKNOWN
 from redisjobs.torture.attack import Attack
 from redisjobs.torture.fleet import Fleet
 from redisjobs.torture.nemesis import Fault, Field
@@ -16,15 +17,17 @@ from redisjobs.torture.place import Place
 from redisjobs.torture.producers import Producers
 from redisjobs.torture.progress import Progress
 from redisjobs.torture.store import Final
+from redisjobs.torture.stories import Line
+from redisjobs.torture.waiters import wait_again
 from redisjobs.torture.watch import Watch
 
 LEASE = 2.0
 """The shorter of the workers' leases, in seconds: short, so that many faults fit in."""
 
-_RATE = 120.0  # jobs a second
+_RATE = 105.0  # jobs a second
 _DRAIN = 90.0  # seconds that all work may take to drain once the faults are over
 _LATE = 60.0  # seconds that what comes after its fault may take
-_WARM_UP = 20.0  # seconds that the workers may take to start
+_WARM_UP = 60.0  # seconds that the workers may take to start, where others work on the machine as well
 
 
 class Torture:
@@ -86,7 +89,9 @@ class Torture:
                 schedules.put(store)
             self._harm(watch, progress)
             self._drain(watch)
-        self.finals = [store.final() for store in self._place.stores]
+        told = self.lines()
+        self._wait_again(told)
+        self.finals = [store.final(_kept(told, store.db)) for store in self._place.stores]
         self.seconds = time.monotonic() - started
 
     def _harm(self, watch: Watch, progress: Progress) -> None:
@@ -119,5 +124,17 @@ class Torture:
         if not watch.until(lambda: all(map(schedules.pause, stores)), _LATE, "the schedules are paused"):
             self.wrong.append(f"the schedules could not be paused in {_LATE:g} s")
 
+    def _wait_again(self, told: Sequence[Line]) -> None:
+        """Ask for the results once more that somebody waited for in vain: now all of them are there."""
+        for store, url in zip(self._place.stores, self._place.urls(self._place.producers), strict=True):
+            answers = (line for line in told if line["what"] == "answered" and line["db"] == store.db)
+            in_vain = [line["job"] for line in answers if line["error"] in UNKNOWN and not line.get("mark")]
+            wait_again(store, url, self._recording, in_vain)
+
     def _is_drained(self) -> bool:
         return all(store.drained for store in self._place.stores)
+
+
+def _kept(lines: Sequence[Line], db: int) -> list[str]:
+    """The jobs of a database whose results were to be kept."""
+    return [line["job"] for line in lines if line.get("kept") and line["db"] == db]

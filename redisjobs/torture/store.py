@@ -14,9 +14,10 @@ from redisjobs.drivers.redis.commands import GROUP, Command
 from redisjobs.drivers.redis.connection import SyncConnection, Target
 from redisjobs.drivers.redis.queue_commands import QueueCommands
 from redisjobs.errors import DriverError
-from redisjobs.queries import Counts, Tidy
+from redisjobs.queries import Ask, Counts, Ending, Standing, Tidy
 from redisjobs.schedules.stored import ScheduleInfo
 from redisjobs.torture.settable import KEY
+from redisjobs.transitions import MOST_JOBS
 
 Fields = Mapping[str, str | bytes]
 
@@ -80,6 +81,7 @@ class Final:
         located: Ids the locator still knows, where they are said to be.
         totals: The counters.
         schedules: Each schedule, and what became of it.
+        standings: What is said of each job whose result was to be kept, by its id.
     """
 
     letters: list[Letter] = field(default_factory=list)
@@ -87,6 +89,7 @@ class Final:
     located: dict[str, str] = field(default_factory=dict)
     totals: dict[str, int] = field(default_factory=dict)
     schedules: list[ScheduleInfo] = field(default_factory=list)
+    standings: dict[str, Standing] = field(default_factory=dict)
 
 
 class Store:
@@ -186,9 +189,10 @@ class Store:
 
     # At the end
 
-    def final(self) -> Final:
-        """Look at all that is left."""
+    def final(self, kept: Sequence[str] = ()) -> Final:
+        """Look at all that is left, and ask for the results of these jobs."""
         final = Final(totals=dict(self.counts().totals), schedules=self.queue.schedules.list())
+        final.standings = self._ask(kept)
         located = self.run("HGETALL", f"{self.prefix}jobs")
         for job, place in zip(located[::2], located[1::2], strict=True):
             final.located[_text(job)] = place.decode()
@@ -206,7 +210,7 @@ class Store:
                 final.left.append(f"{job} in the locator, at {place}")
             elif place not in found:
                 final.left.append(f"{job} in the locator as dead, but no dead letter")
-        for kind, command in {"due": "ZCARD", "delayed": "HLEN"}.items():
+        for kind, command in {"due": "ZCARD", "delayed": "HLEN", "waiters": "HLEN"}.items():
             if number := self.run(command, self.prefix + kind):
                 final.left.append(f"{number} jobs in {kind}")
         lasting = {
@@ -220,7 +224,9 @@ class Store:
             "workers",
             "fenced",
             "schedules",
+            "limits",
         }
+        lasting |= self._looked_at_later()
         # Those that were fenced lately: a late read of theirs may be served yet. And who was killed just now.
         lasting |= {f"worker:{worker}" for worker in self.fenced()}
         lasting |= {f"worker:{_text(raw)}" for raw in self.run("ZRANGE", f"{self.prefix}workers", 0, -1)}
@@ -231,6 +237,29 @@ class Store:
                 final.left.append(f"the key {key}")
         final.left += self._watched_for_long()
         return final
+
+    def _ask(self, job_ids: Sequence[str]) -> dict[str, Standing]:
+        """How these jobs have ended; in steps, as not all may be said at once."""
+        found: dict[str, Standing] = {}
+        left = list(dict.fromkeys(job_ids))
+        while left:
+            some, left = left[:MOST_JOBS], left[MOST_JOBS:]
+            (standings,) = self._connection.run(self._commands.ask(Ask(some)))
+            for job, standing in zip(some, standings, strict=True):
+                if standing.ending is Ending.LATER:
+                    left.append(job)
+                else:
+                    found[job] = standing
+        return found
+
+    def _looked_at_later(self) -> set[str]:
+        """The keys of waiting lines that are at their end, which the next look at them takes away."""
+        waiting = set[bytes]()
+        for stream in self.streams:
+            with suppress(DriverError):  # no worker ever came
+                rows = self.run("XPENDING", stream, GROUP)[3] or ()
+                waiting |= {consumer for consumer, _ in rows if consumer.startswith(b"line:")}
+        return set() if waiting else {"lines", "turns"}
 
     def _watched_for_long(self) -> Iterator[str]:
         """Workers that were fenced so long ago that no late read of theirs is served any more."""

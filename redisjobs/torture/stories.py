@@ -77,6 +77,10 @@ class Story:
         added: What he was told of that: whether it is a new job; None if he was told nothing.
         holder: The job that had its unique key, so that it was not added.
         renewed: When it was replaced by a later push, or a little later: its deliveries are counted anew.
+        kept: Its push asked for its result to be kept.
+        pushed_by: Runs of its parent that pushed it; it is there only if that run ended its own job.
+        answers: What those were told who waited for its result.
+        watches: What those saw who watched it.
         sent_at: When its push was first sent, or a little before; None if nobody pushed it.
         ready_at: From when on it might be run; None if nobody was told that it is there.
         due_at: Before when it must not be run, as its push said; None if that said nothing of it.
@@ -100,6 +104,10 @@ class Story:
     added: bool | None = None
     holder: str = ""
     renewed: list[float] = field(default_factory=list)
+    kept: bool = False
+    pushed_by: list[Line] = field(default_factory=list)
+    answers: list[Line] = field(default_factory=list)
+    watches: list[Line] = field(default_factory=list)
     sent_at: float | None = None
     ready_at: float | None = None
     due_at: float | None = None
@@ -125,6 +133,16 @@ class Story:
     def outcomes(self) -> list[Line]:
         """Settlements that were accepted and ended the job."""
         return [line for line in self.settled if is_outcome(line)]
+
+    @property
+    def completed(self) -> list[Line]:
+        """Settlements that were accepted, and by which the job is done."""
+        return [line for line in self.settled if was(line, "Ack") and not line["cancelled"]]
+
+    @property
+    def was_there(self) -> bool:
+        """Whether it is known to have been on the queue, but for a dead letter."""
+        return bool(self.acknowledged or self.runs or self.settled or self.cancelled)
 
     def was_retried(self, run: Run) -> bool:
         """Whether the store took the failure of a run; also where its reply was lost, and it refused another try.
@@ -235,7 +253,7 @@ def _note(story: Story, what: str, line: Line) -> None:
     match what:
         case "push":
             story.attempted, story.name = True, line["name"]
-            story.expected = line.get("expected", "new")
+            story.expected, story.kept = line.get("expected", "new"), line.get("kept", False)
             story.sent_at = line["at"] if story.sent_at is None else story.sent_at
         case "pushed":
             story.acknowledged, story.holder, story.added = True, line["holder"], line.get("added")
@@ -243,6 +261,13 @@ def _note(story: Story, what: str, line: Line) -> None:
             story.ready_at = line["at"] + delay
             if delay and story.sent_at is not None:
                 story.due_at = story.sent_at + delay
+        case "follow-up":
+            story.name, story.kept = line["name"], line["kept"]
+            story.pushed_by.append(line)
+        case "answered":
+            story.answers.append(line)
+        case "watched":
+            story.watches.append(line)
         case "by hand":
             story.by_hand, story.name = True, "by hand"
             story.ready_at = line["at"]

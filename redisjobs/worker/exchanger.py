@@ -63,7 +63,7 @@ class Exchanger:
         self.clearance = clearance
         self.dispatcher = dispatcher
         self.trouble: DriverError | None = None
-        self.needs_recovery = self.found_nothing = self.queue_paused = False
+        self.needs_recovery = self.found_nothing = self.queue_paused = self._has_lines = False
         self.is_paused = True
         self.lost_at = self._pause_heard_at = self._asked_at = float("-inf")
         self._pool = pool
@@ -158,8 +158,8 @@ class Exchanger:
         for run in settling:
             run.sent_at = sent_at
         claims = not (self.fetcher.waiting or self.queue_paused) and time.monotonic() >= self.dry_until
-        count = min(self._pool.share(self), most) if claims else 0
-        asks = bool(count or self._promoter.is_due) and not self.is_stopping
+        count = min(self._pool.share(self), most) if claims and not self.is_stopping else 0
+        asks = bool(count or self._promoter.is_due)
         self._promoter.is_due = False
         # Only where one may wait: there is no second exchange beside one that may bring a job to run alone.
         alone = bool(count) and self.clearance.one_waits and len(settling) == len(leases)
@@ -182,6 +182,9 @@ class Exchanger:
             self._pool.brought(self, len(answer.leases), more=answer.more)
             self.clearance.hear(answer.waits, time.monotonic())
             self._pool.hear_of_one_alone(self)
+        elif answer.turns:
+            self._promoter.is_due = True  # for others, should there be no room here
+            self.hear_of_released()
         one_more = self.clearance.one_waits and not self.dispatcher.leases and self._pool.runs_nothing_but(self)
         found = batch.settling or answer.leases or answer.more or one_more
         is_late = batch.sent <= self._pause_heard_at  # it was sent before the queue was paused, or resumed
@@ -198,6 +201,7 @@ class Exchanger:
         self._promoter.learn(answer.due_in, sent_at)
         was_paused, self._asked_at = self.queue_paused, sent_at
         self.queue_paused = answer.paused and sent_at > self._pause_heard_at
+        self._has_lines = answer.lines
         if was_paused and not self.queue_paused:
             self.found_nothing = False
 
@@ -232,6 +236,11 @@ class Exchanger:
             self.fetcher.begin(most, sent_at)
         elif self._pool.is_shared:
             self.dry_until = time.monotonic() + _DRY
+
+    def look_after_lines(self) -> None:
+        """End the blocking read where the next of a line may start: a claim takes it, no other worker is woken."""
+        if self._promoter.is_due and self._has_lines and self.fetcher.waiting and not self.is_stopping:
+            self.fetcher.interrupt()
 
     async def end_read(self) -> None:
         """End the blocking read: there is something that only a claim finds."""

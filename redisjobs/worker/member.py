@@ -11,7 +11,7 @@ from redisjobs.backoff import retrying
 from redisjobs.driver import Consumer, IdTaken
 from redisjobs.errors import DriverError, QueueFull, WrongType
 from redisjobs.events import SourceAvailable, SourceUnavailable, WorkerEvent
-from redisjobs.queries import Retain
+from redisjobs.queries import Retain, SetLimit
 from redisjobs.worker.settings import Settings
 
 Facts = ParamSpec("Facts")
@@ -66,11 +66,15 @@ class Member:
         self.beat_at = time.monotonic()
 
     async def _enter(self) -> list[str]:
-        """Join; and say what the queue keeps, if its code does."""
+        """Join; and say what the queue keeps, and which limits its jobs have, if its code does."""
         warnings = await self._open()
         retention = self.settings.queue.retention
         if retention is not None:
             await self.consumer.change(Retain(retention))
+        for name, definition in self.settings.queue.definitions.items():
+            after = None if definition.limit else ""
+            while after != "":
+                after = await self.consumer.change(SetLimit(name, definition.limit, after or ""))
         return warnings
 
     async def _open(self) -> list[str]:

@@ -28,6 +28,7 @@ from redisjobs.worker.settings import Settings
 logger = Log("redisjobs.worker")
 
 _TAKEN = ("released", "parked")
+_LINE = "line:"
 """Under these names wait the jobs that were handed back, and those that may not start: they are no worker's."""
 
 
@@ -39,10 +40,11 @@ def _new_id() -> str:
 def _checked_id(worker_id: str) -> str:
     """An id that can be a consumer's name, and stand in a line of text."""
     fits = isinstance(worker_id, str) and re.fullmatch(r"[^\s{}]{1,200}", worker_id) and worker_id.isprintable()
-    if not fits or worker_id in _TAKEN:
+    if not fits or worker_id in _TAKEN or worker_id.startswith(_LINE):
         raise ValueError(
             f"worker_id={worker_id!r}: give 1 to 200 printable characters without spaces or braces, and not "
-            f"{' or '.join(map(repr, _TAKEN))}; it must be new at each start, so best leave it out"
+            f"{' or '.join(map(repr, _TAKEN))}, and nothing that begins with {_LINE!r}; it must be "
+            "new at each start, so best leave it out"
         )
     return worker_id
 

@@ -147,7 +147,7 @@ class MemoryConsumer:
         await anyio.lowlevel.checkpoint()
         settled = exchange.settle(self._memory, self.worker_id, turn, settlements)
         if count is None:
-            return settled
+            return replace(settled, turns=exchange.has_turn(self._memory))
         claimed = exchange.claim(self._memory, self.worker_id, count, self._max_deliveries, idle=idle)
         return replace(claimed, replies=settled.replies, added=settled.added)
 

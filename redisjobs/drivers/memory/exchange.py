@@ -3,6 +3,7 @@
 There is none of adopt: jobs put in by hand have their ids when they are leased.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from redisjobs.drivers.memory.include import (
     tell_released,
 )
 from redisjobs.drivers.memory.producer import push_with
+from redisjobs.drivers.memory.shares import Limiter, give_up, line_up, next_turn, take_turns
 from redisjobs.drivers.memory.state import PARKED, RELEASED, Fields, Memory, Pending, Stream, encoded, text_of
 from redisjobs.errors import DriverError
 from redisjobs.transitions import (
@@ -55,16 +57,24 @@ def settle(memory: Memory, worker: str, turn: Turn | None, settlements: Settleme
         if turn and turn.number == last:
             return answer
         added: dict[int, list[bool]] = {}
-        replies = [
-            _settle_one(memory, worker, lease, settlement, partial(added.__setitem__, at))
-            for at, (lease, settlement) in enumerate(settlements)
-        ]
+        replies = [Reply.LEASE_LOST] * len(settlements)
+        # Those that push others first, as on Redis they are calls of their own, before the rest.
+        for at in sorted(range(len(settlements)), key=lambda at: not _pushes(settlements[at][1])):
+            replies[at] = _settle_one(memory, worker, *settlements[at], partial(added.__setitem__, at))
+        for reply, (lease, settlement) in zip(replies, settlements, strict=True):
+            if reply in (Reply.OK, Reply.CANCELLED) and not isinstance(settlement, ReportProgress):
+                refund = isinstance(settlement, Release) and settlement.refund
+                give_up(memory, (memory.streams[lease.token[0] - 1].priority, lease.token[1]), refund=refund)
         answered = zip(replies, settlements, strict=True)
         tell_released(memory, sum(reply is Reply.OK and isinstance(one, Release) for reply, (_, one) in answered))
         answer = Exchange(replies, added=added)
         if turn:
             record.answers[turn.lane] = (turn.number, answer)
         return answer
+
+
+def _pushes(settlement: Settlement) -> bool:
+    return isinstance(settlement, Ack) and bool(settlement.pushes)
 
 
 def _settle_one(
@@ -155,6 +165,7 @@ class _Claim:
     leases: list[Lease] = field(default_factory=list)
     ended: list[Ended] = field(default_factory=list)
     waits: float | None = None
+    limiter: Limiter = field(kw_only=True)
 
     @property
     def left(self) -> int:
@@ -168,21 +179,35 @@ def claim(memory: Memory, worker: str, count: int, max_deliveries: int, *, idle:
         now_ms = memory.now_ms()
         promote(memory, now_ms)
         paused = memory.paused is not None
-        claimed = _Claim(worker, 0 if paused else count, max_deliveries, idle)
+        limiter = Limiter(memory)
+        claimed = _Claim(worker, 0 if paused else count, max_deliveries, idle, limiter=limiter)
+        turned = 0 if paused else take_turns(memory)
         for stream in memory.streams:
             for entry in stream.held(RELEASED):
                 if claimed.left > 0:
                     _deliver(memory, claimed, stream, entry)
-            claimed.leases += _read_startable(memory, worker, stream, claimed.left)
+            claimed.leases += _read_startable(memory, worker, stream, claimed.left, limiter)
+        if turned and any(stream.held(RELEASED) for stream in memory.streams):
+            memory.tell("released", str(turned))
+        due_in = _due_in(memory, now_ms)
+        if not paused:
+            due_in = next_turn(memory, due_in)
         return Exchange(
             leases=claimed.leases,
             more=not paused and claimed.left <= 0 and _has_more(memory),
             ended=claimed.ended,
-            due_in=_due_in(memory, now_ms),
+            due_in=due_in,
             waits=claimed.waits,
             server_ms=memory.now_ms(),
             paused=paused,
+            lines=bool(memory.turns) and not paused,
         )
+
+
+def has_turn(memory: Memory) -> bool:
+    """Whether a job that waited for a limit may start now."""
+    with memory.lock:
+        return min(memory.turns.values(), default=math.inf) <= memory.now_ms()
 
 
 def _has_more(memory: Memory) -> bool:
@@ -196,18 +221,25 @@ def _deliver(memory: Memory, claimed: _Claim, stream: Stream, entry: str) -> Non
     if mark == "cancelling":
         job_id = identify(memory, *here)
         memory.held.pop(job_id, None)
+        claimed.limiter.pass_on(stream, entry)
         finish(memory, stream, entry, job_id, "cancelled", {"deliveries": str(pending.deliveries)})
         claimed.ended.append((job_id, Reply.CANCELLED))
         return
     if may_not_start(memory, stream, entry):
+        claimed.limiter.pass_on(stream, entry)
         stream.pending[entry] = Pending(PARKED, pending.deliveries, time.monotonic())
         return
     if deliveries > claimed.max_deliveries and (mark == "alone" or claimed.max_deliveries == 1):
+        claimed.limiter.pass_on(stream, entry)
         _end_killer(memory, claimed, stream, entry)
         return
     is_last = deliveries >= claimed.max_deliveries > 1
     if is_last and not _runs_nothing(memory, claimed):
         claimed.waits = max(claimed.waits or 0.0, time.monotonic() - pending.since)
+        return
+    bucket = claimed.limiter.start(stream, entry, waited=True)
+    if bucket is not None:
+        line_up(memory, stream, entry, pending.deliveries, bucket)
         return
     if is_last:
         memory.marks[here] = "alone"
@@ -253,30 +285,37 @@ def read(memory: Memory, worker: str, count: int) -> list[Lease] | None:
         return screen(memory, leases) if leases else None
 
 
-def screen(memory: Memory, leases: Sequence[Lease]) -> list[Lease]:
+def screen(memory: Memory, leases: Sequence[Lease], limiter: Limiter | None = None) -> list[Lease]:
     """Keep a worker those of its jobs that may start, and hand the others on."""
-    return [lease for lease in leases if not _handed_on(memory, lease)]
+    limiting = limiter or Limiter(memory)
+    kept = [lease for lease in leases if not _handed_on(memory, lease, limiting)]
+    if limiter is None and limiting.has_turned:
+        memory.tell("due", str(min(memory.turns.values())))
+    return kept
 
 
-def _handed_on(memory: Memory, lease: Lease) -> bool:
+def _handed_on(memory: Memory, lease: Lease, limiter: Limiter) -> bool:
     number, entry = lease.token
-    stream = memory.streams[number - 1]
+    stream, deliveries = memory.streams[number - 1], max(0, lease.deliveries - 1)
     may_not = may_not_start(memory, stream, entry)
-    if not may_not and memory.paused is None:
-        return False
-    heir = PARKED if may_not else RELEASED
-    stream.pending[entry] = Pending(heir, max(0, lease.deliveries - 1), time.monotonic())
-    return True
+    if may_not or memory.paused is not None:
+        stream.pending[entry] = Pending(PARKED if may_not else RELEASED, deliveries, time.monotonic())
+        give_up(memory, (stream.priority, entry), refund=True)
+        return True
+    bucket = limiter.start(stream, entry)
+    if bucket is not None:
+        line_up(memory, stream, entry, deliveries, bucket)
+    return bucket is not None
 
 
-def _read_startable(memory: Memory, worker: str, stream: Stream, count: int) -> list[Lease]:
-    """Of new entries so many that may start; those between them are parked."""
+def _read_startable(memory: Memory, worker: str, stream: Stream, count: int, limiter: Limiter) -> list[Lease]:
+    """Of new entries so many that may start; those between them are parked, or wait in line."""
     leases: list[Lease] = []
     while len(leases) < count:
         read = _read(memory, worker, stream, count - len(leases))
         if not read:
             break
-        leases += screen(memory, read)
+        leases += screen(memory, read, limiter)
     return leases
 
 

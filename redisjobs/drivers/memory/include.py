@@ -9,7 +9,9 @@ import time
 from collections.abc import Mapping
 
 from redisjobs.drivers.memory.ends import conclude
+from redisjobs.drivers.memory.shares import give_up
 from redisjobs.drivers.memory.state import (
+    LINE,
     PARKED,
     RELEASED,
     Delayed,
@@ -90,12 +92,12 @@ def holder(stream: Stream, entry: str) -> str:
 
 def is_waiting(consumer: str) -> bool:
     """Whether an entry that this consumer has is ready."""
-    return consumer in ("", RELEASED, PARKED)
+    return consumer in ("", RELEASED, PARKED) or consumer.startswith(LINE)
 
 
 def is_restricted(memory: Memory) -> bool:
     """Whether some jobs may not start; see lua/include/restrictions."""
-    return memory.paused is not None or bool(memory.paused_names or memory.held)
+    return memory.paused is not None or bool(memory.paused_names or memory.held or memory.limits)
 
 
 def may_not_start(memory: Memory, stream: Stream, entry: str) -> bool:
@@ -253,6 +255,7 @@ def hand_back(memory: Memory, worker: str, most: int | None = None, *, refund: i
         for entry in stream.held(worker)[: None if most is None else most - total]:
             deliveries = max(0, stream.pending[entry].deliveries - refund)
             stream.pending[entry] = Pending(RELEASED, deliveries, time.monotonic())
+            give_up(memory, (stream.priority, entry), refund=bool(refund))
             total += 1
     return total
 

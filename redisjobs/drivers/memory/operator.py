@@ -19,6 +19,7 @@ from redisjobs.drivers.memory.include import (
     keep,
     locate,
 )
+from redisjobs.drivers.memory.limits import limit, limits
 from redisjobs.drivers.memory.pauses import hold, pause, pauses, resume, unhold, unpark
 from redisjobs.drivers.memory.retention import retain, tidy
 from redisjobs.drivers.memory.rows import aside_row, delayed_row, ready_row
@@ -36,6 +37,7 @@ from redisjobs.queries import (
     Counts,
     Delete,
     Find,
+    FindLimits,
     FindPauses,
     GroupDead,
     Hold,
@@ -48,6 +50,7 @@ from redisjobs.queries import (
     Retain,
     Row,
     Scan,
+    SetLimit,
     Several,
     Tidy,
     Unhold,
@@ -196,6 +199,7 @@ def _ms_of(entry: str) -> int:
 
 _READS: Mapping[type[Query[Any]], Callable[[Memory, Any], Any]] = {
     Find: find,
+    FindLimits: limits,
     FindPauses: pauses,
     List: jobs,
     Scan: scan,
@@ -217,6 +221,7 @@ _CHANGES: Mapping[type[Change[Any]], Callable[[Memory, Any], Any]] = {
     Pause: pause,
     Resume: resume,
     Unpark: unpark,
+    SetLimit: limit,
     PutSchedules: put_schedule,
     PauseSchedule: pause_schedule,
     RemoveSchedule: remove_schedule,

@@ -3,6 +3,7 @@
 import time
 
 from redisjobs.drivers.memory.include import holder, is_waiting, locate, may_not_start
+from redisjobs.drivers.memory.limits import give_turns
 from redisjobs.drivers.memory.state import PARKED, RELEASED, Memory, Pending, Stream
 from redisjobs.job import Priority
 from redisjobs.queries import FindPauses, Hold, Pause, Pauses, Resume, Unhold, Unpark
@@ -49,7 +50,8 @@ def resume(memory: Memory, change: Resume) -> Reply:
     """Let jobs start again."""
     with memory.lock:
         if change.name:
-            memory.paused_names.pop(change.name, None)
+            if memory.paused_names.pop(change.name, None) is not None:
+                give_turns(memory, change.name)
         elif memory.paused is not None:
             memory.paused = None
             memory.tell("resumed", "")

@@ -2,6 +2,7 @@
 
 from redisjobs.drivers.memory.include import REMEMBERED, remember
 from redisjobs.drivers.memory.pauses import unpark
+from redisjobs.drivers.memory.shares import turn
 from redisjobs.drivers.memory.state import Fields, Memory, text_of
 from redisjobs.queries import Retain, Tidied, Tidy, Unpark
 from redisjobs.retention import ASIDE, DEFAULT, Keep
@@ -25,6 +26,8 @@ def tidy(memory: Memory, change: Tidy) -> Tidied:
             return Tidied()
         memory.tidied_ms = now_ms
         unpark(memory, Unpark())
+        for bucket in memory.waiting:
+            turn(memory, bucket, now_ms)
         return Tidied(trimmed=trim(memory))
 
 

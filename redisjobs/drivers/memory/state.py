@@ -22,6 +22,7 @@ Push = tuple[str, bytes]  # job id, nonce
 RELEASED = "released"  # who holds what was handed back
 PARKED = "parked"  # who holds what may not start
 SWEPT = 1_000  # outcomes below which nobody looks for those that are over
+LINE = "line:"  # who holds what waits for a limit; after it is what that is counted under
 
 
 @dataclass(slots=True)
@@ -150,6 +151,11 @@ class Memory:
         paused: Since when the queue is paused, in ms; None: it is not.
         paused_names: `paused:names`: job names that are paused, and since when, in ms.
         held: Ids of jobs that are held, and since when, in ms.
+        limits: Job names, and the limit of each in words.
+        shares: Where each limited job is that runs, and what it is counted under: its name, or that and a key.
+        arrivals: `rate:<name> <key>`: the theoretical arrival time of its next job, in µs.
+        turns: What is counted together and has a waiting line, and when one of it may start, in ms.
+        waiting: `lines`: what has a waiting line.
         uniques: `unique:<key>`: the id of the job that holds a key, and until when, in ms; None: until it ends.
         finished: `finished:<n>`: pushes whose job ended, and when, in ms.
         refused: `finished:<n>`: pushes that were refused when they were repeated, and when, in ms.
@@ -177,6 +183,11 @@ class Memory:
         self.paused: int | None = None
         self.paused_names: dict[str, int] = {}
         self.held: dict[str, int] = {}
+        self.limits: dict[str, str] = {}
+        self.shares: dict[Place, str] = {}
+        self.arrivals: dict[str, int] = {}
+        self.turns: dict[str, int] = {}
+        self.waiting: set[str] = set()
         self.uniques: dict[str, tuple[str, int | None]] = {}
         self.finished: dict[Push, int] = {}
         self.refused: dict[Push, int] = {}

@@ -93,6 +93,8 @@ def release(memory: Memory, worker: str, *, refund: bool, watch: bool) -> int:
         if not was_fenced and (watch or not refund):
             fence(memory, worker)
         memory.workers.pop(worker, None)
+        if memory.turns:
+            memory.tell("due", str(min(memory.turns.values())))
         tell_released(memory, released)
         return released
 

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 from redisjobs.driver import Beat, Beaten, Fenced, Notification, Until
@@ -38,6 +39,7 @@ T = TypeVar("T")
 _REPLY_BYTES = 1024 * 1024  # of jobs in one reply, or of one job that has more
 _FIRST_JOB_BYTES = 64 * 1024  # of a job, as long as none was seen
 _SAMPLE = 8  # jobs of a reply whose size is looked at
+_TURN_LATE_US = 1_000_000
 _HEARING = 4  # beats for which marks are looked for after a cancel: its job may have been on its way to us
 
 
@@ -72,6 +74,7 @@ class RedisConsumer:
         self._waits: float | None = None  # for how long a job has been waiting that has to run alone
         self._job_bytes: float = _FIRST_JOB_BYTES
         self._clock = ServerClock()
+        self._turn_us = 0  # by the server's clock: when somebody in line may start, and we are the one to look
         self.sync = SyncRedisConsumer(commands, target, self, self._lease_ms)
         self.has_found = False  # jobs that may have been cancelled before we knew of them
 
@@ -189,7 +192,11 @@ class RedisConsumer:
 
     async def _claimed(self, told: Exchange, claimed: Claimed) -> Exchange:
         self._waits = claimed.waits_ms / 1000 if claimed.waits_ms >= 0 else None
-        return await self._taken(told, claimed.leases, claimed, claimed.ended)
+        answer = await self._taken(told, claimed.leases, claimed, claimed.ended)
+        if told.turns and not claimed.ahead.sees_to_turns:
+            # The server had to be given the script that settles first, so the claim came before it.
+            return replace(answer, due_in=0.0)
+        return answer
 
     async def _taken(
         self,
@@ -207,12 +214,29 @@ class RedisConsumer:
             leases,
             bool(ahead),
             ended,
-            told.due_in_us / 1e6 if told.due_in_us >= 0 else None,
+            self._due_in(told),
             self._waits,
             told.now_us / 1000,
             ahead.paused,
             settled.added,
+            lines=ahead.turn_in_us >= 0,
         )
+
+    def _due_in(self, told: Settled | Claimed) -> float | None:
+        """In how many seconds to look after delayed jobs, and after those in line.
+
+        Whoever has changed when the next in line may start looks then; others a second later, should that one be
+        gone. Else all of a fleet would look each time that a rate lets another job start.
+        """
+        turn_in_us = told.ahead.turn_in_us
+        if turn_in_us >= 0 and told.ahead.sees_to_turns:
+            self._turn_us = told.now_us + turn_in_us
+        elif self._turn_us > told.now_us:
+            turn_in_us = self._turn_us - told.now_us
+        elif turn_in_us >= 0:
+            turn_in_us += _TURN_LATE_US
+        waits = [wait for wait in (told.due_in_us, turn_in_us) if wait >= 0]
+        return min(waits) / 1e6 if waits else None
 
     async def _screen(self, leases: Sequence[Lease]) -> list[Lease]:
         """Those that may start, now that some may not; of a worker that was fenced none: they are for others."""
@@ -338,13 +362,14 @@ class _Parts:
     def told(self, plain: Settled | None, pushing: Sequence[Settled]) -> Exchange:
         """The answers to all of them, in their own order."""
         replies = plain.replies if plain is not None else ()
+        turns = any(each.ahead.turns for each in (plain, *pushing) if each is not None)
         if self._order is None:
-            return Exchange(replies)
+            return Exchange(replies, turns=turns)
         said = [reply for each in pushing for reply in each.replies]
         pushed = [each.added.get(at, ()) for each in pushing for at in range(len(each.replies))]
         by_position = dict(zip(self._order, [*said, *replies], strict=True))
         added = {at: some for at, some in zip(self._order, pushed, strict=False) if some}
-        return Exchange([by_position[at] for at in sorted(by_position)], added=added)
+        return Exchange([by_position[at] for at in sorted(by_position)], added=added, turns=turns)
 
 
 class SyncRedisConsumer:

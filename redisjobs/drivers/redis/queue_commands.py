@@ -1,6 +1,6 @@
 """What a producer and an operator say to the server; see `commands.py`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -27,11 +27,13 @@ from redisjobs.queries import (
     Delete,
     Ending,
     Find,
+    FindLimits,
     FindPauses,
     Group,
     GroupDead,
     Grouped,
     Hold,
+    LimitsFound,
     List,
     Measure,
     Pause,
@@ -43,6 +45,7 @@ from redisjobs.queries import (
     Row,
     Scan,
     Scanned,
+    SetLimit,
     Standing,
     Tidied,
     Tidy,
@@ -151,6 +154,25 @@ class QueueCommands(ScheduleCommands):
         note, number, start = change.after.split(" ") if change.after else ("", 1, "-")
         return self._run("unpark", [note, number, start, _REPLY_BYTES], parse)
 
+    def limits(self, query: FindLimits) -> Command[LimitsFound]:
+        def parse(reply: Any) -> LimitsFound:
+            after, limits, lines, running = reply
+            by_name = {_shown(name): _shown(text) for name, text in pairs(limits).items()}
+            waiting = [
+                (_shown(bucket), count, int(max(0, min(float(turn), _FAR))) if turn else None)
+                for bucket, count, turn in _threes(lines)
+            ]
+            held = [
+                (_shown(bucket), _shown(worker), text_id(job_id)) for bucket, worker, job_id in _threes(running)
+            ]
+            return LimitsFound(by_name, waiting, held, text_id(after))
+
+        return self._run("limits", [raw_id(query.after)], parse)
+
+    def limit(self, change: SetLimit) -> Command[str]:
+        arguments = [raw_id(change.name), change.limit, raw_id(change.after), self._now]
+        return self._run("limit", arguments, text_id)
+
     def hold(self, change: Hold) -> Command[Reply]:
         return self._run("hold", [raw_id(change.job_id), self._now], reply_of)
 
@@ -190,8 +212,8 @@ class QueueCommands(ScheduleCommands):
         """Look after consumers of whom nobody heard for so long, at most once in so long."""
 
         def parse(reply: Any) -> Tidied:
-            _, suspects, parked, began = reply
-            said = {"restore": suspects, "unpark": parked, "trim": began}
+            _, suspects, parked, began, shares = reply
+            said = {"restore": suspects, "unpark": parked, "shares": shares, "trim": began}
             duties = [duty for duty, is_due in said.items() if is_due]
             return Tidied(after=f"{'+'.join(duties)} " if duties else "")
 
@@ -206,6 +228,15 @@ class QueueCommands(ScheduleCommands):
 
         return self._run("trim", [DEFAULT.dead.text, self._now], parse)
 
+    def shares(self, after: str) -> Command[Tidied]:
+        """Give up the shares of jobs that do not run, from there on."""
+
+        def parse(reply: Any) -> Tidied:
+            cursor, _ = reply
+            return Tidied(after="" if cursor == b"0" else cursor.decode())
+
+        return self._run("shares", [after or "0", self._now], parse)
+
     def retain(self, change: Retain) -> Command[Reply]:
         kept = [change.retention.of(state) for state in ("completed", "cancelled", "dead")]
         return self._run("retain", [keep.text if keep else "" for keep in kept], reply_of)
@@ -217,7 +248,7 @@ class QueueCommands(ScheduleCommands):
             number, start, restored = reply
             return Tidied(restored, f"{number} {start.decode()}" if number else "")
 
-        return self._run("restore", [*(after or "1 -").split(" "), _REPLY_BYTES], parse)
+        return self._run("restore", [*(after or "1 -").split(" "), _REPLY_BYTES, self._now], parse)
 
     def unpark_later(self, after: str) -> Command[Tidied]:
         """Do what whoever resumed jobs did not come to."""
@@ -228,10 +259,12 @@ class QueueCommands(ScheduleCommands):
 _DUTIES: Mapping[str, Callable[[QueueCommands, str], Command[Tidied]]] = {
     "restore": QueueCommands.restore,
     "unpark": QueueCommands.unpark_later,
+    "shares": QueueCommands.shares,
     "trim": QueueCommands.trim,
 }
 _READS: Mapping[type[Query[Any]], Callable[[QueueCommands, Any], Command[Any]]] = {
     Find: QueueCommands.find,
+    FindLimits: QueueCommands.limits,
     FindPauses: QueueCommands.pauses,
     List: QueueCommands.jobs,
     Scan: QueueCommands.scan,
@@ -252,6 +285,7 @@ _CHANGES: Mapping[type[Change[Any]], Callable[[QueueCommands, Any], Command[Any]
     Pause: QueueCommands.pause,
     Resume: QueueCommands.resume,
     Unpark: QueueCommands.unpark,
+    SetLimit: QueueCommands.limit,
     PutSchedules: QueueCommands.put_schedule,
     PauseSchedule: QueueCommands.pause_schedule,
     RemoveSchedule: QueueCommands.remove_schedule,
@@ -276,7 +310,7 @@ def _row(reply: Any) -> Row:
         state, priority = State.DELAYED, where.partition(":")[2]
     else:
         priority = _PLACES[where]
-        running = consumer not in _NOBODY
+        running = consumer not in _NOBODY and not consumer.startswith(b"line:")
         state = State.RUNNING if running else State.READY
     known = Priority(priority) if priority in list(Priority) else Priority.NORMAL
     return Row(
@@ -325,6 +359,11 @@ def _group(reply: Any) -> Group:
         error=_shown(error),
         names=[*map(_shown, names)],
     )
+
+
+def _threes(flat: Sequence[Any]) -> Iterable[tuple[Any, Any, Any]]:
+    """A flat list, three by three."""
+    return zip(flat[::3], flat[1::3], flat[2::3], strict=True)
 
 
 def _shown(text: bytes) -> str:

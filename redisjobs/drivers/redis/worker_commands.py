@@ -38,7 +38,7 @@ from redisjobs.transitions import (
 )
 
 _FENCED = b"FENCED"
-_RELEASED, _PAUSED = 1, 4
+_RELEASED, _RESTRICTED, _PAUSED, _TURNS, _SEES_TO_TURNS = 1, 6, 4, 8, 16
 _YOUNG_MS = 65_000
 """A push that is older can't be repeated; some seconds more, as our clock is behind the server's."""
 
@@ -48,12 +48,15 @@ class Ahead:
     """What a claim would find.
 
     Attributes:
-        finds: A sum: 1 if jobs were handed back, 2 if some may not start, 4 if the queue is paused.
+        finds: A sum: 1 if jobs were handed back, 2 if some may not start, 4 if the queue is paused; where
+            nothing was asked, 8 if somebody in line may start; 16 if it was changed when the next one may.
         unread: How many jobs of each stream were never delivered, or about as many.
+        turn_in_us: µs until the next in line may start; -1: nobody waits for a time.
     """
 
     finds: int
     unread: list[int]
+    turn_in_us: int
 
     def __bool__(self) -> bool:
         return self.released or any(self.unread)
@@ -66,12 +69,22 @@ class Ahead:
     @property
     def restricted(self) -> bool:
         """Whether some jobs may not start, or none."""
-        return self.finds > _RELEASED
+        return bool(self.finds & _RESTRICTED)
 
     @property
     def paused(self) -> bool:
         """Whether the queue is."""
         return bool(self.finds & _PAUSED)
+
+    @property
+    def turns(self) -> bool:
+        """Whether somebody in line may start, and no claim was asked for."""
+        return bool(self.finds & _TURNS)
+
+    @property
+    def sees_to_turns(self) -> bool:
+        """Whether it is this worker's to look when the next in line may start."""
+        return bool(self.finds & _SEES_TO_TURNS)
 
     @property
     def stream(self) -> int | None:
@@ -188,8 +201,8 @@ class WorkerCommands(Commands):
         arguments = [worker, lane, number, "1" if promote else "", self._now, *batch.arguments()]
 
         def parse(reply: Any) -> Settled:
-            now_us, due_in, finds, unread, *said = _unless_fenced(reply, worker)
-            return Settled(batch.replies(said), now_us, due_in, Ahead(finds, unread))
+            now_us, due_in, finds, unread, turn_in, *said = _unless_fenced(reply, worker)
+            return Settled(batch.replies(said), now_us, due_in, Ahead(finds, unread, turn_in))
 
         return self._run("settle", arguments, parse)
 
@@ -205,21 +218,22 @@ class WorkerCommands(Commands):
         arguments = [worker, lane, number, "", self._now, 0, 0, 0, 0, 0, 0, *others]
 
         def parse(reply: Any) -> Settled:
-            now_us, _, _, _, *said = _unless_fenced(reply, worker)
+            now_us, _, finds, unread, turn_in, *said = _unless_fenced(reply, worker)
             words = [raw.partition(b":") for raw in said]
             added = {at: [bit == 49 for bit in bits] for at, (word, _, bits) in enumerate(words) if word == b"OK"}
-            return Settled([reply_of(word) for word, _, _ in words], now_us, -1, Ahead(0, [0, 0, 0]), added)
+            replies = [reply_of(word) for word, _, _ in words]
+            return Settled(replies, now_us, -1, Ahead(finds, unread, turn_in), added)
 
-        full = Settled([Reply.FULL] * len(settlements), 0, -1, Ahead(0, [0, 0, 0]))
+        full = Settled([Reply.FULL] * len(settlements), 0, -1, Ahead(0, [0, 0, 0], -1))
         return self._run("settle", arguments, parse, when_full=full)
 
     def claim(
         self, worker: str, count: int, most_bytes: int, max_deliveries: int, *, idle: bool
     ) -> Command[Claimed]:
         def parse(reply: Any) -> Claimed:
-            now_us, due_in, finds, unread, waits, jobs, ended = _unless_fenced(reply, worker)
+            now_us, due_in, finds, unread, turn_in, waits, jobs, ended = _unless_fenced(reply, worker)
             leases = [_lease(*job) for job in jobs]
-            return Claimed(now_us, due_in, Ahead(finds, unread), waits, leases, _ended(ended))
+            return Claimed(now_us, due_in, Ahead(finds, unread, turn_in), waits, leases, _ended(ended))
 
         arguments = [worker, min(count, MOST_JOBS), most_bytes, max_deliveries, "1" if idle else "", self._now]
         return self._run("claim", arguments, parse)
@@ -235,7 +249,7 @@ class WorkerCommands(Commands):
 
     def is_restricted(self) -> Command[bool]:
         """Whether some jobs may not start: what was just read has to be screened."""
-        keys = (f"{self.prefix}{key}" for key in ("paused", "paused:names", "held"))
+        keys = (f"{self.prefix}{key}" for key in ("paused", "paused:names", "held", "limits"))
         return Command(["EXISTS", *keys], bool, looks_back=True)
 
     def screen(self, worker: str, leases: Sequence[Lease]) -> Command[list[Lease]]:
@@ -245,7 +259,7 @@ class WorkerCommands(Commands):
             answers = _unless_fenced(reply, worker)
             return [lease for lease, starts in zip(leases, answers, strict=True) if starts]
 
-        return self._run("screen", [worker, *(word for lease in leases for word in lease.token)], parse)
+        return self._run("screen", [worker, self._now, *(word for lease in leases for word in lease.token)], parse)
 
     def _read(self, reply: Any) -> list[Lease]:
         leases = []
@@ -269,7 +283,7 @@ class WorkerCommands(Commands):
             more, jobs = _unless_fenced(reply, worker)
             return bool(more), [_lease(*job) for job in jobs]
 
-        return self._run("recover", [worker, most_bytes, idle_ms, *held], parse)
+        return self._run("recover", [worker, most_bytes, idle_ms, self._now, *held], parse)
 
     def reclaim(
         self, worker: str, count: int, silent: Sequence[Silent], *, others: bool, thorough: bool

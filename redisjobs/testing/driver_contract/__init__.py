@@ -28,7 +28,8 @@ from redisjobs.testing.driver_contract.waiting import *  # noqa: E402
 from redisjobs.testing.driver_contract.scanning import *  # noqa: E402
 from redisjobs.testing.driver_contract.asking import *  # noqa: E402
 from redisjobs.testing.driver_contract.pausing import *  # noqa: E402
+from redisjobs.testing.driver_contract.limiting import *  # noqa: E402
 from redisjobs.testing.driver_contract.unique_keys import *  # noqa: E402
-from redisjobs.testing.driver_contract.awaiting import *  # noqa: E402
 from redisjobs.testing.driver_contract.following import *  # noqa: E402
 from redisjobs.testing.driver_contract.sharing import *  # noqa: E402
+from redisjobs.testing.driver_contract.awaiting import *  # noqa: E402

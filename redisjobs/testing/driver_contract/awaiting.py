@@ -467,3 +467,16 @@ async def test_what_a_job_has_reported_is_there_for_its_next_run(store: DriverSt
 
     assert (await standing(store)).progress == SOME.progress
     await settle(one, await claim_one(one), Ack(reported=True))
+
+
+@needs(Ask)
+async def test_a_job_that_pushes_others_has_a_result_as_any(store: DriverStore, worker: Open) -> None:
+    one = await worker()
+    await push(store, "parent")
+    settlement = Ack(result=Result(60_000, b"5"), pushes=[job("next")])
+
+    assert await settle(one, await claim_one(one), settlement) == Reply.OK
+
+    parent, following = await store.driver.change(Ask(["parent", "next"]))
+    assert (parent.ending, parent.value) == (Ending.COMPLETED, b"5")
+    assert following.ending is Ending.PENDING

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from redisjobs.driver import Consumer
 from redisjobs.job import Priority, State
-from redisjobs.queries import Ask, Cancel, Count, Ending, Find
+from redisjobs.queries import Cancel, Count, Find
 from redisjobs.testing.driver_contract.acts import (
     FAILED,
     Open,
@@ -18,9 +18,8 @@ from redisjobs.testing.driver_contract.acts import (
     push,
     settle,
 )
-from redisjobs.testing.driver_contract.needs import needs
 from redisjobs.testing.store import DriverStore
-from redisjobs.transitions import Ack, After, Exchange, Lease, NewJob, Release, Reply, Result, Settlement, Turn
+from redisjobs.transitions import Ack, After, Exchange, Lease, NewJob, Release, Reply, Settlement, Turn
 
 
 async def finish_with(consumer: Consumer, lease: Lease, *jobs: NewJob, turn: Turn | None = None) -> Exchange:
@@ -147,19 +146,6 @@ async def test_what_a_job_pushes_can_be_claimed_by_the_same_exchange(store: Driv
 
     assert said(answer) == ([Reply.OK], {0: [True]})
     assert ids([*answer.leases]) == ["next"] or answer.more
-
-
-@needs(Ask)
-async def test_a_job_that_pushes_others_has_a_result_as_any(store: DriverStore, worker: Open) -> None:
-    one = await worker()
-    await push(store, "parent")
-    settlement = Ack(result=Result(60_000, b"5"), pushes=[job("next")])
-
-    assert await settle(one, await claim_one(one), settlement) == Reply.OK
-
-    parent, following = await store.driver.change(Ask(["parent", "next"]))
-    assert (parent.ending, parent.value) == (Ending.COMPLETED, b"5")
-    assert following.ending is Ending.PENDING
 
 
 async def test_a_chain_of_jobs_each_of_which_pushes_the_next_goes_on_to_its_end(

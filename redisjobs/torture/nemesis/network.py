@@ -269,7 +269,9 @@ class CutFire(_CutReply):
 
 def _wires(field: Field, trigger: str) -> list[bytes]:
     """What a request contains that runs a command, or a script of any release so far."""
-    wires = [trigger] if trigger.isupper() else field.fleet.release.shas(trigger)
+    release = field.fleet.release
+    scripts = [] if trigger.isupper() else [*release.shas(trigger), *release.shas(trigger, careful=True)]
+    wires = scripts or [trigger]
     return [wire.encode() for wire in wires]
 
 

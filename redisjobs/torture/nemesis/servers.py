@@ -49,6 +49,17 @@ class KillClients(_ServerFault):
         self.detail = f"{killed} connections"
 
 
+class KillListeners(_ServerFault):
+    """CLIENT KILL of every connection that listens, and of no other: what is said meanwhile is heard by nobody."""
+
+    name = "listeners killed"
+    holds = 0.3
+
+    def begin(self, field: Field) -> None:  # noqa: D102
+        killed = field.store.run("CLIENT", "KILL", "TYPE", "pubsub")
+        self.detail = f"{killed} connections"
+
+
 class FlushScripts(_ServerFault):
     """SCRIPT FLUSH, again and again."""
 
@@ -63,10 +74,14 @@ class FlushScripts(_ServerFault):
 
 
 class SqueezeMemory(_ServerFault):
-    """A memory limit below what is in use: nothing can be pushed, and all else goes on."""
+    """A memory limit below what is in use: nothing can be pushed, also by handlers, and all else goes on."""
 
     name = "memory full"
     holds = 3.0
+
+    def prepare(self, field: Field) -> None:  # noqa: D102
+        for _ in range(4):  # these end while it is full, and again and again until it is not
+            field.push(jobs.Parent(field.rng.uniform(0.5, 2.5)))
 
     def begin(self, field: Field) -> None:  # noqa: D102
         field.store.run("CONFIG", "SET", "maxmemory", "100kb")

@@ -1,0 +1,16 @@
+-- limit_of: the limit of a job name, as `limits` has it in words; nil for none. `most` is how many of its jobs may run at
+-- once, `every_us` how many µs are between two starts, `burst` how many may start together after a rest; nil for what is
+-- not limited, or can't be read, by somebody's hand.
+local function limit_of(limits, name)
+  local text = redis.call('HGET', limits, name)
+  if not text then return nil end
+  local limit = {most = tonumber(string.match(text, 'max_concurrency=(%d+)') or nil)}
+  local many, unit = string.match(text, 'rate=(%d+%.?%d*)/([smh])')
+  if many and tonumber(many) > 0 then
+    -- One start in a year is the least, and all of a burst in a hundred: more digits than that are not exact any more.
+    limit.every_us = math.min(math.ceil(({s = 1e6, m = 6e7, h = 3.6e9})[unit] / tonumber(many)), 3.2e13)
+    limit.burst = tonumber(string.match(text, 'burst=(%d+)') or nil) or math.floor(1e6 / limit.every_us)
+    limit.burst = math.max(1, math.min(limit.burst, 1e6, math.floor(3.2e15 / limit.every_us)))
+  end
+  return limit
+end

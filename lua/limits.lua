@@ -1,0 +1,66 @@
+#!lua flags=no-writes,allow-oom
+-- limits: which job names have limits, what runs under them, and what waits in line; in steps. Writes nothing.
+--
+-- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
+-- KEYS[2]  ready:normal  stream
+-- KEYS[3]  ready:low     stream
+-- KEYS[4]  jobs          hash    the locator: job id -> where it is
+-- KEYS[5]  limits        hash    job name -> its limit, in words
+-- KEYS[6]  shares        hash    place and entry of each limited job that runs -> what it is counted under: name, key
+-- KEYS[7]  turns         zset    names and keys with a waiting line -> when one of it may start, ms
+-- KEYS[8]  lines         zset    names and keys that have a waiting line, in alphabetical order
+--
+-- ARGV[1]  after         where to go on, as the last step said; '' to begin
+--
+-- Returns  {after, limits, lines, shares}: where to go on, '' at the end; and as far as this step came, each a flat list: job
+--          name, limit; name and key, how many wait, when one may start in ms or ''; name and key, worker, job id
+
+--- @include "include/leases"
+--- @include "include/holder"
+--- @include "include/is_waiting"
+--- @include "include/field"
+--- @include "include/entry_at"
+--- @include "include/identify"
+
+local streams, jobs, limits, shares = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5], KEYS[6]
+local turns, lines = KEYS[7], KEYS[8]
+local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
+local part, after = string.match(ARGV[1], '^(%l+) (.*)$')
+
+local function waiting_lines(last)
+  local waiting, found = {}, {}
+  for _, stream in ipairs(streams) do
+    for _, consumer in ipairs((leases(stream) or {})[4] or {}) do
+      waiting[consumer[1]] = (waiting[consumer[1]] or 0) + tonumber(consumer[2])
+    end
+  end
+  local page = redis.call('ZRANGE', lines, last and '(' .. last or '-', '+', 'BYLEX', 'LIMIT', 0, 500)
+  for _, bucket in ipairs(page) do
+    local many = waiting['line:' .. bucket]
+    if many then
+      for _, word in ipairs({bucket, many, redis.call('ZSCORE', turns, bucket) or ''}) do found[#found + 1] = word end
+    end
+  end
+  return found, #page == 500 and 'line ' .. page[500] or 'share 0'
+end
+
+local function running(cursor)
+  local page, found = redis.call('HSCAN', shares, cursor, 'COUNT', 200), {}
+  for i = 1, #page[2], 2 do
+    local place, entry = string.match(page[2][i], '^(%S+) (%d+%-%d+)$')
+    local worker = places[place] and holder(places[place], entry)
+    local fields = not is_waiting(worker) and entry_at(places[place], entry)
+    if fields then
+      found[#found + 1], found[#found + 2], found[#found + 3] =
+        page[2][i + 1], worker, (identify(places, jobs, place, entry, fields))
+    end
+  end
+  return found, page[1] ~= '0' and 'share ' .. page[1] or ''
+end
+
+if part == 'share' then
+  local found, left_off = running(after)
+  return {left_off, {}, {}, found}
+end
+local found, left_off = waiting_lines(part and after)
+return {left_off, part and {} or redis.call('HGETALL', limits), found, {}}

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -424,14 +425,13 @@ def main(words: Sequence[str]) -> int:
     used = python()
     run.machine += f", {python_version(used)}"
     there = [FEATURED[system.name] for system in installed(systems, run, used, _say)]
-    measure(
-        there,
-        features,
-        run,
-        lambda system, feature: take(system, feature, int(options.jobs * system.scale)),
-        lacking,
-        _say,
-    )
+    try:
+        measure(there, features, run, partial(_take, options.jobs), lacking, _say)
+    except KeyboardInterrupt:
+        run.rounds = max(
+            (len(values) for figures in run.samples.values() for values in figures.values()), default=0
+        )
+        _say(f"stopped in round {run.rounds}")
     print(text(run))
     path = RESULTS / f"features-{run.date.replace(':', '')}.json"
     path.parent.mkdir(exist_ok=True)
@@ -440,6 +440,10 @@ def main(words: Sequence[str]) -> int:
     if options.docs:
         attach("features", text(run))
     return 0 if there else 1
+
+
+def _take(jobs: int, system: Featured, feature: Feature) -> Figures:
+    return take(system, feature, int(jobs * system.scale))
 
 
 def _named(parser: argparse.ArgumentParser, words: str | None, of: Mapping[str, Item]) -> list[Item]:
@@ -454,5 +458,6 @@ def _say(what: str) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what was measured is shown, in the background too
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # what was started is ended then too
     sys.exit(main(sys.argv[1:]))

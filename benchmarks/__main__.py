@@ -177,12 +177,12 @@ def _alone(options: argparse.Namespace, run: Run) -> int:
     text = growth.report(options.million) if options.growth else fleet.report(options.workers)
     print(text)
     if options.docs:
-        _attach(what, f"{run.date}, {run.machine}, {run.server}, redisjobs {run.versions[US]}\n\n{text}")
+        attach(what, f"{run.date}, {run.machine}, {run.server}, redisjobs {run.versions[US]}\n\n{text}")
     return 0
 
 
-def _attach(what: str, text: str) -> None:
-    """Put what `--growth` or `--fleet` said on the page of the last run."""
+def attach(what: str, text: str) -> None:
+    """Put a part with a date of its own on the page of the last run: `what` is one of `report.PARTS`."""
     run = _documented()
     run.beside[what] = text
     write_docs(run)

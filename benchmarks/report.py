@@ -12,6 +12,14 @@ from benchmarks.measures import ROWS, TIMES, Row
 from benchmarks.systems import FLOOR, PEER_NAMES, US
 
 DASH = "\N{EN DASH}"
+PARTS = {
+    "features": "What each feature costs",
+    "waiters": "Many who wait",
+    "limits": "Limits, under kills",
+    "growth": "How the cost grows",
+    "fleet": "A fleet, simulated",
+}
+"""Parts of the page with a date of their own, in order: by their key the heading."""
 
 Samples = dict[str, dict[str, list[float]]]  # by a row's key and a system's name: one figure a round
 
@@ -29,7 +37,7 @@ class Run:
         versions: Of each system.
         samples: The figures.
         failures: System, measure and reason of what could not be measured.
-        beside: What `--growth` and `--fleet` said, with its own date; Markdown.
+        beside: What was measured apart, by a key of `PARTS`, with its own date; Markdown.
     """
 
     date: str
@@ -249,7 +257,7 @@ def page(run: Run) -> str:
     if run.failures:
         failed = "\n".join(f"- {system}, {measure}: {reason}" for system, measure, reason in run.failures)
         parts += ["## Not measured", failed]
-    for what, title in (("growth", "How the cost grows"), ("fleet", "A fleet, simulated")):
+    for what, title in PARTS.items():
         if what in run.beside:
             parts += [f"## {title}", run.beside[what]]
     return "\n\n".join(parts) + "\n"

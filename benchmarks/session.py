@@ -105,7 +105,7 @@ class Session:
     def _start_driver(self) -> subprocess.Popen[str]:
         with open(self.folder / "driver.log", "ab") as log:
             return subprocess.Popen(
-                [str(self.system.programs / "python"), "drive.py", self.system.module],
+                self.system.producer,
                 cwd=self.system.peers,
                 env=self._environment(self.system.concurrency),
                 stdin=subprocess.PIPE,
@@ -214,6 +214,10 @@ class Session:
     def cpu(self) -> float:
         """CPU seconds that the workers' processes have used."""
         return sum(_cpu(pid) for worker in self._workers for pid in _session_of(worker.pid))
+
+    def producer_cpu(self) -> float:
+        """CPU seconds that the producer has used; 0 if there is none."""
+        return _cpu(self._driver.pid) if self._driver is not None else 0.0
 
     def resident(self) -> float:
         """Resident bytes of the workers' processes, their parents included."""

@@ -58,6 +58,11 @@ class System:
         """The folder of its programs."""
         return self.venv / "bin"
 
+    @property
+    def producer(self) -> list[str]:
+        """The command that starts its producer."""
+        return [str(self.programs / "python"), "drive.py", self.module]
+
     def environment(self, url: str, meter: Path, concurrency: int) -> dict[str, str]:
         """The variables that its processes are started with."""
         return {
@@ -87,26 +92,31 @@ class System:
         stamp, wanted = self.venv / "installed.txt", f"{python}\n{wanted}"
         if not stamp.is_file() or stamp.read_text() != wanted:
             shutil.rmtree(self.venv, ignore_errors=True)
-            _checked([python, "-m", "venv", str(self.venv)])
-            _checked([str(self.programs / "python"), "-m", "pip", "install", "--quiet", *packages])
+            checked([python, "-m", "venv", str(self.venv)])
+            checked([str(self.programs / "python"), "-m", "pip", "install", "--quiet", *packages])
             stamp.write_text(wanted)
 
     def version(self) -> str:
         """The version of what is in its environment."""
         code = f"import importlib.metadata as m; print(m.version({self.distribution!r}))"
-        return _checked([str(self.programs / "python"), "-c", code]).strip()
+        return checked([str(self.programs / "python"), "-c", code]).strip()
 
     def pins(self) -> list[str]:
         """The versions of all that is in its environment, as pip takes them, but not of the project itself."""
         frozen = [str(self.programs / "python"), "-m", "pip", "freeze", "--exclude-editable"]
-        return _checked(frozen).splitlines()
+        return checked(frozen).splitlines()
 
 
 def _project() -> str:
     return (CHECKOUT / "pyproject.toml").read_text().split("[project.optional-dependencies]")[0]
 
 
-def _checked(command: list[str]) -> str:
+def checked(command: list[str]) -> str:
+    """What a command says that installs something.
+
+    Raises:
+        Failed: It did not do what it was to; the message is its last word.
+    """
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_INSTALL_WITHIN)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -128,7 +138,7 @@ def python() -> str:
 
 def python_version(python: str) -> str:
     """Such as `Python 3.13.5`."""
-    return _checked([python, "--version"]).strip()
+    return checked([python, "--version"]).strip()
 
 
 def _redisjobs(programs: Path, processes: int, concurrency: int) -> Commands:
@@ -178,13 +188,13 @@ def _arq(programs: Path, processes: int, concurrency: int) -> Commands:
 
 
 US, FLOOR = "redisjobs", "floor"
-_OURS = ("--editable", f"{CHECKOUT}[worker]", "redis[hiredis]==8.1.0", "hiredis==3.5.0")
+OURS = ("--editable", f"{CHECKOUT}[worker]", "redis[hiredis]==8.1.0", "hiredis==3.5.0")
 
 SYSTEMS = {
     system.name: system
     for system in (
-        System(US, "redisjobs", _OURS, "redisjobs", "uvloop, hiredis, every check on", _redisjobs),
-        System(FLOOR, "floor", _OURS, "redis", "redis-py, uvloop, hiredis, batches of 100", _floor),
+        System(US, "redisjobs", OURS, "redisjobs", "uvloop, hiredis, every check on", _redisjobs),
+        System(FLOOR, "floor", OURS, "redis", "redis-py, uvloop, hiredis, batches of 100", _floor),
         System(
             "tarsk-redis",
             "tarsk",

@@ -5,10 +5,11 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks import chain, report
+from benchmarks import chain, features, limits, report, waiters
 from benchmarks.__main__ import arguments, beside, installed, measure
 from benchmarks.commits import checked_out, resolved
 from benchmarks.measures import ROWS, TIMES, Amount, Figures, Row
@@ -536,6 +537,303 @@ def test_commands_are_counted_by_what_the_server_says() -> None:
     said = {"cmdstat_evalsha": {"calls": 3, "usec": 9}, "cmdstat_config|resetstat": {"calls": 1, "usec": 9}}
 
     assert commands_of(said) == {"evalsha": 3, "config|resetstat": 1}
+
+
+# What each feature costs
+
+
+FEATURE_SAMPLES: Samples = {
+    "plain.rate": {"redisjobs": [40_000.0, 30_000.0], "docket": [500.0, 400.0]},
+    "plain.worker": {"redisjobs": [20e-6, 30e-6], "docket": [900e-6, 800e-6]},
+    "plain.drain": {"redisjobs": [10e-6, 12e-6], "docket": [300e-6, 300e-6]},
+    "plain.push": {"redisjobs": [5e-6, 5e-6], "docket": [100e-6, 100e-6]},
+    "follow.rate": {"redisjobs": [20_000.0, 15_000.0]},
+    "follow.worker": {"redisjobs": [50e-6, 80e-6]},
+    "follow.drain": {"redisjobs": [30e-6, 30e-6]},
+    "follow.push": {"redisjobs": [5e-6, 6e-6]},
+    "wait.rate": {"redisjobs": [10_000.0, 9_000.0]},
+    "wait.worker": {"redisjobs": [40e-6, 50e-6]},
+    "wait.drain": {"redisjobs": [40e-6, 42e-6]},
+    "wait.push": {"redisjobs": [6e-6, 6e-6]},
+    "wait.waiter": {"redisjobs": [60e-6, 70e-6]},
+}
+
+
+def a_run_of_features(failures: Sequence[list[str]] = ()) -> Run:
+    return a_run(versions={"redisjobs": "0.1.0", "docket": "0.27.0"}, samples=FEATURE_SAMPLES, failures=failures)
+
+
+def cost(key: str) -> features.Figure:
+    return next(one for one in features.COSTS if one.key == key)
+
+
+def test_a_feature_costs_what_its_job_costs_more_than_a_plain_one_of_the_same_round() -> None:
+    more = features.more(a_run_of_features(), "redisjobs", features.FEATURES["wait"], cost("drain"))
+
+    assert more == pytest.approx([30e-6, 30e-6])
+
+
+def test_a_job_that_is_pushed_by_another_is_taken_off_where_it_ran_and_not_where_it_was_not_pushed() -> None:
+    run, follow = a_run_of_features(), features.FEATURES["follow"]
+
+    assert features.more(run, "redisjobs", follow, cost("worker")) == pytest.approx([10e-6, 20e-6])
+    assert features.more(run, "redisjobs", follow, cost("push")) == pytest.approx([0, 1e-6])
+
+
+def test_the_tables_of_features_say_costs_and_differences_with_their_spread() -> None:
+    costs, _, differences = features.ours(a_run_of_features()).partition("\n\n")
+
+    assert cells_of(costs, "plain")[1:4] == [
+        f"35,000 (30,000{DASH}40,000)",
+        f"25 (20{DASH}30)",
+        f"11 (10{DASH}12)",
+    ]
+    assert cells_of(costs, "plain")[-1] == DASH
+    assert cells_of(differences, "pushes a plain job")[1:3] == ["plain", f"15 (10{DASH}20)"]
+    assert cells_of(differences, "its result is kept, and")[-1] == f"65 (60{DASH}70)"
+
+
+def test_what_a_system_lacks_is_said_in_the_table_and_what_failed_below_it() -> None:
+    failures = [["docket", "follow", "has no such thing"], ["docket", "wait", "failed: it died"]]
+    run = a_run_of_features(failures)
+
+    table = features.beside(run)
+    assert cells_of(table, "pushes a plain job")[-1] == "has no such thing"
+    assert cells_of(table, "its result is kept, and")[-1] == "failed"
+    assert cells_of(table, "plain")[-2:] == [f"41 (35{DASH}47)", f"1,250 (1,200{DASH}1,300)"]
+    assert "- docket, wait: failed: it died" in features.text(run)
+    assert "- docket, follow" not in features.text(run)
+
+
+def test_all_features_of_a_system_are_measured_one_after_the_other_and_what_it_lacks_is_not() -> None:
+    systems = [features.FEATURED["ardiq"], features.FEATURED["docket"]]
+    asked, run = list[tuple[str, str]](), a_run(samples={})
+
+    def taken(system: features.Featured, feature: features.Feature) -> Figures:
+        asked.append((system.name, feature.key))
+        if (system.name, feature.key) == ("docket", "plain"):
+            raise Failed("it died")
+        return {f"{feature.key}.rate": 1.0}
+
+    def lacks(system: features.Featured) -> dict[str, str]:
+        return {"kept": "has no such thing"} if system.name == "ardiq" else {}
+
+    some = [features.FEATURES["plain"], features.FEATURES["kept"]]
+    features.measure(systems, some, run, taken, lacks, lambda text: None)
+
+    assert asked == [
+        ("ardiq", "plain"),
+        ("docket", "plain"),
+        ("docket", "kept"),
+        ("docket", "kept"),
+        ("ardiq", "plain"),
+        ("ardiq", "plain"),
+        ("docket", "kept"),
+    ]
+    assert run.failures == [["ardiq", "kept", "has no such thing"], ["docket", "plain", "failed: it died"]]
+
+
+def test_a_system_whose_program_does_not_start_is_left_out_with_the_reason() -> None:
+    run = a_run(samples={})
+
+    def lacks(system: features.Featured) -> dict[str, str]:
+        raise Failed("its producer died")
+
+    def taken(system: features.Featured, feature: features.Feature) -> Figures:
+        raise AssertionError
+
+    plain = features.FEATURES["plain"]
+    features.measure([features.FEATURED["ardiq"]], [plain], run, taken, lacks, lambda text: None)
+
+    assert run.failures == [["ardiq", "plain", "failed: its producer died"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--systems", "nobody"], "there is no nobody"),
+        (["--only", "nothing"], "there is no nothing"),
+        (["--rounds", "0"], "--rounds must be at least 1"),
+    ],
+)
+def test_features_that_there_are_not_are_refused(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        features.main(words)
+
+    assert refused.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_versions_of_all_packages_whose_features_are_measured_are_pinned() -> None:
+    for system in features.FEATURED.values():
+        if system.name != "redisjobs":
+            assert all(re.search(r"(==|@)[\d.]+$", package) for package in system.packages), system.name
+
+
+# Many who wait
+
+
+def test_the_time_to_a_result_counts_from_when_its_own_job_was_settled() -> None:
+    ended = {"a": (1.0, 1.5), "b": (2.0, 2.25)}
+
+    sent, told = waiters.joined(ended, {"a": 1.75, "b": 2.125})
+
+    assert (sent, told) == ([0.125, 0.75], [-0.125, 0.25])
+
+
+def test_a_result_of_a_job_that_nobody_has_settled_is_no_figure() -> None:
+    with pytest.raises(Failed, match="1 results came of jobs that no worker has settled"):
+        waiters.joined({"a": (1.0, 1.5)}, {"a": 1.75, "b": 2.0})
+
+
+@pytest.mark.parametrize(("part", "value"), [(0.5, 50), (0.99, 99), (1.0, 100), (0.001, 1)])
+def test_a_percentile_is_the_value_that_so_many_are_not_above(part: float, value: int) -> None:
+    assert waiters.percentile([*range(1, 101)], part) == value
+
+
+@pytest.mark.parametrize(("p99", "said"), [(0.02, "20 ms, which holds"), (0.021, "21 ms, which does not hold")])
+def test_whether_who_waits_is_told_in_time_is_said(p99: float, said: str) -> None:
+    assert said in waiters.verdict([waiters.Waited(2, 1, [p99], [p99], 500.0)])
+
+
+@pytest.mark.slow
+def test_a_tiny_run_of_waiters_has_a_time_for_each_and_one_connection_that_listens() -> None:
+    waited = waiters.take(20, 0)
+
+    assert len(waited.from_sent) == 20
+    assert waited.from_sent[0] > 0
+    assert waited.listening == 1
+    assert "| of these that listen" in waiters.text(20, 500, [], [waited])
+
+
+# Limits
+
+
+@pytest.mark.parametrize(
+    ("runs", "most"),
+    [
+        ([], 0),
+        ([(0, 10), (10, 20)], 1),  # who ends makes room
+        ([(0, 10), (5, 20), (9, 12)], 3),
+        ([(5, 20), (0, 10), (21, 22)], 2),
+    ],
+)
+def test_runs_at_once_are_counted(runs: list[tuple[float, float]], most: int) -> None:
+    assert limits.most_at_once(runs) == most
+
+
+@pytest.mark.parametrize(
+    ("starts", "over"),
+    [
+        ([0, 100, 200], 0),
+        ([0, 0, 100, 200], 0),  # a burst of two
+        ([0, 0, 0, 100], 2),  # the fourth comes too early too, as the third has taken its place
+        ([0, 0, 99, 200], 0),  # whole milliseconds
+        ([0, 0, 1000, 1000], 0),  # after a rest
+    ],
+)
+def test_starts_that_come_sooner_than_a_rate_allows_are_counted(starts: list[float], over: int) -> None:
+    assert limits.over_rate(starts, 10, 2) == over
+
+
+def test_the_most_starts_in_a_window_are_counted() -> None:
+    assert limits.most_within([0, 400, 999, 1000, 1400, 5000], 1000) == 3
+    assert limits.most_within([], 1000) == 0
+
+
+def limited(
+    name: str, run: int, start: float, end: float | None, holders: Sequence[tuple[str, int]]
+) -> list[dict[str, Any]]:
+    line = {"run": f"job-{run} 1 w", "name": name}
+    told = [line | {"what": "start", "at_ms": start, "holders": [list(holder) for holder in holders]}]
+    return told if end is None else [*told, line | {"what": "end", "at_ms": end}]
+
+
+LIMITED = [
+    *(line for n in range(3) for line in limited("few", n, 0, 1000, [("a", 0), ("b", 0), ("c", 0)])),
+    *(line for n in range(100) for line in limited("often", 1000 + n, n * 20, n * 20 + 9, [(f"p{n}", n * 20)])),
+]
+LEFT = {"few": 5, "often": 5}
+
+
+def test_a_run_under_its_limits_that_used_what_is_allowed_has_nothing_wrong() -> None:
+    judged = limits.judge(LIMITED, [3, 3, 2, 3], LEFT, 1)
+
+    assert (judged.at_once, judged.counted, judged.starts, judged.most_a_second) == (3, 3, 100, 50)
+    assert judged.used == pytest.approx(11 / 12)
+    assert judged.allowed == 1
+    assert judged.wrong == []
+
+
+TOO_MANY = limited("few", 9, 500, 600, [])
+TOO_SOON = [line for n in range(60) for line in limited("often", 2000 + n, 0, None, [(f"q{n}", 0)])]
+
+
+@pytest.mark.parametrize(
+    ("told", "counts", "left", "wrong"),
+    [
+        ([*LIMITED, *TOO_MANY], [3], LEFT, "4 jobs of 'few' ran at once, where 3 may"),
+        (LIMITED, [3, 4, 3], LEFT, "4 jobs of 'few' were counted at once, where 3 may"),
+        ([*LIMITED, *TOO_SOON], [3], LEFT, "of 160 jobs of 'often' started sooner than 50/s allows"),
+        (LIMITED, [3, 2], LEFT, "of what is allowed of 'few' only 83.3% ran while jobs waited"),
+        (LIMITED[:-20], [3], LEFT, "of what is allowed of 'often' only 80.0% ran while jobs waited"),
+        (LIMITED, [3], {"few": 0, "often": 5}, "no job of 'few' was left to wait"),
+    ],
+    ids=["too many", "too many counted", "too soon", "few too seldom", "often too seldom", "none left"],
+)
+def test_what_is_above_a_limit_or_below_what_it_allows_is_said(
+    told: list[dict[str, Any]], counts: list[int], left: dict[str, int], wrong: str
+) -> None:
+    (said,) = limits.judge(told, counts, left, 1).wrong
+
+    assert wrong in said
+
+
+def test_a_run_that_was_cut_off_is_told_and_may_have_run_or_not() -> None:
+    judged = limits.judge([*LIMITED, *limited("few", 9, 500, None, [])], [3], LEFT, 1)
+
+    assert (judged.cut_off, judged.at_once, judged.wrong) == (1, 3, [])
+
+
+def test_a_run_whose_lease_was_lost_does_not_count() -> None:
+    lost = {"what": "lost", "jobs": ["job-9"]}
+
+    assert limits.judge([*LIMITED, *TOO_MANY, lost], [3], LEFT, 1).at_once == 3
+
+
+def drains(plain: Sequence[float], keyed: Sequence[float]) -> dict[str, list[Figures]]:
+    return {
+        name: [{"rate": rate, "server": 1 / rate} for rate in rates]
+        for name, rates in (("plain", plain), ("keyed", keyed))
+    }
+
+
+def test_a_drain_beside_a_blocked_key_is_said_with_the_ratio_of_each_round() -> None:
+    alone, beside = drains([10_000, 20_000], [5_000, 5_000]), drains([9_000, 20_000], [5_000, 4_000])
+
+    text = limits.said_of_blocked(alone, beside)
+
+    assert cells_of(text, "jobs without a limit, jobs/s")[-1] == f"0.95 (0.9{DASH}1)"
+    assert cells_of(text, "jobs without a limit, Redis")[2] == f"80.6 (50{DASH}111)"
+
+
+def test_jobs_that_a_blocked_key_slows_down_by_more_than_a_tenth_are_said() -> None:
+    alone = drains([10_000, 10_000], [10_000, 10_000])
+
+    assert limits.slower(alone, drains([9_000, 9_200], [9_000, 8_000])) == [
+        "'keyed' jobs are 15% slower beside a blocked key"
+    ]
+
+
+def test_limits_are_not_measured_where_there_are_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("benchmarks.limits.HAS_LIMITS", False)
+
+    assert limits.main([]) == 1
+    assert "this version of redisjobs has no limits" in capsys.readouterr().out
 
 
 # A chain of three steps, the second of which was begun by a worker that was killed

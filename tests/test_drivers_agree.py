@@ -482,11 +482,12 @@ class TwoDrivers(RuleBasedStateMachine):
             due = None if delay is None else self.later(delay)
             name = options["name"]
             keep = options["keep_result"]
-            left_out = ("delay", "name", "keep_result", "unique_until")
+            left_out = ("delay", "name", "key", "keep_result", "unique_until")
             rest = {key: value for key, value in options.items() if key not in left_out}
             rest["nonce"] = f"push {self.pushes}" if nonce is None else nonce
             fields = ["name", name, "parameters", f"[{self.pushes}]", "headers", "", *options["unique_until"]]
             fields += [] if keep is None else ["keep_result", str(keep)]
+            fields += ["limit_key", options["key"]] if options["key"] else []
             made.append(NewJob(fields=fields, due=due, **rest))
         return made
 

@@ -655,13 +655,14 @@ async def test_beside_a_blocking_read_outcomes_are_settled_and_due_jobs_promoted
     assert [source.exchanger.next_batch().count for _ in range(2)] == [0, None]
 
 
-async def test_a_worker_that_stops_settles_and_asks_for_nothing(
+async def test_a_worker_that_stops_settles_and_claims_nothing_but_lets_others_have_what_is_due(
     queue: JobQueue, processor: Processor, source: Source
 ) -> None:
+    assert source.exchanger.next_batch().count
     processor.stop(60)
     source.promoter.is_due = True
 
-    assert source.exchanger.next_batch().count is None
+    assert [source.exchanger.next_batch().count for _ in range(2)] == [0, None]
 
 
 async def test_an_idle_worker_with_one_slot_takes_one_job_at_a_time(queue: JobQueue) -> None:

@@ -241,6 +241,7 @@ async def test_a_worker_whose_cable_is_pulled_for_longer_than_its_lease_settles_
 
             await eventually(lambda: b"lease was" in (tmp_path / "log").read_bytes(), within=20)
             other.terminate()
+            await eventually(lambda: other.poll() is not None, within=20)
             fleet.push("after")
             await eventually(lambda: fleet.labels("end") == {"a": 2, "after": 1}, within=20)
             await eventually(lambda: fleet.queue.counts().totals.get("completed") == 2, within=20)

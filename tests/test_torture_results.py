@@ -119,7 +119,7 @@ def test_a_result_of_a_job_that_did_not_end_as_done_is_found(run: Kept, job: str
 def test_a_result_of_another_job_is_found(run: Kept) -> None:
     run.final.standings["b"] = result_of("a", 1)
 
-    assert run.verdict().wrong == ["the result of b (Work) is that of 'a'"]
+    assert "the result of b (Work) is {'job': 'a'" in run.verdict().wrong[0]
 
 
 def test_a_result_of_a_run_that_never_ended_is_found(run: Kept) -> None:

@@ -75,8 +75,8 @@ def _endings(story: Story, *, is_dead: bool) -> Set[Ending]:
 def _of_result(story: Story, said: Any) -> Iterator[str]:
     """A result is that of the run whose outcome was accepted; of one that went to its end, where nobody knows."""
     label = f"the result of {story.label} ({story.name})"
-    if said.get("job") != story.job:
-        yield f"{label} is that of {said.get('job')!r}"
+    if not isinstance(said, dict) or said.get("job") != story.job:
+        yield f"{label} is {said!r:.100}"
         return
     lease = said["worker"], said["attempt"], said["deliveries"]
     mine = [run for run in story.done if run.lease == lease]

@@ -394,17 +394,19 @@ async def be_the_latest(parameters: Latest, context: JobContext) -> None:
 
 
 @queue.register(Limited, max_concurrency=AT_ONCE, limit_key=lambda limited: limited.key)
-async def run_few(parameters: Limited, context: JobContext) -> None:
+async def run_few(parameters: Limited, context: JobContext) -> dict[str, Any]:
     """Be one of few."""
     with process.noted(context, key=parameters.key):
         await anyio.sleep(parameters.seconds)
+    return process.result(context)
 
 
 @queue.register(Paced, rate="20/s", burst=5)
-async def pace(parameters: Paced, context: JobContext) -> None:
+async def pace(parameters: Paced, context: JobContext) -> dict[str, Any]:
     """Start in time."""
     with process.noted(context):
         pass
+    return process.result(context)
 
 
 @queue.register(Tick)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, ClassVar, TypedDict
 
 import anyio
@@ -267,6 +268,32 @@ async def test_a_handler_can_wait_for_the_result_of_another_job(queue: JobQueue)
 
     async with at_work(queue, concurrency=2):
         assert await result(outer.run(4)) == 50
+
+
+async def test_a_worker_that_runs_until_idle_runs_a_job_that_a_handler_waits_for(queue: JobQueue) -> None:
+    found_nothing = anyio.Event()
+
+    @queue.job(keep_result=60)
+    async def inner(a: int) -> int:
+        return a + 1
+
+    @queue.job(keep_result=60)
+    async def outer(a: int) -> int:
+        await found_nothing.wait()
+        return 10 * await inner.run(await inner.run(a))
+
+    handle = await outer.push(4)
+    worker = Worker(queue, concurrency=4)
+
+    def waits() -> bool:
+        return worker._processor is not None and worker._processor.sources[0].fetcher.waiting
+
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(worker.run, until_idle=True))
+            await eventually(waits)  # for jobs, with a claim that found nothing behind it
+            found_nothing.set()
+    assert await result(handle.result(timeout=0)) == 60
 
 
 async def test_run_pushes_and_waits(queue: JobQueue, store: Store) -> None:

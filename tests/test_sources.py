@@ -389,6 +389,48 @@ async def test_a_job_that_a_handler_pushes_to_the_other_queue_is_run_before_an_i
     assert [happened(await queue.counts())["completed"] for queue in queues] == [4, 3]
 
 
+async def test_a_job_of_the_other_queue_that_a_handler_waits_for_is_run_by_a_worker_that_runs_until_idle(
+    queues: tuple[JobQueue, JobQueue],
+) -> None:
+    first, second = queues
+    go_on = anyio.Event()
+
+    @second.job(keep_result=60)
+    async def inner(a: int) -> int:
+        return a + 1
+
+    @first.job(keep_result=60)
+    async def outer(a: int) -> int:
+        await go_on.wait()
+        return 10 * await inner.run(a)
+
+    handle = await outer.push(4)
+    processor = processor_of(queues, until_idle=True, concurrency=4)
+    with anyio.fail_after(40):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(processor.run)
+            await eventually(lambda: all(source.fetcher.waiting for source in processor.sources))
+            go_on.set()
+    assert await handle.result(timeout=10) == 50
+
+
+async def test_a_job_that_was_pushed_after_the_last_claim_was_sent_is_run_before_the_worker_ends_as_idle(
+    queues: tuple[JobQueue, JobQueue], seen: Seen
+) -> None:
+    """Each of many jobs pushes one to the other queue, just before it ends."""
+    first, second = queues
+
+    @first.job
+    async def pushes(number: int) -> None:
+        await second.push(Work(number))
+
+    for number in range(20):
+        await pushes.push(number)
+        with anyio.fail_after(40):
+            await processor_of(queues, until_idle=True, concurrency=1 + number % 3).run()
+        assert not any((await second.counts()).ready.values())
+
+
 async def test_with_a_backlog_in_both_queues_jobs_begin_by_weight(
     queues: tuple[JobQueue, JobQueue], seen: Seen
 ) -> None:

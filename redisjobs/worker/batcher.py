@@ -40,6 +40,8 @@ class Batch:
         sent: When it was sent last, by the monotonic clock.
         unknown: Whether nobody knows if it was applied: a try had no answer.
         reporting: Others that run on, and have said how far they are.
+        after: How many jobs the worker had begun, where it claims and held none; None: else. Kept only where it
+            runs until idle: if none has begun since, none has pushed any.
         settlements: What was sent of those with a settlement, and then of those that report: by now a job may have
             another lease.
     """
@@ -51,6 +53,7 @@ class Batch:
     unknown: bool = False
     sent: float = field(default_factory=time.monotonic)
     reporting: Sequence[Execution] = ()
+    after: int | None = None
     settlements: list[tuple[Lease, Settlement]] = field(init=False)
 
     def __post_init__(self) -> None:

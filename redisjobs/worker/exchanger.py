@@ -31,7 +31,7 @@ class Exchanger:
         clearance: Says whether a job waits that has to run alone.
         progress: Is told of each answer.
         wakeup: Wakes the source.
-        until_idle: Whether the worker claims no more once it found nothing.
+        until_idle: Whether the worker claims no more once it found nothing, with no job running that may push one.
 
     Attributes:
         batcher: The exchanges under way.
@@ -66,6 +66,7 @@ class Exchanger:
         self.needs_recovery = self.found_nothing = self.queue_paused = self._has_lines = False
         self.is_paused = True
         self.lost_at = self._pause_heard_at = self._asked_at = float("-inf")
+        self._claimed_after: int | None = None  # as `Batch.after`, of the last one that was answered
         self._pool = pool
         self._promoter = promoter
         self._reclaimer = reclaimer
@@ -110,11 +111,16 @@ class Exchanger:
         """Whether there is nothing more to do."""
         return self._pool.shutdown.over or self.is_through
 
+    @property
+    def is_dry(self) -> bool:
+        """Whether the last claim found nothing, and no job has run here since that may have pushed one."""
+        return self.found_nothing and self._claimed_after == self._pool.begun and not self._pool.holds
+
     # What an exchange takes
 
     @property
     def _may_claim(self) -> bool:
-        if self.fetcher.waiting or self.queue_paused or (self._until_idle and self.found_nothing):
+        if self.fetcher.waiting or self.queue_paused or (self._until_idle and self.is_dry):
             return False
         if len(self.dispatcher.leases.kept) >= self._pool.concurrency:
             return False  # what can't be settled must not become more and more
@@ -165,7 +171,8 @@ class Exchanger:
         alone = bool(count) and self.clearance.one_waits and len(settling) == len(leases)
         reporting = self.dispatcher.take_reports(most - len(settling))
         idle = alone and self._pool.runs_nothing_but(self)
-        return Batch(settling, count if asks else None, idle, reporting=reporting)
+        after = self._pool.begun if self._until_idle and count and not self._pool.holds else None
+        return Batch(settling, count if asks else None, idle, reporting=reporting, after=after)
 
     # What an answer means
 
@@ -189,8 +196,7 @@ class Exchanger:
         found = batch.settling or answer.leases or answer.more or one_more
         is_late = batch.sent <= self._pause_heard_at  # it was sent before the queue was paused, or resumed
         self.found_nothing = (not found or self.queue_paused) and not is_late
-        if batch.settling and self._until_idle:
-            self._pool.look_again()  # those jobs may have pushed others, to any queue
+        self._claimed_after = batch.after
         if batch.count and not answer.more and not self.queue_paused:
             self._read(batch.sent)
         self._pool.changed()
@@ -230,8 +236,8 @@ class Exchanger:
 
     def _read(self, sent_at: float) -> None:
         """Wait for jobs by a blocking read: a claim that was sent then found no more."""
-        if self._until_idle or self.fetcher.waiting:
-            return
+        if self.fetcher.waiting or (self._until_idle and not self._pool.holds):
+            return  # where nothing runs, nobody here will push a job
         if most := self._pool.to_read:
             self.fetcher.begin(most, sent_at)
         elif self._pool.is_shared:
@@ -240,6 +246,11 @@ class Exchanger:
     def look_after_lines(self) -> None:
         """End the blocking read where the next of a line may start: a claim takes it, no other worker is woken."""
         if self._promoter.is_due and self._has_lines and self.fetcher.waiting and not self.is_stopping:
+            self.fetcher.interrupt()
+
+    def end_last_read(self) -> None:
+        """End the blocking read of a worker that runs until idle, once no job runs that may push one."""
+        if self._until_idle and self.fetcher.waiting and not self._pool.holds:
             self.fetcher.interrupt()
 
     async def end_read(self) -> None:

@@ -57,8 +57,8 @@ class Idleness:
     @property
     def _is_dry(self) -> bool:
         is_paused = self._exchanger.queue_paused  # then no claim looks once more, whoever asked for one
-        found_nothing = (self._exchanger.found_nothing or is_paused) and not self._exchanger.batcher.under_way
-        if not found_nothing or self._pool.holds or self._recovery.must:
+        is_asking = self._exchanger.batcher.under_way or self._exchanger.fetcher.waiting
+        if is_asking or not (self._exchanger.is_dry or is_paused) or self._pool.holds or self._recovery.must:
             return False
         if self._exchanger.clearance.one_waits and not is_paused:  # for a thread to end
             return False

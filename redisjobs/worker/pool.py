@@ -18,7 +18,6 @@ from redisjobs.worker.slots import Slots
 from redisjobs.worker.threads import Threads
 
 _WORTH = 25  # free slots that are worth a claim beside another source's
-_LOOK = 0.05  # seconds between claims of a worker that runs until idle, of queues that had nothing
 _MOST_CLAIMS = 2  # by all sources at once
 
 RESERVED = 1.0
@@ -33,13 +32,11 @@ class Claimant(Protocol):
         fetcher: Its blocking read.
         dispatcher: Its jobs.
         clearance: Says whether the worker is to take no new jobs for it.
-        found_nothing: Its last exchange neither settled nor claimed anything.
     """
 
     batcher: Batcher
     fetcher: Fetcher
     clearance: Clearance
-    found_nothing: bool
 
     @property
     def dispatcher(self) -> "Holder":
@@ -113,7 +110,6 @@ class Pool:
         self.shutdown = shutdown
         self._owner = owner
         self.concurrency = settings.concurrency
-        self._looked_at = float("-inf")  # when all sources were last let claim, though they found nothing
         self._max_jobs = settings.max_jobs
         self._supervised = settings.supervised
 
@@ -268,14 +264,6 @@ class Pool:
         for other in self.sources:
             if other is not source:
                 other.wake()
-
-    def look_again(self) -> None:
-        """Let every source claim, though it found nothing before: now and then, and once nothing is held."""
-        now = time.monotonic()
-        if now >= self._looked_at + _LOOK or not self.holds:
-            self._looked_at = now
-            for source in self.sources:
-                source.found_nothing = False
 
     def changed(self) -> None:
         """Let every source look again: slots are free, or an answer came."""

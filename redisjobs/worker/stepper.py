@@ -106,6 +106,7 @@ class Stepper:
     async def _step(self) -> bool:
         """Do one thing that is to be done; whether there was any."""
         self._exchanger.look_after_lines()
+        self._exchanger.end_last_read()
         step = next_step(self._situation(), time.monotonic())
         if step in (Step.EXCHANGE, Step.REST):
             self._exchanger.is_paused = False

@@ -75,8 +75,17 @@ def loop_key() -> Hashable:
 
 
 def has_closed(key: Hashable) -> bool:
-    """Whether that event loop, of `loop_key`, is known to be no more."""
-    return isinstance(key, asyncio.AbstractEventLoop) and key.is_closed()
+    """Whether that event loop, of `loop_key`, is no more; for any thread."""
+    if isinstance(key, asyncio.AbstractEventLoop):
+        return key.is_closed()
+    import trio
+
+    assert isinstance(key, trio.lowlevel.TrioToken)
+    try:
+        key.run_sync_soon(int)  # which does nothing; a token can't be asked
+    except trio.RunFinishedError:
+        return True
+    return False
 
 
 _spawned: set[asyncio.Task[None]] = set()  # the event loop keeps only weak references to its tasks

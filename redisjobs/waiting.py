@@ -14,7 +14,7 @@ import secrets
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Iterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ from redisjobs.backoff import NOT_NOW, retrying
 from redisjobs.driver import Driver, Notification
 from redisjobs.errors import DriverError
 from redisjobs.eventloop import Wakeup, has_closed, loop_key, spawn
+from redisjobs.forks import begin_after_fork
 from redisjobs.job import ReturnType
 from redisjobs.progress import Progress
 from redisjobs.queries import Ask, Ending, Standing
@@ -320,10 +321,14 @@ class WaitingThread:
     """
 
     def __init__(self) -> None:
+        self.begin()
+        begin_after_fork(self)
+
+    def begin(self) -> None:
+        """Begin with no thread; a forked process has not that of its parent, which may hold the lock."""
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.current_thread()
-        self._pid = os.getpid()
 
     def call(self, steps: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run a coroutine there, and wait until it has ended; what it returned, or raised.
@@ -331,8 +336,13 @@ class WaitingThread:
         Args:
             steps: Makes it; once more where the thread was ended meanwhile.
         """
+        return self._call(lambda _: steps())
+
+    def _call(self, steps: Callable[[asyncio.AbstractEventLoop], Coroutine[Any, Any, T]]) -> T:
         while True:
-            future = self._begin(steps)
+            with self._lock:  # so what has begun is there for `close` to end
+                loop = self._running()
+                future = asyncio.run_coroutine_threadsafe(steps(loop), loop)
             try:
                 return future.result()
             except concurrent.futures.CancelledError:
@@ -341,35 +351,45 @@ class WaitingThread:
                 future.cancel()  # a Ctrl-C, say
                 raise
 
-    def _begin(self, steps: Callable[[], Coroutine[Any, Any, T]]) -> "concurrent.futures.Future[T]":
-        if self._pid != os.getpid():
-            self._lock, self._loop = threading.Lock(), None  # a thread that is not here may hold the old one
-        with self._lock:  # so what has begun is there for `close` to end
-            return asyncio.run_coroutine_threadsafe(steps(), self._running())
-
     def each(self, make: Callable[[], AsyncGenerator[T, None]]) -> Iterator[T]:
-        """What an async generator gives that runs there.
+        """What an async generator gives that runs there; never the same twice in a row.
 
         Args:
-            make: Makes it; once more where the thread was ended meanwhile.
+            make: Makes it; once more where the thread was ended meanwhile: it may begin with what was given.
         """
-        steps = make()
+        before: T | None = None
+        steps: AsyncGenerator[T, None] | None = None
+        there: asyncio.AbstractEventLoop | None = None
+
+        def following(loop: asyncio.AbstractEventLoop) -> Coroutine[Any, Any, T]:
+            nonlocal steps, there
+            if steps is None or loop is not there:
+                steps, there = make(), loop
+            return _next(steps)
+
         try:
-            while True:
-                future = self._begin(partial(_next, steps))
-                try:
-                    value = future.result()
-                except concurrent.futures.CancelledError:
-                    steps = make()
-                    continue
-                except BaseException:
-                    future.cancel()
-                    raise
-                if value is _END:
-                    return
-                yield value
+            while (value := self._call(following)) is not _END:
+                if value != before:
+                    yield (before := value)
         finally:
-            self.call(partial(_close, steps))
+            if steps is not None and there is not None:
+                self._leave(steps, there)
+
+    def _leave(self, steps: AsyncGenerator[Any, None], loop: asyncio.AbstractEventLoop) -> None:
+        """Have an async generator closed where it runs; where that has ended, so has the generator.
+
+        Who drops an iterator gets here, in whatever thread that is collected, also as the interpreter ends.
+        So no lock is taken, nothing begins and nobody waits.
+        """
+
+        def close() -> None:
+            if loop is self._loop:
+                _closing.add(task := loop.create_task(_close(steps)))
+                task.add_done_callback(_closing.discard)
+
+        if loop is self._loop:
+            with suppress(RuntimeError):  # it was closed just now
+                loop.call_soon_threadsafe(close)
 
     def _running(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
@@ -377,17 +397,15 @@ class WaitingThread:
             thread = threading.Thread(target=_run_forever, args=(loop,), name="redisjobs waiting", daemon=True)
             thread.start()
             # Last: a Ctrl-C leaves no loop that stands.
-            self._thread, self._loop, self._pid = thread, loop, os.getpid()
+            self._thread, self._loop = thread, loop
         return self._loop
 
     def close(self, end: Callable[[], Coroutine[Any, Any, object]]) -> None:
         """End the thread, if there is one, after `end`, which runs there; whoever waits yet begins another."""
-        if self._pid != os.getpid():
-            return
         with self._lock:
             loop, thread, self._loop = self._loop, self._thread, None
         if loop is not None:
-            asyncio.run_coroutine_threadsafe(end(), loop).result()
+            asyncio.run_coroutine_threadsafe(_end_with(end), loop).result()
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
 
@@ -400,8 +418,12 @@ async def _next(steps: AsyncGenerator[Any, None]) -> Any:
     return await anext(steps, _END)
 
 
+_closing: set[asyncio.Task[None]] = set()  # the event loop keeps only weak references to its tasks
+
+
 async def _close(steps: AsyncGenerator[Any, None]) -> None:
-    await steps.aclose()
+    with suppress(RuntimeError):  # it runs: it was cancelled, and ends by that
+        await steps.aclose()
 
 
 def _run_forever(loop: asyncio.AbstractEventLoop) -> None:
@@ -411,6 +433,11 @@ def _run_forever(loop: asyncio.AbstractEventLoop) -> None:
         loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
         loop.close()
+
+
+async def _end_with(last: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    await _end_others()  # before: whoever waits yet would open anew what is closed then
+    await last()
 
 
 async def _end_others() -> None:

@@ -13,7 +13,7 @@ from store import RedisStore
 PACKAGE = Path(__file__).parents[1] / "redisjobs"
 ORDER = """
 _version arguments durations visible retention rates
-logger
+logger forks
 eventloop errors
 backoff retry
 schedules.zones schedules.crontab schedules.recurrence schedules.words schedules.schedule

@@ -141,6 +141,22 @@ async def waited_for(store: Store, *job_ids: str) -> None:
     await eventually(are_noted, within=20)
 
 
+def test_a_queue_keeps_nothing_of_event_loops_that_have_ended() -> None:
+    queue = JobQueue("memory://")
+
+    async def waits() -> None:
+        with pytest.raises(TimeoutError):
+            await queue.result((await queue.push({}, work.name)).id, timeout=0.01)
+        await queue.aclose()
+
+    @queue.job
+    async def work() -> None: ...
+
+    for backend in ["trio"] * 3 + ["asyncio"] * 3:
+        anyio.run(waits, backend=backend)
+    assert len(queue._waitings._by_loop) == 1  # that of the last, until another begins
+
+
 # What is returned
 
 

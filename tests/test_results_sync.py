@@ -266,3 +266,54 @@ def test_a_forked_process_has_a_thread_and_a_connection_of_its_own(redis_store: 
     command += [redis_store.url, redis_store.queue_name]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+AT_ONCE = """
+import os, sys, threading
+from redisjobs.sync import JobQueue
+
+queue = JobQueue(sys.argv[1], sys.argv[2])
+
+@queue.job(keep_result=60)
+def add(a: int) -> int:
+    return a + 1
+
+handles = [add.push(a) for a in range(8)]
+
+def waiting():
+    return [each for each in threading.enumerate() if each.name == "redisjobs waiting"]
+
+def wait(handle, barrier):
+    barrier.wait()
+    try:
+        handle.result(timeout=0.2)
+    except TimeoutError:
+        pass
+
+def wait_at_once():
+    barrier = threading.Barrier(8)
+    threads = [threading.Thread(target=wait, args=(handle, barrier)) for handle in handles]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+
+wait_at_once()
+assert queue._store._connections.idle
+child = os.fork()
+assert bool(child) == bool(queue._store._connections.idle)  # the parent goes on using them
+wait_at_once()
+assert len(waiting()) == 1
+queue.close()
+assert not waiting()
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_threads_that_wait_at_once_after_a_fork_share_one_thread(redis_store: RedisStore, project: Path) -> None:
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", AT_ONCE]
+    command += [redis_store.url, redis_store.queue_name]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,7 +1,11 @@
 """Watching a job: what it reports comes to whoever watches, until the job has ended."""
 
+import gc
+import subprocess
+import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import anyio
 import anyio.to_thread
@@ -134,6 +138,97 @@ async def test_sync_code_watches_likewise(store: Store) -> None:
         await queue.disconnect()
 
     assert seen == [0.25, None]
+
+
+@pytest.fixture
+def sync_queue(store: Store) -> Iterator[SyncJobQueue]:
+    where = store.url if isinstance(store, RedisStore) else store.driver
+    with SyncJobQueue(where, store.queue_name) as queue:
+        yield queue
+
+
+def waiting_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "redisjobs waiting"]
+
+
+async def test_sync_code_that_closes_the_queue_watches_on(sync_queue: SyncJobQueue) -> None:
+    steps = Steps()
+    watching = sync_queue.job(name="work")(steps.run).push().watch()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(Worker(sync_queue).run)
+        for fraction in (0.25, 0.5):
+            await steps.send.send(fraction)
+            assert (await anyio.to_thread.run_sync(next, watching)).fraction == fraction
+            await anyio.to_thread.run_sync(sync_queue.close)
+        steps.send.close()
+        assert await anyio.to_thread.run_sync(list, watching) == []
+        tasks.cancel_scope.cancel()
+    await sync_queue.disconnect()
+
+
+async def test_sync_code_that_leaves_off_watching_is_forgotten(sync_queue: SyncJobQueue) -> None:
+    steps = Steps()
+    watching = sync_queue.job(name="work")(steps.run).push().watch()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(Worker(sync_queue).run)
+        await steps.send.send(0.25)
+        await anyio.to_thread.run_sync(next, watching)
+        (waiting,) = sync_queue._waitings._by_loop.values()
+        assert len(waiting._waiters) == 1
+        del watching
+        gc.collect()
+        await eventually(lambda: not waiting._waiters)
+        steps.send.close()
+        tasks.cancel_scope.cancel()
+    await sync_queue.disconnect()
+
+
+async def test_an_iterator_that_outlives_its_queue_begins_no_thread(sync_queue: SyncJobQueue) -> None:
+    steps = Steps()
+    watching = sync_queue.job(name="work")(steps.run).push().watch()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(Worker(sync_queue).run)
+        await steps.send.send(0.25)
+        await anyio.to_thread.run_sync(next, watching)
+        steps.send.close()
+        await eventually(lambda: not sync_queue.counts().running)
+        tasks.cancel_scope.cancel()
+    await sync_queue.disconnect()
+    del watching
+    gc.collect()
+    assert not waiting_threads()
+
+
+OUTLIVES = """
+import anyio, sys, threading
+from redisjobs import JobContext, Worker
+from redisjobs.sync import JobQueue
+
+queue = JobQueue("memory://")
+
+@queue.job
+async def work(context: JobContext) -> None:
+    context.progress(0.5)
+    await anyio.to_thread.run_sync(seen.wait)
+
+seen = threading.Event()
+watching = work.push().watch()
+worker = threading.Thread(target=lambda: anyio.run(lambda: Worker(queue).run(until_idle=True)))
+worker.start()
+assert next(watching).fraction == 0.5
+seen.set()
+worker.join()
+if sys.argv[1] == "closed":
+    queue.close()
+print("the end")
+"""
+
+
+@pytest.mark.parametrize("how", ["closed", "left open"])
+def test_an_iterator_that_outlives_its_queue_lets_the_process_end(how: str, project: Path) -> None:
+    command = [sys.executable, "-W", "error", "-c", OUTLIVES, how]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "the end\n", "")
 
 
 async def test_what_somebody_wrote_for_progress_is_no_progress(redis_store: RedisStore) -> None:

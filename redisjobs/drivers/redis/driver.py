@@ -2,12 +2,11 @@
 
 import asyncio
 import math
-import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import anyio
 
@@ -20,6 +19,7 @@ from redisjobs.drivers.redis.queue_commands import PushAnswer, QueueCommands
 from redisjobs.drivers.redis.reader import Listener
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.errors import Unavailable
+from redisjobs.forks import begin_after_fork
 from redisjobs.queries import Change, Query, Several
 from redisjobs.transitions import LONGEST_TRY, NewJob, Pushed
 
@@ -195,19 +195,14 @@ class _SyncConnections:
     """
 
     def __init__(self) -> None:
-        self._start()
+        self.begin()
+        begin_after_fork(self)
 
-    def _start(self) -> None:
-        self._pid = os.getpid()
+    def begin(self) -> None:
+        """Begin with none."""
         self.idle: list[SyncConnection] = []
         self.room = threading.Semaphore(_MOST_LINKS)
         self.checked = False
-
-    def mine(self) -> Self:
-        """These, if they are this process' own; else emptied."""
-        if self._pid != os.getpid():
-            self._start()
-        return self
 
 
 class SyncRedisDriver:
@@ -240,7 +235,7 @@ class SyncRedisDriver:
         return self._run(self.commands.change(change), until)
 
     def close(self) -> None:
-        idle = self._connections.mine().idle
+        idle = self._connections.idle
         with suppress(IndexError):  # another thread may be faster
             while True:
                 idle.pop().close()
@@ -256,7 +251,7 @@ class SyncRedisDriver:
 
     def _check_server(self, until: float) -> None:
         """Reach the server and see that it is new enough; again is free."""
-        connections = self._connections.mine()
+        connections = self._connections
         if not connections.checked:
             with self._connection(until) as connection:
                 connection.run(hello(), until=until)
@@ -264,7 +259,7 @@ class SyncRedisDriver:
 
     @contextmanager
     def _connection(self, until: float) -> Iterator[SyncConnection]:
-        connections = self._connections.mine()
+        connections = self._connections
         room, idle = connections.room, connections.idle
         wait = None if until == math.inf else max(0.0, until - time.monotonic())
         if not room.acquire(timeout=wait):

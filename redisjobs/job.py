@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from functools import cached_property
@@ -95,12 +95,14 @@ class PushedJob:
         added: Whether the push added a job; False if the id is on the queue, or the unique key is held. None if it
             is not known yet: a job that another one pushes is added as that ends.
         replaced: Whether that other job waited, and is by now what was pushed: see `on_conflict`.
+        is_other: Whether it is that other job, as it was: it may be of another name.
     """
 
     id: str
     name: str
     added: bool | None
     replaced: bool
+    is_other: bool = field(default=False, kw_only=True, repr=False, compare=False)
 
     def __str__(self) -> str:
         return self.id
@@ -164,6 +166,22 @@ class ReturnType(JobName[P]):
     what: ClassVar[str] = "the result"
     is_result: ClassVar[bool] = True
     wanted: ClassVar[str] = "what the handler returns, as int or a dataclass"
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What is known here of the result of a job, by whoever waits for it.
+
+    Attributes:
+        returns: The type of it; None: it is what its JSON says.
+        is_certain: Whether it is of that type; else it may be the result of a job of another name.
+        unkept_by: The name of the job, if its handler here keeps no result: then only the push can say that one is
+            kept, or the registration in another process. '' if it does, or is not known here.
+    """
+
+    returns: ReturnType[Any] | None = None
+    is_certain: bool = True
+    unkept_by: str = ""
 
 
 def _may_be_type(parameters: object) -> bool:

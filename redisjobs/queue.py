@@ -1,7 +1,8 @@
 """The async face of a queue: register handlers, push jobs, look at them, act on them."""
 
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Concatenate, Generic, Protocol, Self, TypeVar, Unpack, cast, overload
@@ -95,7 +96,8 @@ class JobHandle(PushedJob, Generic[R]):
     async def result(self, *, timeout: Duration | None = None) -> R:
         """Wait until the job has ended, and give what its handler returned; see `JobQueue.result`.
 
-        Where this queue has its handler, that is of the type that the handler says.
+        Where this queue has its handler, that is of the type that the handler says. Where the push met a held
+        unique key the job may be of another name: then it is of that type if it fits, else what its JSON says.
         """
         returned: R = await self._queue.result(self, timeout=timeout)
         return returned
@@ -328,11 +330,12 @@ class JobQueue(Serving):
             ResultNotKept: No result is kept: at once where that is known, else when the job has ended. Also where
                 nothing is known of such a job.
             DecodeError: The result does not fit the type.
-            DriverError: The store refuses to answer. While it is merely away, this waits.
+            DriverError: The store refuses to answer. While it is merely away, this waits; only a look, with
+                `timeout=0`, raises `Unavailable`.
         """
-        job_id, kind = id_of(job), self.returned_by(job, returns)
+        job_id, expected = id_of(job), self.expected(job, returns)
         limit = None if timeout is None else seconds(timeout, "timeout")
-        return await self._waitings.here(self.driver).result(job_id, kind, limit)
+        return await self._waitings.here(self.driver).result(job_id, expected, limit)
 
     def watch(self, job: str | PushedJob) -> AsyncIterator[Progress]:
         """Go through what a job reports of how far it is, for `async for`; it ends as the job ends.
@@ -346,7 +349,12 @@ class JobQueue(Serving):
         Raises:
             DriverError: The store refuses to answer. While it is merely away, this waits.
         """
-        return self._waitings.here(self.driver).progress(id_of(job))
+        return self._progress(id_of(job))
+
+    async def _progress(self, job_id: str) -> AsyncGenerator[Progress, None]:
+        async with aclosing(self._waitings.here(self.driver).progress(job_id)) as reports:
+            async for progress in reports:
+                yield progress
 
     @overload
     async def run(
@@ -402,10 +410,11 @@ class JobQueue(Serving):
         Raises:
             NoResult: As `result`, as do TimeoutError, DecodeError and DriverError.
             EncodeError: As `push`.
+            ValueError: As `push`; and `keep_result=0` keeps nothing that could be waited for.
         """
         limit = None if timeout is None else seconds(timeout, "timeout")
-        job, conflicts = self.prepare(parameters, name, **options), list[Conflict]()
-        (handle,) = await self._push([kept_for_a_while(job)], conflicts)
+        job, conflicts = kept_for_a_while(self.prepare(parameters, name, **options)), list[Conflict]()
+        (handle,) = await self._push([job], conflicts)
         raise_conflicts(conflicts)
         return await self.result(handle, timeout=limit)
 
@@ -678,7 +687,10 @@ class JobQueue(Serving):
             raise
         if ends is not NOBODY:
             ends.tell([added for _, _, added, _ in told])
-        return [JobHandle(*each, self) for each in told]
+        return [
+            JobHandle(*each, self, is_other=each[0] != job.job_id and not each[3])
+            for job, each in zip(jobs, told, strict=True)
+        ]
 
     def handle(self, job_id: str, name: str, *, added: bool | None) -> JobHandle[Any]:
         """The handle of a job of this queue."""

@@ -32,6 +32,7 @@ from redisjobs.events import Events, JobsPushed, PushFailed
 from redisjobs.job import (
     AppState,
     Duration,
+    Expected,
     JobDefinition,
     JobName,
     Named,
@@ -446,8 +447,8 @@ class Registry:
         """The handle of a job of this queue."""
         return PushedJob(job_id, name, added, False)
 
-    def returned_by(self, job: "str | PushedJob", returns: Any) -> ReturnType[Any] | None:
-        """What a job returns, as far as that is known here; None: what its JSON says.
+    def expected(self, job: "str | PushedJob", returns: Any) -> Expected:
+        """What is known here of the result of a job.
 
         Args:
             job: Its handle, by which the handler is found that is registered here; or its id.
@@ -456,12 +457,14 @@ class Registry:
         Raises:
             RegistrationError: Pydantic has no schema for the type.
         """
+        name, is_other = (job.name, job.is_other) if isinstance(job, PushedJob) else ("", False)
+        known = self.definitions.get(name)
+        unkept_by = name if known is not None and not known.keep_ms and not is_other else ""
         if returns is not None:
-            kind = ReturnType(name_of_pushed(job) or id_of(job)[:200], returns)
+            kind = ReturnType(name or "result", returns)
             _ = kind.adapter
-            return kind
-        known = self.definitions.get(name_of_pushed(job))
-        return known.returns if known is not None else None
+            return Expected(kind, unkept_by=unkept_by)
+        return Expected(known.returns if known is not None else None, not is_other, unkept_by)
 
     def _told(self, push: Push, answers: Sequence[Pushed]) -> list[Told]:
         """What became of each job of a push; whoever listens is told as well.
@@ -525,11 +528,6 @@ class Registry:
                 chunk, size, held = [], 0, False
         if chunk:
             yield chunk, held
-
-
-def name_of_pushed(job: str | PushedJob) -> str:
-    """The job's name, of its handle; '' of an id."""
-    return job.name if isinstance(job, PushedJob) else ""
 
 
 def id_of(job: str | PushedJob) -> str:

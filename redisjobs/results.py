@@ -5,6 +5,8 @@ from typing import Any
 
 from redisjobs import codec
 from redisjobs.errors import (
+    DecodeError,
+    EncodeError,
     JobCancelled,
     JobFailed,
     NoResult,
@@ -12,7 +14,7 @@ from redisjobs.errors import (
     ResultNotKept,
     ResultRefused,
 )
-from redisjobs.job import ReturnType
+from redisjobs.job import Expected, ReturnType
 from redisjobs.queries import Ending, Standing
 from redisjobs.transitions import NewJob
 from redisjobs.visible import visible
@@ -22,8 +24,17 @@ KEPT = 3600
 
 
 def kept_for_a_while(job: NewJob) -> NewJob:
-    """A job whose result is kept, for `KEPT` where nothing else was said."""
-    if "keep_result" in job.fields[::2]:
+    """A job whose result is kept, for `KEPT` where nothing else was said.
+
+    Raises:
+        ValueError: It was said that nothing is kept.
+    """
+    said = dict(zip(job.fields[::2], job.fields[1::2], strict=True))
+    if said.get("keep_result") == "0":
+        raise ValueError(
+            "keep_result=0: nothing would be kept that could be waited for; leave it out, or use push"
+        )
+    if "keep_result" in said:
         return job
     return replace(job, fields=[*job.fields, "keep_result", str(KEPT * 1000)])
 
@@ -33,13 +44,13 @@ def has_ended(standing: Standing) -> bool:
     return standing.ending not in (Ending.PENDING, Ending.LATER)
 
 
-def result_of(job_id: str, standing: Standing, returns: ReturnType[Any] | None, *, was_there: bool) -> Any:
+def result_of(job_id: str, standing: Standing, expected: Expected, *, was_there: bool) -> Any:
     """What the handler of a job returned that has ended.
 
     Args:
         job_id: Which job.
         standing: How it has ended.
-        returns: The type of that; None: it is not known here, and is what its JSON says.
+        expected: What is known of that here.
         was_there: Whether it had not ended when it was asked for first.
 
     Raises:
@@ -48,9 +59,23 @@ def result_of(job_id: str, standing: Standing, returns: ReturnType[Any] | None, 
     """
     if standing.ending is not Ending.COMPLETED:
         raise _no_result(job_id, standing, was_there=was_there)
-    if returns is not None:
-        return codec.decode_parameters(returns, standing.value)
-    return codec.decode_untyped(f"the result of job {visible(job_id)}", standing.value)
+    said = f"the result of job {visible(job_id)}"
+    if expected.returns is None:
+        return codec.decode_untyped(said, standing.value)
+    if expected.is_certain:
+        return codec.decode_parameters(expected.returns, standing.value)
+    return _whichever(said, expected.returns, standing.value)
+
+
+def _whichever(said: str, returns: ReturnType[Any], raw: bytes) -> Any:
+    """A result of this type, if its JSON is what such a one is written as; else what that says."""
+    untyped = codec.decode_untyped(said, raw)
+    try:
+        value = codec.decode_parameters(returns, raw)
+        written = codec.encode_parameters(returns, value, 2 * len(raw))
+    except (DecodeError, EncodeError):
+        return untyped
+    return value if codec.decode_untyped(said, written) == untyped else untyped
 
 
 def not_kept_yet(job_id: str, standing: Standing) -> ResultNotKept | None:
@@ -60,6 +85,24 @@ def not_kept_yet(job_id: str, standing: Standing) -> ResultNotKept | None:
     return ResultNotKept(
         job_id,
         f"job {visible(job_id)} was pushed with keep_result=0, so no result of it will be kept; it goes on",
+    )
+
+
+def not_ended(job_id: str, standing: Standing | None, expected: Expected, timeout: float) -> str:
+    """What to tell who has waited long enough.
+
+    Args:
+        job_id: For which job.
+        standing: How it stands; None: that could not be asked.
+        expected: What is known of its result here.
+        timeout: Seconds for which it was waited for.
+    """
+    said = f"job {visible(job_id)} has not ended in {timeout:g} s; it goes on"
+    if standing is None or standing.keep is not None or not expected.unkept_by:
+        return said
+    return (
+        f"{said}. As far as is known here no result of it will be kept: neither its push nor the handler of "
+        f"'{expected.unkept_by}' says keep_result="
     )
 
 

@@ -35,7 +35,7 @@ from redisjobs.filters import (
     waiting_state,
 )
 from redisjobs.groups import DeadGroup, Groups
-from redisjobs.job import AppState, Duration, JobName, Named, PushedJob, ReturnType, State, TypedMapping
+from redisjobs.job import AppState, Duration, Expected, JobName, Named, PushedJob, State, TypedMapping
 from redisjobs.limits import Limit, LimitInfo, LimitKey, limit_infos, limited_name
 from redisjobs.middleware import NOBODY, Middleware, before_push_sync
 from redisjobs.options import HandlerOptions, PushOptions
@@ -252,13 +252,13 @@ class JobQueue(Serving):
         All threads that wait share one connection, in a thread of its own, which begins with the first of them.
         `close` ends it; for whoever waits yet another one begins.
         """
-        job_id, kind = id_of(job), self.returned_by(job, returns)
+        job_id, expected = id_of(job), self.expected(job, returns)
         limit = None if timeout is None else seconds(timeout, "timeout")
         since = time.monotonic()
-        return self._thread.call(lambda: self._wait_for(job_id, kind, limit, since))
+        return self._thread.call(lambda: self._wait_for(job_id, expected, limit, since))
 
-    async def _wait_for(self, job_id: str, kind: ReturnType[Any] | None, limit: float | None, since: float) -> Any:
-        return await self._waitings.here(self.driver).result(job_id, kind, limit, since)
+    async def _wait_for(self, job_id: str, expected: Expected, limit: float | None, since: float) -> Any:
+        return await self._waitings.here(self.driver).result(job_id, expected, limit, since)
 
     def watch(self, job: str | PushedJob) -> Iterator[Progress]:
         """Go through what a job reports of how far it is, until it has ended; see `redisjobs.JobQueue.watch`."""
@@ -314,8 +314,8 @@ class JobQueue(Serving):
     ) -> Any:
         """Push a job, wait until it has ended, and give what it returned; see `redisjobs.JobQueue.run`."""
         limit = None if timeout is None else seconds(timeout, "timeout")
-        job, conflicts = self.prepare(parameters, name, **options), list[Conflict]()
-        (handle,) = self._push([kept_for_a_while(job)], conflicts)
+        job, conflicts = kept_for_a_while(self.prepare(parameters, name, **options)), list[Conflict]()
+        (handle,) = self._push([job], conflicts)
         raise_conflicts(conflicts)
         return self.result(handle, timeout=limit)
 
@@ -464,7 +464,10 @@ class JobQueue(Serving):
             raise
         if ends is not NOBODY:
             ends.tell([added for _, _, added, _ in told])
-        return [JobHandle(*each, self) for each in told]
+        return [
+            JobHandle(*each, self, is_other=each[0] != job.job_id and not each[3])
+            for job, each in zip(jobs, told, strict=True)
+        ]
 
     def handle(self, job_id: str, name: str, *, added: bool | None) -> JobHandle[Any]:
         """The handle of a job of this queue."""
@@ -570,6 +573,10 @@ class JobFunction(FunctionJob[Args, Given, Returned_co]):
     def run(self: "JobFunction[Args, Given, R]", *args: Given.args, **kwargs: Given.kwargs) -> R: ...
 
     def run(self, *args: Given.args, **kwargs: Given.kwargs) -> Any:
-        """Push a call of the function, and wait for what it returns; see `JobQueue.run`."""
+        """Push a call of the function, and wait for what it returns; see `JobQueue.run`.
+
+        All arguments are the function's own. To wait no longer than for some time, push it and ask for the result,
+        as `price.options(keep_result=60).push(5).result(timeout=10)`.
+        """
         parameters = self._signature.arguments(*args, **kwargs)
         return self._queue.run(parameters, self.name, **self._options)

@@ -26,11 +26,10 @@ from redisjobs.driver import Driver, Notification
 from redisjobs.errors import DriverError
 from redisjobs.eventloop import Wakeup, has_closed, loop_key, spawn
 from redisjobs.forks import begin_after_fork
-from redisjobs.job import ReturnType
+from redisjobs.job import Expected
 from redisjobs.progress import Progress
 from redisjobs.queries import Ask, Ending, Standing
-from redisjobs.results import has_ended, not_kept_yet, result_of
-from redisjobs.visible import visible
+from redisjobs.results import has_ended, not_ended, not_kept_yet, result_of
 
 T = TypeVar("T")
 
@@ -118,42 +117,26 @@ class Waiting:
             if not left:
                 self._waiters.pop(job_id, None)
 
-    async def end_of(self, job_id: str) -> tuple[Standing, bool]:
-        """How a job has ended, once it has; and whether it had not when it was asked for first.
-
-        Raises:
-            ResultNotKept: It is known that nothing of it will be kept.
-            DriverError: The store refuses to answer.
-        """
-        was_there = False
-        async with aclosing(self.standings(job_id)) as standings:
-            async for standing in standings:
-                if has_ended(standing):
-                    break
-                if (error := not_kept_yet(job_id, standing)) is not None:
-                    raise error
-                was_there = True
-        return standing, was_there
-
-    async def _look(self, job_id: str) -> tuple[Standing, bool]:
-        """How a job has ended, by one look.
-
-        Raises:
-            TimeoutError: It has not.
-        """
+    async def _looks(self, job_id: str, *, once: bool) -> AsyncGenerator[Standing, None]:
+        """How a job stands: by one look, or as `standings` has it."""
+        if not once:
+            async with aclosing(self.standings(job_id)) as standings:
+                async for standing in standings:
+                    yield standing
+            return
         (standing,) = await self._driver.change(Ask([job_id]))
+        yield standing
         if not has_ended(standing):
-            raise not_kept_yet(job_id, standing) or TimeoutError
-        return standing, False
+            raise TimeoutError
 
     async def result(
-        self, job_id: str, returns: ReturnType[Any] | None, timeout: float | None, since: float | None = None
+        self, job_id: str, expected: Expected, timeout: float | None, since: float | None = None
     ) -> Any:
         """What a job's handler returned, once that has ended.
 
         Args:
             job_id: Which job.
-            returns: The type of that; None: what its JSON says.
+            expected: What is known of that here.
             timeout: Seconds to wait, 0 to look once; None: for ever.
             since: When the wait began, by the monotonic clock. Defaults to now.
 
@@ -161,20 +144,23 @@ class Waiting:
             TimeoutError: It has not ended in that time.
             NoResult: There is none.
             DecodeError: It does not fit the type.
-            DriverError: The store refuses to answer.
+            DriverError: The store refuses to answer; or it is away, and was to be asked once.
         """
-        left = timeout
+        left, before, standing = timeout, None, None
         if timeout and since is not None:
             left = since + timeout - time.monotonic()
         try:
             with anyio.fail_after(left or None):
-                standing, was_there = await self.end_of(job_id) if left != 0 else await self._look(job_id)
+                async with aclosing(self._looks(job_id, once=left == 0)) as looks:
+                    async for look in looks:
+                        before, standing = standing, look
+                        if (error := not_kept_yet(job_id, look)) is not None:
+                            raise error
         except TimeoutError:
             trouble = f"; the store can't be asked at the moment: {self.trouble}" if self.trouble else ""
-            raise TimeoutError(
-                f"job {visible(job_id)} has not ended in {timeout:g} s; it goes on{trouble}"
-            ) from None
-        return result_of(job_id, standing, returns, was_there=was_there)
+            raise TimeoutError(not_ended(job_id, standing, expected, timeout or 0.0) + trouble) from None
+        assert standing is not None
+        return result_of(job_id, standing, expected, was_there=before is not None)
 
     async def progress(self, job_id: str) -> AsyncGenerator[Progress, None]:
         """What a job reports of how far it is, until it has ended: the last that is known, then each that comes.

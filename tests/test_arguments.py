@@ -383,7 +383,7 @@ UNTRIED = {
     "JobQueue.counts", "JobQueue.dead_groups", "JobQueue.limits",  # nor do these
     "Worker.run", "Worker.stop", "Worker.stop_now",  # take nothing but flags
     "JobQueue.definition", "JobQueue.register_function", "JobQueue.prepare_many",  # of the inside
-    "JobQueue.edited", "JobQueue.returned_by", "JobQueue.handle",  # as well
+    "JobQueue.edited", "JobQueue.expected", "JobQueue.handle",  # as well
 }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, ClassVar, TypedDict
 
@@ -29,6 +29,7 @@ from redisjobs import (
     JobQueue,
     Middleware,
     NoResult,
+    Progress,
     RegistrationError,
     Reply,
     ResultExpired,
@@ -326,7 +327,9 @@ async def test_run_pushes_and_waits(queue: JobQueue, store: Store) -> None:
         assert await result(producer.run(Add(1, 2), timeout=timedelta(seconds=30))) == 3
         assert await result(queue.run({"a": 5}, "Add", job_id="five", priority="high")) == 6
         assert await result(odd.run(8)) == 8
-        assert isinstance(await result(queue.run(Add(1), keep_result=0)), ResultNotKept)
+        with pytest.raises(ValueError, match="keep_result=0: nothing would be kept that could be waited for"):
+            await queue.run(Add(1), keep_result=0)
+        assert (await queue.counts()).totals["pushed"] == 4
         assert await result(producer.result("five")) == 6
 
 
@@ -671,6 +674,106 @@ async def test_a_wait_that_takes_too_long_says_so_and_the_job_goes_on(queue: Job
         await handle.result(timeout=-1)
     with pytest.raises(TypeError, match="is no job"):
         await queue.result(5)  # type: ignore[call-overload]
+
+
+async def test_who_has_waited_long_enough_is_told_that_nobody_here_keeps_the_result(
+    queue: JobQueue, store: Store
+) -> None:
+    @queue.job
+    async def plain() -> int:
+        return 1
+
+    handle, kept = await plain.options(job_id="a").push(), await plain.options(keep_result=60, job_id="b").push()
+    bare = "job a has not ended in {} s; it goes on"
+    hint = (
+        ". As far as is known here no result of it will be kept: neither its push nor the handler of 'plain' says "
+        "keep_result="
+    )
+    for timeout in (0, 0.05):
+        with pytest.raises(TimeoutError) as raised:
+            await handle.result(timeout=timeout)
+        assert str(raised.value) == bare.format(timeout) + hint
+        with pytest.raises(TimeoutError) as raised:
+            await kept.result(timeout=timeout)
+        assert str(raised.value) == bare.format(timeout).replace("job a", "job b")
+        async with another(store) as producer:  # where the handler is not known
+            with pytest.raises(TimeoutError) as raised:
+                await producer.result(handle, timeout=timeout)
+            assert str(raised.value) == bare.format(timeout)
+
+
+async def test_the_result_of_a_job_of_another_name_that_holds_the_unique_key_is_what_its_json_says(
+    queue: JobQueue,
+) -> None:
+    @queue.job(keep_result=60)
+    async def total() -> Total:
+        return Total(7)
+
+    @queue.job(keep_result=60)
+    async def number() -> int:
+        return 7
+
+    @queue.job(keep_result=60)
+    async def moment() -> datetime:  # which 7 could be read as
+        return datetime.now(UTC)
+
+    @queue.job(keep_result=60)
+    async def text() -> str:
+        return "x"
+
+    first = [await job.options(unique=name).push() for job, name in ((total, "a"), (number, "b"))]
+    same, other = await total.options(unique="a").push(), await text.options(unique="a").push()
+    odd, stricter = await moment.options(unique="b").push(), await text.options(unique="b").push()
+    assert [each.id for each in (same, other, odd, stricter)] == [first[0].id] * 2 + [first[1].id] * 2
+    assert [each.is_other for each in (*first, same, other, odd, stricter)] == [False] * 2 + [True] * 4
+    await drain(queue)
+
+    assert await result(same.result()) == Total(7)
+    assert await result(other.result()) == {"total": 7}
+    assert await result(odd.result()) == await result(stricter.result()) == 7
+    with pytest.raises(DecodeError):
+        await queue.result(odd, returns=list[int])
+
+
+async def test_what_replaced_a_waiting_job_has_a_result_of_its_own_type(queue: JobQueue) -> None:
+    @queue.job(keep_result=60)
+    async def number() -> int:
+        return 7
+
+    @queue.job(keep_result=60)
+    async def total() -> Total:
+        return Total(7)
+
+    held = await number.options(unique="a").push()
+    handle = await total.options(unique="a", on_conflict="replace").push()
+    assert (handle.id, handle.replaced, handle.is_other) == (held.id, True, False)
+    await drain(queue)
+    assert await result(handle.result()) == Total(7)
+
+
+async def test_the_type_of_a_result_is_said_whatever_the_id_of_its_job(queue: JobQueue) -> None:
+    @queue.job(keep_result=60)
+    async def one() -> int:
+        return 1
+
+    for job_id in ("my job 1", "x" * 500, "tab\t"):
+        await one.options(job_id=job_id).push()
+        await drain(queue)
+        assert await result(queue.result(job_id, returns=float)) == 1.0
+        with pytest.raises(DecodeError, match="result: list: "):
+            await queue.result(job_id, returns=list[int])
+
+
+def test_a_watch_can_be_made_where_no_event_loop_runs() -> None:
+    queue = JobQueue("memory://")
+    watching = queue.watch("never")
+    with pytest.raises(TypeError, match="is no job"):
+        queue.watch(5)  # type: ignore[arg-type]
+
+    async def seen() -> list[Progress]:
+        return [progress async for progress in watching]
+
+    assert anyio.run(seen) == []
 
 
 async def test_whoever_waits_by_a_driver_that_cant_listen_for_them_is_told_so() -> None:

@@ -127,3 +127,12 @@ async def test_a_user_who_may_not_listen_is_told_so(far: JobQueue, engine_store:
         store.admin.execute_command("ACL", "SETUSER", store.user, "allchannels")
     with pytest.raises(TimeoutError):  # and begins anew once it may
         await handle.result(timeout=0.05)
+
+
+async def test_a_look_at_a_store_that_is_away_says_so_and_a_wait_waits() -> None:
+    queue = JobQueue("redis://127.0.0.1:1/0")
+    with pytest.raises(Unavailable, match="connecting to"):
+        await queue.result("a", timeout=0)
+    with pytest.raises(TimeoutError, match="can't be asked at the moment"):
+        await queue.result("a", timeout=0.1)
+    await queue.aclose()

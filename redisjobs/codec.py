@@ -258,7 +258,8 @@ def _unwritable(name: JobName[Any], parameters: Any, error: Exception) -> str:
     with suppress(Exception):  # the type's own serializers may raise anything
         for part, where in _parts(name, parameters):
             if isinstance(part, bytes) and not _is_utf8(part):
-                return f": {where}: bytes go as text, and these are not UTF-8; push base64.b64encode(...).decode()"
+                do = "return" if name.is_result else "push"
+                return f": {where}: bytes go as text, and these are not UTF-8; {do} base64.b64encode(...).decode()"
             if isinstance(part, str) and not _is_utf8(part):
                 return f": {where}: {_HALF.format(part[:40])}"
     return ""
@@ -270,7 +271,8 @@ def _lost(name: JobName[Any], parameters: Any) -> str:
         if isinstance(part, float) and not math.isfinite(part) and not where.endswith(_KEY):
             return f"{where}: JSON has no number {part}"
         if hasattr(part, "get_secret_value"):
-            return f"{where}: {type(part).__name__} is written as stars; push where the secret is kept, or a str"
+            do = "return" if name.is_result else "push"
+            return f"{where}: {type(part).__name__} is written as stars; {do} where the secret is kept, or a str"
         if isinstance(part, str) and where.endswith(_KEY) and not _is_utf8(part):
             return f"{where}: {_HALF.format(part[:40])}"
     return ""

@@ -17,13 +17,16 @@ from typing import Any
 import anyio
 import pytest
 import redis
+from store import RedisStore
 from test_results_sync import at_work
 
 import redisjobs
-from redisjobs import JobContext, JobFailed, JobName, Keep, Retention, Worker, no_retry, sync
+from redisjobs import JobContext, JobFailed, JobName, Keep, Progress, Retention, Worker, no_retry, sync
 from redisjobs.cli import app
+from redisjobs.cli.bar import amount
 from redisjobs.cli.dev import ended_by_signals
 from redisjobs.job import Priority
+from redisjobs.progress import counted
 from redisjobs.queries import COUNTERS
 from redisjobs.visible import without_password
 
@@ -388,7 +391,59 @@ def test_a_job_can_be_watched_until_it_has_ended(
     left = ended(for_people)
     assert (left.code, left.err) == (0, "")
     assert left.out.split() == ["job", "id", job_id, "outcome", "completed", "result", "4"]
-    assert ended(for_programs).document == {"job_id": job_id, "outcome": "completed", "result": 4}
+    last = ended(for_programs).out
+    assert json.loads(one_line(last)) == {"job_id": job_id, "outcome": "completed", "result": 4}
+
+
+@pytest.mark.slow
+def test_a_watch_of_a_job_that_ends_and_leaves_nothing_says_that_it_has_ended(
+    start: Start, cli: Callable[..., Ended], there: sync.JobQueue
+) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+
+    @there.job
+    def quiet(context: JobContext) -> None:
+        context.progress(1, 4)
+        begun.set()
+        assert may_end.wait(30)
+
+    job_id, of = quiet.push().id, ("--queue", there.name, "--watch")
+    with at_work(there):
+        assert begun.wait(30)
+        for_people, for_programs = start("job", job_id, *of), start("job", job_id, *of, "--json")
+        until(for_people, "of")
+        until(for_programs, "fraction")
+        may_end.set()
+        left = ended(for_people)
+        assert (left.code, left.err) == (0, "")
+        assert left.out == f"job {job_id} has ended; no result of it was kept, so it can't be told how\n"
+        left = ended(for_programs)
+        assert (left.code, json.loads(one_line(left.out))) == (0, {"job_id": job_id, "outcome": None})
+    never = cli("job", "never", *of)
+    assert (never.code, never.out) == (1, "")
+
+
+def test_a_user_who_may_not_listen_is_told_so_when_waiting(
+    cli: Callable[..., Ended], there: sync.JobQueue, redis_store: RedisStore, monkeypatch: Any
+) -> None:
+    redis_store.admin.execute_command("ACL", "SETUSER", redis_store.user, "-subscribe")
+    Path("shop.py").write_text(
+        "from redisjobs import JobQueue\n"
+        f"queue = JobQueue('redis://127.0.0.1:1/0', name='{redis_store.queue_name}')\n"
+        "@queue.job(keep_result=60)\ndef book() -> int: ..."
+    )
+    monkeypatch.setenv("REDISJOBS_URL", redis_store.url)
+    for command in (["push", "shop:queue", "book", "{}", "--wait", "--id", "mine"], ["job", "mine", "--watch"]):
+        refused = cli(*command, *(["--queue", redis_store.queue_name] if command[0] == "job" else []))
+        assert (refused.code, refused.out) == (1, "")
+        assert "subscribe" in one_line(refused.err)
+
+
+def test_numbers_of_what_is_done_are_for_people() -> None:
+    said = [amount(counted(done, total, "")) for done, total in ((1234567, 2500000), (3, 30), (0.5, 12345.678))]
+    assert said == ["1,234,567 of 2,500,000", "3 of 30", "0.5 of 12,346"]
+    assert amount(counted(2**53, None, "")) == "9,007,199,254,740,992"
+    assert [amount(progress) for progress in (Progress(0.4), Progress(note="page"))] == ["40 %", ""]
 
 
 @pytest.mark.slow
@@ -788,12 +843,15 @@ def test_requeue_all_takes_every_dead_letter(cli: Callable[..., Ended], queue_na
         (["unhold", "--state", "running"], r"--state running: give ready or delayed"),
         (["pause", "--name", ""], r"--name='': give the name of a job"),
         (["resume", "--name", "a b"], r"--name='a b': give the name of a job"),
-        (["limits", "set", "a b", "--rate", "1/s"], r"--name='a b': give the name of a job"),
-        (["limits", "remove", ""], r"--name='': give the name of a job"),
+        (["limits", "set", "a b", "--rate", "1/s"], r"NAME 'a b': give the name of a job"),
+        (["limits", "remove", ""], r"NAME '': give the name of a job"),
         (["limits", "set", "a"], r"say --max-concurrency, --rate or both; `redisjobs limits remove` removes"),
         (["limits", "set", "a", "--rate", "fast"], r"--rate='fast': give how many in a second"),
         (["limits", "set", "a", "--max-concurrency", "0"], r"--max-concurrency=0: give a whole number from 1 up"),
-        (["limits", "set", "a", "--burst", "3"], r"--burst=3: it says how many may start together of a rate="),
+        (
+            ["limits", "set", "a", "--burst", "3"],
+            r"--burst 3 says how many may start together of a --rate; give that too$",
+        ),
         (["dead", "requeue", "x", "--all"], r"name the dead letters to requeue, or say --all"),
         (["demo", "nowhere"], r"/.*/nowhere is no directory"),
     ],

@@ -33,6 +33,7 @@ from redisjobs.codec import (
     read_parameters,
 )
 from redisjobs.drivers.redis.commands import queued_ms_of
+from redisjobs.job import ReturnType
 from redisjobs.queries import Row
 from redisjobs.transitions import Lease
 
@@ -192,6 +193,13 @@ def wrong(**values: Any) -> Any:
 def test_parameters_that_do_not_fit_are_an_error_naming_field_and_type(parameters: Any, why: str) -> None:
     with pytest.raises(EncodeError, match=why):
         encode_parameters(JobName("Add", Add), parameters)
+
+
+def test_what_a_handler_returns_and_can_not_be_written_is_to_be_returned_in_another_way() -> None:
+    with pytest.raises(EncodeError, match=r"these are not UTF-8; return base64\.b64encode\("):
+        encode_parameters(ReturnType("thumbnail", bytes), b"\xff")
+    with pytest.raises(EncodeError, match=r"written as stars; return where the secret is kept"):
+        encode_parameters(ReturnType("login", SecretStr), SecretStr("pw"))
 
 
 def test_what_a_type_checker_lets_pass_does_too() -> None:

@@ -54,7 +54,12 @@ class Bar:
 
 
 def amount(progress: Progress) -> str:
-    """How much is done, as `40 %`, `12 of 30` or `12`; '' where that is not said."""
+    """How much is done, as `40 %`, `12 of 1,500` or `12`; '' where that is not said."""
     if progress.done is not None:
-        return f"{progress.done:g}" + ("" if progress.total is None else f" of {progress.total:g}")
+        return _number(progress.done) + ("" if progress.total is None else f" of {_number(progress.total)}")
     return "" if progress.fraction is None else f"{progress.fraction:.0%}".replace("%", " %")
+
+
+def _number(value: float) -> str:
+    """A number for people: what is behind the point of a large one tells nobody anything."""
+    return f"{value:,.0f}" if value >= 10_000 or value == int(value) else f"{value:g}"

@@ -33,24 +33,35 @@ def show_job(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show all that is known of one job; of one that has ended also its result, where that is kept."""
+    """Show all that is known of one job; of one that has ended also its result, where that is kept.
+
+    With --watch --json each report is a document in one line, and so is what is known at the end. Of one that was
+    watched, and left nothing, that is {"job_id": ID, "outcome": null}, with exit code 0.
+    """
     with named(queue, url) as there:
-        if watch:
-            _watch(there, job_id, as_json=as_json)
+        was_there = watch and _watch(there, job_id, as_json=as_json)
         job = there.get(job_id)
         end = _end(there, job_id) if job is None or job.state in ASIDE else {}
-    if job is None and not end:
+    if job is None and not end and not was_there:
         raise Failure(f"no job {job_id!r} on queue '{queue}': it ended, or never was")
     if as_json:
-        show.document((show.job_document(job) if job else {"job_id": job_id}) | end)
+        known = show.job_document(job) if job else {"job_id": job_id} | ({} if end else {"outcome": None})
+        (show.line if watch else show.document)(known | end)
+    elif job is None and not end:
+        say(f"job {visible(job_id)} has ended; no result of it was kept, so it can't be told how")
     else:
         if job is not None:
             show.job_page(job)
         show.end_page(end if job else {"job_id": job_id} | end)
 
 
-def _watch(there: JobQueue, job_id: str, *, as_json: bool) -> None:
-    """Show what a job reports, until it has ended: on a terminal as a bar, else a line for each report."""
+def _watch(there: JobQueue, job_id: str, *, as_json: bool) -> bool:
+    """Show what a job reports, until it has ended: on a terminal as a bar, else a line for each report.
+
+    Returns:
+        Whether the queue had such a job.
+    """
+    was_there = there.get(job_id) is not None
     with Bar(job_id) as bar:
         for progress in there.watch(job_id):
             if as_json:
@@ -59,6 +70,7 @@ def _watch(there: JobQueue, job_id: str, *, as_json: bool) -> None:
                 bar.show(progress)
             else:
                 say("  ".join(filter(None, [amount(progress), visible(progress.note)])))
+    return was_there
 
 
 def _end(there: JobQueue, job_id: str) -> dict[str, Any]:

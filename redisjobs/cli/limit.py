@@ -71,6 +71,11 @@ def remove(name: Name, queue: QueueName = "default", url: Url = DEFAULT_URL, as_
 def _checked(name: str, most: int | None = None, rate: str | None = None, burst: int | None = None) -> Limit:
     try:
         limited_name(name)
+    except ValueError as error:
+        raise Mistake(str(error).replace("name=", "NAME ", 1)) from error
+    if burst is not None and rate is None:
+        raise Mistake(f"--burst {burst} says how many may start together of a --rate; give that too")
+    try:
         return Limit(most, rate, burst)
     except ValueError as error:
         raise Mistake(f"--{error}".replace("--max_concurrency", "--max-concurrency")) from error

@@ -1,12 +1,13 @@
 """Waiting for a job on the command line."""
 
+from contextlib import suppress
 from typing import Any
 
 import anyio
 
 from redisjobs.cli.bar import Bar
 from redisjobs.cli.errors import CommandError, Failure
-from redisjobs.errors import JobFailed
+from redisjobs.errors import DriverError, JobFailed
 from redisjobs.queue import JobQueue
 from redisjobs.registry import Registry
 from redisjobs.visible import visible
@@ -37,6 +38,7 @@ def wait_for(queue: Registry, job_id: str, timeout: float | None) -> Any:
         TimedOut: It has not ended in that time.
         LeftAlone: Somebody pressed Ctrl-C.
         NoResult: It has no result for another reason.
+        DriverError: The store refuses to answer.
     """
     try:
         return anyio.run(_wait, queue, job_id, timeout)
@@ -55,8 +57,9 @@ async def _wait(queue: Registry, job_id: str, timeout: float | None) -> Any:
         async with JobQueue(queue.driver, queue.name) as waits, anyio.create_task_group() as tasks:
 
             async def follow() -> None:
-                async for progress in waits.watch(job_id):
-                    bar.show(progress)
+                with suppress(DriverError):  # by which the wait for the result ends as well
+                    async for progress in waits.watch(job_id):
+                        bar.show(progress)
 
             tasks.start_soon(follow)
             try:

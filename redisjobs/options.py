@@ -110,6 +110,7 @@ def check_handler_options(options: Mapping[str, Any], *others: str) -> None:
 
     Raises:
         TypeError: There is no such option.
+        RegistrationError: `run_in` is neither of its words.
     """
     known = [*others, *HandlerOptions.__annotations__]
     if unknown := options.keys() - known:
@@ -118,6 +119,8 @@ def check_handler_options(options: Mapping[str, Any], *others: str) -> None:
             f"there is no handler option {', '.join(sorted(unknown))}; there are {', '.join(known)}"
             + (hint if any("retr" in name or "attempt" in name for name in unknown) else "")
         )
+    if (run_in := options.get("run_in", "thread")) not in ("thread", "process"):
+        raise RegistrationError(f'run_in={run_in!r}: give "thread" or "process"')
 
 
 def new_job(fields: list[str | bytes], options: PushOptions) -> NewJob:
@@ -158,7 +161,7 @@ def new_definition(
     options: HandlerOptions,
     *,
     retry: RetryPolicy,
-    returned: Any,
+    returned: Callable[[], Any],
     by_name: bool,
 ) -> JobDefinition[Any]:
     """A handler, with what was asked for.
@@ -169,7 +172,7 @@ def new_definition(
         function: The handler itself.
         options: What was asked for.
         retry: The queue's policy.
-        returned: What it returns, by its annotation.
+        returned: Gives the type that it returns.
         by_name: Whether it takes its parameters by name.
 
     Raises:
@@ -274,8 +277,6 @@ def _in_process(handler: Any, is_async: bool, run_in: RunIn) -> bool:
     if run_in == "thread":
         return False
     called = getattr(handler, "__qualname__", "")
-    if run_in != "process":
-        raise RegistrationError(f'run_in={run_in!r}: give "thread" or "process"')
     if is_async:
         raise RegistrationError(
             f'{called} is async, so it runs in the event loop: run_in="process" is for sync handlers'

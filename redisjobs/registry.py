@@ -269,7 +269,7 @@ class Registry:
         if name.name in self.definitions:
             raise RegistrationError(f"queue '{self.name}' has a handler for '{name.name}' already")
         _ = name.round_trip  # a type that pydantic can't read is an error here and now
-        returned = returned_type(function)
+        returned = functools.partial(returned_type, function)
         definition = new_definition(
             name, call, function, options, retry=self.retry, returned=returned, by_name=by_name
         )

@@ -119,11 +119,21 @@ class Signature:
 
 
 def returned_type(function: Any) -> Any:
-    """What a handler returns once it was awaited, by its annotation; Any where it has none that can be read."""
+    """What a handler returns once it was awaited, by its annotation; Any where it has none.
+
+    Raises:
+        RegistrationError: It names what isn't there.
+    """
+    annotated = inspect.unwrap(_annotated(function))
     try:
-        kind = get_type_hints(inspect.unwrap(_annotated(function)), include_extras=True).get("return", Any)
-    except Exception:  # it may name what is not there, and run any code
-        return Any
+        # Of this alone, for a parameter's type may be known to type checkers only.
+        stub = SimpleNamespace(
+            __annotations__={"return": getattr(annotated, "__annotations__", {}).get("return", Any)}
+        )
+        names = getattr(annotated, "__globals__", {})
+        kind = get_type_hints(stub, globalns=names, include_extras=True)["return"]
+    except Exception as error:  # it may run any code
+        raise RegistrationError(f"{_called(function)}: can't read what it returns: {error}") from error
     awaited = get_origin(kind) in (Awaitable, Coroutine)
     return get_args(kind)[-1] if awaited else kind
 

@@ -263,6 +263,7 @@ class JobDefinition(Generic[P]):
         function: The handler itself, as that process finds it.
         by_name: Whether that takes its parameters by name.
         returned: Gives the type that it returns, by its annotation.
+        limit_key: Says under which key a job is counted; None: by its name alone.
         limit: How many of its jobs may run at once, or start in a time, as its code declares; '' for no limit.
     """
 
@@ -279,6 +280,7 @@ class JobDefinition(Generic[P]):
     by_name: bool = False
     limit: str = ""
     returned: Callable[[], Any] = lambda: Any
+    limit_key: Callable[[P], str | int] | None = None
 
     @cached_property
     def returns(self) -> ReturnType[Any]:

@@ -101,7 +101,11 @@ class Signature:
         except TypeError as error:
             raise EncodeError(f"{self.type.__name__}{signature}: {error}") from None
 
-    def named(self, parameters: Mapping[str, Any]) -> SimpleNamespace:
+    def attributed(self, function: Callable[[Any], Any]) -> Callable[[Mapping[str, Any]], Any]:
+        """A function of an object with a call's arguments as attributes, as one of these by name."""
+        return lambda parameters: function(self._named(parameters))
+
+    def _named(self, parameters: Mapping[str, Any]) -> SimpleNamespace:
         """The arguments of one call as attributes of an object, also those that have their default."""
         every = self._signature.parameters.items()
         defaults = {

@@ -36,8 +36,8 @@ from redisjobs.transitions import Ack, After, DeadLetter, Lease, Release, Reply,
 from redisjobs.visible import visible
 from redisjobs.worker.chain import Find
 from redisjobs.worker.contexts import Contexts, run_in
+from redisjobs.worker.deadline import Deadline
 from redisjobs.worker.guard import Guard, OpenScopes, set_author
-from redisjobs.worker.limit import Limit
 from redisjobs.worker.place import NotPacked
 from redisjobs.worker.pushes import Pushes
 from redisjobs.worker.reporter import Reported
@@ -104,11 +104,11 @@ class Execution:
     __slots__ = (
         "__weakref__",
         "_context",
+        "_deadline",
         "_definition",
         "_has_ended",
         "_job",
         "_keep_ms",
-        "_limit",
         "_means",
         "_outcome",
         "_returned",
@@ -153,7 +153,7 @@ class Execution:
         self._context: JobContext | None = None
         self._scope: anyio.CancelScope | None = None
         self._why: Outcome | None = None
-        self._limit: Limit | None = None
+        self._deadline: Deadline | None = None
         self.reported: Reported | None = None
 
     @property
@@ -176,14 +176,14 @@ class Execution:
         if self.over or self._why is not None:
             return None
         if isinstance(said, Extension):
-            if self._limit is not None:
-                self._limit.extend(said.seconds)
+            if self._deadline is not None:
+                self._deadline.extend(said.seconds)
             return None
         if isinstance(said, Pushing):
             return self._push(said)
         now = time.monotonic()
-        if self._limit is not None:
-            self._limit.progressed(now)
+        if self._deadline is not None:
+            self._deadline.progressed(now)
         reported = self.reported
         if reported is None:
             reported = self.reported = Reported(said, now)
@@ -198,7 +198,7 @@ class Execution:
         with _first_push:
             pushes = self.pushes = self.pushes or Pushes(self._settings.queue, self.lease)
         # Only now: either this sees that the handler has ended, or whoever ends the run sees what is to be closed.
-        if self._has_ended or (self._limit is not None and self._limit.scope.cancel_called):
+        if self._has_ended or (self._deadline is not None and self._deadline.scope.cancel_called):
             return None
         job = pushes.add(pushing)
         return None if job is None else self._settings.queue.handle(job.job_id, name_in(job), added=None)
@@ -278,10 +278,12 @@ class Execution:
         context: JobContext,
         scopes: OpenScopes,
     ) -> Outcome:
-        limit = self._limit = Limit(definition.timeout, definition.stalled_after, self._means.threads.loop)
-        with limit.scope as scope:
+        deadline = self._deadline = Deadline(
+            definition.timeout, definition.stalled_after, self._means.threads.loop
+        )
+        with deadline.scope as scope:
             return await self._handle(definition, parameters, context, scope, scopes)
-        return self._why if self._why is not None else self._outran(limit)
+        return self._why if self._why is not None else self._outran(deadline)
 
     async def _handle(
         self,
@@ -357,17 +359,17 @@ class Execution:
                 del raised  # as above
         if self._why is not None:
             return self._why
-        if self._limit is not None and scope.cancel_called:
-            return self._outran(self._limit, raised)
+        if self._deadline is not None and scope.cancel_called:
+            return self._outran(self._deadline, raised)
         # One that ran in a thread raised it itself: nobody can cancel what runs there.
         if cancelled and definition.is_async and self._means.guard.hit(self, self._strikes):
             return Interrupted()
         return Raised(raised)
 
-    def _outran(self, limit: Limit, cause: BaseException | None = None) -> Outcome:
+    def _outran(self, deadline: Deadline, cause: BaseException | None = None) -> Outcome:
         if self._context is not None:
             self._context.cancelled = True
-        error = limit.error
+        error = deadline.error
         error.__cause__ = cause
         return Raised(error)
 

@@ -211,6 +211,35 @@ async def test_bad_pushes_are_told_at_the_call_and_the_others_are_made(work: Ben
     assert work.ran == [3]
 
 
+async def test_a_job_that_was_prepared_is_pushed_as_any_other(work: Bench) -> None:
+    @work.queue.job
+    def child() -> None: ...
+
+    ids: list[str] = []
+
+    async def parent(context: JobContext) -> None:
+        ids.append(context.push(child.options(delay=3600, priority="low").prepare()).id)
+        ids.append(context.push(child.options(job_id="mine", delay=3600).prepare()).id)
+        for wrong, said in (
+            (partial(context.push, child), r"child is a job itself: .* as context.push\(child.prepare\(...\)\)"),
+            (partial(context.push, child.prepare(), delay=1), "was prepared has its name and its push options"),
+        ):
+            with pytest.raises(TypeError, match=said):
+                wrong()
+        if context.attempt == 1:
+            raise Retry
+
+    handle = await work.handler(parent, retry=AT_ONCE).push()
+    await work.run()
+
+    assert ids[:2] == ids[2:]  # each run makes the same
+    made, mine = await work.queue.get(ids[0]), await work.queue.get("mine")
+    assert made is not None
+    assert mine is not None
+    assert (made.name, made.priority, made.parent, mine.parent) == ("child", "low", handle.id, handle.id)
+    assert (await work.queue.counts()).delayed == 2
+
+
 async def test_a_run_pushes_500_jobs_and_no_more(work: Bench) -> None:
     said: list[str] = []
 

@@ -11,7 +11,7 @@ from redisjobs.job import OnConflict
 from redisjobs.middleware import NOBODY, PushEnds, before_push
 from redisjobs.progress import Pushing
 from redisjobs.push import name_in
-from redisjobs.registry import Registry
+from redisjobs.registry import FunctionJob, Registry
 from redisjobs.transitions import MOST_BYTES, MOST_JOBS, Lease, NewJob
 from redisjobs.visible import visible
 from redisjobs.worker.contexts import run_in
@@ -57,7 +57,7 @@ class Pushes:
             ValueError: An option makes no sense, or these are too many, or too large, for one job.
             TypeError: There is no such option.
         """
-        job = self._queue.prepare(pushing.parameters, pushing.name, **pushing.options)
+        job = self._prepared(pushing)
         if job.on_conflict is OnConflict.RAISE:
             raise ValueError(
                 'on_conflict="raise" can tell nobody here: the job is pushed once the handler has returned; give '
@@ -80,6 +80,19 @@ class Pushes:
             self._pushed.append(_Pushed(named, copy_context()))
             self._bytes += size
         return named
+
+    def _prepared(self, pushing: Pushing) -> NewJob:
+        given = pushing.parameters
+        if isinstance(given, FunctionJob):
+            raise TypeError(
+                f"{given.__name__} is a job itself: push its arguments, as "
+                f"context.push({given.__name__}.prepare(...)), for {given.__name__}.push(...) would not wait"
+            )
+        if not isinstance(given, NewJob):
+            return self._queue.prepare(given, pushing.name, **pushing.options)
+        if pushing.name is not None or pushing.options:
+            raise TypeError("a job that was prepared has its name and its push options: give these to prepare")
+        return replace(given, tries=None)
 
     def _named(self, job: NewJob, number: int) -> NewJob:
         """The job under an id that it has in each run of its parent that pushes the same."""

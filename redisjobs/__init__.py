@@ -55,7 +55,7 @@ from redisjobs.errors import (
 # Looking at many jobs
 from redisjobs.filters import FilterOptions
 from redisjobs.groups import DeadGroup
-from redisjobs.job import JobName, Priority, State
+from redisjobs.job import JobName, OnConflict, Priority, PushedJob, State, UniqueUntil
 
 # Limits
 from redisjobs.limits import LimitedKey, LimitInfo
@@ -119,11 +119,13 @@ __all__ = [
     "LimitedKey",
     "Middleware",
     "NoResult",
+    "OnConflict",
     "PauseInfo",
     "Priority",
     "ProcessDied",
     "Progress",
     "PushOptions",
+    "PushedJob",
     "QueueFull",
     "RedisJobsError",
     "RegistrationError",
@@ -144,6 +146,7 @@ __all__ = [
     "State",
     "Unavailable",
     "UniqueConflict",
+    "UniqueUntil",
     "UnknownJob",
     "UnknownSchedule",
     "UnwritableResult",

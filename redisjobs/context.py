@@ -22,6 +22,7 @@ from redisjobs.progress import (
     total_of,
     tracked,
 )
+from redisjobs.transitions import NewJob
 from redisjobs.visible import visible
 
 P = TypeVar("P")
@@ -192,6 +193,9 @@ class JobContext(Generic[AppState]):
     def push(self, parameters: Named, name: None = None, **options: Unpack[PushOptions]) -> PushedJob: ...
 
     @overload
+    def push(self, parameters: NewJob, name: None = None) -> PushedJob: ...
+
+    @overload
     def push(self, parameters: Any, name: str, **options: Unpack[PushOptions]) -> PushedJob: ...
 
     def push(
@@ -204,7 +208,8 @@ class JobContext(Generic[AppState]):
         job whose id or unique key is another's by then is not added; a unique key of this job is free for it.
 
         Args:
-            parameters: As for `JobQueue.push`.
+            parameters: As for `JobQueue.push`; or what `prepare` made, of the queue or of a job function, as in
+                `context.push(resize.prepare("a.png", width=64))`.
             name: As for `JobQueue.push`.
             options: As for `JobQueue.push`. Without a `job_id` the id is made of the id of this job, of how many
                 it has pushed before, and of the name, so that each run makes the same.

@@ -280,7 +280,8 @@ class JobDefinition(Generic[P]):
         in_process: Whether it runs in a process of its own.
         function: The handler itself, as that process finds it.
         by_name: Whether that takes its parameters by name.
-        returned: The type that it returns, by its annotation.
+        returned: Gives the type that it returns, by its annotation.
+        limit_key: Says under which key a job is counted; None: by its name alone.
         limit: How many of its jobs may run at once, or start in a time, as its code declares; '' for no limit.
     """
 
@@ -296,15 +297,16 @@ class JobDefinition(Generic[P]):
     function: Any = None
     by_name: bool = False
     limit: str = ""
-    returned: Any = Any
+    returned: Callable[[], Any] = lambda: Any
+    limit_key: Callable[[P], str | int] | None = None
 
     @cached_property
     def returns(self) -> ReturnType[Any]:
         """What the handler returns, by its annotation.
 
         Raises:
-            RegistrationError: pydantic has no schema for the type.
+            RegistrationError: The annotation can't be read, or pydantic has no schema for the type.
         """
-        kind = ReturnType(self.name.name, self.returned)
+        kind = ReturnType(self.name.name, self.returned())
         _ = kind.round_trip
         return kind

@@ -101,15 +101,18 @@ def check_push_options(options: PushOptions) -> None:
         raise TypeError(f"there is no push option {', '.join(sorted(unknown))}; there are {known}")
 
 
-def check_handler_options(options: Mapping[str, Any], *others: str) -> None:
+def check_handler_options(options: Mapping[str, Any], *others: str, limit_key: object = None) -> None:
     """A misspelt option must not be one that is left out: the job would run, but not as asked.
 
     Args:
         options: What was given.
         others: What may be given beside `HandlerOptions`.
+        limit_key: Of these, what says under which key a job is counted.
 
     Raises:
-        TypeError: There is no such option.
+        TypeError: There is no such option, or `limit_key` can't be called.
+        RegistrationError: An option is of another type.
+        ValueError: A duration can't be one, or a limit makes no sense.
     """
     known = [*others, *HandlerOptions.__annotations__]
     if unknown := options.keys() - known:
@@ -118,6 +121,11 @@ def check_handler_options(options: Mapping[str, Any], *others: str) -> None:
             f"there is no handler option {', '.join(sorted(unknown))}; there are {', '.join(known)}"
             + (hint if any("retr" in name or "attempt" in name for name in unknown) else "")
         )
+    if (run_in := options.get("run_in", "thread")) not in ("thread", "process"):
+        raise RegistrationError(f'run_in={run_in!r}: give "thread" or "process"')
+    if limit_key is not None and not callable(limit_key):
+        raise TypeError(f"limit_key={limit_key!r}: give a function of the parameters, as lambda p: p.tenant")
+    _settings({option: value for option, value in options.items() if option not in others})
 
 
 def new_job(fields: list[str | bytes], options: PushOptions) -> NewJob:
@@ -158,7 +166,8 @@ def new_definition(
     options: HandlerOptions,
     *,
     retry: RetryPolicy,
-    returned: Any,
+    returned: Callable[[], Any],
+    limit_key: Callable[[Any], str | int] | None,
     by_name: bool,
 ) -> JobDefinition[Any]:
     """A handler, with what was asked for.
@@ -169,32 +178,42 @@ def new_definition(
         function: The handler itself.
         options: What was asked for.
         retry: The queue's policy.
-        returned: What it returns, by its annotation.
+        returned: Gives the type that it returns.
+        limit_key: Says under which key a job is counted.
         by_name: Whether it takes its parameters by name.
 
     Raises:
         RegistrationError: It can't run in a process, or an option is of another type.
         ValueError: A duration can't be one, or a limit makes no sense.
     """
-    timeout, strict_result = options.get("timeout"), options.get("strict_result", False)
-    if not isinstance(strict_result, bool):
-        raise RegistrationError(f"strict_result={strict_result!r}: give True or False")
     is_async = _is_async(function)
     return JobDefinition(
         name,
         call,
         is_async,
-        checked_policy(options.get("retry")) or retry,
-        timeout=None if timeout is None else seconds(timeout, "timeout"),
-        stalled_after=_stalled_after(options.get("stalled_after")),
-        keep_ms=in_ms(options.get("keep_result"), "keep_result") or 0,
-        strict_result=strict_result,
+        **{"retry": retry, **_settings(options)},
         in_process=_in_process(function, is_async, options.get("run_in", "thread")),
         function=function,
         by_name=by_name,
-        limit=Limit(options.get("max_concurrency"), options.get("rate"), options.get("burst")).text,
         returned=returned,
+        limit_key=limit_key,
     )
+
+
+def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What a definition has of its options by themselves."""
+    timeout, strict_result = options.get("timeout"), options.get("strict_result", False)
+    if not isinstance(strict_result, bool):
+        raise RegistrationError(f"strict_result={strict_result!r}: give True or False")
+    settings = {
+        "timeout": None if timeout is None else seconds(timeout, "timeout"),
+        "stalled_after": _stalled_after(options.get("stalled_after")),
+        "keep_ms": in_ms(options.get("keep_result"), "keep_result") or 0,
+        "strict_result": strict_result,
+        "limit": Limit(options.get("max_concurrency"), options.get("rate"), options.get("burst")).text,
+    }
+    policy = checked_policy(options.get("retry"))
+    return settings if policy is None else {**settings, "retry": policy}
 
 
 def checked_policy(retry: RetryPolicy | None) -> RetryPolicy | None:
@@ -274,8 +293,6 @@ def _in_process(handler: Any, is_async: bool, run_in: RunIn) -> bool:
     if run_in == "thread":
         return False
     called = getattr(handler, "__qualname__", "")
-    if run_in != "process":
-        raise RegistrationError(f'run_in={run_in!r}: give "thread" or "process"')
     if is_async:
         raise RegistrationError(
             f'{called} is async, so it runs in the event loop: run_in="process" is for sync handlers'

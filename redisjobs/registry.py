@@ -161,7 +161,6 @@ class Registry:
         self.events = Events()
         logs.listen(self.events)
         self._names: dict[Any, JobName[Any]] = {}
-        self._limit_keys: dict[str, LimitKey] = {}
         self.middleware: tuple[Middleware, ...] = ()
         self.on_push: tuple[Hook, ...] = ()
         for each in all_checked(middleware, awaits_push=self._awaits_push):
@@ -205,12 +204,11 @@ class Registry:
             ValueError: A duration can't be one, or a limit makes no sense.
             TypeError: There is no such option.
         """
-        check_handler_options(options, "limit_key")
+        check_handler_options(options, "limit_key", limit_key=limit_key)
         name = name_of(parameters)
 
         def decorate(handler: Any) -> Any:
-            self._count_by(name, limit_key)
-            self._add(name, handler_call(handler), handler, options, name.parameters)
+            self._add(name, handler_call(handler), handler, name.parameters, options, limit_key=limit_key)
             return handler
 
         return decorate
@@ -229,24 +227,13 @@ class Registry:
             raise RegistrationError(f"{function!r} has no name of its own: give one, as job(name='...')")
         signature = Signature.of(function, str(called))
         job_name = JobName(called, signature.type)
-        self._count_by(job_name, limit_key, signature.named)
-        self._add(job_name, signature.call, function, options, signature.arguments, by_name=True)
+        key_of = None if limit_key is None else signature.attributed(limit_key)
+        arguments = signature.arguments
+        self._add(job_name, signature.call, function, arguments, options, limit_key=key_of, by_name=True)
         return job_name, signature
 
-    def _count_by(
-        self, name: JobName[Any], limit_key: LimitKey | None, seen: Callable[[Any], Any] | None = None
-    ) -> None:
-        """Note by what the jobs of a name are counted, before one is made that is scheduled without arguments."""
-        if limit_key is None or name.name in self.definitions:
-            return
-        if not callable(limit_key):
-            raise TypeError(f"limit_key={limit_key!r}: give a function of the parameters, as lambda p: p.tenant")
-        self._limit_keys[name.name] = limit_key if seen is None else lambda parameters: limit_key(seen(parameters))
-
-    def _bare(self, name: JobName[Any], make: Callable[[], Any], schedule: Schedule | None) -> Definition | None:
-        """The schedule of a job that is pushed without arguments, if it has one; nothing is declared yet."""
-        if schedule is None:
-            return None
+    def _bare(self, name: JobName[Any], make: Callable[[], Any], schedule: Schedule) -> Definition:
+        """The schedule of a job that is pushed without arguments; nothing is declared yet."""
         check_schedule(schedule)
         try:
             definition = self.define(make(), schedule, job=name)
@@ -262,25 +249,38 @@ class Registry:
         name: JobName[Any],
         call: Callable[..., Any],
         function: Any,
-        options: HandlerOptions,
         make: Callable[[], Any],
+        options: HandlerOptions,
         *,
+        limit_key: LimitKey | None,
         by_name: bool = False,
     ) -> None:
         if name.name in self.definitions:
             raise RegistrationError(f"queue '{self.name}' has a handler for '{name.name}' already")
         _ = name.round_trip  # a type that pydantic can't read is an error here and now
-        returned = returned_type(function)
+        returned = functools.partial(returned_type, function)
         definition = new_definition(
-            name, call, function, options, retry=self.retry, returned=returned, by_name=by_name
+            name,
+            call,
+            function,
+            options,
+            retry=self.retry,
+            returned=returned,
+            limit_key=limit_key,
+            by_name=by_name,
         )
         if definition.keep_ms:
             _ = definition.returns  # likewise
         self._names.clear()  # what was pushed before may be a subclass of what this handler takes
-        bare = self._bare(name, make, options.get("schedule"))
         self.definitions[name.name] = definition
-        if bare is not None:
-            self.declared[bare.name] = bare
+        if (schedule := options.get("schedule")) is None:
+            return
+        try:
+            bare = self._bare(name, make, schedule)
+        except BaseException:
+            del self.definitions[name.name]
+            raise
+        self.declared[bare.name] = bare
 
     def schedule(
         self,
@@ -409,8 +409,8 @@ class Registry:
         known = self.definitions.get(name.name)
         if known is not None and known.keep_ms and options.get("keep_result") is None:
             fields += ["keep_result", str(known.keep_ms)]
-        if self._limit_keys and name.name in self._limit_keys and options.get("limit_key") is None:
-            fields += ["limit_key", self._key_of(name, parameters)]
+        if known is not None and known.limit_key is not None and options.get("limit_key") is None:
+            fields += ["limit_key", _key_of(known, parameters)]
         return new_job(fields, options) if options else NewJob(codec.new_job_id(), fields)
 
     def _encode(self, name: JobName[Any], parameters: Any) -> bytes:
@@ -420,13 +420,6 @@ class Registry:
             if why := _no_parameters(parameters):
                 raise TypeError(why) from None
             raise
-
-    def _key_of(self, name: JobName[Any], parameters: Any) -> str:
-        """Under which key a job is counted, as its handler says."""
-        try:
-            return checked_key(self._limit_keys[name.name](parameters))
-        except Exception as error:  # it is the user's code, and may raise anything
-            raise EncodeError(f"{name.name}: limit_key= gave no key for these parameters ({error})") from error
 
     def edited(self, row: Row, parameters: Any) -> bytes:
         """New parameters for a job that is there: by the type of its handler here, else by what JSON can say.
@@ -626,4 +619,15 @@ def check_job_options(function: object, options: Mapping[str, Any]) -> None:
     """
     if function is not None and not callable(function):
         raise TypeError(f"job({function!r}): give it a function; a name is given as job(name='...')")
-    check_handler_options(options, "name", "limit_key")
+    check_handler_options(options, "name", "limit_key", limit_key=options.get("limit_key"))
+
+
+def _key_of(definition: JobDefinition[Any], parameters: Any) -> str:
+    """Under which key a job is counted, as its handler says."""
+    assert definition.limit_key is not None
+    try:
+        return checked_key(definition.limit_key(parameters))
+    except Exception as error:  # it is the user's code, and may raise anything
+        raise EncodeError(
+            f"{definition.name.name}: limit_key= gave no key for these parameters ({error})"
+        ) from error

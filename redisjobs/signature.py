@@ -101,7 +101,11 @@ class Signature:
         except TypeError as error:
             raise EncodeError(f"{self.type.__name__}{signature}: {error}") from None
 
-    def named(self, parameters: Mapping[str, Any]) -> SimpleNamespace:
+    def attributed(self, function: Callable[[Any], Any]) -> Callable[[Mapping[str, Any]], Any]:
+        """A function of an object with a call's arguments as attributes, as one of these by name."""
+        return lambda parameters: function(self._named(parameters))
+
+    def _named(self, parameters: Mapping[str, Any]) -> SimpleNamespace:
         """The arguments of one call as attributes of an object, also those that have their default."""
         every = self._signature.parameters.items()
         defaults = {
@@ -119,11 +123,21 @@ class Signature:
 
 
 def returned_type(function: Any) -> Any:
-    """What a handler returns once it was awaited, by its annotation; Any where it has none that can be read."""
+    """What a handler returns once it was awaited, by its annotation; Any where it has none.
+
+    Raises:
+        RegistrationError: It names what isn't there.
+    """
+    annotated = inspect.unwrap(_annotated(function))
     try:
-        kind = get_type_hints(inspect.unwrap(_annotated(function)), include_extras=True).get("return", Any)
-    except Exception:  # it may name what is not there, and run any code
-        return Any
+        # Of this alone, for a parameter's type may be known to type checkers only.
+        stub = SimpleNamespace(
+            __annotations__={"return": getattr(annotated, "__annotations__", {}).get("return", Any)}
+        )
+        names = getattr(annotated, "__globals__", {})
+        kind = get_type_hints(stub, globalns=names, include_extras=True)["return"]
+    except Exception as error:  # it may run any code
+        raise RegistrationError(f"{_called(function)}: can't read what it returns: {error}") from error
     awaited = get_origin(kind) in (Awaitable, Coroutine)
     return get_args(kind)[-1] if awaited else kind
 

@@ -17,7 +17,8 @@ from typing import Any, ClassVar
 
 from tenacity import retry_if_exception_type, stop_after_attempt, wait_none
 
-from redisjobs import Fail, JobContext, JobQueue, Retry, RetryPolicy, Snooze, no_retry
+from redisjobs import EncodeError, Fail, JobContext, JobQueue, Retry, RetryPolicy, Snooze, no_retry
+from redisjobs.context import hearer_of
 
 START_TAKES = "START_TAKES"
 """For how many more seconds a process starts, by its environment."""
@@ -294,6 +295,46 @@ def push_from_process(number: int, context: JobContext) -> None:
     except Exception as error:
         refused = f"{type(error).__name__}: {error}"
     context.push({"number": len(refused)}, "Next", delay=3600, job_id=f"after-{pushed.id}")
+
+
+class _Late:
+    """Is packed once the handler that pushes it has ended."""
+
+    def __init__(self, over: threading.Event) -> None:
+        self._over = over
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._over.wait(20)
+        return int, (1,)
+
+
+_threads: list[threading.Thread] = []
+
+
+def push_late_from_process(folder: str, context: JobContext) -> None:
+    """The first run's push comes as the second one runs, in the same process."""
+    if _threads:
+        _threads[0].join(20)
+        return
+    teller: Any = hearer_of(context)
+
+    def push() -> None:
+        try:
+            context.push({"number": _Late(teller._over)}, "Next", delay=3600)
+        except RuntimeError as error:
+            (Path(folder) / "told").write_text(str(error))
+
+    _threads.append(threading.Thread(target=push))
+    _threads[0].start()
+
+
+def push_unpackable(context: JobContext) -> str:
+    """Push what can't leave the process; what it was told."""
+    try:
+        context.push({"number": lambda: 1}, "Next")
+    except EncodeError as error:
+        return str(error)
+    return ""
 
 
 def returns(what: str) -> Any:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import anyio
@@ -210,6 +211,35 @@ async def test_bad_pushes_are_told_at_the_call_and_the_others_are_made(work: Ben
     assert work.ran == [3]
 
 
+async def test_a_job_that_was_prepared_is_pushed_as_any_other(work: Bench) -> None:
+    @work.queue.job
+    def child() -> None: ...
+
+    ids: list[str] = []
+
+    async def parent(context: JobContext) -> None:
+        ids.append(context.push(child.options(delay=3600, priority="low").prepare()).id)
+        ids.append(context.push(child.options(job_id="mine", delay=3600).prepare()).id)
+        for wrong, said in (
+            (partial(context.push, child), r"child is a job itself: .* as context.push\(child.prepare\(...\)\)"),
+            (partial(context.push, child.prepare(), delay=1), "was prepared has its name and its push options"),
+        ):
+            with pytest.raises(TypeError, match=said):
+                wrong()
+        if context.attempt == 1:
+            raise Retry
+
+    handle = await work.handler(parent, retry=AT_ONCE).push()
+    await work.run()
+
+    assert ids[:2] == ids[2:]  # each run makes the same
+    made, mine = await work.queue.get(ids[0]), await work.queue.get("mine")
+    assert made is not None
+    assert mine is not None
+    assert (made.name, made.priority, made.parent, mine.parent) == ("child", "low", handle.id, handle.id)
+    assert (await work.queue.counts()).delayed == 2
+
+
 async def test_a_run_pushes_500_jobs_and_no_more(work: Bench) -> None:
     said: list[str] = []
 
@@ -251,6 +281,103 @@ async def test_a_run_that_is_over_can_push_nothing_any_more(work: Bench) -> None
 
     with pytest.raises(RuntimeError, match="this run is over, so it can push nothing any more"):
         contexts[0].push(Next(1))
+
+
+class Releasing(Middleware):
+    """Lets a thread go on whose push began while the handler ran, and waits until that push has come to an end."""
+
+    def __init__(self) -> None:
+        self.began, self.held, self.ended = threading.Event(), threading.Event(), threading.Event()
+        self.told: list[str] = []
+
+    def key(self, _job: Any) -> str:
+        """Is called while a push of `Held` is prepared."""
+        self.began.set()
+        self.held.wait(20)
+        return "key"
+
+    def push(self, context: JobContext) -> None:
+        try:
+            context.push({}, "Held")
+        except RuntimeError as error:
+            self.told.append(str(error))
+        self.ended.set()
+
+    def on_push(self, job: OutgoingJob) -> None:
+        if job.name == "Next":
+            self.release()
+
+    def release(self) -> None:
+        self.held.set()
+        assert self.ended.wait(20)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_a_push_by_a_thread_that_is_late_is_told_so_and_the_others_are_made(
+    work: Bench, is_first: bool
+) -> None:
+    late = Releasing()
+    work.queue.add_middleware(late)
+
+    @work.queue.job(name="Held", limit_key=late.key)
+    async def held() -> None: ...
+
+    async def parent(context: JobContext) -> int:
+        if not is_first:
+            context.push(Next(1))
+        threading.Thread(target=late.push, args=(context,)).start()
+        await anyio.to_thread.run_sync(late.began.wait, 20)
+        return 1
+
+    await work.handler(parent).push()
+    await work.run()
+    late.release()
+
+    assert work.ran == ([] if is_first else [1])
+    (told,) = late.told
+    assert told.endswith("this run is over, so it can push nothing any more")
+    assert (await work.queue.counts()).totals["pushed"] == 1 + len(work.ran)
+
+
+@pytest.mark.slow
+async def test_a_late_push_of_a_handler_in_a_process_is_no_push_of_the_next_job_there(
+    work: Bench, tmp_path: Path
+) -> None:
+    job = work.queue.job(name="parent", run_in="process")(process_handlers.push_late_from_process)
+    await job.push(folder=str(tmp_path))
+    await job.push(folder=str(tmp_path))
+    with anyio.fail_after(20):
+        await Worker(work.queue, concurrency=1).run(until_idle=True)
+
+    told = (tmp_path / "told").read_text()
+    assert told.endswith("this run is over, so it can push nothing any more")
+    assert not await work.queue.jobs("delayed")
+
+
+@pytest.mark.slow
+async def test_what_cannot_leave_a_process_is_no_push_from_there(work: Bench) -> None:
+    job = work.queue.job(name="parent", run_in="process")(process_handlers.push_unpackable)
+    handle = await job.options(keep_result=60).push()
+    await work.run()
+
+    assert (await handle.result()).startswith("what is pushed can't leave this process: ")
+
+
+async def test_a_run_whose_time_is_over_can_push_nothing_as_it_is_cancelled(work: Bench) -> None:
+    told: list[str] = []
+
+    async def parent(context: JobContext) -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with pytest.raises(RuntimeError) as raised:
+                context.push(Next(1))
+            told.append(str(raised.value))
+
+    await work.handler(parent, timeout=0.05, retry=no_retry()).push()
+    await work.run()
+
+    assert told[0].endswith("this run is over, so it can push nothing any more")
 
 
 async def test_a_run_that_outlives_its_time_pushes_nothing(work: Bench) -> None:

@@ -62,7 +62,7 @@ batcher fetcher promoter reclaimer
 leases slots watchdog member step allocator shutdown
 execution
 pushes
-reporter limit
+reporter deadline
 heartbeat supervisor child
 settings health clock clearance rss
 hooks chain processes process place contexts

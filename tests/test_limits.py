@@ -10,7 +10,7 @@ import anyio
 import pytest
 from store import RedisStore, Store, eventually, restore
 
-from redisjobs import EncodeError, JobName, JobQueue, LimitInfo, Reply, Schedule, Worker, sync
+from redisjobs import EncodeError, JobName, JobQueue, LimitInfo, RegistrationError, Reply, Schedule, Worker, sync
 from redisjobs.driver import Consumer, Driver
 from redisjobs.job import State
 from redisjobs.limits import Limit, limit_infos
@@ -270,6 +270,15 @@ async def test_a_key_that_can_be_none_is_refused_and_nothing_is_pushed(key: Any,
     with pytest.raises(ValueError, match=said):
         await queue.push(Export(), limit_key=key)
     assert (await queue.counts()).totals["pushed"] == 0
+
+
+async def test_a_registration_that_fails_leaves_nothing() -> None:
+    queue = JobQueue("memory://")
+    with pytest.raises(RegistrationError, match="schedule= pushes the job without arguments"):
+        queue.register(Export, limit_key=lambda _: "", schedule=Schedule.every(1))(print)
+    assert (queue.definitions, queue.declared) == ({}, {})
+    queue.register(Export)(print)
+    assert await queue.push(Export())
 
 
 async def test_a_key_that_raises_is_told_by_the_push() -> None:

@@ -23,9 +23,9 @@ from redisjobs.codec import decode_progress, encode_progress
 from redisjobs.eventloop import Loop
 from redisjobs.middleware import RunningJob
 from redisjobs.progress import Said, progress_of
+from redisjobs.worker.deadline import Deadline
 from redisjobs.worker.dispatcher import Dispatcher
 from redisjobs.worker.execution import Execution
-from redisjobs.worker.limit import Limit
 from redisjobs.worker.reporter import Reported, Reporter
 
 
@@ -677,12 +677,12 @@ class Counting(Loop):
 @pytest.mark.anyio
 async def test_reports_move_the_deadline_at_most_four_times_a_second_and_never_early() -> None:
     loop = Counting()
-    limit = Limit(None, 30, loop)
-    with limit.scope:
-        first, now = limit.scope.deadline, time.monotonic()
+    deadline = Deadline(None, 30, loop)
+    with deadline.scope:
+        first, now = deadline.scope.deadline, time.monotonic()
         for step in range(2000):  # for two seconds
-            limit.progressed(now + step / 1000)
-        last = limit.scope.deadline - first
+            deadline.progressed(now + step / 1000)
+        last = deadline.scope.deadline - first
 
     assert loop.runs == 8
     assert 1.999 <= last < 2.25
@@ -694,14 +694,14 @@ async def test_however_often_another_thread_extends_the_loop_is_asked_once_until
 ):
     loop, moves = Loop(), list[Callable[[], object]]()
     loop.call_soon = moves.append
-    limit = Limit(1, None, loop)
+    deadline = Deadline(1, None, loop)
 
     def extend() -> None:
         for seconds in range(100):
-            limit.extend(seconds)
+            deadline.extend(seconds)
 
-    with limit.scope:
-        first = limit.scope.deadline
+    with deadline.scope:
+        first = deadline.scope.deadline
         for _ in range(2):
             thread = threading.Thread(target=extend)
             thread.start()
@@ -709,7 +709,7 @@ async def test_however_often_another_thread_extends_the_loop_is_asked_once_until
             (move,) = moves
             moves.clear()
             move()
-        assert limit.scope.deadline - first > 97.9
+        assert deadline.scope.deadline - first > 97.9
 
 
 # In a process

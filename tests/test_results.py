@@ -551,6 +551,32 @@ async def test_a_result_type_that_cant_be_read_is_an_error_where_it_is_registere
     assert isinstance(await result(another_result(queue, handle.id)), ResultRefused)
 
 
+async def test_an_annotation_that_names_what_is_not_there_is_an_error_where_a_result_is_kept(
+    queue: JobQueue,
+) -> None:
+    async def early(add: Add) -> "list[NotThere]":  # type: ignore[name-defined]  # noqa: F821
+        return []
+
+    with pytest.raises(RegistrationError, match=r"early: can't read what it returns: name 'NotThere' is not"):
+        queue.register(Add, keep_result=60)(early)
+    assert queue.definitions == {}
+    queue.register(Add)(early)  # where nothing is kept it may say what it likes
+    handle = await queue.push(Add(1), keep_result=60)
+    await drain(queue)
+    assert isinstance(error := await result(another_result(queue, handle.id)), ResultRefused)
+    assert "early: can't read what it returns" in str(error)
+
+
+async def test_what_a_handler_takes_may_be_unreadable_where_what_it_returns_is_kept(queue: JobQueue) -> None:
+    async def late(add: "NotThere") -> "list[int]":  # type: ignore[name-defined]  # noqa: F821
+        return [1]
+
+    queue.register(Add, keep_result=60)(late)
+    handle = await queue.push(Add(1))
+    await drain(queue)
+    assert await queue.result(handle.id) == [1]
+
+
 async def another_result(queue: JobQueue, job_id: str) -> Any:
     return await queue.result(job_id)
 
@@ -598,6 +624,8 @@ async def test_a_job_that_failed_raises_what_its_handler_raised_as_far_as_it_is_
         *("a", "LookupError", "LookupError: no such customer", "failed"),
     )
     assert 'raise LookupError("no such customer")' in error.traceback
+    first, second, *_ = error.traceback.splitlines()
+    assert (first, "in bad" in second) == ("Traceback (most recent call last):", True)  # and none of our frames
     assert str(error) == "job a failed: LookupError: no such customer"
     await queue.delete("a")
     error = await result(handle.result())

@@ -325,6 +325,31 @@ async def test_the_span_is_current_in_the_handler_and_its_own_spans_are_inside(
     assert trace.get_current_span() is trace.INVALID_SPAN
 
 
+@pytest.mark.parametrize("in_thread", [False, True])
+async def test_the_span_of_what_a_handler_pushes_is_inside_of_that_which_is_current_there(
+    queue: JobQueue, spans: Spans, in_thread: bool
+) -> None:
+    queue.add_middleware(Tracing(spans.provider))
+
+    def inside(work: Work, context: JobContext) -> None:
+        if work.what == "parent":
+            with spans.tracer.start_as_current_span("inside"):
+                context.push(Work("in its own span"))
+            context.push(Work("in that of the run"))
+
+    async def async_inside(work: Work, context: JobContext) -> None:
+        inside(work, context)
+
+    queue.register(Work)(inside if in_thread else async_inside)
+    await queue.push(Work("parent"))
+
+    await drain(queue)
+
+    _, one, other = spans.of(SpanKind.PRODUCER)
+    (own,), run = spans.of(SpanKind.INTERNAL), spans.of(SpanKind.CONSUMER)[0]
+    assert (parent(one), parent(other), parent(own)) == (id_of(own), id_of(run), id_of(run))
+
+
 async def test_a_job_that_nobody_traced_runs_in_a_trace_of_its_own(
     queue: JobQueue, store: Store, spans: Spans
 ) -> None:

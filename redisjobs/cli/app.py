@@ -50,7 +50,7 @@ _COMMANDS = {
     "resume": "redisjobs.cli.pause:resume",
     "dead": "redisjobs.cli.dead:app",
     "schedules": "redisjobs.cli.schedules:app",
-    "limits": "redisjobs.cli.limit:app",
+    "limits": "redisjobs.cli.limits:app",
 }
 
 

@@ -1,86 +1,122 @@
-"""What the command line tells a worker of its limits, and how it passes them on to a worker process of its own."""
+"""Commands on the limits of job names: how many run at once in the whole fleet, and how many start in a time."""
 
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import typer
 
-from redisjobs.cli.errors import Mistake, check_seconds
-from redisjobs.worker.queues import Listed
-from redisjobs.worker.worker import Worker
+from redisjobs.cli import show
+from redisjobs.cli.errors import Mistake
+from redisjobs.cli.output import say, telling
+from redisjobs.cli.target import Json, QueueName, Url, named
+from redisjobs.limits import Limit, LimitedKey, LimitInfo, limited_name
+from redisjobs.server import DEFAULT_URL
+from redisjobs.visible import visible
 
-_SIZE = re.compile(r"(\d+)\s*([kmg]?)(?:i?b)?", re.IGNORECASE)
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
+app = typer.Typer(
+    help="Limits: how many jobs of a name run at once in the whole fleet, and how many start in a time.",
+    no_args_is_help=True,
+)
 
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The name of the jobs.")]
+Most = Annotated[int | None, typer.Option("--max-concurrency", help="So many run at once.")]
+Rate = Annotated[str | None, typer.Option("--rate", help="So many start in a time: 100/s, 20/m or 5/h.")]
+Burst = Annotated[int | None, typer.Option("--burst", help="So many of these may start together after a rest.")]
 
-def _size(text: str) -> int:
-    """Bytes, of `400MB`."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None or not int(match[1]):
-        raise typer.BadParameter(f"{text!r} is no size, as 400MB is")
-    return int(match[1]) * _UNITS[match[2].lower()]
-
-
-Concurrency = Annotated[int, typer.Option("--concurrency", "-c", min=1, help="Jobs run at once, in each process.")]
-Lease = Annotated[float, typer.Option(min=0.1, help="Seconds after which a dead worker's jobs run elsewhere.")]
-Grace = Annotated[float, typer.Option(min=0, help="Seconds that running jobs may finish in, after a stop.")]
-MaxDeliveries = Annotated[
-    int, typer.Option(min=1, help="So often a job is delivered without an outcome; then it is a dead letter.")
-]
-UnknownFor = Annotated[
-    float, typer.Option(min=0, help="Seconds that a job whose name has no handler anywhere is kept.")
-]
-MaxJobs = Annotated[int | None, typer.Option(min=1, help="End a process after so many jobs, once they are done.")]
-MaxRss = Annotated[
-    int | None,
-    typer.Option(parser=_size, metavar="SIZE", help="The same with more memory in use than, say, 400MB."),
-]
-Abandoned = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Start no sync handler with so many threads of such that timed out; as many as -c if not given.",
-    ),
-]
+_COLUMNS = ("name", "key", "max_concurrency", "rate", "burst", "running", "waiting", "next", "workers")
+_MOST_WORKERS = 5  # that are named in a line
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """A worker's, as its options give them; see `Worker`. Each goes by its option's name.
+@app.command("list")
+def list_limits(queue: QueueName = "default", url: Url = DEFAULT_URL, as_json: Json = False) -> None:
+    """List the limits of a queue, which jobs run under each, and how many wait in line."""
+    with named(queue, url) as there:
+        found = there.limits()
+    if as_json:
+        show.document([_document(info) for info in found])
+    elif not found:
+        say(f"no limits on queue '{visible(queue)}'")
+    else:
+        show.table(_COLUMNS, (row for info in found for row in _rows(info)))
 
-    Raises:
-        Mistake: Some can't be numbers of seconds.
-    """
 
-    concurrency: int
-    lease: float
-    grace: float
-    max_deliveries: int
-    unknown_for: float
-    max_jobs: int | None
-    max_rss: int | None
-    abandoned: int | None
+@app.command("set")
+def set_limit(
+    name: Name,
+    max_concurrency: Most = None,
+    rate: Rate = None,
+    burst: Burst = None,
+    queue: QueueName = "default",
+    url: Url = DEFAULT_URL,
+    as_json: Json = False,
+) -> None:
+    """Set the limit of a job name, in place of what it was. With keys it holds for each key by itself."""
+    limit = _checked(name, max_concurrency, rate, burst)
+    if not limit.text:
+        raise Mistake("say --max-concurrency, --rate or both; `redisjobs limits remove` removes a limit")
+    with named(queue, url) as there:
+        there.set_limit(name, max_concurrency=max_concurrency, rate=rate, burst=burst)
+    _say(name, limit, queue, as_json)
 
-    def __post_init__(self) -> None:
-        check_seconds(lease=self.lease, grace=self.grace, unknown_for=self.unknown_for)
 
-    def worker(
-        self, queues: Sequence[Listed], *, strict: bool, supervised: bool, schedules: bool = False
-    ) -> Worker:
-        """A worker of these queues, with these limits.
+@app.command()
+def remove(name: Name, queue: QueueName = "default", url: Url = DEFAULT_URL, as_json: Json = False) -> None:
+    """Remove the limit of a job name: what waits for it starts. A worker that declares it sets it again."""
+    limit = _checked(name)
+    with named(queue, url) as there:
+        there.set_limit(name)
+    _say(name, limit, queue, as_json)
 
-        Raises:
-            Mistake: They can't be worked with.
-        """
-        try:
-            return Worker(queues, strict=strict, supervised=supervised, schedules=schedules, **asdict(self))
-        except ValueError as error:
-            raise Mistake(str(error)) from error
 
-    def options(self) -> Iterator[str]:
-        """The same as options of a command."""
-        for name, value in asdict(self).items():
-            if value is not None:
-                yield from (f"--{name.replace('_', '-')}", str(value))
+def _checked(name: str, most: int | None = None, rate: str | None = None, burst: int | None = None) -> Limit:
+    try:
+        limited_name(name)
+    except ValueError as error:
+        raise Mistake(str(error).replace("name=", "NAME ", 1)) from error
+    if burst is not None and rate is None:
+        raise Mistake(f"--burst {burst} says how many may start together of a --rate; give that too")
+    try:
+        return Limit(most, rate, burst)
+    except ValueError as error:
+        raise Mistake(f"--{error}".replace("--max_concurrency", "--max-concurrency")) from error
+
+
+def _say(name: str, limit: Limit, queue: str, as_json: bool) -> None:
+    said = limit.text or "no limit"
+    with telling(f"{name!r}: {said}"):
+        if as_json:
+            facts = {"max_concurrency": limit.max_concurrency, "rate": limit.rate, "burst": limit.bursting}
+            show.document({"name": name, **facts})
+        else:
+            say(f"'{visible(name)}' on queue '{visible(queue)}': {said}")
+
+
+def _rows(info: LimitInfo) -> Iterator[list[Any]]:
+    limit = [info.max_concurrency, info.rate, info.burst]
+    for key in info.keys.values() or [LimitedKey("")]:
+        yield [info.name, key.key, *limit, key.running, key.waiting, key.next_at, _workers(key)]
+
+
+def _workers(key: LimitedKey) -> str:
+    workers = sorted(set(key.jobs.values()))
+    more = len(workers) - _MOST_WORKERS
+    return ", ".join(workers[:_MOST_WORKERS]) + (f" and {more} more" if more > 0 else "")
+
+
+def _document(info: LimitInfo) -> dict[str, Any]:
+    return {
+        "name": info.name,
+        "max_concurrency": info.max_concurrency,
+        "rate": info.rate,
+        "burst": info.burst,
+        "keys": [
+            {
+                "key": key.key,
+                "running": key.running,
+                "waiting": key.waiting,
+                "next_at": key.next_at,
+                "jobs": key.jobs,
+            }
+            for key in info.keys.values()
+        ],
+    }

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from redisjobs.cli import limits
+from redisjobs.cli import settings
 from redisjobs.cli.errors import Mistake
 from redisjobs.cli.log import LogFormat, LogLevel, configure
 from redisjobs.cli.metrics import need_library
@@ -50,17 +50,17 @@ Supervised = Annotated[int | None, typer.Option(hidden=True)]
 def worker(
     targets: Targets,
     strict: Strict = False,
-    concurrency: limits.Concurrency = 10,
+    concurrency: settings.Concurrency = 10,
     processes: Processes = None,
     url: Moved = None,
     until_idle: UntilIdle = False,
-    lease: limits.Lease = 15,
-    grace: limits.Grace = 25,
-    max_deliveries: limits.MaxDeliveries = 3,
-    unknown_for: limits.UnknownFor = 3600,
-    max_jobs: limits.MaxJobs = None,
-    max_rss: limits.MaxRss = None,
-    abandoned: limits.Abandoned = None,
+    lease: settings.Lease = 15,
+    grace: settings.Grace = 25,
+    max_deliveries: settings.MaxDeliveries = 3,
+    unknown_for: settings.UnknownFor = 3600,
+    max_jobs: settings.MaxJobs = None,
+    max_rss: settings.MaxRss = None,
+    abandoned: settings.Abandoned = None,
     schedules: Schedules = False,
     health: Probed = None,
     metrics: Counted = None,
@@ -79,7 +79,7 @@ def worker(
     Exit codes: 0 a stop that was asked for, a finished drain, or its share of jobs or memory had; 1 it had to end;
     2 what was typed is wrong.
     """
-    told = limits.Limits(
+    told = settings.Settings(
         concurrency=concurrency,
         lease=lease,
         grace=grace,
@@ -142,7 +142,7 @@ def _count_together(queues: Sequence[Registry], where: str | None, command: list
 
 
 def _supervisor(
-    queues: Sequence[Registry], command: list[str], processes: int, told: limits.Limits, url: str | None
+    queues: Sequence[Registry], command: list[str], processes: int, told: settings.Settings, url: str | None
 ) -> Supervisor:
     if sys.platform == "win32":
         raise Mistake("--processes needs a POSIX system; start several workers instead")

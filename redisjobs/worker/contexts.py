@@ -31,28 +31,41 @@ class Contexts:
         return context
 
 
-async def run_in(context: Context, call: Callable[..., Awaitable[Any]], *arguments: Any) -> BaseException | None:
+async def run_in(
+    context: Context,
+    take: Callable[[Any], object] | None,
+    call: Callable[..., Awaitable[Any]],
+    *arguments: Any,
+) -> BaseException | None:
     """Call a handler and await what it returns, in a context; what it raised, whatever that is, or None.
+
+    Args:
+        context: The context.
+        take: Is given what it returned in the end, if somebody wants that.
+        call: The handler.
+        arguments: For it.
 
     A task a job would have a context of its own too, but costs more than all the rest of it. A context can only be
     entered for one step at a time, so the coroutine is stepped by hand.
     """
     try:
-        begun = context.run(_first_step, call, *arguments)
+        begun = context.run(_first_step, take, call, *arguments)
     except BaseException as error:
         return _raised(error, frames=2)
-    return None if begun is None else await _stepped(*begun, context)
+    return None if begun is None else await _stepped(*begun, context, take)
 
 
 def _first_step(
-    call: Callable[..., Awaitable[Any]], *arguments: Any
+    take: Callable[[Any], object] | None, call: Callable[..., Awaitable[Any]], *arguments: Any
 ) -> tuple[Coroutine[Any, Any, Any], Any] | None:
     """The handler's coroutine and what it waits for; None if it has ended, having waited for nothing."""
     called = call(*arguments)
     steps: Any = called if type(called) is CoroutineType else _awaiting(called)
     try:
         return steps, steps.send(None)
-    except StopIteration:
+    except StopIteration as end:
+        if take is not None:
+            take(end.value)
         return None
 
 
@@ -62,7 +75,7 @@ async def _awaiting(called: Awaitable[Any]) -> Any:
 
 @coroutine
 def _stepped(
-    steps: Coroutine[Any, Any, Any], waits_for: Any, context: Context
+    steps: Coroutine[Any, Any, Any], waits_for: Any, context: Context, take: Callable[[Any], object] | None
 ) -> Generator[Any, Any, BaseException | None]:
     step: Callable[[Any], Any]
     value: Any
@@ -76,7 +89,9 @@ def _stepped(
             step, value = steps.throw, error
         try:
             waits_for = context.run(step, value)
-        except StopIteration:
+        except StopIteration as end:
+            if take is not None:
+                take(end.value)
             return None
         except BaseException as error:
             return _raised(error, frames=1)

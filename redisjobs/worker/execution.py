@@ -1,5 +1,6 @@
 """One job in a worker's hands: from its lease to its outcome."""
 
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import Context
@@ -35,8 +36,8 @@ from redisjobs.transitions import Ack, After, DeadLetter, Lease, Release, Reply,
 from redisjobs.visible import visible
 from redisjobs.worker.chain import Find
 from redisjobs.worker.contexts import Contexts, run_in
+from redisjobs.worker.deadline import Deadline
 from redisjobs.worker.guard import Guard, OpenScopes, set_author
-from redisjobs.worker.limit import Limit
 from redisjobs.worker.place import NotPacked
 from redisjobs.worker.pushes import Pushes
 from redisjobs.worker.reporter import Reported
@@ -48,9 +49,10 @@ if TYPE_CHECKING:
 
 _DONE, _ACK = Done(), Ack()
 _WHY_CHARACTERS = 1_000  # of why a result is refused
+_first_push = threading.Lock()
 
 
-def _itself(called: Awaitable[Any], _context: JobContext) -> Awaitable[Any]:
+def _itself(called: Awaitable[Any]) -> Awaitable[Any]:
     return called
 
 
@@ -102,11 +104,11 @@ class Execution:
     __slots__ = (
         "__weakref__",
         "_context",
+        "_deadline",
         "_definition",
-        "_has_returned",
+        "_has_ended",
         "_job",
         "_keep_ms",
-        "_limit",
         "_means",
         "_outcome",
         "_returned",
@@ -142,7 +144,7 @@ class Execution:
         self._strikes = 0
         self._started = 0.0
         self._run_ms = self._keep_ms = 0
-        self._has_returned = False
+        self._has_ended = False
         self._returned: Any = None
         self.pushes: Pushes | None = None
         self._job: codec.Job | None = None
@@ -151,7 +153,7 @@ class Execution:
         self._context: JobContext | None = None
         self._scope: anyio.CancelScope | None = None
         self._why: Outcome | None = None
-        self._limit: Limit | None = None
+        self._deadline: Deadline | None = None
         self.reported: Reported | None = None
 
     @property
@@ -174,14 +176,14 @@ class Execution:
         if self.over or self._why is not None:
             return None
         if isinstance(said, Extension):
-            if self._limit is not None:
-                self._limit.extend(said.seconds)
+            if self._deadline is not None:
+                self._deadline.extend(said.seconds)
             return None
         if isinstance(said, Pushing):
             return self._push(said)
         now = time.monotonic()
-        if self._limit is not None:
-            self._limit.progressed(now)
+        if self._deadline is not None:
+            self._deadline.progressed(now)
         reported = self.reported
         if reported is None:
             reported = self.reported = Reported(said, now)
@@ -193,12 +195,13 @@ class Execution:
         return None
 
     def _push(self, pushing: Pushing) -> PushedJob | None:
-        if self._has_returned:
+        with _first_push:
+            pushes = self.pushes = self.pushes or Pushes(self._settings.queue, self.lease)
+        # Only now: either this sees that the handler has ended, or whoever ends the run sees what is to be closed.
+        if self._has_ended or (self._deadline is not None and self._deadline.scope.cancel_called):
             return None
-        if self.pushes is None:
-            self.pushes = Pushes(self._settings.queue, self.lease)
-        job = self.pushes.add(pushing)
-        return self._settings.queue.handle(job.job_id, name_in(job), added=None)
+        job = pushes.add(pushing)
+        return None if job is None else self._settings.queue.handle(job.job_id, name_in(job), added=None)
 
     @property
     def progress(self) -> Progress | None:
@@ -275,10 +278,12 @@ class Execution:
         context: JobContext,
         scopes: OpenScopes,
     ) -> Outcome:
-        limit = self._limit = Limit(definition.timeout, definition.stalled_after, self._means.threads.loop)
-        with limit.scope as scope:
+        deadline = self._deadline = Deadline(
+            definition.timeout, definition.stalled_after, self._means.threads.loop
+        )
+        with deadline.scope as scope:
             return await self._handle(definition, parameters, context, scope, scopes)
-        return self._why if self._why is not None else self._outran(limit)
+        return self._why if self._why is not None else self._outran(deadline)
 
     async def _handle(
         self,
@@ -303,6 +308,7 @@ class Execution:
             return self._unplaced()
         except anyio.get_cancelled_exc_class() as error:
             raised = error
+        self._has_ended = True
         if scopes.innermost() is not innermost:
             scopes.close_inside(innermost)
         if raised is None:
@@ -316,11 +322,13 @@ class Execution:
         """The outcome of a run whose handler has returned."""
         if not self._keep_ms and self.pushes is None:
             return _DONE
-        self._has_returned = True
         outcome = surroundings.run(self._keep, definition) if self._keep_ms else _DONE
         if self.pushes is None or not isinstance(outcome, Done):
             return outcome
-        return Done(outcome.result, await self.pushes.close())
+        if jobs := await self.pushes.close():
+            return Done(outcome.result, jobs)
+        self.pushes = None
+        return outcome
 
     def _keep(self, definition: JobDefinition[Any]) -> Outcome:
         """The outcome of a run whose result is kept: that, or why it can't be."""
@@ -351,17 +359,17 @@ class Execution:
                 del raised  # as above
         if self._why is not None:
             return self._why
-        if self._limit is not None and scope.cancel_called:
-            return self._outran(self._limit, raised)
+        if self._deadline is not None and scope.cancel_called:
+            return self._outran(self._deadline, raised)
         # One that ran in a thread raised it itself: nobody can cancel what runs there.
         if cancelled and definition.is_async and self._means.guard.hit(self, self._strikes):
             return Interrupted()
         return Raised(raised)
 
-    def _outran(self, limit: Limit, cause: BaseException | None = None) -> Outcome:
+    def _outran(self, deadline: Deadline, cause: BaseException | None = None) -> Outcome:
         if self._context is not None:
             self._context.cancelled = True
-        error = limit.error
+        error = deadline.error
         error.__cause__ = cause
         return Raised(error)
 
@@ -370,19 +378,18 @@ class Execution:
     ) -> Awaitable[BaseException | None]:
         """Run the handler; what it raised."""
         if definition.is_async:
-            call = self._returning(definition.call) if self._keep_ms else definition.call
-            return run_in(surroundings, call, parameters, context)
+            return run_in(surroundings, self._taker, definition.call, parameters, context)
         if definition.in_process and self._means.processes is not None:
             return self._call_in_process(self._means.processes, definition, parameters, context)
         return self._call_in_thread(definition, parameters, context, surroundings)
 
-    def _returning(self, call: Callable[..., Any]) -> Callable[..., Awaitable[None]]:
-        """The same call, and what it returns is noted."""
+    @property
+    def _taker(self) -> Callable[[Any], None] | None:
+        """What is given what the handler returned; None where that is not kept."""
+        return self._take_returned if self._keep_ms else None
 
-        async def called(parameters: Any, context: JobContext) -> None:
-            self._returned = await call(parameters, context)
-
-        return called
+    def _take_returned(self, returned: Any) -> None:
+        self._returned = returned
 
     async def _call_in_process(
         self, processes: "Processes", definition: JobDefinition[Any], parameters: Any, context: JobContext
@@ -398,8 +405,7 @@ class Execution:
         errand = partial(call_in, surroundings, definition.call, parameters, context)
         returned, raised = await self._means.threads.run(errand)
         if is_awaitable(returned):  # a plain function that returns a coroutine, as decorators make them
-            call = self._returning(_itself) if self._keep_ms else _itself
-            return await run_in(surroundings, call, returned, context)
+            return await run_in(surroundings, self._taker, _itself, returned)
         self._returned = returned if self._keep_ms else None
         return raised
 

@@ -118,7 +118,7 @@ class Hooks:
         context = self._contexts.fresh()
         context.run(set_author, self)
         innermost = scopes.innermost()
-        raised = await run_in(context, _awaited, hook, arguments)
+        raised = await run_in(context, None, _awaited, hook, arguments)
         if scopes.innermost() is not innermost:
             scopes.close_inside(innermost)
         if raised is None:

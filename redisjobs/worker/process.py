@@ -16,6 +16,7 @@ from contextvars import copy_context
 from typing import Any, NoReturn
 
 from redisjobs.context import set_hearer
+from redisjobs.errors import EncodeError
 from redisjobs.job import PushedJob
 from redisjobs.outcome import RemoteTraceback, attach, describe, known_as, plain, text_of, traceback_of
 from redisjobs.progress import Progress, Pushing, Said
@@ -94,7 +95,7 @@ class Process:
             answer = error
         if isinstance(what, Pushing):
             with suppress(OSError):
-                self._pipe.send_bytes(pickle.dumps(answer))
+                self._pipe.send_bytes(_packed(answer))
 
     def _hear(self) -> bytes | None:
         with suppress(EOFError, OSError):
@@ -146,6 +147,16 @@ class Process:
         """Wait until it has ended, or until a time of the monotonic clock."""
         if self._process.pid is not None:
             self._process.join(None if until is None else max(0.0, until - time.monotonic()))
+
+
+def _packed(answer: PushedJob | Exception | None) -> bytes:
+    """What is said to a push; an error as one of ours where it can't be made anew over there."""
+    try:
+        packed = pickle.dumps(answer)
+        pickle.loads(packed)
+    except Exception:
+        return pickle.dumps(EncodeError(describe(answer)) if isinstance(answer, Exception) else None)
+    return packed
 
 
 def _signal_name(number: int) -> str:
@@ -247,9 +258,19 @@ class _Teller:
         return None
 
     def _push(self, pushing: Pushing) -> PushedJob | None:
-        """Send it, and wait for the answer, in which is also what is wrong with it."""
+        """Send it, and wait for the answer, in which is also what is wrong with it; None if it is too late.
+
+        Raises:
+            EncodeError: It can't be taken to the worker's process.
+        """
+        try:
+            message = _SAID + pickle.dumps(pushing)
+        except Exception as error:  # its class may be made in a function, and its code is the user's
+            raise EncodeError(f"what is pushed can't leave this process: {describe(error)}") from error
         with self._lock:
-            self._pipe.send_bytes(_SAID + pickle.dumps(pushing))
+            if self._over.is_set():
+                return None  # what the pipe carries now is another job's
+            self._pipe.send_bytes(message)
             answer = pickle.loads(self._pipe.recv_bytes())
         if isinstance(answer, Exception):
             raise answer

@@ -2,7 +2,8 @@
 
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
+from contextvars import Context, copy_context
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 from redisjobs.errors import DriverError
@@ -10,9 +11,25 @@ from redisjobs.job import OnConflict
 from redisjobs.middleware import NOBODY, PushEnds, before_push
 from redisjobs.progress import Pushing
 from redisjobs.push import name_in
-from redisjobs.registry import Registry
+from redisjobs.registry import FunctionJob, Registry
 from redisjobs.transitions import MOST_BYTES, MOST_JOBS, Lease, NewJob
 from redisjobs.visible import visible
+from redisjobs.worker.contexts import run_in
+
+
+@dataclass(slots=True)
+class _Pushed:
+    """A job that was pushed.
+
+    Attributes:
+        job: What is added.
+        context: Where it was pushed, so that a hook finds what is current there, as the span of a trace.
+        ends: Who of the middleware wants to hear what becomes of it.
+    """
+
+    job: NewJob
+    context: Context
+    ends: PushEnds = NOBODY
 
 
 class Pushes:
@@ -27,12 +44,12 @@ class Pushes:
         self._queue = queue
         self._lease = lease
         self._lock = threading.Lock()
-        self._jobs: list[NewJob] = []
+        self._pushed: list[_Pushed] = []
         self._bytes = 0
-        self._ends: PushEnds = NOBODY
+        self._is_closed = False
 
-    def add(self, pushing: Pushing) -> NewJob:
-        """Take one more.
+    def add(self, pushing: Pushing) -> NewJob | None:
+        """Take one more; None if it is too late, as the handler has returned.
 
         Raises:
             UnknownJob: No handler here has that name.
@@ -40,7 +57,7 @@ class Pushes:
             ValueError: An option makes no sense, or these are too many, or too large, for one job.
             TypeError: There is no such option.
         """
-        job = self._queue.prepare(pushing.parameters, pushing.name, **pushing.options)
+        job = self._prepared(pushing)
         if job.on_conflict is OnConflict.RAISE:
             raise ValueError(
                 'on_conflict="raise" can tell nobody here: the job is pushed once the handler has returned; give '
@@ -48,19 +65,34 @@ class Pushes:
             )
         size = sum(map(len, job.fields))
         with self._lock:
-            if len(self._jobs) >= MOST_JOBS:
+            if self._is_closed:
+                return None
+            if len(self._pushed) >= MOST_JOBS:
                 raise ValueError(
                     f"this run has pushed {MOST_JOBS} jobs, and one step adds no more: push one that does the rest"
                 )
-            if self._jobs and self._bytes + size > MOST_BYTES:
+            if self._pushed and self._bytes + size > MOST_BYTES:
                 raise ValueError(
                     f"this run has pushed {self._bytes:,} bytes of jobs, and one step adds {MOST_BYTES:,} at "
                     "most: keep large data elsewhere and push where it is"
                 )
-            named = self._named(job, len(self._jobs))
-            self._jobs.append(named)
+            named = self._named(job, len(self._pushed))
+            self._pushed.append(_Pushed(named, copy_context()))
             self._bytes += size
         return named
+
+    def _prepared(self, pushing: Pushing) -> NewJob:
+        given = pushing.parameters
+        if isinstance(given, FunctionJob):
+            raise TypeError(
+                f"{given.__name__} is a job itself: push its arguments, as "
+                f"context.push({given.__name__}.prepare(...)), for {given.__name__}.push(...) would not wait"
+            )
+        if not isinstance(given, NewJob):
+            return self._queue.prepare(given, pushing.name, **pushing.options)
+        if pushing.name is not None or pushing.options:
+            raise TypeError("a job that was prepared has its name and its push options: give these to prepare")
+        return replace(given, tries=None)
 
     def _named(self, job: NewJob, number: int) -> NewJob:
         """The job under an id that it has in each run of its parent that pushes the same."""
@@ -73,12 +105,18 @@ class Pushes:
         return replace(job, fields=fields, job_id=digest)
 
     async def close(self) -> Sequence[NewJob]:
-        """All of them, once the handler has returned; the queue's middleware has seen them."""
+        """All of them, once the handler has returned; the queue's middleware has seen them. No more are taken."""
         with self._lock:
-            jobs = self._jobs
-        if jobs and self._queue.on_push:
-            self._ends = await before_push(self._queue.on_push, jobs, self._queue.name)
-        return jobs
+            self._is_closed = True
+        if self._queue.on_push:
+            for pushed in self._pushed:
+                raised = await run_in(pushed.context, None, self._show, pushed)
+                if raised is not None:
+                    raise raised
+        return [pushed.job for pushed in self._pushed]
+
+    async def _show(self, pushed: _Pushed) -> None:
+        pushed.ends = await before_push(self._queue.on_push, [pushed.job], self._queue.name)
 
     def told(self, added: Sequence[bool]) -> list[tuple[str, str, bool]]:
         """Tell the middleware what became of them: whether each was added.
@@ -86,13 +124,17 @@ class Pushes:
         Returns:
             Of each its id, its name, and whether it was added.
         """
-        self._ends.tell(added)
-        return [(job.job_id, name_in(job), each) for job, each in zip(self._jobs, added, strict=True)]
+        told = []
+        for pushed, each in zip(self._pushed, added, strict=True):
+            pushed.ends.tell([each])
+            told.append((pushed.job.job_id, name_in(pushed.job), each))
+        return told
 
     def lost(self) -> None:
         """Tell the middleware that none was added: the job that pushes them did not end so."""
         job_id = visible(self._lease.job_id)
-        self._ends.tell((), DriverError(f"nothing was pushed: job {job_id} did not end by this run"))
+        for pushed in self._pushed:
+            pushed.ends.tell((), DriverError(f"nothing was pushed: job {job_id} did not end by this run"))
 
 
 def _raw(text: str) -> bytes:

@@ -11,8 +11,8 @@ from redisjobs.eventloop import Loop
 _OFTEN = 0.25  # seconds between moves of the deadline, at most; by so much a stalled run may be noticed late
 
 
-class Limit:
-    """The limit of one run, from now. What the run says of itself moves it; any thread may bring that.
+class Deadline:
+    """When a run has to have ended, counted from now. What it says of itself moves that, in any thread.
 
     Args:
         timeout: Seconds that it may take; None: any number. One of the two is given.
@@ -20,10 +20,10 @@ class Limit:
         loop: The event loop that it runs in.
 
     Attributes:
-        scope: Is cancelled at the limit; for the current task, around the run.
+        scope: Is cancelled at the deadline; for the current task, around the run.
     """
 
-    # By the monotonic clock. Of the class, as few runs say anything: a limit is made for each.
+    # By the monotonic clock. Of the class, as few runs say anything: one is made for each.
     _extended_to: float = -math.inf
     _reported_at: float = -math.inf
     _moves_at: float = -math.inf  # when a report may move the deadline again
@@ -91,7 +91,7 @@ class Limit:
 
     @property
     def error(self) -> RedisJobsError:
-        """What a run has failed by that was cancelled at the limit."""
+        """What a run has failed by that was cancelled at the deadline."""
         if self._has_stalled:
             return JobStalled(f"the handler reported no progress for {self._stalled_after:g} s")
         if self._given is None:

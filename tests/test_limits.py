@@ -12,6 +12,7 @@ from store import RedisStore, Store, eventually, restore
 
 from redisjobs import EncodeError, JobName, JobQueue, LimitInfo, Reply, Schedule, Worker, sync
 from redisjobs.driver import Consumer, Driver
+from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.job import State
 from redisjobs.limits import Limit, limit_infos
 from redisjobs.queries import Cancel, Count, FindLimits, List, SetLimit, Tidy
@@ -320,12 +321,49 @@ async def test_a_limit_key_that_is_no_function_is_refused() -> None:
         ("rate=1.5/m", Limit(None, "1.5/m", None)),
         ("max_concurrency=three rate=often", Limit()),
         ("burst=5", Limit()),
-        ("max_concurrency=0", Limit()),
         ("", Limit()),
     ],
 )
 def test_a_limit_is_read_as_far_as_it_can_be(text: str, limit: Limit) -> None:
     assert Limit.read(text) == limit
+
+
+BY_HAND = {
+    "max_concurrency=0": [],
+    "max_concurrency=02": ["a", "b"],
+    "max_concurrency=99999999999": ["a", "b", "c", "d", "e"],
+    "rate=5/s burst=0": ["a"],
+    "rate=5./s burst=2": ["a", "b"],
+    "rate=0.00000000001/h": ["a"],
+    "rate=0.0/s": ["a", "b", "c", "d", "e"],
+    "max_concurrency=2 burst=99999999 rate=1/h": ["a", "b"],
+    "max_concurrency=2 rate=x": ["a", "b"],
+    f"rate={'9' * 400}/s": ["a", "b", "c", "d", "e"],
+    f"max_concurrency={'9' * 5000}": ["a", "b", "c", "d", "e"],
+}
+"""Limits as somebody may have written them, and which of five jobs start."""
+
+
+def write_limit(store: Store, name: str, text: str) -> None:
+    if isinstance(store, RedisStore):
+        store.admin.hset(f"{store.prefix}limits", name, text)
+    else:
+        assert isinstance(store.driver, MemoryDriver)
+        store.driver.memory.limits[name] = text
+
+
+@pytest.mark.parametrize("text", BY_HAND, ids=lambda text: text[:40])
+async def test_a_limit_that_somebody_wrote_is_read_alike_by_each_driver(store: Store, text: str) -> None:
+    async with aclosing(store.driver) as driver, aclosing(store.consumer("w1")) as worker:
+        await worker.open()
+        write_limit(store, "Limited", text)
+        write_limit(store, "with space", "max_concurrency=1")
+        await push(driver, *"abcde", *(limited(f"s{number}", name="with space") for number in range(2)))
+
+        assert job_ids(await claim(worker)) == [*BY_HAND[text], "s0", "s1"]
+
+        await limit(driver, "")
+        assert len(await claim(worker)) == 5 - len(BY_HAND[text])
 
 
 async def test_the_sync_face_does_the_same(store: Store) -> None:

@@ -13,7 +13,7 @@ from store import RedisStore, Store, eventually, restore
 from redisjobs import EncodeError, JobName, JobQueue, LimitInfo, Reply, Schedule, Worker, sync
 from redisjobs.driver import Consumer, Driver
 from redisjobs.drivers.memory.driver import MemoryDriver
-from redisjobs.job import State
+from redisjobs.job import Priority, State
 from redisjobs.limits import Limit, limit_infos
 from redisjobs.queries import Cancel, Count, FindLimits, List, SetLimit, Tidy
 from redisjobs.testing.driver_contract.limiting import all_limits, claim, job_ids, limit, limited, push
@@ -603,6 +603,84 @@ async def test_what_one_worker_sees_to_another_looks_at_a_second_later(stage: St
         assert (job_ids(list(first.leases)), first.due_in) == (["a"], 10)
         assert (await worker.exchange([], 9)).due_in == 10
         assert (await other.exchange([], 9)).due_in == 11
+
+
+async def test_a_workers_own_look_that_is_far_off_hides_no_earlier_one(stage: Stage) -> None:
+    store, driver, worker = stage
+    await limit(driver, "rate=1/h burst=1")
+    await limit(driver, "rate=6/m burst=1", name="Other")
+    async with aclosing(store.consumer("w2")) as other:
+        await other.open()
+        await push(driver, *"ab")
+        await claim(worker)
+        assert (await worker.exchange([], 9)).due_in == 3600
+        await push(driver, limited("x", name="Other"), limited("y", name="Other"))
+        assert job_ids(await claim(other)) == ["x"]
+        assert (await other.exchange([], 9)).due_in == 10
+        assert (await worker.exchange([], 9)).due_in == 11
+        store.clock.advance(-86_400)
+        assert (await worker.exchange([], 9)).due_in == 86_411
+
+
+async def test_a_job_that_is_found_again_keeps_its_share_where_others_find_none(store: Store) -> None:
+    async with aclosing(store.driver) as driver, aclosing(store.consumer("w1")) as worker:
+        await worker.open()
+        await limit(driver, "max_concurrency=1")
+        await push(driver, "a", limited("x", name="Other"))
+        assert job_ids(await claim(worker)) == ["a", "x"]
+        await limit(driver, "")
+        await push(driver, limited("high", priority=Priority.HIGH))
+        assert job_ids(await worker.wait(1, 5)) == ["high"]
+        write_limit(store, "Limited", "max_concurrency=1")
+
+        found = await worker.recover([])
+        assert job_ids(found) == ["a", "x"]
+        assert job_ids(await claim(worker)) == []
+        assert job_ids(await claim(worker, (found[0], Ack()))) == ["high"]
+
+
+async def test_lines_that_somebody_has_taken_away_are_found_however_many_there_are(stage: Stage) -> None:
+    store, driver, worker = stage
+    await push(driver, *(limited(f"{way}{number}", f"k{number}") for way in "ab" for number in range(700)))
+    held = await claim(worker)
+    while more := await claim(worker):
+        held += more
+    assert len(held) == store.admin.zcard(f"{store.prefix}lines") == 700
+    store.admin.delete(f"{store.prefix}lines")
+
+    await restore(driver)
+
+    assert store.admin.zcard(f"{store.prefix}lines") == 700
+    assert store.admin.zcard(f"{store.prefix}turns") == 0
+
+
+async def test_turns_that_somebody_has_taken_away_are_given_again_however_many_there_are(stage: Stage) -> None:
+    store, driver, worker = stage
+    await limit(driver, "rate=1/h burst=1")
+    await push(driver, *(limited(f"{way}{number}", f"k{number}") for way in "ab" for number in range(700)))
+    held = await claim(worker)
+    while more := await claim(worker):
+        held += more
+    before = store.admin.zrange(f"{store.prefix}turns", 0, -1, withscores=True)
+    assert len(held) == len(before) == 700
+    store.admin.delete(f"{store.prefix}turns")
+
+    await restore(driver)
+
+    assert store.admin.zrange(f"{store.prefix}turns", 0, -1, withscores=True) == before
+
+
+async def test_jobs_that_run_are_listed_though_very_many_wait_before_them(stage: Stage) -> None:
+    _, driver, worker = stage
+    await push(driver, *(f"{number:05}" for number in range(10_100)))
+    held = await claim(worker)
+    while (answer := await worker.exchange([], 500)).more:
+        assert not answer.leases
+    await push(driver, limited("last", name="Other"))
+    held += await claim(worker)
+
+    rows = await driver.read(List(State.RUNNING, 9))
+    assert [row.job_id for row in rows] == job_ids(held) == ["00000", "last"]
 
 
 async def test_many_changes_wait_for_nobody(store: Store) -> None:

@@ -168,6 +168,34 @@ async def test_a_worker_that_stops_leaves_the_next_in_line_to_another_at_once(st
             second.stop()
 
 
+async def test_a_line_goes_on_at_once_beside_many_that_wait_for_their_rate(store: Store) -> None:
+    seldom_ran, ran = 0, list[int]()
+    async with queue_of(store) as queue:
+
+        @queue.register(Export, rate="1/h", limit_key=lambda export: export.tenant)
+        async def export(parameters: Export) -> None:
+            nonlocal seldom_ran
+            seldom_ran += 1
+
+        @queue.job(max_concurrency=1)
+        async def alone(number: int) -> None:
+            ran.append(number)
+            if number == 5:
+                await restore(queue.driver)
+
+        await queue.push_many(Export(f"k{key:02}", page) for page in range(2) for key in range(60))
+        async with running(Worker(queue, lease=600)):
+            await eventually(lambda: seldom_ran == 60)
+            while sum(info.waiting for info in await queue.limits()) < 60:  # noqa: ASYNC110
+                await anyio.sleep(0.005)
+            async with anyio.create_task_group() as tasks:
+                for number in range(20):
+                    tasks.start_soon(alone.push, number)
+            await eventually(lambda: len(ran) == 20)
+
+    assert seldom_ran == 60
+
+
 async def test_a_limit_that_is_raised_lets_idle_workers_go_on_at_once(store: Store) -> None:
     began, go_on = list[int](), anyio.Event()
     async with queue_of(store) as queue:

@@ -1,5 +1,6 @@
 """Limits of job names: how many run at once, how many start in a time, and what waits in line."""
 
+import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -366,6 +367,43 @@ async def test_no_more_jobs_start_in_a_time_than_the_rate_says_after_a_burst(
         store.clock.advance(0.001)
         started += job_ids(await claim(consumer))
     assert started == ["c", "d", "e", "f"]
+
+
+@needs(*LIMITS, Tidy)
+@pytest.mark.parametrize("seed", range(5))
+async def test_whatever_happens_no_more_jobs_start_in_any_time_than_the_rate_says(
+    store: DriverStore, driver: Driver, worker: Open, seed: int
+) -> None:
+    rng, workers = random.Random(seed), [await worker(), await worker("w2")]
+    every_ms, burst, pushed = 200, 3, 0
+    started, held = list[int](), {consumer: list[Lease]() for consumer in workers}
+    store.clock.advance(0)
+    await limit(driver, "rate=5/s burst=3")
+    for _ in range(150):
+        consumer = rng.choice(workers)
+        match rng.choice(("push", "claim", "claim", "end", "advance", "advance", "tidy", "recover")):
+            case "push":
+                number = rng.randint(1, 4)
+                await push(driver, *(f"{pushed + more}" for more in range(number)))
+                pushed += number
+            case "claim" | "end" as act:
+                ended = [held[consumer].pop() for _ in held[consumer][:3]] if act == "end" else []
+                outcomes = [(lease, Ack() if rng.random() < 0.7 else RetryLater(After(0))) for lease in ended]
+                found = list((await consumer.exchange(outcomes, rng.randint(1, 9))).leases)
+                started += [store.clock()] * len(found)
+                held[consumer] += found
+            case "advance":
+                store.clock.advance(rng.randint(1, 500) / 1000)
+            case "tidy":
+                store.clock.advance(60)
+                await tidy(driver)
+            case _:
+                assert await consumer.recover(held[consumer]) == []
+
+    assert len(started) > 30
+    for first, at_ms in enumerate(started):
+        for more, later_ms in enumerate(started[first:]):
+            assert later_ms - at_ms >= (more - burst + 1) * every_ms
 
 
 @needs(*LIMITS)

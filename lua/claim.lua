@@ -96,6 +96,7 @@
 --- @include "include/limiter"
 --- @include "include/hand_back_held"
 --- @include "include/forget"
+--- @include "include/false_holder"
 --- @include "include/take_turns"
 --- @include "include/next_turn"
 
@@ -145,9 +146,9 @@ if any_released then
   keys.kept = kept(retention, completed, cancelled)
   keys.ends = ends(result, outcome, progress, waiters, waiter)
 end
-local due_in, turned = promote(keys, now_ms, exact_ms), 0
+local due_in, turned, sees_to_turns = promote(keys, now_ms, exact_ms), 0, false
 if takes_turns then
-  turned = take_turns(keys, now_ms, now_us)
+  turned, sees_to_turns = take_turns(keys, now_ms, now_us)
   if turned > 0 then look_at_released() end
 end
 
@@ -318,5 +319,5 @@ local finds, unread = restricted and 2 or 0, {0, 0, 0}
 if #claimed >= most or goes_on then finds, unread = prospect(streams, restricted) end
 if turned > 0 and finds % 2 == 1 then tell(control, 'released ' .. turned) end -- more than this worker has room for
 local turn_in = limiting and not (restricted and restricted.all) and next_turn(keys.turns, exact_ms) or -1
-if turned > 0 or limiting and limiting.has_turned then finds = finds + 16 end
+if sees_to_turns or limiting and limiting.has_turned then finds = finds + 16 end
 return {exact_ms * 1000, due_in, finds, unread, turn_in, waits_ms, claimed, ended}

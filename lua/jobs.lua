@@ -29,7 +29,6 @@
 --- @include "include/stored"
 --- @include "include/parted"
 --- @include "include/is_held"
---- @include "include/is_older"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
 local jobs, due, delayed, held, lines = KEYS[4], KEYS[5], KEYS[6], KEYS[10], KEYS[11]
@@ -55,18 +54,37 @@ end
 
 local function add_pending(stream)
   local from, pages = '-', 0
-  repeat -- a page may hold nothing but jobs that run, or wait while those are asked for that do, of which there can be many
+  repeat -- a page may hold nothing but jobs that run, of which there can be many
     local page = leases(stream, from, '+', 500) or {}
     add_page(stream, page)
     from, pages = '(' .. (page[#page] or {'0'})[1], pages + 1
   until #page < 500 or #rows >= limit or pages == 20
 end
 
-local function add_waiting(stream)
-  local page = leases(stream, '-', '+', limit, 'released') or {}
-  for _, lease in ipairs(leases(stream, '-', '+', limit, 'parked') or {}) do page[#page + 1] = lease end
-  table.sort(page, function(one, other) return is_older(one[1], other[1]) end)
+-- The oldest of those that these consumers have.
+local function add_of(stream, consumers)
+  local page, ages = {}, {}
+  for _, consumer in ipairs(consumers) do
+    for _, lease in ipairs(leases(stream, '-', '+', limit, consumer) or {}) do
+      local ms, sequence = string.match(lease[1], '^(%d+)-(%d+)$') -- they may be too large for numbers of Lua
+      ages[lease[1]] = string.rep('0', 20 - #ms) .. ms .. string.rep('0', 20 - #sequence) .. sequence
+      page[#page + 1] = lease
+    end
+  end
+  table.sort(page, function(one, other) return ages[one[1]] < ages[other[1]] end)
   add_page(stream, page)
+end
+
+-- By those who run them: what waits may be very much more. Where 5,000 or more had to be put in order, all that is pending
+-- is gone through.
+local function add_running(stream)
+  local running, total = {}, 0
+  for _, consumer in ipairs((leases(stream) or {})[4] or {}) do
+    if not is_waiting(consumer[1]) then
+      running[#running + 1], total = consumer[1], total + math.min(tonumber(consumer[2]), limit)
+    end
+  end
+  if total < 5000 then add_of(stream, running) else add_pending(stream) end
 end
 
 -- What the group has not read yet begins after its last delivered id; with no group, at the start.
@@ -83,8 +101,13 @@ end
 
 if state == 'ready' or state == 'running' then
   for _, stream in ipairs(streams) do
-    -- Where there are lines, of which each has a consumer, all that is pending is gone through.
-    if state == 'running' or redis.call('ZCARD', lines) > 0 then add_pending(stream) else add_waiting(stream) end
+    if state == 'running' then
+      add_running(stream)
+    elseif redis.call('ZCARD', lines) > 0 then -- of which each has a consumer: all that is pending is gone through
+      add_pending(stream)
+    else
+      add_of(stream, {'released', 'parked'})
+    end
     if state == 'ready' and #rows < limit then add_unread(stream) end
   end
 elseif state == 'delayed' then

@@ -29,15 +29,17 @@ local part, after = string.match(ARGV[1], '^(%l+) (.*)$')
 
 local function waiting_lines(last)
   local waiting, found = {}, {}
-  for _, stream in ipairs(streams) do
+  local page = redis.call('ZRANGE', lines, last and '(' .. last or '-', '+', 'BYLEX', 'LIMIT', 0, 500)
+  for _, bucket in ipairs(page) do waiting['line:' .. bucket] = 0 end
+  for _, stream in ipairs(#page > 0 and streams or {}) do -- of all lines there are, as it can't be asked for some
     for _, consumer in ipairs((leases(stream) or {})[4] or {}) do
-      waiting[consumer[1]] = (waiting[consumer[1]] or 0) + tonumber(consumer[2])
+      local many = waiting[consumer[1]]
+      if many then waiting[consumer[1]] = many + tonumber(consumer[2]) end
     end
   end
-  local page = redis.call('ZRANGE', lines, last and '(' .. last or '-', '+', 'BYLEX', 'LIMIT', 0, 500)
   for _, bucket in ipairs(page) do
     local many = waiting['line:' .. bucket]
-    if many then
+    if many > 0 then
       for _, word in ipairs({bucket, many, redis.call('ZSCORE', turns, bucket) or ''}) do found[#found + 1] = word end
     end
   end

@@ -44,6 +44,7 @@
 --- @include "include/alive"
 --- @include "include/count"
 --- @include "include/tell"
+--- @include "include/tell_turn"
 --- @include "include/lease_of"
 --- @include "include/fence"
 --- @include "include/unlocate"
@@ -101,7 +102,7 @@ for i = 1, #over, 2 do
 end
 
 -- What fenced workers hold, also what late reads of theirs have fetched since.
-local handed_back, more = 0, 0
+local handed_back, more, is_gone = 0, 0, #gone > 0
 for _, id in ipairs(looked_at) do
   if redis.call('TYPE', record .. id).ok ~= 'hash' then fence(keys, id, now_ms) end -- by hand: as if it were fenced now
   local some = most > handed_back and hand_back_held(keys, id, most - handed_back, 0, now_ms) or 0
@@ -121,6 +122,7 @@ for _, id in ipairs(looked_at) do
     forget(streams, id)
     redis.call('ZREM', fenced, id)
     redis.call('DEL', record .. id)
+    is_gone = true
   end
   if some > 0 then more = 1 end
 end
@@ -129,6 +131,7 @@ if handed_back > 0 then
   count(stats, 'reclaimed', handed_back)
   tell(control, 'released ' .. handed_back)
 end
+if is_gone then tell_turn(keys.turns, control) end -- it may be the one that was to look then
 local released, others = 0, 0
 for _, stream in ipairs(streams) do
   if released == 0 then released = #(leases(stream, '-', '+', 1, 'released') or {}) end

@@ -33,6 +33,7 @@
 --- @include "include/leases"
 --- @include "include/count"
 --- @include "include/tell"
+--- @include "include/tell_turn"
 --- @include "include/lease_of"
 --- @include "include/fence"
 --- @include "include/unlocate"
@@ -75,7 +76,5 @@ if released > 0 then
   count(stats, 'released', released)
   tell(control, 'released ' .. released)
 end
--- It may be the one that knew when the next of a waiting line may start.
-local turn = redis.call('ZRANGE', keys.turns, 0, 0, 'WITHSCORES')[2]
-if turn then tell(control, 'due ' .. turn) end
+tell_turn(keys.turns, control) -- it may be the one that was to look then
 return released

@@ -38,6 +38,7 @@
 --- @include "include/restrictions"
 --- @include "include/hand_back"
 --- @include "include/tell"
+--- @include "include/tell_turn"
 --- @include "include/limit_of"
 --- @include "include/arrival"
 --- @include "include/room"
@@ -83,6 +84,5 @@ for at = first_job, #ARGV, 2 do
   answers[#answers + 1] = pending and keeps(stream, entry, math.max(0, pending[4] - 1)) and 1 or 0
 end
 -- A read tells nobody when to look next, and few jobs come by one: so all are told.
-local turn = limiting and limiting.has_turned and redis.call('ZRANGE', keys.turns, 0, 0, 'WITHSCORES')[2]
-if turn then tell(control, 'due ' .. turn) end
+if limiting and limiting.has_turned then tell_turn(keys.turns, control) end
 return answers

@@ -65,9 +65,9 @@
 -- Returns  {now_us, due_in, ahead, {unread, unread, unread}, turn_in, word, ...}: the clock; µs until the next delayed job
 --          (-1: none); what a claim would find, as a sum: 1 if jobs were handed back, 2 if some jobs may not start, so
 --          that only the script claims, 4 if the queue is paused, and then nothing else is told; where nothing was
---          promoted, 8 if the next of a waiting line may start, so that a claim is needed; 16 if this call has changed
---          when the next one may, so that this worker sees to it; how many jobs of each stream were never delivered;
---          µs until the next of a line may start (-1: nobody waits for a time); and one word for each job, in their order, or OK alone for all of them. Or one
+--          promoted, 8 if the next of a waiting line may start, so that a claim is needed; 16 if this call has looked
+--          at lines whose turn it was, so that this worker sees to the next turn too; how many jobs of each stream were
+--          never delivered; µs until the next of a line may start (-1: nobody waits for a time); and one word for each job, in their order, or OK alone for all of them. Or one
 --          word for the whole call, FENCED or STALE:
 --          OK          settled, as it says. Of a job that pushes others, after `:`, for each of these 1 if it was added, 0 if
 --                      its id was another's, or the job that holds its unique key stays, or was replaced
@@ -128,6 +128,7 @@
 --- @include "include/give_up"
 --- @include "include/hand_back_held"
 --- @include "include/forget"
+--- @include "include/false_holder"
 --- @include "include/take_turns"
 --- @include "include/next_turn"
 
@@ -527,13 +528,13 @@ if turn > last then redis.call('HSET', record, lane, ARGV[3] .. ' ' .. answer) e
 local reply = {exact_ms * 1000, -1, 0, {0, 0, 0}, -1}
 if promotes then
   reply[2] = promote(keys, now_ms, exact_ms)
-  local is_paused, turned = restricted and restricted.all, 0
+  local is_paused, turned, sees_to_turns = restricted and restricted.all, 0, false
   if is_limited and not is_paused then
-    turned = take_turns(keys, now_ms, math.floor(exact_ms * 1000 + 0.5))
+    turned, sees_to_turns = take_turns(keys, now_ms, math.floor(exact_ms * 1000 + 0.5))
     if turned > 0 then tell(control, 'released ' .. turned) end -- this worker may have no room for them
   end
   reply[3], reply[4] = prospect(streams, restricted)
-  if turned > 0 then reply[3] = reply[3] + 16 end
+  if sees_to_turns then reply[3] = reply[3] + 16 end
   if is_limited and not is_paused then reply[5] = next_turn(keys.turns, exact_ms) end
 elseif is_limited and #redis.call('ZRANGEBYSCORE', keys.turns, '-inf', whole(now_ms), 'LIMIT', 0, 1) > 0 then
   reply[3] = 8

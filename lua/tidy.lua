@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- tidy: look at all consumers, once a minute in the whole fleet. What one without a record holds is reclaimed from now
 -- on, as that of a fenced worker is: its record was lost in a failover, or taken away by hand. One that holds nothing is
--- removed. Each waiting line is looked at once, should its turn be lost, or be far off, as the clock was set back.
+-- removed. Of the consumers of waiting lines 500 are looked at, each time others, and more while any of them is not in
+-- `lines`, by somebody's hand.
 --
 -- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
 -- KEYS[2]  ready:normal  stream
@@ -10,23 +11,23 @@
 -- KEYS[5]  worker:       hash    prefix; worker:<id> is the record of one worker
 -- KEYS[6]  fenced        zset    ids of fenced workers by when their consumer is looked at next, ms
 -- KEYS[7]  layout        hash    when this was done last; `unpark`: jobs may be parked that may start
--- KEYS[8]  turns         zset    names and keys with a waiting line -> when one of it may start, ms
--- KEYS[9]  lines         zset    names and keys that have a waiting line, in alphabetical order
--- KEYS[10] shares        hash    place and entry of each limited job that runs -> what it is counted under: name, key
+-- KEYS[8]  lines         zset    names and keys that have a waiting line, in alphabetical order
+-- KEYS[9]  shares        hash    place and entry of each limited job that runs -> what it is counted under: name, key
 --
 -- ARGV[1]  idle_ms       int ms  a consumer that holds nothing and is unheard of for this long is removed
--- ARGV[2]  every_ms      int ms  nothing is done where it was done so lately
--- ARGV[3]  now_ms        int ms; '' = the server's clock
+-- ARGV[2]  every_ms      int ms  nothing is begun where it was begun so lately
+-- ARGV[3]  after         where to go on, as the last step said; '' to begin
+-- ARGV[4]  now_ms        int ms; '' = the server's clock
 --
--- Returns  {count, suspects, parked, began, shares}: how many consumers were removed, or are to be looked at, at most 500 a call; 1 if
---          there may be entries that are neither pending nor still to be read, by somebody's hand: see restore; 1 if jobs
---          may be parked that may start, as whoever resumed them came no further: see unpark; 1 if this was done now,
---          and so what is kept no longer is to be trimmed; and 1 if jobs run that have limits: see shares
+-- Returns  {count, after, suspects, parked, began, limited}: how many consumers were removed, or are to be looked at; and
+--          where to go on, '' at the end. The first step also says: 1 if there may be entries that are neither pending
+--          nor still to be read, by somebody's hand: see restore; 1 if jobs may be parked that may start, as whoever
+--          resumed them came no further: see unpark; 1 if this was begun now, and so what is kept no longer is to be
+--          trimmed; and 1 if jobs run that have limits, or wait for one: see shares
 
 --- @include "include/now"
 --- @include "include/whole"
 --- @include "include/expect"
---- @include "include/leases"
 --- @include "include/is_waiting"
 --- @include "include/alive"
 --- @include "include/field"
@@ -36,54 +37,92 @@
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
 local workers, record, fenced, layout = KEYS[4], KEYS[5], KEYS[6], KEYS[7]
-local turns, lines, shares = KEYS[8], KEYS[9], KEYS[10]
-local idle_ms, every_ms, now_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), now(ARGV[3])
+local lines, shares = KEYS[8], KEYS[9]
+local idle_ms, every_ms, after, now_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], now(ARGV[4])
 local keys = {workers = workers, fenced = fenced, record = record}
+local most = 500
 
 expect('stream', streams[1], streams[2], streams[3])
-expect('zset', workers, fenced, turns, lines)
+expect('zset', workers, fenced, lines)
 expect('hash', layout, shares)
 local last_ms = tonumber(redis.call('HGET', layout, 'tidied_at') or nil)
-if last_ms and last_ms <= now_ms and now_ms < last_ms + every_ms then return {0, 0, 0, 0, 0} end
+if after == '' and last_ms and last_ms <= now_ms and now_ms < last_ms + every_ms then return {0, '', 0, 0, 0, 0} end
 
-local total, suspects = 0, 0
-local function give_turn(stream, name, pending)
-  local bucket = string.match(name, '^line:(.*)$')
-  if not bucket then return end
-  if pending > 0 then
-    redis.call('ZADD', lines, 0, bucket)
-    redis.call('ZADD', turns, 'LT', whole(now_ms), bucket)
-  elseif not redis.call('ZSCORE', lines, bucket) then
+local total = 0
+
+local function look_at(stream, name, pending, idle)
+  if is_waiting(name) or redis.call('ZSCORE', workers, name) or redis.call('ZSCORE', fenced, name) then return end
+  local kind = redis.call('TYPE', record .. name).ok
+  local lease_ms = kind == 'hash' and alive(record .. name)
+  if lease_ms then -- `workers` was taken away; it lives, or is fenced a lease from now
+    redis.call('ZADD', workers, whole(now_ms + lease_ms), name)
+  elseif pending > 0 then
+    fence(keys, name, now_ms)
+    total = total + 1
+  elseif idle > idle_ms then
     redis.call('XGROUP', 'DELCONSUMER', stream, 'workers', name)
+    redis.call('DEL', record .. name) -- of one that was fenced, of which `fenced` lost the note
     total = total + 1
   end
 end
-for _, stream in ipairs(streams) do
-  for _, consumer in ipairs(leases(stream) and redis.call('XINFO', 'CONSUMERS', stream, 'workers') or {}) do
-    local name, pending = field(consumer, 'name'), field(consumer, 'pending')
-    give_turn(stream, name, pending)
-    local known = is_waiting(name) or redis.call('ZSCORE', workers, name) or redis.call('ZSCORE', fenced, name)
-    if not known and total < 500 then
-      local kind = redis.call('TYPE', record .. name).ok
-      local lease_ms = kind == 'hash' and alive(record .. name)
-      if lease_ms then -- `workers` was taken away; it lives, or is fenced a lease from now
-        redis.call('ZADD', workers, whole(now_ms + lease_ms), name)
-      elseif pending > 0 then
-        fence(keys, name, now_ms)
-        total = total + 1
-      elseif field(consumer, 'idle') > idle_ms then
-        redis.call('XGROUP', 'DELCONSUMER', stream, 'workers', name)
-        redis.call('DEL', record .. name) -- of one that was fenced, of which `fenced` lost the note
-        total = total + 1
-      end
+
+-- Up to 500 lines, from that one on and round, are in `lines`, or have no consumer. Returns where to go on, if one was not.
+local function look_at_lines(stream, found, at, from)
+  if #found == 0 then return nil end
+  local page, buckets, was_missing = {}, {}, false
+  for i = 0, math.min(#found, most) - 1 do
+    page[#page + 1] = found[(from + i) % #found + 1]
+    buckets[#buckets + 1] = string.sub(page[#page][at.name], 6)
+  end
+  for i, known in ipairs(redis.call('ZMSCORE', lines, unpack(buckets))) do
+    if not known and page[i][at.pending] > 0 then
+      redis.call('ZADD', lines, 0, buckets[i])
+      was_missing = true
+    elseif not known then
+      redis.call('XGROUP', 'DELCONSUMER', stream, 'workers', page[i][at.name])
+      total, was_missing = total + 1, true
     end
   end
+  return was_missing and #found > most and from + most or nil
 end
 
+-- Returns how many consumers there are, and, if some lines are to be looked at yet, from which on.
+local function look_at_all(stream, from)
+  local all, found, at = group(stream) and redis.call('XINFO', 'CONSUMERS', stream, 'workers') or {}, {}, {}
+  for i = 1, #(all[1] or {}), 2 do at[all[1][i]] = i + 1 end -- in each the same: this is asked of very many
+  for _, consumer in ipairs(all) do
+    local name = consumer[at.name]
+    if string.sub(name, 1, 5) == 'line:' then
+      found[#found + 1] = consumer
+    elseif total < most then
+      look_at(stream, name, consumer[at.pending], consumer[at.idle])
+    end
+  end
+  local turn = math.floor(now_ms / 60000) * most -- others each minute
+  return #all, look_at_lines(stream, found, at, from or turn)
+end
+
+local number, from = string.match(after, '^([123]) (%d+)$')
+number, from = tonumber(number or 1), tonumber(from or nil)
+local looked, left_off = 0, ''
+while number <= 3 and left_off == '' do
+  local many, going_on = look_at_all(streams[number], from)
+  looked, from = looked + many, nil
+  if going_on then
+    left_off = number .. ' ' .. whole(going_on)
+  elseif looked > most and number < 3 then -- one list of very many takes its time
+    left_off = number + 1 .. ' 0'
+  end
+  number = number + 1
+end
+if after ~= '' then return {total, left_off, 0, 0, 0, 0} end
+
+local suspects = 0
 for _, stream in ipairs(streams) do
   local ours = group(stream)
   local unread = ours and field(ours, 'lag') -- none where the server has lost count
   if ours and (not unread or redis.call('XLEN', stream) > field(ours, 'pending') + unread) then suspects = 1 end
 end
 redis.call('HSET', layout, 'tidied_at', whole(now_ms))
-return {total, suspects, redis.call('HGET', layout, 'unpark') and 1 or 0, 1, redis.call('EXISTS', shares)}
+local parked, limited = redis.call('HGET', layout, 'unpark') and 1 or 0, redis.call('EXISTS', shares, lines)
+return {total, left_off, suspects, parked, 1, math.min(limited, 1)}

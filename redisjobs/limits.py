@@ -19,6 +19,7 @@ LimitKey = Callable[[Any], str | int]
 _MOST = 1_000_000
 _SLOWEST_US = 32_000_000_000_000  # a year; as `lua/include/limit_of.lua` has it
 _LONGEST_US = 100 * _SLOWEST_US
+_UNITS_US = {"s": 1e6, "m": 6e7, "h": 3.6e9}
 _TEXT = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 
 
@@ -43,7 +44,7 @@ class Limit:
         if self.rate is not None:
             if pause_of(self.rate) * 1000 > _SLOWEST_US:
                 raise ValueError(f"rate={self.rate!r}: it is too slow; give at least one in a year")
-            if (self.every_us or 0) * (self.bursting or 0) > _LONGEST_US:
+            if (self.every_us or 0) * (self.burst or 1) > _LONGEST_US:
                 raise ValueError(f"burst={self.burst!r}: so many take more than a hundred years; give less")
         elif self.burst is not None:
             raise ValueError(
@@ -59,25 +60,37 @@ class Limit:
     @property
     def every_us(self) -> int | None:
         """How many µs are between two starts; None: none."""
-        return None if self.rate is None else math.ceil(pause_of(self.rate) * 1000)
+        if self.rate is None:
+            return None
+        many, _, unit = self.rate.partition("/")
+        return max(1, min(math.ceil(_UNITS_US[unit] / float(many)), _SLOWEST_US))
 
     @property
     def bursting(self) -> int | None:
         """How many may start together; None: any number."""
         if self.every_us is None:
             return None
-        return self.burst or max(1, 1_000_000 // self.every_us)
+        burst = 1_000_000 // self.every_us if self.burst is None else self.burst
+        return max(1, min(burst, _MOST, _LONGEST_US // self.every_us))
 
     @classmethod
     def read(cls, text: str) -> Self:
-        """A limit as the store has it; what can't be read of it, by somebody's hand, is none; see limit_of.lua."""
-        most = re.search(r"max_concurrency=([0-9]{1,9})", text)
-        rate = re.search(r"rate=([0-9]{1,9}(?:\.[0-9]{1,9})?/[smh])", text)
-        burst = re.search(r"burst=([0-9]{1,9})", text) if rate else None
-        try:
-            return cls(int(most[1]) if most else None, rate[1] if rate else None, int(burst[1]) if burst else None)
-        except ValueError:
-            return cls()
+        """A limit as the store has it; what can't be read of it, by somebody's hand, is none; see limit_of.lua.
+
+        What can be read counts, also if `set_limit` would not take it: by `max_concurrency=0` none starts.
+        """
+        found = re.search(r"rate=([0-9]+\.?[0-9]*)/([smh])", text)
+        rate = f"{found[1]}/{found[2]}" if found and float(found[1]) else None
+        limit = object.__new__(cls)
+        values = (_number(text, "max_concurrency"), rate, _number(text, "burst") if rate else None)
+        for name, value in zip(("max_concurrency", "rate", "burst"), values, strict=True):
+            object.__setattr__(limit, name, value)
+        return limit
+
+
+def _number(text: str, name: str) -> int | None:
+    found = re.search(rf"{name}=([0-9]+)", text)
+    return int(min(float(found[1]), 1e15)) if found else None
 
 
 @dataclass(slots=True)

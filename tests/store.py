@@ -232,7 +232,7 @@ class RedisStore:
     def pending(self, priority: Priority = Priority.NORMAL) -> list[tuple[str, str, int]]:
         """The leases of a ready stream: entry, worker, deliveries."""
         try:
-            rows = self.admin.xpending_range(self.stream(priority), "workers", "-", "+", 1000)
+            rows = self.admin.xpending_range(self.stream(priority), "workers", "-", "+", 2000)
         except redis.ResponseError:
             return []
         return [(row["message_id"].decode(), row["consumer"].decode(), row["times_delivered"]) for row in rows]

@@ -12,7 +12,8 @@ from store import RedisStore, Store, eventually, restore
 
 from redisjobs import EncodeError, JobName, JobQueue, LimitInfo, RegistrationError, Reply, Schedule, Worker, sync
 from redisjobs.driver import Consumer, Driver
-from redisjobs.job import State
+from redisjobs.drivers.memory.driver import MemoryDriver
+from redisjobs.job import Priority, State
 from redisjobs.limits import Limit, limit_infos
 from redisjobs.queries import Cancel, Count, FindLimits, List, SetLimit, Tidy
 from redisjobs.testing.driver_contract.limiting import all_limits, claim, job_ids, limit, limited, push
@@ -165,6 +166,34 @@ async def test_a_worker_that_stops_leaves_the_next_in_line_to_another_at_once(st
             go_on.set()
             await eventually(lambda: ran == ["a", "b"])
             second.stop()
+
+
+async def test_a_line_goes_on_at_once_beside_many_that_wait_for_their_rate(store: Store) -> None:
+    seldom_ran, ran = 0, list[int]()
+    async with queue_of(store) as queue:
+
+        @queue.register(Export, rate="1/h", limit_key=lambda export: export.tenant)
+        async def export(parameters: Export) -> None:
+            nonlocal seldom_ran
+            seldom_ran += 1
+
+        @queue.job(max_concurrency=1)
+        async def alone(number: int) -> None:
+            ran.append(number)
+            if number == 5:
+                await restore(queue.driver)
+
+        await queue.push_many(Export(f"k{key:02}", page) for page in range(2) for key in range(60))
+        async with running(Worker(queue, lease=600)):
+            await eventually(lambda: seldom_ran == 60)
+            while sum(info.waiting for info in await queue.limits()) < 60:  # noqa: ASYNC110
+                await anyio.sleep(0.005)
+            async with anyio.create_task_group() as tasks:
+                for number in range(20):
+                    tasks.start_soon(alone.push, number)
+            await eventually(lambda: len(ran) == 20)
+
+    assert seldom_ran == 60
 
 
 async def test_a_limit_that_is_raised_lets_idle_workers_go_on_at_once(store: Store) -> None:
@@ -329,12 +358,49 @@ async def test_a_limit_key_that_is_no_function_is_refused() -> None:
         ("rate=1.5/m", Limit(None, "1.5/m", None)),
         ("max_concurrency=three rate=often", Limit()),
         ("burst=5", Limit()),
-        ("max_concurrency=0", Limit()),
         ("", Limit()),
     ],
 )
 def test_a_limit_is_read_as_far_as_it_can_be(text: str, limit: Limit) -> None:
     assert Limit.read(text) == limit
+
+
+BY_HAND = {
+    "max_concurrency=0": [],
+    "max_concurrency=02": ["a", "b"],
+    "max_concurrency=99999999999": ["a", "b", "c", "d", "e"],
+    "rate=5/s burst=0": ["a"],
+    "rate=5./s burst=2": ["a", "b"],
+    "rate=0.00000000001/h": ["a"],
+    "rate=0.0/s": ["a", "b", "c", "d", "e"],
+    "max_concurrency=2 burst=99999999 rate=1/h": ["a", "b"],
+    "max_concurrency=2 rate=x": ["a", "b"],
+    f"rate={'9' * 400}/s": ["a", "b", "c", "d", "e"],
+    f"max_concurrency={'9' * 5000}": ["a", "b", "c", "d", "e"],
+}
+"""Limits as somebody may have written them, and which of five jobs start."""
+
+
+def write_limit(store: Store, name: str, text: str) -> None:
+    if isinstance(store, RedisStore):
+        store.admin.hset(f"{store.prefix}limits", name, text)
+    else:
+        assert isinstance(store.driver, MemoryDriver)
+        store.driver.memory.limits[name] = text
+
+
+@pytest.mark.parametrize("text", BY_HAND, ids=lambda text: text[:40])
+async def test_a_limit_that_somebody_wrote_is_read_alike_by_each_driver(store: Store, text: str) -> None:
+    async with aclosing(store.driver) as driver, aclosing(store.consumer("w1")) as worker:
+        await worker.open()
+        write_limit(store, "Limited", text)
+        write_limit(store, "with space", "max_concurrency=1")
+        await push(driver, *"abcde", *(limited(f"s{number}", name="with space") for number in range(2)))
+
+        assert job_ids(await claim(worker)) == [*BY_HAND[text], "s0", "s1"]
+
+        await limit(driver, "")
+        assert len(await claim(worker)) == 5 - len(BY_HAND[text])
 
 
 async def test_the_sync_face_does_the_same(store: Store) -> None:
@@ -574,6 +640,84 @@ async def test_what_one_worker_sees_to_another_looks_at_a_second_later(stage: St
         assert (job_ids(list(first.leases)), first.due_in) == (["a"], 10)
         assert (await worker.exchange([], 9)).due_in == 10
         assert (await other.exchange([], 9)).due_in == 11
+
+
+async def test_a_workers_own_look_that_is_far_off_hides_no_earlier_one(stage: Stage) -> None:
+    store, driver, worker = stage
+    await limit(driver, "rate=1/h burst=1")
+    await limit(driver, "rate=6/m burst=1", name="Other")
+    async with aclosing(store.consumer("w2")) as other:
+        await other.open()
+        await push(driver, *"ab")
+        await claim(worker)
+        assert (await worker.exchange([], 9)).due_in == 3600
+        await push(driver, limited("x", name="Other"), limited("y", name="Other"))
+        assert job_ids(await claim(other)) == ["x"]
+        assert (await other.exchange([], 9)).due_in == 10
+        assert (await worker.exchange([], 9)).due_in == 11
+        store.clock.advance(-86_400)
+        assert (await worker.exchange([], 9)).due_in == 86_411
+
+
+async def test_a_job_that_is_found_again_keeps_its_share_where_others_find_none(store: Store) -> None:
+    async with aclosing(store.driver) as driver, aclosing(store.consumer("w1")) as worker:
+        await worker.open()
+        await limit(driver, "max_concurrency=1")
+        await push(driver, "a", limited("x", name="Other"))
+        assert job_ids(await claim(worker)) == ["a", "x"]
+        await limit(driver, "")
+        await push(driver, limited("high", priority=Priority.HIGH))
+        assert job_ids(await worker.wait(1, 5)) == ["high"]
+        write_limit(store, "Limited", "max_concurrency=1")
+
+        found = await worker.recover([])
+        assert job_ids(found) == ["a", "x"]
+        assert job_ids(await claim(worker)) == []
+        assert job_ids(await claim(worker, (found[0], Ack()))) == ["high"]
+
+
+async def test_lines_that_somebody_has_taken_away_are_found_however_many_there_are(stage: Stage) -> None:
+    store, driver, worker = stage
+    await push(driver, *(limited(f"{way}{number}", f"k{number}") for way in "ab" for number in range(700)))
+    held = await claim(worker)
+    while more := await claim(worker):
+        held += more
+    assert len(held) == store.admin.zcard(f"{store.prefix}lines") == 700
+    store.admin.delete(f"{store.prefix}lines")
+
+    await restore(driver)
+
+    assert store.admin.zcard(f"{store.prefix}lines") == 700
+    assert store.admin.zcard(f"{store.prefix}turns") == 0
+
+
+async def test_turns_that_somebody_has_taken_away_are_given_again_however_many_there_are(stage: Stage) -> None:
+    store, driver, worker = stage
+    await limit(driver, "rate=1/h burst=1")
+    await push(driver, *(limited(f"{way}{number}", f"k{number}") for way in "ab" for number in range(700)))
+    held = await claim(worker)
+    while more := await claim(worker):
+        held += more
+    before = store.admin.zrange(f"{store.prefix}turns", 0, -1, withscores=True)
+    assert len(held) == len(before) == 700
+    store.admin.delete(f"{store.prefix}turns")
+
+    await restore(driver)
+
+    assert store.admin.zrange(f"{store.prefix}turns", 0, -1, withscores=True) == before
+
+
+async def test_jobs_that_run_are_listed_though_very_many_wait_before_them(stage: Stage) -> None:
+    _, driver, worker = stage
+    await push(driver, *(f"{number:05}" for number in range(10_100)))
+    held = await claim(worker)
+    while (answer := await worker.exchange([], 500)).more:
+        assert not answer.leases
+    await push(driver, limited("last", name="Other"))
+    held += await claim(worker)
+
+    rows = await driver.read(List(State.RUNNING, 9))
+    assert [row.job_id for row in rows] == job_ids(held) == ["00000", "last"]
 
 
 async def test_many_changes_wait_for_nobody(store: Store) -> None:

@@ -22,7 +22,7 @@ from redisjobs.drivers.redis.queue_commands import QueueCommands
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.errors import Unavailable
 from redisjobs.events import Events, ProcessEnded
-from redisjobs.job import State
+from redisjobs.job import Priority, State
 from redisjobs.queries import Count, Ending
 from redisjobs.recording import Recording
 from redisjobs.server import Server
@@ -38,7 +38,7 @@ from redisjobs.torture.nemesis.fault import Fault, Field
 from redisjobs.torture.nemesis.network import CutBeat, CutPush, CutSettlement, LateBytes, LateClaim, SlowBeat
 from redisjobs.torture.nemesis.records import DeleteRecord, ForgetWorkers, LoseRecord, RemoveConsumer
 from redisjobs.torture.nemesis.servers import KillListeners, SetClockAhead, SetClockBack
-from redisjobs.torture.nemesis.stops import HoldJobs, PauseName, PauseQueue
+from redisjobs.torture.nemesis.stops import HoldJobs, ManyLines, PauseName, PauseQueue
 from redisjobs.torture.proxy import HOST, Proxy
 from redisjobs.torture.release import Release
 from redisjobs.torture.settable import settable
@@ -633,3 +633,23 @@ def test_what_was_stopped_may_start_once_the_fault_is_over(field: Field, kind: t
         heal(field)
     info = queue.pauses()
     assert (info.since, [*info.names], info.held) == (None, [], 0)
+
+
+def test_many_lines_wait_until_all_faults_are_over_and_are_cancelled_then(field: Field) -> None:
+    fault = ManyLines()
+
+    fault.begin(field)
+    fault.keep(field)
+    fault.end(field)
+    field.tend()
+    assert fault.happened
+    assert field.store.counts().ready[Priority.NORMAL] == len(fault.jobs) == 120
+    heal(field)
+    field.tend()
+
+    assert field.late == []
+    assert field.store.counts().ready[Priority.NORMAL] == 0
+    cancelled = {
+        note["job"] for note in field.notes if note["what"] == "cancelled" and note["reply"] == "CANCELLED"
+    }
+    assert cancelled == set(fault.jobs)

@@ -8,7 +8,8 @@ local function limit_of(limits, name)
   local many, unit = string.match(text, 'rate=(%d+%.?%d*)/([smh])')
   if many and tonumber(many) > 0 then
     -- One start in a year is the least, and all of a burst in a hundred: more digits than that are not exact any more.
-    limit.every_us = math.min(math.ceil(({s = 1e6, m = 6e7, h = 3.6e9})[unit] / tonumber(many)), 3.2e13)
+    limit.every_us = math.ceil(({s = 1e6, m = 6e7, h = 3.6e9})[unit] / tonumber(many))
+    limit.every_us = math.max(1, math.min(limit.every_us, 3.2e13))
     limit.burst = tonumber(string.match(text, 'burst=(%d+)') or nil) or math.floor(1e6 / limit.every_us)
     limit.burst = math.max(1, math.min(limit.burst, 1e6, math.floor(3.2e15 / limit.every_us)))
   end

@@ -34,10 +34,11 @@ local function limiter(keys, now_ms, now_us)
   limiting.start = function(place, fields, waited)
     local bucket, limit = bucket_of(fields)
     if not bucket then return nil end
-    if full[bucket] then return bucket end
+    -- First: a job that is found again has its share, also where others find none.
     local share = redis.call('HGET', keys.shares, place)
     if share == bucket then return nil end
     if share then give_up(keys, {place}, now_ms) end -- an entry id that came again
+    if full[bucket] then return bucket end
     local free, from_us = room(keys, bucket, limit, now_us)
     local is_behind = not waited and redis.call('ZSCORE', keys.lines, bucket)
     if free > 0 and not is_behind then

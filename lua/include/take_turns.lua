@@ -4,26 +4,19 @@
 -- whose name is paused waits until that is resumed.
 --
 -- `keys` has streams, jobs, paused_names, and those of limits. Needs whole, leases, forget, limit_of, arrival, room,
--- hand_back_held beside it. Returns how many were handed back
+-- false_holder, hand_back_held beside it. Returns how many were handed back, and whether any line was looked at: whoever did
+-- sees to the next turn too, at once where more than these lines have theirs now
 local function take_turns(keys, now_ms, now_us)
   local total = 0
-
-  -- Somebody may have taken away the note of a share by hand, and left that of who holds it.
-  local function drop_false_holder(bucket)
-    local oldest = redis.pcall('ZRANGE', keys.holders .. bucket, 0, 0)[1]
-    if oldest and redis.call('HGET', keys.shares, oldest) ~= bucket then
-      redis.call('ZREM', keys.holders .. bucket, oldest)
-      return true
-    end
-    return false
-  end
 
   local function hand_on(bucket)
     local name, consumer = string.match(bucket, '^%S*'), 'line:' .. bucket
     if redis.call('HGET', keys.paused_names, name) then return 0 end
     local limit, free, from_us = limit_of(keys.limits, name), math.huge, nil
     if limit then free, from_us = room(keys, bucket, limit, now_us) end
-    if free == 0 and not from_us and drop_false_holder(bucket) then
+    local false_one = free == 0 and not from_us and false_holder(keys, bucket)
+    if false_one then
+      redis.call('ZREM', keys.holders .. bucket, false_one)
       free, from_us = room(keys, bucket, limit, now_us)
     end
     if free == 0 then return 0, from_us and math.ceil(from_us / 1000) end
@@ -35,7 +28,8 @@ local function take_turns(keys, now_ms, now_us)
     return given
   end
 
-  for _, bucket in ipairs(redis.call('ZRANGEBYSCORE', keys.turns, '-inf', whole(now_ms), 'LIMIT', 0, 50)) do
+  local due = redis.call('ZRANGEBYSCORE', keys.turns, '-inf', whole(now_ms), 'LIMIT', 0, 50)
+  for _, bucket in ipairs(due) do
     if total == 500 then break end
     local given, again_ms = hand_on(bucket)
     total = total + given
@@ -45,5 +39,5 @@ local function take_turns(keys, now_ms, now_us)
       redis.call('ZREM', keys.turns, bucket)
     end
   end
-  return total
+  return total, #due > 0
 end

@@ -106,6 +106,14 @@ class Limited:
 
 
 @dataclass(frozen=True, slots=True)
+class Seldom:
+    """One of a key starts in an hour: all others of that key wait for as long as the torture lasts."""
+
+    job_name: ClassVar[str] = "Seldom"
+    key: int
+
+
+@dataclass(frozen=True, slots=True)
 class Paced:
     """One of so many that may start in a second."""
 
@@ -398,6 +406,14 @@ async def run_few(parameters: Limited, context: JobContext) -> dict[str, Any]:
     """Be one of few."""
     with process.noted(context, key=parameters.key):
         await anyio.sleep(parameters.seconds)
+    return process.result(context)
+
+
+@queue.register(Seldom, rate="1/h", limit_key=lambda seldom: seldom.key)
+async def come_seldom(parameters: Seldom, context: JobContext) -> dict[str, Any]:
+    """Be the one of this hour."""
+    with process.noted(context, key=parameters.key):
+        pass
     return process.result(context)
 
 

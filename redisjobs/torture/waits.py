@@ -105,7 +105,10 @@ class _Able:
         return sum(end - start for start, end in _without(_merged(able), held_up))
 
     def _waits_of(self, story: Story) -> Iterator[tuple[float, Run]]:
-        if story.name == "Newcomer":  # it may wait for who knows it, longer each time
+        if story.name in (
+            "Newcomer",
+            "Seldom",
+        ):  # they may wait for who knows them, longer each time; or for an hour
             return
         runs = sorted(story.runs, key=lambda run: run.at)
         if story.ready_at is not None and runs:

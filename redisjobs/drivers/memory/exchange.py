@@ -26,7 +26,7 @@ from redisjobs.drivers.memory.include import (
     tell_released,
 )
 from redisjobs.drivers.memory.producer import push_with
-from redisjobs.drivers.memory.shares import Limiter, give_up, line_up, next_turn, take_turns
+from redisjobs.drivers.memory.shares import Limiter, give_up, line_up, next_turn, take_turns, tell_turn
 from redisjobs.drivers.memory.state import PARKED, RELEASED, Fields, Memory, Pending, Stream, encoded, text_of
 from redisjobs.errors import DriverError
 from redisjobs.transitions import (
@@ -290,7 +290,7 @@ def screen(memory: Memory, leases: Sequence[Lease], limiter: Limiter | None = No
     limiting = limiter or Limiter(memory)
     kept = [lease for lease in leases if not _handed_on(memory, lease, limiting)]
     if limiter is None and limiting.has_turned:
-        memory.tell("due", str(min(memory.turns.values())))
+        tell_turn(memory)
     return kept
 
 

@@ -2,7 +2,7 @@
 
 from redisjobs.drivers.memory.include import REMEMBERED, remember
 from redisjobs.drivers.memory.pauses import unpark
-from redisjobs.drivers.memory.shares import turn
+from redisjobs.drivers.memory.shares import give_lost_turns
 from redisjobs.drivers.memory.state import Fields, Memory, text_of
 from redisjobs.queries import Retain, Tidied, Tidy, Unpark
 from redisjobs.retention import ASIDE, DEFAULT, Keep
@@ -19,15 +19,14 @@ def retain(memory: Memory, change: Retain) -> Reply:
 
 
 def tidy(memory: Memory, change: Tidy) -> Tidied:
-    """Give back what may start, and trim; by nobody's hand are jobs taken here from those who hold them."""
+    """Give back what may start, give lines their turns, and trim; here no hand takes jobs from who holds them."""
     with memory.lock:
         now_ms = memory.now_ms()
         if memory.tidied_ms is not None and memory.tidied_ms <= now_ms < memory.tidied_ms + _TIDY_MS:
             return Tidied()
         memory.tidied_ms = now_ms
         unpark(memory, Unpark())
-        for bucket in memory.waiting:
-            turn(memory, bucket, now_ms)
+        give_lost_turns(memory)
         return Tidied(trimmed=trim(memory))
 
 

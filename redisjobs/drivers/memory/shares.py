@@ -4,6 +4,7 @@ What is counted together is named by the job name, or by that and a key. Whoever
 """
 
 import math
+import re
 import time
 from collections.abc import Mapping
 
@@ -13,6 +14,7 @@ from redisjobs.transitions import MOST_JOBS
 
 _LOST_MS = 5_000  # after so long a line is looked at again that was given all its room
 _MOST_LINES = 50  # that one look hands back from
+_SPACE = re.compile(r"[ \t-\r]")  # a name with one, by hand, could not be told from its key: it has no limit
 
 
 def bucket_of(fields: Mapping[bytes, bytes]) -> str:
@@ -96,10 +98,11 @@ class Limiter:
         if limit is None:
             return None
         place: Place = (stream.priority, entry)
-        if bucket in self._full:
-            return bucket
+        # First: a job that is found again has its share, also where others find none.
         if memory.shares.get(place) == bucket:
             return None
+        if bucket in self._full:
+            return bucket
         free, from_ms = room(memory, bucket, limit)
         if free and (waited or bucket not in memory.waiting):
             memory.shares[place] = bucket
@@ -122,7 +125,8 @@ class Limiter:
             self._turn(bucket, self._memory.now_ms())
 
     def _limit(self, stream: Stream, entry: str) -> Limit | None:
-        text = self._memory.limits.get(text_of(stream.entries[entry], b"name"))
+        name = text_of(stream.entries[entry], b"name")
+        text = None if _SPACE.search(name) else self._memory.limits.get(name)
         return None if text is None else Limit.read(text)
 
     def _turn_on(self, bucket: str, limit: Limit) -> None:
@@ -168,6 +172,37 @@ def _hand_on(memory: Memory, bucket: str, most: int) -> int:
     else:
         memory.waiting.discard(bucket)
     return len(line)
+
+
+def give_lost_turns(memory: Memory) -> None:
+    """See to it that of each line somebody looks when its next job may start; see lua/shares."""
+    now_ms, given = memory.now_ms(), False
+    for bucket in sorted(memory.waiting):
+        due_ms, known_ms = _due_at(memory, bucket), memory.turns.get(bucket)
+        if due_ms is None or (known_ms is not None and known_ms <= due_ms):
+            continue
+        if known_ms is not None and due_ms == now_ms and known_ms <= now_ms + _LOST_MS:
+            continue  # it was given all its room a moment ago, and is looked at again in time
+        memory.turns[bucket], given = due_ms, True
+    if given or min(memory.turns.values(), default=math.inf) <= now_ms:
+        tell_turn(memory)
+
+
+def _due_at(memory: Memory, bucket: str) -> int | None:
+    """When somebody is to look at a line; None: it waits for a share, or for its name to be resumed."""
+    if bucket.partition(" ")[0] in memory.paused_names:
+        return None
+    limit, now_ms = limit_of(memory, bucket), memory.now_ms()
+    if limit is None:
+        return now_ms
+    free, from_ms = room(memory, bucket, limit)
+    return now_ms if free else from_ms
+
+
+def tell_turn(memory: Memory) -> None:
+    """Tell workers when the next of a waiting line may start, as whoever was to look then may be gone."""
+    if memory.turns:
+        memory.tell("due", str(min(memory.turns.values())))
 
 
 def next_turn(memory: Memory, due_in: float | None) -> float | None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from redisjobs.driver import IdTaken
 from redisjobs.drivers.memory.include import WATCHED, fence, hand_back, is_waiting, tell_released
+from redisjobs.drivers.memory.shares import tell_turn
 from redisjobs.drivers.memory.state import RELEASED, Memory, Record
 from redisjobs.transitions import MOST_JOBS, Lease, Reclaimed, Silent
 
@@ -31,10 +32,13 @@ def reclaim(memory: Memory, worker: str, silent: Sequence[Silent], *, others: bo
         now = time.monotonic()
         fenced = _fence_silent(memory, silent)
         named = _silent(memory, now)
+        known = len(memory.fenced)
         jobs = _hand_back_fenced(memory, now)
         memory.count("reclaimed", jobs)
         if jobs:
             memory.tell("released", str(jobs))
+        if fenced or len(memory.fenced) < known:  # it may be the one that was to look then
+            tell_turn(memory)
         return Reclaimed(
             named,
             fenced,
@@ -93,8 +97,7 @@ def release(memory: Memory, worker: str, *, refund: bool, watch: bool) -> int:
         if not was_fenced and (watch or not refund):
             fence(memory, worker)
         memory.workers.pop(worker, None)
-        if memory.turns:
-            memory.tell("due", str(min(memory.turns.values())))
+        tell_turn(memory)
         tell_released(memory, released)
         return released
 

@@ -225,17 +225,18 @@ class RedisConsumer:
     def _due_in(self, told: Settled | Claimed) -> float | None:
         """In how many seconds to look after delayed jobs, and after those in line.
 
-        Whoever has changed when the next in line may start looks then; others a second later, should that one be
-        gone. Else all of a fleet would look each time that a rate lets another job start.
+        Whoever has changed when the next in line may start, or has looked when it might, looks then; others a
+        second later, should that one be gone. Else all of a fleet would look each time that a rate lets another
+        job start.
         """
         turn_in_us = told.ahead.turn_in_us
         if turn_in_us >= 0 and told.ahead.sees_to_turns:
             self._turn_us = told.now_us + turn_in_us
-        elif self._turn_us > told.now_us:
-            turn_in_us = self._turn_us - told.now_us
         elif turn_in_us >= 0:
             turn_in_us += _TURN_LATE_US
         waits = [wait for wait in (told.due_in_us, turn_in_us) if wait >= 0]
+        if self._turn_us > told.now_us:
+            waits.append(self._turn_us - told.now_us)
         return min(waits) / 1e6 if waits else None
 
     async def _screen(self, leases: Sequence[Lease]) -> list[Lease]:

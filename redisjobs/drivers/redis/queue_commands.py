@@ -212,12 +212,17 @@ class QueueCommands(ScheduleCommands):
         """Look after consumers of whom nobody heard for so long, at most once in so long."""
 
         def parse(reply: Any) -> Tidied:
-            _, suspects, parked, began, shares = reply
-            said = {"restore": suspects, "unpark": parked, "shares": shares, "trim": began}
+            _, after, suspects, parked, began, limited = reply
+            said = {"consumers": after, "restore": suspects, "unpark": parked, "shares": limited, "trim": began}
             duties = [duty for duty, is_due in said.items() if is_due]
-            return Tidied(after=f"{'+'.join(duties)} " if duties else "")
+            return Tidied(after=f"{'+'.join(duties)} {text_id(after)}" if duties else "")
 
-        return self._run("tidy", [idle_ms, every_ms, self._now], parse)
+        return self._run("tidy", [idle_ms, every_ms, "", self._now], parse)
+
+    def consumers(self, after: str) -> Command[Tidied]:
+        """Look after consumers, from there on."""
+        arguments = [_GONE_MS, _TIDY_MS, after, self._now]
+        return self._run("tidy", arguments, lambda reply: Tidied(after=text_id(reply[1])))
 
     def trim(self, after: str) -> Command[Tidied]:
         """Throw away what is kept no longer."""
@@ -229,13 +234,9 @@ class QueueCommands(ScheduleCommands):
         return self._run("trim", [DEFAULT.dead.text, self._now], parse)
 
     def shares(self, after: str) -> Command[Tidied]:
-        """Give up the shares of jobs that do not run, from there on."""
-
-        def parse(reply: Any) -> Tidied:
-            cursor, _ = reply
-            return Tidied(after="" if cursor == b"0" else cursor.decode())
-
-        return self._run("shares", [after or "0", self._now], parse)
+        """Give up the shares of jobs that do not run, then give lines the turns they have lost, from there on."""
+        arguments = [raw_id(after), self._now]
+        return self._run("shares", arguments, lambda reply: Tidied(after=text_id(reply[0])))
 
     def retain(self, change: Retain) -> Command[Reply]:
         kept = [change.retention.of(state) for state in ("completed", "cancelled", "dead")]
@@ -257,6 +258,7 @@ class QueueCommands(ScheduleCommands):
 
 
 _DUTIES: Mapping[str, Callable[[QueueCommands, str], Command[Tidied]]] = {
+    "consumers": QueueCommands.consumers,
     "restore": QueueCommands.restore,
     "unpark": QueueCommands.unpark_later,
     "shares": QueueCommands.shares,

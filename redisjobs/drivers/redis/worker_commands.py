@@ -49,7 +49,7 @@ class Ahead:
 
     Attributes:
         finds: A sum: 1 if jobs were handed back, 2 if some may not start, 4 if the queue is paused; where
-            nothing was asked, 8 if somebody in line may start; 16 if it was changed when the next one may.
+            nothing was asked, 8 if somebody in line may start; 16 if this worker is to look when the next may.
         unread: How many jobs of each stream were never delivered, or about as many.
         turn_in_us: µs until the next in line may start; -1: nobody waits for a time.
     """

@@ -1,11 +1,13 @@
 """Limits of job names: how many run at once, how many start in a time, and what waits in line."""
 
+import random
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
 import pytest
 
-from redisjobs.driver import Consumer, Driver, Until
+from redisjobs.driver import Consumer, Driver, Notification, Until
 from redisjobs.job import Priority, State
 from redisjobs.queries import (
     Cancel,
@@ -367,6 +369,43 @@ async def test_no_more_jobs_start_in_a_time_than_the_rate_says_after_a_burst(
     assert started == ["c", "d", "e", "f"]
 
 
+@needs(*LIMITS, Tidy)
+@pytest.mark.parametrize("seed", range(5))
+async def test_whatever_happens_no_more_jobs_start_in_any_time_than_the_rate_says(
+    store: DriverStore, driver: Driver, worker: Open, seed: int
+) -> None:
+    rng, workers = random.Random(seed), [await worker(), await worker("w2")]
+    every_ms, burst, pushed = 200, 3, 0
+    started, held = list[int](), {consumer: list[Lease]() for consumer in workers}
+    store.clock.advance(0)
+    await limit(driver, "rate=5/s burst=3")
+    for _ in range(150):
+        consumer = rng.choice(workers)
+        match rng.choice(("push", "claim", "claim", "end", "advance", "advance", "tidy", "recover")):
+            case "push":
+                number = rng.randint(1, 4)
+                await push(driver, *(f"{pushed + more}" for more in range(number)))
+                pushed += number
+            case "claim" | "end" as act:
+                ended = [held[consumer].pop() for _ in held[consumer][:3]] if act == "end" else []
+                outcomes = [(lease, Ack() if rng.random() < 0.7 else RetryLater(After(0))) for lease in ended]
+                found = list((await consumer.exchange(outcomes, rng.randint(1, 9))).leases)
+                started += [store.clock()] * len(found)
+                held[consumer] += found
+            case "advance":
+                store.clock.advance(rng.randint(1, 500) / 1000)
+            case "tidy":
+                store.clock.advance(60)
+                await tidy(driver)
+            case _:
+                assert await consumer.recover(held[consumer]) == []
+
+    assert len(started) > 30
+    for first, at_ms in enumerate(started):
+        for more, later_ms in enumerate(started[first:]):
+            assert later_ms - at_ms >= (more - burst + 1) * every_ms
+
+
 @needs(*LIMITS)
 async def test_an_answer_tells_when_the_next_in_line_may_start_by_its_rate(
     store: DriverStore, driver: Driver, worker: Open
@@ -463,6 +502,143 @@ async def test_a_rate_and_a_number_at_once_hold_both(store: DriverStore, driver:
     assert job_ids(await claim(consumer, (b, Ack()))) == []
     store.clock.advance(10)
     assert (c.job_id, job_ids(await claim(consumer))) == ("c", ["d"])
+
+
+# When somebody looks
+
+
+async def tidy(driver: Driver) -> None:
+    """Look for what was left behind, to the end."""
+    after = (await driver.change(Tidy())).after
+    while after:
+        after = (await driver.change(Tidy(after))).after
+
+
+async def turns(driver: Driver) -> list[int | None]:
+    """When the next of each line may start, ms."""
+    return [at_ms for _, _, at_ms in (await all_limits(driver)).lines]
+
+
+@needs(*LIMITS, Tidy)
+async def test_tidying_lets_nobody_look_before_the_next_of_a_line_may_start(
+    store: DriverStore, driver: Driver, worker: Open
+) -> None:
+    consumer = await worker()
+    store.clock.advance(0)
+    await limit(driver, "rate=1/h burst=1")
+    await limit(driver, "max_concurrency=1", name="Alone")
+    await push(driver, *"ab", limited("x", name="Alone"), limited("y", name="Alone"))
+    await claim(consumer)
+    at_ms = store.clock() + 3_600_000
+    store.clock.advance(61)
+
+    await tidy(driver)
+
+    assert await turns(driver) == [None, at_ms]
+    assert (await consumer.exchange([], 9)).due_in == 3539
+
+
+@needs(*LIMITS, Tidy)
+async def test_a_line_goes_on_however_many_others_wait_for_their_rate(
+    store: DriverStore, driver: Driver, worker: Open
+) -> None:
+    consumer = await worker()
+    store.clock.advance(0)
+    await limit(driver, "rate=1/h burst=1")
+    await limit(driver, "max_concurrency=1", name="Alone")
+    await push(driver, *(limited(f"{way}{number}", f"k{number:03}") for way in "ab" for number in range(120)))
+    await claim(consumer, *((lease, Ack()) for lease in await claim(consumer)))
+    await push(driver, *(limited(f"z{number}", name="Alone") for number in range(4)))
+    held, ran = await claim(consumer), list[str]()
+
+    while held:
+        ran += job_ids(held)
+        store.clock.advance(61)
+        await tidy(driver)
+        # In one exchange, as it was, or another worker would come before the line.
+        held = list((await consumer.exchange([(lease, Ack()) for lease in held], 9)).leases)
+
+    assert ran == ["z0", "z1", "z2", "z3"]
+
+
+@needs(*LIMITS)
+async def test_after_a_look_at_many_lines_of_which_none_can_go_on_the_next_look_is_at_once(
+    driver: Driver, worker: Open
+) -> None:
+    consumer, other = await worker(), await worker("w2")
+    await limit(driver, "max_concurrency=1")
+    await push(driver, *(limited(f"{way}{number}", f"k{number:03}") for way in "ab" for number in range(120)))
+    assert len(await claim(consumer)) == 120
+    await limit(driver, "max_concurrency=1 rate=1000/s")  # all have a turn, and none has room
+
+    looks = [await other.exchange([], 9) for _ in range(3)]
+
+    assert [look.due_in for look in looks] == [0, 0, None]
+    assert await turns(driver) == [None] * 120
+
+
+@needs(*LIMITS)
+async def test_a_rate_that_is_raised_counts_from_its_first_start_on(
+    store: DriverStore, driver: Driver, worker: Open
+) -> None:
+    consumer = await worker()
+    store.clock.advance(0)
+    await limit(driver, "rate=1/h burst=1")
+    await push(driver, *"abc")
+    assert job_ids(await claim(consumer)) == ["a"]
+
+    await limit(driver, "rate=100/s burst=100")
+
+    assert (await consumer.exchange([], 9)).due_in == 0.01
+    store.clock.advance(0.01)
+    assert job_ids(await claim(consumer)) == ["b"]
+
+
+async def told_by(
+    store: DriverStore, driver: Driver, ear: Consumer, act: Callable[[], Awaitable[object]]
+) -> list[Notification]:
+    """What a worker hears of what is done."""
+    heard, last = list[Notification](), Notification("due", str(store.clock() + 9_000_000))
+    subscribed, over = anyio.Event(), anyio.Event()
+
+    def hear(notification: Notification) -> None:
+        heard.append(notification)
+        subscribed.set()
+        if notification == last:
+            over.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ear.listen, hear)
+        with anyio.fail_after(10):
+            await subscribed.wait()
+            await act()
+            await driver.push([limited("last", due=After(9_000_000))], repeated=False)
+            await over.wait()
+        tasks.cancel_scope.cancel()
+    return heard[1:-1]
+
+
+@needs(*LIMITS, Tidy)
+@pytest.mark.parametrize("how", ["fenced", "tidied"])
+async def test_a_turn_is_told_to_all_where_the_worker_that_was_to_look_may_be_gone(
+    store: DriverStore, driver: Driver, worker: Open, how: str
+) -> None:
+    one, other = await worker(), await worker("w2")
+    store.clock.advance(0)
+    await limit(driver, "max_concurrency=1")
+    await push(driver, *"ab")
+    (a,) = await claim(one)
+    assert (await one.exchange([(a, Ack())], None)).replies == [Reply.OK]
+    turn = Notification("due", str(store.clock()))
+
+    async def act() -> None:
+        if how == "fenced":
+            assert list((await outlive(store, other)).fenced) == ["w1"]
+        else:
+            await tidy(driver)
+
+    assert await told_by(store, driver, other, act) == [turn]
+    assert job_ids(await claim(other)) == ["b"]
 
 
 # To set and to remove

@@ -45,7 +45,7 @@ from redisjobs.torture.nemesis.servers import (
     SetClockBack,
     SqueezeMemory,
 )
-from redisjobs.torture.nemesis.stops import HoldJobs, PauseName, PauseQueue, resume
+from redisjobs.torture.nemesis.stops import HoldJobs, ManyLines, PauseName, PauseQueue, resume
 
 __all__ = ["COMPANY", "FAULTS", "Fault", "Field", "duration", "heal"]
 
@@ -66,7 +66,7 @@ FAULTS: Sequence[type[Fault]] = (
     ),
     *(ResetConnections, RefuseConnections, BlackHole, SlowNetwork, CutClaim, LateClaim, CutSettlement),
     *(CutReclaim, CutBeat, SlowBeat, CutPush, LateBytes, CutFire, LateFire),
-    *(PauseQueue, PauseName, HoldJobs),
+    *(PauseQueue, PauseName, HoldJobs, ManyLines),
 )
 COMPANY = tuple(fault.name for fault in (KillWorker, KillChild, KillHost, StopWorker, PushPoison))
 """Those that may come together with one that is not of these."""

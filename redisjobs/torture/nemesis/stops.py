@@ -1,4 +1,4 @@
-"""What an operator stops for a while: a queue, a job name, single jobs."""
+"""What does not start for a while: what an operator stops, or what waits for its rate."""
 
 import time
 from contextlib import suppress
@@ -8,6 +8,8 @@ from redisjobs.torture import jobs
 from redisjobs.torture.nemesis.fault import Fault, Field
 from redisjobs.torture.store import Store
 from redisjobs.transitions import Reply
+
+_LINES = 60  # one look is at 50
 
 
 class PauseQueue(Fault):
@@ -60,6 +62,40 @@ class HoldJobs(Fault):
         for job in self.jobs:
             field.note("stopped", db=self.db, job=job, since=self.held_at, until=time.time())
             self.store.queue.unhold(job)
+
+
+class ManyLines(Fault):
+    """Many lines wait for their rate until all faults are over, and are looked at as each minute: others go on.
+
+    Those that still wait then are cancelled. Jobs of other limits that stand still meanwhile are late.
+    """
+
+    name = "many lines"
+
+    def begin(self, field: Field) -> None:  # noqa: D102
+        self.store = field.some_store()
+        self.db = self.store.db
+        self.detail = f"{_LINES} lines"
+        for key in range(_LINES):
+            for _ in range(2):  # the first of them starts at once
+                self.jobs.append(field.push(jobs.Seldom(key), self.store))
+        self._left = list(self.jobs)
+        field.late.append(lambda: self._cancel(field))
+
+    @property
+    def happened(self) -> bool:  # noqa: D102
+        return bool(self.jobs)
+
+    def keep(self, field: Field) -> None:  # noqa: D102
+        self.store.tidy()
+
+    def _cancel(self, field: Field) -> bool:
+        """Let what waits go, once all faults are over; whether that is done."""
+        while field.over and self._left:
+            field.note("cancel", job=self._left[-1], db=self.db)
+            reply = self.store.queue.cancel(self._left[-1])
+            field.note("cancelled", job=self._left.pop(), db=self.db, reply=reply)
+        return field.over
 
 
 def resume(store: Store) -> None:

@@ -189,13 +189,3 @@ def checked_key(key: object) -> str:
     if not is_text(text, _TEXT.pattern):
         raise ValueError(f"limit_key={key!r:.300}: give a whole number, or text of 1 to 200 printable characters")
     return text
-
-
-def declared(max_concurrency: int | None, rate: str | None, burst: int | None) -> Limit | None:
-    """The limit that code declares for a handler; None: none.
-
-    Raises:
-        ValueError: It makes no sense.
-    """
-    limit = Limit(max_concurrency, rate, burst)
-    return limit if limit.text else None

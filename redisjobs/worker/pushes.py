@@ -11,7 +11,7 @@ from redisjobs.middleware import NOBODY, PushEnds, before_push
 from redisjobs.progress import Pushing
 from redisjobs.push import name_in
 from redisjobs.registry import Registry
-from redisjobs.transitions import MOST_BYTES, MOST_JOBS, Lease, NewJob
+from redisjobs.transitions import MOST_BYTES, MOST_JOBS, Lease, NewJob, weight_of
 from redisjobs.visible import visible
 
 
@@ -46,7 +46,7 @@ class Pushes:
                 'on_conflict="raise" can tell nobody here: the job is pushed once the handler has returned; give '
                 '"skip" or "replace"'
             )
-        size = sum(map(len, job.fields))
+        size = weight_of(job)
         with self._lock:
             if len(self._jobs) >= MOST_JOBS:
                 raise ValueError(
@@ -54,8 +54,9 @@ class Pushes:
                 )
             if self._jobs and self._bytes + size > MOST_BYTES:
                 raise ValueError(
-                    f"this run has pushed {self._bytes:,} bytes of jobs, and one step adds {MOST_BYTES:,} at "
-                    "most: keep large data elsewhere and push where it is"
+                    f"this run has pushed {self._bytes:,} bytes of jobs, where those that may replace others count "
+                    f"8 times, and one step adds {MOST_BYTES:,} at most: keep large data elsewhere and push where "
+                    "it is"
                 )
             named = self._named(job, len(self._jobs))
             self._jobs.append(named)

@@ -95,7 +95,8 @@ def _settle_one(
             if reported:
                 memory.progress.pop(job_id, None)
             if pushes:
-                added([push_with(memory, job_id, each) for each in pushes])
+                own_key = text_of(stream.entries[entry], b"unique")
+                added([push_with(memory, job_id, own_key, each) for each in pushes])
             # Of one that was pushed longer ago the push can't be repeated any more.
             is_young = int(entry.partition("-")[0]) > memory.now_ms() - REMEMBERED
             counter = "cancelled" if cancelled else "completed"

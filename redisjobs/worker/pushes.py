@@ -54,8 +54,8 @@ class Pushes:
                 )
             if self._jobs and self._bytes + size > MOST_BYTES:
                 raise ValueError(
-                    f"this run has pushed {self._bytes:,} bytes of jobs, where those that may replace others count "
-                    f"8 times, and one step adds {MOST_BYTES:,} at most: keep large data elsewhere and push where "
+                    f"this run has pushed {self._bytes:,} bytes of jobs (those that may replace others count 8 "
+                    f"times), and one step adds {MOST_BYTES:,} at most: keep large data elsewhere and push where "
                     "it is"
                 )
             named = self._named(job, len(self._jobs))

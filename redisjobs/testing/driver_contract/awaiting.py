@@ -503,3 +503,25 @@ async def test_a_job_that_pushes_others_has_a_result_as_any(store: DriverStore, 
     parent, following = await store.driver.change(Ask(["parent", "next"]))
     assert (parent.ending, parent.value) == (Ending.COMPLETED, b"5")
     assert following.ending is Ending.PENDING
+
+
+@needs(Ask)
+async def test_a_job_that_is_pushed_under_the_id_of_an_earlier_one_has_nothing_of_it(
+    store: DriverStore, worker: Open
+) -> None:
+    one = await worker()
+    pushing = Ack(pushes=[job("next")])
+    await push(store, "first", "second")
+    first, second = await claim(one)
+    await settle(one, first, pushing)
+    lease = await claim_one(one)
+    await settle(one, lease, ReportProgress(b'{"fraction":0.5}'))
+    await settle(one, lease, Ack(result=Result(60_000, b'"by the first"')))
+
+    await settle(one, second, pushing)
+
+    (standing,) = await store.driver.change(Ask(["next"]))
+    assert (standing.ending, standing.progress) == (Ending.PENDING, b"")
+    await settle(one, await claim_one(one), Ack())
+    (standing,) = await store.driver.change(Ask(["next"]))
+    assert standing.ending is Ending.NOT_FOUND

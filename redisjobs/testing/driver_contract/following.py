@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from redisjobs.driver import Consumer
 from redisjobs.job import OnConflict, Priority, State
-from redisjobs.queries import Ask, Cancel, Count, Ending, Find
+from redisjobs.queries import Cancel, Count, Find
 from redisjobs.testing.driver_contract.acts import (
     FAILED,
     Open,
@@ -18,7 +18,6 @@ from redisjobs.testing.driver_contract.acts import (
     push,
     settle,
 )
-from redisjobs.testing.driver_contract.needs import needs
 from redisjobs.testing.store import DriverStore
 from redisjobs.transitions import (
     Ack,
@@ -28,8 +27,6 @@ from redisjobs.transitions import (
     NewJob,
     Release,
     Reply,
-    ReportProgress,
-    Result,
     Settlement,
     Turn,
 )
@@ -220,24 +217,3 @@ async def test_of_jobs_that_one_pushes_the_later_ones_meet_the_earlier(store: Dr
     assert ids(await claim(one)) == ["a", "waits"]
     counted = happened(await store.driver.read(Count()))
     assert {name: counted[name] for name in ("pushed", "replaced")} == {"pushed": 3, "replaced": 3}
-
-
-@needs(Ask)
-async def test_a_job_that_is_pushed_under_the_id_of_an_earlier_one_has_nothing_of_it(
-    store: DriverStore, worker: Open
-) -> None:
-    one = await worker()
-    await push(store, "first", "second")
-    first, second = await claim(one)
-    await finish_with(one, first, job("next"))
-    lease = await claim_one(one)
-    await settle(one, lease, ReportProgress(b'{"fraction":0.5}'))
-    await settle(one, lease, Ack(result=Result(60_000, b'"by the first"')))
-
-    await finish_with(one, second, job("next"))
-
-    (standing,) = await store.driver.change(Ask(["next"]))
-    assert (standing.ending, standing.progress) == (Ending.PENDING, b"")
-    await settle(one, await claim_one(one), Ack())
-    (standing,) = await store.driver.change(Ask(["next"]))
-    assert standing.ending is Ending.NOT_FOUND

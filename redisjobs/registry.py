@@ -196,7 +196,7 @@ class Registry:
         Args:
             parameters: A parameter type that has a `job_name`, or a JobName.
             limit_key: Says by the parameters under which key a job is counted: then `max_concurrency` and `rate`
-                hold for each key. It is called where a job is pushed.
+                hold for each key. It is called where a job is pushed, or requeued with other parameters.
             options: See `HandlerOptions`.
 
         Raises:

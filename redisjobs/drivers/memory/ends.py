@@ -19,8 +19,8 @@ def conclude(
         if value is not None:
             known.value, known.value_until_ms = value, now_ms + keep_ms
         memory.ends.outcomes[job_id] = known
+        memory.progress.pop(job_id, None)
         _sweep(memory.ends, now_ms)
-    memory.progress.pop(job_id, None)
     for process in memory.ends.waiters.pop(job_id, ()):
         memory.tell_process(process, job_id)
 

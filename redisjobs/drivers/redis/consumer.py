@@ -197,18 +197,17 @@ class RedisConsumer:
         ]
 
     def _cut_off(self, parts: "_Parts", answers: Sequence[Any]) -> Exchange:
-        """What an exchange came to within which the worker was fenced: that is told, what came after is lost.
+        """What an exchange came to within which the worker was fenced: what was settled is told, the rest is lost.
 
-        Whatever it says next is refused, so it hears of that then.
+        Whatever the worker says next is refused, so it hears of that then.
 
         Raises:
-            Fenced: It was before any of it.
+            Fenced: Nothing was settled.
         """
-        at, fenced = next((at, each) for at, each in enumerate(answers) if isinstance(each, Fenced))
-        if not at:
-            raise fenced
+        if not any(isinstance(answer, Settled) for answer in answers):
+            raise next(answer for answer in answers if isinstance(answer, Fenced))
         self._ahead = None
-        return replace(parts.told_until(answers[:at]), server_ms=answers[0].now_us / 1000)
+        return parts.told_in_part(answers)
 
     async def _claimed(self, told: Exchange, claimed: Claimed) -> Exchange:
         self._waits = claimed.waits_ms / 1000 if claimed.waits_ms >= 0 else None
@@ -395,13 +394,14 @@ class _Parts:
         said = [by_position[at] for at in sorted(by_position)]
         return Exchange(said, added=added, turns=turns, spoiled=spoiled)
 
-    def told_until(self, answered: Sequence[Settled]) -> Exchange:
-        """The same where only the first calls were answered: all the rest was no longer the worker's."""
-        nothing = Ahead(0, [0, 0, 0], -1)
-        others = [*self.pushing, self.plain][len(answered) :]
-        lost = [Settled([Reply.LEASE_LOST] * len(some), 0, -1, nothing) for some in others]
-        *pushing, plain = [*answered, *lost]
-        return self.told(plain, pushing)
+    def told_in_part(self, answers: Sequence[Any]) -> Exchange:
+        """The same where some calls were refused, as the worker was fenced: their jobs were no longer its own."""
+        calls, nothing = [*self.pushing, self.plain], Ahead(0, [0, 0, 0], -1)
+        *pushing, plain = [
+            answer if isinstance(answer, Settled) else Settled([Reply.LEASE_LOST] * len(call), 0, -1, nothing)
+            for call, answer in zip(calls, answers, strict=False)
+        ]
+        return replace(self.told(plain, pushing), server_ms=max(each.now_us for each in [*pushing, plain]) / 1000)
 
 
 def _fenced_as_answer(command: Command[Any]) -> Command[Any]:

@@ -1251,3 +1251,4 @@ async def test_what_is_known_of_given_ids_is_forgotten_by_a_few_commands_and_of_
         [NewJob(f"given-{number}", fields, nonce="2") for number in range(500)], repeated=False
     )
     assert deletes() == 2  # none was added
+    await queue.driver.aclose()

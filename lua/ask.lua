@@ -14,7 +14,7 @@
 -- KEYS[10] waiters       hash    job id -> processes that wait for it, the newest last
 --
 -- ARGV[1]  process       who waits: by what its channel is called; '' = nothing is noted
--- ARGV[2]  most_bytes    int     of what is answered about ended jobs; one that has more is answered alone
+-- ARGV[2]  most_bytes    int     of what is read of jobs, and answered about them; one that has more is answered alone
 -- ARGV[3..] job ids
 --
 -- Returns  for each job a list of a word and what belongs to it:
@@ -27,10 +27,11 @@
 --          EXPIRED    it is done, and its result was kept until a while ago
 --          NOT_KEPT   it is done, and no result was kept
 --          NOT_FOUND  no such job, or it has ended, and nothing is known of it
---          LATER      not looked at, as what came before is large: ask again
+--          LATER      not looked at, as what came before it is large: ask again
 
 --- @include "include/expect"
 --- @include "include/field"
+--- @include "include/bytes_of"
 --- @include "include/entry_at"
 --- @include "include/identify"
 --- @include "include/locate"
@@ -81,6 +82,7 @@ local function standing(job)
   local place, entry, _, id = locate(places, jobs, job)
   local fields = place and stored(places, delayed, id, place .. ' ' .. entry)
   if not fields then return ended(id or job, place) end
+  bytes = bytes + bytes_of(fields)
   if place == 'dead' then
     local said = {'DEAD'}
     for i, name in ipairs({'error', 'error_type', 'traceback', 'reason'}) do said[i + 1] = field(fields, name) or '' end

@@ -19,6 +19,7 @@
 -- KEYS[12] conflict:     string  prefix; conflict:<push> holds what a push was answered that met a held key, gone after 65 s
 -- KEYS[13] result:       string  prefix; result:<id> is what the job's handler returned, JSON, where that is kept
 -- KEYS[14] outcome:      string  prefix; outcome:<id> is how the job has ended, where its result is kept
+-- KEYS[15] progress:     string  prefix; progress:<id> is what the job has reported last, JSON
 --
 -- ARGV[1]  now_ms        int ms; '' = the server's clock
 -- ARGV[2]  sent_ms       int ms  when this was sent, by the server's clock; '' if the client does not know it yet
@@ -65,12 +66,14 @@
 --- @include "include/enqueue"
 --- @include "include/remove"
 --- @include "include/add_job"
+--- @include "include/forget_ends"
 --- @include "include/count"
 --- @include "include/tell"
 
 local streams, jobs = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4]
 local due, delayed, dead, unique, finished = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
-local stats, control, conflict, result, outcome = KEYS[10], KEYS[11], KEYS[12], KEYS[13], KEYS[14]
+local stats, control, conflict = KEYS[10], KEYS[11], KEYS[12]
+local result, outcome, progress = KEYS[13], KEYS[14], KEYS[15]
 local keys = {streams = streams, jobs = jobs, due = due, delayed = delayed, unique = unique}
 local now_ms, exact_ms = now(ARGV[1])
 local sent_ms, repeated = tonumber(ARGV[2]), ARGV[3] == '1'
@@ -162,13 +165,11 @@ local function add(i, at, holder)
     replaced = replaced + 1
     return answer(pushes[i], 'REPLACED ' .. holder.id)
   end
-  -- Of a job that had this id before; one that was made for this push nobody had.
-  if ids[i] ~= pushes[i] then redis.call('DEL', result .. ids[i], outcome .. ids[i]) end
   pushed = pushed + 1
   return 'OK'
 end
 
-local added, again = {}, {}
+local added, again, renewed = {}, {}, {} -- renewed: given ids that were added
 local function add_all()
   for i, start in ipairs(starts) do
     local holder = holders[ARGV[start + 4]]
@@ -188,8 +189,10 @@ local function add_all()
     else
       words[i] = add(i, start, holder)
       added[ids[i]], again[pushes[i]] = words[i] == 'OK', words[i] ~= 'NO_IDS'
+      if words[i] == 'OK' and ids[i] ~= pushes[i] then renewed[#renewed + 1] = ids[i] end
     end
   end
+  forget_ends(result, outcome, progress, renewed) -- an id that was made for its push nobody had before
 end
 
 -- Where a permission is missing half-way, what is there has its locator, so that a repetition finds it.

@@ -15,11 +15,13 @@
 -- KEYS[11] control       channel notifications
 -- KEYS[12] result:       string  prefix; result:<id> is what the job's handler returned, JSON, where that is kept
 -- KEYS[13] outcome:      string  prefix; outcome:<id> is how the job has ended, where its result is kept
+-- KEYS[14] progress:     string  prefix; progress:<id> is what the job has reported last, JSON
 --
 -- ARGV[1]  job           job id, or entry and place, as 1732-5@dead
 -- ARGV[2]  due           when it may run: '' now, '+5000' in ms, or a time in ms
 -- ARGV[3]  parameters    JSON text in place of what it had; '' = as they are
--- ARGV[4]  now_ms        int ms; '' = the server's clock
+-- ARGV[4]  limit_key     what its limit is counted under, in place of what it had; '' = as it is
+-- ARGV[5]  now_ms        int ms; '' = the server's clock
 --
 -- Returns  OK         ready, or delayed
 --          NOT_FOUND  no dead letter, and no job that was kept, has this id; nothing was written
@@ -39,16 +41,18 @@
 --- @include "include/delay"
 --- @include "include/enqueue"
 --- @include "include/remove"
+--- @include "include/forget_ends"
 --- @include "include/count"
 --- @include "include/tell"
 
 local streams, jobs, due, delayed = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5], KEYS[6]
 local aside = {dead = KEYS[7], completed = KEYS[8], cancelled = KEYS[9]}
-local stats, control, result, outcome = KEYS[10], KEYS[11], KEYS[12], KEYS[13]
+local stats, control = KEYS[10], KEYS[11]
+local result, outcome, progress = KEYS[12], KEYS[13], KEYS[14]
 local keys = {streams = streams, jobs = jobs}
 local numbers = {high = 1, normal = 2, low = 3}
-local job, now_ms, exact_ms = ARGV[1], now(ARGV[4])
-local due_at, parameters = due_time(ARGV[2], exact_ms), ARGV[3]
+local job, now_ms, exact_ms = ARGV[1], now(ARGV[5])
+local due_at, parameters, limit_key = due_time(ARGV[2], exact_ms), ARGV[3], ARGV[4]
 local is_later = due_at > now_ms
 
 local place, letter, _, id = locate(aside, jobs, job)
@@ -69,6 +73,7 @@ local fields = with(found, {
 })
 if field(fields, 'id') ~= id then fields = with(fields, {'id', id}) end
 if parameters ~= '' then fields = with(fields, {'parameters', parameters}) end
+if limit_key ~= '' then fields = with(fields, {'limit_key', limit_key}) end
 if #fields > 1000 then return 'OVERSIZED' end
 local priority = field(found, 'priority')
 if not numbers[priority or ''] then priority = 'normal' end
@@ -78,6 +83,6 @@ elseif delay(jobs, due, delayed, id, priority, fields, due_at, line(exact_ms, 0)
   tell(control, 'due ' .. whole(due_at))
 end
 remove(aside[place], letter)
-redis.call('DEL', result .. id, outcome .. id)
+forget_ends(result, outcome, progress, {id})
 count(stats, 'requeued', 1)
 return 'OK'

@@ -74,6 +74,8 @@
 --          CANCELLED   it was to run again, and a cancel was asked for while it ran: gone instead
 --          OVERSIZED   put in by hand with more values than a script can add; nothing was written
 --          NO_IDS      no stream that could take it has entry ids left, by somebody's hand; nothing was written
+--          SPOILED     the unique key of a job that it pushes was made something else by hand; nothing was written. After `:`
+--                      what is wrong, each space and % of it as %20
 --          LEASE_LOST  the job is no longer this worker's; nothing was written
 --          FENCED      the worker has no record any more; nothing was written for any job
 --          STALE       a later batch of its lane came before this one; nothing was written for any job
@@ -106,6 +108,7 @@
 --- @include "include/tell"
 --- @include "include/remove"
 --- @include "include/add_job"
+--- @include "include/forget_ends"
 --- @include "include/ends"
 --- @include "include/conclude"
 --- @include "include/set_aside"
@@ -322,41 +325,71 @@ settlements.cancelled = function(number, entry, deliveries, job, fields, values,
   return 'OK'
 end
 
--- Whether the id of a job that is pushed is another's that has not ended.
-local function is_there(job)
+-- Whether the id of a job that is pushed is another's that has not ended; if not, what `due` still has of one that had it,
+-- and whose fields somebody took away. Where `dead` is no stream any more, by hand, who is said to be there is there.
+local function is_taken(job)
   local located = redis.call('HGET', jobs, job)
-  local ended = located and (string.find(located, '^completed') or string.find(located, '^cancelled'))
-  return located and not ended and stored(places, delayed, job, located) ~= nil
+  local place, line = string.match(located or '', '^(%S+) ?(%S*)')
+  if not place or place == 'completed' or place == 'cancelled' then return false end
+  if place == 'dead' and redis.call('TYPE', dead).ok ~= 'stream' then return redis.call('EXISTS', dead) == 1 end
+  if stored(places, delayed, job, located) then return true end
+  return false, place == 'delayed' and member(line, job) or nil
 end
 
--- Push one of them: '1' if it was added, '0' if not; nil where no stream has entry ids left. A unique key that its parent
--- holds is free, as that ends.
-local function push_one(values, at, parent)
-  local id, nonce, key, replaces = values[at], values[at + 1], values[at + 4], values[at + 7] == 'replace'
-  if is_there(id) then return '0' end
-  local holding = key ~= '' and key_holder(places, jobs, delayed, unique, key, replaces, now_ms) or nil
-  if holding and holding.id == parent then holding = nil end
-  if holding and not (replaces and holding.notes) then return '0' end
-  local is_added, first = add_job(keys, values, at, now_ms, exact_ms, retried + pushed + replaced, nil, nil, holding)
+-- What the jobs meet that one pushes, before any is written: where in `values` each begins, whether its id is taken, what
+-- is to go from `due`; and by each unique key the job that holds it. One that its parent holds until it ends, `own_key`, is
+-- free, as it ends now. Nil, and why, where a unique key was made something else by hand.
+local function look_at_pushes(values, many, parent, own_key)
+  local found, asked, holders, at = {}, {}, {}, 7
+  for i = 1, many do
+    local key, taken, stale = values[at + 4], is_taken(values[at])
+    found[i] = {at = at, is_taken = taken, stale = stale}
+    if key ~= '' then asked[key] = asked[key] or values[at + 7] == 'replace' end
+    at = at + 9 + tonumber(values[at + 8])
+  end
+  for key, replaces in pairs(asked) do
+    local is_right, why = pcall(expect, 'string', unique .. key)
+    if not is_right then return nil, type(why) == 'table' and why.err or why end -- servers differ in what pcall tells
+    local holding = key_holder(places, jobs, delayed, unique, key, replaces, now_ms)
+    if not (holding and holding.id == parent and key == own_key) then holders[key] = holding end
+  end
+  return found, holders
+end
+
+-- Push one of them: '1' if it was added, '0' if not; nil where no stream has entry ids left.
+local function push_one(values, one, holders, added)
+  local id, key, replaces = values[one.at], values[one.at + 4], values[one.at + 7] == 'replace'
+  local holding = holders[key]
+  if one.is_taken or added[id] or holding and not (replaces and holding.notes) then return '0' end
+  local number = retried + pushed + replaced
+  local is_added, first, waits = add_job(keys, values, one.at, now_ms, exact_ms, number, one.stale, nil, holding)
   if not is_added then return nil end
   earliest = first or earliest
+  if key ~= '' then holders[key] = waits end
   if holding then
     replaced = replaced + 1
     return '0'
   end
-  if nonce ~= '' then redis.call('DEL', result .. id, outcome .. id) end
   pushed = pushed + 1
+  added[id], added[#added + 1] = true, id
   return '1'
 end
 
 settlements.pushes = function(number, entry, deliveries, job, fields, values, hold)
-  local at, added = 7, {}
-  for i = 1, tonumber(values[6]) do
-    added[i] = push_one(values, at, job)
-    if not added[i] then return 'NO_IDS' end -- those before it are there: the next try finds them, by their ids
-    at = at + 9 + tonumber(values[at + 8])
+  local own_key = fields and field(fields, 'unique') or values[1]
+  local found, holders = look_at_pushes(values, tonumber(values[6]), job, own_key)
+  if not found then
+    local why = string.gsub(holders, '[%s%%]', function(one) return string.format('%%%02X', string.byte(one)) end)
+    return 'SPOILED' .. ':' .. why
   end
-  return settlements.done(number, entry, deliveries, job, fields, values, hold) .. ':' .. table.concat(added)
+  local told, added = {}, {}
+  for i, one in ipairs(found) do
+    told[i] = push_one(values, one, holders, added)
+    if not told[i] then break end
+  end
+  forget_ends(result, outcome, progress, added)
+  if #told < #found then return 'NO_IDS' end -- those before it are there: the next try finds them, by their ids
+  return settlements.done(number, entry, deliveries, job, fields, values, hold) .. ':' .. table.concat(told)
 end
 
 settlements.report = function(_, _, _, job, _, values, hold)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from redisjobs.durations import milliseconds
-from redisjobs.errors import Fail, Retry, Snooze, UnwritableResult
+from redisjobs.errors import Fail, Retry, Snooze, UnwritableResult, WrongType
 from redisjobs.fingerprint import Fingerprint, fingerprint_of
 from redisjobs.retry import RetryPolicy
 from redisjobs.transitions import Ack, After, At, DeadLetter, NewJob, Release, Result, RetryLater, Settlement
@@ -78,6 +78,13 @@ class Undecodable:
 
 
 @dataclass(frozen=True, slots=True)
+class Unpushable:
+    """The handler returned, and the jobs that it has pushed can't be added, so its own can't end as it should."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Expired:
     """The job was not started in time."""
 
@@ -99,7 +106,18 @@ class UnknownName:
     give_up_ms: int
 
 
-Outcome = Done | Raised | CancelAsked | Interrupted | Unplaced | LeaseGone | Undecodable | Expired | UnknownName
+Outcome = (
+    Done
+    | Raised
+    | CancelAsked
+    | Interrupted
+    | Unplaced
+    | LeaseGone
+    | Undecodable
+    | Unpushable
+    | Expired
+    | UnknownName
+)
 
 
 def decide(
@@ -130,6 +148,8 @@ def decide(
             return None
         case Undecodable(text):
             return DeadLetter("undecodable", _clip(text))
+        case Unpushable(text):
+            return DeadLetter("failed", _clip(text), error_type=WrongType.__name__)
         case Expired(text):
             return DeadLetter("expired", text)
         case UnknownName():

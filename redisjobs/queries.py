@@ -360,11 +360,13 @@ class Requeue(Change[Reply]):
         job_id: Which.
         due: When it may run; None: now.
         parameters: JSON in place of what it had; None: as they are.
+        limit_key: What its limit is counted under, beside its name, in place of what it had; '': as it is.
     """
 
     job_id: str
     due: Due | None = None
     parameters: bytes | None = None
+    limit_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,6 @@ from redisjobs.filters import (
     done,
     filter_of,
     holding,
-    letter_of,
     letting_go,
     scanned_state,
     waiting_state,
@@ -602,8 +601,7 @@ class JobQueue(Serving):
         row = await self._read(Find(job_id))
         if row is None or row.state not in ASIDE:
             return False
-        change = Requeue(letter_of(row), parameters=self.edited(row, parameters))
-        return requeued(job_id, await self._change(change))
+        return requeued(job_id, await self._change(self.edited(row, parameters)))
 
     async def delete(self, job: str | PushedJob) -> bool:
         """Throw away a dead letter, or a job that has ended and was kept; whether there was one."""

@@ -29,6 +29,7 @@ from redisjobs.driver import Driver
 from redisjobs.durations import seconds
 from redisjobs.errors import DriverError, EncodeError, RegistrationError, UnknownJob
 from redisjobs.events import Events, JobsPushed, PushFailed
+from redisjobs.filters import letter_of
 from redisjobs.job import (
     AppState,
     Duration,
@@ -56,7 +57,7 @@ from redisjobs.options import (
     new_job,
 )
 from redisjobs.push import Push, Told, name_in
-from redisjobs.queries import Row
+from redisjobs.queries import Requeue, Row
 from redisjobs.retention import Retention
 from redisjobs.retry import RetryPolicy, exponential_jitter
 from redisjobs.schedules.schedule import Schedule
@@ -68,6 +69,7 @@ from redisjobs.transitions import (
     REPEATABLE,
     NewJob,
     Pushed,
+    weight_of,
 )
 from redisjobs.visible import visible
 
@@ -194,7 +196,7 @@ class Registry:
         Args:
             parameters: A parameter type that has a `job_name`, or a JobName.
             limit_key: Says by the parameters under which key a job is counted: then `max_concurrency` and `rate`
-                hold for each key. It is called where a job is pushed.
+                hold for each key. It is called where a job is pushed, or requeued with other parameters.
             options: See `HandlerOptions`.
 
         Raises:
@@ -421,20 +423,25 @@ class Registry:
                 raise TypeError(why) from None
             raise
 
-    def edited(self, row: Row, parameters: Any) -> bytes:
-        """New parameters for a job that is there: by the type of its handler here, else by what JSON can say.
+    def edited(self, row: Row, parameters: Any) -> Requeue:
+        """The change that requeues a job with new parameters: by the type of its handler here, else as JSON.
+
+        Where that handler has a `limit_key`, the job is counted under what this says of the new ones.
 
         Raises:
-            EncodeError: They don't fit, or are too large.
+            EncodeError: They don't fit, or are too large; or the handler's `limit_key` gave no key for them.
             TypeError: What is given is something else, such as a class.
         """
-        name = row.fields.get(b"name", b"").decode("utf-8", "replace")
+        name, letter = row.fields.get(b"name", b"").decode("utf-8", "replace"), letter_of(row)
         if name in self.definitions:
-            known = self.definitions[name].name
-            return self._encode(known, codec.instance(known, parameters))
+            known = self.definitions[name]
+            given = codec.instance(known.name, parameters)
+            encoded = self._encode(known.name, given)
+            key = _key_of(known, given) if known.limit_key is not None else ""
+            return Requeue(letter, parameters=encoded, limit_key=key)
         if why := _no_parameters(parameters):
             raise TypeError(why)
-        return codec.encode_untyped(visible(name), parameters, self.max_parameters)
+        return Requeue(letter, parameters=codec.encode_untyped(visible(name), parameters, self.max_parameters))
 
     def handle(self, job_id: str, name: str, *, added: bool | None) -> PushedJob:
         """The handle of a job of this queue."""
@@ -515,7 +522,7 @@ class Registry:
             held = held or isinstance(item, NewJob)
             job = item if isinstance(item, NewJob) else self.prepare(item, name, **options)
             chunk.append(job)
-            size += sum(map(len, job.fields))
+            size += weight_of(job)
             if len(chunk) == MOST_JOBS or size >= MOST_BYTES:
                 yield chunk, held
                 chunk, size, held = [], 0, False

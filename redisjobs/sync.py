@@ -29,7 +29,6 @@ from redisjobs.filters import (
     done,
     filter_of,
     holding,
-    letter_of,
     letting_go,
     scanned_state,
     waiting_state,
@@ -413,8 +412,7 @@ class JobQueue(Serving):
         row = self._read(Find(job_id))
         if row is None or row.state not in ASIDE:
             return False
-        change = Requeue(letter_of(row), parameters=self.edited(row, parameters))
-        return requeued(job_id, self._change(change))
+        return requeued(job_id, self._change(self.edited(row, parameters)))
 
     def delete(self, job: str | PushedJob) -> bool:
         """Throw a dead letter away; whether there was one."""

@@ -46,13 +46,14 @@ class Reply(StrEnum):
     OVERSIZED = "OVERSIZED"
     NO_IDS = "NO_IDS"
     FULL = "FULL"  # no script says it: the server refused to run it, for want of memory
+    # Of a schedule; or of a job, as the unique key of one that it pushes is of the wrong type, by somebody's hand.
+    SPOILED = "SPOILED"
     STALE = "STALE"  # of a whole call: it was sent too long ago, or the server's clock was set since
     FENCED = "FENCED"  # of a whole call: the worker is no longer one
     # Of schedules; see `redisjobs/schedules/stored.py`.
     NEWER = "NEWER"
     KEPT = "KEPT"
     DECLARED = "DECLARED"
-    SPOILED = "SPOILED"
     FIRED = "FIRED"
     EARLY = "EARLY"
     PAUSED = "PAUSED"
@@ -117,6 +118,15 @@ class NewJob:
     nonce: str = ""
     on_conflict: OnConflict = OnConflict.SKIP
     tries: Tries | None = field(default=None, compare=False, repr=False)
+
+
+def weight_of(job: NewJob) -> int:
+    """What a job weighs in a call, to be held against `MOST_BYTES`: its bytes, nearly.
+
+    One that replaces another has that read, taken out and written anew, so it weighs eight times as much.
+    """
+    size = sum(map(len, job.fields))
+    return 8 * size if job.on_conflict is OnConflict.REPLACE else size
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,9 +301,11 @@ class Exchange:
 
     Attributes:
         replies: One for each settlement: OK, LEASE_LOST or CANCELLED; OVERSIZED or NO_IDS where it can't be done;
-            FULL for one with pushes where the store is out of memory. The job is still the worker's then.
+            FULL for one with pushes where the store is out of memory, SPOILED where the unique key of one of these
+            was made something else by hand. The job is still the worker's then.
         added: By the position of a settlement with pushes that was OK: whether each was added. It was not where
             its id, or its unique key, is another job's.
+        spoiled: By the position of a settlement that was SPOILED: what is wrong with which key.
         leases: The jobs claimed.
         more: Whether another claim would find more, as well as the store can say; False if nothing was asked.
         ended: Jobs that were ended instead of claimed.
@@ -317,6 +329,7 @@ class Exchange:
     added: Mapping[int, Sequence[bool]] = field(default_factory=dict)
     turns: bool = False
     lines: bool = False
+    spoiled: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -323,6 +323,7 @@ class TwoDrivers(RuleBasedStateMachine):
             self.portal.call(side.open)
         for name in SCRIPTS:  # one that is missing would run after others of its round trip
             self.redis.admin.script_load(scripts.script(name).source)
+        self.redis.admin.script_load(scripts.script("settle").careful.source)
         self.ids = {worker: worker for worker in WORKERS}  # under which each goes on
         self.starts = len(WORKERS)
         self.fenced: set[str] = set()  # ids

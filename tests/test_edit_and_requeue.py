@@ -105,6 +105,27 @@ async def test_what_does_not_fit_the_type_is_refused_and_the_letter_stays(
     assert (job.state, job.parameters) == ("dead", '{"to":"joe"}')
 
 
+async def test_a_job_with_other_parameters_is_counted_under_the_key_that_its_handler_gives_for_these(
+    store: Store, queue: Any
+) -> None:
+    @dataclass
+    class Export:
+        job_name: ClassVar[str] = "Export"
+        tenant: str
+
+    queue.register(Export, limit_key=lambda export: export.tenant)(print)
+    await die(store, "a", name="Export", parameters='{"tenant":"ann"}')
+
+    with pytest.raises(EncodeError, match="Export: limit_key= gave no key for these parameters"):
+        await done(queue.requeue("a", parameters={"tenant": ""}))
+    assert (await done(queue.get("a"))).state == "dead"
+    assert await done(queue.requeue("a", parameters={"tenant": "joe"})) is True
+
+    row = await store.driver.read(Find("a"))
+    assert row is not None
+    assert (row.fields[b"parameters"], row.fields[b"limit_key"]) == (b'{"tenant":"joe"}', b"joe")
+
+
 async def test_parameters_of_a_name_that_is_not_known_here_are_what_json_can_say(store: Store, queue: Any) -> None:
     await die(store, "a", name="Other")
     value: Any = {"é": [1, 2.5, True, None, 2**70, []]}

@@ -1,12 +1,14 @@
 """Jobs that handlers push: added as their own job ends, each once, or not at all."""
 
 import json
+import re
 import threading
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import anyio
 import process_handlers
@@ -14,14 +16,31 @@ import pytest
 from store import RedisStore, Store
 from tenacity import stop_after_attempt, wait_none
 
-from redisjobs import Fail, JobContext, JobHandle, JobQueue, Middleware, Retry, Snooze, State, Worker
+from redisjobs import (
+    Fail,
+    JobContext,
+    JobHandle,
+    JobQueue,
+    Middleware,
+    Retry,
+    Snooze,
+    State,
+    Worker,
+    WrongType,
+)
+from redisjobs.driver import Driver, Fenced
+from redisjobs.drivers.redis.commands import Command
+from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.events import JobsPushed
 from redisjobs.job import JobName
 from redisjobs.middleware import OutgoingJob
+from redisjobs.queries import Count, Find
 from redisjobs.retry import RetryPolicy, no_retry
+from redisjobs.transitions import Ack, After, DeadLetter, Lease, NewJob, Reply, Turn
 
 pytestmark = pytest.mark.anyio
 
+FIELDS = ["name", "Work", "parameters", "{}"]
 AT_ONCE = RetryPolicy(wait=wait_none(), stop=stop_after_attempt(3))
 
 
@@ -65,6 +84,19 @@ async def work(store: Store) -> AsyncIterator[Bench]:
     made = Bench(store)
     async with made.queue:
         yield made
+
+
+@pytest.fixture
+async def driver(redis_store: RedisStore) -> AsyncIterator[Driver]:
+    async with aclosing(redis_store.driver) as driver:
+        yield driver
+
+
+@pytest.fixture
+async def one(redis_store: RedisStore, driver: Driver) -> AsyncIterator[RedisConsumer]:
+    async with aclosing(cast("RedisConsumer", redis_store.consumer("w1"))) as consumer:
+        await consumer.open()
+        yield consumer
 
 
 async def test_a_job_that_a_handler_pushes_is_there_once_it_has_returned(work: Bench) -> None:
@@ -453,3 +485,150 @@ async def test_what_a_run_pushed_that_lost_its_lease_is_told_to_the_middleware_a
     assert ("Next", False, "DriverError") in watching.ends
     assert work.ran == []
     admin.delete(stream, f"{redis_store.prefix}jobs")
+
+
+async def test_a_job_whose_pushes_meet_a_spoiled_key_becomes_a_dead_letter_and_others_go_on(
+    redis_store: RedisStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    work, watching, admin = Bench(redis_store), Watching(), redis_store.admin
+    work.queue.add_middleware(watching)
+    runs: list[str] = []
+
+    async def parent(context: JobContext, key: str) -> None:
+        runs.append(key)
+        context.push(Next(1))
+        context.push(Next(2), unique=key)
+
+    key = f"{redis_store.prefix}unique:a bad%20key é"
+    admin.hset(key, "by", "hand")
+    async with work.queue:
+        job = work.handler(parent)
+        bad = await job.push(key="a bad%20key é")
+        await job.push(key="good")
+        await work.queue.push(Next(3))
+        await work.run()
+
+        info = await bad.info()
+        assert info is not None
+        assert (info.state, info.reason, info.error_type, runs) == (State.DEAD, "failed", "WrongType", [
+            "a bad%20key é",
+            "good",
+        ])  # fmt: skip
+        why = f"WRONGTYPE {key} is a hash, it must be a string"
+        assert info.error is not None
+        assert why in info.error
+        assert why in caplog.text
+        assert sorted(work.ran) == [1, 2, 3]  # of the bad one none
+        assert watching.ends.count(("Next", False, "DriverError")) == 2
+
+        admin.delete(key)
+        assert await work.queue.requeue(bad)
+        await work.run()
+        assert sorted(work.ran) == [1, 1, 2, 2, 3]
+
+
+async def test_a_push_that_meets_a_spoiled_key_hears_which_it_is(redis_store: RedisStore, driver: Driver) -> None:
+    key = f"{redis_store.prefix}unique:bad"
+    redis_store.admin.hset(key, "by", "hand")
+
+    with pytest.raises(WrongType, match=f"{re.escape(key)} is a hash, it must be a string; nothing was written"):
+        await driver.push([NewJob("a", FIELDS), NewJob("b", FIELDS, unique="bad")], repeated=False)
+
+    assert await driver.read(Find("a")) is None
+    redis_store.admin.delete(key)
+
+
+async def test_a_pushed_id_that_is_said_to_be_a_dead_letter_is_taken_where_those_were_made_something_else(
+    redis_store: RedisStore, driver: Driver, one: RedisConsumer
+) -> None:
+    admin = redis_store.admin
+    await driver.push([NewJob(name, FIELDS) for name in ("parent", "dead")], repeated=False)
+    leases = {lease.job_id: lease for lease in (await one.exchange([], 5)).leases}
+    await one.exchange([(leases["dead"], DeadLetter("failed", "no"))], None)
+    admin.delete(f"{redis_store.prefix}dead")
+    admin.set(f"{redis_store.prefix}dead", "by hand")
+    pushes = [NewJob("dead", FIELDS, nonce="1"), NewJob("next", FIELDS)]
+
+    answer = await one.exchange([(leases["parent"], Ack(pushes=pushes))], None, turn=Turn(1, 1))
+
+    assert (answer.replies, answer.added) == ([Reply.OK], {0: [False, True]})
+    admin.delete(f"{redis_store.prefix}dead")
+    admin.hdel(f"{redis_store.prefix}jobs", "dead")
+
+
+async def test_a_pushed_job_waits_for_its_own_time_though_what_had_its_id_was_removed_by_hand(
+    redis_store: RedisStore, driver: Driver, one: RedisConsumer
+) -> None:
+    admin = redis_store.admin
+    later = NewJob("s", FIELDS, due=After(5000), nonce="1")
+    await driver.push([NewJob("parent", FIELDS), later], repeated=False)
+    admin.hdel(f"{redis_store.prefix}delayed", "s")
+    (lease,) = (await one.exchange([], 5)).leases
+    pushes = [replace(later, due=After(60_000), nonce="2")]
+
+    answer = await one.exchange([(lease, Ack(pushes=pushes))], None, turn=Turn(1, 1))
+
+    assert answer.added == {0: [True]}
+    assert admin.zcard(f"{redis_store.prefix}due") == 1
+    redis_store.clock.advance(6)
+    assert (await one.exchange([], 5)).leases == []
+    assert (await driver.read(Count())).delayed == 1
+
+
+@pytest.mark.parametrize("asks", [None, 0, 5])
+async def test_a_worker_that_is_fenced_within_an_exchange_hears_what_was_settled_before(
+    redis_store: RedisStore, driver: Driver, one: RedisConsumer, monkeypatch: pytest.MonkeyPatch, asks: int | None
+) -> None:
+    admin = redis_store.admin
+    await driver.push([NewJob(name, FIELDS) for name in ("plain", "large", "larger", "last")], repeated=False)
+    leases = {lease.job_id: lease for lease in (await one.exchange([], 9)).leases}
+    run = one._run
+
+    async def run_and_fence(first: Command[Any], *others: Command[Any]) -> list[Any]:
+        """The first command, and then, as if it came between, what a fence does."""
+        answers = await run(first)
+        admin.delete(f"{redis_store.prefix}worker:w1")
+        return answers + await run(*others)
+
+    large = "x" * 1_100_000  # so each goes in a call of its own
+    pushes = {name: [NewJob(f"by-{name}", [*FIELDS, "large", large])] for name in ("large", "larger")}
+    settlements: list[tuple[Lease, Ack]] = [
+        (leases["plain"], Ack()),
+        (leases["large"], Ack(pushes=pushes["large"])),
+        (leases["larger"], Ack(pushes=pushes["larger"])),
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr(one, "_run", run_and_fence)
+        answer = await one.exchange(settlements, asks, turn=Turn(1, 1))
+
+    assert answer.replies == [Reply.LEASE_LOST, Reply.OK, Reply.LEASE_LOST]
+    assert (answer.added, answer.leases) == ({1: [True]}, ())
+    assert await driver.read(Find("by-large")) is not None
+    assert await driver.read(Find("by-larger")) is None
+    with pytest.raises(Fenced):
+        await one.exchange([(leases["last"], Ack(pushes=[NewJob("no", FIELDS)]))], asks, turn=Turn(1, 2))
+
+
+async def test_a_run_pushes_fewer_bytes_of_jobs_that_may_replace_others(work: Bench) -> None:
+    async def parent(context: JobContext) -> None:
+        context.push(Bare("x" * 500_000), BARE, unique="a", on_conflict="replace")
+        with pytest.raises(ValueError, match=r"may replace others count 8 times.*4,194,304 at most"):
+            context.push(Bare("x" * 100_000), BARE, unique="b", on_conflict="replace")
+
+    await work.handler(parent).push()
+    await work.run()
+
+    assert (await work.queue.counts()).totals["completed"] == 2
+
+
+def test_jobs_that_may_replace_others_go_in_smaller_calls() -> None:
+    queue = JobQueue("memory://", name="q")
+    queue.register(BARE)(print)
+    items = [Bare("x" * 8000)] * 500
+
+    def sizes(**options: Any) -> list[int]:
+        return [len(chunk) for chunk, _ in queue.prepare_many(items, BARE, options)]  # type: ignore[arg-type]
+
+    assert sizes() == [500]
+    assert sizes(unique="k") == [500]
+    assert sizes(unique="k", on_conflict="replace") == [66] * 7 + [38]

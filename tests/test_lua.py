@@ -1228,3 +1228,27 @@ async def test_of_more_than_five_hundred_jobs_each_that_is_cancelled_is_heard_of
         settlements = [(lease, Ack()) for lease in leases[start : start + 500]]
         assert set((await worker.exchange(settlements, None)).replies) == {Reply.OK}
     assert happened(await queue.driver.read(Count())) == {"pushed": 1100, "completed": 1100}
+
+
+@pytest.mark.anyio
+async def test_what_is_known_of_given_ids_is_forgotten_by_a_few_commands_and_of_made_ones_by_none(
+    queue: RedisStore,
+) -> None:
+    def deletes() -> int:
+        return int(queue.admin.info("commandstats").get("cmdstat_del", {"calls": 0})["calls"])
+
+    fields = ["name", "Work", "parameters", "{}"]
+    await queue.driver.push([NewJob("warm up", fields)], repeated=False)
+    queue.admin.config_resetstat()
+
+    await queue.driver.push([NewJob(f"made-{number}", fields) for number in range(500)], repeated=False)
+    assert deletes() == 0
+    await queue.driver.push(
+        [NewJob(f"given-{number}", fields, nonce="1") for number in range(500)], repeated=False
+    )
+    assert deletes() == 2
+    await queue.driver.push(
+        [NewJob(f"given-{number}", fields, nonce="2") for number in range(500)], repeated=False
+    )
+    assert deletes() == 2  # none was added
+    await queue.driver.aclose()

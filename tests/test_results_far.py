@@ -12,6 +12,7 @@ import redisjobs
 import redisjobs.waiting
 from redisjobs import JobQueue, Unavailable, server
 from redisjobs.queries import Ask, Ending
+from redisjobs.transitions import After, NewJob
 
 pytestmark = pytest.mark.anyio
 
@@ -48,6 +49,27 @@ async def test_large_results_come_some_at_a_time(far: JobQueue, engine_store: Re
         for handle in handles:
             tasks.start_soon(wait, handle.id)
     assert [got[handle.id][:1] for handle in handles] == [*"012345678"]
+
+
+@pytest.mark.parametrize("due", [None, After(60_000)])
+async def test_jobs_that_are_large_are_asked_about_some_at_a_time(
+    far: JobQueue, engine_store: RedisStore, due: After | None
+) -> None:
+    fields = ["name", "large", "parameters", "x" * 100_000, "keep_result", "60000"]
+    jobs = [NewJob(f"{number}", fields, due=due) for number in range(40)]
+    jobs.append(NewJob("larger", [*fields, "more", "x" * 1_500_000], due=due))
+    await engine_store.driver.push(jobs, repeated=False)
+
+    left, steps = [job.job_id for job in reversed(jobs)], list[int]()
+    while left:
+        standings = await engine_store.driver.change(Ask(left, "me"))
+        assert {standing.ending for standing in standings} <= {Ending.PENDING, Ending.LATER}
+        later = [each for each, standing in zip(left, standings, strict=True) if standing.ending is Ending.LATER]
+        steps.append(len(left) - len(later))
+        left = later
+
+    assert steps == [1, 11, 11, 11, 7]  # about 1 MiB each, or one that is larger
+    assert engine_store.admin.hlen(f"{engine_store.prefix}waiters") == 41
 
 
 async def test_a_listening_connection_that_is_cut_is_made_anew_and_nothing_is_missed(

@@ -1,12 +1,18 @@
 -- key_holder: the job that holds a unique key; nil where the key is free. It is free too where its job holds it until its start
 -- only, and a worker has that job in its hands: who pushes now is not to lose what they push to a run that has begun.
 --
+-- A key that was made something else by hand ends the script, before anything is written, and is named.
+--
 -- Returns {id}; where `replaces`, and the job waits, also where: `stream` and `entry`, or of a delayed one its `member` of
 -- `due`; and `notes`, a flat list of what stays of it though all else is replaced. One that waits only to be cancelled does
 -- not count as waiting, and a key that outlives its job is that of no waiting one. Needs field, entry_at, unpacked, stored,
--- leases, holder, is_waiting, member, pushed_at beside it.
+-- leases, holder, is_waiting, member, pushed_at, expect beside it.
 local function key_holder(places, jobs, delayed, unique, key, replaces, now_ms)
-  local id = redis.call('GET', unique .. key)
+  local id = redis.pcall('GET', unique .. key)
+  if type(id) == 'table' then
+    expect('string', unique .. key)
+    return error(id)
+  end
   if not id then return nil end
   local found, located = {id = id}, redis.call('HGET', jobs, id)
   local place, entry, mark = string.match(located or '', '^(%S+) ?(%S*) ?(%S*)$')

@@ -7,7 +7,7 @@ from functools import partial
 import anyio.to_thread
 
 from redisjobs.schedules.stored import Accuracy, Definition, Firing, moment, ms_of, slot_job
-from redisjobs.transitions import MOST_BYTES, NewJob
+from redisjobs.transitions import MOST_BYTES, weight_of
 
 _LONG = 86_400_000  # ms; the slots of more are counted in a thread
 
@@ -43,7 +43,7 @@ async def firing_of(plan: Plan, now_ms: float) -> Firing:
     """What a schedule fires now: all that is due, or as much of it as one call takes, from the first slot on."""
     slots, missed = await slots_due(plan, now_ms)
     jobs = [slot_job(plan.definition, slot) for slot in slots]
-    most = max(1, MOST_BYTES // size_of(jobs[0]))  # what is left is due in the next turn
+    most = max(1, MOST_BYTES // weight_of(jobs[0]))  # what is left is due in the next turn
     return Firing(plan.definition.name, plan.fingerprint, plan.last_ms, slots[:most][-1], missed, jobs[:most])
 
 
@@ -60,8 +60,3 @@ async def slots_due(plan: Plan, now_ms: float) -> tuple[list[int], int]:
     count = partial(rule.count, last, now)
     total = await anyio.to_thread.run_sync(count) if now_ms - plan.last_ms > _LONG else count()
     return slots, total - len(slots)
-
-
-def size_of(job: NewJob) -> int:
-    """Bytes of a job in a call, nearly."""
-    return sum(map(len, job.fields))

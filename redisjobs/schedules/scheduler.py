@@ -23,7 +23,7 @@ from redisjobs.logger import Log
 from redisjobs.middleware import NOBODY, PushEnds, before_push
 from redisjobs.push import name_in
 from redisjobs.registry import Registry
-from redisjobs.schedules.plan import Plan, firing_of, size_of
+from redisjobs.schedules.plan import Plan, firing_of
 from redisjobs.schedules.stored import (
     Definition,
     Fire,
@@ -34,7 +34,7 @@ from redisjobs.schedules.stored import (
     ScheduleRow,
     moment,
 )
-from redisjobs.transitions import MOST_BYTES, MOST_JOBS, Pushed, Reply
+from redisjobs.transitions import MOST_BYTES, MOST_JOBS, Pushed, Reply, weight_of
 from redisjobs.visible import visible
 
 T = TypeVar("T")
@@ -166,7 +166,7 @@ class Scheduler:
             replies, changes = await self._put([(each.name, each.fingerprint, None) for each in some])
             unknown = [each for each, reply in zip(some, replies, strict=True) if reply is Reply.NOT_FOUND]
             mine.update(self._counted(some, replies))
-            for part in _parts(unknown, lambda each: (1, size_of(each.job))):
+            for part in _parts(unknown, lambda each: (1, weight_of(each.job))):
                 replies, changes = await self._put([(each.name, each.fingerprint, each) for each in part])
                 mine.update(self._counted(part, replies))
         return mine, changes
@@ -239,7 +239,7 @@ class Scheduler:
 
     async def _fire_these(self, due: Sequence[Plan], now_ms: float) -> None:
         firings = [(plan, await firing_of(plan, now_ms)) for plan in due]
-        for some in _parts(firings, lambda each: (len(each[1].jobs), sum(map(size_of, each[1].jobs)))):
+        for some in _parts(firings, lambda each: (len(each[1].jobs), sum(map(weight_of, each[1].jobs)))):
             attempts = await self._attempts(some)
             try:
                 await self._fire_some(attempts)

@@ -8,7 +8,7 @@ from typing import Protocol
 from redisjobs.eventloop import Wakeup
 from redisjobs.events import JobsClaimed, JobsCompleted, JobsPushed, JobsSettled, SettledJob, kind_of
 from redisjobs.logger import Log
-from redisjobs.outcome import CancelAsked, Done, Interrupted, LeaseGone, Outcome
+from redisjobs.outcome import CancelAsked, Done, Interrupted, LeaseGone, Outcome, Unpushable
 from redisjobs.transitions import Ack, After, Ended, Lease, Release, Reply, RetryLater
 from redisjobs.visible import visible
 from redisjobs.worker.chain import Find
@@ -33,6 +33,7 @@ _FULL = (
     "the server is out of memory: jobs of queue '%s' that have run and push others are kept, and settled once it "
     "has room; jobs that push none go on. Give it memory, or take jobs off the queue"
 )
+_SPOILED = "the handler has returned, and the jobs that it pushed can't be added: %s; then requeue this job"
 
 
 class Report:
@@ -216,11 +217,21 @@ class Dispatcher:
         else:
             self._wakeup.wake()
 
-    def settled(self, run: Execution, reply: Reply, added: Sequence[bool] = ()) -> None:
-        """Take what the store said to a settlement; of one that pushes jobs, whether each was added."""
+    def settled(self, run: Execution, reply: Reply, added: Sequence[bool] = (), spoiled: str = "") -> None:
+        """Take what the store said to a settlement; of one that pushes jobs, whether each was added.
+
+        Args:
+            run: The job.
+            reply: What the store said.
+            added: Of a job that pushes others, whether each was added.
+            spoiled: Of one that was SPOILED, which key is of the wrong type.
+        """
         if reply is Reply.NO_IDS and isinstance(run.settlement, RetryLater):
             # Nothing was written; but it can be delayed.
             run.settlement = RetryLater(_LATER, run.settlement.changes)
+            self.leases.unsettled.append(run)
+        elif reply is Reply.SPOILED:  # it has run, and must not run again by itself; nor may it be in others' way
+            run.decide(Unpushable(_SPOILED % spoiled))
             self.leases.unsettled.append(run)
         elif reply is Reply.FULL:
             self.leases.keep(run)

@@ -229,7 +229,7 @@ class Exchanger:
         replies = zip(batch.settling, batch.settlements, answer.replies, strict=False)
         for at, (run, (lease, _), reply) in enumerate(replies):
             if run.lease is lease:
-                self.dispatcher.settled(run, reply, answer.added.get(at, ()))
+                self.dispatcher.settled(run, reply, answer.added.get(at, ()), answer.spoiled.get(at, ""))
             else:  # handed back, or run out, and taken again by us meanwhile: that lease has to be settled too
                 leases.unsettled.append(run)
         report.tell()

@@ -442,14 +442,14 @@ class Execution:
         self._outcome = outcome
         self._context = None  # which leads back to here: a reference cycle
         if outcome is _DONE:
-            self.settlement = _ACK if self.reported is None else Ack(reported=True)
+            self.settlement = Ack(reported=True) if self._may_have_reported else _ACK
             return
         if isinstance(outcome, Interrupted):
             self.settlement = self.hand_back()
             return
         if isinstance(outcome, CancelAsked):
             kept = Result(self._keep_ms) if self._keep_ms else None
-            self.settlement = Ack(cancelled=True, result=kept, reported=self.reported is not None)
+            self.settlement = Ack(cancelled=True, result=kept, reported=self._may_have_reported)
             return
         job, now_ms = self._job, self.owner.server_ms
         attempt, started_ms = (job.attempt, job.started_ms or self._run_ms) if job else (1, now_ms)
@@ -467,8 +467,14 @@ class Execution:
             # From now on its entry says it, to whoever waits, and to whatever ends it.
             changes = {**self.settlement.changes, "keep_result": str(self._keep_ms)}
             self.settlement = RetryLater(self.settlement.due, changes)
-        if self.reported is not None and isinstance(self.settlement, Ack | DeadLetter):
+        if self._may_have_reported and isinstance(self.settlement, Ack | DeadLetter):
             self.settlement = replace(self.settlement, reported=True)
+
+    @property
+    def _may_have_reported(self) -> bool:
+        """Whether this run has said how far it is, or one before it may have: then that is to be forgotten."""
+        job = self._job
+        return self.reported is not None or (job is not None and self._has_started(job))
 
     def settled(self, reply: Reply) -> SettledJob:
         """What became of the job, for the event that tells of it. It was asked for last: the outcome is let go."""

@@ -12,7 +12,7 @@ from redisjobs.middleware import NOBODY, PushEnds, before_push
 from redisjobs.progress import Pushing
 from redisjobs.push import name_in
 from redisjobs.registry import FunctionJob, Registry
-from redisjobs.transitions import MOST_BYTES, MOST_JOBS, Lease, NewJob
+from redisjobs.transitions import MOST_BYTES, MOST_JOBS, Lease, NewJob, weight_of
 from redisjobs.visible import visible
 from redisjobs.worker.contexts import run_in
 
@@ -63,7 +63,7 @@ class Pushes:
                 'on_conflict="raise" can tell nobody here: the job is pushed once the handler has returned; give '
                 '"skip" or "replace"'
             )
-        size = sum(map(len, job.fields))
+        size = weight_of(job)
         with self._lock:
             if self._is_closed:
                 return None
@@ -73,8 +73,9 @@ class Pushes:
                 )
             if self._pushed and self._bytes + size > MOST_BYTES:
                 raise ValueError(
-                    f"this run has pushed {self._bytes:,} bytes of jobs, and one step adds {MOST_BYTES:,} at "
-                    "most: keep large data elsewhere and push where it is"
+                    f"this run has pushed {self._bytes:,} bytes of jobs (those that may replace others count 8 "
+                    f"times), and one step adds {MOST_BYTES:,} at most: keep large data elsewhere and push where "
+                    "it is"
                 )
             named = self._named(job, len(self._pushed))
             self._pushed.append(_Pushed(named, copy_context()))

@@ -32,8 +32,9 @@ def kept_ms(fields: Fields) -> int | None:
 
 
 def forget_end(memory: Memory, job_id: str) -> None:
-    """Forget how a job of this id has ended: there is a new one."""
+    """Forget how a job of this id has ended, and what it has reported: there is a new one."""
     memory.ends.outcomes.pop(job_id, None)
+    memory.progress.pop(job_id, None)
 
 
 def _sweep(ends: Ends, now_ms: int) -> None:

@@ -58,8 +58,7 @@ def settle(memory: Memory, worker: str, turn: Turn | None, settlements: Settleme
             return answer
         added: dict[int, list[bool]] = {}
         replies = [Reply.LEASE_LOST] * len(settlements)
-        # Those that push others first, as on Redis they are calls of their own, before the rest.
-        for at in sorted(range(len(settlements)), key=lambda at: not _pushes(settlements[at][1])):
+        for at in sorted(range(len(settlements)), key=lambda at: _order(*settlements[at])):
             replies[at] = _settle_one(memory, worker, *settlements[at], partial(added.__setitem__, at))
         for reply, (lease, settlement) in zip(replies, settlements, strict=True):
             if reply in (Reply.OK, Reply.CANCELLED) and not isinstance(settlement, ReportProgress):
@@ -73,8 +72,15 @@ def settle(memory: Memory, worker: str, turn: Turn | None, settlements: Settleme
         return answer
 
 
-def _pushes(settlement: Settlement) -> bool:
-    return isinstance(settlement, Ack) and bool(settlement.pushes)
+def _order(lease: Lease, settlement: Settlement) -> int:
+    """Which come first of those that are settled together, as on Redis: it shows where some have one id, by hand.
+
+    Those that push others, as these are calls of their own; then what is done by its first delivery, by priority.
+    """
+    if isinstance(settlement, Ack) and settlement.pushes:
+        return 0
+    is_plain = isinstance(settlement, Ack) and not settlement.cancelled and lease.deliveries == 1
+    return int(lease.token[0]) if is_plain else 4
 
 
 def _settle_one(
@@ -95,7 +101,8 @@ def _settle_one(
             if reported:
                 memory.progress.pop(job_id, None)
             if pushes:
-                added([push_with(memory, job_id, each) for each in pushes])
+                own_key = text_of(stream.entries[entry], b"unique")
+                added([push_with(memory, job_id, own_key, each) for each in pushes])
             # Of one that was pushed longer ago the push can't be repeated any more.
             is_young = int(entry.partition("-")[0]) > memory.now_ms() - REMEMBERED
             counter = "cancelled" if cancelled else "completed"

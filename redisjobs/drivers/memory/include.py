@@ -159,7 +159,7 @@ def finish(
     if is_located:
         conclude(memory, job_id, counter, fields, result)
     memory.drop(stream, entry)
-    forget_job(memory, job_id, fields, is_remembered=is_remembered)
+    forget_job(memory, job_id, fields, is_remembered=is_remembered, is_located=is_located)
     memory.count(counter)
     keep(memory, counter, stream.priority, entry, job_id, fields, notes, is_located=is_located)
 
@@ -204,9 +204,15 @@ def set_aside(
         memory.located[job_id] = (state, there)
 
 
-def forget_job(memory: Memory, job_id: str, fields: Fields, *, is_remembered: bool = True) -> None:
-    """The end of a job that is in no place any more: its locator and its unique key go, its push is remembered."""
-    memory.located.pop(job_id, None)
+def forget_job(
+    memory: Memory, job_id: str, fields: Fields, *, is_remembered: bool = True, is_located: bool = True
+) -> None:
+    """The end of a job that is in no place any more: its locator and its unique key go, its push is remembered.
+
+    Where it is not located the locator of its id is another job's, and stays.
+    """
+    if is_located:
+        memory.located.pop(job_id, None)
     free(memory, job_id, fields)
     if is_remembered:
         remember(memory, memory.finished, (job_id, fields.get(b"nonce", b"")))

@@ -25,7 +25,7 @@ from redisjobs.drivers.memory.retention import retain, tidy
 from redisjobs.drivers.memory.rows import aside_row, delayed_row, ready_row
 from redisjobs.drivers.memory.scans import groups, scan
 from redisjobs.drivers.memory.schedules import fire, pause_schedule, put_schedule, remove_schedule, schedules
-from redisjobs.drivers.memory.state import RELEASED, Memory
+from redisjobs.drivers.memory.state import RELEASED, Memory, encoded
 from redisjobs.drivers.memory.waiting import ask
 from redisjobs.job import Priority, State
 from redisjobs.queries import (
@@ -115,6 +115,8 @@ def requeue(memory: Memory, change: Requeue) -> Reply:
             return Reply.OVERSIZED
         if change.parameters is not None:
             kept[b"parameters"] = change.parameters
+        if change.limit_key:
+            kept[b"limit_key"] = encoded(change.limit_key)
         del memory.aside[place][letter]
         priority, now_ms = Priority(fields[b"priority"].decode()), memory.now_ms()
         due_ms = due_time(change.due, now_ms)

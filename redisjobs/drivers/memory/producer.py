@@ -123,16 +123,22 @@ def _is_kept_from(job: NewJob, holding: KeyHolder | None) -> bool:
     return job.on_conflict is not OnConflict.REPLACE or not holding.is_replaceable
 
 
-def push_with(memory: Memory, parent: str, job: NewJob) -> bool:
-    """Add a job that another one pushes as it ends, unless its id or its unique key is taken; whether it was."""
+def push_with(memory: Memory, parent: str, own_key: str, job: NewJob) -> bool:
+    """Add a job that another one pushes as it ends, unless its id or its unique key is taken; whether it was.
+
+    `own_key` is the unique key that its parent holds until it ends, and that is free now.
+    """
     now_ms = memory.now_ms()
     place, _ = memory.located.get(job.job_id, ("", ""))
     if place and place not in ("completed", "cancelled"):
         return False
     holding = key_holder(memory, job, now_ms)
-    if holding is not None and holding.job_id == parent:
+    if holding is not None and holding.job_id == parent and job.unique == own_key:
         holding = None  # it ends now
-    return add_or_replace(memory, job, holding, now_ms).reply is Reply.OK
+    is_added = add_or_replace(memory, job, holding, now_ms).reply is Reply.OK
+    if is_added:
+        forget_end(memory, job.job_id)  # the id was made of its parent's, so an earlier run may have pushed one
+    return is_added
 
 
 def add(memory: Memory, job: NewJob, now_ms: int) -> None:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 from redisjobs.errors import DriverError, QueueFull, Unavailable
-from redisjobs.transitions import LONGEST_TRY, MOST_JOBS, NewJob, Pushed, found_again
+from redisjobs.transitions import LONGEST_TRY, MOST_JOBS, NewJob, Pushed, found_again, weight_of
 
 _MOST = 2  # round trips at once
 _WORTH = 32  # callers waiting that are worth a second one
@@ -171,8 +171,8 @@ class _Push:
 
     @property
     def size(self) -> int:
-        """Bytes, about."""
-        return sum(len(field) for job in self.jobs for field in job.fields)
+        """Bytes, about; see `weight_of`."""
+        return sum(map(weight_of, self.jobs))
 
     def succeed(self, answers: list[Pushed]) -> None:
         if not self.answer.done():

@@ -28,10 +28,12 @@ from redisjobs.transitions import (
     Exchange,
     Lease,
     Reclaimed,
+    Reply,
     Settlement,
     Settlements,
     Silent,
     Turn,
+    weight_of,
 )
 
 T = TypeVar("T")
@@ -161,8 +163,12 @@ class RedisConsumer:
         elif stream is not None:
             # Asked again behind the read: what may not start since we were told is parked before it can run.
             commands += [self._commands.read(self.worker_id, stream, most), self._commands.is_restricted()]
+        if parts.pushing:
+            commands = [_fenced_as_answer(command) for command in commands]
         try:
             answers = await self._run(*commands)
+            if parts.pushing and any(isinstance(answer, Fenced) for answer in answers):
+                return self._cut_off(parts, answers)
         except DriverError:
             self._ahead = None
             raise
@@ -189,6 +195,19 @@ class RedisConsumer:
             self._commands.settle_with_pushes(self.worker_id, turn, number, some)
             for number, some in enumerate(parts.pushing)
         ]
+
+    def _cut_off(self, parts: "_Parts", answers: Sequence[Any]) -> Exchange:
+        """What an exchange came to within which the worker was fenced: what was settled is told, the rest is lost.
+
+        Whatever the worker says next is refused, so it hears of that then.
+
+        Raises:
+            Fenced: Nothing was settled.
+        """
+        if not any(isinstance(answer, Settled) for answer in answers):
+            raise next(answer for answer in answers if isinstance(answer, Fenced))
+        self._ahead = None
+        return parts.told_in_part(answers)
 
     async def _claimed(self, told: Exchange, claimed: Claimed) -> Exchange:
         self._waits = claimed.waits_ms / 1000 if claimed.waits_ms >= 0 else None
@@ -220,6 +239,7 @@ class RedisConsumer:
             ahead.paused,
             settled.added,
             lines=ahead.turn_in_us >= 0,
+            spoiled=settled.spoiled,
         )
 
     def _due_in(self, told: Settled | Claimed) -> float | None:
@@ -354,7 +374,7 @@ class _Parts:
                 self.pushing.append([])
                 jobs = size = 0
             jobs += len(pushes)
-            size += sum(len(part) for job in pushes for part in job.fields)
+            size += sum(map(weight_of, pushes))
             self.pushing[-1].append((lease, settlement))
             pushing.append(position)
         self.plain = [settlements[position] for position in plain]
@@ -368,9 +388,33 @@ class _Parts:
             return Exchange(replies, turns=turns)
         said = [reply for each in pushing for reply in each.replies]
         pushed = [each.added.get(at, ()) for each in pushing for at in range(len(each.replies))]
+        wrong = [each.spoiled.get(at, "") for each in pushing for at in range(len(each.replies))]
         by_position = dict(zip(self._order, [*said, *replies], strict=True))
         added = {at: some for at, some in zip(self._order, pushed, strict=False) if some}
-        return Exchange([by_position[at] for at in sorted(by_position)], added=added, turns=turns)
+        spoiled = {at: why for at, why in zip(self._order, wrong, strict=False) if why}
+        said = [by_position[at] for at in sorted(by_position)]
+        return Exchange(said, added=added, turns=turns, spoiled=spoiled)
+
+    def told_in_part(self, answers: Sequence[Any]) -> Exchange:
+        """The same where some calls were refused, as the worker was fenced: their jobs were no longer its own."""
+        calls, nothing = [*self.pushing, self.plain], Ahead(0, [0, 0, 0], -1)
+        *pushing, plain = [
+            answer if isinstance(answer, Settled) else Settled([Reply.LEASE_LOST] * len(call), 0, -1, nothing)
+            for call, answer in zip(calls, answers, strict=False)
+        ]
+        return replace(self.told(plain, pushing), server_ms=max(each.now_us for each in [*pushing, plain]) / 1000)
+
+
+def _fenced_as_answer(command: Command[Any]) -> Command[Any]:
+    """The same command, which answers that the worker was fenced instead of raising it."""
+
+    def parse(reply: Any) -> Any:
+        try:
+            return command.parse(reply)
+        except Fenced as error:
+            return error
+
+    return replace(command, parse=parse)
 
 
 class SyncRedisConsumer:

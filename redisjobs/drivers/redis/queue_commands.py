@@ -183,7 +183,8 @@ class QueueCommands(ScheduleCommands):
         return self._run("cancel", [raw_id(change.job_id), self._now], reply_of)
 
     def requeue(self, change: Requeue) -> Command[Reply]:
-        arguments = [raw_id(change.job_id), due_word(change.due), change.parameters or "", self._now]
+        changed = [change.parameters or "", raw_id(change.limit_key)]
+        arguments = [raw_id(change.job_id), due_word(change.due), *changed, self._now]
         return self._run("requeue", arguments, reply_of)
 
     def delete(self, change: Delete) -> Command[Reply]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 
 from redisjobs.driver import Fenced, IdTaken
 from redisjobs.drivers.redis.commands import (
@@ -37,7 +38,7 @@ from redisjobs.transitions import (
     Turn,
 )
 
-_FENCED = b"FENCED"
+_FENCED, _SPOILED = b"FENCED", b"SPOILED"
 _RELEASED, _RESTRICTED, _PAUSED, _TURNS, _SEES_TO_TURNS = 1, 6, 4, 8, 16
 _YOUNG_MS = 65_000
 """A push that is older can't be repeated; some seconds more, as our clock is behind the server's."""
@@ -99,6 +100,7 @@ class Settled:
     Attributes:
         replies: One for each.
         added: By position, for each job that those with pushes push whether it was added.
+        spoiled: By position, of those that were SPOILED what is wrong.
         now_us: The server's clock.
         due_in_us: µs until the next delayed job; -1: there is none, or nothing was asked.
         ahead: What a claim would find.
@@ -109,6 +111,7 @@ class Settled:
     due_in_us: int
     ahead: Ahead
     added: Mapping[int, Sequence[bool]] = field(default_factory=dict)
+    spoiled: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -221,8 +224,11 @@ class WorkerCommands(Commands):
             now_us, _, finds, unread, turn_in, *said = _unless_fenced(reply, worker)
             words = [raw.partition(b":") for raw in said]
             added = {at: [bit == 49 for bit in bits] for at, (word, _, bits) in enumerate(words) if word == b"OK"}
+            spoiled = {
+                at: unquote(why, errors="replace") for at, (word, _, why) in enumerate(words) if word == _SPOILED
+            }
             replies = [reply_of(word) for word, _, _ in words]
-            return Settled(replies, now_us, -1, Ahead(finds, unread, turn_in), added)
+            return Settled(replies, now_us, -1, Ahead(finds, unread, turn_in), added, spoiled)
 
         full = Settled([Reply.FULL] * len(settlements), 0, -1, Ahead(0, [0, 0, 0], -1))
         return self._run("settle", arguments, parse, when_full=full)

@@ -470,6 +470,29 @@ async def test_what_a_job_has_reported_is_there_for_its_next_run(store: DriverSt
 
 
 @needs(Ask)
+@pytest.mark.parametrize("end", ["cancelled while it waits", "done", "failed"])
+async def test_what_a_run_has_reported_is_not_shown_of_a_new_job_of_its_id(
+    store: DriverStore, worker: Open, end: str
+) -> None:
+    one = await worker()
+    await push(store, "a")
+    lease = await claim_one(one)
+    await settle(one, lease, SOME)
+    await settle(one, lease, Release() if end.startswith("cancelled") else AGAIN)
+    if end.startswith("cancelled"):
+        assert await store.driver.change(Cancel("a")) == Reply.CANCELLED
+    else:  # by a run that has reported nothing
+        await settle(one, await claim_one(one), Ack() if end == "done" else FAILED)
+
+    if end == "failed":
+        await store.driver.change(Requeue("a"))
+    else:
+        await push(store, another("a"))
+
+    assert await standing(store) == Standing(Ending.PENDING, "ready:normal")
+
+
+@needs(Ask)
 async def test_a_job_that_pushes_others_has_a_result_as_any(store: DriverStore, worker: Open) -> None:
     one = await worker()
     await push(store, "parent")
@@ -480,3 +503,25 @@ async def test_a_job_that_pushes_others_has_a_result_as_any(store: DriverStore, 
     parent, following = await store.driver.change(Ask(["parent", "next"]))
     assert (parent.ending, parent.value) == (Ending.COMPLETED, b"5")
     assert following.ending is Ending.PENDING
+
+
+@needs(Ask)
+async def test_a_job_that_is_pushed_under_the_id_of_an_earlier_one_has_nothing_of_it(
+    store: DriverStore, worker: Open
+) -> None:
+    one = await worker()
+    pushing = Ack(pushes=[job("next")])
+    await push(store, "first", "second")
+    first, second = await claim(one)
+    await settle(one, first, pushing)
+    lease = await claim_one(one)
+    await settle(one, lease, ReportProgress(b'{"fraction":0.5}'))
+    await settle(one, lease, Ack(result=Result(60_000, b'"by the first"')))
+
+    await settle(one, second, pushing)
+
+    (standing,) = await store.driver.change(Ask(["next"]))
+    assert (standing.ending, standing.progress) == (Ending.PENDING, b"")
+    await settle(one, await claim_one(one), Ack())
+    (standing,) = await store.driver.change(Ask(["next"]))
+    assert standing.ending is Ending.NOT_FOUND

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from redisjobs.driver import Consumer
-from redisjobs.job import Priority, State
+from redisjobs.job import OnConflict, Priority, State
 from redisjobs.queries import Cancel, Count, Find
 from redisjobs.testing.driver_contract.acts import (
     FAILED,
@@ -19,7 +19,17 @@ from redisjobs.testing.driver_contract.acts import (
     settle,
 )
 from redisjobs.testing.store import DriverStore
-from redisjobs.transitions import Ack, After, Exchange, Lease, NewJob, Release, Reply, Settlement, Turn
+from redisjobs.transitions import (
+    Ack,
+    After,
+    Exchange,
+    Lease,
+    NewJob,
+    Release,
+    Reply,
+    Settlement,
+    Turn,
+)
 
 
 async def finish_with(consumer: Consumer, lease: Lease, *jobs: NewJob, turn: Turn | None = None) -> Exchange:
@@ -159,3 +169,51 @@ async def test_a_chain_of_jobs_each_of_which_pushes_the_next_goes_on_to_its_end(
         await finish_with(one, lease, job(str(step)))
 
     assert ids(await claim(one)) == ["20"]
+
+
+async def test_a_key_that_a_job_holds_for_a_time_is_held_from_what_it_pushes(
+    store: DriverStore, worker: Open
+) -> None:
+    one = await worker()
+    await push(store, job("parent", unique="hourly", unique_for_ms=3_600_000))
+    lease = await claim_one(one)
+
+    answer = await finish_with(one, lease, job("a", unique="hourly"), job("b", unique="other"))
+
+    assert said(answer) == ([Reply.OK], {0: [False, True]})
+    (held,) = await push(store, job("c", unique="hourly"))
+    assert (held.reply, held.holder) == (Reply.DUPLICATE, "parent")
+
+
+async def test_a_job_does_not_push_another_of_its_own_id(store: DriverStore, worker: Open) -> None:
+    one = await worker()
+    await push(store, "parent")
+
+    answer = await finish_with(one, await claim_one(one), another("parent"), job("next"))
+
+    assert said(answer) == ([Reply.OK], {0: [False, True]})
+    assert await store.driver.read(Find("parent")) is None
+    assert ids(await claim(one)) == ["next"]
+
+
+async def test_of_jobs_that_one_pushes_the_later_ones_meet_the_earlier(store: DriverStore, worker: Open) -> None:
+    one = await worker()
+    await push(store, "parent", job("waits", unique="x", due=After(60_000)))
+    lease = await claim_one(one)
+    replaces = {"on_conflict": OnConflict.REPLACE}
+    pushes = [
+        job("a", unique="k"),
+        another("a"),
+        job("b", unique="k"),
+        job("c", unique="k", due=After(60_000), **replaces),  # becomes what `a` says
+        job("d", unique="k", priority=Priority.HIGH, **replaces),
+        job("e", unique="x", **replaces),
+        job("f", unique="x"),
+    ]
+
+    answer = await finish_with(one, lease, *pushes)
+
+    assert said(answer) == ([Reply.OK], {0: [True] + [False] * 6})
+    assert ids(await claim(one)) == ["a", "waits"]
+    counted = happened(await store.driver.read(Count()))
+    assert {name: counted[name] for name in ("pushed", "replaced")} == {"pushed": 3, "replaced": 3}

@@ -194,6 +194,23 @@ async def test_a_requeued_dead_letter_starts_anew_under_its_id(store: DriverStor
     assert await store.driver.read(List(State.DEAD, 10)) == []
 
 
+async def test_a_dead_letter_is_requeued_with_other_parameters_and_another_key(
+    store: DriverStore, worker: Open
+) -> None:
+    consumer = await worker()
+    await push(store, NewJob("a", ["name", "Work", "parameters", '{"to":"ann"}', "limit_key", "ann"]))
+    await settle(consumer, await claim_one(consumer), FAILED)
+
+    assert await store.driver.change(Requeue("a", parameters=b'{"to":"joe"}')) is Reply.OK
+    lease = await claim_one(consumer)
+    assert (lease.fields[b"parameters"], lease.fields[b"limit_key"]) == (b'{"to":"joe"}', b"ann")
+    await settle(consumer, lease, FAILED)
+    change = Requeue("a", After(60_000), parameters='{"to":"é"}'.encode(), limit_key="é")
+    assert await store.driver.change(change) is Reply.OK
+    fields = (await found(store, "a")).fields
+    assert (fields[b"parameters"], fields[b"limit_key"]) == ('{"to":"é"}'.encode(), "é".encode())
+
+
 @pytest.mark.parametrize("bring", [delay, wait_in_line, run, finish])
 async def test_only_a_dead_letter_is_requeued_or_deleted(store: DriverStore, worker: Open, bring: Any) -> None:
     await bring(store, await worker())

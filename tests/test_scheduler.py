@@ -101,10 +101,15 @@ def go_on_before_a_slot(store: Store) -> datetime:
     return moment(slot_ms)
 
 
-async def pass_a_minute(store: Store, queue: JobQueue) -> None:
-    """Let one slot of MINUTELY pass by the store's clock, and schedulers be told to look at it."""
-    store.clock.advance(60)
+async def let_pass(store: Store, queue: JobQueue, seconds: int) -> None:
+    """Let so much time pass by the store's clock, and schedulers be told to look at what is due."""
+    store.clock.advance(seconds)
     await queue.schedules.put(f"wake-{store.clock()}", Report(), RARELY)
+
+
+async def pass_a_minute(store: Store, queue: JobQueue) -> None:
+    """Let one slot of MINUTELY pass."""
+    await let_pass(store, queue, 60)
 
 
 async def slots(queue: JobQueue) -> list[str]:
@@ -271,18 +276,20 @@ async def test_a_scheduler_of_an_older_release_leaves_a_schedule_to_the_newer_on
 ) -> None:
     monkeypatch.setattr("redisjobs.schedules.scheduler._EVERY", 0.05)
     stop_between_slots(store)
+    # Not by minutes: a schedule that nobody says to declare for so long has stopped, and the older one takes it up.
+    every = Schedule.every(20)
     newer = JobQueue(store.driver, store.queue_name)
-    queue.schedule(Report(1), MINUTELY)
-    newer.schedule(Report(2), MINUTELY)
+    queue.schedule(Report(1), every)
+    newer.schedule(Report(2), every)
     with hearing(queue) as old, hearing(newer) as new:
         async with scheduling(queue):
             await eventually_there(queue, "Report")
-            await pass_a_minute(store, queue)
+            await let_pass(store, queue, 20)
             await eventually(lambda: old)
             async with scheduling(newer):
                 await eventually(lambda: "it is left to that one" in caplog.text)
                 for number in (1, 2):
-                    await pass_a_minute(store, queue)
+                    await let_pass(store, queue, 20)
                     await eventually(lambda number=number: len(new) == number)  # type: ignore[misc]
     assert len(old) == 1
     assert caplog.text.count("it is left to that one") == 1

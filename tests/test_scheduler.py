@@ -276,7 +276,7 @@ async def test_a_scheduler_of_an_older_release_leaves_a_schedule_to_the_newer_on
 ) -> None:
     monkeypatch.setattr("redisjobs.schedules.scheduler._EVERY", 0.05)
     stop_between_slots(store)
-    # Not by minutes: a schedule that nobody says to declare for so long has stopped, and the older one takes it up.
+    # Not by minutes: a schedule that nobody declares for so long has stopped, and the older one takes it up.
     every = Schedule.every(20)
     newer = JobQueue(store.driver, store.queue_name)
     queue.schedule(Report(1), every)

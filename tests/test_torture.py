@@ -619,6 +619,33 @@ def test_a_fault_of_all_excuses_no_run_that_comes_again_long_after_it() -> None:
     assert again(A, started("x", 2, 209.3, 3), cut(200, 201)) == "none"
 
 
+def test_a_job_comes_again_the_later_the_more_poison_ends_those_who_would_start_it() -> None:
+    def poison(*starts: float) -> Lines:
+        return [
+            line
+            for at in starts
+            for line in (*pushed(f"p{at}", 199, "Poison"), started(f"p{at}", 3, at, name="Poison"))
+        ]
+
+    second = started("x", 2, 208)
+
+    assert again(A, second, cut(200, 201), *poison(202)) == "none"
+    assert again(A, second, cut(200, 201), *poison(202.6)) == "network cut"
+    assert again(A, second, cut(200, 201), *poison(206.6)) == "none"
+    assert again(A, started("x", 2, 211), cut(200, 201), *poison(202.6, 205.6)) == "network cut"
+
+
+def test_where_deliveries_are_counted_anew_all_that_were_since_may_have_lost_the_job() -> None:
+    first, destroyed = started("x", 1, 200, 3), cut(200.2, 201) | {"name": "group destroyed", "hands_on": True}
+    anew = destroyed | {"forgets_deliveries": True}
+
+    assert again(first, started("x", 2, 206.6, 3), destroyed) == "none"
+    assert again(first, started("x", 2, 206.6, 1), anew) == "none"
+    assert again(first, started("x", 2, 206.6, 2), anew) == "group destroyed"
+    assert again(first, started("x", 2, 209.3, 2), anew) == "none"
+    assert again(first, started("x", 2, 209.3, 3), anew) == "group destroyed"
+
+
 def test_nothing_excuses_a_second_run_of_a_job_whose_end_was_accepted() -> None:
     assert again(A, B, settled("x", 1, 200.5), killed(1, 200.6)) == "none"
     assert again(A, B, settled("x", 1, 200.5), cut(200.2, 202)) == "none"

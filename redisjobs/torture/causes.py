@@ -88,6 +88,9 @@ class Causes:
         self._all = sorted(faults, key=lambda line: line["began"])  # short stalls as well
         self._databases = databases
         self._poisoned = _starts(stories, "Poison")
+        self._poisonings: defaultdict[int, list[float]] = defaultdict(list)  # of each database, by time
+        for at, db in sorted((begun["at"], begun["db"]) for each in self._poisoned.values() for begun in each):
+            self._poisonings[db].append(at)
 
     def of(self, story: Story, first: Run, second: Run) -> str:
         """Why the second run of a job had to be: `failed`, or the fault that hit the first; `none` for neither."""
@@ -175,9 +178,15 @@ class Causes:
         until = _in_hand_until(run, again)
         if any(run.at - POISONED <= begun["at"] <= until for begun in self._poisoned[run.pid]):
             return "poison job"
-        # Whoever was given it in between never began it, and had to lose it as well.
-        between = max(0, second.lease[2] - run.lease[2] - 1)
-        return self._by_process(run, second) or self._by_all(run, second, between * self._found)
+        return self._by_process(run, second) or self._by_all(run, second, self._unseen(run, second) * self._found)
+
+    def _unseen(self, run: Run, second: Run) -> int:
+        """How many were given the job in between: they never began it, and had to lose it as well."""
+        is_counted_anew = any(
+            fault.get("forgets_deliveries") and _hit(fault, run) and run.at <= fault["began"] <= second.at
+            for fault in self._faults
+        )
+        return max(0, second.lease[2] - (0 if is_counted_anew else run.lease[2]) - 1)
 
     def _by_process(self, run: Run, second: Run) -> str:
         # Who was stopped by a fault says as well that he stood still.
@@ -190,11 +199,19 @@ class Causes:
     def _by_all(self, run: Run, second: Run, longer: float = 0.0) -> str:
         # The last to begin: it comes nearest.
         for fault in reversed(self._faults):
-            in_time = second.at <= _over(fault) + self._late + longer
             mine = fault["hits"] == "all" and _hit(fault, run) and _was_in_hand(run, fault, second.at)
-            if mine and in_time and self._led_to(fault, run, second):
+            in_time = mine and second.at <= self._comes_by(fault, run.start["db"], longer)
+            if in_time and self._led_to(fault, run, second):
                 return str(fault["name"])
         return ""
+
+    def _comes_by(self, fault: Line, db: int, longer: float) -> float:
+        """By when a job comes again after a fault that took it: it waits while poison ends who would start it."""
+        until = float(_over(fault) + self._late + longer)
+        for at in self._poisonings[db]:
+            if fault["began"] <= at <= until:
+                until = max(until, at + self._late)
+        return until
 
     def _led_to(self, fault: Line, run: Run, second: Run) -> bool:
         """Whether a fault that hit a run can have led to the second one as soon as that."""

@@ -598,8 +598,8 @@ class TwoDrivers(RuleBasedStateMachine):
     def send_again(self, worker: str, lane: int) -> None:
         """The last of a lane is answered as it was before; and nothing is done twice.
 
-        An older one is refused. Only Redis may answer it as it was: settlements that push jobs go by a call of their
-        own, and so an exchange without such has none that is later.
+        An older one is refused. Only Redis may answer it as it was: settlements that push jobs go by a call of
+        their own, and so an exchange without such has none that is later.
         """
         for age, batch in enumerate(self.sent.get((worker, lane), [])[:-3:-1]):
             answers = self.unless_fenced(worker, partial(self._repeat, worker, batch))
@@ -668,7 +668,7 @@ class TwoDrivers(RuleBasedStateMachine):
         for (lease, _), settlement, reply in zip(held, dated, replies, strict=True):
             assert (reply is not Reply.LEASE_LOST) == (token(self.ids[worker], lease) in current)
             self.settled(lease, settlement, reply)
-        for at, flags in memory.added.items():  # after the ends: it may be the new life of a job that ends beside it
+        for at, flags in memory.added.items():  # after the ends: it may be an id that ends beside it
             for job, is_added in zip(cast("Ack", dated[at]).pushes, flags, strict=True):
                 if is_added:
                     self.added(job)

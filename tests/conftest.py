@@ -42,8 +42,8 @@ importlib.metadata.version = functools.cache(importlib.metadata.version)
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One process more than there are cores: many tests wait for leases and processes."""
-    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1
+    """Two processes more than there are cores: many tests wait for leases and processes."""
+    return len(os.sched_getaffinity(0)) + 2 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 2
 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -215,8 +215,8 @@ def project() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[Any]) -> None:
-    """Slow tests last: what is quick to say is said first. The slowest lead those, to end with the others."""
-    items.sort(key=lambda item: (item.get_closest_marker("slow") is not None, "test_torture" not in item.nodeid))
+    """Slow tests first, and the slowest of all before them: they mostly wait, and others run beside them."""
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, "test_torture" not in item.nodeid))
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(240))  # processes start slowly on a busy machine

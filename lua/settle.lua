@@ -67,8 +67,8 @@
 --          that only the script claims, 4 if the queue is paused, and then nothing else is told; where nothing was
 --          promoted, 8 if the next of a waiting line may start, so that a claim is needed; 16 if this call has looked
 --          at lines whose turn it was, so that this worker sees to the next turn too; how many jobs of each stream were
---          never delivered; µs until the next of a line may start (-1: nobody waits for a time); and one word for each job, in their order, or OK alone for all of them. Or one
---          word for the whole call, FENCED or STALE:
+--          never delivered; µs until the next of a line may start (-1: nobody waits for a time); and one word for each
+--          job, in their order, or OK alone for all of them. Or one word for the whole call, FENCED or STALE:
 --          OK          settled, as it says. Of a job that pushes others, after `:`, for each of these 1 if it was added, 0 if
 --                      its id was another's, or the job that holds its unique key stays, or was replaced
 --          CANCELLED   it was to run again, and a cancel was asked for while it ran: gone instead
@@ -82,41 +82,29 @@
 
 --- @include "include/now"
 --- @include "include/whole"
---- @include "include/due_time"
 --- @include "include/expect"
 --- @include "include/leases"
 --- @include "include/field"
 --- @include "include/group"
 --- @include "include/entry_at"
---- @include "include/identify"
 --- @include "include/unpacked"
---- @include "include/stored"
---- @include "include/with"
 --- @include "include/pushed_at"
 --- @include "include/line"
---- @include "include/delay"
 --- @include "include/enqueue"
 --- @include "include/free"
---- @include "include/push_of"
 --- @include "include/member"
 --- @include "include/holder"
---- @include "include/is_waiting"
---- @include "include/key_holder"
 --- @include "include/slot"
 --- @include "include/remember"
 --- @include "include/count"
 --- @include "include/tell"
 --- @include "include/remove"
---- @include "include/add_job"
---- @include "include/forget_ends"
 --- @include "include/ends"
 --- @include "include/conclude"
 --- @include "include/set_aside"
---- @include "include/dead_letter"
 --- @include "include/kept"
 --- @include "include/keep"
 --- @include "include/finish"
---- @include "include/finish_one"
 --- @include "include/hand_back"
 --- @include "include/parted"
 --- @include "include/promote"
@@ -124,16 +112,6 @@
 --- @include "include/may_not_start"
 --- @include "include/restrictions"
 --- @include "include/prospect"
---- @include "include/unlocate"
---- @include "include/limit_of"
---- @include "include/arrival"
---- @include "include/room"
---- @include "include/give_up"
---- @include "include/hand_back_held"
---- @include "include/forget"
---- @include "include/false_holder"
---- @include "include/take_turns"
---- @include "include/next_turn"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
 local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3], dead = KEYS[7]}
@@ -251,7 +229,25 @@ local function conclude_all(ids)
   end
 end
 
-local is_limited = redis.call('EXISTS', keys.shares, keys.turns) > 0 -- whether any job runs that has a limit, or waits for one
+-- What needs many functions is made where it is needed alone: most batches need none, and to make one takes a server a tenth
+-- of a µs. Here it is whether any job runs that has a limit, or waits for one.
+local is_limited = redis.call('EXISTS', keys.shares, keys.turns) > 0
+local free_shares, look_at_turns, turn_in
+if is_limited then
+--- @include "include/unlocate"
+--- @include "include/limit_of"
+--- @include "include/arrival"
+--- @include "include/room"
+--- @include "include/give_up"
+--- @include "include/hand_back_held"
+--- @include "include/forget"
+--- @include "include/false_holder"
+--- @include "include/take_turns"
+--- @include "include/next_turn"
+  free_shares = function(places, is_refunded) give_up(keys, places, now_ms, is_refunded) end
+  look_at_turns = function() return take_turns(keys, now_ms, math.floor(exact_ms * 1000 + 0.5)) end
+  turn_in = function() return next_turn(keys.turns, exact_ms) end
+end
 
 local function end_all()
   local entries, ids, at = {}, {}, first_done
@@ -276,7 +272,7 @@ local function end_all()
       local place = string.match(stream, '}:(.+)$') .. ' '
       for _, entry in ipairs(ended) do places[#places + 1] = place .. entry end
     end
-    give_up(keys, places, now_ms)
+    free_shares(places)
   end
   finish(keys, 'completed', entries, ids, held, pushes)
   for _, one in ipairs(read) do
@@ -284,249 +280,258 @@ local function end_all()
   end
 end
 
--- The others, one by one.
-local retried, released, pushed, replaced, earliest = 0, 0, 0, 0, nil
-local function again(number, entry, job, fields, changes, due_at)
-  if field(fields, 'id') ~= job then table.insert(changes, 1, job) table.insert(changes, 1, 'id') end
-  if not field(fields, 'queued_at') then
-    changes[#changes + 1], changes[#changes + 2] = 'queued_at', pushed_at(entry, now_ms)
+-- Settle the others, one by one; and all of them, where one of those that are done is not as it should be.
+local function settle_others(in_order)
+--- @include "include/due_time"
+--- @include "include/identify"
+--- @include "include/stored"
+--- @include "include/with"
+--- @include "include/delay"
+--- @include "include/push_of"
+--- @include "include/is_waiting"
+--- @include "include/key_holder"
+--- @include "include/add_job"
+--- @include "include/forget_ends"
+--- @include "include/dead_letter"
+--- @include "include/finish_one"
+  local retried, released, pushed, replaced, earliest = 0, 0, 0, 0, nil
+  local function again(number, entry, job, fields, changes, due_at)
+    if field(fields, 'id') ~= job then table.insert(changes, 1, job) table.insert(changes, 1, 'id') end
+    if not field(fields, 'queued_at') then
+      changes[#changes + 1], changes[#changes + 2] = 'queued_at', pushed_at(entry, now_ms)
+    end
+    fields = with(fields, changes)
+    if due_at > now_ms then
+      local priority = string.match(streams[number], '}:ready:(.+)$')
+      local place = line(exact_ms, retried + pushed + replaced)
+      if delay(jobs, due, delayed, job, priority, fields, due_at, place) then earliest = due_at end
+    else
+      if not enqueue(keys, number, job, fields) then return false end
+    end
+    retried = retried + 1
+    return true
   end
-  fields = with(fields, changes)
-  if due_at > now_ms then
-    local priority = string.match(streams[number], '}:ready:(.+)$')
-    local place = line(exact_ms, retried + pushed + replaced)
-    if delay(jobs, due, delayed, job, priority, fields, due_at, place) then earliest = due_at end
+
+  local settlements = {}
+
+  local function ran(deliveries)
+    return {'worker', worker, 'deliveries', whole(deliveries)}
+  end
+
+  settlements.done = function(number, entry, deliveries, job, fields, values, hold)
+    local at, notes = hold == 'unlocated' and unlocated or keys, ran(deliveries)
+    fields = fields or {'unique', values[1], 'nonce', values[2]}
+    local told = {values[3], values[4], values[5]}
+    finish_one(at, 'completed', streams[number], entry, job, fields, now_ms, notes, nil, told)
+    return 'OK'
+  end
+
+  settlements.cancelled = function(number, entry, deliveries, job, fields, values, hold)
+    local at, notes = hold == 'unlocated' and unlocated or keys, ran(deliveries)
+    fields = fields or {'unique', values[1], 'nonce', values[2]}
+    local told = {values[3], values[4], values[5]}
+    finish_one(at, 'cancelled', streams[number], entry, job, fields, now_ms, notes, nil, told)
+    return 'OK'
+  end
+
+  -- Whether the id of a job that is pushed is another's that has not ended; if not, what `due` still has of one that had it,
+  -- and whose fields somebody took away. Where `dead` is no stream any more, by hand, who is said to be there is there.
+  local function is_taken(job)
+    local located = redis.call('HGET', jobs, job)
+    local place, line = string.match(located or '', '^(%S+) ?(%S*)')
+    if not place or place == 'completed' or place == 'cancelled' then return false end
+    if place == 'dead' and redis.call('TYPE', dead).ok ~= 'stream' then return redis.call('EXISTS', dead) == 1 end
+    if stored(places, delayed, job, located) then return true end
+    return false, place == 'delayed' and member(line, job) or nil
+  end
+
+  -- What the jobs meet that one pushes, before any is written: where in `values` each begins, whether its id is taken, what
+  -- is to go from `due`; and by each unique key the job that holds it. One that its parent holds until it ends, `own_key`, is
+  -- free, as it ends now. Nil, and why, where a unique key was made something else by hand.
+  local function look_at_pushes(values, many, parent, own_key)
+    local found, asked, holders, at = {}, {}, {}, 7
+    for i = 1, many do
+      local key, taken, stale = values[at + 4], is_taken(values[at])
+      found[i] = {at = at, is_taken = taken, stale = stale}
+      if key ~= '' then asked[key] = asked[key] or values[at + 7] == 'replace' end
+      at = at + 9 + tonumber(values[at + 8])
+    end
+    for key, replaces in pairs(asked) do
+      local is_right, why = pcall(expect, 'string', unique .. key)
+      if not is_right then return nil, type(why) == 'table' and why.err or why end -- servers differ in what pcall tells
+      local holding = key_holder(places, jobs, delayed, unique, key, replaces, now_ms)
+      if not (holding and holding.id == parent and key == own_key) then holders[key] = holding end
+    end
+    return found, holders
+  end
+
+  -- Push one of them: '1' if it was added, '0' if not; nil where no stream has entry ids left.
+  local function push_one(values, one, holders, added)
+    local id, key, replaces = values[one.at], values[one.at + 4], values[one.at + 7] == 'replace'
+    local holding = holders[key]
+    if one.is_taken or added[id] or holding and not (replaces and holding.notes) then return '0' end
+    local number = retried + pushed + replaced
+    local is_added, first, waits = add_job(keys, values, one.at, now_ms, exact_ms, number, one.stale, nil, holding)
+    if not is_added then return nil end
+    earliest = first or earliest
+    if key ~= '' then holders[key] = waits end
+    if holding then
+      replaced = replaced + 1
+      return '0'
+    end
+    pushed = pushed + 1
+    added[id], added[#added + 1] = true, id
+    return '1'
+  end
+
+  settlements.pushes = function(number, entry, deliveries, job, fields, values, hold)
+    local own_key = fields and field(fields, 'unique') or values[1]
+    local found, holders = look_at_pushes(values, tonumber(values[6]), job, own_key)
+    if not found then
+      local why = string.gsub(holders, '[%s%%]', function(one) return string.format('%%%02X', string.byte(one)) end)
+      return 'SPOILED' .. ':' .. why
+    end
+    local told, added = {}, {}
+    for i, one in ipairs(found) do
+      told[i] = push_one(values, one, holders, added)
+      if not told[i] then break end
+    end
+    forget_ends(result, outcome, progress, added)
+    if #told < #found then return 'NO_IDS' end -- those before it are there: the next try finds them, by their ids
+    return settlements.done(number, entry, deliveries, job, fields, values, hold) .. ':' .. table.concat(told)
+  end
+
+  settlements.report = function(_, _, _, job, _, values, hold)
+    if hold == 'unlocated' then return 'OK' end -- the id is another job's by now
+    redis.call('SET', progress .. job, values[1], 'PX', 86400000)
+    for process in string.gmatch(keys.ends.awaited and redis.call('HGET', waiters, job) or '', '%S+') do
+      tell(waiter .. process, 'changed ' .. job)
+    end
+    return 'OK'
+  end
+
+  settlements.release = function(number, entry, deliveries, _, _, values)
+    hand_back(streams[number], math.max(0, deliveries - tonumber(values[1])), {entry})
+    released = released + 1
+    return 'OK'
+  end
+
+  settlements.retry = function(number, entry, deliveries, job, fields, values, hold)
+    if hold == 'cancelling' then
+      local told = {field(values, 'keep_result')} -- where only its worker knew
+      finish_one(keys, 'cancelled', streams[number], entry, job, fields, now_ms, ran(deliveries), nil, told)
+      return 'CANCELLED'
+    end
+    if #fields > 1000 then return 'OVERSIZED' end
+    local due_at = due_time(table.remove(values, 1), exact_ms)
+    if not again(number, entry, job, fields, values, due_at) then return 'NO_IDS' end
+    -- Last: should the server refuse to add the job again, it still has it here.
+    remove(streams[number], entry)
+    return 'OK'
+  end
+
+  settlements.fail = function(number, entry, deliveries, job, fields, values)
+    local notes = {'reason', values[1], 'error', values[2], 'failed_at', whole(now_ms), 'worker', worker,
+      'deliveries', whole(deliveries)}
+    local told = {'traceback', values[3], 'error_type', values[4], 'fingerprint', values[5]}
+    for i = 1, #told, 2 do
+      if told[i + 1] ~= '' then notes[#notes + 1], notes[#notes + 2] = told[i], told[i + 1] end
+    end
+    if not dead_letter(keys, streams[number], entry, job, fields, notes, now_ms) then return 'NO_IDS' end
+    if values[6] == '1' then redis.call('DEL', progress .. job) end
+    return 'OK'
+  end
+
+  -- Does this worker hold this job by this very lease? Proof: the pending entry names the worker and the delivery count;
+  -- and the entry is this job's (after a failover an entry id may come again for another job). Returns nil (no: also where
+  -- there is no group), or how the locator knows the job, and the job's id:
+  --   'here'        it points at this entry
+  --   'cancelling'  so it does, and a cancel was asked for while the job ran
+  --   'unlocated'   it does not: put in by hand, or a lost locator; the entry's own id is the proof. Where another job
+  --                 has that id, this one is told apart by its stream from here on
+  local function owns(stream, entry, deliveries, job)
+    local pending = (leases(stream, entry, entry, 1, worker) or {})[1]
+    if not pending or pending[4] ~= deliveries then return nil end
+
+    local located = redis.call('HGET', jobs, job)
+    local place = string.match(stream, '}:(.+)$')
+    local here = place .. ' ' .. entry
+    if located == here or located == here .. ' alone' then return 'here', job end
+    if located == here .. ' cancelling' then return 'cancelling', job end
+
+    local fields = entry_at(stream, entry)
+    local said = fields and field(fields, 'id') or ''
+    if not fields or said ~= job and (said ~= '' or string.match(job, '^[^@]+') ~= entry) then return nil end
+    local id, mark = identify(places, jobs, place, entry, fields)
+    if not mark then return 'unlocated', id end
+    return mark == 'cancelling' and mark or 'here', id
+  end
+
+  local function end_one(settlement, number, entry, deliveries, job, values)
+    local hold, id = owns(streams[number], entry, deliveries, job)
+    if not hold then return 'LEASE_LOST' end
+    local needs = settlement ~= 'done' and settlement ~= 'cancelled' and settlement ~= 'report'
+    local fields = settlement ~= 'report' and entry_at(streams[number], entry) or nil
+    if needs and not fields then return 'LEASE_LOST' end
+    local is_refunded = settlement == 'release' and values[1] == '1'
+    local word = settlements[settlement](number, entry, deliveries, id, fields, values, hold)
+    local is_over = settlement ~= 'report' and (string.sub(word, 1, 2) == 'OK' or word == 'CANCELLED')
+    if is_limited and is_over then
+      free_shares({string.match(streams[number], '}:(.+)$') .. ' ' .. entry}, is_refunded)
+    end
+    return word
+  end
+
+  -- What the worker says of a job that is done, by its first delivery: its unique key, and the nonce of its push, as of one
+  -- whose entry was removed by hand as it ran nobody else can say them; and its result.
+  local function told_of(job, number, place)
+    local key, nonce
+    for i = first_young, first_young + young - 1 do
+      local known, id = string.match(ARGV[i], '^(%S+) (.*)$')
+      if id == job then nonce = known end
+    end
+    for i = first_unique, first_result - 1, 2 do
+      if ARGV[i + 1] == job then key = ARGV[i] end
+    end
+    local told = {key or '', nonce or ''}
+    for i = first_result, first_other - 1, 5 do
+      if tonumber(ARGV[i]) == number and tonumber(ARGV[i + 1]) == place then
+        for value = 1, 3 do told[2 + value] = ARGV[i + 1 + value] end
+      end
+    end
+    return told
+  end
+
+  local function end_each()
+    local words, at = {}, first_done
+    for number, many in ipairs(done) do
+      for i = at, at + many - 1 do
+        local told = told_of(ARGV[i + many], number, i - at + 1)
+        words[#words + 1] = end_one('done', number, ARGV[i], 1, ARGV[i + many], told)
+      end
+      at = at + 2 * many
+    end
+    return words
+  end
+
+  local function end_others(words)
+    local at = first_other
+    while at <= #ARGV do
+      local values, many = {}, tonumber(ARGV[at + 5])
+      for i = 1, many do values[i] = ARGV[at + 5 + i] end
+      words[#words + 1] =
+        end_one(ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2], tonumber(ARGV[at + 3]), ARGV[at + 4], values)
+      at = at + 6 + many
+    end
+  end
+
+  local words = {}
+  if in_order then
+    if total > 0 then end_all() end
+    for i = 1, total do words[i] = 'OK' end
   else
-    if not enqueue(keys, number, job, fields) then return false end
+    words = end_each()
   end
-  retried = retried + 1
-  return true
-end
-
-local settlements = {}
-
-local function ran(deliveries)
-  return {'worker', worker, 'deliveries', whole(deliveries)}
-end
-
-settlements.done = function(number, entry, deliveries, job, fields, values, hold)
-  local at, notes = hold == 'unlocated' and unlocated or keys, ran(deliveries)
-  fields = fields or {'unique', values[1], 'nonce', values[2]}
-  local told = {values[3], values[4], values[5]}
-  finish_one(at, 'completed', streams[number], entry, job, fields, now_ms, notes, nil, told)
-  return 'OK'
-end
-
-settlements.cancelled = function(number, entry, deliveries, job, fields, values, hold)
-  local at, notes = hold == 'unlocated' and unlocated or keys, ran(deliveries)
-  fields = fields or {'unique', values[1], 'nonce', values[2]}
-  local told = {values[3], values[4], values[5]}
-  finish_one(at, 'cancelled', streams[number], entry, job, fields, now_ms, notes, nil, told)
-  return 'OK'
-end
-
--- Whether the id of a job that is pushed is another's that has not ended; if not, what `due` still has of one that had it,
--- and whose fields somebody took away. Where `dead` is no stream any more, by hand, who is said to be there is there.
-local function is_taken(job)
-  local located = redis.call('HGET', jobs, job)
-  local place, line = string.match(located or '', '^(%S+) ?(%S*)')
-  if not place or place == 'completed' or place == 'cancelled' then return false end
-  if place == 'dead' and redis.call('TYPE', dead).ok ~= 'stream' then return redis.call('EXISTS', dead) == 1 end
-  if stored(places, delayed, job, located) then return true end
-  return false, place == 'delayed' and member(line, job) or nil
-end
-
--- What the jobs meet that one pushes, before any is written: where in `values` each begins, whether its id is taken, what
--- is to go from `due`; and by each unique key the job that holds it. One that its parent holds until it ends, `own_key`, is
--- free, as it ends now. Nil, and why, where a unique key was made something else by hand.
-local function look_at_pushes(values, many, parent, own_key)
-  local found, asked, holders, at = {}, {}, {}, 7
-  for i = 1, many do
-    local key, taken, stale = values[at + 4], is_taken(values[at])
-    found[i] = {at = at, is_taken = taken, stale = stale}
-    if key ~= '' then asked[key] = asked[key] or values[at + 7] == 'replace' end
-    at = at + 9 + tonumber(values[at + 8])
-  end
-  for key, replaces in pairs(asked) do
-    local is_right, why = pcall(expect, 'string', unique .. key)
-    if not is_right then return nil, type(why) == 'table' and why.err or why end -- servers differ in what pcall tells
-    local holding = key_holder(places, jobs, delayed, unique, key, replaces, now_ms)
-    if not (holding and holding.id == parent and key == own_key) then holders[key] = holding end
-  end
-  return found, holders
-end
-
--- Push one of them: '1' if it was added, '0' if not; nil where no stream has entry ids left.
-local function push_one(values, one, holders, added)
-  local id, key, replaces = values[one.at], values[one.at + 4], values[one.at + 7] == 'replace'
-  local holding = holders[key]
-  if one.is_taken or added[id] or holding and not (replaces and holding.notes) then return '0' end
-  local number = retried + pushed + replaced
-  local is_added, first, waits = add_job(keys, values, one.at, now_ms, exact_ms, number, one.stale, nil, holding)
-  if not is_added then return nil end
-  earliest = first or earliest
-  if key ~= '' then holders[key] = waits end
-  if holding then
-    replaced = replaced + 1
-    return '0'
-  end
-  pushed = pushed + 1
-  added[id], added[#added + 1] = true, id
-  return '1'
-end
-
-settlements.pushes = function(number, entry, deliveries, job, fields, values, hold)
-  local own_key = fields and field(fields, 'unique') or values[1]
-  local found, holders = look_at_pushes(values, tonumber(values[6]), job, own_key)
-  if not found then
-    local why = string.gsub(holders, '[%s%%]', function(one) return string.format('%%%02X', string.byte(one)) end)
-    return 'SPOILED' .. ':' .. why
-  end
-  local told, added = {}, {}
-  for i, one in ipairs(found) do
-    told[i] = push_one(values, one, holders, added)
-    if not told[i] then break end
-  end
-  forget_ends(result, outcome, progress, added)
-  if #told < #found then return 'NO_IDS' end -- those before it are there: the next try finds them, by their ids
-  return settlements.done(number, entry, deliveries, job, fields, values, hold) .. ':' .. table.concat(told)
-end
-
-settlements.report = function(_, _, _, job, _, values, hold)
-  if hold == 'unlocated' then return 'OK' end -- the id is another job's by now
-  redis.call('SET', progress .. job, values[1], 'PX', 86400000)
-  for process in string.gmatch(keys.ends.awaited and redis.call('HGET', waiters, job) or '', '%S+') do
-    tell(waiter .. process, 'changed ' .. job)
-  end
-  return 'OK'
-end
-
-settlements.release = function(number, entry, deliveries, _, _, values)
-  hand_back(streams[number], math.max(0, deliveries - tonumber(values[1])), {entry})
-  released = released + 1
-  return 'OK'
-end
-
-settlements.retry = function(number, entry, deliveries, job, fields, values, hold)
-  if hold == 'cancelling' then
-    local told = {field(values, 'keep_result')} -- where only its worker knew
-    finish_one(keys, 'cancelled', streams[number], entry, job, fields, now_ms, ran(deliveries), nil, told)
-    return 'CANCELLED'
-  end
-  if #fields > 1000 then return 'OVERSIZED' end
-  local due_at = due_time(table.remove(values, 1), exact_ms)
-  if not again(number, entry, job, fields, values, due_at) then return 'NO_IDS' end
-  -- Last: should the server refuse to add the job again, it still has it here.
-  remove(streams[number], entry)
-  return 'OK'
-end
-
-settlements.fail = function(number, entry, deliveries, job, fields, values)
-  local notes = {'reason', values[1], 'error', values[2], 'failed_at', whole(now_ms), 'worker', worker,
-    'deliveries', whole(deliveries)}
-  local told = {'traceback', values[3], 'error_type', values[4], 'fingerprint', values[5]}
-  for i = 1, #told, 2 do
-    if told[i + 1] ~= '' then notes[#notes + 1], notes[#notes + 2] = told[i], told[i + 1] end
-  end
-  if not dead_letter(keys, streams[number], entry, job, fields, notes, now_ms) then return 'NO_IDS' end
-  if values[6] == '1' then redis.call('DEL', progress .. job) end
-  return 'OK'
-end
-
--- Does this worker hold this job by this very lease? Proof: the pending entry names the worker and the delivery count;
--- and the entry is this job's (after a failover an entry id may come again for another job). Returns nil (no: also where
--- there is no group), or how the locator knows the job, and the job's id:
---   'here'        it points at this entry
---   'cancelling'  so it does, and a cancel was asked for while the job ran
---   'unlocated'   it does not: put in by hand, or a lost locator; the entry's own id is the proof. Where another job
---                 has that id, this one is told apart by its stream from here on
-local function owns(stream, entry, deliveries, job)
-  local pending = (leases(stream, entry, entry, 1, worker) or {})[1]
-  if not pending or pending[4] ~= deliveries then return nil end
-
-  local located = redis.call('HGET', jobs, job)
-  local place = string.match(stream, '}:(.+)$')
-  local here = place .. ' ' .. entry
-  if located == here or located == here .. ' alone' then return 'here', job end
-  if located == here .. ' cancelling' then return 'cancelling', job end
-
-  local fields = entry_at(stream, entry)
-  local said = fields and field(fields, 'id') or ''
-  if not fields or said ~= job and (said ~= '' or string.match(job, '^[^@]+') ~= entry) then return nil end
-  local id, mark = identify(places, jobs, place, entry, fields)
-  if not mark then return 'unlocated', id end
-  return mark == 'cancelling' and mark or 'here', id
-end
-
-local function end_one(settlement, number, entry, deliveries, job, values)
-  local hold, id = owns(streams[number], entry, deliveries, job)
-  if not hold then return 'LEASE_LOST' end
-  local needs = settlement ~= 'done' and settlement ~= 'cancelled' and settlement ~= 'report'
-  local fields = settlement ~= 'report' and entry_at(streams[number], entry) or nil
-  if needs and not fields then return 'LEASE_LOST' end
-  local is_refunded = settlement == 'release' and values[1] == '1'
-  local word = settlements[settlement](number, entry, deliveries, id, fields, values, hold)
-  local is_over = settlement ~= 'report' and (string.sub(word, 1, 2) == 'OK' or word == 'CANCELLED')
-  if is_limited and is_over then
-    give_up(keys, {string.match(streams[number], '}:(.+)$') .. ' ' .. entry}, now_ms, is_refunded)
-  end
-  return word
-end
-
--- What the worker says of a job that is done, by its first delivery: its unique key, and the nonce of its push, as of one
--- whose entry was removed by hand as it ran nobody else can say them; and its result.
-local function told_of(job, number, place)
-  local key, nonce
-  for i = first_young, first_young + young - 1 do
-    local known, id = string.match(ARGV[i], '^(%S+) (.*)$')
-    if id == job then nonce = known end
-  end
-  for i = first_unique, first_result - 1, 2 do
-    if ARGV[i + 1] == job then key = ARGV[i] end
-  end
-  local told = {key or '', nonce or ''}
-  for i = first_result, first_other - 1, 5 do
-    if tonumber(ARGV[i]) == number and tonumber(ARGV[i + 1]) == place then
-      for value = 1, 3 do told[2 + value] = ARGV[i + 1 + value] end
-    end
-  end
-  return told
-end
-
-local function end_each()
-  local words, at = {}, first_done
-  for number, many in ipairs(done) do
-    for i = at, at + many - 1 do
-      local told = told_of(ARGV[i + many], number, i - at + 1)
-      words[#words + 1] = end_one('done', number, ARGV[i], 1, ARGV[i + many], told)
-    end
-    at = at + 2 * many
-  end
-  return words
-end
-
-local function end_others(words)
-  local at = first_other
-  while at <= #ARGV do
-    local values, many = {}, tonumber(ARGV[at + 5])
-    for i = 1, many do values[i] = ARGV[at + 5 + i] end
-    words[#words + 1] =
-      end_one(ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2], tonumber(ARGV[at + 3]), ARGV[at + 4], values)
-    at = at + 6 + many
-  end
-end
-
-local function settle(in_order)
-  local words, only_done = {}, first_other > #ARGV
-  if total > 0 and in_order then
-    end_all()
-    if not only_done then
-      for i = 1, total do words[i] = 'OK' end
-    end
-  else
-    words, only_done = end_each(), false
-  end
-  if only_done then return 'OK' end
   end_others(words)
   if retried > 0 then count(stats, 'retried', retried) end
   if pushed > 0 then count(stats, 'pushed', pushed) end
@@ -537,6 +542,13 @@ local function settle(in_order)
   end
   if earliest then tell(control, 'due ' .. whole(earliest)) end
   return table.concat(words, ' ')
+end
+
+local function settle(in_order)
+  if first_other <= #ARGV or total > 0 and not in_order then return settle_others(in_order) end
+  if total == 0 then return '' end
+  end_all()
+  return 'OK'
 end
 
 expect('stream', streams[1], streams[2], streams[3])
@@ -563,12 +575,12 @@ if promotes then
   reply[2] = promote(keys, now_ms, exact_ms)
   local is_paused, turned, sees_to_turns = restricted and restricted.all, 0, false
   if is_limited and not is_paused then
-    turned, sees_to_turns = take_turns(keys, now_ms, math.floor(exact_ms * 1000 + 0.5))
+    turned, sees_to_turns = look_at_turns()
     if turned > 0 then tell(control, 'released ' .. turned) end -- this worker may have no room for them
   end
   reply[3], reply[4] = prospect(streams, restricted)
   if sees_to_turns then reply[3] = reply[3] + 16 end
-  if is_limited and not is_paused then reply[5] = next_turn(keys.turns, exact_ms) end
+  if is_limited and not is_paused then reply[5] = turn_in() end
 elseif is_limited and #redis.call('ZRANGEBYSCORE', keys.turns, '-inf', whole(now_ms), 'LIMIT', 0, 1) > 0 then
   reply[3] = 8
 end

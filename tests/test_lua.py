@@ -156,7 +156,7 @@ def test_the_header_of_settle_names_every_settlement_and_what_it_takes_along() -
     said = header("settle").split("\n-- Returns ")[0].split("by its settlement:")[1]
     parts = [part.split(":") for part in re.sub(r"\([^)]*\)|--|\n", " ", said).split("·")]
     takes = {settlement.strip(): [value.strip() for value in values.split(",")] for settlement, values in parts}
-    code = dict(re.findall(r"^settlements\.(\w+) = (.+?)^end", body("settle"), re.M | re.S))
+    code = dict(re.findall(r"^  settlements\.(\w+) = (.+?)^  end", body("settle"), re.M | re.S))
     for settlement, lines in re.findall(r"if settlement == '(\w+)' then (return .+)", body("settle")):
         code[settlement] += lines
     reads = {

@@ -312,16 +312,16 @@ class Execution:
         if scopes.innermost() is not innermost:
             scopes.close_inside(innermost)
         if raised is None:
-            return await self._returned_in_order(definition, surroundings)
+            if not self._keep_ms and self.pushes is None:
+                return _DONE
+            return await self._came_to_more(definition, surroundings)
         try:
             return self._came_to(raised, definition, context, scope)
         finally:
             del raised  # or it would hold itself: its traceback leads to the frames that called the handler
 
-    async def _returned_in_order(self, definition: JobDefinition[Any], surroundings: Context) -> Outcome:
-        """The outcome of a run whose handler has returned."""
-        if not self._keep_ms and self.pushes is None:
-            return _DONE
+    async def _came_to_more(self, definition: JobDefinition[Any], surroundings: Context) -> Outcome:
+        """The outcome of a run whose handler has returned, where its result is kept, or it has pushed jobs."""
         outcome = surroundings.run(self._keep, definition) if self._keep_ms else _DONE
         if self.pushes is None or not isinstance(outcome, Done):
             return outcome
@@ -474,7 +474,9 @@ class Execution:
     def _may_have_reported(self) -> bool:
         """Whether this run has said how far it is, or one before it may have: then that is to be forgotten."""
         job = self._job
-        return self.reported is not None or (job is not None and self._has_started(job))
+        if self.reported is not None or self.lease.deliveries > 1:
+            return True
+        return job is not None and job.started_ms is not None
 
     def settled(self, reply: Reply) -> SettledJob:
         """What became of the job, for the event that tells of it. It was asked for last: the outcome is let go."""

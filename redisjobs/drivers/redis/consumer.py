@@ -359,8 +359,10 @@ class _Parts:
         self.plain: Settlements = settlements
         self.pushing: list[list[tuple[Lease, Settlement]]] = []
         self._order: list[int] | None = None  # the positions of all of them, in the order in which they go
-        if any(type(one) is Ack and one.pushes for _, one in settlements):
-            self._part(settlements)
+        for _, one in settlements:  # any() takes twice as long, and each job goes by here
+            if type(one) is Ack and one.pushes:
+                self._part(settlements)
+                break
 
     def _part(self, settlements: Settlements) -> None:
         pushing, plain = list[int](), list[int]()
@@ -382,10 +384,10 @@ class _Parts:
 
     def told(self, plain: Settled | None, pushing: Sequence[Settled]) -> Exchange:
         """The answers to all of them, in their own order."""
-        replies = plain.replies if plain is not None else ()
-        turns = any(each.ahead.turns for each in (plain, *pushing) if each is not None)
+        replies, turns = (plain.replies, plain.ahead.turns) if plain is not None else ((), False)
         if self._order is None:
             return Exchange(replies, turns=turns)
+        turns = turns or any(each.ahead.turns for each in pushing)
         said = [reply for each in pushing for reply in each.replies]
         pushed = [each.added.get(at, ()) for each in pushing for at in range(len(each.replies))]
         wrong = [each.spoiled.get(at, "") for each in pushing for at in range(len(each.replies))]

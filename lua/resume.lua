@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- resume: let the jobs of a queue start again, or those of one name. What was parked for that is passed on by unpark, which
 -- whoever resumes runs next; should it not come to that, tidy does. Waiting lines of the name have a turn at once, up to 500 of
--- them; tidy gives one to the others.
+-- them; shares gives one to the others.
 --
 -- KEYS[1] paused       string  there while the queue is paused
 -- KEYS[2] paused:names hash    job names that are paused -> since when, ms

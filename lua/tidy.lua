@@ -102,7 +102,7 @@ local function look_at_all(stream, from)
   return #all, look_at_lines(stream, found, at, from or turn)
 end
 
-local number, from = string.match(after, '^([123]) (%d+)$')
+local number, from = string.match(after, '^([123]) (%d*)$')
 number, from = tonumber(number or 1), tonumber(from or nil)
 local looked, left_off = 0, ''
 while number <= 3 and left_off == '' do
@@ -111,7 +111,7 @@ while number <= 3 and left_off == '' do
   if going_on then
     left_off = number .. ' ' .. whole(going_on)
   elseif looked > most and number < 3 then -- one list of very many takes its time
-    left_off = number + 1 .. ' 0'
+    left_off = number + 1 .. ' '
   end
   number = number + 1
 end

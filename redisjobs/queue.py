@@ -73,7 +73,6 @@ from redisjobs.registry import (
     check_job_options,
     id_of,
 )
-from redisjobs.results import kept_for_a_while
 from redisjobs.retention import ASIDE, Retention
 from redisjobs.retry import RetryPolicy
 from redisjobs.schedules.faces import Schedules
@@ -410,9 +409,10 @@ class JobQueue(Serving):
             NoResult: As `result`, as do TimeoutError, DecodeError and DriverError.
             EncodeError: As `push`.
             ValueError: As `push`; and `keep_result=0` keeps nothing that could be waited for.
+            RegistrationError: What its handler here returns can't be read; nothing was pushed.
         """
         limit = None if timeout is None else seconds(timeout, "timeout")
-        job, conflicts = kept_for_a_while(self.prepare(parameters, name, **options)), list[Conflict]()
+        job, conflicts = self._awaited(self.prepare(parameters, name, **options)), list[Conflict]()
         (handle,) = await self._push([job], conflicts)
         raise_conflicts(conflicts)
         return await self.result(handle, timeout=limit)

@@ -58,6 +58,7 @@ from redisjobs.options import (
 )
 from redisjobs.push import Push, Told, name_in
 from redisjobs.queries import Requeue, Row
+from redisjobs.results import kept_for_a_while
 from redisjobs.retention import Retention
 from redisjobs.retry import RetryPolicy, exponential_jitter
 from redisjobs.schedules.schedule import Schedule
@@ -465,6 +466,17 @@ class Registry:
             _ = kind.adapter
             return Expected(kind, unkept_by=unkept_by)
         return Expected(known.returns if known is not None else None, not is_other, unkept_by)
+
+    def _awaited(self, job: NewJob) -> NewJob:
+        """A job that is pushed to wait for its result: that is kept, and can be read.
+
+        Raises:
+            ValueError: It was said that nothing is kept.
+            RegistrationError: What its handler here returns can't be read.
+        """
+        job = kept_for_a_while(job)
+        self.expected(self.handle(job.job_id, name_in(job), added=None), None)
+        return job
 
     def _told(self, push: Push, answers: Sequence[Pushed]) -> list[Told]:
         """What became of each job of a push; whoever listens is told as well.

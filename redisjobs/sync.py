@@ -77,7 +77,6 @@ from redisjobs.registry import (
     check_job_options,
     id_of,
 )
-from redisjobs.results import kept_for_a_while
 from redisjobs.retention import ASIDE, Retention
 from redisjobs.retry import RetryPolicy
 from redisjobs.schedules.faces import SyncSchedules
@@ -313,7 +312,7 @@ class JobQueue(Serving):
     ) -> Any:
         """Push a job, wait until it has ended, and give what it returned; see `redisjobs.JobQueue.run`."""
         limit = None if timeout is None else seconds(timeout, "timeout")
-        job, conflicts = kept_for_a_while(self.prepare(parameters, name, **options)), list[Conflict]()
+        job, conflicts = self._awaited(self.prepare(parameters, name, **options)), list[Conflict]()
         (handle,) = self._push([job], conflicts)
         raise_conflicts(conflicts)
         return self.result(handle, timeout=limit)

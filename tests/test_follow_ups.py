@@ -467,6 +467,31 @@ async def test_middleware_and_listeners_of_the_queue_see_what_a_handler_pushes(w
     assert told == [(handle.id, "parent", True), ("one", "Next", True), ("one", "Next", False)]
 
 
+async def test_what_a_run_pushed_whose_worker_was_given_up_is_told_to_the_middleware_as_not_added(
+    redis_store: RedisStore,
+) -> None:
+    work, watching, admin = Bench(redis_store), Watching(), redis_store.admin
+    work.queue.add_middleware(watching)
+    runs: list[int] = []
+
+    async def parent(context: JobContext) -> None:
+        runs.append(context.deliveries)
+        context.push(Next(1))
+        if len(runs) == 1:
+            admin.delete(*admin.scan_iter(f"{redis_store.prefix}worker:*"))
+
+    async with work.queue:
+        await work.handler(parent).push()
+        await work.run()
+
+    assert len(runs) == 2
+    assert [end for end in watching.ends if end[0] == "Next"] == [
+        ("Next", False, "DriverError"),
+        ("Next", True, "NoneType"),
+    ]
+    assert work.ran == [1]
+
+
 async def test_what_a_run_pushed_that_lost_its_lease_is_told_to_the_middleware_as_not_added(
     redis_store: RedisStore,
 ) -> None:

@@ -35,8 +35,8 @@ drivers.redis.worker_commands
 drivers.redis.connection drivers.redis.reader
 drivers.redis.coalescer drivers.redis.consumer drivers.redis.driver
 drivers
-push registry
-results waiting
+push results registry
+waiting
 schedules.faces schedules.plan schedules.scheduler schedules
 worker
 service serving

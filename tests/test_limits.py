@@ -590,6 +590,25 @@ async def test_where_many_lines_have_their_turn_at_once_a_call_sees_to_fifty(sta
     assert len(await claim(worker)) == 70
 
 
+async def test_a_line_with_room_for_more_than_one_look_gives_is_looked_at_again_soon(stage: Stage) -> None:
+    store, driver, worker = stage
+    await push(driver, *(f"{number:04}" for number in range(800)))
+    held = await claim(worker)
+    while (answer := await worker.exchange([], 500)).more:
+        held += answer.leases
+    assert len(held) == 1
+    await driver.change(SetLimit("Limited", "max_concurrency=700"))
+
+    held += await claim(worker)
+    while more := await claim(worker):
+        held += more
+    assert len(held) == 501
+    store.clock.advance(0.1)
+    while more := await claim(worker):
+        held += more
+    assert len(held) == 700
+
+
 @pytest.mark.parametrize("worker_id", ["line:Limited", "line:"])
 async def test_no_worker_has_the_id_of_a_line(worker_id: str) -> None:
     with pytest.raises(ValueError, match="and nothing that begins with 'line:'"):

@@ -567,6 +567,16 @@ async def test_an_annotation_that_names_what_is_not_there_is_an_error_where_a_re
     assert "early: can't read what it returns" in str(error)
 
 
+async def test_run_pushes_nothing_where_what_the_handler_returns_can_not_be_read(queue: JobQueue) -> None:
+    async def early(add: Add) -> "list[NotThere]":  # type: ignore[name-defined]  # noqa: F821
+        return []
+
+    queue.register(Add)(early)
+    with pytest.raises(RegistrationError, match="early: can't read what it returns"):
+        await queue.run(Add(1))
+    assert (await queue.counts()).totals.get("pushed", 0) == 0
+
+
 async def test_what_a_handler_takes_may_be_unreadable_where_what_it_returns_is_kept(queue: JobQueue) -> None:
     async def late(add: "NotThere") -> "list[int]":  # type: ignore[name-defined]  # noqa: F821
         return [1]

@@ -212,6 +212,8 @@ class Dispatcher:
                 self.let_go(run)
             else:
                 self.leases.unsettled.append(run)
+        elif run.pushes is not None:  # the handler went on though the job was given up
+            run.pushes.lost()
         if self._pool.is_shared:
             self._pool.changed()
         else:
@@ -303,8 +305,15 @@ class Dispatcher:
                 self.report.note(run, Reply.LEASE_LOST)
             self._pool.let_go(run)
         self.report.tell()
+        self.lose_pushes()
         self.leases.forget()
         self._clearance.one_waits = True
+
+    def lose_pushes(self) -> None:
+        """Tell the middleware of what was pushed by jobs that this worker can't settle any more."""
+        for run in self.leases:
+            if run.over and run.pushes is not None:
+                run.pushes.lost()
 
     def interrupt_all(self, *, broken: bool) -> None:
         """Give up what still runs, and settle it with all the rest.

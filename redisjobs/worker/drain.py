@@ -79,6 +79,7 @@ class Drain:
         await self._release()
         if leases.kept:
             self._member.log.warning("%d jobs could not be settled, and run again", len(leases.kept))
+            self._exchanger.dispatcher.lose_pushes()
 
     async def _release(self) -> None:
         self._beats.end()  # or they would be for a worker that has left
@@ -94,6 +95,7 @@ class Drain:
             self._member.log.warning(
                 "%d jobs could not be settled, and run again once their leases are over: %s", held, why
             )
+            self._exchanger.dispatcher.lose_pushes()
         else:
             self._member.log.info(
                 "the store did not hear that this worker has ended, and forgets it later: %s", why

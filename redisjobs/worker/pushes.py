@@ -135,7 +135,9 @@ class Pushes:
         """Tell the middleware that none was added: the job that pushes them did not end so."""
         job_id = visible(self._lease.job_id)
         for pushed in self._pushed:
-            pushed.ends.tell((), DriverError(f"nothing was pushed: job {job_id} did not end by this run"))
+            pushed.ends.tell(
+                (), DriverError(f"nothing was pushed, as far as is known: job {job_id} did not end by this run")
+            )
 
 
 def _raw(text: str) -> bytes:

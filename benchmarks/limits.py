@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +25,8 @@ from benchmarks.measures import Figures
 from benchmarks.report import number, ratios, spread, table
 from benchmarks.session import SIZE, Session
 from benchmarks.systems import CHECKOUT, SYSTEMS, US, Failed, python
-from redisjobs import JobQueue, recording, server
+from redisjobs import JobName, JobQueue, recording, server
+from redisjobs.transitions import MOST_JOBS, Ack
 
 _QUEUE = "bench"
 _WORKERS, _KILLS = 4, 10  # processes; how many of them are killed in a run
@@ -33,6 +34,8 @@ _LEAST = 0.9  # of what is allowed has to run
 _MOST_SLOWER = 0.1  # by which jobs may be slower beside a blocked key
 _BLOCKED, _DRAINED = 100_000, 20_000  # jobs
 _WITHIN = 180.0  # seconds
+_CLAIMS, _CLAIMED = 1_000, 10  # claims of each queue; jobs of each
+_BLOCKED_NAME, _FREE_NAME = JobName("blocked", type(None)), JobName("free", type(None))
 _SAMPLES = 0.01  # seconds between two looks at what runs
 _ROUNDING = 2.0  # ms: a start is stored in whole ms, where the rate counts µs
 
@@ -270,13 +273,54 @@ def _block(session: Session, blocked: int) -> None:
     session.close_gate()
 
 
-def _in_lines(admin: Any, name: str) -> int:
+def _in_lines(admin: Any, name: str, queue: str = _QUEUE) -> int:
     """How many jobs of a name wait in line."""
     try:
-        consumers = admin.xpending(f"redisjobs:{{{_QUEUE}}}:ready:normal", "workers")["consumers"] or []
+        consumers = admin.xpending(f"redisjobs:{{{queue}}}:ready:normal", "workers")["consumers"] or []
     except redis.ResponseError:  # no worker has begun yet
         return 0
     return sum(int(one["pending"]) for one in consumers if one["name"].decode().split()[0] == f"line:{name}")
+
+
+def claims_beside_blocked(times: int, blocked: int = _BLOCKED) -> tuple[list[float], list[float]]:
+    """Redis' time for a claim of ten jobs without a limit, µs, of two queues by turns.
+
+    Args:
+        times: How many claims of each.
+        blocked: How many jobs of one key wait in line in the second queue; the first has one.
+    """
+    with server.start() as running, redis.Redis.from_url(running.url) as admin:
+        return anyio.run(_claim_by_turns, running.url, admin, times, blocked)
+
+
+async def _claim_by_turns(
+    url: str, admin: "redis.Redis", times: int, blocked: int
+) -> tuple[list[float], list[float]]:
+    async with AsyncExitStack() as stack:
+        sides = []
+        for name, waiting in (("alone", 1), ("beside", blocked)):
+            queue = await stack.enter_async_context(JobQueue(url, name))
+            worker = await stack.enter_async_context(
+                aclosing(queue.driver.consumer("w1", lease=600, max_deliveries=3))
+            )
+            await worker.open()
+            await queue.set_limit("blocked", max_concurrency=1)
+            await queue.push_many([queue.prepare(None, _BLOCKED_NAME) for _ in range(waiting + 1)])
+            while (await worker.exchange([], MOST_JOBS)).more:
+                pass
+            if (there := _in_lines(admin, "blocked", name)) != waiting:
+                raise Failed(f"{there} of {waiting} jobs wait in line")
+            sides.append((queue, worker, list[float]()))
+        for number in range(times):
+            for queue, worker, took in sides if number % 2 else reversed(sides):
+                await queue.push_many([queue.prepare(None, _FREE_NAME) for _ in range(_CLAIMED)])
+                admin.config_resetstat()
+                claimed = await worker.exchange([], _CLAIMED)
+                took.append(admin.info("commandstats")["cmdstat_evalsha"]["usec"])
+                if len(claimed.leases) != _CLAIMED:
+                    raise Failed(f"a claim of {_CLAIMED} jobs got {len(claimed.leases)}")
+                await worker.exchange([(lease, Ack()) for lease in claimed.leases], None)
+        return sides[0][2], sides[1][2]
 
 
 # What is said
@@ -309,6 +353,18 @@ def said_of_blocked(alone: Drains, beside: Drains) -> str:
             ratio = spread(ratios(other, one), 1.0)
             rows.append([f"{label}, {unit}", spread(one, scale), spread(other, scale), ratio])
     return table(["", "alone", f"beside {_BLOCKED:,} of one blocked key", "ratio"], rows)
+
+
+def said_of_claims(alone: Sequence[float], beside: Sequence[float]) -> str:
+    """The claims by turns; Markdown."""
+    row = [f"a claim of {_CLAIMED} jobs, Redis, µs", *map(_middle, (alone, beside, ratios(beside, alone)))]
+    return table(["", "alone", f"beside {_BLOCKED:,} of one blocked key", "ratio"], [row])
+
+
+def _middle(values: Sequence[float]) -> str:
+    """The median, and between which values half of all are: of a thousand the extremes tell nothing."""
+    low, middle, high = statistics.quantiles(values, n=4)
+    return f"{number(middle)} ({number(low)} to {number(high)})"
 
 
 def slower(alone: Drains, beside: Drains) -> list[str]:
@@ -346,8 +402,9 @@ def main(words: Sequence[str]) -> int:
             alone, beside = _blocked_rounds(options.rounds)
             slow = slower(alone, beside)
             wrong += slow
-            parts += [said_of_blocked(alone, beside), "\n".join(slow)]
-            _say("\n\n".join(parts[-2:]))
+            claims = said_of_claims(*claims_beside_blocked(_CLAIMS))
+            parts += [said_of_blocked(alone, beside), claims, "\n".join(slow)]
+            _say("\n\n".join(parts[-3:]))
     except Failed as failed:
         _say(f"failed: {failed}")
         return 1

@@ -827,6 +827,16 @@ def test_jobs_that_a_blocked_key_slows_down_by_more_than_a_tenth_are_said() -> N
     ]
 
 
+def test_claims_are_timed_by_turns_beside_a_line_and_without_and_told_by_their_middle() -> None:
+    alone, beside = limits.claims_beside_blocked(3, 20)
+    assert len(alone) == len(beside) == 3
+    assert min(alone + beside) > 0
+
+    text = limits.said_of_claims([100, 110, 120], [110, 121, 240])
+    said = cells_of(text, "a claim of 10 jobs, Redis")
+    assert said[1:] == ["110 (100 to 120)", "121 (110 to 240)", "1.1 (1.1 to 2)"]
+
+
 def test_limits_are_not_measured_where_there_are_none(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

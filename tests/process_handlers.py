@@ -328,10 +328,17 @@ def push_late_from_process(folder: str, context: JobContext) -> None:
     _threads[0].start()
 
 
-def push_unpackable(context: JobContext) -> str:
+class Unmakeable:
+    """What can be packed, and not made anew."""
+
+    def __reduce__(self) -> tuple[type[int], tuple[str]]:
+        return int, ("no number",)
+
+
+def push_unpackable(context: JobContext, what: str) -> str:
     """Push what can't leave the process; what it was told."""
     try:
-        context.push({"number": lambda: 1}, "Next")
+        context.push({"number": Unmakeable() if what == "unmakeable" else lambda: 1}, "Next")
     except EncodeError as error:
         return str(error)
     return ""

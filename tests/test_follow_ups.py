@@ -387,9 +387,10 @@ async def test_a_late_push_of_a_handler_in_a_process_is_no_push_of_the_next_job_
 
 
 @pytest.mark.slow
-async def test_what_cannot_leave_a_process_is_no_push_from_there(work: Bench) -> None:
+@pytest.mark.parametrize("what", ["unpackable", "unmakeable"])
+async def test_what_cannot_leave_a_process_is_no_push_from_there(work: Bench, what: str) -> None:
     job = work.queue.job(name="parent", run_in="process")(process_handlers.push_unpackable)
-    handle = await job.options(keep_result=60).push()
+    handle = await job.options(keep_result=60).push(what=what)
     await work.run()
 
     assert (await handle.result()).startswith("what is pushed can't leave this process: ")

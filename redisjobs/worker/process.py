@@ -80,13 +80,18 @@ class Process:
         self.begun = self._hear() == _BEGUN
         answer = self._hear() if self.begun else None
         while answer is not None and answer.startswith(_SAID):
-            self._answer(pickle.loads(answer[len(_SAID) :]), said)
+            self._answer(answer[len(_SAID) :], said)
             answer = self._hear()
         return answer
 
-    def _answer(self, what: Said, said: Callable[[Said], Any]) -> None:
+    def _answer(self, packed: bytes, said: Callable[[Said], Any]) -> None:
         """Pass on what the handler says; who pushes a job waits to hear what it is called."""
         answer: PushedJob | Exception | None
+        try:
+            what = pickle.loads(packed)
+        except BaseException as error:  # of a push: nothing else has classes of the user's, and their code
+            self._reply(EncodeError(f"what is pushed can't leave this process: {describe(error)}"))
+            return
         try:
             pushed = said(what)
             is_job = isinstance(pushed, PushedJob)
@@ -94,8 +99,11 @@ class Process:
         except Exception as error:
             answer = error
         if isinstance(what, Pushing):
-            with suppress(OSError):
-                self._pipe.send_bytes(_packed(answer))
+            self._reply(answer)
+
+    def _reply(self, answer: PushedJob | Exception | None) -> None:
+        with suppress(OSError):
+            self._pipe.send_bytes(_packed(answer))
 
     def _hear(self) -> bytes | None:
         with suppress(EOFError, OSError):

@@ -298,7 +298,7 @@ def test_each_arrow_of_the_diagram_names_a_script_that_is_there(project: Path) -
     (diagram,) = re.findall(r"^```\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     words = set(re.findall(r"[a-z_]+", diagram))
     named = {path.removesuffix(".lua") for path in scripts(project)} & words
-    settlements = set(re.findall(r"^settlements\.(\w+) =", scripts(project)["settle.lua"], re.MULTILINE))
+    settlements = set(re.findall(r"^  settlements\.(\w+) =", scripts(project)["settle.lua"], re.MULTILINE))
     drawn = {
         settlement for said in re.findall(r"settle: ([a-z, ]*[a-z])", diagram) for settlement in said.split(", ")
     }

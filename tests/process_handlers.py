@@ -130,7 +130,8 @@ def do(do: Do, context: JobContext) -> None:
             time.sleep(600)
         case "grandchild":
             child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-            (folder / "grandchild").write_text(str(child.pid))
+            with (folder / "grandchildren").open("a") as file:
+                file.write(f"{child.pid}\n")
             os._exit(7)
         case "exit":
             os._exit(7)

@@ -198,7 +198,8 @@ async def test_a_process_that_dies_is_its_jobs_failure_and_nobody_elses(
         job.id for job in others
     )
     if what == "grandchild":
-        os.kill(int((tmp_path / "grandchild").read_text()), signal.SIGKILL)
+        for pid in (tmp_path / "grandchildren").read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
 
 
 def test_how_a_process_ended_is_known_also_where_another_thread_was_told_of_it() -> None:

@@ -471,15 +471,21 @@ async def test_middleware_and_listeners_of_the_queue_see_what_a_handler_pushes(w
 async def test_what_a_run_pushed_whose_worker_was_given_up_is_told_to_the_middleware_as_not_added(
     redis_store: RedisStore,
 ) -> None:
-    work, watching, admin = Bench(redis_store), Watching(), redis_store.admin
+    class Fencing(Watching):
+        """As the first of these jobs is about to be pushed, its worker is taken for dead."""
+
+        async def on_push(self, job: OutgoingJob) -> None:
+            await super().on_push(job)
+            if job.name == "Next" and len(runs) == 1:
+                admin.delete(*admin.scan_iter(f"{redis_store.prefix}worker:*"))
+
+    work, watching, admin = Bench(redis_store), Fencing(), redis_store.admin
     work.queue.add_middleware(watching)
     runs: list[int] = []
 
     async def parent(context: JobContext) -> None:
         runs.append(context.deliveries)
         context.push(Next(1))
-        if len(runs) == 1:
-            admin.delete(*admin.scan_iter(f"{redis_store.prefix}worker:*"))
 
     async with work.queue:
         await work.handler(parent).push()

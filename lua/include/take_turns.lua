@@ -1,7 +1,7 @@
 -- take_turns: hand back jobs that waited in line for a limit, and whose turn it is: from up to 50 lines, up to 500 jobs, of
 -- each line those of the highest priority first. Each looks again whether it may start when it is claimed, so a line that was
--- given all its room is looked at once more a few seconds later, should one of them not have started; soon, where it had
--- room for more than one look gives. A line of jobs whose name is paused waits until that is resumed.
+-- given all its room is looked at once more a few seconds later, should one of them not have started; so is one with room for
+-- more than 500, as those have no share before they are claimed. A line of jobs whose name is paused waits until that is resumed.
 --
 -- `keys` has streams, jobs, paused_names, and those of limits. Needs whole, leases, forget, limit_of, arrival, room,
 -- false_holder, hand_back_held beside it. Returns how many were handed back, and whether any line was looked at: whoever did
@@ -22,8 +22,7 @@ local function take_turns(keys, now_ms, now_us)
     if free == 0 then return 0, from_us and math.ceil(from_us / 1000) end
     local wanted = math.min(free, 500 - total)
     local given = hand_back_held(keys, consumer, wanted, 0, now_ms)
-    if given == wanted and not limit then return given, now_ms end
-    if given == wanted then return given, now_ms + (wanted < free and 100 or 5000) end
+    if given == wanted then return given, limit and now_ms + 5000 or now_ms end
     forget(keys.streams, consumer)
     redis.call('ZREM', keys.lines, bucket)
     return given

@@ -134,10 +134,10 @@ class Pushes:
     def lost(self) -> None:
         """Tell the middleware that none was added: the job that pushes them did not end so."""
         job_id = visible(self._lease.job_id)
+        error = DriverError(f"nothing was pushed, as far as is known: job {job_id} did not end by this run")
         for pushed in self._pushed:
-            pushed.ends.tell(
-                (), DriverError(f"nothing was pushed, as far as is known: job {job_id} did not end by this run")
-            )
+            ends, pushed.ends = pushed.ends, NOBODY  # once: the handler may go on after its job was given up
+            ends.tell((), error)
 
 
 def _raw(text: str) -> bytes:

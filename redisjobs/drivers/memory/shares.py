@@ -13,7 +13,6 @@ from redisjobs.limits import Limit
 from redisjobs.transitions import MOST_JOBS
 
 _LOST_MS = 5_000  # after so long a line is looked at again that was given all its room
-_SOON_MS = 100  # and one that has room for more than was given at once
 _MOST_LINES = 50  # that one look hands back from
 _SPACE = re.compile(r"[ \t-\r]")  # a name with one, by hand, could not be told from its key: it has no limit
 
@@ -169,8 +168,7 @@ def _hand_on(memory: Memory, bucket: str, most: int) -> int:
     for stream, entry in line:
         stream.pending[entry] = Pending(RELEASED, stream.pending[entry].deliveries, time.monotonic())
     if len(line) == wanted:
-        again_ms = _SOON_MS if wanted < free else _LOST_MS
-        memory.turns[bucket] = now_ms if limit is None else now_ms + again_ms
+        memory.turns[bucket] = now_ms if limit is None else now_ms + _LOST_MS
     else:
         memory.waiting.discard(bucket)
     return len(line)

@@ -61,10 +61,12 @@ async def test_handlers_find_the_state_of_their_application_in_their_context(sto
 
 async def test_a_lifespan_sets_the_state_before_jobs_run_and_ends_it_after(store: Store) -> None:
     queue = JobQueue(store.driver, store.queue_name)
+    started = anyio.Event()
     seen: list[str] = []
 
     @queue.register(Work)
     async def work(parameters: Work, context: JobContext[Resources]) -> None:
+        started.set()
         await anyio.sleep(0.02)
         seen.append(context.state.pool)
 
@@ -76,15 +78,10 @@ async def test_a_lifespan_sets_the_state_before_jobs_run_and_ends_it_after(store
 
     await queue.push(Work())
     async with queue.lifespan(then=resources)(None):
-        await until_claimed(queue)
+        with anyio.fail_after(5):
+            await started.wait()
     assert seen == ["open"]
     await queue.aclose()
-
-
-async def until_claimed(queue: JobQueue) -> None:
-    with anyio.fail_after(5):
-        while await queue.jobs("ready"):  # noqa: ASYNC110  (no event tells of it)
-            await anyio.sleep(0.005)
 
 
 async def test_a_handler_in_a_process_is_told_that_the_state_is_the_workers(store: Store) -> None:

@@ -168,14 +168,14 @@ async def test_sync_code_that_closes_the_queue_watches_on(sync_queue: SyncJobQue
 
 async def test_sync_code_that_leaves_off_watching_is_forgotten(sync_queue: SyncJobQueue) -> None:
     steps = Steps()
-    watching = sync_queue.job(name="work")(steps.run).push().watch()
+    watching = [sync_queue.job(name="work")(steps.run).push().watch()]
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(Worker(sync_queue).run)
         await steps.send.send(0.25)
-        await anyio.to_thread.run_sync(next, watching)
+        await anyio.to_thread.run_sync(lambda: next(watching[0]))  # an idle thread keeps what it was given
         (waiting,) = sync_queue._waitings._by_loop.values()
         assert len(waiting._waiters) == 1
-        del watching
+        watching.clear()
         gc.collect()
         await eventually(lambda: not waiting._waiters)
         steps.send.close()
@@ -185,16 +185,16 @@ async def test_sync_code_that_leaves_off_watching_is_forgotten(sync_queue: SyncJ
 
 async def test_an_iterator_that_outlives_its_queue_begins_no_thread(sync_queue: SyncJobQueue) -> None:
     steps = Steps()
-    watching = sync_queue.job(name="work")(steps.run).push().watch()
+    watching = [sync_queue.job(name="work")(steps.run).push().watch()]
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(Worker(sync_queue).run)
         await steps.send.send(0.25)
-        await anyio.to_thread.run_sync(next, watching)
+        await anyio.to_thread.run_sync(lambda: next(watching[0]))
         steps.send.close()
         await eventually(lambda: not sync_queue.counts().running)
         tasks.cancel_scope.cancel()
     await sync_queue.disconnect()
-    del watching
+    watching.clear()
     gc.collect()
     assert not waiting_threads()
 

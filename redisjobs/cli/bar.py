@@ -32,17 +32,18 @@ class Bar:
             transient=True,
         )
         self.is_shown = self._bar.console.is_terminal
-        self._bar.disable = not self.is_shown
         self._task = self._bar.add_task("", total=None, job=visible(job_id, 40), done="", note="")
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        if self.is_shown:  # rich 13 prints an empty line for a bar that is stopped in a pipe, even if disabled
+            self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        if self.is_shown:
+            self._bar.stop()
 
     def show(self, progress: Progress) -> None:
         """Show how far it is."""

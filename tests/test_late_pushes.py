@@ -1,6 +1,7 @@
 """Bytes of a push that come late, after the one that repeated it, and after its job has run: they add nothing."""
 
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from store import RedisStore
 
 from redisjobs.drivers.redis import connection
 from redisjobs.drivers.redis.connection import SyncConnection, Target
-from redisjobs.drivers.redis.queue_commands import PushAnswer, QueueCommands
+from redisjobs.drivers.redis.queue_commands import PushAnswer, QueueCommands, are_plain
 from redisjobs.job import (
     JobName,
     OnConflict,
@@ -31,10 +32,13 @@ JOB = JobName("Work", dict[str, int])
 
 
 def send(store: RedisStore, job: NewJob, sent_ms: float, *, repeated: bool = False) -> PushAnswer:
-    """A first try, or a repetition, as it was sent then."""
+    """A first try, or a repetition, as it was sent then; one of a plain job goes the plain way first, which adds none."""
     commands = QueueCommands(store.queue_name, store.clock)
     connection = SyncConnection(commands, Target(store.url))
     try:
+        if not repeated and are_plain([job]):
+            (plain,) = connection.run(commands.push_plain([job], sent_ms=sent_ms))
+            assert not plain.pushed
         (answer,) = connection.run(commands.push([job], repeated=repeated, sent_ms=sent_ms))
         return answer  # type: ignore[no-any-return]
     finally:
@@ -163,12 +167,12 @@ class Sent:
 
     def __init__(self, driver: Any) -> None:
         self.said: list[float | None] = []
-        self._push = driver.commands.push
-        driver.commands.push = self.push
+        for name in ("push", "push_plain"):
+            setattr(driver.commands, name, partial(self._note, getattr(driver.commands, name)))
 
-    def push(self, jobs: Any, *, repeated: bool, sent_ms: float | None) -> Any:
+    def _note(self, push: Any, jobs: Any, *, sent_ms: float | None, **options: Any) -> Any:
         self.said.append(sent_ms)
-        return self._push(jobs, repeated=repeated, sent_ms=sent_ms)
+        return push(jobs, sent_ms=sent_ms, **options)
 
 
 @pytest.mark.parametrize("ahead", [-3600, 3600])

@@ -158,8 +158,9 @@ async def test_a_job_done_before_its_push_is_repeated_is_not_done_again(bench: B
     queue, driver = bench.queue(), bench.direct().driver
     consumer = driver.consumer("w1", lease=15, max_deliveries=3)
     await consumer.open()
-    await call(queue.push, Add(0), job_id="first")  # a connection is there, and knows the server's clock
-    await consumer.exchange([(lease, Ack()) for lease in await consumer.wait(1, 5)], None)
+    for warm_up in ({"job_id": "first"}, {}):  # a connection is there, and knows the clock; the server both scripts
+        await call(queue.push, Add(0), **warm_up)
+        await consumer.exchange([(lease, Ack()) for lease in await consumer.wait(1, 5)], None)
     answers: list[Any] = []
 
     async def push() -> None:
@@ -174,7 +175,7 @@ async def test_a_job_done_before_its_push_is_repeated_is_not_done_again(bench: B
         bench.proxy.refuse(False)
 
     assert [(answer.id, answer.added) for answer in answers] == [(lease.job_id, True) for lease in leases]
-    assert (bench.ids(), bench.pushed(), bench.cuts()) == (Counter(), 2, 1)
+    assert (bench.ids(), bench.pushed(), bench.cuts()) == (Counter(), 3, 1)
     await consumer.aclose()
     await close(queue)
 
@@ -206,14 +207,20 @@ async def test_a_worker_at_work_meanwhile_runs_each_job_once(bench: Bench) -> No
 # push_many
 
 
-@pytest.mark.parametrize("n", [0, 1, 7, 2_000, 4_005])
+@pytest.mark.parametrize(
+    ("n", "options"),
+    [(n, {}) for n in (0, 1, 7, 30)]  # one word for all of them
+    + [(n, {"headers": {"a": "b"}}) for n in (0, 1, 7, 2_000, 4_005)],  # one for each
+)
 @pytest.mark.parametrize("item", [3, 700, 1_099])
-async def test_a_lost_reply_among_those_of_many_jobs_makes_each_once(bench: Bench, n: int, item: int) -> None:
+async def test_a_lost_reply_among_those_of_many_jobs_makes_each_once(
+    bench: Bench, n: int, options: Any, item: int
+) -> None:
     queue = bench.queue()
-    await call(queue.push, Add(0))
+    await call(queue.push, Add(0), **options)
     bench.proxy.cut_after_reply_bytes(min(n, 806 if item == 1_099 else n), b'{"a":%d}' % item)
 
-    pushed = await call(queue.push_many, [Add(number) for number in range(1, 1_101)])
+    pushed = await call(queue.push_many, [Add(number) for number in range(1, 1_101)], **options)
 
     assert bench.cuts() == 1
     assert len(pushed) == 1_100
@@ -229,7 +236,7 @@ async def test_many_jobs_pushed_again_after_a_failure_are_there_once(bench: Benc
     jobs = [queue.prepare(Add(number)) for number in range(1_100)]
     await call(queue.push, Add(0), job_id="first")
     bench.proxy.refuse(True)
-    bench.proxy.cut_after_reply_bytes(100, b'{"a":700}')
+    bench.proxy.cut_after_reply_bytes(10, b'{"a":700}')
 
     said = rf"may or may not be on the queue \({jobs[500].job_id} and 499"
     with a_deadline_of(0.2, queue), pytest.raises(Unavailable, match=said) as caught:

@@ -158,6 +158,7 @@ class Scene:
 
 ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "push": Scene.push,
+    "push_plain": lambda scene: scene.store.driver.push([job("p1"), job("p2")], repeated=False),
     "join": Scene.join,
     "claim": Scene.claim,
     "beat": Scene.beat,
@@ -219,6 +220,7 @@ SPARED = {
     *[(act, "unique:") for act in ACTS if act not in ("push", "fire")],  # not held then
     *[(act, key) for act in ACTS for key in ("holders:", "rate:")],  # nor is one share, or one rate
     *[("resume", key) for key in ("turns", "lines")],
+    *[("push_plain", key) for key in ("ready:high", "ready:low")],  # where they do not go
     *[(act, "schedule:") for act in ACTS],  # one schedule that is none is in no other's way
     *[
         ("cancel", key) for key in ("due", "delayed", "dead", "ready:high", "ready:low", "worker:")
@@ -680,6 +682,23 @@ async def test_where_a_priority_has_no_entry_ids_left_its_jobs_go_to_another(sce
     taken = [lease.job_id for lease in await claim(scene.worker)]
     assert taken[1:] == ["new", "low", "again", "dead", "later"]
     assert taken[0].endswith(f"-{2**64 - 1}")
+
+
+async def test_where_the_entry_ids_end_within_a_push_its_other_jobs_go_to_another_priority(scene: Scene) -> None:
+    store, largest = scene.store, 2**64 - 1
+    store.clock.advance(0)
+    store.admin.xadd(store.stream(), {"name": "Last", "parameters": "{}"}, id=f"{largest}-{largest - 2}")
+
+    pushed = await store.driver.push([job(name) for name in "abcd"], repeated=False)
+
+    assert pushed == [Pushed(Reply.OK)] * 4
+    streams = [store.admin.xrange(store.stream(priority)) for priority in (Priority.NORMAL, Priority.LOW)]
+    ids = [[fields.get(b"id") for _, fields in entries] for entries in streams]
+    assert ids == [[None, b"a", b"b"], [b"c", b"d"]]
+    for name in "abcd":
+        assert await store.driver.read(Find(name)) is not None
+    assert store.admin.hget(f"{store.prefix}stats", "pushed") == b"4"
+    await store.driver.aclose()
 
 
 async def test_with_no_entry_ids_left_at_all_whatever_is_there_stays_and_is_claimed(scene: Scene) -> None:

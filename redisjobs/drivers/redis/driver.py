@@ -15,7 +15,7 @@ from redisjobs.drivers.redis.coalescer import Coalescer
 from redisjobs.drivers.redis.commands import Command, hello
 from redisjobs.drivers.redis.connection import Connection, ServerClock, SyncConnection, Target, need_asyncio
 from redisjobs.drivers.redis.consumer import RedisConsumer
-from redisjobs.drivers.redis.queue_commands import PushAnswer, QueueCommands
+from redisjobs.drivers.redis.queue_commands import PushAnswer, QueueCommands, are_plain
 from redisjobs.drivers.redis.reader import Listener
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.errors import Unavailable
@@ -40,11 +40,21 @@ def pushing(
     On a new connection, or after a silence, that is not known. The first answer refuses the push then, and tells.
     Yields commands, and is sent what they parse to.
     """
-    for _ in range(_TELLINGS):
-        answer = yield commands.push(jobs, repeated=repeated, sent_ms=clock.now_ms)
+    is_plain, told, stale = not repeated and are_plain(jobs), list[Pushed](), 0
+    while stale < _TELLINGS:
+        left = jobs[len(told) :] if told else jobs
+        if is_plain:
+            answer = yield commands.push_plain(left, sent_ms=clock.now_ms)
+        else:
+            answer = yield commands.push(left, repeated=repeated, sent_ms=clock.now_ms)
         clock.hear(answer.server_ms)
-        if answer.pushed is not None:
-            return answer.pushed
+        if answer.pushed is None:
+            stale += 1
+            continue
+        told += answer.pushed
+        if len(told) == len(jobs):
+            return told
+        is_plain = False
     raise Unavailable(_RESTLESS)
 
 

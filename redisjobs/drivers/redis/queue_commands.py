@@ -65,6 +65,8 @@ _REPLY_BYTES = 1024 * 1024  # of entries that one step looks at
 _FAR = 1e15  # ms; somebody may have made `inf` a due time
 _NOBODY = (b"", b"released", b"parked")  # who has a job that is ready
 _PLACES = {f"ready:{priority}": priority for priority in Priority}
+_STREAMS = {priority: number for number, priority in enumerate(Priority, 1)}
+_ADDED = Pushed(Reply.OK)
 
 
 @dataclass(slots=True)
@@ -73,11 +75,26 @@ class PushAnswer:
 
     Attributes:
         server_ms: The server's clock.
-        pushed: What became of each job; None: the push was STALE, and wrote nothing.
+        pushed: What became of each job, from the first; of fewer than were pushed, the others have to be looked at one
+            by one. None: the push was STALE, and wrote nothing.
     """
 
     server_ms: float
     pushed: list[Pushed] | None
+
+
+def are_plain(jobs: Sequence[NewJob]) -> bool:
+    """Whether jobs that were not pushed before have names and parameters only, ids of their own, and one priority."""
+    priority = jobs[0].priority
+    for job in jobs:
+        # In the order of what most often is not so; each job that is pushed goes by here.
+        if job.nonce or job.due is not None or job.unique or job.expires_in_ms is not None:
+            return False
+        if job.priority is not priority or len(job.fields) != 4:
+            return False
+        if job.fields[0] != "name" or job.fields[2] != "parameters":
+            return False
+    return True
 
 
 class QueueCommands(ScheduleCommands):
@@ -89,6 +106,22 @@ class QueueCommands(ScheduleCommands):
         for job in jobs:
             arguments += job_words(job)
         return self._run("push", arguments, _push_answer)
+
+    def push_plain(self, jobs: Sequence[NewJob], *, sent_ms: float | None) -> Command[PushAnswer]:
+        """The same for jobs that are plain, as `are_plain` says."""
+        number = _STREAMS[jobs[0].priority]
+        arguments: list[Any] = [self._now, "" if sent_ms is None else f"{sent_ms:.0f}", number]
+        arguments += [raw_id(job.job_id) for job in jobs]
+        arguments += [job.fields[1] for job in jobs]
+        arguments += [job.fields[3] for job in jobs]
+
+        def parse(reply: Any) -> PushAnswer:
+            now_us, word, *added = reply
+            if word == b"STALE":
+                return PushAnswer(now_us / 1000, None)
+            return PushAnswer(now_us / 1000, [_ADDED] * (added[0] if added else len(jobs)))
+
+        return self._run("push_plain", arguments, parse)
 
     def read(self, query: Query[T]) -> Command[T]:
         """The command for a query.

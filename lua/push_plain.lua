@@ -1,0 +1,82 @@
+#!lua
+-- push_plain: put jobs on the queue that have a name and parameters and nothing else, are ready at once, and go by an id that
+-- was made for this push, which was not tried before. Refused whole when the server is out of memory.
+--
+-- It asks what push asks, of all of them at once, and takes half as long. Where one may be on the queue already, or may have
+-- ended, as when these very bytes come late, it writes nothing: push has to look at each.
+--
+-- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
+-- KEYS[2]  ready:normal  stream
+-- KEYS[3]  ready:low     stream
+-- KEYS[4]  jobs          hash    the locator: job id -> where it is
+-- KEYS[5]  finished:     set     prefix; finished:<n> holds what ended in those 5 s: ids, after a nonce if there was one
+-- KEYS[6]  stats         hash    counters
+--
+-- ARGV[1]  now_ms        int ms; '' = the server's clock
+-- ARGV[2]  sent_ms       int ms  when this was sent, by the server's clock; '' if the client does not know it yet
+-- ARGV[3]  stream        int     1 to 3
+-- ARGV[4..] the ids of all, at most 500; the names of all; the parameters of all
+--
+-- Returns  {now_us, word, added}: the server's clock, and of all of them one word:
+--          OK      on the queue
+--          UNSURE  the first of them, so many as `added` says, are on the queue; push is to say what the others are. Nothing
+--                  was written for those
+--          STALE   sent too long ago, or the server's clock was set since; nothing was written
+
+--- @include "include/now"
+--- @include "include/whole"
+--- @include "include/expect"
+--- @include "include/count"
+
+local streams, jobs, finished, stats = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5], KEYS[6]
+local now_ms, exact_ms = now(ARGV[1])
+local sent_ms, stream = tonumber(ARGV[2]), streams[tonumber(ARGV[3])]
+local first_id = 4
+local many = (#ARGV - 3) / 3
+local first_name, first_parameters = first_id + many, first_id + 2 * many
+
+local oldest_ms, ahead_ms = 30000, 100 -- as in push
+if not sent_ms or sent_ms < now_ms - oldest_ms or sent_ms > now_ms + ahead_ms then
+  return {exact_ms * 1000, 'STALE'}
+end
+
+-- Whether none of the ids is known: none has a locator, none has ended since it was sent, none comes twice.
+local function all_are_new()
+  local located = redis.call('HMGET', jobs, unpack(ARGV, first_id, first_id + many - 1))
+  local seen = {}
+  for i = 1, many do
+    local id = ARGV[first_id + i - 1]
+    if located[i] or seen[id] then return false end
+    seen[id] = true
+  end
+  for n = math.floor((sent_ms - ahead_ms) / 5000), math.floor((now_ms + ahead_ms) / 5000) do
+    local ended = redis.call('SMISMEMBER', finished .. whole(n), unpack(ARGV, first_id, first_id + many - 1))
+    for i = 1, many do
+      if ended[i] == 1 then return false end
+    end
+  end
+  return true
+end
+
+if not all_are_new() then return {exact_ms * 1000, 'UNSURE', 0} end
+if many > 1 then expect('stream', stream) end -- the first write of one alone shows it
+local place, newly, failure = string.match(stream, '}:(.+)$') .. ' ', {}, nil
+for i = 0, many - 1 do
+  local id = ARGV[first_id + i]
+  local name, parameters = ARGV[first_name + i], ARGV[first_parameters + i]
+  local entry = redis.pcall('XADD', stream, '*', 'id', id, 'name', name, 'parameters', parameters)
+  if type(entry) ~= 'string' then
+    failure = entry
+    break
+  end
+  newly[2 * i + 1], newly[2 * i + 2] = id, place .. entry
+end
+-- Where a permission is missing half-way, what is there has its locator, so that a repetition finds it.
+local added = #newly / 2
+if added > 0 then
+  redis.call('HSET', jobs, unpack(newly))
+  count(stats, 'pushed', added)
+end
+if not failure then return {exact_ms * 1000, 'OK'} end
+if not string.find(failure.err, 'exhausted', 1, true) then return error(failure) end
+return {exact_ms * 1000, 'UNSURE', added} -- the stream has no entry ids left, by somebody's hand

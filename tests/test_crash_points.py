@@ -63,10 +63,10 @@ def crash_before(nth: int) -> None:
             before, sent = sent, sent + len(wires)
         return wires[: max(0, nth - 1 - before)]
 
-    async def send_some(connection: Any, wires: Sequence[Any]) -> None:
+    def send_some(self: Connection, wires: Sequence[Any]) -> None:
         some = still(wires)
         if some:
-            await send(connection, some)
+            send(self, some)
         if len(some) < len(wires):
             os._exit(CRASHED)
 
@@ -77,7 +77,7 @@ def crash_before(nth: int) -> None:
             os._exit(CRASHED)
         return replies
 
-    Connection.send = staticmethod(send_some)  # type: ignore[method-assign]
+    Connection.send = send_some  # type: ignore[method-assign]
     SyncConnection._round_trip = round_trip_of_some  # type: ignore[method-assign]
 
 

@@ -32,7 +32,7 @@ JOB = JobName("Work", dict[str, int])
 
 
 def send(store: RedisStore, job: NewJob, sent_ms: float, *, repeated: bool = False) -> PushAnswer:
-    """A first try, or a repetition, as it was sent then; one of a plain job goes the plain way first, which adds none."""
+    """A first try, or a repetition, as it was sent then; the plain way first where it is plain: that adds none."""
     commands = QueueCommands(store.queue_name, store.clock)
     connection = SyncConnection(commands, Target(store.url))
     try:

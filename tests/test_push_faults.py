@@ -158,7 +158,8 @@ async def test_a_job_done_before_its_push_is_repeated_is_not_done_again(bench: B
     queue, driver = bench.queue(), bench.direct().driver
     consumer = driver.consumer("w1", lease=15, max_deliveries=3)
     await consumer.open()
-    for warm_up in ({"job_id": "first"}, {}):  # a connection is there, and knows the clock; the server both scripts
+    # A connection is there, and knows the server's clock; the server has both scripts.
+    for warm_up in ({"job_id": "first"}, {}):
         await call(queue.push, Add(0), **warm_up)
         await consumer.exchange([(lease, Ack()) for lease in await consumer.wait(1, 5)], None)
     answers: list[Any] = []

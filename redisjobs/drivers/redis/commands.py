@@ -95,11 +95,17 @@ class Commands:
             self._heads[script.sha] = ["EVALSHA", script.sha, len(keys), *keys]
         return Command([*self._heads[script.sha], *arguments], parse, script, when_full=when_full)
 
-    def conversation(self, commands: Sequence[Command[Any]]) -> Generator[list[Wire], list[Any], list[Any]]:
-        """Run commands in one round trip, in a second only for those a server had to be readied for.
+    def healing(
+        self, commands: Sequence[Command[Any]], replies: list[Any]
+    ) -> Generator[list[Wire], list[Any], list[Any]]:
+        """Run those commands again that a server had to be readied for, in one round trip more, or two.
 
         Yields what to send and is sent the replies, errors among them as values. NOSCRIPT and NOGROUP mean
         that the command did nothing that counts, so it is safe to run it again.
+
+        Args:
+            commands: The commands.
+            replies: What came of them at first, errors among it.
 
         Returns:
             Each command's parsed reply.
@@ -107,7 +113,6 @@ class Commands:
         Raises:
             DriverError: The first error reply that has no cure here, or that of a cure.
         """
-        replies = yield [command.wire for command in commands]
         for _ in range(2):  # a script may be missing, and once it is there, the group
             healed = [i for i, reply in enumerate(replies) if isinstance(reply, Exception) and _is_curable(reply)]
             if not healed:

@@ -18,10 +18,11 @@ import redis
 import redis.asyncio
 import redis.asyncio.retry
 import redis.retry
-from hiredis import Reader, pack_command
+from hiredis import pack_command
 from redis.backoff import NoBackoff
 
 from redisjobs.drivers.redis.commands import Command, Commands, translate
+from redisjobs.drivers.redis.replies import Replies, reader_of
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.transitions import LONGEST_TRY
 
@@ -163,24 +164,31 @@ class Connection:
 
     Attributes:
         clock: The server's, as this connection knows it.
-        heard_at: When the last byte arrived, by the monotonic clock.
-        is_receiving: Whether a reply has begun to arrive and is not complete.
     """
 
     def __init__(self, commands: Commands, target: Target, timeout: float = ANSWER) -> None:
         self.clock = ServerClock()
-        self.heard_at = float("-inf")
-        self.is_receiving = False
         self._commands = commands
         self._target = target
         self._timeout = timeout
         self._connection: Any = None
-        self._replies: Any = None
+        self._replies: Replies | None = None
+        self._heard_at = float("-inf")  # on those before this one
 
     @property
     def is_open(self) -> bool:
         """Whether it is open, as far as we know."""
         return self._connection is not None
+
+    @property
+    def heard_at(self) -> float:
+        """When the last byte arrived, by the monotonic clock."""
+        return self._heard_at if self._replies is None else self._replies.heard_at
+
+    @property
+    def is_receiving(self) -> bool:
+        """Whether an answer has begun to arrive and is not complete."""
+        return self._replies is not None and self._replies.is_receiving
 
     async def run(self, *commands: Command[Any], until: float = math.inf) -> list[Any]:
         """Run commands in one round trip; what each parses to.
@@ -193,10 +201,11 @@ class Connection:
             DriverError: One of them failed, or no reply came.
         """
         try:
-            # One for all of it, put off with each byte: redis-py's own, one for each reply, cost more than the
-            # rest.
-            async with asyncio.timeout(_time_left(until, self._timeout)) as limit:
-                return await self._converse(commands, limit, until)
+            replies = await self._ask([command.wire for command in commands], until)
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    return await self._heal(commands, replies, until)
+            return [command.parse(reply) for command, reply in zip(commands, replies, strict=True)]
         except (redis.RedisError, OSError) as error:
             await self._drop()
             raise translate(error) from error
@@ -210,80 +219,81 @@ class Connection:
             await self._drop()
             raise
 
-    async def _converse(self, commands: Sequence[Command[Any]], limit: asyncio.Timeout, until: float) -> list[Any]:
-        talk = self._commands.conversation(commands)
-        wires = next(talk)
-        while True:
-            connection = await self.open()
-            await self.send(connection, wires)
-            replies = [await self.read(connection, limit, until) for _ in wires]
-            try:
-                wires = talk.send(replies)
-            except StopIteration as done:
-                return list(done.value)
+    async def _heal(self, commands: Sequence[Command[Any]], replies: list[Any], until: float) -> list[Any]:
+        healing = self._commands.healing(commands, replies)
+        try:
+            wires = next(healing)
+            while True:
+                wires = healing.send(await self._ask(wires, until))
+        except StopIteration as done:
+            return list(done.value)
 
-    async def open(self) -> Any:
-        """The connection, opened if it is not."""
-        if self._connection is None:
+    async def _ask(self, wires: Sequence[Sequence[Any]], until: float) -> list[Any]:
+        replies = self._replies or await self.open(until)
+        left = _time_left(until, self._timeout)
+        self.send(wires)
+        return await replies.take(len(wires), left, until)
+
+    async def open(self, until: float = math.inf) -> Replies:
+        """Open it if it is not, and give what arrives over it."""
+        if self._connection is None or self._replies is None:
             need_asyncio()
-            connection = self._target.connection()
-            self._connection = connection
-            with _closed_is_lost():
-                await connection.connect()
-            self._replies = _replies(connection)
-            return connection  # also if it was closed meanwhile: then sending fails
-        return self._connection
+            connection = self._connection = self._target.connection()
+            async with asyncio.timeout(_time_left(until, self._timeout)):
+                with _closed_is_lost():
+                    await connection.connect()
+            self._replies = Replies(connection)
+            return self._replies  # also if it was closed meanwhile: then sending fails
+        return self._replies
 
-    @staticmethod
-    async def send(connection: Any, wires: Sequence[Sequence[Any]]) -> None:
-        """Send commands over an open connection.
+    def send(self, wires: Sequence[Sequence[Any]]) -> None:
+        """Send commands over the open connection.
 
-        Not by redis-py's own way, `writelines`: on a connection that was lost, Python 3.12 to 3.13.5 then leaves
-        its descriptor where the next connection, given the same one, waits for ever (CPython gh-136234).
+        Raises:
+            OSError: The connection is lost.
         """
-        writer = connection._writer
-        if writer is None:
+        if self._replies is None:
             raise ConnectionError("the connection was closed")
         with _closed_is_lost():
-            writer.write(packed(wires))
-            await writer.drain()
+            self._replies.send(packed(wires))
 
-    async def read(self, connection: Any, limit: asyncio.Timeout | None = None, until: float = math.inf) -> Any:
-        """One reply; an error reply as a value. Each byte that arrives puts off `limit`, at most to `until`."""
-        while (reply := self._replies.gets()) is False:
-            stream = connection._reader
-            if stream is None:
-                raise ConnectionError("the connection was closed")
-            with _closed_is_lost():
-                chunk = await stream.read(_CHUNK)
-            if not chunk:
-                raise ConnectionError("the server closed the connection")
-            self.heard_at = time.monotonic()
-            self._replies.feed(chunk)
-            self.is_receiving = True
-            if limit is not None:
-                left = min(self._timeout, until - self.heard_at)
-                limit.reschedule(asyncio.get_running_loop().time() + left)
-        self.is_receiving = False
+    async def next(self, timeout: float) -> Any:
+        """The next reply over the open connection, whatever was sent; an error reply as a value.
+
+        Args:
+            timeout: Seconds within which some byte of it has to arrive.
+
+        Raises:
+            OSError: The connection is lost, or nothing came.
+            RedisError: What arrived is no reply.
+        """
+        if self._replies is None:
+            raise ConnectionError("the connection was closed")
+        (reply,) = await self._replies.take(1, timeout, math.inf)
         return reply
 
     async def aclose(self) -> None:
         """Close the connection. With TLS that takes a word from the server; it is waited for, but not long."""
-        self.clock.forget()
-        self.is_receiving = False
-        connection, self._connection = self._connection, None
+        connection = self._forget()
         if connection is not None:
             with anyio.move_on_after(_GOODBYE, shield=True), suppress(redis.RedisError, OSError):
                 await connection.disconnect()
 
     async def _drop(self) -> None:
         """Close the connection at once, whatever is under way on it."""
-        self.clock.forget()
-        self.is_receiving = False
-        connection, self._connection = self._connection, None
+        connection = self._forget()
         if connection is not None:
             with anyio.CancelScope(shield=True), suppress(redis.RedisError, OSError):
                 await connection.disconnect(nowait=True)
+
+    def _forget(self) -> Any:
+        """Let go of what there is of an open connection, and give that; None if it is not open."""
+        self.clock.forget()
+        if self._replies is not None:
+            self._heard_at = self._replies.heard_at
+            self._replies.close()
+        connection, self._connection, self._replies = self._connection, None, None
+        return connection
 
 
 @contextmanager
@@ -295,11 +305,6 @@ def _closed_is_lost() -> Iterator[None]:
         if "closed" not in str(error):
             raise
         raise ConnectionError(str(error)) from error
-
-
-def _replies(connection: Any) -> Any:
-    """What makes replies of the bytes of a connection. Not redis-py's reading, which minds no progress."""
-    return Reader(protocolError=redis.InvalidResponse, replyError=connection._parser.parse_error)
 
 
 class SyncConnection:
@@ -323,24 +328,26 @@ class SyncConnection:
         Raises:
             DriverError: One of them failed, or no reply came.
         """
-        talk = self._commands.conversation(commands)
-        wires = next(talk)
-        while True:
-            replies = self._round_trip(wires, until)
-            try:
-                wires = talk.send(replies)
-            except StopIteration as done:
-                return list(done.value)
-            except Unavailable:
-                self.close()
-                raise
+        replies = self._round_trip([command.wire for command in commands], until)
+        try:
+            if not any(isinstance(reply, Exception) for reply in replies):
+                return [command.parse(reply) for command, reply in zip(commands, replies, strict=True)]
+            healing = self._commands.healing(commands, replies)
+            wires = next(healing)
+            while True:
+                wires = healing.send(self._round_trip(wires, until))
+        except StopIteration as done:
+            return list(done.value)
+        except Unavailable:
+            self.close()
+            raise
 
     def _round_trip(self, wires: Sequence[Sequence[Any]], until: float) -> list[Any]:
         try:
             if self._connection is None:
                 self._connection = self._target.sync_connection(_time_left(until, self._timeout))
                 self._connection.connect()
-                self._replies = _replies(self._connection)
+                self._replies = reader_of(self._connection)
             connection = self._connection
             connection._sock.settimeout(_time_left(until, self._timeout))
             connection.send_packed_command([packed(wires)], check_health=False)

@@ -75,8 +75,8 @@ class PushAnswer:
 
     Attributes:
         server_ms: The server's clock.
-        pushed: What became of each job, from the first; of fewer than were pushed, the others have to be looked at one
-            by one. None: the push was STALE, and wrote nothing.
+        pushed: What became of each job, from the first. If these are fewer than were pushed, the others have to be
+            looked at one by one. None: the push was STALE, and wrote nothing.
     """
 
     server_ms: float
@@ -84,7 +84,7 @@ class PushAnswer:
 
 
 def are_plain(jobs: Sequence[NewJob]) -> bool:
-    """Whether jobs that were not pushed before have names and parameters only, ids of their own, and one priority."""
+    """Whether jobs that were not pushed before have a name and parameters only, made ids, and one priority."""
     priority = jobs[0].priority
     for job in jobs:
         # In the order of what most often is not so; each job that is pushed goes by here.

@@ -10,7 +10,7 @@ import redis
 
 from redisjobs.driver import Notification, Until
 from redisjobs.drivers.redis.commands import Command, Commands, client_id, translate, unblock
-from redisjobs.drivers.redis.connection import ANSWER, Connection, Target
+from redisjobs.drivers.redis.connection import Connection, Target
 from redisjobs.errors import DriverError, QueueFull, Unavailable
 from redisjobs.transitions import Lease
 
@@ -139,14 +139,12 @@ class Listener:
     async def listen(self, on_notification: Callable[[Notification], None]) -> None:
         """Call `on_notification` for each, until the connection ends; first with `subscribed`."""
         try:
-            async with asyncio.timeout(ANSWER):
-                connection = await self._connection.open()
-            await self._connection.send(connection, [["SUBSCRIBE", self._channel]])
+            await self._connection.open()
+            self._connection.send([["SUBSCRIBE", self._channel]])
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._ping, connection)
+                tasks.start_soon(self._ping)
                 while True:
-                    async with asyncio.timeout(_PING + _MARGIN):
-                        reply = await self._connection.read(connection)
+                    reply = await self._connection.next(_PING + _MARGIN)
                     if isinstance(reply, Exception):
                         raise reply
                     if (notification := _notification(reply)) is not None:
@@ -162,11 +160,11 @@ class Listener:
         finally:
             await self._connection.aclose()
 
-    async def _ping(self, connection: Any) -> None:
+    async def _ping(self) -> None:
         """A connection on which nothing is said can't be told from a dead one."""
         while True:
             await anyio.sleep(_PING)
-            await self._connection.send(connection, [["PING"]])
+            self._connection.send([["PING"]])
 
 
 def _notification(reply: Any) -> Notification | None:

@@ -1,0 +1,139 @@
+"""What arrives over one open connection: replies, and who waits for them."""
+
+import asyncio
+import time
+from typing import Any
+
+import redis
+from hiredis import Reader
+
+
+def reader_of(connection: Any) -> Any:
+    """What makes replies of the bytes of a redis-py connection; an error reply is a value."""
+    return Reader(protocolError=redis.InvalidResponse, replyError=connection._parser.parse_error)
+
+
+class Replies(asyncio.Protocol):
+    """The replies of a server over one open async connection, for one who waits at a time.
+
+    It takes the place of the stream reader that redis-py has opened. So an answer costs one future, and no timer:
+    the one that there is looks, when its time has come, whether it is still needed.
+
+    Args:
+        connection: Of redis-py, open.
+
+    Attributes:
+        heard_at: When the last byte arrived, by the monotonic clock.
+        is_receiving: Whether an answer has begun to arrive and is not complete.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self.heard_at = time.monotonic()
+        self.is_receiving = False
+        self._loop = asyncio.get_running_loop()
+        self._reader = reader_of(connection)
+        self._got: list[Any] = []
+        self._wanted = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._lost: Exception | None = None
+        self._timeout = self._until = self._asked_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._transport = connection._writer.transport
+        # redis-py waits for the end of the connection there.
+        self._former: asyncio.BaseProtocol = self._transport.get_protocol()
+        if self._transport.is_closing():
+            self._lost = ConnectionError("the connection was closed")
+        self._transport.set_protocol(self)
+
+    def send(self, data: bytes) -> None:
+        """Write bytes. Not waited for: nothing else is sent before the answer, which is.
+
+        Not by redis-py's own way, `writelines`: on a connection that was lost, Python 3.12 to 3.13.5 then leaves
+        its descriptor where the next connection, given the same one, waits for ever (CPython gh-136234).
+
+        Raises:
+            OSError: The connection is lost.
+        """
+        if self._lost is not None or self._transport.is_closing():
+            raise self._lost or ConnectionError("the connection was closed")
+        self._transport.write(data)
+
+    async def take(self, count: int, timeout: float, until: float) -> list[Any]:
+        """Wait for so many replies, and take them; an error reply is a value.
+
+        Args:
+            count: How many.
+            timeout: Seconds within which some byte has to arrive.
+            until: When all of them have to be there, by the monotonic clock.
+
+        Raises:
+            OSError: The connection is lost, or one of the two times is over.
+            RedisError: What arrived is no reply.
+        """
+        if len(self._got) < count:
+            if self._lost is not None:
+                raise self._lost
+            self._wanted, self._waiter = count, self._loop.create_future()
+            self._limit(timeout, until)
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        if len(self._got) == count:
+            taken, self._got = self._got, []
+        else:
+            taken, self._got = self._got[:count], self._got[count:]
+        return taken
+
+    def close(self) -> None:
+        """Expect nothing more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _limit(self, timeout: float, until: float) -> None:
+        now = time.monotonic()
+        self._timeout, self._until, self._asked_at = timeout, until, now
+        if self._timer is not None and until >= now + timeout:
+            return  # it looks in time
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(min(timeout, until - now), self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._waiter is None or self._waiter.done():
+            return
+        left = min(max(self.heard_at, self._asked_at) + self._timeout, self._until) - time.monotonic()
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._look)
+        else:
+            self._waiter.set_exception(TimeoutError())
+
+    # What the transport says
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes that arrived."""
+        self.heard_at = time.monotonic()
+        self._reader.feed(data)
+        try:
+            while (reply := self._reader.gets()) is not False:
+                self._got.append(reply)
+        except redis.RedisError as error:
+            self._end(error)
+            self._transport.abort()
+            return
+        self.is_receiving = self._waiter is not None and len(self._got) < self._wanted
+        if self._waiter is not None and not self.is_receiving and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Take in that nothing will arrive any more."""
+        self._end(error or ConnectionError("the server closed the connection"))
+        self._former.connection_lost(error)
+
+    def _end(self, error: Exception) -> None:
+        self.is_receiving = False
+        self._lost = self._lost or error
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(self._lost)

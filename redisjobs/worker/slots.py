@@ -1,5 +1,6 @@
 """Slots: each is a task that runs one job after another, for as long as the worker works."""
 
+from collections import deque
 from collections.abc import Callable
 
 import anyio
@@ -24,7 +25,8 @@ class Slots:
     def __init__(self, count: int) -> None:
         self._count = count
         self._idle: list[_Slot] = []
-        self._waiting: list[Execution] = []  # for a slot that is about to be idle
+        self._woken = 0  # slots that are about to look for jobs
+        self._waiting: deque[Execution] = deque()
         self.busy = 0
 
     def start(self, tasks: TaskGroup, guard: Guard) -> None:
@@ -39,14 +41,24 @@ class Slots:
         return self.busy
 
     def give(self, run: Execution) -> None:
-        """Let an idle slot run a job."""
+        """Let a slot run a job: the first that is idle, or is so soon."""
         self.busy += 1
-        if self._idle:
+        self._waiting.append(run)
+        if not self._woken:
+            self._wake(1)
+
+    def _wake(self, count: int) -> None:
+        """Wake so many idle slots, if there are.
+
+        One is woken for the first of the jobs that wait, and takes one after another. For as long as these wait for
+        nothing it runs them all: to wake a slot for each costs as much as all the rest. The next one is up once a job
+        waits for something; it wakes one for each that is left.
+        """
+        for _ in range(min(count, len(self._idle))):
+            self._woken += 1
             slot = self._idle.pop()
-            slot.run = run
+            slot.is_woken = True
             slot.gate.open()
-        else:
-            self._waiting.append(run)
 
     async def _serve(self) -> None:
         slot = _Slot(self._new_gate)
@@ -62,6 +74,7 @@ class Slots:
                 forget_cancels()
                 if slot in self._idle:
                     self._idle.remove(slot)
+                self._is_up(slot)
             except BaseException as error:
                 # What a handler raised or returned has code of its own, which runs as we look at it.
                 if slot.run is None or isinstance(error, GeneratorExit):
@@ -73,7 +86,9 @@ class Slots:
 
     async def _run_jobs(self, slot: "_Slot", scope: anyio.CancelScope) -> None:
         while not scope.cancel_called:
-            run = slot.run = self._waiting.pop(0) if self._waiting else await self._next(slot)
+            run = slot.run = self._waiting.popleft() if self._waiting else await self._next(slot)
+            if self._waiting and not self._woken:  # should this job wait for something
+                self._wake(1)
             outcome = await run.run(scope, slot.scopes)
             if not scope.cancel_called and slot.cancels():
                 forget_cancels()
@@ -81,11 +96,18 @@ class Slots:
             del outcome  # what a handler raised is not to wait here for the next job
 
     async def _next(self, slot: "_Slot") -> Execution:
-        slot.gate = self._new_gate()
-        self._idle.append(slot)
-        await slot.gate.wait()
-        assert slot.run is not None
-        return slot.run
+        while not self._waiting:  # also where one that was faster has run what this one was woken for
+            slot.gate = self._new_gate()
+            self._idle.append(slot)
+            await slot.gate.wait()
+            self._is_up(slot)
+        run = self._waiting.popleft()
+        self._wake(len(self._waiting) - self._woken)
+        return run
+
+    def _is_up(self, slot: "_Slot") -> None:
+        self._woken -= slot.is_woken
+        slot.is_woken = False
 
     def _end(self, slot: "_Slot", outcome: Outcome) -> None:
         run, slot.run = slot.run, None
@@ -96,10 +118,11 @@ class Slots:
 
 
 class _Slot:
-    __slots__ = ("cancels", "gate", "run", "scopes")
+    __slots__ = ("cancels", "gate", "is_woken", "run", "scopes")
 
     def __init__(self, new_gate: Callable[[], Gate]) -> None:
         self.gate = new_gate()
+        self.is_woken = False
         self.run: Execution | None = None
         self.scopes = OpenScopes()
         self.cancels = cancel_counter()

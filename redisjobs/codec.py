@@ -34,6 +34,7 @@ _NUMBERS = (
     *(b"attempt", b"queued_at", b"expires_at", b"started_at", b"unknown_since"),
     *(b"scheduled_for", b"next_scheduled_at", b"keep_result"),
 )
+_BARE = {b"id", b"name", b"parameters"}
 _MAX_FIELDS = 64  # an entry of ours has at most a dozen; more is nothing we wrote, nor can Lua unpack any number
 
 
@@ -385,13 +386,13 @@ class Job:
     parameters: bytes
     attempt: int
     queued_ms: int
-    expires_ms: int | None
-    started_ms: int | None
-    unknown_ms: int | None
-    scheduled_ms: int | None
-    next_scheduled_ms: int | None
-    keep_ms: int | None
-    headers: bytes | None
+    expires_ms: int | None = None
+    started_ms: int | None = None
+    unknown_ms: int | None = None
+    scheduled_ms: int | None = None
+    next_scheduled_ms: int | None = None
+    keep_ms: int | None = None
+    headers: bytes | None = None
 
     def read_headers(self) -> dict[str, str]:
         """What the producer sent along; see `decode_headers`."""
@@ -404,7 +405,11 @@ def decode_job(lease: Lease) -> Job:
     Raises:
         DecodeError: It has no name or parameters, or a number that is none.
     """
-    return _decode(lease.fields, lease.queued_ms)
+    fields = lease.fields
+    if len(fields) == 3 and _BARE <= fields.keys():  # as most are, and each job goes by here
+        name = fields[b"name"].decode("utf-8", "replace")
+        return Job(name, fields[b"parameters"], 1, min(lease.queued_ms, _LATEST_MS))
+    return _decode(fields, lease.queued_ms)
 
 
 def _decode(fields: Mapping[bytes, bytes], queued_ms: int) -> Job:

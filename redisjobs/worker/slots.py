@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import anyio
 from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
 
 from redisjobs.eventloop import Gate, gates
 from redisjobs.outcome import Outcome, Raised
@@ -90,10 +91,13 @@ class Slots:
             if self._waiting and not self._woken:  # should this job wait for something
                 self._wake(1)
             outcome = await run.run(scope, slot.scopes)
-            if not scope.cancel_called and slot.cancels():
+            was_cancelled = not scope.cancel_called and slot.cancels()
+            if was_cancelled:
                 forget_cancels()
             self._end(slot, outcome)
             del outcome  # what a handler raised is not to wait here for the next job
+            if was_cancelled:
+                await checkpoint()  # a cancel that the task has not heard of yet would hit the next job
 
     async def _next(self, slot: "_Slot") -> Execution:
         while not self._waiting:  # also where one that was faster has run what this one was woken for

@@ -406,7 +406,7 @@ def decode_job(lease: Lease) -> Job:
         DecodeError: It has no name or parameters, or a number that is none.
     """
     fields = lease.fields
-    if len(fields) == 3 and _BARE <= fields.keys():  # as most are, and each job goes by here
+    if len(fields) == 3 and fields.keys() >= _BARE:  # as most are, and each job goes by here
         name = fields[b"name"].decode("utf-8", "replace")
         return Job(name, fields[b"parameters"], 1, min(lease.queued_ms, _LATEST_MS))
     return _decode(fields, lease.queued_ms)

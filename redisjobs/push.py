@@ -6,6 +6,7 @@ be pushed again knows when that was tried first, and whether its caller was told
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from redisjobs.errors import DriverError, QueueFull, ServerTooOld, Unavailable, UniqueConflict, WrongType
 from redisjobs.job import OnConflict
@@ -26,6 +27,21 @@ Conflict = tuple[str, str]
 """Of a job that met a held key: the key, and the id of the job that holds it."""
 
 _UNWRITTEN = (QueueFull, WrongType, ServerTooOld)  # what is refused so has written nothing
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Jobs that one call pushes.
+
+    Attributes:
+        jobs: The jobs.
+        held: Whether the caller holds any, to push it again.
+        is_last: Whether there is none behind it; False where nobody knows yet.
+    """
+
+    jobs: list[NewJob]
+    held: bool
+    is_last: bool
 
 
 class Push:

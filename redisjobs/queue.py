@@ -1,13 +1,23 @@
 """The async face of a queue: register handlers, push jobs, look at them, act on them."""
 
 import functools
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Concatenate, Generic, Protocol, Self, TypeVar, Unpack, cast, overload
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from redisjobs import codec, drivers
 from redisjobs.arguments import one_of, whole
@@ -37,7 +47,7 @@ from redisjobs.middleware import NOBODY, Middleware, before_push
 from redisjobs.options import HandlerOptions, PushOptions
 from redisjobs.pauses import PauseInfo, pause_info, paused_name
 from redisjobs.progress import Progress
-from redisjobs.push import Conflict, Push, no_answer, raise_conflicts
+from redisjobs.push import Chunk, Conflict, Push, no_answer, raise_conflicts
 from redisjobs.queries import (
     Cancel,
     Change,
@@ -289,12 +299,15 @@ class JobQueue(Serving):
         Raises:
             EncodeError: One of them is bad; the chunks before its own were pushed, nothing of its own was.
             UniqueConflict: Other jobs hold unique keys, and `on_conflict` is `"raise"`. All others were pushed.
-            DriverError: As for `push`. The chunks before were pushed, its own is in `jobs`, and what comes after
-                was not taken from `items` yet.
+            DriverError: As for `push`. The chunks before were pushed. Its own is in `jobs`, and behind it the next
+                one, if that was encoded meanwhile. What comes after was not taken from `items` yet.
         """
         handles, conflicts = list[JobHandle[Any]](), list[Conflict]()
-        for jobs, held in self.prepare_many(items, name, options):
-            handles += await self._push(jobs, conflicts, held=held)
+        chunks = self.prepare_many(items, name, options)
+        chunk = next(chunks, None)
+        while chunk is not None:
+            pushed, chunk = await self._push_and_encode(chunk, chunks, conflicts)
+            handles += pushed
         raise_conflicts(conflicts)
         return handles
 
@@ -689,6 +702,36 @@ class JobQueue(Serving):
             JobHandle(*each, self, is_other=each[0] != job.job_id and not each[3])
             for job, each in zip(jobs, told, strict=True)
         ]
+
+    async def _push_and_encode(
+        self, chunk: Chunk, chunks: Iterator[Chunk], conflicts: list[Conflict]
+    ) -> tuple[list[JobHandle[Any]], Chunk | None]:
+        """Push a chunk, and encode the next one while it is on its way: each takes about as long."""
+        if chunk.is_last:
+            return await self._push(chunk.jobs, conflicts, held=chunk.held), None
+        pushed, broken, following = list[JobHandle[Any]](), list[BaseException](), None
+
+        async def push() -> None:
+            try:
+                pushed.extend(await self._push(chunk.jobs, conflicts, held=chunk.held))
+            except Exception as error:
+                broken.insert(0, error)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(push)
+            await checkpoint()  # now it is on its way
+            try:
+                following = next(chunks, None)
+            except BaseException as error:  # to be raised once the push has ended, and if that went well
+                broken.append(error)
+        try:
+            for each in broken:
+                if isinstance(each, DriverError) and following is not None:
+                    each.jobs += tuple(following.jobs)
+                raise each
+        finally:
+            broken.clear()  # or an error would hold itself: its traceback leads here
+        return pushed, following
 
     def handle(self, job_id: str, name: str, *, added: bool | None) -> JobHandle[Any]:
         """The handle of a job of this queue."""

@@ -56,7 +56,7 @@ from redisjobs.options import (
     new_definition,
     new_job,
 )
-from redisjobs.push import Push, Told, name_in
+from redisjobs.push import Chunk, Push, Told, name_in
 from redisjobs.queries import Requeue, Row
 from redisjobs.results import kept_for_a_while
 from redisjobs.retention import Retention
@@ -522,8 +522,8 @@ class Registry:
 
     def prepare_many(
         self, items: Iterable[Any], name: JobName[Any] | str | None, options: PushOptions
-    ) -> Iterator[tuple[list[NewJob], bool]]:
-        """Encode jobs in chunks that one script call takes; whether the caller holds any, to push it again."""
+    ) -> Iterator[Chunk]:
+        """Encode jobs in chunks that one script call takes."""
         check_push_options(options)
         _check_items(items)
         if options.get("job_id"):
@@ -536,10 +536,10 @@ class Registry:
             chunk.append(job)
             size += weight_of(job)
             if len(chunk) == MOST_JOBS or size >= MOST_BYTES:
-                yield chunk, held
+                yield Chunk(chunk, held, is_last=False)
                 chunk, size, held = [], 0, False
         if chunk:
-            yield chunk, held
+            yield Chunk(chunk, held, is_last=True)
 
 
 def id_of(job: str | PushedJob) -> str:

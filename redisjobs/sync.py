@@ -233,8 +233,8 @@ class JobQueue(Serving):
     ) -> list[JobHandle[Any]]:
         """Put many jobs on the queue; see `redisjobs.JobQueue.push_many`."""
         handles, conflicts = list[JobHandle[Any]](), list[Conflict]()
-        for jobs, held in self.prepare_many(items, name, options):
-            handles += self._push(jobs, conflicts, held=held)
+        for chunk in self.prepare_many(items, name, options):
+            handles += self._push(chunk.jobs, conflicts, held=chunk.held)
         raise_conflicts(conflicts)
         return handles
 

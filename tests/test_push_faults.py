@@ -244,7 +244,8 @@ async def test_many_jobs_pushed_again_after_a_failure_are_there_once(bench: Benc
         await call(queue.push_many, jobs)
     bench.proxy.refuse(False)
     assert len(bench.ids()) == 1 + 1_000
-    assert list(caught.value.jobs) == jobs[500:1000]
+    encoded = jobs[500:] if isinstance(queue, JobQueue) else jobs[500:1000]  # the next ones while these were sent
+    assert list(caught.value.jobs) == encoded
     await call(queue.push_many, caught.value.jobs)
     await call(queue.push_many, jobs)
 

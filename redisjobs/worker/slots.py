@@ -51,9 +51,9 @@ class Slots:
     def _wake(self, count: int) -> None:
         """Wake so many idle slots, if there are.
 
-        One is woken for the first of the jobs that wait, and takes one after another. For as long as these wait for
-        nothing it runs them all: to wake a slot for each costs as much as all the rest. The next one is up once a job
-        waits for something; it wakes one for each that is left.
+        One is woken for the first of the jobs that wait, and takes one after another. For as long as these wait
+        for nothing it runs them all: to wake a slot for each costs as much as all the rest. The next one is up
+        once a job waits for something; it wakes one for each that is left.
         """
         for _ in range(min(count, len(self._idle))):
             self._woken += 1

@@ -36,7 +36,7 @@ _CONNECTING = 5.0  # seconds that an application's start waits for the store
 class WorkerOptions(TypedDict, total=False):
     """What a service tells its worker; see `Worker`."""
 
-    concurrency: int
+    concurrency: int | None
     lease: Duration
     max_deliveries: int
     grace: Duration

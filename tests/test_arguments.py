@@ -232,7 +232,7 @@ def cases(make: Any) -> Iterator[Case]:
     yield "schedules.put", queue.schedules.put, put, OPTIONS | rules | parameters
     for verb in ("get", "pause", "resume", "remove", "run_now"):
         yield f"schedules.{verb}", getattr(queue.schedules, verb), {}, {"name": [*TEXTS, None, ""]}
-    failures = {"on_failure": ["stop", "", 5, None, Odd()], "concurrency": [*NUMBERS, None]}
+    failures = {"on_failure": ["stop", "", 5, None, Odd()], "concurrency": NUMBERS}
     yield "service", queue.service, {}, failures
     yield "lifespan", queue.lifespan, {}, failures | {"then": ["app", 5, Odd()]}
     yield "options", job.options, {}, OPTIONS
@@ -272,7 +272,7 @@ def others() -> Iterator[Case]:
                 ["default"],
             ],
             "strict": [None, 1, "yes", Odd()],
-            "concurrency": [*NUMBERS, None],
+            "concurrency": NUMBERS,
             "lease": [*DURATIONS, None, 0, 0.05],
             "max_deliveries": [*NUMBERS, None],
             "grace": [*DURATIONS, None],

@@ -395,13 +395,13 @@ async def test_a_queue_whose_server_is_away_is_told_of_in_the_health_and_the_oth
 
         health = worker.health
         assert (health.live, health.ready) == (True, True)
-        assert health.why == "0 of 10 slots are busy; queue 'far': the store is unavailable"
+        assert health.why == "0 of 100 slots are busy; queue 'far': the store is unavailable"
         assert health.queues == (
             QueueHealth("near", True, True, "takes jobs"),
             QueueHealth("far", True, False, "the store is unavailable"),
         )
         away.is_away = False
-        await eventually(lambda: worker.health.why == "0 of 10 slots are busy", within=10)
+        await eventually(lambda: worker.health.why == "0 of 100 slots are busy", within=10)
         assert [queue.ready for queue in worker.health.queues] == [True, True]
 
 
@@ -551,7 +551,7 @@ async def test_the_lines_of_a_worker_of_one_queue_do_not(seen: Seen, caplog: pyt
     await drain(Worker([queue], worker_id="w"))
 
     started, job, ended = lines(caplog)
-    assert started == "worker w runs queue 'a' in 10 slots: work"
+    assert started == "worker w runs queue 'a' in 100 slots: work"
     assert job.startswith("job mine (work, attempt 1, ")
     assert ended == "worker w ended"
 

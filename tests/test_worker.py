@@ -29,6 +29,7 @@ from redisjobs import (
     Worker,
     no_retry,
 )
+from redisjobs.events import WorkerStarted
 from redisjobs.queries import Find, List
 from redisjobs.transitions import Lease, Release
 
@@ -142,6 +143,27 @@ async def test_as_many_jobs_run_at_once_as_there_are_slots(queue: JobQueue) -> N
     await drain(queue, concurrency=4)
 
     assert most == 4
+
+
+@pytest.mark.parametrize(("sync_handlers", "slots"), [(0, 100), (1, 10)])
+async def test_where_nobody_says_how_many_a_hundred_async_handlers_run_at_once_or_ten_beside_sync_ones(
+    queue: JobQueue, sync_handlers: int, slots: int
+) -> None:
+    worker, started = Worker(queue), list[WorkerStarted]()
+    queue.events.subscribe(WorkerStarted, started.append)
+
+    @queue.register(Work)  # after the worker was made: what counts is how it is as a run begins
+    async def work(_: Work) -> None: ...
+
+    for _ in range(sync_handlers):
+
+        @queue.job
+        def plain() -> None: ...
+
+    await worker.run(until_idle=True)
+
+    assert [event.slots for event in started] == [slots]
+    assert (worker.settings.concurrency, worker.settings.abandoned) == (slots, slots)
 
 
 async def test_sync_handlers_run_in_threads_beside_each_other(queue: JobQueue) -> None:

@@ -23,7 +23,15 @@ def _size(text: str) -> int:
     return int(match[1]) * _UNITS[match[2].lower()]
 
 
-Concurrency = Annotated[int, typer.Option("--concurrency", "-c", min=1, help="Jobs run at once, in each process.")]
+Concurrency = Annotated[
+    int | None,
+    typer.Option(
+        *("--concurrency", "-c"),
+        min=1,
+        help="Jobs run at once, in each process.",
+        show_default="100, or 10 if a handler is a plain function",
+    ),
+]
 Lease = Annotated[float, typer.Option(min=0.1, help="Seconds after which a dead worker's jobs run elsewhere.")]
 Grace = Annotated[float, typer.Option(min=0, help="Seconds that running jobs may finish in, after a stop.")]
 MaxDeliveries = Annotated[
@@ -54,7 +62,7 @@ class Settings:
         Mistake: Some can't be numbers of seconds.
     """
 
-    concurrency: int
+    concurrency: int | None
     lease: float
     grace: float
     max_deliveries: int

@@ -50,7 +50,7 @@ Supervised = Annotated[int | None, typer.Option(hidden=True)]
 def worker(
     targets: Targets,
     strict: Strict = False,
-    concurrency: settings.Concurrency = 10,
+    concurrency: settings.Concurrency = None,
     processes: Processes = None,
     url: Moved = None,
     until_idle: UntilIdle = False,

@@ -65,6 +65,9 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
+_SLOTS, _ASYNC_SLOTS = 10, 100  # where nobody says how many; a thread each is dear, a task is not
+
+
 class Worker:
     """Runs the jobs of a queue, or of several.
 
@@ -76,7 +79,8 @@ class Worker:
             have jobs as well. At 3 and 1 three of four jobs that begin are of the first. Defaults to 1 each.
         strict: Of several queues the first one listed that has jobs comes first. A later one then starts no job
             while an earlier one has enough to fill the slots: it may starve, which is meant.
-        concurrency: How many jobs run at once, of all queues together.
+        concurrency: How many jobs run at once, of all queues together. Defaults to 100 where every handler is
+            async as a run begins, and to 10 where one is a plain function, which needs a thread or a process.
         lease: Seconds without a heartbeat after which this worker counts as dead, and its jobs run again
             elsewhere. It gives one every third of that. Workers of a queue may differ in it. Defaults to 15 s.
         max_deliveries: So often a job is delivered without an outcome, the last time with nothing beside it; then
@@ -121,7 +125,7 @@ class Worker:
         *,
         weights: Mapping[str, float] | None = None,
         strict: bool = False,
-        concurrency: int = 10,
+        concurrency: int | None = None,
         lease: Duration = 15,
         max_deliveries: int = 3,
         grace: Duration = 25,
@@ -136,9 +140,11 @@ class Worker:
     ) -> None:
         self._queues = Queues.of(queue, weights, strict=strict)
         self.queues = self._queues.all
-        whole(concurrency, "concurrency")
         whole(max_deliveries, "max_deliveries")
-        for what, limit in (("max_jobs", max_jobs), ("max_rss", max_rss), ("abandoned", abandoned)):
+        for what, limit in (
+            *(("concurrency", concurrency), ("max_jobs", max_jobs)),
+            *(("max_rss", max_rss), ("abandoned", abandoned)),
+        ):
             if limit is not None:
                 whole(limit, what)
         if seconds(lease, "lease") < 0.1:
@@ -149,17 +155,18 @@ class Worker:
             queues=self._queues.names if len(self.queues) > 1 else (),
             worker_id=self._given_id or _new_id(),
             next_id=self._next_id,
-            concurrency=concurrency,
+            concurrency=concurrency or 0,
             lease=seconds(lease, "lease"),
             max_deliveries=max_deliveries,
             unknown_ms=int(seconds(unknown_for, "unknown_for") * 1000),
-            abandoned=concurrency if abandoned is None else abandoned,
+            abandoned=abandoned or 0,
             supervised=supervised,
             max_jobs=math.inf if max_jobs is None else max_jobs,
             max_rss=math.inf if max_rss is None else max_rss,
             middleware=all_checked(middleware, awaits_push=True),
             schedules=schedules,
         )
+        self._concurrency, self._abandoned = concurrency, abandoned
         self.grace = seconds(grace, "grace")
         self.recycled = False
         """Whether `run` returned because of `max_jobs`, `max_rss` or `abandoned`, or had no threads."""
@@ -229,6 +236,13 @@ class Worker:
         if self._has_run:
             self.settings = replace(self.settings, worker_id=_new_id())
         self._has_run, self.recycled, self.hindered = True, False, False
+        # Not sooner: handlers may have been registered since.
+        concurrency = self._concurrency or (_SLOTS if self._has_sync_handlers else _ASYNC_SLOTS)
+        self.settings = replace(self.settings, concurrency=concurrency, abandoned=self._abandoned or concurrency)
+
+    @property
+    def _has_sync_handlers(self) -> bool:
+        return not all(each.is_async for queue in self.queues for each in queue.definitions.values())
 
     async def _run(self, until_idle: bool, handle_signals: bool) -> None:
         self._processor = processor = Processor(

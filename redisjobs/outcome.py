@@ -1,6 +1,5 @@
 """A job's settlement is a value: what a run came to, and what follows from it. Pure; the worker carries it out."""
 
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,6 +8,7 @@ from redisjobs.durations import milliseconds
 from redisjobs.errors import Fail, Retry, Snooze, UnwritableResult, WrongType
 from redisjobs.fingerprint import Fingerprint, fingerprint_of
 from redisjobs.retry import RetryPolicy
+from redisjobs.tracebacks import format_exception
 from redisjobs.transitions import Ack, After, At, DeadLetter, NewJob, Release, Result, RetryLater, Settlement
 from redisjobs.visible import visible
 
@@ -231,7 +231,7 @@ def traceback_of(error: BaseException) -> str:
     try:
         if isinstance(error.__cause__, RemoteTraceback):
             return str(error.__cause__)
-        parts = traceback.format_exception(error)
+        parts = format_exception(error)
     except BaseException as broken:
         return f"the traceback is not to be had: {type(broken).__name__}"
     frames = max((at + 1 for at, part in enumerate(parts) if part.lstrip(" |").startswith('File "')), default=0)

@@ -20,7 +20,7 @@ schedules.zones schedules.crontab schedules.recurrence schedules.words schedules
 roundtrip progress job
 transitions queries driver
 schedules.stored
-fingerprint codec outcome filters groups pauses limits
+fingerprint tracebacks codec outcome filters groups pauses limits
 options context signature
 events middleware changes
 logs recording

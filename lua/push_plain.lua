@@ -19,7 +19,7 @@
 --
 -- Returns  {now_us, word, added}: the server's clock, and of all of them one word:
 --          OK      on the queue
---          UNSURE  the first of them, so many as `added` says, are on the queue; push is to say what the others are. Nothing
+--          PARTIAL the first of them, so many as `added` says, are on the queue; push is to say what the others are. Nothing
 --                  was written for those
 --          STALE   sent too long ago, or the server's clock was set since; nothing was written
 
@@ -58,7 +58,7 @@ local function all_are_new()
   return true
 end
 
-if not all_are_new() then return {exact_ms * 1000, 'UNSURE', 0} end
+if not all_are_new() then return {exact_ms * 1000, 'PARTIAL', 0} end
 if many > 1 then expect('stream', stream) end -- the first write of one alone shows it
 local place, newly, failure = string.match(stream, '}:(.+)$') .. ' ', {}, nil
 for i = 0, many - 1 do
@@ -79,4 +79,4 @@ if added > 0 then
 end
 if not failure then return {exact_ms * 1000, 'OK'} end
 if not string.find(failure.err, 'exhausted', 1, true) then return error(failure) end
-return {exact_ms * 1000, 'UNSURE', added} -- the stream has no entry ids left, by somebody's hand
+return {exact_ms * 1000, 'PARTIAL', added} -- the stream has no entry ids left, by somebody's hand

@@ -49,7 +49,7 @@ class Reply(StrEnum):
     # Of a schedule; or of a job, as the unique key of one that it pushes is of the wrong type, by somebody's hand.
     SPOILED = "SPOILED"
     STALE = "STALE"  # of a whole call: it was sent too long ago, or the server's clock was set since
-    UNSURE = "UNSURE"  # of a whole call: of some jobs it says nothing; whoever looks at each can
+    PARTIAL = "PARTIAL"  # of a whole call: of some jobs it says nothing; whoever looks at each can
     FENCED = "FENCED"  # of a whole call: the worker is no longer one
     # Of schedules; see `redisjobs/schedules/stored.py`.
     NEWER = "NEWER"

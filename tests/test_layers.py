@@ -32,7 +32,7 @@ drivers.memory.operator drivers.memory.exchange drivers.memory.worker
 drivers.memory.driver
 drivers.redis.scripts drivers.redis.commands drivers.redis.schedule_commands drivers.redis.queue_commands
 drivers.redis.worker_commands
-drivers.redis.connection drivers.redis.reader
+drivers.redis.replies drivers.redis.connection drivers.redis.reader
 drivers.redis.coalescer drivers.redis.consumer drivers.redis.driver
 drivers
 push results registry

@@ -1120,6 +1120,25 @@ async def test_no_call_hands_back_more_than_five_hundred_and_none_is_forgotten(
 
 
 @pytest.mark.anyio
+async def test_what_is_remembered_of_ends_goes_in_the_background_before_it_expires_and_not_before_nobody_asks(
+    queue: RedisStore, worker: Consumer
+) -> None:
+    queue.clock.set_to = 1_795_640_000_000
+    remembered = [f"finished:{queue.clock.set_to // 5000 + slot}" for slot in range(15)]
+
+    for slot in range(15):
+        await push(queue, f"job-{slot}")
+        (lease,) = await claim(worker)
+        assert (await worker.exchange([(lease, Ack())], None)).replies == [Reply.OK]
+        there = [key for key in remembered if key in queue.keys()]
+        assert there == remembered[max(0, slot - 12) : slot + 1]  # those of the last minute, and the one of now
+        queue.clock.set_to += 5000
+    for key in queue.keys():
+        if key.startswith("finished:"):
+            queue.admin.delete(queue.prefix + key)
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize(("seconds", "remembered"), [(59.9, 1), (60, 0)])
 async def test_what_is_done_a_minute_after_its_push_is_not_remembered_as_no_push_of_it_can_come_any_more(
     queue: RedisStore, worker: Consumer, seconds: float, remembered: int

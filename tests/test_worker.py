@@ -166,6 +166,41 @@ async def test_where_nobody_says_how_many_a_hundred_async_handlers_run_at_once_o
     assert (worker.settings.concurrency, worker.settings.abandoned) == (slots, slots)
 
 
+@dataclass
+class Text:
+    job_name: ClassVar[str] = "Text"
+    text: str
+
+
+async def test_large_jobs_that_fail_at_once_are_settled_by_some_megabytes_at_a_time(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, all_started, sizes = 0, anyio.Event(), list[int]()
+
+    @queue.register(Text, retry=no_retry())
+    async def fail(_: Text) -> None:
+        nonlocal started
+        started += 1
+        if started == 40:
+            all_started.set()
+        await all_started.wait()
+        raise ValueError("no")
+
+    consumer = type(queue.driver.consumer("w", lease=15, max_deliveries=3))
+    exchange = consumer.exchange
+
+    async def noted(self: Any, settlements: Any, *args: Any, **options: Any) -> Any:
+        sizes.append(sum(len(lease.fields[b"parameters"]) for lease, _ in settlements))
+        return await exchange(self, settlements, *args, **options)
+
+    monkeypatch.setattr(consumer, "exchange", noted)
+    await queue.push_many([Text("x" * 200_000) for _ in range(40)])
+    await drain(queue, concurrency=40)
+
+    assert (await queue.counts()).dead == 40
+    assert 1_000_000 < max(sizes) < 2_400_000
+
+
 async def test_sync_handlers_run_in_threads_beside_each_other(queue: JobQueue) -> None:
     together = threading.Barrier(3, timeout=5)
     threads = set()

@@ -9,8 +9,8 @@ from redisjobs.worker.execution import Execution
 
 _REFUSED = 5.0  # seconds between tries to write a dead letter that can't be written
 
-# What takes a store its time: the bytes of results, and of jobs that are read and written anew, as all are that did
-# not just end well. A delayed retry is the dearest: some 5 ms a MB, and 28 µs each.
+# What takes a store its time: the bytes of results, and of jobs that are read and written anew, as all are that
+# did not just end well. A delayed retry is the dearest: some 5 ms a MB, and 28 µs each.
 _MOST_WEIGHT = 2 * 1024 * 1024
 _BY_ITSELF = 4 * 1024  # that each of these weighs beside its bytes
 

@@ -1061,11 +1061,10 @@ def test_what_is_pushed_comes_out_byte_for_byte_wherever_it_has_been(
 
 
 @pytest.mark.anyio
-async def test_no_call_promotes_more_than_five_hundred_and_none_is_forgotten(
+async def test_no_call_promotes_more_than_a_hundred_and_none_is_forgotten(
     queue: RedisStore, worker: Consumer
 ) -> None:
-    for start in range(0, 1200, 500):
-        await push(queue, *(f"{n:04}" for n in range(start, min(start + 500, 1200))), due=After(1000))
+    await push(queue, *(f"{n:04}" for n in range(250)), due=After(1000))
     queue.clock.advance(2)
 
     waiting = list[int]()
@@ -1074,8 +1073,25 @@ async def test_no_call_promotes_more_than_five_hundred_and_none_is_forgotten(
         waiting.append((await queue.driver.read(Count())).delayed)
         assert exchange.due_in == (0 if waiting[-1] else None)
 
-    assert waiting == [700, 200, 0]
-    assert [lease.job_id for lease in await claim_all(worker, 1200)] == [f"{n:04}" for n in range(1200)]
+    assert waiting == [150, 50, 0]
+    assert [lease.job_id for lease in await claim_all(worker, 250)] == [f"{n:04}" for n in range(250)]
+
+
+@pytest.mark.anyio
+async def test_of_large_jobs_a_call_promotes_a_megabyte_and_none_is_forgotten(
+    queue: RedisStore, worker: Consumer
+) -> None:
+    fields = ["name", "Work", "parameters", "x" * 300_000]
+    await queue.driver.push([NewJob(str(n), fields, due=After(1000)) for n in range(10)], repeated=False)
+    queue.clock.advance(2)
+
+    waiting = list[int]()
+    while not waiting or waiting[-1]:
+        exchange = await worker.exchange([], 0)
+        waiting.append((await queue.driver.read(Count())).delayed)
+        assert exchange.due_in == (0 if waiting[-1] else None)
+
+    assert waiting == [6, 2, 0]
 
 
 @pytest.mark.anyio

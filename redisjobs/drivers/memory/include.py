@@ -25,10 +25,11 @@ from redisjobs.drivers.memory.state import (
 )
 from redisjobs.job import Priority
 from redisjobs.retention import DEFAULT
-from redisjobs.transitions import MOST_JOBS, After, At, Due, Result
+from redisjobs.transitions import After, At, Due, Result
 
 REMEMBERED = 60_000  # ms that an ended job's id is known for, so that a repeated push adds nothing
 WATCHED = 5.0  # seconds, beyond its lease, that a late read of a fenced worker is looked for
+_MOST_PROMOTED = 100  # by one call
 MOST_FIELDS = 500  # of an entry that a script can move; more can only have been put in by hand
 
 
@@ -137,7 +138,7 @@ def by_due(memory: Memory, until_ms: float = math.inf) -> list[tuple[str, Delaye
 
 def promote(memory: Memory, now_ms: int) -> None:
     """Make delayed jobs ready that are due."""
-    for job_id, job in by_due(memory, now_ms)[:MOST_JOBS]:
+    for job_id, job in by_due(memory, now_ms)[:_MOST_PROMOTED]:
         del memory.delayed[job_id]
         enqueue(memory, job_id, memory.stream(job.priority), job.fields)
 

@@ -16,6 +16,7 @@ from redisjobs.worker.reclaimer import Reclaimer
 from redisjobs.worker.watchdog import ProgressWatchdog
 
 _DRY = 0.05  # seconds for which a source that had nothing leaves the slots to others
+_BUSY = 1.0  # seconds between promotions by a worker that has no room for what is due
 
 
 class Exchanger:
@@ -66,6 +67,8 @@ class Exchanger:
         self.needs_recovery = self.found_nothing = self.queue_paused = self._has_lines = False
         self.is_paused = True
         self.lost_at = self._pause_heard_at = self._asked_at = float("-inf")
+        self._promoted_at = float("-inf")  # when it last promoted, or claimed, by the monotonic clock
+        self._turns_wait = False  # of lines, for somebody to look whose turn it is
         self._claimed_after: int | None = None  # as `Batch.after`, of the last one that was answered
         self._pool = pool
         self._promoter = promoter
@@ -133,15 +136,30 @@ class Exchanger:
             return False  # the next one may find that nothing runs here
         outcomes = len(self.dispatcher.leases.unsettled)
         room = self._pool.share(self) if self._may_claim else 0
-        is_due = self._promoter.is_due or self.dispatcher.reporter.late_at <= time.monotonic()
-        return bool(outcomes or room or is_due) and self.batcher.has_room(outcomes, room)
+        is_late = self.dispatcher.reporter.late_at <= time.monotonic()
+        return bool(outcomes or room or is_late or self._promotes) and self.batcher.has_room(outcomes, room)
+
+    @property
+    def _promotes(self) -> bool:
+        """Whether to promote what is due. Who can run none of it leaves that to who can, but for now and then.
+
+        Else many busy workers would keep the store from everybody else, with nobody to run what they promote. What
+        is due is to be counted as ready, though: by that somebody may start more workers.
+        """
+        if not self._promoter.is_due:
+            return False
+        if self._turns_wait or self._has_lines or self.fetcher.waiting or self._pool.room:
+            return True
+        return time.monotonic() >= self._promoted_at + _BUSY
 
     @property
     def look_at(self) -> float:
         """When there may be more to do, though nobody wakes the source, by the monotonic clock."""
         dry_until = self.dry_until if self.dry_until > time.monotonic() else float("inf")
-        # While an exchange is under way its answer wakes the source.
-        return dry_until if self.batcher.under_way else min(dry_until, self.dispatcher.reporter.late_at)
+        if self.batcher.under_way:  # its answer wakes the source
+            return dry_until
+        promoting_at = self._promoted_at + _BUSY if self._promoter.is_due else float("inf")
+        return min(dry_until, self.dispatcher.reporter.late_at, promoting_at)
 
     def pause(self) -> None:
         """Begin no exchange for now, as something else is to be done; it may be another source's turn then."""
@@ -165,8 +183,10 @@ class Exchanger:
             run.sent_at = sent_at
         claims = not (self.fetcher.waiting or self.queue_paused) and time.monotonic() >= self.dry_until
         count = min(self._pool.share(self), most) if claims and not self.is_stopping else 0
-        asks = bool(count or self._promoter.is_due)
-        self._promoter.is_due = False
+        asks = bool(count) or self._promotes
+        if asks:
+            self._promoter.is_due = self._turns_wait = False
+            self._promoted_at = time.monotonic()
         # Only where one may wait: there is no second exchange beside one that may bring a job to run alone.
         alone = bool(count) and self.clearance.one_waits and len(settling) == len(leases)
         reporting = self.dispatcher.take_reports(most - len(settling))
@@ -190,7 +210,7 @@ class Exchanger:
             self.clearance.hear(answer.waits, time.monotonic())
             self._pool.hear_of_one_alone(self)
         elif answer.turns:
-            self._promoter.is_due = True  # for others, should there be no room here
+            self._promoter.is_due = self._turns_wait = True  # for others, should there be no room here
             self.hear_of_released()
         one_more = self.clearance.one_waits and not self.dispatcher.leases and self._pool.runs_nothing_but(self)
         found = batch.settling or answer.leases or answer.more or one_more

@@ -155,11 +155,11 @@ class Worker:
             queues=self._queues.names if len(self.queues) > 1 else (),
             worker_id=self._given_id or _new_id(),
             next_id=self._next_id,
-            concurrency=concurrency or 0,
+            concurrency=0,  # these two as `_count_slots` says
             lease=seconds(lease, "lease"),
             max_deliveries=max_deliveries,
             unknown_ms=int(seconds(unknown_for, "unknown_for") * 1000),
-            abandoned=abandoned or 0,
+            abandoned=0,
             supervised=supervised,
             max_jobs=math.inf if max_jobs is None else max_jobs,
             max_rss=math.inf if max_rss is None else max_rss,
@@ -167,6 +167,7 @@ class Worker:
             schedules=schedules,
         )
         self._concurrency, self._abandoned = concurrency, abandoned
+        self._count_slots()
         self.grace = seconds(grace, "grace")
         self.recycled = False
         """Whether `run` returned because of `max_jobs`, `max_rss` or `abandoned`, or had no threads."""

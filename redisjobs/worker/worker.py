@@ -237,13 +237,13 @@ class Worker:
         if self._has_run:
             self.settings = replace(self.settings, worker_id=_new_id())
         self._has_run, self.recycled, self.hindered = True, False, False
-        # Not sooner: handlers may have been registered since.
-        concurrency = self._concurrency or (_SLOTS if self._has_sync_handlers else _ASYNC_SLOTS)
-        self.settings = replace(self.settings, concurrency=concurrency, abandoned=self._abandoned or concurrency)
+        self._count_slots()
 
-    @property
-    def _has_sync_handlers(self) -> bool:
-        return not all(each.is_async for queue in self.queues for each in queue.definitions.values())
+    def _count_slots(self) -> None:
+        """Say how many there are, where nobody has; anew at each run, as handlers may have been registered since."""
+        all_async = all(each.is_async for queue in self.queues for each in queue.definitions.values())
+        slots = self._concurrency or (_ASYNC_SLOTS if all_async else _SLOTS)
+        self.settings = replace(self.settings, concurrency=slots, abandoned=self._abandoned or slots)
 
     async def _run(self, until_idle: bool, handle_signals: bool) -> None:
         self._processor = processor = Processor(

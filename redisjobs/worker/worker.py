@@ -240,7 +240,7 @@ class Worker:
         self._count_slots()
 
     def _count_slots(self) -> None:
-        """Say how many there are, where nobody has; anew at each run, as handlers may have been registered since."""
+        """Say how many there are, where nobody has; at each run, as handlers may have been registered since."""
         all_async = all(each.is_async for queue in self.queues for each in queue.definitions.values())
         slots = self._concurrency or (_ASYNC_SLOTS if all_async else _SLOTS)
         self.settings = replace(self.settings, concurrency=slots, abandoned=self._abandoned or slots)

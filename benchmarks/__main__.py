@@ -44,7 +44,8 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
         metavar="REF",
         action="append",
         default=[],
-        help="beside this commit of the repository, too: a hash, a branch, a tag, HEAD~3; can be given again",
+        help="beside this commit of the repository: a hash, a branch, a tag, HEAD~3; can be given again. Peers "
+        "and the floor only with --peers",
     )
     parser.add_argument(
         "--docs",
@@ -64,7 +65,7 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     if options.against and (options.growth or options.fleet or options.render):
         parser.error("--against is for a run of measures: not with --growth, --fleet or --render")
     try:
-        options.systems = chosen(options.peers, options.quick)
+        options.systems = chosen(options.peers, options.quick, bool(options.against))
         options.against = resolved(options.against)
     except ValueError as error:
         parser.error(str(error))
@@ -152,7 +153,7 @@ def main(words: Sequence[str]) -> int:
         names = options.only or (_QUICK_MEASURES if options.quick else tuple(MEASURES))
         amount = QUICK if options.quick else Amount()
         measure(systems, {name: MEASURES[name] for name in names}, run, amount, _say)
-    print(report.comparison(run.samples), *report.pasts(run.samples), report.everything(run.samples), sep="\n\n")
+    print(*report.tables(run.samples), sep="\n\n")
     for system, what, reason in run.failures:
         print(f"\nnot measured: {system}, {what}: {reason}")
     path = RESULTS / f"{run.date.replace(':', '')}.json"

@@ -189,6 +189,13 @@ def _commits(samples: Samples) -> list[str]:
     return [name for name in names if name.startswith(f"{US}@")]
 
 
+def tables(samples: Samples) -> list[str]:
+    """What a run prints; without peers and floor, the tables of the commits say all there is."""
+    past = pasts(samples)
+    others = {name for values in samples.values() for name in values} & {*PEER_NAMES, FLOOR}
+    return past if past and not others else [comparison(samples), *past, everything(samples)]
+
+
 def everything(samples: Samples) -> str:
     """Every system's figures, as Markdown."""
     systems = (US, *_commits(samples), *PEER_NAMES, FLOOR)

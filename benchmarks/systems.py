@@ -128,7 +128,7 @@ def checked(command: list[str]) -> str:
 
 
 def python() -> str:
-    """The Python for every environment: the newest at hand that ardiq, which needs 3.12, has been tried with."""
+    """The Python for every environment: the newest at hand that all peers run on. ardiq needs 3.12, mayu 3.13."""
     for path in filter(None, map(shutil.which, ("python3.13", "python3.12"))):
         asked = subprocess.run([path, "-c", "import ensurepip, sys; print(sys.executable)"], capture_output=True)
         if not asked.returncode:
@@ -172,6 +172,12 @@ def _cauli(programs: Path, processes: int, concurrency: int) -> Commands:
 def _blitzq(programs: Path, processes: int, concurrency: int) -> Commands:
     worker = [str(programs / "blitzq"), "worker", "blitzq_jobs:queue", "--log-level", "ERROR"]
     return [[*worker, "--workers", str(processes), "--concurrency", str(concurrency)]]
+
+
+def _mayu(programs: Path, processes: int, concurrency: int) -> Commands:
+    worker = [str(programs / "mayu"), "worker", "mayu_jobs:app", "--mode", "thread", "--log-level", "ERROR"]
+    prefetch = ("--prefetch-multiplier", str(max(200 // concurrency, 2)))  # it is by thread, and by itself 2
+    return [[*worker, "--processes", str(processes), "--threads", str(concurrency), *prefetch]]
 
 
 def _dramatiq(programs: Path, processes: int, concurrency: int) -> Commands:
@@ -232,6 +238,15 @@ SYSTEMS = {
             _blitzq,
         ),
         System(
+            "mayu",
+            "mayu",
+            ("mayu==0.2.5",),
+            "mayu",
+            "a client in Rust, 2 threads (100 where jobs sleep), prefetch 200, results not kept",
+            _mayu,
+            concurrency=2,
+        ),
+        System(
             "dramatiq",
             "dramatiq",
             ("dramatiq[redis]==2.2.1", "hiredis==3.5.0"),
@@ -265,12 +280,16 @@ QUICK = (US, "tarsk-redis", "taskiq-redis", FLOOR)
 PEER_NAMES = tuple(name for name in SYSTEMS if name not in (US, FLOOR))
 
 
-def chosen(names: str | None, quick: bool) -> list[System]:
+def chosen(names: str | None, quick: bool, against: bool = False) -> list[System]:
     """The systems to measure: us, the floor, and the peers that were asked for.
+
+    Where nobody says which, `against` is us alone: a commit is held against the working tree, not against peers.
 
     Raises:
         ValueError: There is no such peer.
     """
+    if names is None and against:
+        return [SYSTEMS[US]]
     if names is None:
         return [SYSTEMS[name] for name in (QUICK if quick else SYSTEMS)]
     peers = [name.strip() for name in names.split(",") if name.strip()]

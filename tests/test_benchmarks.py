@@ -170,6 +170,13 @@ def test_a_commit_is_among_all_systems_and_on_the_page() -> None:
     assert cells_of(every, " ")[1:] == ["redisjobs", "redisjobs@abc1234", "tarsk-redis"]
 
 
+def test_where_only_commits_are_measured_their_tables_are_all_that_is_printed() -> None:
+    two = {key: {name: by[name] for name in by if "redisjobs" in name} for key, by in PAST.items()}
+
+    assert report.tables(two) == report.pasts(two)
+    assert report.tables(PAST) == [report.comparison(PAST), *report.pasts(PAST), report.everything(PAST)]
+
+
 def test_without_a_commit_nothing_is_said_of_the_past() -> None:
     assert report.pasts(MADE_UP) == []
     assert "Beside the past" not in report.page(a_run())
@@ -366,6 +373,14 @@ def test_a_commit_is_measured_only_where_systems_are_compared(
         arguments(["--against", "HEAD", alone])
 
     assert "--against is for a run of measures" in capsys.readouterr().err
+
+
+def test_beside_a_commit_there_are_no_peers_and_no_floor_unless_they_are_asked_for(repository: Repository) -> None:
+    alone = arguments(["--against", "HEAD", "--quick"])
+    asked = arguments(["--against", "HEAD", "--peers", "arq"])
+
+    assert [system.name for system in alone.systems] == ["redisjobs"]
+    assert [system.name for system in asked.systems] == ["redisjobs", "arq", "floor"]
 
 
 def test_a_commit_comes_right_after_the_working_tree(repository: Repository) -> None:

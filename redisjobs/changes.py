@@ -1,14 +1,32 @@
-"""What is told of a change that was made by a call on a queue."""
+"""What is told of a push, or of a change, that was made by a call on a queue.
+
+A queue loads this once somebody has asked for its events: else nobody listens.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from redisjobs.events import Event, Events, JobsChanged, QueuePaused, QueueResumed
+from redisjobs.errors import DriverError
+from redisjobs.events import Event, Events, JobsChanged, JobsPushed, PushFailed, QueuePaused, QueueResumed
 from redisjobs.filters import DONE
+from redisjobs.push import Told, name_in
 from redisjobs.queries import Cancel, Change, Delete, Hold, JobChange, Pause, Requeue, Resume, Several, Unhold
 from redisjobs.transitions import Reply
 
 _NAMES = {Cancel: "cancel", Requeue: "requeue", Delete: "delete", Hold: "hold", Unhold: "unhold"}
+
+
+def tell_pushed(events: Events, queue: str, told: Sequence[Told]) -> None:
+    """Tell whoever listens to a queue's events what became of the jobs of a push."""
+    if events.wanted(JobsPushed):
+        events.publish(JobsPushed(queue, jobs=[each[:3] for each in told]))
+
+
+def tell_push_failed(events: Events, queue: str, error: DriverError) -> None:
+    """Tell whoever listens to a queue's events that a push raised."""
+    if events.wanted(PushFailed):
+        jobs = [(job.job_id, name_in(job)) for job in error.jobs]
+        events.publish(PushFailed(queue, jobs=jobs, error=error))
 
 
 def tell_changed(events: Events, queue: str, change: Change[Any], answer: Any) -> None:

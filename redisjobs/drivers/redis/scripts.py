@@ -39,7 +39,6 @@ def _script(name: str, source: str, keys: tuple[str, ...]) -> Script:
     return Script(name, source, sha1(source.encode()).hexdigest(), keys)
 
 
-@cache
 def folder() -> Traversable:
     """Where the scripts are: inside an installed wheel, else beside the package in a checkout."""
     installed = files("redisjobs").joinpath("lua")
@@ -69,3 +68,9 @@ def load() -> None:
     """Read every script now: a release that takes this one's place on the disk must not reach into its run."""
     for name in names():
         script(name)
+
+
+def forget() -> None:
+    """Read every script anew when it is needed next: others were put in their place."""
+    for cached in (load, script, _text):
+        cached.cache_clear()

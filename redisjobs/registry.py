@@ -75,6 +75,7 @@ from redisjobs.transitions import (
 from redisjobs.visible import visible
 
 if TYPE_CHECKING:
+    from redisjobs.changes import Publisher
     from redisjobs.events import Events
 
 P = TypeVar("P")
@@ -163,7 +164,7 @@ class Registry:
         self.state: Any = None
         self.definitions: dict[str, JobDefinition[Any]] = {}
         self.declared: dict[str, Definition] = {}
-        self._events = list["Events"]()  # none, or one that counts
+        self._publishers = list["Publisher"]()  # none, or one that counts
         self._names: dict[Any, JobName[Any]] = {}
         self.middleware: tuple[Middleware, ...] = ()
         self.on_push: tuple[Hook, ...] = ()
@@ -173,14 +174,13 @@ class Registry:
     @property
     def events(self) -> "Events":
         """Who listens to what happens on this queue, in this process: `events.subscribe(kind, listener)`."""
-        if not self._events:  # whoever only pushes never gets here: to load what may happen to jobs takes its time
-            from redisjobs import logs
-            from redisjobs.events import Events
+        if not self._publishers:  # whoever only pushes never gets here, and need not load what may happen to jobs
+            from redisjobs.changes import Publisher
 
-            events = Events()
-            logs.listen(events)
-            self._events.append(events)  # threads may do so at once: the first that is there counts
-        return self._events[0]
+            self._publishers.append(
+                Publisher(self.name)
+            )  # threads may do so at once: the first that is there counts
+        return self._publishers[0].events
 
     async def disconnect(self) -> None:
         """Close the connections of this queue; it can be used again after."""
@@ -498,26 +498,20 @@ class Registry:
             DriverError: One could not be added.
         """
         told = list(push.told(answers))
-        if self._events:  # else nobody has asked for them, to listen
-            from redisjobs.changes import tell_pushed
-
-            tell_pushed(self.events, self.name, told)
+        if self._publishers:  # else nobody has asked for events, to listen
+            self._publishers[0].pushed(told)
         return told
 
     def _tell_failed(self, error: BaseException, ends: PushEnds) -> None:
         """Tell that a push raised: who took part in it; and, unless it was only given up, whoever listens."""
         ends.tell((), error)
-        if self._events and isinstance(error, DriverError):
-            from redisjobs.changes import tell_push_failed
-
-            tell_push_failed(self.events, self.name, error)
+        if self._publishers and isinstance(error, DriverError):
+            self._publishers[0].push_failed(error)
 
     def _tell_changed(self, change: Change[Any], answer: Any) -> None:
         """Tell whoever listens what a change came to."""
-        if self._events:
-            from redisjobs.changes import tell_changed
-
-            tell_changed(self.events, self.name, change, answer)
+        if self._publishers:
+            self._publishers[0].changed(change, answer)
 
     def _name_for(self, parameters: Any) -> JobName[Any]:
         kind = type(parameters)

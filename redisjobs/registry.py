@@ -177,9 +177,8 @@ class Registry:
         if not self._publishers:  # whoever only pushes never gets here, and need not load what may happen to jobs
             from redisjobs.changes import Publisher
 
-            self._publishers.append(
-                Publisher(self.name)
-            )  # threads may do so at once: the first that is there counts
+            # Threads may do so at once: the first that is there counts.
+            self._publishers.append(Publisher(self.name))
         return self._publishers[0].events
 
     async def disconnect(self) -> None:

@@ -242,7 +242,7 @@ def command_line() -> dict[Path, str]:
     """The page of the command line, what was written by hand first."""
     path = DOCS / "command-line.md"
     by_hand = path.read_text("utf-8").partition(MARKER)[0]
-    root: Any = typer.main.get_command(make(()))
+    root: Any = typer.main.get_command(make())
     return {path: by_hand + MARKER + "\n\n" + _joined(_commands(root, "redisjobs"))}
 
 

@@ -16,82 +16,108 @@ from typing import TYPE_CHECKING, Any
 
 from redisjobs._version import __version__ as __version__
 
-# Queues
-from redisjobs.codec import JobInfo
-
-# Jobs
-from redisjobs.context import JobContext
-
-# Errors
-from redisjobs.errors import (
-    DecodeError,
-    DriverError,
-    EncodeError,
-    Fail,
-    JobCancelled,
-    JobFailed,
-    JobStalled,
-    JobTimeout,
-    NoResult,
-    ProcessDied,
-    QueueFull,
-    RedisJobsError,
-    RegistrationError,
-    ResultExpired,
-    ResultNotKept,
-    ResultRefused,
-    Retry,
-    ServerNotFound,
-    ServerTooOld,
-    Snooze,
-    Unavailable,
-    UniqueConflict,
-    UnknownJob,
-    UnknownSchedule,
-    UnwritableResult,
-    WrongType,
-)
-
-# Looking at many jobs
-from redisjobs.filters import FilterOptions
-from redisjobs.groups import DeadGroup
-from redisjobs.job import JobName, OnConflict, Priority, PushedJob, State, UniqueUntil
-
-# Limits
-from redisjobs.limits import LimitedKey, LimitInfo
-
-# Middleware
-from redisjobs.middleware import Middleware
-from redisjobs.options import HandlerOptions, PushOptions
-from redisjobs.pauses import PauseInfo
-from redisjobs.progress import Progress
-from redisjobs.queries import Counts
-from redisjobs.queue import JobFunction, JobHandle, JobQueue
-
-# What is kept
-from redisjobs.retention import Keep, Retention
-
-# Retries
-from redisjobs.retry import RetryPolicy, exponential_jitter, no_retry
-
-# Schedules
-from redisjobs.schedules.schedule import Schedule
-from redisjobs.schedules.stored import Accuracy, ScheduleInfo
-from redisjobs.transitions import Reply
-
 if TYPE_CHECKING:
+    # Queues
+    from redisjobs.codec import JobInfo
+
+    # Jobs
+    from redisjobs.context import JobContext
+
+    # Errors
+    from redisjobs.errors import (
+        DecodeError,
+        DriverError,
+        EncodeError,
+        Fail,
+        JobCancelled,
+        JobFailed,
+        JobStalled,
+        JobTimeout,
+        NoResult,
+        ProcessDied,
+        QueueFull,
+        RedisJobsError,
+        RegistrationError,
+        ResultExpired,
+        ResultNotKept,
+        ResultRefused,
+        Retry,
+        ServerNotFound,
+        ServerTooOld,
+        Snooze,
+        Unavailable,
+        UniqueConflict,
+        UnknownJob,
+        UnknownSchedule,
+        UnwritableResult,
+        WrongType,
+    )
+
+    # Looking at many jobs
+    from redisjobs.filters import FilterOptions
+    from redisjobs.groups import DeadGroup
+    from redisjobs.job import JobName, OnConflict, Priority, PushedJob, State, UniqueUntil
+
+    # Limits
+    from redisjobs.limits import LimitedKey, LimitInfo
+
+    # Middleware
+    from redisjobs.middleware import Middleware
+    from redisjobs.options import HandlerOptions, PushOptions
+    from redisjobs.pauses import PauseInfo
+    from redisjobs.progress import Progress
+    from redisjobs.queries import Counts
+    from redisjobs.queue import JobFunction, JobHandle, JobQueue
+
+    # What is kept
+    from redisjobs.retention import Keep, Retention
+
+    # Retries
+    from redisjobs.retry import RetryPolicy, exponential_jitter, no_retry
+
+    # Schedules
+    from redisjobs.schedules.schedule import Schedule
+
     # Whoever runs jobs
     from redisjobs.schedules.scheduler import Scheduler
+    from redisjobs.schedules.stored import Accuracy, ScheduleInfo
     from redisjobs.service import Lifespan, Service
+    from redisjobs.transitions import Reply
     from redisjobs.worker.worker import Worker
 
-_LATER = {
-    "Lifespan": "redisjobs.service",
-    "Scheduler": "redisjobs.schedules.scheduler",
-    "Service": "redisjobs.service",
-    "Worker": "redisjobs.worker.worker",
+_MODULES = {
+    "codec": ["JobInfo"],
+    "context": ["JobContext"],
+    "errors": [
+        *("DecodeError", "DriverError", "EncodeError", "Fail", "JobCancelled", "JobFailed", "JobStalled"),
+        *("JobTimeout", "NoResult", "ProcessDied", "QueueFull", "RedisJobsError", "RegistrationError"),
+        *("ResultExpired", "ResultNotKept", "ResultRefused", "Retry", "ServerNotFound", "ServerTooOld"),
+        *("Snooze", "Unavailable", "UniqueConflict", "UnknownJob", "UnknownSchedule", "UnwritableResult"),
+        "WrongType",
+    ],
+    "filters": ["FilterOptions"],
+    "groups": ["DeadGroup"],
+    "job": ["JobName", "OnConflict", "Priority", "PushedJob", "State", "UniqueUntil"],
+    "limits": ["LimitInfo", "LimitedKey"],
+    "middleware": ["Middleware"],
+    "options": ["HandlerOptions", "PushOptions"],
+    "pauses": ["PauseInfo"],
+    "progress": ["Progress"],
+    "queries": ["Counts"],
+    "queue": ["JobFunction", "JobHandle", "JobQueue"],
+    "retention": ["Keep", "Retention"],
+    "retry": ["RetryPolicy", "exponential_jitter", "no_retry"],
+    "schedules.schedule": ["Schedule"],
+    "schedules.scheduler": ["Scheduler"],
+    "schedules.stored": ["Accuracy", "ScheduleInfo"],
+    "service": ["Lifespan", "Service"],
+    "transitions": ["Reply"],
+    "worker.worker": ["Worker"],
 }
-"""What runs jobs, and its module: it is imported once somebody asks for it. Who only pushes never does."""
+"""The modules of what is exported. Each is imported once somebody asks for a name of it: whoever only pushes never
+loads what runs jobs, and the command line says its version without loading either."""
+
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "Accuracy",
@@ -158,11 +184,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_LATER[name]), name)
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER})
+    return sorted({*globals(), *_MODULE_OF})

@@ -1,33 +1,68 @@
-"""What is told of a change that was made by a call on a queue."""
+"""What is told of a push, or of a change, that was made by a call on a queue."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from redisjobs.events import Event, Events, JobsChanged, QueuePaused, QueueResumed
+from redisjobs import logs
+from redisjobs.errors import DriverError
+from redisjobs.events import Event, Events, JobsChanged, JobsPushed, PushFailed, QueuePaused, QueueResumed
 from redisjobs.filters import DONE
+from redisjobs.push import Told, name_in
 from redisjobs.queries import Cancel, Change, Delete, Hold, JobChange, Pause, Requeue, Resume, Several, Unhold
 from redisjobs.transitions import Reply
 
 _NAMES = {Cancel: "cancel", Requeue: "requeue", Delete: "delete", Hold: "hold", Unhold: "unhold"}
 
 
-def tell_changed(events: Events, queue: str, change: Change[Any], answer: Any) -> None:
-    """Tell whoever listens to a queue's events what a change came to."""
-    match change:
-        case Cancel() | Requeue() | Delete() | Hold() | Unhold():
-            _tell_jobs(events, queue, [change], [answer])
-        case Several(changes):
-            _tell_jobs(events, queue, changes, answer)
-        case Pause(name):
-            _tell(events, QueuePaused(queue, name=name))
-        case Resume(name):
-            _tell(events, QueueResumed(queue, name=name))
+class Publisher:
+    """Publishes, as events of a queue, what calls on that queue came to.
 
+    A queue has one once somebody has asked for its events; else nobody listens. All that it needs is loaded with
+    it, not later: a release that takes this one's place on the disk must not reach into a run.
 
-def _tell_jobs(events: Events, queue: str, changes: Sequence[JobChange], replies: Sequence[Reply]) -> None:
-    if events.wanted(JobsChanged):
-        for name, jobs in _by_name(zip(changes, replies, strict=True)):
-            events.publish(JobsChanged(queue, change=name, jobs=jobs))
+    Args:
+        queue: The queue's name.
+
+    Attributes:
+        events: Who listens. The log does.
+    """
+
+    def __init__(self, queue: str) -> None:
+        self.events = Events()
+        logs.listen(self.events)
+        self._queue = queue
+
+    def pushed(self, told: Sequence[Told]) -> None:
+        """Tell what became of the jobs of a push."""
+        if self.events.wanted(JobsPushed):
+            self.events.publish(JobsPushed(self._queue, jobs=[each[:3] for each in told]))
+
+    def push_failed(self, error: DriverError) -> None:
+        """Tell that a push raised."""
+        if self.events.wanted(PushFailed):
+            jobs = [(job.job_id, name_in(job)) for job in error.jobs]
+            self.events.publish(PushFailed(self._queue, jobs=jobs, error=error))
+
+    def changed(self, change: Change[Any], answer: Any) -> None:
+        """Tell what a change came to."""
+        match change:
+            case Cancel() | Requeue() | Delete() | Hold() | Unhold():
+                self._tell_jobs([change], [answer])
+            case Several(changes):
+                self._tell_jobs(changes, answer)
+            case Pause(name):
+                self._tell(QueuePaused(self._queue, name=name))
+            case Resume(name):
+                self._tell(QueueResumed(self._queue, name=name))
+
+    def _tell_jobs(self, changes: Sequence[JobChange], replies: Sequence[Reply]) -> None:
+        if self.events.wanted(JobsChanged):
+            for name, jobs in _by_name(zip(changes, replies, strict=True)):
+                self.events.publish(JobsChanged(self._queue, change=name, jobs=jobs))
+
+    def _tell(self, event: Event) -> None:
+        if self.events.wanted(type(event)):
+            self.events.publish(event)
 
 
 def _by_name(
@@ -38,8 +73,3 @@ def _by_name(
         if reply in DONE:
             jobs.setdefault(_NAMES[type(change)], []).append((change.job_id, reply))
     yield from jobs.items()
-
-
-def _tell(events: Events, event: Event) -> None:
-    if events.wanted(type(event)):
-        events.publish(event)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, S
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
@@ -16,12 +16,14 @@ from redisjobs import codec
 from redisjobs.context import JobContext
 from redisjobs.errors import DecodeError
 from redisjobs.eventloop import is_awaitable
-from redisjobs.events import SettledJob
 from redisjobs.job import Priority
 from redisjobs.logger import Log, is_ctrl_c
-from redisjobs.outcome import Outcome
 from redisjobs.transitions import After, At, Lease, NewJob
 from redisjobs.visible import visible
+
+if TYPE_CHECKING:
+    from redisjobs.events import SettledJob
+    from redisjobs.outcome import Outcome
 
 logger = Log("redisjobs")
 
@@ -193,7 +195,7 @@ class Middleware:
         """Hear, soon after, that this worker was delivered a job. What it raises is logged."""
         return None
 
-    def on_settled(self, job: SettledJob, outcome: Outcome | None) -> Awaitable[None] | None:
+    def on_settled(self, job: "SettledJob", outcome: "Outcome | None") -> Awaitable[None] | None:
         """Hear, soon after, what became of a job: `job.kind` is the class of the event that told it.
 
         What it raises is logged. The outcome is what the run came to; None if nobody ran the job, and the store

@@ -22,7 +22,6 @@ from anyio.lowlevel import checkpoint
 from redisjobs import codec, drivers
 from redisjobs.arguments import one_of, whole
 from redisjobs.backoff import retrying
-from redisjobs.changes import tell_changed
 from redisjobs.codec import JobInfo
 from redisjobs.context import JobContext
 from redisjobs.durations import seconds
@@ -742,7 +741,7 @@ class JobQueue(Serving):
 
     async def _change(self, change: Change[T]) -> T:
         answer = await self._call(lambda: self.driver.change(change))
-        tell_changed(self.events, self.name, change, answer)
+        self._tell_changed(change, answer)
         return answer
 
     async def _call(self, call: Callable[[], Awaitable[T]], push: Push | None = None) -> T:

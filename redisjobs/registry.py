@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import (
+    TYPE_CHECKING,
     Any,
     ClassVar,
     Concatenate,
@@ -22,13 +23,12 @@ from typing import (
     overload,
 )
 
-from redisjobs import codec, logs
+from redisjobs import codec
 from redisjobs.arguments import one_of, whole
 from redisjobs.context import JobContext
 from redisjobs.driver import Driver
 from redisjobs.durations import seconds
 from redisjobs.errors import DriverError, EncodeError, RegistrationError, UnknownJob
-from redisjobs.events import Events, JobsPushed, PushFailed
 from redisjobs.filters import letter_of
 from redisjobs.job import (
     AppState,
@@ -57,7 +57,7 @@ from redisjobs.options import (
     new_job,
 )
 from redisjobs.push import Chunk, Push, Told, name_in
-from redisjobs.queries import Requeue, Row
+from redisjobs.queries import Change, Requeue, Row
 from redisjobs.results import kept_for_a_while
 from redisjobs.retention import Retention
 from redisjobs.retry import RetryPolicy, exponential_jitter
@@ -73,6 +73,10 @@ from redisjobs.transitions import (
     weight_of,
 )
 from redisjobs.visible import visible
+
+if TYPE_CHECKING:
+    from redisjobs.changes import Publisher
+    from redisjobs.events import Events
 
 P = TypeVar("P")
 Args = ParamSpec("Args")
@@ -114,7 +118,6 @@ class Registry:
     Attributes:
         driver: The store, for whoever runs the handlers.
         declared: The schedules that the code declares, by name; see `schedule`.
-        events: Who listens to what happens on this queue, in this process: `events.subscribe(kind, listener)`.
         state: What handlers find as `context.state`; an application sets it before jobs run.
         middleware: Who takes part in it, the outermost first; see `add_middleware`.
         on_push: Their hooks of that name, for whoever pushes.
@@ -161,13 +164,22 @@ class Registry:
         self.state: Any = None
         self.definitions: dict[str, JobDefinition[Any]] = {}
         self.declared: dict[str, Definition] = {}
-        self.events = Events()
-        logs.listen(self.events)
+        self._publishers = list["Publisher"]()  # none, or one that counts
         self._names: dict[Any, JobName[Any]] = {}
         self.middleware: tuple[Middleware, ...] = ()
         self.on_push: tuple[Hook, ...] = ()
         for each in all_checked(middleware, awaits_push=self._awaits_push):
             self.add_middleware(each)
+
+    @property
+    def events(self) -> "Events":
+        """Who listens to what happens on this queue, in this process: `events.subscribe(kind, listener)`."""
+        if not self._publishers:  # whoever only pushes never gets here, and need not load what may happen to jobs
+            from redisjobs.changes import Publisher
+
+            # Threads may do so at once: the first that is there counts.
+            self._publishers.append(Publisher(self.name))
+        return self._publishers[0].events
 
     async def disconnect(self) -> None:
         """Close the connections of this queue; it can be used again after."""
@@ -485,16 +497,20 @@ class Registry:
             DriverError: One could not be added.
         """
         told = list(push.told(answers))
-        if self.events.wanted(JobsPushed):
-            self.events.publish(JobsPushed(self.name, jobs=[each[:3] for each in told]))
+        if self._publishers:  # else nobody has asked for events, to listen
+            self._publishers[0].pushed(told)
         return told
 
     def _tell_failed(self, error: BaseException, ends: PushEnds) -> None:
         """Tell that a push raised: who took part in it; and, unless it was only given up, whoever listens."""
         ends.tell((), error)
-        if isinstance(error, DriverError) and self.events.wanted(PushFailed):
-            jobs = [(job.job_id, name_in(job)) for job in error.jobs]
-            self.events.publish(PushFailed(self.name, jobs=jobs, error=error))
+        if self._publishers and isinstance(error, DriverError):
+            self._publishers[0].push_failed(error)
+
+    def _tell_changed(self, change: Change[Any], answer: Any) -> None:
+        """Tell whoever listens what a change came to."""
+        if self._publishers:
+            self._publishers[0].changed(change, answer)
 
     def _name_for(self, parameters: Any) -> JobName[Any]:
         kind = type(parameters)

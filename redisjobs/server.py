@@ -9,7 +9,6 @@ Not for production. It listens on 127.0.0.1 only. Its data is an append-only fil
 supported server can read, as the next start may find another program than the last one.
 """
 
-import ctypes
 import importlib.util
 import os
 import platform
@@ -329,6 +328,8 @@ def _lock(log: IO[bytes]) -> None:
 def _dies_with_parent() -> Callable[[], None] | None:
     if sys.platform != "linux":
         return None
+    import ctypes  # not at the top, for whoever only asks for DEFAULT_URL, as most commands do
+
     parent, prctl = os.getpid(), ctypes.CDLL(None).prctl  # looked up before the fork: safe there
 
     def in_child() -> None:

@@ -15,7 +15,6 @@ from typing import Any, Concatenate, Generic, Protocol, Self, TypeVar, Unpack, c
 from redisjobs import codec, drivers
 from redisjobs.arguments import one_of, whole
 from redisjobs.backoff import retrying_sync
-from redisjobs.changes import tell_changed
 from redisjobs.codec import JobInfo
 from redisjobs.context import JobContext
 from redisjobs.durations import seconds
@@ -475,7 +474,7 @@ class JobQueue(Serving):
 
     def _change(self, change: Change[T]) -> T:
         answer = self._call(lambda until: self._store.change(change, until=until))
-        tell_changed(self.events, self.name, change, answer)
+        self._tell_changed(change, answer)
         return answer
 
     def _call(self, call: Callable[[float], T], push: Push | None = None) -> T:

@@ -1,7 +1,5 @@
 """Text from outside, made fit for a log or a terminal."""
 
-from urllib.parse import urlsplit
-
 
 def visible(text: str, most: int | None = None) -> str:
     r"""Text in one line that acts on no terminal and forges no line of a log: `\n` for a line feed.
@@ -19,6 +17,8 @@ def visible(text: str, most: int | None = None) -> str:
 
 def without_password(url: str) -> str:
     """A URL that can be shown."""
+    from urllib.parse import urlsplit  # everybody loads this module, and few show a URL
+
     parts = urlsplit(url)
     if parts.password is None:
         return url

@@ -1,5 +1,6 @@
 """Meeting a server: those too old, those that evict, those that refuse, and what their errors mean."""
 
+import importlib.metadata
 import inspect
 import socketserver
 import threading
@@ -177,6 +178,19 @@ async def test_after_a_server_was_refused_the_next_call_asks_again(face: Any) ->
         pretender.replies["HELLO"] = hello("redis", "7.2.0")  # it was upgraded
         assert await done(queue.push(Add(1)))
         await close(queue)
+
+
+async def test_neither_a_queue_nor_a_connection_looks_into_installed_metadata(
+    face: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = list[str]()
+    monkeypatch.setattr(importlib.metadata, "version", looked.append)
+    with pretending(EVALSHA=b"*2\r\n:1\r\n$2\r\nOK\r\n") as pretender:
+        queue = face(pretender.url)
+        assert await done(queue.push(Add(1), job_id="mine"))
+        await close(queue)
+        assert pretender.asked.count("CLIENT") == 2  # it says its name, and its version as it was looked up before
+    assert looked == []
 
 
 # What errors mean

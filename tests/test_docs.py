@@ -124,7 +124,20 @@ def commands(command: Any, called: str) -> Iterator[str]:
         yield called
 
 
-COMMANDS = list(commands(typer.main.get_command(make(())), "redisjobs"))
+COMMANDS = list(commands(typer.main.get_command(make()), "redisjobs"))
+
+
+def test_the_list_of_commands_says_what_each_one_says_of_itself() -> None:
+    whole, listed = [
+        {
+            name: " ".join(command.help.partition("\n\n")[0].split())
+            for name, command in commands_below(typer.main.get_command(made)).items()
+        }
+        for made in (make(), make(["--help"]))
+    ]
+
+    assert list(listed.items()) == list(whole.items())
+    assert len(listed) > 10
 
 
 @pytest.mark.parametrize("command", COMMANDS)

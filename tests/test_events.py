@@ -2,6 +2,7 @@
 
 import json
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import anyio
+import anyio.to_thread
 import pytest
 from store import (
     Heart,
@@ -373,6 +375,21 @@ async def test_one_listener_that_subscribed_twice_hears_twice_until_each_is_ende
     events.publish(WorkerStopped("q", "w"))
 
     assert len(told) == 1
+
+
+async def test_threads_that_ask_at_once_for_the_events_of_a_queue_get_the_same() -> None:
+    queue, ready, got = sync.JobQueue("memory://"), threading.Barrier(8), list[Events]()
+
+    def ask() -> None:
+        ready.wait(10)
+        got.append(queue.events)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(8):
+            tasks.start_soon(anyio.to_thread.run_sync, ask)
+
+    assert len(got) == 8
+    assert {id(events) for events in got} == {id(queue.events)}
 
 
 async def test_a_lease_that_was_lost_is_logged_without_the_handlers_traceback(

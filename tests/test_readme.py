@@ -204,7 +204,7 @@ def calls(page: Page) -> list[list[str]]:
 @pytest.mark.parametrize("page", of(*PAGES))
 def test_every_command_line_is_one_that_is_understood(page: Page) -> None:
     for words in calls(page):
-        command: Any = typer.main.get_command(make(()))
+        command: Any = typer.main.get_command(make())
         while below := commands_below(command):
             command = below[words.pop(0)]
         command.make_context("redisjobs", words)  # raises what the command line would say
@@ -227,7 +227,7 @@ def test_every_other_command_runs_what_is_there(page: Page) -> None:
 
 
 def test_every_command_the_readme_speaks_of_is_there_and_the_other_way_round(readme: str) -> None:
-    root: Any = typer.main.get_command(make(()))
+    root: Any = typer.main.get_command(make())
 
     spoken_of = set(re.findall(r"(?:^\$ |`)redisjobs ([a-z]+)", readme, re.MULTILINE))
 
@@ -236,7 +236,7 @@ def test_every_command_the_readme_speaks_of_is_there_and_the_other_way_round(rea
 
 @pytest.mark.parametrize("page", of(*PAGES))
 def test_every_command_that_a_page_speaks_of_is_there(page: Page) -> None:
-    root: Any = typer.main.get_command(make(()))
+    root: Any = typer.main.get_command(make())
 
     for first, second in re.findall(r"`redisjobs ([a-z]+)(?: ([a-z]+))?", page.text):
         assert first in root.commands

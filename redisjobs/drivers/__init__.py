@@ -40,9 +40,7 @@ def connect_sync(where: Any, queue: str) -> tuple[Driver, SyncDriver]:
         return driver, sync
     if driver is where:
         raise ValueError(f"{where!r} is a driver for async code; give the sync queue its URL")
-    from redisjobs.drivers.redis.driver import SyncRedisDriver
-
-    return driver, SyncRedisDriver(where, queue)
+    return driver, sync_side(driver)
 
 
 def sync_side(driver: Driver) -> SyncDriver:

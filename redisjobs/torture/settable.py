@@ -35,14 +35,9 @@ def settable(directory: Path) -> Iterator[None]:
     now.write_text(text.replace(_ASKS, _ASKS + _SET % KEY), "utf-8")
     folder = scripts.folder
     scripts.folder = lambda: directory
-    _read_anew()
+    scripts.forget()
     try:
         yield
     finally:
         scripts.folder = folder
-        _read_anew()
-
-
-def _read_anew() -> None:
-    scripts.script.cache_clear()
-    scripts.load.cache_clear()
+        scripts.forget()

@@ -38,6 +38,21 @@ _CONNECTIONS = ("Connection", "SSLConnection", "UnixDomainSocketConnection")
 _KEPT = ["host", "port", "path", "db", "username", "password", "credential_provider", "client_name"]
 
 
+def _introduction() -> dict[str, Any]:
+    """What redis-py tells a server about itself, as an option of its connections, where there is such an option.
+
+    Without it redis-py looks its own version up in its installed metadata, for each connection that is made.
+    """
+    try:
+        from redis.driver_info import DriverInfo
+    except ImportError:  # an older one, which looks it up once
+        return {}
+    return {"driver_info": DriverInfo()}
+
+
+_INTRODUCTION = _introduction()
+
+
 class Target:
     """Where the server is: a URL or an existing redis-py client, and how to make connections to it.
 
@@ -51,7 +66,10 @@ class Target:
     """
 
     def __init__(self, where: Any) -> None:
-        pool = redis.ConnectionPool.from_url(where) if isinstance(where, str) else where.connection_pool
+        if isinstance(where, str):
+            pool = redis.ConnectionPool.from_url(where, **_INTRODUCTION)
+        else:
+            pool = where.connection_pool
         self._kind = pool.connection_class.__name__
         if self._kind not in _CONNECTIONS:
             raise ValueError(
@@ -60,7 +78,9 @@ class Target:
         # Where the server is and who we are; how to talk to it is ours, and redis-py's sync and async
         # connections do not take the same options.
         kept = {key: value for key, value in pool.connection_kwargs.items() if _is_kept(key, value)}
-        self._options: dict[str, Any] = kept | {
+        self._options: dict[str, Any] = {
+            **kept,
+            **_INTRODUCTION,
             "retry_on_timeout": False,
             "retry_on_error": [],
             "health_check_interval": 0,

@@ -48,10 +48,14 @@ def folder() -> Traversable:
 @cache
 def script(name: str) -> Script:
     """The script `lua/<name>.lua`, ready to be sent."""
-    lua = folder()
-    text = lua.joinpath(f"{name}.lua").read_text("utf-8")
-    source = _INCLUDE.sub(lambda line: lua.joinpath(f"{line[1]}.lua").read_text("utf-8"), text)
+    text = _text(name)
+    source = _INCLUDE.sub(lambda line: _text(line[1]), text)
     return _script(name, source, tuple(_KEY.findall(text)))
+
+
+@cache  # most of the scripts have includes, and the same ones
+def _text(name: str) -> str:
+    return folder().joinpath(f"{name}.lua").read_text("utf-8")
 
 
 def names() -> list[str]:
@@ -64,3 +68,9 @@ def load() -> None:
     """Read every script now: a release that takes this one's place on the disk must not reach into its run."""
     for name in names():
         script(name)
+
+
+def forget() -> None:
+    """Read every script anew when it is needed next: others were put in their place."""
+    for cached in (load, script, _text):
+        cached.cache_clear()

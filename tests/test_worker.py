@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import anyio
@@ -164,6 +165,45 @@ async def test_where_nobody_says_how_many_a_hundred_async_handlers_run_at_once_o
 
     assert [event.slots for event in started] == [slots]
     assert (worker.settings.concurrency, worker.settings.abandoned) == (slots, slots)
+
+
+async def test_a_worker_that_has_no_room_promotes_now_and_then_and_at_once_when_it_has(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("redisjobs.worker.exchanger._BUSY", 0.3)
+    ran, asked, may_end = list[int](), list[float](), anyio.Event()
+    consumer = type(queue.driver.consumer("w", lease=15, max_deliveries=3))
+    exchange = consumer.exchange
+
+    async def noted(self: Any, settlements: Any, count: int | None, **options: Any) -> Any:
+        if count == 0:
+            asked.append(time.monotonic())
+        return await exchange(self, settlements, count, **options)
+
+    @queue.register(Work)
+    async def work(job: Work) -> None:
+        ran.append(job.number)
+        if not job.number:
+            await may_end.wait()
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            worker = Worker(queue, concurrency=1)
+            tasks.start_soon(worker.run)
+            await queue.push(Work(0))
+            await eventually(lambda: bool(ran))
+            monkeypatch.setattr(consumer, "exchange", noted)
+            for number in range(1, 31):
+                await queue.push(Work(number), delay=0.01 * number)
+            while sum((await queue.counts()).ready.values()) < 30:  # noqa: ASYNC110  (no event tells of it)
+                await anyio.sleep(0.01)  # by the worker that is busy
+            since_last = [later - sooner for sooner, later in pairwise(asked)]
+            may_end.set()
+            await eventually(lambda: len(ran) == 31)
+            worker.stop()
+
+    assert asked
+    assert all(pause > 0.25 for pause in since_last)
 
 
 @dataclass

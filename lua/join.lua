@@ -9,6 +9,7 @@
 -- KEYS[4]  workers       zset    worker ids by the end of their lease, ms
 -- KEYS[5]  worker:       hash    prefix; worker:<id> is the record of one worker
 -- KEYS[6]  layout        hash    the version of the keys
+-- KEYS[7]  control       channel notifications
 --
 -- ARGV[1]  worker        worker id; '' only makes the groups
 -- ARGV[2]  lease_ms      int ms  the worker's lease
@@ -25,9 +26,10 @@
 --- @include "include/expect"
 --- @include "include/leases"
 --- @include "include/make_group"
+--- @include "include/tell"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
-local workers, record, layout = KEYS[4], KEYS[5] .. ARGV[1], KEYS[6]
+local workers, record, layout, control = KEYS[4], KEYS[5] .. ARGV[1], KEYS[6], KEYS[7]
 local worker, lease_ms, run, version = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local now_ms = now(ARGV[5])
 
@@ -48,5 +50,6 @@ end
 if worker ~= '' then
   redis.call('HSET', record, 'run', run, 'lease_ms', whole(lease_ms))
   redis.call('ZADD', workers, whole(now_ms + lease_ms), worker)
+  tell(control, 'joined') -- who was alone has somebody to look after now
 end
 return 'OK'

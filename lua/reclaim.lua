@@ -31,9 +31,10 @@
 -- ARGV[5]  now_ms        int ms; '' = the server's clock
 -- ARGV[6..] for each worker to fence: worker id, the end of its lease as it was named
 --
--- Returns  {now_us, silent, fenced, count, more, released, others}: the clock; for each worker whose lease is over
+-- Returns  {now_us, silent, fenced, count, more, released, others, alone}: the clock; for each worker whose lease is over
 --          {worker id, its end, lease in ms}, 100 at most; the ids of those that were fenced now; how many jobs were handed
---          back; 1 if there are more; 1 if any job is with `released`; and how many jobs others hold. Or one word:
+--          back; 1 if there are more; 1 if any job is with `released`; how many jobs others hold; and 1 if there is no other worker,
+--          alive or fenced. Or one word:
 --          FENCED  the worker has no record any more; nothing was written
 
 --- @include "include/now"
@@ -139,4 +140,5 @@ for _, stream in ipairs(streams) do
     if held[1] ~= worker and not is_waiting(held[1]) then others = others + tonumber(held[2]) end
   end
 end
-return {exact_ms * 1000, silent, gone, handed_back, more, released, others}
+local alone = redis.call('ZCARD', workers) + redis.call('ZCARD', fenced) < 2 and 1 or 0
+return {exact_ms * 1000, silent, gone, handed_back, more, released, others, alone}

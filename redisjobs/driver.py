@@ -74,8 +74,9 @@ class Notification:
     """A hint that something changed; the truth is always in a key.
 
     Attributes:
-        kind: `due`, `cancel`, `released`, `schedules`, `paused` or `resumed`; to a process that waits `changed`;
-            `subscribed` when the listening began: what came before was missed.
+        kind: `due`, `cancel`, `released`, `schedules`, `paused` or `resumed`; `joined` when a worker has come,
+            which may go untold; to a process that waits `changed`; `subscribed` when the listening began: what came
+            before was missed.
         value: A time in ms, a job id, a number, a number; nothing; a job id.
     """
 

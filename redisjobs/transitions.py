@@ -360,6 +360,7 @@ class Reclaimed:
         released: Whether any job that was handed back waits to be claimed.
         others: How many jobs other workers hold; 0 if that was not asked.
         server_ms: The server's clock, to the microsecond.
+        alone: Whether there is no other worker, alive or fenced.
     """
 
     silent: Sequence[Silent] = ()
@@ -369,3 +370,4 @@ class Reclaimed:
     released: bool = False
     others: int = 0
     server_ms: float = 0
+    alone: bool = False

@@ -212,6 +212,7 @@ class Driver(MemoryDriver):
 @pytest.mark.parametrize("lease", [0.8, 60.0])
 async def test_a_worker_looks_for_the_dead_several_times_a_lease_and_every_two_seconds(lease: float) -> None:
     driver = Driver()
+    await MemoryDriver(driver.memory).consumer("other", lease=3600, max_deliveries=3).open()
     worker = Worker(JobQueue(driver, "q"), lease=lease)
     pause = min(2.0, lease / 4)
     async with anyio.create_task_group() as tasks:
@@ -221,6 +222,21 @@ async def test_a_worker_looks_for_the_dead_several_times_a_lease_and_every_two_s
 
     assert driver.looks[3] - driver.looks[0] >= 3 * pause * 0.9  # not on and on
     assert driver.looks[3] - driver.looks[0] <= 3 * pause + SLACK
+
+
+async def test_a_worker_that_is_alone_looks_for_the_dead_less_often_until_another_comes() -> None:
+    driver = Driver()
+    worker = Worker(JobQueue(driver, "q"), lease=60)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.run)
+        await eventually(lambda: len(driver.looks) == 1 and worker._processor)
+        assert worker._processor is not None
+        reclaimer = worker._processor.sources[0].reclaimer
+        await eventually(lambda: reclaimer.every == 7.5)
+        await MemoryDriver(driver.memory).consumer("other", lease=3600, max_deliveries=3).open()
+        await eventually(lambda: reclaimer.every == 2)
+        assert reclaimer.look_at <= time.monotonic() + 2
+        worker.stop()
 
 
 async def test_where_somebody_with_a_short_lease_seems_to_be_dead_a_worker_looks_again_sooner() -> None:

@@ -17,6 +17,7 @@ from redisjobs.transitions import Reclaimed, Silent
 from redisjobs.worker.clock import Clock
 
 _RECLAIM = 2.0  # seconds between looks for lost workers; less for a short lease
+_ALONE = 7.5  # the same where there is no other worker: who comes says so, and this is for where that is lost
 _TIDY = 60.0  # seconds between looks for what dead workers left behind
 _TIDY_STEP = 0.02  # seconds between the steps of one that takes several: other things are done in between
 
@@ -57,11 +58,14 @@ class Reclaimer:
         self._lease = lease
         self._after = ""  # where tidying goes on
         self._thorough = True  # to look at every worker's beat: the server's clock may have been set back
+        self._alone = False  # there was no other worker
         self._untold = 0  # jobs that were handed back and not told of
 
     @property
     def every(self) -> float:
         """Seconds between looks."""
+        if self._alone:
+            return min(_ALONE, self._lease / 2)
         shortest = min((each.lease for each in self.silent), default=float("inf"))
         return min(_RECLAIM, self._lease / 4, max(0.02, shortest / 8))
 
@@ -69,6 +73,12 @@ class Reclaimer:
     def next_at(self) -> float:
         """When the next of either look is due, by our monotonic clock."""
         return min(self.look_at, self.tidy_at)
+
+    def hear_of_another(self) -> None:
+        """Take the news that another worker has come: whoever was alone looks as often as others do."""
+        if self._alone:
+            self._alone = False
+            self.look_at = min(self.look_at, time.monotonic() + self.every)
 
     def hear_time(self, server_ms: float, sent: float) -> None:
         """Take in what time the server said it is, asked at `sent` by our monotonic clock."""
@@ -97,7 +107,7 @@ class Reclaimer:
         self.hear_time(answer.server_ms, sent)
         self._tell(answer)
         self.silent = [each for each in answer.silent if each.worker_id != self._consumer.worker_id]
-        self.others = answer.others
+        self.others, self._alone = answer.others, answer.alone
         now = time.monotonic()
         sure = any(self._clock.vouches(each.lease, now) for each in self.silent)
         self.look_at = 0.0 if answer.more or sure else now + self.every

@@ -102,7 +102,7 @@ class Source:
             wakeup,
             until_idle=until_idle,
         )
-        self.subscriber = Subscriber(consumer, self.exchanger, self.promoter, self.beats)
+        self.subscriber = Subscriber(consumer, self.exchanger, self.promoter, self.beats, self.reclaimer)
         self.recovery = Recovery(
             member, self.dispatcher, self.exchanger, self.beats, clock, pool.shutdown, self.progress
         )

@@ -10,6 +10,7 @@ from redisjobs.driver import Consumer, Notification
 from redisjobs.worker.beats import Beats
 from redisjobs.worker.exchanger import Exchanger
 from redisjobs.worker.promoter import Promoter
+from redisjobs.worker.reclaimer import Reclaimer
 
 _TIME = re.compile("[0-9]{1,15}")  # ms
 
@@ -22,9 +23,18 @@ class Subscriber:
         exchanger: Is told where only a claim finds what there is.
         promoter: The timer for delayed jobs.
         beats: Learns by the next heartbeat which jobs are cancelled.
+        reclaimer: Looks after other workers.
     """
 
-    def __init__(self, consumer: Consumer, exchanger: Exchanger, promoter: Promoter, beats: Beats) -> None:
+    def __init__(
+        self,
+        consumer: Consumer,
+        exchanger: Exchanger,
+        promoter: Promoter,
+        beats: Beats,
+        reclaimer: Reclaimer,
+    ) -> None:
+        self._reclaimer = reclaimer
         self._consumer = consumer
         self._exchanger = exchanger
         self._promoter = promoter
@@ -42,6 +52,8 @@ class Subscriber:
         match notification.kind:
             case "cancel":
                 self._beats.hurry_for(notification.value)
+            case "joined":
+                self._reclaimer.hear_of_another()
             case "released":
                 self._exchanger.fetcher.interrupt()
             case "paused" | "resumed":
@@ -49,5 +61,6 @@ class Subscriber:
             case "due" if _TIME.fullmatch(notification.value):
                 self._promoter.hear(int(notification.value))
             case "subscribed":  # what was said before was missed
+                self._reclaimer.hear_of_another()
                 self._exchanger.hear_of_pause()
                 self._beats.hurry()

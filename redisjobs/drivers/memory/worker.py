@@ -23,6 +23,7 @@ def join(memory: Memory, worker: str, lease: float, run: object) -> None:
         if worker in memory.workers or worker in memory.fenced:
             raise IdTaken(worker)
         memory.workers[worker] = Record(run, lease, time.monotonic() + lease)
+        memory.tell("joined", "")  # who was alone has somebody to look after now
 
 
 def reclaim(memory: Memory, worker: str, silent: Sequence[Silent], *, others: bool) -> Reclaimed:
@@ -47,6 +48,7 @@ def reclaim(memory: Memory, worker: str, silent: Sequence[Silent], *, others: bo
             any(stream.held(RELEASED) for stream in memory.streams),
             _held_by_others(memory, worker) if others else 0,
             memory.now_ms(),
+            len(memory.workers) + len(memory.fenced) < 2,
         )
 
 

@@ -635,6 +635,22 @@ def test_a_job_comes_again_the_later_the_more_poison_ends_those_who_would_start_
     assert again(A, started("x", 2, 211), cut(200, 201), *poison(202.6, 205.6)) == "network cut"
 
 
+def test_a_job_comes_again_the_later_the_longer_another_fault_keeps_all_from_the_store() -> None:
+    def clock(began: float, ended: float) -> dict[str, Any]:
+        return killed(3, began) | {"name": "clock set ahead", "ended": ended, "unsteady": True}
+
+    second = started("x", 2, 208.5)
+
+    assert again(A, second, cut(200, 201)) == "none"
+    assert again(A, second, cut(200, 201), clock(202, 203.1)) == "network cut"
+    assert again(A, second, cut(200, 201), clock(199, 203.1)) == "network cut"  # begun before
+    assert again(A, second, cut(200, 201), clock(202, 202.9)) == "none"
+    assert again(A, second, cut(200, 201), clock(207, 209)) == "none"  # the job should have come before that
+    assert again(A, second, cut(200, 201), clock(202, 203.1) | {"db": 1}) == "none"
+    assert again(A, second, cut(200, 201) | {"lingers": 2.1}) == "network cut"
+    assert again(A, started("x", 2, 208.7), cut(200, 201), clock(202, 203.1)) == "none"
+
+
 def test_where_deliveries_are_counted_anew_all_that_were_since_may_have_lost_the_job() -> None:
     first, destroyed = started("x", 1, 200, 3), cut(200.2, 201) | {"name": "group destroyed", "hands_on": True}
     anew = destroyed | {"forgets_deliveries": True}

@@ -30,7 +30,7 @@ from redisjobs.sync import JobQueue
 from redisjobs.torture import lines, spoiled
 from redisjobs.torture.book import Book, _seconds_of
 from redisjobs.torture.checker import check
-from redisjobs.torture.fleet import GRACE, Fleet, Host, Kind, children
+from redisjobs.torture.fleet import GRACE, Fleet, Host, Kind
 from redisjobs.torture.jobs import KEPT, Parent, Pusher, Reporting, Step, Work
 from redisjobs.torture.nemesis import FAULTS, heal
 from redisjobs.torture.nemesis.entries import PutHostile
@@ -564,18 +564,21 @@ def test_a_worker_that_a_fault_or_poison_killed_is_not_complained_of(fleet: Flee
 
 
 def test_a_worker_that_was_asked_to_end_before_it_could_listen_is_not_complained_of(fleet: Fleet) -> None:
-    parent = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'print(1, flush=True); input()'])"
-    process = subprocess.Popen([sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    process.stdout.readline()
-    (child,) = children(process.pid)
+    supervisor = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    ended = {"what": "ProcessEnded", "pid": supervisor.pid, "at": 1.0, "in_order": False}
+    by_it = ended | {"expected": True, "how": "was killed by SIGTERM"}
+    others = [
+        by_it | {"ended": 8, "pid": supervisor.pid + 1},  # whose supervisor nobody has asked
+        by_it | {"ended": 9, "expected": False},
+        by_it | {"ended": 10, "how": "was killed by SIGSEGV"},
+    ]
 
-    fleet.stop(Host(Kind(), process))
+    fleet.stop(Host(Kind(), supervisor))
+    supervisor.wait()
 
-    for pid in (child, 7):
-        tell_end(fleet, pid, "was killed by SIGTERM")
-    process.communicate()
-    assert fleet.complaints() == ["worker process 7 was killed by SIGTERM"]
+    for line in (by_it | {"ended": 7}, *others):
+        Recording(fleet.directory).write(line)
+    assert fleet.complaints() == [f"worker process {line['ended']} {line['how']}" for line in others]
 
 
 def test_an_unsupervised_worker_that_ends_in_order_though_nobody_asked_it_is_complained_of(fleet: Fleet) -> None:

@@ -150,10 +150,10 @@ class Causes:
 
     def _found_by(self, fault: Line, db: int) -> float:
         """By when others have found what a fault took away; who can't trust the clock meanwhile fences nobody."""
-        until = _over(fault) + self._late
+        until = is_noticed(fault) + self._late
         for other in self._faults:
-            if holds_up(other, db) and fault["began"] <= other["began"] <= until:
-                until = max(until, _over(other) + self._late)
+            if holds_up(other, db) and fault["began"] <= is_noticed(other) and other["began"] <= until:
+                until = max(until, is_noticed(other) + self._late)
         return until
 
     def _of_retry(self, story: Story, run: Run, second: Run) -> str:
@@ -206,8 +206,11 @@ class Causes:
         return ""
 
     def _comes_by(self, fault: Line, db: int, longer: float) -> float:
-        """By when a job comes again after a fault that took it: it waits while poison ends who would start it."""
-        until = float(_over(fault) + self._late + longer)
+        """By when a job comes again after a fault that took it: it waits while poison ends who would start it.
+
+        It waits as well while another fault keeps all from the store, be that of before or after this one.
+        """
+        until = self._found_by(fault, db) + longer
         for at in self._poisonings[db]:
             if fault["began"] <= at <= until:
                 until = max(until, at + self._late)
@@ -267,6 +270,11 @@ class Causes:
 def holds_up(fault: Line, db: int) -> bool:
     """Whether workers of a database may not get to beat in it, or trust the clock: none is fenced for a lease."""
     return fault.get("db") in (None, db) and bool(fault["hits"] == "all" or fault.get("unsteady"))
+
+
+def is_noticed(fault: Line) -> float:
+    """By when all have noticed that a fault is over: who waits on a half-open connection does so only then."""
+    return float(fault["ended"] + max(fault["reaches"], fault["lingers"]))
 
 
 def _starts(stories: Mapping[Key, Story], name: str) -> Mapping[int, Sequence[Line]]:

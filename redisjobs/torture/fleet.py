@@ -19,6 +19,7 @@ from redisjobs import recording
 from redisjobs.events import ProcessEnded
 from redisjobs.torture.process import DATABASE, LEASE, LIFELINE, OLD, QUEUE, RECORDINGS
 from redisjobs.torture.release import Release
+from redisjobs.torture.stories import Line
 from redisjobs.worker.child import PROGRAM
 
 GRACE = 1.0  # seconds that a worker's jobs may finish in
@@ -94,7 +95,8 @@ class Fleet:
         hosts: All of them.
         unasked: How each host that ended by itself did: what nobody killed must not end.
         victims: The processes that faults have killed.
-        asked: Those under a supervisor that was asked to end: one may not have come so far as to listen yet.
+        asked: The processes of hosts that were asked to end: one under such a supervisor may not have come so far
+            as to listen yet.
     """
 
     urls: Sequence[str]
@@ -240,7 +242,7 @@ class Fleet:
     def stop(self, host: Host) -> None:
         """Ask a host to end, as a deploy does."""
         host.leaving = True
-        self.asked.update(children(host.process.pid))
+        self.asked.add(host.process.pid)
         host.process.terminate()
 
     def dismiss(self) -> None:
@@ -265,10 +267,15 @@ class Fleet:
         for line in recording.read(self.directory):
             if line["what"] == "start" and line["name"] == "Poison":
                 known.add(line["pid"])
-            elif line["what"] == ProcessEnded.__name__ and not (line["in_order"] and line["expected"]):
+            elif line["what"] == ProcessEnded.__name__ and not self._was_asked(line):
                 ends.append((line["ended"], line["how"]))
-        expected = {(pid, _KILLED) for pid in known} | {(pid, _TERMINATED) for pid in self.asked}
+        expected = {(pid, _KILLED) for pid in known}
         return [f"worker process {pid} {how}" for pid, how in ends if (pid, how) not in expected]
+
+    def _was_asked(self, ended: Line) -> bool:
+        """Whether a process under a supervisor ended as it was asked to, or was killed by being asked so early."""
+        is_early = ended["how"] == _TERMINATED and ended["pid"] in self.asked
+        return bool(ended["expected"] and (ended["in_order"] or is_early))
 
     def log_end(self) -> str:
         """The end of what the workers logged."""

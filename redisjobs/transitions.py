@@ -317,6 +317,7 @@ class Exchange:
         paused: Whether the queue is paused, so that nothing is claimed; False if nothing was asked.
         turns: Nothing was asked, and a job that waited for a limit may start now: ask for jobs.
         lines: Whether jobs wait for a limit, and it is known when the next may start; `due_in` has that too.
+        turn_in: Seconds until the next of these may start, where this worker is to look then; else None.
     """
 
     replies: Sequence[Reply] = ()
@@ -330,6 +331,7 @@ class Exchange:
     added: Mapping[int, Sequence[bool]] = field(default_factory=dict)
     turns: bool = False
     lines: bool = False
+    turn_in: float | None = None
     spoiled: Mapping[int, str] = field(default_factory=dict)
 
 
@@ -361,6 +363,10 @@ class Reclaimed:
         others: How many jobs other workers hold; 0 if that was not asked.
         server_ms: The server's clock, to the microsecond.
         alone: Whether there is no other worker, alive or fenced.
+        promotes: Whether this worker is to look when delayed jobs are due. Three of a queue's workers are: did all
+            of them look, each delayed job would wake a whole fleet.
+        late: Whether a delayed job has been due for half a second, or one that waited for a limit might have
+            started 2 s ago: those who are to look may be gone.
     """
 
     silent: Sequence[Silent] = ()
@@ -371,3 +377,5 @@ class Reclaimed:
     others: int = 0
     server_ms: float = 0
     alone: bool = False
+    promotes: bool = True
+    late: bool = False

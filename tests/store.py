@@ -366,7 +366,9 @@ class RedisStore:
             worker = key.removeprefix("worker:")
             alive = self.admin.zscore(f"{self.prefix}workers", worker) is not None
             return alive or self.admin.zscore(f"{self.prefix}fenced", worker) is not None
-        ends = key == "waiters" or key.startswith(("finished:", "conflict:", "result:", "outcome:", "progress:"))
+        ends = key in ("waiters", "promoters") or key.startswith(
+            ("finished:", "conflict:", "result:", "outcome:", "progress:")
+        )
         return key in lasting or key.startswith("unique:") or (ttl > 0 and ends)
 
     def end(self) -> None:

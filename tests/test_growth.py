@@ -218,9 +218,12 @@ async def test_a_delayed_job_is_three_script_calls_where_one_worker_is_idle(benc
 
 
 @pytest.mark.usefixtures("no_rounds")
-async def test_a_delayed_job_is_no_more_than_17_script_calls_where_ten_workers_are_idle(bench: Bench) -> None:
-    """To push and to settle it, and a claim by each worker, for all wake when it is due."""
-    assert await calls_a_delayed_job(bench, 10) <= 17  # 12.4 to 15.0, as some of the ten claim twice
+@pytest.mark.parametrize("workers", [10, 40])
+async def test_a_delayed_job_is_no_more_than_8_script_calls_however_many_workers_are_idle(
+    bench: Bench, workers: int
+) -> None:
+    """To push and to settle it, and a look by each of the three that do."""
+    assert await calls_a_delayed_job(bench, workers) <= 8
 
 
 # Bytes
@@ -282,7 +285,7 @@ async def test_a_look_for_lost_workers_is_one_script_call_and_the_same_in_a_flee
 
     assert looks[0] == looks[1]
     assert looks[0]["evalsha"] == 1
-    assert looks[0].total() <= 21
+    assert looks[0].total() <= 26  # 5 of them for delayed jobs: whether to look for these, and whether one is late
 
 
 async def test_where_one_worker_has_tidied_each_other_asks_once_and_looks_at_nothing(bench: Bench) -> None:

@@ -472,7 +472,7 @@ async def test_a_due_job_is_expected_by_the_time_that_the_last_claim_told(queue:
     promoter = source.promoter
     assert not promoter.expects(within=3600)
 
-    promoter.learn(60.0, time.monotonic())
+    promoter.learn(Exchange(due_in=60.0), time.monotonic())
 
     assert promoter.expects(within=60)
     assert not promoter.expects(within=30)
@@ -481,7 +481,7 @@ async def test_a_due_job_is_expected_by_the_time_that_the_last_claim_told(queue:
     assert not promoter.expects(within=10)
     source.subscriber._heard(Notification("due", str(1_000_000 + 40_000)))  # later than what is known
     assert promoter.expects(within=30)
-    promoter.learn(None, time.monotonic())
+    promoter.learn(Exchange(), time.monotonic())
     assert not promoter.expects(within=3600)
 
 
@@ -685,14 +685,55 @@ async def test_a_due_time_heard_of_before_older_answers_came_is_kept(queue: JobQ
     source, sent = source_of(queue), time.monotonic()
     promoter = source.promoter
 
-    promoter.learn(None, sent)
+    promoter.learn(Exchange(), sent)
     source.subscriber._heard(Notification("due", str(1_000_000 + 50)))
     for later in (0.0, 1e-6):  # two of them: "nothing is due", said before the push that the notification tells of
-        promoter.learn(None, sent + later)
+        promoter.learn(Exchange(), sent + later)
         assert promoter._due_at is not None
 
-    promoter.learn(None, time.monotonic() + 1)  # said after it
+    promoter.learn(Exchange(), time.monotonic() + 1)  # said after it
     assert promoter._due_at is None
+
+
+async def test_who_is_not_to_look_leaves_delayed_jobs_to_others_until_one_is_late(queue: JobQueue) -> None:
+    processor = Processor([Worker(queue).settings], until_idle=False)
+    promoter = processor.sources[0].promoter
+    promoter.learn(Exchange(due_in=60), time.monotonic())
+    promoter.hear_of_others(promotes=False, late=False)
+    assert promoter.expects(within=60)  # what it has heard of before costs a look at most
+
+    promoter.learn(Exchange(due_in=60), time.monotonic())
+    assert not promoter.expects(within=60)
+    promoter.hear(1)
+    assert not promoter.expects(within=60)
+    promoter.learn(Exchange(due_in=60, turn_in=30), time.monotonic())
+    assert promoter.expects(within=30)
+    assert not promoter.expects(within=20)  # that is its own to look after
+    promoter.hear_of_others(promotes=False, late=True)
+    assert promoter.expects(within=0)
+
+
+async def test_who_is_to_look_from_now_on_looks_at_once_as_it_did_not_listen(queue: JobQueue) -> None:
+    processor = Processor([Worker(queue).settings], until_idle=False)
+    promoter = processor.sources[0].promoter
+    promoter.hear_of_others(promotes=True, late=False)
+    assert not promoter.expects(within=60)
+
+    promoter.hear_of_others(promotes=False, late=False)
+    promoter.hear_of_others(promotes=True, late=False)
+
+    assert promoter.expects(within=0)
+
+
+async def test_a_worker_that_ends_when_it_is_idle_looks_for_delayed_jobs_whoever_else_does(
+    queue: JobQueue,
+) -> None:
+    source = source_of(queue)
+
+    source.promoter.hear_of_others(promotes=False, late=False)
+
+    source.promoter.learn(Exchange(due_in=60), time.monotonic())
+    assert source.promoter.expects(within=60)
 
 
 async def test_more_slots_than_one_claim_can_fill_are_filled_by_as_many_claims(queue: JobQueue) -> None:

@@ -61,7 +61,8 @@ idleness recovery
 subscriber exchanger
 beats dispatcher
 pool
-batcher fetcher promoter reclaimer
+batcher fetcher reclaimer
+promoter
 leases slots watchdog member step allocator shutdown
 execution
 pushes

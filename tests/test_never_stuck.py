@@ -345,9 +345,9 @@ async def test_an_older_answer_that_was_overtaken_changes_nothing(store: Store) 
     processor = Processor([Worker(queue_at(store.driver, store.queue_name)).settings], until_idle=True)
     (source,) = processor.sources
     now = time.monotonic()
-    source.promoter.learn(0.5, now)
+    source.promoter.learn(Exchange(due_in=0.5), now)
 
-    source.promoter.learn(None, now - 1)
+    source.promoter.learn(Exchange(), now - 1)
 
     assert source.promoter._due_at is not None
 

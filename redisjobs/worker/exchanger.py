@@ -16,7 +16,7 @@ from redisjobs.worker.reclaimer import Reclaimer
 from redisjobs.worker.watchdog import ProgressWatchdog
 
 _DRY = 0.05  # seconds for which a source that had nothing leaves the slots to others
-_BUSY = 1.0  # seconds between promotions by a worker that has no room for what is due
+_BUSY = 0.1  # seconds between promotions by a worker that has no room for what is due
 
 
 class Exchanger:
@@ -224,7 +224,7 @@ class Exchanger:
     def hear(self, answer: Exchange, sent_at: float) -> None:
         """Take in what an answer tells of the server's clock and of delayed jobs, asked at `sent_at`."""
         self._reclaimer.hear_time(answer.server_ms, sent_at)
-        self._promoter.learn(answer.due_in, sent_at)
+        self._promoter.learn(answer, sent_at)
         was_paused, self._asked_at = self.queue_paused, sent_at
         self.queue_paused = answer.paused and sent_at > self._pause_heard_at
         self._has_lines = answer.lines

@@ -5,22 +5,28 @@ import time
 import anyio
 
 from redisjobs.eventloop import Wakeup
+from redisjobs.transitions import Exchange
 from redisjobs.worker.clock import Clock
 
 
 class Promoter:
     """Knows when the next delayed job is due, by what claims and notifications tell.
 
+    Three workers of a queue look then. Others leave it to them, unless a job is late.
+
     Args:
         clock: The server's.
         wakeup: Wakes whoever promotes, when one may be due.
+        until_idle: Whether the worker ends when nothing is left: then it looks, whoever else does.
 
     Attributes:
         is_due: A delayed job may be due: somebody has to promote it.
     """
 
-    def __init__(self, clock: Clock, wakeup: Wakeup) -> None:
+    def __init__(self, clock: Clock, wakeup: Wakeup, *, until_idle: bool = False) -> None:
         self.is_due = False
+        self._until_idle = until_idle
+        self._looks = True  # until told that others do
         self._clock = clock
         self._wakeup = wakeup
         self._told_at = float("-inf")  # when the last claim was sent that told of delayed jobs
@@ -29,12 +35,12 @@ class Promoter:
         self._notified: float | None = None  # the earliest due time of notifications, and no claim since
         self._notified_at = float("-inf")  # when the last of these was heard
 
-    def learn(self, due_in: float | None, sent_at: float) -> None:
-        """Take in what a claim told of the next delayed job.
+    def learn(self, answer: Exchange, sent_at: float) -> None:
+        """Take in what a claim told of the next delayed job, and of the next that waits for a limit.
 
         Args:
-            due_in: Seconds until it is due; None: there is none.
-            sent_at: When the claim was sent, by our monotonic clock.
+            answer: To the claim.
+            sent_at: When it was sent, by our monotonic clock.
         """
         if sent_at < self._told_at:
             return  # overtaken by a later one, which knew more
@@ -42,18 +48,30 @@ class Promoter:
         if sent_at > self._notified_at:
             self._notified = None
         # Else a notification may have overtaken this answer; one that was in it already costs a look too many.
+        due_in = answer.due_in if self._looks else answer.turn_in
         due_at = None if due_in is None else time.monotonic() + due_in
         told = [at for at in (self._notified, due_at) if at is not None]
         self._set_due(min(told, default=None))
 
     def hear(self, due_ms: int) -> None:
         """Take in a notification that a job is due at that time of the server's clock."""
+        if not self._looks:
+            return
         self._notified_at = time.monotonic()
         due_at = self._notified_at + self._clock.seconds_until(due_ms, self._notified_at)
         if self._notified is None or due_at < self._notified:
             self._notified = due_at
         if self._due_at is None or due_at < self._due_at:
             self._set_due(due_at)
+
+    def hear_of_others(self, *, promotes: bool, late: bool) -> None:
+        """Take in whether this worker is to look when jobs are due, and whether one is late.
+
+        Whoever is to look from now on looks at once: it has left unheard what was told meanwhile.
+        """
+        looked, self._looks = self._looks, promotes or self._until_idle
+        if late or (self._looks and not looked):
+            self._set_due(time.monotonic())
 
     def expects(self, within: float) -> bool:
         """Whether a delayed job is due within so many seconds, as well as we know it."""

@@ -15,6 +15,7 @@ from redisjobs.logger import Log
 from redisjobs.queries import Tidy
 from redisjobs.transitions import Reclaimed, Silent
 from redisjobs.worker.clock import Clock
+from redisjobs.worker.promoter import Promoter
 
 _RECLAIM = 2.0  # seconds between looks for lost workers; less for a short lease
 _ALONE = 7.5  # the same where there is no other worker: who comes says so, and this is for where that is lost
@@ -35,6 +36,7 @@ class Reclaimer:
     Args:
         consumer: The worker's side of the store.
         clock: The server's.
+        promoter: Is told whether it is for this worker to look when delayed jobs are due.
         owner: Who is told.
         log: Where it tells of the queue.
         lease: Seconds; the worker's own.
@@ -46,13 +48,16 @@ class Reclaimer:
         others: How many jobs others hold; None: not known.
     """
 
-    def __init__(self, consumer: Consumer, clock: Clock, owner: Owner, log: Log, *, lease: float) -> None:
+    def __init__(
+        self, consumer: Consumer, clock: Clock, promoter: Promoter, owner: Owner, log: Log, *, lease: float
+    ) -> None:
         self.look_at = 0.0
         self.tidy_at = time.monotonic() + _TIDY * random.random()
         self.silent: Sequence[Silent] = ()
         self.others: int | None = None
         self._consumer = consumer
         self._clock = clock
+        self._promoter = promoter
         self._owner = owner
         self._log = log
         self._lease = lease
@@ -108,6 +113,7 @@ class Reclaimer:
         self._tell(answer)
         self.silent = [each for each in answer.silent if each.worker_id != self._consumer.worker_id]
         self.others, self._alone = answer.others, answer.alone
+        self._promoter.hear_of_others(promotes=answer.promotes, late=answer.late)
         now = time.monotonic()
         sure = any(self._clock.vouches(each.lease, now) for each in self.silent)
         self.look_at = 0.0 if answer.more or sure else now + self.every

@@ -87,8 +87,8 @@ class Source:
         self.dispatcher = Dispatcher(member, pool, clock, clearance, wakeup, self)
         self.beats = Beats(member, self.dispatcher, self, call_soon)
         self.fetcher = Fetcher(consumer, self.dispatcher, wakeup, lease=lease)
-        self.promoter = Promoter(clock, wakeup)
-        self.reclaimer = Reclaimer(consumer, clock, self, member.log, lease=lease)
+        self.promoter = Promoter(clock, wakeup, until_idle=until_idle)
+        self.reclaimer = Reclaimer(consumer, clock, self.promoter, self, member.log, lease=lease)
         self.progress = ProgressWatchdog(member, self, lease)
         self.exchanger = Exchanger(
             pool,

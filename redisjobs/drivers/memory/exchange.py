@@ -208,6 +208,7 @@ def claim(memory: Memory, worker: str, count: int, max_deliveries: int, *, idle:
             server_ms=memory.now_ms(),
             paused=paused,
             lines=bool(memory.turns) and not paused,
+            turn_in=None if paused else next_turn(memory, None),
         )
 
 

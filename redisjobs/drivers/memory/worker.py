@@ -3,15 +3,18 @@
 There are none of tidy and restore: by nobody's hand are jobs taken here from those who hold them.
 """
 
+import math
 import time
 from collections.abc import Sequence
 
 from redisjobs.driver import IdTaken
-from redisjobs.drivers.memory.include import WATCHED, fence, hand_back, is_waiting, tell_released
+from redisjobs.drivers.memory.include import WATCHED, by_due, fence, hand_back, is_waiting, tell_released
 from redisjobs.drivers.memory.shares import tell_turn
 from redisjobs.drivers.memory.state import RELEASED, Memory, Record
 from redisjobs.transitions import MOST_JOBS, Lease, Reclaimed, Silent
 
+_PROMOTERS, _PROMOTES = 3, 20_000  # workers that look when delayed jobs are due; for how many ms one does
+_LATE, _TURN_LATE = 500, 2_000  # ms after which others look as well
 _MOST_SILENT = 100  # workers that one look names
 
 
@@ -49,7 +52,28 @@ def reclaim(memory: Memory, worker: str, silent: Sequence[Silent], *, others: bo
             _held_by_others(memory, worker) if others else 0,
             memory.now_ms(),
             len(memory.workers) + len(memory.fenced) < 2,
+            _may_promote(memory, worker),
+            _is_late(memory),
         )
+
+
+def _may_promote(memory: Memory, worker: str) -> bool:
+    """Whether a worker is one of the three that look when delayed jobs are due."""
+    now_ms, promoters = memory.now_ms(), memory.promoters
+    if worker not in promoters:
+        for each in [each for each, until in promoters.items() if not now_ms < until <= now_ms + _PROMOTES]:
+            del promoters[each]
+        if len(promoters) >= _PROMOTERS:
+            return False
+    promoters[worker] = now_ms + _PROMOTES
+    return True
+
+
+def _is_late(memory: Memory) -> bool:
+    """Whether a delayed job, or one that waited in line, should have been seen to by those who look for them."""
+    now_ms = memory.now_ms()
+    has_late_turn = min(memory.turns.values(), default=math.inf) <= now_ms - _TURN_LATE
+    return has_late_turn or bool(by_due(memory, now_ms - _LATE))
 
 
 def _fence_silent(memory: Memory, silent: Sequence[Silent]) -> list[str]:
@@ -99,6 +123,7 @@ def release(memory: Memory, worker: str, *, refund: bool, watch: bool) -> int:
         if not was_fenced and (watch or not refund):
             fence(memory, worker)
         memory.workers.pop(worker, None)
+        memory.promoters.pop(worker, None)
         tell_turn(memory)
         tell_released(memory, released)
         return released

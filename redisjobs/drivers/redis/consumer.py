@@ -239,6 +239,7 @@ class RedisConsumer:
             ahead.paused,
             settled.added,
             lines=ahead.turn_in_us >= 0,
+            turn_in=self._turn_in(told),
             spoiled=settled.spoiled,
         )
 
@@ -249,15 +250,17 @@ class RedisConsumer:
         second later, should that one be gone. Else all of a fleet would look each time that a rate lets another
         job start.
         """
-        turn_in_us = told.ahead.turn_in_us
-        if turn_in_us >= 0 and told.ahead.sees_to_turns:
-            self._turn_us = told.now_us + turn_in_us
-        elif turn_in_us >= 0:
-            turn_in_us += _TURN_LATE_US
-        waits = [wait for wait in (told.due_in_us, turn_in_us) if wait >= 0]
-        if self._turn_us > told.now_us:
-            waits.append(self._turn_us - told.now_us)
-        return min(waits) / 1e6 if waits else None
+        late_us = told.ahead.turn_in_us + _TURN_LATE_US if told.ahead.turn_in_us >= 0 else -1
+        waits = [wait / 1e6 for wait in (told.due_in_us, late_us) if wait >= 0]
+        own = self._turn_in(told)
+        return min(waits if own is None else [*waits, own], default=None)
+
+    def _turn_in(self, told: Settled | Claimed) -> float | None:
+        """In how many seconds to look after jobs in line, where that is this worker's to do."""
+        if told.ahead.turn_in_us >= 0 and told.ahead.sees_to_turns:
+            self._turn_us = told.now_us + told.ahead.turn_in_us
+            return told.ahead.turn_in_us / 1e6
+        return (self._turn_us - told.now_us) / 1e6 if self._turn_us > told.now_us else None
 
     async def _screen(self, leases: Sequence[Lease]) -> list[Lease]:
         """Those that may start, now that some may not; of a worker that was fenced none: they are for others."""

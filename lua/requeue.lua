@@ -44,45 +44,31 @@
 --- @include "include/forget_ends"
 --- @include "include/count"
 --- @include "include/tell"
+--- @include "include/requeuing"
 
 local streams, jobs, due, delayed = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5], KEYS[6]
 local aside = {dead = KEYS[7], completed = KEYS[8], cancelled = KEYS[9]}
-local stats, control = KEYS[10], KEYS[11]
-local result, outcome, progress = KEYS[12], KEYS[13], KEYS[14]
-local keys = {streams = streams, jobs = jobs}
-local numbers = {high = 1, normal = 2, low = 3}
+local keys = {streams = streams, jobs = jobs, due = due, delayed = delayed, stats = KEYS[10], control = KEYS[11]}
+keys.result, keys.outcome, keys.progress = KEYS[12], KEYS[13], KEYS[14]
 local job, now_ms, exact_ms = ARGV[1], now(ARGV[5])
 local due_at, parameters, limit_key = due_time(ARGV[2], exact_ms), ARGV[3], ARGV[4]
-local is_later = due_at > now_ms
+local changes = {}
+if parameters ~= '' then changes = {'parameters', parameters} end
+if limit_key ~= '' then changes[#changes + 1], changes[#changes + 2] = 'limit_key', limit_key end
 
 local place, letter, _, id = locate(aside, jobs, job)
 local found = aside[place] and entry_at(aside[place], letter)
 if not found then return 'NOT_FOUND' end
-if field(found, 'entry') and not field(found, 'queued_at') then return 'OVERSIZED' end -- as dead_letter packs it
-if is_later then
+if due_at > now_ms then
   expect('zset', due)
   expect('hash', delayed)
 else
   expect('stream', streams[1], streams[2], streams[3])
 end
 
-local fields = with(found, {
-  'reason', '', 'error', '', 'traceback', '', 'error_type', '', 'fingerprint', '', 'failed_at', '', 'worker', '',
-  'deliveries', '', 'priority', '', 'attempt', '', 'unknown_since', '', 'expires_at', '',
-  'started_at', '', 'unique', '', 'unique_until', '', 'window', '', 'finished_at', '',
-})
-if field(fields, 'id') ~= id then fields = with(fields, {'id', id}) end
-if parameters ~= '' then fields = with(fields, {'parameters', parameters}) end
-if limit_key ~= '' then fields = with(fields, {'limit_key', limit_key}) end
-if #fields > 1000 then return 'OVERSIZED' end
-local priority = field(found, 'priority')
-if not numbers[priority or ''] then priority = 'normal' end
-if not is_later then
-  if not enqueue(keys, numbers[priority], id, fields) then return 'NO_IDS' end
-elseif delay(jobs, due, delayed, id, priority, fields, due_at, line(exact_ms, 0)) then
-  tell(control, 'due ' .. whole(due_at))
-end
-remove(aside[place], letter)
-forget_ends(result, outcome, progress, {id})
-count(stats, 'requeued', 1)
+local add, write = requeuing(keys, now_ms, exact_ms)
+local is_added, is_large = add(aside[place], letter, id, found, changes, due_at)
+if is_large then return 'OVERSIZED' end
+if not is_added then return 'NO_IDS' end
+write()
 return 'OK'

@@ -45,27 +45,17 @@
 --- @include "include/first_id"
 --- @include "include/is_older"
 --- @include "include/before"
+--- @include "include/passes"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
 local jobs, due, delayed, held = KEYS[4], KEYS[5], KEYS[6], KEYS[10]
 local aside = {dead = KEYS[7], completed = KEYS[8], cancelled = KEYS[9]}
 local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
-local state, after, limit, name, text = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
-local fingerprint, reason, older_ms, now_ms = ARGV[6], ARGV[7], tonumber(ARGV[8]), now(ARGV[9])
+local state, after, limit, older_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[8])
+local wanted = {name = ARGV[4], text = ARGV[5], fingerprint = ARGV[6], reason = ARGV[7]}
+wanted.until_ms = older_ms and now(ARGV[9]) - older_ms
 
 local rows, looked, bytes = {}, 0, 0
-
-local function has_text(fields, field_name)
-  return string.find(field(fields, field_name) or '', text, 1, true) ~= nil
-end
-
-local function passes(fields, since_ms)
-  if name ~= '' and field(fields, 'name') ~= name then return false end
-  if fingerprint ~= '' and field(fields, 'fingerprint') ~= fingerprint then return false end
-  if reason ~= '' and field(fields, 'reason') ~= reason then return false end
-  if older_ms and since_ms > now_ms - older_ms then return false end
-  return text == '' or has_text(fields, 'parameters') or has_text(fields, 'error')
-end
 
 local function add(stream, entry, consumer, deliveries)
   local place = string.match(stream, '}:(.+)$')
@@ -74,14 +64,14 @@ local function add(stream, entry, consumer, deliveries)
 end
 
 local function add_ready(stream, entry)
-  if not passes(entry[2], time_of(entry[2], 'queued_at', entry[1])) then return end
+  if not passes(wanted, entry[2], time_of(entry[2], 'queued_at', entry[1])) then return end
   local consumer, deliveries = holder(stream, entry[1])
   if is_waiting(consumer) then add(stream, entry, '', deliveries or '') end
 end
 
 local function add_aside(stream, entry)
   local since = state == 'dead' and 'failed_at' or 'finished_at'
-  if passes(entry[2], time_of(entry[2], since, entry[1])) then add(stream, entry, '', '') end
+  if passes(wanted, entry[2], time_of(entry[2], since, entry[1])) then add(stream, entry, '', '') end
 end
 
 local function is_over()
@@ -153,7 +143,7 @@ local function add_delayed(member, score)
   bytes = bytes + bytes_of(fields or {})
   if not fields then return end
   local since_ms = math.floor(tonumber(string.match(line, '^%d+') or 0) / 1000)
-  if passes(fields, time_of(fields, 'queued_at', string.format('%.0f', since_ms))) then
+  if passes(wanted, fields, time_of(fields, 'queued_at', string.format('%.0f', since_ms))) then
     rows[#rows + 1] = {job, 'delayed:' .. priority, '', score, '', '', '', is_held(held, job), fields}
   end
 end

@@ -8,10 +8,32 @@ from redisjobs.errors import DriverError
 from redisjobs.events import Event, Events, JobsChanged, JobsPushed, PushFailed, QueuePaused, QueueResumed
 from redisjobs.filters import DONE
 from redisjobs.push import Told, name_in
-from redisjobs.queries import Cancel, Change, Delete, Hold, JobChange, Pause, Requeue, Resume, Several, Unhold
+from redisjobs.queries import (
+    Cancel,
+    Change,
+    Delete,
+    DeleteAll,
+    Hold,
+    JobChange,
+    Pause,
+    Requeue,
+    RequeueAll,
+    Resume,
+    Several,
+    Taken,
+    Unhold,
+)
 from redisjobs.transitions import Reply
 
-_NAMES = {Cancel: "cancel", Requeue: "requeue", Delete: "delete", Hold: "hold", Unhold: "unhold"}
+_NAMES: dict[type[Change[Any]], str] = {
+    Cancel: "cancel",
+    Requeue: "requeue",
+    Delete: "delete",
+    Hold: "hold",
+    Unhold: "unhold",
+    RequeueAll: "requeue",
+    DeleteAll: "delete",
+}
 
 
 class Publisher:
@@ -50,6 +72,8 @@ class Publisher:
                 self._tell_jobs([change], [answer])
             case Several(changes):
                 self._tell_jobs(changes, answer)
+            case RequeueAll() | DeleteAll():
+                self._tell_taken(_NAMES[type(change)], answer)
             case Pause(name):
                 self._tell(QueuePaused(self._queue, name=name))
             case Resume(name):
@@ -59,6 +83,11 @@ class Publisher:
         if self.events.wanted(JobsChanged):
             for name, jobs in _by_name(zip(changes, replies, strict=True)):
                 self.events.publish(JobsChanged(self._queue, change=name, jobs=jobs))
+
+    def _tell_taken(self, name: str, taken: Taken) -> None:
+        if taken.job_ids and self.events.wanted(JobsChanged):
+            jobs = [(job_id, Reply.OK) for job_id in taken.job_ids]
+            self.events.publish(JobsChanged(self._queue, change=name, jobs=jobs))
 
     def _tell(self, event: Event) -> None:
         if self.events.wanted(type(event)):

@@ -8,9 +8,9 @@ from typing import TypedDict
 from redisjobs.arguments import is_text, one_of
 from redisjobs.durations import milliseconds, seconds
 from redisjobs.job import State
-from redisjobs.queries import Cancel, Delete, Filter, Hold, Requeue, Row, Several, Unhold
+from redisjobs.queries import Cancel, Filter, Hold, RequeueAll, Row, Several, Taken, Unhold
 from redisjobs.rates import pause_of
-from redisjobs.transitions import After, Due, Reply
+from redisjobs.transitions import Reply
 
 AT_ONCE = 100
 """Changes in one round trip: so many take a server a few ms."""
@@ -87,36 +87,28 @@ def waiting_state(state: State | str) -> State:
 
 
 class Requeuing:
-    """Requeues dead letters as they are found: at once, or so many in a time.
+    """Requeues dead letters step by step: at once, or so many in a time.
 
     Args:
+        wanted: Which of them.
         rate: As `100/s`, `20/m` or `5/h`; None: as fast as can be.
 
     Raises:
         ValueError: That is no rate.
     """
 
-    def __init__(self, rate: str | None) -> None:
+    def __init__(self, wanted: Filter, rate: str | None) -> None:
+        self._wanted = wanted
         self._pause_ms = 0.0 if rate is None else pause_of(rate)
         self._began = time.monotonic()
         self._number = 0
 
-    def changes(self, rows: Sequence[Row]) -> Several:
-        """The change that requeues these. The letter itself is named: one that died anew meanwhile is another."""
-        return Several([Requeue(letter_of(row), self._next_due()) for row in rows])
-
-    def _next_due(self) -> Due | None:
-        if not self._pause_ms:
-            return None
+    def step(self, taken: Taken) -> RequeueAll:
+        """The step that comes after one; the first comes after nothing."""
+        self._number += len(taken.job_ids)
         passed_ms = (time.monotonic() - self._began) * 1000
-        wait_ms = self._number * self._pause_ms - passed_ms
-        self._number += 1
-        return After(wait_ms) if wait_ms > 0 else None
-
-
-def deletion(rows: Sequence[Row]) -> Several:
-    """The change that deletes these dead letters, and none that died anew meanwhile."""
-    return Several([Delete(letter_of(row)) for row in rows])
+        wait_ms = self._number * self._pause_ms - passed_ms if self._pause_ms else 0.0
+        return RequeueAll(self._wanted, taken.after, wait_ms, self._pause_ms)
 
 
 def cancellation(rows: Sequence[Row]) -> Several:
@@ -132,11 +124,6 @@ def holding(rows: Sequence[Row]) -> Several:
 def letting_go(rows: Sequence[Row]) -> Several:
     """The change that lets go of those of these jobs that are held."""
     return Several([Unhold(row.job_id) for row in rows if row.held])
-
-
-def letter_of(row: Row) -> str:
-    """What names a dead letter, or a job that was kept, and not what becomes of its job after."""
-    return f"{row.key}@{row.state}"
 
 
 def done(replies: Sequence[Reply]) -> int:

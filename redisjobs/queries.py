@@ -377,6 +377,52 @@ class Delete(Change[Reply]):
 
 
 @dataclass(frozen=True, slots=True)
+class Taken:
+    """What a step that goes through dead letters came to.
+
+    Attributes:
+        job_ids: Of those to which it was done.
+        after: Where the next step goes on; '' if there is nothing more to look at.
+    """
+
+    job_ids: Sequence[str]
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RequeueAll(Change[Taken]):
+    """Make dead letters ready again that a filter lets through, the newest first; a bounded step.
+
+    One that is put in by hand and too large stays.
+
+    Attributes:
+        filter: Which of them.
+        after: Where an earlier step left off. '' only asks where to begin, and takes none: so a step may be sent
+            again, as its answer was lost, and finds none of those that died anew since.
+        wait_ms: Until the first of this step may run; 0 or less: now.
+        pause_ms: From one of them to the next.
+    """
+
+    filter: Filter = Filter()
+    after: str = ""
+    wait_ms: float = 0.0
+    pause_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteAll(Change[Taken]):
+    """Throw dead letters away that a filter lets through, the newest first; a bounded step.
+
+    Attributes:
+        filter: Which of them.
+        after: As of `RequeueAll`.
+    """
+
+    filter: Filter = Filter()
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Hold(Change[Reply]):
     """Let a waiting job not start: HELD, RUNNING, DEAD or NOT_FOUND. It keeps its due time, priority and place."""
 

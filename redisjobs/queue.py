@@ -31,7 +31,6 @@ from redisjobs.filters import (
     FilterOptions,
     Requeuing,
     cancellation,
-    deletion,
     done,
     filter_of,
     holding,
@@ -53,6 +52,7 @@ from redisjobs.queries import (
     Count,
     Counts,
     Delete,
+    DeleteAll,
     Filter,
     Find,
     FindLimits,
@@ -68,6 +68,7 @@ from redisjobs.queries import (
     Scan,
     SetLimit,
     Several,
+    Taken,
     Unhold,
     Unpark,
 )
@@ -637,11 +638,12 @@ class JobQueue(Serving):
             ValueError: An option makes no sense.
             TypeError: There is no such option.
         """
-        return await self._change_all(State.DEAD, filter_of(options), Requeuing(rate).changes)
+        return await self._take_all(Requeuing(filter_of(options), rate).step)
 
     async def delete_all(self, **options: Unpack[FilterOptions]) -> int:
         """Throw all dead letters away that are meant; see `requeue_all` for the options and what it returns."""
-        return await self._change_all(State.DEAD, filter_of(options), deletion)
+        wanted = filter_of(options)
+        return await self._take_all(lambda taken: DeleteAll(wanted, taken.after))
 
     async def cancel_all(self, state: State | str, **options: Unpack[FilterOptions]) -> int:
         """Cancel all jobs that are meant; see `requeue_all` for the options and what it returns.
@@ -672,6 +674,14 @@ class JobQueue(Serving):
     async def unhold_all(self, state: State | str, **options: Unpack[FilterOptions]) -> int:
         """Let go of all held jobs that are meant; see `hold_all`."""
         return await self._change_all(waiting_state(state), filter_of(options), letting_go)
+
+    async def _take_all(self, step: Callable[[Taken], Change[Taken]]) -> int:
+        taken, total = Taken(()), 0
+        while True:
+            taken = await self._change(step(taken))
+            total += len(taken.job_ids)
+            if not taken.after:
+                return total
 
     async def _change_all(self, state: State, wanted: Filter, change: Callable[[Sequence[Row]], Several]) -> int:
         total, after = 0, None

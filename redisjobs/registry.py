@@ -29,7 +29,6 @@ from redisjobs.context import JobContext
 from redisjobs.driver import Driver
 from redisjobs.durations import seconds
 from redisjobs.errors import DriverError, EncodeError, RegistrationError, UnknownJob
-from redisjobs.filters import letter_of
 from redisjobs.job import (
     AppState,
     Duration,
@@ -445,7 +444,8 @@ class Registry:
             EncodeError: They don't fit, or are too large; or the handler's `limit_key` gave no key for them.
             TypeError: What is given is something else, such as a class.
         """
-        name, letter = row.fields.get(b"name", b"").decode("utf-8", "replace"), letter_of(row)
+        name = row.fields.get(b"name", b"").decode("utf-8", "replace")
+        letter = f"{row.key}@{row.state}"  # and not what becomes of its job after
         if name in self.definitions:
             known = self.definitions[name]
             given = codec.instance(known.name, parameters)

@@ -24,7 +24,6 @@ from redisjobs.filters import (
     FilterOptions,
     Requeuing,
     cancellation,
-    deletion,
     done,
     filter_of,
     holding,
@@ -46,6 +45,7 @@ from redisjobs.queries import (
     Count,
     Counts,
     Delete,
+    DeleteAll,
     Filter,
     Find,
     FindLimits,
@@ -61,6 +61,7 @@ from redisjobs.queries import (
     Scan,
     SetLimit,
     Several,
+    Taken,
     Unhold,
     Unpark,
 )
@@ -418,11 +419,12 @@ class JobQueue(Serving):
 
     def requeue_all(self, *, rate: str | None = None, **options: Unpack[FilterOptions]) -> int:
         """Give all dead letters that are meant another life; see `redisjobs.JobQueue.requeue_all`."""
-        return self._change_all(State.DEAD, filter_of(options), Requeuing(rate).changes)
+        return self._take_all(Requeuing(filter_of(options), rate).step)
 
     def delete_all(self, **options: Unpack[FilterOptions]) -> int:
         """Throw all dead letters away that are meant; see `redisjobs.JobQueue.delete_all`."""
-        return self._change_all(State.DEAD, filter_of(options), deletion)
+        wanted = filter_of(options)
+        return self._take_all(lambda taken: DeleteAll(wanted, taken.after))
 
     def cancel_all(self, state: State | str, **options: Unpack[FilterOptions]) -> int:
         """Cancel all jobs that are meant; see `redisjobs.JobQueue.cancel_all`."""
@@ -435,6 +437,14 @@ class JobQueue(Serving):
     def unhold_all(self, state: State | str, **options: Unpack[FilterOptions]) -> int:
         """Let go of all held jobs that are meant; see `redisjobs.JobQueue.unhold_all`."""
         return self._change_all(waiting_state(state), filter_of(options), letting_go)
+
+    def _take_all(self, step: Callable[[Taken], Change[Taken]]) -> int:
+        taken, total = Taken(()), 0
+        while True:
+            taken = self._change(step(taken))
+            total += len(taken.job_ids)
+            if not taken.after:
+                return total
 
     def _change_all(self, state: State, wanted: Filter, change: Callable[[Sequence[Row]], Several]) -> int:
         total, after = 0, None

@@ -574,7 +574,7 @@ def test_every_command_that_prints_data_prints_one_json_document(
     assert [job["job_id"] for job in ask("jobs", "--state", "delayed", "--name", "rest")] == ["delayed"]
     assert ask("dead", "requeue", "dead") == {"requeued": ["dead"], "not_found": [], "failed": []}
     assert ask("cancel", "dead") == {"job_id": "dead", "result": "cancelled"}
-    assert ask("dead", "requeue", "--all") == {"requeued": [], "not_found": [], "failed": []}
+    assert ask("dead", "requeue", "--all") == {"count": 0}
 
 
 @pytest.mark.usefixtures("full")
@@ -745,11 +745,10 @@ def test_limits_are_set_listed_and_removed(
 
 @pytest.mark.usefixtures("full")
 def test_requeue_all_takes_every_dead_letter(cli: Callable[..., Ended], queue_name: str) -> None:
-    assert cli("dead", "requeue", "--all", "-q", queue_name).out == "requeued dead\n"
+    for count in (1, 0):
+        said = cli("dead", "requeue", "--all", "-q", queue_name)
 
-    again = cli("dead", "requeue", "--all", "-q", queue_name)
-
-    assert (again.code, again.out) == (0, f"no dead letters on queue '{queue_name}'\n")
+        assert (said.code, said.out) == (0, f"requeued {count} dead letters on queue '{queue_name}'\n")
 
 
 # What was typed is wrong: exit 2, and one line

@@ -45,7 +45,9 @@ from redisjobs.queries import (
     Change,
     Count,
     Delete,
+    DeleteAll,
     Ending,
+    Filter,
     Find,
     FindLimits,
     FindPauses,
@@ -54,12 +56,14 @@ from redisjobs.queries import (
     Measure,
     Pause,
     Requeue,
+    RequeueAll,
     Resume,
     Retain,
     Row,
     Scan,
     SetLimit,
     Standing,
+    Taken,
     Tidy,
     Unhold,
     Unpark,
@@ -858,6 +862,34 @@ class TwoDrivers(RuleBasedStateMachine):
             self.end(name)
         else:
             self.over.discard(name)
+
+    @rule(
+        verb=st.sampled_from(["requeue", "requeue later", "delete"]),
+        reason=st.sampled_from(["", "", "failed", "worker lost"]),
+        again=st.booleans(),
+    )
+    def act_on_all(self, verb: str, reason: str, again: bool) -> None:
+        """Dead letters that a filter lets through; `again` as one whose answer was lost."""
+        wanted = Filter(reason=reason)
+
+        async def do(side: Side) -> list[str]:
+            driver = side.store.driver
+
+            def step(after: str) -> RequeueAll | DeleteAll:
+                if verb == "delete":
+                    return DeleteAll(wanted, after)
+                return RequeueAll(wanted, after, 9000 if verb == "requeue later" else 0, 1000)
+
+            begin = await driver.change(step(""))
+            taken = await driver.change(step(begin.after))
+            assert (list(begin.job_ids), taken.after) == ([], "")
+            if again and begin.after:
+                assert await driver.change(step(begin.after)) == Taken([])
+            return [side.name(job_id) for job_id in taken.job_ids]
+
+        for name in self.agree(do):
+            self.done[COUNTERS[verb]] += 1
+            self.acted(verb, name, State.DEAD)
 
     @rule(retention=st.sampled_from(RETENTIONS))
     def retain(self, retention: Retention) -> None:

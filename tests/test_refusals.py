@@ -33,14 +33,17 @@ from redisjobs.queries import (
     Change,
     Count,
     Delete,
+    DeleteAll,
     Find,
     Hold,
     List,
     Pause,
     Requeue,
+    RequeueAll,
     Resume,
     Retain,
     SetLimit,
+    Taken,
     Tidy,
     Unhold,
     Unpark,
@@ -152,6 +155,10 @@ class Scene:
     async def change(self, change: Change[Any]) -> None:
         await self.store.driver.change(change)
 
+    async def take(self, step: Callable[..., Change[Taken]]) -> None:
+        begin = await self.store.driver.change(step(after=""))
+        await self.store.driver.change(step(after=begin.after))
+
     async def restore(self) -> None:
         await self.store.driver.change(Tidy("restore 1 -"))
 
@@ -197,6 +204,9 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "requeue": lambda scene: scene.store.driver.change(Requeue("dead")),
     "requeue: later": lambda scene: scene.store.driver.change(Requeue("dead", After(5000))),
     "delete": lambda scene: scene.store.driver.change(Delete("dead")),
+    "requeue_all": lambda scene: scene.take(RequeueAll),
+    "requeue_all: later": lambda scene: scene.take(lambda after: RequeueAll(after=after, wait_ms=5000)),
+    "delete_all": lambda scene: scene.take(DeleteAll),
     "adopt": Scene.adopt,
     "fire": Scene.fire,
     "put_schedule": Scene.put,

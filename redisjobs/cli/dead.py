@@ -12,6 +12,7 @@ import typer
 
 from redisjobs import codec, sync
 from redisjobs.cli import show
+from redisjobs.cli.bar import Bar
 from redisjobs.cli.errors import Failure, Mistake
 from redisjobs.cli.filters import Fingerprint, Name, OlderThan, Reason, Text, filters
 from redisjobs.cli.output import say, telling
@@ -19,8 +20,10 @@ from redisjobs.cli.target import JobId, Json, Limit, Moved, QueueName, Url, load
 from redisjobs.codec import JobInfo
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.errors import DecodeError, EncodeError
+from redisjobs.events import JobsChanged
 from redisjobs.filters import FilterOptions
 from redisjobs.job import State
+from redisjobs.progress import Progress
 from redisjobs.queue import JobQueue
 from redisjobs.rates import pause_of
 from redisjobs.registry import Registry
@@ -119,12 +122,11 @@ def requeue(
         _requeue_edited(job_ids or (), parameters, target, queue, url, as_json)
         return
     with named(queue, url or DEFAULT_URL) as there:
-        if wanted or rate is not None:
-            _told("requeued", there.requeue_all(rate=rate, **wanted), queue, as_json)
+        if job_ids:
+            _act(there.requeue, job_ids, "requeued", queue, as_json)
         else:
-            every = (letter.job_id for letter in there.scan(State.DEAD))  # who dies anew does not come again
-            ids: Iterable[str] = every if everything else job_ids or ()
-            _act(there.requeue, ids, "requeued", queue, as_json)
+            count = _with_bar(there, wanted, lambda: there.requeue_all(rate=rate, **wanted))
+            _told("requeued", count, queue, as_json)
 
 
 @app.command()
@@ -147,7 +149,8 @@ def delete(
         if job_ids:
             _act(there.delete, job_ids, "deleted", queue, as_json)
         else:
-            _told("deleted", there.delete_all(**wanted), queue, as_json)
+            count = _with_bar(there, wanted, lambda: there.delete_all(**wanted))
+            _told("deleted", count, queue, as_json)
 
 
 def _requeue_edited(
@@ -216,6 +219,22 @@ def _check_rate(rate: str, job_ids: Sequence[str] | None) -> None:
         raise Mistake(f"--rate {rate!r}: give how many in a second, a minute or an hour, as 100/s") from None
 
 
+def _with_bar(there: sync.JobQueue, wanted: FilterOptions, take: Callable[[], int]) -> int:
+    """Do something to many letters, and show on a terminal how far it is."""
+    with Bar("dead letters") as bar:
+        if not bar.is_shown:
+            return take()
+        total, done = None if wanted else there.counts().dead, 0
+
+        def show(changed: JobsChanged) -> None:
+            nonlocal done
+            done += len(changed.jobs)
+            bar.show(Progress(done / max(done, total) if total else None, done, total))
+
+        there.events.subscribe(JobsChanged, show)
+        return take()
+
+
 def _told(done: str, count: int, queue: str, as_json: bool) -> None:
     with telling(f"{done}: {count}"):
         if as_json:
@@ -233,8 +252,6 @@ def _act(act: Callable[[str], bool], ids: Iterable[str], done: str, queue: str, 
         else:
             for job_id in acted:
                 say(f"{done} {visible(job_id)}")
-            if not (acted or missing or stuck):
-                say(f"no dead letters on queue '{queue}'")
     faults = [f"no dead letter on queue '{queue}': {', '.join(map(visible, missing))}"] if missing else []
     faults += [f"could not be {done}: {', '.join(map(visible, stuck))}"] if stuck else []
     if faults:

@@ -36,6 +36,8 @@ from redisjobs.queries import (
     Count,
     Counts,
     Delete,
+    DeleteAll,
+    Filter,
     Find,
     FindLimits,
     FindPauses,
@@ -46,22 +48,25 @@ from redisjobs.queries import (
     Pause,
     Query,
     Requeue,
+    RequeueAll,
     Resume,
     Retain,
     Row,
     Scan,
     SetLimit,
     Several,
+    Taken,
     Tidy,
     Unhold,
     Unpark,
     backlog_since,
 )
 from redisjobs.schedules.stored import Fire, ListSchedules, PauseSchedule, PutSchedules, RemoveSchedule
-from redisjobs.transitions import Reply
+from redisjobs.transitions import After, Reply
 
 T = TypeVar("T")
 
+_MOST_TAKEN = 200  # dead letters of a step
 _STRIPPED = (  # what a requeued job leaves behind: its failure, its attempts, its claims on time and uniqueness
     b"reason error traceback error_type fingerprint failed_at worker deliveries priority attempt unknown_since "
     b"expires_at started_at unique unique_until window finished_at"
@@ -140,6 +145,39 @@ def delete(memory: Memory, change: Delete) -> Reply:
         return Reply.OK
 
 
+def requeue_all(memory: Memory, change: RequeueAll) -> Taken:
+    """Give dead letters another life, one step."""
+    wait_ms = change.wait_ms
+
+    def take(letter: str) -> bool:
+        nonlocal wait_ms
+        due = After(wait_ms) if wait_ms > 0 else None
+        is_taken = requeue(memory, Requeue(letter, due)) is Reply.OK
+        wait_ms += change.pause_ms if is_taken else 0.0
+        return is_taken
+
+    return _take(memory, change.filter, change.after, take)
+
+
+def delete_all(memory: Memory, change: DeleteAll) -> Taken:
+    """Throw dead letters away, one step."""
+    return _take(memory, change.filter, change.after, lambda letter: delete(memory, Delete(letter)) is Reply.OK)
+
+
+def _take(memory: Memory, wanted: Filter, after: str, take: Callable[[str], bool]) -> Taken:
+    with memory.lock:
+        if not after:
+            newest = next(reversed(memory.aside["dead"]), "")
+            return Taken([], newest and _next_to(newest))
+        step = scan(memory, Scan(State.DEAD, wanted, after, _MOST_TAKEN))
+        return Taken([row.job_id for row in step.rows if take(f"{row.key}@dead")], step.after)
+
+
+def _next_to(entry: str) -> str:
+    ms, _, sequence = entry.partition("-")
+    return f"{ms}-{int(sequence) + 1}"
+
+
 def several(memory: Memory, changes: Several) -> list[Reply]:
     """Make some changes, one after another."""
     return [change(memory, each) for each in changes.changes]
@@ -215,6 +253,8 @@ _CHANGES: Mapping[type[Change[Any]], Callable[[Memory, Any], Any]] = {
     Requeue: requeue,
     Delete: delete,
     Several: several,
+    RequeueAll: requeue_all,
+    DeleteAll: delete_all,
     Ask: ask,
     Retain: retain,
     Tidy: tidy,

@@ -25,7 +25,9 @@ from redisjobs.queries import (
     Count,
     Counts,
     Delete,
+    DeleteAll,
     Ending,
+    Filter,
     Find,
     FindLimits,
     FindPauses,
@@ -40,6 +42,7 @@ from redisjobs.queries import (
     Pauses,
     Query,
     Requeue,
+    RequeueAll,
     Resume,
     Retain,
     Row,
@@ -47,6 +50,7 @@ from redisjobs.queries import (
     Scanned,
     SetLimit,
     Standing,
+    Taken,
     Tidied,
     Tidy,
     Unhold,
@@ -148,10 +152,7 @@ class QueueCommands(ScheduleCommands):
         return self._run("jobs", [query.state, query.limit], lambda reply: [_row(row) for row in reply])
 
     def scan(self, query: Scan) -> Command[Scanned]:
-        wanted = query.filter
-        texts = [raw_id(text) for text in (wanted.name, wanted.text, wanted.fingerprint, wanted.reason)]
-        older = "" if wanted.older_ms is None else wanted.older_ms
-        arguments = [query.state, raw_id(query.after), query.limit, *texts, older, self._now]
+        arguments = [query.state, raw_id(query.after), query.limit, *_words(query.filter), self._now]
         return self._run("scan", arguments, lambda reply: Scanned([*map(_row, reply[1:])], text_id(reply[0])))
 
     def groups(self, query: GroupDead) -> Command[Grouped]:
@@ -223,6 +224,13 @@ class QueueCommands(ScheduleCommands):
     def delete(self, change: Delete) -> Command[Reply]:
         return self._run("delete", [raw_id(change.job_id), self._now], reply_of)
 
+    def requeue_all(self, change: RequeueAll) -> Command[Taken]:
+        waits = [f"{change.wait_ms:.3f}", f"{change.pause_ms:.3f}"]
+        return self._run("requeue_all", [change.after, *_words(change.filter), *waits, self._now], _taken)
+
+    def delete_all(self, change: DeleteAll) -> Command[Taken]:
+        return self._run("delete_all", [change.after, *_words(change.filter), self._now], _taken)
+
     def ask(self, change: Ask) -> Command[list[Standing]]:
         arguments = [change.process, _REPLY_BYTES, *map(raw_id, change.job_ids)]
         return self._run("ask", arguments, lambda reply: [*map(_standing, reply)])
@@ -291,6 +299,17 @@ class QueueCommands(ScheduleCommands):
         return Command(step.wire, lambda reply: Tidied(0, step.parse(reply)), step.script)
 
 
+def _words(wanted: Filter) -> list[bytes | str]:
+    """A filter, as scripts take it."""
+    texts = [raw_id(text) for text in (wanted.name, wanted.text, wanted.fingerprint, wanted.reason)]
+    return [*texts, "" if wanted.older_ms is None else str(wanted.older_ms)]
+
+
+def _taken(reply: Any) -> Taken:
+    after, *job_ids = reply
+    return Taken([*map(text_id, job_ids)], after.decode())
+
+
 _DUTIES: Mapping[str, Callable[[QueueCommands, str], Command[Tidied]]] = {
     "consumers": QueueCommands.consumers,
     "restore": QueueCommands.restore,
@@ -313,6 +332,8 @@ _CHANGES: Mapping[type[Change[Any]], Callable[[QueueCommands, Any], Command[Any]
     Cancel: QueueCommands.cancel,
     Requeue: QueueCommands.requeue,
     Delete: QueueCommands.delete,
+    RequeueAll: QueueCommands.requeue_all,
+    DeleteAll: QueueCommands.delete_all,
     Ask: QueueCommands.ask,
     Retain: QueueCommands.retain,
     Tidy: QueueCommands.tidy,

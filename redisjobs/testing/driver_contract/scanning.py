@@ -9,7 +9,19 @@ import pytest
 
 from redisjobs.driver import Driver
 from redisjobs.job import Priority, State
-from redisjobs.queries import Cancel, Delete, Filter, Group, GroupDead, Requeue, Row, Scan
+from redisjobs.queries import (
+    Cancel,
+    Delete,
+    DeleteAll,
+    Filter,
+    Group,
+    GroupDead,
+    Requeue,
+    RequeueAll,
+    Row,
+    Scan,
+    Taken,
+)
 from redisjobs.testing.driver_contract.needs import needs
 from redisjobs.testing.store import DriverStore
 from redisjobs.transitions import MOST_JOBS, After, DeadLetter, Lease, NewJob, Release, Settlement
@@ -258,3 +270,45 @@ async def test_groups_of_many_letters_come_in_steps(store: DriverStore, driver: 
     assert sum(group.count for group in found) == 800
     assert max(group.count for group in found) <= MOST_JOBS
     assert found[0].job_id == "j799"
+
+
+@needs(RequeueAll, DeleteAll)
+@pytest.mark.parametrize("step", [RequeueAll, DeleteAll])
+async def test_a_step_that_is_sent_again_takes_no_job_that_died_anew_since(
+    store: DriverStore, driver: Driver, step: type[RequeueAll] | type[DeleteAll]
+) -> None:
+    await end(store, [(job("a"), FAILED), (job("b"), FAILED)])
+    begin = await driver.change(step())
+    assert (list(begin.job_ids), await found(driver, State.DEAD)) == ([], ["b", "a"])
+    change = step(after=begin.after)
+    taken = await driver.change(change)
+    assert (list(taken.job_ids), taken.after) == (["b", "a"], "")
+    if step is RequeueAll:
+        await work(store, {"a": FAILED})
+    else:
+        await end(store, [(job("c"), FAILED)])
+
+    again = await driver.change(change)  # its answer was lost
+
+    assert (list(again.job_ids), again.after) == ([], "")
+    assert await found(driver, State.DEAD) == ["a" if step is RequeueAll else "c"]
+
+
+@needs(RequeueAll, DeleteAll)
+async def test_where_there_is_no_dead_letter_nothing_is_taken(driver: Driver) -> None:
+    assert await driver.change(RequeueAll()) == Taken([])
+    assert await driver.change(DeleteAll()) == Taken([])
+
+
+@needs(RequeueAll, DeleteAll)
+async def test_a_step_takes_200_letters_and_the_next_goes_on_there(store: DriverStore, driver: Driver) -> None:
+    await end(store, [(job(f"j{number}"), FAILED) for number in range(210)])
+    begin = await driver.change(RequeueAll())
+
+    first = await driver.change(RequeueAll(after=begin.after))
+    assert await found(driver, State.DEAD) == [f"j{number}" for number in reversed(range(10))]
+    second = await driver.change(DeleteAll(after=first.after))
+
+    assert (len(first.job_ids), len(second.job_ids)) == (200, 10)
+    assert (first.job_ids[0], second.job_ids[-1]) == ("j209", "j0")
+    assert await found(driver, State.DEAD) == []

@@ -1,5 +1,5 @@
 #!lua flags=no-writes,allow-oom
--- scan: jobs of one state that a filter lets through, in steps: ready by priority and age, delayed by due time, dead letters
+-- scan: jobs of one state that a filter lets through, in steps: ready and running by priority and age, delayed by due time, dead letters
 -- and those that have ended newest first. A step looks at 500 jobs at most, and at about 1 MB. Writes nothing.
 --
 -- A step goes on after the last job that the one before has looked at, by its place, and that job may be gone. So a dead letter
@@ -16,7 +16,7 @@
 -- KEYS[9]  cancelled     stream  jobs that were cancelled, where they are kept
 -- KEYS[10] held          hash    ids of jobs that are held -> since when, ms
 --
--- ARGV[1]  state         ready, delayed, dead, completed or cancelled
+-- ARGV[1]  state         ready, running, delayed, dead, completed or cancelled
 -- ARGV[2]  after         where the step before has left off; '' to begin
 -- ARGV[3]  limit         int     most jobs to list
 -- ARGV[4]  name          of the job; '': any
@@ -101,15 +101,66 @@ local function younger(stream, last, many)
   return redis.pcall('XRANGE', stream, last == '' and '-' or '(' .. last, '+', 'COUNT', many)
 end
 
-local function walk_ready()
+local function walk_streams(walk_stream)
   local number, last = string.match(after, '^(%d) (%S*)$')
   number, last = tonumber(number or 1), last or ''
   while streams[number] do
-    local left_off = walk(streams[number], last, younger, add_ready)
+    local left_off = walk_stream(streams[number], last)
     if left_off then return number .. ' ' .. left_off end
     number, last = number + 1, ''
   end
   return ''
+end
+
+-- The oldest of those that these consumers have, as far as it is known of all of them which these are: up to some 2,000, fewer
+-- where one has very many more than others.
+local function leases_of(stream, consumers, from)
+  local most, page, orders, known = math.max(4, math.floor(2000 / #consumers)), {}, {}, nil
+  for _, consumer in ipairs(consumers) do
+    local some = leases(stream, from, '+', most, consumer) or {}
+    for _, lease in ipairs(some) do
+      local ms, sequence = string.match(lease[1], '^(%d+)-(%d+)$') -- they may be too large for numbers of Lua
+      orders[lease[1]] = string.rep('0', 20 - #ms) .. ms .. string.rep('0', 20 - #sequence) .. sequence
+      page[#page + 1] = lease
+    end
+    local last = #some == most and some[most][1]
+    if last and (not known or orders[last] < orders[known]) then known = last end
+  end
+  table.sort(page, function(one, other) return orders[one[1]] < orders[other[1]] end)
+  while known and orders[page[#page][1]] > orders[known] do page[#page] = nil end
+  return page, not known
+end
+
+-- The next leases of those who run jobs, the oldest first; and whether there are no more. What waits may be very much more than
+-- what runs: then each consumer is asked.
+local function running(stream, from)
+  local consumers, waiting = {}, 0
+  for _, consumer in ipairs((leases(stream) or {})[4] or {}) do
+    if is_waiting(consumer[1]) then
+      waiting = waiting + tonumber(consumer[2])
+    else
+      consumers[#consumers + 1] = consumer[1]
+    end
+  end
+  if #consumers == 0 then return {}, true end
+  if waiting > 2000 then return leases_of(stream, consumers, from) end
+  local page = leases(stream, from, '+', 500) or {}
+  return page, #page < 500
+end
+
+local function walk_running(stream, last)
+  repeat
+    local page, is_end = running(stream, last == '' and '-' or '(' .. last)
+    for _, lease in ipairs(page) do
+      local entry = not is_waiting(lease[2]) and redis.call('XRANGE', stream, lease[1], lease[1])[1]
+      looked, bytes, last = looked + 1, bytes + bytes_of(entry and entry[2] or {}), lease[1]
+      if entry and passes(wanted, entry[2], time_of(entry[2], 'queued_at', entry[1])) then
+        add(stream, entry, lease[2], lease[4])
+      end
+      if is_over() then return last end
+    end
+  until is_end
+  return nil
 end
 
 -- As the server compares members that are due at once; Lua's own `<` goes by the locale.
@@ -162,7 +213,9 @@ end
 
 local left_off = ''
 if state == 'ready' then
-  left_off = walk_ready()
+  left_off = walk_streams(function(stream, last) return walk(stream, last, younger, add_ready) end)
+elseif state == 'running' then
+  left_off = walk_streams(walk_running)
 elseif state == 'delayed' then
   left_off = walk_delayed()
 elseif aside[state] then

@@ -18,9 +18,6 @@ AT_ONCE = 100
 DONE = (Reply.OK, Reply.CANCELLED, Reply.CANCELLING, Reply.HELD)
 """What the store says of a job to which something was done."""
 
-SCANNED = (State.READY, State.DELAYED, State.DEAD, State.COMPLETED, State.CANCELLED)
-"""The states that can be gone through."""
-
 
 class FilterOptions(TypedDict, total=False):
     """Which jobs are meant; each option that is given must hold.
@@ -60,18 +57,6 @@ def filter_of(options: FilterOptions) -> Filter:
         _text(options.get("reason"), "reason"),
         None if older_than is None else milliseconds(seconds(older_than, "older_than")),
     )
-
-
-def scanned_state(state: State | str) -> State:
-    """A state that can be gone through.
-
-    Raises:
-        ValueError: It is no state, or that of jobs that run.
-    """
-    wanted = one_of(State, state, "state")
-    if wanted not in SCANNED:
-        raise ValueError(f"state={state!r}: give one of {', '.join(SCANNED)}; `jobs` lists those that run")
-    return wanted
 
 
 def waiting_state(state: State | str) -> State:

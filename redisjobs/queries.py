@@ -121,19 +121,6 @@ class Find(Query[Row | None]):
 
 
 @dataclass(frozen=True, slots=True)
-class List(Query[list[Row]]):
-    """The first jobs of one state.
-
-    Attributes:
-        state: Which.
-        limit: How many at most; up to 500.
-    """
-
-    state: State
-    limit: int
-
-
-@dataclass(frozen=True, slots=True)
 class Filter:
     """Which jobs are meant; each that is given must hold.
 
@@ -170,11 +157,12 @@ class Scanned:
 class Scan(Query[Scanned]):
     """Jobs that a filter lets through, in bounded steps: one looks at 500 at most, and may find none of them.
 
-    They come ready by priority and age, delayed by due time, dead letters and those that ended newest first. A job
-    that is in one place all the while comes once; one of the latter that comes after the first step does not.
+    They come ready and running by priority and age, delayed by due time, dead letters and those that ended newest
+    first. A job that is in one place all the while comes once; one of the latter that comes after the first step
+    does not.
 
     Attributes:
-        state: Any but running.
+        state: Which.
         filter: Which of them.
         after: Where an earlier step left off; '' to begin.
         limit: How many rows at most; up to 500.

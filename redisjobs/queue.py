@@ -1,6 +1,7 @@
 """The async face of a queue: register handlers, push jobs, look at them, act on them."""
 
 import functools
+import math
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -35,7 +36,6 @@ from redisjobs.filters import (
     filter_of,
     holding,
     letting_go,
-    scanned_state,
     waiting_state,
 )
 from redisjobs.groups import DeadGroup, Groups
@@ -59,7 +59,6 @@ from redisjobs.queries import (
     FindPauses,
     GroupDead,
     Hold,
-    List,
     Pause,
     Query,
     Requeue,
@@ -440,43 +439,45 @@ class JobQueue(Serving):
         row = await self._read(Find(id_of(job)))
         return None if row is None else codec.job_info(row)
 
-    async def jobs(self, state: State | str, limit: int = 100) -> list[JobInfo]:
+    async def jobs(self, state: State | str, limit: int = 100, **options: Unpack[FilterOptions]) -> list[JobInfo]:
         """List jobs of one state: ready and running by priority and age, delayed by due time, others newest first.
 
         Args:
             state: delayed, ready, running, dead; or completed or cancelled, where the queue keeps those.
-            limit: How many at most; up to 500.
+            limit: How many at most; up to 500. `scan` goes through all.
+            options: Which of them; see `FilterOptions`.
 
         Raises:
-            ValueError: There is no such state, or the limit is less than 1.
+            ValueError: There is no such state, the limit is less than 1, or an option makes no sense.
+            TypeError: There is no such option.
         """
         wanted, most = one_of(State, state, "state"), min(whole(limit, "limit"), MOST_JOBS)
-        rows = await self._read(List(wanted, most))
-        return [codec.job_info(row) for row in rows]
+        return [job async for job in self._scan(wanted, filter_of(options), most)]
 
     def scan(self, state: State | str, **options: Unpack[FilterOptions]) -> AsyncIterator[JobInfo]:
         """Go through all jobs of one state that are meant, however many there are, for `async for`.
 
-        They come ready by priority and age, delayed by due time, others newest first. Each step looks at 500 jobs
-        at most, so none holds a server up, and one may find nothing. A job that stays where it is comes once.
+        They come ready and running by priority and age, delayed by due time, others newest first. Each step looks
+        at 500 jobs and 1 MB at most, so none holds a server up, and one may find nothing. A job that stays where
+        it is comes once.
 
         Args:
-            state: delayed, ready, dead; or completed or cancelled, where the queue keeps those.
+            state: delayed, ready, running, dead; or completed or cancelled, where the queue keeps those.
             options: Which of them; see `FilterOptions`.
 
         Raises:
             ValueError: There is no such state, or an option makes no sense.
             TypeError: There is no such option.
         """
-        return self._scan(scanned_state(state), filter_of(options))
+        return self._scan(one_of(State, state, "state"), filter_of(options))
 
-    async def _scan(self, state: State, wanted: Filter) -> AsyncIterator[JobInfo]:
+    async def _scan(self, state: State, wanted: Filter, most: float = math.inf) -> AsyncIterator[JobInfo]:
         after = None
-        while after != "":
-            step = await self._read(Scan(state, wanted, after or ""))
+        while after != "" and most > 0:
+            step = await self._read(Scan(state, wanted, after or "", int(min(most, MOST_JOBS))))
             for row in step.rows:
                 yield codec.job_info(row)
-            after = step.after
+            after, most = step.after, most - len(step.rows)
 
     async def dead_groups(self) -> list[DeadGroup]:
         """Tell how many dead letters there are of each kind: of each fingerprint, or reason where there is none.

@@ -5,6 +5,7 @@ handlers.
 """
 
 import functools
+import math
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import aclosing
@@ -28,7 +29,6 @@ from redisjobs.filters import (
     filter_of,
     holding,
     letting_go,
-    scanned_state,
     waiting_state,
 )
 from redisjobs.groups import DeadGroup, Groups
@@ -52,7 +52,6 @@ from redisjobs.queries import (
     FindPauses,
     GroupDead,
     Hold,
-    List,
     Pause,
     Query,
     Requeue,
@@ -322,22 +321,21 @@ class JobQueue(Serving):
         row = self._read(Find(id_of(job)))
         return None if row is None else codec.job_info(row)
 
-    def jobs(self, state: State | str, limit: int = 100) -> list[JobInfo]:
+    def jobs(self, state: State | str, limit: int = 100, **options: Unpack[FilterOptions]) -> list[JobInfo]:
         """List jobs of one state; see `redisjobs.JobQueue.jobs`."""
         wanted, most = one_of(State, state, "state"), min(whole(limit, "limit"), MOST_JOBS)
-        rows = self._read(List(wanted, most))
-        return [codec.job_info(row) for row in rows]
+        return list(self._scan(wanted, filter_of(options), most))
 
     def scan(self, state: State | str, **options: Unpack[FilterOptions]) -> Iterator[JobInfo]:
         """Go through all jobs of one state that are meant; see `redisjobs.JobQueue.scan`."""
-        return self._scan(scanned_state(state), filter_of(options))
+        return self._scan(one_of(State, state, "state"), filter_of(options))
 
-    def _scan(self, state: State, wanted: Filter) -> Iterator[JobInfo]:
+    def _scan(self, state: State, wanted: Filter, most: float = math.inf) -> Iterator[JobInfo]:
         after = None
-        while after != "":
-            step = self._read(Scan(state, wanted, after or ""))
+        while after != "" and most > 0:
+            step = self._read(Scan(state, wanted, after or "", int(min(most, MOST_JOBS))))
             yield from map(codec.job_info, step.rows)
-            after = step.after
+            after, most = step.after, most - len(step.rows)
 
     def dead_groups(self) -> list[DeadGroup]:
         """Tell how many dead letters there are of each kind; see `redisjobs.JobQueue.dead_groups`."""

@@ -824,7 +824,6 @@ def test_requeue_all_takes_every_dead_letter(cli: Callable[..., Ended], queue_na
         (["stats", "-q", "a b"], r"'a b' can't name a queue"),
         (["stats", "5"], r"stats 5 says how long between, which is for --watch"),
         (["stats", "--url", "nowhere"], r"'nowhere': a queue is at"),
-        (["jobs", "--state", "running", "--name", "a"], r"are for jobs that do not run$"),
         (["dead", "list", "--text", ""], r"--text '': give 1 to 1,000 characters"),
         (["dead", "list", "--older-than", "-1"], r"--older-than -1: give seconds from 0 up$"),
         (["dead", "requeue"], r"name the dead letters to requeue, or say --all"),

@@ -161,14 +161,14 @@ STEPS = re.findall(r"^\| `(\w+)` \| (.+) \|$", PAGE.text.partition("## In which 
 MODULES = [module for module, _ in STEPS]
 BUILT = {
     "claiming": [],
-    "settling": ["RetryLater", "Release", "DeadLetter", "turns", "List", "Count", "Cancel"],
+    "settling": ["RetryLater", "Release", "DeadLetter", "turns", "Scan", "Count", "Cancel"],
     "operating": ["Requeue", "Delete", "beat"],
     "repeating": ["repeated"],
     "leaving": ["recover", "release"],
     "reclaiming": ["reclaim"],
     "last_deliveries": ["idle"],
     "waiting": ["wait", "listen of a consumer"],
-    "scanning": ["Scan", "GroupDead"],
+    "scanning": ["GroupDead", "RequeueAll", "DeleteAll"],
     "asking": ["the sync driver", "Measure", "Several", "Tidy"],
     "pausing": ["Pause", "Resume", "FindPauses", "Hold", "Unhold", "Unpark"],
     "limiting": ["SetLimit", "FindLimits"],

@@ -33,7 +33,6 @@ from redisjobs.driver import Consumer, Driver, Fenced
 from redisjobs.drivers.memory.retention import trim
 from redisjobs.drivers.redis import scripts
 from redisjobs.errors import DriverError
-from redisjobs.filters import SCANNED
 from redisjobs.job import (
     OnConflict,
     Priority,
@@ -52,7 +51,6 @@ from redisjobs.queries import (
     FindLimits,
     FindPauses,
     Hold,
-    List,
     Measure,
     Pause,
     Requeue,
@@ -69,6 +67,7 @@ from redisjobs.queries import (
     Unpark,
 )
 from redisjobs.retention import DEFAULT, Keep, Retention
+from redisjobs.testing.driver_contract.acts import rows_of
 from redisjobs.transitions import (
     Ack,
     After,
@@ -907,7 +906,7 @@ class TwoDrivers(RuleBasedStateMachine):
             return (await side.store.driver.change(Tidy("trim "))).trimmed
 
         async def dead(side: Side) -> list[Any]:
-            return [side.row(row)[0] for row in await side.store.driver.read(List(State.DEAD, 500))]
+            return [side.row(row)[0] for row in await rows_of(side.store.driver, State.DEAD, 500)]
 
         before = self.agree(dead)
         most = self.retention.dead.count or 500
@@ -992,9 +991,9 @@ class TwoDrivers(RuleBasedStateMachine):
                 await self.limits(side),
                 await driver.read(Count()),
                 sorted((await driver.read(Measure())).oldest),
-                {state: [side.row(row) for row in await driver.read(List(state, 500))] for state in LIVE},
+                {state: [side.row(row) for row in await rows_of(driver, state, 500)] for state in LIVE},
                 {
-                    state: sorted([side.row(row) for row in await driver.read(List(state, 500))], key=str)
+                    state: sorted([side.row(row) for row in await rows_of(driver, state, 500)], key=str)
                     for state in (State.COMPLETED, State.CANCELLED)
                 },
                 [row and side.row(row) for row in found],
@@ -1007,7 +1006,7 @@ class TwoDrivers(RuleBasedStateMachine):
         self.done["reclaimed"] = self.jobs[0]
         self.looks += 1
         names = [self.names[(self.looks + n) % len(self.names)] for n in range(3)]  # all of them, in turn
-        scanned = SCANNED[self.looks % len(SCANNED)]
+        scanned = list(State)[self.looks % len(State)]
         look_at = self.agree(look)
         pauses, (limits, _, shares), counts, waiting, listed, kept, found, standings, waiters, stepped = look_at
         assert stepped == sorted((listed | kept)[scanned], key=str)

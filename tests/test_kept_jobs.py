@@ -12,7 +12,8 @@ from redisjobs import JobQueue, Keep, Retention, Worker
 from redisjobs.codec import job_info
 from redisjobs.driver import Consumer, Driver
 from redisjobs.job import Priority, State
-from redisjobs.queries import Cancel, Count, Delete, Filter, Find, List, Requeue, Retain, Row, Scan, Tidy
+from redisjobs.queries import Cancel, Count, Delete, Filter, Find, Requeue, Retain, Row, Scan, Tidy
+from redisjobs.testing.driver_contract.acts import rows_of
 from redisjobs.transitions import Ack, After, Lease, NewJob, Release, Reply, RetryLater
 
 pytestmark = pytest.mark.anyio
@@ -59,7 +60,7 @@ async def run(driver: Driver, worker: Consumer, *job_ids: str, **options: Any) -
 
 
 async def listed(driver: Driver, state: State) -> list[str]:
-    return [row.job_id for row in await driver.read(List(state, 500))]
+    return [row.job_id for row in await rows_of(driver, state, 500)]
 
 
 # What is kept
@@ -124,7 +125,7 @@ async def test_one_that_ran_again_and_one_that_is_alone_in_its_batch_stay_too(
 
     await worker.exchange([(lease, Ack()) for lease in leases], None)
 
-    found = {row.job_id: row.fields[b"deliveries"] for row in await driver.read(List(State.COMPLETED, 5))}
+    found = {row.job_id: row.fields[b"deliveries"] for row in await rows_of(driver, State.COMPLETED, 5)}
     assert found == {"a": b"2", "b": b"1"}
 
 

@@ -15,7 +15,8 @@ from redisjobs.driver import Consumer, Driver
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.job import Priority, State
 from redisjobs.limits import Limit, limit_infos
-from redisjobs.queries import Cancel, Count, FindLimits, List, SetLimit, Tidy
+from redisjobs.queries import Cancel, Count, FindLimits, SetLimit, Tidy
+from redisjobs.testing.driver_contract.acts import rows_of
 from redisjobs.testing.driver_contract.limiting import all_limits, claim, job_ids, limit, limited, push
 from redisjobs.transitions import Ack, NewJob
 
@@ -241,7 +242,7 @@ async def test_a_schedule_pushes_jobs_by_their_key(store: Store) -> None:
         await queue.schedules.put("own", Export("ann"), Schedule.daily(), limit_key="mine")
         await queue.schedules.run_now("own")
         (info,) = await queue.jobs(State.READY)
-        (row,) = await store.driver.read(List(State.READY, 9))
+        (row,) = await rows_of(store.driver, State.READY, 9)
 
     declared = queue.declared["export"].job.fields
     assert dict(zip(declared[::2], declared[1::2], strict=True))["limit_key"] == "joe"
@@ -252,7 +253,7 @@ async def test_a_schedule_pushes_jobs_by_their_key(store: Store) -> None:
 
 
 async def keys_of(queue: JobQueue, store: Store) -> list[bytes | None]:
-    return [row.fields.get(b"limit_key") for row in await store.driver.read(List(State.READY, 99))]
+    return [row.fields.get(b"limit_key") for row in await rows_of(store.driver, State.READY, 99)]
 
 
 async def test_a_key_is_what_the_handler_says_or_the_push_or_none(store: Store) -> None:
@@ -432,7 +433,7 @@ async def test_an_entry_of_a_line_that_is_removed_by_hand_is_in_nobodys_way(stag
     store, driver, worker = stage
     await push(driver, *"abc")
     (a,) = await claim(worker)
-    b, _ = await driver.read(List(State.READY, 9))
+    b, _ = await rows_of(driver, State.READY, 9)
     store.admin.xdel(store.stream(), b.key)
 
     held = await claim(worker, (a, Ack()))
@@ -568,7 +569,7 @@ async def test_a_long_line_is_listed_and_counted_with_what_else_is_ready(stage: 
     await push(driver, limited("new", name="Other"))
 
     assert sorted(job_ids(held)) == ["0000", "other"]
-    rows = await driver.read(List(State.READY, 500))
+    rows = await rows_of(driver, State.READY, 500)
     assert [row.job_id for row in rows] == [f"{number:04}" for number in range(1, 501)]
     assert (await driver.read(Count())).running == 2
     assert sum((await driver.read(Count())).ready.values()) == 700
@@ -737,7 +738,7 @@ async def test_jobs_that_run_are_listed_though_very_many_wait_before_them(stage:
     await push(driver, limited("last", name="Other"))
     held += await claim(worker)
 
-    rows = await driver.read(List(State.RUNNING, 9))
+    rows = await rows_of(driver, State.RUNNING, 9)
     assert [row.job_id for row in rows] == job_ids(held) == ["00000", "last"]
 
 

@@ -24,8 +24,9 @@ from redisjobs.drivers.redis.queue_commands import QueueCommands
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.errors import DriverError, QueueFull
 from redisjobs.job import Priority, State
-from redisjobs.queries import Cancel, Count, Delete, Ending, Find, List, Requeue, Tidy
+from redisjobs.queries import Cancel, Count, Delete, Ending, Find, Requeue, Tidy
 from redisjobs.queue import JobQueue
+from redisjobs.testing.driver_contract.acts import rows_of
 from redisjobs.transitions import (
     Ack,
     After,
@@ -46,7 +47,7 @@ MEMORY = LUA.parent / "redisjobs/drivers/memory"
 SCRIPTS = sorted(path.stem for path in LUA.glob("*.lua"))
 INCLUDES = sorted(path.stem for path in LUA.glob("include/*.lua"))
 PRODUCERS = {"push", "push_plain", "fire"}  # what may be refused when the server is full
-READERS = {"find", "jobs", "counts", "schedules", "backlog", "scan", "groups", "pauses", "limits"}
+READERS = {"find", "counts", "schedules", "backlog", "scan", "groups", "pauses", "limits"}
 FAILED = DeadLetter("failed", "ValueError: no")
 
 
@@ -416,7 +417,7 @@ async def test_after_a_script_flush_everything_works(queue: RedisStore, worker: 
     flush()
     assert await queue.driver.read(Find("d")) is None
     flush()
-    assert [row.fields[b"id"] for row in await queue.driver.read(List(State.READY, 10))] == [b"c", b"b"]
+    assert [row.fields[b"id"] for row in await rows_of(queue.driver, State.READY, 10)] == [b"c", b"b"]
 
 
 @pytest.mark.anyio
@@ -659,9 +660,9 @@ async def test_nothing_comes_after_the_largest_entry_id_and_whoever_looks_there_
     queue.admin.xadd(queue.stream(), {"name": "Work", "parameters": "{}"}, id=largest)
 
     (lease,) = await claim(worker)
-    assert await queue.driver.read(List(State.READY, 10)) == []
+    assert await rows_of(queue.driver, State.READY, 10) == []
     await worker.exchange([(lease, Release())], 0)
-    (ready,) = await queue.driver.read(List(State.READY, 10))
+    (ready,) = await rows_of(queue.driver, State.READY, 10)
     assert ready.key == largest
 
     (again,) = await claim(worker)
@@ -671,7 +672,7 @@ async def test_nothing_comes_after_the_largest_entry_id_and_whoever_looks_there_
     await worker.open("w1-again")
     (last,) = await claim(worker)
     assert (await worker.exchange([(last, Ack())], 0)).replies == [Reply.OK]
-    assert await queue.driver.read(List(State.READY, 10)) == []
+    assert await rows_of(queue.driver, State.READY, 10) == []
 
 
 @pytest.mark.anyio

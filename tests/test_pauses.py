@@ -21,7 +21,6 @@ from redisjobs.queries import (
     Count,
     FindPauses,
     Hold,
-    List,
     Pause,
     Pauses,
     Resume,
@@ -30,6 +29,7 @@ from redisjobs.queries import (
     Unhold,
     Unpark,
 )
+from redisjobs.testing.driver_contract.acts import rows_of
 from redisjobs.testing.driver_contract.pausing import claims, ids_of_claim, push, unpark
 from redisjobs.transitions import Ack, Exchange, NewJob
 
@@ -67,7 +67,7 @@ async def worker(store: Store, driver: Driver) -> AsyncIterator[Consumer]:
 
 
 async def ids(driver: Driver, state: State = State.READY) -> list[str]:
-    listed = [row.job_id for row in await driver.read(List(state, 500))]
+    listed = [row.job_id for row in await rows_of(driver, state, 500)]
     if state is not State.RUNNING:
         scanned = (await driver.read(Scan(state))).rows
         assert [row.job_id for row in scanned] == listed

@@ -11,7 +11,7 @@ from store import (
 )
 
 from redisjobs.job import Priority, State
-from redisjobs.queries import Cancel, Count, Delete, Find, List, Measure, Requeue
+from redisjobs.queries import Cancel, Count, Delete, Find, Measure, Requeue
 from redisjobs.testing.driver_contract.acts import (
     AGAIN,
     FAILED,
@@ -31,6 +31,7 @@ from redisjobs.testing.driver_contract.acts import (
     outlive,
     push,
     release,
+    rows_of,
     run,
     settle,
     texts,
@@ -289,7 +290,7 @@ async def test_entries_put_in_by_hand_with_one_entry_id_are_as_many_jobs(
     for priority in (Priority.NORMAL, Priority.LOW):
         store.put(WORK, priority, entry=entry)
     names = [entry, f"{entry}@normal", f"{entry}@low"]
-    assert [row.job_id for row in await store.driver.read(List(State.READY, 9))] == names
+    assert [row.job_id for row in await rows_of(store.driver, State.READY, 9)] == names
     assert [(await found(store, name)).priority for name in names] == list(Priority)
 
     leases = await claim(consumer)
@@ -352,7 +353,7 @@ async def test_a_dead_letter_is_requeued_and_deleted_by_the_name_it_is_listed_by
     store.put({"id": said, **WORK})
     for act in (Requeue, Delete):
         assert await settle(consumer, await claim_one(consumer), FAILED) is Reply.OK
-        (letter,) = await store.driver.read(List(State.DEAD, 9))
+        (letter,) = await rows_of(store.driver, State.DEAD, 9)
         assert await store.driver.change(act(letter.job_id)) is Reply.OK
     assert (await store.driver.read(Count())).dead == 0
 
@@ -383,7 +384,7 @@ async def test_an_entry_id_in_a_finer_unit_leaves_a_time_that_a_worker_can_read(
 
     if settlement == FAILED:
         assert [
-            await store.driver.change(Requeue(row.job_id)) for row in await store.driver.read(List(State.DEAD, 9))
+            await store.driver.change(Requeue(row.job_id)) for row in await rows_of(store.driver, State.DEAD, 9)
         ] == [Reply.OK] * 2
     store.clock.advance(60)
     queued = [int(lease.fields[b"queued_at"]) for lease in await claim(consumer)]

@@ -36,7 +36,6 @@ from redisjobs.queries import (
     DeleteAll,
     Find,
     Hold,
-    List,
     Pause,
     Requeue,
     RequeueAll,
@@ -53,6 +52,7 @@ from redisjobs.retention import Keep, Retention
 from redisjobs.retry import RetryPolicy, no_retry
 from redisjobs.schedules.schedule import Schedule
 from redisjobs.schedules.stored import Definition, Fire, Firing, PauseSchedule, PutSchedules, RemoveSchedule
+from redisjobs.testing.driver_contract.acts import rows_of
 from redisjobs.transitions import (
     Ack,
     After,
@@ -217,7 +217,7 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
 """What is done, by its script and which of its ways."""
 
 CHANNELS = ("control", "waiter:")
-READERS = {"find", "jobs", "scan", "groups", "counts", "schedules", "backlog", "pauses", "limits"}
+READERS = {"find", "scan", "groups", "counts", "schedules", "backlog", "pauses", "limits"}
 
 NIGHTLY = Definition("nightly", Schedule.every(5), job(""))
 
@@ -902,7 +902,7 @@ async def test_a_member_of_due_without_a_place_in_line_is_a_job_by_that_id(scene
     row = await store.driver.read(Find(job_id))
     assert row is not None
     assert (row.state, row.due_ms) == (State.DELAYED, store.clock() + 1000)
-    assert [row.job_id for row in await store.driver.read(List(State.DELAYED, 9))] == [job_id]
+    assert [row.job_id for row in await rows_of(store.driver, State.DELAYED, 9)] == [job_id]
     store.clock.advance(2)
 
     await scene.worker.exchange([], 0)

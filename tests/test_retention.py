@@ -12,7 +12,8 @@ from redisjobs import JobQueue, Keep, Retention, Worker, sync
 from redisjobs.driver import Consumer, Driver
 from redisjobs.events import SourceUnavailable
 from redisjobs.job import State
-from redisjobs.queries import Count, Delete, Find, List, Requeue, Retain, Tidied, Tidy
+from redisjobs.queries import Count, Delete, Find, Requeue, Retain, Tidied, Tidy
+from redisjobs.testing.driver_contract.acts import rows_of
 from redisjobs.transitions import DeadLetter, NewJob, Reply
 
 pytestmark = pytest.mark.anyio
@@ -66,7 +67,7 @@ async def tidy(driver: Driver, store: Store) -> int:
 
 async def there(driver: Driver, state: State = State.DEAD) -> list[str]:
     """The ids of the jobs of a state, the newest first."""
-    return [row.job_id for row in await driver.read(List(state, 500))]
+    return [row.job_id for row in await rows_of(driver, state, 500)]
 
 
 # What is said

@@ -187,13 +187,26 @@ def test_of_too_many_jobs_a_group_names_some() -> None:
     assert groups.result()[0].count == 100
 
 
-async def test_a_scan_of_jobs_that_run_is_refused_at_the_call() -> None:
-    for queue in (JobQueue("memory://"), sync.JobQueue("memory://")):
-        with pytest.raises(
-            ValueError,
-            match=r"^state='running': give one of ready, delayed, dead, completed, cancelled; `jobs` lists",
-        ):
-            queue.scan("running")
+async def test_jobs_that_run_are_found_where_very_many_more_were_handed_back(redis_store: RedisStore) -> None:
+    driver, ready = redis_store.driver, 2_500
+    for start in range(0, ready, 500):
+        await push(driver, *(job(f"j{start + number}") for number in range(500)))
+    redis_store.admin.xgroup_create(redis_store.stream(), "workers", "0", mkstream=True)
+    redis_store.admin.xreadgroup("workers", "released", {redis_store.stream(): ">"}, count=ready)
+    workers = [redis_store.consumer(f"w{number}") for number in range(3)]
+    taken = list[str]()
+    for worker in workers:
+        taken += [lease.job_id for lease in (await worker.exchange([], 20)).leases]
+    entries = [entry for entry, _ in redis_store.admin.xrange(redis_store.stream(), count=ready)]
+    redis_store.admin.xclaim(redis_store.stream(), "workers", "w1", 0, entries[-1:])  # the youngest of all
+
+    assert len(taken) > 3
+    assert await found(driver, State.RUNNING) == [*taken, f"j{ready - 1}"]
+    assert [row.job_id for row in await scan(driver, State.RUNNING, 1)] == [*taken, f"j{ready - 1}"]
+    assert len(await JobQueue(driver).jobs(State.RUNNING, 4)) == 4
+    for worker in workers:
+        await worker.aclose()
+    await driver.aclose()
 
 
 # Many at once

@@ -28,7 +28,7 @@ from redisjobs.job import (
     Priority,
     State,
 )
-from redisjobs.queries import Count, List
+from redisjobs.queries import Count
 from redisjobs.schedules.stored import (
     Definition,
     Fire,
@@ -43,6 +43,7 @@ from redisjobs.schedules.stored import (
     slot_id,
     slot_job,
 )
+from redisjobs.testing.driver_contract.acts import rows_of
 from redisjobs.transitions import (
     After,
     NewJob,
@@ -412,9 +413,9 @@ async def test_a_slot_replaces_the_job_that_waits_under_its_key_where_it_says_so
     answer = await fire(driver, began, began + MINUTE, *jobs, of=of)
 
     assert list(answer.pushed) == [Pushed(Reply.REPLACED, "waits")] * 2
-    (ready,) = await driver.read(List(State.READY, 10))
+    (ready,) = await rows_of(driver, State.READY, 10)
     assert (ready.job_id, ready.fields[b"scheduled_for"]) == ("waits", b"%d" % (began + 2))
-    assert await driver.read(List(State.DELAYED, 10)) == []
+    assert await rows_of(driver, State.DELAYED, 10) == []
     assert (await fire(driver, began, began + MINUTE, *jobs, of=of)).reply is Reply.REPEATED
     assert (await driver.read(Count())).totals["replaced"] == 2
 

@@ -31,7 +31,8 @@ from redisjobs import (
     no_retry,
 )
 from redisjobs.events import WorkerStarted
-from redisjobs.queries import Find, List
+from redisjobs.queries import Find
+from redisjobs.testing.driver_contract.acts import rows_of
 from redisjobs.transitions import Lease, Release
 from redisjobs.worker.promoter import Promoter
 
@@ -926,7 +927,7 @@ async def test_a_job_taken_over_by_a_worker_that_just_started_is_judged_by_the_s
 
     await drain(queue)  # its first claim brings what was handed back
 
-    (parked,) = await store.driver.read(List(State.DELAYED, 10))
+    (parked,) = await rows_of(store.driver, State.DELAYED, 10)
     assert (parked.fields[b"name"], parked.deliveries) == (b"NewName", 0)
     assert int(parked.fields[b"unknown_since"]) == pytest.approx(store.clock(), abs=1000)
     assert ran == [2]

@@ -2,7 +2,11 @@
 -- such stream. Needs field beside it.
 local function group(stream)
   local groups = redis.pcall('XINFO', 'GROUPS', stream)
-  for _, one in ipairs(groups.err and {} or groups) do
+  if groups.err then
+    if string.find(groups.err, 'no such key', 1, true) then return nil end
+    return error(groups)
+  end
+  for _, one in ipairs(groups) do
     if field(one, 'name') == 'workers' then return one end
   end
   return nil

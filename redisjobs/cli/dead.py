@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
 from typing import Annotated, Any
 
 import anyio
@@ -51,7 +50,7 @@ def list_letters(
     """List dead letters, newest first."""
     wanted = filters(name, text, older_than, fingerprint, reason)
     with named(queue, url) as there:
-        letters = list(islice(there.scan(State.DEAD, **wanted), limit))
+        letters = there.jobs(State.DEAD, limit, **wanted)
     if as_json:
         show.document([show.job_document(letter) for letter in letters])
     else:

@@ -17,7 +17,7 @@ class DriverStore(Protocol):
         driver: The driver of the queue; it goes by the clock below.
         clock: What time it is for that driver: due times, expiry, leases and what is remembered for a minute.
         lacks: Which queries and changes the driver does not know, by class. The tests that need one of them are
-            skipped; `Find`, `List`, `Count`, `Cancel`, `Requeue` and `Delete` are needed by all.
+            skipped; `Find`, `Scan`, `Count`, `Cancel`, `Requeue` and `Delete` are needed by all.
     """
 
     driver: Driver

@@ -1,7 +1,7 @@
 """What an operator does and sees: the twins of `lua/{cancel,requeue,delete,find,jobs,counts,backlog}.lua`."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from redisjobs.driver import supported
@@ -43,7 +43,6 @@ from redisjobs.queries import (
     FindPauses,
     GroupDead,
     Hold,
-    List,
     Measure,
     Pause,
     Query,
@@ -196,20 +195,6 @@ def find(memory: Memory, query: Find) -> Row | None:
         return ready_row(memory, memory.stream(Priority(place)), entry)
 
 
-def jobs(memory: Memory, query: List) -> list[Row]:
-    """List jobs of one state."""
-    with memory.lock:
-        rows: Iterator[Row]
-        if query.state is State.DELAYED:
-            rows = (delayed_row(memory, job_id, job) for job_id, job in by_due(memory))
-        elif query.state in memory.aside:
-            rows = (aside_row(memory, query.state, entry) for entry in reversed(memory.aside[query.state]))
-        else:
-            every = (ready_row(memory, stream, entry) for stream in memory.streams for entry in stream.entries)
-            rows = (row for row in every if row.state is query.state)
-        return [row for row, _ in zip(rows, range(query.limit), strict=False)]
-
-
 def counts(memory: Memory, query: Count) -> Counts:
     """Count the jobs in each state, and tell the counters."""
     with memory.lock:
@@ -241,7 +226,6 @@ _READS: Mapping[type[Query[Any]], Callable[[Memory, Any], Any]] = {
     Find: find,
     FindLimits: limits,
     FindPauses: pauses,
-    List: jobs,
     Scan: scan,
     GroupDead: groups,
     Count: counts,

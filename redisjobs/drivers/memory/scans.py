@@ -20,7 +20,7 @@ def scan(memory: Memory, query: Scan) -> Scanned:
     with memory.lock:
         aside = {state: partial(_aside, state) for state in (State.DEAD, State.COMPLETED, State.CANCELLED)}
         walks: dict[State, Callable[[Memory, str], Iterator[tuple[str, Row]]]]
-        walks = {State.READY: _ready, State.DELAYED: _delayed, **aside}
+        walks = {State.READY: _ready, State.RUNNING: _ready, State.DELAYED: _delayed, **aside}
         rows: list[Row] = []
         for looked, (after, row) in enumerate(walks[query.state](memory, query.after), 1):
             if row.state is query.state and _passes(row, query.filter, memory.now_ms()):

@@ -36,7 +36,6 @@ from redisjobs.queries import (
     Grouped,
     Hold,
     LimitsFound,
-    List,
     Measure,
     Pause,
     Pauses,
@@ -147,9 +146,6 @@ class QueueCommands(ScheduleCommands):
 
     def find(self, query: Find) -> Command[Row | None]:
         return self._run("find", [raw_id(query.job_id)], lambda reply: _row(reply) if reply else None)
-
-    def jobs(self, query: List) -> Command[list[Row]]:
-        return self._run("jobs", [query.state, query.limit], lambda reply: [_row(row) for row in reply])
 
     def scan(self, query: Scan) -> Command[Scanned]:
         arguments = [query.state, raw_id(query.after), query.limit, *_words(query.filter), self._now]
@@ -321,7 +317,6 @@ _READS: Mapping[type[Query[Any]], Callable[[QueueCommands, Any], Command[Any]]] 
     Find: QueueCommands.find,
     FindLimits: QueueCommands.limits,
     FindPauses: QueueCommands.pauses,
-    List: QueueCommands.jobs,
     Scan: QueueCommands.scan,
     GroupDead: QueueCommands.groups,
     Count: QueueCommands.counts,

@@ -4,11 +4,12 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from redisjobs.driver import Beat, Consumer, Fenced
-from redisjobs.job import Priority
-from redisjobs.queries import Cancel, Counts, Delete, Find, Row
+from redisjobs.driver import Beat, Consumer, Driver, Fenced
+from redisjobs.job import Priority, State
+from redisjobs.queries import Cancel, Counts, Delete, Find, Row, Scan
 from redisjobs.testing.store import DriverStore
 from redisjobs.transitions import (
+    MOST_JOBS,
     Ack,
     After,
     DeadLetter,
@@ -71,6 +72,17 @@ async def take_over(heir: Consumer) -> Reclaimed:
 
 async def push(store: DriverStore, *jobs: NewJob | str, repeated: bool = False) -> list[Pushed]:
     return await store.driver.push([job(j) if isinstance(j, str) else j for j in jobs], repeated=repeated)
+
+
+async def rows_of(driver: Driver, state: State, limit: int = MOST_JOBS) -> list[Row]:
+    """The first jobs of one state."""
+    rows: list[Row] = []
+    after = None
+    while after != "" and len(rows) < limit:
+        step = await driver.read(Scan(state, after=after or "", limit=limit - len(rows)))
+        rows += step.rows
+        after = step.after
+    return rows
 
 
 async def claim(consumer: Consumer, count: int = 10, *, idle: bool = False) -> list[Lease]:

@@ -12,7 +12,6 @@ import pytest
 from redisjobs.driver import Driver, Unsupported
 from redisjobs.drivers import sync_side
 from redisjobs.errors import DriverError, Unavailable
-from redisjobs.filters import SCANNED
 from redisjobs.job import Priority, State
 from redisjobs.queries import (
     Cancel,
@@ -22,7 +21,6 @@ from redisjobs.queries import (
     Filter,
     Find,
     GroupDead,
-    List,
     Measure,
     Query,
     Requeue,
@@ -30,7 +28,7 @@ from redisjobs.queries import (
     Several,
     Tidy,
 )
-from redisjobs.testing.driver_contract.acts import Open, job
+from redisjobs.testing.driver_contract.acts import Open, job, rows_of
 from redisjobs.testing.driver_contract.needs import needs
 from redisjobs.testing.store import DriverStore
 from redisjobs.transitions import Ack, After, DeadLetter, Lease, Pushed, Release, Reply, Settlement
@@ -73,9 +71,9 @@ async def put_in_each_state(store: DriverStore) -> None:
 NAMES = ("dead", "back", "done", "unwanted", "running", "ready", "delayed", "unknown", "1732438800000-0")
 QUERIES: list[Query[Any]] = [
     *(Find(name) for name in NAMES),
-    *(List(state, limit) for state in State for limit in (1, 500)),
-    *(Scan(state, Filter(text="no"), limit=limit) for state in SCANNED for limit in (1, 500)),
-    *(Scan(state, Filter(older_ms=0)) for state in SCANNED),
+    *(Scan(state, limit=limit) for state in State for limit in (1, 500)),
+    *(Scan(state, Filter(text="no"), limit=limit) for state in State for limit in (1, 500)),
+    *(Scan(state, Filter(older_ms=0)) for state in State),
     GroupDead(),
     Count(),
     Measure(),
@@ -129,7 +127,7 @@ async def test_what_changes_something_is_no_query_and_a_query_no_change(
                 await driver.read(cast(Any, change))
             with pytest.raises(Unsupported):
                 sync.read(cast(Any, change))
-        for query in (Find("ready"), List(State.READY, 1), Count()):
+        for query in (Find("ready"), Scan(State.READY), Count()):
             with pytest.raises(Unsupported):
                 await driver.change(cast(Any, query))
             with pytest.raises(Unsupported):
@@ -141,7 +139,7 @@ async def test_what_changes_something_is_no_query_and_a_query_no_change(
 VERBS: dict[str, Callable[..., Any]] = {
     "push": lambda driver, **until: driver.push([job("new")], repeated=False, **until),
     "read: Find": lambda driver, **until: driver.read(Find("ready"), **until),
-    "read: List": lambda driver, **until: driver.read(List(State.READY, 5), **until),
+    "read: Scan": lambda driver, **until: driver.read(Scan(State.READY), **until),
     "read: Count": lambda driver, **until: driver.read(Count(), **until),
     "change: Cancel": lambda driver, **until: driver.change(Cancel("ready"), **until),
     "change: Requeue": lambda driver, **until: driver.change(Requeue("dead"), **until),
@@ -190,7 +188,7 @@ async def test_the_type_of_an_answer_follows_from_what_was_asked(store: DriverSt
     """The names below have no type of their own: a type checker that gets it wrong refuses their use."""
     await put_in_each_state(store)
     row = await driver.read(Find("ready"))
-    rows = await driver.read(List(State.READY, 5))
+    rows = await rows_of(driver, State.READY, 5)
     counts = await driver.read(Count())
     reply = await driver.change(Delete("dead"))
 
@@ -280,11 +278,11 @@ async def test_several_changes_are_made_and_each_is_answered(store: DriverStore,
 @needs(Tidy)
 async def test_there_is_nothing_to_tidy_in_a_queue_that_is_in_order(store: DriverStore, driver: Driver) -> None:
     await put_in_each_state(store)
-    before = [await driver.read(List(state, 500)) for state in State]
+    before = [await rows_of(driver, state, 500) for state in State]
 
     tidied = [await driver.change(Tidy())]
     while tidied[-1].after:
         tidied.append(await driver.change(Tidy(tidied[-1].after)))
 
     assert [step.restored for step in tidied] == [0] * len(tidied)
-    assert [await driver.read(List(state, 500)) for state in State] == before
+    assert [await rows_of(driver, state, 500) for state in State] == before

@@ -17,7 +17,6 @@ from redisjobs.queries import (
     FindLimits,
     Hold,
     LimitsFound,
-    List,
     Pause,
     Requeue,
     Resume,
@@ -27,7 +26,7 @@ from redisjobs.queries import (
     Unhold,
     Unpark,
 )
-from redisjobs.testing.driver_contract.acts import FAILED, LATER, Open, beat, outlive
+from redisjobs.testing.driver_contract.acts import FAILED, LATER, Open, beat, outlive, rows_of
 from redisjobs.testing.driver_contract.needs import needs
 from redisjobs.testing.store import DriverStore
 from redisjobs.transitions import Ack, After, Lease, NewJob, Release, Reply, RetryLater, Settlement, Turn
@@ -292,8 +291,8 @@ async def test_what_waits_in_line_is_ready_and_is_found_listed_and_counted_so(
     row = await driver.read(Find("b"))
     assert row is not None
     assert (row.state, row.worker, row.deliveries) == (State.READY, "", 0)
-    assert [row.job_id for row in await driver.read(List(State.READY, 9))] == ["b", "c"]
-    assert [row.job_id for row in await driver.read(List(State.RUNNING, 9))] == ["a", "x"]
+    assert [row.job_id for row in await rows_of(driver, State.READY, 9)] == ["b", "c"]
+    assert [row.job_id for row in await rows_of(driver, State.RUNNING, 9)] == ["a", "x"]
     counts = await driver.read(Count())
     assert (counts.running, counts.ready[Priority.NORMAL]) == (2, 2)
     assert (await (await worker("w2")).reclaim(others=True)).others == 2
@@ -763,7 +762,7 @@ async def test_a_line_of_a_paused_name_waits_and_goes_on_when_it_is_resumed(driv
     await driver.change(Pause("Limited"))
 
     assert job_ids(await claim(consumer, *((lease, Ack()) for lease in first))) == []
-    assert sorted(await driver.read(List(State.READY, 9)), key=lambda row: row.job_id)[0].job_id == "b"
+    assert sorted(await rows_of(driver, State.READY, 9), key=lambda row: row.job_id)[0].job_id == "b"
     await driver.change(Resume("Limited"))
     assert sorted(job_ids(await claim(consumer))) == ["b", "k2"]
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from redisjobs.job import Priority, State
-from redisjobs.queries import Cancel, Count, Delete, Find, List, Requeue
+from redisjobs.queries import Cancel, Count, Delete, Find, Requeue
 from redisjobs.testing.driver_contract.acts import (
     AGAIN,
     FAILED,
@@ -27,6 +27,7 @@ from redisjobs.testing.driver_contract.acts import (
     push,
     release,
     retry,
+    rows_of,
     run,
     settle,
     texts,
@@ -103,7 +104,7 @@ async def test_a_running_job_is_marked_and_its_worker_told(store: DriverStore, w
     assert await store.driver.change(Cancel("a")) is Reply.CANCELLING
 
     assert beat(consumer, *leases) == ["a"]
-    rows = [(await found(store, "a")), *await store.driver.read(List(State.RUNNING, 10))]
+    rows = [(await found(store, "a")), *await rows_of(store.driver, State.RUNNING, 10)]
     assert [(row.state, row.cancelling) for row in rows] == [
         (State.RUNNING, is_it) for is_it in (True, True, False)
     ]
@@ -152,7 +153,7 @@ async def test_a_cancelled_job_is_not_handed_out_again_after_a_release(store: Dr
     await store.driver.change(Cancel("a"))
     await settle(consumer, lease, Release())
 
-    rows = [await found(store, "a"), *await store.driver.read(List(State.READY, 10))]
+    rows = [await found(store, "a"), *await rows_of(store.driver, State.READY, 10)]
     assert [(row.state, row.cancelling) for row in rows] == [(State.READY, True)] * 2
     assert await claim(consumer) == []
     assert await store.driver.read(Find("a")) is None
@@ -191,7 +192,7 @@ async def test_a_requeued_dead_letter_starts_anew_under_its_id(store: DriverStor
     queued_at = str(lease.queued_ms)
     kept = {"id": "a", "name": "Work", "parameters": "{}", "headers": '{"k":"v"}', "queued_at": queued_at}
     assert texts(again.fields) == kept
-    assert await store.driver.read(List(State.DEAD, 10)) == []
+    assert await rows_of(store.driver, State.DEAD, 10) == []
 
 
 async def test_a_dead_letter_is_requeued_with_other_parameters_and_another_key(
@@ -239,7 +240,7 @@ async def test_every_state_is_found_listed_and_counted(store: DriverStore, worke
     await consumer.exchange([(dead, FAILED), (handed_back, Release())], None)
     await push(store, "ready", job("delayed", due=After(5000), priority=Priority.HIGH))
 
-    listed = {state: await store.driver.read(List(state, 10)) for state in State}
+    listed = {state: await rows_of(store.driver, state, 10) for state in State}
     assert listed.pop(State.COMPLETED) == listed.pop(State.CANCELLED) == []  # none are kept
 
     names = {state: [row.fields[b"id"].decode() for row in rows] for state, rows in listed.items()}
@@ -264,19 +265,19 @@ async def test_a_list_is_in_the_order_of_its_state_and_no_longer_than_asked(
     await push(
         store, job("low", priority=Priority.LOW), "a", "b", job("c", due=After(9000)), job("d", due=After(5000))
     )
-    assert [row.fields[b"id"] for row in await store.driver.read(List(State.READY, 9))] == [b"a", b"b", b"low"]
-    assert [row.fields[b"id"] for row in await store.driver.read(List(State.READY, 2))] == [b"a", b"b"]
-    assert [row.fields[b"id"] for row in await store.driver.read(List(State.DELAYED, 9))] == [b"d", b"c"]
+    assert [row.fields[b"id"] for row in await rows_of(store.driver, State.READY, 9)] == [b"a", b"b", b"low"]
+    assert [row.fields[b"id"] for row in await rows_of(store.driver, State.READY, 2)] == [b"a", b"b"]
+    assert [row.fields[b"id"] for row in await rows_of(store.driver, State.DELAYED, 9)] == [b"d", b"c"]
     await consumer.exchange([(lease, FAILED) for lease in await claim(consumer)], None)
-    assert [row.fields[b"id"] for row in await store.driver.read(List(State.DEAD, 2))] == [b"low", b"b"]
+    assert [row.fields[b"id"] for row in await rows_of(store.driver, State.DEAD, 2)] == [b"low", b"b"]
 
 
 async def test_a_queue_that_no_worker_has_joined_yet_can_be_looked_at(store: DriverStore, worker: Open) -> None:
     assert happened(await store.driver.read(Count())) == {}
     await push(store, "a")
     assert (await found(store, "a")).state is State.READY
-    assert len(await store.driver.read(List(State.READY, 10))) == 1
-    assert await store.driver.read(List(State.RUNNING, 10)) == []
+    assert len(await rows_of(store.driver, State.READY, 10)) == 1
+    assert await rows_of(store.driver, State.RUNNING, 10) == []
     assert (await store.driver.read(Count())).ready[Priority.NORMAL] == 1
     assert await store.driver.change(Cancel("a")) is Reply.CANCELLED
 

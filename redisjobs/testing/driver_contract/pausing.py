@@ -14,7 +14,6 @@ from redisjobs.queries import (
     Find,
     FindPauses,
     Hold,
-    List,
     Measure,
     Pause,
     Pauses,
@@ -24,7 +23,7 @@ from redisjobs.queries import (
     Unhold,
     Unpark,
 )
-from redisjobs.testing.driver_contract.acts import Open
+from redisjobs.testing.driver_contract.acts import Open, rows_of
 from redisjobs.testing.driver_contract.needs import needs
 from redisjobs.testing.store import DriverStore
 from redisjobs.transitions import (
@@ -80,7 +79,7 @@ async def eventually(condition: Callable[[], object]) -> None:
 
 
 async def ids(driver: Driver, state: State = State.READY) -> list[str]:
-    return [row.job_id for row in await driver.read(List(state, 500))]
+    return [row.job_id for row in await rows_of(driver, state, 500)]
 
 
 # A queue
@@ -312,7 +311,7 @@ async def test_a_held_job_is_passed_over_until_it_is_let_go_and_keeps_its_place(
     assert await driver.change(Hold("c")) is Reply.HELD
     assert await driver.change(Hold("a")) is Reply.HELD
     assert await ids_of_claim(consumer) == ["b"]
-    rows = await driver.read(List(State.READY, 10))
+    rows = await rows_of(driver, State.READY, 10)
     assert [(row.job_id, row.held) for row in rows] == [("a", True), ("c", True)]
     assert (await driver.read(FindPauses())).held == 2
 
@@ -335,7 +334,7 @@ async def test_a_held_delayed_job_becomes_ready_when_it_is_due_and_does_not_star
     await push(driver, named("late", due=After(1000)), named("let go", due=After(1000)))
     for job_id in ("late", "let go"):
         assert await driver.change(Hold(job_id)) is Reply.HELD
-    assert [row.held for row in await driver.read(List(State.DELAYED, 10))] == [True, True]
+    assert [row.held for row in await rows_of(driver, State.DELAYED, 10)] == [True, True]
     assert await driver.change(Unhold("let go")) is Reply.OK
     row = await driver.read(Find("late"))
     assert row is not None

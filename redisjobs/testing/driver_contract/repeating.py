@@ -7,7 +7,7 @@ import anyio
 import pytest
 
 from redisjobs.job import State
-from redisjobs.queries import Cancel, Count, Find, List, Requeue
+from redisjobs.queries import Cancel, Count, Find, Requeue
 from redisjobs.testing.driver_contract import acts
 from redisjobs.testing.driver_contract.acts import (
     AGAIN,
@@ -31,6 +31,7 @@ from redisjobs.testing.driver_contract.acts import (
     push,
     release,
     retry,
+    rows_of,
     run,
     settle,
     wait_in_line,
@@ -48,7 +49,7 @@ from redisjobs.transitions import (
 
 async def seen(store: DriverStore) -> object:
     """What an operator sees of the queue."""
-    rows = [await store.driver.read(List(state, 500)) for state in State]
+    rows = [await rows_of(store.driver, state, 500) for state in State]
     return rows, await store.driver.read(Count())
 
 

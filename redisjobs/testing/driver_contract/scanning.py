@@ -22,6 +22,7 @@ from redisjobs.queries import (
     Scan,
     Taken,
 )
+from redisjobs.testing.driver_contract.acts import claim
 from redisjobs.testing.driver_contract.needs import needs
 from redisjobs.testing.store import DriverStore
 from redisjobs.transitions import MOST_JOBS, After, DeadLetter, Lease, NewJob, Release, Settlement
@@ -86,7 +87,6 @@ FILTERS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@needs(Scan)
 @pytest.mark.parametrize("state", [State.READY, State.DELAYED, State.DEAD])
 @pytest.mark.parametrize("case", FILTERS)
 async def test_a_scan_finds_the_jobs_that_its_filter_lets_through(
@@ -108,7 +108,6 @@ async def test_a_scan_finds_the_jobs_that_its_filter_lets_through(
     assert await found(driver, state, **wanted) == [*(reversed(ids) if state is State.DEAD else ids)]
 
 
-@needs(Scan)
 async def test_dead_letters_are_found_by_what_is_known_of_their_end(store: DriverStore, driver: Driver) -> None:
     await end(store, [(job("a"), FAILED), (job("b"), OTHER), (job("c"), EXPIRED), (job("d"), FAILED)])
 
@@ -121,7 +120,6 @@ async def test_dead_letters_are_found_by_what_is_known_of_their_end(store: Drive
     assert await found(driver, State.READY, fingerprint=FAILED.fingerprint) == []
 
 
-@needs(Scan)
 @pytest.mark.parametrize("state", [State.READY, State.DELAYED, State.DEAD])
 async def test_the_age_of_a_job_counts_since_it_was_pushed_and_of_a_dead_letter_since_it_died(
     store: DriverStore, driver: Driver, state: State
@@ -138,7 +136,6 @@ async def test_the_age_of_a_job_counts_since_it_was_pushed_and_of_a_dead_letter_
     assert await found(driver, state, older_ms=30_000) == []
 
 
-@needs(Scan)
 async def test_ready_jobs_are_those_that_wait_also_those_handed_back_and_not_those_that_run(
     store: DriverStore, driver: Driver
 ) -> None:
@@ -157,7 +154,6 @@ async def test_ready_jobs_are_those_that_wait_also_those_handed_back_and_not_tho
     assert {row.state for row in rows} == {State.READY}
 
 
-@needs(Scan)
 @pytest.mark.parametrize("limit", [1, 2, 500])
 @pytest.mark.parametrize("state", [State.READY, State.DELAYED, State.DEAD])
 async def test_a_scan_in_steps_finds_each_job_once_and_as_a_list_does(
@@ -180,7 +176,6 @@ async def test_a_scan_in_steps_finds_each_job_once_and_as_a_list_does(
     assert [row.job_id for row in rows] == ids
 
 
-@needs(Scan)
 @pytest.mark.parametrize("state", [State.READY, State.DELAYED, State.DEAD])
 async def test_a_scan_goes_on_where_it_left_off_though_what_it_saw_last_is_gone(
     store: DriverStore, driver: Driver, state: State
@@ -202,7 +197,6 @@ async def test_a_scan_goes_on_where_it_left_off_though_what_it_saw_last_is_gone(
     assert second.after == ""
 
 
-@needs(Scan)
 async def test_a_dead_letter_that_dies_anew_meanwhile_is_not_found_again(
     store: DriverStore, driver: Driver
 ) -> None:
@@ -246,7 +240,6 @@ async def test_dead_letters_are_told_by_kind_the_newest_first(store: DriverStore
     ]
 
 
-@needs(Scan)
 async def test_a_scan_goes_through_more_jobs_than_a_step_looks_at_though_none_is_meant(
     store: DriverStore, driver: Driver
 ) -> None:
@@ -312,3 +305,30 @@ async def test_a_step_takes_200_letters_and_the_next_goes_on_there(store: Driver
     assert (len(first.job_ids), len(second.job_ids)) == (200, 10)
     assert (first.job_ids[0], second.job_ids[-1]) == ("j209", "j0")
     assert await found(driver, State.DEAD) == []
+
+
+async def test_jobs_that_run_are_found_by_priority_and_age_by_a_filter_and_in_steps(
+    store: DriverStore, driver: Driver
+) -> None:
+    store.clock.advance(0)
+    low = [job(f"l{number}", "Other", priority=Priority.LOW) for number in range(6)]
+    await push(driver, *(job(f"n{number}") for number in range(6)), *low)
+    workers = [driver.consumer(name, lease=15, max_deliveries=3) for name in ("w1", "w2")]
+    for worker in workers:
+        await worker.open()
+    for _ in range(3):  # by turns
+        for worker in workers:
+            assert len(await claim(worker, 2)) == 2
+    await push(driver, job("waits"))
+
+    every = [f"n{number}" for number in range(6)] + [f"l{number}" for number in range(6)]
+    assert await found(driver, State.RUNNING) == every
+    assert [row.job_id for row in await scan(driver, State.RUNNING, 1)] == every
+    assert await found(driver, State.RUNNING, name="Other") == every[6:]
+    assert await found(driver, State.READY) == ["waits"]
+    first = await driver.read(Scan(State.RUNNING, limit=5))
+    assert {row.worker for row in first.rows} == {"w1", "w2"}
+    for worker in workers:
+        await worker.release(refund=True, watch=False)
+        await worker.aclose()
+    assert await found(driver, State.RUNNING) == []

@@ -7,7 +7,7 @@ import pytest
 from redisjobs.driver import Consumer, Fenced
 from redisjobs.errors import DriverError
 from redisjobs.job import Priority, State
-from redisjobs.queries import Cancel, Count, Find, List
+from redisjobs.queries import Cancel, Count, Find
 from redisjobs.testing.driver_contract.acts import (
     AGAIN,
     FAILED,
@@ -19,6 +19,7 @@ from redisjobs.testing.driver_contract.acts import (
     ids,
     job,
     push,
+    rows_of,
     settle,
     texts,
 )
@@ -43,12 +44,12 @@ async def test_a_job_due_now_or_in_the_past_is_ready_at_once(store: DriverStore,
     store.clock.advance(0)
     now = At(store.clock())
     await push(store, job("a", due=At(1)), job("b", due=After(0)), job("c", due=now))
-    assert [row.job_id for row in await store.driver.read(List(State.READY, 9))] == ["a", "b", "c"]
+    assert [row.job_id for row in await rows_of(store.driver, State.READY, 9)] == ["a", "b", "c"]
     leases = await claim(consumer)
     dues: list[Due] = [At(1), After(0), now]
     again = [(lease, RetryLater(due)) for lease, due in zip(leases, dues, strict=True)]
     assert (await consumer.exchange(again, None)).replies == [Reply.OK] * 3
-    assert [row.job_id for row in await store.driver.read(List(State.READY, 9))] == ["a", "b", "c"]
+    assert [row.job_id for row in await rows_of(store.driver, State.READY, 9)] == ["a", "b", "c"]
 
 
 async def test_jobs_with_one_due_time_keep_the_order_in_which_they_came(store: DriverStore, worker: Open) -> None:
@@ -65,7 +66,7 @@ async def test_jobs_with_one_due_time_keep_the_order_in_which_they_came(store: D
     assert set((await consumer.exchange(later, None)).replies) == {Reply.OK}
     store.clock.advance(6)
 
-    assert [row.job_id for row in await store.driver.read(List(State.DELAYED, 100))] == names
+    assert [row.job_id for row in await rows_of(store.driver, State.DELAYED, 100)] == names
     assert ids(await claim(consumer, 100)) == names
 
 

@@ -10,7 +10,7 @@ from redisjobs.job import (
     Priority,
     State,
 )
-from redisjobs.queries import Cancel, Count, Find, Hold, List, Pause, Requeue, Resume, Unhold, Unpark
+from redisjobs.queries import Cancel, Count, Find, Hold, Pause, Requeue, Resume, Unhold, Unpark
 from redisjobs.testing.driver_contract.acts import (
     AGAIN,
     FAILED,
@@ -25,6 +25,7 @@ from redisjobs.testing.driver_contract.acts import (
     inherit,
     job,
     push,
+    rows_of,
     settle,
 )
 from redisjobs.testing.driver_contract.needs import needs
@@ -392,5 +393,5 @@ async def test_a_push_that_was_refused_for_its_id_replaces_nothing_when_it_is_re
 async def test_replacing_is_told_to_whoever_waits_for_the_next_due_time(store: DriverStore, worker: Open) -> None:
     await push(store, job("a", unique="key", due=LATE), job("b", due=After(20_000)))
     assert await push(store, newer("c", due=EARLY)) == [Pushed(Reply.REPLACED, "a")]
-    rows = await store.driver.read(List(State.DELAYED, 10))
+    rows = await rows_of(store.driver, State.DELAYED, 10)
     assert [row.job_id for row in rows] == ["a", "b"]

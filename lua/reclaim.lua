@@ -22,7 +22,7 @@
 -- KEYS[13] rate:         string  prefix; rate:<name> <key> has the theoretical arrival time of its next job, µs
 -- KEYS[14] turns         zset    names and keys with a waiting line -> when one of it may start, ms
 -- KEYS[15] lines         zset    names and keys that have a waiting line, in alphabetical order
--- KEYS[16] promoters     zset    up to three workers that look when delayed jobs are due -> until when, ms
+-- KEYS[16] promoter      string  until when, ms, and which worker looks when delayed jobs are due
 -- KEYS[17] due           zset    delayed jobs by due time, ms: place in line, job id
 --
 -- ARGV[1]  worker        worker id
@@ -36,9 +36,8 @@
 -- Returns  {now_us, silent, fenced, count, more, released, others, alone, promotes, late}: the clock; for each worker whose lease is over
 --          {worker id, its end, lease in ms}, 100 at most; the ids of those that were fenced now; how many jobs were handed
 --          back; 1 if there are more; 1 if any job is with `released`; how many jobs others hold; 1 if there is no other worker,
---          alive or fenced; 1 if this one is to look when delayed jobs are due; and 1 if one has been due for half a
---          second, or the next of a waiting line might have started 2 s ago.
---          Or one word:
+--          alive or fenced; 1 if this one is to look when delayed jobs are due; and 1 if one has been due for 250 ms,
+--          or the next of a waiting line might have started 2 s ago. Or one word:
 --          FENCED  the worker has no record any more; nothing was written
 
 --- @include "include/now"
@@ -61,7 +60,7 @@
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
 local workers, record, fenced, stats, control, jobs = KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
-local promoters, due = KEYS[16], KEYS[17]
+local promoter, due = KEYS[16], KEYS[17]
 local worker, most, counts_others = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1'
 local looks_at_all, now_ms, exact_ms = ARGV[4] == '1', now(ARGV[5])
 local first_silent = 6
@@ -72,7 +71,8 @@ keys.limits, keys.shares, keys.holders, keys.rate, keys.turns, keys.lines =
 local lease_ms = alive(record .. worker)
 if not lease_ms then return 'FENCED' end
 expect('stream', streams[1], streams[2], streams[3])
-expect('zset', workers, fenced, promoters, due)
+expect('zset', workers, fenced, due)
+expect('string', promoter)
 expect('hash', jobs, keys.limits, keys.shares)
 expect('zset', keys.turns, keys.lines)
 local looked_at = redis.call('ZRANGEBYSCORE', fenced, '-inf', now_ms, 'LIMIT', 0, 10)
@@ -147,28 +147,20 @@ for _, stream in ipairs(streams) do
 end
 local alone = redis.call('ZCARD', workers) + redis.call('ZCARD', fenced) < 2 and 1 or 0
 
--- Who is one of the three stays so by looking again within 20 s; who is none takes the place of one that did not.
+-- One worker looks when delayed jobs are due, and stays that one by looking here again within 20 s. Where it is gone, or said until
+-- when before the clock was set back, whoever comes is the next.
 local function may_promote()
-  local mine = tonumber(redis.call('ZSCORE', promoters, worker) or nil)
-  if mine and mine > now_ms + 10000 and mine <= now_ms + 20000 then return true end -- it is renewed now and then
-  if not mine then
-    local those = redis.call('ZRANGE', promoters, 0, 9, 'WITHSCORES')
-    local others = #those / 2
-    for i = 1, #those, 2 do
-      local until_ms = tonumber(those[i + 1])
-      if until_ms <= now_ms or until_ms > now_ms + 20000 then -- later than it can be: the clock was set back
-        redis.call('ZREM', promoters, those[i])
-        others = others - 1
-      end
-    end
-    if others >= 3 then return false end
+  local until_ms, other = string.match(redis.call('GET', promoter) or '', '^(%d+) (.+)$')
+  until_ms = tonumber(until_ms or 0)
+  local is_valid = until_ms > now_ms and until_ms <= now_ms + 20000
+  if other ~= worker and is_valid and redis.call('ZSCORE', workers, other) then return false end
+  if other ~= worker or not is_valid or until_ms < now_ms + 10000 then
+    redis.call('SET', promoter, whole(now_ms + 20000) .. ' ' .. worker, 'PX', 20000)
   end
-  redis.call('ZADD', promoters, whole(now_ms + 20000), worker)
-  redis.call('PEXPIRE', promoters, 20000)
   return true
 end
 
 local function is_late(zset, ms) return #redis.call('ZRANGEBYSCORE', zset, '-inf', whole(now_ms - ms), 'LIMIT', 0, 1) > 0 end
 local promotes = may_promote() and 1 or 0
-local late = (is_late(due, 500) or is_late(keys.turns, 2000)) and 1 or 0
+local late = (is_late(due, 250) or is_late(keys.turns, 2000)) and 1 or 0
 return {exact_ms * 1000, silent, gone, handed_back, more, released, others, alone, promotes, late}

@@ -17,7 +17,7 @@
 -- KEYS[13] rate:         string  prefix; rate:<name> <key> has the theoretical arrival time of its next job, µs
 -- KEYS[14] turns         zset    names and keys with a waiting line -> when one of it may start, ms
 -- KEYS[15] lines         zset    names and keys that have a waiting line, in alphabetical order
--- KEYS[16] promoters     zset    up to three workers that look when delayed jobs are due -> until when, ms
+-- KEYS[16] promoter      string  until when, ms, and which worker looks when delayed jobs are due
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  refund        '1': the deliveries do not count, as nothing runs any more; '0': they do, as what ran may be what
@@ -46,18 +46,22 @@
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
 local workers, record, fenced, stats, control, jobs = KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
-local promoters = KEYS[16]
+local promoter = KEYS[16]
 local worker, refund, watch, now_ms = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1', now(ARGV[4])
 local keys = {workers = workers, fenced = fenced, record = record, streams = streams, jobs = jobs}
 keys.limits, keys.shares, keys.holders, keys.rate, keys.turns, keys.lines =
   KEYS[10], KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15]
 
 expect('stream', streams[1], streams[2], streams[3])
-expect('zset', workers, fenced, promoters)
+expect('zset', workers, fenced)
+expect('string', promoter)
 expect('hash', jobs, keys.limits, keys.shares)
 expect('zset', keys.turns, keys.lines)
 
-redis.call('ZREM', promoters, worker)
+if string.match(redis.call('GET', promoter) or '', '^%d+ (.+)$') == worker then
+  redis.call('DEL', promoter)
+  tell(control, 'left') -- whoever looks next for lost workers is the next
+end
 local was_fenced = redis.call('ZSCORE', fenced, worker)
 if was_fenced then
   refund = 0

@@ -363,10 +363,10 @@ class Reclaimed:
         others: How many jobs other workers hold; 0 if that was not asked.
         server_ms: The server's clock, to the microsecond.
         alone: Whether there is no other worker, alive or fenced.
-        promotes: Whether this worker is to look when delayed jobs are due. Three of a queue's workers are: did all
-            of them look, each delayed job would wake a whole fleet.
-        late: Whether a delayed job has been due for half a second, or one that waited for a limit might have
-            started 2 s ago: those who are to look may be gone.
+        promotes: Whether this worker is to look when delayed jobs are due. One of a queue's workers is: did all of
+            them look, each delayed job would wake a whole fleet.
+        late: Whether a delayed job has been due for 250 ms, or one that waited for a limit might have started 2 s
+            ago: who is to look may be gone.
     """
 
     silent: Sequence[Silent] = ()

@@ -379,7 +379,7 @@ class RedisStore:
             worker = key.removeprefix("worker:")
             alive = self.admin.zscore(f"{self.prefix}workers", worker) is not None
             return alive or self.admin.zscore(f"{self.prefix}fenced", worker) is not None
-        ends = key in ("waiters", "promoters") or key.startswith(
+        ends = key in ("waiters", "promoter") or key.startswith(
             ("finished:", "conflict:", "result:", "outcome:", "progress:")
         )
         return key in lasting or key.startswith("unique:") or (ttl > 0 and ends)

@@ -219,11 +219,11 @@ async def test_a_delayed_job_is_three_script_calls_where_one_worker_is_idle(benc
 
 @pytest.mark.usefixtures("no_rounds")
 @pytest.mark.parametrize("workers", [10, 40])
-async def test_a_delayed_job_is_no_more_than_8_script_calls_however_many_workers_are_idle(
+async def test_a_delayed_job_is_four_script_calls_at_most_however_many_workers_are_idle(
     bench: Bench, workers: int
 ) -> None:
-    """To push and to settle it, and a look by each of the three that do."""
-    assert await calls_a_delayed_job(bench, workers) <= 8
+    """To push it, to promote it, to settle it; and another where that worker did not get to claim it itself."""
+    assert await calls_a_delayed_job(bench, workers) <= 4  # 3.0
 
 
 # Bytes

@@ -713,6 +713,18 @@ async def test_who_is_not_to_look_leaves_delayed_jobs_to_others_until_one_is_lat
     assert promoter.expects(within=0)
 
 
+async def test_once_the_worker_that_looks_for_delayed_jobs_has_left_another_asks_at_once_who_is_next(
+    queue: JobQueue,
+) -> None:
+    processor = Processor([Worker(queue).settings], until_idle=False)
+    (source,) = processor.sources
+    source.reclaimer.look_at = time.monotonic() + 60
+
+    source.subscriber._heard(Notification("left", ""))
+
+    assert source.reclaimer.next_at <= time.monotonic()
+
+
 async def test_who_is_to_look_from_now_on_looks_at_once_as_it_did_not_listen(queue: JobQueue) -> None:
     processor = Processor([Worker(queue).settings], until_idle=False)
     promoter = processor.sources[0].promoter

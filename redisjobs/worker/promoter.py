@@ -12,7 +12,7 @@ from redisjobs.worker.clock import Clock
 class Promoter:
     """Knows when the next delayed job is due, by what claims and notifications tell.
 
-    Three workers of a queue look then. Others leave it to them, unless a job is late.
+    One worker of a queue looks then. Others leave it to that one, unless a job is late.
 
     Args:
         clock: The server's.

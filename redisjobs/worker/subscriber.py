@@ -54,6 +54,9 @@ class Subscriber:
                 self._beats.hurry_for(notification.value)
             case "joined":
                 self._reclaimer.hear_of_another()
+            case "left":
+                self._reclaimer.look_at = 0.0  # whoever looks next is to promote
+                self._exchanger.wake()
             case "released":
                 self._exchanger.fetcher.interrupt()
             case "paused" | "resumed":

@@ -197,7 +197,7 @@ class Memory:
         self.changes = 0
         self.workers: dict[str, Record] = {}
         self.fenced: dict[str, float] = {}
-        self.promoters: dict[str, int] = {}
+        self.promoter = ("", 0)
         self.ends = Ends()
         self.progress: dict[str, bytes] = {}
         self.ears: list[Callable[[Notification], None]] = []

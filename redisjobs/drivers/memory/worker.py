@@ -13,8 +13,8 @@ from redisjobs.drivers.memory.shares import tell_turn
 from redisjobs.drivers.memory.state import RELEASED, Memory, Record
 from redisjobs.transitions import MOST_JOBS, Lease, Reclaimed, Silent
 
-_PROMOTERS, _PROMOTES = 3, 20_000  # workers that look when delayed jobs are due; for how many ms one does
-_LATE, _TURN_LATE = 500, 2_000  # ms after which others look as well
+_PROMOTES = 20_000  # ms for which a worker that asked looks when delayed jobs are due
+_LATE, _TURN_LATE = 250, 2_000  # ms after which others look as well
 _MOST_SILENT = 100  # workers that one look names
 
 
@@ -58,14 +58,12 @@ def reclaim(memory: Memory, worker: str, silent: Sequence[Silent], *, others: bo
 
 
 def _may_promote(memory: Memory, worker: str) -> bool:
-    """Whether a worker is one of the three that look when delayed jobs are due."""
-    now_ms, promoters = memory.now_ms(), memory.promoters
-    if worker not in promoters:
-        for each in [each for each, until in promoters.items() if not now_ms < until <= now_ms + _PROMOTES]:
-            del promoters[each]
-        if len(promoters) >= _PROMOTERS:
-            return False
-    promoters[worker] = now_ms + _PROMOTES
+    """Whether a worker is the one that looks when delayed jobs are due."""
+    now_ms, (other, until) = memory.now_ms(), memory.promoter
+    is_valid = now_ms < until <= now_ms + _PROMOTES and other in memory.workers
+    if is_valid and other != worker:
+        return False
+    memory.promoter = (worker, now_ms + _PROMOTES)
     return True
 
 
@@ -123,7 +121,9 @@ def release(memory: Memory, worker: str, *, refund: bool, watch: bool) -> int:
         if not was_fenced and (watch or not refund):
             fence(memory, worker)
         memory.workers.pop(worker, None)
-        memory.promoters.pop(worker, None)
+        if memory.promoter[0] == worker:
+            memory.promoter = ("", 0)
+            memory.tell("left", "")
         tell_turn(memory)
         tell_released(memory, released)
         return released

@@ -62,7 +62,7 @@ def encode_parameters(name: JobName[P], parameters: P, limit: int = MAX_PARAMETE
         # What JSON can't say is written as null, as stars or as U+FFFD, and would reach the handler so.
         if (b"null" in raw or b"****" in raw or b"\xef\xbf\xbd" in raw) and (lost := _lost(name, parameters)):
             raise EncodeError(f"{name.name}: {name.what} can't be written: {lost}")
-        decoded = name.adapter.validate_json(raw, strict=True)
+        decoded = name.adapter.validator.validate_json(raw, strict=True)
         if check := name.round_trip.check:
             if name.round_trip.decodes:
                 decoded = name.adapter.validate_json(raw)
@@ -206,7 +206,7 @@ def instance(name: JobName[P], parameters: Any) -> Any:
 def _dump(name: JobName[P], parameters: P) -> bytes:
     try:
         # By alias and for the round trip: as validation wants to read it, computed fields left out.
-        return name.adapter.dump_json(parameters, by_alias=True, round_trip=True, warnings="error")
+        return name.adapter.serializer.to_json(parameters, by_alias=True, round_trip=True, warnings="error")
     except PydanticSerializationError as error:
         misfits = [_MISFIT.match(line.strip()) for line in str(error).splitlines()[1:]]
         if not misfits:

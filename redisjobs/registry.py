@@ -412,6 +412,9 @@ class Registry:
             TypeError: There is no such option, or what is given as parameters is something else, such as a class.
         """
         check_push_options(options)
+        return self._prepared(parameters, name, options)
+
+    def _prepared(self, parameters: Any, name: JobName[Any] | str | None, options: PushOptions) -> NewJob:
         if name is None:
             name = self._names.get(type(parameters)) or self._name_for(parameters)
         elif isinstance(name, str):
@@ -548,7 +551,7 @@ class Registry:
         size, held = 0, False
         for item in items:
             held = held or isinstance(item, NewJob)
-            job = item if isinstance(item, NewJob) else self.prepare(item, name, **options)
+            job = item if isinstance(item, NewJob) else self._prepared(item, name, options)
             chunk.append(job)
             size += weight_of(job)
             if len(chunk) == MOST_JOBS or size >= MOST_BYTES:

@@ -16,7 +16,7 @@ import anyio
 import anyio.to_thread
 import pytest
 import redis
-from store import a_deadline_of, eventually, happened
+from store import RedisStore, a_deadline_of, eventually, happened
 
 import redisjobs.sync
 from redisjobs import (
@@ -695,3 +695,26 @@ async def test_a_full_server_is_an_error_at_once_and_nothing_is_written(bench: B
     assert [each.added for each in await call(queue.push_many, refused)] == [True] * 3
     assert len(bench.ids()) == 5
     await close(queue)
+
+
+@pytest.mark.parametrize(
+    "anyio_backend", ["asyncio", ("asyncio", {"use_uvloop": True})], ids=["asyncio", "uvloop"]
+)
+async def test_a_chunk_is_with_the_server_before_the_next_one_is_encoded(redis_store: RedisStore) -> None:
+    """Else each takes its time after the other, and nothing but that would tell."""
+    queue, seen = JobQueue(redis_store.url, redis_store.queue_name), list[int]()
+
+    def items() -> Iterator[Add]:
+        for number in range(1_500):
+            if number in (500, 1_000):
+                until, there = time.monotonic() + SLACK, 0
+                while there <= number and time.monotonic() < until:  # nobody else runs in this thread
+                    there = redis_store.admin.xlen(redis_store.stream())
+                seen.append(there)
+            yield Add(number)
+
+    await queue.push(Add(0))  # which connects
+    await queue.push_many(items())
+
+    assert seen == [501, 1_001]
+    await queue.aclose()

@@ -92,6 +92,11 @@ class Heartbeat:
         """Beat now, to hear now what there is to hear."""
         self._stir.set()
 
+    @property
+    def hurries(self) -> bool:
+        """Whether it is about to beat, as somebody has asked for that."""
+        return self._stir.is_set()
+
     def end(self) -> None:
         """Begin no more beats."""
         self._ended = True

@@ -187,12 +187,18 @@ class RedisDriver:
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:
         connections = self._connections()
-        async with connections.room:
+        try:
+            connections.room.acquire_nowait()  # `acquire` lets others run first: the push would wait for them
+        except anyio.WouldBlock:
+            await connections.room.acquire()
+        try:
             connection = connections.take()
             try:
                 yield connection
             finally:
                 connections.idle.append(connection)  # after a failure it is closed, and opens again when used
+        finally:
+            connections.room.release()
 
 
 class _SyncConnections:

@@ -36,7 +36,7 @@ drivers.memory.driver
 drivers.redis.scripts drivers.redis.commands drivers.redis.schedule_commands drivers.redis.queue_commands
 drivers.redis.worker_commands
 drivers.redis.replies drivers.redis.connection drivers.redis.reader
-drivers.redis.coalescer drivers.redis.consumer drivers.redis.driver
+drivers.redis.crowd drivers.redis.coalescer drivers.redis.consumer drivers.redis.driver
 drivers
 push results changes registry
 waiting

@@ -1,4 +1,4 @@
-"""Pushes that go together: what one event loop pushes while a push is under way goes with the next.
+"""Pushes that go together: what an event loop, or threads, push while a push is under way goes with the next.
 
 No timer: a push that finds the way free goes at once, by itself. One that does not waits for the end of what is
 under way, so it may take a round trip longer than alone; in return a crowd needs few, and each caller still gets
@@ -6,19 +6,20 @@ its own answer, or its own error.
 """
 
 import asyncio
+import math
+import threading
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
-from redisjobs.errors import DriverError, QueueFull, Unavailable
-from redisjobs.transitions import LONGEST_TRY, MOST_JOBS, NewJob, Pushed, found_again, weight_of
+from redisjobs.drivers.redis.crowd import WORTH, Batch, Crowd, WaitingPush, answer, jobs_of
+from redisjobs.errors import Unavailable
+from redisjobs.forks import begin_after_fork
+from redisjobs.transitions import LONGEST_TRY, NewJob, Pushed
 
 _MOST = 2  # round trips at once
-_WORTH = 32  # callers waiting that are worth a second one
-_BYTES = 1 << 20  # of one round trip, at most; but for a single push
-_PATIENCE = LONGEST_TRY / 2  # seconds after which a push is not sent any more: it would be answered too late
 
 Send = Callable[[Sequence[NewJob], bool, float], Awaitable[list[Pushed]]]
+SendSync = Callable[[Sequence[NewJob], bool, float], list[Pushed]]
 
 
 class Coalescer:
@@ -31,7 +32,7 @@ class Coalescer:
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._waiting: deque[_Push] = deque()
+        self._crowd = Crowd()
         self._under_way = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -39,17 +40,17 @@ class Coalescer:
         """Push jobs; see `Driver.push`."""
         if not self._under_way:
             return await self._push_alone(jobs, repeated)
-        push = _Push(jobs, repeated)
-        self._waiting.append(push)
+        future: asyncio.Future[list[Pushed]] = asyncio.get_running_loop().create_future()
+        self._crowd.add(WaitingPush(jobs, repeated, future, math.inf))
         self._set_out()
-        return await push.answer
+        return await future
 
     async def _push_alone(self, jobs: Sequence[NewJob], repeated: bool) -> list[Pushed]:
         self._under_way += 1
         try:
             return await self._send(jobs, repeated, time.monotonic() + LONGEST_TRY)
         except Unavailable as error:
-            self._give_up(error)
+            self._crowd.give_up(error)
             raise
         finally:
             self._under_way -= 1
@@ -60,9 +61,8 @@ class Coalescer:
 
         In a task, not by one of the callers: should he leave, the others' round trip would break off with him.
         """
-        while self._waiting and self._waiting[0].answer.done():  # its caller has left
-            self._waiting.popleft()
-        if self._waiting and self._has_room:
+        self._crowd.drop_left()
+        if self._crowd and self._has_room:
             self._under_way += 1
             task = asyncio.create_task(self._carry())
             self._tasks.add(task)
@@ -76,110 +76,166 @@ class Coalescer:
 
     @property
     def _has_room(self) -> bool:
-        return not self._under_way or (self._under_way < _MOST and len(self._waiting) >= _WORTH)
+        return not self._under_way or (self._under_way < _MOST and len(self._crowd) >= WORTH)
 
     async def _carry(self) -> None:
-        while batch := self._take():
+        while batch := self._crowd.take():
             await self._carry_batch(batch)
-            if self._under_way == _MOST and len(self._waiting) < _WORTH:
+            if self._under_way == _MOST and len(self._crowd) < WORTH:
                 break
 
-    async def _carry_batch(self, batch: "Sequence[_Push]") -> None:
-        jobs = [job for push in batch for job in push.jobs]
+    async def _carry_batch(self, batch: Batch) -> None:
         # The first has waited longest; those that wait for the end of this came after it, so they are in time too.
         until = batch[0].since + LONGEST_TRY
         try:
-            answers = await self._send(jobs, batch[0].repeated, until)
-        except (Unavailable, QueueFull) as error:
-            for push in batch:
-                push.fail(error)
-            if isinstance(error, Unavailable):
-                self._give_up(error)
-        except Exception as error:  # of one of them, and the others have nothing to do with it
-            if len(batch) == 1:
-                batch[0].fail(error)
-                return
-            for push in reversed(batch):  # which one shows when each goes by itself; part may be there already
-                push.by_itself, push.is_first, push.repeated = True, not push.repeated, True
-                self._waiting.appendleft(push)
+            answer(batch, await self._send(jobs_of(batch), batch[0].repeated, until))
+        except Exception as error:
+            self._crowd.failed(batch, error)
         except BaseException:  # the event loop ends, most likely
-            broken_off = Unavailable("the push that this one went with was broken off")
-            for push in batch:
-                push.fail(broken_off)
-            self._give_up(broken_off)
+            self._crowd.broken_off(batch)
             raise
-        else:
-            at = 0
-            for push in batch:
-                push.succeed(answers[at : at + len(push.jobs)])
-                at += len(push.jobs)
-
-    def _give_up(self, error: Unavailable) -> None:
-        """Let all fail that wait: before a store that is unavailable it would be one after the other."""
-        while self._waiting:
-            self._waiting.popleft().fail(error)
-
-    def _take(self) -> "list[_Push]":
-        batch: list[_Push] = []
-        jobs = size = 0
-        # Half of a crowd: the other half is on its way while the answers to the first are taken in.
-        most = max(_WORTH, len(self._waiting) // 2)
-        while (
-            self._waiting
-            and size < _BYTES
-            and len(batch) < most
-            and jobs + len(self._waiting[0].jobs) <= MOST_JOBS
-        ):
-            if batch and not batch[0].goes_with(self._waiting[0]):
-                break
-            push = self._waiting.popleft()
-            if push.has_waited > _PATIENCE:
-                push.fail(Unavailable("it answers too slowly for all that is pushed"))
-            elif not push.answer.done():
-                batch.append(push)
-                jobs, size = jobs + len(push.jobs), size + push.size
-        return batch
 
 
-class _Push:
-    """One caller's.
+class SyncCoalescer:
+    """The pushes of a process' threads. One of those that wait carries what waits: there is no thread for that.
 
-    Attributes:
-        answer: What he waits for.
-        by_itself: Whether it must not go with others again.
-        is_first: Whether what it then finds of its own was added by its first try here.
-        since: When it came, by the monotonic clock.
+    Args:
+        send: As of `Coalescer`.
     """
 
-    __slots__ = ("answer", "by_itself", "is_first", "jobs", "repeated", "since")
+    def __init__(self, send: SendSync) -> None:
+        self._send = send
+        self.begin()
+        begin_after_fork(self)
 
-    def __init__(self, jobs: Sequence[NewJob], repeated: bool) -> None:
-        self.jobs = jobs
-        self.repeated = repeated
-        self.by_itself = self.is_first = False
-        self.answer: asyncio.Future[list[Pushed]] = asyncio.get_running_loop().create_future()
-        self.since = time.monotonic()
+    def begin(self) -> None:
+        """Begin with nobody, as a forked process does: those who wait are its parent's."""
+        self._lock = threading.Lock()  # of the crowd, and of who carries
+        self._crowd = Crowd()
+        self._carrier: _Turn | None = None  # of the thread that has a push under way
+        self._inside: set[int] = set()  # threads that push
 
-    @property
-    def has_waited(self) -> float:
-        """Seconds since it came."""
-        return time.monotonic() - self.since
+    def push(self, jobs: Sequence[NewJob], *, repeated: bool, until: float) -> list[Pushed]:
+        """Push jobs; see `SyncDriver.push`."""
+        thread = threading.get_ident()
+        if thread in self._inside:  # a signal's handler, which must not wait for what it has interrupted
+            return self._send(jobs, repeated, until)
+        self._inside.add(thread)
+        turn = _Turn()
+        push = WaitingPush(jobs, repeated, turn, until)
+        try:
+            return self._push(push, turn)
+        finally:  # also where KeyboardInterrupt came, or what another handler raised: nobody may wait for ever
+            self._leave(push, turn)
+            self._inside.discard(thread)
 
-    def goes_with(self, other: "_Push") -> bool:
-        """Whether the two may share a round trip: of a repetition more is asked, and more remembered."""
-        return self.repeated == other.repeated and not (self.by_itself or other.by_itself)
+    def _push(self, push: WaitingPush, turn: "_Turn") -> list[Pushed]:
+        with self._lock:
+            is_alone = self._carrier is None
+            if is_alone:
+                self._carrier = turn
+            else:
+                self._crowd.add(push)
+        if is_alone:
+            return self._push_alone(push)
+        while turn.wait(push.until):
+            if turn.batch is None:
+                return turn.result()
+            self._carry(turn)  # by that it has its own answer, or is to go once more, by itself
+        raise Unavailable("no answer in time")
 
-    @property
-    def size(self) -> int:
-        """Bytes, about; see `weight_of`."""
-        return sum(map(weight_of, self.jobs))
+    def _push_alone(self, push: WaitingPush) -> list[Pushed]:
+        try:
+            return self._send(push.jobs, push.repeated, push.until)
+        except Unavailable as error:
+            with self._lock:
+                self._crowd.give_up(error)
+            raise
 
-    def succeed(self, answers: list[Pushed]) -> None:
-        if not self.answer.done():
-            self.answer.set_result(found_again(answers) if self.is_first else answers)
+    def _carry(self, turn: "_Turn") -> None:
+        assert turn.batch is not None
+        batch = turn.batch
+        try:
+            answer(batch, self._send(jobs_of(batch), batch[0].repeated, min(push.until for push in batch)))
+        except Exception as error:
+            with self._lock:
+                self._crowd.failed(batch, error)
+        except BaseException:
+            with self._lock:
+                self._crowd.broken_off(batch)
+            raise
+        with self._lock:
+            turn.batch = None
+            self._hand_to(self._crowd.take())
 
-    def fail(self, error: Exception) -> None:
-        """Fail with an error of its own: each caller's gets a traceback and a cause of its own."""
-        if not self.answer.done():
-            own = type(error)(*error.args) if isinstance(error, DriverError) else error
-            self.answer.set_exception(own)
+    def _leave(self, push: WaitingPush, turn: "_Turn") -> None:
+        """Wait no longer, and carry nothing: what is still to be carried another thread carries."""
+        with self._lock:
+            if not turn.done():
+                self._crowd.remove(push)
+            turn.leave()
+            if self._carrier is turn:
+                others = [other for other in turn.batch or () if not other.answer.done()]
+                self._hand_to(others or self._crowd.take())
+
+    def _hand_to(self, batch: Batch) -> None:
+        """Let one of those who wait carry these; or leave the way free."""
+        self._carrier = None
+        if batch:
+            turn = batch[0].answer
+            assert isinstance(turn, _Turn)
+            self._carrier = turn
+            turn.carry(batch)
+
+
+class _Turn:
+    """What a thread waits for: the answer to its push, or that it is to carry a batch; see `Answer`.
+
+    Attributes:
+        batch: What it is to carry.
+    """
+
+    __slots__ = ("_answers", "_error", "_gate", "_has_left", "batch")
+
+    def __init__(self) -> None:
+        self.batch: Batch | None = None
+        self._answers: list[Pushed] | None = None
+        self._error: Exception | None = None
+        self._has_left = False
+        self._gate = threading.Lock()  # by far the cheapest thing to wait for
+        self._gate.acquire()
+
+    def wait(self, until: float) -> bool:
+        """Whether either has come by then, by the monotonic clock."""
+        return self._gate.acquire(timeout=-1 if until == math.inf else max(0.0, until - time.monotonic()))
+
+    def carry(self, batch: Batch) -> None:
+        """Let the thread carry these, its own push among them."""
+        self.batch = batch
+        self._gate.release()
+
+    def leave(self) -> None:
+        """Wait no longer."""
+        self._has_left = True
+
+    def done(self) -> bool:
+        return self._has_left or self._answers is not None or self._error is not None
+
+    def set_result(self, answers: list[Pushed], /) -> None:
+        self._answers = answers
+        self._gate.release()
+
+    def set_exception(self, error: Exception, /) -> None:
+        self._error = error
+        self._gate.release()
+
+    def result(self) -> list[Pushed]:
+        """The answer.
+
+        Raises:
+            DriverError: The push failed.
+        """
+        if self._error is not None:
+            raise self._error
+        assert self._answers is not None
+        return self._answers

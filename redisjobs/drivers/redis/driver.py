@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import anyio
 
 from redisjobs.driver import Notification
-from redisjobs.drivers.redis.coalescer import Coalescer
+from redisjobs.drivers.redis.coalescer import Coalescer, SyncCoalescer
 from redisjobs.drivers.redis.commands import Command, hello
 from redisjobs.drivers.redis.connection import Connection, ServerClock, SyncConnection, Target, need_asyncio
 from redisjobs.drivers.redis.consumer import RedisConsumer
@@ -228,9 +228,15 @@ class SyncRedisDriver:
         self.target = where if isinstance(where, Target) else Target(where)
         self.commands = QueueCommands(queue, now_ms, self.target.database)
         self._connections = _SyncConnections()
+        self._pushes = SyncCoalescer(self._push)
 
     def push(self, jobs: Sequence[NewJob], *, repeated: bool, until: float = math.inf) -> list[Pushed]:
         self._check_server(until)
+        if len(jobs) <= _MOST_TOGETHER:
+            return self._pushes.push(jobs, repeated=repeated, until=until)
+        return self._push(jobs, repeated, until)
+
+    def _push(self, jobs: Sequence[NewJob], repeated: bool, until: float) -> list[Pushed]:
         with self._connection(until) as connection:
             steps = pushing(connection.clock, self.commands, jobs, repeated)
             command = next(steps)

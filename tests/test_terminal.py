@@ -139,7 +139,7 @@ def test_a_full_disk_does_not_hide_what_was_done(
     assert told("push", "shop:queue", "work", "{}", "--id", "mine") == "the job was pushed: mine already there"
     assert told("cancel", "mine", "-q", queue_name) == "job 'mine': cancelled"
     assert there.get("mine") is None
-    assert told("dead", "requeue", "--all", "-q", queue_name) == "requeued: none"
+    assert told("dead", "requeue", "--all", "-q", queue_name) == "requeued: 0"
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is full")

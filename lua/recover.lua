@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
--- recover: the jobs that a worker holds beyond those it names: they were delivered into a reply that it never saw, or to a
--- read that arrived when it had been given up. They are still its own, so it can run them; the deliveries stay as they are.
+-- recover: jobs that a worker holds without knowing: they were delivered into a reply that it never saw, or to a read that arrived
+-- when it had been given up. It has found their entries in the pending list. They are still its own, so it can run them; the
+-- deliveries stay as they are.
 --
 -- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
 -- KEYS[2]  ready:normal  stream
@@ -17,10 +18,10 @@
 -- ARGV[2]  most_bytes    int     no further job once there are so many
 -- ARGV[3]  idle_ms       int ms  only those that were delivered at least so long ago
 -- ARGV[4]  now_ms        int ms; '' = the server's clock
--- ARGV[5..] entries the worker knows that it holds, as `1 1732-0`: stream 1..3, entry
+-- ARGV[5..] entries, as `1 1732-0`: stream 1..3, entry; up to 100
 --
--- Returns  {more, jobs}: 1 if there may be more, so call again with these named as well; for each job {stream 1..3, entry,
---          deliveries, {name, value, ...}}. Or one word:
+-- Returns  {looked, jobs}: at how many of the entries it looked, so call again with the others; for each job that is still this
+--          worker's {stream 1..3, entry, deliveries, {name, value, ...}}. Or one word:
 --          FENCED  the worker has no record any more; nothing was written
 
 --- @include "include/now"
@@ -36,7 +37,7 @@
 local streams, record = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4] .. ARGV[1]
 local worker, most_bytes, idle_ms = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local now_ms = now(ARGV[4])
-local first_held = 5
+local first_entry = 5
 local keys = {limits = KEYS[5], shares = KEYS[6], holders = KEYS[7], rate = KEYS[8], turns = KEYS[9], lines = KEYS[10]}
 
 expect('stream', streams[1], streams[2], streams[3])
@@ -44,30 +45,19 @@ expect('hash', keys.limits, keys.shares)
 expect('zset', keys.turns, keys.lines)
 if not alive(record) then return 'FENCED' end
 
-local held, most = {}, 500 + #ARGV - first_held + 1 -- to look at: those it knows may come first
-for at = first_held, #ARGV do held[ARGV[at]] = true end
-
-local found, bytes, more = {}, 0, 0
-for number, stream in ipairs(streams) do
-  local from, seen = '-', 0
-  repeat
-    local page = leases(stream, 'IDLE', idle_ms, from, '+', 100, worker) or {}
-    for _, pending in ipairs(page) do
-      local entry = pending[1]
-      from, seen = '(' .. entry, seen + 1
-      if not held[number .. ' ' .. entry] then
-        if bytes >= most_bytes then return {1, found} end
-        local fields = entry_at(stream, entry)
-        if fields then
-          found[#found + 1] = {number, entry, pending[4], fields}
-          bytes = bytes + bytes_of(fields)
-        else -- removed by hand while it was leased
-          redis.call('XACK', stream, 'workers', entry)
-          give_up(keys, {string.match(stream, '}:(.+)$') .. ' ' .. entry}, now_ms)
-        end
-      end
-    end
-  until #page < 100 or seen >= most
-  if seen >= most then more = 1 end
+local found, bytes = {}, 0
+for at = first_entry, #ARGV do
+  if bytes >= most_bytes then return {at - first_entry, found} end
+  local number, entry = string.match(ARGV[at], '^(%d) (.+)$')
+  local stream = streams[tonumber(number)]
+  local pending = (leases(stream, 'IDLE', idle_ms, entry, entry, 1, worker) or {})[1]
+  local fields = pending and entry_at(stream, entry)
+  if fields then
+    found[#found + 1] = {tonumber(number), entry, pending[4], fields}
+    bytes = bytes + bytes_of(fields)
+  elseif pending then -- removed by hand while it was leased
+    redis.call('XACK', stream, 'workers', entry)
+    give_up(keys, {string.match(stream, '}:(.+)$') .. ' ' .. entry}, now_ms)
+  end
 end
-return {more, found}
+return {#ARGV - first_entry + 1, found}

@@ -263,6 +263,24 @@ async def test_a_heartbeat_is_one_script_call_and_the_same_with_no_job_and_with_
     assert idle.total() <= 7
 
 
+async def test_a_look_for_jobs_that_were_missed_is_one_script_call_with_none_and_with_1_200_held(
+    bench: Bench,
+) -> None:
+    leases: list[Lease] = []
+    async with bench.consumers(1) as (consumer,):
+        with bench.counted() as idle:
+            await consumer.recover([])
+        await bench.queue.push_many(Work() for _ in range(1_200))
+        while len(leases) < 1_200:
+            leases += (await consumer.exchange([], 1_200 - len(leases))).leases
+        with bench.counted() as busy:
+            assert await consumer.recover(leases) == []
+        await consumer.release(refund=True, watch=False)
+
+    assert (idle["evalsha"], idle["xpending"]) == (1, 3)
+    assert busy - idle == {"xpending": 2}  # one for each 500
+
+
 async def test_a_blocking_read_that_brings_nothing_is_two_commands_and_no_script_call(bench: Bench) -> None:
     async with bench.consumers(1) as (consumer,):
         await consumer.wait(10, 0.001)

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence, Set
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
@@ -20,6 +20,7 @@ from redisjobs.drivers.redis.queue_commands import QueueCommands
 from redisjobs.drivers.redis.reader import BLOCK, Listener, Reader
 from redisjobs.drivers.redis.worker_commands import Ahead, Claimed, Settled, WorkerCommands
 from redisjobs.errors import DriverError, Unavailable
+from redisjobs.job import Priority
 from redisjobs.queries import Change, Tidied
 from redisjobs.transitions import (
     MOST_JOBS,
@@ -42,6 +43,8 @@ _REPLY_BYTES = 1024 * 1024  # of jobs in one reply, or of one job that has more
 _FIRST_JOB_BYTES = 64 * 1024  # of a job, as long as none was seen
 _SAMPLE = 8  # jobs of a reply whose size is looked at
 _TURN_LATE_US = 1_000_000
+_RECOVERED = 100  # entries that one call looks at
+_LARGEST = 2**64 - 1  # either part of an entry id
 _HEARING = 4  # beats for which marks are looked for after a cancel: its job may have been on its way to us
 
 
@@ -305,17 +308,32 @@ class RedisConsumer:
         return self._reader.is_receiving or any(line.is_receiving for line in self._all_lines)
 
     async def recover(self, held: Sequence[Lease], older: float = 0) -> list[Lease]:
-        keys = [lease.key for lease in held]
-        found: list[Lease] = []
-        more = not older or not self._is_receiving
-        while more:
-            command = self._commands.recover(self.worker_id, _REPLY_BYTES, int(older * 1000), keys)
-            (more, leases), restricted = await self._run(command, self._commands.is_restricted())
-            keys += [lease.key for lease in leases]
+        if older and self._is_receiving:
+            return []
+        idle_ms, found = int(older * 1000), list[Lease]()
+        unknown = await self._unknown({lease.key for lease in held}, idle_ms)
+        while True:  # once also where there is none, to hear whether the worker was fenced
+            some = unknown[:_RECOVERED]
+            command = self._commands.recover(self.worker_id, _REPLY_BYTES, idle_ms, some)
+            (looked, leases), restricted = await self._run(command, self._commands.is_restricted())
+            unknown = unknown[looked:]
             found += await self._screen(leases) if restricted else leases
+            if not unknown:
+                break
         await self._adopt(found)
         self.has_found = self.has_found or bool(found)
         return found
+
+    async def _unknown(self, held: Set[str], idle_ms: int) -> list[str]:
+        """The places that are pending for this worker beyond those that it knows it holds."""
+        unknown: list[str] = []
+        for number in range(1, len(Priority) + 1):
+            start: str | None = "-"
+            while start is not None:
+                (page,) = await self._run(self._commands.pending(self.worker_id, number, idle_ms, start))
+                unknown += [place for entry in page if (place := f"{number} {entry}") not in held]
+                start = _after(page[-1]) if len(page) == MOST_JOBS else None
+        return unknown
 
     async def reclaim(
         self, silent: Sequence[Silent] = (), *, others: bool = False, thorough: bool = False
@@ -348,6 +366,14 @@ class RedisConsumer:
             on_notification(notification)
 
         await self._listener.listen(hear)
+
+
+def _after(entry: str) -> str | None:
+    """The entry id that comes after one; None: that is the largest there is."""
+    ms, sequence = map(int, entry.split("-"))
+    if sequence < _LARGEST:
+        return f"{ms}-{sequence + 1}"
+    return f"{ms + 1}-0" if ms < _LARGEST else None
 
 
 class _Parts:

@@ -280,16 +280,21 @@ class WorkerCommands(Commands):
         arguments = [word for lease in leases for word in lease.token]
         return self._run("adopt", arguments, lambda reply: [job_id.decode() for job_id in reply])
 
+    def pending(self, worker: str, stream: int, idle_ms: int, start: str) -> Command[list[str]]:
+        """The entries that a worker has been holding for so long: up to 500 of a stream, from there on."""
+        wire = ["XPENDING", self.streams[stream - 1], GROUP, "IDLE", idle_ms, start, "+", MOST_JOBS, worker]
+        return Command(wire, lambda rows: [row[0].decode() for row in rows])
+
     def recover(
-        self, worker: str, most_bytes: int, idle_ms: int, held: Sequence[str]
-    ) -> Command[tuple[bool, list[Lease]]]:
-        """Whether there may be more, and what the worker has beyond what stands at the places `held`."""
+        self, worker: str, most_bytes: int, idle_ms: int, places: Sequence[str]
+    ) -> Command[tuple[int, list[Lease]]]:
+        """At how many of these places it looked, as `1 1732-0`; and which of them the worker holds."""
 
-        def parse(reply: Any) -> tuple[bool, list[Lease]]:
-            more, jobs = _unless_fenced(reply, worker)
-            return bool(more), [_lease(*job) for job in jobs]
+        def parse(reply: Any) -> tuple[int, list[Lease]]:
+            looked, jobs = _unless_fenced(reply, worker)
+            return looked, [_lease(*job) for job in jobs]
 
-        return self._run("recover", [worker, most_bytes, idle_ms, self._now, *held], parse)
+        return self._run("recover", [worker, most_bytes, idle_ms, self._now, *places], parse)
 
     def reclaim(
         self, worker: str, count: int, silent: Sequence[Silent], *, others: bool, thorough: bool

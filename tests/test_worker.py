@@ -32,6 +32,7 @@ from redisjobs import (
 )
 from redisjobs.events import WorkerStarted
 from redisjobs.queries import Find
+from redisjobs.retention import Keep, Retention
 from redisjobs.testing.driver_contract.acts import rows_of
 from redisjobs.transitions import Lease, Release
 from redisjobs.worker.promoter import Promoter
@@ -243,19 +244,23 @@ class Text:
     text: str
 
 
-async def test_large_jobs_that_fail_at_once_are_settled_by_some_megabytes_at_a_time(
-    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("how", ["fail", "are done once more", "are done and kept"])
+async def test_large_jobs_that_the_store_has_to_read_are_settled_by_some_megabytes_at_a_time(
+    store: Store, queue: JobQueue, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     started, all_started, sizes = 0, anyio.Event(), list[int]()
+    if how == "are done and kept":
+        queue = JobQueue(store.driver, store.queue_name, retention=Retention(completed=Keep()))
 
     @queue.register(Text, retry=no_retry())
-    async def fail(_: Text) -> None:
+    async def work(_: Text) -> None:
         nonlocal started
         started += 1
         if started == 40:
             all_started.set()
         await all_started.wait()
-        raise ValueError("no")
+        if how == "fail":
+            raise ValueError("no")
 
     consumer = type(queue.driver.consumer("w", lease=15, max_deliveries=3))
     exchange = consumer.exchange
@@ -266,9 +271,15 @@ async def test_large_jobs_that_fail_at_once_are_settled_by_some_megabytes_at_a_t
 
     monkeypatch.setattr(consumer, "exchange", noted)
     await queue.push_many([Text("x" * 200_000) for _ in range(40)])
+    if how == "are done once more":
+        async with contextlib.aclosing(store.consumer("w1")) as lost:
+            taken = 0
+            while taken < 40:
+                taken += len((await lost.exchange([], 40 - taken)).leases)
+            await lost.release(refund=False, watch=False)
     await drain(queue, concurrency=40)
 
-    assert (await queue.counts()).dead == 40
+    assert (await queue.counts()).totals["dead" if how == "fail" else "completed"] == 40
     assert 1_000_000 < max(sizes) < 2_400_000
 
 

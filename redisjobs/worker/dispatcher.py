@@ -121,7 +121,8 @@ class Dispatcher:
     def __init__(
         self, member: Member, pool: Pool, clock: Clock, clearance: Clearance, wakeup: Wakeup, owner: Owner
     ) -> None:
-        self.leases = Leases()
+        retention = member.settings.queue.retention
+        self.leases = Leases(keeps_done=retention is not None and retention.completed is not None)
         self.report = Report(member)
         self.reporter = Reporter[Execution](pool.threads.loop.call_soon, wakeup)
         self.refused = 0

@@ -9,18 +9,23 @@ from redisjobs.worker.execution import Execution
 
 _REFUSED = 5.0  # seconds between tries to write a dead letter that can't be written
 
-# What takes a store its time: the bytes of results, and of jobs that are read and written anew, as all are that
-# did not just end well. A delayed retry is the dearest: some 5 ms a MB, and 28 µs each.
+# What takes a store its time: the bytes of results, and of jobs that are read, as all are that did not just end
+# well by their first delivery, or are kept. A delayed retry is the dearest: some 5 ms a MB, and 28 µs each.
 _MOST_WEIGHT = 2 * 1024 * 1024
 _BY_ITSELF = 4 * 1024  # that each of these weighs beside its bytes
 
 
-def _together(runs: Sequence[Execution]) -> int:
-    """How many of these are settled together, so that none holds a store up for long."""
+def _together(runs: Sequence[Execution], *, kept: bool) -> int:
+    """How many of these are settled together, so that none holds a store up for long.
+
+    Args:
+        runs: The jobs.
+        kept: Whether those that are done are kept.
+    """
     weight = 0
     for many, run in enumerate(runs, 1):
         settlement = run.settlement
-        if type(settlement) is not Ack or settlement.cancelled:
+        if kept or type(settlement) is not Ack or settlement.cancelled or run.lease.deliveries > 1:
             weight += _BY_ITSELF + sum(map(len, run.lease.fields.values()))
         elif settlement.result is not None:
             weight += len(settlement.result.value or b"")
@@ -32,13 +37,17 @@ def _together(runs: Sequence[Execution]) -> int:
 class Leases:
     """All jobs that a worker holds, by the key of their lease; its length is how many.
 
+    Args:
+        keeps_done: Whether the queue keeps jobs that are done.
+
     Attributes:
         unsettled: Those that have a settlement, to be sent.
         kept: Those whose dead letter can't be written, to be tried again.
         kept_at: When one was tried last, by the monotonic clock.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_done: bool) -> None:
+        self._keeps_done = keeps_done
         self.unsettled: list[Execution] = []
         self.kept: list[Execution] = []
         self.kept_at = float("-inf")
@@ -96,7 +105,7 @@ class Leases:
 
     def next(self, most: int) -> list[Execution]:
         """Take out up to so many of those that are to be settled, the oldest first; fewer if they are large."""
-        most = min(most, _together(self.unsettled[:most]))
+        most = min(most, _together(self.unsettled[:most], kept=self._keeps_done))
         some, self.unsettled = self.unsettled[:most], self.unsettled[most:]
         return some
 

@@ -726,7 +726,7 @@ async def test_who_has_waited_long_enough_is_told_that_nobody_here_keeps_the_res
         ". As far as is known here no result of it will be kept: neither its push nor the handler of 'plain' says "
         "keep_result="
     )
-    for timeout in (0, 0.05):
+    for timeout in (0, 0.5):
         with pytest.raises(TimeoutError) as raised:
             await handle.result(timeout=timeout)
         assert str(raised.value) == bare.format(timeout) + hint

@@ -156,5 +156,5 @@ async def test_a_look_at_a_store_that_is_away_says_so_and_a_wait_waits() -> None
     with pytest.raises(Unavailable, match="connecting to"):
         await queue.result("a", timeout=0)
     with pytest.raises(TimeoutError, match="can't be asked at the moment"):
-        await queue.result("a", timeout=0.1)
+        await queue.result("a", timeout=0.5)
     await queue.aclose()

@@ -44,6 +44,8 @@ class Replies(asyncio.Protocol):
         if self._transport.is_closing():
             self._lost = ConnectionError("the connection was closed")
         self._transport.set_protocol(self)
+        # Else uvloop, as of 0.20, sends what is written only once all that is ready in the loop has run.
+        self._transport.set_write_buffer_limits(high=0)
 
     def send(self, data: bytes) -> None:
         """Write bytes. Not waited for: nothing else is sent before the answer, which is.

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from redisjobs.queries import Ending, Standing
-from redisjobs.torture.causes import is_noticed
+from redisjobs.torture.causes import noticed_by
 from redisjobs.torture.store import Final
 from redisjobs.torture.stories import Key, Line, Story
 
@@ -140,7 +140,7 @@ def _is_excused(story: Story, told: Line, faults: Sequence[Line]) -> bool:
         return True
     # He may have been told nothing of what ended in a fault, and asks again when he listens again.
     return any(
-        _is_in_the_way(fault, story.db) and fault["began"] <= at and is_noticed(fault) + _ASKED_ANEW >= at - _TOLD
+        _is_in_the_way(fault, story.db) and fault["began"] <= at and noticed_by(fault) + _ASKED_ANEW >= at - _TOLD
         for fault in faults
     )
 

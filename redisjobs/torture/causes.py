@@ -150,10 +150,10 @@ class Causes:
 
     def _found_by(self, fault: Line, db: int) -> float:
         """By when others have found what a fault took away; who can't trust the clock meanwhile fences nobody."""
-        until = is_noticed(fault) + self._late
+        until = noticed_by(fault) + self._late
         for other in self._faults:
-            if holds_up(other, db) and fault["began"] <= is_noticed(other) and other["began"] <= until:
-                until = max(until, is_noticed(other) + self._late)
+            if holds_up(other, db) and fault["began"] <= noticed_by(other) and other["began"] <= until:
+                until = max(until, noticed_by(other) + self._late)
         return until
 
     def _of_retry(self, story: Story, run: Run, second: Run) -> str:
@@ -272,7 +272,7 @@ def holds_up(fault: Line, db: int) -> bool:
     return fault.get("db") in (None, db) and bool(fault["hits"] == "all" or fault.get("unsteady"))
 
 
-def is_noticed(fault: Line) -> float:
+def noticed_by(fault: Line) -> float:
     """By when all have noticed that a fault is over: who waits on a half-open connection does so only then."""
     return float(fault["ended"] + max(fault["reaches"], fault["lingers"]))
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from redisjobs.torture.causes import Leases, holds_up, is_noticed
+from redisjobs.torture.causes import Leases, holds_up, noticed_by
 from redisjobs.torture.stories import Line
 
 _WITHIN = 2.5  # seconds after the end of a lease in which somebody fences whose it was
@@ -47,7 +47,7 @@ def _held_up(fault: Line, faults: Sequence[Line], db: int, leases: Leases) -> bo
         other is not fault
         and holds_up(other, db)
         and other["began"] <= fault["ended"]
-        and fault["began"] <= is_noticed(other) + leases.longest
+        and fault["began"] <= noticed_by(other) + leases.longest
         for other in faults
     )
 

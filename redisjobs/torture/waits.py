@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from redisjobs.torture.causes import MAX_DELIVERIES, Leases, holds_up, is_noticed
+from redisjobs.torture.causes import MAX_DELIVERIES, Leases, holds_up, noticed_by
 from redisjobs.torture.fleet import CONCURRENCY
 from redisjobs.torture.stories import Key, Line, Run, Story
 
@@ -156,7 +156,7 @@ def _held_up(faults: Iterable[Line], db: int, lease: float) -> Iterator[Span]:
     steady = 2 * lease + 1.0  # for a lease nobody is sure, and then whoever looks next is
     for fault in faults:
         if holds_up(fault, db):
-            yield fault["began"], is_noticed(fault) + steady
+            yield fault["began"], noticed_by(fault) + steady
 
 
 def _full(changes: Iterable[tuple[float, int]]) -> Iterator[Span]:

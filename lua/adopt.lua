@@ -16,7 +16,7 @@
 --- @include "include/identify"
 
 local streams, jobs = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4]
-local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
+local places = {high = KEYS[1], normal = KEYS[2], low = KEYS[3]}
 local first_job = 1
 
 expect('stream', streams[1], streams[2], streams[3])
@@ -27,7 +27,7 @@ for at = first_job, #ARGV, 2 do
   local stream, entry = streams[tonumber(ARGV[at])], ARGV[at + 1]
   local fields, id, mark = entry_at(stream, entry), entry, nil
   if fields then
-    local place = string.match(stream, '}:(.+)$')
+    local place = string.match(stream, '[^:]+$')
     id, mark = identify(places, jobs, place, entry, fields)
     if not mark then redis.call('HSET', jobs, id, place .. ' ' .. entry) end
   end

@@ -38,7 +38,7 @@
 --- @include "include/unpacked"
 --- @include "include/stored"
 
-local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3], dead = KEYS[6]}
+local places = {high = KEYS[1], normal = KEYS[2], low = KEYS[3], dead = KEYS[6]}
 local jobs, delayed, result, outcome, progress, waiters = KEYS[4], KEYS[5], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local process, most_bytes = ARGV[1], tonumber(ARGV[2])
 local first_job = 3

@@ -61,7 +61,7 @@
 --- @include "include/finish"
 --- @include "include/finish_one"
 
-local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3], dead = KEYS[7]}
+local places = {high = KEYS[1], normal = KEYS[2], low = KEYS[3], dead = KEYS[7]}
 local jobs, due, delayed, unique, finished = KEYS[4], KEYS[5], KEYS[6], KEYS[8], KEYS[9]
 local stats, control, record = KEYS[10], KEYS[11], KEYS[12]
 local retention, completed, cancelled, held = KEYS[13], KEYS[14], KEYS[15], KEYS[16]

@@ -111,7 +111,7 @@ local worker, most, most_bytes, max_deliveries = ARGV[1], tonumber(ARGV[2]), ton
 local idle = ARGV[5] == '1'
 local now_ms, exact_ms = now(ARGV[6])
 local now_us = math.floor(exact_ms * 1000 + 0.5)
-local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
+local places = {high = KEYS[1], normal = KEYS[2], low = KEYS[3]}
 local keys = {streams = streams, jobs = jobs, due = due, delayed = delayed, unique = unique, stats = stats}
 keys.dead, keys.ending = dead, slot(finished, now_ms)
 keys.limits, keys.shares, keys.holders, keys.rate, keys.turns, keys.lines =
@@ -181,7 +181,7 @@ local function deliver(stream, entry, deliveries)
     redis.call('XACK', stream, 'workers', entry)
     return nil, 'ended'
   end
-  local place = string.match(stream, '}:(.+)$')
+  local place = string.match(stream, '[^:]+$')
   local job, mark = identify(places, jobs, place, entry, fields)
   if mark == 'cancelling' then
     finish_one(keys, 'cancelled', stream, entry, job, fields, now_ms, {'deliveries', whole(deliveries - 1)})
@@ -272,7 +272,7 @@ end
 -- Those of new entries that may start; the others are parked, or wait in line, as never delivered.
 local function startable(stream, entries)
   if not restricted then return entries end
-  local place, some, lines = string.match(stream, '}:(.+)$'), {}, {}
+  local place, some, lines = string.match(stream, '[^:]+$'), {}, {}
   for _, entry in ipairs(entries) do
     local id, fields = entry[1], entry[2]
     if restricted.job and restricted.job(identify(places, jobs, place, id, fields), fields) then

@@ -30,7 +30,7 @@
 --- @include "include/holder"
 --- @include "include/is_held"
 
-local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
+local places = {high = KEYS[1], normal = KEYS[2], low = KEYS[3]}
 local jobs, due, delayed, held = KEYS[4], KEYS[5], KEYS[6], KEYS[10]
 local aside = {dead = KEYS[7], completed = KEYS[8], cancelled = KEYS[9]}
 local job = ARGV[1]

@@ -72,7 +72,7 @@ local scheduler = ARGV[2]
 expect('stream', streams[1], streams[2], streams[3])
 expect('hash', jobs, delayed, schedules)
 expect('zset', due)
-local places = {['ready:high'] = streams[1], ['ready:normal'] = streams[2], ['ready:low'] = streams[3], dead = dead}
+local places = {high = streams[1], normal = streams[2], low = streams[3], dead = dead}
 local first_schedule = 3
 local firings, holders, asked, at = {}, {}, {}, first_schedule
 while at <= #ARGV do

@@ -27,7 +27,7 @@
 --- @include "include/identify"
 --- @include "include/locate"
 
-local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3], dead = KEYS[5]}
+local places = {high = KEYS[1], normal = KEYS[2], low = KEYS[3], dead = KEYS[5]}
 local jobs, held = KEYS[4], KEYS[6]
 local job, now_ms = ARGV[1], now(ARGV[2])
 

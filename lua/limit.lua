@@ -40,7 +40,7 @@ local before = redis.call('HGET', limits, name) or ''
 if after == '' and before == limit then return '' end
 
 local function count_one(stream, entry)
-  local place, fields = string.match(stream, '}:(.+)$') .. ' ' .. entry, entry_at(stream, entry)
+  local place, fields = string.match(stream, '[^:]+$') .. ' ' .. entry, entry_at(stream, entry)
   if not fields or field(fields, 'name') ~= name or redis.call('HGET', shares, place) then return end
   local key = field(fields, 'limit_key') or ''
   local bucket = key == '' and name or name .. ' ' .. key

@@ -24,7 +24,7 @@
 
 local streams, jobs, limits, shares = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5], KEYS[6]
 local turns, lines = KEYS[7], KEYS[8]
-local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
+local places = {high = KEYS[1], normal = KEYS[2], low = KEYS[3]}
 local part, after = string.match(ARGV[1], '^(%l+) (.*)$')
 
 local function waiting_lines(last)

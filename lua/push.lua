@@ -88,7 +88,7 @@ end
 
 -- All is read before the first write: who is refused for what somebody put in a key's place has written nothing.
 -- What is asked for, in columns: what is asked of the server about all of them is asked once.
-local places = {['ready:high'] = streams[1], ['ready:normal'] = streams[2], ['ready:low'] = streams[3], dead = dead}
+local places = {high = streams[1], normal = streams[2], low = streams[3], dead = dead}
 local ids, pushes, starts, delays = {}, {}, {}, false
 local asked, answered = {}, {} -- keys, and whether a push would replace its holder; what pushes were answered before
 local at = first_job

@@ -57,7 +57,7 @@ for at = first_entry, #ARGV do
     bytes = bytes + bytes_of(fields)
   elseif pending then -- removed by hand while it was leased
     redis.call('XACK', stream, 'workers', entry)
-    give_up(keys, {string.match(stream, '}:(.+)$') .. ' ' .. entry}, now_ms)
+    give_up(keys, {string.match(stream, '[^:]+$') .. ' ' .. entry}, now_ms)
   end
 end
 return {#ARGV - first_entry + 1, found}

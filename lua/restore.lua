@@ -55,7 +55,7 @@ while streams[number] and looked < 500 and bytes < most_bytes do
   for _, entry in ipairs(page) do
     if #leases(stream, entry[1], entry[1], 1) == 0 then
       hand_back(stream, 0, {entry[1]})
-      give_up(keys, {string.match(stream, '}:(.+)$') .. ' ' .. entry[1]}, now_ms)
+      give_up(keys, {string.match(stream, '[^:]+$') .. ' ' .. entry[1]}, now_ms)
       total = total + 1
     end
     for _, part in ipairs(entry[2]) do bytes = bytes + #part end

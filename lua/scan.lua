@@ -50,7 +50,7 @@
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
 local jobs, due, delayed, held = KEYS[4], KEYS[5], KEYS[6], KEYS[10]
 local aside = {dead = KEYS[7], completed = KEYS[8], cancelled = KEYS[9]}
-local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
+local places = {high = KEYS[1], normal = KEYS[2], low = KEYS[3]}
 local state, after, limit, older_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[8])
 local wanted = {name = ARGV[4], text = ARGV[5], fingerprint = ARGV[6], reason = ARGV[7]}
 wanted.until_ms = older_ms and now(ARGV[9]) - older_ms
@@ -58,7 +58,7 @@ wanted.until_ms = older_ms and now(ARGV[9]) - older_ms
 local rows, looked, bytes = {}, 0, 0
 
 local function add(stream, entry, consumer, deliveries)
-  local place = string.match(stream, '}:(.+)$')
+  local place = string.match(stream, '[^:]+$')
   local id, mark, address = identify(places, jobs, place, entry[1], entry[2])
   rows[#rows + 1] = {address, place, entry[1], '', consumer, deliveries, mark or '', is_held(held, id), entry[2]}
 end

@@ -47,7 +47,7 @@
 --- @include "include/limiter"
 
 local streams, jobs, record = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5] .. ARGV[1]
-local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
+local places = {high = KEYS[1], normal = KEYS[2], low = KEYS[3]}
 local worker, now_ms, exact_ms = ARGV[1], now(ARGV[2])
 local first_job = 3
 local keys = {limits = KEYS[9], shares = KEYS[10], holders = KEYS[11], rate = KEYS[12], turns = KEYS[13], lines = KEYS[14]}
@@ -65,7 +65,7 @@ local limiting = restricted and restricted.limited and limiter(keys, now_ms, mat
 local function keeps(stream, entry, deliveries)
   local fields = restricted and entry_at(stream, entry)
   if not fields then return true end
-  local place = string.match(stream, '}:(.+)$')
+  local place = string.match(stream, '[^:]+$')
   local is_parked = restricted.job and restricted.job(identify(places, jobs, place, entry, fields), fields)
   if is_parked or restricted.all then
     hand_back(stream, deliveries, {entry}, is_parked and 'parked' or 'released')

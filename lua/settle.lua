@@ -114,7 +114,7 @@
 --- @include "include/prospect"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
-local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3], dead = KEYS[7]}
+local places = {high = KEYS[1], normal = KEYS[2], low = KEYS[3], dead = KEYS[7]}
 local jobs, due, delayed, dead, unique, finished = KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local stats, control, record = KEYS[10], KEYS[11], KEYS[12] .. ARGV[1]
 local retention, completed, cancelled = KEYS[13], KEYS[14], KEYS[15]
@@ -169,7 +169,7 @@ local function all_in_order()
   local at = first_done
   for number, many in ipairs(done) do
     if many > 0 then
-      local place = string.match(streams[number], '}:(.+)$') .. ' '
+      local place = string.match(streams[number], '[^:]+$') .. ' '
       local located = redis.call('HMGET', jobs, unpack(ARGV, at + many, at + 2 * many - 1))
       local known, text = pcall(table.concat, located, ',')
       if not known or text ~= place .. table.concat(ARGV, ',' .. place, at, at + many - 1) then return false end
@@ -269,7 +269,7 @@ local function end_all()
   if is_limited then
     local places = {}
     for stream, ended in pairs(entries) do
-      local place = string.match(stream, '}:(.+)$') .. ' '
+      local place = string.match(stream, '[^:]+$') .. ' '
       for _, entry in ipairs(ended) do places[#places + 1] = place .. entry end
     end
     free_shares(places)
@@ -454,7 +454,7 @@ local function settle_others(in_order)
     if not pending or pending[4] ~= deliveries then return nil end
 
     local located = redis.call('HGET', jobs, job)
-    local place = string.match(stream, '}:(.+)$')
+    local place = string.match(stream, '[^:]+$')
     local here = place .. ' ' .. entry
     if located == here or located == here .. ' alone' then return 'here', job end
     if located == here .. ' cancelling' then return 'cancelling', job end
@@ -477,7 +477,7 @@ local function settle_others(in_order)
     local word = settlements[settlement](number, entry, deliveries, id, fields, values, hold)
     local is_over = settlement ~= 'report' and (string.sub(word, 1, 2) == 'OK' or word == 'CANCELLED')
     if is_limited and is_over then
-      free_shares({string.match(streams[number], '}:(.+)$') .. ' ' .. entry}, is_refunded)
+      free_shares({string.match(streams[number], '[^:]+$') .. ' ' .. entry}, is_refunded)
     end
     return word
   end

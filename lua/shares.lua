@@ -35,7 +35,7 @@
 --- @include "include/give_up"
 --- @include "include/false_holder"
 
-local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
+local places = {high = KEYS[1], normal = KEYS[2], low = KEYS[3]}
 local keys = {limits = KEYS[4], shares = KEYS[5], holders = KEYS[6], rate = KEYS[7], turns = KEYS[8], lines = KEYS[9]}
 local paused_names, control = KEYS[10], KEYS[11]
 local part, after = string.match(ARGV[1], '^(%l+) (.*)$')

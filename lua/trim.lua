@@ -64,7 +64,7 @@ end
 
 -- The locator of an id may be another job's by now: only one that names this very entry goes with it.
 local function throw_away(stream, going)
-  local place = string.match(stream, '}:(.+)$')
+  local place = string.match(stream, '[^:]+$')
   local entries, ids, pushes = {}, {}, {}
   for i, entry in ipairs(going) do
     entries[i], ids[i] = entry[1], field(entry[2], 'id') or ''

@@ -26,7 +26,7 @@
 --- @include "include/hand_back"
 --- @include "include/tell"
 
-local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3], dead = KEYS[5]}
+local places = {high = KEYS[1], normal = KEYS[2], low = KEYS[3], dead = KEYS[5]}
 local jobs, names, held, control = KEYS[4], KEYS[6], KEYS[7], KEYS[8]
 local job = ARGV[1]
 

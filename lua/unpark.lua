@@ -30,7 +30,7 @@
 
 local streams, jobs, names, held = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5], KEYS[6]
 local layout, control = KEYS[7], KEYS[8]
-local places = {['ready:high'] = KEYS[1], ['ready:normal'] = KEYS[2], ['ready:low'] = KEYS[3]}
+local places = {high = KEYS[1], normal = KEYS[2], low = KEYS[3]}
 local note, number, from, most_bytes = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 
 expect('stream', streams[1], streams[2], streams[3])
@@ -47,7 +47,7 @@ local function look_at(stream, entry, deliveries)
     return
   end
   bytes = bytes + bytes_of(fields)
-  local id = identify(places, jobs, string.match(stream, '}:(.+)$'), entry, fields)
+  local id = identify(places, jobs, string.match(stream, '[^:]+$'), entry, fields)
   if may_not_start(names, held, id, fields) then return end
   hand_back(stream, deliveries, {entry})
   total = total + 1

@@ -6,6 +6,7 @@ import math
 import os
 import re
 import time
+from binascii import b2a_base64
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,12 +36,20 @@ _NUMBERS = (
     *(b"scheduled_for", b"next_scheduled_at", b"keep_result"),
 )
 _BARE = {b"id", b"name", b"parameters"}
+_BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+_SORTED = bytes.maketrans(_BASE64, b"-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz")
 _MAX_FIELDS = 64  # an entry of ours has at most a dozen; more is nothing we wrote, nor can Lua unpack any number
 
 
 def new_job_id() -> str:
-    """28 hex characters: the time in ms, so that ids sort by push time, then 64 random bits."""
-    return f"{time.time_ns() // 1_000_000:012x}{os.urandom(8).hex()}"
+    """18 characters: 7 of the time in ms, so that ids sort by push time until 2109, then 64 random bits.
+
+    They are those of base64url, in the order of ASCII. Each id is kept in memory three times while its job is queued:
+    in hex it would have 28.
+    """
+    time_ms = time.time_ns() // 1_000_000 % 2**42
+    bits = time_ms << 70 | int.from_bytes(os.urandom(8)) << 6
+    return b2a_base64(bits.to_bytes(14), newline=False)[:18].translate(_SORTED).decode()
 
 
 def new_nonce() -> str:

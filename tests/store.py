@@ -285,8 +285,9 @@ class RedisStore:
         keys, located = self.keys(), self.located()
         faults = [f"key without a reason: {key}" for key, ttl in keys.items() if not self._has_reason(key, ttl)]
         there: dict[str, set[str]] = {}
-        for place in (*(f"ready:{priority}" for priority in Priority), "dead", "completed", "cancelled"):
-            for entry, fields in self.admin.xrange(f"{self.prefix}{place}"):
+        streams = {priority: f"ready:{priority}" for priority in Priority}
+        for place in (*Priority, "dead", "completed", "cancelled"):
+            for entry, fields in self.admin.xrange(self.prefix + streams.get(place, place)):
                 if b"id" in fields:
                     job = fields[b"id"].decode("utf-8", "replace")
                     there.setdefault(job, set()).add(f"{place} {entry.decode()}")
@@ -334,7 +335,7 @@ class RedisStore:
         running, lines = dict[str, str](), dict[bytes, int]()
         for priority in Priority:
             for entry, consumer, _ in self.pending(priority):
-                running[f"ready:{priority} {entry}"] = consumer
+                running[f"{priority} {entry}"] = consumer
                 if consumer.startswith("line:"):
                     lines[consumer[5:].encode()] = lines.get(consumer[5:].encode(), 0) + 1
         idle = [

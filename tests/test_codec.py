@@ -506,5 +506,5 @@ def test_a_dead_letter_is_told_in_full() -> None:
 def test_new_job_ids_sort_by_time_and_never_repeat() -> None:
     ids = [new_job_id() for _ in range(10_000)]
     assert len(set(ids)) == len(ids)
-    assert all(len(job_id) == 28 for job_id in ids)
-    assert sorted(job_id[:12] for job_id in ids) == [job_id[:12] for job_id in ids]
+    assert all(len(job_id) == 18 for job_id in ids)
+    assert sorted(job_id[:7] for job_id in ids) == [job_id[:7] for job_id in ids]

@@ -194,8 +194,8 @@ async def test_an_entry_id_that_came_again_for_another_job_is_not_settled_by_the
     ):
         assert (await consumer.exchange([(lost, settlement)], None)).replies == [Reply.LEASE_LOST]
     assert pair.located() == {
-        "first": f"ready:normal {first.token[1]}",
-        "another": f"ready:normal {lost.token[1]}",
+        "first": f"normal {first.token[1]}",
+        "another": f"normal {lost.token[1]}",
     }
     heart = Heart(consumer)
     heart.beat(list, {})
@@ -215,7 +215,7 @@ async def mint_again(pair: Pair, lost: Lease, job_id: str) -> None:
     stream = f"{pair.prefix}ready:normal"
     fields = {"id": job_id, "name": "Carry", "parameters": '{"label": "another"}'}
     pair.admins[1].xadd(stream, dict(fields), id=lost.token[1])
-    pair.admins[1].hset(f"{pair.prefix}jobs", job_id, f"ready:normal {lost.token[1]}")
+    pair.admins[1].hset(f"{pair.prefix}jobs", job_id, f"normal {lost.token[1]}")
 
 
 async def claim(consumer: RedisConsumer) -> list[Lease]:

@@ -145,7 +145,7 @@ async def test_a_job_whose_entry_was_removed_by_hand_as_it_ran_is_held_and_settl
     for lease in leases:
         if mark == " cancelling":
             assert await store.driver.change(Cancel(lease.job_id)) is Reply.CANCELLING
-        store.admin.hset(f"{store.prefix}jobs", lease.job_id, f"ready:normal {lease.token[1]}{mark}")
+        store.admin.hset(f"{store.prefix}jobs", lease.job_id, f"normal {lease.token[1]}{mark}")
         store.admin.xdel(store.stream(), lease.token[1])
 
     assert beat(consumer, leases[0]) == (["a"] if mark == " cancelling" else [])
@@ -172,7 +172,7 @@ async def test_a_cancel_finds_its_job_though_all_locators_are_lost_and_its_id_is
     assert await settle(consumer, high, Ack()) is Reply.OK
     store.admin.delete(f"{store.prefix}jobs")
 
-    store.admin.hset(f"{store.prefix}jobs", entry, f"ready:low {entry}")
+    store.admin.hset(f"{store.prefix}jobs", entry, f"low {entry}")
     assert beat(consumer, low) == []
     assert await store.driver.change(Cancel(f"{entry}@low")) is Reply.CANCELLING
     assert beat(consumer, low) == [low.job_id] == [f"{entry}@low"]

@@ -90,7 +90,7 @@ def test_the_first_queue_runs_in_processes_of_its_own(tmp_path: Path, running: s
     job_ids = [python(*command.split()[1:], folder=tmp_path) for command in (produce, in_sync_code)]
     ran = python("-m", *work.split(), "--until-idle", folder=tmp_path)
 
-    assert all(re.fullmatch(r"[0-9a-f]{28}\n", job_id) for job_id in job_ids)
+    assert all(re.fullmatch(r"[-0-9A-Z_a-z]{18}\n", job_id) for job_id in job_ids)
     assert "to joe@email.com: Welcome (attempt 1)" in ran
     assert "to ann@email.com: Welcome (attempt 1)" in ran
 

@@ -346,7 +346,7 @@ def prepare(store: RedisStore, script: str) -> None:
             store.admin.delete(f"{store.prefix}worker:lost")
             store.admin.xgroup_createconsumer(store.stream(Priority.HIGH), "workers", "idler")
         case "shares":
-            store.admin.hset(f"{store.prefix}shares", "ready:normal 1-1", "Work")
+            store.admin.hset(f"{store.prefix}shares", "normal 1-1", "Work")
         case "trim":
             store.admin.hset(f"{store.prefix}retention", "dead", "0 -")
         case "restore":
@@ -909,7 +909,7 @@ async def test_a_member_of_due_without_a_place_in_line_is_a_job_by_that_id(scene
     await scene.worker.exchange([], 0)
 
     located = store.located()
-    assert located.pop(job_id).startswith("ready:normal ")
+    assert located.pop(job_id).startswith("normal ")
     assert located == bystander
 
 

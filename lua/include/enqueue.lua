@@ -13,7 +13,7 @@ local function enqueue(keys, number, job, fields, located)
     entry = redis.pcall('XADD', stream, '*', unpack(fields))
   end
   if type(entry) ~= 'string' then return nil end
-  local place = string.match(stream, '}:(.+)$') .. ' ' .. entry
+  local place = string.match(stream, '[^:]+$') .. ' ' .. entry
   if located then
     located[#located + 1], located[#located + 2] = job, place
   else

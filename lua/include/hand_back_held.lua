@@ -10,7 +10,7 @@ local function hand_back_held(keys, worker, most, refund, now_ms)
       local entries = delivered[pending[4]] or {}
       delivered[pending[4]] = entries
       entries[#entries + 1] = pending[1]
-      places[i] = string.match(stream, '}:(.+)$') .. ' ' .. pending[1]
+      places[i] = string.match(stream, '[^:]+$') .. ' ' .. pending[1]
     end
     for deliveries, entries in pairs(delivered) do
       local there = {}

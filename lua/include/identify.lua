@@ -6,7 +6,7 @@
 -- Returns the id; the mark that the locator has beside it, nil if the locator does not point here; and how to name
 -- the job to an operator: by that id, or by its place where the id is not looked up
 local function identify(places, jobs, place, entry, fields)
-  local here, suffix = place .. ' ' .. entry, '@' .. string.match(place, '[^:]+$')
+  local here, suffix = place .. ' ' .. entry, '@' .. place
   local said = field(fields, 'id')
   if said == '' then said = nil end
   local ids = {said or entry}
@@ -20,7 +20,7 @@ local function identify(places, jobs, place, entry, fields)
 
   -- Of two entries with one entry id, in two streams, neither located, the one of the higher priority has it.
   local taken = located[1]
-  for _, above in ipairs(said and {} or {'ready:high', 'ready:normal', 'ready:low'}) do
+  for _, above in ipairs(said and {} or {'high', 'normal', 'low'}) do
     if above == place or taken then break end
     local twin = places[above] and entry_at(places[above], entry)
     taken = twin and (field(twin, 'id') or '') == ''

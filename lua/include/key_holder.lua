@@ -16,7 +16,7 @@ local function key_holder(places, jobs, delayed, unique, key, replaces, now_ms)
   if not id then return nil end
   local found, located = {id = id}, redis.call('HGET', jobs, id)
   local place, entry, mark = string.match(located or '', '^(%S+) ?(%S*) ?(%S*)$')
-  local is_ready = place and string.sub(place, 1, 6) == 'ready:' and places[place]
+  local is_ready = place and place ~= 'dead' and places[place]
   if not is_ready and place ~= 'delayed' then return found end
   local waits = not is_ready or is_waiting((holder(places[place], entry)))
   if waits and (not replaces or mark == 'cancelling') then return found end

@@ -1,4 +1,4 @@
--- locate: where a job is: its place (`ready:normal`, `delayed`, `dead`), the entry there, the mark beside it, its id.
+-- locate: where a job is: its place (`normal`, `delayed`, `dead`), the entry there, the mark beside it, its id.
 -- A job put in by hand may have no locator; it goes by its entry id, and any entry by its place: `1732-0@low`,
 -- `1732-0@dead`. Nil: nowhere. Needs field, entry_at, identify beside it.
 local function locate(places, jobs, job)
@@ -8,8 +8,8 @@ local function locate(places, jobs, job)
     return place, entry, mark, job
   end
   local entry, name = string.match(job, '^(%d+%-%d+)@(%l+)$')
-  local among = {'ready:high', 'ready:normal', 'ready:low'}
-  if entry then among = {places[name] and name or 'ready:' .. name} end
+  local among = {'high', 'normal', 'low'}
+  if entry then among = {name} end
   entry = entry or string.match(job, '^%d+%-%d+$')
   for _, place in ipairs(entry and among or {}) do
     local fields = places[place] and entry_at(places[place], entry)

@@ -24,6 +24,6 @@ local function set_aside(jobs, aside, priority, entry, job, fields, notes, now_m
     if string.find(there.err, 'exhausted', 1, true) then return false end
     return error(there)
   end
-  if jobs then redis.call('HSET', jobs, job, string.match(aside, '}:(.+)$') .. ' ' .. there) end
+  if jobs then redis.call('HSET', jobs, job, string.match(aside, '[^:]+$') .. ' ' .. there) end
   return true
 end

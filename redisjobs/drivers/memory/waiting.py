@@ -26,8 +26,7 @@ def _standing(memory: Memory, asked: str, process: str) -> Standing:
             waiting.append(process)
             del waiting[:-_MOST]
     fields = memory.delayed[job_id].fields if place == "delayed" else memory.entries(place)[entry]
-    where = place if place == "delayed" else f"ready:{place}"
-    return Standing(Ending.PENDING, where, keep=kept_ms(fields), progress=memory.progress.get(job_id, b""))
+    return Standing(Ending.PENDING, place, keep=kept_ms(fields), progress=memory.progress.get(job_id, b""))
 
 
 def _dead(fields: Fields) -> Standing:

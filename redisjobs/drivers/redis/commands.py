@@ -22,7 +22,7 @@ T = TypeVar("T")
 Wire = Sequence[Any]
 
 GROUP = "workers"
-LAYOUT = 2
+LAYOUT = 3
 """The version of the keys; a worker of another one refuses the queue."""
 
 _FLOORS = {"redis": (7, 0), "valkey": (8, 0)}

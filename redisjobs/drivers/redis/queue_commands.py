@@ -67,7 +67,6 @@ _TIDY_MS = 55_000  # all consumers are looked at so often, by whichever worker c
 _REPLY_BYTES = 1024 * 1024  # of entries that one step looks at
 _FAR = 1e15  # ms; somebody may have made `inf` a due time
 _NOBODY = (b"", b"released", b"parked")  # who has a job that is ready
-_PLACES = {f"ready:{priority}": priority for priority in Priority}
 _STREAMS = {priority: number for number, priority in enumerate(Priority, 1)}
 _ADDED = Pushed(Reply.OK)
 
@@ -361,7 +360,7 @@ def _row(reply: Any) -> Row:
     elif where.startswith("delayed:"):
         state, priority = State.DELAYED, where.partition(":")[2]
     else:
-        priority = _PLACES[where]
+        priority = where
         running = consumer not in _NOBODY and not consumer.startswith(b"line:")
         state = State.RUNNING if running else State.READY
     known = Priority(priority) if priority in list(Priority) else Priority.NORMAL

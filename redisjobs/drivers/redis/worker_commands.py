@@ -178,7 +178,7 @@ class WorkerCommands(Commands):
 
     def _place(self, lease: Lease) -> str:
         stream, entry = lease.token
-        return f"ready:{list(Priority)[stream - 1]} {entry}"
+        return f"{list(Priority)[stream - 1]} {entry}"
 
     def settle(
         self,

@@ -96,14 +96,14 @@ async def test_a_job_that_has_not_ended_is_pending_and_says_where_it_is(store: D
     await push(store, job("low", priority=Priority.LOW), job("high", priority=Priority.HIGH))
 
     assert await store.driver.change(Ask(["a", "b", "c", "low", "high"])) == [
-        Standing(Ending.PENDING, "ready:normal", keep=HOUR),
-        Standing(Ending.PENDING, "ready:normal"),
+        Standing(Ending.PENDING, "normal", keep=HOUR),
+        Standing(Ending.PENDING, "normal"),
         Standing(Ending.PENDING, "delayed", keep=0),
-        Standing(Ending.PENDING, "ready:low"),
-        Standing(Ending.PENDING, "ready:high"),
+        Standing(Ending.PENDING, "low"),
+        Standing(Ending.PENDING, "high"),
     ]
     await claim(await worker())
-    assert await standing(store) == Standing(Ending.PENDING, "ready:normal", keep=HOUR)
+    assert await standing(store) == Standing(Ending.PENDING, "normal", keep=HOUR)
 
 
 @needs(Ask)
@@ -489,7 +489,7 @@ async def test_what_a_run_has_reported_is_not_shown_of_a_new_job_of_its_id(
     else:
         await push(store, another("a"))
 
-    assert await standing(store) == Standing(Ending.PENDING, "ready:normal")
+    assert await standing(store) == Standing(Ending.PENDING, "normal")
 
 
 @needs(Ask)

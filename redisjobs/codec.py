@@ -44,8 +44,8 @@ _MAX_FIELDS = 64  # an entry of ours has at most a dozen; more is nothing we wro
 def new_job_id() -> str:
     """18 characters: 7 of the time in ms, so that ids sort by push time until 2109, then 64 random bits.
 
-    They are those of base64url, in the order of ASCII. Each id is kept in memory three times while its job is queued:
-    in hex it would have 28.
+    They are those of base64url, in the order of ASCII. In hex it would have 28, and a queued job's id is in the
+    server's memory twice.
     """
     time_ms = time.time_ns() // 1_000_000 % 2**42
     bits = time_ms << 70 | int.from_bytes(os.urandom(8)) << 6

@@ -67,7 +67,7 @@ async def test_what_a_read_of_the_old_id_brings_while_a_worker_goes_on_is_not_ru
     await source.recovery.begin_anew(Fenced(old))
 
     assert source.member.consumer.worker_id != old
-    assert (source.dispatcher.leases.all, source.dispatcher._pool.slots.busy) == ([], 0)
+    assert (source.dispatcher.leases.all, source.dispatcher._pool.slots.held) == ([], 0)
     (lease,) = (await source.member.consumer.exchange([], 1)).leases  # it was handed back, for anybody
     assert lease.deliveries == 2
     dispatch(source, [lease])
@@ -326,7 +326,7 @@ async def test_once_a_worker_has_heard_that_it_was_fenced_it_begins_no_job(
     source.fenced(Fenced(source.member.consumer.worker_id))
     dispatch(source, leases, time.monotonic())
 
-    assert (source.dispatcher.leases.all, source.dispatcher._pool.slots.busy) == ([], 0)
+    assert (source.dispatcher.leases.all, source.dispatcher._pool.slots.held) == ([], 0)
     await source.recovery.begin_anew(Fenced(source.member.consumer.worker_id))
     dispatch(source, (await source.member.consumer.exchange([], 1)).leases)
     assert len(source.dispatcher.leases) == 1

@@ -176,7 +176,7 @@ async def run_one(queue: JobQueue, source: Source, outcome: Outcome = _DONE) -> 
     await queue.push(Work())
     dispatch(source, (await claim(source.member.consumer, 1)).leases)
     (run,) = (run for run in source.dispatcher.leases if not run.over)
-    source.dispatcher._pool.slots.busy -= 1
+    source.dispatcher._pool.slots.held -= 1
     source.dispatcher.ran(run, outcome)
     return run.lease
 

@@ -63,7 +63,7 @@ beats dispatcher
 pool
 batcher fetcher reclaimer
 promoter
-leases slots watchdog member step allocator shutdown
+leases slots watchdog member step allocator shutdown prefetch
 execution
 pushes
 reporter deadline

@@ -987,7 +987,7 @@ async def test_a_queue_that_was_left_is_not_taken_for_stuck_while_jobs_of_anothe
 
     async with near, far, running(processor_of([near, far], lease=1.2)) as processor:
         await block.push()
-        await eventually(lambda: processor.pool.slots.busy)
+        await eventually(lambda: processor.pool.slots.held)
         processor.stop(30)
         left = processor.sources[1]
         await eventually(lambda: left.member.left and left.progress.is_stuck, within=20)

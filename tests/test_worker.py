@@ -31,10 +31,13 @@ from redisjobs import (
     no_retry,
 )
 from redisjobs.events import WorkerStarted
+from redisjobs.outcome import CancelAsked
 from redisjobs.queries import Find
 from redisjobs.retention import Keep, Retention
 from redisjobs.testing.driver_contract.acts import rows_of
 from redisjobs.transitions import Lease, Release
+from redisjobs.worker import exchanger
+from redisjobs.worker.prefetch import Prefetch
 from redisjobs.worker.promoter import Promoter
 
 pytestmark = pytest.mark.anyio
@@ -781,6 +784,104 @@ async def test_a_push_of_all_priorities_into_one_idle_slot_loses_and_doubles_not
             await all_ran.wait()
 
     assert sorted(ran) == list(range(30))
+
+
+# Claiming before a slot is free
+
+
+@pytest.fixture
+def ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker claims two jobs before a slot is free for them, however long its jobs take."""
+    monkeypatch.setattr(Prefetch, "answered", lambda self, *_: setattr(self, "jobs", 2))
+
+
+@contextlib.asynccontextmanager
+async def one_runs_and_two_wait(queue: JobQueue) -> AsyncIterator[tuple[Worker, list[int], anyio.Event]]:
+    """A worker that runs the first of three jobs, and has the others; which began; and what lets the first end."""
+    began, may_end = list[int](), anyio.Event()
+
+    @queue.register(Work)
+    async def work(work: Work, context: JobContext) -> None:
+        assert context.deliveries == 1
+        began.append(work.number)
+        if not work.number:
+            await may_end.wait()
+
+    await queue.push_many(Work(number) for number in range(3))
+    worker = Worker(queue, concurrency=1)
+    async with working(worker):
+        await eventually(lambda: worker._processor and worker._processor.pool.slots.held == 3)
+        yield worker, began, may_end
+
+
+@pytest.mark.usefixtures("ahead")
+async def test_a_job_that_waits_in_a_worker_is_the_next_when_a_slot_is_free(queue: JobQueue) -> None:
+    async with one_runs_and_two_wait(queue) as (_, began, may_end):
+        assert began == [0]
+        may_end.set()
+        await eventually(lambda: began == [0, 1, 2])
+
+
+@pytest.mark.usefixtures("ahead")
+async def test_jobs_that_wait_long_for_a_slot_are_handed_back_and_run_elsewhere(queue: JobQueue) -> None:
+    async with one_runs_and_two_wait(queue) as (_, began, may_end):
+        other = Worker(queue, concurrency=1)
+        async with working(other):
+            await eventually(lambda: sorted(began) == [0, 1, 2])
+        assert (await queue.counts()).running == 1
+        may_end.set()
+        await until(queue, State.RUNNING, 0)
+
+
+@pytest.mark.usefixtures("ahead")
+@pytest.mark.parametrize("how", ["stop", "pause"])
+async def test_jobs_that_wait_for_a_slot_do_not_start_once_a_worker_stops_or_the_queue_is_paused(
+    queue: JobQueue, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchanger, "PATIENCE", 60.0)
+    async with one_runs_and_two_wait(queue) as (worker, began, may_end):
+        if how == "stop":
+            worker.stop()
+        else:
+            await queue.pause()
+        await until(queue, State.READY, 2)
+        may_end.set()
+        await until(queue, State.RUNNING, 0)
+        assert began == [0]
+
+
+@pytest.mark.usefixtures("ahead")
+async def test_a_job_that_is_cancelled_while_it_waits_for_a_slot_never_starts(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchanger, "PATIENCE", 60.0)
+    async with one_runs_and_two_wait(queue) as (worker, began, may_end):
+        assert worker._processor
+        leases = worker._processor.sources[0].dispatcher.leases
+        for job in await queue.jobs(State.RUNNING):
+            if '"number":1' in job.parameters:
+                await queue.cancel(job.job_id)
+        await eventually(lambda: any(isinstance(run.given_up, CancelAsked) for run in leases))
+        may_end.set()
+        await until(queue, State.RUNNING, 0)
+        assert began == [0, 2]
+        assert (await queue.counts()).totals["cancelled"] == 1
+
+
+@pytest.mark.usefixtures("ahead")
+async def test_a_worker_with_max_jobs_claims_no_more_ahead_than_it_may_run(queue: JobQueue) -> None:
+    ran: list[int] = []
+
+    @queue.register(Work)
+    async def work(work: Work) -> None:
+        ran.append(work.number)
+
+    await queue.push_many(Work(number) for number in range(9))
+    with anyio.fail_after(20):
+        await Worker(queue, concurrency=1, max_jobs=4).run()
+
+    assert ran == [0, 1, 2, 3]
+    assert (await queue.counts()).totals["released"] == 0
 
 
 # Cancelling

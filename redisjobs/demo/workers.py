@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -50,17 +51,23 @@ class Workers:
         self._directory = directory
         self._options = options
         self._working: list[subprocess.Popen[bytes]] = []
+        # No signal interrupts a thread: one between a process' start and the note of it would leave it running.
+        self._starter = ThreadPoolExecutor(1)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        self._starter.shutdown()
         for process in self._working:
             process.kill()
             _reap(process)
 
     def start(self) -> int:
         """Start a worker; its process id."""
+        return self._starter.submit(self._start).result()
+
+    def _start(self) -> int:
         command = [*PROGRAM, "worker", "redisjobs.demo.jobs:queue"]
         environment = os.environ | {QUEUE: self._queue.name, RECORDINGS: str(self._directory)}
         environment |= {"REDISJOBS_URL": self._url}  # not as an argument: it may hold a password

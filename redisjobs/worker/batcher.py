@@ -35,6 +35,7 @@ class Batch:
     Attributes:
         settling: Jobs with a settlement.
         count: How many jobs to claim; 0 only promotes, None asks for nothing.
+        ahead: How many of those may have to wait for a slot.
         idle: Whether the worker then runs nothing, and asks for nothing else.
         turn: By what the store knows it; given when it sets out.
         sent: When it was sent last, by the monotonic clock.
@@ -48,6 +49,7 @@ class Batch:
 
     settling: list[Execution]
     count: int | None
+    ahead: int = 0
     idle: bool = False
     turn: Turn = Turn(0, 0)
     unknown: bool = False

@@ -143,45 +143,59 @@ class Dispatcher:
     @property
     def running(self) -> int:
         """How many jobs of the worker run."""
-        return self._pool.slots.busy
+        return self._pool.slots.count_busy()
 
     @property
     def is_away(self) -> bool:
         """Whether the store is: what has run can't be settled."""
         return bool(self._member.unavailable)
 
-    def take(self, leases: Sequence[Lease], asked_at: float) -> None:
+    def take(self, leases: Sequence[Lease], asked_at: float, ahead: int = 0) -> None:
         """Give leased jobs to free slots; what exceeds them is to go back.
 
         Args:
             leases: The jobs.
             asked_at: When they were asked for, by the monotonic clock.
+            ahead: How many of them may wait for a slot.
         """
         if self._member.is_renewing:
             return  # what a late read of our old id brings is for others
         if leases and self._member.may_be_dead:
             self.needs_recovery = True  # should they still be ours, they are found as soon as we know
             return
-        self._dispatch(leases, asked_at)
+        self._dispatch(leases, asked_at, ahead)
         self._pool.given(self)
 
-    def _dispatch(self, leases: Sequence[Lease], asked_at: float) -> None:
-        settings, room, begun = self._member.settings, self._pool.room, list[Lease]()
+    def _dispatch(self, leases: Sequence[Lease], asked_at: float, ahead: int) -> None:
+        settings, room, begun = self._member.settings, self._pool.room_with(ahead), list[Lease]()
+        now = time.monotonic()
         for lease in leases:
             if self.leases.is_known(lease, asked_at):
                 continue
             alone = settings.is_suspect(lease.deliveries)
             run = Execution(lease, settings, self._pool.means, self)
             self.leases.hold(run)
-            if room > 0 and not (alone and self._pool.slots.busy):
+            if room > 0 and not (alone and self._pool.slots.held):
                 room = 0 if alone else room - 1
                 begun.append(lease)
+                run.given_at = now
                 self._pool.give(run, alone=alone)
             else:
-                run.over, run.settlement = True, Release()
-                self.leases.unsettled.append(run)
+                self._hand_back(run)
         if begun:
             self._member.tell(JobsClaimed, leases=begun)
+
+    def _hand_back(self, run: Execution) -> None:
+        run.over, run.settlement = True, Release()
+        self.leases.unsettled.append(run)
+
+    def hand_back_waiting(self, waited: float) -> bool:
+        """Hand back the jobs that have been waiting for a slot for so many seconds; whether there were any."""
+        late = self._pool.take_back(waited)
+        for run in late:
+            if not run.over:
+                self._hand_back(run)
+        return bool(late)
 
     def reported(self, run: Execution) -> None:
         """Take note that a job has said how far it is; for any thread."""

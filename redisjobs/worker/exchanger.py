@@ -11,6 +11,7 @@ from redisjobs.worker.clearance import Clearance
 from redisjobs.worker.dispatcher import Dispatcher
 from redisjobs.worker.fetcher import Fetcher
 from redisjobs.worker.pool import RESERVED, Pool
+from redisjobs.worker.prefetch import PATIENCE, Prefetch
 from redisjobs.worker.promoter import Promoter
 from redisjobs.worker.reclaimer import Reclaimer
 from redisjobs.worker.watchdog import ProgressWatchdog
@@ -71,6 +72,7 @@ class Exchanger:
         self._turns_wait = False  # of lines, for somebody to look whose turn it is
         self._claimed_after: int | None = None  # as `Batch.after`, of the last one that was answered
         self._pool = pool
+        self._prefetch = Prefetch(pool.concurrency)
         self._promoter = promoter
         self._reclaimer = reclaimer
         self._progress = progress
@@ -156,10 +158,11 @@ class Exchanger:
     def look_at(self) -> float:
         """When there may be more to do, though nobody wakes the source, by the monotonic clock."""
         dry_until = self.dry_until if self.dry_until > time.monotonic() else float("inf")
+        look_at = min(dry_until, self._pool.slots.oldest + PATIENCE)
         if self.batcher.under_way:  # its answer wakes the source
-            return dry_until
+            return look_at
         promoting_at = self._promoted_at + _BUSY if self._promoter.is_due else float("inf")
-        return min(dry_until, self.dispatcher.reporter.late_at, promoting_at)
+        return min(look_at, self.dispatcher.reporter.late_at, promoting_at)
 
     def pause(self) -> None:
         """Begin no exchange for now, as something else is to be done; it may be another source's turn then."""
@@ -192,7 +195,8 @@ class Exchanger:
         reporting = self.dispatcher.take_reports(most - len(settling))
         idle = alone and self._pool.runs_nothing_but(self)
         after = self._pool.begun if self._until_idle and count and not self._pool.holds else None
-        return Batch(settling, count if asks else None, idle, reporting=reporting, after=after)
+        ahead = self._pool.ahead
+        return Batch(settling, count if asks else None, ahead, idle, reporting=reporting, after=after)
 
     # What an answer means
 
@@ -204,9 +208,10 @@ class Exchanger:
             self.hear(answer, batch.sent)
             self.dispatcher.report.note_ended(answer.ended)
             self.dispatcher.report.tell()
-            self.dispatcher.take(answer.leases, batch.sent)
+            self.dispatcher.take(answer.leases, batch.sent, batch.ahead)
         if batch.count:
             self._pool.brought(self, len(answer.leases), more=answer.more)
+            self._claim_ahead(batch, answer)
             self.clearance.hear(answer.waits, time.monotonic())
             self._pool.hear_of_one_alone(self)
         elif answer.turns:
@@ -220,6 +225,29 @@ class Exchanger:
         if batch.count and not answer.more and not self.queue_paused:
             self._read(batch.sent)
         self._pool.changed()
+
+    def _claim_ahead(self, batch: Batch, answer: Exchange) -> None:
+        """Decide whether jobs are claimed before a slot is free for them: only if there are more than enough.
+
+        Not with several sources, which would have more or less than their share; nor where any job has a limit, as
+        one that waits here would have a place that another could use.
+        """
+        self._prefetch.answered(self._pool.ended, batch.sent, time.monotonic())
+        is_wanted = answer.more and not (answer.lines or self._pool.is_shared or self.queue_paused)
+        self._pool.ahead = self._prefetch.jobs if is_wanted else 0
+
+    def hand_back_waiting(self, *, at_once: bool = False) -> None:
+        """Hand back the jobs that wait for a slot, if it takes too long, or no more are to start.
+
+        Args:
+            at_once: Whether some may not start any more: those that may are claimed again.
+        """
+        if self._pool.slots.oldest == float("inf"):
+            return
+        at_once = at_once or self.is_stopping or self.queue_paused
+        if self.dispatcher.hand_back_waiting(0.0 if at_once else PATIENCE):
+            self._prefetch.forget()
+            self._pool.ahead = 0
 
     def hear(self, answer: Exchange, sent_at: float) -> None:
         """Take in what an answer tells of the server's clock and of delayed jobs, asked at `sent_at`."""

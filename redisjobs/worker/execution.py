@@ -95,6 +95,7 @@ class Execution:
         ended: Whether its handler runs no more, in the loop at least.
         settlement: How to settle it, once that is decided; None also if it is no longer ours.
         resent: Whether its settlement was sent before, and the reply lost.
+        given_at: When it was given to the slots, by the monotonic clock.
         sent_at: When it was last sent, in s since 1970; 0 if never.
         ended_at: When it came to its outcome, by the monotonic clock; 0 if it did not, or nobody asked for it.
         reported: What its handler has said last of how far it is; None: nothing.
@@ -120,6 +121,7 @@ class Execution:
         "_why",
         "ended",
         "ended_at",
+        "given_at",
         "key",
         "lease",
         "over",
@@ -138,7 +140,7 @@ class Execution:
         self.over = self.ended = False
         self.settlement: Settlement | None = None
         self.resent = False
-        self.sent_at = self.ended_at = 0.0
+        self.given_at = self.sent_at = self.ended_at = 0.0
         self._settings = settings
         self._means = means
         self._strikes = 0

@@ -50,9 +50,10 @@ class Idleness:
         if self._since is None:
             self._since, self._reclaimer.look_at = now, 0.0  # do others hold anything?
             self._exchanger.wake()
-        # Of those who do one may be dead: that shows within a lease.
-        waited = now - self._since > self._lease + 2 * self._reclaimer.every
-        return self._reclaimer.others is not None and (waited or not self._reclaimer.others)
+        # Of those who do one may be dead: a look shows that after a lease. By its time, as this process may stall.
+        waited = self._reclaimer.asked_at - self._since > self._lease + 2 * self._reclaimer.every
+        has_waited = waited and not self._reclaimer.silent
+        return self._reclaimer.others is not None and (has_waited or not self._reclaimer.others)
 
     @property
     def _is_dry(self) -> bool:

@@ -91,6 +91,7 @@ class Pool:
         concurrency: How many there are.
         alone: The job that runs with nothing beside it.
         shutdown: Whether the worker stops, and how.
+        ahead: How many jobs more than there are free slots may be claimed: some will end meanwhile.
         begun: Jobs given to slots since the start.
         means: What handlers are run with; set when the worker's run begins.
     """
@@ -104,7 +105,7 @@ class Pool:
         self.is_shared = False
         self.slots = Slots(settings.concurrency)
         self.alone: Execution | None = None
-        self.begun = 0
+        self.ahead = self.begun = 0
         self.threads = threads
         self._allocator = allocator
         self.shutdown = shutdown
@@ -124,6 +125,10 @@ class Pool:
     @property
     def room(self) -> int:
         """How many jobs could start now, beyond those that were asked for."""
+        return self.room_with(0)
+
+    def room_with(self, ahead: int) -> int:
+        """How many jobs could start now, or wait for a slot, if so many may, beyond those that were asked for."""
         if self.shutdown.stopping or (self.alone is not None and self._is_taken_alone(self.alone)):
             return 0
         asked, since, one_waits = 0, self._reserved_since, False
@@ -135,12 +140,18 @@ class Pool:
             one_waits = one_waits or source.clearance.one_waits
         if one_waits and self._is_clearing:
             return 0
-        return max(0, int(min(self.concurrency - self.slots.busy - asked, self._max_jobs - self.begun - asked)))
+        places = min(self.concurrency + ahead - self.slots.held, self._max_jobs - self.begun)
+        return max(0, int(places - asked))
 
     @property
     def holds(self) -> int:
         """How many jobs the worker holds, whichever source they are from."""
         return sum(len(source.dispatcher.leases) for source in self.sources)
+
+    @property
+    def ended(self) -> int:
+        """How many jobs have ended since the start."""
+        return self.begun - self.slots.held
 
     @property
     def _reserved_since(self) -> float:
@@ -170,9 +181,11 @@ class Pool:
 
     def share(self, source: Claimant) -> int:
         """How many jobs a source may claim now; 0 where it is another's turn, who is told."""
+        if not self.is_shared:
+            return self.room_with(self.ahead)
         room = self.room
-        if not room or not self.is_shared:
-            return room
+        if not room:
+            return 0
         since = self._reserved_since
         claims = sum(other.batcher.asked(since) > 0 for other in self.sources if other is not source)
         if claims >= _MOST_CLAIMS or (claims and room < _WORTH):
@@ -218,7 +231,7 @@ class Pool:
         A thread of a handler that was given up may be what ends this process. It may also run for ever: who has
         waited long enough for it takes the job, or, where there is another to do that, makes room.
         """
-        if (self.threads.abandoned and not source.clearance.is_on(time.monotonic())) or self.slots.busy:
+        if (self.threads.abandoned and not source.clearance.is_on(time.monotonic())) or self.slots.held:
             return False
         return not any(
             each.batcher.under_way or (each.fetcher.waiting and each is not source) for each in self.sources
@@ -226,7 +239,7 @@ class Pool:
 
     def quiet(self, source: Claimant) -> bool:
         """Let a source that holds a job back claim with nothing beside it, if it holds no job and none runs."""
-        if source.dispatcher.leases or (self.slots.busy and self.is_shared):
+        if source.dispatcher.leases or (self.slots.held and self.is_shared):
             return False
         for other in self.sources:
             if other is not source and other.fetcher.waiting:
@@ -243,6 +256,12 @@ class Pool:
         self.alone = run if alone else self.alone
         self.begun += 1
         self.slots.give(run)
+
+    def take_back(self, waited: float) -> list[Execution]:
+        """Jobs that have been waiting for a slot for so many seconds; they are the caller's again."""
+        late = self.slots.take_back(time.monotonic() - waited)
+        self.begun -= len(late)
+        return late
 
     def given(self, holder: Holder) -> None:
         """Note that somebody has given its jobs: the worker may have had its share, or the slots be full."""

@@ -227,7 +227,7 @@ class Processor:
             return Health(True, False, f"no handler in a process is started: {self.processes.trouble.why}")
         if self.shutdown.stopping:
             return Health(True, False, f"stopping, with {self.pool.holds} jobs to go")
-        return Health(True, True, f"{self.pool.slots.busy} of {self._settings.concurrency} slots are busy")
+        return Health(True, True, f"{self.pool.slots.count_busy()} of {self._settings.concurrency} slots are busy")
 
     def _own_health(self, source: Source, common: Health) -> Health | None:
         """What is wrong with a source alone; None: nothing."""

@@ -46,6 +46,7 @@ class Reclaimer:
         tidy_at: When the next one for what dead workers left behind is.
         silent: Whose lease is over by the server's clock, if that can be trusted.
         others: How many jobs others hold; None: not known.
+        asked_at: When the last look that was answered was sent, by our monotonic clock.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Reclaimer:
         self.tidy_at = time.monotonic() + _TIDY * random.random()
         self.silent: Sequence[Silent] = ()
         self.others: int | None = None
+        self.asked_at = float("-inf")
         self._consumer = consumer
         self._clock = clock
         self._promoter = promoter
@@ -113,6 +115,7 @@ class Reclaimer:
         self._tell(answer)
         self.silent = [each for each in answer.silent if each.worker_id != self._consumer.worker_id]
         self.others, self._alone = answer.others, answer.alone
+        self.asked_at = sent
         self._promoter.hear_of_others(promotes=answer.promotes, late=answer.late)
         now = time.monotonic()
         sure = any(self._clock.vouches(each.lease, now) for each in self.silent)

@@ -20,7 +20,7 @@ class Slots:
         count: How many.
 
     Attributes:
-        busy: How many run a job.
+        held: How many jobs were given that have not ended: those that run, and those that wait for a slot.
     """
 
     def __init__(self, count: int) -> None:
@@ -28,7 +28,7 @@ class Slots:
         self._idle: list[_Slot] = []
         self._woken = 0  # slots that are about to look for jobs
         self._waiting: deque[Execution] = deque()
-        self.busy = 0
+        self.held = 0
 
     def start(self, tasks: TaskGroup, guard: Guard) -> None:
         """Start all of them."""
@@ -39,11 +39,26 @@ class Slots:
 
     def count_busy(self) -> int:
         """How many run a job; for any thread."""
-        return self.busy
+        return min(self.held, self._count)
+
+    @property
+    def oldest(self) -> float:
+        """When the first job was given that waits for a slot, by the monotonic clock; infinity: none does."""
+        if not self._waiting or self._woken or self._idle:
+            return float("inf")
+        return self._waiting[0].given_at
+
+    def take_back(self, given_before: float) -> list[Execution]:
+        """Those that wait for a slot, and were given before a time of the monotonic clock."""
+        late = list[Execution]()
+        while self.oldest <= given_before:
+            late.append(self._waiting.popleft())
+        self.held -= len(late)
+        return late
 
     def give(self, run: Execution) -> None:
         """Let a slot run a job: the first that is idle, or is so soon."""
-        self.busy += 1
+        self.held += 1
         self._waiting.append(run)
         if not self._woken:
             self._wake(1)
@@ -117,7 +132,7 @@ class Slots:
         run, slot.run = slot.run, None
         assert run is not None
         run.ended = True
-        self.busy -= 1
+        self.held -= 1
         run.owner.ran(run, outcome)
 
 

@@ -107,6 +107,7 @@ class Stepper:
         """Do one thing that is to be done; whether there was any."""
         self._exchanger.look_after_lines()
         self._exchanger.end_last_read()
+        self._exchanger.hand_back_waiting()
         step = next_step(self._situation(), time.monotonic())
         if step in (Step.EXCHANGE, Step.REST):
             self._exchanger.is_paused = False

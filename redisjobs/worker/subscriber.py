@@ -59,7 +59,10 @@ class Subscriber:
                 self._exchanger.wake()
             case "released":
                 self._exchanger.fetcher.interrupt()
-            case "paused" | "resumed":
+            case "paused":
+                self._exchanger.hand_back_waiting(at_once=True)
+                self._exchanger.hear_of_pause()
+            case "resumed":
                 self._exchanger.hear_of_pause()
             case "due" if _TIME.fullmatch(notification.value):
                 self._promoter.hear(int(notification.value))

@@ -20,9 +20,9 @@ class Worker:
         return self.prefetch.jobs
 
 
-def test_as_many_are_claimed_ahead_as_end_in_one_and_a_half_round_trips() -> None:
-    assert Worker().work(rate=10_000, took=0.002) in (29, 30)
-    assert Worker().work(rate=1_000, took=0.002) in (2, 3)
+def test_as_many_are_claimed_ahead_as_end_in_three_round_trips() -> None:
+    assert Worker().work(rate=10_000, took=0.002) in (59, 60)
+    assert Worker().work(rate=1_000, took=0.002) in (5, 6)
 
 
 def test_none_is_claimed_ahead_where_jobs_take_long() -> None:
@@ -38,10 +38,9 @@ def test_jobs_of_a_second_that_end_together_are_no_short_ones() -> None:
     assert worker.work(rate=100, at_once=100, took=0.002, seconds=10) == 0
 
 
-def test_long_jobs_after_short_ones_end_it_within_half_a_second() -> None:
+def test_long_jobs_after_short_ones_end_it_within_two_seconds() -> None:
     worker = Worker()
     assert worker.work(rate=5_000, took=0.002) > 10
-    assert worker.work(rate=20, took=0.002, seconds=0.5) <= 5
     assert worker.work(rate=20, took=0.002, seconds=2) == 0
 
 

@@ -1,6 +1,6 @@
 """How many jobs a worker claims before a slot is free for them. Pure: it is told the time."""
 
-_TRIPS = 1.5  # round trips for which there are to be jobs
+_TRIPS = 3  # round trips for which there are to be jobs: 1.5 leave slots idle yet
 _EVERY = 0.05  # seconds between looks, at least
 _SMOOTH = 0.5  # seconds over which the rate is smoothed, so that jobs that end together are no sign of short ones
 
@@ -9,7 +9,7 @@ PATIENCE = 0.1
 
 
 class Prefetch:
-    """As many jobs as end while a claim is under way, by how many ended a second lately.
+    """As many jobs as end in three round trips, by how many ended a second lately.
 
     A slot would stand idle from the end of its job until the next one has come. With jobs of 10 ms that is a
     tenth of its time, or more; with jobs of some seconds it is nothing, and none is claimed ahead.

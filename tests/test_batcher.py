@@ -31,7 +31,7 @@ class Counter:
         self.sent: list[Settlements] = []
         self.has_answered: list[Batch] = []
         self.has_failed: list[tuple[Batch, DriverError | None]] = []
-        self.batcher = Batcher(cast(Consumer, self), 100, self)
+        self.batcher = Batcher(cast(Consumer, self), self)
 
     async def exchange(
         self, settlements: Settlements, count: int | None, *, turn: Turn | None = None, idle: bool = False
@@ -355,3 +355,11 @@ async def test_a_claim_asks_for_half_of_many_slots_so_that_two_fill_them(slots: 
     (source,) = processor.sources
 
     assert source.exchanger.next_batch().count == jobs
+
+
+async def test_a_claim_asks_for_half_of_the_slots_and_what_may_be_claimed_ahead() -> None:
+    processor = Processor([Worker(JobQueue("memory://", "q"), concurrency=100).settings], until_idle=False)
+    (source,) = processor.sources
+    processor.pool.ahead = 80
+
+    assert source.exchanger.next_batch().count == 90

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -190,6 +190,7 @@ class Driver(MemoryDriver):
         super().__init__()
         self.deaf = False
         self.looks: list[float] = []
+        self.on_its_way: Callable[[], Awaitable[object]] | None = None  # what happens once, as an answer is
 
     def consumer(self, worker_id: str, *, lease: float, max_deliveries: int) -> MemoryConsumer:
         driver = self
@@ -199,7 +200,11 @@ class Driver(MemoryDriver):
                 self, silent: Sequence[Silent] = (), *, others: bool = False, thorough: bool = False
             ) -> Reclaimed:
                 driver.looks.append(time.monotonic())
-                return await super().reclaim(silent, others=others, thorough=thorough)
+                answer = await super().reclaim(silent, others=others, thorough=thorough)
+                if happens := driver.on_its_way:
+                    driver.on_its_way = None
+                    await happens()
+                return answer
 
             def beat(self, held: Callable[[], Sequence[Lease]]) -> Beaten:
                 if driver.deaf:
@@ -236,6 +241,33 @@ async def test_a_worker_that_is_alone_looks_for_the_dead_less_often_until_anothe
         await MemoryDriver(driver.memory).consumer("other", lease=3600, max_deliveries=3).open()
         await eventually(lambda: reclaimer.every == 2)
         assert reclaimer.look_at <= time.monotonic() + 2
+        worker.stop()
+
+
+async def test_a_worker_that_comes_as_another_hears_that_it_is_alone_is_heard_of() -> None:
+    driver = Driver()
+    other = MemoryDriver(driver.memory).consumer("other", lease=3600, max_deliveries=3)
+    worker = Worker(JobQueue(driver, "q"), lease=60)
+
+    async def come() -> None:
+        assert worker._processor is not None
+        reclaimer, heard = worker._processor.sources[0].reclaimer, anyio.Event()
+        hear = reclaimer.hear_of_another
+
+        def note() -> None:
+            hear()
+            heard.set()
+
+        reclaimer.hear_of_another = note  # type: ignore[method-assign]
+        await other.open()
+        await heard.wait()
+
+    driver.on_its_way = come
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.run)
+        await eventually(lambda: worker._processor and worker._processor.sources[0].reclaimer.asked_at > 0)
+        assert worker._processor is not None
+        assert worker._processor.sources[0].reclaimer.every == 2
         worker.stop()
 
 

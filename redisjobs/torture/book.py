@@ -38,11 +38,12 @@ class Book:
     ) -> bool:
         """Push, again as long as that is safe; whether it was acknowledged. `again`: the same push has failed."""
         self.note_attempt(pushed)
+        until = time.monotonic() + _GIVE_UP
         while True:
             try:
                 told = send()
             except DriverError as error:
-                if not self.may_try_again(pushed, error):
+                if not self.may_try_again(pushed, error, until):
                     return False
                 again = True
                 time.sleep(PAUSE)
@@ -55,12 +56,13 @@ class Book:
     ) -> bool:
         """The same in an event loop."""
         self.note_attempt(pushed)
+        until = time.monotonic() + _GIVE_UP
         again = False
         while True:
             try:
                 told = await send()
             except DriverError as error:
-                if not self.may_try_again(pushed, error):
+                if not self.may_try_again(pushed, error, until):
                     return False
                 again = True
                 await anyio.sleep(PAUSE)
@@ -92,12 +94,11 @@ class Book:
             facts = {"holder": holder, "added": added, "replaced": handle.replaced}
             self.note("pushed", job=job.job_id, delay=_seconds_of(job.due), **facts)
 
-    def may_try_again(self, pushed: Sequence[NewJob], error: DriverError) -> bool:
-        """Write down that a push failed; whether to try it again."""
+    def may_try_again(self, pushed: Sequence[NewJob], error: DriverError, until: float) -> bool:
+        """Write down that a push failed; whether to try it again, as it may be until then."""
         full = isinstance(error, QueueFull)
         self.note("refused", jobs=[job.job_id for job in pushed], full=full, error=str(error))
-        made_at = int(pushed[0].job_id[-28:-16], 16) / 1000
-        return time.time() - made_at < _GIVE_UP
+        return time.monotonic() < until
 
 
 def _seconds_of(due: Due | None) -> float:

@@ -65,6 +65,11 @@ class Batch:
         ]
 
 
+def most_of(places: int) -> int:
+    """How many jobs one batch takes, where a worker has so many places: half of them, so that two fill them."""
+    return min(MOST_JOBS, max(_BATCH, -(-places // 2)))
+
+
 class Owner(Protocol):
     """Whose outcomes are settled, and who claims."""
 
@@ -80,14 +85,13 @@ class Batcher:
 
     Args:
         consumer: The worker's side of the store.
-        concurrency: The worker's.
         owner: Who is told what became of them.
 
     Attributes:
         unanswered: Batches that may or may not have arrived; they are to be sent again before any other.
     """
 
-    def __init__(self, consumer: Consumer, concurrency: int, owner: Owner) -> None:
+    def __init__(self, consumer: Consumer, owner: Owner) -> None:
         self._consumer = consumer
         self._owner = owner
         self._scopes: set[anyio.CancelScope] = set()
@@ -98,8 +102,6 @@ class Batcher:
         self._under_way: list[Batch] = []  # at most two
         self._lanes = dict.fromkeys(range(1, _MOST + 1), 0)  # free ones, and the number each used last
         self.unanswered: list[Batch] = []
-        self.most = min(MOST_JOBS, max(_BATCH, -(-concurrency // 2)))
-        """Jobs of one batch."""
 
     @property
     def under_way(self) -> int:

@@ -31,13 +31,20 @@ class Contexts:
         return context
 
 
-async def run_in(
+Begun = tuple[Coroutine[Any, Any, Any], Any]
+"""A handler's coroutine, and what it waits for."""
+
+
+def begin_in(
     context: Context,
     take: Callable[[Any], object] | None,
     call: Callable[..., Awaitable[Any]],
     *arguments: Any,
-) -> BaseException | None:
-    """Call a handler and await what it returns, in a context; what it raised, whatever that is, or None.
+) -> Begun | BaseException | None:
+    """Call a handler in a context, and take the first step of what it returns.
+
+    A task a job would have a context of its own too, but costs more than all the rest of it. A context can only be
+    entered for one step at a time, so the coroutine is stepped by hand.
 
     Args:
         context: The context.
@@ -45,19 +52,30 @@ async def run_in(
         call: The handler.
         arguments: For it.
 
-    A task a job would have a context of its own too, but costs more than all the rest of it. A context can only be
-    entered for one step at a time, so the coroutine is stepped by hand.
+    Returns:
+        What to go on with by `go_on_in`, where it waits for something. Else it has ended: what it raised, whatever
+        that is, or None.
     """
     try:
-        begun = context.run(_first_step, take, call, *arguments)
+        return context.run(_first_step, take, call, *arguments)
     except BaseException as error:
         return _raised(error, frames=2)
-    return None if begun is None else await _stepped(*begun, context, take)
+
+
+async def run_in(
+    context: Context,
+    take: Callable[[Any], object] | None,
+    call: Callable[..., Awaitable[Any]],
+    *arguments: Any,
+) -> BaseException | None:
+    """Call a handler and await what it returns, in a context; what it raised, or None. See `begin_in`."""
+    begun = begin_in(context, take, call, *arguments)
+    return await go_on_in(context, begun, take) if isinstance(begun, tuple) else begun
 
 
 def _first_step(
     take: Callable[[Any], object] | None, call: Callable[..., Awaitable[Any]], *arguments: Any
-) -> tuple[Coroutine[Any, Any, Any], Any] | None:
+) -> Begun | None:
     """The handler's coroutine and what it waits for; None if it has ended, having waited for nothing."""
     called = call(*arguments)
     steps: Any = called if type(called) is CoroutineType else _awaiting(called)
@@ -74,9 +92,11 @@ async def _awaiting(called: Awaitable[Any]) -> Any:
 
 
 @coroutine
-def _stepped(
-    steps: Coroutine[Any, Any, Any], waits_for: Any, context: Context, take: Callable[[Any], object] | None
+def go_on_in(
+    context: Context, begun: Begun, take: Callable[[Any], object] | None
 ) -> Generator[Any, Any, BaseException | None]:
+    """Await a handler that was begun by `begin_in`, with the same context and `take`; what it raised, or None."""
+    steps, waits_for = begun
     step: Callable[[Any], Any]
     value: Any
     while True:

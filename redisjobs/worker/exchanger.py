@@ -6,7 +6,7 @@ from redisjobs.driver import Consumer
 from redisjobs.errors import DriverError
 from redisjobs.eventloop import Wakeup
 from redisjobs.transitions import Exchange
-from redisjobs.worker.batcher import Batch, Batcher
+from redisjobs.worker.batcher import Batch, Batcher, most_of
 from redisjobs.worker.clearance import Clearance
 from redisjobs.worker.dispatcher import Dispatcher
 from redisjobs.worker.fetcher import Fetcher
@@ -60,7 +60,7 @@ class Exchanger:
         *,
         until_idle: bool,
     ) -> None:
-        self.batcher = Batcher(consumer, pool.concurrency, self)
+        self.batcher = Batcher(consumer, self)
         self.fetcher = fetcher
         self.clearance = clearance
         self.dispatcher = dispatcher
@@ -179,7 +179,7 @@ class Exchanger:
 
     def next_batch(self) -> Batch:
         """What the next exchange takes: outcomes, and, if it asks for jobs, room for as many."""
-        most, leases = self.batcher.most, self.dispatcher.leases
+        most, leases = most_of(self._pool.concurrency + self._pool.ahead), self.dispatcher.leases
         settling = leases.next(most)
         sent_at = time.time()
         for run in settling:

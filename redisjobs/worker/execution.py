@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
 from dataclasses import dataclass, replace
 from functools import partial
@@ -35,7 +35,7 @@ from redisjobs.retry import exponential_jitter
 from redisjobs.transitions import Ack, After, DeadLetter, Lease, Release, Reply, Result, RetryLater, Settlement
 from redisjobs.visible import visible
 from redisjobs.worker.chain import Find
-from redisjobs.worker.contexts import Contexts, run_in
+from redisjobs.worker.contexts import Contexts, begin_in, go_on_in, run_in
 from redisjobs.worker.deadline import Deadline
 from redisjobs.worker.guard import Guard, OpenScopes, set_author
 from redisjobs.worker.place import NotPacked
@@ -47,13 +47,22 @@ from redisjobs.worker.threads import NoThread, Threads, call_in
 if TYPE_CHECKING:
     from redisjobs.worker.processes import Processes  # only where it is needed, for what it loads
 
-_DONE, _ACK = Done(), Ack()
+DONE, _ACK = Done(), Ack()
 _WHY_CHARACTERS = 1_000  # of why a result is refused
 _first_push = threading.Lock()
 
 
 def _itself(called: Awaitable[Any]) -> Awaitable[Any]:
     return called
+
+
+Run = Outcome | Coroutine[Any, Any, Outcome]
+"""What a job came to, or what is to be awaited for it."""
+
+
+async def awaited(run: Run) -> Outcome:
+    """What a job came to."""
+    return await run if isinstance(run, Coroutine) else run
 
 
 class Owner(Protocol):
@@ -220,12 +229,18 @@ class Execution:
         """The outcome of a job that was given up, and whose handler did not object."""
         return self._why if self._why is not None else Interrupted()
 
-    async def run(self, scope: anyio.CancelScope, scopes: OpenScopes) -> Outcome:
-        """Read the job and run its handler; whatever that raises, the outcome says.
+    def begin(self, scope: anyio.CancelScope, scopes: OpenScopes) -> Run:
+        """Read the job and let its handler begin; whatever that raises, the outcome says.
+
+        Nothing is awaited here for a handler that waits for nothing: that costs less than anything that can be.
 
         Args:
-            scope: What `give_up` cancels, around this call; should it cut the run off, `given_up` is the outcome.
+            scope: What `give_up` cancels, around this call and the rest of the run; should it cut the run off,
+                `given_up` is the outcome.
             scopes: The current task's.
+
+        Returns:
+            The outcome, or what is to be awaited for it, in the same task.
 
         Raises:
             BaseException: Only a cancellation that came from outside.
@@ -245,17 +260,13 @@ class Execution:
         except DecodeError as error:
             return Undecodable(str(error))
         self._scope = scope
-        if definition.in_process and (unplaced := await self._prepare_process()):
-            return unplaced
-        self._strikes = self._means.guard.strikes
-        self._keep_ms = definition.keep_ms if job.keep_ms is None else job.keep_ms
-        context = self._make_context(job)
-        set_author(self)
-        if definition.timeout is None and definition.stalled_after is None:
-            return await self._handle(definition, job.parameters, context, scope, scopes)
-        return await self._handle_in_time(definition, job.parameters, context, scopes)
+        if definition.in_process:
+            return self._begin_in_process(definition, job, scopes)
+        return self._begin(definition, job, scopes)
 
-    async def _prepare_process(self) -> Outcome | None:
+    async def _begin_in_process(
+        self, definition: JobDefinition[Any], job: codec.Job, scopes: OpenScopes
+    ) -> Outcome:
         """Wait for the process that the handler is to run in; its time runs only from then."""
         if self._means.processes is None:
             return Raised(RegistrationError("its handler was registered after the worker was started"))
@@ -263,7 +274,16 @@ class Execution:
             await self._means.processes.prepare()
         except NoThread:
             return self._unplaced()
-        return self._why
+        return self._why if self._why is not None else await awaited(self._begin(definition, job, scopes))
+
+    def _begin(self, definition: JobDefinition[Any], job: codec.Job, scopes: OpenScopes) -> Run:
+        self._strikes = self._means.guard.strikes
+        self._keep_ms = definition.keep_ms if job.keep_ms is None else job.keep_ms
+        context = self._make_context(job)
+        set_author(self)
+        if definition.timeout is None and definition.stalled_after is None:
+            return self._handle(definition, job.parameters, context, scopes)
+        return self._handle_in_time(definition, job.parameters, context, scopes)
 
     def _unplaced(self) -> Outcome:
         self._means.threads.turned_away = True
@@ -274,57 +294,90 @@ class Execution:
         return job.started_ms is not None or self.lease.deliveries > 1
 
     async def _handle_in_time(
-        self,
-        definition: JobDefinition[Any],
-        parameters: bytes,
-        context: JobContext,
-        scopes: OpenScopes,
+        self, definition: JobDefinition[Any], parameters: bytes, context: JobContext, scopes: OpenScopes
     ) -> Outcome:
         deadline = self._deadline = Deadline(
             definition.timeout, definition.stalled_after, self._means.threads.loop
         )
-        with deadline.scope as scope:
-            return await self._handle(definition, parameters, context, scope, scopes)
+        with deadline.scope:
+            return await awaited(self._handle(definition, parameters, context, scopes))
         return self._why if self._why is not None else self._outran(deadline)
 
-    async def _handle(
-        self,
-        definition: JobDefinition[Any],
-        parameters: bytes,
-        context: JobContext,
-        scope: anyio.CancelScope,
-        scopes: OpenScopes,
-    ) -> Outcome:
+    def _handle(
+        self, definition: JobDefinition[Any], parameters: bytes, context: JobContext, scopes: OpenScopes
+    ) -> Run:
         # A fresh one each: what a handler sets in it is no business of the next job's.
         surroundings = self._means.contexts.fresh()
-        innermost = scopes.innermost()
+        opened = scopes.innermost()
         try:
             decoded = surroundings.run(codec.decode_parameters, definition.name, parameters)
         except DecodeError as error:
             return Undecodable(str(error))
         except BaseException as error:  # the parameters' own code
             return Raised(error)
+        if not definition.is_async:
+            called = self._call_elsewhere(definition, decoded, context, surroundings)
+            return self._wait_for(called, definition, surroundings, scopes, opened)
+        begun = begin_in(surroundings, self._taker, definition.call, decoded, context)
+        if isinstance(begun, tuple):
+            waits = go_on_in(surroundings, begun, self._taker)
+            return self._wait_for(waits, definition, surroundings, scopes, opened)
         try:
-            raised = await self._call(definition, decoded, context, surroundings)
+            return self._ended(begun, definition, surroundings, scopes, opened)
+        finally:
+            del begun  # or it would hold itself: its traceback leads to the frames that called the handler
+
+    async def _wait_for(
+        self,
+        called: Awaitable[BaseException | None],
+        definition: JobDefinition[Any],
+        surroundings: Context,
+        scopes: OpenScopes,
+        opened: Any,
+    ) -> Outcome:
+        try:
+            raised = await called
         except NoThread:
             return self._unplaced()
         except anyio.get_cancelled_exc_class() as error:
             raised = error
+        try:
+            return await awaited(self._ended(raised, definition, surroundings, scopes, opened))
+        finally:
+            del raised  # as above
+
+    def _ended(
+        self,
+        raised: BaseException | None,
+        definition: JobDefinition[Any],
+        surroundings: Context,
+        scopes: OpenScopes,
+        opened: Any,
+    ) -> Run:
+        """What a handler came to: by what it raised, and else by what it returned and pushed.
+
+        Args:
+            raised: What it raised.
+            definition: Whose handler it is.
+            surroundings: The context that it ran in.
+            scopes: The current task's.
+            opened: The innermost of them when it began: those inside are what it has left open.
+        """
         self._has_ended = True
-        if scopes.innermost() is not innermost:
-            scopes.close_inside(innermost)
+        if scopes.innermost() is not opened:
+            scopes.close_inside(opened)
         if raised is None:
             if not self._keep_ms and self.pushes is None:
-                return _DONE
-            return await self._came_to_more(definition, surroundings)
+                return DONE
+            return self._came_to_more(definition, surroundings)
         try:
-            return self._came_to(raised, definition, context, scope)
+            return self._came_to(raised, definition)
         finally:
-            del raised  # or it would hold itself: its traceback leads to the frames that called the handler
+            del raised  # as above
 
     async def _came_to_more(self, definition: JobDefinition[Any], surroundings: Context) -> Outcome:
         """The outcome of a run whose handler has returned, where its result is kept, or it has pushed jobs."""
-        outcome = surroundings.run(self._keep, definition) if self._keep_ms else _DONE
+        outcome = surroundings.run(self._keep, definition) if self._keep_ms else DONE
         if self.pushes is None or not isinstance(outcome, Done):
             return outcome
         if jobs := await self.pushes.close():
@@ -347,9 +400,7 @@ class Execution:
             return Raised(error)
         return Done(Result(self._keep_ms, value))
 
-    def _came_to(
-        self, raised: BaseException, definition: JobDefinition[Any], context: JobContext, scope: anyio.CancelScope
-    ) -> Outcome:
+    def _came_to(self, raised: BaseException, definition: JobDefinition[Any]) -> Outcome:
         """What it means that the handler raised; a cancellation that was meant for the worker goes on."""
         if type(raised) is NoThread:  # found only inside of the middleware
             return self._unplaced()
@@ -361,7 +412,7 @@ class Execution:
                 del raised  # as above
         if self._why is not None:
             return self._why
-        if self._deadline is not None and scope.cancel_called:
+        if self._deadline is not None and self._deadline.scope.cancel_called:
             return self._outran(self._deadline, raised)
         # One that ran in a thread raised it itself: nobody can cancel what runs there.
         if cancelled and definition.is_async and self._means.guard.hit(self, self._strikes):
@@ -375,12 +426,10 @@ class Execution:
         error.__cause__ = cause
         return Raised(error)
 
-    def _call(
+    def _call_elsewhere(
         self, definition: JobDefinition[Any], parameters: Any, context: JobContext, surroundings: Context
     ) -> Awaitable[BaseException | None]:
-        """Run the handler; what it raised."""
-        if definition.is_async:
-            return run_in(surroundings, self._taker, definition.call, parameters, context)
+        """Run a handler in a process or a thread; what it raised."""
         if definition.in_process and self._means.processes is not None:
             return self._call_in_process(self._means.processes, definition, parameters, context)
         return self._call_in_thread(definition, parameters, context, surroundings)
@@ -443,7 +492,7 @@ class Execution:
         """Decide the job's settlement, by its handler's retry policy."""
         self._outcome = outcome
         self._context = None  # which leads back to here: a reference cycle
-        if outcome is _DONE:
+        if outcome is DONE:
             self.settlement = Ack(reported=True) if self._may_have_reported else _ACK
             return
         if isinstance(outcome, Interrupted):

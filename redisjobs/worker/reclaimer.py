@@ -66,6 +66,7 @@ class Reclaimer:
         self._after = ""  # where tidying goes on
         self._thorough = True  # to look at every worker's beat: the server's clock may have been set back
         self._alone = False  # there was no other worker
+        self._another_at = float("-inf")  # when the last one came, by our monotonic clock
         self._untold = 0  # jobs that were handed back and not told of
 
     @property
@@ -83,6 +84,7 @@ class Reclaimer:
 
     def hear_of_another(self) -> None:
         """Take the news that another worker has come: whoever was alone looks as often as others do."""
+        self._another_at = time.monotonic()
         if self._alone:
             self._alone = False
             self.look_at = min(self.look_at, time.monotonic() + self.every)
@@ -114,7 +116,8 @@ class Reclaimer:
         self.hear_time(answer.server_ms, sent)
         self._tell(answer)
         self.silent = [each for each in answer.silent if each.worker_id != self._consumer.worker_id]
-        self.others, self._alone = answer.others, answer.alone
+        self.others = answer.others
+        self._alone = answer.alone and self._another_at < sent  # else it came as we asked
         self.asked_at = sent
         self._promoter.hear_of_others(promotes=answer.promotes, late=answer.late)
         now = time.monotonic()

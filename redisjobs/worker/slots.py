@@ -9,7 +9,7 @@ from anyio.lowlevel import checkpoint
 
 from redisjobs.eventloop import Gate, gates
 from redisjobs.outcome import Outcome, Raised
-from redisjobs.worker.execution import Execution
+from redisjobs.worker.execution import DONE, Execution, awaited
 from redisjobs.worker.guard import Guard, OpenScopes, be_task_of, cancel_counter, forget_cancels
 
 
@@ -105,12 +105,13 @@ class Slots:
             run = slot.run = self._waiting.popleft() if self._waiting else await self._next(slot)
             if self._waiting and not self._woken:  # should this job wait for something
                 self._wake(1)
-            outcome = await run.run(scope, slot.scopes)
+            came_to = run.begin(scope, slot.scopes)
+            outcome = came_to if came_to is DONE else await awaited(came_to)
             was_cancelled = not scope.cancel_called and slot.cancels()
             if was_cancelled:
                 forget_cancels()
             self._end(slot, outcome)
-            del outcome  # what a handler raised is not to wait here for the next job
+            del outcome, came_to  # what a handler raised is not to wait here for the next job
             if was_cancelled:
                 await checkpoint()  # a cancel that the task has not heard of yet would hit the next job
 

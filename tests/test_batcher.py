@@ -363,3 +363,12 @@ async def test_a_claim_asks_for_half_of_the_slots_and_what_may_be_claimed_ahead(
     processor.pool.ahead = 80
 
     assert source.exchanger.next_batch().count == 90
+
+
+async def test_a_claim_that_is_overtaken_by_one_that_claims_ahead_may_have_its_jobs_wait_for_a_slot() -> None:
+    async with carried() as store:
+        first, second = Batch([], 50), Batch([], 100, ahead=100)
+        store.batcher.begin(first)
+        store.batcher.begin(second)
+
+        assert (first.ahead, second.ahead) == (100, 100)

@@ -55,6 +55,7 @@ class Workers:
         self._starter = ThreadPoolExecutor(1)
 
     def __enter__(self) -> Self:
+        self._starter.submit(int).result()  # the thread is there, and known, before the first process is
         return self
 
     def __exit__(self, *exc_info: object) -> None:

@@ -187,6 +187,8 @@ class Batcher:
 
     def _depart(self, batch: Batch) -> None:
         batch.sent = time.monotonic()
+        for other in self._under_way:  # should this one be answered first, its jobs may have the other's slots
+            other.ahead = max(other.ahead, batch.ahead)
         self._under_way.append(batch)
 
     async def _carry_on(self) -> None:

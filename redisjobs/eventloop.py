@@ -2,7 +2,6 @@
 
 import asyncio
 import inspect
-import threading
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from contextlib import suppress
 from contextvars import Context
@@ -165,36 +164,3 @@ def threadsafe_caller() -> Callable[[Callable[[], object]], None]:
             loop.call_soon_threadsafe(call)
 
     return wake_asyncio
-
-
-class Loop:
-    """The running event loop, as far as what other threads say can move a deadline in it.
-
-    Attributes:
-        call_soon: Runs a function soon in the loop; see `threadsafe_caller`.
-        time: Its clock, which deadlines go by, in s; for its own thread. `anyio.current_time` first asks each time
-            which loop it is in, and needs a task.
-    """
-
-    __slots__ = ("_thread", "call_soon", "time")
-
-    def __init__(self) -> None:
-        self.call_soon = threadsafe_caller()
-        self.time = _clock()
-        self._thread = threading.get_ident()
-
-    def run(self, call: Callable[[], object]) -> None:
-        """Run a function in the loop: at once if this is its thread, else soon."""
-        if threading.get_ident() == self._thread:
-            call()
-        else:
-            self.call_soon(call)
-
-
-def _clock() -> Callable[[], float]:
-    try:
-        return asyncio.get_running_loop().time
-    except RuntimeError:
-        import trio
-
-        return trio.current_time

@@ -189,7 +189,7 @@ async def processor(queue: JobQueue, slots: int) -> AsyncIterator[Processor]:
     """One run of a worker of the test's `queue`, that has opened, with slots, and does nothing by itself."""
     processor = Processor([Worker(queue, concurrency=slots).settings], until_idle=False)
     guard = Guard()
-    processor.pool.means = Means(guard, Contexts(), processor.threads, None)
+    processor.pool.means = Means(guard, Contexts(), processor.pool.deadlines, processor.threads, None)
     (source,) = processor.sources
     await source.member.join()
     source.member.opened = True

@@ -255,7 +255,7 @@ async def test_a_worker_whose_read_may_still_be_served_is_looked_after_when_it_h
         worker = Worker(queue)
         processor = Processor([worker.settings], until_idle=False)
         (source,) = processor.sources
-        processor.pool.means = Means(Guard(), Contexts(), processor.threads, None)
+        processor.pool.means = Means(Guard(), Contexts(), processor.pool.deadlines, processor.threads, None)
         await source.member.join()
         source.member.opened = True
         if lost:

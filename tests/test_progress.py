@@ -16,14 +16,13 @@ import process_handlers as handlers
 import pytest
 from fleet import has_ended
 from process_handlers import Do
-from store import MemoryStore, RedisStore, Store
+from store import MemoryStore, RedisStore, Store, eventually
 
 from redisjobs import JobContext, JobQueue, Middleware, Progress, State, Worker, no_retry
 from redisjobs.codec import decode_progress, encode_progress
-from redisjobs.eventloop import Loop
 from redisjobs.middleware import RunningJob
 from redisjobs.progress import Said, progress_of
-from redisjobs.worker.deadline import Deadline
+from redisjobs.worker.deadline import Deadline, Deadlines
 from redisjobs.worker.dispatcher import Dispatcher
 from redisjobs.worker.execution import Execution
 from redisjobs.worker.reporter import Reported, Reporter
@@ -664,52 +663,53 @@ async def test_progress_does_not_outlast_a_timeout_nor_an_extension_a_stall(queu
     assert errors == {"busy": "JobTimeout", "stuck": "JobStalled"}
 
 
-class Counting(Loop):
-    """The event loop, which counts what it was to run."""
+def test_a_deadline_moves_with_each_report_and_never_earlier() -> None:
+    deadline = Deadline(None, 30)
+    first, now = deadline.at, time.monotonic()
+    deadline.progressed(now + 2)
 
-    runs = 0
+    assert first <= now + 30
+    assert deadline.at == now + 32
 
-    def run(self, call: Callable[[], object]) -> None:
-        self.runs += 1
-        super().run(call)
+
+def test_a_deadline_that_threads_extend_is_the_latest_that_they_said() -> None:
+    deadline = Deadline(1, None)
+    first = deadline.at
+    threads = [threading.Thread(target=deadline.extend, args=(seconds,)) for seconds in (99, 5, 0)]
+    for thread in threads:
+        thread.start()
+        thread.join()
+
+    assert 97.9 < deadline.at - first < 99
+
+
+@dataclass
+class Timed:
+    deadline: Deadline | None
+    ended: int = 0
+
+    def outran(self) -> None:
+        self.ended += 1
+        self.deadline = None
 
 
 @pytest.mark.anyio
-async def test_reports_move_the_deadline_at_most_four_times_a_second_and_never_early() -> None:
-    loop = Counting()
-    deadline = Deadline(None, 30, loop)
-    with deadline.scope:
-        first, now = deadline.scope.deadline, time.monotonic()
-        for step in range(2000):  # for two seconds
-            deadline.progressed(now + step / 1000)
-        last = deadline.scope.deadline - first
+async def test_each_run_ends_at_its_own_deadline_however_many_there_are() -> None:
+    runs = [Timed(None)]
+    deadlines = Deadlines(lambda: runs)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(deadlines.run)
+        await anyio.wait_all_tasks_blocked()
+        for seconds in (60, 0.2, 0.1):
+            deadline = Deadline(seconds, None)
+            runs.append(Timed(deadline))
+            deadlines.add(deadline)
+        await eventually(lambda: runs[3].ended)
+        assert not runs[2].ended
+        await eventually(lambda: runs[2].ended)
+        tasks.cancel_scope.cancel()
 
-    assert loop.runs == 8
-    assert 1.999 <= last < 2.25
-
-
-@pytest.mark.anyio
-async def test_however_often_another_thread_extends_the_loop_is_asked_once_until_it_has_moved_the_deadline() -> (
-    None
-):
-    loop, moves = Loop(), list[Callable[[], object]]()
-    loop.call_soon = moves.append
-    deadline = Deadline(1, None, loop)
-
-    def extend() -> None:
-        for seconds in range(100):
-            deadline.extend(seconds)
-
-    with deadline.scope:
-        first = deadline.scope.deadline
-        for _ in range(2):
-            thread = threading.Thread(target=extend)
-            thread.start()
-            thread.join()
-            (move,) = moves
-            moves.clear()
-            move()
-        assert deadline.scope.deadline - first > 97.9
+    assert [run.ended for run in runs] == [0, 0, 1, 1]
 
 
 # In a process

@@ -124,7 +124,7 @@ class Dispatcher:
         retention = member.settings.queue.retention
         self.leases = Leases(keeps_done=retention is not None and retention.completed is not None)
         self.report = Report(member)
-        self.reporter = Reporter[Execution](pool.threads.loop.call_soon, wakeup)
+        self.reporter = Reporter[Execution](pool.threads.call_soon, wakeup)
         self.refused = 0
         self.needs_recovery = False
         self.find: Find = member.settings.queue.definitions.get

@@ -36,7 +36,7 @@ from redisjobs.transitions import Ack, After, DeadLetter, Lease, Release, Reply,
 from redisjobs.visible import visible
 from redisjobs.worker.chain import Find
 from redisjobs.worker.contexts import Contexts, begin_in, go_on_in, run_in
-from redisjobs.worker.deadline import Deadline
+from redisjobs.worker.deadline import Deadline, Deadlines
 from redisjobs.worker.guard import Guard, OpenScopes, set_author
 from redisjobs.worker.place import NotPacked
 from redisjobs.worker.pushes import Pushes
@@ -89,6 +89,7 @@ class Means:
 
     guard: Guard
     contexts: Contexts
+    deadlines: Deadlines
     threads: Threads
     processes: "Processes | None"
 
@@ -102,6 +103,7 @@ class Execution:
         owner: Who leased it.
         over: Whether it has an outcome, or was let go; it may still have to be settled.
         ended: Whether its handler runs no more, in the loop at least.
+        deadline: When it has to have ended; None: whenever, or it has not begun.
         settlement: How to settle it, once that is decided; None also if it is no longer ours.
         resent: Whether its settlement was sent before, and the reply lost.
         given_at: When it was given to the slots, by the monotonic clock.
@@ -114,9 +116,9 @@ class Execution:
     __slots__ = (
         "__weakref__",
         "_context",
-        "_deadline",
         "_definition",
         "_has_ended",
+        "_has_outrun",
         "_job",
         "_keep_ms",
         "_means",
@@ -128,6 +130,7 @@ class Execution:
         "_started",
         "_strikes",
         "_why",
+        "deadline",
         "ended",
         "ended_at",
         "given_at",
@@ -155,7 +158,7 @@ class Execution:
         self._strikes = 0
         self._started = 0.0
         self._run_ms = self._keep_ms = 0
-        self._has_ended = False
+        self._has_ended = self._has_outrun = False
         self._returned: Any = None
         self.pushes: Pushes | None = None
         self._job: codec.Job | None = None
@@ -164,7 +167,7 @@ class Execution:
         self._context: JobContext | None = None
         self._scope: anyio.CancelScope | None = None
         self._why: Outcome | None = None
-        self._deadline: Deadline | None = None
+        self.deadline: Deadline | None = None
         self.reported: Reported | None = None
 
     @property
@@ -182,19 +185,32 @@ class Execution:
         if self._scope is not None:
             self._scope.cancel()
 
+    def outran(self) -> None:
+        """Cancel the handler: its time is over."""
+        if not self.over and self._why is None:
+            self._has_outrun = True
+            self.give_up(Interrupted())
+
+    def _late(self, cause: BaseException | None = None) -> Outcome:
+        """The outcome of a run whose time was over; the cause shows where it was."""
+        assert self.deadline is not None
+        error = self.deadline.error
+        error.__cause__ = cause
+        return Raised(error)  # not kept here, as its traceback leads here
+
     def hear(self, said: Said) -> PushedJob | None:
         """Take in what its handler says, in any thread; nothing once it is over, or was given up."""
         if self.over or self._why is not None:
             return None
         if isinstance(said, Extension):
-            if self._deadline is not None:
-                self._deadline.extend(said.seconds)
+            if self.deadline is not None:
+                self.deadline.extend(said.seconds)
             return None
         if isinstance(said, Pushing):
             return self._push(said)
         now = time.monotonic()
-        if self._deadline is not None:
-            self._deadline.progressed(now)
+        if self.deadline is not None:
+            self.deadline.progressed(now)
         reported = self.reported
         if reported is None:
             reported = self.reported = Reported(said, now)
@@ -209,7 +225,7 @@ class Execution:
         with _first_push:
             pushes = self.pushes = self.pushes or Pushes(self._settings.queue, self.lease)
         # Only now: either this sees that the handler has ended, or whoever ends the run sees what is to be closed.
-        if self._has_ended or (self._deadline is not None and self._deadline.scope.cancel_called):
+        if self._has_ended or self._why is not None:
             return None
         job = pushes.add(pushing)
         return None if job is None else self._settings.queue.handle(job.job_id, name_in(job), added=None)
@@ -227,6 +243,8 @@ class Execution:
     @property
     def given_up(self) -> Outcome:
         """The outcome of a job that was given up, and whose handler did not object."""
+        if self._has_outrun:
+            return self._late()
         return self._why if self._why is not None else Interrupted()
 
     def begin(self, scope: anyio.CancelScope, scopes: OpenScopes) -> Run:
@@ -281,9 +299,10 @@ class Execution:
         self._keep_ms = definition.keep_ms if job.keep_ms is None else job.keep_ms
         context = self._make_context(job)
         set_author(self)
-        if definition.timeout is None and definition.stalled_after is None:
-            return self._handle(definition, job.parameters, context, scopes)
-        return self._handle_in_time(definition, job.parameters, context, scopes)
+        if definition.timeout is not None or definition.stalled_after is not None:
+            self.deadline = Deadline(definition.timeout, definition.stalled_after)
+            self._means.deadlines.add(self.deadline)
+        return self._handle(definition, job.parameters, context, scopes)
 
     def _unplaced(self) -> Outcome:
         self._means.threads.turned_away = True
@@ -292,16 +311,6 @@ class Execution:
     def _has_started(self, job: codec.Job) -> bool:
         """Whether it was started before: a run of it had an outcome, or a worker died to which it was given."""
         return job.started_ms is not None or self.lease.deliveries > 1
-
-    async def _handle_in_time(
-        self, definition: JobDefinition[Any], parameters: bytes, context: JobContext, scopes: OpenScopes
-    ) -> Outcome:
-        deadline = self._deadline = Deadline(
-            definition.timeout, definition.stalled_after, self._means.threads.loop
-        )
-        with deadline.scope:
-            return await awaited(self._handle(definition, parameters, context, scopes))
-        return self._why if self._why is not None else self._outran(deadline)
 
     def _handle(
         self, definition: JobDefinition[Any], parameters: bytes, context: JobContext, scopes: OpenScopes
@@ -404,6 +413,8 @@ class Execution:
         """What it means that the handler raised; a cancellation that was meant for the worker goes on."""
         if type(raised) is NoThread:  # found only inside of the middleware
             return self._unplaced()
+        if self._has_outrun:
+            return self._late(raised)
         cancelled = isinstance(raised, anyio.get_cancelled_exc_class())
         if cancelled and self._means.guard.was_meant():
             try:
@@ -412,19 +423,10 @@ class Execution:
                 del raised  # as above
         if self._why is not None:
             return self._why
-        if self._deadline is not None and self._deadline.scope.cancel_called:
-            return self._outran(self._deadline, raised)
         # One that ran in a thread raised it itself: nobody can cancel what runs there.
         if cancelled and definition.is_async and self._means.guard.hit(self, self._strikes):
             return Interrupted()
         return Raised(raised)
-
-    def _outran(self, deadline: Deadline, cause: BaseException | None = None) -> Outcome:
-        if self._context is not None:
-            self._context.cancelled = True
-        error = deadline.error
-        error.__cause__ = cause
-        return Raised(error)
 
     def _call_elsewhere(
         self, definition: JobDefinition[Any], parameters: Any, context: JobContext, surroundings: Context

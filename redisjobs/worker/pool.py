@@ -9,8 +9,10 @@ from anyio.abc import TaskGroup
 from redisjobs.worker.allocator import Allocator
 from redisjobs.worker.batcher import Batcher
 from redisjobs.worker.clearance import Clearance
+from redisjobs.worker.deadline import Deadlines
 from redisjobs.worker.execution import Execution, Means
 from redisjobs.worker.fetcher import Fetcher
+from redisjobs.worker.guard import keep_up
 from redisjobs.worker.leases import Leases
 from redisjobs.worker.settings import Settings
 from redisjobs.worker.shutdown import Shutdown
@@ -88,6 +90,7 @@ class Pool:
         sources: Who shares it.
         is_shared: Whether they are several.
         slots: The slots.
+        deadlines: When what runs there has to have ended.
         concurrency: How many there are.
         alone: The job that runs with nothing beside it.
         shutdown: Whether the worker stops, and how.
@@ -104,6 +107,7 @@ class Pool:
         self.sources: Sequence[Claimant] = ()
         self.is_shared = False
         self.slots = Slots(settings.concurrency)
+        self.deadlines = Deadlines(self.slots.running)
         self.alone: Execution | None = None
         self.ahead = self.begun = 0
         self.threads = threads
@@ -121,6 +125,7 @@ class Pool:
     def start(self, tasks: TaskGroup) -> None:
         """Start the slots."""
         self.slots.start(tasks, self.means.guard)
+        tasks.start_soon(keep_up, self.deadlines.run)
 
     @property
     def room(self) -> int:

@@ -108,7 +108,7 @@ class Processor:
         try:
             with self._opening:
                 await guard.outlast(self._open_processes)
-            self.pool.means = Means(guard, Contexts(), self.threads, self.processes)
+            self.pool.means = Means(guard, Contexts(), self.pool.deadlines, self.threads, self.processes)
             try:
                 await self._work(guard)
             except BaseException as error:

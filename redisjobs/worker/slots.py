@@ -1,7 +1,7 @@
 """Slots: each is a task that runs one job after another, for as long as the worker works."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import anyio
 from anyio.abc import TaskGroup
@@ -25,6 +25,7 @@ class Slots:
 
     def __init__(self, count: int) -> None:
         self._count = count
+        self._slots: list[_Slot] = []
         self._idle: list[_Slot] = []
         self._woken = 0  # slots that are about to look for jobs
         self._waiting: deque[Execution] = deque()
@@ -40,6 +41,10 @@ class Slots:
     def count_busy(self) -> int:
         """How many run a job; for any thread."""
         return min(self.held, self._count)
+
+    def running(self) -> Iterator[Execution]:
+        """What runs now."""
+        return (slot.run for slot in self._slots if slot.run is not None)
 
     @property
     def oldest(self) -> float:
@@ -78,6 +83,7 @@ class Slots:
 
     async def _serve(self) -> None:
         slot = _Slot(self._new_gate)
+        self._slots.append(slot)
         be_task_of(slot)
         while True:
             try:

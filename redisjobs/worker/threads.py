@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from redisjobs.eventloop import Loop
+from redisjobs.eventloop import threadsafe_caller
 
 
 class NoThread(Exception):
@@ -50,7 +50,7 @@ class Threads:
         trouble: Why none can be started.
         turned_away: Whether a job has found no thread, or process, and waits for the next try.
         abandoned: How many threads are.
-        loop: The event loop that their handlers are waited for in.
+        call_soon: Runs a function soon in the event loop that their handlers are waited for in.
     """
 
     def __init__(self, most: int, changed: Callable[[], None]) -> None:
@@ -61,7 +61,7 @@ class Threads:
         self._most = most
         # The slots are the limit; on trio an abandoned thread would keep its share.
         self._limiter = anyio.CapacityLimiter(math.inf)
-        self.loop = Loop()
+        self.call_soon = threadsafe_caller()
 
     async def run(self, call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
         """Call a handler in a thread; what it returned, and what it raised.
@@ -85,7 +85,7 @@ class Threads:
         return errand.take_result()
 
     def _end(self) -> None:  # called in the thread
-        self.loop.call_soon(lambda: self._count(-1))
+        self.call_soon(lambda: self._count(-1))
 
     def _count(self, number: int) -> None:
         self.abandoned += number

@@ -108,7 +108,7 @@ class Featured(System):
         """The command that starts its producer."""
         return [str(self.programs / "python"), "features_drive.py", self.module]
 
-    def environment(self, url: str, meter: Path, concurrency: int) -> dict[str, str]:
+    def environment(self, url: str, meter: Path, concurrency: int | None) -> dict[str, str]:
         """The variables that its processes are started with."""
         return super().environment(url, meter, concurrency) | {"BENCH_FEATURE": self.feature}
 
@@ -122,7 +122,7 @@ class FeaturedNode(Featured):
         """The command that starts its producer."""
         return ["node", f"{self.module}_features.cjs"]
 
-    def environment(self, url: str, meter: Path, concurrency: int) -> dict[str, str]:
+    def environment(self, url: str, meter: Path, concurrency: int | None) -> dict[str, str]:
         """The variables that its processes are started with."""
         return super().environment(url, meter, concurrency) | {"NODE_PATH": str(self._modules)}
 
@@ -145,21 +145,21 @@ class FeaturedNode(Featured):
         return self.venv / "node_modules"
 
 
-def _redisjobs(programs: Path, processes: int, concurrency: int) -> Commands:
+def _redisjobs(programs: Path, processes: int | None, concurrency: int | None) -> Commands:
     worker = [str(programs / "redisjobs"), "worker", "redisjobs_features:queue", "--log-level", "warning"]
-    return [[*worker, "--concurrency", str(concurrency)]] * processes
+    return [[*worker, "--concurrency", str(concurrency)]] * (processes or 1)
 
 
-def _ardiq(programs: Path, processes: int, concurrency: int) -> Commands:
-    return [[str(programs / "ardiq"), "run", "--quiet", "--workers", str(processes), "ardiq_features:app"]]
+def _ardiq(programs: Path, processes: int | None, concurrency: int | None) -> Commands:
+    return [[str(programs / "ardiq"), "run", "--quiet", "--workers", str(processes or 1), "ardiq_features:app"]]
 
 
-def _docket(programs: Path, processes: int, concurrency: int) -> Commands:
-    return [[str(programs / "python"), "docket_features.py"]] * processes
+def _docket(programs: Path, processes: int | None, concurrency: int | None) -> Commands:
+    return [[str(programs / "python"), "docket_features.py"]] * (processes or 1)
 
 
-def _bullmq(programs: Path, processes: int, concurrency: int) -> Commands:
-    return [["node", "bullmq_features.cjs", "worker"]] * processes
+def _bullmq(programs: Path, processes: int | None, concurrency: int | None) -> Commands:
+    return [["node", "bullmq_features.cjs", "worker"]] * (processes or 1)
 
 
 FEATURED: dict[str, Featured] = {

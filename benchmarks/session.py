@@ -138,7 +138,13 @@ class Session:
 
     def start_workers(self, processes: int = 1, concurrency: int | None = None) -> None:
         """Start worker processes; they wait at the gate with their first job."""
-        concurrency = concurrency or self.system.concurrency
+        self._start_workers(processes, concurrency or self.system.concurrency)
+
+    def start_untuned_workers(self) -> None:
+        """The same as the system starts them where nobody says how many, nor how many jobs each may run."""
+        self._start_workers(None, None)
+
+    def _start_workers(self, processes: int | None, concurrency: int | None) -> None:
         for command in self.system.workers(self.system.programs, processes, concurrency):
             with open(self.folder / "worker.log", "ab") as log:
                 self._workers.append(
@@ -255,7 +261,7 @@ class Session:
         """The same, for as long as a `with` block takes."""
         return Monitor(self.server.port)
 
-    def _environment(self, concurrency: int) -> dict[str, str]:
+    def _environment(self, concurrency: int | None) -> dict[str, str]:
         return self.system.environment(self.server.url, self.meter, concurrency)
 
     def _log(self, name: str) -> str:

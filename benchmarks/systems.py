@@ -32,7 +32,7 @@ class System:
         distribution: Whose version is reported.
         setup: How it is set up, in a few words.
         workers: From the folder of its programs, a number of processes and how many jobs each may run at once, the
-            commands that start them.
+            commands that start them; None is whatever the system does by itself.
         scale: How many jobs it is given, as a share of the fastest system's.
         concurrency: Jobs at once in a drain of jobs that do nothing.
         peers: The folder where `<module>_jobs.py`, `drive.py` and `meter.py` are.
@@ -43,7 +43,7 @@ class System:
     packages: Sequence[str]
     distribution: str
     setup: str
-    workers: Callable[[Path, int, int], Commands]
+    workers: Callable[[Path, int | None, int | None], Commands]
     scale: float = 1.0
     concurrency: int = 100
     peers: Path = PEERS
@@ -63,15 +63,18 @@ class System:
         """The command that starts its producer."""
         return [str(self.programs / "python"), "drive.py", self.module]
 
-    def environment(self, url: str, meter: Path, concurrency: int) -> dict[str, str]:
-        """The variables that its processes are started with."""
+    def environment(self, url: str, meter: Path, concurrency: int | None) -> dict[str, str]:
+        """The variables that its processes are started with; without `concurrency` nothing is tuned."""
+        tuned = {
+            "BENCH_CONCURRENCY": str(concurrency),
+            "dramatiq_queue_prefetch": "100",  # by itself it is twice the threads
+        }
         return {
             **{key: value for key, value in os.environ.items() if key != "REDISJOBS_URL"},  # not the user's server
             "PYTHONPATH": str(self.peers),
             "BENCH_URL": url,
             "BENCH_METER": str(meter),
-            "BENCH_CONCURRENCY": str(concurrency),
-            "dramatiq_queue_prefetch": "100",  # by itself it is twice the threads
+            **({} if concurrency is None else tuned),
         }
 
     def install(self, python: str) -> str:
@@ -141,56 +144,64 @@ def python_version(python: str) -> str:
     return checked([python, "--version"]).strip()
 
 
-def _redisjobs(programs: Path, processes: int, concurrency: int) -> Commands:
+def _given(**options: int | None) -> list[str]:
+    """Options as they are typed; those that are None are left to the system itself."""
+    given = [(f"--{name.replace('_', '-')}", str(value)) for name, value in options.items() if value is not None]
+    return [word for option in given for word in option]
+
+
+def _redisjobs(programs: Path, processes: int | None, concurrency: int | None) -> Commands:
     worker = [str(programs / "redisjobs"), "worker", "redisjobs_jobs:queue", "--log-level", "warning"]
-    return [[*worker, "--concurrency", str(concurrency)]] * processes
+    return [[*worker, *_given(concurrency=concurrency)]] * (processes or 1)
 
 
-def _floor(programs: Path, processes: int, concurrency: int) -> Commands:
-    return [[str(programs / "python"), "floor_jobs.py"]] * processes
+def _floor(programs: Path, processes: int | None, concurrency: int | None) -> Commands:
+    return [[str(programs / "python"), "floor_jobs.py"]] * (processes or 1)
 
 
-def _tarsk(programs: Path, processes: int, concurrency: int) -> Commands:
+def _tarsk(programs: Path, processes: int | None, concurrency: int | None) -> Commands:
     worker = [str(programs / "tarsk"), "worker", "--app", "tarsk_jobs:app", "--queues", "default"]
-    return [[*worker, "--broker", "URL", "--children", str(processes), "--slots", str(concurrency)]]
+    return [[*worker, "--broker", "URL", *_given(children=processes, slots=concurrency)]]
 
 
-def _taskiq(programs: Path, processes: int, concurrency: int) -> Commands:
+def _taskiq(programs: Path, processes: int | None, concurrency: int | None) -> Commands:
     worker = [str(programs / "taskiq"), "worker", "taskiq_jobs:broker", "--log-level", "ERROR", "--no-parse"]
-    return [[*worker, "--workers", str(processes), "--max-async-tasks", str(concurrency), "--max-prefetch", "100"]]
+    prefetch = None if concurrency is None else 100
+    return [[*worker, *_given(workers=processes, max_async_tasks=concurrency, max_prefetch=prefetch)]]
 
 
-def _ardiq(programs: Path, processes: int, concurrency: int) -> Commands:
-    return [[str(programs / "ardiq"), "run", "--quiet", "--workers", str(processes), "ardiq_jobs:app"]]
+def _ardiq(programs: Path, processes: int | None, concurrency: int | None) -> Commands:
+    return [[str(programs / "ardiq"), "run", "--quiet", *_given(workers=processes), "ardiq_jobs:app"]]
 
 
-def _cauli(programs: Path, processes: int, concurrency: int) -> Commands:
+def _cauli(programs: Path, processes: int | None, concurrency: int | None) -> Commands:
     worker = [str(programs / "cauli-worker"), "--app", "cauli_jobs:app", "--log-level", "error"]
-    return [[*worker, "--procs", str(processes), "--io-concurrency", str(concurrency)]]
+    return [[*worker, *_given(procs=processes, io_concurrency=concurrency)]]
 
 
-def _blitzq(programs: Path, processes: int, concurrency: int) -> Commands:
+def _blitzq(programs: Path, processes: int | None, concurrency: int | None) -> Commands:
     worker = [str(programs / "blitzq"), "worker", "blitzq_jobs:queue", "--log-level", "ERROR"]
-    return [[*worker, "--workers", str(processes), "--concurrency", str(concurrency)]]
+    return [[*worker, *_given(workers=processes, concurrency=concurrency)]]
 
 
-def _mayu(programs: Path, processes: int, concurrency: int) -> Commands:
+def _mayu(programs: Path, processes: int | None, concurrency: int | None) -> Commands:
     worker = [str(programs / "mayu"), "worker", "mayu_jobs:app", "--mode", "thread", "--log-level", "ERROR"]
-    prefetch = ("--prefetch-multiplier", str(max(200 // concurrency, 2)))  # it is by thread, and by itself 2
-    return [[*worker, "--processes", str(processes), "--threads", str(concurrency), *prefetch]]
+    prefetch = None if concurrency is None else max(200 // concurrency, 2)  # it is by thread, and by itself 2
+    return [[*worker, *_given(processes=processes, threads=concurrency, prefetch_multiplier=prefetch)]]
 
 
-def _dramatiq(programs: Path, processes: int, concurrency: int) -> Commands:
+def _dramatiq(programs: Path, processes: int | None, concurrency: int | None) -> Commands:
     worker = [str(programs / "dramatiq"), "dramatiq_jobs", "--skip-logging"]
-    return [[*worker, "--processes", str(processes), "--threads", str(concurrency)]]
+    return [[*worker, *_given(processes=processes, threads=concurrency)]]
 
 
-def _streaq(programs: Path, processes: int, concurrency: int) -> Commands:
-    return [[str(programs / "streaq"), "run", "--workers", str(processes), "streaq_jobs:worker"]]
+def _streaq(programs: Path, processes: int | None, concurrency: int | None) -> Commands:
+    return [[str(programs / "streaq"), "run", *_given(workers=processes), "streaq_jobs:worker"]]
 
 
-def _arq(programs: Path, processes: int, concurrency: int) -> Commands:
-    return [[str(programs / "arq"), "--custom-log-dict", "arq_jobs.QUIET", "arq_jobs.WorkerSettings"]] * processes
+def _arq(programs: Path, processes: int | None, concurrency: int | None) -> Commands:
+    worker = [str(programs / "arq"), "--custom-log-dict", "arq_jobs.QUIET", "arq_jobs.WorkerSettings"]
+    return [worker] * (processes or 1)
 
 
 US, FLOOR = "redisjobs", "floor"

@@ -10,7 +10,7 @@ asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 app = Ardiq(
     redis_url=os.environ["BENCH_URL"],
     queue_name="bench",
-    concurrency=int(os.environ.get("BENCH_CONCURRENCY", "100")),
+    **({"concurrency": int(os.environ["BENCH_CONCURRENCY"])} if "BENCH_CONCURRENCY" in os.environ else {}),
     result_ttl_ms=0,
 )
 

@@ -28,7 +28,7 @@ async def nap(context, text):
 class WorkerSettings:
     functions = (noop, stamp, nap)
     redis_settings = SETTINGS
-    max_jobs = int(os.environ.get("BENCH_CONCURRENCY", "100"))
+    max_jobs = int(os.environ.get("BENCH_CONCURRENCY", "10"))  # 10 is its own
     job_timeout = 60
     keep_result = 0
     poll_delay = 0.05  # from 0.5: its latency is this, and so is its idle load

@@ -8,7 +8,7 @@ import meter
 
 worker = Worker(
     redis_url=os.environ["BENCH_URL"],
-    concurrency=int(os.environ.get("BENCH_CONCURRENCY", "100")),
+    **({"concurrency": int(os.environ["BENCH_CONCURRENCY"])} if "BENCH_CONCURRENCY" in os.environ else {}),
     anyio_kwargs={"use_uvloop": True},
 )
 

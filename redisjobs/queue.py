@@ -2,6 +2,7 @@
 
 import functools
 import math
+import time
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -758,7 +759,7 @@ class JobQueue(Serving):
     async def _call(self, call: Callable[[], Awaitable[T]], push: Push | None = None) -> T:
         """Call the store, and again with backoff and jitter while it is unavailable, until the deadline."""
         cause: BaseException | None = None
-        deadline, began = push.deadline if push else self.deadline, anyio.current_time()
+        deadline, began = push.deadline if push else self.deadline, time.monotonic()
         try:
             if push and deadline >= LONGEST_TRY:
                 return await call()  # it ends in time by itself, and a scope would cost as much as all else here
@@ -770,7 +771,7 @@ class JobQueue(Serving):
             raise push.failed(error) if push else error  # noqa: B904  (the same error, most often)
         if push:
             push.lost()
-        with anyio.move_on_after(began + deadline - anyio.current_time()):
+        with anyio.move_on_after(began + deadline - time.monotonic()):
             try:
                 return await retrying(call, on=(Unavailable,), within=deadline)
             except DriverError as error:  # refused now; but an earlier try of a push may have been stored

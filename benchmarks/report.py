@@ -9,7 +9,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from benchmarks.measures import ROWS, TIMES, Row
-from benchmarks.systems import FLOOR, PEER_NAMES, US
+from benchmarks.systems import FLOOR, PEER_NAMES, SYSTEMS, US
 
 DASH = "\N{EN DASH}"
 PARTS = {
@@ -238,6 +238,19 @@ def losses(samples: Samples) -> list[str]:
     return said
 
 
+def prices(run: Run) -> list[str]:
+    """What each peer gives up for its figures: a title, and a list."""
+    said = [f"- **{name}**: {SYSTEMS[name].gives_up}" for name in run.versions if name in PEER_NAMES]
+    if not said:
+        return []
+    about = (
+        "What redisjobs does in every figure above, and a peer does not: as read in its code and documents, or as "
+        "seen when it was run. redisjobs checks who settles a job, adds a push once however often it is sent, renews "
+        "what it holds, keeps each job to its timeout, and runs a crashed worker's jobs again within 17 s."
+    )
+    return ["## What each gives up", about, "\n".join(said)]
+
+
 def page(run: Run) -> str:
     """`docs/benchmarks.md`."""
     lost, past = losses(run.samples), pasts(run.samples)
@@ -260,6 +273,7 @@ def page(run: Run) -> str:
         *(["## Beside the past", *past] if past else []),
         "## Every system",
         everything(run.samples),
+        *prices(run),
     ]
     if run.failures:
         failed = "\n".join(f"- {system}, {measure}: {reason}" for system, measure, reason in run.failures)

@@ -35,6 +35,7 @@ class System:
             commands that start them; None is whatever the system does by itself.
         scale: How many jobs it is given, as a share of the fastest system's.
         concurrency: Jobs at once in a drain of jobs that do nothing.
+        gives_up: What it goes without that redisjobs does meanwhile, as read in its code and its documents, or run.
         peers: The folder where `<module>_jobs.py`, `drive.py` and `meter.py` are.
     """
 
@@ -47,6 +48,7 @@ class System:
     scale: float = 1.0
     concurrency: int = 100
     peers: Path = PEERS
+    gives_up: str = ""
 
     @property
     def venv(self) -> Path:
@@ -219,6 +221,8 @@ SYSTEMS = {
             "tarsk-redis",
             "100 slots a child; pushes in flight from threads",
             _tarsk,
+            gives_up="A crashed worker's jobs wait for their timeout and 30 s more. Delayed jobs are looked for once a "
+            "second. No types of parameters.",
         ),
         System(
             "taskiq-redis",
@@ -228,9 +232,18 @@ SYSTEMS = {
             "streams, uvloop, hiredis, orjson, prefetch 100, no parsing",
             _taskiq,
             scale=0.4,
+            gives_up="A crashed worker's jobs wait 10 minutes, and for ever where nothing else comes. What has run "
+            "stays in the stream. No delayed jobs in the broker, no dead letters.",
         ),
         System(
-            "ardiq", "ardiq", ("ardiq==1.2.0", "uvloop==0.23.0"), "ardiq", "uvloop, prefetch as it comes", _ardiq
+            "ardiq",
+            "ardiq",
+            ("ardiq==1.2.0", "uvloop==0.23.0"),
+            "ardiq",
+            "uvloop, prefetch as it comes",
+            _ardiq,
+            gives_up="Runs jobs twice that it has fetched ahead, with nothing wrong. A job that kills its worker is "
+            "tried for ever. A worker ends when its connection breaks once.",
         ),
         System(
             "cauli",
@@ -239,6 +252,8 @@ SYSTEMS = {
             "cauli",
             "a worker in Rust that embeds Python, acknowledges by 64",
             _cauli,
+            gives_up="An acknowledgement asks nothing: who has lost a job settles it all the same. Nothing is renewed, so "
+            "a long job runs twice; recovery takes minutes.",
         ),
         System(
             "blitzq",
@@ -247,6 +262,8 @@ SYSTEMS = {
             "blitzq",
             "its reliable mode, uvloop, hiredis, results not kept",
             _blitzq,
+            gives_up="A push that is tried again adds the job twice. An acknowledgement asks nothing: who has lost a job "
+            "settles it all the same.",
         ),
         System(
             "mayu",
@@ -256,6 +273,8 @@ SYSTEMS = {
             "a client in Rust, 2 threads (100 where jobs sleep), prefetch 200, results not kept",
             _mayu,
             concurrency=2,
+            gives_up="A crashed worker's jobs wait 30 s. Rate limits are of a process, not of the fleet. Handlers run in "
+            "threads, which no timeout can end. It says that it is alpha.",
         ),
         System(
             "dramatiq",
@@ -266,6 +285,8 @@ SYSTEMS = {
             _dramatiq,
             scale=0.4,
             concurrency=8,
+            gives_up="A crashed worker's jobs come back by maintenance that chance decides on, a minute later at best. "
+            "Delayed jobs wait in the memory of a worker. Dead letters have no way back.",
         ),
         System(
             "streaq",
@@ -275,6 +296,8 @@ SYSTEMS = {
             "uvloop, prefetch as it comes, silent, results not kept",
             _streaq,
             scale=0.2,
+            gives_up="A crashed worker's jobs wait 60 to 120 s. A worker ends where the server is away for 6 s. Most "
+            "exceptions are never retried; no dead letters.",
         ),
         System(
             "arq",
@@ -284,6 +307,7 @@ SYSTEMS = {
             "uvloop, hiredis, polls each 50 ms, results not kept",
             _arq,
             scale=0.2,
+            gives_up="A crashed worker's jobs wait some 5 minutes; nothing is renewed. It polls. No dead letters.",
         ),
     )
 }

@@ -117,6 +117,14 @@ def test_the_rows_where_we_lose_are_told() -> None:
     assert "where tarsk-redis has 9,000" in lost[1]
 
 
+def test_the_page_says_what_each_peer_that_was_measured_gives_up() -> None:
+    page = report.page(a_run(versions={"redisjobs": "0.1.0", "floor": "8.1.0", "cauli": "0.1.0"}))
+
+    _, _, given_up = page.partition("## What each gives up")
+    assert [line.partition("**: ")[0] for line in given_up.splitlines() if line.startswith("- ")] == ["- **cauli"]
+    assert all(SYSTEMS[name].gives_up for name in PEER_NAMES)
+
+
 def test_a_commit_is_no_peer() -> None:
     line = report.compare(PAST, row("drain_1"))
 

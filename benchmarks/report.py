@@ -245,8 +245,8 @@ def prices(run: Run) -> list[str]:
         return []
     about = (
         "What redisjobs does in every figure above, and a peer does not: as read in its code and documents, or as "
-        "seen when it was run. redisjobs checks who settles a job, adds a push once however often it is sent, renews "
-        "what it holds, keeps each job to its timeout, and runs a crashed worker's jobs again within 17 s."
+        "seen when it was run. redisjobs checks who settles a job, adds a push once however often it is sent, "
+        "renews what it holds, keeps each job to its timeout, and runs a crashed worker's jobs within 17 s."
     )
     return ["## What each gives up", about, "\n".join(said)]
 

@@ -35,7 +35,7 @@ class System:
             commands that start them; None is whatever the system does by itself.
         scale: How many jobs it is given, as a share of the fastest system's.
         concurrency: Jobs at once in a drain of jobs that do nothing.
-        gives_up: What it goes without that redisjobs does meanwhile, as read in its code and its documents, or run.
+        gives_up: What it goes without that redisjobs does meanwhile, as read in its code and documents, or run.
         peers: The folder where `<module>_jobs.py`, `drive.py` and `meter.py` are.
     """
 
@@ -221,8 +221,8 @@ SYSTEMS = {
             "tarsk-redis",
             "100 slots a child; pushes in flight from threads",
             _tarsk,
-            gives_up="A crashed worker's jobs wait for their timeout and 30 s more. Delayed jobs are looked for once a "
-            "second. No types of parameters.",
+            gives_up="A crashed worker's jobs wait for their timeout and 30 s more. Delayed jobs are "
+            "looked for once a second. No types of parameters.",
         ),
         System(
             "taskiq-redis",
@@ -232,8 +232,8 @@ SYSTEMS = {
             "streams, uvloop, hiredis, orjson, prefetch 100, no parsing",
             _taskiq,
             scale=0.4,
-            gives_up="A crashed worker's jobs wait 10 minutes, and for ever where nothing else comes. What has run "
-            "stays in the stream. No delayed jobs in the broker, no dead letters.",
+            gives_up="A crashed worker's jobs wait 10 minutes, and for ever where nothing else comes. What "
+            "has run stays in the stream. No delayed jobs in the broker, no dead letters.",
         ),
         System(
             "ardiq",
@@ -242,8 +242,8 @@ SYSTEMS = {
             "ardiq",
             "uvloop, prefetch as it comes",
             _ardiq,
-            gives_up="Runs jobs twice that it has fetched ahead, with nothing wrong. A job that kills its worker is "
-            "tried for ever. A worker ends when its connection breaks once.",
+            gives_up="Runs jobs twice that it has fetched ahead, with nothing wrong. A job that kills its "
+            "worker is tried for ever. A worker ends when its connection breaks once.",
         ),
         System(
             "cauli",
@@ -252,8 +252,8 @@ SYSTEMS = {
             "cauli",
             "a worker in Rust that embeds Python, acknowledges by 64",
             _cauli,
-            gives_up="An acknowledgement asks nothing: who has lost a job settles it all the same. Nothing is renewed, so "
-            "a long job runs twice; recovery takes minutes.",
+            gives_up="An acknowledgement asks nothing: who has lost a job settles it all the same. Nothing "
+            "is renewed, so a long job runs twice; recovery takes minutes.",
         ),
         System(
             "blitzq",
@@ -262,8 +262,8 @@ SYSTEMS = {
             "blitzq",
             "its reliable mode, uvloop, hiredis, results not kept",
             _blitzq,
-            gives_up="A push that is tried again adds the job twice. An acknowledgement asks nothing: who has lost a job "
-            "settles it all the same.",
+            gives_up="A push that is tried again adds the job twice. An acknowledgement asks nothing: who "
+            "has lost a job settles it all the same.",
         ),
         System(
             "mayu",
@@ -273,8 +273,8 @@ SYSTEMS = {
             "a client in Rust, 2 threads (100 where jobs sleep), prefetch 200, results not kept",
             _mayu,
             concurrency=2,
-            gives_up="A crashed worker's jobs wait 30 s. Rate limits are of a process, not of the fleet. Handlers run in "
-            "threads, which no timeout can end. It says that it is alpha.",
+            gives_up="A crashed worker's jobs wait 30 s. Rate limits are of a process, not of the fleet. "
+            "Handlers run in threads, which no timeout can end. It says that it is alpha.",
         ),
         System(
             "dramatiq",
@@ -285,8 +285,9 @@ SYSTEMS = {
             _dramatiq,
             scale=0.4,
             concurrency=8,
-            gives_up="A crashed worker's jobs come back by maintenance that chance decides on, a minute later at best. "
-            "Delayed jobs wait in the memory of a worker. Dead letters have no way back.",
+            gives_up="A crashed worker's jobs come back by maintenance that chance decides on, a minute "
+            "later at best. Delayed jobs wait in the memory of a worker. Dead letters have no way "
+            "back.",
         ),
         System(
             "streaq",
@@ -296,8 +297,8 @@ SYSTEMS = {
             "uvloop, prefetch as it comes, silent, results not kept",
             _streaq,
             scale=0.2,
-            gives_up="A crashed worker's jobs wait 60 to 120 s. A worker ends where the server is away for 6 s. Most "
-            "exceptions are never retried; no dead letters.",
+            gives_up="A crashed worker's jobs wait 60 to 120 s. A worker ends where the server is away for "
+            "6 s. Most exceptions are never retried; no dead letters.",
         ),
         System(
             "arq",

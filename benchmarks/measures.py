@@ -111,6 +111,7 @@ def drain_untuned(system: System, amount: Amount) -> Figures:
     with Session(system) as session:
         session.fill("noop", jobs)
         session.start_untuned_workers()
+        session.all_arrived()
         return {"drain_untuned": _drained(session, 1, jobs)["drain"]}
 
 

@@ -207,6 +207,13 @@ class Session:
         """Wait until that many processes stand at the gate."""
         self.wait(lambda counted: counted.processes >= processes, _START_WITHIN, "waiting for the first jobs")
 
+    def all_arrived(self) -> None:
+        """Wait until as many processes stand at the gate as come: none more within a second."""
+        self.arrived(1)
+        before = 0
+        while before != (before := self.counted().processes):
+            time.sleep(1)
+
     def stamps(self) -> list[float]:
         """Seconds from the time in a job's text to its start, in the order they started."""
         data = b"".join(path.read_bytes() for path in self.meter.glob("*.stamps"))

@@ -13,6 +13,7 @@ CHECKOUT = HERE.parent
 PEERS = HERE / "peers"
 VENVS = HERE / ".venvs"
 _INSTALL_WITHIN = 300.0  # seconds
+_OUR_OWN = ("REDISJOBS_URL", "BENCH_CONCURRENCY")  # not the user's server, nor what is tuned elsewhere
 
 Commands = list[list[str]]
 
@@ -72,7 +73,7 @@ class System:
             "dramatiq_queue_prefetch": "100",  # by itself it is twice the threads
         }
         return {
-            **{key: value for key, value in os.environ.items() if key != "REDISJOBS_URL"},  # not the user's server
+            **{key: value for key, value in os.environ.items() if key not in _OUR_OWN},
             "PYTHONPATH": str(self.peers),
             "BENCH_URL": url,
             "BENCH_METER": str(meter),

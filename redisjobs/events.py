@@ -225,7 +225,7 @@ class ProcessEnded(WorkerEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class JobsClaimed(WorkerEvent):
-    """A worker was delivered jobs, and begins to run them.
+    """A worker was delivered jobs, and begins to run them, at once or in a moment.
 
     Attributes:
         leases: The jobs.

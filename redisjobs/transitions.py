@@ -316,6 +316,8 @@ class Exchange:
         server_ms: The server's clock, to the microsecond; 0 if nothing was asked.
         paused: Whether the queue is paused, so that nothing is claimed; False if nothing was asked.
         turns: Nothing was asked, and a job that waited for a limit may start now: ask for jobs.
+        restricted: Whether some jobs may not start: names are paused, jobs are held, or there are limits; False if
+            nothing was asked.
         lines: Whether jobs wait for a limit, and it is known when the next may start; `due_in` has that too.
         turn_in: Seconds until the next of these may start, where this worker is to look then; else None.
     """
@@ -330,6 +332,7 @@ class Exchange:
     paused: bool = False
     added: Mapping[int, Sequence[bool]] = field(default_factory=dict)
     turns: bool = False
+    restricted: bool = False
     lines: bool = False
     turn_in: float | None = None
     spoiled: Mapping[int, str] = field(default_factory=dict)

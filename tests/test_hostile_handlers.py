@@ -1384,3 +1384,68 @@ async def test_a_worker_that_dies_of_an_unexpected_error_counts_the_deliveries_o
 
     infos = [await queue.get(job_id) for job_id in (ran, waits)]
     assert [(info.state, info.deliveries) for info in infos if info] == [(State.READY, 1), (State.READY, 0)]
+
+
+class Rude(asyncio.Future[None]):
+    """Raises where somebody cancels it."""
+
+    def cancel(self, msg: object = None) -> bool:
+        raise ValueError("no")
+
+
+def test_a_handler_that_waits_for_what_cannot_be_cancelled_outlasts_its_timeout_and_hits_nobody_else(
+    kind: Store, run: Callable[..., Any]
+) -> None:
+    async def main() -> dict[str, int]:
+        rude = Rude()
+        async with JobQueue(kind.driver, kind.queue_name, retry=no_retry()) as queue:
+
+            @queue.register(Odd, timeout=0.05)
+            async def odd(_: Odd) -> None:
+                await rude
+
+            @queue.register(Work, timeout=0.1)
+            async def work(_: Work) -> None:
+                await asyncio.sleep(10)
+
+            await queue.push_many([Odd(), Work()])
+            worker = Worker(queue)
+            running = asyncio.create_task(worker.run())
+            async with asyncio.timeout(10):
+                while not await queue.jobs(State.DEAD):  # noqa: ASYNC110  (no event tells of it)
+                    await asyncio.sleep(0.01)
+                rude.set_result(None)
+                while (await queue.counts()).running:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            worker.stop()
+            await running
+            return dict((await queue.counts()).totals)
+
+    totals = run(main())
+    assert (totals["completed"], totals["dead"]) == (1, 1)
+
+
+def test_a_handler_that_outruns_its_timeout_and_cancels_its_own_task_does_not_hit_the_next_job(
+    kind: Store, run: Callable[..., Any]
+) -> None:
+    async def main() -> dict[str, int]:
+        async with JobQueue(kind.driver, kind.queue_name, retry=no_retry()) as queue:
+
+            @queue.register(Odd, timeout=0.05)
+            async def odd(_: Odd) -> None:
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(10)
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+
+            @queue.register(Work)
+            async def work(_: Work) -> None:
+                await asyncio.sleep(0.001)
+
+            await queue.push_many([Odd(), Work(1), Work(2)])
+            await Worker(queue, concurrency=1).run(until_idle=True)
+            return dict((await queue.counts()).totals)
+
+    totals = run(main())
+    assert (totals["completed"], totals["dead"]) == (3, 0)

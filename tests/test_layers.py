@@ -63,12 +63,12 @@ beats dispatcher
 pool
 batcher fetcher reclaimer
 promoter
-leases slots watchdog member step allocator shutdown prefetch
+leases slots watchdog member step allocator shutdown
 execution
 pushes
 reporter deadline
 heartbeat supervisor child
-settings health clock clearance rss
+settings health clock clearance rss prefetch
 hooks chain processes process place contexts
 threads guard
 """

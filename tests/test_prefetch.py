@@ -25,6 +25,10 @@ def test_as_many_are_claimed_ahead_as_end_in_three_round_trips() -> None:
     assert Worker().work(rate=1_000, took=0.002) in (5, 6)
 
 
+def test_no_more_are_claimed_ahead_than_begin_within_half_the_time_that_they_may_wait() -> None:
+    assert Worker().work(rate=500, took=0.04) == 25
+
+
 def test_none_is_claimed_ahead_where_jobs_take_long() -> None:
     assert Worker().work(rate=100, took=0.002) == 0
 

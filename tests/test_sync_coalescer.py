@@ -194,8 +194,8 @@ def test_of_a_thread_that_leaves_just_as_it_is_to_carry_others_another_one_carri
     assert outcome(futures[2]) == "c"
     assert bench.wire.trips == [["a"], ["c"]] or bench.wire.trips == [["a"], ["b", "c"]]
     assert first is not None
-    turn._gate.release()  # type: ignore[attr-defined]
-    turn._error = Unavailable("it left")  # type: ignore[attr-defined]
+    turn.batch = None  # type: ignore[attr-defined]
+    turn.set_exception(Unavailable("it left"))  # so that its thread, which never left, ends
     assert [outcome(future) for future in futures[:2]] == ["a", Unavailable]
 
 

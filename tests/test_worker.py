@@ -36,7 +36,8 @@ from redisjobs.queries import Find
 from redisjobs.retention import Keep, Retention
 from redisjobs.testing.driver_contract.acts import rows_of
 from redisjobs.transitions import Lease, Release
-from redisjobs.worker import exchanger
+from redisjobs.worker import exchanger, execution, reclaimer
+from redisjobs.worker.dispatcher import Dispatcher
 from redisjobs.worker.prefetch import Prefetch
 from redisjobs.worker.promoter import Promoter
 
@@ -875,6 +876,7 @@ async def test_a_worker_with_max_jobs_claims_no_more_ahead_than_it_may_run(queue
     @queue.register(Work)
     async def work(work: Work) -> None:
         ran.append(work.number)
+        await anyio.sleep(0.001)
 
     await queue.push_many(Work(number) for number in range(9))
     with anyio.fail_after(20):
@@ -882,6 +884,66 @@ async def test_a_worker_with_max_jobs_claims_no_more_ahead_than_it_may_run(queue
 
     assert ran == [0, 1, 2, 3]
     assert (await queue.counts()).totals["released"] == 0
+
+
+@pytest.mark.usefixtures("ahead")
+async def test_jobs_that_find_no_slot_of_many_are_handed_back_as_soon(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reclaimer, "_RECLAIM", 60.0)  # nothing else wakes the worker meanwhile
+    monkeypatch.setattr(reclaimer, "_ALONE", 60.0)
+    monkeypatch.setattr(Prefetch, "answered", lambda self, *_: setattr(self, "jobs", 10))
+    began, may_end = list[int](), anyio.Event()
+
+    @queue.register(Work)
+    async def work(work: Work) -> None:
+        began.append(work.number)
+        await may_end.wait()
+
+    await queue.push_many(Work(number) for number in range(60))
+    worker, other = Worker(queue, concurrency=50, lease=60), Worker(queue, concurrency=50, lease=60)
+    async with working(worker):
+        await eventually(lambda: len(began) == 50)
+        async with working(other):
+            await eventually(lambda: len(began) == 60)
+            may_end.set()
+            await until(queue, State.RUNNING, 0)
+
+
+@pytest.mark.usefixtures("ahead")
+async def test_a_job_that_has_waited_for_a_slot_does_not_begin_where_the_lease_may_be_over(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchanger, "PATIENCE", 60.0)
+    monkeypatch.setattr(execution, "PATIENCE", 0.0)
+    answers = list[bool]()
+    may_begin = property(lambda self: answers.pop() if answers else True)
+    monkeypatch.setattr(Dispatcher, "may_begin", may_begin)
+    async with one_runs_and_two_wait(queue) as (_, began, may_end):
+        answers[:] = [False, False]
+        may_end.set()
+        await eventually(lambda: began == [0, 1, 2])
+        await until(queue, State.RUNNING, 0)
+        assert (await queue.counts()).totals["released"] >= 2
+
+
+@pytest.mark.usefixtures("ahead")
+async def test_nothing_is_claimed_ahead_where_some_jobs_have_a_limit(queue: JobQueue) -> None:
+    held: list[int] = []
+
+    @queue.register(Work)
+    async def work(_: Work) -> None:
+        assert worker._processor
+        held.append(worker._processor.pool.slots.held)
+        await anyio.sleep(0.001)
+
+    await queue.set_limit("Other", max_concurrency=3)
+    await queue.push_many(Work(number) for number in range(20))
+    worker = Worker(queue, concurrency=1)
+    with anyio.fail_after(20):
+        await worker.run(until_idle=True)
+
+    assert held == [1] * 20
 
 
 # Cancelling

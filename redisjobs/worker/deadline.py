@@ -104,11 +104,14 @@ class Deadlines:
                 await self._wakeup.wait()
 
     def _look(self) -> None:
-        now, self._look_at = time.monotonic(), math.inf
+        now, over = time.monotonic(), list[Timed]()
+        self._look_at = math.inf
         for run in self._runs():
             if (deadline := run.deadline) is None:
                 continue
             if deadline.at <= now:
-                run.outran()
+                over.append(run)
             else:
                 self._look_at = min(self._look_at, deadline.at)
+        for run in over:
+            run.outran()

@@ -181,21 +181,21 @@ class Dispatcher:
                 run.given_at = now
                 self._pool.give(run, alone=alone)
             else:
-                self._hand_back(run)
+                self.hand_back(run)
         if begun:
             self._member.tell(JobsClaimed, leases=begun)
 
-    def _hand_back(self, run: Execution) -> None:
-        run.over, run.settlement = True, Release()
-        self.leases.unsettled.append(run)
+    @property
+    def may_begin(self) -> bool:
+        """Whether jobs may begin: the lease surely holds, and the worker goes on."""
+        return not (self._member.may_be_dead or self._member.is_renewing or self._pool.shutdown.stopping)
 
-    def hand_back_waiting(self, waited: float) -> bool:
-        """Hand back the jobs that have been waiting for a slot for so many seconds; whether there were any."""
-        late = self._pool.take_back(waited)
-        for run in late:
-            if not run.over:
-                self._hand_back(run)
-        return bool(late)
+    def hand_back(self, run: Execution) -> None:
+        """Hand back a job that has not begun."""
+        if not run.over:
+            run.over, run.settlement = True, Release()
+            self.leases.unsettled.append(run)
+            self._wakeup.wake()
 
     def reported(self, run: Execution) -> None:
         """Take note that a job has said how far it is; for any thread."""

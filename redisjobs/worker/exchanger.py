@@ -229,12 +229,12 @@ class Exchanger:
     def _claim_ahead(self, batch: Batch, answer: Exchange) -> None:
         """Decide whether jobs are claimed before a slot is free for them: only if there are more than enough.
 
-        Not with several sources, which would have more or less than their share; nor where any job has a limit, as
-        one that waits here would have a place that another could use.
+        Not with several sources, which would have more or less than their share; nor where some jobs may not
+        start, as one that has a limit and waits here would have a place that another could use.
         """
         self._prefetch.answered(self._pool.ended, batch.sent, time.monotonic())
-        is_wanted = answer.more and not (answer.lines or self._pool.is_shared or self.queue_paused)
-        self._pool.ahead = self._prefetch.jobs if is_wanted else 0
+        is_wanted = answer.more and not (answer.restricted or self._pool.is_shared)
+        self._pool.claim_ahead(self._prefetch.jobs if is_wanted else 0)
 
     def hand_back_waiting(self, *, at_once: bool = False) -> None:
         """Hand back the jobs that wait for a slot, if it takes too long, or no more are to start.
@@ -245,7 +245,10 @@ class Exchanger:
         if self._pool.slots.oldest == float("inf"):
             return
         at_once = at_once or self.is_stopping or self.queue_paused
-        if self.dispatcher.hand_back_waiting(0.0 if at_once else PATIENCE):
+        late = self._pool.take_back(0.0 if at_once else PATIENCE)
+        for run in late:
+            run.owner.hand_back(run)
+        if late:
             self._prefetch.forget()
             self._pool.ahead = 0
 

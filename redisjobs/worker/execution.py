@@ -1,5 +1,6 @@
 """One job in a worker's hands: from its lease to its outcome."""
 
+import math
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -39,6 +40,7 @@ from redisjobs.worker.contexts import Contexts, begin_in, go_on_in, run_in
 from redisjobs.worker.deadline import Deadline, Deadlines
 from redisjobs.worker.guard import Guard, OpenScopes, set_author
 from redisjobs.worker.place import NotPacked
+from redisjobs.worker.prefetch import PATIENCE
 from redisjobs.worker.pushes import Pushes
 from redisjobs.worker.reporter import Reported
 from redisjobs.worker.settings import Settings
@@ -75,6 +77,13 @@ class Owner(Protocol):
     @property
     def server_ms(self) -> int:
         """The server's clock, as well as it is known."""
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether jobs may begin: the lease surely holds, and the worker goes on."""
+
+    def hand_back(self, run: "Execution") -> None:
+        """Hand back a job that has not begun."""
 
     def ran(self, run: "Execution", outcome: Outcome) -> None:
         """Take the outcome."""
@@ -152,7 +161,8 @@ class Execution:
         self.over = self.ended = False
         self.settlement: Settlement | None = None
         self.resent = False
-        self.given_at = self.sent_at = self.ended_at = 0.0
+        self.given_at = math.inf
+        self.sent_at = self.ended_at = 0.0
         self._settings = settings
         self._means = means
         self._strikes = 0
@@ -182,18 +192,27 @@ class Execution:
         self._why = why
         if self._context is not None:
             self._context.cancelled = True
-        if self._scope is not None:
+        self._cancel()
+
+    def _cancel(self) -> None:
+        if self._scope is None:
+            return
+        try:
             self._scope.cancel()
+        except BaseException:  # code of what the handler waits for
+            self._settings.log.exception("%s: what it waits for can't be cancelled", self.description)
 
     def outran(self) -> None:
         """Cancel the handler: its time is over."""
         if not self.over and self._why is None:
-            self._has_outrun = True
-            self.give_up(Interrupted())
+            self._has_outrun, self._why = True, Interrupted()
+            self._cancel()
 
     def _late(self, cause: BaseException | None = None) -> Outcome:
         """The outcome of a run whose time was over; the cause shows where it was."""
         assert self.deadline is not None
+        if self._context is not None:
+            self._context.cancelled = True  # not sooner: by that middleware tells a timeout from all else
         error = self.deadline.error
         error.__cause__ = cause
         return Raised(error)  # not kept here, as its traceback leads here
@@ -265,7 +284,10 @@ class Execution:
         """
         if self._why is not None:  # given up before it began
             return self._why
-        self._started, now_ms = time.monotonic(), self.owner.server_ms
+        now, now_ms = time.monotonic(), self.owner.server_ms
+        if now - self.given_at > PATIENCE and not self.owner.may_begin:
+            return Interrupted()  # it waited for a slot, and things have changed meanwhile
+        self._started = now
         self._run_ms = now_ms
         try:
             job = self._job = codec.decode_job(self.lease)

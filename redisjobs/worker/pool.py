@@ -262,6 +262,10 @@ class Pool:
         self.begun += 1
         self.slots.give(run)
 
+    def claim_ahead(self, jobs: int) -> None:
+        """Let so many more be claimed than there are free slots; of a worker's last jobs none waits."""
+        self.ahead = max(0, int(min(jobs, self._max_jobs - self.begun - self.concurrency)))
+
     def take_back(self, waited: float) -> list[Execution]:
         """Jobs that have been waiting for a slot for so many seconds; they are the caller's again."""
         late = self.slots.take_back(time.monotonic() - waited)

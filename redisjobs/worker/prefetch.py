@@ -50,4 +50,4 @@ class Prefetch:
             self._known_for = min(_SMOOTH, self._known_for + since)
             self._rate += ((ended - self._ended) / since - self._rate) * min(1.0, since / self._known_for)
             self._looked_at, self._ended = now, ended
-        self.jobs = min(self._most, int(self._rate * self._took * _TRIPS))
+        self.jobs = int(min(self._most, self._rate * min(self._took * _TRIPS, PATIENCE / 2)))

@@ -49,14 +49,12 @@ class Slots:
     @property
     def oldest(self) -> float:
         """When the first job was given that waits for a slot, by the monotonic clock; infinity: none does."""
-        if not self._waiting or self._woken or self._idle:
-            return float("inf")
-        return self._waiting[0].given_at
+        return self._waiting[0].given_at if self._waiting else float("inf")
 
     def take_back(self, given_before: float) -> list[Execution]:
-        """Those that wait for a slot, and were given before a time of the monotonic clock."""
+        """Those that wait, and were given before a time of the monotonic clock; none if slots are free."""
         late = list[Execution]()
-        while self.oldest <= given_before:
+        while self.oldest <= given_before and not (self._woken or self._idle):
             late.append(self._waiting.popleft())
         self.held -= len(late)
         return late
@@ -107,6 +105,9 @@ class Slots:
                 self._end(slot, slot.run.given_up)
 
     async def _run_jobs(self, slot: "_Slot", scope: anyio.CancelScope) -> None:
+        if slot.cancels():  # by a job that was given up, and by itself as well
+            forget_cancels()
+            await checkpoint()
         while not scope.cancel_called:
             run = slot.run = self._waiting.popleft() if self._waiting else await self._next(slot)
             if self._waiting and not self._woken:  # should this job wait for something

@@ -207,6 +207,7 @@ def claim(memory: Memory, worker: str, count: int, max_deliveries: int, *, idle:
             waits=claimed.waits,
             server_ms=memory.now_ms(),
             paused=paused,
+            restricted=is_restricted(memory),
             lines=bool(memory.turns) and not paused,
             turn_in=None if paused else next_turn(memory, None),
         )

@@ -241,6 +241,7 @@ class RedisConsumer:
             told.now_us / 1000,
             ahead.paused,
             settled.added,
+            restricted=ahead.restricted,
             lines=ahead.turn_in_us >= 0,
             turn_in=self._turn_in(told),
             spoiled=settled.spoiled,

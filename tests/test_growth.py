@@ -185,7 +185,9 @@ async def test_a_drained_job_costs_less_than_one_command_and_a_script_call_serve
     # their timing is unlucky some have fewer. The other 10 are to join, to look around and to leave.
     assert counts["evalsha"] <= 60
     assert counts["xreadgroup"] <= 50  # 42: a claim goes with each settlement
-    assert counts.total() <= 1_700  # 1,507 to 1,561, with all that a worker does as it starts and ends
+    # Where the machine stands still for 0.1 s, jobs that were claimed ahead are handed back, and claimed again.
+    handed_back = counts["xclaim"] // 2
+    assert counts.total() - 6 * handed_back <= 1_700  # with all that a worker does as it starts and ends
 
 
 # A delayed job

@@ -293,6 +293,16 @@ def test_after_one_that_ran_others_have_their_turn_for_nine_times_as_long_as_it_
     assert not clearance.seeks(53)
 
 
+def test_while_others_wait_it_is_not_near_until_room_is_made() -> None:
+    clearance = Clearance(lease=10)
+    assert clearance.is_near(0)
+    clearance.hear(1, now=0, more=True)
+    assert clearance.seeks(0)
+    assert not clearance.is_near(0)
+    clearance.hear(16, now=15, more=True)
+    assert clearance.is_near(15)
+
+
 def test_one_that_was_found_by_chance_counts_for_as_long_as_it_ran() -> None:
     clearance = Clearance(lease=10)
     clearance.took(now=100)

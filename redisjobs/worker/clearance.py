@@ -58,6 +58,10 @@ class Clearance:
         """Whether the worker is to take such a job, and no others have their turn."""
         return self.one_waits and not (self._others_wait and now < self._others_until)
 
+    def is_near(self, now: float) -> bool:
+        """Whether the worker may run nothing before long: by one exchange at a time it finds that it does."""
+        return self.seeks(now) and (self.is_on(now) or not self._others_wait)
+
     def is_on(self, now: float) -> bool:
         """Whether the worker is to take no new jobs while it runs any."""
         return now < self._until

@@ -85,7 +85,7 @@ class Exchanger:
     @property
     def is_hungry(self) -> bool:
         """Whether it would claim, were it given slots. While an exchange hangs it waits for the answer."""
-        if self.is_paused or not self._may_claim or self._seeks_beside:
+        if self.is_paused or not self._may_claim or self._has_to_be_single:
             return False
         return self.batcher.oldest >= time.monotonic() - RESERVED
 
@@ -132,14 +132,14 @@ class Exchanger:
         return time.monotonic() >= self.dry_until
 
     @property
-    def _seeks_beside(self) -> bool:
-        """Whether a job is sought that has to run alone, and an exchange is under way: there is none beside it."""
-        return bool(self.batcher.under_way) and self.clearance.seeks(time.monotonic())
+    def _has_to_be_single(self) -> bool:
+        """Whether there is to be no exchange beside the one under way: a job has to run alone, and may soon."""
+        return bool(self.batcher.under_way) and self.clearance.is_near(time.monotonic())
 
     @property
     def has_batch(self) -> bool:
         """Whether to begin an exchange now."""
-        if self._seeks_beside:
+        if self._has_to_be_single:
             return False  # the next one may find that nothing runs here
         outcomes = len(self.dispatcher.leases.unsettled)
         room = self._pool.share(self) if self._may_claim else 0

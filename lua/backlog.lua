@@ -12,7 +12,7 @@
 --
 -- Returns  {now ms, workers, {priority, since, priority, since, ...}}: since is an entry's id, or a due time in ms: what
 --          is due and was not promoted yet is as good as ready. A priority that nothing waits in is left out, one may
---          come twice
+--          come several times
 
 --- @include "include/now"
 --- @include "include/leases"
@@ -29,19 +29,21 @@ local function add(priority, value)
   since[#since + 1], since[#since + 2] = priority, value
 end
 
--- The oldest that was handed back, and the oldest that nobody has read: see jobs.
-local function oldest(stream)
-  local back = (leases(stream, '-', '+', 1, 'released') or {})[1]
+-- The oldest that nobody has read.
+local function oldest_unread(stream)
   local ours = group(stream)
   local start = ours and '(' .. field(ours, 'last-delivered-id') or '-'
   local unread = redis.pcall('XRANGE', stream, start, '+', 'COUNT', 1)
   if unread.err and not string.find(unread.err, 'invalid start ID', 1, true) then return error(unread) end
-  return back and back[1], not unread.err and unread[1] and unread[1][1]
+  return not unread.err and unread[1] and unread[1][1]
 end
 
 for number, stream in ipairs(streams) do
-  local back, unread = oldest(stream)
-  if back then add(priorities[number], back) end
+  for _, consumer in ipairs({'released', 'alone'}) do -- the oldest that was handed back
+    local back = (leases(stream, '-', '+', 1, consumer) or {})[1]
+    if back then add(priorities[number], back[1]) end
+  end
+  local unread = oldest_unread(stream)
   if unread then add(priorities[number], unread) end
 end
 

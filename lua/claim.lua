@@ -1,8 +1,9 @@
 #!lua flags=allow-oom
 -- claim: promote what is due, then lease up to `count` jobs to a worker, strictly by priority, first in
--- first out; a job that was released keeps its place before the new ones. One that may not start now, as its name is paused
--- or it is held, goes to the consumer `parked`; one over its limit to a waiting line. Whose turn it is in such a line is
--- handed back first. Of a paused queue nothing is leased. A group that is missing is made.
+-- first out; a job that was released keeps its place before the new ones. One that has to run alone goes to the consumer
+-- `alone`, unless this worker runs nothing, which takes it from there in its place; one that may not start now, as its name is
+-- paused or it is held, to `parked`; one over its limit to a waiting line. Whose turn it is in such a line is handed back
+-- first. Of a paused queue nothing is leased. A group that is missing is made.
 --
 -- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
 -- KEYS[2]  ready:normal  stream
@@ -43,9 +44,9 @@
 -- ARGV[6]  now_ms        int ms; '' = the server's clock
 --
 -- Returns  {now_us, due_in, ahead, {unread, unread, unread}, turn_in, waits_ms, jobs, ended}: the first five as settle
---          does, after this claim; for how many ms a job has been waiting that needs a worker with nothing else to run (-1:
---          none); for each job {stream 1..3, entry, deliveries, {name, value, ...}}; and for each that was ended instead
---          {id, word}. Or one word, FENCED:
+--          does, after this claim; for how many ms a job has been waiting that needs a worker with nothing else to run, the
+--          first of a stream (-1: none); for each job {stream 1..3, entry, deliveries, {name, value, ...}}; and for each that
+--          was ended instead {id, word}. Or one word, FENCED:
 --          CANCELLED  as was asked while it ran: gone
 --          DEAD       it kills its workers: it is a dead letter
 --          NO_IDS     as DEAD, but it stays, as `dead` has no entry ids left, by somebody's hand; nothing was written
@@ -83,7 +84,9 @@
 --- @include "include/unpacked"
 --- @include "include/parted"
 --- @include "include/promote"
+--- @include "include/any_back"
 --- @include "include/ahead"
+--- @include "include/is_older"
 --- @include "include/may_not_start"
 --- @include "include/restrictions"
 --- @include "include/prospect"
@@ -132,10 +135,31 @@ if takes_turns or restricted and restricted.limited then
   expect('zset', keys.turns, keys.lines)
   limiting = limiter(keys, now_ms, now_us)
 end
+local claimed = {}
+local function runs_nothing()
+  if not idle or #claimed > 0 then return false end
+  for _, stream in ipairs(streams) do
+    if #(leases(stream, '-', '+', 1, worker) or {}) > 0 then return false end
+  end
+  return true
+end
+
+-- Those that were handed back, from there on, as many as may be claimed; nil where the stream has no group. Of those that
+-- have to run alone the next one is among them, in its place, if this worker runs nothing: others look at none of them.
+local function handed_back(stream, from)
+  local page = leases(stream, from, '+', most - #claimed, 'released')
+  local first = page and runs_nothing() and leases(stream, from, '+', 1, 'alone')[1]
+  if not first then return page end
+  local at, room = 1, most - #claimed
+  while page[at] and is_older(page[at][1], first[1]) do at = at + 1 end
+  if at <= room then table.insert(page, at, first) end
+  return page
+end
+
 local released, any_released = {}, takes_turns
 local function look_at_released()
   for number, stream in ipairs(most > 0 and streams or {}) do
-    released[number] = leases(stream, '-', '+', most, 'released')
+    released[number] = handed_back(stream, '-')
     any_released = any_released or #(released[number] or {}) > 0
   end
 end
@@ -152,29 +176,21 @@ if takes_turns then
   if turned > 0 then look_at_released() end
 end
 
-local claimed, ended, waits_ms, bytes, goes_on = {}, {}, -1, 0, false
-local parked = 0 -- or waiting in line
-local passed_over = 0 -- bytes of jobs that were looked at, and wait or are parked
-local function runs_nothing()
-  if not idle or #claimed > 0 then return false end
-  for _, stream in ipairs(streams) do
-    if #(leases(stream, '-', '+', 1, worker) or {}) > 0 then return false end
-  end
-  return true
-end
+local ended, bytes, goes_on = {}, 0, false
+local parked = 0 -- or waiting in line, or for a worker that runs nothing
+local passed_over = 0 -- bytes of those
 
--- Give this worker an entry that was delivered before; `deliveries` counts this time too. If a cancel was asked for while
+-- Give this worker an entry that was delivered before, as XPENDING tells of it. If a cancel was asked for while
 -- it ran, it is forgotten instead. If it was delivered `max_deliveries` times without an outcome, and its worker was lost
 -- while it ran nothing else, it is what kills its workers, and becomes a dead letter. Before that it is delivered for the
 -- last time to a worker that runs nothing beside it, so that no other job dies, or is judged, in its place; the locator
 -- has the mark `alone` then. (With a `max_deliveries` of 1 no job is delivered twice: no proof can be had.)
 --
 -- Returns the fields if it was given, and whether it is to run alone; or nil, and why it was not: `ended`; `parked`, or in
--- line; or
--- `waits`, for a worker with nothing else to run, or `stays`, with NO_IDS: then nothing was written
-local function deliver(stream, entry, deliveries)
-  local is_last = deliveries >= max_deliveries and max_deliveries > 1
-  if is_last and passed_over >= most_bytes and not runs_nothing() then return nil, 'waits' end -- unread: it may be large
+-- line, or with those that have to run alone; or `stays`, with NO_IDS, or as one of these after others: nothing was written
+local function deliver(stream, pending)
+  if pending[2] == 'alone' and not runs_nothing() then return nil, 'stays' end
+  local entry, deliveries = pending[1], pending[4] + 1
   local fields = entry_at(stream, entry)
   if not fields then -- removed by hand while it was leased
     unlocate(jobs, stream, entry)
@@ -191,7 +207,7 @@ local function deliver(stream, entry, deliveries)
     return nil, 'ended'
   end
   local function pass_over(to)
-    if to then hand_back(stream, deliveries - 1, {entry}, to) end
+    if to then hand_back(stream, deliveries - 1, {entry}, to, pending[3]) end
     parked, passed_over = parked + 1, passed_over + bytes_of(fields)
     return nil, 'parked'
   end
@@ -214,10 +230,8 @@ local function deliver(stream, entry, deliveries)
     table.insert(ended, {job, 'DEAD'})
     return nil, 'ended'
   end
-  if is_last and not runs_nothing() then
-    passed_over = passed_over + bytes_of(fields)
-    return nil, 'waits'
-  end
+  local is_last = deliveries >= max_deliveries and max_deliveries > 1
+  if is_last and not runs_nothing() then return pass_over('alone') end
   local bucket = limiting and limiting.start(place .. ' ' .. entry, fields, true)
   if bucket then
     limiting.line_up(stream, deliveries - 1, {entry}, bucket)
@@ -233,7 +247,7 @@ local function deliver(stream, entry, deliveries)
 end
 
 local function take_released(number, stream)
-  local page, looked = released[number], 0
+  local page, looked, last = released[number], 0, nil
   if not page then
     make_group(stream)
     return
@@ -241,26 +255,25 @@ local function take_released(number, stream)
   while #page > 0 and most > #claimed do
     for _, pending in ipairs(page) do
       if most == #claimed then return end
-      local entry, deliveries = pending[1], pending[4] + 1
-      local fields, how = deliver(stream, entry, deliveries)
+      looked, last = looked + 1, pending[1]
+      local fields, how = deliver(stream, pending)
       if fields then
-        claimed[#claimed + 1] = {number, entry, deliveries, fields}
+        claimed[#claimed + 1] = {number, pending[1], pending[4] + 1, fields}
         bytes = bytes + bytes_of(fields)
         if how or bytes >= most_bytes then most = #claimed return end
-      elseif how == 'waits' then
-        waits_ms = math.max(waits_ms, pending[3])
       elseif how == 'parked' and passed_over >= most_bytes then
         goes_on = true
         return
+      elseif pending[2] == 'alone' then
+        break -- the next of its kind may come before the rest of the page
       end
     end
     -- Again where some of them were not to be delivered, or new jobs would pass those behind.
-    looked = looked + #page
     if looked >= 500 then
       goes_on = #ended + parked > 0 -- else the next claim would look at the same ones
       return
     end
-    page = leases(stream, '(' .. page[#page][1], '+', most - #claimed, 'released')
+    page = handed_back(stream, '(' .. last)
   end
 end
 
@@ -312,6 +325,12 @@ end
 for number, stream in ipairs(streams) do
   if most > #claimed and not goes_on then take_released(number, stream) end
   if most > #claimed and not goes_on then take_new(number, stream) end
+end
+
+local waits_ms = -1
+for _, stream in ipairs(most > 0 and streams or {}) do
+  local first = (leases(stream, '-', '+', 1, 'alone') or {})[1]
+  if first then waits_ms = math.max(waits_ms, first[3]) end
 end
 
 -- Where there was room for more, and all were looked at, what is left waits for a worker that runs nothing.

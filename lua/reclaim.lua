@@ -35,7 +35,7 @@
 --
 -- Returns  {now_us, silent, fenced, count, more, released, others, alone, promotes, late}: the clock; for each worker whose lease is over
 --          {worker id, its end, lease in ms}, 100 at most; the ids of those that were fenced now; how many jobs were handed
---          back; 1 if there are more; 1 if any job is with `released`; how many jobs others hold; 1 if there is no other worker,
+--          back; 1 if there are more; 1 if any job was handed back that nobody has; how many jobs others hold; 1 if there is no other worker,
 --          alive or fenced; 1 if this one is to look when delayed jobs are due; and 1 if one has been due for 250 ms,
 --          or the next of a waiting line might have started 2 s ago. Or one word:
 --          FENCED  the worker has no record any more; nothing was written
@@ -44,6 +44,7 @@
 --- @include "include/whole"
 --- @include "include/expect"
 --- @include "include/leases"
+--- @include "include/any_back"
 --- @include "include/is_waiting"
 --- @include "include/alive"
 --- @include "include/count"
@@ -140,7 +141,7 @@ end
 if is_gone then tell_turn(keys.turns, control) end -- it may be the one that was to look then
 local released, others = 0, 0
 for _, stream in ipairs(streams) do
-  if released == 0 then released = #(leases(stream, '-', '+', 1, 'released') or {}) end
+  if released == 0 and any_back(stream) then released = 1 end
   for _, held in ipairs(counts_others and (leases(stream) or {})[4] or {}) do
     if held[1] ~= worker and not is_waiting(held[1]) then others = others + tonumber(held[2]) end
   end

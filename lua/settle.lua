@@ -108,6 +108,7 @@
 --- @include "include/hand_back"
 --- @include "include/parted"
 --- @include "include/promote"
+--- @include "include/any_back"
 --- @include "include/ahead"
 --- @include "include/may_not_start"
 --- @include "include/restrictions"

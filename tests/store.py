@@ -339,7 +339,9 @@ class RedisStore:
                 if consumer.startswith("line:"):
                     lines[consumer[5:].encode()] = lines.get(consumer[5:].encode(), 0) + 1
         idle = [
-            place for place in shares if running.get(place, "line:").startswith(("line:", "released", "parked"))
+            place
+            for place in shares
+            if running.get(place, "line:").startswith(("line:", "released", "alone", "parked"))
         ]
         faults = [f"{place} holds a share, and does not run" for place in idle]
         held = dict[str, bytes]()

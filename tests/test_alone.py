@@ -112,6 +112,36 @@ async def test_a_worker_that_is_always_busy_makes_room_for_one_in_the_end(store:
     assert watched.beside["a"] == {"a"}
 
 
+async def test_between_two_that_run_alone_others_have_their_turn_for_longer(store: Store) -> None:
+    watched = Watched(store)
+    worker = Worker(watched.queue, max_deliveries=2, concurrency=3, lease=1)
+    async with watched.queue, anyio.create_task_group() as tasks:
+        await watched.lose(*"abc", seconds=0.05)
+        await watched.queue.push_many([Work(0.01) for _ in range(3000)])  # more than it runs in the test
+        tasks.start_soon(worker.run)
+        await eventually(lambda: set("abc") <= watched.beside.keys(), within=20)
+        worker.stop()
+
+    begun = list(watched.beside)
+    assert begun.index("b") - begun.index("a") > 10  # some 120
+    assert begun.index("c") - begun.index("b") > 10
+    assert all(watched.beside[job_id] == {job_id} for job_id in "abc")
+
+
+async def test_those_that_run_alone_follow_one_another_where_nothing_else_is_ready(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("redisjobs.worker.reclaimer._RECLAIM", 600)
+    monkeypatch.setattr("redisjobs.worker.clearance._OTHERS", 1_000_000)
+    watched = Watched(store)
+    worker = Worker(watched.queue, max_deliveries=2, concurrency=3, lease=600)
+    async with watched.queue, anyio.create_task_group() as tasks:
+        await watched.lose(*"abcde", seconds=0.01)
+        tasks.start_soon(worker.run)
+        await eventually(lambda: set("abcde") <= watched.beside.keys(), within=20)
+        worker.stop()
+
+
 async def test_one_of_which_a_worker_was_not_told_is_found_when_it_looks_for_the_dead(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,29 +250,73 @@ async def test_a_supervised_worker_with_a_thread_that_never_ends_makes_room_for_
 
 def test_room_is_made_after_about_a_lease_for_two_and_then_for_longer() -> None:
     clearance = Clearance(lease=10)
-    clearance.hear(4, now=0)
+    clearance.hear(4, now=0, more=True)
     assert not clearance.is_on(0)
-    clearance.hear(16, now=100)
+    clearance.hear(16, now=100, more=True)
     assert clearance.is_on(100)
     assert clearance.is_on(119)
     assert not clearance.is_on(120)
-    clearance.hear(36, now=121)  # it works on for a lease
+    clearance.hear(36, now=121, more=True)  # it works on for a lease
     assert not clearance.is_on(121)
-    clearance.hear(46, now=131)
+    clearance.hear(46, now=131, more=True)
     assert clearance.is_on(170)
     assert not clearance.is_on(171)
-    clearance.hear(None, now=200)
+    clearance.hear(None, now=200, more=True)
     assert not clearance.is_on(200)
-    clearance.hear(16, now=201)
+    clearance.hear(16, now=201, more=True)
     assert clearance.is_on(220)
     assert not clearance.is_on(221)
+
+
+def test_after_one_that_ran_others_have_their_turn_for_nine_times_as_long_as_it_took() -> None:
+    clearance = Clearance(lease=10)
+    clearance.hear(100, now=0, more=True)
+    assert clearance.is_on(0)
+    clearance.took(now=4)
+    clearance.hear(104, now=4, more=True)
+    clearance.ran(now=5)
+    clearance.hear(105, now=5, more=True)
+    assert not clearance.is_on(5)  # it took 5 s, of which it ran for one
+    assert not clearance.seeks(49)
+    clearance.hear(149, now=49, more=True)
+    assert not clearance.is_on(49)
+    assert clearance.seeks(50)
+    clearance.hear(150, now=50, more=True)
+    assert clearance.is_on(50)
+
+    clearance.took(now=51)
+    clearance.ran(now=52)
+    clearance.hear(152, now=52, more=False)
+    assert clearance.seeks(52)  # there are no others
+    assert clearance.is_on(52)
+    clearance.hear(None, now=53, more=False)
+    assert not clearance.seeks(53)
+
+
+def test_while_others_wait_it_is_not_near_until_room_is_made() -> None:
+    clearance = Clearance(lease=10)
+    assert clearance.is_near(0)
+    clearance.hear(1, now=0, more=True)
+    assert clearance.seeks(0)
+    assert not clearance.is_near(0)
+    clearance.hear(16, now=15, more=True)
+    assert clearance.is_near(15)
+
+
+def test_one_that_was_found_by_chance_counts_for_as_long_as_it_ran() -> None:
+    clearance = Clearance(lease=10)
+    clearance.took(now=100)
+    clearance.ran(now=101)
+    clearance.hear(5, now=101, more=True)
+    assert not clearance.seeks(109)
+    assert clearance.seeks(110)
 
 
 def test_room_is_made_by_one_worker_sooner_than_by_another_but_by_all_after_one_and_a_half_leases() -> None:
     def making_room(waits: float) -> int:
         fleet = [Clearance(lease=10) for _ in range(300)]
         for clearance in fleet:
-            clearance.hear(waits, now=0)
+            clearance.hear(waits, now=0, more=True)
         return sum(clearance.is_on(0) for clearance in fleet)
 
     assert making_room(4.9) == 0

@@ -14,8 +14,8 @@ from store import (
 
 from redisjobs.driver import Fenced
 from redisjobs.errors import DriverError
-from redisjobs.job import Priority
-from redisjobs.queries import Ask, Count, Find, Requeue, Tidy
+from redisjobs.job import OnConflict, Priority
+from redisjobs.queries import Ask, Count, Find, Hold, Requeue, Tidy, Unhold
 from redisjobs.testing.driver_contract.acts import (
     AGAIN,
     FAILED,
@@ -102,6 +102,46 @@ async def test_of_a_job_that_ends_long_after_its_push_the_push_is_not_remembered
     await consumer.exchange([], 0)
     assert await settle(consumer, leases[1], Ack()) is Reply.OK
     assert await push(store, later, repeated=True) == [Pushed(Reply.OK)]
+
+
+# Jobs that have to run alone
+
+
+async def pass_over(store: Store, worker: Open, *jobs: NewJob | str) -> None:
+    """Let jobs come to their last delivery, and a busy worker meet them."""
+    one, two = await worker("w1", max_deliveries=2), await worker("w2", max_deliveries=2)
+    await push(store, *jobs)
+    assert len(await claim(one)) == len(jobs)
+    await outlive(store, two)
+    assert await claim(two) == []
+
+
+async def test_a_job_that_a_busy_worker_passed_over_may_be_held_or_replaced(store: Store, worker: Open) -> None:
+    await pass_over(store, worker, "held", job("replaced", unique="key"), "next")
+
+    await store.driver.change(Hold("held"))
+    newer = job("other", unique="key", on_conflict=OnConflict.REPLACE)
+    assert await push(store, newer) == [Pushed(Reply.REPLACED, "replaced")]
+
+    assert ids(await claim(await worker("w3", max_deliveries=2))) == ["replaced"]  # anew, and never delivered
+    assert ids(await claim(await worker("w4", max_deliveries=2), idle=True)) == ["next"]
+    await store.driver.change(Unhold("held"))
+    assert ids(await claim(await worker("w5", max_deliveries=2), idle=True)) == ["held"]
+
+
+async def test_a_worker_that_allows_more_deliveries_takes_what_others_passed_over_once_it_runs_nothing(
+    store: Store, worker: Open
+) -> None:
+    await pass_over(store, worker, "a")
+    generous = await worker("generous", max_deliveries=9)
+
+    await generous.exchange([], 0)
+    answer = await generous.exchange([], 9)
+    assert answer.leases == []
+    assert answer.waits is not None  # so it makes room in the end
+    assert ids(await claim(generous, idle=True)) == ["a"]
+    answer = await generous.exchange([], 9)
+    assert answer.waits is None
 
 
 # Settling

@@ -19,7 +19,7 @@ from store import RedisStore, eventually
 from redisjobs import JobQueue, Worker, server
 from redisjobs.driver import Beat, Consumer
 from redisjobs.queries import Tidy
-from redisjobs.transitions import Lease
+from redisjobs.transitions import Ack, Lease
 
 pytestmark = pytest.mark.anyio
 
@@ -185,7 +185,9 @@ async def test_a_drained_job_costs_less_than_one_command_and_a_script_call_serve
     # their timing is unlucky some have fewer. The other 10 are to join, to look around and to leave.
     assert counts["evalsha"] <= 60
     assert counts["xreadgroup"] <= 50  # 42: a claim goes with each settlement
-    assert counts.total() <= 1_700  # 1,507 to 1,561, with all that a worker does as it starts and ends
+    # Where the machine stands still for 0.1 s, jobs that were claimed ahead are handed back, and claimed again.
+    handed_back = counts["xclaim"] // 2
+    assert counts.total() - 6 * handed_back <= 1_700  # with all that a worker does as it starts and ends
 
 
 # A delayed job
@@ -224,6 +226,51 @@ async def test_a_delayed_job_is_four_script_calls_at_most_however_many_workers_a
 ) -> None:
     """To push it, to promote it, to settle it; and another where that worker did not get to claim it itself."""
     assert await calls_a_delayed_job(bench, workers) <= 4  # 3.0
+
+
+# Jobs that have to run alone
+
+
+async def pass_over(bench: Bench, consumer: Consumer, jobs: int) -> None:
+    """Let so many jobs come to their last delivery, and a worker that is busy meet them."""
+    await bench.queue.push_many(Work() for _ in range(jobs))
+    stream, admin = bench.store.stream(), bench.store.admin
+    entries = [entry for entry, _ in admin.xreadgroup("workers", "lost", {stream: ">"}, count=jobs)[0][1]]
+    admin.xclaim(stream, "workers", "released", 0, entries, retrycount=2, justid=True)
+    await consumer.reclaim()  # it hears of them
+    while (await consumer.exchange([], 10)).more:
+        pass
+
+
+async def test_a_claim_of_a_busy_worker_is_the_same_beside_1_and_beside_1_500_jobs_that_have_to_run_alone(
+    bench: Bench,
+) -> None:
+    claims = []
+    async with bench.consumers(1) as (consumer,):
+        for jobs in (1, 1_499):
+            await pass_over(bench, consumer, jobs)
+            await bench.queue.push_many(Work() for _ in range(3))
+            await consumer.reclaim()
+            with bench.counted() as counts:
+                answer = await consumer.exchange([], 10)
+            assert len(answer.leases) == 3
+            assert answer.waits is not None
+            claims.append(counts)
+            assert (await consumer.exchange([(lease, Ack()) for lease in answer.leases], None)).replies
+
+    assert claims[0] == claims[1]
+    assert (claims[0]["evalsha"], claims[0]["xrange"]) == (1, 0)
+
+
+async def test_a_busy_worker_looks_but_once_at_a_job_that_has_to_run_alone(bench: Bench) -> None:
+    async with bench.consumers(1) as (consumer,):
+        with bench.counted() as counts:
+            await pass_over(bench, consumer, 1_200)
+            for _ in range(10):
+                await consumer.reclaim()
+                assert (await consumer.exchange([], 10)).waits is not None
+
+    assert counts["xrange"] <= 1_200 + 10
 
 
 # Bytes
@@ -303,7 +350,8 @@ async def test_a_look_for_lost_workers_is_one_script_call_and_the_same_in_a_flee
 
     assert looks[0] == looks[1]
     assert looks[0]["evalsha"] == 1
-    assert looks[0].total() <= 26  # 5 of them for delayed jobs: whether to look for these, and whether one is late
+    # 5 of them for delayed jobs, whether to look for these, and whether one is late; 3 for jobs to run alone.
+    assert looks[0].total() <= 29
 
 
 async def test_where_one_worker_has_tidied_each_other_asks_once_and_looks_at_nothing(bench: Bench) -> None:

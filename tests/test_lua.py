@@ -31,6 +31,7 @@ from redisjobs.transitions import (
     Ack,
     After,
     DeadLetter,
+    Exchange,
     Lease,
     NewJob,
     Pushed,
@@ -921,7 +922,7 @@ async def test_the_largest_entry_id_there_is_ends_the_look_at_what_was_delivered
 
 
 @pytest.mark.anyio
-async def test_of_large_jobs_that_have_to_run_alone_a_busy_worker_reads_no_more_than_of_others(
+async def test_of_large_jobs_that_have_to_run_alone_a_busy_worker_reads_no_more_at_once_than_of_others(
     queue: RedisStore, worker: Consumer
 ) -> None:
     await push(queue, "held")
@@ -932,14 +933,17 @@ async def test_of_large_jobs_that_have_to_run_alone_a_busy_worker_reads_no_more_
         queue.admin.xclaim(queue.stream(), "workers", "released", 0, [entry], retrycount=2, justid=True)
     await push(queue, "behind")
     await worker.reclaim()  # it hears that some were handed back
-    queue.admin.config_resetstat()
+    reads, answer = list[int](), Exchange(more=True)
 
-    answer = await worker.exchange([], 9)
-    read = queue.admin.info("commandstats")["cmdstat_xrange"]["calls"]
+    while answer.more and not answer.leases:
+        queue.admin.config_resetstat()
+        answer = await worker.exchange([], 9)
+        reads.append(queue.admin.info("commandstats").get("cmdstat_xrange", {"calls": 0})["calls"])
 
     assert [lease.job_id for lease in answer.leases] == ["behind"]
     assert answer.waits is not None
-    assert read < 10  # about 1 MiB
+    assert max(reads) < 10  # about 1 MiB
+    assert sum(reads) <= 20 + len(reads)  # each once
     assert (await worker.exchange([(held[0], Ack()), (answer.leases[0], Ack())], None)).replies == [Reply.OK] * 2
     await worker.reclaim()
     assert [lease.job_id for lease in (await worker.exchange([], 9, idle=True)).leases] == ["large-0"]

@@ -715,7 +715,7 @@ async def test_no_room_is_made_for_a_job_to_run_alone_while_what_is_held_can_not
         away.is_away = True
         await eventually(lambda: processor.sources[1].member.unavailable, within=10)
         assert processor.pool.holds == 1  # as long as that store is away
-        source.exchanger.clearance.hear(60, time.monotonic())
+        source.exchanger.clearance.hear(60, time.monotonic(), more=True)
         assert source.exchanger.clearance.is_on(time.monotonic())
 
         await near.push_many([Work()] * 5)

@@ -301,7 +301,8 @@ async def test_a_worker_whose_heartbeat_is_dead_is_neither_ready_nor_live_and_en
 
 
 @pytest.mark.parametrize(
-    "worker_id", ["", "released", "a b", "a\n", "a\x00b", "{a}", "a\u2028b", "\ud800", "x" * 201, 5, b"id"]
+    "worker_id",
+    ["", "released", "alone", "a b", "a\n", "a\x00b", "{a}", "a\u2028b", "\ud800", "x" * 201, 5, b"id"],
 )
 def test_an_id_that_no_consumer_can_have_is_refused(worker_id: Any) -> None:
     with pytest.raises(ValueError, match=r"worker_id=.*give 1 to 200 printable characters"):

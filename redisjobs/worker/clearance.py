@@ -2,6 +2,8 @@
 
 import random
 
+_OTHERS = 9  # for so many times as long as a job took that ran alone, others have their turn
+
 
 class Clearance:
     """Says when a worker is to take no new jobs.
@@ -9,7 +11,8 @@ class Clearance:
     A job that is delivered for the last time runs on a worker that runs nothing else. Mostly one is idle anyway.
     Where all are busy, and such a job has been waiting for about a lease, a worker takes no new jobs for two
     leases, to have nothing to run at their end. If that was not enough it works on for one lease, and tries for
-    twice as long.
+    twice as long. After one that it ran it works on for nine times as long as that took, the time without new jobs
+    before it too: so however many wait, they take a tenth of a worker's time, unless it has nothing else to run.
 
     Args:
         lease: Seconds.
@@ -23,20 +26,41 @@ class Clearance:
         self._lease = lease
         self._patience = lease * random.uniform(0.5, 1.5)  # not all workers at once
         self._length = 2 * lease
-        self._until = float("-inf")
+        self._began = self._until = float("-inf")  # of the last time without new jobs
+        self._taken = self._others_until = float("-inf")
+        self._others_wait = False
 
-    def hear(self, waits: float | None, now: float) -> None:
+    def hear(self, waits: float | None, now: float, *, more: bool) -> None:
         """Take in what a claim told.
 
         Args:
             waits: For how many seconds a job has been waiting that has to run alone; None: there is none.
             now: By the monotonic clock.
+            more: Whether there are jobs for which the worker had no room.
         """
-        self.one_waits = waits is not None
+        self.one_waits, self._others_wait = waits is not None, more
         if waits is None:
             self._until, self._length = float("-inf"), 2 * self._lease
-        elif waits >= self._patience and now >= self._until + self._lease:
-            self._until, self._length = now + self._length, 2 * self._length
+        elif waits >= self._patience and now >= self._until + self._lease and self.seeks(now):
+            self._began, self._until, self._length = now, now + self._length, 2 * self._length
+
+    def took(self, now: float) -> None:
+        """Take in that one runs alone from now on."""
+        self._taken = self._began if self.is_on(now) else now
+
+    def ran(self, now: float) -> None:
+        """Take in that it runs no more. There may be others of its kind."""
+        self.one_waits = True
+        self._others_until = now + _OTHERS * (now - self._taken)
+        self._until, self._length = float("-inf"), 2 * self._lease
+
+    def seeks(self, now: float) -> bool:
+        """Whether the worker is to take such a job, and no others have their turn."""
+        return self.one_waits and not (self._others_wait and now < self._others_until)
+
+    def is_near(self, now: float) -> bool:
+        """Whether the worker may run nothing before long: by one exchange at a time it finds that it does."""
+        return self.seeks(now) and (self.is_on(now) or not self._others_wait)
 
     def is_on(self, now: float) -> bool:
         """Whether the worker is to take no new jobs while it runs any."""

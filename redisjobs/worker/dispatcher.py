@@ -180,6 +180,8 @@ class Dispatcher:
                 begun.append(lease)
                 run.given_at = now
                 self._pool.give(run, alone=alone)
+                if alone:
+                    self._clearance.took(now)
             else:
                 self.hand_back(run)
         if begun:
@@ -283,7 +285,7 @@ class Dispatcher:
 
     def _end_alone(self) -> None:
         self._pool.alone = None
-        self._clearance.one_waits = True  # there may be more of its kind
+        self._clearance.ran(time.monotonic())
 
     def cancel(self, leases: Sequence[Lease]) -> None:
         """Cancel the handlers of some jobs, as somebody asked."""

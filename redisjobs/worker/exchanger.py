@@ -85,7 +85,7 @@ class Exchanger:
     @property
     def is_hungry(self) -> bool:
         """Whether it would claim, were it given slots. While an exchange hangs it waits for the answer."""
-        if self.is_paused or not self._may_claim or (self.clearance.one_waits and self.batcher.under_way):
+        if self.is_paused or not self._may_claim or self._has_to_be_single:
             return False
         return self.batcher.oldest >= time.monotonic() - RESERVED
 
@@ -132,9 +132,14 @@ class Exchanger:
         return time.monotonic() >= self.dry_until
 
     @property
+    def _has_to_be_single(self) -> bool:
+        """Whether there is to be no exchange beside the one under way: a job has to run alone, and may soon."""
+        return bool(self.batcher.under_way) and self.clearance.is_near(time.monotonic())
+
+    @property
     def has_batch(self) -> bool:
         """Whether to begin an exchange now."""
-        if self.clearance.one_waits and self.batcher.under_way:
+        if self._has_to_be_single:
             return False  # the next one may find that nothing runs here
         outcomes = len(self.dispatcher.leases.unsettled)
         room = self._pool.share(self) if self._may_claim else 0
@@ -191,7 +196,7 @@ class Exchanger:
             self._promoter.is_due = self._turns_wait = False
             self._promoted_at = time.monotonic()
         # Only where one may wait: there is no second exchange beside one that may bring a job to run alone.
-        alone = bool(count) and self.clearance.one_waits and len(settling) == len(leases)
+        alone = bool(count) and self.clearance.seeks(time.monotonic()) and len(settling) == len(leases)
         reporting = self.dispatcher.take_reports(most - len(settling))
         idle = alone and self._pool.runs_nothing_but(self)
         after = self._pool.begun if self._until_idle and count and not self._pool.holds else None
@@ -212,7 +217,8 @@ class Exchanger:
         if batch.count:
             self._pool.brought(self, len(answer.leases), more=answer.more)
             self._claim_ahead(batch, answer)
-            self.clearance.hear(answer.waits, time.monotonic())
+            more = answer.more or self._pool.is_sought_beside(self)
+            self.clearance.hear(answer.waits, time.monotonic(), more=more)
             self._pool.hear_of_one_alone(self)
         elif answer.turns:
             self._promoter.is_due = self._turns_wait = True  # for others, should there be no room here
@@ -222,7 +228,9 @@ class Exchanger:
         is_late = batch.sent <= self._pause_heard_at  # it was sent before the queue was paused, or resumed
         self.found_nothing = (not found or self.queue_paused) and not is_late
         self._claimed_after = batch.after
-        if batch.count and not answer.more and not self.queue_paused:
+        if one_more and not batch.idle and self.clearance.seeks(time.monotonic()):
+            self.fetcher.interrupt()  # this claim was not to bring it, as others had their turn: the next one is
+        elif batch.count and not answer.more and not self.queue_paused:
             self._read(batch.sent)
         self._pool.changed()
 

@@ -242,6 +242,10 @@ class Pool:
             each.batcher.under_way or (each.fetcher.waiting and each is not source) for each in self.sources
         )
 
+    def is_sought_beside(self, source: Claimant) -> bool:
+        """Whether other sources would claim, were they given slots."""
+        return any(each is not source and each.is_hungry for each in self.sources)
+
     def quiet(self, source: Claimant) -> bool:
         """Let a source that holds a job back claim with nothing beside it, if it holds no job and none runs."""
         if source.dispatcher.leases or (self.slots.held and self.is_shared):

@@ -27,9 +27,9 @@ from redisjobs.worker.settings import Settings
 
 logger = Log("redisjobs.worker")
 
-_TAKEN = ("released", "parked")
+_TAKEN = ("released", "alone", "parked")
 _LINE = "line:"
-"""Under these names wait the jobs that were handed back, and those that may not start: they are no worker's."""
+"""Under these names wait jobs that were handed back, have to run alone, or may not start: they are no worker's."""
 
 
 def _new_id() -> str:

@@ -12,6 +12,7 @@ from functools import partial
 from redisjobs.drivers.memory.include import (
     MOST_FIELDS,
     REMEMBERED,
+    any_back,
     dead_letter,
     delay,
     due_time,
@@ -27,7 +28,17 @@ from redisjobs.drivers.memory.include import (
 )
 from redisjobs.drivers.memory.producer import push_with
 from redisjobs.drivers.memory.shares import Limiter, give_up, line_up, next_turn, take_turns, tell_turn
-from redisjobs.drivers.memory.state import PARKED, RELEASED, Fields, Memory, Pending, Stream, encoded, text_of
+from redisjobs.drivers.memory.state import (
+    ALONE,
+    PARKED,
+    RELEASED,
+    Fields,
+    Memory,
+    Pending,
+    Stream,
+    encoded,
+    text_of,
+)
 from redisjobs.errors import DriverError
 from redisjobs.transitions import (
     Ack,
@@ -171,7 +182,6 @@ class _Claim:
     idle: bool
     leases: list[Lease] = field(default_factory=list)
     ended: list[Ended] = field(default_factory=list)
-    waits: float | None = None
     limiter: Limiter = field(kw_only=True)
 
     @property
@@ -190,11 +200,11 @@ def claim(memory: Memory, worker: str, count: int, max_deliveries: int, *, idle:
         claimed = _Claim(worker, 0 if paused else count, max_deliveries, idle, limiter=limiter)
         turned = 0 if paused else take_turns(memory)
         for stream in memory.streams:
-            for entry in stream.held(RELEASED):
+            for entry in stream.held(RELEASED, ALONE):
                 if claimed.left > 0:
                     _deliver(memory, claimed, stream, entry)
             claimed.leases += _read_startable(memory, worker, stream, claimed.left, limiter)
-        if turned and any(stream.held(RELEASED) for stream in memory.streams):
+        if turned and claimed.left <= 0 and any_back(memory):
             memory.tell("released", str(turned))
         due_in = _due_in(memory, now_ms)
         if not paused:
@@ -204,7 +214,7 @@ def claim(memory: Memory, worker: str, count: int, max_deliveries: int, *, idle:
             more=not paused and claimed.left <= 0 and _has_more(memory),
             ended=claimed.ended,
             due_in=due_in,
-            waits=claimed.waits,
+            waits=_waits(memory) if claimed.count > 0 else None,
             server_ms=memory.now_ms(),
             paused=paused,
             restricted=is_restricted(memory),
@@ -220,12 +230,20 @@ def has_turn(memory: Memory) -> bool:
 
 
 def _has_more(memory: Memory) -> bool:
-    return any(stream.unread or stream.held(RELEASED) for stream in memory.streams)
+    return any_back(memory) or any(stream.unread for stream in memory.streams)
+
+
+def _waits(memory: Memory) -> float | None:
+    """For how long a job has been waiting that has to run alone, the first of a stream."""
+    firsts = [stream.pending[entry].since for stream in memory.streams for entry in stream.held(ALONE)[:1]]
+    return time.monotonic() - min(firsts) if firsts else None
 
 
 def _deliver(memory: Memory, claimed: _Claim, stream: Stream, entry: str) -> None:
     """Give a worker an entry that was handed back; or end its job; or leave it to one that runs nothing else."""
     pending, here = stream.pending[entry], (stream.priority, entry)
+    if pending.worker == ALONE and not _runs_nothing(memory, claimed):
+        return
     mark, deliveries = memory.marks.get(here), pending.deliveries + 1
     if mark == "cancelling":
         job_id = identify(memory, *here)
@@ -244,7 +262,7 @@ def _deliver(memory: Memory, claimed: _Claim, stream: Stream, entry: str) -> Non
         return
     is_last = deliveries >= claimed.max_deliveries > 1
     if is_last and not _runs_nothing(memory, claimed):
-        claimed.waits = max(claimed.waits or 0.0, time.monotonic() - pending.since)
+        stream.pending[entry] = Pending(ALONE, pending.deliveries, pending.since)
         return
     bucket = claimed.limiter.start(stream, entry, waited=True)
     if bucket is not None:

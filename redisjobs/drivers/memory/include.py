@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from redisjobs.drivers.memory.ends import conclude
 from redisjobs.drivers.memory.shares import give_up
 from redisjobs.drivers.memory.state import (
+    ALONE,
     LINE,
     PARKED,
     RELEASED,
@@ -86,14 +87,19 @@ def stored(memory: Memory, job_id: str) -> Fields:
 
 
 def holder(stream: Stream, entry: str) -> str:
-    """Which consumer has an entry, `RELEASED` or `PARKED` too; '' for nobody."""
+    """Which consumer has an entry, `RELEASED`, `ALONE` or `PARKED` too; '' for nobody."""
     pending = stream.pending.get(entry)
     return pending.worker if pending else ""
 
 
 def is_waiting(consumer: str) -> bool:
     """Whether an entry that this consumer has is ready."""
-    return consumer in ("", RELEASED, PARKED) or consumer.startswith(LINE)
+    return consumer in ("", RELEASED, ALONE, PARKED) or consumer.startswith(LINE)
+
+
+def any_back(memory: Memory) -> bool:
+    """Whether any job was handed back and is nobody's yet, be it one that has to run alone."""
+    return any(stream.held(RELEASED, ALONE) for stream in memory.streams)
 
 
 def is_restricted(memory: Memory) -> bool:

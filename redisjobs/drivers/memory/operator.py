@@ -25,7 +25,7 @@ from redisjobs.drivers.memory.retention import retain, tidy
 from redisjobs.drivers.memory.rows import aside_row, delayed_row, ready_row
 from redisjobs.drivers.memory.scans import groups, scan
 from redisjobs.drivers.memory.schedules import fire, pause_schedule, put_schedule, remove_schedule, schedules
-from redisjobs.drivers.memory.state import RELEASED, Memory, encoded
+from redisjobs.drivers.memory.state import ALONE, RELEASED, Memory, encoded
 from redisjobs.drivers.memory.waiting import ask
 from redisjobs.job import Priority, State
 from redisjobs.queries import (
@@ -209,7 +209,7 @@ def backlog(memory: Memory, query: Measure) -> Backlog:
     with memory.lock:
         since: list[tuple[Priority, float]] = []
         for stream in memory.streams:
-            back = stream.held(RELEASED)
+            back = stream.held(RELEASED, ALONE)
             since += [(stream.priority, _ms_of(entry)) for entry in [*back, *stream.unread]]
         now_ms, now = memory.now_ms(), time.monotonic()
         first = next(iter(by_due(memory)), None)

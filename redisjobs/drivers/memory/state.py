@@ -20,6 +20,7 @@ Place = tuple[str, str]  # a priority, that of a ready stream, `delayed` or `dea
 Push = tuple[str, bytes]  # job id, nonce
 
 RELEASED = "released"  # who holds what was handed back
+ALONE = "alone"  # who holds what was too, and has to run alone
 PARKED = "parked"  # who holds what may not start
 SWEPT = 1_000  # outcomes below which nobody looks for those that are over
 LINE = "line:"  # who holds what waits for a limit; after it is what that is counted under
@@ -44,9 +45,9 @@ class Stream:
     unread: dict[str, None] = field(default_factory=dict)
     pending: dict[str, Pending] = field(default_factory=dict)
 
-    def held(self, worker: str) -> list[str]:
-        """XPENDING: the entries that a worker holds, `RELEASED`, or `PARKED`."""
-        return [entry for entry, pending in self.pending.items() if pending.worker == worker]
+    def held(self, *workers: str) -> list[str]:
+        """XPENDING: the entries that these workers hold, `RELEASED`, `ALONE` or `PARKED`."""
+        return [entry for entry, pending in self.pending.items() if pending.worker in workers]
 
 
 @dataclass(slots=True)

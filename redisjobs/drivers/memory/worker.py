@@ -8,9 +8,9 @@ import time
 from collections.abc import Sequence
 
 from redisjobs.driver import IdTaken
-from redisjobs.drivers.memory.include import WATCHED, by_due, fence, hand_back, is_waiting, tell_released
+from redisjobs.drivers.memory.include import WATCHED, any_back, by_due, fence, hand_back, is_waiting, tell_released
 from redisjobs.drivers.memory.shares import tell_turn
-from redisjobs.drivers.memory.state import RELEASED, Memory, Record
+from redisjobs.drivers.memory.state import Memory, Record
 from redisjobs.transitions import MOST_JOBS, Lease, Reclaimed, Silent
 
 _PROMOTES = 20_000  # ms for which a worker that asked looks when delayed jobs are due
@@ -48,7 +48,7 @@ def reclaim(memory: Memory, worker: str, silent: Sequence[Silent], *, others: bo
             fenced,
             jobs,
             jobs == MOST_JOBS,
-            any(stream.held(RELEASED) for stream in memory.streams),
+            any_back(memory),
             _held_by_others(memory, worker) if others else 0,
             memory.now_ms(),
             len(memory.workers) + len(memory.fenced) < 2,

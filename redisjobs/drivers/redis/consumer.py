@@ -142,7 +142,7 @@ class RedisConsumer:
     ) -> Exchange:
         asks = bool(count)
         # The script that claims knows what was handed back, and all else; a plain read costs the server much less.
-        by_script = asks and (self._ahead is None or self._ahead.released or self._ahead.restricted)
+        by_script = asks and (idle or self._ahead is None or self._ahead.released or self._ahead.restricted)
         stream = self._ahead.stream if asks and not by_script and self._ahead is not None else None
         most = min(count or 0, MOST_JOBS, max(1, int(_REPLY_BYTES / self._job_bytes)))
         parts = _Parts(settlements)

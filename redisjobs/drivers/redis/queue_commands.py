@@ -66,7 +66,7 @@ _GONE_MS = 3_600_000  # an unheard-of consumer with nothing pending is removed a
 _TIDY_MS = 55_000  # all consumers are looked at so often, by whichever worker comes first
 _REPLY_BYTES = 1024 * 1024  # of entries that one step looks at
 _FAR = 1e15  # ms; somebody may have made `inf` a due time
-_NOBODY = (b"", b"released", b"parked")  # who has a job that is ready
+_NOBODY = (b"", b"released", b"alone", b"parked")  # who has a job that is ready
 _STREAMS = {priority: number for number, priority in enumerate(Priority, 1)}
 _ADDED = Pushed(Reply.OK)
 

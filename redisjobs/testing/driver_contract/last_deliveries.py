@@ -110,6 +110,42 @@ async def test_a_job_that_has_to_run_alone_is_claimed_with_no_other_whatever_the
     assert (await three.reclaim(others=True)).others == 1
 
 
+async def test_a_job_that_has_to_run_alone_keeps_its_place_though_busy_workers_pass_it_by(
+    store: DriverStore, worker: Open
+) -> None:
+    one, two = await worker("w1", max_deliveries=2), await worker("w2", max_deliveries=2)
+    await push(store, "a", "b", "c", "d")
+    await claim(one)
+    await outlive(store, two)
+    await push(store, "new")
+    new = await claim_one(two)  # a busy one meets them, and takes what is behind them
+    assert new.job_id == "new"
+    assert (await found(store, "a")).state is State.READY
+    assert sum((await store.driver.read(Count())).ready.values()) == 4
+    assert await store.driver.change(Cancel("b")) is Reply.CANCELLED
+    await settle(two, new, Release())
+
+    for job_id in "acd":  # the one that was handed back since is behind them
+        (lease,) = await claim(two, idle=True)
+        assert (lease.job_id, lease.deliveries) == (job_id, 2)
+        assert await settle(two, lease, Ack()) is Reply.OK
+    assert ids(await claim(two, idle=True)) == ["new"]
+
+
+async def test_a_job_that_was_handed_back_goes_before_one_that_has_to_run_alone_and_is_younger(
+    store: DriverStore, worker: Open
+) -> None:
+    one, two = await worker("w1", max_deliveries=2), await worker("w2", max_deliveries=2)
+    await push(store, "old", "young")
+    old, _ = await claim(one)
+    await settle(one, old, Release())
+    await outlive(store, two)
+    (old,) = await claim(two)
+    await settle(two, old, Release())
+
+    assert ids(await claim(two, idle=True)) == ["old"]
+
+
 async def waits_for(consumer: Consumer, *, idle: bool = False) -> float | None:
     """For how long a job has been waiting that has to run alone, as a claim tells."""
     await consumer.exchange([], 0)
@@ -120,7 +156,7 @@ async def test_a_claim_tells_for_how_long_a_job_has_been_waiting_that_has_to_run
     store: DriverStore, worker: Open
 ) -> None:
     one, two = await worker("w1", max_deliveries=2), await worker("w2", max_deliveries=2)
-    await push(store, "a", "b")
+    await push(store, "a")
     await claim(one)
     assert await waits_for(two) is None
     began = time.monotonic()

@@ -78,7 +78,8 @@
 --          NO_IDS      no stream that could take it has entry ids left, by somebody's hand; nothing was written
 --          SPOILED     the unique key of a job that it pushes was made something else by hand; nothing was written. After `:`
 --                      what is wrong, each space and % of it as %20
---          LEASE_LOST  the job is no longer this worker's; nothing was written
+--          LEASE_LOST  the job is no longer this worker's; nothing was written. Or its entry was removed by hand as it ran;
+--                      then there is no lease any more of one that was to be handed back
 --          FENCED      the worker has no record any more; nothing was written for any job
 --          STALE       a later batch of its lane came before this one; nothing was written for any job
 
@@ -298,6 +299,7 @@ local function settle_others(in_order)
 --- @include "include/forget_ends"
 --- @include "include/dead_letter"
 --- @include "include/finish_one"
+--- @include "include/unlocate"
   local retried, released, pushed, replaced, earliest = 0, 0, 0, 0, nil
   local function again(number, entry, job, fields, changes, due_at)
     if field(fields, 'id') ~= job then table.insert(changes, 1, job) table.insert(changes, 1, 'id') end
@@ -415,7 +417,11 @@ local function settle_others(in_order)
   end
 
   settlements.release = function(number, entry, deliveries, _, _, values)
-    hand_back(streams[number], math.max(0, deliveries - tonumber(values[1])), {entry})
+    local there = hand_back(streams[number], math.max(0, deliveries - tonumber(values[1])), {entry})
+    if #there == 0 then
+      unlocate(jobs, streams[number], entry)
+      return 'LEASE_LOST'
+    end
     released = released + 1
     return 'OK'
   end
@@ -471,15 +477,21 @@ local function settle_others(in_order)
     return mark == 'cancelling' and mark or 'here', id
   end
 
+  -- Which of them go by the fields of their entry. An entry may be large: the others, and those of what ends and is not kept,
+  -- know enough from the worker.
+  local kept = keys.kept or {}
+  local needs = {retry = true, fail = true, pushes = true}
+  local reads = {retry = true, fail = true, pushes = true, done = kept.completed, cancelled = kept.cancelled}
+
   local function end_one(settlement, number, entry, deliveries, job, values)
     local hold, id = owns(streams[number], entry, deliveries, job)
     if not hold then return 'LEASE_LOST' end
-    local needs = settlement ~= 'done' and settlement ~= 'cancelled' and settlement ~= 'report'
-    local fields = settlement ~= 'report' and entry_at(streams[number], entry) or nil
-    if needs and not fields then return 'LEASE_LOST' end
-    local is_refunded = settlement == 'release' and values[1] == '1'
+    local fields = reads[settlement] and entry_at(streams[number], entry) or nil
+    if needs[settlement] and not fields then return 'LEASE_LOST' end
+    local is_release = settlement == 'release'
+    local is_refunded = is_release and values[1] == '1'
     local word = settlements[settlement](number, entry, deliveries, id, fields, values, hold)
-    local is_over = settlement ~= 'report' and (string.sub(word, 1, 2) == 'OK' or word == 'CANCELLED')
+    local is_over = is_release or settlement ~= 'report' and (string.sub(word, 1, 2) == 'OK' or word == 'CANCELLED')
     if is_limited and is_over then
       free_shares({string.match(streams[number], '[^:]+$') .. ' ' .. entry}, is_refunded)
     end

@@ -19,7 +19,7 @@ from store import RedisStore, eventually
 from redisjobs import JobQueue, Worker, server
 from redisjobs.driver import Beat, Consumer
 from redisjobs.queries import Tidy
-from redisjobs.transitions import After, Lease, RetryLater
+from redisjobs.transitions import Ack, After, Lease, Release, Reply, RetryLater, Settlement
 
 pytestmark = pytest.mark.anyio
 
@@ -379,6 +379,28 @@ async def test_jobs_that_were_read_as_a_name_was_paused_are_looked_at_by_1_mb_a_
 
     assert len(leases) == 20
     assert counts["evalsha"] == 1 + 4
+
+
+# What a settlement reads
+
+
+@pytest.mark.parametrize("end", [Release(), Release(refund=False), Ack(cancelled=True), Ack()])
+async def test_what_is_handed_back_or_ends_and_is_not_kept_is_settled_without_a_look_at_its_entry(
+    bench: Bench, end: Settlement
+) -> None:
+    async with bench.consumers(2) as (first, consumer):
+        for number in range(3):
+            await bench.queue.push(Work(), unique=f"key {number}")
+        await bench.queue.push_many(Work() for _ in range(20))
+        await first.exchange([], 50)
+        await first.release(refund=False, watch=False)
+        leases = (await consumer.exchange([], 50)).leases
+        assert [lease.deliveries for lease in leases] == [2] * 23
+        with bench.counted() as counts:
+            answer = await consumer.exchange([(lease, end) for lease in leases], None)
+
+    assert answer.replies == [Reply.OK] * 23
+    assert counts["xrange"] == 0
 
 
 # What a worker does now and then, with or without jobs

@@ -406,6 +406,7 @@ def _settlement(lease: Lease, settlement: Settlement) -> tuple[str, list[Any]]:
     match settlement:
         case Ack(cancelled, _, pushes):
             told = [lease.unique, lease.nonce, *_result(settlement)]
+            told[2] = told[2] or lease.fields.get(b"keep_result", b"")  # so that nobody has to read the entry
             if pushes:
                 return "pushes", [*told, len(pushes), *(word for job in pushes for word in job_words(job))]
             verb = "cancelled" if cancelled else "done"

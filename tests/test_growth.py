@@ -478,3 +478,50 @@ async def test_where_one_worker_has_tidied_each_other_asks_once_and_looks_at_not
 
     assert counts["evalsha"] == len(others)
     assert counts.total() <= 10 * len(others)
+
+
+async def tidy(bench: Bench, consumer: Consumer) -> None:
+    """Look at all consumers, to the end."""
+    bench.store.admin.hdel(f"{bench.store.prefix}layout", "tidied_at")
+    tidied = await consumer.change(Tidy())
+    while tidied.after:
+        tidied = await consumer.change(Tidy(tidied.after))
+
+
+async def test_among_very_many_consumers_only_those_that_hold_jobs_are_looked_at_unless_some_are_unknown(
+    bench: Bench,
+) -> None:
+    """A server can't be asked about some consumers of a stream, and to tell of all of them takes its time."""
+    admin, stream = bench.store.admin, bench.store.stream()
+    async with bench.consumers(1) as (consumer,):
+        await consumer.wait(1, 0.001)
+        for number in range(600):
+            admin.zadd(f"{bench.store.prefix}workers", {f"other-{number}": 4e12})
+            admin.xgroup_createconsumer(stream, "workers", f"other-{number}")
+        with bench.counted() as known:
+            await tidy(bench, consumer)
+        await bench.queue.push(Work())
+        admin.xreadgroup("workers", "other-0", {stream: ">"})
+        admin.zrem(f"{bench.store.prefix}workers", "other-0")
+        with bench.counted() as lost:
+            await tidy(bench, consumer)
+        for number in range(10):
+            admin.xgroup_createconsumer(stream, "workers", f"unknown-{number}")
+        with bench.counted() as unknown:
+            await tidy(bench, consumer)
+
+    assert admin.zrange(f"{bench.store.prefix}fenced", 0, -1) == [b"other-0"]
+    looks = [counts["xinfo|consumers"] for counts in (known, lost, unknown)]
+    assert looks == [2, 2, 3]  # two for the other streams, where they are few
+    assert unknown["zscore"] <= 10 + 3  # whether any of those was fenced; who lives is asked once
+
+
+async def test_a_thorough_look_for_lost_workers_asks_one_thing_more_of_each(bench: Bench) -> None:
+    async with bench.consumers(40) as (consumer, *_):
+        await consumer.reclaim()
+        with bench.counted() as counts:
+            await consumer.reclaim()
+        with bench.counted() as thorough:
+            await consumer.reclaim(thorough=True)
+
+    assert thorough - counts == {"hget": 40}

@@ -321,6 +321,22 @@ async def test_after_small_jobs_a_plain_read_brings_16_mb_at_most_if_large_ones_
     assert not bench.store.admin.exists(f"{bench.store.prefix}large")
 
 
+async def test_a_worker_that_has_heard_nothing_for_a_while_reads_50_jobs_at_first(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As all its jobs took long: large ones may have come meanwhile."""
+    async with bench.consumers(1) as (consumer,):
+        await bench.queue.push_many(Work() for _ in range(1_000))
+        await consumer.exchange([], 10)
+        with monkeypatch.context() as patched:
+            patched.setattr("redisjobs.drivers.redis.consumer._STALE", 0)
+            first = len((await consumer.exchange([], 500)).leases)
+        then = len((await consumer.exchange([], 500)).leases)
+        await consumer.release(refund=True, watch=False)
+
+    assert (first, then) == (50, 500)
+
+
 @pytest.mark.parametrize("how", ["pushed alone", "pushed with others", "delayed", "retried"])
 async def test_it_is_noted_of_a_large_job_that_it_is_one_however_it_becomes_ready(bench: Bench, how: str) -> None:
     async with bench.consumers(1) as (consumer,):

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 from collections.abc import Callable, Hashable, Iterator, Sequence, Set
 from dataclasses import replace
 from typing import Any, TypeVar, cast
@@ -42,6 +43,8 @@ T = TypeVar("T")
 _REPLY_BYTES = 1024 * 1024  # of jobs in one reply, or of one job that has more
 _FIRST_JOB_BYTES = 64 * 1024  # of a job, as long as none was seen
 _SAMPLE = 8  # jobs of a reply whose size is looked at
+_STALE = 1.0  # seconds after which what was told of jobs to come is no longer relied on,
+_UNTOLD = 50  # and so many are read until it is told anew
 _TURN_LATE_US = 1_000_000
 _RECOVERED = 100  # entries that one call looks at
 _LARGEST = 2**64 - 1  # either part of an entry id
@@ -76,6 +79,7 @@ class RedisConsumer:
         self._listener = Listener(commands, target)
         self._run_id = secrets.token_hex(8)  # tells us from another worker of our id
         self._ahead: Ahead | None = None  # what the next claim may find; None: not known
+        self._told_at = float("-inf")  # when that was told, by the monotonic clock
         self._waits: float | None = None  # for how long a job has been waiting that has to run alone
         self._job_bytes: float | None = None  # of a job; None: none was seen yet
         self._clock = ServerClock()
@@ -165,7 +169,7 @@ class RedisConsumer:
             )
         elif stream is not None:
             # Asked again behind the read: what may not start since we were told is parked before it can run.
-            most = self._readable(most)
+            most = self._readable(most if time.monotonic() < self._told_at + _STALE else min(most, _UNTOLD))
             commands += [self._commands.read(self.worker_id, stream, most), self._commands.is_restricted()]
         if parts.pushing:
             commands = [_fenced_as_answer(command) for command in commands]
@@ -229,6 +233,7 @@ class RedisConsumer:
         ended: Sequence[Ended] = (),
     ) -> Exchange:
         self._ahead = ahead = told.ahead
+        self._told_at = time.monotonic()
         self._clock.hear(told.now_us / 1000)
         self._weigh(leases)
         await self._adopt(leases)

@@ -272,9 +272,8 @@ local function read_new(stream, many)
 end
 
 -- Whether a new entry may start. If not it is parked, or noted in `lines`, by what it is to wait in line for.
-local function may_start(stream, id, fields, lines)
+local function may_start(stream, place, id, fields, lines)
   if not restricted then return true end
-  local place = string.match(stream, '[^:]+$')
   if restricted.job and restricted.job(identify(places, jobs, place, id, fields), fields) then
     hand_back(stream, 0, {id}, 'parked') -- as never delivered
     return false
@@ -289,14 +288,15 @@ end
 -- Few at a time, as a read says nothing of sizes: one, then as many as were seen by then, up to four where large ones are
 -- noted. (They are noted but for those put in by hand.)
 local function take_new(number, stream)
-  local looked, lines = 0, {}
-  local at_once = redis.pcall('HGET', keys.large, string.match(stream, '[^:]+$')) and 4 or 32
+  local looked, lines, place = 0, {}, string.match(stream, '[^:]+$')
+  local at_once = redis.pcall('HGET', keys.large, place) and 4 or 32
   while most > #claimed and not goes_on do
     local step = math.min(most - #claimed, looked + 1, at_once)
     local entries = read_new(stream, step)
     for _, entry in ipairs(entries) do
-      if may_start(stream, entry[1], entry[2], lines) then claimed[#claimed + 1] = {number, entry[1], 1, entry[2]} end
-      bytes = bytes + bytes_of(entry[2])
+      local id, fields = entry[1], entry[2]
+      if may_start(stream, place, id, fields, lines) then claimed[#claimed + 1] = {number, id, 1, fields} end
+      bytes = bytes + bytes_of(fields)
     end
     looked = looked + #entries
     if #entries < step then break end

@@ -34,16 +34,17 @@
 -- KEYS[27] progress:     string  prefix; progress:<id> is what the job has reported last, JSON
 -- KEYS[28] waiters       hash    job id -> processes that wait for its end
 -- KEYS[29] waiter:       channel prefix; waiter:<process> has the notifications to one that waits
+-- KEYS[30] large         hash    priority -> of unread jobs of 16 KB or more: the last entry, most bytes, bytes of all
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  count         int     most jobs to lease; 0 only promotes
--- ARGV[3]  most_bytes    int     no further job once those that were handed back before have so many
+-- ARGV[3]  most_bytes    int     no further job once those that were looked at have so many
 -- ARGV[4]  max_deliveries int    this often a job is delivered without an outcome, the last time alone; then it is dead
 -- ARGV[5]  idle          '1': the worker runs nothing and has asked for nothing else, so it may be given a job that
 --                        has to run alone, as its workers were lost whenever it ran before
 -- ARGV[6]  now_ms        int ms; '' = the server's clock
 --
--- Returns  {now_us, due_in, ahead, {unread, unread, unread}, turn_in, waits_ms, jobs, ended}: the first five as settle
+-- Returns  {now_us, due_in, ahead, {unread, unread, unread, most}, turn_in, waits_ms, jobs, ended}: the first five as settle
 --          does, after this claim; for how many ms a job has been waiting that needs a worker with nothing else to run, the
 --          first of a stream (-1: none); for each job {stream 1..3, entry, deliveries, {name, value, ...}}; and for each that
 --          was ended instead {id, word}. Or one word, FENCED:
@@ -80,6 +81,7 @@
 --- @include "include/finish"
 --- @include "include/finish_one"
 --- @include "include/unlocate"
+--- @include "include/note_large"
 --- @include "include/enqueue"
 --- @include "include/unpacked"
 --- @include "include/parted"
@@ -119,7 +121,7 @@ local keys = {streams = streams, jobs = jobs, due = due, delayed = delayed, uniq
 keys.dead, keys.ending = dead, slot(finished, now_ms)
 keys.limits, keys.shares, keys.holders, keys.rate, keys.turns, keys.lines =
   KEYS[18], KEYS[19], KEYS[20], KEYS[21], KEYS[22], KEYS[23]
-keys.paused_names = paused_names
+keys.paused_names, keys.large = paused_names, KEYS[30]
 
 if not alive(record) then return 'FENCED' end
 expect('stream', streams[1], streams[2], streams[3])
@@ -277,49 +279,43 @@ local function take_released(number, stream)
   end
 end
 
-local function read_new(stream)
-  local reply = redis.call('XREADGROUP', 'GROUP', 'workers', worker, 'COUNT', most - #claimed, 'STREAMS', stream, '>')
+local function read_new(stream, many)
+  local reply = redis.call('XREADGROUP', 'GROUP', 'workers', worker, 'COUNT', many, 'STREAMS', stream, '>')
   return reply and reply[1][2] or {}
 end
 
--- Those of new entries that may start; the others are parked, or wait in line, as never delivered.
-local function startable(stream, entries)
-  if not restricted then return entries end
-  local place, some, lines = string.match(stream, '[^:]+$'), {}, {}
-  for _, entry in ipairs(entries) do
-    local id, fields = entry[1], entry[2]
-    if restricted.job and restricted.job(identify(places, jobs, place, id, fields), fields) then
-      hand_back(stream, 0, {id}, 'parked')
-    else
-      local bucket = limiting and limiting.start(place .. ' ' .. id, fields)
-      if bucket then
-        lines[bucket] = lines[bucket] or {}
-        table.insert(lines[bucket], id)
-      else
-        some[#some + 1] = entry
-      end
-    end
+-- Whether a new entry may start. If not it is parked, or noted in `lines`, by what it is to wait in line for.
+local function may_start(stream, place, id, fields, lines)
+  if not restricted then return true end
+  if restricted.job and restricted.job(identify(places, jobs, place, id, fields), fields) then
+    hand_back(stream, 0, {id}, 'parked') -- as never delivered
+    return false
   end
-  for bucket, waiting in pairs(lines) do limiting.line_up(stream, 0, waiting, bucket) end
-  return some
+  local bucket = limiting and limiting.start(place .. ' ' .. id, fields)
+  if not bucket then return true end
+  lines[bucket] = lines[bucket] or {}
+  table.insert(lines[bucket], id)
+  return false
 end
 
+-- Few at a time, as a read says nothing of sizes: one, then as many as were seen by then, up to four where large ones are
+-- noted. (They are noted but for those put in by hand.)
 local function take_new(number, stream)
-  local looked = 0
-  while most > #claimed do
-    local entries = read_new(stream)
-    if #entries == 0 then return end
-    for _, entry in ipairs(startable(stream, entries)) do
-      claimed[#claimed + 1] = {number, entry[1], 1, entry[2]}
+  local looked, lines, place = 0, {}, string.match(stream, '[^:]+$')
+  local at_once = redis.pcall('HGET', keys.large, place) and 4 or 32
+  while most > #claimed and not goes_on do
+    local step = math.min(most - #claimed, looked + 1, at_once)
+    local entries = read_new(stream, step)
+    for _, entry in ipairs(entries) do
+      local id, fields = entry[1], entry[2]
+      if may_start(stream, place, id, fields, lines) then claimed[#claimed + 1] = {number, id, 1, fields} end
+      bytes = bytes + bytes_of(fields)
     end
-    if not restricted then return end
     looked = looked + #entries
-    for _, entry in ipairs(entries) do bytes = bytes + bytes_of(entry[2]) end
-    if looked >= 500 or bytes >= most_bytes then
-      goes_on = true
-      return
-    end
+    if #entries < step then break end
+    goes_on = looked >= 500 or bytes >= most_bytes
   end
+  for bucket, waiting in pairs(lines) do limiting.line_up(stream, 0, waiting, bucket) end
 end
 
 for number, stream in ipairs(streams) do
@@ -334,8 +330,8 @@ for _, stream in ipairs(most > 0 and streams or {}) do
 end
 
 -- Where there was room for more, and all were looked at, what is left waits for a worker that runs nothing.
-local finds, unread = restricted and 2 or 0, {0, 0, 0}
-if #claimed >= most or goes_on then finds, unread = prospect(streams, restricted) end
+local finds, unread = restricted and 2 or 0, {0, 0, 0, 0}
+if #claimed >= most or goes_on then finds, unread = prospect(streams, restricted, keys.large) end
 if turned > 0 and finds % 2 == 1 then tell(control, 'released ' .. turned) end -- more than this worker has room for
 local turn_in = limiting and not (restricted and restricted.all) and next_turn(keys.turns, exact_ms) or -1
 if sees_to_turns or limiting and limiting.has_turned then finds = finds + 16 end

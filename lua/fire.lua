@@ -16,6 +16,7 @@
 -- KEYS[10] schedule:     hash    prefix; schedule:<name> holds one schedule: its rule, its job, what became of it
 -- KEYS[11] stats         hash    counters
 -- KEYS[12] control       channel notifications
+-- KEYS[13] large         hash    priority -> of unread jobs of 16 KB or more: the last entry, most bytes, bytes of all
 --
 -- ARGV[1]  now_ms    int ms; '' = the server's clock
 -- ARGV[2]  scheduler who fires; tells one that asks again from others
@@ -54,6 +55,8 @@
 --- @include "include/key_holder"
 --- @include "include/line"
 --- @include "include/delay"
+--- @include "include/bytes_of"
+--- @include "include/note_large"
 --- @include "include/enqueue"
 --- @include "include/remove"
 --- @include "include/add_job"
@@ -64,7 +67,7 @@
 local streams, jobs = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4]
 local due, delayed, dead, unique = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local schedules, prefix, stats, control = KEYS[9], KEYS[10], KEYS[11], KEYS[12]
-local keys = {streams = streams, jobs = jobs, due = due, delayed = delayed, unique = unique}
+local keys = {streams = streams, jobs = jobs, due = due, delayed = delayed, unique = unique, large = KEYS[13]}
 local now_ms, exact_ms = now(ARGV[1])
 local scheduler = ARGV[2]
 

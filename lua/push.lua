@@ -20,6 +20,7 @@
 -- KEYS[13] result:       string  prefix; result:<id> is what the job's handler returned, JSON, where that is kept
 -- KEYS[14] outcome:      string  prefix; outcome:<id> is how the job has ended, where its result is kept
 -- KEYS[15] progress:     string  prefix; progress:<id> is what the job has reported last, JSON
+-- KEYS[16] large         hash    priority -> of unread jobs of 16 KB or more: the last entry, most bytes, bytes of all
 --
 -- ARGV[1]  now_ms        int ms; '' = the server's clock
 -- ARGV[2]  sent_ms       int ms  when this was sent, by the server's clock; '' if the client does not know it yet
@@ -63,6 +64,8 @@
 --- @include "include/remember"
 --- @include "include/line"
 --- @include "include/delay"
+--- @include "include/bytes_of"
+--- @include "include/note_large"
 --- @include "include/enqueue"
 --- @include "include/remove"
 --- @include "include/add_job"
@@ -74,7 +77,7 @@ local streams, jobs = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4]
 local due, delayed, dead, unique, finished = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local stats, control, conflict = KEYS[10], KEYS[11], KEYS[12]
 local result, outcome, progress = KEYS[13], KEYS[14], KEYS[15]
-local keys = {streams = streams, jobs = jobs, due = due, delayed = delayed, unique = unique}
+local keys = {streams = streams, jobs = jobs, due = due, delayed = delayed, unique = unique, large = KEYS[16]}
 local now_ms, exact_ms = now(ARGV[1])
 local sent_ms, repeated = tonumber(ARGV[2]), ARGV[3] == '1'
 local first_job = 4

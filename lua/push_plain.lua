@@ -11,6 +11,7 @@
 -- KEYS[4]  jobs          hash    the locator: job id -> where it is
 -- KEYS[5]  finished:     set     prefix; finished:<n> holds what ended in those 5 s: ids, after a nonce if there was one
 -- KEYS[6]  stats         hash    counters
+-- KEYS[7]  large         hash    priority -> of unread jobs of 16 KB or more: the last entry, most bytes, bytes of all
 --
 -- ARGV[1]  now_ms        int ms; '' = the server's clock
 -- ARGV[2]  sent_ms       int ms  when this was sent, by the server's clock; '' if the client does not know it yet
@@ -27,8 +28,9 @@
 --- @include "include/whole"
 --- @include "include/expect"
 --- @include "include/count"
+--- @include "include/note_large"
 
-local streams, jobs, finished, stats = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5], KEYS[6]
+local streams, jobs, finished, stats, large = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local now_ms, exact_ms = now(ARGV[1])
 local sent_ms, stream = tonumber(ARGV[2]), streams[tonumber(ARGV[3])]
 local first_id = 4
@@ -70,6 +72,7 @@ for i = 0, many - 1 do
     break
   end
   newly[2 * i + 1], newly[2 * i + 2] = id, place .. entry
+  note_large(large, stream, entry, #parameters)
 end
 -- Where a permission is missing half-way, what is there has its locator, so that a repetition finds it.
 local added = #newly / 2

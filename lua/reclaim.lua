@@ -82,8 +82,9 @@ if #looked_at < 10 then -- later than the next second is none, unless the clock 
   for _, id in ipairs(later) do looked_at[#looked_at + 1] = id end
 end
 
--- Those whose lease ends later than it can. One that is hidden behind ten others ends no later than theirs, who live.
-local latest = redis.call('ZREVRANGE', workers, 0, looks_at_all and 4999 or 9, 'WITHSCORES')
+-- Those whose lease ends later than it can. One that is hidden behind ten others ends no later than theirs, who live. (Behind
+-- 2,500 where all are looked at, which takes some 6 ms.)
+local latest = redis.call('ZREVRANGE', workers, 0, looks_at_all and 2499 or 9, 'WITHSCORES')
 for i = 1, #latest, 2 do
   if looks_at_all or tonumber(latest[i + 1]) > now_ms + lease_ms then
     local whole_lease = lease_of(record .. latest[i])

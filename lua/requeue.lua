@@ -16,6 +16,7 @@
 -- KEYS[12] result:       string  prefix; result:<id> is what the job's handler returned, JSON, where that is kept
 -- KEYS[13] outcome:      string  prefix; outcome:<id> is how the job has ended, where its result is kept
 -- KEYS[14] progress:     string  prefix; progress:<id> is what the job has reported last, JSON
+-- KEYS[15] large         hash    priority -> of unread jobs of 16 KB or more: the last entry, most bytes, bytes of all
 --
 -- ARGV[1]  job           job id, or entry and place, as 1732-5@dead
 -- ARGV[2]  due           when it may run: '' now, '+5000' in ms, or a time in ms
@@ -39,6 +40,8 @@
 --- @include "include/locate"
 --- @include "include/line"
 --- @include "include/delay"
+--- @include "include/bytes_of"
+--- @include "include/note_large"
 --- @include "include/enqueue"
 --- @include "include/remove"
 --- @include "include/forget_ends"
@@ -49,7 +52,7 @@
 local streams, jobs, due, delayed = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5], KEYS[6]
 local aside = {dead = KEYS[7], completed = KEYS[8], cancelled = KEYS[9]}
 local keys = {streams = streams, jobs = jobs, due = due, delayed = delayed, stats = KEYS[10], control = KEYS[11]}
-keys.result, keys.outcome, keys.progress = KEYS[12], KEYS[13], KEYS[14]
+keys.result, keys.outcome, keys.progress, keys.large = KEYS[12], KEYS[13], KEYS[14], KEYS[15]
 local job, now_ms, exact_ms = ARGV[1], now(ARGV[5])
 local due_at, parameters, limit_key = due_time(ARGV[2], exact_ms), ARGV[3], ARGV[4]
 local changes = {}

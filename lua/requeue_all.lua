@@ -15,6 +15,7 @@
 -- KEYS[10] result:       string  prefix; result:<id> is what the job's handler returned, JSON, where that is kept
 -- KEYS[11] outcome:      string  prefix; outcome:<id> is how the job has ended, where its result is kept
 -- KEYS[12] progress:     string  prefix; progress:<id> is what the job has reported last, JSON
+-- KEYS[13] large         hash    priority -> of unread jobs of 16 KB or more: the last entry, most bytes, bytes of all
 --
 -- ARGV[1]  after         where the step before has left off; '' only asks where to begin
 -- ARGV[2]  name          of the job; '': any
@@ -46,6 +47,7 @@
 --- @include "include/letters"
 --- @include "include/line"
 --- @include "include/delay"
+--- @include "include/note_large"
 --- @include "include/enqueue"
 --- @include "include/remove"
 --- @include "include/forget_ends"
@@ -55,7 +57,7 @@
 
 local streams, jobs, dead = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[7]
 local keys = {streams = streams, jobs = jobs, due = KEYS[5], delayed = KEYS[6], stats = KEYS[8], control = KEYS[9]}
-keys.result, keys.outcome, keys.progress = KEYS[10], KEYS[11], KEYS[12]
+keys.result, keys.outcome, keys.progress, keys.large = KEYS[10], KEYS[11], KEYS[12], KEYS[13]
 local now_ms, exact_ms = now(ARGV[9])
 local older_ms, wait_ms, pause_ms = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local wanted = {name = ARGV[2], text = ARGV[3], fingerprint = ARGV[4], reason = ARGV[5]}

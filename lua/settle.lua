@@ -37,6 +37,7 @@
 -- KEYS[27] progress:     string  prefix; progress:<id> is what the job has reported last, JSON
 -- KEYS[28] waiters       hash    job id -> processes that wait for its end
 -- KEYS[29] waiter:       channel prefix; waiter:<process> has the notifications to one that waits
+-- KEYS[30] large         hash    priority -> of unread jobs of 16 KB or more: the last entry, most bytes, bytes of all
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  lane          which of the worker's exchanges this is: there may be two under way
@@ -62,13 +63,14 @@
 --          retry: due ('+5000' in ms, or a time in ms), names and values of the fields to change ('' removes one) ·
 --          fail: reason, error, traceback, error type, fingerprint (each of these three '' for none), reported ('1': progress)
 --
--- Returns  {now_us, due_in, ahead, {unread, unread, unread}, turn_in, word, ...}: the clock; µs until the next delayed job
---          (-1: none); what a claim would find, as a sum: 1 if jobs were handed back, 2 if some jobs may not start, so
+-- Returns  {now_us, due_in, ahead, {unread, unread, unread, most}, turn_in, word, ...}: the clock; µs until the next delayed
+--          job (-1: none); what a claim would find, as a sum: 1 if jobs were handed back, 2 if some jobs may not start, so
 --          that only the script claims, 4 if the queue is paused, and then nothing else is told; where nothing was
 --          promoted, 8 if the next of a waiting line may start, so that a claim is needed; 16 if this call has looked
 --          at lines whose turn it was, so that this worker sees to the next turn too; how many jobs of each stream were
---          never delivered; µs until the next of a line may start (-1: nobody waits for a time); and one word for each
---          job, in their order, or OK alone for all of them. Or one word for the whole call, FENCED or STALE:
+--          never delivered, and how many of these one read may bring, as there are large ones (0: any number); µs
+--          until the next of a line may start (-1: nobody waits for a time); and one word for each job, in their order,
+--          or OK alone for all of them. Or one word for the whole call, FENCED or STALE:
 --          OK          settled, as it says. Of a job that pushes others, after `:`, for each of these 1 if it was added, 0 if
 --                      its id was another's, or the job that holds its unique key stays, or was replaced
 --          CANCELLED   it was to run again, and a cancel was asked for while it ran: gone instead
@@ -76,7 +78,8 @@
 --          NO_IDS      no stream that could take it has entry ids left, by somebody's hand; nothing was written
 --          SPOILED     the unique key of a job that it pushes was made something else by hand; nothing was written. After `:`
 --                      what is wrong, each space and % of it as %20
---          LEASE_LOST  the job is no longer this worker's; nothing was written
+--          LEASE_LOST  the job is no longer this worker's; nothing was written. Or its entry was removed by hand as it ran;
+--                      then there is no lease any more of one that was to be handed back
 --          FENCED      the worker has no record any more; nothing was written for any job
 --          STALE       a later batch of its lane came before this one; nothing was written for any job
 
@@ -90,6 +93,8 @@
 --- @include "include/unpacked"
 --- @include "include/pushed_at"
 --- @include "include/line"
+--- @include "include/bytes_of"
+--- @include "include/note_large"
 --- @include "include/enqueue"
 --- @include "include/free"
 --- @include "include/member"
@@ -136,7 +141,7 @@ local keys = {streams = streams, jobs = jobs, due = due, delayed = delayed, dead
 keys.ending = slot(finished, now_ms)
 keys.limits, keys.shares, keys.holders, keys.rate, keys.turns, keys.lines =
   KEYS[19], KEYS[20], KEYS[21], KEYS[22], KEYS[23], KEYS[24]
-keys.paused_names = paused_names
+keys.paused_names, keys.large = paused_names, KEYS[30]
 -- For what ends though the locator of its id is another job's.
 local unlocated = {unique = unique, stats = stats, ending = keys.ending}
 
@@ -295,6 +300,7 @@ local function settle_others(in_order)
 --- @include "include/forget_ends"
 --- @include "include/dead_letter"
 --- @include "include/finish_one"
+--- @include "include/unlocate"
   local retried, released, pushed, replaced, earliest = 0, 0, 0, 0, nil
   local function again(number, entry, job, fields, changes, due_at)
     if field(fields, 'id') ~= job then table.insert(changes, 1, job) table.insert(changes, 1, 'id') end
@@ -412,7 +418,11 @@ local function settle_others(in_order)
   end
 
   settlements.release = function(number, entry, deliveries, _, _, values)
-    hand_back(streams[number], math.max(0, deliveries - tonumber(values[1])), {entry})
+    local there = hand_back(streams[number], math.max(0, deliveries - tonumber(values[1])), {entry})
+    if #there == 0 then
+      unlocate(jobs, streams[number], entry)
+      return 'LEASE_LOST'
+    end
     released = released + 1
     return 'OK'
   end
@@ -468,15 +478,21 @@ local function settle_others(in_order)
     return mark == 'cancelling' and mark or 'here', id
   end
 
+  -- Which of them go by the fields of their entry. An entry may be large: the others, and those of what ends and is not kept,
+  -- know enough from the worker.
+  local kept = keys.kept or {}
+  local needs = {retry = true, fail = true, pushes = true}
+  local reads = {retry = true, fail = true, pushes = true, done = kept.completed, cancelled = kept.cancelled}
+
   local function end_one(settlement, number, entry, deliveries, job, values)
     local hold, id = owns(streams[number], entry, deliveries, job)
     if not hold then return 'LEASE_LOST' end
-    local needs = settlement ~= 'done' and settlement ~= 'cancelled' and settlement ~= 'report'
-    local fields = settlement ~= 'report' and entry_at(streams[number], entry) or nil
-    if needs and not fields then return 'LEASE_LOST' end
-    local is_refunded = settlement == 'release' and values[1] == '1'
+    local fields = reads[settlement] and entry_at(streams[number], entry) or nil
+    if needs[settlement] and not fields then return 'LEASE_LOST' end
+    local is_release = settlement == 'release'
+    local is_refunded = is_release and values[1] == '1'
     local word = settlements[settlement](number, entry, deliveries, id, fields, values, hold)
-    local is_over = settlement ~= 'report' and (string.sub(word, 1, 2) == 'OK' or word == 'CANCELLED')
+    local is_over = is_release or settlement ~= 'report' and (string.sub(word, 1, 2) == 'OK' or word == 'CANCELLED')
     if is_limited and is_over then
       free_shares({string.match(streams[number], '[^:]+$') .. ' ' .. entry}, is_refunded)
     end
@@ -571,7 +587,7 @@ if turn == 0 or turn > last then -- else it was applied before, and is only answ
   answer = settle(in_order)
 end
 if turn > last then redis.call('HSET', record, lane, ARGV[3] .. ' ' .. answer) end
-local reply = {exact_ms * 1000, -1, 0, {0, 0, 0}, -1}
+local reply = {exact_ms * 1000, -1, 0, {0, 0, 0, 0}, -1}
 if promotes then
   reply[2] = promote(keys, now_ms, exact_ms)
   local is_paused, turned, sees_to_turns = restricted and restricted.all, 0, false
@@ -579,7 +595,7 @@ if promotes then
     turned, sees_to_turns = look_at_turns()
     if turned > 0 then tell(control, 'released ' .. turned) end -- this worker may have no room for them
   end
-  reply[3], reply[4] = prospect(streams, restricted)
+  reply[3], reply[4] = prospect(streams, restricted, keys.large)
   if sees_to_turns then reply[3] = reply[3] + 16 end
   if is_limited and not is_paused then reply[5] = turn_in() end
 elseif is_limited and #redis.call('ZRANGEBYSCORE', keys.turns, '-inf', whole(now_ms), 'LIMIT', 0, 1) > 0 then

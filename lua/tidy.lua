@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
 -- tidy: look at all consumers, once a minute in the whole fleet. What one without a record holds is reclaimed from now
 -- on, as that of a fenced worker is: its record was lost in a failover, or taken away by hand. One that holds nothing is
--- removed. Of the consumers of waiting lines 500 are looked at, each time others, and more while any of them is not in
--- `lines`, by somebody's hand.
+-- removed; among very many only where there are more than are known. Of the consumers of waiting lines 500 are looked at,
+-- each time others, and more while any of them is not in `lines`, by somebody's hand.
 --
 -- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
 -- KEYS[2]  ready:normal  stream
@@ -28,6 +28,7 @@
 --- @include "include/now"
 --- @include "include/whole"
 --- @include "include/expect"
+--- @include "include/leases"
 --- @include "include/is_waiting"
 --- @include "include/alive"
 --- @include "include/field"
@@ -48,10 +49,11 @@ expect('hash', layout, shares)
 local last_ms = tonumber(redis.call('HGET', layout, 'tidied_at') or nil)
 if after == '' and last_ms and last_ms <= now_ms and now_ms < last_ms + every_ms then return {0, '', 0, 0, 0, 0} end
 
-local total = 0
+local total, living = 0, {}
+for _, id in ipairs(redis.call('ZRANGE', workers, 0, -1)) do living[id] = true end -- to ask for each takes twice as long
 
 local function look_at(stream, name, pending, idle)
-  if is_waiting(name) or redis.call('ZSCORE', workers, name) or redis.call('ZSCORE', fenced, name) then return end
+  if is_waiting(name) or redis.call('ZSCORE', fenced, name) then return end
   local kind = redis.call('TYPE', record .. name).ok
   local lease_ms = kind == 'hash' and alive(record .. name)
   if lease_ms then -- `workers` was taken away; it lives, or is fenced a lease from now
@@ -75,7 +77,7 @@ local function look_at_lines(stream, found, at, from)
     buckets[#buckets + 1] = string.sub(page[#page][at.name], 6)
   end
   for i, known in ipairs(redis.call('ZMSCORE', lines, unpack(buckets))) do
-    if not known and page[i][at.pending] > 0 then
+    if not known and tonumber(page[i][at.pending]) > 0 then
       redis.call('ZADD', lines, 0, buckets[i])
       was_missing = true
     elseif not known then
@@ -86,16 +88,30 @@ local function look_at_lines(stream, found, at, from)
   return was_missing and #found > most and from + most or nil
 end
 
--- Returns how many consumers there are, and, if some lines are to be looked at yet, from which on.
-local function look_at_all(stream, from)
-  local all, found, at = group(stream) and redis.call('XINFO', 'CONSUMERS', stream, 'workers') or {}, {}, {}
+-- The consumers of a stream, and where in each its name stands, how many it has pending, and for how long it is unheard of.
+-- Of very many, if they are no more than are known, only those that hold something: to ask about all takes twice as long,
+-- and one that holds nothing is in nobody's way.
+local function consumers_of(stream)
+  local ours = group(stream)
+  local many = ours and field(ours, 'consumers') or 0
+  if many > most and many <= redis.call('ZCARD', workers) + redis.call('ZCARD', fenced) + redis.call('ZCARD', lines) + 2 then
+    return leases(stream)[4] or {}, {name = 1, pending = 2, idle = 3}
+  end
+  local all, at = ours and redis.call('XINFO', 'CONSUMERS', stream, 'workers') or {}, {}
   for i = 1, #(all[1] or {}), 2 do at[all[1][i]] = i + 1 end -- in each the same: this is asked of very many
+  return all, at
+end
+
+-- Returns how many consumers there were, and, if some lines are to be looked at yet, from which on.
+local function look_at_all(stream, from)
+  local all, at = consumers_of(stream)
+  local found = {}
   for _, consumer in ipairs(all) do
     local name = consumer[at.name]
-    if string.sub(name, 1, 5) == 'line:' then
+    if not living[name] and string.sub(name, 1, 5) == 'line:' then
       found[#found + 1] = consumer
-    elseif total < most then
-      look_at(stream, name, consumer[at.pending], consumer[at.idle])
+    elseif not living[name] and total < most then
+      look_at(stream, name, tonumber(consumer[at.pending]), consumer[at.idle])
     end
   end
   local turn = math.floor(now_ms / 60000) * most -- others each minute

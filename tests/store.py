@@ -370,7 +370,7 @@ class RedisStore:
         streams = ("ready:high", "ready:normal", "ready:low", "dead")
         lasting = (
             *(*streams, "completed", "cancelled", "retention", "paused", "paused:names", "held", "limits"),
-            *("jobs", "due", "delayed", "stats", "workers", "fenced", "layout", "schedules"),
+            *("jobs", "due", "delayed", "large", "stats", "workers", "fenced", "layout", "schedules"),
         )
         if key.startswith("schedule:"):
             return self.admin.hexists(f"{self.prefix}schedules", key.removeprefix("schedule:")) is True

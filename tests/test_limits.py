@@ -18,7 +18,7 @@ from redisjobs.limits import Limit, limit_infos
 from redisjobs.queries import Cancel, Count, FindLimits, SetLimit, Tidy
 from redisjobs.testing.driver_contract.acts import rows_of
 from redisjobs.testing.driver_contract.limiting import all_limits, claim, job_ids, limit, limited, push
-from redisjobs.transitions import Ack, NewJob
+from redisjobs.transitions import Ack, NewJob, Release
 
 pytestmark = pytest.mark.anyio
 
@@ -444,13 +444,17 @@ async def test_an_entry_of_a_line_that_is_removed_by_hand_is_in_nobodys_way(stag
     store.admin.hdel(f"{store.prefix}jobs", "b")
 
 
-async def test_a_running_entry_that_is_removed_by_hand_gives_its_share_back(stage: Stage) -> None:
+@pytest.mark.parametrize("how", ["recover", "release"])
+async def test_a_running_entry_that_is_removed_by_hand_gives_its_share_back(stage: Stage, how: str) -> None:
     store, driver, worker = stage
     await push(driver, *"ab")
     (a,) = await claim(worker)
     store.admin.xdel(store.stream(), a.token[1])
 
-    assert await worker.recover([]) == []
+    if how == "recover":
+        assert await worker.recover([]) == []
+    else:
+        assert (await worker.exchange([(a, Release())], None)).replies == [Reply.LEASE_LOST]
     assert job_ids(await claim(worker)) == ["b"]
     store.admin.hdel(f"{store.prefix}jobs", "a")
 

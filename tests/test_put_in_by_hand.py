@@ -160,6 +160,23 @@ async def test_a_job_whose_entry_was_removed_by_hand_as_it_ran_is_held_and_settl
     await store.driver.aclose()
 
 
+async def test_a_job_that_was_put_in_and_removed_by_hand_as_it_ran_is_not_handed_back_and_leaves_nothing(
+    redis_store: RedisStore,
+) -> None:
+    store, consumer = redis_store, redis_store.consumer("w1")
+    await consumer.open()
+    store.put(WORK)
+    (lease,) = await claim(consumer)
+    store.admin.xdel(store.stream(), lease.token[1])
+
+    assert await settle(consumer, lease, Release()) is Reply.LEASE_LOST
+
+    assert (store.located(), store.pending()) == ({}, [])
+    assert (await consumer.exchange([], 10)).leases == []
+    await consumer.aclose()
+    await store.driver.aclose()
+
+
 async def test_a_cancel_finds_its_job_though_all_locators_are_lost_and_its_id_is_another(
     redis_store: RedisStore,
 ) -> None:

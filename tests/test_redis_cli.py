@@ -158,7 +158,7 @@ def put_in_line(queue: JobQueue) -> None:
     queue.push({}, run, job_id="invoice-42")
     queue.schedules.put("nightly", {}, Schedule.daily(hour=4), job=run)
     queue.push({}, run, job_id="invoice-43", delay=3600)
-    queue.push({}, run, job_id="invoice-44", priority=Priority.LOW)
+    queue.push({}, run, job_id="invoice-44", priority=Priority.LOW, headers={"note": "x" * 20_000})
     queue.push({}, run, unique="jim", delay=3600)
     replacing = queue.prepare({}, run, unique="jim", delay=7200, on_conflict="replace")
     queue.push_many([replace(replacing, job_id="invoice-45")])

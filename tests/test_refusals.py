@@ -245,6 +245,7 @@ SPARED = {
     *[(act, "waiters") for act in ACTS if act != "ask"],  # to be told is not worth a job
     *[("ask", key) for key in ("delayed", "ready:high", "ready:low")],  # where they are not
     *[(act, "stats") for act in ACTS],  # to be counted is not worth a job
+    *[(act, "large") for act in ACTS],  # what can't be noted costs nobody a job
     *[(act, "promoter") for act in ACTS],  # what can't be read says nobody
     *[(act, key) for act in ("settle: done", "settle: one by one", "settle: cancelled") for key in LATER],
     *[("settle: release", key) for key in (*LATER, "finished:")],

@@ -1,6 +1,7 @@
 -- enqueue: make a job ready: its entry in a stream, and its locator. Where somebody has used up that stream's ids, by hand
--- with the largest there is, the lowest priority that has any takes it. `keys` has streams, jobs. A caller that adds many
--- passes a list, `located`: ids and places are put there, and the caller writes them in one HSET.
+-- with the largest there is, the lowest priority that has any takes it. `keys` has streams, jobs, large. A caller that adds
+-- many passes a list, `located`: ids and places are put there, and the caller writes them in one HSET. Needs bytes_of,
+-- note_large beside it.
 --
 -- Returns its entry, and the stream; nil where no stream has entry ids left: then nothing was written
 local function enqueue(keys, number, job, fields, located)
@@ -19,5 +20,6 @@ local function enqueue(keys, number, job, fields, located)
   else
     redis.call('HSET', keys.jobs, job, place)
   end
+  note_large(keys.large, stream, entry, bytes_of(fields))
   return entry, stream
 end

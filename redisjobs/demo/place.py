@@ -14,7 +14,7 @@ from redisjobs.errors import DriverError, RedisJobsError
 from redisjobs.visible import without_password
 from redisjobs.worker.child import PROGRAM
 
-_LASTING = ("jobs", "stats", "due", "delayed", "dead", "layout", "workers", "fenced")
+_LASTING = ("jobs", "stats", "due", "delayed", "dead", "large", "layout", "workers", "fenced")
 
 
 @dataclass(frozen=True, slots=True)

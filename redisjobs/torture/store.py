@@ -218,6 +218,7 @@ class Store:
             "ready:normal",
             "ready:low",
             "jobs",
+            "large",
             "dead",
             "stats",
             "layout",

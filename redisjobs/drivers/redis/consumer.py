@@ -2,7 +2,8 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Hashable, Sequence, Set
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence, Set
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
@@ -42,6 +43,8 @@ T = TypeVar("T")
 _REPLY_BYTES = 1024 * 1024  # of jobs in one reply, or of one job that has more
 _FIRST_JOB_BYTES = 64 * 1024  # of a job, as long as none was seen
 _SAMPLE = 8  # jobs of a reply whose size is looked at
+_STALE = 1.0  # seconds after which what was told of jobs to come is no longer relied on,
+_UNTOLD = 50  # and so many are read until it is told anew
 _TURN_LATE_US = 1_000_000
 _RECOVERED = 100  # entries that one call looks at
 _LARGEST = 2**64 - 1  # either part of an entry id
@@ -76,8 +79,9 @@ class RedisConsumer:
         self._listener = Listener(commands, target)
         self._run_id = secrets.token_hex(8)  # tells us from another worker of our id
         self._ahead: Ahead | None = None  # what the next claim may find; None: not known
+        self._told_at = float("-inf")  # when that was told, by the monotonic clock
         self._waits: float | None = None  # for how long a job has been waiting that has to run alone
-        self._job_bytes: float = _FIRST_JOB_BYTES
+        self._job_bytes: float | None = None  # of a job; None: none was seen yet
         self._clock = ServerClock()
         self._turn_us = 0  # by the server's clock: when somebody in line may start, and we are the one to look
         self.sync = SyncRedisConsumer(commands, target, self, self._lease_ms)
@@ -144,7 +148,7 @@ class RedisConsumer:
         # The script that claims knows what was handed back, and all else; a plain read costs the server much less.
         by_script = asks and (idle or self._ahead is None or self._ahead.released or self._ahead.restricted)
         stream = self._ahead.stream if asks and not by_script and self._ahead is not None else None
-        most = min(count or 0, MOST_JOBS, max(1, int(_REPLY_BYTES / self._job_bytes)))
+        most = min(count or 0, MOST_JOBS)
         parts = _Parts(settlements)
         # First, so that what they push is there to be claimed.
         commands: list[Command[Any]] = self._settle_with_pushes(parts, turn)
@@ -165,6 +169,7 @@ class RedisConsumer:
             )
         elif stream is not None:
             # Asked again behind the read: what may not start since we were told is parked before it can run.
+            most = self._readable(most if time.monotonic() < self._told_at + _STALE else min(most, _UNTOLD))
             commands += [self._commands.read(self.worker_id, stream, most), self._commands.is_restricted()]
         if parts.pushing:
             commands = [_fenced_as_answer(command) for command in commands]
@@ -228,6 +233,7 @@ class RedisConsumer:
         ended: Sequence[Ended] = (),
     ) -> Exchange:
         self._ahead = ahead = told.ahead
+        self._told_at = time.monotonic()
         self._clock.hear(told.now_us / 1000)
         self._weigh(leases)
         await self._adopt(leases)
@@ -269,32 +275,40 @@ class RedisConsumer:
     async def _screen(self, leases: Sequence[Lease]) -> list[Lease]:
         """Those that may start, now that some may not; of a worker that was fenced none: they are for others."""
         kept: list[Lease] = []
-        for start in range(0, len(leases), MOST_JOBS):
+        for some in _in_parts(leases):
             try:
-                (some,) = await self._run(self._commands.screen(self.worker_id, leases[start : start + MOST_JOBS]))
+                (those,) = await self._run(self._commands.screen(self.worker_id, some))
             except Fenced:
                 return []
-            kept += some
+            kept += those
         return kept
+
+    def _readable(self, count: int) -> int:
+        """How many of so many jobs one read may bring.
+
+        By how large those were that came lately they make up a usual reply; and where larger ones are to come, the
+        server has said how many it reads at once.
+        """
+        readable = self._ahead.readable if self._ahead is not None else 0
+        usual = int(_REPLY_BYTES / (self._job_bytes or _FIRST_JOB_BYTES))
+        return max(1, min(count, usual, readable or count))
 
     def _weigh(self, leases: Sequence[Lease]) -> None:
         """Learn how large jobs are, by some of them: at once where they are larger, step by step where smaller."""
         some = leases[:: max(1, len(leases) // _SAMPLE)]
         if some:
-            size = sum(len(part) for lease in some for pair in lease.fields.items() for part in pair)
-            self._job_bytes = max(size / len(some), self._job_bytes / 4, 1.0)
+            self._job_bytes = max(sum(map(_bytes_of, some)) / len(some), (self._job_bytes or 0) / 4, 1.0)
 
     async def _adopt(self, leases: Sequence[Lease]) -> None:
         nameless = [lease for lease in leases if lease.job_id == lease.token[1]]
-        for start in range(0, len(nameless), MOST_JOBS):
-            some = nameless[start : start + MOST_JOBS]
+        for some in _in_parts(nameless):
             (ids,) = await self._run(self._commands.adopt(some))
             for lease, job_id in zip(some, ids, strict=True):
                 lease.job_id = job_id
 
     async def wait(self, count: int, timeout: float, until: Until | None = None) -> list[Lease]:
         block = max(1, int(min(timeout, BLOCK) * 1000))  # 0 would block for ever
-        most = min(count, max(1, int(_REPLY_BYTES / 3 / self._job_bytes)))
+        most = max(1, self._readable(3 * count) // 3)  # of each stream
         command = self._commands.wait(self.worker_id, most, block)
         leases, restricted = await self._reader.read(command, self._commands.is_restricted(), until or Until())
         if restricted:
@@ -375,6 +389,21 @@ def _after(entry: str) -> str | None:
     if sequence < _LARGEST:
         return f"{ms}-{sequence + 1}"
     return f"{ms + 1}-0" if ms < _LARGEST else None
+
+
+def _bytes_of(lease: Lease) -> int:
+    """How long the names and values of a job are in all."""
+    return sum(map(len, lease.fields)) + sum(map(len, lease.fields.values()))
+
+
+def _in_parts(leases: Sequence[Lease]) -> Iterator[Sequence[Lease]]:
+    """These jobs by so many as a script may read at once: by their number, and by their bytes."""
+    begin = size = 0
+    for at, lease in enumerate(leases):
+        size += _bytes_of(lease)
+        if at + 1 - begin == MOST_JOBS or size >= _REPLY_BYTES or at + 1 == len(leases):
+            yield leases[begin : at + 1]
+            begin, size = at + 1, 0
 
 
 class _Parts:

@@ -391,7 +391,7 @@ def test_a_firing_of_which_the_reply_is_cut_or_the_request_late_fires_no_slot_tw
             tasks.start_soon(Scheduler(queue).run)
             await eventually(lambda: not schedules.behind(field.store))
             fault.begin(field)
-            await eventually(lambda: fault.happened)
+            await eventually(lambda: fault.happened, within=15)
             fault.end(field)
             field.over = True
             field.tend()

@@ -922,7 +922,10 @@ async def test_a_job_that_has_waited_for_a_slot_does_not_begin_where_the_lease_m
 
 
 @pytest.mark.usefixtures("ahead")
-async def test_nothing_is_claimed_ahead_where_some_jobs_have_a_limit(queue: JobQueue) -> None:
+@pytest.mark.parametrize("why", ["a limit", "several queues"])
+async def test_nothing_is_claimed_ahead_where_some_jobs_have_a_limit_or_a_worker_several_queues(
+    queue: JobQueue, why: str
+) -> None:
     held: list[int] = []
 
     @queue.register(Work)
@@ -931,9 +934,11 @@ async def test_nothing_is_claimed_ahead_where_some_jobs_have_a_limit(queue: JobQ
         held.append(worker._processor.pool.slots.held)
         await anyio.sleep(0.001)
 
-    await queue.set_limit("Other", max_concurrency=3)
+    if why == "a limit":
+        await queue.set_limit("Other", max_concurrency=3)
+    queues = [queue] if why == "a limit" else [queue, JobQueue("memory://", "another")]
     await queue.push_many(Work(number) for number in range(20))
-    worker = Worker(queue, concurrency=1)
+    worker = Worker(queues, concurrency=1)
     with anyio.fail_after(20):
         await worker.run(until_idle=True)
 

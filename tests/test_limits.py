@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, ClassVar, TypedDict
 
 import anyio
@@ -403,6 +404,17 @@ async def test_a_limit_that_somebody_wrote_is_read_alike_by_each_driver(store: S
 
         await limit(driver, "")
         assert len(await claim(worker)) == 5 - len(BY_HAND[text])
+
+
+async def test_the_first_job_of_a_rate_starts_also_as_the_clock_goes_on_within_the_claim() -> None:
+    ticks = count(1_700_000_000_000)
+    driver = MemoryDriver(now_ms=lambda: next(ticks))
+    async with aclosing(driver), aclosing(driver.consumer("w1", lease=30.0, max_deliveries=3)) as worker:
+        await worker.open()
+        await limit(driver, "rate=1/h")
+        await push(driver, "a", "b")
+
+        assert job_ids(await claim(worker)) == ["a"]
 
 
 async def test_the_sync_face_does_the_same(store: Store) -> None:

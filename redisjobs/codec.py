@@ -68,8 +68,7 @@ def encode_parameters(name: JobName[P], parameters: P, limit: int = MAX_PARAMETE
     """
     try:
         raw = _dump(name, parameters)
-        # What JSON can't say is written as null, as stars or as U+FFFD, and would reach the handler so.
-        if (b"null" in raw or b"****" in raw or b"\xef\xbf\xbd" in raw) and (lost := _lost(name, parameters)):
+        if _may_have_lost(raw) and (lost := _lost(name, parameters)):
             raise EncodeError(f"{name.name}: {name.what} can't be written: {lost}")
         decoded = name.adapter.validator.validate_json(raw, strict=True)
         if check := name.round_trip.check:
@@ -85,6 +84,12 @@ def encode_parameters(name: JobName[P], parameters: P, limit: int = MAX_PARAMETE
         why = _unwritable(name, parameters, error) or f" as {_type_name(name)}: {error}"
         raise EncodeError(f"{name.name}: {name.what} can't be written{why}") from error
     return _within(name.name, raw, limit, *(("the result takes", "return") if name.is_result else ()))
+
+
+def _may_have_lost(raw: bytes) -> bool:
+    """Whether some of it may not be there: what JSON can't say is written as null, as stars or as U+FFFD."""
+    # To look for one byte takes a tenth of the time.
+    return b"null" in raw or (b"*" in raw and b"****" in raw) or (not raw.isascii() and b"\xef\xbf\xbd" in raw)
 
 
 def _within(name: str, raw: bytes, limit: int, takes: str = "parameters take", give: str = "push") -> bytes:

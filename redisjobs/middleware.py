@@ -101,7 +101,7 @@ class OutgoingJob:
         fields = [part for pair in _pairs(self._job) if pair[0] != "headers" for part in pair]
         if headers:
             fields += ["headers", codec.encode_headers(headers)]
-        object.__setattr__(self._job, "fields", fields)
+        self._job.fields = fields
 
     def _fits(self, key: str, value: str) -> bool:
         try:

@@ -96,7 +96,7 @@ class HandlerOptions(TypedDict, total=False):
 
 def check_push_options(options: PushOptions) -> None:
     """A misspelt option must not be an option left out: the job would run, but not as asked."""
-    if unknown := options.keys() - PushOptions.__annotations__.keys():
+    if options and (unknown := options.keys() - PushOptions.__annotations__.keys()):
         known = ", ".join(PushOptions.__annotations__)
         raise TypeError(f"there is no push option {', '.join(sorted(unknown))}; there are {known}")
 

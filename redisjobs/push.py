@@ -5,7 +5,7 @@ be pushed again knows when that was tried first, and whether its caller was told
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from redisjobs.errors import DriverError, QueueFull, ServerTooOld, Unavailable, UniqueConflict, WrongType
@@ -85,21 +85,30 @@ class Push:
         """Note the tries: whatever ends the call, a cancel say, they were made."""
         for job in self.jobs:
             if job.tries is None:
-                object.__setattr__(job, "tries", Tries(self._began))
+                job.tries = Tries(self._began)
 
     def lost(self) -> None:
         """The first try had no answer, and others follow."""
         self._note()
         self.repeated = self._is_unknown = True
 
-    def told(self, answers: Sequence[Pushed]) -> Iterator[Told]:
+    def told(self, answers: Sequence[Pushed]) -> list[Told]:
         """What became of each job.
 
         Raises:
             DriverError: One could not be added.
         """
-        added = [self._is_added(job, answer.reply) for job, answer in zip(self.jobs, answers, strict=True)]
-        refused = [job for job, answer in zip(self.jobs, answers, strict=True) if answer.reply is Reply.NO_IDS]
+        told: list[Told] = []
+        refused: list[NewJob] = []
+        for job, answer in zip(self.jobs, answers, strict=True):
+            reply = answer.reply
+            if reply is Reply.OK and job.tries is None:  # by far the most
+                told.append((job.job_id, name_in(job), True, False))
+                continue
+            is_added = self._is_added(job, reply)
+            if reply is Reply.NO_IDS:
+                refused.append(job)
+            told.append((answer.holder or job.job_id, name_in(job), is_added, reply is Reply.REPLACED))
         if refused:
             number = f"{len(refused)} of {len(self.jobs)}"
             raise DriverError(
@@ -107,14 +116,15 @@ class Push:
                 "largest there is by hand; use a queue of another name. The others are there",
                 jobs=refused,
             )
-        for job, answer, is_added in zip(self.jobs, answers, added, strict=True):
-            yield answer.holder or job.job_id, name_in(job), is_added, answer.reply is Reply.REPLACED
+        return told
 
-    def conflicts(self, answers: Sequence[Pushed]) -> Iterator[Conflict]:
+    def conflicts(self, answers: Sequence[Pushed]) -> list[Conflict]:
         """Of the jobs that met a held key, those whose caller wants that as an error."""
-        for job, answer in zip(self.jobs, answers, strict=True):
-            if answer.reply is Reply.DUPLICATE and job.on_conflict is OnConflict.RAISE:
-                yield job.unique, answer.holder
+        return [
+            (job.unique, answer.holder)
+            for job, answer in zip(self.jobs, answers, strict=True)
+            if answer.reply is Reply.DUPLICATE and job.on_conflict is OnConflict.RAISE
+        ]
 
     def _is_added(self, job: NewJob, reply: Reply) -> bool:
         """Whether this push made the job, and this is the first time that its caller is told."""
@@ -193,7 +203,7 @@ def name_in(job: NewJob) -> str:
 def _forget(job: NewJob) -> None:
     """Let a job be as if it had not been tried, but for a push of it that was told before."""
     if job.tries and not job.tries.told:
-        object.__setattr__(job, "tries", None)
+        job.tries = None
 
 
 def no_answer(seconds: float, cause: BaseException | None) -> str:

@@ -257,7 +257,7 @@ class JobQueue(Serving):
                 the push began, `push_many(error.jobs)` makes the same push again, and adds nothing twice; after
                 that it is refused, for it can't be told any more whether the job was there and has ended.
         """
-        conflicts = list[Conflict]()
+        conflicts: list[Conflict] = []
         (handle,) = await self._push([self.prepare(parameters, name, **options)], conflicts)
         raise_conflicts(conflicts)
         return handle

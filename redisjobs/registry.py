@@ -499,7 +499,7 @@ class Registry:
         Raises:
             DriverError: One could not be added.
         """
-        told = list(push.told(answers))
+        told = push.told(answers)
         if self._publishers:  # else nobody has asked for events, to listen
             self._publishers[0].pushed(told)
         return told

@@ -202,7 +202,7 @@ class JobQueue(Serving):
         self, parameters: Any, name: JobName[Any] | str | None = None, **options: Unpack[PushOptions]
     ) -> JobHandle[Any]:
         """Put a job on the queue; see `redisjobs.JobQueue.push` for what it returns and raises."""
-        conflicts = list[Conflict]()
+        conflicts: list[Conflict] = []
         (handle,) = self._push([self.prepare(parameters, name, **options)], conflicts)
         raise_conflicts(conflicts)
         return handle

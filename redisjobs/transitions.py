@@ -92,7 +92,7 @@ class Tries:
     told: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: to make one would take three times as long, and each push makes one
 class NewJob:
     """A job on its way in.
 

@@ -188,7 +188,7 @@ def test_of_a_thread_that_leaves_just_as_it_is_to_carry_others_another_one_carri
         turn.batch = waiting  # type: ignore[attr-defined]
         first, pushes._carrier = pushes._carrier, turn  # type: ignore[assignment]
 
-    pushes._leave(waiting[0], turn)  # type: ignore[arg-type]
+    pushes._leave(turn)  # type: ignore[arg-type]
     bench.wire.go.set()
 
     assert outcome(futures[2]) == "c"

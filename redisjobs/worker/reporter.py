@@ -94,7 +94,7 @@ class Reporter(Generic[Run]):
             most: How many at most.
         """
         self._gather()
-        taken = list[Run]()
+        taken: list[Run] = []
         for run in list(self._since):
             reported = run.reported
             if reported is None or run.over:

@@ -53,7 +53,7 @@ class Slots:
 
     def take_back(self, given_before: float) -> list[Execution]:
         """Those that wait, and were given before a time of the monotonic clock; none if slots are free."""
-        late = list[Execution]()
+        late: list[Execution] = []
         while self.oldest <= given_before and not (self._woken or self._idle):
             late.append(self._waiting.popleft())
         self.held -= len(late)

@@ -54,7 +54,8 @@ class Coalescer:
             raise
         finally:
             self._under_way -= 1
-            self._set_out()
+            if self._crowd:
+                self._set_out()
 
     def _set_out(self) -> None:
         """Carry what waits, if that is worth a round trip now.
@@ -122,31 +123,30 @@ class SyncCoalescer:
             return self._send(jobs, repeated, until)
         self._inside.add(thread)
         turn = _Turn()
-        push = WaitingPush(jobs, repeated, turn, until)
         try:
-            return self._push(push, turn)
+            with self._lock:
+                is_alone = self._carrier is None
+                if is_alone:
+                    self._carrier = turn
+                else:
+                    self._crowd.add(turn.begin_to_wait(jobs, repeated, until))
+            if is_alone:
+                return self._push_alone(jobs, repeated, until)
+            return self._wait(turn, until)
         finally:  # also where KeyboardInterrupt came, or what another handler raised: nobody may wait for ever
-            self._leave(push, turn)
+            self._leave(turn)
             self._inside.discard(thread)
 
-    def _push(self, push: WaitingPush, turn: "_Turn") -> list[Pushed]:
-        with self._lock:
-            is_alone = self._carrier is None
-            if is_alone:
-                self._carrier = turn
-            else:
-                self._crowd.add(push)
-        if is_alone:
-            return self._push_alone(push)
-        while turn.wait(push.until):
+    def _wait(self, turn: "_Turn", until: float) -> list[Pushed]:
+        while turn.wait(until):
             if turn.batch is None:
                 return turn.result()
             self._carry(turn)  # by that it has its own answer, or is to go once more, by itself
         raise Unavailable("no answer in time")
 
-    def _push_alone(self, push: WaitingPush) -> list[Pushed]:
+    def _push_alone(self, jobs: Sequence[NewJob], repeated: bool, until: float) -> list[Pushed]:
         try:
-            return self._send(push.jobs, push.repeated, push.until)
+            return self._send(jobs, repeated, until)
         except Unavailable as error:
             with self._lock:
                 self._crowd.give_up(error)
@@ -168,11 +168,11 @@ class SyncCoalescer:
             turn.batch = None
             self._hand_to(self._crowd.take())
 
-    def _leave(self, push: WaitingPush, turn: "_Turn") -> None:
+    def _leave(self, turn: "_Turn") -> None:
         """Wait no longer, and carry nothing: what is still to be carried another thread carries."""
         with self._lock:
-            if not turn.done():
-                self._crowd.remove(push)
+            if turn.push is not None and not turn.done():
+                self._crowd.remove(turn.push)
             turn.leave()
             if self._carrier is turn:
                 others = [other for other in turn.batch or () if not other.answer.done()]
@@ -193,17 +193,24 @@ class _Turn:
 
     Attributes:
         batch: What it is to carry.
+        push: Its own push, if that waits.
     """
 
-    __slots__ = ("_answers", "_error", "_gate", "_has_left", "batch")
+    __slots__ = ("_answers", "_error", "_gate", "_has_left", "batch", "push")
 
     def __init__(self) -> None:
         self.batch: Batch | None = None
+        self.push: WaitingPush | None = None
         self._answers: list[Pushed] | None = None
         self._error: Exception | None = None
         self._has_left = False
+
+    def begin_to_wait(self, jobs: Sequence[NewJob], repeated: bool, until: float) -> WaitingPush:
+        """Let the thread wait for the answer to a push, which this returns."""
         self._gate = threading.Lock()  # by far the cheapest thing to wait for
         self._gate.acquire()
+        self.push = WaitingPush(jobs, repeated, self, until)
+        return self.push
 
     def wait(self, until: float) -> bool:
         """Whether either has come by then, by the monotonic clock."""

@@ -112,7 +112,7 @@ class QueueCommands(ScheduleCommands):
     def push_plain(self, jobs: Sequence[NewJob], *, sent_ms: float | None) -> Command[PushAnswer]:
         """The same for jobs that are plain, as `are_plain` says."""
         number = _STREAMS[jobs[0].priority]
-        arguments: list[Any] = [self._now, "" if sent_ms is None else f"{sent_ms:.0f}", number]
+        arguments: list[Any] = [self._now, "" if sent_ms is None else int(sent_ms), number]
         arguments += [raw_id(job.job_id) for job in jobs]
         arguments += [job.fields[1] for job in jobs]
         arguments += [job.fields[3] for job in jobs]

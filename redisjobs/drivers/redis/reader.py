@@ -70,7 +70,8 @@ class Reader:
             try:
                 if not self._connection.is_open:
                     await self._ask_id()  # that may hang, too
-                leases, answer = list[Lease](), False
+                leases: list[Lease] = []
+                answer = False
                 if not until.is_set:
                     leases, answer = await self._connection.run(command, after)
             except BaseException:

@@ -39,6 +39,7 @@
 --- @include "include/free"
 --- @include "include/push_of"
 --- @include "include/slot"
+--- @include "include/mark"
 --- @include "include/remember"
 --- @include "include/entry_at"
 --- @include "include/identify"

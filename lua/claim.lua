@@ -67,6 +67,7 @@
 --- @include "include/free"
 --- @include "include/push_of"
 --- @include "include/slot"
+--- @include "include/mark"
 --- @include "include/remember"
 --- @include "include/pushed_at"
 --- @include "include/count"

@@ -27,6 +27,7 @@
 --- @include "include/remove"
 --- @include "include/free"
 --- @include "include/slot"
+--- @include "include/mark"
 --- @include "include/remember"
 --- @include "include/entry_at"
 --- @include "include/identify"

@@ -61,6 +61,7 @@
 --- @include "include/is_waiting"
 --- @include "include/key_holder"
 --- @include "include/slot"
+--- @include "include/mark"
 --- @include "include/remember"
 --- @include "include/line"
 --- @include "include/delay"
@@ -110,10 +111,10 @@ for key, is_replaced in pairs(asked) do
   replaces = replaces or is_replaced
 end
 
-local ended, look = {}, pushes
-if repeated then
-  look = {unpack(pushes)}
-  for i, push in ipairs(pushes) do look[#ids + i] = 'refused ' .. push end
+local ended, look = {}, {}
+for i, push in ipairs(pushes) do
+  look[i] = mark(push)
+  if repeated then look[#ids + i] = mark('refused ' .. push) end
 end
 local since_ms = repeated and now_ms - remembered_ms or sent_ms - ahead_ms
 -- As slot counts. What ended before the clock was set back is in slots that are still to come, by the clock of now.
@@ -202,7 +203,7 @@ end
 local whole_of_it, failure = pcall(add_all)
 if #newly > 0 then redis.call('HSET', jobs, unpack(newly)) end
 if not whole_of_it then return error(failure) end
-remember(slot(finished, now_ms), unpack(refused))
+remember(slot(finished, now_ms), refused)
 if pushed > 0 then count(stats, 'pushed', pushed) end
 if replaced > 0 then count(stats, 'replaced', replaced) end
 if earliest then tell(control, 'due ' .. whole(earliest)) end

@@ -27,6 +27,7 @@
 --- @include "include/now"
 --- @include "include/whole"
 --- @include "include/expect"
+--- @include "include/mark"
 --- @include "include/count"
 --- @include "include/note_large"
 
@@ -45,14 +46,14 @@ end
 -- Whether none of the ids is known: none has a locator, none has ended since it was sent, none comes twice.
 local function all_are_new()
   local located = redis.call('HMGET', jobs, unpack(ARGV, first_id, first_id + many - 1))
-  local seen = {}
+  local seen, marks = {}, {}
   for i = 1, many do
     local id = ARGV[first_id + i - 1]
     if located[i] or seen[id] then return false end
-    seen[id] = true
+    seen[id], marks[i] = true, mark(id)
   end
   for n = math.floor((sent_ms - ahead_ms) / 5000), math.floor((now_ms + ahead_ms) / 5000) do
-    local ended = redis.call('SMISMEMBER', finished .. whole(n), unpack(ARGV, first_id, first_id + many - 1))
+    local ended = redis.call('SMISMEMBER', finished .. whole(n), unpack(marks))
     for i = 1, many do
       if ended[i] == 1 then return false end
     end

@@ -100,6 +100,7 @@
 --- @include "include/member"
 --- @include "include/holder"
 --- @include "include/slot"
+--- @include "include/mark"
 --- @include "include/remember"
 --- @include "include/count"
 --- @include "include/tell"

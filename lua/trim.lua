@@ -26,6 +26,7 @@
 --- @include "include/remove"
 --- @include "include/free"
 --- @include "include/slot"
+--- @include "include/mark"
 --- @include "include/remember"
 --- @include "include/count"
 --- @include "include/finish"

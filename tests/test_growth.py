@@ -287,6 +287,16 @@ async def test_a_queued_job_takes_at_most_345_bytes_on_valkey_and_380_on_redis(b
     assert taken <= 1_000 * (345 if "valkey" in engine else 380)
 
 
+async def test_of_a_job_that_has_ended_11_bytes_are_kept_for_a_minute(bench: Bench) -> None:
+    """A server has up to 14 in 16 bytes of memory, and a whole id in 32."""
+    await bench.drain(100)
+
+    (*sets,) = bench.store.admin.scan_iter(f"{bench.store.prefix}finished:*", count=1_000)
+    kept = [mark for key in sets for mark in bench.store.admin.smembers(key)]
+
+    assert [len(mark) for mark in kept] == [11] * 100
+
+
 # Large jobs: a call reads about 1 MB of them, and a few more where nobody knew how large they are
 
 LARGE = 200_000

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.anyio
 
 FIELDS = ["name", "Work", "parameters", "{}"]
 JOB = JobName("Work", dict[str, int])
+MADE = "P7SeCo0BTZMleAxBUF"  # as ids are that are made
 
 
 def send(store: RedisStore, job: NewJob, sent_ms: float, *, repeated: bool = False) -> PushAnswer:
@@ -55,13 +56,13 @@ async def run_it(store: RedisStore) -> int:
     return len(leases)
 
 
-@pytest.mark.parametrize("nonce", ["", "0123456789abcdef"])
+@pytest.mark.parametrize(("job_id", "nonce"), [("a", ""), ("a", "0123456789abcdef"), (MADE, "")])
 @pytest.mark.parametrize("ran_after", [0, 4.9, 20])
 @pytest.mark.parametrize("late", [0, 0.4, 1.9, 4.9, 29, 31, 3600])
 async def test_a_first_try_that_comes_after_its_repetition_has_run_adds_nothing(
-    redis_store: RedisStore, late: float, ran_after: float, nonce: str
+    redis_store: RedisStore, late: float, ran_after: float, job_id: str, nonce: str
 ) -> None:
-    store, job = redis_store, NewJob("a", FIELDS, nonce=nonce)
+    store, job = redis_store, NewJob(job_id, FIELDS, nonce=nonce)
     store.clock.advance(0)
     sent_ms = store.clock()
     store.clock.advance(ran_after)
@@ -75,6 +76,23 @@ async def test_a_first_try_that_comes_after_its_repetition_has_run_adds_nothing(
     assert (answer.pushed is None) == (ran_after + late > 30)  # sent too long ago to be judged
     assert answer.server_ms == store.clock()
     assert await run_it(store) == 0
+    await store.driver.aclose()
+
+
+async def test_of_pushes_that_ended_two_are_taken_for_one_only_if_they_are(redis_store: RedisStore) -> None:
+    """Of a made id its random characters are remembered; with a nonce, an id of one character is as long."""
+    store, made = redis_store, MADE
+    store.clock.advance(0)
+    sent_ms = store.clock()
+    ended = [NewJob(made, FIELDS), NewJob("a", FIELDS, nonce="0123456789abcdef")]
+    others = [NewJob(made[:-1] + "-", FIELDS), NewJob("a", FIELDS, nonce="f123456789abcdef")]
+    await store.driver.push(ended, repeated=True)
+    assert await run_it(store) == 2
+
+    assert [send(store, job, sent_ms).pushed for job in ended] == [[Pushed(Reply.REPEATED)]] * 2
+    assert await store.driver.push(others, repeated=False) == [Pushed(Reply.OK)] * 2
+
+    assert await run_it(store) == 2
     await store.driver.aclose()
 
 

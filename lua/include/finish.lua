@@ -10,6 +10,6 @@ local function finish(keys, counter, entries, ids, uniques, pushes)
   for stream, ended in pairs(entries) do remove(stream, unpack(ended)) end
   if keys.jobs then redis.call('HDEL', keys.jobs, unpack(ids)) end
   for i = 1, #uniques, 2 do free(keys.unique, uniques[i], uniques[i + 1]) end
-  remember(keys.ending, unpack(pushes))
+  remember(keys.ending, pushes)
   count(keys.stats, counter, #ids)
 end

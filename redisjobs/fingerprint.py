@@ -3,14 +3,15 @@
 import hashlib
 import os
 import re
-import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from types import TracebackType
+from types import CodeType, TracebackType
 
 from redisjobs.visible import visible
 
 _DIGITS = 12
+_REMEMBERED = 1_000  # ways through the code
+_DEEP = 50  # frames; longer ways are as many as a recursion has depths
 _TYPE_CHARACTERS = 200
 _STANDARD_LIBRARY = os.path.dirname(os.__file__)
 _OURS = os.path.dirname(__file__)
@@ -30,6 +31,10 @@ class Fingerprint:
     digest: str = ""
 
 
+_known: dict[tuple[object, ...], tuple[list[CodeType], Fingerprint]] = {}
+"""By class and way, as many jobs fail alike. The code is held, so that no other can come to its `id`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """A frame of a traceback.
@@ -46,8 +51,17 @@ class Frame:
 def fingerprint_of(error: BaseException) -> Fingerprint:
     """The fingerprint of an exception; an empty one where its class does not let itself be looked at."""
     try:
-        error_type = _type_of(type(error))
-        return Fingerprint(error_type, digest_of(error_type, _frames_of(error)))
+        error_type, codes = _type_of(type(error)), _codes_of(error)
+        place = (error_type, *map(id, codes))
+        known = _known.get(place)
+        if known is None:
+            frames = [Frame(code.co_filename, code.co_qualname) for code in codes]
+            known = codes, Fingerprint(error_type, digest_of(error_type, frames))
+            if len(codes) <= _DEEP:
+                if len(_known) >= _REMEMBERED:
+                    _known.clear()
+                _known[place] = known
+        return known[1]
     except BaseException:
         return Fingerprint()
 
@@ -87,7 +101,11 @@ def _type_of(kind: type[BaseException]) -> str:
     return visible(name if module == "builtins" else f"{module}.{name}", _TYPE_CHARACTERS)
 
 
-def _frames_of(error: BaseException) -> list[Frame]:
+def _codes_of(error: BaseException) -> list[CodeType]:
+    """The code of each frame."""
     trace: TracebackType | None = BaseException.__dict__["__traceback__"].__get__(error)
-    codes = [frame.f_code for frame, _ in traceback.walk_tb(trace)]
-    return [Frame(code.co_filename, code.co_qualname) for code in codes]
+    codes: list[CodeType] = []
+    while trace is not None:
+        codes.append(trace.tb_frame.f_code)
+        trace = trace.tb_next
+    return codes

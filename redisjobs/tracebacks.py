@@ -16,9 +16,10 @@ _texts: dict[tuple[CodeType, int], str] = {}
 
 def format_exception(error: BaseException) -> list[str]:
     """As `traceback.format_exception`, where many jobs fail at one place in a fraction of the time."""
-    parts, seen = list[str](), set[int]()
+    parts: list[str] = []
+    seen: set[int] = set()
     shown: BaseException | None = error
-    said_between = list[str]()
+    said_between: list[str] = []
     while shown is not None:
         own = _parts_of(shown) if id(shown) not in seen else None
         if own is None:
@@ -34,7 +35,8 @@ def format_exception(error: BaseException) -> list[str]:
 
 def _parts_of(error: BaseException) -> list[str] | None:
     """What is said of one exception; None where that is left to Python."""
-    trace, frames = error.__traceback__, list[str]()
+    trace = error.__traceback__
+    frames: list[str] = []
     while trace is not None and len(frames) <= _DEEP:
         frames.append(_text_of(trace))
         trace = trace.tb_next

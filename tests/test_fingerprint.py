@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 import redisjobs
-from redisjobs import Fail
+from redisjobs import Fail, fingerprint
 from redisjobs.fingerprint import Fingerprint, Frame, digest_of, fingerprint_of
 
 STANDARD = os.path.dirname(os.__file__)
@@ -87,6 +87,24 @@ def test_a_release_that_moves_lines_keeps_the_fingerprint() -> None:
 def test_all_depths_of_a_recursion_have_one_fingerprint() -> None:
     names = module("def down(n):\n    return down(n - 1) if n else 1 / 0\n")
     assert fingerprint_of(raised_by(names["down"], 5)) == fingerprint_of(raised_by(names["down"], 50))
+
+
+def test_what_was_seen_before_is_known_by_its_class_and_its_way_and_there_are_never_too_many() -> None:
+    names = module("def fail(error):\n    raise error\ndef other(error):\n    fail(error)\n")
+
+    def kinds() -> list[Fingerprint]:
+        calls = [
+            (names[way], error) for way in ("fail", "other") for error in (ValueError(), KeyError(), ValueError())
+        ]
+        return [fingerprint_of(raised_by(call, error)) for call, error in calls]
+
+    first = kinds()
+    for number in range(1_100):
+        fingerprint_of(raised_by(module(f"def fail():\n    raise ValueError({number})\n")["fail"]))
+
+    assert kinds() == kinds() == first
+    assert len(set(first)) == 4
+    assert len(fingerprint._known) <= 1_000
 
 
 class Declined(Exception):

@@ -18,6 +18,7 @@ from store import RedisStore, eventually
 
 from redisjobs import JobQueue, Worker, server
 from redisjobs.driver import Beat, Consumer
+from redisjobs.eventloop import AsyncioGate
 from redisjobs.queries import Tidy
 from redisjobs.transitions import Ack, After, Lease, Release, Reply, RetryLater, Settlement
 
@@ -188,6 +189,49 @@ async def test_a_drained_job_costs_less_than_one_command_and_a_script_call_serve
     # Where the machine stands still for 0.1 s, jobs that were claimed ahead are handed back, and claimed again.
     handed_back = counts["xclaim"] // 2
     assert counts.total() - 6 * handed_back <= 1_750  # with all that a worker does as it starts and ends
+
+
+async def test_of_jobs_that_wait_for_nothing_one_slot_runs_all_and_each_exchange_wakes_three_at_most(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To wake a slot for each costs as much as all the rest of such a job."""
+    waits = 0
+
+    def counted() -> AsyncioGate:
+        nonlocal waits
+        waits += 1
+        return AsyncioGate()
+
+    monkeypatch.setattr("redisjobs.worker.slots.gates", lambda: counted)
+    await bench.queue.push_many(Work() for _ in range(2_000))
+
+    with bench.counted() as counts:
+        await Worker(bench.queue, concurrency=100).run(until_idle=True)
+
+    assert bench.ran == 2_000
+    assert (
+        waits - 2 * 100 <= 3 * counts["evalsha"]
+    )  # each of the 100 slots has one, and waits once, before any comes
+
+
+async def test_of_jobs_that_wait_as_many_run_at_once_as_there_are_slots(bench: Bench) -> None:
+    gate, most = anyio.Event(), 0
+
+    @bench.queue.job
+    async def stay() -> None:
+        nonlocal most
+        most += 1
+        await gate.wait()
+
+    for _ in range(3):
+        await bench.queue.push_many([Work(), *[stay.prepare() for _ in range(40)]])
+    async with anyio.create_task_group() as tasks:
+        worker = Worker(bench.queue, concurrency=100)
+        tasks.start_soon(worker.run)
+        await eventually(lambda: most == 100)
+        gate.set()
+        await eventually(lambda: most == 120 and bench.ran == 3)
+        worker.stop()
 
 
 # A delayed job

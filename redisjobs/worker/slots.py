@@ -66,17 +66,17 @@ class Slots:
         if not self._woken:
             self._wake(1)
 
-    def _wake(self, count: int) -> None:
+    def _wake(self, count: int, *, stands_by: bool = False) -> None:
         """Wake so many idle slots, if there are.
 
         One is woken for the first of the jobs that wait, and takes one after another. For as long as these wait
-        for nothing it runs them all: to wake a slot for each costs as much as all the rest. The next one is up
-        once a job waits for something; it wakes one for each that is left.
+        for nothing it runs them all: to wake a slot for each costs as much as all the rest. The next one, which
+        stands by, is up once a job waits for something; it wakes one for each that is left.
         """
         for _ in range(min(count, len(self._idle))):
             self._woken += 1
             slot = self._idle.pop()
-            slot.is_woken = True
+            slot.is_woken, slot.stands_by = True, stands_by
             slot.gate.open()
 
     async def _serve(self) -> None:
@@ -111,7 +111,7 @@ class Slots:
         while not scope.cancel_called:
             run = slot.run = self._waiting.popleft() if self._waiting else await self._next(slot)
             if self._waiting and not self._woken:  # should this job wait for something
-                self._wake(1)
+                self._wake(1, stands_by=True)
             came_to = run.begin(scope, slot.scopes)
             outcome = came_to if came_to is DONE else await awaited(came_to)
             was_cancelled = not scope.cancel_called and slot.cancels()
@@ -129,7 +129,8 @@ class Slots:
             await slot.gate.wait()
             self._is_up(slot)
         run = self._waiting.popleft()
-        self._wake(len(self._waiting) - self._woken)
+        if slot.stands_by:
+            self._wake(len(self._waiting) - self._woken)
         return run
 
     def _is_up(self, slot: "_Slot") -> None:
@@ -145,11 +146,11 @@ class Slots:
 
 
 class _Slot:
-    __slots__ = ("cancels", "gate", "is_woken", "run", "scopes")
+    __slots__ = ("cancels", "gate", "is_woken", "run", "scopes", "stands_by")
 
     def __init__(self, new_gate: Callable[[], Gate]) -> None:
         self.gate = new_gate()
-        self.is_woken = False
+        self.is_woken = self.stands_by = False
         self.run: Execution | None = None
         self.scopes = OpenScopes()
         self.cancels = cancel_counter()

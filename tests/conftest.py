@@ -22,8 +22,8 @@ from redisjobs import server
 from redisjobs.errors import ServerNotFound
 from redisjobs.queue import JobQueue
 from redisjobs.testing.driver_contract.fixtures import worker as worker
+from redisjobs.worker.call import Means
 from redisjobs.worker.contexts import Contexts
-from redisjobs.worker.execution import Means
 from redisjobs.worker.guard import Guard
 from redisjobs.worker.processor import Processor
 from redisjobs.worker.source import Source

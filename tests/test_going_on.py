@@ -17,9 +17,10 @@ from redisjobs.queries import Cancel
 from redisjobs.queue import JobQueue
 from redisjobs.transitions import Ack, Exchange, NewJob, Reply, Settlements
 from redisjobs.worker.batcher import Batch
+from redisjobs.worker.call import Means
 from redisjobs.worker.contexts import Contexts
 from redisjobs.worker.dispatcher import Dispatcher
-from redisjobs.worker.execution import Execution, Means
+from redisjobs.worker.execution import Execution
 from redisjobs.worker.guard import Guard
 from redisjobs.worker.processor import Processor
 from redisjobs.worker.source import Source

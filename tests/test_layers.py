@@ -65,6 +65,7 @@ batcher fetcher reclaimer
 promoter
 leases slots watchdog member step allocator shutdown
 execution
+call
 pushes
 reporter deadline
 heartbeat supervisor child

@@ -3,30 +3,25 @@
 import math
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from contextvars import Context
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import anyio
 
 from redisjobs import codec
 from redisjobs.context import JobContext
-from redisjobs.errors import DecodeError, EncodeError, RegistrationError, UnwritableResult
-from redisjobs.eventloop import is_awaitable
+from redisjobs.errors import DecodeError, RegistrationError
 from redisjobs.events import SettledJob
 from redisjobs.job import JobDefinition, PushedJob
 from redisjobs.outcome import (
     CancelAsked,
-    Done,
     Expired,
     Interrupted,
     Outcome,
     Raised,
     Undecodable,
     UnknownName,
-    Unplaced,
     attach,
     decide,
 )
@@ -35,36 +30,18 @@ from redisjobs.push import name_in
 from redisjobs.retry import exponential_jitter
 from redisjobs.transitions import Ack, After, DeadLetter, Lease, Release, Reply, Result, RetryLater, Settlement
 from redisjobs.visible import visible
+from redisjobs.worker.call import DONE, OUTRAN, Call, Means, Run, awaited
 from redisjobs.worker.chain import Find
-from redisjobs.worker.contexts import Contexts, begin_in, go_on_in, run_in
-from redisjobs.worker.deadline import Deadline, Deadlines
-from redisjobs.worker.guard import Guard, OpenScopes, set_author
-from redisjobs.worker.place import NotPacked
+from redisjobs.worker.deadline import Deadline
+from redisjobs.worker.guard import OpenScopes, set_author
 from redisjobs.worker.prefetch import PATIENCE
 from redisjobs.worker.pushes import Pushes
 from redisjobs.worker.reporter import Reported
 from redisjobs.worker.settings import Settings
-from redisjobs.worker.threads import NoThread, Threads, call_in
+from redisjobs.worker.threads import NoThread
 
-if TYPE_CHECKING:
-    from redisjobs.worker.processes import Processes  # only where it is needed, for what it loads
-
-DONE, _ACK = Done(), Ack()
-_WHY_CHARACTERS = 1_000  # of why a result is refused
+_ACK = Ack()
 _first_push = threading.Lock()
-
-
-def _itself(called: Awaitable[Any]) -> Awaitable[Any]:
-    return called
-
-
-Run = Outcome | Coroutine[Any, Any, Outcome]
-"""What a job came to, or what is to be awaited for it."""
-
-
-async def awaited(run: Run) -> Outcome:
-    """What a job came to."""
-    return await run if isinstance(run, Coroutine) else run
 
 
 class Owner(Protocol):
@@ -92,17 +69,6 @@ class Owner(Protocol):
         """Take note that it has said how far it is, in any thread; not again until that was taken."""
 
 
-@dataclass(frozen=True, slots=True)
-class Means:
-    """What one run of a worker runs handlers with."""
-
-    guard: Guard
-    contexts: Contexts
-    deadlines: Deadlines
-    threads: Threads
-    processes: "Processes | None"
-
-
 class Execution:
     """A leased job, its handler about to run, running or done.
 
@@ -111,6 +77,7 @@ class Execution:
         key: The lease's key.
         owner: Who leased it.
         over: Whether it has an outcome, or was let go; it may still have to be settled.
+        has_returned: Whether its handler has returned, or raised: from now on it says nothing more.
         ended: Whether its handler runs no more, in the loop at least.
         deadline: When it has to have ended; None: whenever, or it has not begun.
         settlement: How to settle it, once that is decided; None also if it is no longer ours.
@@ -120,29 +87,26 @@ class Execution:
         ended_at: When it came to its outcome, by the monotonic clock; 0 if it did not, or nobody asked for it.
         reported: What its handler has said last of how far it is; None: nothing.
         pushes: What its handler has pushed; None: nothing.
+        why: The outcome of a job that was given up; None: it was not. OUTRAN: its time was over.
     """
 
     __slots__ = (
         "__weakref__",
         "_context",
         "_definition",
-        "_has_ended",
-        "_has_outrun",
         "_job",
         "_keep_ms",
         "_means",
         "_outcome",
-        "_returned",
         "_run_ms",
         "_scope",
         "_settings",
         "_started",
-        "_strikes",
-        "_why",
         "deadline",
         "ended",
         "ended_at",
         "given_at",
+        "has_returned",
         "key",
         "lease",
         "over",
@@ -152,6 +116,7 @@ class Execution:
         "resent",
         "sent_at",
         "settlement",
+        "why",
     )
 
     def __init__(self, lease: Lease, settings: Settings, means: Means, owner: Owner) -> None:
@@ -165,18 +130,16 @@ class Execution:
         self.sent_at = self.ended_at = 0.0
         self._settings = settings
         self._means = means
-        self._strikes = 0
         self._started = 0.0
         self._run_ms = self._keep_ms = 0
-        self._has_ended = self._has_outrun = False
-        self._returned: Any = None
+        self.has_returned = False
         self.pushes: Pushes | None = None
         self._job: codec.Job | None = None
         self._outcome: Outcome | None = None
         self._definition: JobDefinition[Any] | None = None
         self._context: JobContext | None = None
         self._scope: anyio.CancelScope | None = None
-        self._why: Outcome | None = None
+        self.why: Outcome | None = None
         self.deadline: Deadline | None = None
         self.reported: Reported | None = None
 
@@ -187,9 +150,9 @@ class Execution:
 
     def give_up(self, why: Outcome) -> None:
         """Cancel the handler; `why` is the outcome, unless it is over already."""
-        if self.over or self._why is not None:
+        if self.over or self.why is not None:
             return
-        self._why = why
+        self.why = why
         if self._context is not None:
             self._context.cancelled = True
         self._cancel()
@@ -204,12 +167,12 @@ class Execution:
 
     def outran(self) -> None:
         """Cancel the handler: its time is over."""
-        if not self.over and self._why is None:
-            self._has_outrun, self._why = True, Interrupted()
+        if not self.over and self.why is None:
+            self.why = OUTRAN
             self._cancel()
 
-    def _late(self, cause: BaseException | None = None) -> Outcome:
-        """The outcome of a run whose time was over; the cause shows where it was."""
+    def late(self, cause: BaseException | None = None) -> Outcome:
+        """The outcome of a job whose time was over; the cause shows where it was."""
         assert self.deadline is not None
         if self._context is not None:
             self._context.cancelled = True  # not sooner: by that middleware tells a timeout from all else
@@ -219,7 +182,7 @@ class Execution:
 
     def hear(self, said: Said) -> PushedJob | None:
         """Take in what its handler says, in any thread; nothing once it is over, or was given up."""
-        if self.over or self._why is not None:
+        if self.over or self.why is not None:
             return None
         if isinstance(said, Extension):
             if self.deadline is not None:
@@ -244,7 +207,7 @@ class Execution:
         with _first_push:
             pushes = self.pushes = self.pushes or Pushes(self._settings.queue, self.lease)
         # Only now: either this sees that the handler has ended, or whoever ends the run sees what is to be closed.
-        if self._has_ended or self._why is not None:
+        if self.has_returned or self.why is not None:
             return None
         job = pushes.add(pushing)
         return None if job is None else self._settings.queue.handle(job.job_id, name_in(job), added=None)
@@ -262,9 +225,9 @@ class Execution:
     @property
     def given_up(self) -> Outcome:
         """The outcome of a job that was given up, and whose handler did not object."""
-        if self._has_outrun:
-            return self._late()
-        return self._why if self._why is not None else Interrupted()
+        if self.why is OUTRAN:
+            return self.late()
+        return self.why if self.why is not None else Interrupted()
 
     def begin(self, scope: anyio.CancelScope, scopes: OpenScopes) -> Run:
         """Read the job and let its handler begin; whatever that raises, the outcome says.
@@ -282,8 +245,8 @@ class Execution:
         Raises:
             BaseException: Only a cancellation that came from outside.
         """
-        if self._why is not None:  # given up before it began
-            return self._why
+        if self.why is not None:  # given up before it began
+            return self.why
         now, now_ms = time.monotonic(), self.owner.server_ms
         if now - self.given_at > PATIENCE and not self.owner.may_begin:
             return Interrupted()  # it waited for a slot, and things have changed meanwhile
@@ -313,176 +276,23 @@ class Execution:
         try:
             await self._means.processes.prepare()
         except NoThread:
-            return self._unplaced()
-        return self._why if self._why is not None else await awaited(self._begin(definition, job, scopes))
+            return self._means.unplaced()
+        return self.why if self.why is not None else await awaited(self._begin(definition, job, scopes))
 
     def _begin(self, definition: JobDefinition[Any], job: codec.Job, scopes: OpenScopes) -> Run:
-        self._strikes = self._means.guard.strikes
         self._keep_ms = definition.keep_ms if job.keep_ms is None else job.keep_ms
         context = self._make_context(job)
         set_author(self)
         if definition.timeout is not None or definition.stalled_after is not None:
             self.deadline = Deadline(definition.timeout, definition.stalled_after)
             self._means.deadlines.add(self.deadline)
-        return self._handle(definition, job.parameters, context, scopes)
-
-    def _unplaced(self) -> Outcome:
-        self._means.threads.turned_away = True
-        return Unplaced()
+        longest = self._settings.queue.max_parameters
+        call = Call(self, self._means, definition, context, scopes, self._keep_ms, longest)
+        return call.begin(job.parameters)
 
     def _has_started(self, job: codec.Job) -> bool:
         """Whether it was started before: a run of it had an outcome, or a worker died to which it was given."""
         return job.started_ms is not None or self.lease.deliveries > 1
-
-    def _handle(
-        self, definition: JobDefinition[Any], parameters: bytes, context: JobContext, scopes: OpenScopes
-    ) -> Run:
-        # A fresh one each: what a handler sets in it is no business of the next job's.
-        surroundings = self._means.contexts.fresh()
-        opened = scopes.innermost()
-        try:
-            decoded = surroundings.run(codec.decode_parameters, definition.name, parameters)
-        except DecodeError as error:
-            return Undecodable(str(error))
-        except BaseException as error:  # the parameters' own code
-            return Raised(error)
-        if not definition.is_async:
-            called = self._call_elsewhere(definition, decoded, context, surroundings)
-            return self._wait_for(called, definition, surroundings, scopes, opened)
-        begun = begin_in(surroundings, self._taker, definition.call, decoded, context)
-        if isinstance(begun, tuple):
-            waits = go_on_in(surroundings, begun, self._taker)
-            return self._wait_for(waits, definition, surroundings, scopes, opened)
-        try:
-            return self._ended(begun, definition, surroundings, scopes, opened)
-        finally:
-            del begun  # or it would hold itself: its traceback leads to the frames that called the handler
-
-    async def _wait_for(
-        self,
-        called: Awaitable[BaseException | None],
-        definition: JobDefinition[Any],
-        surroundings: Context,
-        scopes: OpenScopes,
-        opened: Any,
-    ) -> Outcome:
-        try:
-            raised = await called
-        except NoThread:
-            return self._unplaced()
-        except anyio.get_cancelled_exc_class() as error:
-            raised = error
-        try:
-            return await awaited(self._ended(raised, definition, surroundings, scopes, opened))
-        finally:
-            del raised  # as above
-
-    def _ended(
-        self,
-        raised: BaseException | None,
-        definition: JobDefinition[Any],
-        surroundings: Context,
-        scopes: OpenScopes,
-        opened: Any,
-    ) -> Run:
-        """What a handler came to: by what it raised, and else by what it returned and pushed.
-
-        Args:
-            raised: What it raised.
-            definition: Whose handler it is.
-            surroundings: The context that it ran in.
-            scopes: The current task's.
-            opened: The innermost of them when it began: those inside are what it has left open.
-        """
-        self._has_ended = True
-        if scopes.innermost() is not opened:
-            scopes.close_inside(opened)
-        if raised is None:
-            if not self._keep_ms and self.pushes is None:
-                return DONE
-            return self._came_to_more(definition, surroundings)
-        try:
-            return self._came_to(raised, definition)
-        finally:
-            del raised  # as above
-
-    async def _came_to_more(self, definition: JobDefinition[Any], surroundings: Context) -> Outcome:
-        """The outcome of a run whose handler has returned, where its result is kept, or it has pushed jobs."""
-        outcome = surroundings.run(self._keep, definition) if self._keep_ms else DONE
-        if self.pushes is None or not isinstance(outcome, Done):
-            return outcome
-        if jobs := await self.pushes.close():
-            return Done(outcome.result, jobs)
-        self.pushes = None
-        return outcome
-
-    def _keep(self, definition: JobDefinition[Any]) -> Outcome:
-        """The outcome of a run whose result is kept: that, or why it can't be."""
-        returned, self._returned = self._returned, None
-        try:
-            if type(returned) is NotPacked:
-                raise EncodeError(f"{definition.name.name}: the result can't leave its process: {returned.why}")
-            value = codec.encode_parameters(definition.returns, returned, self._settings.queue.max_parameters)
-        except (EncodeError, RegistrationError) as error:
-            if definition.strict_result:
-                return Raised(UnwritableResult(f"the handler has returned, and is not run again: {error}"))
-            return Done(Result(self._keep_ms, refused=visible(str(error), _WHY_CHARACTERS)))
-        except BaseException as error:  # the code of its type
-            return Raised(error)
-        return Done(Result(self._keep_ms, value))
-
-    def _came_to(self, raised: BaseException, definition: JobDefinition[Any]) -> Outcome:
-        """What it means that the handler raised; a cancellation that was meant for the worker goes on."""
-        if type(raised) is NoThread:  # found only inside of the middleware
-            return self._unplaced()
-        if self._has_outrun:
-            return self._late(raised)
-        cancelled = isinstance(raised, anyio.get_cancelled_exc_class())
-        if cancelled and self._means.guard.was_meant():
-            try:
-                raise raised
-            finally:
-                del raised  # as above
-        if self._why is not None:
-            return self._why
-        # One that ran in a thread raised it itself: nobody can cancel what runs there.
-        if cancelled and definition.is_async and self._means.guard.hit(self, self._strikes):
-            return Interrupted()
-        return Raised(raised)
-
-    def _call_elsewhere(
-        self, definition: JobDefinition[Any], parameters: Any, context: JobContext, surroundings: Context
-    ) -> Awaitable[BaseException | None]:
-        """Run a handler in a process or a thread; what it raised."""
-        if definition.in_process and self._means.processes is not None:
-            return self._call_in_process(self._means.processes, definition, parameters, context)
-        return self._call_in_thread(definition, parameters, context, surroundings)
-
-    @property
-    def _taker(self) -> Callable[[Any], None] | None:
-        """What is given what the handler returned; None where that is not kept."""
-        return self._take_returned if self._keep_ms else None
-
-    def _take_returned(self, returned: Any) -> None:
-        self._returned = returned
-
-    async def _call_in_process(
-        self, processes: "Processes", definition: JobDefinition[Any], parameters: Any, context: JobContext
-    ) -> BaseException | None:
-        self._returned, raised = await processes.run(definition, parameters, context)
-        return raised
-
-    async def _call_in_thread(
-        self, definition: JobDefinition[Any], parameters: Any, context: JobContext, surroundings: Context
-    ) -> BaseException | None:
-        if self._means.threads.full:
-            raise NoThread
-        errand = partial(call_in, surroundings, definition.call, parameters, context)
-        returned, raised = await self._means.threads.run(errand)
-        if is_awaitable(returned):  # a plain function that returns a coroutine, as decorators make them
-            return await run_in(surroundings, self._taker, _itself, returned)
-        self._returned = returned if self._keep_ms else None
-        return raised
 
     def _make_context(self, job: codec.Job) -> JobContext:
         self._context = JobContext(

@@ -8,9 +8,10 @@ from anyio.abc import TaskGroup
 
 from redisjobs.worker.allocator import Allocator
 from redisjobs.worker.batcher import Batcher
+from redisjobs.worker.call import Means
 from redisjobs.worker.clearance import Clearance
 from redisjobs.worker.deadline import Deadlines
-from redisjobs.worker.execution import Execution, Means
+from redisjobs.worker.execution import Execution
 from redisjobs.worker.fetcher import Fetcher
 from redisjobs.worker.guard import keep_up
 from redisjobs.worker.leases import Leases

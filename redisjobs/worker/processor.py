@@ -17,8 +17,8 @@ from redisjobs.logger import Log
 from redisjobs.outcome import Interrupted
 from redisjobs.schedules.scheduler import Scheduler
 from redisjobs.worker.allocator import Allocator
+from redisjobs.worker.call import Means
 from redisjobs.worker.contexts import Contexts
-from redisjobs.worker.execution import Means
 from redisjobs.worker.guard import Guard, keep_up
 from redisjobs.worker.health import Health, combined
 from redisjobs.worker.heartbeat import Heartbeat

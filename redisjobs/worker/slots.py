@@ -9,7 +9,8 @@ from anyio.lowlevel import checkpoint
 
 from redisjobs.eventloop import Gate, gates
 from redisjobs.outcome import Outcome, Raised
-from redisjobs.worker.execution import DONE, Execution, awaited
+from redisjobs.worker.call import DONE, awaited
+from redisjobs.worker.execution import Execution
 from redisjobs.worker.guard import Guard, OpenScopes, be_task_of, cancel_counter, forget_cancels
 
 

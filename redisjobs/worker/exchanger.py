@@ -11,7 +11,7 @@ from redisjobs.worker.clearance import Clearance
 from redisjobs.worker.dispatcher import Dispatcher
 from redisjobs.worker.fetcher import Fetcher
 from redisjobs.worker.pool import RESERVED, Pool
-from redisjobs.worker.prefetch import PATIENCE, Prefetch
+from redisjobs.worker.prefetch import PATIENCE
 from redisjobs.worker.promoter import Promoter
 from redisjobs.worker.reclaimer import Reclaimer
 from redisjobs.worker.watchdog import ProgressWatchdog
@@ -72,7 +72,6 @@ class Exchanger:
         self._turns_wait = False  # of lines, for somebody to look whose turn it is
         self._claimed_after: int | None = None  # as `Batch.after`, of the last one that was answered
         self._pool = pool
-        self._prefetch = Prefetch(pool.concurrency)
         self._promoter = promoter
         self._reclaimer = reclaimer
         self._progress = progress
@@ -216,7 +215,8 @@ class Exchanger:
             self.dispatcher.take(answer.leases, batch.sent, batch.ahead)
         if batch.count:
             self._pool.brought(self, len(answer.leases), more=answer.more)
-            self._claim_ahead(batch, answer)
+            # Not where some may not start: one that has a limit and waits here has a place that another could use.
+            self._pool.claim_ahead(batch.sent, wanted=answer.more and not answer.restricted)
             more = answer.more or self._pool.is_sought_beside(self)
             self.clearance.hear(answer.waits, time.monotonic(), more=more)
             self._pool.hear_of_one_alone(self)
@@ -234,16 +234,6 @@ class Exchanger:
             self._read(batch.sent)
         self._pool.changed()
 
-    def _claim_ahead(self, batch: Batch, answer: Exchange) -> None:
-        """Decide whether jobs are claimed before a slot is free for them: only if there are more than enough.
-
-        Not with several sources, which would have more or less than their share; nor where some jobs may not
-        start, as one that has a limit and waits here would have a place that another could use.
-        """
-        self._prefetch.answered(self._pool.ended, batch.sent, time.monotonic())
-        is_wanted = answer.more and not (answer.restricted or self._pool.is_shared)
-        self._pool.claim_ahead(self._prefetch.jobs if is_wanted else 0)
-
     def hand_back_waiting(self, *, at_once: bool = False) -> None:
         """Hand back the jobs that wait for a slot, if it takes too long, or no more are to start.
 
@@ -253,12 +243,8 @@ class Exchanger:
         if self._pool.slots.oldest == float("inf"):
             return
         at_once = at_once or self.is_stopping or self.queue_paused
-        late = self._pool.take_back(0.0 if at_once else PATIENCE)
-        for run in late:
+        for run in self._pool.take_back(0.0 if at_once else PATIENCE):
             run.owner.hand_back(run)
-        if late:
-            self._prefetch.forget()
-            self._pool.ahead = 0
 
     def hear(self, answer: Exchange, sent_at: float) -> None:
         """Take in what an answer tells of the server's clock and of delayed jobs, asked at `sent_at`."""

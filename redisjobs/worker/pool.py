@@ -15,6 +15,7 @@ from redisjobs.worker.execution import Execution
 from redisjobs.worker.fetcher import Fetcher
 from redisjobs.worker.guard import keep_up
 from redisjobs.worker.leases import Leases
+from redisjobs.worker.prefetch import Prefetch
 from redisjobs.worker.settings import Settings
 from redisjobs.worker.shutdown import Shutdown
 from redisjobs.worker.slots import Slots
@@ -113,6 +114,7 @@ class Pool:
         self.ahead = self.begun = 0
         self.threads = threads
         self._allocator = allocator
+        self._prefetch = Prefetch(settings.concurrency)
         self.shutdown = shutdown
         self._owner = owner
         self.concurrency = settings.concurrency
@@ -267,14 +269,29 @@ class Pool:
         self.begun += 1
         self.slots.give(run)
 
-    def claim_ahead(self, jobs: int) -> None:
-        """Let so many more be claimed than there are free slots; of a worker's last jobs none waits."""
+    def claim_ahead(self, sent_at: float, *, wanted: bool) -> None:
+        """Decide how many jobs may be claimed before a slot is free for them; of a worker's last jobs none waits.
+
+        With several sources none: these would have more or less than their share.
+
+        Args:
+            sent_at: When the claim was sent that has just been answered, by the monotonic clock.
+            wanted: Whether there are more jobs than it brought, and all may start.
+        """
+        self._prefetch.answered(self.ended, sent_at, time.monotonic())
+        jobs = self._prefetch.jobs if wanted and not self.is_shared else 0
         self.ahead = max(0, int(min(jobs, self._max_jobs - self.begun - self.concurrency)))
 
     def take_back(self, waited: float) -> list[Execution]:
-        """Jobs that have been waiting for a slot for so many seconds; they are the caller's again."""
+        """Jobs that have been waiting for a slot for so many seconds; they are the caller's again.
+
+        If there are any, those that run take longer than jobs did: none is claimed ahead for now.
+        """
         late = self.slots.take_back(time.monotonic() - waited)
         self.begun -= len(late)
+        if late:
+            self._prefetch.forget()
+            self.ahead = 0
         return late
 
     def given(self, holder: Holder) -> None:

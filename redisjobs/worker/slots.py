@@ -67,12 +67,12 @@ class Slots:
         if not self._woken:
             self._wake(1)
 
-    def _wake(self, count: int, *, stands_by: bool = False) -> None:
-        """Wake so many idle slots, if there are.
+    def _wake(self, count: int, stands_by: "_Slot | None" = None) -> None:
+        """Wake so many idle slots, if there are; to stand by another one, if that is said.
 
         One is woken for the first of the jobs that wait, and takes one after another. For as long as these wait
-        for nothing it runs them all: to wake a slot for each costs as much as all the rest. The next one, which
-        stands by, is up once a job waits for something; it wakes one for each that is left.
+        for nothing it runs them all: to wake a slot for each costs as much as all the rest. The one that stands
+        by it is up once a job waits for something, and wakes one for each that is left.
         """
         for _ in range(min(count, len(self._idle))):
             self._woken += 1
@@ -112,7 +112,7 @@ class Slots:
         while not scope.cancel_called:
             run = slot.run = self._waiting.popleft() if self._waiting else await self._next(slot)
             if self._waiting and not self._woken:  # should this job wait for something
-                self._wake(1, stands_by=True)
+                self._wake(1, stands_by=slot)
             came_to = run.begin(scope, slot.scopes)
             outcome = came_to if came_to is DONE else await awaited(came_to)
             was_cancelled = not scope.cancel_called and slot.cancels()
@@ -130,7 +130,7 @@ class Slots:
             await slot.gate.wait()
             self._is_up(slot)
         run = self._waiting.popleft()
-        if slot.stands_by:
+        if slot.stands_by is not None and slot.stands_by.run is not None:  # else these came when it had run all
             self._wake(len(self._waiting) - self._woken)
         return run
 
@@ -151,7 +151,8 @@ class _Slot:
 
     def __init__(self, new_gate: Callable[[], Gate]) -> None:
         self.gate = new_gate()
-        self.is_woken = self.stands_by = False
+        self.is_woken = False
+        self.stands_by: _Slot | None = None  # by which one
         self.run: Execution | None = None
         self.scopes = OpenScopes()
         self.cancels = cancel_counter()

@@ -13,7 +13,7 @@
 -- KEYS[6]  delayed       hash    delayed job id -> JSON list: priority, then names and values
 -- KEYS[7]  dead          stream  dead letters
 -- KEYS[8]  unique:       string  prefix; unique:<key> holds the id of the job that has the key
--- KEYS[9]  finished:     set     prefix; finished:<n> holds what ended in those 5 s: ids, after a nonce if there was one
+-- KEYS[9]  finished:     set     prefix; finished:<n> holds what ended in those 5 s: see include/mark
 -- KEYS[10] stats         hash    counters
 -- KEYS[11] worker:       hash    prefix; worker:<id> is the record of one worker
 -- KEYS[12] retention     hash    state -> how long its jobs are kept: ms and count, `-` for no limit; '' not at all
@@ -44,7 +44,7 @@
 --                        has to run alone, as its workers were lost whenever it ran before
 -- ARGV[6]  now_ms        int ms; '' = the server's clock
 --
--- Returns  {now_us, due_in, ahead, {unread, unread, unread, most}, turn_in, waits_ms, jobs, ended}: the first five as settle
+-- Returns  {now_us, due_in, ahead, {unread 1..3, readable 1..3}, turn_in, waits_ms, jobs, ended}: the first five as settle
 --          does, after this claim; for how many ms a job has been waiting that needs a worker with nothing else to run, the
 --          first of a stream (-1: none); for each job {stream 1..3, entry, deliveries, {name, value, ...}}; and for each that
 --          was ended instead {id, word}. Or one word, FENCED:
@@ -147,16 +147,21 @@ local function runs_nothing()
   return true
 end
 
--- Those that were handed back, from there on, as many as may be claimed; nil where the stream has no group. Of those that
--- have to run alone the next one is among them, in its place, if this worker runs nothing: others look at none of them.
+-- Put the next one that has to run alone among those that were handed back, in its place, if this worker runs nothing: others
+-- look at none of them.
+local function with_one_alone(stream, from, page)
+  local first = runs_nothing() and leases(stream, from, '+', 1, 'alone')[1]
+  if not first then return page end
+  local at = 1
+  while page[at] and is_older(page[at][1], first[1]) do at = at + 1 end
+  if at <= most - #claimed then table.insert(page, at, first) end
+  return page
+end
+
+-- Those that were handed back, from there on, as many as may be claimed; nil where the stream has no group.
 local function handed_back(stream, from)
   local page = leases(stream, from, '+', most - #claimed, 'released')
-  local first = page and runs_nothing() and leases(stream, from, '+', 1, 'alone')[1]
-  if not first then return page end
-  local at, room = 1, most - #claimed
-  while page[at] and is_older(page[at][1], first[1]) do at = at + 1 end
-  if at <= room then table.insert(page, at, first) end
-  return page
+  return page and with_one_alone(stream, from, page)
 end
 
 local released, any_released = {}, takes_turns
@@ -234,7 +239,10 @@ local function deliver(stream, pending)
     return nil, 'ended'
   end
   local is_last = deliveries >= max_deliveries and max_deliveries > 1
-  if is_last and not runs_nothing() then return pass_over('alone') end
+  if is_last and not runs_nothing() then
+    if limiting then limiting.pass(fields) end
+    return pass_over('alone')
+  end
   local bucket = limiting and limiting.start(place .. ' ' .. entry, fields, true)
   if bucket then
     limiting.line_up(stream, deliveries - 1, {entry}, bucket)
@@ -256,7 +264,8 @@ local function take_released(number, stream)
     return
   end
   while #page > 0 and most > #claimed do
-    for _, pending in ipairs(page) do
+    local rest = {}
+    for i, pending in ipairs(page) do
       if most == #claimed then return end
       looked, last = looked + 1, pending[1]
       local fields, how = deliver(stream, pending)
@@ -267,8 +276,9 @@ local function take_released(number, stream)
       elseif how == 'parked' and passed_over >= most_bytes then
         goes_on = true
         return
-      elseif pending[2] == 'alone' then
-        break -- the next of its kind may come before the rest of the page
+      elseif pending[2] == 'alone' then -- the next of its kind may come before the rest
+        rest = {unpack(page, i + 1)}
+        break
       end
     end
     -- Again where some of them were not to be delivered, or new jobs would pass those behind.
@@ -276,7 +286,8 @@ local function take_released(number, stream)
       goes_on = #ended + parked > 0 -- else the next claim would look at the same ones
       return
     end
-    page = handed_back(stream, '(' .. last)
+    local from = '(' .. last
+    page = #rest > 0 and with_one_alone(stream, from, rest) or handed_back(stream, from)
   end
 end
 
@@ -299,8 +310,8 @@ local function may_start(stream, place, id, fields, lines)
   return false
 end
 
--- Few at a time, as a read says nothing of sizes: one, then as many as were seen by then, up to four where large ones are
--- noted. (They are noted but for those put in by hand.)
+-- Few at a time, as a read says nothing of sizes: one, then one more than were seen by then, up to 32, or four where large
+-- ones are noted. (They are noted but for those put in by hand.)
 local function take_new(number, stream)
   local looked, lines, place = 0, {}, string.match(stream, '[^:]+$')
   local at_once = redis.pcall('HGET', keys.large, place) and 4 or 32
@@ -331,7 +342,7 @@ for _, stream in ipairs(most > 0 and streams or {}) do
 end
 
 -- Where there was room for more, and all were looked at, what is left waits for a worker that runs nothing.
-local finds, unread = restricted and 2 or 0, {0, 0, 0, 0}
+local finds, unread = restricted and 2 or 0, {0, 0, 0, 0, 0, 0}
 if #claimed >= most or goes_on then finds, unread = prospect(streams, restricted, keys.large) end
 if turned > 0 and finds % 2 == 1 then tell(control, 'released ' .. turned) end -- more than this worker has room for
 local turn_in = limiting and not (restricted and restricted.all) and next_turn(keys.turns, exact_ms) or -1

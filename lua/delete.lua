@@ -5,7 +5,7 @@
 -- KEYS[2]  dead          stream  dead letters
 -- KEYS[3]  completed     stream  jobs that are done, where they are kept
 -- KEYS[4]  cancelled     stream  jobs that were cancelled, where they are kept
--- KEYS[5]  finished:     set     prefix; finished:<n> holds what ended in those 5 s: ids, after a nonce if there was one
+-- KEYS[5]  finished:     set     prefix; finished:<n> holds what ended in those 5 s: see include/mark
 -- KEYS[6]  stats         hash    counters
 --
 -- ARGV[1]  job           job id, or entry and place, as 1732-5@dead

@@ -4,7 +4,7 @@
 --
 -- KEYS[1]  jobs          hash    the locator: job id -> where it is
 -- KEYS[2]  dead          stream  dead letters
--- KEYS[3]  finished:     set     prefix; finished:<n> holds what ended in those 5 s: ids, after a nonce if there was one
+-- KEYS[3]  finished:     set     prefix; finished:<n> holds what ended in those 5 s: see include/mark
 -- KEYS[4]  stats         hash    counters
 --
 -- ARGV[1]  after         where the step before has left off; '' only asks where to begin

@@ -9,7 +9,7 @@
 -- KEYS[2]  ready:normal  stream
 -- KEYS[3]  ready:low     stream
 -- KEYS[4]  jobs          hash    the locator: job id -> where it is
--- KEYS[5]  finished:     set     prefix; finished:<n> holds what ended in those 5 s: ids, after a nonce if there was one
+-- KEYS[5]  finished:     set     prefix; finished:<n> holds what ended in those 5 s: see include/mark
 -- KEYS[6]  stats         hash    counters
 -- KEYS[7]  large         hash    priority -> of unread jobs of 16 KB or more: the last entry, most bytes, bytes of all
 --

@@ -16,7 +16,7 @@
 -- KEYS[6]  delayed       hash    delayed job id -> JSON list: priority, then names and values
 -- KEYS[7]  dead          stream  dead letters: the entry's fields, and the notes
 -- KEYS[8]  unique:       string  prefix; unique:<key> holds the id of the job that has the key
--- KEYS[9]  finished:     set     prefix; finished:<n> holds what ended in those 5 s: ids, after a nonce if there was one
+-- KEYS[9]  finished:     set     prefix; finished:<n> holds what ended in those 5 s: see include/mark
 -- KEYS[10] stats         hash    counters
 -- KEYS[11] control       channel notifications
 -- KEYS[12] worker:       hash    prefix; worker:<id> is the record of one worker, with its last answers
@@ -63,7 +63,7 @@
 --          retry: due ('+5000' in ms, or a time in ms), names and values of the fields to change ('' removes one) ·
 --          fail: reason, error, traceback, error type, fingerprint (each of these three '' for none), reported ('1': progress)
 --
--- Returns  {now_us, due_in, ahead, {unread, unread, unread, most}, turn_in, word, ...}: the clock; µs until the next delayed
+-- Returns  {now_us, due_in, ahead, {unread 1..3, readable 1..3}, turn_in, word, ...}: the clock; µs until the next delayed
 --          job (-1: none); what a claim would find, as a sum: 1 if jobs were handed back, 2 if some jobs may not start, so
 --          that only the script claims, 4 if the queue is paused, and then nothing else is told; where nothing was
 --          promoted, 8 if the next of a waiting line may start, so that a claim is needed; 16 if this call has looked
@@ -588,7 +588,7 @@ if turn == 0 or turn > last then -- else it was applied before, and is only answ
   answer = settle(in_order)
 end
 if turn > last then redis.call('HSET', record, lane, ARGV[3] .. ' ' .. answer) end
-local reply = {exact_ms * 1000, -1, 0, {0, 0, 0, 0}, -1}
+local reply = {exact_ms * 1000, -1, 0, {0, 0, 0, 0, 0, 0}, -1}
 if promotes then
   reply[2] = promote(keys, now_ms, exact_ms)
   local is_paused, turned, sees_to_turns = restricted and restricted.all, 0, false

@@ -94,7 +94,7 @@ end
 local function consumers_of(stream)
   local ours = group(stream)
   local many = ours and field(ours, 'consumers') or 0
-  if many > most and many <= redis.call('ZCARD', workers) + redis.call('ZCARD', fenced) + redis.call('ZCARD', lines) + 2 then
+  if many > most and many <= redis.call('ZCARD', workers) + redis.call('ZCARD', fenced) + redis.call('ZCARD', lines) + 3 then
     return leases(stream)[4] or {}, {name = 1, pending = 2, idle = 3}
   end
   local all, at = ours and redis.call('XINFO', 'CONSUMERS', stream, 'workers') or {}, {}

@@ -7,7 +7,7 @@
 -- KEYS[3]  dead          stream  dead letters
 -- KEYS[4]  completed     stream  jobs that are done, where they are kept
 -- KEYS[5]  cancelled     stream  jobs that were cancelled, where they are kept
--- KEYS[6]  finished:     set     prefix; finished:<n> holds what ended in those 5 s: ids, after a nonce if there was one
+-- KEYS[6]  finished:     set     prefix; finished:<n> holds what ended in those 5 s: see include/mark
 -- KEYS[7]  stats         hash    counters
 -- KEYS[8]  layout        hash    when all consumers were looked at last, and this was done
 --

@@ -287,10 +287,14 @@ def test_after_one_that_ran_others_have_their_turn_for_nine_times_as_long_as_it_
     clearance.took(now=51)
     clearance.ran(now=52)
     clearance.hear(152, now=52, more=False)
-    assert clearance.seeks(52)  # there are no others
-    assert clearance.is_on(52)
-    clearance.hear(None, now=53, more=False)
-    assert not clearance.seeks(53)
+    assert clearance.seeks(52)  # there are no others that wait
+    assert not clearance.is_on(52)  # but some may run, and more may come
+    clearance.hear(169, now=69, more=False)
+    assert not clearance.is_on(69)
+    clearance.hear(170, now=70, more=False)  # 9 times 2, with the second in which no others were taken
+    assert clearance.is_on(70)
+    clearance.hear(None, now=71, more=False)
+    assert not clearance.seeks(71)
 
 
 def test_while_others_wait_it_is_not_near_until_room_is_made() -> None:

@@ -188,6 +188,7 @@ async def test_a_drained_job_costs_less_than_one_command_and_a_script_call_serve
     assert counts["xreadgroup"] <= 57  # 49: a claim goes with each settlement, and the first one reads in 8 steps
     # Where the machine stands still for 0.1 s, jobs that were claimed ahead are handed back, and claimed again.
     handed_back = counts["xclaim"] // 2
+    assert handed_back <= 100
     assert counts.total() - 6 * handed_back <= 1_750  # with all that a worker does as it starts and ends
 
 
@@ -215,12 +216,12 @@ async def test_of_jobs_that_wait_for_nothing_one_slot_runs_all_and_each_exchange
 
 
 async def test_of_jobs_that_wait_as_many_run_at_once_as_there_are_slots(bench: Bench) -> None:
-    gate, most = anyio.Event(), 0
+    gate, begun = anyio.Event(), 0
 
     @bench.queue.job
     async def stay() -> None:
-        nonlocal most
-        most += 1
+        nonlocal begun
+        begun += 1
         await gate.wait()
 
     for _ in range(3):
@@ -228,9 +229,9 @@ async def test_of_jobs_that_wait_as_many_run_at_once_as_there_are_slots(bench: B
     async with anyio.create_task_group() as tasks:
         worker = Worker(bench.queue, concurrency=100)
         tasks.start_soon(worker.run)
-        await eventually(lambda: most == 100)
+        await eventually(lambda: begun == 100)
         gate.set()
-        await eventually(lambda: most == 120 and bench.ran == 3)
+        await eventually(lambda: begun == 120 and bench.ran == 3)
         worker.stop()
 
 
@@ -613,6 +614,8 @@ async def test_among_very_many_consumers_only_those_that_hold_jobs_are_looked_at
     admin, stream = bench.store.admin, bench.store.stream()
     async with bench.consumers(1) as (consumer,):
         await consumer.wait(1, 0.001)
+        for nobody in ("released", "alone", "parked"):  # they stay once there was one
+            admin.xgroup_createconsumer(stream, "workers", nobody)
         for number in range(600):
             admin.zadd(f"{bench.store.prefix}workers", {f"other-{number}": 4e12})
             admin.xgroup_createconsumer(stream, "workers", f"other-{number}")
@@ -630,7 +633,7 @@ async def test_among_very_many_consumers_only_those_that_hold_jobs_are_looked_at
 
     assert admin.zrange(f"{bench.store.prefix}fenced", 0, -1) == [b"other-0"]
     looks = [counts["xinfo|consumers"] for counts in (known, lost, unknown)]
-    assert looks == [2, 2, 3]  # two for the other streams, where they are few
+    assert looks == [2, 3, 3]  # two for the other streams, where they are few
     assert unknown["zscore"] <= 10 + 3  # whether any of those was fenced; who lives is asked once
 
 

@@ -19,6 +19,7 @@ from store import MemoryStore, RedisStore, Store, happened
 
 from redisjobs import JobContext, Priority, State, Worker
 from redisjobs.drivers.memory.driver import MemoryDriver
+from redisjobs.drivers.redis.connection import SyncConnection
 from redisjobs.sync import JobQueue
 from redisjobs.waiting import WaitingThread
 
@@ -128,6 +129,28 @@ def test_threads_keep_few_connections(redis_store: RedisStore) -> None:
         user = redis_store.url.split("//")[1].split(":")[0]
         clients = [client for client in redis_store.admin.client_list() if client["user"] == user]
         assert 1 <= len(clients) <= 16
+
+
+@pytest.mark.parametrize("where", ["__init__", "run"])
+def test_a_call_that_is_interrupted_takes_no_connection_from_those_that_come_after(
+    redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """As a signal's handler may, in whatever a thread does."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with JobQueue(redis_store.url, redis_store.queue_name, deadline=1) as queue:
+        if where == "run":
+            queue.push(Add(0))
+        with monkeypatch.context() as patched:
+            patched.setattr(SyncConnection, where, interrupted)
+            for call in [lambda: queue.push(Add(1)), queue.counts] * 10:  # there may be 16 connections
+                with pytest.raises(KeyboardInterrupt):
+                    call()
+
+        queue.push(Add(2))
+        assert queue.counts().ready[Priority.NORMAL] == (2 if where == "run" else 1)
 
 
 def test_a_closed_queue_can_be_used_again(queue: JobQueue) -> None:

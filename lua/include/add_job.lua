@@ -1,5 +1,5 @@
 -- add_job: put a job on the queue as push takes one: from `at` on, `arguments` has its id, nonce, priority, due, unique key,
--- unique_for, expires_in, on_conflict, the number of field values, and those. `keys` has streams, jobs, due, delayed, unique;
+-- unique_for, expires_in, on_conflict, the number of field values, and those. `keys` has streams, jobs, due, delayed, unique, large;
 -- `stale` is a member of `due` that stands for nothing any more, nil for none; `number` is the job's in this call; for
 -- `newly` see enqueue. `replaced` is a job that waits, as key_holder has it: all that it is but its id and its notes is
 -- replaced, and it goes where the new one is to be. Needs push_of, due_time, whole, line, member, delay, enqueue, remove

@@ -1,22 +1,21 @@
--- ahead: what a claim would find: whether any job was handed back, and for each stream how many were never delivered; then how
--- many of these one read may bring, were all of them as large as the largest that note_large knows of: as many as have
--- 16 MB, which takes a server some 10 ms; 0: any number. The server loses count where an entry was deleted that it had not
+-- ahead: what a claim would find: whether any job was handed back, and for each stream how many were never delivered; then for
+-- each how many of these one read may bring, were all of them as large as the largest that note_large knows of: as many
+-- as have 16 MB, which takes a server some 10 ms; 0: any number. The server loses count where an entry was deleted that it had not
 -- delivered yet; where there are any, they are then said to be as many as it has entries. Needs leases, any_back,
 -- field, group beside it.
 local function ahead(streams, large)
-  local released, unread, most_bytes = 0, {0, 0, 0, 0}, 16777216
+  local released, unread, most_bytes = 0, {0, 0, 0, 0, 0, 0}, 16777216
   local noted = redis.pcall('HMGET', large, 'high', 'normal', 'low')
 
   -- A note goes when the last of those that it is about was delivered, or is not there any more.
-  local function look_at(note, stream, last)
-    local ms, number, bytes, total = string.match(note, '^(%d+)-(%d+) (%d+) (%d+)$')
-    local last_ms, last_number = string.match(last or '', '^(%d+)-(%d+)$')
+  local function look_at(note, number, last)
+    local ms, sequence, bytes, total = string.match(note, '^(%d+)-(%d+) (%d+) (%d+)$')
+    local last_ms, last_sequence = string.match(last or '', '^(%d+)-(%d+)$')
     ms, last_ms = tonumber(ms), tonumber(last_ms)
-    if not ms or not last_ms or ms < last_ms or ms == last_ms and tonumber(number) <= tonumber(last_number) then
-      redis.call('HDEL', large, string.match(stream, '[^:]+$'))
+    if not ms or not last_ms or ms < last_ms or ms == last_ms and tonumber(sequence) <= tonumber(last_sequence) then
+      redis.call('HDEL', large, string.match(streams[number], '[^:]+$'))
     elseif tonumber(total) > most_bytes then
-      local most = math.max(1, math.floor(most_bytes / tonumber(bytes)))
-      unread[4] = unread[4] == 0 and most or math.min(unread[4], most)
+      unread[3 + number] = math.max(1, math.floor(most_bytes / tonumber(bytes)))
     end
   end
 
@@ -32,7 +31,7 @@ local function ahead(streams, large)
         unread[number] = field(ours, 'lag') or redis.pcall('XRANGE', stream, next_one, '+', 'COUNT', 1)[1] and length or 0
       end
     end
-    if noted[number] then look_at(noted[number], stream, last) end
+    if noted[number] then look_at(noted[number], number, last) end
   end
   return released, unread
 end

@@ -1,5 +1,5 @@
 -- promote: make delayed jobs ready that are due: up to 100, and no further one once those have a MB, as others wait meanwhile.
--- `keys` has streams, jobs, due, delayed. Needs whole, parted, unpacked, enqueue beside it.
+-- `keys` has streams, jobs, due, delayed, large. Needs whole, parted, unpacked, enqueue beside it.
 --
 -- Returns in how many µs the next delayed job is due; -1: there is none
 local function promote(keys, now_ms, exact_ms)

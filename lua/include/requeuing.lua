@@ -1,5 +1,5 @@
 -- requeuing: gives dead letters, and jobs that were kept, another life. Returns two functions: one for each of them, then one that
--- writes what is left to be written, for all at once. `keys` has streams, jobs, due, delayed, stats, control, result, outcome, progress. Needs
+-- writes what is left to be written, for all at once. `keys` has streams, jobs, due, delayed, large, stats, control, result, outcome, progress. Needs
 -- whole, field, with, line, delay, enqueue, remove, forget_ends, count, tell beside it.
 local function requeuing(keys, now_ms, exact_ms)
   local numbers, dropped = {high = 1, normal = 2, low = 3}, {}

@@ -82,7 +82,7 @@ class Call:
         context: What the handler is given beside its parameters.
         scopes: The current task's.
         keep_ms: For how long what it returns is kept, in ms; 0: it is not.
-        max_bytes: Of that, as JSON.
+        max_bytes: How many bytes of JSON that may be.
     """
 
     __slots__ = (

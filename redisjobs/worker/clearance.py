@@ -11,8 +11,9 @@ class Clearance:
     A job that is delivered for the last time runs on a worker that runs nothing else. Mostly one is idle anyway.
     Where all are busy, and such a job has been waiting for about a lease, a worker takes no new jobs for two
     leases, to have nothing to run at their end. If that was not enough it works on for one lease, and tries for
-    twice as long. After one that it ran it works on for nine times as long as that took, the time without new jobs
-    before it too: so however many wait, they take a tenth of a worker's time, unless it has nothing else to run.
+    twice as long. After one that it ran it works on for nine times as long as that took, the last time without
+    new jobs before it too: so however many wait, they take a tenth of a worker's time, unless it has nothing else
+    to run.
 
     Args:
         lease: Seconds.
@@ -36,12 +37,12 @@ class Clearance:
         Args:
             waits: For how many seconds a job has been waiting that has to run alone; None: there is none.
             now: By the monotonic clock.
-            more: Whether there are jobs for which the worker had no room.
+            more: Whether the claim left jobs behind.
         """
         self.one_waits, self._others_wait = waits is not None, more
         if waits is None:
             self._until, self._length = float("-inf"), 2 * self._lease
-        elif waits >= self._patience and now >= self._until + self._lease and self.seeks(now):
+        elif waits >= self._patience and now >= max(self._until + self._lease, self._others_until):
             self._began, self._until, self._length = now, now + self._length, 2 * self._length
 
     def took(self, now: float) -> None:

@@ -220,7 +220,8 @@ class Dispatcher:
         """Take what a job came to."""
         if not run.over:
             run.over = True
-            if self.report.is_wanted or not isinstance(outcome, Done):  # else nobody will ask for it
+            # Else nobody will ask for it.
+            if self.report.is_wanted or not isinstance(outcome, Done) or run is self._pool.alone:
                 run.ended_at = time.monotonic()
             run.decide(outcome)
             if run.reported is not None:
@@ -259,7 +260,7 @@ class Dispatcher:
             self.leases.keep(run)
             self.report.tell_no_ids()
             if self._pool.alone is run:
-                self._end_alone()
+                self._end_alone(run)
         else:
             self.let_go(run)
             self.refused += reply is Reply.LEASE_LOST
@@ -279,13 +280,13 @@ class Dispatcher:
         """Hold a job no more."""
         self.leases.let_go(run)
         if self._pool.alone is run:
-            self._end_alone()
+            self._end_alone(run)
         if self._clearance.one_waits:
             self._owner.emptied()
 
-    def _end_alone(self) -> None:
+    def _end_alone(self, run: Execution) -> None:
         self._pool.alone = None
-        self._clearance.ran(time.monotonic())
+        self._clearance.ran(run.ended_at or time.monotonic())  # to settle it may have taken an outage longer
 
     def cancel(self, leases: Sequence[Lease]) -> None:
         """Cancel the handlers of some jobs, as somebody asked."""

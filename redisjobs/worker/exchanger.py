@@ -194,7 +194,7 @@ class Exchanger:
         if asks:
             self._promoter.is_due = self._turns_wait = False
             self._promoted_at = time.monotonic()
-        # Only where one may wait: there is no second exchange beside one that may bring a job to run alone.
+        # Only where one may wait: beside an exchange that may bring such a job the pool lets no other claim.
         alone = bool(count) and self.clearance.seeks(time.monotonic()) and len(settling) == len(leases)
         reporting = self.dispatcher.take_reports(most - len(settling))
         idle = alone and self._pool.runs_nothing_but(self)

@@ -77,7 +77,7 @@ class Execution:
         key: The lease's key.
         owner: Who leased it.
         over: Whether it has an outcome, or was let go; it may still have to be settled.
-        has_returned: Whether its handler has returned, or raised: from now on it says nothing more.
+        has_returned: Whether its handler has returned, or raised: from now on it pushes nothing.
         ended: Whether its handler runs no more, in the loop at least.
         deadline: When it has to have ended; None: whenever, or it has not begun.
         settlement: How to settle it, once that is decided; None also if it is no longer ours.

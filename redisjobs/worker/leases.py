@@ -9,9 +9,9 @@ from redisjobs.worker.execution import Execution
 
 _REFUSED = 5.0  # seconds between tries to write a dead letter that can't be written
 
-# What takes a store its time: the bytes of results, and of jobs that are read, as all are that run again, are dead
-# letters or may be kept. A delayed retry is the dearest: some 5 ms a MB, and 28 µs each; to take out an entry of
-# 500 kB that is not read takes 50 µs.
+# What takes a store its time: the bytes of results, and of jobs that are read, as all are that are retried, push
+# others, are dead letters or may be kept. A delayed retry is the dearest: some 5 ms a MB, and 28 µs each; to take
+# out an entry of 500 kB that is not read takes 50 µs.
 _MOST_WEIGHT = 2 * 1024 * 1024
 _BY_ITSELF = 8 * 1024  # that each weighs beside its bytes which did not just end well by its first delivery
 
@@ -26,7 +26,13 @@ def _together(runs: Sequence[Execution], *, kept: bool) -> int:
     weight = 0
     for many, run in enumerate(runs, 1):
         settlement = run.settlement
-        if kept or type(settlement) is not Ack or settlement.cancelled or run.lease.deliveries > 1:
+        if (
+            kept
+            or type(settlement) is not Ack
+            or settlement.cancelled
+            or settlement.pushes
+            or run.lease.deliveries > 1
+        ):
             weight += _BY_ITSELF + _bytes_read(run, kept=kept)
         if type(settlement) is Ack and settlement.result is not None:
             weight += len(settlement.result.value or b"")
@@ -40,7 +46,7 @@ def _bytes_read(run: Execution, *, kept: bool) -> int:
     match run.settlement:
         case Release():
             return 0
-        case Ack(cancelled=False) if not kept:
+        case Ack(cancelled=False, pushes=()) if not kept:
             return 0
     return sum(map(len, run.lease.fields.values()))
 

@@ -285,7 +285,7 @@ class Pool:
     def take_back(self, waited: float) -> list[Execution]:
         """Jobs that have been waiting for a slot for so many seconds; they are the caller's again.
 
-        If there are any, those that run take longer than jobs did: none is claimed ahead for now.
+        If there are any, none is claimed ahead until it is known anew how long jobs take.
         """
         late = self.slots.take_back(time.monotonic() - waited)
         self.begun -= len(late)

@@ -68,11 +68,15 @@ class Slots:
             self._wake(1)
 
     def _wake(self, count: int, stands_by: "_Slot | None" = None) -> None:
-        """Wake so many idle slots, if there are; to stand by another one, if that is said.
+        """Wake so many idle slots, if there are.
 
         One is woken for the first of the jobs that wait, and takes one after another. For as long as these wait
         for nothing it runs them all: to wake a slot for each costs as much as all the rest. The one that stands
         by it is up once a job waits for something, and wakes one for each that is left.
+
+        Args:
+            count: How many.
+            stands_by: By which slot the woken one stands; None: it is to take a job itself.
         """
         for _ in range(min(count, len(self._idle))):
             self._woken += 1

@@ -262,6 +262,7 @@ def _deliver(memory: Memory, claimed: _Claim, stream: Stream, entry: str) -> Non
         return
     is_last = deliveries >= claimed.max_deliveries > 1
     if is_last and not _runs_nothing(memory, claimed):
+        claimed.limiter.pass_on(stream, entry)
         stream.pending[entry] = Pending(ALONE, pending.deliveries, pending.since)
         return
     bucket = claimed.limiter.start(stream, entry, waited=True)

@@ -174,6 +174,7 @@ class SyncCoalescer:
             if turn.push is not None and not turn.done():
                 self._crowd.remove(turn.push)
             turn.leave()
+            turn.push = None  # which leads back to it
             if self._carrier is turn:
                 others = [other for other in turn.batch or () if not other.answer.done()]
                 self._hand_to(others or self._crowd.take())

@@ -169,7 +169,9 @@ class RedisConsumer:
             )
         elif stream is not None:
             # Asked again behind the read: what may not start since we were told is parked before it can run.
-            most = self._readable(most if time.monotonic() < self._told_at + _STALE else min(most, _UNTOLD))
+            most = self._readable(
+                most if time.monotonic() < self._told_at + _STALE else min(most, _UNTOLD), stream
+            )
             commands += [self._commands.read(self.worker_id, stream, most), self._commands.is_restricted()]
         if parts.pushing:
             commands = [_fenced_as_answer(command) for command in commands]
@@ -283,15 +285,16 @@ class RedisConsumer:
             kept += those
         return kept
 
-    def _readable(self, count: int) -> int:
-        """How many of so many jobs one read may bring.
+    def _readable(self, count: int, stream: int | None = None) -> int:
+        """How many of so many jobs one read of a stream may bring, or of each stream.
 
         By how large those were that came lately they make up a usual reply; and where larger ones are to come, the
         server has said how many it reads at once.
         """
-        readable = self._ahead.readable if self._ahead is not None else 0
         usual = int(_REPLY_BYTES / (self._job_bytes or _FIRST_JOB_BYTES))
-        return max(1, min(count, usual, readable or count))
+        readable = self._ahead.readable if self._ahead is not None else ()
+        limits = readable if stream is None else readable[stream - 1 : stream]
+        return max(1, min(count, usual, *filter(None, limits)))
 
     def _weigh(self, leases: Sequence[Lease]) -> None:
         """Learn how large jobs are, by some of them: at once where they are larger, step by step where smaller."""

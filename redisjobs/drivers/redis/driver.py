@@ -239,18 +239,24 @@ class SyncRedisDriver:
         return self._push(jobs, repeated, until)
 
     def _push(self, jobs: Sequence[NewJob], repeated: bool, until: float) -> list[Pushed]:
-        connection = self._take(until)  # no `with`, which takes longer: each push goes by here
+        # Not by `_connection`, which takes longer: each push goes by here.
+        room, idle = self._connections.room, self._connections.idle
+        self._wait_for(room, until)
         try:
-            steps = pushing(connection.clock, self.commands, jobs, repeated)
-            command = next(steps)
-            while True:
-                (answer,) = connection.run(command, until=until)
-                try:
-                    command = steps.send(answer)
-                except StopIteration as done:
-                    return done.value  # type: ignore[no-any-return]
+            connection = self._take(idle)
+            try:
+                steps = pushing(connection.clock, self.commands, jobs, repeated)
+                command = next(steps)
+                while True:
+                    (answer,) = connection.run(command, until=until)
+                    try:
+                        command = steps.send(answer)
+                    except StopIteration as done:
+                        return done.value  # type: ignore[no-any-return]
+            finally:
+                idle.append(connection)
         finally:
-            self._give_back(connection)
+            room.put(None)
 
     def read(self, query: Query[T], *, until: float = math.inf) -> T:
         return self._run(self.commands.read(query), until)
@@ -286,24 +292,26 @@ class SyncRedisDriver:
 
     @contextmanager
     def _connection(self, until: float) -> Iterator[SyncConnection]:
-        connection = self._take(until)
+        room, idle = self._connections.room, self._connections.idle
+        self._wait_for(room, until)
         try:
-            yield connection
+            connection = self._take(idle)
+            try:
+                yield connection
+            finally:
+                idle.append(connection)
         finally:
-            self._give_back(connection)
+            room.put(None)
 
-    def _take(self, until: float) -> SyncConnection:
-        """A connection that nobody uses."""
-        connections = self._connections
+    def _wait_for(self, room: "SimpleQueue[None]", until: float) -> None:
         try:
-            connections.room.get(timeout=None if until == math.inf else max(0.0, until - time.monotonic()))
+            room.get(timeout=None if until == math.inf else max(0.0, until - time.monotonic()))
         except Empty:
             raise Unavailable(f"all {_MOST_LINKS} connections of this process are busy") from None
+
+    def _take(self, idle: list[SyncConnection]) -> SyncConnection:
+        """A connection that nobody uses."""
         try:
-            return connections.idle.pop()
+            return idle.pop()
         except IndexError:
             return SyncConnection(self.commands, self.target)
-
-    def _give_back(self, connection: SyncConnection) -> None:
-        self._connections.idle.append(connection)
-        self._connections.room.put(None)

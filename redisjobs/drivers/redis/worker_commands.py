@@ -53,13 +53,13 @@ class Ahead:
             nothing was asked, 8 if somebody in line may start; 16 if this worker is to look when the next may.
         unread: How many jobs of each stream were never delivered, or about as many.
         turn_in_us: µs until the next in line may start; -1: nobody waits for a time.
-        readable: How many jobs one read may bring, as there are large ones; 0: any number.
+        readable: How many jobs of each stream one read may bring, as there are large ones; 0: any number.
     """
 
     finds: int
     unread: list[int]
     turn_in_us: int
-    readable: int = 0
+    readable: Sequence[int] = (0, 0, 0)
 
     def __bool__(self) -> bool:
         return self.released or any(self.unread)
@@ -207,7 +207,7 @@ class WorkerCommands(Commands):
 
         def parse(reply: Any) -> Settled:
             now_us, due_in, finds, unread, turn_in, *said = _unless_fenced(reply, worker)
-            return Settled(batch.replies(said), now_us, due_in, Ahead(finds, unread[:3], turn_in, unread[3]))
+            return Settled(batch.replies(said), now_us, due_in, Ahead(finds, unread[:3], turn_in, unread[3:]))
 
         return self._run("settle", arguments, parse)
 
@@ -230,7 +230,7 @@ class WorkerCommands(Commands):
                 at: unquote(why, errors="replace") for at, (word, _, why) in enumerate(words) if word == _SPOILED
             }
             replies = [reply_of(word) for word, _, _ in words]
-            return Settled(replies, now_us, -1, Ahead(finds, unread[:3], turn_in, unread[3]), added, spoiled)
+            return Settled(replies, now_us, -1, Ahead(finds, unread[:3], turn_in, unread[3:]), added, spoiled)
 
         full = Settled([Reply.FULL] * len(settlements), 0, -1, Ahead(0, [0, 0, 0], -1))
         return self._run("settle", arguments, parse, when_full=full)
@@ -242,7 +242,7 @@ class WorkerCommands(Commands):
             now_us, due_in, finds, unread, turn_in, waits, jobs, ended = _unless_fenced(reply, worker)
             leases = [_lease(*job) for job in jobs]
             return Claimed(
-                now_us, due_in, Ahead(finds, unread[:3], turn_in, unread[3]), waits, leases, _ended(ended)
+                now_us, due_in, Ahead(finds, unread[:3], turn_in, unread[3:]), waits, leases, _ended(ended)
             )
 
         arguments = [worker, min(count, MOST_JOBS), most_bytes, max_deliveries, "1" if idle else "", self._now]

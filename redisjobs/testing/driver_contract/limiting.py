@@ -241,6 +241,28 @@ async def test_a_job_that_has_to_run_alone_waits_for_its_share_as_well(
 
 
 @needs(*LIMITS)
+async def test_a_job_that_leaves_its_line_to_wait_until_it_can_run_alone_lets_the_next_one_start(
+    store: DriverStore, driver: Driver, worker: Open
+) -> None:
+    lost, heir = await worker(max_deliveries=2), await worker("w2", max_deliveries=2)
+    await push(driver, "a")
+    await claim(lost)
+    await outlive(store, heir)
+    await push(driver, limited("first", priority=Priority.HIGH))
+    (first,) = await claim(heir)
+    await limit(driver, "max_concurrency=1")
+    busy = await worker("w3", max_deliveries=2)
+    assert await claim(busy, idle=True) == []
+    await push(driver, "b", limited("other", name="Other"))
+    assert job_ids(await claim(busy)) == ["other"]
+    assert [count for _, count, _ in (await all_limits(driver)).lines] == [2]
+
+    assert (await heir.exchange([(first, Ack())], None)).replies == [Reply.OK]
+
+    assert job_ids([*await claim(busy), *await claim(busy)]) == ["b"]
+
+
+@needs(*LIMITS)
 async def test_a_read_that_waits_brings_none_over_the_limit(driver: Driver, worker: Open) -> None:
     consumer = await worker()
     await limit(driver, "max_concurrency=1")

@@ -23,6 +23,9 @@ from redisjobs.worker.threads import Threads
 
 _WORTH = 25  # free slots that are worth a claim beside another source's
 _MOST_CLAIMS = 2  # by all sources at once
+_MOST_AHEAD = (
+    2  # times as many jobs as there are slots: with as many, two workers on two cores wait for the server
+)
 
 RESERVED = 1.0
 """Seconds for which a claim keeps its slots from other sources."""
@@ -114,7 +117,7 @@ class Pool:
         self.ahead = self.begun = 0
         self.threads = threads
         self._allocator = allocator
-        self._prefetch = Prefetch(settings.concurrency)
+        self._prefetch = Prefetch(_MOST_AHEAD * settings.concurrency)
         self.shutdown = shutdown
         self._owner = owner
         self.concurrency = settings.concurrency

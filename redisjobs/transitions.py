@@ -103,7 +103,7 @@ class NewJob:
         unique: A key that one job at a time may hold; '' for none.
         unique_for_ms: How long the key is kept; None: until the job ends.
         expires_in_ms: A job not started by then is a dead letter; None: never.
-        nonce: Tells pushes of one given id apart; '' if the id was made for this push alone.
+        nonce: Tells pushes of one given id apart, without a space; '' if the id was made for this push alone.
         on_conflict: What becomes of it if another job holds the key. RAISE is for whoever hears the answer: the
             store only remembers what that was, as of REPLACE.
         tries: What is known of its pushing; None: it was not tried, or is as if it had not been.

@@ -490,7 +490,7 @@ class TwoDrivers(RuleBasedStateMachine):
             keep = options["keep_result"]
             left_out = ("delay", "name", "key", "keep_result", "unique_until")
             rest = {key: value for key, value in options.items() if key not in left_out}
-            rest["nonce"] = f"push {self.pushes}" if nonce is None else nonce
+            rest["nonce"] = f"push-{self.pushes}" if nonce is None else nonce
             fields = ["name", name, "parameters", f"[{self.pushes}]", "headers", "", *options["unique_until"]]
             fields += [] if keep is None else ["keep_result", str(keep)]
             fields += ["limit_key", options["key"]] if options["key"] else []

@@ -258,7 +258,7 @@ async def test_a_dead_letter_that_held_its_key_for_a_time_is_not_replaced_nor_af
 
 async def test_a_push_of_an_id_that_is_there_replaces_nothing(store: DriverStore, worker: Open) -> None:
     await push(store, another("a", unique="key"))
-    pushed = [newer("a", nonce="another"), newer("a", unique="free", nonce="a third")]
+    pushed = [newer("a", nonce="another"), newer("a", unique="free", nonce="a-third")]
     assert await push(store, *pushed) == [Pushed(Reply.EXISTS)] * 2
     assert await parameters(store, "a") == b"{}"
 

@@ -23,9 +23,7 @@ from redisjobs.worker.threads import Threads
 
 _WORTH = 25  # free slots that are worth a claim beside another source's
 _MOST_CLAIMS = 2  # by all sources at once
-_MOST_AHEAD = (
-    2  # times as many jobs as there are slots: with as many, two workers on two cores wait for the server
-)
+_MOST_AHEAD = 2  # for each slot: with one, two workers on two cores wait for the server
 
 RESERVED = 1.0
 """Seconds for which a claim keeps its slots from other sources."""

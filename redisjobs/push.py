@@ -56,16 +56,18 @@ class Push:
         jobs: The jobs.
         deadline: Seconds that it may take; fewer if some of the jobs were tried before.
         repeated: Whether some of these may have been pushed before.
+        conflicts: Of the jobs that met a held key, those whose caller wants that as an error.
 
     Raises:
         DriverError: Some were tried first too long ago.
     """
 
-    __slots__ = ("_began", "_is_unknown", "_since", "deadline", "jobs", "repeated")
+    __slots__ = ("_began", "_is_unknown", "_since", "conflicts", "deadline", "jobs", "repeated")
 
     def __init__(self, jobs: Sequence[NewJob], deadline: float, *, held: bool) -> None:
         self.jobs = jobs
         self.deadline = deadline
+        self.conflicts: Sequence[Conflict] = ()
         self.repeated = self._is_unknown = False
         self._began = self._since = time.monotonic()
         if held:
@@ -100,6 +102,7 @@ class Push:
         """
         told: list[Told] = []
         refused: list[NewJob] = []
+        conflicts: list[Conflict] = []
         for job, answer in zip(self.jobs, answers, strict=True):
             reply = answer.reply
             if reply is Reply.OK and job.tries is None:  # by far the most
@@ -108,6 +111,8 @@ class Push:
             is_added = self._is_added(job, reply)
             if reply is Reply.NO_IDS:
                 refused.append(job)
+            elif reply is Reply.DUPLICATE and job.on_conflict is OnConflict.RAISE:
+                conflicts.append((job.unique, answer.holder))
             told.append((answer.holder or job.job_id, name_in(job), is_added, reply is Reply.REPLACED))
         if refused:
             number = f"{len(refused)} of {len(self.jobs)}"
@@ -116,15 +121,8 @@ class Push:
                 "largest there is by hand; use a queue of another name. The others are there",
                 jobs=refused,
             )
+        self.conflicts = conflicts
         return told
-
-    def conflicts(self, answers: Sequence[Pushed]) -> list[Conflict]:
-        """Of the jobs that met a held key, those whose caller wants that as an error."""
-        return [
-            (job.unique, answer.holder)
-            for job, answer in zip(self.jobs, answers, strict=True)
-            if answer.reply is Reply.DUPLICATE and job.on_conflict is OnConflict.RAISE
-        ]
 
     def _is_added(self, job: NewJob, reply: Reply) -> bool:
         """Whether this push made the job, and this is the first time that its caller is told."""

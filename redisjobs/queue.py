@@ -703,7 +703,7 @@ class JobQueue(Serving):
             push = Push(jobs, self.deadline, held=held)
             answers = await self._call(lambda: self.driver.push(jobs, repeated=push.repeated), push)
             told = self._told(push, answers)
-            conflicts += push.conflicts(answers)
+            conflicts += push.conflicts
         except BaseException as error:
             self._tell_failed(error, ends)
             raise

@@ -462,7 +462,7 @@ class JobQueue(Serving):
             push = Push(jobs, self.deadline, held=held)
             answers = self._call(lambda until: self._store.push(jobs, repeated=push.repeated, until=until), push)
             told = self._told(push, answers)
-            conflicts += push.conflicts(answers)
+            conflicts += push.conflicts
         except BaseException as error:
             self._tell_failed(error, ends)
             raise

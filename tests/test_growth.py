@@ -139,7 +139,7 @@ def beside_the_sets(counts: Counter[str]) -> dict[str, int]:
     return dict(counts)
 
 
-PUSH = {"evalsha": 1, "time": 1, "hmget": 1, "xadd": 1, "hset": 1, "hincrby": 1}
+PUSH = {"evalsha": 1, "time": 1, "xadd": 1, "hset": 1, "hincrby": 1}
 
 
 async def test_a_push_is_one_script_call_that_runs_six_commands(bench: Bench) -> None:
@@ -148,7 +148,7 @@ async def test_a_push_is_one_script_call_that_runs_six_commands(bench: Bench) ->
     with bench.counted() as counts:
         await bench.queue.push(Work())
 
-    assert beside_the_sets(counts) == PUSH
+    assert beside_the_sets(counts) == PUSH | {"hget": 1}
 
 
 async def test_a_push_of_500_runs_the_same_but_an_xadd_for_each_and_a_look_at_the_streams_type(
@@ -159,7 +159,7 @@ async def test_a_push_of_500_runs_the_same_but_an_xadd_for_each_and_a_look_at_th
     with bench.counted() as counts:
         await bench.queue.push_many(Work() for _ in range(500))
 
-    assert beside_the_sets(counts) == PUSH | {"xadd": 500, "type": 1}
+    assert beside_the_sets(counts) == PUSH | {"hmget": 1, "xadd": 500, "type": 1}
 
 
 async def test_a_push_of_many_is_a_call_for_each_500(bench: Bench) -> None:

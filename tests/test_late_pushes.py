@@ -38,10 +38,9 @@ def send(store: RedisStore, job: NewJob, sent_ms: float, *, repeated: bool = Fal
     connection = SyncConnection(commands, Target(store.url))
     try:
         if not repeated and are_plain([job]):
-            (plain,) = connection.run(commands.push_plain([job], sent_ms=sent_ms))
+            plain = connection.run(commands.push_plain([job], sent_ms=sent_ms))
             assert not plain.pushed
-        (answer,) = connection.run(commands.push([job], repeated=repeated, sent_ms=sent_ms))
-        return answer  # type: ignore[no-any-return]
+        return connection.run(commands.push([job], repeated=repeated, sent_ms=sent_ms))
     finally:
         connection.close()
 

@@ -166,6 +166,7 @@ class Scene:
 ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "push": Scene.push,
     "push_plain": lambda scene: scene.store.driver.push([job("p1"), job("p2")], repeated=False),
+    "push_one": lambda scene: scene.store.driver.push([job("p1")], repeated=False),
     "join": Scene.join,
     "claim": Scene.claim,
     "beat": Scene.beat,
@@ -377,6 +378,7 @@ OWN = {"claim": "w2", "reclaim": "w2", "join": "w3", "release: of one that was f
 def spoil(store: RedisStore, key: str, worker_id: str = "w1") -> None:
     """Let this key be of another type than it should."""
     names = {
+        "ready:": "ready:normal",
         "unique:": "unique:held",
         "finished:": f"finished:{store.clock() // 5000}",
         "conflict:": "conflict:n5",

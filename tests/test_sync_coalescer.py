@@ -186,9 +186,10 @@ def test_of_a_thread_that_leaves_just_as_it_is_to_carry_others_another_one_carri
         pushes._crowd.take()
         turn = waiting[0].answer
         turn.batch = waiting  # type: ignore[attr-defined]
-        first, pushes._carrier = pushes._carrier, turn  # type: ignore[assignment]
+        thread = turn.thread  # type: ignore[attr-defined]
+        first, pushes._carrier = pushes._carrier, thread
 
-    pushes._leave(turn)  # type: ignore[arg-type]
+    pushes._leave(thread, waiting[0])
     bench.wire.go.set()
 
     assert outcome(futures[2]) == "c"

@@ -105,7 +105,7 @@ def commands(field: Field) -> WorkerCommands:
 
 
 def run(field: Field, command: Command[Any]) -> Any:
-    return field.store._connection.run(command)[0]
+    return field.store._connection.run(command)
 
 
 def worker_ids(field: Field) -> list[str]:
@@ -300,7 +300,7 @@ def test_a_beat_that_comes_late_is_answered_all_the_same(field: Field, worker: s
     field.workers.delay_reply(0.3, commands(field).beat(worker, {}).wire[1].encode())
     began = time.monotonic()
 
-    assert connection.run(commands(field).beat(worker, {})) == [0]
+    assert connection.run(commands(field).beat(worker, {})) == 0
 
     assert time.monotonic() - began >= 0.3
     connection.close()
@@ -339,7 +339,7 @@ def test_a_claim_that_was_not_held_is_no_fault_and_none_is_held_afterwards(field
     field.tend()
 
     connection = SyncConnection(commands(field), Target(through(field.store.url, field.workers.port)), 5)
-    assert len(connection.run(commands(field).wait(worker, 9, 1))[0]) == 1
+    assert len(connection.run(commands(field).wait(worker, 9, 1))) == 1
     connection.close()
     assert (fault.happened, field.late) == (False, [])
 

@@ -114,7 +114,7 @@ class Store:
         Raises:
             DriverError: It failed.
         """
-        return self._connection.run(Command(wire, lambda reply: reply))[0]
+        return self._connection.run(Command(wire, lambda reply: reply))
 
     def counts(self) -> Counts:
         """How many jobs are in each state."""
@@ -176,9 +176,9 @@ class Store:
 
     def tidy(self) -> None:
         """Look at all consumers now, and for what nobody would be given, as some worker does each minute."""
-        (tidied,) = self._connection.run(self._commands.forget(_HOUR_MS, 0))
+        tidied = self._connection.run(self._commands.forget(_HOUR_MS, 0))
         while tidied.after:
-            (tidied,) = self._connection.run(self._commands.tidy(Tidy(tidied.after)))
+            tidied = self._connection.run(self._commands.tidy(Tidy(tidied.after)))
 
     def set_clock(self, seconds: float) -> None:
         """Let the server's clock be so far ahead, or, if that is negative, behind; see `settable`."""
@@ -245,7 +245,7 @@ class Store:
         left = list(dict.fromkeys(job_ids))
         while left:
             some, left = left[:MOST_JOBS], left[MOST_JOBS:]
-            (standings,) = self._connection.run(self._commands.ask(Ask(some)))
+            standings = self._connection.run(self._commands.ask(Ask(some)))
             for job, standing in zip(some, standings, strict=True):
                 if standing.ending is Ending.LATER:
                     left.append(job)

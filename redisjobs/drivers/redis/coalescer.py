@@ -39,23 +39,20 @@ class Coalescer:
     async def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
         """Push jobs; see `Driver.push`."""
         if not self._under_way:
-            return await self._push_alone(jobs, repeated)
+            self._under_way += 1
+            try:
+                return await self._send(jobs, repeated, time.monotonic() + LONGEST_TRY)
+            except Unavailable as error:
+                self._crowd.give_up(error)
+                raise
+            finally:
+                self._under_way -= 1
+                if self._crowd:
+                    self._set_out()
         future: asyncio.Future[list[Pushed]] = asyncio.get_running_loop().create_future()
         self._crowd.add(WaitingPush(jobs, repeated, future, math.inf))
         self._set_out()
         return await future
-
-    async def _push_alone(self, jobs: Sequence[NewJob], repeated: bool) -> list[Pushed]:
-        self._under_way += 1
-        try:
-            return await self._send(jobs, repeated, time.monotonic() + LONGEST_TRY)
-        except Unavailable as error:
-            self._crowd.give_up(error)
-            raise
-        finally:
-            self._under_way -= 1
-            if self._crowd:
-                self._set_out()
 
     def _set_out(self) -> None:
         """Carry what waits, if that is worth a round trip now.
@@ -113,7 +110,7 @@ class SyncCoalescer:
         """Begin with nobody, as a forked process does: those who wait are its parent's."""
         self._lock = threading.Lock()  # of the crowd, and of who carries
         self._crowd = Crowd()
-        self._carrier: _Turn | None = None  # of the thread that has a push under way
+        self._carrier: int | None = None  # the thread that has a push under way
         self._inside: set[int] = set()  # threads that push
 
     def push(self, jobs: Sequence[NewJob], *, repeated: bool, until: float) -> list[Pushed]:
@@ -122,19 +119,19 @@ class SyncCoalescer:
         if thread in self._inside:  # a signal's handler, which must not wait for what it has interrupted
             return self._send(jobs, repeated, until)
         self._inside.add(thread)
-        turn = _Turn()
+        waiting: WaitingPush | None = None
         try:
             with self._lock:
-                is_alone = self._carrier is None
-                if is_alone:
-                    self._carrier = turn
+                if self._carrier is None:
+                    self._carrier = thread
                 else:
-                    self._crowd.add(turn.begin_to_wait(jobs, repeated, until))
-            if is_alone:
+                    waiting = WaitingPush(jobs, repeated, _Turn(thread), until)
+                    self._crowd.add(waiting)
+            if waiting is None:
                 return self._push_alone(jobs, repeated, until)
-            return self._wait(turn, until)
+            return self._wait(_turn_of(waiting), until)
         finally:  # also where KeyboardInterrupt came, or what another handler raised: nobody may wait for ever
-            self._leave(turn)
+            self._leave(thread, waiting)
             self._inside.discard(thread)
 
     def _wait(self, turn: "_Turn", until: float) -> list[Pushed]:
@@ -168,50 +165,51 @@ class SyncCoalescer:
             turn.batch = None
             self._hand_to(self._crowd.take())
 
-    def _leave(self, turn: "_Turn") -> None:
+    def _leave(self, thread: int, waiting: WaitingPush | None) -> None:
         """Wait no longer, and carry nothing: what is still to be carried another thread carries."""
         with self._lock:
-            if turn.push is not None and not turn.done():
-                self._crowd.remove(turn.push)
-            turn.leave()
-            turn.push = None  # which leads back to it
-            if self._carrier is turn:
+            others: Batch = ()
+            if waiting is not None:
+                turn = _turn_of(waiting)
+                if not turn.done():
+                    self._crowd.remove(waiting)
+                turn.leave()
                 others = [other for other in turn.batch or () if not other.answer.done()]
-                self._hand_to(others or self._crowd.take())
+            if self._carrier == thread:
+                self._hand_to(others or (self._crowd.take() if self._crowd else ()))
 
     def _hand_to(self, batch: Batch) -> None:
         """Let one of those who wait carry these; or leave the way free."""
         self._carrier = None
         if batch:
-            turn = batch[0].answer
-            assert isinstance(turn, _Turn)
-            self._carrier = turn
+            turn = _turn_of(batch[0])
+            self._carrier = turn.thread
             turn.carry(batch)
+
+
+def _turn_of(push: WaitingPush) -> "_Turn":
+    assert isinstance(push.answer, _Turn)
+    return push.answer
 
 
 class _Turn:
     """What a thread waits for: the answer to its push, or that it is to carry a batch; see `Answer`.
 
     Attributes:
+        thread: Which one.
         batch: What it is to carry.
-        push: Its own push, if that waits.
     """
 
-    __slots__ = ("_answers", "_error", "_gate", "_has_left", "batch", "push")
+    __slots__ = ("_answers", "_error", "_gate", "_has_left", "batch", "thread")
 
-    def __init__(self) -> None:
+    def __init__(self, thread: int) -> None:
+        self.thread = thread
         self.batch: Batch | None = None
-        self.push: WaitingPush | None = None
         self._answers: list[Pushed] | None = None
         self._error: Exception | None = None
         self._has_left = False
-
-    def begin_to_wait(self, jobs: Sequence[NewJob], repeated: bool, until: float) -> WaitingPush:
-        """Let the thread wait for the answer to a push, which this returns."""
         self._gate = threading.Lock()  # by far the cheapest thing to wait for
         self._gate.acquire()
-        self.push = WaitingPush(jobs, repeated, self, until)
-        return self.push
 
     def wait(self, until: float) -> bool:
         """Whether either has come by then, by the monotonic clock."""

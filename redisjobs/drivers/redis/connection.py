@@ -11,7 +11,7 @@ import ssl
 import time
 from collections.abc import Hashable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import redis
@@ -31,6 +31,8 @@ ANSWER = LONGEST_TRY / 2
 
 CLOCK_KEPT = 60.0
 """Seconds for which a server's clock is known that was heard; it may have been set since, or drift."""
+
+T = TypeVar("T")
 
 _CHUNK = 64 * 1024  # bytes read at once
 _GOODBYE = 0.5  # seconds that closing a connection in order may take
@@ -212,50 +214,71 @@ class Connection:
         """Whether an answer has begun to arrive and is not complete."""
         return self._replies is not None and self._replies.is_receiving
 
-    async def run(self, *commands: Command[Any], until: float = math.inf) -> list[Any]:
-        """Run commands in one round trip; what each parses to.
+    async def run(self, command: Command[T], until: float = math.inf) -> T:
+        """Run a command; what it parses to.
 
         Args:
-            commands: The commands.
+            command: The command.
             until: When to give up, by the monotonic clock.
 
         Raises:
-            DriverError: One of them failed, or no reply came.
+            DriverError: It failed, or no reply came.
         """
         try:
-            replies = await self._ask([command.wire for command in commands], until)
-            for reply in replies:
-                if isinstance(reply, Exception):
-                    return await self._heal(commands, replies, until)
-            return [command.parse(reply) for command, reply in zip(commands, replies, strict=True)]
-        except (redis.RedisError, OSError) as error:
-            await self._drop()
-            raise translate(error) from error
-        except Unavailable:
-            await self._drop()  # another server may have taken its place: ask who it is now
-            raise
-        except DriverError:
-            raise
-        except BaseException:
-            # Cancelled, most likely: the reply may still come, and would answer the next question.
-            await self._drop()
+            arrived = self._replies or await self.open(until)
+            await self._ask((command.wire,), until)
+            replies = arrived.take(1)
+            if not isinstance(replies[0], Exception):
+                return command.parse(replies[0])
+            (value,) = await self._heal((command,), replies, arrived, until)
+            return value  # type: ignore[no-any-return]
+        except BaseException as error:
+            await self._fail(error)
             raise
 
-    async def _heal(self, commands: Sequence[Command[Any]], replies: list[Any], until: float) -> list[Any]:
+    async def run_all(self, commands: Sequence[Command[Any]], until: float = math.inf) -> list[Any]:
+        """Run commands in one round trip; what each parses to. See `run`."""
+        try:
+            arrived = self._replies or await self.open(until)
+            await self._ask([command.wire for command in commands], until)
+            replies = arrived.take(len(commands))
+            parsed = _parsed(commands, replies)
+            return await self._heal(commands, replies, arrived, until) if parsed is None else parsed
+        except BaseException as error:
+            await self._fail(error)
+            raise
+
+    async def _fail(self, error: BaseException) -> None:
+        """Drop the connection, unless a server has answered by this error that goes on serving.
+
+        Raises:
+            DriverError: It was one of redis-py's, or the operating system's.
+        """
+        if isinstance(error, DriverError) and not isinstance(error, Unavailable):
+            return
+        # Where it is unavailable another server may have taken its place: ask who it is now. Where this was
+        # cancelled the reply may still come, and would answer the next question.
+        await self._drop()
+        if isinstance(error, redis.RedisError | OSError):
+            raise translate(error) from error
+
+    async def _heal(
+        self, commands: Sequence[Command[Any]], replies: list[Any], arrived: Replies, until: float
+    ) -> list[Any]:
         healing = self._commands.healing(commands, replies)
         try:
             wires = next(healing)
             while True:
-                wires = healing.send(await self._ask(wires, until))
+                await self._ask(wires, until)
+                wires = healing.send(arrived.take(len(wires)))
         except StopIteration as done:
             return list(done.value)
 
-    async def _ask(self, wires: Sequence[Sequence[Any]], until: float) -> list[Any]:
-        replies = self._replies or await self.open(until)
+    def _ask(self, wires: Sequence[Sequence[Any]], until: float) -> asyncio.Future[None]:
+        """Send commands, and give what to await before their replies are taken."""
         left = _time_left(until, self._timeout)
-        self.send(wires)
-        await replies.arrived(len(wires), left, until)
-        return replies.take(len(wires))
+        replies = self.send(wires)
+        return replies.arrived(len(wires), left, until)
 
     async def open(self, until: float = math.inf) -> Replies:
         """Open it if it is not, and give what arrives over it."""
@@ -269,8 +292,8 @@ class Connection:
             return self._replies  # also if it was closed meanwhile: then sending fails
         return self._replies
 
-    def send(self, wires: Sequence[Sequence[Any]]) -> None:
-        """Send commands over the open connection.
+    def send(self, wires: Sequence[Sequence[Any]]) -> Replies:
+        """Send commands over the open connection, and give what arrives over it.
 
         Raises:
             OSError: The connection is lost.
@@ -278,6 +301,7 @@ class Connection:
         if self._replies is None:
             raise ConnectionError("the connection was closed")
         self._replies.send(packed(wires))
+        return self._replies
 
     async def next(self, timeout: float) -> Any:
         """The next reply over the open connection, whatever was sent; an error reply as a value.
@@ -330,21 +354,31 @@ class SyncConnection:
         self._connection: Any = None
         self._replies: Any = None
 
-    def run(self, *commands: Command[Any], until: float = math.inf) -> list[Any]:
-        """Run commands in one round trip; what each parses to.
+    def run(self, command: Command[T], until: float = math.inf) -> T:
+        """Run a command; what it parses to.
 
         Args:
-            commands: The commands.
+            command: The command.
             until: When to give up, by the monotonic clock.
 
         Raises:
-            DriverError: One of them failed, or no reply came.
+            DriverError: It failed, or no reply came.
         """
+        replies = self._round_trip((command.wire,), until)
+        if not isinstance(replies[0], Exception):
+            return command.parse(replies[0])
+        (value,) = self._heal((command,), replies, until)
+        return value  # type: ignore[no-any-return]
+
+    def run_all(self, commands: Sequence[Command[Any]], until: float = math.inf) -> list[Any]:
+        """Run commands in one round trip; what each parses to. See `run`."""
         replies = self._round_trip([command.wire for command in commands], until)
+        parsed = _parsed(commands, replies)
+        return self._heal(commands, replies, until) if parsed is None else parsed
+
+    def _heal(self, commands: Sequence[Command[Any]], replies: list[Any], until: float) -> list[Any]:
+        healing = self._commands.healing(commands, replies)
         try:
-            if not any(isinstance(reply, Exception) for reply in replies):
-                return [command.parse(reply) for command, reply in zip(commands, replies, strict=True)]
-            healing = self._commands.healing(commands, replies)
             wires = next(healing)
             while True:
                 wires = healing.send(self._round_trip(wires, until))
@@ -362,8 +396,11 @@ class SyncConnection:
                 self._replies = reader_of(self._connection)
             connection = self._connection
             connection._sock.settimeout(_time_left(until, self._timeout))
-            connection.send_packed_command([packed(wires)], check_health=False)
-            return [self._read(connection, until) for _ in wires]
+            connection._sock.sendall(packed(wires))
+            replies = [self._read(connection, until)]
+            while len(replies) < len(wires):
+                replies.append(self._read(connection, until))
+            return replies
         except (redis.RedisError, OSError) as error:
             self.close()
             raise translate(error) from error
@@ -387,6 +424,14 @@ class SyncConnection:
         if connection is not None:
             with suppress(redis.RedisError, OSError):
                 connection.disconnect()
+
+
+def _parsed(commands: Sequence[Command[Any]], replies: Sequence[Any]) -> list[Any] | None:
+    """What commands parse to; None if one of them failed."""
+    for reply in replies:
+        if isinstance(reply, Exception):
+            return None
+    return [command.parse(reply) for command, reply in zip(commands, replies, strict=True)]
 
 
 def _time_left(until: float, most: float) -> float:

@@ -121,7 +121,7 @@ class RedisConsumer:
     async def _run(self, *commands: Command[Any]) -> list[Any]:
         line = self._lines.pop() if self._lines else self._new_line()
         try:
-            return await line.run(*commands)
+            return await line.run_all(commands)
         except (Unavailable, asyncio.CancelledError):
             # What ended one connection has mostly ended the others: each would fail once more by itself.
             while self._lines:
@@ -502,7 +502,7 @@ class SyncRedisConsumer:
             one._commands.beat(worker_id, each.facts)
             for one, worker_id, each in zip(those, workers, beats, strict=True)
         ]
-        answers = self._connection.run(*commands)
+        answers = self._connection.run_all(commands)
         return [
             one._beaten(worker_id, cancels, each.held, self._connection)
             for one, worker_id, each, cancels in zip(those, workers, beats, answers, strict=True)
@@ -523,7 +523,7 @@ class SyncRedisConsumer:
         self._listens -= 1
         leases, asked = held(), list[Lease]()
         for start in range(0, len(leases), MOST_JOBS):
-            (marked,) = connection.run(self._commands.cancelled(leases[start : start + MOST_JOBS]))
+            marked = connection.run(self._commands.cancelled(leases[start : start + MOST_JOBS]))
             asked += marked
         return asked
 
@@ -531,7 +531,7 @@ class SyncRedisConsumer:
         total = 0
         while True:
             command = self._commands.release(self._consumer.worker_id, refund=refund, watch=watch)
-            (released,) = self._connection.run(command)
+            released = self._connection.run(command)
             total += int(released)
             if not released:
                 return total

@@ -66,7 +66,7 @@ async def push_over(
     steps = pushing(connection.clock, commands, jobs, repeated)
     command = next(steps)
     while True:
-        (answer,) = await connection.run(command, until=until)
+        answer = await connection.run(command, until)
         try:
             command = steps.send(answer)
         except StopIteration as done:
@@ -161,13 +161,14 @@ class RedisDriver:
             await idle.pop().aclose()
 
     async def _run(self, command: Command[T]) -> T:
-        (value,) = await self._run_all([command])
-        return value
+        await self._check_server()
+        async with self._connection() as connection:
+            return await connection.run(command)
 
     async def _run_all(self, commands: Sequence[Command[T]]) -> list[T]:
         await self._check_server()
         async with self._connection() as connection:
-            return await connection.run(*commands)
+            return await connection.run_all(commands)
 
     async def _check_server(self) -> None:
         """Reach the server and see that it is new enough; again is free."""
@@ -206,7 +207,7 @@ class _SyncConnections:
 
     Attributes:
         idle: Those that nobody uses.
-        room: One None for each that there may be more.
+        room: One None for each that there may be more, for calls other than small pushes.
         checked: Whether the server was seen to be new enough.
     """
 
@@ -233,30 +234,32 @@ class SyncRedisDriver:
         self._pushes = SyncCoalescer(self._push)
 
     def push(self, jobs: Sequence[NewJob], *, repeated: bool, until: float = math.inf) -> list[Pushed]:
-        self._check_server(until)
+        if not self._connections.checked:
+            self._check_server(until)
         if len(jobs) <= _MOST_TOGETHER:
             return self._pushes.push(jobs, repeated=repeated, until=until)
-        return self._push(jobs, repeated, until)
+        with self._connection(until) as connection:
+            return self._push_over(connection, jobs, repeated, until)
 
     def _push(self, jobs: Sequence[NewJob], repeated: bool, until: float) -> list[Pushed]:
-        # Not by `_connection`, which takes longer: each push goes by here.
-        room, idle = self._connections.room, self._connections.idle
-        self._wait_for(room, until)
+        idle = self._connections.idle
+        connection = self._take(idle)
         try:
-            connection = self._take(idle)
-            try:
-                steps = pushing(connection.clock, self.commands, jobs, repeated)
-                command = next(steps)
-                while True:
-                    (answer,) = connection.run(command, until=until)
-                    try:
-                        command = steps.send(answer)
-                    except StopIteration as done:
-                        return done.value  # type: ignore[no-any-return]
-            finally:
-                idle.append(connection)
+            return self._push_over(connection, jobs, repeated, until)
         finally:
-            room.put(None)
+            idle.append(connection)
+
+    def _push_over(
+        self, connection: SyncConnection, jobs: Sequence[NewJob], repeated: bool, until: float
+    ) -> list[Pushed]:
+        steps = pushing(connection.clock, self.commands, jobs, repeated)
+        command = next(steps)
+        while True:
+            answer = connection.run(command, until)
+            try:
+                command = steps.send(answer)
+            except StopIteration as done:
+                return done.value  # type: ignore[no-any-return]
 
     def read(self, query: Query[T], *, until: float = math.inf) -> T:
         return self._run(self.commands.read(query), until)
@@ -274,20 +277,21 @@ class SyncRedisDriver:
                 idle.pop().close()
 
     def _run(self, command: Command[T], until: float) -> T:
-        (value,) = self._run_all([command], until)
-        return value
+        self._check_server(until)
+        with self._connection(until) as connection:
+            return connection.run(command, until)
 
     def _run_all(self, commands: Sequence[Command[T]], until: float) -> list[T]:
         self._check_server(until)
         with self._connection(until) as connection:
-            return connection.run(*commands, until=until)
+            return connection.run_all(commands, until)
 
     def _check_server(self, until: float) -> None:
         """Reach the server and see that it is new enough; again is free."""
         connections = self._connections
         if not connections.checked:
             with self._connection(until) as connection:
-                connection.run(hello(), until=until)
+                connection.run(hello(), until)
             connections.checked = True
 
     @contextmanager

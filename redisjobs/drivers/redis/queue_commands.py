@@ -67,6 +67,7 @@ _TIDY_MS = 55_000  # all consumers are looked at so often, by whichever worker c
 _REPLY_BYTES = 1024 * 1024  # of entries that one step looks at
 _FAR = 1e15  # ms; somebody may have made `inf` a due time
 _NOBODY = (b"", b"released", b"alone", b"parked")  # who has a job that is ready
+_SMALL = 4096  # characters of parameters; `push_one` takes less than 16 KB, and one may have four bytes
 _STREAMS = {priority: number for number, priority in enumerate(Priority, 1)}
 _ADDED = Pushed(Reply.OK)
 
@@ -111,8 +112,12 @@ class QueueCommands(ScheduleCommands):
 
     def push_plain(self, jobs: Sequence[NewJob], *, sent_ms: float | None) -> Command[PushAnswer]:
         """The same for jobs that are plain, as `are_plain` says."""
-        number = _STREAMS[jobs[0].priority]
-        arguments: list[Any] = [self._now, "" if sent_ms is None else int(sent_ms), number]
+        sent = "" if sent_ms is None else int(sent_ms)
+        first = jobs[0]
+        if len(jobs) == 1 and len(first.fields[3]) <= _SMALL:
+            words = [self._now, sent, first.priority, raw_id(first.job_id), first.fields[1], first.fields[3]]
+            return self._run("push_one", words, _one_answer)
+        arguments: list[Any] = [self._now, sent, _STREAMS[first.priority]]
         arguments += [raw_id(job.job_id) for job in jobs]
         arguments += [job.fields[1] for job in jobs]
         arguments += [job.fields[3] for job in jobs]
@@ -349,6 +354,13 @@ def _push_answer(reply: Any) -> PushAnswer:
     if said == [Reply.STALE.encode()]:
         return PushAnswer(now_us / 1000, None)
     return PushAnswer(now_us / 1000, [pushed(each) for each in said])
+
+
+def _one_answer(reply: Any) -> PushAnswer:
+    word = reply[1]
+    if word == b"OK":  # by far the most
+        return PushAnswer(reply[0] / 1000, [_ADDED])
+    return PushAnswer(reply[0] / 1000, None if word == b"STALE" else [])
 
 
 def _row(reply: Any) -> Row:

@@ -73,7 +73,7 @@ class Reader:
                 leases: list[Lease] = []
                 answer = False
                 if not until.is_set:
-                    leases, answer = await self._connection.run(command, after)
+                    leases, answer = await self._connection.run_all((command, after))
             except BaseException:
                 for task in ending:
                     task.cancel()
@@ -90,7 +90,7 @@ class Reader:
     async def _ask_id(self) -> None:
         self._id = None
         try:
-            (self._id,) = await self._connection.run(client_id())
+            self._id = await self._connection.run(client_id())
         except (Unavailable, QueueFull):
             raise
         except DriverError:  # the ACL forbids it

@@ -270,7 +270,7 @@ class CutFire(_CutReply):
 def _wires(field: Field, trigger: str) -> list[bytes]:
     """What a request contains that runs a command, or a script of any release so far."""
     release = field.fleet.release
-    names = [] if trigger.isupper() else ["push", "push_plain"] if trigger == "push" else [trigger]
+    names = [] if trigger.isupper() else ["push", "push_plain", "push_one"] if trigger == "push" else [trigger]
     scripts = [sha for name in names for sha in [*release.shas(name), *release.shas(name, careful=True)]]
     wires = scripts or [trigger]
     return [wire.encode() for wire in wires]

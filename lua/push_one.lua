@@ -1,0 +1,50 @@
+#!lua
+-- push_one: put one job on the queue: push_plain for a small one by itself, as most are pushed. Refused whole when the server is
+-- out of memory.
+--
+-- Alone, a script runs with nothing of it in the processor's caches, so each step of it shows in the time of the push.
+--
+-- KEYS[1]  ready:     stream  prefix; ready:<priority> holds jobs to run and running; group `workers`
+-- KEYS[2]  jobs       hash    the locator: job id -> where it is
+-- KEYS[3]  finished:  set     prefix; finished:<n> holds what ended in those 5 s: see include/mark
+-- KEYS[4]  stats      hash    counters
+--
+-- ARGV[1]  now_ms      int ms; '' = the server's clock
+-- ARGV[2]  sent_ms     int ms  when this was sent, by the server's clock; '' if the client does not know it yet
+-- ARGV[3]  priority    high, normal or low
+-- ARGV[4]  id          one that was made for this push
+-- ARGV[5]  name
+-- ARGV[6]  parameters  less than 16 KB, or include/note_large has to hear of it
+--
+-- Returns  {now_us, word, added}: as of push_plain
+--          OK      on the queue
+--          PARTIAL `added` is 0: nothing was written, and push is to say what it is
+--          STALE   sent too long ago, or the server's clock was set since; nothing was written
+
+--- @include "include/now"
+--- @include "include/whole"
+--- @include "include/mark"
+--- @include "include/count"
+
+local ready, jobs, finished, stats = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local now_ms, exact_ms = now(ARGV[1])
+local sent_ms, priority, id, name, parameters = tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+
+local oldest_ms, ahead_ms = 30000, 100 -- as in push
+if not sent_ms or sent_ms < now_ms - oldest_ms or sent_ms > now_ms + ahead_ms then
+  return {exact_ms * 1000, 'STALE'}
+end
+
+if redis.call('HGET', jobs, id) then return {exact_ms * 1000, 'PARTIAL', 0} end
+for n = math.floor((sent_ms - ahead_ms) / 5000), math.floor((now_ms + ahead_ms) / 5000) do
+  if redis.call('SMISMEMBER', finished .. whole(n), mark(id))[1] == 1 then return {exact_ms * 1000, 'PARTIAL', 0} end
+end
+
+local entry = redis.pcall('XADD', ready .. priority, '*', 'id', id, 'name', name, 'parameters', parameters)
+if type(entry) == 'string' then
+  redis.call('HSET', jobs, id, priority .. ' ' .. entry)
+  count(stats, 'pushed', 1)
+  return {exact_ms * 1000, 'OK'}
+end
+if not string.find(entry.err, 'exhausted', 1, true) then return error(entry) end
+return {exact_ms * 1000, 'PARTIAL', 0} -- the stream has no entry ids left, by somebody's hand

@@ -1,8 +1,9 @@
 #!lua
--- push_one: put one job on the queue: push_plain for a small one by itself, as most are pushed. Refused whole when the server is
--- out of memory.
+-- push_one: put one job on the queue that push_plain would take, and that is small. Refused whole when the server is out of
+-- memory.
 --
--- Alone, a script runs with nothing of it in the processor's caches, so each step of it shows in the time of the push.
+-- Most jobs are pushed one by one. A script that runs now and then finds nothing of itself in the processor's caches, so each
+-- step of it shows in the time of the push: this is push_plain without what many jobs need.
 --
 -- KEYS[1]  ready:     stream  prefix; ready:<priority> holds jobs to run and running; group `workers`
 -- KEYS[2]  jobs       hash    the locator: job id -> where it is
@@ -16,9 +17,9 @@
 -- ARGV[5]  name
 -- ARGV[6]  parameters  less than 16 KB, or include/note_large has to hear of it
 --
--- Returns  {now_us, word, added}: as of push_plain
+-- Returns  {now_us, word}: the server's clock, and of the job
 --          OK      on the queue
---          PARTIAL `added` is 0: nothing was written, and push is to say what it is
+--          PARTIAL nothing was written; push is to say what it is
 --          STALE   sent too long ago, or the server's clock was set since; nothing was written
 
 --- @include "include/now"
@@ -35,9 +36,9 @@ if not sent_ms or sent_ms < now_ms - oldest_ms or sent_ms > now_ms + ahead_ms th
   return {exact_ms * 1000, 'STALE'}
 end
 
-if redis.call('HGET', jobs, id) then return {exact_ms * 1000, 'PARTIAL', 0} end
+if redis.call('HGET', jobs, id) then return {exact_ms * 1000, 'PARTIAL'} end
 for n = math.floor((sent_ms - ahead_ms) / 5000), math.floor((now_ms + ahead_ms) / 5000) do
-  if redis.call('SMISMEMBER', finished .. whole(n), mark(id))[1] == 1 then return {exact_ms * 1000, 'PARTIAL', 0} end
+  if redis.call('SMISMEMBER', finished .. whole(n), mark(id))[1] == 1 then return {exact_ms * 1000, 'PARTIAL'} end
 end
 
 local entry = redis.pcall('XADD', ready .. priority, '*', 'id', id, 'name', name, 'parameters', parameters)
@@ -47,4 +48,4 @@ if type(entry) == 'string' then
   return {exact_ms * 1000, 'OK'}
 end
 if not string.find(entry.err, 'exhausted', 1, true) then return error(entry) end
-return {exact_ms * 1000, 'PARTIAL', 0} -- the stream has no entry ids left, by somebody's hand
+return {exact_ms * 1000, 'PARTIAL'} -- the stream has no entry ids left, by somebody's hand

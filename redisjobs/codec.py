@@ -87,8 +87,8 @@ def encode_parameters(name: JobName[P], parameters: P, limit: int = MAX_PARAMETE
     except Exception as error:  # the type's own validators and serializers may raise anything
         why = _unwritable(name, parameters, error) or f" as {_type_name(name)}: {error}"
         raise EncodeError(f"{name.name}: {name.what} can't be written{why}") from error
-    if len(raw) > limit:  # asked here as well: most jobs go by
-        _within(name.name, raw, limit, *(("the result takes", "return") if name.is_result else ()))
+    if len(raw) > limit:
+        raise _too_large(name.name, raw, limit, *(("the result takes", "return") if name.is_result else ()))
     return raw
 
 
@@ -98,13 +98,13 @@ def _may_have_lost(raw: bytes) -> bool:
     return b"null" in raw or (b"*" in raw and b"****" in raw) or (not raw.isascii() and b"\xef\xbf\xbd" in raw)
 
 
-def _within(name: str, raw: bytes, limit: int, takes: str = "parameters take", give: str = "push") -> bytes:
-    if len(raw) > limit:
-        raise EncodeError(
-            f"{name}: {takes} {len(raw):,} bytes of JSON, the limit is {limit:,}; keep large data "
-            f"elsewhere and {give} where it is, or raise max_parameters= of the queue"
-        )
-    return raw
+def _too_large(
+    name: str, raw: bytes, limit: int, takes: str = "parameters take", give: str = "push"
+) -> EncodeError:
+    return EncodeError(
+        f"{name}: {takes} {len(raw):,} bytes of JSON, the limit is {limit:,}; keep large data "
+        f"elsewhere and {give} where it is, or raise max_parameters= of the queue"
+    )
 
 
 def encode_untyped(name: str, parameters: Any, limit: int = MAX_PARAMETERS) -> bytes:
@@ -126,7 +126,9 @@ def encode_untyped(name: str, parameters: Any, limit: int = MAX_PARAMETERS) -> b
         raise EncodeError(f"{name}: {_UNTYPED}; a {type(parameters).__name__} can't be written: {error}") from None
     if not is_same:
         raise EncodeError(f"{name}: {_UNTYPED}; {parameters!r:.100} would come back as {text[:100]}")
-    return _within(name, raw, limit)
+    if len(raw) > limit:
+        raise _too_large(name, raw, limit)
+    return raw
 
 
 def decode_untyped(what: str, raw: bytes) -> Any:

@@ -30,16 +30,18 @@ pytestmark = pytest.mark.anyio
 FIELDS = ["name", "Work", "parameters", "{}"]
 JOB = JobName("Work", dict[str, int])
 MADE = "P7SeCo0BTZMleAxBUF"  # as ids are that are made
+ANOTHER = NewJob("P7SeCo0BTZMleAxBUG", FIELDS)
 
 
 def send(store: RedisStore, job: NewJob, sent_ms: float, *, repeated: bool = False) -> PushAnswer:
-    """A first try, or a repetition, as it was sent then; the plain way first where it is plain: that adds none."""
+    """A first try, or a repetition, as it was sent then; the plain ways first if it is plain: these add none."""
     commands = QueueCommands(store.queue_name, store.clock)
     connection = SyncConnection(commands, Target(store.url))
     try:
         if not repeated and are_plain([job]):
-            plain = connection.run(commands.push_plain([job], sent_ms=sent_ms))
-            assert not plain.pushed
+            for jobs in ([job], [job, ANOTHER], [ANOTHER, job]):
+                plain = connection.run(commands.push_plain(jobs, sent_ms=sent_ms))
+                assert not plain.pushed
         return connection.run(commands.push([job], repeated=repeated, sent_ms=sent_ms))
     finally:
         connection.close()

@@ -689,12 +689,13 @@ async def test_where_a_priority_has_no_entry_ids_left_its_jobs_go_to_another(sce
 
     pushed = await store.driver.push([job("new"), job("low", priority=Priority.LOW)], repeated=False)
     assert pushed == [Pushed(Reply.OK)] * 2
+    assert await store.driver.push([job("alone")], repeated=False) == [Pushed(Reply.OK)]
     assert (await scene.worker.exchange([(again, RetryLater(After(0)))], None)).replies == [Reply.OK]
     assert await store.driver.change(Requeue("dead")) is Reply.OK
     store.clock.advance(2)
 
     taken = [lease.job_id for lease in await claim(scene.worker)]
-    assert taken[1:] == ["new", "low", "again", "dead", "later"]
+    assert taken[1:] == ["new", "low", "alone", "again", "dead", "later"]
     assert taken[0].endswith(f"-{2**64 - 1}")
 
 
@@ -727,6 +728,7 @@ async def test_with_no_entry_ids_left_at_all_whatever_is_there_stays_and_is_clai
 
     pushed = await store.driver.push([job("new", unique="key"), job("delayed", due=After(9000))], repeated=False)
     assert [each.reply for each in pushed] == [Reply.NO_IDS, Reply.OK]
+    assert await store.driver.push([job("alone")], repeated=False) == [Pushed(Reply.NO_IDS)]
     assert (await scene.worker.exchange([(again, RetryLater(After(0)))], None)).replies == [Reply.NO_IDS]
     assert await store.driver.change(Requeue("dead")) is Reply.NO_IDS
     store.clock.advance(2)

@@ -19,6 +19,7 @@ from redisjobs import JobContext, JobQueue, Unavailable, Worker
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver
 from redisjobs.drivers.memory.exchange import claim
 from redisjobs.drivers.memory.worker import join, release
+from redisjobs.drivers.redis.commands import Command
 from redisjobs.drivers.redis.connection import SyncConnection
 from redisjobs.events import JobsClaimed, JobsReleased, LoopBlocked, SourceAvailable, SourceUnavailable
 from redisjobs.torture.proxy import HOST, Proxy
@@ -875,13 +876,13 @@ async def test_queues_on_one_server_beat_in_one_round_trip(
     redis_store: RedisStore, pair: tuple[RedisStore, RedisStore], seen: Seen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together: list[int] = []
-    run = SyncConnection.run
+    run_all = SyncConnection.run_all
 
-    def spy(connection: SyncConnection, *commands: Any, **options: Any) -> list[Any]:
+    def spy(connection: SyncConnection, commands: Sequence[Command[Any]]) -> list[Any]:
         together.append(len(commands))
-        return run(connection, *commands, **options)
+        return run_all(connection, commands)
 
-    monkeypatch.setattr(SyncConnection, "run", spy)
+    monkeypatch.setattr(SyncConnection, "run_all", spy)
     server = f"redis://{redis_store.url.rpartition('@')[2]}"  # as one user, who may do everything
     queues = [seen.handle(JobQueue(server, store.queue_name)) for store in pair]
     async with queues[0], queues[1], running(processor_of(queues, lease=0.6)) as processor:

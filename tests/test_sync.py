@@ -23,7 +23,7 @@ from redisjobs.drivers.redis.connection import SyncConnection
 from redisjobs.sync import JobQueue
 from redisjobs.waiting import WaitingThread
 
-THREADS, EACH = 24, 25  # more threads than the 16 connections that a process keeps
+THREADS, EACH = 24, 25  # more threads than the connections that a process keeps: 16, and one for small pushes
 
 
 @dataclass
@@ -128,7 +128,7 @@ def test_threads_keep_few_connections(redis_store: RedisStore) -> None:
         in_threads(lambda which: queue.push_many(Add(n) for n in range(10)))
         user = redis_store.url.split("//")[1].split(":")[0]
         clients = [client for client in redis_store.admin.client_list() if client["user"] == user]
-        assert 1 <= len(clients) <= 16
+        assert 1 <= len(clients) <= 17
 
 
 @pytest.mark.parametrize("where", ["__init__", "run"])
@@ -145,7 +145,7 @@ def test_a_call_that_is_interrupted_takes_no_connection_from_those_that_come_aft
             queue.push(Add(0))
         with monkeypatch.context() as patched:
             patched.setattr(SyncConnection, where, interrupted)
-            for call in [lambda: queue.push(Add(1)), queue.counts] * 10:  # there may be 16 connections
+            for call in [lambda: queue.push(Add(1)), queue.counts] * 20:  # there may be 16 connections
                 with pytest.raises(KeyboardInterrupt):
                     call()
 

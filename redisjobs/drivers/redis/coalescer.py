@@ -127,9 +127,14 @@ class SyncCoalescer:
                 else:
                     waiting = WaitingPush(jobs, repeated, _Turn(thread), until)
                     self._crowd.add(waiting)
+            if waiting is not None:
+                return self._wait(_turn_of(waiting), until)
+            return self._send(jobs, repeated, until)
+        except Unavailable as error:
             if waiting is None:
-                return self._push_alone(jobs, repeated, until)
-            return self._wait(_turn_of(waiting), until)
+                with self._lock:
+                    self._crowd.give_up(error)
+            raise
         finally:  # also where KeyboardInterrupt came, or what another handler raised: nobody may wait for ever
             self._leave(thread, waiting)
             self._inside.discard(thread)
@@ -140,14 +145,6 @@ class SyncCoalescer:
                 return turn.result()
             self._carry(turn)  # by that it has its own answer, or is to go once more, by itself
         raise Unavailable("no answer in time")
-
-    def _push_alone(self, jobs: Sequence[NewJob], repeated: bool, until: float) -> list[Pushed]:
-        try:
-            return self._send(jobs, repeated, until)
-        except Unavailable as error:
-            with self._lock:
-                self._crowd.give_up(error)
-            raise
 
     def _carry(self, turn: "_Turn") -> None:
         assert turn.batch is not None

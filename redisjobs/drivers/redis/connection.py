@@ -225,12 +225,13 @@ class Connection:
             DriverError: It failed, or no reply came.
         """
         try:
+            # Not by `_round_trip`: one coroutine less, and each push goes by here.
             arrived = self._replies or await self.open(until)
             await self._ask((command.wire,), until)
             replies = arrived.take(1)
             if not isinstance(replies[0], Exception):
                 return command.parse(replies[0])
-            (value,) = await self._heal((command,), replies, arrived, until)
+            (value,) = await self._heal((command,), replies, until)
             return value  # type: ignore[no-any-return]
         except BaseException as error:
             await self._fail(error)
@@ -239,11 +240,9 @@ class Connection:
     async def run_all(self, commands: Sequence[Command[Any]], until: float = math.inf) -> list[Any]:
         """Run commands in one round trip; what each parses to. See `run`."""
         try:
-            arrived = self._replies or await self.open(until)
-            await self._ask([command.wire for command in commands], until)
-            replies = arrived.take(len(commands))
+            replies = await self._round_trip([command.wire for command in commands], until)
             parsed = _parsed(commands, replies)
-            return await self._heal(commands, replies, arrived, until) if parsed is None else parsed
+            return await self._heal(commands, replies, until) if parsed is None else parsed
         except BaseException as error:
             await self._fail(error)
             raise
@@ -262,23 +261,24 @@ class Connection:
         if isinstance(error, redis.RedisError | OSError):
             raise translate(error) from error
 
-    async def _heal(
-        self, commands: Sequence[Command[Any]], replies: list[Any], arrived: Replies, until: float
-    ) -> list[Any]:
+    async def _heal(self, commands: Sequence[Command[Any]], replies: list[Any], until: float) -> list[Any]:
         healing = self._commands.healing(commands, replies)
         try:
             wires = next(healing)
             while True:
-                await self._ask(wires, until)
-                wires = healing.send(arrived.take(len(wires)))
+                wires = healing.send(await self._round_trip(wires, until))
         except StopIteration as done:
             return list(done.value)
 
+    async def _round_trip(self, wires: Sequence[Sequence[Any]], until: float) -> list[Any]:
+        replies = self._replies or await self.open(until)
+        await self._ask(wires, until)
+        return replies.take(len(wires))
+
     def _ask(self, wires: Sequence[Sequence[Any]], until: float) -> asyncio.Future[None]:
-        """Send commands, and give what to await before their replies are taken."""
+        """Send commands over the open connection, and give what to await before their replies are taken."""
         left = _time_left(until, self._timeout)
-        replies = self.send(wires)
-        return replies.arrived(len(wires), left, until)
+        return self.send(wires).arrived(len(wires), left, until)
 
     async def open(self, until: float = math.inf) -> Replies:
         """Open it if it is not, and give what arrives over it."""
@@ -394,12 +394,18 @@ class SyncConnection:
                 self._connection = self._target.sync_connection(_time_left(until, self._timeout))
                 self._connection.connect()
                 self._replies = reader_of(self._connection)
-            connection = self._connection
-            connection._sock.settimeout(_time_left(until, self._timeout))
-            connection._sock.sendall(packed(wires))
-            replies = [self._read(connection, until)]
+            sock, reader = self._connection._sock, self._replies
+            replies: list[Any] = []
+            sock.settimeout(_time_left(until, self._timeout))
+            sock.sendall(packed(wires))
             while len(replies) < len(wires):
-                replies.append(self._read(connection, until))
+                sock.settimeout(_time_left(until, self._timeout))
+                chunk = sock.recv(_CHUNK)
+                if not chunk:
+                    raise ConnectionError("the server closed the connection")
+                reader.feed(chunk)
+                while (reply := reader.gets()) is not False:
+                    replies.append(reply)
             return replies
         except (redis.RedisError, OSError) as error:
             self.close()
@@ -407,15 +413,6 @@ class SyncConnection:
         except BaseException:
             self.close()
             raise
-
-    def _read(self, connection: Any, until: float) -> Any:
-        while (reply := self._replies.gets()) is False:
-            connection._sock.settimeout(_time_left(until, self._timeout))
-            chunk = connection._sock.recv(_CHUNK)
-            if not chunk:
-                raise ConnectionError("the server closed the connection")
-            self._replies.feed(chunk)
-        return reply
 
     def close(self) -> None:
         """Drop the connection."""

@@ -26,7 +26,7 @@ from redisjobs.transitions import LONGEST_TRY, NewJob, Pushed
 T = TypeVar("T")
 Now = Callable[[], int] | None
 
-_MOST_LINKS = 16  # connections that concurrent calls of one process share
+_MOST_LINKS = 16  # connections that concurrent calls of one process share, beside those of small pushes
 _MOST_TOGETHER = 50  # jobs of a push that may go together with others
 _TELLINGS = 3  # times that a push is sent before the server's clock counts as one that doesn't run evenly
 _RESTLESS = "the server's clock was set again and again, or answers take too long; nothing was written"
@@ -242,6 +242,7 @@ class SyncRedisDriver:
             return self._push_over(connection, jobs, repeated, until)
 
     def _push(self, jobs: Sequence[NewJob], repeated: bool, until: float) -> list[Pushed]:
+        # Without `room`: no more of these are under way than the coalescer lets out.
         idle = self._connections.idle
         connection = self._take(idle)
         try:

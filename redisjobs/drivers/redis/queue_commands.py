@@ -67,7 +67,7 @@ _TIDY_MS = 55_000  # all consumers are looked at so often, by whichever worker c
 _REPLY_BYTES = 1024 * 1024  # of entries that one step looks at
 _FAR = 1e15  # ms; somebody may have made `inf` a due time
 _NOBODY = (b"", b"released", b"alone", b"parked")  # who has a job that is ready
-_SMALL = 4096  # characters of parameters; `push_one` takes less than 16 KB, and one may have four bytes
+_SMALL = 4096  # of parameters in bytes, or in characters, of four bytes at most: `push_one` takes less than 16 KB
 _STREAMS = {priority: number for number, priority in enumerate(Priority, 1)}
 _ADDED = Pushed(Reply.OK)
 
@@ -114,8 +114,8 @@ class QueueCommands(ScheduleCommands):
         """The same for jobs that are plain, as `are_plain` says."""
         sent = "" if sent_ms is None else int(sent_ms)
         first = jobs[0]
-        if len(jobs) == 1 and len(first.fields[3]) <= _SMALL:
-            words = [self._now, sent, first.priority, raw_id(first.job_id), first.fields[1], first.fields[3]]
+        if len(jobs) == 1 and len(first.fields[3]) < _SMALL:
+            words = [self._now, sent, first.priority, first.job_id, first.fields[1], first.fields[3]]
             return self._run("push_one", words, _one_answer)
         arguments: list[Any] = [self._now, sent, _STREAMS[first.priority]]
         arguments += [raw_id(job.job_id) for job in jobs]

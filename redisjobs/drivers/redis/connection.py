@@ -326,12 +326,6 @@ class Connection:
             with anyio.move_on_after(_GOODBYE, shield=True), suppress(redis.RedisError, OSError):
                 await connection.disconnect()
 
-    async def cut(self, error: Exception) -> None:
-        """Close the connection at once; whoever waits for a reply gets this error."""
-        if self._replies is not None:
-            self._replies.fail(error)
-        await self._drop()
-
     async def _drop(self) -> None:
         """Close the connection at once, whatever is under way on it."""
         connection = self._forget()

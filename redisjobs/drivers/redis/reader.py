@@ -20,8 +20,6 @@ BLOCK = 5.0
 _UNBLOCKING = (0.02, 0.05, 0.2, 0.5)  # seconds to wait after each try to let it end in order
 _IN_ORDER = 2.0  # seconds that all of that may take; then it is cut off
 _MARGIN = 3.0  # seconds after which a blocking read's connection counts as half-open
-# It can still be delivered to, until the server sees that the connection is closed.
-_CUT = "a blocking read that was to end had to be cut off"
 _PING = 10.0  # seconds between PINGs on the connection that only listens
 
 
@@ -41,7 +39,6 @@ class Reader:
         self._run = run
         self._id: int | None = None  # by which the server knows the connection
         self._may_unblock = True
-        self._opening = anyio.CancelScope()
 
     @property
     def is_receiving(self) -> bool:
@@ -66,40 +63,40 @@ class Reader:
             Unavailable: The connection broke, or the read had to be cut off.
         """
         ending: list[asyncio.Task[None]] = []
-        over = asyncio.Event()
-        # A task only once it is to end: one for each read would cost too much where jobs come singly.
-        until.when_set(lambda: ending.append(asyncio.create_task(self._end(over))))
-        try:
-            if not self._connection.is_open:
-                await self._ask_id()
-            leases: list[Lease] = []
-            answer = False
-            if not until.is_set:
-                leases, answer = await self._connection.run_all((command, after))
-        except BaseException:
-            for task in ending:
-                task.cancel()
-            raise
-        finally:
-            until.when_set(None)
-            over.set()
-        for task in ending:  # not cancelled: what is under way on its connection would be lost
-            await task
-        return leases, answer
+        over = anyio.Event()
+        with anyio.CancelScope() as cut:
+            # A task only once it is to end: one for each read would cost too much where jobs come singly.
+            until.when_set(lambda: ending.append(asyncio.create_task(self._end(cut, over))))
+            try:
+                if not self._connection.is_open:
+                    await self._ask_id()  # that may hang, too
+                leases: list[Lease] = []
+                answer = False
+                if not until.is_set:
+                    leases, answer = await self._connection.run_all((command, after))
+            except BaseException:
+                for task in ending:
+                    task.cancel()
+                raise
+            finally:
+                until.when_set(None)
+                over.set()
+            for task in ending:  # not cancelled: what is under way on its connection would be lost
+                await task
+            return leases, answer
+        # It can still be delivered to, until the server sees that the connection is closed.
+        raise Unavailable("a blocking read that was to end had to be cut off")
 
     async def _ask_id(self) -> None:
         self._id = None
-        with anyio.CancelScope() as self._opening:  # opening may hang. None around the read: it costs too much
-            try:
-                self._id = await self._connection.run(client_id())
-            except (Unavailable, QueueFull):
-                raise
-            except DriverError:  # the ACL forbids it
-                self._may_unblock = False
-        if self._opening.cancelled_caught:
-            raise Unavailable(_CUT)
+        try:
+            self._id = await self._connection.run(client_id())
+        except (Unavailable, QueueFull):
+            raise
+        except DriverError:  # the ACL forbids it
+            self._may_unblock = False
 
-    async def _end(self, over: asyncio.Event) -> None:
+    async def _end(self, cut: anyio.CancelScope, over: anyio.Event) -> None:
         """Let the read return with whatever it leased; cut it off if the server does not help."""
         with suppress(Unavailable, QueueFull), anyio.move_on_after(_IN_ORDER):
             for pause in _UNBLOCKING:
@@ -109,8 +106,7 @@ class Reader:
                 with anyio.move_on_after(pause):
                     await over.wait()
         if not over.is_set():
-            self._opening.cancel()
-            await self._connection.cut(Unavailable(_CUT))
+            cut.cancel()
 
     async def _unblock(self) -> bool:
         """Let the read return, if it has begun; False if only cutting it off helps."""

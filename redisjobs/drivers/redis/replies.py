@@ -143,7 +143,7 @@ class Replies(asyncio.Protocol):
             while (reply := self._reader.gets()) is not False:
                 self._got.append(reply)
         except redis.RedisError as error:
-            self.fail(error)
+            self._end(error)
             self._transport.abort()
             return
         waiter, self.is_receiving = self._waiter, False
@@ -154,11 +154,10 @@ class Replies(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Take in that nothing will arrive any more."""
-        self.fail(error or ConnectionError("the server closed the connection"))
+        self._end(error or ConnectionError("the server closed the connection"))
         self._former.connection_lost(error)
 
-    def fail(self, error: Exception) -> None:
-        """Give no reply any more, but this error."""
+    def _end(self, error: Exception) -> None:
         self.is_receiving = False
         self._lost = self._lost or error
         if self._waiter is not None and not self._waiter.done():

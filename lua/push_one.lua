@@ -17,7 +17,7 @@
 -- ARGV[5]  name
 -- ARGV[6]  parameters  less than 16 KB, or include/note_large has to hear of it
 --
--- Returns  {now_us, word}: the server's clock, and of the job
+-- Returns  {now_us, word}: the server's clock, and one word of the job:
 --          OK      on the queue
 --          PARTIAL nothing was written; push is to say what it is
 --          STALE   sent too long ago, or the server's clock was set since; nothing was written

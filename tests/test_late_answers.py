@@ -18,7 +18,7 @@ from redisjobs.driver import Beaten, Consumer, Fenced, Notification, Until
 from redisjobs.drivers.memory.driver import MemoryConsumer, SyncMemoryConsumer
 from redisjobs.drivers.redis.consumer import RedisConsumer, SyncRedisConsumer
 from redisjobs.drivers.redis.driver import RedisDriver
-from redisjobs.errors import Unavailable
+from redisjobs.errors import DriverError, Unavailable
 from redisjobs.job import Priority
 from redisjobs.outcome import CancelAsked, Done, LeaseGone, Outcome, Raised
 from redisjobs.queries import Tidied, Tidy
@@ -581,6 +581,20 @@ async def test_a_blocking_read_whose_connection_hangs_as_it_opens_is_cut_off_too
             with anyio.fail_after(4), pytest.raises(Unavailable, match="cut off"):  # sooner than it ends by itself
                 await consumer.wait(1, 5, until)
         await consumer.aclose()
+
+
+async def test_a_reader_that_was_refused_once_still_ends_its_reads_in_order(redis_store: RedisStore) -> None:
+    """Only a server that lets it in and forbids CLIENT ID leaves nothing but to cut them off."""
+    user = redis_store.url.split("//")[1].partition(":")[0]
+    target = redis_store.url.replace(f"//{user}:", f"//{user}:not-")
+    consumer = RedisDriver(target, redis_store.queue_name).consumer("w", lease=15, max_deliveries=3)
+    assert isinstance(consumer, RedisConsumer)
+
+    with pytest.raises(DriverError, match="credentials"):
+        await consumer.wait(1, 5)
+
+    assert consumer._reader._may_unblock
+    await consumer.aclose()
 
 
 async def test_what_a_beat_tells_of_a_cancel_concerns_the_lease_that_it_named_and_no_other(

@@ -153,6 +153,17 @@ def test_a_call_that_is_interrupted_takes_no_connection_from_those_that_come_aft
         assert queue.counts().ready[Priority.NORMAL] == (2 if where == "run" else 1)
 
 
+def test_a_reply_that_nobody_asked_for_is_taken_for_none_of_a_later_call(redis_store: RedisStore) -> None:
+    with JobQueue(redis_store.url, redis_store.queue_name, deadline=1) as queue:
+        queue.push(Add(0))
+        (connection,) = queue._store._connections.idle  # type: ignore[attr-defined]
+        connection._replies.feed(b"+OK\r\n")
+
+        assert queue.push(Add(1)).added  # on another connection, as a repetition: the first may have been stored
+
+        assert queue.counts().ready[Priority.NORMAL] == 2
+
+
 def test_a_closed_queue_can_be_used_again(queue: JobQueue) -> None:
     queue.push(Add(1))
     queue.close()

@@ -131,8 +131,8 @@ class SyncCoalescer:
                 return self._wait(_turn_of(waiting), until)
             return self._send(jobs, repeated, until)
         except Unavailable as error:
-            if waiting is None:
-                with self._lock:
+            with self._lock:
+                if waiting is None and self._carrier == thread:
                     self._crowd.give_up(error)
             raise
         finally:  # also where KeyboardInterrupt came, or what another handler raised: nobody may wait for ever

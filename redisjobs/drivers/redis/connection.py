@@ -262,11 +262,13 @@ class Connection:
             raise translate(error) from error
 
     async def _heal(self, commands: Sequence[Command[Any]], replies: list[Any], until: float) -> list[Any]:
-        healing = self._commands.healing(commands, replies)
+        arrived, healing = self._replies, self._commands.healing(commands, replies)
         try:
             wires = next(healing)
             while True:
-                wires = healing.send(await self._round_trip(wires, until))
+                await self._ask(wires, until)  # not over another connection, should this one be closed by now
+                assert arrived is not None
+                wires = healing.send(arrived.take(len(wires)))
         except StopIteration as done:
             return list(done.value)
 
@@ -406,6 +408,8 @@ class SyncConnection:
                 reader.feed(chunk)
                 while (reply := reader.gets()) is not False:
                     replies.append(reply)
+            if len(replies) > len(wires):
+                raise ConnectionError("the server gave more replies than it was asked for")
             return replies
         except (redis.RedisError, OSError) as error:
             self.close()

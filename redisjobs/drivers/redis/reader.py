@@ -93,8 +93,10 @@ class Reader:
             self._id = await self._connection.run(client_id())
         except (Unavailable, QueueFull):
             raise
-        except DriverError:  # the ACL forbids it
-            self._may_unblock = False
+        except DriverError:
+            if not self._connection.is_open:  # the credentials were refused, say
+                raise
+            self._may_unblock = False  # the ACL forbids it
 
     async def _end(self, cut: anyio.CancelScope, over: anyio.Event) -> None:
         """Let the read return with whatever it leased; cut it off if the server does not help."""

@@ -88,7 +88,7 @@ def installed(systems: Sequence[System], run: Run, python: str, say: Callable[[s
             there.append(system)
         except Failed as failed:
             say(f"{system.name}: skipped, {failed}")
-            run.failures.append([system.name, "install", str(failed)])
+            run.fail(system.name, "install", str(failed))
     return there
 
 
@@ -119,7 +119,7 @@ def measure(
                 except Failed as error:
                     failed.add((system.name, name))
                     say(f"{system.name}, {name}: failed, {error}")
-                    run.failures.append([system.name, name, str(error)])
+                    run.fail(system.name, name, str(error))
 
 
 def _turned(systems: Sequence[System], by: int) -> list[System]:

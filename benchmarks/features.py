@@ -255,7 +255,7 @@ def measure(
 
     def leave_out(system: str, feature: str, why: str) -> None:
         out.add((system, feature))
-        run.failures.append([system, feature, why])
+        run.fail(system, feature, why)
         say(f"{system}, {feature}: {why}")
 
     for system in systems:

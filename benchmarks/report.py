@@ -1,6 +1,7 @@
 """What a run says: a table, JSON, a page, and a drawing."""
 
 import platform
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,6 +23,9 @@ PARTS = {
 """Parts of the page with a date of their own, in order: by their key the heading."""
 
 Samples = dict[str, dict[str, list[float]]]  # by a row's key and a system's name: one figure a round
+
+
+_FOLDERS = re.compile(r"""(?<![\w.:/])/(?:[^\s/"':]+/)+""")
 
 
 @dataclass
@@ -54,6 +58,10 @@ class Run:
         """Take the figures of one round."""
         for key, value in figures.items():
             self.samples.setdefault(key, {}).setdefault(system, []).append(value)
+
+    def fail(self, system: str, what: str, why: str) -> None:
+        """Take what could not be measured, and why: without the folders of this machine, as it is published."""
+        self.failures.append([system, what, _FOLDERS.sub("", why)])
 
     def as_json(self) -> dict[str, Any]:
         """For a JSON file."""

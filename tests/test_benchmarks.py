@@ -466,7 +466,19 @@ def test_a_peer_that_does_not_install_is_reported_and_skipped(
     ((system, what, reason),) = run.failures
     assert (system, what) == ("peer", "install")
     assert "no-python" in reason
-    assert said == [f"peer: skipped, {reason}"]
+    (line,) = said
+    assert line.startswith("peer: skipped, ")
+    assert reason.partition("no-python")[2] == line.partition("no-python")[2]
+
+
+def test_why_something_was_not_measured_names_no_folder_of_the_machine() -> None:
+    run = a_run(samples={})
+
+    run.fail(
+        "peer", "drain", 'died: File "/home/me/bench/peer.py", line 2 | no redis://h:1/0; 3/4 of /tmp/x/y z/w'
+    )
+
+    assert run.failures == [["peer", "drain", 'died: File "peer.py", line 2 | no redis://h:1/0; 3/4 of y z/w']]
 
 
 def test_a_peer_that_fails_a_measure_is_reported_once_and_the_others_are_measured() -> None:

@@ -474,9 +474,7 @@ def test_a_peer_that_does_not_install_is_reported_and_skipped(
 def test_why_something_was_not_measured_names_no_folder_of_the_machine() -> None:
     run = a_run(samples={})
 
-    run.fail(
-        "peer", "drain", 'died: File "/home/me/bench/peer.py", line 2 | no redis://h:1/0; 3/4 of /tmp/x/y z/w'
-    )
+    run.fail("peer", "drain", 'died: File "/a/folder/peer.py", line 2 | no redis://h:1/0; 3/4 of /b/x/y z/w')
 
     assert run.failures == [["peer", "drain", 'died: File "peer.py", line 2 | no redis://h:1/0; 3/4 of y z/w']]
 

@@ -62,7 +62,7 @@ local function all_are_new()
 end
 
 if not all_are_new() then return {exact_ms * 1000, 'PARTIAL', 0} end
-if many > 1 then expect('stream', stream) end -- the first write of one alone shows it
+expect('stream', stream)
 local place, newly, failure = string.match(stream, '[^:]+$') .. ' ', {}, nil
 for i = 0, many - 1 do
   local id = ARGV[first_id + i]

@@ -57,6 +57,21 @@ async def run_it(store: RedisStore) -> int:
     return len(leases)
 
 
+@pytest.mark.parametrize(
+    ("parameters", "script"),
+    [("x" * 4095, "push_one"), ("x" * 4096, "push_plain"), ("\N{PILE OF POO}" * 4095, "push_one")],
+)
+def test_only_a_job_that_is_surely_small_goes_by_the_script_that_notes_no_large_ones(
+    parameters: str, script: str
+) -> None:
+    job = NewJob(MADE, ["name", "Work", "parameters", parameters])
+
+    command = QueueCommands("q").push_plain([job], sent_ms=1)
+
+    assert command.script is not None
+    assert (command.script.name, len(parameters.encode()) < 16_384) == (script, True)
+
+
 @pytest.mark.parametrize(("job_id", "nonce"), [("a", ""), ("a", "0123456789abcdef"), (MADE, "")])
 @pytest.mark.parametrize("ran_after", [0, 4.9, 20])
 @pytest.mark.parametrize("late", [0, 0.4, 1.9, 4.9, 29, 31, 3600])

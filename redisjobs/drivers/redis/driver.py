@@ -234,8 +234,7 @@ class SyncRedisDriver:
         self._pushes = SyncCoalescer(self._push)
 
     def push(self, jobs: Sequence[NewJob], *, repeated: bool, until: float = math.inf) -> list[Pushed]:
-        if not self._connections.checked:
-            self._check_server(until)
+        self._check_server(until)
         if len(jobs) <= _MOST_TOGETHER:
             return self._pushes.push(jobs, repeated=repeated, until=until)
         with self._connection(until) as connection:

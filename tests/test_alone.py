@@ -112,6 +112,7 @@ async def test_a_worker_that_is_always_busy_makes_room_for_one_in_the_end(store:
     assert watched.beside["a"] == {"a"}
 
 
+@pytest.mark.slow
 async def test_between_two_that_run_alone_others_have_their_turn_for_longer(store: Store) -> None:
     watched = Watched(store)
     worker = Worker(watched.queue, max_deliveries=2, concurrency=3, lease=1)
@@ -159,6 +160,7 @@ async def test_one_of_which_a_worker_was_not_told_is_found_when_it_looks_for_the
     assert watched.beside["a"] == {"a"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("patience", [0.6, 1.4])
 async def test_room_is_made_for_one_however_patient_the_worker(
     store: Store, patience: float, monkeypatch: pytest.MonkeyPatch

@@ -84,6 +84,7 @@ async def test_a_lifespan_sets_the_state_before_jobs_run_and_ends_it_after(store
     await queue.aclose()
 
 
+@pytest.mark.slow
 async def test_a_handler_in_a_process_is_told_that_the_state_is_the_workers(store: Store) -> None:
     async with process_handlers.queue_of(store.driver, store.queue_name) as queue:
         queue.state = Resources("open")

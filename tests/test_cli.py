@@ -519,6 +519,7 @@ def test_job_shows_how_a_job_has_ended_where_its_result_is_kept(
     assert show("never").code == 1
 
 
+@pytest.mark.slow
 def test_push_takes_a_time_and_parameters_from_stdin(start: Start, there: sync.JobQueue) -> None:
     process = start("push", "shop:queue", "Mail", "-", "--at", "2099-01-31T08:00+01:00", "--json")
     out, _ = process.communicate('{"to": "joe"}', timeout=20)
@@ -529,6 +530,7 @@ def test_push_takes_a_time_and_parameters_from_stdin(start: Start, there: sync.J
     assert str(job.due_at) == "2099-01-31 07:00:00+00:00"
 
 
+@pytest.mark.slow
 def test_url_moves_a_sync_queue_whole_so_that_its_handlers_push_there_too(start: Start) -> None:
     assert ended(start("push", "shop:plain", "parent", "{}")).code == 0
 
@@ -1082,6 +1084,7 @@ def test_an_interrupt_that_comes_as_an_object_is_destroyed_is_not_lost(number: s
     assert (signal.getsignal(number), sys.unraisablehook) == before
 
 
+@pytest.mark.slow
 def test_dev_keeps_its_data_where_it_is_told(start: Start, folder: Path) -> None:
     for number in (1, 2):
         dev = start("dev", "--dir", "data")

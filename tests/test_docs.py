@@ -106,6 +106,7 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
 # The reference
 
 
+@pytest.mark.slow
 def test_the_reference_is_as_the_code_is() -> None:
     pytest.importorskip("griffe")
 

@@ -1103,6 +1103,7 @@ def machine(request: pytest.FixtureRequest, servers: Servers) -> Iterator[type[T
     admin.close()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)  # where they don't, the shortest way there is worth a wait
 def test_memory_and_redis_agree_whatever_is_done_to_them(machine: type[TwoDrivers]) -> None:
     run_state_machine_as_test(

@@ -444,6 +444,7 @@ async def test_who_does_not_listen_just_now_is_not_told() -> None:
     assert len(told) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_blocked_loop_is_told_from_another_thread_while_it_lasts() -> None:
     async with JobQueue("memory://") as queue:

@@ -284,6 +284,7 @@ async def fence(store: Store, worker_id: str) -> None:
     await heir.aclose()
 
 
+@pytest.mark.slow
 async def test_a_fenced_worker_cancels_its_handlers_though_a_call_of_its_own_hangs(
     queue: JobQueue, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -264,6 +264,7 @@ async def test_a_delayed_job_is_three_script_calls_where_one_worker_is_idle(benc
     assert await calls_a_delayed_job(bench, 1) <= 3.1  # 3; two more of 60, should a timer end too early
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_rounds")
 @pytest.mark.parametrize("workers", [10, 40])
 async def test_a_delayed_job_is_four_script_calls_at_most_however_many_workers_are_idle(

@@ -142,6 +142,7 @@ def test_while_beats_fail_none_counts_as_having_got_through(run: Callable[[Bench
     assert not bench.heartbeat.broken
 
 
+@pytest.mark.slow
 def test_a_worker_beats_again_and_again_before_its_lease_is_over(run: Callable[[Bench], Bench]) -> None:
     bench = run(Bench())
     began = time.monotonic()
@@ -171,6 +172,7 @@ def test_a_beat_that_is_hurried_is_made_at_once_and_once(run: Callable[[Bench], 
         assert not bench.beats.acquire(timeout=0.3)
 
 
+@pytest.mark.slow
 def test_a_beat_that_failed_is_tried_again_soon_however_long_the_lease(run: Callable[[Bench], Bench]) -> None:
     bench = run(Bench("beat", Unavailable("away"), times=1, lease=LONG))
 
@@ -178,6 +180,7 @@ def test_a_beat_that_failed_is_tried_again_soon_however_long_the_lease(run: Call
     assert not bench.beats.acquire(timeout=0.3)
 
 
+@pytest.mark.slow
 def test_the_loop_is_looked_at_again_and_again_however_long_the_lease(run: Callable[[Bench], Bench]) -> None:
     bench = run(Bench(lease=LONG))
 
@@ -369,6 +372,7 @@ def test_a_beat_has_the_facts_and_may_ask_what_is_held_and_the_cancels_that_it_h
     assert cancels == [(lease,)]
 
 
+@pytest.mark.slow
 def test_a_beat_that_took_longer_than_its_turn_is_followed_by_the_next_at_once() -> None:
     """By the time that one arrives the lease may be over."""
     begun: list[float] = []

@@ -755,6 +755,7 @@ async def while_it_is_cancelled() -> None:
 ATTACKS = [by_itself, by_itself_and_waits, again_and_again, in_a_task, from_a_thread, while_it_is_cancelled]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_handler_that_cancels_all_tasks_hits_its_own_job_only(
     kind: Store, run: Callable[..., Any], attack: Callable[[], Awaitable[None]]
@@ -797,6 +798,7 @@ def test_a_handler_that_cancels_all_tasks_hits_its_own_job_only(
     assert sorted(set(ran)) == list(range(40))
 
 
+@pytest.mark.slow
 def test_a_worker_that_waits_for_work_outlasts_a_handler_that_cancels_all_tasks(
     kind: Store, run: Callable[..., Any]
 ) -> None:

@@ -877,6 +877,7 @@ def settled(fetcher: Fetcher) -> bool:
     return fetcher.waiting and fetcher._claim_after > 0 and not is_ending
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["exchange", "wait"])
 @pytest.mark.parametrize("deaf", [False, True])
 async def test_jobs_that_took_a_lease_to_arrive_are_run_but_not_before_a_beat_got_through(

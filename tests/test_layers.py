@@ -288,6 +288,7 @@ def test_each_exported_name_is_what_type_checkers_take_it_for() -> None:
         assert getattr(redisjobs, name) is getattr(import_module(str(declared[name])), name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", [ASYNC, SYNC])
 def test_pushing_loads_no_command_line_and_in_memory_no_client(script: str, redis_store: RedisStore) -> None:
     assert loads(script, "memory://") & (HEAVY | {"redis"}) == set()

@@ -1045,6 +1045,7 @@ TELLING = [
 ]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     parameters=st.one_of(st.sampled_from(TELLING), st.binary(max_size=2000)),

@@ -429,6 +429,7 @@ async def test_with_metrics_a_slot_calls_the_function_that_was_registered(
     assert (queue.on_push, queue.middleware) == ((), ())
 
 
+@pytest.mark.slow
 def test_who_does_not_measure_loads_none_of_it() -> None:
     code = "import sys, redisjobs.sync; print({'prometheus_client', 'opentelemetry'} & {*sys.modules})"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=50)
@@ -629,6 +630,7 @@ print(os.getpid())
 """
 
 
+@pytest.mark.slow
 def test_what_a_process_has_counted_is_kept_when_it_ends_and_its_files_are_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -531,6 +531,7 @@ async def test_a_job_that_finds_no_thread_is_put_off_whatever_the_middleware_mak
     assert ran == [2]
 
 
+@pytest.mark.slow
 async def test_a_job_that_found_no_thread_runs_once_there_is_one(queue: JobQueue) -> None:
     ran, ended = list[int](), list[Any]()
     release = threading.Event()
@@ -681,6 +682,7 @@ def cancel_all() -> None:
         task.cancel()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_thread", [False, True])
 @pytest.mark.parametrize("hook", ["around", "on_claim", "on_settled"])
 def test_one_that_cancels_all_tasks_hits_no_other_job(hook: str, in_thread: bool) -> None:

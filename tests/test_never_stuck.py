@@ -96,6 +96,7 @@ async def test_a_worker_that_gets_nothing_through_starts_anew(caplog: pytest.Log
     assert "stuck: nothing got through" in caplog.text
 
 
+@pytest.mark.slow
 async def test_a_worker_that_stays_stuck_ends_with_an_error() -> None:
     driver = Deaf()
     driver.deaf_for = 1000
@@ -104,6 +105,7 @@ async def test_a_worker_that_stays_stuck_ends_with_an_error() -> None:
         await Worker(queue_at(driver, "q"), lease=0.2).run()
 
 
+@pytest.mark.slow
 async def test_a_reply_that_takes_long_but_keeps_coming_is_not_taken_for_being_stuck(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -124,6 +126,7 @@ async def test_a_reply_that_takes_long_but_keeps_coming_is_not_taken_for_being_s
     assert "stuck" not in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lease", [0.2, 3.0])
 async def test_a_blocked_loop_is_no_reason_to_give_up_but_one_to_say_where(
     caplog: pytest.LogCaptureFixture, redis_store: RedisStore, lease: float
@@ -163,6 +166,7 @@ async def hold(store: Store, count: int = 1) -> Consumer:
     return holder
 
 
+@pytest.mark.slow
 async def test_after_a_time_when_nobody_could_beat_nobody_is_taken_for_dead_for_one_lease(
     redis_store: RedisStore,
 ) -> None:
@@ -191,6 +195,7 @@ async def test_after_a_time_when_nobody_could_beat_nobody_is_taken_for_dead_for_
     assert ran[0] - back_at >= LEASE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [3600.0, -3600.0])
 @pytest.mark.parametrize("alive", [True, False])
 async def test_a_step_of_the_servers_clock_neither_robs_the_living_nor_spares_the_dead(
@@ -285,6 +290,7 @@ async def test_when_jobs_are_released_idle_workers_take_them_without_connecting_
     await queue.aclose()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("robbed", [False, True])
 def test_a_worker_that_was_frozen_for_its_lease_starts_nothing_that_it_was_given_before_it_knows_that_it_lives(
     redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, robbed: bool
@@ -443,6 +449,7 @@ async def test_a_worker_that_stops_as_it_begins_to_read_is_forgotten_at_once(
     assert not [key for key in sorted(redis_store.keys()) if key.startswith(("worker:", "fenced"))]
 
 
+@pytest.mark.slow
 async def test_a_large_job_over_a_slow_line_is_waited_for_while_it_keeps_coming(
     redis_store: RedisStore, proxy: Proxy, caplog: pytest.LogCaptureFixture
 ) -> None:

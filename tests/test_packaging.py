@@ -35,6 +35,7 @@ def metadata(project: Path) -> dict[str, Any]:
     return tomllib.loads((project / "pyproject.toml").read_text("utf-8"))
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_every_module_every_script_the_type_marker_and_the_licence(
     wheel: Path, project: Path
 ) -> None:

@@ -534,6 +534,7 @@ async def test_an_extension_never_shortens_and_without_a_timeout_changes_nothing
     assert await queue.jobs(State.DEAD) == []
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_sync_handler_extends_its_time_and_is_told_when_that_is_over(queue: JobQueue) -> None:
     told, steps = threading.Event(), list[bool]()

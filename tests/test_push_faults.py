@@ -117,6 +117,7 @@ def takes(at_least: float, at_most: float) -> Iterator[None]:
 # Lost replies
 
 
+@pytest.mark.slow
 async def test_a_connection_cut_at_any_byte_from_its_opening_on_makes_one_job(bench: Bench) -> None:
     async def push(job_id: str) -> None:
         bench.admin.script_flush()  # so the reply is NOSCRIPT, and the script is sent too
@@ -505,6 +506,7 @@ async def answer(ask: Callable[[Any], Any], queue: Any) -> Any:
     return await ask(queue) if isinstance(queue, JobQueue) else await anyio.to_thread.run_sync(ask, queue)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("connected", [False, True])
 async def test_no_call_hangs_beyond_its_deadline(bench: Bench, connected: bool) -> None:
     queue = bench.queue()

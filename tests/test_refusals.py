@@ -1067,6 +1067,7 @@ async def test_a_failure_that_can_not_be_written_until_the_workers_end_costs_no_
     redis_store.admin.delete(f"{redis_store.prefix}dead")
 
 
+@pytest.mark.slow
 async def test_a_failure_whose_dead_letter_has_no_id_left_is_kept_until_it_can_be_written_and_holds_nobody_up(
     redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

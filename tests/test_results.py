@@ -713,6 +713,7 @@ async def test_a_wait_that_takes_too_long_says_so_and_the_job_goes_on(queue: Job
         await queue.result(5)  # type: ignore[call-overload]
 
 
+@pytest.mark.slow
 async def test_who_has_waited_long_enough_is_told_that_nobody_here_keeps_the_result(
     queue: JobQueue, store: Store
 ) -> None:

@@ -221,6 +221,7 @@ with JobQueue(sys.argv[1], sys.argv[2]) as queue:
 """
 
 
+@pytest.mark.slow
 def test_a_ctrl_c_ends_the_wait_and_leaves_all_in_order(redis_store: RedisStore, project: Path) -> None:
     command = [sys.executable, "-c", INTERRUPTED, redis_store.url, redis_store.queue_name]
     with subprocess.Popen(
@@ -260,6 +261,7 @@ assert not [each for each in threading.enumerate() if each.name == "redisjobs wa
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_a_forked_process_has_a_thread_and_a_connection_of_its_own(redis_store: RedisStore, project: Path) -> None:
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKING]
@@ -311,6 +313,7 @@ if child:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_threads_that_wait_at_once_after_a_fork_share_one_thread(redis_store: RedisStore, project: Path) -> None:
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", AT_ONCE]

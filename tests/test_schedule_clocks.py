@@ -137,6 +137,7 @@ def agree(found: list[int], expected: list[int]) -> bool:
     return found == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe"])
 def test_over_ten_years_every_rule_fires_when_the_clock_shows_its_time(zone: str) -> None:
     known = ten_years(zone)

@@ -211,6 +211,7 @@ async def test_the_slots_of_years_are_counted_while_all_else_goes_on(store: Stor
     assert fired[0].missed == 400 * 24 * 60 - 1
 
 
+@pytest.mark.slow
 async def test_what_is_put_pauses_or_goes_at_run_time_is_heeded_at_once(queue: JobQueue) -> None:
     with hearing(queue) as fired:
         async with scheduling(queue):
@@ -227,6 +228,7 @@ async def test_what_is_put_pauses_or_goes_at_run_time_is_heeded_at_once(queue: J
             await eventually(lambda: fired[-1].schedule == "reports")
 
 
+@pytest.mark.slow
 async def test_what_is_put_while_the_answer_to_a_declaration_is_on_its_way_is_heeded_at_once(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -364,6 +366,7 @@ async def test_a_schedule_that_somebody_spoiled_is_reported_and_the_others_fire(
     assert f"schedule 'kind' of queue '{store.queue_name}': what is stored of it" in caplog.text
 
 
+@pytest.mark.slow
 async def test_a_schedule_whose_unique_key_somebody_spoiled_waits_and_the_others_fire(
     redis_store: RedisStore, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -394,6 +397,7 @@ BY_HAND: dict[str, dict[str, str | bytes]] = {
 """What somebody writes into schedules: fields by schedule."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_there", [True, False], ids=["while_it_runs", "before"])
 async def test_nothing_that_somebody_writes_into_a_schedule_ends_a_scheduler_or_keeps_it_busy(
     redis_store: RedisStore, is_there: bool, monkeypatch: pytest.MonkeyPatch
@@ -533,6 +537,7 @@ async def test_while_nothing_is_due_a_scheduler_asks_for_nothing_but_what_is_dec
     assert all(each.schedules for each in declarations(asked))
 
 
+@pytest.mark.slow
 async def test_a_change_that_is_told_of_while_a_scheduler_looks_is_not_missed(
     store: Store, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -575,6 +580,7 @@ def proxied(store: RedisStore) -> Proxy:
     return Proxy(str(parts.hostname), parts.port or 6379)
 
 
+@pytest.mark.slow
 async def test_a_reply_that_is_lost_fires_nothing_twice(redis_store: RedisStore) -> None:
     store = redis_store
     with proxied(store) as proxy:
@@ -593,6 +599,7 @@ async def test_a_reply_that_is_lost_fires_nothing_twice(redis_store: RedisStore)
     assert told == [(job_id, "Report", True) for job_id in ids[: len(told)]]
 
 
+@pytest.mark.slow
 async def test_slots_that_pass_while_the_store_is_away_are_made_up_for_when_it_is_back(
     redis_store: RedisStore,
 ) -> None:

@@ -199,6 +199,7 @@ def jobs(side: Store) -> Iterator[str]:
         yield from side.located()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_memory_and_redis_agree_on_schedules(engine: str, servers: Servers, queue_name: str) -> None:
     url, number = servers.url(engine), 0

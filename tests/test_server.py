@@ -267,6 +267,7 @@ def test_a_restart_ends_a_running_server_first() -> None:
         assert ask(running.port, "PING") == "+PONG"
 
 
+@pytest.mark.slow
 def test_any_server_reads_what_another_has_written_and_rewritten(tmp_path: Path) -> None:
     engines = [engine for engine in located(*server.SOURCES) if engine.persistent]
     if len(engines) < 2:

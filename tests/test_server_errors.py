@@ -238,6 +238,7 @@ def totals(store: RedisStore) -> dict[str, int]:
 # A worker
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [*NOT_NOW.values(), FULL], ids=[*NOT_NOW, "OOM"])
 async def test_a_worker_waits_without_spinning_until_the_server_answers_again(
     redis_store: RedisStore, error: str
@@ -264,6 +265,7 @@ async def test_a_worker_waits_without_spinning_until_the_server_answers_again(
     assert totals(redis_store) == {"pushed": 2, "completed": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("error", "text"), FINAL.values(), ids=FINAL)
 async def test_a_worker_ends_by_a_clear_error_and_its_job_is_there_for_the_next(
     redis_store: RedisStore, error: str, text: str
@@ -290,6 +292,7 @@ async def test_a_worker_ends_by_a_clear_error_and_its_job_is_there_for_the_next(
     assert totals(redis_store) == {"pushed": 1, "completed": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "names"),
     [

@@ -65,6 +65,7 @@ def refuse(driver: Driver, monkeypatch: pytest.MonkeyPatch, verb: str, error: Ex
 # In a program
 
 
+@pytest.mark.slow
 async def test_inside_of_its_context_jobs_run_and_schedules_fire_and_at_its_end_both_stop(queue: JobQueue) -> None:
     ran = Ran().of(queue)
     queue.schedule(Work(9), Schedule.every(1))
@@ -84,6 +85,7 @@ async def test_inside_of_its_context_jobs_run_and_schedules_fire_and_at_its_end_
     await queue.aclose()
 
 
+@pytest.mark.slow
 async def test_without_schedules_none_fires_and_without_a_worker_none_runs(queue: JobQueue) -> None:
     ran = Ran().of(queue)
     queue.schedule(Work(9), Schedule.every(1))
@@ -462,6 +464,7 @@ async def sign_up(served: Served, emails: list[str]) -> list[str]:
     return [answer.json()["job"] for answer in answers]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["memory", "redis"])
 async def test_a_web_application_runs_its_jobs_in_the_same_process_and_is_drained_by_sigterm(
     serve: Callable[..., Served], redis_store: RedisStore, where: str
@@ -482,6 +485,7 @@ async def test_a_web_application_runs_its_jobs_in_the_same_process_and_is_draine
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 async def test_a_web_application_whose_service_dies_ends_and_says_why(
     serve: Callable[..., Served], redis_store: RedisStore
 ) -> None:
@@ -497,6 +501,7 @@ async def test_a_web_application_whose_service_dies_ends_and_says_why(
     assert "Application shutdown complete" in said
 
 
+@pytest.mark.slow
 async def test_the_same_application_only_pushes_and_a_process_of_its_own_runs_the_jobs(
     serve: Callable[..., Served], redis_store: RedisStore
 ) -> None:

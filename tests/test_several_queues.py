@@ -204,6 +204,7 @@ def test_queues_of_one_name_in_different_places_are_two(other: JobQueue) -> None
 # Whose jobs it runs
 
 
+@pytest.mark.slow
 async def test_under_load_jobs_begin_by_weight_however_many_slots_are_free_at_once(
     queues: tuple[JobQueue, JobQueue], seen: Seen
 ) -> None:
@@ -217,6 +218,7 @@ async def test_under_load_jobs_begin_by_weight_however_many_slots_are_free_at_on
     assert 100 <= Counter(seen.started[:250])[first.name] <= 150
 
 
+@pytest.mark.slow
 async def test_weights_go_by_the_names_of_queues(queues: tuple[JobQueue, JobQueue], seen: Seen) -> None:
     for queue in queues:
         await queue.push_many([Work(seconds=0.01)] * 60)
@@ -575,6 +577,7 @@ async def test_events_of_its_queues_have_the_names_of_all_and_those_of_a_plain_w
     assert [tuple(event.queues) for event in told] == [(), ()]  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 async def test_a_blocked_loop_is_told_to_each_queue_and_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -415,6 +415,7 @@ async def test_a_job_of_the_other_queue_that_a_handler_waits_for_is_run_by_a_wor
     assert await handle.result(timeout=10) == 50
 
 
+@pytest.mark.slow
 async def test_a_job_that_was_pushed_after_the_last_claim_was_sent_is_run_before_the_worker_ends_as_idle(
     queues: tuple[JobQueue, JobQueue], seen: Seen
 ) -> None:
@@ -432,6 +433,7 @@ async def test_a_job_that_was_pushed_after_the_last_claim_was_sent_is_run_before
         assert not any((await second.counts()).ready.values())
 
 
+@pytest.mark.slow
 async def test_with_a_backlog_in_both_queues_jobs_begin_by_weight(
     queues: tuple[JobQueue, JobQueue], seen: Seen
 ) -> None:
@@ -516,6 +518,7 @@ async def test_a_job_that_has_to_run_alone_runs_beside_none_of_the_other_queue(
     assert seen.beside[job_id] == 0
 
 
+@pytest.mark.slow
 async def test_room_is_made_for_a_job_to_run_alone_though_the_other_queue_is_never_without_jobs(
     queues: tuple[JobQueue, JobQueue], stores: tuple[Store, Store], seen: Seen
 ) -> None:
@@ -600,6 +603,7 @@ class Away(MemoryDriver):
         return consumer
 
 
+@pytest.mark.slow
 async def test_a_queue_whose_store_is_away_backs_off_alone(store: Store, seen: Seen) -> None:
     away = Away()
     here, there = (
@@ -654,6 +658,7 @@ async def test_a_worker_that_can_reach_none_of_its_queues_is_not_ready(seen: See
         await eventually(lambda: processor.health.ready, within=10)
 
 
+@pytest.mark.slow
 async def test_a_store_that_hangs_keeps_no_slots_from_the_other_queue_for_long(store: Store, seen: Seen) -> None:
     hanging = Away()
     here, there = seen.handle(JobQueue(store.driver, store.queue_name)), seen.handle(JobQueue(hanging, "hangs"))
@@ -801,6 +806,7 @@ async def test_a_claim_that_fails_keeps_the_slots_from_another_queue_no_longer(
         await eventually(lambda: len(seen.ended) == 20)
 
 
+@pytest.mark.slow
 async def test_a_blocked_loop_is_noticed_though_the_first_queue_was_never_reached(
     near_and_far: tuple[JobQueue, JobQueue, Away],
 ) -> None:
@@ -827,6 +833,7 @@ def pair(redis_store: RedisStore) -> Iterator[tuple[Store, Store]]:
         yield redis_store, second
 
 
+@pytest.mark.slow
 async def test_a_store_that_hangs_as_it_is_to_settle_has_no_turns_meanwhile(store: Store, seen: Seen) -> None:
     hanging = Away()
     here, there = seen.handle(JobQueue(store.driver, store.queue_name)), seen.handle(JobQueue(hanging, "hangs"))
@@ -845,6 +852,7 @@ async def test_a_store_that_hangs_as_it_is_to_settle_has_no_turns_meanwhile(stor
         hanging.answer()  # only now
 
 
+@pytest.mark.slow
 async def test_a_server_that_hangs_costs_the_leases_of_no_queue_elsewhere(
     redis_store: RedisStore, pair: tuple[RedisStore, RedisStore], seen: Seen
 ) -> None:
@@ -891,6 +899,7 @@ async def test_queues_on_one_server_beat_in_one_round_trip(
         assert not any(source.member.may_be_dead for source in processor.sources)
 
 
+@pytest.mark.slow
 async def test_a_queue_whose_keys_somebody_has_spoiled_costs_the_leases_of_no_other(
     redis_store: RedisStore, pair: tuple[RedisStore, RedisStore], seen: Seen
 ) -> None:
@@ -972,6 +981,7 @@ async def test_what_is_told_of_a_job_names_its_queue(queues: tuple[JobQueue, Job
     assert sorted(claimed) == sorted((queue.name, queue.name) for queue in queues)
 
 
+@pytest.mark.slow
 async def test_a_queue_that_was_left_is_not_taken_for_stuck_while_jobs_of_another_block_the_loop(
     pair: tuple[Store, Store], seen: Seen
 ) -> None:

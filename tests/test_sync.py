@@ -204,6 +204,7 @@ queue.close()
 """
 
 
+@pytest.mark.slow
 def test_a_forked_process_opens_connections_of_its_own(redis_store: RedisStore, project: Path) -> None:
     command = [sys.executable, "-c", FORKING, redis_store.url, redis_store.queue_name]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=30)

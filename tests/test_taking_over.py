@@ -62,6 +62,7 @@ def queue_of(store: Store, ran: list[float] | None = None) -> JobQueue:
     return queue
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slots", [1, 2, 30])
 async def test_a_drain_takes_over_all_that_a_dead_worker_held_however_few_slots_it_has(
     store: Store, slots: int, caplog: pytest.LogCaptureFixture
@@ -82,6 +83,7 @@ async def test_a_drain_takes_over_all_that_a_dead_worker_held_however_few_slots_
     ]
 
 
+@pytest.mark.slow
 async def test_a_drain_waits_for_jobs_of_a_dead_worker_whose_lease_is_not_over_yet(store: Store) -> None:
     ran: list[float] = []
     async with queue_of(store, ran) as queue:
@@ -104,6 +106,7 @@ async def test_a_drain_does_not_wait_when_nobody_else_holds_anything(store: Stor
         assert (await queue.counts()).totals["completed"] == 3
 
 
+@pytest.mark.slow
 async def test_a_drain_leaves_to_the_living_what_they_run(store: Store) -> None:
     async with queue_of(store) as queue:
         holder = await hold(store, queue, lease=60)
@@ -117,6 +120,7 @@ async def test_a_drain_leaves_to_the_living_what_they_run(store: Store) -> None:
         assert [job.worker for job in await queue.jobs(State.RUNNING)] == ["holder"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own", [LEASE, 60.0])
 async def test_jobs_of_a_dead_worker_run_within_its_lease_and_three_seconds_whatever_the_others_lease(
     store: Store, own: float
@@ -147,6 +151,7 @@ async def test_jobs_of_a_dead_worker_run_within_its_lease_and_three_seconds_what
     assert not stolen or ran[-1] - died_at >= LEASE / 2
 
 
+@pytest.mark.slow
 async def test_a_worker_with_a_shorter_lease_robs_no_other(store: Store) -> None:
     """As in a deploy that shortens it: each is judged by its own."""
     ran: list[float] = []
@@ -167,6 +172,7 @@ async def test_a_worker_with_a_shorter_lease_robs_no_other(store: Store) -> None
         assert (counts.running, counts.totals["reclaimed"]) == (3, 0)
 
 
+@pytest.mark.slow
 async def test_a_worker_takes_nobody_for_dead_within_a_lease_of_its_own_start(store: Store) -> None:
     """After an outage all come back one by one: who is first has heard of nobody."""
     ran: list[float] = []
@@ -214,6 +220,7 @@ class Driver(MemoryDriver):
         return Consumer(self.memory, worker_id, lease, max_deliveries)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lease", [0.8, 60.0])
 async def test_a_worker_looks_for_the_dead_several_times_a_lease_and_every_two_seconds(lease: float) -> None:
     driver = Driver()
@@ -229,6 +236,7 @@ async def test_a_worker_looks_for_the_dead_several_times_a_lease_and_every_two_s
     assert driver.looks[3] - driver.looks[0] <= 3 * pause + SLACK
 
 
+@pytest.mark.slow
 async def test_a_worker_that_is_alone_looks_for_the_dead_less_often_until_another_comes() -> None:
     driver = Driver()
     worker = Worker(JobQueue(driver, "q"), lease=60)
@@ -271,6 +279,7 @@ async def test_a_worker_that_comes_as_another_hears_that_it_is_alone_is_heard_of
         worker.stop()
 
 
+@pytest.mark.slow
 async def test_where_somebody_with_a_short_lease_seems_to_be_dead_a_worker_looks_again_sooner() -> None:
     driver = Driver()
     worker = Worker(JobQueue(driver, "q"), lease=60)
@@ -287,6 +296,7 @@ async def test_where_somebody_with_a_short_lease_seems_to_be_dead_a_worker_looks
     assert len(driver.looks) >= 5  # and not two in all
 
 
+@pytest.mark.slow
 async def test_a_worker_that_can_not_beat_though_the_store_answers_does_not_take_itself_for_dead() -> None:
     """It is for others to say. And what it has begun it may settle, for as long as none did."""
     driver, lease = Driver(), 0.4
@@ -353,6 +363,7 @@ class Pair:
         return Worker(queue, lease=1, concurrency=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stubborn", [False, True])
 async def test_a_worker_that_is_fenced_cancels_its_handlers_and_goes_on_under_a_new_id_with_the_slots_it_has(
     stubborn: bool, caplog: pytest.LogCaptureFixture

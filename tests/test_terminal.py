@@ -76,6 +76,7 @@ def run(folder: Path, environment: dict[str, str]) -> Run:
 # What can't be shown, and who doesn't read
 
 
+@pytest.mark.slow
 def test_a_terminal_that_lacks_a_character_does_not_fail_a_push_that_was_made(
     run: Run, there: sync.JobQueue
 ) -> None:
@@ -86,6 +87,7 @@ def test_a_terminal_that_lacks_a_character_does_not_fail_a_push_that_was_made(
     assert there.get("größe-日本") is not None
 
 
+@pytest.mark.slow
 def test_the_plainest_of_locales_shows_every_table(run: Run, queue_name: str) -> None:
     plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     run("push", "shop:queue", "work", "{}", "--id", "größe")
@@ -95,6 +97,7 @@ def test_the_plainest_of_locales_shows_every_table(run: Run, queue_name: str) ->
         assert (told.returncode, told.stderr) == (0, ""), command
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [[], ["--json"]])
 def test_a_pipe_that_nobody_reads_does_not_fail_a_push_that_was_made(
     run: Run, there: sync.JobQueue, flags: list[str]
@@ -110,6 +113,7 @@ def test_a_pipe_that_nobody_reads_does_not_fail_a_push_that_was_made(
     assert there.get("mine") is not None
 
 
+@pytest.mark.slow
 def test_a_terminal_that_is_gone_does_not_fail_a_push_that_was_made(
     folder: Path, environment: dict[str, str], there: sync.JobQueue
 ) -> None:
@@ -120,6 +124,7 @@ def test_a_terminal_that_is_gone_does_not_fail_a_push_that_was_made(
     assert there.get("mine") is not None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is full")
 @pytest.mark.parametrize("flags", [[], ["--json"]])
 def test_a_full_disk_does_not_hide_what_was_done(
@@ -142,6 +147,7 @@ def test_a_full_disk_does_not_hide_what_was_done(
     assert told("dead", "requeue", "--all", "-q", queue_name) == "requeued: 0"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is full")
 def test_what_only_looks_says_in_one_line_that_it_can_not_be_written(run: Run, queue_name: str) -> None:
     for arguments in (["stats"], ["stats", "--watch"], ["jobs", "--state", "ready"]):
@@ -313,6 +319,7 @@ def test_modules_in_the_folder_do_not_stand_in_for_those_of_others(
     assert there.counts().totals["completed"] == 1
 
 
+@pytest.mark.slow
 def test_a_module_named_like_the_client_is_left_alone_also_by_python_m(
     folder: Path, environment: dict[str, str], there: sync.JobQueue
 ) -> None:
@@ -323,6 +330,7 @@ def test_a_module_named_like_the_client_is_left_alone_also_by_python_m(
     assert there.get("mine") is not None
 
 
+@pytest.mark.slow
 def test_a_module_whose_name_is_taken_is_told_so(run: Run, folder: Path) -> None:
     (folder / "queue.py").write_text((folder / "shop.py").read_text())
 
@@ -333,6 +341,7 @@ def test_a_module_whose_name_is_taken_is_told_so(run: Run, folder: Path) -> None
     assert line.endswith(f"{folder / 'queue.py'} has a name that is taken: give it another")
 
 
+@pytest.mark.slow
 def test_a_module_in_the_folder_comes_before_what_is_installed(run: Run, folder: Path) -> None:
     (folder / "pytest.py").write_text((folder / "shop.py").read_text())
 

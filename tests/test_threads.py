@@ -104,6 +104,7 @@ async def gone(*jobs: JobHandle[Any]) -> None:
                 await anyio.lowlevel.checkpoint()
 
 
+@pytest.mark.slow
 async def test_with_too_many_abandoned_threads_no_sync_handler_is_started_until_they_end(
     queue: JobQueue, let_go: threading.Event, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -153,6 +154,7 @@ async def test_a_job_that_finds_no_thread_spends_neither_attempt_nor_delivery(
     assert [(info.job_id, info.attempt, info.deliveries, info.error) for info in waiting] == [(waits.id, 1, 0, "")]
 
 
+@pytest.mark.slow
 async def test_a_worker_that_runs_until_idle_waits_for_jobs_that_found_no_thread(
     queue: JobQueue, let_go: threading.Event
 ) -> None:
@@ -232,6 +234,7 @@ async def test_a_worker_ends_though_the_application_has_taken_all_threads_of_the
             let_go.set()
 
 
+@pytest.mark.slow
 async def test_another_worker_gets_the_jobs_of_one_without_threads(queue: JobQueue) -> None:
     await queue.push(Stuck())
     full, other = Worker(queue, concurrency=1, abandoned=1), Worker(queue)
@@ -297,6 +300,7 @@ async def test_a_supervised_worker_that_the_system_gives_no_thread_ends_and_says
     assert info.attempt == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", ["memory asyncio", "redis asyncio"])  # trio keeps threads from test to test
 async def test_a_thread_that_cannot_be_started_is_not_the_jobs_failure(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

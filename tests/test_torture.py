@@ -1457,6 +1457,7 @@ def scripts_of(release: Release, name: str = "settle") -> "subprocess.CompletedP
     )
 
 
+@pytest.mark.slow
 def test_a_release_is_a_copy_that_can_be_replaced_again_and_again(tmp_path: Path) -> None:
     release = Release(tmp_path / "release")
     before = scripts_of(release)
@@ -1472,6 +1473,7 @@ def test_a_release_is_a_copy_that_can_be_replaced_again_and_again(tmp_path: Path
     assert not (release.directory / "redisjobs" / "lua").exists()
 
 
+@pytest.mark.slow
 def test_a_script_is_known_by_what_each_release_calls_it(tmp_path: Path) -> None:
     release = Release(tmp_path / "release")
     called = [scripts_of(release).stdout.splitlines()[1].split()]

@@ -437,6 +437,7 @@ def test_how_long_a_prepared_job_is_delayed_is_read_of_it() -> None:
     assert [_seconds_of(due) for due in (None, After(2500), After(50.5))] == [0, 2.5, 0.0505]
 
 
+@pytest.mark.slow
 def test_what_a_handler_pushes_is_judged_as_what_any_producer_does(target: Server, tmp_path: Path) -> None:
     store = Store(target.url, f"q-{random.randrange(10**9)}")
     fleet = Fleet([store.url], store.queue.name, tmp_path, 2.0, random.Random(7), kinds=[Kind()])
@@ -460,6 +461,7 @@ def test_what_a_handler_pushes_is_judged_as_what_any_producer_does(target: Serve
     store.close()
 
 
+@pytest.mark.slow
 def test_what_handlers_return_and_push_as_they_end_is_judged(target: Server, tmp_path: Path) -> None:
     store = Store(target.url, f"q-{random.randrange(10**9)}")
     fleet = Fleet([store.url], store.queue.name, tmp_path, 2.0, random.Random(7), kinds=[Kind()])

@@ -297,6 +297,7 @@ def test_in_each_database_several_workers_fire() -> None:
     assert {db: sum(kind.processes for kind in firing if kind.db == db) for db in (0, 1)} == {0: 3, 1: 2}
 
 
+@pytest.mark.slow
 def test_schedules_are_behind_until_they_are_fired_and_fire_nothing_once_they_are_paused(field: Field) -> None:
     schedules.put(field.store)
     assert len(schedules.behind(field.store)) == 2
@@ -322,6 +323,7 @@ def test_schedules_are_behind_until_they_are_fired_and_fire_nothing_once_they_ar
     assert not [left for left in final.left if "schedule" in left]
 
 
+@pytest.mark.slow
 def test_a_store_that_is_away_tells_of_no_schedule_that_it_is_up_to_date() -> None:
     store = Store("redis://127.0.0.1:1/0", "q")
 
@@ -344,6 +346,7 @@ def two_workers(field: Field, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[
         process.wait()
 
 
+@pytest.mark.slow
 def test_of_two_workers_the_first_goes_on_as_the_other_has_stopped(field: Field, two_workers: list[int]) -> None:
     fault, seen = FreezeInTurn(), [(False, False)]  # which of them is stopped
 
@@ -376,6 +379,7 @@ def test_workers_are_frozen_in_turn_only_where_there_are_two(field: Field) -> No
     assert not FreezeInTurn.possible(field)  # the last database is the first, which has more
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [CutFire, LateFire])
 def test_a_firing_of_which_the_reply_is_cut_or_the_request_late_fires_no_slot_twice(
     field: Field, kind: type[Fault]

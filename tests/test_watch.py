@@ -40,6 +40,7 @@ async def until(seen: list[float | None], fraction: float) -> None:
     await eventually(lambda: bool(seen) and seen[-1] == fraction)
 
 
+@pytest.mark.slow
 async def test_who_watches_a_job_sees_what_it_reports_and_that_it_ends(queue: JobQueue) -> None:
     steps, seen, late = Steps(), list[float | None](), list[float | None]()
     job = queue.job(name="work")(steps.run)
@@ -151,6 +152,7 @@ def waiting_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "redisjobs waiting"]
 
 
+@pytest.mark.slow
 async def test_sync_code_that_closes_the_queue_watches_on(sync_queue: SyncJobQueue) -> None:
     steps = Steps()
     watching = sync_queue.job(name="work")(steps.run).push().watch()
@@ -224,6 +226,7 @@ print("the end")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["closed", "left open"])
 def test_an_iterator_that_outlives_its_queue_lets_the_process_end(how: str, project: Path) -> None:
     command = [sys.executable, "-W", "error", "-c", OUTLIVES, how]

@@ -213,6 +213,7 @@ async def test_a_worker_that_has_no_room_promotes_now_and_then_and_at_once_when_
     assert all(pause > 0.25 for pause in since_last)
 
 
+@pytest.mark.slow
 async def test_a_delayed_job_runs_soon_though_the_worker_that_was_to_look_for_it_is_gone(
     store: Store, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1058,6 +1059,7 @@ def other_loop(queue: JobQueue, ended: threading.Event) -> None:
     anyio.run(run)
 
 
+@pytest.mark.slow
 async def test_a_handler_that_blocks_the_event_loop_keeps_its_job(store: Store, setting: str) -> None:
     starts: list[str] = []
     queue, other = JobQueue(store.driver, store.queue_name), None

@@ -204,6 +204,7 @@ async def test_an_id_that_was_given_serves_one_run(queue: JobQueue) -> None:
 # Health
 
 
+@pytest.mark.slow
 async def test_health_can_be_asked_at_every_moment_of_a_run(store: Store, queue: JobQueue) -> None:
     """At each line that the worker runs, from its making to its end, by another thread."""
     queue.register(Work)(lambda _: None)
@@ -241,6 +242,7 @@ class Mortal(Heartbeat):
         return super()._beat()
 
 
+@pytest.mark.slow
 async def test_a_worker_that_could_not_beat_for_a_lease_is_live_and_not_ready_until_it_could(
     queue: JobQueue, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,6 +274,7 @@ async def test_a_worker_that_could_not_beat_for_a_lease_is_live_and_not_ready_un
             worker.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 async def test_a_worker_whose_heartbeat_is_dead_is_neither_ready_nor_live_and_ends(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch

@@ -19,6 +19,7 @@ from fleet import Fleet
 from store import MemoryStore, RedisStore, Store
 
 from redisjobs import server
+from redisjobs.drivers.redis import connection
 from redisjobs.errors import ServerNotFound
 from redisjobs.queue import JobQueue
 from redisjobs.testing.driver_contract.fixtures import worker as worker
@@ -58,6 +59,21 @@ def signals() -> Iterator[None]:
     before = [signal.getsignal(number) for number in numbers]
     yield
     assert [signal.getsignal(number) for number in numbers] == before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def words() -> Iterator[None]:
+    """Every command that a test's own process packs is of text and bytes; see `Word`."""
+    pack = connection._pack
+
+    def checked(wire: tuple[Any, ...]) -> bytes:
+        numbers = [word for word in wire if not isinstance(word, str | bytes)]
+        assert not numbers, f"{numbers!r} in {wire[:4]}: hiredis crashes on these when a signal's handler raises"
+        return pack(wire)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connection, "_pack", checked)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

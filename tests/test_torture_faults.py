@@ -297,7 +297,7 @@ def test_the_reply_to_a_beat_comes_late_and_the_others_in_time(field: Field, wor
 def test_a_beat_that_comes_late_is_answered_all_the_same(field: Field, worker: str) -> None:
     assert field.workers is not None
     connection = SyncConnection(commands(field), Target(through(field.store.url, field.workers.port)), 5)
-    field.workers.delay_reply(0.3, commands(field).beat(worker, {}).wire[1].encode())
+    field.workers.delay_reply(0.3, str(commands(field).beat(worker, {}).wire[1]).encode())
     began = time.monotonic()
 
     assert connection.run(commands(field).beat(worker, {})) == 0

@@ -95,7 +95,7 @@ def _remove(url: str, queue: str) -> None:
     keys = [*commands.streams, *(commands.prefix + key for key in _LASTING)]
     with suppress(DriverError):
         for known in ("workers", "fenced"):
-            members = connection.run(Command(["ZRANGE", commands.prefix + known, 0, -1], list))
+            members = connection.run(Command(["ZRANGE", commands.prefix + known, "0", "-1"], list))
             keys += [f"{commands.prefix}worker:{member.decode()}" for member in members]
         connection.run(Command(["DEL", *keys], int))
     connection.close()

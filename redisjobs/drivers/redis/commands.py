@@ -19,7 +19,11 @@ from redisjobs.job import Priority, checked_queue_name
 from redisjobs.transitions import After, At, Due, Reply
 
 T = TypeVar("T")
-Wire = Sequence[Any]
+Word = str | bytes
+"""A part of a command. Never a number: hiredis packs one by its `repr`, in which Python may run a signal's
+handler, and hiredis crashes when that handler raises."""
+
+Wire = Sequence[Word]
 
 GROUP = "workers"
 LAYOUT = 3
@@ -92,7 +96,7 @@ class Commands:
         script = script if when_full is None else script.careful
         if script.sha not in self._heads:
             keys = [self.prefix + self._channels.get(key, key) for key in script.keys]
-            self._heads[script.sha] = ["EVALSHA", script.sha, len(keys), *keys]
+            self._heads[script.sha] = ["EVALSHA", script.sha, str(len(keys)), *keys]
         return Command([*self._heads[script.sha], *arguments], parse, script, when_full=when_full)
 
     def healing(
@@ -136,7 +140,7 @@ class Commands:
 
     def _make_groups(self) -> Command[None]:
         """Make the groups that are missing: let nobody join."""
-        return self._run("join", ["", 0, "", LAYOUT, self._now], lambda _: None)
+        return self._run("join", ["", "0", "", str(LAYOUT), self._now], lambda _: None)
 
 
 def _value(command: Command[T], reply: Any) -> T:
@@ -166,7 +170,7 @@ def client_id() -> Command[int]:
 
 def unblock(client: int) -> Command[int]:
     """Let the blocking read of another connection end now, as if its time were over; 0 if it does not read."""
-    return Command(["CLIENT", "UNBLOCK", client], int)
+    return Command(["CLIENT", "UNBLOCK", str(client)], int)
 
 
 def hello() -> Command[str]:

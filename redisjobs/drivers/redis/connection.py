@@ -6,10 +6,11 @@ itself, and is dropped whenever a reply may still be under way.
 """
 
 import asyncio
+import encodings.idna  # noqa: F401  (for names of hosts: an import that Ctrl-C ends in the first call is never made up for)
 import math
 import ssl
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ import redis.retry
 from hiredis import pack_command
 from redis.backoff import NoBackoff
 
-from redisjobs.drivers.redis.commands import Command, Commands, translate
+from redisjobs.drivers.redis.commands import Command, Commands, Wire, Word, translate
 from redisjobs.drivers.redis.replies import CLOSED_IS_LOST, Replies, reader_of
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.transitions import LONGEST_TRY
@@ -33,6 +34,8 @@ CLOCK_KEPT = 60.0
 """Seconds for which a server's clock is known that was heard; it may have been set since, or drift."""
 
 T = TypeVar("T")
+
+_pack: Callable[[tuple[Word, ...]], bytes] = pack_command  # type: ignore[assignment]  # it says tuples of one
 
 _CHUNK = 64 * 1024  # bytes read at once
 _GOODBYE = 0.5  # seconds that closing a connection in order may take
@@ -97,6 +100,9 @@ class Target:
             checked = self._options.get("ssl_cert_reqs") not in ("none", ssl.CERT_NONE)
             self._options.setdefault("ssl_check_hostname", checked)
         self.database = int(self._options.get("db") or 0)
+        self._options["db"] = (
+            str(self.database) if self.database else None
+        )  # see `Word`: redis-py packs it as it is
         whose = self._options.get("username") or id(self._options.get("credential_provider"))
         where_at = self._options.get("path") or (
             self._options.get("host", "localhost"),
@@ -128,11 +134,11 @@ class Target:
         return kind(**self._options, socket_connect_timeout=timeout, socket_timeout=timeout, retry=retry)
 
 
-def packed(wires: Sequence[Sequence[Any]]) -> bytes:
+def packed(wires: Sequence[Wire]) -> bytes:
     """Commands as they go over the wire. By hiredis: redis-py's own way costs four times as much."""
     if len(wires) == 1:
-        return pack_command(tuple(wires[0]))  # type: ignore[no-any-return]
-    return b"".join([pack_command(tuple(wire)) for wire in wires])
+        return _pack(tuple(wires[0]))
+    return b"".join([_pack(tuple(wire)) for wire in wires])
 
 
 def _is_kept(option: str, value: Any) -> bool:
@@ -272,12 +278,12 @@ class Connection:
         except StopIteration as done:
             return list(done.value)
 
-    async def _round_trip(self, wires: Sequence[Sequence[Any]], until: float) -> list[Any]:
+    async def _round_trip(self, wires: Sequence[Wire], until: float) -> list[Any]:
         replies = self._replies or await self.open(until)
         await self._ask(wires, until)
         return replies.take(len(wires))
 
-    def _ask(self, wires: Sequence[Sequence[Any]], until: float) -> asyncio.Future[None]:
+    def _ask(self, wires: Sequence[Wire], until: float) -> asyncio.Future[None]:
         """Send commands over the open connection, and give what to await before their replies are taken."""
         left = _time_left(until, self._timeout)
         return self.send(wires).arrived(len(wires), left, until)
@@ -294,7 +300,7 @@ class Connection:
             return self._replies  # also if it was closed meanwhile: then sending fails
         return self._replies
 
-    def send(self, wires: Sequence[Sequence[Any]]) -> Replies:
+    def send(self, wires: Sequence[Wire]) -> Replies:
         """Send commands over the open connection, and give what arrives over it.
 
         Raises:
@@ -355,6 +361,7 @@ class SyncConnection:
         self._timeout = timeout
         self._connection: Any = None
         self._replies: Any = None
+        self._is_asking = False
 
     def run(self, command: Command[T], until: float = math.inf) -> T:
         """Run a command; what it parses to.
@@ -390,7 +397,10 @@ class SyncConnection:
             self.close()
             raise
 
-    def _round_trip(self, wires: Sequence[Sequence[Any]], until: float) -> list[Any]:
+    def _round_trip(self, wires: Sequence[Wire], until: float) -> list[Any]:
+        if self._is_asking:  # another's exception, such as Ctrl-C, ended a round trip: its reply may come yet
+            self.close()
+        self._is_asking = True
         try:
             if self._connection is None:
                 self._connection = self._target.sync_connection(_time_left(until, self._timeout))
@@ -410,13 +420,11 @@ class SyncConnection:
                     replies.append(reply)
             if len(replies) > len(wires):
                 raise ConnectionError("the server gave more replies than it was asked for")
-            return replies
         except (redis.RedisError, OSError) as error:
             self.close()
             raise translate(error) from error
-        except BaseException:
-            self.close()
-            raise
+        self._is_asking = False
+        return replies
 
     def close(self) -> None:
         """Drop the connection."""

@@ -35,20 +35,18 @@ class WaitingPush:
         jobs: What is pushed.
         repeated: Whether it may have been pushed before.
         answer: What the caller waits for.
-        until: When the caller gives it up, by the monotonic clock.
 
     Attributes:
         by_itself: Whether it must not go with others again.
         is_first: Whether what it then finds of its own was added by its first try here.
     """
 
-    __slots__ = ("answer", "by_itself", "is_first", "jobs", "repeated", "since", "until")
+    __slots__ = ("answer", "by_itself", "is_first", "jobs", "repeated", "since")
 
-    def __init__(self, jobs: Sequence[NewJob], repeated: bool, answer: Answer, until: float) -> None:
+    def __init__(self, jobs: Sequence[NewJob], repeated: bool, answer: Answer) -> None:
         self.jobs = jobs
         self.repeated = repeated
         self.answer = answer
-        self.until = until
         self.by_itself = self.is_first = False
         self.since = time.monotonic()
 
@@ -89,14 +87,6 @@ class Crowd:
     def add(self, push: WaitingPush) -> None:
         """Let one wait."""
         self._waiting.append(push)
-
-    def remove(self, push: WaitingPush) -> bool:
-        """Let one wait no longer; whether it did."""
-        try:
-            self._waiting.remove(push)
-        except ValueError:
-            return False
-        return True
 
     def drop_left(self) -> None:
         """Forget those at the front whose callers have left."""

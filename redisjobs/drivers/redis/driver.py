@@ -3,15 +3,16 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+import weakref
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from contextlib import asynccontextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 import anyio
 
 from redisjobs.driver import Notification
-from redisjobs.drivers.redis.coalescer import Coalescer, SyncCoalescer
+from redisjobs.drivers.redis.coalescer import Coalescer
 from redisjobs.drivers.redis.commands import Command, hello
 from redisjobs.drivers.redis.connection import Connection, ServerClock, SyncConnection, Target, need_asyncio
 from redisjobs.drivers.redis.consumer import RedisConsumer
@@ -26,7 +27,10 @@ from redisjobs.transitions import LONGEST_TRY, NewJob, Pushed
 T = TypeVar("T")
 Now = Callable[[], int] | None
 
-_MOST_LINKS = 16  # connections that concurrent calls of one process share, beside those of small pushes
+_MOST_LINKS = (
+    16  # connections that concurrent calls of one process share; an event loop's small pushes have others
+)
+_LOOK_AGAIN = 0.1  # seconds after which whoever waits for one of these counts them again
 _MOST_TOGETHER = 50  # jobs of a push that may go together with others
 _TELLINGS = 3  # times that a push is sent before the server's clock counts as one that doesn't run evenly
 _RESTLESS = "the server's clock was set again and again, or answers take too long; nothing was written"
@@ -203,119 +207,110 @@ class RedisDriver:
 
 
 class _SyncConnections:
-    """Connections that threads share. A forked process starts with none: its parent goes on using them.
+    """Connections that threads share, at most 16.
+
+    A signal's handler may raise, as at Ctrl-C, between any two steps of a call. A call that ended so might neither
+    give back its place nor release a lock. So there is no lock, and no count of places: what counts is which
+    connections exist, and one that no call holds is deleted. A forked process starts with none, because its parent
+    goes on using them.
 
     Attributes:
         idle: Those that nobody uses.
-        room: One None for each that there may be more, for calls other than small pushes.
         checked: Whether the server was seen to be new enough.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, make: Callable[[], SyncConnection]) -> None:
+        self._make = make
         self.begin()
         begin_after_fork(self)
 
     def begin(self) -> None:
         """Begin with none."""
-        self.idle: list[SyncConnection] = []
-        self.room: SimpleQueue[None] = SimpleQueue()  # a semaphore takes seven times as long
-        for _ in range(_MOST_LINKS):
-            self.room.put(None)
+        self.idle: SimpleQueue[SyncConnection] = SimpleQueue()
         self.checked = False
+        self._made: set[weakref.ref[SyncConnection]] = set()
+
+    def take(self, until: float) -> SyncConnection:
+        """A connection for the caller alone. It belongs into `idle` again, by a `finally` right behind this call.
+
+        Raises:
+            Unavailable: All of them are busy until then, by the monotonic clock.
+        """
+        while True:
+            try:
+                return self.idle.get_nowait()
+            except Empty:
+                pass
+            connection = self._make()
+            self._made.add(weakref.ref(connection))
+            self._made.difference_update([ref for ref in list(self._made) if ref() is None])
+            if len(self._made) <= _MOST_LINKS:
+                return connection
+            del connection
+            left = until - time.monotonic()
+            if left <= 0:
+                raise Unavailable(f"all {_MOST_LINKS} connections of this process are busy")
+            with suppress(Empty):  # not for longer: a connection that was lost leaves room, and wakes no thread
+                return self.idle.get(timeout=min(left, _LOOK_AGAIN))
+
+    def close(self) -> None:
+        """Close those that nobody uses; whoever is next opens others."""
+        with suppress(Empty):
+            while True:
+                self.idle.get_nowait().close()
 
 
 class SyncRedisDriver:
-    """The same for sync code and any number of threads; see `Driver`. It opens no event loop."""
+    """The same for sync code and any number of threads; see `Driver`. It opens no event loop.
+
+    Threads' pushes don't go together, as those of an event loop do: at 4 threads or fewer that gains nothing, and
+    an exception that ended one thread's push would be the others' trouble.
+    """
 
     def __init__(self, where: Any, queue: str, now_ms: Now = None) -> None:
         self.target = where if isinstance(where, Target) else Target(where)
         self.commands = QueueCommands(queue, now_ms, self.target.database)
-        self._connections = _SyncConnections()
-        self._pushes = SyncCoalescer(self._push)
+        self._connections = _SyncConnections(lambda: SyncConnection(self.commands, self.target))
 
     def push(self, jobs: Sequence[NewJob], *, repeated: bool, until: float = math.inf) -> list[Pushed]:
-        self._check_server(until)
-        if len(jobs) <= _MOST_TOGETHER:
-            return self._pushes.push(jobs, repeated=repeated, until=until)
-        with self._connection(until) as connection:
-            return self._push_over(connection, jobs, repeated, until)
+        def push(connection: SyncConnection) -> list[Pushed]:
+            steps = pushing(connection.clock, self.commands, jobs, repeated)
+            command = next(steps)
+            while True:
+                answer = connection.run(command, until)
+                try:
+                    command = steps.send(answer)
+                except StopIteration as done:
+                    return done.value  # type: ignore[no-any-return]
 
-    def _push(self, jobs: Sequence[NewJob], repeated: bool, until: float) -> list[Pushed]:
-        # Without `room`: no more of these are under way than the coalescer lets out.
-        idle = self._connections.idle
-        connection = self._take(idle)
-        try:
-            return self._push_over(connection, jobs, repeated, until)
-        finally:
-            idle.append(connection)
-
-    def _push_over(
-        self, connection: SyncConnection, jobs: Sequence[NewJob], repeated: bool, until: float
-    ) -> list[Pushed]:
-        steps = pushing(connection.clock, self.commands, jobs, repeated)
-        command = next(steps)
-        while True:
-            answer = connection.run(command, until)
-            try:
-                command = steps.send(answer)
-            except StopIteration as done:
-                return done.value  # type: ignore[no-any-return]
+        return self._call(push, until)
 
     def read(self, query: Query[T], *, until: float = math.inf) -> T:
-        return self._run(self.commands.read(query), until)
+        command = self.commands.read(query)
+        return self._call(lambda connection: connection.run(command, until), until)
 
     def change(self, change: Change[T], *, until: float = math.inf) -> T:
         if isinstance(change, Several):
-            replies: Any = self._run_all([self.commands.change(each) for each in change.changes], until)
+            commands = [self.commands.change(each) for each in change.changes]
+            replies: Any = self._call(lambda connection: connection.run_all(commands, until), until)
             return replies  # type: ignore[no-any-return]
-        return self._run(self.commands.change(change), until)
+        command = self.commands.change(change)
+        return self._call(lambda connection: connection.run(command, until), until)
 
     def close(self) -> None:
-        idle = self._connections.idle
-        with suppress(IndexError):  # another thread may be faster
-            while True:
-                idle.pop().close()
+        self._connections.close()
 
-    def _run(self, command: Command[T], until: float) -> T:
-        self._check_server(until)
-        with self._connection(until) as connection:
-            return connection.run(command, until)
-
-    def _run_all(self, commands: Sequence[Command[T]], until: float) -> list[T]:
-        self._check_server(until)
-        with self._connection(until) as connection:
-            return connection.run_all(commands, until)
-
-    def _check_server(self, until: float) -> None:
-        """Reach the server and see that it is new enough; again is free."""
+    def _call(self, call: Callable[[SyncConnection], T], until: float) -> T:
+        """Call with a connection, once the server was seen to be new enough."""
         connections = self._connections
-        if not connections.checked:
-            with self._connection(until) as connection:
+        connection = connections.take(until)
+        try:
+            if not connections.checked:
                 connection.run(hello(), until)
-            connections.checked = True
-
-    @contextmanager
-    def _connection(self, until: float) -> Iterator[SyncConnection]:
-        room, idle = self._connections.room, self._connections.idle
-        self._wait_for(room, until)
-        try:
-            connection = self._take(idle)
-            try:
-                yield connection
-            finally:
-                idle.append(connection)
+                connections.checked = True
+            return call(connection)
+        except Unavailable:
+            connections.close()  # these were opened before, so the next calls would fail by each of them in turn
+            raise
         finally:
-            room.put(None)
-
-    def _wait_for(self, room: "SimpleQueue[None]", until: float) -> None:
-        try:
-            room.get(timeout=None if until == math.inf else max(0.0, until - time.monotonic()))
-        except Empty:
-            raise Unavailable(f"all {_MOST_LINKS} connections of this process are busy") from None
-
-    def _take(self, idle: list[SyncConnection]) -> SyncConnection:
-        """A connection that nobody uses."""
-        try:
-            return idle.pop()
-        except IndexError:
-            return SyncConnection(self.commands, self.target)
+            connections.idle.put(connection)  # after a failure it is closed, and opens again when used

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from redisjobs.driver import supported
 from redisjobs.drivers.redis.commands import (
     Command,
+    Word,
     due_word,
     pairs,
     queued_ms_of,
@@ -68,7 +69,7 @@ _REPLY_BYTES = 1024 * 1024  # of entries that one step looks at
 _FAR = 1e15  # ms; somebody may have made `inf` a due time
 _NOBODY = (b"", b"released", b"alone", b"parked")  # who has a job that is ready
 _SMALL = 4096  # of parameters in bytes, or in characters, of four bytes at most: `push_one` takes less than 16 KB
-_STREAMS = {priority: number for number, priority in enumerate(Priority, 1)}
+_STREAMS = {priority: str(number) for number, priority in enumerate(Priority, 1)}
 _ADDED = Pushed(Reply.OK)
 
 
@@ -105,19 +106,19 @@ class QueueCommands(ScheduleCommands):
 
     def push(self, jobs: Sequence[NewJob], *, repeated: bool, sent_ms: float | None) -> Command[PushAnswer]:
         """`sent_ms` is now by the server's clock, or earlier; None: not known, and the answer is STALE."""
-        arguments: list[Any] = [self._now, "" if sent_ms is None else f"{sent_ms:.0f}", "1" if repeated else ""]
+        arguments: list[Word] = [self._now, "" if sent_ms is None else f"{sent_ms:.0f}", "1" if repeated else ""]
         for job in jobs:
             arguments += job_words(job)
         return self._run("push", arguments, _push_answer)
 
     def push_plain(self, jobs: Sequence[NewJob], *, sent_ms: float | None) -> Command[PushAnswer]:
         """The same for jobs that are plain, as `are_plain` says."""
-        sent = "" if sent_ms is None else int(sent_ms)
+        sent = "" if sent_ms is None else f"{sent_ms:.0f}"
         first = jobs[0]
         if len(jobs) == 1 and len(first.fields[3]) < _SMALL:
             words = [self._now, sent, first.priority, first.job_id, first.fields[1], first.fields[3]]
             return self._run("push_one", words, _one_answer)
-        arguments: list[Any] = [self._now, sent, _STREAMS[first.priority]]
+        arguments: list[Word] = [self._now, sent, _STREAMS[first.priority]]
         arguments += [raw_id(job.job_id) for job in jobs]
         arguments += [job.fields[1] for job in jobs]
         arguments += [job.fields[3] for job in jobs]
@@ -152,7 +153,7 @@ class QueueCommands(ScheduleCommands):
         return self._run("find", [raw_id(query.job_id)], lambda reply: _row(reply) if reply else None)
 
     def scan(self, query: Scan) -> Command[Scanned]:
-        arguments = [query.state, raw_id(query.after), query.limit, *_words(query.filter), self._now]
+        arguments = [query.state, raw_id(query.after), str(query.limit), *_words(query.filter), self._now]
         return self._run("scan", arguments, lambda reply: Scanned([*map(_row, reply[1:])], text_id(reply[0])))
 
     def groups(self, query: GroupDead) -> Command[Grouped]:
@@ -185,8 +186,8 @@ class QueueCommands(ScheduleCommands):
             note, number, start = reply
             return f"{note.decode()} {number} {start.decode()}" if number else ""
 
-        note, number, start = change.after.split(" ") if change.after else ("", 1, "-")
-        return self._run("unpark", [note, number, start, _REPLY_BYTES], parse)
+        note, number, start = change.after.split(" ") if change.after else ("", "1", "-")
+        return self._run("unpark", [note, number, start, str(_REPLY_BYTES)], parse)
 
     def limits(self, query: FindLimits) -> Command[LimitsFound]:
         def parse(reply: Any) -> LimitsFound:
@@ -204,7 +205,7 @@ class QueueCommands(ScheduleCommands):
         return self._run("limits", [raw_id(query.after)], parse)
 
     def limit(self, change: SetLimit) -> Command[str]:
-        arguments = [raw_id(change.name), change.limit, raw_id(change.after), self._now]
+        arguments: list[Word] = [raw_id(change.name), change.limit, raw_id(change.after), self._now]
         return self._run("limit", arguments, text_id)
 
     def hold(self, change: Hold) -> Command[Reply]:
@@ -232,7 +233,7 @@ class QueueCommands(ScheduleCommands):
         return self._run("delete_all", [change.after, *_words(change.filter), self._now], _taken)
 
     def ask(self, change: Ask) -> Command[list[Standing]]:
-        arguments = [change.process, _REPLY_BYTES, *map(raw_id, change.job_ids)]
+        arguments: list[Word] = [change.process, str(_REPLY_BYTES), *map(raw_id, change.job_ids)]
         return self._run("ask", arguments, lambda reply: [*map(_standing, reply)])
 
     def tidy(self, change: Tidy) -> Command[Tidied]:
@@ -259,11 +260,11 @@ class QueueCommands(ScheduleCommands):
             duties = [duty for duty, is_due in said.items() if is_due]
             return Tidied(after=f"{'+'.join(duties)} {text_id(after)}" if duties else "")
 
-        return self._run("tidy", [idle_ms, every_ms, "", self._now], parse)
+        return self._run("tidy", [str(idle_ms), str(every_ms), "", self._now], parse)
 
     def consumers(self, after: str) -> Command[Tidied]:
         """Look after consumers, from there on."""
-        arguments = [_GONE_MS, _TIDY_MS, after, self._now]
+        arguments = [str(_GONE_MS), str(_TIDY_MS), after, self._now]
         return self._run("tidy", arguments, lambda reply: Tidied(after=text_id(reply[1])))
 
     def trim(self, after: str) -> Command[Tidied]:
@@ -277,7 +278,7 @@ class QueueCommands(ScheduleCommands):
 
     def shares(self, after: str) -> Command[Tidied]:
         """Give up the shares of jobs that do not run, then give lines the turns they have lost, from there on."""
-        arguments = [raw_id(after), self._now]
+        arguments: list[Word] = [raw_id(after), self._now]
         return self._run("shares", arguments, lambda reply: Tidied(after=text_id(reply[0])))
 
     def retain(self, change: Retain) -> Command[Reply]:
@@ -291,7 +292,7 @@ class QueueCommands(ScheduleCommands):
             number, start, restored = reply
             return Tidied(restored, f"{number} {start.decode()}" if number else "")
 
-        return self._run("restore", [*(after or "1 -").split(" "), _REPLY_BYTES, self._now], parse)
+        return self._run("restore", [*(after or "1 -").split(" "), str(_REPLY_BYTES), self._now], parse)
 
     def unpark_later(self, after: str) -> Command[Tidied]:
         """Do what whoever resumed jobs did not come to."""

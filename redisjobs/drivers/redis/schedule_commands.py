@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from redisjobs.drivers.redis.commands import Command, Commands, due_word, pairs, raw_id, reply_of
+from redisjobs.drivers.redis.commands import Command, Commands, Word, due_word, pairs, raw_id, reply_of
 from redisjobs.job import OnConflict
 from redisjobs.schedules.stored import (
     Fire,
@@ -31,13 +31,15 @@ class ScheduleCommands(Commands):
     """The commands of one queue's schedules."""
 
     def schedules(self, query: ListSchedules) -> Command[SchedulePage]:
-        return self._run("schedules", [self._now, raw_id(query.name), raw_id(query.after), _REPLY_BYTES], _page)
+        return self._run(
+            "schedules", [self._now, raw_id(query.name), raw_id(query.after), str(_REPLY_BYTES)], _page
+        )
 
     def put_schedule(self, change: PutSchedules) -> Command[PutAnswer]:
-        words: list[Any] = [self._now, "" if change.declared_by is None else str(change.declared_by)]
+        words: list[Word] = [self._now, "" if change.declared_by is None else str(change.declared_by)]
         for name, fingerprint, definition in change.schedules:
             fields = definition.fields if definition else []
-            words += [raw_id(name), fingerprint, len(fields), *fields]
+            words += [raw_id(name), fingerprint, str(len(fields)), *fields]
         return self._run("put_schedule", words, _put_answer)
 
     def pause_schedule(self, change: PauseSchedule) -> Command[Reply]:
@@ -47,19 +49,24 @@ class ScheduleCommands(Commands):
         return self._run("remove_schedule", [self._now, raw_id(change.name)], reply_of)
 
     def fire(self, change: Fire) -> Command[FireAnswer]:
-        words: list[Any] = [self._now, change.scheduler]
+        words: list[Word] = [self._now, change.scheduler]
         for firing in change.firings:
-            words += [raw_id(firing.name), firing.fingerprint, firing.last_ms, firing.slot_ms, firing.missed]
-            words.append(len(firing.jobs))
+            words += [raw_id(firing.name), firing.fingerprint]
+            words += map(str, (firing.last_ms, firing.slot_ms, firing.missed, len(firing.jobs)))
             for job in firing.jobs:
                 words += job_words(job)
         return self._run("fire", words, _fire_answer)
 
 
-def job_words(job: NewJob) -> list[Any]:
+def job_words(job: NewJob) -> list[Word]:
     """A job as `push` and `fire` take it."""
-    words: list[Any] = [raw_id(job.job_id), job.nonce, job.priority, due_word(job.due), job.unique]
-    words += [_text(job.unique_for_ms), _text(job.expires_in_ms), _CONFLICTS[job.on_conflict], len(job.fields)]
+    words: list[Word] = [raw_id(job.job_id), job.nonce, job.priority, due_word(job.due), job.unique]
+    words += [
+        _text(job.unique_for_ms),
+        _text(job.expires_in_ms),
+        _CONFLICTS[job.on_conflict],
+        str(len(job.fields)),
+    ]
     return [*words, *job.fields]
 
 

@@ -11,6 +11,7 @@ from redisjobs.drivers.redis.commands import (
     LAYOUT,
     Command,
     Commands,
+    Word,
     due_word,
     pairs,
     queued_ms_of,
@@ -154,7 +155,7 @@ class WorkerCommands(Commands):
                 f"version {LAYOUT}: run all workers of a queue by one release; nothing was claimed"
             )
 
-        return self._run("join", [worker, lease_ms, run, LAYOUT, self._now], parse)
+        return self._run("join", [worker, str(lease_ms), run, str(LAYOUT), self._now], parse)
 
     def beat(self, worker: str, facts: Mapping[str, str]) -> Command[int | None]:
         """Parses to how often somebody has asked to cancel a job of the worker; None: it was fenced."""
@@ -203,7 +204,7 @@ class WorkerCommands(Commands):
         # The same cut as the script would make, by text: entry ids begin with their time, of as many digits.
         batch = _Batch(settlements, cut="" if server_ms is None else f"{server_ms - _YOUNG_MS:.0f}")
         lane, number = (turn.lane, turn.number) if turn and settlements else (0, 0)
-        arguments = [worker, lane, number, "1" if promote else "", self._now, *batch.arguments()]
+        arguments = [worker, str(lane), str(number), "1" if promote else "", self._now, *batch.arguments()]
 
         def parse(reply: Any) -> Settled:
             now_us, due_in, finds, unread, turn_in, *said = _unless_fenced(reply, worker)
@@ -219,8 +220,8 @@ class WorkerCommands(Commands):
         `call` tells it from other calls of the same turn.
         """
         others = [word for lease, one in settlements for word in _words(lease, one)]
-        lane, number = (f"{turn.lane}+{call}", turn.number) if turn else (0, 0)
-        arguments = [worker, lane, number, "", self._now, 0, 0, 0, 0, 0, 0, *others]
+        lane, number = (f"{turn.lane}+{call}", str(turn.number)) if turn else ("0", "0")
+        arguments = [worker, lane, number, "", self._now, *"000000", *others]
 
         def parse(reply: Any) -> Settled:
             now_us, _, finds, unread, turn_in, *said = _unless_fenced(reply, worker)
@@ -245,16 +246,27 @@ class WorkerCommands(Commands):
                 now_us, due_in, Ahead(finds, unread[:3], turn_in, unread[3:]), waits, leases, _ended(ended)
             )
 
-        arguments = [worker, min(count, MOST_JOBS), most_bytes, max_deliveries, "1" if idle else "", self._now]
+        limits = map(str, (min(count, MOST_JOBS), most_bytes, max_deliveries))
+        arguments = [worker, *limits, "1" if idle else "", self._now]
         return self._run("claim", arguments, parse)
 
     def read(self, worker: str, stream: int, count: int) -> Command[list[Lease]]:
         """Claim from one stream what was never delivered."""
-        wire = ["XREADGROUP", "GROUP", GROUP, worker, "COUNT", count, "STREAMS", self.streams[stream - 1], ">"]
+        wire = [
+            "XREADGROUP",
+            "GROUP",
+            GROUP,
+            worker,
+            "COUNT",
+            str(count),
+            "STREAMS",
+            self.streams[stream - 1],
+            ">",
+        ]
         return Command(wire, self._read)
 
     def wait(self, worker: str, count: int, timeout_ms: int) -> Command[list[Lease]]:
-        wire = ["XREADGROUP", "GROUP", GROUP, worker, "COUNT", count, "BLOCK", timeout_ms, "STREAMS"]
+        wire = ["XREADGROUP", "GROUP", GROUP, worker, "COUNT", str(count), "BLOCK", str(timeout_ms), "STREAMS"]
         return Command([*wire, *self.streams, ">", ">", ">"], self._read)
 
     def is_restricted(self) -> Command[bool]:
@@ -269,7 +281,9 @@ class WorkerCommands(Commands):
             answers = _unless_fenced(reply, worker)
             return [lease for lease, starts in zip(leases, answers, strict=True) if starts]
 
-        return self._run("screen", [worker, self._now, *(word for lease in leases for word in lease.token)], parse)
+        return self._run(
+            "screen", [worker, self._now, *(word for lease in leases for word in _token(lease))], parse
+        )
 
     def _read(self, reply: Any) -> list[Lease]:
         leases = []
@@ -281,12 +295,22 @@ class WorkerCommands(Commands):
 
     def adopt(self, leases: Sequence[Lease]) -> Command[list[str]]:
         """Ids for jobs that were put in by hand without one."""
-        arguments = [word for lease in leases for word in lease.token]
+        arguments = [word for lease in leases for word in _token(lease)]
         return self._run("adopt", arguments, lambda reply: [job_id.decode() for job_id in reply])
 
     def pending(self, worker: str, stream: int, idle_ms: int, start: str) -> Command[list[str]]:
         """The entries that a worker has been holding for so long: up to 500 of a stream, from there on."""
-        wire = ["XPENDING", self.streams[stream - 1], GROUP, "IDLE", idle_ms, start, "+", MOST_JOBS, worker]
+        wire = [
+            "XPENDING",
+            self.streams[stream - 1],
+            GROUP,
+            "IDLE",
+            str(idle_ms),
+            start,
+            "+",
+            str(MOST_JOBS),
+            worker,
+        ]
         return Command(wire, lambda rows: [row[0].decode() for row in rows])
 
     def recover(
@@ -298,7 +322,7 @@ class WorkerCommands(Commands):
             looked, jobs = _unless_fenced(reply, worker)
             return looked, [_lease(*job) for job in jobs]
 
-        return self._run("recover", [worker, most_bytes, idle_ms, self._now, *places], parse)
+        return self._run("recover", [worker, str(most_bytes), str(idle_ms), self._now, *places], parse)
 
     def reclaim(
         self, worker: str, count: int, silent: Sequence[Silent], *, others: bool, thorough: bool
@@ -318,11 +342,13 @@ class WorkerCommands(Commands):
 
         flat = [word for each in silent for word in (raw_id(each.worker_id), each.until_ms)]
         return self._run(
-            "reclaim", [worker, count, "1" if others else "", "1" if thorough else "", self._now, *flat], parse
+            "reclaim",
+            [worker, str(count), "1" if others else "", "1" if thorough else "", self._now, *flat],
+            parse,
         )
 
     def release(self, worker: str, *, refund: bool, watch: bool) -> Command[int]:
-        return self._run("release", [worker, int(refund), "1" if watch else "", self._now], int)
+        return self._run("release", [worker, "1" if refund else "0", "1" if watch else "", self._now], int)
 
 
 class _Batch:
@@ -346,9 +372,9 @@ class _Batch:
         self._young: list[bytes] = []
         self._has_nonces = False
         self._uniques: list[bytes] = []
-        self._results: list[Any] = []
+        self._results: list[Word] = []
         self._rest: list[int] = []  # positions
-        self._others: list[Any] = []
+        self._others: list[Word] = []
         for position, (lease, settlement) in enumerate(settlements):
             if type(settlement) is Ack and not settlement.cancelled and lease.deliveries == 1:
                 self._add_done(position, lease, settlement)
@@ -369,17 +395,18 @@ class _Batch:
         if unique:
             self._uniques += (unique, job_id)
         if done.result is not None or done.reported:
-            self._results += (stream, len(self._ids[number]), *_result(done))
+            self._results += (str(stream), str(len(self._ids[number])), *_result(done))
 
     def _add_other(self, position: int, lease: Lease, settlement: Settlement) -> None:
         self._rest.append(position)
         self._others += _words(lease, settlement)
 
-    def arguments(self) -> list[Any]:
+    def arguments(self) -> list[Word]:
         """What goes to the script: how many there are of each kind, then all of them."""
         plain = len(self._young) == sum(map(len, self._ids)) and not self._has_nonces
-        arguments: list[Any] = [*map(len, self._entries)]
-        arguments += ["ids" if plain else len(self._young), len(self._uniques) // 2, len(self._results) // 5]
+        young = "ids" if plain else str(len(self._young))
+        arguments: list[Word] = [*(str(len(entries)) for entries in self._entries), young]
+        arguments += [str(len(self._uniques) // 2), str(len(self._results) // 5)]
         for entries, ids in zip(self._entries, self._ids, strict=True):
             arguments += entries
             arguments += ids
@@ -395,40 +422,46 @@ class _Batch:
         return replies
 
 
-def _words(lease: Lease, settlement: Settlement) -> list[Any]:
+def _words(lease: Lease, settlement: Settlement) -> list[Word]:
     """A settlement that is no plain success, as settle takes it."""
     verb, values = _settlement(lease, settlement)
-    return [verb, *lease.token, lease.deliveries, raw_id(lease.job_id), len(values), *values]
+    return [verb, *_token(lease), str(lease.deliveries), raw_id(lease.job_id), str(len(values)), *values]
 
 
-def _settlement(lease: Lease, settlement: Settlement) -> tuple[str, list[Any]]:
+def _token(lease: Lease) -> tuple[str, str]:
+    """Where a lease's entry is, as scripts take it."""
+    stream, entry = lease.token
+    return str(stream), entry
+
+
+def _settlement(lease: Lease, settlement: Settlement) -> tuple[str, list[Word]]:
     """What settle calls it, and the values that it takes with it."""
     match settlement:
         case Ack(cancelled, _, pushes):
             told = [lease.unique, lease.nonce, *_result(settlement)]
             told[2] = told[2] or lease.fields.get(b"keep_result", b"")  # so that nobody has to read the entry
             if pushes:
-                return "pushes", [*told, len(pushes), *(word for job in pushes for word in job_words(job))]
+                return "pushes", [*told, str(len(pushes)), *(word for job in pushes for word in job_words(job))]
             verb = "cancelled" if cancelled else "done"
             return verb, told
         case RetryLater(due, changes):
             return "retry", [due_word(due), *(text for change in changes.items() for text in change)]
         case Release(refund):
-            return "release", [int(refund)]
+            return "release", ["1" if refund else "0"]
         case DeadLetter(reason, error, traceback, error_type, fingerprint, reported):
             return "fail", [reason, error, traceback, error_type, fingerprint, "1" if reported else ""]
         case ReportProgress(progress):
             return "report", [progress]
 
 
-def _result(done: Ack) -> tuple[int | str, str, bytes | str]:
+def _result(done: Ack) -> tuple[str, str, Word]:
     """What is kept of a job that has run, as settle takes it."""
     result = done.result
     if result is None:
         return "", "reported" if done.reported else "", ""
     if result.refused:
-        return result.keep_ms, "refused", result.refused
-    return (result.keep_ms, "", "") if result.value is None else (result.keep_ms, "completed", result.value)
+        return str(result.keep_ms), "refused", result.refused
+    return str(result.keep_ms), *(("", "") if result.value is None else ("completed", result.value))
 
 
 def _unless_fenced(reply: Any, worker: str) -> Any:

@@ -128,6 +128,12 @@ def do(do: Do, context: JobContext) -> None:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             (folder / f"pid-{context.job_id}").write_text(str(os.getpid()))
             time.sleep(600)
+        case "hold the lock":
+            (folder / f"pid-{context.job_id}").write_text(str(os.getpid()))
+            ctypes.PyDLL(None).sleep(600)  # in C, with the interpreter lock held: no other thread of it runs
+        case "stop":
+            (folder / f"pid-{context.job_id}").write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGSTOP)
         case "grandchild":
             child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
             with (folder / "grandchildren").open("a") as file:

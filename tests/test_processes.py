@@ -461,15 +461,28 @@ def start(folder: Path, *arguments: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(command, cwd=folder, env=dict(os.environ, PYTHONPATH=path))
 
 
+PROGRAM = """
+import asyncio, os, sys, time
+from pathlib import Path
+import process_handlers
+from redisjobs import Worker
+
+def fork(folder: str) -> None:
+    if os.fork() == 0:
+        (Path(folder) / "forked").write_text(str(os.getpid()))
+        time.sleep(600)
+
+if __name__ == "__main__":
+    queue = process_handlers.queue_of(*sys.argv[1:3])
+    queue.job(fork)
+    asyncio.run(Worker(queue, concurrency=3).run())
+"""
+
+
 @pytest.mark.parametrize("setting", ["redis asyncio"])
 async def test_processes_end_with_a_worker_that_is_killed(store: Store, setting: str, tmp_path: Path) -> None:
     assert isinstance(store, RedisStore)
-    code = (
-        "import sys, asyncio, process_handlers as h; from redisjobs import Worker\n"
-        "if __name__ == '__main__':\n"
-        "    asyncio.run(Worker(h.queue_of(*sys.argv[1:3]), concurrency=3).run())\n"
-    )
-    (tmp_path / "program.py").write_text(code)
+    (tmp_path / "program.py").write_text(PROGRAM)
     worker = start(tmp_path, store.url, store.queue_name)
     try:
         async with JobQueue(store.driver, store.queue_name) as queue:
@@ -486,6 +499,63 @@ async def test_processes_end_with_a_worker_that_is_killed(store: Store, setting:
     finally:
         worker.kill()
         worker.wait()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no signal can be sent by a pipe that closes")
+@pytest.mark.parametrize("setting", ["redis asyncio"])
+@pytest.mark.parametrize("what", ["hold the lock", "stop"])
+async def test_a_process_whose_threads_all_stand_still_ends_with_a_worker_that_is_killed(
+    store: Store, setting: str, tmp_path: Path, what: str
+) -> None:
+    assert isinstance(store, RedisStore)
+    (tmp_path / "program.py").write_text(PROGRAM)
+    worker = start(tmp_path, store.url, store.queue_name)
+    pid = None
+    try:
+        async with JobQueue(store.driver, store.queue_name) as queue:
+            job_id = await queue.push(Do(what, str(tmp_path)))
+            pid = await pid_in(tmp_path / f"pid-{job_id}")
+            await eventually(lambda: stands_still(pid), within=10)
+            worker.kill()
+            worker.wait()
+            await eventually(lambda: has_ended(pid), within=10)
+    finally:
+        worker.kill()
+        worker.wait()
+        if pid is not None and not has_ended(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def stands_still(pid: int) -> bool:
+    """Whether the main thread of a process is stopped, or sleeps in C."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "TS"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no signal can be sent by a pipe that closes")
+@pytest.mark.parametrize("setting", ["redis asyncio"])
+async def test_a_process_ends_with_its_worker_though_a_fork_of_that_lives_on(
+    store: Store, setting: str, tmp_path: Path
+) -> None:
+    assert isinstance(store, RedisStore)
+    (tmp_path / "program.py").write_text(PROGRAM)
+    worker = start(tmp_path, store.url, store.queue_name)
+    pid = forked = None
+    try:
+        async with JobQueue(store.driver, store.queue_name) as queue:
+            job_id = await queue.push(Do("stubborn", str(tmp_path)))
+            pid = await pid_in(tmp_path / f"pid-{job_id}")
+            await queue.push({"folder": str(tmp_path)}, JobName("fork", dict[str, str]))
+            forked = await pid_in(tmp_path / "forked")
+            worker.kill()
+            worker.wait()
+            await eventually(lambda: has_ended(pid), within=10)
+            assert not has_ended(forked)
+    finally:
+        worker.kill()
+        worker.wait()
+        for each in (pid, forked):
+            if each is not None and not has_ended(each):
+                os.kill(each, signal.SIGKILL)
 
 
 class _Vanishes(logging.Formatter):

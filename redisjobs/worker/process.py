@@ -13,10 +13,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
+from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
 from redisjobs.context import set_hearer
 from redisjobs.errors import EncodeError
+from redisjobs.forks import begin_after_fork
 from redisjobs.job import PushedJob
 from redisjobs.outcome import RemoteTraceback, attach, describe, known_as, plain, text_of, traceback_of
 from redisjobs.progress import Progress, Pushing, Said
@@ -45,11 +47,17 @@ class Process:
         self.begun = False
         self._given_up = False
         self._pipe, theirs = _spawn.Pipe()
-        self._theirs = theirs
+        watched, self._lifeline = _spawn.Pipe(duplex=False)  # nothing is written: it closes as the worker ends
+        self._theirs = theirs, watched
+        arguments = (theirs, watched, modules, _log_settings())
         # Not a daemon: that one could have no processes of its own.
-        self._process = _spawn.Process(
-            target=_serve, args=(theirs, modules, _log_settings()), name="redisjobs handler", daemon=False
-        )
+        self._process = _spawn.Process(target=_serve, args=arguments, name="redisjobs handler", daemon=False)
+        begin_after_fork(self)
+
+    def begin(self) -> None:
+        """Close our ends in a process that a handler of this one forked: it may outlive the worker."""
+        self._pipe.close()
+        self._lifeline.close()
 
     def start(self) -> bool:
         """Start it, and wait until it has imported what it will run; whether it has."""
@@ -59,7 +67,8 @@ class Process:
             self.ending = f"could not be started: {error}"
             return False
         finally:
-            self._theirs.close()
+            for end in self._theirs:
+                end.close()
         if self._given_up:
             self.kill()
         return self._hear() == _READY
@@ -203,13 +212,13 @@ def _load_raised(raised: Any) -> BaseException:
 # In the process
 
 
-def _serve(pipe: Any, modules: set[str], log_settings: Any) -> None:
+def _serve(pipe: Connection, lifeline: Connection, modules: set[str], log_settings: Any) -> None:
     """Run handlers, until the worker closes the pipe or is gone."""
     # Whoever stops a whole group of processes means the worker, which has a grace. What the handlers start is to
     # heed these as ever, so they are caught, not ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
-    threading.Thread(target=_end_with_the_worker, name="redisjobs orphan", daemon=True).start()
+    _end_with(lifeline)
     _set_up_logging(log_settings)
     for module in modules:
         importlib.import_module(module)
@@ -225,11 +234,27 @@ def _serve(pipe: Any, modules: set[str], log_settings: Any) -> None:
             pipe.send_bytes(answer)
 
 
-def _end_with_the_worker() -> None:
-    worker = multiprocessing.parent_process()
-    if worker is not None:
-        multiprocessing.connection.wait([worker.sentinel])
-        os._exit(1)
+def _end_with(lifeline: Connection) -> None:
+    """Have this process end as soon as its worker is gone, however that ended.
+
+    On Linux the kernel kills it when the other end of the pipe closes. A thread can't do that while the handler
+    holds the interpreter lock in C, or while this process is stopped. PR_SET_PDEATHSIG can't be used: that signal
+    comes when the *thread* that started this process ends, and the threads of a worker come and go.
+    """
+    if sys.platform == "linux":
+        import fcntl  # here, as Windows has none
+
+        with suppress(OSError):  # a kernel that only looks like Linux may not have it
+            fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+            fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+            fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    # On Linux too: the worker may have ended before that.
+    threading.Thread(target=_wait_for_end, args=(lifeline,), name="redisjobs orphan", daemon=True).start()
+
+
+def _wait_for_end(lifeline: Connection) -> None:
+    multiprocessing.connection.wait([lifeline])
+    os._exit(1)
 
 
 class _Teller:

@@ -58,6 +58,7 @@
 --          done: unique key, nonce of its push, keep, word, text ·
 --          cancelled: unique key, nonce of its push, keep, word, text ·
 --          report: progress (JSON; the job runs on) ·
+--          lingers: none (may the job be settled, though a thread of its handler runs on?) ·
 --          release: refund ('1': the delivery does not count; '0': it does) ·
 --          pushes: unique key, nonce of its push, keep, word, text, how many jobs it pushes (and these, as push takes them) ·
 --          retry: due ('+5000' in ms, or a time in ms), names and values of the fields to change ('' removes one) ·
@@ -78,6 +79,8 @@
 --          NO_IDS      no stream that could take it has entry ids left, by somebody's hand; nothing was written
 --          SPOILED     the unique key of a job that it pushes was made something else by hand; nothing was written. After `:`
 --                      what is wrong, each space and % of it as %20
+--          RUNNING     it lingers, and counts for the max_concurrency of its name: to be settled when the thread has ended;
+--                      nothing was written
 --          LEASE_LOST  the job is no longer this worker's; nothing was written. Or its entry was removed by hand as it ran;
 --                      then there is no lease any more of one that was to be handed back
 --          FENCED      the worker has no record any more; nothing was written for any job
@@ -239,7 +242,7 @@ end
 -- What needs many functions is made where it is needed alone: most batches need none, and to make one takes a server a tenth
 -- of a µs. Here it is whether any job runs that has a limit, or waits for one.
 local is_limited = redis.call('EXISTS', keys.shares, keys.turns) > 0
-local free_shares, look_at_turns, turn_in
+local free_shares, is_counted, look_at_turns, turn_in
 if is_limited then
 --- @include "include/unlocate"
 --- @include "include/limit_of"
@@ -252,6 +255,11 @@ if is_limited then
 --- @include "include/take_turns"
 --- @include "include/next_turn"
   free_shares = function(places, is_refunded) give_up(keys, places, now_ms, is_refunded) end
+  is_counted = function(place)
+    local bucket = redis.call('HGET', keys.shares, place)
+    local limit = bucket and limit_of(keys.limits, string.match(bucket, '^%S*'))
+    return limit and limit.most
+  end
   look_at_turns = function() return take_turns(keys, now_ms, math.floor(exact_ms * 1000 + 0.5)) end
   turn_in = function() return next_turn(keys.turns, exact_ms) end
 end
@@ -418,6 +426,10 @@ local function settle_others(in_order)
     return 'OK'
   end
 
+  settlements.lingers = function(number, entry)
+    return is_limited and is_counted(string.match(streams[number], '[^:]+$') .. ' ' .. entry) and 'RUNNING' or 'OK'
+  end
+
   settlements.release = function(number, entry, deliveries, _, _, values)
     local there = hand_back(streams[number], math.max(0, deliveries - tonumber(values[1])), {entry})
     if #there == 0 then
@@ -493,7 +505,8 @@ local function settle_others(in_order)
     local is_release = settlement == 'release'
     local is_refunded = is_release and values[1] == '1'
     local word = settlements[settlement](number, entry, deliveries, id, fields, values, hold)
-    local is_over = is_release or settlement ~= 'report' and (string.sub(word, 1, 2) == 'OK' or word == 'CANCELLED')
+    local runs_on = settlement == 'report' or settlement == 'lingers'
+    local is_over = is_release or not runs_on and (string.sub(word, 1, 2) == 'OK' or word == 'CANCELLED')
     if is_limited and is_over then
       free_shares({string.match(streams[number], '[^:]+$') .. ' ' .. entry}, is_refunded)
     end

@@ -274,7 +274,23 @@ class ReportProgress:
     progress: bytes
 
 
-Settlement = Ack | RetryLater | Release | DeadLetter | ReportProgress
+@dataclass(frozen=True, slots=True)
+class Lingers:
+    """Ask whether a job may be settled though a thread of its handler, which was given up, runs on.
+
+    It ends no lease and writes nothing. RUNNING: the job counts for the `max_concurrency` of its name, so it is to
+    be settled once that thread has ended. OK: it may be settled at once.
+
+    Attributes:
+        then: How it is to be settled; the store does not look at it.
+        is_told: Whether the log has said that it waits.
+    """
+
+    then: "Settlement"
+    is_told: bool = False
+
+
+Settlement = Ack | RetryLater | Release | DeadLetter | ReportProgress | Lingers
 Settlements = Sequence[tuple[Lease, Settlement]]
 
 
@@ -303,7 +319,7 @@ class Exchange:
     Attributes:
         replies: One for each settlement: OK, LEASE_LOST or CANCELLED; OVERSIZED or NO_IDS where it can't be done;
             FULL for one with pushes where the store is out of memory, SPOILED where the unique key of one of these
-            was made something else by hand. The job is still the worker's then.
+            was made something else by hand; RUNNING as `Lingers` says. The job is still the worker's then.
         added: By the position of a settlement with pushes that was OK: whether each was added. It was not where
             its id, or its unique key, is another job's.
         spoiled: By the position of a settlement that was SPOILED: what is wrong with which key.

@@ -1,7 +1,8 @@
 """Limits of job names, by whole workers and by hand, on memory and on every server at hand."""
 
+import threading
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -11,7 +12,20 @@ import anyio
 import pytest
 from store import RedisStore, Store, eventually, restore
 
-from redisjobs import EncodeError, JobName, JobQueue, LimitInfo, RegistrationError, Reply, Schedule, Worker, sync
+from redisjobs import (
+    EncodeError,
+    JobContext,
+    JobName,
+    JobQueue,
+    LimitInfo,
+    Middleware,
+    RegistrationError,
+    Reply,
+    Schedule,
+    Worker,
+    no_retry,
+    sync,
+)
 from redisjobs.driver import Consumer, Driver
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.job import Priority, State
@@ -144,6 +158,100 @@ async def test_a_worker_that_runs_until_idle_goes_through_a_line_and_waits_for_n
 
     assert ran == {"alone": 12, "seldom": 1}
     assert waiting == {"alone": 0, "seldom": 11}
+
+
+class Around(Middleware):
+    async def around(self, parameters: Any, context: JobContext, call_next: Any) -> Any:
+        return await call_next()
+
+
+@pytest.fixture
+def let_go() -> Iterator[threading.Event]:
+    """What the thread of a handler waits for."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def blocking_job(queue: JobQueue, let_go: threading.Event, **options: Any) -> tuple[Any, list[str]]:
+    """A job with a sync handler under a limit of 1; what its handler does: "stuck" waits in its thread."""
+    did: list[str] = []
+
+    @queue.job(max_concurrency=1, retry=no_retry(), **options)
+    def export(page: str) -> None:
+        did.append(f"{page} begins")
+        if page == "stuck":
+            let_go.wait(20)
+        did.append(f"{page} ends")
+
+    return export, did
+
+
+@pytest.mark.parametrize("middleware", [False, True], ids=["plain", "with middleware"])
+@pytest.mark.parametrize("how", ["timeout", "cancel"])
+async def test_a_sync_job_that_was_given_up_counts_for_its_limit_until_its_thread_has_ended(
+    store: Store, let_go: threading.Event, caplog: pytest.LogCaptureFixture, how: str, *, middleware: bool
+) -> None:
+    async with queue_of(store) as queue:
+        if middleware:
+            queue.add_middleware(Around())
+        export, did = blocking_job(queue, let_go, timeout=0.1 if how == "timeout" else None)
+        stuck, _ = await export.push("stuck"), await export.push("next")
+        async with running(Worker(queue, concurrency=4), Worker(queue, concurrency=4)):
+            await eventually(lambda: bool(did))
+            if how == "cancel":
+                await stuck.cancel()
+            await eventually(lambda: "its thread runs on" in caplog.text)
+            (limit,) = await queue.limits()
+            assert (limit.running, limit.waiting) == (1, 1)
+            info = await stuck.info()
+            assert info is not None
+            assert info.state is State.RUNNING
+            let_go.set()
+            await until_totals(queue, completed=1, **{"dead" if how == "timeout" else "cancelled": 1})
+
+    assert did == ["stuck begins", "stuck ends", "next begins", "next ends"]
+    assert caplog.text.count("its thread runs on") == 1
+
+
+async def test_a_job_whose_thread_runs_on_takes_no_slot_from_jobs_of_other_names(
+    store: Store, let_go: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with queue_of(store) as queue:
+        export, _ = blocking_job(queue, let_go, timeout=0.1)
+
+        @queue.job
+        async def other() -> None: ...
+
+        await export.push("stuck")
+        async with running(Worker(queue, concurrency=1)):
+            await eventually(lambda: "its thread runs on" in caplog.text)
+            for _ in range(3):
+                await other.push()
+            await until_totals(queue, completed=3)
+
+
+async def test_a_worker_that_stops_settles_a_job_whose_thread_runs_on(
+    store: Store, let_go: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with queue_of(store) as queue:
+        export, _ = blocking_job(queue, let_go, timeout=0.1)
+        stuck = await export.push("stuck")
+        async with running(Worker(queue, concurrency=4)):
+            await eventually(lambda: "its thread runs on" in caplog.text)
+        info = await stuck.info()
+        (limit,) = await queue.limits()
+
+    assert info is not None
+    assert (info.state, info.error.partition(":")[0]) == (State.DEAD, "JobTimeout")
+    assert limit.running == 0
+    assert not let_go.is_set()
+
+
+async def until_totals(queue: JobQueue, **totals: int) -> None:
+    with anyio.fail_after(20):
+        while not totals.items() <= (await queue.counts()).totals.items():  # noqa: ASYNC110  (what is settled tells nobody)
+            await anyio.sleep(0.005)
 
 
 async def test_a_worker_that_stops_leaves_the_next_in_line_to_another_at_once(store: Store) -> None:

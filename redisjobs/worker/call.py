@@ -21,7 +21,7 @@ from redisjobs.worker.deadline import Deadlines
 from redisjobs.worker.guard import Author, Guard, OpenScopes
 from redisjobs.worker.place import NotPacked
 from redisjobs.worker.pushes import Pushes
-from redisjobs.worker.threads import NoThread, Threads, call_in
+from redisjobs.worker.threads import Job, NoThread, Threads, call_in
 
 if TYPE_CHECKING:
     from redisjobs.worker.processes import Processes  # only where it is needed, for what it loads
@@ -55,7 +55,7 @@ class Means:
         return Unplaced()
 
 
-class Caller(Author, Protocol):
+class Caller(Author, Job, Protocol):
     """The job whose handler is called.
 
     Attributes:
@@ -226,7 +226,7 @@ class Call:
         if self._means.threads.full:
             raise NoThread
         errand = partial(call_in, self._surroundings, self._definition.call, parameters, self._context)
-        returned, raised = await self._means.threads.run(errand)
+        returned, raised = await self._means.threads.run(errand, self._caller)
         if is_awaitable(returned):  # a plain function that returns a coroutine, as decorators make them
             return await run_in(self._surroundings, self._taker, _itself, returned)
         self._returned = returned if self._keep_ms else None

@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterable, Mapping
 from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from redisjobs.context import JobContext
+from redisjobs.context import JobContext, hearer_of
 from redisjobs.eventloop import is_awaitable
 from redisjobs.job import JobDefinition
 from redisjobs.middleware import Handler, Middleware, chained, hooks
-from redisjobs.worker.threads import NoThread, Threads, call_in
+from redisjobs.worker.threads import Job, NoThread, Threads, call_in
 
 if TYPE_CHECKING:
     from redisjobs.worker.processes import Processes  # only where it is needed, for what it loads
@@ -92,7 +92,8 @@ class _Chains:
             raise NoThread("too many threads of handlers that were given up still run")
         # A copy, for a thread that was given up stays in it; the middleware runs on in its own.
         call = partial(call_in, copy_context(), definition.call, parameters, context)
-        return await _come_to(*await self._threads.run(call))
+        run = cast(Job, hearer_of(context))
+        return await _come_to(*await self._threads.run(call, run))
 
     async def _in_process(self, definition: JobDefinition[Any], parameters: Any, context: JobContext) -> Any:
         assert self._processes is not None  # or the job was refused before

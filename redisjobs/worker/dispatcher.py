@@ -9,7 +9,7 @@ from redisjobs.eventloop import Wakeup
 from redisjobs.events import JobsClaimed, JobsCompleted, JobsPushed, JobsSettled, SettledJob, kind_of
 from redisjobs.logger import Log
 from redisjobs.outcome import CancelAsked, Done, Interrupted, LeaseGone, Outcome, Unpushable
-from redisjobs.transitions import Ack, After, Ended, Lease, Release, Reply, RetryLater
+from redisjobs.transitions import Ack, After, Ended, Lease, Lingers, Release, Reply, RetryLater
 from redisjobs.visible import visible
 from redisjobs.worker.chain import Find
 from redisjobs.worker.clearance import Clearance
@@ -32,6 +32,10 @@ _NO_DEAD_LETTERS = (
 _FULL = (
     "the server is out of memory: jobs of queue '%s' that have run and push others are kept, and settled once it "
     "has room; jobs that push none go on. Give it memory, or take jobs off the queue"
+)
+_LINGERS = (
+    "%s: it was given up, but its thread runs on, so it still counts for max_concurrency. It is settled when the "
+    "thread has ended"
 )
 _SPOILED = "the handler has returned, and the jobs that it pushed can't be added: %s; then requeue this job"
 
@@ -126,6 +130,7 @@ class Dispatcher:
         self.report = Report(member)
         self.reporter = Reporter[Execution](pool.threads.call_soon, wakeup)
         self.refused = 0
+        self._leaves = False
         self.needs_recovery = False
         self.find: Find = member.settings.queue.definitions.get
         self._member = member
@@ -229,6 +234,8 @@ class Dispatcher:
             if run.settlement is None:
                 self.let_go(run)
             else:
+                if run.has_thread:
+                    run.settlement = Lingers(run.settlement)
                 self.leases.unsettled.append(run)
         elif run.pushes is not None:  # the handler went on though the job was given up
             run.pushes.lost()
@@ -246,7 +253,9 @@ class Dispatcher:
             added: Of a job that pushes others, whether each was added.
             spoiled: Of one that was SPOILED, which key is of the wrong type.
         """
-        if reply is Reply.NO_IDS and isinstance(run.settlement, RetryLater):
+        if isinstance(run.settlement, Lingers) and reply in (Reply.OK, Reply.RUNNING):
+            self._settle_lingering(run, run.settlement, waits=reply is Reply.RUNNING)
+        elif reply is Reply.NO_IDS and isinstance(run.settlement, RetryLater):
             # Nothing was written; but it can be delayed.
             run.settlement = RetryLater(_LATER, run.settlement.changes)
             self.leases.unsettled.append(run)
@@ -267,6 +276,27 @@ class Dispatcher:
             self.report.note(run, reply)
             if run.pushes is not None:
                 self._tell_pushed(run.pushes, added)
+
+    def _settle_lingering(self, run: Execution, asked: Lingers, *, waits: bool) -> None:
+        """Settle a job whose handler was given up; if it has to wait for its thread, once that has ended."""
+        if not (waits and run.has_thread) or self._leaves:
+            run.settlement = asked.then
+            self.leases.unsettled.append(run)
+            return
+        if not asked.is_told:
+            self._member.log.warning(_LINGERS, run.description)
+        run.settlement = Lingers(asked.then, is_told=True)
+        self.leases.keep(run)
+        if self._pool.alone is run:
+            self._end_alone(run)
+
+    def thread_ended(self, run: Execution) -> None:
+        """Settle a job that has waited for the end of its thread."""
+        if run in self.leases.kept and isinstance(run.settlement, Lingers):
+            self.leases.kept.remove(run)
+            run.settlement = run.settlement.then
+            self.leases.unsettled.append(run)
+            self._wakeup.wake()
 
     def _tell_pushed(self, pushes: Pushes, added: Sequence[bool]) -> None:
         if not added:
@@ -340,6 +370,7 @@ class Dispatcher:
             broken: Whether an error ends the worker. What ran may be what ended it: it would be delivered for
                 ever, were its delivery not counted.
         """
+        self._leaves = True
         for run in self.leases:
             if not run.over:
                 run.give_up(Interrupted())

@@ -126,7 +126,7 @@ class Exchanger:
     def _may_claim(self) -> bool:
         if self.fetcher.waiting or self.queue_paused or (self._until_idle and self.is_dry):
             return False
-        if len(self.dispatcher.leases.kept) >= self._pool.concurrency:
+        if self.dispatcher.leases.unwritable >= self._pool.concurrency:
             return False  # what can't be settled must not become more and more
         return time.monotonic() >= self.dry_until
 
@@ -195,7 +195,7 @@ class Exchanger:
             self._promoter.is_due = self._turns_wait = False
             self._promoted_at = time.monotonic()
         # Only where one may wait: beside an exchange that may bring such a job the pool lets no other claim.
-        alone = bool(count) and self.clearance.seeks(time.monotonic()) and len(settling) == len(leases)
+        alone = bool(count) and self.clearance.seeks(time.monotonic()) and len(settling) == leases.running
         reporting = self.dispatcher.take_reports(most - len(settling))
         idle = alone and self._pool.runs_nothing_but(self)
         after = self._pool.begun if self._until_idle and count and not self._pool.holds else None
@@ -223,7 +223,9 @@ class Exchanger:
         elif answer.turns:
             self._promoter.is_due = self._turns_wait = True  # for others, should there be no room here
             self.hear_of_released()
-        one_more = self.clearance.one_waits and not self.dispatcher.leases and self._pool.runs_nothing_but(self)
+        one_more = (
+            self.clearance.one_waits and not self.dispatcher.leases.running and self._pool.runs_nothing_but(self)
+        )
         found = batch.settling or answer.leases or answer.more or one_more
         is_late = batch.sent <= self._pause_heard_at  # it was sent before the queue was paused, or resumed
         self.found_nothing = (not found or self.queue_paused) and not is_late

@@ -65,6 +65,9 @@ class Owner(Protocol):
     def ran(self, run: "Execution", outcome: Outcome) -> None:
         """Take the outcome."""
 
+    def thread_ended(self, run: "Execution") -> None:
+        """Take note that its thread has ended, which ran on when it was given up."""
+
     def reported(self, run: "Execution") -> None:
         """Take note that it has said how far it is, in any thread; not again until that was taken."""
 
@@ -79,6 +82,7 @@ class Execution:
         over: Whether it has an outcome, or was let go; it may still have to be settled.
         has_returned: Whether its handler has returned, or raised: from now on it pushes nothing.
         ended: Whether its handler runs no more, in the loop at least.
+        has_thread: Whether it was given up, and its thread runs on.
         deadline: When it has to have ended; None: whenever, or it has not begun.
         settlement: How to settle it, once that is decided; None also if it is no longer ours.
         resent: Whether its settlement was sent before, and the reply lost.
@@ -107,6 +111,7 @@ class Execution:
         "ended_at",
         "given_at",
         "has_returned",
+        "has_thread",
         "key",
         "lease",
         "over",
@@ -123,7 +128,7 @@ class Execution:
         self.lease = lease
         self.key = lease.key
         self.owner = owner
-        self.over = self.ended = False
+        self.over = self.ended = self.has_thread = False
         self.settlement: Settlement | None = None
         self.resent = False
         self.given_at = math.inf
@@ -179,6 +184,15 @@ class Execution:
         error = self.deadline.error
         error.__cause__ = cause
         return Raised(error)  # not kept here, as its traceback leads here
+
+    def lingers(self) -> None:
+        """Take note that it was given up, and its thread runs on."""
+        self.has_thread = True
+
+    def has_left(self) -> None:
+        """Take note that such a thread has ended."""
+        self.has_thread = False
+        self.owner.thread_ended(self)
 
     def hear(self, said: Said) -> PushedJob | None:
         """Take in what its handler says, in any thread; nothing once it is over, or was given up."""

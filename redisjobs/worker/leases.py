@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from redisjobs.transitions import Ack, Lease, Release
+from redisjobs.transitions import Ack, Lease, Lingers, Release
 from redisjobs.worker.execution import Execution
 
 _REFUSED = 5.0  # seconds between tries to write a dead letter that can't be written
@@ -44,7 +44,7 @@ def _together(runs: Sequence[Execution], *, kept: bool) -> int:
 def _bytes_read(run: Execution, *, kept: bool) -> int:
     """How many bytes of a job's entry a store reads to settle it."""
     match run.settlement:
-        case Release():
+        case Release() | Lingers():
             return 0
         case Ack(cancelled=False, pushes=()) if not kept:
             return 0
@@ -59,7 +59,8 @@ class Leases:
 
     Attributes:
         unsettled: Those that have a settlement, to be sent.
-        kept: Those whose dead letter can't be written, to be tried again.
+        kept: Those that can't be settled now, to be tried again: a dead letter can't be written, say, or a thread
+            of the handler runs on.
         kept_at: When one was tried last, by the monotonic clock.
     """
 
@@ -80,6 +81,16 @@ class Leases:
     def __iter__(self) -> Iterator[Execution]:
         """All of them, as they are now: they may come and go meanwhile, also in another thread."""
         return iter(list(self._held.values()))
+
+    @property
+    def running(self) -> int:
+        """How many there are but for those that are kept: nothing waits for the end of these."""
+        return len(self._held) - len(self.kept)
+
+    @property
+    def unwritable(self) -> int:
+        """How many are kept that the store does not take."""
+        return sum(not isinstance(run.settlement, Lingers) for run in self.kept)
 
     @property
     def all(self) -> list[Lease]:

@@ -185,7 +185,7 @@ class Pool:
         now = time.monotonic()
         if not any(each.clearance.is_on(now) for each in self.sources):
             return False
-        holders = [each.dispatcher for each in self.sources if len(each.dispatcher.leases)]
+        holders = [each.dispatcher for each in self.sources if each.dispatcher.leases.running]
         return bool(holders) and (not self.is_shared or not any(holder.is_away for holder in holders))
 
     def share(self, source: Claimant) -> int:
@@ -252,7 +252,7 @@ class Pool:
 
     def quiet(self, source: Claimant) -> bool:
         """Let a source that holds a job back claim with nothing beside it, if it holds no job and none runs."""
-        if source.dispatcher.leases or (self.slots.held and self.is_shared):
+        if source.dispatcher.leases.running or (self.slots.held and self.is_shared):
             return False
         for other in self.sources:
             if other is not source and other.fetcher.waiting:

@@ -5,7 +5,8 @@ import sys
 import threading
 from collections.abc import Callable
 from contextvars import Context
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import anyio
 import anyio.to_thread
@@ -15,6 +16,16 @@ from redisjobs.eventloop import threadsafe_caller
 
 class NoThread(Exception):
     """The system starts no more threads, or processes; said where that is not known yet."""
+
+
+class Job(Protocol):
+    """A job whose handler runs in a thread."""
+
+    def lingers(self) -> None:
+        """Take note that it was given up, and its thread runs on."""
+
+    def has_left(self) -> None:
+        """Take note that such a thread has ended."""
 
 
 class Trouble:
@@ -63,14 +74,14 @@ class Threads:
         self._limiter = anyio.CapacityLimiter(math.inf)
         self.call_soon = threadsafe_caller()
 
-    async def run(self, call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
-        """Call a handler in a thread; what it returned, and what it raised.
+    async def run(self, call: Callable[[], Any], job: Job) -> tuple[Any, BaseException | None]:
+        """Call a job's handler in a thread; what it returned, and what it raised.
 
         Raises:
             NoThread: It was not called.
             BaseException: A cancellation, at once; the handler may run on.
         """
-        errand = _Errand(call, self._end)
+        errand = _Errand(call, partial(self._end, job))
         try:
             await anyio.to_thread.run_sync(errand.run, abandon_on_cancel=True, limiter=self._limiter)
         except RuntimeError as error:  # not the handler's
@@ -79,13 +90,18 @@ class Threads:
         except anyio.get_cancelled_exc_class():
             if errand.abandon():
                 self._count(1)
+                job.lingers()
             raise
         if self.trouble.why and not self.full:
             self.trouble.note("")
         return errand.take_result()
 
-    def _end(self) -> None:  # called in the thread
-        self.call_soon(lambda: self._count(-1))
+    def _end(self, job: Job) -> None:  # called in the thread
+        def end() -> None:
+            self._count(-1)
+            job.has_left()
+
+        self.call_soon(end)
 
     def _count(self, number: int) -> None:
         self.abandoned += number

@@ -27,7 +27,7 @@ from redisjobs.drivers.memory.include import (
     tell_released,
 )
 from redisjobs.drivers.memory.producer import push_with
-from redisjobs.drivers.memory.shares import Limiter, give_up, line_up, next_turn, take_turns, tell_turn
+from redisjobs.drivers.memory.shares import Limiter, give_up, limit_of, line_up, next_turn, take_turns, tell_turn
 from redisjobs.drivers.memory.state import (
     ALONE,
     PARKED,
@@ -46,6 +46,7 @@ from redisjobs.transitions import (
     Ended,
     Exchange,
     Lease,
+    Lingers,
     Release,
     Reply,
     ReportProgress,
@@ -72,7 +73,7 @@ def settle(memory: Memory, worker: str, turn: Turn | None, settlements: Settleme
         for at in sorted(range(len(settlements)), key=lambda at: _order(*settlements[at])):
             replies[at] = _settle_one(memory, worker, *settlements[at], partial(added.__setitem__, at))
         for reply, (lease, settlement) in zip(replies, settlements, strict=True):
-            if reply in (Reply.OK, Reply.CANCELLED) and not isinstance(settlement, ReportProgress):
+            if reply in (Reply.OK, Reply.CANCELLED) and not isinstance(settlement, ReportProgress | Lingers):
                 refund = isinstance(settlement, Release) and settlement.refund
                 give_up(memory, (memory.streams[lease.token[0] - 1].priority, lease.token[1]), refund=refund)
         answered = zip(replies, settlements, strict=True)
@@ -108,6 +109,10 @@ def _settle_one(
                 memory.progress[job_id] = progress
                 for process in memory.ends.waiters.get(job_id, ()):
                     memory.tell_process(process, job_id)
+        case Lingers():
+            bucket = memory.shares.get((stream.priority, entry))
+            limit = limit_of(memory, bucket) if bucket is not None else None
+            return Reply.OK if limit is None or limit.max_concurrency is None else Reply.RUNNING
         case Ack(cancelled, result, pushes, reported):
             if reported:
                 memory.progress.pop(job_id, None)

@@ -28,6 +28,7 @@ from redisjobs.transitions import (
     DeadLetter,
     Ended,
     Lease,
+    Lingers,
     Reclaimed,
     Release,
     Reply,
@@ -452,6 +453,8 @@ def _settlement(lease: Lease, settlement: Settlement) -> tuple[str, list[Word]]:
             return "fail", [reason, error, traceback, error_type, fingerprint, "1" if reported else ""]
         case ReportProgress(progress):
             return "report", [progress]
+        case Lingers():
+            return "lingers", []
 
 
 def _result(done: Ack) -> tuple[str, str, Word]:

@@ -26,10 +26,10 @@ from redisjobs.queries import (
     Unhold,
     Unpark,
 )
-from redisjobs.testing.driver_contract.acts import FAILED, LATER, Open, beat, outlive, rows_of
+from redisjobs.testing.driver_contract.acts import FAILED, LATER, Open, beat, outlive, rows_of, settle
 from redisjobs.testing.driver_contract.needs import needs
 from redisjobs.testing.store import DriverStore
-from redisjobs.transitions import Ack, After, Lease, NewJob, Release, Reply, RetryLater, Settlement, Turn
+from redisjobs.transitions import Ack, After, Lease, Lingers, NewJob, Release, Reply, RetryLater, Settlement, Turn
 
 pytestmark = pytest.mark.anyio
 
@@ -156,6 +156,33 @@ async def test_however_a_job_ends_its_share_is_free_for_the_next_in_line(
 
     assert next_one.job_id == ("a" if isinstance(settlement, Release) else "b")
     assert len((await all_limits(driver)).running) == 1
+
+
+@needs(*LIMITS)
+async def test_a_job_that_counts_for_max_concurrency_is_not_to_be_settled_while_its_thread_runs(
+    store: DriverStore, driver: Driver, worker: Open
+) -> None:
+    consumer, other = await worker(), await worker("w2")
+    await limit(driver, "max_concurrency=1")
+    await limit(driver, "rate=1000/s", "Rated")
+    await push(driver, "a", "b", limited("rated", name="Rated"), limited("free", name="Other"))
+    counted, rated, free = await claim(consumer)
+    before = await all_limits(driver)
+
+    asked = [(lease, Lingers(Ack())) for lease in (counted, rated, free)]
+    turn = Turn(1, 1)
+    for _ in range(2):
+        answer = await consumer.exchange(asked, None, turn=turn)
+        assert answer.replies == [Reply.RUNNING, Reply.OK, Reply.OK]
+    assert await all_limits(driver) == before
+    assert job_ids(await claim(other)) == []
+    assert await settle(other, counted, Lingers(Ack())) is Reply.LEASE_LOST
+
+    await limit(driver, "rate=1000/s")
+    assert await settle(consumer, counted, Lingers(Ack())) is Reply.OK
+    await limit(driver, "max_concurrency=1")
+    assert job_ids(await claim(consumer, (counted, Ack()), (rated, Ack()), (free, Ack()))) == ["b"]
+    assert await settle(consumer, counted, Lingers(Ack())) is Reply.LEASE_LOST
 
 
 @needs(*LIMITS)

@@ -33,10 +33,10 @@
 -- ARGV[5]  now_ms        int ms; '' = the server's clock
 -- ARGV[6..] for each worker to fence: worker id, the end of its lease as it was named
 --
--- Returns  {now_us, silent, fenced, count, more, released, others, alone, promotes, late}: the clock; for each worker whose lease is over
+-- Returns  {now_us, silent, fenced, count, more, released, others, known, promotes, late}: the clock; for each worker whose lease is over
 --          {worker id, its end, lease in ms}, 100 at most; the ids of those that were fenced now; how many jobs were handed
---          back; 1 if there are more; 1 if any job was handed back that nobody has; how many jobs others hold; 1 if there is no other worker,
---          alive or fenced; 1 if this one is to look when delayed jobs are due; and 1 if one has been due for 250 ms,
+--          back; 1 if there are more; 1 if any job was handed back that nobody has; how many jobs others hold; how many workers
+--          there are, this one included, alive or fenced; 1 if this one is to look when delayed jobs are due; and 1 if one has been due for 250 ms,
 --          or the next of a waiting line might have started 2 s ago. Or one word:
 --          FENCED  the worker has no record any more; nothing was written
 
@@ -147,7 +147,7 @@ for _, stream in ipairs(streams) do
     if held[1] ~= worker and not is_waiting(held[1]) then others = others + tonumber(held[2]) end
   end
 end
-local alone = redis.call('ZCARD', workers) + redis.call('ZCARD', fenced) < 2 and 1 or 0
+local known = redis.call('ZCARD', workers) + redis.call('ZCARD', fenced)
 
 -- One worker looks when delayed jobs are due, and stays that one by looking here again within 20 s. Where it is gone, or said until
 -- when before the clock was set back, whoever comes is the next.
@@ -165,4 +165,4 @@ end
 local function is_late(zset, ms) return #redis.call('ZRANGEBYSCORE', zset, '-inf', whole(now_ms - ms), 'LIMIT', 0, 1) > 0 end
 local promotes = may_promote() and 1 or 0
 local late = (is_late(due, 250) or is_late(keys.turns, 2000)) and 1 or 0
-return {exact_ms * 1000, silent, gone, handed_back, more, released, others, alone, promotes, late}
+return {exact_ms * 1000, silent, gone, handed_back, more, released, others, known, promotes, late}

@@ -336,6 +336,8 @@ class Exchange:
             nothing was asked.
         lines: Whether jobs wait for a limit, and it is known when the next may start; `due_in` has that too.
         turn_in: Seconds until the next of these may start, where this worker is to look then; else None.
+        late_in: Seconds until another worker looks after these, should the one that is to look be gone; None: none
+            needs to.
     """
 
     replies: Sequence[Reply] = ()
@@ -351,6 +353,7 @@ class Exchange:
     restricted: bool = False
     lines: bool = False
     turn_in: float | None = None
+    late_in: float | None = None
     spoiled: Mapping[int, str] = field(default_factory=dict)
 
 
@@ -381,7 +384,7 @@ class Reclaimed:
         released: Whether any job that was handed back waits to be claimed.
         others: How many jobs other workers hold; 0 if that was not asked.
         server_ms: The server's clock, to the microsecond.
-        alone: Whether there is no other worker, alive or fenced.
+        workers: How many workers there are, this one included, alive or fenced.
         promotes: Whether this worker is to look when delayed jobs are due. One of a queue's workers is: did all of
             them look, each delayed job would wake a whole fleet.
         late: Whether a delayed job has been due for 250 ms, or one that waited for a limit might have started 2 s
@@ -395,6 +398,6 @@ class Reclaimed:
     released: bool = False
     others: int = 0
     server_ms: float = 0
-    alone: bool = False
+    workers: int = 2
     promotes: bool = True
     late: bool = False

@@ -713,7 +713,7 @@ async def test_who_is_not_to_look_leaves_delayed_jobs_to_others_until_one_is_lat
     processor = Processor([Worker(queue).settings], until_idle=False)
     promoter = processor.sources[0].promoter
     promoter.learn(Exchange(due_in=60), time.monotonic())
-    promoter.hear_of_others(promotes=False, late=False)
+    promoter.hear_of_others(2, promotes=False, late=False)
     assert promoter.expects(within=60)  # what it has heard of before costs a look at most
 
     promoter.learn(Exchange(due_in=60), time.monotonic())
@@ -723,8 +723,24 @@ async def test_who_is_not_to_look_leaves_delayed_jobs_to_others_until_one_is_lat
     promoter.learn(Exchange(due_in=60, turn_in=30), time.monotonic())
     assert promoter.expects(within=30)
     assert not promoter.expects(within=20)  # that is its own to look after
-    promoter.hear_of_others(promotes=False, late=True)
+    promoter.hear_of_others(2, promotes=False, late=True)
     assert promoter.expects(within=0)
+
+
+async def test_a_few_workers_look_after_a_line_a_second_later_than_the_one_that_is_to_look(
+    queue: JobQueue,
+) -> None:
+    promoters = [Processor([Worker(queue).settings], until_idle=False).sources[0].promoter for _ in range(200)]
+
+    def stand_ins(workers: int) -> int:
+        for promoter in promoters:
+            promoter.hear_of_others(workers, promotes=False, late=False)
+            promoter.learn(Exchange(due_in=20, late_in=31), time.monotonic())
+        assert not any(promoter.expects(within=30) for promoter in promoters)
+        return sum(promoter.expects(within=31) for promoter in promoters)
+
+    assert stand_ins(2) == stand_ins(8) == 200
+    assert stand_ins(200) < 40
 
 
 async def test_once_the_worker_that_looks_for_delayed_jobs_has_left_another_asks_at_once_who_is_next(
@@ -742,11 +758,11 @@ async def test_once_the_worker_that_looks_for_delayed_jobs_has_left_another_asks
 async def test_who_is_to_look_from_now_on_looks_at_once_as_it_did_not_listen(queue: JobQueue) -> None:
     processor = Processor([Worker(queue).settings], until_idle=False)
     promoter = processor.sources[0].promoter
-    promoter.hear_of_others(promotes=True, late=False)
+    promoter.hear_of_others(2, promotes=True, late=False)
     assert not promoter.expects(within=60)
 
-    promoter.hear_of_others(promotes=False, late=False)
-    promoter.hear_of_others(promotes=True, late=False)
+    promoter.hear_of_others(2, promotes=False, late=False)
+    promoter.hear_of_others(2, promotes=True, late=False)
 
     assert promoter.expects(within=0)
 
@@ -756,7 +772,7 @@ async def test_a_worker_that_ends_when_it_is_idle_looks_for_delayed_jobs_whoever
 ) -> None:
     source = source_of(queue)
 
-    source.promoter.hear_of_others(promotes=False, late=False)
+    source.promoter.hear_of_others(2, promotes=False, late=False)
 
     source.promoter.learn(Exchange(due_in=60), time.monotonic())
     assert source.promoter.expects(within=60)

@@ -34,6 +34,8 @@ from redisjobs.queries import Cancel, Count, FindLimits, SetLimit, Tidy
 from redisjobs.testing.driver_contract.acts import rows_of
 from redisjobs.testing.driver_contract.limiting import all_limits, claim, job_ids, limit, limited, push
 from redisjobs.transitions import Ack, NewJob, Release
+from redisjobs.worker.processor import Processor
+from redisjobs.worker.promoter import Promoter
 
 pytestmark = pytest.mark.anyio
 
@@ -305,6 +307,67 @@ async def test_a_line_goes_on_at_once_beside_many_that_wait_for_their_rate(store
             await eventually(lambda: len(ran) == 20)
 
     assert seldom_ran == 60
+
+
+async def test_a_rate_goes_on_though_the_worker_that_was_to_look_was_killed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hear, ran = Promoter.hear_of_others, anyio.Event()
+
+    def hear_of_none_late(self: Promoter, workers: int, *, promotes: bool, late: bool) -> None:
+        assert not promotes
+        hear(self, workers, promotes=promotes, late=False)  # else a worker looks every 2 s for what is that late
+
+    monkeypatch.setattr(Promoter, "hear_of_others", hear_of_none_late)
+    async with queue_of(store) as queue, aclosing(store.consumer("killed", lease=600)) as killed:
+
+        @queue.job(rate="2/s", burst=1)
+        async def call() -> None:
+            ran.set()
+
+        await queue.set_limit("call", rate="2/s", burst=1)
+        await killed.open()
+        assert (await killed.reclaim()).promotes
+        await call.push()
+        await call.push()
+        first = await killed.exchange([], 9)  # it has looked at the line last, and is the one to look
+        assert (len(first.leases), first.lines) == (1, True)
+        async with running(Worker(queue)):
+            with anyio.fail_after(20):
+                await ran.wait()
+
+
+async def test_a_worker_runs_until_idle_only_once_it_has_claimed_after_the_others_held_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = []
+    async with queue_of(store) as queue, aclosing(store.consumer("stopping", lease=600)) as stopping:
+
+        @queue.job(max_concurrency=1)
+        async def alone(who: str) -> None:
+            ran.append(who)
+
+        await queue.set_limit("alone", max_concurrency=1)
+        await stopping.open()
+        await alone.push("a")
+        await alone.push("b")
+        (held,) = (await stopping.exchange([], 9)).leases
+        processor = Processor([Worker(queue).settings], until_idle=True)
+        (source,) = processor.sources
+        consumer, settled = source.member.consumer, list[Reply]()
+        look = consumer.reclaim
+
+        async def look_as_it_leaves(*arguments: Any, others: bool = False, **options: Any) -> Any:
+            if source.exchanger.found_nothing and not settled:
+                settled.extend((await stopping.exchange([(held, Ack())], None)).replies)
+            return await look(*arguments, others=others, **options)
+
+        monkeypatch.setattr(consumer, "reclaim", look_as_it_leaves)
+        monkeypatch.setattr(source.subscriber, "run", anyio.sleep_forever)  # it may hear too late
+        with anyio.fail_after(20):
+            await processor.run()
+
+    assert ran == ["b"]
 
 
 async def test_a_limit_that_is_raised_lets_idle_workers_go_on_at_once(store: Store) -> None:

@@ -222,8 +222,8 @@ async def test_a_delayed_job_runs_soon_though_the_worker_that_was_to_look_for_it
     await gone.aclose()
     ran, told, hear = anyio.Event(), anyio.Event(), Promoter.hear_of_others
 
-    def heard(self: Promoter, *, promotes: bool, late: bool) -> None:
-        hear(self, promotes=promotes, late=late)
+    def heard(self: Promoter, workers: int, *, promotes: bool, late: bool) -> None:
+        hear(self, workers, promotes=promotes, late=late)
         assert not promotes
         told.set()
 

@@ -41,6 +41,7 @@ class Exchanger:
         needs_recovery: Jobs may have been delivered into a reply that was lost.
         lost_at: When one failed last, by the monotonic clock.
         found_nothing: The last one neither settled nor claimed anything.
+        claimed_at: When the last claim was sent that was answered, by the monotonic clock.
         dry_until: It had nothing, and leaves the slots to other sources until then, by the monotonic clock.
         is_paused: The source does something else, and begins no exchange meanwhile.
         queue_paused: The queue is paused, as far as is known: nothing is claimed.
@@ -67,7 +68,7 @@ class Exchanger:
         self.trouble: DriverError | None = None
         self.needs_recovery = self.found_nothing = self.queue_paused = self._has_lines = False
         self.is_paused = True
-        self.lost_at = self._pause_heard_at = self._asked_at = float("-inf")
+        self.lost_at = self.claimed_at = self._pause_heard_at = self._asked_at = float("-inf")
         self._promoted_at = float("-inf")  # when it last promoted, or claimed, by the monotonic clock
         self._turns_wait = False  # of lines, for somebody to look whose turn it is
         self._claimed_after: int | None = None  # as `Batch.after`, of the last one that was answered
@@ -77,6 +78,7 @@ class Exchanger:
         self._progress = progress
         self._wakeup = wakeup
         self._until_idle = until_idle
+        self._claims_once_more = False
         self.dry_until = float("-inf")
 
     # As the pool sees it
@@ -120,11 +122,21 @@ class Exchanger:
         """Whether the last claim found nothing, and no job has run here since that may have pushed one."""
         return self.found_nothing and self._claimed_after == self._pool.begun and not self._pool.holds
 
+    @property
+    def _is_done(self) -> bool:
+        """Whether it claims no more, as a worker that runs until idle, once that found nothing."""
+        return self._until_idle and self.is_dry and not self._claims_once_more
+
+    def claim_once_more(self) -> None:
+        """Claim though the last claim found nothing."""
+        self._claims_once_more = True
+        self._wakeup.wake()
+
     # What an exchange takes
 
     @property
     def _may_claim(self) -> bool:
-        if self.fetcher.waiting or self.queue_paused or (self._until_idle and self.is_dry):
+        if self.fetcher.waiting or self.queue_paused or self._is_done:
             return False
         if self.dispatcher.leases.unwritable >= self._pool.concurrency:
             return False  # what can't be settled must not become more and more
@@ -214,6 +226,7 @@ class Exchanger:
             self.dispatcher.report.tell()
             self.dispatcher.take(answer.leases, batch.sent, batch.ahead)
         if batch.count:
+            self.claimed_at, self._claims_once_more = batch.sent, False
             self._pool.brought(self, len(answer.leases), more=answer.more)
             # Not where some may not start: one that has a limit and waits here has a place that another could use.
             self._pool.claim_ahead(batch.sent, wanted=answer.more and not answer.restricted)

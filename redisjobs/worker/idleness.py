@@ -42,9 +42,15 @@ class Idleness:
         self._since: float | None = None  # since when nothing is left to do here
 
     def look(self) -> bool:
-        """Whether nothing is left. Others may hold jobs: whether they do is asked first, and waited for."""
-        if not self._is_dry:
+        """Whether nothing is left. Others may hold jobs: whether they do is asked first, and waited for.
+
+        Then a claim looks once more. What others held when the last one looked may have kept a line from moving,
+        or may have pushed jobs, and a notification of that may still be under way.
+        """
+        if self._exchanger.fetcher.waiting or not self._is_dry:
             self._since = self._reclaimer.others = None
+            return False
+        if self._exchanger.batcher.under_way:
             return False
         now = time.monotonic()
         if self._since is None:
@@ -53,13 +59,17 @@ class Idleness:
         # Of those who do one may be dead: a look shows that after a lease. By its time, as this process may stall.
         waited = self._reclaimer.asked_at - self._since > self._lease + 2 * self._reclaimer.every
         has_waited = waited and not self._reclaimer.silent
-        return self._reclaimer.others is not None and (has_waited or not self._reclaimer.others)
+        if self._reclaimer.others is None or (self._reclaimer.others and not has_waited):
+            return False
+        if self._exchanger.queue_paused or self._exchanger.claimed_at > self._reclaimer.asked_at:
+            return True
+        self._exchanger.claim_once_more()
+        return False
 
     @property
     def _is_dry(self) -> bool:
         is_paused = self._exchanger.queue_paused  # then no claim looks once more, whoever asked for one
-        is_asking = self._exchanger.batcher.under_way or self._exchanger.fetcher.waiting
-        if is_asking or not (self._exchanger.is_dry or is_paused) or self._pool.holds or self._recovery.must:
+        if not (self._exchanger.is_dry or is_paused) or self._pool.holds or self._recovery.must:
             return False
         if self._exchanger.clearance.one_waits and not is_paused:  # for a thread to end
             return False

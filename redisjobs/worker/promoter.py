@@ -1,5 +1,6 @@
 """A timer for delayed jobs: a blocking read ends on the server's 100 ms timer, too coarse for what has a time."""
 
+import random
 import time
 
 import anyio
@@ -8,11 +9,14 @@ from redisjobs.eventloop import Wakeup
 from redisjobs.transitions import Exchange
 from redisjobs.worker.clock import Clock
 
+_STAND_INS = 8  # about so many look where another is to, however many workers there are
+
 
 class Promoter:
     """Knows when the next delayed job is due, by what claims and notifications tell.
 
-    One worker of a queue looks then. Others leave it to that one, unless a job is late.
+    One worker of a queue looks then. Others leave it to that one, unless a job is late. For the next of a waiting
+    line that is the worker that has looked last, and a few others look a second later, in case it has died.
 
     Args:
         clock: The server's.
@@ -27,6 +31,7 @@ class Promoter:
         self.is_due = False
         self._until_idle = until_idle
         self._looks = True  # until told that others do
+        self._lot, self._stands_in = random.random(), True
         self._clock = clock
         self._wakeup = wakeup
         self._told_at = float("-inf")  # when the last claim was sent that told of delayed jobs
@@ -48,9 +53,12 @@ class Promoter:
         if sent_at > self._notified_at:
             self._notified = None
         # Else a notification may have overtaken this answer; one that was in it already costs a look too many.
-        due_in = answer.due_in if self._looks else answer.turn_in
-        due_at = None if due_in is None else time.monotonic() + due_in
-        told = [at for at in (self._notified, due_at) if at is not None]
+        late_in = answer.late_in if self._stands_in else None
+        waits = (answer.due_in,) if self._looks else (answer.turn_in, late_in)
+        now = time.monotonic()
+        told = [
+            at for at in (self._notified, *(now + wait for wait in waits if wait is not None)) if at is not None
+        ]
         self._set_due(min(told, default=None))
 
     def hear(self, due_ms: int) -> None:
@@ -64,11 +72,12 @@ class Promoter:
         if self._due_at is None or due_at < self._due_at:
             self._set_due(due_at)
 
-    def hear_of_others(self, *, promotes: bool, late: bool) -> None:
-        """Take in whether this worker is to look when jobs are due, and whether one is late.
+    def hear_of_others(self, workers: int, *, promotes: bool, late: bool) -> None:
+        """Take in how many workers there are, whether this one looks when jobs are due, and whether one is late.
 
         Whoever is to look from now on looks at once: it has left unheard what was told meanwhile.
         """
+        self._stands_in = self._lot * workers < _STAND_INS
         looked, self._looks = self._looks, promotes or self._until_idle
         if late or (self._looks and not looked):
             self._set_due(time.monotonic())

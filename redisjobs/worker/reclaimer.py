@@ -117,9 +117,9 @@ class Reclaimer:
         self._tell(answer)
         self.silent = [each for each in answer.silent if each.worker_id != self._consumer.worker_id]
         self.others = answer.others
-        self._alone = answer.alone and self._another_at < sent  # else it came as we asked
+        self._alone = answer.workers < 2 and self._another_at < sent  # else it came as we asked
         self.asked_at = sent
-        self._promoter.hear_of_others(promotes=answer.promotes, late=answer.late)
+        self._promoter.hear_of_others(answer.workers, promotes=answer.promotes, late=answer.late)
         now = time.monotonic()
         sure = any(self._clock.vouches(each.lease, now) for each in self.silent)
         self.look_at = 0.0 if answer.more or sure else now + self.every

@@ -51,7 +51,7 @@ def reclaim(memory: Memory, worker: str, silent: Sequence[Silent], *, others: bo
             any_back(memory),
             _held_by_others(memory, worker) if others else 0,
             memory.now_ms(),
-            len(memory.workers) + len(memory.fenced) < 2,
+            len(memory.workers) + len(memory.fenced),
             _may_promote(memory, worker),
             _is_late(memory),
         )

@@ -252,6 +252,7 @@ class RedisConsumer:
             restricted=ahead.restricted,
             lines=ahead.turn_in_us >= 0,
             turn_in=self._turn_in(told),
+            late_in=self._late_in(told),
             spoiled=settled.spoiled,
         )
 
@@ -262,10 +263,14 @@ class RedisConsumer:
         second later, should that one be gone. Else all of a fleet would look each time that a rate lets another
         job start.
         """
-        late_us = told.ahead.turn_in_us + _TURN_LATE_US if told.ahead.turn_in_us >= 0 else -1
-        waits = [wait / 1e6 for wait in (told.due_in_us, late_us) if wait >= 0]
-        own = self._turn_in(told)
-        return min(waits if own is None else [*waits, own], default=None)
+        due = told.due_in_us / 1e6 if told.due_in_us >= 0 else None
+        waits = [wait for wait in (due, self._turn_in(told), self._late_in(told)) if wait is not None]
+        return min(waits, default=None)
+
+    @staticmethod
+    def _late_in(told: Settled | Claimed) -> float | None:
+        """In how many seconds to look after jobs in line, should the worker whose turn it is be gone."""
+        return (told.ahead.turn_in_us + _TURN_LATE_US) / 1e6 if told.ahead.turn_in_us >= 0 else None
 
     def _turn_in(self, told: Settled | Claimed) -> float | None:
         """In how many seconds to look after jobs in line, where that is this worker's to do."""

@@ -329,7 +329,7 @@ class WorkerCommands(Commands):
         self, worker: str, count: int, silent: Sequence[Silent], *, others: bool, thorough: bool
     ) -> Command[Reclaimed]:
         def parse(reply: Any) -> Reclaimed:
-            now_us, named, fenced, jobs, more, released, held, *facts = _unless_fenced(reply, worker)
+            now_us, named, fenced, jobs, more, released, held, known, *facts = _unless_fenced(reply, worker)
             return Reclaimed(
                 [Silent(text_id(worker_id), end.decode(), lease_ms / 1000) for worker_id, end, lease_ms in named],
                 [text_id(worker_id) for worker_id in fenced],
@@ -338,7 +338,8 @@ class WorkerCommands(Commands):
                 bool(released),
                 held,
                 now_us / 1000,
-                *map(bool, facts),  # alone, promotes, late
+                known,
+                *map(bool, facts),  # promotes, late
             )
 
         flat = [word for each in silent for word in (raw_id(each.worker_id), each.until_ms)]

@@ -25,7 +25,8 @@
 --           takes: id, nonce, priority, due, unique key, unique_for, expires_in, on_conflict, number of field values, names
 --           and values
 --
--- Returns  {now_us, {word, ...}, ...}: the server's clock, and for each schedule a word:
+-- Returns  {now_us, {word, ...}, ...}: the server's clock, and for each schedule a word. Where jobs that have the ids or keys are
+--          large, only for the first schedules, until 1 MB was read of such: ask for the others in another call. The words:
 --          OK       the slots are seen to; after it a word for each job: OK, or one of the next three
 --          EXISTS   a job of this id is on the queue; nothing was written of this one
 --          DUPLICATE <id> that job holds the unique key; nothing was written of this one
@@ -51,11 +52,11 @@
 --- @include "include/member"
 --- @include "include/leases"
 --- @include "include/holder"
+--- @include "include/bytes_of"
 --- @include "include/is_waiting"
 --- @include "include/key_holder"
 --- @include "include/line"
 --- @include "include/delay"
---- @include "include/bytes_of"
 --- @include "include/note_large"
 --- @include "include/enqueue"
 --- @include "include/remove"
@@ -77,26 +78,6 @@ expect('hash', jobs, delayed, schedules)
 expect('zset', due)
 local places = {high = streams[1], normal = streams[2], low = streams[3], dead = dead}
 local first_schedule = 3
-local firings, holders, asked, at = {}, {}, {}, first_schedule
-while at <= #ARGV do
-  local firing = {at = at, known = schedule(schedules, prefix, ARGV[at]), starts = {}}
-  local number = tonumber(ARGV[at + 5])
-  at = at + 6
-  for i = 1, number do
-    local job, key = ARGV[at], ARGV[at + 4]
-    local located = redis.call('HGET', jobs, job)
-    local is_there = located and stored(places, delayed, job, located)
-    local stale = located and not is_there and string.match(located, '^delayed (%S+)')
-    firing.starts[i] = {at = at, is_there = is_there, stale = stale and stale .. ' ' .. job}
-    if key ~= '' then asked[key] = asked[key] or ARGV[at + 7] == 'replace' end
-    at = at + 9 + tonumber(ARGV[at + 8])
-  end
-  firings[#firings + 1] = firing
-end
-for key, replaces in pairs(asked) do
-  holders[key] = key_holder(places, jobs, delayed, unique, key, replaces, now_ms)
-end
-
 local function verdict(known, at)
   local fingerprint, last, slot = ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   if type(known) ~= 'table' or known.fingerprint ~= fingerprint then return 'CHANGED' end
@@ -105,6 +86,47 @@ local function verdict(known, at)
   if seen == slot and known.fired_by == scheduler then return 'REPEATED' end
   if seen ~= last or slot <= seen then return 'FIRED' end
   return slot > now_ms and 'EARLY' or 'OK'
+end
+
+local firings, asked, at = {}, {}, first_schedule -- asked: keys whose holder a job would replace
+while at <= #ARGV do
+  local firing, number = {at = at, starts = {}}, tonumber(ARGV[at + 5])
+  at = at + 6
+  for i = 1, number do
+    firing.starts[i] = {at = at}
+    if ARGV[at + 7] == 'replace' then asked[ARGV[at + 4]] = true end
+    at = at + 9 + tonumber(ARGV[at + 8])
+  end
+  firings[#firings + 1] = firing
+end
+
+-- The jobs that have these ids and keys may be large, and nobody else is served while they are read. So of slots that another
+-- scheduler has seen to none is read; and where one schedule meets very much, its other ids are where their locators say.
+local holders, bytes, most_bytes = {}, 0, 1048576
+local function look_at(one)
+  local job, key = ARGV[one.at], ARGV[one.at + 4]
+  local located = redis.call('HGET', jobs, job)
+  local place = located and string.match(located, '^%l*')
+  if bytes >= most_bytes then
+    one.is_there = place == 'delayed' or places[place or ''] ~= nil
+  elseif located then
+    local fields = stored(places, delayed, job, located)
+    local stale = not fields and string.match(located, '^delayed (%S+)')
+    one.is_there, one.stale = fields ~= nil, stale and stale .. ' ' .. job
+    bytes = bytes + bytes_of(fields or {})
+  end
+  if key ~= '' and holders[key] == nil then
+    holders[key] = key_holder(places, jobs, delayed, unique, key, asked[key], now_ms) or false
+    bytes = bytes + (holders[key] and holders[key].bytes or 0)
+  end
+end
+
+local looked = 0
+for i, firing in ipairs(firings) do
+  if bytes >= most_bytes then break end
+  looked, firing.known = i, schedule(schedules, prefix, ARGV[firing.at])
+  firing.word = verdict(firing.known, firing.at)
+  for _, one in ipairs(firing.word == 'OK' and firing.starts or {}) do look_at(one) end
 end
 
 local pushed, replaced, earliest, number = 0, 0, nil, 0
@@ -127,9 +149,10 @@ local function add(one)
 end
 
 local answers = {}
-for i, firing in ipairs(firings) do
+for i = 1, looked do
+  local firing = firings[i]
   local name, slot, missed = ARGV[firing.at], ARGV[firing.at + 3], tonumber(ARGV[firing.at + 4])
-  local answer = {verdict(firing.known, firing.at)}
+  local answer = {firing.word}
   if answer[1] == 'FIRED' then answer[2] = firing.known.last_slot end
   if answer[1] == 'OK' then
     for _, one in ipairs(firing.starts) do answer[#answer + 1] = add(one) end

@@ -31,7 +31,8 @@
 --           job holds the key: 'replace' has it replaced while it waits, 'raise' wants to hear of it; '' neither),
 --           number of field values, then the entry's names and values
 --
--- Returns  {now_us, word, ...}: the server's clock, and one word for each job:
+-- Returns  {now_us, word, ...}: the server's clock, and one word for each job. Where jobs that have these ids or keys are large,
+--          only for the first ones, until 1 MB was read of such: push the others in another call. The words:
 --          OK             on the queue
 --          REPEATED       this very push was here before: its job is on the queue, or ended; nothing was written
 --          REFUSED        this very push was refused before, when it was repeated, and stays so; nothing was written
@@ -58,6 +59,7 @@
 --- @include "include/member"
 --- @include "include/leases"
 --- @include "include/holder"
+--- @include "include/bytes_of"
 --- @include "include/is_waiting"
 --- @include "include/key_holder"
 --- @include "include/slot"
@@ -65,7 +67,6 @@
 --- @include "include/remember"
 --- @include "include/line"
 --- @include "include/delay"
---- @include "include/bytes_of"
 --- @include "include/note_large"
 --- @include "include/enqueue"
 --- @include "include/remove"
@@ -93,23 +94,38 @@ end
 -- All is read before the first write: who is refused for what somebody put in a key's place has written nothing.
 -- What is asked for, in columns: what is asked of the server about all of them is asked once.
 local places = {high = streams[1], normal = streams[2], low = streams[3], dead = dead}
-local ids, pushes, starts, delays = {}, {}, {}, false
-local asked, answered = {}, {} -- keys, and whether a push would replace its holder; what pushes were answered before
+local ids, pushes, starts, delays, replaces = {}, {}, {}, false, false
+local asked, answered = {}, {} -- keys whose holder a push would replace; what pushes were answered before
 local at = first_job
 while at <= #ARGV do
   local job, nonce, key, on_conflict = ARGV[at], ARGV[at + 1], ARGV[at + 4], ARGV[at + 7]
   ids[#ids + 1], pushes[#pushes + 1], starts[#starts + 1] = job, push_of(job, nonce), at
-  if key ~= '' then asked[key] = asked[key] or on_conflict == 'replace' end
+  if key ~= '' and on_conflict == 'replace' then asked[key], replaces = true, true end
   if on_conflict ~= '' then answered[#ids] = redis.call('GET', conflict .. pushes[#ids]) end
   delays = delays or ARGV[at + 3] ~= ''
   at = at + 9 + tonumber(ARGV[at + 8])
 end
 local located = redis.call('HMGET', jobs, unpack(ids))
-local holders, replaces = {}, false
-for key, is_replaced in pairs(asked) do
-  holders[key] = key_holder(places, jobs, delayed, unique, key, is_replaced, now_ms)
-  replaces = replaces or is_replaced
+local kept = {completed = true, cancelled = true} -- where jobs are that have ended: their ids are free
+
+-- The jobs that have these ids and keys. They may be large, and nobody else is served while they are read.
+local holders, there, bytes, looked = {}, {}, 0, 0
+for i, start in ipairs(starts) do
+  if bytes >= 1048576 then break end
+  looked = i
+  local key = ARGV[start + 4]
+  if located[i] and kept[string.match(located[i], '^%l*')] then located[i] = false end
+  if located[i] and ids[i] ~= pushes[i] then
+    local fields = stored(places, delayed, ids[i], located[i]) -- nil: removed by hand, the locator stands for nothing
+    there[i] = fields and {nonce = field(fields, 'nonce')}
+    bytes = bytes + bytes_of(fields or {})
+  end
+  if key ~= '' and holders[key] == nil then
+    holders[key] = key_holder(places, jobs, delayed, unique, key, asked[key], now_ms) or false
+    bytes = bytes + (holders[key] and holders[key].bytes or 0)
+  end
 end
+for i = #ids, looked + 1, -1 do ids[i], pushes[i], starts[i] = nil, nil, nil end
 
 local ended, look = {}, {}
 for i, push in ipairs(pushes) do
@@ -130,17 +146,14 @@ local function is_kept(holder, at)
   return holder and not (ARGV[at + 7] == 'replace' and holder.notes)
 end
 
-local kept = {completed = true, cancelled = true} -- where jobs are that have ended: their ids are free
 local found, lines = {}, {}
 for i, start in ipairs(starts) do
-  if located[i] and kept[string.match(located[i], '^%l*')] then located[i] = false end
   if located[i] and ids[i] == pushes[i] then
     found[i] = 'REPEATED' -- the id was made for this push
   elseif located[i] then
-    local fields = stored(places, delayed, ids[i], located[i]) -- nil: removed by hand, the locator stands for nothing
-    local is_ours = fields and field(fields, 'nonce') == ARGV[start + 1]
-    found[i] = fields and (is_ours and 'REPEATED' or 'EXISTS')
-    if not fields then lines[i] = string.match(located[i], '^delayed (%S+)') end
+    local is_ours = there[i] and there[i].nonce == ARGV[start + 1]
+    found[i] = there[i] and (is_ours and 'REPEATED' or 'EXISTS')
+    if not there[i] then lines[i] = string.match(located[i], '^delayed (%S+)') end
   end
   if found[i] ~= 'REPEATED' and ended[#ids + i] then
     found[i] = found[i] or not is_kept(holders[ARGV[start + 4]], start) and 'REFUSED'

@@ -77,6 +77,9 @@
 --          CANCELLED   it was to run again, and a cancel was asked for while it ran: gone instead
 --          OVERSIZED   put in by hand with more values than a script can add; nothing was written
 --          NO_IDS      no stream that could take it has entry ids left, by somebody's hand; nothing was written
+--          PARTIAL     it pushes others, and the jobs that have their ids or keys are large: until 1 MB of such was read, after `:`,
+--                      for each of the first 0 as after OK, which is settled, or 1 if it may be added. Settle the job again, with
+--                      these and those that were not looked at. Of it nothing was written but what was replaced
 --          SPOILED     the unique key of a job that it pushes was made something else by hand; nothing was written. After `:`
 --                      what is wrong, each space and % of it as %20
 --          RUNNING     it lingers, and counts for the max_concurrency of its name: to be settled when the thread has ended;
@@ -311,6 +314,7 @@ local function settle_others(in_order)
 --- @include "include/finish_one"
 --- @include "include/unlocate"
   local retried, released, pushed, replaced, earliest = 0, 0, 0, 0, nil
+  local bytes, most_bytes = 0, 1048576 -- of jobs that have the ids or keys of those that others push
   local function again(number, entry, job, fields, changes, due_at)
     if field(fields, 'id') ~= job then table.insert(changes, 1, job) table.insert(changes, 1, 'id') end
     if not field(fields, 'queued_at') then
@@ -357,28 +361,36 @@ local function settle_others(in_order)
     local place, line = string.match(located or '', '^(%S+) ?(%S*)')
     if not place or place == 'completed' or place == 'cancelled' then return false end
     if place == 'dead' and redis.call('TYPE', dead).ok ~= 'stream' then return redis.call('EXISTS', dead) == 1 end
-    if stored(places, delayed, job, located) then return true end
+    local fields = stored(places, delayed, job, located)
+    bytes = bytes + bytes_of(fields or {})
+    if fields then return true end
     return false, place == 'delayed' and member(line, job) or nil
   end
 
   -- What the jobs meet that one pushes, before any is written: where in `values` each begins, whether its id is taken, what
-  -- is to go from `due`; and by each unique key the job that holds it. One that its parent holds until it ends, `own_key`, is
-  -- free, as it ends now. Nil, and why, where a unique key was made something else by hand.
+  -- is to go from `due`; by each unique key the job that holds it; and how many were looked at, as what they meet may be
+  -- large. A key that its parent holds until it ends, `own_key`, is free, as it ends now. Nil, and why, where a unique key was
+  -- made something else by hand.
   local function look_at_pushes(values, many, parent, own_key)
     local found, asked, holders, at = {}, {}, {}, 7
     for i = 1, many do
-      local key, taken, stale = values[at + 4], is_taken(values[at])
-      found[i] = {at = at, is_taken = taken, stale = stale}
-      if key ~= '' then asked[key] = asked[key] or values[at + 7] == 'replace' end
+      found[i] = {at = at}
+      if values[at + 7] == 'replace' then asked[values[at + 4]] = true end
       at = at + 9 + tonumber(values[at + 8])
     end
-    for key, replaces in pairs(asked) do
-      local is_right, why = pcall(expect, 'string', unique .. key)
-      if not is_right then return nil, type(why) == 'table' and why.err or why end -- servers differ in what pcall tells
-      local holding = key_holder(places, jobs, delayed, unique, key, replaces, now_ms)
-      if not (holding and holding.id == parent and key == own_key) then holders[key] = holding end
+    for i, one in ipairs(found) do
+      if bytes >= most_bytes then return found, holders, i - 1 end
+      local key = values[one.at + 4]
+      one.is_taken, one.stale = is_taken(values[one.at])
+      if key ~= '' and holders[key] == nil then
+        local is_right, why = pcall(expect, 'string', unique .. key)
+        if not is_right then return nil, type(why) == 'table' and why.err or why end -- servers differ in what pcall tells
+        local holding = key_holder(places, jobs, delayed, unique, key, asked[key], now_ms) or false
+        bytes = bytes + (holding and holding.bytes or 0)
+        holders[key] = not (holding and holding.id == parent and key == own_key) and holding
+      end
     end
-    return found, holders
+    return found, holders, many
   end
 
   -- Push one of them: '1' if it was added, '0' if not; nil where no stream has entry ids left.
@@ -402,18 +414,20 @@ local function settle_others(in_order)
 
   settlements.pushes = function(number, entry, deliveries, job, fields, values, hold)
     local own_key = fields and field(fields, 'unique') or values[1]
-    local found, holders = look_at_pushes(values, tonumber(values[6]), job, own_key)
+    local found, holders, looked = look_at_pushes(values, tonumber(values[6]), job, own_key)
     if not found then
       local why = string.gsub(holders, '[%s%%]', function(one) return string.format('%%%02X', string.byte(one)) end)
       return 'SPOILED' .. ':' .. why
     end
     local told, added = {}, {}
-    for i, one in ipairs(found) do
-      told[i] = push_one(values, one, holders, added)
+    for i = 1, looked do
+      local waits = looked < #found and not found[i].is_taken and not holders[values[found[i].at + 4]]
+      told[i] = waits and '1' or push_one(values, found[i], holders, added)
       if not told[i] then break end
     end
     forget_ends(result, outcome, progress, added)
-    if #told < #found then return 'NO_IDS' end -- those before it are there: the next try finds them, by their ids
+    if #told < looked then return 'NO_IDS' end -- those before it are there: the next try finds them, by their ids
+    if looked < #found then return 'PARTIAL' .. ':' .. table.concat(told) end
     return settlements.done(number, entry, deliveries, job, fields, values, hold) .. ':' .. table.concat(told)
   end
 

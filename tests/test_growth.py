@@ -6,21 +6,38 @@ limit down with it.
 
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import anyio
 import pytest
 from conftest import ENGINES, redis_store_of
 from store import RedisStore, eventually
 
-from redisjobs import JobQueue, Worker, server
+from redisjobs import JobQueue, Schedule, Worker, server
 from redisjobs.driver import Beat, Consumer
+from redisjobs.drivers.redis.commands import Command
+from redisjobs.drivers.redis.consumer import RedisConsumer
+from redisjobs.errors import Unavailable
 from redisjobs.eventloop import AsyncioGate
+from redisjobs.job import OnConflict
 from redisjobs.queries import Tidy
-from redisjobs.transitions import Ack, After, Lease, Release, Reply, RetryLater, Settlement
+from redisjobs.schedules.stored import Definition, Fire, Fired, Firing, PutSchedules
+from redisjobs.transitions import (
+    Ack,
+    After,
+    DeadLetter,
+    Lease,
+    NewJob,
+    Pushed,
+    Release,
+    Reply,
+    RetryLater,
+    Settlement,
+    Turn,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -498,6 +515,156 @@ async def test_jobs_that_were_read_as_a_name_was_paused_are_looked_at_by_1_mb_a_
 
     assert len(leases) == 20
     assert counts["evalsha"] == 1 + 4
+
+
+def large_jobs(jobs: int, *, unique: bool = False) -> list[NewJob]:
+    return [a_job(f"large-{i}", LARGE, f"key-{i}" if unique else "") for i in range(jobs)]
+
+
+def a_job(job_id: str, size: int, unique: str = "", on_conflict: OnConflict = OnConflict.SKIP) -> NewJob:
+    fields = ["name", "Work", "parameters", f'{{"text":"{"x" * size}"}}']
+    return NewJob(job_id, fields, unique=unique, on_conflict=on_conflict, nonce=f"of {size}")
+
+
+async def push_each(bench: Bench, jobs: Sequence[NewJob]) -> None:
+    for job in jobs:
+        await bench.store.driver.push([job], repeated=False)
+
+
+LOOKS = 4  # calls for 20 large jobs, of which six make up 1 MB
+
+
+@pytest.mark.parametrize("where", ["ready", "delayed", "dead"])
+async def test_a_push_of_ids_that_large_jobs_have_looks_at_1_mb_of_these_a_call(bench: Bench, where: str) -> None:
+    due = After(60_000) if where == "delayed" else None
+    await push_each(bench, [replace(job, due=due) for job in large_jobs(20)])
+    if where == "dead":
+        async with bench.consumers(1) as (consumer,):
+            while leases := (await consumer.exchange([], 20)).leases:
+                await consumer.exchange([(lease, DeadLetter("error", "broke")) for lease in leases], None)
+    again = [a_job(f"large-{i}", 10) for i in range(20)] + [a_job("new", 10)]
+
+    with bench.counted() as counts:
+        pushed = await bench.store.driver.push(again, repeated=False)
+
+    assert [each.reply for each in pushed] == [Reply.EXISTS] * 20 + [Reply.OK]
+    assert counts["evalsha"] == LOOKS
+    assert max(counts["xrange"], counts["hget"]) >= 20
+
+
+@pytest.mark.parametrize("delay", [None, After(60_000)])
+async def test_a_push_that_replaces_large_jobs_looks_at_1_mb_of_these_a_call(
+    bench: Bench, delay: After | None
+) -> None:
+    await push_each(bench, [replace(job, due=delay) for job in large_jobs(20, unique=True)])
+    new = [a_job(f"new-{i}", 10, f"key-{i}", OnConflict.REPLACE) for i in range(20)]
+
+    with bench.counted() as counts:
+        pushed = await bench.store.driver.push(new, repeated=False)
+
+    assert pushed == [Pushed(Reply.REPLACED, f"large-{i}") for i in range(20)]
+    assert counts["evalsha"] == LOOKS
+    entries = bench.store.admin.xrange(bench.store.stream())
+    assert [len(fields[b"parameters"]) for _, fields in entries] == [21] * 20
+    assert [fields[b"id"].decode() for _, fields in entries] == [f"large-{i}" for i in range(20)]
+
+
+async def test_a_push_of_keys_that_large_running_jobs_hold_looks_at_1_mb_of_these_a_call(bench: Bench) -> None:
+    await push_each(bench, large_jobs(20, unique=True))
+    async with bench.consumers(1) as (consumer,):
+        while (await consumer.exchange([], 20)).leases:
+            pass
+        new = [a_job(f"new-{i}", 10, f"key-{i}") for i in range(20)]
+        with bench.counted() as counts:
+            pushed = await bench.store.driver.push(new, repeated=False)
+        await consumer.release(refund=True, watch=False)
+
+    assert pushed == [Pushed(Reply.DUPLICATE, f"large-{i}") for i in range(20)]
+    assert (counts["evalsha"], counts["xrange"]) == (LOOKS, 20)
+
+
+@pytest.mark.parametrize("meets", ["ids", "keys"])
+async def test_a_scheduler_whose_jobs_meet_large_ones_looks_at_1_mb_of_these_a_call_and_fires_all(
+    bench: Bench, meets: str
+) -> None:
+    await push_each(bench, large_jobs(20, unique=meets == "keys"))
+    driver, rule = bench.store.driver, Schedule.every(60)
+    schedules = [Definition(f"s-{i}", rule, NewJob("", ["name", "Work", "parameters", "{}"])) for i in range(20)]
+    await driver.change(PutSchedules([(each.name, each.fingerprint, each) for each in schedules], None))
+    last = bench.store.clock() - 60_000
+    bench.store.admin.hset(f"{bench.store.prefix}schedules", mapping={each.name: last for each in schedules})
+    keys = (
+        [("", OnConflict.SKIP)] * 20 if meets == "ids" else [(f"key-{i}", OnConflict.REPLACE) for i in range(20)]
+    )
+    jobs = [
+        a_job(f"large-{i}" if meets == "ids" else f"new-{i}", 10, *conflict) for i, conflict in enumerate(keys)
+    ]
+    firings = [
+        Firing(each.name, each.fingerprint, last, last + 1, 0, [job])
+        for each, job in zip(schedules, jobs, strict=True)
+    ]
+
+    fired = list[Fired]()
+    with bench.counted() as counts:
+        while len(fired) < 20:
+            fired += (await driver.change(Fire("one", firings[len(fired) :]))).fired
+    with bench.counted() as later:
+        others = (await driver.change(Fire("another", firings))).fired
+
+    reply = Reply.EXISTS if meets == "ids" else Reply.REPLACED
+    assert [each.reply for each in fired] == [Reply.OK] * 20
+    assert [each.pushed[0].reply for each in fired] == [reply] * 20
+    assert counts["evalsha"] == LOOKS
+    assert [each.reply for each in others] == [Reply.FIRED] * 20
+    assert (later["evalsha"], later["xrange"]) == (1, 0)  # of slots that are seen to nothing is read
+
+
+@pytest.mark.parametrize("lost", ["no answer", "an answer"])
+@pytest.mark.parametrize("meets", ["ids", "running", "waiting"])
+async def test_settlements_whose_pushes_meet_large_jobs_look_at_1_mb_a_call_and_add_the_others_as_they_end(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, meets: str, lost: str
+) -> None:
+    await push_each(bench, [a_job(f"parent-{i}", 10) for i in range(2)])
+    async with bench.consumers(2) as (consumer, other):
+        parents = (await consumer.exchange([], 2)).leases
+        await push_each(bench, large_jobs(20, unique=meets != "ids"))
+        while meets == "running" and (await other.exchange([], 20)).leases:
+            pass
+        conflict = OnConflict.REPLACE if meets == "waiting" else OnConflict.SKIP
+        meeting = [
+            a_job(f"large-{i}", 10) if meets == "ids" else a_job(f"new-{i}", 10, f"key-{i}", conflict)
+            for i in range(20)
+        ]
+        pushes = [[a_job("first", 10), *meeting[:10]], [*meeting[10:], a_job("last", 10)]]
+        settlements = [(parent, Ack(pushes=some)) for parent, some in zip(parents, pushes, strict=True)]
+        calls, is_atomic = 0, True
+
+        async def run(self: RedisConsumer, *commands: Command[Any], of: Any = RedisConsumer._run) -> list[Any]:
+            nonlocal calls, is_atomic
+            answers: list[Any] = await of(self, *commands)
+            calls, located = calls + 1, bench.store.located()
+            for parent, child in (("parent-0", "first"), ("parent-1", "last")):
+                is_atomic = is_atomic and (parent in located) != (child in located)
+            if lost == "an answer" and calls == 2:
+                raise Unavailable("lost")
+            return answers
+
+        with bench.counted() as counts, monkeypatch.context() as patched:
+            patched.setattr(RedisConsumer, "_run", run)
+            try:
+                answer = await consumer.exchange(settlements, None, turn=Turn(1, 1))
+            except Unavailable:
+                answer = await consumer.exchange(settlements, None, turn=Turn(1, 1))
+        await other.release(refund=True, watch=False)
+
+    assert answer.replies == [Reply.OK] * 2
+    assert answer.added == {0: [True, *[False] * 10], 1: [*[False] * 10, True]}
+    assert is_atomic
+    assert calls == LOOKS + (2 if lost == "an answer" else 0)
+    assert counts["xrange"] < 60  # each of the 20, and one that is to be replaced again as its parent ends
+    large = bench.store.admin.xrange(bench.store.stream())
+    assert sum(len(fields[b"parameters"]) > LARGE for _, fields in large) == (0 if meets == "waiting" else 20)
+    assert bench.store.faults() == []
 
 
 # What a settlement reads

@@ -241,11 +241,14 @@ class Scheduler:
         firings = [(plan, await firing_of(plan, now_ms)) for plan in due]
         for some in _parts(firings, lambda each: (len(each[1].jobs), sum(map(weight_of, each[1].jobs)))):
             attempts = await self._attempts(some)
-            try:
-                await self._fire_some(attempts)
-            except WrongType:  # one of them has what somebody spoiled; the others are fired
-                for each in attempts:
-                    await self._fire_one(each)
+            while attempts:
+                try:
+                    fired = await self._fire_some(attempts)
+                except WrongType:  # one of them has what somebody spoiled; the others are fired
+                    for each in attempts:
+                        await self._fire_one(each)
+                    break
+                attempts = attempts[fired:]
 
     async def _attempts(self, firings: Sequence[tuple[Plan, Firing]]) -> list["Attempt"]:
         """Let whoever takes part in pushes look at the jobs, just before they are pushed."""
@@ -267,7 +270,8 @@ class Scheduler:
         except WrongType as error:
             self._put_off(attempt.plan, str(error))
 
-    async def _fire_some(self, attempts: Sequence["Attempt"]) -> None:
+    async def _fire_some(self, attempts: Sequence["Attempt"]) -> int:
+        """Fire the first of these, as many as one call of the store takes; how many."""
         try:
             answer = await self._queue.driver.change(Fire(self._id, [each.firing for each in attempts]))
         except BaseException as error:
@@ -276,8 +280,9 @@ class Scheduler:
                     each.ends.tell((), error)
             raise
         self._hear(answer.server_ms)
-        for attempt, fired in zip(attempts, answer.fired, strict=True):
+        for attempt, fired in zip(attempts, answer.fired, strict=False):
             self._fired(attempt, fired)
+        return len(answer.fired)
 
     def _fired(self, attempt: "Attempt", fired: Fired) -> None:
         plan, firing = attempt.plan, attempt.firing

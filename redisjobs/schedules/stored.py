@@ -359,7 +359,7 @@ class FireAnswer:
     """What became of some firings.
 
     Attributes:
-        fired: Of each.
+        fired: Of each, from the first. If these are fewer than were asked for, ask for the others again.
         server_ms: The server's clock.
     """
 

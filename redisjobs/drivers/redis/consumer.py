@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence, Set
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
@@ -29,6 +29,7 @@ from redisjobs.transitions import (
     Ended,
     Exchange,
     Lease,
+    NewJob,
     Reclaimed,
     Reply,
     Settlement,
@@ -183,6 +184,8 @@ class RedisConsumer:
             self._ahead = None
             raise
         pushed, replies = answers[:first], answers[first:]
+        if any(each.looked for each in pushed):
+            pushed = await self._settle_rest(parts, turn, pushed)
         settled: Settled | None = replies[0] if isinstance(replies[0], Settled) else None
         told = parts.told(settled, pushed)
         if by_script:
@@ -202,9 +205,30 @@ class RedisConsumer:
 
     def _settle_with_pushes(self, parts: "_Parts", turn: Turn | None) -> list[Command[Any]]:
         return [
-            self._commands.settle_with_pushes(self.worker_id, turn, number, some)
+            self._commands.settle_with_pushes(self.worker_id, turn, str(number), some)
             for number, some in enumerate(parts.pushing)
         ]
+
+    async def _settle_rest(self, parts: "_Parts", turn: Turn | None, pushed: Sequence[Settled]) -> list[Settled]:
+        """Settle those again of whose pushes a call looked at some only, as it met large jobs; to the end.
+
+        Should an answer be lost, the whole exchange is sent again in the same parts: a call is known by number.
+        """
+        whole = []
+        for number, (some, settled) in enumerate(zip(parts.pushing, pushed, strict=True)):
+            step = 0
+            while settled.looked:
+                step += 1
+                left = _left(some, settled)
+                rest = [_with_pushes(*some[at], numbers) for at, numbers in left.items()]
+                command = self._commands.settle_with_pushes(self.worker_id, turn, f"{number}.{step}", rest)
+                try:
+                    (answer,) = await self._run(command)
+                except Fenced:  # whatever the worker says next is refused, so it hears of that then
+                    answer = Settled([Reply.LEASE_LOST] * len(rest), settled.now_us, -1, settled.ahead)
+                settled = _joined(some, settled, left, answer)
+            whole.append(settled)
+        return whole
 
     def _cut_off(self, parts: "_Parts", answers: Sequence[Any]) -> Exchange:
         """What an exchange came to within which the worker was fenced: what was settled is told, the rest is lost.
@@ -435,7 +459,7 @@ class _Parts:
         pushing, plain = list[int](), list[int]()
         jobs = size = 0
         for position, (lease, settlement) in enumerate(settlements):
-            pushes = settlement.pushes if isinstance(settlement, Ack) else ()
+            pushes = _pushes(settlement)
             if not pushes:
                 plain.append(position)
                 continue
@@ -472,6 +496,49 @@ class _Parts:
             for call, answer in zip(calls, answers, strict=False)
         ]
         return replace(self.told(plain, pushing), server_ms=max(each.now_us for each in [*pushing, plain]) / 1000)
+
+
+def _left(some: Settlements, settled: Settled) -> dict[int, list[int]]:
+    """By the position of a settlement that was PARTIAL, which of the jobs that it pushes are to be sent again."""
+    return {
+        at: [i for i in range(len(_pushes(some[at][1]))) if i >= len(looked) or looked[i]]
+        for at, looked in settled.looked.items()
+    }
+
+
+def _joined(some: Settlements, settled: Settled, left: Mapping[int, Sequence[int]], answer: Settled) -> Settled:
+    """The answer to a part, with that to those which were sent again."""
+    replies, added, spoiled = [*settled.replies], {**settled.added}, {**settled.spoiled}
+    looked: dict[int, Sequence[bool]] = {}
+    for position, (at, numbers) in enumerate(left.items()):
+        replies[at] = answer.replies[position]
+        if position in answer.added:
+            added[at] = _spread(numbers, answer.added[position], len(_pushes(some[at][1])))
+        if position in answer.spoiled:
+            spoiled[at] = answer.spoiled[position]
+        if position in answer.looked:
+            bits = answer.looked[position]
+            looked[at] = _spread(numbers, bits, numbers[len(bits)])
+    ahead = answer.ahead if answer.ahead.turns else settled.ahead
+    return replace(settled, replies=replies, added=added, spoiled=spoiled, looked=looked, ahead=ahead)
+
+
+def _spread(numbers: Sequence[int], bits: Sequence[bool], many: int) -> list[bool]:
+    """So many bits, of which those with these numbers are given; the others are not set."""
+    spread = [False] * many
+    for number, bit in zip(numbers, bits, strict=False):
+        spread[number] = bit
+    return spread
+
+
+def _pushes(settlement: Settlement) -> Sequence[NewJob]:
+    return settlement.pushes if isinstance(settlement, Ack) else ()
+
+
+def _with_pushes(lease: Lease, settlement: Settlement, numbers: Sequence[int]) -> tuple[Lease, Settlement]:
+    """The same settlement, which pushes only the jobs with these numbers."""
+    assert isinstance(settlement, Ack)
+    return lease, replace(settlement, pushes=[settlement.pushes[number] for number in numbers])
 
 
 def _fenced_as_answer(command: Command[Any]) -> Command[Any]:

@@ -105,6 +105,7 @@ class Settled:
         replies: One for each.
         added: By position, for each job that those with pushes push whether it was added.
         spoiled: By position, of those that were SPOILED what is wrong.
+        looked: By position, of those that were PARTIAL, for each job that was looked at whether it may be added.
         now_us: The server's clock.
         due_in_us: µs until the next delayed job; -1: there is none, or nothing was asked.
         ahead: What a claim would find.
@@ -116,6 +117,7 @@ class Settled:
     ahead: Ahead
     added: Mapping[int, Sequence[bool]] = field(default_factory=dict)
     spoiled: Mapping[int, str] = field(default_factory=dict)
+    looked: Mapping[int, Sequence[bool]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -214,7 +216,7 @@ class WorkerCommands(Commands):
         return self._run("settle", arguments, parse)
 
     def settle_with_pushes(
-        self, worker: str, turn: Turn | None, call: int, settlements: Settlements
+        self, worker: str, turn: Turn | None, call: str, settlements: Settlements
     ) -> Command[Settled]:
         """Settle jobs that push others; where the server is out of memory they are all FULL.
 
@@ -227,12 +229,13 @@ class WorkerCommands(Commands):
         def parse(reply: Any) -> Settled:
             now_us, _, finds, unread, turn_in, *said = _unless_fenced(reply, worker)
             words = [raw.partition(b":") for raw in said]
-            added = {at: [bit == 49 for bit in bits] for at, (word, _, bits) in enumerate(words) if word == b"OK"}
+            added, looked = _bits(words, b"OK"), _bits(words, b"PARTIAL")
             spoiled = {
                 at: unquote(why, errors="replace") for at, (word, _, why) in enumerate(words) if word == _SPOILED
             }
             replies = [reply_of(word) for word, _, _ in words]
-            return Settled(replies, now_us, -1, Ahead(finds, unread[:3], turn_in, unread[3:]), added, spoiled)
+            ahead = Ahead(finds, unread[:3], turn_in, unread[3:])
+            return Settled(replies, now_us, -1, ahead, added, spoiled, looked)
 
         full = Settled([Reply.FULL] * len(settlements), 0, -1, Ahead(0, [0, 0, 0], -1))
         return self._run("settle", arguments, parse, when_full=full)
@@ -351,6 +354,11 @@ class WorkerCommands(Commands):
 
     def release(self, worker: str, *, refund: bool, watch: bool) -> Command[int]:
         return self._run("release", [worker, "1" if refund else "0", "1" if watch else "", self._now], int)
+
+
+def _bits(words: Sequence[tuple[bytes, bytes, bytes]], wanted: bytes) -> dict[int, list[bool]]:
+    """By position, what follows a word: 1 or 0 for each job that is pushed."""
+    return {at: [bit == 49 for bit in bits] for at, (word, _, bits) in enumerate(words) if word == wanted}
 
 
 class _Batch:

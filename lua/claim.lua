@@ -75,6 +75,7 @@
 --- @include "include/tell"
 --- @include "include/ends"
 --- @include "include/conclude"
+--- @include "include/tell_others"
 --- @include "include/set_aside"
 --- @include "include/dead_letter"
 --- @include "include/kept"
@@ -335,6 +336,7 @@ for number, stream in ipairs(streams) do
   if most > #claimed and not goes_on then take_new(number, stream) end
 end
 
+tell_others(keys.ends)
 local waits_ms = -1
 for _, stream in ipairs(most > 0 and streams or {}) do
   local first = (leases(stream, '-', '+', 1, 'alone') or {})[1]

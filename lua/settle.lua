@@ -113,6 +113,7 @@
 --- @include "include/remove"
 --- @include "include/ends"
 --- @include "include/conclude"
+--- @include "include/tell_others"
 --- @include "include/set_aside"
 --- @include "include/kept"
 --- @include "include/keep"
@@ -613,6 +614,7 @@ if turn == 0 or turn > last then -- else it was applied before, and is only answ
   keys.ends = ends(result, outcome, progress, waiters, waiter)
   expect_all(in_order)
   answer = settle(in_order)
+  tell_others(keys.ends)
 end
 if turn > last then redis.call('HSET', record, lane, ARGV[3] .. ' ' .. answer) end
 local reply = {exact_ms * 1000, -1, 0, {0, 0, 0, 0, 0, 0}, -1}

@@ -23,7 +23,7 @@ from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.errors import Unavailable
 from redisjobs.eventloop import AsyncioGate
 from redisjobs.job import OnConflict
-from redisjobs.queries import Tidy
+from redisjobs.queries import Ask, Tidy
 from redisjobs.schedules.stored import Definition, Fire, Fired, Firing, PutSchedules
 from redisjobs.transitions import (
     Ack,
@@ -687,6 +687,61 @@ async def test_what_is_handed_back_or_ends_and_is_not_kept_is_settled_without_a_
 
     assert answer.replies == [Reply.OK] * 23
     assert counts["xrange"] == 0
+
+
+# Processes that wait for jobs
+
+
+def processes(many: int) -> list[str]:
+    return [f"{10_000 + number}-{'f' * 16}" for number in range(many)]
+
+
+@pytest.mark.parametrize("ends", ["done", "dead", "cancelled"])
+async def test_where_many_processes_wait_for_many_jobs_a_call_tells_each_process_and_not_each_of_each_job(
+    bench: Bench, ends: str
+) -> None:
+    names, key = processes(100), f"{bench.store.prefix}waiters"
+    channel = f"{bench.store.prefix}waiter:0:"
+    await bench.queue.push_many(Work() for _ in range(500))
+    async with bench.consumers(1) as (consumer,):
+        leases = (await consumer.exchange([], 500)).leases
+        for at, lease in enumerate(leases):
+            bench.store.admin.hset(key, lease.job_id, " ".join(names[at % 100 :] + names[: at % 100]))
+        end = DeadLetter("error", "broke") if ends == "dead" else Ack(cancelled=ends == "cancelled")
+        with bench.store.admin.pubsub() as heard:
+            heard.subscribe(*(f"{channel}{name}" for name in names))
+            for _ in names:
+                heard.get_message(timeout=1)
+            with bench.counted() as counts:
+                assert (await consumer.exchange([(lease, end) for lease in leases], None)).replies
+            told = [(message["channel"].decode(), message["data"]) for message in iter(heard.get_message, None)]
+
+    assert counts["publish"] <= 1_000 + 100 + 1
+    assert {where for where, text in told if text == b"subscribed"} == {f"{channel}{name}" for name in names}
+    assert not bench.store.admin.exists(key)
+
+
+async def test_of_the_processes_that_wait_for_a_job_some_100_are_noted_the_newest_each_once(bench: Bench) -> None:
+    handle = await bench.queue.push(Work())
+    for name in processes(150) * 2 + processes(150)[-20:]:
+        with bench.counted() as counts:
+            await bench.store.driver.change(Ask([handle.id], name))
+
+    (noted,) = bench.store.admin.hvals(f"{bench.store.prefix}waiters")
+    kept = noted.decode().split()
+    assert 90 <= len(kept) <= 110
+    assert kept == processes(150)[-len(kept) :]
+    assert counts["hset"] == 0
+
+
+async def test_to_note_who_waits_for_500_jobs_asks_once_who_else_does(bench: Bench) -> None:
+    handles = await bench.queue.push_many(Work() for _ in range(500))
+    with bench.counted() as unnoted:
+        await bench.store.driver.change(Ask([handle.id for handle in handles], ""))
+    with bench.counted() as noted:
+        await bench.store.driver.change(Ask([handle.id for handle in handles], "a process"))
+
+    assert noted - unnoted == {"hmget": 1, "hset": 500, "pexpire": 1}
 
 
 # What a worker does now and then, with or without jobs

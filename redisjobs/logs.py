@@ -25,7 +25,7 @@ from redisjobs.events import (
     WorkerStopped,
 )
 from redisjobs.logger import Log
-from redisjobs.outcome import Raised
+from redisjobs.outcome import Raised, UnknownName
 from redisjobs.transitions import DeadLetter, RetryLater
 from redisjobs.visible import visible
 
@@ -33,6 +33,7 @@ worker = Log("redisjobs.worker")
 supervisor = Log("redisjobs.supervisor")
 scheduler = Log("redisjobs.scheduler")
 
+_MOST_NAMES = 100  # unknown names that a run warns of: a producer can make up any number
 
 def listen(events: Events) -> None:
     """Log what happens from now on. Of completed jobs only where somebody reads INFO: they are many."""
@@ -41,6 +42,9 @@ def listen(events: Events) -> None:
         events.subscribe(kind, _settled)
     events.subscribe(JobsReclaimed, _reclaimed)
     events.subscribe(WorkerStarted, _started)
+    unhandled = _Unhandled()
+    events.subscribe(WorkerStarted, unhandled.begin)
+    events.subscribe(JobsRetried, unhandled.warn)
     events.subscribe(WorkerStopped, _stopped)
     events.subscribe(SourceUnavailable, _unavailable)
     events.subscribe(SourceAvailable, lambda event: _log_of(event).info("the store is available again"))
@@ -97,12 +101,40 @@ def _settled(event: JobsSettled) -> None:
         )
 
 
+class _Unhandled:
+    """Warns of each job name that has no handler, once in a run of a worker."""
+
+    def __init__(self) -> None:
+        self._registered = ""
+        self._unknown = set[str]()
+
+    def begin(self, event: WorkerStarted) -> None:
+        """Take the names of a run that begins."""
+        self._registered = ", ".join(event.names)
+        self._unknown = set()
+
+    def warn(self, event: JobsRetried) -> None:
+        """Warn of names that this run has not met before."""
+        for job in event.jobs:
+            unknown = isinstance(job.outcome, UnknownName) and job.name not in self._unknown
+            if not unknown or len(self._unknown) >= _MOST_NAMES:
+                continue
+            self._unknown.add(job.name)
+            _log_of(event).warning(
+                "no handler for job '%s' (this worker has%s); the job waits for a worker that has one",
+                visible(job.name),
+                f": {self._registered}" if self._registered else " none",
+            )
+
+
 def _what(event: JobsSettled, job: SettledJob, error: BaseException | None) -> tuple[int, str]:
     match event, job.settlement:
         case LeasesLost(), _:
             return logging.WARNING, "the lease was lost before it was settled; nothing was written"
         case JobsCancelled(), _:
             return logging.INFO, "cancelled"
+        case JobsRetried(), _ if isinstance(job.outcome, UnknownName):
+            return logging.DEBUG, "has no handler here"
         case JobsRetried(), RetryLater(due):
             level = logging.INFO if error is None or isinstance(error, Snooze) else logging.WARNING
             return level, f"runs again, due {due} ms"
@@ -126,6 +158,12 @@ def _reclaimed(event: JobsReclaimed) -> None:
 def _started(event: WorkerStarted) -> None:
     names = ", ".join(event.names) or "no handlers"
     worker.info("worker %s runs queue '%s' in %d slots: %s", event.worker, event.queue, event.slots, names)
+    if not event.names:
+        worker.warning(
+            "this worker has no handlers for queue '%s', so it can run no job: import the modules that register "
+            "them before it starts",
+            event.queue,
+        )
 
 
 def _stopped(event: WorkerStopped) -> None:

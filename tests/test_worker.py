@@ -543,6 +543,43 @@ async def test_a_job_whose_name_nobody_knows_runs_once_a_worker_does(queue: JobQ
     assert ran == [3]
 
 
+async def test_a_job_that_has_no_handler_is_warned_of_once_in_each_run_with_the_names_that_there_are(
+    queue: JobQueue, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "redisjobs.worker")
+    queue.register(Work)(lambda _: None)
+    queue.register(JobName("Another", Work))(lambda _: None)
+    for name in ("hello", "hello", "NewName"):
+        await queue.push(Work(), JobName(name, Work))
+
+    def said() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+    await drain(queue)
+    store.clock.advance(1.1)
+    await drain(queue)
+
+    there = "(this worker has: Another, Work); the job waits for a worker that has one"
+    once = [f"no handler for job '{name}' {there}" for name in ("hello", "NewName")]
+    assert said() == once * 2
+    assert "runs again" not in caplog.text
+
+
+async def test_a_worker_that_has_no_handlers_says_so_as_it_begins(
+    queue: JobQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    await queue.push(Work())
+
+    await drain(queue)
+
+    no_handlers, no_handler = caplog.messages
+    assert no_handlers == (
+        f"this worker has no handlers for queue '{queue.name}', so it can run no job: import the modules that "
+        "register them before it starts"
+    )
+    assert no_handler.startswith("no handler for job 'Work' (this worker has none); the job waits")
+
+
 async def test_a_job_whose_name_nobody_knows_is_a_dead_letter_in_the_end(queue: JobQueue, store: Store) -> None:
     await queue.push(Work(), JobName("NewName", Work))
     await drain(queue)

@@ -35,6 +35,7 @@ scheduler = Log("redisjobs.scheduler")
 
 _MOST_NAMES = 100  # unknown names that a run warns of: a producer can make up any number
 
+
 def listen(events: Events) -> None:
     """Log what happens from now on. Of completed jobs only where somebody reads INFO: they are many."""
     events.subscribe(JobsCompleted, _settled, when=lambda: worker.isEnabledFor(logging.INFO))
@@ -161,7 +162,7 @@ def _started(event: WorkerStarted) -> None:
     if not event.names:
         worker.warning(
             "this worker has no handlers for queue '%s', so it can run no job: import the modules that register "
-            "them before it starts",
+            "them before it starts, as `redisjobs worker --import MODULE` does",
             event.queue,
         )
 

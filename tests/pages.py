@@ -11,7 +11,7 @@ import pytest
 PROJECT = Path(__file__).parents[1]
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_FILE = re.compile(r"# (\w+\.py): ")
+_FILE = re.compile(r"# (\w[\w/]*\.py): ")
 
 
 def blocks(text: str, *languages: str) -> list[str]:

@@ -120,6 +120,7 @@ def folder(tmp_path: Path, queue_name: str) -> Path:
     (tmp_path / "lacks.py").write_text("import surely_not_there")
     (tmp_path / "unfinished.py").write_text("def f(")
     (tmp_path / "leaves.py").write_text("raise SystemExit(0)")
+    (tmp_path / "work.py").write_text("from shop import queue\n\n@queue.job\ndef far() -> None: print('far')\n")
     (tmp_path / "clash.py").write_text("import redisjobs\nredisjobs.JobQueue('http://x')")
     return tmp_path
 
@@ -144,7 +145,7 @@ def cli(folder: Path, redis_url: str, there: object, monkeypatch: Any, capfd: An
     monkeypatch.setattr(sys, "path", list(sys.path))
 
     def run(*arguments: str) -> Ended:
-        for module in ("shop", "lacks", "unfinished", "leaves", "clash"):
+        for module in ("shop", "work", "lacks", "unfinished", "leaves", "clash"):
             sys.modules.pop(module, None)
         monkeypatch.setattr(sys, "argv", ["redisjobs", *arguments])
         capfd.readouterr()
@@ -247,6 +248,30 @@ def test_a_worker_that_is_told_to_takes_its_queues_in_strict_order(start: Start,
 
     assert ran.code == 0
     assert re.search(r"has 10 slots for queues '\S+', '\S+-sync', in strict order$", ran.err, re.M)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [[], ["--processes", "1"]], ids=["worker", "supervisor"])
+def test_a_worker_imports_the_modules_of_handlers_and_takes_targets_of_one_queue_as_one(
+    start: Start, processes: list[str]
+) -> None:
+    imported = ("--import", "work")
+    assert ended(start("push", "shop:queue", "far", "{}", "--id", "mine", *imported)).code == 0
+
+    ran = ended(start("worker", "shop:queue", "work:queue=2", *imported, "--until-idle", *processes))
+
+    assert ran.code == 0
+    assert "far" in ran.out.splitlines()
+    assert re.search(r"runs queue '\S+' in \d+ slots: Mail, add, .*, far, ", ran.err)
+
+
+@pytest.mark.slow
+def test_a_worker_on_memory_says_that_no_other_process_can_push_to_it(start: Start) -> None:
+    ran = ended(start("worker", "shop:memory", "--until-idle", "--url", "memory://"))
+
+    assert ran.code == 0
+    assert "queue 'default' is at memory://: only this process can push to it, and its jobs end" in ran.err
+    assert "this worker has no handlers for queue 'default'" in ran.err
 
 
 def test_push_prints_the_id_that_the_job_has_and_whether_it_was_added(
@@ -779,8 +804,16 @@ def test_requeue_all_takes_every_dead_letter(cli: Callable[..., Ended], queue_na
         (["worker", "shop:queue="], r"'shop:queue=': '' is no number; give MODULE:QUEUE=WEIGHT, as shop:queue=3$"),
         (["worker", "shop:queue=0", "shop:plain"], r"weight 0\.0 of queue '\S+': give a number above 0"),
         (["worker", "shop:queue=nan", "shop:plain"], r"weight nan of queue '\S+': give a number above 0"),
-        (["worker", "shop:queue", "shop:plain", "shop:queue=2"], r"shop:queue is given twice$"),
-        (["worker", "shop:queue", "shop:same"], r"queue '\S+' is listed twice: "),  # they are moved to one server
+        (
+            ["worker", "shop:queue=3", "shop:plain", "shop:queue=2"],
+            r"shop:queue and shop:queue are one queue, with the weights 3 and 2$",
+        ),
+        (
+            ["worker", "shop:queue", "shop:same"],  # they are moved to one server
+            r"shop:queue and shop:same are two JobQueue objects of one queue, '\S+': register all its handlers on",
+        ),
+        (["worker", "shop:queue", "--import", "nowhere"], r"there is no module 'nowhere' in /.* or on sys\.path"),
+        (["dead", "requeue", "x", "--parameters", "{}", "--import", "work"], r"--import is for --target"),
         (["worker", "shop:queue=2", "shop:plain", "--strict"], r"strict=True: the order is all that counts then"),
         (
             ["push", "shop:queue", "Male", "{}"],

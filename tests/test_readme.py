@@ -60,6 +60,7 @@ def running() -> Iterator[server.Server]:
 def write_files(page: Page, folder: Path, url: str) -> None:
     """The files of a page, as a reader would save them, with another server."""
     for name, code in page.files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(code.replace(_SAMPLE_URL, url), "utf-8")
 
 
@@ -74,7 +75,11 @@ def test_the_files_of_the_readme_are_those_of_the_examples(project: Path) -> Non
 
 @pytest.mark.parametrize("page", of(*(page for page in DOCS if page.files)))
 def test_the_files_of_a_page_are_among_the_examples(page: Page, project: Path) -> None:
-    examples = {path.name: path.read_text("utf-8") for path in (project / "examples").rglob("*.py")}
+    examples = {
+        str(path.relative_to(folder)): path.read_text("utf-8")
+        for folder in (project / "examples").iterdir()
+        for path in folder.rglob("*.py")
+    }
 
     assert page.files.items() <= examples.items()
 

@@ -575,7 +575,7 @@ async def test_a_worker_that_has_no_handlers_says_so_as_it_begins(
     no_handlers, no_handler = caplog.messages
     assert no_handlers == (
         f"this worker has no handlers for queue '{queue.name}', so it can run no job: import the modules that "
-        "register them before it starts"
+        "register them before it starts, as `redisjobs worker --import MODULE` does"
     )
     assert no_handler.startswith("no handler for job 'Work' (this worker has none); the job waits")
 

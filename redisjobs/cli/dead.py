@@ -15,7 +15,7 @@ from redisjobs.cli.bar import Bar
 from redisjobs.cli.errors import Failure, Mistake
 from redisjobs.cli.filters import Fingerprint, Name, OlderThan, Reason, Text, filters
 from redisjobs.cli.output import say, telling
-from redisjobs.cli.target import JobId, Json, Limit, Moved, QueueName, Url, load, named
+from redisjobs.cli.target import Imports, JobId, Json, Limit, Moved, QueueName, Url, load, named
 from redisjobs.codec import JobInfo
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.errors import DecodeError, EncodeError
@@ -106,6 +106,7 @@ def requeue(
     target: Annotated[
         str | None, typer.Option(metavar="MODULE:QUEUE", help="Whose handler says what --parameters may be.")
     ] = None,
+    imports: Imports = None,
     queue: QueueName = "default",
     url: Moved = None,
     as_json: Json = False,
@@ -117,8 +118,13 @@ def requeue(
         _check_rate(rate, job_ids)
     if target is not None and parameters is None:
         raise Mistake("--target is for --parameters, which its handler's type checks")
+    if imports and target is None:
+        raise Mistake("--import is for --target: it imports the modules of its handlers")
     if parameters is not None:
-        _requeue_edited(job_ids or (), parameters, target, queue, url, as_json)
+        if len(job_ids or ()) != 1:
+            raise Mistake("--parameters are for one dead letter: name it")
+        there = named(queue, url or DEFAULT_URL) if target is None else load(target, url, imports)
+        _requeue_edited(there, job_ids or (), parameters, as_json)
         return
     with named(queue, url or DEFAULT_URL) as there:
         if job_ids:
@@ -152,15 +158,10 @@ def delete(
             _told("deleted", count, queue, as_json)
 
 
-def _requeue_edited(
-    job_ids: Sequence[str], text: str, target: str | None, queue: str, url: str | None, as_json: bool
-) -> None:
+def _requeue_edited(there: Registry, job_ids: Sequence[str], text: str, as_json: bool) -> None:
     """Requeue one letter with other parameters."""
-    if len(job_ids) != 1:
-        raise Mistake("--parameters are for one dead letter: name it")
-    there = named(queue, url or DEFAULT_URL) if target is None else load(target, url)
     if isinstance(there.driver, MemoryDriver):
-        raise Mistake(f"{target} is at memory://, which would end with this command; give --url")
+        raise Mistake(f"queue '{there.name}' is at memory://, which would end with this command; give --url")
 
     def act(job_id: str) -> bool:
         return _requeue_with(there, job_id, os.fsencode(text))

@@ -14,7 +14,7 @@ from redisjobs.arguments import is_text
 from redisjobs.cli import show
 from redisjobs.cli.errors import Mistake, check_seconds
 from redisjobs.cli.output import say, telling
-from redisjobs.cli.target import Json, Moved, Target, load
+from redisjobs.cli.target import Imports, Json, Moved, Target, load
 from redisjobs.cli.wait import wait_for
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.errors import DecodeError, EncodeError, UnknownJob
@@ -34,6 +34,7 @@ def push(
     target: Target,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The job's name.")],
     parameters: Annotated[str, typer.Argument(metavar="JSON", help="Its parameters; - reads them from stdin.")],
+    imports: Imports = None,
     url: Moved = None,
     delay: Annotated[float | None, typer.Option(help="Seconds from now, before it may run.")] = None,
     at: Annotated[str | None, typer.Option(help="When it may run, as 2030-01-31T08:00+01:00.")] = None,
@@ -79,7 +80,7 @@ def push(
         raise Mistake("--timeout says how long --wait waits; give that too")
     if wait and keep_result == 0:
         raise Mistake("--keep-result 0 keeps nothing that --wait could print")
-    queue = load(target, url)
+    queue = load(target, url, imports)
     if isinstance(queue.driver, MemoryDriver):
         raise Mistake(f"{target} is at memory://, which would end with this command; give --url")
     job = _prepare(queue, name, parameters, options)

@@ -5,7 +5,7 @@ import os
 import sys
 import sysconfig
 import traceback
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from types import TracebackType
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ from redisjobs import sync
 from redisjobs.cli.errors import Mistake
 from redisjobs.queue import JobQueue
 from redisjobs.registry import Registry
+from redisjobs.visible import visible
 
 _ANSWER = 3.0  # seconds that a command which only looks is patient with a server that is unavailable
 
@@ -25,6 +26,10 @@ Targets = Annotated[
         metavar="MODULE:QUEUE[=WEIGHT]...",
         help="Where the queue is, as in myapp.jobs:queue; or several, each with how often it has its turn.",
     ),
+]
+Imports = Annotated[
+    list[str] | None,
+    typer.Option("--import", metavar="MODULE", help="Import this module too, for its handlers; repeatable."),
 ]
 Moved = Annotated[
     str | None,
@@ -49,12 +54,13 @@ def named(name: str, url: str) -> sync.JobQueue:
         raise Mistake(str(error)) from error
 
 
-def load(target: str, url: str | None = None) -> Registry:
+def load(target: str, url: str | None = None, imports: Sequence[str] | None = None) -> Registry:
     """The queue that a module defines; modules are looked for in the current directory before what is installed.
 
     Args:
         target: `MODULE:QUEUE`, where QUEUE may have dots.
         url: Where the queue is to be instead of where the module says.
+        imports: More modules to import, which register handlers.
 
     Raises:
         Mistake: There is no such module or attribute, it is no queue, or the module raised (its traceback is
@@ -70,6 +76,8 @@ def load(target: str, url: str | None = None) -> Registry:
         found = getattr(found, attribute)
     if not isinstance(found, JobQueue | sync.JobQueue):
         raise Mistake(f"{target} is a {type(found).__qualname__}, not a JobQueue")
+    for name in imports or ():
+        _import(name)
     if url is not None:
         try:
             found.move(url)
@@ -78,26 +86,44 @@ def load(target: str, url: str | None = None) -> Registry:
     return found
 
 
-def load_all(targets: Sequence[str], url: str | None = None) -> list[Registry | tuple[Registry, float]]:
-    """The queues that modules define, each with its weight where its target says one.
+def load_all(
+    targets: Sequence[str], url: str | None = None, imports: Sequence[str] | None = None
+) -> list[Registry | tuple[Registry, float]]:
+    """The queues that modules define, each once, and with its weight where a target of it says one.
 
     Args:
         targets: `MODULE:QUEUE` or `MODULE:QUEUE=WEIGHT`.
         url: Where all of them are to be instead of where the modules say.
+        imports: As for `load`.
 
     Raises:
-        Mistake: As `load`; a weight is no number; or two targets are one queue.
+        Mistake: As `load`; a weight is no number; or what several targets say of one queue makes no sense.
     """
-    found, by = list[Registry | tuple[Registry, float]](), dict[int, str]()
+    found = dict[Registry, float | None]()
+    paths = dict[Registry, str]()
     for target in targets:
         path, equals, weight = target.partition("=")
         share = _number(weight, target) if equals else None
-        queue = load(path, url)
-        if (earlier := by.get(id(queue))) is not None:
-            raise Mistake(f"{path} is given twice" if earlier == path else f"{earlier} and {path} are one queue")
-        by[id(queue)] = path
-        found.append(queue if share is None else (queue, share))
-    return found
+        queue = load(path, url, imports)
+        earlier = found.setdefault(queue, share)
+        paths.setdefault(queue, path)
+        if share is not None and earlier not in (None, share):
+            raise Mistake(f"{paths[queue]} and {path} are one queue, with the weights {earlier:g} and {share:g}")
+        found[queue] = earlier if share is None else share
+    _check_places(paths)
+    return [queue if share is None else (queue, share) for queue, share in found.items()]
+
+
+def _check_places(paths: Mapping[Registry, str]) -> None:
+    """See that no two objects are one queue: each would have half of the handlers."""
+    by = dict[Hashable, str]()
+    for queue, path in paths.items():
+        earlier = by.setdefault(queue.driver.place, path)
+        if earlier != path:
+            raise Mistake(
+                f"{earlier} and {path} are two JobQueue objects of one queue, '{visible(queue.name)}': register "
+                "all its handlers on one of them"
+            )
 
 
 def _number(weight: str, target: str) -> float:

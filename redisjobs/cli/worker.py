@@ -17,7 +17,7 @@ from redisjobs.cli.log import LogFormat, LogLevel, configure
 from redisjobs.cli.metrics import need_library
 from redisjobs.cli.probes import serve
 from redisjobs.cli.shutdown import Shutdown
-from redisjobs.cli.target import Moved, Targets, load_all
+from redisjobs.cli.target import Imports, Moved, Targets, load_all
 from redisjobs.errors import RedisJobsError
 from redisjobs.logger import Log
 from redisjobs.registry import Registry
@@ -49,6 +49,7 @@ Supervised = Annotated[int | None, typer.Option(hidden=True)]
 
 def worker(
     targets: Targets,
+    imports: Imports = None,
     strict: Strict = False,
     concurrency: settings.Concurrency = None,
     processes: Processes = None,
@@ -76,6 +77,8 @@ def worker(
     With --processes a supervisor starts that many and keeps them running: one that dies is started anew, and its
     jobs are handed to the others at once.
 
+    Handlers in other modules than the queue's are registered by --import, as in app.queue:queue --import app.jobs.
+
     Exit codes: 0 a stop that was asked for, a finished drain, or its share of jobs or memory had; 1 it had to end;
     2 what was typed is wrong.
     """
@@ -91,16 +94,18 @@ def worker(
     )
     configure(log_level, log)  # before the user's module is imported, which may have its own idea of logging
     shutdown = Shutdown(grace, supervised=supervised is not None) if processes is None else None
-    queues = load_all(targets, url)
+    queues = load_all(targets, url, imports)
     # A supervisor, too, finds out what can't be.
     worker = told.worker(queues, strict=strict, supervised=supervised is not None, schedules=schedules)
     if shutdown is None:
         command = [*PROGRAM, "worker", *targets, "--log-level", log_level.value, "--log", log.value]
         flags = {"--until-idle": until_idle, "--strict": strict, "--schedules": schedules}
         command += [*told.options(), *(flag for flag, is_set in flags.items() if is_set)]
+        command += [f"--import={module}" for module in imports or ()]
         with _count_together(worker.queues, metrics, command):
             supervisor = _supervisor(worker.queues, command, processes or 1, told, url)
             sys.exit(_supervise(supervisor, health))
+    _warn_of_memory(worker.queues)
     if health is not None:
         serve(health, lambda: worker.health)
     if metrics is not None:
@@ -109,6 +114,16 @@ def worker(
     if pipe is not None:
         pipe.follow(lambda: worker.health, shutdown.stop)
     shutdown.leave(_run(worker, until_idle, shutdown, pipe))
+
+
+def _warn_of_memory(queues: Iterable[Registry]) -> None:
+    for queue in queues:
+        if hasattr(queue.driver, "memory"):
+            logger.warning(
+                "queue '%s' is at memory://: only this process can push to it, and its jobs end with it; --url or "
+                "REDISJOBS_URL names a server",
+                queue.name,
+            )
 
 
 def _count(queues: Iterable[Registry], where: str, *, shown: bool) -> None:

@@ -1,0 +1,1 @@
+# shop/__init__.py: makes the folder a package

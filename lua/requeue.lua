@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- requeue: give a dead letter another life: ready again, or delayed, under its old id, with all its attempts. So too a job
--- that has ended and was kept.
+-- requeue: give a dead letter another life: ready again, or delayed, under its old id, with all its attempts. Where it is
+-- asked for, also a job that has ended and was kept.
 --
 -- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
 -- KEYS[2]  ready:normal  stream
@@ -22,10 +22,11 @@
 -- ARGV[2]  due           when it may run: '' now, '+5000' in ms, or a time in ms
 -- ARGV[3]  parameters    JSON text in place of what it had; '' = as they are
 -- ARGV[4]  limit_key     what its limit is counted under, in place of what it had; '' = as it is
--- ARGV[5]  now_ms        int ms; '' = the server's clock
+-- ARGV[5]  ended         '1': also a job that has ended and was kept; '' = a dead letter only
+-- ARGV[6]  now_ms        int ms; '' = the server's clock
 --
 -- Returns  OK         ready, or delayed
---          NOT_FOUND  no dead letter, and no job that was kept, has this id; nothing was written
+--          NOT_FOUND  no dead letter, and no job that was kept and asked for, has this id; nothing was written
 --          OVERSIZED  put in by hand with more values than a script can add; nothing was written
 --          NO_IDS     the ready streams have no entry ids left, by somebody's hand; nothing was written
 
@@ -53,14 +54,14 @@ local streams, jobs, due, delayed = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5
 local aside = {dead = KEYS[7], completed = KEYS[8], cancelled = KEYS[9]}
 local keys = {streams = streams, jobs = jobs, due = due, delayed = delayed, stats = KEYS[10], control = KEYS[11]}
 keys.result, keys.outcome, keys.progress, keys.large = KEYS[12], KEYS[13], KEYS[14], KEYS[15]
-local job, now_ms, exact_ms = ARGV[1], now(ARGV[5])
-local due_at, parameters, limit_key = due_time(ARGV[2], exact_ms), ARGV[3], ARGV[4]
+local job, now_ms, exact_ms = ARGV[1], now(ARGV[6])
+local due_at, parameters, limit_key, ended = due_time(ARGV[2], exact_ms), ARGV[3], ARGV[4], ARGV[5] == '1'
 local changes = {}
 if parameters ~= '' then changes = {'parameters', parameters} end
 if limit_key ~= '' then changes[#changes + 1], changes[#changes + 2] = 'limit_key', limit_key end
 
 local place, letter, _, id = locate(aside, jobs, job)
-local found = aside[place] and entry_at(aside[place], letter)
+local found = (place == 'dead' or ended) and aside[place] and entry_at(aside[place], letter)
 if not found then return 'NOT_FOUND' end
 if due_at > now_ms then
   expect('zset', due)

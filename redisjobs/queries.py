@@ -342,19 +342,21 @@ class Cancel(Change[Reply]):
 
 @dataclass(frozen=True, slots=True)
 class Requeue(Change[Reply]):
-    """Make a dead letter, or a job that was kept, ready again: OK, NOT_FOUND, OVERSIZED or NO_IDS.
+    """Make a dead letter ready again: OK, NOT_FOUND, OVERSIZED or NO_IDS.
 
     Attributes:
         job_id: Which.
         due: When it may run; None: now.
         parameters: JSON in place of what it had; None: as they are.
         limit_key: What its limit is counted under, beside its name, in place of what it had; '': as it is.
+        ended: Whether to take a job that has ended and was kept, too.
     """
 
     job_id: str
     due: Due | None = None
     parameters: bytes | None = None
     limit_key: str = ""
+    ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -593,15 +593,14 @@ class JobQueue(Serving):
         """Let go of a job that is held; whether it was. If it is due it is ready at once, in its place."""
         return await self._change(Unhold(id_of(job))) is Reply.OK
 
-    async def requeue(self, job: str | PushedJob, *, parameters: Any = None) -> bool:
+    async def requeue(self, job: str | PushedJob, *, parameters: Any = None, ended: bool = False) -> bool:
         """Give a dead letter another life: ready, under its old id, with all its attempts.
-
-        A job that has ended can be had again so, where the queue keeps such: see `Retention`.
 
         Args:
             job: Its id, or its handle.
             parameters: What its handler gets in place of what it had: of the type of the handler that this queue
                 has here, or a dict of the fields; where it has none, what JSON can say. None: as they are.
+            ended: Run a completed or cancelled job again, too, where the queue keeps such: see `Retention`.
 
         Returns:
             Whether there was one.
@@ -612,9 +611,9 @@ class JobQueue(Serving):
         """
         job_id = id_of(job)
         if parameters is None:
-            return requeued(job_id, await self._change(Requeue(job_id)))
+            return requeued(job_id, await self._change(Requeue(job_id, ended=ended)))
         row = await self._read(Find(job_id))
-        if row is None or row.state not in ASIDE:
+        if row is None or row.state not in (ASIDE if ended else (State.DEAD,)):
             return False
         return requeued(job_id, await self._change(self.edited(row, parameters)))
 

@@ -454,10 +454,11 @@ class Registry:
             given = codec.instance(known.name, parameters)
             encoded = self._encode(known.name, given)
             key = _key_of(known, given) if known.limit_key is not None else ""
-            return Requeue(letter, parameters=encoded, limit_key=key)
+            return Requeue(letter, parameters=encoded, limit_key=key, ended=True)
         if why := _no_parameters(parameters):
             raise TypeError(why)
-        return Requeue(letter, parameters=codec.encode_untyped(visible(name), parameters, self.max_parameters))
+        untyped = codec.encode_untyped(visible(name), parameters, self.max_parameters)
+        return Requeue(letter, parameters=untyped, ended=True)
 
     def handle(self, job_id: str, name: str, *, added: bool | None) -> PushedJob:
         """The handle of a job of this queue."""

@@ -401,13 +401,13 @@ class JobQueue(Serving):
         """Let go of a job that is held; whether it was."""
         return self._change(Unhold(id_of(job))) is Reply.OK
 
-    def requeue(self, job: str | PushedJob, *, parameters: Any = None) -> bool:
+    def requeue(self, job: str | PushedJob, *, parameters: Any = None, ended: bool = False) -> bool:
         """Make a dead letter ready again; see `redisjobs.JobQueue.requeue`."""
         job_id = id_of(job)
         if parameters is None:
-            return requeued(job_id, self._change(Requeue(job_id)))
+            return requeued(job_id, self._change(Requeue(job_id, ended=ended)))
         row = self._read(Find(job_id))
-        if row is None or row.state not in ASIDE:
+        if row is None or row.state not in (ASIDE if ended else (State.DEAD,)):
             return False
         return requeued(job_id, self._change(self.edited(row, parameters)))
 

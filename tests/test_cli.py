@@ -636,6 +636,11 @@ def test_jobs_that_were_kept_are_listed_counted_and_shown(
     assert re.search(r"^mine +rest +1 +\S+ \S+Z +\S+ +\{\} *$", table.out, re.M)
     assert re.search(r"^completed +1 *$", stats.out, re.M)
     assert cli("stats", "-q", queue_name, "--json").document["completed"] == 1
+    for act in ("requeue", "delete"):
+        refused = cli("dead", act, "mine", "nobody", "-q", queue_name)
+        said = f"redisjobs: no dead letter on queue '{queue_name}': mine (completed), nobody"
+        assert (refused.code, refused.out, one_line(refused.err)) == (1, "", said)
+    assert there.counts().completed == 1
     assert re.search(r"^finished at +\d{4}-", cli("job", "mine", "-q", queue_name).out, re.M)
 
 
@@ -701,7 +706,7 @@ def test_jobs_that_are_meant_are_requeued_deleted_and_cancelled_all_at_once(
     assert ask("cancel", "--state", "ready", "--text", "[bold]") == 1
     assert ask("cancel", "--state", "delayed", "--older-than", "60") == 0
     said = cli("cancel", "--state", "delayed", "-q", queue_name)
-    assert said.out == f"cancelled 1 delayed jobs on queue '{queue_name}'\n"
+    assert said.out == f"cancelled 1 delayed job on queue '{queue_name}'\n"
     said = cli("dead", "delete", "--all", "-q", queue_name)
     assert said.out == f"deleted 0 dead letters on queue '{queue_name}'\n"
     assert there.counts().ready[Priority.NORMAL] == 1
@@ -720,7 +725,7 @@ def test_a_queue_and_a_name_are_paused_and_jobs_are_held(
     assert said("pause", "--name", "rest") == f"'rest' on queue '{queue_name}' is paused\n"
     assert cli("pause", "-q", queue_name, "--json").document == {"queue": queue_name, "name": None, "paused": True}
     assert said("hold", "ready") == "held\n"
-    assert said("hold", "--state", "delayed") == f"held 1 delayed jobs on queue '{queue_name}'\n"
+    assert said("hold", "--state", "delayed") == f"held 1 delayed job on queue '{queue_name}'\n"
     assert cli("hold", "--state", "ready", "-q", queue_name, "--json").document == {"count": 1}
     table = said("stats")
     assert ", paused since 20" in table
@@ -733,7 +738,7 @@ def test_a_queue_and_a_name_are_paused_and_jobs_are_held(
     assert said("unhold", "ready") == "let go\n"
     assert cli("unhold", "ready", "-q", queue_name).code == 1
     assert said("unhold", "--state", "ready", "--name", "rest").startswith("let go of ")
-    assert said("unhold", "--state", "delayed") == f"let go of 1 delayed jobs on queue '{queue_name}'\n"
+    assert said("unhold", "--state", "delayed") == f"let go of 1 delayed job on queue '{queue_name}'\n"
     assert said("resume", "--name", "rest") == f"'rest' on queue '{queue_name}' is not paused\n"
     assert said("resume") == f"queue '{queue_name}' is not paused\n"
     assert "paused" not in said("stats")
@@ -772,10 +777,10 @@ def test_limits_are_set_listed_and_removed(
 
 @pytest.mark.usefixtures("full")
 def test_requeue_all_takes_every_dead_letter(cli: Callable[..., Ended], queue_name: str) -> None:
-    for count in (1, 0):
+    for count in ("1 dead letter", "0 dead letters"):
         said = cli("dead", "requeue", "--all", "-q", queue_name)
 
-        assert (said.code, said.out) == (0, f"requeued {count} dead letters on queue '{queue_name}'\n")
+        assert (said.code, said.out) == (0, f"requeued {count} on queue '{queue_name}'\n")
 
 
 # What was typed is wrong: exit 2, and one line

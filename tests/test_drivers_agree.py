@@ -104,7 +104,7 @@ LATER = After(9000)  # of which `later` makes one of its own
 CHANGES: dict[str, Callable[[str, After], Change[Reply]]] = {
     "cancel": lambda job_id, due: Cancel(job_id),
     "requeue": lambda job_id, due: Requeue(job_id),
-    "requeue later": Requeue,
+    "requeue later": lambda job_id, due: Requeue(job_id, due, ended=True),
     "edit": lambda job_id, due: Requeue(job_id, parameters=b'{"edited":true}'),
     "delete": lambda job_id, due: Delete(job_id),
 }

@@ -216,7 +216,7 @@ async def test_it_can_not_be_cancelled_any_more(driver: Driver, worker: Consumer
 async def test_it_is_had_again_with_all_its_attempts(driver: Driver, worker: Consumer, due: After | None) -> None:
     await run(driver, worker, "a", priority=Priority.LOW)
 
-    assert await driver.change(Requeue("a", due, b'{"n":2}')) is Reply.OK
+    assert await driver.change(Requeue("a", due, b'{"n":2}', ended=True)) is Reply.OK
 
     row = await driver.read(Find("a"))
     assert row is not None
@@ -224,7 +224,20 @@ async def test_it_is_had_again_with_all_its_attempts(driver: Driver, worker: Con
     assert row.fields[b"parameters"] == b'{"n":2}'
     assert not row.fields.keys() & {b"finished_at", b"worker", b"deliveries", b"priority"}
     assert await listed(driver, State.COMPLETED) == []
-    assert await driver.change(Requeue("a")) is Reply.NOT_FOUND
+    assert await driver.change(Requeue("a", ended=True)) is Reply.NOT_FOUND
+
+
+async def test_a_requeue_takes_it_only_where_it_is_asked_to(driver: Driver, worker: Consumer) -> None:
+    await run(driver, worker, "a")
+    await push(driver, "b")
+    await driver.change(Cancel("b"))
+
+    for job_id in "ab":
+        assert await driver.change(Requeue(job_id)) is Reply.NOT_FOUND
+        assert await driver.change(Requeue(job_id, parameters=b"{}")) is Reply.NOT_FOUND
+
+    assert (await listed(driver, State.COMPLETED), await listed(driver, State.CANCELLED)) == (["a"], ["b"])
+    assert (await driver.read(Count())).totals["requeued"] == 0
 
 
 async def test_the_oldest_go_over_their_age_or_number(store: Store, driver: Driver, worker: Consumer) -> None:
@@ -282,7 +295,9 @@ async def test_from_the_queue_to_the_worker_and_back(store: Store, driver: Drive
     assert info.state is State.COMPLETED
     assert [each.job_id async for each in queue.scan("completed")] == [handle.id]
     assert [each.job_id for each in await queue.jobs("completed")] == [handle.id]
-    assert await queue.requeue(handle, parameters={"n": 2})
+    assert not await queue.requeue(handle)
+    assert not await queue.requeue(handle, parameters={"n": 2})
+    assert await queue.requeue(handle, parameters={"n": 2}, ended=True)
     await Worker(queue).run(until_idle=True)
 
     assert ran == [1, 2]

@@ -7,7 +7,7 @@ import typer
 from redisjobs.cli import show
 from redisjobs.cli.errors import Failure, Mistake
 from redisjobs.cli.filters import Name, OlderThan, Text, filters
-from redisjobs.cli.output import say, telling
+from redisjobs.cli.output import number_of, say, telling
 from redisjobs.cli.target import Json, QueueName, Url, named
 from redisjobs.filters import FilterOptions
 from redisjobs.job import State
@@ -45,7 +45,7 @@ def _cancel_all(state: State, wanted: FilterOptions, queue: str, url: str, as_js
         if as_json:
             show.document({"count": count})
         else:
-            say(f"cancelled {count} {state} jobs on queue '{visible(queue)}'")
+            say(f"cancelled {number_of(count, f'{state} job')} on queue '{visible(queue)}'")
 
 
 def _cancel(job_id: str, queue: str, url: str, as_json: bool) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import anyio
@@ -14,7 +15,7 @@ from redisjobs.cli import show
 from redisjobs.cli.bar import Bar
 from redisjobs.cli.errors import Failure, Mistake
 from redisjobs.cli.filters import Fingerprint, Name, OlderThan, Reason, Text, filters
-from redisjobs.cli.output import say, telling
+from redisjobs.cli.output import number_of, say, telling
 from redisjobs.cli.target import Imports, JobId, Json, Limit, Moved, QueueName, Url, load, named
 from redisjobs.codec import JobInfo
 from redisjobs.drivers.memory.driver import MemoryDriver
@@ -128,7 +129,7 @@ def requeue(
         return
     with named(queue, url or DEFAULT_URL) as there:
         if job_ids:
-            _act(there.requeue, job_ids, "requeued", queue, as_json)
+            _act(there.requeue, job_ids, "requeued", queue, as_json, there.get)
         else:
             count = _with_bar(there, wanted, lambda: there.requeue_all(rate=rate, **wanted))
             _told("requeued", count, queue, as_json)
@@ -152,10 +153,16 @@ def delete(
     _check("delete", job_ids, everything, wanted)
     with named(queue, url) as there:
         if job_ids:
-            _act(there.delete, job_ids, "deleted", queue, as_json)
+            _act(partial(_delete, there), job_ids, "deleted", queue, as_json, there.get)
         else:
             count = _with_bar(there, wanted, lambda: there.delete_all(**wanted))
             _told("deleted", count, queue, as_json)
+
+
+def _delete(there: sync.JobQueue, job_id: str) -> bool:
+    """Throw a dead letter away, and no job that has ended and was kept."""
+    job = there.get(job_id)
+    return job is not None and job.state is State.DEAD and there.delete(job_id)
 
 
 def _requeue_edited(there: Registry, job_ids: Sequence[str], text: str, as_json: bool) -> None:
@@ -240,10 +247,17 @@ def _told(done: str, count: int, queue: str, as_json: bool) -> None:
         if as_json:
             show.document({"count": count})
         else:
-            say(f"{done} {count} dead letters on queue '{visible(queue)}'")
+            say(f"{done} {number_of(count, 'dead letter')} on queue '{visible(queue)}'")
 
 
-def _act(act: Callable[[str], bool], ids: Iterable[str], done: str, queue: str, as_json: bool) -> None:
+def _act(
+    act: Callable[[str], bool],
+    ids: Iterable[str],
+    done: str,
+    queue: str,
+    as_json: bool,
+    look: Callable[[str], JobInfo | None] = lambda _: None,
+) -> None:
     """Do something to each letter, say to which it was done, and fail if it wasn't to all."""
     acted, missing, stuck = _try(act, ids)
     with telling(f"{done}: {', '.join(map(visible, acted)) or 'none'}"):
@@ -252,7 +266,8 @@ def _act(act: Callable[[str], bool], ids: Iterable[str], done: str, queue: str, 
         else:
             for job_id in acted:
                 say(f"{done} {visible(job_id)}")
-    faults = [f"no dead letter on queue '{queue}': {', '.join(map(visible, missing))}"] if missing else []
+    others = [visible(job_id) + (f" ({job.state})" if (job := look(job_id)) else "") for job_id in missing]
+    faults = [f"no dead letter on queue '{queue}': {', '.join(others)}"] if missing else []
     faults += [f"could not be {done}: {', '.join(map(visible, stuck))}"] if stuck else []
     if faults:
         raise Failure("; ".join(faults))

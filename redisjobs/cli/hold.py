@@ -7,7 +7,7 @@ import typer
 from redisjobs.cli import show
 from redisjobs.cli.errors import Failure, Mistake
 from redisjobs.cli.filters import Name, OlderThan, Text, filters
-from redisjobs.cli.output import say, telling
+from redisjobs.cli.output import number_of, say, telling
 from redisjobs.cli.target import Json, QueueName, Url, named
 from redisjobs.filters import FilterOptions
 from redisjobs.job import State
@@ -92,4 +92,4 @@ def _say_many(what: str, count: int, state: State, queue: str, as_json: bool) ->
         if as_json:
             show.document({"count": count})
         else:
-            say(f"{what} {count} {state} jobs on queue '{visible(queue)}'")
+            say(f"{what} {number_of(count, f'{state} job')} on queue '{visible(queue)}'")

@@ -108,10 +108,10 @@ def _mark(memory: Memory, job_id: str, place: str, entry: str, worker: str) -> N
 
 
 def requeue(memory: Memory, change: Requeue) -> Reply:
-    """Give a dead letter another life, or a job that was kept."""
+    """Give a dead letter another life; where it is asked for, a job that was kept."""
     with memory.lock:
         job_id, place, letter = locate(memory, change.job_id)
-        if place not in memory.aside:
+        if place not in memory.aside or not (place == State.DEAD or change.ended):
             return Reply.NOT_FOUND
         fields = memory.aside[place][letter]
         kept = {key: value for key, value in fields.items() if key not in _STRIPPED}

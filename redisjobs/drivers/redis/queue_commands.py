@@ -219,7 +219,7 @@ class QueueCommands(ScheduleCommands):
 
     def requeue(self, change: Requeue) -> Command[Reply]:
         changed = [change.parameters or "", raw_id(change.limit_key)]
-        arguments = [raw_id(change.job_id), due_word(change.due), *changed, self._now]
+        arguments = [raw_id(change.job_id), due_word(change.due), *changed, "1" if change.ended else "", self._now]
         return self._run("requeue", arguments, reply_of)
 
     def delete(self, change: Delete) -> Command[Reply]:

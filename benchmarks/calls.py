@@ -78,7 +78,7 @@ class Place:
         pipeline.execute()
         return entries
 
-    def hand_out(self, entries: Sequence[str], to: Callable[[int], str]) -> None:
+    def deliver(self, entries: Sequence[str], to: Callable[[int], str]) -> None:
         """Have each of these pending for a consumer of its own."""
         pipeline = self.admin.pipeline(transaction=False)
         for i, entry in enumerate(entries):
@@ -89,13 +89,13 @@ class Place:
 
     def lines(self, many: int) -> None:
         """Have so many waiting lines, each with one job."""
-        self.hand_out(self.entries(many), lambda i: f"line:name key-{i}")
+        self.deliver(self.entries(many), lambda i: f"line:name key-{i}")
         self.admin.zadd(f"{self.prefix}lines", {f"name key-{i}": 0 for i in range(many)})
         self.admin.hset(f"{self.prefix}limits", "name", "max_concurrency=1")
 
     def workers(self, many: int) -> None:
         """Have so many workers, each with one job."""
-        self.hand_out(self.entries(many), lambda i: f"worker-{i}")
+        self.deliver(self.entries(many), lambda i: f"worker-{i}")
         pipeline = self.admin.pipeline(transaction=False)
         for i in range(many):
             pipeline.hset(f"{self.prefix}worker:worker-{i}", mapping={"run": "run", "lease_ms": 15_000})

@@ -66,8 +66,8 @@
 --
 -- Returns  {now_us, due_in, ahead, {unread 1..3, readable 1..3}, turn_in, word, ...}: the clock; µs until the next delayed
 --          job (-1: none); what a claim would find, as a sum: 1 if jobs were handed back, 2 if some jobs may not start, so
---          that only the script claims, 4 if the queue is paused, and then nothing else is told; where nothing was
---          promoted, 8 if the next of a waiting line may start, so that a claim is needed; 16 if this call has looked
+--          that only the script claims, 4 if the queue is paused, and then nothing else is told; 32 or 64 if the first that
+--          were handed back are of the second or third stream; where nothing was promoted, 8 if the next of a waiting line may start, so that a claim is needed; 16 if this call has looked
 --          at lines whose turn it was, so that this worker sees to the next turn too; how many jobs of each stream were
 --          never delivered, and how many of these one read may bring, as there are large ones (0: any number); µs
 --          until the next of a line may start (-1: nobody waits for a time); and one word for each job, in their order,

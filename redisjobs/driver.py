@@ -247,9 +247,19 @@ class Consumer(Protocol):
         """Close every connection."""
 
     async def exchange(
-        self, settlements: Settlements, count: int | None, *, turn: Turn | None = None, idle: bool = False
+        self,
+        settlements: Settlements,
+        count: int | None,
+        *,
+        turn: Turn | None = None,
+        idle: bool = False,
+        waiting: Sequence[Lease] = (),
     ) -> Exchange:
         """Settle some jobs and claim up to `count` others, in one round trip.
+
+        It may bring more, up to `count` of each priority, where jobs of a higher one came that it did not know of.
+        The worker starts them in their order, as far as the answer's `up_to` lets it. It names those that have to
+        wait as `waiting` in the next call, which brings what goes before them, and as many fewer of the rest.
 
         Sent again with the same turn (None: it never is), the settlements are answered as before, and not applied
         twice; the claim is one more. A `count` of 0 only promotes what is due; None claims and promotes nothing.

@@ -23,6 +23,9 @@ MOST_JOBS = 500
 MOST_BYTES = 4 * 1024 * 1024
 """Of jobs in one call, likewise; one that is larger goes alone."""
 
+LOWEST_RANK = len(Priority) - 1
+"""The rank of the lowest priority; that of the highest is 0."""
+
 LONG_AGO = 10**12
 """In ms since 1970, in 2001: what is said to be older was put in by hand."""
 
@@ -162,6 +165,7 @@ class Lease:
         job_id: Its id.
         fields: The names and values that it was pushed with, as bytes.
         queued_ms: When it was last made ready, in ms since 1970 by the server's clock, as far as is known.
+        rank: Of its priority: 0 for the highest, which goes first.
     """
 
     key: str
@@ -170,6 +174,7 @@ class Lease:
     job_id: str
     fields: Mapping[bytes, bytes]
     queued_ms: int
+    rank: int = 0
 
     @property
     def unique(self) -> bytes:
@@ -323,7 +328,8 @@ class Exchange:
         added: By the position of a settlement with pushes that was OK: whether each was added. It was not where
             its id, or its unique key, is another job's.
         spoiled: By the position of a settlement that was SPOILED: what is wrong with which key.
-        leases: The jobs claimed.
+        leases: The jobs claimed, in the order in which they are to start.
+        up_to: Of jobs of a greater rank none may start yet, as jobs were left that go first; -1: none at all may.
         more: Whether another claim would find more, as well as the store can say; False if nothing was asked.
         ended: Jobs that were ended instead of claimed.
         due_in: Seconds until the next delayed job is due; None if there is none or nothing was asked.
@@ -355,6 +361,7 @@ class Exchange:
     turn_in: float | None = None
     late_in: float | None = None
     spoiled: Mapping[int, str] = field(default_factory=dict)
+    up_to: int = LOWEST_RANK
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,7 @@ def lease_at(
 ) -> Lease:
     """A lease of an entry: in the stream of that number, from 1 for the highest priority."""
     queued_ms = int(entry.partition("-")[0]) if entry[:1].isdigit() else 0
-    return Lease(f"{stream} {entry}", (stream, entry), deliveries, job_id, fields or {}, queued_ms)
+    return Lease(f"{stream} {entry}", (stream, entry), deliveries, job_id, fields or {}, queued_ms, stream - 1)
 
 
 def dispatch(source: Source, leases: Sequence[Lease], asked_at: float = float("inf")) -> None:

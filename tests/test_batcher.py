@@ -34,7 +34,7 @@ class Counter:
         self.batcher = Batcher(cast(Consumer, self), self)
 
     async def exchange(
-        self, settlements: Settlements, count: int | None, *, turn: Turn | None = None, idle: bool = False
+        self, settlements: Settlements, count: int | None, *, turn: Turn | None = None, **more: Any
     ) -> Exchange:
         self.counts.append(count)
         self.turns.append(turn)

@@ -108,6 +108,7 @@ async def test_a_job_handed_back_and_claimed_again_before_that_is_answered_is_no
 
     source.exchanger.answered(claiming, claimed)
     source.exchanger.answered(handing_back, handed_back)
+    source.dispatcher.hand_back_over()  # as once it has waited for too long
 
     (run,) = source.dispatcher.leases.unsettled
     assert run.lease is claimed.leases[0]
@@ -192,12 +193,12 @@ class Wire:
         monkeypatch.setattr(consumer, "exchange", self.exchange)
 
     async def exchange(
-        self, settlements: Settlements, count: int | None, *, turn: Turn | None = None, idle: bool = False
+        self, settlements: Settlements, count: int | None, *, turn: Turn | None = None, **more: Any
     ) -> Exchange:
         self.sent.append((turn, list(settlements), count))
         what = self.loses.pop(0) if self.loses else ""
         if what != "question":
-            self.answers.append(await self._exchange(settlements, count, turn=turn, idle=idle))
+            self.answers.append(await self._exchange(settlements, count, turn=turn, **more))
         if what:
             raise Unavailable(f"the {what} was lost")
         return self.answers[-1]
@@ -1000,11 +1001,11 @@ async def test_quick_jobs_keep_two_exchanges_under_way(
         count: int | None,
         *,
         turn: Turn | None = None,
-        idle: bool = False,
+        **more: Any,
     ) -> Exchange:
         at_once.append(at_once[-1] + 1)
         try:
-            return await exchange(self, settlements, count, turn=turn, idle=idle)
+            return await exchange(self, settlements, count, turn=turn, **more)
         finally:
             at_once.append(at_once[-1] - 1)
 

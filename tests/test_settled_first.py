@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import anyio
 import pytest
@@ -46,10 +46,10 @@ class Driver(MemoryDriver):
                 count: int | None,
                 *,
                 turn: Turn | None = None,
-                idle: bool = False,
+                **more: Any,
             ) -> Exchange:
                 driver.ask("settle" if settlements else "claim")
-                return await super().exchange(settlements, count, turn=turn, idle=idle)
+                return await super().exchange(settlements, count, turn=turn, **more)
 
             async def recover(self, held: Sequence[Lease], older: float = 0) -> list[Lease]:
                 driver.ask("recover")

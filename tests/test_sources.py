@@ -231,7 +231,8 @@ class Claimant:
         self.clearance: Any = SimpleNamespace(is_on=lambda now: False, one_waits=False)
         self.dispatcher: Any = SimpleNamespace(leases=[None] * holds, is_away=False)
         self.is_hungry = is_hungry
-        self.found_nothing = False
+        self.dry_until = float("-inf")
+        self.emptied_at: int | None = None
         self.made_room = self.woken = 0
 
     def make_room(self) -> None:

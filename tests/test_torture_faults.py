@@ -125,7 +125,7 @@ def test_a_worker_whose_record_is_deleted_is_none_any_more(field: Field, worker:
 
 def test_what_a_worker_had_whose_consumer_is_removed_is_found_and_handed_back(field: Field, worker: str) -> None:
     job = field.push(Work(1))
-    assert [lease.job_id for lease in run(field, commands(field).read(worker, 2, 1))] == [job]
+    assert [lease.job_id for lease in run(field, commands(field).read(worker, slice(1, 2), 1))] == [job]
     fault = RemoveConsumer()
 
     fault.begin(field)
@@ -153,7 +153,7 @@ def test_workers_that_are_forgotten_are_there_again_with_their_next_beat(field: 
 
 def test_what_a_worker_had_of_which_nothing_is_known_is_found_and_handed_back(field: Field, worker: str) -> None:
     job = field.push(Work(1))
-    assert [lease.job_id for lease in run(field, commands(field).read(worker, 2, 1))] == [job]
+    assert [lease.job_id for lease in run(field, commands(field).read(worker, slice(1, 2), 1))] == [job]
     fault = LoseRecord()
 
     fault.begin(field)

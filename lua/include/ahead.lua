@@ -1,5 +1,5 @@
--- ahead: what a claim would find: whether any job was handed back, and for each stream how many were never delivered; then for
--- each how many of these one read may bring, were all of them as large as the largest that note_large knows of: as many
+-- ahead: what a claim would find: the first stream with a job that was handed back, or 0; for each stream how many jobs were
+-- never delivered; then for each how many of these one read may bring, were all of them as large as the largest that note_large knows of: as many
 -- as have 16 MB, which takes a server some 10 ms; 0: any number. The server loses count where an entry was deleted that it had not
 -- delivered yet; where there are any, they are then said to be as many as it has entries. Needs leases, any_back,
 -- field, group beside it.
@@ -22,7 +22,7 @@ local function ahead(streams, large)
   for number, stream in ipairs(streams) do
     local length, last = redis.call('XLEN', stream), nil
     if length > 0 then
-      if released == 0 and any_back(stream) then released = 1 end
+      if released == 0 and any_back(stream) then released = number end
       unread[number] = length
       local ours = group(stream)
       last = ours and field(ours, 'last-delivered-id') or '0-0'

@@ -13,17 +13,20 @@ class Allocator:
     Args:
         weights: One for each source, each above 0.
         strict: Whether the order of the sources is all that counts.
+
+    Attributes:
+        is_strict: The same.
     """
 
     def __init__(self, weights: Sequence[float], *, strict: bool = False) -> None:
         self._weights = weights
-        self._strict = strict
+        self.is_strict = strict
         self._credit = [0.0] * len(weights)
 
     def next(self, hungry: Sequence[bool]) -> int | None:
         """Whose turn it is among those that are hungry; None if none is."""
         waiting = [source for source, wants in enumerate(hungry) if wants]
-        if self._strict or len(waiting) < 2:
+        if self.is_strict or len(waiting) < 2:
             return min(waiting, default=None)
         return max(waiting, key=lambda source: (self._credit[source] + self._weights[source], -source))
 

@@ -43,6 +43,8 @@ class Batch:
         reporting: Others that run on, and have said how far they are.
         after: How many jobs the worker had begun, where it claims and held none; None: else. Kept only where it
             runs until idle: if none has begun since, none has pushed any.
+        ended: How many jobs of the worker had ended when it set out.
+        waiting: Jobs that were claimed before, and wait for this claim to tell that none goes before them.
         settlements: What was sent of those with a settlement, and then of those that report: by now a job may have
             another lease.
     """
@@ -56,6 +58,8 @@ class Batch:
     sent: float = field(default_factory=time.monotonic)
     reporting: Sequence[Execution] = ()
     after: int | None = None
+    waiting: Sequence[Lease] = ()
+    ended: int = 0
     settlements: list[tuple[Lease, Settlement]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -235,7 +239,7 @@ class Batcher:
             with anyio.CancelScope() as scope:
                 self._scopes.add(scope)
                 answer = await self._consumer.exchange(
-                    batch.settlements, batch.count, turn=batch.turn, idle=batch.idle
+                    batch.settlements, batch.count, turn=batch.turn, idle=batch.idle, waiting=batch.waiting
                 )
             if answer is None:
                 error = Unavailable("the exchange was broken off")

@@ -9,8 +9,20 @@ from redisjobs.eventloop import Wakeup
 from redisjobs.events import JobsClaimed, JobsCompleted, JobsPushed, JobsSettled, SettledJob, kind_of
 from redisjobs.logger import Log
 from redisjobs.outcome import CancelAsked, Done, Interrupted, LeaseGone, Outcome, Unpushable
-from redisjobs.transitions import Ack, After, Ended, Lease, Lingers, Release, Reply, RetryLater
+from redisjobs.transitions import (
+    LOWEST_RANK,
+    Ack,
+    After,
+    Ended,
+    Exchange,
+    Lease,
+    Lingers,
+    Release,
+    Reply,
+    RetryLater,
+)
 from redisjobs.visible import visible
+from redisjobs.worker.batcher import Batch
 from redisjobs.worker.chain import Find
 from redisjobs.worker.clearance import Clearance
 from redisjobs.worker.clock import Clock
@@ -23,6 +35,7 @@ from redisjobs.worker.reporter import Reporter
 
 logger = Log("redisjobs.worker")
 
+_MIXED = 60.0  # seconds after which a job of another priority is taken to have been the last of its kind
 _LATER = After(60_000)  # ms until a job runs again for which no ready stream has an entry id left
 _NO_DEAD_LETTERS = (
     "no dead letter can be written: the stream redisjobs:{%s}:dead has no entry ids left, as somebody has written "
@@ -115,6 +128,8 @@ class Dispatcher:
 
     Attributes:
         leases: The book of them.
+        over: Jobs that came beyond what was asked for, as some of a higher priority did too, or that are not to
+            start yet; by priority. They wait for the next claim to tell that none goes before them.
         needs_recovery: Jobs came that may be another's by now: whether they are ours has to be asked.
         report: What became of them, to be told.
         reporter: Which of them have said how far they are, to be published.
@@ -129,6 +144,8 @@ class Dispatcher:
         self.leases = Leases(keeps_done=retention is not None and retention.completed is not None)
         self.report = Report(member)
         self.reporter = Reporter[Execution](pool.threads.call_soon, wakeup)
+        self.over: list[Execution] = []
+        self._came_at = [float("-inf")] * (LOWEST_RANK + 1)  # by rank: when a job came last, monotonic
         self.refused = 0
         self._leaves = False
         self.needs_recovery = False
@@ -155,42 +172,102 @@ class Dispatcher:
         """Whether the store is: what has run can't be settled."""
         return bool(self._member.unavailable)
 
-    def take(self, leases: Sequence[Lease], asked_at: float, ahead: int = 0) -> None:
-        """Give leased jobs to free slots; what exceeds them is to go back.
+    def take(self, leases: Sequence[Lease], asked_at: float) -> None:
+        """Give leased jobs to free slots; what exceeds them goes back.
 
         Args:
             leases: The jobs.
             asked_at: When they were asked for, by the monotonic clock.
-            ahead: How many of them may wait for a slot.
         """
-        if self._member.is_renewing:
-            return  # what a late read of our old id brings is for others
-        if leases and self._member.may_be_dead:
-            self.needs_recovery = True  # should they still be ours, they are found as soon as we know
+        if self._may_take(leases):
+            room = self._pool.room  # before they are held: what is held may have to end first
+            for run in self._dispatch(self._held(leases, asked_at), room):
+                self.hand_back(run)
+            self._pool.given(self)
+
+    def take_claimed(self, batch: Batch, answer: Exchange) -> None:
+        """Give the jobs of a claim to slots, strictly by priority, with those that waited for it.
+
+        They have as many slots as it was sent for, no more: of one that is free since, a job may have been pushed
+        first that goes before them.
+        """
+        if not self._may_take(answer.leases):
             return
-        self._dispatch(leases, asked_at, ahead)
+        ahead = batch.ahead
+        if self.has_priorities:  # what was claimed ahead waits for a claim like all others from now on
+            self.over, ahead = self.over + self._pool.take_back(0.0), 0
+        room = min(self._pool.room_with(ahead), batch.count or 0)  # before they are held
+        runs = self._held(answer.leases, batch.sent)
+        if self.over:
+            runs = sorted([*(run for run in self.over if not run.over), *runs], key=lambda run: run.lease.rank)
+        self.over = self._dispatch(runs, room, answer.up_to)
         self._pool.given(self)
 
-    def _dispatch(self, leases: Sequence[Lease], asked_at: float, ahead: int) -> None:
-        settings, room, begun = self._member.settings, self._pool.room_with(ahead), list[Lease]()
-        now = time.monotonic()
+    def _may_take(self, leases: Sequence[Lease]) -> bool:
+        if self._member.is_renewing:
+            return False  # what a late read of our old id brings is for others
+        if self._member.may_be_dead and (leases or self.over):
+            if leases:
+                self.needs_recovery = True  # should they still be ours, they are found as soon as we know
+            return False
+        if leases:
+            self._came_at[leases[0].rank] = self._came_at[leases[-1].rank] = time.monotonic()
+        return True
+
+    def _held(self, leases: Sequence[Lease], asked_at: float) -> list[Execution]:
+        """Hold those that are not held yet."""
+        settings, now = self._member.settings, time.monotonic()
+        runs = list[Execution]()
         for lease in leases:
-            if self.leases.is_known(lease, asked_at):
-                continue
+            if not self.leases.is_known(lease, asked_at):
+                run = Execution(lease, settings, self._pool.means, self)
+                run.given_at = now
+                self.leases.hold(run)
+                runs.append(run)
+        return runs
+
+    @property
+    def has_priorities(self) -> bool:
+        """Whether jobs of several priorities have come lately: claimed ahead, some would start before others."""
+        since = time.monotonic() - _MIXED
+        return sum(at > since for at in self._came_at) > 1
+
+    def _dispatch(self, runs: Sequence[Execution], room: int, up_to: int = LOWEST_RANK) -> list[Execution]:
+        """Give so many jobs to slots, but none of a rank above `up_to`; those that are left over.
+
+        One that has to run alone, and can't, goes back: another worker may have nothing else to run.
+        """
+        settings, now = self._member.settings, time.monotonic()
+        begun, over = list[Lease](), list[Execution]()
+        for run in runs:
+            lease = run.lease
             alone = settings.is_suspect(lease.deliveries)
-            run = Execution(lease, settings, self._pool.means, self)
-            self.leases.hold(run)
-            if room > 0 and not (alone and self._pool.slots.held):
+            if room > 0 and lease.rank <= up_to and not (alone and self._pool.slots.held):
                 room = 0 if alone else room - 1
                 begun.append(lease)
                 run.given_at = now
                 self._pool.give(run, alone=alone)
                 if alone:
                     self._clearance.took(now)
-            else:
+            elif alone:
                 self.hand_back(run)
+            else:
+                over.append(run)
         if begun:
             self._member.tell(JobsClaimed, leases=begun)
+        return over
+
+    @property
+    def over_since(self) -> float:
+        """Since when the first that is over has waited, by the monotonic clock; infinity: there is none."""
+        return min((run.given_at for run in self.over), default=float("inf"))
+
+    def hand_back_over(self, come_before: float = float("inf")) -> None:
+        """Hand back those that are over, and had come by then."""
+        late = [run for run in self.over if run.given_at <= come_before]
+        self.over = [run for run in self.over if run.given_at > come_before]
+        for run in late:
+            self.hand_back(run)
 
     @property
     def may_begin(self) -> bool:
@@ -336,6 +413,7 @@ class Dispatcher:
                 run.over, run.settlement = True, None
                 self.leases.let_go(run)
                 self._pool.let_go(run)
+        self.over = []
 
     def lose_all(self, unknown: Collection[int]) -> None:
         """Let go of all that has ended. What it came to was not written.
@@ -377,4 +455,5 @@ class Dispatcher:
                 counts = run.began and (broken or self._pool.means.guard.blames(run))
                 run.over, run.settlement = True, run.hand_back(refund=not counts)
                 self.leases.unsettled.append(run)
+        self.over = []
         self.leases.try_again()

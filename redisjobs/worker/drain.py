@@ -38,7 +38,6 @@ class Drain:
         Args:
             broken: Whether an error ends the worker: what ran may be what ended it.
         """
-        self._exchanger.pause()
         self._exchanger.dispatcher.interrupt_all(broken=broken)
         why = "no answer came in time"
 

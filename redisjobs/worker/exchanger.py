@@ -43,7 +43,10 @@ class Exchanger:
         found_nothing: The last one neither settled nor claimed anything.
         claimed_at: When the last claim was sent that was answered, by the monotonic clock.
         dry_until: It had nothing, and leaves the slots to other sources until then, by the monotonic clock.
-        is_paused: The source does something else, and begins no exchange meanwhile.
+        busy_until: Until when the source keeps its turn though it does something else, by the monotonic clock;
+            infinity: it does nothing else.
+        emptied_at: How many jobs of the worker had ended when the last claim was sent, if that left nothing; None:
+            there may be jobs.
         queue_paused: The queue is paused, as far as is known: nothing is claimed.
     """
 
@@ -67,7 +70,8 @@ class Exchanger:
         self.dispatcher = dispatcher
         self.trouble: DriverError | None = None
         self.needs_recovery = self.found_nothing = self.queue_paused = self._has_lines = False
-        self.is_paused = True
+        self.busy_until = float("inf")
+        self.emptied_at: int | None = None
         self.lost_at = self.claimed_at = self._pause_heard_at = self._asked_at = float("-inf")
         self._promoted_at = float("-inf")  # when it last promoted, or claimed, by the monotonic clock
         self._turns_wait = False  # of lines, for somebody to look whose turn it is
@@ -85,10 +89,14 @@ class Exchanger:
 
     @property
     def is_hungry(self) -> bool:
-        """Whether it would claim, were it given slots. While an exchange hangs it waits for the answer."""
-        if self.is_paused or not self._may_claim or self._has_to_be_single:
+        """Whether it would claim, were it given slots, or does so as soon as it has done something else.
+
+        Not while its store is away, or hangs: others are not to starve for it.
+        """
+        if self.dispatcher.is_away or not self._has_appetite:
             return False
-        return self.batcher.oldest >= time.monotonic() - RESERVED
+        now = time.monotonic()
+        return now <= self.busy_until and self.batcher.oldest >= now - RESERVED
 
     def make_room(self) -> None:
         """End the blocking read, for no slot is free for what it would bring."""
@@ -136,11 +144,23 @@ class Exchanger:
 
     @property
     def _may_claim(self) -> bool:
-        if self.fetcher.waiting or self.queue_paused or self._is_done:
+        return not self.fetcher.waiting and self._has_appetite
+
+    @property
+    def _has_appetite(self) -> bool:
+        """Whether it would claim, once a blocking read that is to end has."""
+        if self.queue_paused or self._is_done:
+            return False
+        if self.fetcher.waiting and not self.fetcher.is_ending:
             return False
         if self.dispatcher.leases.unwritable >= self._pool.concurrency:
             return False  # what can't be settled must not become more and more
-        return time.monotonic() >= self.dry_until
+        return not self._leaves_slots
+
+    @property
+    def _leaves_slots(self) -> bool:
+        """Whether it had nothing just now, and leaves slots to others; in strict order those that were free."""
+        return time.monotonic() < self.dry_until and not self._pool.has_new_slots_for(self)
 
     @property
     def _has_to_be_single(self) -> bool:
@@ -174,17 +194,19 @@ class Exchanger:
     def look_at(self) -> float:
         """When there may be more to do, though nobody wakes the source, by the monotonic clock."""
         dry_until = self.dry_until if self.dry_until > time.monotonic() else float("inf")
-        look_at = min(dry_until, self._pool.slots.oldest + PATIENCE)
+        look_at = min(dry_until, min(self._pool.slots.oldest, self.dispatcher.over_since) + PATIENCE)
         if self.batcher.under_way:  # its answer wakes the source
             return look_at
+        if (
+            self._pool.is_shared and self._may_claim and self._pool.room
+        ):  # another has its turn, for as long as it may
+            look_at = min(look_at, time.monotonic() + _DRY)
         promoting_at = self._promoted_at + _BUSY if self._promoter.is_due else float("inf")
         return min(look_at, self.dispatcher.reporter.late_at, promoting_at)
 
-    def pause(self) -> None:
-        """Begin no exchange for now, as something else is to be done; it may be another source's turn then."""
-        if not self.is_paused:
-            self.is_paused = True
-            self._pool.passes(self)
+    def is_busy(self, seconds: float) -> None:
+        """Keep the source's turn for so long at most, as something else is to be done first."""
+        self.busy_until = time.monotonic() + seconds
 
     def begin(self) -> None:
         """Begin an exchange."""
@@ -200,7 +222,7 @@ class Exchanger:
         sent_at = time.time()
         for run in settling:
             run.sent_at = sent_at
-        claims = not (self.fetcher.waiting or self.queue_paused) and time.monotonic() >= self.dry_until
+        claims = not (self.fetcher.waiting or self.queue_paused or self._leaves_slots)
         count = min(self._pool.share(self), most) if claims and not self.is_stopping else 0
         asks = bool(count) or self._promotes
         if asks:
@@ -211,8 +233,10 @@ class Exchanger:
         reporting = self.dispatcher.take_reports(most - len(settling))
         idle = alone and self._pool.runs_nothing_but(self)
         after = self._pool.begun if self._until_idle and count and not self._pool.holds else None
-        ahead = self._pool.ahead
-        return Batch(settling, count if asks else None, ahead, idle, reporting=reporting, after=after)
+        ahead, waiting = self._pool.ahead, [run.lease for run in self.dispatcher.over] if count else ()
+        batch = Batch(settling, count if asks else None, ahead, idle, reporting=reporting, after=after)
+        batch.waiting, batch.ended = waiting, self._pool.ended
+        return batch
 
     # What an answer means
 
@@ -224,12 +248,17 @@ class Exchanger:
             self.hear(answer, batch.sent)
             self.dispatcher.report.note_ended(answer.ended)
             self.dispatcher.report.tell()
-            self.dispatcher.take(answer.leases, batch.sent, batch.ahead)
+            if answer.restricted or answer.paused:  # what has waited may be what is not to start by now
+                self.dispatcher.hand_back_over()
+            self.dispatcher.take_claimed(batch, answer)
         if batch.count:
+            if batch.sent >= self.claimed_at:  # else a later one knew more
+                self.emptied_at = None if answer.more else batch.ended
             self.claimed_at, self._claims_once_more = batch.sent, False
             self._pool.brought(self, len(answer.leases), more=answer.more)
             # Not where some may not start: one that has a limit and waits here has a place that another could use.
-            self._pool.claim_ahead(batch.sent, wanted=answer.more and not answer.restricted)
+            wanted = answer.more and not (answer.restricted or self.dispatcher.has_priorities)
+            self._pool.claim_ahead(batch.sent, wanted=wanted)
             more = answer.more or self._pool.is_sought_beside(self)
             self.clearance.hear(answer.waits, time.monotonic(), more=more)
             self._pool.hear_of_one_alone(self)
@@ -245,7 +274,7 @@ class Exchanger:
         self._claimed_after = batch.after
         if one_more and not batch.idle and self.clearance.seeks(time.monotonic()):
             self.fetcher.interrupt()  # this claim was not to bring it, as others had their turn: the next one is
-        elif batch.count and not answer.more and not self.queue_paused:
+        elif batch.count and not answer.more and not (self.queue_paused or self.dispatcher.over):
             self._read(batch.sent)
         self._pool.changed()
 
@@ -255,10 +284,14 @@ class Exchanger:
         Args:
             at_once: Whether some may not start any more: those that may are claimed again.
         """
-        if self._pool.slots.oldest == float("inf"):
+        slots, over = self._pool.slots, self.dispatcher.over
+        if not over and slots.oldest == float("inf"):
             return
         at_once = at_once or self.is_stopping or self.queue_paused
-        for run in self._pool.take_back(0.0 if at_once else PATIENCE):
+        patience = 0.0 if at_once else PATIENCE
+        if over:
+            self.dispatcher.hand_back_over(time.monotonic() - patience)
+        for run in self._pool.take_back(patience):
             run.owner.hand_back(run)
 
     def hear(self, answer: Exchange, sent_at: float) -> None:
@@ -298,7 +331,9 @@ class Exchanger:
         """Wait for jobs by a blocking read: a claim that was sent then found no more."""
         if self.fetcher.waiting or (self._until_idle and not self._pool.holds):
             return  # where nothing runs, nobody here will push a job
-        if most := self._pool.to_read:
+        most = 0 if self._pool.are_others_before_reads(self) else self._pool.to_read
+        if most:
+            self.emptied_at = None  # as soon as it ends
             self.fetcher.begin(most, sent_at)
         elif self._pool.is_shared:
             self.dry_until = time.monotonic() + _DRY
@@ -340,7 +375,7 @@ class Exchanger:
             self.dispatcher.report_again(batch.reporting)
         self.needs_recovery, self.lost_at = True, time.monotonic()
         self.trouble = error
-        self._wakeup.wake()
+        self._pool.changed()  # it asks for no slots any more
 
     def raise_trouble(self) -> None:
         """Raise what an exchange failed by, where the next step is decided."""

@@ -60,6 +60,11 @@ class Fetcher:
         """Whether the read is under way."""
         return self._until is not None
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether the read that is under way is to end, or about to be told."""
+        return self.interrupted or (self._until is not None and self._until.is_set)
+
     def begin(self, count: int, sent_at: float) -> None:
         """Let the read begin, if nothing was heard meanwhile that only a claim can find.
 

@@ -26,7 +26,7 @@ _MOST_CLAIMS = 2  # by all sources at once
 _MOST_AHEAD = 2  # for each slot: with one, two workers on two cores wait for the server
 
 RESERVED = 1.0
-"""Seconds for which a claim keeps its slots from other sources."""
+"""Seconds for which a claim keeps its slots from other sources, and for which one that is busy keeps its turn."""
 
 
 class Claimant(Protocol):
@@ -37,11 +37,16 @@ class Claimant(Protocol):
         fetcher: Its blocking read.
         dispatcher: Its jobs.
         clearance: Says whether the worker is to take no new jobs for it.
+        dry_until: It had nothing, and leaves the slots to other sources until then, by the monotonic clock.
+        emptied_at: How many jobs of the worker had ended when it claimed last, and left nothing; None: it may have
+            jobs.
     """
 
     batcher: Batcher
     fetcher: Fetcher
     clearance: Clearance
+    dry_until: float
+    emptied_at: int | None
 
     @property
     def dispatcher(self) -> "Holder":
@@ -195,6 +200,8 @@ class Pool:
         room = self.room
         if not room:
             return 0
+        if self._allocator.is_strict:
+            return self._left_for(source, room)
         since = self._reserved_since
         claims = sum(other.batcher.asked(since) > 0 for other in self.sources if other is not source)
         if claims >= _MOST_CLAIMS or (claims and room < _WORTH):
@@ -204,6 +211,32 @@ class Pool:
             return room
         self.sources[turn].wake()
         return 0
+
+    def _left_for(self, source: Claimant, room: int) -> int:
+        """How many free slots a source may have, in strict order: those that all before it had no jobs for."""
+        left = room
+        for other in self.sources:
+            if other is source:
+                break
+            if other.is_hungry:
+                left = min(left, room - self._new_to(other, room))
+                if not left:
+                    other.wake()
+                    return 0
+        if time.monotonic() < source.dry_until:
+            left -= room - self._new_to(source, room)
+        return max(0, left)
+
+    def _new_to(self, source: Claimant, room: int) -> int:
+        """How many of the free slots a source has not claimed for since they are free."""
+        if source.emptied_at is None:
+            return room
+        asked = source.batcher.asked(self._reserved_since)
+        return min(room, max(0, self.ended - source.emptied_at - asked))
+
+    def has_new_slots_for(self, source: Claimant) -> bool:
+        """Whether slots are free, in strict order, that a source has not claimed for since they are."""
+        return self.is_shared and self._allocator.is_strict and self._new_to(source, self.room) > 0
 
     def claims(self, source: Claimant) -> None:
         """Note that a source claims, which was its turn."""
@@ -226,6 +259,10 @@ class Pool:
             self._allocator.claimed(number, hungry, jobs - 1)
         if not more:
             self._allocator.emptied(number)
+
+    def are_others_before_reads(self, source: Claimant) -> bool:
+        """Whether others claim before a source reads: in strict order each new slot would end such a read."""
+        return self._allocator.is_strict and self.is_sought_beside(source)
 
     @property
     def to_read(self) -> int:
@@ -309,12 +346,6 @@ class Pool:
         """Note that a job is another's; it may be the one that ran alone."""
         if self.alone is run:
             self.alone = None
-
-    def passes(self, source: Claimant) -> None:
-        """Let others have the turn of a source that claims nothing for now."""
-        for other in self.sources:
-            if other is not source:
-                other.wake()
 
     def changed(self) -> None:
         """Let every source look again: slots are free, or an answer came."""

@@ -38,6 +38,8 @@ from redisjobs.worker.stepper import Stepper
 from redisjobs.worker.subscriber import Subscriber
 from redisjobs.worker.watchdog import ProgressWatchdog
 
+_JOINING = 5.0  # seconds for which other queues leave it its turn as it joins: then its server counts as away
+
 
 class Owner(Protocol):
     """The worker's run."""
@@ -133,6 +135,7 @@ class Source:
         """Join the queue, work until there is nothing more to do, and leave it; for a task of the worker's own."""
         try:
             if not self.member.opened:
+                self.exchanger.is_busy(_JOINING)
                 with anyio.CancelScope() as self.member.opening:  # a new one: this may be done again
                     if self._pool.shutdown.stopping:
                         self.member.opening.cancel()

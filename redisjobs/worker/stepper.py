@@ -11,6 +11,7 @@ from redisjobs.eventloop import Wakeup
 from redisjobs.worker.clock import Clock
 from redisjobs.worker.exchanger import Exchanger
 from redisjobs.worker.idleness import Idleness
+from redisjobs.worker.pool import RESERVED
 from redisjobs.worker.reclaimer import Reclaimer
 from redisjobs.worker.recovery import Recovery
 from redisjobs.worker.step import Situation, Step, next_step
@@ -110,9 +111,9 @@ class Stepper:
         self._exchanger.hand_back_waiting()
         step = next_step(self._situation(), time.monotonic())
         if step in (Step.EXCHANGE, Step.REST):
-            self._exchanger.is_paused = False
+            self._exchanger.busy_until = float("inf")
         else:
-            self._exchanger.pause()
+            self._exchanger.is_busy(RESERVED)
         match step:
             case Step.FAIL:
                 self._exchanger.raise_trouble()

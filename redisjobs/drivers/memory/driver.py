@@ -142,7 +142,13 @@ class MemoryConsumer:
         await anyio.lowlevel.checkpoint()
 
     async def exchange(
-        self, settlements: Settlements, count: int | None, *, turn: Turn | None = None, idle: bool = False
+        self,
+        settlements: Settlements,
+        count: int | None,
+        *,
+        turn: Turn | None = None,
+        idle: bool = False,
+        waiting: Sequence[Lease] = (),
     ) -> Exchange:
         await anyio.lowlevel.checkpoint()
         settled = exchange.settle(self._memory, self.worker_id, turn, settlements)

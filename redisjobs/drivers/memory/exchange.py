@@ -367,7 +367,8 @@ def _lease(memory: Memory, stream: Stream, entry: str) -> Lease:
         job_id = identify(memory, stream.priority, entry)
         memory.located[job_id] = (stream.priority, entry)
     deliveries, queued_ms = stream.pending[entry].deliveries, int(entry.partition("-")[0])
-    return Lease(f"{stream.number} {entry}", (stream.number, entry), deliveries, job_id, fields, queued_ms)
+    place, rank = (stream.number, entry), stream.number - 1
+    return Lease(f"{stream.number} {entry}", place, deliveries, job_id, fields, queued_ms, rank)
 
 
 def recover(memory: Memory, worker: str, held: Sequence[Lease], older: float = 0) -> list[Lease]:

@@ -24,6 +24,7 @@ from redisjobs.errors import DriverError, Unavailable
 from redisjobs.job import Priority
 from redisjobs.queries import Change, Tidied
 from redisjobs.transitions import (
+    LOWEST_RANK,
     MOST_JOBS,
     Ack,
     Ended,
@@ -47,6 +48,7 @@ _SAMPLE = 8  # jobs of a reply whose size is looked at
 _STALE = 1.0  # seconds after which what was told of jobs to come is no longer relied on,
 _UNTOLD = 50  # and so many are read until it is told anew
 _TURN_LATE_US = 1_000_000
+_ALL = slice(0, len(Priority))  # streams
 _RECOVERED = 100  # entries that one call looks at
 _LARGEST = 2**64 - 1  # either part of an entry id
 _HEARING = 4  # beats for which marks are looked for after a cancel: its job may have been on its way to us
@@ -143,13 +145,19 @@ class RedisConsumer:
             await line.aclose()
 
     async def exchange(
-        self, settlements: Settlements, count: int | None, *, turn: Turn | None = None, idle: bool = False
+        self,
+        settlements: Settlements,
+        count: int | None,
+        *,
+        turn: Turn | None = None,
+        idle: bool = False,
+        waiting: Sequence[Lease] = (),
     ) -> Exchange:
         asks = bool(count)
         # The script that claims knows what was handed back, and all else; a plain read costs the server much less.
         by_script = asks and (idle or self._ahead is None or self._ahead.released or self._ahead.restricted)
-        stream = self._ahead.stream if asks and not by_script and self._ahead is not None else None
         most = min(count or 0, MOST_JOBS)
+        reads = self._reads(most, waiting) if asks and not by_script else []
         parts = _Parts(settlements)
         # First, so that what they push is there to be claimed.
         commands: list[Command[Any]] = self._settle_with_pushes(parts, turn)
@@ -168,12 +176,10 @@ class RedisConsumer:
             commands.append(
                 self._commands.claim(self.worker_id, most, _REPLY_BYTES, self._max_deliveries, idle=idle)
             )
-        elif stream is not None:
-            # Asked again behind the read: what may not start since we were told is parked before it can run.
-            most = self._readable(
-                most if time.monotonic() < self._told_at + _STALE else min(most, _UNTOLD), stream
-            )
-            commands += [self._commands.read(self.worker_id, stream, most), self._commands.is_restricted()]
+        elif reads:
+            commands += [self._commands.read(self.worker_id, streams, most) for streams, most in reads]
+            # Asked again behind the reads: what may not start since we were told is parked before it can run.
+            commands.append(self._commands.is_restricted())
         if parts.pushing:
             commands = [_fenced_as_answer(command) for command in commands]
         try:
@@ -191,17 +197,39 @@ class RedisConsumer:
         if by_script:
             return await self._claimed(told, replies[-1])
         assert settled is not None
-        leases: list[Lease] = replies[1] if stream is not None else []
         if count is None:
             return told
-        if stream is not None:  # it was promoted and counted before we read
-            left = settled.ahead.unread[stream - 1] - len(leases) if len(leases) == most else 0
-            settled.ahead.unread[stream - 1] = max(0, left)
-        if leases and replies[2]:
+        leases = list[Lease]()
+        for read, brought in zip(reads, replies[1:], strict=False):
+            settled.ahead.note_read(brought, *read)  # it was promoted and counted before we read
+            leases += brought
+        if leases and replies[-1]:
             leases = await self._screen(leases)
         if not settled.ahead.released:
             self._waits = None  # who waits is with those that were handed back
         return await self._taken(told, leases, settled)
+
+    def _reads(self, count: int, waiting: Sequence[Lease]) -> list[tuple[slice, int]]:
+        """Which streams to read, and how many jobs of each: down to the first that is known to have some.
+
+        Those above it may have some since that was told. One command has one limit for all its streams, so it may
+        bring more than `count`: those that are over wait in the worker, and are so many fewer next time.
+        """
+        stream = self._ahead.stream if self._ahead is not None else None
+        if stream is None:
+            return []
+        if time.monotonic() >= self._told_at + _STALE:
+            count = min(count, _UNTOLD)
+        over = sum(lease.rank < stream for lease in waiting)
+        if not over:
+            parts = [(slice(0, stream), count)]
+        else:
+            parts = [(slice(0, stream - 1), count), (slice(stream - 1, stream), count - over)]
+        return [
+            (streams, self._readable(most, streams))
+            for streams, most in parts
+            if most > 0 and streams.start < streams.stop
+        ]
 
     def _settle_with_pushes(self, parts: "_Parts", turn: Turn | None) -> list[Command[Any]]:
         return [
@@ -278,6 +306,8 @@ class RedisConsumer:
             turn_in=self._turn_in(told),
             late_in=self._late_in(told),
             spoiled=settled.spoiled,
+            # The script that claims takes what was handed back in its turn; a read knows nothing of it.
+            up_to=min(ahead.unread_rank, LOWEST_RANK if isinstance(told, Claimed) else ahead.released_rank),
         )
 
     def _due_in(self, told: Settled | Claimed) -> float | None:
@@ -314,16 +344,15 @@ class RedisConsumer:
             kept += those
         return kept
 
-    def _readable(self, count: int, stream: int | None = None) -> int:
-        """How many of so many jobs one read of a stream may bring, or of each stream.
+    def _readable(self, count: int, streams: slice = _ALL) -> int:
+        """How many of so many jobs one read may bring of each of some streams.
 
         By how large those were that came lately they make up a usual reply; and where larger ones are to come, the
         server has said how many it reads at once.
         """
         usual = int(_REPLY_BYTES / (self._job_bytes or _FIRST_JOB_BYTES))
-        readable = self._ahead.readable if self._ahead is not None else ()
-        limits = readable if stream is None else readable[stream - 1 : stream]
-        return max(1, min(count, usual, *filter(None, limits)))
+        limits = [limit for limit in self._ahead.readable[streams] if limit] if self._ahead is not None else []
+        return max(1, min(count, usual, *(limit // len(limits) for limit in limits)))
 
     def _weigh(self, leases: Sequence[Lease]) -> None:
         """Learn how large jobs are, by some of them: at once where they are larger, step by step where smaller."""

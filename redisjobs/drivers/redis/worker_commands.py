@@ -23,6 +23,7 @@ from redisjobs.drivers.redis.schedule_commands import job_words
 from redisjobs.errors import DriverError
 from redisjobs.job import Priority
 from redisjobs.transitions import (
+    LOWEST_RANK,
     MOST_JOBS,
     Ack,
     DeadLetter,
@@ -41,7 +42,7 @@ from redisjobs.transitions import (
 )
 
 _FENCED, _SPOILED = b"FENCED", b"SPOILED"
-_RELEASED, _RESTRICTED, _PAUSED, _TURNS, _SEES_TO_TURNS = 1, 6, 4, 8, 16
+_RELEASED, _RESTRICTED, _PAUSED, _TURNS, _SEES_TO_TURNS, _RELEASED_RANK = 1, 6, 4, 8, 16, 32
 _YOUNG_MS = 65_000
 """A push that is older can't be repeated; some seconds more, as our clock is behind the server's."""
 
@@ -52,7 +53,8 @@ class Ahead:
 
     Attributes:
         finds: A sum: 1 if jobs were handed back, 2 if some may not start, 4 if the queue is paused; where
-            nothing was asked, 8 if somebody in line may start; 16 if this worker is to look when the next may.
+            nothing was asked, 8 if somebody in line may start; 16 if this worker is to look when the next may;
+            and 32 times the rank of the first that were handed back.
         unread: How many jobs of each stream were never delivered, or about as many.
         turn_in_us: µs until the next in line may start; -1: nobody waits for a time.
         readable: How many jobs of each stream one read may bring, as there are large ones; 0: any number.
@@ -95,6 +97,22 @@ class Ahead:
     def stream(self) -> int | None:
         """The stream of the highest priority that has jobs which were never delivered."""
         return next((number for number, unread in enumerate(self.unread, 1) if unread > 0), None)
+
+    @property
+    def released_rank(self) -> int:
+        """The rank of the first job that was handed back; that of the lowest priority where none was."""
+        return self.finds // _RELEASED_RANK if self.released else LOWEST_RANK
+
+    @property
+    def unread_rank(self) -> int:
+        """The rank of the first job that was never delivered; that of the lowest priority where there is none."""
+        return LOWEST_RANK if self.stream is None else self.stream - 1
+
+    def note_read(self, leases: Sequence[Lease], streams: slice, most: int) -> None:
+        """Take in what a read of some streams has brought, which may have been up to `most` of each."""
+        for number in range(streams.start, streams.stop):
+            count = sum(lease.rank == number for lease in leases)
+            self.unread[number] = max(0, self.unread[number] - count) if count == most else 0
 
 
 @dataclass(slots=True)
@@ -254,19 +272,10 @@ class WorkerCommands(Commands):
         arguments = [worker, *limits, "1" if idle else "", self._now]
         return self._run("claim", arguments, parse)
 
-    def read(self, worker: str, stream: int, count: int) -> Command[list[Lease]]:
-        """Claim from one stream what was never delivered."""
-        wire = [
-            "XREADGROUP",
-            "GROUP",
-            GROUP,
-            worker,
-            "COUNT",
-            str(count),
-            "STREAMS",
-            self.streams[stream - 1],
-            ">",
-        ]
+    def read(self, worker: str, streams: slice, count: int) -> Command[list[Lease]]:
+        """Claim from some streams what was never delivered, up to `count` of each."""
+        keys = self.streams[streams]
+        wire = ["XREADGROUP", "GROUP", GROUP, worker, "COUNT", str(count), "STREAMS", *keys, *">" * len(keys)]
         return Command(wire, self._read)
 
     def wait(self, worker: str, count: int, timeout_ms: int) -> Command[list[Lease]]:
@@ -494,7 +503,8 @@ def _lease(stream: int, entry: bytes, deliveries: int, flat: Sequence[bytes]) ->
     fields = pairs(flat)
     place = entry.decode()
     job_id = fields.get(b"id", b"").decode("utf-8", "surrogateescape") or place
-    return Lease(f"{stream} {place}", (stream, place), deliveries, job_id, fields, queued_ms_of(place))
+    queued_ms = queued_ms_of(place)
+    return Lease(f"{stream} {place}", (stream, place), deliveries, job_id, fields, queued_ms, stream - 1)
 
 
 def _ended(reply: Any) -> list[Ended]:

@@ -114,7 +114,6 @@ async def push(
 # Priorities in one queue
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("below", "above"), [(NORMAL, HIGH), (LOW, HIGH), (LOW, NORMAL)])
 async def test_a_job_of_higher_priority_that_was_pushed_before_a_slot_is_free_has_that_slot(
     queue: JobQueue, starts: Starts, below: Priority, above: Priority
@@ -139,7 +138,6 @@ async def test_a_job_of_higher_priority_that_was_pushed_before_a_slot_is_free_ha
     assert starts.deliveries == {1}
 
 
-@pytest.mark.slow
 async def test_jobs_of_higher_priority_are_the_first_in_many_slots_that_are_free_at_once(
     queue: JobQueue, starts: Starts
 ) -> None:
@@ -165,7 +163,6 @@ async def test_jobs_of_higher_priority_are_the_first_in_many_slots_that_are_free
     assert starts.deliveries == {1}
 
 
-@pytest.mark.slow
 async def test_jobs_of_higher_priority_are_the_first_whichever_worker_has_a_free_slot(
     queue: JobQueue, starts: Starts
 ) -> None:
@@ -189,7 +186,6 @@ async def test_jobs_of_higher_priority_are_the_first_whichever_worker_has_a_free
     assert starts.deliveries == {1}
 
 
-@pytest.mark.slow
 async def test_a_job_that_came_beside_one_of_higher_priority_goes_to_another_worker_if_no_slot_is_free(
     queue: JobQueue, starts: Starts
 ) -> None:
@@ -210,7 +206,6 @@ async def test_a_job_that_came_beside_one_of_higher_priority_goes_to_another_wor
     assert happened(await queue.counts())["completed"] == 4
 
 
-@pytest.mark.slow
 async def test_short_jobs_are_not_claimed_ahead_where_jobs_of_several_priorities_come(
     queue: JobQueue, starts: Starts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,7 +229,6 @@ async def test_short_jobs_are_not_claimed_ahead_where_jobs_of_several_priorities
         await starts.reach(26)
 
 
-@pytest.mark.slow
 async def test_a_job_that_was_claimed_ahead_is_passed_by_one_of_higher_priority(
     queue: JobQueue, starts: Starts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,7 +254,6 @@ def leases(worker: Worker) -> Any:
     return worker._processor.sources[0].dispatcher.leases
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("why", ["a limit", "a name is paused", "a job is held"])
 async def test_priorities_are_strict_where_some_jobs_may_not_start(
     queue: JobQueue, starts: Starts, why: str
@@ -298,7 +291,6 @@ async def test_priorities_are_strict_where_some_jobs_may_not_start(
     assert starts.deliveries == {1}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", ["handed back", "retried", "promoted"])
 async def test_a_job_of_higher_priority_that_becomes_ready_again_has_the_next_slot(
     queue: JobQueue, starts: Starts, store: Store, how: str
@@ -325,7 +317,6 @@ async def test_a_job_of_higher_priority_that_becomes_ready_again_has_the_next_sl
     await other.aclose()
 
 
-@pytest.mark.slow
 async def test_a_run_until_idle_starts_jobs_by_priority_and_ends(queue: JobQueue, starts: Starts) -> None:
     starts.handle(queue)
     await push(queue, [f"below {number}" for number in range(30)], LOW, seconds=0.01)
@@ -392,7 +383,6 @@ async def test_by_weight_a_queue_that_does_something_else_keeps_its_share(
     assert 15 <= len([label for label in starts.all[:200] if "light" in label]) <= 25
 
 
-@pytest.mark.slow
 async def test_in_strict_order_a_job_that_was_pushed_before_a_slot_is_free_has_that_slot(
     queues: tuple[JobQueue, JobQueue], starts: Starts
 ) -> None:
@@ -427,7 +417,6 @@ async def test_in_strict_order_short_jobs_of_the_last_queue_go_on_while_the_othe
         await starts.reach(501)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("strict", [True, False])
 async def test_a_queue_that_is_joined_late_has_its_slots_of_a_worker_that_starts(
     store: Store, starts: Starts, strict: bool
@@ -449,7 +438,6 @@ async def test_a_queue_that_is_joined_late_has_its_slots_of_a_worker_that_starts
         assert not strict or starts.all == ["first 0", "first 1", "first 2"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", ["refuses", "hangs"])
 async def test_a_queue_whose_store_is_away_at_the_start_holds_the_others_up_for_a_bounded_time(
     store: Store, starts: Starts, how: str, monkeypatch: pytest.MonkeyPatch
@@ -467,3 +455,22 @@ async def test_a_queue_whose_store_is_away_at_the_start_holds_the_others_up_for_
         await starts.reach(9)
         if how == "hangs":
             away.answer()
+
+
+@pytest.mark.parametrize("anyio_backend", ["trio"])
+async def test_under_trio_the_order_of_starts_is_the_same(starts: Starts) -> None:
+    critical, bulk = (starts.handle(JobQueue("memory://", name)) for name in ("critical", "bulk"))
+    async with critical, bulk:
+        await push(bulk, [f"bulk {number}" for number in range(6)])
+        async with working(Worker([critical, bulk], concurrency=2, strict=True)):
+            await starts.reach(2)
+            await push(critical, ["critical"])
+            await push(bulk, ["high"], HIGH)
+            starts.end("bulk 0")
+            await starts.reach(3)
+            starts.end("bulk 1")
+            await starts.reach(4)
+            starts.end_all()
+            await starts.reach(8)
+
+    assert starts.all == ["bulk 0", "bulk 1", "critical", "high", "bulk 2", "bulk 3", "bulk 4", "bulk 5"]

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- join: let a worker begin, under an id that is new: its record, its first beat. The groups that are missing are made.
--- Without a worker it only makes the groups. A script, as the bare command is refused on a full server, which is to be
--- drained.
+-- Without a lease it only makes the groups, for a worker that has begun before: one was removed by hand. A script, as the
+-- bare command is refused on a full server, which is to be drained.
 --
 -- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
 -- KEYS[2]  ready:normal  stream
@@ -11,19 +11,22 @@
 -- KEYS[6]  layout        hash    the version of the keys
 -- KEYS[7]  control       channel notifications
 --
--- ARGV[1]  worker        worker id; '' only makes the groups
--- ARGV[2]  lease_ms      int ms  the worker's lease
+-- ARGV[1]  worker        worker id
+-- ARGV[2]  lease_ms      int ms  the worker's lease; '' only makes the groups
 -- ARGV[3]  run           text    random: tells this worker from another one of the same id
 -- ARGV[4]  version       int     of the keys, as the caller knows them
 -- ARGV[5]  now_ms        int ms; '' = the server's clock
 --
 -- Returns  OK       it may begin; also where it was told before
 --          EXISTS   the id is another worker's, or was; nothing was written
+--          FENCED   of one that has begun before: it has no record any more, as where the server has lost its data; nothing was
+--                   written
 --          or what version the keys have, where it is another one; nothing was written
 
 --- @include "include/now"
 --- @include "include/whole"
 --- @include "include/expect"
+--- @include "include/alive"
 --- @include "include/leases"
 --- @include "include/make_group"
 --- @include "include/tell"
@@ -39,15 +42,14 @@ expect('hash', record, layout)
 
 local found = redis.call('HGET', layout, 'version')
 if found and found ~= version then return found end
-if worker ~= '' and redis.call('EXISTS', record) == 1 and redis.call('HGET', record, 'run') ~= run then
-  return 'EXISTS'
-end
+if not lease_ms and not alive(record) then return 'FENCED' end
+if lease_ms and redis.call('EXISTS', record) == 1 and redis.call('HGET', record, 'run') ~= run then return 'EXISTS' end
 
 if not found then redis.call('HSET', layout, 'version', version) end
 for _, stream in ipairs(streams) do
   if not leases(stream) then make_group(stream) end
 end
-if worker ~= '' then
+if lease_ms then
   redis.call('HSET', record, 'run', run, 'lease_ms', whole(lease_ms))
   redis.call('ZADD', workers, whole(now_ms + lease_ms), worker)
   tell(control, 'joined') -- who was alone has somebody to look after now

@@ -281,6 +281,7 @@ class Consumer(Protocol):
         is not that it still is one. What may not start is left out, as by `exchange`.
 
         Raises:
+            Fenced: The store has lost the worker's record.
             Unavailable: What was delivered meanwhile is for `recover` to find; so too if this call is cancelled.
         """
 

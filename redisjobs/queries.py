@@ -516,6 +516,22 @@ class Retain(Change[Reply]):
 
 
 @dataclass(frozen=True, slots=True)
+class Declare(Change[bool]):
+    """Whether the store has what a worker's code declares: limits and retention.
+
+    It has if that was noted, whatever an operator has changed since. It has not if it lost its data, or if it was
+    restarted with data from before.
+
+    Attributes:
+        declaration: A hash of what is declared, in hex.
+        done: Note that all of it was set; False only asks.
+    """
+
+    declaration: str
+    done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Tidied:
     """What a step of tidying came to.
 

@@ -24,7 +24,7 @@ from redisjobs.job import (
     Priority,
     State,
 )
-from redisjobs.queries import Ask, Count, Measure, Requeue, Retain, SetLimit, Tidy
+from redisjobs.queries import Ask, Count, Declare, Measure, Requeue, Retain, SetLimit, Tidy
 from redisjobs.retention import Keep, Retention
 from redisjobs.schedules.schedule import Schedule
 from redisjobs.schedules.stored import Definition, Fire, Firing, ListSchedules, PutSchedules
@@ -208,6 +208,7 @@ async def work(url: str, store: RedisStore) -> None:
     ):
         assert await worker.open() == []
         assert await driver.change(Retain(Retention(completed=Keep(), dead=Keep(count=1)))) is Reply.OK
+        assert not await driver.change(Declare("c0ffee", done=True))
         await push(store, "done", "later", "again", "dead", "back", "unseen", "killer")
         await push(store, "unique", unique="k")
         with long_ago(store):

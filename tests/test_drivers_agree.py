@@ -43,6 +43,7 @@ from redisjobs.queries import (
     Cancel,
     Change,
     Count,
+    Declare,
     Delete,
     DeleteAll,
     Ending,
@@ -895,6 +896,11 @@ class TwoDrivers(RuleBasedStateMachine):
         """Somebody says what is kept; what is kept no longer is there until it is trimmed."""
         assert self.agree(lambda side: side.store.driver.change(Retain(retention))) is Reply.OK
         self.retention = retention
+
+    @rule(declaration=st.sampled_from([f"{number:x}" for number in range(25)]), done=st.booleans())
+    def declare(self, declaration: str, done: bool) -> None:
+        """A worker notes what its code declares, or asks whether that is noted."""
+        self.agree(lambda side: side.store.driver.change(Declare(declaration, done)))
 
     @rule()
     def trim(self) -> None:

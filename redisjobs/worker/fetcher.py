@@ -9,12 +9,13 @@ from typing import Protocol
 
 import anyio
 
-from redisjobs.backoff import NOT_NOW
-from redisjobs.driver import Consumer, Until
+from redisjobs.backoff import NOT_NOW, Errors
+from redisjobs.driver import Consumer, Fenced, Until
 from redisjobs.eventloop import Wakeup
 from redisjobs.transitions import Lease
 
 _WAIT = 5.0  # seconds of one blocking read
+_BROKEN_OFF: Errors = (*NOT_NOW, Fenced)  # what recovery sees to
 
 
 class Owner(Protocol):
@@ -122,7 +123,7 @@ class Fetcher:
                 self.reading_since = time.monotonic()
                 leases = await self._consumer.wait(self._count, min(_WAIT, self._lease / 2), until)
             ended = True
-        except NOT_NOW:
+        except _BROKEN_OFF:
             return
         finally:
             if not ended:

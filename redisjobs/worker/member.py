@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha1
 from typing import Concatenate, ParamSpec
 
 import anyio
@@ -11,7 +12,7 @@ from redisjobs.backoff import retrying
 from redisjobs.driver import Consumer, IdTaken
 from redisjobs.errors import DriverError, QueueFull, WrongType
 from redisjobs.events import SourceAvailable, SourceUnavailable, WorkerEvent
-from redisjobs.queries import Retain, SetLimit
+from redisjobs.queries import Declare, Retain, SetLimit
 from redisjobs.worker.settings import Settings
 
 Facts = ParamSpec("Facts")
@@ -66,16 +67,43 @@ class Member:
         self.beat_at = time.monotonic()
 
     async def _enter(self) -> list[str]:
-        """Join; and say what the queue keeps, and which limits its jobs have, if its code does."""
+        """Join, and set what the code declares."""
         warnings = await self._open()
+        await self._declare()
+        return warnings
+
+    async def join_again(self) -> None:
+        """Join under a new id, and set what the code declares if the store has lost that.
+
+        If the store only took the worker for dead, what an operator has set since stays.
+        """
+        await self.consumer.open(self.settings.next_id())
+        declaration = self._declaration
+        if declaration and not await self.consumer.change(Declare(declaration)):
+            await self._declare()
+
+    @property
+    def _limits(self) -> dict[str, str]:
+        definitions = self.settings.queue.definitions
+        return {name: definition.limit for name, definition in definitions.items() if definition.limit}
+
+    @property
+    def _declaration(self) -> str:
+        """A hash of what the code declares; '' if that is nothing."""
+        declared = self.settings.queue.retention, sorted(self._limits.items())
+        return sha1(repr(declared).encode()).hexdigest()[:16] if any(declared) else ""
+
+    async def _declare(self) -> None:
+        """Say what the queue keeps, and which limits its jobs have, if the code does."""
         retention = self.settings.queue.retention
         if retention is not None:
             await self.consumer.change(Retain(retention))
-        for name, definition in self.settings.queue.definitions.items():
-            after = None if definition.limit else ""
+        for name, limit in self._limits.items():
+            after: str | None = None
             while after != "":
-                after = await self.consumer.change(SetLimit(name, definition.limit, after or ""))
-        return warnings
+                after = await self.consumer.change(SetLimit(name, limit, after or ""))
+        if self._declaration:
+            await self.consumer.change(Declare(self._declaration, done=True))  # last: others rely on it
 
     async def _open(self) -> list[str]:
         try:

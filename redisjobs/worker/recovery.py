@@ -157,7 +157,7 @@ class Recovery:
                 await consumer.release(refund=False, watch=True)  # what a late read of ours brought
             began = time.monotonic()
             # Another id each time: one whose reply was lost may have been fenced since.
-            await consumer.open(member.settings.next_id())
+            await member.join_again()
 
         try:
             await retrying(join, failed=member.note_unavailable)

@@ -21,7 +21,7 @@ from redisjobs.drivers.memory.include import (
 )
 from redisjobs.drivers.memory.limits import limit, limits
 from redisjobs.drivers.memory.pauses import hold, pause, pauses, resume, unhold, unpark
-from redisjobs.drivers.memory.retention import retain, tidy
+from redisjobs.drivers.memory.retention import declare, retain, tidy
 from redisjobs.drivers.memory.rows import aside_row, delayed_row, ready_row
 from redisjobs.drivers.memory.scans import groups, scan
 from redisjobs.drivers.memory.schedules import fire, pause_schedule, put_schedule, remove_schedule, schedules
@@ -35,6 +35,7 @@ from redisjobs.queries import (
     Change,
     Count,
     Counts,
+    Declare,
     Delete,
     DeleteAll,
     Filter,
@@ -241,6 +242,7 @@ _CHANGES: Mapping[type[Change[Any]], Callable[[Memory, Any], Any]] = {
     DeleteAll: delete_all,
     Ask: ask,
     Retain: retain,
+    Declare: declare,
     Tidy: tidy,
     Hold: hold,
     Unhold: unhold,

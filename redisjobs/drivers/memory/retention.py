@@ -1,13 +1,14 @@
-"""What is kept, and for how long: the twins of `lua/{retain,trim}.lua`, the latter in one step."""
+"""What is kept, and for how long: the twins of `lua/{retain,declare,trim}.lua`, the last one in one step."""
 
 from redisjobs.drivers.memory.include import REMEMBERED, remember
 from redisjobs.drivers.memory.pauses import unpark
 from redisjobs.drivers.memory.shares import give_lost_turns
 from redisjobs.drivers.memory.state import Fields, Memory, text_of
-from redisjobs.queries import Retain, Tidied, Tidy, Unpark
+from redisjobs.queries import Declare, Retain, Tidied, Tidy, Unpark
 from redisjobs.retention import ASIDE, DEFAULT, Keep
 from redisjobs.transitions import Reply
 
+_DECLARED = 20  # declarations that are noted
 _TIDY_MS = 55_000  # nothing is done where it was done so lately
 
 
@@ -16,6 +17,16 @@ def retain(memory: Memory, change: Retain) -> Reply:
     with memory.lock:
         memory.retention = change.retention
         return Reply.OK
+
+
+def declare(memory: Memory, change: Declare) -> bool:
+    """Note what a worker's code declares, or ask whether it is noted."""
+    with memory.lock:
+        is_known = change.declaration in memory.declared
+        if change.done:
+            others = (each for each in memory.declared if each != change.declaration)
+            memory.declared = [change.declaration, *others][:_DECLARED]
+        return is_known
 
 
 def tidy(memory: Memory, change: Tidy) -> Tidied:

@@ -148,6 +148,7 @@ class Memory:
         delayed: `due` and `delayed`, by job id; of those due at the same time, the first is first in line.
         aside: `dead`, `completed` and `cancelled`, each by entry.
         retention: `retention`; None: nobody has said.
+        declared: What workers have declared lately; see `Declare`.
         tidied_ms: When what is kept no longer was trimmed last; None: never.
         paused: Since when the queue is paused, in ms; None: it is not.
         paused_names: `paused:names`: job names that are paused, and since when, in ms.
@@ -180,6 +181,7 @@ class Memory:
         self.lines = 0
         self.aside: dict[str, dict[str, Fields]] = {state: {} for state in ASIDE}
         self.retention: Retention | None = None
+        self.declared: list[str] = []
         self.tidied_ms: int | None = None
         self.paused: int | None = None
         self.paused_names: dict[str, int] = {}

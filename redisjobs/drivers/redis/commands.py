@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from redis import exceptions as redis_errors
 
+from redisjobs.driver import Fenced
 from redisjobs.drivers.redis import scripts
 from redisjobs.errors import DriverError, QueueFull, ServerTooOld, Unavailable, WrongType
 from redisjobs.job import Priority, checked_queue_name
@@ -44,6 +45,8 @@ class Command(Generic[T]):
         looks_back: Whether it asks about what came before it, so that it is run again where any of that is.
         when_full: What it comes to where the server refuses it for want of memory, and others go on; None: that is
             an error.
+        worker: Whose it is, if it needs the group of a stream: where that is missing, it is made for a worker that
+            the server knows.
     """
 
     wire: Wire
@@ -51,6 +54,7 @@ class Command(Generic[T]):
     script: scripts.Script | None = None
     looks_back: bool = False
     when_full: T | None = None
+    worker: str = ""
 
 
 class Commands:
@@ -107,6 +111,9 @@ class Commands:
         Yields what to send and is sent the replies, errors among them as values. NOSCRIPT and NOGROUP mean
         that the command did nothing that counts, so it is safe to run it again.
 
+        A group is missing where the stream was removed by hand, or where the server has lost all its data. Then
+        it has lost the worker's record too, so the worker is fenced and has to join again before it reads.
+
         Args:
             commands: The commands.
             replies: What came of them at first, errors among it.
@@ -115,6 +122,7 @@ class Commands:
             Each command's parsed reply.
 
         Raises:
+            Fenced: A group is missing, and the server does not know the worker that reads.
             DriverError: The first error reply that has no cure here, or that of a cure.
         """
         for _ in range(2):  # a script may be missing, and once it is there, the group
@@ -123,24 +131,30 @@ class Commands:
                 break
             cures = self._cures([(commands[i], replies[i]) for i in healed])
             healed += [i for i in range(healed[0], len(commands)) if commands[i].looks_back and i not in healed]
-            again = yield [*cures, *(commands[i].wire for i in healed)]
-            for reply in again[: len(cures)]:
-                if isinstance(reply, Exception):
-                    raise translate(reply)
+            again = yield [*(cure.wire for cure in cures), *(commands[i].wire for i in healed)]
+            for cure, reply in zip(cures, again, strict=False):
+                _value(cure, reply)
             for i, reply in zip(healed, again[len(cures) :], strict=True):
                 replies[i] = reply
         return [_value(command, reply) for command, reply in zip(commands, replies, strict=True)]
 
-    def _cures(self, failed: Sequence[tuple[Command[Any], Any]]) -> list[Wire]:
-        lacks_group = [reply for _, reply in failed if not isinstance(reply, redis_errors.NoScriptError)]
-        joins = [self._make_groups()] if lacks_group else []
+    def _cures(self, failed: Sequence[tuple[Command[Any], Any]]) -> list[Command[Any]]:
+        lacks_group = {
+            command.worker for command, reply in failed if not isinstance(reply, redis_errors.NoScriptError)
+        }
+        joins = [self._make_groups(worker) for worker in lacks_group]
         lacking = [command for command, reply in failed if isinstance(reply, redis_errors.NoScriptError)]
         scripts = {command.script for command in [*lacking, *joins] if command.script}
-        return [*(["SCRIPT", "LOAD", script.source] for script in scripts), *(join.wire for join in joins)]
+        return [*(Command(["SCRIPT", "LOAD", script.source], bytes) for script in scripts), *joins]
 
-    def _make_groups(self) -> Command[None]:
-        """Make the groups that are missing: let nobody join."""
-        return self._run("join", ["", "0", "", str(LAYOUT), self._now], lambda _: None)
+    def _make_groups(self, worker: str) -> Command[None]:
+        """Make the groups that are missing, for a worker that has joined before."""
+
+        def parse(reply: Any) -> None:
+            if reply == b"FENCED":
+                raise Fenced(worker)
+
+        return self._run("join", [worker, "", "", str(LAYOUT), self._now], parse)
 
 
 def _value(command: Command[T], reply: Any) -> T:

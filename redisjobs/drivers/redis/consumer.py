@@ -204,7 +204,10 @@ class RedisConsumer:
             settled.ahead.note_read(brought, *read)  # it was promoted and counted before we read
             leases += brought
         if leases and replies[-1]:
-            leases = await self._screen(leases)
+            try:
+                leases = await self._screen(leases)
+            except Fenced:
+                leases = []  # they are for others; what was settled before counts
         if not settled.ahead.released:
             self._waits = None  # who waits is with those that were handed back
         return await self._taken(told, leases, settled)
@@ -334,13 +337,14 @@ class RedisConsumer:
         return (self._turn_us - told.now_us) / 1e6 if self._turn_us > told.now_us else None
 
     async def _screen(self, leases: Sequence[Lease]) -> list[Lease]:
-        """Those that may start, now that some may not; of a worker that was fenced none: they are for others."""
+        """Those that may start, now that some may not.
+
+        Raises:
+            Fenced: The worker was fenced: they are for others.
+        """
         kept: list[Lease] = []
         for some in _in_parts(leases):
-            try:
-                (those,) = await self._run(self._commands.screen(self.worker_id, some))
-            except Fenced:
-                return []
+            (those,) = await self._run(self._commands.screen(self.worker_id, some))
             kept += those
         return kept
 
@@ -371,8 +375,9 @@ class RedisConsumer:
         block = max(1, int(min(timeout, BLOCK) * 1000))  # 0 would block for ever
         most = max(1, self._readable(3 * count) // 3)  # of each stream
         command = self._commands.wait(self.worker_id, most, block)
-        leases, restricted = await self._reader.read(command, self._commands.is_restricted(), until or Until())
-        if restricted:
+        after = self._commands.is_restricted_or_lost(self.worker_id)
+        leases, restricted = await self._reader.read(command, after, until or Until())
+        if leases and restricted:
             leases = await self._screen(leases)
         self._weigh(leases)
         await self._adopt(leases)

@@ -25,6 +25,7 @@ from redisjobs.queries import (
     Change,
     Count,
     Counts,
+    Declare,
     Delete,
     DeleteAll,
     Ending,
@@ -285,6 +286,9 @@ class QueueCommands(ScheduleCommands):
         kept = [change.retention.of(state) for state in ("completed", "cancelled", "dead")]
         return self._run("retain", [keep.text if keep else "" for keep in kept], reply_of)
 
+    def declare(self, change: Declare) -> Command[bool]:
+        return self._run("declare", [change.declaration, "1" if change.done else ""], bool)
+
     def restore(self, after: str) -> Command[Tidied]:
         """Look after jobs that are neither pending nor still to be read, from there on."""
 
@@ -336,6 +340,7 @@ _CHANGES: Mapping[type[Change[Any]], Callable[[QueueCommands, Any], Command[Any]
     DeleteAll: QueueCommands.delete_all,
     Ask: QueueCommands.ask,
     Retain: QueueCommands.retain,
+    Declare: QueueCommands.declare,
     Tidy: QueueCommands.tidy,
     Hold: QueueCommands.hold,
     Unhold: QueueCommands.unhold,

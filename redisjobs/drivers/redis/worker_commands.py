@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 from urllib.parse import unquote
 
@@ -276,16 +277,25 @@ class WorkerCommands(Commands):
         """Claim from some streams what was never delivered, up to `count` of each."""
         keys = self.streams[streams]
         wire = ["XREADGROUP", "GROUP", GROUP, worker, "COUNT", str(count), "STREAMS", *keys, *">" * len(keys)]
-        return Command(wire, self._read)
+        return Command(wire, self._read, worker=worker)
 
     def wait(self, worker: str, count: int, timeout_ms: int) -> Command[list[Lease]]:
         wire = ["XREADGROUP", "GROUP", GROUP, worker, "COUNT", str(count), "BLOCK", str(timeout_ms), "STREAMS"]
-        return Command([*wire, *self.streams, ">", ">", ">"], self._read)
+        return Command([*wire, *self.streams, ">", ">", ">"], self._read, worker=worker)
 
     def is_restricted(self) -> Command[bool]:
         """Whether some jobs may not start: what was just read has to be screened."""
-        keys = (f"{self.prefix}{key}" for key in ("paused", "paused:names", "held", "limits"))
-        return Command(["EXISTS", *keys], bool, looks_back=True)
+        return Command(["EXISTS", *self._restrictions], bool, looks_back=True)
+
+    def is_restricted_or_lost(self, worker: str) -> Command[bool]:
+        """The same, or whether the server has lost the worker's record: then it has to be screened as well."""
+        # EXISTS counts a key as often as it is named: with the record alone there it says 1.
+        keys = (f"{self.prefix}worker:{worker}", *self._restrictions, *self._restrictions)
+        return Command(["EXISTS", *keys], lambda count: int(count) != 1, looks_back=True)
+
+    @cached_property
+    def _restrictions(self) -> list[str]:
+        return [f"{self.prefix}{key}" for key in ("paused", "paused:names", "held", "limits")]
 
     def screen(self, worker: str, leases: Sequence[Lease]) -> Command[list[Lease]]:
         """Keep those of at most 500 jobs that may start, and hand the others on."""
@@ -324,7 +334,7 @@ class WorkerCommands(Commands):
             str(MOST_JOBS),
             worker,
         ]
-        return Command(wire, lambda rows: [row[0].decode() for row in rows])
+        return Command(wire, lambda rows: [row[0].decode() for row in rows], worker=worker)
 
     def recover(
         self, worker: str, most_bytes: int, idle_ms: int, places: Sequence[str]

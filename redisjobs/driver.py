@@ -41,7 +41,7 @@ class IdTaken(DriverError):
     def __init__(self, worker_id: str) -> None:
         super().__init__(
             f"the worker id {worker_id!r} is another worker's, or was a moment ago: an id must be new at each "
-            "start, so best leave it out; nothing was claimed"
+            "start; nothing was claimed"
         )
 
 

@@ -1,6 +1,7 @@
 """Processes that share a queue and a recording, for the tests that kill them."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -163,14 +164,15 @@ class Fleet:
     async def at_work(self, *worker_ids: str) -> None:
         """Wait until these workers have reached the queue."""
         log = self.folder / "log"
-        lines = [f"worker {worker_id} runs queue" for worker_id in worker_ids]
-        await eventually(lambda: all(line in log.read_text() for line in lines), within=20)
+        lines = [rf"worker {worker_id}:\w+ runs queue" for worker_id in worker_ids]
+        await eventually(lambda: all(re.search(line, log.read_text()) for line in lines), within=20)
 
     def recording(self, what: str) -> list[list[str]]:
-        """The lines that say this of a job: its label, worker, attempt, deliveries."""
+        """The lines that say this of a job: its label, the name of its worker, attempt, deliveries."""
         recording = self.folder / "recording"
         lines = recording.read_text().splitlines() if recording.exists() else []
-        return [line.split()[1:] for line in lines if line.startswith(what + " ")]
+        told = [line.split()[1:] for line in lines if line.startswith(what + " ")]
+        return [[label, worker.rpartition(":")[0], *counts] for label, worker, *counts in told]
 
     def labels(self, what: str) -> Counter[str]:
         return Counter(label for label, *_ in self.recording(what))

@@ -129,6 +129,24 @@ async def test_a_frozen_worker_that_wakes_after_its_lease_settles_nothing(
     await eventually(lambda: b"lease was lost" in (fleet.folder / "log").read_bytes())
 
 
+async def test_a_frozen_worker_that_wakes_settles_nothing_of_its_successor_of_the_same_name(
+    fleet: Fleet, redis_store: RedisStore
+) -> None:
+    frozen = fleet.worker("web-0", lease=0.6)
+    fleet.push("a", seconds=1.5)
+    await eventually(lambda: fleet.labels("start") == {"a": 1}, within=20)
+    frozen.send_signal(signal.SIGSTOP)
+    fleet.worker("web-0", lease=0.6)
+    await eventually(lambda: len(fleet.recording("start")) == 2, within=20)
+
+    frozen.send_signal(signal.SIGCONT)
+
+    await eventually(lambda: ["a", "web-0", "1", "2"] in fleet.recording("end"), within=20)
+    await eventually(lambda: redis_store.located() == {})
+    assert fleet.queue.counts().totals["completed"] == 1
+    await eventually(lambda: b"lease was lost" in (fleet.folder / "log").read_bytes())
+
+
 async def test_a_worker_survives_a_restart_of_its_server(tmp_path: Path, queue_name: str) -> None:
     with server.start() as own:
         fleet = Fleet(tmp_path, own.url, queue_name)

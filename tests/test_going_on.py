@@ -10,10 +10,10 @@ import pytest
 from store import Heart, RedisStore, Store, dispatch, eventually, happened, inherit
 
 from redisjobs.context import JobContext
-from redisjobs.driver import Fenced, IdTaken
+from redisjobs.driver import Fenced
 from redisjobs.errors import Unavailable
 from redisjobs.job import Priority
-from redisjobs.queries import Cancel
+from redisjobs.queries import Cancel, Count
 from redisjobs.queue import JobQueue
 from redisjobs.transitions import Ack, Exchange, NewJob, Reply, Settlements
 from redisjobs.worker.batcher import Batch
@@ -144,12 +144,32 @@ async def test_a_worker_leaves_no_connection_open_though_nobody_closes_its_queue
     await eventually(lambda: not connections())
 
 
-async def test_an_id_that_another_worker_has_is_refused_at_the_first_try(queue: JobQueue, store: Store) -> None:
-    mine = store.consumer("mine")
-    await mine.aclose()
+async def test_two_workers_of_one_name_run_at_once_and_each_settles_its_own_jobs(
+    queue: JobQueue, store: Store
+) -> None:
+    runs, may_end = list[str](), anyio.Event()
 
-    with pytest.raises(IdTaken, match="'mine' is another worker's"):
-        await Worker(queue, worker_id="mine").run(until_idle=True)
+    @queue.job()
+    async def hold(context: JobContext) -> None:
+        runs.append(context.worker_id)
+        await may_end.wait()
+
+    workers = [Worker(queue, concurrency=1, worker_id="web-0") for _ in range(2)]
+    async with anyio.create_task_group() as tasks:
+        for worker in workers:
+            tasks.start_soon(worker.run)
+        for _ in workers:
+            await hold.push()
+        await eventually(lambda: len(runs) == 2)
+        may_end.set()
+        await hold.push()
+        await eventually(lambda: len(runs) == 3)
+        for worker in workers:
+            worker.stop()
+
+    assert set(runs) == {worker.worker_id for worker in workers}
+    assert {name.partition(":")[0] for name in runs} == {"web-0"}
+    assert happened(await queue.driver.read(Count())) == {"pushed": 3, "completed": 3}
 
 
 async def test_what_has_ended_is_noted_only_while_missed_jobs_are_looked_for(

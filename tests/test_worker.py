@@ -327,7 +327,7 @@ async def test_a_handler_is_told_of_its_job(queue: JobQueue) -> None:
 
     (context,) = seen
     assert (context.job_id, context.job_name, context.queue_name) == ("the-id", "Work", queue.name)
-    assert (context.attempt, context.deliveries, context.worker_id) == (1, 1, "host:1:me")
+    assert (context.attempt, context.deliveries, context.worker_id[:-9]) == (1, 1, "host:1:me")
     assert abs(context.queued_at - datetime.now(UTC)) < timedelta(minutes=1)
     assert context.headers == {"traceparent": "00-ab"}
     assert context.next_scheduled_at is None
@@ -1217,7 +1217,7 @@ async def test_a_released_job_wakes_an_idle_worker_at_once(queue: JobQueue) -> N
             await second.wait()
         b.stop_now()
 
-    assert starts == ["a", "b"]
+    assert [worker_id.partition(":")[0] for worker_id in starts] == ["a", "b"]
 
 
 async def test_a_second_stop_does_not_wait_for_the_grace(queue: JobQueue) -> None:

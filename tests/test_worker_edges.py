@@ -1,5 +1,6 @@
 """A worker at its edges: what it may be told, how often it may run, stops at any time and from any thread."""
 
+import re
 import sys
 import threading
 import time
@@ -18,6 +19,7 @@ from store import MemoryStore, RedisStore, Store, eventually
 
 import redisjobs
 from redisjobs import JobContext, JobQueue, Worker, sync
+from redisjobs.events import WorkerStarted
 from redisjobs.worker.health import Health
 from redisjobs.worker.heartbeat import Heartbeat
 
@@ -193,12 +195,14 @@ async def test_each_run_of_a_worker_has_an_id_of_its_own(queue: JobQueue) -> Non
     assert ids[1] == worker.worker_id != first
 
 
-async def test_an_id_that_was_given_serves_one_run(queue: JobQueue) -> None:
-    worker = Worker(queue, worker_id="mine")
+async def test_each_run_under_a_name_that_was_given_has_an_id_of_its_own(queue: JobQueue) -> None:
+    worker, ids = Worker(queue, worker_id="mine"), set[str]()
+    queue.events.subscribe(WorkerStarted, lambda event: ids.add(event.worker))
+    await worker.run(until_idle=True)
     await worker.run(until_idle=True)
 
-    with pytest.raises(RuntimeError, match="worker_id='mine' has run already"):
-        await worker.run(until_idle=True)
+    assert len(ids) == 2
+    assert all(re.fullmatch("mine:[0-9a-f]{8}", each) for each in ids)
 
 
 # Health
@@ -313,8 +317,9 @@ def test_an_id_that_no_consumer_can_have_is_refused(worker_id: Any) -> None:
 
 
 @pytest.mark.parametrize("worker_id", ["web-1:4242:9f3c", "wörker", "x" * 200, "a.b/c@d"])
-def test_an_id_that_a_consumer_can_have_is_taken(worker_id: str) -> None:
-    assert Worker(JobQueue("memory://"), worker_id=worker_id).worker_id == worker_id
+def test_a_name_that_a_consumer_can_have_is_taken(worker_id: str) -> None:
+    name, _, run = Worker(JobQueue("memory://"), worker_id=worker_id).worker_id.rpartition(":")
+    assert (name, len(run)) == (worker_id, 8)
 
 
 def test_a_host_of_any_name_makes_an_id_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,7 +327,7 @@ def test_a_host_of_any_name_makes_an_id_that_is_taken(monkeypatch: pytest.Monkey
     worker = Worker(JobQueue("memory://"))
 
     assert worker.worker_id.startswith("Joe's-Mac-bookx")
-    assert Worker(JobQueue("memory://"), worker_id=worker.worker_id).worker_id == worker.worker_id
+    assert Worker(JobQueue("memory://"), worker_id=worker.worker_id).worker_id.startswith(worker.worker_id)
 
 
 @pytest.mark.parametrize("queue", ["redis://:secret@127.0.0.1/0", None, JobQueue])

@@ -1,5 +1,7 @@
 """What a worker's heartbeats say of one queue, and what they hear: called in the heartbeat's thread."""
 
+import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
@@ -87,10 +89,9 @@ class Beats:
     def facts(self) -> Mapping[str, str]:
         """What to tell of the worker."""
         settings = self._member.settings
-        host, pid, *_ = [*settings.worker_id.split(":"), "", ""]
         return {
-            "host": host,
-            "pid": pid,
+            "host": socket.gethostname(),
+            "pid": str(os.getpid()),
             "started": self._started,
             "concurrency": str(settings.concurrency),
             "running": str(self._dispatcher.running),

@@ -56,7 +56,6 @@ class Member:
         """Reach the store, however long that takes, and become a member.
 
         Raises:
-            IdTaken: The id is another worker's.
             DriverError: The store refuses for good.
         """
         for warning in await retrying(self._enter, failed=self._could_not_join):
@@ -108,10 +107,7 @@ class Member:
     async def _open(self) -> list[str]:
         try:
             return await self.consumer.open(self.settings.worker_id)
-        except IdTaken:
-            if not self.unavailable:
-                raise
-            # By ourselves: an earlier try had no answer, and was fenced since.
+        except IdTaken:  # by ourselves: an earlier try had no answer, and was fenced since
             self.settings = replace(self.settings, worker_id=self.settings.next_id())
             return await self.consumer.open(self.settings.worker_id)
 

@@ -32,19 +32,24 @@ _LINE = "line:"
 """Under these names wait jobs that were handed back, have to run alone, or may not start: they are no worker's."""
 
 
-def _new_id() -> str:
+def _own_name() -> str:
+    """Host and process, for a worker that was given no name."""
     host = re.sub(r"[\s{}]+", "-", "".join(filter(str.isprintable, socket.gethostname())))[:150]
-    return f"{host}:{os.getpid()}:{secrets.token_hex(4)}"
+    return f"{host}:{os.getpid()}"
 
 
-def _checked_id(worker_id: str) -> str:
-    """An id that can be a consumer's name, and stand in a line of text."""
+def _new_id(name: str) -> str:
+    """An id of one run: a worker that was frozen is another one than its successor of the same name."""
+    return f"{name}:{secrets.token_hex(4)}"
+
+
+def _checked_name(worker_id: str) -> str:
+    """A name that can begin a consumer's name, and stand in a line of text."""
     fits = isinstance(worker_id, str) and re.fullmatch(r"[^\s{}]{1,200}", worker_id) and worker_id.isprintable()
     if not fits or worker_id in _TAKEN or worker_id.startswith(_LINE):
         raise ValueError(
             f"worker_id={worker_id!r}: give 1 to 200 printable characters without spaces or braces, and not "
-            f"{' or '.join(map(repr, _TAKEN))}, and nothing that begins with {_LINE!r}; it must be "
-            "new at each start, so best leave it out"
+            f"{' or '.join(map(repr, _TAKEN))}, and nothing that begins with {_LINE!r}"
         )
     return worker_id
 
@@ -97,8 +102,9 @@ class Worker:
             abandoned too, so there are at most `abandoned - 1 + concurrency`. Defaults to `concurrency`.
         supervised: Somebody starts another worker when `run` returns with `recycled`. Then it returns as well with
             too many abandoned threads; else it goes on with async handlers.
-        worker_id: Who this is: 1 to 200 printable characters, no spaces or braces. It must be new at each run,
-            so with one given the worker can run but once. Defaults to host:pid:random, drawn anew for each run.
+        worker_id: The name of this worker, such as that of its pod: 1 to 200 printable characters, no spaces or
+            braces. Each run adds a random part, as in `web-0:5f3a9c1e`, so the next one of this name is another
+            worker. Defaults to the host and the process id.
         middleware: Who takes part in the jobs that this worker runs, of each queue, inside of that queue's own
             middleware; the outermost first. A worker pushes nothing, so `on_push` is not called.
         schedules: Fire the schedules of its queues as well, until it is stopped. Any number of workers may.
@@ -149,11 +155,11 @@ class Worker:
                 whole(limit, what)
         if seconds(lease, "lease") < 0.1:
             raise ValueError(f"lease={lease!r}: give at least 0.1 s, or renewing it can't keep up")
-        self._given_id = None if worker_id is None else _checked_id(worker_id)
+        self._name = None if worker_id is None else _checked_name(worker_id)
         self.settings = Settings(
             queue=self.queues[0],
             queues=self._queues.names if len(self.queues) > 1 else (),
-            worker_id=self._given_id or _new_id(),
+            worker_id=self._next_id(),
             next_id=self._next_id,
             concurrency=0,  # these two as `_count_slots` says
             lease=seconds(lease, "lease"),
@@ -193,7 +199,7 @@ class Worker:
         job; the command line ends such a process by force.
 
         Raises:
-            RuntimeError: This worker runs already, or the id that it was given has had its run.
+            RuntimeError: This worker runs already.
             DriverError: The store refuses what a worker needs (too old, no permission), be it that of one of
                 several queues; while it is only away the worker waits for it. Whatever this worker held is
                 released.
@@ -226,16 +232,11 @@ class Worker:
         return (self.settings.worker_id,) * len(self.queues) if processor is None else processor.worker_ids
 
     def _next_id(self) -> str:
-        return _new_id() if self._given_id is None else f"{self._given_id[:180]}:{secrets.token_hex(4)}"
+        return _new_id(self._name or _own_name())
 
     def _begin_anew(self) -> None:
-        if self._has_run and self._given_id is not None:
-            raise RuntimeError(
-                f"worker_id={self._given_id!r} has run already, and an id must be new at each run: leave it out, "
-                "or make another Worker with another id"
-            )
         if self._has_run:
-            self.settings = replace(self.settings, worker_id=_new_id())
+            self.settings = replace(self.settings, worker_id=self._next_id())
         self._has_run, self.recycled, self.hindered = True, False, False
         self._count_slots()
 

@@ -10,6 +10,7 @@
 -- KEYS[5]  worker:       hash    prefix; worker:<id> is the record of one worker
 -- KEYS[6]  layout        hash    the version of the keys
 -- KEYS[7]  control       channel notifications
+-- KEYS[8]  jobs          hash    the locator: job id -> where it is
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  lease_ms      int ms  the worker's lease; '' only makes the groups
@@ -21,7 +22,8 @@
 --          EXISTS   the id is another worker's, or was; nothing was written
 --          FENCED   of one that has begun before: it has no record any more, as where the server has lost its data; nothing was
 --                   written
---          or what version the keys have, where it is another one; nothing was written
+--          or what version the keys have, where it is another one; nothing was written. An older one counts only while any job is
+--          there, or a worker of it: else the worker takes the queue over
 
 --- @include "include/now"
 --- @include "include/whole"
@@ -32,20 +34,30 @@
 --- @include "include/tell"
 
 local streams = {KEYS[1], KEYS[2], KEYS[3]}
-local workers, record, layout, control = KEYS[4], KEYS[5] .. ARGV[1], KEYS[6], KEYS[7]
+local workers, record, layout, control, jobs = KEYS[4], KEYS[5] .. ARGV[1], KEYS[6], KEYS[7], KEYS[8]
 local worker, lease_ms, run, version = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local now_ms = now(ARGV[5])
 
 expect('stream', streams[1], streams[2], streams[3])
 expect('zset', workers)
-expect('hash', record, layout)
+expect('hash', record, layout, jobs)
+
+-- Whether an older release has left nothing that only it can read.
+local function may_take_over(found)
+  if not lease_ms or (tonumber(found) or math.huge) > tonumber(version) then return false end
+  for _, stream in ipairs(streams) do
+    if redis.call('XLEN', stream) > 0 then return false end
+  end
+  return redis.call('EXISTS', jobs) == 0 and #redis.call('ZRANGEBYSCORE', workers, whole(now_ms), '+inf', 'LIMIT', 0, 1) == 0
+end
+
 
 local found = redis.call('HGET', layout, 'version')
-if found and found ~= version then return found end
+if found and found ~= version and not may_take_over(found) then return found end
 if not lease_ms and not alive(record) then return 'FENCED' end
 if lease_ms and redis.call('EXISTS', record) == 1 and redis.call('HGET', record, 'run') ~= run then return 'EXISTS' end
 
-if not found then redis.call('HSET', layout, 'version', version) end
+if found ~= version then redis.call('HSET', layout, 'version', version) end
 for _, stream in ipairs(streams) do
   if not leases(stream) then make_group(stream) end
 end

@@ -291,7 +291,7 @@ async def test_a_queue_of_another_release_is_refused_with_both_versions_named(re
     before = store.contents()
     other = store.driver.consumer("w2", lease=15, max_deliveries=3)
 
-    with pytest.raises(DriverError, match=r"of version 9, .* version 3\b.*nothing was claimed"):
+    with pytest.raises(DriverError, match=r"of version 9, .* version 3\b.*nothing was written"):
         await other.open()
 
     assert store.contents() == before

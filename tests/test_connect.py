@@ -311,6 +311,34 @@ async def test_a_worker_warns_loudly_of_a_server_that_evicts(
     )
 
 
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
+@pytest.mark.parametrize("face", [JobQueue, redisjobs.sync.JobQueue])
+async def test_a_producer_warns_once_of_a_server_that_evicts(
+    face: type[Any], policy: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with server.start(options=["--maxmemory-policy", policy]) as evicting:
+        queue = face(evicting.url)
+        for number in range(3):
+            await done(queue.push(Add(number)))
+        await close(queue)
+    (said,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert said.message == (
+        f"the server evicts keys when memory runs out (maxmemory-policy {policy}): jobs can vanish; "
+        "set it to noeviction"
+    )
+
+
+@pytest.mark.parametrize("face", [JobQueue, redisjobs.sync.JobQueue])
+async def test_a_producer_that_may_not_ask_says_nothing(
+    redis_store: RedisStore, face: type[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    redis_store.admin.execute_command("ACL", "SETUSER", f"user-{redis_store.queue_name}", "-info", "-config")
+    queue = face(redis_store.url, redis_store.queue_name)
+    assert (await done(queue.push(Add(1)))).added
+    await close(queue)
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
 async def test_a_server_that_keeps_everything_is_nothing_to_warn_of(redis_store: RedisStore) -> None:
     consumer = redis_store.consumer("w1")
     assert await consumer.open() == []

@@ -28,7 +28,7 @@ Wire = Sequence[Word]
 
 GROUP = "workers"
 LAYOUT = 3
-"""The version of the keys; a worker of another one refuses the queue."""
+"""The version of the keys. A release that knows another one refuses the queue, and writes nothing."""
 
 _FLOORS = {"redis": (7, 0), "valkey": (8, 0)}
 _NEEDED = "redisjobs needs Redis 7.0 or newer, or Valkey 8.0 or newer"
@@ -45,6 +45,8 @@ class Command(Generic[T]):
         looks_back: Whether it asks about what came before it, so that it is run again where any of that is.
         when_full: What it comes to where the server refuses it for want of memory, and others go on; None: that is
             an error.
+        when_refused: What it comes to where the server refuses it for another reason, and others go on; None:
+            that is an error.
         worker: Whose it is, if it needs the group of a stream: where that is missing, it is made for a worker that
             the server knows.
     """
@@ -54,6 +56,7 @@ class Command(Generic[T]):
     script: scripts.Script | None = None
     looks_back: bool = False
     when_full: T | None = None
+    when_refused: T | None = None
     worker: str = ""
 
 
@@ -102,6 +105,36 @@ class Commands:
             keys = [self.prefix + self._channels.get(key, key) for key in script.keys]
             self._heads[script.sha] = ["EVALSHA", script.sha, str(len(keys)), *keys]
         return Command([*self._heads[script.sha], *arguments], parse, script, when_full=when_full)
+
+    def meeting(self) -> list[Command[str]]:
+        """What a producer or an operator asks a server first; the last one parses to a warning, or ''.
+
+        The others raise ServerTooOld for a server that lacks what we need, and DriverError for keys of another
+        version.
+        """
+        version = Command(["HGET", f"{self.prefix}layout", "version"], self._checked_version, when_refused="")
+        policy = memory_policy()
+        warning = Command(policy.wire, lambda reply: eviction_warning(policy.parse(reply)), when_refused="")
+        return [hello(), version, warning]
+
+    def _checked_version(self, reply: Any) -> str:
+        if reply is not None and reply != b"%d" % LAYOUT:
+            raise self.other_version(reply)
+        return ""
+
+    def other_version(self, version: bytes) -> DriverError:
+        """The error for keys of another version."""
+        found = version.decode("utf-8", "replace")
+        way = "it is too old for this queue: install the release that the queue's workers run"
+        if found.isdigit() and int(found) < LAYOUT:
+            way = (
+                "let workers of the older release run the queue empty and stop them, then start a worker of this "
+                "release, which takes it over"
+            )
+        return DriverError(
+            f"the keys {self.prefix}* are of version {found}, and this release of redisjobs knows version "
+            f"{LAYOUT}: {way}; nothing was written"
+        )
 
     def healing(
         self, commands: Sequence[Command[Any]], replies: list[Any]
@@ -168,6 +201,8 @@ def _value(command: Command[T], reply: Any) -> T:
     error = translate(reply)
     if isinstance(error, QueueFull) and command.when_full is not None:
         return command.when_full
+    if command.when_refused is not None and not isinstance(error, Unavailable):
+        return command.when_refused
     raise error
 
 
@@ -215,6 +250,16 @@ def memory_policy() -> Command[str]:
         return found[1] if found else ""
 
     return Command(["INFO", "memory"], parse)
+
+
+def eviction_warning(policy: str) -> str:
+    """What to say of a server that does this when memory runs out; '' if it keeps all keys."""
+    if policy in ("", "noeviction"):
+        return ""
+    return (
+        f"the server evicts keys when memory runs out (maxmemory-policy {policy}): jobs can vanish; "
+        "set it to noeviction"
+    )
 
 
 # Error codes of a server that may well answer later. redis-py takes some codes off and makes a class of them, the

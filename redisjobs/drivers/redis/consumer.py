@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 from redisjobs.driver import Beat, Beaten, Fenced, Notification, Until
-from redisjobs.drivers.redis.commands import Command, hello, memory_policy
+from redisjobs.drivers.redis.commands import Command, eviction_warning, hello, memory_policy
 from redisjobs.drivers.redis.connection import (
     ANSWER,
     Connection,
@@ -114,12 +114,8 @@ class RedisConsumer:
             (policy,) = await self._run(memory_policy())
         except DriverError as error:
             return [f"could not read the server's memory policy ({error}): make sure it is noeviction"]
-        if policy in ("", "noeviction"):
-            return []
-        return [
-            f"the server evicts keys when memory runs out (maxmemory-policy {policy}): jobs can vanish; "
-            "set it to noeviction"
-        ]
+        warning = eviction_warning(policy)
+        return [warning] if warning else []
 
     async def _run(self, *commands: Command[Any]) -> list[Any]:
         line = self._lines.pop() if self._lines else self._new_line()

@@ -13,7 +13,7 @@ import anyio
 
 from redisjobs.driver import Notification
 from redisjobs.drivers.redis.coalescer import Coalescer
-from redisjobs.drivers.redis.commands import Command, hello
+from redisjobs.drivers.redis.commands import Command
 from redisjobs.drivers.redis.connection import Connection, ServerClock, SyncConnection, Target, need_asyncio
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.drivers.redis.queue_commands import PushAnswer, QueueCommands, are_plain
@@ -21,11 +21,14 @@ from redisjobs.drivers.redis.reader import Listener
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.errors import Unavailable
 from redisjobs.forks import begin_after_fork
+from redisjobs.logger import Log
 from redisjobs.queries import Change, Query, Several
 from redisjobs.transitions import LONGEST_TRY, NewJob, Pushed
 
 T = TypeVar("T")
 Now = Callable[[], int] | None
+
+logger = Log("redisjobs.driver")
 
 _MOST_LINKS = (
     16  # connections that concurrent calls of one process share; an event loop's small pushes have others
@@ -34,6 +37,13 @@ _LOOK_AGAIN = 0.1  # seconds after which whoever waits for one of these counts t
 _MOST_TOGETHER = 50  # jobs of a push that may go together with others
 _TELLINGS = 3  # times that a push is sent before the server's clock counts as one that doesn't run evenly
 _RESTLESS = "the server's clock was set again and again, or answers take too long; nothing was written"
+
+
+def _warn(answers: Sequence[str]) -> None:
+    """Say once in a process what is wrong with its server."""
+    *_, warning = answers
+    if warning:
+        logger.warning("%s", warning)
 
 
 def pushing(
@@ -175,10 +185,10 @@ class RedisDriver:
             return await connection.run_all(commands)
 
     async def _check_server(self) -> None:
-        """Reach the server and see that it is new enough; again is free."""
+        """Reach the server and see that it can be worked with; again is free."""
         if not self._checked:
             async with self._connection() as connection:
-                await connection.run(hello())
+                _warn(await connection.run_all(self.commands.meeting()))
             self._checked = True
 
     def _connections(self) -> _Connections:
@@ -301,12 +311,12 @@ class SyncRedisDriver:
         self._connections.close()
 
     def _call(self, call: Callable[[SyncConnection], T], until: float) -> T:
-        """Call with a connection, once the server was seen to be new enough."""
+        """Call with a connection, once the server was seen to be one that can be worked with."""
         connections = self._connections
         connection = connections.take(until)
         try:
             if not connections.checked:
-                connection.run(hello(), until)
+                _warn(connection.run_all(self.commands.meeting(), until))
                 connections.checked = True
             return call(connection)
         except Unavailable:

@@ -172,10 +172,7 @@ class WorkerCommands(Commands):
                     return
                 case b"EXISTS":
                     raise IdTaken(worker)
-            raise DriverError(
-                f"the keys of this queue are of version {reply.decode()}, and this release of redisjobs knows "
-                f"version {LAYOUT}: run all workers of a queue by one release; nothing was claimed"
-            )
+            raise self.other_version(reply)
 
         return self._run("join", [worker, str(lease_ms), run, str(LAYOUT), self._now], parse)
 

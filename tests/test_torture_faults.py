@@ -27,7 +27,7 @@ from redisjobs.queries import Count, Ending
 from redisjobs.recording import Recording
 from redisjobs.server import Server
 from redisjobs.sync import JobQueue
-from redisjobs.torture import lines, spoiled
+from redisjobs.torture import emptied, lines, spoiled
 from redisjobs.torture.book import Book, _seconds_of
 from redisjobs.torture.checker import check
 from redisjobs.torture.fleet import GRACE, Fleet, Host, Kind
@@ -658,3 +658,25 @@ def test_many_lines_wait_until_all_faults_are_over_and_are_cancelled_then(field:
         note["job"] for note in field.notes if note["what"] == "cancelled" and note["reply"] == "CANCELLED"
     }
     assert cancelled == set(fault.jobs)
+
+
+# A server that loses its data
+
+
+@pytest.mark.slow
+def test_workers_go_on_after_their_server_has_lost_its_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(emptied, "_TIMES", 1)
+
+    assert emptied.empty(tmp_path / "emptied", seed=7) == []
+
+
+def test_a_job_that_was_started_twice_after_the_loss_is_found(field: Field, tmp_path: Path) -> None:
+    recording = Recording(tmp_path)
+    for job in ("twice", "once", "twice"):
+        lease = {"pid": 1, "worker": "w", "attempt": 1, "deliveries": 1}
+        recording.write({"what": "start", "at": 1.0, "job": job, "db": 0, "name": "Work", **lease})
+
+    wrong = emptied._judge(tmp_path, field, ["twice", "once", "never"])
+    assert wrong == ["twice was started 2 times", "never was started 0 times"]

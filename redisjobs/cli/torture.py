@@ -19,6 +19,7 @@ from redisjobs.cli.dev import ended_by_signals
 from redisjobs.cli.errors import Mistake
 from redisjobs.torture import report
 from redisjobs.torture.checker import Verdict, check
+from redisjobs.torture.emptied import empty
 from redisjobs.torture.nemesis import FAULTS, Fault
 from redisjobs.torture.place import Place, check_url, place
 from redisjobs.torture.run import LEASE, Torture
@@ -68,6 +69,8 @@ def torture(
             found = _torture(there, folder, seed, minutes, kinds, console)
             if not faults:
                 found.verdict.wrong += spoil(there, folder / "spoiled", seed)
+                if not url:
+                    found.verdict.wrong += empty(folder / "emptied", seed)
     except KeyboardInterrupt:
         print("redisjobs: interrupted; nothing was left running", file=sys.stderr)
         sys.exit(130)

@@ -1,0 +1,125 @@
+"""A server of its own that loses its data, under workers and a producer that go on.
+
+What it had is lost. What is pushed from then on runs once, and what the workers' code declares holds again: the
+limit of a job name and a schedule. No worker ends or gets stuck.
+"""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from redisjobs import server
+from redisjobs.errors import DriverError
+from redisjobs.recording import Recording
+from redisjobs.torture import jobs, lines, schedules
+from redisjobs.torture.fleet import Fleet, Kind
+from redisjobs.torture.limits import over_the_limit
+from redisjobs.torture.nemesis import Field
+from redisjobs.torture.store import Store
+from redisjobs.torture.stories import Line, tell
+
+_WITHIN = 60.0  # seconds that each step may take
+_LEASE = 2.0
+_LOOK = 0.1  # seconds between looks at whether something is done
+_KINDS = (Kind(("--schedules",)), Kind(("--schedules", "--processes", "2"), processes=2))
+_TIMES = 2  # that it is emptied in each way
+
+
+def empty(directory: Path, seed: int) -> list[str]:
+    """Run it; what went wrong."""
+    directory.mkdir()
+    rng = random.Random(f"{seed} emptied")
+    with server.start(options=("--appendonly", "no")) as own:
+        store = Store(own.url, "torture-emptied")
+        fleet = Fleet([own.url], store.queue.name, directory, _LEASE, rng, kinds=_KINDS)
+        field = Field(fleet, [store], _LEASE, own=own, rng=rng)
+        pushed, wrong = list[str](), list[str]()
+        try:
+            with fleet:
+                fleet.start()
+                if not _wait(fleet, lambda: fleet.complete):
+                    return [f"the workers did not start in {_WITHIN:g} s:\n{fleet.log_end()}"]
+                for lose in rng.sample((_flush, _restart) * _TIMES, 2 * _TIMES):
+                    _push(field)
+                    time.sleep(rng.uniform(0, 1))
+                    began = time.time()
+                    lose(field)
+                    field.note("fault", began=began, db=0, forgets_deliveries=True)
+                    wrong += _look_after(field, after := _push(field))
+                    pushed += after
+                fleet.dismiss()
+            wrong += [*fleet.unasked, *fleet.complaints()]
+        finally:
+            store.close()
+    return [f"on a server that lost its data: {what}" for what in [*wrong, *_judge(directory, field, pushed)]]
+
+
+def _flush(field: Field) -> None:
+    field.store.run("FLUSHALL")
+
+
+def _restart(field: Field) -> None:
+    assert field.own is not None
+    field.own.kill()
+    field.own.restart()
+
+
+def _push(field: Field) -> list[str]:
+    """Push jobs that run at once, that wait in line and that are due later; their ids."""
+    kinds = [jobs.Work(field.rng.uniform(0, 1)) for _ in range(10)]
+    limited = [jobs.Limited(number % 2, 0.1) for number in range(20)]
+    pushed = list[str]()
+    for each in field.rng.sample([*kinds, *limited], len(kinds) + len(limited)):
+        delay = field.rng.choice((0, 0, 0, 0.5))
+        until = time.monotonic() + _WITHIN
+        while True:
+            try:
+                pushed.append(field.push(each, delay=delay))
+                break
+            except DriverError:  # the first call after a restart finds its connection closed
+                if time.monotonic() > until:
+                    raise
+    return pushed
+
+
+def _look_after(field: Field, pushed: Sequence[str]) -> list[str]:
+    """Wait until these jobs have ended, and what is declared is there again; what is not."""
+    store, fleet, left, missing = field.store, field.fleet, list(pushed), list[str]()
+
+    def all_ended() -> bool:
+        while left and store.queue.get(left[-1]) is None:
+            left.pop()
+        return not left
+
+    if not _wait(fleet, all_ended):
+        missing.append(f"{len(left)} jobs had not ended after {_WITHIN:g} s, as {left[-1]}")
+    if not _wait(fleet, lambda: bool(store.run("HEXISTS", f"{store.prefix}limits", jobs.Limited.job_name))):
+        missing.append("the declared limit is not there again")
+    if not _wait(fleet, lambda: not any(schedules.ALL in what for what in schedules.behind(store))):
+        missing.append("the declared schedule does not fire again")
+    return missing
+
+
+def _wait(fleet: Fleet, condition: Callable[[], bool]) -> bool:
+    until = time.monotonic() + _WITHIN
+    while time.monotonic() < until:
+        fleet.tend()
+        with suppress(DriverError):
+            if condition():
+                return True
+        time.sleep(_LOOK)
+    return False
+
+
+def _judge(directory: Path, field: Field, pushed: Sequence[str]) -> list[str]:
+    """Which jobs that were pushed after a loss did not run once, and which limits did not hold."""
+    notes = Recording(directory)
+    for note in field.notes:
+        notes.write(note)
+    told: list[Line] = sorted(lines.read(directory), key=lambda line: line["at"])
+    starts = Counter(line["job"] for line in told if line["what"] == "start")
+    wrong = [f"{job} was started {starts[job]} times" for job in pushed if starts[job] != 1]
+    return [*wrong, *over_the_limit(tell(told), told)]

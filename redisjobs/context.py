@@ -221,7 +221,8 @@ class JobContext(Generic[AppState]):
             UnknownJob: No handler here has that name.
             EncodeError: The parameters don't fit their declared type, or are too large.
             ValueError: An option makes no sense, as `on_conflict="raise"`, for it is pushed only when the handler
-                has returned; or these are more than 500 jobs, or 4 MB.
+                has returned. Or the id is that of this job, or another queue prepared it. Or these are more than
+                500 jobs, or 4 MB.
             TypeError: There is no such option, or what is given as parameters is something else.
             RuntimeError: The run is over, or was given up.
         """

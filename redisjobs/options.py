@@ -186,13 +186,13 @@ def new_definition(
         RegistrationError: It can't run in a process, or an option is of another type.
         ValueError: A duration can't be one, or a limit makes no sense.
     """
-    is_async = _is_async(function)
+    awaits = is_async(function)
     return JobDefinition(
         name,
         call,
-        is_async,
+        awaits,
         **{"retry": retry, **_settings(options)},
-        in_process=_in_process(function, is_async, options.get("run_in", "thread")),
+        in_process=_in_process(function, awaits, options.get("run_in", "thread")),
         function=function,
         by_name=by_name,
         returned=returned,
@@ -305,6 +305,7 @@ def _in_process(handler: Any, is_async: bool, run_in: RunIn) -> bool:
     return True
 
 
-def _is_async(handler: Callable[..., Any]) -> bool:
+def is_async(handler: Callable[..., Any]) -> bool:
+    """Whether calling a handler returns a coroutine."""
     call = getattr(handler, "__call__", None)  # noqa: B004  (an object may have an async one)
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)

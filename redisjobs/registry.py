@@ -3,9 +3,11 @@
 Both faces of a queue, async and sync, are built on it.
 """
 
+import asyncio
 import copy
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import (
@@ -52,6 +54,7 @@ from redisjobs.options import (
     check_push_options,
     checked_policy,
     in_ms,
+    is_async,
     new_definition,
     new_job,
 )
@@ -359,7 +362,8 @@ class Registry:
         check_push_options(options)
         if isinstance(parameters, NewJob) and (job is not None or options):
             raise TypeError("a job that was prepared has its name and its push options: give these to prepare")
-        made = parameters if isinstance(parameters, NewJob) else self.prepare(parameters, job, **options)
+        prepared = isinstance(parameters, NewJob)
+        made = prepared_by(self.name, parameters) if prepared else self.prepare(parameters, job, **options)
         return Definition(
             name if name is not None else str(made.fields[1]),
             check_schedule(schedule),
@@ -412,7 +416,9 @@ class Registry:
             TypeError: There is no such option, or what is given as parameters is something else, such as a class.
         """
         check_push_options(options)
-        return self._prepared(parameters, name, options)
+        job = self._prepared(parameters, name, options)
+        job.queue = self.name
+        return job
 
     def _prepared(self, parameters: Any, name: JobName[Any] | str | None, options: PushOptions) -> NewJob:
         if name is None:
@@ -552,7 +558,7 @@ class Registry:
         size, held = 0, False
         for item in items:
             held = held or isinstance(item, NewJob)
-            job = item if isinstance(item, NewJob) else self._prepared(item, name, options)
+            job = prepared_by(self.name, item) if isinstance(item, NewJob) else self._prepared(item, name, options)
             chunk.append(job)
             size += weight_of(job)
             if len(chunk) == MOST_JOBS or size >= MOST_BYTES:
@@ -560,6 +566,20 @@ class Registry:
                 chunk, size, held = [], 0, False
         if chunk:
             yield Chunk(chunk, held, is_last=True)
+
+
+def prepared_by(queue_name: str, job: NewJob) -> NewJob:
+    """A job that was prepared, if it was by a queue of that name.
+
+    Raises:
+        ValueError: It was by another one.
+    """
+    if job.queue and job.queue != queue_name:
+        raise ValueError(
+            f"the job '{visible(name_in(job))}' was prepared by queue '{job.queue}', and this is queue "
+            f"'{queue_name}': push it there, by its own push or that queue's push_many([job])"
+        )
+    return job
 
 
 def id_of(job: str | PushedJob) -> str:
@@ -598,6 +618,11 @@ class FunctionJob(Generic[Args, Given, Returned_co]):
         self._function = function
         self._signature = signature
         self._options = PushOptions()
+        if is_async(function):
+            _mark_async(self)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} '{visible(self.name.name)}' of queue '{self._registry.name}'>"
 
     def __call__(self, *args: Args.args, **kwargs: Args.kwargs) -> Returned_co:
         """Call the function itself, here and now."""
@@ -624,6 +649,14 @@ class FunctionJob(Generic[Args, Given, Returned_co]):
             EncodeError: The arguments don't fit the function.
         """
         return self._registry.prepare(self._signature.arguments(*args, **kwargs), self.name, **self._options)
+
+
+def _mark_async(function: Any) -> None:
+    """Have frameworks await what calling it returns: they look whether it is a coroutine function."""
+    if sys.version_info >= (3, 12):
+        inspect.markcoroutinefunction(function)
+    else:  # what asyncio.iscoroutinefunction looks for, as asgiref has it
+        function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
 
 
 def _no_parameters(given: object) -> str:

@@ -110,6 +110,7 @@ class NewJob:
         on_conflict: What becomes of it if another job holds the key. RAISE is for whoever hears the answer: the
             store only remembers what that was, as of REPLACE.
         tries: What is known of its pushing; None: it was not tried, or is as if it had not been.
+        queue: The name of the queue that prepared it; '' if that is not known.
     """
 
     job_id: str
@@ -122,6 +123,7 @@ class NewJob:
     nonce: str = ""
     on_conflict: OnConflict = OnConflict.SKIP
     tries: Tries | None = field(default=None, compare=False, repr=False)
+    queue: str = field(default="", compare=False, repr=False)
 
 
 def weight_of(job: NewJob) -> int:

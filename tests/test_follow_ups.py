@@ -23,10 +23,12 @@ from redisjobs import (
     JobQueue,
     Middleware,
     Retry,
+    Schedule,
     Snooze,
     State,
     Worker,
     WrongType,
+    sync,
 )
 from redisjobs.driver import Driver, Fenced
 from redisjobs.drivers.redis.commands import Command
@@ -116,6 +118,71 @@ async def test_a_job_that_a_handler_pushes_is_there_once_it_has_returned(work: B
     assert work.ran == [5]
     assert (await work.queue.counts()).totals["pushed"] == 2
     assert handle.id != pushed.id
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+async def test_a_push_under_the_id_of_the_job_itself_is_refused_at_the_call(
+    work: Bench, *, prepared: bool
+) -> None:
+    said: list[str] = []
+
+    async def parent(context: JobContext) -> None:
+        try:
+            if prepared:
+                context.push(work.queue.prepare(Next(1), job_id=context.job_id))
+            else:
+                context.push(Next(1), job_id=context.job_id)
+        except ValueError as error:
+            said.append(str(error))
+
+    handle = await work.handler(parent).push()
+    await work.run()
+
+    (error,) = said
+    assert handle.id in error
+    assert "Snooze" in error
+    assert work.ran == []
+
+
+async def test_a_job_that_another_queue_prepared_is_refused_wherever_it_is_given(store: Store) -> None:
+    refused = "'resize' was prepared by queue 'images', and this is queue"
+    said: list[str] = []
+    async with JobQueue("memory://", "images") as images, JobQueue(store.driver, store.queue_name) as queue:
+
+        @images.job
+        async def resize(path: str) -> None: ...
+
+        @queue.job
+        async def parent(context: JobContext) -> None:
+            try:
+                context.push(resize.prepare("a.png"))
+            except ValueError as error:
+                said.append(str(error))
+
+        own = parent.prepare()
+        with pytest.raises(ValueError, match=refused):
+            await queue.push_many([own, resize.prepare("a.png")])
+        with pytest.raises(ValueError, match=refused):
+            queue.schedule(resize.prepare("a.png"), Schedule.every(60))
+        with pytest.raises(ValueError, match=refused):
+            await queue.schedules.put("resize", resize.prepare("a.png"), Schedule.every(60))
+        with sync.JobQueue("memory://", store.queue_name) as face, pytest.raises(ValueError, match=refused):
+            face.push_many([resize.prepare("a.png")])
+        for wrong in (resize, resize.prepare("a.png")):
+            with pytest.raises(TypeError):
+                await queue.push(wrong)  # type: ignore[call-overload]
+            with pytest.raises(TypeError):
+                await queue.run(wrong)  # type: ignore[call-overload]
+        assert (await queue.counts()).totals.get("pushed", 0) == 0
+
+        (pushed,) = await queue.push_many([own])  # what was refused beside it can be pushed by itself
+        assert pushed.added
+        await Worker(queue).run(until_idle=True)
+        assert (await queue.counts()).totals["pushed"] == 1
+
+    (error,) = said
+    assert refused in error
+    assert "push it there" in error
 
 
 async def test_it_is_pushed_with_the_options_of_any_push_and_names_its_parent(work: Bench) -> None:

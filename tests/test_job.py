@@ -7,9 +7,17 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
+import anyio.lowlevel
+import httpx
 import pytest
 import typing_extensions
+from fastapi import FastAPI
 from pydantic import BaseModel, Field
+from starlette.applications import Starlette
+from starlette.background import BackgroundTasks
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 import redisjobs
 import redisjobs.sync
@@ -232,6 +240,48 @@ def test_a_policy_that_is_none_and_a_timeout_that_is_none_are_refused(queue: Job
 
 
 # Functions
+
+
+@pytest.mark.parametrize("framework", ["starlette", "fastapi"])
+async def test_a_job_function_is_awaited_as_a_background_task_of_a_web_application(
+    queue: JobQueue, framework: str
+) -> None:
+    did: list[str] = []
+
+    @queue.job
+    async def later(word: str) -> None:
+        await anyio.lowlevel.checkpoint()
+        did.append(f"async {word}")
+
+    @queue.job
+    def at_once(word: str) -> None:
+        did.append(f"sync {word}")
+
+    async def respond(tasks: BackgroundTasks) -> None:
+        tasks.add_task(later, "a")
+        tasks.add_task(later.options(delay=1), word="b")
+        tasks.add_task(at_once, "c")
+
+    async def endpoint(_: Request) -> Response:
+        tasks = BackgroundTasks()
+        await respond(tasks)
+        return Response(background=tasks)
+
+    app: Any = Starlette(routes=[Route("/", endpoint)])
+    if framework == "fastapi":
+        app = FastAPI()
+        app.add_api_route("/", respond)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        assert (await client.get("/")).status_code == 200
+
+    assert did == ["async a", "async b", "sync c"]
+
+
+async def test_a_job_function_shows_its_name_and_its_queue(queue: JobQueue) -> None:
+    @queue.job(name="resize-image")
+    async def resize(path: str) -> None: ...
+
+    assert repr(resize) == f"<JobFunction 'resize-image' of queue '{queue.name}'>"
 
 
 async def test_a_function_that_is_a_job_can_still_be_called_and_keeps_its_looks(queue: JobQueue) -> None:

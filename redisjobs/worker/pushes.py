@@ -11,7 +11,7 @@ from redisjobs.job import OnConflict
 from redisjobs.middleware import NOBODY, PushEnds, before_push
 from redisjobs.progress import Pushing
 from redisjobs.push import name_in
-from redisjobs.registry import FunctionJob, Registry
+from redisjobs.registry import FunctionJob, Registry, prepared_by
 from redisjobs.transitions import MOST_BYTES, MOST_JOBS, Lease, NewJob, weight_of
 from redisjobs.visible import visible
 from redisjobs.worker.contexts import run_in
@@ -54,7 +54,8 @@ class Pushes:
         Raises:
             UnknownJob: No handler here has that name.
             EncodeError: The parameters don't fit their declared type, or are too large.
-            ValueError: An option makes no sense, or these are too many, or too large, for one job.
+            ValueError: An option makes no sense, the id is that of the job itself, another queue prepared it, or
+                these are too many, or too large, for one job.
             TypeError: There is no such option.
         """
         job = self._prepared(pushing)
@@ -62,6 +63,11 @@ class Pushes:
             raise ValueError(
                 'on_conflict="raise" can tell nobody here: the job is pushed once the handler has returned; give '
                 '"skip" or "replace"'
+            )
+        if job.job_id == self._lease.job_id:
+            raise ValueError(
+                f"job_id='{visible(job.job_id)}' is the id of the job that runs, taken until that has ended: "
+                "this would not be added. Raise Snooze or Retry to have the job run again, or give another job_id"
             )
         size = weight_of(job)
         with self._lock:
@@ -93,7 +99,7 @@ class Pushes:
             return self._queue.prepare(given, pushing.name, **pushing.options)
         if pushing.name is not None or pushing.options:
             raise TypeError("a job that was prepared has its name and its push options: give these to prepare")
-        return replace(given, tries=None)
+        return replace(prepared_by(self._queue.name, given), tries=None)
 
     def _named(self, job: NewJob, number: int) -> NewJob:
         """The job under an id that it has in each run of its parent that pushes the same."""

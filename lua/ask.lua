@@ -19,7 +19,7 @@
 --
 -- Returns  for each job a list of a word and what belongs to it:
 --          PENDING    it has not ended: place; for how long its result is to be kept, ms, '0' for not at all, '' where the
---                     entry does not say; its progress, JSON or ''
+--                     entry does not say
 --          COMPLETED  it is done: its result, JSON
 --          REFUSED    it is done, but what it returned could not be kept: why
 --          DEAD       it is a dead letter, or was one that somebody has deleted: error, error type, traceback, reason
@@ -28,6 +28,7 @@
 --          NOT_KEPT   it is done, and no result was kept
 --          NOT_FOUND  no such job, or it has ended, and nothing is known of it
 --          LATER      not looked at, as what came before it is large: ask again
+--          Last in each list but LATER is its progress, JSON or '': that of a job that has ended for a minute
 
 --- @include "include/expect"
 --- @include "include/field"
@@ -80,22 +81,24 @@ end
 local function standing(job)
   local place, entry, _, id = locate(places, jobs, job)
   local fields = place and stored(places, delayed, id, place .. ' ' .. entry)
-  if not fields then return ended(id or job, place) end
+  if not fields then return ended(id or job, place), id or job end
   bytes = bytes + bytes_of(fields)
   if place == 'dead' then
     local said = {'DEAD'}
     for i, name in ipairs({'error', 'error_type', 'traceback', 'reason'}) do said[i + 1] = field(fields, name) or '' end
-    return said
+    return said, id
   end
   pending[#pending + 1] = id
-  return {'PENDING', place, field(fields, 'keep_result') or '', text_at(progress .. id) or ''}
+  return {'PENDING', place, field(fields, 'keep_result') or ''}, id
 end
 
 local answers = {}
 for i = first_job, #ARGV do
   local said = {'LATER'}
   if bytes < most_bytes then
-    said = standing(ARGV[i])
+    local id
+    said, id = standing(ARGV[i])
+    said[#said + 1] = text_at(progress .. id) or ''
     for _, text in ipairs(said) do bytes = bytes + #text end
   end
   answers[#answers + 1] = said

@@ -477,7 +477,7 @@ local function settle_others(in_order)
       if told[i + 1] ~= '' then notes[#notes + 1], notes[#notes + 2] = told[i], told[i + 1] end
     end
     if not dead_letter(keys, streams[number], entry, job, fields, notes, now_ms) then return 'NO_IDS' end
-    if values[6] == '1' then redis.call('DEL', progress .. job) end
+    if values[6] == '1' then redis.call('PEXPIRE', progress .. job, 60000) end
     return 'OK'
   end
 

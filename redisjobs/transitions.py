@@ -216,7 +216,7 @@ class Ack:
     Attributes:
         result: What is kept of it; None: nothing.
         pushes: Jobs that it pushes, in the same step; at most 500, and about 4 MB.
-        reported: Whether its run has reported progress, which is to be forgotten.
+        reported: Whether its run has reported progress, which is to be forgotten a minute later.
     """
 
     cancelled: bool = False
@@ -259,7 +259,7 @@ class DeadLetter:
         traceback: Text, or ''.
         error_type: The class of the exception of a job that failed; ''.
         fingerprint: Equal for failures of one kind; '' for what is none. See `redisjobs/fingerprint.py`.
-        reported: Whether its run has reported progress, which is to be forgotten.
+        reported: Whether its run has reported progress, which is to be forgotten a minute later.
     """
 
     reason: str
@@ -272,13 +272,15 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class ReportProgress:
-    """How far a job is that runs on: it ends no lease, and is OK only from whoever holds that.
+    """How far a job is: it ends no lease, and is OK only from whoever holds that.
 
     Attributes:
         progress: What its handler has said last, as JSON.
+        then: How the job is to be settled next, if its handler has returned; the store does not look at it.
     """
 
     progress: bytes
+    then: "Settlement | None" = None
 
 
 @dataclass(frozen=True, slots=True)

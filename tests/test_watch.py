@@ -12,7 +12,7 @@ import anyio.to_thread
 import pytest
 from store import RedisStore, Store, eventually
 
-from redisjobs import JobContext, JobQueue, Progress, Worker
+from redisjobs import JobContext, JobQueue, Progress, Worker, no_retry
 from redisjobs.sync import JobQueue as SyncJobQueue
 
 pytestmark = pytest.mark.anyio
@@ -66,6 +66,59 @@ async def test_who_watches_a_job_sees_what_it_reports_and_that_it_ends(queue: Jo
         tasks.cancel_scope.cancel()
 
     assert (seen, late) == ([0.25, 0.5, None], [0.5, None])
+
+
+@pytest.mark.parametrize("end", ["done", "done, with a result", "done, and pushes", "dead", "cancelled"])
+async def test_who_watches_a_job_sees_what_it_reported_last_before_it_ended(queue: JobQueue, end: str) -> None:
+    seen, watching, go_on = list[float | None](), anyio.Event(), anyio.Event()
+
+    @queue.job
+    async def following() -> None: ...
+
+    @queue.job(retry=no_retry(), keep_result=60 if end.endswith("result") else None)
+    async def work(context: JobContext) -> None:
+        context.progress(0.5)
+        await go_on.wait()
+        for done in range(5, 10):
+            context.progress(done, 10)
+        if end.endswith("pushes"):
+            context.push(following.prepare())
+        context.progress(1.0)
+        if end == "dead":
+            raise ValueError
+        if end == "cancelled":
+            await handle.cancel()
+            await anyio.sleep_forever()
+
+    handle = await work.push()
+
+    async def watch() -> None:
+        async for progress in handle.watch():
+            seen.append(progress.fraction)
+            watching.set()
+        tasks.cancel_scope.cancel()
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(Worker(queue).run)
+            tasks.start_soon(watch)
+            await watching.wait()
+            go_on.set()
+
+    assert (seen[0], seen[-1]) == (0.5, 1.0)
+    assert [each.fraction async for each in handle.watch()] == [1.0]  # also for who comes a moment later
+
+
+async def test_what_a_job_has_reported_is_gone_a_minute_after_its_end(redis_store: RedisStore) -> None:
+    async with JobQueue(redis_store.driver, redis_store.queue_name) as queue:
+
+        @queue.job(keep_result=3600)
+        async def work(context: JobContext) -> None:
+            context.progress(1.0)
+
+        handle = await work.push()
+        await Worker(queue).run(until_idle=True)
+        assert 0 < redis_store.keys()[f"progress:{handle.id}"] <= 60_000
 
 
 async def test_a_job_that_has_ended_or_never_was_has_nothing_to_watch(queue: JobQueue) -> None:

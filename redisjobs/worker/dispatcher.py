@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
+from redisjobs.codec import encode_progress
 from redisjobs.eventloop import Wakeup
 from redisjobs.events import JobsClaimed, JobsCompleted, JobsPushed, JobsSettled, SettledJob, kind_of
 from redisjobs.logger import Log
@@ -19,7 +20,9 @@ from redisjobs.transitions import (
     Lingers,
     Release,
     Reply,
+    ReportProgress,
     RetryLater,
+    Settlement,
 )
 from redisjobs.visible import visible
 from redisjobs.worker.batcher import Batch
@@ -311,8 +314,7 @@ class Dispatcher:
             if run.settlement is None:
                 self.let_go(run)
             else:
-                if run.has_thread:
-                    run.settlement = Lingers(run.settlement)
+                run.settlement = self._before(run, run.settlement)
                 self.leases.unsettled.append(run)
         elif run.pushes is not None:  # the handler went on though the job was given up
             run.pushes.lost()
@@ -320,6 +322,18 @@ class Dispatcher:
             self._pool.changed()
         else:
             self._wakeup.wake()
+
+    def _before(self, run: Execution, settlement: Settlement) -> Settlement:
+        """What is to be said of a job before it is settled; the settlement itself where there is nothing."""
+        if isinstance(settlement, Release):
+            return settlement
+        if run.has_thread:
+            settlement = Lingers(settlement)
+        if (
+            run.reported is not None and run.reported.is_noted
+        ):  # who watches the job sees the last that it has said
+            settlement = ReportProgress(encode_progress(run.reported.progress), settlement)
+        return settlement
 
     def settled(self, run: Execution, reply: Reply, added: Sequence[bool] = (), spoiled: str = "") -> None:
         """Take what the store said to a settlement; of one that pushes jobs, whether each was added.
@@ -330,7 +344,10 @@ class Dispatcher:
             added: Of a job that pushes others, whether each was added.
             spoiled: Of one that was SPOILED, which key is of the wrong type.
         """
-        if isinstance(run.settlement, Lingers) and reply in (Reply.OK, Reply.RUNNING):
+        if isinstance(run.settlement, ReportProgress) and reply is Reply.OK:
+            run.settlement = run.settlement.then
+            self.leases.unsettled.append(run)
+        elif isinstance(run.settlement, Lingers) and reply in (Reply.OK, Reply.RUNNING):
             self._settle_lingering(run, run.settlement, waits=reply is Reply.RUNNING)
         elif reply is Reply.NO_IDS and isinstance(run.settlement, RetryLater):
             # Nothing was written; but it can be delayed.

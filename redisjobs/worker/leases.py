@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from redisjobs.transitions import Ack, Lease, Lingers, Release
+from redisjobs.transitions import Ack, Lease, Lingers, Release, ReportProgress
 from redisjobs.worker.execution import Execution
 
 _REFUSED = 5.0  # seconds between tries to write a dead letter that can't be written
@@ -44,7 +44,7 @@ def _together(runs: Sequence[Execution], *, kept: bool) -> int:
 def _bytes_read(run: Execution, *, kept: bool) -> int:
     """How many bytes of a job's entry a store reads to settle it."""
     match run.settlement:
-        case Release() | Lingers():
+        case Release() | Lingers() | ReportProgress():
             return 0
         case Ack(cancelled=False, pushes=()) if not kept:
             return 0

@@ -3,6 +3,7 @@
 from redisjobs.drivers.memory.state import SWEPT, Ends, Fields, Memory, Outcome, text_of
 from redisjobs.transitions import Result
 
+_WATCHED = 60_000  # ms that the last progress outlives its job by
 _LONGER = 86_400_000  # ms that an outcome outlives its result by, at most
 
 
@@ -19,7 +20,7 @@ def conclude(
         if value is not None:
             known.value, known.value_until_ms = value, now_ms + keep_ms
         memory.ends.outcomes[job_id] = known
-        memory.progress.pop(job_id, None)
+        end_progress(memory, job_id)
         _sweep(memory.ends, now_ms)
     for process in memory.ends.waiters.pop(job_id, ()):
         memory.tell_process(process, job_id)
@@ -35,6 +36,22 @@ def forget_end(memory: Memory, job_id: str) -> None:
     """Forget how a job of this id has ended, and what it has reported: there is a new one."""
     memory.ends.outcomes.pop(job_id, None)
     memory.progress.pop(job_id, None)
+    memory.ends.progress.pop(job_id, None)
+
+
+def end_progress(memory: Memory, job_id: str) -> None:
+    """Keep what a job that ends has reported last for another minute, for whoever watches it."""
+    ended, now_ms = memory.ends.progress, memory.now_ms()
+    while ended and (first := next(iter(ended))) and ended[first][1] <= now_ms:
+        del ended[first]
+    if (said := memory.progress.pop(job_id, None)) is not None:
+        ended[job_id] = said, now_ms + _WATCHED
+
+
+def last_progress(memory: Memory, job_id: str) -> bytes:
+    """What a job that has ended has reported last; b'' for nothing, or if that was a minute ago."""
+    said, until_ms = memory.ends.progress.get(job_id, (b"", 0))
+    return said if until_ms > memory.now_ms() else memory.progress.get(job_id, b"")
 
 
 def _sweep(ends: Ends, now_ms: int) -> None:

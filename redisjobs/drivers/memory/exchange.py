@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from redisjobs.drivers.memory.ends import end_progress
 from redisjobs.drivers.memory.include import (
     MOST_FIELDS,
     REMEMBERED,
@@ -115,7 +116,7 @@ def _settle_one(
             return Reply.OK if limit is None or limit.max_concurrency is None else Reply.RUNNING
         case Ack(cancelled, result, pushes, reported):
             if reported:
-                memory.progress.pop(job_id, None)
+                end_progress(memory, job_id)
             if pushes:
                 own_key = text_of(stream.entries[entry], b"unique")
                 added([push_with(memory, job_id, own_key, each) for each in pushes])
@@ -131,7 +132,7 @@ def _settle_one(
             stream.pending[entry] = Pending(RELEASED, lease.deliveries - refund, time.monotonic())
         case DeadLetter(reason, error, traceback, error_type, fingerprint, reported):
             if reported:
-                memory.progress.pop(job_id, None)
+                end_progress(memory, job_id)
             told = {"traceback": traceback, "error_type": error_type, "fingerprint": fingerprint}
             known = {name: text for name, text in told.items() if text}
             notes = {"reason": reason, "error": error, "worker": worker} | known

@@ -132,6 +132,7 @@ class Ends:
 
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     waiters: dict[str, list[str]] = field(default_factory=dict)
+    progress: dict[str, tuple[bytes, int]] = field(default_factory=dict)  # the last, and until when, in ms
     sweep_at: int = SWEPT
 
 

@@ -1,6 +1,8 @@
 """How jobs stand that somebody waits for: the twin of `lua/ask.lua`."""
 
-from redisjobs.drivers.memory.ends import kept_ms
+from dataclasses import replace
+
+from redisjobs.drivers.memory.ends import kept_ms, last_progress
 from redisjobs.drivers.memory.include import locate
 from redisjobs.drivers.memory.state import Fields, Memory, text_of
 from redisjobs.queries import Ask, Ending, Standing
@@ -17,9 +19,9 @@ def ask(memory: Memory, change: Ask) -> list[Standing]:
 def _standing(memory: Memory, asked: str, process: str) -> Standing:
     job_id, place, entry = locate(memory, asked)
     if place == "dead":
-        return _dead(memory.aside[place][entry])
+        return replace(_dead(memory.aside[place][entry]), progress=last_progress(memory, job_id))
     if not place or place in memory.aside:
-        return _ended(memory, job_id, place)
+        return replace(_ended(memory, job_id, place), progress=last_progress(memory, job_id))
     if process:
         waiting = memory.ends.waiters.setdefault(job_id, [])
         if process not in waiting:

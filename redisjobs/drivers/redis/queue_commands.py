@@ -398,12 +398,17 @@ def _row(reply: Any) -> Row:
 
 
 def _standing(reply: Any) -> Standing:
-    word, *facts = reply
-    match ending := Ending(word.decode()):
+    if reply[0] == b"LATER":
+        return Standing(Ending.LATER)
+    word, *facts, progress = reply
+    return replace(_ended(Ending(word.decode()), facts), progress=progress)
+
+
+def _ended(ending: Ending, facts: Sequence[bytes]) -> Standing:
+    match ending:
         case Ending.PENDING:
-            place, keep, progress = facts
-            kept = _whole(keep) if keep.isdigit() else None
-            return Standing(ending, place.decode(), keep=kept, progress=progress)
+            place, keep = facts
+            return Standing(ending, place.decode(), keep=_whole(keep) if keep.isdigit() else None)
         case Ending.COMPLETED:
             return Standing(ending, value=facts[0])
         case Ending.REFUSED:

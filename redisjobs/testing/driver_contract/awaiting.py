@@ -436,7 +436,7 @@ REPORTED: dict[str, Settlement] = {
 @needs(Ask)
 @pytest.mark.parametrize("delivery", [1, 2])
 @pytest.mark.parametrize("end", REPORTED)
-async def test_what_a_job_has_reported_is_forgotten_when_it_ends(
+async def test_what_a_job_has_reported_last_is_there_when_it_ends_and_not_for_a_new_job_of_its_id(
     store: DriverStore, worker: Open, end: str, delivery: int
 ) -> None:
     one = await worker()
@@ -450,6 +450,9 @@ async def test_what_a_job_has_reported_is_forgotten_when_it_ends(
     assert await store.driver.read(Find("a")) == before
 
     assert await settle(one, lease, REPORTED[end]) == Reply.OK
+    ended = await standing(store)
+    assert ended.ending is not Ending.PENDING
+    assert ended.progress == SOME.progress
 
     if end == "failed":
         await store.driver.change(Delete("a"))

@@ -329,9 +329,8 @@ class Dispatcher:
             return settlement
         if run.has_thread:
             settlement = Lingers(settlement)
-        if (
-            run.reported is not None and run.reported.is_noted
-        ):  # who watches the job sees the last that it has said
+        if run.reported is not None and run.reported.is_noted:
+            # Whoever watches the job is to see the last that it has said.
             settlement = ReportProgress(encode_progress(run.reported.progress), settlement)
         return settlement
 

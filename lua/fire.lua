@@ -12,11 +12,10 @@
 -- KEYS[6]  delayed       hash    delayed job id -> JSON list: priority, then names and values
 -- KEYS[7]  dead          stream  dead letters
 -- KEYS[8]  unique:       string  prefix; unique:<key> holds the id of the job that has the key
--- KEYS[9]  schedules     hash    schedule name -> the last slot that was seen to, ms
--- KEYS[10] schedule:     hash    prefix; schedule:<name> holds one schedule: its rule, its job, what became of it
--- KEYS[11] stats         hash    counters
--- KEYS[12] control       channel notifications
--- KEYS[13] large         hash    priority -> of unread jobs of 16 KB or more: the last entry, most bytes, bytes of all
+-- KEYS[9]  schedule:     hash    prefix; schedule:<name> holds one schedule: its rule, its job, what became of it
+-- KEYS[10] stats         hash    counters
+-- KEYS[11] control       channel notifications
+-- KEYS[12] large         hash    priority -> of unread jobs of 16 KB or more: the last entry, most bytes, bytes of all
 --
 -- ARGV[1]  now_ms    int ms; '' = the server's clock
 -- ARGV[2]  scheduler who fires; tells one that asks again from others
@@ -67,14 +66,14 @@
 
 local streams, jobs = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4]
 local due, delayed, dead, unique = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-local schedules, prefix, stats, control = KEYS[9], KEYS[10], KEYS[11], KEYS[12]
-local keys = {streams = streams, jobs = jobs, due = due, delayed = delayed, unique = unique, large = KEYS[13]}
+local prefix, stats, control = KEYS[9], KEYS[10], KEYS[11]
+local keys = {streams = streams, jobs = jobs, due = due, delayed = delayed, unique = unique, large = KEYS[12]}
 local now_ms, exact_ms = now(ARGV[1])
 local scheduler = ARGV[2]
 
 -- All is read before the first write.
 expect('stream', streams[1], streams[2], streams[3])
-expect('hash', jobs, delayed, schedules)
+expect('hash', jobs, delayed)
 expect('zset', due)
 local places = {high = streams[1], normal = streams[2], low = streams[3], dead = dead}
 local first_schedule = 3
@@ -124,7 +123,7 @@ end
 local looked = 0
 for i, firing in ipairs(firings) do
   if bytes >= most_bytes then break end
-  looked, firing.known = i, schedule(schedules, prefix, ARGV[firing.at])
+  looked, firing.known = i, schedule(prefix, ARGV[firing.at])
   firing.word = verdict(firing.known, firing.at)
   for _, one in ipairs(firing.word == 'OK' and firing.starts or {}) do look_at(one) end
 end
@@ -159,8 +158,7 @@ for i = 1, looked do
     if answer[2] == 'NO_IDS' then
       answer = {'NO_IDS'}
     else
-      redis.call('HSET', schedules, name, slot)
-      redis.call('HSET', prefix .. name, 'fired_slot', slot, 'fired_by', scheduler)
+      redis.call('HSET', prefix .. name, 'last_slot', slot, 'fired_slot', slot, 'fired_by', scheduler)
       local before = tonumber(firing.known.missed) or 0
       if missed > 0 then redis.call('HSET', prefix .. name, 'missed', whole(before + missed)) end
     end

@@ -1,99 +1,126 @@
 #!lua flags=allow-oom
--- put_schedule: put schedules on a queue, or say that they are still declared.
+-- put_schedule: put schedules on a queue, or declare them, or say that a scheduler is still there.
 --
--- A scheduler says so of those that its release declares, when it begins and then again and again. Where two releases
--- declare one differently, that of the scheduler that began later counts, for as long as one of that release is there. Others
+-- A scheduler declares those of its release when it begins, and says every 10 s that it is there. Where two releases declare one
+-- differently, that of the scheduler that began later counts, for as long as a scheduler of that release is there. Others
 -- are put at run time: these stay until they are removed, whatever any release declares.
 --
--- KEYS[1] schedules hash    schedule name -> the last slot that was seen to, ms
--- KEYS[2] schedule: hash    prefix; schedule:<name> holds one schedule: its rule, its job, what became of it
--- KEYS[3] layout    hash    version of the keys; how often the schedules were changed
--- KEYS[4] control   channel notifications
+-- KEYS[1] schedules   zset    schedule name -> the number of its last change; of one that is gone, too
+-- KEYS[2] schedule:   hash    prefix; schedule:<name> holds one schedule: its rule, its job, what became of it
+-- KEYS[3] schedulers  zset    release -> when one of its schedulers last said that it is there, ms
+-- KEYS[4] schedulers: zset    prefix; schedulers:<release> holds its schedulers: id -> when it last said so, ms
+-- KEYS[5] layout      hash    version of the keys; the number of the last change of a schedule
+-- KEYS[6] control     channel notifications
 --
 -- ARGV[1]  now_ms      int ms; '' = the server's clock
 -- ARGV[2]  declared_by int ms  when the scheduler that declares them began, by the server's clock; '0' now, which the
 --                      answer says; '' nobody: they are put at run time
--- ARGV[3..] for each schedule: name, fingerprint (tells its definition from others), number of field values, then the
---           names and values of the definition, `rule` first; none to say no more than that it is still declared
+-- ARGV[3]  scheduler   who declares them
+-- ARGV[4]  release     of that scheduler: all who declare the same are of one
+-- ARGV[5..] for each schedule: name; fingerprint (tells its definition from others); last slot (ms) that was seen to of the one
+--           that it replaces, as far as the caller knows, or ''; since when its slots count (ms), or '' for now; number of field
+--           values, then the names and values of the definition, `rule` first; none to say no more than that it is declared
 --
--- Returns  {now_us, changes, word, ...}: the server's clock, how often the schedules were changed, and one word each:
---          OK        it counts; if its rule is a new one, its slots count from now on
+-- Returns  {now_us, change, there, word, ...}: the server's clock, the number of the last change of all, 1 if this scheduler had
+--          said within 30 s that it is there, and one word each:
+--          OK        it counts
 --          NEWER     a later release declares it differently; nothing was written
 --          KEPT      it was put at run time; nothing was written
 --          DECLARED  a scheduler that is there declares it, so it can't be put; nothing was written
 --          NOT_FOUND give the definition; nothing was written
+--          CHANGED   it has another rule: see to the slots of that one, and say which was the last; nothing was written
 --          SPOILED   what is there is none, by somebody's hand; nothing was written
 
 --- @include "include/now"
 --- @include "include/whole"
 --- @include "include/expect"
 --- @include "include/tell"
---- @include "include/times_changed"
+--- @include "include/last_change"
 --- @include "include/changed_schedules"
 --- @include "include/schedule"
 --- @include "include/is_declared"
 
-local schedules, prefix, layout, control = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local schedules, prefix, schedulers, layout, control = KEYS[1], KEYS[2], KEYS[3], KEYS[5], KEYS[6]
 local now_ms, exact_ms = now(ARGV[1])
 local is_put = ARGV[2] == ''
 local declared_by = ARGV[2] == '0' and whole(now_ms) or ARGV[2]
-local forgotten_ms = 30 * 86400000 -- of one that no release declares any more
+local scheduler, release = ARGV[3], ARGV[4]
+local mates = KEYS[4] .. release
+local there_ms = 30000 -- see is_declared
+local forgotten_ms = 31 * 86400000 -- of one that no release declares any more; all are declared once a day
 
-expect('hash', schedules, layout)
+expect('hash', layout)
+expect('zset', schedules, schedulers, mates)
 
--- Of some whose record has expired, the name goes too.
+local was_there = 0
 if not is_put then
-  for _, name in ipairs(redis.call('HRANDFIELD', schedules, 20)) do
-    if redis.call('TYPE', prefix .. name).ok == 'none' then redis.call('HDEL', schedules, name) end
+  local seen_at = redis.call('ZSCORE', mates, scheduler)
+  was_there = seen_at and math.abs(now_ms - tonumber(seen_at)) < there_ms and 1 or 0
+  for key, who in pairs({[mates] = scheduler, [schedulers] = release}) do
+    local silent = redis.call('ZRANGE', key, '-inf', whole(now_ms - there_ms), 'BYSCORE', 'LIMIT', 0, 100)
+    if #silent > 0 then redis.call('ZREM', key, unpack(silent)) end
+    redis.call('ZADD', key, whole(now_ms), who)
+    redis.call('PEXPIRE', key, there_ms)
+  end
+  -- Of some that have been removed, or have expired, the name goes too.
+  for _, name in ipairs(redis.call('ZRANDMEMBER', schedules, 20)) do
+    if redis.call('TYPE', prefix .. name).ok == 'none' then redis.call('ZREM', schedules, name) end
   end
 end
 
 -- What is there against it; nil for nothing.
-local function against(name, there, is_same, is_whole)
+local function against(there, is_same, rule, last_ms)
   if there == 'SPOILED' then return there end
-  local is_there = is_declared(there, now_ms)
+  local is_there = is_declared(schedulers, there, now_ms)
   if is_put then return is_there and 'DECLARED' or nil end
   if there and not there.declared_by then return 'KEPT' end
   if is_same then return nil end
   if is_there and tonumber(there.declared_by) >= tonumber(declared_by) then return 'NEWER' end
-  return not is_whole and 'NOT_FOUND' or nil
+  if not rule then return 'NOT_FOUND' end
+  return there and there.rule ~= rule and there.last_slot ~= last_ms and 'CHANGED' or nil
 end
 
-local function write(name, fingerprint, there, definition)
+local function write(name, fingerprint, there, since, definition)
   local record = prefix .. name
-  local is_new_rule = not (there and there.rule == definition[2])
+  local last_ms = there and tonumber(there.last_slot) or 0
+  if not (there and there.rule == definition[2]) then
+    -- Not before a slot that was fired: the clock may have been set back.
+    last_ms = math.max(math.min(tonumber(since) or now_ms, now_ms), last_ms)
+  end
   redis.call('DEL', record)
-  redis.call('HSET', record, 'fingerprint', fingerprint, unpack(definition))
+  redis.call('HSET', record, 'fingerprint', fingerprint, 'last_slot', whole(last_ms), unpack(definition))
   for _, kept in ipairs({'paused', 'missed', 'fired_slot', 'fired_by'}) do
     if there and there[kept] then redis.call('HSET', record, kept, there[kept]) end
   end
-  -- Not before a slot that was fired: the clock may have been set back.
-  if is_new_rule then
-    local last_ms = there and tonumber(there.last_slot) or 0
-    redis.call('HSET', schedules, name, whole(math.max(now_ms, last_ms)))
-  end
 end
 
-local first_schedule = 3
-local words, has_changed, at = {}, false, first_schedule
+-- Whose it is from now on; returns whether that is another release. One that declares the same stays, if it began later.
+local function attribute(name, there, is_same)
+  local record = prefix .. name
+  local is_there = is_same and is_declared(schedulers, there, now_ms)
+  local is_other = not is_same or there.release ~= release
+  redis.call('PEXPIRE', record, whole(forgotten_ms))
+  if is_there and tonumber(there.declared_by) > tonumber(declared_by) then return false end
+  redis.call('HSET', record, 'declared_by', declared_by, 'release', release)
+  return is_other
+end
+
+local first_schedule = 5
+local words, changed, at = {}, {}, first_schedule
 while at <= #ARGV do
-  local name, fingerprint, values = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
-  local there = schedule(schedules, prefix, name)
+  local name, fingerprint, last_ms, since, values = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 4])
+  local there = schedule(prefix, name)
   local is_same = type(there) == 'table' and there.fingerprint == fingerprint
-  local word = against(name, there, is_same, values > 0)
+  local rule = values > 0 and ARGV[at + 6]
+  local word = against(there, is_same, rule, last_ms)
   words[#words + 1] = word or 'OK'
   if not word then
-    if not is_same or is_put then
-      write(name, fingerprint, there, {unpack(ARGV, at + 3, at + 2 + values)})
-      has_changed = true
-    end
-    if not is_put then
-      local latest = is_same and math.max(tonumber(there.declared_by), tonumber(declared_by)) or declared_by
-      redis.call('HSET', prefix .. name, 'declared_by', whole(tonumber(latest)), 'seen_at', whole(now_ms))
-      redis.call('PEXPIRE', prefix .. name, whole(forgotten_ms))
-    end
+    local is_written = not is_same or is_put
+    if is_written then write(name, fingerprint, there, since, {unpack(ARGV, at + 5, at + 4 + values)}) end
+    local is_moved = not is_put and attribute(name, there, is_same)
+    if is_written or is_moved then changed[#changed + 1] = name end
   end
-  at = at + 3 + values
+  at = at + 5 + values
 end
-local changes = changed_schedules(layout, control, has_changed)
-return {exact_ms * 1000, changes, unpack(words)}
+local change = changed_schedules(schedules, layout, control, now_ms, changed)
+return {exact_ms * 1000, change, was_there, unpack(words)}

@@ -1,52 +1,70 @@
 #!lua flags=no-writes,allow-oom
--- schedules: the schedules of a queue, in the order of their names; writes nothing.
+-- schedules: the schedules of a queue, in the order of their last changes; writes nothing.
 --
--- KEYS[1] schedules hash    schedule name -> the last slot that was seen to, ms
--- KEYS[2] schedule: hash    prefix; schedule:<name> holds one schedule: its rule, its job, what became of it
--- KEYS[3] layout    hash    version of the keys; how often the schedules were changed
+-- One that is changed between two pages comes again, so a reader misses none. One that reads from the last change it knows
+-- reads only what is new to it, however many schedules there are.
+--
+-- KEYS[1] schedules  zset    schedule name -> the number of its last change; of one that is gone, too
+-- KEYS[2] schedule:  hash    prefix; schedule:<name> holds one schedule: its rule, its job, what became of it
+-- KEYS[3] schedulers zset    release -> when one of its schedulers last said that it is there, ms
+-- KEYS[4] layout     hash    version of the keys; the number of the last change of a schedule
 --
 -- ARGV[1] now_ms int ms; '' = the server's clock
 -- ARGV[2] name   only this one; '': all of them
--- ARGV[3] after  begin after this name; '': with the first
+-- ARGV[3] after  int  only those whose last change has a higher number; '': all of them
 -- ARGV[4] bytes  int  how much of them to return, more or less
 --
--- Returns {now_us, changes, more, {name, last slot ('' for none), {field, value, ...}}, ...}: the server's clock; how often
---         the schedules were changed; the name after which there are more, '' for none; and the schedules. One that
---         somebody has put there by hand may lack anything.
+-- Returns {now_us, change, more, there, {name, ...}, {name, there, {field, value, ...}}, ...}: the server's clock; the number of
+--         the last change of all; the one after which there are more, '' for none; 1 if a scheduler is there, else 0;
+--         the names of those that are gone; and the schedules, each with 1 if a scheduler that is there declares it.
+--         One that somebody has put there by hand may lack anything.
 
 --- @include "include/now"
---- @include "include/times_changed"
+--- @include "include/whole"
+--- @include "include/expect"
+--- @include "include/last_change"
+--- @include "include/is_declared"
 
-local schedules, prefix, layout = KEYS[1], KEYS[2], KEYS[3]
-local _, exact_ms = now(ARGV[1])
+local schedules, prefix, schedulers, layout = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local now_ms, exact_ms = now(ARGV[1])
 local name, after, bytes = ARGV[2], ARGV[3], tonumber(ARGV[4])
+local most, there_ms = 500, 30000
 
-local most = 500 -- rows
-local slots, names, last = {}, {}, nil
-local flat = name == '' and redis.call('HGETALL', schedules) or {name, redis.call('HGET', schedules, name) or ''}
--- Only the first names are wanted, and whether there are more: to sort ten thousand takes too long.
-for i = 1, #flat, 2 do
-  if flat[i] > after and (not last or flat[i] < last) then
-    names[#names + 1], slots[flat[i]] = flat[i], flat[i + 1]
-    if #names > 2 * most then
-      table.sort(names)
-      for j = #names, most + 2, -1 do names[j] = nil end
-      last = names[#names]
-    end
-  end
+expect('zset', schedules, schedulers)
+local flat, first = {name, ''}, after == '' and '-inf' or '(' .. after
+if name == '' then
+  flat = redis.call('ZRANGE', schedules, first, '+inf', 'BYSCORE', 'LIMIT', 0, most + 1, 'WITHSCORES')
 end
-table.sort(names)
 
-local rows, more, size = {}, last or '', 0
-for i, each in ipairs(names) do
-  if size > bytes or #rows == most then
-    more = names[i - 1]
+local lives = {} -- by release: many schedules have few
+local function is_there(release, declared_by)
+  if not declared_by then return 0 end
+  if lives[release] == nil then
+    lives[release] = is_declared(schedulers, {declared_by = declared_by, release = release}, now_ms) and 1 or 0
+  end
+  return lives[release]
+end
+
+local rows, gone, more, size = {}, {}, '', 0
+for i = 1, #flat, 2 do
+  if size > bytes or i > 2 * most then
+    more = whole(tonumber(flat[i - 1]))
     break
   end
-  local fields = redis.pcall('HGETALL', prefix .. each)
+  local fields = redis.pcall('HGETALL', prefix .. flat[i])
   local is_other = fields.err and string.find(fields.err, 'WRONGTYPE.+') -- by hand
   if fields.err and not is_other then return error(fields) end
-  if is_other or #fields > 0 then rows[#rows + 1] = {each, slots[each], is_other and {} or fields} end
-  for _, part in ipairs(fields) do size = size + #part end
+  local release, declared_by = '', nil
+  for j = 1, #fields, 2 do
+    if fields[j] == 'release' then release = fields[j + 1] end
+    if fields[j] == 'declared_by' then declared_by = fields[j + 1] end
+    size = size + #fields[j] + #fields[j + 1]
+  end
+  if is_other or #fields > 0 then
+    rows[#rows + 1] = {flat[i], is_there(release, declared_by), is_other and {} or fields}
+  else
+    gone[#gone + 1] = flat[i]
+  end
 end
-return {exact_ms * 1000, times_changed(layout), more, unpack(rows)}
+local lively = redis.call('ZRANGE', schedulers, now_ms - there_ms + 1, now_ms + there_ms - 1, 'BYSCORE', 'LIMIT', 0, 1)
+return {exact_ms * 1000, last_change(layout), more, #lively, gone, unpack(rows)}

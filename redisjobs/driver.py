@@ -75,9 +75,9 @@ class Notification:
 
     Attributes:
         kind: `due`, `cancel`, `released`, `schedules`, `paused` or `resumed`; `joined` when a worker has come,
-            `left` when the one that promotes has gone, both of which may go untold; to a process that waits
-            `changed`; `subscribed` when the listening began, as what came before was missed, or when
-            many jobs ended at once: ask about all of them.
+            `left` when the one that promotes has gone, both of which may go untold; `withdrawn` when the last
+            scheduler of a release has ended; to a process that waits `changed`; `subscribed` when the listening
+            began, as what came before was missed, or when many jobs ended at once: ask about all of them.
         value: A time in ms, a job id, a number, a number; nothing; a job id.
     """
 

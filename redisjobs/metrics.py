@@ -50,7 +50,7 @@ from redisjobs.logger import Log
 from redisjobs.outcome import Raised
 from redisjobs.queries import COUNTERS, Backlog, Count, Counts, FindPauses, Measure, Pauses, Query
 from redisjobs.registry import Registry
-from redisjobs.schedules.stored import ScheduleInfo, schedule_info, schedule_pages
+from redisjobs.schedules.stored import ScheduleInfo, schedule_infos, schedule_pages
 from redisjobs.transitions import DeadLetter
 from redisjobs.visible import visible
 
@@ -413,8 +413,7 @@ class _Store:
             self._driver, self._side = self.queue.driver, sync_side(self.queue.driver)
         until = time.monotonic() + patience
         try:
-            pages = list(schedule_pages(lambda query: self._read(query, until)))
-            schedules = [schedule_info(row, page.server_ms) for page in pages for row in page.rows]
+            schedules = schedule_infos(schedule_pages(lambda query: self._read(query, until)))
             counts, backlog = self._read(Count(), until), self._read(Measure(), until)
             return State(counts, backlog, self._read(FindPauses(), until), schedules)
         except DriverError as error:

@@ -373,7 +373,7 @@ class RedisStore:
             *("jobs", "due", "delayed", "large", "stats", "workers", "fenced", "layout", "schedules"),
         )
         if key.startswith("schedule:"):
-            return self.admin.hexists(f"{self.prefix}schedules", key.removeprefix("schedule:")) is True
+            return self.admin.zscore(f"{self.prefix}schedules", key.removeprefix("schedule:")) is not None
         if key in ("shares", "lines", "turns") or key.startswith("holders:"):
             return True  # what is wrong in them, `_limited_for_nothing` says
         if key.startswith("rate:"):
@@ -382,8 +382,8 @@ class RedisStore:
             worker = key.removeprefix("worker:")
             alive = self.admin.zscore(f"{self.prefix}workers", worker) is not None
             return alive or self.admin.zscore(f"{self.prefix}fenced", worker) is not None
-        ends = key in ("waiters", "promoter") or key.startswith(
-            ("finished:", "conflict:", "result:", "outcome:", "progress:")
+        ends = key in ("waiters", "promoter", "schedulers") or key.startswith(
+            ("finished:", "conflict:", "result:", "outcome:", "progress:", "schedulers:")
         )
         return key in lasting or key.startswith("unique:") or (ttl > 0 and ends)
 

@@ -27,7 +27,16 @@ from redisjobs.job import (
 from redisjobs.queries import Ask, Count, Declare, Measure, Requeue, Retain, SetLimit, Tidy
 from redisjobs.retention import Keep, Retention
 from redisjobs.schedules.schedule import Schedule
-from redisjobs.schedules.stored import Definition, Fire, Firing, ListSchedules, PutSchedules
+from redisjobs.schedules.stored import (
+    Declarer,
+    Definition,
+    Fire,
+    Firing,
+    ListSchedules,
+    Put,
+    PutSchedules,
+    WithdrawSchedules,
+)
 from redisjobs.sync import JobQueue as SyncJobQueue
 from redisjobs.transitions import (
     Ack,
@@ -328,10 +337,11 @@ async def schedule(url: str, store: RedisStore) -> None:
     """
     driver = RedisDriver(url, store.queue_name)
     nightly = Definition("nightly", Schedule.every(5), NewJob("", ["name", "Add", "parameters", '{"a": 1}']))
-    put = PutSchedules([("nightly", nightly.fingerprint, nightly)], 0)
-    store.admin.hset(f"{store.prefix}schedules", "gone", "1")
+    put = PutSchedules([Put.whole(nightly)], Declarer("s", "r"))
+    store.admin.zadd(f"{store.prefix}schedules", {"gone": 1})
     await push(store, "there")
     await push(store, "waits", unique="held")
+    await push(store, "later", unique="later", due=After(60000))
     await push(store, "stale", due=After(60000))
     store.admin.hdel(f"{store.prefix}delayed", "stale")
     async with aclosing(driver):
@@ -339,12 +349,13 @@ async def schedule(url: str, store: RedisStore) -> None:
             assert (await driver.change(put)).replies == [Reply.OK]
         page = await driver.read(ListSchedules())
         assert [row.name for row in page.rows] == ["nightly"]
-        assert store.admin.hkeys(f"{store.prefix}schedules") == [b"nightly"]
+        assert store.admin.zrange(f"{store.prefix}schedules", 0, -1) == [b"nightly"]
         jobs = [
             replace(nightly.job, job_id="f1", unique="k"),
             replace(nightly.job, job_id="f2", due=After(9000)),
             *(replace(nightly.job, job_id=job_id) for job_id in ("there", "stale")),
             replace(nightly.job, job_id="f3", unique="held", on_conflict=OnConflict.REPLACE),
+            replace(nightly.job, job_id="f4", unique="later", on_conflict=OnConflict.REPLACE),
         ]
         now_ms = page.rows[0].last_ms
         await anyio.sleep(0.002)
@@ -353,9 +364,11 @@ async def schedule(url: str, store: RedisStore) -> None:
                 Fire("s", [Firing("nightly", nightly.fingerprint, now_ms, now_ms + 1, 1, jobs)])
             )
         replies = [each.reply for each in answer.fired[0].pushed]
-        assert replies == [Reply.OK, Reply.OK, Reply.EXISTS, Reply.OK, Reply.REPLACED]
+        assert replies == [Reply.OK, Reply.OK, Reply.EXISTS, Reply.OK, Reply.REPLACED, Reply.REPLACED]
         assert store.admin.zcard(f"{store.prefix}due") == 1
-        assert counted(store, "pushed") == 6
+        assert counted(store, "pushed") == 7
+        with telling(store, "withdrawn"):
+            assert await driver.change(WithdrawSchedules(Declarer("s", "r"))) is Reply.OK
         await listen(driver, store, url)
 
 
@@ -417,7 +430,7 @@ async def put_in_each_state(store: RedisStore) -> None:
     await push(store, "r")
     await push(store, "d", due=After(60000))
     nightly = Definition("nightly", Schedule.every(5), NewJob("", ["name", "Add", "parameters", '{"a": 1}']))
-    await store.driver.change(PutSchedules([("nightly", nightly.fingerprint, nightly)]))
+    await store.driver.change(PutSchedules([Put.whole(nightly)]))
 
 
 async def observe(url: str, store: RedisStore) -> None:

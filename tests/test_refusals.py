@@ -52,7 +52,17 @@ from redisjobs.queue import JobQueue
 from redisjobs.retention import Keep, Retention
 from redisjobs.retry import RetryPolicy, no_retry
 from redisjobs.schedules.schedule import Schedule
-from redisjobs.schedules.stored import Definition, Fire, Firing, PauseSchedule, PutSchedules, RemoveSchedule
+from redisjobs.schedules.stored import (
+    Declarer,
+    Definition,
+    Fire,
+    Firing,
+    PauseSchedule,
+    Put,
+    PutSchedules,
+    RemoveSchedule,
+    WithdrawSchedules,
+)
 from redisjobs.testing.driver_contract.acts import rows_of
 from redisjobs.transitions import (
     Ack,
@@ -78,6 +88,9 @@ FAILED = DeadLetter("failed", "ValueError: no")
 
 def job(job_id: str, **options: object) -> NewJob:
     return NewJob(job_id, ["name", "Work", "parameters", "{}"], **options)  # type: ignore[arg-type]
+
+
+LEAVING = Declarer("s", "leaving")
 
 
 @dataclass
@@ -143,10 +156,10 @@ class Scene:
             Fire("s", [Firing("nightly", NIGHTLY.fingerprint, now_ms - 5000, now_ms, 2, jobs)])
         )
 
-    async def put(self, declared_by: int | None = None) -> None:
+    async def put(self, by: Declarer | None = None) -> None:
         other = replace(NIGHTLY, rule=Schedule.every(7))
-        named = [(name, other.fingerprint, other) for name in ("nightly", "new")]
-        await self.store.driver.change(PutSchedules(named, declared_by))
+        named = [Put.whole(replace(other, name=name)) for name in ("nightly", "new")]
+        await self.store.driver.change(PutSchedules(named, by))
 
     async def screen(self) -> None:
         """As a read does with what it brings while something may not start."""
@@ -213,7 +226,8 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "adopt": Scene.adopt,
     "fire": Scene.fire,
     "put_schedule": Scene.put,
-    "put_schedule: declared": lambda scene: scene.put(0),
+    "put_schedule: declared": lambda scene: scene.put(LEAVING),
+    "withdraw_schedules": lambda scene: scene.store.driver.change(WithdrawSchedules(LEAVING)),
     "pause_schedule": lambda scene: scene.store.driver.change(PauseSchedule("nightly", pause=True)),
     "remove_schedule": lambda scene: scene.store.driver.change(RemoveSchedule("nightly")),
 }
@@ -234,6 +248,7 @@ SPARED = {
     *[(act, key) for act in ACTS for key in ("holders:", "rate:")],  # nor is one share, or one rate
     *[("resume", key) for key in ("turns", "lines")],
     *[("push_plain", key) for key in ("ready:high", "ready:low")],  # where they do not go
+    ("put_schedule", "schedulers:"),  # which nobody declares
     *[(act, "schedule:") for act in ACTS],  # one schedule that is none is in no other's way
     *[
         ("cancel", key) for key in ("due", "delayed", "dead", "ready:high", "ready:low", "worker:")
@@ -324,8 +339,9 @@ async def fill(scene: Scene) -> None:
     await scene.worker.exchange([(dead, FAILED), (back, Release()), (twice, RetryLater(After(1000)))], None)
     ready = [job("ready", unique="ready"), job("high", priority=Priority.HIGH)]
     await store.driver.push(ready, repeated=False)
-    await store.driver.change(PutSchedules([("nightly", NIGHTLY.fingerprint, NIGHTLY)]))
-    store.admin.hset(f"{store.prefix}schedules", "nightly", store.clock() - 5000)
+    await store.driver.change(PutSchedules([Put.whole(NIGHTLY)]))
+    await store.driver.change(PutSchedules([], LEAVING))
+    store.admin.hset(f"{store.prefix}schedule:nightly", "last_slot", store.clock() - 5000)
     await store.driver.change(Retain(Retention(completed=Keep(), cancelled=Keep())))
     store.admin.zadd(f"{store.prefix}lines", {"Work": 0})
 
@@ -385,6 +401,7 @@ def spoil(store: RedisStore, key: str, worker_id: str = "w1") -> None:
         "finished:": f"finished:{store.clock() // 5000}",
         "conflict:": "conflict:n5",
     }
+    names |= {"schedulers:": f"schedulers:{LEAVING.release}"}
     names |= {"worker:": f"worker:{worker_id}", "holders:": "holders:Work", "rate:": "rate:Work"}
     name = store.prefix + names.get(key, key)
     store.admin.delete(name)

@@ -30,7 +30,7 @@ from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.events import JobsPushed, ScheduleFired
 from redisjobs.middleware import OutgoingJob
 from redisjobs.queries import Change
-from redisjobs.schedules.stored import Fire, PutSchedules, moment
+from redisjobs.schedules.stored import Fire, ListSchedules, PutSchedules, moment
 from redisjobs.torture.proxy import Proxy
 from redisjobs.transitions import MOST_BYTES, MOST_JOBS
 
@@ -81,7 +81,7 @@ def look_back(store: Store, name: str, seconds: float) -> datetime:
     """Let the last slot of a schedule be so long ago: the slots since were missed by everybody."""
     last_ms = store.clock() - int(seconds * 1000)
     if isinstance(store, RedisStore):
-        store.admin.hset(f"{store.prefix}schedules", name, last_ms)
+        store.admin.hset(f"{store.prefix}schedule:{name}", "last_slot", last_ms)
     else:
         assert isinstance(store, MemoryStore)
         store.memory.schedules[name].last_ms = last_ms
@@ -246,7 +246,7 @@ async def test_what_is_put_while_the_answer_to_a_declaration_is_on_its_way_is_he
     async def answer_late(wanted: Any) -> Any:
         nonlocal declarations
         answer = await change(wanted)
-        if isinstance(wanted, PutSchedules) and wanted.declared_by is not None:
+        if isinstance(wanted, PutSchedules) and wanted.by is not None:
             declarations += 1
             if declarations == 2:  # it is subscribed by now
                 await queue.schedules.put("reports", Report(), Schedule.every(1))
@@ -295,6 +295,183 @@ async def test_a_scheduler_of_an_older_release_leaves_a_schedule_to_the_newer_on
                     await eventually(lambda number=number: len(new) == number)  # type: ignore[misc]
     assert len(old) == 1
     assert caplog.text.count("it is left to that one") == 1
+
+
+# A release is rolled back
+
+
+def all_slots(queue: JobQueue, rule: Schedule) -> None:
+    queue.schedule(Report(), rule, name="bills", accuracy="all", at_most=MOST_JOBS)
+
+
+async def eventually_by(queue: JobQueue, rule: Schedule) -> None:
+    """Wait until the schedule goes by this rule."""
+    with anyio.fail_after(10):
+        while (info := await queue.schedules.get("bills")) is None or info.rule != rule:  # noqa: ASYNC110
+            await anyio.sleep(0.01)
+
+
+async def eventually_fired(queue: JobQueue, jobs: int) -> None:
+    with anyio.fail_after(10):
+        while len(await slots(queue)) < jobs:  # noqa: ASYNC110
+            await anyio.sleep(0.01)
+
+
+async def test_when_the_last_scheduler_of_a_newer_release_stops_the_older_one_takes_over_at_once(
+    store: Store, queue: JobQueue
+) -> None:
+    stop_between_slots(store)
+    old, new = Schedule.every(60), Schedule.every(60, moment(30_000))
+    rolled_back = JobQueue(store.driver, store.queue_name)
+    all_slots(queue, old)
+    all_slots(rolled_back, new)
+    async with scheduling(queue):
+        await eventually_by(queue, old)
+        store.clock.advance(1)
+        async with scheduling(rolled_back):
+            await eventually_by(queue, new)
+        await eventually_by(queue, old)  # though the clock stands still
+        await pass_a_minute(store, queue)
+        await eventually_fired(queue, 1)
+    assert all(slot.endswith(":00Z") for slot in await slots(queue))
+
+
+async def test_while_another_scheduler_of_a_release_is_there_its_schedules_are_left_to_it(
+    store: Store, queue: JobQueue
+) -> None:
+    stop_between_slots(store)
+    old, new = Schedule.every(60), Schedule.every(61)
+    first, second = JobQueue(store.driver, store.queue_name), JobQueue(store.driver, store.queue_name)
+    all_slots(queue, old)
+    for each in (first, second):
+        all_slots(each, new)
+    async with scheduling(queue):
+        await eventually_by(queue, old)
+        store.clock.advance(1)
+        async with scheduling(first):
+            await eventually_by(queue, new)
+            withdrawn = Scheduler(second)
+            await withdrawn._look()
+            await withdrawn._withdraw()
+            await Scheduler(queue)._look()
+            info = await queue.schedules.get("bills")
+    assert info
+    assert info.rule == new
+    assert not info.stopped
+
+
+@pytest.mark.parametrize("end", ["stopped", "killed"])
+async def test_of_a_release_that_is_rolled_back_each_slot_until_then_is_made_up_for(
+    store: Store, queue: JobQueue, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slot belongs to the rule that counted when it was due: the newer release's until that counts no more."""
+    monkeypatch.setattr("redisjobs.schedules.scheduler._EVERY", 0.05)
+    stop_between_slots(store)
+    began = moment(store.clock())
+    old, new = Schedule.every(10), Schedule.every(10, moment(5_000))
+    rolled_back = JobQueue(store.driver, store.queue_name)
+    all_slots(queue, old)
+    all_slots(rolled_back, new)
+    async with scheduling(queue):
+        await eventually_by(queue, old)
+        await let_pass(store, queue, 13)
+        async with scheduling(rolled_back):
+            await eventually_by(queue, new)
+            changed = moment(store.clock())
+            await let_pass(store, queue, 14)
+            if end == "killed":
+
+                async def nothing(self: Scheduler) -> None: ...
+
+                monkeypatch.setattr(Scheduler, "_withdraw", nothing)
+        if end == "killed":
+            store.clock.advance(31)
+        await eventually_by(queue, old)
+        back = moment(store.clock())
+        await let_pass(store, queue, 21)
+        wanted = [
+            *old.between(began, changed),
+            *new.between(changed, back),
+            *old.between(back, moment(store.clock())),
+        ]
+        await eventually_fired(queue, len(wanted))
+    assert await slots(queue) == [text(slot) for slot in wanted]
+
+
+async def test_a_release_that_takes_over_from_one_that_hangs_makes_up_for_its_slots(
+    store: Store, queue: JobQueue
+) -> None:
+    stop_between_slots(store)
+    began = moment(store.clock())
+    old, new = Schedule.every(10), Schedule.every(60)
+    deployed = JobQueue(store.driver, store.queue_name)
+    all_slots(queue, old)
+    all_slots(deployed, new)
+    hangs = Scheduler(queue)
+    await hangs._look()
+    store.clock.advance(25)
+    async with scheduling(deployed):
+        await eventually_by(queue, new)
+    assert await slots(queue) == [text(slot) for slot in old.between(began, moment(store.clock()))]
+    await hangs._fire()
+    assert len(await slots(queue)) == 2
+
+
+async def test_a_schedule_that_is_paused_stays_so_over_a_roll_back_and_makes_nothing_up(
+    store: Store, queue: JobQueue
+) -> None:
+    stop_between_slots(store)
+    old, new = Schedule.every(10), Schedule.every(11)
+    rolled_back = JobQueue(store.driver, store.queue_name)
+    all_slots(queue, old)
+    all_slots(rolled_back, new)
+    async with scheduling(queue):
+        await eventually_by(queue, old)
+        store.clock.advance(1)
+        async with scheduling(rolled_back):
+            await eventually_by(queue, new)
+            await queue.schedules.pause("bills")
+            store.clock.advance(15)
+        await eventually_by(queue, old)
+    info = await queue.schedules.get("bills")
+    assert info
+    assert info.paused
+    assert await slots(queue) == []
+
+
+async def test_what_was_put_at_run_time_is_fired_by_whichever_release_stays(store: Store, queue: JobQueue) -> None:
+    stop_between_slots(store)
+    rolled_back = JobQueue(store.driver, store.queue_name)
+    all_slots(rolled_back, MINUTELY)
+    await queue.schedules.put("put", Report(), MINUTELY)
+    with hearing(queue) as fired:
+        async with scheduling(queue):
+            async with scheduling(rolled_back):
+                await eventually_there(queue, "bills")
+            infos = {info.name: info.stopped for info in await queue.schedules.list()}
+            await pass_a_minute(store, queue)
+            await eventually(lambda: fired)
+    assert infos == {"bills": True, "put": False}
+    assert {each.schedule for each in fired} == {"put"}
+
+
+async def test_the_schedules_of_a_server_that_lost_its_data_are_back_with_the_next_slot_and_miss_none(
+    redis_store: RedisStore,
+) -> None:
+    store = redis_store
+    async with JobQueue(store.driver, store.queue_name) as queue:
+        all_slots(queue, Schedule.every(1))
+        with hearing(queue) as fired:
+            async with scheduling(queue):
+                await eventually(lambda: fired)
+                store.admin.delete(*(store.prefix + key for key, _ in store.keys().items()))
+                before = len(fired)
+                await eventually(lambda: len(fired) >= before + 2)
+        found = [slot.slot for slot in fired]
+        spans = {b - a for a, b in pairwise(found)}
+        jobs = [each.jobs for each in fired]
+    assert spans == {timedelta(seconds=1)}
+    assert all(len(each) == 1 for each in jobs)
 
 
 async def test_what_code_declares_stops_with_the_last_scheduler_that_declares_it(
@@ -347,10 +524,10 @@ async def test_a_schedule_that_somebody_spoiled_is_reported_and_the_others_fire(
             await queue.schedules.put(name, Report(), MINUTELY)
         queue.schedule(Report(), MINUTELY, name="kind")
         store.admin.hset(f"{store.prefix}schedule:rule", "rule", "whenever")
-        store.admin.hset(f"{store.prefix}schedules", "slot", "never")
+        store.admin.hset(f"{store.prefix}schedule:slot", "last_slot", "never")
         store.admin.delete(f"{store.prefix}schedule:gone", f"{store.prefix}schedule:kind")
         store.admin.set(f"{store.prefix}schedule:kind", "x")
-        store.admin.hset(f"{store.prefix}schedules", mapping={"": "x", "\x00": "9" * 400})
+        store.admin.zadd(f"{store.prefix}schedules", {"": 0, "\x00": -1})
         with hearing(queue) as fired:
             async with scheduling(queue):
                 for number in (1, 2):
@@ -407,7 +584,7 @@ async def test_nothing_that_somebody_writes_into_a_schedule_ends_a_scheduler_or_
         for name in (*BY_HAND, "slot", "fine"):
             await queue.schedules.put(name, Report(), Schedule.every(1))
         queue.schedule(Report(), Schedule.every(1), name="declared")
-        await Scheduler(queue)._declare()
+        await Scheduler(queue)._look()
         change = queue.driver.change
 
         async def count(wanted: Any) -> Any:
@@ -419,7 +596,7 @@ async def test_nothing_that_somebody_writes_into_a_schedule_ends_a_scheduler_or_
                 store.admin.hset(f"{store.prefix}schedule:{name}", mapping=fields)
             store.admin.hdel(f"{store.prefix}schedule:no_fingerprint", "fingerprint")
             store.admin.hset(f"{store.prefix}schedule:declared", "declared_by", "long ago")
-            store.admin.hset(f"{store.prefix}schedules", "slot", "9" * 15)
+            store.admin.hset(f"{store.prefix}schedule:slot", "last_slot", "9" * 15)
             store.admin.hset(f"{store.prefix}layout", "schedules", "nan")
 
         monkeypatch.setattr(queue.driver, "change", count)
@@ -515,26 +692,39 @@ async def test_a_clock_that_is_set_ahead_and_back_fires_no_slot_twice(store: Sto
     assert len({datetime.fromisoformat(b) - datetime.fromisoformat(a) for a, b in pairwise(whole)}) == 1
 
 
-async def test_while_nothing_is_due_a_scheduler_asks_for_nothing_but_what_is_declared(
+async def test_a_put_costs_each_scheduler_one_read_of_what_was_put(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Change[Any]] = []
-    change = queue.driver.change
+    asked, read = list[Any](), list[list[str]]()
+    change, ask = queue.driver.change, queue.driver.read
 
-    async def noted(wanted: Change[Any]) -> Any:
+    async def noted(wanted: Any) -> Any:
         asked.append(wanted)
         return await change(wanted)
 
-    monkeypatch.setattr(queue.driver, "change", noted)
-    queue.schedule(Report(), RARELY)
-    async with scheduling(queue):
-        for number in range(3):  # each time it looks at all
-            before = len(declarations(asked))
-            await queue.schedules.put(f"other-{number}", Report(), RARELY)
-            await eventually(lambda before=before: len(declarations(asked)) > before)  # type: ignore[misc]
+    async def looked(query: Any) -> Any:
+        page = await ask(query)
+        if isinstance(query, ListSchedules):
+            read.append([row.name for row in page.rows])
+        return page
 
+    for number in range(3):
+        queue.schedule(Report(), RARELY, name=f"declared-{number}")
+    await queue.schedules.put("other", Report(), RARELY)
+    monkeypatch.setattr(queue.driver, "change", noted)
+    monkeypatch.setattr(queue.driver, "read", looked)
+    async with scheduling(queue):
+        await eventually(lambda: read)
+        asked.clear()
+        for number in range(3):
+            await queue.schedules.put(f"put-{number}", Report(), RARELY)
+            await eventually(lambda number=number: [f"put-{number}"] in read)  # type: ignore[misc]
+
+    assert len(read[0]) == 4
+    assert [names for names in read[1:] if names] == [["put-0"], ["put-1"], ["put-2"]]
+    said = [each for each in asked if isinstance(each, PutSchedules) and each.by is not None]
+    assert all(not each.schedules for each in said)  # that it is there, and not what it declares
     assert not [each for each in asked if isinstance(each, Fire)]
-    assert all(each.schedules for each in declarations(asked))
 
 
 @pytest.mark.slow
@@ -566,10 +756,6 @@ def again(store: Store) -> JobQueue:
     """The same queue, by another driver."""
     assert isinstance(store, RedisStore)
     return JobQueue(store.url, store.queue_name)
-
-
-def declarations(asked: list[Change[Any]]) -> list[PutSchedules]:
-    return [each for each in asked if isinstance(each, PutSchedules) and each.declared_by is not None]
 
 
 # The store

@@ -23,15 +23,18 @@ from store import MemoryStore, RedisStore, Store
 from redisjobs import Accuracy, Schedule
 from redisjobs.job import OnConflict
 from redisjobs.schedules.stored import (
+    Declarer,
     Definition,
     Fire,
     Fired,
     Firing,
     ListSchedules,
     PauseSchedule,
+    Put,
     PutSchedules,
     RemoveSchedule,
     ScheduleRow,
+    WithdrawSchedules,
     slot_job,
 )
 from redisjobs.transitions import (
@@ -84,7 +87,7 @@ class Machine(RuleBasedStateMachine):
 
     def rows(self) -> dict[str, ScheduleRow]:
         first, second = (self.portal.call(side.driver.read, ListSchedules()) for side in self.sides)
-        assert first.changes == second.changes
+        assert first.change == second.change
         without = ("fired_by",)  # memory tells nobody
         pages = [
             {
@@ -103,13 +106,24 @@ class Machine(RuleBasedStateMachine):
         self.now += int(seconds * 1000)
         self.set_clocks()
 
-    @rule(name=names, number=definitions, began=began, is_whole=st.booleans())
-    def put(self, name: str, number: int, began: int | None, is_whole: bool) -> None:
+    @rule(
+        name=names,
+        number=definitions,
+        began=began,
+        is_whole=st.booleans(),
+        knows=st.booleans(),
+        since=st.sampled_from([None, 0, 7_000, -7_000]),
+    )
+    def put(
+        self, name: str, number: int, began: int | None, is_whole: bool, knows: bool, since: int | None
+    ) -> None:
         definition = made(name, number)
-        by = None if began is None else self.started + began
+        by = None if began is None else self.declarer(began)
         whole = definition if is_whole or by is None else None
         before = self.rows().get(name)
-        (reply,) = self.both(PutSchedules([(name, definition.fingerprint, whole)], by)).replies
+        last_ms = before.last_ms if before and knows else None
+        each = Put(name, definition.fingerprint, whole, last_ms, None if since is None else self.now - since)
+        (reply,) = self.both(PutSchedules([each], by)).replies
         after = self.rows().get(name)
         if reply is Reply.OK:
             assert after
@@ -117,9 +131,19 @@ class Machine(RuleBasedStateMachine):
             assert after.is_declared == (by is not None)
             same_rule = before is not None and before.fields[b"rule"] == after.fields[b"rule"]
             last = before.last_ms if before else 0
-            assert after.last_ms == (last if same_rule else max(self.now, last))
+            assert after.last_ms == (last if same_rule else max(self.now - max(0, since or 0), last))
         else:
             assert after == before
+
+    def declarer(self, began: int) -> Declarer:
+        """The first two of three schedulers are of one release."""
+        return Declarer(f"s{began}", "new" if began == 3 else "old", self.started + began)
+
+    @rule(began=st.sampled_from([1, 2, 3]))
+    def withdraw(self, began: int) -> None:
+        self.both(WithdrawSchedules(self.declarer(began)))
+        if began == 3:
+            assert not [row for row in self.rows().values() if row.is_there and row.fields[b"release"] == b"new"]
 
     @rule(name=names, pause=st.booleans())
     def pause(self, name: str, pause: bool) -> None:
@@ -133,7 +157,7 @@ class Machine(RuleBasedStateMachine):
         before = self.rows().get(name)
         reply = self.both(RemoveSchedule(name))
         wanted = Reply.NOT_FOUND if before is None else Reply.OK
-        if before and before.is_declared and abs(self.now - before.ms(b"seen_at")) < 60_000:
+        if before and before.is_there:
             wanted = Reply.DECLARED
         assert reply is wanted
         assert (name in self.rows()) == (reply is Reply.DECLARED)

@@ -1,6 +1,7 @@
--- is_declared: whether a scheduler that is there declares a schedule, by what `schedule` knows of it: it did within a minute.
--- A time that is yet to come, as the clock was set back since, is of one that may be gone.
-local function is_declared(known, now_ms)
-  local seen_at = type(known) == 'table' and known.declared_by and tonumber(known.seen_at)
-  return seen_at ~= nil and seen_at ~= false and math.abs(now_ms - seen_at) < 60000
+-- is_declared: whether a living scheduler declares a schedule, by what `schedule` knows of it: one of that release has said so
+-- within 30 s. A time in the future, after the clock was set back, does not count: that scheduler may be gone.
+local function is_declared(schedulers, known, now_ms)
+  if type(known) ~= 'table' or not known.declared_by then return false end
+  local seen_at = redis.call('ZSCORE', schedulers, known.release or '')
+  return seen_at and math.abs(now_ms - tonumber(seen_at)) < 30000
 end

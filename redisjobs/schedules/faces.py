@@ -17,13 +17,14 @@ from redisjobs.schedules.stored import (
     Definition,
     ListSchedules,
     PauseSchedule,
+    Put,
     PutAnswer,
     PutSchedules,
     RemoveSchedule,
     ScheduleInfo,
     SchedulePage,
     job_now,
-    schedule_info,
+    schedule_infos,
     schedule_pages,
 )
 from redisjobs.transitions import NewJob, Reply
@@ -57,16 +58,14 @@ class Schedules(Generic[Handle]):
 
     async def list(self) -> list[ScheduleInfo]:
         """All schedules, in the order of their names."""
-        page = await self._queue._read(ListSchedules())
-        infos = _infos(page)
-        while page.more:
-            page = await self._queue._read(ListSchedules(after=page.more))
-            infos += _infos(page)
-        return infos
+        pages = [await self._queue._read(ListSchedules())]
+        while pages[-1].more is not None:
+            pages.append(await self._queue._read(ListSchedules(after=pages[-1].more)))
+        return schedule_infos(pages)
 
     async def get(self, name: str) -> ScheduleInfo | None:
         """One schedule; None if there is none of that name."""
-        return next(iter(_infos(await self._queue._read(ListSchedules(_named(name))))), None)
+        return next(iter(schedule_infos([await self._queue._read(ListSchedules(_named(name)))])), None)
 
     async def put(
         self,
@@ -141,11 +140,11 @@ class SyncSchedules(Generic[Handle]):
 
     def list(self) -> list[ScheduleInfo]:
         """See `Schedules.list`."""
-        return [info for page in schedule_pages(self._queue._read) for info in _infos(page)]
+        return schedule_infos(schedule_pages(self._queue._read))
 
     def get(self, name: str) -> ScheduleInfo | None:
         """See `Schedules.get`."""
-        return next(iter(_infos(self._queue._read(ListSchedules(_named(name))))), None)
+        return next(iter(schedule_infos([self._queue._read(ListSchedules(_named(name)))])), None)
 
     def put(
         self,
@@ -191,12 +190,8 @@ def _named(name: str) -> str:
     return name
 
 
-def _infos(page: SchedulePage) -> list[ScheduleInfo]:
-    return [schedule_info(row, page.server_ms) for row in page.rows]
-
-
 def _put(definition: Definition) -> PutSchedules:
-    return PutSchedules([(definition.name, definition.fingerprint, definition)])
+    return PutSchedules([Put.whole(definition)])
 
 
 def _check_put(name: str, answer: PutAnswer) -> None:

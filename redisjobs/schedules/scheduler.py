@@ -2,12 +2,16 @@
 
 There is no lock and no leader: the store compares the last slot of a schedule, sets it, and pushes its job, in one
 step. Whoever comes first does, and time is the server's. What is stored of a schedule is in `stored.py`.
+
+A scheduler declares all schedules of its code when it begins, and after that only says that it is there. It reads
+all schedules once, and then those that have changed. So neither costs more where there are many.
 """
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from secrets import token_hex
 from typing import TypeVar
@@ -25,13 +29,16 @@ from redisjobs.push import name_in
 from redisjobs.registry import Registry
 from redisjobs.schedules.plan import Plan, firing_of
 from redisjobs.schedules.stored import (
+    Declarer,
     Definition,
     Fire,
     Fired,
     Firing,
     ListSchedules,
+    Put,
     PutSchedules,
     ScheduleRow,
+    WithdrawSchedules,
     moment,
 )
 from redisjobs.transitions import MOST_BYTES, MOST_JOBS, Pushed, Reply, weight_of
@@ -41,7 +48,9 @@ T = TypeVar("T")
 
 logger = Log("redisjobs.scheduler")
 
-_EVERY = 20.0  # seconds between two declarations; after 60 s without one a schedule has stopped
+_EVERY = 10.0  # seconds between two times that it says it is there; after 30 s without one it counts as gone
+_DECLARED = 86_400.0  # seconds until it declares all again: what nobody declares is forgotten after 31 days
+_LEAVING = 1.0  # seconds that it takes at most to withdraw what it declares, as it ends
 _AGAIN = 5.0  # seconds after which a schedule that could not be fired is tried again
 
 
@@ -61,10 +70,13 @@ class Scheduler:
         self._id = token_hex(8)
         self._plans: dict[str, Plan] = {}
         self._began_ms = 0  # when this one began, by the server's clock; 0: it has not declared anything yet
-        self._changes = -1  # of the schedules, as far as they were looked at
-        self._mine = set[str]()  # names of those that count as this release declares them
+        self._change: int | None = None  # number of the last change of a schedule that was read
+        self._is_behind = True  # whether there may be changes to read
+        self._fingerprints = dict[str, str]()  # of the schedules that its code declares
+        self._release = ""
+        self._others = set[str]()  # names of these that the store does not have from this release
         self._ahead = 0.0  # the server's clock less this process' monotonic one, ms
-        self._declared_at = float("-inf")
+        self._said_at = self._declared_at = float("-inf")  # when it last said that it is there; declared all
         self._wake: anyio.Event | None = None
         self._scope: anyio.CancelScope | None = None
         self._stopped = self._is_running = False
@@ -79,7 +91,7 @@ class Scheduler:
         """
         if self._is_running:
             raise RuntimeError("this scheduler runs already, and goes on; make another Scheduler")
-        self._declared_at = float("-inf")
+        self._said_at = self._declared_at = float("-inf")
         if self._stopped:
             return
         self._is_running = True
@@ -91,6 +103,7 @@ class Scheduler:
         finally:
             self._is_running = False
             with anyio.CancelScope(shield=True):
+                await self._withdraw()
                 await self._queue.disconnect()
 
     def stop(self) -> None:
@@ -112,16 +125,27 @@ class Scheduler:
             await retrying(partial(self._queue.driver.listen, self._heard))
 
     def _heard(self, notification: Notification) -> None:
-        if notification.kind in ("schedules", "subscribed"):
-            self._declared_at = float("-inf")
-            if self._wake is not None:
-                self._wake.set()
+        match notification.kind:
+            case "schedules":
+                self._is_behind = True
+            case "subscribed" | "withdrawn":
+                self._say_again()
+            case _:
+                return
+        if self._wake is not None:
+            self._wake.set()
+
+    def _say_again(self) -> None:
+        """At the next look say that it is there, declare what the store has from others, and read what is new."""
+        self._said_at, self._is_behind = float("-inf"), True
 
     def _pause(self) -> float:
         """Seconds until something is to be done."""
+        if self._is_behind:
+            return 0.0
         now = time.monotonic()
         waits = [max((plan.next_ms - self._now_ms) / 1000, plan.not_before - now) for plan in self._plans.values()]
-        return max(0.0, min([*waits, self._declared_at + _EVERY - now]))
+        return max(0.0, min([*waits, self._said_at + _EVERY - now]))
 
     @property
     def _now_ms(self) -> float:
@@ -148,43 +172,100 @@ class Scheduler:
     # What there is
 
     async def _look(self) -> None:
-        """Say which schedules this release declares; look at all of them if they have changed."""
-        if time.monotonic() < self._declared_at + _EVERY:
-            return
-        self._declared_at = time.monotonic()  # before: what is heard of meanwhile is looked at again
-        mine, changes = await self._declare()
-        if changes != self._changes or mine != self._mine:
-            self._mine = mine
-            await self._read()
+        """Say that it is there, where it is time to, and read what has changed."""
+        if time.monotonic() >= self._said_at + _EVERY:
+            self._said_at = time.monotonic()  # before: what is heard of meanwhile is looked at again
+            await self._declare(self._to_declare())
+        if self._is_behind:
+            self._is_behind = False  # before, likewise
+            if names := await self._read():
+                await self._declare(names)
 
-    async def _declare(self) -> tuple[set[str], int]:
-        """The names of the schedules that count as this release declares them; how often any were changed."""
-        declared = list(self._queue.declared.values())
-        mine, changes = set[str](), 0
-        # Also where none is: how often they were changed is told in the same answer.
-        for some in list(_parts(declared, lambda _: (1, 0))) or [[]]:
-            replies, changes = await self._put([(each.name, each.fingerprint, None) for each in some])
-            unknown = [each for each, reply in zip(some, replies, strict=True) if reply is Reply.NOT_FOUND]
-            mine.update(self._counted(some, replies))
+    def _to_declare(self) -> list[str]:
+        """The names of its schedules that the store may have otherwise; at first, and once a day, of all."""
+        declared, now = self._queue.declared, time.monotonic()
+        if len(declared) != len(self._fingerprints):
+            self._fingerprints = {name: each.fingerprint for name, each in declared.items()}
+            text = "\n".join(f"{name} {fingerprint}" for name, fingerprint in sorted(self._fingerprints.items()))
+            self._release = hashlib.sha256(text.encode()).hexdigest()[:16]
+            self._declared_at, self._change = float("-inf"), None
+        if now < self._declared_at + _DECLARED:
+            return list(self._others)
+        self._declared_at = now
+        return list(declared)
+
+    async def _declare(self, names: Sequence[str]) -> None:
+        """Declare these schedules of its code; with none, say that it is there."""
+        for some in list(_parts(names, lambda _: (1, 0))) or [[]]:
+            replies = await self._put([Put(name, self._fingerprints[name]) for name in some])
+            definitions = [self._queue.declared[name] for name in some]
+            self._heed(definitions, replies)
+            unknown = [each for each, reply in zip(definitions, replies, strict=True) if reply is Reply.NOT_FOUND]
             for part in _parts(unknown, lambda each: (1, weight_of(each.job))):
-                replies, changes = await self._put([(each.name, each.fingerprint, each) for each in part])
-                mine.update(self._counted(part, replies))
-        return mine, changes
+                replies = await self._put([Put.whole(each, since_ms=self._seen_to(each)) for each in part])
+                self._heed(part, replies)
+                for each, reply in zip(part, replies, strict=True):
+                    if reply is Reply.CHANGED:
+                        await self._take_over(each)
 
-    async def _put(self, schedules: Sequence[tuple[str, str, Definition | None]]) -> tuple[Sequence[Reply], int]:
-        change = PutSchedules(schedules, self._began_ms)
-        answer = await retrying(lambda: self._queue.driver.change(change), failed=self._failed)
+    def _seen_to(self, definition: Definition) -> int | None:
+        """The slot that was seen to last, of a schedule that the store has lost; None: it was not known here."""
+        plan = self._plans.get(definition.name)
+        return None if plan is None else plan.last_ms
+
+    async def _take_over(self, definition: Definition) -> None:
+        """Declare a schedule in place of one by another rule, once the slots of that one so far are seen to.
+
+        They are fired as that one's accuracy says; the jobs are those of the new one.
+        """
+        page = await retrying(
+            partial(self._queue.driver.read, ListSchedules(definition.name)), failed=self._failed
+        )
+        self._hear(page.server_ms)
+        if not page.rows:  # it is gone since
+            self._said_at = float("-inf")
+            return
+        now_ms, (row,) = int(page.server_ms), page.rows
+        with suppress(ValueError):  # what can't be read has no slots
+            plan = Plan(
+                replace(Definition.read(row.name, row.fields), job=definition.job), row.fingerprint, row.last_ms
+            )
+            while not row.is_paused and plan.next_ms <= now_ms:
+                last_ms = plan.last_ms
+                await retrying(
+                    partial(self._fire_these, [plan], now_ms), on=(Unavailable, QueueFull), failed=self._failed
+                )
+                if plan.last_ms == last_ms:
+                    return  # it can't be fired just now, or is another one by now: that is looked at again
+            row = replace(row, fields={**row.fields, b"last_slot": b"%d" % plan.last_ms})
+        with suppress(ValueError):
+            self._heed([definition], await self._put([Put.whole(definition, row.last_ms, since_ms=now_ms)]))
+
+    async def _put(self, schedules: Sequence[Put]) -> Sequence[Reply]:
+        by = Declarer(self._id, self._release, self._began_ms)
+        answer = await retrying(
+            lambda: self._queue.driver.change(PutSchedules(schedules, by)), failed=self._failed
+        )
         self._hear(answer.server_ms)
+        if self._began_ms and not answer.was_there:  # it was silent for too long, or the store has lost its data
+            self._declared_at, self._change = float("-inf"), None
+            self._say_again()
         self._began_ms = self._began_ms or int(answer.server_ms)
-        return answer.replies, answer.changes
+        self._is_behind |= answer.change != self._change
+        return answer.replies
 
-    def _counted(self, definitions: Sequence[Definition], replies: Sequence[Reply]) -> Iterator[str]:
-        """The names of those that count; what is against the others goes to the log."""
-        for definition, reply in zip(definitions, replies, strict=True):
-            name = definition.name
+    async def _withdraw(self) -> None:
+        """Leave what it declares to others, if the store can be told so."""
+        if self._began_ms:
+            by = Declarer(self._id, self._release, self._began_ms)
+            with anyio.move_on_after(_LEAVING), suppress(DriverError):
+                await self._queue.driver.change(WithdrawSchedules(by))
+
+    def _heed(self, definitions: Sequence[Definition], replies: Sequence[Reply]) -> None:
+        """Log which of these do not count as this release declares them, and why."""
+        for name, reply in zip((each.name for each in definitions), replies, strict=True):
             if reply is Reply.OK:
                 self._said.pop(name, None)
-                yield name
             elif reply is Reply.NEWER:
                 self._say(name, "a newer release declares it differently: it is left to that one")
             elif reply is Reply.KEPT:
@@ -192,32 +273,53 @@ class Scheduler:
                     name, "one of that name was put at run time, and counts; what the code declares does not"
                 )
             elif reply is Reply.SPOILED:
+                self._plans.pop(name, None)
                 self._say(
                     name, "what is stored of it is no schedule, by somebody's hand: it is left alone; remove it"
                 )
 
-    async def _read(self) -> None:
-        """Make plans of all schedules that this scheduler may fire."""
-        plans, query, changes = dict[str, Plan](), ListSchedules(), None
+    async def _read(self) -> list[str]:
+        """Make plans of the schedules that have changed since the last time; at first of all.
+
+        Returns:
+            The names of those that the code declares, and the store no longer has from this release.
+        """
+        after, plans, others, change = self._change, self._plans, self._others, None
+        if after is None:
+            plans, others = dict[str, Plan](), set[str]()
+        read, mine = set[str](), set[str]()
+        query = ListSchedules(after=after)
         while True:
             page = await retrying(partial(self._queue.driver.read, query), failed=self._failed)
             self._hear(page.server_ms)
-            changes = page.changes if changes is None else changes  # what has changed since is looked at again
+            change = page.change if change is None else change  # what has changed since is read again
+            if after is not None and change < after:  # an older state of the store: all of it is read
+                self._change, self._is_behind = None, True
+                return []
+            for name in page.gone:
+                plans.pop(name, None)
             for row in page.rows:
+                plans.pop(row.name, None)
                 if (plan := self._plan(row)) is not None:
                     plans[row.name] = plan
-            if not page.more:
+            read |= {*page.gone, *(row.name for row in page.rows)}
+            mine |= {row.name for row in page.rows if row.fields.get(b"release") == self._release.encode()}
+            if page.more is None:
                 break
             query = ListSchedules(after=page.more)
-        self._plans, self._changes = plans, changes
+        theirs = (read - mine) & self._fingerprints.keys()
+        self._plans, self._others, self._change = plans, (others - read) | theirs, change
+        return [] if after is None else sorted(theirs)
 
     def _plan(self, row: ScheduleRow) -> Plan | None:
         """What this scheduler has to do for a schedule; None: nothing."""
-        if row.is_paused or (row.is_declared and row.name not in self._mine):
+        mine = self._fingerprints.get(row.name, "")
+        if row.is_paused or (row.is_declared and row.fields.get(b"fingerprint") != mine.encode()):
             return None
         try:
             definition = Definition.read(row.name, row.fields)
             plan = Plan(definition, row.fingerprint, row.last_ms)
+            _ = row.is_declared and row.declared_ms
         except ValueError as error:
             self._say(row.name, f"what is stored of it can't be read, and it is left alone: {error}")
             return None
@@ -298,9 +400,13 @@ class Scheduler:
                 self._put_off(plan, "the ready streams have no entry ids left, by somebody's hand")
             case Reply.EARLY:  # the server's clock was set back: it was heard just now
                 pass
+            case Reply.CHANGED if firing.name in self._fingerprints:  # or the store has lost it
+                plan.not_before = time.monotonic() + _AGAIN
+                self._others.add(firing.name)
+                self._say_again()
             case _:  # paused, changed, gone, or its last slot was set by hand
                 self._plans.pop(firing.name, None)
-                self._changes, self._declared_at = -1, float("-inf")
+                self._say_again()
         attempt.ends.tell([False] * len(firing.jobs))
 
     @staticmethod

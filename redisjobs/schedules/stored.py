@@ -5,7 +5,7 @@ When a rule fires is in `schedule.py`; who fires it in `scheduler.py`.
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -27,8 +27,8 @@ from redisjobs.transitions import (
     Reply,
 )
 
-THERE_MS = 60_000
-"""A schedule that no scheduler has declared for so long has stopped; see `lua/put_schedule.lua`."""
+THERE_MS = 30_000
+"""A scheduler that has said nothing for so long is gone, with what it declares; see `lua/put_schedule.lua`."""
 
 _LAST_MS = 253_370_764_800_000
 """The begin of the year 9999: datetimes end there, and a slot has another one after it."""
@@ -197,13 +197,13 @@ class ScheduleRow:
 
     Attributes:
         name: Its name.
-        last_slot: The slot that was seen to last, ms as text: what comes after is still to be fired.
         fields: As `Definition.fields`, and what became of it.
+        is_there: Whether a living scheduler declares it.
     """
 
     name: str
-    last_slot: bytes
     fields: Mapping[bytes, bytes]
+    is_there: bool = False
 
     @property
     def fingerprint(self) -> str:
@@ -219,14 +219,27 @@ class ScheduleRow:
 
     @property
     def last_ms(self) -> int:
-        """The slot that was seen to last, in ms.
+        """The slot that was seen to last, in ms: what comes after it is still to be fired.
 
         Raises:
             ValueError: It is no time, by somebody's hand.
         """
-        if not self.last_slot.isdigit() or len(self.last_slot) > 15 or int(self.last_slot) > _LAST_MS:
-            raise ValueError(f"its value in `schedules` is {self.last_slot!r:.60}, no time in ms")
-        return int(self.last_slot)
+        return self._time(b"last_slot")
+
+    @property
+    def declared_ms(self) -> int:
+        """When the scheduler began whose declaration counts, in ms.
+
+        Raises:
+            ValueError: It is no time, by somebody's hand.
+        """
+        return self._time(b"declared_by")
+
+    def _time(self, key: bytes) -> int:
+        found = self.fields.get(key, b"")
+        if not found.isdigit() or len(found) > 15 or int(found) > _LAST_MS:
+            raise ValueError(f"its field '{key.decode()}' is {found!r:.60}, no time in ms")
+        return int(found)
 
     @property
     def is_declared(self) -> bool:
@@ -246,18 +259,22 @@ class ScheduleRow:
 
 @dataclass(frozen=True, slots=True)
 class SchedulePage:
-    """Some schedules, and the server's state of mind about them.
+    """Some of the schedules of a queue.
 
     Attributes:
-        rows: In the order of their names.
-        changes: How often the schedules of this queue were changed in all.
-        more: The name after which there are more; '' for none.
+        rows: In the order of their last changes.
+        gone: The names of those that were removed, or have expired, since the change after which was asked.
+        change: The number of the last change of any schedule of this queue; each one is above all before it.
+        more: The number of the change after which there are more; None for none.
+        is_served: Whether a scheduler of this queue is alive.
         server_ms: The server's clock.
     """
 
     rows: Sequence[ScheduleRow]
-    changes: int
-    more: str
+    gone: Sequence[str]
+    change: int
+    more: int | None
+    is_served: bool
     server_ms: float
 
 
@@ -267,25 +284,63 @@ class ListSchedules(Query[SchedulePage]):
 
     Attributes:
         name: This one only; '' for all.
-        after: Begin after this name.
+        after: Only those that were changed after the change of this number; None for all.
     """
 
     name: str = ""
-    after: str = ""
+    after: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """A schedule to be put or declared.
+
+    Attributes:
+        name: Its name.
+        fingerprint: Of its definition.
+        definition: The definition; None to say no more than that it is declared.
+        last_ms: The slot that was seen to last of the one that this replaces, as far as is known.
+        since_ms: Since when its slots count, if it has another rule than before; None: from now.
+    """
+
+    name: str
+    fingerprint: str
+    definition: Definition | None = None
+    last_ms: int | None = None
+    since_ms: int | None = None
+
+    @classmethod
+    def whole(cls, definition: Definition, last_ms: int | None = None, since_ms: int | None = None) -> "Put":
+        """Of a definition."""
+        return cls(definition.name, definition.fingerprint, definition, last_ms, since_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Declarer:
+    """A scheduler that declares schedules.
+
+    Attributes:
+        scheduler: Its id.
+        release: What all schedulers have in common that declare the same.
+        began_ms: When it began, by the server's clock; 0: now.
+    """
+
+    scheduler: str
+    release: str
+    began_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class PutSchedules(Change["PutAnswer"]):
-    """Put schedules on a queue, or say that they are still declared.
+    """Put schedules on a queue, or declare them; with none, say that a scheduler is still there.
 
     Attributes:
-        schedules: Names and fingerprints; and the definitions, or None to say no more than that.
-        declared_by: When the scheduler that declares them began, in ms by the server's clock; 0: now; None: nobody
-            declares them, they are put at run time.
+        schedules: The schedules.
+        by: The scheduler that declares them; None: they are put at run time.
     """
 
-    schedules: Sequence[tuple[str, str, Definition | None]]
-    declared_by: int | None = None
+    schedules: Sequence[Put]
+    by: Declarer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,14 +348,23 @@ class PutAnswer:
     """What came of it.
 
     Attributes:
-        replies: For each OK, NEWER, KEPT, DECLARED, NOT_FOUND or SPOILED.
-        changes: How often the schedules of this queue were changed in all.
+        replies: For each OK, NEWER, KEPT, DECLARED, NOT_FOUND, CHANGED or SPOILED.
+        change: The number of the last change of any schedule of this queue.
+        was_there: Whether the scheduler counted as alive already.
         server_ms: The server's clock.
     """
 
     replies: Sequence[Reply]
-    changes: int
+    change: int
+    was_there: bool
     server_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawSchedules(Change[Reply]):
+    """Declare schedules no longer, as a scheduler ends: OK or NOT_FOUND."""
+
+    by: Declarer
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,11 +455,13 @@ class ScheduleInfo:
         parameters: The JSON text that it pushes.
         accuracy: What becomes of slots that nobody fired in time.
         last_slot: The slot that it fired last; None for none yet.
-        next_slot: The slot that it fires next; None while it is paused, has stopped or can't be read.
+        next_slot: The slot that it fires next; None while it is paused or can't be read, or where code declared it
+            and it has stopped. One that was put at run time fires it once a scheduler runs.
         missed: How many slots had no job of their own.
         paused: Whether it is to fire nothing.
         declared: Whether code declares it; else it was put at run time.
-        stopped: Whether it fires nothing as no scheduler that declares it is there any more.
+        stopped: Whether it fires nothing, as no scheduler is alive that declares it; of one that was put at run
+            time, as no scheduler of the queue is alive at all.
         error: Why what is stored can't be read, or fired; '' if all is well.
     """
 
@@ -426,13 +492,24 @@ def schedule_pages(read: Callable[[ListSchedules], SchedulePage]) -> Iterator[Sc
     """All schedules of a queue, in bounded steps."""
     page = read(ListSchedules())
     yield page
-    while page.more:
+    while page.more is not None:
         page = read(ListSchedules(after=page.more))
         yield page
 
 
-def schedule_info(row: ScheduleRow, server_ms: float) -> ScheduleInfo:
-    """A row of the store in an operator's words; never fails, whatever somebody has put there."""
+def schedule_infos(pages: Iterable[SchedulePage]) -> list[ScheduleInfo]:
+    """The schedules on these pages, by name; of one that is on two, as it was changed, the later counts."""
+    found = {row.name: schedule_info(row, is_served=page.is_served) for page in pages for row in page.rows}
+    return [found[name] for name in sorted(found)]
+
+
+def schedule_info(row: ScheduleRow, *, is_served: bool) -> ScheduleInfo:
+    """A row of the store in an operator's words; never fails, whatever somebody has put there.
+
+    Args:
+        row: The row.
+        is_served: Whether a scheduler of the queue is alive.
+    """
     definition, next_slot, error = None, None, ""
     try:
         definition = Definition.read(row.name, row.fields)
@@ -440,8 +517,8 @@ def schedule_info(row: ScheduleRow, server_ms: float) -> ScheduleInfo:
         _ = row.fingerprint
     except ValueError as wrong:
         error = str(wrong)
-    stopped = row.is_declared and abs(server_ms - row.ms(b"seen_at")) >= THERE_MS
-    fires = not (error or row.is_paused or stopped)
+    stopped = not (row.is_there if row.is_declared else is_served)
+    fires = not (error or row.is_paused or (row.is_declared and stopped))
     fired_ms = min(row.ms(b"fired_slot"), _LAST_MS)
     return ScheduleInfo(
         name=row.name,

@@ -24,7 +24,14 @@ from redisjobs.drivers.memory.pauses import hold, pause, pauses, resume, unhold,
 from redisjobs.drivers.memory.retention import declare, retain, tidy
 from redisjobs.drivers.memory.rows import aside_row, delayed_row, ready_row
 from redisjobs.drivers.memory.scans import groups, scan
-from redisjobs.drivers.memory.schedules import fire, pause_schedule, put_schedule, remove_schedule, schedules
+from redisjobs.drivers.memory.schedules import (
+    fire,
+    pause_schedule,
+    put_schedule,
+    remove_schedule,
+    schedules,
+    withdraw_schedules,
+)
 from redisjobs.drivers.memory.state import ALONE, RELEASED, Memory, encoded
 from redisjobs.drivers.memory.waiting import ask
 from redisjobs.job import Priority, State
@@ -61,7 +68,14 @@ from redisjobs.queries import (
     Unpark,
     backlog_since,
 )
-from redisjobs.schedules.stored import Fire, ListSchedules, PauseSchedule, PutSchedules, RemoveSchedule
+from redisjobs.schedules.stored import (
+    Fire,
+    ListSchedules,
+    PauseSchedule,
+    PutSchedules,
+    RemoveSchedule,
+    WithdrawSchedules,
+)
 from redisjobs.transitions import After, Reply
 
 T = TypeVar("T")
@@ -251,6 +265,7 @@ _CHANGES: Mapping[type[Change[Any]], Callable[[Memory, Any], Any]] = {
     Unpark: unpark,
     SetLimit: limit,
     PutSchedules: put_schedule,
+    WithdrawSchedules: withdraw_schedules,
     PauseSchedule: pause_schedule,
     RemoveSchedule: remove_schedule,
     Fire: fire,

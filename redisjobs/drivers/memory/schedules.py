@@ -1,136 +1,190 @@
 """What is known of schedules, and how they fire.
 
-The twins of `lua/{put_schedule,pause_schedule,remove_schedule,schedules,fire}.lua`.
+The twins of `lua/{put_schedule,withdraw_schedules,pause_schedule,remove_schedule,schedules,fire}.lua`.
 """
 
 from dataclasses import replace
+from operator import itemgetter
 
 from redisjobs.drivers.memory.producer import add_or_replace, key_holder
 from redisjobs.drivers.memory.state import Memory, StoredSchedule
 from redisjobs.schedules.stored import (
-    Definition,
+    THERE_MS,
+    Declarer,
     Fire,
     FireAnswer,
     Fired,
     Firing,
     ListSchedules,
     PauseSchedule,
+    Put,
     PutAnswer,
     PutSchedules,
     RemoveSchedule,
     SchedulePage,
     ScheduleRow,
+    WithdrawSchedules,
 )
 from redisjobs.transitions import Pushed, Reply
 
 
 def put_schedule(memory: Memory, change: PutSchedules) -> PutAnswer:
-    """Put schedules on a queue, or say that they are still declared."""
+    """Put schedules on a queue, or declare them, or say that a scheduler is still there."""
     with memory.lock:
-        now_ms, before = memory.now_ms(), memory.changes
-        declared_by = now_ms if change.declared_by == 0 else change.declared_by
-        replies = [_put(memory, *each, declared_by, now_ms) for each in change.schedules]
-        if memory.changes != before:
-            memory.tell("schedules", str(memory.changes))
-        return PutAnswer(replies, memory.changes, now_ms)
+        now_ms, by, was_there = memory.now_ms(), change.by, False
+        if by is not None:
+            by = replace(by, began_ms=by.began_ms or now_ms)
+            mates = memory.schedulers.setdefault(by.release, {})
+            was_there = by.scheduler in mates and _is_now(mates[by.scheduler], now_ms)
+            mates[by.scheduler] = now_ms
+            memory.removed.clear()
+        before = memory.change
+        replies = [_put(memory, each, by, now_ms) for each in change.schedules]
+        if memory.change != before:
+            memory.tell("schedules", str(memory.change))
+        return PutAnswer(replies, memory.change, was_there, now_ms)
 
 
-def _put(
-    memory: Memory,
-    name: str,
-    fingerprint: str,
-    definition: Definition | None,
-    declared_by: int | None,
-    now_ms: int,
-) -> Reply:
-    there = memory.schedules.get(name)
-    is_same = there is not None and there.fingerprint == fingerprint
-    against = _against(there, declared_by, now_ms, is_same=is_same, is_whole=definition is not None)
+def _put(memory: Memory, put: Put, by: Declarer | None, now_ms: int) -> Reply:
+    there, definition = memory.schedules.get(put.name), put.definition
+    is_same = there is not None and there.fingerprint == put.fingerprint
+    against = _against(memory, there, put, by, now_ms)
     if against is not None:
         return against
-    if definition is not None and (not is_same or declared_by is None):
+    if by is not None and there is not None and is_same and _is_newer(memory, there, by, now_ms):
+        return Reply.OK  # it stays that scheduler's, which declares the same
+    is_moved = by is None or there is None or not is_same or there.release != by.release
+    if definition is not None and (by is None or not is_same):
         is_new_rule = there is None or there.definition.rule != definition.rule
-        there = there or StoredSchedule(definition, fingerprint, now_ms)
-        memory.schedules[name] = there = replace(there, definition=definition, fingerprint=fingerprint)
-        if is_new_rule:
-            there.last_ms = max(now_ms, there.last_ms)  # the clock may have been set back
-        there.declared_by = None
-        memory.changes += 1
-    if there is not None and declared_by is not None:
-        there.declared_by = max(there.declared_by or 0, declared_by)
-        there.seen_ms = now_ms
+        there = there or StoredSchedule(definition, put.fingerprint, 0)
+        memory.schedules[put.name] = there = replace(there, definition=definition, fingerprint=put.fingerprint)
+        memory.removed.pop(put.name, None)
+        if is_new_rule:  # not before a slot that was fired: the clock may have been set back
+            since_ms = now_ms if put.since_ms is None else min(put.since_ms, now_ms)
+            there.last_ms = max(since_ms, there.last_ms)
+    assert there is not None
+    there.declared_by, there.release = (by.began_ms, by.release) if by else (None, "")
+    if is_moved:
+        _number(memory, there, now_ms)
     return Reply.OK
 
 
 def _against(
-    there: StoredSchedule | None, declared_by: int | None, now_ms: int, *, is_same: bool, is_whole: bool
+    memory: Memory, there: StoredSchedule | None, put: Put, by: Declarer | None, now_ms: int
 ) -> Reply | None:
     """What is there against it; None for nothing."""
-    is_declared = there is not None and there.is_declared(now_ms)
-    if declared_by is None:
+    is_declared = there is not None and _is_declared(memory, there, now_ms)
+    if by is None:
         return Reply.DECLARED if is_declared else None
-    if there is not None and there.declared_by is None:
+    if there is None:
+        return None if put.definition else Reply.NOT_FOUND
+    if there.declared_by is None:
         return Reply.KEPT
-    if is_same:
+    if there.fingerprint == put.fingerprint:
         return None
-    if there is not None and is_declared and (there.declared_by or 0) >= declared_by:
+    if is_declared and there.declared_by >= by.began_ms:
         return Reply.NEWER
-    return None if is_whole else Reply.NOT_FOUND
+    if put.definition is None:
+        return Reply.NOT_FOUND
+    is_another_rule = there.definition.rule != put.definition.rule
+    return Reply.CHANGED if is_another_rule and there.last_ms != put.last_ms else None
+
+
+def withdraw_schedules(memory: Memory, change: WithdrawSchedules) -> Reply:
+    """Declare schedules no longer, as a scheduler ends."""
+    with memory.lock:
+        mates = memory.schedulers.get(change.by.release, {})
+        if mates.pop(change.by.scheduler, None) is None:
+            return Reply.NOT_FOUND
+        if not _is_served(memory, change.by.release, memory.now_ms()):
+            memory.schedulers.pop(change.by.release)
+            memory.tell("withdrawn", "")
+        return Reply.OK
+
+
+def _is_now(seen_ms: int, now_ms: int) -> bool:
+    return abs(now_ms - seen_ms) < THERE_MS
+
+
+def _is_served(memory: Memory, release: str, now_ms: int) -> bool:
+    """Whether a scheduler of that release is there."""
+    return any(_is_now(seen_ms, now_ms) for seen_ms in memory.schedulers.get(release, {}).values())
+
+
+def _is_declared(memory: Memory, there: StoredSchedule, now_ms: int) -> bool:
+    """Whether a scheduler that is there declares it."""
+    return there.declared_by is not None and _is_served(memory, there.release, now_ms)
+
+
+def _is_newer(memory: Memory, there: StoredSchedule, by: Declarer, now_ms: int) -> bool:
+    """Whether it is declared by a scheduler that began later, and is there."""
+    return (there.declared_by or 0) > by.began_ms and _is_declared(memory, there, now_ms)
+
+
+def _number(memory: Memory, there: StoredSchedule, now_ms: int) -> None:
+    """Give a change its number; see lua/include/changed_schedules."""
+    memory.change = there.change = max(memory.change + 1, now_ms)
 
 
 def pause_schedule(memory: Memory, change: PauseSchedule) -> Reply:
     """Let a schedule fire nothing, or let it fire again."""
     with memory.lock:
-        there = memory.schedules.get(change.name)
+        there, now_ms = memory.schedules.get(change.name), memory.now_ms()
         if there is None:
             return Reply.NOT_FOUND
         if there.is_paused and not change.pause:
-            there.last_ms = max(memory.now_ms(), there.last_ms)
+            there.last_ms = max(now_ms, there.last_ms)
         if there.is_paused != change.pause:
             there.is_paused = change.pause
-            _changed(memory)
+            _number(memory, there, now_ms)
+            memory.tell("schedules", str(memory.change))
         return Reply.OK
 
 
 def remove_schedule(memory: Memory, change: RemoveSchedule) -> Reply:
     """Forget a schedule, unless a release that is there declares it."""
     with memory.lock:
-        there = memory.schedules.get(change.name)
+        there, now_ms = memory.schedules.get(change.name), memory.now_ms()
         if there is None:
             return Reply.NOT_FOUND
-        if there.is_declared(memory.now_ms()):
+        if _is_declared(memory, there, now_ms):
             return Reply.DECLARED
         del memory.schedules[change.name]
-        _changed(memory)
+        _number(memory, there, now_ms)
+        memory.removed[change.name] = memory.change
+        memory.tell("schedules", str(memory.change))
         return Reply.OK
 
 
-def _changed(memory: Memory) -> None:
-    memory.changes += 1
-    memory.tell("schedules", str(memory.changes))
-
-
 def schedules(memory: Memory, query: ListSchedules) -> SchedulePage:
-    """The schedules of a queue, in the order of their names."""
+    """The schedules of a queue, in the order of their last changes."""
     with memory.lock:
-        names = [name for name in sorted(memory.schedules) if query.name in ("", name) and name > query.after]
-        rows = [_row(name, memory.schedules[name]) for name in names]
-        return SchedulePage(rows, memory.changes, "", memory.now_ms())
+        now_ms, after = memory.now_ms(), -1 if query.after is None else query.after
+        found = [
+            (there.change, name, there)
+            for name, there in memory.schedules.items()
+            if there.change > after and query.name in ("", name)
+        ]
+        rows = [_row(memory, name, there, now_ms) for _, name, there in sorted(found, key=itemgetter(0))]
+        gone = [name for name, change in memory.removed.items() if change > after and not query.name]
+        is_served = any(_is_served(memory, release, now_ms) for release in memory.schedulers)
+        return SchedulePage(rows, gone, memory.change, None, is_served, now_ms)
 
 
-def _row(name: str, there: StoredSchedule) -> ScheduleRow:
+def _row(memory: Memory, name: str, there: StoredSchedule, now_ms: int) -> ScheduleRow:
     flat = there.definition.fields
     known: dict[str, object] = {
         "fingerprint": there.fingerprint,
+        "last_slot": there.last_ms,
         "paused": "1" if there.is_paused else None,
         "missed": there.missed or None,
         "fired_slot": there.fired_ms,
         "declared_by": there.declared_by,
-        "seen_at": there.seen_ms if there.declared_by is not None else None,
+        "release": there.release if there.declared_by is not None else None,
     }
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
     fields |= {key.encode(): str(value).encode() for key, value in known.items() if value is not None}
-    return ScheduleRow(name, b"%d" % there.last_ms, fields)
+    return ScheduleRow(name, fields, _is_declared(memory, there, now_ms))
 
 
 def fire(memory: Memory, change: Fire) -> FireAnswer:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from redisjobs.driver import Fenced, Notification
 from redisjobs.job import Priority
 from redisjobs.retention import ASIDE, Retention
-from redisjobs.schedules.stored import THERE_MS, Definition
+from redisjobs.schedules.stored import Definition
 from redisjobs.transitions import Exchange, Pushed
 
 Fields = dict[bytes, bytes]
@@ -88,8 +88,9 @@ class StoredSchedule:
         fired_ms: The slot that it fired last; None for none yet.
         fired_by: Who did.
         missed: How many slots had no job of their own.
+        change: The number of its last change.
         declared_by: When the scheduler began whose declaration counts; None: it was put at run time.
-        seen_ms: When a scheduler last declared it.
+        release: Of that scheduler.
     """
 
     definition: Definition
@@ -99,12 +100,9 @@ class StoredSchedule:
     fired_by: str = ""
     missed: int = 0
     is_paused: bool = False
+    change: int = 0
     declared_by: int | None = None
-    seen_ms: int = 0
-
-    def is_declared(self, now_ms: int) -> bool:
-        """Whether a scheduler that is there declares it."""
-        return self.declared_by is not None and abs(now_ms - self.seen_ms) < THERE_MS
+    release: str = ""
 
 
 @dataclass(slots=True)
@@ -165,7 +163,9 @@ class Memory:
         conflicts: `conflict:<push>`: what pushes were answered that met a held key, and when, in ms.
         totals: `stats`.
         schedules: `schedules` and `schedule:<name>`, by schedule name.
-        changes: How often the schedules were changed.
+        removed: Names of schedules that are gone, and the number of that change.
+        change: The number of the last change of a schedule.
+        schedulers: By release and id, when a scheduler last said that it is there, ms.
         workers: `workers` and `worker:<id>`, by worker id.
         lines: How many jobs were delayed so far.
         fenced: Until when late reads of a fenced worker are looked for, by this process' monotonic clock.
@@ -198,7 +198,9 @@ class Memory:
         self.conflicts: dict[Push, tuple[Pushed, int]] = {}
         self.totals: dict[str, int] = {}
         self.schedules: dict[str, StoredSchedule] = {}
-        self.changes = 0
+        self.removed: dict[str, int] = {}
+        self.change = 0
+        self.schedulers: dict[str, dict[str, int]] = {}
         self.workers: dict[str, Record] = {}
         self.fenced: dict[str, float] = {}
         self.promoter = ("", 0)

@@ -27,7 +27,7 @@ handler, and hiredis crashes when that handler raises."""
 Wire = Sequence[Word]
 
 GROUP = "workers"
-LAYOUT = 3
+LAYOUT = 4
 """The version of the keys. A release that knows another one refuses the queue, and writes nothing."""
 
 _FLOORS = {"redis": (7, 0), "valkey": (8, 0)}

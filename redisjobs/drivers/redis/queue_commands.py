@@ -59,7 +59,14 @@ from redisjobs.queries import (
     backlog_since,
 )
 from redisjobs.retention import ASIDE, DEFAULT
-from redisjobs.schedules.stored import Fire, ListSchedules, PauseSchedule, PutSchedules, RemoveSchedule
+from redisjobs.schedules.stored import (
+    Fire,
+    ListSchedules,
+    PauseSchedule,
+    PutSchedules,
+    RemoveSchedule,
+    WithdrawSchedules,
+)
 from redisjobs.transitions import NewJob, Pushed, Reply
 
 T = TypeVar("T")
@@ -349,6 +356,7 @@ _CHANGES: Mapping[type[Change[Any]], Callable[[QueueCommands, Any], Command[Any]
     Unpark: QueueCommands.unpark,
     SetLimit: QueueCommands.limit,
     PutSchedules: QueueCommands.put_schedule,
+    WithdrawSchedules: QueueCommands.withdraw_schedules,
     PauseSchedule: QueueCommands.pause_schedule,
     RemoveSchedule: QueueCommands.remove_schedule,
     Fire: QueueCommands.fire,

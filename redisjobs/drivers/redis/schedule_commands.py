@@ -1,6 +1,5 @@
 """What is said to the server about schedules; see `commands.py`."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from redisjobs.drivers.redis.commands import Command, Commands, Word, due_word, pairs, raw_id, reply_of
@@ -16,6 +15,7 @@ from redisjobs.schedules.stored import (
     RemoveSchedule,
     SchedulePage,
     ScheduleRow,
+    WithdrawSchedules,
 )
 from redisjobs.transitions import (
     NewJob,
@@ -32,15 +32,21 @@ class ScheduleCommands(Commands):
 
     def schedules(self, query: ListSchedules) -> Command[SchedulePage]:
         return self._run(
-            "schedules", [self._now, raw_id(query.name), raw_id(query.after), str(_REPLY_BYTES)], _page
+            "schedules", [self._now, raw_id(query.name), _text(query.after), str(_REPLY_BYTES)], _page
         )
 
     def put_schedule(self, change: PutSchedules) -> Command[PutAnswer]:
-        words: list[Word] = [self._now, "" if change.declared_by is None else str(change.declared_by)]
-        for name, fingerprint, definition in change.schedules:
-            fields = definition.fields if definition else []
-            words += [raw_id(name), fingerprint, str(len(fields)), *fields]
+        by = change.by
+        words: list[Word] = [self._now, *((str(by.began_ms), by.scheduler, by.release) if by else ("", "", ""))]
+        for each in change.schedules:
+            fields = each.definition.fields if each.definition else []
+            words += [raw_id(each.name), each.fingerprint, _text(each.last_ms), _text(each.since_ms)]
+            words += [str(len(fields)), *fields]
         return self._run("put_schedule", words, _put_answer)
+
+    def withdraw_schedules(self, change: WithdrawSchedules) -> Command[Reply]:
+        words = [self._now, change.by.scheduler, change.by.release]
+        return self._run("withdraw_schedules", words, reply_of)
 
     def pause_schedule(self, change: PauseSchedule) -> Command[Reply]:
         return self._run("pause_schedule", [self._now, raw_id(change.name), "1" if change.pause else ""], reply_of)
@@ -81,12 +87,11 @@ def pushed(reply: bytes) -> Pushed:
 
 
 def _page(reply: Any) -> SchedulePage:
-    now_us, changes, more, *rows = reply
-    return SchedulePage([_row(*row) for row in rows], changes, _name(more), now_us / 1000)
-
-
-def _row(name: bytes, last_slot: bytes, flat: Sequence[bytes]) -> ScheduleRow:
-    return ScheduleRow(_name(name), last_slot, pairs(flat))
+    now_us, change, more, served, gone, *rows = reply
+    found = [ScheduleRow(_name(name), pairs(flat), bool(there)) for name, there, flat in rows]
+    return SchedulePage(
+        found, [_name(each) for each in gone], change, int(more) if more else None, bool(served), now_us / 1000
+    )
 
 
 def _name(raw: bytes) -> str:
@@ -94,8 +99,8 @@ def _name(raw: bytes) -> str:
 
 
 def _put_answer(reply: Any) -> PutAnswer:
-    now_us, changes, *words = reply
-    return PutAnswer([reply_of(word) for word in words], changes, now_us / 1000)
+    now_us, change, there, *words = reply
+    return PutAnswer([reply_of(word) for word in words], change, bool(there), now_us / 1000)
 
 
 def _fire_answer(reply: Any) -> FireAnswer:

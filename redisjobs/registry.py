@@ -313,8 +313,8 @@ class Registry:
     ) -> None:
         """Declare that a job is pushed again and again, by whichever scheduler of this release comes first.
 
-        Schedulers run in workers that are told so. Each slot of a schedule is fired once, however many there are.
-        Its job has the id `name@slot`, as `nightly@2026-11-26T04:00:00Z`.
+        Workers fire schedules, unless they are told not to. Each slot of a schedule is fired once, however many
+        workers there are. Its job has the id `name@slot`, as `nightly@2026-11-26T04:00:00Z`.
 
         Args:
             parameters: What the handler gets, or a job that `prepare` made.

@@ -35,6 +35,7 @@ from redisjobs.schedules.stored import (
     ListSchedules,
     Put,
     PutSchedules,
+    SchedulePage,
     WithdrawSchedules,
 )
 from redisjobs.sync import JobQueue as SyncJobQueue
@@ -242,6 +243,7 @@ async def work(url: str, store: RedisStore) -> None:
         with closing(Heart(last)) as heart:
             assert heart.release() == 1
         await work_under_a_limit(driver, last, store)
+        await declare(driver, store)
         await listen(worker, store, url)
     assert store.admin.get(f"{store.prefix}result:done") == b"5"
     assert store.admin.get(f"{store.prefix}outcome:done") == b"completed"
@@ -330,26 +332,37 @@ async def end_killer(store: RedisStore, driver: RedisDriver, last: Consumer) -> 
     assert (await last.exchange([(lease, Ack())], None)).replies == [Reply.OK]
 
 
+NIGHTLY = Definition("nightly", Schedule.every(5), NewJob("", ["name", "Add", "parameters", '{"a": 1}']))
+
+
+async def declare(driver: RedisDriver, store: RedisStore) -> SchedulePage:
+    """Declare a schedule, look at it, and withdraw it."""
+    by = Declarer("s", "r")
+    store.admin.zadd(f"{store.prefix}schedules", {"gone": 1})
+    with telling(store, "schedules"):
+        assert (await driver.change(PutSchedules([Put.whole(NIGHTLY)], by))).replies == [Reply.OK]
+    page = await driver.read(ListSchedules())
+    assert [row.name for row in page.rows] == ["nightly"]
+    assert store.admin.zrange(f"{store.prefix}schedules", 0, -1) == [b"nightly"]
+    with telling(store, "withdrawn"):
+        assert await driver.change(WithdrawSchedules(by)) is Reply.OK
+    return page
+
+
 async def schedule(url: str, store: RedisStore) -> None:
     """Declare, look, fire: a job at once, one later, one that is there, one that replaces another.
 
     And one whose locator stands for nothing.
     """
     driver = RedisDriver(url, store.queue_name)
-    nightly = Definition("nightly", Schedule.every(5), NewJob("", ["name", "Add", "parameters", '{"a": 1}']))
-    put = PutSchedules([Put.whole(nightly)], Declarer("s", "r"))
-    store.admin.zadd(f"{store.prefix}schedules", {"gone": 1})
+    nightly = NIGHTLY
     await push(store, "there")
     await push(store, "waits", unique="held")
     await push(store, "later", unique="later", due=After(60000))
     await push(store, "stale", due=After(60000))
     store.admin.hdel(f"{store.prefix}delayed", "stale")
     async with aclosing(driver):
-        with telling(store, "schedules"):
-            assert (await driver.change(put)).replies == [Reply.OK]
-        page = await driver.read(ListSchedules())
-        assert [row.name for row in page.rows] == ["nightly"]
-        assert store.admin.zrange(f"{store.prefix}schedules", 0, -1) == [b"nightly"]
+        page = await declare(driver, store)
         jobs = [
             replace(nightly.job, job_id="f1", unique="k"),
             replace(nightly.job, job_id="f2", due=After(9000)),
@@ -367,8 +380,6 @@ async def schedule(url: str, store: RedisStore) -> None:
         assert replies == [Reply.OK, Reply.OK, Reply.EXISTS, Reply.OK, Reply.REPLACED, Reply.REPLACED]
         assert store.admin.zcard(f"{store.prefix}due") == 1
         assert counted(store, "pushed") == 7
-        with telling(store, "withdrawn"):
-            assert await driver.change(WithdrawSchedules(Declarer("s", "r"))) is Reply.OK
         await listen(driver, store, url)
 
 

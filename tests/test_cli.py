@@ -21,13 +21,14 @@ from store import RedisStore
 from test_results_sync import at_work
 
 import redisjobs
-from redisjobs import JobContext, JobFailed, JobName, Keep, Progress, Retention, Worker, no_retry, sync
+from redisjobs import JobContext, JobFailed, JobName, Keep, Progress, Retention, Schedule, Worker, no_retry, sync
 from redisjobs.cli import app
 from redisjobs.cli.bar import amount
 from redisjobs.cli.dev import ended_by_signals
 from redisjobs.job import Priority
 from redisjobs.progress import counted
 from redisjobs.queries import COUNTERS
+from redisjobs.schedules.stored import Declarer, Put, PutSchedules, WithdrawSchedules
 from redisjobs.visible import without_password
 
 PACKAGE = Path(redisjobs.__file__).parent
@@ -743,6 +744,24 @@ def test_a_queue_and_a_name_are_paused_and_jobs_are_held(
     assert said("resume") == f"queue '{queue_name}' is not paused\n"
     assert "paused" not in said("stats")
     assert not there.is_paused()
+
+
+def test_the_list_of_schedules_says_which_no_living_scheduler_fires(
+    cli: Callable[..., Ended], there: sync.JobQueue, queue_name: str
+) -> None:
+    def states() -> dict[str, str]:
+        rows = cli("schedules", "list", "-q", queue_name, "--json").document
+        return {row["name"]: row["state"] for row in rows}
+
+    declared, by = there.define({}, Schedule.daily(), job="Report", name="declared"), Declarer("s", "release")
+    there.schedules.put("put", {}, Schedule.daily(), job="Report")
+    assert states() == {"put": "stopped"}
+    assert "stopped: no scheduler runs" in cli("schedules", "list", "-q", queue_name).out
+    there._change(PutSchedules([Put.whole(declared)], by))
+    assert states() == {"declared": "active", "put": "active"}
+    there._change(WithdrawSchedules(by))
+    assert states() == {"declared": "stopped", "put": "stopped"}
+    assert "stopped: no scheduler declares it" in cli("schedules", "show", "declared", "-q", queue_name).out
 
 
 @pytest.mark.usefixtures("full")

@@ -21,6 +21,7 @@ from store import (
     lease_at,
 )
 
+import redisjobs.events
 from redisjobs import Fail, JobQueue, QueueFull, Snooze, Worker, logs, recording, sync
 from redisjobs.events import (
     Event,
@@ -503,3 +504,12 @@ def test_a_time_is_recorded_as_one(tmp_path: Path) -> None:
 
     (line,) = recording.read(tmp_path)
     assert datetime.fromisoformat(line["slot"]) == datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def test_every_event_is_told_of_on_the_page_about_events() -> None:
+    page = (Path(__file__).parents[1] / "docs/how-to/listen-to-events.md").read_text("utf-8")
+    events = [
+        kind for kind in vars(redisjobs.events).values() if isinstance(kind, type) and issubclass(kind, Event)
+    ]
+    told_of = [kind for kind in events if not kind.__subclasses__()]
+    assert [kind.__name__ for kind in told_of if f"`{kind.__name__}`" not in page] == []

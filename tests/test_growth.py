@@ -101,7 +101,7 @@ class Bench:
     @asynccontextmanager
     async def idle_workers(self, count: int) -> AsyncIterator[None]:
         """So many workers that have nothing to do, in this process."""
-        workers = [Worker(self.queue, concurrency=10, lease=600) for _ in range(count)]
+        workers = [Worker(self.queue, concurrency=10, lease=600, schedules=False) for _ in range(count)]
         async with anyio.create_task_group() as tasks:
             for worker in workers:
                 tasks.start_soon(worker.run)

@@ -818,9 +818,7 @@ async def test_slots_that_pass_while_the_store_is_away_are_made_up_for_when_it_i
 # In a worker
 
 
-async def test_a_worker_that_is_told_so_fires_and_runs_what_is_scheduled_until_it_stops(
-    store: Store, queue: JobQueue
-) -> None:
+async def test_a_worker_fires_and_runs_what_is_scheduled_until_it_stops(store: Store, queue: JobQueue) -> None:
     stop_between_slots(store)
     seen: list[tuple[datetime | None, datetime | None, int]] = []
 
@@ -830,7 +828,7 @@ async def test_a_worker_that_is_told_so_fires_and_runs_what_is_scheduled_until_i
         if context.attempt == 1:
             raise Retry(delay=0)
 
-    worker = Worker(queue, schedules=True, lease=3600)  # which is not over by the clock that the test sets
+    worker = Worker(queue, lease=3600)  # which is not over by the clock that the test sets
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(worker.run)
         await eventually_there(queue, "report")
@@ -845,13 +843,13 @@ async def test_a_worker_that_is_told_so_fires_and_runs_what_is_scheduled_until_i
     assert [each[2] for each in seen] == [1, 2, 1, 2]
 
 
-async def test_a_worker_fires_no_schedules_unless_told_so(store: Store, queue: JobQueue) -> None:
+async def test_a_worker_that_is_told_so_fires_no_schedules(store: Store, queue: JobQueue) -> None:
     stop_between_slots(store)
     queue.schedule(Report(), MINUTELY)
     await queue.schedules.put("reports", Report(), MINUTELY)
     ran: list[str] = []
     queue.register(Report)(lambda report, context: ran.append(context.job_id))
-    worker = Worker(queue, lease=3600)
+    worker = Worker(queue, lease=3600, schedules=False)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(worker.run)
         for job_id in ("before", "after"):
@@ -862,6 +860,36 @@ async def test_a_worker_fires_no_schedules_unless_told_so(store: Store, queue: J
         await eventually(lambda: "last" in ran)
         worker.stop()
     assert ran == ["before", "after", "last"]
+
+
+async def test_a_run_until_idle_fires_no_schedules(store: Store, queue: JobQueue) -> None:
+    stop_between_slots(store)
+    queue.schedule(Report(), MINUTELY)
+    await queue.schedules.put("put", Report(), MINUTELY)
+    store.clock.advance(60)
+    ran: list[str] = []
+    queue.register(Report)(lambda report, context: ran.append(context.job_id))
+    await queue.push(Report(), job_id="pushed")
+
+    await Worker(queue, lease=3600).run(until_idle=True)
+
+    assert ran == ["pushed"]
+    assert [info.name for info in await queue.schedules.list()] == ["put"]
+
+
+async def test_each_queue_of_a_worker_has_its_schedules_fired() -> None:
+    queues, fired = [JobQueue("memory://", name) for name in ("first", "second")], set[str]()
+    for each in queues:
+        each.register(Report)(lambda parameters: None)
+        each.events.subscribe(ScheduleFired, lambda event: fired.add(event.queue))
+        each.schedule(Report(), Schedule.every(1))
+    async with anyio.create_task_group() as tasks:
+        worker = Worker(queues)
+        tasks.start_soon(worker.run)
+        await eventually(lambda: fired == {"first", "second"})
+        worker.stop()
+    for each in queues:
+        await each.aclose()
 
 
 async def test_a_job_that_no_schedule_pushed_is_scheduled_for_no_time(queue: JobQueue) -> None:

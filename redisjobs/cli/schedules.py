@@ -108,7 +108,9 @@ def _state(info: ScheduleInfo) -> str:
         return f"unreadable: {info.error}"
     if info.paused:
         return "paused"
-    return "stopped: no scheduler declares it" if info.stopped else "active"
+    if not info.stopped:
+        return "active"
+    return f"stopped: no scheduler {'declares it' if info.declared else 'runs'}"
 
 
 def _row(info: ScheduleInfo) -> list[Any]:

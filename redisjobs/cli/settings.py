@@ -75,7 +75,7 @@ class Settings:
         check_seconds(lease=self.lease, grace=self.grace, unknown_for=self.unknown_for)
 
     def worker(
-        self, queues: Sequence[Listed], *, strict: bool, supervised: bool, schedules: bool = False
+        self, queues: Sequence[Listed], *, strict: bool, supervised: bool, schedules: bool = True
     ) -> Worker:
         """A worker of these queues, with these settings.
 

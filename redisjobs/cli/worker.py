@@ -39,7 +39,13 @@ Strict = Annotated[
     ),
 ]
 UntilIdle = Annotated[bool, typer.Option("--until-idle", help="Exit when nothing is left to run.")]
-Schedules = Annotated[bool, typer.Option("--schedules", help="Fire the schedules of the queues as well.")]
+Schedules = Annotated[
+    bool,
+    typer.Option(
+        "--schedules/--no-schedules",
+        help="Fire the schedules of the queues, or leave that to other workers. With --until-idle none are fired.",
+    ),
+]
 Probed = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Answer /livez and /readyz there.")]
 Counted = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Answer /metrics there, for Prometheus.")]
 Level = Annotated[LogLevel, typer.Option(case_sensitive=False, help="How much is logged.")]
@@ -62,7 +68,7 @@ def worker(
     max_jobs: settings.MaxJobs = None,
     max_rss: settings.MaxRss = None,
     abandoned: settings.Abandoned = None,
-    schedules: Schedules = False,
+    schedules: Schedules = True,
     health: Probed = None,
     metrics: Counted = None,
     log_level: Level = LogLevel.INFO,
@@ -99,7 +105,7 @@ def worker(
     worker = told.worker(queues, strict=strict, supervised=supervised is not None, schedules=schedules)
     if shutdown is None:
         command = [*PROGRAM, "worker", *targets, "--log-level", log_level.value, "--log", log.value]
-        flags = {"--until-idle": until_idle, "--strict": strict, "--schedules": schedules}
+        flags = {"--until-idle": until_idle, "--strict": strict, "--no-schedules": not schedules}
         command += [*told.options(), *(flag for flag, is_set in flags.items() if is_set)]
         command += [f"--import={module}" for module in imports or ()]
         with _count_together(worker.queues, metrics, command):

@@ -50,10 +50,9 @@ class Kind:
 
 LONGER = 1.5
 """Leases of the fleet that the lease of some of its workers lasts: as when a deploy changes it."""
-_FIRES = "--schedules"
 HOSTS = (
-    *(Kind((_FIRES,)), Kind(old=True, leases=LONGER), Kind((_FIRES, "--processes", "2"), processes=2)),
-    *(Kind((_FIRES,), db=1), Kind((_FIRES,), db=1, leases=LONGER)),
+    *(Kind(), Kind(("--no-schedules",), old=True, leases=LONGER), Kind(("--processes", "2"), processes=2)),
+    *(Kind(db=1), Kind(db=1, leases=LONGER)),
 )
 """What the fleet is made of: in the first database half of it is under a supervisor; in each are two leases.
 

@@ -107,7 +107,8 @@ class Worker:
             worker. Defaults to the host and the process id.
         middleware: Who takes part in the jobs that this worker runs, of each queue, inside of that queue's own
             middleware; the outermost first. A worker pushes nothing, so `on_push` is not called.
-        schedules: Fire the schedules of its queues as well, until it is stopped. Any number of workers may.
+        schedules: Fire the schedules of its queues as well, until it is stopped. Any number of workers may. A run
+            `until_idle` fires none.
 
     `stop` and `stop_now` may be called by any thread and at any time: a stop ends the run that is under way, or
     else the next one, before that claims anything.
@@ -142,7 +143,7 @@ class Worker:
         supervised: bool = False,
         worker_id: str | None = None,
         middleware: Iterable[Middleware] = (),
-        schedules: bool = False,
+        schedules: bool = True,
     ) -> None:
         self._queues = Queues.of(queue, weights, strict=strict)
         self.queues = self._queues.all
@@ -191,8 +192,9 @@ class Worker:
 
         Args:
             until_idle: Return as soon as nothing is ready in any queue and nothing runs here; delayed jobs that
-                are not due are left. Jobs for which there was no thread or process are waited for. While other
-                workers hold jobs it stays for a lease, as they may be dead: then it runs what they held.
+                are not due are left, and no schedule is fired. Jobs for which there was no thread or process are
+                waited for. While other workers hold jobs it stays for a lease, as they may be dead: then it runs
+                what they held.
             handle_signals: Let SIGTERM and SIGINT stop the worker, a second one at once. Main thread only.
 
         An async handler that swallows its cancellation keeps this from returning, though not from releasing its
@@ -247,8 +249,9 @@ class Worker:
         self.settings = replace(self.settings, concurrency=slots, abandoned=self._abandoned or slots)
 
     async def _run(self, until_idle: bool, handle_signals: bool) -> None:
+        fires = self.settings.schedules and not until_idle
         self._processor = processor = Processor(
-            [replace(self.settings, queue=queue) for queue in self.queues],
+            [replace(self.settings, queue=queue, schedules=fires) for queue in self.queues],
             until_idle=until_idle,
             allocator=self._queues.allocator(),
             breaking=self.breaking,

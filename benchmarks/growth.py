@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import anyio
@@ -14,6 +15,8 @@ from benchmarks.systems import SYSTEMS, US, Failed
 from redisjobs import server
 from redisjobs.driver import Beat
 from redisjobs.drivers.redis.driver import RedisDriver
+from redisjobs.schedules.schedule import Schedule
+from redisjobs.schedules.stored import Declarer, Definition, ListSchedules, Put, PutSchedules
 from redisjobs.transitions import NewJob
 
 Cost = tuple[float, float, float]  # jobs/s; CPU of worker and of server, µs a job
@@ -34,7 +37,7 @@ def report(million: bool) -> str:
         rows.append([what, how_much, *figures])
         print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
     costs = table(["what", "how much", "jobs/s", "worker CPU, µs a job", "Redis CPU, µs a job"], rows)
-    return f"{costs}\n\n{_upkeep()}"
+    return f"{costs}\n\n{_upkeep()}\n\n{_schedules()}"
 
 
 def _upkeep() -> str:
@@ -48,6 +51,50 @@ def _upkeep() -> str:
             )
             print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
     return table(["jobs held", "workers", "a beat, µs of the server", "a look for lost workers, µs"], rows)
+
+
+def _schedules() -> str:
+    """What schedules cost the server, however many there are; Markdown."""
+    rows = []
+    with server.start() as running, redis.Redis.from_url(running.url) as admin:
+        for count in (100, 10_000, 50_000):
+            admin.flushall()
+            rows.append([f"{count:,}", *map(number, anyio.run(_scheduled, running.url, count))])
+            print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
+    return table(
+        [
+            "schedules",
+            "a page of 500, µs of the server",
+            "500 declared, µs",
+            "a put, µs",
+            "a read of what was put, µs",
+        ],
+        rows,
+    )
+
+
+async def _scheduled(url: str, count: int) -> list[float]:
+    driver, by = RedisDriver(url, "upkeep"), Declarer("scheduler", "release")
+    job = NewJob("", ["name", "noop", "parameters", "{}"])
+    made = [Definition(f"schedule-{i}", Schedule.cron("0 0 29 2 *"), job) for i in range(count)]
+    puts = [Put.whole(each) for each in made]
+    for start in range(0, count, 500):
+        await driver.change(PutSchedules(puts[start : start + 500], by))
+    before = (await driver.read(ListSchedules(made[0].name))).change
+    changed = PutSchedules([Put.whole(replace(made[0], at_most=7))], by)
+    figures = []
+    calls = (
+        *(lambda: driver.read(ListSchedules()), lambda: driver.change(PutSchedules(puts[-500:], by))),
+        *(lambda: driver.change(changed), lambda: driver.read(ListSchedules(after=before))),
+    )
+    with redis.Redis.from_url(url) as admin:
+        for call in calls:
+            admin.config_resetstat()
+            for _ in range(_CALLS):
+                await call()
+            figures.append(_spent(admin))
+    await driver.aclose()
+    return figures
 
 
 async def _kept_up(url: str, held: int, workers: int) -> tuple[float, float]:

@@ -753,8 +753,9 @@ def test_the_list_of_schedules_says_which_no_living_scheduler_fires(
         rows = cli("schedules", "list", "-q", queue_name, "--json").document
         return {row["name"]: row["state"] for row in rows}
 
-    declared, by = there.define({}, Schedule.daily(), job="Report", name="declared"), Declarer("s", "release")
-    there.schedules.put("put", {}, Schedule.daily(), job="Report")
+    report = JobName("Report", dict[str, str])
+    declared, by = there.define({}, Schedule.daily(), job=report, name="declared"), Declarer("s", "release")
+    there.schedules.put("put", {}, Schedule.daily(), job=report)
     assert states() == {"put": "stopped"}
     assert "stopped: no scheduler runs" in cli("schedules", "list", "-q", queue_name).out
     there._change(PutSchedules([Put.whole(declared)], by))

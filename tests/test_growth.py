@@ -24,7 +24,7 @@ from redisjobs.errors import Unavailable
 from redisjobs.eventloop import AsyncioGate
 from redisjobs.job import OnConflict
 from redisjobs.queries import Ask, Tidy
-from redisjobs.schedules.stored import Definition, Fire, Fired, Firing, PutSchedules
+from redisjobs.schedules.stored import Declarer, Definition, Fire, Fired, Firing, ListSchedules, Put, PutSchedules
 from redisjobs.transitions import (
     Ack,
     After,
@@ -869,3 +869,42 @@ async def test_a_thorough_look_for_lost_workers_asks_one_thing_more_of_each(benc
             await consumer.reclaim(thorough=True)
 
     assert thorough - counts == {"hget": 40}
+
+
+# Schedules
+
+
+async def test_beside_1_200_schedules_a_put_a_read_of_it_and_a_schedulers_sign_of_life_cost_the_same_as_beside_20(
+    bench: Bench,
+) -> None:
+    costs, by, driver = [], Declarer("s1", "release"), bench.queue.driver
+    made = Definition("first", Schedule.daily(), NewJob("", ["name", "Work", "parameters", "{}"]))
+    for fill in (20, 1_180):
+        named = [replace(made, name=f"{fill}-{number}") for number in range(fill)]
+        for start in range(0, fill, 500):
+            await driver.change(PutSchedules([Put.whole(each) for each in named[start : start + 500]]))
+        for each in (PutSchedules([], by), PutSchedules([Put.whole(made)])):
+            await driver.change(each)
+        before = (await driver.read(ListSchedules("first"))).change
+        with bench.counted() as counts:
+            await driver.change(PutSchedules([Put.whole(replace(made, at_most=fill % 99))]))
+            page = await driver.read(ListSchedules(after=before))
+            await driver.change(PutSchedules([], by))
+        assert [row.name for row in page.rows] == ["first"]
+        costs.append(counts)
+
+    assert costs[0] == costs[1]
+    assert costs[0]["evalsha"] == 3
+    assert costs[0]["hgetall"] == 1
+
+
+async def test_a_page_of_schedules_is_500_of_them_however_many_there_are(bench: Bench) -> None:
+    made = Definition("first", Schedule.daily(), NewJob("", ["name", "Work", "parameters", "{}"]))
+    named = [replace(made, name=f"s{number}") for number in range(1_200)]
+    for start in range(0, 1_200, 400):
+        await bench.queue.driver.change(PutSchedules([Put.whole(each) for each in named[start : start + 400]]))
+    with bench.counted() as counts:
+        page = await bench.queue.driver.read(ListSchedules())
+
+    assert len(page.rows) == counts["hgetall"] == 500
+    assert counts["zrange"] == 2

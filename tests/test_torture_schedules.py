@@ -16,7 +16,7 @@ from store import eventually
 from redisjobs import JobQueue, Schedule, Scheduler, server
 from redisjobs.events import Events, ScheduleFired
 from redisjobs.recording import Recording
-from redisjobs.schedules.stored import Accuracy, ScheduleInfo
+from redisjobs.schedules.stored import Accuracy, ScheduleInfo, ms_of, slot_id
 from redisjobs.server import Server
 from redisjobs.torture import lines, schedules
 from redisjobs.torture.checker import Verdict, check
@@ -25,8 +25,9 @@ from redisjobs.torture.jobs import Tick
 from redisjobs.torture.jobs import queue as jobs_queue
 from redisjobs.torture.nemesis.fault import Fault, Field
 from redisjobs.torture.nemesis.network import CutFire, LateFire
-from redisjobs.torture.nemesis.processes import FreezeInTurn
+from redisjobs.torture.nemesis.processes import FreezeInTurn, RollBack
 from redisjobs.torture.proxy import HOST, Proxy
+from redisjobs.torture.slots import OTHER_RULE
 from redisjobs.torture.store import Final, Letter, Store, through
 
 # A run as it might be written down: five slots of a schedule, a second apart, each fired by one of two processes.
@@ -34,20 +35,22 @@ from redisjobs.torture.store import Final, Letter, Store, through
 FIRST = datetime(2026, 11, 26, 8, tzinfo=UTC)
 
 
-def slot(number: int) -> datetime:
+def slot(number: float) -> datetime:
     return FIRST + timedelta(seconds=number)
 
 
-def job_of(number: int, name: str = "all") -> str:
-    return f"{name}@{slot(number):%Y-%m-%dT%H:%M:%S}Z"
+def job_of(number: float, name: str = "all") -> str:
+    return slot_id(name, ms_of(slot(number)))
 
 
-def fired(number: int, pid: int = 1, name: str = "all", *, added: bool = True, missed: int = 0) -> dict[str, Any]:
+def fired(
+    number: float, pid: int = 1, name: str = "all", *, added: bool = True, missed: int = 0
+) -> dict[str, Any]:
     line = {"what": "fired", "job": job_of(number, name), "name": "Tick", "db": 0, "pid": pid}
     return line | {"at": slot(number).timestamp() + 0.02, "added": added, "missed": missed}
 
 
-def ran(number: int, pid: int = 1, name: str = "all", *, after: float = 0.01) -> list[dict[str, Any]]:
+def ran(number: float, pid: int = 1, name: str = "all", *, after: float = 0.01) -> list[dict[str, Any]]:
     at = slot(number).timestamp() + after
     line = {"job": job_of(number, name), "db": 0, "pid": pid, "worker": f"w{pid}", "attempt": 1, "deliveries": 1}
     told = {"reply": "OK", "settlement": "Ack", "cancelled": False, "sent_at": at + 0.002, "resent": False}
@@ -110,6 +113,35 @@ def test_a_run_in_which_each_slot_was_fired_once_passes(every: Book, latest: Boo
     assert (every.verdict().slots, every.verdict().left_out, every.verdict().done) == (5, 0, 5)
     assert latest.verdict().passed, latest.verdict()
     assert (latest.verdict().slots, latest.verdict().left_out) == (3, 2)
+
+
+def of_either_rule(halves: Sequence[int]) -> Book:
+    """Slots by how many half seconds after the first they are: odd ones are of a release that is rolled back."""
+    book = Book("all", [])
+    book.lines = [line for half in halves for line in (fired(half / 2), *ran(half / 2))]
+    book.final.totals = {"pushed": len(halves), "completed": len(halves)}
+    book.final.schedules = [book.info(last_slot=slot(halves[-1] / 2))]
+    return book
+
+
+def test_a_run_in_which_a_release_with_another_rule_was_rolled_back_passes() -> None:
+    run = of_either_rule([0, 2, 3, 5, 7, 10, 12])
+
+    assert run.verdict().passed, run.verdict()
+    assert run.verdict().slots == 7
+
+
+@pytest.mark.parametrize(
+    ("halves", "says"),
+    [
+        ([0, 2, 5, 9, 10], "between all@2026-11-26T08:00:02.500Z and all@2026-11-26T08:00:04.500Z"),
+        ([0, 2, 7, 8], "between all@2026-11-26T08:00:01Z and all@2026-11-26T08:00:03.500Z"),
+    ],
+)
+def test_a_slot_that_was_never_fired_as_a_release_was_rolled_back_is_found(
+    halves: Sequence[int], says: str
+) -> None:
+    assert of_either_rule(halves).verdict().wrong == [f"{says} slots were never fired"]
 
 
 def test_a_slot_that_was_never_fired_is_found(every: Book) -> None:
@@ -411,3 +443,23 @@ def test_a_firing_of_which_the_reply_is_cut_or_the_request_late_fires_no_slot_tw
     assert len(ready) == field.store.counts().totals["pushed"]
     slots = sorted(datetime.fromisoformat(job.partition("@")[2]) for job in ready if job.startswith("all@"))
     assert slots[-1] - slots[0] == timedelta(seconds=len(slots) - 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_release_that_is_rolled_back_has_its_own_rule_until_it_ends(field: Field, is_killed: bool) -> None:
+    def state() -> tuple[Schedule | None, bool]:
+        info = field.store.queue.schedules.get(schedules.ALL)
+        return (info.rule, info.stopped) if info else (None, True)
+
+    async def run() -> None:
+        with field.fleet:
+            fault = RollBack()
+            fault.begin(field)
+            fault.is_killed = is_killed
+            await eventually(lambda: state() == (OTHER_RULE, False), within=60)
+            fault.end(field)
+            fault.guest.wait()
+            assert state() == (OTHER_RULE, not is_killed)  # who is stopped withdraws what it declares
+
+    anyio.run(run)

@@ -196,12 +196,13 @@ class Scheduler:
 
     async def _declare(self, names: Sequence[str]) -> None:
         """Declare these schedules of its code; with none, say that it is there."""
-        for some in list(_parts(names, lambda _: (1, 0))) or [[]]:
+        # Half as many as jobs in a call: each is read, and some of it is written.
+        for some in list(_parts(names, lambda _: (2, 0))) or [[]]:
             replies = await self._put([Put(name, self._fingerprints[name]) for name in some])
             definitions = [self._queue.declared[name] for name in some]
             self._heed(definitions, replies)
             unknown = [each for each, reply in zip(definitions, replies, strict=True) if reply is Reply.NOT_FOUND]
-            for part in _parts(unknown, lambda each: (1, weight_of(each.job))):
+            for part in _parts(unknown, lambda each: (2, weight_of(each.job))):
                 replies = await self._put([Put.whole(each, since_ms=self._seen_to(each)) for each in part])
                 self._heed(part, replies)
                 for each, reply in zip(part, replies, strict=True):

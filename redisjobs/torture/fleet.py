@@ -17,7 +17,7 @@ from typing import Self
 
 from redisjobs import recording
 from redisjobs.events import ProcessEnded
-from redisjobs.torture.process import DATABASE, LEASE, LIFELINE, OLD, QUEUE, RECORDINGS
+from redisjobs.torture.process import DATABASE, LEASE, LIFELINE, OLD, OTHER_RULE, QUEUE, RECORDINGS
 from redisjobs.torture.release import Release
 from redisjobs.torture.stories import Line
 from redisjobs.worker.child import PROGRAM
@@ -92,6 +92,7 @@ class Fleet:
         kinds: What it is made of; those of databases that there aren't are left out.
         release: What they run.
         hosts: All of them.
+        guests: Schedulers of a release that is rolled back.
         unasked: How each host that ended by itself did: what nobody killed must not end.
         victims: The processes that faults have killed.
         asked: The processes of hosts that were asked to end: one under such a supervisor may not have come so far
@@ -105,6 +106,7 @@ class Fleet:
     rng: random.Random
     kinds: Sequence[Kind] = HOSTS
     hosts: list[Host] = field(default_factory=list)
+    guests: list["subprocess.Popen[bytes]"] = field(default_factory=list)
     unasked: list[str] = field(default_factory=list)
     victims: set[int] = field(default_factory=set)
     asked: set[int] = field(default_factory=set)
@@ -127,12 +129,12 @@ class Fleet:
         for host in self.hosts:  # or a supervisor would replace what we kill
             _stop(host.process)
         left = {*self.pids(), *(pid for host in self.hosts for pid in children(host.process.pid))}
-        for host in self.hosts:
-            host.process.kill()
+        for process in (*self.guests, *(host.process for host in self.hosts)):
+            process.kill()
         for pid in left:
             _kill(pid)
-        for host in self.hosts:
-            host.process.wait()
+        for process in (*self.guests, *(host.process for host in self.hosts)):
+            process.wait()
         if self._lifeline is not None:
             self._lifeline.close()
 
@@ -145,21 +147,26 @@ class Fleet:
         """Start all hosts."""
         self.hosts = [Host(kind, self._spawn(kind)) for kind in self.kinds]
 
-    def _spawn(self, kind: Kind) -> "subprocess.Popen[bytes]":
+    def _environment(self, kind: Kind) -> dict[str, str]:
         assert self._lifeline is not None
         environment = os.environ | {QUEUE: self.queue, RECORDINGS: str(self.directory)}
         environment |= {"REDISJOBS_URL": self.urls[kind.db]}  # not as an argument: it may hold a password
         environment |= {"PYTHONPATH": str(self.release.directory), DATABASE: str(kind.db)}
         lease = str(kind.leases * self.lease)
         environment |= {LIFELINE: str(self._lifeline.getsockname()[1]), LEASE: lease}
-        if kind.old:
-            environment[OLD] = "1"
+        return environment | ({OLD: "1"} if kind.old else {})
+
+    def _spawn(self, kind: Kind) -> "subprocess.Popen[bytes]":
+        lease = str(kind.leases * self.lease)
         command = [*PROGRAM, "worker", "redisjobs.torture.jobs:queue"]
         command += ["--log-level", "warning", "--lease", lease]
         command += ["--grace", str(GRACE), "--concurrency", str(CONCURRENCY)]
+        return self._popen([*command, *kind.options], self._environment(kind))
+
+    def _popen(self, command: Sequence[str], environment: dict[str, str]) -> "subprocess.Popen[bytes]":
         with open(self.directory / "workers.log", "ab") as log:
             return subprocess.Popen(
-                [*command, *kind.options],
+                command,
                 env=environment,
                 cwd=self.release.directory,
                 stdin=subprocess.DEVNULL,
@@ -169,6 +176,13 @@ class Fleet:
                 # stopped by SIGSTOP, the kernel ends it, as the whole group then has nobody left.
                 process_group=0,
             )
+
+    def deploy(self, db: int) -> "subprocess.Popen[bytes]":
+        """Start a scheduler of a release whose schedule has another rule; `tend` does not start it again."""
+        environment = self._environment(Kind(db=db)) | {OTHER_RULE: "1"}
+        command = [sys.executable, "-m", "redisjobs.torture.rolled_back"]
+        self.guests.append(self._popen(command, environment))
+        return self.guests[-1]
 
     def tend(self) -> None:
         """Start again what has ended."""

@@ -21,9 +21,9 @@ from redisjobs.job import Priority
 from redisjobs.options import PushOptions
 from redisjobs.queue import JobQueue
 from redisjobs.retry import RetryPolicy, exponential_jitter, no_retry
-from redisjobs.schedules.schedule import Schedule
 from redisjobs.server import DEFAULT_URL
 from redisjobs.torture import process
+from redisjobs.torture.slots import OTHER_RULE, RULE
 from redisjobs.transitions import MOST_JOBS
 
 ATTEMPTS = 3
@@ -432,7 +432,8 @@ async def tick(parameters: Tick, context: JobContext) -> None:
         pass
 
 
-queue.schedule(Tick(), Schedule.every(1), name="all", accuracy="all", at_most=MOST_JOBS)
+rule = OTHER_RULE if process.OTHER_RULE in os.environ else RULE
+queue.schedule(Tick(), rule, name="all", accuracy="all", at_most=MOST_JOBS)
 
 if process.RECORDINGS in os.environ:
     process.begin(queue.events)

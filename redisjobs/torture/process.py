@@ -17,12 +17,13 @@ from redisjobs.options import PushOptions
 from redisjobs.recording import Recording
 from redisjobs.torture.store import MARK
 
-QUEUE, RECORDINGS, LIFELINE, DATABASE, LEASE, OLD = (
-    f"REDISJOBS_TORTURE_{what}" for what in ("QUEUE", "RECORDINGS", "LIFELINE", "DATABASE", "LEASE", "OLD")
+QUEUE, RECORDINGS, LIFELINE, DATABASE, LEASE, OLD, OTHER_RULE = (
+    f"REDISJOBS_TORTURE_{what}"
+    for what in ("QUEUE", "RECORDINGS", "LIFELINE", "DATABASE", "LEASE", "OLD", "OTHER_RULE")
 )
 """What the torture tells its workers by the environment: the queue's name, the recordings' directory, the port
-whose silence means that it is over, which of the databases it is, the lease, and whether this worker is one of an
-older release."""
+whose silence means that it is over, which of the databases it is, the lease, whether this worker is one of an
+older release, and whether its schedule has another rule."""
 
 _LOOK, _STALL = 0.25, 0.5  # seconds between looks at the interpreter, and of delay from which on it stood still
 

@@ -5,14 +5,23 @@ well where its job ran, was settled, or is a dead letter.
 """
 
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
+from redisjobs.schedules.schedule import Schedule
 from redisjobs.schedules.stored import Accuracy, ScheduleInfo, ms_of, slot_id
 from redisjobs.torture.store import Final
 from redisjobs.torture.stories import Key, Story
 
 Slots = Mapping[datetime, Story]
 """The jobs of one schedule by their slots."""
+
+SPAN = timedelta(seconds=1)
+"""From one slot of a rule to the next."""
+RULE = Schedule.every(SPAN)
+"""The rule of the schedule that the torture's workers declare."""
+OTHER_RULE = Schedule.every(SPAN, datetime(1970, 1, 1, microsecond=500_000, tzinfo=UTC))
+"""Its rule in a release that is rolled back: half a second off, so that each slot tells which rule it is of."""
 
 _TICK = timedelta(milliseconds=1)
 
@@ -51,8 +60,11 @@ def _of_one(info: ScheduleInfo, slots: Slots) -> Iterator[str]:
     if info.error or info.rule is None or info.last_slot is None or not slots:
         yield f"schedule '{info.name}' has {len(slots)} jobs, and its last slot is {info.last_slot}; {info.error}"
         return
-    due = set(info.rule.between(min(slots) - _TICK, info.last_slot))
     yield from _twice(slots)
+    if info.accuracy is Accuracy.ALL and _rules(slots):
+        yield from _left_out_by_either(info, slots)
+        return
+    due = set(info.rule.between(min(slots) - _TICK, info.last_slot))
     for slot in sorted(slots.keys() - due):
         yield f"{slots[slot].job} was fired, and the last slot of '{info.name}' is {info.last_slot:%H:%M:%S}"
     missing = sorted(due - slots.keys())
@@ -62,6 +74,27 @@ def _of_one(info: ScheduleInfo, slots: Slots) -> Iterator[str]:
             yield f"schedule '{info.name}' has missed {info.missed} slots, and is to make up for all"
     elif not _are_counted(len(missing), info.missed, slots[min(slots)]):
         yield f"schedule '{info.name}' has {len(missing)} slots without a job, and counts {info.missed} as missed"
+
+
+def _rules(slots: Slots) -> bool:
+    """Whether some of the slots are of the rule of a release that was rolled back."""
+    return any(slot.microsecond for slot in slots)
+
+
+def _left_out_by_either(info: ScheduleInfo, slots: Slots) -> Iterator[str]:
+    """What was left out where one of two rules counted at a time.
+
+    Up to some moment between two slots the rule of the first counted, and from then on that of the second. So two
+    slots of different rules may be one span and a half apart, and two of one rule only one span.
+    """
+    for first, second in pairwise(sorted(slots)):
+        is_change = first.microsecond != second.microsecond
+        if second - first > (1.5 * SPAN if is_change else SPAN):
+            yield f"between {slots[first].job} and {slots[second].job} slots were never fired"
+    if max(slots) != info.last_slot:
+        yield f"the last slot of '{info.name}' is {info.last_slot}, and its last job {slots[max(slots)].job}"
+    if info.missed:
+        yield f"schedule '{info.name}' has missed {info.missed} slots, and is to make up for all"
 
 
 def _are_counted(missing: int, counted: int, first: Story) -> bool:

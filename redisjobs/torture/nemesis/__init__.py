@@ -31,6 +31,7 @@ from redisjobs.torture.nemesis.processes import (
     KillChild,
     KillHost,
     KillWorker,
+    RollBack,
     StopWorker,
     UpgradeInPlace,
 )
@@ -51,6 +52,7 @@ __all__ = ["COMPANY", "FAULTS", "Fault", "Field", "duration", "heal"]
 
 FAULTS: Sequence[type[Fault]] = (
     *(KillWorker, KillChild, KillHost, FreezeWorker, FreezeInTurn, StopWorker, UpgradeInPlace),
+    RollBack,
     *(PushPoison, TwoKillers, BlockLoop, RaiseAnything),
     *(PutMalformed, PutHostile, PutSteep, PutTogether, SayAnything),
     *(DeleteRecord, RemoveConsumer, ForgetWorkers, LoseRecord),

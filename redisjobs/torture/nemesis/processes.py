@@ -179,6 +179,25 @@ class UpgradeInPlace(ProcessFault):
         self.detail = f"scripts are now in {scripts}/; process {host.process.pid} is stopped"
 
 
+class RollBack(Fault):
+    """A release whose schedule has another rule is deployed beside the workers, then stopped or killed.
+
+    It runs no jobs. Its rule counts from its start, and the workers' again once it is gone.
+    """
+
+    name = "release rolled back"
+    holds = 15.0
+
+    def begin(self, field: Field) -> None:  # noqa: D102
+        self.db = field.some_store().db
+        self.guest = field.fleet.deploy(self.db)
+        self.is_killed = field.rng.random() < 0.5
+        self.detail = f"scheduler {self.guest.pid}, {'killed' if self.is_killed else 'stopped'} in the end"
+
+    def end(self, field: Field) -> None:  # noqa: D102
+        self.guest.send_signal(signal.SIGKILL if self.is_killed else signal.SIGTERM)
+
+
 def _send(pid: int, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, number)

@@ -84,6 +84,7 @@ if TYPE_CHECKING:
     from redisjobs.service import Lifespan, Service
     from redisjobs.transitions import Reply
     from redisjobs.worker.worker import Worker
+    from redisjobs.workers import WorkerInfo
 
 _MODULES = {
     "codec": ["JobInfo"],
@@ -113,6 +114,7 @@ _MODULES = {
     "service": ["Lifespan", "Service"],
     "transitions": ["Reply"],
     "worker.worker": ["Worker"],
+    "workers": ["WorkerInfo"],
 }
 """The modules of what is exported. Each is imported once somebody asks for a name of it: whoever only pushes never
 loads what runs jobs, and the command line says its version without loading either."""
@@ -177,6 +179,7 @@ __all__ = [
     "UnknownSchedule",
     "UnwritableResult",
     "Worker",
+    "WorkerInfo",
     "WrongType",
     "exponential_jitter",
     "no_retry",

@@ -236,6 +236,30 @@ class Measure(Query[Backlog]):
 
 
 @dataclass(frozen=True, slots=True)
+class WorkersFound:
+    """What a step of looking at workers came to.
+
+    Attributes:
+        workers: Of each its id, for how many seconds its lease still lasts, and what its last heartbeat said.
+        after: Where the next step goes on, for `FindWorkers`; '' if there is nothing more to look at.
+    """
+
+    workers: Sequence[tuple[str, float, Mapping[str, str]]]
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FindWorkers(Query[WorkersFound]):
+    """The workers of a queue, in bounded steps. One that is there all the while comes at least once.
+
+    Attributes:
+        after: Where an earlier step left off; '' to begin.
+    """
+
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Pauses:
     """What may not start now.
 

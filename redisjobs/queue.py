@@ -58,6 +58,7 @@ from redisjobs.queries import (
     Find,
     FindLimits,
     FindPauses,
+    FindWorkers,
     GroupDead,
     Hold,
     Pause,
@@ -90,6 +91,7 @@ from redisjobs.serving import Serving
 from redisjobs.signature import Signature
 from redisjobs.transitions import LONGEST_TRY, MOST_JOBS, NewJob, Reply
 from redisjobs.waiting import Waitings
+from redisjobs.workers import WorkerInfo, worker_infos
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -579,6 +581,13 @@ class JobQueue(Serving):
         while steps[-1].after:
             steps.append(await self._read(FindLimits(steps[-1].after)))
         return limit_infos(steps)
+
+    async def workers(self) -> list[WorkerInfo]:
+        """The workers of this queue, each as it was at its last heartbeat; by their ids."""
+        steps = [await self._read(FindWorkers())]
+        while steps[-1].after:
+            steps.append(await self._read(FindWorkers(steps[-1].after)))
+        return worker_infos(steps)
 
     async def hold(self, job: str | PushedJob) -> Reply:
         """Let one waiting job not start, until `unhold`. It keeps its due time, its priority and its place.

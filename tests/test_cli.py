@@ -141,7 +141,6 @@ def cli(folder: Path, redis_url: str, there: object, monkeypatch: Any, capfd: An
     """Run a command in this process, which is quicker: all but its process is real."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("REDISJOBS_URL", redis_url)
-    monkeypatch.delenv("REDIS_URL", raising=False)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr(sys, "path", list(sys.path))
 
@@ -164,8 +163,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 @pytest.fixture
 def start(folder: Path, redis_url: str, there: object) -> Iterator[Start]:
     """Start a command as a process of its own."""
-    environment = {key: value for key, value in os.environ.items() if key != "REDIS_URL"}
-    environment |= {"REDISJOBS_URL": redis_url, "PYTHONPATH": str(PACKAGE.parent)}
+    environment = os.environ | {"REDISJOBS_URL": redis_url, "PYTHONPATH": str(PACKAGE.parent)}
     started: list[subprocess.Popen[str]] = []
 
     def run(*arguments: str, stderr: int = subprocess.PIPE, **changes: str) -> "subprocess.Popen[str]":
@@ -1166,14 +1164,12 @@ def test_dev_says_so_when_its_server_ends_by_itself(start: Start) -> None:
     assert "the server ended by itself" in one_line(stopped.err)
 
 
-def test_dev_uses_the_server_that_redis_url_names_and_starts_none(
-    cli: Callable[..., Ended], redis_url: str, monkeypatch: Any
-) -> None:
-    monkeypatch.setenv("REDIS_URL", redis_url)
-    monkeypatch.setattr("redisjobs.server.start", lambda **_: pytest.fail("a server was started"))
+@pytest.mark.slow
+def test_dev_starts_a_server_of_its_own_whatever_the_environment_names(start: Start, redis_url: str) -> None:
+    dev = start("dev", REDIS_URL=redis_url, REDISJOBS_URL=redis_url)
 
-    said = cli("dev")
+    url = until(dev, "export REDISJOBS_URL=").strip().partition("=")[2]
 
-    assert said.code == 0
-    assert said.out.splitlines()[0].startswith("REDIS_URL is set, so nothing was started; it answers at redis://")
-    assert said.out.splitlines()[1] == 'export REDISJOBS_URL="$REDIS_URL"'
+    assert url != redis_url
+    dev.send_signal(signal.SIGINT)
+    assert ended(dev).code == 0

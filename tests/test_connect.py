@@ -117,6 +117,17 @@ CALLS: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize(
+    "url", ["redis://joe:secret@host:1/banana", "rediss://joe:secret@host/0/1", "redis://joe:secret@h/0x1"]
+)
+@pytest.mark.parametrize("queue_of", [JobQueue, redisjobs.sync.JobQueue])
+def test_a_url_whose_database_is_no_number_is_refused_without_its_password(queue_of: Any, url: str) -> None:
+    with pytest.raises(ValueError, match="is no database of Redis; give a number") as refused:
+        queue_of(url)
+
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
     ("name", "version"), [("redis", "6.2.14"), ("redis", "5.0"), ("valkey", "7.2.5"), ("keydb", "6.3.4")]
 )
 @pytest.mark.parametrize("call", CALLS)

@@ -45,13 +45,14 @@ class Demos:
         self.mark = f"REDISJOBS_TEST={uuid.uuid4().hex}"
         self.started: list[subprocess.Popen[str]] = []
 
-    def start(self, *arguments: object, redis_url: str = "") -> "subprocess.Popen[str]":
+    def start(self, *arguments: object) -> "subprocess.Popen[str]":
         environment = {key: value for key, value in os.environ.items() if not key.startswith("REDIS")}
         name, _, value = self.mark.partition("=")
         environment |= {name: value, "PYTHONPATH": str(Path(redisjobs.__file__).parents[1])}
+        elsewhere = "redis://127.0.0.1:1/0"  # which the demo does not use
         process = subprocess.Popen(
             [sys.executable, "-m", "redisjobs", "demo", "--lease", "1", *map(str, arguments)],
-            env=environment | ({"REDIS_URL": redis_url} if redis_url else {}),
+            env=environment | {"REDIS_URL": elsewhere, "REDISJOBS_URL": elsewhere},
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -151,15 +152,15 @@ def _words(command: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_demo_uses_the_server_of_redis_url_and_takes_its_keys_away(
+def test_the_demo_uses_another_server_where_it_is_told_to_and_takes_its_keys_away(
     demos: Demos, tmp_path: Path, redis_url: str
 ) -> None:
     (tmp_path / "one").write_text("1")
 
-    out, _ = demos.start(tmp_path, redis_url=redis_url).communicate(timeout=50)
+    out, _ = demos.start(tmp_path, "--url", redis_url).communicate(timeout=50)
 
     assert out.splitlines()[-1] == "verified 1 files: 0 lost"
-    queue = re.search(r"redis-cli -u \"\$REDIS_URL\" HGETALL '(redisjobs:\{demo-\w+\}:)stats'", out)
+    queue = re.search(rf"redis-cli -u {redis_url} HGETALL '(redisjobs:\{{demo-\w+\}}:)stats'", out)
     assert queue is not None
     with redis.Redis.from_url(redis_url) as client:
         lasting = [key for key in client.scan_iter(match=f"{queue[1]}*") if client.ttl(key) < 0]

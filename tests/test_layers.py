@@ -24,7 +24,7 @@ schedules.zones schedules.crontab schedules.recurrence schedules.words schedules
 roundtrip progress job
 transitions queries driver
 schedules.stored
-fingerprint tracebacks codec outcome filters groups pauses limits
+fingerprint tracebacks codec outcome filters groups pauses limits workers
 options context signature
 events middleware
 logs recording

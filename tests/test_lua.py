@@ -48,7 +48,7 @@ MEMORY = LUA.parent / "redisjobs/drivers/memory"
 SCRIPTS = sorted(path.stem for path in LUA.glob("*.lua"))
 INCLUDES = sorted(path.stem for path in LUA.glob("include/*.lua"))
 PRODUCERS = {"push", "push_plain", "push_one", "fire"}  # what may be refused when the server is full
-READERS = {"find", "counts", "schedules", "backlog", "scan", "groups", "pauses", "limits"}
+READERS = {"find", "counts", "schedules", "backlog", "scan", "groups", "pauses", "limits", "workers"}
 FAILED = DeadLetter("failed", "ValueError: no")
 
 

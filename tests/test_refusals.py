@@ -234,7 +234,7 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
 """What is done, by its script and which of its ways."""
 
 CHANNELS = ("control", "waiter:")
-READERS = {"find", "scan", "groups", "counts", "schedules", "backlog", "pauses", "limits"}
+READERS = {"find", "scan", "groups", "counts", "schedules", "backlog", "pauses", "limits", "workers"}
 
 NIGHTLY = Definition("nightly", Schedule.every(5), job(""))
 

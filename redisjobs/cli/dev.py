@@ -1,6 +1,5 @@
 """The command that runs a local server for development."""
 
-import os
 import signal
 import socket
 import sys
@@ -16,8 +15,6 @@ import typer
 
 from redisjobs import server
 from redisjobs.cli.errors import Failure
-from redisjobs.cli.target import named
-from redisjobs.visible import without_password
 
 _AGAIN = 0.01  # seconds, in which a destructor ends
 _LOOK = 1.0  # seconds between looks at whether the server still is there
@@ -30,9 +27,6 @@ def dev(
     ] = None,
 ) -> None:
     """Run a local Redis-compatible server until Ctrl-C, and print the URL to paste."""
-    if url := os.environ.get("REDIS_URL"):
-        _show_theirs(url)
-        return
     try:
         with (
             ended_by_signals(),
@@ -84,13 +78,6 @@ def ended_by_signals() -> Iterator[None]:
         sys.unraisablehook = tell
         for number, how in before.items():
             signal.signal(number, how)
-
-
-def _show_theirs(url: str) -> None:
-    with named("default", url) as queue:
-        queue.counts()  # says so if it does not answer
-    print(f"REDIS_URL is set, so nothing was started; it answers at {without_password(url)}")
-    print('export REDISJOBS_URL="$REDIS_URL"')
 
 
 def _show(running: server.Server, *, kept: bool) -> None:

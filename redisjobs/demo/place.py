@@ -1,6 +1,5 @@
 """Where the demo's queue is: on a server of the user's, or on a local one made for it."""
 
-import os
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ class Place:
 
     Attributes:
         url: The server's.
-        typed: The same as one would type it in a shell.
+        typed: The same to be shown: without its password.
         description: For people.
         queue: The queue's name.
         stays: What stays there, and how to end it; '' if nothing does.
@@ -37,13 +36,19 @@ class Place:
 
 
 @contextmanager
-def place(keep: bool) -> Iterator[Place]:
-    """Make a place for the demo; gone afterwards, unless kept and the demo came to its end."""
+def place(keep: bool, url: str | None = None) -> Iterator[Place]:
+    """Make a place for the demo; gone afterwards, unless kept and the demo came to its end.
+
+    Args:
+        keep: Whether it is to stay.
+        url: A server that runs already; None starts one.
+    """
     name = f"demo-{uuid.uuid4().hex[:8]}"
-    if url := os.environ.get("REDIS_URL"):
+    if url:
         try:
             stays = f"the queue {name} stays on your server" if keep else ""
-            yield Place(url, '"$REDIS_URL"', f"your REDIS_URL, {without_password(url)}", name, stays)
+            shown = without_password(url)
+            yield Place(url, shown, f"your server, {shown}", name, stays)
         finally:
             if not keep:
                 _remove(url, name)

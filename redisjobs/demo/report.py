@@ -70,7 +70,7 @@ def _recovery(kill: Kill, lines: Sequence[Line], lease: float) -> str:
 
 def commands(place: Place) -> list[str]:
     """Three commands to paste: the counters, who worked, and what became a dead letter."""
-    typed = place.typed if place.typed.startswith('"') else shlex.quote(place.typed)
+    typed = shlex.quote(place.typed)
     prefix = Commands(place.queue).prefix
     return [
         f"redis-cli -u {typed} HGETALL '{prefix}stats'",

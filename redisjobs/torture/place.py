@@ -57,7 +57,7 @@ def check_url(url: str) -> None:
     try:
         Target(url)
     except ValueError as error:
-        raise ValueError(f"{url!r}: {error}") from error
+        raise ValueError(f"{without_password(url)!r}: {error}") from error
 
 
 @contextmanager

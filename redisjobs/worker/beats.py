@@ -12,6 +12,7 @@ from redisjobs.transitions import Lease
 from redisjobs.worker.dispatcher import Dispatcher
 from redisjobs.worker.heartbeat import Heartbeat
 from redisjobs.worker.member import Member
+from redisjobs.workers import names_fact
 
 
 class Owner(Protocol):
@@ -56,6 +57,7 @@ class Beats:
         self._dispatcher = dispatcher
         self._owner = owner
         self._call_soon = call_soon
+        self._names = names_fact(member.settings.queue.definitions)
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
 
     def start(self) -> None:
@@ -97,6 +99,7 @@ class Beats:
             "running": str(self._dispatcher.running),
             "refused": str(self._dispatcher.refused),
             "version": __version__,
+            "names": self._names,
         }
 
     def beaten(self, began: float, cancelled: Sequence[Lease]) -> None:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeVar, cast
@@ -197,10 +197,11 @@ class MemoryConsumer:
     async def listen(self, on_notification: Callable[[Notification], None]) -> None:
         await _listen(self._memory, on_notification)
 
-    def beat(self, held: Callable[[], Sequence[Lease]]) -> Beaten:
+    def beat(self, held: Callable[[], Sequence[Lease]], facts: Mapping[str, str]) -> Beaten:
         """Beat as the worker of the moment; for any thread."""
         try:
-            return worker.cancelled(self._memory, held()) if worker.beat(self._memory, self.worker_id) else ()
+            asked = worker.beat(self._memory, self.worker_id, facts)
+            return worker.cancelled(self._memory, held()) if asked else ()
         except Fenced as error:
             return error
 
@@ -212,7 +213,7 @@ class SyncMemoryConsumer:
         self._consumer = consumer
 
     def beat(self, *beats: Beat) -> Sequence[Beaten]:
-        return [cast("MemoryConsumer", each.consumer).beat(each.held) for each in beats]
+        return [cast("MemoryConsumer", each.consumer).beat(each.held, each.facts) for each in beats]
 
     def release(self, *, refund: bool, watch: bool) -> int:
         return worker.release(self._consumer._memory, self._consumer.worker_id, refund=refund, watch=watch)

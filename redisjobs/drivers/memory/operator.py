@@ -49,6 +49,7 @@ from redisjobs.queries import (
     Find,
     FindLimits,
     FindPauses,
+    FindWorkers,
     GroupDead,
     Hold,
     Measure,
@@ -66,6 +67,7 @@ from redisjobs.queries import (
     Tidy,
     Unhold,
     Unpark,
+    WorkersFound,
     backlog_since,
 )
 from redisjobs.schedules.stored import (
@@ -233,6 +235,13 @@ def backlog(memory: Memory, query: Measure) -> Backlog:
         return backlog_since(since, now_ms, sum(record.until > now for record in memory.workers.values()))
 
 
+def workers(memory: Memory, query: FindWorkers) -> WorkersFound:
+    """Tell which workers there are, and what each said at its last heartbeat."""
+    with memory.lock:
+        now = time.monotonic()
+        return WorkersFound([(worker, each.until - now, each.facts) for worker, each in memory.workers.items()])
+
+
 def _ms_of(entry: str) -> int:
     return int(entry.partition("-")[0])
 
@@ -241,6 +250,7 @@ _READS: Mapping[type[Query[Any]], Callable[[Memory, Any], Any]] = {
     Find: find,
     FindLimits: limits,
     FindPauses: pauses,
+    FindWorkers: workers,
     Scan: scan,
     GroupDead: groups,
     Count: counts,

@@ -69,6 +69,7 @@ class Record:
         lease: In seconds.
         until: When its lease ends, by this process' monotonic clock.
         cancels: How often somebody has asked to cancel a job of it.
+        facts: What it said at its last heartbeat.
         answers: The last turn of each lane, and what it was answered.
     """
 
@@ -76,6 +77,7 @@ class Record:
     lease: float
     until: float
     cancels: int = 0
+    facts: Mapping[str, str] = field(default_factory=dict)
     answers: dict[int, tuple[int, Exchange]] = field(default_factory=dict)
 
 

@@ -5,7 +5,7 @@ There are none of tidy and restore: by nobody's hand are jobs taken here from th
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from redisjobs.driver import IdTaken
 from redisjobs.drivers.memory.include import WATCHED, any_back, by_due, fence, hand_back, is_waiting, tell_released
@@ -129,10 +129,11 @@ def release(memory: Memory, worker: str, *, refund: bool, watch: bool) -> int:
         return released
 
 
-def beat(memory: Memory, worker: str) -> int:
+def beat(memory: Memory, worker: str, facts: Mapping[str, str]) -> int:
     """Start a worker's lease anew; how often somebody has asked to cancel a job of it."""
     with memory.lock:
         record = memory.record(worker)
+        record.facts = {**record.facts, **facts}
         record.until = time.monotonic() + record.lease
         return record.cancels
 

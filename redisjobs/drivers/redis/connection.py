@@ -8,11 +8,13 @@ itself, and is dropped whenever a reply may still be under way.
 import asyncio
 import encodings.idna  # noqa: F401  (for names of hosts: an import that Ctrl-C ends in the first call is never made up for)
 import math
+import re
 import ssl
 import time
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import anyio
 import redis
@@ -26,6 +28,7 @@ from redisjobs.drivers.redis.commands import Command, Commands, Wire, Word, tran
 from redisjobs.drivers.redis.replies import CLOSED_IS_LOST, Replies, reader_of
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.transitions import LONGEST_TRY
+from redisjobs.visible import without_password
 
 ANSWER = LONGEST_TRY / 2
 """Seconds in which a server sends at least one byte of an answer it owes, or accepts a connection."""
@@ -72,6 +75,7 @@ class Target:
 
     def __init__(self, where: Any) -> None:
         if isinstance(where, str):
+            _check_database(where)
             pool = redis.ConnectionPool.from_url(where, **_INTRODUCTION)
         else:
             pool = where.connection_pool
@@ -132,6 +136,16 @@ class Target:
         kind = getattr(redis.connection, self._kind)
         retry = redis.retry.Retry(NoBackoff(), 0)
         return kind(**self._options, socket_connect_timeout=timeout, socket_timeout=timeout, retry=retry)
+
+
+def _check_database(url: str) -> None:
+    """Refuse a database that is no number: redis-py would take database 0 instead."""
+    parts = urlsplit(url)
+    if parts.scheme in ("redis", "rediss") and not re.fullmatch(r"/?[0-9]{0,9}/?", parts.path):
+        raise ValueError(
+            f"{without_password(url)!r}: {parts.path[1:]!r} is no database of Redis; give a number, as "
+            "redis://HOST:6379/0, and the queue's name by itself"
+        )
 
 
 def packed(wires: Sequence[Wire]) -> bytes:

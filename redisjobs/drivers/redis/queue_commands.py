@@ -33,6 +33,7 @@ from redisjobs.queries import (
     Find,
     FindLimits,
     FindPauses,
+    FindWorkers,
     Group,
     GroupDead,
     Grouped,
@@ -56,6 +57,7 @@ from redisjobs.queries import (
     Tidy,
     Unhold,
     Unpark,
+    WorkersFound,
     backlog_since,
 )
 from redisjobs.retention import ASIDE, DEFAULT
@@ -68,6 +70,7 @@ from redisjobs.schedules.stored import (
     WithdrawSchedules,
 )
 from redisjobs.transitions import NewJob, Pushed, Reply
+from redisjobs.workers import FACTS
 
 T = TypeVar("T")
 
@@ -174,6 +177,17 @@ class QueueCommands(ScheduleCommands):
 
     def backlog(self, query: Measure) -> Command[Backlog]:
         return self._run("backlog", [self._now], _backlog)
+
+    def workers(self, query: FindWorkers) -> Command[WorkersFound]:
+        def parse(reply: Any) -> WorkersFound:
+            after, now_ms, *found = reply
+            told = [
+                (_shown(worker), (_since(until_ms) - float(now_ms)) / 1000, _facts(values))
+                for worker, until_ms, values in _threes(found)
+            ]
+            return WorkersFound(told, "" if after == b"0" else after.decode())
+
+        return self._run("workers", [query.after or "0", self._now], parse)
 
     def pauses(self, query: FindPauses) -> Command[Pauses]:
         def parse(reply: Any) -> Pauses:
@@ -333,6 +347,7 @@ _READS: Mapping[type[Query[Any]], Callable[[QueueCommands, Any], Command[Any]]] 
     Find: QueueCommands.find,
     FindLimits: QueueCommands.limits,
     FindPauses: QueueCommands.pauses,
+    FindWorkers: QueueCommands.workers,
     Scan: QueueCommands.scan,
     GroupDead: QueueCommands.groups,
     Count: QueueCommands.counts,
@@ -446,6 +461,10 @@ def _group(reply: Any) -> Group:
 def _threes(flat: Sequence[Any]) -> Iterable[tuple[Any, Any, Any]]:
     """A flat list, three by three."""
     return zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+
+
+def _facts(values: Sequence[bytes | None]) -> dict[str, str]:
+    return {fact: _shown(value) for fact, value in zip(FACTS, values, strict=False) if value is not None}
 
 
 def _shown(text: bytes) -> str:

@@ -20,6 +20,7 @@ from redisjobs.queries import (
     Delete,
     Filter,
     Find,
+    FindWorkers,
     GroupDead,
     Measure,
     Query,
@@ -28,7 +29,7 @@ from redisjobs.queries import (
     Several,
     Tidy,
 )
-from redisjobs.testing.driver_contract.acts import Open, job, rows_of
+from redisjobs.testing.driver_contract.acts import Heart, Open, job, rows_of
 from redisjobs.testing.driver_contract.needs import needs
 from redisjobs.testing.store import DriverStore
 from redisjobs.transitions import Ack, After, DeadLetter, Lease, Pushed, Release, Reply, Settlement
@@ -197,6 +198,24 @@ async def test_the_type_of_an_answer_follows_from_what_was_asked(store: DriverSt
     assert {each.state for each in rows} == {State.READY}
     assert (counts.running, counts.delayed, counts.dead) == (2, 1, 1)
     assert reply.value == "OK"
+
+
+@needs(FindWorkers)
+async def test_workers_are_found_with_what_they_said_at_their_last_heartbeat(
+    store: DriverStore, driver: Driver, worker: Open
+) -> None:
+    for name in ("w1", "w2"):
+        Heart(await worker(name)).beat(list, {"host": "here", "names": f"é {name}", "running": "2"})
+
+    before = store.contents()
+
+    step = await driver.read(FindWorkers())
+
+    assert (step.after, store.contents()) == ("", before)
+    found = {worker_id: (lease, facts) for worker_id, lease, facts in step.workers}
+    assert {name: facts["names"] for name, (_, facts) in found.items()} == {"w1": "é w1", "w2": "é w2"}
+    assert all(facts["host"] == "here" and facts["running"] == "2" for _, facts in found.values())
+    assert all(lease > 0 for lease, _ in found.values())
 
 
 @needs(Measure)

@@ -12,12 +12,16 @@
 --
 -- Returns  {{ready high, normal, low}, running, delayed, dead, completed, cancelled, {counter, value, ...}}
 
+--- @include "include/expect"
 --- @include "include/leases"
 --- @include "include/is_waiting"
 
 local streams, due, dead = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5]
 local completed, cancelled, stats = KEYS[6], KEYS[7], KEYS[8]
 
+expect('stream', dead, completed, cancelled, unpack(streams))
+expect('zset', due)
+expect('hash', stats)
 local ready, running = {}, 0
 for number, stream in ipairs(streams) do
   local leased = 0

@@ -24,7 +24,8 @@
 --
 -- ARGV[1]  now_ms        int ms; '' = the server's clock
 -- ARGV[2]  sent_ms       int ms  when this was sent, by the server's clock; '' if the client does not know it yet
--- ARGV[3]  repeated      '1': these may have been pushed before, so all that ended in the last minute is looked for
+-- ARGV[3]  since_ms      int ms  when these were first sent, by the server's clock, if they may have been pushed before: then
+--           all that ended since, or in the last minute, is looked for; else ''
 -- ARGV[4..] for each job: id, nonce (tells pushes of one given id apart; '' if the id was made for this push),
 --           priority, due ('' now, '+5000' in ms, or a time in ms), unique key ('' none),
 --           unique_for (ms the key is kept; '' until the job ends), expires_in (ms; '' never), on_conflict (where another
@@ -40,6 +41,8 @@
 --          DUPLICATE <id> that job holds the unique key
 --          REPLACED <id>  that job holds it and waits: it is what this push says by now, its id, nonce, attempt and time
 --                         of push aside, and waits where a new job would
+--          UNKNOWN        it is not known whether this very push was here before: what ended since is forgotten, as the
+--                         clock was set ahead meanwhile; nothing was written
 --          NO_IDS         the ready streams have no entry ids left, by somebody's hand; nothing was written
 --          After EXISTS and DUPLICATE nothing was written either, but that the push was refused, if it is `repeated`. A push
 --          with an on_conflict is answered REPLACED or such a DUPLICATE again when it comes once more.
@@ -50,6 +53,7 @@
 --- @include "include/due_time"
 --- @include "include/whole"
 --- @include "include/expect"
+--- @include "include/checked"
 --- @include "include/field"
 --- @include "include/entry_at"
 --- @include "include/unpacked"
@@ -81,7 +85,8 @@ local stats, control, conflict = KEYS[10], KEYS[11], KEYS[12]
 local result, outcome, progress = KEYS[13], KEYS[14], KEYS[15]
 local keys = {streams = streams, jobs = jobs, due = due, delayed = delayed, unique = unique, large = KEYS[16]}
 local now_ms, exact_ms = now(ARGV[1])
-local sent_ms, repeated = tonumber(ARGV[2]), ARGV[3] == '1'
+local sent_ms, since_ms = tonumber(ARGV[2]), tonumber(ARGV[3])
+local repeated = since_ms ~= nil
 local first_job = 4
 
 -- What ended is remembered for 65 s. So that what ended since it was first tried is always found, a repetition must be
@@ -105,7 +110,7 @@ while at <= #ARGV do
   delays = delays or ARGV[at + 3] ~= ''
   at = at + 9 + tonumber(ARGV[at + 8])
 end
-local located = redis.call('HMGET', jobs, unpack(ids))
+local located = checked('hash', jobs, redis.pcall('HMGET', jobs, unpack(ids)))
 local kept = {completed = true, cancelled = true} -- where jobs are that have ended: their ids are free
 
 -- The jobs that have these ids and keys. They may be large, and nobody else is served while they are read.
@@ -132,14 +137,23 @@ for i, push in ipairs(pushes) do
   look[i] = mark(push)
   if repeated then look[#ids + i] = mark('refused ' .. push) end
 end
-local since_ms = repeated and now_ms - remembered_ms or sent_ms - ahead_ms
--- As slot counts. What ended before the clock was set back is in slots that are still to come, by the clock of now.
-local until_ms = now_ms + (repeated and remembered_ms or ahead_ms)
-for n = math.floor(since_ms / 5000), math.floor(until_ms / 5000) do
-  for i, found in ipairs(redis.call('SMISMEMBER', finished .. whole(n), unpack(look))) do
-    if found == 1 then ended[i] = true end
+local looked_in = {}
+local function look_from(from_ms, until_ms)
+  for n = math.floor(from_ms / 5000), math.floor(until_ms / 5000) do -- as slot counts
+    if not looked_in[n] then
+      local set = finished .. whole(n)
+      for i, found in ipairs(checked('set', set, redis.pcall('SMISMEMBER', set, unpack(look)))) do
+        if found == 1 then ended[i] = true end
+      end
+      looked_in[n] = true
+    end
   end
 end
+look_from(repeated and now_ms - remembered_ms or sent_ms - ahead_ms, now_ms + ahead_ms)
+-- What ended before the clock was set back goes by the clock as it was.
+if repeated then look_from(since_ms - ahead_ms, since_ms + remembered_ms) end
+-- And what ended before it was set ahead may be forgotten.
+local is_unknown = repeated and now_ms - since_ms > remembered_ms
 
 -- Whether the job that holds a key, if one does, may not be replaced by the push that begins there.
 local function is_kept(holder, at)
@@ -196,6 +210,8 @@ local function add_all()
       words[i], again[pushes[i]] = answered[i], true
     elseif found[i] == 'REPEATED' or found[i] == 'REFUSED' then
       words[i], again[pushes[i]] = found[i], true
+    elseif is_unknown then
+      words[i] = 'UNKNOWN'
     elseif found[i] or added[ids[i]] or holder and is_kept(holder, start) then
       local is_there = found[i] or added[ids[i]]
       words[i] = is_there and 'EXISTS' or 'DUPLICATE ' .. holder.id
@@ -215,7 +231,10 @@ end
 -- Where a permission is missing half-way, what is there has its locator, so that a repetition finds it.
 local whole_of_it, failure = pcall(add_all)
 if #newly > 0 then redis.call('HSET', jobs, unpack(newly)) end
-if not whole_of_it then return error(failure) end
+if not whole_of_it then
+  if #newly == 0 then expect('stream', unpack(streams)) end
+  return error({err = failure}) -- pcall has made text of it
+end
 remember(slot(finished, now_ms), refused)
 if pushed > 0 then count(stats, 'pushed', pushed) end
 if replaced > 0 then count(stats, 'replaced', replaced) end

@@ -24,6 +24,8 @@
 
 --- @include "include/now"
 --- @include "include/whole"
+--- @include "include/expect"
+--- @include "include/checked"
 --- @include "include/mark"
 --- @include "include/count"
 
@@ -36,9 +38,11 @@ if not sent_ms or sent_ms < now_ms - oldest_ms or sent_ms > now_ms + ahead_ms th
   return {exact_ms * 1000, 'STALE'}
 end
 
-if redis.call('HGET', jobs, id) then return {exact_ms * 1000, 'PARTIAL'} end
+if checked('hash', jobs, redis.pcall('HGET', jobs, id)) then return {exact_ms * 1000, 'PARTIAL'} end
 for n = math.floor((sent_ms - ahead_ms) / 5000), math.floor((now_ms + ahead_ms) / 5000) do
-  if redis.call('SMISMEMBER', finished .. whole(n), mark(id))[1] == 1 then return {exact_ms * 1000, 'PARTIAL'} end
+  local set = finished .. whole(n)
+  local found = checked('set', set, redis.pcall('SMISMEMBER', set, mark(id)))
+  if found[1] == 1 then return {exact_ms * 1000, 'PARTIAL'} end
 end
 
 local entry = redis.pcall('XADD', ready .. priority, '*', 'id', id, 'name', name, 'parameters', parameters)
@@ -47,5 +51,8 @@ if type(entry) == 'string' then
   count(stats, 'pushed', 1)
   return {exact_ms * 1000, 'OK'}
 end
-if not string.find(entry.err, 'exhausted', 1, true) then return error(entry) end
+if not string.find(entry.err, 'exhausted', 1, true) then
+  expect('stream', ready .. priority)
+  return error(entry)
+end
 return {exact_ms * 1000, 'PARTIAL'} -- the stream has no entry ids left, by somebody's hand

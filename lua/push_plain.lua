@@ -27,6 +27,7 @@
 --- @include "include/now"
 --- @include "include/whole"
 --- @include "include/expect"
+--- @include "include/checked"
 --- @include "include/mark"
 --- @include "include/count"
 --- @include "include/note_large"
@@ -45,7 +46,7 @@ end
 
 -- Whether none of the ids is known: none has a locator, none has ended since it was sent, none comes twice.
 local function all_are_new()
-  local located = redis.call('HMGET', jobs, unpack(ARGV, first_id, first_id + many - 1))
+  local located = checked('hash', jobs, redis.pcall('HMGET', jobs, unpack(ARGV, first_id, first_id + many - 1)))
   local seen, marks = {}, {}
   for i = 1, many do
     local id = ARGV[first_id + i - 1]
@@ -53,7 +54,8 @@ local function all_are_new()
     seen[id], marks[i] = true, mark(id)
   end
   for n = math.floor((sent_ms - ahead_ms) / 5000), math.floor((now_ms + ahead_ms) / 5000) do
-    local ended = redis.call('SMISMEMBER', finished .. whole(n), unpack(marks))
+    local set = finished .. whole(n)
+    local ended = checked('set', set, redis.pcall('SMISMEMBER', set, unpack(marks)))
     for i = 1, many do
       if ended[i] == 1 then return false end
     end

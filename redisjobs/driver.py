@@ -104,6 +104,8 @@ class Driver(Protocol):
             jobs: What to push, in order.
             repeated: Whether any of these pushes may have been made before: then their jobs that have ended since
                 count as there too, for a minute; and one that is refused stays so, whatever comes late of it.
+                Before a job is sent for the first time, its `sent_ms` is set to the store's clock. So a repetition
+                is known, or UNKNOWN, also where that clock was set in between.
 
         Raises:
             QueueFull: The server is out of memory; nothing was written.

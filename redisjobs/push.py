@@ -102,11 +102,15 @@ class Push:
         """
         told: list[Told] = []
         refused: list[NewJob] = []
+        unknown: list[NewJob] = []
         conflicts: list[Conflict] = []
         for job, answer in zip(self.jobs, answers, strict=True):
             reply = answer.reply
             if reply is Reply.OK and job.tries is None:  # by far the most
                 told.append((job.job_id, name_in(job), True, False))
+                continue
+            if reply is Reply.UNKNOWN:
+                unknown.append(job)
                 continue
             is_added = self._is_added(job, reply)
             if reply is Reply.NO_IDS:
@@ -121,6 +125,8 @@ class Push:
                 "largest there is by hand; use a queue of another name. The others are there",
                 jobs=refused,
             )
+        if unknown:
+            raise self._forgotten(unknown)
         self.conflicts = conflicts
         return told
 
@@ -149,7 +155,15 @@ class Push:
         return error
 
     def gave_up(self, cause: BaseException | None) -> Unavailable:
-        """The error where nobody can say whether the jobs are there."""
+        """The error where no try was answered. The jobs are not there if no try could write them."""
+        if all(job.sent_ms is None for job in self.jobs):
+            for job in self.jobs:
+                _forget(job)
+            return Unavailable(
+                f"{no_answer(self.deadline, cause)}. The push is not on the queue ({self._named()}): nothing was "
+                "written; push_many(error.jobs) pushes it later",
+                jobs=self.jobs,
+            )
         left = self._since + REPEATABLE - time.monotonic()
         what = (
             f"for another {int(left)} s push_many(error.jobs) repeats it and adds nothing twice"
@@ -159,6 +173,16 @@ class Push:
         why = no_answer(self.deadline, cause)
         return Unavailable(
             f"{why}. The push may or may not be on the queue ({self._named()}); {what}", jobs=self.jobs
+        )
+
+    def _forgotten(self, jobs: Sequence[NewJob]) -> DriverError:
+        names = f"{visible(jobs[0].job_id)}" + (f" and {len(jobs) - 1} more" if len(jobs) > 1 else "")
+        return DriverError(
+            f"{len(jobs)} of {len(self.jobs)} jobs may have been added by an earlier try of this push, and have "
+            f"ended, or may not ({names}): the server's clock was set ahead since, so that it has forgotten. "
+            "Nothing was written for them now; look what they did, and if they are to run all the same, push them "
+            "anew. The others are there",
+            jobs=jobs,
         )
 
     def _too_late(self) -> DriverError:
@@ -200,8 +224,8 @@ def name_in(job: NewJob) -> str:
 
 def _forget(job: NewJob) -> None:
     """Let a job be as if it had not been tried, but for a push of it that was told before."""
-    if job.tries and not job.tries.told:
-        job.tries = None
+    if job.tries is None or not job.tries.told:
+        job.tries = job.sent_ms = None
 
 
 def no_answer(seconds: float, cause: BaseException | None) -> str:

@@ -51,6 +51,7 @@ class Reply(StrEnum):
     FULL = "FULL"  # no script says it: the server refused to run it, for want of memory
     # Of a schedule; or of a job, as the unique key of one that it pushes is of the wrong type, by somebody's hand.
     SPOILED = "SPOILED"
+    UNKNOWN = "UNKNOWN"  # of a push that is repeated: whether it was here before is forgotten
     STALE = "STALE"  # of a whole call: it was sent too long ago, or the server's clock was set since
     PARTIAL = "PARTIAL"  # of a whole call: of some jobs it says nothing; whoever looks at each can
     FENCED = "FENCED"  # of a whole call: the worker is no longer one
@@ -111,6 +112,8 @@ class NewJob:
             store only remembers what that was, as of REPLACE.
         tries: What is known of its pushing; None: it was not tried, or is as if it had not been.
         queue: The name of the queue that prepared it; '' if that is not known.
+        sent_ms: When it was first sent, by the store's clock; None: no try of it can have written it. The driver
+            sets it.
     """
 
     job_id: str
@@ -124,6 +127,7 @@ class NewJob:
     on_conflict: OnConflict = OnConflict.SKIP
     tries: Tries | None = field(default=None, compare=False, repr=False)
     queue: str = field(default="", compare=False, repr=False)
+    sent_ms: float | None = field(default=None, compare=False, repr=False)
 
 
 def weight_of(job: NewJob) -> int:
@@ -143,7 +147,8 @@ class Pushed:
         reply: OK: it is on the queue. REPEATED: it was pushed before by this very push. EXISTS: the queue has
             a job of this id by another push, or this call names the job twice. DUPLICATE: another job holds the
             key. REFUSED: it was one of these two when it was repeated before, and stays so. REPLACED: another job
-            holds the key and waits, and has become what this push says.
+            holds the key and waits, and has become what this push says. UNKNOWN: it is a repetition, and the
+            store's clock was set ahead since the first try: that may have been added, and have ended.
         holder: The id of the job that holds the unique key; of DUPLICATE and REPLACED.
     """
 

@@ -10,6 +10,7 @@ from store import RedisStore
 from redisjobs.drivers.redis import connection
 from redisjobs.drivers.redis.connection import SyncConnection, Target
 from redisjobs.drivers.redis.queue_commands import PushAnswer, QueueCommands, are_plain
+from redisjobs.errors import DriverError
 from redisjobs.job import (
     JobName,
     OnConflict,
@@ -276,5 +277,39 @@ async def test_a_connection_learns_the_servers_clock_anew_once_it_was_set(
     await push("b")
 
     assert await run_it(store) == 2
+    await queue.aclose() if face is JobQueue else queue.close()
+    await store.driver.aclose()
+
+
+@pytest.mark.parametrize("seconds", [-(10**8), -3600, 70, 3600])
+@pytest.mark.parametrize("face", [JobQueue, SyncJobQueue])
+async def test_a_push_repeated_after_the_servers_clock_was_set_makes_no_second_job(
+    redis_store: RedisStore, face: Any, seconds: float
+) -> None:
+    """What has ended is forgotten after a minute, by that clock: where it may be, the error says so."""
+    store = redis_store
+    queue = face(store.url, store.queue_name)
+    drivers = [queue.driver] if face is JobQueue else [queue._store]
+    drivers[0].commands._now_ms = store.clock
+    ended, new = queue.prepare({}, JOB), queue.prepare({}, JOB)
+
+    async def push_many(jobs: Any) -> list[Any]:
+        pushed = queue.push_many(jobs)
+        return list(await pushed if face is JobQueue else pushed)
+
+    await push_many([ended])
+    assert await run_it(store) == 1
+    store.clock.step(seconds)
+    if seconds > 0:  # as the server forgets
+        store.admin.delete(*store.admin.keys(f"{store.prefix}finished:*"))
+        with pytest.raises(
+            DriverError, match=rf"1 of 2 jobs may .* or may not \({ended.job_id}\): the server's"
+        ) as e:
+            await push_many([ended, new])
+        assert list(e.value.jobs) == [ended]
+    else:
+        assert [handle.added for handle in await push_many([ended, new])] == [False, True]
+
+    assert await run_it(store) == 1
     await queue.aclose() if face is JobQueue else queue.close()
     await store.driver.aclose()

@@ -605,6 +605,58 @@ async def test_the_key_that_was_spoiled_by_hand_is_named_with_what_it_is_and_has
         store.admin.delete(store.prefix + name)
 
 
+PUSHED_INTO = {"jobs": "hash", "ready:normal": "stream", "finished": "set"}
+COUNTED = {"ready:low": "stream", "due": "zset", "dead": "stream", "cancelled": "stream", "stats": "hash"}
+PUSHES = {
+    "one": [NewJob("P7SeCo0BTZMleAxBUF", ["name", "Work", "parameters", "{}"])],
+    "plain": [NewJob(f"P7SeCo0BTZMleAxBU{n}", ["name", "Work", "parameters", "{}"]) for n in range(2)],
+    "given": [NewJob("a", ["name", "Work"], nonce="n", unique="key")],
+}
+
+
+@pytest.mark.parametrize(
+    ("act", "key", "kind"),
+    [
+        *((act, key, kind) for act in ("one", "plain", "given") for key, kind in PUSHED_INTO.items()),
+        *(("counts", key, kind) for key, kind in COUNTED.items()),
+    ],
+)
+async def test_a_push_and_a_count_name_the_key_that_was_spoiled_by_hand(
+    redis_store: RedisStore, act: str, key: str, kind: str
+) -> None:
+    store = redis_store
+    store.clock.advance(0)
+    slot = store.clock() // 5000
+    spoiled = [f"finished:{number}" for number in range(slot - 1, slot + 2)] if key == "finished" else [key]
+    for each in spoiled:
+        spoil(store, each)
+
+    jobs = [replace(job) for job in PUSHES.get(act, ())]
+
+    with pytest.raises(WrongType) as caught:
+        await (store.driver.push(jobs, repeated=False) if jobs else store.driver.read(Count()))
+
+    assert str(caught.value).startswith(f"WRONGTYPE {store.prefix}{key}")
+    assert str(caught.value).endswith(
+        f" is a string, it must be a {kind}; nothing was written: rename it or delete it"
+    )
+    assert {*store.keys()} == {*spoiled}
+    for each in spoiled:
+        store.admin.delete(store.prefix + each)
+    await store.driver.aclose()
+
+
+@pytest.mark.parametrize("act", ["one", "plain", "given"])
+async def test_a_push_that_lacks_a_permission_says_so(redis_store: RedisStore, act: str) -> None:
+    store = redis_store
+    store.admin.execute_command("ACL", "SETUSER", store.user, "-xadd")
+
+    with pytest.raises(DriverError, match=r"the server's ACL forbids what this role needs: .*'xadd'"):
+        await store.driver.push([replace(job) for job in PUSHES[act]], repeated=False)
+
+    await store.driver.aclose()
+
+
 SPOILED = ["", "no JSON", "5", "null", '"x"', "[]", '["normal","id"]', '["normal","nonce",{}]', "[" * 2000]
 """What a delayed job's fields can't be."""
 

@@ -363,7 +363,7 @@ async def test_a_push_is_repeated_until_its_deadline_and_safe_to_repeat_then(
         started = time.monotonic()
         with (
             a_deadline_of(0.6, queue),
-            pytest.raises(Unavailable, match="may or may not be on the queue") as caught,
+            pytest.raises(Unavailable, match="is not on the queue") as caught,
         ):
             await call(queue.push, Carry("a"))
         took, asked = time.monotonic() - started, meddler.asked["push"]

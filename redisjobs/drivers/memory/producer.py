@@ -43,6 +43,9 @@ def push(memory: Memory, jobs: Sequence[NewJob], *, repeated: bool) -> list[Push
     What ended in the last minute is looked for, `repeated` or not: it is in one place. None comes late.
     """
     with memory.lock:
+        for job in jobs:
+            if job.sent_ms is None:
+                job.sent_ms = memory.now_ms()
         answers: list[Pushed] = []
         again: set[Push] = set()
         added: set[str] = set()
@@ -57,7 +60,7 @@ def push(memory: Memory, jobs: Sequence[NewJob], *, repeated: bool) -> list[Push
                 answer = _push(memory, job, one, added, repeated=repeated)
             if answered or answer.reply in (Reply.OK, Reply.REPEATED, Reply.REFUSED, Reply.REPLACED):
                 again.add(one)
-            elif repeated and one not in again:
+            elif repeated and answer.reply is not Reply.UNKNOWN and one not in again:
                 remember(memory, memory.refused, one)
                 _note_answer(memory, job, one, answer)
             answers.append(answer)
@@ -70,12 +73,14 @@ def _push(memory: Memory, job: NewJob, one: Push, added: set[str], *, repeated: 
     was_refused = repeated and _lately(memory.refused, one, now_ms)
     if not was_refused and _lately(memory.finished, one, now_ms):
         return Pushed(Reply.REPEATED)
-    if job.job_id in added:
-        return Pushed(Reply.EXISTS)
     place, _ = memory.located.get(job.job_id, ("", ""))
-    if place and place not in ("completed", "cancelled"):  # the id of one that has ended, and was kept, is free
-        is_ours = not job.nonce or stored(memory, job.job_id).get(b"nonce", b"") == job.nonce.encode()
-        return Pushed(Reply.REPEATED if is_ours else Reply.EXISTS)
+    is_there = place and place not in ("completed", "cancelled")  # the id of one that ended, and was kept, is free
+    if is_there and job.job_id not in added and _is_of(memory, job):
+        return Pushed(Reply.REPEATED)
+    if repeated and not was_refused and job.sent_ms is not None and now_ms - job.sent_ms > REMEMBERED:
+        return Pushed(Reply.UNKNOWN)  # what ended before the clock was set ahead may be forgotten
+    if is_there or job.job_id in added:
+        return Pushed(Reply.EXISTS)
     holding = key_holder(memory, job, now_ms)
     if was_refused and not _is_kept_from(job, holding):
         return Pushed(Reply.REFUSED)
@@ -85,6 +90,11 @@ def _push(memory: Memory, job: NewJob, one: Push, added: set[str], *, repeated: 
     if answer.reply is Reply.REPLACED:
         _note_answer(memory, job, one, answer)
     return answer
+
+
+def _is_of(memory: Memory, job: NewJob) -> bool:
+    """Whether the job of that id which is on the queue was added by this push."""
+    return not job.nonce or stored(memory, job.job_id).get(b"nonce", b"") == job.nonce.encode()
 
 
 def _note_answer(memory: Memory, job: NewJob, one: Push, answer: Pushed) -> None:

@@ -31,6 +31,7 @@ LAYOUT = 4
 """The version of the keys. A release that knows another one refuses the queue, and writes nothing."""
 
 _FLOORS = {"redis": (7, 0), "valkey": (8, 0)}
+_IN_SCRIPT = re.compile(r" script: ([0-9a-f]{40}, )?on @user_script:\d+\.$")  # where in which script
 _NEEDED = "redisjobs needs Redis 7.0 or newer, or Valkey 8.0 or newer"
 
 
@@ -275,7 +276,7 @@ def translate(error: BaseException) -> DriverError:
     """One of redis-py's errors, or the operating system's, as one of ours."""
     if isinstance(error, DriverError):
         return error
-    text = str(error) or type(error).__name__
+    text = _IN_SCRIPT.sub("", str(error)) or type(error).__name__
     if isinstance(error, redis_errors.AuthenticationError):
         return DriverError(f"the server refused the credentials: {text}")
     if isinstance(error, redis_errors.ConnectionError | redis_errors.TimeoutError | OSError | EOFError):

@@ -54,16 +54,24 @@ def pushing(
     On a new connection, or after a silence, that is not known. The first answer refuses the push then, and tells.
     Yields commands, and is sent what they parse to.
     """
+    if repeated and len({job.sent_ms for job in jobs}) > 1:
+        return (yield from _pushing_apart(clock, commands, jobs))
     is_plain, stale = not repeated and are_plain(jobs), 0
     told: list[Pushed] = []
     while stale < _TELLINGS:
         left = jobs[len(told) :] if told else jobs
+        sent_ms = clock.now_ms
+        first = [job for job in left if job.sent_ms is None]
+        for job in first:
+            job.sent_ms = sent_ms
         if is_plain:
-            answer = yield commands.push_plain(left, sent_ms=clock.now_ms)
+            answer = yield commands.push_plain(left, sent_ms=sent_ms)
         else:
-            answer = yield commands.push(left, repeated=repeated, sent_ms=clock.now_ms)
+            answer = yield commands.push(left, repeated=repeated, sent_ms=sent_ms)
         clock.hear(answer.server_ms)
         if answer.pushed is None:
+            for job in first:
+                job.sent_ms = None
             stale += 1
             continue
         told += answer.pushed
@@ -71,6 +79,21 @@ def pushing(
             return told
         is_plain = False
     raise Unavailable(_RESTLESS)
+
+
+def _pushing_apart(
+    clock: ServerClock, commands: QueueCommands, jobs: Sequence[NewJob]
+) -> Generator[Command[PushAnswer], PushAnswer, list[Pushed]]:
+    """Push again what was first sent at several times, each of these by itself."""
+    positions: dict[float | None, list[int]] = {}
+    for at, job in enumerate(jobs):
+        positions.setdefault(job.sent_ms, []).append(at)
+    told: dict[int, Pushed] = {}
+    for these in positions.values():
+        told.update(
+            zip(these, (yield from pushing(clock, commands, [jobs[at] for at in these], True)), strict=True)
+        )
+    return [told[at] for at in range(len(jobs))]
 
 
 async def push_over(

@@ -116,15 +116,19 @@ class QueueCommands(ScheduleCommands):
     """The commands of one queue's producers and operators."""
 
     def push(self, jobs: Sequence[NewJob], *, repeated: bool, sent_ms: float | None) -> Command[PushAnswer]:
-        """`sent_ms` is now by the server's clock, or earlier; None: not known, and the answer is STALE."""
-        arguments: list[Word] = [self._now, "" if sent_ms is None else f"{sent_ms:.0f}", "1" if repeated else ""]
+        """Push jobs that were first sent at the same time.
+
+        `sent_ms` is now by the server's clock, or earlier; None: not known, and the answer is STALE.
+        """
+        since_ms = jobs[0].sent_ms if repeated and jobs[0].sent_ms is not None else sent_ms
+        arguments: list[Word] = [self._now, _time(sent_ms), _time(since_ms) if repeated else ""]
         for job in jobs:
             arguments += job_words(job)
         return self._run("push", arguments, _push_answer)
 
     def push_plain(self, jobs: Sequence[NewJob], *, sent_ms: float | None) -> Command[PushAnswer]:
         """The same for jobs that are plain, as `are_plain` says."""
-        sent = "" if sent_ms is None else f"{sent_ms:.0f}"
+        sent = _time(sent_ms)
         first = jobs[0]
         if len(jobs) == 1 and len(first.fields[3]) < _SMALL:
             words = [self._now, sent, first.priority, first.job_id, first.fields[1], first.fields[3]]
@@ -323,6 +327,10 @@ class QueueCommands(ScheduleCommands):
         """Do what whoever resumed jobs did not come to."""
         step = self.unpark(Unpark(after))
         return Command(step.wire, lambda reply: Tidied(0, step.parse(reply)), step.script)
+
+
+def _time(ms: float | None) -> str:
+    return "" if ms is None else f"{ms:.0f}"
 
 
 def _words(wanted: Filter) -> list[bytes | str]:

@@ -95,6 +95,57 @@ async def test_a_push_that_is_made_twice_in_one_call_finds_itself_once(
     assert await push(store, once, another("a"), repeated=True) == [Pushed(Reply.REPEATED), Pushed(Reply.OK)]
 
 
+@pytest.mark.parametrize("nonce", ["", "0123456789abcdef"])
+@pytest.mark.parametrize("back", [70, 3600, 10**8])
+async def test_a_push_repeated_after_the_clock_was_set_back_finds_what_has_ended_before_and_after_that(
+    store: DriverStore, worker: Open, back: int, nonce: str
+) -> None:
+    consumer = await worker()
+    before, after = job("a", nonce=nonce), job("b", nonce=nonce)
+    assert await push(store, before, after) == [Pushed(Reply.OK)] * 2
+    first, second = await claim(consumer, 2)
+    assert await settle(consumer, first, Ack()) is Reply.OK
+
+    store.clock.step(-back)
+    assert await settle(consumer, second, Ack()) is Reply.OK
+
+    assert await push(store, before, after, repeated=True) == [Pushed(Reply.REPEATED)] * 2
+
+
+@pytest.mark.parametrize("nonce", ["", "0123456789abcdef"])
+async def test_a_push_repeated_after_the_clock_was_set_ahead_adds_nothing_and_says_where_it_is_not_known(
+    store: DriverStore, worker: Open, nonce: str
+) -> None:
+    """What has ended may be forgotten; what is on the queue is known."""
+    consumer = await worker(lease=10**6)
+    ended, there = job("a", nonce=nonce), job("b", nonce=nonce)
+    lost, refused = job("c", nonce=nonce), job("d", unique="key")
+    await push(store, ended, there, job("e", unique="key"))
+    assert await settle(consumer, (await claim(consumer, 1))[0], Ack()) is Reply.OK
+    lost.sent_ms = refused.sent_ms = ended.sent_ms
+
+    store.clock.step(3600)
+    before = store.contents()
+
+    told, *others = await push(store, ended, there, lost, refused, repeated=True)
+    assert told.reply in (Reply.UNKNOWN, Reply.REPEATED)
+    assert others == [Pushed(Reply.REPEATED), *[Pushed(Reply.UNKNOWN)] * 2]
+    assert store.contents() == before
+    assert await push(store, job("f"), another("a"), repeated=True) == [Pushed(Reply.OK)] * 2
+
+
+async def test_a_job_that_is_pushed_says_when_it_was_sent_first_by_the_stores_clock(store: DriverStore) -> None:
+    store.clock.advance(0)
+    since, one, other = store.clock(), job("a"), job("b")
+    await push(store, one)
+    store.clock.advance(5)
+    await push(store, one, other, repeated=True)
+
+    assert one.sent_ms is not None
+    assert other.sent_ms is not None
+    assert since <= one.sent_ms < since + 5000 <= other.sent_ms
+
+
 async def test_a_push_that_was_refused_when_it_was_repeated_stays_refused(
     store: DriverStore, worker: Open
 ) -> None:

@@ -590,9 +590,10 @@ async def test_a_scheduler_whose_jobs_meet_large_ones_looks_at_1_mb_of_these_a_c
     await push_each(bench, large_jobs(20, unique=meets == "keys"))
     driver, rule = bench.store.driver, Schedule.every(60)
     schedules = [Definition(f"s-{i}", rule, NewJob("", ["name", "Work", "parameters", "{}"])) for i in range(20)]
-    await driver.change(PutSchedules([(each.name, each.fingerprint, each) for each in schedules], None))
+    await driver.change(PutSchedules([Put.whole(each) for each in schedules], None))
     last = bench.store.clock() - 60_000
-    bench.store.admin.hset(f"{bench.store.prefix}schedules", mapping={each.name: last for each in schedules})
+    for each in schedules:
+        bench.store.admin.hset(f"{bench.store.prefix}schedule:{each.name}", "last_slot", last)
     keys = (
         [("", OnConflict.SKIP)] * 20 if meets == "ids" else [(f"key-{i}", OnConflict.REPLACE) for i in range(20)]
     )

@@ -92,10 +92,14 @@ class Driver(Protocol):
 
     Attributes:
         place: Equal where two drivers are known to be of one queue.
+        where: The store as people name it, without a password, as `redis://host:6379/0`.
     """
 
     @property
     def place(self) -> Hashable: ...  # noqa: D102
+
+    @property
+    def where(self) -> str: ...  # noqa: D102
 
     async def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
         """Put jobs on the queue, each id once; at most 500 a call.

@@ -131,12 +131,14 @@ class WorkerStarted(WorkerEvent):
     Attributes:
         slots: How many jobs it may run at once.
         names: The job names it has handlers for, in alphabetical order.
+        server: Where the queue is, without a password.
         busy: Tells how many of the slots run a job, at any time and for any thread. Equal for queues that share
             the slots of one worker.
     """
 
     slots: int
     names: Sequence[str]
+    server: str = ""
     busy: Callable[[], int] = int
 
 

@@ -158,7 +158,8 @@ def _reclaimed(event: JobsReclaimed) -> None:
 
 def _started(event: WorkerStarted) -> None:
     names = ", ".join(event.names) or "no handlers"
-    worker.info("worker %s runs queue '%s' in %d slots: %s", event.worker, event.queue, event.slots, names)
+    where = f"'{event.queue}' at {event.server}" if event.server else f"'{event.queue}'"
+    worker.info("worker %s runs queue %s in %d slots: %s", event.worker, where, event.slots, names)
     if not event.names:
         worker.warning(
             "this worker has no handlers for queue '%s', so it can run no job: import the modules that register "

@@ -25,6 +25,7 @@ from redisjobs import JobContext, JobFailed, JobName, Keep, Progress, Retention,
 from redisjobs.cli import app
 from redisjobs.cli.bar import amount
 from redisjobs.cli.dev import ended_by_signals
+from redisjobs.cli.target import where
 from redisjobs.job import Priority
 from redisjobs.progress import counted
 from redisjobs.queries import COUNTERS
@@ -261,7 +262,7 @@ def test_a_worker_imports_the_modules_of_handlers_and_takes_targets_of_one_queue
 
     assert ran.code == 0
     assert "far" in ran.out.splitlines()
-    assert re.search(r"runs queue '\S+' in \d+ slots: Mail, add, .*, far, ", ran.err)
+    assert re.search(r"runs queue '\S+' at redis://\S+ in \d+ slots: Mail, add, .*, far, ", ran.err)
 
 
 @pytest.mark.slow
@@ -280,9 +281,9 @@ def test_push_prints_the_id_that_the_job_has_and_whether_it_was_added(
 
     pushed = cli("push", "shop:queue", "Mail", '{"to": "joe", "copies": 2}', *options)
 
-    assert pushed.out.splitlines() == ["imported", "mail-1 added"]
+    assert pushed.out.splitlines() == ["imported", f"mail-1 added to {where(there)}"]
     again = cli("push", "shop:queue", "Mail", '{"to": "joe", "copies": 3}', *options)
-    assert (again.code, again.out.splitlines()) == (0, ["imported", "mail-1 already there"])
+    assert (again.code, again.out.splitlines()) == (0, ["imported", f"mail-1 already on {where(there)}"])
     job = there.get("mail-1")
     assert job is not None
     assert (job.state, job.priority, job.unique) == ("delayed", "high", "joe")
@@ -296,7 +297,7 @@ def test_push_replaces_a_job_that_waits_or_says_who_holds_the_key(
     cli(*push, '{"to": "joe"}', "--id", "first", "--unique", "joe", "--unique-until", "start", "--delay", "60")
 
     replaced = cli(*push, '{"to": "jim"}', "--unique", "joe", "--on-conflict", "replace", "--delay", "60")
-    assert replaced.out.splitlines() == ["imported", "first replaced"]
+    assert replaced.out.splitlines() == ["imported", f"first replaced on {where(there)}"]
     as_json = cli(*push, '{"to": "ann"}', "--unique", "joe", "--on-conflict", "replace", "--json")
     told = json.loads(as_json.out.removeprefix("imported\n"))
     assert told == {"job_id": "first", "added": False, "replaced": True}
@@ -414,7 +415,9 @@ def test_a_job_can_be_watched_until_it_has_ended(
 
     left = ended(for_people)
     assert (left.code, left.err) == (0, "")
-    assert left.out.split() == ["job", "id", job_id, "outcome", "completed", "result", "4"]
+    told = left.out.split()
+    assert told[:4] == ["queue", there.name, "server", there.driver.where]
+    assert told[4:] == ["job", "id", job_id, "outcome", "completed", "result", "4"]
     last = ended(for_programs).out
     assert json.loads(one_line(last)) == {"job_id": job_id, "outcome": "completed", "result": 4}
 
@@ -440,7 +443,10 @@ def test_a_watch_of_a_job_that_ends_and_leaves_nothing_says_that_it_has_ended(
         may_end.set()
         left = ended(for_people)
         assert (left.code, left.err) == (0, "")
-        assert left.out == f"job {job_id} has ended; no result of it was kept, so it can't be told how\n"
+        assert (
+            left.out
+            == f"job {job_id} on {where(there)} has ended; no result of it was kept, so it can't be told how\n"
+        )
         left = ended(for_programs)
         assert (left.code, json.loads(one_line(left.out))) == (0, {"job_id": job_id, "outcome": None})
     never = cli("job", "never", *of)
@@ -523,6 +529,7 @@ def test_job_shows_how_a_job_has_ended_where_its_result_is_kept(
     assert show("done").document == {"job_id": "done", "outcome": "completed", "result": {"to": "joe"}}
     page = cli("job", "done", "-q", queue_name)
     assert page.out.splitlines() == [
+        *(f"queue       {there.name}", f"server      {there.driver.where}"),
         *("job id      done", "outcome     completed", 'result      {"to": "joe"}'),
     ]
     there.push({}, mail, job_id="gone", delay=60, keep_result=60)
@@ -637,7 +644,7 @@ def test_jobs_that_were_kept_are_listed_counted_and_shown(
     assert cli("stats", "-q", queue_name, "--json").document["completed"] == 1
     for act in ("requeue", "delete"):
         refused = cli("dead", act, "mine", "nobody", "-q", queue_name)
-        said = f"redisjobs: no dead letter on queue '{queue_name}': mine (completed), nobody"
+        said = f"redisjobs: no dead letter on {where(there)}: mine (completed), nobody"
         assert (refused.code, refused.out, one_line(refused.err)) == (1, "", said)
     assert there.counts().completed == 1
     assert re.search(r"^finished at +\d{4}-", cli("job", "mine", "-q", queue_name).out, re.M)
@@ -658,8 +665,8 @@ def test_dead_letters_are_requeued_and_deleted_several_at_once(
 ) -> None:
     some = cli("dead", "requeue", "dead", "nobody", "-q", queue_name)
 
-    assert (some.code, some.out) == (1, "requeued dead\n")
-    assert one_line(some.err) == f"redisjobs: no dead letter on queue '{queue_name}': nobody"
+    assert (some.code, some.out) == (1, f"requeued dead on {where(there)}\n")
+    assert one_line(some.err) == f"redisjobs: no dead letter on {where(there)}: nobody"
     none = cli("dead", "delete", "dead", "ready", "-q", queue_name, "--json")
     assert (none.code, none.document["not_found"]) == (1, ["dead", "ready"])
     assert there.counts().ready[Priority.NORMAL] == 2
@@ -682,13 +689,13 @@ def test_a_dead_letter_is_requeued_with_other_parameters_by_the_type_of_its_hand
         assert ended_so.code == 2
         assert re.search(said, ended_so.err)
 
-    assert edit('{"what": "yes"}', "--target", "shop:queue").out == "imported\nrequeued dead\n"
+    assert edit('{"what": "yes"}', "--target", "shop:queue").out == f"imported\nrequeued dead on {where(there)}\n"
 
     job = there.get("dead")
     assert job is not None
     assert (job.state, job.parameters) == ("ready", '{"what":"yes"}')
     gone = edit('{"what": 5}', "-q", queue_name)
-    assert (gone.code, one_line(gone.err)) == (1, f"redisjobs: no dead letter on queue '{queue_name}': dead")
+    assert (gone.code, one_line(gone.err)) == (1, f"redisjobs: no dead letter on {where(there)}: dead")
 
 
 @pytest.mark.usefixtures("full")
@@ -705,9 +712,9 @@ def test_jobs_that_are_meant_are_requeued_deleted_and_cancelled_all_at_once(
     assert ask("cancel", "--state", "ready", "--text", "[bold]") == 1
     assert ask("cancel", "--state", "delayed", "--older-than", "60") == 0
     said = cli("cancel", "--state", "delayed", "-q", queue_name)
-    assert said.out == f"cancelled 1 delayed job on queue '{queue_name}'\n"
+    assert said.out == f"cancelled 1 delayed job on {where(there)}\n"
     said = cli("dead", "delete", "--all", "-q", queue_name)
-    assert said.out == f"deleted 0 dead letters on queue '{queue_name}'\n"
+    assert said.out == f"deleted 0 dead letters on {where(there)}\n"
     assert there.counts().ready[Priority.NORMAL] == 1
 
 
@@ -720,11 +727,11 @@ def test_a_queue_and_a_name_are_paused_and_jobs_are_held(
         assert (answer.code, answer.err) == (0, "")
         return str(answer.out)
 
-    assert said("pause") == f"queue '{queue_name}' is paused\n"
-    assert said("pause", "--name", "rest") == f"'rest' on queue '{queue_name}' is paused\n"
+    assert said("pause") == f"{where(there)} is paused\n"
+    assert said("pause", "--name", "rest") == f"'rest' on {where(there)} is paused\n"
     assert cli("pause", "-q", queue_name, "--json").document == {"queue": queue_name, "name": None, "paused": True}
-    assert said("hold", "ready") == "held\n"
-    assert said("hold", "--state", "delayed") == f"held 1 delayed job on queue '{queue_name}'\n"
+    assert said("hold", "ready") == f"held: ready on {where(there)}\n"
+    assert said("hold", "--state", "delayed") == f"held 1 delayed job on {where(there)}\n"
     assert cli("hold", "--state", "ready", "-q", queue_name, "--json").document == {"count": 1}
     table = said("stats")
     assert ", paused since 20" in table
@@ -734,12 +741,12 @@ def test_a_queue_and_a_name_are_paused_and_jobs_are_held(
     assert (stats["paused_since"] is not None, list(stats["paused_names"]), stats["held"]) == (True, ["rest"], 2)
     assert "held        True" in said("job", "ready")
 
-    assert said("unhold", "ready") == "let go\n"
+    assert said("unhold", "ready") == f"let go: ready on {where(there)}\n"
     assert cli("unhold", "ready", "-q", queue_name).code == 1
     assert said("unhold", "--state", "ready", "--name", "rest").startswith("let go of ")
-    assert said("unhold", "--state", "delayed") == f"let go of 1 delayed job on queue '{queue_name}'\n"
-    assert said("resume", "--name", "rest") == f"'rest' on queue '{queue_name}' is not paused\n"
-    assert said("resume") == f"queue '{queue_name}' is not paused\n"
+    assert said("unhold", "--state", "delayed") == f"let go of 1 delayed job on {where(there)}\n"
+    assert said("resume", "--name", "rest") == f"'rest' on {where(there)} is not paused\n"
+    assert said("resume") == f"{where(there)} is not paused\n"
     assert "paused" not in said("stats")
     assert not there.is_paused()
 
@@ -763,6 +770,122 @@ def test_the_list_of_schedules_says_which_no_living_scheduler_fires(
     assert "stopped: no scheduler declares it" in cli("schedules", "show", "declared", "-q", queue_name).out
 
 
+def test_a_pause_of_what_nothing_is_known_of_says_so(
+    cli: Callable[..., Ended], there: sync.JobQueue, queue_name: str
+) -> None:
+    unknown = "; see that it is spelled right\n"
+
+    typo = cli("pause", "-q", queue_name)
+    assert (typo.code, typo.out) == (0, f"{where(there)} is paused\n")
+    of_queue = f"redisjobs: nothing is known of {where(there)}: it has had no job, and has no worker"
+    assert typo.err == of_queue + unknown
+
+    @there.job
+    def known() -> None: ...
+
+    with at_work(there):
+        while not any(worker.names for worker in there.workers()):
+            time.sleep(0.01)
+        assert cli("resume", "-q", queue_name).err == ""
+        assert cli("pause", "-q", queue_name, "--name", "known").err == ""
+        typo = cli("pause", "-q", queue_name, "--name", "knwon")
+    assert (typo.code, typo.out) == (0, f"'knwon' on {where(there)} is paused\n")
+    of_name = f"redisjobs: nothing is known of 'knwon' on {where(there)}: no worker has a handler for it, "
+    assert typo.err == f"{of_name}and no job has it{unknown}"
+
+
+def test_workers_are_listed_with_what_each_runs_and_since_when(
+    cli: Callable[..., Ended], there: sync.JobQueue, queue_name: str
+) -> None:
+    assert cli("workers", "-q", queue_name).out == f"no workers on {where(there)}\n"
+
+    @there.job
+    def resize() -> None: ...
+
+    @there.job
+    def send() -> None: ...
+
+    with at_work(there):
+        while not any(worker.names for worker in there.workers()):
+            time.sleep(0.01)
+        table = cli("workers", "-q", queue_name)
+        (document,) = cli("workers", "-q", queue_name, "--json").document
+        stats = cli("stats", "-q", queue_name)
+        (in_stats,) = cli("stats", "-q", queue_name, "--json").document["workers"]
+
+    title, heads, _, row = table.out.splitlines()
+    assert title == f"1 worker on {where(there)}"
+    assert heads.split() == ["worker", "state", "since", "running", "slots", "version", "job", "names"]
+    assert re.fullmatch(r"\S+:\d+:\S+ +alive +\d{4}-\S+ \S+Z +0 +\d+ +\S+ +resize, send *", row)
+    assert title in stats.out
+    assert row in stats.out
+    assert document["names"] == ["resize", "send"]
+    assert document["pid"] == str(os.getpid())
+    assert (document["state"], in_stats["worker_id"]) == ("alive", document["worker_id"])
+
+
+def test_queues_are_those_of_a_module_and_those_that_are_named_each_once(
+    cli: Callable[..., Ended], there: sync.JobQueue, queue_name: str
+) -> None:
+    cli("push", "shop:queue", "rest", "{}")
+
+    listed = cli("queues", "shop", "shop:queue", "-q", f"{queue_name}-other", "--json")
+
+    documents = {each["queue"]: each for each in json.loads(listed.out.removeprefix("imported\n"))}
+    assert list(documents) == [f"{queue_name}-sync", queue_name, f"{queue_name}-other"]
+    server = there.driver.where
+    assert documents[queue_name] == {
+        "queue": queue_name,
+        "server": server,
+        "ready": 1,
+        "running": 0,
+        "delayed": 0,
+        "dead": 0,
+        "workers": 0,
+        "paused": None,
+    }
+    table = cli("queues", "-q", queue_name)
+    assert re.search(rf"^{queue_name} +{re.escape(server)} +1 +0 +0 +0 +0 *$", table.out, re.M)
+
+
+@pytest.mark.usefixtures("full")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("stats",),
+        ("workers",),
+        ("jobs", "--state", "ready"),
+        ("job", "ready"),
+        ("pause",),
+        ("resume",),
+        ("hold", "ready"),
+        ("cancel", "ready"),
+        ("limits", "list"),
+        ("dead", "list"),
+        ("dead", "groups"),
+        ("dead", "requeue", "dead"),
+        ("schedules", "list"),
+    ],
+)
+def test_commands_take_a_queue_of_a_module_and_say_which_queue_and_server_they_mean(
+    cli: Callable[..., Ended], there: sync.JobQueue, command: tuple[str, ...]
+) -> None:
+    done = cli(*command, "-q", "shop:queue")
+
+    assert (done.code, done.err) == (0, "")
+    assert there.name in done.out
+    assert there.driver.where in done.out
+
+
+def test_a_name_with_a_colon_that_begins_with_no_module_is_a_queue(cli: Callable[..., Ended]) -> None:
+    for name in ("email:eu", "no_such_module:queue"):  # the first one is a module of Python's own
+        assert "no ready jobs on queue '" + name in cli("jobs", "--state", "ready", "-q", name).out
+    wrong = cli("jobs", "--state", "ready", "-q", "shop:line")
+    assert wrong.code == 2
+    assert "has no attribute 'line'" in one_line(wrong.err)
+    assert "is at memory://" in one_line(cli("stats", "-q", "shop:memory", "--url", "memory://").err)
+
+
 @pytest.mark.usefixtures("full")
 def test_limits_are_set_listed_and_removed(
     cli: Callable[..., Ended], there: sync.JobQueue, queue_name: str
@@ -772,14 +895,15 @@ def test_limits_are_set_listed_and_removed(
         assert (answer.code, answer.err) == (0, "")
         return str(answer.out)
 
-    assert said("list") == f"no limits on queue '{queue_name}'\n"
+    assert said("list") == f"no limits on {where(there)}\n"
     assert said("set", "rest", "--max-concurrency", "3", "--rate", "50/s") == (
-        f"'rest' on queue '{queue_name}': max_concurrency=3 rate=50/s burst=50\n"
+        f"'rest' on {where(there)}: max_concurrency=3 rate=50/s burst=50\n"
     )
     document = {"name": "other", "max_concurrency": None, "rate": "5/h", "burst": 2}
     assert json.loads(said("set", "other", "--rate", "5/h", "--burst", "2", "--json")) == document
     assert json.loads(said("list", "--json"))[0] == document | {"keys": []}
-    heads, _, other, rest = said("list").splitlines()
+    title, heads, _, other, rest = said("list").splitlines()
+    assert title == f"limits on {where(there)}"
     assert heads.split() == [
         *("name", "key", "max", "concurrency", "rate", "burst", "running", "waiting"),
         *heads.split()[-2:],
@@ -789,16 +913,18 @@ def test_limits_are_set_listed_and_removed(
         ["rest", "3", "50/s", "50", "0", "0"],
     )
 
-    assert said("remove", "other") == f"'other' on queue '{queue_name}': no limit\n"
+    assert said("remove", "other") == f"'other' on {where(there)}: no limit\n"
     assert [info.name for info in there.limits()] == ["rest"]
 
 
 @pytest.mark.usefixtures("full")
-def test_requeue_all_takes_every_dead_letter(cli: Callable[..., Ended], queue_name: str) -> None:
+def test_requeue_all_takes_every_dead_letter(
+    cli: Callable[..., Ended], there: sync.JobQueue, queue_name: str
+) -> None:
     for count in ("1 dead letter", "0 dead letters"):
         said = cli("dead", "requeue", "--all", "-q", queue_name)
 
-        assert (said.code, said.out) == (0, f"requeued {count} on queue '{queue_name}'\n")
+        assert (said.code, said.out) == (0, f"requeued {count} on {where(there)}\n")
 
 
 # What was typed is wrong: exit 2, and one line
@@ -879,6 +1005,8 @@ def test_requeue_all_takes_every_dead_letter(cli: Callable[..., Ended], queue_na
         (["worker", "shop:queue", "--grace", "inf"], r"--grace inf: give seconds from 0 up$"),
         (["worker", "shop:queue", "--lease", "1e300"], r"--lease 1e\+300: give seconds from 0 up$"),
         (["push", "shop:memory", "rest", "{}", "--url", "memory://"], r"would end with this command; give --url"),
+        (["queues"], r"name a module that has queues, as app or app:queue, or queues by --queue$"),
+        (["stats", "--url", "redis://host/banana"], r"'banana' is no database of Redis; give a number"),
         (["stats", "-q", "a b"], r"'a b' can't name a queue"),
         (["stats", "5"], r"stats 5 says how long between, which is for --watch"),
         (["stats", "--url", "nowhere"], r"'nowhere': a queue is at"),
@@ -982,14 +1110,14 @@ def test_without_the_worker_extra_one_line_says_what_to_install(missing: str) ->
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["job", "nobody"], r"no job 'nobody' on queue '{queue}': it ended, or never was"),
-        (["cancel", "nobody"], r"no job 'nobody' on queue '{queue}'"),
+        (["job", "nobody"], r"no job 'nobody' on queue '{queue}' at redis://\S+: it ended, or never was"),
+        (["cancel", "nobody"], r"no job 'nobody' on queue '{queue}' at redis://\S+"),
         (["cancel", "dead"], r"job 'dead' is a dead letter, and stays one"),
-        (["hold", "nobody"], r"no job 'nobody' on queue '{queue}'"),
+        (["hold", "nobody"], r"no job 'nobody' on queue '{queue}' at redis://\S+"),
         (["hold", "dead"], r"job 'dead' is a dead letter"),
-        (["unhold", "ready"], r"job 'ready' is not held on queue '{queue}'"),
-        (["dead", "show", "nobody"], r"no dead letter 'nobody' on queue '{queue}'"),
-        (["dead", "show", "ready"], r"no dead letter 'ready' on queue '{queue}'; it is ready"),
+        (["unhold", "ready"], r"job 'ready' is not held on queue '{queue}' at redis://\S+"),
+        (["dead", "show", "nobody"], r"no dead letter 'nobody' on queue '{queue}' at redis://\S+"),
+        (["dead", "show", "ready"], r"no dead letter 'ready' on queue '{queue}' at redis://\S+; it is ready"),
     ],
 )
 @pytest.mark.usefixtures("full")
@@ -1010,7 +1138,10 @@ def test_a_server_that_is_away_is_told_in_one_line(cli: Callable[..., Ended], mo
 
     assert (told.code, told.out) == (1, "")
     assert "no answer from the store" in one_line(told.err)
+    assert told.err.endswith("(queue 'default' at redis://127.0.0.1:1/0)\n")
     assert "secret" not in told.err
+    told = cli("push", "shop:queue", "rest", "{}", "--url", "redis://joe:secret@127.0.0.1:1/0")
+    assert re.search(r"\(queue '\S+' at redis://joe@127\.0\.0\.1:1/0\)$", one_line(told.err))
 
 
 def test_a_password_is_never_shown() -> None:

@@ -539,8 +539,8 @@ async def test_its_lines_in_the_log_name_the_queue(seen: Seen, caplog: pytest.Lo
     said = lines(caplog)
     assert said[0] == "worker w has 2 slots for queues 'a' (weight 3), '100%d' (weight 1)"
     assert sorted(said[1:3]) == [
-        "worker w runs queue '100%d' in 2 slots: work",
-        "worker w runs queue 'a' in 2 slots: work",
+        "worker w runs queue '100%d' at memory:// in 2 slots: work",
+        "worker w runs queue 'a' at memory:// in 2 slots: work",
     ]
     assert sorted(line.partition(" (work")[0] for line in said[3:5]) == [
         "queue '100%d': job job-100%d",
@@ -556,7 +556,7 @@ async def test_the_lines_of_a_worker_of_one_queue_do_not(seen: Seen, caplog: pyt
     await drain(Worker([queue], worker_id="w"))
 
     started, job, ended = lines(caplog)
-    assert started == "worker w runs queue 'a' in 100 slots: work"
+    assert started == "worker w runs queue 'a' at memory:// in 100 slots: work"
     assert job.startswith("job mine (work, attempt 1, ")
     assert ended == "worker w ended"
 

@@ -40,6 +40,8 @@ _COMMANDS = {
     "torture": "redisjobs.cli.torture:torture",
     "push": "redisjobs.cli.push:push",
     "stats": "redisjobs.cli.stats:stats",
+    "queues": "redisjobs.cli.queues:list_queues",
+    "workers": "redisjobs.cli.workers:list_workers",
     "metrics": "redisjobs.cli.metrics:metrics",
     "jobs": "redisjobs.cli.jobs:list_jobs",
     "job": "redisjobs.cli.job:show_job",
@@ -61,7 +63,9 @@ _SUMMARIES = {
     "push": (
         "Push a job whose parameters fit its registered type; print its id, and whether it was added or replaced."
     ),
-    "stats": "Show how many jobs are in which state, and the queue's counters.",
+    "stats": "Show how many jobs are in which state, the queue's counters, and its workers.",
+    "queues": "List queues: how many jobs and workers each has.",
+    "workers": "List the workers of a queue: which jobs each runs, how many at once, and since when.",
     "metrics": (
         "Show metrics of whole queues, for Prometheus: jobs by state, how long they wait, workers, counters."
     ),

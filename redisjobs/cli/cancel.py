@@ -8,10 +8,9 @@ from redisjobs.cli import show
 from redisjobs.cli.errors import Failure, Mistake
 from redisjobs.cli.filters import Name, OlderThan, Text, filters
 from redisjobs.cli.output import number_of, say, telling
-from redisjobs.cli.target import Json, QueueName, Url, named
+from redisjobs.cli.target import Json, QueueName, Url, named, where
 from redisjobs.filters import FilterOptions
 from redisjobs.job import State
-from redisjobs.server import DEFAULT_URL
 from redisjobs.transitions import Reply
 from redisjobs.visible import visible
 
@@ -23,7 +22,7 @@ def cancel(
     text: Text = None,
     older_than: OlderThan = None,
     queue: QueueName = "default",
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     as_json: Json = False,
 ) -> None:
     """Cancel a job: one that waits is gone at once, one that runs has its handler cancelled. Or all of a state."""
@@ -36,7 +35,7 @@ def cancel(
         _cancel(job_id, queue, url, as_json)
 
 
-def _cancel_all(state: State, wanted: FilterOptions, queue: str, url: str, as_json: bool) -> None:
+def _cancel_all(state: State, wanted: FilterOptions, queue: str, url: str | None, as_json: bool) -> None:
     if state not in (State.READY, State.DELAYED):
         raise Mistake(f"--state {state}: give ready or delayed; `redisjobs dead delete` removes dead letters")
     with named(queue, url) as there:
@@ -45,10 +44,10 @@ def _cancel_all(state: State, wanted: FilterOptions, queue: str, url: str, as_js
         if as_json:
             show.document({"count": count})
         else:
-            say(f"cancelled {number_of(count, f'{state} job')} on queue '{visible(queue)}'")
+            say(f"cancelled {number_of(count, f'{state} job')} on {where(there)}")
 
 
-def _cancel(job_id: str, queue: str, url: str, as_json: bool) -> None:
+def _cancel(job_id: str, queue: str, url: str | None, as_json: bool) -> None:
     with named(queue, url) as there:
         reply = there.cancel(job_id)
     said: dict[Reply, str] = {
@@ -58,9 +57,9 @@ def _cancel(job_id: str, queue: str, url: str, as_json: bool) -> None:
     if reply is Reply.DEAD:
         raise Failure(f"job {job_id!r} is a dead letter, and stays one; `redisjobs dead delete` removes it")
     if reply not in said:
-        raise Failure(f"no job {job_id!r} on queue '{queue}': it ended, or never was")
+        raise Failure(f"no job {job_id!r} on {where(there)}: it ended, or never was")
     with telling(f"job {job_id!r}: {said[reply]}"):
         if as_json:
             show.document({"job_id": job_id, "result": reply.lower()})
         else:
-            say(said[reply])
+            say(f"{visible(job_id)} on {where(there)}: {said[reply]}")

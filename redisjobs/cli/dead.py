@@ -16,7 +16,20 @@ from redisjobs.cli.bar import Bar
 from redisjobs.cli.errors import Failure, Mistake
 from redisjobs.cli.filters import Fingerprint, Name, OlderThan, Reason, Text, filters
 from redisjobs.cli.output import number_of, say, telling
-from redisjobs.cli.target import Imports, JobId, Json, Limit, Moved, QueueName, Url, load, named
+from redisjobs.cli.target import (
+    Imports,
+    JobId,
+    Json,
+    Limit,
+    Moved,
+    QueueName,
+    Url,
+    load,
+    named,
+    naming,
+    queue_of,
+    where,
+)
 from redisjobs.codec import JobInfo
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.errors import DecodeError, EncodeError
@@ -27,7 +40,6 @@ from redisjobs.progress import Progress
 from redisjobs.queue import JobQueue
 from redisjobs.rates import pause_of
 from redisjobs.registry import Registry
-from redisjobs.server import DEFAULT_URL
 from redisjobs.visible import visible
 
 app = typer.Typer(help="Dead letters: jobs set aside for a human.", no_args_is_help=True)
@@ -39,7 +51,7 @@ Everything = Annotated[bool, typer.Option("--all", help="All dead letters of the
 @app.command("list")
 def list_letters(
     queue: QueueName = "default",
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     limit: Limit = 100,
     name: Name = None,
     text: Text = None,
@@ -55,33 +67,32 @@ def list_letters(
     if as_json:
         show.document([show.job_document(letter) for letter in letters])
     else:
-        show.job_list(letters, State.DEAD, queue)
+        show.job_list(letters, State.DEAD, where(there))
 
 
 @app.command("groups")
-def group_letters(queue: QueueName = "default", url: Url = DEFAULT_URL, as_json: Json = False) -> None:
+def group_letters(queue: QueueName = "default", url: Url = None, as_json: Json = False) -> None:
     """Tell how many dead letters there are of each kind of failure, or reason; the largest groups first."""
     with named(queue, url) as there:
         groups = there.dead_groups()
     if as_json:
         show.document([dataclasses.asdict(group) for group in groups])
     elif not groups:
-        say(f"no dead letters on queue '{visible(queue)}'")
+        say(f"no dead letters on {where(there)}")
     else:
         columns = ("count", "fingerprint", "reason", "names", "last_at", "job_id", "error")
-        show.table(columns, ([getattr(group, column) for column in columns] for group in groups))
+        rows = ([getattr(group, column) for column in columns] for group in groups)
+        show.table(columns, rows, f"dead letters on {where(there)}")
 
 
 @app.command("show")
-def show_letter(
-    job_id: JobId, queue: QueueName = "default", url: Url = DEFAULT_URL, as_json: Json = False
-) -> None:
+def show_letter(job_id: JobId, queue: QueueName = "default", url: Url = None, as_json: Json = False) -> None:
     """Show one dead letter, with its traceback."""
     with named(queue, url) as there:
         letter = there.get(job_id)
     if letter is None or letter.state is not State.DEAD:
         raise Failure(
-            f"no dead letter {job_id!r} on queue '{queue}'" + (f"; it is {letter.state}" if letter else "")
+            f"no dead letter {job_id!r} on {where(there)}" + (f"; it is {letter.state}" if letter else "")
         )
     if as_json:
         show.document(show.job_document(letter))
@@ -124,15 +135,15 @@ def requeue(
     if parameters is not None:
         if len(job_ids or ()) != 1:
             raise Mistake("--parameters are for one dead letter: name it")
-        there = named(queue, url or DEFAULT_URL) if target is None else load(target, url, imports)
+        there = queue_of(queue, url) if target is None else load(target, url, imports)
         _requeue_edited(there, job_ids or (), parameters, as_json)
         return
-    with named(queue, url or DEFAULT_URL) as there:
+    with named(queue, url) as there:
         if job_ids:
-            _act(there.requeue, job_ids, "requeued", queue, as_json, there.get)
+            _act(there.requeue, job_ids, "requeued", there, as_json, there.get)
         else:
             count = _with_bar(there, wanted, lambda: there.requeue_all(rate=rate, **wanted))
-            _told("requeued", count, queue, as_json)
+            _told("requeued", count, there, as_json)
 
 
 @app.command()
@@ -145,7 +156,7 @@ def delete(
     fingerprint: Fingerprint = None,
     reason: Reason = None,
     queue: QueueName = "default",
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     as_json: Json = False,
 ) -> None:
     """Throw dead letters away."""
@@ -153,10 +164,10 @@ def delete(
     _check("delete", job_ids, everything, wanted)
     with named(queue, url) as there:
         if job_ids:
-            _act(partial(_delete, there), job_ids, "deleted", queue, as_json, there.get)
+            _act(partial(_delete, there), job_ids, "deleted", there, as_json, there.get)
         else:
             count = _with_bar(there, wanted, lambda: there.delete_all(**wanted))
-            _told("deleted", count, queue, as_json)
+            _told("deleted", count, there, as_json)
 
 
 def _delete(there: sync.JobQueue, job_id: str) -> bool:
@@ -173,7 +184,8 @@ def _requeue_edited(there: Registry, job_ids: Sequence[str], text: str, as_json:
     def act(job_id: str) -> bool:
         return _requeue_with(there, job_id, os.fsencode(text))
 
-    _act(act, job_ids, "requeued", there.name, as_json)
+    with naming(there):
+        _act(act, job_ids, "requeued", there, as_json)
 
 
 def _requeue_with(queue: Registry, job_id: str, raw: bytes) -> bool:
@@ -242,19 +254,19 @@ def _with_bar(there: sync.JobQueue, wanted: FilterOptions, take: Callable[[], in
         return take()
 
 
-def _told(done: str, count: int, queue: str, as_json: bool) -> None:
+def _told(done: str, count: int, there: Registry, as_json: bool) -> None:
     with telling(f"{done}: {count}"):
         if as_json:
             show.document({"count": count})
         else:
-            say(f"{done} {number_of(count, 'dead letter')} on queue '{visible(queue)}'")
+            say(f"{done} {number_of(count, 'dead letter')} on {where(there)}")
 
 
 def _act(
     act: Callable[[str], bool],
     ids: Iterable[str],
     done: str,
-    queue: str,
+    there: Registry,
     as_json: bool,
     look: Callable[[str], JobInfo | None] = lambda _: None,
 ) -> None:
@@ -265,9 +277,9 @@ def _act(
             show.document({done: acted, "not_found": missing, "failed": stuck})
         else:
             for job_id in acted:
-                say(f"{done} {visible(job_id)}")
+                say(f"{done} {visible(job_id)} on {where(there)}")
     others = [visible(job_id) + (f" ({job.state})" if (job := look(job_id)) else "") for job_id in missing]
-    faults = [f"no dead letter on queue '{queue}': {', '.join(others)}"] if missing else []
+    faults = [f"no dead letter on {where(there)}: {', '.join(others)}"] if missing else []
     faults += [f"could not be {done}: {', '.join(map(visible, stuck))}"] if stuck else []
     if faults:
         raise Failure("; ".join(faults))

@@ -8,10 +8,10 @@ from redisjobs.cli import show
 from redisjobs.cli.errors import Failure, Mistake
 from redisjobs.cli.filters import Name, OlderThan, Text, filters
 from redisjobs.cli.output import number_of, say, telling
-from redisjobs.cli.target import Json, QueueName, Url, named
+from redisjobs.cli.target import Json, QueueName, Url, named, where
 from redisjobs.filters import FilterOptions
 from redisjobs.job import State
-from redisjobs.server import DEFAULT_URL
+from redisjobs.sync import JobQueue
 from redisjobs.transitions import Reply
 from redisjobs.visible import visible
 
@@ -26,16 +26,16 @@ def hold(
     text: Text = None,
     older_than: OlderThan = None,
     queue: QueueName = "default",
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     as_json: Json = False,
 ) -> None:
     """Let a waiting job not start, until `unhold`: it keeps its due time and its place. Or all of a state."""
     wanted = _checked(job_id, state, filters(name, text, older_than))
     with named(queue, url) as there:
         if state is not None:
-            _say_many("held", there.hold_all(state, **wanted), state, queue, as_json)
+            _say_many("held", there.hold_all(state, **wanted), state, there, as_json)
         elif job_id is not None:
-            _say_held(job_id, there.hold(job_id), queue, as_json)
+            _say_held(job_id, there.hold(job_id), there, as_json)
 
 
 def unhold(
@@ -45,18 +45,18 @@ def unhold(
     text: Text = None,
     older_than: OlderThan = None,
     queue: QueueName = "default",
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     as_json: Json = False,
 ) -> None:
     """Let go of a job that is held: it starts when it is due. Or of all of a state."""
     wanted = _checked(job_id, state, filters(name, text, older_than))
     with named(queue, url) as there:
         if state is not None:
-            _say_many("let go of", there.unhold_all(state, **wanted), state, queue, as_json)
+            _say_many("let go of", there.unhold_all(state, **wanted), state, there, as_json)
         elif job_id is not None:
             if not there.unhold(job_id):
-                raise Failure(f"job {job_id!r} is not held on queue '{queue}'")
-            _say_one(job_id, "let go", as_json)
+                raise Failure(f"job {job_id!r} is not held on {where(there)}")
+            _say_one(job_id, "let go", there, as_json)
 
 
 def _checked(job_id: str | None, state: State | None, wanted: FilterOptions) -> FilterOptions:
@@ -67,29 +67,29 @@ def _checked(job_id: str | None, state: State | None, wanted: FilterOptions) -> 
     return wanted
 
 
-def _say_held(job_id: str, reply: Reply, queue: str, as_json: bool) -> None:
+def _say_held(job_id: str, reply: Reply, there: JobQueue, as_json: bool) -> None:
     match reply:
         case Reply.HELD:
-            _say_one(job_id, "held", as_json)
+            _say_one(job_id, "held", there, as_json)
         case Reply.RUNNING:
             raise Failure(f"job {job_id!r} runs, and goes on; `redisjobs cancel` cancels it")
         case Reply.DEAD:
             raise Failure(f"job {job_id!r} is a dead letter: it does not start by itself")
         case _:
-            raise Failure(f"no job {job_id!r} on queue '{queue}': it ended, or never was")
+            raise Failure(f"no job {job_id!r} on {where(there)}: it ended, or never was")
 
 
-def _say_one(job_id: str, what: str, as_json: bool) -> None:
+def _say_one(job_id: str, what: str, there: JobQueue, as_json: bool) -> None:
     with telling(f"job {job_id!r}: {what}"):
         if as_json:
             show.document({"job_id": job_id, "held": what == "held"})
         else:
-            say(what)
+            say(f"{what}: {visible(job_id)} on {where(there)}")
 
 
-def _say_many(what: str, count: int, state: State, queue: str, as_json: bool) -> None:
+def _say_many(what: str, count: int, state: State, there: JobQueue, as_json: bool) -> None:
     with telling(f"{what}: {count}"):
         if as_json:
             show.document({"count": count})
         else:
-            say(f"{what} {number_of(count, f'{state} job')} on queue '{visible(queue)}'")
+            say(f"{what} {number_of(count, f'{state} job')} on {where(there)}")

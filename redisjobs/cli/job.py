@@ -9,7 +9,7 @@ from redisjobs.cli import show
 from redisjobs.cli.bar import Bar, amount
 from redisjobs.cli.errors import Failure
 from redisjobs.cli.output import say
-from redisjobs.cli.target import JobId, Json, QueueName, Url, named
+from redisjobs.cli.target import JobId, Json, QueueName, Url, named, where
 from redisjobs.errors import (
     JobCancelled,
     JobFailed,
@@ -19,7 +19,6 @@ from redisjobs.errors import (
     ResultRefused,
 )
 from redisjobs.retention import ASIDE
-from redisjobs.server import DEFAULT_URL
 from redisjobs.sync import JobQueue
 from redisjobs.visible import visible
 
@@ -27,7 +26,7 @@ from redisjobs.visible import visible
 def show_job(
     job_id: JobId,
     queue: QueueName = "default",
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="First show what it reports of how far it is, until it has ended.")
     ] = False,
@@ -43,13 +42,16 @@ def show_job(
         job = there.get(job_id)
         end = _end(there, job_id) if job is None or job.state in ASIDE else {}
     if job is None and not end and not was_there:
-        raise Failure(f"no job {job_id!r} on queue '{queue}': it ended, or never was")
+        raise Failure(f"no job {job_id!r} on {where(there)}: it ended, or never was")
     if as_json:
         known = show.job_document(job) if job else {"job_id": job_id} | ({} if end else {"outcome": None})
         (show.line if watch else show.document)(known | end)
     elif job is None and not end:
-        say(f"job {visible(job_id)} has ended; no result of it was kept, so it can't be told how")
+        say(
+            f"job {visible(job_id)} on {where(there)} has ended; no result of it was kept, so it can't be told how"
+        )
     else:
+        show.facts({"queue": there.name, "server": there.driver.where})
         if job is not None:
             show.job_page(job)
         show.end_page(end if job else {"job_id": job_id} | end)

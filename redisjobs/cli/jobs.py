@@ -6,15 +6,14 @@ import typer
 
 from redisjobs.cli import show
 from redisjobs.cli.filters import Name, OlderThan, Text, filters
-from redisjobs.cli.target import Json, Limit, QueueName, Url, named
+from redisjobs.cli.target import Json, Limit, QueueName, Url, named, where
 from redisjobs.job import State
-from redisjobs.server import DEFAULT_URL
 
 
 def list_jobs(
     state: Annotated[State, typer.Option(help="Which ones.")],
     queue: QueueName = "default",
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     limit: Limit = 100,
     name: Name = None,
     text: Text = None,
@@ -28,4 +27,4 @@ def list_jobs(
     if as_json:
         show.document([show.job_document(job) for job in jobs])
     else:
-        show.job_list(jobs, state, queue)
+        show.job_list(jobs, state, where(there))

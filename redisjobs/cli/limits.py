@@ -8,9 +8,9 @@ import typer
 from redisjobs.cli import show
 from redisjobs.cli.errors import Mistake
 from redisjobs.cli.output import say, telling
-from redisjobs.cli.target import Json, QueueName, Url, named
+from redisjobs.cli.target import Json, QueueName, Url, named, where
 from redisjobs.limits import Limit, LimitedKey, LimitInfo, limited_name
-from redisjobs.server import DEFAULT_URL
+from redisjobs.sync import JobQueue
 from redisjobs.visible import visible
 
 app = typer.Typer(
@@ -28,16 +28,16 @@ _MOST_WORKERS = 5  # that are named in a line
 
 
 @app.command("list")
-def list_limits(queue: QueueName = "default", url: Url = DEFAULT_URL, as_json: Json = False) -> None:
+def list_limits(queue: QueueName = "default", url: Url = None, as_json: Json = False) -> None:
     """List the limits of a queue, which jobs run under each, and how many wait in line."""
     with named(queue, url) as there:
         found = there.limits()
     if as_json:
         show.document([_document(info) for info in found])
     elif not found:
-        say(f"no limits on queue '{visible(queue)}'")
+        say(f"no limits on {where(there)}")
     else:
-        show.table(_COLUMNS, (row for info in found for row in _rows(info)))
+        show.table(_COLUMNS, (row for info in found for row in _rows(info)), f"limits on {where(there)}")
 
 
 @app.command("set")
@@ -47,7 +47,7 @@ def set_limit(
     rate: Rate = None,
     burst: Burst = None,
     queue: QueueName = "default",
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     as_json: Json = False,
 ) -> None:
     """Set the limit of a job name, in place of what it was. With keys it holds for each key by itself."""
@@ -56,16 +56,16 @@ def set_limit(
         raise Mistake("say --max-concurrency, --rate or both; `redisjobs limits remove` removes a limit")
     with named(queue, url) as there:
         there.set_limit(name, max_concurrency=max_concurrency, rate=rate, burst=burst)
-    _say(name, limit, queue, as_json)
+    _say(name, limit, there, as_json)
 
 
 @app.command()
-def remove(name: Name, queue: QueueName = "default", url: Url = DEFAULT_URL, as_json: Json = False) -> None:
+def remove(name: Name, queue: QueueName = "default", url: Url = None, as_json: Json = False) -> None:
     """Remove the limit of a job name: what waits for it starts. A worker that declares it sets it again."""
     limit = _checked(name)
     with named(queue, url) as there:
         there.set_limit(name)
-    _say(name, limit, queue, as_json)
+    _say(name, limit, there, as_json)
 
 
 def _checked(name: str, most: int | None = None, rate: str | None = None, burst: int | None = None) -> Limit:
@@ -81,14 +81,14 @@ def _checked(name: str, most: int | None = None, rate: str | None = None, burst:
         raise Mistake(f"--{error}".replace("--max_concurrency", "--max-concurrency")) from error
 
 
-def _say(name: str, limit: Limit, queue: str, as_json: bool) -> None:
+def _say(name: str, limit: Limit, there: JobQueue, as_json: bool) -> None:
     said = limit.text or "no limit"
     with telling(f"{name!r}: {said}"):
         if as_json:
             facts = {"max_concurrency": limit.max_concurrency, "rate": limit.rate, "burst": limit.bursting}
             show.document({"name": name, **facts})
         else:
-            say(f"'{visible(name)}' on queue '{visible(queue)}': {said}")
+            say(f"'{visible(name)}' on {where(there)}: {said}")
 
 
 def _rows(info: LimitInfo) -> Iterator[list[Any]]:

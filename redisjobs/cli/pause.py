@@ -1,5 +1,6 @@
 """The commands that pause a queue, or a job name, and let it go on."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -7,28 +8,31 @@ import typer
 from redisjobs.cli import show
 from redisjobs.cli.errors import Mistake
 from redisjobs.cli.output import say, telling
-from redisjobs.cli.target import Json, QueueName, Url, named
+from redisjobs.cli.target import Json, QueueName, Url, named, where
+from redisjobs.job import State
 from redisjobs.pauses import paused_name
-from redisjobs.server import DEFAULT_URL
+from redisjobs.sync import JobQueue
 from redisjobs.visible import visible
 
 Name = Annotated[str | None, typer.Option("--name", help="Only jobs of this name.")]
 
+_MOST_JOBS = 5_000  # that are looked through for a name
 
-def pause(name: Name = None, queue: QueueName = "default", url: Url = DEFAULT_URL, as_json: Json = False) -> None:
+
+def pause(name: Name = None, queue: QueueName = "default", url: Url = None, as_json: Json = False) -> None:
     """Let no job of a queue start, until `resume`. What runs goes on to its end."""
     _check(name)
     with named(queue, url) as there:
         there.pause(name)
-    _say(name, queue, as_json, is_paused=True)
+        _say(name, there, as_json, is_paused=True)
 
 
-def resume(name: Name = None, queue: QueueName = "default", url: Url = DEFAULT_URL, as_json: Json = False) -> None:
+def resume(name: Name = None, queue: QueueName = "default", url: Url = None, as_json: Json = False) -> None:
     """Let the jobs of a queue start again, or those of a name that was paused by itself."""
     _check(name)
     with named(queue, url) as there:
         there.resume(name)
-    _say(name, queue, as_json, is_paused=False)
+        _say(name, there, as_json, is_paused=False)
 
 
 def _check(name: str | None) -> None:
@@ -38,10 +42,27 @@ def _check(name: str | None) -> None:
         raise Mistake(f"--{error}") from error
 
 
-def _say(name: str | None, queue: str, as_json: bool, *, is_paused: bool) -> None:
-    what = f"queue '{visible(queue)}'" if name is None else f"'{visible(name)}' on queue '{visible(queue)}'"
+def _say(name: str | None, there: JobQueue, as_json: bool, *, is_paused: bool) -> None:
+    what = where(there) if name is None else f"'{visible(name)}' on {where(there)}"
     with telling(f"{what}: {'paused' if is_paused else 'resumed'}"):
         if as_json:
-            show.document({"queue": queue, "name": name, "paused": is_paused})
+            show.document({"queue": there.name, "name": name, "paused": is_paused})
         else:
             say(f"{what} is {'paused' if is_paused else 'not paused'}")
+    if not _is_known(there, name):
+        missing = "it has had no job, and has no worker"
+        if name is not None:
+            missing = "no worker has a handler for it, and no job has it"
+        print(f"redisjobs: nothing is known of {what}: {missing}; see that it is spelled right", file=sys.stderr)
+
+
+def _is_known(there: JobQueue, name: str | None) -> bool:
+    """Whether a queue has had jobs, or has workers; or whether a name has a handler or a job, or may have one."""
+    workers, counts = there.workers(), there.counts()
+    if name is None:
+        return any((workers, *counts.ready.values(), counts.running, *counts.totals.values()))
+    if any(name in worker.names or worker.has_more_names for worker in workers):
+        return True
+    live = {State.READY: sum(counts.ready.values()), State.RUNNING: counts.running, State.DELAYED: counts.delayed}
+    is_quick = sum(live.values()) <= _MOST_JOBS
+    return not is_quick or any(there.jobs(state, 1, name=name) for state, number in live.items() if number)

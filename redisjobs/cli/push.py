@@ -14,7 +14,7 @@ from redisjobs.arguments import is_text
 from redisjobs.cli import show
 from redisjobs.cli.errors import Mistake, check_seconds
 from redisjobs.cli.output import say, telling
-from redisjobs.cli.target import Imports, Json, Moved, Target, load
+from redisjobs.cli.target import Imports, Json, Moved, Target, load, naming, where
 from redisjobs.cli.wait import wait_for
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.errors import DecodeError, EncodeError, UnknownJob
@@ -84,13 +84,13 @@ def push(
     if isinstance(queue.driver, MemoryDriver):
         raise Mistake(f"{target} is at memory://, which would end with this command; give --url")
     job = _prepare(queue, name, parameters, options)
-    pushed = _push(queue, kept_for_a_while(job) if wait else job)
-    if wait:
-        _print_result(pushed, wait_for(queue, pushed.id, timeout), as_json=as_json)
-        return
-    told = (
-        f"{visible(pushed.id)} {'added' if pushed.added else 'replaced' if pushed.replaced else 'already there'}"
-    )
+    with naming(queue):
+        pushed = _push(queue, kept_for_a_while(job) if wait else job)
+        if wait:
+            _print_result(pushed, wait_for(queue, pushed.id, timeout), as_json=as_json)
+            return
+    done = "added to" if pushed.added else "replaced on" if pushed.replaced else "already on"
+    told = f"{visible(pushed.id)} {done} {where(queue)}"
     with telling(f"the job was pushed: {told}"):
         if as_json:
             show.document({"job_id": pushed.id, "added": pushed.added, "replaced": pushed.replaced})

@@ -9,10 +9,10 @@ import typer
 from redisjobs.cli import show
 from redisjobs.cli.errors import Failure
 from redisjobs.cli.output import say, telling
-from redisjobs.cli.target import Json, QueueName, Url, named
+from redisjobs.cli.target import Json, QueueName, Url, named, where
 from redisjobs.errors import RegistrationError, UnknownSchedule
 from redisjobs.schedules.stored import ScheduleInfo
-from redisjobs.server import DEFAULT_URL
+from redisjobs.sync import JobQueue
 from redisjobs.visible import visible
 
 app = typer.Typer(help="Schedules: what is pushed again and again, and when.", no_args_is_help=True)
@@ -23,25 +23,26 @@ _UPCOMING = 5  # slots that are shown
 
 
 @app.command("list")
-def list_schedules(queue: QueueName = "default", url: Url = DEFAULT_URL, as_json: Json = False) -> None:
+def list_schedules(queue: QueueName = "default", url: Url = None, as_json: Json = False) -> None:
     """List schedules: those that code declares, and those that were put at run time."""
     with named(queue, url) as there:
         found = there.schedules.list()
     if as_json:
         show.document([_document(info) for info in found])
     elif not found:
-        say(f"no schedules on queue '{visible(queue)}'")
+        say(f"no schedules on {where(there)}")
     else:
-        show.table(("name", "rule", "job", "state", "last", "next", "missed"), map(_row, found))
+        columns = ("name", "rule", "job", "state", "last", "next", "missed")
+        show.table(columns, map(_row, found), f"schedules of {where(there)}")
 
 
 @app.command("show")
-def show_schedule(name: Name, queue: QueueName = "default", url: Url = DEFAULT_URL, as_json: Json = False) -> None:
+def show_schedule(name: Name, queue: QueueName = "default", url: Url = None, as_json: Json = False) -> None:
     """Show one schedule, and its next slots, in UTC, in its own zone and in this machine's."""
     with named(queue, url) as there:
         info = there.schedules.get(name)
     if info is None:
-        raise _unknown(name, queue)
+        raise _unknown(name, there)
     if as_json:
         show.document(_document(info))
     else:
@@ -49,7 +50,7 @@ def show_schedule(name: Name, queue: QueueName = "default", url: Url = DEFAULT_U
 
 
 @app.command()
-def run(name: Name, queue: QueueName = "default", url: Url = DEFAULT_URL, as_json: Json = False) -> None:
+def run(name: Name, queue: QueueName = "default", url: Url = None, as_json: Json = False) -> None:
     """Push a schedule's job now, whatever its slots; also where it is paused."""
     with named(queue, url) as there:
         try:
@@ -60,46 +61,46 @@ def run(name: Name, queue: QueueName = "default", url: Url = DEFAULT_URL, as_jso
         if as_json:
             show.document({"name": name, "job_id": job.id, "added": job.added})
         else:
-            say(f"{visible(job.id)} {'added' if job.added else 'already there'}")
+            say(f"{visible(job.id)} {'added to' if job.added else 'already on'} {where(there)}")
 
 
 @app.command()
-def pause(name: Name, queue: QueueName = "default", url: Url = DEFAULT_URL, as_json: Json = False) -> None:
+def pause(name: Name, queue: QueueName = "default", url: Url = None, as_json: Json = False) -> None:
     """Let a schedule fire nothing, over restarts and releases, until it is resumed."""
     with named(queue, url) as there:
-        _act(there.schedules.pause, name, "paused", queue, as_json)
+        _act(there.schedules.pause, name, "paused", there, as_json)
 
 
 @app.command()
-def resume(name: Name, queue: QueueName = "default", url: Url = DEFAULT_URL, as_json: Json = False) -> None:
+def resume(name: Name, queue: QueueName = "default", url: Url = None, as_json: Json = False) -> None:
     """Let a paused schedule fire again, from now on."""
     with named(queue, url) as there:
-        _act(there.schedules.resume, name, "resumed", queue, as_json)
+        _act(there.schedules.resume, name, "resumed", there, as_json)
 
 
 @app.command()
-def remove(name: Name, queue: QueueName = "default", url: Url = DEFAULT_URL, as_json: Json = False) -> None:
+def remove(name: Name, queue: QueueName = "default", url: Url = None, as_json: Json = False) -> None:
     """Forget a schedule, unless a release that is running declares it."""
     with named(queue, url) as there:
-        _act(there.schedules.remove, name, "removed", queue, as_json)
+        _act(there.schedules.remove, name, "removed", there, as_json)
 
 
-def _act(act: Callable[[str], bool], name: str, done: str, queue: str, as_json: bool) -> None:
+def _act(act: Callable[[str], bool], name: str, done: str, there: JobQueue, as_json: bool) -> None:
     try:
         was_there = act(name)
     except RegistrationError as error:
         raise Failure(str(error)) from error
     if not was_there:
-        raise _unknown(name, queue)
+        raise _unknown(name, there)
     with telling(f"{done} {name!r}"):
         if as_json:
             show.document({"name": name, "result": done})
         else:
-            say(f"{done} {visible(name)}")
+            say(f"{done} {visible(name)} on {where(there)}")
 
 
-def _unknown(name: str, queue: str) -> Failure:
-    return Failure(f"no schedule {name!r} on queue '{queue}'")
+def _unknown(name: str, there: JobQueue) -> Failure:
+    return Failure(f"no schedule {name!r} on {where(there)}")
 
 
 def _state(info: ScheduleInfo) -> str:

@@ -17,6 +17,7 @@ from redisjobs.codec import JobInfo
 from redisjobs.job import State
 from redisjobs.pauses import PauseInfo
 from redisjobs.queries import Counts
+from redisjobs.registry import Registry
 from redisjobs.visible import visible
 
 _WIDTH = 4000  # columns: nothing is folded or left out; a narrow terminal wraps lines by itself
@@ -32,9 +33,9 @@ _COLUMNS = {
 }
 
 
-def document(value: Any) -> None:
-    """Print a value as JSON; times as ISO 8601."""
-    say(json.dumps(value, indent=2, default=_iso))
+def document(value: Any) -> bool:
+    """Print a value as JSON, times as ISO 8601; whether anybody reads it."""
+    return say(json.dumps(value, indent=2, default=_iso))
 
 
 def line(value: Any) -> bool:
@@ -63,29 +64,30 @@ def json_value(text: str) -> Any:
     return text
 
 
-def counts_document(queue: str, counts: Counts, pauses: PauseInfo) -> dict[str, Any]:
+def counts_document(queue: Registry, counts: Counts, pauses: PauseInfo) -> dict[str, Any]:
     """The counts of a queue for JSON."""
     paused = {"paused_since": pauses.since, "paused_names": pauses.names, "held": pauses.held}
-    return {"queue": queue, **dataclasses.asdict(counts), **paused}
+    where = {"queue": queue.name, "server": queue.driver.where}
+    return {**where, **dataclasses.asdict(counts), **paused}
 
 
-def job_list(jobs: Sequence[JobInfo], state: State, queue: str) -> None:
+def job_list(jobs: Sequence[JobInfo], state: State, where: str) -> None:
     """Print jobs of one state, one a line."""
     if not jobs:
-        say(f"no {state} jobs on queue '{visible(queue)}'")
+        say(f"no {state} jobs on {where}")
         return
     columns = _COLUMNS[state]
-    table(columns, ([getattr(job, column) for column in columns] for job in jobs))
+    table(columns, ([getattr(job, column) for column in columns] for job in jobs), f"{state} jobs on {where}")
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print rows, one a line."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str) -> bool:
+    """Print a title, and rows, one a line; whether anybody reads it."""
     printed = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for column in columns:
         printed.add_column(column.replace("_", " "))
     for row in rows:
         printed.add_row(*map(_cell, columns, row))
-    _print(printed)
+    return _print(printed, f"{title}\n")
 
 
 def job_page(job: JobInfo) -> None:
@@ -97,6 +99,12 @@ def job_page(job: JobInfo) -> None:
         say("\n" + "\n".join(map(visible, job.traceback.splitlines())))
 
 
+def facts(known: Mapping[str, str]) -> None:
+    """Print what is known, one thing a line."""
+    for what, value in known.items():
+        say(f"{what:<12}{visible(value)}")
+
+
 def end_page(end: Mapping[str, Any]) -> None:
     """Print how one job has ended, and its result as JSON."""
     for column, value in end.items():
@@ -104,10 +112,10 @@ def end_page(end: Mapping[str, Any]) -> None:
         say(f"{column.replace('_', ' '):<12}{text}")
 
 
-def counts_table(queue: str, counts: Counts, pauses: PauseInfo, before: str = "") -> bool:
+def counts_table(where: str, counts: Counts, pauses: PauseInfo, before: str = "") -> bool:
     """Print how many jobs are in which state, and the counters, after some text; whether anybody reads it."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column(Text(f"queue '{visible(queue)}'{_paused(pauses)}"))
+    table.add_column(Text(f"{where}{_paused(pauses)}"))
     table.add_column("jobs", justify="right")
     states = {f"ready, {priority}": number for priority, number in counts.ready.items()}
     states |= {"running": counts.running, "delayed": counts.delayed, "dead": counts.dead}

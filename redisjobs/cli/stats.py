@@ -9,10 +9,11 @@ import typer
 
 from redisjobs import sync
 from redisjobs.cli import show
-from redisjobs.cli.errors import Mistake
-from redisjobs.cli.target import Json, QueueName, Url, named
-from redisjobs.errors import RedisJobsError
-from redisjobs.server import DEFAULT_URL
+from redisjobs.cli.errors import Failure, Mistake
+from redisjobs.cli.target import Json, QueueName, Url, named, naming, where
+from redisjobs.cli.workers import worker_document, worker_table
+
+_WORKERS = 20  # that are shown; `redisjobs workers` shows all
 
 
 def stats(
@@ -22,19 +23,27 @@ def stats(
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Show them anew, until Ctrl-C.")] = False,
     queue: QueueName = "default",
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Show how many jobs are in which state, and the queue's counters."""
+    """Show how many jobs are in which state, the queue's counters, and its workers."""
     if seconds is not None and not watch:
         raise Mistake(f"stats {seconds:g} says how long between, which is for --watch")
     with named(queue, url) as there:
         if watch:
             _watch(there, seconds or 2, as_json)
-        elif as_json:
-            show.document(show.counts_document(queue, there.counts(), there.pauses()))
         else:
-            show.counts_table(queue, there.counts(), there.pauses())
+            _show(there, as_json)
+
+
+def _show(queue: sync.JobQueue, as_json: bool, before: str = "", *, line: bool = False) -> bool:
+    """Show the counts, after some text, as a table or as JSON; whether anybody reads them."""
+    counts, pauses, workers = queue.counts(), queue.pauses(), queue.workers()
+    if not as_json:
+        read = show.counts_table(where(queue), counts, pauses, before)
+        return read and worker_table(workers, where(queue), most=_WORKERS)
+    document = show.counts_document(queue, counts, pauses) | {"workers": [*map(worker_document, workers)]}
+    return (show.line if line else show.document)(document)
 
 
 def _watch(queue: sync.JobQueue, seconds: float, as_json: bool) -> None:
@@ -44,12 +53,8 @@ def _watch(queue: sync.JobQueue, seconds: float, as_json: bool) -> None:
         read = True
         while read:
             try:
-                counts, pauses = queue.counts(), queue.pauses()
-            except RedisJobsError as error:
+                with naming(queue):
+                    read = _show(queue, as_json, clear, line=True)
+            except Failure as error:
                 print(f"redisjobs: {error}", file=sys.stderr)
-            else:
-                if as_json:
-                    read = show.line(show.counts_document(queue.name, counts, pauses))
-                else:
-                    read = show.counts_table(queue.name, counts, pauses, clear)
             time.sleep(seconds)

@@ -1,20 +1,24 @@
 """What a command acts on: `MODULE:QUEUE`, a queue of the user's code, or `--queue NAME` at a URL."""
 
 import importlib
+import importlib.util
 import os
 import sys
 import sysconfig
 import traceback
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Annotated, Any
 
 import typer
 
 from redisjobs import sync
-from redisjobs.cli.errors import Mistake
+from redisjobs.cli.errors import Failure, Mistake
+from redisjobs.errors import DriverError, UniqueConflict
 from redisjobs.queue import JobQueue
 from redisjobs.registry import Registry
+from redisjobs.server import DEFAULT_URL
 from redisjobs.visible import visible
 
 _ANSWER = 3.0  # seconds that a command which only looks is patient with a server that is unavailable
@@ -35,23 +39,89 @@ Moved = Annotated[
     str | None,
     typer.Option("--url", envvar="REDISJOBS_URL", help="Use this server instead of the one the module names."),
 ]
-Url = Annotated[str, typer.Option("--url", envvar="REDISJOBS_URL", help="Where the server is.")]
-QueueName = Annotated[str, typer.Option("--queue", "-q", help="The queue's name.")]
+Url = Annotated[
+    str | None,
+    typer.Option("--url", envvar="REDISJOBS_URL", help="Where the server is.", show_default=DEFAULT_URL),
+]
+QueueName = Annotated[
+    str, typer.Option("--queue", "-q", metavar="NAME|MODULE:QUEUE", help="The queue, by its name or where it is.")
+]
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=500, help="How many at most.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 
 
-def named(name: str, url: str) -> sync.JobQueue:
-    """A queue by its name, without handlers.
+def where(queue: Registry) -> str:
+    """A queue and its server, for people."""
+    return f"queue '{visible(queue.name)}' at {visible(queue.driver.where)}"
+
+
+@contextmanager
+def naming(queue: Registry) -> Iterator[None]:
+    """Let what the store refuses, or does not answer, be told with the queue and its server."""
+    try:
+        yield
+    except UniqueConflict:
+        raise  # which says all there is to say
+    except DriverError as error:
+        raise Failure(f"{error} ({where(queue)})") from error
+
+
+@contextmanager
+def named(name: str, url: str | None) -> Iterator[sync.JobQueue]:
+    """A queue to look at, or to act on; its connections are closed after. See `queue_of` and `naming`."""
+    with queue_of(name, url) as queue, naming(queue):
+        yield queue
+
+
+def queue_of(name: str, url: str | None) -> sync.JobQueue:
+    """A queue for commands, without handlers.
+
+    Args:
+        name: Its name; or `MODULE:QUEUE`, where MODULE is a module of the current folder or one that is installed.
+        url: Where it is; None: where the module says, or at the server's usual place.
 
     Raises:
-        Mistake: The URL or the name is none.
+        Mistake: The URL or the name is none; or as `load`.
     """
+    module, colon, _ = name.partition(":")
     try:
-        return sync.JobQueue(url, name=name, deadline=_ANSWER)
+        if not (colon and _is_module(module)):
+            return sync.JobQueue(url or DEFAULT_URL, name=name, deadline=_ANSWER)
+        found = load(name, url)
+        if hasattr(found.driver, "memory"):
+            raise Mistake(f"{name} is at memory://, a queue inside one process that no command can look into")
+        return sync.JobQueue(found.driver, name=found.name, deadline=_ANSWER)
     except ValueError as error:
         raise Mistake(str(error)) from error
+
+
+def queues_in(module: str) -> list[str]:
+    """The queues of a module that are on a server, as `MODULE:QUEUE`.
+
+    Raises:
+        Mistake: There is no such module, it raised, or it has none.
+    """
+    found = {
+        f"{module}:{name}"
+        for name, value in vars(_import(module)).items()
+        if isinstance(value, JobQueue | sync.JobQueue) and not hasattr(value.driver, "memory")
+    }
+    if not found:
+        raise Mistake(f"module {module!r} has no queue on a server; import it there, or name MODULE:QUEUE")
+    return sorted(found)
+
+
+def _is_module(name: str) -> bool:
+    """Whether a name is that of a module that a user may have: a queue's name may have a colon, too."""
+    first = name.partition(".")[0]
+    if first in sys.stdlib_module_names:
+        return False
+    _look_in(os.getcwd())
+    try:
+        return importlib.util.find_spec(first) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def load(target: str, url: str | None = None, imports: Sequence[str] | None = None) -> Registry:

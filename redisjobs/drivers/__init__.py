@@ -38,7 +38,7 @@ def connect_sync(where: Any, queue: str) -> tuple[Driver, SyncDriver]:
     sync: SyncDriver | None = getattr(driver, "sync", None)
     if sync is not None:
         return driver, sync
-    if driver is where:
+    if driver is where and not hasattr(driver, "make_sync"):
         raise ValueError(f"{where!r} is a driver for async code; give the sync queue its URL")
     return driver, sync_side(driver)
 

@@ -160,7 +160,8 @@ class Source:
         self.progress.resumed()
         self._started_as = settings.worker_id
         names, busy = sorted(settings.queue.definitions), self._pool.slots.count_busy
-        self.member.tell(WorkerStarted, slots=settings.concurrency, names=names, busy=busy)
+        server = settings.queue.driver.where
+        self.member.tell(WorkerStarted, slots=settings.concurrency, names=names, server=server, busy=busy)
         parts = (self.fetcher, self.subscriber, self.promoter, self.progress)
         for duty in (*(part.run for part in parts), self._watch_leases):
             tasks.start_soon(keep_up, duty)

@@ -69,6 +69,10 @@ class MemoryDriver:
     def place(self) -> Hashable:
         return self.memory
 
+    @property
+    def where(self) -> str:
+        return "memory://"
+
     async def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
         await anyio.lowlevel.checkpoint()
         return producer.push(self.memory, jobs, repeated=repeated)

@@ -122,6 +122,16 @@ class Target:
         except TypeError as error:  # nothing was opened: it's about an option that is none
             raise ValueError(f"can't connect by these options: {error}") from error
 
+    @property
+    def where(self) -> str:
+        """The server and its database as a URL, without a password."""
+        if self._kind == "UnixDomainSocketConnection":
+            return f"unix://{self._options.get('path', '')}?db={self.database}"
+        scheme = "rediss" if self._kind == "SSLConnection" else "redis"
+        user = f"{name}@" if (name := self._options.get("username")) else ""
+        host, port = self._options.get("host", "localhost"), self._options.get("port", 6379)
+        return f"{scheme}://{user}{f'[{host}]' if ':' in host else host}:{port}/{self.database}"
+
     def connection(self) -> Any:  # redis-py's connections are not fully typed
         """A new async connection, not yet open. Whoever opens or reads it minds the time.
 

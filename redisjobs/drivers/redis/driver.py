@@ -151,6 +151,7 @@ class RedisDriver:
     def __init__(self, where: Any, queue: str, now_ms: Now = None) -> None:
         self.target = Target(where)
         self.place = self.target.place, queue
+        self.where = self.target.where
         self._queue, self._now_ms = queue, now_ms
         self.commands = QueueCommands(queue, now_ms, self.target.database)
         self._worker_commands = WorkerCommands(queue, now_ms, self.target.database)

@@ -1,0 +1,67 @@
+"""The command that lists queues.
+
+A server can't tell which queues it has: that would take a SCAN of all its keys, or a key that all queues write,
+which their access rules forbid. So the queues are those that the code has, or that are named.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from redisjobs import sync
+from redisjobs.cli import show
+from redisjobs.cli.errors import Mistake
+from redisjobs.cli.target import Json, Url, naming, queue_of, queues_in
+
+_COLUMNS = ("queue", "server", "ready", "running", "delayed", "dead", "workers", "paused")
+
+
+def list_queues(
+    modules: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[MODULE|MODULE:QUEUE...]", help="All queues of a module, or one of them."),
+    ] = None,
+    names: Annotated[
+        list[str] | None, typer.Option("--queue", "-q", metavar="NAME", help="A queue by its name; repeatable.")
+    ] = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """List queues: how many jobs and workers each has.
+
+    A server does not know which queues it has, so name modules that have them, or the queues themselves.
+    """
+    if not modules and not names:
+        raise Mistake("name a module that has queues, as app or app:queue, or queues by --queue")
+    documents = [_document(queue) for queue in _opened(modules or (), names or (), url)]
+    if as_json:
+        show.document(documents)
+    else:
+        rows = ([document[column] for column in _COLUMNS] for document in documents)
+        show.table(_COLUMNS, rows, f"queues: {len(documents)}")
+
+
+def _opened(modules: Sequence[str], names: Sequence[str], url: str | None) -> Iterator[sync.JobQueue]:
+    """Each of the queues once, open while it is looked at."""
+    seen = set[Any]()
+    found = [path for module in modules for path in ([module] if ":" in module else queues_in(module))]
+    for queue in (queue_of(name, url) for name in (*found, *names)):
+        if queue.driver.place not in seen:
+            seen.add(queue.driver.place)
+            with queue, naming(queue):
+                yield queue
+
+
+def _document(queue: sync.JobQueue) -> dict[str, Any]:
+    counts, pauses = queue.counts(), queue.pauses()
+    return {
+        "queue": queue.name,
+        "server": queue.driver.where,
+        "ready": sum(counts.ready.values()),
+        "running": counts.running,
+        "delayed": counts.delayed,
+        "dead": counts.dead,
+        "workers": sum(worker.lease > 0 for worker in queue.workers()),
+        "paused": pauses.since,
+    }

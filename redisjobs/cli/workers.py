@@ -1,0 +1,50 @@
+"""The command that lists the workers of a queue."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from redisjobs.cli import show
+from redisjobs.cli.output import number_of, say
+from redisjobs.cli.target import Json, QueueName, Url, named, where
+from redisjobs.workers import WorkerInfo
+
+_COLUMNS = ("worker", "state", "since", "running", "slots", "version", "job names")
+
+
+def list_workers(queue: QueueName = "default", url: Url = None, as_json: Json = False) -> None:
+    """List the workers of a queue: which jobs each runs, how many at once, and since when.
+
+    What is shown of a worker is what it said at its last heartbeat, which it sends every third of its lease.
+    """
+    with named(queue, url) as there:
+        found = there.workers()
+        if as_json:
+            show.document([worker_document(worker) for worker in found])
+        else:
+            worker_table(found, where(there))
+
+
+def worker_table(workers: Sequence[WorkerInfo], where: str, most: int | None = None) -> bool:
+    """Print workers, one a line, some of them if there are many; whether anybody reads it."""
+    if not workers:
+        return say(f"no workers on {where}")
+    read = show.table(_COLUMNS, map(_row, workers[:most]), f"{number_of(len(workers), 'worker')} on {where}")
+    if most is not None and len(workers) > most:
+        return say(f"and {len(workers) - most} more: `redisjobs workers` lists all")
+    return read
+
+
+def worker_document(worker: WorkerInfo) -> dict[str, Any]:
+    """A worker for JSON."""
+    return dataclasses.asdict(worker) | {"state": _state(worker)}
+
+
+def _row(worker: WorkerInfo) -> list[Any]:
+    names = (*worker.names, "…") if worker.has_more_names else worker.names or "none"
+    facts = [worker.worker_id, _state(worker), worker.started_at, worker.running, worker.slots, worker.version]
+    return [*facts, names]
+
+
+def _state(worker: WorkerInfo) -> str:
+    return "alive" if worker.lease > 0 else "lost"

@@ -1173,6 +1173,35 @@ def test_a_worker_asked_to_stop_releases_what_runs_and_exits_with_0(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("processes", [[], ["--processes", "1"]], ids=["worker", "supervisor"])
+def test_the_first_ctrl_c_says_what_it_waits_for_and_one_that_comes_twice_counts_once(
+    start: Start, there: sync.JobQueue, cli: Callable[..., Ended], processes: list[str]
+) -> None:
+    cli("push", "shop:queue", "rest", "{}", "--id", "mine")
+    worker = start("worker", "shop:queue", "--grace", "3600", *processes)
+    until(worker, "resting")
+
+    worker.send_signal(signal.SIGINT)
+    worker.send_signal(signal.SIGINT)
+
+    assert worker.stderr is not None
+    line = next(line for line in worker.stderr if ": stopping" in line)
+    name = "SIGTERM" if processes else "SIGINT"  # a supervisor passes it on
+    again = "signal" if processes else "Ctrl-C"
+    waits = r"waiting for 1 job until \d\d:\d\d:\d\d UTC \(3600 s\)"
+    assert re.search(rf"{name}: stopping; {waits}; a second {again} ends at once$", line)
+    with pytest.raises(subprocess.TimeoutExpired):
+        worker.wait(1)  # it was one, so the job goes on
+    worker.send_signal(signal.SIGINT)
+    stopped = ended(worker, within=20)
+    assert stopped.code == 0
+    assert "SIGINT: stopping at once; 1 job cancelled and handed back" in stopped.err
+    job = there.get("mine")
+    assert job is not None
+    assert job.state == "ready"
+
+
+@pytest.mark.slow
 def test_a_second_signal_does_not_wait_for_the_grace(start: Start, cli: Callable[..., Ended]) -> None:
     cli("push", "shop:queue", "rest", "{}")
     worker = start("worker", "shop:queue", "--grace", "3600")

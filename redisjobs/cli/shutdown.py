@@ -17,6 +17,7 @@ from types import FrameType
 from typing import NoReturn
 
 from redisjobs.logger import Log, log_from_thread
+from redisjobs.worker.shutdown import Interrupts, stopping
 from redisjobs.worker.worker import Worker
 
 logger = Log("redisjobs.worker")
@@ -46,6 +47,7 @@ class Shutdown:
         self._supervised = supervised
         self._grace = grace
         self._worker: Worker | None = None
+        self._interrupts = Interrupts()
         # The one way out of a signal handler that can't deadlock: put() may interrupt itself.
         self._signals: SimpleQueue[int] = SimpleQueue()
         threading.Thread(target=self._heed, name="redisjobs shutdown", daemon=True).start()
@@ -78,7 +80,9 @@ class Shutdown:
             signal.signal(number, self._heard)
 
     def _heard(self, number: int, _frame: FrameType | None) -> None:
-        self._signals.put(number)
+        # A supervisor has told them apart already, and its second signal must not be lost.
+        if self._supervised or self._interrupts.is_new(number):
+            self._signals.put(number)
 
     def _heed(self) -> NoReturn:
         """The thread: the first signal stops, the second one stops at once, and then time runs.
@@ -99,7 +103,8 @@ class Shutdown:
                 continue
             end = min(end, time.monotonic() + (0 if at_once else self._grace) + _MARGIN)
             self.asked = True  # before we look whether there is a worker to stop
-            _say(logging.INFO, f"{signal.Signals(number).name}: stopping" + (" at once" if at_once else ""))
+            jobs = 0 if self._worker is None else self._worker.busy
+            _say(logging.INFO, stopping(number, jobs, self._grace, at_once=at_once))
             if self._worker is not None:
                 (self._worker.stop_now if at_once else self._worker.stop)()
         what = "a handler did not end, though it was cancelled" if self._code else "what handlers left goes on"

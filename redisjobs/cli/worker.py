@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -23,6 +24,7 @@ from redisjobs.logger import Log
 from redisjobs.registry import Registry
 from redisjobs.worker.child import PROGRAM, End, Pipe
 from redisjobs.worker.guard import run_as_main
+from redisjobs.worker.shutdown import Interrupts
 from redisjobs.worker.supervisor import Supervisor
 from redisjobs.worker.worker import Worker
 
@@ -175,8 +177,14 @@ def _supervisor(
 
 
 def _supervise(supervisor: Supervisor, health: str | None) -> int:
+    interrupts = Interrupts()
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        if interrupts.is_new(number):
+            supervisor.stop()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: supervisor.stop())
+        signal.signal(number, stop)
     if health is not None:
         serve(health, lambda: supervisor.health)
     return supervisor.run()

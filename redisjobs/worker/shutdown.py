@@ -1,9 +1,49 @@
 """How a worker's run comes to its end: it claims no more, what runs has a grace, and then is given up."""
 
+import math
+import signal
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import anyio
+
+_TWICE = 0.2  # seconds in which one Ctrl-C may come twice: from the terminal, and from the program that started us
+
+
+class Interrupts:
+    """Tells a Ctrl-C from the second delivery of the one before."""
+
+    def __init__(self) -> None:
+        self._at = -math.inf
+
+    def is_new(self, number: int) -> bool:
+        """Whether a signal that has just come counts. Only SIGINT may not."""
+        now = time.monotonic()
+        if number == signal.SIGINT and now - self._at < _TWICE:
+            return False
+        if number == signal.SIGINT:
+            self._at = now
+        return True
+
+
+def stopping(number: int, jobs: int, grace: float, *, at_once: bool) -> str:
+    """What a stop by a signal waits for, for people.
+
+    Args:
+        number: The signal.
+        jobs: How many run now.
+        grace: Seconds that they may finish in.
+        at_once: Whether they may not.
+    """
+    name, running = signal.Signals(number).name, f"{jobs} job{'' if jobs == 1 else 's'}"
+    if at_once:
+        return f"{name}: stopping at once; {running} cancelled and handed back"
+    if not jobs:
+        return f"{name}: stopping; no job runs"
+    until = f"{datetime.now(UTC) + timedelta(seconds=min(grace, 1e8)):%H:%M:%S} UTC"
+    again = "Ctrl-C" if number == signal.SIGINT else "signal"
+    return f"{name}: stopping; waiting for {running} until {until} ({grace:g} s); a second {again} ends at once"
 
 
 class Shutdown:

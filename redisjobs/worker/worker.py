@@ -24,6 +24,7 @@ from redisjobs.worker.health import Health, combined
 from redisjobs.worker.processor import Processor
 from redisjobs.worker.queues import Queues
 from redisjobs.worker.settings import Settings
+from redisjobs.worker.shutdown import Interrupts, stopping
 
 logger = Log("redisjobs.worker")
 
@@ -290,6 +291,12 @@ class Worker:
             processor.call_soon(lambda: processor.stop(grace))
 
     @property
+    def busy(self) -> int:
+        """How many jobs it runs now; for any thread."""
+        processor = self._processor
+        return 0 if processor is None else processor.pool.slots.count_busy()
+
+    @property
     def health(self) -> Health:
         """Whether it works, and of several queues each one, by what it got done; for any thread."""
         processor = self._processor  # once: it may be gone a moment later
@@ -303,8 +310,10 @@ class Worker:
 
     async def _watch_signals(self) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            stop = self.stop
+            interrupts, at_once = Interrupts(), False
             async for number in signals:
-                logger.info("%s: stopping%s", number.name, " at once" if stop == self.stop_now else "")
-                stop()
-                stop = self.stop_now
+                if not interrupts.is_new(number):
+                    continue
+                logger.info("%s", stopping(number, self.busy, self.grace, at_once=at_once))
+                (self.stop_now if at_once else self.stop)()
+                at_once = True

@@ -11,10 +11,14 @@
         job = await queue.push(SendEmail(to="joe@email.com"))
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from redisjobs._version import __version__ as __version__
+
+if sys.version_info < (3, 11):  # noqa: UP036  (a checkout can be run without an installer that would say so)
+    raise ImportError("redisjobs needs Python 3.11 or newer; this is Python " + sys.version.split()[0])
 
 if TYPE_CHECKING:
     # Queues

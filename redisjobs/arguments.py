@@ -31,6 +31,17 @@ def whole(value: int, what: str) -> int:
     return value
 
 
+def flag(value: object, what: str) -> bool:
+    """A value that is True or False.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{what}={value!r}: give True or False")
+    return value
+
+
 def one_of(kind: type[Choice], value: str, what: str) -> Choice:
     """One of a few words, which may be given as text.
 

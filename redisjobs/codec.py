@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import orjson
 from pydantic import ValidationError
-from pydantic_core import PydanticSerializationError
+from pydantic_core import ErrorDetails, PydanticSerializationError
 
 from redisjobs.errors import DecodeError, EncodeError
 from redisjobs.job import JobName, Priority, State
@@ -79,11 +79,11 @@ def encode_parameters(name: JobName[P], parameters: P, limit: int = MAX_PARAMETE
             if name.round_trip.decodes:
                 decoded = name.adapter.validate_json(raw)
             if fault := check(parameters, decoded):
-                raise EncodeError(f"{name.name}: {_where(name, fault)}")
+                raise EncodeError(_told(name, _where(name, fault)))
     except EncodeError:
         raise
     except ValidationError as error:
-        raise EncodeError(f"{name.name}: {_misspelt(name, parameters) or _misfits(name, error)}") from None
+        raise EncodeError(_told(name, _misspelt(name, parameters) or _misfits(name, error))) from None
     except Exception as error:  # the type's own validators and serializers may raise anything
         why = _unwritable(name, parameters, error) or f" as {_type_name(name)}: {error}"
         raise EncodeError(f"{name.name}: {name.what} can't be written{why}") from error
@@ -155,9 +155,9 @@ def read_parameters(name: JobName[P], raw: bytes) -> P:
     try:
         return _with_known_keys(name, functools.partial(name.adapter.validate_json, raw))
     except ValidationError as error:
-        raise DecodeError(f"{name.name}: {_say(name, error)}") from None
+        raise DecodeError(_told(name, _say(name, error))) from None
     except _KeysTooMany as error:
-        raise DecodeError(f"{name.name}: {error}") from None
+        raise DecodeError(_told(name, str(error))) from None
     except Exception as error:  # the type's own validators may raise anything
         raise DecodeError(f"{name.name}: {type(error).__name__}: {error}") from error
 
@@ -217,9 +217,9 @@ def instance(name: JobName[P], parameters: Any) -> Any:
         if hasattr(kind, "model_validate"):
             return _with_known_keys(name, functools.partial(kind.model_validate, parameters, strict=True))
     except ValidationError as error:
-        raise EncodeError(f"{name.name}: {_misfits(name, error)}") from None
+        raise EncodeError(_told(name, _misfits(name, error))) from None
     except _KeysTooMany as error:
-        raise EncodeError(f"{name.name}: {error}") from None
+        raise EncodeError(_told(name, str(error))) from None
     except Exception as error:  # the type's own checks may raise anything
         raise EncodeError(f"{name.name}: can't make a {_type_name(name)} of what was given: {error}") from error
     return parameters
@@ -249,7 +249,7 @@ _MISFIT = re.compile(
 
 def _say_misfit(name: JobName[Any], misfit: re.Match[str]) -> str:
     where = ".".join(filter(None, [_type_name(name), misfit["field"]]))
-    return f"{where}: Input should be {misfit['wanted']} (got {misfit['got']})"
+    return f"{where}: should be {misfit['wanted']} (got {misfit['got']})"
 
 
 def _misfits(name: JobName[Any], error: ValidationError) -> str:
@@ -339,7 +339,7 @@ def decode_parameters(name: JobName[P], raw: bytes) -> P:
     try:
         return name.adapter.validate_json(raw)
     except ValidationError as error:
-        raise DecodeError(f"{name.name}: {_say(name, error)}") from None
+        raise DecodeError(_told(name, _say(name, error))) from None
     except Exception as error:  # the type's own validators may raise anything
         raise DecodeError(f"{name.name}: {type(error).__name__}: {error}") from error
 
@@ -350,10 +350,26 @@ def _say(name: JobName[Any], error: ValidationError) -> str:
     lines = []
     for fault in faults[:5]:
         where = ".".join([_type_name(name), *map(str, fault["loc"])])
-        lines.append(f"{where}: {fault['msg']} (got {type(fault['input']).__name__})")
+        lines.append(f"{where}: {_in_our_words(fault)}")
     if len(faults) > 5:
         lines.append(f"and {len(faults) - 5} more")
     return "; ".join(lines)
+
+
+def _in_our_words(fault: ErrorDetails) -> str:
+    """What pydantic found, as the other messages have it."""
+    match fault["type"]:
+        case "missing" | "missing_argument" | "missing_keyword_only_argument":
+            return "missing"
+        case "json_invalid":
+            return "is not JSON" + fault["msg"].removeprefix("Invalid JSON")
+    text = re.sub("^(Input |Value error, |Assertion failed, )", "", fault["msg"])
+    return f"{text} (got {type(fault['input']).__name__})"
+
+
+def _told(name: JobName[Any], fault: str) -> str:
+    """A fault with the name of its job, once: the type may have the same name."""
+    return fault if re.match(rf"{re.escape(name.name)}[.: ]", fault) else f"{name.name}: {fault}"
 
 
 def _type_name(name: JobName[Any]) -> str:

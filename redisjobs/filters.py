@@ -59,15 +59,27 @@ def filter_of(options: FilterOptions) -> Filter:
     )
 
 
+def cancellable_state(state: State | str) -> State:
+    """A state whose jobs can be cancelled all at once.
+
+    Raises:
+        ValueError: It is no state, or that of other jobs.
+    """
+    wanted = one_of(State, state, "state")
+    if wanted not in (State.READY, State.DELAYED, State.RUNNING):
+        raise ValueError(f"state={state!r}: give ready, delayed or running; `delete_all` deletes dead letters")
+    return wanted
+
+
 def waiting_state(state: State | str) -> State:
-    """A state whose jobs can be cancelled or held all at once.
+    """A state whose jobs can be held all at once.
 
     Raises:
         ValueError: It is no state, or that of other jobs.
     """
     wanted = one_of(State, state, "state")
     if wanted not in (State.READY, State.DELAYED):
-        raise ValueError(f"state={state!r}: give ready or delayed; dead letters are deleted by `delete_all`")
+        raise ValueError(f"state={state!r}: give ready or delayed; only jobs that wait can be held")
     return wanted
 
 

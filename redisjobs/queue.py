@@ -22,7 +22,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from redisjobs import codec, drivers
-from redisjobs.arguments import one_of, whole
+from redisjobs.arguments import flag, one_of, whole
 from redisjobs.backoff import retrying
 from redisjobs.codec import JobInfo
 from redisjobs.context import JobContext
@@ -32,6 +32,7 @@ from redisjobs.filters import (
     AT_ONCE,
     FilterOptions,
     Requeuing,
+    cancellable_state,
     cancellation,
     done,
     filter_of,
@@ -618,11 +619,11 @@ class JobQueue(Serving):
             EncodeError: The parameters don't fit their type, or are too large; it stays as it is.
             DecodeError: The entry, put in by hand, is too large to be moved; it stays.
         """
-        job_id = id_of(job)
+        job_id, is_ended = id_of(job), flag(ended, "ended")
         if parameters is None:
-            return requeued(job_id, await self._change(Requeue(job_id, ended=ended)))
+            return requeued(job_id, await self._change(Requeue(job_id, ended=is_ended)))
         row = await self._read(Find(job_id))
-        if row is None or row.state not in (ASIDE if ended else (State.DEAD,)):
+        if row is None or row.state not in (ASIDE if is_ended else (State.DEAD,)):
             return False
         return requeued(job_id, await self._change(self.edited(row, parameters)))
 
@@ -659,14 +660,15 @@ class JobQueue(Serving):
         """Cancel all jobs that are meant; see `requeue_all` for the options and what it returns.
 
         Args:
-            state: delayed or ready. A job that has begun to run meanwhile is cancelled too.
+            state: delayed, ready or running. A job that has begun to run meanwhile is cancelled too. Of those
+                that run the handlers are cancelled; their jobs end a moment later.
             options: Which of them; see `FilterOptions`. Defaults to all.
 
         Raises:
             ValueError: There is no such state, or an option makes no sense.
             TypeError: There is no such option.
         """
-        return await self._change_all(waiting_state(state), filter_of(options), cancellation)
+        return await self._change_all(cancellable_state(state), filter_of(options), cancellation)
 
     async def hold_all(self, state: State | str, **options: Unpack[FilterOptions]) -> int:
         """Hold all waiting jobs that are meant; see `requeue_all` for the options and what it returns.

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Concatenate, Generic, Protocol, Self, TypeVar, Unpack, cast, overload
 
 from redisjobs import codec, drivers
-from redisjobs.arguments import one_of, whole
+from redisjobs.arguments import flag, one_of, whole
 from redisjobs.backoff import retrying_sync
 from redisjobs.codec import JobInfo
 from redisjobs.context import JobContext
@@ -24,6 +24,7 @@ from redisjobs.filters import (
     AT_ONCE,
     FilterOptions,
     Requeuing,
+    cancellable_state,
     cancellation,
     done,
     filter_of,
@@ -412,11 +413,11 @@ class JobQueue(Serving):
 
     def requeue(self, job: str | PushedJob, *, parameters: Any = None, ended: bool = False) -> bool:
         """Make a dead letter ready again; see `redisjobs.JobQueue.requeue`."""
-        job_id = id_of(job)
+        job_id, is_ended = id_of(job), flag(ended, "ended")
         if parameters is None:
-            return requeued(job_id, self._change(Requeue(job_id, ended=ended)))
+            return requeued(job_id, self._change(Requeue(job_id, ended=is_ended)))
         row = self._read(Find(job_id))
-        if row is None or row.state not in (ASIDE if ended else (State.DEAD,)):
+        if row is None or row.state not in (ASIDE if is_ended else (State.DEAD,)):
             return False
         return requeued(job_id, self._change(self.edited(row, parameters)))
 
@@ -435,7 +436,7 @@ class JobQueue(Serving):
 
     def cancel_all(self, state: State | str, **options: Unpack[FilterOptions]) -> int:
         """Cancel all jobs that are meant; see `redisjobs.JobQueue.cancel_all`."""
-        return self._change_all(waiting_state(state), filter_of(options), cancellation)
+        return self._change_all(cancellable_state(state), filter_of(options), cancellation)
 
     def hold_all(self, state: State | str, **options: Unpack[FilterOptions]) -> int:
         """Hold all waiting jobs that are meant; see `redisjobs.JobQueue.hold_all`."""

@@ -454,6 +454,7 @@ def look(queue: SyncJobQueue) -> None:
     assert [info.name for info in queue.schedules.list()] == ["nightly"]
     assert queue.pauses().is_paused("") is False
     assert queue.limits() == []
+    assert queue.workers()
     counts = queue.counts()
     assert (sum(counts.ready.values()), counts.running, counts.delayed, counts.dead) == (2, 1, 1, 2)
     assert counts.totals["pushed"] == 6

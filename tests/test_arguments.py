@@ -102,6 +102,7 @@ QUEUE: dict[str, list[Any]] = {
     "middleware": [*([each] for each in NO_MIDDLEWARE), 5, None, Middleware()],
     "retention": [5, "30 days", Odd(), Retention, Keep(5)],
 }
+SWITCHES = [5, "yes", None, Odd()]
 ID = [*(text for text in TEXTS if text is not Card), None, Card, CARD]
 NOT_ONE_ID: dict[str, list[Any]] = {"job": ID}
 NAMES = [5, b"Card", ["Card"], Odd(), Card]
@@ -188,7 +189,12 @@ def cases(make: Any) -> Iterator[Case]:
         put_letters(queue)
         return queue.requeue(**given)
 
-    yield "requeue", requeue, {"job": "known"}, NOT_ONE_ID | {"parameters": edits}
+    yield (
+        "requeue",
+        requeue,
+        {"job": "known"},
+        NOT_ONE_ID | {"parameters": edits, "ended": [5, "yes", None, Odd()]},
+    )
     odd = [CARD, Card, b"text", (1,), {1: 2}, float("nan"), "\ud800", Odd(), Letter(), job]
     yield "requeue", requeue, {"job": "unknown", "parameters": {"n": [1]}}, {"parameters": odd}
     yield (
@@ -201,7 +207,8 @@ def cases(make: Any) -> Iterator[Case]:
     yield "requeue_all", queue.requeue_all, {"rate": "1.5/m"}, WANTED | {"rate": rates}
     yield "delete_all", queue.delete_all, {"name": "Card"}, WANTED
     states = {"state": ["gone", "running", "dead", "", 5, None, Odd()]}
-    yield "cancel_all", queue.cancel_all, {"state": "ready"}, WANTED | states
+    not_running = {"state": [state for state in states["state"] if state != "running"]}
+    yield "cancel_all", queue.cancel_all, {"state": "ready"}, WANTED | not_running
     for verb in ("hold_all", "unhold_all"):
         yield verb, getattr(queue, verb), {"state": "ready"}, WANTED | states
     for verb in ("pause", "resume", "is_paused"):

@@ -371,7 +371,7 @@ PARTIALS = [
 async def test_a_partial_and_an_object_that_can_be_called_can_be_jobs(queue: JobQueue, function: Any) -> None:
     job: Any = queue.job(name="f")(function)
     assert job.prepare(5, y=6).fields == ["name", "f", "parameters", b'{"x":5,"y":6}']
-    with pytest.raises(EncodeError, match=r"^f: parameters don't fit: f\.x: Input should be a valid integer"):
+    with pytest.raises(EncodeError, match=r"^f: parameters don't fit: f\.x: should be a valid integer"):
         job.prepare("5")
 
     told, *arguments = await call(queue.definition("f"), {"x": 5})
@@ -438,9 +438,9 @@ def test_the_name_of_a_function_that_is_a_job_has_to_be_a_job_name(queue: JobQue
         (("a", 5), {}, "too many positional arguments"),
         (("a",), {"widht": 5}, "unexpected keyword argument 'widht'"),
         (("a",), {"path": "b"}, "multiple values for argument 'path'"),
-        (("a",), {"width": "5"}, r"resize\.width: Input should be a valid integer \(got str\)"),
-        (("a",), {"width": 0}, r"resize\.width: Input should be greater than 0"),
-        ((5,), {}, r"resize\.path: Input should be a valid string \(got int\)"),
+        (("a",), {"width": "5"}, r"resize\.width: should be a valid integer \(got str\)"),
+        (("a",), {"width": 0}, r"resize\.width: should be greater than 0"),
+        ((5,), {}, r"resize\.path: should be a valid string \(got int\)"),
     ],
 )
 def test_arguments_that_do_not_fit_are_an_error_at_push(queue: JobQueue, args: Any, kwargs: Any, why: str) -> None:

@@ -219,7 +219,7 @@ async def test_an_option_that_makes_no_sense_is_refused_and_nothing_is_sent(
 @pytest.mark.parametrize(
     ("parameters", "name", "error", "why"),
     [
-        (Add("5"), None, EncodeError, r"Add\.a: Input should be a valid integer \(got str\)"),  # type: ignore[arg-type]
+        (Add("5"), None, EncodeError, r"Add\.a: should be a valid integer \(got str\)"),  # type: ignore[arg-type]
         (Add(1, "x" * 524_288), None, EncodeError, "Add: parameters take 524,305 bytes of JSON"),
         ({"b": 1}, JobName("loose", Loose), EncodeError, "loose: Loose has no key 'b'"),
         ({"a": 1}, None, EncodeError, "a TypedDict does not know its job name"),
@@ -286,9 +286,9 @@ async def test_a_job_that_has_a_handler_is_pushed_by_its_name(
 @pytest.mark.parametrize(
     ("kind", "parameters", "why"),
     [
-        (Add, {"a": "1"}, r"named: parameters don't fit: Add\.a: Input should be a valid integer"),
+        (Add, {"a": "1"}, r"named: parameters don't fit: Add\.a: should be a valid integer"),
         (Add, {"a": 1, "b": 2}, "can't make a Add of what was given: .* unexpected keyword argument 'b'"),
-        (Letter, {"to": "joe", "copies": "1"}, r"Letter\.copies: Input should be a valid integer"),
+        (Letter, {"to": "joe", "copies": "1"}, r"Letter\.copies: should be a valid integer"),
         (Letter, {"to": "joe", "cc": "1"}, r"^named: Letter has no key 'cc'$"),
         (Loose, {"a": 1, "b": 2}, "Loose has no key 'b'"),
     ],
@@ -651,8 +651,13 @@ def test_a_deadline_is_at_most_as_long_as_a_push_is_safe_to_repeat(deadline: Any
 
 
 def test_a_sync_queue_needs_more_than_an_async_driver(redis_store: RedisStore) -> None:
+    class AsyncOnly:
+        consumer = push = None
+
     with pytest.raises(ValueError, match="is a driver for async code; give the sync queue its URL"):
-        redisjobs.sync.JobQueue(redis_store.driver)
+        redisjobs.sync.JobQueue(AsyncOnly())
+    with redisjobs.sync.JobQueue(redis_store.driver, redis_store.queue_name) as queue:  # it can make a sync one
+        assert queue.get("nobody") is None
 
 
 # Ways to reach a server

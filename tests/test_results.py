@@ -213,7 +213,7 @@ async def test_a_result_comes_back_as_the_type_that_its_handler_says(queue: JobQ
     async with another(store) as producer:
         assert await result(producer.result(handles[2].id)) == {"total": 5}
         assert await result(producer.result(handles[2].id, returns=Total)) == Total(5)
-        with pytest.raises(DecodeError, match="str: Input should be a valid string"):
+        with pytest.raises(DecodeError, match="str: should be a valid string"):
             await producer.result(handles[2].id, returns=str)
 
 
@@ -467,9 +467,9 @@ class Refused:
 @pytest.mark.parametrize(
     ("returned", "said"),
     [
-        ("5", "odd: the result does not fit: int: Input should be a valid integer (got str)"),
+        ("5", "odd: the result does not fit: int: should be a valid integer (got str)"),
         (Refused(), "the result"),
-        (None, "odd: the result does not fit: int: Input should be a valid integer (got NoneType)"),
+        (None, "odd: the result does not fit: int: should be a valid integer (got NoneType)"),
     ],
 )
 async def test_a_result_of_another_type_is_refused_and_the_job_is_done(

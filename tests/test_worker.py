@@ -494,7 +494,7 @@ async def test_entries_that_are_no_jobs_become_dead_letters_and_the_others_run(
     assert ran == [5]
     assert sorted(dead) == sorted(entries)
     assert {info.reason for info in dead.values()} == {"undecodable"}
-    assert "Work.number: Input should be a valid integer" in dead[entries[1]].error
+    assert "Work.number: should be a valid integer" in dead[entries[1]].error
     assert "no field 'name'" in dead[entries[2]].error
     row = await queue.driver.read(Find(entries[0]))
     assert row is not None

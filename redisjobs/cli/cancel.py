@@ -6,18 +6,17 @@ import typer
 
 from redisjobs.cli import show
 from redisjobs.cli.errors import Failure, Mistake
-from redisjobs.cli.filters import Name, OlderThan, Text, filters
+from redisjobs.cli.filters import Cancellable, Name, OlderThan, Text, filters
 from redisjobs.cli.output import number_of, say, telling
 from redisjobs.cli.target import Json, QueueName, Url, named, where
 from redisjobs.filters import FilterOptions
-from redisjobs.job import State
 from redisjobs.transitions import Reply
 from redisjobs.visible import visible
 
 
 def cancel(
     job_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="The job's id.")] = None,
-    state: Annotated[State | None, typer.Option(help="All jobs that are ready, or delayed.")] = None,
+    state: Annotated[Cancellable | None, typer.Option(help="All jobs of this state.")] = None,
     name: Name = None,
     text: Text = None,
     older_than: OlderThan = None,
@@ -35,9 +34,7 @@ def cancel(
         _cancel(job_id, queue, url, as_json)
 
 
-def _cancel_all(state: State, wanted: FilterOptions, queue: str, url: str | None, as_json: bool) -> None:
-    if state not in (State.READY, State.DELAYED):
-        raise Mistake(f"--state {state}: give ready or delayed; `redisjobs dead delete` removes dead letters")
+def _cancel_all(state: Cancellable, wanted: FilterOptions, queue: str, url: str | None, as_json: bool) -> None:
     with named(queue, url) as there:
         count = there.cancel_all(state, **wanted)
     with telling(f"cancelled: {count}"):

@@ -1,5 +1,6 @@
 """The options by which a command is told which jobs are meant."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -18,6 +19,21 @@ OlderThan = Annotated[
     float | None,
     typer.Option("--older-than", help="Only those that were pushed, or died, so many seconds ago or more."),
 ]
+
+
+class Waiting(StrEnum):
+    """States of jobs that can be held all at once."""
+
+    READY = "ready"
+    DELAYED = "delayed"
+
+
+class Cancellable(StrEnum):
+    """States of jobs that can be cancelled all at once."""
+
+    READY = "ready"
+    DELAYED = "delayed"
+    RUNNING = "running"
 
 
 def filters(

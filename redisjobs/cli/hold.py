@@ -6,22 +6,21 @@ import typer
 
 from redisjobs.cli import show
 from redisjobs.cli.errors import Failure, Mistake
-from redisjobs.cli.filters import Name, OlderThan, Text, filters
+from redisjobs.cli.filters import Name, OlderThan, Text, Waiting, filters
 from redisjobs.cli.output import number_of, say, telling
 from redisjobs.cli.target import Json, QueueName, Url, named, where
 from redisjobs.filters import FilterOptions
-from redisjobs.job import State
 from redisjobs.sync import JobQueue
 from redisjobs.transitions import Reply
 from redisjobs.visible import visible
 
 Id = Annotated[str | None, typer.Argument(metavar="[ID]", help="The job's id.")]
-Waiting = Annotated[State | None, typer.Option("--state", help="All jobs that are ready, or delayed.")]
+WaitingState = Annotated[Waiting | None, typer.Option("--state", help="All jobs that are ready, or delayed.")]
 
 
 def hold(
     job_id: Id = None,
-    state: Waiting = None,
+    state: WaitingState = None,
     name: Name = None,
     text: Text = None,
     older_than: OlderThan = None,
@@ -40,7 +39,7 @@ def hold(
 
 def unhold(
     job_id: Id = None,
-    state: Waiting = None,
+    state: WaitingState = None,
     name: Name = None,
     text: Text = None,
     older_than: OlderThan = None,
@@ -59,11 +58,9 @@ def unhold(
             _say_one(job_id, "let go", there, as_json)
 
 
-def _checked(job_id: str | None, state: State | None, wanted: FilterOptions) -> FilterOptions:
+def _checked(job_id: str | None, state: Waiting | None, wanted: FilterOptions) -> FilterOptions:
     if (job_id is None) == (state is None) or (wanted and state is None):
         raise Mistake("name one job, or say --state, and which of those by --name, --text, --older-than")
-    if state not in (None, State.READY, State.DELAYED):
-        raise Mistake(f"--state {state}: give ready or delayed; only jobs that wait can be held")
     return wanted
 
 
@@ -87,7 +84,7 @@ def _say_one(job_id: str, what: str, there: JobQueue, as_json: bool) -> None:
             say(f"{what}: {visible(job_id)} on {where(there)}")
 
 
-def _say_many(what: str, count: int, state: State, there: JobQueue, as_json: bool) -> None:
+def _say_many(what: str, count: int, state: Waiting, there: JobQueue, as_json: bool) -> None:
     with telling(f"{what}: {count}"):
         if as_json:
             show.document({"count": count})

@@ -18,6 +18,7 @@ from redisjobs.errors import (
     ResultNotKept,
     ResultRefused,
 )
+from redisjobs.job import State
 from redisjobs.retention import ASIDE
 from redisjobs.sync import JobQueue
 from redisjobs.visible import visible
@@ -35,7 +36,8 @@ def show_job(
     """Show all that is known of one job; of one that has ended also its result, where that is kept.
 
     With --watch --json each report is a document in one line, and so is what is known at the end. Of one that was
-    watched, and left nothing, that is {"job_id": ID, "outcome": null}, with exit code 0.
+    watched, and left nothing, that is {"job_id": ID, "outcome": null}, with exit code 0. Where the job that was
+    watched failed, or was cancelled, the exit code is 1.
     """
     with named(queue, url) as there:
         was_there = watch and _watch(there, job_id, as_json=as_json)
@@ -55,6 +57,9 @@ def show_job(
         if job is not None:
             show.job_page(job)
         show.end_page(end if job else {"job_id": job_id} | end)
+    how = job.state if job is not None and job.state in ASIDE else end.get("outcome")
+    if watch and how in (State.DEAD, State.CANCELLED):
+        raise Failure(f"job {visible(job_id)} {'failed' if how == State.DEAD else 'was cancelled'}")
 
 
 def _watch(there: JobQueue, job_id: str, *, as_json: bool) -> bool:

@@ -213,11 +213,13 @@ def _import(name: str) -> Any:
     except ModuleNotFoundError as error:
         # A module that lacks one of its own imports is there, and broken: that is the case below.
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
-            raise Mistake(f"there is no module {name!r} in {here} or on sys.path ({error})") from None
+            parent = name.rpartition(".")[0]
+            why = f": {parent!r} is not a package" if parent in sys.modules else ""
+            raise Mistake(f"there is no module {name!r} in {here} or on sys.path{why}") from None
         _broken(name, error)
     except (TypeError, ValueError) as error:
         if error.__traceback__ is not None and _own_frames(error.__traceback__) is None:
-            raise Mistake(f"{name!r} can't name a module: {error}") from None
+            raise Mistake(f"{name!r} can't name a module: give its full name, as myapp.jobs") from None
         _broken(name, error)
     except KeyboardInterrupt:
         raise

@@ -24,7 +24,7 @@ from redisjobs.torture.stories import Line, tell
 _WITHIN = 60.0  # seconds that each step may take
 _LEASE = 2.0
 _LOOK = 0.1  # seconds between looks at whether something is done
-_KINDS = (Kind(("--schedules",)), Kind(("--schedules", "--processes", "2"), processes=2))
+_KINDS = (Kind(), Kind(("--processes", "2"), processes=2))
 _TIMES = 2  # that it is emptied in each way
 
 

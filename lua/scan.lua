@@ -15,6 +15,10 @@
 -- KEYS[8]  completed     stream  jobs that are done, where they are kept
 -- KEYS[9]  cancelled     stream  jobs that were cancelled, where they are kept
 -- KEYS[10] held          hash    ids of jobs that are held -> since when, ms
+-- KEYS[11] paused        string  there while the queue is paused
+-- KEYS[12] paused:names  hash    job names that are paused -> since when, ms
+-- KEYS[13] workers       zset    worker ids by the end of their lease, ms
+-- KEYS[14] progress:     string  prefix; progress:<id> is what the job has reported last, JSON
 --
 -- ARGV[1]  state         ready, running, delayed, dead, completed or cancelled
 -- ARGV[2]  after         where the step before has left off; '' to begin
@@ -29,6 +33,7 @@
 -- Returns  {after, row, ...}: where the next step goes on, '' where there is no more; and jobs as find tells one
 
 --- @include "include/now"
+--- @include "include/whole"
 --- @include "include/leases"
 --- @include "include/holder"
 --- @include "include/is_waiting"
@@ -42,6 +47,8 @@
 --- @include "include/stored"
 --- @include "include/parted"
 --- @include "include/is_held"
+--- @include "include/obstacle"
+--- @include "include/reported"
 --- @include "include/first_id"
 --- @include "include/is_older"
 --- @include "include/before"
@@ -53,25 +60,32 @@ local aside = {dead = KEYS[7], completed = KEYS[8], cancelled = KEYS[9]}
 local places = {high = KEYS[1], normal = KEYS[2], low = KEYS[3]}
 local state, after, limit, older_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[8])
 local wanted = {name = ARGV[4], text = ARGV[5], fingerprint = ARGV[6], reason = ARGV[7]}
-wanted.until_ms = older_ms and now(ARGV[9]) - older_ms
+local now_ms = now(ARGV[9])
+wanted.until_ms = older_ms and now_ms - older_ms
+local keys = {paused = KEYS[11], paused_names = KEYS[12], workers = KEYS[13], progress = KEYS[14]}
+local why = obstacle(keys, now_ms)
 
-local rows, looked, bytes = {}, 0, 0
+local rows, looked, bytes, at = {}, 0, 0, whole(now_ms)
 
-local function add(stream, entry, consumer, deliveries)
+local function add(stream, entry, consumer, deliveries, idle)
   local place = string.match(stream, '[^:]+$')
   local id, mark, address = identify(places, jobs, place, entry[1], entry[2])
-  rows[#rows + 1] = {address, place, entry[1], '', consumer, deliveries, mark or '', is_held(held, id), entry[2]}
+  local is_on_hold, kept_from = is_held(held, id), ''
+  if state == 'ready' then kept_from = why(consumer, is_on_hold, entry[2]) end
+  local said = aside[state] and '' or reported(keys, id)
+  rows[#rows + 1] = {address, place, entry[1], '', state == 'running' and consumer or '', deliveries or '', mark or '', is_on_hold,
+    entry[2], at, idle or '', kept_from, said}
 end
 
 local function add_ready(stream, entry)
   if not passes(wanted, entry[2], time_of(entry[2], 'queued_at', entry[1])) then return end
   local consumer, deliveries = holder(stream, entry[1])
-  if is_waiting(consumer) then add(stream, entry, '', deliveries or '') end
+  if is_waiting(consumer) then add(stream, entry, consumer, deliveries) end
 end
 
 local function add_aside(stream, entry)
   local since = state == 'dead' and 'failed_at' or 'finished_at'
-  if passes(wanted, entry[2], time_of(entry[2], since, entry[1])) then add(stream, entry, '', '') end
+  if passes(wanted, entry[2], time_of(entry[2], since, entry[1])) then add(stream, entry) end
 end
 
 local function is_over()
@@ -155,7 +169,7 @@ local function walk_running(stream, last)
       local entry = not is_waiting(lease[2]) and redis.call('XRANGE', stream, lease[1], lease[1])[1]
       looked, bytes, last = looked + 1, bytes + bytes_of(entry and entry[2] or {}), lease[1]
       if entry and passes(wanted, entry[2], time_of(entry[2], 'queued_at', entry[1])) then
-        add(stream, entry, lease[2], lease[4])
+        add(stream, entry, lease[2], lease[4], lease[3])
       end
       if is_over() then return last end
     end
@@ -195,7 +209,9 @@ local function add_delayed(member, score)
   if not fields then return end
   local since_ms = math.floor(tonumber(string.match(line, '^%d+') or 0) / 1000)
   if passes(wanted, fields, time_of(fields, 'queued_at', string.format('%.0f', since_ms))) then
-    rows[#rows + 1] = {job, 'delayed:' .. priority, '', score, '', '', '', is_held(held, job), fields}
+    local is_on_hold = is_held(held, job)
+    rows[#rows + 1] = {job, 'delayed:' .. priority, '', score, '', '', '', is_on_hold, fields, at, '',
+      why(nil, is_on_hold, fields), reported(keys, job)}
   end
 end
 

@@ -216,6 +216,11 @@ local function expect_all(well)
   unlocated.kept = keys.kept
 end
 
+-- What is kept of the run of a job, beside the job.
+local function ran(deliveries, ran_ms)
+  return {'worker', worker, 'deliveries', whole(deliveries), 'ran_ms', whole(ran_ms or 0)}
+end
+
 -- What those that are done are kept by, before they go. One that was removed by hand as it ran is not kept.
 local function fields_of_all()
   local read, at = {}, first_done
@@ -223,7 +228,10 @@ local function fields_of_all()
     local priority = string.match(streams[number], '}:ready:(.+)$')
     for i = at, at + many - 1 do
       local fields = entry_at(streams[number], ARGV[i])
-      if fields then read[#read + 1] = {priority = priority, entry = ARGV[i], job = ARGV[i + many], fields = fields} end
+      if fields then
+        local ran_ms = ((leases(streams[number], ARGV[i], ARGV[i], 1, worker) or {})[1] or {})[3]
+        read[#read + 1] = {priority = priority, entry = ARGV[i], job = ARGV[i + many], fields = fields, notes = ran(1, ran_ms)}
+      end
     end
     at = at + 2 * many
   end
@@ -295,7 +303,7 @@ local function end_all()
   end
   finish(keys, 'completed', entries, ids, held, pushes)
   for _, one in ipairs(read) do
-    keep(keys, 'completed', one.priority, one.entry, one.job, one.fields, {'worker', worker, 'deliveries', '1'}, now_ms)
+    keep(keys, 'completed', one.priority, one.entry, one.job, one.fields, one.notes, now_ms)
   end
 end
 
@@ -335,20 +343,16 @@ local function settle_others(in_order)
 
   local settlements = {}
 
-  local function ran(deliveries)
-    return {'worker', worker, 'deliveries', whole(deliveries)}
-  end
-
-  settlements.done = function(number, entry, deliveries, job, fields, values, hold)
-    local at, notes = hold == 'unlocated' and unlocated or keys, ran(deliveries)
+  settlements.done = function(number, entry, deliveries, job, fields, values, hold, ran_ms)
+    local at, notes = hold == 'unlocated' and unlocated or keys, ran(deliveries, ran_ms)
     fields = fields or {'unique', values[1], 'nonce', values[2]}
     local told = {values[3], values[4], values[5]}
     finish_one(at, 'completed', streams[number], entry, job, fields, now_ms, notes, nil, told)
     return 'OK'
   end
 
-  settlements.cancelled = function(number, entry, deliveries, job, fields, values, hold)
-    local at, notes = hold == 'unlocated' and unlocated or keys, ran(deliveries)
+  settlements.cancelled = function(number, entry, deliveries, job, fields, values, hold, ran_ms)
+    local at, notes = hold == 'unlocated' and unlocated or keys, ran(deliveries, ran_ms)
     fields = fields or {'unique', values[1], 'nonce', values[2]}
     local told = {values[3], values[4], values[5]}
     finish_one(at, 'cancelled', streams[number], entry, job, fields, now_ms, notes, nil, told)
@@ -413,7 +417,7 @@ local function settle_others(in_order)
     return '1'
   end
 
-  settlements.pushes = function(number, entry, deliveries, job, fields, values, hold)
+  settlements.pushes = function(number, entry, deliveries, job, fields, values, hold, ran_ms)
     local own_key = fields and field(fields, 'unique') or values[1]
     local found, holders, looked = look_at_pushes(values, tonumber(values[6]), job, own_key)
     if not found then
@@ -429,7 +433,7 @@ local function settle_others(in_order)
     forget_ends(result, outcome, progress, added)
     if #told < looked then return 'NO_IDS' end -- those before it are there: the next try finds them, by their ids
     if looked < #found then return 'PARTIAL' .. ':' .. table.concat(told) end
-    return settlements.done(number, entry, deliveries, job, fields, values, hold) .. ':' .. table.concat(told)
+    return settlements.done(number, entry, deliveries, job, fields, values, hold, ran_ms) .. ':' .. table.concat(told)
   end
 
   settlements.report = function(_, _, _, job, _, values, hold)
@@ -455,10 +459,10 @@ local function settle_others(in_order)
     return 'OK'
   end
 
-  settlements.retry = function(number, entry, deliveries, job, fields, values, hold)
+  settlements.retry = function(number, entry, deliveries, job, fields, values, hold, ran_ms)
     if hold == 'cancelling' then
       local told = {field(values, 'keep_result')} -- where only its worker knew
-      finish_one(keys, 'cancelled', streams[number], entry, job, fields, now_ms, ran(deliveries), nil, told)
+      finish_one(keys, 'cancelled', streams[number], entry, job, fields, now_ms, ran(deliveries, ran_ms), nil, told)
       return 'CANCELLED'
     end
     if #fields > 1000 then return 'OVERSIZED' end
@@ -469,10 +473,11 @@ local function settle_others(in_order)
     return 'OK'
   end
 
-  settlements.fail = function(number, entry, deliveries, job, fields, values)
+  settlements.fail = function(number, entry, deliveries, job, fields, values, _, ran_ms)
     local notes = {'reason', values[1], 'error', values[2], 'failed_at', whole(now_ms), 'worker', worker,
       'deliveries', whole(deliveries)}
-    local told = {'traceback', values[3], 'error_type', values[4], 'fingerprint', values[5]}
+    local told = {'traceback', values[3], 'error_type', values[4], 'fingerprint', values[5],
+      'ran_ms', values[1] == 'failed' and whole(ran_ms) or ''}
     for i = 1, #told, 2 do
       if told[i + 1] ~= '' then notes[#notes + 1], notes[#notes + 2] = told[i], told[i + 1] end
     end
@@ -483,7 +488,7 @@ local function settle_others(in_order)
 
   -- Does this worker hold this job by this very lease? Proof: the pending entry names the worker and the delivery count;
   -- and the entry is this job's (after a failover an entry id may come again for another job). Returns nil (no: also where
-  -- there is no group), or how the locator knows the job, and the job's id:
+  -- there is no group), or how the locator knows the job, the job's id, and for how many ms the worker has it:
   --   'here'        it points at this entry
   --   'cancelling'  so it does, and a cancel was asked for while the job ran
   --   'unlocated'   it does not: put in by hand, or a lost locator; the entry's own id is the proof. Where another job
@@ -495,15 +500,15 @@ local function settle_others(in_order)
     local located = redis.call('HGET', jobs, job)
     local place = string.match(stream, '[^:]+$')
     local here = place .. ' ' .. entry
-    if located == here or located == here .. ' alone' then return 'here', job end
-    if located == here .. ' cancelling' then return 'cancelling', job end
+    if located == here or located == here .. ' alone' then return 'here', job, pending[3] end
+    if located == here .. ' cancelling' then return 'cancelling', job, pending[3] end
 
     local fields = entry_at(stream, entry)
     local said = fields and field(fields, 'id') or ''
     if not fields or said ~= job and (said ~= '' or string.match(job, '^[^@]+') ~= entry) then return nil end
     local id, mark = identify(places, jobs, place, entry, fields)
-    if not mark then return 'unlocated', id end
-    return mark == 'cancelling' and mark or 'here', id
+    if not mark then return 'unlocated', id, pending[3] end
+    return mark == 'cancelling' and mark or 'here', id, pending[3]
   end
 
   -- Which of them go by the fields of their entry. An entry may be large: the others, and those of what ends and is not kept,
@@ -513,13 +518,13 @@ local function settle_others(in_order)
   local reads = {retry = true, fail = true, pushes = true, done = kept.completed, cancelled = kept.cancelled}
 
   local function end_one(settlement, number, entry, deliveries, job, values)
-    local hold, id = owns(streams[number], entry, deliveries, job)
+    local hold, id, ran_ms = owns(streams[number], entry, deliveries, job)
     if not hold then return 'LEASE_LOST' end
     local fields = reads[settlement] and entry_at(streams[number], entry) or nil
     if needs[settlement] and not fields then return 'LEASE_LOST' end
     local is_release = settlement == 'release'
     local is_refunded = is_release and values[1] == '1'
-    local word = settlements[settlement](number, entry, deliveries, id, fields, values, hold)
+    local word = settlements[settlement](number, entry, deliveries, id, fields, values, hold, ran_ms)
     local runs_on = settlement == 'report' or settlement == 'lingers'
     local is_over = is_release or not runs_on and (string.sub(word, 1, 2) == 'OK' or word == 'CANCELLED')
     if is_limited and is_over then

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     # Looking at many jobs
     from redisjobs.filters import FilterOptions
     from redisjobs.groups import DeadGroup
-    from redisjobs.job import JobName, OnConflict, Priority, PushedJob, State, UniqueUntil
+    from redisjobs.job import JobName, OnConflict, Priority, PushedJob, State, UniqueUntil, WhyWaiting
 
     # Limits
     from redisjobs.limits import LimitedKey, LimitInfo
@@ -102,7 +102,7 @@ _MODULES = {
     ],
     "filters": ["FilterOptions"],
     "groups": ["DeadGroup"],
-    "job": ["JobName", "OnConflict", "Priority", "PushedJob", "State", "UniqueUntil"],
+    "job": ["JobName", "OnConflict", "Priority", "PushedJob", "State", "UniqueUntil", "WhyWaiting"],
     "limits": ["LimitInfo", "LimitedKey"],
     "middleware": ["Middleware"],
     "options": ["HandlerOptions", "PushOptions"],
@@ -182,6 +182,7 @@ __all__ = [
     "UnknownJob",
     "UnknownSchedule",
     "UnwritableResult",
+    "WhyWaiting",
     "Worker",
     "WorkerInfo",
     "WrongType",

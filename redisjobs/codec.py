@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails, PydanticSerializationError
 
 from redisjobs.errors import DecodeError, EncodeError
-from redisjobs.job import JobName, Priority, State
+from redisjobs.job import JobName, Priority, State, WhyWaiting
 from redisjobs.progress import Progress, measured, note_of
 from redisjobs.queries import Row
 from redisjobs.retention import ASIDE
@@ -506,6 +506,12 @@ class JobInfo:
         due_at: When a delayed job may run.
         failed_at: When it became a dead letter.
         finished_at: When it was done or cancelled, of a job that was kept.
+        started_at: When the run began that is under way; of a job that was kept, or is dead as it failed, its last
+            run. By the server's clock: when the worker got it. None: it waits, or never ran.
+        duration: For how many seconds that run has been going on, or has lasted.
+        progress: How far it is, as its handler said last, until it has ended; None: it has said nothing.
+        why_waiting: What keeps it from starting beside its place in line and its due time, as `held`, `paused`,
+            `limit` or `no worker`: see `WhyWaiting`. None: nothing else, or it does not wait.
         cancelling: Whether a cancel was asked for while it runs.
         unique: The unique key it holds; '' for none.
         headers: What the producer sent along.
@@ -541,6 +547,10 @@ class JobInfo:
     fingerprint: str = ""
     held: bool = False
     parent: str = ""
+    started_at: datetime | None = None
+    duration: float | None = None
+    progress: Progress | None = None
+    why_waiting: WhyWaiting | None = None
 
 
 def job_info(row: Row) -> JobInfo:
@@ -563,6 +573,10 @@ def job_info(row: Row) -> JobInfo:
     except DecodeError:
         job = None
     is_aside = row.state in ASIDE
+    ran_ms, started_ms = row.ran_ms, row.started_ms
+    if is_aside and b"ran_ms" in row.fields:
+        ran_ms = number(b"ran_ms")
+        started_ms = (number(b"finished_at") or number(b"failed_at")) - ran_ms
     return JobInfo(
         job_id=row.job_id,
         name=text(b"name"),
@@ -586,6 +600,10 @@ def job_info(row: Row) -> JobInfo:
         fingerprint=text(b"fingerprint"),
         held=row.held,
         parent=text(b"parent"),
+        started_at=None if started_ms is None else when(started_ms),
+        duration=None if ran_ms is None else ran_ms / 1000,
+        progress=decode_progress(row.progress),
+        why_waiting=row.why_waiting,
     )
 
 

@@ -19,6 +19,9 @@ DONE = (Reply.OK, Reply.CANCELLED, Reply.CANCELLING, Reply.HELD)
 """What the store says of a job to which something was done."""
 
 
+_ALL = (State.RUNNING, State.READY, State.DELAYED, State.DEAD, State.COMPLETED, State.CANCELLED)
+
+
 class FilterOptions(TypedDict, total=False):
     """Which jobs are meant; each option that is given must hold.
 
@@ -69,6 +72,15 @@ def cancellable_state(state: State | str) -> State:
     if wanted not in (State.READY, State.DELAYED, State.RUNNING):
         raise ValueError(f"state={state!r}: give ready, delayed or running; `delete_all` deletes dead letters")
     return wanted
+
+
+def states_of(state: State | str | None) -> Sequence[State]:
+    """The states whose jobs are listed; None: all, those that run first.
+
+    Raises:
+        ValueError: There is no such state.
+    """
+    return _ALL if state is None else [one_of(State, state, "state")]
 
 
 def waiting_state(state: State | str) -> State:

@@ -79,6 +79,25 @@ class State(StrEnum):
     CANCELLED = "cancelled"
 
 
+class WhyWaiting(StrEnum):
+    """Why a job does not start, beside its place in line and its due time."""
+
+    HELD = "held"
+    """You held this job."""
+    PAUSED = "paused"
+    """The queue is paused."""
+    NAME_PAUSED = "name paused"
+    """Jobs of this name are paused."""
+    LIMIT = "limit"
+    """It waits in line for the limit of its name."""
+    NO_WORKER = "no worker"
+    """No worker of the queue is alive."""
+    NO_HANDLER = "no handler"
+    """The workers that looked at it have no handler of its name; they look again."""
+    LAST_DELIVERY = "last delivery"
+    """Its workers died, so it waits for one that runs nothing else."""
+
+
 class Named(Protocol):
     """Parameters whose type says the name of its job."""
 

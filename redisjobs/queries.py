@@ -4,11 +4,11 @@ A feature is a new value, not a new method of the driver: one that does not know
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, TypeVar
 
-from redisjobs.job import Priority, State
+from redisjobs.job import Priority, State, WhyWaiting
 from redisjobs.retention import Retention
 from redisjobs.transitions import LONG_AGO, MOST_JOBS, Due, Reply
 
@@ -31,6 +31,10 @@ class Row:
         cancelling: Whether a cancel was asked for while it ran.
         fields: Its fields as bytes.
         held: Whether it waits, and does not start.
+        started_ms: When its worker got it, of one that runs, in ms since 1970; None otherwise.
+        ran_ms: For how long it has been running, in ms; None: it does not run.
+        why_waiting: What keeps one that waits from starting; None: nothing but its place in line, or its due time.
+        progress: What it has reported last, as JSON, of one that has not ended; b'' for nothing.
     """
 
     job_id: str
@@ -44,6 +48,12 @@ class Row:
     cancelling: bool
     fields: Mapping[bytes, bytes]
     held: bool = False
+    started_ms: int | None = field(
+        default=None, compare=False
+    )  # two looks differ in it, though nothing has changed
+    ran_ms: int | None = field(default=None, compare=False)
+    why_waiting: WhyWaiting | None = None
+    progress: bytes = b""
 
 
 COUNTERS = [

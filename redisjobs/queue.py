@@ -38,6 +38,7 @@ from redisjobs.filters import (
     filter_of,
     holding,
     letting_go,
+    states_of,
     waiting_state,
 )
 from redisjobs.groups import DeadGroup, Groups
@@ -443,20 +444,25 @@ class JobQueue(Serving):
         row = await self._read(Find(id_of(job)))
         return None if row is None else codec.job_info(row)
 
-    async def jobs(self, state: State | str, limit: int = 100, **options: Unpack[FilterOptions]) -> list[JobInfo]:
-        """List jobs of one state: ready and running by priority and age, delayed by due time, others newest first.
+    async def jobs(
+        self, state: State | str | None = None, limit: int = 100, **options: Unpack[FilterOptions]
+    ) -> list[JobInfo]:
+        """List jobs of one state, or of each: running, ready, delayed, dead, completed, cancelled.
+
+        Running and ready jobs come by priority and age, delayed ones by due time, others newest first.
 
         Args:
-            state: delayed, ready, running, dead; or completed or cancelled, where the queue keeps those.
-            limit: How many at most; up to 500. `scan` goes through all.
+            state: delayed, ready, running, dead; or completed or cancelled, where the queue keeps those. Defaults
+                to all of these, one after another.
+            limit: How many of each state at most; up to 500. `scan` goes through all jobs of one.
             options: Which of them; see `FilterOptions`.
 
         Raises:
             ValueError: There is no such state, the limit is less than 1, or an option makes no sense.
             TypeError: There is no such option.
         """
-        wanted, most = one_of(State, state, "state"), min(whole(limit, "limit"), MOST_JOBS)
-        return [job async for job in self._scan(wanted, filter_of(options), most)]
+        states, wanted, most = states_of(state), filter_of(options), min(whole(limit, "limit"), MOST_JOBS)
+        return [job for each in states async for job in self._scan(each, wanted, most)]
 
     def scan(self, state: State | str, **options: Unpack[FilterOptions]) -> AsyncIterator[JobInfo]:
         """Go through all jobs of one state that are meant, however many there are, for `async for`.

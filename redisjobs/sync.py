@@ -30,6 +30,7 @@ from redisjobs.filters import (
     filter_of,
     holding,
     letting_go,
+    states_of,
     waiting_state,
 )
 from redisjobs.groups import DeadGroup, Groups
@@ -324,10 +325,12 @@ class JobQueue(Serving):
         row = self._read(Find(id_of(job)))
         return None if row is None else codec.job_info(row)
 
-    def jobs(self, state: State | str, limit: int = 100, **options: Unpack[FilterOptions]) -> list[JobInfo]:
-        """List jobs of one state; see `redisjobs.JobQueue.jobs`."""
-        wanted, most = one_of(State, state, "state"), min(whole(limit, "limit"), MOST_JOBS)
-        return list(self._scan(wanted, filter_of(options), most))
+    def jobs(
+        self, state: State | str | None = None, limit: int = 100, **options: Unpack[FilterOptions]
+    ) -> list[JobInfo]:
+        """List jobs of one state, or of each; see `redisjobs.JobQueue.jobs`."""
+        states, wanted, most = states_of(state), filter_of(options), min(whole(limit, "limit"), MOST_JOBS)
+        return [job for each in states for job in self._scan(each, wanted, most)]
 
     def scan(self, state: State | str, **options: Unpack[FilterOptions]) -> Iterator[JobInfo]:
         """Go through all jobs of one state that are meant; see `redisjobs.JobQueue.scan`."""

@@ -682,8 +682,8 @@ def test_jobs_that_were_kept_are_listed_counted_and_shown(
     stats = cli("stats", "-q", queue_name)
 
     assert (listed["job_id"], listed["state"], listed["parameters"]) == ("mine", "completed", {})
-    assert re.search(r"^job id +name +attempt +finished at +worker +parameters *$", table.out, re.M)
-    assert re.search(r"^mine +rest +1 +\S+ \S+Z +\S+ +\{\} *$", table.out, re.M)
+    assert re.search(r"^job id +name +attempt +finished at +duration +worker +parameters *$", table.out, re.M)
+    assert re.search(r"^mine +rest +1 +\S+ \S+Z +[\d.]+ s +\S+ +\{\} *$", table.out, re.M)
     assert re.search(r"^completed +1 *$", stats.out, re.M)
     assert cli("stats", "-q", queue_name, "--json").document["completed"] == 1
     for act in ("requeue", "delete"):
@@ -692,6 +692,27 @@ def test_jobs_that_were_kept_are_listed_counted_and_shown(
         assert (refused.code, refused.out, one_line(refused.err)) == (1, "", said)
     assert there.counts().completed == 1
     assert re.search(r"^finished at +\d{4}-", cli("job", "mine", "-q", queue_name).out, re.M)
+
+
+@pytest.mark.usefixtures("full")
+def test_jobs_lists_every_state_unless_one_is_named(
+    cli: Callable[..., Ended], there: sync.JobQueue, queue_name: str
+) -> None:
+    cli("push", "shop:queue", "rest", "{}", "--id", "second")
+    there.pause("rest")
+
+    table = cli("jobs", "-q", queue_name)
+    listed = cli("jobs", "-q", queue_name, "--json").document
+    first = cli("jobs", "-q", queue_name, "--limit", "1", "--json").document
+
+    states = [("ready", "ready"), ("second", "ready"), ("delayed", "delayed"), ("dead", "dead")]
+    assert [(job["job_id"], job["state"]) for job in listed] == states
+    assert [job["why_waiting"] for job in listed] == ["name paused", "name paused", "name paused", None]
+    assert [job["job_id"] for job in first] == ["ready", "delayed", "dead"]  # so many of each
+    assert re.search(r"^ready +rest +ready +1 +\S+ \S+Z +name paused *$", table.out, re.M)
+    assert re.search(r"^dead +boom +dead +1 +\S+ \S+Z +[\d.]+ s +\S+ +ValueError", table.out, re.M)
+    assert re.search(r"^why waiting name paused *$", cli("job", "second", "-q", queue_name).out, re.M)
+    assert cli("jobs", "-q", f"{queue_name}-2").out == f"no jobs on queue '{queue_name}-2'\n"
 
 
 def test_a_pipe_gets_one_line_a_job_however_long_its_id(cli: Callable[..., Ended], queue_name: str) -> None:
@@ -1109,7 +1130,6 @@ def test_what_is_typed_wrong_is_told_in_one_line(
         ["worker", "shop:queue", "--concurrency", "0"],
         ["worker", "shop:queue", "--lease", "0.01"],
         ["worker", "shop:queue", "--log-level", "loud"],
-        ["jobs"],
         ["jobs", "--state", "asleep"],
         ["cancel", "--state", "dead"],
         ["hold", "--state", "running"],

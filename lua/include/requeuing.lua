@@ -5,7 +5,7 @@ local function requeuing(keys, now_ms, exact_ms)
   local numbers, dropped = {high = 1, normal = 2, low = 3}, {}
   for _, name in ipairs({
     'reason', 'error', 'traceback', 'error_type', 'fingerprint', 'failed_at', 'worker', 'deliveries', 'priority', 'attempt',
-    'unknown_since', 'expires_at', 'started_at', 'unique', 'unique_until', 'window', 'finished_at',
+    'unknown_since', 'expires_at', 'started_at', 'unique', 'unique_until', 'window', 'finished_at', 'ran_ms',
   }) do dropped[name] = true end
   local ids, located, gone, first_due = {}, {}, {}, nil
 

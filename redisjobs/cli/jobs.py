@@ -11,7 +11,9 @@ from redisjobs.job import State
 
 
 def list_jobs(
-    state: Annotated[State, typer.Option(help="Which ones.")],
+    state: Annotated[
+        State | None, typer.Option(help="Which ones. Defaults to all, up to the limit of each.")
+    ] = None,
     queue: QueueName = "default",
     url: Url = None,
     limit: Limit = 100,

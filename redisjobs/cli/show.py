@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from rich import box
@@ -12,24 +12,41 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from redisjobs.cli.bar import amount
 from redisjobs.cli.output import is_read, say
 from redisjobs.codec import JobInfo
 from redisjobs.job import State
 from redisjobs.pauses import PauseInfo
+from redisjobs.progress import Progress
 from redisjobs.queries import Counts
 from redisjobs.registry import Registry
 from redisjobs.visible import visible
 
 _WIDTH = 4000  # columns: nothing is folded or left out; a narrow terminal wraps lines by itself
 _SHORT = 60  # characters of a long text in a list
-_LONG = ("parameters", "error")
+_LONG = ("parameters", "error", "progress")
 _COLUMNS = {
-    State.READY: ("job_id", "name", "priority", "attempt", "queued_at", "parameters"),
-    State.RUNNING: ("job_id", "name", "priority", "attempt", "deliveries", "worker", "parameters"),
-    State.DELAYED: ("job_id", "name", "priority", "attempt", "due_at", "error"),
+    None: (
+        "job_id",
+        "name",
+        "state",
+        "attempt",
+        "queued_at",
+        "duration",
+        "progress",
+        "why_waiting",
+        "worker",
+        "error",
+    ),
+    State.READY: ("job_id", "name", "priority", "attempt", "queued_at", "why_waiting", "parameters"),
+    State.RUNNING: (
+        *("job_id", "name", "priority", "attempt", "deliveries"),
+        *("started_at", "duration", "progress", "worker", "parameters"),
+    ),
+    State.DELAYED: ("job_id", "name", "priority", "attempt", "due_at", "why_waiting", "error"),
     State.DEAD: ("job_id", "name", "reason", "attempt", "failed_at", "error"),
-    State.COMPLETED: ("job_id", "name", "attempt", "finished_at", "worker", "parameters"),
-    State.CANCELLED: ("job_id", "name", "attempt", "finished_at", "worker", "parameters"),
+    State.COMPLETED: ("job_id", "name", "attempt", "finished_at", "duration", "worker", "parameters"),
+    State.CANCELLED: ("job_id", "name", "attempt", "finished_at", "duration", "worker", "parameters"),
 }
 
 
@@ -71,13 +88,14 @@ def counts_document(queue: Registry, counts: Counts, pauses: PauseInfo) -> dict[
     return {**where, **dataclasses.asdict(counts), **paused}
 
 
-def job_list(jobs: Sequence[JobInfo], state: State, where: str) -> None:
-    """Print jobs of one state, one a line."""
+def job_list(jobs: Sequence[JobInfo], state: State | None, where: str) -> None:
+    """Print jobs of one state, or of all, one a line."""
+    which = f"{state} jobs" if state else "jobs"
     if not jobs:
-        say(f"no {state} jobs on {where}")
+        say(f"no {which} on {where}")
         return
     columns = _COLUMNS[state]
-    table(columns, ([getattr(job, column) for column in columns] for job in jobs), f"{state} jobs on {where}")
+    table(columns, ([getattr(job, column) for column in columns] for job in jobs), f"{which} on {where}")
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str) -> bool:
@@ -92,7 +110,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str) -> 
 
 def job_page(job: JobInfo) -> None:
     """Print all that is known of one job."""
-    for column, value in dataclasses.asdict(job).items():
+    for column in (field.name for field in dataclasses.fields(job)):
+        value = getattr(job, column)
         if value not in ("", None, False) and column != "traceback":
             say(f"{column.replace('_', ' '):<12}{_text(value)}")
     if job.traceback:
@@ -145,6 +164,10 @@ def _cell(column: str, value: Any) -> Text:
 def _text(value: Any, most: int | None = None) -> str:
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat(" ", "seconds").replace("+00:00", "Z")
+    if isinstance(value, Progress):
+        return "  ".join(filter(None, [amount(value), visible(value.note, most)]))
+    if isinstance(value, float):
+        return f"{value:.1f} s" if value < 100 else str(timedelta(seconds=round(value)))
     if isinstance(value, tuple):
         return visible(", ".join(map(str, value)), most)
     if isinstance(value, Mapping):

@@ -124,7 +124,7 @@ def _settle_one(
             is_young = int(entry.partition("-")[0]) > memory.now_ms() - REMEMBERED
             counter = "cancelled" if cancelled else "completed"
             is_here = memory.located.get(job_id) == (stream.priority, entry)
-            ran = {"worker": worker, "deliveries": str(lease.deliveries)}
+            ran = _ran(stream, lease)
             finish(memory, stream, entry, job_id, counter, ran, result, is_remembered=is_young, is_located=is_here)
         case RetryLater():
             return _retry(memory, worker, stream, lease, job_id, settlement)
@@ -135,6 +135,8 @@ def _settle_one(
                 end_progress(memory, job_id)
             told = {"traceback": traceback, "error_type": error_type, "fingerprint": fingerprint}
             known = {name: text for name, text in told.items() if text}
+            if reason == "failed":
+                known["ran_ms"] = _ran(stream, lease)["ran_ms"]
             notes = {"reason": reason, "error": error, "worker": worker} | known
             dead_letter(memory, stream, entry, job_id, lease.deliveries, notes)
     return Reply.OK
@@ -145,12 +147,19 @@ def _owns(stream: Stream, worker: str, lease: Lease) -> bool:
     return pending is not None and (pending.worker, pending.deliveries) == (worker, lease.deliveries)
 
 
+def _ran(stream: Stream, lease: Lease) -> dict[str, str]:
+    """What is kept of the run of a job, beside the job."""
+    pending = stream.pending[lease.token[1]]
+    ran_ms = int((time.monotonic() - pending.since) * 1000)
+    return {"worker": pending.worker, "deliveries": str(lease.deliveries), "ran_ms": str(ran_ms)}
+
+
 def _retry(
     memory: Memory, worker: str, stream: Stream, lease: Lease, job_id: str, settlement: RetryLater
 ) -> Reply:
     entry = lease.token[1]
     if memory.marks.get((stream.priority, entry)) == "cancelling":
-        ran = {"worker": worker, "deliveries": str(lease.deliveries)}
+        ran = _ran(stream, lease)
         keep_ms = settlement.changes.get("keep_result")  # where only its worker knew
         finish(memory, stream, entry, job_id, "cancelled", ran, Result(int(keep_ms)) if keep_ms else None)
         return Reply.CANCELLED

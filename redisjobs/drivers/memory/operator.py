@@ -85,7 +85,7 @@ T = TypeVar("T")
 _MOST_TAKEN = 200  # dead letters of a step
 _STRIPPED = (  # what a requeued job leaves behind: its failure, its attempts, its claims on time and uniqueness
     b"reason error traceback error_type fingerprint failed_at worker deliveries priority attempt unknown_since "
-    b"expires_at started_at unique unique_until window finished_at"
+    b"expires_at started_at unique unique_until window finished_at ran_ms"
 ).split()
 
 

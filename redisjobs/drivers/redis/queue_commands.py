@@ -17,7 +17,7 @@ from redisjobs.drivers.redis.commands import (
     text_id,
 )
 from redisjobs.drivers.redis.schedule_commands import ScheduleCommands, job_words, pushed
-from redisjobs.job import Priority, State
+from redisjobs.job import Priority, State, WhyWaiting
 from redisjobs.queries import (
     Ask,
     Backlog,
@@ -165,7 +165,7 @@ class QueueCommands(ScheduleCommands):
         return command
 
     def find(self, query: Find) -> Command[Row | None]:
-        return self._run("find", [raw_id(query.job_id)], lambda reply: _row(reply) if reply else None)
+        return self._run("find", [raw_id(query.job_id), self._now], lambda reply: _row(reply) if reply else None)
 
     def scan(self, query: Scan) -> Command[Scanned]:
         arguments = [query.state, raw_id(query.after), str(query.limit), *_words(query.filter), self._now]
@@ -401,7 +401,7 @@ def _one_answer(reply: Any) -> PushAnswer:
 
 
 def _row(reply: Any) -> Row:
-    job_id, place, entry, due, consumer, deliveries, mark, held, flat = reply
+    job_id, place, entry, due, consumer, deliveries, mark, held, flat, now, idle, why, progress = reply
     where = place.decode()
     fields = pairs(flat)
     if where in ASIDE:
@@ -412,6 +412,7 @@ def _row(reply: Any) -> Row:
         priority = where
         running = consumer not in _NOBODY and not consumer.startswith(b"line:")
         state = State.RUNNING if running else State.READY
+    ran_ms = int(idle) if state is State.RUNNING else None
     known = Priority(priority) if priority in list(Priority) else Priority.NORMAL
     return Row(
         job_id=job_id.decode("utf-8", "surrogateescape"),
@@ -425,6 +426,10 @@ def _row(reply: Any) -> Row:
         cancelling=mark == b"cancelling",
         fields=fields,
         held=bool(held) and state in (State.READY, State.DELAYED),
+        started_ms=None if ran_ms is None else int(now) - ran_ms,
+        ran_ms=ran_ms,
+        why_waiting=WhyWaiting(why.decode()) if why else None,
+        progress=progress,
     )
 
 

@@ -9,10 +9,11 @@ from typing import Any, cast
 
 import pytest
 
+from redisjobs.codec import job_info
 from redisjobs.driver import Driver, Unsupported
 from redisjobs.drivers import sync_side
 from redisjobs.errors import DriverError, Unavailable
-from redisjobs.job import Priority, State
+from redisjobs.job import Priority, State, WhyWaiting
 from redisjobs.queries import (
     Cancel,
     Change,
@@ -22,17 +23,46 @@ from redisjobs.queries import (
     Find,
     FindWorkers,
     GroupDead,
+    Hold,
     Measure,
+    Pause,
     Query,
     Requeue,
+    Resume,
+    Retain,
+    Row,
     Scan,
+    SetLimit,
     Several,
     Tidy,
+    Unhold,
 )
-from redisjobs.testing.driver_contract.acts import Heart, Open, job, rows_of
+from redisjobs.retention import Keep, Retention
+from redisjobs.testing.driver_contract.acts import (
+    FAILED,
+    Heart,
+    Open,
+    claim,
+    claim_one,
+    job,
+    push,
+    rows_of,
+    settle,
+)
 from redisjobs.testing.driver_contract.needs import needs
 from redisjobs.testing.store import DriverStore
-from redisjobs.transitions import Ack, After, DeadLetter, Lease, Pushed, Release, Reply, Settlement
+from redisjobs.transitions import (
+    Ack,
+    After,
+    DeadLetter,
+    Lease,
+    Pushed,
+    Release,
+    Reply,
+    ReportProgress,
+    RetryLater,
+    Settlement,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,3 +335,138 @@ async def test_there_is_nothing_to_tidy_in_a_queue_that_is_in_order(store: Drive
 
     assert [step.restored for step in tidied] == [0] * len(tidied)
     assert [await rows_of(driver, state, 500) for state in State] == before
+
+
+# What a row says of a job beside its fields
+
+
+async def row_of(driver: Driver, job_id: str) -> Row:
+    """What is known of a job, which a look at all of its state says as well."""
+    row = await driver.read(Find(job_id))
+    assert row is not None
+    (listed,) = [each for each in await rows_of(driver, row.state) if each.job_id == job_id]
+    assert (listed.why_waiting, listed.progress) == (row.why_waiting, row.progress)
+    assert (listed.started_ms is None, listed.ran_ms is None) == (row.started_ms is None, row.ran_ms is None)
+    return row
+
+
+async def test_of_a_job_that_runs_it_is_known_since_when_and_how_far_it_is(
+    store: DriverStore, driver: Driver, worker: Open
+) -> None:
+    store.clock.advance(0)
+    consumer = await worker()
+    await push(store, "a", "b")
+    leases = await claim(consumer, 1)
+    waiting = await row_of(driver, "b")
+    assert (waiting.started_ms, waiting.ran_ms, waiting.progress) == (None, None, b"")
+    assert job_info(waiting).duration is None
+
+    assert await settle(consumer, leases[0], ReportProgress(b'{"fraction":0.25}')) is Reply.OK
+    store.age(3)
+
+    row = await row_of(driver, "a")
+    assert row.ran_ms is not None
+    assert 3000 <= row.ran_ms < 60_000
+    assert row.started_ms == store.clock() - row.ran_ms
+    info = job_info(row)
+    assert info.started_at is not None
+    assert info.progress is not None
+    assert (info.duration, info.progress.fraction) == (row.ran_ms / 1000, 0.25)
+    assert info.started_at.timestamp() * 1000 == pytest.approx(row.started_ms)
+
+
+@needs(Retain)
+async def test_of_a_job_that_has_ended_it_is_known_how_long_its_last_run_took(
+    store: DriverStore, driver: Driver, worker: Open
+) -> None:
+    store.clock.advance(0)
+    consumer = await worker()
+    await driver.change(Retain(Retention(completed=Keep(), cancelled=Keep())))
+    await push(store, "done", "alone", "dead", "gone", "expired", "unwanted")
+    assert await driver.change(Cancel("unwanted")) is Reply.CANCELLED
+    leases = {lease.job_id: lease for lease in await claim(consumer)}
+    store.age(2)
+
+    ends: dict[str, Settlement] = {
+        "done": Ack(),
+        "dead": FAILED,
+        "gone": Ack(cancelled=True),
+        "expired": DeadLetter("expired", "late"),
+    }
+    await consumer.exchange([(leases[name], settlement) for name, settlement in ends.items()], None)
+    assert await settle(consumer, leases["alone"], Ack()) is Reply.OK
+
+    for name in ("done", "alone", "dead", "gone"):
+        info = job_info(await row_of(driver, name))
+        ended_at = info.failed_at or info.finished_at
+        assert info.duration is not None, name
+        assert 2 <= info.duration < 60, name
+        assert info.started_at is not None
+        assert ended_at is not None
+        assert (ended_at - info.started_at).total_seconds() == pytest.approx(info.duration)
+    for name in ("expired", "unwanted"):  # they never ran
+        info = job_info(await row_of(driver, name))
+        assert (info.started_at, info.duration) == (None, None)
+
+    assert await driver.change(Requeue("dead")) is Reply.OK
+    again = await row_of(driver, "dead")
+    assert b"ran_ms" not in again.fields
+
+
+@needs(Hold, Unhold, Pause, Resume, SetLimit)
+async def test_a_job_that_waits_says_what_keeps_it_from_starting(
+    store: DriverStore, driver: Driver, worker: Open
+) -> None:
+    store.clock.advance(0)
+    await push(store, "a", job("later", due=After(60_000)))
+
+    async def why() -> tuple[WhyWaiting | None, WhyWaiting | None]:
+        return (await row_of(driver, "a")).why_waiting, (await row_of(driver, "later")).why_waiting
+
+    assert await why() == ("no worker", "no worker")
+    consumer = await worker()
+    assert await why() == (None, None)
+    await driver.change(Pause("Work"))
+    assert await why() == ("name paused", "name paused")
+    await claim(consumer)  # which parks it
+    assert await why() == ("name paused", "name paused")
+    await driver.change(Pause())
+    assert await why() == ("paused", "paused")
+    await driver.change(Hold("a"))
+    assert await why() == ("held", "paused")
+    await driver.change(Unhold("a"))
+    await driver.change(Resume())
+    await driver.change(Resume("Work"))
+    store.age(20)
+    assert await why() == ("no worker", "no worker")
+
+
+@needs(SetLimit)
+async def test_a_job_that_waits_in_the_line_of_a_limit_says_so(
+    store: DriverStore, driver: Driver, worker: Open
+) -> None:
+    consumer = await worker()
+    await driver.change(SetLimit("Work", "max_concurrency=1"))
+    await push(store, "a", "b")
+    assert [lease.job_id for lease in await claim(consumer)] == ["a"]
+
+    assert (await row_of(driver, "a")).why_waiting is None
+    assert (await row_of(driver, "b")).why_waiting is WhyWaiting.LIMIT
+
+
+async def test_a_job_without_a_handler_and_one_that_is_to_run_alone_say_so(
+    store: DriverStore, driver: Driver, worker: Open
+) -> None:
+    store.clock.advance(0)
+    consumer = await worker(max_deliveries=2)
+    await push(store, "unknown")
+    parked = RetryLater(After(5000), {"unknown_since": "1"})
+    assert await settle(consumer, await claim_one(consumer), parked) is Reply.OK
+    assert (await row_of(driver, "unknown")).why_waiting is WhyWaiting.NO_HANDLER
+
+    await push(store, "killer")
+    assert await settle(consumer, await claim_one(consumer), Release(refund=False)) is Reply.OK
+    await push(store, "other")
+    leases = await claim(consumer)  # this worker runs something, so it passes the other one on
+    assert [lease.job_id for lease in leases] == ["other"]
+    assert (await row_of(driver, "killer")).why_waiting is WhyWaiting.LAST_DELIVERY

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from redisjobs.codec import JobInfo
 
     # Jobs
-    from redisjobs.context import JobContext
+    from redisjobs.context import JobContext, current_job
 
     # Errors
     from redisjobs.errors import (
@@ -92,7 +92,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "codec": ["JobInfo"],
-    "context": ["JobContext"],
+    "context": ["JobContext", "current_job"],
     "errors": [
         *("DecodeError", "DriverError", "EncodeError", "Fail", "JobCancelled", "JobFailed", "JobStalled"),
         *("JobTimeout", "NoResult", "ProcessDied", "QueueFull", "RedisJobsError", "RegistrationError"),
@@ -186,6 +186,7 @@ __all__ = [
     "Worker",
     "WorkerInfo",
     "WrongType",
+    "current_job",
     "exponential_jitter",
     "no_retry",
 ]

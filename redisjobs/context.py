@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, MutableMapping
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any, Generic, TypeVar, Unpack, overload
@@ -259,7 +260,10 @@ class JobContext(Generic[AppState]):
 
     @cached_property
     def logger(self) -> "logging.LoggerAdapter[logging.Logger]":
-        """A logger whose records carry job_id, job_name, attempt and queue beside the caller's own `extra`."""
+        """A logger whose lines begin with the job's id and name.
+
+        Its records carry job_id, job_name, attempt and queue beside the caller's own `extra`.
+        """
         fields = {
             "job_id": self.job_id,
             "job_name": self.job_name,
@@ -274,6 +278,33 @@ class JobContext(Generic[AppState]):
         return {**vars(self), "headers": self.headers, **left}
 
 
+_current: ContextVar[JobContext[Any] | None] = ContextVar("redisjobs.current_job", default=None)
+
+
+def current_job() -> JobContext[Any]:
+    """Return the context of the job that runs here, for code that a handler calls without handing it on.
+
+    It is known in async handlers and the tasks they start, in handlers that run in threads, and in those that run
+    in a process of their own. A thread that a handler starts itself knows it where it runs in a copy of the
+    handler's `contextvars`, as by `asyncio.to_thread`.
+
+    Raises:
+        LookupError: No job runs here.
+    """
+    context = _current.get()
+    if context is None:
+        raise LookupError(
+            "no job runs here: current_job() is for handlers and what they call; a thread of your own has to be "
+            "started with contextvars.copy_context().run"
+        )
+    return context
+
+
+def set_current_job(context: JobContext[Any]) -> None:
+    """Let `current_job` return this one, in the current context of `contextvars`."""
+    _current.set(context)
+
+
 def hearer_of(context: JobContext[Any]) -> Hearer | None:
     """Who hears what a handler says to its context; None: nobody."""
     return context._hearer
@@ -286,6 +317,16 @@ def set_hearer(context: JobContext[Any], hearer: Hearer) -> None:
 
 class _JobLogger(logging.LoggerAdapter["logging.Logger"]):
     """Adds to what the caller gives as `extra`, which the adapter of Python before 3.13 would replace."""
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        """Log a line that begins with the job's id and name, for formats that show the message alone."""
+        if not self.isEnabledFor(level):
+            return
+        about = self.extra or {}
+        job = f"job {visible(str(about['job_id']))} ({visible(str(about['job_name']))}): "
+        first = job.replace("%", "%%") if args else job  # without arguments logging formats nothing
+        kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # the line is the caller's
+        super().log(level, f"{first}{msg}", *args, **kwargs)
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         kwargs["extra"] = {**(self.extra or {}), **(kwargs.get("extra") or {})}

@@ -22,6 +22,13 @@ def seconds(duration: float | timedelta, what: str) -> float:
     return float(value)
 
 
+def in_words(seconds: float) -> str:
+    """A duration for people, as `2.2 s`, `12 min` or `3.5 h`."""
+    if seconds < 100:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 def milliseconds(value: float) -> int:
     """Seconds in whole ms, rounded up, for nothing may happen before its time."""
     return math.ceil(value * 1000 - 0.001)  # 1.1 s are no 1,101 ms

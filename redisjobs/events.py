@@ -266,6 +266,7 @@ class SettledJob:
             nobody listened then; 0 if it was not started.
         sent_at: When the settlement was last sent, in seconds since 1970; 0 if never.
         resent: Whether it was sent before, and the reply lost.
+        attempts: How many attempts its retry policy allows, of one that is tried again; None: it does not say.
     """
 
     job_id: str
@@ -279,6 +280,7 @@ class SettledJob:
     ran: float = 0.0
     sent_at: float = 0.0
     resent: bool = False
+    attempts: int | None = None
 
     @property
     def kind(self) -> "type[JobsSettled]":

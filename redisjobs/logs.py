@@ -2,6 +2,8 @@
 
 import logging
 
+from redisjobs.codec import when
+from redisjobs.durations import in_words
 from redisjobs.errors import Snooze
 from redisjobs.events import (
     Events,
@@ -25,8 +27,8 @@ from redisjobs.events import (
     WorkerStopped,
 )
 from redisjobs.logger import Log
-from redisjobs.outcome import Raised, UnknownName
-from redisjobs.transitions import DeadLetter, RetryLater
+from redisjobs.outcome import Raised, UnknownName, describe
+from redisjobs.transitions import Ack, After, DeadLetter, Due, RetryLater
 from redisjobs.visible import visible
 
 worker = Log("redisjobs.worker")
@@ -72,6 +74,8 @@ def _settled(event: JobsSettled) -> None:
     log = _log_of(event)
     for job in event.jobs:
         error = job.outcome.error if isinstance(job.outcome, Raised) else None
+        if isinstance(event, JobsCompleted) and _is_refused(job):
+            continue  # that was told, whoever listens
         level, what = _what(event, job, error)
         if not worker.isEnabledFor(level):
             continue
@@ -128,6 +132,11 @@ class _Unhandled:
             )
 
 
+def _is_refused(job: SettledJob) -> bool:
+    result = job.settlement.result if isinstance(job.settlement, Ack) else None
+    return result is not None and bool(result.refused)
+
+
 def _what(event: JobsSettled, job: SettledJob, error: BaseException | None) -> tuple[int, str]:
     match event, job.settlement:
         case LeasesLost(), _:
@@ -137,8 +146,7 @@ def _what(event: JobsSettled, job: SettledJob, error: BaseException | None) -> t
         case JobsRetried(), _ if isinstance(job.outcome, UnknownName):
             return logging.DEBUG, "has no handler here"
         case JobsRetried(), RetryLater(due):
-            level = logging.INFO if error is None or isinstance(error, Snooze) else logging.WARNING
-            return level, f"runs again, due {due} ms"
+            return _retried(job, due, error)
         case JobsDead(), DeadLetter(reason, text):
             return logging.ERROR, f"dead letter, {reason}: {text}"
         case JobsDead(), _:
@@ -147,6 +155,16 @@ def _what(event: JobsSettled, job: SettledJob, error: BaseException | None) -> t
             return logging.INFO, "released"
         case _:
             return logging.INFO, "done"
+
+
+def _retried(job: SettledJob, due: Due, error: BaseException | None) -> tuple[int, str]:
+    at = f"in {in_words(due.ms / 1000)}" if isinstance(due, After) else f"at {when(due.ms):%Y-%m-%d %H:%M:%SZ}"
+    if isinstance(error, Snooze):
+        return logging.INFO, f"snoozed, runs again {at}"
+    if error is None:
+        return logging.INFO, f"runs again {at}"
+    of = f" of {job.attempts}" if job.attempts else ""
+    return logging.WARNING, f"attempt {job.attempt}{of} failed ({describe(error)}); next attempt {at}"
 
 
 def _reclaimed(event: JobsReclaimed) -> None:
@@ -187,7 +205,7 @@ def _blocked(event: LoopBlocked) -> None:
     if _is_told_elsewhere(event):
         return
     worker.warning(
-        "the event loop is blocked for %.0f s in %s: no other job can start or end; the leases are kept",
+        "the event loop is blocked for %.1f s in %s: no other job can start or end; the leases are kept",
         event.seconds,
         event.where,
     )

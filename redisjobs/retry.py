@@ -70,6 +70,11 @@ class RetryPolicy:
             if not callable(given) or isinstance(given, type):  # a class: the error's, or one that was not called
                 raise ValueError(f"RetryPolicy({field}={_shown(given)}): give {example}")
 
+    @property
+    def max_attempts(self) -> int | None:
+        """How many attempts `stop` allows; None where it goes by something else."""
+        return self.stop.max_attempt_number if isinstance(self.stop, stop_after_attempt) else None
+
     def delay_after(
         self, error: BaseException, attempt: int, elapsed: float, *, asked: bool = False
     ) -> float | None:

@@ -17,7 +17,17 @@ from typing import Any, ClassVar
 
 from tenacity import retry_if_exception_type, stop_after_attempt, wait_none
 
-from redisjobs import EncodeError, Fail, JobContext, JobQueue, Retry, RetryPolicy, Snooze, no_retry
+from redisjobs import (
+    EncodeError,
+    Fail,
+    JobContext,
+    JobQueue,
+    Retry,
+    RetryPolicy,
+    Snooze,
+    current_job,
+    no_retry,
+)
 from redisjobs.context import hearer_of
 
 START_TAKES = "START_TAKES"
@@ -364,3 +374,8 @@ def local_class() -> type[Any]:
 
 def strictly() -> int:
     return "5"  # type: ignore[return-value]
+
+
+def running_here() -> str:
+    """The id of the job that runs here."""
+    return current_job().job_id

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import anyio
 
 from redisjobs import codec
-from redisjobs.context import JobContext
+from redisjobs.context import JobContext, set_current_job
 from redisjobs.errors import DecodeError, EncodeError, RegistrationError, UnwritableResult
 from redisjobs.eventloop import is_awaitable
 from redisjobs.job import JobDefinition
@@ -71,6 +71,9 @@ class Caller(Author, Job, Protocol):
     def late(self, cause: BaseException | None) -> Outcome:
         """The outcome of a job whose time was over; the cause shows where it was."""
 
+    def ended_in_thread(self, at: float) -> None:
+        """Take note, in its thread, that its handler has ended, by the monotonic clock."""
+
 
 class Call:
     """One call of a job's handler. Where that waits for nothing, nothing is awaited, which costs the least.
@@ -123,7 +126,7 @@ class Call:
         """
         definition, surroundings = self._definition, self._surroundings
         try:
-            decoded = surroundings.run(codec.decode_parameters, definition.name, parameters)
+            decoded = surroundings.run(self._read, parameters)
         except DecodeError as error:
             return Undecodable(str(error))
         except BaseException as error:  # the parameters' own code
@@ -137,6 +140,11 @@ class Call:
             return self._ended(begun)
         finally:
             del begun  # or it would hold itself: its traceback leads to the frames that called the handler
+
+    def _read(self, parameters: bytes) -> Any:
+        """Read the parameters, which may run code of the user's: from here on it knows its job."""
+        set_current_job(self._context)
+        return codec.decode_parameters(self._definition.name, parameters)
 
     async def _wait_for(self, called: Awaitable[BaseException | None]) -> Outcome:
         try:
@@ -226,7 +234,7 @@ class Call:
         if self._means.threads.full:
             raise NoThread
         errand = partial(call_in, self._surroundings, self._definition.call, parameters, self._context)
-        returned, raised = await self._means.threads.run(errand, self._caller)
+        returned, raised = await self._means.threads.run(errand, self._caller, self._caller.ended_in_thread)
         if is_awaitable(returned):  # a plain function that returns a coroutine, as decorators make them
             return await run_in(self._surroundings, self._taker, _itself, returned)
         self._returned = returned if self._keep_ms else None

@@ -79,6 +79,10 @@ class Report:
     def note(self, run: Execution, reply: Reply) -> None:
         """Keep what became of a job; nothing is done for one that nobody asks for."""
         settlement = run.settlement
+        if reply is Reply.OK and isinstance(settlement, Ack) and settlement.result and settlement.result.refused:
+            # Here, as nobody may listen to jobs that are done.
+            why = settlement.result.refused
+            self._member.log.warning("%s: done, but its result could not be kept: %s", run.description, why)
         if reply is Reply.OK and isinstance(settlement, Ack) and not (settlement.cancelled or self.is_wanted):
             return
         self._settled[kind_of(settlement, reply)].append(run.settled(reply))
@@ -307,7 +311,7 @@ class Dispatcher:
             run.over = True
             # Else nobody will ask for it.
             if self.report.is_wanted or not isinstance(outcome, Done) or run is self._pool.alone:
-                run.ended_at = time.monotonic()
+                run.ended_at = run.returned_at or time.monotonic()
             run.decide(outcome)
             if run.reported is not None:
                 self.reporter.forget(run)

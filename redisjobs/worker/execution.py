@@ -91,6 +91,8 @@ class Execution:
         ended_at: When it came to its outcome, by the monotonic clock; 0 if it did not, or nobody asked for it.
         reported: What its handler has said last of how far it is; None: nothing.
         pushes: What its handler has pushed; None: nothing.
+        returned_at: When its handler ended in its thread, by the monotonic clock, of which a blocked event loop
+            hears later; 0: it did not.
         why: The outcome of a job that was given up; None: it was not. OUTRAN: its time was over.
     """
 
@@ -119,6 +121,7 @@ class Execution:
         "pushes",
         "reported",
         "resent",
+        "returned_at",
         "sent_at",
         "settlement",
         "why",
@@ -132,7 +135,7 @@ class Execution:
         self.settlement: Settlement | None = None
         self.resent = False
         self.given_at = math.inf
-        self.sent_at = self.ended_at = 0.0
+        self.sent_at = self.ended_at = self.returned_at = 0.0
         self._settings = settings
         self._means = means
         self._started = 0.0
@@ -171,10 +174,16 @@ class Execution:
             self._settings.log.exception("%s: what it waits for can't be cancelled", self.description)
 
     def outran(self) -> None:
-        """Cancel the handler: its time is over."""
+        """Cancel the handler: its time is over, unless it has ended in time in its thread."""
+        if self.deadline is not None and 0 < self.returned_at <= self.deadline.at:
+            return
         if not self.over and self.why is None:
             self.why = OUTRAN
             self._cancel()
+
+    def ended_in_thread(self, at: float) -> None:
+        """Take note, in its thread, that its handler has ended, by the monotonic clock."""
+        self.returned_at = at
 
     def late(self, cause: BaseException | None = None) -> Outcome:
         """The outcome of a job whose time was over; the cause shows where it was."""
@@ -393,4 +402,10 @@ class Execution:
             ran=(self.ended_at or time.monotonic()) - self._started if self._started else 0.0,
             sent_at=self.sent_at,
             resent=self.resent,
+            attempts=self._attempts if isinstance(self.settlement, RetryLater) else None,
         )
+
+    @property
+    def _attempts(self) -> int | None:
+        policy = self._definition.retry if self._definition else self._settings.queue.retry
+        return policy.max_attempts

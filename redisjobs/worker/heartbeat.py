@@ -17,7 +17,7 @@ from redisjobs.transitions import Lease
 
 logger = Log("redisjobs.worker")
 
-_LOOK = 0.5  # seconds between looks at the loop; less than a loop may be silent for
+_LOOK = 0.25  # seconds between looks at the loop; less than a loop may be silent for
 
 
 class Beating(Protocol):

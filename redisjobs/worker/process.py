@@ -16,7 +16,7 @@ from contextvars import copy_context
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
-from redisjobs.context import set_hearer
+from redisjobs.context import set_current_job, set_hearer
 from redisjobs.errors import EncodeError
 from redisjobs.forks import begin_after_fork
 from redisjobs.job import PushedJob
@@ -372,6 +372,7 @@ def _run(task: bytes, teller: _Teller) -> tuple[bytes | NotPacked, BaseException
     try:
         place, parameters, context, is_kept = pickle.loads(task)
         set_hearer(context, teller)
+        set_current_job(context)
         returned = call_of(place)(parameters, context)
         if hasattr(type(returned), "__await__"):
             with suppress(AttributeError):

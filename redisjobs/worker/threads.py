@@ -3,6 +3,7 @@
 import math
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextvars import Context
 from functools import partial
@@ -74,14 +75,22 @@ class Threads:
         self._limiter = anyio.CapacityLimiter(math.inf)
         self.call_soon = threadsafe_caller()
 
-    async def run(self, call: Callable[[], Any], job: Job) -> tuple[Any, BaseException | None]:
+    async def run(
+        self, call: Callable[[], Any], job: Job, ended: Callable[[float], object] = float
+    ) -> tuple[Any, BaseException | None]:
         """Call a job's handler in a thread; what it returned, and what it raised.
+
+        Args:
+            call: The handler.
+            job: Whose it is.
+            ended: Called in the thread as it ends, with the time by the monotonic clock: the event loop may be
+                blocked, and hear of it later.
 
         Raises:
             NoThread: It was not called.
             BaseException: A cancellation, at once; the handler may run on.
         """
-        errand = _Errand(call, partial(self._end, job))
+        errand = _Errand(call, partial(self._end, job), ended)
         try:
             await anyio.to_thread.run_sync(errand.run, abandon_on_cancel=True, limiter=self._limiter)
         except RuntimeError as error:  # not the handler's
@@ -120,10 +129,11 @@ def call_in(surroundings: Context, call: Callable[..., Any], *arguments: Any) ->
 class _Errand:
     """One call in a thread, that may be given up before it begins, meanwhile, or when it is over."""
 
-    __slots__ = ("_abandoned", "_begun", "_call", "_end", "_lock", "_over", "_result")
+    __slots__ = ("_abandoned", "_begun", "_call", "_end", "_ended", "_lock", "_over", "_result")
 
-    def __init__(self, call: Callable[[], Any], end: Callable[[], None]) -> None:
+    def __init__(self, call: Callable[[], Any], ended: Callable[[float], object], end: Callable[[], None]) -> None:
         self._call = call
+        self._ended = ended
         self._end = end
         self._lock = threading.Lock()
         self._begun = self._over = self._abandoned = False
@@ -139,6 +149,7 @@ class _Errand:
         except BaseException as error:
             self._result = None, error
         finally:
+            self._ended(time.monotonic())
             with self._lock:
                 self._over, runs_on = True, self._abandoned
             if runs_on:

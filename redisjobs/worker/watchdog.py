@@ -53,7 +53,7 @@ class LoopWatchdog:
         return self._said and self._answered < self._asked
 
     def look(self) -> None:
-        """Look whether the loop lives; twice a second, from another thread than the loop's."""
+        """Look whether the loop lives; four times a second, from another thread than the loop's."""
         now = time.monotonic()
         # A process that was stopped as a whole finds the loop silent too; that is nobody's fault.
         stopped, self._looked = now - self._looked > self._patience, now

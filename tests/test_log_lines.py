@@ -1,0 +1,202 @@
+"""What a worker's log says, as people read it."""
+
+import contextvars
+import logging
+import threading
+import time
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import pytest
+import tenacity
+from process_handlers import running_here
+from store import eventually
+
+from redisjobs import JobContext, JobQueue, RetryPolicy, Snooze, Worker, current_job
+from redisjobs.durations import in_words
+from redisjobs.events import JobsCompleted, JobsDead, LoopBlocked
+
+pytestmark = pytest.mark.anyio
+
+
+def lines_of(caplog: pytest.LogCaptureFixture, level: int, name: str = "redisjobs.worker") -> list[str]:
+    return [each.getMessage() for each in caplog.records if each.levelno == level and each.name == name]
+
+
+# What became of jobs
+
+
+async def test_a_failed_attempt_says_which_it_was_what_failed_and_when_the_next_one_is(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with JobQueue("memory://") as queue:
+
+        @queue.job(retry=RetryPolicy(stop=tenacity.stop_after_attempt(4), wait=tenacity.wait_fixed(2.2)))
+        async def fetch() -> None:
+            raise ConnectionError("refused")
+
+        @queue.job(retry=RetryPolicy(stop=tenacity.stop_after_delay(60), wait=tenacity.wait_fixed(600)))
+        async def other() -> None:
+            raise ValueError
+
+        @queue.job
+        async def rest() -> None:
+            raise Snooze(for_=7200)
+
+        await fetch.push()
+        await other.push()
+        await rest.push()
+        await Worker(queue).run(until_idle=True)
+
+    assert [line.partition("): ")[2] for line in lines_of(caplog, logging.WARNING)] == [
+        "attempt 1 of 4 failed (ConnectionError: refused); next attempt in 2.2 s",
+        "attempt 1 failed (ValueError); next attempt in 10 min",
+    ]
+    assert any(line.endswith("snoozed, runs again in 2.0 h") for line in lines_of(caplog, logging.INFO))
+    assert "After(" not in caplog.text
+
+
+def test_durations_are_told_in_a_unit_that_fits() -> None:
+    assert [in_words(each) for each in (0, 0.25, 2.2, 45.3, 300, 7200)] == [
+        *("0 s", "0.25 s", "2.2 s", "45 s", "5 min", "2.0 h")
+    ]
+
+
+@pytest.mark.parametrize("level", [logging.INFO, logging.WARNING])
+async def test_a_result_that_could_not_be_kept_is_a_warning_and_not_just_done(
+    caplog: pytest.LogCaptureFixture, level: int
+) -> None:
+    caplog.set_level(level)
+    async with JobQueue("memory://") as queue:
+
+        @queue.job(keep_result=60)
+        async def large() -> str:
+            return "\ud800"
+
+        await large.options(job_id="mine").push()
+        await Worker(queue).run(until_idle=True)
+
+    (line,) = lines_of(caplog, logging.WARNING)
+    assert line.startswith("job mine (large): done, but its result could not be kept: ")
+    assert not any(line.endswith("): done") for line in lines_of(caplog, logging.INFO))
+
+
+# What handlers say
+
+
+async def test_a_line_of_a_handler_begins_with_its_job_and_is_told_as_the_handlers_own(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with JobQueue("memory://") as queue:
+
+        @queue.job
+        def talk(context: JobContext) -> None:
+            context.logger.info("at %d %%", 40)
+            context.logger.warning("100 %")
+            context.logger.info("%(done)d done", {"done": 3})
+
+        await talk.options(job_id="50%d").push()
+        await Worker(queue).run(until_idle=True)
+
+    records = [each for each in caplog.records if each.name == "redisjobs.job"]
+    assert [each.getMessage() for each in records] == [
+        "job 50%d (talk): at 40 %",
+        "job 50%d (talk): 100 %",
+        "job 50%d (talk): 3 done",
+    ]
+    assert {(each.funcName, each.filename) for each in records} == {("talk", "test_log_lines.py")}
+
+
+async def test_a_handler_and_what_it_calls_know_the_job_that_runs() -> None:
+    known: dict[str, str] = {}
+
+    def note(where: str) -> None:
+        known[where] = current_job().job_id
+
+    async with JobQueue("memory://") as queue:
+
+        @queue.job
+        async def on_loop() -> None:
+            note("async")
+            await anyio.lowlevel.checkpoint()
+            note("async, later")
+            await anyio.to_thread.run_sync(note, "its thread")
+
+        @queue.job
+        def in_thread() -> None:
+            note("thread")
+            own = threading.Thread(target=contextvars.copy_context().run, args=(note, "a thread of its own"))
+            own.start()
+            own.join()
+
+        await on_loop.options(job_id="a").push()
+        await in_thread.options(job_id="b").push()
+        await Worker(queue, concurrency=1).run(until_idle=True)
+
+    assert known == {
+        **dict.fromkeys(("async", "async, later", "its thread"), "a"),
+        **dict.fromkeys(("thread", "a thread of its own"), "b"),
+    }
+    with pytest.raises(LookupError, match="no job runs here"):
+        current_job()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_handler_in_a_process_knows_its_job_too() -> None:
+    async with JobQueue("memory://") as queue:
+        running = queue.job(run_in="process", keep_result=60)(running_here)
+        handle = await running.options(job_id="mine").push()
+        await Worker(queue).run(until_idle=True)
+        assert await handle.result(timeout=5) == "mine"
+
+
+# A blocked event loop
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_loop_that_is_blocked_for_a_second_is_told_by_a_worker_with_a_usual_lease() -> None:
+    async with JobQueue("memory://") as queue:
+        told = threading.Event()
+        queue.events.subscribe(LoopBlocked, lambda event: told.set())
+
+        @queue.job
+        async def block() -> bool:
+            return told.wait(20)  # it ends once that was told
+
+        await block.push()
+        await Worker(queue, lease=600).run(until_idle=True)  # the lease has no say in it
+
+    assert told.is_set()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_blocked_loop_is_not_counted_as_the_time_of_a_job_in_a_thread() -> None:
+    ran: dict[str, float] = {}
+    began, ended = threading.Event(), threading.Event()
+    async with JobQueue("memory://") as queue:
+
+        @queue.job(timeout=1.2)
+        def short() -> None:
+            began.set()
+            ended.set()
+
+        @queue.job
+        async def block() -> None:
+            await eventually(began.is_set)
+            ended.wait(5)
+            time.sleep(1.5)  # noqa: ASYNC251  (that is what is tested)
+
+        for kind in (JobsCompleted, JobsDead):
+            queue.events.subscribe(kind, lambda event: ran.update({job.name: job.ran for job in event.jobs}))
+        await block.push()
+        await short.push()
+        await Worker(queue).run(until_idle=True)
+        counts = await queue.counts()
+
+    assert ran["short"] < 1.2 < ran["block"]
+    assert (counts.totals["completed"], counts.totals["retried"], counts.dead) == (2, 0, 0)

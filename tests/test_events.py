@@ -459,9 +459,8 @@ async def test_a_blocked_loop_is_told_from_another_thread_while_it_lasts() -> No
             worker.stop()
 
     event, resumed = told
-    assert event.seconds >= 1
+    assert 0.5 <= event.seconds < resumed.seconds
     assert "job blocker (Work)" in event.where
-    assert resumed.seconds >= event.seconds
 
 
 async def test_a_recording_holds_each_event_as_one_line_that_any_program_can_read(

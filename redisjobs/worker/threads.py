@@ -131,7 +131,9 @@ class _Errand:
 
     __slots__ = ("_abandoned", "_begun", "_call", "_end", "_ended", "_lock", "_over", "_result")
 
-    def __init__(self, call: Callable[[], Any], ended: Callable[[float], object], end: Callable[[], None]) -> None:
+    def __init__(
+        self, call: Callable[[], Any], end: Callable[[], None], ended: Callable[[float], object] = float
+    ) -> None:
         self._call = call
         self._ended = ended
         self._end = end

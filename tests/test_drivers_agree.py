@@ -284,13 +284,15 @@ class Side:
         return {self.name(job_id.decode()): processes.decode().split() for job_id, processes in noted.items()}
 
     def _fields(self, row: Lease | Row) -> dict[bytes, bytes]:
-        # Entry ids are the store's own, and so is a time of push that is read from them.
+        # Entry ids are the store's own, and so are a time of push that is read from them, and how long a run took.
         job_id = row.fields.get(b"id", row.key.rpartition(" ")[2].encode()).decode()
         known = {
             **row.fields,
             b"id": self.name(job_id).encode(),
             b"queued_at": b"known" if b"queued_at" in row.fields else b"",
         }
+        if b"ran_ms" in known:
+            known[b"ran_ms"] = b"known"
         return dict(sorted(known.items()))  # rows are sorted by their text
 
     def lease(self, lease: Lease) -> object:
@@ -300,7 +302,7 @@ class Side:
         if row.state not in LIVE and row.job_id.startswith(f"{row.key}@"):  # its id is another job's by now
             return f"{row.fields[b'name']!r}@{row.state}", self._fields(row)
         where = row.state, row.priority, row.due_ms, row.worker, row.deliveries, row.cancelling, row.held
-        return self.name(row.job_id), where, self._fields(row)
+        return self.name(row.job_id), (*where, row.why_waiting, row.progress), self._fields(row)
 
 
 async def scan(driver: Driver, state: State) -> list[Row]:

@@ -19,6 +19,7 @@ LimitKey = Callable[[Any], str | int]
 _MOST = 1_000_000
 _SLOWEST_US = 32_000_000_000_000  # a year; as `lua/include/limit_of.lua` has it
 _LONGEST_US = 100 * _SLOWEST_US
+_LATE_US = 100_000  # how late a start may be and cost no rate, where nobody says a burst; as limit_of.lua has it
 _UNITS_US = {"s": 1e6, "m": 6e7, "h": 3.6e9}
 _TEXT = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 
@@ -30,7 +31,7 @@ class Limit:
     Attributes:
         max_concurrency: So many may run at once, in all workers together; None: any number.
         rate: So many may start in a time, as `50/s`, `100/m` or `5/h`; None: any number.
-        burst: So many may start together after a rest; None: those of one second, and at least one.
+        burst: So many may start together after a rest; None: one, and those of a tenth of a second more.
     """
 
     max_concurrency: int | None = None
@@ -54,7 +55,7 @@ class Limit:
     @property
     def text(self) -> str:
         """As the store has it: `max_concurrency=3 rate=50/s burst=50`; '' for no limit."""
-        parts = {"max_concurrency": self.max_concurrency, "rate": self.rate, "burst": self.bursting}
+        parts = {"max_concurrency": self.max_concurrency, "rate": self.rate, "burst": self.burst}
         return " ".join(f"{key}={value}" for key, value in parts.items() if value is not None)
 
     @property
@@ -68,10 +69,19 @@ class Limit:
     @property
     def bursting(self) -> int | None:
         """How many may start together; None: any number."""
+        return None if self.every_us is None else 1 + (self.ahead_us or 0) // self.every_us
+
+    @property
+    def ahead_us(self) -> int | None:
+        """By how many µs starts may come before their turn, by a steady rate; None: there is no rate.
+
+        So much a start may be late, too, and the ones after it make up for that.
+        """
         if self.every_us is None:
             return None
-        burst = 1_000_000 // self.every_us if self.burst is None else self.burst
-        return max(1, min(burst, _MOST, _LONGEST_US // self.every_us))
+        if self.burst is None:
+            return _LATE_US
+        return (max(1, min(self.burst, _MOST, _LONGEST_US // self.every_us)) - 1) * self.every_us
 
     @classmethod
     def read(cls, text: str) -> Self:

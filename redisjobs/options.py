@@ -79,7 +79,7 @@ class HandlerOptions(TypedDict, total=False):
         max_concurrency: So many of these jobs run at once at most, in all workers of the queue together. A worker
             stores that as it begins, and the last that did so, or `set_limit`, counts.
         rate: So many of them start in a time, as `50/s`, `100/m` or `5/h`.
-        burst: So many may start together after a rest. Defaults to those of one second, and at least one.
+        burst: So many may start together after a rest. Defaults to one, and those of a tenth of a second more.
     """
 
     retry: RetryPolicy | None

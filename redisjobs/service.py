@@ -60,13 +60,14 @@ class Service:
         schedules: Whether to fire its schedules. Defaults to what `worker` says.
         on_failure: What follows if it dies, by an error that no waiting mends: `raise` ends what is inside of the
             context, by that error; `log` goes on without it. It is logged in any case.
-        options: What else `Worker` takes.
+        options: What else `Worker` takes. Without a worker they change nothing, so one line serves both kinds of
+            process: `service(worker=runs_jobs, concurrency=8)`.
 
     Attributes:
         error: By what it died; None: it did not.
 
     Raises:
-        ValueError: An option has a value that can't be worked with, or is for a worker and there is none.
+        ValueError: An option has a value that can't be worked with.
         TypeError: There is no such option.
     """
 
@@ -81,13 +82,14 @@ class Service:
     ) -> None:
         if on_failure not in ("raise", "log"):
             raise ValueError(f"on_failure={on_failure!r}: give 'raise' or 'log'")
-        if options and not worker:
-            raise ValueError(f"{', '.join(options)}: these are for a worker, and this service has none")
         self.error: BaseException | None = None
         self._queue = queue
         self._raises = on_failure == "raise"
         self._schedules = worker if schedules is None else schedules
-        self._worker = Worker(queue, schedules=self._schedules, **options) if worker else None
+        made = Worker(
+            queue, schedules=self._schedules, **options
+        )  # also to check the options where none is to run
+        self._worker = made if worker else None
         self._scheduler = Scheduler(queue)  # where there is no worker; a new one for each run
         self._tasks: TaskGroup | None = None
         self._is_running = False
@@ -251,7 +253,8 @@ class Lifespan:
         self, queue: Registry, *, then: AppLifespan | None = None, on_failure: OnFailure = "raise", **options: Any
     ) -> None:
         Service(queue, on_failure=on_failure, **options)  # what is wrong is said here, not at the start
-        if share := {"max_jobs", "max_rss"} & {key for key, value in options.items() if value is not None}:
+        share = {"max_jobs", "max_rss"} & {key for key, value in options.items() if value is not None}
+        if share and options.get("worker", True):
             raise ValueError(
                 f"{', '.join(sorted(share))}: these end a worker, and the application would go on without one; "
                 "give them to `redisjobs worker`, which starts another"

@@ -36,6 +36,7 @@ class Serving(Registry):
         """What an application on ASGI takes as its `lifespan=`; see `Lifespan`.
 
         With `worker=False` it is the producer's side alone: it connects at the start, and closes at the end.
+        Options of a worker change nothing then.
         """
         from redisjobs.service import Lifespan
 

@@ -395,7 +395,7 @@ async def test_the_last_declaration_counts_and_none_leaves_what_is_stored(store:
         return dict((await store.driver.read(FindLimits())).limits)
 
     for options, stored in (
-        ({"max_concurrency": 3, "rate": "90/m"}, "max_concurrency=3 rate=90/m burst=1"),
+        ({"max_concurrency": 3, "rate": "90/m"}, "max_concurrency=3 rate=90/m"),
         ({"rate": "50/s", "burst": 7}, "rate=50/s burst=7"),
         ({}, "rate=50/s burst=7"),
     ):

@@ -24,6 +24,7 @@ from store import RedisStore, Store, eventually
 import redisjobs.sync
 from redisjobs import DriverError, JobContext, JobQueue, Lifespan, Schedule, Worker
 from redisjobs.driver import Driver
+from redisjobs.events import WorkerStarted
 from redisjobs.service import WorkerOptions
 
 pytestmark = pytest.mark.anyio
@@ -268,10 +269,24 @@ def test_what_can_not_be_a_service_is_an_error_where_it_is_made(face: Any) -> No
             make(on_failure="stop")
         with pytest.raises(ValueError, match="concurrency=0"):
             make(concurrency=0)
-        with pytest.raises(ValueError, match="concurrency: these are for a worker, and this service has none"):
-            make(worker=False, concurrency=3)
+        with pytest.raises(ValueError, match="concurrency=0"):
+            make(worker=False, concurrency=0)
         with pytest.raises(TypeError, match="concurency"):
             make(concurency=3)
+
+
+async def test_options_of_a_worker_change_nothing_where_none_is_to_run() -> None:
+    queue, started = JobQueue("memory://"), list[WorkerStarted]()
+    queue.events.subscribe(WorkerStarted, started.append)
+    async with queue.lifespan(worker=False, concurrency=8, max_jobs=5)(None):
+        await anyio.wait_all_tasks_blocked()
+    async with queue.service(worker=False, concurrency=8):
+        await anyio.wait_all_tasks_blocked()
+    assert not started
+
+    async with queue.service(worker=True, concurrency=8):
+        await eventually(lambda: started)
+    assert started[0].slots == 8
 
 
 def test_an_application_does_not_outlive_its_worker_by_a_share_of_jobs_or_memory() -> None:

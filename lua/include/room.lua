@@ -9,7 +9,7 @@ local function room(keys, bucket, limit, now_us)
     if free <= 0 then return 0 end
   end
   if not limit.every_us then return free end
-  local from_us = arrival(keys.rate, bucket, limit, now_us) - (limit.burst - 1) * limit.every_us
+  local from_us = arrival(keys.rate, bucket, limit, now_us) - limit.ahead_us
   if from_us > now_us then return 0, from_us end
   return math.min(free, math.floor((now_us - from_us) / limit.every_us) + 1)
 end

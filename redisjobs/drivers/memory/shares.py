@@ -29,9 +29,9 @@ def limit_of(memory: Memory, bucket: str) -> Limit | None:
     return None if text is None else Limit.read(text)
 
 
-def arrival(memory: Memory, bucket: str, every_us: int, burst: int, now_us: int) -> int:
+def arrival(memory: Memory, bucket: str, every_us: int, ahead_us: int, now_us: int) -> int:
     """The theoretical arrival time of the next job, in µs; one that is later than can be is corrected."""
-    next_us = min(memory.arrivals.get(bucket, 0), now_us + burst * every_us)
+    next_us = min(memory.arrivals.get(bucket, 0), now_us + ahead_us + every_us)
     if bucket in memory.arrivals:
         memory.arrivals[bucket] = next_us
     return max(now_us, next_us)
@@ -42,11 +42,10 @@ def room(memory: Memory, bucket: str, limit: Limit) -> tuple[float, int | None]:
     free = math.inf
     if limit.max_concurrency is not None:
         free = max(0, limit.max_concurrency - sum(held == bucket for held in memory.shares.values()))
-    if not free or limit.every_us is None or limit.bursting is None:
+    if not free or limit.every_us is None or limit.ahead_us is None:
         return free, None
     now_us = memory.now_ms() * 1000  # once: as the clock goes on between two looks, no job would be in time
-    ahead_us = (limit.bursting - 1) * limit.every_us
-    from_us = arrival(memory, bucket, limit.every_us, limit.bursting, now_us) - ahead_us
+    from_us = arrival(memory, bucket, limit.every_us, limit.ahead_us, now_us) - limit.ahead_us
     if from_us > now_us:
         return 0, math.ceil(from_us / 1000)
     return min(free, (now_us - from_us) // limit.every_us + 1), None
@@ -106,9 +105,9 @@ class Limiter:
         free, from_ms = room(memory, bucket, limit)
         if free and (waited or bucket not in memory.waiting):
             memory.shares[place] = bucket
-            if limit.every_us is not None and limit.bursting is not None:
+            if limit.every_us is not None and limit.ahead_us is not None:
                 now_us = memory.now_ms() * 1000
-                next_us = arrival(memory, bucket, limit.every_us, limit.bursting, now_us) + limit.every_us
+                next_us = arrival(memory, bucket, limit.every_us, limit.ahead_us, now_us) + limit.every_us
                 memory.arrivals[bucket] = next_us
             self._turn_on(bucket, limit)
             return None

@@ -472,6 +472,42 @@ async def test_an_answer_tells_when_the_next_in_line_may_start_by_its_rate(
 
 
 @needs(*LIMITS)
+@pytest.mark.parametrize(
+    ("rate", "at_once", "of_second"), [("1/s", 1, 2), ("6/s", 1, 7), ("10/s", 2, 11), ("100/s", 11, 109)]
+)
+async def test_a_rate_without_a_burst_is_smooth(
+    store: DriverStore, driver: Driver, worker: Open, rate: str, at_once: int, of_second: int
+) -> None:
+    consumer = await worker()
+    store.clock.advance(0)
+    await limit(driver, f"rate={rate}")
+    await push(driver, *(f"{number}" for number in range(150)))
+
+    started = await claim(consumer)
+    assert len(started) == at_once
+    for _ in range(49):
+        store.clock.advance(0.02)
+        started += await claim(consumer)
+    assert len(started) == of_second
+
+
+@needs(*LIMITS)
+async def test_a_start_that_is_up_to_a_tenth_of_a_second_late_costs_no_rate(
+    store: DriverStore, driver: Driver, worker: Open
+) -> None:
+    consumer = await worker()
+    store.clock.advance(0)
+    await limit(driver, "rate=5/s")
+    await push(driver, *(f"{number}" for number in range(50)))
+
+    started = await claim(consumer)
+    for _ in range(100):
+        store.clock.advance(0.07)  # so each is late, as if its worker had been woken late
+        started += await claim(consumer)
+    assert len(started) == 1 + int((100 * 0.07 + 0.1) / 0.2)
+
+
+@needs(*LIMITS)
 async def test_a_burst_is_whole_again_after_a_rest_and_no_larger(
     store: DriverStore, driver: Driver, worker: Open
 ) -> None:

@@ -172,16 +172,24 @@ class SourceUnavailable(WorkerEvent):
         why: What is wrong.
         refuses: Whether the store answers, but refuses: it is full, or a key was spoiled by hand.
         leases: How many jobs the worker holds meanwhile; None: it has not begun yet.
+        server: Where the store is, as a URL without a password; '' where its driver does not say it.
     """
 
     why: str
     refuses: bool
     leases: int | None
+    server: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceAvailable(WorkerEvent):
-    """The store of a worker answers again."""
+    """The store of a worker answers again.
+
+    Attributes:
+        server: Where it is, as of `SourceUnavailable`.
+    """
+
+    server: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

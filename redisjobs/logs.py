@@ -1,6 +1,7 @@
 """Log lines, for people, of what has happened: a listener to a queue's events."""
 
 import logging
+import threading
 
 from redisjobs.codec import when
 from redisjobs.durations import in_words
@@ -50,7 +51,7 @@ def listen(events: Events) -> None:
     events.subscribe(JobsRetried, unhandled.warn)
     events.subscribe(WorkerStopped, _stopped)
     events.subscribe(SourceUnavailable, _unavailable)
-    events.subscribe(SourceAvailable, lambda event: _log_of(event).info("the store is available again"))
+    events.subscribe(SourceAvailable, _available)
     events.subscribe(LoopBlocked, _blocked)
     events.subscribe(
         LoopResumed, lambda event: worker.info("the event loop runs again, after %.1f s", event.seconds)
@@ -187,18 +188,60 @@ def _started(event: WorkerStarted) -> None:
 
 
 def _stopped(event: WorkerStopped) -> None:
+    _outages.end(event.queue)
     if event.queues:
         worker.info("worker %s ended on queue '%s'", event.worker, event.queue)
     else:
         worker.info("worker %s ended", event.worker)
 
 
+class _Outages:
+    """Which queues of this process can't reach their store: one line is for all queues of a server."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # queues may be in the event loops of several threads
+        self._queues: dict[str, set[str]] = {}
+
+    def begin(self, store: str, queue: str) -> bool:
+        """Note that a store is away for a queue; whether it is the first to find that."""
+        with self._lock:
+            is_first = store not in self._queues
+            self._queues.setdefault(store, set()).add(queue)
+            return is_first
+
+    def end(self, queue: str) -> bool:
+        """Note that a queue reaches its store, or asks no more; whether it was the last that did not."""
+        with self._lock:
+            away = [store for store, queues in self._queues.items() if queue in queues]
+            for store in away:
+                self._queues[store].discard(queue)
+            over = [store for store in away if not self._queues[store]]
+            for store in over:
+                del self._queues[store]
+            return bool(over)
+
+
+_outages = _Outages()
+
+
 def _unavailable(event: SourceUnavailable) -> None:
-    what = "the store refuses" if event.refuses else "the store is unavailable"
-    if event.leases is None:
-        _log_of(event).warning("%s (%s); retrying", what, event.why)
+    place = f" at {event.server}" if event.server else ""
+    # A refusal is about keys of one queue.
+    store = f"queue {event.queue}" if event.refuses or not event.server else event.server
+    if not _outages.begin(store, event.queue):
+        return
+    log = worker if event.server and not event.refuses else _log_of(event)
+    what = f"the store{place} refuses" if event.refuses else f"the store{place} is unavailable"
+    if event.leases is None or event.queues:
+        log.warning("%s (%s); retrying", what, event.why)
     else:
-        _log_of(event).warning("%s (%s); keeping %d leases, retrying", what, event.why, event.leases)
+        log.warning("%s (%s); keeping %d leases, retrying", what, event.why, event.leases)
+
+
+def _available(event: SourceAvailable) -> None:
+    if _outages.end(event.queue):
+        log = worker if event.server else _log_of(event)
+        log.info("the store%s is available again", f" at {event.server}" if event.server else "")
 
 
 def _blocked(event: LoopBlocked) -> None:

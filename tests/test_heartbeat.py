@@ -33,6 +33,7 @@ class Bench:
         self._failing, self._error = failing, error
         self.beat_at = 0.0
         self.is_beating = True
+        self.knows_it_is_away = False
         self.heartbeat = Heartbeat([self], lease, self.look)
 
     def _maybe_fail(self, part: str) -> None:
@@ -315,6 +316,22 @@ def test_that_beats_fail_is_said_once_and_that_they_succeed_again(
         ("WARNING", "no heartbeat got through, retrying: away"),
         ("INFO", "heartbeats get through again"),
     ]
+
+
+def test_that_beats_fail_is_not_said_where_the_outage_was(
+    run: Callable[[Bench], Bench], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "redisjobs.worker")
+    bench = Bench("beat", Unavailable("away"), times=3)
+    bench.knows_it_is_away = True
+    run(bench)
+
+    assert bench.beaten_after_it.wait(SOON)
+    for _ in range(3):
+        assert bench.beats.acquire(timeout=SOON)
+    bench.heartbeat.stop(SOON)
+
+    assert caplog.records == []
 
 
 def test_a_defect_that_keeps_a_worker_from_beating_is_said_with_its_traceback(

@@ -4,6 +4,7 @@ import contextvars
 import logging
 import threading
 import time
+from urllib.parse import urlsplit
 
 import anyio
 import anyio.lowlevel
@@ -11,11 +12,12 @@ import anyio.to_thread
 import pytest
 import tenacity
 from process_handlers import running_here
-from store import eventually
+from store import RedisStore, eventually
 
 from redisjobs import JobContext, JobQueue, RetryPolicy, Snooze, Worker, current_job
 from redisjobs.durations import in_words
-from redisjobs.events import JobsCompleted, JobsDead, LoopBlocked
+from redisjobs.events import JobsCompleted, JobsDead, LoopBlocked, SourceUnavailable
+from redisjobs.torture.proxy import HOST, Proxy
 
 pytestmark = pytest.mark.anyio
 
@@ -200,3 +202,43 @@ async def test_a_blocked_loop_is_not_counted_as_the_time_of_a_job_in_a_thread() 
 
     assert ran["short"] < 1.2 < ran["block"]
     assert (counts.totals["completed"], counts.totals["retried"], counts.dead) == (2, 0, 0)
+
+
+# A server that is away
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_server_that_is_away_is_one_line_with_its_address_and_one_when_it_is_back(
+    caplog: pytest.LogCaptureFixture, redis_store: RedisStore
+) -> None:
+    caplog.set_level(logging.INFO, "redisjobs.worker")
+    port, told = urlsplit(redis_store.url).port or 0, list[SourceUnavailable]()
+    with Proxy(HOST, port) as proxy:
+        proxy.refuse(True)
+        url = redis_store.url.replace(f"{HOST}:{port}", f"{HOST}:{proxy.port}")
+        first, second = (JobQueue(url, redis_store.queue_name) for _ in range(2))
+        for queue in (first, second):
+            queue.job(name="rest")(lambda: None)
+            queue.events.subscribe(SourceUnavailable, told.append)
+        workers = [Worker(first, lease=2), Worker(second, lease=2)]
+        async with first, second, anyio.create_task_group() as tasks:
+            for worker in workers:
+                tasks.start_soon(worker.run)
+            await eventually(lambda: len(told) > 6, within=20)  # they were told again and again
+            proxy.refuse(False)
+            await eventually(lambda: all(worker.health.ready for worker in workers), within=20)
+            told.clear()
+            proxy.refuse(True)
+            proxy.drop_all()
+            await eventually(lambda: len(told) == 2, within=20)
+            proxy.refuse(False)
+            await eventually(lambda: all(worker.health.ready for worker in workers), within=20)
+            for worker in workers:
+                worker.stop()
+
+    address = f"the store at {first.driver.where}"
+    lines = [each.getMessage().partition(" (")[0] for each in caplog.records]
+    outages = [line for line in lines if line.startswith("the store at")]
+    assert outages == [f"{address} is unavailable", f"{address} is available again"] * 2
+    assert "no heartbeat got through" not in caplog.text

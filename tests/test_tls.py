@@ -152,3 +152,22 @@ async def test_a_certificate_for_another_name_is_refused_unless_that_is_asked_fo
         assert queue.push(Add(1), job_id="b").added
     async with redisjobs.JobQueue(unchecked, queue_name) as queue:
         assert (await queue.push(Add(1), job_id="c")).added
+
+
+async def answer_of(queue: Any) -> object:
+    counts = queue.counts()
+    return await counts if isinstance(queue, JobQueue) else counts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("face", [JobQueue, redisjobs.sync.JobQueue], ids=["async", "sync"])
+async def test_a_url_that_does_not_say_what_the_server_speaks_is_an_error_that_says_what_to_write(
+    tls: Tls, redis_url: str, face: Any
+) -> None:
+    plain = redis_url.replace("redis://", "rediss://")
+    wrong = {f"redis://127.0.0.1:{tls.port}/0": "write rediss://", plain: "write redis://"}
+    for url, hint in wrong.items():
+        queue = face(url, "q", deadline=7)
+        with pytest.raises(Unavailable, match=hint):
+            await answer_of(queue)
+        await (queue.aclose() if face is JobQueue else anyio.to_thread.run_sync(queue.close))

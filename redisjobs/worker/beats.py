@@ -65,6 +65,11 @@ class Beats:
         self.is_beating = True
         self.heartbeat.start()
 
+    @property
+    def knows_it_is_away(self) -> bool:
+        """Whether it was found that the store is away, and said."""
+        return bool(self._member.unavailable)
+
     def end(self) -> None:
         """Beat no more: the worker leaves the queue."""
         self.is_beating = False

@@ -31,6 +31,10 @@ class Beating(Protocol):
     def is_beating(self) -> bool:
         """Whether it wants heartbeats."""
 
+    @property
+    def knows_it_is_away(self) -> bool:
+        """Whether it has found by itself that the store is away, and has said so."""
+
     def held(self) -> Sequence[Lease]:
         """What it holds now."""
 
@@ -55,7 +59,7 @@ class Heartbeat:
     Args:
         beating: For whom, in one round trip: their consumers have the same `server`.
         lease: Seconds a lease lasts.
-        look: Called in the thread twice a second, for what else is to be watched from outside of the loop.
+        look: Called in the thread four times a second, for what else is to be watched from outside of the loop.
         log: Where it tells of these queues.
 
     Attributes:
@@ -69,7 +73,8 @@ class Heartbeat:
         self._interval = lease / 3
         self._look = look
         self._log = log
-        self._failing = False
+        self._failing = False  # and that was said
+        self._failures = 0  # in a row
         self._ended = False
         self._stir = threading.Event()
         self._thread = threading.Thread(target=self._run, name="redisjobs heartbeat", daemon=True)
@@ -134,15 +139,23 @@ class Heartbeat:
             if beating:
                 self._beat_for(beating, started)
         except Exception as error:  # whatever it is: a thread that ended would lose every job
-            if not self._failing:
+            self._failures += 1
+            if not self._failing and not self._is_told(error, beating):
+                self._failing = True
                 shown = error if isinstance(error, DriverError) else "".join(traceback.format_exception(error))
                 log_from_thread(self._log, logging.WARNING, "no heartbeat got through, retrying: %s", shown)
-            self._failing = True
             return min(1.0, self._interval / 2)
+        self._failures = 0
         if beating and self._failing:
             log_from_thread(self._log, logging.INFO, "heartbeats get through again")
             self._failing = False
         return max(0.0, started + self._interval - time.monotonic())
+
+    def _is_told(self, error: Exception, beating: Sequence[Beating]) -> bool:
+        """Whether others tell of it: that the store is away is one line, of whoever has most to say of it."""
+        if not isinstance(error, Unavailable):
+            return False
+        return self._failures == 1 or all(each.knows_it_is_away for each in beating)
 
     def _beat_for(self, beating: Sequence[Beating], started: float) -> None:
         beats = [Beat(each.consumer, each.held, each.facts()) for each in beating]

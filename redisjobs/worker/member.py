@@ -62,7 +62,7 @@ class Member:
             self.log.warning("%s", warning)
         if self.unavailable:
             self.unavailable = ""
-            self.tell(SourceAvailable)
+            self.tell(SourceAvailable, server=self.server)
         self.beat_at = time.monotonic()
 
     async def _enter(self) -> list[str]:
@@ -113,7 +113,12 @@ class Member:
 
     def _could_not_join(self, error: DriverError) -> None:
         self.note_unavailable(error)
-        self.tell(SourceUnavailable, why=str(error), refuses=refuses(error), leases=None)
+        self.tell(SourceUnavailable, why=str(error), refuses=refuses(error), leases=None, server=self.server)
+
+    @property
+    def server(self) -> str:
+        """Where the store is, for people."""
+        return self.settings.queue.driver.where
 
     def note_unavailable(self, error: DriverError) -> None:
         """Note why nothing can be done with the store; a refusal with its reason, which holds no address."""

@@ -117,7 +117,8 @@ class Recovery:
         """
         member = self._member
         held = len(self._dispatcher.leases)
-        member.tell(SourceUnavailable, why=str(error), refuses=refuses(error), leases=held)
+        why, refused = str(error), refuses(error)
+        member.tell(SourceUnavailable, why=why, refuses=refused, leases=held, server=member.server)
 
         async def probe() -> None:
             if not self._exchanger.is_ended:
@@ -125,7 +126,7 @@ class Recovery:
                     await self.recover()
                 except Fenced as gone:
                     await self.begin_anew(gone)
-                member.tell(SourceAvailable)
+                member.tell(SourceAvailable, server=member.server)
 
         member.note_unavailable(error)
         try:

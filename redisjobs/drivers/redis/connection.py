@@ -65,6 +65,7 @@ class Target:
     """Where the server is: a URL or an existing redis-py client, and how to make connections to it.
 
     Attributes:
+        has_answered: Whether a connection to it has opened.
         database: Of the server.
         place: Equal where the server and its database are the same.
         server: Equal where the server, its database and who we are there are the same.
@@ -103,6 +104,7 @@ class Target:
         if self._kind == "SSLConnection":  # redis-py checks the name by itself since 6.0
             checked = self._options.get("ssl_cert_reqs") not in ("none", ssl.CERT_NONE)
             self._options.setdefault("ssl_check_hostname", checked)
+        self.has_answered = False
         self.database = int(self._options.get("db") or 0)
         self._options["db"] = (
             str(self.database) if self.database else None
@@ -146,6 +148,23 @@ class Target:
         kind = getattr(redis.connection, self._kind)
         retry = redis.retry.Retry(NoBackoff(), 0)
         return kind(**self._options, socket_connect_timeout=timeout, socket_timeout=timeout, retry=retry)
+
+    def translate(self, error: BaseException) -> DriverError:
+        """One of redis-py's errors as one of ours; with a hint where only one side may speak TLS."""
+        told = translate(error)
+        if self.has_answered or not isinstance(told, Unavailable):
+            return told
+        text = str(told)
+        if self._kind == "SSLConnection" and _IS_PLAIN.search(text):
+            return Unavailable(f"{text}; the URL says rediss://: if no TLS is spoken there, write redis://")
+        if self._kind == "Connection" and _IS_TLS.search(text):
+            return Unavailable(f"{text}; the URL says redis://: if only TLS is spoken there, write rediss://")
+        return told
+
+
+# How it looks where one side speaks TLS: a plain server waits for the end of a line, one with TLS hangs up.
+_IS_PLAIN = re.compile(r"(?i)timeout|timed out|wrong.version|record.layer|unexpected.eof|closed")
+_IS_TLS = re.compile(r"(?i)reset by peer|connection lost|closed|broken pipe|protocol error")
 
 
 def _check_database(url: str) -> None:
@@ -289,7 +308,7 @@ class Connection:
         # cancelled the reply may still come, and would answer the next question.
         await self._drop()
         if isinstance(error, redis.RedisError | OSError):
-            raise translate(error) from error
+            raise self._target.translate(error) from error
 
     async def _heal(self, commands: Sequence[Command[Any]], replies: list[Any], until: float) -> list[Any]:
         arrived, healing = self._replies, self._commands.healing(commands, replies)
@@ -321,6 +340,7 @@ class Connection:
                 with CLOSED_IS_LOST:
                     await connection.connect()
             self._replies = Replies(connection)
+            self._target.has_answered = True
             return self._replies  # also if it was closed meanwhile: then sending fails
         return self._replies
 
@@ -430,6 +450,7 @@ class SyncConnection:
                 self._connection = self._target.sync_connection(_time_left(until, self._timeout))
                 self._connection.connect()
                 self._replies = reader_of(self._connection)
+                self._target.has_answered = True
             sock, reader = self._connection._sock, self._replies
             replies: list[Any] = []
             sock.settimeout(_time_left(until, self._timeout))
@@ -446,7 +467,7 @@ class SyncConnection:
                 raise ConnectionError("the server gave more replies than it was asked for")
         except (redis.RedisError, OSError) as error:
             self.close()
-            raise translate(error) from error
+            raise self._target.translate(error) from error
         self._is_asking = False
         return replies
 

@@ -302,6 +302,8 @@ class JobDefinition(Generic[P]):
         returned: Gives the type that it returns, by its annotation.
         limit_key: Says under which key a job is counted; None: by its name alone.
         limit: How many of its jobs may run at once, or start in a time, as its code declares; '' for no limit.
+        priority: Of its jobs, where the push does not say; None: normal.
+        unique: Says the unique key of a job, where the push does not; None: it has none.
     """
 
     name: JobName[P]
@@ -318,6 +320,8 @@ class JobDefinition(Generic[P]):
     limit: str = ""
     returned: Callable[[], Any] = lambda: Any
     limit_key: Callable[[P], str | int] | None = None
+    priority: Priority | None = None
+    unique: Callable[[P], str | None] | None = None
 
     @cached_property
     def returns(self) -> ReturnType[Any]:

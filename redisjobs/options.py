@@ -1,8 +1,10 @@
 """How a job is pushed, and how its handler runs: the options of both, checked."""
 
 import inspect
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
+from string import Formatter
 from typing import Any, Literal, TypedDict
 
 from redisjobs import codec
@@ -80,6 +82,10 @@ class HandlerOptions(TypedDict, total=False):
             stores that as it begins, and the last that did so, or `set_limit`, counts.
         rate: So many of them start in a time, as `50/s`, `100/m` or `5/h`.
         burst: So many may start together after a rest. Defaults to one, and those of a tenth of a second more.
+        priority: Of its jobs, where the push does not say: HIGH, NORMAL or LOW, or the same in words.
+        unique: The unique key of each job, where the push does not say: a function of the parameters, as
+            `lambda p: p.order`, of which None means no key; or a text with their names, as `"order-{order}"`. The
+            function gets what that of `limit_key` gets. A push with `unique=None` has no key.
     """
 
     retry: RetryPolicy | None
@@ -92,6 +98,8 @@ class HandlerOptions(TypedDict, total=False):
     max_concurrency: int | None
     rate: str | None
     burst: int | None
+    priority: Priority | Literal["high", "normal", "low"] | None
+    unique: Callable[[Any], str | None] | str | None
 
 
 def check_push_options(options: PushOptions) -> None:
@@ -168,6 +176,7 @@ def new_definition(
     retry: RetryPolicy,
     returned: Callable[[], Any],
     limit_key: Callable[[Any], str | int] | None,
+    unique: Callable[[Any], str | None] | None,
     by_name: bool,
 ) -> JobDefinition[Any]:
     """A handler, with what was asked for.
@@ -180,6 +189,7 @@ def new_definition(
         retry: The queue's policy.
         returned: Gives the type that it returns.
         limit_key: Says under which key a job is counted.
+        unique: Says its unique key, where its push does not.
         by_name: Whether it takes its parameters by name.
 
     Raises:
@@ -197,7 +207,48 @@ def new_definition(
         by_name=by_name,
         returned=returned,
         limit_key=limit_key,
+        unique=unique,
     )
+
+
+def unique_of(
+    given: Callable[[Any], str | None] | str | None, called: str, names: Collection[str] | None
+) -> Callable[[Any], str | None] | None:
+    """What says the unique key of a job by its parameters.
+
+    Args:
+        given: That itself, or a text with names of parameters in braces.
+        called: The job's name.
+        names: Of the parameters; None: not known.
+
+    Raises:
+        RegistrationError: It is neither, or there is no such parameter.
+    """
+    if given is None or callable(given):
+        return given
+    example = f'give a function of the parameters, or a text as "{called}-{{{next(iter(names or ["id"]), "id")}}}"'
+    if not isinstance(given, str) or not given:
+        raise RegistrationError(f"{called}: unique={given!r}: {example}")
+    try:
+        wanted = [re.split(r"[.\[]", name)[0] for _, name, _, _ in Formatter().parse(given) if name is not None]
+    except ValueError as error:
+        raise RegistrationError(f"{called}: unique={given!r}: {error}; {example}") from error
+    for name in wanted:
+        if not name.isidentifier() or (names is not None and name not in names):
+            there = f"no parameter is called '{name}'; there are {', '.join(names or ()) or 'none'}"
+            raise RegistrationError(f"{called}: unique={given!r}: {there}")
+    return lambda parameters: given.format_map(_Values(parameters))
+
+
+class _Values(dict[str, Any]):
+    """The parameters of a job by name, be they attributes or keys."""
+
+    def __init__(self, parameters: Any) -> None:
+        self._parameters = parameters
+
+    def __missing__(self, name: str) -> Any:
+        given = self._parameters
+        return given[name] if isinstance(given, Mapping) else getattr(given, name)
 
 
 def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,6 +262,7 @@ def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
         "keep_ms": in_ms(options.get("keep_result"), "keep_result") or 0,
         "strict_result": strict_result,
         "limit": Limit(options.get("max_concurrency"), options.get("rate"), options.get("burst")).text,
+        "priority": None if (priority := options.get("priority")) is None else _priority(priority),
     }
     policy = checked_policy(options.get("retry"))
     return settings if policy is None else {**settings, "retry": policy}
@@ -277,6 +329,15 @@ def _text(text: str | None, what: str) -> str | None:
     if text is None or is_text(text, r"(?s:.{1,500})"):
         return text
     raise ValueError(f"{what}={text!r}: give 1 to 500 characters that UTF-8 can carry")
+
+
+def checked_unique(key: str | None) -> str | None:
+    """A unique key, or none.
+
+    Raises:
+        ValueError: It can't be one.
+    """
+    return _text(key, "unique")
 
 
 def _due(delay: Duration | None, at: datetime | None) -> Due | None:

@@ -350,7 +350,7 @@ class JobQueue(Serving):
         """
         job_id, expected = id_of(job), self.expected(job, returns)
         limit = None if timeout is None else seconds(timeout, "timeout")
-        return await self._waitings.here(self.driver).result(job_id, expected, limit)
+        return await self._waitings.here(self.driver, self.name).result(job_id, expected, limit)
 
     def watch(self, job: str | PushedJob) -> AsyncIterator[Progress]:
         """Go through what a job reports of how far it is, for `async for`; it ends as the job ends.
@@ -367,7 +367,7 @@ class JobQueue(Serving):
         return self._progress(id_of(job))
 
     async def _progress(self, job_id: str) -> AsyncGenerator[Progress, None]:
-        async with aclosing(self._waitings.here(self.driver).progress(job_id)) as reports:
+        async with aclosing(self._waitings.here(self.driver, self.name).progress(job_id)) as reports:
             async for progress in reports:
                 yield progress
 

@@ -5,6 +5,7 @@ Both faces of a queue, async and sync, are built on it.
 
 import asyncio
 import copy
+import dataclasses
 import functools
 import inspect
 import sys
@@ -22,6 +23,8 @@ from typing import (
     Self,
     TypeVar,
     Unpack,
+    get_origin,
+    is_typeddict,
     overload,
 )
 
@@ -53,10 +56,12 @@ from redisjobs.options import (
     check_handler_options,
     check_push_options,
     checked_policy,
+    checked_unique,
     in_ms,
     is_async,
     new_definition,
     new_job,
+    unique_of,
 )
 from redisjobs.push import Chunk, Push, Told, name_in
 from redisjobs.queries import Change, Requeue, Row
@@ -225,7 +230,9 @@ class Registry:
         name = name_of(parameters)
 
         def decorate(handler: Any) -> Any:
-            self._add(name, handler_call(handler), handler, name.parameters, options, limit_key=limit_key)
+            unique = unique_of(options.get("unique"), name.name, _fields_of(name.parameters))
+            make, call = name.parameters, handler_call(handler)
+            self._add(name, call, handler, make, options, limit_key=limit_key, unique=unique)
             return handler
 
         return decorate
@@ -246,7 +253,11 @@ class Registry:
         job_name = JobName(called, signature.type)
         key_of = None if limit_key is None else signature.attributed(limit_key)
         arguments = signature.arguments
-        self._add(job_name, signature.call, function, arguments, options, limit_key=key_of, by_name=True)
+        unique = unique_of(options.get("unique"), str(called), list(signature.type.__annotations__))
+        unique = None if unique is None else signature.attributed(unique)
+        self._add(
+            job_name, signature.call, function, arguments, options, limit_key=key_of, unique=unique, by_name=True
+        )
         return job_name, signature
 
     def _bare(self, name: JobName[Any], make: Callable[[], Any], schedule: Schedule) -> Definition:
@@ -270,6 +281,7 @@ class Registry:
         options: HandlerOptions,
         *,
         limit_key: LimitKey | None,
+        unique: Callable[[Any], str | None] | None,
         by_name: bool = False,
     ) -> None:
         if name.name in self.definitions:
@@ -284,6 +296,7 @@ class Registry:
             retry=self.retry,
             returned=returned,
             limit_key=limit_key,
+            unique=unique,
             by_name=by_name,
         )
         if definition.keep_ms:
@@ -381,7 +394,9 @@ class Registry:
         """
         if name not in self.definitions:
             known = ", ".join(sorted(self.definitions)) or "none"
-            raise UnknownJob(f"queue '{self.name}' has no handler for '{visible(name)}'; registered: {known}")
+            said = f"queue '{self.name}' has no handler for '{visible(name)}'; registered: {known}"
+            hint = f"give JobName('{visible(name)}', T), T being the type of its parameters"
+            raise UnknownJob(f"{said}. To push without the handler, {hint}")
         return self.definitions[name]
 
     @overload
@@ -415,7 +430,9 @@ class Registry:
             ValueError: An option makes no sense.
             TypeError: There is no such option, or what is given as parameters is something else, such as a class.
         """
-        check_push_options(options)
+        if options and options.keys() - PushOptions.__annotations__.keys():
+            _refuse_function(parameters)
+            check_push_options(options)
         job = self._prepared(parameters, name, options)
         job.queue = self.name
         return job
@@ -424,12 +441,19 @@ class Registry:
         if name is None:
             name = self._names.get(type(parameters)) or self._name_for(parameters)
         elif isinstance(name, str):
+            if callable(parameters):
+                _refuse_function(parameters)
             name = self.definition(name).name
             parameters = codec.instance(name, parameters)
         elif not isinstance(name, JobName):
+            _refuse_function(parameters)
+            if isinstance(parameters, str) and self.definitions.keys() & {parameters}:
+                raise TypeError(f"the parameters come first: push({name!r:.100}, {parameters!r})")
             raise TypeError(f"{name!r} is no job name: give a JobName, or as a string the name of a job here")
         fields: list[str | bytes] = ["name", name.name, "parameters", self._encode(name, parameters)]
         known = self.definitions.get(name.name)
+        if known is not None and (known.priority is not None or known.unique is not None):
+            options = _with_defaults(known, parameters, options)
         if known is not None and known.keep_ms and options.get("keep_result") is None:
             fields += ["keep_result", str(known.keep_ms)]
         if known is not None and known.limit_key is not None and options.get("limit_key") is None:
@@ -639,7 +663,9 @@ class FunctionJob(Generic[Args, Given, Returned_co]):
         check_push_options(options)
         other = copy.copy(self)
         other._options = {**self._options, **options}
-        new_job([], other._options)  # what makes no sense is said here, not at each push
+        known = self._registry.definitions.get(self.name.name)
+        key = PushOptions(unique="its own") if known is not None and known.unique is not None else PushOptions()
+        new_job([], {**key, **other._options})  # what makes no sense is said here, not at each push
         return other
 
     def prepare(self, *args: Given.args, **kwargs: Given.kwargs) -> NewJob:
@@ -673,6 +699,53 @@ def _no_parameters(given: object) -> str:
     if isinstance(given, FunctionJob):
         return f"{given.__name__} is a job itself: push its arguments, as {given.__name__}.push(...)"
     return ""
+
+
+def _refuse_function(given: object) -> None:
+    """A function that is a job, or handles one, was given in place of parameters.
+
+    Raises:
+        TypeError: It was.
+    """
+    if why := _no_parameters(given):
+        raise TypeError(why)
+    if inspect.isroutine(given):
+        name = getattr(given, "__name__", "it")
+        raise TypeError(
+            f"{name} is a function: push the parameters that it takes; the job's name comes after them"
+        )
+
+
+def _with_defaults(definition: JobDefinition[Any], parameters: Any, options: PushOptions) -> PushOptions:
+    """What a push says, and for the rest what its handler does."""
+    defaults = PushOptions()
+    if definition.priority is not None:
+        defaults["priority"] = definition.priority
+    if definition.unique is not None and "unique" not in options:
+        defaults["unique"] = _unique_key_of(definition, parameters)
+    if options.get("priority", "") is None:
+        options = options.copy()
+        del options["priority"]
+    return {**defaults, **options}
+
+
+def _unique_key_of(definition: JobDefinition[Any], parameters: Any) -> str | None:
+    """The unique key of a job, as its handler says."""
+    assert definition.unique is not None
+    try:
+        return checked_unique(definition.unique(parameters))
+    except Exception as error:  # it is the user's code, and may raise anything
+        raise EncodeError(f"{definition.name.name}: unique= gave no key for these parameters ({error})") from error
+
+
+def _fields_of(kind: Any) -> list[str] | None:
+    """The names of what parameters of a type have; None where that is not known."""
+    kind = get_origin(kind) or kind
+    if dataclasses.is_dataclass(kind):
+        return [each.name for each in dataclasses.fields(kind)]
+    if isinstance(fields := getattr(kind, "model_fields", None), dict):
+        return [*fields]
+    return [*kind.__annotations__] if is_typeddict(kind) else None
 
 
 def _check_items(items: object) -> None:

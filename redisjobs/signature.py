@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import NoneType, SimpleNamespace
@@ -10,6 +10,7 @@ from typing import Any, NotRequired, get_args, get_origin, get_type_hints
 
 from redisjobs.context import JobContext
 from redisjobs.errors import EncodeError, RegistrationError
+from redisjobs.options import PushOptions
 
 if sys.version_info >= (3, 12):
     from typing import TypedDict
@@ -99,7 +100,8 @@ class Signature:
         try:
             return signature.bind(*args, **kwargs).arguments
         except TypeError as error:
-            raise EncodeError(f"{self.type.__name__}{signature}: {error}") from None
+            hint = _how_to_say(self.type.__name__, kwargs.keys() - signature.parameters.keys())
+            raise EncodeError(f"{self.type.__name__}{signature}: {error}{hint}") from None
 
     def attributed(self, function: Callable[[Any], Any]) -> Callable[[Mapping[str, Any]], Any]:
         """A function of an object with a call's arguments as attributes, as one of these by name."""
@@ -120,6 +122,20 @@ class Signature:
         if self.context is None:
             return self.function(**parameters)
         return self.function(**parameters, **{self.context: context})
+
+
+def _how_to_say(called: str, unknown: Collection[str]) -> str:
+    """What to write where push options were given as arguments; '' where none was.
+
+    They are not taken for options: a function that gets a parameter of that name later would change their meaning.
+    """
+    options = [name for name in PushOptions.__annotations__ if name in unknown]
+    if options:
+        said = ", ".join(f"{name}=..." for name in options)
+        return f"; arguments are the function's own, so write {called}.options({said}).push(...)"
+    if "timeout" in unknown:
+        return "; arguments are the function's own, so say how long to wait by asyncio.timeout, or by queue.run"
+    return ""
 
 
 def returned_type(function: Any) -> Any:

@@ -259,14 +259,14 @@ class JobQueue(Serving):
         return self._thread.call(lambda: self._wait_for(job_id, expected, limit, since))
 
     async def _wait_for(self, job_id: str, expected: Expected, limit: float | None, since: float) -> Any:
-        return await self._waitings.here(self.driver).result(job_id, expected, limit, since)
+        return await self._waitings.here(self.driver, self.name).result(job_id, expected, limit, since)
 
     def watch(self, job: str | PushedJob) -> Iterator[Progress]:
         """Go through what a job reports of how far it is, until it has ended; see `redisjobs.JobQueue.watch`."""
         return self._thread.each(functools.partial(self._progress, id_of(job)))
 
     async def _progress(self, job_id: str) -> AsyncGenerator[Progress, None]:
-        async with aclosing(self._waitings.here(self.driver).progress(job_id)) as reports:
+        async with aclosing(self._waitings.here(self.driver, self.name).progress(job_id)) as reports:
             async for progress in reports:
                 yield progress
 

@@ -13,7 +13,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Hashable, Iterator, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -26,16 +26,32 @@ from redisjobs.driver import Driver, Notification
 from redisjobs.errors import DriverError
 from redisjobs.eventloop import Wakeup, has_closed, loop_key, spawn
 from redisjobs.forks import begin_after_fork
-from redisjobs.job import Expected
+from redisjobs.job import Expected, WhyWaiting
+from redisjobs.logger import Log
 from redisjobs.progress import Progress
-from redisjobs.queries import Ask, Ending, Standing
+from redisjobs.queries import Ask, Ending, Find, Standing
 from redisjobs.results import has_ended, not_ended, not_kept_yet, result_of
+from redisjobs.visible import visible
 
 T = TypeVar("T")
 
+logger = Log("redisjobs")
+
 _AT_ONCE = 500  # jobs of one question
 _EVERY = 60.0  # seconds after which all are asked about, as a message may have been lost
+_LATE = 10.0  # seconds of a wait without end after which it is said why the job does not start
 _IDLE = 5.0  # seconds for which the connection is kept when nobody waits any more
+
+
+_WHY = {
+    WhyWaiting.NO_WORKER: "no worker of {where} is alive: start one, as `redisjobs worker MODULE:QUEUE`",
+    WhyWaiting.PAUSED: "{where} is paused",
+    WhyWaiting.NAME_PAUSED: "jobs of its name are paused on {where}",
+    WhyWaiting.HELD: "it is held on {where}",
+    WhyWaiting.NO_HANDLER: "the workers of {where} have no handler of its name",
+    WhyWaiting.LIMIT: "it waits in the line of its limit on {where}",
+    WhyWaiting.LAST_DELIVERY: "it waits for a worker of {where} that runs nothing else",
+}
 
 
 class Waiter:
@@ -44,11 +60,15 @@ class Waiter:
     Args:
         job_id: Which.
         begin: Sees to it that somebody asks; called again and again.
+        late: Called once, when there has been no news for 10 s; None: nothing is.
     """
 
-    def __init__(self, job_id: str, begin: Callable[[], object]) -> None:
+    def __init__(
+        self, job_id: str, begin: Callable[[], object], late: Callable[[str], Awaitable[object]] | None
+    ) -> None:
         self._job_id = job_id
         self._begin = begin
+        self._late = late
         self._news: Standing | DriverError | None = None
         self._wakeup = Wakeup()
 
@@ -65,12 +85,22 @@ class Waiter:
         """
         while self._news is None:
             self._begin()
-            await self._wakeup.wait()
+            await self._wait()
             self._wakeup.begin()
         news, self._news = self._news, None
         if isinstance(news, DriverError):
             raise news
         return news
+
+    async def _wait(self) -> None:
+        late, self._late = self._late, None
+        if late is not None:
+            with anyio.move_on_after(_LATE):
+                await self._wakeup.wait()
+                self._late = late
+            if self._late is None:
+                await late(self._job_id)
+        await self._wakeup.wait()
 
 
 class Waiting:
@@ -78,14 +108,17 @@ class Waiting:
 
     Args:
         driver: The queue's.
+        queue: Its name.
 
     Attributes:
         trouble: Why the store can't be asked at the moment; None: it can.
     """
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, queue: str) -> None:
         self.trouble: DriverError | None = None
         self._driver = driver
+        self._queue = queue
+        self._warned: set[WhyWaiting] = set()
         self._process = f"{os.getpid()}-{secrets.token_hex(8)}"
         self._waiters: dict[str, list[Waiter]] = {}
         self._changed: dict[str, None] = {}  # ids to ask about, in order
@@ -94,13 +127,17 @@ class Waiting:
         self._end: Callable[[], object] | None = None  # of the task that does all of this
         self._run_number = 0
 
-    async def standings(self, job_id: str) -> AsyncGenerator[Standing, None]:
+    async def standings(self, job_id: str, *, warns: bool = False) -> AsyncGenerator[Standing, None]:
         """How a job stands, now and each time that it has changed; the last says how it has ended.
+
+        Args:
+            job_id: Which job.
+            warns: Whether to log after 10 s why it does not start, if it does not.
 
         Raises:
             DriverError: The store refuses to answer.
         """
-        waiter = Waiter(job_id, self._begin)
+        waiter = Waiter(job_id, self._begin, self._warn if warns else None)
         self._waiters.setdefault(job_id, []).append(waiter)
         self._changed[job_id] = None
         self._wakeup.wake()
@@ -117,10 +154,24 @@ class Waiting:
             if not left:
                 self._waiters.pop(job_id, None)
 
-    async def _looks(self, job_id: str, *, once: bool) -> AsyncGenerator[Standing, None]:
+    async def _warn(self, job_id: str) -> None:
+        """Say once for each reason why a job does not start for which somebody waits without end."""
+        try:
+            row = await self._driver.read(Find(job_id))
+        except DriverError:
+            return  # `trouble` says it
+        why = row.why_waiting if row is not None else None
+        if why is None or why in self._warned:
+            return
+        self._warned.add(why)
+        where = f"queue '{self._queue}' at {self._driver.where}"
+        said = _WHY[why].format(where=where)
+        logger.warning("job %s is waited for without a timeout, and %s", visible(job_id), said)
+
+    async def _looks(self, job_id: str, *, once: bool, warns: bool) -> AsyncGenerator[Standing, None]:
         """How a job stands: by one look, or as `standings` has it."""
         if not once:
-            async with aclosing(self.standings(job_id)) as standings:
+            async with aclosing(self.standings(job_id, warns=warns)) as standings:
                 async for standing in standings:
                     yield standing
             return
@@ -151,7 +202,7 @@ class Waiting:
             left = since + timeout - time.monotonic()
         try:
             with anyio.fail_after(left or None):
-                async with aclosing(self._looks(job_id, once=left == 0)) as looks:
+                async with aclosing(self._looks(job_id, once=left == 0, warns=timeout is None)) as looks:
                     async for look in looks:
                         before, standing = standing, look
                         if (error := not_kept_yet(job_id, look)) is not None:
@@ -284,13 +335,13 @@ class Waitings:
     def __init__(self) -> None:
         self._by_loop: dict[Hashable, Waiting] = {}
 
-    def here(self, driver: Driver) -> Waiting:
-        """That of the running event loop."""
+    def here(self, driver: Driver, queue: str) -> Waiting:
+        """That of the running event loop; `queue` is the queue's name."""
         key = loop_key()
         if key not in self._by_loop:
             for other in [each for each in list(self._by_loop) if has_closed(each)]:
                 self._by_loop.pop(other, None)  # another thread may be faster
-            self._by_loop[key] = Waiting(driver)
+            self._by_loop[key] = Waiting(driver, queue)
         return self._by_loop[key]
 
     def close(self) -> None:

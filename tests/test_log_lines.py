@@ -1,9 +1,11 @@
 """What a worker's log says, as people read it."""
 
 import contextvars
+import functools
 import logging
 import threading
 import time
+from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
@@ -14,7 +16,8 @@ import tenacity
 from process_handlers import running_here
 from store import RedisStore, eventually
 
-from redisjobs import JobContext, JobQueue, RetryPolicy, Snooze, Worker, current_job
+import redisjobs.sync
+from redisjobs import JobContext, JobQueue, RetryPolicy, Snooze, Worker, current_job, waiting
 from redisjobs.durations import in_words
 from redisjobs.events import JobsCompleted, JobsDead, LoopBlocked, SourceUnavailable
 from redisjobs.torture.proxy import HOST, Proxy
@@ -242,3 +245,52 @@ async def test_a_server_that_is_away_is_one_line_with_its_address_and_one_when_i
     outages = [line for line in lines if line.startswith("the store at")]
     assert outages == [f"{address} is unavailable", f"{address} is available again"] * 2
     assert "no heartbeat got through" not in caplog.text
+
+
+# Who waits without end
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "_LATE", 0.05)
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_who_waits_without_a_timeout_is_told_once_that_no_worker_is_alive(
+    caplog: pytest.LogCaptureFixture, redis_store: RedisStore
+) -> None:
+    async with JobQueue(redis_store.url, redis_store.queue_name) as queue:
+        answer: Any = queue.job(name="answer", keep_result=60)(lambda: 42)
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(answer.run)
+            await eventually(lambda: caplog.records)
+            with pytest.raises(TimeoutError):  # who gave a time is told by its end
+                await (await answer.push()).result(timeout=0.2)
+            await Worker(queue).run(until_idle=True)
+
+    (line,) = lines_of(caplog, logging.WARNING, "redisjobs")
+    where = f"queue '{redis_store.queue_name}' at {queue.driver.where}"
+    assert f"is waited for without a timeout, and no worker of {where} is alive: start one" in line
+    assert "@127.0.0.1:" in line
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_sync_wait_without_a_timeout_says_so_too(caplog: pytest.LogCaptureFixture) -> None:
+    queue = redisjobs.sync.JobQueue("memory://", "shop")
+    queue.job(name="answer", keep_result=60)(lambda: 42)
+    queue.pause("answer")
+    waits = threading.Thread(target=queue.run, args=({}, "answer"), daemon=True)
+    waits.start()
+    while not caplog.records:
+        waits.join(0.01)
+    queue.resume("answer")
+    anyio.run(functools.partial(Worker(queue).run, until_idle=True))
+    waits.join(20)
+    queue.close()
+
+    (line,) = lines_of(caplog, logging.WARNING, "redisjobs")
+    assert line.endswith(
+        "is waited for without a timeout, and jobs of its name are paused on queue 'shop' at memory://"
+    )

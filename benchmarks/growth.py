@@ -9,6 +9,7 @@ from functools import partial
 import anyio
 import redis
 
+from benchmarks import calls
 from benchmarks.report import DASH, number, table
 from benchmarks.session import SIZE, Session
 from benchmarks.systems import SYSTEMS, US, Failed
@@ -37,7 +38,7 @@ def report(million: bool) -> str:
         rows.append([what, how_much, *figures])
         print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
     costs = table(["what", "how much", "jobs/s", "worker CPU, µs a job", "Redis CPU, µs a job"], rows)
-    return f"{costs}\n\n{_upkeep()}\n\n{_schedules()}"
+    return f"{costs}\n\n{_upkeep()}\n\n{_schedules()}\n\n{calls.report()}"
 
 
 def _upkeep() -> str:

@@ -10,10 +10,14 @@
 -- KEYS[7]  cancelled     stream  jobs that were cancelled, where they are kept
 -- KEYS[8]  stats         hash    counters
 --
--- Returns  {{ready high, normal, low}, running, delayed, dead, completed, cancelled, {counter, value, ...}}
+-- Returns  {{high, normal, low}, {high, normal, low}, delayed, dead, completed, cancelled, {counter, value, ...}}: first how many
+--          entries each stream has, then how many of these run; -1 where a stream has very many consumers: XPENDING tells
 
 --- @include "include/expect"
 --- @include "include/leases"
+--- @include "include/field"
+--- @include "include/group"
+--- @include "include/has_many"
 --- @include "include/is_waiting"
 
 local streams, due, dead = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5]
@@ -22,17 +26,19 @@ local completed, cancelled, stats = KEYS[6], KEYS[7], KEYS[8]
 expect('stream', dead, completed, cancelled, unpack(streams))
 expect('zset', due)
 expect('hash', stats)
-local ready, running = {}, 0
-for number, stream in ipairs(streams) do
-  local leased = 0
-  local pending = leases(stream)
-  if pending and pending[1] > 0 then
-    for _, consumer in ipairs(pending[4]) do
-      if not is_waiting(consumer[1]) then leased = leased + tonumber(consumer[2]) end
-    end
+
+local function leased(stream)
+  if has_many(stream) then return -1 end
+  local total = 0
+  for _, consumer in ipairs((leases(stream) or {})[4] or {}) do
+    if not is_waiting(consumer[1]) then total = total + tonumber(consumer[2]) end
   end
-  ready[number] = redis.call('XLEN', stream) - leased
-  running = running + leased
+  return total
+end
+
+local lengths, running = {}, {}
+for number, stream in ipairs(streams) do
+  lengths[number], running[number] = redis.call('XLEN', stream), leased(stream)
 end
 local aside = {redis.call('XLEN', dead), redis.call('XLEN', completed), redis.call('XLEN', cancelled)}
-return {ready, running, redis.call('ZCARD', due), aside[1], aside[2], aside[3], redis.call('HGETALL', stats)}
+return {lengths, running, redis.call('ZCARD', due), aside[1], aside[2], aside[3], redis.call('HGETALL', stats)}

@@ -29,7 +29,8 @@
 --- @include "include/whole"
 --- @include "include/expect"
 --- @include "include/alive"
---- @include "include/leases"
+--- @include "include/field"
+--- @include "include/group"
 --- @include "include/make_group"
 --- @include "include/tell"
 
@@ -59,7 +60,7 @@ if lease_ms and redis.call('EXISTS', record) == 1 and redis.call('HGET', record,
 
 if found ~= version then redis.call('HSET', layout, 'version', version) end
 for _, stream in ipairs(streams) do
-  if not leases(stream) then make_group(stream) end
+  if not group(stream) then make_group(stream) end -- XPENDING would tell of each consumer
 end
 if lease_ms then
   redis.call('HSET', record, 'run', run, 'lease_ms', whole(lease_ms))

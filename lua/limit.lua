@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- limit: set the limit of a job name, or remove it, at once: jobs of it that run are counted, up to 500 of those that were
--- started without one, and whoever waits in its lines has a turn.
+-- started without one, and no further one once they have 4 MB, and whoever waits in its lines has a turn.
 --
 -- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
 -- KEYS[2]  ready:normal  stream
@@ -25,6 +25,7 @@
 --- @include "include/expect"
 --- @include "include/leases"
 --- @include "include/field"
+--- @include "include/bytes_of"
 --- @include "include/entry_at"
 --- @include "include/tell"
 --- @include "include/give_turns"
@@ -39,8 +40,11 @@ expect('zset', workers, turns, lines)
 local before = redis.call('HGET', limits, name) or ''
 if after == '' and before == limit then return '' end
 
+local bytes = 0
 local function count_one(stream, entry)
+  if bytes >= 4194304 then return end
   local place, fields = string.match(stream, '[^:]+$') .. ' ' .. entry, entry_at(stream, entry)
+  bytes = bytes + bytes_of(fields or {})
   if not fields or field(fields, 'name') ~= name or redis.call('HGET', shares, place) then return end
   local key = field(fields, 'limit_key') or ''
   local bucket = key == '' and name or name .. ' ' .. key

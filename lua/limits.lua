@@ -12,13 +12,17 @@
 --
 -- ARGV[1]  after         where to go on, as the last step said; '' to begin
 --
--- Returns  {after, limits, lines, shares}: where to go on, '' at the end; and as far as this step came, each a flat list: job
---          name, limit; name and key, how many wait, when one may start in ms or ''; name and key, worker, job id
+-- Returns  {after, limits, lines, shares, others}: where to go on, '' at the end; and as far as this step came, each a flat list: job
+--          name, limit; name and key, how many wait, when one may start in ms or ''; name and key, worker, job id.
+--          And the streams, 1..3, that have so many consumers that those waiting in them are not counted: XPENDING tells
 
 --- @include "include/leases"
 --- @include "include/holder"
 --- @include "include/is_waiting"
 --- @include "include/field"
+--- @include "include/group"
+--- @include "include/has_many"
+--- @include "include/bytes_of"
 --- @include "include/entry_at"
 --- @include "include/identify"
 
@@ -28,41 +32,47 @@ local places = {high = KEYS[1], normal = KEYS[2], low = KEYS[3]}
 local part, after = string.match(ARGV[1], '^(%l+) (.*)$')
 
 local function waiting_lines(last)
-  local waiting, found = {}, {}
-  local page = redis.call('ZRANGE', lines, last and '(' .. last or '-', '+', 'BYLEX', 'LIMIT', 0, 500)
+  local waiting, found, others = {}, {}, {}
+  for number, stream in ipairs(streams) do
+    if has_many(stream) then others[#others + 1] = number end
+  end
+  local most = #others > 0 and 2000 or 500 -- a client counts those of many lines in the time of a few
+  local page = redis.call('ZRANGE', lines, last and '(' .. last or '-', '+', 'BYLEX', 'LIMIT', 0, most)
   for _, bucket in ipairs(page) do waiting['line:' .. bucket] = 0 end
   for _, stream in ipairs(#page > 0 and streams or {}) do -- of all lines there are, as it can't be asked for some
-    for _, consumer in ipairs((leases(stream) or {})[4] or {}) do
+    for _, consumer in ipairs(not has_many(stream) and (leases(stream) or {})[4] or {}) do
       local many = waiting[consumer[1]]
       if many then waiting[consumer[1]] = many + tonumber(consumer[2]) end
     end
   end
   for _, bucket in ipairs(page) do
     local many = waiting['line:' .. bucket]
-    if many > 0 then
+    if many > 0 or #others > 0 then
       for _, word in ipairs({bucket, many, redis.call('ZSCORE', turns, bucket) or ''}) do found[#found + 1] = word end
     end
   end
-  return found, #page == 500 and 'line ' .. page[500] or 'share 0'
+  return found, #page == most and 'line ' .. page[most] or 'share 0', others
 end
 
 local function running(cursor)
-  local page, found = redis.call('HSCAN', shares, cursor, 'COUNT', 200), {}
+  local page, found, bytes = redis.call('HSCAN', shares, cursor, 'COUNT', 200), {}, 0
   for i = 1, #page[2], 2 do
     local place, entry = string.match(page[2][i], '^(%S+) (%d+%-%d+)$')
     local worker = places[place] and holder(places[place], entry)
-    local fields = not is_waiting(worker) and entry_at(places[place], entry)
-    if fields then
-      found[#found + 1], found[#found + 2], found[#found + 3] =
-        page[2][i + 1], worker, (identify(places, jobs, place, entry, fields))
+    local id = not is_waiting(worker) and entry .. '@' .. place
+    if id and bytes < 1048576 then -- the jobs may be large: once so much of them was read, the others go by their place
+      local fields = entry_at(places[place], entry)
+      bytes = bytes + bytes_of(fields or {})
+      id = fields and identify(places, jobs, place, entry, fields)
     end
+    if id then found[#found + 1], found[#found + 2], found[#found + 3] = page[2][i + 1], worker, id end
   end
   return found, page[1] ~= '0' and 'share ' .. page[1] or ''
 end
 
 if part == 'share' then
   local found, left_off = running(after)
-  return {left_off, {}, {}, found}
+  return {left_off, {}, {}, found, {}}
 end
-local found, left_off = waiting_lines(part and after)
-return {left_off, part and {} or redis.call('HGETALL', limits), found, {}}
+local found, left_off, others = waiting_lines(part and after)
+return {left_off, part and {} or redis.call('HGETALL', limits), found, {}, others}

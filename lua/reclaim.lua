@@ -33,17 +33,21 @@
 -- ARGV[5]  now_ms        int ms; '' = the server's clock
 -- ARGV[6..] for each worker to fence: worker id, the end of its lease as it was named
 --
--- Returns  {now_us, silent, fenced, count, more, released, others, known, promotes, late}: the clock; for each worker whose lease is over
+-- Returns  {now_us, silent, fenced, count, more, released, others, known, promotes, late, uncounted}: the clock; for each worker whose lease is over
 --          {worker id, its end, lease in ms}, 100 at most; the ids of those that were fenced now; how many jobs were handed
 --          back; 1 if there are more; 1 if any job was handed back that nobody has; how many jobs others hold; how many workers
---          there are, this one included, alive or fenced; 1 if this one is to look when delayed jobs are due; and 1 if one has been due for 250 ms,
---          or the next of a waiting line might have started 2 s ago. Or one word:
+--          there are, this one included, alive or fenced; 1 if this one is to look when delayed jobs are due; 1 if one has
+--          been due for 250 ms, or the next of a waiting line might have started 2 s ago; and the streams, 1..3, that have so
+--          many consumers that what others hold there is not counted: XPENDING tells. Or one word:
 --          FENCED  the worker has no record any more; nothing was written
 
 --- @include "include/now"
 --- @include "include/whole"
 --- @include "include/expect"
 --- @include "include/leases"
+--- @include "include/field"
+--- @include "include/group"
+--- @include "include/has_many"
 --- @include "include/any_back"
 --- @include "include/is_waiting"
 --- @include "include/alive"
@@ -140,10 +144,11 @@ if handed_back > 0 then
   tell(control, 'released ' .. handed_back)
 end
 if is_gone then tell_turn(keys.turns, control) end -- it may be the one that was to look then
-local released, others = 0, 0
-for _, stream in ipairs(streams) do
+local released, others, uncounted = 0, 0, {}
+for number, stream in ipairs(streams) do
   if released == 0 and any_back(stream) then released = 1 end
-  for _, held in ipairs(counts_others and (leases(stream) or {})[4] or {}) do
+  if counts_others and has_many(stream) then uncounted[#uncounted + 1] = number end
+  for _, held in ipairs(counts_others and uncounted[#uncounted] ~= number and (leases(stream) or {})[4] or {}) do
     if held[1] ~= worker and not is_waiting(held[1]) then others = others + tonumber(held[2]) end
   end
 end
@@ -165,4 +170,4 @@ end
 local function is_late(zset, ms) return #redis.call('ZRANGEBYSCORE', zset, '-inf', whole(now_ms - ms), 'LIMIT', 0, 1) > 0 end
 local promotes = may_promote() and 1 or 0
 local late = (is_late(due, 250) or is_late(keys.turns, 2000)) and 1 or 0
-return {exact_ms * 1000, silent, gone, handed_back, more, released, others, known, promotes, late}
+return {exact_ms * 1000, silent, gone, handed_back, more, released, others, known, promotes, late, uncounted}

@@ -24,6 +24,7 @@
 
 --- @include "include/now"
 --- @include "include/whole"
+--- @include "include/page"
 --- @include "include/expect"
 --- @include "include/leases"
 --- @include "include/field"
@@ -51,8 +52,9 @@ end
 local total, looked, bytes = 0, 0, 0
 while streams[number] and looked < 500 and bytes < most_bytes do
   local stream, last = streams[number], last_delivered[number]
-  local page = last and redis.call('XRANGE', stream, from, last, 'COUNT', 10) or {} -- few: they may be large
-  for _, entry in ipairs(page) do
+  local many = math.max(1, page(looked, bytes)) -- they may be large
+  local found = last and redis.call('XRANGE', stream, from, last, 'COUNT', many) or {}
+  for _, entry in ipairs(found) do
     if #leases(stream, entry[1], entry[1], 1) == 0 then
       hand_back(stream, 0, {entry[1]})
       give_up(keys, {string.match(stream, '[^:]+$') .. ' ' .. entry[1]}, now_ms)
@@ -60,11 +62,11 @@ while streams[number] and looked < 500 and bytes < most_bytes do
     end
     for _, part in ipairs(entry[2]) do bytes = bytes + #part end
   end
-  looked = looked + #page
-  if #page < 10 or page[10][1] == last then
+  looked = looked + #found
+  if #found < many or found[many][1] == last then
     number, from = number + 1, '-'
   else
-    from = '(' .. page[10][1]
+    from = '(' .. found[many][1]
   end
 end
 if total > 0 then

@@ -38,6 +38,8 @@
 --- @include "include/holder"
 --- @include "include/is_waiting"
 --- @include "include/field"
+--- @include "include/group"
+--- @include "include/has_many"
 --- @include "include/time_of"
 --- @include "include/page"
 --- @include "include/bytes_of"
@@ -145,19 +147,23 @@ local function leases_of(stream, consumers, from)
   return page, not known
 end
 
--- The next leases of those who run jobs, the oldest first; and whether there are no more. What waits may be very much more than
--- what runs: then each consumer is asked.
+-- The next leases, those of who run jobs among them, the oldest first; and whether there are no more. What waits may be very much
+-- more than what runs: then each consumer is asked, if there are few, and in one step no more than twice.
+local asked = 0
 local function running(stream, from)
   local consumers, waiting = {}, 0
-  for _, consumer in ipairs((leases(stream) or {})[4] or {}) do
+  for _, consumer in ipairs(not has_many(stream) and (leases(stream) or {})[4] or {}) do
     if is_waiting(consumer[1]) then
       waiting = waiting + tonumber(consumer[2])
     else
       consumers[#consumers + 1] = consumer[1]
     end
   end
-  if #consumers == 0 then return {}, true end
-  if waiting > 2000 then return leases_of(stream, consumers, from) end
+  if #consumers == 0 and not has_many(stream) then return {}, true end
+  if waiting > 2000 and #consumers <= 100 then
+    asked = asked + 1
+    return leases_of(stream, consumers, from)
+  end
   local page = leases(stream, from, '+', 500) or {}
   return page, #page < 500
 end
@@ -167,12 +173,13 @@ local function walk_running(stream, last)
     local page, is_end = running(stream, last == '' and '-' or '(' .. last)
     for _, lease in ipairs(page) do
       local entry = not is_waiting(lease[2]) and redis.call('XRANGE', stream, lease[1], lease[1])[1]
-      looked, bytes, last = looked + 1, bytes + bytes_of(entry and entry[2] or {}), lease[1]
+      looked, bytes, last = looked + (entry and 1 or 0.1), bytes + bytes_of(entry and entry[2] or {}), lease[1]
       if entry and passes(wanted, entry[2], time_of(entry[2], 'queued_at', entry[1])) then
         add(stream, entry, lease[2], lease[4], lease[3])
       end
       if is_over() then return last end
     end
+    if asked >= 2 and not is_end then return last end
   until is_end
   return nil
 end

@@ -17,6 +17,7 @@
 --
 -- Returns  {note, number, from}: what the next step takes; number 0 at the end
 
+--- @include "include/page"
 --- @include "include/expect"
 --- @include "include/leases"
 --- @include "include/field"
@@ -55,13 +56,14 @@ end
 
 while streams[number] and looked < 500 and bytes < most_bytes do
   local stream = streams[number]
-  local page = leases(stream, from, '+', 10, 'parked') or {} -- few: they may be large
-  for _, pending in ipairs(page) do look_at(stream, pending[1], pending[4]) end
-  looked = looked + #page
-  if #page < 10 then
+  local many = math.max(1, page(looked, bytes)) -- they may be large
+  local found = leases(stream, from, '+', many, 'parked') or {}
+  for _, pending in ipairs(found) do look_at(stream, pending[1], pending[4]) end
+  looked = looked + #found
+  if #found < many then
     number, from = number + 1, '-'
   else
-    from = '(' .. page[10][1]
+    from = '(' .. found[many][1]
   end
 end
 if total > 0 then tell(control, 'released ' .. total) end

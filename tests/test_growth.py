@@ -6,7 +6,7 @@ limit down with it.
 
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -22,9 +22,10 @@ from redisjobs.drivers.redis.commands import Command
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.errors import Unavailable
 from redisjobs.eventloop import AsyncioGate
-from redisjobs.job import OnConflict
-from redisjobs.queries import Ask, Tidy
+from redisjobs.job import OnConflict, Priority, State
+from redisjobs.queries import Ask, Count, Find, FindLimits, Scan, Tidy
 from redisjobs.schedules.stored import Declarer, Definition, Fire, Fired, Firing, ListSchedules, Put, PutSchedules
+from redisjobs.sync import JobQueue as SyncJobQueue
 from redisjobs.transitions import (
     Ack,
     After,
@@ -668,6 +669,52 @@ async def test_settlements_whose_pushes_meet_large_jobs_look_at_1_mb_a_call_and_
     assert bench.store.faults() == []
 
 
+async def run_large(bench: Bench, consumer: Consumer, jobs: int) -> None:
+    """Have so many large jobs run."""
+    await push_each(bench, large_jobs(jobs))
+    while (await consumer.exchange([], jobs)).leases:
+        pass
+
+
+async def test_limits_of_large_jobs_that_run_are_told_by_1_mb_of_them_and_the_others_by_their_place(
+    bench: Bench,
+) -> None:
+    await bench.queue.set_limit("Work", max_concurrency=100)
+    async with bench.consumers(1) as (consumer,):
+        await run_large(bench, consumer, 20)
+        found = await bench.store.driver.read(FindLimits())
+        with bench.counted() as counts:
+            found = await bench.store.driver.read(FindLimits(found.after))
+        rows = [await bench.store.driver.read(Find(job_id)) for _, _, job_id in found.running]
+        await consumer.release(refund=True, watch=False)
+
+    assert counts["xrange"] == 6
+    assert sorted(row.fields[b"id"] for row in rows if row) == sorted(b"large-%d" % i for i in range(20))
+
+
+async def test_a_new_limit_counts_4_mb_of_large_jobs_that_run(bench: Bench) -> None:
+    async with bench.consumers(1) as (consumer,):
+        await run_large(bench, consumer, 30)
+        with bench.counted() as counts:
+            await bench.queue.set_limit("Work", max_concurrency=100)
+        await consumer.release(refund=True, watch=False)
+
+    assert counts["xrange"] == 21
+
+
+async def test_large_parked_jobs_are_handed_back_by_1_mb_a_call(bench: Bench) -> None:
+    await bench.queue.pause("Work")
+    await push_large(bench, 20)
+    async with bench.consumers(1) as (consumer,):
+        while (await consumer.exchange([], 500)).more:
+            pass
+        with bench.counted() as counts:
+            await bench.queue.resume("Work")
+
+    assert {name for _, name, _ in bench.store.pending()} == {"released"}
+    assert counts["evalsha"] == 1 + LOOKS
+
+
 # What a settlement reads
 
 
@@ -688,6 +735,96 @@ async def test_what_is_handed_back_or_ends_and_is_not_kept_is_settled_without_a_
 
     assert answer.replies == [Reply.OK] * 23
     assert counts["xrange"] == 0
+
+
+# Very many consumers: each worker is one, and so is each waiting line
+
+
+def deliver(bench: Bench, jobs: Sequence[str], to: Callable[[int], str]) -> None:
+    """Have a job pending for each of so many consumers, or for one."""
+    admin, stream = bench.store.admin, bench.store.stream()
+    pipeline = admin.pipeline(transaction=False)
+    for job in jobs:
+        pipeline.xadd(stream, {"id": job, "name": "Work", "parameters": "{}"})
+    entries = pipeline.execute()
+    for number, (job, entry) in enumerate(zip(jobs, entries, strict=True)):
+        pipeline.hset(f"{bench.store.prefix}jobs", job, f"normal {entry.decode()}")
+        pipeline.xclaim(stream, "workers", to(number), 0, [entry], force=True, justid=True)
+    pipeline.xgroup_setid(stream, "workers", entries[-1])
+    pipeline.execute()
+
+
+def have_lines(bench: Bench, many: int) -> None:
+    deliver(bench, [f"in-line-{number}" for number in range(many)], lambda number: f"line:Work {number}")
+    bench.store.admin.zadd(f"{bench.store.prefix}lines", {f"Work {number}": 0 for number in range(many)})
+    bench.store.admin.hset(f"{bench.store.prefix}limits", "Work", "max_concurrency=1")
+
+
+def have_workers(bench: Bench, many: int) -> None:
+    names = [f"other-{number}" for number in range(many)]
+    deliver(bench, [f"of {name}" for name in names], names.__getitem__)
+    bench.store.admin.zadd(f"{bench.store.prefix}workers", dict.fromkeys(names, 4e12))
+
+
+@pytest.fixture
+def cleared(bench: Bench) -> Iterator[None]:
+    """What is put there so leaves nothing."""
+    yield
+    bench.store.admin.delete(*(bench.store.prefix + key for key in bench.store.keys()))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cleared")
+@pytest.mark.parametrize("lines", [900, 2_500])
+async def test_very_many_consumers_are_told_to_the_client_and_not_to_a_script_and_all_are_counted(
+    bench: Bench, lines: int
+) -> None:
+    async with bench.consumers(2) as (consumer, other):
+        have_workers(bench, 20)
+        have_lines(bench, lines)
+        with bench.counted() as counts:
+            counted = await bench.store.driver.read(Count())
+        with SyncJobQueue(bench.store.url, bench.store.queue_name) as queue:
+            assert queue.counts() == counted
+        reclaimed = await consumer.reclaim(others=True)
+        found = [await bench.store.driver.read(FindLimits())]
+        while found[-1].after:
+            found.append(await bench.store.driver.read(FindLimits(found[-1].after)))
+        with bench.counted() as joining:
+            await other.open("another")
+
+    assert (counted.running, counted.ready[Priority.NORMAL]) == (20, lines)
+    assert reclaimed.others == 20
+    waiting = [(bucket, many) for step in found for bucket, many, _ in step.lines]
+    assert sorted(waiting) == sorted((f"Work {number}", 1) for number in range(lines))
+    assert counts["evalsha"] == (1 if lines == 900 else 2)
+    assert len(found) == 3  # 500 lines a step, or 2,000; and those that run
+    assert joining["xpending"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cleared")
+@pytest.mark.parametrize(("workers", "lines"), [(20, 0), (20, 6_000), (300, 6_000), (1_500, 6_000)])
+async def test_a_step_through_running_jobs_is_bounded_however_many_workers_and_lines_there_are(
+    bench: Bench, workers: int, lines: int
+) -> None:
+    async with bench.consumers(1):
+        if lines:
+            have_lines(bench, lines // 2)
+        have_workers(bench, workers)
+        if lines:
+            deliver(bench, [f"parked-{number}" for number in range(lines // 2)], lambda _: "parked")
+        rows, after, steps = list[str](), "", list[Counter[str]]()
+        while not steps or after:
+            with bench.counted() as counts:
+                step = await bench.store.driver.read(Scan(State.RUNNING, after=after))
+            rows, after = rows + [row.job_id for row in step.rows], step.after
+            steps.append(counts)
+
+    assert rows == [f"of other-{number}" for number in range(workers)]
+    assert max(counts["xpending"] for counts in steps) <= 60
+    assert max(counts["xrange"] for counts in steps) <= 500
+    assert len(steps) <= 8
 
 
 # Processes that wait for jobs

@@ -6,7 +6,7 @@ counts positions here.
 """
 
 import re
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, TypeVar
@@ -59,6 +59,22 @@ class Command(Generic[T]):
     when_full: T | None = None
     when_refused: T | None = None
     worker: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Further(Generic[T]):
+    """What a command comes to that needs others: these, in one round trip.
+
+    A script can't be told of very many consumers in a short time, and a client can. So such a script says that the
+    client is to ask.
+
+    Attributes:
+        commands: What to run.
+        join: Makes a value of what they come to, or the next of these.
+    """
+
+    commands: Sequence[Command[Any]]
+    join: Callable[[list[Any]], Any]
 
 
 class Commands:
@@ -181,6 +197,14 @@ class Commands:
         scripts = {command.script for command in [*lacking, *joins] if command.script}
         return [*(Command(["SCRIPT", "LOAD", script.source], bytes) for script in scripts), *joins]
 
+    def consumers_of(self, number: int) -> Command[dict[bytes, int]]:
+        """How many jobs each consumer of a stream has pending, of those that have any; the stream has a group."""
+
+        def parse(reply: Any) -> dict[bytes, int]:
+            return {name: int(pending) for name, pending in reply[3] or ()}
+
+        return Command(["XPENDING", self.streams[number], GROUP], parse)
+
     def _make_groups(self, worker: str) -> Command[None]:
         """Make the groups that are missing, for a worker that has joined before."""
 
@@ -211,6 +235,19 @@ def _is_curable(error: Exception) -> bool:
     return isinstance(error, redis_errors.NoScriptError) or (
         isinstance(error, redis_errors.ResponseError) and "NOGROUP" in str(error)
     )
+
+
+_NOBODY = (b"", b"released", b"alone", b"parked")  # who has a job that is ready
+
+
+def is_waiting(consumer: bytes) -> bool:
+    """Whether a job that this consumer has is ready; see lua/include/is_waiting."""
+    return consumer in _NOBODY or consumer.startswith(b"line:")
+
+
+def running_of(consumers: Mapping[bytes, int], but: bytes = b"") -> int:
+    """How many jobs run, of those that consumers have pending, but for those of one worker."""
+    return sum(many for name, many in consumers.items() if name != but and not is_waiting(name))
 
 
 def client_id() -> Command[int]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 from redisjobs.driver import Beat, Beaten, Fenced, Notification, Until
-from redisjobs.drivers.redis.commands import Command, eviction_warning, hello, memory_policy
+from redisjobs.drivers.redis.commands import Command, Further, eviction_warning, hello, memory_policy
 from redisjobs.drivers.redis.connection import (
     ANSWER,
     Connection,
@@ -416,16 +416,22 @@ class RedisConsumer:
         self, silent: Sequence[Silent] = (), *, others: bool = False, thorough: bool = False
     ) -> Reclaimed:
         command = self._commands.reclaim(self.worker_id, MOST_JOBS, silent, others=others, thorough=thorough)
-        (reclaimed,) = await self._run(command)
+        reclaimed = await self._asked_further(command)
         self._clock.hear(reclaimed.server_ms)
         if reclaimed.released:
             self._ahead = None  # a claim by script takes them
-        return reclaimed  # type: ignore[no-any-return]
+        return reclaimed
 
     async def change(self, change: Change[T]) -> T:
-        (answer,) = await self._run(self._changes.change(change))
+        answer = await self._asked_further(self._changes.change(change))
         if isinstance(answer, Tidied) and answer.restored:
             self._ahead = None  # a claim by script takes them
+        return answer
+
+    async def _asked_further(self, command: Command[T]) -> T:
+        (answer,) = await self._run(command)
+        while isinstance(answer, Further):
+            answer = answer.join(await self._run(*answer.commands))
         return answer  # type: ignore[no-any-return]
 
     async def release(self, *, refund: bool, watch: bool) -> int:

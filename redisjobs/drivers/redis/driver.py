@@ -13,7 +13,7 @@ import anyio
 
 from redisjobs.driver import Notification
 from redisjobs.drivers.redis.coalescer import Coalescer
-from redisjobs.drivers.redis.commands import Command
+from redisjobs.drivers.redis.commands import Command, Further
 from redisjobs.drivers.redis.connection import Connection, ServerClock, SyncConnection, Target, need_asyncio
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.drivers.redis.queue_commands import PushAnswer, QueueCommands, are_plain
@@ -201,7 +201,10 @@ class RedisDriver:
     async def _run(self, command: Command[T]) -> T:
         await self._check_server()
         async with self._connection() as connection:
-            return await connection.run(command)
+            answer: Any = await connection.run(command)
+            while isinstance(answer, Further):
+                answer = answer.join(await connection.run_all(answer.commands))
+            return answer  # type: ignore[no-any-return]
 
     async def _run_all(self, commands: Sequence[Command[T]]) -> list[T]:
         await self._check_server()
@@ -320,19 +323,26 @@ class SyncRedisDriver:
         return self._call(push, until)
 
     def read(self, query: Query[T], *, until: float = math.inf) -> T:
-        command = self.commands.read(query)
-        return self._call(lambda connection: connection.run(command, until), until)
+        return self._run(self.commands.read(query), until)
 
     def change(self, change: Change[T], *, until: float = math.inf) -> T:
         if isinstance(change, Several):
             commands = [self.commands.change(each) for each in change.changes]
             replies: Any = self._call(lambda connection: connection.run_all(commands, until), until)
             return replies  # type: ignore[no-any-return]
-        command = self.commands.change(change)
-        return self._call(lambda connection: connection.run(command, until), until)
+        return self._run(self.commands.change(change), until)
 
     def close(self) -> None:
         self._connections.close()
+
+    def _run(self, command: Command[T], until: float) -> T:
+        def run(connection: SyncConnection) -> T:
+            answer: Any = connection.run(command, until)
+            while isinstance(answer, Further):
+                answer = answer.join(connection.run_all(answer.commands, until))
+            return answer  # type: ignore[no-any-return]
+
+        return self._call(run, until)
 
     def _call(self, call: Callable[[SyncConnection], T], until: float) -> T:
         """Call with a connection, once the server was seen to be one that can be worked with."""

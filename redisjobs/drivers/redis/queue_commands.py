@@ -3,17 +3,21 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from redisjobs.driver import supported
 from redisjobs.drivers.redis.commands import (
     Command,
+    Further,
     Word,
     due_word,
+    is_waiting,
     pairs,
     queued_ms_of,
     raw_id,
     reply_of,
+    running_of,
     text_id,
 )
 from redisjobs.drivers.redis.schedule_commands import ScheduleCommands, job_words, pushed
@@ -78,7 +82,6 @@ _GONE_MS = 3_600_000  # an unheard-of consumer with nothing pending is removed a
 _TIDY_MS = 55_000  # all consumers are looked at so often, by whichever worker comes first
 _REPLY_BYTES = 1024 * 1024  # of entries that one step looks at
 _FAR = 1e15  # ms; somebody may have made `inf` a due time
-_NOBODY = (b"", b"released", b"alone", b"parked")  # who has a job that is ready
 _SMALL = 4096  # of parameters in bytes, or in characters, of four bytes at most: `push_one` takes less than 16 KB
 _STREAMS = {priority: str(number) for number, priority in enumerate(Priority, 1)}
 _ADDED = Pushed(Reply.OK)
@@ -177,7 +180,21 @@ class QueueCommands(ScheduleCommands):
         )
 
     def counts(self, query: Count) -> Command[Counts]:
-        return self._run("counts", [], _counts)
+        def parse(reply: Any) -> Any:
+            very_many = [number for number, many in enumerate(reply[1]) if many < 0]
+            if not very_many:
+                return _counts(reply)
+
+            def join(answers: list[Any]) -> Counts:
+                *listed, again = answers
+                for number, consumers in zip(very_many, listed, strict=True):
+                    again[1][number] = running_of(consumers)
+                return _counts(again)
+
+            again: Command[Any] = self._run("counts", [], lambda reply: reply)
+            return Further([*map(self.consumers_of, very_many), again], join)
+
+        return self._run("counts", [], parse)
 
     def backlog(self, query: Measure) -> Command[Backlog]:
         return self._run("backlog", [self._now], _backlog)
@@ -216,12 +233,18 @@ class QueueCommands(ScheduleCommands):
         return self._run("unpark", [note, number, start, str(_REPLY_BYTES)], parse)
 
     def limits(self, query: FindLimits) -> Command[LimitsFound]:
-        def parse(reply: Any) -> LimitsFound:
-            after, limits, lines, running = reply
+        def parse(reply: Any) -> Any:
+            *page, very_many = reply
+            commands = [self.consumers_of(number - 1) for number in very_many]
+            return Further(commands, partial(found, page)) if commands else found(page, [])
+
+        def found(page: Sequence[Any], listed: list[dict[bytes, int]]) -> LimitsFound:
+            after, limits, lines, running = page
             by_name = {_shown(name): _shown(text) for name, text in pairs(limits).items()}
             waiting = [
-                (_shown(bucket), count, int(max(0, min(float(turn), _FAR))) if turn else None)
+                (_shown(bucket), many, int(max(0, min(float(turn), _FAR))) if turn else None)
                 for bucket, count, turn in _threes(lines)
+                if (many := count + sum(consumers.get(b"line:" + bucket, 0) for consumers in listed))
             ]
             held = [
                 (_shown(bucket), _shown(worker), text_id(job_id)) for bucket, worker, job_id in _threes(running)
@@ -410,8 +433,7 @@ def _row(reply: Any) -> Row:
         state, priority = State.DELAYED, where.partition(":")[2]
     else:
         priority = where
-        running = consumer not in _NOBODY and not consumer.startswith(b"line:")
-        state = State.RUNNING if running else State.READY
+        state = State.READY if is_waiting(consumer) else State.RUNNING
     ran_ms = int(idle) if state is State.RUNNING else None
     known = Priority(priority) if priority in list(Priority) else Priority.NORMAL
     return Row(
@@ -490,12 +512,15 @@ def _whole(value: bytes) -> int:
 
 
 def _counts(reply: Any) -> Counts:
-    ready, running, delayed, dead, completed, cancelled, totals = reply
+    lengths, running, delayed, dead, completed, cancelled, totals = reply
     counted = {}
     for name, value in pairs(totals).items():
         with suppress(ValueError):  # by hand
             counted[name.decode("utf-8", "replace")] = int(value)
-    return Counts(dict(zip(Priority, ready, strict=True)), running, delayed, dead, counted, completed, cancelled)
+    ready = {
+        priority: max(0, length - runs) for priority, length, runs in zip(Priority, lengths, running, strict=True)
+    }
+    return Counts(ready, sum(running), delayed, dead, counted, completed, cancelled)
 
 
 def _backlog(reply: Any) -> Backlog:

@@ -1,7 +1,7 @@
 """What a worker says to the server, and its heartbeat; see `commands.py`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 from urllib.parse import unquote
@@ -12,12 +12,14 @@ from redisjobs.drivers.redis.commands import (
     LAYOUT,
     Command,
     Commands,
+    Further,
     Word,
     due_word,
     pairs,
     queued_ms_of,
     raw_id,
     reply_of,
+    running_of,
     text_id,
 )
 from redisjobs.drivers.redis.schedule_commands import job_words
@@ -347,9 +349,11 @@ class WorkerCommands(Commands):
     def reclaim(
         self, worker: str, count: int, silent: Sequence[Silent], *, others: bool, thorough: bool
     ) -> Command[Reclaimed]:
-        def parse(reply: Any) -> Reclaimed:
-            now_us, named, fenced, jobs, more, released, held, known, *facts = _unless_fenced(reply, worker)
-            return Reclaimed(
+        def parse(reply: Any) -> Any:
+            now_us, named, fenced, jobs, more, released, held, known, *facts, very_many = _unless_fenced(
+                reply, worker
+            )
+            reclaimed = Reclaimed(
                 [Silent(text_id(worker_id), end.decode(), lease_ms / 1000) for worker_id, end, lease_ms in named],
                 [text_id(worker_id) for worker_id in fenced],
                 jobs,
@@ -360,6 +364,13 @@ class WorkerCommands(Commands):
                 known,
                 *map(bool, facts),  # promotes, late
             )
+
+            def join(listed: list[dict[bytes, int]]) -> Reclaimed:
+                also = sum(running_of(consumers, raw_id(worker)) for consumers in listed)
+                return replace(reclaimed, others=held + also)
+
+            commands = [self.consumers_of(number - 1) for number in very_many]
+            return Further(commands, join) if commands else reclaimed
 
         flat = [word for each in silent for word in (raw_id(each.worker_id), each.until_ms)]
         return self._run(

@@ -18,9 +18,13 @@
 -- ARGV[2]  every_ms      int ms  nothing is begun where it was begun so lately
 -- ARGV[3]  after         where to go on, as the last step said; '' to begin
 -- ARGV[4]  now_ms        int ms; '' = the server's clock
+-- ARGV[5]  listed        '1': the caller has listed the consumers of the stream where this goes on, and gives some; '' else
+-- ARGV[6..] for each of these: name, how many jobs it has pending, for how long it is unheard of, ms
 --
--- Returns  {count, after, suspects, parked, began, limited}: how many consumers were removed, or are to be looked at; and
---          where to go on, '' at the end. The first step also says: 1 if there may be entries that are neither pending
+-- Returns  {count, after, suspects, parked, began, limited, lists}: how many consumers were removed, or are to be looked at;
+--          where to go on, '' at the end; and where a script takes too long to be told of the consumers of that stream, by
+--          what the caller is to list them, else 0: 1 XPENDING, 2 XINFO CONSUMERS. It gives those that are in `workers` no
+--          more, and 500 lines, those that come after so many as `after` says, and round. The first step also says: 1 if there may be entries that are neither pending
 --          nor still to be read, by somebody's hand: see restore; 1 if jobs may be parked that may start, as whoever
 --          resumed them came no further: see unpark; 1 if this was begun now, and so what is kept no longer is to be
 --          trimmed; and 1 if jobs run that have limits, or wait for one: see shares
@@ -33,6 +37,7 @@
 --- @include "include/alive"
 --- @include "include/field"
 --- @include "include/group"
+--- @include "include/has_many"
 --- @include "include/lease_of"
 --- @include "include/fence"
 
@@ -40,6 +45,8 @@ local streams = {KEYS[1], KEYS[2], KEYS[3]}
 local workers, record, fenced, layout = KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local lines, shares = KEYS[8], KEYS[9]
 local idle_ms, every_ms, after, now_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], now(ARGV[4])
+local is_listed = ARGV[5] == '1'
+local first_consumer = 6
 local keys = {workers = workers, fenced = fenced, record = record}
 local most = 500
 
@@ -47,13 +54,16 @@ expect('stream', streams[1], streams[2], streams[3])
 expect('zset', workers, fenced, lines)
 expect('hash', layout, shares)
 local last_ms = tonumber(redis.call('HGET', layout, 'tidied_at') or nil)
-if after == '' and last_ms and last_ms <= now_ms and now_ms < last_ms + every_ms then return {0, '', 0, 0, 0, 0} end
+if after == '' and last_ms and last_ms <= now_ms and now_ms < last_ms + every_ms then return {0, '', 0, 0, 0, 0, 0} end
 
 local total, living = 0, {}
-for _, id in ipairs(redis.call('ZRANGE', workers, 0, -1)) do living[id] = true end -- to ask for each takes twice as long
+for _, id in ipairs(is_listed and {} or redis.call('ZRANGE', workers, 0, -1)) do
+  living[id] = true -- to ask for each takes twice as long
+end
 
 local function look_at(stream, name, pending, idle)
   if is_waiting(name) or redis.call('ZSCORE', fenced, name) then return end
+  if is_listed and redis.call('ZSCORE', workers, name) then return end
   local kind = redis.call('TYPE', record .. name).ok
   local lease_ms = kind == 'hash' and alive(record .. name)
   if lease_ms then -- `workers` was taken away; it lives, or is fenced a lease from now
@@ -73,7 +83,7 @@ local function look_at_lines(stream, found, at, from)
   if #found == 0 then return nil end
   local page, buckets, was_missing = {}, {}, false
   for i = 0, math.min(#found, most) - 1 do
-    page[#page + 1] = found[(from + i) % #found + 1]
+    page[#page + 1] = found[is_listed and i + 1 or (from + i) % #found + 1]
     buckets[#buckets + 1] = string.sub(page[#page][at.name], 6)
   end
   for i, known in ipairs(redis.call('ZMSCORE', lines, unpack(buckets))) do
@@ -85,16 +95,26 @@ local function look_at_lines(stream, found, at, from)
       total, was_missing = total + 1, true
     end
   end
-  return was_missing and #found > most and from + most or nil
+  return was_missing and (is_listed or #found > most) and from + most or nil
+end
+
+-- Whether so many consumers are no more than are known.
+local function are_known(many)
+  return many <= redis.call('ZCARD', workers) + redis.call('ZCARD', fenced) + redis.call('ZCARD', lines) + 3
 end
 
 -- The consumers of a stream, and where in each its name stands, how many it has pending, and for how long it is unheard of.
 -- Of very many, if they are no more than are known, only those that hold something: to ask about all takes twice as long,
 -- and one that holds nothing is in nobody's way.
 local function consumers_of(stream)
+  if is_listed then
+    local given = {}
+    for at = first_consumer, #ARGV, 3 do given[#given + 1] = {ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])} end
+    return given, {name = 1, pending = 2, idle = 3}
+  end
   local ours = group(stream)
   local many = ours and field(ours, 'consumers') or 0
-  if many > most and many <= redis.call('ZCARD', workers) + redis.call('ZCARD', fenced) + redis.call('ZCARD', lines) + 3 then
+  if many > most and are_known(many) then
     return leases(stream)[4] or {}, {name = 1, pending = 2, idle = 3}
   end
   local all, at = ours and redis.call('XINFO', 'CONSUMERS', stream, 'workers') or {}, {}
@@ -114,24 +134,29 @@ local function look_at_all(stream, from)
       look_at(stream, name, tonumber(consumer[at.pending]), consumer[at.idle])
     end
   end
-  local turn = math.floor(now_ms / 60000) * most -- others each minute
-  return #all, look_at_lines(stream, found, at, from or turn)
+  return #all, look_at_lines(stream, found, at, from)
 end
 
 local number, from = string.match(after, '^([123]) (%d*)$')
 number, from = tonumber(number or 1), tonumber(from or nil)
-local looked, left_off = 0, ''
+local looked, left_off, lists = 0, '', 0
 while number <= 3 and left_off == '' do
-  local many, going_on = look_at_all(streams[number], from)
+  local stream, turn = streams[number], from or math.floor(now_ms / 60000) * most -- other lines each minute
+  if has_many(stream) and not is_listed then
+    left_off, lists = number .. ' ' .. whole(turn), are_known(field(group(stream), 'consumers')) and 1 or 2
+    break
+  end
+  local many, going_on = look_at_all(stream, turn)
   looked, from = looked + many, nil
   if going_on then
     left_off = number .. ' ' .. whole(going_on)
-  elseif looked > most and number < 3 then -- one list of very many takes its time
+  elseif (looked > most or is_listed) and number < 3 then -- one list of very many takes its time
     left_off = number + 1 .. ' '
   end
+  if is_listed then break end
   number = number + 1
 end
-if after ~= '' then return {total, left_off, 0, 0, 0, 0} end
+if after ~= '' then return {total, left_off, 0, 0, 0, 0, lists} end
 
 local suspects = 0
 for _, stream in ipairs(streams) do
@@ -141,4 +166,4 @@ for _, stream in ipairs(streams) do
 end
 redis.call('HSET', layout, 'tidied_at', whole(now_ms))
 local parked, limited = redis.call('HGET', layout, 'unpark') and 1 or 0, redis.call('EXISTS', shares, lines)
-return {total, left_off, suspects, parked, 1, math.min(limited, 1)}
+return {total, left_off, suspects, parked, 1, math.min(limited, 1), lists}

@@ -770,7 +770,7 @@ def have_workers(bench: Bench, many: int) -> None:
 def cleared(bench: Bench) -> Iterator[None]:
     """What is put there so leaves nothing."""
     yield
-    bench.store.admin.delete(*(bench.store.prefix + key for key in bench.store.keys()))
+    bench.store.admin.delete(*map(bench.store.prefix.__add__, bench.store.keys()))
 
 
 @pytest.mark.slow
@@ -800,6 +800,34 @@ async def test_very_many_consumers_are_told_to_the_client_and_not_to_a_script_an
     assert counts["evalsha"] == (1 if lines == 900 else 2)
     assert len(found) == 3  # 500 lines a step, or 2,000; and those that run
     assert joining["xpending"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cleared")
+@pytest.mark.parametrize("unknown", [0, 10])
+async def test_among_very_many_consumers_a_script_looks_at_500_lines_and_at_those_that_are_unknown(
+    bench: Bench, unknown: int
+) -> None:
+    admin, prefix, stream = bench.store.admin, bench.store.prefix, bench.store.stream()
+    async with bench.consumers(1) as (consumer,):
+        have_lines(bench, 2_500)
+        have_workers(bench, 20)
+        admin.zrem(f"{prefix}workers", "other-0")  # its record was lost
+        for number in range(unknown):
+            admin.xgroup_createconsumer(stream, "workers", f"unknown-{number}")
+        before = admin.xinfo_groups(stream)[0]["consumers"]
+        with bench.counted() as counts:
+            await tidy(bench, consumer)
+        assert admin.zrange(f"{prefix}fenced", 0, -1) == [b"other-0"]
+        assert counts["zmscore"] == 1
+        assert counts["zscore"] <= 2_500 + 10  # as many for turns that may be lost, in steps of 500
+        assert (counts["xinfo|consumers"], counts["xpending"]) == ((3, 0) if unknown else (2, 1))
+
+        admin.delete(f"{prefix}lines")
+        await tidy(bench, consumer)
+
+    assert admin.zcard(f"{prefix}lines") == 2_500
+    assert admin.xinfo_groups(stream)[0]["consumers"] == before
 
 
 @pytest.mark.slow

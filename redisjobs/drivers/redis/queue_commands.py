@@ -1,6 +1,6 @@
 """What a producer and an operator say to the server; see `commands.py`."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from redisjobs.driver import supported
 from redisjobs.drivers.redis.commands import (
+    GROUP,
     Command,
     Further,
     Word,
@@ -73,7 +74,7 @@ from redisjobs.schedules.stored import (
     RemoveSchedule,
     WithdrawSchedules,
 )
-from redisjobs.transitions import NewJob, Pushed, Reply
+from redisjobs.transitions import MOST_JOBS, NewJob, Pushed, Reply
 from redisjobs.workers import FACTS
 
 T = TypeVar("T")
@@ -293,28 +294,66 @@ class QueueCommands(ScheduleCommands):
         duty, _, others = duties.partition("+")
         step = _DUTIES[duty](self, after)
 
-        def parse(reply: Any) -> Tidied:
-            tidied: Tidied = step.parse(reply)
+        def told(answer: Any) -> Any:
+            if isinstance(answer, Further):
+                return Further(answer.commands, lambda answers: told(answer.join(answers)))
             left = f"{others} " if others else ""
-            return replace(tidied, after=f"{duties} {tidied.after}" if tidied.after else left)
+            return replace(answer, after=f"{duties} {answer.after}" if answer.after else left)
 
-        return Command(step.wire, parse, step.script)
+        return Command(step.wire, lambda reply: told(step.parse(reply)), step.script)
 
     def forget(self, idle_ms: int, every_ms: int) -> Command[Tidied]:
         """Look after consumers of whom nobody heard for so long, at most once in so long."""
 
         def parse(reply: Any) -> Tidied:
-            _, after, suspects, parked, began, limited = reply
+            _, after, suspects, parked, began, limited, _ = reply
             said = {"consumers": after, "restore": suspects, "unpark": parked, "shares": limited, "trim": began}
             duties = [duty for duty, is_due in said.items() if is_due]
             return Tidied(after=f"{'+'.join(duties)} {text_id(after)}" if duties else "")
 
-        return self._run("tidy", [str(idle_ms), str(every_ms), "", self._now], parse)
+        return self._run("tidy", [str(idle_ms), str(every_ms), "", self._now, ""], parse)
 
     def consumers(self, after: str) -> Command[Tidied]:
-        """Look after consumers, from there on."""
-        arguments = [str(_GONE_MS), str(_TIDY_MS), after, self._now]
-        return self._run("tidy", arguments, lambda reply: Tidied(after=text_id(reply[1])))
+        """Look after consumers, from there on. Of very many this lists them first, as a script would take too long."""
+
+        def parse(reply: Any) -> Any:
+            left_off, lists = text_id(reply[1]), reply[-1]
+            if not lists:
+                return Tidied(after=left_off)
+            number, _, start = left_off.partition(" ")
+            listing = self._listing(int(number) - 1) if lists == 2 else self.consumers_of(int(number) - 1)
+            living = Command(["ZRANGE", f"{self.prefix}workers", "0", "-1"], set)
+
+            def given(answers: list[Any]) -> Any:
+                return Further(
+                    [self._run("tidy", [*words, left_off, self._now, "1", *some(*answers)], parse)], first
+                )
+
+            def some(listed: Mapping[bytes, int | tuple[int, int]], living: set[bytes]) -> Iterator[Word]:
+                lines = [name for name in listed if name.startswith(b"line:")]
+                begin = int(start) % max(1, len(lines))
+                lost = [name for name in listed if name not in living and not is_waiting(name)]
+                for name in [*lost[:MOST_JOBS], *(lines[begin:] + lines[:begin])[:MOST_JOBS]]:
+                    facts = listed[name]
+                    pending, idle = facts if isinstance(facts, tuple) else (facts, 0)
+                    yield from (name, str(pending), str(idle))
+
+            return Further([listing, living], given)
+
+        def first(answers: list[Any]) -> Any:
+            return answers[0]
+
+        words = [str(_GONE_MS), str(_TIDY_MS)]
+        return self._run("tidy", [*words, after, self._now, ""], parse)
+
+    def _listing(self, number: int) -> Command[dict[bytes, tuple[int, int]]]:
+        """All consumers of a stream: how many jobs each has pending, and for how many ms it is unheard of."""
+
+        def parse(reply: Any) -> dict[bytes, tuple[int, int]]:
+            facts = (dict(zip(flat[::2], flat[1::2], strict=True)) for flat in reply)
+            return {each[b"name"]: (each[b"pending"], each[b"idle"]) for each in facts}
+
+        return Command(["XINFO", "CONSUMERS", self.streams[number], GROUP], parse)
 
     def trim(self, after: str) -> Command[Tidied]:
         """Throw away what is kept no longer."""

@@ -314,7 +314,7 @@ class QueueCommands(ScheduleCommands):
         return self._run("tidy", [str(idle_ms), str(every_ms), "", self._now, ""], parse)
 
     def consumers(self, after: str) -> Command[Tidied]:
-        """Look after consumers, from there on. Of very many this lists them first, as a script would take too long."""
+        """Look after consumers, from there on; very many are listed here, as a script would take too long."""
 
         def parse(reply: Any) -> Any:
             left_off, lists = text_id(reply[1]), reply[-1]

@@ -1,8 +1,9 @@
 -- page: how many entries to read at once, so that a step reads about 1 MB and no more than 500 of them: as large as those were
--- that it has read so far, the next ones may be. 0 where it has read enough.
+-- that it has read so far, the next ones may be. Ten at most, as large ones may come after small ones. 0 where it has read
+-- enough.
 local function page(looked, bytes)
   if looked >= 500 or bytes >= 1048576 then return 0 end
   if looked == 0 then return 1 end
   local fit = math.floor((1048576 - bytes) * looked / math.max(1, bytes))
-  return math.max(1, math.min(50, 500 - looked, fit))
+  return math.max(1, math.min(10, 500 - looked, fit))
 end

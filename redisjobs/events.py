@@ -375,7 +375,7 @@ class Events:
     """Who listens to the events of one queue, in this process. For any thread."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may push, in the thread that holds it
         self._listeners: Sequence[tuple[type[Event], Listener, Callable[[], bool]]] = ()
         self._by_kind: Mapping[type[Event], Sequence[tuple[Listener, Callable[[], bool]]]] = {}
 

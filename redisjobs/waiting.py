@@ -363,7 +363,7 @@ class WaitingThread:
 
     def begin(self) -> None:
         """Begin with no thread; a forked process has not that of its parent, which may hold the lock."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may wait for a job, in the thread that holds it
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.current_thread()
 
@@ -442,8 +442,10 @@ class WaitingThread:
         with self._lock:
             loop, thread, self._loop = self._loop, self._thread, None
         if loop is not None:
-            asyncio.run_coroutine_threadsafe(_end_with(end), loop).result()
-            loop.call_soon_threadsafe(loop.stop)
+            try:
+                asyncio.run_coroutine_threadsafe(_end_with(end), loop).result()
+            finally:  # also at Ctrl-C
+                loop.call_soon_threadsafe(loop.stop)
             thread.join()
 
 

@@ -18,6 +18,7 @@ from store import RedisStore
 
 from redisjobs import JobName
 from redisjobs.drivers.redis import connection
+from redisjobs.events import JobsPushed
 from redisjobs.sync import JobQueue
 
 INTERRUPTS = os.environ.get("REDISJOBS_INTERRUPTS", "500")
@@ -153,15 +154,24 @@ def test_a_signals_handler_that_pushes_does_not_wait_for_the_push_that_it_has_in
     assert {"of the handler", "interrupted"} < redis_store.located().keys()
 
 
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
 class AtLine:
-    """Raises at one line of the driver's code, as a signal's handler may.
+    """Does something at one line of the code, as a signal's handler may.
 
     Args:
         number: Which of those that are run.
+        act: What it does.
+        where: The folder of the code.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(
+        self, number: int, act: Callable[[], object] = interrupt, where: str = "/redisjobs/drivers/redis/"
+    ) -> None:
         self._left = number
+        self._act, self._where = act, where
 
     def __enter__(self) -> None:
         sys.settrace(self._trace)
@@ -170,12 +180,14 @@ class AtLine:
         sys.settrace(None)
 
     def _trace(self, frame: FrameType, what: str, _: object) -> Any:
-        if "/redisjobs/drivers/redis/" not in frame.f_code.co_filename.replace(os.sep, "/"):
+        if self._where not in frame.f_code.co_filename.replace(os.sep, "/"):
             return None
         if what == "line":
             self._left -= 1
             if self._left < 0:
-                raise KeyboardInterrupt
+                sys.settrace(None)
+                self._act()
+                return None
         return self._trace
 
 
@@ -208,6 +220,27 @@ def test_wherever_a_push_is_interrupted_the_next_calls_are_answered_and_nothing_
             barrier = threading.Barrier(16)
             handles = threads.map(lambda _: (barrier.wait(), queue.push({}, JOB))[1], range(16))
             assert all(handle.added for handle in handles)
+
+
+@pytest.mark.slow
+def test_a_signals_handler_may_push_wherever_it_interrupts_a_push(redis_store: RedisStore) -> None:
+    """No lock that the push holds is waited for."""
+    lines = 0
+    while True:
+        inner = list[str]()
+        with JobQueue(redis_store.url, redis_store.queue_name) as queue:
+            queue.events.subscribe(JobsPushed, lambda event: None)
+
+            def push(queue: JobQueue = queue, inner: list[str] = inner) -> None:
+                inner.append(queue.push({}, JOB).id)
+
+            with AtLine(lines, push, "/redisjobs/"):
+                outer = queue.push({}, JOB).id
+        if not inner:
+            break
+        assert {outer, *inner} <= redis_store.located().keys()
+        lines += 1
+    assert lines > 100
 
 
 def test_a_connection_packs_text_and_bytes_alone_also_as_it_opens(

@@ -134,7 +134,10 @@ async def test_a_push_repeated_after_the_clock_was_set_ahead_adds_nothing_and_sa
     assert await push(store, job("f"), another("a"), repeated=True) == [Pushed(Reply.OK)] * 2
 
 
-async def test_a_job_that_is_pushed_says_when_it_was_sent_first_by_the_stores_clock(store: DriverStore) -> None:
+async def test_a_job_that_is_pushed_says_when_it_was_sent_first_by_the_stores_clock(
+    store: DriverStore, worker: Open
+) -> None:
+    await worker()  # it closes the driver in the end
     store.clock.advance(0)
     since, one, other = store.clock(), job("a"), job("b")
     await push(store, one)

@@ -712,7 +712,9 @@ def test_jobs_lists_every_state_unless_one_is_named(
     assert re.search(r"^ready +rest +ready +1 +\S+ \S+Z +name paused *$", table.out, re.M)
     assert re.search(r"^dead +boom +dead +1 +\S+ \S+Z +[\d.]+ s +\S+ +ValueError", table.out, re.M)
     assert re.search(r"^why waiting name paused *$", cli("job", "second", "-q", queue_name).out, re.M)
-    assert cli("jobs", "-q", f"{queue_name}-2").out == f"no jobs on queue '{queue_name}-2'\n"
+    assert (
+        cli("jobs", "-q", f"{queue_name}-2").out == f"no jobs on queue '{queue_name}-2' at {there.driver.where}\n"
+    )
 
 
 def test_a_pipe_gets_one_line_a_job_however_long_its_id(cli: Callable[..., Ended], queue_name: str) -> None:

@@ -18,6 +18,7 @@ import redisjobs
 from redisjobs import JobInfo, Priority, State, sync
 from redisjobs.cli import show
 from redisjobs.cli.log import JsonFormatter
+from redisjobs.cli.target import where
 from redisjobs.visible import visible
 
 HOSTILE = "a\n2026-01-01T00:00:00.000Z ERROR forged\x1b[2J\u202e\x9b"
@@ -138,9 +139,10 @@ def test_a_full_disk_does_not_hide_what_was_done(
         assert why == "but stdout can't be written: No space left on device"
         return said
 
-    assert told("push", "shop:queue", "work", "{}", "--id", "mine") == "the job was pushed: mine added"
+    push = ("push", "shop:queue", "work", "{}", "--id", "mine")
+    assert told(*push) == f"the job was pushed: mine added to {where(there)}"
     assert there.get("mine") is not None
-    assert told("push", "shop:queue", "work", "{}", "--id", "mine") == "the job was pushed: mine already there"
+    assert told(*push) == f"the job was pushed: mine already on {where(there)}"
     assert told("cancel", "mine", "-q", queue_name) == "job 'mine': cancelled"
     assert there.get("mine") is None
     assert told("dead", "requeue", "--all", "-q", queue_name) == "requeued: 0"

@@ -10,6 +10,7 @@ import typer
 from redisjobs import sync
 from redisjobs.cli import show
 from redisjobs.cli.errors import Failure, Mistake
+from redisjobs.cli.output import Unsaid
 from redisjobs.cli.target import Json, QueueName, Url, named, naming, where
 from redisjobs.cli.workers import worker_document, worker_table
 
@@ -55,6 +56,8 @@ def _watch(queue: sync.JobQueue, seconds: float, as_json: bool) -> None:
             try:
                 with naming(queue):
                     read = _show(queue, as_json, clear, line=True)
+            except Unsaid:
+                raise  # not the server's: there is no place for the next look either
             except Failure as error:
                 print(f"redisjobs: {error}", file=sys.stderr)
             time.sleep(seconds)

@@ -31,6 +31,10 @@ class Add:
     a: int
 
 
+_NOTHING = {"HGET": b"$-1\r\n"}
+"""What a server says of keys that are not there."""
+
+
 class Pretender(socketserver.ThreadingTCPServer):
     """Speaks RESP, says what it was told to say, and remembers what it was asked.
 
@@ -59,7 +63,7 @@ class Conversation(socketserver.StreamRequestHandler):
                 words.append(self.rfile.read(size + 2)[:-2])
             name = words[0].decode()
             self.server.asked.append(name)
-            self.wfile.write(self.server.replies.get(name, b"+OK\r\n"))
+            self.wfile.write(self.server.replies.get(name, _NOTHING.get(name, b"+OK\r\n")))
 
 
 def hello(name: str, version: str) -> bytes:
@@ -314,7 +318,9 @@ async def test_a_worker_warns_loudly_of_a_server_that_evicts(
     policy: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with server.start(options=["--maxmemory-policy", policy]) as evicting:
-        await Worker(JobQueue(evicting.url)).run(until_idle=True)
+        queue = JobQueue(evicting.url)
+        queue.job(name="Add")(lambda: None)
+        await Worker(queue).run(until_idle=True)
     (said,) = [record for record in caplog.records if record.levelname == "WARNING"]
     assert said.message == (
         f"the server evicts keys when memory runs out (maxmemory-policy {policy}): jobs can vanish; "

@@ -124,15 +124,14 @@ class Commands:
         return Command([*self._heads[script.sha], *arguments], parse, script, when_full=when_full)
 
     def meeting(self) -> list[Command[str]]:
-        """What a producer or an operator asks a server first; the last one parses to a warning, or ''.
+        """What a producer or an operator asks a server that is new enough before anything else.
 
-        The others raise ServerTooOld for a server that lacks what we need, and DriverError for keys of another
-        version.
+        The first one raises DriverError for keys of another version; the second parses to a warning, or ''.
         """
         version = Command(["HGET", f"{self.prefix}layout", "version"], self._checked_version, when_refused="")
         policy = memory_policy()
         warning = Command(policy.wire, lambda reply: eviction_warning(policy.parse(reply)), when_refused="")
-        return [hello(), version, warning]
+        return [version, warning]
 
     def _checked_version(self, reply: Any) -> str:
         if reply is not None and reply != b"%d" % LAYOUT:

@@ -13,7 +13,7 @@ import anyio
 
 from redisjobs.driver import Notification
 from redisjobs.drivers.redis.coalescer import Coalescer
-from redisjobs.drivers.redis.commands import Command, Further
+from redisjobs.drivers.redis.commands import Command, Further, hello
 from redisjobs.drivers.redis.connection import Connection, ServerClock, SyncConnection, Target, need_asyncio
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.drivers.redis.queue_commands import PushAnswer, QueueCommands, are_plain
@@ -215,6 +215,7 @@ class RedisDriver:
         """Reach the server and see that it can be worked with; again is free."""
         if not self._checked:
             async with self._connection() as connection:
+                await connection.run(hello())
                 _warn(await connection.run_all(self.commands.meeting()))
             self._checked = True
 
@@ -350,6 +351,7 @@ class SyncRedisDriver:
         connection = connections.take(until)
         try:
             if not connections.checked:
+                connection.run(hello(), until)
                 _warn(connection.run_all(self.commands.meeting(), until))
                 connections.checked = True
             return call(connection)

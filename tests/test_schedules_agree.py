@@ -132,6 +132,8 @@ class Machine(RuleBasedStateMachine):
             same_rule = before is not None and before.fields[b"rule"] == after.fields[b"rule"]
             last = before.last_ms if before else 0
             assert after.last_ms == (last if same_rule else max(self.now - max(0, since or 0), last))
+        elif before and after:  # it says all the same that it is there
+            assert replace(after, is_there=before.is_there) == before
         else:
             assert after == before
 

@@ -457,9 +457,13 @@ def test_a_release_that_is_rolled_back_has_its_own_rule_until_it_ends(field: Fie
             fault = RollBack()
             fault.begin(field)
             fault.is_killed = is_killed
-            await eventually(lambda: state() == (OTHER_RULE, False), within=60)
-            fault.end(field)
+            (roll_back,) = field.late
+            assert not roll_back()  # it has not fired anything yet
+            await eventually(roll_back, within=60)
+            assert state()[0] == OTHER_RULE
             fault.guest.wait()
-            assert state() == (OTHER_RULE, not is_killed)  # who is stopped withdraws what it declares
+            assert state() == (OTHER_RULE, not is_killed)  # a scheduler that is stopped withdraws what it declares
+            assert roll_back()
+            assert field.fleet.unasked  # had it ended before, that would be told
 
     anyio.run(run)

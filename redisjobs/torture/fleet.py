@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from redisjobs import recording
-from redisjobs.events import ProcessEnded
+from redisjobs.events import ProcessEnded, ScheduleFired
 from redisjobs.torture.process import DATABASE, LEASE, LIFELINE, OLD, OTHER_RULE, QUEUE, RECORDINGS
 from redisjobs.torture.release import Release
 from redisjobs.torture.stories import Line
@@ -183,6 +183,11 @@ class Fleet:
         command = [sys.executable, "-m", "redisjobs.torture.rolled_back"]
         self.guests.append(self._popen(command, environment))
         return self.guests[-1]
+
+    def fired_by(self, pid: int) -> int:
+        """How many times a process tells that it fired a schedule."""
+        path = self.directory / f"{pid}.jsonl"
+        return path.read_bytes().count(ScheduleFired.__name__.encode()) if path.exists() else 0
 
     def tend(self) -> None:
         """Start again what has ended."""

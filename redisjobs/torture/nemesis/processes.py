@@ -182,20 +182,30 @@ class UpgradeInPlace(ProcessFault):
 class RollBack(Fault):
     """A release whose schedule has another rule is deployed beside the workers, then stopped or killed.
 
-    It runs no jobs. Its rule counts from its start, and the workers' again once it is gone.
+    It runs no jobs. Its rule counts from its start, and that of the workers again once it is gone. However long it
+    takes to start, it ends only after it has fired some slots: else nothing would have been tried.
     """
 
     name = "release rolled back"
-    holds = 15.0
+    holds = 3.0
+    SLOTS = 3
 
     def begin(self, field: Field) -> None:  # noqa: D102
         self.db = field.some_store().db
         self.guest = field.fleet.deploy(self.db)
         self.is_killed = field.rng.random() < 0.5
         self.detail = f"scheduler {self.guest.pid}, {'killed' if self.is_killed else 'stopped'} in the end"
+        field.late.append(lambda: self.roll_back(field))
 
-    def end(self, field: Field) -> None:  # noqa: D102
+    def roll_back(self, field: Field) -> bool:
+        """End it, once it has fired; whether it has ended, or is about to."""
+        if (code := self.guest.poll()) is not None:
+            field.fleet.unasked.append(f"scheduler {self.guest.pid} ended by itself with code {code}")
+            return True
+        if field.fleet.fired_by(self.guest.pid) < self.SLOTS:
+            return False
         self.guest.send_signal(signal.SIGKILL if self.is_killed else signal.SIGTERM)
+        return True
 
 
 def _send(pid: int, number: signal.Signals) -> None:

@@ -114,7 +114,8 @@ class Store:
         Raises:
             DriverError: It failed.
         """
-        return self._connection.run(Command(wire, lambda reply: reply))
+        words = [word if isinstance(word, bytes) else str(word) for word in wire]
+        return self._connection.run(Command(words, lambda reply: reply))
 
     def counts(self) -> Counts:
         """How many jobs are in each state."""

@@ -438,7 +438,7 @@ async def test_a_server_that_goes_away_and_comes_back_concerns_its_own_queue_alo
     assert server.endswith(f"@{HOST}:{proxy.port}/0")
     assert caplog.text.count(f"the store at {server} is unavailable") == 1
     assert caplog.text.count(f"the store at {server} is available again") == 1
-    assert caplog.text.count("the store") == 2
+    assert caplog.text.count("the store at") == 2
 
 
 async def test_it_is_told_once_that_no_queue_can_be_reached(seen: Seen) -> None:

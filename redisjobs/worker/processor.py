@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 logger = Log("redisjobs.worker")
 
-_SILENT = 0.5  # seconds after which an event loop that does not answer counts as blocked
 _UNWIND = 0.5  # seconds that cancelled handlers have to clean up before their jobs are handed on
 _MEMORY = 2.0  # seconds between looks at the memory in use; less for a short lease
 
@@ -76,7 +75,8 @@ class Processor:
         self.pool = Pool(first, self.threads, allocator or Allocator([1] * len(settings)), self.shutdown, self)
         self.sources = [Source(each, self.pool, self, self.call_soon, until_idle=until_idle) for each in settings]
         self.pool.share_among([source.exchanger for source in self.sources])
-        self.loop = LoopWatchdog(self.call_soon, _SILENT, self._tell_blocked, self._tell_resumed)
+        patience = min(max(1.0, first.lease / 3), 5.0)
+        self.loop = LoopWatchdog(self.call_soon, patience, self._tell_blocked, self._tell_resumed)
         self.heartbeats: list[Heartbeat] = self._make_heartbeats()
         self.processes: Processes | None = None
         self._schedulers = [Scheduler(each.queue) for each in settings if each.schedules]

@@ -18,6 +18,7 @@ from redisjobs.worker.member import Member
 
 logger = Log("redisjobs.worker")
 
+_IN_HANDLER = 0.5  # seconds of silence in a handler after which the loop counts as blocked
 _STUCK = 3  # leases without a byte from the store, though beats get through: start anew; as many more: give up
 
 
@@ -26,7 +27,8 @@ class LoopWatchdog:
 
     Args:
         call_soon: Runs a function soon in the loop; see `threadsafe_caller`.
-        patience: Seconds of silence after which the loop counts as blocked.
+        patience: Seconds of silence after which the loop counts as blocked for probes, and is told as blocked where
+            it is not in a handler: a busy machine does that too. In a handler that is told after half a second.
         tell: Told then, for how long it has been so and where; in a thread of its own, as it may hang: what blocks
             the loop may be the log.
         resumed: Told once the loop runs again, for how long it was blocked; in a thread of its own, too.
@@ -49,24 +51,27 @@ class LoopWatchdog:
 
     @property
     def blocked(self) -> bool:
-        """Whether the loop was found blocked, and has not answered since."""
-        return self._said and self._answered < self._asked
+        """Whether the loop was found blocked, and has not answered since, for longer than a probe is to bear."""
+        is_silent = self._said and self._answered < self._asked
+        return is_silent and time.monotonic() - self._asked >= self._patience
 
     def look(self) -> None:
         """Look whether the loop lives; four times a second, from another thread than the loop's."""
         now = time.monotonic()
         # A process that was stopped as a whole finds the loop silent too; that is nobody's fault.
-        stopped, self._looked = now - self._looked > self._patience, now
+        stopped, self._looked = now - self._looked > 2 * _IN_HANDLER, now
         if self._answered >= self._asked:
             if self._said:
                 _in_thread(self._resumed, self._answered - self._asked)
             self._ask(now)
         elif stopped:
             self._ask(now)
-        elif not self._said and now - self._asked >= self._patience:
-            self._said = True
-            where = _where(sys._current_frames().get(self._thread))
-            _in_thread(self._tell, now - self._asked, where)
+        elif not self._said and now - self._asked >= _IN_HANDLER:
+            handler, line = _where(sys._current_frames().get(self._thread))
+            if handler or now - self._asked >= self._patience:
+                self._said = True
+                where = f"{handler or 'something that is no handler'}, {line or 'unknown'}"
+                _in_thread(self._tell, now - self._asked, where)
 
     def _ask(self, now: float) -> None:
         self._asked, self._said = now, False
@@ -82,15 +87,15 @@ def _in_thread(tell: Callable[..., object], *facts: object) -> None:
         telling.start()
 
 
-def _where(frame: FrameType | None) -> str:
-    """The job whose handler the loop's thread is in, and the line."""
+def _where(frame: FrameType | None) -> tuple[str, str]:
+    """The job whose handler the loop's thread is in, '' for none, and the line."""
     line = ""
     for at, number in traceback.walk_stack(frame):
         running = at.f_locals.get("self")
         if type(running) is Execution:  # isinstance would ask it for its class: whatever is called `self` here
-            return f"{running.description}, {line}"
+            return running.description, line
         line = line or f"{at.f_code.co_filename}:{number}"
-    return f"something that is no handler, {line or 'unknown'}"
+    return "", line
 
 
 class Watched(Protocol):

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import anyio
+import anyio.from_thread
 import anyio.to_thread
 import pytest
 from store import RedisStore
@@ -326,6 +328,19 @@ async def test_a_worker_warns_loudly_of_a_server_that_evicts(
         f"the server evicts keys when memory runs out (maxmemory-policy {policy}): jobs can vanish; "
         "set it to noeviction"
     )
+
+
+async def test_a_worker_whose_queue_is_pushed_to_as_well_warns_once(caplog: pytest.LogCaptureFixture) -> None:
+    ran = anyio.Event()
+    with server.start(options=["--maxmemory-policy", "allkeys-lru"]) as evicting:
+        queue = JobQueue(evicting.url)
+        queue.register(Add)(lambda _: anyio.from_thread.run_sync(ran.set))
+        async with queue, anyio.create_task_group() as tasks:
+            tasks.start_soon((worker := Worker(queue)).run)
+            await queue.push(Add(1))
+            await ran.wait()
+            worker.stop()
+    assert caplog.text.count("the server evicts keys") == 1
 
 
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])

@@ -13,6 +13,7 @@ from conftest import ENGINES
 from store import RedisStore, eventually
 
 from redisjobs import JobContext, JobQueue, Worker, server
+from redisjobs.driver import Fenced
 from redisjobs.job import Priority
 
 pytestmark = pytest.mark.anyio
@@ -151,6 +152,12 @@ async def test_a_blocking_read_makes_the_groups_it_lacks_though_the_server_is_fu
         bench.destroy_groups()
     else:
         bench.store.admin.delete(*(bench.store.prefix + key for key in list(bench.store.keys())))
+
+    if lost == "all keys":  # its record too: it has to join again first
+        with pytest.raises(Fenced):
+            await consumer.wait(10, 0.01)
+        assert bench.groups() == 0
+        await consumer.open("w1-again")
 
     assert await consumer.wait(10, 0.01) == []
 

@@ -66,6 +66,7 @@ class Target:
 
     Attributes:
         has_answered: Whether a connection to it has opened.
+        has_warned: Whether it was said that the server evicts keys: a worker that fires schedules asks twice.
         database: Of the server.
         place: Equal where the server and its database are the same.
         server: Equal where the server, its database and who we are there are the same.
@@ -75,6 +76,7 @@ class Target:
     """
 
     def __init__(self, where: Any) -> None:
+        self.has_warned = False
         if isinstance(where, str):
             _check_database(where)
             pool = redis.ConnectionPool.from_url(where, **_INTRODUCTION)

@@ -115,7 +115,10 @@ class RedisConsumer:
         except DriverError as error:
             return [f"could not read the server's memory policy ({error}): make sure it is noeviction"]
         warning = eviction_warning(policy)
-        return [warning] if warning else []
+        if not warning or self._target.has_warned:
+            return []
+        self._target.has_warned = True
+        return [warning]
 
     async def _run(self, *commands: Command[Any]) -> list[Any]:
         line = self._lines.pop() if self._lines else self._new_line()

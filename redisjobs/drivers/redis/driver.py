@@ -39,10 +39,11 @@ _TELLINGS = 3  # times that a push is sent before the server's clock counts as o
 _RESTLESS = "the server's clock was set again and again, or answers take too long; nothing was written"
 
 
-def _warn(answers: Sequence[str]) -> None:
-    """Say once in a process what is wrong with its server."""
+def _warn(target: Target, answers: Sequence[str]) -> None:
+    """Say once what is wrong with a server."""
     *_, warning = answers
-    if warning:
+    if warning and not target.has_warned:
+        target.has_warned = True
         logger.warning("%s", warning)
 
 
@@ -216,7 +217,7 @@ class RedisDriver:
         if not self._checked:
             async with self._connection() as connection:
                 await connection.run(hello())
-                _warn(await connection.run_all(self.commands.meeting()))
+                _warn(self.target, await connection.run_all(self.commands.meeting()))
             self._checked = True
 
     def _connections(self) -> _Connections:
@@ -352,7 +353,7 @@ class SyncRedisDriver:
         try:
             if not connections.checked:
                 connection.run(hello(), until)
-                _warn(connection.run_all(self.commands.meeting(), until))
+                _warn(self.target, connection.run_all(self.commands.meeting(), until))
                 connections.checked = True
             return call(connection)
         except Unavailable:

@@ -30,7 +30,7 @@ class Idle:
     def __init__(self, store: RedisStore) -> None:
         self.store = store
         self.queue = JobQueue(store.url, store.queue_name)
-        self.worker = Worker(self.queue, lease=60)
+        self.worker = Worker(self.queue, lease=60, schedules=False)
         self.started, self.go = anyio.Event(), anyio.Event()
         self.ran: list[str] = []
         self.queue.register(Work)(self.run)

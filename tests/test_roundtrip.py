@@ -412,7 +412,7 @@ def test_a_function_without_annotations_is_compared_as_well(make: Any) -> None:
     job = unannotated(make("memory://"))
 
     assert job.prepare("a", size=[1]).fields[-1] == b'{"path":"a","size":[1]}'
-    with pytest.raises(EncodeError, match=r"^job: job\.size would arrive as a list, not as a tuple; annotate it"):
+    with pytest.raises(EncodeError, match=r"^job\.size would arrive as a list, not as a tuple; annotate it"):
         job.prepare("a", size=(1, 2))
 
 

@@ -111,6 +111,8 @@ class Call:
         self._keep_ms = keep_ms
         self._max_bytes = max_bytes
         self._strikes = means.guard.strikes
+        # Here, for the fresh one to have it: to enter that once more would cost a job ten times as much.
+        set_current_job(context)
         # A fresh one each: what a handler sets in it is no business of the next job's.
         self._surroundings: Context = means.contexts.fresh()
         self._opened = scopes.innermost()  # those inside of it are what the handler has left open
@@ -126,7 +128,7 @@ class Call:
         """
         definition, surroundings = self._definition, self._surroundings
         try:
-            decoded = surroundings.run(self._read, parameters)
+            decoded = surroundings.run(codec.decode_parameters, definition.name, parameters)
         except DecodeError as error:
             return Undecodable(str(error))
         except BaseException as error:  # the parameters' own code
@@ -140,11 +142,6 @@ class Call:
             return self._ended(begun)
         finally:
             del begun  # or it would hold itself: its traceback leads to the frames that called the handler
-
-    def _read(self, parameters: bytes) -> Any:
-        """Read the parameters, which may run code of the user's: from here on it knows its job."""
-        set_current_job(self._context)
-        return codec.decode_parameters(self._definition.name, parameters)
 
     async def _wait_for(self, called: Awaitable[BaseException | None]) -> Outcome:
         try:

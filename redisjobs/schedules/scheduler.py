@@ -104,7 +104,7 @@ class Scheduler:
             self._is_running = False
             with anyio.CancelScope(shield=True):
                 await self._withdraw()
-                await self._queue.disconnect()
+                await self._queue.driver.aclose()  # what waits for results in this process goes on
 
     def stop(self) -> None:
         """Fire nothing from now on; `run` returns. For the event loop it runs in."""

@@ -1069,8 +1069,8 @@ def test_what_the_driver_starts_in_a_workers_task_is_not_cancelled_by_a_handler(
 
             @queue.register(Odd, retry=no_retry())
             async def odd(_: Odd) -> None:
-                (ping,) = [task for task in asyncio.all_tasks() if "_ping" in task.get_name()]
-                cancelled.append(str(ping.cancel()))
+                pings = [task for task in asyncio.all_tasks() if "_ping" in task.get_name()]
+                cancelled.extend(str(ping.cancel()) for ping in pings)
                 worker.stop()
 
             worker = Worker(queue)
@@ -1080,7 +1080,7 @@ def test_what_the_driver_starts_in_a_workers_task_is_not_cancelled_by_a_handler(
                 await queue.push(Odd())
 
     run(main())
-    assert cancelled == ["False"]
+    assert set(cancelled) == {"False"}
 
 
 @pytest.mark.parametrize("turns", range(4))

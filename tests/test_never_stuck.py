@@ -273,7 +273,7 @@ async def test_when_jobs_are_released_idle_workers_take_them_without_connecting_
     holder = redis_store.consumer("holder")
     await holder.open()
     assert len((await holder.exchange([], 1)).leases) == 1
-    worker = Worker(queue, lease=60)
+    worker = Worker(queue, lease=60, schedules=False)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(worker.run)
         await eventually(lambda: blocked_readers(redis_store)() == 1)

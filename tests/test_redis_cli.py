@@ -32,6 +32,7 @@ _RULES = "docs/how-to/restrict-access.md"  # its commands are test_acl.py's
 _PAGES = (*(page for page in PAGES if page.name != _RULES), Page(PROJECT / "lua/README.md"))
 _WORKER = "web-1:4242:9f3c2a1b"
 _SAMPLE_ENTRY, _SAMPLE_SLOT = "1732438800000-0", "346487760"
+_SAMPLE_RELEASE = "5e28fca0c2e00b30"
 KEPT = Retention(completed=Keep(count=100), cancelled=Keep(count=100))
 
 
@@ -172,8 +173,9 @@ def samples(url: str) -> dict[str, str]:
     with redis.Redis.from_url(url, decode_responses=True) as admin:
         place = str(admin.hget("redisjobs:{emails}:jobs", "invoice-42"))
         finished, *_ = admin.scan_iter("redisjobs:{emails}:finished:*")
+        release, *_ = admin.zrange("redisjobs:{emails}:schedulers", 0, 0)
         admin.persist("redisjobs:{emails}:conflict:invoice-45")
-    return {_SAMPLE_ENTRY: place.split()[1], _SAMPLE_SLOT: finished.rpartition(":")[2]}
+    return {_SAMPLE_ENTRY: place.split()[1], _SAMPLE_SLOT: finished.rpartition(":")[2], _SAMPLE_RELEASE: release}
 
 
 def by_redis_cli(url: str, command: str) -> str:

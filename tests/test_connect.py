@@ -260,17 +260,22 @@ async def test_a_push_is_repeated_until_the_server_has_loaded(face: Any) -> None
     with pretending(EVALSHA=b"-LOADING Redis is loading the dataset in memory\r\n") as pretender:
         queue = face(pretender.url)
 
+        over = threading.Event()  # a push that failed is a failure of this test, and no thread that goes on
+
         def load() -> None:
-            while pretender.asked.count("EVALSHA") < 3:
-                time.sleep(0.001)
+            while pretender.asked.count("EVALSHA") < 3 and not over.wait(0.001):
+                pass
             pretender.replies["EVALSHA"] = b"*2\r\n:1\r\n$2\r\nOK\r\n"
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(anyio.to_thread.run_sync, load)
-            if face is JobQueue:
-                assert (await queue.push(Add(1), job_id="mine")).added
-            else:
-                assert await anyio.to_thread.run_sync(lambda: queue.push(Add(1), job_id="mine"))
+            try:
+                if face is JobQueue:
+                    assert (await queue.push(Add(1), job_id="mine")).added
+                else:
+                    assert await anyio.to_thread.run_sync(lambda: queue.push(Add(1), job_id="mine"))
+            finally:
+                over.set()
         await close(queue)
 
 

@@ -27,7 +27,7 @@ _LEASE = 0.5  # seconds: nobody takes a job over who has not lived for a lease, 
 _TAKES = 0.05  # seconds that a step takes: else all of them would be done before the first kill
 _AWAY = 0.2  # seconds that the server is away
 _WITHIN = 1200.0  # seconds
-_KIND = Kind(("--max-deliveries", "100"))
+_KIND = Kind(("--max-deliveries", "100", "--no-schedules"))
 """Workers that give no step up: one may well be hit a few times, and is no poison."""
 
 

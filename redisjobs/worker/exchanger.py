@@ -41,7 +41,7 @@ class Exchanger:
         needs_recovery: Jobs may have been delivered into a reply that was lost.
         lost_at: When one failed last, by the monotonic clock.
         found_nothing: The last one neither settled nor claimed anything.
-        claimed_at: When the last claim was sent that was answered, by the monotonic clock.
+        claimed_at: When the latest claim was sent that was answered, by the monotonic clock.
         dry_until: It had nothing, and leaves the slots to other sources until then, by the monotonic clock.
         busy_until: Until when the source keeps its turn though it does something else, by the monotonic clock;
             infinity: it does nothing else.
@@ -204,7 +204,7 @@ class Exchanger:
         promoting_at = self._promoted_at + _BUSY if self._promoter.is_due else float("inf")
         return min(look_at, self.dispatcher.reporter.late_at, promoting_at)
 
-    def is_busy(self, seconds: float) -> None:
+    def keep_turn(self, seconds: float) -> None:
         """Keep the source's turn for so long at most, as something else is to be done first."""
         self.busy_until = time.monotonic() + seconds
 
@@ -254,7 +254,7 @@ class Exchanger:
         if batch.count:
             if batch.sent >= self.claimed_at:  # else a later one knew more
                 self.emptied_at = None if answer.more else batch.ended
-            self.claimed_at, self._claims_once_more = batch.sent, False
+            self.claimed_at, self._claims_once_more = max(self.claimed_at, batch.sent), False
             self._pool.brought(self, len(answer.leases), more=answer.more)
             # Not where some may not start: one that has a limit and waits here has a place that another could use.
             wanted = answer.more and not (answer.restricted or self.dispatcher.has_priorities)

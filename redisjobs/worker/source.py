@@ -135,7 +135,7 @@ class Source:
         """Join the queue, work until there is nothing more to do, and leave it; for a task of the worker's own."""
         try:
             if not self.member.opened:
-                self.exchanger.is_busy(_JOINING)
+                self.exchanger.keep_turn(_JOINING)
                 with anyio.CancelScope() as self.member.opening:  # a new one: this may be done again
                     if self._pool.shutdown.stopping:
                         self.member.opening.cancel()

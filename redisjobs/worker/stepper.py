@@ -113,7 +113,7 @@ class Stepper:
         if step in (Step.EXCHANGE, Step.REST):
             self._exchanger.busy_until = float("inf")
         else:
-            self._exchanger.is_busy(RESERVED)
+            self._exchanger.keep_turn(RESERVED)
         match step:
             case Step.FAIL:
                 self._exchanger.raise_trouble()

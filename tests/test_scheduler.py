@@ -278,20 +278,20 @@ async def test_a_scheduler_of_an_older_release_leaves_a_schedule_to_the_newer_on
 ) -> None:
     monkeypatch.setattr("redisjobs.schedules.scheduler._EVERY", 0.05)
     stop_between_slots(store)
-    # Not by minutes: a schedule that nobody declares for so long has stopped, and the older one takes it up.
-    every = Schedule.every(20)
+    # 20 s in all: a scheduler that has said nothing for 30 s counts as gone, and the older one takes over.
+    every = Schedule.every(10)
     newer = JobQueue(store.driver, store.queue_name)
     queue.schedule(Report(1), every)
     newer.schedule(Report(2), every)
     with hearing(queue) as old, hearing(newer) as new:
         async with scheduling(queue):
             await eventually_there(queue, "Report")
-            await let_pass(store, queue, 20)
+            await let_pass(store, queue, 10)
             await eventually(lambda: old)
             async with scheduling(newer):
                 await eventually(lambda: "it is left to that one" in caplog.text)
                 for number in (1, 2):
-                    await let_pass(store, queue, 20)
+                    await let_pass(store, queue, 10)
                     await eventually(lambda number=number: len(new) == number)  # type: ignore[misc]
     assert len(old) == 1
     assert caplog.text.count("it is left to that one") == 1

@@ -1,7 +1,16 @@
 """What a handler is told of the job it runs, and what it can say: how far it is, and what is to be pushed."""
 
 import logging
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -47,6 +56,7 @@ class JobContext(Generic[AppState]):
     # Of the class, as few contexts ever have others: one is made for each job.
     _has_state: bool = True
     _progress: Progress | None = None
+    _only_slot_of: Sequence[str] = ()  # the queues of its worker, if that runs one job at a time
 
     def __init__(
         self,
@@ -303,6 +313,17 @@ def current_job() -> JobContext[Any]:
 def set_current_job(context: JobContext[Any]) -> None:
     """Let `current_job` return this one, in the current context of `contextvars`."""
     _current.set(context)
+
+
+def keep_only_slot(context: JobContext[Any], queues: Sequence[str]) -> None:
+    """Note that the job has the only slot of its worker, which runs jobs of these queues."""
+    context._only_slot_of = queues
+
+
+def keeper_of_only_slot(queue: str) -> str | None:
+    """The id of the job that runs here, if it has the only slot of a worker of this queue; else None."""
+    context = _current.get()
+    return context.job_id if context is not None and queue in context._only_slot_of else None
 
 
 def hearer_of(context: JobContext[Any]) -> Hearer | None:

@@ -22,14 +22,15 @@ import anyio
 
 from redisjobs import codec
 from redisjobs.backoff import NOT_NOW, retrying
+from redisjobs.context import keeper_of_only_slot
 from redisjobs.driver import Driver, Notification
 from redisjobs.errors import DriverError
 from redisjobs.eventloop import Wakeup, has_closed, loop_key, spawn
 from redisjobs.forks import begin_after_fork
-from redisjobs.job import Expected, WhyWaiting
+from redisjobs.job import Expected, State, WhyWaiting
 from redisjobs.logger import Log
 from redisjobs.progress import Progress
-from redisjobs.queries import Ask, Ending, Find, Standing
+from redisjobs.queries import Ask, Ending, Find, Row, Standing
 from redisjobs.results import has_ended, not_ended, not_kept_yet, result_of
 from redisjobs.visible import visible
 
@@ -52,6 +53,11 @@ _WHY = {
     WhyWaiting.LIMIT: "it waits in the line of its limit on {where}",
     WhyWaiting.LAST_DELIVERY: "it waits for a worker of {where} that runs nothing else",
 }
+
+_OWN_SLOT = (
+    "the handler that waits for it has the only slot of its worker of {where}: give the worker a concurrency of 2 "
+    "or more, or push the job as this one ends, by `context.push`"
+)
 
 
 class Waiter:
@@ -118,7 +124,7 @@ class Waiting:
         self.trouble: DriverError | None = None
         self._driver = driver
         self._queue = queue
-        self._warned: set[WhyWaiting] = set()
+        self._warned: set[str] = set()
         self._process = f"{os.getpid()}-{secrets.token_hex(8)}"
         self._waiters: dict[str, list[Waiter]] = {}
         self._changed: dict[str, None] = {}  # ids to ask about, in order
@@ -160,13 +166,18 @@ class Waiting:
             row = await self._driver.read(Find(job_id))
         except DriverError:
             return  # `trouble` says it
-        why = row.why_waiting if row is not None else None
-        if why is None or why in self._warned:
+        why = self._why(row) if row is not None else ""
+        if not why or why in self._warned:
             return
         self._warned.add(why)
-        where = f"queue '{self._queue}' at {self._driver.where}"
-        said = _WHY[why].format(where=where)
+        said = why.format(where=f"queue '{self._queue}' at {self._driver.where}")
         logger.warning("job %s is waited for without a timeout, and %s", visible(job_id), said)
+
+    def _why(self, row: Row) -> str:
+        if row.why_waiting is not None:
+            return _WHY[row.why_waiting]
+        keeper = keeper_of_only_slot(self._queue) if row.state is State.READY else None
+        return "" if keeper is None else _OWN_SLOT
 
     async def _looks(self, job_id: str, *, once: bool, warns: bool) -> AsyncGenerator[Standing, None]:
         """How a job stands: by one look, or as `standings` has it."""

@@ -5,7 +5,7 @@ import functools
 import logging
 import threading
 import time
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import anyio
@@ -14,7 +14,7 @@ import anyio.to_thread
 import pytest
 import tenacity
 from process_handlers import running_here
-from store import RedisStore, eventually
+from store import RedisStore, Store, eventually
 
 import redisjobs.sync
 from redisjobs import JobContext, JobQueue, RetryPolicy, Snooze, Worker, current_job, waiting
@@ -294,3 +294,34 @@ def test_a_sync_wait_without_a_timeout_says_so_too(caplog: pytest.LogCaptureFixt
     assert line.endswith(
         "is waited for without a timeout, and jobs of its name are paused on queue 'shop' at memory://"
     )
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("way", ["async", "thread"])
+async def test_a_handler_that_waits_for_a_slot_of_its_own_one_slot_worker_is_told_of_in_the_log(
+    caplog: pytest.LogCaptureFixture, store: Store, way: str
+) -> None:
+    async with JobQueue(store.driver, store.queue_name) as queue:
+        answer: Any = queue.job(name="answer", keep_result=60)(lambda: 42)
+        sync_face = redisjobs.sync.JobQueue(store.driver, store.queue_name)
+        sync_face.job(name="answer", keep_result=60)(lambda: 42)
+
+        @queue.job(name="asks")
+        async def asks() -> int:
+            return cast(int, await answer.run())
+
+        @queue.job(name="asks-in-thread")
+        def asks_in_thread() -> object:
+            return sync_face.run({}, "answer")
+
+        function: Any = asks if way == "async" else asks_in_thread
+        await function.push()
+        worker = Worker(queue, concurrency=1)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            await eventually(lambda: lines_of(caplog, logging.WARNING, "redisjobs"))
+            await Worker(queue).run(until_idle=True)  # it has a slot for the other job
+            worker.stop()
+
+    (line,) = lines_of(caplog, logging.WARNING, "redisjobs")
+    assert "the handler that waits for it has the only slot of its worker of queue" in line

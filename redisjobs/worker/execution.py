@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import anyio
 
 from redisjobs import codec
-from redisjobs.context import JobContext
+from redisjobs.context import JobContext, keep_only_slot
 from redisjobs.errors import DecodeError, RegistrationError
 from redisjobs.events import SettledJob
 from redisjobs.job import JobDefinition, PushedJob
@@ -333,6 +333,8 @@ class Execution:
             hearer=self,
             keeps_result=self._keep_ms > 0,
         )
+        if self._settings.concurrency == 1:
+            keep_only_slot(self._context, self._settings.queues or (self._settings.queue.name,))
         return self._context
 
     def hand_back(self, *, refund: bool = True) -> Settlement:

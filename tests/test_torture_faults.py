@@ -440,7 +440,9 @@ def test_how_long_a_prepared_job_is_delayed_is_read_of_it() -> None:
 @pytest.mark.slow
 def test_what_a_handler_pushes_is_judged_as_what_any_producer_does(target: Server, tmp_path: Path) -> None:
     store = Store(target.url, f"q-{random.randrange(10**9)}")
-    fleet = Fleet([store.url], store.queue.name, tmp_path, 2.0, random.Random(7), kinds=[Kind()])
+    fleet = Fleet(
+        [store.url], store.queue.name, tmp_path, 2.0, random.Random(7), kinds=[Kind(("--no-schedules",))]
+    )
     with fleet, Field(fleet, [store], 2.0) as field:
         fleet.start()
         field.push(Pusher(), store)
@@ -464,7 +466,9 @@ def test_what_a_handler_pushes_is_judged_as_what_any_producer_does(target: Serve
 @pytest.mark.slow
 def test_what_handlers_return_and_push_as_they_end_is_judged(target: Server, tmp_path: Path) -> None:
     store = Store(target.url, f"q-{random.randrange(10**9)}")
-    fleet = Fleet([store.url], store.queue.name, tmp_path, 2.0, random.Random(7), kinds=[Kind()])
+    fleet = Fleet(
+        [store.url], store.queue.name, tmp_path, 2.0, random.Random(7), kinds=[Kind(("--no-schedules",))]
+    )
     with fleet, Field(fleet, [store], 2.0) as field:
         fleet.start()
         asked = [field.push(job, store, keep_result=KEPT) for job in (Parent(until=2), Work(0.01))]

@@ -129,7 +129,7 @@ async def test_a_connection_cut_at_any_byte_from_its_opening_on_makes_one_job(be
 
     await push("uncut")
     reply = bench.proxy.reply_bytes
-    assert 150 < reply < 1_000
+    assert 150 < reply < 3_000  # most of it says of what memory the server has
     for n in range(reply + 1):
         bench.proxy.cut_after_reply_bytes(n)
         await push(f"cut-{n}")

@@ -20,6 +20,7 @@ def write_modules(folder: Path) -> set[Path]:
     written = set()
     for page in PAGES:
         for name, code in page.files.items():  # the same on each page that shows it: an example
+            (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(code, "utf-8")
             written.add(folder / name)
         if page.parts:

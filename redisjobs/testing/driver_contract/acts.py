@@ -46,6 +46,24 @@ def happened(counts: Counts) -> dict[str, int]:
     return {counter: number for counter, number in counts.totals.items() if number}
 
 
+class Slots:
+    """Starts jobs as a worker does: so many at a time, strictly by priority, and what is over waits."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self.started: list[str] = []
+        self._consumer = consumer
+        self._over: list[Lease] = []
+
+    async def claim(self, count: int) -> list[str]:
+        """Claim for so many slots; the jobs that start."""
+        answer = await self._consumer.exchange([], count, waiting=self._over)
+        there = sorted([*self._over, *answer.leases], key=lambda lease: lease.rank)
+        some = [lease for lease in there if lease.rank <= answer.up_to][:count]
+        self._over = [lease for lease in there if lease not in some]
+        self.started += ids(some)
+        return ids(some)
+
+
 class Heart:
     """The heartbeats of one worker, from the thread of whoever calls."""
 

@@ -1,9 +1,8 @@
 """Pushing, claiming and being done; delayed jobs, priorities, and what an exchange tells of what is left."""
 
-from redisjobs.driver import Consumer
 from redisjobs.job import Priority, State
 from redisjobs.queries import Find
-from redisjobs.testing.driver_contract.acts import PRIORITIES, Open, claim, found, ids, job, push, texts
+from redisjobs.testing.driver_contract.acts import PRIORITIES, Open, Slots, claim, found, ids, job, push, texts
 from redisjobs.testing.store import DriverStore
 from redisjobs.transitions import (
     Ack,
@@ -11,7 +10,6 @@ from redisjobs.transitions import (
     At,
     Lease,
     Pushed,
-    Release,
     Reply,
 )
 
@@ -164,24 +162,6 @@ async def test_an_exchange_that_brings_nothing_though_there_is_something_says_so
     assert not answer.more
 
 
-class Slots:
-    """Starts jobs as a worker does: so many at a time, strictly by priority, and what is over waits."""
-
-    def __init__(self, consumer: Consumer) -> None:
-        self.started: list[str] = []
-        self._consumer = consumer
-        self._over: list[Lease] = []
-
-    async def claim(self, count: int) -> list[str]:
-        """Claim for so many slots; the jobs that start."""
-        answer = await self._consumer.exchange([], count, waiting=self._over)
-        there = sorted([*self._over, *answer.leases], key=lambda lease: lease.rank)
-        some = [lease for lease in there if lease.rank <= answer.up_to][:count]
-        self._over = [lease for lease in there if lease not in some]
-        self.started += ids(some)
-        return ids(some)
-
-
 async def test_a_job_of_higher_priority_that_came_since_the_last_claim_is_the_next_to_start(
     store: DriverStore, worker: Open
 ) -> None:
@@ -202,19 +182,3 @@ async def test_a_job_of_higher_priority_that_came_since_the_last_claim_is_the_ne
         *("normal 0", "normal 1"),
         *(f"low {number}" for number in range(1, 6)),
     ]
-
-
-async def test_no_job_starts_before_one_of_higher_priority_that_was_handed_back(
-    store: DriverStore, worker: Open
-) -> None:
-    slots, other = Slots(await worker()), await worker()
-    await push(store, *(job(f"normal {number}") for number in range(4)))
-    assert await slots.claim(1) == ["normal 0"]
-    await push(store, job("high", priority=Priority.HIGH))
-    (lease,) = await claim(other, 1)
-    assert lease.job_id == "high"
-    await other.exchange([(lease, Release())], None)
-    while len(slots.started) < 3:
-        await slots.claim(1)
-
-    assert slots.started == ["normal 0", "high", "normal 1"]

@@ -13,6 +13,7 @@ from redisjobs.testing.driver_contract.acts import (
     FAILED,
     LATER,
     Open,
+    Slots,
     claim,
     claim_one,
     found,
@@ -363,3 +364,19 @@ async def test_what_was_handed_back_is_passed_by_one_exchange_at_most(store: Dri
     next_two = [ids(list((await consumer.exchange([], 1)).leases)) for _ in range(2)]
 
     assert sorted(next_two) == [["a"], ["c"]]
+
+
+async def test_no_job_starts_before_one_of_higher_priority_that_was_handed_back(
+    store: DriverStore, worker: Open
+) -> None:
+    slots, other = Slots(await worker()), await worker()
+    await push(store, *(job(f"normal {number}") for number in range(4)))
+    assert await slots.claim(1) == ["normal 0"]
+    await push(store, job("high", priority=Priority.HIGH))
+    (lease,) = await claim(other, 1)
+    assert lease.job_id == "high"
+    await other.exchange([(lease, Release())], None)
+    while len(slots.started) < 3:
+        await slots.claim(1)
+
+    assert slots.started == ["normal 0", "high", "normal 1"]

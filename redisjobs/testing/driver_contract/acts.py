@@ -103,6 +103,16 @@ async def rows_of(driver: Driver, state: State, limit: int = MOST_JOBS) -> list[
     return rows
 
 
+async def row_of(driver: Driver, job_id: str) -> Row:
+    """What is known of a job, which a look at all of its state says as well."""
+    row = await driver.read(Find(job_id))
+    assert row is not None
+    (listed,) = [each for each in await rows_of(driver, row.state) if each.job_id == job_id]
+    assert (listed.why_waiting, listed.progress) == (row.why_waiting, row.progress)
+    assert (listed.started_ms is None, listed.ran_ms is None) == (row.started_ms is None, row.ran_ms is None)
+    return row
+
+
 async def claim(consumer: Consumer, count: int = 10, *, idle: bool = False) -> list[Lease]:
     """Claim as a worker does that has just heard what there is, and asks on for as long as there is more."""
     return (await claim_and_hear(consumer, count, idle=idle))[0]

@@ -23,19 +23,13 @@ from redisjobs.queries import (
     Find,
     FindWorkers,
     GroupDead,
-    Hold,
     Measure,
-    Pause,
     Query,
     Requeue,
-    Resume,
     Retain,
-    Row,
     Scan,
-    SetLimit,
     Several,
     Tidy,
-    Unhold,
 )
 from redisjobs.retention import Keep, Retention
 from redisjobs.testing.driver_contract.acts import (
@@ -46,6 +40,7 @@ from redisjobs.testing.driver_contract.acts import (
     claim_one,
     job,
     push,
+    row_of,
     rows_of,
     settle,
 )
@@ -340,16 +335,6 @@ async def test_there_is_nothing_to_tidy_in_a_queue_that_is_in_order(store: Drive
 # What a row says of a job beside its fields
 
 
-async def row_of(driver: Driver, job_id: str) -> Row:
-    """What is known of a job, which a look at all of its state says as well."""
-    row = await driver.read(Find(job_id))
-    assert row is not None
-    (listed,) = [each for each in await rows_of(driver, row.state) if each.job_id == job_id]
-    assert (listed.why_waiting, listed.progress) == (row.why_waiting, row.progress)
-    assert (listed.started_ms is None, listed.ran_ms is None) == (row.started_ms is None, row.ran_ms is None)
-    return row
-
-
 async def test_of_a_job_that_runs_it_is_known_since_when_and_how_far_it_is(
     store: DriverStore, driver: Driver, worker: Open
 ) -> None:
@@ -411,47 +396,6 @@ async def test_of_a_job_that_has_ended_it_is_known_how_long_its_last_run_took(
     assert await driver.change(Requeue("dead")) is Reply.OK
     again = await row_of(driver, "dead")
     assert b"ran_ms" not in again.fields
-
-
-@needs(Hold, Unhold, Pause, Resume, SetLimit)
-async def test_a_job_that_waits_says_what_keeps_it_from_starting(
-    store: DriverStore, driver: Driver, worker: Open
-) -> None:
-    store.clock.advance(0)
-    await push(store, "a", job("later", due=After(60_000)))
-
-    async def why() -> tuple[WhyWaiting | None, WhyWaiting | None]:
-        return (await row_of(driver, "a")).why_waiting, (await row_of(driver, "later")).why_waiting
-
-    assert await why() == ("no worker", "no worker")
-    consumer = await worker()
-    assert await why() == (None, None)
-    await driver.change(Pause("Work"))
-    assert await why() == ("name paused", "name paused")
-    await claim(consumer)  # which parks it
-    assert await why() == ("name paused", "name paused")
-    await driver.change(Pause())
-    assert await why() == ("paused", "paused")
-    await driver.change(Hold("a"))
-    assert await why() == ("held", "paused")
-    await driver.change(Unhold("a"))
-    await driver.change(Resume())
-    await driver.change(Resume("Work"))
-    store.age(20)
-    assert await why() == ("no worker", "no worker")
-
-
-@needs(SetLimit)
-async def test_a_job_that_waits_in_the_line_of_a_limit_says_so(
-    store: DriverStore, driver: Driver, worker: Open
-) -> None:
-    consumer = await worker()
-    await driver.change(SetLimit("Work", "max_concurrency=1"))
-    await push(store, "a", "b")
-    assert [lease.job_id for lease in await claim(consumer)] == ["a"]
-
-    assert (await row_of(driver, "a")).why_waiting is None
-    assert (await row_of(driver, "b")).why_waiting is WhyWaiting.LIMIT
 
 
 async def test_a_job_without_a_handler_and_one_that_is_to_run_alone_say_so(

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from redisjobs.driver import Consumer, Driver, Notification, Until
-from redisjobs.job import Priority, State
+from redisjobs.job import Priority, State, WhyWaiting
 from redisjobs.queries import (
     Cancel,
     Count,
@@ -26,7 +26,7 @@ from redisjobs.queries import (
     Unhold,
     Unpark,
 )
-from redisjobs.testing.driver_contract.acts import FAILED, LATER, Open, beat, outlive, rows_of, settle
+from redisjobs.testing.driver_contract.acts import FAILED, LATER, Open, beat, outlive, row_of, rows_of, settle
 from redisjobs.testing.driver_contract.needs import needs
 from redisjobs.testing.store import DriverStore
 from redisjobs.transitions import Ack, After, Lease, Lingers, NewJob, Release, Reply, RetryLater, Settlement, Turn
@@ -896,3 +896,14 @@ async def test_tidying_takes_no_share_from_a_job_that_runs(
 
     assert job_ids(await claim(consumer)) == []
     assert job_ids(await claim(consumer, (a, Ack()))) == ["b"]
+
+
+@needs(*LIMITS)
+async def test_a_job_that_waits_in_the_line_of_a_limit_says_so(driver: Driver, worker: Open) -> None:
+    consumer = await worker()
+    await limit(driver, "max_concurrency=1")
+    await push(driver, "a", "b")
+    assert job_ids(await claim(consumer)) == ["a"]
+
+    assert (await row_of(driver, "a")).why_waiting is None
+    assert (await row_of(driver, "b")).why_waiting is WhyWaiting.LIMIT

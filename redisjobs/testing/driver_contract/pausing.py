@@ -7,7 +7,7 @@ import anyio
 import pytest
 
 from redisjobs.driver import Consumer, Driver, Until
-from redisjobs.job import Priority, State
+from redisjobs.job import Priority, State, WhyWaiting
 from redisjobs.queries import (
     Cancel,
     Count,
@@ -23,7 +23,7 @@ from redisjobs.queries import (
     Unhold,
     Unpark,
 )
-from redisjobs.testing.driver_contract.acts import Open, rows_of
+from redisjobs.testing.driver_contract.acts import Open, row_of, rows_of
 from redisjobs.testing.driver_contract.needs import needs
 from redisjobs.testing.store import DriverStore
 from redisjobs.transitions import (
@@ -434,3 +434,31 @@ async def test_deliveries_into_a_lost_reply_are_found_again_but_for_what_may_not
         await driver.change(Resume("Work"))
         await unpark(driver)
         assert await ids_of_claim(consumer) == ["a", "b"]
+
+
+@needs(*STOPS)
+async def test_a_job_that_waits_says_what_keeps_it_from_starting(
+    store: DriverStore, driver: Driver, worker: Open
+) -> None:
+    store.clock.advance(0)
+    await push(driver, named("a"), named("later", due=After(60_000)))
+
+    async def why() -> tuple[WhyWaiting | None, WhyWaiting | None]:
+        return (await row_of(driver, "a")).why_waiting, (await row_of(driver, "later")).why_waiting
+
+    assert await why() == ("no worker", "no worker")
+    consumer = await worker()
+    assert await why() == (None, None)
+    await driver.change(Pause("Work"))
+    assert await why() == ("name paused", "name paused")
+    await claims(consumer)  # which parks it
+    assert await why() == ("name paused", "name paused")
+    await driver.change(Pause())
+    assert await why() == ("paused", "paused")
+    await driver.change(Hold("a"))
+    assert await why() == ("held", "paused")
+    await driver.change(Unhold("a"))
+    await driver.change(Resume())
+    await driver.change(Resume("Work"))
+    store.age(20)
+    assert await why() == ("no worker", "no worker")

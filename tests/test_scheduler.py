@@ -892,6 +892,24 @@ async def test_each_queue_of_a_worker_has_its_schedules_fired() -> None:
         await each.aclose()
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_worker_listens_for_jobs_and_for_schedules_on_one_connection(
+    redis_store: RedisStore, queue_name: str
+) -> None:
+    async with JobQueue(redis_store.url, queue_name) as queue:
+        queue.register(Report)(lambda parameters: None)
+        worker = Worker(queue)
+        listening = f"{redis_store.prefix}control:0"
+        with hearing(queue) as fired:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(worker.run)
+                await eventually(lambda: redis_store.admin.pubsub_numsub(listening)[0][1])
+                await queue.schedules.put("each-second", Report(), Schedule.every(1))  # it hears of that one
+                await eventually(lambda: fired)
+                assert redis_store.admin.pubsub_numsub(listening)[0][1] == 1
+                worker.stop()
+
+
 async def test_a_job_that_no_schedule_pushed_is_scheduled_for_no_time(queue: JobQueue) -> None:
     seen: list[Any] = []
     queue.register(Report)(lambda report, context: seen.append((context.scheduled_for, context.next_scheduled_at)))

@@ -82,8 +82,12 @@ class Scheduler:
         self._stopped = self._is_running = False
         self._said: dict[str, str] = {}  # of a schedule, what the log has last
 
-    async def run(self) -> None:
+    async def run(self, *, listens: bool = True) -> None:
         """Fire what is due, until it is stopped. While the store is away it waits, and makes up for it then.
+
+        Args:
+            listens: Whether it listens for changes of schedules, on a connection of its own. A worker, which
+                listens anyway, passes on what it hears, by `hear`.
 
         Raises:
             RuntimeError: This scheduler runs already.
@@ -98,7 +102,8 @@ class Scheduler:
         try:
             with anyio.CancelScope() as self._scope:
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._listen)
+                    if listens:
+                        tasks.start_soon(self._listen)
                     await self._work()
         finally:
             self._is_running = False
@@ -122,9 +127,10 @@ class Scheduler:
 
     async def _listen(self) -> None:
         while True:
-            await retrying(partial(self._queue.driver.listen, self._heard))
+            await retrying(partial(self._queue.driver.listen, self.hear))
 
-    def _heard(self, notification: Notification) -> None:
+    def hear(self, notification: Notification) -> None:
+        """Take in a notification of the queue. For the event loop it runs in."""
         match notification.kind:
             case "schedules":
                 self._is_behind = True

@@ -15,7 +15,6 @@ from redisjobs.eventloop import Gate, threadsafe_caller
 from redisjobs.events import LoopBlocked, LoopResumed
 from redisjobs.logger import Log
 from redisjobs.outcome import Interrupted
-from redisjobs.schedules.scheduler import Scheduler
 from redisjobs.worker.allocator import Allocator
 from redisjobs.worker.call import Means
 from redisjobs.worker.contexts import Contexts
@@ -79,7 +78,6 @@ class Processor:
         self.loop = LoopWatchdog(self.call_soon, patience, self._tell_blocked, self._tell_resumed)
         self.heartbeats: list[Heartbeat] = self._make_heartbeats()
         self.processes: Processes | None = None
-        self._schedulers = [Scheduler(each.queue) for each in settings if each.schedules]
         self.broken = False
 
     def _make_heartbeats(self) -> list[Heartbeat]:
@@ -154,8 +152,6 @@ class Processor:
         self.pool.start(tasks)
         for source in self.sources:
             tasks.start_soon(keep_up, partial(source.run, tasks))
-        for scheduler in self._schedulers:
-            tasks.start_soon(keep_up, scheduler.run)
         tasks.start_soon(keep_up, self._watch_grace)
         if self._settings.max_rss < math.inf:
             tasks.start_soon(keep_up, self._watch_memory)
@@ -183,8 +179,6 @@ class Processor:
         is_first = not self.shutdown.stopping
         self.shutdown.ask(grace)
         self._opening.cancel()
-        for scheduler in self._schedulers:
-            scheduler.stop()
         for source in self.sources:
             source.stop(is_first=is_first)
 

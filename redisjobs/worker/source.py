@@ -8,6 +8,7 @@ waiting to a blocking read on a connection of its own.
 import random
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import anyio
@@ -16,6 +17,7 @@ from anyio.abc import TaskGroup
 from redisjobs.driver import Fenced
 from redisjobs.eventloop import Wakeup
 from redisjobs.events import JobsReclaimed, WorkerDraining, WorkerStarted, WorkerStopped
+from redisjobs.schedules.scheduler import Scheduler
 from redisjobs.worker.beats import Beats
 from redisjobs.worker.chain import finder
 from redisjobs.worker.clearance import Clearance
@@ -104,7 +106,10 @@ class Source:
             wakeup,
             until_idle=until_idle,
         )
-        self.subscriber = Subscriber(consumer, self.exchanger, self.promoter, self.beats, self.reclaimer)
+        self.scheduler = Scheduler(settings.queue) if settings.schedules else None
+        self.subscriber = Subscriber(
+            consumer, self.exchanger, self.promoter, self.beats, self.reclaimer, self.scheduler
+        )
         self.recovery = Recovery(
             member, self.dispatcher, self.exchanger, self.beats, clock, pool.shutdown, self.progress
         )
@@ -165,6 +170,8 @@ class Source:
         parts = (self.fetcher, self.subscriber, self.promoter, self.progress)
         for duty in (*(part.run for part in parts), self._watch_leases):
             tasks.start_soon(keep_up, duty)
+        if self.scheduler is not None:
+            tasks.start_soon(keep_up, partial(self.scheduler.run, listens=False))
         self.exchanger.batcher.start(tasks)
         threads, processes = self._pool.threads, self._pool.means.processes
         self.dispatcher.find = finder(settings.queue.definitions, self._middleware, threads, processes)
@@ -173,6 +180,8 @@ class Source:
     def stop(self, *, is_first: bool) -> None:
         """Claim no more: the worker was asked to stop, for the first time or once more."""
         self.member.opening.cancel()
+        if self.scheduler is not None:
+            self.scheduler.stop()
         self.fetcher.interrupt()
         self._wakeup.wake()
         if is_first:

@@ -7,6 +7,7 @@ import re
 
 from redisjobs.backoff import retrying
 from redisjobs.driver import Consumer, Notification
+from redisjobs.schedules.scheduler import Scheduler
 from redisjobs.worker.beats import Beats
 from redisjobs.worker.exchanger import Exchanger
 from redisjobs.worker.promoter import Promoter
@@ -24,6 +25,7 @@ class Subscriber:
         promoter: The timer for delayed jobs.
         beats: Learns by the next heartbeat which jobs are cancelled.
         reclaimer: Looks after other workers.
+        scheduler: Fires schedules, and listens by this; None: the worker fires none.
     """
 
     def __init__(
@@ -33,7 +35,9 @@ class Subscriber:
         promoter: Promoter,
         beats: Beats,
         reclaimer: Reclaimer,
+        scheduler: Scheduler | None,
     ) -> None:
+        self._scheduler = scheduler
         self._reclaimer = reclaimer
         self._consumer = consumer
         self._exchanger = exchanger
@@ -49,6 +53,8 @@ class Subscriber:
         await self._consumer.listen(self._heard)
 
     def _heard(self, notification: Notification) -> None:
+        if self._scheduler is not None:
+            self._scheduler.hear(notification)
         match notification.kind:
             case "cancel":
                 self._beats.hurry_for(notification.value)

@@ -1213,6 +1213,7 @@ def test_what_is_not_there_is_told_in_one_line(
         assert re.search(said.format(queue=queue_name), one_line(told.err))
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_is_told_in_one_line(cli: Callable[..., Ended], monkeypatch: Any) -> None:
     monkeypatch.setattr("redisjobs.cli.target._ANSWER", 0.1)
 

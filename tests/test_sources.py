@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -363,6 +363,30 @@ async def test_jobs_of_both_queues_run_in_the_slots_of_one_worker(
     assert seen.most <= 5
     for queue in queues:
         assert happened(await queue.counts()) == {"pushed": 40, "completed": 40}
+
+
+async def test_a_queue_that_found_nothing_waits_for_its_turn_to_look_once_more_and_does_not_spin(
+    queues: tuple[JobQueue, JobQueue],
+) -> None:
+    for queue in queues:
+        await queue.push(Work())
+    processor, looks = processor_of(queues, until_idle=True), 0
+
+    def counted(look: Callable[[], bool]) -> Callable[[], bool]:
+        def count() -> bool:
+            nonlocal looks
+            looks += 1
+            return look()
+
+        return count
+
+    for source in processor.sources:
+        idleness = source.stepper._idleness
+        assert idleness is not None
+        idleness.look = counted(idleness.look)  # type: ignore[method-assign]
+    await processor.run()
+
+    assert looks < 100
 
 
 async def test_a_job_that_a_handler_pushes_to_the_other_queue_is_run_before_an_idle_worker_ends(

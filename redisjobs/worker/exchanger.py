@@ -136,9 +136,10 @@ class Exchanger:
         return self._until_idle and self.is_dry and not self._claims_once_more
 
     def claim_once_more(self) -> None:
-        """Claim though the last claim found nothing."""
-        self._claims_once_more = True
-        self._wakeup.wake()
+        """Claim though the last claim found nothing, as soon as it is the source's turn."""
+        if not self._claims_once_more:
+            self._claims_once_more = True
+            self._wakeup.wake()
 
     # What an exchange takes
 

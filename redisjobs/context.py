@@ -310,9 +310,8 @@ def current_job() -> JobContext[Any]:
     return context
 
 
-def set_current_job(context: JobContext[Any]) -> None:
-    """Let `current_job` return this one, in the current context of `contextvars`."""
-    _current.set(context)
+set_current_job = _current.set
+"""Let `current_job` return it, in the current context of `contextvars`. Each job pays for it, so no function."""
 
 
 def keep_only_slot(context: JobContext[Any], queues: Sequence[str]) -> None:

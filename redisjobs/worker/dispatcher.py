@@ -79,12 +79,13 @@ class Report:
     def note(self, run: Execution, reply: Reply) -> None:
         """Keep what became of a job; nothing is done for one that nobody asks for."""
         settlement = run.settlement
-        if reply is Reply.OK and isinstance(settlement, Ack) and settlement.result and settlement.result.refused:
-            # Here, as nobody may listen to jobs that are done.
-            why = settlement.result.refused
-            self._member.log.warning("%s: done, but its result could not be kept: %s", run.description, why)
-        if reply is Reply.OK and isinstance(settlement, Ack) and not (settlement.cancelled or self.is_wanted):
-            return
+        if reply is Reply.OK and type(settlement) is Ack:
+            if settlement.result and settlement.result.refused:
+                # Here, as nobody may listen to jobs that are done.
+                why = settlement.result.refused
+                self._member.log.warning("%s: done, but its result could not be kept: %s", run.description, why)
+            if not (settlement.cancelled or self.is_wanted):
+                return
         self._settled[kind_of(settlement, reply)].append(run.settled(reply))
 
     def note_ended(self, ended: Sequence[Ended]) -> None:
@@ -318,7 +319,8 @@ class Dispatcher:
             if run.settlement is None:
                 self.let_go(run)
             else:
-                run.settlement = self._before(run, run.settlement)
+                if run.has_thread or run.reported is not None:
+                    run.settlement = self._before(run, run.settlement)
                 self.leases.unsettled.append(run)
         elif run.pushes is not None:  # the handler went on though the job was given up
             run.pushes.lost()
@@ -347,16 +349,9 @@ class Dispatcher:
             added: Of a job that pushes others, whether each was added.
             spoiled: Of one that was SPOILED, which key is of the wrong type.
         """
-        if isinstance(run.settlement, ReportProgress) and reply is Reply.OK:
-            run.settlement = run.settlement.then
-            self.leases.unsettled.append(run)
-        elif isinstance(run.settlement, Lingers) and reply in (Reply.OK, Reply.RUNNING):
-            self._settle_lingering(run, run.settlement, waits=reply is Reply.RUNNING)
-        elif reply is Reply.NO_IDS and isinstance(run.settlement, RetryLater):
-            # Nothing was written; but it can be delayed.
-            run.settlement = RetryLater(_LATER, run.settlement.changes)
-            self.leases.unsettled.append(run)
-        elif reply is Reply.SPOILED:  # it has run, and must not run again by itself; nor may it be in others' way
+        if type(run.settlement) is not Ack and self._has_more_to_say(run, reply):
+            return
+        if reply is Reply.SPOILED:  # it has run, and must not run again by itself; nor may it be in others' way
             run.decide(Unpushable(_SPOILED % spoiled))
             self.leases.unsettled.append(run)
         elif reply is Reply.FULL:
@@ -373,6 +368,21 @@ class Dispatcher:
             self.report.note(run, reply)
             if run.pushes is not None:
                 self._tell_pushed(run.pushes, added)
+
+    def _has_more_to_say(self, run: Execution, reply: Reply) -> bool:
+        """Whether the store is to be told more of a job, after what it said to a first settlement."""
+        match run.settlement:
+            case ReportProgress(then=then) if reply is Reply.OK:
+                run.settlement = then
+            case Lingers() as asked if reply in (Reply.OK, Reply.RUNNING):
+                self._settle_lingering(run, asked, waits=reply is Reply.RUNNING)
+                return True
+            case RetryLater(changes=changes) if reply is Reply.NO_IDS:
+                run.settlement = RetryLater(_LATER, changes)  # nothing was written; but it can be delayed
+            case _:
+                return False
+        self.leases.unsettled.append(run)
+        return True
 
     def _settle_lingering(self, run: Execution, asked: Lingers, *, waits: bool) -> None:
         """Settle a job whose handler was given up; if it has to wait for its thread, once that has ended."""

@@ -113,8 +113,9 @@ class Ahead:
 
     def note_read(self, leases: Sequence[Lease], streams: slice, most: int) -> None:
         """Take in what a read of some streams has brought, which may have been up to `most` of each."""
+        ranks = [lease.rank for lease in leases]
         for number in range(streams.start, streams.stop):
-            count = sum(lease.rank == number for lease in leases)
+            count = ranks.count(number)
             self.unread[number] = max(0, self.unread[number] - count) if count == most else 0
 
 

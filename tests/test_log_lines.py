@@ -257,19 +257,25 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_who_waits_without_a_timeout_is_told_once_that_no_worker_is_alive(
+async def test_a_wait_without_a_timeout_logs_once_that_no_worker_is_alive_and_goes_on(
     caplog: pytest.LogCaptureFixture, redis_store: RedisStore
 ) -> None:
+    results: list[int] = []
+
+    async def wait() -> None:
+        results.append(await answer.run())
+
     async with JobQueue(redis_store.url, redis_store.queue_name) as queue:
         answer: Any = queue.job(name="answer", keep_result=60)(lambda: 42)
         async with anyio.create_task_group() as tasks:
             for _ in range(3):
-                tasks.start_soon(answer.run)
+                tasks.start_soon(wait)
             await eventually(lambda: caplog.records)
             with pytest.raises(TimeoutError):  # who gave a time is told by its end
                 await (await answer.push()).result(timeout=0.2)
             await Worker(queue).run(until_idle=True)
 
+    assert results == [42] * 3
     (line,) = lines_of(caplog, logging.WARNING, "redisjobs")
     where = f"queue '{redis_store.queue_name}' at {queue.driver.where}"
     assert f"is waited for without a timeout, and no worker of {where} is alive: start one" in line

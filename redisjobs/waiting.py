@@ -99,7 +99,7 @@ class Waiter:
         return news
 
     async def _wait(self) -> None:
-        """Wait until there may be news; the first time for 10 s at most. To wait on takes a `begin` of the wakeup."""
+        """Wait until there may be news; the first time for 10 s at most. The next wait needs a new `begin`."""
         late, self._late = self._late, None
         if late is None:
             await self._wakeup.wait()

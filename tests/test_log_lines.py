@@ -207,6 +207,56 @@ async def test_a_blocked_loop_is_not_counted_as_the_time_of_a_job_in_a_thread() 
     assert (counts.totals["completed"], counts.totals["retried"], counts.dead) == (2, 0, 0)
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_job_whose_thread_begins_late_as_the_loop_is_blocked_has_all_of_its_timeout() -> None:
+    ran: dict[str, float] = {}
+    async with JobQueue("memory://") as queue:
+
+        @queue.job(timeout=0.2)
+        def short() -> None: ...
+
+        @queue.job
+        async def block() -> None:
+            time.sleep(0.5)  # noqa: ASYNC251  (that is what is tested)
+
+        queue.events.subscribe(JobsCompleted, lambda event: ran.update({job.name: job.ran for job in event.jobs}))
+        await short.push()  # its thread is asked for first, and begins when the loop runs again
+        await block.push()
+        await Worker(queue).run(until_idle=True)
+        counts = await queue.counts()
+
+    assert ran["short"] < 0.2 < ran["block"]
+    assert (counts.totals["completed"], counts.totals["retried"]) == (2, 0)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_job_whose_thread_began_late_is_still_ended_at_its_timeout() -> None:
+    released = threading.Event()
+    async with JobQueue("memory://") as queue:
+
+        @queue.job(timeout=0.2, retry=RetryPolicy(stop=tenacity.stop_after_attempt(1)))
+        def long() -> None:
+            released.wait(20)
+
+        @queue.job
+        async def block() -> None:
+            time.sleep(0.3)  # noqa: ASYNC251  (that is what is tested)
+
+        await long.push()
+        await block.push()
+        dead = threading.Event()
+        queue.events.subscribe(JobsDead, lambda event: dead.set())
+        async with anyio.create_task_group() as tasks:
+            worker = Worker(queue)
+            tasks.start_soon(worker.run)
+            await eventually(dead.is_set)
+            released.set()
+            worker.stop()
+        (letter,) = await queue.jobs("dead")
+
+    assert "JobTimeout: the handler was still running after its timeout of 0.2 s" in letter.error
+
+
 # A server that is away
 
 

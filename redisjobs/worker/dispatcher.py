@@ -81,7 +81,7 @@ class Report:
         settlement = run.settlement
         if reply is Reply.OK and isinstance(settlement, Ack) and settlement.result and settlement.result.refused:
             # Here, as nobody may listen to jobs that are done.
-            why = settlement.result.refused
+            why = settlement.result.refused.removeprefix(f"{run.name}: ")  # which the line begins with
             self._member.log.warning("%s: done, but its result could not be kept: %s", run.description, why)
         if reply is Reply.OK and isinstance(settlement, Ack) and not (settlement.cancelled or self.is_wanted):
             return

@@ -154,9 +154,14 @@ class Execution:
         self.reported: Reported | None = None
 
     @property
+    def name(self) -> str:
+        """Its job's name; `?` where that can't be read."""
+        return self._job.name if self._job else "?"
+
+    @property
     def description(self) -> str:
         """Which job this is, for people."""
-        return f"job {visible(self.lease.job_id)} ({visible(self._job.name) if self._job else '?'})"
+        return f"job {visible(self.lease.job_id)} ({visible(self.name)})"
 
     def give_up(self, why: Outcome) -> None:
         """Cancel the handler; `why` is the outcome, unless it is over already."""
@@ -412,7 +417,7 @@ class Execution:
         return SettledJob(
             self.lease.job_id,
             reply,
-            name=job.name if job else "?",
+            name=self.name,
             attempt=job.attempt if job else int(unread) if unread.isdigit() else 1,
             lease=self.lease,
             outcome=outcome,

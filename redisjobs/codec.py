@@ -85,7 +85,7 @@ def encode_parameters(name: JobName[P], parameters: P, limit: int = MAX_PARAMETE
     except ValidationError as error:
         raise EncodeError(_told(name, _misspelt(name, parameters) or _misfits(name, error))) from None
     except Exception as error:  # the type's own validators and serializers may raise anything
-        why = _unwritable(name, parameters, error) or f" as {_type_name(name)}: {error}"
+        why = _unwritable(name, parameters, error) or f" as {_type_name(name)}: {_say_unknown(error)}"
         raise EncodeError(f"{name.name}: {name.what} can't be written{why}") from error
     if len(raw) > limit:
         raise _too_large(name.name, raw, limit, *(("the result takes", "return") if name.is_result else ()))
@@ -237,7 +237,7 @@ def _dump(name: JobName[P], parameters: P) -> bytes:
         name.adapter.validate_json(raw, strict=True)  # says it better, if it refuses too
         said = [_say_misfit(name, misfit) for misfit in misfits if misfit and misfit["wanted"] != "generator"]
         if said:
-            raise EncodeError(f"{name.name}: {_fits_not(name)}: {'; '.join(said)}") from None
+            raise EncodeError(_told(name, _unfit(name, "; ".join(said)))) from None
         return raw  # pydantic expects nothing but a generator for an Iterable
 
 
@@ -253,11 +253,14 @@ def _say_misfit(name: JobName[Any], misfit: re.Match[str]) -> str:
 
 
 def _misfits(name: JobName[Any], error: ValidationError) -> str:
-    return f"{_fits_not(name)}: {_say(name, error)}"
+    return _unfit(name, _say(name, error))
 
 
-def _fits_not(name: JobName[Any]) -> str:
-    return f"{name.what} does not fit" if name.is_result else f"{name.what} don't fit"
+def _unfit(name: JobName[Any], faults: str) -> str:
+    """What does not fit. The type may have the job's name, which is then said once."""
+    if name.is_result:
+        return f"{name.what} does not fit: {faults}"
+    return faults if _type_name(name) == name.name else f"{name.what} don't fit: {faults}"
 
 
 def _misspelt(name: JobName[Any], parameters: Any) -> str:
@@ -286,6 +289,14 @@ def _unwritable(name: JobName[Any], parameters: Any, error: Exception) -> str:
             if isinstance(part, str) and not _is_utf8(part):
                 return f": {where}: {_HALF.format(part[:40])}"
     return ""
+
+
+def _say_unknown(error: Exception) -> str:
+    return re.sub(
+        r"^Unable to serialize unknown type: <class '(.+)'>$",
+        r"JSON has no form for a value of type \1",
+        str(error),
+    )
 
 
 def _lost(name: JobName[Any], parameters: Any) -> str:
@@ -363,8 +374,12 @@ def _in_our_words(fault: ErrorDetails) -> str:
             return "missing"
         case "json_invalid":
             return "is not JSON" + fault["msg"].removeprefix("Invalid JSON")
-    text = re.sub("^(Input |Value error, |Assertion failed, )", "", fault["msg"])
-    return f"{text} (got {type(fault['input']).__name__})"
+    return f"{plainly(fault['msg'])} (got {type(fault['input']).__name__})"
+
+
+def plainly(message: str) -> str:
+    """What pydantic says of a value, without what is about itself."""
+    return re.sub("^(Input |Value error, |Assertion failed, )|, unable to parse string as .*$", "", message)
 
 
 def _told(name: JobName[Any], fault: str) -> str:

@@ -30,7 +30,7 @@ from redisjobs.events import (
 from redisjobs.logger import Log
 from redisjobs.outcome import Raised, UnknownName, describe
 from redisjobs.transitions import Ack, After, DeadLetter, Due, RetryLater
-from redisjobs.visible import visible
+from redisjobs.visible import number_of, visible
 
 worker = Log("redisjobs.worker")
 supervisor = Log("redisjobs.supervisor")
@@ -53,9 +53,7 @@ def listen(events: Events) -> None:
     events.subscribe(SourceUnavailable, _unavailable)
     events.subscribe(SourceAvailable, _available)
     events.subscribe(LoopBlocked, _blocked)
-    events.subscribe(
-        LoopResumed, lambda event: worker.info("the event loop runs again, after %.1f s", event.seconds)
-    )
+    events.subscribe(LoopResumed, _resumed)
     events.subscribe(ProcessEnded, _process_ended)
     events.subscribe(ScheduleFired, _schedule_fired)
 
@@ -172,13 +170,15 @@ def _reclaimed(event: JobsReclaimed) -> None:
     for worker_id in event.lost:
         _log_of(event).warning("worker %s is gone: it sent no heartbeat for a lease", visible(worker_id))
     if event.jobs:
-        _log_of(event).warning("%d jobs of workers that are gone run again", event.jobs)
+        runs = "runs" if event.jobs == 1 else "run"
+        _log_of(event).warning("%s of workers that are gone %s again", number_of(event.jobs, "job"), runs)
 
 
 def _started(event: WorkerStarted) -> None:
     names = ", ".join(event.names) or "no handlers"
     where = f"'{event.queue}' at {event.server}" if event.server else f"'{event.queue}'"
-    worker.info("worker %s runs queue %s in %d slots: %s", event.worker, where, event.slots, names)
+    slots = number_of(event.slots, "slot")
+    worker.info("worker %s runs queue %s in %s: %s", event.worker, where, slots, names)
     if not event.names:
         worker.warning(
             "this worker has no handlers for queue '%s', so it can run no job: import the modules that register "
@@ -254,6 +254,11 @@ def _blocked(event: LoopBlocked) -> None:
     )
 
 
+def _resumed(event: LoopResumed) -> None:
+    if not _is_told_elsewhere(event):
+        worker.info("the event loop runs again, after %.1f s", event.seconds)
+
+
 def _process_ended(event: ProcessEnded) -> None:
     if _is_told_elsewhere(event):
         return
@@ -266,4 +271,5 @@ def _schedule_fired(event: ScheduleFired) -> None:
     added = sum(is_added for _, _, is_added in event.jobs)
     scheduler.info("schedule '%s' fired for %s, jobs pushed: %d", name, slot, added)
     if event.missed:
-        scheduler.warning("schedule '%s': %d slots before %s have no job of their own", name, event.missed, slot)
+        slots = number_of(event.missed, "slot")
+        scheduler.warning("schedule '%s': %s before %s got no job", name, slots, slot)

@@ -550,8 +550,15 @@ class Registry:
         kind = type(parameters)
         if why := _no_parameters(parameters):
             raise TypeError(why)
+        if isinstance(parameters, str) and parameters in self.definitions:
+            raise TypeError(
+                f"{parameters!r} is the name of a job: push its parameters first, as push({{...}}, {parameters!r})"
+            )
         if issubclass(kind, dict):
-            raise EncodeError("a TypedDict does not know its job name: push(parameters, JobName('...', Its))")
+            raise EncodeError(
+                "a dict does not say which job it is for: push({...}, 'NAME') with the name of a handler that is "
+                "registered here, or else push({...}, JobName('NAME', Its))"
+            )
         if why := borrowed(kind):
             raise EncodeError(why)
         name = name_of(kind)

@@ -298,8 +298,9 @@ class Server:
 
     def _failure(self, what: str) -> ServerNotFound:
         log = self._log()
-        kind = _PortTaken if "address already in use" in log.lower() else ServerNotFound
-        return kind(f"{self.binary.path} on port {self.port} {what}; its log ends:\n{log[-2000:]}")
+        if "address already in use" in log.lower():
+            return _PortTaken(f"port {self.port} of {HOST} is taken: address already in use; give another port")
+        return ServerNotFound(f"{self.binary.path} on port {self.port} {what}; its log ends:\n{log[-2000:]}")
 
 
 def _answers(port: int) -> bool:

@@ -1,4 +1,4 @@
-"""Text from outside, made fit for a log or a terminal."""
+"""Text for a log or a terminal: what comes from outside made fit for it, and numbers of things."""
 
 
 def visible(text: str, most: int | None = None) -> str:
@@ -23,3 +23,8 @@ def without_password(url: str) -> str:
     if parts.password is None:
         return url
     return parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}").geturl()
+
+
+def number_of(count: int, noun: str) -> str:
+    """A number of things, as `1 dead letter` and `2 dead letters`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

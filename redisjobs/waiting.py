@@ -99,14 +99,16 @@ class Waiter:
         return news
 
     async def _wait(self) -> None:
+        """Wait until there may be news; the first time for 10 s at most. The next wait needs a new `begin`."""
         late, self._late = self._late, None
-        if late is not None:
-            with anyio.move_on_after(_LATE):
-                await self._wakeup.wait()
-                self._late = late
-            if self._late is None:
-                await late(self._job_id)
-        await self._wakeup.wait()
+        if late is None:
+            await self._wakeup.wait()
+            return
+        with anyio.move_on_after(_LATE):
+            await self._wakeup.wait()
+            self._late = late
+        if self._late is None:
+            await late(self._job_id)
 
 
 class Waiting:

@@ -123,6 +123,7 @@ def folder(tmp_path: Path, queue_name: str) -> Path:
     (tmp_path / "unfinished.py").write_text("def f(")
     (tmp_path / "leaves.py").write_text("raise SystemExit(0)")
     (tmp_path / "work.py").write_text("from shop import queue\n\n@queue.job\ndef far() -> None: print('far')\n")
+    (tmp_path / "sched.py").write_text("from shop import queue")
     (tmp_path / "clash.py").write_text("import redisjobs\nredisjobs.JobQueue('http://x')")
     return tmp_path
 
@@ -359,7 +360,7 @@ def test_push_waits_for_a_result_and_prints_it_as_json(cli: Callable[..., Ended]
     failed = cli("push", "shop:queue", "boom", '{"what": "no luck"}', "--wait", "--id", "bad")
     assert (failed.code, failed.out) == (1, "imported\n")
     first, *traceback = failed.err.splitlines()
-    assert first == "redisjobs: job bad failed: ValueError: no luck"
+    assert first == f"redisjobs: job bad failed: ValueError: no luck ({where(there)})"
     assert traceback[0] == "Traceback (most recent call last):"
     assert traceback[-1] == "ValueError: no luck"
 
@@ -367,9 +368,12 @@ def test_push_waits_for_a_result_and_prints_it_as_json(cli: Callable[..., Ended]
 def test_push_waits_so_long_and_no_longer(cli: Callable[..., Ended], there: sync.JobQueue) -> None:
     late = cli("push", "shop:queue", "add", '{"a": 4}', "--wait", "--timeout", "0.1", "--id", "mine")
     assert (late.code, late.out) == (124, "imported\n")
-    assert late.err == "redisjobs: job mine has not ended in 0.1 s; it goes on\n"
+    assert late.err == f"redisjobs: job mine has not ended in 0.1 s; it goes on ({where(there)})\n"
     late = cli("push", "shop:plain", "parent", "{}", "--wait", "--timeout", "0.1", "--id", "yours")
-    assert (late.code, late.err) == (124, "redisjobs: job yours has not ended in 0.1 s; it goes on\n")
+    assert late.code == 124
+    assert late.err.startswith(
+        f"redisjobs: job yours has not ended in 0.1 s; it goes on (queue '{there.name}-sync' at"
+    )
     there.cancel("mine")
     gone = cli("push", "shop:queue", "add", '{"a": 4}', "--keep-result", "0", "--id", "mine")
     assert gone.code == 0
@@ -557,7 +561,10 @@ def test_a_ctrl_c_ends_the_wait_of_a_push_and_not_its_job(
             time.sleep(0.01)
     waits.send_signal(signal.SIGINT)
     left = ended(waits)
-    assert (left.code, left.err) == (130, "redisjobs: nobody waits any longer; job mine goes on\n")
+    assert left.code == 130
+    assert re.fullmatch(
+        rf"redisjobs: interrupted; job mine goes on \(queue '{there.name}' at redis://\S+\)", one_line(left.err)
+    )
     assert there.get("mine")
 
 
@@ -686,12 +693,32 @@ def test_jobs_that_were_kept_are_listed_counted_and_shown(
     assert re.search(r"^mine +rest +1 +\S+ \S+Z +[\d.]+ s +\S+ +\{\} *$", table.out, re.M)
     assert re.search(r"^completed +1 *$", stats.out, re.M)
     assert cli("stats", "-q", queue_name, "--json").document["completed"] == 1
-    for act in ("requeue", "delete"):
-        refused = cli("dead", act, "mine", "nobody", "-q", queue_name)
-        said = f"redisjobs: no dead letter on {where(there)}: mine (completed), nobody"
+    for act, more in {"delete": "", "requeue": "; --ended runs completed and cancelled jobs again"}.items():
+        refused = cli("dead", act, "mine", "unknown", "-q", queue_name)
+        said = f"redisjobs: no dead letter on {where(there)}: mine (completed), unknown{more}"
         assert (refused.code, refused.out, one_line(refused.err)) == (1, "", said)
     assert there.counts().completed == 1
     assert re.search(r"^finished at +\d{4}-", cli("job", "mine", "-q", queue_name).out, re.M)
+
+
+def test_a_kept_job_runs_again_by_an_option_of_dead_requeue(
+    cli: Callable[..., Ended], there: sync.JobQueue
+) -> None:
+    keeps = sync.JobQueue(there.driver, there.name, retention=Retention(completed=Keep(count=5)))
+    keeps.job(name="add")(lambda a: a)
+    for job_id in ("one", "two"):
+        keeps.push({"a": 1}, "add", job_id=job_id)
+    anyio.run(functools.partial(Worker(keeps).run, until_idle=True))
+
+    requeued = cli("dead", "requeue", "one", "--ended", "-q", there.name)
+    edited = cli("dead", "requeue", "two", "--ended", "--parameters", '{"a": 2}', "-q", there.name)
+
+    assert (requeued.code, requeued.out) == (0, f"requeued one on {where(there)}\n")
+    assert (edited.code, edited.out) == (0, f"requeued two on {where(there)}\n")
+    assert [(job.job_id, job.parameters) for job in there.jobs("ready")] == [
+        ("one", '{"a":1}'),
+        ("two", '{"a":2}'),
+    ]
 
 
 @pytest.mark.usefixtures("full")
@@ -903,6 +930,9 @@ def test_queues_are_those_of_a_module_and_those_that_are_named_each_once(
 
     documents = {each["queue"]: each for each in json.loads(listed.out.removeprefix("imported\n"))}
     assert list(documents) == [f"{queue_name}-sync", queue_name, f"{queue_name}-other"]
+    assert (
+        one_line(listed.err) == "redisjobs: not shown, as they are at memory://, inside one process: shop:memory"
+    )
     server = there.driver.where
     assert documents[queue_name] == {
         "queue": queue_name,
@@ -926,6 +956,7 @@ def test_queues_are_those_of_a_module_and_those_that_are_named_each_once(
         ("workers",),
         ("jobs", "--state", "ready"),
         ("job", "ready"),
+        ("dead", "show", "dead"),
         ("pause",),
         ("resume",),
         ("hold", "ready"),
@@ -1108,7 +1139,25 @@ def test_requeue_all_takes_every_dead_letter(
             r"--burst 3 says how many may start together of a --rate; give that too$",
         ),
         (["dead", "requeue", "x", "--all"], r"name the dead letters to requeue, or say --all"),
+        (["dead", "requeue", "--all", "--ended"], r"--ended is for jobs that are named: give their ids$"),
         (["demo", "nowhere"], r"/.*/nowhere is no directory"),
+        (
+            ["demo", "--url", "memory://"],
+            r"is at memory://, a queue inside one process that no command can look into",
+        ),
+        (
+            ["stats", "--url", "memory://"],
+            r"is at memory://, a queue inside one process that no command can look into",
+        ),
+        (
+            ["stats", "--url", "redis://:x@host:99999/0"],
+            r"'redis://:\*\*\*@host:99999/0': Port out of range 0-65535$",
+        ),
+        (["stats", "-q", "sched:queue"], r"/sched.py has a name that is taken: give it another$"),
+        (
+            ["push", "shop:queue", "add", '{"a": "x"}'],
+            r"^redisjobs: add\.a: should be a valid integer \(got str\)$",
+        ),
     ],
 )
 def test_what_is_typed_wrong_is_told_in_one_line(
@@ -1194,10 +1243,10 @@ def test_without_the_worker_extra_one_line_says_what_to_install(missing: str) ->
     [
         (["job", "nobody"], r"no job 'nobody' on queue '{queue}' at redis://\S+: it ended, or never was"),
         (["cancel", "nobody"], r"no job 'nobody' on queue '{queue}' at redis://\S+"),
-        (["cancel", "dead"], r"job 'dead' is a dead letter, and stays one"),
+        (["cancel", "dead"], r"job 'dead' on queue '{queue}' at redis://\S+ is a dead letter, and stays one"),
         (["hold", "nobody"], r"no job 'nobody' on queue '{queue}' at redis://\S+"),
-        (["hold", "dead"], r"job 'dead' is a dead letter"),
-        (["unhold", "ready"], r"job 'ready' is not held on queue '{queue}' at redis://\S+"),
+        (["hold", "dead"], r"job 'dead' on queue '{queue}' at redis://\S+ is a dead letter"),
+        (["unhold", "ready"], r"job 'ready' on queue '{queue}' at redis://\S+ is not held"),
         (["dead", "show", "nobody"], r"no dead letter 'nobody' on queue '{queue}' at redis://\S+"),
         (["dead", "show", "ready"], r"no dead letter 'ready' on queue '{queue}' at redis://\S+; it is ready"),
     ],
@@ -1211,6 +1260,57 @@ def test_what_is_not_there_is_told_in_one_line(
 
         assert (told.code, told.out) == (1, "")
         assert re.search(said.format(queue=queue_name), one_line(told.err))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "unknown"], r"no schedule 'unknown' on queue '{queue}' at redis://\S+; nothing was pushed$"),
+        (["remove", "tick"], r"a release that is running declares it .*nothing was changed \(queue '{queue}' at"),
+    ],
+)
+def test_what_is_wrong_with_a_schedule_is_told_with_queue_and_server(
+    cli: Callable[..., Ended], there: sync.JobQueue, arguments: Sequence[str], said: str
+) -> None:
+    tick = there.define({}, Schedule.daily(hour=4), job=JobName("tick", dict[str, str]), name="tick")
+    there._change(PutSchedules([Put.whole(tick)], Declarer("s", "release")))
+
+    told = cli("schedules", *arguments, "-q", there.name)
+
+    assert (told.code, told.out) == (1, "")
+    assert re.search(said.format(queue=there.name), one_line(told.err))
+
+
+def test_where_no_server_listens_at_the_usual_place_the_error_says_what_to_do(
+    cli: Callable[..., Ended], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("redisjobs.cli.target._ANSWER", 0.1)
+    monkeypatch.setattr("redisjobs.cli.target.DEFAULT_URL", "redis://127.0.0.1:1/0")
+    monkeypatch.delenv("REDISJOBS_URL")
+
+    told = cli("stats")
+
+    do = "start a server, as `redisjobs dev --port 6379`, or name one by --url or REDISJOBS_URL"
+    assert one_line(told.err).endswith(f"(queue 'default' at redis://127.0.0.1:1/0); {do}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["cancel", "--state", "dead"], "'--state': 'dead' is not one of 'ready', 'delayed', 'running'."),
+        (["worker", "shop:queue", "-c", "x"], "'--concurrency' / '-c': should be a valid integer "),
+        (["jobs", "-n", "0"], "'--limit' / '-n': should be greater than or equal to 1 "),
+    ],
+)
+def test_an_option_with_a_wrong_value_is_told_in_plain_words(
+    cli: Callable[..., Ended], monkeypatch: Any, arguments: Sequence[str], said: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+
+    told = cli(*arguments)
+
+    assert told.code == 2
+    assert f"Invalid value for {said}" in told.err
 
 
 @pytest.mark.slow

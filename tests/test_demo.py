@@ -270,12 +270,12 @@ Spoil = Callable[[Sequence[str], list[Line]], object]
         (
             lambda paths, lines: Path(paths[0]).write_text("changed"),
             0,
-            ["1 files changed after a worker had read them", "verified 2 files: 0 lost"],
+            ["1 file changed after a worker had read them", "verified 2 files: 0 lost"],
         ),
         (
             lambda paths, lines: Path(paths[0]).unlink(),
             0,
-            ["1 files could not be read: gone, or no permission", "verified 2 files: 0 lost"],
+            ["1 file could not be read: gone, or no permission", "verified 2 files: 0 lost"],
         ),
     ],
     ids=["all well", "one lost", "all lost", "wrong digest", "not read", "changed since", "gone since"],
@@ -296,7 +296,7 @@ def test_a_long_list_of_what_is_lost_is_cut(capsys: Any) -> None:
     code, said = conclusion(Verdict(lost=[f"/{number}" for number in range(30)]), capsys, skipped=2)
 
     assert code == 1
-    assert said[0] == "2 files were left out, as their names are not UTF-8"
+    assert said[0] == "2 files left out: the name is not UTF-8"
     assert said[-2:] == ["lost: 20 more", "verified 0 files: 30 lost"]
     assert len(said) == 13
 

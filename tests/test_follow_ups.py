@@ -282,8 +282,8 @@ async def test_a_handler_in_a_process_pushes_and_hears_what_is_wrong(work: Bench
     assert json.loads(one.parameters) == {"number": 7}
     assert other.job_id == f"after-{one.job_id}"
     said = (
-        f"UnknownJob: queue '{work.queue.name}' has no handler for 'nobody'; registered: Bare, Next, parent. To push "
-        "without the handler, give JobName('nobody', T), T being the type of its parameters"
+        f"UnknownJob: queue '{work.queue.name}' has no handler for 'nobody'; registered: Bare, Next, parent. "
+        "To push without the handler, give JobName('nobody', T), T being the type of its parameters"
     )
     assert json.loads(other.parameters) == {"number": len(said)}
 

@@ -371,7 +371,7 @@ PARTIALS = [
 async def test_a_partial_and_an_object_that_can_be_called_can_be_jobs(queue: JobQueue, function: Any) -> None:
     job: Any = queue.job(name="f")(function)
     assert job.prepare(5, y=6).fields == ["name", "f", "parameters", b'{"x":5,"y":6}']
-    with pytest.raises(EncodeError, match=r"^f: parameters don't fit: f\.x: should be a valid integer"):
+    with pytest.raises(EncodeError, match=r"^f\.x: should be a valid integer"):
         job.prepare("5")
 
     told, *arguments = await call(queue.definition("f"), {"x": 5})

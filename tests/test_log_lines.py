@@ -84,7 +84,8 @@ async def test_a_result_that_could_not_be_kept_is_a_warning_and_not_just_done(
         await Worker(queue).run(until_idle=True)
 
     (line,) = lines_of(caplog, logging.WARNING)
-    assert line.startswith("job mine (large): done, but its result could not be kept: ")
+    assert line.startswith("job mine (large): done, but its result could not be kept: the result can't be written")
+
     assert not any(line.endswith("): done") for line in lines_of(caplog, logging.INFO))
 
 
@@ -207,6 +208,56 @@ async def test_a_blocked_loop_is_not_counted_as_the_time_of_a_job_in_a_thread() 
     assert (counts.totals["completed"], counts.totals["retried"], counts.dead) == (2, 0, 0)
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_job_whose_thread_begins_late_as_the_loop_is_blocked_has_all_of_its_timeout() -> None:
+    ran: dict[str, float] = {}
+    async with JobQueue("memory://") as queue:
+
+        @queue.job(timeout=0.2)
+        def short() -> None: ...
+
+        @queue.job
+        async def block() -> None:
+            time.sleep(0.5)  # noqa: ASYNC251  (that is what is tested)
+
+        queue.events.subscribe(JobsCompleted, lambda event: ran.update({job.name: job.ran for job in event.jobs}))
+        await short.push()  # its thread is asked for first, and begins when the loop runs again
+        await block.push()
+        await Worker(queue).run(until_idle=True)
+        counts = await queue.counts()
+
+    assert ran["short"] < 0.2 < ran["block"]
+    assert (counts.totals["completed"], counts.totals["retried"]) == (2, 0)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_job_whose_thread_began_late_is_still_ended_at_its_timeout() -> None:
+    released = threading.Event()
+    async with JobQueue("memory://") as queue:
+
+        @queue.job(timeout=0.2, retry=RetryPolicy(stop=tenacity.stop_after_attempt(1)))
+        def long() -> None:
+            released.wait(20)
+
+        @queue.job
+        async def block() -> None:
+            time.sleep(0.3)  # noqa: ASYNC251  (that is what is tested)
+
+        await long.push()
+        await block.push()
+        dead = threading.Event()
+        queue.events.subscribe(JobsDead, lambda event: dead.set())
+        async with anyio.create_task_group() as tasks:
+            worker = Worker(queue)
+            tasks.start_soon(worker.run)
+            await eventually(dead.is_set)
+            released.set()
+            worker.stop()
+        (letter,) = await queue.jobs("dead")
+
+    assert "JobTimeout: the handler was still running after its timeout of 0.2 s" in letter.error
+
+
 # A server that is away
 
 
@@ -245,6 +296,7 @@ async def test_a_server_that_is_away_is_one_line_with_its_address_and_one_when_i
     outages = [line for line in lines if line.startswith("the store at")]
     assert outages == [f"{address} is unavailable", f"{address} is available again"] * 2
     assert "no heartbeat got through" not in caplog.text
+    assert not lines_of(caplog, logging.WARNING, "redisjobs.scheduler")  # schedulers of workers say nothing beside
 
 
 # Who waits without end
@@ -257,19 +309,25 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_who_waits_without_a_timeout_is_told_once_that_no_worker_is_alive(
+async def test_a_wait_without_a_timeout_logs_once_that_no_worker_is_alive_and_goes_on(
     caplog: pytest.LogCaptureFixture, redis_store: RedisStore
 ) -> None:
+    results: list[int] = []
+
+    async def wait() -> None:
+        results.append(await answer.run())
+
     async with JobQueue(redis_store.url, redis_store.queue_name) as queue:
         answer: Any = queue.job(name="answer", keep_result=60)(lambda: 42)
         async with anyio.create_task_group() as tasks:
             for _ in range(3):
-                tasks.start_soon(answer.run)
+                tasks.start_soon(wait)
             await eventually(lambda: caplog.records)
             with pytest.raises(TimeoutError):  # who gave a time is told by its end
                 await (await answer.push()).result(timeout=0.2)
             await Worker(queue).run(until_idle=True)
 
+    assert results == [42] * 3
     (line,) = lines_of(caplog, logging.WARNING, "redisjobs")
     where = f"queue '{redis_store.queue_name}' at {queue.driver.where}"
     assert f"is waited for without a timeout, and no worker of {where} is alive: start one" in line

@@ -689,7 +689,7 @@ class Timed:
     deadline: Deadline | None
     ended: int = 0
 
-    def outran(self) -> None:
+    def outran(self, now: float) -> None:
         self.ended += 1
         self.deadline = None
 

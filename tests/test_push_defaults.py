@@ -96,6 +96,10 @@ async def test_parameters_and_name_the_other_way_round_and_a_name_without_a_hand
         await done(queue.push("Bill", {"order": 5}))
     with pytest.raises(UnknownJob, match=r"give JobName\('Other', T\), T being the type of its parameters"):
         await done(queue.push({"order": 5}, "Other"))
+    with pytest.raises(
+        TypeError, match=r"'Bill' is the name of a job: push its parameters first, as push\(\{...\}, 'Bill'\)"
+    ):
+        await done(queue.push("Bill"))
     assert (await done(queue.push({"order": 5}, "Bill"))).added
     assert (await done(queue.push(Loose(order=5), JobName("Other", Loose)))).added
 

@@ -222,7 +222,7 @@ async def test_an_option_that_makes_no_sense_is_refused_and_nothing_is_sent(
         (Add("5"), None, EncodeError, r"Add\.a: should be a valid integer \(got str\)"),  # type: ignore[arg-type]
         (Add(1, "x" * 524_288), None, EncodeError, "Add: parameters take 524,305 bytes of JSON"),
         ({"b": 1}, JobName("loose", Loose), EncodeError, "loose: Loose has no key 'b'"),
-        ({"a": 1}, None, EncodeError, "a TypedDict does not know its job name"),
+        ({"a": 1}, None, EncodeError, r"a dict does not say which job it is for: push\(\{...\}, 'NAME'\)"),
         (Add, None, TypeError, r"Add is a class: push an instance of it, as push\(Add\(...\)\)"),
         (Add, JobName("Add", Add), TypeError, "Add is a class: push an instance of it"),
         ("text", None, RegistrationError, "str has no job name"),

@@ -502,7 +502,11 @@ async def test_a_result_that_is_too_large_or_no_json_is_refused_by_name(store: S
         async def unwritable():  # type: ignore[no-untyped-def]
             return {"a": Refused()}
 
-        first, second = await large.push(), await unwritable.push()
+        @queue.job(keep_result=60)
+        async def odd():  # type: ignore[no-untyped-def]
+            return object()
+
+        first, second, third = await large.push(), await unwritable.push(), await odd.push()
         await drain(queue)
         error = await result(first.result())
         assert str(error) == (
@@ -513,6 +517,8 @@ async def test_a_result_that_is_too_large_or_no_json_is_refused_by_name(store: S
         error = await result(second.result())
         assert isinstance(error, ResultRefused)
         assert "unwritable: the result can't be written" in str(error)
+        error = await result(third.result())
+        assert str(error).endswith(": JSON has no form for a value of type object")
 
 
 async def test_a_strict_result_that_cant_be_kept_fails_the_job_and_it_is_not_run_again(queue: JobQueue) -> None:

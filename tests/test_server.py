@@ -314,9 +314,10 @@ def test_a_server_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch
     assert not is_listening(running.port)
 
 
-def test_a_busy_port_is_an_error_that_shows_the_log() -> None:
+def test_a_port_that_is_taken_is_an_error_that_says_so_in_one_line() -> None:
     with server.start() as running:
-        with pytest.raises(ServerNotFound, match=r"(?i)address already in use"):
+        taken = rf"^port {running.port} of 127\.0\.0\.1 is taken: address already in use; give another port$"
+        with pytest.raises(ServerNotFound, match=taken):
             server.start(port=running.port)
         assert ask(running.port, "PING") == "+PONG"
 

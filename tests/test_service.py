@@ -258,7 +258,7 @@ async def test_a_service_that_only_schedules_says_that_it_waits_for_a_store(
         await eventually(lambda: not service.health.ready)
         assert service.health.live
         assert "the schedules wait for the store: " in service.health.why
-    assert caplog.text.count("the schedules of queue 'away' wait for the store") == 1
+    assert caplog.text.count("the schedules of queue 'away' at redis://127.0.0.1:1/0 wait for the server") == 1
 
 
 @pytest.mark.parametrize("face", [JobQueue, redisjobs.sync.JobQueue])

@@ -8,9 +8,10 @@ its share of jobs or memory.
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from redisjobs._version import __version__
 from redisjobs.cli.errors import CommandError
@@ -55,6 +56,21 @@ _COMMANDS = {
     "limits": "redisjobs.cli.limits:app",
 }
 
+
+class _Commands(typer.core.TyperGroup):
+    """All commands, with the mistakes of their options in plain words."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run what was typed; typer may say what is wrong with an option as pydantic has it."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            from redisjobs.codec import plainly  # which takes longer to load than all that is needed for --help
+
+            error.message = plainly(error.message)
+            raise
+
+
 _SUMMARIES = {
     "worker": "Run jobs until SIGTERM or Ctrl-C; a second one stops at once.",
     "dev": "Run a local Redis-compatible server until Ctrl-C, and print the URL to paste.",
@@ -93,6 +109,7 @@ def make(typed: Sequence[str] | None = None) -> typer.Typer:
     """
     app = typer.Typer(
         name="redisjobs",
+        cls=_Commands,
         help="A distributed job queue on Redis Streams.",
         no_args_is_help=True,
         add_completion=False,

@@ -7,11 +7,11 @@ import typer
 from redisjobs.cli import show
 from redisjobs.cli.errors import Failure, Mistake
 from redisjobs.cli.filters import Cancellable, Name, OlderThan, Text, filters
-from redisjobs.cli.output import number_of, say, telling
+from redisjobs.cli.output import say, telling
 from redisjobs.cli.target import Json, QueueName, Url, named, where
 from redisjobs.filters import FilterOptions
 from redisjobs.transitions import Reply
-from redisjobs.visible import visible
+from redisjobs.visible import number_of, visible
 
 
 def cancel(
@@ -52,7 +52,9 @@ def _cancel(job_id: str, queue: str, url: str | None, as_json: bool) -> None:
         Reply.CANCELLING: "it runs; its handler is being cancelled, and it won't run again",
     }
     if reply is Reply.DEAD:
-        raise Failure(f"job {job_id!r} is a dead letter, and stays one; `redisjobs dead delete` removes it")
+        raise Failure(
+            f"job {job_id!r} on {where(there)} is a dead letter, and stays one; `redisjobs dead delete` removes it"
+        )
     if reply not in said:
         raise Failure(f"no job {job_id!r} on {where(there)}: it ended, or never was")
     with telling(f"job {job_id!r}: {said[reply]}"):

@@ -15,7 +15,7 @@ from redisjobs.cli import show
 from redisjobs.cli.bar import Bar
 from redisjobs.cli.errors import Failure, Mistake
 from redisjobs.cli.filters import Fingerprint, Name, OlderThan, Reason, Text, filters
-from redisjobs.cli.output import number_of, say, telling
+from redisjobs.cli.output import say, telling
 from redisjobs.cli.target import (
     Imports,
     JobId,
@@ -40,7 +40,7 @@ from redisjobs.progress import Progress
 from redisjobs.queue import JobQueue
 from redisjobs.rates import pause_of
 from redisjobs.registry import Registry
-from redisjobs.visible import visible
+from redisjobs.visible import number_of, visible
 
 app = typer.Typer(help="Dead letters: jobs set aside for a human.", no_args_is_help=True)
 
@@ -97,6 +97,7 @@ def show_letter(job_id: JobId, queue: QueueName = "default", url: Url = None, as
     if as_json:
         show.document(show.job_document(letter))
     else:
+        show.facts({"queue": there.name, "server": there.driver.where})
         show.job_page(letter)
 
 
@@ -119,6 +120,12 @@ def requeue(
         str | None, typer.Option(metavar="MODULE:QUEUE", help="Whose handler says what --parameters may be.")
     ] = None,
     imports: Imports = None,
+    ended: Annotated[
+        bool,
+        typer.Option(
+            "--ended", help="Requeue completed and cancelled jobs, too, where the queue keeps them; by id only."
+        ),
+    ] = False,
     queue: QueueName = "default",
     url: Moved = None,
     as_json: Json = False,
@@ -132,15 +139,17 @@ def requeue(
         raise Mistake("--target is for --parameters, which its handler's type checks")
     if imports and target is None:
         raise Mistake("--import is for --target: it imports the modules of its handlers")
+    if ended and not job_ids:
+        raise Mistake("--ended is for jobs that are named: give their ids")
     if parameters is not None:
         if len(job_ids or ()) != 1:
             raise Mistake("--parameters are for one dead letter: name it")
         there = queue_of(queue, url) if target is None else load(target, url, imports)
-        _requeue_edited(there, job_ids or (), parameters, as_json)
+        _requeue_edited(there, job_ids or (), parameters, as_json, ended=ended)
         return
     with named(queue, url) as there:
         if job_ids:
-            _act(there.requeue, job_ids, "requeued", there, as_json, there.get)
+            _act(partial(there.requeue, ended=ended), job_ids, "requeued", there, as_json, there.get)
         else:
             count = _with_bar(there, wanted, lambda: there.requeue_all(rate=rate, **wanted))
             _told("requeued", count, there, as_json)
@@ -176,36 +185,36 @@ def _delete(there: sync.JobQueue, job_id: str) -> bool:
     return job is not None and job.state is State.DEAD and there.delete(job_id)
 
 
-def _requeue_edited(there: Registry, job_ids: Sequence[str], text: str, as_json: bool) -> None:
+def _requeue_edited(there: Registry, job_ids: Sequence[str], text: str, as_json: bool, *, ended: bool) -> None:
     """Requeue one letter with other parameters."""
     if isinstance(there.driver, MemoryDriver):
         raise Mistake(f"queue '{there.name}' is at memory://, which would end with this command; give --url")
 
     def act(job_id: str) -> bool:
-        return _requeue_with(there, job_id, os.fsencode(text))
+        return _requeue_with(there, job_id, os.fsencode(text), ended=ended)
 
     with naming(there):
         _act(act, job_ids, "requeued", there, as_json)
 
 
-def _requeue_with(queue: Registry, job_id: str, raw: bytes) -> bool:
+def _requeue_with(queue: Registry, job_id: str, raw: bytes, *, ended: bool) -> bool:
     """Requeue a letter of a queue of either face with what was typed."""
     try:
         if isinstance(queue, sync.JobQueue):
             with queue:
                 job = queue.get(job_id)
-                return job is not None and queue.requeue(job_id, parameters=_typed(queue, job, raw))
+                return job is not None and queue.requeue(job_id, parameters=_typed(queue, job, raw), ended=ended)
         if isinstance(queue, JobQueue):
-            return anyio.run(_requeue_async, queue, job_id, raw)
+            return anyio.run(partial(_requeue_async, queue, job_id, raw, ended=ended))
     except EncodeError as error:
         raise Mistake(str(error)) from error
     raise Mistake(f"a {type(queue).__name__} has no requeue")
 
 
-async def _requeue_async(queue: JobQueue, job_id: str, raw: bytes) -> bool:
+async def _requeue_async(queue: JobQueue, job_id: str, raw: bytes, *, ended: bool) -> bool:
     async with queue:
         job = await queue.get(job_id)
-        return job is not None and await queue.requeue(job_id, parameters=_typed(queue, job, raw))
+        return job is not None and await queue.requeue(job_id, parameters=_typed(queue, job, raw), ended=ended)
 
 
 def _typed(queue: Registry, job: JobInfo, raw: bytes) -> Any:
@@ -278,8 +287,13 @@ def _act(
         else:
             for job_id in acted:
                 say(f"{done} {visible(job_id)} on {where(there)}")
-    others = [visible(job_id) + (f" ({job.state})" if (job := look(job_id)) else "") for job_id in missing]
+    states = [job.state if (job := look(job_id)) else "" for job_id in missing]
+    others = [
+        visible(job_id) + (f" ({state})" if state else "") for job_id, state in zip(missing, states, strict=True)
+    ]
     faults = [f"no dead letter on {where(there)}: {', '.join(others)}"] if missing else []
+    if done == "requeued" and {State.COMPLETED, State.CANCELLED}.intersection(states):
+        faults.append("--ended runs completed and cancelled jobs again")
     faults += [f"could not be {done}: {', '.join(map(visible, stuck))}"] if stuck else []
     if faults:
         raise Failure("; ".join(faults))

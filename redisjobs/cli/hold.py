@@ -7,12 +7,12 @@ import typer
 from redisjobs.cli import show
 from redisjobs.cli.errors import Failure, Mistake
 from redisjobs.cli.filters import Name, OlderThan, Text, Waiting, filters
-from redisjobs.cli.output import number_of, say, telling
+from redisjobs.cli.output import say, telling
 from redisjobs.cli.target import Json, QueueName, Url, named, where
 from redisjobs.filters import FilterOptions
 from redisjobs.sync import JobQueue
 from redisjobs.transitions import Reply
-from redisjobs.visible import visible
+from redisjobs.visible import number_of, visible
 
 Id = Annotated[str | None, typer.Argument(metavar="[ID]", help="The job's id.")]
 WaitingState = Annotated[Waiting | None, typer.Option("--state", help="All jobs that are ready, or delayed.")]
@@ -54,7 +54,7 @@ def unhold(
             _say_many("let go of", there.unhold_all(state, **wanted), state, there, as_json)
         elif job_id is not None:
             if not there.unhold(job_id):
-                raise Failure(f"job {job_id!r} is not held on {where(there)}")
+                raise Failure(f"job {job_id!r} on {where(there)} is not held")
             _say_one(job_id, "let go", there, as_json)
 
 
@@ -69,9 +69,9 @@ def _say_held(job_id: str, reply: Reply, there: JobQueue, as_json: bool) -> None
         case Reply.HELD:
             _say_one(job_id, "held", there, as_json)
         case Reply.RUNNING:
-            raise Failure(f"job {job_id!r} runs, and goes on; `redisjobs cancel` cancels it")
+            raise Failure(f"job {job_id!r} on {where(there)} runs, and goes on; `redisjobs cancel` cancels it")
         case Reply.DEAD:
-            raise Failure(f"job {job_id!r} is a dead letter: it does not start by itself")
+            raise Failure(f"job {job_id!r} on {where(there)} is a dead letter: it does not start by itself")
         case _:
             raise Failure(f"no job {job_id!r} on {where(there)}: it ended, or never was")
 

@@ -40,11 +40,6 @@ def is_read(write: Callable[[], object]) -> bool:
     return True
 
 
-def number_of(count: int, noun: str) -> str:
-    """A number of things, as `1 dead letter` and `2 dead letters`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 @contextmanager
 def telling(done: str) -> Iterator[None]:
     """For output that tells what a command has done: where there is no place for it, its error does."""

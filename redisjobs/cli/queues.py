@@ -4,6 +4,7 @@ A server can't tell which queues it has: that would take a SCAN of all its keys,
 which their access rules forbid. So the queues are those that the code has, or that are named.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
@@ -34,18 +35,30 @@ def list_queues(
     """
     if not modules and not names:
         raise Mistake("name a module that has queues, as app or app:queue, or queues by --queue")
-    documents = [_document(queue) for queue in _opened(modules or (), names or (), url)]
+    left_out = list[str]()
+    documents = [_document(queue) for queue in _opened(modules or (), names or (), url, left_out)]
     if as_json:
         show.document(documents)
     else:
         rows = ([document[column] for column in _COLUMNS] for document in documents)
         show.table(_COLUMNS, rows, f"queues: {len(documents)}")
+    if left_out:
+        print(
+            f"redisjobs: not shown, as they are at memory://, inside one process: {', '.join(left_out)}",
+            file=sys.stderr,
+        )
 
 
-def _opened(modules: Sequence[str], names: Sequence[str], url: str | None) -> Iterator[sync.JobQueue]:
-    """Each of the queues once, open while it is looked at."""
+def _opened(
+    modules: Sequence[str], names: Sequence[str], url: str | None, left_out: list[str]
+) -> Iterator[sync.JobQueue]:
+    """Each of the queues once, open while it is looked at; of a module those that are on a server."""
     seen = set[Any]()
-    found = [path for module in modules for path in ([module] if ":" in module else queues_in(module))]
+    found = list[str]()
+    for module in modules:
+        paths, inside = ([module], []) if ":" in module else queues_in(module)
+        found += paths
+        left_out += inside
     for queue in (queue_of(name, url) for name in (*found, *names)):
         if queue.driver.place not in seen:
             seen.add(queue.driver.place)

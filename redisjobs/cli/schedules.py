@@ -30,7 +30,7 @@ def list_schedules(queue: QueueName = "default", url: Url = None, as_json: Json 
     if as_json:
         show.document([_document(info) for info in found])
     elif not found:
-        say(f"no schedules on {where(there)}")
+        say(f"no schedules on {where(there)}; a worker declares those of its code when it starts")
     else:
         columns = ("name", "rule", "job", "state", "last", "next", "missed")
         show.table(columns, map(_row, found), f"schedules of {where(there)}")
@@ -55,8 +55,8 @@ def run(name: Name, queue: QueueName = "default", url: Url = None, as_json: Json
     with named(queue, url) as there:
         try:
             job = there.schedules.run_now(name)
-        except UnknownSchedule as error:
-            raise Failure(str(error)) from error
+        except UnknownSchedule:
+            raise _unknown(name, there, "; nothing was pushed") from None
     with telling(f"pushed {job}"):
         if as_json:
             show.document({"name": name, "job_id": job.id, "added": job.added})
@@ -89,7 +89,7 @@ def _act(act: Callable[[str], bool], name: str, done: str, there: JobQueue, as_j
     try:
         was_there = act(name)
     except RegistrationError as error:
-        raise Failure(str(error)) from error
+        raise Failure(f"{error} ({where(there)})") from error
     if not was_there:
         raise _unknown(name, there)
     with telling(f"{done} {name!r}"):
@@ -99,8 +99,8 @@ def _act(act: Callable[[str], bool], name: str, done: str, there: JobQueue, as_j
             say(f"{done} {visible(name)} on {where(there)}")
 
 
-def _unknown(name: str, there: JobQueue) -> Failure:
-    return Failure(f"no schedule {name!r} on {where(there)}")
+def _unknown(name: str, there: JobQueue, so: str = "") -> Failure:
+    return Failure(f"no schedule {name!r} on {where(there)}{so}")
 
 
 def _state(info: ScheduleInfo) -> str:

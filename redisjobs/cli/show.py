@@ -90,7 +90,7 @@ def counts_document(queue: Registry, counts: Counts, pauses: PauseInfo) -> dict[
 
 def job_list(jobs: Sequence[JobInfo], state: State | None, where: str) -> None:
     """Print jobs of one state, or of all, one a line."""
-    which = f"{state} jobs" if state else "jobs"
+    which = "dead letters" if state is State.DEAD else f"{state} jobs" if state else "jobs"
     if not jobs:
         say(f"no {which} on {where}")
         return

@@ -64,7 +64,14 @@ def naming(queue: Registry) -> Iterator[None]:
     except UniqueConflict:
         raise  # which says all there is to say
     except DriverError as error:
-        raise Failure(f"{error} ({where(queue)})") from error
+        raise Failure(f"{error} ({where(queue)}){_hint(error, queue)}") from error
+
+
+def _hint(error: DriverError, queue: Registry) -> str:
+    """What to do where no server listens at the usual place, which may not have been meant."""
+    if queue.driver.where != DEFAULT_URL or "refused" not in str(error):
+        return ""
+    return "; start a server, as `redisjobs dev --port 6379`, or name one by --url or REDISJOBS_URL"
 
 
 @contextmanager
@@ -87,37 +94,40 @@ def queue_of(name: str, url: str | None) -> sync.JobQueue:
     module, colon, _ = name.partition(":")
     try:
         if not (colon and _is_module(module)):
-            return sync.JobQueue(url or DEFAULT_URL, name=name, deadline=_ANSWER)
-        found = load(name, url)
+            found: Registry = sync.JobQueue(url or DEFAULT_URL, name=name, deadline=_ANSWER)
+        else:
+            found = load(name, url)
         if hasattr(found.driver, "memory"):
-            raise Mistake(f"{name} is at memory://, a queue inside one process that no command can look into")
+            raise Mistake(
+                f"{name} is at memory://, a queue inside one process that no command can look into; give --url"
+            )
         return sync.JobQueue(found.driver, name=found.name, deadline=_ANSWER)
     except ValueError as error:
         raise Mistake(str(error)) from error
 
 
-def queues_in(module: str) -> list[str]:
-    """The queues of a module that are on a server, as `MODULE:QUEUE`.
+def queues_in(module: str) -> tuple[list[str], list[str]]:
+    """The queues of a module as `MODULE:QUEUE`: those on a server, and those at memory://.
 
     Raises:
-        Mistake: There is no such module, it raised, or it has none.
+        Mistake: There is no such module, it raised, or it has none on a server.
     """
-    found = {
-        f"{module}:{name}"
-        for name, value in vars(_import(module)).items()
-        if isinstance(value, JobQueue | sync.JobQueue) and not hasattr(value.driver, "memory")
-    }
+    found, inside = list[str](), list[str]()
+    for name, value in sorted(vars(_import(module)).items()):
+        if isinstance(value, JobQueue | sync.JobQueue):
+            (inside if hasattr(value.driver, "memory") else found).append(f"{module}:{name}")
     if not found:
         raise Mistake(f"module {module!r} has no queue on a server; import it there, or name MODULE:QUEUE")
-    return sorted(found)
+    return found, inside
 
 
 def _is_module(name: str) -> bool:
     """Whether a name is that of a module that a user may have: a queue's name may have a colon, too."""
     first = name.partition(".")[0]
-    if first in sys.stdlib_module_names:
-        return False
-    _look_in(os.getcwd())
+    here = os.getcwd()
+    if first in sys.stdlib_module_names:  # one here is hidden by Python's own, as `load` says
+        return os.path.exists(os.path.join(here, f"{first}.py"))
+    _look_in(here)
     try:
         return importlib.util.find_spec(first) is not None
     except (ImportError, ValueError):

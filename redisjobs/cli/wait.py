@@ -7,7 +7,8 @@ import anyio
 
 from redisjobs.cli.bar import Bar
 from redisjobs.cli.errors import CommandError, Failure
-from redisjobs.errors import DriverError, JobFailed
+from redisjobs.cli.target import where
+from redisjobs.errors import DriverError, JobFailed, NoResult
 from redisjobs.queue import JobQueue
 from redisjobs.registry import Registry
 from redisjobs.visible import visible
@@ -34,20 +35,21 @@ def wait_for(queue: Registry, job_id: str, timeout: float | None) -> Any:
         timeout: Seconds to wait; None: for ever.
 
     Raises:
-        Failure: It is a dead letter; the text has the error and its traceback.
+        Failure: It is a dead letter, and the text has the error and its traceback; or it has no result.
         TimedOut: It has not ended in that time.
         LeftAlone: Somebody pressed Ctrl-C.
-        NoResult: It has no result for another reason.
         DriverError: The store refuses to answer.
     """
     try:
         return anyio.run(_wait, queue, job_id, timeout)
     except JobFailed as error:
-        raise Failure("\n".join([str(error), *error.traceback.splitlines()])) from None
+        raise Failure("\n".join([f"{error} ({where(queue)})", *error.traceback.splitlines()])) from None
+    except NoResult as error:
+        raise Failure(f"{error} ({where(queue)})") from None
     except TimeoutError as error:
-        raise TimedOut(str(error)) from None
+        raise TimedOut(f"{error} ({where(queue)})") from None
     except KeyboardInterrupt:
-        raise LeftAlone(f"nobody waits any longer; job {visible(job_id)} goes on") from None
+        raise LeftAlone(f"interrupted; job {visible(job_id)} goes on ({where(queue)})") from None
 
 
 async def _wait(queue: Registry, job_id: str, timeout: float | None) -> Any:

@@ -26,6 +26,7 @@ class Place:
         description: For people.
         queue: The queue's name.
         stays: What stays there, and how to end it; '' if nothing does.
+        gone: What does not, if nothing does.
     """
 
     url: str
@@ -33,6 +34,7 @@ class Place:
     description: str
     queue: str
     stays: str = ""
+    gone: str = "server"
 
 
 @contextmanager
@@ -48,7 +50,7 @@ def place(keep: bool, url: str | None = None) -> Iterator[Place]:
         try:
             stays = f"the queue {name} stays on your server" if keep else ""
             shown = without_password(url)
-            yield Place(url, shown, f"your server, {shown}", name, stays)
+            yield Place(url, shown, f"your server, {shown}", name, stays, gone="queue")
         finally:
             if not keep:
                 _remove(url, name)

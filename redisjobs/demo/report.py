@@ -8,6 +8,7 @@ from redisjobs.demo.place import Place
 from redisjobs.demo.results import Line, Verdict
 from redisjobs.demo.workers import Kill
 from redisjobs.drivers.redis.commands import Commands
+from redisjobs.visible import number_of
 
 _NAMED = 10  # files named where there is something wrong with them
 
@@ -44,8 +45,8 @@ def text(run: Run, lines: Sequence[Line], place: Place) -> str:
     else:
         told = [f"{rate} ({run.before / run.before_seconds:.0f} jobs/s until the kill)"]
         told += [_recovery(run.kill, lines, run.lease)]
-    told += [f"{_twice(lines)} jobs ran twice"]
-    told += [f"look around ({place.stays or 'on a run with --keep: this server is gone'}):"]
+    told += [f"{number_of(_twice(lines), 'job')} ran twice"]
+    told += [f"look around ({place.stays or f'on a run with --keep: this {place.gone} is gone'}):"]
     return "\n".join([*told, *(f"  {command}" for command in commands(place))])
 
 
@@ -63,7 +64,8 @@ def _recovery(kill: Kill, lines: Sequence[Line], lease: float) -> str:
         return "none of the killed worker's jobs ran again"
     first, last = min(again.values()) - kill.at, max(again.values()) - kill.at
     return (
-        f"{last:.1f} s from the kill until the killed worker's {len(again)} jobs were running again "
+        f"{last:.1f} s from the kill until the killed worker's {number_of(len(again), 'job')} "
+        f"{'was' if len(again) == 1 else 'were'} running again "
         f"(the first after {first:.1f} s; the lease is {lease:g} s)"
     )
 
@@ -89,9 +91,9 @@ def conclusion(verdict: Verdict, skipped: int) -> str:
     asides = {
         "could not be read: gone, or no permission": len(verdict.unreadable),
         "changed after a worker had read them": len(verdict.changed),
-        "were left out, as their names are not UTF-8": skipped,
+        "left out: the name is not UTF-8": skipped,
     }
-    told = [f"{number} files {what}" for what, number in asides.items() if number]
+    told = [f"{number_of(number, 'file')} {what}" for what, number in asides.items() if number]
     for what, paths in {"lost": verdict.lost, "wrong": verdict.wrong}.items():
         told += [f"{what}: {path}" for path in paths[:_NAMED]]
         if len(paths) > _NAMED:

@@ -80,6 +80,7 @@ class Scheduler:
         self._wake: anyio.Event | None = None
         self._scope: anyio.CancelScope | None = None
         self._stopped = self._is_running = False
+        self._in_worker = self._has_warned = False
         self._said: dict[str, str] = {}  # of a schedule, what the log has last
 
     async def run(self, *, listens: bool = True) -> None:
@@ -98,7 +99,7 @@ class Scheduler:
         self._said_at = self._declared_at = float("-inf")
         if self._stopped:
             return
-        self._is_running = True
+        self._is_running, self._in_worker = True, not listens
         try:
             with anyio.CancelScope() as self._scope:
                 async with anyio.create_task_group() as tasks:
@@ -160,14 +161,18 @@ class Scheduler:
 
     def _hear(self, server_ms: float) -> None:
         self._ahead = server_ms - time.monotonic() * 1000
-        if self.trouble:
-            self.trouble = ""
+        self.trouble = ""
+        if self._has_warned:
+            self._has_warned = False
             logger.info("the schedules of queue '%s' go on", self._queue.name)
 
     def _failed(self, error: DriverError) -> None:
-        if not self.trouble:
-            logger.warning("the schedules of queue '%s' wait for the store: %s", self._queue.name, error)
         self.trouble = str(error)
+        if self._has_warned or (self._in_worker and isinstance(error, Unavailable)):
+            return  # a worker logs one line for all that its server's absence stops
+        self._has_warned = True
+        where = f"'{self._queue.name}' at {self._queue.driver.where}"
+        logger.warning("the schedules of queue %s wait for the server: %s", where, error)
 
     def _say(self, name: str, what: str) -> None:
         """Log what is wrong with a schedule, once for as long as it stays so."""

@@ -22,11 +22,16 @@ class Deadline:
     # By the monotonic clock. Of the class, as few runs say anything: one is made for each.
     _extended_to: float = -math.inf
     _reported_at: float = -math.inf
+    _put_off: float = 0.0
 
     def __init__(self, timeout: float | None, stalled_after: float | None) -> None:
         self._timeout = timeout
         self._stalled_after = stalled_after
         self._begun_at = time.monotonic()
+
+    def put_off(self, seconds: float) -> None:
+        """Let it be so many seconds later than was given: the handler did not run meanwhile."""
+        self._put_off = seconds
 
     def extend(self, seconds: float) -> None:
         """Let the timeout be over so many seconds from now, if not later anyway; without one nothing changes."""
@@ -45,20 +50,24 @@ class Deadline:
     def _ends_at(self) -> float:
         if self._timeout is None:
             return math.inf
-        return max(self._begun_at + self._timeout, self._extended_to)
+        return max(self._given_to, self._extended_to)
+
+    @property
+    def _given_to(self) -> float:
+        return self._begun_at + self._put_off + (self._timeout or 0)
 
     @property
     def _stalls_at(self) -> float:
         if self._stalled_after is None:
             return math.inf
-        return max(self._begun_at, self._reported_at) + self._stalled_after
+        return max(self._begun_at + self._put_off, self._reported_at) + self._stalled_after
 
     @property
     def error(self) -> RedisJobsError:
         """What a run has failed by that was still running then."""
         if self._stalls_at < self._ends_at:
             return JobStalled(f"the handler reported no progress for {self._stalled_after:g} s")
-        if self._ends_at == self._begun_at + (self._timeout or 0):
+        if self._ends_at == self._given_to:
             return JobTimeout(f"the handler was still running after its timeout of {self._timeout:g} s")
         return JobTimeout(
             f"the handler was still running after {round(self._ends_at - self._begun_at, 3):g} s, to which it had "
@@ -73,8 +82,8 @@ class Timed(Protocol):
     def deadline(self) -> Deadline | None:
         """When it has to have ended; None: whenever."""
 
-    def outran(self) -> None:
-        """Take in that its time is over."""
+    def outran(self, now: float) -> None:
+        """Take in, at a time of the monotonic clock, that its time is over; or move its deadline on."""
 
 
 class Deadlines:
@@ -114,4 +123,6 @@ class Deadlines:
             else:
                 self._look_at = min(self._look_at, deadline.at)
         for run in over:
-            run.outran()
+            run.outran(now)
+            if run.deadline is not None and run.deadline.at > now:
+                self._look_at = min(self._look_at, run.deadline.at)

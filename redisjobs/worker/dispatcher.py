@@ -82,7 +82,7 @@ class Report:
         if reply is Reply.OK and type(settlement) is Ack:
             if settlement.result and settlement.result.refused:
                 # Here, as nobody may listen to jobs that are done.
-                why = settlement.result.refused
+                why = settlement.result.refused.removeprefix(f"{run.name}: ")  # which the line begins with
                 self._member.log.warning("%s: done, but its result could not be kept: %s", run.description, why)
             if not (settlement.cancelled or self.is_wanted):
                 return

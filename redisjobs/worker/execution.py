@@ -98,6 +98,7 @@ class Execution:
 
     __slots__ = (
         "__weakref__",
+        "_asked_at",
         "_context",
         "_definition",
         "_job",
@@ -108,6 +109,7 @@ class Execution:
         "_scope",
         "_settings",
         "_started",
+        "_thread_began_at",
         "deadline",
         "ended",
         "ended_at",
@@ -135,7 +137,7 @@ class Execution:
         self.settlement: Settlement | None = None
         self.resent = False
         self.given_at = math.inf
-        self.sent_at = self.ended_at = self.returned_at = 0.0
+        self.sent_at = self.ended_at = self.returned_at = self._asked_at = self._thread_began_at = 0.0
         self._settings = settings
         self._means = means
         self._started = 0.0
@@ -152,9 +154,14 @@ class Execution:
         self.reported: Reported | None = None
 
     @property
+    def name(self) -> str:
+        """Its job's name; `?` where that can't be read."""
+        return self._job.name if self._job else "?"
+
+    @property
     def description(self) -> str:
         """Which job this is, for people."""
-        return f"job {visible(self.lease.job_id)} ({visible(self._job.name) if self._job else '?'})"
+        return f"job {visible(self.lease.job_id)} ({visible(self.name)})"
 
     def give_up(self, why: Outcome) -> None:
         """Cancel the handler; `why` is the outcome, unless it is over already."""
@@ -173,13 +180,27 @@ class Execution:
         except BaseException:  # code of what the handler waits for
             self._settings.log.exception("%s: what it waits for can't be cancelled", self.description)
 
-    def outran(self) -> None:
-        """Cancel the handler: its time is over, unless it has ended in time in its thread."""
-        if self.deadline is not None and 0 < self.returned_at <= self.deadline.at:
-            return
+    def outran(self, now: float) -> None:
+        """Cancel the handler: its time is over, unless it has ended in time in its thread, or began late there."""
+        if self.deadline is not None and self._asked_at:
+            self.deadline.put_off(self._waited_for_thread(now))
+            if min(now, self.returned_at or math.inf) <= self.deadline.at:
+                return
         if not self.over and self.why is None:
             self.why = OUTRAN
             self._cancel()
+
+    def asks_for_thread(self) -> None:
+        """Take note that its handler is to be called in a thread."""
+        self._asked_at, self._thread_began_at = time.monotonic(), 0.0
+
+    def began_in_thread(self, at: float) -> None:
+        """Take note, in its thread, that its handler begins, by the monotonic clock."""
+        self._thread_began_at = at
+
+    def _waited_for_thread(self, now: float) -> float:
+        """For how many seconds its handler had no thread yet: a blocked event loop starts none."""
+        return (self._thread_began_at or now) - self._asked_at if self._asked_at else 0.0
 
     def ended_in_thread(self, at: float) -> None:
         """Take note, in its thread, that its handler has ended, by the monotonic clock."""
@@ -391,17 +412,18 @@ class Execution:
     def settled(self, reply: Reply) -> SettledJob:
         """What became of the job, for the event that tells of it. It was asked for last: the outcome is let go."""
         outcome, self._outcome = self._outcome, None  # its traceback leads to the frames that called the handler
+        ended_at = self.ended_at or time.monotonic()
         job, unread = self._job, self.lease.fields.get(b"attempt", b"1")[:9]
         return SettledJob(
             self.lease.job_id,
             reply,
-            name=job.name if job else "?",
+            name=self.name,
             attempt=job.attempt if job else int(unread) if unread.isdigit() else 1,
             lease=self.lease,
             outcome=outcome,
             settlement=self.settlement,
             waited=max(0, self._run_ms - self.lease.ready_ms) / 1000 if self.lease.ready_ms else 0.0,
-            ran=(self.ended_at or time.monotonic()) - self._started if self._started else 0.0,
+            ran=ended_at - self._started - self._waited_for_thread(ended_at) if self._started else 0.0,
             sent_at=self.sent_at,
             resent=self.resent,
             attempts=self._attempts if isinstance(self.settlement, RetryLater) else None,

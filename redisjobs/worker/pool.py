@@ -6,6 +6,7 @@ from typing import Protocol
 
 from anyio.abc import TaskGroup
 
+from redisjobs.visible import number_of
 from redisjobs.worker.allocator import Allocator
 from redisjobs.worker.batcher import Batcher
 from redisjobs.worker.call import Means
@@ -335,7 +336,7 @@ class Pool:
     def given(self, holder: Holder) -> None:
         """Note that somebody has given its jobs: the worker may have had its share, or the slots be full."""
         if self.begun >= self._max_jobs and not self.shutdown.stopping:
-            self._owner.recycle(f"{self.begun} jobs were run")
+            self._owner.recycle(f"{number_of(self.begun, 'job')} {'was' if self.begun == 1 else 'were'} run")
         if self.is_shared and not self.room:
             for other in self.sources:
                 if other.dispatcher is not holder and other.fetcher.waiting:

@@ -76,21 +76,25 @@ class Threads:
         self.call_soon = threadsafe_caller()
 
     async def run(
-        self, call: Callable[[], Any], job: Job, ended: Callable[[float], object] = float
+        self,
+        call: Callable[[], Any],
+        job: Job,
+        began: Callable[[float], object] = float,
+        ended: Callable[[float], object] = float,
     ) -> tuple[Any, BaseException | None]:
         """Call a job's handler in a thread; what it returned, and what it raised.
 
         Args:
             call: The handler.
             job: Whose it is.
-            ended: Called in the thread as it ends, with the time by the monotonic clock: the event loop may be
-                blocked, and hear of it later.
+            began: Called in the thread as it begins, with the time by the monotonic clock.
+            ended: Called in the thread as it ends, likewise: the event loop may be blocked, and hear of it later.
 
         Raises:
             NoThread: It was not called.
             BaseException: A cancellation, at once; the handler may run on.
         """
-        errand = _Errand(call, partial(self._end, job), ended)
+        errand = _Errand(call, partial(self._end, job), began, ended)
         try:
             await anyio.to_thread.run_sync(errand.run, abandon_on_cancel=True, limiter=self._limiter)
         except RuntimeError as error:  # not the handler's
@@ -129,12 +133,17 @@ def call_in(surroundings: Context, call: Callable[..., Any], *arguments: Any) ->
 class _Errand:
     """One call in a thread, that may be given up before it begins, meanwhile, or when it is over."""
 
-    __slots__ = ("_abandoned", "_begun", "_call", "_end", "_ended", "_lock", "_over", "_result")
+    __slots__ = ("_abandoned", "_began", "_begun", "_call", "_end", "_ended", "_lock", "_over", "_result")
 
     def __init__(
-        self, call: Callable[[], Any], end: Callable[[], None], ended: Callable[[float], object] = float
+        self,
+        call: Callable[[], Any],
+        end: Callable[[], None],
+        began: Callable[[float], object] = float,
+        ended: Callable[[float], object] = float,
     ) -> None:
         self._call = call
+        self._began = began
         self._ended = ended
         self._end = end
         self._lock = threading.Lock()
@@ -146,6 +155,7 @@ class _Errand:
             if self._abandoned:
                 return
             self._begun = True
+        self._began(time.monotonic())
         try:
             self._result = self._call(), None
         except BaseException as error:

@@ -19,6 +19,7 @@ from redisjobs.job import Duration
 from redisjobs.logger import Log
 from redisjobs.middleware import Middleware, all_checked
 from redisjobs.registry import Registry
+from redisjobs.visible import number_of
 from redisjobs.worker.guard import keep_up
 from redisjobs.worker.health import Health, combined
 from redisjobs.worker.processor import Processor
@@ -260,8 +261,8 @@ class Worker:
         if self._stop_asked:  # asked for before there was a processor to tell
             return
         if len(self.queues) > 1:
-            slots = self.settings.concurrency
-            logger.info("worker %s has %d slots for queues %s", self.worker_id, slots, self._queues)
+            slots = number_of(self.settings.concurrency, "slot")
+            logger.info("worker %s has %s for queues %s", self.worker_id, slots, self._queues)
         try:
             async with anyio.create_task_group() as tasks:
                 if handle_signals:

@@ -77,11 +77,7 @@ class Target:
 
     def __init__(self, where: Any) -> None:
         self.has_warned = False
-        if isinstance(where, str):
-            _check_database(where)
-            pool = redis.ConnectionPool.from_url(where, **_INTRODUCTION)
-        else:
-            pool = where.connection_pool
+        pool = _pool_of(where) if isinstance(where, str) else where.connection_pool
         self._kind = pool.connection_class.__name__
         if self._kind not in _CONNECTIONS:
             raise ValueError(
@@ -169,13 +165,24 @@ _IS_PLAIN = re.compile(r"(?i)timeout|timed out|wrong.version|record.layer|unexpe
 _IS_TLS = re.compile(r"(?i)reset by peer|connection lost|closed|broken pipe|protocol error")
 
 
+def _pool_of(url: str) -> Any:
+    """Its connections; what is wrong with the URL is told with it."""
+    try:
+        _check_database(url)
+        return redis.ConnectionPool.from_url(url, **_INTRODUCTION)
+    except ValueError as error:
+        why = str(error)
+    shown = without_password(url)
+    raise ValueError(f"{shown!r}: {why}")
+
+
 def _check_database(url: str) -> None:
     """Refuse a database that is no number: redis-py would take database 0 instead."""
     parts = urlsplit(url)
     if parts.scheme in ("redis", "rediss") and not re.fullmatch(r"/?[0-9]{0,9}/?", parts.path):
         raise ValueError(
-            f"{without_password(url)!r}: {parts.path[1:]!r} is no database of Redis; give a number, as "
-            "redis://HOST:6379/0, and the queue's name by itself"
+            f"{parts.path[1:]!r} is no database of Redis; give a number, as redis://HOST:6379/0, and the queue's "
+            "name by itself"
         )
 
 

@@ -158,10 +158,12 @@ class WorkerStopped(WorkerEvent):
     """A worker's run has ended, in order or not: all is settled or released, or is yet to run again.
 
     Attributes:
-        started_as: Its id when it started; it may have another by now.
+        started_as: Its id when it started; it may have another by now. '' if it never reached its store.
+        server: Where the store is, as a URL without a password; '' where its driver does not say it.
     """
 
     started_as: str = ""
+    server: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

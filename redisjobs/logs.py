@@ -188,7 +188,7 @@ def _started(event: WorkerStarted) -> None:
 
 
 def _stopped(event: WorkerStopped) -> None:
-    _outages.end(event.queue)
+    _outages.end(event.queue, event.server)
     if event.queues:
         worker.info("worker %s ended on queue '%s'", event.worker, event.queue)
     else:
@@ -209,16 +209,20 @@ class _Outages:
             self._queues.setdefault(store, set()).add(queue)
             return is_first
 
-    def end(self, queue: str) -> bool:
+    def end(self, queue: str, server: str) -> bool:
         """Note that a queue reaches its store, or asks no more; whether it was the last that did not."""
         with self._lock:
-            away = [store for store, queues in self._queues.items() if queue in queues]
-            for store in away:
-                self._queues[store].discard(queue)
-            over = [store for store in away if not self._queues[store]]
+            over = [store for store in {server, _refusing(queue)} if self._queues.get(store) == {queue}]
+            for store in (server, _refusing(queue)):
+                self._queues.get(store, set()).discard(queue)
             for store in over:
                 del self._queues[store]
             return bool(over)
+
+
+def _refusing(queue: str) -> str:
+    """A name for the store of a queue that refuses: that is about keys of one queue."""
+    return f"queue {queue}"
 
 
 _outages = _Outages()
@@ -226,8 +230,7 @@ _outages = _Outages()
 
 def _unavailable(event: SourceUnavailable) -> None:
     place = f" at {event.server}" if event.server else ""
-    # A refusal is about keys of one queue.
-    store = f"queue {event.queue}" if event.refuses or not event.server else event.server
+    store = _refusing(event.queue) if event.refuses or not event.server else event.server
     if not _outages.begin(store, event.queue):
         return
     log = worker if event.server and not event.refuses else _log_of(event)
@@ -239,7 +242,7 @@ def _unavailable(event: SourceUnavailable) -> None:
 
 
 def _available(event: SourceAvailable) -> None:
-    if _outages.end(event.queue):
+    if _outages.end(event.queue, event.server):
         log = worker if event.server else _log_of(event)
         log.info("the store%s is available again", f" at {event.server}" if event.server else "")
 

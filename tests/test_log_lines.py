@@ -19,7 +19,7 @@ from store import RedisStore, Store, eventually
 import redisjobs.sync
 from redisjobs import JobContext, JobQueue, RetryPolicy, Snooze, Worker, current_job, waiting
 from redisjobs.durations import in_words
-from redisjobs.events import JobsCompleted, JobsDead, LoopBlocked, SourceUnavailable
+from redisjobs.events import JobsCompleted, JobsDead, LoopBlocked, SourceUnavailable, WorkerStopped
 from redisjobs.torture.proxy import HOST, Proxy
 
 pytestmark = pytest.mark.anyio
@@ -297,6 +297,31 @@ async def test_a_server_that_is_away_is_one_line_with_its_address_and_one_when_i
     assert outages == [f"{address} is unavailable", f"{address} is available again"] * 2
     assert "no heartbeat got through" not in caplog.text
     assert not lines_of(caplog, logging.WARNING, "redisjobs.scheduler")  # schedulers of workers say nothing beside
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_worker_that_was_stopped_before_it_reached_its_server_hides_no_later_outage(
+    caplog: pytest.LogCaptureFixture, redis_store: RedisStore
+) -> None:
+    caplog.set_level(logging.INFO, "redisjobs.worker")
+    port = urlsplit(redis_store.url).port or 0
+    with Proxy(HOST, port) as proxy:
+        proxy.refuse(True)
+        url = redis_store.url.replace(f"{HOST}:{port}", f"{HOST}:{proxy.port}")
+        async with JobQueue(url, redis_store.queue_name) as queue:
+            queue.job(name="rest")(lambda: None)
+            for _ in range(2):
+                told, ended = list[SourceUnavailable](), list[WorkerStopped]()
+                queue.events.subscribe(SourceUnavailable, told.append)
+                queue.events.subscribe(WorkerStopped, ended.append)
+                worker = Worker(queue)
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(worker.run)
+                    await eventually(lambda: told)  # noqa: B023
+                    worker.stop()
+                assert [event.started_as for event in ended] == [""]
+
+    assert sum("is unavailable" in line for line in lines_of(caplog, logging.WARNING)) == 2
 
 
 # Who waits without end

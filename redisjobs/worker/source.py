@@ -201,9 +201,9 @@ class Source:
         await self._hooks.finish()
 
     def tell_stopped(self) -> None:
-        """Tell that the worker has stopped, if it had begun here."""
-        if self.member.opened:
-            self.member.tell(WorkerStopped, started_as=self._started_as)
+        """Tell that the worker has stopped, if it had begun here, or has told that it could not."""
+        if self.member.opened or self.member.unavailable:
+            self.member.tell(WorkerStopped, started_as=self._started_as, server=self.member.server)
 
     def health(self, *, loop_is_blocked: bool) -> Health | None:
         """What is wrong with it, by what it got done; None: nothing. For any thread.

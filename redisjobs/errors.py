@@ -32,7 +32,7 @@
     └── Fail               dead letter, now
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -265,3 +265,19 @@ class Fail(Steering):
 
     def __init__(self, reason: str = "the handler said so") -> None:
         super().__init__(reason)
+
+
+def single_cause(error: BaseException) -> BaseException:
+    """What a group of errors comes from, if that is one thing: what the store refuses, it refuses every task."""
+    leaves = list(_leaves(error))
+    if len(leaves) > 1 and not all(isinstance(leaf, DriverError) for leaf in leaves):
+        return error
+    return next((leaf for leaf in leaves if not isinstance(leaf, Unavailable)), leaves[0])
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error

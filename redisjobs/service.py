@@ -13,7 +13,7 @@ from typing import Any, Literal, Self, TypedDict, Unpack
 import anyio
 from anyio.abc import TaskGroup
 
-from redisjobs.errors import DriverError, Unavailable
+from redisjobs.errors import DriverError, Unavailable, single_cause
 from redisjobs.events import SourceUnavailable, WorkerStarted
 from redisjobs.job import Duration
 from redisjobs.logger import Log
@@ -22,7 +22,7 @@ from redisjobs.queries import Count
 from redisjobs.registry import Registry
 from redisjobs.schedules.scheduler import Scheduler
 from redisjobs.worker.health import Health
-from redisjobs.worker.worker import Worker, single_cause
+from redisjobs.worker.worker import Worker
 
 logger = Log("redisjobs.service")
 

@@ -1,5 +1,6 @@
 """The users of docs/how-to/restrict-access.md: each can do its role and no more, and no word is idle."""
 
+import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, closing, contextmanager
@@ -769,3 +770,26 @@ async def test_a_rule_is_for_one_user_of_many_queues_by_its_patterns(
     assert redis_store.located()["a"].startswith("delayed ")
     assert second.located()["a"].startswith("delayed ")
     second.end()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_worker_that_may_not_fire_schedules_says_so_once_and_runs_jobs(
+    redis_store: RedisStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    rule = documented_rule("worker", redis_store.queue_name)
+    rule.remove("+zrandmember")
+    async with as_user(redis_store, rule) as url, JobQueue(url, redis_store.queue_name) as queue:
+        ran: list[int] = []
+        job: Any = queue.job(name="job")(lambda number: ran.append(number))
+        async with JobQueue(redis_store.url, redis_store.queue_name) as producer:
+            worker = Worker(queue)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(worker.run)
+                await eventually(lambda: "fires no schedules" in caplog.text)
+                await producer.push_many([job.prepare(number=number) for number in range(3)])
+                await eventually(lambda: len(ran) == 3)
+                assert worker.health.ready
+                worker.stop()
+    (line,) = [each for each in caplog.records if each.levelno >= logging.ERROR]
+    assert "zrandmember" in line.getMessage()
+    assert "`--no-schedules`" in line.getMessage()

@@ -26,6 +26,8 @@ from redisjobs import DriverError, JobContext, JobQueue, Lifespan, Schedule, Wor
 from redisjobs.driver import Driver
 from redisjobs.events import WorkerStarted
 from redisjobs.service import WorkerOptions
+from redisjobs.worker.batcher import Batch
+from redisjobs.worker.exchanger import Exchanger
 
 pytestmark = pytest.mark.anyio
 
@@ -174,7 +176,7 @@ async def test_a_service_that_dies_ends_what_is_inside_of_it_by_its_error(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     refuse(queue.driver, monkeypatch, "read", DriverError("no"))  # what a scheduler asks for
-    service, went_on = queue.service(), False
+    service, went_on = queue.service(worker=False, schedules=True), False
 
     async def wait() -> None:
         nonlocal went_on
@@ -195,7 +197,7 @@ async def test_a_service_that_dies_is_logged_and_no_more_where_that_is_asked_for
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     refuse(queue.driver, monkeypatch, "read", DriverError("no"))
-    async with queue.service(on_failure="log") as service:
+    async with queue.service(worker=False, schedules=True, on_failure="log") as service:
         await eventually(lambda: service.error)
         await queue.push(Work(1))
     assert "had to end: no" in caplog.text
@@ -402,14 +404,16 @@ async def test_an_application_whose_store_is_away_starts_and_says_so(
 async def test_an_application_whose_service_dies_gets_sigterm_unless_it_is_to_go_on(
     store: Store, monkeypatch: pytest.MonkeyPatch, on_failure: str
 ) -> None:
-    monkeypatch.setattr("redisjobs.schedules.scheduler._EVERY", 0.05)
     queue, lifespan = lifespan_of(store, on_failure=on_failure)
     got: list[int] = []
     monkeypatch.setattr("signal.raise_signal", got.append)
     async with lifespan(None):
         service = lifespan.service
         assert service
-        refuse(queue.driver, monkeypatch, "change", DriverError("no"))
+        monkeypatch.setattr(
+            Exchanger, "begin", lambda exchanger: exchanger.failed(Batch([], None), DriverError("no"))
+        )
+        await queue.push(Work(1))
         await eventually(lambda: service.error)
         await anyio.lowlevel.checkpoint()
         assert got == ([signal.SIGTERM] if on_failure == "raise" else [])

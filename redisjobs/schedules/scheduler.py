@@ -21,7 +21,7 @@ import anyio.to_thread
 
 from redisjobs.backoff import retrying
 from redisjobs.driver import Notification
-from redisjobs.errors import DriverError, QueueFull, Unavailable, WrongType
+from redisjobs.errors import DriverError, QueueFull, Unavailable, WrongType, single_cause
 from redisjobs.events import JobsPushed, ScheduleFired
 from redisjobs.logger import Log
 from redisjobs.middleware import NOBODY, PushEnds, before_push
@@ -106,6 +106,9 @@ class Scheduler:
                     if listens:
                         tasks.start_soon(self._listen)
                     await self._work()
+        except BaseExceptionGroup as group:
+            cause = single_cause(group)
+            raise cause from cause.__cause__
         finally:
             self._is_running = False
             with anyio.CancelScope(shield=True):

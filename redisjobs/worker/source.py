@@ -15,6 +15,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from redisjobs.driver import Fenced
+from redisjobs.errors import DriverError
 from redisjobs.eventloop import Wakeup
 from redisjobs.events import JobsReclaimed, WorkerDraining, WorkerStarted, WorkerStopped
 from redisjobs.schedules.scheduler import Scheduler
@@ -41,6 +42,12 @@ from redisjobs.worker.subscriber import Subscriber
 from redisjobs.worker.watchdog import ProgressWatchdog
 
 _JOINING = 5.0  # seconds for which other queues leave it its turn as it joins: then its server counts as away
+_FIRING_AGAIN = 60.0  # seconds until it is tried again to fire schedules, where the store refused
+
+_NOT_FIRED = (
+    "this worker fires no schedules of queue %s: %s. Allow what is refused, or leave schedules to others by "
+    "`--no-schedules`"
+)
 
 
 class Owner(Protocol):
@@ -171,11 +178,23 @@ class Source:
         for duty in (*(part.run for part in parts), self._watch_leases):
             tasks.start_soon(keep_up, duty)
         if self.scheduler is not None:
-            tasks.start_soon(keep_up, partial(self.scheduler.run, listens=False))
+            tasks.start_soon(keep_up, partial(self._fire_schedules, self.scheduler))
         self.exchanger.batcher.start(tasks)
         threads, processes = self._pool.threads, self._pool.means.processes
         self.dispatcher.find = finder(settings.queue.definitions, self._middleware, threads, processes)
         self._hooks.start(tasks, settings.queue.events)
+
+    async def _fire_schedules(self, scheduler: Scheduler) -> None:
+        """Fire schedules. Where the store refuses that, jobs run all the same, and it is tried again."""
+        told = ""
+        while not self._pool.shutdown.stopping:
+            try:
+                await scheduler.run(listens=False)
+            except DriverError as error:
+                if str(error) != told:
+                    told, where = str(error), f"'{self.member.settings.queue.name}' at {self.member.server}"
+                    self.member.log.error(_NOT_FIRED, where, error)
+                await anyio.sleep(_FIRING_AGAIN)
 
     def stop(self, *, is_first: bool) -> None:
         """Claim no more: the worker was asked to stop, for the first time or once more."""

@@ -7,14 +7,14 @@ import secrets
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import anyio
 
 from redisjobs.arguments import whole
 from redisjobs.durations import seconds
-from redisjobs.errors import DriverError, Unavailable
+from redisjobs.errors import single_cause
 from redisjobs.job import Duration
 from redisjobs.logger import Log
 from redisjobs.middleware import Middleware, all_checked
@@ -54,22 +54,6 @@ def _checked_name(worker_id: str) -> str:
             f"{' or '.join(map(repr, _TAKEN))}, and nothing that begins with {_LINE!r}"
         )
     return worker_id
-
-
-def single_cause(error: BaseException) -> BaseException:
-    """What a group of errors comes from, if that is one thing: what the store refuses, it refuses every task."""
-    leaves = list(_leaves(error))
-    if len(leaves) > 1 and not all(isinstance(leaf, DriverError) for leaf in leaves):
-        return error
-    return next((leaf for leaf in leaves if not isinstance(leaf, Unavailable)), leaves[0])
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
 
 
 _SLOTS, _ASYNC_SLOTS = 10, 100  # where nobody says how many; a thread each is dear, a task is not

@@ -275,7 +275,7 @@ class _Loops:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._blocked = Counter(
             "redisjobs_loop_blocked_seconds",
-            "For how long event loops of workers were blocked by a handler, once that is a second or more.",
+            "For how long event loops of workers were blocked by a handler, once that is half a second or more.",
             registry=registry,
         )
         self._told: dict[str, float] = {}  # by worker: what was counted while it lasts

@@ -40,7 +40,7 @@ Strict = Annotated[
         "--strict", help="Of several queues run the first one's jobs first; those of the others may starve."
     ),
 ]
-UntilIdle = Annotated[bool, typer.Option("--until-idle", help="Exit when nothing is left to run.")]
+UntilIdle = Annotated[bool, typer.Option("--until-idle", help="Exit when nothing is left that may run now.")]
 Schedules = Annotated[
     bool,
     typer.Option(

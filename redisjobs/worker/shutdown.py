@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import anyio
 
+_DAY = 86_400.0
 _TWICE = 0.2  # seconds in which one Ctrl-C may come twice: from the terminal, and from the program that started us
 
 
@@ -18,7 +19,7 @@ class Interrupts:
         self._at = -math.inf
 
     def is_new(self, number: int) -> bool:
-        """Whether a signal that has just come counts. Only SIGINT may not."""
+        """Whether a signal that has just come counts: a SIGINT within 0.2 s of the last one does not."""
         now = time.monotonic()
         if number == signal.SIGINT and now - self._at < _TWICE:
             return False
@@ -41,9 +42,11 @@ def stopping(number: int, jobs: int, grace: float, *, at_once: bool) -> str:
         return f"{name}: stopping at once; {running} cancelled and handed back"
     if not jobs:
         return f"{name}: stopping; no job runs"
-    until = f"{datetime.now(UTC) + timedelta(seconds=min(grace, 1e8)):%H:%M:%S} UTC"
     again = "Ctrl-C" if number == signal.SIGINT else "signal"
-    return f"{name}: stopping; waiting for {running} until {until} ({grace:g} s); a second {again} ends at once"
+    until = ""
+    if grace < _DAY:
+        until = f" until {datetime.now(UTC) + timedelta(seconds=grace):%H:%M:%S} UTC ({grace:g} s)"
+    return f"{name}: stopping; waiting for {running}{until}; a second {again} ends at once"
 
 
 class Shutdown:

@@ -177,10 +177,10 @@ class Worker:
         """Run jobs until `stop` is called or the task is cancelled.
 
         Args:
-            until_idle: Return as soon as nothing is ready in any queue and nothing runs here; delayed jobs that
-                are not due are left, and no schedule is fired. Jobs for which there was no thread or process are
-                waited for. While other workers hold jobs it stays for a lease, as they may be dead: then it runs
-                what they held.
+            until_idle: Return as soon as nothing is ready in any queue and nothing runs here. Delayed jobs that
+                are not due are left, and so are those that wait for their rate; no schedule is fired. Jobs for
+                which there was no thread or process are waited for. While other workers hold jobs it stays for a
+                lease, as they may be dead: then it runs what they held.
             handle_signals: Let SIGTERM and SIGINT stop the worker, a second one at once. Main thread only.
 
         An async handler that swallows its cancellation keeps this from returning, though not from releasing its

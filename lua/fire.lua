@@ -115,8 +115,8 @@ local function look_at(one)
     bytes = bytes + bytes_of(fields or {})
   end
   if key ~= '' and holders[key] == nil then
-    holders[key] = key_holder(places, jobs, delayed, unique, key, asked[key], now_ms) or false
-    bytes = bytes + (holders[key] and holders[key].bytes or 0)
+    local holding, read = key_holder(places, jobs, delayed, unique, key, asked[key], now_ms)
+    holders[key], bytes = holding or false, bytes + read
   end
 end
 

@@ -126,8 +126,8 @@ for i, start in ipairs(starts) do
     bytes = bytes + bytes_of(fields or {})
   end
   if key ~= '' and holders[key] == nil then
-    holders[key] = key_holder(places, jobs, delayed, unique, key, asked[key], now_ms) or false
-    bytes = bytes + (holders[key] and holders[key].bytes or 0)
+    local holding, read = key_holder(places, jobs, delayed, unique, key, asked[key], now_ms)
+    holders[key], bytes = holding or false, bytes + read
   end
 end
 for i = #ids, looked + 1, -1 do ids[i], pushes[i], starts[i] = nil, nil, nil end

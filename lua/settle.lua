@@ -77,9 +77,10 @@
 --          CANCELLED   it was to run again, and a cancel was asked for while it ran: gone instead
 --          OVERSIZED   put in by hand with more values than a script can add; nothing was written
 --          NO_IDS      no stream that could take it has entry ids left, by somebody's hand; nothing was written
---          PARTIAL     it pushes others, and the jobs that have their ids or keys are large: until 1 MB of such was read, after `:`,
---                      for each of the first 0 as after OK, which is settled, or 1 if it may be added. Settle the job again, with
---                      these and those that were not looked at. Of it nothing was written but what was replaced
+--          PARTIAL     it pushes others, and the jobs that have their ids or keys are large: until 1 MB of such was read, after
+--                      `:`, for each of the first 0 as after OK, which is settled, or 1 if it may be added. Settle the job
+--                      again, with these and those that were not looked at. Of it nothing was written but what was replaced,
+--                      and that keys are free which running jobs held until their start. So each call comes further
 --          SPOILED     the unique key of a job that it pushes was made something else by hand; nothing was written. After `:`
 --                      what is wrong, each space and % of it as %20
 --          RUNNING     it lingers, and counts for the max_concurrency of its name: to be settled when the thread has ended;
@@ -374,8 +375,8 @@ local function settle_others(in_order)
 
   -- What the jobs meet that one pushes, before any is written: where in `values` each begins, whether its id is taken, what
   -- is to go from `due`; by each unique key the job that holds it; and how many were looked at, as what they meet may be
-  -- large. A key that its parent holds until it ends, `own_key`, is free, as it ends now. Nil, and why, where a unique key was
-  -- made something else by hand.
+  -- large. A key that its parent holds until it ends, `own_key`, is free, as it ends now: the parent, which may be large too, is
+  -- not read for that. Nil, and why, where a unique key was made something else by hand.
   local function look_at_pushes(values, many, parent, own_key)
     local found, asked, holders, at = {}, {}, {}, 7
     for i = 1, many do
@@ -390,9 +391,12 @@ local function settle_others(in_order)
       if key ~= '' and holders[key] == nil then
         local is_right, why = pcall(expect, 'string', unique .. key)
         if not is_right then return nil, type(why) == 'table' and why.err or why end -- servers differ in what pcall tells
-        local holding = key_holder(places, jobs, delayed, unique, key, asked[key], now_ms) or false
-        bytes = bytes + (holding and holding.bytes or 0)
-        holders[key] = not (holding and holding.id == parent and key == own_key) and holding
+        local holding, read = nil, 0
+        if key ~= own_key or redis.call('GET', unique .. key) ~= parent then
+          holding, read = key_holder(places, jobs, delayed, unique, key, asked[key], now_ms)
+        end
+        holders[key], bytes = holding or false, bytes + read
+        one.was_held = read > 0 and not holding
       end
     end
     return found, holders, many
@@ -426,13 +430,24 @@ local function settle_others(in_order)
     end
     local told, added = {}, {}
     for i = 1, looked do
-      local waits = looked < #found and not found[i].is_taken and not holders[values[found[i].at + 4]]
-      told[i] = waits and '1' or push_one(values, found[i], holders, added)
+      local id, key = values[found[i].at], values[found[i].at + 4]
+      if looked < #found and not (found[i].is_taken or added[id] or holders[key]) then
+        told[i], added[id] = '1', true
+      else
+        told[i] = push_one(values, found[i], holders, added)
+      end
       if not told[i] then break end
     end
     forget_ends(result, outcome, progress, added)
     if #told < looked then return 'NO_IDS' end -- those before it are there: the next try finds them, by their ids
-    if looked < #found then return 'PARTIAL' .. ':' .. table.concat(told) end
+    if looked < #found then
+      -- To read again that a running job holds a key no longer may take all of the next call.
+      for i, word in ipairs(told) do
+        local key = values[found[i].at + 4]
+        if word == '1' and found[i].was_held then free(unique, key, redis.call('GET', unique .. key)) end
+      end
+      return 'PARTIAL' .. ':' .. table.concat(told)
+    end
     return settlements.done(number, entry, deliveries, job, fields, values, hold, ran_ms) .. ':' .. table.concat(told)
   end
 

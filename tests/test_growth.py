@@ -518,8 +518,11 @@ async def test_jobs_that_were_read_as_a_name_was_paused_are_looked_at_by_1_mb_a_
     assert counts["evalsha"] == 1 + 4
 
 
-def large_jobs(jobs: int, *, unique: bool = False) -> list[NewJob]:
-    return [a_job(f"large-{i}", LARGE, f"key-{i}" if unique else "") for i in range(jobs)]
+def large_jobs(jobs: int, *, unique: bool = False, until: str = "end") -> list[NewJob]:
+    large = [a_job(f"large-{i}", LARGE, f"key-{i}" if unique else "") for i in range(jobs)]
+    return [
+        replace(job, fields=[*job.fields, "unique_until", until]) if until == "start" else job for job in large
+    ]
 
 
 def a_job(job_id: str, size: int, unique: str = "", on_conflict: OnConflict = OnConflict.SKIP) -> NewJob:
@@ -570,8 +573,11 @@ async def test_a_push_that_replaces_large_jobs_looks_at_1_mb_of_these_a_call(
     assert [fields[b"id"].decode() for _, fields in entries] == [f"large-{i}" for i in range(20)]
 
 
-async def test_a_push_of_keys_that_large_running_jobs_hold_looks_at_1_mb_of_these_a_call(bench: Bench) -> None:
-    await push_each(bench, large_jobs(20, unique=True))
+@pytest.mark.parametrize("until", ["end", "start"])
+async def test_a_push_of_keys_that_large_running_jobs_hold_or_have_held_looks_at_1_mb_of_these_a_call(
+    bench: Bench, until: str
+) -> None:
+    await push_each(bench, large_jobs(20, unique=True, until=until))
     async with bench.consumers(1) as (consumer,):
         while (await consumer.exchange([], 20)).leases:
             pass
@@ -580,15 +586,20 @@ async def test_a_push_of_keys_that_large_running_jobs_hold_looks_at_1_mb_of_thes
             pushed = await bench.store.driver.push(new, repeated=False)
         await consumer.release(refund=True, watch=False)
 
-    assert pushed == [Pushed(Reply.DUPLICATE, f"large-{i}") for i in range(20)]
+    held = [Pushed(Reply.DUPLICATE, f"large-{i}") for i in range(20)]
+    assert pushed == (held if until == "end" else [Pushed(Reply.OK)] * 20)
     assert (counts["evalsha"], counts["xrange"]) == (LOOKS, 20)
 
 
-@pytest.mark.parametrize("meets", ["ids", "keys"])
+@pytest.mark.parametrize("meets", ["ids", "keys", "started"])
 async def test_a_scheduler_whose_jobs_meet_large_ones_looks_at_1_mb_of_these_a_call_and_fires_all(
     bench: Bench, meets: str
 ) -> None:
-    await push_each(bench, large_jobs(20, unique=meets == "keys"))
+    await push_each(bench, large_jobs(20, unique=meets != "ids", until="start"))
+    if meets == "started":
+        async with bench.consumers(1) as (consumer,):
+            while (await consumer.exchange([], 20)).leases:
+                pass
     driver, rule = bench.store.driver, Schedule.every(60)
     schedules = [Definition(f"s-{i}", rule, NewJob("", ["name", "Work", "parameters", "{}"])) for i in range(20)]
     await driver.change(PutSchedules([Put.whole(each) for each in schedules], None))
@@ -613,7 +624,7 @@ async def test_a_scheduler_whose_jobs_meet_large_ones_looks_at_1_mb_of_these_a_c
     with bench.counted() as later:
         others = (await driver.change(Fire("another", firings))).fired
 
-    reply = Reply.EXISTS if meets == "ids" else Reply.REPLACED
+    reply = {"ids": Reply.EXISTS, "keys": Reply.REPLACED, "started": Reply.OK}[meets]
     assert [each.reply for each in fired] == [Reply.OK] * 20
     assert [each.pushed[0].reply for each in fired] == [reply] * 20
     assert counts["evalsha"] == LOOKS
@@ -622,15 +633,16 @@ async def test_a_scheduler_whose_jobs_meet_large_ones_looks_at_1_mb_of_these_a_c
 
 
 @pytest.mark.parametrize("lost", ["no answer", "an answer"])
-@pytest.mark.parametrize("meets", ["ids", "running", "waiting"])
+@pytest.mark.parametrize("meets", ["ids", "running", "started", "waiting"])
 async def test_settlements_whose_pushes_meet_large_jobs_look_at_1_mb_a_call_and_add_the_others_as_they_end(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, meets: str, lost: str
 ) -> None:
     await push_each(bench, [a_job(f"parent-{i}", 10) for i in range(2)])
     async with bench.consumers(2) as (consumer, other):
         parents = (await consumer.exchange([], 2)).leases
-        await push_each(bench, large_jobs(20, unique=meets != "ids"))
-        while meets == "running" and (await other.exchange([], 20)).leases:
+        until = "start" if meets == "started" else "end"
+        await push_each(bench, large_jobs(20, unique=meets != "ids", until=until))
+        while meets in ("running", "started") and (await other.exchange([], 20)).leases:
             pass
         conflict = OnConflict.REPLACE if meets == "waiting" else OnConflict.SKIP
         meeting = [
@@ -660,13 +672,45 @@ async def test_settlements_whose_pushes_meet_large_jobs_look_at_1_mb_a_call_and_
         await other.release(refund=True, watch=False)
 
     assert answer.replies == [Reply.OK] * 2
-    assert answer.added == {0: [True, *[False] * 10], 1: [*[False] * 10, True]}
+    met = [meets == "started"] * 10
+    assert answer.added == {0: [True, *met], 1: [*met, True]}
     assert is_atomic
     assert calls == LOOKS + (2 if lost == "an answer" else 0)
     assert counts["xrange"] < 60  # each of the 20, and one that is to be replaced again as its parent ends
     large = bench.store.admin.xrange(bench.store.stream())
     assert sum(len(fields[b"parameters"]) > LARGE for _, fields in large) == (0 if meets == "waiting" else 20)
     assert bench.store.faults() == []
+
+
+async def test_a_large_job_that_pushes_others_under_its_own_key_is_settled_without_a_look_at_it(
+    bench: Bench,
+) -> None:
+    await push_each(bench, [a_job("parent", 1_100_000, "own")])
+    async with bench.consumers(1) as (consumer,):
+        (parent,) = (await consumer.exchange([], 1)).leases
+        pushes = [a_job("child", 10, "own"), a_job("another", 10)]
+        with bench.counted() as counts, anyio.fail_after(10):
+            answer = await consumer.exchange([(parent, Ack(pushes=pushes))], None, turn=Turn(1, 1))
+
+    assert (answer.replies, answer.added) == ([Reply.OK], {0: [True, True]})
+    assert (counts["evalsha"], counts["xrange"]) == (1 + 1, 1)  # what it settles besides is a call too
+
+
+async def test_settled_in_steps_a_job_that_pushes_one_id_twice_and_then_meets_large_jobs_adds_the_first(
+    bench: Bench,
+) -> None:
+    await push_each(bench, [a_job("parent", 10)])
+    async with bench.consumers(1) as (consumer,):
+        (parent,) = (await consumer.exchange([], 1)).leases
+        await push_each(bench, large_jobs(10, unique=True))
+        twice = [a_job("twice", 10), a_job("twice", 10, "key-0", OnConflict.REPLACE)]
+        pushes = [*twice, *(a_job(f"large-{i}", 10) for i in range(1, 10))]
+        answer = await consumer.exchange([(parent, Ack(pushes=pushes))], None, turn=Turn(1, 1))
+
+    assert (answer.replies, answer.added) == ([Reply.OK], {0: [True, *[False] * 10]})
+    large = bench.store.admin.xrange(bench.store.stream())
+    assert sum(len(fields[b"parameters"]) > LARGE for _, fields in large) == 10
+    assert (await bench.queue.counts()).totals["replaced"] == 0
 
 
 async def run_large(bench: Bench, consumer: Consumer, jobs: int) -> None:

@@ -22,7 +22,7 @@ from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.job import OnConflict, State
 from redisjobs.queries import Ask, Count, FindLimits, Scan, Tidy
 from redisjobs.schedules.stored import Fire, Firing
-from redisjobs.transitions import MOST_JOBS, Ack, Lease, NewJob
+from redisjobs.transitions import MOST_JOBS, Ack, Lease, NewJob, ReportProgress, Settlement
 
 LINES, WORKERS, WAITERS = 50_000, 5_000, 100
 LARGE, MANY = 500_000, 500  # bytes of a large job, and how many there are
@@ -193,12 +193,12 @@ async def _push_awaited(place: Place) -> None:
         place.admin.hset(f"{place.prefix}waiters", f"job-{i}", " ".join(names[i % 100 :] + names[: i % 100]))
 
 
-async def _ends_awaited(place: Place) -> Act:
+async def _settles_awaited(place: Place, settlement: Settlement) -> Act:
     consumer = place.driver.consumer("one", lease=600, max_deliveries=3)
     await consumer.open()
     await _push_awaited(place)
     leases = await _claim(consumer, MANY)
-    return lambda: consumer.exchange([(lease, Ack()) for lease in leases], None)
+    return lambda: consumer.exchange([(lease, settlement) for lease in leases], None)
 
 
 async def _asks(place: Place) -> Act:
@@ -285,7 +285,11 @@ CASES: dict[str, tuple[str, Callable[[Place], Awaitable[Act]]]] = {
         "500 x 500 kB",
         lambda place: _follow_ups(place, unique=True, running=True),
     ),
-    "settle jobs that are waited for": ("500 x 100 processes", _ends_awaited),
+    "settle jobs that are waited for": ("500 x 100 processes", lambda place: _settles_awaited(place, Ack())),
+    "note the progress of jobs that are waited for": (
+        "500 x 100 processes",
+        lambda place: _settles_awaited(place, ReportProgress(b"{}")),
+    ),
     "ask about jobs": ("500 x 100 processes", _asks),
     "scan running": ("5,000 workers, 50,000 lines", lambda p: _scans(p, workers=WORKERS, lines=LINES)),
     "scan running, few lines": ("5,000 workers, 3,000 lines", lambda p: _scans(p, workers=WORKERS, lines=3_000)),

@@ -54,6 +54,7 @@
 --- @include "include/remove"
 --- @include "include/tell"
 --- @include "include/ends"
+--- @include "include/tell_waiters"
 --- @include "include/conclude"
 --- @include "include/pushed_at"
 --- @include "include/set_aside"

@@ -74,6 +74,7 @@
 --- @include "include/remove"
 --- @include "include/tell"
 --- @include "include/ends"
+--- @include "include/tell_waiters"
 --- @include "include/conclude"
 --- @include "include/tell_others"
 --- @include "include/set_aside"

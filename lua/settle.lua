@@ -67,11 +67,12 @@
 -- Returns  {now_us, due_in, ahead, {unread 1..3, readable 1..3}, turn_in, word, ...}: the clock; µs until the next delayed
 --          job (-1: none); what a claim would find, as a sum: 1 if jobs were handed back, 2 if some jobs may not start, so
 --          that only the script claims, 4 if the queue is paused, and then nothing else is told; 32 or 64 if the first that
---          were handed back are of the second or third stream; where nothing was promoted, 8 if the next of a waiting line may start, so that a claim is needed; 16 if this call has looked
---          at lines whose turn it was, so that this worker sees to the next turn too; how many jobs of each stream were
---          never delivered, and how many of these one read may bring, as there are large ones (0: any number); µs
---          until the next of a line may start (-1: nobody waits for a time); and one word for each job, in their order,
---          or OK alone for all of them. Or one word for the whole call, FENCED or STALE:
+--          were handed back are of the second or third stream; where nothing was promoted, 8 if the next of a waiting
+--          line may start, so that a claim is needed; 16 if this call has looked at lines whose turn it was, so that this
+--          worker sees to the next turn too; how many jobs of each stream were never delivered, and how many of these one
+--          read may bring, as there are large ones (0: any number); µs until the next of a line may start (-1: nobody
+--          waits for a time); and one word for each job, in their order, or OK alone for all of them. Or one word for the
+--          whole call, FENCED or STALE:
 --          OK          settled, as it says. Of a job that pushes others, after `:`, for each of these 1 if it was added, 0 if
 --                      its id was another's, or the job that holds its unique key stays, or was replaced
 --          CANCELLED   it was to run again, and a cancel was asked for while it ran: gone instead
@@ -113,6 +114,7 @@
 --- @include "include/tell"
 --- @include "include/remove"
 --- @include "include/ends"
+--- @include "include/tell_waiters"
 --- @include "include/conclude"
 --- @include "include/tell_others"
 --- @include "include/set_aside"
@@ -454,9 +456,8 @@ local function settle_others(in_order)
   settlements.report = function(_, _, _, job, _, values, hold)
     if hold == 'unlocated' then return 'OK' end -- the id is another job's by now
     redis.call('SET', progress .. job, values[1], 'PX', 86400000)
-    for process in string.gmatch(keys.ends.awaited and redis.call('HGET', waiters, job) or '', '%S+') do
-      tell(waiter .. process, 'changed ' .. job)
-    end
+    local processes = keys.ends.awaited and redis.call('HGET', waiters, job)
+    if processes then tell_waiters(keys.ends, job, processes) end
     return 'OK'
   end
 

@@ -35,6 +35,7 @@ from redisjobs.transitions import (
     Pushed,
     Release,
     Reply,
+    ReportProgress,
     RetryLater,
     Settlement,
     Turn,
@@ -929,7 +930,7 @@ def processes(many: int) -> list[str]:
     return [f"{10_000 + number}-{'f' * 16}" for number in range(many)]
 
 
-@pytest.mark.parametrize("ends", ["done", "dead", "cancelled"])
+@pytest.mark.parametrize("ends", ["done", "dead", "cancelled", "reports"])
 async def test_where_many_processes_wait_for_many_jobs_a_call_tells_each_process_and_not_each_of_each_job(
     bench: Bench, ends: str
 ) -> None:
@@ -940,7 +941,9 @@ async def test_where_many_processes_wait_for_many_jobs_a_call_tells_each_process
         leases = (await consumer.exchange([], 500)).leases
         for at, lease in enumerate(leases):
             bench.store.admin.hset(key, lease.job_id, " ".join(names[at % 100 :] + names[: at % 100]))
-        end = DeadLetter("error", "broke") if ends == "dead" else Ack(cancelled=ends == "cancelled")
+        end: Settlement = Ack(cancelled=ends == "cancelled")
+        if ends in ("dead", "reports"):
+            end = DeadLetter("error", "broke") if ends == "dead" else ReportProgress(b"{}")
         with bench.store.admin.pubsub() as heard:
             heard.subscribe(*(f"{channel}{name}" for name in names))
             for _ in names:
@@ -951,7 +954,7 @@ async def test_where_many_processes_wait_for_many_jobs_a_call_tells_each_process
 
     assert counts["publish"] <= 1_000 + 100 + 1
     assert {where for where, text in told if text == b"subscribed"} == {f"{channel}{name}" for name in names}
-    assert not bench.store.admin.exists(key)
+    assert bench.store.admin.delete(key) == (ends == "reports")  # there only while they run
 
 
 async def test_of_the_processes_that_wait_for_a_job_some_100_are_noted_the_newest_each_once(bench: Bench) -> None:

@@ -3,10 +3,9 @@
 -- no result is known: then nothing is written down. So too where `word` is `reported`. What it has reported last is there for
 -- another minute, for whoever watches it. `keep_ms` is how long, as text: what is no time, by hand, is not at all.
 --
--- To tell many takes its time: once 1,000 were told in a call, the others are left to tell_others, which a script that may end
--- many jobs calls last. `ends` has the prefixes result, outcome, progress and waiter; waiters; and `awaited`, whether anybody waits for any job. It
--- is nil where the id is another job's by now. The outcome outlives the result, so that one that is over can be told from one
--- that never was. Needs whole, tell beside it.
+-- `ends` has the prefixes result, outcome, progress and waiter; waiters; and `awaited`, whether anybody waits for any job. It is
+-- nil where the id is another job's by now. The outcome outlives the result, so that one that is over can be told from one that
+-- never was. Needs whole, tell_waiters beside it.
 local function conclude(ends, job, word, text, keep_ms)
   if not ends then return end
   local ms = #(keep_ms or '') < 14 and string.match(keep_ms or '', '^%d+$')
@@ -20,12 +19,5 @@ local function conclude(ends, job, word, text, keep_ms)
   local processes = ends.awaited and redis.call('HGET', ends.waiters, job)
   if not processes then return end
   redis.call('HDEL', ends.waiters, job)
-  if ends.told >= 1000 then
-    ends.others[processes] = true
-    return
-  end
-  for process in string.gmatch(processes, '%S+') do
-    ends.told = ends.told + 1
-    tell(ends.waiter .. process, 'changed ' .. job)
-  end
+  tell_waiters(ends, job, processes)
 end

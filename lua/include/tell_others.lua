@@ -1,5 +1,5 @@
--- tell_others: tell the processes that conclude has left, each once, and not which jobs have ended: it asks about all it waits
--- for, as one does that has just begun to listen. Up to 1,000 of them; the others ask once a minute. Needs tell beside it.
+-- tell_others: tell the processes that tell_waiters has left, each once, and not which jobs have changed: it asks about all it
+-- waits for, as one does that has just begun to listen. Up to 1,000 of them; the others ask once a minute. Needs tell beside it.
 local function tell_others(ends)
   local told, many = {}, 0
   for processes in pairs(ends and ends.others or {}) do

@@ -637,7 +637,14 @@ if turn == 0 or turn > last then -- else it was applied before, and is only answ
   answer = settle(in_order)
   tell_others(keys.ends)
 end
-if turn > last then redis.call('HSET', record, lane, ARGV[3] .. ' ' .. answer) end
+if turn > last then
+  redis.call('HSET', record, lane, ARGV[3] .. ' ' .. answer)
+  if first_other <= #ARGV and string.match(lane, '%+%d+$') then
+    -- The answers to the steps of the batch before this one are asked for no more.
+    local step = 1
+    while redis.call('HDEL', record, lane .. '.' .. step) == 1 do step = step + 1 end
+  end
+end
 local reply = {exact_ms * 1000, -1, 0, {0, 0, 0, 0, 0, 0}, -1}
 if promotes then
   reply[2] = promote(keys, now_ms, exact_ms)

@@ -20,7 +20,7 @@ from redisjobs import JobQueue, Schedule, Worker, server
 from redisjobs.driver import Beat, Consumer
 from redisjobs.drivers.redis.commands import Command
 from redisjobs.drivers.redis.consumer import RedisConsumer
-from redisjobs.errors import Unavailable
+from redisjobs.errors import DriverError, Unavailable
 from redisjobs.eventloop import AsyncioGate
 from redisjobs.job import OnConflict, Priority, State
 from redisjobs.queries import Ask, Count, Find, FindLimits, Scan, Tidy
@@ -712,6 +712,104 @@ async def test_settled_in_steps_a_job_that_pushes_one_id_twice_and_then_meets_la
     large = bench.store.admin.xrange(bench.store.stream())
     assert sum(len(fields[b"parameters"]) > LARGE for _, fields in large) == 10
     assert (await bench.queue.counts()).totals["replaced"] == 0
+
+
+@asynccontextmanager
+async def settled_in_steps(bench: Bench, many: int = 1) -> AsyncIterator[tuple[RedisConsumer, list[Lease]]]:
+    """A worker with jobs that are to push `stepping`, which takes a few calls."""
+    await push_each(bench, [a_job(f"parent-{i}", 10) for i in range(many)])
+    async with bench.consumers(1) as (consumer,):
+        assert isinstance(consumer, RedisConsumer)
+        parents = list((await consumer.exchange([], many)).leases)
+        await push_each(bench, large_jobs(10))
+        yield consumer, parents
+
+
+def stepping() -> Ack:
+    return Ack(pushes=[a_job("new", 10), *(a_job(f"large-{i}", 10) for i in range(10))])
+
+
+async def test_a_job_that_was_settled_in_part_as_its_worker_was_fenced_is_told_as_lost(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with settled_in_steps(bench, 2) as (consumer, parents):
+
+        async def run(self: RedisConsumer, *commands: Command[Any], of: Any = RedisConsumer._run) -> list[Any]:
+            answers = list[Any]()
+            for command in commands:  # another worker comes between them
+                answers += await of(self, command)
+                bench.store.admin.delete(f"{bench.store.prefix}worker:{self.worker_id}")
+            return answers
+
+        with monkeypatch.context() as patched:
+            patched.setattr(RedisConsumer, "_run", run)
+            answer = await consumer.exchange(
+                [(parents[0], stepping()), (parents[1], Ack())], None, turn=Turn(1, 1)
+            )
+
+    assert answer.replies == [Reply.LEASE_LOST] * 2
+    assert {"parent-0", "parent-1"} < set(bench.store.located())
+    assert "new" not in bench.store.located()
+
+
+async def test_where_the_answer_to_a_step_is_lost_the_next_claim_finds_what_was_handed_back_meanwhile(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with settled_in_steps(bench) as (consumer, parents), bench.consumers(2) as (_, other):
+        await push_each(bench, [a_job("handed-back", 10)])
+        while not any(lease.job_id == "handed-back" for lease in (await other.exchange([], 20)).leases):
+            pass
+        await push_each(bench, [a_job(f"unread-{i}", 10) for i in range(3)])
+        await consumer.exchange([], 1, idle=True)  # hears that some are to be read
+        await other.release(refund=True, watch=False)
+        calls = 0
+
+        async def run(self: RedisConsumer, *commands: Command[Any], of: Any = RedisConsumer._run) -> list[Any]:
+            nonlocal calls
+            calls += 1
+            answers: list[Any] = await of(self, *commands)
+            if calls == 2:
+                raise Unavailable("lost")
+            return answers
+
+        with monkeypatch.context() as patched:
+            patched.setattr(RedisConsumer, "_run", run)
+            with pytest.raises(Unavailable):
+                await consumer.exchange([(parents[0], stepping())], None, turn=Turn(1, 1))
+        answer = await consumer.exchange([(parents[0], stepping())], 1, turn=Turn(1, 1))
+        await consumer.release(refund=True, watch=False)
+
+    assert answer.replies == [Reply.OK]
+    assert [lease.job_id for lease in answer.leases] == ["large-0"]
+
+
+async def test_a_worker_s_record_keeps_the_answers_to_the_steps_of_its_last_exchange_alone(bench: Bench) -> None:
+    async with settled_in_steps(bench, 2) as (consumer, parents):
+        record, answers = f"{bench.store.prefix}worker:{consumer.worker_id}", list[list[bytes]]()
+        for number, settlement in enumerate([stepping(), Ack(pushes=[a_job("last", 10)])]):
+            await consumer.exchange([(parents[number], settlement)], None, turn=Turn(1, 1 + number))
+            answers.append(sorted(key for key in bench.store.admin.hkeys(record) if key.startswith(b"answer:1+")))
+
+    assert answers == [[b"answer:1+0", b"answer:1+0.1"], [b"answer:1+0"]]
+
+
+async def test_settling_in_steps_that_come_no_further_ends_with_an_error(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with settled_in_steps(bench) as (consumer, parents):
+        first: list[Any] = []
+
+        async def run(self: RedisConsumer, *commands: Command[Any], of: Any = RedisConsumer._run) -> list[Any]:
+            if not first:
+                first.extend(await of(self, *commands))
+                first[0].looked[0] = []
+                return first
+            return first[:1]
+
+        with monkeypatch.context() as patched, anyio.fail_after(10):
+            patched.setattr(RedisConsumer, "_run", run)
+            with pytest.raises(DriverError, match="again and again"):
+                await consumer.exchange([(parents[0], stepping())], None, turn=Turn(1, 1))
 
 
 async def run_large(bench: Bench, consumer: Consumer, jobs: int) -> None:

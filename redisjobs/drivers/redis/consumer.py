@@ -51,6 +51,7 @@ _TURN_LATE_US = 1_000_000
 _ALL = slice(0, len(Priority))  # streams
 _RECOVERED = 100  # entries that one call looks at
 _LARGEST = 2**64 - 1  # either part of an entry id
+_SPARE_STEPS = 10  # calls, of those that settle the rest of jobs that push others, that may come no further
 _HEARING = 4  # beats for which marks are looked for after a cancel: its job may have been on its way to us
 
 
@@ -183,14 +184,14 @@ class RedisConsumer:
             commands = [_fenced_as_answer(command) for command in commands]
         try:
             answers = await self._run(*commands)
-            if parts.pushing and any(isinstance(answer, Fenced) for answer in answers):
-                return self._cut_off(parts, answers)
+            pushed, replies = answers[:first], answers[first:]
+            if parts.pushing:
+                if any(isinstance(answer, Fenced) for answer in answers):
+                    return self._cut_off(parts, answers)
+                pushed = await self._settle_rest(parts, turn, pushed)
         except DriverError:
             self._ahead = None
             raise
-        pushed, replies = answers[:first], answers[first:]
-        if any(each.looked for each in pushed):
-            pushed = await self._settle_rest(parts, turn, pushed)
         settled: Settled | None = replies[0] if isinstance(replies[0], Settled) else None
         told = parts.told(settled, pushed)
         if by_script:
@@ -243,12 +244,18 @@ class RedisConsumer:
         """Settle those again of whose pushes a call looked at some only, as it met large jobs; to the end.
 
         Should an answer be lost, the whole exchange is sent again in the same parts: a call is known by number.
+
+        Raises:
+            DriverError: There is no end to it. Each step settles one more of these jobs, or looks at one more and
+                frees its key, so there is, unless each time others push and start a large job under that key.
         """
         whole = []
         for number, (some, settled) in enumerate(zip(parts.pushing, pushed, strict=True)):
-            step = 0
+            most, step = _SPARE_STEPS + 2 * sum(len(_pushes(one)) for _, one in some), 0
             while settled.looked:
                 step += 1
+                if step > most:
+                    raise DriverError("the jobs that these settlements push meet large ones again and again")
                 left = _left(some, settled)
                 rest = [_with_pushes(*some[at], numbers) for at, numbers in left.items()]
                 command = self._commands.settle_with_pushes(self.worker_id, turn, f"{number}.{step}", rest)
@@ -531,10 +538,18 @@ class _Parts:
         """The same where some calls were refused, as the worker was fenced: their jobs were no longer its own."""
         calls, nothing = [*self.pushing, self.plain], Ahead(0, [0, 0, 0], -1)
         *pushing, plain = [
-            answer if isinstance(answer, Settled) else Settled([Reply.LEASE_LOST] * len(call), 0, -1, nothing)
+            _unless_partial(answer)
+            if isinstance(answer, Settled)
+            else Settled([Reply.LEASE_LOST] * len(call), 0, -1, nothing)
             for call, answer in zip(calls, answers, strict=False)
         ]
         return replace(self.told(plain, pushing), server_ms=max(each.now_us for each in [*pushing, plain]) / 1000)
+
+
+def _unless_partial(settled: Settled) -> Settled:
+    """The same, as there is no further call: what was PARTIAL was not settled."""
+    replies = [Reply.LEASE_LOST if at in settled.looked else reply for at, reply in enumerate(settled.replies)]
+    return replace(settled, replies=replies)
 
 
 def _left(some: Settlements, settled: Settled) -> dict[int, list[int]]:

@@ -5,12 +5,15 @@ from contextlib import aclosing
 
 import anyio.to_thread
 import pytest
-from store import RedisStore
+from store import RedisStore, eventually
 
-from redisjobs import JobQueue, Worker, sync
+from redisjobs import JobQueue, Schedule, Worker, sync
 from redisjobs.drivers.redis.commands import LAYOUT
 from redisjobs.errors import DriverError
+from redisjobs.events import ScheduleFired
 from redisjobs.queries import Declare
+from redisjobs.schedules.scheduler import Scheduler
+from redisjobs.schedules.stored import moment
 
 pytestmark = pytest.mark.anyio
 
@@ -47,6 +50,34 @@ async def queue(engine_store: RedisStore) -> AsyncIterator[JobQueue]:
     async with aclosing(JobQueue(engine_store.url, engine_store.queue_name)) as queue:
         queue.job(name="Work")(lambda: None)
         yield queue
+
+
+SLOT_MS = 1_700_000_000_000
+
+
+@pytest.fixture
+def scheduled(engine_store: RedisStore) -> RedisStore:
+    """An empty queue with schedules, as a release with version 3 of the keys left it.
+
+    `nightly` was put at run time, and `paused` too; `Work` was declared by its code.
+    """
+    admin, prefix = engine_store.admin, engine_store.prefix
+    job = {"accuracy": "all", "at_most": "100", "job": "Work", "parameters": "{}", "priority": "normal"}
+    rules = {
+        "nightly": {"rule": "0 4 * * * Europe/Berlin", "fingerprint": "9b9b762a762665aa"},
+        "paused": {"rule": "every 3600 s", "fingerprint": "59cba1fa436ea0ee", "paused": "1"},
+        "Work": {"rule": "every 60 s", "fingerprint": "73670d4712c8976a"}
+        | {"declared_by": f"{SLOT_MS}", "seen_at": f"{SLOT_MS}"},
+    }
+    for name, rule in rules.items():
+        admin.hset(f"{prefix}schedule:{name}", mapping=job | rule)
+        admin.hset(f"{prefix}schedules", name, SLOT_MS)
+    admin.hset(f"{prefix}layout", mapping={"version": "3", "schedules": "4"})
+    admin.hset(f"{prefix}limits", "Work", "max_concurrency=2")
+    admin.hset(f"{prefix}retention", mapping={"completed": "- 7", "cancelled": "", "dead": "2592000000 100000"})
+    admin.hset(f"{prefix}paused:names", "Other", SLOT_MS)
+    admin.set(f"{prefix}paused", SLOT_MS)
+    return engine_store
 
 
 def emptied(store: RedisStore) -> None:
@@ -105,6 +136,52 @@ async def test_a_worker_takes_a_queue_of_an_older_version_over_once_it_holds_no_
     await Worker(queue).run(until_idle=True)
     assert (await queue.counts()).totals["completed"] == 1
     make_orderly(old)
+
+
+@pytest.mark.parametrize("version", ["3", None])  # none, where only a producer of the older release was there
+async def test_a_queue_that_is_taken_over_keeps_its_schedules_limits_retention_and_pauses(
+    scheduled: RedisStore, queue: JobQueue, version: str | None
+) -> None:
+    if version is None:
+        scheduled.admin.hdel(f"{scheduled.prefix}layout", "version")
+
+    await Worker(queue).run(until_idle=True)
+
+    found = {each.name: each for each in await queue.schedules.list()}
+    assert {name: str(each.rule) for name, each in found.items()} == {
+        "nightly": str(Schedule.daily(hour=4, tz="Europe/Berlin")),
+        "paused": str(Schedule.every(3600)),
+        "Work": str(Schedule.every(60)),
+    }
+    assert [name for name, each in found.items() if each.paused] == ["paused"]
+    assert [name for name, each in found.items() if each.declared] == ["Work"]
+    assert not any(each.error for each in found.values())
+    assert await queue.schedules.remove("Work")
+    await queue.schedules.put("new", {}, Schedule.every(60), job="Work")
+    assert [limit.name for limit in await queue.limits()] == ["Work"]
+    assert scheduled.admin.hget(f"{scheduled.prefix}retention", "completed") == b"- 7"
+    pauses = await queue.pauses()
+    assert (pauses.since is not None, list(pauses.names)) == (True, ["Other"])
+
+
+async def test_a_schedule_of_a_queue_that_is_taken_over_goes_on_after_the_last_slot_that_was_fired(
+    scheduled: RedisStore, queue: JobQueue
+) -> None:
+    last_ms = scheduled.clock() // 60_000 * 60_000 - 120_000
+    scheduled.admin.hset(f"{scheduled.prefix}schedules", mapping=dict.fromkeys(("nightly", "Work"), last_ms))
+    queue.schedule({}, Schedule.every(60), job="Work", name="Work", accuracy="all")
+    fired = list[ScheduleFired]()
+    queue.events.subscribe(ScheduleFired, fired.append)
+
+    await Worker(queue).run(until_idle=True)
+    async with anyio.create_task_group() as tasks:
+        scheduler = Scheduler(queue)
+        tasks.start_soon(scheduler.run)
+        await eventually(lambda: fired)
+        scheduler.stop()
+
+    slots = (moment(last_ms + late) for late in (60_000, 120_000))
+    assert [job for job, *_ in fired[0].jobs][:2] == [f"Work@{slot:%Y-%m-%dT%H:%M:%SZ}" for slot in slots]
 
 
 @pytest.mark.parametrize("left", ["a locator", "an entry without one", "a worker"])

@@ -275,6 +275,7 @@ SPARED = {
     ("settle: none", "finished:"),
     *[(act, "worker:") for act in ACTS if act.startswith("release")],  # it goes, whatever it is
     ("tidy", "worker:"),
+    ("join", "schedules"),  # which is looked at only where a queue of an older version is taken over
     *[(act, key) for act in ("settle: release", "settle: fail", "settle: none") for key in KEPT],
     *[("cancel: of one that runs", key) for key in KEPT],
     *[(act, key) for act in ("requeue", "requeue: later", "delete") for key in ("completed", "cancelled")],

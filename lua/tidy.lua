@@ -61,6 +61,11 @@ for _, id in ipairs(is_listed and {} or redis.call('ZRANGE', workers, 0, -1)) do
   living[id] = true -- to ask for each takes twice as long
 end
 
+-- Whether a consumer holds a job; since the caller has listed it, it may have got one.
+local function holds(stream, name, pending)
+  return pending > 0 or is_listed and #(leases(stream, '-', '+', 1, name) or {}) > 0
+end
+
 local function look_at(stream, name, pending, idle)
   if is_waiting(name) or redis.call('ZSCORE', fenced, name) then return end
   if is_listed and redis.call('ZSCORE', workers, name) then return end
@@ -68,7 +73,7 @@ local function look_at(stream, name, pending, idle)
   local lease_ms = kind == 'hash' and alive(record .. name)
   if lease_ms then -- `workers` was taken away; it lives, or is fenced a lease from now
     redis.call('ZADD', workers, whole(now_ms + lease_ms), name)
-  elseif pending > 0 then
+  elseif holds(stream, name, pending) then
     fence(keys, name, now_ms)
     total = total + 1
   elseif idle > idle_ms then
@@ -87,7 +92,7 @@ local function look_at_lines(stream, found, at, from)
     buckets[#buckets + 1] = string.sub(page[#page][at.name], 6)
   end
   for i, known in ipairs(redis.call('ZMSCORE', lines, unpack(buckets))) do
-    if not known and tonumber(page[i][at.pending]) > 0 then
+    if not known and holds(stream, page[i][at.name], tonumber(page[i][at.pending])) then
       redis.call('ZADD', lines, 0, buckets[i])
       was_missing = true
     elseif not known then

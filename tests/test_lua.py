@@ -728,6 +728,25 @@ async def test_a_consumer_goes_only_with_nothing_pending_and_its_worker_gone(
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("name", ["gone:1:abcd", "line:Work"])
+async def test_a_consumer_that_was_listed_with_nothing_pending_stays_with_a_job_that_it_has_got_since(
+    queue: RedisStore, worker: Consumer, name: str
+) -> None:
+    await push(queue, "a")
+    queue.admin.xreadgroup("workers", name, {queue.stream(): ">"})
+    queue.admin.script_load(scripts.script("tidy").source)
+    keys = [f"{queue.prefix}{key}" for key in scripts.script("tidy").keys]
+    listed = (name, "0", "3600001")
+
+    queue.admin.evalsha(scripts.script("tidy").sha, len(keys), *keys, "3600000", "0", "2 0", "", "1", *listed)
+
+    assert [consumer for _, consumer, _ in queue.pending()] == [name]
+    noted = ("lines", "Work") if name == "line:Work" else ("fenced", name)
+    assert queue.admin.zscore(f"{queue.prefix}{noted[0]}", noted[1]) is not None
+    queue.admin.delete(*(queue.prefix + key for key, _ in queue.keys().items()))
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize("lost", ["workers", "worker:w1", "both"])
 async def test_jobs_of_a_dead_worker_that_the_store_has_forgotten_are_found_and_run(
     queue: RedisStore, worker: Consumer, lost: str

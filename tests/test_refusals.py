@@ -5,7 +5,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import closing
+from contextlib import aclosing, closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from redisjobs.job import (
     OnConflict,
     Priority,
     State,
+    WhyWaiting,
 )
 from redisjobs.queries import (
     COUNTERS,
@@ -42,6 +43,7 @@ from redisjobs.queries import (
     RequeueAll,
     Resume,
     Retain,
+    Scan,
     SetLimit,
     Taken,
     Tidy,
@@ -1239,3 +1241,20 @@ async def test_a_retry_for_which_no_ready_stream_has_an_id_left_is_delayed_inste
         assert info.due_at is not None
         assert 30 < (info.due_at - datetime.now(UTC)).total_seconds() <= 60
         assert (await queue.counts()).totals["retried"] >= 1
+
+
+@pytest.mark.parametrize("key", ["paused:names", "held", "workers", "progress:ready"])
+async def test_a_job_is_shown_though_what_says_why_it_waits_was_spoiled_by_hand(
+    redis_store: RedisStore, key: str
+) -> None:
+    store = redis_store
+    async with aclosing(store.driver) as driver:
+        await driver.push([job("ready")], repeated=False)
+        spoil(store, key)
+        found = await driver.read(Find("ready"))
+        listed = (await driver.read(Scan(State.READY))).rows
+
+    assert found is not None
+    assert [row.job_id for row in (found, *listed)] == ["ready", "ready"]
+    assert {row.why_waiting for row in (found, *listed)} == {None if key == "workers" else WhyWaiting.NO_WORKER}
+    store.admin.delete(store.prefix + key)

@@ -474,6 +474,25 @@ async def test_the_schedules_of_a_server_that_lost_its_data_are_back_with_the_ne
     assert all(len(each) == 1 for each in jobs)
 
 
+async def test_a_slot_that_passed_while_the_server_lost_its_data_is_made_up_for_though_none_was_fired_first(
+    redis_store: RedisStore,
+) -> None:
+    store = redis_store
+    stop_between_slots(store)
+    began = moment(store.clock())
+    async with JobQueue(store.driver, store.queue_name) as queue:
+        all_slots(queue, MINUTELY)
+        scheduler = Scheduler(queue)
+        await scheduler._look()
+        store.admin.delete(*(store.prefix + key for key, _ in store.keys().items()))
+        store.clock.advance(120)
+        scheduler.hear(Notification("subscribed", ""))  # the connection is back, before it has fired anything
+        await scheduler._look()
+        await scheduler._fire()
+
+        assert await slots(queue) == [text(slot) for slot in MINUTELY.between(began, moment(store.clock()))]
+
+
 async def test_what_code_declares_stops_with_the_last_scheduler_that_declares_it(
     store: Store, queue: JobQueue
 ) -> None:

@@ -149,6 +149,11 @@ class Scheduler:
         """At the next look say that it is there, declare what the store has from others, and read what is new."""
         self._said_at, self._is_behind = float("-inf"), True
 
+    def _begin_again(self) -> None:
+        """At the next look declare all, and then read all: the store has an older state, or none."""
+        self._declared_at, self._change = float("-inf"), None
+        self._say_again()
+
     def _pause(self) -> float:
         """Seconds until something is to be done."""
         if self._is_behind:
@@ -190,6 +195,8 @@ class Scheduler:
         if time.monotonic() >= self._said_at + _EVERY:
             self._said_at = time.monotonic()  # before: what is heard of meanwhile is looked at again
             await self._declare(self._to_declare())
+            if self._declared_at == float("-inf"):  # the store lost its data: `_read` would lose the slots seen to
+                await self._declare(self._to_declare())
         if self._is_behind:
             self._is_behind = False  # before, likewise
             if names := await self._read():
@@ -263,8 +270,7 @@ class Scheduler:
         )
         self._hear(answer.server_ms)
         if self._began_ms and not answer.was_there:  # it was silent for too long, or the store has lost its data
-            self._declared_at, self._change = float("-inf"), None
-            self._say_again()
+            self._begin_again()
         self._began_ms = self._began_ms or int(answer.server_ms)
         self._is_behind |= answer.change != self._change
         return answer.replies
@@ -308,8 +314,8 @@ class Scheduler:
             page = await retrying(partial(self._queue.driver.read, query), failed=self._failed)
             self._hear(page.server_ms)
             change = page.change if change is None else change  # what has changed since is read again
-            if after is not None and change < after:  # an older state of the store: all of it is read
-                self._change, self._is_behind = None, True
+            if after is not None and change < after:
+                self._begin_again()
                 return []
             for name in page.gone:
                 plans.pop(name, None)

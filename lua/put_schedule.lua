@@ -57,8 +57,11 @@ if not is_put then
   local seen_at = redis.call('ZSCORE', mates, scheduler)
   was_there = seen_at and math.abs(now_ms - tonumber(seen_at)) < there_ms and 1 or 0
   for key, who in pairs({[mates] = scheduler, [schedulers] = release}) do
-    local silent = redis.call('ZRANGE', key, '-inf', whole(now_ms - there_ms), 'BYSCORE', 'LIMIT', 0, 100)
-    if #silent > 0 then redis.call('ZREM', key, unpack(silent)) end
+    -- A time in the future too, after the clock was set back: it would count once the clock comes to it.
+    for first, last in pairs({['-inf'] = whole(now_ms - there_ms), [whole(now_ms + there_ms)] = '+inf'}) do
+      local silent = redis.call('ZRANGE', key, first, last, 'BYSCORE', 'LIMIT', 0, 100)
+      if #silent > 0 then redis.call('ZREM', key, unpack(silent)) end
+    end
     redis.call('ZADD', key, whole(now_ms), who)
     redis.call('PEXPIRE', key, there_ms)
   end

@@ -378,6 +378,17 @@ async def test_a_release_that_is_gone_does_not_count_because_the_clock_was_set_b
     assert await driver.change(RemoveSchedule("nightly")) is Reply.OK
 
 
+async def test_a_release_that_is_gone_does_not_count_again_once_a_clock_that_was_set_back_catches_up(
+    store: Store, driver: Driver
+) -> None:
+    await put(driver, NIGHTLY, 0)
+    store.clock.advance(-3600)
+    await driver.change(PutSchedules([], by(replace(NIGHTLY, at_most=5), 0)))  # of another release, which stays
+    store.clock.advance(3600)
+    assert not (await row(driver)).is_there
+    assert await driver.change(RemoveSchedule("nightly")) is Reply.OK
+
+
 async def test_a_pause_outlasts_another_release(driver: Driver) -> None:
     await put(driver, NIGHTLY, 0)
     await driver.change(PauseSchedule("nightly", pause=True))

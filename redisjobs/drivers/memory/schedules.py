@@ -37,6 +37,10 @@ def put_schedule(memory: Memory, change: PutSchedules) -> PutAnswer:
             mates = memory.schedulers.setdefault(by.release, {})
             was_there = by.scheduler in mates and _is_now(mates[by.scheduler], now_ms)
             mates[by.scheduler] = now_ms
+            for release in [each for each in memory.schedulers if not _is_served(memory, each, now_ms)]:
+                del memory.schedulers[
+                    release
+                ]  # else it would count again once a clock that was set back catches up
             memory.removed.clear()
         before = memory.change
         replies = [_put(memory, each, by, now_ms) for each in change.schedules]

@@ -148,11 +148,14 @@ async def test_a_limit_holds_after_the_server_was_restarted_with_data_from_befor
     await old.aclose()
 
 
+@pytest.mark.parametrize("registers", ["", "another handler since"])
 async def test_a_worker_that_was_merely_fenced_leaves_a_limit_that_was_set_since(
-    own: server.Server, admin: Any, queue_name: str
+    own: server.Server, admin: Any, queue_name: str, registers: str
 ) -> None:
     async with at_work(own, admin, queue_name, workers=1) as fleet:
         (worker,) = fleet.workers
+        if registers:
+            fleet.queues[-1].job(name="Late", max_concurrency=5)(lambda: None)
         await fleet.queue.set_limit("Import", max_concurrency=3)
         admin.hset(f"{fleet.prefix}retention", "completed", "- 9")
         was = worker.worker_id

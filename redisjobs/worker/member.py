@@ -51,6 +51,7 @@ class Member:
         self.beat_at = time.monotonic()
         self.opened = self.left = self.is_renewing = False
         self.unavailable = ""
+        self._declared = ""  # a hash of what its code declared when that was set last; '' for nothing
 
     async def join(self) -> None:
         """Reach the store, however long that takes, and become a member.
@@ -77,32 +78,22 @@ class Member:
         If the store only took the worker for dead, what an operator has set since stays.
         """
         await self.consumer.open(self.settings.next_id())
-        declaration = self._declaration
-        if declaration and not await self.consumer.change(Declare(declaration)):
+        if self._declared and not await self.consumer.change(Declare(self._declared)):
             await self._declare()
-
-    @property
-    def _limits(self) -> dict[str, str]:
-        definitions = self.settings.queue.definitions
-        return {name: definition.limit for name, definition in definitions.items() if definition.limit}
-
-    @property
-    def _declaration(self) -> str:
-        """A hash of what the code declares; '' if that is nothing."""
-        declared = self.settings.queue.retention, sorted(self._limits.items())
-        return sha1(repr(declared).encode()).hexdigest()[:16] if any(declared) else ""
 
     async def _declare(self) -> None:
         """Say what the queue keeps, and which limits its jobs have, if the code does."""
-        retention = self.settings.queue.retention
+        retention, definitions = self.settings.queue.retention, self.settings.queue.definitions
+        limits = {name: definition.limit for name, definition in definitions.items() if definition.limit}
         if retention is not None:
             await self.consumer.change(Retain(retention))
-        for name, limit in self._limits.items():
+        for name, limit in limits.items():
             after: str | None = None
             while after != "":
                 after = await self.consumer.change(SetLimit(name, limit, after or ""))
-        if self._declaration:
-            await self.consumer.change(Declare(self._declaration, done=True))  # last: others rely on it
+        if retention or limits:
+            self._declared = sha1(repr((retention, sorted(limits.items()))).encode()).hexdigest()[:16]
+            await self.consumer.change(Declare(self._declared, done=True))  # last: others rely on it
 
     async def _open(self) -> list[str]:
         try:

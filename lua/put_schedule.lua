@@ -21,8 +21,8 @@
 --           that it replaces, as far as the caller knows, or ''; since when its slots count (ms), or '' for now; number of field
 --           values, then the names and values of the definition, `rule` first; none to say no more than that it is declared
 --
--- Returns  {now_us, change, there, word, ...}: the server's clock, the number of the last change of all, 1 if this scheduler had
---          said within 30 s that it is there, and one word each:
+-- Returns  {now_us, change, present, word, ...}: the server's clock, the number of the last change of all, how many schedulers of the
+--          release are there with this one, or 0 if it had not said within 30 s that it is, and one word each:
 --          OK        it counts
 --          NEWER     a later release declares it differently; nothing was written
 --          KEPT      it was put at run time; nothing was written
@@ -52,10 +52,9 @@ local forgotten_ms = 31 * 86400000 -- of one that no release declares any more; 
 expect('hash', layout)
 expect('zset', schedules, schedulers, mates)
 
-local was_there = 0
+local present = 0
 if not is_put then
   local seen_at = redis.call('ZSCORE', mates, scheduler)
-  was_there = seen_at and math.abs(now_ms - tonumber(seen_at)) < there_ms and 1 or 0
   for key, who in pairs({[mates] = scheduler, [schedulers] = release}) do
     -- A time in the future too, after the clock was set back: it would count once the clock comes to it.
     for first, last in pairs({['-inf'] = whole(now_ms - there_ms), [whole(now_ms + there_ms)] = '+inf'}) do
@@ -65,6 +64,7 @@ if not is_put then
     redis.call('ZADD', key, whole(now_ms), who)
     redis.call('PEXPIRE', key, there_ms)
   end
+  if seen_at and math.abs(now_ms - tonumber(seen_at)) < there_ms then present = redis.call('ZCARD', mates) end
   -- Of some that have been removed, or have expired, the name goes too.
   for _, name in ipairs(redis.call('ZRANDMEMBER', schedules, 20)) do
     if redis.call('TYPE', prefix .. name).ok == 'none' then redis.call('ZREM', schedules, name) end
@@ -126,4 +126,4 @@ while at <= #ARGV do
   at = at + 5 + values
 end
 local change = changed_schedules(schedules, layout, control, now_ms, changed)
-return {exact_ms * 1000, change, was_there, unpack(words)}
+return {exact_ms * 1000, change, present, unpack(words)}

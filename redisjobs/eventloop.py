@@ -87,6 +87,15 @@ def has_closed(key: Hashable) -> bool:
     return False
 
 
+def is_cancelled() -> bool:
+    """Whether the current task was cancelled; else a CancelledError that it meets was made by other code."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # on trio no other code can make one
+        return True
+    return task is None or task.cancelling() > 0 or anyio.current_effective_deadline() == float("-inf")
+
+
 _spawned: set[asyncio.Task[None]] = set()  # the event loop keeps only weak references to its tasks
 
 

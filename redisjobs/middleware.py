@@ -15,7 +15,7 @@ import anyio
 from redisjobs import codec
 from redisjobs.context import JobContext
 from redisjobs.errors import DecodeError
-from redisjobs.eventloop import is_awaitable
+from redisjobs.eventloop import is_awaitable, is_cancelled
 from redisjobs.job import Priority
 from redisjobs.logger import Log, is_ctrl_c
 from redisjobs.transitions import After, At, Lease, NewJob
@@ -297,8 +297,12 @@ async def before_push(on_push: Sequence[Hook], jobs: Iterable[NewJob], queue_nam
                 if is_awaitable(returned):
                     try:
                         await returned
-                    except (GeneratorExit, anyio.get_cancelled_exc_class()):
+                    except GeneratorExit:
                         raise
+                    except anyio.get_cancelled_exc_class() as error:
+                        if is_cancelled():
+                            raise
+                        _show(hook, error)
                     except BaseException as error:
                         _show(hook, error)
             job.write()

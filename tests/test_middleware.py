@@ -884,6 +884,34 @@ async def test_what_it_raises_is_logged_and_the_push_goes_on(
     assert "OnPush.on_push of a middleware raised" in caplog.text or "fail_later" in caplog.text
 
 
+async def test_a_cancelled_error_of_its_own_is_logged_and_the_push_goes_on_but_a_cancelled_push_ends(
+    queue: JobQueue, anyio_backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    if anyio_backend == "trio":
+        pytest.skip("on trio no code can make such an error")
+
+    async def wait_for_a_cancelled_task(job: OutgoingJob) -> None:
+        task = asyncio.ensure_future(anyio.sleep_forever())
+        task.cancel()
+        await task
+
+    queue.add_middleware(OnPush(wait_for_a_cancelled_task))
+    queue.register(Work)(lambda _: None)
+    assert (await queue.push(Work())).added
+    assert "a middleware raised" in caplog.text
+
+    queue.add_middleware(OnPush(lambda _: anyio.sleep_forever()))
+    with anyio.move_on_after(0.02) as scope:
+        await queue.push(Work())
+    assert scope.cancelled_caught
+    push = asyncio.create_task(queue.push(Work()))
+    await anyio.sleep(0.02)
+    push.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await push
+    assert len(await queue.jobs("ready")) == 1
+
+
 @pytest.mark.parametrize("bad", [5, None, b"bytes", "half \ud800", object()])
 async def test_a_header_that_cannot_be_written_is_logged_and_left_out(
     queue: JobQueue, bad: Any, caplog: pytest.LogCaptureFixture

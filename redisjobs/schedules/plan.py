@@ -38,6 +38,11 @@ class Plan:
         self.last_ms = slot_ms
         self.next_ms = ms_of(self.definition.rule.next_after(moment(slot_ms)))
 
+    def pass_by(self, now_ms: float) -> None:
+        """Note that the slots until then were seen to by others."""
+        after = moment(now_ms) + timedelta(microseconds=1)
+        self.move_to(ms_of(self.definition.rule.last_before(after)))
+
 
 async def firing_of(plan: Plan, now_ms: float) -> Firing:
     """What a schedule fires now: all that is due, or as much of it as one call takes, from the first slot on."""

@@ -1,13 +1,15 @@
 """Pushes what the schedules of a queue say is due. Any number of schedulers may run, on any hosts.
 
 There is no lock and no leader: the store compares the last slot of a schedule, sets it, and pushes its job, in one
-step. Whoever comes first does, and time is the server's. What is stored of a schedule is in `stored.py`.
+step. Whoever comes first does, and time is the server's. What is stored of a schedule is in `stored.py`. Of many
+schedulers about eight fire at a slot; the others look a second later, at one schedule, whether these still do.
 
 A scheduler declares all schedules of its code when it begins, and after that only says that it is there. It reads
 all schedules once, and then those that have changed. So neither costs more where there are many.
 """
 
 import hashlib
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -51,6 +53,8 @@ logger = Log("redisjobs.scheduler")
 _EVERY = 10.0  # seconds between two times that it says it is there; after 30 s without one it counts as gone
 _DECLARED = 86_400.0  # seconds until it declares all again: what nobody declares is forgotten after 31 days
 _LEAVING = 1.0  # seconds that it takes at most to withdraw what it declares, as it ends
+_FIRST = 8  # about so many fire at a slot, however many schedulers there are
+_LATER_MS = 1000  # by so much, and up to twice that, the others are later
 _AGAIN = 5.0  # seconds after which a schedule that could not be fired is tried again
 
 
@@ -75,6 +79,7 @@ class Scheduler:
         self._fingerprints = dict[str, str]()  # of the schedules that its code declares
         self._release = ""
         self._others = set[str]()  # names of these that the store does not have from this release
+        self._lot, self._present = random.random(), 0  # how many schedulers there are of this release
         self._ahead = 0.0  # the server's clock less this process' monotonic one, ms
         self._said_at = self._declared_at = float("-inf")  # when it last said that it is there; declared all
         self._wake: anyio.Event | None = None
@@ -159,13 +164,24 @@ class Scheduler:
         if self._is_behind:
             return 0.0
         now = time.monotonic()
-        waits = [max((plan.next_ms - self._now_ms) / 1000, plan.not_before - now) for plan in self._plans.values()]
+        past_ms = self._past_ms
+        waits = [max((plan.next_ms - past_ms) / 1000, plan.not_before - now) for plan in self._plans.values()]
         return max(0.0, min([*waits, self._said_at + _EVERY - now]))
 
     @property
     def _now_ms(self) -> float:
         """What time it is by the server's clock, or a little earlier."""
         return time.monotonic() * 1000 + self._ahead
+
+    @property
+    def _leaves_slots(self) -> bool:
+        """Whether enough others are there to fire at a slot."""
+        return self._lot * self._present >= _FIRST
+
+    @property
+    def _past_ms(self) -> float:
+        """The time until which it is to see to slots by now, by the server's clock."""
+        return self._now_ms - (_LATER_MS * (1 + self._lot) if self._leaves_slots else 0)
 
     def _hear(self, server_ms: float) -> None:
         self._ahead = server_ms - time.monotonic() * 1000
@@ -260,8 +276,12 @@ class Scheduler:
                 if plan.last_ms == last_ms:
                     return  # it can't be fired just now, or is another one by now: that is looked at again
             row = replace(row, fields={**row.fields, b"last_slot": b"%d" % plan.last_ms})
-        with suppress(ValueError):
-            self._heed([definition], await self._put([Put.whole(definition, row.last_ms, since_ms=now_ms)]))
+        try:
+            last_ms = row.last_ms
+        except ValueError as error:
+            self._say(row.name, f"its last slot can't be read, and it is left alone; remove it: {error}")
+            return
+        self._heed([definition], await self._put([Put.whole(definition, last_ms, since_ms=now_ms)]))
 
     async def _put(self, schedules: Sequence[Put]) -> Sequence[Reply]:
         by = Declarer(self._id, self._release, self._began_ms)
@@ -269,7 +289,8 @@ class Scheduler:
             lambda: self._queue.driver.change(PutSchedules(schedules, by)), failed=self._failed
         )
         self._hear(answer.server_ms)
-        if self._began_ms and not answer.was_there:  # it was silent for too long, or the store has lost its data
+        self._present = answer.present
+        if self._began_ms and not answer.present:  # it was silent for too long, or the store has lost its data
             self._begin_again()
         self._began_ms = self._began_ms or int(answer.server_ms)
         self._is_behind |= answer.change != self._change
@@ -355,10 +376,22 @@ class Scheduler:
 
     async def _fire_due(self) -> None:
         """Fire what is due now. After an error it is asked again what that is: time went by."""
-        now, now_ms = time.monotonic(), self._now_ms
-        due = [plan for plan in self._plans.values() if plan.next_ms <= now_ms and plan.not_before <= now]
+        now, past_ms, now_ms = time.monotonic(), self._past_ms, self._now_ms
+        due = [plan for plan in self._plans.values() if plan.next_ms <= past_ms and plan.not_before <= now]
+        if due and self._leaves_slots and await self._is_seen_to(random.choice(due)):
+            for plan in due:
+                plan.pass_by(past_ms)
+            return
         for start in range(0, len(due), MOST_JOBS):  # so many at a time: what else runs in this event loop waits
             await self._fire_these(due[start : start + MOST_JOBS], now_ms)
+
+    async def _is_seen_to(self, plan: Plan) -> bool:
+        """Whether another scheduler has fired a schedule that is due here; to ask of all would cost far more."""
+        page = await self._queue.driver.read(ListSchedules(plan.definition.name))
+        self._hear(page.server_ms)
+        with suppress(ValueError):
+            return any(row.last_ms >= plan.next_ms for row in page.rows)
+        return False
 
     async def _fire_these(self, due: Sequence[Plan], now_ms: float) -> None:
         firings = [(plan, await firing_of(plan, now_ms)) for plan in due]

@@ -350,13 +350,13 @@ class PutAnswer:
     Attributes:
         replies: For each OK, NEWER, KEPT, DECLARED, NOT_FOUND, CHANGED or SPOILED.
         change: The number of the last change of any schedule of this queue.
-        was_there: Whether the scheduler counted as alive already.
+        present: How many schedulers of its release are there, with this one; 0 if this one was not, until now.
         server_ms: The server's clock.
     """
 
     replies: Sequence[Reply]
     change: int
-    was_there: bool
+    present: int
     server_ms: float
 
 

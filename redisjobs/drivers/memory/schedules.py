@@ -31,22 +31,23 @@ from redisjobs.transitions import Pushed, Reply
 def put_schedule(memory: Memory, change: PutSchedules) -> PutAnswer:
     """Put schedules on a queue, or declare them, or say that a scheduler is still there."""
     with memory.lock:
-        now_ms, by, was_there = memory.now_ms(), change.by, False
+        now_ms, by, present = memory.now_ms(), change.by, 0
         if by is not None:
             by = replace(by, began_ms=by.began_ms or now_ms)
             mates = memory.schedulers.setdefault(by.release, {})
             was_there = by.scheduler in mates and _is_now(mates[by.scheduler], now_ms)
             mates[by.scheduler] = now_ms
-            for release in [each for each in memory.schedulers if not _is_served(memory, each, now_ms)]:
-                del memory.schedulers[
-                    release
-                ]  # else it would count again once a clock that was set back catches up
+            if was_there:
+                present = sum(_is_now(said_ms, now_ms) for said_ms in mates.values())
+            # Else one that is gone would count again once a clock that was set back catches up.
+            for gone in [each for each in memory.schedulers if not _is_served(memory, each, now_ms)]:
+                del memory.schedulers[gone]
             memory.removed.clear()
         before = memory.change
         replies = [_put(memory, each, by, now_ms) for each in change.schedules]
         if memory.change != before:
             memory.tell("schedules", str(memory.change))
-        return PutAnswer(replies, memory.change, was_there, now_ms)
+        return PutAnswer(replies, memory.change, present, now_ms)
 
 
 def _put(memory: Memory, put: Put, by: Declarer | None, now_ms: int) -> Reply:

@@ -99,8 +99,8 @@ def _name(raw: bytes) -> str:
 
 
 def _put_answer(reply: Any) -> PutAnswer:
-    now_us, change, there, *words = reply
-    return PutAnswer([reply_of(word) for word in words], change, bool(there), now_us / 1000)
+    now_us, change, present, *words = reply
+    return PutAnswer([reply_of(word) for word in words], change, present, now_us / 1000)
 
 
 def _fire_answer(reply: Any) -> FireAnswer:

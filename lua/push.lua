@@ -210,7 +210,7 @@ local function add_all()
       words[i], again[pushes[i]] = answered[i], true
     elseif found[i] == 'REPEATED' or found[i] == 'REFUSED' then
       words[i], again[pushes[i]] = found[i], true
-    elseif is_unknown then
+    elseif is_unknown and not ended[#ids + i] then -- a push that was refused since has added nothing
       words[i] = 'UNKNOWN'
     elseif found[i] or added[ids[i]] or holder and is_kept(holder, start) then
       local is_there = found[i] or added[ids[i]]

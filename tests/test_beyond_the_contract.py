@@ -106,6 +106,20 @@ async def test_of_a_job_that_ends_long_after_its_push_the_push_is_not_remembered
     assert await push(store, later, repeated=True) == [Pushed(Reply.UNKNOWN)]
 
 
+async def test_a_push_that_was_refused_since_is_known_however_far_the_clock_was_set_ahead(store: Store) -> None:
+    store.clock.advance(0)
+    sent_ms = store.clock()
+    await push(store, job("a", unique="key"))
+    other = another("b", unique="key")
+    other.sent_ms = sent_ms  # its first try had no answer
+    store.clock.advance(40)
+    assert await push(store, other, repeated=True) == [Pushed(Reply.DUPLICATE, "a")]
+    store.clock.advance(30)
+
+    assert await push(store, other, repeated=True) == [Pushed(Reply.DUPLICATE, "a")]
+    await store.driver.aclose()
+
+
 # Jobs that have to run alone
 
 

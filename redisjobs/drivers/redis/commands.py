@@ -175,7 +175,7 @@ class Commands:
             DriverError: The first error reply that has no cure here, or that of a cure.
         """
         for _ in range(2):  # a script may be missing, and once it is there, the group
-            healed = [i for i, reply in enumerate(replies) if isinstance(reply, Exception) and _is_curable(reply)]
+            healed = [i for i, reply in enumerate(replies) if _is_curable(commands[i], reply)]
             if not healed:
                 break
             cures = self._cures([(commands[i], replies[i]) for i in healed])
@@ -230,10 +230,12 @@ def _value(command: Command[T], reply: Any) -> T:
     raise error
 
 
-def _is_curable(error: Exception) -> bool:
-    return isinstance(error, redis_errors.NoScriptError) or (
-        isinstance(error, redis_errors.ResponseError) and "NOGROUP" in str(error)
-    )
+def _is_curable(command: Command[Any], reply: Any) -> bool:
+    if isinstance(reply, redis_errors.NoScriptError):
+        return True
+    # An operator makes no groups: it merely looks at one.
+    is_workers = bool(command.worker or command.script)
+    return is_workers and isinstance(reply, redis_errors.ResponseError) and "NOGROUP" in str(reply)
 
 
 _NOBODY = (b"", b"released", b"alone", b"parked")  # who has a job that is ready

@@ -181,21 +181,20 @@ class QueueCommands(ScheduleCommands):
         )
 
     def counts(self, query: Count) -> Command[Counts]:
-        def parse(reply: Any) -> Any:
+        def parse(known: Mapping[int, int], reply: Any) -> Any:
+            reply[1] = [known.get(at, many) if many < 0 else many for at, many in enumerate(reply[1])]
             very_many = [number for number, many in enumerate(reply[1]) if many < 0]
             if not very_many:
                 return _counts(reply)
 
-            def join(answers: list[Any]) -> Counts:
+            def join(answers: list[Any]) -> Any:
                 *listed, again = answers
-                for number, consumers in zip(very_many, listed, strict=True):
-                    again[1][number] = running_of(consumers)
-                return _counts(again)
+                return parse({**known, **dict(zip(very_many, map(running_of, listed), strict=True))}, again)
 
             again: Command[Any] = self._run("counts", [], lambda reply: reply)
             return Further([*map(self.consumers_of, very_many), again], join)
 
-        return self._run("counts", [], parse)
+        return self._run("counts", [], partial(parse, {}))
 
     def backlog(self, query: Measure) -> Command[Backlog]:
         return self._run("backlog", [self._now], _backlog)
@@ -322,23 +321,27 @@ class QueueCommands(ScheduleCommands):
                 return Tidied(after=left_off)
             number, _, start = left_off.partition(" ")
             listing = self._listing(int(number) - 1) if lists == 2 else self.consumers_of(int(number) - 1)
-            living = Command(["ZRANGE", f"{self.prefix}workers", "0", "-1"], set)
+            known = [Command(["ZRANGE", f"{self.prefix}{key}", "0", "-1"], set) for key in ("workers", "fenced")]
 
             def given(answers: list[Any]) -> Any:
                 return Further(
                     [self._run("tidy", [*words, left_off, self._now, "1", *some(*answers)], parse)], first
                 )
 
-            def some(listed: Mapping[bytes, int | tuple[int, int]], living: set[bytes]) -> Iterator[Word]:
+            def some(listed: Mapping[bytes, int | tuple[int, int]], *known: set[bytes]) -> Iterator[Word]:
+                def facts(name: bytes) -> tuple[int, int]:
+                    told = listed[name]
+                    return told if isinstance(told, tuple) else (told, 0)
+
                 lines = [name for name in listed if name.startswith(b"line:")]
                 begin = int(start) % max(1, len(lines))
-                lost = [name for name in listed if name not in living and not is_waiting(name)]
+                lost = [name for name in listed.keys() - set().union(*known) if not is_waiting(name)]
+                lost.sort(key=facts, reverse=True)  # who holds jobs first
                 for name in [*lost[:MOST_JOBS], *(lines[begin:] + lines[:begin])[:MOST_JOBS]]:
-                    facts = listed[name]
-                    pending, idle = facts if isinstance(facts, tuple) else (facts, 0)
+                    pending, idle = facts(name)
                     yield from (name, str(pending), str(idle))
 
-            return Further([listing, living], given)
+            return Further([listing, *known], given)
 
         def first(answers: list[Any]) -> Any:
             return answers[0]

@@ -45,6 +45,10 @@ class IdTaken(DriverError):
         )
 
 
+class OtherVersion(DriverError):
+    """The queue is stored in a way that this release does not know; nothing was written."""
+
+
 class Unsupported(DriverError):
     """A driver does not know a query or a change; nothing was sent."""
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from redisjobs.driver import OtherVersion
 from redisjobs.errors import DriverError, QueueFull, ServerTooOld, Unavailable, UniqueConflict, WrongType
 from redisjobs.job import OnConflict
 from redisjobs.transitions import (
@@ -26,7 +27,7 @@ whether it has replaced that other job."""
 Conflict = tuple[str, str]
 """Of a job that met a held key: the key, and the id of the job that holds it."""
 
-_UNWRITTEN = (QueueFull, WrongType, ServerTooOld)  # what is refused so has written nothing
+_UNWRITTEN = (QueueFull, WrongType, ServerTooOld, OtherVersion)  # what is refused so has written nothing
 
 
 @dataclass(slots=True)

@@ -145,7 +145,7 @@ async def test_a_server_too_old_is_refused_whatever_is_asked_of_it_first(
         with pytest.raises(ServerTooOld, match=f"the server is {name} {version}; {NEEDED}"), at_once():
             await done(CALLS[call](queue))
         await close(queue)
-        assert set(pretender.asked) <= {"CLIENT", "HELLO"}
+        assert set(pretender.asked) <= {"CLIENT", "HELLO", "HGET", "INFO"}
 
 
 async def test_a_worker_refuses_a_server_too_old() -> None:
@@ -175,15 +175,17 @@ async def test_a_server_too_old_to_know_hello_is_refused_too(face: Any) -> None:
         ("valkey", "255.255.255"),
     ],
 )
-async def test_a_server_new_enough_is_asked_for_its_version_once(face: Any, name: str, version: str) -> None:
+async def test_a_server_new_enough_is_asked_for_its_version_once_a_connection(
+    face: Any, name: str, version: str
+) -> None:
     replies = {"HELLO": hello(name, version), "EVALSHA": b"*2\r\n:1\r\n$2\r\nOK\r\n"}
     with pretending(**replies) as pretender:
         queue = face(pretender.url)
-        assert await done(queue.push(Add(1), job_id="mine"))
-        await close(queue)
-        assert await done(queue.push(Add(1), job_id="mine"))
-        await close(queue)
-        assert pretender.asked.count("HELLO") == 1
+        for connections in (1, 2):
+            assert await done(queue.push(Add(1), job_id="mine"))
+            assert await done(queue.push(Add(1), job_id="mine"))
+            await close(queue)
+            assert pretender.asked.count("HELLO") == connections
 
 
 async def test_after_a_server_was_refused_the_next_call_asks_again(face: Any) -> None:

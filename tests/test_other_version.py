@@ -2,15 +2,18 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from typing import Any
 
 import anyio.to_thread
 import pytest
 from store import RedisStore, eventually
 
 from redisjobs import JobQueue, Schedule, Worker, sync
+from redisjobs.driver import OtherVersion
 from redisjobs.drivers.redis.commands import LAYOUT
 from redisjobs.errors import DriverError
 from redisjobs.events import ScheduleFired
+from redisjobs.job import JobName
 from redisjobs.queries import Declare
 from redisjobs.schedules.scheduler import Scheduler
 from redisjobs.schedules.stored import moment
@@ -120,6 +123,35 @@ async def test_the_sync_face_refuses_it_as_well(old: RedisStore) -> None:
 
     assert old.contents() == before
     make_orderly(old)
+
+
+@pytest.mark.parametrize("face", [JobQueue, sync.JobQueue])
+async def test_a_producer_that_has_pushed_before_asks_for_the_version_again_on_each_new_connection(
+    engine_store: RedisStore, face: Any
+) -> None:
+    store = engine_store
+    queue = face(store.url, store.queue_name)
+
+    async def push() -> bool:
+        pushed = queue.push({}, JobName("Work", dict[str, int]))
+        return bool((await pushed if face is JobQueue else pushed).added)
+
+    assert await push()
+    store.admin.hset(f"{store.prefix}layout", "version", "9")
+    store.admin.execute_command("CLIENT", "KILL", "USER", store.user)
+    before = store.contents()
+    with pytest.raises(DriverError, match="too old for this queue"):  # it has lost its connection first
+        await push()
+    for _ in range(2):
+        with pytest.raises(OtherVersion, match=r"too old for this queue.*; nothing was written") as refused:
+            await push()
+        assert [job.tries for job in refused.value.jobs] == [None]  # so it can be pushed at any later time
+
+    assert store.contents() == before
+    store.admin.hset(f"{store.prefix}layout", "version", LAYOUT)
+    assert await push()
+    await queue.aclose() if face is JobQueue else queue.close()
+    make_orderly(store)
 
 
 async def test_a_worker_takes_a_queue_of_an_older_version_over_once_it_holds_no_jobs(

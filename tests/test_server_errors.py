@@ -22,7 +22,7 @@ from redisjobs.drivers.redis import scripts
 
 pytestmark = pytest.mark.anyio
 
-HANDSHAKE = ("HELLO", "CLIENT", "AUTH")
+HANDSHAKE = ("HELLO", "CLIENT", "AUTH", "HGET", "INFO")
 SCRIPTS = {scripts.script(name).sha: name for name in scripts.names()}
 
 NOT_NOW = {

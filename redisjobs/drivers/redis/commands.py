@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from redis import exceptions as redis_errors
 
-from redisjobs.driver import Fenced
+from redisjobs.driver import Fenced, OtherVersion
 from redisjobs.drivers.redis import scripts
 from redisjobs.errors import DriverError, QueueFull, ServerTooOld, Unavailable, WrongType
 from redisjobs.job import Priority, checked_queue_name
@@ -124,21 +124,21 @@ class Commands:
         return Command([*self._heads[script.sha], *arguments], parse, script, when_full=when_full)
 
     def meeting(self) -> list[Command[str]]:
-        """What a producer or an operator asks a server that is new enough before anything else.
+        """What a producer or an operator asks first over each connection: the server may be another one by now.
 
-        The first one raises DriverError for keys of another version; the second parses to a warning, or ''.
+        The first one raises ServerTooOld, the second OtherVersion. The last parses to a warning, or ''.
         """
         version = Command(["HGET", f"{self.prefix}layout", "version"], self._checked_version, when_refused="")
         policy = memory_policy()
         warning = Command(policy.wire, lambda reply: eviction_warning(policy.parse(reply)), when_refused="")
-        return [version, warning]
+        return [hello(), version, warning]
 
     def _checked_version(self, reply: Any) -> str:
         if reply is not None and reply != b"%d" % LAYOUT:
             raise self.other_version(reply)
         return ""
 
-    def other_version(self, version: bytes) -> DriverError:
+    def other_version(self, version: bytes) -> OtherVersion:
         """The error for keys of another version."""
         found = version.decode("utf-8", "replace")
         way = "it is too old for this queue: install the release that the queue's workers run"
@@ -147,7 +147,7 @@ class Commands:
                 "let workers of the older release run the queue empty and stop them, then start a worker of this "
                 "release, which takes it over"
             )
-        return DriverError(
+        return OtherVersion(
             f"the keys {self.prefix}* are of version {found}, and this release of redisjobs knows version "
             f"{LAYOUT}: {way}; nothing was written"
         )
@@ -182,10 +182,10 @@ class Commands:
             healed += [i for i in range(healed[0], len(commands)) if commands[i].looks_back and i not in healed]
             again = yield [*(cure.wire for cure in cures), *(commands[i].wire for i in healed)]
             for cure, reply in zip(cures, again, strict=False):
-                _value(cure, reply)
+                value_of(cure, reply)
             for i, reply in zip(healed, again[len(cures) :], strict=True):
                 replies[i] = reply
-        return [_value(command, reply) for command, reply in zip(commands, replies, strict=True)]
+        return [value_of(command, reply) for command, reply in zip(commands, replies, strict=True)]
 
     def _cures(self, failed: Sequence[tuple[Command[Any], Any]]) -> list[Command[Any]]:
         lacks_group = {
@@ -214,7 +214,7 @@ class Commands:
         return self._run("join", [worker, "", "", str(LAYOUT), self._now], parse)
 
 
-def _value(command: Command[T], reply: Any) -> T:
+def value_of(command: Command[T], reply: Any) -> T:
     """What a reply means.
 
     Raises:

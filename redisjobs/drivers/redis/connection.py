@@ -24,9 +24,10 @@ import redis.retry
 from hiredis import pack_command
 from redis.backoff import NoBackoff
 
-from redisjobs.drivers.redis.commands import Command, Commands, Wire, Word, translate
+from redisjobs.drivers.redis.commands import Command, Commands, Wire, Word, translate, value_of
 from redisjobs.drivers.redis.replies import CLOSED_IS_LOST, Replies, reader_of
 from redisjobs.errors import DriverError, Unavailable
+from redisjobs.logger import Log
 from redisjobs.transitions import LONGEST_TRY
 from redisjobs.visible import without_password
 
@@ -37,6 +38,8 @@ CLOCK_KEPT = 60.0
 """Seconds for which a server's clock is known that was heard; it may have been set since, or drift."""
 
 T = TypeVar("T")
+
+logger = Log("redisjobs.driver")
 
 _pack: Callable[[tuple[Word, ...]], bytes] = pack_command  # type: ignore[assignment]  # it says tuples of one
 
@@ -243,16 +246,20 @@ class Connection:
         commands: The queue's.
         target: Where to connect.
         timeout: Seconds within which some byte of an answer has to arrive. All of it may take longer.
+        meets: Whether each opening asks the server first whether it and the queue's keys can be worked with.
 
     Attributes:
         clock: The server's, as this connection knows it.
     """
 
-    def __init__(self, commands: Commands, target: Target, timeout: float = ANSWER) -> None:
+    def __init__(
+        self, commands: Commands, target: Target, timeout: float = ANSWER, *, meets: bool = False
+    ) -> None:
         self.clock = ServerClock()
         self._commands = commands
         self._target = target
         self._timeout = timeout
+        self._meets = meets
         self._connection: Any = None
         self._replies: Replies | None = None
         self._heard_at = float("-inf")  # on those before this one
@@ -348,9 +355,15 @@ class Connection:
             async with asyncio.timeout(_time_left(until, self._timeout)):
                 with CLOSED_IS_LOST:
                     await connection.connect()
-            self._replies = Replies(connection)
+            replies = self._replies = Replies(connection)
             self._target.has_answered = True
-            return self._replies  # also if it was closed meanwhile: then sending fails
+            if self._meets:
+                try:
+                    _warn(self._target, await self.run_all(self._commands.meeting(), until))
+                except DriverError:
+                    await self._drop()  # or the next call would take it for met
+                    raise
+            return replies  # also if it was closed meanwhile: then sending fails
         return self._replies
 
     def send(self, wires: Sequence[Wire]) -> Replies:
@@ -407,11 +420,14 @@ class Connection:
 class SyncConnection:
     """One sync connection, opened when first used and again after a failure. For one thread; see `Connection`."""
 
-    def __init__(self, commands: Commands, target: Target, timeout: float = ANSWER) -> None:
+    def __init__(
+        self, commands: Commands, target: Target, timeout: float = ANSWER, *, meets: bool = False
+    ) -> None:
         self.clock = ServerClock()
         self._commands = commands
         self._target = target
         self._timeout = timeout
+        self._meets = meets
         self._connection: Any = None
         self._replies: Any = None
         self._is_asking = False
@@ -456,28 +472,39 @@ class SyncConnection:
         self._is_asking = True
         try:
             if self._connection is None:
-                self._connection = self._target.sync_connection(_time_left(until, self._timeout))
-                self._connection.connect()
-                self._replies = reader_of(self._connection)
-                self._target.has_answered = True
-            sock, reader = self._connection._sock, self._replies
-            replies: list[Any] = []
-            sock.settimeout(_time_left(until, self._timeout))
-            sock.sendall(packed(wires))
-            while len(replies) < len(wires):
-                sock.settimeout(_time_left(until, self._timeout))
-                chunk = sock.recv(_CHUNK)
-                if not chunk:
-                    raise ConnectionError("the server closed the connection")
-                reader.feed(chunk)
-                while (reply := reader.gets()) is not False:
-                    replies.append(reply)
-            if len(replies) > len(wires):
-                raise ConnectionError("the server gave more replies than it was asked for")
+                self._open(until)
+            replies = self._ask(wires, until)
         except (redis.RedisError, OSError) as error:
             self.close()
             raise self._target.translate(error) from error
         self._is_asking = False
+        return replies
+
+    def _open(self, until: float) -> None:
+        self._connection = self._target.sync_connection(_time_left(until, self._timeout))
+        self._connection.connect()
+        self._replies = reader_of(self._connection)
+        self._target.has_answered = True
+        if self._meets:  # should that raise, `_is_asking` has the next call open it again
+            commands = self._commands.meeting()
+            replies = self._ask([command.wire for command in commands], until)
+            _warn(self._target, [value_of(*each) for each in zip(commands, replies, strict=True)])
+
+    def _ask(self, wires: Sequence[Wire], until: float) -> list[Any]:
+        sock, reader = self._connection._sock, self._replies
+        replies: list[Any] = []
+        sock.settimeout(_time_left(until, self._timeout))
+        sock.sendall(packed(wires))
+        while len(replies) < len(wires):
+            sock.settimeout(_time_left(until, self._timeout))
+            chunk = sock.recv(_CHUNK)
+            if not chunk:
+                raise ConnectionError("the server closed the connection")
+            reader.feed(chunk)
+            while (reply := reader.gets()) is not False:
+                replies.append(reply)
+        if len(replies) > len(wires):
+            raise ConnectionError("the server gave more replies than it was asked for")
         return replies
 
     def close(self) -> None:
@@ -487,6 +514,14 @@ class SyncConnection:
         if connection is not None:
             with suppress(redis.RedisError, OSError):
                 connection.disconnect()
+
+
+def _warn(target: Target, met: Sequence[str]) -> None:
+    """Say once what is wrong with a server, as `Commands.meeting` has found."""
+    *_, warning = met
+    if warning and not target.has_warned:
+        target.has_warned = True
+        logger.warning("%s", warning)
 
 
 def _parsed(commands: Sequence[Command[Any]], replies: Sequence[Any]) -> list[Any] | None:

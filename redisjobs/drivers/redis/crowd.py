@@ -5,12 +5,14 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
-from redisjobs.errors import DriverError, QueueFull, Unavailable
+from redisjobs.driver import OtherVersion
+from redisjobs.errors import DriverError, QueueFull, ServerTooOld, Unavailable
 from redisjobs.transitions import LONGEST_TRY, MOST_JOBS, NewJob, Pushed, found_again, weight_of
 
 WORTH = 32
 """Callers waiting that are worth a second round trip at once."""
 
+_OF_ALL = (Unavailable, QueueFull, ServerTooOld, OtherVersion)  # errors that none of a batch is at fault for
 _BYTES = 1 << 20  # of one round trip, at most; but for a single push
 _PATIENCE = LONGEST_TRY / 2  # seconds after which a push is not sent any more: it would be answered too late
 
@@ -122,7 +124,7 @@ class Crowd:
 
     def failed(self, batch: Batch, error: Exception) -> None:
         """Take in that a batch failed: all of it, or one of it, and the others have nothing to do with that."""
-        if isinstance(error, Unavailable | QueueFull):
+        if isinstance(error, _OF_ALL):
             for push in batch:
                 push.fail(error)
             if isinstance(error, Unavailable):

@@ -13,7 +13,7 @@ import anyio
 
 from redisjobs.driver import Notification
 from redisjobs.drivers.redis.coalescer import Coalescer
-from redisjobs.drivers.redis.commands import Command, Further, hello
+from redisjobs.drivers.redis.commands import Command, Further
 from redisjobs.drivers.redis.connection import Connection, ServerClock, SyncConnection, Target, need_asyncio
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.drivers.redis.queue_commands import PushAnswer, QueueCommands, are_plain
@@ -21,14 +21,11 @@ from redisjobs.drivers.redis.reader import Listener
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.errors import Unavailable
 from redisjobs.forks import begin_after_fork
-from redisjobs.logger import Log
 from redisjobs.queries import Change, Query, Several
 from redisjobs.transitions import LONGEST_TRY, NewJob, Pushed
 
 T = TypeVar("T")
 Now = Callable[[], int] | None
-
-logger = Log("redisjobs.driver")
 
 _MOST_LINKS = (
     16  # connections that concurrent calls of one process share; an event loop's small pushes have others
@@ -36,15 +33,7 @@ _MOST_LINKS = (
 _LOOK_AGAIN = 0.1  # seconds after which whoever waits for one of these counts them again
 _MOST_TOGETHER = 50  # jobs of a push that may go together with others
 _TELLINGS = 3  # times that a push is sent before the server's clock counts as one that doesn't run evenly
-_RESTLESS = "the server's clock was set again and again, or answers take too long; nothing was written"
-
-
-def _warn(target: Target, answers: Sequence[str]) -> None:
-    """Say once what is wrong with a server."""
-    *_, warning = answers
-    if warning and not target.has_warned:
-        target.has_warned = True
-        logger.warning("%s", warning)
+_RESTLESS = "the server's clock was set again and again, or answers take too long"
 
 
 def pushing(
@@ -136,7 +125,7 @@ class _Connections:
 
     def take(self) -> Connection:
         """A connection that nobody uses."""
-        return self.idle.pop() if self.idle else Connection(self._commands, self._target)
+        return self.idle.pop() if self.idle else Connection(self._commands, self._target, meets=True)
 
 
 class RedisDriver:
@@ -158,19 +147,14 @@ class RedisDriver:
         self._worker_commands = WorkerCommands(queue, now_ms, self.target.database)
         # Connections live in one event loop; a program may run one after another, or one in each thread.
         self._loops: dict[asyncio.AbstractEventLoop, _Connections] = {}
-        self._checked = False
 
     async def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
-        if self._checked and len(jobs) <= _MOST_TOGETHER:
+        if len(jobs) <= _MOST_TOGETHER:
             return await self._connections().pushes.push(jobs, repeated=repeated)  # in time by itself
         need_asyncio()
         try:
-            async with asyncio.timeout(LONGEST_TRY):
-                await self._check_server()
-                if len(jobs) <= _MOST_TOGETHER:
-                    return await self._connections().pushes.push(jobs, repeated=repeated)
-                async with self._connection() as connection:
-                    return await push_over(connection, self.commands, jobs, repeated, math.inf)
+            async with asyncio.timeout(LONGEST_TRY), self._connection() as connection:
+                return await push_over(connection, self.commands, jobs, repeated, math.inf)
         except TimeoutError as error:
             raise Unavailable(f"no answer in {LONGEST_TRY:g} s") from error
 
@@ -200,7 +184,6 @@ class RedisDriver:
             await idle.pop().aclose()
 
     async def _run(self, command: Command[T]) -> T:
-        await self._check_server()
         async with self._connection() as connection:
             answer: Any = await connection.run(command)
             while isinstance(answer, Further):
@@ -208,17 +191,8 @@ class RedisDriver:
             return answer  # type: ignore[no-any-return]
 
     async def _run_all(self, commands: Sequence[Command[T]]) -> list[T]:
-        await self._check_server()
         async with self._connection() as connection:
             return await connection.run_all(commands)
-
-    async def _check_server(self) -> None:
-        """Reach the server and see that it can be worked with; again is free."""
-        if not self._checked:
-            async with self._connection() as connection:
-                await connection.run(hello())
-                _warn(self.target, await connection.run_all(self.commands.meeting()))
-            self._checked = True
 
     def _connections(self) -> _Connections:
         loop = need_asyncio()
@@ -255,7 +229,6 @@ class _SyncConnections:
 
     Attributes:
         idle: Those that nobody uses.
-        checked: Whether the server was seen to be new enough.
     """
 
     def __init__(self, make: Callable[[], SyncConnection]) -> None:
@@ -266,7 +239,6 @@ class _SyncConnections:
     def begin(self) -> None:
         """Begin with none."""
         self.idle: SimpleQueue[SyncConnection] = SimpleQueue()
-        self.checked = False
         self._made: set[weakref.ref[SyncConnection]] = set()
 
     def take(self, until: float) -> SyncConnection:
@@ -309,7 +281,7 @@ class SyncRedisDriver:
     def __init__(self, where: Any, queue: str, now_ms: Now = None) -> None:
         self.target = where if isinstance(where, Target) else Target(where)
         self.commands = QueueCommands(queue, now_ms, self.target.database)
-        self._connections = _SyncConnections(lambda: SyncConnection(self.commands, self.target))
+        self._connections = _SyncConnections(lambda: SyncConnection(self.commands, self.target, meets=True))
 
     def push(self, jobs: Sequence[NewJob], *, repeated: bool, until: float = math.inf) -> list[Pushed]:
         def push(connection: SyncConnection) -> list[Pushed]:
@@ -347,14 +319,10 @@ class SyncRedisDriver:
         return self._call(run, until)
 
     def _call(self, call: Callable[[SyncConnection], T], until: float) -> T:
-        """Call with a connection, once the server was seen to be one that can be worked with."""
+        """Call with a connection."""
         connections = self._connections
         connection = connections.take(until)
         try:
-            if not connections.checked:
-                connection.run(hello(), until)
-                _warn(self.target, connection.run_all(self.commands.meeting(), until))
-                connections.checked = True
             return call(connection)
         except Unavailable:
             connections.close()  # these were opened before, so the next calls would fail by each of them in turn

@@ -49,6 +49,20 @@ class OtherVersion(DriverError):
     """The queue is stored in a way that this release does not know; nothing was written."""
 
 
+class PushedInPart(DriverError):
+    """A push failed after some of its jobs were answered.
+
+    Attributes:
+        cause: Why: of the other jobs it says what it would say of all.
+        answers: One for each job, in their order; None: it was not answered.
+    """
+
+    def __init__(self, cause: DriverError, answers: Sequence[Pushed | None]) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+        self.answers = answers
+
+
 class Unsupported(DriverError):
     """A driver does not know a query or a change; nothing was sent."""
 
@@ -117,6 +131,7 @@ class Driver(Protocol):
 
         Raises:
             QueueFull: The server is out of memory; nothing was written.
+            PushedInPart: It was refused, but for some of the jobs, which were answered before.
         """
 
     async def read(self, query: Query[T]) -> T:

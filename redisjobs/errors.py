@@ -184,11 +184,11 @@ class Unavailable(DriverError):
 
 
 class QueueFull(DriverError):
-    """Raised at push when the server is out of memory; nothing was written."""
+    """Raised at push when the server is out of memory; nothing was written of its `jobs`."""
 
 
 class WrongType(DriverError):
-    """Raised when a key of the queue was made by hand as something else; nothing was written.
+    """Raised when a key of the queue was made by hand as something else; nothing was written, at push of `jobs`.
 
     A worker keeps what it runs, and what it has outcomes of, until the key is renamed or deleted.
     """

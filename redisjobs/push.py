@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from redisjobs.driver import OtherVersion
+from redisjobs.driver import OtherVersion, PushedInPart
 from redisjobs.errors import DriverError, QueueFull, ServerTooOld, Unavailable, UniqueConflict, WrongType
 from redisjobs.job import OnConflict
 from redisjobs.transitions import (
@@ -28,6 +28,7 @@ Conflict = tuple[str, str]
 """Of a job that met a held key: the key, and the id of the job that holds it."""
 
 _UNWRITTEN = (QueueFull, WrongType, ServerTooOld, OtherVersion)  # what is refused so has written nothing
+_KEPT_OUT = (Reply.EXISTS, Reply.DUPLICATE, Reply.REFUSED)
 
 
 @dataclass(slots=True)
@@ -119,17 +120,31 @@ class Push:
             elif reply is Reply.DUPLICATE and job.on_conflict is OnConflict.RAISE:
                 conflicts.append((job.unique, answer.holder))
             told.append((answer.holder or job.job_id, name_in(job), is_added, reply is Reply.REPLACED))
-        if refused:
-            number = f"{len(refused)} of {len(self.jobs)}"
-            raise DriverError(
-                f"{number} jobs were not added: the ready streams have no entry ids left, as somebody wrote the "
-                "largest there is by hand; use a queue of another name. The others are there",
-                jobs=refused,
-            )
-        if unknown:
-            raise self._forgotten(unknown)
+        if refused or unknown:
+            raise self._not_added(refused, unknown, answers)
         self.conflicts = conflicts
         return told
+
+    def _not_added(
+        self, refused: Sequence[NewJob], unknown: Sequence[NewJob], answers: Sequence[Pushed]
+    ) -> DriverError:
+        said = []
+        if refused:
+            said.append(
+                f"{len(refused)} of {len(self.jobs)} jobs were not added: the ready streams have no entry ids "
+                "left, as somebody wrote the largest there is by hand; use a queue of another name"
+            )
+        if unknown:
+            names = visible(unknown[0].job_id) + (f" and {len(unknown) - 1} more" if len(unknown) > 1 else "")
+            said.append(
+                f"{len(unknown)} of {len(self.jobs)} jobs may have been added by an earlier try of this push, and "
+                f"have ended, or may not ({names}): the server's clock was set ahead since, so that it has "
+                "forgotten. Nothing was written for them now; look what they did, and if they are to run all the "
+                "same, push them anew"
+            )
+        kept_out = sum(answer.reply in _KEPT_OUT for answer in answers)
+        others = f", but for {kept_out} that met another job of their id or unique key" if kept_out else ""
+        return DriverError(f"{'. '.join(said)}. The others are there{others}", jobs=[*refused, *unknown])
 
     def _is_added(self, job: NewJob, reply: Reply) -> bool:
         """Whether this push made the job, and this is the first time that its caller is told."""
@@ -147,12 +162,20 @@ class Push:
         """What to raise for an error reply: it has the jobs that are not known to be there."""
         if self._is_unknown:
             return self.gave_up(error)
+        jobs = self.jobs
+        if isinstance(error, PushedInPart):
+            cause = error.cause
+            jobs = [job for job, answer in zip(jobs, error.answers, strict=True) if _is_open(answer)]
+            error = type(cause)(
+                f"{len(self.jobs) - len(jobs)} of {len(self.jobs)} jobs had been answered before this failed. Of "
+                f"the other {len(jobs)}, which are in error.jobs: {cause}"
+            )
         if isinstance(error, _UNWRITTEN):
-            for job in self.jobs:
+            for job in jobs:
                 _forget(job)
         else:
             self._note()  # it may be written in part, so whoever tries again repeats it
-        error.jobs = tuple(self.jobs)
+        error.jobs = tuple(jobs)
         return error
 
     def gave_up(self, cause: BaseException | None) -> Unavailable:
@@ -174,16 +197,6 @@ class Push:
         why = no_answer(self.deadline, cause)
         return Unavailable(
             f"{why}. The push may or may not be on the queue ({self._named()}); {what}", jobs=self.jobs
-        )
-
-    def _forgotten(self, jobs: Sequence[NewJob]) -> DriverError:
-        names = f"{visible(jobs[0].job_id)}" + (f" and {len(jobs) - 1} more" if len(jobs) > 1 else "")
-        return DriverError(
-            f"{len(jobs)} of {len(self.jobs)} jobs may have been added by an earlier try of this push, and have "
-            f"ended, or may not ({names}): the server's clock was set ahead since, so that it has forgotten. "
-            "Nothing was written for them now; look what they did, and if they are to run all the same, push them "
-            "anew. The others are there",
-            jobs=jobs,
         )
 
     def _too_late(self) -> DriverError:
@@ -215,6 +228,11 @@ def raise_conflicts(conflicts: Sequence[Conflict]) -> None:
         f"not pushed: the job {visible(holder, 60)} holds the unique key '{visible(key, 60)}'{others}",
         job_ids=[each for _, each in conflicts],
     )
+
+
+def _is_open(answer: Pushed | None) -> bool:
+    """Whether a job that was answered so is not known to be on the queue, nor kept out by another job."""
+    return answer is None or answer.reply in (Reply.NO_IDS, Reply.UNKNOWN)
 
 
 def name_in(job: NewJob) -> str:

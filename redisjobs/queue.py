@@ -303,8 +303,9 @@ class JobQueue(Serving):
         Raises:
             EncodeError: One of them is bad; the chunks before its own were pushed, nothing of its own was.
             UniqueConflict: Other jobs hold unique keys, and `on_conflict` is `"raise"`. All others were pushed.
-            DriverError: As for `push`. The chunks before were pushed. Its own is in `jobs`, and behind it the next
-                one, if that was encoded meanwhile. What comes after was not taken from `items` yet.
+            DriverError: As for `push`. The chunks before were pushed. In `jobs` are those of its own that are not
+                known to be there, and behind them the next one, if that was encoded meanwhile. What comes after
+                was not taken from `items` yet.
         """
         handles, conflicts = list[JobHandle[Any]](), list[Conflict]()
         chunks = self.prepare_many(items, name, options)

@@ -8,9 +8,10 @@ import anyio
 import pytest
 from store import RedisStore
 
+from redisjobs.driver import OtherVersion, PushedInPart
 from redisjobs.drivers.redis.coalescer import Coalescer
 from redisjobs.drivers.redis.driver import RedisDriver
-from redisjobs.errors import DriverError, QueueFull, Unavailable
+from redisjobs.errors import DriverError, QueueFull, ServerTooOld, Unavailable, WrongType
 from redisjobs.transitions import LONGEST_TRY, NewJob, Pushed, Reply
 
 pytestmark = pytest.mark.anyio
@@ -121,8 +122,10 @@ async def test_a_round_trip_takes_no_more_than_a_script_should() -> None:
     assert sum(len(trip) for trip in wire.trips) == 601
 
 
-@pytest.mark.parametrize("error", [Unavailable("gone"), QueueFull("full")], ids=["away", "full"])
-async def test_when_the_store_is_away_or_full_every_caller_hears_so(error: DriverError) -> None:
+@pytest.mark.parametrize(
+    "error", [Unavailable("gone"), QueueFull("full"), ServerTooOld("6.2"), OtherVersion("9")], ids=repr
+)
+async def test_when_the_store_is_away_full_or_of_no_use_every_caller_hears_so(error: DriverError) -> None:
     wire = Wire()
     pushes = Coalescer(wire.send)
     tasks = [asyncio.create_task(push(pushes, name)) for name in "abc"]
@@ -210,6 +213,53 @@ async def test_a_push_at_fault_fails_alone_and_those_it_went_with_are_pushed() -
     assert wire.trips[2:] == [["b"], ["c"], ["d"]]
     assert wire.repeats[2:] == [True] * 3  # part of them may be there already
     assert wire.at_once == 1
+
+
+class TwoCalls(Wire):
+    """A wire over which a push goes in two calls, of which only the second meets what is wrong."""
+
+    def __init__(self, answered: int) -> None:
+        super().__init__()
+        self.answered = answered
+
+    async def send(self, jobs: Sequence[NewJob], again: bool, until: float) -> list[Pushed]:
+        try:
+            return await super().send(jobs, again, until)
+        except DriverError as error:
+            if again:
+                raise
+            told = [Pushed(Reply.OK, one.job_id) for one in jobs[: self.answered]]
+            raise PushedInPart(error, [*told, *[None] * (len(jobs) - self.answered)]) from error
+
+
+@pytest.mark.parametrize("error", [QueueFull("full"), WrongType("spoiled")], ids=repr)
+@pytest.mark.parametrize("spoiled", ["c-1", "d-0"])
+async def test_where_a_push_fails_in_part_callers_are_told_what_became_of_their_own(
+    error: DriverError, spoiled: str
+) -> None:
+    wire = TwoCalls(3)
+    pushes = Coalescer(wire.send)
+    tasks = [
+        asyncio.create_task(pushes.push([job(f"{name}-{i}") for i in range(2)], repeated=False)) for name in "abcd"
+    ]
+    await settle()
+    wire.error = {spoiled: error}
+    wire.go.set()
+
+    a, b, c, d = await asyncio.gather(*tasks, return_exceptions=True)
+
+    for whole, name in ((a, "a"), (b, "b")):
+        assert whole == [Pushed(Reply.OK, f"{name}-{i}") for i in range(2)]
+    if isinstance(error, QueueFull) or spoiled == "c-1":
+        assert isinstance(c, PushedInPart)
+        assert (type(c.cause), str(c)) == (type(error), str(error))
+        assert c.answers == [Pushed(Reply.OK, "c-0"), None]
+    else:
+        assert c == [Pushed(Reply.OK, f"c-{i}") for i in range(2)]
+    if isinstance(error, QueueFull) or spoiled == "d-0":
+        assert isinstance(d, type(error))
+    else:
+        assert d == [Pushed(Reply.OK, f"d-{i}") for i in range(2)]
 
 
 async def test_a_caller_that_leaves_while_waiting_is_not_pushed_and_holds_nobody_up() -> None:

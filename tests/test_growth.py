@@ -20,6 +20,7 @@ from redisjobs import JobQueue, Schedule, Worker, server
 from redisjobs.driver import Beat, Consumer
 from redisjobs.drivers.redis.commands import Command
 from redisjobs.drivers.redis.consumer import RedisConsumer
+from redisjobs.drivers.redis.queue_commands import QueueCommands
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.eventloop import AsyncioGate
 from redisjobs.job import OnConflict, Priority, State
@@ -555,6 +556,25 @@ async def test_a_push_of_ids_that_large_jobs_have_looks_at_1_mb_of_these_a_call(
     assert [each.reply for each in pushed] == [Reply.EXISTS] * 20 + [Reply.OK]
     assert counts["evalsha"] == LOOKS
     assert max(counts["xrange"], counts["hget"]) >= 20
+
+
+async def test_a_push_that_meets_large_jobs_does_not_send_what_it_has_not_come_to_again_and_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await push_each(bench, large_jobs(20))
+    again = [a_job(f"large-{i}", 10) for i in range(20)] + [a_job(f"new-{i}", 10) for i in range(400)]
+    sent: list[int] = []
+
+    def push(self: QueueCommands, jobs: Any, of: Any = QueueCommands.push, **options: Any) -> Any:
+        sent.append(len(jobs))
+        return of(self, jobs, **options)
+
+    monkeypatch.setattr(QueueCommands, "push", push)
+    pushed = await bench.store.driver.push(again, repeated=False)
+
+    assert [each.reply for each in pushed] == [Reply.EXISTS] * 20 + [Reply.OK] * 400
+    assert sum(sent) < 2.5 * 420
+    assert len(sent) <= LOOKS + 3  # more each time, once it meets none
 
 
 @pytest.mark.parametrize("delay", [None, After(60_000)])

@@ -7,14 +7,16 @@ from typing import Any
 import pytest
 from store import RedisStore
 
+from redisjobs.driver import PushedInPart
 from redisjobs.drivers.redis import connection
 from redisjobs.drivers.redis.connection import SyncConnection, Target
 from redisjobs.drivers.redis.queue_commands import PushAnswer, QueueCommands, are_plain
-from redisjobs.errors import DriverError
+from redisjobs.errors import DriverError, QueueFull, WrongType
 from redisjobs.job import (
     JobName,
     OnConflict,
 )
+from redisjobs.push import Push
 from redisjobs.queries import Find
 from redisjobs.queue import JobQueue
 from redisjobs.sync import JobQueue as SyncJobQueue
@@ -278,6 +280,96 @@ async def test_a_connection_learns_the_servers_clock_anew_once_it_was_set(
 
     assert await run_it(store) == 2
     await queue.aclose() if face is JobQueue else queue.close()
+    await store.driver.aclose()
+
+
+def test_an_error_of_some_jobs_names_all_that_are_not_there_and_says_how_many_others_are_not() -> None:
+    replies = [Reply.OK, Reply.NO_IDS, Reply.UNKNOWN, Reply.EXISTS, Reply.DUPLICATE, Reply.REPEATED]
+    jobs = [NewJob(str(reply), FIELDS, nonce="n", on_conflict=OnConflict.RAISE) for reply in replies]
+
+    with pytest.raises(
+        DriverError,
+        match=r"1 of 6 jobs were not .*\. 1 of 6 jobs may .*\. The others are there, but for 2 that met ",
+    ) as refused:
+        Push(jobs, 10, held=True).told([*map(Pushed, replies)])
+
+    assert list(refused.value.jobs) == jobs[1:3]
+
+
+@pytest.mark.parametrize("why", ["full", "spoiled"])
+@pytest.mark.parametrize("face", [JobQueue, SyncJobQueue])
+async def test_a_push_that_is_refused_after_some_of_its_jobs_were_answered_names_the_others_and_repeats_none(
+    redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, face: Any, why: str
+) -> None:
+    """It takes two calls, as it meets a job of 1 MB."""
+    store, key = redis_store, f"{redis_store.prefix}unique:key"
+    store.clock.advance(0)
+    await store.driver.push([NewJob("large", ["name", "Work", "parameters", "x" * 1_200_000])], repeated=False)
+    queue = face(store.url, store.queue_name)
+    driver = queue.driver if face is JobQueue else queue._store
+    driver.commands._now_ms = store.clock
+    jobs = [queue.prepare({}, JOB), queue.prepare({}, JOB, job_id="large"), queue.prepare({}, JOB, unique="key")]
+
+    def when_half_is_done(self: QueueCommands, left: Any, of: Any = QueueCommands.push, **options: Any) -> Any:
+        if len(left) == 1:
+            refuse(store, why, key)
+        return of(self, left, **options)
+
+    async def push_many() -> list[bool]:
+        pushed = queue.push_many(jobs)
+        return [each.added for each in (await pushed if face is JobQueue else pushed)]
+
+    said = r"2 of 3 jobs had been answered before this failed. Of the other 1, .*nothing was written"
+    with monkeypatch.context() as patched:
+        patched.setattr(QueueCommands, "push", when_half_is_done)
+        try:
+            with pytest.raises(QueueFull if why == "full" else WrongType, match=said) as refused:
+                await push_many()
+        finally:
+            store.admin.config_set("maxmemory", 0)
+            store.admin.delete(key)
+
+    assert list(refused.value.jobs) == jobs[2:]
+    assert [await run_it(store), await run_it(store)] == [1, 1]  # the large one, then that which was added
+    store.clock.advance(11)
+    assert await push_many() == [True, True, True]  # of the first that is told only now
+    assert await run_it(store) == 2
+    assert store.admin.hget(f"{store.prefix}stats", "pushed") == b"4"
+    await queue.aclose() if face is JobQueue else queue.close()
+    await store.driver.aclose()
+
+
+def refuse(store: RedisStore, why: str, key: str) -> None:
+    """Let the server refuse what is pushed next."""
+    if why == "full":
+        store.admin.config_set("maxmemory", 1)
+    else:
+        store.admin.rpush(key, "by hand")
+
+
+async def test_a_repetition_of_pushes_of_several_times_that_is_refused_says_which_were_answered(
+    redis_store: RedisStore,
+) -> None:
+    store = redis_store
+    jobs = [NewJob(job_id, FIELDS, unique=key) for job_id, key in (("a", ""), ("b", "key"), ("c", ""), ("d", ""))]
+    store.clock.advance(0)
+    await store.driver.push([jobs[2], jobs[0]], repeated=True)
+    store.clock.advance(1)
+    await store.driver.push([jobs[1]], repeated=True)
+    store.clock.advance(1)
+    await store.driver.push([jobs[3]], repeated=True)
+    store.admin.delete(f"{store.prefix}unique:key")
+    refuse(store, "spoiled", f"{store.prefix}unique:key")
+
+    with pytest.raises(PushedInPart, match="WRONGTYPE") as refused:
+        await store.driver.push(jobs, repeated=True)
+    with pytest.raises(WrongType):
+        await store.driver.push(jobs[1:], repeated=True)
+
+    store.admin.delete(f"{store.prefix}unique:key")
+    repeated = Pushed(Reply.REPEATED)
+    assert refused.value.answers == [repeated, None, repeated, None]
+    assert isinstance(refused.value.cause, WrongType)
     await store.driver.aclose()
 
 

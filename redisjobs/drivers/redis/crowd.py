@@ -2,15 +2,17 @@
 
 import time
 from collections import deque
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import Protocol, TypeVar
 
-from redisjobs.driver import OtherVersion
+from redisjobs.driver import OtherVersion, PushedInPart
 from redisjobs.errors import DriverError, QueueFull, ServerTooOld, Unavailable
 from redisjobs.transitions import LONGEST_TRY, MOST_JOBS, NewJob, Pushed, found_again, weight_of
 
 WORTH = 32
 """Callers waiting that are worth a second round trip at once."""
+
+T = TypeVar("T")
 
 _OF_ALL = (Unavailable, QueueFull, ServerTooOld, OtherVersion)  # errors that none of a batch is at fault for
 _BYTES = 1 << 20  # of one round trip, at most; but for a single push
@@ -41,15 +43,17 @@ class WaitingPush:
     Attributes:
         by_itself: Whether it must not go with others again.
         is_first: Whether what it then finds of its own was added by its first try here.
+        told: What became of each of its jobs, None where that is open, if a call failed that had answered some.
     """
 
-    __slots__ = ("answer", "by_itself", "is_first", "jobs", "repeated", "since")
+    __slots__ = ("answer", "by_itself", "is_first", "jobs", "repeated", "since", "told")
 
     def __init__(self, jobs: Sequence[NewJob], repeated: bool, answer: Answer) -> None:
         self.jobs = jobs
         self.repeated = repeated
         self.answer = answer
         self.by_itself = self.is_first = False
+        self.told: Sequence[Pushed | None] = ()
         self.since = time.monotonic()
 
     def goes_with(self, other: "WaitingPush") -> bool:
@@ -66,10 +70,20 @@ class WaitingPush:
         if not self.answer.done():
             self.answer.set_result(found_again(answers) if self.is_first else answers)
 
+    def take_in(self, answers: Sequence[Pushed | None]) -> bool:
+        """Take in what a call has answered that failed then; whether that is all."""
+        self.told = [new or old for new, old in zip(answers, self.told or answers, strict=True)]
+        if None in self.told:
+            return False
+        self.succeed([each for each in self.told if each])
+        return True
+
     def fail(self, error: Exception) -> None:
         """Fail with an error of its own: each caller's gets a traceback and a cause of its own."""
         if not self.answer.done():
             own = type(error)(*error.args) if isinstance(error, DriverError) else error
+            if any(self.told) and isinstance(own, DriverError) and not isinstance(own, Unavailable):
+                own = PushedInPart(own, self.told)
             self.answer.set_exception(own)
 
 
@@ -124,6 +138,10 @@ class Crowd:
 
     def failed(self, batch: Batch, error: Exception) -> None:
         """Take in that a batch failed: all of it, or one of it, and the others have nothing to do with that."""
+        if isinstance(error, PushedInPart):
+            parts = _parts(batch, list(error.answers))
+            batch = [push for push, its in zip(batch, parts, strict=True) if not push.take_in(its)]
+            error = error.cause
         if isinstance(error, _OF_ALL):
             for push in batch:
                 push.fail(error)
@@ -151,7 +169,12 @@ def jobs_of(batch: Batch) -> list[NewJob]:
 
 def answer(batch: Batch, answers: list[Pushed]) -> None:
     """Give each caller its own."""
+    for push, its in zip(batch, _parts(batch, answers), strict=True):
+        push.succeed(its)
+
+
+def _parts(batch: Batch, answers: list[T]) -> Iterator[list[T]]:
     at = 0
     for push in batch:
-        push.succeed(answers[at : at + len(push.jobs)])
+        yield answers[at : at + len(push.jobs)]
         at += len(push.jobs)

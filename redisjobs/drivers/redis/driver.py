@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-from redisjobs.driver import Notification
+from redisjobs.driver import Notification, PushedInPart
 from redisjobs.drivers.redis.coalescer import Coalescer
 from redisjobs.drivers.redis.commands import Command, Further
 from redisjobs.drivers.redis.connection import Connection, ServerClock, SyncConnection, Target, need_asyncio
@@ -19,7 +19,7 @@ from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.drivers.redis.queue_commands import PushAnswer, QueueCommands, are_plain
 from redisjobs.drivers.redis.reader import Listener
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
-from redisjobs.errors import Unavailable
+from redisjobs.errors import DriverError, Unavailable
 from redisjobs.forks import begin_after_fork
 from redisjobs.queries import Change, Query, Several
 from redisjobs.transitions import LONGEST_TRY, NewJob, Pushed
@@ -42,22 +42,32 @@ def pushing(
     """Push over one connection, with the time it is by the server's clock.
 
     On a new connection, or after a silence, that is not known. The first answer refuses the push then, and tells.
-    Yields commands, and is sent what they parse to.
+    Yields commands, and is sent what they parse to, or thrown why they failed.
+
+    Raises:
+        PushedInPart: A command failed, and one before it had answered some of the jobs.
     """
     if repeated and len({job.sent_ms for job in jobs}) > 1:
         return (yield from _pushing_apart(clock, commands, jobs))
-    is_plain, stale = not repeated and are_plain(jobs), 0
+    is_plain, stale, most = not repeated and are_plain(jobs), 0, len(jobs)
     told: list[Pushed] = []
     while stale < _TELLINGS:
-        left = jobs[len(told) :] if told else jobs
+        left = jobs[len(told) : len(told) + most] if told else jobs
         sent_ms = clock.now_ms
         first = [job for job in left if job.sent_ms is None]
         for job in first:
             job.sent_ms = sent_ms
-        if is_plain:
-            answer = yield commands.push_plain(left, sent_ms=sent_ms)
-        else:
-            answer = yield commands.push(left, repeated=repeated, sent_ms=sent_ms)
+        try:
+            if is_plain:
+                answer = yield commands.push_plain(left, sent_ms=sent_ms)
+            else:
+                answer = yield commands.push(left, repeated=repeated, sent_ms=sent_ms)
+        except Unavailable:
+            raise  # all of it is to be repeated
+        except DriverError as error:
+            if not told:
+                raise
+            raise PushedInPart(error, [*told, *[None] * (len(jobs) - len(told))]) from error
         clock.hear(answer.server_ms)
         if answer.pushed is None:
             for job in first:
@@ -67,6 +77,8 @@ def pushing(
         told += answer.pushed
         if len(told) == len(jobs):
             return told
+        if not is_plain:  # it met large jobs: what it did not come to is not all sent again and again
+            most = 8 * len(answer.pushed)
         is_plain = False
     raise Unavailable(_RESTLESS)
 
@@ -80,9 +92,19 @@ def _pushing_apart(
         positions.setdefault(job.sent_ms, []).append(at)
     told: dict[int, Pushed] = {}
     for these in positions.values():
-        told.update(
-            zip(these, (yield from pushing(clock, commands, [jobs[at] for at in these], True)), strict=True)
-        )
+        try:
+            answers = yield from pushing(clock, commands, [jobs[at] for at in these], True)
+        except Unavailable:
+            raise
+        except DriverError as error:
+            cause = error
+            if isinstance(error, PushedInPart):
+                cause = error.cause
+                told.update((at, each) for at, each in zip(these, error.answers, strict=True) if each)
+            if not told:
+                raise
+            raise PushedInPart(cause, [told.get(at) for at in range(len(jobs))]) from error
+        told.update(zip(these, answers, strict=True))
     return [told[at] for at in range(len(jobs))]
 
 
@@ -93,7 +115,10 @@ async def push_over(
     steps = pushing(connection.clock, commands, jobs, repeated)
     command = next(steps)
     while True:
-        answer = await connection.run(command, until)
+        try:
+            answer = await connection.run(command, until)
+        except DriverError as error:
+            command = steps.throw(error)  # which raises
         try:
             command = steps.send(answer)
         except StopIteration as done:
@@ -288,7 +313,10 @@ class SyncRedisDriver:
             steps = pushing(connection.clock, self.commands, jobs, repeated)
             command = next(steps)
             while True:
-                answer = connection.run(command, until)
+                try:
+                    answer = connection.run(command, until)
+                except DriverError as error:
+                    command = steps.throw(error)  # which raises
                 try:
                     command = steps.send(answer)
                 except StopIteration as done:

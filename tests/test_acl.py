@@ -342,6 +342,7 @@ async def declare(driver: RedisDriver, store: RedisStore) -> SchedulePage:
     store.admin.zadd(f"{store.prefix}schedules", {"gone": 1})
     with telling(store, "schedules"):
         assert (await driver.change(PutSchedules([Put.whole(NIGHTLY)], by))).replies == [Reply.OK]
+    assert (await driver.change(PutSchedules([], by))).present == 1
     page = await driver.read(ListSchedules())
     assert [row.name for row in page.rows] == ["nightly"]
     assert store.admin.zrange(f"{store.prefix}schedules", 0, -1) == [b"nightly"]

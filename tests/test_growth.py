@@ -1005,7 +1005,8 @@ async def test_among_very_many_consumers_a_script_looks_at_500_lines_and_at_thos
         assert admin.zrange(f"{prefix}fenced", 0, -1) == [b"other-0"]
         assert counts["zmscore"] == 1
         assert counts["zscore"] <= 2_500 + 30  # as many for turns that may be lost, in steps of 500
-        assert (counts["xinfo|consumers"], counts["xpending"]) == ((3, 0) if unknown else (2, 1))
+        # Each that is unknown is asked for what it holds, as it may have got a job since it was listed.
+        assert (counts["xinfo|consumers"], counts["xpending"]) == ((3, unknown) if unknown else (2, 1))
         # One of these says that the caller is to list them, one is given some, and six look at 500 lines each.
         assert counts["evalsha"] == 12
 

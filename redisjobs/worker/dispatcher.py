@@ -312,7 +312,7 @@ class Dispatcher:
             run.over = True
             # Else nobody will ask for it.
             if self.report.is_wanted or not isinstance(outcome, Done) or run is self._pool.alone:
-                run.ended_at = run.returned_at or time.monotonic()
+                run.ended_at = time.monotonic()
             run.decide(outcome)
             if run.reported is not None:
                 self.reporter.forget(run)

@@ -86,6 +86,7 @@ class Execution:
         deadline: When it has to have ended; None: whenever, or it has not begun.
         settlement: How to settle it, once that is decided; None also if it is no longer ours.
         resent: Whether its settlement was sent before, and the reply lost.
+        is_told: Whether it was told before that it was claimed: it was given to the slots, and taken back.
         given_at: When it was given to the slots, by the monotonic clock.
         sent_at: When it was last sent, in s since 1970; 0 if never.
         ended_at: When it came to its outcome, by the monotonic clock; 0 if it did not, or nobody asked for it.
@@ -113,6 +114,7 @@ class Execution:
         "given_at",
         "has_returned",
         "has_thread",
+        "is_told",
         "key",
         "lease",
         "over",
@@ -132,7 +134,7 @@ class Execution:
         self.owner = owner
         self.over = self.ended = self.has_thread = False
         self.settlement: Settlement | None = None
-        self.resent = False
+        self.resent = self.is_told = False
         self.given_at = math.inf
         self.sent_at = self.ended_at = 0.0
         self.times: ThreadTimes | None = None

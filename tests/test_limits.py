@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Any, ClassVar, TypedDict
 
@@ -248,6 +249,36 @@ async def test_a_worker_that_stops_settles_a_job_whose_thread_runs_on(
     assert (info.state, info.error.partition(":")[0]) == (State.DEAD, "JobTimeout")
     assert limit.running == 0
     assert not let_go.is_set()
+
+
+async def test_a_worker_that_runs_until_idle_waits_a_lease_for_a_thread_that_runs_on_and_then_settles_its_job(
+    store: Store, let_go: threading.Event
+) -> None:
+    async with queue_of(store) as queue:
+        export, did = blocking_job(queue, let_go, timeout=0.1)
+        await export.push("stuck")
+        with anyio.fail_after(15):
+            await Worker(queue, concurrency=2, lease=0.5).run(until_idle=True)
+        (letter,) = await queue.jobs(State.DEAD)
+
+    assert letter.error.startswith("JobTimeout")
+    assert did == ["stuck begins"]
+
+
+async def test_a_worker_that_runs_until_idle_runs_the_next_in_line_once_such_a_thread_has_ended(
+    store: Store, let_go: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with queue_of(store) as queue:
+        export, did = blocking_job(queue, let_go, timeout=0.1)
+        await export.push("stuck")
+        await export.push("next")
+        with anyio.fail_after(15):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(partial(Worker(queue, concurrency=2).run, until_idle=True))
+                await eventually(lambda: "its thread runs on" in caplog.text)
+                let_go.set()
+
+    assert did == ["stuck begins", "stuck ends", "next begins", "next ends"]
 
 
 async def until_totals(queue: JobQueue, **totals: int) -> None:

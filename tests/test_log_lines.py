@@ -17,9 +17,10 @@ from process_handlers import running_here
 from store import RedisStore, Store, eventually
 
 import redisjobs.sync
-from redisjobs import JobContext, JobQueue, RetryPolicy, Snooze, Worker, current_job, waiting
+from redisjobs import JobContext, JobQueue, Middleware, RetryPolicy, Snooze, Worker, current_job, waiting
 from redisjobs.durations import in_words
 from redisjobs.events import JobsCompleted, JobsDead, LoopBlocked, SourceUnavailable, WorkerStopped
+from redisjobs.middleware import CallNext, RunningJob
 from redisjobs.torture.proxy import HOST, Proxy
 
 pytestmark = pytest.mark.anyio
@@ -180,22 +181,37 @@ async def test_a_loop_that_is_blocked_for_a_second_is_told_by_a_worker_with_a_us
     assert told.is_set()
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_blocked_loop_is_not_counted_as_the_time_of_a_job_in_a_thread() -> None:
-    ran: dict[str, float] = {}
-    began, ended = threading.Event(), threading.Event()
-    async with JobQueue("memory://") as queue:
+class Around(Middleware):
+    async def around(self, job: RunningJob, context: JobContext, call_next: CallNext) -> Any:
+        return await call_next()
 
-        @queue.job(timeout=1.2)
-        def short() -> None:
+
+middlewares = pytest.mark.parametrize("middleware", [[], [Around()]], ids=["plain", "middleware"])
+
+
+@middlewares
+@pytest.mark.parametrize("limit", [{"timeout": 0.8}, {"stalled_after": 0.8}], ids=["timeout", "stalled after"])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_blocked_loop_is_not_counted_as_the_time_of_a_job_in_a_thread(
+    middleware: list[Middleware], limit: dict[str, Any]
+) -> None:
+    ran: dict[str, float] = {}
+    began, blocked, ended = threading.Event(), threading.Event(), threading.Event()
+    async with JobQueue("memory://", middleware=middleware) as queue:
+
+        @queue.job(**limit)
+        def short(context: JobContext) -> None:
             began.set()
+            blocked.wait(5)
+            context.progress(1)
             ended.set()
 
         @queue.job
         async def block() -> None:
             await eventually(began.is_set)
+            blocked.set()
             ended.wait(5)
-            time.sleep(1.5)  # noqa: ASYNC251  (that is what is tested)
+            time.sleep(1)  # noqa: ASYNC251  (that is what is tested)
 
         for kind in (JobsCompleted, JobsDead):
             queue.events.subscribe(kind, lambda event: ran.update({job.name: job.ran for job in event.jobs}))
@@ -204,14 +220,17 @@ async def test_a_blocked_loop_is_not_counted_as_the_time_of_a_job_in_a_thread() 
         await Worker(queue).run(until_idle=True)
         counts = await queue.counts()
 
-    assert ran["short"] < 1.2 < ran["block"]
+    assert ran["short"] < 0.8 < ran["block"]
     assert (counts.totals["completed"], counts.totals["retried"], counts.dead) == (2, 0, 0)
 
 
+@middlewares
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_job_whose_thread_begins_late_as_the_loop_is_blocked_has_all_of_its_timeout() -> None:
+async def test_a_job_whose_thread_begins_late_as_the_loop_is_blocked_has_all_of_its_timeout(
+    middleware: list[Middleware],
+) -> None:
     ran: dict[str, float] = {}
-    async with JobQueue("memory://") as queue:
+    async with JobQueue("memory://", middleware=middleware) as queue:
 
         @queue.job(timeout=0.2)
         def short() -> None: ...

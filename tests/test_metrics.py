@@ -226,7 +226,7 @@ async def test_the_time_until_a_settlement_is_no_part_of_a_runs_duration(registr
     dispatcher = processor.sources[0].dispatcher
 
     class Run:
-        over, settlement, ended_at, returned_at, reported = False, Ack(), 0.0, 0.0, None
+        over, settlement, ended_at, reported = False, Ack(), 0.0, None
         has_thread = False
 
         def decide(self, outcome: object) -> None: ...

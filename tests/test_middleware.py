@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
 
 import anyio
 import anyio.lowlevel
@@ -35,6 +36,7 @@ from redisjobs import (
     no_retry,
     sync,
 )
+from redisjobs.context import set_hearer
 from redisjobs.events import JobsCompleted, JobsDead, JobsRetried, SettledJob
 from redisjobs.middleware import CallNext, ClaimedJob, OutgoingJob, RunningJob
 from redisjobs.outcome import Done, Outcome, Raised
@@ -522,11 +524,13 @@ async def test_a_job_that_finds_no_thread_is_put_off_whatever_the_middleware_mak
     threads.full = True
     found = finder(queue.definitions, queue.middleware, threads, None)("Work")
     assert found is not None
+    context, run = a_context(), cast(Any, SimpleNamespace())
+    set_hearer(context, run)
 
     with pytest.raises(NoThread):
-        await found.call(Work(1), a_context())
+        await found.call(Work(1), context)
     threads.full = False
-    await found.call(Work(2), a_context())
+    await found.call(Work(2), context)
 
     assert ran == [2]
 

@@ -1,5 +1,6 @@
 """What a handler says while it runs: how far it is, and that it needs more time."""
 
+import math
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -675,8 +676,8 @@ def test_a_deadline_moves_with_each_report_and_never_earlier() -> None:
 
 def test_a_deadline_that_threads_extend_is_the_latest_that_they_said() -> None:
     deadline = Deadline(1, None)
-    first = deadline.at
-    threads = [threading.Thread(target=deadline.extend, args=(seconds,)) for seconds in (99, 5, 0)]
+    first, now = deadline.at, time.monotonic()
+    threads = [threading.Thread(target=deadline.extend, args=(seconds, now)) for seconds in (99, 5, 0)]
     for thread in threads:
         thread.start()
         thread.join()
@@ -689,9 +690,10 @@ class Timed:
     deadline: Deadline | None
     ended: int = 0
 
-    def outran(self, now: float) -> None:
+    def outran(self, now: float) -> float:
         self.ended += 1
         self.deadline = None
+        return math.inf
 
 
 @pytest.mark.anyio

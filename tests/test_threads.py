@@ -15,8 +15,10 @@ import pytest
 from fleet import Fleet
 from store import Begun, MemoryStore, RedisStore, Store, eventually
 
-from redisjobs import JobHandle, JobQueue, State, Worker, no_retry
-from redisjobs.worker.threads import _Errand
+from redisjobs import JobContext, JobHandle, JobQueue, Middleware, State, Worker, no_retry
+from redisjobs.events import JobsCompleted
+from redisjobs.middleware import CallNext, OutgoingJob, RunningJob
+from redisjobs.worker.threads import ThreadTimes, _Errand
 
 pytestmark = pytest.mark.anyio
 
@@ -386,10 +388,57 @@ class _Interleaved:
             self.then()
 
 
+class HangsOnPush(Middleware):
+    async def on_push(self, job: OutgoingJob) -> None:
+        if job.name == Sync.job_name:
+            await anyio.sleep_forever()
+
+
+class Around(Middleware):
+    async def around(self, job: RunningJob, context: JobContext, call_next: CallNext) -> Any:
+        return await call_next()
+
+
+@pytest.mark.parametrize(
+    ("middleware", "returns"),
+    [([], True), ([Around()], True), ([HangsOnPush()], False)],
+    ids=["a coroutine that it returns", "such a coroutine within middleware", "a hook of what it pushes"],
+)
+async def test_the_timeout_of_a_sync_handler_goes_on_for_what_is_awaited_once_its_thread_has_ended(
+    store: Store, middleware: list[Middleware], *, returns: bool
+) -> None:
+    async with JobQueue(store.driver, store.queue_name, middleware=middleware) as queue:
+        queue.register(Sync)(lambda _: None)
+
+        @queue.job(timeout=0.2, retry=no_retry())
+        def hangs(context: JobContext) -> Any:
+            return anyio.sleep_forever() if returns else context.push(Sync())
+
+        await hangs.push()
+        with anyio.fail_after(10):
+            await Worker(queue, concurrency=2).run(until_idle=True)
+        (letter,) = await queue.jobs(State.DEAD)
+
+    assert letter.error.startswith("JobTimeout: the handler was still running after its timeout of 0.2 s")
+
+
+async def test_what_a_sync_handler_returns_to_be_awaited_is_part_of_the_time_that_its_job_took(
+    store: Store,
+) -> None:
+    ran: list[float] = []
+    async with JobQueue(store.driver, store.queue_name) as queue:
+        queue.job(name="sleeps")(lambda: anyio.sleep(0.1))
+        queue.events.subscribe(JobsCompleted, lambda event: ran.extend(job.ran for job in event.jobs))
+        await queue.push({}, "sleeps")
+        await Worker(queue).run(until_idle=True)
+
+    assert 0.09 < ran[0] < 5
+
+
 def test_a_handler_that_is_given_up_as_it_returns_is_not_counted_out_either() -> None:
     ended: list[None] = []
     runs_on: list[bool] = []
-    errand = _Errand(lambda: None, lambda: ended.append(None))
+    errand = _Errand(lambda: None, ThreadTimes(), lambda: ended.append(None))
     errand._lock = _Interleaved(lambda: runs_on.append(errand.abandon()))  # type: ignore[assignment]
 
     errand.run()

@@ -71,15 +71,6 @@ class Caller(Author, Job, Protocol):
     def late(self, cause: BaseException | None) -> Outcome:
         """The outcome of a job whose time was over; the cause shows where it was."""
 
-    def asks_for_thread(self) -> None:
-        """Take note that its handler is to be called in a thread."""
-
-    def began_in_thread(self, at: float) -> None:
-        """Take note, in its thread, that its handler begins, by the monotonic clock."""
-
-    def ended_in_thread(self, at: float) -> None:
-        """Take note, in its thread, that its handler has ended, by the monotonic clock."""
-
 
 class Call:
     """One call of a job's handler. Where that waits for nothing, nothing is awaited, which costs the least.
@@ -237,10 +228,7 @@ class Call:
         if self._means.threads.full:
             raise NoThread
         errand = partial(call_in, self._surroundings, self._definition.call, parameters, self._context)
-        caller = self._caller
-        caller.asks_for_thread()
-        threads = self._means.threads
-        returned, raised = await threads.run(errand, caller, caller.began_in_thread, caller.ended_in_thread)
+        returned, raised = await self._means.threads.run(errand, self._caller)
         if is_awaitable(returned):  # a plain function that returns a coroutine, as decorators make them
             return await run_in(self._surroundings, self._taker, _itself, returned)
         self._returned = returned if self._keep_ms else None

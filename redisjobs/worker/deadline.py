@@ -14,60 +14,53 @@ from redisjobs.eventloop import Wakeup
 class Deadline:
     """When one run has to have ended, counted from now. What it says of itself moves that, in any thread.
 
+    All times are by the monotonic clock, less what a blocked event loop has cost the run until then.
+
     Args:
         timeout: Seconds that it may take; None: any number. One of the two is given.
         stalled_after: Seconds that it may go on without reporting progress; None: any number.
     """
 
-    # By the monotonic clock. Of the class, as few runs say anything: one is made for each.
+    # Of the class, as few runs say anything: one is made for each.
     _extended_to: float = -math.inf
     _reported_at: float = -math.inf
-    _put_off: float = 0.0
 
     def __init__(self, timeout: float | None, stalled_after: float | None) -> None:
         self._timeout = timeout
         self._stalled_after = stalled_after
         self._begun_at = time.monotonic()
 
-    def put_off(self, seconds: float) -> None:
-        """Let it be so many seconds later than was given: the handler did not run meanwhile."""
-        self._put_off = seconds
-
-    def extend(self, seconds: float) -> None:
+    def extend(self, seconds: float, now: float) -> None:
         """Let the timeout be over so many seconds from now, if not later anyway; without one nothing changes."""
-        self._extended_to = max(self._extended_to, time.monotonic() + seconds)
+        self._extended_to = max(self._extended_to, now + seconds)
 
     def progressed(self, now: float) -> None:
-        """Take in that it reported progress, at a time of the monotonic clock."""
+        """Take in that it reported progress."""
         self._reported_at = now
 
     @property
     def at(self) -> float:
-        """When that is, by the monotonic clock, as far as is known now: it moves to later times only."""
+        """When that is, as far as is known now: it moves to later times only."""
         return self._ends_at if self._stalled_after is None else min(self._ends_at, self._stalls_at)
 
     @property
     def _ends_at(self) -> float:
         if self._timeout is None:
             return math.inf
-        return max(self._given_to, self._extended_to)
-
-    @property
-    def _given_to(self) -> float:
-        return self._begun_at + self._put_off + (self._timeout or 0)
+        return max(self._begun_at + self._timeout, self._extended_to)
 
     @property
     def _stalls_at(self) -> float:
         if self._stalled_after is None:
             return math.inf
-        return max(self._begun_at + self._put_off, self._reported_at) + self._stalled_after
+        return max(self._begun_at, self._reported_at) + self._stalled_after
 
     @property
     def error(self) -> RedisJobsError:
         """What a run has failed by that was still running then."""
         if self._stalls_at < self._ends_at:
             return JobStalled(f"the handler reported no progress for {self._stalled_after:g} s")
-        if self._ends_at == self._given_to:
+        if self._ends_at == self._begun_at + (self._timeout or 0):
             return JobTimeout(f"the handler was still running after its timeout of {self._timeout:g} s")
         return JobTimeout(
             f"the handler was still running after {round(self._ends_at - self._begun_at, 3):g} s, to which it had "
@@ -82,8 +75,8 @@ class Timed(Protocol):
     def deadline(self) -> Deadline | None:
         """When it has to have ended; None: whenever."""
 
-    def outran(self, now: float) -> None:
-        """Take in, at a time of the monotonic clock, that its time is over; or move its deadline on."""
+    def outran(self, now: float) -> float:
+        """End it, if its time is over, less what a blocked event loop has cost; else say when to look again."""
 
 
 class Deadlines:
@@ -123,6 +116,4 @@ class Deadlines:
             else:
                 self._look_at = min(self._look_at, deadline.at)
         for run in over:
-            run.outran(now)
-            if run.deadline is not None and run.deadline.at > now:
-                self._look_at = min(self._look_at, run.deadline.at)
+            self._look_at = min(self._look_at, run.outran(now))

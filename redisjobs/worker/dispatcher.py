@@ -86,6 +86,9 @@ class Report:
                 self._member.log.warning("%s: done, but its result could not be kept: %s", run.description, why)
             if not (settlement.cancelled or self.is_wanted):
                 return
+        elif reply is Reply.LEASE_LOST:
+            while isinstance(settlement, Lingers | ReportProgress) and settlement.then is not None:
+                run.settlement = settlement = settlement.then  # what the job came to, which is not said any more
         self._settled[kind_of(settlement, reply)].append(run.settled(reply))
 
     def note_ended(self, ended: Sequence[Ended]) -> None:
@@ -196,14 +199,18 @@ class Dispatcher:
     def take_claimed(self, batch: Batch, answer: Exchange) -> None:
         """Give the jobs of a claim to slots, strictly by priority, with those that waited for it.
 
-        They have as many slots as it was sent for, no more: of one that is free since, a job may have been pushed
-        first that goes before them.
+        They have no more slots than the claim asked for: since a slot is free that it did not, a job may have
+        been pushed that goes before them.
         """
         if not self._may_take(answer.leases):
             return
         ahead = batch.ahead
-        if self.has_priorities:  # what was claimed ahead waits for a claim like all others from now on
-            self.over, ahead = self.over + self._pool.take_back(0.0), 0
+        if self.has_priorities and not self._pool.is_shared:  # with several sources none is claimed ahead
+            # What was waits for a claim like all others from now on.
+            taken_back, ahead = self._pool.take_back(0.0), 0
+            for run in taken_back:
+                run.is_told = True
+            self.over += taken_back
         room = min(self._pool.room_with(ahead), batch.count or 0)  # before they are held
         runs = self._held(answer.leases, batch.sent)
         if self.over:
@@ -243,7 +250,7 @@ class Dispatcher:
     def _dispatch(self, runs: Sequence[Execution], room: int, up_to: int = LOWEST_RANK) -> list[Execution]:
         """Give so many jobs to slots, but none of a rank above `up_to`; those that are left over.
 
-        One that has to run alone, and can't, goes back: another worker may have nothing else to run.
+        One that has to run alone and can't begin now goes back: another worker may have nothing else to run.
         """
         settings, now = self._member.settings, time.monotonic()
         begun, over = list[Lease](), list[Execution]()
@@ -252,7 +259,8 @@ class Dispatcher:
             alone = settings.is_suspect(lease.deliveries)
             if room > 0 and lease.rank <= up_to and not (alone and self._pool.slots.held):
                 room = 0 if alone else room - 1
-                begun.append(lease)
+                if not run.is_told:
+                    begun.append(lease)
                 run.given_at = now
                 self._pool.give(run, alone=alone)
                 if alone:
@@ -284,9 +292,12 @@ class Dispatcher:
 
     def hand_back(self, run: Execution) -> None:
         """Hand back a job that has not begun."""
+        assert run.owner is self  # or it would be settled on another queue, and be held on its own for ever
         if not run.over:
             run.over, run.settlement = True, Release()
             self.leases.unsettled.append(run)
+            if self._pool.alone is run:
+                self._end_alone(run)
             self._wakeup.wake()
 
     def reported(self, run: Execution) -> None:
@@ -312,7 +323,7 @@ class Dispatcher:
             run.over = True
             # Else nobody will ask for it.
             if self.report.is_wanted or not isinstance(outcome, Done) or run is self._pool.alone:
-                run.ended_at = run.returned_at or time.monotonic()
+                run.ended_at = time.monotonic()
             run.decide(outcome)
             if run.reported is not None:
                 self.reporter.forget(run)
@@ -350,6 +361,7 @@ class Dispatcher:
             spoiled: Of one that was SPOILED, which key is of the wrong type.
         """
         if type(run.settlement) is not Ack and self._has_more_to_say(run, reply):
+            run.resent = False  # it says that of the settlement that comes next
             return
         if reply is Reply.SPOILED:  # it has run, and must not run again by itself; nor may it be in others' way
             run.decide(Unpushable(_SPOILED % spoiled))

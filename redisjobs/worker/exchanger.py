@@ -5,7 +5,7 @@ import time
 from redisjobs.driver import Consumer
 from redisjobs.errors import DriverError
 from redisjobs.eventloop import Wakeup
-from redisjobs.transitions import Exchange
+from redisjobs.transitions import Exchange, Lingers
 from redisjobs.worker.batcher import Batch, Batcher, most_of
 from redisjobs.worker.clearance import Clearance
 from redisjobs.worker.dispatcher import Dispatcher
@@ -198,12 +198,15 @@ class Exchanger:
         look_at = min(dry_until, min(self._pool.slots.oldest, self.dispatcher.over_since) + PATIENCE)
         if self.batcher.under_way:  # its answer wakes the source
             return look_at
-        if (
-            self._pool.is_shared and self._may_claim and self._pool.room
-        ):  # another has its turn, for as long as it may
+        if self._awaits_turn:
             look_at = min(look_at, time.monotonic() + _DRY)
         promoting_at = self._promoted_at + _BUSY if self._promoter.is_due else float("inf")
         return min(look_at, self.dispatcher.reporter.late_at, promoting_at)
+
+    @property
+    def _awaits_turn(self) -> bool:
+        """Whether it would claim for free slots, but another source has its turn, for as long as it may."""
+        return self._pool.is_shared and self._may_claim and self._pool.room > 0
 
     def keep_turn(self, seconds: float) -> None:
         """Keep the source's turn for so long at most, as something else is to be done first."""
@@ -269,7 +272,8 @@ class Exchanger:
         one_more = (
             self.clearance.one_waits and not self.dispatcher.leases.running and self._pool.runs_nothing_but(self)
         )
-        found = batch.settling or answer.leases or answer.more or one_more
+        settled = any(not isinstance(run.settlement, Lingers) for run in batch.settling)
+        found = settled or answer.leases or answer.more or one_more
         is_late = batch.sent <= self._pause_heard_at  # it was sent before the queue was paused, or resumed
         self.found_nothing = (not found or self.queue_paused) and not is_late
         self._claimed_after = batch.after

@@ -38,7 +38,7 @@ from redisjobs.worker.prefetch import PATIENCE
 from redisjobs.worker.pushes import Pushes
 from redisjobs.worker.reporter import Reported
 from redisjobs.worker.settings import Settings
-from redisjobs.worker.threads import NoThread
+from redisjobs.worker.threads import NoThread, ThreadTimes
 
 _ACK = Ack()
 _first_push = threading.Lock()
@@ -86,19 +86,18 @@ class Execution:
         deadline: When it has to have ended; None: whenever, or it has not begun.
         settlement: How to settle it, once that is decided; None also if it is no longer ours.
         resent: Whether its settlement was sent before, and the reply lost.
+        is_told: Whether it was told before that it was claimed: it was given to the slots, and taken back.
         given_at: When it was given to the slots, by the monotonic clock.
         sent_at: When it was last sent, in s since 1970; 0 if never.
         ended_at: When it came to its outcome, by the monotonic clock; 0 if it did not, or nobody asked for it.
+        times: When its handler was in a thread; None: never.
         reported: What its handler has said last of how far it is; None: nothing.
         pushes: What its handler has pushed; None: nothing.
-        returned_at: When its handler ended in its thread, by the monotonic clock, of which a blocked event loop
-            hears later; 0: it did not.
         why: The outcome of a job that was given up; None: it was not. OUTRAN: its time was over.
     """
 
     __slots__ = (
         "__weakref__",
-        "_asked_at",
         "_context",
         "_definition",
         "_job",
@@ -109,13 +108,13 @@ class Execution:
         "_scope",
         "_settings",
         "_started",
-        "_thread_began_at",
         "deadline",
         "ended",
         "ended_at",
         "given_at",
         "has_returned",
         "has_thread",
+        "is_told",
         "key",
         "lease",
         "over",
@@ -123,9 +122,9 @@ class Execution:
         "pushes",
         "reported",
         "resent",
-        "returned_at",
         "sent_at",
         "settlement",
+        "times",
         "why",
     )
 
@@ -135,9 +134,10 @@ class Execution:
         self.owner = owner
         self.over = self.ended = self.has_thread = False
         self.settlement: Settlement | None = None
-        self.resent = False
+        self.resent = self.is_told = False
         self.given_at = math.inf
-        self.sent_at = self.ended_at = self.returned_at = self._asked_at = self._thread_began_at = 0.0
+        self.sent_at = self.ended_at = 0.0
+        self.times: ThreadTimes | None = None
         self._settings = settings
         self._means = means
         self._started = 0.0
@@ -180,31 +180,19 @@ class Execution:
         except BaseException:  # code of what the handler waits for
             self._settings.log.exception("%s: what it waits for can't be cancelled", self.description)
 
-    def outran(self, now: float) -> None:
-        """Cancel the handler: its time is over, unless it has ended in time in its thread, or began late there."""
-        if self.deadline is not None and self._asked_at:
-            self.deadline.put_off(self._waited_for_thread(now))
-            if min(now, self.returned_at or math.inf) <= self.deadline.at:
-                return
+    def outran(self, now: float) -> float:
+        """Cancel the handler if its time is over, less what a blocked loop cost; else say when to look again."""
+        own = self._less_lost(now)
+        if self.deadline is not None and own < self.deadline.at:
+            return now + self.deadline.at - own
         if not self.over and self.why is None:
             self.why = OUTRAN
             self._cancel()
+        return math.inf
 
-    def asks_for_thread(self) -> None:
-        """Take note that its handler is to be called in a thread."""
-        self._asked_at, self._thread_began_at = time.monotonic(), 0.0
-
-    def began_in_thread(self, at: float) -> None:
-        """Take note, in its thread, that its handler begins, by the monotonic clock."""
-        self._thread_began_at = at
-
-    def _waited_for_thread(self, now: float) -> float:
-        """For how many seconds its handler had no thread yet: a blocked event loop starts none."""
-        return (self._thread_began_at or now) - self._asked_at if self._asked_at else 0.0
-
-    def ended_in_thread(self, at: float) -> None:
-        """Take note, in its thread, that its handler has ended, by the monotonic clock."""
-        self.returned_at = at
+    def _less_lost(self, now: float) -> float:
+        """A time by the monotonic clock, less what a blocked event loop has cost until then."""
+        return now if self.times is None else now - self.times.lost(now)
 
     def late(self, cause: BaseException | None = None) -> Outcome:
         """The outcome of a job whose time was over; the cause shows where it was."""
@@ -215,12 +203,8 @@ class Execution:
         error.__cause__ = cause
         return Raised(error)  # not kept here, as its traceback leads here
 
-    def lingers(self) -> None:
-        """Take note that it was given up, and its thread runs on."""
-        self.has_thread = True
-
     def has_left(self) -> None:
-        """Take note that such a thread has ended."""
+        """Take note that its thread has ended, which ran on when it was given up."""
         self.has_thread = False
         self.owner.thread_ended(self)
 
@@ -228,15 +212,15 @@ class Execution:
         """Take in what its handler says, in any thread; nothing once it is over, or was given up."""
         if self.over or self.why is not None:
             return None
-        if isinstance(said, Extension):
-            if self.deadline is not None:
-                self.deadline.extend(said.seconds)
-            return None
         if isinstance(said, Pushing):
             return self._push(said)
         now = time.monotonic()
+        if isinstance(said, Extension):
+            if self.deadline is not None:
+                self.deadline.extend(said.seconds, self._less_lost(now))
+            return None
         if self.deadline is not None:
-            self.deadline.progressed(now)
+            self.deadline.progressed(self._less_lost(now))
         reported = self.reported
         if reported is None:
             reported = self.reported = Reported(said, now)
@@ -423,7 +407,7 @@ class Execution:
             outcome=outcome,
             settlement=self.settlement,
             waited=max(0, self._run_ms - self.lease.ready_ms) / 1000 if self.lease.ready_ms else 0.0,
-            ran=ended_at - self._started - self._waited_for_thread(ended_at) if self._started else 0.0,
+            ran=self._less_lost(ended_at) - self._started if self._started else 0.0,
             sent_at=self.sent_at,
             resent=self.resent,
             attempts=self._attempts if isinstance(self.settlement, RetryLater) else None,

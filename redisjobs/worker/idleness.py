@@ -14,6 +14,8 @@ _PUT_OFF = 2.0  # seconds within which a job that found no thread is due again
 class Idleness:
     """Looks whether anything is left: ready, running here, or held by others who may be dead.
 
+    A thread that was given up may run for ever too; while it counts for a limit, jobs may wait for its end.
+
     Args:
         pool: The worker's slots.
         exchanger: The source's exchanges.
@@ -42,7 +44,7 @@ class Idleness:
         self._since: float | None = None  # since when nothing is left to do here
 
     def look(self) -> bool:
-        """Whether nothing is left. Others may hold jobs: whether they do is asked first, and waited for.
+        """Whether nothing is left. Others may hold jobs: whether they do is asked first, and waited for a lease.
 
         Then a claim looks once more. What others held when the last one looked may have kept a line from moving,
         or may have pushed jobs, and a notification of that may still be under way.
@@ -59,7 +61,8 @@ class Idleness:
         # Of those who do one may be dead: a look shows that after a lease. By its time, as this process may stall.
         waited = self._reclaimer.asked_at - self._since > self._lease + 2 * self._reclaimer.every
         has_waited = waited and not self._reclaimer.silent
-        if self._reclaimer.others is None or (self._reclaimer.others and not has_waited):
+        held = self._reclaimer.others or self._pool.lingering
+        if self._reclaimer.others is None or (held and not has_waited):
             return False
         if self._exchanger.queue_paused or self._exchanger.claimed_at > self._reclaimer.asked_at:
             return True

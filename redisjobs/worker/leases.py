@@ -61,7 +61,7 @@ class Leases:
         unsettled: Those that have a settlement, to be sent.
         kept: Those that can't be settled now, to be tried again: a dead letter can't be written, say, or a thread
             of the handler runs on.
-        kept_at: When one was tried last, by the monotonic clock.
+        kept_at: Since when any are kept, by the monotonic clock.
     """
 
     def __init__(self, *, keeps_done: bool) -> None:
@@ -88,9 +88,14 @@ class Leases:
         return len(self._held) - len(self.kept)
 
     @property
+    def lingering(self) -> int:
+        """How many are kept because a thread of their handler, which was given up, runs on."""
+        return sum(isinstance(run.settlement, Lingers) for run in self.kept)
+
+    @property
     def unwritable(self) -> int:
         """How many are kept that the store does not take."""
-        return sum(not isinstance(run.settlement, Lingers) for run in self.kept)
+        return len(self.kept) - self.lingering
 
     @property
     def all(self) -> list[Lease]:
@@ -139,11 +144,12 @@ class Leases:
 
     def keep(self, run: Execution) -> None:
         """Keep a job that can't be settled now: it must not run again, and no other waits for it."""
+        if not self.kept:  # else one after another could put off the next try
+            self.kept_at = time.monotonic()
         self.kept.append(run)
-        self.kept_at = time.monotonic()
 
     def try_again_later(self) -> None:
-        """Settle those that were kept, if the last try was long enough ago."""
+        """Settle those that were kept, if the first of them was long enough ago."""
         if self.kept and time.monotonic() >= self.kept_at + _REFUSED:
             self.try_again()
 

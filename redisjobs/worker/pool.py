@@ -160,8 +160,13 @@ class Pool:
 
     @property
     def holds(self) -> int:
-        """How many jobs the worker holds, whichever source they are from."""
-        return sum(len(source.dispatcher.leases) for source in self.sources)
+        """How many jobs the worker holds, of all sources, but for those that wait for an abandoned thread only."""
+        return sum(len(source.dispatcher.leases) for source in self.sources) - self.lingering
+
+    @property
+    def lingering(self) -> int:
+        """How many jobs wait for no more than the end of a thread of theirs, which was given up."""
+        return sum(source.dispatcher.leases.lingering for source in self.sources)
 
     @property
     def ended(self) -> int:

@@ -19,11 +19,39 @@ class NoThread(Exception):
     """The system starts no more threads, or processes; said where that is not known yet."""
 
 
-class Job(Protocol):
-    """A job whose handler runs in a thread."""
+class ThreadTimes:
+    """When a handler was given to a thread, began and ended there, and when the event loop heard of that.
 
-    def lingers(self) -> None:
-        """Take note that it was given up, and its thread runs on."""
+    A blocked loop starts no thread, and hears late that one has ended: both is no time of the handler's.
+
+    Attributes:
+        began_at: When it began, by the monotonic clock; infinity: not yet. Set in the thread.
+        ended_at: When it ended, likewise.
+        heard_at: When the loop went on with its job: it has ended, or was given up; likewise.
+    """
+
+    __slots__ = ("_given_at", "began_at", "ended_at", "heard_at")
+
+    def __init__(self) -> None:
+        self._given_at = time.monotonic()
+        self.began_at = self.ended_at = self.heard_at = math.inf
+
+    def lost(self, now: float) -> float:
+        """How many seconds until now were no time of the handler's, and of nothing else that its job waits for."""
+        until = min(now, self.heard_at)
+        return min(self.began_at, until) - self._given_at + max(0.0, until - self.ended_at)
+
+
+class Job(Protocol):
+    """A job whose handler runs in a thread.
+
+    Attributes:
+        times: When it did; None: not yet.
+        has_thread: Whether it was given up, and its thread runs on.
+    """
+
+    times: ThreadTimes | None
+    has_thread: bool
 
     def has_left(self) -> None:
         """Take note that such a thread has ended."""
@@ -75,26 +103,15 @@ class Threads:
         self._limiter = anyio.CapacityLimiter(math.inf)
         self.call_soon = threadsafe_caller()
 
-    async def run(
-        self,
-        call: Callable[[], Any],
-        job: Job,
-        began: Callable[[float], object] = float,
-        ended: Callable[[float], object] = float,
-    ) -> tuple[Any, BaseException | None]:
+    async def run(self, call: Callable[[], Any], job: Job) -> tuple[Any, BaseException | None]:
         """Call a job's handler in a thread; what it returned, and what it raised.
-
-        Args:
-            call: The handler.
-            job: Whose it is.
-            began: Called in the thread as it begins, with the time by the monotonic clock.
-            ended: Called in the thread as it ends, likewise: the event loop may be blocked, and hear of it later.
 
         Raises:
             NoThread: It was not called.
             BaseException: A cancellation, at once; the handler may run on.
         """
-        errand = _Errand(call, partial(self._end, job), began, ended)
+        times = job.times = ThreadTimes()
+        errand = _Errand(call, times, partial(self._end, job))
         try:
             await anyio.to_thread.run_sync(errand.run, abandon_on_cancel=True, limiter=self._limiter)
         except RuntimeError as error:  # not the handler's
@@ -103,8 +120,10 @@ class Threads:
         except anyio.get_cancelled_exc_class():
             if errand.abandon():
                 self._count(1)
-                job.lingers()
+                job.has_thread = True
             raise
+        finally:
+            times.heard_at = time.monotonic()
         if self.trouble.why and not self.full:
             self.trouble.note("")
         return errand.take_result()
@@ -133,18 +152,11 @@ def call_in(surroundings: Context, call: Callable[..., Any], *arguments: Any) ->
 class _Errand:
     """One call in a thread, that may be given up before it begins, meanwhile, or when it is over."""
 
-    __slots__ = ("_abandoned", "_began", "_begun", "_call", "_end", "_ended", "_lock", "_over", "_result")
+    __slots__ = ("_abandoned", "_begun", "_call", "_end", "_lock", "_over", "_result", "_times")
 
-    def __init__(
-        self,
-        call: Callable[[], Any],
-        end: Callable[[], None],
-        began: Callable[[float], object] = float,
-        ended: Callable[[float], object] = float,
-    ) -> None:
+    def __init__(self, call: Callable[[], Any], times: ThreadTimes, end: Callable[[], None]) -> None:
         self._call = call
-        self._began = began
-        self._ended = ended
+        self._times = times
         self._end = end
         self._lock = threading.Lock()
         self._begun = self._over = self._abandoned = False
@@ -155,13 +167,13 @@ class _Errand:
             if self._abandoned:
                 return
             self._begun = True
-        self._began(time.monotonic())
+        self._times.began_at = time.monotonic()
         try:
             self._result = self._call(), None
         except BaseException as error:
             self._result = None, error
         finally:
-            self._ended(time.monotonic())
+            self._times.ended_at = time.monotonic()
             with self._lock:
                 self._over, runs_on = True, self._abandoned
             if runs_on:

@@ -180,7 +180,8 @@ class Worker:
             until_idle: Return as soon as nothing is ready in any queue and nothing runs here. Delayed jobs that
                 are not due are left, and so are those that wait for their rate; no schedule is fired. Jobs for
                 which there was no thread or process are waited for. While other workers hold jobs it stays for a
-                lease, as they may be dead: then it runs what they held.
+                lease, as they may be dead: then it runs what they held. It stays as long for a thread that was
+                given up and counts for a limit.
             handle_signals: Let SIGTERM and SIGINT stop the worker, a second one at once. Main thread only.
 
         An async handler that swallows its cancellation keeps this from returning, though not from releasing its

@@ -1070,6 +1070,7 @@ def test_requeue_all_takes_every_dead_letter(
             r"no handler for 'Male'; registered: Mail, add, block, boom, rest,",
         ),
         (["push", "shop:queue", "Mail", '{"to"'], r"redisjobs: Mail: is not JSON: EOF"),
+        (["push", "shop:queue", "Mail", "none"], r"Mail: is not JSON: expected a value at line 1 column 2$"),
         (
             ["push", "shop:queue", "Mail", '{"to": 5}'],
             r"redisjobs: Mail\.to: should be a valid string \(got int\)$",

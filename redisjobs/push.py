@@ -181,7 +181,7 @@ class Push:
             f"{len(jobs)} of {len(self.jobs)} jobs may have been added by an earlier try of this push, and have "
             f"ended, or may not ({names}): the server's clock was set ahead since, so that it has forgotten. "
             "Nothing was written for them now; look what they did, and if they are to run all the same, push them "
-            "anew. The others are there",
+            "again. The others are there",
             jobs=jobs,
         )
 

@@ -735,7 +735,7 @@ def test_jobs_lists_every_state_unless_one_is_named(
     states = [("ready", "ready"), ("second", "ready"), ("delayed", "delayed"), ("dead", "dead")]
     assert [(job["job_id"], job["state"]) for job in listed] == states
     assert [job["why_waiting"] for job in listed] == ["name paused", "name paused", "name paused", None]
-    assert [job["job_id"] for job in first] == ["ready", "delayed", "dead"]  # so many of each
+    assert [job["job_id"] for job in first] == ["ready", "delayed", "dead"]  # one of each
     assert re.search(r"^ready +rest +ready +1 +\S+ \S+Z +name paused *$", table.out, re.M)
     assert re.search(r"^dead +boom +dead +1 +\S+ \S+Z +[\d.]+ s +\S+ +ValueError", table.out, re.M)
     assert re.search(r"^why waiting name paused *$", cli("job", "second", "-q", queue_name).out, re.M)

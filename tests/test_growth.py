@@ -670,7 +670,7 @@ async def test_settlements_whose_pushes_meet_large_jobs_look_at_1_mb_a_call_and_
 
 
 async def run_large(bench: Bench, consumer: Consumer, jobs: int) -> None:
-    """Have so many large jobs run."""
+    """Run large jobs."""
     await push_each(bench, large_jobs(jobs))
     while (await consumer.exchange([], jobs)).leases:
         pass
@@ -762,7 +762,7 @@ async def test_what_is_handed_back_or_ends_and_is_not_kept_is_settled_without_a_
 
 
 def deliver(bench: Bench, jobs: Sequence[str], to: Callable[[int], str]) -> None:
-    """Have a job pending for each of so many consumers, or for one."""
+    """Have a job pending for each of several consumers, or for one."""
     admin, stream = bench.store.admin, bench.store.stream()
     pipeline = admin.pipeline(transaction=False)
     for job in jobs:

@@ -348,7 +348,7 @@ async def test_a_wait_without_a_timeout_logs_once_that_no_worker_is_alive_and_go
             for _ in range(3):
                 tasks.start_soon(wait)
             await eventually(lambda: caplog.records)
-            with pytest.raises(TimeoutError):  # who gave a time is told by its end
+            with pytest.raises(TimeoutError):  # a wait with a timeout warns of nothing
                 await (await answer.push()).result(timeout=0.2)
             await Worker(queue).run(until_idle=True)
 

@@ -248,7 +248,7 @@ SPARED = {
     *[(act, key) for act in ACTS for key in ("holders:", "rate:")],  # nor is one share, or one rate
     *[("resume", key) for key in ("turns", "lines")],
     *[("push_plain", key) for key in ("ready:high", "ready:low")],  # where they do not go
-    ("put_schedule", "schedulers:"),  # which nobody declares
+    ("put_schedule", "schedulers:"),  # which no scheduler declares
     *[(act, "schedule:") for act in ACTS],  # one schedule that is none is in no other's way
     *[
         ("cancel", key) for key in ("due", "delayed", "dead", "ready:high", "ready:low", "worker:")

@@ -49,7 +49,7 @@ T = TypeVar("T")
 logger = Log("redisjobs.scheduler")
 
 _EVERY = 10.0  # seconds between two times that it says it is there; after 30 s without one it counts as gone
-_DECLARED = 86_400.0  # seconds until it declares all again: what nobody declares is forgotten after 31 days
+_DECLARED = 86_400.0  # seconds until it declares all again: what no scheduler declares is forgotten after 31 days
 _LEAVING = 1.0  # seconds that it takes at most to withdraw what it declares, as it ends
 _AGAIN = 5.0  # seconds after which a schedule that could not be fired is tried again
 
@@ -361,7 +361,7 @@ class Scheduler:
             while attempts:
                 try:
                     fired = await self._fire_some(attempts)
-                except WrongType:  # one of them has what somebody spoiled; the others are fired
+                except WrongType:  # one of them meets a key of the wrong type; the others are fired
                     for each in attempts:
                         await self._fire_one(each)
                     break

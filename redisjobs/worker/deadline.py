@@ -30,7 +30,7 @@ class Deadline:
         self._begun_at = time.monotonic()
 
     def put_off(self, seconds: float) -> None:
-        """Let it be so many seconds later than was given: the handler did not run meanwhile."""
+        """Let it be later than was given, by some seconds for which the handler did not run."""
         self._put_off = seconds
 
     def extend(self, seconds: float) -> None:

@@ -160,7 +160,7 @@ class Commands:
         Yields what to send and is sent the replies, errors among them as values. NOSCRIPT and NOGROUP mean
         that the command did nothing that counts, so it is safe to run it again.
 
-        A group is missing where the stream was removed by hand, or where the server has lost all its data. Then
+        A group is missing where the stream was deleted, or where the server has lost all its data. Then
         it has lost the worker's record too, so the worker is fenced and has to join again before it reads.
 
         Args:

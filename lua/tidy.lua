@@ -25,8 +25,8 @@
 --          where to go on, '' at the end; and where a script takes too long to list the consumers of that stream, by
 --          what the caller is to list them, else 0: 1 XPENDING, 2 XINFO CONSUMERS. It gives those that are in `workers` no
 --          more, and 500 lines, those that come after as many as `after` says, and round. The first step also says: 1 if there may
---          be entries that are neither pending nor still to be read: see restore; 1 if jobs may be parked that may start, as whoever
---          resumed them came no further: see unpark; 1 if this was begun now, and so what is kept no longer is to be
+--          be entries that are neither pending nor still to be read: see restore; 1 if jobs may be parked that may start, as the
+--          call that resumed them was cut off: see unpark; 1 if this was begun now, and so what is kept no longer is to be
 --          trimmed; and 1 if jobs run that have limits, or wait for one: see shares
 
 --- @include "include/now"

@@ -621,7 +621,7 @@ PUSHES = {
         *(("counts", key, kind) for key, kind in COUNTED.items()),
     ],
 )
-async def test_a_push_and_a_count_name_the_key_that_was_spoiled_by_hand(
+async def test_a_push_and_a_count_name_the_key_that_has_a_wrong_type(
     redis_store: RedisStore, act: str, key: str, kind: str
 ) -> None:
     store = redis_store

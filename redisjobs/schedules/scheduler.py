@@ -270,7 +270,7 @@ class Scheduler:
         return answer.replies
 
     async def _withdraw(self) -> None:
-        """Leave what it declares to others, if the store can be told so."""
+        """Withdraw what it declares, if the store answers."""
         if self._began_ms:
             by = Declarer(self._id, self._release, self._began_ms)
             with anyio.move_on_after(_LEAVING), suppress(DriverError):

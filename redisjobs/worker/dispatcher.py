@@ -370,7 +370,7 @@ class Dispatcher:
                 self._tell_pushed(run.pushes, added)
 
     def _has_more_to_say(self, run: Execution, reply: Reply) -> bool:
-        """Whether the store is to be told more of a job, after what it said to a first settlement."""
+        """Whether a job has one more settlement, after the answer to the first one."""
         match run.settlement:
             case ReportProgress(then=then) if reply is Reply.OK:
                 run.settlement = then

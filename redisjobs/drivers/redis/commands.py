@@ -65,8 +65,8 @@ class Command(Generic[T]):
 class Further(Generic[T]):
     """What a command comes to that needs others: these, in one round trip.
 
-    A script can't be told of very many consumers in a short time, and a client can. So such a script says that the
-    client is to ask.
+    A script can't list very many consumers in a short time; a client can. So such a script says that the client is
+    to list them.
 
     Attributes:
         commands: What to run.

@@ -177,7 +177,7 @@ class RedisConsumer:
             )
         elif reads:
             commands += [self._commands.read(self.worker_id, streams, most) for streams, most in reads]
-            # Asked again behind the reads: what may not start since we were told is parked before it can run.
+            # Asked again behind the reads: what may not start since the last answer is parked before it can run.
             commands.append(self._commands.is_restricted())
         if parts.pushing:
             commands = [_fenced_as_answer(command) for command in commands]
@@ -214,7 +214,7 @@ class RedisConsumer:
     def _reads(self, count: int, waiting: Sequence[Lease]) -> list[tuple[slice, int]]:
         """Which streams to read, and how many jobs of each: down to the first that is known to have some.
 
-        Those above it may have some since that was told. One command has one limit for all its streams, so it may
+        Those above it may have some since that answer. One command has one limit for all its streams, so it may
         bring more than `count`: those that are over wait in the worker, and the next read asks for fewer.
         """
         stream = self._ahead.stream if self._ahead is not None else None

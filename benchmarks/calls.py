@@ -1,8 +1,8 @@
 """`--growth`, third part: the longest call of the server, where there is much of something.
 
-Nobody else is served while a call runs. So each case asks for one thing where it costs most, and what counts is
-the longest call of all that it takes, as the server's own log of calls (SLOWLOG) has it. That counts the time in
-which others have the machine; the server's CPU does not.
+The server serves no other client while a call runs. So each case asks for one thing where it costs most. What
+counts is the longest of its calls, as the server's own log of calls (SLOWLOG) has it. That includes the time in
+which other processes have the CPU.
 """
 
 import sys
@@ -35,7 +35,7 @@ Act = Callable[[], Awaitable[object]]
 
 @dataclass(slots=True)
 class Place:
-    """A queue on a server where nobody else is.
+    """A queue on a server that no one else uses.
 
     Attributes:
         admin: A connection to the server.
@@ -69,7 +69,7 @@ class Place:
             await consumer.aclose()
 
     def entries(self, many: int) -> list[str]:
-        """Add so many small jobs; the entries of them."""
+        """Add small jobs; their entries."""
         pipeline = self.admin.pipeline(transaction=False)
         for i in range(many):
             pipeline.xadd(self.stream, {"id": f"small-{i}", "name": "name", "parameters": "{}"})
@@ -89,13 +89,13 @@ class Place:
             self.admin.xgroup_setid(self.stream, "workers", entries[-1])
 
     def lines(self, many: int) -> None:
-        """Have so many waiting lines, each with one job."""
+        """Make waiting lines, each with one job."""
         self.deliver(self.entries(many), lambda i: f"line:name key-{i}")
         self.admin.zadd(f"{self.prefix}lines", {f"name key-{i}": 0 for i in range(many)})
         self.admin.hset(f"{self.prefix}limits", "name", "max_concurrency=1")
 
     def workers(self, many: int) -> None:
-        """Have so many workers, each with one job."""
+        """Make workers, each with one job."""
         self.deliver(self.entries(many), lambda i: f"worker-{i}")
         pipeline = self.admin.pipeline(transaction=False)
         for i in range(many):

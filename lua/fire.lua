@@ -99,7 +99,7 @@ while at <= #ARGV do
   firings[#firings + 1] = firing
 end
 
--- The jobs that have these ids and keys may be large, and nobody else is served while they are read. So of slots that another
+-- The jobs that have these ids and keys may be large, and the server does nothing else while they are read. So of slots that another
 -- scheduler has seen to none is read; and where one schedule meets very much, its other ids are where their locators say.
 local holders, bytes, most_bytes = {}, 0, 1048576
 local function look_at(one)

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- join: let a worker begin, under an id that is new: its record, its first beat. The groups that are missing are made.
--- Without a lease it only makes the groups, for a worker that has begun before: one was removed by hand. A script, as the
+-- Without a lease it only makes the groups, for a worker that has begun before, after a stream was deleted. A script, as the
 -- bare command is refused on a full server, which is to be drained.
 --
 -- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- limit: set the limit of a job name, or remove it, at once: jobs of it that run are counted, up to 500 of those that were
--- started without one, and no further one once they have 4 MB, and whoever waits in its lines has a turn.
+-- started without one, and no further one once they have 4 MB, and its waiting lines each get a turn.
 --
 -- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
 -- KEYS[2]  ready:normal  stream

@@ -14,7 +14,7 @@
 --
 -- Returns  {after, limits, lines, shares, others}: where to go on, '' at the end; and as far as this step came, each a flat list: job
 --          name, limit; name and key, how many wait, when one may start in ms or ''; name and key, worker, job id.
---          And the streams, 1..3, that have so many consumers that those waiting in them are not counted: XPENDING tells
+--          And the streams, 1..3, that have too many consumers to count those waiting in them: XPENDING tells
 
 --- @include "include/leases"
 --- @include "include/holder"

@@ -113,7 +113,7 @@ end
 local located = checked('hash', jobs, redis.pcall('HMGET', jobs, unpack(ids)))
 local kept = {completed = true, cancelled = true} -- where jobs are that have ended: their ids are free
 
--- The jobs that have these ids and keys. They may be large, and nobody else is served while they are read.
+-- The jobs that have these ids and keys. They may be large, and the server does nothing else while they are read.
 local holders, there, bytes, looked = {}, {}, 0, 0
 for i, start in ipairs(starts) do
   if bytes >= 1048576 then break end
@@ -121,7 +121,7 @@ for i, start in ipairs(starts) do
   local key = ARGV[start + 4]
   if located[i] and kept[string.match(located[i], '^%l*')] then located[i] = false end
   if located[i] and ids[i] ~= pushes[i] then
-    local fields = stored(places, delayed, ids[i], located[i]) -- nil: removed by hand, the locator stands for nothing
+    local fields = stored(places, delayed, ids[i], located[i]) -- nil: its entry was deleted, the locator stands for nothing
     there[i] = fields and {nonce = field(fields, 'nonce')}
     bytes = bytes + bytes_of(fields or {})
   end

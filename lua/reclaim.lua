@@ -35,7 +35,7 @@
 --
 -- Returns  {now_us, silent, fenced, count, more, released, others, known, promotes, late, uncounted}: the clock; for each worker whose lease is over
 --          {worker id, its end, lease in ms}, 100 at most; the ids of those that were fenced now; how many jobs were handed
---          back; 1 if there are more; 1 if any job was handed back that nobody has; how many jobs others hold; how many workers
+--          back; 1 if there are more; 1 if any job was handed back that no worker has; how many jobs others hold; how many workers
 --          there are, this one included, alive or fenced; 1 if this one is to look when delayed jobs are due; 1 if one has
 --          been due for 250 ms, or the next of a waiting line might have started 2 s ago; and the streams, 1..3, that have so
 --          many consumers that what others hold there is not counted: XPENDING tells. Or one word:

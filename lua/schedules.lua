@@ -17,7 +17,7 @@
 -- Returns {now_us, change, more, there, {name, ...}, {name, there, {field, value, ...}}, ...}: the server's clock; the number of
 --         the last change of all; the one after which there are more, '' for none; 1 if a scheduler is there, else 0;
 --         the names of those that are gone; and the schedules, each with 1 if a scheduler that is there declares it.
---         One that somebody has put there by hand may lack anything.
+--         One that no script has written may lack anything.
 
 --- @include "include/now"
 --- @include "include/whole"

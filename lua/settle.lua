@@ -66,7 +66,7 @@
 --
 -- Returns  {now_us, due_in, ahead, {unread 1..3, readable 1..3}, turn_in, word, ...}: the clock; µs until the next delayed
 --          job (-1: none); what a claim would find, as a sum: 1 if jobs were handed back, 2 if some jobs may not start, so
---          that only the script claims, 4 if the queue is paused, and then nothing else is told; 32 or 64 if the first that
+--          that only the script claims, 4 if the queue is paused, and then nothing else is said; 32 or 64 if the first that
 --          were handed back are of the second or third stream; where nothing was promoted, 8 if the next of a waiting
 --          line may start, so that a claim is needed; 16 if this call has looked at lines whose turn it was, so that this
 --          worker sees to the next turn too; how many jobs of each stream were never delivered, and how many of these one
@@ -378,7 +378,7 @@ local function settle_others(in_order)
   -- What the jobs meet that one pushes, before any is written: where in `values` each begins, whether its id is taken, what
   -- is to go from `due`; by each unique key the job that holds it; and how many were looked at, as what they meet may be
   -- large. A key that its parent holds until it ends, `own_key`, is free, as it ends now: the parent, which may be large too, is
-  -- not read for that. Nil, and why, where a unique key was made something else by hand.
+  -- not read for that. Nil, and why, where a unique key has another type.
   local function look_at_pushes(values, many, parent, own_key)
     local found, asked, holders, at = {}, {}, {}, 7
     for i = 1, many do

@@ -22,11 +22,11 @@
 -- ARGV[6..] for each of these: name, how many jobs it has pending, for how long it is unheard of, ms
 --
 -- Returns  {count, after, suspects, parked, began, limited, lists}: how many consumers were removed, or are to be looked at;
---          where to go on, '' at the end; and where a script takes too long to be told of the consumers of that stream, by
+--          where to go on, '' at the end; and where a script takes too long to list the consumers of that stream, by
 --          what the caller is to list them, else 0: 1 XPENDING, 2 XINFO CONSUMERS. It gives those that are in `workers` no
---          more, and 500 lines, those that come after so many as `after` says, and round. The first step also says: 1 if there may be entries that are neither pending
---          nor still to be read, by somebody's hand: see restore; 1 if jobs may be parked that may start, as whoever
---          resumed them came no further: see unpark; 1 if this was begun now, and so what is kept no longer is to be
+--          more, and 500 lines, those that come after as many as `after` says, and round. The first step also says: 1 if there may
+--          be entries that are neither pending nor still to be read: see restore; 1 if jobs may be parked that may start, as the
+--          call that resumed them was cut off: see unpark; 1 if this was begun now, and so what is kept no longer is to be
 --          trimmed; and 1 if jobs run that have limits, or wait for one: see shares
 
 --- @include "include/now"
@@ -103,7 +103,7 @@ local function look_at_lines(stream, found, at, from)
   return was_missing and (is_listed or #found > most) and from + most or nil
 end
 
--- Whether so many consumers are no more than are known.
+-- Whether a number of consumers is no more than are known.
 local function are_known(many)
   return many <= redis.call('ZCARD', workers) + redis.call('ZCARD', fenced) + redis.call('ZCARD', lines) + 3
 end

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- withdraw_schedules: a scheduler ends, and declares its schedules no longer.
 --
--- If it was the last of its release, another release may declare them from now on; its schedulers are told so.
+-- If it was the last of its release, another release may declare them from now on; its schedulers get a notification.
 --
 -- KEYS[1] schedulers  zset    release -> when one of its schedulers last said that it is there, ms
 -- KEYS[2] schedulers: zset    prefix; schedulers:<release> holds its schedulers: id -> when it last said so, ms

@@ -373,7 +373,8 @@ def _in_our_words(fault: ErrorDetails) -> str:
         case "missing" | "missing_argument" | "missing_keyword_only_argument":
             return "missing"
         case "json_invalid":
-            return "is not JSON" + fault["msg"].removeprefix("Invalid JSON")
+            why = fault["msg"].removeprefix("Invalid JSON")
+            return "is not JSON" + re.sub(r"expected (ident|value)\b", "expected a value", why)
     return f"{plainly(fault['msg'])} (got {type(fault['input']).__name__})"
 
 

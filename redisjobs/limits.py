@@ -19,7 +19,7 @@ LimitKey = Callable[[Any], str | int]
 _MOST = 1_000_000
 _SLOWEST_US = 32_000_000_000_000  # a year; as `lua/include/limit_of.lua` has it
 _LONGEST_US = 100 * _SLOWEST_US
-_LATE_US = 100_000  # how late a start may be and cost no rate, where nobody says a burst; as limit_of.lua has it
+_LATE_US = 100_000  # how late a start may be and cost no rate, where no burst is given; as limit_of.lua has it
 _UNITS_US = {"s": 1e6, "m": 6e7, "h": 3.6e9}
 _TEXT = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 
@@ -31,7 +31,7 @@ class Limit:
     Attributes:
         max_concurrency: So many may run at once, in all workers together; None: any number.
         rate: So many may start in a time, as `50/s`, `100/m` or `5/h`; None: any number.
-        burst: So many may start together after a rest; None: one, and those of a tenth of a second more.
+        burst: How many may start together after a rest; None: one, and as many more as the rate allows in 0.1 s.
     """
 
     max_concurrency: int | None = None

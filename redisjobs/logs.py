@@ -74,7 +74,7 @@ def _settled(event: JobsSettled) -> None:
     for job in event.jobs:
         error = job.outcome.error if isinstance(job.outcome, Raised) else None
         if isinstance(event, JobsCompleted) and _is_refused(job):
-            continue  # that was told, whoever listens
+            continue  # that was logged when it was settled
         level, what = _what(event, job, error)
         if not worker.isEnabledFor(level):
             continue

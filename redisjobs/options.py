@@ -81,7 +81,8 @@ class HandlerOptions(TypedDict, total=False):
         max_concurrency: So many of these jobs run at once at most, in all workers of the queue together. A worker
             stores that as it begins, and the last that did so, or `set_limit`, counts.
         rate: So many of them start in a time, as `50/s`, `100/m` or `5/h`.
-        burst: So many may start together after a rest. Defaults to one, and those of a tenth of a second more.
+        burst: How many may start together after a rest. Defaults to one, and as many more as the rate
+            allows in 0.1 s.
         priority: Of its jobs, where the push does not say: HIGH, NORMAL or LOW, or the same in words.
         unique: The unique key of each job, where the push does not say: a function of the parameters, as
             `lambda p: p.order`, of which None means no key; or a text with their names, as `"order-{order}"`. The

@@ -140,7 +140,7 @@ class Push:
                 f"{len(unknown)} of {len(self.jobs)} jobs may have been added by an earlier try of this push, and "
                 f"have ended, or may not ({names}): the server's clock was set ahead since, so that it has "
                 "forgotten. Nothing was written for them now; look what they did, and if they are to run all the "
-                "same, push them anew"
+                "same, push them again"
             )
         kept_out = sum(answer.reply in _KEPT_OUT for answer in answers)
         others = f", but for {kept_out} that met another job of their id or unique key" if kept_out else ""
@@ -192,7 +192,7 @@ class Push:
         what = (
             f"for another {int(left)} s push_many(error.jobs) repeats it and adds nothing twice"
             if left >= 1
-            else "it can't be repeated safely any more: look with get(id), and push it anew if need be"
+            else "it can't be repeated safely any more: look with get(id), and push it again if need be"
         )
         why = no_answer(self.deadline, cause)
         return Unavailable(
@@ -203,7 +203,7 @@ class Push:
         return DriverError(
             f"nothing was sent: this was first pushed {self._began - self._since:.0f} s ago ({self._named()}). "
             f"After {REPEATABLE:g} s it can't be told any more whether it was stored, and has ended since: look "
-            "with get(id), and if it is to be pushed all the same, push it anew",
+            "with get(id), and if it is to be pushed all the same, push it again",
             jobs=self.jobs,
         )
 

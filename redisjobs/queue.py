@@ -574,7 +574,8 @@ class JobQueue(Serving):
             name: Of the jobs.
             max_concurrency: So many run at once at most; None: any number.
             rate: So many start in a time, runs that are tried again too, as `50/s`, `100/m` or `5/h`; None: any.
-            burst: So many may start together after a rest. Defaults to one, and those of a tenth of a second more.
+            burst: How many may start together after a rest. Defaults to one, and as many more as the rate
+                allows in 0.1 s.
 
         Raises:
             ValueError: There can be no such name, or a limit makes no sense.

@@ -326,8 +326,8 @@ class Registry:
     ) -> None:
         """Declare that a job is pushed again and again, by whichever scheduler of this release comes first.
 
-        Workers fire schedules, unless they are told not to. Each slot of a schedule is fired once, however many
-        workers there are. Its job has the id `name@slot`, as `nightly@2026-11-26T04:00:00Z`.
+        Workers fire schedules, but those with `schedules=False`. Each slot of a schedule is fired once, by any
+        number of workers. Its job has the id `name@slot`, as `nightly@2026-11-26T04:00:00Z`.
 
         Args:
             parameters: What the handler gets, or a job that `prepare` made.

@@ -279,7 +279,7 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class ReportProgress:
-    """How far a job is: it ends no lease, and is OK only from whoever holds that.
+    """How far a job is: it ends no lease, and is OK only from the worker that has the lease.
 
     Attributes:
         progress: What its handler has said last, as JSON.
@@ -335,7 +335,7 @@ class Exchange:
     Attributes:
         replies: One for each settlement: OK, LEASE_LOST or CANCELLED; OVERSIZED or NO_IDS where it can't be done;
             FULL for one with pushes where the store is out of memory, SPOILED where the unique key of one of these
-            was made something else by hand; RUNNING as `Lingers` says. The job is still the worker's then.
+            has another type; RUNNING as `Lingers` says. The job is still the worker's then.
         added: By the position of a settlement with pushes that was OK: whether each was added. It was not where
             its id, or its unique key, is another job's.
         spoiled: By the position of a settlement that was SPOILED: what is wrong with which key.

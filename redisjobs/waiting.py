@@ -163,7 +163,7 @@ class Waiting:
                 self._waiters.pop(job_id, None)
 
     async def _warn(self, job_id: str) -> None:
-        """Say once for each reason why a job does not start for which somebody waits without end."""
+        """Log why a job does not start that is waited for without end; once for each reason."""
         try:
             row = await self._driver.read(Find(job_id))
         except DriverError:

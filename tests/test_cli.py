@@ -491,10 +491,7 @@ def test_a_watch_of_a_job_that_ends_and_leaves_nothing_says_that_it_has_ended(
         may_end.set()
         left = ended(for_people)
         assert (left.code, left.err) == (0, "")
-        assert (
-            left.out
-            == f"job {job_id} on {where(there)} has ended; no result of it was kept, so it can't be told how\n"
-        )
+        assert left.out == f"job {job_id} on {where(there)} has ended; how is not known, as no result was kept\n"
         left = ended(for_programs)
         assert (left.code, json.loads(one_line(left.out))) == (0, {"job_id": job_id, "outcome": None})
     never = cli("job", "never", *of)
@@ -735,7 +732,7 @@ def test_jobs_lists_every_state_unless_one_is_named(
     states = [("ready", "ready"), ("second", "ready"), ("delayed", "delayed"), ("dead", "dead")]
     assert [(job["job_id"], job["state"]) for job in listed] == states
     assert [job["why_waiting"] for job in listed] == ["name paused", "name paused", "name paused", None]
-    assert [job["job_id"] for job in first] == ["ready", "delayed", "dead"]  # so many of each
+    assert [job["job_id"] for job in first] == ["ready", "delayed", "dead"]  # one of each
     assert re.search(r"^ready +rest +ready +1 +\S+ \S+Z +name paused *$", table.out, re.M)
     assert re.search(r"^dead +boom +dead +1 +\S+ \S+Z +[\d.]+ s +\S+ +ValueError", table.out, re.M)
     assert re.search(r"^why waiting name paused *$", cli("job", "second", "-q", queue_name).out, re.M)
@@ -1070,6 +1067,7 @@ def test_requeue_all_takes_every_dead_letter(
             r"no handler for 'Male'; registered: Mail, add, block, boom, rest,",
         ),
         (["push", "shop:queue", "Mail", '{"to"'], r"redisjobs: Mail: is not JSON: EOF"),
+        (["push", "shop:queue", "Mail", "none"], r"Mail: is not JSON: expected a value at line 1 column 2$"),
         (
             ["push", "shop:queue", "Mail", '{"to": 5}'],
             r"redisjobs: Mail\.to: should be a valid string \(got int\)$",
@@ -1216,7 +1214,7 @@ def test_an_error_inside_the_users_module_comes_with_its_traceback_and_none_of_o
     assert told.err.splitlines()[-1].startswith(f"redisjobs: importing '{module}' raised ")
 
 
-def test_a_python_that_is_too_old_is_told_which_one_is_needed() -> None:
+def test_on_a_python_that_is_too_old_the_import_says_which_one_is_needed() -> None:
     code = "import sys; sys.version_info = (3, 10, 13); import redisjobs"
 
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
@@ -1269,7 +1267,7 @@ def test_what_is_not_there_is_told_in_one_line(
         (["remove", "tick"], r"a release that is running declares it .*nothing was changed \(queue '{queue}' at"),
     ],
 )
-def test_what_is_wrong_with_a_schedule_is_told_with_queue_and_server(
+def test_an_error_about_a_schedule_names_queue_and_server(
     cli: Callable[..., Ended], there: sync.JobQueue, arguments: Sequence[str], said: str
 ) -> None:
     tick = there.define({}, Schedule.daily(hour=4), job=JobName("tick", dict[str, str]), name="tick")
@@ -1302,7 +1300,7 @@ def test_where_no_server_listens_at_the_usual_place_the_error_says_what_to_do(
         (["jobs", "-n", "0"], "'--limit' / '-n': should be greater than or equal to 1 "),
     ],
 )
-def test_an_option_with_a_wrong_value_is_told_in_plain_words(
+def test_a_wrong_value_of_an_option_is_an_error_in_plain_words(
     cli: Callable[..., Ended], monkeypatch: Any, arguments: Sequence[str], said: str
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")

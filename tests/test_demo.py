@@ -152,7 +152,7 @@ def _words(command: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_demo_uses_another_server_where_it_is_told_to_and_takes_its_keys_away(
+def test_the_demo_uses_another_server_by_its_option_and_takes_its_keys_away(
     demos: Demos, tmp_path: Path, redis_url: str
 ) -> None:
     (tmp_path / "one").write_text("1")

@@ -223,7 +223,7 @@ async def test_a_worker_without_a_record_makes_no_group_and_is_given_no_job(engi
         assert (lease.job_id, lease.deliveries) == ("a", 2)
 
 
-async def test_a_worker_makes_a_group_again_that_was_removed_by_hand(engine_store: RedisStore) -> None:
+async def test_a_worker_makes_a_group_again_that_an_operator_has_removed(engine_store: RedisStore) -> None:
     store = engine_store
     worker = store.consumer("w")
     async with aclosing(store.driver), aclosing(worker):

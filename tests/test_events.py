@@ -505,7 +505,7 @@ def test_a_time_is_recorded_as_one(tmp_path: Path) -> None:
     assert datetime.fromisoformat(line["slot"]) == datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def test_every_event_is_told_of_on_the_page_about_events() -> None:
+def test_the_page_about_events_names_every_event() -> None:
     page = (Path(__file__).parents[1] / "docs/how-to/listen-to-events.md").read_text("utf-8")
     events = [
         kind for kind in vars(redisjobs.events).values() if isinstance(kind, type) and issubclass(kind, Event)

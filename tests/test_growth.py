@@ -833,13 +833,13 @@ async def test_settling_in_steps_that_come_no_further_ends_with_an_error(
 
 
 async def run_large(bench: Bench, consumer: Consumer, jobs: int) -> None:
-    """Have so many large jobs run."""
+    """Run large jobs."""
     await push_each(bench, large_jobs(jobs))
     while (await consumer.exchange([], jobs)).leases:
         pass
 
 
-async def test_limits_of_large_jobs_that_run_are_told_by_1_mb_of_them_and_the_others_by_their_place(
+async def test_limits_read_1_mb_of_the_large_jobs_that_run_and_of_the_others_only_their_places(
     bench: Bench,
 ) -> None:
     await bench.queue.set_limit("Work", max_concurrency=100)
@@ -925,7 +925,7 @@ async def test_what_is_handed_back_or_ends_and_is_not_kept_is_settled_without_a_
 
 
 def deliver(bench: Bench, jobs: Sequence[str], to: Callable[[int], str]) -> None:
-    """Have a job pending for each of so many consumers, or for one."""
+    """Have a job pending for each of several consumers, or for one."""
     admin, stream = bench.store.admin, bench.store.stream()
     pipeline = admin.pipeline(transaction=False)
     for job in jobs:
@@ -960,7 +960,7 @@ def cleared(bench: Bench) -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("cleared")
 @pytest.mark.parametrize("lines", [900, 2_500])
-async def test_very_many_consumers_are_told_to_the_client_and_not_to_a_script_and_all_are_counted(
+async def test_very_many_consumers_are_listed_by_the_client_and_not_by_a_script_and_all_are_counted(
     bench: Bench, lines: int
 ) -> None:
     async with bench.consumers(2) as (consumer, other):

@@ -283,7 +283,7 @@ async def test_a_worker_that_runs_until_idle_runs_the_next_in_line_once_such_a_t
 
 async def until_totals(queue: JobQueue, **totals: int) -> None:
     with anyio.fail_after(20):
-        while not totals.items() <= (await queue.counts()).totals.items():  # noqa: ASYNC110  (what is settled tells nobody)
+        while not totals.items() <= (await queue.counts()).totals.items():  # noqa: ASYNC110  (a settlement sends no notification)
             await anyio.sleep(0.005)
 
 

@@ -64,7 +64,7 @@ async def test_a_failed_attempt_says_which_it_was_what_failed_and_when_the_next_
     assert "After(" not in caplog.text
 
 
-def test_durations_are_told_in_a_unit_that_fits() -> None:
+def test_durations_are_shown_in_a_unit_that_fits() -> None:
     assert [in_words(each) for each in (0, 0.25, 2.2, 45.3, 300, 7200)] == [
         *("0 s", "0.25 s", "2.2 s", "45 s", "5 min", "2.0 h")
     ]
@@ -93,7 +93,7 @@ async def test_a_result_that_could_not_be_kept_is_a_warning_and_not_just_done(
 # What handlers say
 
 
-async def test_a_line_of_a_handler_begins_with_its_job_and_is_told_as_the_handlers_own(
+async def test_a_line_of_a_handler_begins_with_its_job_and_names_the_place_in_the_handler(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -166,7 +166,7 @@ async def test_a_handler_in_a_process_knows_its_job_too() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_loop_that_is_blocked_for_a_second_is_told_by_a_worker_with_a_usual_lease() -> None:
+async def test_a_worker_with_a_usual_lease_reports_a_loop_that_is_blocked_for_a_second() -> None:
     async with JobQueue("memory://") as queue:
         told = threading.Event()
         queue.events.subscribe(LoopBlocked, lambda event: told.set())
@@ -367,7 +367,7 @@ async def test_a_wait_without_a_timeout_logs_once_that_no_worker_is_alive_and_go
             for _ in range(3):
                 tasks.start_soon(wait)
             await eventually(lambda: caplog.records)
-            with pytest.raises(TimeoutError):  # who gave a time is told by its end
+            with pytest.raises(TimeoutError):  # a wait with a timeout warns of nothing
                 await (await answer.push()).result(timeout=0.2)
             await Worker(queue).run(until_idle=True)
 
@@ -400,7 +400,7 @@ def test_a_sync_wait_without_a_timeout_says_so_too(caplog: pytest.LogCaptureFixt
 
 @pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("way", ["async", "thread"])
-async def test_a_handler_that_waits_for_a_slot_of_its_own_one_slot_worker_is_told_of_in_the_log(
+async def test_the_log_warns_of_a_handler_that_waits_for_a_slot_of_its_own_one_slot_worker(
     caplog: pytest.LogCaptureFixture, store: Store, way: str
 ) -> None:
     async with JobQueue(store.driver, store.queue_name) as queue:

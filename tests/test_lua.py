@@ -904,7 +904,7 @@ async def test_however_much_was_delivered_it_is_looked_through_in_steps(
         (0, True),
         (500, True),
         (500, True),
-        (1, True),  # one first, as nobody knows how large they are; then up to ten at once
+        (1, True),  # one first, as it is not known how large they are; then up to ten at once
         (11, True),
         (11, True),
         (7, True),

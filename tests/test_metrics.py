@@ -739,6 +739,9 @@ async def test_a_command_shows_a_whole_queue_once_or_for_as_long_as_it_runs(flee
     await eventually(lambda: value(scraped(port), "redisjobs_queue_jobs", **labels) == 1, within=30)
     listening.terminate()
     assert listening.wait(20) == 0
+    said = (fleet.folder / "log").read_text()
+    assert f"metrics of queue '{fleet.queue.name}' at redis://" in said
+    assert f" at http://127.0.0.1:{port}/metrics; Ctrl-C ends this" in said
 
 
 @pytest.mark.slow

@@ -64,7 +64,7 @@ class Starts:
             each.set()
 
     async def reach(self, count: int) -> None:
-        """Wait until so many have started."""
+        """Wait until this many have started."""
         await eventually(lambda: len(self.all) >= count, within=20)
 
 

@@ -250,7 +250,7 @@ SPARED = {
     *[(act, key) for act in ACTS for key in ("holders:", "rate:")],  # nor is one share, or one rate
     *[("resume", key) for key in ("turns", "lines")],
     *[("push_plain", key) for key in ("ready:high", "ready:low")],  # where they do not go
-    ("put_schedule", "schedulers:"),  # which nobody declares
+    ("put_schedule", "schedulers:"),  # which no scheduler declares
     *[(act, "schedule:") for act in ACTS],  # one schedule that is none is in no other's way
     *[
         ("cancel", key) for key in ("due", "delayed", "dead", "ready:high", "ready:low", "worker:")
@@ -624,7 +624,7 @@ PUSHES = {
         *(("counts", key, kind) for key, kind in COUNTED.items()),
     ],
 )
-async def test_a_push_and_a_count_name_the_key_that_was_spoiled_by_hand(
+async def test_a_push_and_a_count_name_the_key_that_has_a_wrong_type(
     redis_store: RedisStore, act: str, key: str, kind: str
 ) -> None:
     store = redis_store

@@ -862,7 +862,7 @@ async def test_a_worker_fires_and_runs_what_is_scheduled_until_it_stops(store: S
     assert [each[2] for each in seen] == [1, 2, 1, 2]
 
 
-async def test_a_worker_that_is_told_so_fires_no_schedules(store: Store, queue: JobQueue) -> None:
+async def test_a_worker_without_schedules_fires_none(store: Store, queue: JobQueue) -> None:
     stop_between_slots(store)
     queue.schedule(Report(), MINUTELY)
     await queue.schedules.put("reports", Report(), MINUTELY)

@@ -1,7 +1,7 @@
 -- conclude: write down how a job has ended, where its result is kept, and tell the processes that wait for it. `word` is
 -- `completed`, `cancelled`, `refused` or `dead`; `text` is its result as JSON, or why; nil for a job that is done and of which
 -- no result is known: then nothing is written down. So too where `word` is `reported`. What it has reported last is there for
--- another minute, for whoever watches it. `keep_ms` is how long, as text: what is no time, by hand, is not at all.
+-- another minute, for those who watch it. `keep_ms` is how long, as text; what is no time counts as 0.
 --
 -- `ends` has the prefixes result, outcome, progress and waiter; waiters; and `awaited`, whether anybody waits for any job. It is
 -- nil where the id is another job's by now. The outcome outlives the result, so that one that is over can be told from one that

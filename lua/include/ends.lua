@@ -1,5 +1,5 @@
--- ends: what conclude takes; `told` and `others` are tell_waiters' and tell_others'. Where somebody has put something else in the
--- place of `waiters`, nobody waits: to be told is not worth a job.
+-- ends: what conclude takes; `told` and `others` are tell_waiters' and tell_others'. Where `waiters` is no hash, no process gets a
+-- notification: a job is worth more than that.
 local function ends(result, outcome, progress, waiters, waiter)
   local awaited = redis.call('TYPE', waiters).ok == 'hash'
   local keys = {result = result, outcome = outcome, progress = progress, waiters = waiters, waiter = waiter}

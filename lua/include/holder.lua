@@ -1,4 +1,4 @@
--- holder: which consumer has this entry pending, by which delivery, and for how many ms; nil: nobody (also before
+-- holder: which consumer has this entry pending, by which delivery, and for how many ms; nil: none (also before
 -- the group was made, which the first worker does). Needs leases beside it.
 local function holder(stream, entry)
   local pending = (leases(stream, entry, entry, 1) or {})[1]

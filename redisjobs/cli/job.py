@@ -49,9 +49,7 @@ def show_job(
         known = show.job_document(job) if job else {"job_id": job_id} | ({} if end else {"outcome": None})
         (show.line if watch else show.document)(known | end)
     elif job is None and not end:
-        say(
-            f"job {visible(job_id)} on {where(there)} has ended; no result of it was kept, so it can't be told how"
-        )
+        say(f"job {visible(job_id)} on {where(there)} has ended; how is not known, as no result was kept")
     else:
         show.facts({"queue": there.name, "server": there.driver.where})
         if job is not None:

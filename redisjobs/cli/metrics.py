@@ -8,7 +8,7 @@ import typer
 
 from redisjobs.cli.errors import Mistake
 from redisjobs.cli.output import say
-from redisjobs.cli.target import Moved, load
+from redisjobs.cli.target import Moved, load, where
 from redisjobs.registry import Registry
 
 _LOOK = 1.0  # seconds between looks: a signal that the system gave to another thread ends no wait
@@ -42,6 +42,7 @@ def metrics(targets: Targets, listen: Listen = None, once: Once = False, url: Mo
         say(generate_latest(registry).decode().rstrip("\n"))
         return
     exposition.serve("--listen", listen, registry)
+    say(f"metrics of {', '.join(map(where, queues))} at http://{listen}/metrics; Ctrl-C ends this")
     _wait_for_stop()
 
 

@@ -58,7 +58,7 @@ def where(queue: Registry) -> str:
 
 @contextmanager
 def naming(queue: Registry) -> Iterator[None]:
-    """Let what the store refuses, or does not answer, be told with the queue and its server."""
+    """Name the queue and its server in the errors of its driver."""
     try:
         yield
     except UniqueConflict:

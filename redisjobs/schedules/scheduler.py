@@ -51,7 +51,7 @@ T = TypeVar("T")
 logger = Log("redisjobs.scheduler")
 
 _EVERY = 10.0  # seconds between two times that it says it is there; after 30 s without one it counts as gone
-_DECLARED = 86_400.0  # seconds until it declares all again: what nobody declares is forgotten after 31 days
+_DECLARED = 86_400.0  # seconds until it declares all again: what no scheduler declares is forgotten after 31 days
 _LEAVING = 1.0  # seconds that it takes at most to withdraw what it declares, as it ends
 _FIRST = 8  # about so many fire at a slot, however many schedulers there are
 _LATER_MS = 1000  # by so much, and up to twice that, the others are later
@@ -297,7 +297,7 @@ class Scheduler:
         return answer.replies
 
     async def _withdraw(self) -> None:
-        """Leave what it declares to others, if the store can be told so."""
+        """Withdraw what it declares, if the store answers."""
         if self._began_ms:
             by = Declarer(self._id, self._release, self._began_ms)
             with anyio.move_on_after(_LEAVING), suppress(DriverError):
@@ -400,7 +400,7 @@ class Scheduler:
             while attempts:
                 try:
                     fired = await self._fire_some(attempts)
-                except WrongType:  # one of them has what somebody spoiled; the others are fired
+                except WrongType:  # one of them meets a key of the wrong type; the others are fired
                     for each in attempts:
                         await self._fire_one(each)
                     break

@@ -231,7 +231,7 @@ class ScheduleRow:
         """When the scheduler began whose declaration counts, in ms.
 
         Raises:
-            ValueError: It is no time, by somebody's hand.
+            ValueError: What is there is no time.
         """
         return self._time(b"declared_by")
 
@@ -504,7 +504,7 @@ def schedule_infos(pages: Iterable[SchedulePage]) -> list[ScheduleInfo]:
 
 
 def schedule_info(row: ScheduleRow, *, is_served: bool) -> ScheduleInfo:
-    """A row of the store in an operator's words; never fails, whatever somebody has put there.
+    """A row of the store in an operator's words; never fails, whatever is there.
 
     Args:
         row: The row.

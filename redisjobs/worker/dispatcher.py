@@ -81,7 +81,7 @@ class Report:
         settlement = run.settlement
         if reply is Reply.OK and type(settlement) is Ack:
             if settlement.result and settlement.result.refused:
-                # Here, as nobody may listen to jobs that are done.
+                # Here, as there may be no listener for jobs that are done.
                 why = settlement.result.refused.removeprefix(f"{run.name}: ")  # which the line begins with
                 self._member.log.warning("%s: done, but its result could not be kept: %s", run.description, why)
             if not (settlement.cancelled or self.is_wanted):
@@ -248,7 +248,7 @@ class Dispatcher:
         return sum(at > since for at in self._came_at) > 1
 
     def _dispatch(self, runs: Sequence[Execution], room: int, up_to: int = LOWEST_RANK) -> list[Execution]:
-        """Give so many jobs to slots, but none of a rank above `up_to`; those that are left over.
+        """Give jobs to slots, as many as there is room for, but none of a rank above `up_to`; those left over.
 
         One that has to run alone and can't begin now goes back: another worker may have nothing else to run.
         """
@@ -347,7 +347,7 @@ class Dispatcher:
         if run.has_thread:
             settlement = Lingers(settlement)
         if run.reported is not None and run.reported.is_noted:
-            # Whoever watches the job is to see the last that it has said.
+            # Those who watch the job are to see the last that it has said.
             settlement = ReportProgress(encode_progress(run.reported.progress), settlement)
         return settlement
 
@@ -382,7 +382,7 @@ class Dispatcher:
                 self._tell_pushed(run.pushes, added)
 
     def _has_more_to_say(self, run: Execution, reply: Reply) -> bool:
-        """Whether the store is to be told more of a job, after what it said to a first settlement."""
+        """Whether a job has one more settlement, after the answer to the first one."""
         match run.settlement:
             case ReportProgress(then=then) if reply is Reply.OK:
                 run.settlement = then

@@ -63,7 +63,7 @@ class Fetcher:
 
     @property
     def is_ending(self) -> bool:
-        """Whether the read that is under way is to end, or about to be told."""
+        """Whether the read that is under way is to end, or ends now."""
         return self.interrupted or (self._until is not None and self._until.is_set)
 
     def begin(self, count: int, sent_at: float) -> None:

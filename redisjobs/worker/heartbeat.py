@@ -152,7 +152,7 @@ class Heartbeat:
         return max(0.0, started + self._interval - time.monotonic())
 
     def _is_told(self, error: Exception, beating: Sequence[Beating]) -> bool:
-        """Whether others tell of it: that the store is away is one line, of whoever has most to say of it."""
+        """Whether others log it: a store that is away is one line, from the source that knows most of it."""
         if not isinstance(error, Unavailable):
             return False
         return self._failures == 1 or all(each.knows_it_is_away for each in beating)

@@ -9,7 +9,7 @@ from redisjobs.eventloop import Wakeup
 from redisjobs.transitions import Exchange
 from redisjobs.worker.clock import Clock
 
-_STAND_INS = 8  # about so many look where another is to, however many workers there are
+_STAND_INS = 8  # about how many look in case the worker that is to look is gone, however many there are
 
 
 class Promoter:

@@ -27,8 +27,8 @@ class LoopWatchdog:
 
     Args:
         call_soon: Runs a function soon in the loop; see `threadsafe_caller`.
-        patience: Seconds of silence after which the loop counts as blocked for probes, and that is told where it
-            is in no handler: a busy machine does that too. Of a handler it is told after half a second.
+        patience: Seconds of silence after which the loop counts as blocked for probes, and after which it is
+            logged if no handler runs: a busy machine does that too. If a handler runs it is logged after 0.5 s.
         tell: Told then, for how long it has been so and where; in a thread of its own, as it may hang: what blocks
             the loop may be the log.
         resumed: Told once the loop runs again, for how long it was blocked; in a thread of its own, too.

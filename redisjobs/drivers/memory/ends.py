@@ -40,7 +40,7 @@ def forget_end(memory: Memory, job_id: str) -> None:
 
 
 def end_progress(memory: Memory, job_id: str) -> None:
-    """Keep what a job that ends has reported last for another minute, for whoever watches it."""
+    """Keep what a job that ends has reported last for another minute, for those who watch it."""
     ended, now_ms = memory.ends.progress, memory.now_ms()
     while ended and (first := next(iter(ended))) and ended[first][1] <= now_ms:
         del ended[first]

@@ -65,8 +65,8 @@ class Command(Generic[T]):
 class Further(Generic[T]):
     """What a command comes to that needs others: these, in one round trip.
 
-    A script can't be told of very many consumers in a short time, and a client can. So such a script says that the
-    client is to ask.
+    A script can't list very many consumers in a short time; a client can. So such a script says that the client is
+    to list them.
 
     Attributes:
         commands: What to run.
@@ -160,7 +160,7 @@ class Commands:
         Yields what to send and is sent the replies, errors among them as values. NOSCRIPT and NOGROUP mean
         that the command did nothing that counts, so it is safe to run it again.
 
-        A group is missing where the stream was removed by hand, or where the server has lost all its data. Then
+        A group is missing where the stream was deleted, or where the server has lost all its data. Then
         it has lost the worker's record too, so the worker is fenced and has to join again before it reads.
 
         Args:

@@ -169,7 +169,7 @@ _IS_TLS = re.compile(r"(?i)reset by peer|connection lost|closed|broken pipe|prot
 
 
 def _pool_of(url: str) -> Any:
-    """Its connections; what is wrong with the URL is told with it."""
+    """Its connections; an error about the URL names it."""
     try:
         _check_database(url)
         return redis.ConnectionPool.from_url(url, **_INTRODUCTION)

@@ -178,7 +178,7 @@ class RedisConsumer:
             )
         elif reads:
             commands += [self._commands.read(self.worker_id, streams, most) for streams, most in reads]
-            # Asked again behind the reads: what may not start since we were told is parked before it can run.
+            # Asked again behind the reads: what may not start since the last answer is parked before it can run.
             commands.append(self._commands.is_restricted())
         if parts.pushing:
             commands = [_fenced_as_answer(command) for command in commands]
@@ -215,8 +215,8 @@ class RedisConsumer:
     def _reads(self, count: int, waiting: Sequence[Lease]) -> list[tuple[slice, int]]:
         """Which streams to read, and how many jobs of each: down to the first that is known to have some.
 
-        Those above it may have some since that was told. One command has one limit for all its streams, so it may
-        bring more than `count`: those that are over wait in the worker, and are so many fewer next time.
+        Those above it may have some since that answer. One command has one limit for all its streams, so it may
+        bring more than `count`: those that are over wait in the worker, and the next read asks for fewer.
         """
         stream = self._ahead.stream if self._ahead is not None else None
         if stream is None:
@@ -355,7 +355,7 @@ class RedisConsumer:
         return kept
 
     def _readable(self, count: int, streams: slice = _ALL) -> int:
-        """How many of so many jobs one read may bring of each of some streams.
+        """How many jobs, up to a count, one read may bring of each of some streams.
 
         By how large those were that came lately they make up a usual reply; and where larger ones are to come, the
         server has said how many it reads at once.
@@ -578,7 +578,7 @@ def _joined(some: Settlements, settled: Settled, left: Mapping[int, Sequence[int
 
 
 def _spread(numbers: Sequence[int], bits: Sequence[bool], many: int) -> list[bool]:
-    """So many bits, of which those with these numbers are given; the others are not set."""
+    """A number of bits: those with these numbers as given, the others not set."""
     spread = [False] * many
     for number, bit in zip(numbers, bits, strict=False):
         spread[number] = bit

@@ -30,7 +30,7 @@ Now = Callable[[], int] | None
 _MOST_LINKS = (
     16  # connections that concurrent calls of one process share; an event loop's small pushes have others
 )
-_LOOK_AGAIN = 0.1  # seconds after which whoever waits for one of these counts them again
+_LOOK_AGAIN = 0.1  # seconds after which a call that waits for one of these counts them again
 _MOST_TOGETHER = 50  # jobs of a push that may go together with others
 _TELLINGS = 3  # times that a push is sent before the server's clock counts as one that doesn't run evenly
 _RESTLESS = "the server's clock was set again and again, or answers take too long"
@@ -290,7 +290,7 @@ class _SyncConnections:
                 return self.idle.get(timeout=min(left, _LOOK_AGAIN))
 
     def close(self) -> None:
-        """Close those that nobody uses; whoever is next opens others."""
+        """Close those that no call uses; the next call opens another."""
         with suppress(Empty):
             while True:
                 self.idle.get_nowait().close()

@@ -56,10 +56,10 @@ class Ahead:
 
     Attributes:
         finds: A sum: 1 if jobs were handed back, 2 if some may not start, 4 if the queue is paused; where
-            nothing was asked, 8 if somebody in line may start; 16 if this worker is to look when the next may;
+            nothing was asked, 8 if a job in a line may start; 16 if this worker is to look when the next may;
             and 32 times the rank of the first that were handed back.
         unread: How many jobs of each stream were never delivered, or about as many.
-        turn_in_us: µs until the next in line may start; -1: nobody waits for a time.
+        turn_in_us: µs until the next in line may start; -1: none waits for a time.
         readable: How many jobs of each stream one read may bring, as there are large ones; 0: any number.
     """
 

@@ -47,7 +47,7 @@ def happened(counts: Counts) -> dict[str, int]:
 
 
 class Slots:
-    """Starts jobs as a worker does: so many at a time, strictly by priority, and what is over waits."""
+    """Starts jobs as a worker does: a few at a time, strictly by priority, and what is over waits."""
 
     def __init__(self, consumer: Consumer) -> None:
         self.started: list[str] = []
@@ -55,7 +55,7 @@ class Slots:
         self._over: list[Lease] = []
 
     async def claim(self, count: int) -> list[str]:
-        """Claim for so many slots; the jobs that start."""
+        """Claim for some slots; the jobs that start."""
         answer = await self._consumer.exchange([], count, waiting=self._over)
         there = sorted([*self._over, *answer.leases], key=lambda lease: lease.rank)
         some = [lease for lease in there if lease.rank <= answer.up_to][:count]

@@ -70,7 +70,7 @@
 --          were handed back are of the second or third stream; where nothing was promoted, 8 if the next of a waiting
 --          line may start, so that a claim is needed; 16 if this call has looked at lines whose turn it was, so that this
 --          worker sees to the next turn too; how many jobs of each stream were never delivered, and how many of these one
---          read may bring, as there are large ones (0: any number); µs until the next of a line may start (-1: nobody
+--          read may bring, as there are large ones (0: any number); µs until the next of a line may start (-1: none
 --          waits for a time); and one word for each job, in their order, or OK alone for all of them. Or one word for the
 --          whole call, FENCED or STALE:
 --          OK          settled, as it says. Of a job that pushes others, after `:`, for each of these 1 if it was added, 0 if

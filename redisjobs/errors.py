@@ -188,7 +188,7 @@ class QueueFull(DriverError):
 
 
 class WrongType(DriverError):
-    """Raised when a key of the queue was made by hand as something else; nothing was written, at push of `jobs`.
+    """Raised when a key of the queue has the wrong type; nothing was written, at push of `jobs`.
 
     A worker keeps what it runs, and what it has outcomes of, until the key is renamed or deleted.
     """

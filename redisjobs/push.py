@@ -132,7 +132,7 @@ class Push:
         if refused:
             said.append(
                 f"{len(refused)} of {len(self.jobs)} jobs were not added: the ready streams have no entry ids "
-                "left, as somebody wrote the largest there is by hand; use a queue of another name"
+                "left, as an entry with the largest id was added; use a queue of another name"
             )
         if unknown:
             names = visible(unknown[0].job_id) + (f" and {len(unknown) - 1} more" if len(unknown) > 1 else "")

@@ -53,7 +53,7 @@ class Reply(StrEnum):
     SPOILED = "SPOILED"
     UNKNOWN = "UNKNOWN"  # of a push that is repeated: whether it was here before is forgotten
     STALE = "STALE"  # of a whole call: it was sent too long ago, or the server's clock was set since
-    # Of a whole call: of some jobs it says nothing; whoever looks at each can. Of a job that pushes others: it is
+    # Of a whole call: of some jobs it says nothing; a look at each can. Of a job that pushes others: it is
     # not settled yet, as not all of these were looked at. The driver calls again until there is another word.
     PARTIAL = "PARTIAL"
     FENCED = "FENCED"  # of a whole call: the worker is no longer one

@@ -332,7 +332,7 @@ async def test_a_push_that_is_refused_after_some_of_its_jobs_were_answered_names
     assert list(refused.value.jobs) == jobs[2:]
     assert [await run_it(store), await run_it(store)] == [1, 1]  # the large one, then that which was added
     store.clock.advance(11)
-    assert await push_many() == [True, True, True]  # of the first that is told only now
+    assert await push_many() == [True, True, True]  # of the first this is known only now
     assert await run_it(store) == 2
     assert store.admin.hget(f"{store.prefix}stats", "pushed") == b"4"
     await queue.aclose() if face is JobQueue else queue.close()

@@ -424,6 +424,7 @@ async def test_the_log_warns_of_a_handler_that_waits_for_a_slot_of_its_own_one_s
             await eventually(lambda: lines_of(caplog, logging.WARNING, "redisjobs"))
             await Worker(queue).run(until_idle=True)  # it has a slot for the other job
             worker.stop()
+        await anyio.to_thread.run_sync(sync_face.close)
 
     (line,) = lines_of(caplog, logging.WARNING, "redisjobs")
     assert "the handler that waits for it has the only slot of its worker of queue" in line

@@ -1,5 +1,5 @@
 -- obstacle: why a job does not start, beside its place in line and its due time; '' for nothing. `keys` has paused, paused_names,
--- workers: whoever looks at a job is told of it where one of these was spoiled by hand, too. Returns a function of the job's
+-- workers: a look at a job answers also where one of these has another type. Returns a function of the job's
 -- consumer, whether it is held, and its fields. Needs field beside it.
 local function obstacle(keys, now_ms)
   -- By commands that all roles have that look.

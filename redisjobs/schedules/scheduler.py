@@ -1,7 +1,7 @@
 """Pushes what the schedules of a queue say is due. Any number of schedulers may run, on any hosts.
 
 There is no lock and no leader: the store compares the last slot of a schedule, sets it, and pushes its job, in one
-step. Whoever comes first does, and time is the server's. What is stored of a schedule is in `stored.py`. Of many
+step. The first one to come does, and time is the server's. What is stored of a schedule is in `stored.py`. Of many
 schedulers about eight fire at a slot; the others look a second later, at one schedule, whether these still do.
 
 A scheduler declares all schedules of its code when it begins, and after that only says that it is there. It reads
@@ -53,7 +53,7 @@ logger = Log("redisjobs.scheduler")
 _EVERY = 10.0  # seconds between two times that it says it is there; after 30 s without one it counts as gone
 _DECLARED = 86_400.0  # seconds until it declares all again: what no scheduler declares is forgotten after 31 days
 _LEAVING = 1.0  # seconds that it takes at most to withdraw what it declares, as it ends
-_FIRST = 8  # about so many fire at a slot, however many schedulers there are
+_FIRST = 8  # about as many fire at a slot, however many schedulers there are
 _LATER_MS = 1000  # by so much, and up to twice that, the others are later
 _AGAIN = 5.0  # seconds after which a schedule that could not be fired is tried again
 

@@ -92,7 +92,7 @@ class _Chains:
             raise NoThread("too many threads of handlers that were given up still run")
         # A copy, for a thread that was given up stays in it; the middleware runs on in its own.
         call = partial(call_in, copy_context(), definition.call, parameters, context)
-        run = cast(Job, hearer_of(context))  # as whoever runs it has made the context
+        run = cast(Job, hearer_of(context))  # as the run has made the context
         return await _come_to(*await self._threads.run(call, run))
 
     async def _in_process(self, definition: JobDefinition[Any], parameters: Any, context: JobContext) -> Any:

@@ -190,7 +190,7 @@ class Deployment:
 
     def __init__(self, url: str, queue_name: str, lease: float = 15) -> None:
         self.queue = JobQueue(url, queue_name)
-        self.worker = Worker(self.queue, grace=0, lease=lease)
+        self.worker = Worker(self.queue, grace=0, lease=lease, schedules=False)
         self.starts: list[str] = []
         self.ends: list[str] = []
         self.may_end = anyio.Event()

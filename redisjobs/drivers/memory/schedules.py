@@ -36,12 +36,12 @@ def put_schedule(memory: Memory, change: PutSchedules) -> PutAnswer:
             by = replace(by, began_ms=by.began_ms or now_ms)
             mates = memory.schedulers.setdefault(by.release, {})
             was_there = by.scheduler in mates and _is_now(mates[by.scheduler], now_ms)
-            mates[by.scheduler] = now_ms
-            if was_there:
-                present = sum(_is_now(said_ms, now_ms) for said_ms in mates.values())
-            # Else one that is gone would count again once a clock that was set back catches up.
-            for gone in [each for each in memory.schedulers if not _is_served(memory, each, now_ms)]:
-                del memory.schedulers[gone]
+            for said, who in ((mates, by.scheduler), (memory.releases, by.release)):
+                # Else one that is gone would count again once a clock that was set back catches up.
+                for silent in [each for each, said_ms in said.items() if not _is_now(said_ms, now_ms)]:
+                    del said[silent]
+                said[who] = now_ms
+            present = len(mates) if was_there else 0
             memory.removed.clear()
         before = memory.change
         replies = [_put(memory, each, by, now_ms) for each in change.schedules]
@@ -101,8 +101,10 @@ def withdraw_schedules(memory: Memory, change: WithdrawSchedules) -> Reply:
         mates = memory.schedulers.get(change.by.release, {})
         if mates.pop(change.by.scheduler, None) is None:
             return Reply.NOT_FOUND
-        if not _is_served(memory, change.by.release, memory.now_ms()):
+        now_ms = memory.now_ms()
+        if not any(_is_now(said_ms, now_ms) for said_ms in mates.values()):
             memory.schedulers.pop(change.by.release)
+            memory.releases.pop(change.by.release, None)
             memory.tell("withdrawn", "")
         return Reply.OK
 
@@ -113,7 +115,7 @@ def _is_now(seen_ms: int, now_ms: int) -> bool:
 
 def _is_served(memory: Memory, release: str, now_ms: int) -> bool:
     """Whether a scheduler of that release is there."""
-    return any(_is_now(seen_ms, now_ms) for seen_ms in memory.schedulers.get(release, {}).values())
+    return release in memory.releases and _is_now(memory.releases[release], now_ms)
 
 
 def _is_declared(memory: Memory, there: StoredSchedule, now_ms: int) -> bool:
@@ -172,7 +174,7 @@ def schedules(memory: Memory, query: ListSchedules) -> SchedulePage:
         ]
         rows = [_row(memory, name, there, now_ms) for _, name, there in sorted(found, key=itemgetter(0))]
         gone = [name for name, change in memory.removed.items() if change > after and not query.name]
-        is_served = any(_is_served(memory, release, now_ms) for release in memory.schedulers)
+        is_served = any(_is_served(memory, release, now_ms) for release in memory.releases)
         return SchedulePage(rows, gone, memory.change, None, is_served, now_ms)
 
 

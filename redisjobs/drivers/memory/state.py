@@ -167,7 +167,8 @@ class Memory:
         schedules: `schedules` and `schedule:<name>`, by schedule name.
         removed: Names of schedules that are gone, and the number of that change.
         change: The number of the last change of a schedule.
-        schedulers: By release and id, when a scheduler last said that it is there, ms.
+        releases: By release, when one of its schedulers last said that it is there, ms.
+        schedulers: By release and id, when a scheduler last said so, ms.
         workers: `workers` and `worker:<id>`, by worker id.
         lines: How many jobs were delayed so far.
         fenced: Until when late reads of a fenced worker are looked for, by this process' monotonic clock.
@@ -202,6 +203,7 @@ class Memory:
         self.schedules: dict[str, StoredSchedule] = {}
         self.removed: dict[str, int] = {}
         self.change = 0
+        self.releases: dict[str, int] = {}
         self.schedulers: dict[str, dict[str, int]] = {}
         self.workers: dict[str, Record] = {}
         self.fenced: dict[str, float] = {}

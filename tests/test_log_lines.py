@@ -3,6 +3,9 @@
 import contextvars
 import functools
 import logging
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from typing import Any, cast
@@ -179,6 +182,31 @@ async def test_a_worker_with_a_usual_lease_reports_a_loop_that_is_blocked_for_a_
         await Worker(queue, lease=600).run(until_idle=True)  # the lease has no say in it
 
     assert told.is_set()
+
+
+def test_a_look_at_where_the_loop_is_blocked_outlasts_garbage_that_is_due_to_be_collected() -> None:
+    code = """
+        import gc, threading
+        from redisjobs.worker.watchdog import _frame_of
+
+        class Garbage:
+            def __init__(self):
+                self.me, self.own = self, threading.local()
+                self.own.value = 1
+
+        never = threading.Event()
+        for later in range(12):  # one of these has the collector run in the middle of the look
+            for _ in range(4):
+                threading.Thread(target=never.wait, daemon=True).start()
+            gc.disable()
+            gc.collect()
+            Garbage()
+            gc.set_threshold(gc.get_count()[0] + later)
+            gc.enable()
+            assert _frame_of(threading.get_ident()) is not None
+            assert gc.isenabled()
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], timeout=30, check=True)
 
 
 class Around(Middleware):

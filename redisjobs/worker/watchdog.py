@@ -1,5 +1,6 @@
 """Notices that a handler blocks the event loop, and says where; and that a source gets nothing through."""
 
+import gc
 import sys
 import threading
 import time
@@ -67,7 +68,7 @@ class LoopWatchdog:
         elif stopped:
             self._ask(now)
         elif not self._said and now - self._asked >= _IN_HANDLER:
-            handler, line = _where(sys._current_frames().get(self._thread))
+            handler, line = _where(_frame_of(self._thread))
             if handler or now - self._asked >= self._patience:
                 self._said = True
                 where = f"{handler or 'something that is no handler'}, {line or 'unknown'}"
@@ -85,6 +86,17 @@ def _in_thread(tell: Callable[..., object], *facts: object) -> None:
     telling = threading.Thread(target=tell, args=facts, daemon=True)
     with suppress(RuntimeError):  # no thread can be started: nothing is said
         telling.start()
+
+
+def _frame_of(thread: int) -> FrameType | None:
+    """What a thread executes."""
+    collects = gc.isenabled()
+    gc.disable()  # before 3.11.9 Python may stand still for ever if it collects garbage in there (gh-106883)
+    try:
+        return sys._current_frames().get(thread)
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _where(frame: FrameType | None) -> tuple[str, str]:

@@ -410,7 +410,8 @@ class Dispatcher:
             self._end_alone(run)
 
     def thread_ended(self, run: Execution) -> None:
-        """Settle a job that has waited for the end of its thread."""
+        """Settle a job that has waited for the end of its thread; one that has to run alone may have, too."""
+        self._owner.emptied()
         if run in self.leases.kept and isinstance(run.settlement, Lingers):
             self.leases.kept.remove(run)
             run.settlement = run.settlement.then

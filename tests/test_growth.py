@@ -209,7 +209,10 @@ async def test_a_drained_job_costs_less_than_one_command_and_a_script_call_serve
     # Where the machine stands still for 0.1 s, jobs that were claimed ahead are handed back, and claimed again.
     handed_back = counts["xclaim"] // 2
     assert handed_back <= 100
-    assert counts.total() - 6 * handed_back <= 1_750  # with all that a worker does as it starts and ends
+    # XPENDING asks for each stretch of entries that are settled together: how many these are is chance.
+    spared = counts["xpending"] + 6 * handed_back
+    assert counts.total() - spared <= 1_350  # with all that a worker does as it starts and ends
+    assert counts.total() < 2_000
 
 
 async def test_of_jobs_that_wait_for_nothing_one_slot_runs_all_and_each_exchange_wakes_three_at_most(

@@ -3,6 +3,7 @@
 --
 -- KEYS[1]  workers       zset    worker ids by the end of their lease, ms
 -- KEYS[2]  worker:       hash    prefix; worker:<id> is the record of one worker
+-- KEYS[3]  layout        hash    when all consumers were looked at last
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
@@ -25,6 +26,9 @@ expect('hash', record)
 local lease_ms = alive(record)
 if not lease_ms then return 'FENCED' end
 
-redis.call('ZADD', workers, whole(now_ms + lease_ms), worker)
+if redis.call('ZADD', workers, whole(now_ms + lease_ms), worker) == 1 then
+  -- It was taken out of there; so may others have been that are gone since. Where `layout` is no hash, a beat is worth more.
+  redis.pcall('HSET', KEYS[3], 'tidied_at', 0)
+end
 if #ARGV >= first_fact then redis.call('HSET', record, unpack(ARGV, first_fact)) end
 return tonumber(redis.call('HGET', record, 'cancels') or nil) or 0

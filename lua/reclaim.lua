@@ -24,6 +24,7 @@
 -- KEYS[15] lines         zset    names and keys that have a waiting line, in alphabetical order
 -- KEYS[16] promoter      string  until when, ms, and which worker looks when delayed jobs are due
 -- KEYS[17] due           zset    delayed jobs by due time, ms: place in line, job id
+-- KEYS[18] layout        hash    when all consumers were looked at last
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  count         int     most jobs to hand back
@@ -33,12 +34,13 @@
 -- ARGV[5]  now_ms        int ms; '' = the server's clock
 -- ARGV[6..] for each worker to fence: worker id, the end of its lease as it was named
 --
--- Returns  {now_us, silent, fenced, count, more, released, others, known, promotes, late, uncounted}: the clock; for each worker whose lease is over
---          {worker id, its end, lease in ms}, 100 at most; the ids of those that were fenced now; how many jobs were handed
+-- Returns  {now_us, silent, fenced, count, more, released, others, known, promotes, late, untidy, uncounted}: the clock; for each
+--          worker whose lease is over {worker id, its end, lease in ms}, 100 at most; the ids of those that were fenced now; how many jobs were handed
 --          back; 1 if there are more; 1 if any job was handed back that no worker has; how many jobs others hold; how many workers
 --          there are, this one included, alive or fenced; 1 if this one is to look when delayed jobs are due; 1 if one has
---          been due for 250 ms, or the next of a waiting line might have started 2 s ago; and the streams, 1..3, that have so
---          many consumers that what others hold there is not counted: XPENDING tells. Or one word:
+--          been due for 250 ms, or the next of a waiting line might have started 2 s ago; 1 if `workers` may lack some that
+--          are gone, so that all consumers are to be looked at: see tidy; and the streams, 1..3, that have so many consumers
+--          that what others hold there is not counted: XPENDING tells. Or one word:
 --          FENCED  the worker has no record any more; nothing was written
 
 --- @include "include/now"
@@ -170,4 +172,5 @@ end
 local function is_late(zset, ms) return #redis.call('ZRANGEBYSCORE', zset, '-inf', whole(now_ms - ms), 'LIMIT', 0, 1) > 0 end
 local promotes = may_promote() and 1 or 0
 local late = (is_late(due, 250) or is_late(keys.turns, 2000)) and 1 or 0
-return {exact_ms * 1000, silent, gone, handed_back, more, released, others, known, promotes, late, uncounted}
+local untidy = redis.pcall('HGET', KEYS[18], 'tidied_at') == '0' and 1 or 0
+return {exact_ms * 1000, silent, gone, handed_back, more, released, others, known, promotes, late, untidy, uncounted}

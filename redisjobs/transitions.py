@@ -407,6 +407,7 @@ class Reclaimed:
             them look, each delayed job would wake a whole fleet.
         late: Whether a delayed job has been due for 250 ms, or one that waited for a limit might have started 2 s
             ago: who is to look may be gone.
+        untidy: Whether the store may not know all workers that are gone: `Tidy` finds them.
     """
 
     silent: Sequence[Silent] = ()
@@ -419,3 +420,4 @@ class Reclaimed:
     workers: int = 2
     promotes: bool = True
     late: bool = False
+    untidy: bool = False

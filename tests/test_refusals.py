@@ -267,6 +267,7 @@ SPARED = {
     *[(act, "stats") for act in ACTS],  # to be counted is not worth a job
     *[(act, "large") for act in ACTS],  # what can't be noted costs nobody a job
     *[(act, "promoter") for act in ACTS],  # what can't be read says nobody
+    *[(act, "layout") for act in ("beat", "reclaim")],  # a lease is worth more than a look at all consumers
     *[(act, key) for act in ("settle: done", "settle: one by one", "settle: cancelled") for key in LATER],
     *[("settle: release", key) for key in (*LATER, "finished:")],
     *[("settle: fail", key) for key in ("due", "delayed", "finished:")],

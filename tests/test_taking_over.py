@@ -455,3 +455,21 @@ async def test_a_fenced_worker_hands_back_what_a_late_read_of_its_old_id_brought
             assert redis_store.admin.zscore(f"{redis_store.prefix}fenced", before) is not None
             worker.stop()
         assert (await queue.counts()).totals["completed"] == 1
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_jobs_of_a_worker_that_died_when_workers_was_taken_away_run_after_its_lease(
+    redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("redisjobs.worker.reclaimer._TIDY", 600)  # all consumers are looked at once a minute
+    ran: list[float] = []
+    async with queue_of(redis_store, ran) as queue:
+        worker = Worker(queue, lease=LEASE)
+        async with anyio.create_task_group() as tasks:
+            holder = await hold(redis_store, queue, lease=LEASE)
+            tasks.start_soon(worker.run)
+            await eventually(lambda: worker.health.ready)
+            redis_store.admin.delete(f"{redis_store.prefix}workers")
+            await eventually(lambda: len(ran) == 1, within=20)
+            worker.stop()
+        await holder.aclose()

@@ -120,6 +120,8 @@ class Reclaimer:
         self._alone = answer.workers < 2 and self._another_at < sent  # else it came as we asked
         self.asked_at = sent
         self._promoter.hear_of_others(answer.workers, promotes=answer.promotes, late=answer.late)
+        if answer.untidy:
+            self.tidy_at = 0.0
         now = time.monotonic()
         sure = any(self._clock.vouches(each.lease, now) for each in self.silent)
         self.look_at = 0.0 if answer.more or sure else now + self.every

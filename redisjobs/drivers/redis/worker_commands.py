@@ -363,7 +363,7 @@ class WorkerCommands(Commands):
                 held,
                 now_us / 1000,
                 known,
-                *map(bool, facts),  # promotes, late
+                *map(bool, facts),  # promotes, late, untidy
             )
 
             def join(listed: list[dict[bytes, int]]) -> Reclaimed:

@@ -1296,8 +1296,9 @@ def test_where_no_server_listens_at_the_usual_place_the_error_says_what_to_do(
     ("arguments", "said"),
     [
         (["cancel", "--state", "dead"], "'--state': 'dead' is not one of 'ready', 'delayed', 'running'."),
-        (["worker", "shop:queue", "-c", "x"], "'--concurrency' / '-c': should be a valid integer "),
-        (["jobs", "-n", "0"], "'--limit' / '-n': should be greater than or equal to 1 "),
+        # The first by pydantic, which a later typer asks; the second by an earlier one's own check.
+        (["worker", "-c", "x"], "'--concurrency' / '-c': (should be a valid integer |'x' is not a valid integer)"),
+        (["jobs", "-n", "0"], "'--limit' / '-n': (should be greater than or equal to 1 |0 is not in the range)"),
     ],
 )
 def test_a_wrong_value_of_an_option_is_an_error_in_plain_words(
@@ -1308,7 +1309,7 @@ def test_a_wrong_value_of_an_option_is_an_error_in_plain_words(
     told = cli(*arguments)
 
     assert told.code == 2
-    assert f"Invalid value for {said}" in told.err
+    assert re.search(f"Invalid value for {said}", told.err)
 
 
 @pytest.mark.slow

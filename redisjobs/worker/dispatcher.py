@@ -252,11 +252,11 @@ class Dispatcher:
 
         One that has to run alone and can't begin now goes back: another worker may have nothing else to run.
         """
-        settings, now = self._member.settings, time.monotonic()
+        most, now = self._member.settings.max_deliveries, time.monotonic()
         begun, over = list[Lease](), list[Execution]()
         for run in runs:
             lease = run.lease
-            alone = settings.is_suspect(lease.deliveries)
+            alone = lease.deliveries >= most > 1  # it is its last delivery
             if room > 0 and lease.rank <= up_to and not (alone and self._pool.slots.held):
                 room = 0 if alone else room - 1
                 if not run.is_told:

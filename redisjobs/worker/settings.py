@@ -39,7 +39,3 @@ class Settings:
     def log(self) -> Log:
         """Where the worker tells of this queue; of one among several by its name."""
         return Log("redisjobs.worker", [self.queue.name] if self.queues else ())
-
-    def is_suspect(self, deliveries: int) -> bool:
-        """Whether a job is delivered for the last time, and so runs with nothing beside it."""
-        return deliveries >= self.max_deliveries > 1

@@ -39,8 +39,8 @@
 --          back; 1 if there are more; 1 if any job was handed back that no worker has; how many jobs others hold; how many workers
 --          there are, this one included, alive or fenced; 1 if this one is to look when delayed jobs are due; 1 if one has
 --          been due for 250 ms, or the next of a waiting line might have started 2 s ago; 1 if `workers` may lack some that
---          are gone, so that all consumers are to be looked at: see tidy; and the streams, 1..3, that have so many consumers
---          that what others hold there is not counted: XPENDING tells. Or one word:
+--          are gone, so that all consumers are to be looked at: see tidy; and the streams, 1..3, with too many consumers for
+--          a script to count what others hold there: the caller asks XPENDING. Or one word:
 --          FENCED  the worker has no record any more; nothing was written
 
 --- @include "include/now"

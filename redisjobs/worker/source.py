@@ -187,9 +187,10 @@ class Source:
     async def _fire_schedules(self, scheduler: Scheduler) -> None:
         """Fire schedules. Where the store refuses that, jobs run all the same, and it is tried again."""
         told = ""
-        while not self._pool.shutdown.stopping:
+        while True:
             try:
                 await scheduler.run(listens=False)
+                return  # it was stopped
             except DriverError as error:
                 if str(error) != told:
                     told, where = str(error), f"'{self.member.settings.queue.name}' at {self.member.server}"

@@ -87,13 +87,18 @@ def has_closed(key: Hashable) -> bool:
     return False
 
 
+def was_asked() -> bool:
+    """Whether the current task was cancelled by a scope around it: by who may end it."""
+    return anyio.current_effective_deadline() == float("-inf")
+
+
 def is_cancelled() -> bool:
     """Whether the current task was cancelled; else a CancelledError that it meets was made by other code."""
     try:
         task = asyncio.current_task()
     except RuntimeError:  # on trio no other code can make one
         return True
-    return task is None or task.cancelling() > 0 or anyio.current_effective_deadline() == float("-inf")
+    return task is None or task.cancelling() > 0 or was_asked()
 
 
 _spawned: set[asyncio.Task[None]] = set()  # the event loop keeps only weak references to its tasks

@@ -18,10 +18,10 @@ from redisjobs.backoff import NOT_NOW
 from redisjobs.codec import encode_progress
 from redisjobs.driver import Consumer, Fenced
 from redisjobs.errors import DriverError, Unavailable
-from redisjobs.eventloop import Gate, gates
+from redisjobs.eventloop import Gate, gates, was_asked
 from redisjobs.transitions import MOST_JOBS, Exchange, Lease, ReportProgress, Settlement, Turn
 from redisjobs.worker.execution import Execution
-from redisjobs.worker.guard import keep_up, was_asked
+from redisjobs.worker.guard import keep_up
 
 _MOST = 2  # exchanges at once
 _BATCH = 50  # jobs of one exchange, at least, before there is a second one beside it

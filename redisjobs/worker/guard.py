@@ -18,7 +18,7 @@ from weakref import WeakSet
 
 import anyio
 
-from redisjobs.eventloop import AsyncioGate, Gate, gates
+from redisjobs.eventloop import AsyncioGate, Gate, gates, was_asked
 
 _author: ContextVar["Author | None"] = ContextVar("redisjobs_author", default=None)
 """The job whose code runs; None in the worker's own, and in whatever else runs in the loop."""
@@ -40,11 +40,6 @@ class Author(Protocol):
 
 def _author_in(loop: asyncio.AbstractEventLoop) -> Author | None:
     return _author.get() if _home.get() is loop else None
-
-
-def was_asked() -> bool:
-    """Whether the current task was cancelled by a scope around it: by who may end it."""
-    return anyio.current_effective_deadline() == float("-inf")
 
 
 def cancel_counter() -> Callable[[], int]:

@@ -8,12 +8,12 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
 
-from redisjobs.eventloop import is_awaitable
+from redisjobs.eventloop import is_awaitable, was_asked
 from redisjobs.events import Events, JobsClaimed, JobsSettled, WorkerEvent
 from redisjobs.logger import Log
 from redisjobs.middleware import ClaimedJob, Hook, Middleware, hooks, log_raised
 from redisjobs.worker.contexts import Contexts, run_in
-from redisjobs.worker.guard import OpenScopes, keep_up, set_author, was_asked
+from redisjobs.worker.guard import OpenScopes, keep_up, set_author
 
 _MOST = 10_000  # jobs that may wait for their hooks
 _LAST = 2.0  # seconds that those which wait at the end may take
